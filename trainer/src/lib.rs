@@ -1,1 +1,17 @@
-//! trainer
+//! Trains and scores Chinese-CLIP: reads one file, serves one port, writes one prefix, exits with a
+//! code. Knows nothing of Kubernetes.
+
+pub mod checkpoint;
+pub mod data;
+pub mod error;
+pub mod evaluate;
+pub mod loss;
+pub mod model;
+pub mod ops;
+pub mod optimizer;
+pub mod params;
+pub mod report;
+pub mod schedule;
+pub mod store;
+pub mod train;
+pub mod weights;

@@ -1,0 +1,177 @@
+//! The two towers of a model: what a user may write, and the published presets. Holds no weights.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The towers of one Chinese-CLIP model, resolved: every size written out.
+///
+/// # Source
+/// Field for field the reference's model configuration (`embed_dim`, `vision_*`, `text_*`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ModelConfig {
+    /// Length of the features that both towers end in.
+    #[schemars(range(min = 1, max = 4096))]
+    pub embed_dim: i32,
+    /// The image tower.
+    pub image: ImageTower,
+    /// The text tower.
+    pub text: TextTower,
+}
+
+/// The image tower: exactly one of the two kinds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ImageTower {
+    /// Side of the square picture that the tower sees, in pixels.
+    #[schemars(range(min = 8, max = 1024))]
+    pub resolution: i32,
+    /// A vision transformer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vit: Option<Vit>,
+    /// A modified ResNet with attention pooling. Its side must be divisible by 32.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resnet: Option<Resnet>,
+}
+
+/// A vision transformer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Vit {
+    /// Transformer blocks.
+    #[schemars(range(min = 1, max = 128))]
+    pub layers: i32,
+    /// Width of a token.
+    #[schemars(range(min = 8, max = 8192))]
+    pub width: i32,
+    /// Side of one patch, in pixels; must divide the resolution.
+    #[schemars(range(min = 1, max = 128))]
+    pub patch_size: i32,
+    /// Width of one attention head; must divide the width.
+    #[serde(default = "head_width")]
+    #[schemars(range(min = 1, max = 256))]
+    pub head_width: i32,
+}
+
+fn head_width() -> i32 {
+    64
+}
+
+/// A modified ResNet: three-convolution stem, anti-aliased strides, attention pooling.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Resnet {
+    /// Bottleneck blocks in each of the four layers.
+    #[schemars(length(min = 4, max = 4))]
+    pub layers: Vec<i32>,
+    /// Channels after the stem; the tower ends with 32 times as many. Must be even.
+    #[schemars(range(min = 2, max = 1024))]
+    pub width: i32,
+}
+
+/// The text tower: BERT, pooled at the first token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TextTower {
+    /// Entries of the vocabulary.
+    #[serde(default = "vocab_size")]
+    #[schemars(range(min = 4, max = 1000000))]
+    pub vocab_size: i32,
+    /// Transformer layers.
+    #[schemars(range(min = 1, max = 128))]
+    pub layers: i32,
+    /// Width of a token; must be a multiple of `heads`.
+    #[schemars(range(min = 8, max = 8192))]
+    pub width: i32,
+    /// Attention heads.
+    #[schemars(range(min = 1, max = 128))]
+    pub heads: i32,
+    /// Width of the feed-forward layer.
+    #[schemars(range(min = 8, max = 32768))]
+    pub intermediate: i32,
+    /// Learned positions: the longest text in tokens, [CLS] and [SEP] included.
+    #[serde(default = "positions")]
+    #[schemars(range(min = 3, max = 8192))]
+    pub positions: i32,
+    /// Share of hidden values dropped while training, in percent.
+    #[serde(default = "dropout_percent")]
+    #[schemars(range(min = 0, max = 90))]
+    pub hidden_dropout_percent: i32,
+    /// Share of attention probabilities dropped while training, in percent.
+    #[serde(default = "dropout_percent")]
+    #[schemars(range(min = 0, max = 90))]
+    pub attention_dropout_percent: i32,
+}
+
+fn vocab_size() -> i32 {
+    21128
+}
+fn positions() -> i32 {
+    512
+}
+fn dropout_percent() -> i32 {
+    10
+}
+
+/// A model by its published name, or `Custom` for towers written out by the user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Architecture {
+    /// RN50 with RBT3: 77 M parameters.
+    #[serde(rename = "RN50")]
+    Rn50,
+    /// ViT-B/16 with RoBERTa-wwm-ext-base: 188 M parameters.
+    #[serde(rename = "ViT-B-16")]
+    VitB16,
+    /// ViT-L/14 with RoBERTa-wwm-ext-base: 406 M parameters.
+    #[serde(rename = "ViT-L-14")]
+    VitL14,
+    /// ViT-L/14 at 336 pixels with RoBERTa-wwm-ext-base: 407 M parameters.
+    #[serde(rename = "ViT-L-14-336")]
+    VitL14At336,
+    /// ViT-H/14 with RoBERTa-wwm-ext-large: 958 M parameters.
+    #[serde(rename = "ViT-H-14")]
+    VitH14,
+    /// The towers of `spec.model.custom`.
+    Custom,
+}
+
+impl Architecture {
+    /// The towers of a published model; `None` for `Custom`.
+    ///
+    /// # Source
+    /// `cn_clip/clip/model_configs/*.json` of the reference.
+    pub fn towers(self) -> Option<ModelConfig> {
+        let (embed_dim, image, text) = match self {
+            Self::Rn50 => (1024, resnet(224, [3, 4, 6, 3], 64), bert(3, 768, 12)),
+            Self::VitB16 => (512, vit(224, 12, 768, 16, 64), bert(12, 768, 12)),
+            Self::VitL14 => (768, vit(224, 24, 1024, 14, 64), bert(12, 768, 12)),
+            Self::VitL14At336 => (768, vit(336, 24, 1024, 14, 64), bert(12, 768, 12)),
+            Self::VitH14 => (1024, vit(224, 32, 1280, 14, 80), bert(24, 1024, 16)),
+            Self::Custom => return None,
+        };
+        Some(ModelConfig { embed_dim, image, text })
+    }
+}
+
+fn vit(resolution: i32, layers: i32, width: i32, patch_size: i32, head_width: i32) -> ImageTower {
+    let vit = Vit { layers, width, patch_size, head_width };
+    ImageTower { resolution, vit: Some(vit), resnet: None }
+}
+
+fn resnet(resolution: i32, layers: [i32; 4], width: i32) -> ImageTower {
+    let resnet = Resnet { layers: layers.to_vec(), width };
+    ImageTower { resolution, vit: None, resnet: Some(resnet) }
+}
+
+fn bert(layers: i32, width: i32, heads: i32) -> TextTower {
+    TextTower {
+        vocab_size: vocab_size(),
+        layers,
+        width,
+        heads,
+        intermediate: 4 * width,
+        positions: positions(),
+        hidden_dropout_percent: dropout_percent(),
+        attention_dropout_percent: dropout_percent(),
+    }
+}
