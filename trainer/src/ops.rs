@@ -1,1 +1,15 @@
-//! Empty room: ops.
+//! The operations of the towers: each a forward and a backward over plain slices, without memory of
+//! its own beyond what a block lends it. Weight gradients are added, input gradients are written.
+
+pub mod activation;
+pub mod attention;
+pub mod dropout;
+pub mod embedding;
+pub mod layer_norm;
+pub mod linear;
+pub mod math;
+pub mod matrix;
+pub mod normalize;
+pub mod pixels;
+pub mod random;
+pub mod rows;

@@ -1,1 +1,210 @@
-//! Empty room: params.
+//! Every trained number in one flat array, and the table that names its parts. Holds no moments
+//! (the optimizer's) and reads no files.
+
+mod init;
+
+use std::ops::Range;
+
+pub use init::Init;
+
+/// A named part of a flat array: one tensor of the model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Segment {
+    /// The name in the reference's state dict.
+    pub name: String,
+    /// The shape in the reference's state dict; `[]` for a scalar.
+    pub shape: Vec<usize>,
+    /// Where it lies in the flat array.
+    pub range: Range<usize>,
+    /// What it holds before any training.
+    pub init: Init,
+    /// Whether it is left as it is: no gradient is made, no step changes it.
+    pub frozen: bool,
+}
+
+impl Segment {
+    /// Whether weight decay applies.
+    ///
+    /// # Source
+    /// The reference excludes by substring, so BERT's `LayerNorm.weight` is decayed.
+    pub fn decayed(&self) -> bool {
+        !["bn", "ln", "bias", "logit_scale"].iter().any(|part| self.name.contains(part))
+    }
+}
+
+/// A handle to one segment, or to neighbours taken as one: how a block finds its weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Weight(Range<usize>);
+
+impl Weight {
+    /// This weight in a flat array of values, gradients or moments.
+    pub fn of<'a>(&self, flat: &'a [f32]) -> &'a [f32] {
+        &flat[self.0.clone()]
+    }
+
+    /// This weight in a flat array, to be written.
+    pub fn of_mut<'a>(&self, flat: &'a mut [f32]) -> &'a mut [f32] {
+        &mut flat[self.0.clone()]
+    }
+
+    /// Neighbours as one weight: query, key and value as one matrix.
+    pub fn join(parts: &[Weight]) -> Weight {
+        assert!(parts.windows(2).all(|pair| pair[0].0.end == pair[1].0.start), "not neighbours");
+        Weight(parts[0].0.start..parts[parts.len() - 1].0.end)
+    }
+}
+
+/// The tables under construction: blocks declare their tensors in forward order.
+#[derive(Debug, Default)]
+pub struct Layout {
+    segments: Vec<Segment>,
+    state: Vec<Segment>,
+}
+
+impl Layout {
+    /// Declares a trained tensor.
+    pub fn weight(&mut self, name: &str, shape: &[usize], init: Init) -> Weight {
+        Weight(declare(&mut self.segments, name, shape, init))
+    }
+
+    /// Declares a tensor that is saved with the model but not trained: running statistics.
+    pub fn state(&mut self, name: &str, shape: &[usize], init: Init) -> Weight {
+        Weight(declare(&mut self.state, name, shape, init))
+    }
+
+    /// The arrays, zero until they are initialised or loaded.
+    pub fn build(self) -> Params {
+        let end = |table: &[Segment]| table.last().map_or(0, |last| last.range.end);
+        Params {
+            values: vec![0.0; end(&self.segments)],
+            gradients: vec![0.0; end(&self.segments)],
+            state: vec![0.0; end(&self.state)],
+            segments: self.segments,
+            state_segments: self.state,
+        }
+    }
+}
+
+fn declare(table: &mut Vec<Segment>, name: &str, shape: &[usize], init: Init) -> Range<usize> {
+    let start = table.last().map_or(0, |last| last.range.end);
+    let range = start..start + shape.iter().product::<usize>();
+    let (name, shape) = (name.to_owned(), shape.to_vec());
+    table.push(Segment { name, shape, range: range.clone(), init, frozen: false });
+    range
+}
+
+/// The numbers of a model.
+///
+/// # Guarantees
+/// The order of segments depends on the model's configuration alone: it is the same in every worker.
+#[derive(Debug)]
+pub struct Params {
+    /// Trained values, segment after segment.
+    pub values: Vec<f32>,
+    /// Their gradients; backward passes add, [`Params::clear_gradients`] starts afresh.
+    pub gradients: Vec<f32>,
+    /// Values that are saved but not trained.
+    pub state: Vec<f32>,
+    segments: Vec<Segment>,
+    state_segments: Vec<Segment>,
+}
+
+impl Params {
+    /// The table of `values` and `gradients`.
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// The table of `state`.
+    pub fn state_segments(&self) -> &[Segment] {
+        &self.state_segments
+    }
+
+    /// Fills everything as the reference does before training; the seed and the name decide.
+    pub fn initialize(&mut self, seed: u64) {
+        for segment in &self.segments {
+            segment.init.fill(seed, &segment.name, &mut self.values[segment.range.clone()]);
+        }
+        for segment in &self.state_segments {
+            segment.init.fill(seed, &segment.name, &mut self.state[segment.range.clone()]);
+        }
+    }
+
+    /// Freezes the segments whose name the rule accepts, and thaws all others.
+    pub fn freeze(&mut self, rule: impl Fn(&str) -> bool) {
+        for segment in &mut self.segments {
+            segment.frozen = rule(&segment.name);
+        }
+    }
+
+    /// Sets every gradient to zero.
+    pub fn clear_gradients(&mut self) {
+        use rayon::prelude::*;
+        self.gradients.par_chunks_mut(1 << 16).for_each(|chunk| chunk.fill(0.0));
+    }
+
+    /// The values of a segment by name.
+    pub fn value(&self, name: &str) -> Option<&[f32]> {
+        let segment = self.segments.iter().find(|segment| segment.name == name)?;
+        Some(&self.values[segment.range.clone()])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout() -> Layout {
+        let mut layout = Layout::default();
+        layout.weight("a.weight", &[2, 3], Init::Normal(1.0));
+        layout.weight("a.bias", &[2], Init::Zeros);
+        layout.state("a.running_var", &[4], Init::Ones);
+        layout
+    }
+
+    #[test]
+    fn segments_lie_one_behind_the_other() {
+        let params = layout().build();
+        let ranges: Vec<_> = params.segments().iter().map(|s| s.range.clone()).collect();
+        assert_eq!(ranges, [0..6, 6..8]);
+        assert_eq!((params.values.len(), params.state.len()), (8, 4));
+    }
+
+    #[test]
+    fn neighbours_join_and_strangers_do_not() {
+        let mut layout = Layout::default();
+        let [a, b, c] = ["a", "b", "c"].map(|name| layout.weight(name, &[2], Init::Zeros));
+        assert_eq!(Weight::join(&[a.clone(), b]), Weight(0..4));
+        assert!(std::panic::catch_unwind(|| Weight::join(&[a, c])).is_err());
+    }
+
+    #[test]
+    fn decay_is_decided_by_the_references_substrings() {
+        let table = [
+            ("visual.ln_pre.weight", false),
+            ("visual.bn1.weight", false),
+            ("bert.encoder.layer.0.output.dense.bias", false),
+            ("logit_scale", false),
+            ("bert.embeddings.LayerNorm.weight", true),
+            ("visual.layer1.0.downsample.1.weight", true),
+            ("text_projection", true),
+        ];
+        for (name, decayed) in table {
+            let mut layout = Layout::default();
+            layout.weight(name, &[1], Init::Zeros);
+            assert_eq!(layout.build().segments()[0].decayed(), decayed, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_model_and_another_seed_another() {
+        let values = |seed| {
+            let mut params = layout().build();
+            params.initialize(seed);
+            assert_eq!(params.state, [1.0; 4]);
+            params.values
+        };
+        assert_eq!(values(1), values(1));
+        assert_ne!(values(1), values(2));
+    }
+}

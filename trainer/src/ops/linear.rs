@@ -1,0 +1,100 @@
+//! Rows times a weight matrix, plus a bias.
+
+use rayon::prelude::*;
+
+use super::matrix::{Matrix, MatrixMut, Onto, Threads, product};
+use crate::params::{Init, Layout, Weight};
+
+/// `y = x · Wᵀ + b`.
+///
+/// # Shapes
+/// `x` [rows, inputs], `W` [outputs, inputs], `b` [outputs], `y` [rows, outputs].
+#[derive(Clone, Debug)]
+pub struct Linear {
+    weight: Weight,
+    bias: Option<Weight>,
+    inputs: usize,
+}
+
+impl Linear {
+    /// A layer over weights that are declared already.
+    pub fn new(weight: Weight, bias: Option<Weight>, inputs: usize) -> Self {
+        Self { weight, bias, inputs }
+    }
+
+    /// Declares `<name>.weight` and `<name>.bias`.
+    pub fn declare(
+        layout: &mut Layout,
+        name: &str,
+        (inputs, outputs): (usize, usize),
+        (weight, bias): (Init, Init),
+    ) -> Self {
+        let weight = layout.weight(&format!("{name}.weight"), &[outputs, inputs], weight);
+        let bias = layout.weight(&format!("{name}.bias"), &[outputs], bias);
+        Self::new(weight, Some(bias), inputs)
+    }
+
+    /// `y = x · Wᵀ + b`, or `y += x · Wᵀ + b`: the latter is a residual connection.
+    pub fn forward(&self, values: &[f32], x: &[f32], y: &mut [f32], onto: Onto) {
+        let weight = Matrix::new(self.weight.of(values), self.inputs);
+        let outputs = self.weight.of(values).len() / self.inputs;
+        let mut product_onto = onto;
+        if let Some(bias) = &self.bias {
+            add_bias(bias.of(values), y, onto);
+            product_onto = Onto::Add;
+        }
+        let pair = (Matrix::new(x, self.inputs), weight.transposed());
+        product(MatrixMut::new(y, outputs), product_onto, 1.0, pair, Threads::All);
+    }
+
+    /// Adds to the gradients of the weights; writes `dx = dy · W`, or adds to it.
+    pub fn backward(
+        &self,
+        (values, gradients): (&[f32], &mut [f32]),
+        x: &[f32],
+        dy: &[f32],
+        dx: &mut [f32],
+        onto: Onto,
+    ) {
+        self.backward_weights(gradients, x, dy);
+        let weight = Matrix::new(self.weight.of(values), self.inputs);
+        let dy = Matrix::new(dy, self.weight.of(values).len() / self.inputs);
+        let dx = MatrixMut::new(dx, self.inputs);
+        product(dx, onto, 1.0, (dy, weight), Threads::All);
+    }
+
+    /// Adds to the gradients of the weights alone: of the first layer, whose input needs none.
+    pub fn backward_weights(&self, gradients: &mut [f32], x: &[f32], dy: &[f32]) {
+        let weight = self.weight.of_mut(gradients);
+        let outputs = weight.len() / self.inputs;
+        let pair = (Matrix::new(dy, outputs).transposed(), Matrix::new(x, self.inputs));
+        product(MatrixMut::new(weight, self.inputs), Onto::Add, 1.0, pair, Threads::All);
+        if let Some(bias) = &self.bias {
+            add_column_sums(dy, bias.of_mut(gradients));
+        }
+    }
+}
+
+fn add_bias(bias: &[f32], y: &mut [f32], onto: Onto) {
+    y.par_chunks_mut(bias.len()).with_min_len(16).for_each(|row| match onto {
+        Onto::Replace => row.copy_from_slice(bias),
+        Onto::Add => row.iter_mut().zip(bias).for_each(|(y, b)| *y += b),
+    });
+}
+
+/// Adds the sum of every column to `sums`: the gradient of something that was added to all rows.
+///
+/// # Shapes
+/// `rows` [rows, width], `sums` [width].
+pub fn add_column_sums(rows: &[f32], sums: &mut [f32]) {
+    /// Columns that one thread sums: two cache lines.
+    const COLUMNS: usize = 32;
+    let width = sums.len();
+    sums.par_chunks_mut(COLUMNS).enumerate().for_each(|(chunk, sums)| {
+        let start = chunk * COLUMNS;
+        for row in rows.chunks_exact(width) {
+            let part = &row[start..start + sums.len()];
+            sums.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
+        }
+    });
+}

@@ -1,0 +1,31 @@
+//! Features made unit vectors.
+
+use rayon::prelude::*;
+
+use super::math::dot;
+
+/// Below this a vector is taken as this long, as PyTorch's `normalize` does.
+const SHORTEST: f32 = 1e-12;
+
+/// `y = x / |x|`, row by row.
+///
+/// # Shapes
+/// `x`, `y` [rows, width].
+pub fn forward(width: usize, x: &[f32], y: &mut [f32]) {
+    y.par_chunks_mut(width).zip(x.par_chunks(width)).for_each(|(y, x)| {
+        let scale = 1.0 / dot(x, x).sqrt().max(SHORTEST);
+        y.iter_mut().zip(x).for_each(|(y, x)| *y = x * scale);
+    });
+}
+
+/// `dy` becomes `dx`.
+///
+/// # Shapes
+/// `x`, `dy` [rows, width].
+pub fn backward(width: usize, x: &[f32], dy: &mut [f32]) {
+    dy.par_chunks_mut(width).zip(x.par_chunks(width)).for_each(|(dy, x)| {
+        let scale = 1.0 / dot(x, x).sqrt().max(SHORTEST);
+        let along = dot(x, dy) * scale * scale;
+        dy.iter_mut().zip(x).for_each(|(dy, x)| *dy = (*dy - x * along) * scale);
+    });
+}

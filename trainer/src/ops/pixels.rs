@@ -1,0 +1,101 @@
+//! Pictures as the towers take them: normalised on the way in, cut into patches for a transformer.
+
+use rayon::prelude::*;
+
+/// Mean of each channel of the training pictures of CLIP, in [0, 1].
+const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+
+/// Standard deviation of each channel.
+const DEVIATION: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
+
+/// A batch of square pictures.
+///
+/// # Shapes
+/// [batch, 3, side, side]
+#[derive(Clone, Copy, Debug)]
+pub enum Pixels<'a> {
+    /// Red, green and blue as decoded, normalised when they are read.
+    Bytes(&'a [u8]),
+    /// Normalised already.
+    Normalized(&'a [f32]),
+}
+
+impl Pixels<'_> {
+    /// Numbers in the batch.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Normalized(values) => values.len(),
+        }
+    }
+
+    /// Whether there is no picture.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Reads normalised neighbours of one channel, starting at `start` of the whole array.
+    pub fn read(&self, start: usize, channel: usize, out: &mut [f32]) {
+        match self {
+            Self::Bytes(bytes) => {
+                let scale = 1.0 / (255.0 * DEVIATION[channel]);
+                let shift = -MEAN[channel] / DEVIATION[channel];
+                let bytes = &bytes[start..start + out.len()];
+                out.iter_mut().zip(bytes).for_each(|(o, &b)| *o = f32::from(b) * scale + shift);
+            }
+            Self::Normalized(values) => out.copy_from_slice(&values[start..start + out.len()]),
+        }
+    }
+}
+
+/// Writes each picture as rows of patches behind one row of zeros, the class token's: a convolution
+/// whose stride is its size is then one matrix product.
+///
+/// # Shapes
+/// `patches` [batch, 1 + (side / patch)², 3 · patch²]
+pub fn cut_patches(pixels: Pixels<'_>, side: usize, patch: usize, patches: &mut [f32]) {
+    let (grid, row) = (side / patch, 3 * patch * patch);
+    let picture = (1 + grid * grid) * row;
+    patches.par_chunks_mut(picture).enumerate().for_each(|(sample, patches)| {
+        let (class, patches) = patches.split_at_mut(row);
+        class.fill(0.0);
+        for (at, line) in patches.chunks_exact_mut(patch).enumerate() {
+            let (place, line_of_patch) = (at / (3 * patch), at % (3 * patch));
+            let (channel, y) = (line_of_patch / patch, line_of_patch % patch);
+            let (top, left) = (place / grid * patch, place % grid * patch);
+            let start = ((sample * 3 + channel) * side + top + y) * side + left;
+            pixels.read(start, channel, line);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_normalised_to_the_references_scale() {
+        let mut out = [0.0; 2];
+        for (channel, right) in
+            [[-1.792_262_7, 1.930_336_3], [-1.752_097_3, 2.074_883_7], [-1.480_219_7, 2.145_896_7]]
+                .iter()
+                .enumerate()
+        {
+            Pixels::Bytes(&[9, 0, 255, 9]).read(1, channel, &mut out);
+            assert!(
+                out.iter().zip(right).all(|(a, b): (&f32, &f32)| (a - b).abs() < 1e-5),
+                "{out:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_patch_holds_its_square_of_each_channel() {
+        let pixels: Vec<f32> = (0..3 * 16).map(|i| i as f32).collect();
+        let mut patches = vec![9.0; 5 * 12];
+        cut_patches(Pixels::Normalized(&pixels), 4, 2, &mut patches);
+        assert_eq!(patches[..12], [0.0; 12]);
+        let second = [2.0, 3.0, 6.0, 7.0, 18.0, 19.0, 22.0, 23.0, 34.0, 35.0, 38.0, 39.0];
+        assert_eq!(patches[24..36], second);
+    }
+}
