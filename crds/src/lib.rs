@@ -1,4 +1,21 @@
 //! The contract between a user, the operator and a trainer: every type that two of them share, each
 //! declared once. Decides nothing and talks to nobody.
 
+#![allow(
+    unreachable_pub,
+    reason = "kube's schema derive repeats the types inside a private module"
+)]
+
+pub mod artifacts;
+#[cfg(feature = "kube")]
+pub mod evaluation;
+pub mod exit;
 pub mod model;
+pub mod names;
+pub mod report;
+pub mod run_config;
+#[cfg(feature = "kube")]
+pub mod shared;
+pub mod stage;
+#[cfg(feature = "kube")]
+pub mod training;

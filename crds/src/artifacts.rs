@@ -1,0 +1,47 @@
+//! Where things lie under an artifact prefix. Names only: nothing here reads or writes.
+//!
+//! ```text
+//! <prefix>/fence.json                             the attempt that may write
+//! <prefix>/report.html                            the page people look at
+//! <prefix>/results.json                           what an evaluation measured
+//! <prefix>/<stage>/metrics.jsonl                  one line a report
+//! <prefix>/<stage>/checkpoints/<step>/…           weights, moments, state; manifest.json last
+//! <prefix>/<stage>/final.json                     which checkpoint the stage ended with
+//! ```
+
+/// The attempt that may write under the prefix.
+pub const FENCE: &str = "fence.json";
+/// The page people look at.
+pub const REPORT: &str = "report.html";
+/// What an evaluation measured.
+pub const RESULTS: &str = "results.json";
+/// One line a report, for curves.
+pub const METRICS: &str = "metrics.jsonl";
+/// The folder of a stage's checkpoints.
+pub const CHECKPOINTS: &str = "checkpoints";
+/// Which checkpoint a stage ended with.
+pub const FINAL: &str = "final.json";
+/// Digests of a checkpoint's files; written last, so that what has one is whole.
+pub const MANIFEST: &str = "manifest.json";
+
+/// Joins two parts of a URI with exactly one slash between them.
+pub fn join(prefix: &str, rest: &str) -> String {
+    format!("{}/{}", prefix.trim_end_matches('/'), rest.trim_start_matches('/'))
+}
+
+/// The prefix of one stage.
+pub fn stage(prefix: &str, stage: &str) -> String {
+    join(prefix, stage)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_slash_joins_whatever_the_user_wrote() {
+        for (prefix, rest) in [("s3://a/b", "c"), ("s3://a/b/", "c"), ("s3://a/b/", "/c")] {
+            assert_eq!(join(prefix, rest), "s3://a/b/c");
+        }
+    }
+}

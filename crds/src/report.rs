@@ -1,0 +1,169 @@
+//! What a trainer says of itself: on `/progress`, in its log, and as its last words. No transport.
+
+use serde::{Deserialize, Serialize};
+
+use crate::run_config::Identity;
+
+/// What a trainer is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Activity {
+    /// Reading its file, its data and its weights.
+    #[default]
+    Starting,
+    /// Taking steps.
+    Training,
+    /// Measuring recall on the validation pairs.
+    Validating,
+    /// Encoding and scoring.
+    Evaluating,
+    /// Ended well.
+    Done,
+    /// Ended badly; `failure` says why.
+    Failed,
+}
+
+/// Recall in one direction.
+///
+/// # Units
+/// Percent of queries with at least one relevant candidate among the first 1, 5 and 10.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Recall {
+    /// Among the first.
+    pub r1: f64,
+    /// Among the first five.
+    pub r5: f64,
+    /// Among the first ten.
+    pub r10: f64,
+    /// Mean of the three.
+    pub mean_recall: f64,
+}
+
+/// Recall in both directions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Recalls {
+    /// Texts ask, images answer.
+    pub text_to_image: Recall,
+    /// Images ask, texts answer.
+    pub image_to_text: Recall,
+}
+
+/// Recall measured on the validation pairs.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Validation {
+    /// After this many steps.
+    pub step: i64,
+    /// What came out.
+    pub recalls: Recalls,
+}
+
+/// A checkpoint that is whole in the store.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckpointReport {
+    /// Steps completed.
+    pub step: i64,
+    /// Where it is.
+    pub uri: String,
+    /// sha256 of its manifest.
+    pub digest: String,
+    /// When it became visible, in seconds since 1970.
+    pub written_at: i64,
+}
+
+/// What one task measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskResult {
+    /// Name of the task.
+    pub name: String,
+    /// The data set.
+    pub dataset: String,
+    /// What came out.
+    pub recalls: Recalls,
+    /// Images in the pool.
+    pub images: i64,
+    /// Texts in the pool.
+    pub texts: i64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// Why a trainer ended badly.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FailureReport {
+    /// The exit code.
+    pub exit_code: i32,
+    /// What was tried, on what, what was found, and what to do.
+    pub message: String,
+}
+
+/// The state of one trainer, whole; each report replaces the last.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Whose.
+    pub run: Identity,
+    /// UID of the pod; empty by hand.
+    #[serde(default)]
+    pub pod_uid: String,
+    /// What it is doing.
+    pub activity: Activity,
+    /// Steps completed in this stage over all restarts; tasks done for an evaluation.
+    pub step: i64,
+    /// Steps of the stage; tasks for an evaluation. 0 until known.
+    pub steps: i64,
+    /// Passes over the data.
+    #[serde(default)]
+    pub epoch: f64,
+    /// Mean loss since the last report, in nats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f64>,
+    /// The rate of the last step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
+    /// Natural logarithm of the factor on the similarities.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logit_scale: Option<f64>,
+    /// Norm of the gradient of the last step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient_norm: Option<f64>,
+    /// Pairs a second since the last report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples_per_second: Option<f64>,
+    /// Seconds until the last step at this rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eta_seconds: Option<i64>,
+    /// Pairs trained on over all restarts.
+    #[serde(default)]
+    pub samples_seen: i64,
+    /// Samples skipped because they could not be used.
+    #[serde(default)]
+    pub samples_skipped: i64,
+    /// The newest checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<CheckpointReport>,
+    /// The last validation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Validation>,
+    /// The best validation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<Validation>,
+    /// What an evaluation measured so far.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub results: Vec<TaskResult>,
+    /// The most memory it has held.
+    #[serde(default)]
+    pub peak_rss_bytes: i64,
+    /// Seconds spent in steps in this attempt.
+    #[serde(default)]
+    pub train_seconds: f64,
+    /// When this was said, in seconds since 1970.
+    pub reported_at: i64,
+    /// Why it ended badly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<FailureReport>,
+}

@@ -1,0 +1,238 @@
+//! What a trainer reads from its one file: complete, resolved, unknown keys refused. Nothing of
+//! Kubernetes.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    model::ModelConfig,
+    names,
+    stage::{Accelerator, Augmentation, Freeze, Precision},
+};
+
+/// Who is running: echoed in every report, so that an answer can be told from a stranger's.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Identity {
+    /// Name of the run.
+    pub name: String,
+    /// UID of the run's object; empty by hand.
+    #[serde(default)]
+    pub uid: String,
+    /// Name of the stage; `evaluate` for an evaluation.
+    pub stage: String,
+    /// The attempt at this stage, from 1.
+    #[serde(default = "one")]
+    pub attempt: i32,
+}
+
+fn one() -> i32 {
+    1
+}
+
+/// A file that must have a certain content.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PinnedFile {
+    /// Where it is.
+    pub uri: String,
+    /// Its sha256 in lower-case hexadecimal digits.
+    pub sha256: String,
+}
+
+/// Where weights come from before the first step. Each may be a file, a folder, a checkpoint, or the
+/// prefix of a stage that ended; what is not named is initialised at random.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WeightSources {
+    /// The whole model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The image tower and the logit scale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// The text tower.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+}
+
+/// How long a stage trains.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Length {
+    /// Whole passes over the pairs; a pass is `pairs / global batch` steps, rounded down.
+    Epochs(i64),
+    /// Optimizer steps.
+    Steps(i64),
+}
+
+/// Optimizer and schedule: AdamW, linear warm-up, cosine to zero.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OptimizerConfig {
+    /// Learning rate at the end of the warm-up.
+    pub learning_rate: f64,
+    /// Steps of linear warm-up.
+    pub warmup_steps: i64,
+    /// Decoupled weight decay of matrices.
+    pub weight_decay: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+}
+
+/// Recall on held-out pairs while training; the best checkpoint by it is kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ValidationConfig {
+    /// The data set.
+    pub dataset: String,
+    /// Steps between two validations; the last step always has one.
+    pub every_steps: i64,
+}
+
+/// When the state is saved and how much of it is kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CheckpointConfig {
+    /// Steps between two checkpoints; the last step always makes one.
+    pub every_steps: i64,
+    /// Newest checkpoints kept; the best is kept beside them.
+    pub keep: i32,
+}
+
+/// The workers that share a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WorldConfig {
+    /// Worker pods.
+    pub replicas: i32,
+    /// Devices of each.
+    pub devices: i32,
+    /// What they compute on.
+    pub accelerator: Accelerator,
+    /// In which number format.
+    pub precision: Precision,
+}
+
+impl Default for WorldConfig {
+    fn default() -> Self {
+        Self { replicas: 1, devices: 1, accelerator: Accelerator::None, precision: Precision::Fp32 }
+    }
+}
+
+/// One stage of training: the whole of `cnclip train --config`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Who is running.
+    pub run: Identity,
+    /// The towers.
+    pub model: ModelConfig,
+    /// Longest text in tokens, [CLS] and [SEP] included; longer ones are cut.
+    pub context_length: i32,
+    /// The vocabulary; the image's own where not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vocabulary: Option<PinnedFile>,
+    /// Where weights come from.
+    #[serde(default)]
+    pub initial_weights: WeightSources,
+    /// The pairs.
+    pub dataset: String,
+    /// What is left untouched.
+    #[serde(default)]
+    pub freeze: Freeze,
+    /// How long.
+    pub length: Length,
+    /// Pairs in one step, over all workers.
+    pub global_batch_size: i32,
+    /// Optimizer and schedule.
+    pub optimizer: OptimizerConfig,
+    /// What happens to pictures.
+    #[serde(default)]
+    pub augmentation: Augmentation,
+    /// Recall while training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<ValidationConfig>,
+    /// When the state is saved.
+    pub checkpoint: CheckpointConfig,
+    /// The prefix of the run's artifacts.
+    pub artifacts: String,
+    /// Seed of initial weights, order, augmentation and dropout.
+    #[serde(default)]
+    pub seed: u64,
+    /// Samples that may be skipped before the run fails, in percent.
+    #[serde(default = "max_skipped_percent")]
+    pub max_skipped_percent: f64,
+    /// The workers.
+    #[serde(default)]
+    pub world: WorldConfig,
+    /// Steps between two reports.
+    #[serde(default = "report_every_steps")]
+    pub report_every_steps: i64,
+    /// Where `/progress`, `/metrics` and `/healthz` answer; nowhere if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
+}
+
+fn max_skipped_percent() -> f64 {
+    1.0
+}
+fn report_every_steps() -> i64 {
+    10
+}
+
+/// One thing to measure.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TaskConfig {
+    /// Name of the task.
+    pub name: String,
+    /// Retrieval in both directions.
+    pub retrieval: RetrievalConfig,
+}
+
+/// Retrieval over one data set: every text against every image, and back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RetrievalConfig {
+    /// The data set.
+    pub dataset: String,
+}
+
+/// One evaluation: the whole of `cnclip evaluate --config`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EvaluateConfig {
+    /// Who is running.
+    pub run: Identity,
+    /// A checkpoint, or the prefix of a stage: then the one it ended with, or else its newest.
+    pub checkpoint: String,
+    /// The vocabulary; the checkpoint's own, or else the image's, where not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vocabulary: Option<PinnedFile>,
+    /// What to measure.
+    pub tasks: Vec<TaskConfig>,
+    /// The prefix of the results.
+    pub artifacts: String,
+    /// Pictures or texts encoded at once.
+    #[serde(default = "batch_size")]
+    pub batch_size: i32,
+    /// Samples that may be skipped before the evaluation fails, in percent.
+    #[serde(default = "max_skipped_percent")]
+    pub max_skipped_percent: f64,
+    /// Where `/progress`, `/metrics` and `/healthz` answer; nowhere if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
+}
+
+fn batch_size() -> i32 {
+    256
+}
+
+/// The address on which a trainer in a pod answers.
+pub fn pod_listen() -> String {
+    format!("0.0.0.0:{}", names::PORT)
+}

@@ -1,0 +1,46 @@
+//! The words of one stage of training: what a user chooses in a manifest and a trainer obeys.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What a stage leaves untouched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Freeze {
+    /// Everything is trained.
+    #[default]
+    None,
+    /// The image tower is not trained: the first stage of the paper's pretraining.
+    Image,
+}
+
+/// What happens to a picture before the image tower sees it while training.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Augmentation {
+    /// Squashed to the tower's square, as in evaluation.
+    None,
+    /// Random resized crop (area 90–100 %) and horizontal flip.
+    CropFlip,
+    /// Random resized crop, horizontal flip and AutoAugment: the reference's `--use-augment`.
+    #[default]
+    AutoAugment,
+}
+
+/// What a worker computes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Accelerator {
+    /// NVIDIA GPUs.
+    #[default]
+    Nvidia,
+    /// The CPU.
+    None,
+}
+
+/// The number format of the towers' arithmetic. Master weights are always fp32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Precision {
+    /// 32-bit floating point.
+    #[default]
+    Fp32,
+    /// bfloat16 operands, fp32 accumulation. GPUs only.
+    Bf16,
+}

@@ -1,0 +1,399 @@
+//! `CnClipTraining`: one run, and what the operator last saw of it.
+//!
+//! The `///` comments of fields are for users: `kubectl explain` prints them.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    model::{Architecture, ModelConfig},
+    shared::{Artifacts, LastFailure, RecallsStatus, Restarts, Retries, VocabularyFile, Workers},
+    stage::{Augmentation, Freeze},
+};
+
+/// One run: a model, its data sets, an ordered list of stages, and where artifacts go.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "cnclip.dev",
+    version = "v1alpha1",
+    kind = "CnClipTraining",
+    doc = "One run of Chinese-CLIP training: a model, its data sets, an ordered list of stages, and where artifacts go.",
+    namespaced,
+    status = "CnClipTrainingStatus",
+    shortname = "cct",
+    category = "cnclip",
+    printcolumn(name = "Stage", type_ = "string", json_path = ".status.summary.stage"),
+    printcolumn(name = "Step", type_ = "string", json_path = ".status.summary.step"),
+    printcolumn(name = "Loss", type_ = "string", json_path = ".status.summary.loss"),
+    printcolumn(name = "R@1", type_ = "string", json_path = ".status.summary.r1"),
+    printcolumn(
+        name = "Pairs/s",
+        type_ = "string",
+        json_path = ".status.summary.samplesPerSecond"
+    ),
+    printcolumn(name = "ETA", type_ = "string", json_path = ".status.summary.eta"),
+    printcolumn(name = "Restarts", type_ = "integer", json_path = ".status.restarts.total"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.stages.all(s, self.datasets.exists(d, d.name == s.dataset))").message("each stage's dataset must be the name of one of spec.datasets"))]
+#[x_kube(validation = Rule::new("self.stages.all(s, !has(s.validation) || self.datasets.exists(d, d.name == s.validation.dataset))").message("each stage's validation.dataset must be the name of one of spec.datasets"))]
+pub struct CnClipTrainingSpec {
+    /// What is trained.
+    #[x_kube(validation = Rule::new("self == oldSelf").message("is immutable: another model is another run"))]
+    pub model: ModelSpec,
+    /// Where pairs come from, by name.
+    #[schemars(length(min = 1, max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub datasets: Vec<Dataset>,
+    /// What is done, in this order.
+    #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub stages: Vec<Stage>,
+    /// Who does it.
+    #[serde(default)]
+    pub workers: Workers,
+    /// Where artifacts go.
+    #[x_kube(validation = Rule::new("self.uri == oldSelf.uri").message("uri is immutable: checkpoints already there would be lost from sight"))]
+    pub artifacts: Artifacts,
+    /// When the state is saved and how much of it is kept.
+    #[serde(default)]
+    pub checkpoint: CheckpointPolicy,
+    /// How often something may fail before the run is given up.
+    #[serde(default)]
+    pub retries: Retries,
+    /// Seconds that a stage may wait for its pods to run (a free node, the image) before the run fails.
+    #[serde(default = "start_deadline_seconds")]
+    #[schemars(range(min = 1, max = 604800))]
+    pub start_deadline_seconds: i64,
+    /// Seconds that the whole run may take from its first pod on. Unlimited if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub deadline_seconds: Option<i64>,
+    /// Kueue queue that the pods are admitted through.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub queue_name: Option<String>,
+    /// Ends the pods and keeps the checkpoints. Set back to `false` to go on from the last one.
+    #[serde(default)]
+    pub suspend: bool,
+    /// Seconds after its end when the run's object is deleted. Kept for ever if not given. Artifacts stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub ttl_seconds_after_finished: Option<i64>,
+    /// Seed of initial weights, order, augmentation and dropout.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("is immutable: a resumed run would see other batches"))]
+    pub seed: i64,
+}
+
+fn start_deadline_seconds() -> i64 {
+    1800
+}
+
+/// A model: a published architecture or one's own towers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("(self.architecture == 'Custom') == has(self.custom)").message("custom must be given when architecture is Custom, and only then"))]
+pub struct ModelSpec {
+    /// The model by its published name, or `Custom`.
+    pub architecture: Architecture,
+    /// The towers of a `Custom` architecture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("has(self.image.vit) != has(self.image.resnet)").message("image must have exactly one of vit and resnet"))]
+    #[x_kube(validation = Rule::new("!has(self.image.vit) || self.image.resolution % self.image.vit.patchSize == 0").message("image.resolution must be a multiple of image.vit.patchSize"))]
+    #[x_kube(validation = Rule::new("!has(self.image.vit) || self.image.vit.width % self.image.vit.headWidth == 0").message("image.vit.width must be a multiple of image.vit.headWidth"))]
+    #[x_kube(validation = Rule::new("!has(self.image.resnet) || self.image.resolution % 32 == 0").message("image.resolution must be a multiple of 32 for a resnet"))]
+    #[x_kube(validation = Rule::new("!has(self.image.resnet) || self.image.resnet.width % 2 == 0").message("image.resnet.width must be even"))]
+    #[x_kube(validation = Rule::new("!has(self.image.resnet) || self.image.resnet.layers.all(n, n >= 1 && n <= 64)").message("image.resnet.layers must be four numbers of 1 to 64"))]
+    #[x_kube(validation = Rule::new("self.text.width % self.text.heads == 0").message("text.width must be a multiple of text.heads"))]
+    pub custom: Option<ModelConfig>,
+    /// Where weights come from before the first step. Random if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial_weights: Option<InitialWeights>,
+    /// The vocabulary. The default is the one in the trainer image, that of all published models.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vocabulary: Option<VocabularyFile>,
+    /// Longest text in tokens, [CLS] and [SEP] included; longer ones are cut.
+    #[serde(default = "context_length")]
+    #[schemars(range(min = 3, max = 8192))]
+    pub context_length: i32,
+}
+
+fn context_length() -> i32 {
+    52
+}
+
+/// Where weights come from: a file, a folder, a checkpoint, or the prefix of a stage that ended.
+/// The layout is found out, not declared.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.model) != (has(self.image) || has(self.text))").message("give either model, or image and text (or one of them)"))]
+pub struct InitialWeights {
+    /// The whole model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub model: Option<String>,
+    /// The image tower and the logit scale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub image: Option<String>,
+    /// The text tower.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub text: Option<String>,
+}
+
+/// A prefix with shards, as `cnclip prepare` makes them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Dataset {
+    /// Name by which stages speak of it.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    /// The prefix, such as `s3://data/zh-pairs/`.
+    #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https)://.+')").message("must be s3://…, gs://…, az://…, file://… or https://…"))]
+    #[schemars(length(max = 1024))]
+    pub uri: String,
+}
+
+/// One stage of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.epochs) != has(self.steps)").message("give exactly one of epochs and steps"))]
+#[x_kube(validation = Rule::new("!has(self.steps) || self.warmupSteps < self.steps").message("warmupSteps must be less than steps"))]
+pub struct Stage {
+    /// Name of the stage, unique in the run; part of object names and of the artifact prefix.
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("must be lower-case letters, digits and dashes"))]
+    #[schemars(length(min = 1, max = 20))]
+    pub name: String,
+    /// Name of the data set.
+    #[schemars(length(min = 1, max = 63))]
+    pub dataset: String,
+    /// What is left untouched.
+    #[serde(default)]
+    pub freeze: Freeze,
+    /// Passes over the data. Give this or `steps`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100000))]
+    pub epochs: Option<i64>,
+    /// Optimizer steps. Give this or `epochs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub steps: Option<i64>,
+    /// Pairs in one step, over all workers.
+    #[schemars(range(min = 2, max = 4194304))]
+    pub global_batch_size: i32,
+    /// Learning rate at the end of the warm-up, as a decimal such as "1e-4".
+    #[x_kube(validation = Rule::new("self.matches('^[0-9]+(\\\\.[0-9]+)?([eE][-+]?[0-9]+)?$') && double(self) > 0.0").message("must be a positive decimal such as \"1e-4\""))]
+    #[schemars(length(min = 1, max = 24))]
+    pub learning_rate: String,
+    /// Steps of linear warm-up; then the rate falls to zero along a cosine.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub warmup_steps: i64,
+    /// Decoupled weight decay, as a decimal.
+    #[serde(default = "weight_decay")]
+    #[x_kube(validation = Rule::new("self.matches('^[0-9]+(\\\\.[0-9]+)?([eE][-+]?[0-9]+)?$')").message("must be a decimal of at least 0 such as \"1e-3\""))]
+    #[schemars(length(min = 1, max = 24))]
+    pub weight_decay: String,
+    /// What happens to pictures before the tower sees them.
+    #[serde(default)]
+    pub augmentation: Augmentation,
+    /// Recall on held-out pairs while training. The best checkpoint by it is kept and ends the stage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<StageValidation>,
+}
+
+fn weight_decay() -> String {
+    "0.001".to_owned()
+}
+
+/// Recall over a whole data set while training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StageValidation {
+    /// Name of the data set.
+    #[schemars(length(min = 1, max = 63))]
+    pub dataset: String,
+    /// Steps between two validations. The last step always has one.
+    #[schemars(range(min = 1))]
+    pub every_steps: i64,
+}
+
+/// When the state is saved and how much of it is kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckpointPolicy {
+    /// Steps between two checkpoints. The last step of a stage always makes one.
+    #[serde(default = "every_steps")]
+    #[schemars(range(min = 1))]
+    pub every_steps: i64,
+    /// Newest checkpoints kept in each stage; the best is kept beside them.
+    #[serde(default = "keep")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub keep: i32,
+}
+
+fn every_steps() -> i64 {
+    1000
+}
+fn keep() -> i32 {
+    3
+}
+
+impl Default for CheckpointPolicy {
+    fn default() -> Self {
+        Self { every_steps: every_steps(), keep: keep() }
+    }
+}
+
+/// What the operator last saw of the run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CnClipTrainingStatus {
+    /// The `metadata.generation` that this speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// All of them from the first write on.
+    #[serde(default)]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// Every stage, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StageStatus>,
+    /// Restarts so far.
+    #[serde(default)]
+    pub restarts: Restarts,
+    /// The last thing that went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<LastFailure>,
+    /// The newest whole checkpoints, newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checkpoints: Vec<CheckpointStatus>,
+    /// When the first pod was made (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<String>,
+    /// When it ended (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<String>,
+    /// For the eye: the columns of `kubectl get`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<Summary>,
+}
+
+/// How one stage stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum StageState {
+    /// Its turn has not come.
+    #[default]
+    Pending,
+    /// Its pods are being made.
+    Starting,
+    /// A trainer reports.
+    Running,
+    /// Held back by the user.
+    Suspended,
+    /// Done.
+    Succeeded,
+    /// Given up.
+    Failed,
+}
+
+/// One stage as it was last seen.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StageStatus {
+    /// Name of the stage.
+    pub name: String,
+    /// How it stands.
+    #[serde(default)]
+    pub state: StageState,
+    /// Attempts made, the present one included.
+    #[serde(default)]
+    pub attempt: i32,
+    /// Steps completed over all attempts.
+    #[serde(default)]
+    pub step: i64,
+    /// Steps in all; 0 until known.
+    #[serde(default)]
+    pub steps: i64,
+    /// Mean loss of the last report, in nats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<String>,
+    /// Learning rate of the last report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<String>,
+    /// Pairs a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples_per_second: Option<String>,
+    /// Pairs trained on.
+    #[serde(default)]
+    pub samples_seen: i64,
+    /// Samples skipped because they could not be used.
+    #[serde(default)]
+    pub samples_skipped: i64,
+    /// Seconds to the end of the stage at this rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eta_seconds: Option<i64>,
+    /// The best recall on the validation pairs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<ValidationStatus>,
+    /// The most memory a worker held, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_rss_bytes: Option<i64>,
+    /// When its first pod was made (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<String>,
+    /// When it ended (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<String>,
+    /// When the trainer last said something (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reported_at: Option<String>,
+}
+
+/// Recall on the validation pairs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ValidationStatus {
+    /// After this many steps.
+    pub step: i64,
+    /// What came out.
+    pub recalls: RecallsStatus,
+}
+
+/// A whole checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckpointStatus {
+    /// Stage that made it.
+    pub stage: String,
+    /// Steps completed in it.
+    pub step: i64,
+    /// Where it is.
+    pub uri: String,
+    /// sha256 of its manifest.
+    pub digest: String,
+    /// When it became visible (RFC 3339).
+    pub written_at: String,
+}
+
+/// The columns of `kubectl get`. For the eye only; programs read the fields beside it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    /// Such as `2/3 pretrain`.
+    pub stage: String,
+    /// Such as `48200/183000`.
+    pub step: String,
+    /// Loss.
+    pub loss: String,
+    /// Best text-to-image R@1 on the validation pairs, in percent.
+    pub r1: String,
+    /// Pairs a second.
+    pub samples_per_second: String,
+    /// Time to the end of the stage, such as `1d3h`.
+    pub eta: String,
+}
