@@ -1,1 +1,3 @@
 //! Shared by the tests of the whole house: where the test bed is and how to wait for a condition.
+
+pub mod bed;

@@ -1,0 +1,33 @@
+# The commands of the project. Downloads and builds are kept in $XDG_CACHE_HOME/cnclip (~/.cache/cnclip).
+export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cnclip/target
+export PYTHONPATH := $(CURDIR)/tests
+PYTHON := python3 -u
+
+.PHONY: help demo test lint images bed clean-bed
+help:
+	@echo "make demo       train and score a small Chinese-CLIP on a cluster of its own (KEEP=1 leaves it up,"
+	@echo "                CLUSTER=current uses the cluster of your kubeconfig instead)"
+	@echo "make test       every test, the end-to-end ones on a fresh cluster included"
+	@echo "make lint       format and lints only"
+	@echo "make images     the operator's and the trainer's image, as OCI tars in target/images"
+	@echo "make bed        bring up the cluster and leave it"
+	@echo "make clean-bed  end that cluster and remove its data"
+
+demo:
+	@$(PYTHON) -m demo
+
+test:
+	@$(PYTHON) -m suite
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --release -- -D warnings
+
+images:
+	@$(PYTHON) -m bed images
+
+bed:
+	@$(PYTHON) -m bed up
+
+clean-bed:
+	@$(PYTHON) -m bed down --wipe
