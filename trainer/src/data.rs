@@ -9,3 +9,6 @@ pub mod preprocess;
 pub mod resize;
 pub mod shard;
 pub mod tokenize;
+
+#[cfg(test)]
+mod golden;
