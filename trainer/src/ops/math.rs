@@ -119,7 +119,7 @@ mod tests {
                 values.iter().sum::<f32>() * 2.0 + 3.0 * length as f32
             );
             assert_eq!(max(&values), values.iter().copied().fold(f32::MIN, f32::max));
-            assert_eq!(dot(&values, &values), values.iter().map(|v| v * v).sum());
+            assert_eq!(dot(&values, &values), values.iter().map(|v| v * v).sum::<f32>());
         }
     }
 }
