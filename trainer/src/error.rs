@@ -1,1 +1,104 @@
-//! Empty room: error.
+//! What can go wrong in the trainer, told so that a user can act, and the exit code of each. Never
+//! decides about another try: that is the operator's part, from the code alone.
+
+use cnclip_crds::exit::Exit;
+
+use crate::store::StoreError;
+
+/// The result of everything that can fail here.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why something did not work. A message says what was tried, on what, what was found, what was
+/// expected and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The command line makes no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// The configuration can never work as it stands.
+    #[error("{0}")]
+    Config(String),
+    /// The data is unusable.
+    #[error("{0}")]
+    Data(String),
+    /// An object store or a file system did not do what it was asked.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A file of this machine could not be read or written.
+    #[error("cannot {verb} {path}: {source}")]
+    File {
+        /// What was tried: `open`, `read`, `write`.
+        verb: &'static str,
+        /// On which file.
+        path: String,
+        /// What the system answered.
+        source: std::io::Error,
+    },
+    /// Another attempt or another run owns the artifact prefix.
+    #[error("{0}")]
+    Fenced(String),
+    /// Stopped on request, with the state saved.
+    #[error("stopped after step {step} with its checkpoint saved; run the same command again")]
+    Interrupted {
+        /// The last completed step.
+        step: u64,
+    },
+    /// A tensor operation refused its operands.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+    /// We are wrong.
+    #[error("{0}; this is a fault of cnclip, please report it")]
+    Bug(String),
+}
+
+impl Error {
+    /// The exit code this error ends the process with.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Usage(_) => Exit::Usage,
+            Self::Config(_) | Self::Fenced(_) => Exit::Config,
+            Self::Data(_) => Exit::Data,
+            Self::Store(fault) if fault.may_pass() => Exit::Retry,
+            Self::Store(_) => Exit::Config,
+            Self::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                Exit::Config
+            }
+            Self::File { .. } | Self::Interrupted { .. } => Exit::Retry,
+            Self::Tensor(_) | Self::Bug(_) => Exit::Bug,
+        }
+    }
+
+    /// For `map_err`: the error of `verb` on the local file `path`.
+    pub fn file(
+        verb: &'static str,
+        path: impl AsRef<std::path::Path>,
+    ) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().display().to_string();
+        move |source| Self::File { verb, path, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_ends_the_process_with_the_code_of_its_class() {
+        let absent = std::io::Error::from(std::io::ErrorKind::NotFound);
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let table = [
+            (Error::Usage("x".into()), 64),
+            (Error::Data("x".into()), 65),
+            (Error::Bug("x".into()), 70),
+            (Error::Tensor(candle_core::Error::Msg("x".into())), 70),
+            (Error::Interrupted { step: 7 }, 75),
+            (Error::file("write", "/x")(full), 75),
+            (Error::file("open", "/x")(absent), 78),
+            (Error::Config("x".into()), 78),
+            (Error::Fenced("x".into()), 78),
+        ];
+        for (error, code) in table {
+            assert_eq!(error.exit().code(), code, "{error}");
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Decides which store a URI names and what the environment adds to it. Never makes a request.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::http::HttpBuilder;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{ClientOptions, ObjectStore, ObjectStoreScheme, RetryConfig};
+use url::Url;
+
+use super::{Store, StoreError};
+use crate::error::{Error, Result};
+
+/// Repeats of one request, within [`RETRY_SECONDS`].
+const RETRIES: usize = 8;
+const RETRY_SECONDS: u64 = 60;
+/// A single request moves at most one part (16 MiB): slower than 140 KB/s is no answer.
+const REQUEST_SECONDS: u64 = 120;
+
+type Environment = Vec<(String, String)>;
+
+pub(super) fn open(
+    uri: &str,
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<Store> {
+    if !uri.contains("://") && !uri.starts_with("file:") {
+        return folder(std::path::Path::new(uri), uri);
+    }
+    let url = Url::parse(uri).map_err(|error| unusable(uri, &error.to_string()))?;
+    let (scheme, prefix) =
+        ObjectStoreScheme::parse(&url).map_err(|error| unusable(uri, &error.to_string()))?;
+    let environment = relevant(environment);
+    let failed = |source| StoreError::new("open", uri.to_owned(), source);
+    let objects: Arc<dyn ObjectStore> = match scheme {
+        ObjectStoreScheme::Local => {
+            let path = url.to_file_path().map_err(|()| unusable(uri, "it names no local path"))?;
+            return folder(&path, uri);
+        }
+        ObjectStoreScheme::AmazonS3 => {
+            Arc::new(s3(uri, &url, &environment)?.build().map_err(failed)?)
+        }
+        ObjectStoreScheme::GoogleCloudStorage => {
+            let start = GoogleCloudStorageBuilder::new().with_url(uri).with_retry(retry());
+            let builder = configured(start, &environment, GoogleCloudStorageBuilder::with_config);
+            Arc::new(builder.with_client_options(client(false)).build().map_err(failed)?)
+        }
+        ObjectStoreScheme::MicrosoftAzure => {
+            let start = MicrosoftAzureBuilder::new().with_url(uri).with_retry(retry());
+            let builder = configured(start, &environment, MicrosoftAzureBuilder::with_config);
+            Arc::new(builder.with_client_options(client(false)).build().map_err(failed)?)
+        }
+        ObjectStoreScheme::Http => {
+            let host = &url[..url::Position::BeforePath];
+            let builder = HttpBuilder::new().with_url(host).with_retry(retry());
+            let options = client(url.scheme() == "http");
+            Arc::new(builder.with_client_options(options).build().map_err(failed)?)
+        }
+        _ => return Err(unusable(uri, "its scheme is not one we read")),
+    };
+    let read_only = scheme == ObjectStoreScheme::Http;
+    Ok(Store { objects, prefix, uri: uri.trim_end_matches('/').to_owned(), read_only })
+}
+
+fn folder(path: &std::path::Path, uri: &str) -> Result<Store> {
+    let absolute = std::path::absolute(path).map_err(Error::file("open", path))?;
+    let prefix =
+        Path::from_absolute_path(&absolute).map_err(|error| unusable(uri, &error.to_string()))?;
+    let objects = Arc::new(LocalFileSystem::new().with_fsync(true));
+    Ok(Store { objects, prefix, uri: uri.trim_end_matches('/').to_owned(), read_only: false })
+}
+
+/// Path-style addresses and the endpoint as given: what MinIO, Ceph and versitygw expect.
+fn s3(uri: &str, url: &Url, environment: &Environment) -> Result<AmazonS3Builder> {
+    let value = |names: &[&str]| {
+        let found = environment.iter().find(|(key, _)| names.contains(&key.as_str()));
+        found.map(|(_, value)| value.as_str())
+    };
+    let endpoint = value(&["aws_endpoint_url_s3", "aws_endpoint_url", "aws_endpoint"]);
+    let signed = value(&["aws_skip_signature"]).is_none_or(|skip| skip != "true");
+    let keys = ["aws_access_key_id", "aws_web_identity_token_file"];
+    if endpoint.is_some() && signed && value(&keys).is_none() {
+        return Err(Error::Config(format!(
+            "cannot sign requests for {uri}: AWS_ENDPOINT_URL is set but AWS_ACCESS_KEY_ID is not. \
+             Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_SKIP_SIGNATURE=true for a \
+             public bucket)."
+        )));
+    }
+    let start = AmazonS3Builder::new().with_url(url.as_str()).with_retry(retry());
+    let builder = configured(start, environment, AmazonS3Builder::with_config)
+        .with_client_options(client(endpoint.is_some_and(|e| e.starts_with("http://"))));
+    Ok(match endpoint {
+        Some(endpoint) => builder.with_endpoint(endpoint.trim_end_matches('/')),
+        None => builder,
+    })
+}
+
+/// The variables that configure a store, keys in lower case, names we do not know left out later.
+fn relevant(environment: impl Iterator<Item = (String, String)>) -> Environment {
+    environment
+        .map(|(key, value)| (key.to_ascii_lowercase(), value))
+        .filter(|(key, value)| {
+            let ours = ["aws_", "google_", "azure_"].iter().any(|start| key.starts_with(start));
+            ours && !value.is_empty()
+        })
+        .collect()
+}
+
+fn configured<B, K: std::str::FromStr>(
+    builder: B,
+    environment: &Environment,
+    with: impl Fn(B, K, String) -> B,
+) -> B {
+    environment.iter().fold(builder, |builder, (key, value)| match key.parse() {
+        Ok(key) => with(builder, key, value.clone()),
+        Err(_) => builder,
+    })
+}
+
+fn client(allow_http: bool) -> ClientOptions {
+    ClientOptions::new()
+        .with_allow_http(allow_http)
+        .with_timeout(Duration::from_secs(REQUEST_SECONDS))
+        .with_connect_timeout(Duration::from_secs(5))
+}
+
+fn retry() -> RetryConfig {
+    RetryConfig {
+        max_retries: RETRIES,
+        retry_timeout: Duration::from_secs(RETRY_SECONDS),
+        ..RetryConfig::default()
+    }
+}
+
+fn unusable(uri: &str, found: &str) -> Error {
+    Error::Config(format!(
+        "{uri:?} is not a place to read or write: {found}. Expected s3://bucket/prefix, \
+         gs://bucket/prefix, az://container/prefix, https://host/path, file:///path or a path."
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// URI, environment, and what is expected.
+    type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+
+    fn with(uri: &str, environment: &[(&str, &str)]) -> Result<Store> {
+        open(uri, environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())))
+    }
+
+    #[test]
+    fn each_scheme_opens_its_store() {
+        let keys = [("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b")];
+        let azure = [("AZURE_STORAGE_ACCOUNT_NAME", "account")];
+        let google = [("GOOGLE_SKIP_SIGNATURE", "true")];
+        let table: [Row<'_>; 6] = [
+            ("s3://bucket/a/b/", &keys, "AmazonS3(bucket)"),
+            ("gs://bucket/a/b", &google, "GoogleCloudStorage(bucket)"),
+            ("az://container/a/b", &azure, "MicrosoftAzure { account: account"),
+            ("https://host/a/b", &[], "HttpStore"),
+            ("file:///a/b", &[], "LocalFileSystem(file:///)"),
+            ("/a/b/", &[], "LocalFileSystem(file:///)"),
+        ];
+        for (uri, environment, store) in table {
+            let opened = with(uri, environment).unwrap();
+            assert!(opened.objects.to_string().starts_with(store), "{}", opened.objects);
+            assert_eq!(opened.prefix.as_ref(), "a/b", "{uri}");
+            assert_eq!(opened.uri(), uri.trim_end_matches('/'));
+        }
+    }
+
+    #[test]
+    fn a_plain_endpoint_is_used_without_further_settings() {
+        let environment = [
+            ("AWS_ENDPOINT_URL", "http://127.0.0.1:7070/"),
+            ("AWS_ACCESS_KEY_ID", "a"),
+            ("AWS_SECRET_ACCESS_KEY", "b"),
+        ];
+        let url = Url::parse("s3://bucket/x").unwrap();
+        let environment = relevant(environment.map(|(k, v)| (k.into(), v.into())).into_iter());
+        let builder = s3("s3://bucket/x", &url, &environment).unwrap();
+        let value = |key| builder.get_config_value(&key);
+        use object_store::aws::AmazonS3ConfigKey as Key;
+        assert_eq!(value(Key::Endpoint).as_deref(), Some("http://127.0.0.1:7070"));
+        assert_eq!(value(Key::VirtualHostedStyleRequest).as_deref(), Some("false"));
+        let allow = Key::Client(object_store::ClientConfigKey::AllowHttp);
+        assert_eq!(value(allow).as_deref(), Some("true"));
+    }
+
+    #[test]
+    fn what_cannot_work_says_what_to_do() {
+        let endpoint = [("AWS_ENDPOINT_URL", "http://127.0.0.1:7070")];
+        let table: [Row<'_>; 3] = [
+            ("s3://bucket/x", &endpoint, "Set AWS_ACCESS_KEY_ID"),
+            ("ftp://host/x", &[], "Expected s3://bucket/prefix"),
+            ("s3://", &[], "Expected s3://bucket/prefix"),
+        ];
+        for (uri, environment, advice) in table {
+            let error = with(uri, environment).unwrap_err();
+            assert!(error.to_string().contains(advice), "{error}");
+            assert_eq!(error.exit().code(), 78);
+        }
+    }
+
+    #[test]
+    fn a_web_server_is_read_only() {
+        let store = with("https://host/data", &[]).unwrap();
+        let error = store.put("x", bytes::Bytes::new()).unwrap_err();
+        assert_eq!(error.exit().code(), 78);
+        assert!(error.to_string().contains("https://host/data/x"), "{error}");
+    }
+}
