@@ -1,4 +1,3 @@
 //! Scores: what a model is worth on a data set.
 
 pub mod retrieval;
-pub mod search;

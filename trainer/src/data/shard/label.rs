@@ -1,0 +1,111 @@
+//! Reads what a sample's `key.json` or `key.txt` says: its captions and the numbers of image and
+//! texts. Never judges a caption.
+
+use serde::Deserialize;
+
+/// A caption and, where the data set numbers its texts, its number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Text {
+    /// The number of the text in its data set.
+    pub text_id: Option<u64>,
+    /// The caption.
+    pub text: String,
+}
+
+/// What is known of an image besides its bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Label {
+    /// The number of the image in its data set.
+    pub image_id: Option<u64>,
+    /// Its captions.
+    pub texts: Vec<Text>,
+}
+
+#[derive(Deserialize)]
+struct Json {
+    image_id: Option<u64>,
+    text_id: Option<u64>,
+    #[serde(alias = "caption")]
+    text: Option<String>,
+    texts: Option<Vec<Caption>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Caption {
+    Plain(String),
+    Numbered { text_id: Option<u64>, text: String },
+}
+
+impl Label {
+    /// What the two files of a sample say together: `texts` of the JSON, else its `text` (or
+    /// `caption`, as img2dataset writes), else the text file.
+    ///
+    /// # Errors
+    /// If a file is not UTF-8 or not the JSON expected; the message names neither sample nor shard.
+    pub fn read(json: Option<&[u8]>, txt: Option<&[u8]>) -> Result<Self, String> {
+        let json = match json {
+            Some(bytes) => {
+                Some(serde_json::from_slice::<Json>(bytes).map_err(|error| error.to_string())?)
+            }
+            None => None,
+        };
+        let plain = |text: String, text_id| vec![Text { text_id, text }];
+        let image_id = json.as_ref().and_then(|json| json.image_id);
+        let texts = match (json, txt) {
+            (Some(Json { texts: Some(texts), .. }), _) => {
+                texts.into_iter().map(into_text).collect()
+            }
+            (Some(Json { text: Some(text), text_id, .. }), _) => plain(text, text_id),
+            (_, Some(txt)) => {
+                let text = std::str::from_utf8(txt).map_err(|error| error.to_string())?;
+                plain(text.trim_end_matches(['\r', '\n']).to_owned(), None)
+            }
+            _ => Vec::new(),
+        };
+        Ok(Self { image_id, texts })
+    }
+}
+
+fn into_text(caption: Caption) -> Text {
+    match caption {
+        Caption::Plain(text) => Text { text_id: None, text },
+        Caption::Numbered { text_id, text } => Text { text_id, text },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn captions_are_found_where_the_formats_keep_them() {
+        type Row = (Option<&'static str>, Option<&'static str>, Option<u64>, Texts);
+        type Texts = &'static [(Option<u64>, &'static str)];
+        let table: [Row; 7] = [
+            (None, Some("猫\n"), None, &[(None, "猫")]),
+            (Some(r#"{"text": "猫", "image_id": 3}"#), None, Some(3), &[(None, "猫")]),
+            (Some(r#"{"text": "猫", "text_id": 9}"#), Some("x"), None, &[(Some(9), "猫")]),
+            (Some(r#"{"caption": "猫", "url": "u"}"#), None, None, &[(None, "猫")]),
+            (Some(r#"{"url": "u"}"#), Some("猫"), None, &[(None, "猫")]),
+            (Some(r#"{"texts": ["猫", "狗"]}"#), None, None, &[(None, "猫"), (None, "狗")]),
+            (
+                Some(r#"{"image_id": 1, "texts": [{"text_id": 5, "text": "猫"}]}"#),
+                None,
+                Some(1),
+                &[(Some(5), "猫")],
+            ),
+        ];
+        for (json, txt, image_id, texts) in table {
+            let label = Label::read(json.map(str::as_bytes), txt.map(str::as_bytes)).unwrap();
+            let found: Vec<_> = label.texts.iter().map(|t| (t.text_id, t.text.as_str())).collect();
+            assert_eq!((label.image_id, found.as_slice()), (image_id, texts), "{json:?} {txt:?}");
+        }
+    }
+
+    #[test]
+    fn a_label_that_cannot_be_read_is_an_error() {
+        assert!(Label::read(Some(b"{\"text\": 3}"), None).is_err());
+        assert!(Label::read(None, Some(b"\xff\xfe")).is_err());
+    }
+}
