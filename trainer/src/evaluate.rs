@@ -1,3 +1,4 @@
 //! Scores: what a model is worth on a data set.
 
 pub mod retrieval;
+pub mod search;

@@ -1,6 +1,33 @@
 //! The towers, forward and backward written out block by block over flat parameters.
+//!
+//! Each block is a struct of its weights' places and of what its forward pass keeps for its backward
+//! pass; memory is reserved when the block is declared, and none is asked for in a step.
 
 pub mod bert;
 pub mod clip;
+mod feed_forward;
 pub mod resnet;
+pub mod scratch;
 pub mod vit;
+
+use crate::ops::rows::Sequences;
+
+/// Captions as token ids, one behind the other and without padding.
+#[derive(Clone, Copy, Debug)]
+pub struct Texts<'a> {
+    /// All ids.
+    pub ids: &'a [u32],
+    /// Caption `i` is `ids[offsets[i]..offsets[i + 1]]`: starts with 0, ends with the number of ids.
+    pub offsets: &'a [usize],
+}
+
+impl<'a> Texts<'a> {
+    /// How many captions there are.
+    pub fn count(&self) -> usize {
+        self.sequences().count()
+    }
+
+    fn sequences(&self) -> Sequences<'a> {
+        Sequences::new(self.offsets)
+    }
+}

@@ -1,1 +1,221 @@
-//! Empty room: optimizer.
+//! AdamW over the flat arrays: changes every weight that is not frozen, or none at all where a
+//! gradient is not a number.
+
+use rayon::prelude::*;
+
+use crate::params::{Params, Segment};
+
+/// Values that one thread takes at a time.
+const CHUNK: usize = 1 << 15;
+
+/// What a run may set.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// How much of the mean gradient is kept in a step.
+    pub beta_1: f64,
+    /// How much of the mean squared gradient is kept in a step.
+    pub beta_2: f64,
+    /// Added to the root of the latter.
+    pub epsilon: f64,
+    /// Share of a weight that is taken away in a step, in units of the learning rate.
+    pub weight_decay: f64,
+}
+
+/// A gradient that is infinite or not a number.
+#[derive(Debug, PartialEq, thiserror::Error)]
+#[error(
+    "the gradient of `{segment}` is not finite, so step {step} was not taken; a lower learning rate or a longer warm-up \
+     keeps the loss from growing without bound"
+)]
+pub struct NotFinite {
+    /// The step that was not taken.
+    pub step: u64,
+    /// The first tensor with such a gradient.
+    pub segment: String,
+}
+
+/// The optimizer's memory.
+///
+/// # Source
+/// PyTorch's `AdamW`: decay is decoupled, both moments are corrected for their start at zero.
+#[derive(Debug)]
+pub struct AdamW {
+    /// Mean gradients, in the layout of the parameters.
+    pub first: Vec<f32>,
+    /// Mean squared gradients, in the layout of the parameters.
+    pub second: Vec<f32>,
+    settings: Settings,
+}
+
+/// The numbers of one step that all weights of a decay group share.
+#[derive(Clone, Copy)]
+struct Update {
+    beta_1: f32,
+    beta_2: f32,
+    epsilon: f32,
+    /// The learning rate, corrected for the first moment's start.
+    rate: f32,
+    /// One over the root of the second moment's correction.
+    correction: f32,
+    /// What a weight is multiplied with.
+    keep: f32,
+}
+
+impl AdamW {
+    /// Moments of zero.
+    pub fn new(params: &Params, settings: Settings) -> Self {
+        let array = || vec![0.0; params.values.len()];
+        Self { first: array(), second: array(), settings }
+    }
+
+    /// Changes the weights by their gradients, and gives the gradient's length. Steps count from 0
+    /// since the moments were zero.
+    ///
+    /// # Errors
+    /// A gradient that is not finite; then nothing is changed.
+    pub fn step(&mut self, params: &mut Params, step: u64, rate: f64) -> Result<f64, NotFinite> {
+        let length = gradient_length(params, step)?;
+        let (segments, values, gradients) = params.walk();
+        for segment in segments.iter().filter(|segment| !segment.frozen) {
+            let update = self.update(segment, step, rate);
+            let range = segment.range.clone();
+            let chunks = values[range.clone()]
+                .par_chunks_mut(CHUNK)
+                .zip(self.first[range.clone()].par_chunks_mut(CHUNK))
+                .zip(self.second[range.clone()].par_chunks_mut(CHUNK))
+                .zip(gradients[range].par_chunks(CHUNK));
+            chunks.for_each(|(((values, first), second), gradients)| {
+                update.apply(values, (first, second), gradients);
+            });
+        }
+        Ok(length)
+    }
+
+    fn update(&self, segment: &Segment, step: u64, rate: f64) -> Update {
+        let Settings { beta_1, beta_2, epsilon, weight_decay } = self.settings;
+        let power = (step + 1) as f64;
+        let decay = if segment.decayed() { weight_decay } else { 0.0 };
+        Update {
+            beta_1: beta_1 as f32,
+            beta_2: beta_2 as f32,
+            epsilon: epsilon as f32,
+            rate: (rate / (1.0 - beta_1.powf(power))) as f32,
+            correction: (1.0 / (1.0 - beta_2.powf(power)).sqrt()) as f32,
+            keep: (1.0 - rate * decay) as f32,
+        }
+    }
+}
+
+impl Update {
+    fn apply(
+        self,
+        values: &mut [f32],
+        (first, second): (&mut [f32], &mut [f32]),
+        gradients: &[f32],
+    ) {
+        let length = values.len();
+        let (first, second, gradients) =
+            (&mut first[..length], &mut second[..length], &gradients[..length]);
+        for i in 0..length {
+            let gradient = gradients[i];
+            first[i] = self.beta_1 * first[i] + (1.0 - self.beta_1) * gradient;
+            second[i] = self.beta_2 * second[i] + (1.0 - self.beta_2) * gradient * gradient;
+            let spread = second[i].sqrt() * self.correction + self.epsilon;
+            values[i] = values[i] * self.keep - self.rate * first[i] / spread;
+        }
+    }
+}
+
+/// The Euclidean length of the whole gradient, the same for any number of threads.
+fn gradient_length(params: &Params, step: u64) -> Result<f64, NotFinite> {
+    let mut total = 0.0;
+    for segment in params.segments().iter().filter(|segment| !segment.frozen) {
+        let squares = sum_of_squares(&params.gradients[segment.range.clone()]);
+        if !squares.is_finite() {
+            return Err(NotFinite { step, segment: segment.name.clone() });
+        }
+        total += squares;
+    }
+    Ok(total.sqrt())
+}
+
+/// Fixed parts, so that the order of additions does not depend on the threads.
+fn sum_of_squares(values: &[f32]) -> f64 {
+    const PARTS: usize = 32;
+    let mut sums = [0f64; PARTS];
+    let part = values.len().div_ceil(PARTS).max(1 << 10);
+    sums.par_iter_mut().zip(values.par_chunks(part)).for_each(|(sum, values)| {
+        let short = |values: &[f32]| f64::from(crate::ops::math::dot(values, values));
+        *sum = values.chunks(1 << 10).map(short).sum();
+    });
+    sums.iter().sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::params::{Init, Layout};
+
+    const SETTINGS: Settings =
+        Settings { beta_1: 0.9, beta_2: 0.98, epsilon: 1e-6, weight_decay: 0.1 };
+
+    fn params() -> Params {
+        let mut layout = Layout::default();
+        for name in ["visual.proj", "text_projection", "logit_scale"] {
+            layout.weight(name, &[5], Init::Ones);
+        }
+        let mut params = layout.build();
+        params.initialize(0);
+        params.gradients = (0..15).map(|i| i as f32 - 4.0).collect();
+        params
+    }
+
+    #[test]
+    fn a_first_step_moves_every_weight_by_the_rate_against_its_gradient() {
+        let mut params = params();
+        let mut adamw = AdamW::new(&params, SETTINGS);
+        let length = adamw.step(&mut params, 0, 0.01).unwrap();
+        assert!(
+            (length - params.gradients.iter().map(|g| f64::from(g * g)).sum::<f64>().sqrt()).abs()
+                < 1e-9
+        );
+        for (i, (value, gradient)) in params.values.iter().zip(&params.gradients).enumerate() {
+            let decayed = if i < 10 { 1.0 - 0.001 } else { 1.0 };
+            let sign = if *gradient == 0.0 { 0.0 } else { gradient.signum() };
+            assert!((value - (decayed - 0.01 * sign)).abs() < 1e-6, "{i}: {value}");
+        }
+    }
+
+    #[test]
+    fn frozen_weights_and_their_moments_are_left_alone() {
+        let mut params = params();
+        params.freeze(|name| name.starts_with("visual."));
+        let mut adamw = AdamW::new(&params, SETTINGS);
+        adamw.step(&mut params, 0, 0.01).unwrap();
+        assert_eq!(params.values[..5], [1.0; 5]);
+        assert_eq!((&adamw.first[..5], &adamw.second[..5]), (&[0.0; 5][..], &[0.0; 5][..]));
+        assert!(params.values[5..].iter().all(|&value| value != 1.0));
+    }
+
+    #[test]
+    fn a_gradient_that_is_not_a_number_is_named_and_nothing_moves() {
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut params = params();
+            params.gradients[7] = bad;
+            let mut adamw = AdamW::new(&params, SETTINGS);
+            let error = adamw.step(&mut params, 3, 0.01).unwrap_err();
+            assert_eq!(error, NotFinite { step: 3, segment: "text_projection".into() });
+            assert_eq!(
+                (&params.values[..], adamw.first.iter().sum::<f32>()),
+                (&[1.0; 15][..], 0.0)
+            );
+        }
+    }
+
+    #[test]
+    fn the_length_of_a_gradient_counts_every_value_once() {
+        for length in [1, 1023, 1024, 33_000, 100_001] {
+            assert_eq!(sum_of_squares(&vec![2.0; length]), 4.0 * length as f64);
+        }
+    }
+}

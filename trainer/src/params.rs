@@ -36,7 +36,13 @@ impl Segment {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Weight(Range<usize>);
 
+#[expect(clippy::len_without_is_empty, reason = "no tensor is empty")]
 impl Weight {
+    /// How many numbers it is.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// This weight in a flat array of values, gradients or moments.
     pub fn of<'a>(&self, flat: &'a [f32]) -> &'a [f32] {
         &flat[self.0.clone()]
@@ -118,6 +124,11 @@ impl Params {
     /// The table of `state`.
     pub fn state_segments(&self) -> &[Segment] {
         &self.state_segments
+    }
+
+    /// The table, the values and the gradients at once: what an optimizer walks.
+    pub fn walk(&mut self) -> (&[Segment], &mut [f32], &[f32]) {
+        (&self.segments, &mut self.values, &self.gradients)
     }
 
     /// Fills everything as the reference does before training; the seed and the name decide.

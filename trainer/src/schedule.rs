@@ -1,1 +1,57 @@
-//! Empty room: schedule.
+//! The learning rate of a step: linear warm-up, then half a cosine down to zero. Pure.
+
+/// A plan of learning rates.
+///
+/// # Source
+/// The reference's `cosine_lr`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Schedule {
+    /// The rate at the end of the warm-up.
+    pub peak: f64,
+    /// Steps of the warm-up.
+    pub warmup_steps: u64,
+    /// Steps of the whole stage, warm-up included.
+    pub total_steps: u64,
+}
+
+impl Schedule {
+    /// The rate of a step, the first of which is step 0.
+    pub fn rate(&self, step: u64) -> f64 {
+        if step < self.warmup_steps {
+            return self.peak * (step + 1) as f64 / self.warmup_steps as f64;
+        }
+        let length = self.total_steps.saturating_sub(self.warmup_steps).max(1);
+        let done = (step - self.warmup_steps).min(length) as f64 / length as f64;
+        0.5 * (1.0 + (std::f64::consts::PI * done).cos()) * self.peak
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_climbs_to_its_peak_and_falls_to_zero() {
+        let schedule = Schedule { peak: 2.0, warmup_steps: 4, total_steps: 12 };
+        let table = [
+            (0, 0.5),
+            (3, 2.0),
+            (4, 2.0),
+            (6, 1.0 + 0.5f64.sqrt()),
+            (8, 1.0),
+            (12, 0.0),
+            (99, 0.0),
+        ];
+        for (step, rate) in table {
+            assert!((schedule.rate(step) - rate).abs() < 1e-12, "step {step}");
+        }
+    }
+
+    #[test]
+    fn a_stage_of_warm_up_alone_never_divides_by_zero() {
+        let schedule = Schedule { peak: 1.0, warmup_steps: 2, total_steps: 2 };
+        assert_eq!((0..3).map(|step| schedule.rate(step)).collect::<Vec<_>>(), [0.5, 1.0, 1.0]);
+        let schedule = Schedule { peak: 1.0, warmup_steps: 0, total_steps: 2 };
+        assert_eq!(schedule.rate(0), 1.0);
+    }
+}

@@ -99,6 +99,8 @@ def write_split(folder: Path, split: str, drawn: list[splits.Drawn]) -> dict:
         counts = splits.counts(drawn, texts)
         expect(f"{split} in {language}", counts, pins.COUNTS[language][split])
         write.split(folder / place, split, drawn, texts)
+        if split == "train":
+            write.captions(folder / place, "train_names", splits.texts(drawn, language, keywords=False))
         said[language] = counts._asdict()
     return said
 

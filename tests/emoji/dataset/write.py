@@ -15,6 +15,11 @@ def split(folder: Path, name: str, drawn: list[Drawn], texts: list[dict]) -> Non
     folder.mkdir(exist_ok=True)
     lines(folder / f"{name}_imgs.tsv", (f"{item.id}\t{base64.b64encode(item.picture.png).decode()}"
                                         for item in sorted(drawn, key=lambda item: item.id)))
+    captions(folder, name, texts)
+
+
+def captions(folder: Path, name: str, texts: list[dict]) -> None:
+    """`NAME_texts.jsonl`."""
     lines(folder / f"{name}_texts.jsonl", (json.dumps(text, ensure_ascii=False) for text in texts))
 
 

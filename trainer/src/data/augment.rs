@@ -35,7 +35,7 @@ pub enum Augmentation {
 }
 
 /// What a picture's variation is drawn from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Key {
     /// Of the run.
     pub seed: u64,

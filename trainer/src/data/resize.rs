@@ -13,6 +13,9 @@ const HALF: i32 = 1 << (FRACTION_BITS - 1);
 /// How far the cubic reaches, in pixels of the coarser side.
 const REACH: f64 = 2.0;
 
+/// Rows that are resized together.
+const BAND: usize = 16;
+
 /// A rectangle of a picture, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Region {
@@ -63,15 +66,30 @@ impl<const C: usize> View<'_, u8, C> {
     /// `[side, side]` pixels of `C` channels.
     pub fn bicubic(&self, side: usize) -> Vec<[u8; C]> {
         let Region { width, height, .. } = self.region;
-        if width == side {
-            return down(&self.copied(), side, height);
-        }
+        let rows = if width == side { self.copied() } else { self.across(side) };
+        down(&rows, side, height)
+    }
+
+    /// Every row resized. A band of rows goes together, so that a vector of sums is full.
+    fn across(&self, side: usize) -> Vec<[u8; C]> {
+        let Region { width, height, .. } = self.region;
         let taps = Taps::new(width, side).fixed();
         let mut rows = vec![[0; C]; height * side];
-        for (y, row) in rows.chunks_exact_mut(side).enumerate() {
-            across(self.row(y), &taps, row);
+        let mut band = vec![[[0; C]; BAND]; width];
+        for (first, rows) in (0..).step_by(BAND).zip(rows.chunks_mut(side * BAND)) {
+            for y in 0..rows.len() / side {
+                for (column, &pixel) in band.iter_mut().zip(self.row(first + y)) {
+                    column[y] = pixel;
+                }
+            }
+            for (x, (start, weights)) in taps.iter().enumerate() {
+                let column = mixed(&band[start..], weights);
+                for (row, pixel) in rows.chunks_exact_mut(side).zip(column) {
+                    row[x] = pixel;
+                }
+            }
         }
-        down(&rows, side, height)
+        rows
     }
 }
 
@@ -85,17 +103,15 @@ impl View<'_, u16, 1> {
     }
 }
 
-/// One row, each pixel a sum over its taps.
-fn across<const C: usize>(source: &[[u8; C]], taps: &Taps<i32>, row: &mut [[u8; C]]) {
-    for (target, (start, weights)) in row.iter_mut().zip(taps.iter()) {
-        let mut sums = [HALF; C];
-        for (pixel, weight) in source[start..].iter().zip(weights) {
-            for (sum, &level) in sums.iter_mut().zip(pixel) {
-                *sum += i32::from(level) * weight;
-            }
+/// One target column of a band out of the source columns under it.
+fn mixed<const C: usize>(columns: &[[[u8; C]; BAND]], weights: &[i32]) -> [[u8; C]; BAND] {
+    let mut sums = [[HALF; C]; BAND];
+    for (column, weight) in columns.iter().zip(weights) {
+        for (sum, &level) in sums.as_flattened_mut().iter_mut().zip(column.as_flattened()) {
+            *sum += i32::from(level) * weight;
         }
-        *target = sums.map(byte);
     }
+    sums.map(|pixel| pixel.map(byte))
 }
 
 /// Every column at once: a row of sums takes whole source rows.

@@ -98,8 +98,8 @@ impl Vocabulary {
     fn longest_piece(&self, rest: &str, first: bool) -> Option<(u32, usize)> {
         let tokens = if first { &self.heads } else { &self.tails };
         let most = rest.floor_char_boundary(self.longest);
-        let ends = rest[..most].char_indices().rev().map(|(start, c)| start + c.len_utf8());
-        ends.into_iter().find_map(|end| Some((*tokens.get(&rest[..end])?, end)))
+        let mut ends = rest[..most].char_indices().rev().map(|(start, c)| start + c.len_utf8());
+        ends.find_map(|end| Some((*tokens.get(&rest[..end])?, end)))
     }
 }
 

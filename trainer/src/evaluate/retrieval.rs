@@ -1,1 +1,103 @@
-//! Empty room: retrieval.
+//! Scores retrieval in both directions: how often a right candidate is among the first. Never
+//! encodes anything.
+
+use cnclip_crds::report::{Recall, Recalls};
+
+use super::search::{Features, nearest};
+
+/// Candidates kept for each query: as many as the largest k of recall at k.
+pub const KEPT: usize = 10;
+
+/// What a model and the data set say of the same texts and images.
+#[derive(Clone, Copy, Debug)]
+pub struct Pool<'a> {
+    /// Unit vectors of the texts.
+    pub texts: Features<'a>,
+    /// Unit vectors of the images.
+    pub images: Features<'a>,
+    /// For each text, the images it describes.
+    pub relevant: &'a [Vec<usize>],
+}
+
+/// One direction of a retrieval.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Direction {
+    /// Over the queries that have a relevant candidate.
+    pub recall: Recall,
+    /// For each query the indices of its [`KEPT`] best candidates, best first.
+    pub nearest: Vec<Vec<usize>>,
+    /// For each query, the candidates that are right.
+    pub relevant: Vec<Vec<usize>>,
+    /// Queries without a relevant candidate; they count for nothing.
+    pub unanswerable: usize,
+}
+
+/// A retrieval in both directions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Retrieval {
+    /// Texts ask, images answer.
+    pub text_to_image: Direction,
+    /// Images ask, texts answer.
+    pub image_to_text: Direction,
+}
+
+impl Retrieval {
+    /// Searches the whole pool for each of its texts and images.
+    ///
+    /// # Guarantees
+    /// The numbers of the reference: recall at k is the share of queries with at least one relevant
+    /// candidate among the first k, and ties go to the candidate that comes first in the pool.
+    pub fn of(pool: Pool<'_>) -> Self {
+        let Pool { texts, images, relevant } = pool;
+        let back = reversed(relevant, images.count());
+        Self {
+            text_to_image: Direction::new(nearest(texts, images, KEPT), relevant.to_vec()),
+            image_to_text: Direction::new(nearest(images, texts, KEPT), back),
+        }
+    }
+
+    /// Recall in both directions.
+    pub fn recalls(&self) -> Recalls {
+        Recalls {
+            text_to_image: self.text_to_image.recall,
+            image_to_text: self.image_to_text.recall,
+        }
+    }
+}
+
+impl Direction {
+    fn new(nearest: Vec<Vec<usize>>, relevant: Vec<Vec<usize>>) -> Self {
+        let places = nearest.iter().zip(&relevant);
+        let places: Vec<_> = places.map(|(found, right)| first_hit(found, right)).collect();
+        let unanswerable = relevant.iter().filter(|right| right.is_empty()).count();
+        let recall = recall(&places, relevant.len() - unanswerable);
+        Self { recall, nearest, relevant, unanswerable }
+    }
+}
+
+/// The place of the first right candidate, from 0.
+pub fn first_hit(found: &[usize], right: &[usize]) -> Option<usize> {
+    found.iter().position(|candidate| right.contains(candidate))
+}
+
+fn recall(places: &[Option<usize>], queries: usize) -> Recall {
+    let share = |k| {
+        let hits = places.iter().flatten().filter(|&&place| place < k).count();
+        hits as f64 / queries.max(1) as f64
+    };
+    let (r1, r5, r10) = (share(1), share(5), share(10));
+    let mean = (r1 + r5 + r10) / 3.0;
+    Recall { r1: r1 * 100.0, r5: r5 * 100.0, r10: r10 * 100.0, mean_recall: mean * 100.0 }
+}
+
+/// For each image, the texts that describe it.
+fn reversed(relevant: &[Vec<usize>], images: usize) -> Vec<Vec<usize>> {
+    let mut texts = vec![Vec::new(); images];
+    for (text, right) in relevant.iter().enumerate() {
+        right.iter().for_each(|&image| texts[image].push(text));
+    }
+    texts
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,230 @@
-//! Empty room: clip.
+//! Both towers and the temperature: pictures and captions in, unit features out. Knows neither the
+//! loss nor the optimizer.
+
+use cnclip_crds::model::{ImageTower, ModelConfig};
+
+use super::Texts;
+use super::bert::Bert;
+use super::vit::Vit;
+use crate::ops::dropout::Dropout;
+use crate::ops::normalize;
+use crate::ops::pixels::Pixels;
+use crate::params::{Init, Layout, Params, Weight};
+
+/// The logarithm of the temperature's inverse before training, ln(1 / 0.07).
+const LOGIT_SCALE: f32 = 2.659_26;
+
+/// Its bounds: the reference clamps it after every step, to ln 100.
+const LOGIT_SCALE_BOUNDS: (f32, f32) = (0.0, 4.6052);
+
+/// The most that one forward pass is given.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Capacity {
+    /// Pictures, and captions.
+    pub batch: usize,
+    /// Tokens of one caption.
+    pub context: usize,
+}
+
+/// Pairs of a picture and a caption.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// The pictures.
+    pub pixels: Pixels<'a>,
+    /// Their captions.
+    pub texts: Texts<'a>,
+}
+
+/// An image tower of either kind.
+#[derive(Debug)]
+enum ImageEncoder {
+    Vit(Vit),
+}
+
+impl ImageEncoder {
+    fn declare(layout: &mut Layout, tower: &ImageTower, features: usize, batch: usize) -> Self {
+        let side = tower.resolution as usize;
+        #[expect(clippy::expect_used, reason = "the contract admits exactly one of the two kinds")]
+        let sizes = tower.vit.as_ref().expect("an image tower of a known kind");
+        Self::Vit(Vit::declare(layout, sizes, (side, features), batch))
+    }
+
+    /// How many pictures these are.
+    fn count(&self, pixels: Pixels<'_>) -> usize {
+        match self {
+            Self::Vit(vit) => pixels.len() / vit.picture(),
+        }
+    }
+
+    /// Writes features; `training` decides what batch normalisation does.
+    fn forward(
+        &mut self,
+        params: &mut Params,
+        pixels: Pixels<'_>,
+        training: bool,
+        features: &mut [f32],
+    ) {
+        match self {
+            Self::Vit(vit) => vit.forward(&params.values, pixels, features),
+        }
+    }
+
+    /// Adds to the gradients of the weights.
+    fn backward(&mut self, params: &mut Params, dfeatures: &[f32]) {
+        let Params { values, gradients, .. } = params;
+        match self {
+            Self::Vit(vit) => vit.backward(values, gradients, dfeatures),
+        }
+    }
+}
+
+/// The features of one tower, before and after they are made unit vectors.
+#[derive(Debug)]
+struct Features {
+    width: usize,
+    used: usize,
+    raw: Vec<f32>,
+    unit: Vec<f32>,
+    gradient: Vec<f32>,
+}
+
+impl Features {
+    fn new(batch: usize, width: usize) -> Self {
+        let array = || vec![0.0; batch * width];
+        Self { width, used: 0, raw: array(), unit: array(), gradient: array() }
+    }
+
+    /// Where a tower writes the features of so many samples.
+    fn reserve(&mut self, count: usize) -> &mut [f32] {
+        self.used = count * self.width;
+        &mut self.raw[..self.used]
+    }
+
+    fn normalize(&mut self) -> &[f32] {
+        let unit = &mut self.unit[..self.used];
+        normalize::forward(self.width, &self.raw[..self.used], unit);
+        unit
+    }
+
+    fn backward(&mut self, dunit: &[f32]) -> &[f32] {
+        let gradient = &mut self.gradient[..self.used];
+        gradient.copy_from_slice(dunit);
+        normalize::backward(self.width, &self.raw[..self.used], gradient);
+        gradient
+    }
+}
+
+/// A Chinese-CLIP model: its structure and its working memory. The numbers are in [`Params`].
+#[derive(Debug)]
+pub struct Clip {
+    image: ImageEncoder,
+    text: Bert,
+    logit_scale: Weight,
+    image_features: Features,
+    text_features: Features,
+    image_frozen: bool,
+}
+
+impl Clip {
+    /// The model, and the arrays for its numbers, all zero.
+    pub fn new(config: &ModelConfig, capacity: Capacity) -> (Self, Params) {
+        let Capacity { batch, context } = capacity;
+        let width = config.embed_dim as usize;
+        let mut layout = Layout::default();
+        let clip = Self {
+            image: ImageEncoder::declare(&mut layout, &config.image, width, batch),
+            text: Bert::declare(&mut layout, &config.text, width, (batch, context)),
+            logit_scale: layout.weight("logit_scale", &[], Init::Constant(LOGIT_SCALE)),
+            image_features: Features::new(batch, width),
+            text_features: Features::new(batch, width),
+            image_frozen: false,
+        };
+        (clip, layout.build())
+    }
+
+    /// Freezes the image tower, projection included, or thaws it.
+    pub fn freeze_image(&mut self, params: &mut Params, frozen: bool) {
+        self.image_frozen = frozen;
+        params.freeze(|name| frozen && name.starts_with("visual."));
+    }
+
+    /// Length of a feature.
+    pub fn features(&self) -> usize {
+        self.image_features.width
+    }
+
+    /// The factor of the cosines in the loss.
+    pub fn logit_scale(&self, params: &Params) -> f32 {
+        self.logit_scale.of(&params.values)[0].exp()
+    }
+
+    /// Adds to the gradient of the factor's logarithm.
+    pub fn add_logit_scale_gradient(&self, params: &mut Params, gradient: f32) {
+        self.logit_scale.of_mut(&mut params.gradients)[0] += gradient;
+    }
+
+    /// Keeps the factor's logarithm in its bounds: to be called after every step.
+    pub fn clamp_logit_scale(&self, params: &mut Params) {
+        let (low, high) = LOGIT_SCALE_BOUNDS;
+        let value = &mut self.logit_scale.of_mut(&mut params.values)[0];
+        *value = value.clamp(low, high);
+    }
+
+    /// The unit features of pictures and captions, in training; kept for the backward pass.
+    ///
+    /// # Shapes
+    /// Both [batch, features].
+    pub fn forward(
+        &mut self,
+        params: &mut Params,
+        batch: Batch<'_>,
+        dropout: Dropout,
+    ) -> (&[f32], &[f32]) {
+        let training = !self.image_frozen;
+        let images = self.image_features.reserve(self.image.count(batch.pixels));
+        self.image.forward(params, batch.pixels, training, images);
+        let texts = self.text_features.reserve(batch.texts.count());
+        self.text.forward(&params.values, batch.texts, dropout, texts);
+        (self.image_features.normalize(), self.text_features.normalize())
+    }
+
+    /// Adds to the gradients of all weights that are not frozen, given the gradients of the unit
+    /// features, and the batch and the dropout of the forward pass.
+    ///
+    /// # Shapes
+    /// Both [batch, features].
+    pub fn backward(
+        &mut self,
+        params: &mut Params,
+        batch: Batch<'_>,
+        dropout: Dropout,
+        (dimages, dtexts): (&[f32], &[f32]),
+    ) {
+        if !self.image_frozen {
+            self.image.backward(params, self.image_features.backward(dimages));
+        }
+        let Params { values, gradients, .. } = params;
+        let dtexts = self.text_features.backward(dtexts);
+        self.text.backward((values, gradients), batch.texts, dropout, dtexts);
+    }
+
+    /// The unit features of pictures, in evaluation.
+    ///
+    /// # Shapes
+    /// [batch, features]
+    pub fn encode_images(&mut self, params: &mut Params, pixels: Pixels<'_>) -> &[f32] {
+        let images = self.image_features.reserve(self.image.count(pixels));
+        self.image.forward(params, pixels, false, images);
+        self.image_features.normalize()
+    }
+
+    /// The unit features of captions, in evaluation.
+    ///
+    /// # Shapes
+    /// [batch, features]
+    pub fn encode_texts(&mut self, params: &Params, texts: Texts<'_>) -> &[f32] {
+        let features = self.text_features.reserve(texts.count());
+        self.text.forward(&params.values, texts, Dropout::NONE, features);
+        self.text_features.normalize()
+    }
+}

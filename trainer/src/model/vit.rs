@@ -1,1 +1,184 @@
-//! Empty room: vit.
+//! The vision transformer: patches and a class token, pre-normalised blocks, the class token pooled.
+
+mod block;
+
+use block::Block;
+use cnclip_crds::model::Vit as Sizes;
+
+use super::scratch::Scratch;
+use crate::ops::attention::Attention;
+use crate::ops::layer_norm::{LayerNorm, Moments};
+use crate::ops::linear::Linear;
+use crate::ops::matrix::Onto;
+use crate::ops::pixels::{Pixels, cut_patches};
+use crate::ops::rows::{Keep, Sequences, Tokens};
+use crate::params::{Init, Layout, Weight};
+
+/// PyTorch's default.
+const EPSILON: f32 = 1e-5;
+
+/// The image tower of all models but RN50.
+///
+/// # Shapes
+/// Pixels [batch, 3, side, side] in, features [batch, features] out.
+#[derive(Debug)]
+pub struct Vit {
+    side: usize,
+    patch: usize,
+    width: usize,
+    patch_embedding: Linear,
+    class_embedding: Weight,
+    positions: Weight,
+    norm_pre: LayerNorm,
+    blocks: Vec<Block>,
+    norm_post: LayerNorm,
+    projection: Linear,
+    offsets: Vec<usize>,
+    scratch: Scratch,
+    saved: Saved,
+}
+
+/// What the forward pass keeps for the backward pass.
+#[derive(Debug)]
+struct Saved {
+    patches: Vec<f32>,
+    embedded: Vec<f32>,
+    moments_pre: Vec<Moments>,
+    /// What goes into each block, and what comes out of the last.
+    tokens: Vec<Vec<f32>>,
+    moments_post: Vec<Moments>,
+    pooled: Vec<f32>,
+}
+
+impl Saved {
+    fn new(batch: usize, tokens: usize, row: usize, width: usize, layers: usize) -> Self {
+        let rows = batch * tokens;
+        Self {
+            patches: vec![0.0; rows * row],
+            embedded: vec![0.0; rows * width],
+            moments_pre: vec![[0.0; 2]; rows],
+            tokens: vec![vec![0.0; rows * width]; layers + 1],
+            moments_post: vec![[0.0; 2]; batch],
+            pooled: vec![0.0; batch * width],
+        }
+    }
+}
+
+impl Vit {
+    /// Declares the tower's weights under `visual`, with memory for `batch` pictures.
+    pub fn declare(
+        layout: &mut Layout,
+        sizes: &Sizes,
+        (side, features): (usize, usize),
+        batch: usize,
+    ) -> Self {
+        let [width, patch, layers, head] =
+            [sizes.width, sizes.patch_size, sizes.layers, sizes.head_width].map(|n| n as usize);
+        let (tokens, row) = (1 + (side / patch).pow(2), 3 * patch * patch);
+        let attention = Attention { heads: width / head, width, longest: tokens };
+        let normal = Init::Normal((width as f32).powf(-0.5));
+        let class_embedding = layout.weight("visual.class_embedding", &[width], normal);
+        let positions = layout.weight("visual.positional_embedding", &[tokens, width], normal);
+        let shape = [width, 3, patch, patch];
+        let convolution = layout.weight("visual.conv1.weight", &shape, Init::fan_in(row));
+        let norm_pre = LayerNorm::declare(layout, "visual.ln_pre", width, EPSILON);
+        let block = |layer: usize| {
+            let keep = if layer + 1 == layers { Keep::First } else { Keep::All };
+            Block::declare(layout, layer, attention, (batch * tokens, batch), keep)
+        };
+        let blocks = (0..layers).map(block).collect();
+        let norm_post = LayerNorm::declare(layout, "visual.ln_post", width, EPSILON);
+        let projection = layout.weight("visual.proj", &[width, features], normal);
+        Self {
+            side,
+            patch,
+            width,
+            patch_embedding: Linear::new(convolution, None, row),
+            class_embedding,
+            positions,
+            norm_pre,
+            blocks,
+            norm_post,
+            projection: Linear::projection(projection, width),
+            offsets: (0..=batch).map(|sample| sample * tokens).collect(),
+            scratch: Scratch::new(batch * tokens, 4 * width, attention),
+            saved: Saved::new(batch, tokens, row, width, layers),
+        }
+    }
+
+    /// Numbers in one picture.
+    pub fn picture(&self) -> usize {
+        3 * self.side * self.side
+    }
+
+    /// Writes the features of a batch.
+    pub fn forward(&mut self, values: &[f32], pixels: Pixels<'_>, features: &mut [f32]) {
+        let batch = pixels.len() / self.picture();
+        self.embed(values, pixels, batch);
+        let sequences = Sequences::new(&self.offsets[..=batch]);
+        let Saved { tokens, moments_post, pooled, .. } = &mut self.saved;
+        for (layer, block) in self.blocks.iter_mut().enumerate() {
+            let (before, after) = tokens.split_at_mut(layer + 1);
+            block.forward(values, sequences, &before[layer], &mut after[0], &mut self.scratch);
+        }
+        let pooled = &mut pooled[..batch * self.width];
+        let last = &tokens[self.blocks.len()][..pooled.len()];
+        self.norm_post.forward(values, last, pooled, &mut moments_post[..batch]);
+        self.projection.forward(values, pooled, features, Onto::Replace);
+    }
+
+    /// Adds to the gradients of the weights, given that of the features.
+    pub fn backward(&mut self, values: &[f32], gradients: &mut [f32], dfeatures: &[f32]) {
+        let batch = dfeatures.len() / self.projection.outputs();
+        let few = batch * self.width;
+        let (saved, scratch) = (&self.saved, &mut self.scratch);
+        let dpooled = &mut scratch.narrow[..few];
+        let pooled = &saved.pooled[..few];
+        self.projection.backward((values, gradients), pooled, dfeatures, dpooled, Onto::Replace);
+        let last = (&saved.tokens[self.blocks.len()][..few], &saved.moments_post[..batch]);
+        let dlast = &mut scratch.gradient[..few];
+        self.norm_post.backward((values, gradients), last, dpooled, dlast, Onto::Replace);
+        let sequences = Sequences::new(&self.offsets[..=batch]);
+        for (block, x) in self.blocks.iter().zip(&saved.tokens).rev() {
+            block.backward((values, gradients), sequences, x, scratch);
+        }
+        self.backward_embed(values, gradients, batch);
+    }
+
+    fn embed(&mut self, values: &[f32], pixels: Pixels<'_>, batch: usize) {
+        let rows = self.offsets[batch];
+        let Saved { patches, embedded, moments_pre, tokens, .. } = &mut self.saved;
+        let patches = &mut patches[..rows * self.patch_embedding.inputs()];
+        cut_patches(pixels, self.side, self.patch, patches);
+        let embedded = &mut embedded[..rows * self.width];
+        let (class, positions) = (self.class_embedding.of(values), self.positions.of(values));
+        let sequences = Sequences::new(&self.offsets[..=batch]);
+        sequences.each(Tokens(&mut *embedded, self.width), |_, rows| {
+            rows.0.copy_from_slice(positions);
+            rows.0.iter_mut().zip(class).for_each(|(row, class)| *row += class);
+        });
+        // The class token's patch is zero, so the product leaves its row alone.
+        self.patch_embedding.forward(values, patches, embedded, Onto::Add);
+        let first = &mut tokens[0][..rows * self.width];
+        self.norm_pre.forward(values, embedded, first, &mut moments_pre[..rows]);
+    }
+
+    fn backward_embed(&mut self, values: &[f32], gradients: &mut [f32], batch: usize) {
+        let rows = self.offsets[batch];
+        let (saved, scratch) = (&self.saved, &mut self.scratch);
+        let dy = &scratch.gradient[..rows * self.width];
+        let dx = &mut scratch.narrow[..rows * self.width];
+        let inner = (&saved.embedded[..dx.len()], &saved.moments_pre[..rows]);
+        self.norm_pre.backward((values, gradients), inner, dy, dx, Onto::Replace);
+        let patches = &saved.patches[..rows * self.patch_embedding.inputs()];
+        self.patch_embedding.backward_weights(gradients, patches, dx);
+        let positions = self.positions.of_mut(gradients);
+        for sample in dx.chunks_exact(positions.len()) {
+            positions.iter_mut().zip(sample).for_each(|(sum, value)| *sum += value);
+        }
+        let class = self.class_embedding.of_mut(gradients);
+        for sample in dx.chunks_exact(self.positions.len()) {
+            class.iter_mut().zip(sample).for_each(|(sum, value)| *sum += value);
+        }
+    }
+}

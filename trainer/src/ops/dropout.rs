@@ -2,7 +2,7 @@
 //! mask again instead of keeping it, and a resumed run drops what the first run dropped.
 
 use super::random::{mix32, stream};
-use super::rows::{Kept, Sequences, Tokens};
+use super::rows::{Kept, Sequences};
 
 /// Which values are dropped, at one place of the model.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,20 +43,19 @@ impl Dropout {
         }
     }
 
-    /// `y = mask(y) + residual`, or just `mask(y)` where there is no residual.
+    /// `y = mask(y) + residual`.
     ///
     /// # Shapes
-    /// `y` [kept, width]; `residual` [tokens, width], of which the kept rows are added.
+    /// `y`, `residual` [kept, width].
     pub fn add(self, sequences: Sequences<'_>, width: usize, y: &mut [f32], residual: &[f32]) {
-        sequences.each((Kept(y, width), Tokens(residual, width)), |sample, (y, residual)| {
-            let residual = &residual.0[..y.0.len()];
+        sequences.each((Kept(y, width), Kept(residual, width)), |sample, (y, residual)| {
             if self.is_active() {
                 let mask = self.mask(sample);
-                for (i, (y, residual)) in y.0.iter_mut().zip(residual).enumerate() {
+                for (i, (y, residual)) in y.0.iter_mut().zip(residual.0).enumerate() {
                     *y = *y * mask.scale(i) + residual;
                 }
             } else {
-                y.0.iter_mut().zip(residual).for_each(|(y, residual)| *y += residual);
+                y.0.iter_mut().zip(residual.0).for_each(|(y, residual)| *y += residual);
             }
         });
     }

@@ -14,12 +14,27 @@ pub struct Linear {
     weight: Weight,
     bias: Option<Weight>,
     inputs: usize,
+    stored: Stored,
+}
+
+/// How a weight lies in the state dict.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Stored {
+    /// [outputs, inputs]: layers.
+    OutputsFirst,
+    /// [inputs, outputs]: the projections that both towers end in.
+    InputsFirst,
 }
 
 impl Linear {
-    /// A layer over weights that are declared already.
+    /// A layer over a weight [outputs, inputs] that is declared already.
     pub fn new(weight: Weight, bias: Option<Weight>, inputs: usize) -> Self {
-        Self { weight, bias, inputs }
+        Self { weight, bias, inputs, stored: Stored::OutputsFirst }
+    }
+
+    /// A layer without bias over a weight [inputs, outputs].
+    pub fn projection(weight: Weight, inputs: usize) -> Self {
+        Self { weight, bias: None, inputs, stored: Stored::InputsFirst }
     }
 
     /// Declares `<name>.weight` and `<name>.bias`.
@@ -34,17 +49,27 @@ impl Linear {
         Self::new(weight, Some(bias), inputs)
     }
 
-    /// `y = x · Wᵀ + b`, or `y += x · Wᵀ + b`: the latter is a residual connection.
+    /// Length of a row that goes in.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Length of a row that comes out.
+    pub fn outputs(&self) -> usize {
+        self.weight.len() / self.inputs
+    }
+
+    /// Writes `y`, or adds to it: the latter is a residual connection.
     pub fn forward(&self, values: &[f32], x: &[f32], y: &mut [f32], onto: Onto) {
-        let weight = Matrix::new(self.weight.of(values), self.inputs);
-        let outputs = self.weight.of(values).len() / self.inputs;
-        let mut product_onto = onto;
-        if let Some(bias) = &self.bias {
-            add_bias(bias.of(values), y, onto);
-            product_onto = Onto::Add;
-        }
-        let pair = (Matrix::new(x, self.inputs), weight.transposed());
-        product(MatrixMut::new(y, outputs), product_onto, 1.0, pair, Threads::All);
+        let onto = match &self.bias {
+            Some(bias) => {
+                add_bias(bias.of(values), y, onto);
+                Onto::Add
+            }
+            None => onto,
+        };
+        let pair = (Matrix::new(x, self.inputs), self.matrix(values).transposed());
+        product(MatrixMut::new(y, self.outputs()), onto, 1.0, pair, Threads::All);
     }
 
     /// Adds to the gradients of the weights; writes `dx = dy · W`, or adds to it.
@@ -57,20 +82,30 @@ impl Linear {
         onto: Onto,
     ) {
         self.backward_weights(gradients, x, dy);
-        let weight = Matrix::new(self.weight.of(values), self.inputs);
-        let dy = Matrix::new(dy, self.weight.of(values).len() / self.inputs);
-        let dx = MatrixMut::new(dx, self.inputs);
-        product(dx, onto, 1.0, (dy, weight), Threads::All);
+        let pair = (Matrix::new(dy, self.outputs()), self.matrix(values));
+        product(MatrixMut::new(dx, self.inputs), onto, 1.0, pair, Threads::All);
     }
 
     /// Adds to the gradients of the weights alone: of the first layer, whose input needs none.
     pub fn backward_weights(&self, gradients: &mut [f32], x: &[f32], dy: &[f32]) {
-        let weight = self.weight.of_mut(gradients);
-        let outputs = weight.len() / self.inputs;
-        let pair = (Matrix::new(dy, outputs).transposed(), Matrix::new(x, self.inputs));
-        product(MatrixMut::new(weight, self.inputs), Onto::Add, 1.0, pair, Threads::All);
+        let (x, out) = (Matrix::new(x, self.inputs), Matrix::new(dy, self.outputs()));
+        let (pair, cols) = match self.stored {
+            Stored::OutputsFirst => ((out.transposed(), x), self.inputs),
+            Stored::InputsFirst => ((x.transposed(), out), self.outputs()),
+        };
+        let target = MatrixMut::new(self.weight.of_mut(gradients), cols);
+        product(target, Onto::Add, 1.0, pair, Threads::All);
         if let Some(bias) = &self.bias {
             add_column_sums(dy, bias.of_mut(gradients));
+        }
+    }
+
+    /// `W`.
+    fn matrix<'a>(&self, values: &'a [f32]) -> Matrix<'a> {
+        let weight = self.weight.of(values);
+        match self.stored {
+            Stored::OutputsFirst => Matrix::new(weight, self.inputs),
+            Stored::InputsFirst => Matrix::new(weight, self.outputs()).transposed(),
         }
     }
 }

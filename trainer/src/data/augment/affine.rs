@@ -7,6 +7,9 @@ use crate::data::preprocess::Rgb;
 /// What comes into view from outside: the mean colour of the pictures.
 const FILL: Rgb = [123, 117, 104];
 
+/// A pixel in double precision; the fourth channel counts for nothing and fills the vector.
+type Wide = [f64; 4];
+
 /// Where a target point lies in the source: `x' = a·x + b·y + c`, `y' = d·x + e·y + f`.
 pub(super) type Matrix = [f64; 6];
 
@@ -30,35 +33,39 @@ fn short(value: f64) -> f64 {
 
 pub(super) fn transformed(square: &[Rgb], side: usize, matrix: Matrix) -> Vec<Rgb> {
     let [a, b, c, d, e, f] = matrix;
+    let wide: Vec<Wide> = square.iter().map(|&[r, g, b]| [r, g, b, 0].map(f64::from)).collect();
     let inside = 0.0..side as f64;
     let target = |index: usize| {
         let (x, y) = ((index % side) as f64 + 0.5, (index / side) as f64 + 0.5);
         let (x, y) = (a * x + b * y + c, d * x + e * y + f);
         let seen = inside.contains(&x) && inside.contains(&y);
-        if seen { sample(square, side, x - 0.5, y - 0.5) } else { FILL }
+        if seen { sample(&wide, side, x - 0.5, y - 0.5) } else { FILL }
     };
     (0..side * side).map(target).collect()
 }
 
 /// The cubic through the 4×4 pixels about a point; the border is repeated outwards.
-fn sample(square: &[Rgb], side: usize, x: f64, y: f64) -> Rgb {
+fn sample(square: &[Wide], side: usize, x: f64, y: f64) -> Rgb {
+    let last = side as isize - 1;
     let near = |at: f64| -> [usize; 4] {
-        array::from_fn(|i| {
-            (at.floor() as isize + i as isize - 1).clamp(0, side as isize - 1) as usize
-        })
+        array::from_fn(|i| (at.floor() as isize + i as isize - 1).clamp(0, last) as usize)
     };
     let (columns, rows) = (near(x), near(y));
     let (dx, dy) = (x - x.floor(), y - y.floor());
-    array::from_fn(|channel| {
-        let level = |row: usize, column: usize| f64::from(square[row * side + column][channel]);
-        let across = rows.map(|row| cubic(columns.map(|column| level(row, column)), dx));
-        cubic(across, dy) as u8
-    })
+    let across = rows.map(|row| {
+        let row = &square[row * side..][..side];
+        cubic(columns.map(|column| row[column]), dx)
+    });
+    let [red, green, blue, _] = cubic(across, dy).map(|level| level as u8);
+    [red, green, blue]
 }
 
-/// Between the second and the third of four values, at a share of the way.
-fn cubic([v1, v2, v3, v4]: [f64; 4], share: f64) -> f64 {
-    let bend = 2.0 * (v1 - v2) + v3 - v4;
-    let twist = -v1 + v2 - v3 + v4;
-    v2 + share * (-v1 + v3 + share * (bend + share * twist))
+/// Between the second and the third of four pixels, at a share of the way.
+fn cubic([p1, p2, p3, p4]: [Wide; 4], share: f64) -> Wide {
+    array::from_fn(|c| {
+        let (v1, v2, v3, v4) = (p1[c], p2[c], p3[c], p4[c]);
+        let bend = 2.0 * (v1 - v2) + v3 - v4;
+        let twist = -v1 + v2 - v3 + v4;
+        v2 + share * (-v1 + v3 + share * (bend + share * twist))
+    })
 }

@@ -125,16 +125,17 @@ fn mean_luma(square: &[Rgb]) -> u8 {
 /// Each pixel five times and its eight neighbours, over 13; the border is left as it is.
 fn smoothed(square: &[Rgb], side: usize) -> Vec<Rgb> {
     let mut smooth = square.to_vec();
-    for y in 1..side.saturating_sub(1) {
-        for x in 1..side - 1 {
-            let at = y * side + x;
-            smooth[at] = std::array::from_fn(|channel| {
-                let three =
-                    |at: usize| square[at - 1..=at + 1].iter().map(|p| u32::from(p[channel]));
-                let sum: u32 = [at - side, at, at + side].into_iter().flat_map(three).sum();
-                let sum = sum + 4 * u32::from(square[at][channel]);
-                ((2 * sum + 13) / 26) as u8
-            });
+    let rows = square.windows(3 * side).step_by(side);
+    for (target, rows) in smooth.chunks_exact_mut(side).skip(1).zip(rows) {
+        let levels = rows.as_flattened();
+        let (above, levels) = levels.split_at(3 * side);
+        let (here, below) = levels.split_at(3 * side);
+        let target = target.as_flattened_mut();
+        for at in 3..3 * side - 3 {
+            let three = |row: &[u8]| [row[at - 3], row[at], row[at + 3]].map(u32::from);
+            let nine = [above, here, below].map(three);
+            let sum = nine.as_flattened().iter().sum::<u32>() + 4 * u32::from(here[at]);
+            target[at] = ((2 * sum + 13) / 26) as u8;
         }
     }
     smooth

@@ -143,3 +143,24 @@ fn a_single_pixel_survives_every_operation() {
         assert_eq!(augment(&picture, 1, Augmentation::AutoAugment, key).len(), 1);
     }
 }
+
+#[test]
+fn an_operation_is_done_as_often_as_the_policy_says_and_half_of_the_time_the_other_way() {
+    let square: Vec<Rgb> = (0..64).map(|i: u8| [i * 3, i * 2, 255 - i]).collect();
+    let varied = |operation: Operation, level| {
+        let mut square = square.clone();
+        operation.apply(&mut square, 8, level);
+        square
+    };
+    let wanted = [varied(Operation::ShearX, 5), varied(Operation::ShearX, -5)];
+    let mut counts = [0; 2];
+    for mut draws in keys(20_000) {
+        let mut square = square.clone();
+        policy::apply(&mut square, 8, &mut draws);
+        for (count, wanted) in counts.iter_mut().zip(&wanted) {
+            *count += u32::from(square == *wanted);
+        }
+    }
+    // One pair of 25 shears, with probability 0.6; its other operation cannot change so few pixels.
+    assert!(counts.iter().all(|count| (190..290).contains(count)), "{counts:?}");
+}

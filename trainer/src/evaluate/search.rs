@@ -1,0 +1,150 @@
+//! Exact search: the candidates that are most similar to each query. Never holds all similarities at
+//! once, and never judges whether a candidate is right.
+
+use rayon::prelude::*;
+
+use crate::ops::matrix::{Matrix, MatrixMut, Onto, Threads, product};
+
+/// Queries that one thread compares at a time.
+const QUERIES: usize = 64;
+/// Candidates they are compared with at a time: the similarities of a block are 1 MiB.
+const CANDIDATES: usize = 4096;
+
+/// Feature vectors, one after the other.
+///
+/// # Shapes
+/// `[count, width]`
+#[derive(Clone, Copy, Debug)]
+pub struct Features<'a> {
+    values: &'a [f32],
+    width: usize,
+}
+
+impl<'a> Features<'a> {
+    /// The vectors of `width` numbers that lie in `values`.
+    pub fn new(values: &'a [f32], width: usize) -> Self {
+        assert!(width > 0 && values.len().is_multiple_of(width), "the vectors are not whole");
+        Self { values, width }
+    }
+
+    /// How many vectors there are.
+    pub fn count(&self) -> usize {
+        self.values.len() / self.width
+    }
+
+    /// One vector.
+    pub fn row(&self, index: usize) -> &'a [f32] {
+        &self.values[index * self.width..][..self.width]
+    }
+
+    fn blocks(&self, rows: usize) -> impl IndexedParallelIterator<Item = Matrix<'a>> {
+        let width = self.width;
+        self.values.par_chunks(rows * width).map(move |block| Matrix::new(block, width))
+    }
+}
+
+/// For each query the `count` candidates of the largest inner product, best first.
+///
+/// # Guarantees
+/// Of equally similar candidates the earlier one wins, as in a stable sort. A similarity that is not
+/// a number loses to every other.
+pub fn nearest(queries: Features<'_>, candidates: Features<'_>, count: usize) -> Vec<Vec<usize>> {
+    assert_eq!(queries.width, candidates.width, "queries and candidates are of one width");
+    let blocks = queries.blocks(QUERIES);
+    blocks.flat_map_iter(|block| nearest_to_block(block, candidates, count)).collect()
+}
+
+fn nearest_to_block(
+    queries: Matrix<'_>,
+    candidates: Features<'_>,
+    count: usize,
+) -> impl Iterator<Item = Vec<usize>> {
+    let mut best = vec![Best::new(count); queries.rows()];
+    let mut similarities = Vec::new();
+    let step = CANDIDATES * candidates.width;
+    for (number, values) in candidates.values.chunks(step).enumerate() {
+        let block = Matrix::new(values, candidates.width);
+        similarities.resize(queries.rows() * block.rows(), 0.0);
+        let target = MatrixMut::new(&mut similarities, block.rows());
+        product(target, Onto::Replace, 1.0, (queries, block.transposed()), Threads::One);
+        for (best, row) in best.iter_mut().zip(similarities.chunks(block.rows())) {
+            (number * CANDIDATES..).zip(row).for_each(|(index, &value)| best.offer(index, value));
+        }
+    }
+    best.into_iter().map(|best| best.found.into_iter().map(|(_, index)| index).collect())
+}
+
+/// The best candidates seen so far, best first.
+#[derive(Clone, Debug)]
+struct Best {
+    found: Vec<(f32, usize)>,
+    count: usize,
+}
+
+impl Best {
+    fn new(count: usize) -> Self {
+        Self { found: Vec::with_capacity(count + 1), count }
+    }
+
+    /// Candidates come in rising order of their index, so one that is only as good as another
+    /// belongs behind it.
+    fn offer(&mut self, index: usize, similarity: f32) {
+        let similarity = if similarity.is_nan() { f32::NEG_INFINITY } else { similarity };
+        let full = self.found.len() == self.count;
+        if full && self.found.last().is_none_or(|&(worst, _)| similarity <= worst) {
+            return;
+        }
+        let place = self.found.partition_point(|&(better, _)| better >= similarity);
+        self.found.insert(place, (similarity, index));
+        self.found.truncate(self.count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::random::{stream, uniform};
+
+    /// The definition: every similarity, and a stable sort.
+    fn sorted(queries: Features<'_>, candidates: Features<'_>, count: usize) -> Vec<Vec<usize>> {
+        let dot = |q: usize, c: usize| -> f32 {
+            queries.row(q).iter().zip(candidates.row(c)).map(|(a, b)| a * b).sum()
+        };
+        let order = |q| {
+            let mut order: Vec<usize> = (0..candidates.count()).collect();
+            order.sort_by(|&a, &b| dot(q, b).total_cmp(&dot(q, a)));
+            order.truncate(count);
+            order
+        };
+        (0..queries.count()).map(order).collect()
+    }
+
+    /// Small integers: their inner products are exact, and many are equal.
+    fn small(count: usize, width: usize, seed: u64) -> Vec<f32> {
+        let draw = |i| (uniform(stream(seed, i)) * 5.0).floor() - 2.0;
+        (0..(count * width) as u64).map(draw).collect()
+    }
+
+    #[test]
+    fn the_best_are_those_of_a_stable_sort_over_everything_in_every_block() {
+        for (queries, candidates) in [(1, 1), (3, 9), (65, 4097), (2, 9000)] {
+            let (q, c) = (small(queries, 3, 1), small(candidates, 3, 2));
+            let (q, c) = (Features::new(&q, 3), Features::new(&c, 3));
+            assert_eq!(nearest(q, c, 10), sorted(q, c, 10), "{queries} × {candidates}");
+        }
+    }
+
+    #[test]
+    fn a_similarity_that_is_not_a_number_comes_last() {
+        let candidates = [f32::NAN, 1.0, f32::NAN, 2.0, -3.0];
+        let found = nearest(Features::new(&[1.0], 1), Features::new(&candidates, 1), 4);
+        assert_eq!(found, [[3, 1, 4, 0]]);
+    }
+
+    #[test]
+    fn nothing_is_found_among_nothing() {
+        let none = Features::new(&[], 2);
+        assert_eq!(nearest(Features::new(&[1.0, 0.0], 2), none, 10), [[0usize; 0]]);
+        assert!(nearest(none, Features::new(&[1.0, 0.0], 2), 10).is_empty());
+    }
+}

@@ -1,0 +1,59 @@
+//! The feed-forward part of a transformer block: wider, bent, narrow again.
+
+use crate::ops::activation::Activation;
+use crate::ops::linear::Linear;
+use crate::ops::matrix::Onto;
+
+/// `y = f(x · Uᵀ + b) · Vᵀ + c`.
+///
+/// # Shapes
+/// `x`, `y` [rows, width]; between them [rows, hidden].
+#[derive(Debug)]
+pub struct FeedForward {
+    up: Linear,
+    down: Linear,
+    activation: Activation,
+    hidden: usize,
+    /// Before the activation.
+    bent: Vec<f32>,
+    /// After it.
+    active: Vec<f32>,
+}
+
+impl FeedForward {
+    /// The two layers and what they keep for so many rows.
+    pub fn new(
+        up: Linear,
+        down: Linear,
+        activation: Activation,
+        (rows, hidden): (usize, usize),
+    ) -> Self {
+        let array = || vec![0.0; rows * hidden];
+        Self { up, down, activation, hidden, bent: array(), active: array() }
+    }
+
+    /// Writes `y`, or adds to it.
+    pub fn forward(&mut self, values: &[f32], rows: usize, x: &[f32], y: &mut [f32], onto: Onto) {
+        let bent = &mut self.bent[..rows * self.hidden];
+        let active = &mut self.active[..rows * self.hidden];
+        self.up.forward(values, x, bent, Onto::Replace);
+        self.activation.forward(bent, active);
+        self.down.forward(values, active, y, onto);
+    }
+
+    /// Adds to the gradients of the weights; writes `dx`, or adds to it. `wide` is scratch.
+    pub fn backward(
+        &self,
+        (values, gradients): (&[f32], &mut [f32]),
+        (x, dy): (&[f32], &[f32]),
+        wide: &mut [f32],
+        dx: &mut [f32],
+        onto: Onto,
+    ) {
+        let wide = &mut wide[..dx.len() / self.up.inputs() * self.hidden];
+        let active = &self.active[..wide.len()];
+        self.down.backward((values, gradients), active, dy, wide, Onto::Replace);
+        self.activation.backward(&self.bent[..wide.len()], wide);
+        self.up.backward((values, gradients), x, wide, dx, onto);
+    }
+}
