@@ -11,11 +11,11 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
     && cp target/release/cnclip target/release/cnclip-operator /usr/local/bin/
 
 FROM python:3.11-slim-bookworm AS vocabulary
-COPY tests/bed /src/bed
-RUN cd /src && XDG_CACHE_HOME=/cache python3 -c "from bed import vocabulary; vocabulary.get()"
+COPY tests/emoji /emoji
+RUN /emoji/build --vocabulary /vocab.txt
 
 FROM gcr.io/distroless/cc-debian12:nonroot AS trainer
-COPY --from=vocabulary /cache/cnclip/vocab.txt /usr/share/cnclip/vocab.txt
+COPY --from=vocabulary /vocab.txt /usr/share/cnclip/vocab.txt
 COPY --from=build /usr/local/bin/cnclip /usr/local/bin/cnclip
 ENTRYPOINT ["/usr/local/bin/cnclip"]
 

@@ -1,15 +1,18 @@
-# The commands of the project. Downloads and builds are kept in $XDG_CACHE_HOME/cnclip (~/.cache/cnclip).
-export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cnclip/target
+# The commands of the project. Downloads and builds are kept in the user's cache folder.
+export CNCLIP_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cnclip
+export CARGO_TARGET_DIR ?= $(CNCLIP_CACHE)/target
 export PYTHONPATH := $(CURDIR)/tests
+export VERSION := $(shell sed -n '/workspace.package/,/^$$/s/^version = "\(.*\)"/\1/p' Cargo.toml)
 PYTHON := python3 -u
 
-.PHONY: help demo test lint images bed clean-bed
+.PHONY: help demo test lint images push bed clean-bed
 help:
 	@echo "make demo       train and score a small Chinese-CLIP on a cluster of its own (KEEP=1 leaves it up,"
 	@echo "                CLUSTER=current uses the cluster of your kubeconfig instead)"
 	@echo "make test       every test, the end-to-end ones on a fresh cluster included"
 	@echo "make lint       format and lints only"
 	@echo "make images     the operator's and the trainer's image, as OCI tars in target/images"
+	@echo "make push       the same by docker, pushed to IMAGE_REGISTRY"
 	@echo "make bed        bring up the cluster and leave it"
 	@echo "make clean-bed  end that cluster and remove its data"
 
@@ -25,6 +28,13 @@ lint:
 
 images:
 	@$(PYTHON) -m bed images
+
+push:
+	@test -n "$(IMAGE_REGISTRY)" || { echo "error: IMAGE_REGISTRY is not set: registry.example.com/cnclip, say"; exit 64; }
+	for image in trainer operator; do \
+	    docker build --target $$image --tag $(IMAGE_REGISTRY)/$$image:$(VERSION) . && \
+	    docker push $(IMAGE_REGISTRY)/$$image:$(VERSION) || exit 1; \
+	done
 
 bed:
 	@$(PYTHON) -m bed up

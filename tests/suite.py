@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from bed import cluster, images, tools, vocabulary
+from bed import cluster, images, tools
 from bed.place import CACHE, Bed
 from bed.steps import Failure, main, since
 
@@ -31,6 +31,7 @@ def run():
     part("format", lambda: check("cargo", "fmt", "--all", "--check"))
     part("lints", lambda: check("cargo", "clippy", "--workspace", "--all-targets", "--release", "--locked",
                                 "--quiet", "--", "-D", "warnings"))
+    part("data set", lambda: check("tests/emoji/python", "-m", "unittest", "discover", "-s", "tests/emoji"))
     part("images", images.build)
     part("compiling the tests", lambda: check(*TESTS, "--no-run", "--quiet"))
     code = part("tests", test)
@@ -50,7 +51,7 @@ def test():
     os.environ.setdefault("BED_NET", "89")
     bed = Bed.from_environment()
     with cluster.fresh(bed):
-        environment = {"CNCLIP_BED": str(bed.facts), "CNCLIP_VOCAB": str(vocabulary.get())}
+        environment = {"CNCLIP_BED": str(bed.facts), "CNCLIP_VOCAB": str(images.vocabulary())}
         return show_and_keep(TESTS, {**os.environ, **environment})
 
 

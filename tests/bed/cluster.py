@@ -16,9 +16,7 @@ PROCESSES = ("prometheus", "targets", "node", *reversed(control_plane.PROCESSES)
 
 def up(bed):
     """Brings up whatever is not up, and says in bed.json how to reach it."""
-    if os.geteuid():
-        raise Failure("a bed needs root: its node makes a network bridge, mounts and cgroups. Run it as root, or use "
-                      "a cluster that you have: CLUSTER=current takes the one of your kubeconfig.")
+    refuse_without_root()
     tools.get()
     begin = time.monotonic()
     authorities = pki.make(bed)
@@ -39,6 +37,12 @@ def up(bed):
     names = load_images(bed)
     bed.facts.write_text(json.dumps(facts(bed, names), indent=1))
     print(f"bed: up after {since(begin)}; KUBECONFIG={bed.kubeconfig}")
+
+
+def refuse_without_root():
+    if os.geteuid():
+        raise Failure("a bed needs root: its node makes a network bridge, mounts and cgroups. Run it as root, or use "
+                      "a cluster that you have: CLUSTER=current takes the one of your kubeconfig.")
 
 
 def load_images(bed):
@@ -81,8 +85,8 @@ def down(bed, wipe):
 
 
 @contextmanager
-def fresh(bed):
-    """An empty bed while the work inside goes on, and none after it, however it ends."""
+def fresh(bed, keep=False):
+    """An empty bed while the work inside goes on, and none after it, however it ends; `keep` leaves it."""
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, lambda *_: signal.raise_signal(signal.SIGINT))
     down(bed, wipe=True)
@@ -90,6 +94,7 @@ def fresh(bed):
         up(bed)
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        down(bed, wipe=True)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if not keep:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            down(bed, wipe=True)
+            signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -6,7 +6,6 @@ import re
 import subprocess
 from pathlib import Path
 
-from . import vocabulary
 from .oci import Image
 from .place import CACHE, HERE
 from .processes import run
@@ -24,7 +23,7 @@ def build():
     """Compiles the programs, packs each and returns the full names; ``images.json`` holds them too."""
     with step("images", "compiling"):
         binaries = compile_release()
-    data = {"trainer": {VOCABULARY: vocabulary.get().read_bytes()}, "operator": {}}
+    data = {"trainer": {VOCABULARY: vocabulary().read_bytes()}, "operator": {}}
     OUT.mkdir(parents=True, exist_ok=True)
     with step("images", f"packing {' and '.join(PROGRAMS)}"):
         names = {name: pack(name, binaries / program, data[name]) for name, program in PROGRAMS.items()}
@@ -38,6 +37,14 @@ def compile_release():
     if subprocess.run(["cargo", "build", "--release", "--quiet", "--locked", *packages], cwd=PROJECT).returncode:
         raise Failure("cargo could not build the programs; its words are above.")
     return PROJECT / target / "release"
+
+
+def vocabulary():
+    """The path of the vocabulary of the published models, fetched once."""
+    path = OUT / "vocab.txt"
+    if not path.exists():
+        run(PROJECT / "tests/emoji/build", "--vocabulary", path)
+    return path
 
 
 def pack(name, binary, data):
