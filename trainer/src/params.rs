@@ -131,13 +131,21 @@ impl Params {
         (&self.segments, &mut self.values, &self.gradients)
     }
 
+    /// Every tensor that is saved, trained or not.
+    pub fn tensors(&self) -> impl Iterator<Item = (&Segment, &[f32])> {
+        let trained = self.segments.iter().map(|s| (s, &self.values[s.range.clone()]));
+        trained.chain(self.state_segments.iter().map(|s| (s, &self.state[s.range.clone()])))
+    }
+
+    /// Every tensor that is saved, trained or not, to be written.
+    pub fn tensors_mut(&mut self) -> impl Iterator<Item = (&Segment, &mut [f32])> {
+        cut(&self.segments, &mut self.values).chain(cut(&self.state_segments, &mut self.state))
+    }
+
     /// Fills everything as the reference does before training; the seed and the name decide.
     pub fn initialize(&mut self, seed: u64) {
-        for segment in &self.segments {
-            segment.init.fill(seed, &segment.name, &mut self.values[segment.range.clone()]);
-        }
-        for segment in &self.state_segments {
-            segment.init.fill(seed, &segment.name, &mut self.state[segment.range.clone()]);
+        for (segment, values) in self.tensors_mut() {
+            segment.init.fill(seed, &segment.name, values);
         }
     }
 
@@ -159,6 +167,18 @@ impl Params {
         let segment = self.segments.iter().find(|segment| segment.name == name)?;
         Some(&self.values[segment.range.clone()])
     }
+}
+
+/// The parts of a flat array that a table names.
+fn cut<'a>(
+    table: &'a [Segment],
+    mut rest: &'a mut [f32],
+) -> impl Iterator<Item = (&'a Segment, &'a mut [f32])> {
+    table.iter().map(move |segment| {
+        let (part, tail) = std::mem::take(&mut rest).split_at_mut(segment.range.len());
+        rest = tail;
+        (segment, part)
+    })
 }
 
 #[cfg(test)]

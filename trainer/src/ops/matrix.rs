@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn a_view_that_leaves_its_slice_is_refused() {
         let refused = |f: fn()| assert!(std::panic::catch_unwind(f).is_err());
-        refused(|| drop(Matrix::strided(&[0.0; 11], 2, 3, 9)));
+        refused(|| assert!(Matrix::strided(&[0.0; 11], 2, 3, 9).rows() > 0));
         refused(|| drop(MatrixMut::strided(&mut [0.0; 11], 2, 3, 9)));
         refused(|| drop(MatrixMut::strided(&mut [0.0; 12], 3, 4, 3)));
         refused(|| {

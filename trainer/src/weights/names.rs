@@ -1,0 +1,145 @@
+//! The names and layouts that others give the same tensors, turned into the reference's. Knows no
+//! model: what is left over is the loader's to judge.
+
+use super::{Tensor, Tensors};
+
+/// The reference's names for any layout: of data-parallel checkpoints, of Hugging Face's
+/// `ChineseCLIPModel`, of BERT files from before PyTorch.
+pub(super) fn to_reference(tensors: Tensors) -> Tensors {
+    let mut named: Tensors = tensors
+        .into_iter()
+        .map(|(name, tensor)| (name.strip_prefix("module.").unwrap_or(&name).to_owned(), tensor))
+        .filter(|(name, _)| !unused(name))
+        .collect();
+    join_attention(&mut named);
+    named.into_iter().map(rename).collect()
+}
+
+/// Tensors that files carry and no model of ours has: BERT's pooler, tables of positions.
+fn unused(name: &str) -> bool {
+    name.starts_with("bert.pooler.")
+        || name.starts_with("text_model.pooler.")
+        || name.ends_with(".position_ids")
+}
+
+/// Query, key and value of a vision block: three tensors become one.
+fn join_attention(tensors: &mut Tensors) {
+    const QUERY: &str = ".self_attn.q_proj.";
+    let queries: Vec<String> =
+        tensors.keys().filter(|name| name.contains(QUERY)).cloned().collect();
+    for query in queries {
+        let names =
+            ["q", "k", "v"].map(|which| query.replace(QUERY, &format!(".self_attn.{which}_proj.")));
+        if names.iter().all(|name| tensors.contains_key(name)) {
+            let parts: Vec<Tensor> = names.iter().filter_map(|name| tensors.remove(name)).collect();
+            tensors.insert(query.replace(QUERY, ".attn.in_proj_"), stack(&parts));
+        }
+    }
+}
+
+fn stack(parts: &[Tensor]) -> Tensor {
+    let mut shape = parts[0].shape.clone();
+    shape[0] = parts.iter().map(|part| part.shape[0]).sum();
+    Tensor { shape, values: parts.iter().flat_map(|part| part.values.iter().copied()).collect() }
+}
+
+/// Fragments of Hugging Face's names, and the reference's, in the order of replacement.
+const FRAGMENTS: [(&str, &str); 14] = [
+    ("text_model.", "bert."),
+    ("vision_model.encoder.layers.", "visual.transformer.resblocks."),
+    ("vision_model.embeddings.class_embedding", "visual.class_embedding"),
+    ("vision_model.embeddings.patch_embedding.", "visual.conv1."),
+    ("vision_model.embeddings.position_embedding.weight", "visual.positional_embedding"),
+    ("vision_model.pre_layrnorm.", "visual.ln_pre."),
+    ("vision_model.post_layernorm.", "visual.ln_post."),
+    (".self_attn.out_proj.", ".attn.out_proj."),
+    (".layer_norm1.", ".ln_1."),
+    (".layer_norm2.", ".ln_2."),
+    (".mlp.fc1.", ".mlp.c_fc."),
+    (".mlp.fc2.", ".mlp.c_proj."),
+    ("LayerNorm.gamma", "LayerNorm.weight"),
+    ("LayerNorm.beta", "LayerNorm.bias"),
+];
+
+fn rename((name, tensor): (String, Tensor)) -> (String, Tensor) {
+    match name.as_str() {
+        "text_projection.weight" => ("text_projection".into(), transpose(&tensor)),
+        "visual_projection.weight" => ("visual.proj".into(), transpose(&tensor)),
+        _ => {
+            let name = FRAGMENTS.iter().fold(name, |name, (from, to)| name.replace(from, to));
+            (name, tensor)
+        }
+    }
+}
+
+fn transpose(tensor: &Tensor) -> Tensor {
+    let &[rows, cols] = &tensor.shape[..] else { return tensor.clone() };
+    let value = |at: usize| tensor.values[at % rows * cols + at / rows];
+    Tensor { shape: vec![cols, rows], values: (0..rows * cols).map(value).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(shape: &[usize], first: f32) -> Tensor {
+        let count = shape.iter().product::<usize>();
+        Tensor { shape: shape.to_vec(), values: (0..count).map(|i| first + i as f32).collect() }
+    }
+
+    #[test]
+    fn names_of_every_layout_become_the_references() {
+        let table = [
+            ("module.visual.ln_pre.bias", Some("visual.ln_pre.bias")),
+            ("logit_scale", Some("logit_scale")),
+            ("bert.pooler.dense.weight", None),
+            ("text_model.embeddings.position_ids", None),
+            (
+                "text_model.encoder.layer.3.output.dense.bias",
+                Some("bert.encoder.layer.3.output.dense.bias"),
+            ),
+            ("bert.embeddings.LayerNorm.gamma", Some("bert.embeddings.LayerNorm.weight")),
+            ("vision_model.pre_layrnorm.weight", Some("visual.ln_pre.weight")),
+            (
+                "vision_model.encoder.layers.11.mlp.fc2.bias",
+                Some("visual.transformer.resblocks.11.mlp.c_proj.bias"),
+            ),
+            (
+                "vision_model.embeddings.position_embedding.weight",
+                Some("visual.positional_embedding"),
+            ),
+        ];
+        for (name, right) in table {
+            let file = Tensors::from([(name.to_owned(), tensor(&[2], 0.0))]);
+            let found = to_reference(file);
+            assert_eq!(
+                found.keys().map(String::as_str).collect::<Vec<_>>(),
+                right.into_iter().collect::<Vec<_>>()
+            );
+        }
+    }
+
+    #[test]
+    fn query_key_and_value_of_hugging_face_are_stacked_in_this_order() {
+        let name =
+            |which: &str| format!("vision_model.encoder.layers.0.self_attn.{which}_proj.bias");
+        let file = [("k", 10.0), ("q", 0.0), ("v", 20.0)]
+            .map(|(which, first)| (name(which), tensor(&[2], first)));
+        let found = to_reference(file.into());
+        let right = Tensor { shape: vec![6], values: vec![0.0, 1.0, 10.0, 11.0, 20.0, 21.0] };
+        assert_eq!(
+            found,
+            Tensors::from([("visual.transformer.resblocks.0.attn.in_proj_bias".into(), right)])
+        );
+    }
+
+    #[test]
+    fn projections_of_hugging_face_are_transposed() {
+        let found = to_reference(Tensors::from([(
+            "visual_projection.weight".into(),
+            tensor(&[2, 3], 0.0),
+        )]));
+        let right = Tensor { shape: vec![3, 2], values: vec![0.0, 3.0, 1.0, 4.0, 2.0, 5.0] };
+        assert_eq!(found, Tensors::from([("visual.proj".into(), right)]));
+    }
+}

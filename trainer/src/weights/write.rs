@@ -1,0 +1,59 @@
+//! A model's tensors as the bytes of a safetensors file, under the reference's names.
+
+use std::borrow::Cow;
+
+use safetensors::tensor::{Dtype, View, serialize};
+
+use crate::params::Params;
+
+/// A tensor on its way into a file.
+pub(super) struct Outgoing<'a> {
+    pub(super) name: Cow<'a, str>,
+    pub(super) shape: &'a [usize],
+    pub(super) values: &'a [f32],
+}
+
+impl Outgoing<'_> {
+    /// PyTorch counts batches in integers.
+    fn counts(&self) -> bool {
+        self.name.ends_with("num_batches_tracked")
+    }
+}
+
+impl View for &Outgoing<'_> {
+    fn dtype(&self) -> Dtype {
+        if self.counts() { Dtype::I64 } else { Dtype::F32 }
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let values = self.values.iter();
+        Cow::Owned(match self.dtype() {
+            Dtype::I64 => values.flat_map(|&value| (value as i64).to_le_bytes()).collect(),
+            _ => values.flat_map(|value| value.to_le_bytes()).collect(),
+        })
+    }
+
+    fn data_len(&self) -> usize {
+        self.values.len() * if self.counts() { 8 } else { 4 }
+    }
+}
+
+/// A model as safetensors.
+pub fn write_safetensors(params: &Params) -> Vec<u8> {
+    bytes(params.tensors().map(|(segment, values)| Outgoing {
+        name: Cow::Borrowed(&segment.name),
+        shape: &segment.shape,
+        values,
+    }))
+}
+
+#[expect(clippy::expect_used, reason = "shapes and lengths come from one table")]
+pub(super) fn bytes<'a>(tensors: impl Iterator<Item = Outgoing<'a>>) -> Vec<u8> {
+    let tensors: Vec<Outgoing<'a>> = tensors.collect();
+    let named = tensors.iter().map(|tensor| (&*tensor.name, tensor));
+    serialize(named, None).expect("tensors of matching sizes")
+}

@@ -1,0 +1,121 @@
+//! Golden values of the reference, as they lie in `tests/golden/model/<name>`.
+
+use std::path::PathBuf;
+
+use cnclip::model::Texts;
+use cnclip::model::clip::{Batch, Capacity, Clip};
+use cnclip::ops::pixels::Pixels;
+use cnclip::params::Params;
+use cnclip::weights::{Part, Tensors, load, read_safetensors};
+use cnclip_crds::model::{ImageTower, ModelConfig, Resnet, TextTower, Vit};
+use serde_json::Value;
+
+/// One model's files.
+pub struct Golden {
+    pub config: ModelConfig,
+    pub weights: Tensors,
+    pub io: Tensors,
+    pub gradients: Tensors,
+    pub expect: Value,
+}
+
+/// Captions of true length, and pictures.
+pub struct Pairs {
+    pub pixels: Vec<f32>,
+    pub ids: Vec<u32>,
+    pub offsets: Vec<usize>,
+}
+
+impl Pairs {
+    pub fn batch(&self) -> Batch<'_> {
+        Batch { pixels: Pixels::Normalized(&self.pixels), texts: self.texts() }
+    }
+
+    pub fn texts(&self) -> Texts<'_> {
+        Texts { ids: &self.ids, offsets: &self.offsets }
+    }
+}
+
+impl Golden {
+    pub fn read(name: &str) -> Self {
+        let folder =
+            PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/model").join(name);
+        let json =
+            |file| serde_json::from_slice(&std::fs::read(folder.join(file)).unwrap()).unwrap();
+        let tensors = |file| read_safetensors(&std::fs::read(folder.join(file)).unwrap()).unwrap();
+        Self {
+            config: config(&json("config.json")),
+            weights: tensors("model.safetensors"),
+            io: tensors("io.safetensors"),
+            gradients: tensors("grads.safetensors"),
+            expect: json("expect.json"),
+        }
+    }
+
+    /// The model with the golden weights.
+    pub fn model(&self) -> (Clip, Params) {
+        let (clip, mut params) = Clip::new(&self.config, Capacity { batch: 6, context: 20 });
+        load(&mut params, &self.weights, Part::All).unwrap();
+        (clip, params)
+    }
+
+    /// One of the three batches.
+    pub fn pairs(&self, batch: usize) -> Pairs {
+        let (images, texts) = (&self.io["images"], &self.io["texts"]);
+        let size: usize = images.shape[1..].iter().product();
+        let context = texts.shape[2];
+        let rows = &texts.values[batch * texts.shape[1] * context..][..texts.shape[1] * context];
+        let (mut ids, mut offsets) = (Vec::new(), vec![0]);
+        for row in rows.chunks(context) {
+            ids.extend(row.iter().filter(|&&id| id != 0.0).map(|&id| id as u32));
+            offsets.push(ids.len());
+        }
+        Pairs { pixels: images.values[batch * size..][..size].to_vec(), ids, offsets }
+    }
+}
+
+/// The reference's arguments in our words.
+fn config(json: &Value) -> ModelConfig {
+    let int = |name: &str| json[name].as_i64().unwrap() as i32;
+    let image = match &json["vision_layers"] {
+        Value::Array(layers) => ImageTower {
+            resolution: int("image_resolution"),
+            vit: None,
+            resnet: Some(Resnet {
+                layers: layers.iter().map(|layer| layer.as_i64().unwrap() as i32).collect(),
+                width: int("vision_width"),
+            }),
+        },
+        _ => ImageTower {
+            resolution: int("image_resolution"),
+            vit: Some(Vit {
+                layers: int("vision_layers"),
+                width: int("vision_width"),
+                patch_size: int("vision_patch_size"),
+                head_width: int("vision_head_width"),
+            }),
+            resnet: None,
+        },
+    };
+    let text = TextTower {
+        vocab_size: int("vocab_size"),
+        layers: int("text_num_hidden_layers"),
+        width: int("text_hidden_size"),
+        heads: int("text_num_attention_heads"),
+        intermediate: int("text_intermediate_size"),
+        positions: int("text_max_position_embeddings"),
+        hidden_dropout_percent: 0,
+        attention_dropout_percent: 0,
+    };
+    ModelConfig { embed_dim: int("embed_dim"), image, text }
+}
+
+/// Asserts that two arrays agree to an error relative to the largest value.
+pub fn assert_close(name: &str, found: &[f32], right: &[f32], tolerance: f32) {
+    assert_eq!(found.len(), right.len(), "{name}");
+    let largest = right.iter().fold(0f32, |most, value| most.max(value.abs()));
+    for (at, (found, right)) in found.iter().zip(right).enumerate() {
+        let error = (found - right).abs();
+        assert!(error <= tolerance * largest.max(1e-6), "{name}[{at}]: {found}, expected {right}");
+    }
+}
