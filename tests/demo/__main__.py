@@ -17,6 +17,14 @@ SYSTEM, NAMESPACE = "cnclip-system", "cnclip-demo"
 FIRST, THEN = ("english.yaml",), ("chinese.yaml", "evaluation.yaml")
 """What is applied at once, and what when that is complete: the second begins with the first one's weights."""
 
+DATA_SETS = {  # folder in the store: pictures and texts in the data set
+    "en/train": ("en/train_imgs.tsv", "en/train_texts.jsonl"),
+    "en/valid": ("en/valid_imgs.tsv", "en/valid_texts.jsonl"),
+    "zh/train": ("train_imgs.tsv", "train_texts.jsonl"),
+    "zh/names": ("train_imgs.tsv", "train_names_texts.jsonl"),
+    "zh/valid": ("valid_imgs.tsv", "valid_texts.jsonl"),
+    "zh/test": ("test_imgs.tsv", "test_texts.jsonl"),
+}
 BUCKET = "s3://cnclip/"
 """Where the manifests have everything; another bucket is put in its place."""
 
@@ -70,13 +78,11 @@ def install(where):
 def upload(where):
     """Turns the data set into shards in the store, as a user does by hand."""
     program = images.compile_release() / images.PROGRAMS["trainer"]
-    for language, folder in (("zh", OUT / "emoji"), ("en", OUT / "emoji/en")):
-        for split in ("train", "valid", "test"):
-            with step("demo", f"uploading {language}/{split}"):
-                run(program, "prepare", "--images", folder / f"{split}_imgs.tsv",
-                    "--texts", folder / f"{split}_texts.jsonl",
-                    "--out", f"s3://{where.s3['bucket']}/emoji/{language}/{split}/",
-                    env={**os.environ, **where.store_environment()})
+    for folder, (pictures, texts) in DATA_SETS.items():
+        with step("demo", f"uploading {folder}"):
+            run(program, "prepare", "--images", OUT / "emoji" / pictures, "--texts", OUT / "emoji" / texts,
+                "--out", f"s3://{where.s3['bucket']}/emoji/{folder}/",
+                env={**os.environ, **where.store_environment()})
 
 
 def apply(where, *names):
