@@ -11,6 +11,8 @@ mod policy;
 #[cfg(test)]
 mod tests;
 
+use cnclip_crds::stage::Augmentation;
+
 use super::decode::Picture;
 use super::preprocess::Rgb;
 use super::resize::Region;
@@ -22,17 +24,6 @@ const AREA: (f64, f64) = (0.9, 1.0);
 const ASPECT: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
 /// Crops drawn before the middle of the picture is taken.
 const ATTEMPTS: usize = 10;
-
-/// How much a training picture is varied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Augmentation {
-    /// Squashed and nothing else, as in evaluation.
-    None,
-    /// A crop of at least nine tenths, in half of the cases mirrored.
-    CropFlip,
-    /// Crop and mirror, then one of 25 pairs of operations: the reference's `--use-augment`.
-    AutoAugment,
-}
 
 /// What a picture's variation is drawn from.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]

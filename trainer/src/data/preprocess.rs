@@ -2,7 +2,9 @@
 //!
 //! It never normalises in place: batches travel as bytes, and [`normalise`] says what a byte is worth.
 
-use super::augment::{Augmentation, Key, augment};
+use cnclip_crds::stage::Augmentation;
+
+use super::augment::{Key, augment};
 use super::decode::{DecodeError, Picture, Pixels, decode};
 use super::resize::{Region, View};
 

@@ -201,8 +201,7 @@ fn words(token: &str) -> impl Iterator<Item = &str> {
 
 fn is_invisible(c: char) -> bool {
     match c {
-        '\t' | '\n' | '\r' => false,
-        ' '..='~' => false,
+        '\t' | '\n' | '\r' | ' '..='~' => false,
         '\u{FFFD}' => true,
         _ => matches!(get_general_category(c), GeneralCategory::Control | GeneralCategory::Format),
     }
