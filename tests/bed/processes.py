@@ -31,16 +31,13 @@ def start(bed, name, *argv, env=None):
     """Starts the program unless it runs; its output goes to ``logs/name.log``."""
     if alive(bed, name):
         return
-    with open(bed.folder("logs") / f"{name}.log", "ab") as log:
-        child = subprocess.Popen(
-            [str(a) for a in argv],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={**os.environ, **(env or {})},
-        )
-    (bed.folder("pids") / name).write_text(f"{child.pid} {started_at(child.pid)}")
+    log = bed.folder("logs") / f"{name}.log"
+    words = [str(a) for a in argv]
+    pid = os.posix_spawnp(words[0], words, {**os.environ, **(env or {})}, setsid=True, file_actions=[
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
+        (os.POSIX_SPAWN_DUP2, 1, 2)])
+    (bed.folder("pids") / name).write_text(f"{pid} {started_at(pid)}")
 
 
 def end(bed, name, gently=True):
