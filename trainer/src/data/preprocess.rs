@@ -36,14 +36,30 @@ pub fn preprocess(
     key: Key,
     planes: &mut [u8],
 ) -> Result<(), DecodeError> {
-    let picture = decode(bytes)?;
-    let square = augment(&picture, side, augmentation, key);
+    vary(&decode(bytes)?, side, augmentation, key, planes);
+    Ok(())
+}
+
+/// Augments and squashes a decoded picture into its place in a batch.
+///
+/// # Shapes
+/// `planes` is `[3, side, side]`.
+///
+/// # Guarantees
+/// As [`preprocess`].
+pub fn vary(
+    picture: &Picture,
+    side: usize,
+    augmentation: Augmentation,
+    key: Key,
+    planes: &mut [u8],
+) {
+    let square = augment(picture, side, augmentation, key);
     for (channel, plane) in planes.chunks_exact_mut(side * side).enumerate() {
         for (level, pixel) in plane.iter_mut().zip(&square) {
             *level = pixel[channel];
         }
     }
-    Ok(())
 }
 
 /// What a tower reads in place of a level of 0 to 255.

@@ -1,0 +1,184 @@
+//! Does numbered work on threads, a bounded distance ahead, and gives the results in order. Knows
+//! nothing of data.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::error::{Error, Result};
+
+/// Results of numbered work, in the order of the numbers.
+///
+/// # Guarantees
+/// Work that panics is an error in its turn, so the reader waits no longer than the work takes.
+#[derive(Debug)]
+pub(super) struct Pipeline<T> {
+    shared: Arc<Shared<T>>,
+}
+
+#[derive(Debug)]
+struct Shared<T> {
+    state: Mutex<State<T>>,
+    changed: Condvar,
+    ahead: u64,
+}
+
+#[derive(Debug)]
+struct State<T> {
+    /// Numbers that nobody has begun.
+    waiting: Range<u64>,
+    /// The number that is read next.
+    next: u64,
+    done: BTreeMap<u64, Result<T>>,
+    stopped: bool,
+}
+
+impl<T: Send + 'static> Pipeline<T> {
+    /// Starts `threads` threads that do `work` for each of `numbers`, at most `ahead` of them before
+    /// the reader.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub(super) fn start(
+        name: &str,
+        numbers: Range<u64>,
+        ahead: u64,
+        threads: usize,
+        work: impl Fn(u64) -> Result<T> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let next = numbers.start;
+        let state = State { waiting: numbers, next, done: BTreeMap::new(), stopped: false };
+        let (state, changed) = (Mutex::new(state), Condvar::new());
+        let pipeline = Self { shared: Arc::new(Shared { state, changed, ahead: ahead.max(1) }) };
+        let work = Arc::new(work);
+        for _ in 0..threads.max(1) {
+            let (shared, work) = (pipeline.shared.clone(), work.clone());
+            std::thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(move || shared.serve(work.as_ref()))
+                .map_err(|error| Error::Bug(format!("no thread to {name}: {error}")))?;
+        }
+        Ok(pipeline)
+    }
+
+    /// The next result; `None` after the last.
+    pub(super) fn next(&mut self) -> Option<Result<T>> {
+        let mut state = self.shared.lock();
+        loop {
+            let number = state.next;
+            if let Some(result) = state.done.remove(&number) {
+                state.next += 1;
+                self.shared.changed.notify_all();
+                return Some(result);
+            }
+            if state.next == state.waiting.end {
+                return None;
+            }
+            state = self.shared.wait(state);
+        }
+    }
+}
+
+impl<T> Drop for Pipeline<T> {
+    /// Tells the threads to end; one that waits for a store ends when that answers.
+    fn drop(&mut self) {
+        self.shared.lock().stopped = true;
+        self.shared.changed.notify_all();
+    }
+}
+
+impl<T> Shared<T> {
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State<T>>) -> MutexGuard<'a, State<T>> {
+        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn serve(&self, work: &impl Fn(u64) -> Result<T>) {
+        while let Some(number) = self.begin() {
+            let result = catch_unwind(AssertUnwindSafe(|| work(number)))
+                .unwrap_or_else(|panic| Err(Error::Bug(told(panic.as_ref()))));
+            self.lock().done.insert(number, result);
+            self.changed.notify_all();
+        }
+    }
+
+    /// The next number to work on, as soon as the reader is near enough.
+    fn begin(&self) -> Option<u64> {
+        let mut state = self.lock();
+        loop {
+            if state.stopped || state.waiting.is_empty() {
+                return None;
+            }
+            if state.waiting.start < state.next + self.ahead {
+                let number = state.waiting.start;
+                state.waiting.start += 1;
+                return Some(number);
+            }
+            state = self.wait(state);
+        }
+    }
+}
+
+fn told(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+    format!("a loader thread panicked: {text}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    fn all<T: Send + 'static>(mut pipeline: Pipeline<T>) -> Vec<Result<T>> {
+        std::iter::from_fn(|| pipeline.next()).collect()
+    }
+
+    #[test]
+    fn results_come_in_order_from_any_number_of_threads() {
+        for threads in [1, 3, 8] {
+            let work = |number: u64| {
+                // Later numbers finish first.
+                for spin in 0..(200 - number) * 50 {
+                    std::hint::black_box(spin);
+                }
+                Ok(number)
+            };
+            let results = all(Pipeline::start("test", 5..200, 16, threads, work).unwrap());
+            let numbers: Vec<_> = results.into_iter().map(Result::unwrap).collect();
+            assert_eq!(numbers, (5..200).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_panic_and_an_error_are_told_in_their_turn() {
+        let work = |number| match number {
+            1 => panic!("out of luck"),
+            2 => Err(Error::Data("bad".into())),
+            _ => Ok(number),
+        };
+        let results = all(Pipeline::start("test", 0..4, 4, 2, work).unwrap());
+        let told: Vec<_> =
+            results.iter().map(|r| r.as_ref().map_err(|error| error.exit().code())).collect();
+        assert_eq!(told, [Ok(&0), Err(70), Err(65), Ok(&3)]);
+        assert!(results[1].as_ref().unwrap_err().to_string().contains("out of luck"));
+    }
+
+    #[test]
+    fn the_work_stays_a_bounded_distance_ahead_of_the_reader() {
+        let begun = Arc::new(AtomicU64::new(0));
+        let count = begun.clone();
+        let work = move |_| Ok(count.fetch_add(1, Ordering::SeqCst));
+        let mut pipeline = Pipeline::start("test", 0..1000, 3, 4, work).unwrap();
+        for read in 1..=1000 {
+            pipeline.next().unwrap().unwrap();
+            assert!(begun.load(Ordering::SeqCst) <= read + 3);
+        }
+        assert!(pipeline.next().is_none());
+    }
+}
