@@ -19,8 +19,8 @@ fn vocabulary_file() -> Vec<u8> {
         .map_or_else(|| cache().join("cnclip/vocab.txt"), PathBuf::from);
     let file = std::fs::read(&path).unwrap_or_else(|e| {
         panic!(
-            "cannot read the vocabulary {}: {e}. Run `make test`, which fetches it, or set CNCLIP_VOCAB \
-             to the vocab.txt of Chinese BERT (SHA-256 {VOCABULARY_SHA256})",
+            "cannot read the vocabulary {0}: {e}. Fetch it by `tests/emoji/build --vocabulary {0}`, or set \
+             CNCLIP_VOCAB to the vocab.txt of Chinese BERT (SHA-256 {VOCABULARY_SHA256})",
             path.display()
         )
     });
