@@ -1,0 +1,131 @@
+//! Pairs a second of a training step without its data: forward, loss, backward, optimizer.
+//!
+//! `cargo bench -p cnclip-trainer --bench step -- --model model.json` prints one line of JSON.
+#![allow(clippy::print_stdout, reason = "the result of a benchmark is what it prints")]
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use cnclip::loss::ContrastiveLoss;
+use cnclip::model::Texts;
+use cnclip::model::clip::{Batch, Capacity, Clip};
+use cnclip::ops::dropout::Dropout;
+use cnclip::ops::pixels::Pixels;
+use cnclip::optimizer::{AdamW, Settings};
+use cnclip::params::Params;
+use cnclip_crds::model::ModelConfig;
+
+/// Times training steps of one model on made-up pairs.
+#[derive(Parser)]
+struct Arguments {
+    /// The towers, as in `spec.model.custom`.
+    #[arg(long)]
+    model: PathBuf,
+    /// Pairs in a step.
+    #[arg(long, default_value_t = 256)]
+    batch: usize,
+    /// Tokens that memory is reserved for.
+    #[arg(long, default_value_t = 32)]
+    context: usize,
+    /// Tokens of the shortest and of the longest caption.
+    #[arg(long, num_args = 2, default_values_t = [4, 15])]
+    tokens: Vec<usize>,
+    /// Steps that are timed, after one that is not.
+    #[arg(long, default_value_t = 10)]
+    steps: u64,
+    /// Given by `cargo bench`.
+    #[arg(long)]
+    bench: bool,
+}
+
+/// Made-up pairs: noise for pictures, captions of all lengths in turn.
+struct Pairs {
+    pixels: Vec<u8>,
+    ids: Vec<u32>,
+    offsets: Vec<usize>,
+}
+
+impl Pairs {
+    fn new(arguments: &Arguments, config: &ModelConfig) -> Self {
+        let side = config.image.resolution as usize;
+        let noise = |i: usize| (i as u32).wrapping_mul(2_654_435_761) >> 7;
+        let (shortest, longest) = (arguments.tokens[0], arguments.tokens[1]);
+        let mut offsets = vec![0];
+        for pair in 0..arguments.batch {
+            offsets.push(offsets[pair] + shortest + pair % (longest + 1 - shortest));
+        }
+        let vocabulary = config.text.vocab_size as u32;
+        Self {
+            pixels: (0..arguments.batch * 3 * side * side).map(|i| noise(i) as u8).collect(),
+            ids: (0..offsets[arguments.batch]).map(|i| noise(i) % vocabulary).collect(),
+            offsets,
+        }
+    }
+
+    fn batch(&self) -> Batch<'_> {
+        let texts = Texts { ids: &self.ids, offsets: &self.offsets };
+        Batch { pixels: Pixels::Bytes(&self.pixels), texts }
+    }
+}
+
+/// Everything that a step changes.
+struct Training {
+    clip: Clip,
+    params: Params,
+    loss: ContrastiveLoss,
+    adamw: AdamW,
+}
+
+impl Training {
+    fn new(arguments: &Arguments, config: &ModelConfig) -> Self {
+        let capacity = Capacity { batch: arguments.batch, context: arguments.context };
+        let (clip, mut params) = Clip::new(config, capacity);
+        params.initialize(1);
+        let settings = Settings { beta_1: 0.9, beta_2: 0.98, epsilon: 1e-6, weight_decay: 0.1 };
+        let loss = ContrastiveLoss::new(arguments.batch, clip.features());
+        Self { loss, adamw: AdamW::new(&params, settings), clip, params }
+    }
+
+    /// One step, and how long its three parts took.
+    fn step(&mut self, step: u64, pairs: &Pairs) -> [Duration; 3] {
+        let Self { clip, params, loss, adamw } = self;
+        let (batch, dropout) = (pairs.batch(), Dropout::new(1, step, 0));
+        let start = Instant::now();
+        let (scale, all) = (clip.logit_scale(params), 0..batch.texts.count());
+        let score = loss.evaluate(clip.forward(params, batch, dropout), scale, all.clone());
+        let forward = Instant::now();
+        params.clear_gradients();
+        clip.add_logit_scale_gradient(params, score.logit_scale_gradient as f32);
+        clip.backward(params, batch, dropout, loss.gradients(all));
+        let backward = Instant::now();
+        #[expect(clippy::expect_used, reason = "a benchmark of nothing is worth nothing")]
+        adamw.step(params, step, 1e-4).expect("finite gradients");
+        clip.clamp_logit_scale(params);
+        [forward - start, backward - forward, backward.elapsed()]
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let config: ModelConfig = serde_json::from_slice(&std::fs::read(&arguments.model)?)?;
+    let pairs = Pairs::new(&arguments, &config);
+    let mut training = Training::new(&arguments, &config);
+    training.step(0, &pairs);
+    let mut parts = [0.0; 3];
+    for step in 1..=arguments.steps {
+        let times = training.step(step, &pairs);
+        parts.iter_mut().zip(times).for_each(|(sum, time)| *sum += time.as_secs_f64());
+    }
+    let seconds = parts.map(|sum| sum / arguments.steps as f64);
+    let result = serde_json::json!({
+        "pairsPerSecond": arguments.batch as f64 / seconds.iter().sum::<f64>(),
+        "forwardSeconds": seconds[0],
+        "backwardSeconds": seconds[1],
+        "optimizerSeconds": seconds[2],
+        "threads": rayon::current_num_threads(),
+        "parameters": training.params.values.len(),
+    });
+    println!("{result}");
+    Ok(())
+}

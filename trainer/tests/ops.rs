@@ -1,0 +1,232 @@
+//! Every operation's backward against what candle's autograd finds for the same formula in plain
+//! differentiable operations, at shapes that no two dimensions share.
+
+use candle_core::{D, Device, Result, Tensor, Var};
+use cnclip::ops::activation::Activation;
+use cnclip::ops::attention::Attention;
+use cnclip::ops::dropout::Dropout;
+use cnclip::ops::embedding::{self, Tables};
+use cnclip::ops::layer_norm::LayerNorm;
+use cnclip::ops::linear::Linear;
+use cnclip::ops::matrix::Onto;
+use cnclip::ops::normalize;
+use cnclip::ops::random::{normal, stream};
+use cnclip::ops::rows::{Keep, Sequences};
+use cnclip::params::{Init, Layout, Params};
+
+fn numbers(length: usize, seed: u64) -> Vec<f32> {
+    (0..length as u64).map(|i| normal(stream(seed, i))).collect()
+}
+
+fn var(values: &[f32], shape: &[usize]) -> Var {
+    Var::from_slice(values, shape, &Device::Cpu).unwrap()
+}
+
+fn tensor(values: &[f32], shape: &[usize]) -> Tensor {
+    Tensor::from_slice(values, shape, &Device::Cpu).unwrap()
+}
+
+fn flat(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// The output of a formula, and the gradients of its inputs given that of the output.
+fn oracle(
+    inputs: &[&Var],
+    dy: &[f32],
+    formula: impl Fn() -> Result<Tensor>,
+) -> (Vec<f32>, Vec<Vec<f32>>) {
+    let y = formula().unwrap();
+    let dy = tensor(dy, y.dims());
+    let gradients = (&y * dy).unwrap().sum_all().unwrap().backward().unwrap();
+    (flat(&y), inputs.iter().map(|input| flat(gradients.get(input).unwrap())).collect())
+}
+
+fn assert_close(what: &str, found: &[f32], right: &[f32]) {
+    assert_eq!(found.len(), right.len(), "{what}");
+    for (at, (found, right)) in found.iter().zip(right).enumerate() {
+        let error = (found - right).abs() / right.abs().max(1.0);
+        assert!(error < 2e-5, "{what}[{at}]: {found}, expected {right}");
+    }
+}
+
+/// Parameters with these values, and gradients that start at 1 to show that they are added to.
+fn params(layout: Layout) -> Params {
+    let mut params = layout.build();
+    params.values = numbers(params.values.len(), 99);
+    params.gradients.fill(1.0);
+    params
+}
+
+fn plus_one(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|value| value + 1.0).collect()
+}
+
+#[test]
+fn a_linear_layer_is_candles() {
+    let (rows, inputs, outputs) = (7, 5, 37);
+    let mut layout = Layout::default();
+    let linear = Linear::declare(&mut layout, "l", (inputs, outputs), (Init::Zeros, Init::Zeros));
+    let Params { values, mut gradients, .. } = params(layout);
+    let (x, dy) = (numbers(rows * inputs, 1), numbers(rows * outputs, 2));
+    let (mut y, mut dx) = (numbers(rows * outputs, 3), numbers(rows * inputs, 4));
+    let (y_before, dx_before) = (y.clone(), dx.clone());
+    linear.forward(&values, &x, &mut y, Onto::Add);
+    linear.backward((&values, &mut gradients), &x, &dy, &mut dx, Onto::Add);
+
+    let (weight, bias) = values.split_at(inputs * outputs);
+    let (weight, bias) = (var(weight, &[outputs, inputs]), var(bias, &[outputs]));
+    let x = var(&x, &[rows, inputs]);
+    let (right, d) = oracle(&[&x, &weight, &bias], &dy, || {
+        x.matmul(&weight.t()?)?.broadcast_add(&bias)? + tensor(&y_before, &[rows, outputs])
+    });
+    assert_close("y", &y, &right);
+    let sum: Vec<f32> = d[0].iter().zip(&dx_before).map(|(a, b)| a + b).collect();
+    assert_close("dx", &dx, &sum);
+    assert_close("weights", &gradients, &plus_one(&[&d[1][..], &d[2]].concat()));
+}
+
+#[test]
+fn a_projection_is_candles() {
+    let (rows, inputs, outputs) = (7, 5, 37);
+    let mut layout = Layout::default();
+    let weight = layout.weight("proj", &[inputs, outputs], Init::Zeros);
+    let projection = Linear::projection(weight, inputs);
+    let Params { values, mut gradients, .. } = params(layout);
+    let (x, dy) = (numbers(rows * inputs, 1), numbers(rows * outputs, 2));
+    let (mut y, mut dx) = (vec![9.0; rows * outputs], vec![9.0; rows * inputs]);
+    projection.forward(&values, &x, &mut y, Onto::Replace);
+    projection.backward((&values, &mut gradients), &x, &dy, &mut dx, Onto::Replace);
+
+    let (x, weight) = (var(&x, &[rows, inputs]), var(&values, &[inputs, outputs]));
+    let (right, d) = oracle(&[&x, &weight], &dy, || x.matmul(&weight));
+    assert_close("y", &y, &right);
+    assert_close("dx", &dx, &d[0]);
+    assert_close("weight", &gradients, &plus_one(&d[1]));
+}
+
+#[test]
+fn layer_normalisation_is_candles() {
+    let (rows, width, epsilon) = (7, 37, 1e-5);
+    let mut layout = Layout::default();
+    let norm = LayerNorm::declare(&mut layout, "ln", width, epsilon);
+    let Params { values, mut gradients, .. } = params(layout);
+    let (x, dy) = (numbers(rows * width, 1), numbers(rows * width, 2));
+    let (mut y, mut moments) = (vec![9.0; rows * width], vec![[9.0; 2]; rows]);
+    let mut dx = vec![9.0; rows * width];
+    norm.forward(&values, &x, &mut y, &mut moments);
+    norm.backward((&values, &mut gradients), (&x, &moments), &dy, &mut dx, Onto::Replace);
+
+    let (weight, bias) = (var(&values[..width], &[width]), var(&values[width..], &[width]));
+    let x = var(&x, &[rows, width]);
+    let (right, d) = oracle(&[&x, &weight, &bias], &dy, || {
+        let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+        let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + f64::from(epsilon))?.sqrt()?;
+        centred.broadcast_div(&deviation)?.broadcast_mul(&weight)?.broadcast_add(&bias)
+    });
+    assert_close("y", &y, &right);
+    assert_close("dx", &dx, &d[0]);
+    assert_close("weights", &gradients, &plus_one(&[&d[1][..], &d[2]].concat()));
+}
+
+#[test]
+fn both_activations_are_candles() {
+    let x: Vec<f32> = (-400..400).map(|i| i as f32 / 40.0).collect();
+    let dy = numbers(x.len(), 2);
+    for activation in [Activation::Gelu, Activation::QuickGelu] {
+        let (mut y, mut dx) = (vec![9.0; x.len()], dy.clone());
+        activation.forward(&x, &mut y);
+        activation.backward(&x, &mut dx);
+        let x = var(&x, &[x.len()]);
+        let (right, d) = oracle(&[&x], &dy, || match activation {
+            Activation::Gelu => x.gelu_erf(),
+            Activation::QuickGelu => x.as_tensor() / (((x.as_tensor() * -1.702)?.exp()? + 1.0)?),
+        });
+        assert_close("y", &y, &right);
+        assert_close("dx", &dx, &d[0]);
+    }
+}
+
+/// Attention of packed sequences, one after the other, in plain operations.
+fn plain_attention(qkv: &Var, offsets: &[usize], keep: Keep, sizes: Attention) -> Result<Tensor> {
+    let (width, d) = (sizes.width, sizes.width / sizes.heads);
+    let mut rows = Vec::new();
+    for pair in offsets.windows(2) {
+        let kept = if keep == Keep::All { pair[1] - pair[0] } else { 1 };
+        let sequence = qkv.narrow(0, pair[0], pair[1] - pair[0])?;
+        let mut heads = Vec::new();
+        for head in 0..sizes.heads {
+            let part = |which: usize| sequence.narrow(1, which * width + head * d, d)?.contiguous();
+            let scores =
+                (part(0)?.narrow(0, 0, kept)?.matmul(&part(1)?.t()?)? / (d as f64).sqrt())?;
+            let scores = scores.exp()?;
+            let weights = scores.broadcast_div(&scores.sum_keepdim(1)?)?;
+            heads.push(weights.matmul(&part(2)?)?);
+        }
+        rows.push(Tensor::cat(&heads, 1)?);
+    }
+    Tensor::cat(&rows, 0)
+}
+
+#[test]
+fn attention_over_packed_sequences_is_candles_over_each() {
+    let offsets = [0, 3, 4, 17, 22];
+    let attention = Attention { heads: 5, width: 35, longest: 19 };
+    for keep in [Keep::All, Keep::First] {
+        let sequences = Sequences::new(&offsets).keeping(keep);
+        let (tokens, kept) = (sequences.tokens(), sequences.kept());
+        let (qkv, dout) = (numbers(tokens * 105, 1), numbers(kept * 35, 2));
+        let scratch = || vec![9.0; kept * attention.row()];
+        let (mut probabilities, mut dropped, mut scores) = (scratch(), scratch(), scratch());
+        let (mut out, mut dqkv) = (vec![9.0; kept * 35], vec![9.0; tokens * 105]);
+        let weights = (&mut probabilities[..], &mut dropped[..]);
+        attention.forward(sequences, Dropout::NONE, &qkv, weights, &mut out);
+        let saved = (&qkv[..], &probabilities[..]);
+        let memory = (&mut dropped[..], &mut scores[..]);
+        attention.backward(sequences, Dropout::NONE, saved, &dout, memory, &mut dqkv);
+
+        let qkv = var(&qkv, &[tokens, 105]);
+        let (right, d) =
+            oracle(&[&qkv], &dout, || plain_attention(&qkv, &offsets, keep, attention));
+        assert_close("out", &out, &right);
+        assert_close("dqkv", &dqkv, &d[0]);
+    }
+}
+
+#[test]
+fn unit_vectors_are_candles() {
+    let (rows, width) = (7, 37);
+    let (x, dy) = (numbers(rows * width, 1), numbers(rows * width, 2));
+    let (mut y, mut dx) = (vec![9.0; rows * width], dy.clone());
+    normalize::forward(width, &x, &mut y);
+    normalize::backward(width, &x, &mut dx);
+    let x = var(&x, &[rows, width]);
+    let (right, d) = oracle(&[&x], &dy, || x.broadcast_div(&x.sqr()?.sum_keepdim(1)?.sqrt()?));
+    assert_close("y", &y, &right);
+    assert_close("dx", &dx, &d[0]);
+}
+
+#[test]
+fn embeddings_are_candles() {
+    let (offsets, ids, width) = ([0, 2, 3, 7], [5, 0, 5, 3, 1, 5, 2], 11);
+    let sequences = Sequences::new(&offsets);
+    let (words, positions) = (numbers(6 * width, 1), numbers(4 * width, 2));
+    let (kind, dy) = (numbers(width, 3), numbers(7 * width, 4));
+    let mut y = vec![9.0; 7 * width];
+    let tables = Tables { words: &words, positions: &positions, kind: &kind };
+    embedding::forward(tables, sequences, &ids, &mut y);
+    let (mut dwords, mut dpositions) = (vec![1.0; 6 * width], vec![1.0; 4 * width]);
+    embedding::backward_words(&ids, width, &dy, &mut dwords);
+    embedding::backward_positions(&offsets, width, &dy, &mut dpositions);
+
+    let (words, positions) = (var(&words, &[6, width]), var(&positions, &[4, width]));
+    let ids = Tensor::new(&ids, &Device::Cpu).unwrap();
+    let places = Tensor::new(&[0u32, 1, 0, 0, 1, 2, 3], &Device::Cpu).unwrap();
+    let (right, d) = oracle(&[&words, &positions], &dy, || {
+        let sum = (words.index_select(&ids, 0)? + positions.index_select(&places, 0)?)?;
+        sum.broadcast_add(&tensor(&kind, &[width]))
+    });
+    assert_close("y", &y, &right);
+    assert_close("words", &dwords, &plus_one(&d[0]));
+    assert_close("positions", &dpositions, &plus_one(&d[1]));
+}
