@@ -3,6 +3,8 @@
 
 pub mod activation;
 pub mod attention;
+pub mod batch_norm;
+pub mod conv2d;
 pub mod dropout;
 pub mod embedding;
 pub mod layer_norm;
@@ -11,5 +13,7 @@ pub mod math;
 pub mod matrix;
 pub mod normalize;
 pub mod pixels;
+pub mod pool;
+pub mod query;
 pub mod random;
 pub mod rows;

@@ -5,6 +5,7 @@ use cnclip_crds::model::{ImageTower, ModelConfig};
 
 use super::Texts;
 use super::bert::Bert;
+use super::resnet::Resnet;
 use super::vit::Vit;
 use crate::ops::dropout::Dropout;
 use crate::ops::normalize;
@@ -38,21 +39,27 @@ pub struct Batch<'a> {
 /// An image tower of either kind.
 #[derive(Debug)]
 enum ImageEncoder {
-    Vit(Vit),
+    Vit(Box<Vit>),
+    Resnet(Box<Resnet>),
 }
 
 impl ImageEncoder {
     fn declare(layout: &mut Layout, tower: &ImageTower, features: usize, batch: usize) -> Self {
         let side = tower.resolution as usize;
+        if let Some(sizes) = &tower.resnet {
+            let resnet = Resnet::declare(layout, sizes, (side, features), batch);
+            return Self::Resnet(Box::new(resnet));
+        }
         #[expect(clippy::expect_used, reason = "the contract admits exactly one of the two kinds")]
         let sizes = tower.vit.as_ref().expect("an image tower of a known kind");
-        Self::Vit(Vit::declare(layout, sizes, (side, features), batch))
+        Self::Vit(Box::new(Vit::declare(layout, sizes, (side, features), batch)))
     }
 
     /// How many pictures these are.
     fn count(&self, pixels: Pixels<'_>) -> usize {
         match self {
             Self::Vit(vit) => pixels.len() / vit.picture(),
+            Self::Resnet(resnet) => pixels.len() / resnet.picture(),
         }
     }
 
@@ -66,6 +73,10 @@ impl ImageEncoder {
     ) {
         match self {
             Self::Vit(vit) => vit.forward(&params.values, pixels, features),
+            Self::Resnet(resnet) => {
+                let Params { values, state, .. } = params;
+                resnet.forward((values, state), pixels, training, features);
+            }
         }
     }
 
@@ -74,6 +85,7 @@ impl ImageEncoder {
         let Params { values, gradients, .. } = params;
         match self {
             Self::Vit(vit) => vit.backward(values, gradients, dfeatures),
+            Self::Resnet(resnet) => resnet.backward(values, gradients, dfeatures),
         }
     }
 }

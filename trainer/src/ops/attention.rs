@@ -215,7 +215,7 @@ impl Attention {
 }
 
 /// Makes positive numbers that sum to 1 of any numbers.
-fn softmax(row: &mut [f32]) {
+pub(super) fn softmax(row: &mut [f32]) {
     let top = max(row);
     row.iter_mut().for_each(|value| *value = exp(*value - top));
     let scale = 1.0 / sum(row, |_, value| value);

@@ -69,6 +69,31 @@ pub fn cut_patches(pixels: Pixels<'_>, side: usize, patch: usize, patches: &mut 
     });
 }
 
+/// Writes each picture with its channels as neighbours: what a convolution takes.
+///
+/// # Shapes
+/// `out` [batch, side, side, 3]
+pub fn interleave(pixels: Pixels<'_>, side: usize, out: &mut [f32]) {
+    /// Neighbours of one channel that are read at a time.
+    const RUN: usize = 64;
+    out.par_chunks_mut(3 * side).enumerate().for_each(|(line, out)| {
+        let (sample, y) = (line / side, line % side);
+        let mut run = [0.0; RUN];
+        for channel in 0..3 {
+            let start = ((sample * 3 + channel) * side + y) * side;
+            for (at, out) in out.chunks_mut(3 * RUN).enumerate() {
+                let run = &mut run[..out.len() / 3];
+                pixels.read(start + at * RUN, channel, run);
+                out[channel..]
+                    .iter_mut()
+                    .step_by(3)
+                    .zip(run)
+                    .for_each(|(out, value)| *out = *value);
+            }
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,5 +122,18 @@ mod tests {
         assert_eq!(patches[..12], [0.0; 12]);
         let second = [2.0, 3.0, 6.0, 7.0, 18.0, 19.0, 22.0, 23.0, 34.0, 35.0, 38.0, 39.0];
         assert_eq!(patches[24..36], second);
+    }
+
+    #[test]
+    fn interleaved_channels_are_neighbours() {
+        let side = 96;
+        let pixels: Vec<f32> = (0..2 * 3 * side * side).map(|i| i as f32).collect();
+        let mut out = vec![9.0; pixels.len()];
+        interleave(Pixels::Normalized(&pixels), side, &mut out);
+        for (at, value) in out.iter().enumerate() {
+            let (place, channel) = (at / 3, at % 3);
+            let (sample, place) = (place / (side * side), place % (side * side));
+            assert_eq!(*value, pixels[(sample * 3 + channel) * side * side + place]);
+        }
     }
 }

@@ -1,0 +1,110 @@
+//! The first three convolutions, which bring a picture to a quarter of its side.
+
+use super::unit::{Lent, Unit};
+use super::{Pass, Scratch};
+use crate::ops::batch_norm::Then;
+use crate::ops::matrix::Onto;
+use crate::ops::pixels::{Pixels, interleave};
+use crate::ops::pool::AveragePool;
+use crate::params::Layout;
+
+/// What the forward pass of a unit is told: nothing is added, and negative values become zero.
+const PLAIN: (Onto, Then) = (Onto::Replace, Then::Rectify);
+
+/// Three units and a pool.
+///
+/// # Shapes
+/// Pixels [batch, 3, side, side] in, [batch, side / 4, side / 4, width] out.
+#[derive(Debug)]
+pub(super) struct Stem {
+    side: usize,
+    width: usize,
+    units: [Unit; 3],
+    saved: Saved,
+}
+
+/// What the forward pass keeps for the backward pass.
+#[derive(Debug)]
+struct Saved {
+    picture: Vec<f32>,
+    first: Vec<f32>,
+    second: Vec<f32>,
+    third: Vec<f32>,
+    output: Vec<f32>,
+}
+
+impl Stem {
+    /// Declares the weights, with memory for a batch of pictures.
+    pub(super) fn declare(
+        layout: &mut Layout,
+        (side, width, batch): (usize, usize, usize),
+        lent: &mut Lent,
+    ) -> Self {
+        let half = side / 2;
+        let mut unit = |at: usize, channels, side, stride| {
+            let names = [format!("visual.conv{at}"), format!("visual.bn{at}")];
+            let size = (side, stride, batch);
+            Unit::square(layout, (&names[0], &names[1]), channels, size, lent)
+        };
+        let units = [
+            unit(1, (3, width / 2), side, 2),
+            unit(2, (width / 2, width / 2), half, 1),
+            unit(3, (width / 2, width), half, 1),
+        ];
+        let places = batch * half * half;
+        let saved = Saved {
+            picture: vec![0.0; batch * side * side * 3],
+            first: vec![0.0; places * width / 2],
+            second: vec![0.0; places * width / 2],
+            third: vec![0.0; places * width],
+            output: vec![0.0; places / 4 * width],
+        };
+        Self { side, width, units, saved }
+    }
+
+    /// What the last forward pass gave, for so many pictures.
+    pub(super) fn output(&self, batch: usize) -> &[f32] {
+        &self.saved.output[..batch * (self.side / 4).pow(2) * self.width]
+    }
+
+    /// Computes the output.
+    pub(super) fn forward(&mut self, pass: &mut Pass<'_>, pixels: Pixels<'_>) {
+        let Saved { picture, first, second, third, output } = &mut self.saved;
+        let picture = &mut picture[..pixels.len()];
+        let full = pixels.len() / 3 / 4 * self.width;
+        let (first, second) = (&mut first[..full / 2], &mut second[..full / 2]);
+        let (third, output) = (&mut third[..full], &mut output[..full / 4]);
+        interleave(pixels, self.side, picture);
+        self.units[0].forward(pass, picture, first, PLAIN);
+        self.units[1].forward(pass, first, second, PLAIN);
+        self.units[2].forward(pass, second, third, PLAIN);
+        let pool = AveragePool { side: self.side / 2, channels: self.width };
+        pool.forward(third, output);
+    }
+
+    /// `scratch.gradient` holds the gradient of the output of so many pictures; it is used up.
+    pub(super) fn backward(
+        &self,
+        (values, gradients): (&[f32], &mut [f32]),
+        batch: usize,
+        Scratch { lent, gradient, spare, .. }: &mut Scratch,
+    ) {
+        let (saved, out) = (&self.saved, self.output(batch).len());
+        let half = 2 * out;
+        let (dthird, full) = (&mut spare[..4 * out], &mut gradient[..out]);
+        self.pool().backward(full, dthird, Onto::Replace);
+        let dx = Some((&mut gradient[..half], Onto::Replace));
+        let (x, dy) = (&saved.second[..half], (dthird, Then::Rectify));
+        self.units[2].backward((values, gradients), lent, x, dy, dx);
+        let dx = Some((&mut spare[..half], Onto::Replace));
+        let (x, dy) = (&saved.first[..half], (&mut gradient[..half], Then::Rectify));
+        self.units[1].backward((values, gradients), lent, x, dy, dx);
+        let x = &saved.picture[..batch * self.side * self.side * 3];
+        let dy = (&mut spare[..half], Then::Rectify);
+        self.units[0].backward((values, gradients), lent, x, dy, None);
+    }
+
+    fn pool(&self) -> AveragePool {
+        AveragePool { side: self.side / 2, channels: self.width }
+    }
+}

@@ -1,0 +1,133 @@
+//! A convolution and the batch normalisation behind it: what the whole tower is made of.
+
+use super::Pass;
+use crate::ops::batch_norm::{BatchNorm, Moments, Sums, Then};
+use crate::ops::conv2d::{Conv2d, Workspace};
+use crate::ops::linear::Linear;
+use crate::ops::matrix::Onto;
+use crate::params::{Init, Layout};
+
+/// `y = norm(convolution(x))`, rectified where the tower does so.
+///
+/// # Shapes
+/// `x` [batch, places, inputs], `y` [batch, places, outputs].
+#[derive(Debug)]
+pub(super) struct Unit {
+    convolution: Convolution,
+    norm: BatchNorm,
+    /// What the convolution gave, kept for the backward pass.
+    middle: Vec<f32>,
+    moments: Moments,
+}
+
+/// The two sizes of convolution.
+#[derive(Debug)]
+enum Convolution {
+    /// 1 × 1.
+    Point(Linear),
+    /// 3 × 3.
+    Square(Conv2d),
+}
+
+/// Memory that units borrow in turn.
+#[derive(Debug, Default)]
+pub(super) struct Lent {
+    workspace: Workspace,
+    sums: Sums,
+}
+
+impl Unit {
+    /// Declares a convolution of 1 × 1, with memory for so many places of a batch.
+    pub(super) fn point(
+        layout: &mut Layout,
+        names: (&str, &str),
+        (inputs, outputs): (usize, usize),
+        (places, weight): (usize, Init),
+        lent: &mut Lent,
+    ) -> Self {
+        let name = format!("{}.weight", names.0);
+        let matrix = layout.weight(&name, &[outputs, inputs, 1, 1], Init::fan_in(inputs));
+        let convolution = Convolution::Point(Linear::new(matrix, None, inputs));
+        Self::new(layout, convolution, names.1, (outputs, places, weight), lent)
+    }
+
+    /// Declares a convolution of 3 × 3 over pictures of `side` pixels, with memory for a batch.
+    pub(super) fn square(
+        layout: &mut Layout,
+        names: (&str, &str),
+        channels: (usize, usize),
+        (side, stride, batch): (usize, usize, usize),
+        lent: &mut Lent,
+    ) -> Self {
+        let memory = &mut lent.workspace;
+        let convolution = Conv2d::declare(layout, names.0, channels, (side, stride), memory);
+        let places = batch * side.div_ceil(stride).pow(2);
+        let convolution = Convolution::Square(convolution);
+        Self::new(layout, convolution, names.1, (channels.1, places, Init::Ones), lent)
+    }
+
+    fn new(
+        layout: &mut Layout,
+        convolution: Convolution,
+        norm: &str,
+        (outputs, places, weight): (usize, usize, Init),
+        lent: &mut Lent,
+    ) -> Self {
+        Self {
+            convolution,
+            norm: BatchNorm::declare(layout, norm, outputs, weight, &mut lent.sums),
+            middle: vec![0.0; places * outputs],
+            moments: Moments::new(outputs),
+        }
+    }
+
+    /// Writes `y`, or adds to it, before the rectifier.
+    pub(super) fn forward(
+        &mut self,
+        pass: &mut Pass<'_>,
+        x: &[f32],
+        y: &mut [f32],
+        (onto, then): (Onto, Then),
+    ) {
+        let Pass { values, state, training, lent } = pass;
+        let middle = &mut self.middle[..y.len()];
+        match &self.convolution {
+            Convolution::Point(linear) => linear.forward(values, x, middle, Onto::Replace),
+            Convolution::Square(conv) => conv.forward(values, x, middle, &mut lent.workspace),
+        }
+        if *training {
+            let memory = (&mut self.moments, &mut lent.sums);
+            self.norm.measure(values, state, middle, memory);
+        } else {
+            self.norm.recall(values, state, &mut self.moments);
+        }
+        self.norm.apply(&self.moments, middle, y, onto, then);
+    }
+
+    /// Adds to the gradients of the weights; writes `dx` or adds to it, where one is wanted. `dy` is
+    /// used up.
+    pub(super) fn backward(
+        &self,
+        (values, gradients): (&[f32], &mut [f32]),
+        lent: &mut Lent,
+        x: &[f32],
+        (dy, then): (&mut [f32], Then),
+        dx: Option<(&mut [f32], Onto)>,
+    ) {
+        let Lent { workspace, sums } = lent;
+        let middle = &self.middle[..dy.len()];
+        self.norm.backward(gradients, (middle, &self.moments, sums), dy, then);
+        match &self.convolution {
+            Convolution::Point(linear) => match dx {
+                Some((dx, onto)) => linear.backward((values, gradients), x, dy, dx, onto),
+                None => linear.backward_weights(gradients, x, dy),
+            },
+            Convolution::Square(conv) => {
+                conv.backward_weights(gradients, x, dy, workspace);
+                if let Some((dx, _)) = dx {
+                    conv.backward_input(values, dy, dx, workspace);
+                }
+            }
+        }
+    }
+}
