@@ -24,6 +24,8 @@ pub const PATH_METRICS: &str = "/metrics";
 /// Alive.
 pub const PATH_HEALTHZ: &str = "/healthz";
 
+/// The stage of a run that is an evaluation.
+pub const STAGE_EVALUATE: &str = "evaluate";
 /// Where a trainer finds its configuration in a pod.
 pub const CONFIG_PATH: &str = "/etc/cnclip/run.json";
 /// The vocabulary that the trainer image carries.

@@ -1,0 +1,109 @@
+//! The file that Kubernetes keeps of a container when it has ended: the last report, made to fit.
+//! Never decides what a report says.
+
+use std::path::{Path, PathBuf};
+
+use cnclip_crds::{names, report::Report};
+
+/// Kubernetes cuts longer messages off, and half a JSON object says nothing.
+pub const MOST_BYTES: usize = 4096;
+
+/// Where last words go: the file named by `CNCLIP_TERMINATION_LOG`, or Kubernetes' own if there is one.
+pub fn path() -> Option<PathBuf> {
+    let own = Path::new(names::TERMINATION_LOG);
+    let named = std::env::var_os(names::ENV_TERMINATION_LOG).filter(|path| !path.is_empty());
+    named.map(PathBuf::from).or_else(|| own.exists().then(|| own.to_owned()))
+}
+
+/// A report as JSON of at most [`MOST_BYTES`].
+///
+/// # Guarantees
+/// Always a whole [`Report`]. What is too long goes in this order: results from the last, the
+/// validations, and the end of the failure's message.
+pub fn fit(report: &Report) -> String {
+    let mut report = report.clone();
+    loop {
+        let text = serde_json::to_string(&report).unwrap_or_default();
+        let Some(excess) = text.len().checked_sub(MOST_BYTES).filter(|&excess| excess > 0) else {
+            return text;
+        };
+        shorten(&mut report, excess);
+    }
+}
+
+fn shorten(report: &mut Report, excess: usize) {
+    if report.results.pop().is_some() {
+        return;
+    }
+    if report.validation.take().is_some() || report.best.take().is_some() {
+        return;
+    }
+    match report.failure.as_mut().map(|failure| &mut failure.message) {
+        Some(message) if message.len() > "…".len() => {
+            // A byte of the message is at most six of JSON: this never cuts more than it must.
+            let kept = message.len().saturating_sub(excess / 6 + "…".len() + 1);
+            message.truncate(message.floor_char_boundary(kept));
+            message.push('…');
+        }
+        // Only names that the contract bounds are left; were they longer, no report is the answer.
+        _ => *report = Report { reported_at: report.reported_at, ..Report::default() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cnclip_crds::report::{Activity, FailureReport, TaskResult, Validation};
+
+    use super::*;
+
+    fn report() -> Report {
+        Report { step: 48_200, activity: Activity::Failed, ..Report::default() }
+    }
+
+    fn result(name: String) -> TaskResult {
+        let dataset = "s3://data/flickr30k-cn/test/".into();
+        TaskResult { name, dataset, recalls: Default::default(), images: 1, texts: 5, seconds: 0.5 }
+    }
+
+    #[test]
+    fn a_report_that_fits_is_told_whole() {
+        let report = Report { results: vec![result("muge".into())], ..report() };
+        assert_eq!(serde_json::from_str::<Report>(&fit(&report)).unwrap(), report);
+    }
+
+    #[test]
+    fn whatever_is_too_long_the_step_and_the_start_of_the_reason_are_kept() {
+        let messages = ["No".to_owned(), "坏样本太多".repeat(800), "\"\\\n".repeat(3000)];
+        let validation = Validation { step: 3, recalls: Default::default() };
+        for message in messages {
+            for results in [0, 9, 200] {
+                let results = (0..results).map(|i| result(format!("任务-{i}"))).collect();
+                let failure = Some(FailureReport { exit_code: 65, message: message.clone() });
+                let report = Report { results, failure, validation: Some(validation), ..report() };
+                let text = fit(&report);
+                assert!(text.len() <= MOST_BYTES, "{}", text.len());
+                let kept: Report = serde_json::from_str(&text).unwrap();
+                assert_eq!((kept.step, kept.activity), (48_200, Activity::Failed));
+                let kept = kept.failure.unwrap();
+                assert_eq!(kept.exit_code, 65);
+                let start: String = message.chars().take(2).collect();
+                assert!(kept.message.starts_with(&start), "{}", kept.message);
+            }
+        }
+    }
+
+    #[test]
+    fn as_many_results_as_fit_are_kept() {
+        let results = (0..200).map(|i| result(format!("task-{i}"))).collect();
+        let kept: Report = serde_json::from_str(&fit(&Report { results, ..report() })).unwrap();
+        assert!(kept.results.len() > 5, "{}", kept.results.len());
+        assert_eq!(kept.results[0].name, "task-0");
+    }
+
+    #[test]
+    fn names_beyond_all_bounds_still_leave_a_report() {
+        let mut report = report();
+        report.pod_uid = "x".repeat(5000);
+        assert!(serde_json::from_str::<Report>(&fit(&report)).is_ok());
+    }
+}

@@ -1,0 +1,131 @@
+//! The log's lines about a run: one for each thing that a report changed. Never decides where they go.
+
+use cnclip_crds::report::{Recall, Recalls, Report};
+
+/// Says what is new; steps are left to the bar where there is one.
+pub(super) fn tell(before: &Report, now: &Report, has_bar: bool) {
+    if now.step != before.step && !has_bar {
+        step(now);
+    }
+    if let Some(found) = now.validation.filter(|found| Some(*found) != before.validation) {
+        let (text_to_image, image_to_text) = percents(&found.recalls);
+        tracing::info!(step = found.step, text_to_image, image_to_text, "validated");
+    }
+    if let Some(saved) = &now.checkpoint
+        && before.checkpoint.as_ref() != Some(saved)
+    {
+        tracing::info!(step = saved.step, uri = saved.uri, "checkpoint saved");
+    }
+    for result in now.results.iter().skip(before.results.len()) {
+        let (text_to_image, image_to_text) = percents(&result.recalls);
+        tracing::info!(task = result.name, text_to_image, image_to_text, "scored");
+    }
+    match &now.failure {
+        Some(failure) if before.failure.is_none() => {
+            tracing::error!(exit_code = failure.exit_code, "{}", failure.message);
+        }
+        _ if now.activity != before.activity => {
+            tracing::info!(stage = now.run.stage, step = now.step, "{:?}", now.activity);
+        }
+        _ => {}
+    }
+}
+
+fn step(now: &Report) {
+    tracing::info!(
+        stage = now.run.stage,
+        step = now.step,
+        steps = now.steps,
+        epoch = now.epoch,
+        loss = now.loss,
+        learning_rate = now.learning_rate,
+        logit_scale = now.logit_scale,
+        gradient_norm = now.gradient_norm,
+        samples_per_second = now.samples_per_second,
+        eta_seconds = now.eta_seconds,
+        samples_skipped = now.samples_skipped,
+        "step"
+    );
+}
+
+fn percents(recalls: &Recalls) -> (String, String) {
+    (percent(&recalls.text_to_image), percent(&recalls.image_to_text))
+}
+
+fn percent(recall: &Recall) -> String {
+    let Recall { r1, r5, r10, mean_recall } = recall;
+    format!("R@1 {r1:.1} R@5 {r5:.1} R@10 {r10:.1} MR {mean_recall:.1}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use cnclip_crds::report::{Activity, CheckpointReport, FailureReport, Validation};
+    use serde_json::Value;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Page(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Page {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The lines between two reports, as a pod's log has them.
+    fn lines(before: &Report, now: &Report, has_bar: bool) -> Vec<Value> {
+        let page = Page::default();
+        let writer = page.clone();
+        let log = tracing_subscriber::fmt().json().flatten_event(true);
+        let log = log.with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(log, || tell(before, now, has_bar));
+        let text = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn each_change_is_told_once() {
+        let before = Report { step: 10, ..Report::default() };
+        let checkpoint = |step| {
+            let (uri, digest) = ("s3://runs/1".into(), "d".into());
+            Some(CheckpointReport { step, uri, digest, written_at: 0 })
+        };
+        let validation = Some(Validation { step: 10, recalls: Recalls::default() });
+        let failure = Some(FailureReport { exit_code: 65, message: "no data".into() });
+        let at_10 = || before.clone();
+        for (now, said) in [
+            (at_10(), vec![]),
+            (Report { step: 20, loss: Some(2.5), ..at_10() }, vec!["step"]),
+            (Report { validation, ..at_10() }, vec!["validated"]),
+            (Report { checkpoint: checkpoint(10), ..at_10() }, vec!["checkpoint saved"]),
+            (Report { activity: Activity::Training, ..at_10() }, vec!["Training"]),
+            (Report { failure, activity: Activity::Failed, ..at_10() }, vec!["no data"]),
+        ] {
+            let told = lines(&before, &now, false);
+            let told: Vec<_> = told.iter().map(|line| line["message"].as_str().unwrap()).collect();
+            assert_eq!(told, said);
+            assert!(lines(&now, &now, false).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_bar_shows_the_steps_in_place_of_lines() {
+        let (before, now) = (Report::default(), Report { step: 1, ..Report::default() });
+        assert!(lines(&before, &now, true).is_empty());
+    }
+
+    #[test]
+    fn numbers_are_numbers_and_the_unknown_is_absent() {
+        let now = Report { step: 20, loss: Some(2.5), ..Report::default() };
+        let line = &lines(&Report::default(), &now, false)[0];
+        assert_eq!((&line["step"], &line["loss"]), (&Value::from(20), &Value::from(2.5)));
+        assert_eq!(line.get("learning_rate"), None);
+    }
+}
