@@ -10,7 +10,8 @@ mod skips;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::augment::Augmentation;
+use cnclip_crds::stage::Augmentation;
+
 use super::order::{Order, WINDOW_BYTES};
 use super::shard::Dataset;
 use super::tokenize::Tokenizer;

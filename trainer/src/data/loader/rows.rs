@@ -5,10 +5,12 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use cnclip_crds::stage::Augmentation;
+
 use super::Options;
 use super::shelf::{Loaded, Ready, Shelf};
 use super::skips::{Reason, Skips};
-use crate::data::augment::{Augmentation, Key};
+use crate::data::augment::Key;
 use crate::data::decode::{Picture, Pixels, decode};
 use crate::data::order::{Draw, Order, WINDOW_BYTES};
 use crate::data::preprocess::vary;
