@@ -81,7 +81,7 @@ def upload(where):
     for folder, (pictures, texts) in DATA_SETS.items():
         with step("demo", f"uploading {folder}"):
             run(program, "prepare", "--images", OUT / "emoji" / pictures, "--texts", OUT / "emoji" / texts,
-                "--out", f"s3://{where.s3['bucket']}/emoji/{folder}/",
+                "--output", f"s3://{where.s3['bucket']}/emoji/{folder}/",
                 env={**os.environ, **where.store_environment()})
 
 

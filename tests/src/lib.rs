@@ -1,3 +1,5 @@
 //! Shared by the tests of the whole house: where the test bed is and how to wait for a condition.
 
 pub mod bed;
+pub mod namespace;
+pub mod wait;
