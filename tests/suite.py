@@ -8,7 +8,8 @@ import time
 
 from bed import cluster, images, tools
 from bed.place import CACHE, Bed
-from bed.steps import Failure, main, since
+from bed.processes import show
+from bed.steps import main, since
 
 os.environ.setdefault("CARGO_TARGET_DIR", str(CACHE / "target"))
 LOG = images.PROJECT / "target/test.log"
@@ -42,8 +43,7 @@ def run():
 
 
 def check(*command):
-    if subprocess.run(command, cwd=images.PROJECT).returncode:
-        raise Failure(f"`{' '.join(command)}` failed; its words are above.")
+    show(*command, cwd=images.PROJECT)
 
 
 def test():

@@ -3,13 +3,12 @@
 import json
 import os
 import re
-import subprocess
 from pathlib import Path
 
 from .oci import Image
 from .place import CACHE, HERE
-from .processes import run
-from .steps import Failure, step
+from .processes import run, show
+from .steps import step
 
 PROJECT = HERE.parent.parent
 OUT = PROJECT / "target/images"
@@ -34,8 +33,7 @@ def build():
 def compile_release():
     target = Path(os.environ.setdefault("CARGO_TARGET_DIR", str(CACHE / "target")))
     packages = [argument for name in PROGRAMS for argument in ("--package", f"cnclip-{name}")]
-    if subprocess.run(["cargo", "build", "--release", "--quiet", "--locked", *packages], cwd=PROJECT).returncode:
-        raise Failure("cargo could not build the programs; its words are above.")
+    show("cargo", "build", "--release", "--quiet", "--locked", *packages, cwd=PROJECT)
     return PROJECT / target / "release"
 
 

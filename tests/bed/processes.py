@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 
 from .steps import Failure
@@ -81,3 +82,10 @@ def run(*argv, **options):
     if done.returncode:
         raise Failure(f"`{' '.join(map(str, argv))}` exited with {done.returncode}:\n{done.stderr or done.stdout}")
     return done.stdout
+
+
+def show(*argv, **options):
+    """Runs a program whose words go to the terminal; a Failure when it fails."""
+    sys.stdout.flush()
+    if subprocess.run([str(a) for a in argv], **options).returncode:
+        raise Failure(f"`{' '.join(map(str, argv))}` failed; its words are above.")

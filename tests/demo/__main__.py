@@ -6,7 +6,7 @@ import subprocess
 import time
 
 from bed import images
-from bed.processes import quiet, run
+from bed.processes import quiet, run, show
 from bed.steps import Failure, main, since, step
 
 from . import place, s3, summary, watch
@@ -54,8 +54,7 @@ def demo():
 
 def build_data_set():
     """The emoji pictures with their Chinese and English names, kept from one demo to the next."""
-    with step("demo", "building the data set"):
-        run(images.PROJECT / "tests/emoji/build", OUT / "emoji")
+    show(images.PROJECT / "tests/emoji/build", OUT / "emoji")
 
 
 def install(where):
