@@ -1,4 +1,131 @@
-//! Scores: what a model is worth on a data set.
+//! Scores: what a model is worth on a data set. Loads no weights and writes nothing.
 
+pub mod gallery;
 pub mod retrieval;
 pub mod search;
+mod table;
+
+use std::time::Instant;
+
+use cnclip_crds::report::{Recalls, TaskResult};
+use cnclip_crds::run_config::TaskConfig;
+use serde::{Deserialize, Serialize};
+
+use crate::data::shard::Dataset;
+use crate::data::tokenize::Tokenizer;
+use crate::error::Result;
+use crate::model::Texts;
+use crate::model::clip::Clip;
+use crate::ops::pixels::Pixels;
+use crate::params::Params;
+use gallery::Gallery;
+use retrieval::Retrieval;
+pub use table::table;
+
+/// A model that is only asked for features.
+pub trait Encoder {
+    /// Numbers in a feature vector.
+    fn width(&self) -> usize;
+    /// The unit features of pictures.
+    ///
+    /// # Shapes
+    /// `[batch, width]`
+    fn encode_images(&mut self, pixels: Pixels<'_>) -> &[f32];
+    /// The unit features of texts.
+    ///
+    /// # Shapes
+    /// `[batch, width]`
+    fn encode_texts(&mut self, texts: Texts<'_>) -> &[f32];
+}
+
+impl Encoder for (&mut Clip, &mut Params) {
+    fn width(&self) -> usize {
+        self.0.features()
+    }
+    fn encode_images(&mut self, pixels: Pixels<'_>) -> &[f32] {
+        self.0.encode_images(self.1, pixels)
+    }
+    fn encode_texts(&mut self, texts: Texts<'_>) -> &[f32] {
+        self.0.encode_texts(self.1, texts)
+    }
+}
+
+/// What an encoder takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Width and height of a picture, in pixels.
+    pub side: usize,
+    /// Longest text, in tokens.
+    pub context_length: usize,
+    /// Most pictures, and most texts, at once.
+    pub batch: usize,
+}
+
+/// One task, scored, with what it was scored on.
+#[derive(Debug)]
+pub struct Scored {
+    /// The numbers.
+    pub result: TaskResult,
+    /// The data set as the model sees it.
+    pub gallery: Gallery,
+    /// What was found for each query.
+    pub retrieval: Retrieval,
+}
+
+/// What an evaluation leaves behind as JSON.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Results {
+    /// Where the weights came from.
+    pub checkpoint: String,
+    /// sha256 of the checkpoint's manifest.
+    pub digest: String,
+    /// The version that scored.
+    pub version: String,
+    /// One for each task, in the order of the configuration.
+    pub tasks: Vec<TaskResult>,
+}
+
+/// Scores one task: encodes its whole data set and searches it in both directions.
+///
+/// # Errors
+/// If the data set cannot be read, or a larger share than `most_skipped` of it cannot be used.
+pub fn score(
+    task: &TaskConfig,
+    tokenizer: &Tokenizer,
+    encoder: &mut impl Encoder,
+    sizes: Sizes,
+    most_skipped: f64,
+) -> Result<Scored> {
+    let start = Instant::now();
+    let dataset = Dataset::open(&task.retrieval.dataset)?;
+    let gallery = Gallery::encode(&dataset, tokenizer, encoder, sizes, most_skipped)?;
+    let retrieval = gallery.retrieval();
+    let result = TaskResult {
+        name: task.name.clone(),
+        dataset: task.retrieval.dataset.clone(),
+        recalls: retrieval.recalls(),
+        images: gallery.images.len() as i64,
+        texts: gallery.texts.len() as i64,
+        seconds: start.elapsed().as_secs_f64(),
+    };
+    Ok(Scored { result, gallery, retrieval })
+}
+
+/// Recall over a data set, as a validation in training needs it.
+///
+/// # Errors
+/// As [`score`].
+pub fn recalls(
+    dataset: &Dataset,
+    tokenizer: &Tokenizer,
+    encoder: &mut impl Encoder,
+    sizes: Sizes,
+    most_skipped: f64,
+) -> Result<Recalls> {
+    let gallery = Gallery::encode(dataset, tokenizer, encoder, sizes, most_skipped)?;
+    Ok(gallery.retrieval().recalls())
+}
+
+#[cfg(test)]
+mod tests;

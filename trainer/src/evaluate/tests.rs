@@ -1,0 +1,128 @@
+use std::path::Path;
+
+use super::gallery::Place;
+use super::*;
+use crate::data::prepare::{self, prepare};
+use crate::data::tokenize::Vocabulary;
+use crate::store::Store;
+use cnclip_crds::run_config::RetrievalConfig;
+
+const SIZES: Sizes = Sizes { side: 4, context_length: 8, batch: 5 };
+
+/// Knows a picture by its mean level and a text by its length: enough to see who is encoded when.
+#[derive(Default)]
+struct Plain {
+    features: Vec<f32>,
+    largest_batch: usize,
+}
+
+impl Plain {
+    fn keep(&mut self, values: impl Iterator<Item = f32>) -> &[f32] {
+        self.features = values.flat_map(|value| [value.cos(), value.sin()]).collect();
+        self.largest_batch = self.largest_batch.max(self.features.len() / 2);
+        &self.features
+    }
+}
+
+impl Encoder for Plain {
+    fn width(&self) -> usize {
+        2
+    }
+    fn encode_images(&mut self, pixels: Pixels<'_>) -> &[f32] {
+        let Pixels::Bytes(planes) = pixels else { panic!("pictures come as bytes") };
+        let mean = |planes: &[u8]| planes.iter().map(|&level| f32::from(level) / 48.0).sum::<f32>();
+        self.keep(planes.chunks(3 * SIZES.side * SIZES.side).map(|planes| mean(planes) / 256.0))
+    }
+    fn encode_texts(&mut self, texts: Texts<'_>) -> &[f32] {
+        self.keep(texts.offsets.windows(2).map(|pair| (pair[1] - pair[0]) as f32 / 8.0))
+    }
+}
+
+fn tokenizer() -> Tokenizer {
+    let vocabulary = b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n";
+    Tokenizer::new(Vocabulary::from_bytes(vocabulary).unwrap())
+}
+
+/// The golden data set in several shards.
+fn golden(store: &Store) -> Dataset {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/dataset");
+    let options = prepare::Options { shard_bytes: 14 << 10, most_skipped: 0.1 };
+    let (images, texts) = (folder.join("train_imgs.tsv"), folder.join("train_texts.jsonl"));
+    prepare(&images, &texts, store, &options, |_| ()).unwrap();
+    Dataset::new(store.clone()).unwrap()
+}
+
+fn encode(dataset: &Dataset, most_skipped: f64) -> Result<Gallery> {
+    Gallery::encode(dataset, &tokenizer(), &mut Plain::default(), SIZES, most_skipped)
+}
+
+#[test]
+fn every_picture_and_every_text_is_encoded_once_with_what_belongs_together() {
+    let dataset = golden(&Store::memory());
+    let mut encoder = Plain::default();
+    let gallery = Gallery::encode(&dataset, &tokenizer(), &mut encoder, SIZES, 0.0).unwrap();
+    let pairs: usize = gallery.relevant.iter().map(Vec::len).sum();
+    assert_eq!(gallery.images.len() as u64, dataset.index().images);
+    assert_eq!(pairs as u64, dataset.index().pairs);
+    assert!(gallery.relevant.iter().any(|images| images.len() > 1), "a text of two pictures");
+    assert!(gallery.relevant.iter().any(Vec::is_empty), "a text of no picture");
+    assert_eq!(
+        (gallery.pool().images.count(), gallery.pool().texts.count()),
+        (gallery.images.len(), gallery.texts.len())
+    );
+    assert!(encoder.largest_batch <= SIZES.batch, "{}", encoder.largest_batch);
+    for (text, images) in gallery.relevant.iter().enumerate() {
+        for &image in images {
+            let Place { shard, sample } = gallery.images[image];
+            let sample = &dataset.shard(shard).unwrap().samples[sample];
+            assert!(sample.captions.contains(&gallery.texts[text]));
+        }
+    }
+}
+
+#[test]
+fn pictures_are_found_again() {
+    let dataset = golden(&Store::memory());
+    let gallery = encode(&dataset, 0.0).unwrap();
+    let last = gallery.images.len() - 1;
+    let found = gallery.pictures(&dataset, &[last, 0, last]).unwrap();
+    assert_eq!(found.len(), 2);
+    for (image, bytes) in found {
+        let Place { shard, sample } = gallery.images[image];
+        assert_eq!(bytes, dataset.shard(shard).unwrap().samples[sample].image);
+    }
+}
+
+#[test]
+fn a_torn_shard_costs_its_own_pictures_and_too_many_end_the_evaluation() {
+    let store = Store::memory();
+    let dataset = golden(&store);
+    let whole = encode(&dataset, 0.0).unwrap();
+    let part = &dataset.index().shards[1];
+    let bytes = store.get(&part.name).unwrap();
+    store.put(&part.name, bytes.slice(..bytes.len() / 2)).unwrap();
+
+    let torn = encode(&dataset, 1.0).unwrap();
+    assert!(torn.skipped > 0);
+    assert_eq!(torn.images.len() as u64 + torn.skipped, whole.images.len() as u64);
+    let error = encode(&dataset, 0.01).unwrap_err();
+    assert!(error.to_string().contains(&format!("{} of ", torn.skipped)), "{error}");
+    assert!(error.to_string().contains(&part.name), "{error}");
+    assert_eq!(error.exit().code(), 65);
+}
+
+#[test]
+fn a_task_is_scored_as_its_validation_would_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let uri = folder.path().to_str().unwrap().to_owned();
+    let dataset = golden(&Store::open(&uri).unwrap());
+    let retrieval = RetrievalConfig { dataset: uri.clone() };
+    let task = TaskConfig { name: "golden".into(), retrieval };
+    let mut encoder = Plain::default();
+    let scored = score(&task, &tokenizer(), &mut encoder, SIZES, 0.0).unwrap();
+    let TaskResult { name, dataset: of, recalls: found, images, texts, .. } = &scored.result;
+    assert_eq!((name.as_str(), of), ("golden", &uri));
+    assert_eq!((*images, *texts), (12, scored.gallery.texts.len() as i64));
+    assert_eq!(*found, recalls(&dataset, &tokenizer(), &mut encoder, SIZES, 0.0).unwrap());
+    assert!(found.text_to_image.r10 > 0.0, "ten of twelve pictures are among the first ten");
+}
