@@ -1,16 +1,16 @@
 //! Where things lie under an artifact prefix. Names only: nothing here reads or writes.
 //!
 //! ```text
-//! <prefix>/fence.json                             the attempt that may write
 //! <prefix>/report.html                            the page people look at
 //! <prefix>/results.json                           what an evaluation measured
 //! <prefix>/<stage>/metrics.jsonl                  one line a report
-//! <prefix>/<stage>/checkpoints/<step>/…           weights, moments, state; manifest.json last
+//! <prefix>/<stage>/fence/<term>.json              claims to write; the last one holds
+//! <prefix>/<stage>/checkpoints/<step>-<term>/…    weights, moments, state; manifest.json last
 //! <prefix>/<stage>/final.json                     which checkpoint the stage ended with
 //! ```
 
-/// The attempt that may write under the prefix.
-pub const FENCE: &str = "fence.json";
+/// The folder of claims to write under a stage's prefix; the last one holds.
+pub const FENCE: &str = "fence";
 /// The page people look at.
 pub const REPORT: &str = "report.html";
 /// What an evaluation measured.

@@ -1,1 +1,237 @@
-//! Empty room: checkpoint.
+//! Saves the state of a run so that a kill at any moment costs only the steps since, and finds the
+//! newest state that is whole. Never decides when to save, nor what the files mean.
+//!
+//! ```text
+//! <checkpoints>/<step>-<term>/weights.safetensors, moments.safetensors, state.json …
+//! <checkpoints>/<step>-<term>/manifest.json     sizes and digests, written last
+//! ```
+
+mod fence;
+mod manifest;
+mod write;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+pub use fence::{Claim, Fence};
+pub use write::Writer;
+
+use crate::error::{Error, Result};
+use crate::store::Store;
+use manifest::{MANIFEST, Manifest};
+
+/// The model, under the reference's names.
+pub const WEIGHTS: &str = "weights.safetensors";
+/// The optimizer's moments.
+pub const MOMENTS: &str = "moments.safetensors";
+/// A [`State`] as JSON.
+pub const STATE: &str = "state.json";
+
+/// Everything a run needs to go on besides weights and moments.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// Steps completed.
+    pub step: u64,
+    /// The seed of the run.
+    pub seed: u64,
+    /// SHA-256 of what must not change between attempts: model, data, schedule.
+    pub config: String,
+    /// The digest of the data set.
+    pub dataset: String,
+    /// Pairs trained on.
+    pub samples_seen: u64,
+    /// Pairs that could not be used.
+    pub samples_skipped: u64,
+    /// The last of each measure, by name.
+    pub metrics: BTreeMap<String, f64>,
+}
+
+/// A state on its way into the store.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// Steps completed.
+    pub step: u64,
+    /// What validation gave it, if it was validated: more is better.
+    pub score: Option<f64>,
+    /// Names and contents of its files.
+    pub files: Vec<(String, Bytes)>,
+}
+
+/// A checkpoint that became visible.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Written {
+    /// Steps completed.
+    pub step: u64,
+    /// Where it is.
+    pub uri: String,
+    /// SHA-256 of its manifest.
+    pub digest: String,
+    /// Its size.
+    pub bytes: u64,
+    /// How long it took to write.
+    pub seconds: f64,
+}
+
+/// A checkpoint that was read and proven whole.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint {
+    /// Steps completed.
+    pub step: u64,
+    /// Where it is.
+    pub uri: String,
+    /// SHA-256 of its manifest.
+    pub digest: String,
+    /// What validation gave it, if it was validated.
+    pub score: Option<f64>,
+    /// The files that were asked for.
+    pub files: BTreeMap<String, Bytes>,
+}
+
+impl Checkpoint {
+    /// The checkpoint in a folder, with the files named `wanted`.
+    ///
+    /// # Errors
+    /// If it is not whole, lacks a wanted file, or a file is not what was written.
+    pub fn read(folder: &Store, wanted: &[&str]) -> Result<Self> {
+        let (manifest, digest) = Manifest::read(folder)?;
+        let mut files = BTreeMap::new();
+        for name in wanted {
+            let file = manifest
+                .files
+                .iter()
+                .find(|file| file.name == *name)
+                .ok_or_else(|| Error::Data(format!("{} holds no {name}", folder.uri())))?;
+            let bytes = folder
+                .find(name)?
+                .ok_or_else(|| Error::Data(format!("{} is gone", folder.uri_of(name))))?;
+            file.verify(folder, &bytes)?;
+            files.insert(file.name.clone(), bytes);
+        }
+        let (step, score) = (manifest.step, manifest.score);
+        Ok(Self { step, uri: folder.uri().to_owned(), digest, score, files })
+    }
+
+    /// The newest checkpoint below `store` that is whole; one that is not is told and passed over.
+    /// `None` if there is none at all.
+    ///
+    /// # Errors
+    /// If there are checkpoints and none is whole; if the store fails.
+    pub fn newest(store: &Store, wanted: &[&str]) -> Result<Option<Self>> {
+        let mut damage = Vec::new();
+        for place in published(store)? {
+            match Self::read(&store.join(&place.folder()), wanted) {
+                Ok(checkpoint) => return Ok(Some(checkpoint)),
+                Err(error @ (Error::Data(_) | Error::Config(_))) => {
+                    tracing::warn!("this checkpoint is passed over: {error}");
+                    damage.push(error.to_string());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if damage.is_empty() {
+            return Ok(None);
+        }
+        Err(Error::Data(format!(
+            "no checkpoint of {} can be used: {}. Restore one of them, or delete them all to begin \
+             again.",
+            store.uri(),
+            damage.join("; ")
+        )))
+    }
+
+    /// A file that was asked for.
+    ///
+    /// # Errors
+    /// If it was not.
+    pub fn file(&self, name: &str) -> Result<&Bytes> {
+        let missing = || Error::Bug(format!("{name} of {} was not read", self.uri));
+        self.files.get(name).ok_or_else(missing)
+    }
+
+    /// The state it holds.
+    ///
+    /// # Errors
+    /// If `state.json` was not asked for, or is not one.
+    pub fn state(&self) -> Result<State> {
+        serde_json::from_slice(self.file(STATE)?).map_err(|error| {
+            Error::Data(format!("{}/{STATE} is no state of a run: {error}", self.uri))
+        })
+    }
+}
+
+/// Which folder a checkpoint is in. The order is that of age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    step: u64,
+    /// The claim of the process that wrote it: no two write to one place.
+    term: u64,
+}
+
+impl Place {
+    fn folder(self) -> String {
+        format!("{:08}-{}", self.step, self.term)
+    }
+
+    fn parse(folder: &str) -> Option<Self> {
+        let (step, term) = folder.split_once('-')?;
+        Some(Self { step: step.parse().ok()?, term: term.parse().ok()? })
+    }
+}
+
+/// A published checkpoint that is there.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Kept {
+    /// Steps completed.
+    pub step: u64,
+    /// What validation gave it, if it was validated.
+    pub score: Option<f64>,
+    place: Place,
+}
+
+impl Kept {
+    /// Its folder below the store that was listed.
+    pub fn folder(&self) -> String {
+        self.place.folder()
+    }
+}
+
+/// The published checkpoints below a store, newest first; their files are not looked at.
+///
+/// # Errors
+/// If the store fails.
+pub fn list(store: &Store) -> Result<Vec<Kept>> {
+    let read = |place: Place| match Manifest::read(&store.join(&place.folder())) {
+        Ok((manifest, _)) => Ok(Some(Kept { step: place.step, score: manifest.score, place })),
+        Err(Error::Data(_) | Error::Config(_)) => Ok(None),
+        Err(error) => Err(error),
+    };
+    published(store)?.into_iter().filter_map(|place| read(place).transpose()).collect()
+}
+
+/// Folders that hold a manifest, newest first.
+fn published(store: &Store) -> Result<Vec<Place>> {
+    let names = store.list()?;
+    let whole = names.iter().filter_map(|entry| match entry.name.split_once('/')? {
+        (folder, MANIFEST) => Place::parse(folder),
+        _ => None,
+    });
+    let mut places: Vec<_> = whole.collect();
+    places.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(places)
+}
+
+/// Folders that hold anything, whole or not.
+fn places(store: &Store) -> Result<Vec<Place>> {
+    let names = store.list()?;
+    let all = names.iter().filter_map(|entry| Place::parse(entry.name.split_once('/')?.0));
+    let mut places: Vec<_> = all.collect();
+    places.sort_unstable();
+    places.dedup();
+    Ok(places)
+}
+
+#[cfg(test)]
+mod tests;

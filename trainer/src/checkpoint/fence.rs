@@ -1,0 +1,164 @@
+//! Decides which process may write under a prefix: the last one that claimed it. Never writes
+//! anything but claims, and relies on nothing but "create if absent", which every store has.
+//!
+//! A claim is an object named by its term, `fence/<term>.json`. Terms only grow; whoever finds a
+//! higher one than its own has been replaced.
+
+use cnclip_crds::artifacts::FENCE;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::store::Store;
+
+/// Who claims a prefix.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claim {
+    /// The run: its UID, or its name when there is no cluster.
+    pub run: String,
+    /// The attempt at the stage, from 1.
+    pub attempt: u32,
+}
+
+/// The right to write under a prefix.
+#[derive(Clone, Debug)]
+pub struct Fence {
+    store: Store,
+    claim: Claim,
+    term: u64,
+}
+
+impl Fence {
+    /// Claims a prefix. A process that claimed it earlier for the same run and the same attempt or
+    /// an earlier one is replaced.
+    ///
+    /// # Errors
+    /// If a later attempt or another run holds it; if the store fails.
+    ///
+    /// # Guarantees
+    /// No two processes get the same term.
+    pub fn claim(store: &Store, claim: Claim) -> Result<Self> {
+        let text = serde_json::to_vec(&claim)
+            .map_err(|error| Error::Bug(format!("cannot write a claim as JSON: {error}")))?;
+        let folder = store.join(FENCE);
+        loop {
+            let last = last_term(&folder)?;
+            if let Some(term) = last {
+                claim.may_follow(&folder, &holder(&folder, term)?)?;
+            }
+            let term = last.unwrap_or(0) + 1;
+            if folder.create(&name(term), text.clone().into())? {
+                return Ok(Self { store: folder, claim, term });
+            }
+        }
+    }
+
+    /// The number of this claim.
+    pub fn term(&self) -> u64 {
+        self.term
+    }
+
+    /// Looks whether the claim still holds.
+    ///
+    /// # Errors
+    /// If another process claimed the prefix since; if the store fails.
+    pub fn check(&self) -> Result<()> {
+        match last_term(&self.store)? {
+            Some(term) if term > self.term => {
+                let Claim { run, attempt } = holder(&self.store, term)?;
+                Err(Error::Fenced(format!(
+                    "attempt {} may no longer write to {}: attempt {attempt} of run {run} took it \
+                     over. Nothing was written; let the later attempt go on.",
+                    self.claim.attempt,
+                    self.store.uri()
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Claim {
+    fn may_follow(&self, folder: &Store, held: &Claim) -> Result<()> {
+        let uri = folder.uri();
+        if held.run != self.run {
+            return Err(Error::Fenced(format!(
+                "{uri} says that run {} writes there, this is run {}. Give each run its own prefix, \
+                 or delete {uri} to go on from the checkpoints of the other.",
+                held.run, self.run
+            )));
+        }
+        if held.attempt > self.attempt {
+            return Err(Error::Fenced(format!(
+                "{uri} says that attempt {} writes there, this is attempt {}. Let the later attempt \
+                 go on.",
+                held.attempt, self.attempt
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn name(term: u64) -> String {
+    format!("{term:08}.json")
+}
+
+fn last_term(folder: &Store) -> Result<Option<u64>> {
+    let entries = folder.list()?;
+    let terms = entries.iter().filter_map(|entry| entry.name.strip_suffix(".json")?.parse().ok());
+    Ok(terms.max())
+}
+
+fn holder(folder: &Store, term: u64) -> Result<Claim> {
+    let bytes = folder.get(&name(term))?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        Error::Data(format!("{} is no claim: {error}. Delete it.", folder.uri_of(&name(term))))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(store: &Store, run: &str, attempt: u32) -> Result<Fence> {
+        Fence::claim(store, Claim { run: run.into(), attempt })
+    }
+
+    fn contract(store: &Store) {
+        let first = claim(store, "a", 1).unwrap();
+        first.check().unwrap();
+        let again = claim(store, "a", 1).unwrap();
+        assert!(again.term() > first.term(), "a process that was restarted replaces the old one");
+        let error = first.check().unwrap_err();
+        assert!(matches!(&error, Error::Fenced(text) if text.contains("attempt 1 of run a")));
+
+        let third = claim(store, "a", 3).unwrap();
+        again.check().unwrap_err();
+        let late = claim(store, "a", 2).unwrap_err();
+        assert!(late.to_string().contains("attempt 3 writes there, this is attempt 2"), "{late}");
+        let stranger = claim(store, "b", 9).unwrap_err();
+        assert!(stranger.to_string().contains("run a writes there, this is run b"), "{stranger}");
+        third.check().unwrap();
+    }
+
+    #[test]
+    fn a_fence_in_memory_and_in_a_folder_keeps_the_contract() {
+        contract(&Store::memory());
+        let folder = tempfile::tempdir().unwrap();
+        contract(&Store::open(folder.path().to_str().unwrap()).unwrap());
+    }
+
+    #[test]
+    fn of_processes_that_claim_at_once_exactly_one_may_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().to_str().unwrap()).unwrap();
+        let threads: Vec<_> = (0..8)
+            .map(|_| {
+                let store = store.clone();
+                std::thread::spawn(move || claim(&store, "a", 1).unwrap())
+            })
+            .collect();
+        let fences: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+        assert_eq!(fences.iter().filter(|fence| fence.check().is_ok()).count(), 1);
+    }
+}

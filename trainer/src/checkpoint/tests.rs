@@ -1,0 +1,162 @@
+use super::*;
+
+const FILES: [&str; 3] = [WEIGHTS, MOMENTS, STATE];
+
+fn fence(store: &Store, attempt: u32) -> Fence {
+    Fence::claim(store, Claim { run: "run".into(), attempt }).unwrap()
+}
+
+fn writer(store: &Store, attempt: u32, keep: usize) -> Writer {
+    Writer::new(store.join("checkpoints"), fence(store, attempt), keep)
+}
+
+fn snapshot(step: u64, score: Option<f64>) -> Snapshot {
+    let state = serde_json::to_vec(&State { step, ..State::default() }).unwrap();
+    let weights = format!("weights of step {step}");
+    let files =
+        [(WEIGHTS, weights.into()), (MOMENTS, Bytes::from("moments")), (STATE, state.into())];
+    Snapshot { step, score, files: files.map(|(name, bytes)| (name.to_owned(), bytes)).into() }
+}
+
+fn save(writer: &mut Writer, step: u64, score: Option<f64>) -> Written {
+    writer.start(snapshot(step, score)).unwrap();
+    writer.finish().unwrap().unwrap()
+}
+
+fn newest(store: &Store) -> Result<Option<Checkpoint>> {
+    Checkpoint::newest(&store.join("checkpoints"), &FILES)
+}
+
+fn steps(store: &Store) -> Vec<u64> {
+    list(&store.join("checkpoints")).unwrap().iter().map(|kept| kept.step).collect()
+}
+
+fn contract(store: &Store) {
+    assert_eq!(newest(store).unwrap(), None);
+    let mut writer = writer(store, 1, 3);
+    let written = save(&mut writer, 7, Some(0.5));
+    let read = newest(store).unwrap().unwrap();
+    assert_eq!((read.step, read.score, &read.digest), (7, Some(0.5), &written.digest));
+    assert_eq!(read.uri, written.uri);
+    assert_eq!(read.file(WEIGHTS).unwrap(), "weights of step 7");
+    assert_eq!(read.state().unwrap().step, 7);
+    save(&mut writer, 8, None);
+    assert_eq!(newest(store).unwrap().unwrap().step, 8);
+}
+
+#[test]
+fn checkpoints_in_memory_and_in_a_folder_keep_the_contract() {
+    contract(&Store::memory());
+    let folder = tempfile::tempdir().unwrap();
+    contract(&Store::open(folder.path().to_str().unwrap()).unwrap());
+}
+
+#[test]
+fn one_flipped_bit_anywhere_leads_to_the_checkpoint_before_and_is_told() {
+    for name in [WEIGHTS, MOMENTS, STATE, MANIFEST] {
+        let store = Store::memory();
+        let mut writer = writer(&store, 1, 3);
+        save(&mut writer, 1, None);
+        let last = save(&mut writer, 2, None);
+        let folder = store.join("checkpoints").join(last.uri.rsplit('/').next().unwrap());
+        let mut bytes = folder.get(name).unwrap().to_vec();
+        bytes[4] ^= 1;
+        folder.put(name, bytes.into()).unwrap();
+
+        assert_eq!(newest(&store).unwrap().unwrap().step, 1, "{name}");
+        let error = Checkpoint::read(&folder, &FILES).unwrap_err();
+        assert_eq!(error.exit().code(), 65);
+        assert!(error.to_string().contains(&folder.uri_of(name)), "{error}");
+    }
+}
+
+#[test]
+fn a_checkpoint_that_lacks_a_file_or_its_end_is_passed_over() {
+    let store = Store::memory();
+    let mut writer = writer(&store, 1, 3);
+    save(&mut writer, 1, None);
+    save(&mut writer, 2, None);
+    save(&mut writer, 3, None);
+    let checkpoints = store.join("checkpoints");
+    checkpoints.delete(&format!("00000003-1/{MOMENTS}")).unwrap();
+    checkpoints.put(&format!("00000002-1/{WEIGHTS}"), "weights".into()).unwrap();
+    assert_eq!(newest(&store).unwrap().unwrap().step, 1);
+}
+
+#[test]
+fn a_run_does_not_begin_again_in_silence_when_all_its_checkpoints_are_damaged() {
+    let store = Store::memory();
+    save(&mut writer(&store, 1, 3), 1, None);
+    store.put(&format!("checkpoints/00000001-1/{STATE}"), "{".into()).unwrap();
+    let error = newest(&store).unwrap_err();
+    assert!(error.to_string().contains("state.json has 1 bytes instead of"), "{error}");
+    assert_eq!(error.exit().code(), 65);
+}
+
+#[test]
+fn a_writer_killed_between_any_two_writes_leaves_the_checkpoint_before() {
+    let whole = Store::memory();
+    let mut first = writer(&whole, 1, 3);
+    save(&mut first, 1, None);
+    save(&mut first, 2, None);
+    let folder = "checkpoints/00000002-1";
+    for written in 0..FILES.len() {
+        let store = Store::memory();
+        save(&mut writer(&store, 1, 3), 1, None);
+        for name in &FILES[..written] {
+            let name = format!("{folder}/{name}");
+            store.put(&name, whole.get(&name).unwrap()).unwrap();
+        }
+        assert_eq!(newest(&store).unwrap().unwrap().step, 1);
+        // The next attempt writes that step and clears away what was left of it.
+        save(&mut writer(&store, 2, 3), 2, None);
+        assert_eq!(newest(&store).unwrap().unwrap().step, 2);
+        assert_eq!(store.join(folder).list().unwrap(), []);
+    }
+}
+
+#[test]
+fn the_newest_and_the_best_are_kept() {
+    let store = Store::memory();
+    let mut writer = writer(&store, 1, 2);
+    let scores = [Some(0.1), Some(0.9), None, Some(0.3), Some(0.9), None, None, None];
+    for (step, score) in (1..).zip(scores) {
+        save(&mut writer, step, score);
+    }
+    assert_eq!(steps(&store), [8, 7, 5]);
+    let names: Vec<_> = store.join("checkpoints").list().unwrap();
+    assert_eq!(names.len(), 3 * (FILES.len() + 1), "{names:?}");
+}
+
+#[test]
+fn an_attempt_that_was_replaced_publishes_nothing() {
+    let store = Store::memory();
+    let mut old = writer(&store, 1, 3);
+    save(&mut old, 1, None);
+    let mut new = writer(&store, 2, 3);
+    old.start(snapshot(2, None)).unwrap();
+    let error = old.finish().unwrap_err();
+    assert!(matches!(error, Error::Fenced(_)), "{error}");
+    assert_eq!(steps(&store), [1]);
+    save(&mut new, 2, None);
+    assert_eq!(steps(&store), [2, 1]);
+}
+
+#[test]
+fn a_checkpoint_is_written_while_the_run_goes_on_and_told_once() {
+    let store = Store::memory();
+    let mut writer = writer(&store, 1, 3);
+    assert!(writer.idle() && writer.poll().unwrap().is_none());
+    assert!(writer.start(snapshot(1, None)).unwrap().is_none());
+    let first = writer.start(snapshot(2, None)).unwrap().unwrap();
+    assert_eq!(first.step, 1);
+    assert_eq!(writer.finish().unwrap().unwrap().step, 2);
+    assert!(writer.finish().unwrap().is_none());
+}
+
+#[test]
+fn a_folder_that_is_no_checkpoint_says_so() {
+    let error = Checkpoint::read(&Store::memory().join("x"), &FILES).unwrap_err();
+    assert!(error.to_string().contains("memory:/x is no whole checkpoint"), "{error}");
+    assert_eq!(error.exit().code(), 78);
+}
