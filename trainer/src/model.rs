@@ -7,7 +7,7 @@ pub mod bert;
 pub mod clip;
 mod feed_forward;
 pub mod resnet;
-pub mod scratch;
+mod scratch;
 pub mod vit;
 
 use crate::ops::rows::Sequences;

@@ -149,7 +149,7 @@ fn a_caption_is_worth_the_same_alone_and_in_any_company() {
 #[test]
 fn bytes_are_worth_what_their_normalised_values_are() {
     let (mut clip, mut params, pairs) = model();
-    let bytes: Vec<u8> = (0..2 * 3 * 64 * 64u32).map(|i| (i * 2_654_435 >> 9) as u8).collect();
+    let bytes: Vec<u8> = (0..2 * 3 * 64 * 64u32).map(|i| ((i * 2_654_435) >> 9) as u8).collect();
     let mut values = vec![0.0; bytes.len()];
     for (plane, values) in values.chunks_mut(64 * 64).enumerate() {
         Pixels::Bytes(&bytes).read(plane * 64 * 64, plane % 3, values);

@@ -9,7 +9,7 @@ use crate::ops::matrix::Onto;
 /// # Shapes
 /// `x`, `y` [rows, width]; between them [rows, hidden].
 #[derive(Debug)]
-pub struct FeedForward {
+pub(super) struct FeedForward {
     up: Linear,
     down: Linear,
     activation: Activation,
@@ -22,7 +22,7 @@ pub struct FeedForward {
 
 impl FeedForward {
     /// The two layers and what they keep for so many rows.
-    pub fn new(
+    pub(super) fn new(
         up: Linear,
         down: Linear,
         activation: Activation,
@@ -33,7 +33,14 @@ impl FeedForward {
     }
 
     /// Writes `y`, or adds to it.
-    pub fn forward(&mut self, values: &[f32], rows: usize, x: &[f32], y: &mut [f32], onto: Onto) {
+    pub(super) fn forward(
+        &mut self,
+        values: &[f32],
+        rows: usize,
+        x: &[f32],
+        y: &mut [f32],
+        onto: Onto,
+    ) {
         let bent = &mut self.bent[..rows * self.hidden];
         let active = &mut self.active[..rows * self.hidden];
         self.up.forward(values, x, bent, Onto::Replace);
@@ -42,7 +49,7 @@ impl FeedForward {
     }
 
     /// Adds to the gradients of the weights; writes `dx`, or adds to it. `wide` is scratch.
-    pub fn backward(
+    pub(super) fn backward(
         &self,
         (values, gradients): (&[f32], &mut [f32]),
         (x, dy): (&[f32], &[f32]),

@@ -4,26 +4,26 @@ use crate::ops::attention::Attention;
 
 /// Numbers for one pass through the blocks of a tower.
 #[derive(Debug)]
-pub struct Scratch {
+pub(super) struct Scratch {
     /// The gradient on its way through the blocks, [tokens, width].
-    pub gradient: Vec<f32>,
+    pub(super) gradient: Vec<f32>,
     /// Whatever a block needs for a moment, [tokens, width].
-    pub narrow: Vec<f32>,
+    pub(super) narrow: Vec<f32>,
     /// And something else, [tokens, width].
-    pub spare: Vec<f32>,
+    pub(super) spare: Vec<f32>,
     /// The gradient inside the feed-forward layer, [tokens, hidden].
-    pub wide: Vec<f32>,
+    pub(super) wide: Vec<f32>,
     /// The gradient of query, key and value, [tokens, 3 · width].
-    pub qkv: Vec<f32>,
+    pub(super) qkv: Vec<f32>,
     /// Attention weights after dropout.
-    pub dropped: Vec<f32>,
+    pub(super) dropped: Vec<f32>,
     /// The gradient of attention scores.
-    pub scores: Vec<f32>,
+    pub(super) scores: Vec<f32>,
 }
 
 impl Scratch {
     /// Memory for so many tokens.
-    pub fn new(tokens: usize, hidden: usize, attention: Attention) -> Self {
+    pub(super) fn new(tokens: usize, hidden: usize, attention: Attention) -> Self {
         let array = |row: usize| vec![0.0; tokens * row];
         Self {
             gradient: array(attention.width),

@@ -80,8 +80,10 @@ impl Attention {
         let gradients = (Kept(dout, self.width), Tokens(dqkv, wide));
         sequences.each(((saved, scratch), gradients), |sample, parts| {
             let (((qkv, probabilities), (dropped, dscores)), (dout, dqkv)) = parts;
-            // Queries of tokens that do not go on have no gradient.
-            dqkv.0.fill(0.0);
+            if dout.0.len() * 3 < dqkv.0.len() {
+                // Queries of tokens that do not go on have no gradient.
+                dqkv.0.fill(0.0);
+            }
             let mask = dropout.is_active().then(|| dropout.mask(sample));
             for head in 0..self.heads {
                 let saved = (qkv.0, probabilities.0);

@@ -212,3 +212,22 @@ fn declare_qkv(layout: &mut Layout, name: &str, width: usize) -> Linear {
     let bias = three("bias", &[width], Init::Zeros);
     Linear::new(weight, Some(bias), width)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_place_of_every_layer_drops_by_itself() {
+        let rates = Rates { hidden: 0.5, attention: 0.5 };
+        let dropout = Dropout::new(1, 2, 0);
+        let mut masks = vec![dropout.at(0, rates.hidden)];
+        for layer in 0..3 {
+            let Dropouts { attention, attended, fed } = rates.at(dropout, layer);
+            masks.extend([attention, attended, fed]);
+        }
+        for (i, mask) in masks.iter().enumerate() {
+            assert!(masks[..i].iter().all(|other| other != mask), "place {i}");
+        }
+    }
+}
