@@ -8,7 +8,8 @@ from pathlib import Path
 from .steps import Failure
 
 HERE = Path(__file__).parent
-CACHE = Path(os.environ.get("CNCLIP_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "cnclip").expanduser()
+CACHES = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+CACHE = Path(os.environ.get("CNCLIP_CACHE") or CACHES / "cnclip")
 
 
 @dataclass(frozen=True)

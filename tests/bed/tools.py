@@ -85,11 +85,12 @@ def get():
 
 
 def get_packages():
-    missing = sorted(package for thing, package in PACKAGES.items() if not shutil.which(thing) and not Path(thing).exists())
+    there = (thing for thing in PACKAGES if shutil.which(thing) or Path(thing).exists())
+    missing = sorted(set(PACKAGES.values()) - {PACKAGES[thing] for thing in there})
     if not missing:
         return
     if os.geteuid() or not shutil.which("apt-get"):
-        raise Failure(f"these Debian packages are missing: {' '.join(missing)}. Install them, or run as root on Debian.")
+        raise Failure(f"Debian packages are missing: {' '.join(missing)}. Install them, or run as root on Debian.")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     with step("bed", f"installing {' '.join(missing)}"):
         run("apt-get", "update", "-qq", env=environment)
