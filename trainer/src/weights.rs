@@ -3,6 +3,7 @@
 
 mod moments;
 mod names;
+mod positions;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -88,13 +89,20 @@ fn to_tensors(
     list.into_iter().map(tensor).collect()
 }
 
-/// Copies a part of the tensors into a model.
+/// Copies a part of the tensors into a model; positions of another resolution are resized.
 ///
 /// # Errors
 /// The names that are missing, not known, or of another shape; then nothing is copied.
 pub fn load(params: &mut Params, tensors: &Tensors, part: Part) -> Result<(), WeightsError> {
     let taken = || params.tensors().map(|(segment, _)| segment).filter(|s| part.takes(&s.name));
-    let misfits = taken().filter_map(|segment| misfit(segment, tensors, part));
+    let resized = taken().find(|s| s.name == positions::NAME).and_then(|segment| {
+        let found = tensors.get(positions::NAME)?;
+        positions::resize(found, &segment.shape)
+    });
+    let find = |name: &str| {
+        resized.as_ref().filter(|_| name == positions::NAME).or_else(|| tensors.get(name))
+    };
+    let misfits = taken().filter_map(|segment| misfit(segment, find(&segment.name), part));
     let known: BTreeSet<&str> = taken().map(|s| s.name.as_str()).collect();
     let strangers =
         tensors.keys().filter(|name| part.takes(name) && !known.contains(name.as_str()));
@@ -104,21 +112,19 @@ pub fn load(params: &mut Params, tensors: &Tensors, part: Part) -> Result<(), We
         return Err(WeightsError::Mismatch(problems));
     }
     for (segment, values) in params.tensors_mut().filter(|(segment, _)| part.takes(&segment.name)) {
-        if let Some(tensor) = tensors.get(&segment.name) {
+        if let Some(tensor) = find(&segment.name) {
             values.copy_from_slice(&tensor.values);
         }
     }
     Ok(())
 }
 
-fn misfit(segment: &Segment, tensors: &Tensors, part: Part) -> Option<String> {
-    let name = &segment.name;
-    match tensors.get(name) {
+fn misfit(segment: &Segment, found: Option<&Tensor>, part: Part) -> Option<String> {
+    let (name, right) = (&segment.name, &segment.shape);
+    match found {
         None => part.requires(name).then(|| format!("`{name}` is missing")),
-        Some(tensor) if tensor.shape == segment.shape => None,
-        Some(tensor) => {
-            Some(format!("`{name}` is {:?}, expected {:?}", tensor.shape, segment.shape))
-        }
+        Some(tensor) if tensor.shape == *right => None,
+        Some(tensor) => Some(format!("`{name}` is {:?}, expected {right:?}", tensor.shape)),
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use cnclip::weights::{Tensor, Tensors, read_pytorch};
+use cnclip::params::{Init, Layout};
+use cnclip::weights::{Part, Tensor, Tensors, load, read_pytorch, read_safetensors};
 
 fn golden(file: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/model").join(file)
@@ -32,4 +33,19 @@ fn a_file_that_is_no_checkpoint_is_named() {
     let error = read_pytorch(&path).unwrap_err().to_string();
     let right = format!("{} is no readable PyTorch checkpoint", path.display());
     assert!(error.starts_with(&right), "{error}");
+}
+
+#[test]
+fn positions_are_resized_to_a_higher_resolution_as_the_reference_does() {
+    let golden =
+        read_safetensors(&std::fs::read(golden("positions.safetensors")).unwrap()).unwrap();
+    let (name, large) = ("visual.positional_embedding", &golden["large"]);
+    let mut layout = Layout::default();
+    layout.weight(name, &large.shape, Init::Zeros);
+    let mut params = layout.build();
+    let file = Tensors::from([(name.to_owned(), golden["small"].clone())]);
+    load(&mut params, &file, Part::All).unwrap();
+    for (found, right) in params.values.iter().zip(&large.values) {
+        assert!((found - right).abs() < 1e-6, "{found}, expected {right}");
+    }
 }

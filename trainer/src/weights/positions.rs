@@ -1,0 +1,93 @@
+//! The positions of a picture's patches, from a grid of one size to a grid of another: how a model
+//! goes on at a higher resolution.
+
+use super::Tensor;
+
+/// The one tensor whose shape depends on the resolution.
+pub(super) const NAME: &str = "visual.positional_embedding";
+
+/// The positions for so many tokens; `None` where either is no square grid behind a class token.
+///
+/// # Source
+/// The reference's `resize_pos_embed`: bicubic with aligned corners, without antialiasing; the class
+/// token's position stays.
+pub(super) fn resize(positions: &Tensor, shape: &[usize]) -> Option<Tensor> {
+    let (&[old, width], &[new, new_width]) = (&positions.shape[..], shape) else { return None };
+    let (from, to) = (grid(old)?, grid(new)?);
+    if width != new_width {
+        return None;
+    }
+    let (class, patches) = positions.values.split_at(width);
+    let mut values = class.to_vec();
+    for place in 0..to * to {
+        let (rows, cols) = (Taps::new(place / to, from, to), Taps::new(place % to, from, to));
+        values.extend((0..width).map(|i| {
+            let at = |y: usize, x: usize| patches[(y * from + x) * width + i];
+            rows.sum(|y| cols.sum(|x| at(y, x)))
+        }));
+    }
+    Some(Tensor { shape: shape.to_vec(), values })
+}
+
+/// The side of the grid behind a class token.
+fn grid(tokens: usize) -> Option<usize> {
+    let side = tokens.checked_sub(1)?.isqrt();
+    (side > 0 && side * side + 1 == tokens).then_some(side)
+}
+
+/// The four old places that a new place is a mean of, and their weights.
+struct Taps {
+    places: [usize; 4],
+    weights: [f32; 4],
+}
+
+impl Taps {
+    fn new(place: usize, from: usize, to: usize) -> Self {
+        let exact = place as f32 * (from - 1) as f32 / (to - 1).max(1) as f32;
+        let (left, fraction) = (exact as usize, exact.fract());
+        Self {
+            places: [0, 1, 2, 3].map(|tap| (left + tap).saturating_sub(1).min(from - 1)),
+            weights: [1.0 + fraction, fraction, 1.0 - fraction, 2.0 - fraction].map(cubic),
+        }
+    }
+
+    fn sum(&self, value: impl Fn(usize) -> f32) -> f32 {
+        self.places.iter().zip(&self.weights).map(|(&place, weight)| weight * value(place)).sum()
+    }
+}
+
+/// The weight of a neighbour at this distance.
+///
+/// # Source
+/// Keys (1981), with PyTorch's a = -0.75.
+fn cubic(distance: f32) -> f32 {
+    const A: f32 = -0.75;
+    let x = distance;
+    if x <= 1.0 {
+        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+    } else {
+        ((A * x - 5.0 * A) * x + 8.0 * A) * x - 4.0 * A
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grid_of_its_own_size_stays_as_it_is() {
+        let values: Vec<f32> = (0..2 * 10).map(|i| (i * i) as f32).collect();
+        let positions = Tensor { shape: vec![10, 2], values };
+        assert_eq!(resize(&positions, &[10, 2]), Some(positions));
+    }
+
+    #[test]
+    fn what_is_no_grid_of_the_same_width_is_not_resized() {
+        let positions = Tensor { shape: vec![5, 2], values: vec![0.0; 10] };
+        for shape in [&[10, 3][..], &[11, 2], &[1, 2], &[10]] {
+            assert_eq!(resize(&positions, shape), None, "{shape:?}");
+        }
+        let no_grid = Tensor { shape: vec![4, 2], values: vec![0.0; 8] };
+        assert_eq!(resize(&no_grid, &[10, 2]), None);
+    }
+}
