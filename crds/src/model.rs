@@ -19,6 +19,40 @@ pub struct ModelConfig {
     pub text: TextTower,
 }
 
+impl ModelConfig {
+    /// The first thing that keeps these towers from being built, if there is one.
+    pub fn problem(&self) -> Option<String> {
+        let (image, text) = (&self.image, &self.text);
+        let tower = match (&image.vit, &image.resnet) {
+            (Some(vit), None) => vit.problem(image.resolution),
+            (None, Some(resnet)) => resnet.problem(image.resolution),
+            _ => Some("image must have exactly one of vit and resnet".to_owned()),
+        };
+        let least = [
+            ("embedDim", self.embed_dim, 1),
+            ("image.resolution", image.resolution, 1),
+            ("text.vocabSize", text.vocab_size, 4),
+            ("text.layers", text.layers, 1),
+            ("text.width", text.width, 1),
+            ("text.heads", text.heads, 1),
+            ("text.intermediate", text.intermediate, 1),
+            ("text.positions", text.positions, 3),
+            ("text.hiddenDropoutPercent", text.hidden_dropout_percent, 0),
+            ("text.attentionDropoutPercent", text.attention_dropout_percent, 0),
+        ];
+        too_small(&least).or(tower).or_else(|| text.problem())
+    }
+}
+
+fn too_small(rows: &[(&str, i32, i32)]) -> Option<String> {
+    let (name, value, least) = rows.iter().find(|(_, value, least)| value < least)?;
+    Some(format!("{name} is {value}; it must be at least {least}"))
+}
+
+fn not_a_multiple((name, value): (&str, i32), (of, unit): (&str, i32)) -> Option<String> {
+    (value % unit != 0).then(|| format!("{name} is {value}; it must be a multiple of {of}, {unit}"))
+}
+
 /// The image tower: exactly one of the two kinds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -53,6 +87,22 @@ pub struct Vit {
     pub head_width: i32,
 }
 
+impl Vit {
+    fn problem(&self, resolution: i32) -> Option<String> {
+        let (patch, head) = (self.patch_size, self.head_width);
+        let rows = [("image.vit.layers", self.layers, 1), ("image.vit.width", self.width, 1)];
+        let sizes = [("image.vit.patchSize", patch, 1), ("image.vit.headWidth", head, 1)];
+        too_small(&rows)
+            .or_else(|| too_small(&sizes))
+            .or_else(|| {
+                not_a_multiple(("image.resolution", resolution), ("image.vit.patchSize", patch))
+            })
+            .or_else(|| {
+                not_a_multiple(("image.vit.width", self.width), ("image.vit.headWidth", head))
+            })
+    }
+}
+
 fn head_width() -> i32 {
     64
 }
@@ -67,6 +117,17 @@ pub struct Resnet {
     /// Channels after the stem; the tower ends with 32 times as many. Must be even.
     #[schemars(range(min = 2, max = 1024))]
     pub width: i32,
+}
+
+impl Resnet {
+    fn problem(&self, resolution: i32) -> Option<String> {
+        if self.layers.len() != 4 || self.layers.iter().any(|&layers| layers < 1) {
+            return Some("image.resnet.layers must be four numbers of at least 1".to_owned());
+        }
+        too_small(&[("image.resnet.width", self.width, 2)])
+            .or_else(|| not_a_multiple(("image.resnet.width", self.width), ("two halves", 2)))
+            .or_else(|| not_a_multiple(("image.resolution", resolution), ("five halvings", 32)))
+    }
 }
 
 /// The text tower: BERT, pooled at the first token.
@@ -101,6 +162,16 @@ pub struct TextTower {
     #[serde(default = "dropout_percent")]
     #[schemars(range(min = 0, max = 90))]
     pub attention_dropout_percent: i32,
+}
+
+impl TextTower {
+    fn problem(&self) -> Option<String> {
+        let dropped = self.hidden_dropout_percent.max(self.attention_dropout_percent);
+        if dropped >= 100 {
+            return Some(format!("text drops {dropped} % of its values; it must be less than 100"));
+        }
+        not_a_multiple(("text.width", self.width), ("text.heads", self.heads))
+    }
 }
 
 fn vocab_size() -> i32 {
@@ -173,5 +244,44 @@ fn bert(layers: i32, width: i32, heads: i32) -> TextTower {
         positions: positions(),
         hidden_dropout_percent: dropout_percent(),
         attention_dropout_percent: dropout_percent(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_published_model_can_be_built() {
+        use Architecture::*;
+        for architecture in [Rn50, VitB16, VitL14, VitL14At336, VitH14] {
+            assert_eq!(architecture.towers().unwrap().problem(), None, "{architecture:?}");
+        }
+        assert_eq!(Custom.towers(), None);
+    }
+
+    #[test]
+    fn towers_that_cannot_be_built_are_told_apart() {
+        let table: [(&str, fn(&mut ModelConfig)); 9] = [
+            ("embedDim is 0", |m| m.embed_dim = 0),
+            ("exactly one of vit and resnet", |m| m.image.vit = None),
+            ("exactly one of vit and resnet", |m| m.image.resnet = resnet(32, [1; 4], 8).resnet),
+            ("image.resolution is 225; it must be a multiple of image.vit.patchSize, 16", |m| {
+                m.image.resolution = 225;
+            }),
+            ("image.resolution is 48; it must be a multiple of five halvings, 32", |m| {
+                m.image = resnet(48, [1; 4], 8);
+            }),
+            ("four numbers of at least 1", |m| m.image = resnet(32, [1, 0, 1, 1], 8)),
+            ("text.width is 768; it must be a multiple of text.heads, 7", |m| m.text.heads = 7),
+            ("text drops 100 %", |m| m.text.hidden_dropout_percent = 100),
+            ("text.positions is 2", |m| m.text.positions = 2),
+        ];
+        for (expected, spoil) in table {
+            let mut model = Architecture::VitB16.towers().unwrap();
+            spoil(&mut model);
+            let problem = model.problem().unwrap();
+            assert!(problem.contains(expected), "{problem}");
+        }
     }
 }

@@ -29,6 +29,11 @@ pub const MOMENTS: &str = "moments.safetensors";
 /// A [`State`] as JSON.
 pub const STATE: &str = "state.json";
 
+/// The whole configuration of the run, as JSON.
+pub const CONFIG: &str = "config.json";
+/// The curves so far, one JSON object a line.
+pub const HISTORY: &str = "metrics.jsonl";
+
 /// Everything a run needs to go on besides weights and moments.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,16 +42,12 @@ pub struct State {
     pub step: u64,
     /// The seed of the run.
     pub seed: u64,
-    /// SHA-256 of what must not change between attempts: model, data, schedule.
-    pub config: String,
     /// The digest of the data set.
     pub dataset: String,
     /// Pairs trained on.
     pub samples_seen: u64,
     /// Pairs that could not be used.
     pub samples_skipped: u64,
-    /// The last of each measure, by name.
-    pub metrics: BTreeMap<String, f64>,
 }
 
 /// A state on its way into the store.

@@ -1,6 +1,7 @@
 //! Scores: what a model is worth on a data set. Loads no weights and writes nothing.
 
 pub mod gallery;
+mod job;
 pub mod retrieval;
 pub mod search;
 mod table;
@@ -19,6 +20,7 @@ use crate::model::clip::Clip;
 use crate::ops::pixels::Pixels;
 use crate::params::Params;
 use gallery::Gallery;
+pub use job::evaluate;
 use retrieval::Retrieval;
 pub use table::table;
 

@@ -12,6 +12,7 @@ pub mod optimizer;
 pub mod params;
 pub mod report;
 pub mod schedule;
+pub mod source;
 pub mod store;
 pub mod train;
 pub mod weights;

@@ -1,1 +1,22 @@
-fn main() {}
+//! The command line: words in, an exit code out. Decides nothing about data or training.
+
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use cnclip_crds::exit::Exit;
+
+use cli::Cli;
+
+fn main() -> ExitCode {
+    match Cli::try_parse() {
+        Ok(cli) => ExitCode::from(cli.run().code()),
+        Err(question) => {
+            let asked = !question.use_stderr();
+            // A closed pipe is the reader's choice.
+            let _ = question.print();
+            ExitCode::from(if asked { Exit::Done } else { Exit::Usage }.code())
+        }
+    }
+}

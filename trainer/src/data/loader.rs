@@ -84,7 +84,7 @@ pub struct Batch {
     /// Token ids of all captions, without padding.
     pub ids: Vec<u32>,
     /// Where each caption begins in `ids`, and where the last one ends.
-    pub offsets: Vec<u32>,
+    pub offsets: Vec<usize>,
     /// `(image, text)` numbers of each pair.
     pub pairs: Vec<(u64, u64)>,
 }
@@ -95,7 +95,7 @@ impl Batch {
         self.pairs.extend(rows.pairs);
         for ids in rows.ids {
             self.ids.extend_from_slice(&ids);
-            self.offsets.push(self.ids.len() as u32);
+            self.offsets.push(self.ids.len());
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The curves of one stage: a bounded list of points that survives restarts as JSON lines. Reads and
 //! writes no file.
 
-use cnclip_crds::report::{Recalls, Report};
+use cnclip_crds::report::{Recalls, Report, Validation};
 use serde::{Deserialize, Serialize};
 
 /// More points are thinned to about half as many.
@@ -64,6 +64,16 @@ impl History {
         &self.points
     }
 
+    /// The validation with the highest mean recall over both directions, the later of equals.
+    pub fn best(&self) -> Option<Validation> {
+        let measured = self.points.iter().filter_map(|point| Some((point.step, point.recalls?)));
+        let rank = |recalls: &Recalls| {
+            recalls.text_to_image.mean_recall + recalls.image_to_text.mean_recall
+        };
+        let best = measured.max_by(|(_, a), (_, b)| rank(a).total_cmp(&rank(b)));
+        best.map(|(step, recalls)| Validation { step, recalls })
+    }
+
     /// Forgets what came after a step: a run that resumes there will say it again.
     pub fn rewind(&mut self, step: i64) {
         self.points.retain(|point| point.step <= step);
@@ -104,8 +114,6 @@ impl History {
 
 #[cfg(test)]
 mod tests {
-    use cnclip_crds::report::Validation;
-
     use super::*;
 
     fn after(step: i64) -> Report {

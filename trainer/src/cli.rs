@@ -1,0 +1,69 @@
+//! What a user may ask for on the command line, and what the exit code says about it.
+
+mod jobs;
+mod prepare;
+mod stop;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use cnclip::report::log::Log;
+use cnclip_crds::exit::Exit;
+
+/// Trains and scores Chinese-CLIP from one file, with or without a cluster.
+#[derive(Debug, Parser)]
+#[command(name = "cnclip", version, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 64 usage, 65 the data cannot be used, 70 a fault of cnclip, \
+75 stopped with the state saved (run it again), 78 the configuration or a place it names cannot work.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train one stage; go on from the newest checkpoint if there is one.
+    Train(Job),
+    /// Score a checkpoint on a list of tasks.
+    Evaluate(Job),
+    /// Make a data set of shards from the reference's TSV and JSONL files.
+    Prepare(prepare::Prepare),
+    /// Write the index of WebDataset shards that are there already.
+    Index(prepare::Index),
+}
+
+/// A job that one file describes.
+#[derive(Args, Debug)]
+struct Job {
+    /// The file: JSON or YAML, as the operator writes it to run.json.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Answer /progress, /metrics and /healthz on this address, whatever the file says.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+}
+
+impl Cli {
+    /// Does what was asked.
+    pub(crate) fn run(self) -> Exit {
+        let log = match Log::start() {
+            Ok(log) => log,
+            // There is no log to say it in.
+            Err(_) => return Exit::Bug,
+        };
+        let done = match self.command {
+            Command::Train(job) => return jobs::train(&job.config, job.listen, &log),
+            Command::Evaluate(job) => return jobs::evaluate(&job.config, job.listen, &log),
+            Command::Prepare(prepare) => prepare.run(),
+            Command::Index(index) => index.run(),
+        };
+        match done {
+            Ok(()) => Exit::Done,
+            Err(error) => {
+                tracing::error!("{error}");
+                error.exit()
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! One evaluation from its file to its results: finds the checkpoint, scores every task, writes what
+//! came out.
+
+use cnclip_crds::artifacts::RESULTS;
+use cnclip_crds::report::{Activity, Report, TaskResult};
+use cnclip_crds::run_config::{EvaluateConfig, TrainConfig};
+
+use super::{Results, Sizes, score, table};
+use crate::error::{Error, Result};
+use crate::model::clip::{Capacity, Clip};
+use crate::params::Params;
+use crate::report::Reporter;
+use crate::source::{self, Found};
+use crate::store::Store;
+use crate::weights::{Part, load};
+
+/// Scores a checkpoint on every task, and gives the table of what came out.
+///
+/// # Errors
+/// If the configuration, the checkpoint or a data set cannot be used, or the results cannot be
+/// written.
+pub fn evaluate(config: &EvaluateConfig, reporter: &Reporter) -> Result<String> {
+    check(config)?;
+    let artifacts = Store::open(&config.artifacts)?;
+    let found = source::weights(&config.checkpoint)?;
+    let trained = trained(&found)?;
+    let vocabulary = config.vocabulary.as_ref().or(trained.vocabulary.as_ref());
+    let tokenizer = source::tokenizer(vocabulary)?;
+    let (mut clip, mut params) = model(config, trained, &found)?;
+    let sizes = sizes(config, trained);
+    reporter.update(|report| begin(report, config));
+    let mut results: Vec<TaskResult> = Vec::new();
+    for task in &config.tasks {
+        let most_skipped = config.max_skipped_percent / 100.0;
+        let mut encoder = (&mut clip, &mut params);
+        let scored = score(task, &tokenizer, &mut encoder, sizes, most_skipped)?;
+        results.push(scored.result);
+        reporter.update(|report| {
+            report.step += 1;
+            report.results = results.clone();
+        });
+    }
+    write(&artifacts, &found, &results)?;
+    reporter.update(|report| report.activity = Activity::Done);
+    Ok(table(&results))
+}
+
+fn check(config: &EvaluateConfig) -> Result<()> {
+    let problem = if config.tasks.is_empty() {
+        "tasks is empty; name at least one.".to_owned()
+    } else if config.batch_size < 1 {
+        format!("batchSize is {}; it must be at least 1.", config.batch_size)
+    } else if !(0.0..=100.0).contains(&config.max_skipped_percent) {
+        format!("maxSkippedPercent is {}; it must be 0 to 100.", config.max_skipped_percent)
+    } else {
+        return Ok(());
+    };
+    Err(Error::Config(problem))
+}
+
+fn trained(found: &Found) -> Result<&TrainConfig> {
+    found.config.as_ref().ok_or_else(|| {
+        Error::Config(format!(
+            "{} does not say what model it is of. Name a checkpoint that `cnclip train` wrote, or the prefix \
+             of its stage.",
+            found.uri
+        ))
+    })
+}
+
+fn sizes(config: &EvaluateConfig, trained: &TrainConfig) -> Sizes {
+    Sizes {
+        side: trained.model.image.resolution as usize,
+        context_length: trained.context_length as usize,
+        batch: config.batch_size as usize,
+    }
+}
+
+fn model(config: &EvaluateConfig, trained: &TrainConfig, found: &Found) -> Result<(Clip, Params)> {
+    let unfit = |why: String| Error::Data(format!("{}: {why}", found.uri));
+    if let Some(problem) = trained.model.problem() {
+        return Err(unfit(problem));
+    }
+    let Sizes { batch, context_length: context, .. } = sizes(config, trained);
+    let (clip, mut params) = Clip::new(&trained.model, Capacity { batch, context });
+    load(&mut params, &found.tensors, Part::All).map_err(|error| unfit(error.to_string()))?;
+    Ok((clip, params))
+}
+
+fn begin(report: &mut Report, config: &EvaluateConfig) {
+    report.activity = Activity::Evaluating;
+    report.steps = config.tasks.len() as i64;
+}
+
+fn write(artifacts: &Store, found: &Found, results: &[TaskResult]) -> Result<()> {
+    let results = Results {
+        checkpoint: found.uri.clone(),
+        digest: found.digest.clone().unwrap_or_default(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        tasks: results.to_vec(),
+    };
+    let json = serde_json::to_vec_pretty(&results);
+    let json = json.map_err(|error| Error::Bug(format!("{RESULTS} cannot be written: {error}")))?;
+    artifacts.put(RESULTS, json.into())
+}

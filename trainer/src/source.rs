@@ -1,0 +1,157 @@
+//! Finds what a user named by URI: weights in any place and layout we can read, and the vocabulary.
+//! Never changes a place it looks at.
+
+use std::io::Write;
+use std::path::Path;
+
+use bytes::Bytes;
+use cnclip_crds::artifacts::{CHECKPOINTS, FINAL, MANIFEST};
+use cnclip_crds::names;
+use cnclip_crds::run_config::{PinnedFile, TrainConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::{CONFIG, Checkpoint, WEIGHTS};
+use crate::data::tokenize::{Tokenizer, Vocabulary};
+use crate::error::{Error, Result};
+use crate::store::Store;
+use crate::weights::{Tensors, read_pytorch, read_safetensors};
+
+/// Weights, and what is known of their origin.
+#[derive(Debug)]
+pub struct Found {
+    /// Where they were in the end.
+    pub uri: String,
+    /// SHA-256 of the manifest of their checkpoint.
+    pub digest: Option<String>,
+    /// The configuration they were trained with, if it lies beside them.
+    pub config: Option<TrainConfig>,
+    /// The weights.
+    pub tensors: Tensors,
+}
+
+/// Which checkpoint a stage ended with; the content of `final.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Final {
+    /// Its folder, below the stage's prefix.
+    pub checkpoint: String,
+    /// Steps completed.
+    pub step: u64,
+}
+
+/// The weights at a URI: a `.safetensors`, `.pt`, `.pth` or `.bin` file, a checkpoint, the prefix of
+/// a stage (the checkpoint it ended with, or else its newest), or a folder with
+/// `model.safetensors`.
+///
+/// # Errors
+/// If there is nothing of the kind, or what is there is damaged; the message lists what was tried.
+pub fn weights(uri: &str) -> Result<Found> {
+    match uri.rsplit_once('/') {
+        Some((parent, name)) if is_file(name) => file(&Store::open(parent)?, name),
+        None if is_file(uri) => file(&Store::open(".")?, uri),
+        _ => folder(&Store::open(uri)?),
+    }
+}
+
+fn is_file(name: &str) -> bool {
+    ["safetensors", "pt", "pth", "bin"].iter().any(|end| name.ends_with(&format!(".{end}")))
+}
+
+fn folder(store: &Store) -> Result<Found> {
+    if store.find(MANIFEST)?.is_some() {
+        return checkpoint(Checkpoint::read(store, &[WEIGHTS, CONFIG])?);
+    }
+    if let Some(ending) = ending(store)? {
+        return checkpoint(Checkpoint::read(&store.join(&ending.checkpoint), &[WEIGHTS, CONFIG])?);
+    }
+    if let Some(newest) = Checkpoint::newest(&store.join(CHECKPOINTS), &[WEIGHTS, CONFIG])? {
+        return checkpoint(newest);
+    }
+    if store.find("model.safetensors")?.is_some() {
+        return file(store, "model.safetensors");
+    }
+    Err(Error::Config(format!(
+        "{0} holds no weights: there is no {MANIFEST} (a checkpoint), no {FINAL} (a stage that ended), \
+         no {CHECKPOINTS}/ (a stage at work) and no model.safetensors. Name one of these.",
+        store.uri()
+    )))
+}
+
+/// Which checkpoint the stage at a prefix ended with, if it did.
+///
+/// # Errors
+/// If `final.json` is not readable; if the store fails.
+pub fn ending(stage: &Store) -> Result<Option<Final>> {
+    let Some(bytes) = stage.find(FINAL)? else { return Ok(None) };
+    let ending = serde_json::from_slice(&bytes).map_err(|error| {
+        let uri = stage.uri_of(FINAL);
+        Error::Data(format!(
+            "{uri} does not name a checkpoint: {error}. Delete it to use the newest."
+        ))
+    })?;
+    Ok(Some(ending))
+}
+
+fn checkpoint(checkpoint: Checkpoint) -> Result<Found> {
+    let unreadable = |what: String| Error::Data(format!("{}: {what}", checkpoint.uri));
+    let tensors = read_safetensors(checkpoint.file(WEIGHTS)?);
+    let tensors = tensors.map_err(|error| unreadable(error.to_string()))?;
+    let config = serde_json::from_slice(checkpoint.file(CONFIG)?);
+    let config = config.map_err(|error| unreadable(format!("{CONFIG} cannot be read: {error}")))?;
+    let (uri, digest) = (checkpoint.uri, Some(checkpoint.digest));
+    Ok(Found { uri, digest, config: Some(config), tensors })
+}
+
+fn file(store: &Store, name: &str) -> Result<Found> {
+    let (bytes, uri) = (store.get(name)?, store.uri_of(name));
+    let tensors = if name.ends_with(".safetensors") {
+        read_safetensors(&bytes)
+    } else {
+        let local = local_copy(&bytes)?;
+        read_pytorch(local.path())
+    };
+    let tensors = tensors.map_err(|error| Error::Data(format!("{uri}: {error}")))?;
+    Ok(Found { uri, digest: None, config: None, tensors })
+}
+
+/// The PyTorch reader wants a file it can seek in.
+fn local_copy(bytes: &Bytes) -> Result<tempfile::NamedTempFile> {
+    let folder = std::env::temp_dir();
+    let mut file =
+        tempfile::NamedTempFile::new().map_err(Error::file("create a file in", &folder))?;
+    file.write_all(bytes).map_err(Error::file("write", file.path()))?;
+    Ok(file)
+}
+
+/// The tokenizer of a vocabulary: the one named, or else that of the image, which is the vocabulary
+/// of all published models.
+///
+/// # Errors
+/// If the file is not there or has another content than its digest says.
+pub fn tokenizer(pinned: Option<&PinnedFile>) -> Result<Tokenizer> {
+    let (bytes, uri, sha256) = match pinned {
+        Some(PinnedFile { uri, sha256 }) => {
+            let (parent, name) = uri.rsplit_once('/').unwrap_or((".", uri));
+            (Store::open(parent)?.get(name)?, uri.clone(), sha256.as_str())
+        }
+        None => {
+            let path = std::env::var(names::ENV_VOCABULARY);
+            let path = path.unwrap_or_else(|_| names::VOCABULARY_PATH.to_owned());
+            (local_vocabulary(Path::new(&path))?, path, names::VOCABULARY_SHA256)
+        }
+    };
+    let unfit = |error| Error::Config(format!("The vocabulary {uri} cannot be used: {error}"));
+    Vocabulary::verify(&bytes, sha256).map_err(unfit)?;
+    Ok(Tokenizer::new(Vocabulary::from_bytes(&bytes).map_err(unfit)?))
+}
+
+fn local_vocabulary(path: &Path) -> Result<Bytes> {
+    std::fs::read(path).map(Bytes::from).map_err(|error| {
+        Error::Config(format!(
+            "The vocabulary {} cannot be read: {error}. Set `vocabulary` to the URI of a vocab.txt, or \
+             {} to its path; the reference's is in the cn-clip package on PyPI.",
+            path.display(),
+            names::ENV_VOCABULARY
+        ))
+    })
+}

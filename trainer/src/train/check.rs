@@ -1,0 +1,102 @@
+//! What in a configuration can never work, told before anything is read. Pure.
+
+use cnclip_crds::run_config::{Length, TrainConfig};
+use cnclip_crds::stage::{Accelerator, Precision};
+
+use crate::error::{Error, Result};
+
+/// # Errors
+/// The first thing that can never work: where it is, what was found, what to do.
+pub(super) fn check(config: &TrainConfig) -> Result<()> {
+    let problems = [world(config), model(config), optimizer(config), numbers(config)];
+    match problems.into_iter().flatten().next() {
+        Some(problem) => Err(Error::Config(problem)),
+        None => Ok(()),
+    }
+}
+
+fn world(config: &TrainConfig) -> Option<String> {
+    let world = &config.world;
+    if world.accelerator == Accelerator::Nvidia {
+        return Some(
+            "world.accelerator is Nvidia, but this cnclip is built for the CPU. Set \
+             spec.workers.accelerator to None."
+                .into(),
+        );
+    }
+    if world.precision == Precision::Bf16 {
+        return Some(
+            "world.precision is Bf16, which only a GPU computes. Set spec.workers.precision to Fp32."
+                .into(),
+        );
+    }
+    let workers = i64::from(world.replicas) * i64::from(world.devices);
+    (workers != 1).then(|| {
+        format!(
+            "world has {} × {} devices, but this cnclip trains on one. Set spec.workers.replicas and \
+             devices to 1.",
+            world.replicas, world.devices
+        )
+    })
+}
+
+fn model(config: &TrainConfig) -> Option<String> {
+    if let Some(problem) = config.model.problem() {
+        return Some(format!("model: {problem}"));
+    }
+    let (context, positions) = (config.context_length, config.model.text.positions);
+    (!(3..=positions).contains(&context)).then(|| {
+        format!(
+            "contextLength is {context}; it must be 3 to {positions}, the positions of the text tower."
+        )
+    })
+}
+
+fn optimizer(config: &TrainConfig) -> Option<String> {
+    let o = &config.optimizer;
+    let unit = |x: f64| (0.0..1.0).contains(&x);
+    let rows = [
+        (
+            "learningRate",
+            o.learning_rate,
+            o.learning_rate > 0.0 && o.learning_rate.is_finite(),
+            "positive",
+        ),
+        (
+            "weightDecay",
+            o.weight_decay,
+            o.weight_decay >= 0.0 && o.weight_decay.is_finite(),
+            "at least 0",
+        ),
+        ("beta1", o.beta1, unit(o.beta1), "at least 0 and less than 1"),
+        ("beta2", o.beta2, unit(o.beta2), "at least 0 and less than 1"),
+        ("epsilon", o.epsilon, o.epsilon > 0.0 && o.epsilon.is_finite(), "positive"),
+    ];
+    let (name, value, _, must) = rows.into_iter().find(|(_, _, fits, _)| !fits)?;
+    Some(format!("optimizer.{name} is {value}; it must be {must}."))
+}
+
+fn numbers(config: &TrainConfig) -> Option<String> {
+    let (name, length) = match config.length {
+        Length::Epochs(epochs) => ("epochs", epochs),
+        Length::Steps(steps) => ("steps", steps),
+    };
+    let validation = config.validation.as_ref().map_or(1, |validation| validation.every_steps);
+    let rows = [
+        (name, length, 1),
+        ("globalBatchSize", config.global_batch_size.into(), 2),
+        ("optimizer.warmupSteps", config.optimizer.warmup_steps, 0),
+        ("checkpoint.everySteps", config.checkpoint.every_steps, 1),
+        ("checkpoint.keep", config.checkpoint.keep.into(), 1),
+        ("validation.everySteps", validation, 1),
+        ("reportEverySteps", config.report_every_steps, 1),
+    ];
+    if !(0.0..=100.0).contains(&config.max_skipped_percent) {
+        return Some(format!(
+            "maxSkippedPercent is {}; it must be 0 to 100.",
+            config.max_skipped_percent
+        ));
+    }
+    let (name, value, least) = rows.into_iter().find(|(_, value, least)| value < least)?;
+    Some(format!("{name} is {value}; it must be at least {least}."))
+}

@@ -1,0 +1,336 @@
+//! A run between two steps: everything it holds, and what can be done with it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use cnclip_crds::artifacts;
+use cnclip_crds::report::{Activity, CheckpointReport, Report, Validation};
+use cnclip_crds::run_config::TrainConfig;
+
+use super::ending;
+use super::meter::Meter;
+use crate::checkpoint::{
+    CONFIG, HISTORY, MOMENTS, STATE, Snapshot, State, WEIGHTS, Writer, Written,
+};
+use crate::data::loader::{self, Loader};
+use crate::data::shard::Dataset;
+use crate::data::tokenize::Tokenizer;
+use crate::error::{Error, Result};
+use crate::evaluate::{Sizes, recalls};
+use crate::loss::{ContrastiveLoss, Score};
+use crate::model::Texts;
+use crate::model::clip::{Batch, Clip};
+use crate::ops::dropout::Dropout;
+use crate::ops::pixels::Pixels;
+use crate::optimizer::AdamW;
+use crate::params::Params;
+use crate::report::Reporter;
+use crate::report::history::History;
+use crate::schedule::Schedule;
+use crate::store::Store;
+use crate::weights::{write_moments, write_safetensors};
+
+/// Held-out pairs, and how often they are looked at.
+#[derive(Debug)]
+pub(super) struct Validator {
+    pub(super) dataset: Dataset,
+    pub(super) tokenizer: Arc<Tokenizer>,
+    pub(super) every_steps: u64,
+}
+
+/// How far a run is.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    steps: u64,
+    steps_per_epoch: u64,
+    step: u64,
+    samples_seen: u64,
+    /// Samples that earlier attempts could not use.
+    skipped_before: u64,
+    meter: Meter,
+    train_seconds: f64,
+    gradient_norm: f64,
+    validation: Option<Validation>,
+    best: Option<Validation>,
+    history: History,
+}
+
+impl Progress {
+    /// Where a checkpoint left off, of so many steps in all and in an epoch.
+    pub(super) fn new(
+        (steps, steps_per_epoch): (u64, u64),
+        state: State,
+        history: History,
+        best: Option<Validation>,
+    ) -> Self {
+        let State { step, samples_seen, samples_skipped: skipped_before, .. } = state;
+        Self {
+            steps,
+            steps_per_epoch,
+            step,
+            samples_seen,
+            skipped_before,
+            history,
+            best,
+            ..Self::default()
+        }
+    }
+}
+
+/// One stage at work.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) config: TrainConfig,
+    pub(super) progress: Progress,
+    /// The digest of the data set.
+    pub(super) dataset: String,
+    pub(super) clip: Clip,
+    pub(super) params: Params,
+    pub(super) adamw: AdamW,
+    pub(super) loss: ContrastiveLoss,
+    pub(super) schedule: Schedule,
+    pub(super) loader: Loader,
+    pub(super) validator: Option<Validator>,
+    pub(super) writer: Writer,
+    pub(super) stage: Store,
+}
+
+impl Run {
+    /// Steps completed.
+    pub(super) fn step(&self) -> u64 {
+        self.progress.step
+    }
+
+    pub(super) fn done(&self) -> bool {
+        self.progress.step >= self.progress.steps
+    }
+
+    fn due(&self, every: u64) -> bool {
+        self.done() || self.progress.step.is_multiple_of(every.max(1))
+    }
+
+    pub(super) fn report_due(&self) -> bool {
+        self.due(self.config.report_every_steps as u64)
+    }
+
+    pub(super) fn validation_due(&self) -> bool {
+        self.validator.as_ref().is_some_and(|validator| self.due(validator.every_steps))
+    }
+
+    pub(super) fn checkpoint_due(&self) -> bool {
+        self.due(self.config.checkpoint.every_steps as u64)
+    }
+
+    /// One optimizer step over the next global batch.
+    ///
+    /// # Errors
+    /// If no batch can be made, or the loss or a gradient is not finite; then no weight changed.
+    pub(super) fn take_step(&mut self) -> Result<()> {
+        let start = Instant::now();
+        let step = self.progress.step;
+        let batch = self.loader.next_batch()?;
+        let batch = batch.ok_or_else(|| Error::Bug(format!("the loader ended at step {step}")))?;
+        let score = self.differentiate(step, &batch)?;
+        let rate = self.schedule.rate(step);
+        let norm = self.adamw.step(&mut self.params, step, rate);
+        self.progress.gradient_norm = norm.map_err(|error| Error::Data(error.to_string()))?;
+        self.clip.clamp_logit_scale(&mut self.params);
+        self.count(batch.pairs.len() as u64, score.loss, start);
+        Ok(())
+    }
+
+    /// Forward, loss, backward: the gradients of one global batch.
+    fn differentiate(&mut self, step: u64, batch: &loader::Batch) -> Result<Score> {
+        let pairs = batch.pairs.len();
+        let texts = Texts { ids: &batch.ids, offsets: &batch.offsets };
+        let batch = Batch { pixels: Pixels::Bytes(&batch.pixels), texts };
+        let dropout = Dropout::new(self.config.seed, step, 0);
+        self.params.clear_gradients();
+        let scale = self.clip.logit_scale(&self.params);
+        let features = self.clip.forward(&mut self.params, batch, dropout);
+        let score = self.loss.evaluate(features, scale, 0..pairs);
+        if !score.loss.is_finite() {
+            return Err(Error::Data(format!(
+                "The loss of step {step} is {}. Lower the learning rate, lengthen the warm-up, or go back to \
+                 an earlier checkpoint.",
+                score.loss
+            )));
+        }
+        self.clip.add_logit_scale_gradient(&mut self.params, score.logit_scale_gradient as f32);
+        let gradients = self.loss.gradients(0..pairs);
+        self.clip.backward(&mut self.params, batch, dropout, gradients);
+        Ok(score)
+    }
+
+    fn count(&mut self, pairs: u64, loss: f64, start: Instant) {
+        let spent = start.elapsed();
+        let progress = &mut self.progress;
+        progress.step += 1;
+        progress.samples_seen += pairs;
+        progress.train_seconds += spent.as_secs_f64();
+        progress.meter.add(pairs, loss, spent);
+    }
+
+    /// Tells what is known before the first step.
+    pub(super) fn tell_start(&self, reporter: &Reporter) {
+        tracing::info!(
+            parameters = self.params.values.len(),
+            pairs_per_step = self.config.global_batch_size,
+            steps_per_epoch = self.progress.steps_per_epoch,
+            dataset = self.dataset,
+            "ready to train"
+        );
+        let progress = &self.progress;
+        reporter.update(|report| {
+            report.activity = Activity::Training;
+            report.step = progress.step as i64;
+            report.steps = progress.steps as i64;
+            report.samples_seen = progress.samples_seen as i64;
+            report.best = progress.best;
+        });
+    }
+
+    /// Tells how far the run is, and begins a new mean.
+    pub(super) fn report(&mut self, reporter: &Reporter) {
+        let meter = std::mem::take(&mut self.progress.meter);
+        reporter.update(|report| self.describe(meter, report));
+        self.progress.history.push(&reporter.current());
+    }
+
+    fn describe(&self, meter: Meter, report: &mut Report) {
+        let progress = &self.progress;
+        report.activity = Activity::Training;
+        report.step = progress.step as i64;
+        report.epoch = progress.step as f64 / progress.steps_per_epoch.max(1) as f64;
+        report.loss = meter.mean_loss().or(report.loss);
+        report.learning_rate = progress.step.checked_sub(1).map(|step| self.schedule.rate(step));
+        report.logit_scale = Some(f64::from(self.clip.logit_scale(&self.params)).ln());
+        report.gradient_norm = Some(progress.gradient_norm);
+        report.samples_per_second = meter.pairs_per_second().or(report.samples_per_second);
+        report.eta_seconds =
+            meter.seconds_for(progress.steps - progress.step).or(report.eta_seconds);
+        report.samples_seen = progress.samples_seen as i64;
+        report.samples_skipped = self.skipped() as i64;
+        report.train_seconds = progress.train_seconds;
+    }
+
+    fn skipped(&self) -> u64 {
+        self.progress.skipped_before + self.loader.skipped().total()
+    }
+
+    /// Measures recall over all validation pairs.
+    ///
+    /// # Errors
+    /// If the data set cannot be read.
+    pub(super) fn validate(&mut self, reporter: &Reporter) -> Result<()> {
+        let Some(validator) = &self.validator else { return Ok(()) };
+        reporter.update(|report| report.activity = Activity::Validating);
+        let sizes = Sizes {
+            side: self.config.model.image.resolution as usize,
+            context_length: self.config.context_length as usize,
+            batch: self.config.global_batch_size as usize,
+        };
+        let most_skipped = self.config.max_skipped_percent / 100.0;
+        let mut encoder = (&mut self.clip, &mut self.params);
+        let (dataset, tokenizer) = (&validator.dataset, &validator.tokenizer);
+        let recalls = recalls(dataset, tokenizer, &mut encoder, sizes, most_skipped)?;
+        let found = Validation { step: self.progress.step as i64, recalls };
+        self.progress.validation = Some(found);
+        self.progress.best = ending::better(self.progress.best, found);
+        reporter.update(|report| {
+            report.activity = Activity::Training;
+            report.validation = Some(found);
+            report.best = self.progress.best;
+        });
+        self.progress.history.push(&reporter.current());
+        Ok(())
+    }
+
+    /// Begins to write a checkpoint; the run goes on meanwhile.
+    ///
+    /// # Errors
+    /// If another process took over, or the state cannot be written down.
+    pub(super) fn save(&mut self, reporter: &Reporter) -> Result<()> {
+        let snapshot = self.snapshot()?;
+        let before = self.writer.start(snapshot);
+        told(before, reporter)
+    }
+
+    fn snapshot(&self) -> Result<Snapshot> {
+        let json = |what: serde_json::Result<Vec<u8>>| {
+            what.map_err(|error| Error::Bug(format!("a state cannot be written as JSON: {error}")))
+        };
+        let step = self.progress.step;
+        let measured = self.progress.validation.filter(|found| found.step == step as i64);
+        let files = [
+            (WEIGHTS, write_safetensors(&self.params)),
+            (MOMENTS, write_moments(&self.params, &self.adamw)),
+            (STATE, json(serde_json::to_vec(&self.state()))?),
+            (CONFIG, json(serde_json::to_vec(&self.config))?),
+            (HISTORY, self.progress.history.to_jsonl().into_bytes()),
+        ];
+        let files = files.map(|(name, bytes)| (name.to_owned(), bytes.into())).to_vec();
+        Ok(Snapshot { step, score: measured.map(|found| ending::score(&found)), files })
+    }
+
+    fn state(&self) -> State {
+        State {
+            step: self.progress.step,
+            seed: self.config.seed,
+            dataset: self.dataset.clone(),
+            samples_seen: self.progress.samples_seen,
+            samples_skipped: self.skipped(),
+        }
+    }
+
+    /// Tells of a checkpoint that became visible since.
+    ///
+    /// # Errors
+    /// If another process took over.
+    pub(super) fn look_after_checkpoint(&mut self, reporter: &Reporter) -> Result<()> {
+        told(self.writer.poll(), reporter)
+    }
+
+    /// Waits until the checkpoint begun last is visible.
+    ///
+    /// # Errors
+    /// If it could not be written.
+    pub(super) fn finish_saving(&mut self, reporter: &Reporter) -> Result<()> {
+        if let Some(written) = self.writer.finish()? {
+            tell(written, reporter);
+        }
+        self.stage.put(artifacts::METRICS, self.progress.history.to_jsonl().into())
+    }
+
+    /// Waits for the last checkpoint and names the one that the stage ends with.
+    ///
+    /// # Errors
+    /// If that cannot be written.
+    pub(super) fn end(mut self, reporter: &Reporter) -> Result<()> {
+        self.finish_saving(reporter)?;
+        ending::write(&self.stage)?;
+        reporter.update(|report| {
+            report.activity = Activity::Done;
+            report.eta_seconds = Some(0);
+        });
+        Ok(())
+    }
+}
+
+/// A store that fails for a while costs a checkpoint, not the run.
+fn told(written: Result<Option<Written>>, reporter: &Reporter) -> Result<()> {
+    match written {
+        Ok(Some(written)) => tell(written, reporter),
+        Ok(None) => {}
+        Err(error @ Error::Fenced(_)) => return Err(error),
+        Err(error) => tracing::warn!("a checkpoint was not written, the run goes on: {error}"),
+    }
+    Ok(())
+}
+
+fn tell(written: Written, reporter: &Reporter) {
+    let Written { step, uri, digest, .. } = written;
+    let written_at = jiff::Timestamp::now().as_second();
+    let saved = CheckpointReport { step: step as i64, uri, digest, written_at };
+    reporter.update(|report| report.checkpoint = Some(saved));
+}

@@ -1,0 +1,147 @@
+//! Everything that must be there before the first step: configuration, data, weights, the right to
+//! write. Takes no step.
+
+use std::sync::Arc;
+
+use cnclip_crds::artifacts::{self, CHECKPOINTS};
+use cnclip_crds::run_config::{Length, TrainConfig, WeightSources};
+use cnclip_crds::stage::Freeze;
+
+use super::check::check;
+use super::resume::{self, Resumed};
+use super::run::{Progress, Run, Validator};
+use crate::checkpoint::{Claim, Fence, Writer};
+use crate::data::loader::{Loader, Options};
+use crate::data::order::Order;
+use crate::data::shard::Dataset;
+use crate::data::tokenize::Tokenizer;
+use crate::error::{Error, Result};
+use crate::loss::ContrastiveLoss;
+use crate::model::clip::{Capacity, Clip};
+use crate::optimizer::{AdamW, Settings};
+use crate::params::Params;
+use crate::schedule::Schedule;
+use crate::source;
+use crate::store::Store;
+use crate::weights::{Part, load};
+
+/// A run that is ready to take its next step: the first, or the one after its newest checkpoint.
+///
+/// # Errors
+/// If the configuration, the data, the weights or the artifact prefix cannot be used.
+pub(super) fn set_up(config: &TrainConfig) -> Result<Run> {
+    check(config)?;
+    let tokenizer = Arc::new(source::tokenizer(config.vocabulary.as_ref())?);
+    let dataset = Dataset::open(&config.dataset)?;
+    let validator = validator(config, tokenizer.clone())?;
+    let global_batch = config.global_batch_size as usize;
+    let order = Order::new(dataset.index(), config.seed, global_batch)?;
+    let (steps, steps_per_epoch) =
+        (steps(config, order.steps_per_epoch())?, order.steps_per_epoch());
+
+    let stage = Store::open(&artifacts::stage(&config.artifacts, &config.run.stage))?;
+    let fence = Fence::claim(&stage, claim(config))?;
+    let checkpoints = stage.join(CHECKPOINTS);
+
+    let capacity = Capacity { batch: global_batch, context: config.context_length as usize };
+    let (mut clip, mut params) = Clip::new(&config.model, capacity);
+    clip.freeze_image(&mut params, config.freeze == Freeze::Image);
+    let mut adamw = AdamW::new(&params, settings(config));
+    let digest = dataset.index().dataset.clone();
+    let resumed = resume::newest(&checkpoints, config, &digest, &mut params, &mut adamw)?;
+    if resumed.is_none() {
+        initialize(config, &mut params)?;
+    }
+    let Resumed { state, history, best } = resumed.unwrap_or_default();
+    let loader = loader(config, dataset, tokenizer, state.step..steps)?;
+    Ok(Run {
+        config: config.clone(),
+        progress: Progress::new((steps, steps_per_epoch), state, history, best),
+        dataset: digest,
+        loss: ContrastiveLoss::new(global_batch, clip.features()),
+        schedule: schedule(config, steps),
+        writer: Writer::new(checkpoints, fence, config.checkpoint.keep as usize),
+        clip,
+        params,
+        adamw,
+        loader,
+        validator,
+        stage,
+    })
+}
+
+fn claim(config: &TrainConfig) -> Claim {
+    let run = if config.run.uid.is_empty() { &config.run.name } else { &config.run.uid };
+    Claim { run: run.clone(), attempt: config.run.attempt.max(1) as u32 }
+}
+
+/// Optimizer steps of the stage.
+fn steps(config: &TrainConfig, per_epoch: u64) -> Result<u64> {
+    let steps = match config.length {
+        Length::Steps(steps) => steps as u64,
+        Length::Epochs(epochs) => (epochs as u64).saturating_mul(per_epoch),
+    };
+    let warmup = config.optimizer.warmup_steps;
+    if warmup as u64 >= steps {
+        return Err(Error::Config(format!(
+            "optimizer.warmupSteps is {warmup}, but the stage has only {steps} steps. Shorten the warm-up \
+             or train longer."
+        )));
+    }
+    Ok(steps)
+}
+
+fn settings(config: &TrainConfig) -> Settings {
+    let optimizer = &config.optimizer;
+    Settings {
+        beta_1: optimizer.beta1,
+        beta_2: optimizer.beta2,
+        epsilon: optimizer.epsilon,
+        weight_decay: optimizer.weight_decay,
+    }
+}
+
+fn schedule(config: &TrainConfig, total_steps: u64) -> Schedule {
+    let optimizer = &config.optimizer;
+    let warmup_steps = optimizer.warmup_steps as u64;
+    Schedule { peak: optimizer.learning_rate, warmup_steps, total_steps }
+}
+
+/// Random weights, then what the sources give, the more special over the more general.
+fn initialize(config: &TrainConfig, params: &mut Params) -> Result<()> {
+    params.initialize(config.seed);
+    let WeightSources { model, image, text } = &config.initial_weights;
+    let parts = [(model, Part::All), (image, Part::Image), (text, Part::Text)];
+    for (uri, part) in parts.into_iter().filter_map(|(uri, part)| Some((uri.as_ref()?, part))) {
+        let found = source::weights(uri)?;
+        let unfit = |error| Error::Config(format!("{} does not fit the model: {error}", found.uri));
+        load(params, &found.tensors, part).map_err(unfit)?;
+        tracing::info!(uri = found.uri, part = format!("{part:?}"), "initial weights");
+    }
+    Ok(())
+}
+
+fn validator(config: &TrainConfig, tokenizer: Arc<Tokenizer>) -> Result<Option<Validator>> {
+    let Some(validation) = &config.validation else { return Ok(None) };
+    let dataset = Dataset::open(&validation.dataset)?;
+    Ok(Some(Validator { dataset, tokenizer, every_steps: validation.every_steps as u64 }))
+}
+
+fn loader(
+    config: &TrainConfig,
+    dataset: Dataset,
+    tokenizer: Arc<Tokenizer>,
+    steps: std::ops::Range<u64>,
+) -> Result<Loader> {
+    let side = config.model.image.resolution as usize;
+    let global_batch = config.global_batch_size as usize;
+    let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
+    let options = Options {
+        augmentation: config.augmentation,
+        context_length: config.context_length as usize,
+        threads,
+        most_skipped: config.max_skipped_percent / 100.0,
+        ..Options::new(config.seed, global_batch, steps, side)
+    };
+    Loader::start(dataset, tokenizer, options)
+}
