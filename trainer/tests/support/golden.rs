@@ -11,33 +11,33 @@ use cnclip_crds::model::{ImageTower, ModelConfig, Resnet, TextTower, Vit};
 use serde_json::Value;
 
 /// One model's files.
-pub struct Golden {
-    pub config: ModelConfig,
-    pub weights: Tensors,
-    pub io: Tensors,
-    pub gradients: Tensors,
-    pub expect: Value,
+pub(crate) struct Golden {
+    pub(crate) config: ModelConfig,
+    pub(crate) weights: Tensors,
+    pub(crate) io: Tensors,
+    pub(crate) gradients: Tensors,
+    pub(crate) expect: Value,
 }
 
 /// Captions of true length, and pictures.
-pub struct Pairs {
-    pub pixels: Vec<f32>,
-    pub ids: Vec<u32>,
-    pub offsets: Vec<usize>,
+pub(crate) struct Pairs {
+    pub(crate) pixels: Vec<f32>,
+    pub(crate) ids: Vec<u32>,
+    pub(crate) offsets: Vec<usize>,
 }
 
 impl Pairs {
-    pub fn batch(&self) -> Batch<'_> {
+    pub(crate) fn batch(&self) -> Batch<'_> {
         Batch { pixels: Pixels::Normalized(&self.pixels), texts: self.texts() }
     }
 
-    pub fn texts(&self) -> Texts<'_> {
+    pub(crate) fn texts(&self) -> Texts<'_> {
         Texts { ids: &self.ids, offsets: &self.offsets }
     }
 }
 
 impl Golden {
-    pub fn read(name: &str) -> Self {
+    pub(crate) fn read(name: &str) -> Self {
         let folder =
             PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/model").join(name);
         let json =
@@ -53,14 +53,14 @@ impl Golden {
     }
 
     /// The model with the golden weights.
-    pub fn model(&self) -> (Clip, Params) {
+    pub(crate) fn model(&self) -> (Clip, Params) {
         let (clip, mut params) = Clip::new(&self.config, Capacity { batch: 6, context: 20 });
         load(&mut params, &self.weights, Part::All).unwrap();
         (clip, params)
     }
 
     /// One of the three batches.
-    pub fn pairs(&self, batch: usize) -> Pairs {
+    pub(crate) fn pairs(&self, batch: usize) -> Pairs {
         let (images, texts) = (&self.io["images"], &self.io["texts"]);
         let size: usize = images.shape[1..].iter().product();
         let context = texts.shape[2];
@@ -111,7 +111,7 @@ fn config(json: &Value) -> ModelConfig {
 }
 
 /// Asserts that two arrays agree to an error relative to the largest value.
-pub fn assert_close(name: &str, found: &[f32], right: &[f32], tolerance: f32) {
+pub(crate) fn assert_close(name: &str, found: &[f32], right: &[f32], tolerance: f32) {
     assert_eq!(found.len(), right.len(), "{name}");
     let largest = right.iter().fold(0f32, |most, value| most.max(value.abs()));
     for (at, (found, right)) in found.iter().zip(right).enumerate() {
