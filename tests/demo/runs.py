@@ -48,5 +48,5 @@ def observe(place, namespace):
 
 def table(place, namespace):
     """What a user sees."""
-    return "\n".join(
-        run(*place.kubectl, "--namespace", namespace, "get", kind).rstrip() for kind in ("cct", "cce")).strip()
+    tables = (run(*place.kubectl, "--namespace", namespace, "get", kind).rstrip() for kind in ("cct", "cce"))
+    return "\n\n".join(filter(None, tables))

@@ -5,7 +5,8 @@ import json
 
 from bed.steps import Failure
 
-WIDE = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "meanRecall": "mean"}
+KEYS = {"r1": "r1", "r5": "r5", "r10": "r10", "meanRecall": "mean_recall"}
+"""What a status calls it, and what we do."""
 
 
 def of(runs, seconds, operator_rss, report):
@@ -41,8 +42,8 @@ def recalls(evaluation):
     if not results:
         raise Failure(f"{evaluation.name} is complete and its status holds no results.")
     directions = {"text_to_image": "textToImage", "image_to_text": "imageToText"}
-    return {ours: {name.replace("meanRecall", "mean_recall"): float(value)
-                   for name, value in results[0]["recalls"][theirs].items()}
+    found = results[0]["recalls"]
+    return {ours: {key: float(found[theirs][name]) for name, key in KEYS.items()}
             for ours, theirs in directions.items()}
 
 
@@ -53,8 +54,7 @@ def write(summary, path):
 
 def table(summary):
     """The recalls, a row for each direction."""
-    rows = ["percent          " + "".join(f"{word:>8}" for word in WIDE.values())]
+    rows = ["percent          " + "".join(f"{word:>8}" for word in ("R@1", "R@5", "R@10", "mean"))]
     for direction, recall in summary["recall"].items():
-        values = (recall[name.replace("meanRecall", "mean_recall")] for name in WIDE)
-        rows.append(f"{direction.replace('_', ' '):17}" + "".join(f"{value:8.1f}" for value in values))
+        rows.append(f"{direction.replace('_', ' '):17}" + "".join(f"{recall[key]:8.1f}" for key in KEYS.values()))
     return "\n".join(rows)

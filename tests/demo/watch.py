@@ -1,5 +1,6 @@
 """Shows the runs while they go on: the table of ``kubectl get`` and a bar for the stage at work."""
 
+import shutil
 import sys
 import time
 
@@ -16,11 +17,13 @@ def until_done(place, namespace, sample, limit=3600):
     deadline = time.monotonic() + limit
     while time.monotonic() < deadline:
         seen = runs.observe(place, namespace)
-        screen.show(runs.table(place, namespace), [bar(run, stage) for run in seen for stage in run.stages
-                                                   if stage["state"] in ("Starting", "Running")])
-        if failed := [run for run in seen if run.is_true("Failed")]:
+        failed = [run for run in seen if run.is_true("Failed")]
+        done = all(run.is_true("Complete") for run in seen)
+        bars = (bar(run, stage) for run in seen for stage in run.stages if stage["state"] in ("Starting", "Running"))
+        screen.show("\n".join([runs.table(place, namespace), "", *bars]), last=failed or done)
+        if failed:
             raise Failure("\n".join(map(why, failed)))
-        if all(run.is_true("Complete") for run in seen):
+        if done:
             return seen
         sample()
         time.sleep(2)
@@ -49,31 +52,22 @@ def bar(run, stage):
 
 
 class Screen:
-    """Redraws in place on a terminal; in a log it adds a table when one changes and a bar now and then."""
+    """Redraws in place on a terminal; in a log it adds what there is to see twice a minute."""
 
     def __init__(self):
         self.lines = 0
-        self.table = ""
-        self.next_bar = 0
+        self.next = 0
 
-    def show(self, table, bars):
+    def show(self, text, last):
+        """Shows the text, which is the last one when all have ended."""
         if sys.stdout.isatty():
-            self.redraw([*table.splitlines(), "", *bars])
-        else:
-            self.append(table, bars)
-        sys.stdout.flush()
+            self.redraw(text.splitlines())
+        elif last or time.monotonic() >= self.next:
+            self.next = time.monotonic() + 30
+            print(f"{text}\n", flush=True)
 
     def redraw(self, lines):
+        width = shutil.get_terminal_size().columns - 1
         sys.stdout.write(f"\x1b[{self.lines}F\x1b[J" if self.lines else "")
-        print("\n".join(lines))
+        print("\n".join(line[:width] for line in lines), flush=True)
         self.lines = len(lines)
-
-    def append(self, table, bars):
-        if time.monotonic() < self.next_bar:
-            return
-        self.next_bar = time.monotonic() + 15
-        if bars:
-            print("\n".join(bars))
-        elif table != self.table:
-            print(table)
-        self.table = table
