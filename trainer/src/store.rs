@@ -37,7 +37,7 @@ pub struct Entry {
 ///
 /// # Guarantees
 /// An object is visible whole or not at all. Requests that fail for a passing reason are repeated
-/// for at most a minute.
+/// for half a minute.
 #[derive(Clone, Debug)]
 pub struct Store {
     objects: Arc<dyn ObjectStore>,

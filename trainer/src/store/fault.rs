@@ -21,7 +21,7 @@ pub enum Fault {
 
 /// A request to a store that did not work.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {verb} {uri}: {}{}", .fault.told(.verb), detail(.source))]
+#[error("cannot {verb} {uri}: {}{}", .fault.told(.verb), detail(*.fault, .source))]
 pub struct StoreError {
     /// `read`, `write`, `list`, `delete` or `open`.
     pub verb: &'static str,
@@ -84,12 +84,16 @@ impl Fault {
     }
 }
 
-/// The answer itself, on one line and short enough for a condition.
-fn detail(source: &Option<Source>) -> String {
+/// The answer itself, short enough for a condition: the store's own word for a fault we know, the
+/// first of all that was said for one we do not.
+fn detail(fault: Fault, source: &Option<Source>) -> String {
     const MOST: usize = 240;
     let Some(source) = source else { return String::new() };
-    let words: Vec<String> = chain(source);
-    let line = words.join(": ").split_whitespace().collect::<Vec<_>>().join(" ");
+    let line = chain(source).join(": ").split_whitespace().collect::<Vec<_>>().join(" ");
+    if fault != Fault::Unreachable {
+        let code = line.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
+        return code.map(|(code, _)| format!(" ({code})")).unwrap_or_default();
+    }
     match line.char_indices().nth(MOST) {
         Some((end, _)) => format!(" ({}…)", &line[..end]),
         None => format!(" ({line})"),
@@ -133,6 +137,7 @@ mod tests {
             let error = StoreError::new("read", "s3://b/x".into(), source);
             assert_eq!((error.fault, error.may_pass()), (fault, may_pass), "{error}");
             assert!(error.to_string().starts_with("cannot read s3://b/x: "), "{error}");
+            assert!(!error.to_string().contains("<Code>"), "{error}");
         }
     }
 

@@ -9,15 +9,16 @@ use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::http::HttpBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ClientOptions, ObjectStore, ObjectStoreScheme, RetryConfig};
+use object_store::{BackoffConfig, ClientOptions, ObjectStore, ObjectStoreScheme, RetryConfig};
 use url::Url;
 
 use super::{Store, StoreError};
 use crate::error::{Error, Result};
 
-/// Repeats of one request, within [`RETRY_SECONDS`].
-const RETRIES: usize = 8;
-const RETRY_SECONDS: u64 = 60;
+/// A request that finds no answer is repeated this long: enough for a store that restarts.
+const RETRY_SECONDS: u64 = 30;
+/// Repeats come ever further apart, so that this many take longer than that.
+const RETRIES: usize = 30;
 /// A single request moves at most one part (16 MiB): slower than 140 KB/s is no answer.
 const REQUEST_SECONDS: u64 = 120;
 
@@ -131,7 +132,7 @@ fn retry() -> RetryConfig {
     RetryConfig {
         max_retries: RETRIES,
         retry_timeout: Duration::from_secs(RETRY_SECONDS),
-        ..RetryConfig::default()
+        backoff: BackoffConfig { max_backoff: Duration::from_secs(5), ..BackoffConfig::default() },
     }
 }
 
