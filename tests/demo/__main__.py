@@ -58,20 +58,19 @@ def build_data_set():
 
 
 def install(where):
-    """The operator in one namespace, and another for the runs, which must be as restricted as any."""
-    operator, trainer = where.images["operator"].rsplit(":", 1), where.images["trainer"]
+    """The operator in one namespace and the runs in another, both as restricted as a namespace can be."""
+    for namespace in (SYSTEM, NAMESPACE):
+        make(where, {"apiVersion": "v1", "kind": "Namespace", "metadata": {
+            "name": namespace, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}})
+    make(where, {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3", "namespace": NAMESPACE},
+                 "stringData": where.store_environment()})
     run(*where.helm, "upgrade", "--install", "cnclip", images.PROJECT / "charts/cn-clip",
-        "--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "2m",
-        "--set", f"image.repository={operator[0]}", "--set", f"image.tag={operator[1]}",
-        "--set", f"trainer.image={trainer}")
-    literals = [f"--from-literal={key}={value}" for key, value in where.store_environment().items()]
-    objects = [
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {
-            "name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}},
-        json.loads(run(*where.kubectl, "create", "secret", "generic", "s3", "--namespace", NAMESPACE, *literals,
-                       "--dry-run=client", "--output", "json"))]
-    for each in objects:
-        run(*where.kubectl, "apply", "--filename", "-", input=json.dumps(each))
+        "--namespace", SYSTEM, "--wait", "--timeout", "2m",
+        *(f"--set=image.{name}={image}" for name, image in where.images.items()))
+
+
+def make(where, thing):
+    run(*where.kubectl, "apply", "--filename", "-", input=json.dumps(thing))
 
 
 def upload(where):
