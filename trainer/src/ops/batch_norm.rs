@@ -17,8 +17,8 @@ const MOMENTUM: f32 = 0.1;
 /// Parts that rows are summed in; fixed, so that sums do not depend on the number of threads.
 const PARTS: usize = 32;
 
-/// Rows that are summed before their sum is added to others: keeps the digits of long sums.
-const BLOCK: usize = 128;
+/// Spans that are summed before their sum is added to others: keeps the digits of long sums.
+const BLOCK: usize = 64;
 
 /// Numbers that one thread takes at a time.
 const CHUNK: usize = 1 << 13;
@@ -46,7 +46,7 @@ pub struct BatchNorm {
     width: usize,
 }
 
-/// What each channel was normalised with.
+/// What each channel was normalised with, the channels repeated to one span.
 #[derive(Debug)]
 pub struct Moments {
     mean: Vec<f32>,
@@ -60,8 +60,21 @@ pub struct Moments {
 impl Moments {
     /// Memory for so many channels.
     pub fn new(width: usize) -> Self {
-        let array = || vec![0.0; width];
+        let array = || vec![0.0; span(width)];
         Self { mean: array(), sharpness: array(), factor: array(), offset: array() }
+    }
+}
+
+/// Whole rows that loops take as one: the processor is slow on short ones.
+fn span(width: usize) -> usize {
+    const ENOUGH: usize = 256;
+    width * (ENOUGH / width).max(1)
+}
+
+/// Repeats what the first channels hold.
+fn repeat(array: &mut [f32], width: usize) {
+    for start in (width..array.len()).step_by(width) {
+        array.copy_within(..width, start);
     }
 }
 
@@ -72,34 +85,42 @@ pub struct Sums(Vec<f32>);
 impl Sums {
     /// Grows to what so many channels need.
     fn fit(&mut self, width: usize) {
-        self.0.resize(self.0.len().max(PARTS * 4 * width), 0.0);
+        self.0.resize(self.0.len().max(PARTS * 4 * span(width)), 0.0);
     }
 
-    /// The sums of two numbers for each of `width` channels over so many rows: `add` adds those of a
-    /// range of rows to its two arrays.
+    /// The sums of two numbers for each channel over an array of rows: `add` adds those of a range of
+    /// the array to two arrays of one span.
     fn over(
         &mut self,
-        (rows, width): (usize, usize),
+        (length, width): (usize, usize),
         add: impl Fn(Range<usize>, &mut [f32], &mut [f32]) + Sync,
     ) -> (&mut [f32], &mut [f32]) {
-        let share = rows.div_ceil(PARTS);
-        let parts = &mut self.0[..PARTS * 4 * width];
-        parts.par_chunks_mut(4 * width).enumerate().for_each(|(part, memory)| {
-            let (total, block) = memory.split_at_mut(2 * width);
+        let span = span(width);
+        let share = length.div_ceil(PARTS).next_multiple_of(span);
+        let parts = &mut self.0[..PARTS * 4 * span];
+        parts.par_chunks_mut(4 * span).enumerate().for_each(|(part, memory)| {
+            let (total, block) = memory.split_at_mut(2 * span);
             total.fill(0.0);
-            let end = rows.min((part + 1) * share);
-            for start in (part * share..end).step_by(BLOCK) {
+            let end = length.min((part + 1) * share);
+            for start in (part * share..end).step_by(BLOCK * span) {
                 block.fill(0.0);
-                let (first, second) = block.split_at_mut(width);
-                add(start..end.min(start + BLOCK), first, second);
+                let (first, second) = block.split_at_mut(span);
+                add(start..end.min(start + BLOCK * span), first, second);
                 total.iter_mut().zip(&*block).for_each(|(total, sum)| *total += sum);
             }
         });
-        let (total, others) = parts.split_at_mut(4 * width);
-        for other in others.chunks_exact(4 * width) {
-            total[..2 * width].iter_mut().zip(other).for_each(|(total, sum)| *total += sum);
+        let (total, others) = parts.split_at_mut(4 * span);
+        for other in others.chunks_exact(4 * span) {
+            total[..2 * span].iter_mut().zip(other).for_each(|(total, sum)| *total += sum);
         }
-        total[..2 * width].split_at_mut(width)
+        let (first, second) = total[..2 * span].split_at_mut(span);
+        for sums in [&mut *first, &mut *second] {
+            let (sums, others) = sums.split_at_mut(width);
+            for other in others.chunks_exact(width) {
+                sums.iter_mut().zip(other).for_each(|(sum, other)| *sum += other);
+            }
+        }
+        (first, second)
     }
 }
 
@@ -132,27 +153,30 @@ impl BatchNorm {
         x: &[f32],
         (moments, sums): (&mut Moments, &mut Sums),
     ) {
-        let (width, rows) = (self.width, x.len() / self.width);
+        let (width, Moments { mean, sharpness, .. }) = (self.width, &mut *moments);
         // Taken from a sample of the channel, a large mean costs the variance no digits.
-        let origin = &x[..width];
-        let (sum, squares) = sums.over((rows, width), |range, sum, squares| {
-            for row in x[range.start * width..range.end * width].chunks_exact(width) {
-                for i in 0..width {
-                    let distance = row[i] - origin[i];
-                    sum[i] += distance;
-                    squares[i] += distance * distance;
+        mean[..width].copy_from_slice(&x[..width]);
+        repeat(mean, width);
+        let origin = &*mean;
+        let (sum, squares) = sums.over((x.len(), width), |range, sum, squares| {
+            for x in x[range].chunks(origin.len()) {
+                let sums = sum.iter_mut().zip(squares.iter_mut());
+                for ((sum, squares), (x, origin)) in sums.zip(x.iter().zip(origin)) {
+                    let distance = x - origin;
+                    *sum += distance;
+                    *squares = distance.mul_add(distance, *squares);
                 }
             }
         });
-        let count = rows as f32;
+        let count = (x.len() / width) as f32;
         let unbiased = count / (count - 1.0).max(1.0);
         let follow = |running: &mut f32, now: f32| *running += MOMENTUM * (now - *running);
         for i in 0..width {
-            let mean = sum[i] / count;
-            let variance = (squares[i] / count - mean * mean).max(0.0);
-            moments.mean[i] = origin[i] + mean;
-            moments.sharpness[i] = 1.0 / (variance + EPSILON).sqrt();
-            follow(&mut self.running_mean.of_mut(state)[i], moments.mean[i]);
+            let distance = sum[i] / count;
+            let variance = (squares[i] / count - distance * distance).max(0.0);
+            mean[i] += distance;
+            sharpness[i] = 1.0 / (variance + EPSILON).sqrt();
+            follow(&mut self.running_mean.of_mut(state)[i], mean[i]);
             follow(&mut self.running_variance.of_mut(state)[i], variance * unbiased);
         }
         self.batches.of_mut(state)[0] += 1.0;
@@ -161,7 +185,7 @@ impl BatchNorm {
 
     /// Takes the running statistics.
     pub fn recall(&self, values: &[f32], state: &[f32], moments: &mut Moments) {
-        moments.mean.copy_from_slice(self.running_mean.of(state));
+        moments.mean[..self.width].copy_from_slice(self.running_mean.of(state));
         let variances = self.running_variance.of(state);
         for (sharpness, variance) in moments.sharpness.iter_mut().zip(variances) {
             *sharpness = 1.0 / (variance + EPSILON).sqrt();
@@ -175,6 +199,9 @@ impl BatchNorm {
         for i in 0..self.width {
             factor[i] = sharpness[i] * weight[i];
             offset[i] = bias[i] - mean[i] * factor[i];
+        }
+        for array in [mean, sharpness, factor, offset] {
+            repeat(array, self.width);
         }
     }
 
@@ -195,12 +222,12 @@ impl BatchNorm {
         y: &mut [f32],
         f: impl Fn(f32, f32) -> f32 + Sync,
     ) {
-        let (width, chunk) = (self.width, self.chunk());
-        let (factor, offset) = (&moments.factor[..width], &moments.offset[..width]);
-        y.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(y, x)| {
-            for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                for i in 0..width {
-                    y[i] = f(y[i], x[i].mul_add(factor[i], offset[i]));
+        let Moments { factor, offset, .. } = moments;
+        y.par_chunks_mut(self.chunk()).zip(x.par_chunks(self.chunk())).for_each(|(y, x)| {
+            for (y, x) in y.chunks_mut(factor.len()).zip(x.chunks(factor.len())) {
+                let line = factor.iter().zip(offset);
+                for ((y, x), (factor, offset)) in y.iter_mut().zip(x).zip(line) {
+                    *y = f(*y, x.mul_add(*factor, *offset));
                 }
             }
         });
@@ -231,42 +258,57 @@ impl BatchNorm {
         dy: &mut [f32],
         gate: impl Fn(f32, f32) -> f32 + Sync,
     ) {
-        let (width, chunk) = (self.width, self.chunk());
-        let (factor, offset) = (&moments.factor[..width], &moments.offset[..width]);
-        let (mean, sharpness) = (&moments.mean[..width], &moments.sharpness[..width]);
-        let rows = dy.len() / width;
-        let (sum, along) = sums.over((rows, width), |range, sum, along| {
-            let part = range.start * width..range.end * width;
-            let pairs = x[part.clone()].chunks_exact(width).zip(dy[part].chunks_exact(width));
-            for (x, dy) in pairs {
-                for i in 0..width {
-                    let dy = gate(x[i].mul_add(factor[i], offset[i]), dy[i]);
-                    sum[i] += dy;
-                    along[i] += dy * (x[i] - mean[i]);
-                }
-            }
-        });
-        let count = rows as f32;
-        for i in 0..width {
-            let weight = along[i] * sharpness[i];
+        let (sum, along) = self.slopes((x, moments, sums), dy, &gate);
+        let count = (dy.len() / self.width) as f32;
+        for i in 0..self.width {
+            let weight = along[i] * moments.sharpness[i];
             self.weight.of_mut(gradients)[i] += weight;
             self.bias.of_mut(gradients)[i] += sum[i];
-            along[i] = factor[i] * sharpness[i] * weight / count;
-            sum[i] *= factor[i] / count;
+            along[i] = moments.factor[i] * moments.sharpness[i] * weight / count;
+            sum[i] *= moments.factor[i] / count;
         }
-        let (sum, along) = (&*sum, &*along);
-        dy.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(dy, x)| {
-            for (dy, x) in dy.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                for i in 0..width {
-                    let through = factor[i] * gate(x[i].mul_add(factor[i], offset[i]), dy[i]);
-                    dy[i] = through - sum[i] - along[i] * (x[i] - mean[i]);
+        repeat(sum, self.width);
+        repeat(along, self.width);
+        let (sum, along, Moments { mean, factor, offset, .. }) = (&*sum, &*along, moments);
+        dy.par_chunks_mut(self.chunk()).zip(x.par_chunks(self.chunk())).for_each(|(dy, x)| {
+            for (dy, x) in dy.chunks_mut(sum.len()).zip(x.chunks(sum.len())) {
+                let line = factor.iter().zip(offset).zip(mean.iter().zip(sum.iter().zip(along)));
+                for ((dy, x), ((factor, offset), (mean, (sum, along)))) in
+                    dy.iter_mut().zip(x).zip(line)
+                {
+                    let through = gate(x.mul_add(*factor, *offset), *dy) * factor;
+                    *dy = through - sum - along * (x - mean);
                 }
             }
         });
     }
 
-    /// Whole rows that one thread takes at a time.
+    /// For each channel the sums of `dy` and of `dy · (x - mean)`.
+    fn slopes<'a>(
+        &self,
+        (x, moments, sums): (&[f32], &Moments, &'a mut Sums),
+        dy: &[f32],
+        gate: &(impl Fn(f32, f32) -> f32 + Sync),
+    ) -> (&'a mut [f32], &'a mut [f32]) {
+        let Moments { mean, factor, offset, .. } = moments;
+        sums.over((dy.len(), self.width), |range, sum, along| {
+            let spans = x[range.clone()].chunks(mean.len()).zip(dy[range].chunks(mean.len()));
+            for (x, dy) in spans {
+                let line = mean.iter().zip(factor.iter().zip(offset));
+                let sums = sum.iter_mut().zip(along.iter_mut());
+                let pairs = x.iter().zip(dy);
+                for ((x, dy), ((sum, along), (mean, (factor, offset)))) in pairs.zip(sums.zip(line))
+                {
+                    let dy = gate(x.mul_add(*factor, *offset), *dy);
+                    *sum += dy;
+                    *along = dy.mul_add(x - mean, *along);
+                }
+            }
+        })
+    }
+
+    /// Whole spans that one thread takes at a time.
     fn chunk(&self) -> usize {
-        CHUNK.div_ceil(self.width) * self.width
+        CHUNK.next_multiple_of(span(self.width))
     }
 }

@@ -198,9 +198,9 @@ fn rectify(y: &[f32], dy: &mut [f32], copy: &mut [f32]) {
     const CHUNK: usize = 1 << 13;
     let chunks = dy.par_chunks_mut(CHUNK).zip(copy.par_chunks_mut(CHUNK)).zip(y.par_chunks(CHUNK));
     chunks.for_each(|((dy, copy), y)| {
-        for i in 0..y.len() {
-            dy[i] = if y[i] > 0.0 { dy[i] } else { 0.0 };
-            copy[i] = dy[i];
+        for ((dy, copy), y) in dy.iter_mut().zip(copy).zip(y) {
+            *dy = if *y > 0.0 { *dy } else { 0.0 };
+            *copy = *dy;
         }
     });
 }
