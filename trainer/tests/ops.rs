@@ -1,6 +1,9 @@
 //! Every operation's backward against what candle's autograd finds for the same formula in plain
 //! differentiable operations, at shapes that no two dimensions share.
 
+#[path = "support/oracle.rs"]
+mod oracle;
+
 use candle_core::{D, Device, Result, Tensor, Var};
 use cnclip::ops::activation::Activation;
 use cnclip::ops::attention::Attention;
@@ -10,57 +13,9 @@ use cnclip::ops::layer_norm::LayerNorm;
 use cnclip::ops::linear::Linear;
 use cnclip::ops::matrix::Onto;
 use cnclip::ops::normalize;
-use cnclip::ops::random::{normal, stream};
 use cnclip::ops::rows::{Keep, Sequences};
 use cnclip::params::{Init, Layout, Params};
-
-fn numbers(length: usize, seed: u64) -> Vec<f32> {
-    (0..length as u64).map(|i| normal(stream(seed, i))).collect()
-}
-
-fn var(values: &[f32], shape: &[usize]) -> Var {
-    Var::from_slice(values, shape, &Device::Cpu).unwrap()
-}
-
-fn tensor(values: &[f32], shape: &[usize]) -> Tensor {
-    Tensor::from_slice(values, shape, &Device::Cpu).unwrap()
-}
-
-fn flat(tensor: &Tensor) -> Vec<f32> {
-    tensor.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-/// The output of a formula, and the gradients of its inputs given that of the output.
-fn oracle(
-    inputs: &[&Var],
-    dy: &[f32],
-    formula: impl Fn() -> Result<Tensor>,
-) -> (Vec<f32>, Vec<Vec<f32>>) {
-    let y = formula().unwrap();
-    let dy = tensor(dy, y.dims());
-    let gradients = (&y * dy).unwrap().sum_all().unwrap().backward().unwrap();
-    (flat(&y), inputs.iter().map(|input| flat(gradients.get(input).unwrap())).collect())
-}
-
-fn assert_close(what: &str, found: &[f32], right: &[f32]) {
-    assert_eq!(found.len(), right.len(), "{what}");
-    for (at, (found, right)) in found.iter().zip(right).enumerate() {
-        let error = (found - right).abs() / right.abs().max(1.0);
-        assert!(error < 2e-5, "{what}[{at}]: {found}, expected {right}");
-    }
-}
-
-/// Parameters with these values, and gradients that start at 1 to show that they are added to.
-fn params(layout: Layout) -> Params {
-    let mut params = layout.build();
-    params.values = numbers(params.values.len(), 99);
-    params.gradients.fill(1.0);
-    params
-}
-
-fn plus_one(values: &[f32]) -> Vec<f32> {
-    values.iter().map(|value| value + 1.0).collect()
-}
+use oracle::{assert_close, numbers, oracle, params, plus_one, tensor, var};
 
 #[test]
 fn a_linear_layer_is_candles() {

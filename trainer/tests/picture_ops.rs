@@ -1,0 +1,184 @@
+//! The operations of the ResNet against what candle's autograd finds for the same formula, at shapes
+//! that no two dimensions share.
+
+#[path = "support/oracle.rs"]
+mod oracle;
+
+use candle_core::{D, Result, Tensor};
+use cnclip::ops::batch_norm::{BatchNorm, Moments, Sums, Then};
+use cnclip::ops::conv2d::{Conv2d, Workspace};
+use cnclip::ops::matrix::Onto;
+use cnclip::ops::pool::AveragePool;
+use cnclip::ops::query::Query;
+use cnclip::params::{Init, Layout, Params};
+use oracle::{assert_close, numbers, oracle, params, plus_one, tensor, var};
+
+/// Numbers small enough for long sums.
+fn small(length: usize, seed: u64) -> Vec<f32> {
+    numbers(length, seed).iter().map(|value| 0.1 * value).collect()
+}
+
+/// Channels last to channels first.
+fn channels_first(x: &Tensor) -> Result<Tensor> {
+    x.permute((0, 3, 1, 2))?.contiguous()
+}
+
+/// Channels first to channels last.
+fn channels_last(x: &Tensor) -> Result<Tensor> {
+    x.permute((0, 2, 3, 1))?.contiguous()
+}
+
+#[test]
+fn a_convolution_is_candles() {
+    let (batch, outputs) = (3, 19);
+    // The last is laid out in more than one piece.
+    for (side, inputs, stride) in [(7, 5, 1), (7, 5, 2), (6, 5, 2), (1, 2, 1), (33, 29, 1)] {
+        let (mut layout, mut memory) = (Layout::default(), Workspace::default());
+        let size = (side, stride);
+        let conv = Conv2d::declare(&mut layout, "c", (inputs, outputs), size, &mut memory);
+        let Params { values, mut gradients, .. } = params(layout);
+        let x = numbers(batch * side * side * inputs, 1);
+        let dy = small(batch * side.div_ceil(stride).pow(2) * outputs, 2);
+        let (mut y, mut dx) = (vec![9.0; dy.len()], vec![9.0; x.len()]);
+        conv.forward(&values, &x, &mut y, &mut memory);
+        conv.backward_weights(&mut gradients, &x, &dy, &mut memory);
+
+        let x = var(&x, &[batch, side, side, inputs]);
+        let weight = var(&values, &[outputs, inputs, 3, 3]);
+        let (right, d) = oracle(&[&x, &weight], &dy, || {
+            channels_last(&channels_first(&x)?.conv2d(&weight, 1, stride, 1, 1)?)
+        });
+        let what = format!("side {side}, stride {stride}");
+        assert_close(&format!("{what}: y"), &y, &right);
+        assert_close(&format!("{what}: weight"), &gradients, &plus_one(&d[1]));
+        if stride == 1 {
+            conv.backward_input(&values, &dy, &mut dx, &mut memory);
+            assert_close(&format!("{what}: dx"), &dx, &d[0]);
+        }
+    }
+}
+
+/// A declared normalisation, its parameters with positive variances, and its memory.
+fn batch_norm(width: usize) -> (BatchNorm, Params, Moments, Sums) {
+    let (mut layout, mut sums) = (Layout::default(), Sums::default());
+    let norm = BatchNorm::declare(&mut layout, "bn", width, Init::Ones, &mut sums);
+    let mut params = params(layout);
+    params.state = numbers(params.state.len(), 98).iter().map(|value| value.abs() + 0.1).collect();
+    (norm, params, Moments::new(width), sums)
+}
+
+/// Rows and channels: fewer than one span, as many as a span has, and many parts.
+const SIZES: [(usize, usize); 3] = [(67, 5), (11, 300), (5000, 3)];
+
+#[test]
+fn batch_normalisation_in_training_is_candles() {
+    for (rows, width) in SIZES {
+        for (onto, then) in [(Onto::Add, Then::Nothing), (Onto::Replace, Then::Rectify)] {
+            let (norm, mut params, mut moments, mut sums) = batch_norm(width);
+            // A mean as large as candle's own sum over so many rows bears.
+            let mean = 1000.0 / rows as f32;
+            let x: Vec<f32> = numbers(rows * width, 1).iter().map(|value| value + mean).collect();
+            let (dy, before) = (small(x.len(), 2), numbers(x.len(), 3));
+            let (mut y, mut dx) = (before.clone(), dy.clone());
+            let state = &mut params.state;
+            norm.measure(&params.values, state, &x, (&mut moments, &mut sums));
+            norm.apply(&moments, &x, &mut y, onto, then);
+            norm.backward(&mut params.gradients, (&x, &moments, &mut sums), &mut dx, then);
+
+            let (weight, bias) = params.values.split_at(width);
+            let (weight, bias) = (var(weight, &[width]), var(bias, &[width]));
+            let x = var(&x, &[rows, width]);
+            let (right, d) = oracle(&[&x, &weight, &bias], &dy, || {
+                let centred = x.broadcast_sub(&x.mean_keepdim(0)?)?;
+                let deviation = (centred.sqr()?.mean_keepdim(0)? + 1e-5)?.sqrt()?;
+                let unit = centred.broadcast_div(&deviation)?;
+                let y = unit.broadcast_mul(&weight)?.broadcast_add(&bias)?;
+                if then == Then::Rectify { y.relu() } else { y + tensor(&before, &[rows, width]) }
+            });
+            let what = format!("{rows} × {width}, {then:?}");
+            assert_close(&format!("{what}: y"), &y, &right);
+            assert_close(&format!("{what}: dx"), &dx, &d[0]);
+            let right = plus_one(&[&d[1][..], &d[2]].concat());
+            assert_close(&format!("{what}: weights"), &params.gradients, &right);
+        }
+    }
+}
+
+#[test]
+fn batch_normalisation_in_evaluation_takes_the_running_statistics() {
+    for (rows, width) in SIZES {
+        let (norm, params, mut moments, _) = batch_norm(width);
+        let (x, mut y) = (numbers(rows * width, 1), vec![9.0; rows * width]);
+        norm.recall(&params.values, &params.state, &mut moments);
+        norm.apply(&moments, &x, &mut y, Onto::Replace, Then::Nothing);
+        let (weight, bias) = params.values.split_at(width);
+        for (at, (found, x)) in y.iter().zip(&x).enumerate() {
+            let i = at % width;
+            let (mean, variance) = (params.state[i], params.state[width + i]);
+            let right = (x - mean) / (variance + 1e-5).sqrt() * weight[i] + bias[i];
+            assert!((found - right).abs() < 2e-5 * right.abs().max(1.0), "{found} for {right}");
+        }
+    }
+}
+
+#[test]
+fn running_statistics_move_a_tenth_towards_those_of_the_batch() {
+    let (norm, mut params, mut moments, mut sums) = batch_norm(2);
+    params.state = vec![5.0, 6.0, 7.0, 8.0, 3.0];
+    let x = [1.0, 10.0, 2.0, 20.0, 6.0, 30.0];
+    norm.measure(&params.values, &mut params.state, &x, (&mut moments, &mut sums));
+    let (means, variances) = ([3.0, 20.0], [7.0, 100.0]);
+    let moved = |from: f32, to: f32| 0.9 * from + 0.1 * to;
+    let right = [
+        moved(5.0, means[0]),
+        moved(6.0, means[1]),
+        moved(7.0, variances[0]),
+        moved(8.0, variances[1]),
+        4.0,
+    ];
+    assert_close("state", &params.state, &right);
+}
+
+#[test]
+fn an_average_pool_is_candles() {
+    let (batch, side, channels) = (3, 6, 5);
+    let x = numbers(batch * side * side * channels, 1);
+    let (dy, before) = (numbers(x.len() / 4, 2), numbers(x.len(), 3));
+    let (mut y, mut dx) = (vec![9.0; dy.len()], before.clone());
+    let pool = AveragePool { side, channels };
+    pool.forward(&x, &mut y);
+    pool.backward(&dy, &mut dx, Onto::Add);
+    let x = var(&x, &[batch, side, side, channels]);
+    let (right, d) = oracle(&[&x], &dy, || channels_last(&channels_first(&x)?.avg_pool2d(2)?));
+    assert_close("y", &y, &right);
+    let sum: Vec<f32> = d[0].iter().zip(&before).map(|(a, b)| a + b).collect();
+    assert_close("dx, added", &dx, &sum);
+    dx.fill(f32::NAN);
+    pool.backward(&dy, &mut dx, Onto::Replace);
+    assert_close("dx", &dx, &d[0]);
+}
+
+#[test]
+fn attention_of_one_query_is_candles() {
+    let (batch, heads, tokens, width) = (3, 2, 7, 10);
+    let query = Query { heads, width, tokens };
+    let (q, kv) = (numbers(batch * width, 1), numbers(batch * tokens * 2 * width, 2));
+    let dout = numbers(q.len(), 3);
+    let (mut rows, mut out) = (vec![9.0; batch * heads * tokens], vec![9.0; q.len()]);
+    let (mut dq, mut dkv) = (vec![9.0; q.len()], vec![9.0; kv.len()]);
+    query.forward(&q, &kv, &mut rows, &mut out);
+    query.backward((&q, &kv), (&rows, &out), &dout, (&mut dq, &mut dkv));
+
+    let d = width / heads;
+    let (q, kv) = (var(&q, &[batch, 1, heads, d]), var(&kv, &[batch, tokens, 2, heads, d]));
+    let (right, gradients) = oracle(&[&q, &kv], &dout, || {
+        let part = |at| kv.narrow(2, at, 1)?.squeeze(2)?.transpose(1, 2)?.contiguous();
+        let scores = q.transpose(1, 2)?.contiguous()?.matmul(&part(0)?.t()?)?;
+        let weights = (scores / (d as f64).sqrt())?.exp()?;
+        let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
+        weights.matmul(&part(1)?)?.transpose(1, 2)?.contiguous()
+    });
+    assert_close("out", &out, &right);
+    assert_close("dq", &dq, &gradients[0]);
+    assert_close("dkv", &dkv, &gradients[1]);
+}
