@@ -1,0 +1,178 @@
+//! What survives a stop at any step: a run that goes on ends where one that never stopped ends, and
+//! every obstacle on the way has an answer.
+
+use std::cell::Cell;
+use std::path::Path;
+
+use cnclip::error::Error;
+use cnclip::report::{Outlets, Reporter};
+use cnclip::train::train;
+use cnclip_crds::exit::Exit;
+use cnclip_crds::report::Report;
+use cnclip_crds::run_config::{PinnedFile, TrainConfig};
+use cnclip_crds::stage::Freeze;
+
+#[path = "support/small.rs"]
+mod small;
+use small::STEPS;
+
+/// Trains until `stop` says so after a step, counted from this call's first.
+fn run(config: &TrainConfig, stop_after: u64) -> (Result<(), Error>, Report) {
+    let reporter = Reporter::start(config.run.clone(), Outlets::default()).unwrap();
+    let steps = Cell::new(0);
+    let done = train(config, &reporter, || {
+        steps.set(steps.get() + 1);
+        steps.get() == stop_after
+    });
+    (done, reporter.current())
+}
+
+fn whole(config: &TrainConfig) -> Report {
+    let (done, report) = run(config, u64::MAX);
+    done.unwrap();
+    report
+}
+
+fn refused(config: &TrainConfig, exit: Exit, expected: &[&str]) {
+    let error = run(config, u64::MAX).0.unwrap_err();
+    assert_eq!(error.exit(), exit, "{error}");
+    for part in expected {
+        assert!(error.to_string().contains(part), "no {part:?} in: {error}");
+    }
+}
+
+#[test]
+fn a_run_stopped_at_any_step_ends_with_the_same_weights_as_one_that_was_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let straight = small::config(folder.path(), "straight");
+    let expected = whole(&straight);
+    let weights = small::final_weights(folder.path(), "straight");
+    for stop in 1..STEPS {
+        let name = format!("stopped-{stop}");
+        let config = small::config(folder.path(), &name);
+        let (stopped, _) = run(&config, stop);
+        assert!(matches!(stopped, Err(Error::Interrupted { step }) if step == stop), "{stopped:?}");
+        let report = whole(&config);
+        assert_eq!(report.step, expected.step);
+        assert_eq!(report.samples_seen, expected.samples_seen);
+        assert_eq!(report.loss, expected.loss, "the last loss after a stop at {stop}");
+        assert!(small::final_weights(folder.path(), &name) == weights, "weights after {stop}");
+    }
+}
+
+#[test]
+fn a_damaged_newest_checkpoint_is_passed_over_for_the_one_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let expected = whole(&small::config(folder.path(), "straight"));
+    let config = small::config(folder.path(), "damaged");
+    run(&config, 6).0.unwrap_err();
+    small::flip_a_byte(
+        &small::newest_checkpoint(folder.path(), "damaged").join("weights.safetensors"),
+    );
+    let report = whole(&config);
+    assert_eq!((report.step, report.loss), (expected.step, expected.loss));
+}
+
+#[test]
+fn where_every_checkpoint_is_damaged_the_run_ends_and_names_the_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = small::config(folder.path(), "damaged");
+    run(&config, 6).0.unwrap_err();
+    for checkpoint in small::checkpoints(folder.path(), "damaged") {
+        small::flip_a_byte(&checkpoint.join("moments.safetensors"));
+    }
+    refused(
+        &config,
+        Exit::Data,
+        &["moments.safetensors", "was changed after it was written", "Restore"],
+    );
+}
+
+#[test]
+fn going_on_with_another_learning_rate_or_other_data_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = small::config(folder.path(), "run");
+    run(&config, 2).0.unwrap_err();
+    config.optimizer.learning_rate *= 2.0;
+    refused(&config, Exit::Config, &["another optimizer", "Put it back"]);
+    let mut config = small::config(folder.path(), "run");
+    config.dataset = small::dataset(&folder.path().join("other"), 1);
+    refused(&config, Exit::Config, &["trained on other data"]);
+}
+
+#[test]
+fn an_older_attempt_cannot_write_beside_a_newer_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = small::config(folder.path(), "run");
+    config.run.attempt = 2;
+    run(&config, 2).0.unwrap_err();
+    config.run.attempt = 1;
+    refused(&config, Exit::Config, &["attempt 2 writes there, this is attempt 1"]);
+}
+
+#[test]
+fn a_later_stage_begins_with_the_weights_that_the_one_before_ended_with() {
+    let folder = tempfile::tempdir().unwrap();
+    whole(&small::config(folder.path(), "first"));
+    let mut config = small::config(folder.path(), "second");
+    config.initial_weights.model = Some(small::stage(folder.path(), "first"));
+    config.freeze = Freeze::Image;
+    whole(&config);
+    let (first, second) =
+        ["first", "second"].map(|name| small::final_tensors(folder.path(), name)).into();
+    for (name, tensor) in &first {
+        let same = second[name] == *tensor;
+        assert_eq!(same, name.starts_with("visual."), "{name}: frozen keeps, the rest is trained");
+    }
+}
+
+#[test]
+fn what_can_never_work_is_refused_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let fresh = || small::config(folder.path(), "never");
+    let vocabulary = |uri: &Path, sha256: &str| {
+        Some(PinnedFile { uri: uri.display().to_string(), sha256: sha256.to_owned() })
+    };
+    let known = fresh().vocabulary.unwrap();
+    let rows: [(&[&str], TrainConfig); 7] = [
+        (&["replicas", "trains on one"], {
+            let mut config = fresh();
+            config.world.replicas = 2;
+            config
+        }),
+        (&["learningRate is NaN", "positive"], {
+            let mut config = fresh();
+            config.optimizer.learning_rate = f64::NAN;
+            config
+        }),
+        (&["warmupSteps is 99", "only"], {
+            let mut config = fresh();
+            config.optimizer.warmup_steps = 99;
+            config
+        }),
+        (&["global batch of 1000", "Set the global batch size"], {
+            let mut config = fresh();
+            config.global_batch_size = 1000;
+            config
+        }),
+        (&["nowhere", "index.json"], TrainConfig { dataset: "/nowhere/at/all".into(), ..fresh() }),
+        (
+            &[&known.uri, "SHA-256", &"0".repeat(64)],
+            TrainConfig {
+                vocabulary: vocabulary(Path::new(&known.uri), &"0".repeat(64)),
+                ..fresh()
+            },
+        ),
+        (
+            &["/nowhere/vocab.txt"],
+            TrainConfig {
+                vocabulary: vocabulary(Path::new("/nowhere/vocab.txt"), &known.sha256),
+                ..fresh()
+            },
+        ),
+    ];
+    for (expected, config) in rows {
+        refused(&config, Exit::Config, expected);
+        assert!(!Path::new(&small::stage(folder.path(), "never")).exists());
+    }
+}

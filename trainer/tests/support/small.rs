@@ -1,0 +1,126 @@
+//! A run that takes a second: a tiny model on the golden data set.
+
+use std::path::{Path, PathBuf};
+
+use cnclip::checkpoint::WEIGHTS;
+use cnclip::data::prepare::{self, prepare};
+use cnclip::data::shard::sha256;
+use cnclip::source;
+use cnclip::store::Store;
+use cnclip::weights::Tensors;
+use cnclip_crds::model::{ImageTower, ModelConfig, Resnet, TextTower};
+use cnclip_crds::run_config::{
+    CheckpointConfig, Identity, Length, OptimizerConfig, PinnedFile, TrainConfig, ValidationConfig,
+    WeightSources, WorldConfig,
+};
+use cnclip_crds::stage::{Augmentation, Freeze};
+
+pub(crate) const STEPS: u64 = 8;
+
+/// A tiny model with everything that must survive a stop: batch normalisation's running statistics,
+/// dropout, augmentation, and an epoch that ends between two steps.
+pub(crate) fn config(folder: &Path, name: &str) -> TrainConfig {
+    TrainConfig {
+        run: Identity { name: name.into(), uid: String::new(), stage: "train".into(), attempt: 1 },
+        model: model(),
+        context_length: 12,
+        vocabulary: Some(vocabulary(folder)),
+        initial_weights: WeightSources::default(),
+        dataset: dataset(&folder.join("data"), 0),
+        freeze: Freeze::None,
+        length: Length::Steps(STEPS as i64),
+        global_batch_size: 5,
+        optimizer: OptimizerConfig {
+            learning_rate: 1e-3,
+            warmup_steps: 2,
+            weight_decay: 0.1,
+            beta1: 0.9,
+            beta2: 0.98,
+            epsilon: 1e-6,
+        },
+        augmentation: Augmentation::AutoAugment,
+        validation: Some(ValidationConfig {
+            dataset: dataset(&folder.join("data"), 0),
+            every_steps: 5,
+        }),
+        checkpoint: CheckpointConfig { every_steps: 3, keep: 2 },
+        artifacts: folder.join(name).display().to_string(),
+        seed: 7,
+        max_skipped_percent: 20.0,
+        world: WorldConfig::default(),
+        report_every_steps: 1,
+        listen: None,
+    }
+}
+
+fn model() -> ModelConfig {
+    ModelConfig {
+        embed_dim: 6,
+        image: ImageTower {
+            resolution: 32,
+            vit: None,
+            resnet: Some(Resnet { layers: vec![1, 1, 1, 1], width: 4 }),
+        },
+        text: TextTower {
+            vocab_size: 7,
+            layers: 1,
+            width: 10,
+            heads: 2,
+            intermediate: 14,
+            positions: 12,
+            hidden_dropout_percent: 10,
+            attention_dropout_percent: 10,
+        },
+    }
+}
+
+fn vocabulary(folder: &Path) -> PinnedFile {
+    let (path, words) = (folder.join("vocab.txt"), "[PAD]\n[UNK]\n[CLS]\n[SEP]\n长\n的\nab\n");
+    std::fs::write(&path, words).unwrap();
+    PinnedFile { uri: path.display().to_string(), sha256: sha256(words.as_bytes()) }
+}
+
+/// Shards of the golden data set; another `variant` has other bytes.
+pub(crate) fn dataset(folder: &Path, variant: u64) -> String {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/dataset");
+    let (images, texts) = (golden.join("train_imgs.tsv"), golden.join("train_texts.jsonl"));
+    let store = Store::open(folder.to_str().unwrap()).unwrap();
+    let options = prepare::Options { shard_bytes: (14 + 9 * variant) << 10, most_skipped: 0.1 };
+    prepare(&images, &texts, &store, &options, |_| ()).unwrap();
+    folder.display().to_string()
+}
+
+/// The prefix of a run's stage.
+pub(crate) fn stage(folder: &Path, name: &str) -> String {
+    folder.join(name).join("train").display().to_string()
+}
+
+/// The checkpoints of a run, oldest first.
+pub(crate) fn checkpoints(folder: &Path, name: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder.join(name).join("train/checkpoints")).unwrap();
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.join("manifest.json").exists());
+    paths.sort();
+    paths
+}
+
+pub(crate) fn newest_checkpoint(folder: &Path, name: &str) -> PathBuf {
+    checkpoints(folder, name).pop().unwrap()
+}
+
+/// The bytes of the last weights.
+pub(crate) fn final_weights(folder: &Path, name: &str) -> Vec<u8> {
+    std::fs::read(newest_checkpoint(folder, name).join(WEIGHTS)).unwrap()
+}
+
+/// The weights that a run ended with, as a later stage finds them.
+pub(crate) fn final_tensors(folder: &Path, name: &str) -> Tensors {
+    source::weights(&stage(folder, name)).unwrap().tensors
+}
+
+pub(crate) fn flip_a_byte(file: &Path) {
+    let mut bytes = std::fs::read(file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(file, bytes).unwrap();
+}
