@@ -83,7 +83,7 @@ fn an_epoch_shows_each_pair_once_with_its_picture_and_its_caption() {
     for batch in epoch {
         assert_eq!((batch.pixels.len(), batch.offsets.len()), (4 * 3 * SIDE * SIDE, 5));
         for (pair, ends) in batch.pairs.iter().zip(batch.offsets.windows(2)) {
-            let ids = &batch.ids[ends[0] as usize..ends[1] as usize];
+            let ids = &batch.ids[ends[0]..ends[1]];
             assert_eq!((ids[0], ids[ids.len() - 1]), (2, 3));
             // Text 7 is 长 seventy times, cut to the context.
             assert_eq!(ids.len() == 52, pair.1 == 7, "{pair:?} {ids:?}");
