@@ -9,7 +9,6 @@ mod table;
 use std::time::Instant;
 
 use cnclip_crds::report::{Recalls, TaskResult};
-use cnclip_crds::run_config::TaskConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::data::shard::Dataset;
@@ -93,19 +92,18 @@ pub struct Results {
 /// # Errors
 /// If the data set cannot be read, or a larger share than `most_skipped` of it cannot be used.
 pub fn score(
-    task: &TaskConfig,
+    name: &str,
+    dataset: &Dataset,
     tokenizer: &Tokenizer,
     encoder: &mut impl Encoder,
-    sizes: Sizes,
-    most_skipped: f64,
+    (sizes, most_skipped): (Sizes, f64),
 ) -> Result<Scored> {
     let start = Instant::now();
-    let dataset = Dataset::open(&task.retrieval.dataset)?;
-    let gallery = Gallery::encode(&dataset, tokenizer, encoder, sizes, most_skipped)?;
+    let gallery = Gallery::encode(dataset, tokenizer, encoder, (sizes, most_skipped))?;
     let retrieval = gallery.retrieval();
     let result = TaskResult {
-        name: task.name.clone(),
-        dataset: task.retrieval.dataset.clone(),
+        name: name.into(),
+        dataset: dataset.uri().into(),
         recalls: retrieval.recalls(),
         images: gallery.images.len() as i64,
         texts: gallery.texts.len() as i64,
@@ -122,12 +120,11 @@ pub fn recalls(
     dataset: &Dataset,
     tokenizer: &Tokenizer,
     encoder: &mut impl Encoder,
-    sizes: Sizes,
-    most_skipped: f64,
+    (sizes, most_skipped): (Sizes, f64),
 ) -> Result<Recalls> {
-    let gallery = Gallery::encode(dataset, tokenizer, encoder, sizes, most_skipped)?;
+    let gallery = Gallery::encode(dataset, tokenizer, encoder, (sizes, most_skipped))?;
     Ok(gallery.retrieval().recalls())
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

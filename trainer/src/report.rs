@@ -2,11 +2,13 @@
 //! words, and afterwards as a page. Never makes a step slower, and never ends a run.
 
 mod bar;
+pub mod curves;
 pub mod history;
 pub mod last_words;
 mod lines;
 pub mod log;
 pub mod metrics;
+pub mod page;
 pub mod process;
 mod server;
 mod teller;

@@ -74,8 +74,7 @@ impl Gallery {
         dataset: &Dataset,
         tokenizer: &Tokenizer,
         encoder: &mut impl Encoder,
-        sizes: Sizes,
-        most_skipped: f64,
+        (sizes, most_skipped): (Sizes, f64),
     ) -> Result<Self> {
         let mut gallery = Self { width: encoder.width(), ..Self::default() };
         std::thread::scope(|scope| {

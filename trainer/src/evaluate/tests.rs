@@ -5,7 +5,6 @@ use super::*;
 use crate::data::prepare::{self, prepare};
 use crate::data::tokenize::Vocabulary;
 use crate::store::Store;
-use cnclip_crds::run_config::RetrievalConfig;
 
 const SIZES: Sizes = Sizes { side: 4, context_length: 8, batch: 5 };
 
@@ -44,7 +43,7 @@ fn tokenizer() -> Tokenizer {
 }
 
 /// The golden data set in several shards.
-fn golden(store: &Store) -> Dataset {
+pub(crate) fn golden(store: &Store) -> Dataset {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/dataset");
     let options = prepare::Options { shard_bytes: 14 << 10, most_skipped: 0.1 };
     let (images, texts) = (folder.join("train_imgs.tsv"), folder.join("train_texts.jsonl"));
@@ -52,15 +51,20 @@ fn golden(store: &Store) -> Dataset {
     Dataset::new(store.clone()).unwrap()
 }
 
+/// A data set as a simple model scores it.
+pub(crate) fn scored(dataset: &Dataset) -> Scored {
+    score("golden", dataset, &tokenizer(), &mut Plain::default(), (SIZES, 0.0)).unwrap()
+}
+
 fn encode(dataset: &Dataset, most_skipped: f64) -> Result<Gallery> {
-    Gallery::encode(dataset, &tokenizer(), &mut Plain::default(), SIZES, most_skipped)
+    Gallery::encode(dataset, &tokenizer(), &mut Plain::default(), (SIZES, most_skipped))
 }
 
 #[test]
 fn every_picture_and_every_text_is_encoded_once_with_what_belongs_together() {
     let dataset = golden(&Store::memory());
     let mut encoder = Plain::default();
-    let gallery = Gallery::encode(&dataset, &tokenizer(), &mut encoder, SIZES, 0.0).unwrap();
+    let gallery = Gallery::encode(&dataset, &tokenizer(), &mut encoder, (SIZES, 0.0)).unwrap();
     let pairs: usize = gallery.relevant.iter().map(Vec::len).sum();
     assert_eq!(gallery.images.len() as u64, dataset.index().images);
     assert_eq!(pairs as u64, dataset.index().pairs);
@@ -113,16 +117,14 @@ fn a_torn_shard_costs_its_own_pictures_and_too_many_end_the_evaluation() {
 
 #[test]
 fn a_task_is_scored_as_its_validation_would_be() {
-    let folder = tempfile::tempdir().unwrap();
-    let uri = folder.path().to_str().unwrap().to_owned();
-    let dataset = golden(&Store::open(&uri).unwrap());
-    let retrieval = RetrievalConfig { dataset: uri.clone() };
-    let task = TaskConfig { name: "golden".into(), retrieval };
-    let mut encoder = Plain::default();
-    let scored = score(&task, &tokenizer(), &mut encoder, SIZES, 0.0).unwrap();
+    let dataset = golden(&Store::memory());
+    let scored = scored(&dataset);
     let TaskResult { name, dataset: of, recalls: found, images, texts, .. } = &scored.result;
-    assert_eq!((name.as_str(), of), ("golden", &uri));
+    assert_eq!((name.as_str(), of.as_str()), ("golden", dataset.uri()));
     assert_eq!((*images, *texts), (12, scored.gallery.texts.len() as i64));
-    assert_eq!(*found, recalls(&dataset, &tokenizer(), &mut encoder, SIZES, 0.0).unwrap());
+    assert_eq!(
+        *found,
+        recalls(&dataset, &tokenizer(), &mut Plain::default(), (SIZES, 0.0)).unwrap()
+    );
     assert!(found.text_to_image.r10 > 0.0, "ten of twelve pictures are among the first ten");
 }

@@ -13,6 +13,12 @@ const MOST_POINTS: usize = 5000;
 pub struct Point {
     /// Steps completed.
     pub step: i64,
+    /// When this was said, in seconds since 1970.
+    #[serde(default)]
+    pub reported_at: i64,
+    /// Pairs trained on in this stage.
+    #[serde(default)]
+    pub samples_seen: i64,
     /// Mean loss since the point before, in nats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,
@@ -45,6 +51,8 @@ impl History {
         let measured = report.validation.filter(|validation| validation.step == report.step);
         let point = Point {
             step: report.step,
+            reported_at: report.reported_at,
+            samples_seen: report.samples_seen,
             loss: report.loss,
             learning_rate: report.learning_rate,
             logit_scale: report.logit_scale,

@@ -1,0 +1,283 @@
+//! A curve as numbers that an SVG can be written with. Knows neither HTML nor colours.
+
+use serde::Serialize;
+
+/// Width and height of the drawing. Near the width of a phone, so that letters keep their size.
+const SIZE: (f64, f64) = (360.0, 188.0);
+/// The corner of the plot at the top left, and its distance from the bottom right.
+const INSET: ((f64, f64), (f64, f64)) = ((42.0, 20.0), (8.0, 22.0));
+/// More points than this are averaged in groups: a screen shows no more.
+const MOST_POINTS: usize = 300;
+/// Fewer points than this are drawn as dots too.
+const DOTS_BELOW: usize = 40;
+/// What a letter of a label needs.
+const LETTER: f64 = 6.2;
+
+/// One curve of a chart, as (step, value).
+#[derive(Clone, Debug, Default)]
+pub(super) struct Curve {
+    /// What it is; empty if the chart's title says it.
+    pub(super) name: &'static str,
+    /// Its points in the order of steps.
+    pub(super) points: Vec<(f64, f64)>,
+}
+
+/// A label at a place along an axis.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Mark {
+    at: f64,
+    label: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Line {
+    name: &'static str,
+    last: String,
+    path: String,
+    dots: Vec<(f64, f64)>,
+}
+
+/// Everything that is drawn, in the coordinates of the drawing.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Chart {
+    title: &'static str,
+    unit: &'static str,
+    /// What someone is told who cannot see it.
+    summary: String,
+    width: f64,
+    height: f64,
+    left: f64,
+    right: f64,
+    top: f64,
+    bottom: f64,
+    across: Vec<Mark>,
+    up: Vec<Mark>,
+    boundaries: Vec<f64>,
+    stages: Vec<Mark>,
+    lines: Vec<Line>,
+}
+
+impl Chart {
+    /// Draws curves over steps; nothing if there is no point. `stages` are the names of the parts
+    /// and the steps at which they end.
+    pub(super) fn draw(
+        (title, unit): (&'static str, &'static str),
+        curves: &[Curve],
+        stages: &[(String, f64)],
+    ) -> Option<Self> {
+        let finite = |curve: &Curve| Curve {
+            points: curve.points.iter().copied().filter(|(x, y)| (x + y).is_finite()).collect(),
+            ..curve.clone()
+        };
+        let curves: Vec<_> = curves.iter().map(finite).filter(|c| !c.points.is_empty()).collect();
+        let values = || curves.iter().flat_map(|curve| curve.points.iter().map(|point| point.1));
+        let (low, high) = (values().reduce(f64::min)?, values().reduce(f64::max)?);
+        let last = stages.iter().map(|stage| stage.1).fold(1.0, f64::max);
+        let ((left, top), (right, bottom)) = INSET;
+        let (right, bottom) = (SIZE.0 - right, SIZE.1 - bottom);
+        let values = Axis::around(low.min(0.0), high.max(0.0), (bottom, top));
+        let steps = Axis { low: 0.0, high: last, step: nice(last / 6.0), ends: (left, right) };
+        Some(Self {
+            title,
+            unit,
+            summary: summary(title, &curves, values.step / 100.0),
+            width: SIZE.0,
+            height: SIZE.1,
+            left,
+            right,
+            top,
+            bottom,
+            across: steps.marks(),
+            up: values.marks(),
+            boundaries: stages.iter().map(|stage| steps.place(stage.1)).rev().skip(1).collect(),
+            stages: names(stages, &steps),
+            lines: curves.iter().map(|curve| Line::draw(curve, &steps, &values)).collect(),
+        })
+    }
+}
+
+fn summary(title: &str, curves: &[Curve], step: f64) -> String {
+    let told = curves.iter().filter_map(|Curve { name, points }| {
+        let (first, last) = (points.first()?, points.last()?);
+        let ends = format!("from {} to {}", label(first.1, step), label(last.1, step));
+        let steps = format!("over steps {} to {}", label(first.0, 1.0), label(last.0, 1.0));
+        Some(format!("{name} {ends} {steps}").trim().to_owned())
+    });
+    format!("{title}: {}", told.collect::<Vec<_>>().join("; "))
+}
+
+/// The names of the parts in the middle of each, where there is room.
+fn names(stages: &[(String, f64)], steps: &Axis) -> Vec<Mark> {
+    let ends = stages.iter().map(|stage| stage.1);
+    let starts = std::iter::once(0.0).chain(ends);
+    let marks = stages.iter().zip(starts).filter_map(|((name, end), start)| {
+        let (from, to) = (steps.place(start), steps.place(*end));
+        let fits = name.chars().count() as f64 * LETTER < to - from;
+        fits.then(|| Mark { at: round((from + to) / 2.0), label: name.clone() })
+    });
+    marks.collect()
+}
+
+impl Line {
+    fn draw(curve: &Curve, steps: &Axis, values: &Axis) -> Self {
+        let points = thinned(&curve.points).map(|(x, y)| (steps.place(x), values.place(y)));
+        let points: Vec<_> = points.collect();
+        let corners = points.iter().map(|(x, y)| format!("{x} {y}"));
+        let last = curve.points.last().map(|point| label(point.1, values.step / 100.0));
+        Self {
+            name: curve.name,
+            last: last.unwrap_or_default(),
+            path: format!("M{}", corners.collect::<Vec<_>>().join("L")),
+            dots: if points.len() < DOTS_BELOW { points } else { Vec::new() },
+        }
+    }
+}
+
+/// Means of neighbours, so many that few enough are left.
+fn thinned(points: &[(f64, f64)]) -> impl Iterator<Item = (f64, f64)> {
+    let group = points.len().div_ceil(MOST_POINTS).max(1);
+    points.chunks(group).map(|group| {
+        let sum = group.iter().fold((0.0, 0.0), |sum, point| (sum.0 + point.0, sum.1 + point.1));
+        (sum.0 / group.len() as f64, sum.1 / group.len() as f64)
+    })
+}
+
+/// A range of values and the range of coordinates it is drawn on.
+struct Axis {
+    low: f64,
+    high: f64,
+    step: f64,
+    ends: (f64, f64),
+}
+
+impl Axis {
+    /// Begins and ends on round numbers around what is drawn.
+    fn around(low: f64, high: f64, ends: (f64, f64)) -> Self {
+        let spread = if high > low { high - low } else { high.abs().max(1.0) };
+        let step = nice(spread / 3.0);
+        let (low, high) = ((low / step).floor() * step, (high / step).ceil() * step);
+        let high = if high > low { high } else { low + step };
+        Self { low, high, step, ends }
+    }
+
+    fn place(&self, value: f64) -> f64 {
+        let (start, end) = self.ends;
+        round(start + (value - self.low) / (self.high - self.low) * (end - start))
+    }
+
+    fn marks(&self) -> Vec<Mark> {
+        let count = ((self.high - self.low) / self.step + 1e-6).floor() as usize;
+        let value = |number: usize| self.low + number as f64 * self.step;
+        (0..=count)
+            .map(value)
+            .map(|value| Mark { at: self.place(value), label: label(value, self.step) })
+            .collect()
+    }
+}
+
+/// The next larger of 1, 2 and 5 times a power of ten.
+fn nice(step: f64) -> f64 {
+    let power = 10f64.powf(step.max(1e-12).log10().floor());
+    let factors = [1.0, 2.0, 5.0, 10.0];
+    power * factors.into_iter().find(|factor| factor * power >= step * 0.999).unwrap_or(10.0)
+}
+
+fn round(coordinate: f64) -> f64 {
+    (coordinate * 10.0).round() / 10.0
+}
+
+/// A value with as many digits as its distance to the next needs.
+fn label(value: f64, step: f64) -> String {
+    let size = value.abs();
+    if size < step / 1000.0 {
+        return "0".into();
+    }
+    if size < 1e-3 || step < 1e-3 {
+        return format!("{value:.1e}").replace(".0e", "e");
+    }
+    match size {
+        1e6.. => format!("{}M", value / 1e6),
+        1e4.. if step >= 100.0 => format!("{}k", (value / 100.0).round() / 10.0),
+        _ => format!("{value:.*}", (-step.log10().floor()).clamp(0.0, 6.0) as usize),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn curve(points: &[(f64, f64)]) -> Curve {
+        Curve { points: points.to_vec(), ..Curve::default() }
+    }
+
+    fn draw(curves: &[Curve], stages: &[(&str, f64)]) -> Option<Chart> {
+        let stages: Vec<_> = stages.iter().map(|(name, end)| ((*name).into(), *end)).collect();
+        Chart::draw(("Loss", "nats"), curves, &stages)
+    }
+
+    #[test]
+    fn labels_are_as_exact_as_the_marks_are_close() {
+        for (value, step, said) in [
+            (0.0, 0.5, "0"),
+            (2.5, 0.5, "2.5"),
+            (3.0, 1.0, "3"),
+            (2e-4, 1e-4, "2e-4"),
+            (1.24e-4, 1e-5, "1.2e-4"),
+            (11_900.0, 1000.0, "11.9k"),
+            (300.0, 100.0, "300"),
+            (2_000_000.0, 1e6, "2M"),
+            (1e-17, 0.1, "0"),
+        ] {
+            assert_eq!(label(value, step), said, "{value} in steps of {step}");
+        }
+    }
+
+    #[test]
+    fn an_axis_ends_on_round_numbers_around_what_it_shows() {
+        for (low, high, labels) in [
+            (2.85, 5.56, vec!["2", "3", "4", "5", "6"]),
+            (0.0, 11.3, vec!["0", "5", "10", "15"]),
+            (7.0, 7.0, vec!["5", "10"]),
+            (0.0, 0.0, vec!["0", "0.5"]),
+            (-3.0, 2.0, vec!["-4", "-2", "0", "2"]),
+        ] {
+            let marks = Axis::around(low, high, (0.0, 1.0)).marks();
+            let found: Vec<_> = marks.into_iter().map(|mark| mark.label).collect();
+            assert_eq!(found, labels, "{low} to {high}");
+        }
+    }
+
+    #[test]
+    fn a_curve_without_a_number_is_not_drawn() {
+        assert!(draw(&[], &[("a", 9.0)]).is_none());
+        assert!(draw(&[curve(&[])], &[("a", 9.0)]).is_none());
+        assert!(draw(&[curve(&[(1.0, f64::NAN)])], &[("a", 9.0)]).is_none());
+    }
+
+    #[test]
+    fn everything_lies_inside_the_plot_and_long_curves_are_averaged() {
+        let noise = |step: usize| (step as f64, 5.0 + (step as f64).sin());
+        let chart = draw(&[curve(&(1..9000).map(noise).collect::<Vec<_>>())], &[("a", 9000.0)]);
+        let chart = chart.unwrap();
+        let path = chart.lines[0].path.strip_prefix('M').unwrap();
+        let points: Vec<(f64, f64)> = (path.split('L'))
+            .map(|point| point.split_once(' ').unwrap())
+            .map(|(x, y)| (x.parse().unwrap(), y.parse().unwrap()))
+            .collect();
+        assert!(points.len() <= MOST_POINTS, "{}", points.len());
+        for (x, y) in points {
+            assert!((chart.left..=chart.right).contains(&x), "{x}");
+            assert!((chart.top..=chart.bottom).contains(&y), "{y}");
+        }
+    }
+
+    #[test]
+    fn parts_are_divided_and_named_where_there_is_room() {
+        let stages = [("align", 500.0), ("a-very-long-name", 520.0), ("finetune", 1000.0)];
+        let chart = draw(&[curve(&[(1.0, 2.0), (999.0, 1.0)])], &stages).unwrap();
+        assert_eq!(chart.boundaries.len(), 2);
+        let names: Vec<_> = chart.stages.iter().map(|mark| mark.label.as_str()).collect();
+        assert_eq!(names, ["align", "finetune"]);
+        assert_eq!(chart.summary, "Loss: from 2.00 to 1.00 over steps 1 to 999");
+    }
+}

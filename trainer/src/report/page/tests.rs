@@ -1,0 +1,134 @@
+use cnclip_crds::report::{Recall, Recalls};
+
+use super::*;
+use crate::data::decode::decode;
+use crate::evaluate::retrieval::first_hit;
+use crate::evaluate::tests::{golden, scored};
+use crate::store::Store;
+
+fn stage(name: &str, steps: i64) -> Stage {
+    let recall = Recall { r1: 1.0, r5: 2.0, r10: 3.0, mean_recall: 2.0 };
+    let recalls = Recalls { text_to_image: recall, image_to_text: recall };
+    let point = |step: i64| Point {
+        step,
+        reported_at: 1_800_000_000 + step,
+        samples_seen: 256 * step,
+        loss: Some(5.5 / step as f64),
+        recalls: (step % 50 == 0).then_some(recalls),
+        ..Point::default()
+    };
+    Stage { name: name.into(), points: (1..=steps / 10).map(|i| point(i * 10)).collect() }
+}
+
+fn input() -> PageInput {
+    let dataset = golden(&Store::memory());
+    let scored = scored(&dataset);
+    let examples = Examples::of(&scored, &dataset).unwrap();
+    PageInput {
+        title: "猫 <run> & \"co\"".into(),
+        model: "ViT-B-16".into(),
+        written_at: 1_800_000_000,
+        stages: vec![stage("<align>", 400), stage("finetune", 300)],
+        tasks: vec![Task { result: scored.result, examples }],
+        provenance: vec![("Checkpoint".into(), "s3://runs/<b>".into())],
+        configuration: "{\"a\": \"</pre><script>alert(1)</script>\"}".into(),
+    }
+}
+
+/// The values of an attribute, as they are written.
+fn attributes<'a>(html: &'a str, name: &str) -> Vec<&'a str> {
+    let open = format!(" {name}=\"");
+    let rest = |part: &'a str| part.split_once('"').unwrap().0;
+    html.split(open.as_str()).skip(1).map(rest).collect()
+}
+
+#[test]
+fn the_page_needs_nothing_but_itself() {
+    let html = page(&input());
+    assert!(html.starts_with("<!doctype html>"), "{}", &html[..80]);
+    for reference in ["<script", "<link", "@import", "url(", "srcset", "<iframe"] {
+        assert!(!html.contains(reference), "{reference}");
+    }
+    let sources = attributes(&html, "src");
+    assert!(!sources.is_empty());
+    assert!(sources.iter().all(|source| source.starts_with("data:image/")), "{sources:?}");
+    assert!(attributes(&html, "href").is_empty());
+}
+
+#[test]
+fn every_picture_on_the_page_decodes() {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    let html = page(&input());
+    for source in attributes(&html, "src") {
+        let file = STANDARD.decode(source.split_once(";base64,").unwrap().1).unwrap();
+        decode(&file).unwrap();
+    }
+}
+
+#[test]
+fn what_users_wrote_is_shown_and_never_obeyed() {
+    let html = page(&input());
+    for (written, shown) in [
+        ("<run>", "猫 &lt;run&gt; &amp; "),
+        ("<align>", "&lt;align&gt;"),
+        ("<b>", "s3:&#x2f;&#x2f;runs&#x2f;&lt;b&gt;"),
+        ("<script>", "&lt;script&gt;alert"),
+    ] {
+        assert!(!html.contains(written), "{written}");
+        assert!(html.contains(shown), "{shown}");
+    }
+}
+
+#[test]
+fn a_page_without_training_or_without_evaluation_says_only_what_is_known() {
+    for (stages, tasks, said, unsaid) in [
+        (input().stages, vec![], "<h2>Training</h2>", "<h2>Recall</h2>"),
+        (vec![], input().tasks, "<h2>Recall</h2>", "<h2>Training</h2>"),
+        (vec![], vec![], "<h1>", "<section>"),
+    ] {
+        let title = "run".into();
+        let html = page(&PageInput { title, stages, tasks, ..PageInput::default() });
+        assert!(html.contains(said), "{said}");
+        assert!(!html.contains(unsaid), "{unsaid}");
+    }
+}
+
+#[test]
+fn stages_follow_one_another_and_are_summed() {
+    let html = page(&input());
+    assert!(html.contains("<dd>179,200</dd>"), "700 steps of 256");
+    assert!(html.contains("<dd>11 min 20 s</dd>"), "390 s and 290 s");
+    assert!(html.contains("Loss: from 0.550 to 0.018 over steps 10 to 700"), "one curve");
+}
+
+#[test]
+fn examples_show_what_was_found_and_the_worst_are_misses() {
+    let dataset = golden(&Store::memory());
+    let scored = scored(&dataset);
+    let examples = Examples::of(&scored, &dataset).unwrap();
+    assert!(!examples.usual.is_empty());
+    for example in &examples.usual {
+        let text = scored.gallery.texts.iter().position(|text| text.text == example.text).unwrap();
+        let found = &scored.retrieval.text_to_image.nearest[text][..5];
+        let hit = first_hit(found, &scored.gallery.relevant[text]);
+        assert_eq!(example.answers.iter().position(|answer| answer.right), hit);
+        assert!(example.answers.iter().all(|answer| answer.picture.is_some()));
+    }
+    for example in &examples.worst {
+        assert!(example.answers.iter().all(|answer| !answer.right));
+        assert!(example.wanted.as_ref().unwrap().right);
+        assert!(example.place.unwrap() > 10);
+    }
+}
+
+#[test]
+fn numbers_are_grouped_and_times_are_as_coarse_as_they_are_long() {
+    for (value, said) in [(0, "0"), (999, "999"), (1000, "1,000"), (12_345_678, "12,345,678")] {
+        assert_eq!(count(value), said);
+    }
+    for (seconds, said) in
+        [(59, "59 s"), (60, "1 min 0 s"), (3661, "1 h 1 min"), (200_000, "2 d 7 h")]
+    {
+        assert_eq!(duration(seconds), said);
+    }
+}
