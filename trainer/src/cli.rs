@@ -27,10 +27,8 @@ enum Command {
     Train(Job),
     /// Score a checkpoint on a list of tasks.
     Evaluate(Job),
-    /// Make a data set of shards from the reference's TSV and JSONL files.
+    /// Make a data set of shards from the reference's TSV and JSONL files, or index shards.
     Prepare(prepare::Prepare),
-    /// Write the index of WebDataset shards that are there already.
-    Index(prepare::Index),
 }
 
 /// A job that one file describes.
@@ -56,7 +54,6 @@ impl Cli {
             Command::Train(job) => return jobs::train(&job.config, job.listen, &log),
             Command::Evaluate(job) => return jobs::evaluate(&job.config, job.listen, &log),
             Command::Prepare(prepare) => prepare.run(),
-            Command::Index(index) => index.run(),
         };
         match done {
             Ok(()) => Exit::Done,

@@ -127,8 +127,9 @@ fn local_copy(bytes: &Bytes) -> Result<tempfile::NamedTempFile> {
 /// of all published models.
 ///
 /// # Errors
-/// If the file is not there or has another content than its digest says.
-pub fn tokenizer(pinned: Option<&PinnedFile>) -> Result<Tokenizer> {
+/// If the file is not there, has another content than its digest says, or more entries than the
+/// model's `vocab_size`.
+pub fn tokenizer(pinned: Option<&PinnedFile>, vocab_size: i32) -> Result<Tokenizer> {
     let (bytes, uri, sha256) = match pinned {
         Some(PinnedFile { uri, sha256 }) => {
             let (parent, name) = uri.rsplit_once('/').unwrap_or((".", uri));
@@ -142,7 +143,15 @@ pub fn tokenizer(pinned: Option<&PinnedFile>) -> Result<Tokenizer> {
     };
     let unfit = |error| Error::Config(format!("The vocabulary {uri} cannot be used: {error}"));
     Vocabulary::verify(&bytes, sha256).map_err(unfit)?;
-    Ok(Tokenizer::new(Vocabulary::from_bytes(&bytes).map_err(unfit)?))
+    let vocabulary = Vocabulary::from_bytes(&bytes).map_err(unfit)?;
+    if vocabulary.size() > vocab_size.max(0) as usize {
+        return Err(Error::Config(format!(
+            "The vocabulary {uri} has {} entries, but the model's text.vocabSize is {vocab_size}. Set one to \
+             fit the other.",
+            vocabulary.size()
+        )));
+    }
+    Ok(Tokenizer::new(vocabulary))
 }
 
 fn local_vocabulary(path: &Path) -> Result<Bytes> {

@@ -134,7 +134,12 @@ fn what_can_never_work_is_refused_before_anything_is_written() {
         Some(PinnedFile { uri: uri.display().to_string(), sha256: sha256.to_owned() })
     };
     let known = fresh().vocabulary.unwrap();
-    let rows: [(&[&str], TrainConfig); 7] = [
+    let rows: [(&[&str], TrainConfig); 8] = [
+        (&["has 7 entries", "vocabSize is 6"], {
+            let mut config = fresh();
+            config.model.text.vocab_size = 6;
+            config
+        }),
         (&["replicas", "trains on one"], {
             let mut config = fresh();
             config.world.replicas = 2;

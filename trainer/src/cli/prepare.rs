@@ -1,6 +1,6 @@
-//! The commands that make data sets.
+//! The command that makes data sets.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use cnclip::data::prepare::{self, Options, Prepared, Progress};
@@ -8,72 +8,63 @@ use cnclip::error::{Error, Result};
 use cnclip::store::Store;
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// What both commands may be told.
+/// Either three places, or that of shards that are there.
 #[derive(Args, Debug)]
-struct Limits {
+pub(super) struct Prepare {
+    /// `<split>_imgs.tsv`: image id, tab, the encoded picture in base64.
+    #[arg(long, value_name = "FILE", required_unless_present = "shards")]
+    images: Option<PathBuf>,
+    /// `<split>_texts.jsonl`: {"text_id", "text", "image_ids"} a line.
+    #[arg(long, value_name = "FILE", required_unless_present = "shards")]
+    texts: Option<PathBuf>,
+    /// Where the shards go: a folder, s3://…, gs://… or az://….
+    #[arg(long, value_name = "URI", required_unless_present = "shards")]
+    output: Option<String>,
+    /// Only write the index of the WebDataset shards that are at this place already.
+    #[arg(long, value_name = "URI", conflicts_with_all = ["images", "texts", "output", "shard_size"])]
+    shards: Option<String>,
+    /// A shard is closed when it has grown to this many MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 128, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    shard_size: u64,
     /// Share of images, texts or labels that may be unusable before the command fails, in percent.
     #[arg(long, value_name = "PERCENT", default_value_t = 1.0)]
     most_skipped: f64,
 }
 
-#[derive(Args, Debug)]
-pub(super) struct Prepare {
-    /// `<split>_imgs.tsv`: image id, tab, the encoded picture in base64.
-    #[arg(long, value_name = "FILE")]
-    images: PathBuf,
-    /// `<split>_texts.jsonl`: {"text_id", "text", "image_ids"} a line.
-    #[arg(long, value_name = "FILE")]
-    texts: PathBuf,
-    /// Where the shards go: a folder, s3://…, gs://… or az://….
-    #[arg(long, value_name = "URI")]
-    output: String,
-    /// A shard is closed when it has grown to this many MiB.
-    #[arg(long, value_name = "MIB", default_value_t = 128, value_parser = clap::value_parser!(u64).range(1..=4096))]
-    shard_size: u64,
-    #[command(flatten)]
-    limits: Limits,
-}
+impl Prepare {
+    pub(super) fn run(&self) -> Result<()> {
+        match (&self.shards, &self.images, &self.texts, &self.output) {
+            (Some(shards), ..) => self.index(&Store::open(shards)?),
+            (None, Some(images), Some(texts), Some(output)) => {
+                self.make(images, texts, &Store::open(output)?)
+            }
+            _ => Err(Error::Usage("give --images, --texts and --output, or --shards".into())),
+        }
+    }
 
-#[derive(Args, Debug)]
-pub(super) struct Index {
-    /// Where the shards are and the index goes: a folder, s3://…, gs://… or az://….
-    uri: String,
-    #[command(flatten)]
-    limits: Limits,
-}
+    fn make(&self, images: &Path, texts: &Path, store: &Store) -> Result<()> {
+        let (options, bar) = (self.options()?, bar("images"));
+        let made = prepare::prepare(images, texts, store, &options, |at| show(&bar, at))?;
+        tell(&bar, &made, store);
+        Ok(())
+    }
 
-impl Limits {
-    fn share(&self) -> Result<f64> {
+    fn index(&self, store: &Store) -> Result<()> {
+        let (options, bar) = (self.options()?, bar("shards"));
+        let made = prepare::index(store, &options, |at| show(&bar, at))?;
+        tell(&bar, &made, store);
+        Ok(())
+    }
+
+    fn options(&self) -> Result<Options> {
         match self.most_skipped {
-            percent if (0.0..=100.0).contains(&percent) => Ok(percent / 100.0),
+            percent if (0.0..=100.0).contains(&percent) => {
+                Ok(Options { shard_bytes: self.shard_size << 20, most_skipped: percent / 100.0 })
+            }
             other => {
                 Err(Error::Usage(format!("--most-skipped must be 0 to 100 percent, found {other}")))
             }
         }
-    }
-}
-
-impl Prepare {
-    pub(super) fn run(&self) -> Result<()> {
-        let store = Store::open(&self.output)?;
-        let options =
-            Options { shard_bytes: self.shard_size << 20, most_skipped: self.limits.share()? };
-        let bar = bar("images");
-        let prepared =
-            prepare::prepare(&self.images, &self.texts, &store, &options, |at| show(&bar, at))?;
-        tell(&bar, &prepared, &store);
-        Ok(())
-    }
-}
-
-impl Index {
-    pub(super) fn run(&self) -> Result<()> {
-        let store = Store::open(&self.uri)?;
-        let options = Options { most_skipped: self.limits.share()?, ..Options::default() };
-        let bar = bar("shards");
-        let prepared = prepare::index(&store, &options, |at| show(&bar, at))?;
-        tell(&bar, &prepared, &store);
-        Ok(())
     }
 }
 

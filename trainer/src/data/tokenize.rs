@@ -82,6 +82,12 @@ impl Vocabulary {
         Ok(Self { tails: tails.collect(), heads, longest, unknown, start, end })
     }
 
+    /// One more than the largest id.
+    pub fn size(&self) -> usize {
+        let ids = self.heads.values().chain(self.tails.values());
+        ids.max().map_or(0, |&largest| largest as usize + 1)
+    }
+
     /// Compares the digest of a vocabulary file with the one that a run was told to use.
     ///
     /// # Errors

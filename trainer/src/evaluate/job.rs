@@ -25,7 +25,7 @@ pub fn evaluate(config: &EvaluateConfig, reporter: &Reporter) -> Result<String> 
     let found = source::weights(&config.checkpoint)?;
     let trained = trained(&found)?;
     let vocabulary = config.vocabulary.as_ref().or(trained.vocabulary.as_ref());
-    let tokenizer = source::tokenizer(vocabulary)?;
+    let tokenizer = source::tokenizer(vocabulary, trained.model.text.vocab_size)?;
     let (mut clip, mut params) = model(config, trained, &found)?;
     let sizes = sizes(config, trained);
     reporter.update(|report| begin(report, config));

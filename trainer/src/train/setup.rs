@@ -31,7 +31,8 @@ use crate::weights::{Part, load};
 /// If the configuration, the data, the weights or the artifact prefix cannot be used.
 pub(super) fn set_up(config: &TrainConfig) -> Result<Run> {
     check(config)?;
-    let tokenizer = Arc::new(source::tokenizer(config.vocabulary.as_ref())?);
+    let tokenizer =
+        Arc::new(source::tokenizer(config.vocabulary.as_ref(), config.model.text.vocab_size)?);
     let dataset = Dataset::open(&config.dataset)?;
     let validator = validator(config, tokenizer.clone())?;
     let global_batch = config.global_batch_size as usize;

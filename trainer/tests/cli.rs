@@ -1,0 +1,85 @@
+//! The program as a person or a pod meets it: what it answers, and with which code it ends.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use cnclip_crds::report::{Activity, Report};
+
+#[path = "support/small.rs"]
+mod small;
+
+fn cnclip(arguments: &[&str], folder: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_cnclip"))
+        .args(arguments)
+        .env("CNCLIP_TERMINATION_LOG", folder.join("last-words"))
+        .output()
+        .unwrap()
+}
+
+fn last_words(folder: &Path) -> Report {
+    serde_json::from_str(&std::fs::read_to_string(folder.join("last-words")).unwrap()).unwrap()
+}
+
+#[test]
+fn words_that_make_no_sense_end_with_64_and_say_what_would() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows: [(&[&str], &str); 4] = [
+        (&[], "Usage: cnclip"),
+        (&["trian"], "train"),
+        (&["train"], "--config"),
+        (&["prepare", "--images", "x"], "--texts"),
+    ];
+    for (arguments, expected) in rows {
+        let output = cnclip(arguments, folder.path());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {said}");
+        assert!(said.contains(expected), "{arguments:?}: {said}");
+    }
+    assert_eq!(cnclip(&["--help"], folder.path()).status.code(), Some(0));
+}
+
+#[test]
+fn a_stage_is_trained_and_scored_from_two_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = small::config(folder.path(), "run");
+    config.run.attempt = 3;
+    let file = folder.path().join("train.json");
+    std::fs::write(&file, serde_json::to_vec(&config).unwrap()).unwrap();
+    let output = cnclip(&["train", "--config", file.to_str().unwrap()], folder.path());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report = last_words(folder.path());
+    assert_eq!((report.activity, report.step), (Activity::Done, small::STEPS as i64));
+    assert_eq!((report.run, report.samples_seen), (config.run, 5 * small::STEPS as i64));
+    assert!(report.validation.is_some() && report.checkpoint.is_some() && report.peak_rss_bytes > 0);
+
+    let file = folder.path().join("evaluate.yaml");
+    let (checkpoint, data) = (small::stage(folder.path(), "run"), config.dataset);
+    let results = folder.path().join("results");
+    let text = format!(
+        "run: {{name: score, stage: evaluate}}\ncheckpoint: {checkpoint}\nartifacts: {}\nmaxSkippedPercent: 20\n\
+         tasks: [{{name: golden, retrieval: {{dataset: {data}}}}}]\n",
+        results.display()
+    );
+    std::fs::write(&file, text).unwrap();
+    let output = cnclip(&["evaluate", "--config", file.to_str().unwrap()], folder.path());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.contains("golden") && table.contains("text→image"), "{table}");
+    let report = last_words(folder.path());
+    assert_eq!((report.activity, report.results.len()), (Activity::Done, 1));
+    assert!(results.join("results.json").exists());
+}
+
+#[test]
+fn an_unknown_key_ends_with_78_and_is_named_in_the_last_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = serde_json::to_value(small::config(folder.path(), "run")).unwrap();
+    config["learningRat"] = 1.into();
+    let file = folder.path().join("train.json");
+    std::fs::write(&file, config.to_string()).unwrap();
+    let output = cnclip(&["train", "--config", file.to_str().unwrap()], folder.path());
+    assert_eq!(output.status.code(), Some(78));
+    let failure = last_words(folder.path()).failure.unwrap();
+    assert_eq!(failure.exit_code, 78);
+    assert!(failure.message.contains("learningRat"), "{}", failure.message);
+}
