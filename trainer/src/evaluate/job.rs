@@ -6,6 +6,7 @@ use cnclip_crds::report::{Activity, Report, TaskResult};
 use cnclip_crds::run_config::{EvaluateConfig, TrainConfig};
 
 use super::{Results, Sizes, score, table};
+use crate::data::shard::Dataset;
 use crate::error::{Error, Result};
 use crate::model::clip::{Capacity, Clip};
 use crate::params::Params;
@@ -33,7 +34,9 @@ pub fn evaluate(config: &EvaluateConfig, reporter: &Reporter) -> Result<String> 
     for task in &config.tasks {
         let most_skipped = config.max_skipped_percent / 100.0;
         let mut encoder = (&mut clip, &mut params);
-        let scored = score(task, &tokenizer, &mut encoder, sizes, most_skipped)?;
+        let dataset = Dataset::open(&task.retrieval.dataset)?;
+        let limits = (sizes, most_skipped);
+        let scored = score(&task.name, &dataset, &tokenizer, &mut encoder, limits)?;
         results.push(scored.result);
         reporter.update(|report| {
             report.step += 1;

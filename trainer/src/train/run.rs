@@ -233,7 +233,7 @@ impl Run {
         let most_skipped = self.config.max_skipped_percent / 100.0;
         let mut encoder = (&mut self.clip, &mut self.params);
         let (dataset, tokenizer) = (&validator.dataset, &validator.tokenizer);
-        let recalls = recalls(dataset, tokenizer, &mut encoder, sizes, most_skipped)?;
+        let recalls = recalls(dataset, tokenizer, &mut encoder, (sizes, most_skipped))?;
         let found = Validation { step: self.progress.step as i64, recalls };
         self.progress.validation = Some(found);
         self.progress.best = ending::better(self.progress.best, found);
