@@ -1,4 +1,5 @@
 //! Both towers against the reference's own numbers: features, every gradient, ten steps of training.
+#![cfg(test)]
 
 #[path = "support/golden.rs"]
 mod golden;

@@ -1,5 +1,6 @@
 //! Every operation's backward against what candle's autograd finds for the same formula in plain
 //! differentiable operations, at shapes that no two dimensions share.
+#![cfg(test)]
 
 #[path = "support/oracle.rs"]
 mod oracle;

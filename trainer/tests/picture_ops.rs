@@ -1,5 +1,6 @@
 //! The operations of the ResNet against what candle's autograd finds for the same formula, at shapes
 //! that no two dimensions share.
+#![cfg(test)]
 
 #[path = "support/oracle.rs"]
 mod oracle;

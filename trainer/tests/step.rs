@@ -1,5 +1,6 @@
 //! What a training step promises beyond the reference's numbers: dropout that can be made again,
 //! batches in parts, captions without padding, pictures as bytes.
+#![cfg(test)]
 
 #[path = "support/golden.rs"]
 #[allow(dead_code, reason = "shared with the tests of the reference's numbers")]

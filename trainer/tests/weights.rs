@@ -1,4 +1,5 @@
 //! Files that PyTorch wrote.
+#![cfg(test)]
 
 use std::path::PathBuf;
 
