@@ -214,8 +214,8 @@ mod tests {
         let score = loss.evaluate((&images, &texts), scale, 0..PAIRS);
         let right = right_loss(&images, &texts, scale.into());
         assert!((score.loss - right).abs() < 1e-6, "{} for {right}", score.loss);
-        let step = 1e-4;
-        let (up, down) = ((step as f64).exp(), (-step as f64).exp());
+        let step = 1e-4f64;
+        let (up, down) = (step.exp(), (-step).exp());
         let right = (right_loss(&images, &texts, f64::from(scale) * up)
             - right_loss(&images, &texts, f64::from(scale) * down))
             / (2.0 * step);

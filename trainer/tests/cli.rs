@@ -1,4 +1,5 @@
 //! The program as a person or a pod meets it: what it answers, and with which code it ends.
+#![cfg(test)]
 
 use std::path::Path;
 use std::process::{Command, Output};

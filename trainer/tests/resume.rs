@@ -1,5 +1,6 @@
 //! What survives a stop at any step: a run that goes on ends where one that never stopped ends, and
 //! every obstacle on the way has an answer.
+#![cfg(test)]
 
 use std::cell::Cell;
 use std::path::Path;
