@@ -5,8 +5,9 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::shared::{
-    Artifacts, LastFailure, RecallsStatus, Restarts, Retries, VocabularyFile, Workers,
+use crate::{
+    shared::{Artifacts, LastFailure, RecallsStatus, Restarts, Retries, VocabularyFile, Workers},
+    training::StageState,
 };
 
 /// One checkpoint scored on a list of tasks.
@@ -20,6 +21,7 @@ use crate::shared::{
     status = "CnClipEvaluationStatus",
     shortname = "cce",
     category = "cnclip",
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,30}[a-z0-9])?$')").message("metadata.name must be at most 32 lower-case letters, digits and dashes and begin with a letter: it becomes part of the names of pods"),
     printcolumn(name = "Tasks", type_ = "string", json_path = ".status.summary.tasks"),
     printcolumn(name = "R@1", type_ = "string", json_path = ".status.summary.r1"),
     printcolumn(name = "R@5", type_ = "string", json_path = ".status.summary.r5"),
@@ -52,6 +54,10 @@ pub struct CnClipEvaluationSpec {
     #[serde(default = "batch_size")]
     #[schemars(range(min = 1, max = 65536))]
     pub batch_size: i32,
+    /// Samples that may be skipped as unusable before the evaluation fails, in percent.
+    #[serde(default = "max_skipped_percent")]
+    #[schemars(range(min = 0, max = 100))]
+    pub max_skipped_percent: i32,
     /// How often something may fail before the evaluation is given up.
     #[serde(default)]
     pub retries: Retries,
@@ -59,6 +65,10 @@ pub struct CnClipEvaluationSpec {
     #[serde(default = "start_deadline_seconds")]
     #[schemars(range(min = 1, max = 604800))]
     pub start_deadline_seconds: i64,
+    /// Seconds that the evaluation may take from its first pod on. Unlimited if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub deadline_seconds: Option<i64>,
     /// Kueue queue that the pod is admitted through.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
@@ -74,6 +84,9 @@ pub struct CnClipEvaluationSpec {
 
 fn batch_size() -> i32 {
     256
+}
+fn max_skipped_percent() -> i32 {
+    1
 }
 fn start_deadline_seconds() -> i64 {
     1800
@@ -93,7 +106,8 @@ pub struct CheckpointSource {
     pub when: When,
     /// A checkpoint, or the prefix of a stage that ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024))]
+    #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https)://.+')").message("must be s3://…, gs://…, az://…, file://… or https://…"))]
+    #[schemars(length(max = 1024))]
     pub uri: Option<String>,
 }
 
@@ -139,6 +153,9 @@ pub struct CnClipEvaluationStatus {
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+    /// How it stands.
+    #[serde(default)]
+    pub state: StageState,
     /// Attempts made, the present one included.
     #[serde(default)]
     pub attempt: i32,
@@ -157,6 +174,9 @@ pub struct CnClipEvaluationStatus {
     /// The last thing that went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<LastFailure>,
+    /// When the trainer last said something (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reported_at: Option<String>,
     /// The most memory the worker held, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_rss_bytes: Option<i64>,

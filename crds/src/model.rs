@@ -262,7 +262,8 @@ mod tests {
 
     #[test]
     fn towers_that_cannot_be_built_are_told_apart() {
-        let table: [(&str, fn(&mut ModelConfig)); 9] = [
+        type Spoil = fn(&mut ModelConfig);
+        let table: [(&str, Spoil); 9] = [
             ("embedDim is 0", |m| m.embed_dim = 0),
             ("exactly one of vit and resnet", |m| m.image.vit = None),
             ("exactly one of vit and resnet", |m| m.image.resnet = resnet(32, [1; 4], 8).resnet),

@@ -12,6 +12,8 @@ pub const LABEL_KIND: &str = "cnclip.dev/kind";
 pub const LABEL_STAGE: &str = "cnclip.dev/stage";
 /// Label: the attempt at the stage.
 pub const LABEL_ATTEMPT: &str = "cnclip.dev/attempt";
+/// Annotation: the checkpoint that an evaluation's Job scores.
+pub const ANNOTATION_CHECKPOINT: &str = "cnclip.dev/checkpoint";
 /// Label that hands a Job to Kueue.
 pub const LABEL_QUEUE: &str = "kueue.x-k8s.io/queue-name";
 

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Affinity, ResourceRequirements, Toleration};
+use k8s_openapi::{
+    api::core::v1::{Affinity, Toleration},
+    apimachinery::pkg::util::intstr::IntOrString,
+};
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -37,7 +40,8 @@ pub struct Credentials {
 #[serde(rename_all = "camelCase")]
 pub struct VocabularyFile {
     /// Where it is.
-    #[schemars(length(min = 1, max = 1024))]
+    #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https)://.+')").message("must be s3://…, gs://…, az://…, file://… or https://…"))]
+    #[schemars(length(max = 1024))]
     pub uri: String,
     /// Its sha256. The default is the vocabulary of all published models.
     #[serde(default = "vocabulary_sha256")]
@@ -50,9 +54,28 @@ fn vocabulary_sha256() -> String {
     crate::names::VOCABULARY_SHA256.to_owned()
 }
 
+/// CPU, memory and other resources by name, such as `{cpu: 4, memory: 8Gi}`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Resources {
+    /// What a worker is promised.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    #[x_kube(validation = Rule::new("self.all(name, type(self[name]) == int || isQuantity(self[name]))").message("each amount must be a Kubernetes quantity such as 4, \"500m\" or \"8Gi\""))]
+    pub requests: BTreeMap<String, IntOrString>,
+    /// What a worker may use at most.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    #[x_kube(validation = Rule::new("self.all(name, type(self[name]) == int || isQuantity(self[name]))").message("each amount must be a Kubernetes quantity such as 4, \"500m\" or \"8Gi\""))]
+    pub limits: BTreeMap<String, IntOrString>,
+}
+
 /// The pods that do the work.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.accelerator == 'Nvidia' || self.precision == 'Fp32'").message("precision must be Fp32 when accelerator is None"))]
+#[x_kube(validation = Rule::new("self.accelerator == 'Nvidia' || self.devices == 1").message("devices must be 1 when accelerator is None: a worker uses all CPUs it may"))]
+#[x_kube(validation = Rule::new("!has(self.resources) || !(has(self.resources.limits) && 'nvidia.com/gpu' in self.resources.limits) && !(has(self.resources.requests) && 'nvidia.com/gpu' in self.resources.requests)").message("leave nvidia.com/gpu out of resources: it is added from devices"))]
 pub struct Workers {
     /// Worker pods.
     #[serde(default = "one")]
@@ -74,7 +97,7 @@ pub struct Workers {
     pub image: Option<String>,
     /// CPU, memory and other resources of each worker. GPUs are added from `devices`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resources: Option<ResourceRequirements>,
+    pub resources: Option<Resources>,
     /// Labels that a node must have.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
@@ -86,9 +109,11 @@ pub struct Workers {
     pub affinity: Option<Affinity>,
     /// Service account of the pods, for access to the object store. It needs no right in the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
     pub service_account_name: Option<String>,
     /// Priority class of the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
     pub priority_class_name: Option<String>,
 }
 

@@ -24,6 +24,7 @@ use crate::{
     status = "CnClipTrainingStatus",
     shortname = "cct",
     category = "cnclip",
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,30}[a-z0-9])?$')").message("metadata.name must be at most 32 lower-case letters, digits and dashes and begin with a letter: it becomes part of the names of pods"),
     printcolumn(name = "Stage", type_ = "string", json_path = ".status.summary.stage"),
     printcolumn(name = "Step", type_ = "string", json_path = ".status.summary.step"),
     printcolumn(name = "Loss", type_ = "string", json_path = ".status.summary.loss"),
@@ -40,6 +41,7 @@ use crate::{
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.stages.all(s, self.datasets.exists(d, d.name == s.dataset))").message("each stage's dataset must be the name of one of spec.datasets"))]
 #[x_kube(validation = Rule::new("self.stages.all(s, !has(s.validation) || self.datasets.exists(d, d.name == s.validation.dataset))").message("each stage's validation.dataset must be the name of one of spec.datasets"))]
+#[x_kube(validation = Rule::new("self.stages.all(s, s.globalBatchSize % (self.workers.replicas * self.workers.devices) == 0)").message("each stage's globalBatchSize must be a multiple of workers.replicas × workers.devices"))]
 pub struct CnClipTrainingSpec {
     /// What is trained.
     #[x_kube(validation = Rule::new("self == oldSelf").message("is immutable: another model is another run"))]
@@ -49,6 +51,7 @@ pub struct CnClipTrainingSpec {
     pub datasets: Vec<Dataset>,
     /// What is done, in this order.
     #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[x_kube(validation = Rule::new("self.map(s, s.name) == oldSelf.map(s, s.name)").message("names and order are immutable: other stages are another run"))]
     pub stages: Vec<Stage>,
     /// Who does it.
     #[serde(default)]
@@ -59,6 +62,14 @@ pub struct CnClipTrainingSpec {
     /// When the state is saved and how much of it is kept.
     #[serde(default)]
     pub checkpoint: CheckpointPolicy,
+    /// Steps between two reports of loss and speed.
+    #[serde(default = "report_every_steps")]
+    #[schemars(range(min = 1, max = 1000000))]
+    pub report_every_steps: i64,
+    /// Samples that may be skipped as unusable before the run fails, in percent.
+    #[serde(default = "max_skipped_percent")]
+    #[schemars(range(min = 0, max = 100))]
+    pub max_skipped_percent: i32,
     /// How often something may fail before the run is given up.
     #[serde(default)]
     pub retries: Retries,
@@ -88,6 +99,12 @@ pub struct CnClipTrainingSpec {
     pub seed: i64,
 }
 
+fn report_every_steps() -> i64 {
+    10
+}
+fn max_skipped_percent() -> i32 {
+    1
+}
 fn start_deadline_seconds() -> i64 {
     1800
 }
@@ -95,6 +112,7 @@ fn start_deadline_seconds() -> i64 {
 /// A model: a published architecture or one's own towers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.contextLength <= (has(self.custom) ? self.custom.text.positions : 512)").message("contextLength must be at most the positions of the text tower (512 in published models)"))]
 #[x_kube(validation = Rule::new("(self.architecture == 'Custom') == has(self.custom)").message("custom must be given when architecture is Custom, and only then"))]
 pub struct ModelSpec {
     /// The model by its published name, or `Custom`.
@@ -133,15 +151,18 @@ fn context_length() -> i32 {
 pub struct InitialWeights {
     /// The whole model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024))]
+    #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https)://.+')").message("must be s3://…, gs://…, az://…, file://… or https://…"))]
+    #[schemars(length(max = 1024))]
     pub model: Option<String>,
     /// The image tower and the logit scale.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024))]
+    #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https)://.+')").message("must be s3://…, gs://…, az://…, file://… or https://…"))]
+    #[schemars(length(max = 1024))]
     pub image: Option<String>,
     /// The text tower.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024))]
+    #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https)://.+')").message("must be s3://…, gs://…, az://…, file://… or https://…"))]
+    #[schemars(length(max = 1024))]
     pub text: Option<String>,
 }
 
@@ -272,6 +293,9 @@ pub struct CnClipTrainingStatus {
     /// The newest whole checkpoints, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checkpoints: Vec<CheckpointStatus>,
+    /// Where the page for people is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<String>,
     /// When the first pod was made (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<String>,

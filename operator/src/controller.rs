@@ -1,0 +1,94 @@
+//! What wakes a reconcile: a manifest that changed, one of its Jobs or pods, or time. Decides nothing.
+
+use std::{fmt::Debug, sync::Arc};
+
+use cnclip_crds::names;
+use futures::{Stream, StreamExt};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{batch::v1::Job, core::v1::Pod},
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    core::PartialObjectMeta,
+    runtime::{
+        Controller, WatchStreamExt, controller, predicates, reflector, reflector::ObjectRef,
+        watcher,
+    },
+};
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    reconcile::{Context, after_error, reconcile},
+    run::Run,
+};
+
+/// Runs reconciled at the same time, of each kind.
+const CONCURRENCY: u16 = 16;
+
+/// Reconciles all runs of one kind until told to stop; then ends those it has begun.
+///
+/// Only metadata is kept: ten thousand runs are a few megabytes, and a manifest that cannot be read
+/// stops nobody else's.
+pub async fn run<R: Run>(
+    client: Client,
+    namespace: Option<String>,
+    context: Arc<Context>,
+    stop: CancellationToken,
+) {
+    let (reader, writer) = reflector::store();
+    let runs = watcher(api::<R>(&client, namespace.as_deref()), watcher::Config::default())
+        .default_backoff()
+        .modify(|run| run.managed_fields_mut().clear())
+        .reflect(writer)
+        .applied_objects()
+        .predicate_filter(predicates::generation, Default::default());
+    let jobs = children::<R, Job>(&client, namespace.as_deref());
+    let pods = children::<R, Pod>(&client, namespace.as_deref());
+    Controller::for_stream(runs, reader)
+        .with_config(controller::Config::default().concurrency(CONCURRENCY))
+        .watches_stream(jobs, |job| owner::<R>(&job))
+        .watches_stream(pods, |pod| owner::<R>(&pod))
+        .graceful_shutdown_on(stop.cancelled_owned())
+        .run(reconcile::<R>, after_error::<R>, context)
+        .for_each(|result| async move {
+            if let Err(error) = result {
+                tracing::debug!(%error, "Controller");
+            }
+        })
+        .await;
+}
+
+/// The API of the metadata of a kind.
+fn api<K>(client: &Client, namespace: Option<&str>) -> Api<PartialObjectMeta<K>>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+/// Everything that happens to Jobs or pods of this kind of run.
+fn children<R: Run, K>(
+    client: &Client,
+    namespace: Option<&str>,
+) -> impl Stream<Item = Result<PartialObjectMeta<K>, watcher::Error>> + Send + 'static
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + 'static,
+{
+    let ours = watcher::Config::default().labels(&format!("{}={}", names::LABEL_KIND, R::KIND));
+    watcher(api::<K>(client, namespace), ours).default_backoff().touched_objects()
+}
+
+fn owner<R: Run>(child: &impl ResourceExt) -> Option<ObjectRef<PartialObjectMeta<R>>> {
+    let name = child.labels().get(names::LABEL_RUN)?;
+    Some(ObjectRef::new(name).within(&child.namespace()?))
+}

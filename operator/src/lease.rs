@@ -1,0 +1,87 @@
+//! Leadership: one replica reconciles, the others wait. Nothing else.
+
+use std::time::Duration;
+
+use kube::Client;
+use kube_leader_election::{LeaseLock, LeaseLockParams, LeaseLockResult};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+
+/// How long the lease lives without its holder.
+const LIFE: Duration = Duration::from_secs(15);
+/// How often its holder renews it, and others try to get it.
+const BEAT: Duration = Duration::from_secs(3);
+/// How long a holder that cannot renew still believes in it: less than the lease lives.
+const TRUST: Duration = Duration::from_secs(10);
+
+/// The lease of the operator.
+pub struct Leadership {
+    lock: LeaseLock,
+    metrics: Metrics,
+}
+
+impl Leadership {
+    /// A candidate under this name.
+    pub fn new(client: Client, namespace: &str, candidate: &str, metrics: Metrics) -> Self {
+        let params = LeaseLockParams {
+            lease_name: "cnclip-operator".to_owned(),
+            holder_id: candidate.to_owned(),
+            lease_ttl: LIFE,
+        };
+        Self { lock: LeaseLock::new(client, namespace, params), metrics }
+    }
+
+    /// Waits until this replica leads; `false` if it was told to stop before.
+    pub async fn won(&self, stop: &CancellationToken) -> bool {
+        while !stop.is_cancelled() {
+            if self.holds().await == Some(true) {
+                self.metrics.leader.set(1);
+                return true;
+            }
+            pause(stop).await;
+        }
+        false
+    }
+
+    /// Keeps the lease until told to stop or until it is lost; then it is given back or given up.
+    pub async fn keep(&self, stop: &CancellationToken) {
+        let mut renewed = Instant::now();
+        while !stop.is_cancelled() && renewed.elapsed() < TRUST {
+            pause(stop).await;
+            match self.holds().await {
+                Some(true) => renewed = Instant::now(),
+                Some(false) => break,
+                None => {}
+            }
+        }
+        self.metrics.leader.set(0);
+    }
+
+    /// Gives the lease back, so that another replica need not wait for its end.
+    pub async fn release(&self) {
+        if let Err(error) = self.lock.step_down().await {
+            tracing::warn!(%error, "The lease could not be given back");
+        }
+    }
+
+    /// Whether this replica holds the lease; `None` when nobody could be asked.
+    async fn holds(&self) -> Option<bool> {
+        match self.lock.try_acquire_or_renew().await {
+            Ok(LeaseLockResult::Acquired(_)) => Some(true),
+            Ok(LeaseLockResult::NotAcquired(_)) => Some(false),
+            Err(error) => {
+                tracing::warn!(%error, "The lease could not be read or renewed");
+                None
+            }
+        }
+    }
+}
+
+async fn pause(stop: &CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = sleep(BEAT) => {}
+    }
+}

@@ -1,0 +1,66 @@
+//! What is on record of a run, in one form for both kinds: the status, read and written back. It is
+//! the operator's only memory. Decides nothing.
+
+use cnclip_crds::{
+    evaluation::ResultStatus,
+    names::condition,
+    shared::{LastFailure, Restarts},
+    training::{CheckpointStatus, StageState, StageStatus},
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+/// What is on record of a run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Ledger {
+    /// Every stage, in order.
+    pub stages: Vec<StageStatus>,
+    /// Restarts so far.
+    pub restarts: Restarts,
+    /// The last thing that went wrong.
+    pub last_failure: Option<LastFailure>,
+    /// The newest whole checkpoints, newest first.
+    pub checkpoints: Vec<CheckpointStatus>,
+    /// What an evaluation scores, once known.
+    pub checkpoint: Option<String>,
+    /// What an evaluation measured.
+    pub results: Vec<ResultStatus>,
+    /// Where the page for people is, once written.
+    pub report: Option<String>,
+    /// When the first pod was made.
+    pub started_at: Option<String>,
+    /// When it ended.
+    pub finished_at: Option<String>,
+    /// The `metadata.generation` that this speaks of.
+    pub observed_generation: Option<i64>,
+    /// The conditions.
+    pub conditions: Vec<Condition>,
+}
+
+impl Ledger {
+    /// One condition.
+    pub fn condition(&self, type_: &str) -> Option<&Condition> {
+        self.conditions.iter().find(|condition| condition.type_ == type_)
+    }
+
+    /// Whether a condition is True.
+    pub fn is(&self, type_: &str) -> bool {
+        self.condition(type_).is_some_and(|condition| condition.status == "True")
+    }
+
+    /// Whether the run has ended, well or badly.
+    pub fn ended(&self) -> bool {
+        self.is(condition::COMPLETE) || self.is(condition::FAILED)
+    }
+
+    /// The number of the stage whose turn it is; `None` when all are done.
+    pub fn current(&self) -> Option<usize> {
+        self.stages.iter().position(|stage| stage.state != StageState::Succeeded)
+    }
+
+    /// Whether the last failure is that of this attempt.
+    pub fn has_failure_of(&self, stage: &str, attempt: i32) -> bool {
+        self.last_failure
+            .as_ref()
+            .is_some_and(|failure| failure.stage == stage && failure.attempt == attempt)
+    }
+}

@@ -1,0 +1,108 @@
+//! Every metric of the operator. No label holds a name or a message.
+
+use prometheus::{
+    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
+
+/// The operator's metrics; cheap to clone.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Registry,
+    /// Reconciles by kind and outcome (`ok` or the class of the error).
+    pub reconciles: IntCounterVec,
+    /// How long they took.
+    pub reconcile_seconds: HistogramVec,
+    /// Attempts that failed, by kind and class.
+    pub attempt_failures: IntCounterVec,
+    /// Runs that ended, by kind and how.
+    pub ended_runs: IntCounterVec,
+    /// Objects and statuses written, by what.
+    pub writes: IntCounterVec,
+    /// Questions to trainers, by how they went.
+    pub progress_reads: IntCounterVec,
+    /// Whether this replica leads.
+    pub leader: IntGauge,
+}
+
+impl Metrics {
+    /// All metrics at zero.
+    ///
+    /// # Errors
+    /// If two have the same name.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(counter.clone()))?;
+            prometheus::Result::Ok(counter)
+        };
+        let reconcile_seconds = HistogramVec::new(
+            HistogramOpts::new("cnclip_operator_reconcile_seconds", "How long reconciles took.")
+                .buckets(vec![0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]),
+            &["kind"],
+        )?;
+        registry.register(Box::new(reconcile_seconds.clone()))?;
+        let leader = IntGauge::new("cnclip_operator_leader", "1 if this replica leads.")?;
+        registry.register(Box::new(leader.clone()))?;
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        Ok(Self {
+            reconciles: counter(
+                "cnclip_operator_reconciles_total",
+                "Reconciles by kind and outcome.",
+                &["kind", "outcome"],
+            )?,
+            attempt_failures: counter(
+                "cnclip_operator_attempt_failures_total",
+                "Attempts that failed, by kind and class.",
+                &["kind", "class"],
+            )?,
+            ended_runs: counter(
+                "cnclip_operator_ended_runs_total",
+                "Runs that ended, by kind and how.",
+                &["kind", "end"],
+            )?,
+            writes: counter(
+                "cnclip_operator_writes_total",
+                "Writes to the API server, by what was written.",
+                &["what"],
+            )?,
+            progress_reads: counter(
+                "cnclip_operator_progress_reads_total",
+                "Questions to trainers, by how they went.",
+                &["outcome"],
+            )?,
+            reconcile_seconds,
+            leader,
+            registry,
+        })
+    }
+
+    /// All of them as Prometheus reads them.
+    ///
+    /// # Errors
+    /// If they cannot be written as text.
+    pub fn text(&self) -> prometheus::Result<String> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_operator_tells_its_own_memory_and_what_it_did() {
+        let metrics = Metrics::new().unwrap();
+        metrics.progress_reads.with_label_values(&["read"]).inc();
+        let text = metrics.text().unwrap();
+        for line in [
+            "cnclip_operator_progress_reads_total{outcome=\"read\"} 1",
+            "cnclip_operator_leader 0",
+            "process_resident_memory_bytes ",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The Kubernetes objects of one attempt, one kind a file. Pure: builds them, talks to nobody.
+
+use std::collections::BTreeMap;
+
+use cnclip_crds::names;
+use k8s_openapi::{
+    api::{
+        batch::v1::Job,
+        core::v1::{ConfigMap, Service},
+    },
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+};
+
+use crate::{
+    run::Owner,
+    work::{Stage, Work},
+};
+
+pub mod config_map;
+pub mod job;
+pub mod service;
+
+/// Everything that one attempt is made of, in the order in which it must come to exist.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Objects {
+    /// What the trainers are told.
+    pub config_map: ConfigMap,
+    /// The names of the workers.
+    pub service: Service,
+    /// The workers.
+    pub job: Job,
+}
+
+impl Objects {
+    /// The objects of one attempt at one stage.
+    pub fn of_attempt(owner: &Owner, work: &Work, stage: &Stage, attempt: i32) -> Self {
+        let metadata = metadata(owner, &stage.name, attempt);
+        let config = stage.config.for_attempt(attempt);
+        Self {
+            config_map: config_map::build(metadata.clone(), &config),
+            service: service::build(metadata.clone()),
+            job: job::build(metadata, work, &config),
+        }
+    }
+}
+
+fn metadata(owner: &Owner, stage: &str, attempt: i32) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(owner.attempt_name(stage, attempt)),
+        namespace: Some(owner.namespace.clone()),
+        labels: Some(labels(owner, stage, attempt)),
+        owner_references: Some(vec![OwnerReference {
+            api_version: owner.api_version.clone(),
+            kind: owner.api_kind.clone(),
+            name: owner.name.clone(),
+            uid: owner.uid.clone(),
+            controller: Some(true),
+            block_owner_deletion: Some(true),
+        }]),
+        ..ObjectMeta::default()
+    }
+}
+
+fn labels(owner: &Owner, stage: &str, attempt: i32) -> BTreeMap<String, String> {
+    let attempt = attempt.to_string();
+    [
+        ("app.kubernetes.io/managed-by", names::FIELD_MANAGER),
+        ("app.kubernetes.io/name", "cnclip-trainer"),
+        (names::LABEL_KIND, owner.kind),
+        (names::LABEL_RUN, &owner.name),
+        (names::LABEL_STAGE, stage),
+        (names::LABEL_ATTEMPT, &attempt),
+    ]
+    .map(|(label, value)| (label.to_owned(), value.to_owned()))
+    .into()
+}

@@ -1,0 +1,29 @@
+//! The ConfigMap from which the trainers of one attempt read what they are told. Pure.
+
+use std::path::Path;
+
+use cnclip_crds::names;
+use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+
+use crate::work::Config;
+
+/// The ConfigMap.
+pub fn build(metadata: ObjectMeta, config: &Config) -> ConfigMap {
+    let json = serde_json::to_string_pretty(config).unwrap_or_default();
+    ConfigMap {
+        metadata,
+        data: Some([(file_name().to_owned(), json)].into()),
+        immutable: Some(true),
+        ..ConfigMap::default()
+    }
+}
+
+/// The key, which is the name of the mounted file.
+pub fn file_name() -> &'static str {
+    Path::new(names::CONFIG_PATH).file_name().and_then(|name| name.to_str()).unwrap_or_default()
+}
+
+/// The folder that the file is mounted in.
+pub fn folder() -> &'static str {
+    Path::new(names::CONFIG_PATH).parent().and_then(|folder| folder.to_str()).unwrap_or_default()
+}

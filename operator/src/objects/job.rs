@@ -1,0 +1,354 @@
+//! The Job of one attempt: as many pods as workers, none of them restarted by Kubernetes, because all
+//! ranks restart together and that is the operator's to decide. Pure.
+
+use std::collections::BTreeMap;
+
+use cnclip_crds::{
+    names,
+    shared::{Resources, Workers},
+    stage::Accelerator,
+};
+use k8s_openapi::{
+    api::{
+        batch::v1::{Job, JobSpec},
+        core::v1::{
+            Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource,
+            EnvFromSource, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector,
+            PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
+            SeccompProfile, SecretEnvSource, SecurityContext, Toleration, Volume, VolumeMount,
+        },
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString,
+    },
+};
+
+use super::config_map;
+use crate::work::{Config, Work};
+
+/// The user that trainers run as.
+const USER: i64 = 65532;
+/// Seconds that a trainer has to save its state.
+const GRACE_SECONDS: i64 = 120;
+/// Seconds that a pod stays on a node that does not answer.
+const UNREACHABLE_SECONDS: i64 = 30;
+/// The extended resource of one GPU.
+const GPU: &str = "nvidia.com/gpu";
+
+/// The Job.
+pub fn build(metadata: ObjectMeta, work: &Work, config: &Config) -> Job {
+    let name = metadata.name.clone().unwrap_or_default();
+    let labels = metadata.labels.clone();
+    Job {
+        metadata: job_metadata(metadata, work, config),
+        spec: Some(JobSpec {
+            backoff_limit: Some(0),
+            completion_mode: Some("Indexed".to_owned()),
+            completions: Some(work.workers.replicas),
+            parallelism: Some(work.workers.replicas),
+            pod_replacement_policy: Some("Failed".to_owned()),
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta {
+                    labels,
+                    annotations: Some(annotations()),
+                    ..ObjectMeta::default()
+                }),
+                spec: Some(pod(&name, work, config)),
+            },
+            ..JobSpec::default()
+        }),
+        ..Job::default()
+    }
+}
+
+fn job_metadata(mut metadata: ObjectMeta, work: &Work, config: &Config) -> ObjectMeta {
+    if let (Some(labels), Some(queue)) = (&mut metadata.labels, &work.queue) {
+        labels.insert(names::LABEL_QUEUE.to_owned(), queue.clone());
+    }
+    if let Config::Evaluate(evaluate) = config {
+        let checkpoint = (names::ANNOTATION_CHECKPOINT.to_owned(), evaluate.checkpoint.clone());
+        metadata.annotations = Some([checkpoint].into());
+    }
+    metadata
+}
+
+fn annotations() -> BTreeMap<String, String> {
+    let port = names::PORT.to_string();
+    [
+        ("prometheus.io/scrape", "true"),
+        ("prometheus.io/port", &port),
+        ("prometheus.io/path", names::PATH_METRICS),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into()
+}
+
+fn pod(name: &str, work: &Work, config: &Config) -> PodSpec {
+    let workers = &work.workers;
+    PodSpec {
+        automount_service_account_token: Some(false),
+        containers: vec![container(work, config)],
+        restart_policy: Some("Never".to_owned()),
+        enable_service_links: Some(false),
+        subdomain: Some(name.to_owned()),
+        service_account_name: workers.service_account_name.clone(),
+        priority_class_name: workers.priority_class_name.clone(),
+        node_selector: Some(workers.node_selector.clone()).filter(|wanted| !wanted.is_empty()),
+        affinity: workers.affinity.clone(),
+        tolerations: Some(tolerations(workers)),
+        termination_grace_period_seconds: Some(GRACE_SECONDS),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(USER),
+            run_as_group: Some(USER),
+            fs_group: Some(USER),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                localhost_profile: None,
+            }),
+            ..PodSecurityContext::default()
+        }),
+        volumes: Some(volumes(name)),
+        ..PodSpec::default()
+    }
+}
+
+/// Those of the user, and shorter ones than Kubernetes' five minutes for a node that is lost.
+fn tolerations(workers: &Workers) -> Vec<Toleration> {
+    let lost = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+    let named = |key: &str| workers.tolerations.iter().any(|own| own.key.as_deref() == Some(key));
+    let missing = lost.into_iter().filter(|key| !named(key)).map(|key| Toleration {
+        key: Some(key.to_owned()),
+        operator: Some("Exists".to_owned()),
+        effect: Some("NoExecute".to_owned()),
+        toleration_seconds: Some(UNREACHABLE_SECONDS),
+        ..Toleration::default()
+    });
+    workers.tolerations.iter().cloned().chain(missing).collect()
+}
+
+fn volumes(config_map: &str) -> Vec<Volume> {
+    let config = Volume {
+        name: "config".to_owned(),
+        config_map: Some(ConfigMapVolumeSource {
+            name: config_map.to_owned(),
+            ..ConfigMapVolumeSource::default()
+        }),
+        ..Volume::default()
+    };
+    let scratch = Volume {
+        name: "tmp".to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource::default()),
+        ..Volume::default()
+    };
+    vec![config, scratch]
+}
+
+fn container(work: &Work, config: &Config) -> Container {
+    Container {
+        name: "trainer".to_owned(),
+        image: Some(work.image.clone()),
+        command: Some(vec!["cnclip".to_owned()]),
+        args: Some(vec![
+            config.command().to_owned(),
+            "--config".to_owned(),
+            names::CONFIG_PATH.to_owned(),
+        ]),
+        env: Some(environment()),
+        env_from: work.secret.clone().map(|secret| vec![secret_environment(secret)]),
+        ports: Some(vec![ContainerPort {
+            name: Some("http".to_owned()),
+            container_port: names::PORT.into(),
+            ..ContainerPort::default()
+        }]),
+        liveness_probe: Some(probe(60, 5)),
+        readiness_probe: Some(probe(5, 1)),
+        resources: Some(resources(&work.workers)),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities {
+                drop: Some(vec!["ALL".to_owned()]),
+                ..Capabilities::default()
+            }),
+            ..SecurityContext::default()
+        }),
+        termination_message_path: Some(names::TERMINATION_LOG.to_owned()),
+        termination_message_policy: Some("File".to_owned()),
+        volume_mounts: Some(vec![
+            mount("config", config_map::folder(), true),
+            mount("tmp", "/tmp", false),
+        ]),
+        ..Container::default()
+    }
+}
+
+fn environment() -> Vec<EnvVar> {
+    let pod_uid = EnvVar {
+        name: names::ENV_POD_UID.to_owned(),
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector {
+                field_path: "metadata.uid".to_owned(),
+                ..ObjectFieldSelector::default()
+            }),
+            ..EnvVarSource::default()
+        }),
+        ..EnvVar::default()
+    };
+    let termination_log = EnvVar {
+        name: names::ENV_TERMINATION_LOG.to_owned(),
+        value: Some(names::TERMINATION_LOG.to_owned()),
+        ..EnvVar::default()
+    };
+    vec![pod_uid, termination_log]
+}
+
+/// By name only: the kubelet reads the Secret, the operator has no right to.
+fn secret_environment(name: String) -> EnvFromSource {
+    let secret = SecretEnvSource { name, optional: Some(false) };
+    EnvFromSource { secret_ref: Some(secret), ..EnvFromSource::default() }
+}
+
+fn probe(period_seconds: i32, failure_threshold: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(names::PATH_HEALTHZ.to_owned()),
+            port: IntOrString::Int(names::PORT.into()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period_seconds),
+        timeout_seconds: Some(5),
+        failure_threshold: Some(failure_threshold),
+        ..Probe::default()
+    }
+}
+
+fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
+    VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only: Some(read_only),
+        ..VolumeMount::default()
+    }
+}
+
+fn resources(workers: &Workers) -> ResourceRequirements {
+    let Resources { requests, limits } = workers.resources.clone().unwrap_or_default();
+    let mut limits = quantities(limits);
+    if workers.accelerator == Accelerator::Nvidia {
+        limits.insert(GPU.to_owned(), Quantity(workers.devices.to_string()));
+    }
+    ResourceRequirements {
+        requests: Some(quantities(requests)).filter(|wanted| !wanted.is_empty()),
+        limits: Some(limits).filter(|wanted| !wanted.is_empty()),
+        claims: None,
+    }
+}
+
+fn quantities(amounts: BTreeMap<String, IntOrString>) -> BTreeMap<String, Quantity> {
+    let text = |amount| match amount {
+        IntOrString::Int(number) => number.to_string(),
+        IntOrString::String(text) => text,
+    };
+    amounts.into_iter().map(|(name, amount)| (name, Quantity(text(amount)))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::{
+        objects::Objects,
+        observed::Observed,
+        run::{Owner, Run},
+        samples,
+    };
+
+    fn job(run: &impl Run, observed: &Observed) -> serde_json::Value {
+        let work = run.work(observed, &samples::defaults()).unwrap();
+        let objects = Objects::of_attempt(&Owner::of(run), &work, &work.stages[0], 3);
+        json!(objects.job)
+    }
+
+    #[test]
+    fn pods_are_restricted_and_restarted_by_nobody_else() {
+        let job = job(&samples::training(), &Observed::default());
+        let rows = [
+            ("/metadata/name", json!("muge-align-3")),
+            ("/metadata/ownerReferences/0/uid", json!("u-1")),
+            ("/spec/backoffLimit", json!(0)),
+            ("/spec/podReplacementPolicy", json!("Failed")),
+            ("/spec/template/spec/restartPolicy", json!("Never")),
+            ("/spec/template/spec/automountServiceAccountToken", json!(false)),
+            ("/spec/template/spec/securityContext/runAsNonRoot", json!(true)),
+            ("/spec/template/spec/securityContext/seccompProfile/type", json!("RuntimeDefault")),
+            (
+                "/spec/template/spec/containers/0/securityContext/allowPrivilegeEscalation",
+                json!(false),
+            ),
+            ("/spec/template/spec/containers/0/securityContext/capabilities/drop", json!(["ALL"])),
+            (
+                "/spec/template/spec/containers/0/securityContext/readOnlyRootFilesystem",
+                json!(true),
+            ),
+            (
+                "/spec/template/spec/containers/0/envFrom",
+                json!([{"secretRef": {"name": "s3", "optional": false}}]),
+            ),
+            (
+                "/spec/template/spec/containers/0/args",
+                json!(["train", "--config", "/etc/cnclip/run.json"]),
+            ),
+            (
+                "/spec/template/spec/containers/0/resources",
+                json!({"limits": {"cpu": "2", "memory": "4Gi"}}),
+            ),
+            ("/spec/template/metadata/labels/cnclip.dev~1attempt", json!("3")),
+            ("/spec/template/metadata/annotations/prometheus.io~1port", json!("8080")),
+        ];
+        for (path, expected) in rows {
+            assert_eq!(job.pointer(path), Some(&expected), "{path}");
+        }
+    }
+
+    #[test]
+    fn gpus_are_asked_for_by_number_of_devices() {
+        let run = samples::training_with("/workers", json!({}));
+        let limits = "/spec/template/spec/containers/0/resources/limits";
+        let found = job(&run, &Observed::default());
+        assert_eq!(found.pointer(limits), Some(&json!({"nvidia.com/gpu": "1"})));
+    }
+
+    #[test]
+    fn a_queue_is_named_on_the_job_and_not_on_its_pods() {
+        let run = samples::training_with("/queueName", json!("night"));
+        let job = job(&run, &Observed::default());
+        let queue = "labels/kueue.x-k8s.io~1queue-name";
+        assert_eq!(job.pointer(&format!("/metadata/{queue}")), Some(&json!("night")));
+        assert_eq!(job.pointer(&format!("/spec/template/metadata/{queue}")), None);
+    }
+
+    #[test]
+    fn a_lost_node_is_left_soon_unless_the_user_wants_otherwise() {
+        let own = json!({"accelerator": "None", "tolerations": [
+            {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "tolerationSeconds": 600}]});
+        let job = job(&samples::training_with("/workers", own), &Observed::default());
+        let tolerations =
+            job.pointer("/spec/template/spec/tolerations").unwrap().as_array().unwrap();
+        let seconds: Vec<_> =
+            tolerations.iter().map(|one| one["tolerationSeconds"].as_i64()).collect();
+        assert_eq!(seconds, [Some(600), Some(30)]);
+    }
+
+    #[test]
+    fn an_evaluations_job_says_what_it_scores() {
+        let training = Some(samples::training());
+        let mut run = samples::evaluation();
+        run.status = Some(serde_json::from_value(json!({"checkpoint": "s3://runs/x"})).unwrap());
+        let job = job(&run, &Observed { training, ..Observed::default() });
+        let annotation = "/metadata/annotations/cnclip.dev~1checkpoint";
+        assert_eq!(job.pointer(annotation), Some(&json!("s3://runs/x")));
+        let args = "/spec/template/spec/containers/0/args/0";
+        assert_eq!(job.pointer(args), Some(&json!("evaluate")));
+    }
+}

@@ -1,0 +1,260 @@
+//! What was found in the cluster, reduced to what a decision may depend on. Pure: reads objects, not
+//! the API server, and judges nothing.
+
+use cnclip_crds::{names, report::Report, training::CnClipTraining};
+use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::{
+    api::{
+        batch::v1::Job,
+        core::v1::{ContainerStatus, Pod, PodCondition},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::ResourceExt;
+
+/// Everything outside a run's own object that a decision may depend on, read once a reconcile.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// The time.
+    pub now: Timestamp,
+    /// The run's Jobs.
+    pub jobs: Vec<JobSeen>,
+    /// The run's pods.
+    pub workers: Vec<Worker>,
+    /// What worker 0 of the newest attempt says, if it answered.
+    pub report: Option<Report>,
+    /// The training that an evaluation names, if there is one.
+    pub training: Option<CnClipTraining>,
+}
+
+impl Observed {
+    /// The newest Job of a stage that is not being deleted.
+    pub fn newest_job(&self, stage: &str) -> Option<&JobSeen> {
+        let jobs = self.jobs.iter().filter(|job| job.stage == stage && !job.deleting);
+        jobs.max_by_key(|job| job.attempt)
+    }
+
+    /// The pods of one attempt, by number.
+    pub fn workers_of(&self, stage: &str, attempt: i32) -> Vec<&Worker> {
+        let of_attempt = |worker: &&Worker| worker.stage == stage && worker.attempt == attempt;
+        let mut workers: Vec<_> = self.workers.iter().filter(of_attempt).collect();
+        workers.sort_by_key(|worker| worker.index);
+        workers
+    }
+}
+
+/// A Job.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobSeen {
+    /// The stage it works on.
+    pub stage: String,
+    /// The attempt it is.
+    pub attempt: i32,
+    /// Since when its pods may be made.
+    pub started: Timestamp,
+    /// It is going away.
+    pub deleting: bool,
+    /// A queue holds it back.
+    pub queued: bool,
+    /// The checkpoint that it scores.
+    pub checkpoint: Option<String>,
+    /// How it stands.
+    pub state: JobState,
+}
+
+/// How a Job stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobState {
+    /// At work.
+    Active,
+    /// Done.
+    Complete,
+    /// Given up by Kubernetes, in its words.
+    Failed(String),
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Worker {
+    /// Name of the pod.
+    pub name: String,
+    /// UID of the pod.
+    pub uid: String,
+    /// The stage it works on.
+    pub stage: String,
+    /// The attempt it belongs to.
+    pub attempt: i32,
+    /// Its number in the attempt.
+    pub index: i32,
+    /// Its image.
+    pub image: String,
+    /// Its node.
+    pub node: Option<String>,
+    /// Its address.
+    pub ip: Option<String>,
+    /// When it must have ended, if it was deleted.
+    pub ends_by: Option<Timestamp>,
+    /// Why Kubernetes ended it, if it did.
+    pub disruption: Option<String>,
+    /// How it stands.
+    pub state: WorkerState,
+}
+
+/// How a pod stands.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WorkerState {
+    /// No node has room, or none may be looked for yet.
+    Unscheduled {
+        /// The scheduler's word.
+        reason: String,
+        /// The scheduler's sentence.
+        message: String,
+    },
+    /// On a node, not yet running.
+    Waiting {
+        /// The kubelet's word.
+        reason: String,
+        /// The kubelet's sentence.
+        message: String,
+    },
+    /// At work.
+    Running,
+    /// Ended.
+    Ended {
+        /// Exit code, if a container ran.
+        exit_code: Option<i32>,
+        /// The kubelet's word.
+        reason: String,
+        /// The trainer's last words, or the kubelet's sentence.
+        message: String,
+    },
+}
+
+impl Worker {
+    /// Whether it may still be at work.
+    pub fn lives(&self, now: Timestamp) -> bool {
+        !matches!(self.state, WorkerState::Ended { .. }) && !self.is_lost(now)
+    }
+
+    /// Whether it was deleted and should have ended, but nobody on its node says so.
+    pub fn is_lost(&self, now: Timestamp) -> bool {
+        const PATIENCE_SECONDS: i64 = 15;
+        !matches!(self.state, WorkerState::Ended { .. })
+            && self
+                .ends_by
+                .is_some_and(|time| now.as_second() > time.as_second() + PATIENCE_SECONDS)
+    }
+
+    /// The last report, if its last words were one.
+    pub fn last_report(&self) -> Option<Report> {
+        match &self.state {
+            WorkerState::Ended { message, .. } => serde_json::from_str(message).ok(),
+            _ => None,
+        }
+    }
+}
+
+/// Reads a Job; `None` when its labels are not ours.
+pub fn job(job: &Job) -> Option<JobSeen> {
+    let (stage, attempt) = labels(&job.metadata)?;
+    let status = job.status.clone().unwrap_or_default();
+    let created = job.creation_timestamp().map(|time| time.0).unwrap_or_default();
+    Some(JobSeen {
+        stage,
+        attempt,
+        started: status.start_time.as_ref().map_or(created, |time| time.0),
+        deleting: job.metadata.deletion_timestamp.is_some(),
+        queued: job.spec.as_ref().and_then(|spec| spec.suspend).unwrap_or(false),
+        checkpoint: job.annotations().get(names::ANNOTATION_CHECKPOINT).cloned(),
+        state: job_state(job),
+    })
+}
+
+fn job_state(job: &Job) -> JobState {
+    let conditions = job.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    for condition in conditions.filter(|condition| condition.status == "True") {
+        match condition.type_.as_str() {
+            "Complete" | "SuccessCriteriaMet" => return JobState::Complete,
+            "Failed" | "FailureTarget" => {
+                return JobState::Failed(condition.message.clone().unwrap_or_default());
+            }
+            _ => {}
+        }
+    }
+    JobState::Active
+}
+
+/// Reads a pod; `None` when its labels are not ours.
+pub fn worker(pod: &Pod) -> Option<Worker> {
+    let (stage, attempt) = labels(&pod.metadata)?;
+    let spec = pod.spec.as_ref()?;
+    let status = pod.status.clone().unwrap_or_default();
+    let index = pod.labels().get("batch.kubernetes.io/job-completion-index");
+    let disrupted = condition(pod, "DisruptionTarget").filter(|found| found.status == "True");
+    Some(Worker {
+        name: pod.name_any(),
+        uid: pod.uid().unwrap_or_default(),
+        stage,
+        attempt,
+        index: index.and_then(|index| index.parse().ok()).unwrap_or(0),
+        image: spec.containers.first().and_then(|first| first.image.clone()).unwrap_or_default(),
+        node: spec.node_name.clone(),
+        ip: status.pod_ip.clone(),
+        ends_by: pod.metadata.deletion_timestamp.as_ref().map(|time| time.0),
+        disruption: disrupted.and_then(|found| found.reason.clone()),
+        state: worker_state(pod),
+    })
+}
+
+fn worker_state(pod: &Pod) -> WorkerState {
+    let status = pod.status.clone().unwrap_or_default();
+    let container = status.container_statuses.iter().flatten().next();
+    if let Some(state) = container.and_then(container_state) {
+        return state;
+    }
+    if matches!(status.phase.as_deref(), Some("Failed" | "Succeeded")) {
+        return WorkerState::Ended {
+            exit_code: None,
+            reason: status.reason.unwrap_or_default(),
+            message: status.message.unwrap_or_default(),
+        };
+    }
+    match condition(pod, "PodScheduled").filter(|found| found.status == "False") {
+        Some(found) => WorkerState::Unscheduled {
+            reason: found.reason.clone().unwrap_or_default(),
+            message: found.message.clone().unwrap_or_default(),
+        },
+        None => WorkerState::Waiting { reason: String::new(), message: String::new() },
+    }
+}
+
+fn container_state(container: &ContainerStatus) -> Option<WorkerState> {
+    let state = container.state.as_ref()?;
+    if let Some(ended) = &state.terminated {
+        return Some(WorkerState::Ended {
+            exit_code: Some(ended.exit_code),
+            reason: ended.reason.clone().unwrap_or_default(),
+            message: ended.message.clone().unwrap_or_default(),
+        });
+    }
+    if state.running.is_some() {
+        return Some(WorkerState::Running);
+    }
+    let waiting = state.waiting.as_ref()?;
+    Some(WorkerState::Waiting {
+        reason: waiting.reason.clone().unwrap_or_default(),
+        message: waiting.message.clone().unwrap_or_default(),
+    })
+}
+
+fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == type_)
+}
+
+fn labels(metadata: &ObjectMeta) -> Option<(String, i32)> {
+    let labels = metadata.labels.as_ref()?;
+    let stage = labels.get(names::LABEL_STAGE)?.clone();
+    let attempt = labels.get(names::LABEL_ATTEMPT)?.parse().ok()?;
+    Some((stage, attempt))
+}

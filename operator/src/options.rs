@@ -1,0 +1,48 @@
+//! The command line of the operator.
+
+use clap::{Args, Parser, Subcommand};
+
+/// Reconciles CnClipTraining and CnClipEvaluation into pods.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Options {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch the cluster and reconcile.
+    Run(RunOptions),
+    /// Print the CustomResourceDefinitions.
+    Crds,
+}
+
+/// How to reconcile.
+#[derive(Clone, Debug, Args)]
+pub struct RunOptions {
+    /// Image of trainers whose manifest names none.
+    #[arg(long, env = "TRAINER_IMAGE")]
+    pub trainer_image: String,
+    /// The only namespace to look after; all of them if not given.
+    #[arg(long, env = "WATCH_NAMESPACE")]
+    pub namespace: Option<String>,
+    /// Seconds between two looks at a run that is at work.
+    #[arg(long, env = "PROGRESS_INTERVAL", default_value_t = 5,
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub progress_interval: u64,
+    /// Where /metrics and /healthz answer.
+    #[arg(long, default_value = "0.0.0.0:8080")]
+    pub listen: String,
+    /// Let one of several replicas do the work, elected by a Lease in this pod's namespace.
+    #[arg(long, env = "LEADER_ELECTION")]
+    pub leader_election: bool,
+    /// Namespace of this pod.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
+    pub pod_namespace: String,
+    /// Name of this pod: the candidate in the election.
+    #[arg(long, env = "POD_NAME", default_value = "cnclip-operator")]
+    pub pod_name: String,
+}

@@ -1,0 +1,204 @@
+//! What in a manifest can never work. The schema refuses most of it; this is for what a schema cannot
+//! say, and for objects stored before it said so. Pure.
+
+use cnclip_crds::{
+    evaluation::CnClipEvaluationSpec,
+    model::ModelConfig,
+    shared::Workers,
+    stage::{Accelerator, Precision},
+    training::{CnClipTrainingSpec, ModelSpec, Stage},
+};
+
+use crate::work::Cause;
+
+/// The first thing in a training's manifest that can never work.
+///
+/// # Errors
+/// That thing.
+pub fn training(spec: &CnClipTrainingSpec) -> Result<(), Cause> {
+    workers(&spec.workers)?;
+    towers(&spec.model)?;
+    for (index, stage) in spec.stages.iter().enumerate() {
+        let path = format!("spec.stages[{index}]");
+        decimal(&format!("{path}.learningRate"), &stage.learning_rate, "1e-4", |rate| rate > 0.0)?;
+        decimal(&format!("{path}.weightDecay"), &stage.weight_decay, "1e-3", |decay| decay >= 0.0)?;
+        length(&path, stage)?;
+        for (field, name) in named_datasets(stage) {
+            dataset(spec, &format!("{path}.{field}"), name)?;
+        }
+    }
+    Ok(())
+}
+
+/// The first thing in an evaluation's manifest that can never work.
+///
+/// # Errors
+/// That thing.
+pub fn evaluation(spec: &CnClipEvaluationSpec) -> Result<(), Cause> {
+    let source = &spec.checkpoint;
+    if source.training_name.is_some() == source.uri.is_some() {
+        return Err(invalid("spec.checkpoint must have exactly one of trainingName and uri"));
+    }
+    if source.uri.is_some() && spec.artifacts.is_none() {
+        return Err(invalid("spec.artifacts must be given when the checkpoint is a uri"));
+    }
+    spec.workers.as_ref().map_or(Ok(()), workers)
+}
+
+/// The towers of a model.
+///
+/// # Errors
+/// When they are to be the user's own and are not given, or cannot be built.
+pub fn towers(model: &ModelSpec) -> Result<ModelConfig, Cause> {
+    let published = model.architecture.towers();
+    let Some(towers) = published.or_else(|| model.custom.clone()) else {
+        return Err(invalid("spec.model.custom must be given when architecture is Custom"));
+    };
+    match towers.problem() {
+        Some(problem) => Err(invalid(format!("spec.model.custom: {problem}"))),
+        None => Ok(towers),
+    }
+}
+
+/// A decimal that the manifest writes as text.
+pub fn number(text: &str) -> Option<f64> {
+    text.parse::<f64>().ok().filter(|number| number.is_finite())
+}
+
+fn decimal(path: &str, text: &str, example: &str, fits: fn(f64) -> bool) -> Result<(), Cause> {
+    if number(text).is_some_and(fits) {
+        return Ok(());
+    }
+    Err(invalid(format!("{path} must be a positive decimal such as {example:?}, found {text:?}")))
+}
+
+fn length(path: &str, stage: &Stage) -> Result<(), Cause> {
+    match (stage.epochs, stage.steps) {
+        (Some(_), None) => Ok(()),
+        (None, Some(steps)) if stage.warmup_steps < steps => Ok(()),
+        (None, Some(steps)) => Err(invalid(format!(
+            "{path}.warmupSteps must be less than steps, found {} of {steps}",
+            stage.warmup_steps
+        ))),
+        _ => Err(invalid(format!("{path} must have exactly one of epochs and steps"))),
+    }
+}
+
+fn named_datasets(stage: &Stage) -> impl Iterator<Item = (&'static str, &str)> {
+    let validation = stage.validation.as_ref();
+    let validation = validation.map(|found| ("validation.dataset", found.dataset.as_str()));
+    std::iter::once(("dataset", stage.dataset.as_str())).chain(validation)
+}
+
+fn dataset(spec: &CnClipTrainingSpec, path: &str, name: &str) -> Result<(), Cause> {
+    if spec.datasets.iter().any(|dataset| dataset.name == name) {
+        return Ok(());
+    }
+    let known: Vec<_> = spec.datasets.iter().map(|dataset| dataset.name.as_str()).collect();
+    Err(invalid(format!(
+        "{path} must be the name of one of spec.datasets ({}), found {name:?}",
+        known.join(", ")
+    )))
+}
+
+fn workers(workers: &Workers) -> Result<(), Cause> {
+    let world = i64::from(workers.replicas) * i64::from(workers.devices);
+    if world > 1 {
+        return Err(Cause::new(
+            "Unsupported",
+            format!(
+                "spec.workers asks for {} replicas of {} devices; this release trains on one device: \
+                 set replicas and devices to 1",
+                workers.replicas, workers.devices
+            ),
+        ));
+    }
+    if workers.accelerator == Accelerator::None && workers.precision == Precision::Bf16 {
+        return Err(invalid("spec.workers.precision must be Fp32 when accelerator is None"));
+    }
+    Ok(())
+}
+
+fn invalid(message: impl Into<String>) -> Cause {
+    Cause::new("Invalid", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::samples;
+
+    #[test]
+    fn what_can_never_work_is_told_with_its_place_and_what_was_found() {
+        let rows = [
+            (
+                "/stages/0/learningRate",
+                json!("fast"),
+                "stages[0].learningRate must be a positive decimal such as \"1e-4\", found \"fast\"",
+            ),
+            ("/stages/1/learningRate", json!("0"), "stages[1].learningRate must be a positive"),
+            ("/stages/0/learningRate", json!("1e999"), "found \"1e999\""),
+            ("/stages/0/weightDecay", json!("-1"), "stages[0].weightDecay"),
+            ("/stages/0/epochs", json!(3), "stages[0] must have exactly one of epochs and steps"),
+            (
+                "/stages/0/warmupSteps",
+                json!(100),
+                "warmupSteps must be less than steps, found 100 of 100",
+            ),
+            (
+                "/stages/1/dataset",
+                json!("nowhere"),
+                "stages[1].dataset must be the name of one of spec.datasets (pairs, valid), found \"nowhere\"",
+            ),
+            (
+                "/stages/0/validation",
+                json!({"dataset": "x", "everySteps": 5}),
+                "validation.dataset must be",
+            ),
+            (
+                "/workers/replicas",
+                json!(4),
+                "this release trains on one device: set replicas and devices to 1",
+            ),
+            ("/workers/devices", json!(2), "1 replicas of 2 devices"),
+            ("/workers/precision", json!("Bf16"), "precision must be Fp32"),
+            (
+                "/model",
+                json!({"architecture": "Custom", "custom": {
+                    "embedDim": 0,
+                    "image": {"resolution": 32},
+                    "text": {"layers": 1, "width": 8, "heads": 1, "intermediate": 8},
+                }}),
+                "spec.model.custom: ",
+            ),
+            ("/model", json!({"architecture": "Custom"}), "spec.model.custom must be given"),
+        ];
+        for (path, value, expected) in rows {
+            let spec = samples::training_with(path, value.clone()).spec;
+            let found = training(&spec).expect_err(path).message;
+            assert!(found.contains(expected), "{path} = {value}: {found}");
+        }
+    }
+
+    #[test]
+    fn what_can_work_is_admitted() {
+        assert_eq!(training(&samples::training().spec), Ok(()));
+        assert_eq!(evaluation(&samples::evaluation().spec), Ok(()));
+    }
+
+    #[test]
+    fn an_evaluation_without_a_place_for_its_results_is_refused() {
+        let rows = [
+            ("/checkpoint", json!({"uri": "s3://a/b"}), "spec.artifacts must be given"),
+            ("/checkpoint", json!({}), "exactly one of trainingName and uri"),
+            ("/workers", json!({"replicas": 2}), "one device"),
+        ];
+        for (path, value, expected) in rows {
+            let spec = samples::evaluation_with(path, value).spec;
+            let found = evaluation(&spec).expect_err(path).message;
+            assert!(found.contains(expected), "{path}: {found}");
+        }
+    }
+}

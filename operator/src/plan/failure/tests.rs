@@ -1,0 +1,159 @@
+//! Which end is whose fault: one row an end.
+
+use super::*;
+use crate::seen::{at, ended, job, job_in, worker};
+
+fn found(disruption: Option<&str>, deleted: bool, state: WorkerState) -> Option<Failure> {
+    let worker = Worker {
+        disruption: disruption.map(str::to_owned),
+        ends_by: deleted.then(|| at(0)),
+        ..worker("align", 1, state)
+    };
+    of_attempt(&job("align", 1), &[&worker], at(5))
+}
+
+#[test]
+fn every_end_has_its_class_and_its_budget() {
+    use Budget::{Application, Infrastructure, Never};
+    let refused = |reason: &str| WorkerState::Ended {
+        exit_code: None,
+        reason: reason.to_owned(),
+        message: String::new(),
+    };
+    let rows = [
+        (None, false, ended(64, "Error", ""), "Usage", Never),
+        (None, false, ended(65, "Error", ""), "Data", Never),
+        (None, false, ended(78, "Error", ""), "Config", Never),
+        (None, true, ended(78, "Error", ""), "Config", Never),
+        (Some("PreemptionByScheduler"), true, ended(65, "Error", ""), "Data", Never),
+        (None, false, ended(128, "StartError", "no such file"), "Image", Never),
+        (None, false, ended(127, "Error", ""), "Image", Never),
+        (None, false, ended(126, "ContainerCannotRun", ""), "Image", Never),
+        (None, false, ended(70, "Error", ""), "Bug", Application),
+        (None, false, ended(1, "Error", ""), "Bug", Application),
+        (None, false, ended(101, "Error", ""), "Bug", Application),
+        (None, false, ended(137, "OOMKilled", ""), "OutOfMemory", Application),
+        (None, false, ended(1, "OOMKilled", ""), "OutOfMemory", Application),
+        (None, false, ended(137, "Error", ""), "Killed", Application),
+        (None, false, ended(134, "Error", ""), "Crashed", Application),
+        (None, false, ended(139, "Error", ""), "Crashed", Application),
+        (None, false, ended(135, "Error", ""), "Crashed", Application),
+        (None, false, ended(75, "Error", ""), "Requeued", Infrastructure),
+        (None, false, ended(143, "Error", ""), "Terminated", Infrastructure),
+        (None, true, ended(75, "Error", ""), "PodDeleted", Infrastructure),
+        (None, true, ended(137, "Error", ""), "PodDeleted", Infrastructure),
+        (Some("PreemptionByScheduler"), true, ended(75, "Error", ""), "Preempted", Infrastructure),
+        (Some("PreemptionByScheduler"), true, ended(137, "Error", ""), "Preempted", Infrastructure),
+        (Some("DeletionByTaintManager"), true, ended(137, "Error", ""), "NodeLost", Infrastructure),
+        (Some("DeletionByPodGC"), true, refused(""), "NodeLost", Infrastructure),
+        (Some("EvictionByEvictionAPI"), true, ended(75, "Error", ""), "Evicted", Infrastructure),
+        (Some("TerminationByKubelet"), false, ended(137, "Error", ""), "Evicted", Infrastructure),
+        (None, false, refused("Evicted"), "Evicted", Infrastructure),
+        (None, false, refused("Preempting"), "Preempted", Infrastructure),
+        (None, false, refused("NodeLost"), "NodeLost", Infrastructure),
+        (None, false, refused("OutOfcpu"), "NodeRefused", Infrastructure),
+        (None, false, refused("UnexpectedAdmissionError"), "NodeRefused", Infrastructure),
+    ];
+    for (disruption, deleted, state, class, budget) in rows {
+        let found = found(disruption, deleted, state.clone()).unwrap().class;
+        assert_eq!((found.name(), found.budget()), (class, budget), "{disruption:?} {state:?}");
+    }
+}
+
+#[test]
+fn work_that_is_done_or_goes_on_is_no_failure() {
+    for state in [ended(0, "Completed", ""), WorkerState::Running] {
+        assert_eq!(found(None, false, state.clone()), None, "{state:?}");
+    }
+}
+
+#[test]
+fn a_deleted_pod_that_nobody_ends_has_lost_its_node() {
+    let lost = Worker { ends_by: Some(at(0)), ..worker("align", 1, WorkerState::Running) };
+    let class =
+        |seconds| of_attempt(&job("align", 1), &[&lost], at(seconds)).map(|found| found.class);
+    assert_eq!(class(10), None);
+    assert_eq!(class(16), Some(Class::NodeLost));
+}
+
+#[test]
+fn a_failed_job_without_pods_has_lost_them() {
+    let failed = job_in("align", 1, JobState::Failed("BackoffLimitExceeded".to_owned()));
+    let failure = of_attempt(&failed, &[], at(0)).unwrap();
+    assert_eq!(failure.class, Class::PodDeleted);
+    assert!(failure.message.contains("BackoffLimitExceeded"), "{}", failure.message);
+}
+
+#[test]
+fn the_failure_that_no_restart_cures_is_told_before_others() {
+    let killed = worker("align", 1, ended(143, "Error", ""));
+    let config = Worker { index: 1, ..worker("align", 1, ended(78, "Error", "")) };
+    let failure = of_attempt(&job("align", 1), &[&killed, &config], at(0)).unwrap();
+    assert_eq!(failure.class, Class::Config);
+}
+
+#[test]
+fn the_trainers_own_words_are_told() {
+    let report = r#"{"run":{"name":"muge","stage":"align"},"activity":"Failed","step":7,"steps":9,
+        "reportedAt":1,"failure":{"exitCode":65,"message":"Shard 00017.tar ends early. Re-upload it."}}"#;
+    let rows = [
+        (report, "Shard 00017.tar ends early. Re-upload it."),
+        ("panicked at the disco\n", "panicked at the disco"),
+        ("", "pod muge-align-1-0-abcde on node node-1 ended with exit code 65; `kubectl logs"),
+    ];
+    for (message, expected) in rows {
+        let told = found(None, false, ended(65, "Error", message)).unwrap().message;
+        assert!(told.starts_with(expected), "{told}");
+    }
+}
+
+#[test]
+fn a_budget_ends_after_as_many_restarts_as_it_allows() {
+    let retries = Retries { application: 2, infrastructure: 1 };
+    let rows = [
+        (Class::Config, 0, 0, Some("same way")),
+        (Class::Killed, 1, 9, None),
+        (Class::Killed, 2, 0, Some("all 2 restarts of spec.retries.application")),
+        (Class::NodeLost, 9, 0, None),
+        (Class::NodeLost, 0, 1, Some("all 1 restarts of spec.retries.infrastructure")),
+    ];
+    for (class, application, infrastructure, expected) in rows {
+        let restarts = Restarts { application, infrastructure, ..Restarts::default() };
+        let why = gives_up(class, &restarts, &retries);
+        match expected {
+            None => assert_eq!(why, None, "{class:?}"),
+            Some(part) => assert!(why.unwrap().contains(part), "{class:?}"),
+        }
+    }
+}
+
+#[test]
+fn restarts_are_counted_by_budget_and_by_class() {
+    let mut restarts = Restarts::default();
+    for class in [Class::Killed, Class::NodeLost, Class::NodeLost] {
+        count(&mut restarts, class);
+    }
+    assert_eq!((restarts.total, restarts.application, restarts.infrastructure), (3, 1, 2));
+    assert_eq!(restarts.by_class["NodeLost"], 2);
+}
+
+#[test]
+fn each_restart_waits_longer_up_to_five_minutes() {
+    for (total, seconds) in [(0, 2), (1, 2), (2, 4), (3, 8), (8, 256), (9, 300), (1000, 300)] {
+        assert_eq!(backoff_seconds(&Restarts { total, ..Restarts::default() }), seconds);
+    }
+}
+
+#[test]
+fn pods_that_do_not_begin_in_time_are_given_up_with_the_reason() {
+    let cause = Cause::new("ImagePullFailed", "image x is not found");
+    let active = job("align", 1);
+    let at_limit = not_started(60, &active, Some(&cause), at(60));
+    assert_eq!(at_limit, None);
+    let late = not_started(60, &active, Some(&cause), at(61)).unwrap();
+    assert_eq!(late.class, Class::StartDeadline);
+    assert!(late.message.contains("60 s") && late.message.contains("image x is not found"));
+    let queued = JobSeen { queued: true, ..active.clone() };
+    assert_eq!(not_started(60, &queued, Some(&cause), at(999)), None, "a queue may take its time");
+    assert_eq!(not_started(60, &active, None, at(999)), None, "a run that runs has started");
+}

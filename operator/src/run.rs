@@ -1,0 +1,108 @@
+//! What the operator must know of a kind of run to reconcile it. One implementation a kind; nothing
+//! else in the operator asks which kind it is.
+
+use std::fmt::Debug;
+
+use cnclip_crds::run_config::Identity;
+use k8s_openapi::NamespaceResourceScope;
+use kube::Resource;
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    ledger::Ledger,
+    observed::Observed,
+    work::{Cause, Work},
+};
+
+mod evaluation;
+mod training;
+
+/// What the operator was installed with.
+#[derive(Clone, Debug)]
+pub struct Defaults {
+    /// Image of trainers whose manifest names none.
+    pub image: String,
+    /// Seconds between two looks at a run that is at work.
+    pub progress_interval_seconds: u64,
+}
+
+/// A kind of run.
+pub trait Run:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Serialize
+    + Send
+    + Sync
+    + 'static
+{
+    /// Value of the label that tells the kinds apart.
+    const KIND: &'static str;
+
+    /// The manifest as work, or why it can never work.
+    ///
+    /// # Errors
+    /// A manifest that cannot work is told to the user; it is no fault of the operator's.
+    fn work(&self, observed: &Observed, defaults: &Defaults) -> Result<Work, Cause>;
+
+    /// What is on record.
+    fn ledger(&self) -> Ledger;
+
+    /// The record as the kind's status.
+    fn status(&self, ledger: &Ledger) -> serde_json::Value;
+
+    /// The present status.
+    fn present_status(&self) -> serde_json::Value;
+
+    /// The training that must be looked at too.
+    fn training_name(&self) -> Option<&str> {
+        None
+    }
+}
+
+/// Who a run is: what goes into names, labels, owner references and reports.
+#[derive(Clone, Debug)]
+pub struct Owner {
+    /// The label's value.
+    pub kind: &'static str,
+    /// The kind as the API writes it.
+    pub api_kind: String,
+    /// The group and version as the API writes them.
+    pub api_version: String,
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its UID.
+    pub uid: String,
+    /// The generation that is planned for.
+    pub generation: Option<i64>,
+}
+
+impl Owner {
+    /// Reads a run's metadata.
+    pub fn of<R: Run>(run: &R) -> Self {
+        let meta = run.meta();
+        Self {
+            kind: R::KIND,
+            api_kind: R::kind(&()).into_owned(),
+            api_version: R::api_version(&()).into_owned(),
+            name: meta.name.clone().unwrap_or_default(),
+            namespace: meta.namespace.clone().unwrap_or_default(),
+            uid: meta.uid.clone().unwrap_or_default(),
+            generation: meta.generation,
+        }
+    }
+
+    /// Who the trainers of one attempt are.
+    pub fn identity(&self, stage: &str, attempt: i32) -> Identity {
+        let (name, uid) = (self.name.clone(), self.uid.clone());
+        Identity { name, uid, stage: stage.to_owned(), attempt }
+    }
+
+    /// Name of the objects of one attempt.
+    pub fn attempt_name(&self, stage: &str, attempt: i32) -> String {
+        format!("{}-{stage}-{attempt}", self.name)
+    }
+}

@@ -1,0 +1,273 @@
+//! A `CnClipEvaluation` as work of one stage, with what it leaves out taken from its training. Pure.
+
+use cnclip_crds::{
+    artifacts,
+    evaluation::{CnClipEvaluation, CnClipEvaluationStatus, When},
+    names::condition,
+    run_config::{EvaluateConfig, Identity, RetrievalConfig, TaskConfig, pod_listen},
+    shared::{Artifacts, Workers},
+    training::{CnClipTraining, StageStatus},
+};
+use kube::ResourceExt;
+
+use super::{Defaults, Run, training::pinned};
+use crate::{
+    ledger::Ledger,
+    observed::Observed,
+    plan::admission,
+    status::summary,
+    work::{Cause, Config, Stage, Work},
+};
+
+/// The name of an evaluation's only stage.
+const STAGE: &str = "evaluate";
+
+impl Run for CnClipEvaluation {
+    const KIND: &'static str = "evaluation";
+
+    fn work(&self, observed: &Observed, defaults: &Defaults) -> Result<Work, Cause> {
+        let spec = &self.spec;
+        admission::evaluation(spec)?;
+        let training = observed.training.as_ref();
+        let workers = workers(self, training);
+        let (checkpoint, waits_for) = match checkpoint(self, training) {
+            Ok(checkpoint) => (checkpoint, None),
+            Err(cause) => (String::new(), Some(cause)),
+        };
+        let artifacts = place(self, training);
+        Ok(Work {
+            image: workers.image.clone().unwrap_or_else(|| defaults.image.clone()),
+            workers,
+            secret: artifacts.credentials.as_ref().map(|found| found.secret_name.clone()),
+            stages: vec![stage(self, training, checkpoint, &artifacts.uri)],
+            artifacts: artifacts.uri,
+            queue: spec.queue_name.clone(),
+            retries: spec.retries.clone(),
+            start_deadline_seconds: spec.start_deadline_seconds,
+            deadline_seconds: spec.deadline_seconds,
+            ttl_seconds: spec.ttl_seconds_after_finished,
+            suspend: spec.suspend,
+            waits_for,
+        })
+    }
+
+    fn ledger(&self) -> Ledger {
+        let status = self.status.clone().unwrap_or_default();
+        let stage = StageStatus {
+            name: STAGE.to_owned(),
+            state: status.state,
+            attempt: status.attempt,
+            step: i64::try_from(status.results.len()).unwrap_or(i64::MAX),
+            steps: i64::try_from(self.spec.tasks.len()).unwrap_or(i64::MAX),
+            peak_rss_bytes: status.peak_rss_bytes,
+            reported_at: status.reported_at,
+            ..StageStatus::default()
+        };
+        Ledger {
+            stages: vec![stage],
+            restarts: status.restarts,
+            last_failure: status.last_failure,
+            checkpoint: status.checkpoint,
+            results: status.results,
+            report: status.report,
+            started_at: status.started_at,
+            finished_at: status.finished_at,
+            observed_generation: status.observed_generation,
+            conditions: status.conditions,
+            ..Ledger::default()
+        }
+    }
+
+    fn status(&self, ledger: &Ledger) -> serde_json::Value {
+        let stage = ledger.stages.first().cloned().unwrap_or_default();
+        let status = CnClipEvaluationStatus {
+            observed_generation: ledger.observed_generation,
+            conditions: ledger.conditions.clone(),
+            state: stage.state,
+            attempt: stage.attempt,
+            checkpoint: ledger.checkpoint.clone(),
+            results: ledger.results.clone(),
+            report: ledger.report.clone(),
+            restarts: ledger.restarts.clone(),
+            last_failure: ledger.last_failure.clone(),
+            reported_at: stage.reported_at,
+            peak_rss_bytes: stage.peak_rss_bytes,
+            started_at: ledger.started_at.clone(),
+            finished_at: ledger.finished_at.clone(),
+            summary: Some(summary::of_evaluation(ledger, self.spec.tasks.len())),
+        };
+        serde_json::to_value(status).unwrap_or_default()
+    }
+
+    fn present_status(&self) -> serde_json::Value {
+        serde_json::to_value(&self.status).unwrap_or_default()
+    }
+
+    fn training_name(&self) -> Option<&str> {
+        self.spec.checkpoint.training_name.as_deref()
+    }
+}
+
+/// What is scored, or what must happen before that is known. Once on record it does not change.
+fn checkpoint(run: &CnClipEvaluation, training: Option<&CnClipTraining>) -> Result<String, Cause> {
+    let recorded = run.status.as_ref().and_then(|status| status.checkpoint.clone());
+    if let Some(uri) = run.spec.checkpoint.uri.clone() {
+        return Ok(uri);
+    }
+    let name = run.training_name().unwrap_or_default();
+    let training = training.ok_or_else(|| {
+        let message = format!(
+            "waits for CnClipTraining {name}, which is not in namespace {}: apply it, or correct \
+             spec.checkpoint.trainingName",
+            run.namespace().unwrap_or_default()
+        );
+        Cause::new("TrainingMissing", message)
+    })?;
+    recorded.map_or_else(|| outcome(training, run.spec.checkpoint.when), Ok)
+}
+
+fn outcome(training: &CnClipTraining, when: When) -> Result<String, Cause> {
+    let name = training.name_any();
+    let ledger = training.ledger();
+    let newest = ledger.checkpoints.first();
+    if when == When::FirstCheckpoint {
+        return newest.map(|newest| newest.uri.clone()).ok_or_else(|| {
+            Cause::new(
+                "NoCheckpoint",
+                format!("waits for the first checkpoint of CnClipTraining {name}"),
+            )
+        });
+    }
+    if let Some(failed) =
+        ledger.condition(condition::FAILED).filter(|_| ledger.is(condition::FAILED))
+    {
+        let message = format!(
+            "waits for CnClipTraining {name}, which has failed ({}): set spec.checkpoint.when to \
+             FirstCheckpoint in another evaluation to score its newest checkpoint",
+            failed.reason
+        );
+        return Err(Cause::new("TrainingFailed", message));
+    }
+    let last = training.spec.stages.last().filter(|_| ledger.is(condition::COMPLETE));
+    last.map(|last| artifacts::stage(&training.spec.artifacts.uri, &last.name)).ok_or_else(|| {
+        let message = format!("waits until CnClipTraining {name} is complete");
+        Cause::new("TrainingNotComplete", message)
+    })
+}
+
+/// Where results go.
+fn place(run: &CnClipEvaluation, training: Option<&CnClipTraining>) -> Artifacts {
+    let of_training = || {
+        let artifacts = &training?.spec.artifacts;
+        let prefix = artifacts::join(&artifacts.uri, &format!("evaluations/{}", run.name_any()));
+        Some(Artifacts { uri: prefix, credentials: artifacts.credentials.clone() })
+    };
+    let nowhere = Artifacts { uri: String::new(), credentials: None };
+    run.spec.artifacts.clone().or_else(of_training).unwrap_or(nowhere)
+}
+
+/// One worker with one device, for scoring needs no more.
+fn workers(run: &CnClipEvaluation, training: Option<&CnClipTraining>) -> Workers {
+    let of_training = || Some(training?.spec.workers.clone());
+    let workers = run.spec.workers.clone().or_else(of_training).unwrap_or_default();
+    Workers { replicas: 1, devices: 1, ..workers }
+}
+
+fn stage(
+    run: &CnClipEvaluation,
+    training: Option<&CnClipTraining>,
+    checkpoint: String,
+    artifacts: &str,
+) -> Stage {
+    let spec = &run.spec;
+    let of_training = || training?.spec.model.vocabulary.as_ref();
+    let config = EvaluateConfig {
+        run: Identity {
+            name: run.name_any(),
+            uid: run.uid().unwrap_or_default(),
+            stage: STAGE.to_owned(),
+            attempt: 1,
+        },
+        checkpoint,
+        vocabulary: spec.vocabulary.as_ref().or_else(of_training).map(pinned),
+        tasks: spec.tasks.iter().map(task).collect(),
+        artifacts: artifacts.to_owned(),
+        batch_size: spec.batch_size,
+        max_skipped_percent: spec.max_skipped_percent.into(),
+        listen: Some(pod_listen()),
+    };
+    Stage { name: STAGE.to_owned(), config: Config::Evaluate(Box::new(config)) }
+}
+
+fn task(task: &cnclip_crds::evaluation::Task) -> TaskConfig {
+    let retrieval = RetrievalConfig { dataset: task.retrieval.dataset.clone() };
+    TaskConfig { name: task.name.clone(), retrieval }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::samples;
+
+    fn observed(status: Value) -> Observed {
+        let mut training = samples::training();
+        training.status = Some(serde_json::from_value(status).unwrap());
+        Observed { training: Some(training), ..Observed::default() }
+    }
+
+    fn condition(type_: &str) -> Value {
+        json!([{"type": type_, "status": "True", "reason": "Because", "message": "",
+                "lastTransitionTime": "2026-01-01T00:00:00Z"}])
+    }
+
+    fn config(work: &Work) -> &EvaluateConfig {
+        match &work.stages[0].config {
+            Config::Evaluate(config) => config,
+            Config::Train(_) => panic!("an evaluation scores"),
+        }
+    }
+
+    #[test]
+    fn an_evaluation_says_what_it_waits_for() {
+        let checkpoint = json!([{"stage": "align", "step": 5, "uri": "s3://runs/muge/align/checkpoints/5",
+                                 "digest": "d", "writtenAt": "2026-01-01T00:00:00Z"}]);
+        let rows = [
+            ("Complete", json!({}), Some("TrainingNotComplete")),
+            ("Complete", json!({"checkpoints": checkpoint}), Some("TrainingNotComplete")),
+            ("Complete", json!({"conditions": condition("Failed")}), Some("TrainingFailed")),
+            ("Complete", json!({"conditions": condition("Complete")}), None),
+            ("FirstCheckpoint", json!({}), Some("NoCheckpoint")),
+            ("FirstCheckpoint", json!({"checkpoints": checkpoint}), None),
+        ];
+        for (when, status, expected) in rows {
+            let source = json!({"trainingName": "muge", "when": when});
+            let run = samples::evaluation_with("/checkpoint", source);
+            let work = run.work(&observed(status.clone()), &samples::defaults()).unwrap();
+            assert_eq!(work.waits_for.map(|cause| cause.reason), expected, "{when} {status}");
+        }
+        let work = samples::evaluation().work(&Observed::default(), &samples::defaults()).unwrap();
+        assert_eq!(work.waits_for.unwrap().reason, "TrainingMissing");
+    }
+
+    #[test]
+    fn what_an_evaluation_leaves_out_is_its_trainings() {
+        let observed = observed(json!({"conditions": condition("Complete")}));
+        let work = samples::evaluation().work(&observed, &samples::defaults()).unwrap();
+        assert_eq!(work.secret.as_deref(), Some("s3"));
+        assert_eq!(work.artifacts, "s3://runs/muge/evaluations/muge-scores");
+        assert_eq!(work.workers.resources, samples::training().spec.workers.resources);
+        assert_eq!(config(&work).checkpoint, "s3://runs/muge/tune");
+    }
+
+    #[test]
+    fn what_is_scored_stays_once_it_is_on_record() {
+        let mut run = samples::evaluation();
+        run.status =
+            Some(serde_json::from_value(json!({"checkpoint": "s3://old", "attempt": 1})).unwrap());
+        let work = run.work(&observed(json!({})), &samples::defaults()).unwrap();
+        assert_eq!(work.waits_for, None);
+        assert_eq!(config(&work).checkpoint, "s3://old");
+    }
+}

@@ -1,0 +1,26 @@
+//! `/metrics` and `/healthz` of the operator. Changes nothing.
+
+use axum::{Router, http::StatusCode, routing::get};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+
+/// Answers until told to stop.
+///
+/// # Errors
+/// If the address cannot be listened on.
+pub async fn serve(
+    address: String,
+    metrics: Metrics,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let listener = TcpListener::bind(&address).await?;
+    let text = move || {
+        let text = metrics.text();
+        async move { text.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR) }
+    };
+    let router =
+        Router::new().route("/healthz", get(|| async { "ok" })).route("/metrics", get(text));
+    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+}

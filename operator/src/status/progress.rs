@@ -1,0 +1,167 @@
+//! A trainer's report, put on record: numbers become text, newest checkpoints come first. Pure.
+
+use cnclip_crds::{
+    evaluation::ResultStatus,
+    report::{CheckpointReport, Recall, Recalls, Report, TaskResult, Validation},
+    run_config::Identity,
+    shared::{RecallStatus, RecallsStatus},
+    training::{CheckpointStatus, ValidationStatus},
+};
+use k8s_openapi::jiff::Timestamp;
+
+use crate::{ledger::Ledger, time};
+
+/// How many checkpoints are on record.
+const CHECKPOINTS: usize = 3;
+
+/// Whether a report is that of one attempt's pod, and not a stranger's that now has its address.
+pub fn is_from(report: &Report, run: &Identity, pod_uid: &str) -> bool {
+    report.run == *run && report.pod_uid == pod_uid
+}
+
+/// Puts a report on record.
+pub fn absorb(ledger: &mut Ledger, index: usize, report: &Report) {
+    let Some(stage) = ledger.stages.get_mut(index) else { return };
+    stage.step = report.step;
+    stage.steps = report.steps;
+    stage.loss = report.loss.map(|loss| format!("{loss:.4}"));
+    stage.learning_rate = report.learning_rate.map(|rate| format!("{rate:.3e}"));
+    stage.samples_per_second = report.samples_per_second.map(|speed| format!("{speed:.1}"));
+    stage.samples_seen = report.samples_seen;
+    stage.samples_skipped = report.samples_skipped;
+    stage.eta_seconds = report.eta_seconds;
+    stage.best = report.best.as_ref().or(report.validation.as_ref()).map(validation);
+    let peak = stage.peak_rss_bytes.unwrap_or(0).max(report.peak_rss_bytes);
+    stage.peak_rss_bytes = (peak > 0).then_some(peak);
+    stage.reported_at = Some(moment(report.reported_at));
+    let name = stage.name.clone();
+    if let Some(newest) = &report.checkpoint {
+        remember(&mut ledger.checkpoints, &name, newest);
+    }
+    ledger.results = report.results.iter().map(result).collect();
+}
+
+fn remember(checkpoints: &mut Vec<CheckpointStatus>, stage: &str, newest: &CheckpointReport) {
+    checkpoints.retain(|old| old.uri != newest.uri);
+    let status = CheckpointStatus {
+        stage: stage.to_owned(),
+        step: newest.step,
+        uri: newest.uri.clone(),
+        digest: newest.digest.clone(),
+        written_at: moment(newest.written_at),
+    };
+    checkpoints.insert(0, status);
+    checkpoints.truncate(CHECKPOINTS);
+}
+
+fn moment(seconds: i64) -> String {
+    time::rfc3339(Timestamp::from_second(seconds).unwrap_or_default())
+}
+
+fn validation(validation: &Validation) -> ValidationStatus {
+    ValidationStatus { step: validation.step, recalls: recalls(&validation.recalls) }
+}
+
+fn result(result: &TaskResult) -> ResultStatus {
+    ResultStatus {
+        name: result.name.clone(),
+        recalls: recalls(&result.recalls),
+        images: result.images,
+        texts: result.texts,
+    }
+}
+
+fn recalls(recalls: &Recalls) -> RecallsStatus {
+    RecallsStatus {
+        text_to_image: recall(recalls.text_to_image),
+        image_to_text: recall(recalls.image_to_text),
+    }
+}
+
+fn recall(recall: Recall) -> RecallStatus {
+    let percent = |value: f64| format!("{value:.2}");
+    RecallStatus {
+        r1: percent(recall.r1),
+        r5: percent(recall.r5),
+        r10: percent(recall.r10),
+        mean_recall: percent(recall.mean_recall),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cnclip_crds::training::StageStatus;
+
+    use super::*;
+
+    fn ledger() -> Ledger {
+        let stage = StageStatus { name: "align".to_owned(), ..StageStatus::default() };
+        Ledger { stages: vec![stage], ..Ledger::default() }
+    }
+
+    fn checkpoint(step: i64) -> Report {
+        let checkpoint = CheckpointReport {
+            step,
+            uri: format!("s3://runs/muge/align/checkpoints/{step}"),
+            digest: "d".to_owned(),
+            written_at: 1_800_000_000 + step,
+        };
+        Report { step, steps: 50, checkpoint: Some(checkpoint), ..Report::default() }
+    }
+
+    #[test]
+    fn numbers_become_text_of_a_readable_length() {
+        let mut ledger = ledger();
+        let report = Report {
+            step: 5,
+            steps: 50,
+            loss: Some(0.123_456),
+            learning_rate: Some(2e-5),
+            samples_per_second: Some(313.27),
+            eta_seconds: Some(9),
+            peak_rss_bytes: 77,
+            reported_at: 1_800_000_000,
+            ..Report::default()
+        };
+        absorb(&mut ledger, 0, &report);
+        let stage = &ledger.stages[0];
+        assert_eq!(stage.loss.as_deref(), Some("0.1235"));
+        assert_eq!(stage.learning_rate.as_deref(), Some("2.000e-5"));
+        assert_eq!(stage.samples_per_second.as_deref(), Some("313.3"));
+        assert_eq!(stage.reported_at.as_deref(), Some("2027-01-15T08:00:00Z"));
+        assert_eq!((stage.step, stage.steps, stage.eta_seconds), (5, 50, Some(9)));
+        assert_eq!(stage.peak_rss_bytes, Some(77));
+    }
+
+    #[test]
+    fn the_newest_three_checkpoints_are_on_record_once_each() {
+        let mut ledger = ledger();
+        for step in [10, 20, 20, 30, 40] {
+            absorb(&mut ledger, 0, &checkpoint(step));
+        }
+        let steps: Vec<_> = ledger.checkpoints.iter().map(|found| found.step).collect();
+        assert_eq!(steps, [40, 30, 20]);
+    }
+
+    #[test]
+    fn a_strangers_report_is_not_believed() {
+        let run = Identity {
+            name: "muge".to_owned(),
+            uid: "u-1".to_owned(),
+            stage: "align".to_owned(),
+            attempt: 2,
+        };
+        let report = Report { run: run.clone(), pod_uid: "p-1".to_owned(), ..Report::default() };
+        assert!(is_from(&report, &run, "p-1"));
+        let strangers = [
+            (Identity { uid: "u-2".to_owned(), ..run.clone() }, "p-1"),
+            (Identity { stage: "tune".to_owned(), ..run.clone() }, "p-1"),
+            (Identity { attempt: 1, ..run.clone() }, "p-1"),
+            (Identity { name: "other".to_owned(), ..run.clone() }, "p-1"),
+            (run, "p-2"),
+        ];
+        for (run, pod_uid) in strangers {
+            assert!(!is_from(&report, &run, pod_uid), "{run:?} {pod_uid}");
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The columns of `kubectl get`. For the eye only. Pure.
+
+use cnclip_crds::{
+    evaluation::EvaluationSummary,
+    training::{StageState, Summary},
+};
+
+use crate::{ledger::Ledger, time};
+
+/// The columns of a training: those of the stage whose turn it is, or of the last.
+pub fn of_training(ledger: &Ledger) -> Summary {
+    let last = ledger.stages.len().saturating_sub(1);
+    let index = ledger.current().unwrap_or(last);
+    let Some(stage) = ledger.stages.get(index) else { return Summary::default() };
+    let step =
+        if stage.steps > 0 { format!("{}/{}", stage.step, stage.steps) } else { String::new() };
+    let eta = stage.eta_seconds.filter(|_| stage.state == StageState::Running);
+    Summary {
+        stage: format!("{}/{} {}", index + 1, ledger.stages.len(), stage.name),
+        step,
+        loss: stage.loss.clone().unwrap_or_default(),
+        r1: stage
+            .best
+            .as_ref()
+            .map(|best| best.recalls.text_to_image.r1.clone())
+            .unwrap_or_default(),
+        samples_per_second: stage.samples_per_second.clone().unwrap_or_default(),
+        eta: eta.map(time::in_words).unwrap_or_default(),
+    }
+}
+
+/// The columns of an evaluation: text to image, of the first task.
+pub fn of_evaluation(ledger: &Ledger, tasks: usize) -> EvaluationSummary {
+    let first = ledger.results.first().map(|result| result.recalls.text_to_image.clone());
+    let recall = first.unwrap_or_default();
+    EvaluationSummary {
+        tasks: format!("{}/{tasks}", ledger.results.len()),
+        r1: recall.r1,
+        r5: recall.r5,
+        r10: recall.r10,
+        mean_recall: recall.mean_recall,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cnclip_crds::training::StageStatus;
+
+    use super::*;
+
+    #[test]
+    fn the_columns_are_those_of_the_stage_whose_turn_it_is() {
+        let stage = |name: &str, state, eta_seconds| StageStatus {
+            name: name.to_owned(),
+            state,
+            step: 4,
+            steps: 8,
+            eta_seconds,
+            ..StageStatus::default()
+        };
+        let columns = |stages| {
+            let summary = of_training(&Ledger { stages, ..Ledger::default() });
+            format!("{} | {} | {}", summary.stage, summary.step, summary.eta)
+        };
+        let done = stage("align", StageState::Succeeded, None);
+        let at_work = stage("tune", StageState::Running, Some(61));
+        assert_eq!(columns(vec![done.clone(), at_work]), "2/2 tune | 4/8 | 1m1s");
+        assert_eq!(columns(vec![done]), "1/1 align | 4/8 | ");
+    }
+}

@@ -1,0 +1,92 @@
+//! What both kinds of manifest come to: stages of work for pods, complete and resolved. Decides nothing.
+
+use cnclip_crds::{
+    run_config::{EvaluateConfig, TrainConfig},
+    shared::{Retries, Workers},
+};
+use serde::Serialize;
+
+/// Why something is as it is, told to the user: a word for programs and a sentence for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cause {
+    /// The word, CamelCase.
+    pub reason: &'static str,
+    /// What was found, and what to do.
+    pub message: String,
+}
+
+impl Cause {
+    /// A cause.
+    pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
+/// Everything that one run wants done.
+#[derive(Clone, Debug)]
+pub struct Work {
+    /// What is done, in this order.
+    pub stages: Vec<Stage>,
+    /// The pods that do it.
+    pub workers: Workers,
+    /// Trainer image.
+    pub image: String,
+    /// Name of the Secret with access to the object store.
+    pub secret: Option<String>,
+    /// Kueue queue.
+    pub queue: Option<String>,
+    /// Prefix of the artifacts.
+    pub artifacts: String,
+    /// How often something may fail.
+    pub retries: Retries,
+    /// Seconds that pods may take to run.
+    pub start_deadline_seconds: i64,
+    /// Seconds that the whole may take.
+    pub deadline_seconds: Option<i64>,
+    /// Seconds from the end to the deletion of the run.
+    pub ttl_seconds: Option<i64>,
+    /// Held back by the user.
+    pub suspend: bool,
+    /// What must happen elsewhere before the first pod.
+    pub waits_for: Option<Cause>,
+}
+
+/// One stage of the work.
+#[derive(Clone, Debug)]
+pub struct Stage {
+    /// Its name.
+    pub name: String,
+    /// What its trainer is told.
+    pub config: Config,
+}
+
+/// What a trainer is told.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Config {
+    /// To train.
+    Train(Box<TrainConfig>),
+    /// To score.
+    Evaluate(Box<EvaluateConfig>),
+}
+
+impl Config {
+    /// The trainer's subcommand.
+    pub fn command(&self) -> &'static str {
+        match self {
+            Self::Train(_) => "train",
+            Self::Evaluate(_) => "evaluate",
+        }
+    }
+
+    /// The same for one attempt.
+    #[must_use]
+    pub fn for_attempt(&self, attempt: i32) -> Self {
+        let mut config = self.clone();
+        match &mut config {
+            Self::Train(train) => train.run.attempt = attempt,
+            Self::Evaluate(evaluate) => evaluate.run.attempt = attempt,
+        }
+        config
+    }
+}

@@ -1,0 +1,179 @@
+//! What is said to the API server, word for word.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends where something is not as it should be"
+)]
+
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex},
+};
+
+use cnclip_crds::training::CnClipTraining;
+use cnclip_operator::{
+    metrics::Metrics,
+    reconcile::{Context, reconcile},
+    run::Defaults,
+};
+use http_body_util::BodyExt;
+use hyper::{Request, Response, StatusCode};
+use kube::{Client, client::Body, core::PartialObjectMeta};
+use serde_json::{Value, json};
+
+const CLIP: &str = "/apis/cnclip.dev/v1alpha1/namespaces/team/cncliptrainings/muge";
+const SELECTOR: &str = "labelSelector=cnclip.dev%2Fkind%3Dtraining%2Ccnclip.dev%2Frun%3Dmuge";
+const APPLY: &str = "&force=true&fieldManager=cnclip-operator";
+
+/// Every request and its body, in order.
+#[derive(Clone, Default)]
+struct Transcript(Arc<Mutex<Vec<(String, Value)>>>);
+
+impl Transcript {
+    fn lines(&self) -> Vec<String> {
+        self.0.lock().unwrap().iter().map(|(line, _)| line.clone()).collect()
+    }
+
+    fn body(&self, part: &str) -> Value {
+        let said = self.0.lock().unwrap();
+        let found = said.iter().find(|(line, _)| line.contains(part));
+        found.unwrap_or_else(|| panic!("nobody said {part}")).1.clone()
+    }
+}
+
+/// A stand-in API server: answers with `answer`, and writes down what it was asked.
+fn api_server(
+    answer: impl Fn(&str) -> (StatusCode, Value) + Clone + Send + 'static,
+) -> (Client, Transcript) {
+    let transcript = Transcript::default();
+    let heard = transcript.clone();
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let (heard, answer) = (heard.clone(), answer.clone());
+        async move {
+            let path = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
+            let line = format!("{} {path}", request.method());
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            heard
+                .0
+                .lock()
+                .unwrap()
+                .push((line.clone(), serde_json::from_slice(&body).unwrap_or_default()));
+            let (status, body) = answer(&line);
+            let body = Body::from(serde_json::to_vec(&body).unwrap());
+            Ok::<_, Infallible>(Response::builder().status(status).body(body).unwrap())
+        }
+    });
+    (Client::new(service, "team"), transcript)
+}
+
+fn run(status: Value) -> Value {
+    json!({
+        "apiVersion": "cnclip.dev/v1alpha1", "kind": "CnClipTraining",
+        "metadata": {"name": "muge", "namespace": "team", "uid": "u-1", "generation": 1},
+        "spec": {
+            "model": {"architecture": "ViT-B-16"},
+            "datasets": [{"name": "pairs", "uri": "s3://data/pairs/"}],
+            "stages": [{"name": "align", "dataset": "pairs", "steps": 100, "globalBatchSize": 32, "learningRate": "1e-4"}],
+            "workers": {"accelerator": "None"},
+            "artifacts": {"uri": "s3://runs/muge/"},
+        },
+        "status": status,
+    })
+}
+
+fn list(items: Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items})
+}
+
+/// Answers for a cluster with this run and these Jobs, that takes whatever it is told.
+fn cluster(status: Value, jobs: Value) -> impl Fn(&str) -> (StatusCode, Value) + Clone {
+    move |line| {
+        let answer = match line.split(['?', ' ']).nth(1).unwrap_or_default() {
+            path if path.starts_with(CLIP) => run(status.clone()),
+            path if path.ends_with("/jobs") => list(jobs.clone()),
+            path if path.ends_with("/pods") => list(json!([])),
+            _ => json!({"metadata": {"name": "x"}}),
+        };
+        (StatusCode::OK, answer)
+    }
+}
+
+async fn step(client: Client) -> Result<(), String> {
+    let defaults =
+        Defaults { image: "cnclip/trainer:test".to_owned(), progress_interval_seconds: 5 };
+    let context = Context::new(client, defaults, Metrics::new().unwrap());
+    let changed: PartialObjectMeta<CnClipTraining> =
+        serde_json::from_value(json!({"metadata": {"name": "muge", "namespace": "team"}})).unwrap();
+    let result = reconcile(Arc::new(changed), Arc::new(context)).await;
+    result.map(drop).map_err(|error| error.in_words())
+}
+
+#[tokio::test]
+async fn a_new_run_is_read_once_and_given_its_objects_before_its_status() {
+    let (client, transcript) = api_server(cluster(json!(null), json!([])));
+    step(client).await.unwrap();
+    let core = "/api/v1/namespaces/team";
+    let batch = "/apis/batch/v1/namespaces/team";
+    assert_eq!(
+        transcript.lines(),
+        [
+            format!("GET {CLIP}"),
+            format!("GET {batch}/jobs?&{SELECTOR}"),
+            format!("GET {core}/pods?&{SELECTOR}"),
+            format!("PATCH {core}/configmaps/muge-align-1?{APPLY}"),
+            format!("PATCH {core}/services/muge-align-1?{APPLY}"),
+            format!("PATCH {batch}/jobs/muge-align-1?{APPLY}"),
+            format!("PATCH {CLIP}/status?{APPLY}"),
+        ]
+    );
+    let config = transcript.body("configmaps");
+    let told: Value = serde_json::from_str(config["data"]["run.json"].as_str().unwrap()).unwrap();
+    assert_eq!(told["run"], json!({"name": "muge", "uid": "u-1", "stage": "align", "attempt": 1}));
+    assert_eq!(told["optimizer"]["learningRate"], json!(1e-4));
+}
+
+#[tokio::test]
+async fn a_run_as_it_should_be_is_only_read() {
+    let job = json!({"metadata": {"name": "muge-align-1", "labels": {
+        "cnclip.dev/stage": "align", "cnclip.dev/attempt": "1"}, "creationTimestamp": "2026-01-01T00:00:00Z"}});
+    let first = api_server(cluster(json!(null), json!([job.clone()])));
+    step(first.0).await.unwrap();
+    let status = first.1.body("/status")["status"].clone();
+    let (client, transcript) = api_server(cluster(status, json!([job])));
+    step(client).await.unwrap();
+    let lines = transcript.lines();
+    assert!(lines.iter().all(|line| line.starts_with("GET ")), "{lines:#?}");
+}
+
+#[tokio::test]
+async fn what_the_api_server_refuses_stands_in_the_status() {
+    let accepts = cluster(json!(null), json!([]));
+    let (client, transcript) = api_server(move |line| {
+        if !line.contains("/jobs/") {
+            return accepts(line);
+        }
+        let refusal = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": "exceeded quota: gpus", "reason": "Forbidden", "code": 403});
+        (StatusCode::FORBIDDEN, refusal)
+    });
+    let error = step(client).await.unwrap_err();
+    assert!(error.starts_with("applying Job muge-align-1: "), "{error}");
+    let status = transcript.body("/status")["status"].clone();
+    let running =
+        status["conditions"].as_array().unwrap().iter().find(|found| found["type"] == "Running");
+    let message = running.unwrap()["message"].as_str().unwrap();
+    assert!(message.contains("exceeded quota: gpus"), "{message}");
+}
+
+#[tokio::test]
+async fn a_run_that_is_gone_is_left_in_peace() {
+    let (client, transcript) = api_server(|_| {
+        let gone = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": "not found", "reason": "NotFound", "code": 404});
+        (StatusCode::NOT_FOUND, gone)
+    });
+    step(client).await.unwrap();
+    assert_eq!(transcript.lines(), [format!("GET {CLIP}")]);
+}
