@@ -2,4 +2,5 @@
 
 pub mod bed;
 pub mod namespace;
+pub mod operator;
 pub mod wait;

@@ -1,0 +1,413 @@
+//! The operator on a real cluster, without a trainer at work: what it makes, what it tells, what it
+//! leaves behind.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends where something is not as it should be"
+)]
+
+use std::time::Duration;
+
+use cnclip_crds::{
+    evaluation::CnClipEvaluation,
+    names,
+    training::{CnClipTraining, StageState},
+};
+use cnclip_tests::{
+    namespace::{self, object},
+    operator::{self, NAMESPACE, RELEASE, installed},
+    wait::until,
+};
+use k8s_openapi::{
+    api::{
+        authorization::v1::SubjectAccessReview,
+        batch::v1::Job,
+        coordination::v1::Lease,
+        core::v1::{ConfigMap, Pod, Service},
+        events::v1::Event,
+    },
+    apimachinery::pkg::apis::meta::v1::Condition,
+};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// A cluster with the operator, and a namespace of one test's own.
+struct House {
+    client: Client,
+    namespace: String,
+}
+
+impl House {
+    async fn open() -> Self {
+        let (bed, client) = installed().await.unwrap();
+        let namespace = namespace::create(&client, &bed.s3).await.unwrap();
+        Self { client, namespace }
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    async fn train(&self, spec: Value) {
+        let training: CnClipTraining =
+            object(json!({"metadata": {"name": "run"}, "spec": spec})).unwrap();
+        self.api().create(&PostParams::default(), &training).await.unwrap();
+    }
+
+    async fn change(&self, spec: Value) {
+        let patch = Patch::Merge(json!({"spec": spec}));
+        self.api::<CnClipTraining>().patch("run", &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    /// The training once it is as wanted.
+    async fn training(
+        &self,
+        what: &str,
+        wanted: impl Fn(&CnClipTraining) -> bool,
+    ) -> CnClipTraining {
+        let trainings = self.api::<CnClipTraining>();
+        until(what, SOON, async || Ok(trainings.get("run").await?), wanted).await.unwrap()
+    }
+
+    /// The names of all that the operator made of a kind.
+    async fn made<K>(&self) -> anyhow::Result<Vec<String>>
+    where
+        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+            + Clone
+            + std::fmt::Debug
+            + serde::de::DeserializeOwned,
+    {
+        let ours = ListParams::default().labels(names::LABEL_RUN);
+        let found = self.api::<K>().list(&ours).await?;
+        Ok(found.iter().map(ResourceExt::name_any).collect())
+    }
+
+    /// Waits until there is nothing of a kind but this.
+    async fn has_only<K>(&self, expected: &[&str])
+    where
+        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+            + Clone
+            + std::fmt::Debug
+            + serde::de::DeserializeOwned,
+    {
+        until("only these", SOON, || self.made::<K>(), |made| made == expected).await.unwrap();
+    }
+
+    async fn reasons(&self) -> anyhow::Result<Vec<String>> {
+        let events = self.api::<Event>().list(&ListParams::default()).await?;
+        let of_run = events.iter().filter(|event| {
+            event.regarding.as_ref().is_some_and(|who| who.name.as_deref() == Some("run"))
+        });
+        Ok(of_run.filter_map(|event| event.reason.clone()).collect())
+    }
+}
+
+fn spec(workers: Value) -> Value {
+    json!({
+        "model": {"architecture": "ViT-B-16"},
+        "datasets": [{"name": "pairs", "uri": "s3://cnclip/nowhere/"}],
+        "stages": [{"name": "align", "dataset": "pairs", "steps": 100, "globalBatchSize": 32, "learningRate": "1e-4"}],
+        "workers": workers,
+        "artifacts": {"uri": "s3://cnclip/runs/nowhere/", "credentials": {"secretName": "s3"}},
+    })
+}
+
+/// Workers that never run: their image is nowhere.
+fn lost_image() -> Value {
+    json!({"accelerator": "None", "image": "cnclip.invalid/trainer:lost"})
+}
+
+fn condition<'a>(training: &'a CnClipTraining, type_: &str) -> Option<&'a Condition> {
+    training.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == type_)
+}
+
+fn says(training: &CnClipTraining, type_: &str, status: &str, reason: &str) -> bool {
+    condition(training, type_).is_some_and(|found| found.status == status && found.reason == reason)
+}
+
+fn message<'a>(training: &'a CnClipTraining, type_: &str) -> &'a str {
+    condition(training, type_).map(|found| found.message.as_str()).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn an_image_that_cannot_be_pulled_is_named_and_given_up_in_time() {
+    let house = House::open().await;
+    let mut spec = spec(lost_image());
+    spec["startDeadlineSeconds"] = json!(8);
+    house.train(spec).await;
+    let told =
+        house.training("the cause", |run| says(run, "Running", "False", "ImagePullFailed")).await;
+    let words = message(&told, "Running");
+    assert!(
+        words.contains("cnclip.invalid/trainer:lost") && words.contains("spec.workers.image"),
+        "{words}"
+    );
+    let ended =
+        house.training("the end", |run| says(run, "Failed", "True", "StartDeadlineExceeded")).await;
+    assert!(
+        message(&ended, "Failed").contains("cnclip.invalid/trainer:lost"),
+        "{}",
+        message(&ended, "Failed")
+    );
+    assert_eq!(ended.status.unwrap().restarts.total, 0, "no retry was burnt");
+    house.has_only::<Job>(&[]).await;
+    let reasons = until(
+        "the events",
+        SOON,
+        || house.reasons(),
+        |found| found.iter().any(|one| one == "Failed"),
+    )
+    .await
+    .unwrap();
+    assert!(reasons.iter().any(|reason| reason == "ImagePullFailed"), "{reasons:?}");
+}
+
+#[tokio::test]
+async fn a_secret_that_is_missing_is_named_and_waited_for() {
+    let house = House::open().await;
+    let mut spec = spec(json!({"accelerator": "None"}));
+    spec["artifacts"]["credentials"]["secretName"] = json!("forgotten");
+    house.train(spec).await;
+    let told = house
+        .training("the cause", |run| says(run, "Running", "False", "CredentialsMissing"))
+        .await;
+    let words = message(&told, "Running");
+    assert!(words.contains("secret \"forgotten\" not found. Create Secret forgotten"), "{words}");
+}
+
+#[tokio::test]
+async fn an_image_without_the_trainer_is_not_tried_again() {
+    let house = House::open().await;
+    let (bed, _) = installed().await.unwrap();
+    house.train(spec(json!({"accelerator": "None", "image": bed.images.operator}))).await;
+    let ended = house.training("the end", |run| says(run, "Failed", "True", "Image")).await;
+    assert_eq!(ended.status.unwrap().stages[0].attempt, 1);
+}
+
+#[tokio::test]
+async fn more_workers_than_this_release_can_use_are_refused_before_any_pod() {
+    let house = House::open().await;
+    house.train(spec(json!({"accelerator": "None", "replicas": 4}))).await;
+    let told =
+        house.training("the cause", |run| says(run, "Accepted", "False", "Unsupported")).await;
+    assert!(message(&told, "Accepted").contains("set replicas and devices to 1"));
+    house.has_only::<Job>(&[]).await;
+}
+
+#[tokio::test]
+async fn pods_that_find_no_node_say_what_is_asked_too_much() {
+    let house = House::open().await;
+    house.train(spec(json!({}))).await;
+    let told =
+        house.training("the cause", |run| says(run, "Running", "False", "Unschedulable")).await;
+    assert!(
+        message(&told, "Running").contains("Insufficient nvidia.com/gpu"),
+        "{}",
+        message(&told, "Running")
+    );
+}
+
+#[tokio::test]
+async fn a_run_held_back_has_no_pods_and_goes_on_as_the_next_attempt() {
+    let house = House::open().await;
+    house.train(spec(lost_image())).await;
+    house.has_only::<Job>(&["run-align-1"]).await;
+    house.change(json!({"suspend": true})).await;
+    let held = house.training("rest", |run| says(run, "Suspended", "True", "ByUser")).await;
+    assert_eq!(held.status.unwrap().stages[0].state, StageState::Suspended);
+    house.has_only::<Job>(&[]).await;
+    house.has_only::<Pod>(&[]).await;
+    house.change(json!({"suspend": false})).await;
+    house.has_only::<Job>(&["run-align-2"]).await;
+    let resumed =
+        house.training("work", |run| says(run, "Suspended", "False", "NotSuspended")).await;
+    assert_eq!(resumed.status.unwrap().restarts.total, 0);
+}
+
+#[tokio::test]
+async fn a_job_that_somebody_deletes_is_made_again() {
+    let house = House::open().await;
+    house.train(spec(lost_image())).await;
+    house.training("its pod", |run| says(run, "Running", "False", "ImagePullFailed")).await;
+    house.api::<Job>().delete("run-align-1", &DeleteParams::background()).await.unwrap();
+    house.has_only::<Job>(&["run-align-2"]).await;
+    let again = house
+        .training("the restart", |run| {
+            run.status.as_ref().is_some_and(|status| status.restarts.infrastructure == 1)
+        })
+        .await;
+    assert_eq!(again.status.unwrap().last_failure.unwrap().class, "JobDeleted");
+}
+
+#[tokio::test]
+async fn a_deleted_run_leaves_nothing_behind() {
+    let house = House::open().await;
+    house.train(spec(lost_image())).await;
+    house.has_only::<Job>(&["run-align-1"]).await;
+    house.has_only::<Service>(&["run-align-1"]).await;
+    house.has_only::<ConfigMap>(&["run-align-1"]).await;
+    house.api::<CnClipTraining>().delete("run", &DeleteParams::default()).await.unwrap();
+    house.has_only::<Job>(&[]).await;
+    house.has_only::<Service>(&[]).await;
+    house.has_only::<ConfigMap>(&[]).await;
+    house.has_only::<Pod>(&[]).await;
+}
+
+#[tokio::test]
+async fn an_ended_run_goes_when_its_time_is_over() {
+    let house = House::open().await;
+    let (bed, _) = installed().await.unwrap();
+    let mut spec = spec(json!({"accelerator": "None", "image": bed.images.operator}));
+    spec["ttlSecondsAfterFinished"] = json!(2);
+    house.train(spec).await;
+    let trainings = house.api::<CnClipTraining>();
+    until("its end", SOON, async || Ok(trainings.get_opt("run").await?), Option::is_none)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn an_evaluation_says_which_training_it_waits_for() {
+    let house = House::open().await;
+    let evaluation: CnClipEvaluation = object(json!({"metadata": {"name": "scores"}, "spec": {
+        "checkpoint": {"trainingName": "run"},
+        "tasks": [{"name": "valid", "retrieval": {"dataset": "s3://cnclip/nowhere/"}}],
+    }}))
+    .unwrap();
+    let evaluations = house.api::<CnClipEvaluation>();
+    evaluations.create(&PostParams::default(), &evaluation).await.unwrap();
+    let waits = async |reason: &str| {
+        let ask = async || Ok(evaluations.get("scores").await?);
+        let running = |run: &CnClipEvaluation| {
+            let conditions = run.status.iter().flat_map(|status| status.conditions.iter());
+            conditions.clone().any(|found| found.type_ == "Running" && found.reason == reason)
+        };
+        until(reason, SOON, ask, running).await.unwrap()
+    };
+    waits("TrainingMissing").await;
+    house.train(spec(lost_image())).await;
+    waits("TrainingNotComplete").await;
+}
+
+#[tokio::test]
+async fn the_operator_may_not_read_secrets_nor_do_anything_to_everything() {
+    let (_, client) = installed().await.unwrap();
+    let allowed = async |group: &str, resource: &str, verb: &str| {
+        let review: SubjectAccessReview = object(json!({"metadata": {}, "spec": {
+            "user": format!("system:serviceaccount:{NAMESPACE}:{RELEASE}"),
+            "resourceAttributes": {"group": group, "resource": resource, "verb": verb, "namespace": "default"},
+        }})).unwrap();
+        let answer =
+            Api::all(client.clone()).create(&PostParams::default(), &review).await.unwrap();
+        answer.status.unwrap().allowed
+    };
+    assert!(allowed("batch", "jobs", "patch").await);
+    for (group, resource, verb) in [
+        ("", "secrets", "get"),
+        ("", "secrets", "list"),
+        ("", "secrets", "watch"),
+        ("", "secrets", "create"),
+        ("", "pods", "delete"),
+        ("", "pods/exec", "create"),
+        ("", "nodes", "list"),
+        ("*", "*", "*"),
+        ("rbac.authorization.k8s.io", "clusterroles", "escalate"),
+    ] {
+        assert!(!allowed(group, resource, verb).await, "{verb} {resource}.{group}");
+    }
+}
+
+#[tokio::test]
+async fn the_operator_tells_its_numbers_and_holds_its_lease() {
+    let (_, client) = installed().await.unwrap();
+    let pods = Api::<Pod>::namespaced(client.clone(), NAMESPACE);
+    let leases = Api::<Lease>::namespaced(client.clone(), NAMESPACE);
+    let lease = until(
+        "a leader",
+        SOON,
+        async || Ok(leases.get_opt("cnclip-operator").await?),
+        Option::is_some,
+    )
+    .await
+    .unwrap();
+    let holder = lease.unwrap().spec.unwrap().holder_identity.unwrap();
+    assert!(
+        pods.get_opt(&holder).await.unwrap().is_some(),
+        "{holder} holds the lease and is no pod"
+    );
+    let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{holder}:8080/proxy/metrics");
+    let request = http::Request::get(path).body(Vec::new()).unwrap();
+    let text = client.request_text(request).await.unwrap();
+    assert!(text.contains("cnclip_operator_leader 1"), "{text}");
+    let memory = text.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
+    let megabytes = memory.unwrap().parse::<f64>().unwrap() / 1e6;
+    println!("the operator holds {megabytes:.1} MB");
+    assert!(megabytes < 64.0, "{megabytes} MB");
+}
+
+#[tokio::test]
+async fn every_switch_of_the_chart_gives_objects_that_the_api_server_takes() {
+    use std::process::Command;
+    let (bed, _) = installed().await.unwrap();
+    let helm = |arguments: &[&str]| {
+        let mut command = Command::new(&bed.helm);
+        operator::run(command.args(arguments).arg(operator::chart()), "").unwrap()
+    };
+    helm(&["lint", "--strict"]);
+    let switches = [
+        "--set=podDisruptionBudget.enabled=true",
+        "--set=replicas=2",
+        "--set=watchNamespace=default",
+        "--set=priorityClassName=system-cluster-critical",
+        "--set=image.pullSecrets={registry}",
+        "--set=extraEnv[0].name=KUBERNETES_SERVICE_HOST,extraEnv[0].value=10.0.0.1",
+        "--set=nodeSelector.disk=ssd",
+        "--set=podLabels.team=a",
+        "--set=serviceAccount.name=other",
+    ];
+    for arguments in [&[][..], &switches[..]] {
+        let rendered = helm(&[&["template", "probe", "--namespace=default"], arguments].concat());
+        assert_eq!(rendered.matches("helm.sh/resource-policy: keep").count(), 2);
+        let mut kubectl = Command::new(&bed.kubectl);
+        let dry =
+            ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "--filename", "-"];
+        operator::run(kubectl.args(dry).env("KUBECONFIG", &bed.kubeconfig), &rendered).unwrap();
+    }
+    let monitors = helm(&[
+        "template",
+        "probe",
+        "--set=monitoring.podMonitors=true,monitoring.serviceMonitor=true",
+    ]);
+    assert_eq!(monitors.matches("kind: PodMonitor").count(), 2);
+    assert_eq!(monitors.matches("kind: ServiceMonitor").count(), 1);
+}
+
+#[tokio::test]
+async fn a_value_that_the_chart_does_not_know_is_refused() {
+    let (bed, _) = installed().await.unwrap();
+    for value in [
+        "replica=2",
+        "image.operator=no-tag",
+        "progressIntervalSeconds=0",
+        "monitoring.interval=fast",
+    ] {
+        let mut command = std::process::Command::new(&bed.helm);
+        let refused = operator::run(
+            command.args(["template", "probe", "--set", value]).arg(operator::chart()),
+            "",
+        );
+        let words = refused.expect_err(value).to_string();
+        assert!(words.contains("schema"), "{value}: {words}");
+    }
+}
