@@ -51,7 +51,9 @@ fn a_stage_is_trained_and_scored_from_two_files() {
     let report = last_words(folder.path());
     assert_eq!((report.activity, report.step), (Activity::Done, small::STEPS as i64));
     assert_eq!((report.run, report.samples_seen), (config.run, 5 * small::STEPS as i64));
-    assert!(report.validation.is_some() && report.checkpoint.is_some() && report.peak_rss_bytes > 0);
+    assert!(
+        report.validation.is_some() && report.checkpoint.is_some() && report.peak_rss_bytes > 0
+    );
 
     let file = folder.path().join("evaluate.yaml");
     let (checkpoint, data) = (small::stage(folder.path(), "run"), config.dataset);

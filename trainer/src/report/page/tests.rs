@@ -28,7 +28,7 @@ fn input() -> PageInput {
         title: "猫 <run> & \"co\"".into(),
         model: "ViT-B-16".into(),
         written_at: 1_800_000_000,
-        stages: vec![stage("<align>", 400), stage("finetune", 300)],
+        stages: vec![stage("<align>", 400), stage("pretrain", 100), stage("finetune", 300)],
         tasks: vec![Task { result: scored.result, examples }],
         provenance: vec![("Checkpoint".into(), "s3://runs/<b>".into())],
         configuration: "{\"a\": \"</pre><script>alert(1)</script>\"}".into(),
@@ -96,9 +96,9 @@ fn a_page_without_training_or_without_evaluation_says_only_what_is_known() {
 #[test]
 fn stages_follow_one_another_and_are_summed() {
     let html = page(&input());
-    assert!(html.contains("<dd>179,200</dd>"), "700 steps of 256");
-    assert!(html.contains("<dd>11 min 20 s</dd>"), "390 s and 290 s");
-    assert!(html.contains("Loss: from 0.550 to 0.018 over steps 10 to 700"), "one curve");
+    assert!(html.contains("<dd>204,800</dd>"), "800 steps of 256");
+    assert!(html.contains("<dd>12 min 50 s</dd>"), "390 s, 90 s and 290 s");
+    assert!(html.contains("Loss: from 0.550 to 0.018 over steps 10 to 800"), "one curve");
 }
 
 #[test]
