@@ -44,6 +44,24 @@ impl ModelConfig {
     }
 }
 
+/// In a few words: `ViT 12×768 /16 at 224 px, BERT 12×768, 512 features`.
+impl std::fmt::Display for ModelConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { embed_dim, image, text } = self;
+        if let Some(Vit { layers, width, patch_size, .. }) = &image.vit {
+            write!(f, "ViT {layers}×{width} /{patch_size}")?;
+        }
+        if let Some(Resnet { layers, width }) = &image.resnet {
+            write!(f, "ResNet {layers:?}×{width}")?;
+        }
+        write!(
+            f,
+            " at {} px, BERT {}×{}, {embed_dim} features",
+            image.resolution, text.layers, text.width
+        )
+    }
+}
+
 fn too_small(rows: &[(&str, i32, i32)]) -> Option<String> {
     let (name, value, least) = rows.iter().find(|(_, value, least)| value < least)?;
     Some(format!("{name} is {value}; it must be at least {least}"))

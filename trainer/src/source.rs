@@ -57,15 +57,32 @@ fn is_file(name: &str) -> bool {
     ["safetensors", "pt", "pth", "bin"].iter().any(|end| name.ends_with(&format!(".{end}")))
 }
 
-fn folder(store: &Store) -> Result<Found> {
+/// The configuration that lies beside the weights at a URI, if there is one.
+///
+/// # Errors
+/// If a checkpoint there is damaged; if the store fails.
+pub fn config(uri: &str) -> Result<Option<TrainConfig>> {
+    if uri.rsplit_once('/').is_some_and(|(_, name)| is_file(name)) {
+        return Ok(None);
+    }
+    let found = find_checkpoint(&Store::open(uri)?, &[CONFIG])?;
+    found.map(|checkpoint| config_of(&checkpoint)).transpose()
+}
+
+/// The checkpoint in a folder: itself, the one a stage ended with, or the newest of a stage.
+fn find_checkpoint(store: &Store, wanted: &[&str]) -> Result<Option<Checkpoint>> {
     if store.find(MANIFEST)?.is_some() {
-        return checkpoint(Checkpoint::read(store, &[WEIGHTS, CONFIG])?);
+        return Checkpoint::read(store, wanted).map(Some);
     }
     if let Some(ending) = ending(store)? {
-        return checkpoint(Checkpoint::read(&store.join(&ending.checkpoint), &[WEIGHTS, CONFIG])?);
+        return Checkpoint::read(&store.join(&ending.checkpoint), wanted).map(Some);
     }
-    if let Some(newest) = Checkpoint::newest(&store.join(CHECKPOINTS), &[WEIGHTS, CONFIG])? {
-        return checkpoint(newest);
+    Checkpoint::newest(&store.join(CHECKPOINTS), wanted)
+}
+
+fn folder(store: &Store) -> Result<Found> {
+    if let Some(found) = find_checkpoint(store, &[WEIGHTS, CONFIG])? {
+        return checkpoint(found);
     }
     if store.find("model.safetensors")?.is_some() {
         return file(store, "model.safetensors");
@@ -96,10 +113,15 @@ fn checkpoint(checkpoint: Checkpoint) -> Result<Found> {
     let unreadable = |what: String| Error::Data(format!("{}: {what}", checkpoint.uri));
     let tensors = read_safetensors(checkpoint.file(WEIGHTS)?);
     let tensors = tensors.map_err(|error| unreadable(error.to_string()))?;
-    let config = serde_json::from_slice(checkpoint.file(CONFIG)?);
-    let config = config.map_err(|error| unreadable(format!("{CONFIG} cannot be read: {error}")))?;
+    let config = config_of(&checkpoint)?;
     let (uri, digest) = (checkpoint.uri, Some(checkpoint.digest));
     Ok(Found { uri, digest, config: Some(config), tensors })
+}
+
+fn config_of(checkpoint: &Checkpoint) -> Result<TrainConfig> {
+    serde_json::from_slice(checkpoint.file(CONFIG)?).map_err(|error| {
+        Error::Data(format!("{}/{CONFIG} is no configuration: {error}", checkpoint.uri))
+    })
 }
 
 fn file(store: &Store, name: &str) -> Result<Found> {

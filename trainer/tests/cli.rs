@@ -71,6 +71,8 @@ fn a_stage_is_trained_and_scored_from_two_files() {
     let report = last_words(folder.path());
     assert_eq!((report.activity, report.results.len()), (Activity::Done, 1));
     assert!(results.join("results.json").exists());
+    let page = std::fs::read_to_string(results.join("report.html")).unwrap();
+    assert!(page.contains("golden") && page.contains("<svg") && page.contains("data:image/png"));
 }
 
 #[test]

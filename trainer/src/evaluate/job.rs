@@ -1,16 +1,18 @@
 //! One evaluation from its file to its results: finds the checkpoint, scores every task, writes what
 //! came out.
 
-use cnclip_crds::artifacts::RESULTS;
+use cnclip_crds::artifacts::{REPORT, RESULTS};
 use cnclip_crds::report::{Activity, Report, TaskResult};
 use cnclip_crds::run_config::{EvaluateConfig, TrainConfig};
 
 use super::{Results, Sizes, score, table};
 use crate::data::shard::Dataset;
 use crate::error::{Error, Result};
+use crate::lineage;
 use crate::model::clip::{Capacity, Clip};
 use crate::params::Params;
 use crate::report::Reporter;
+use crate::report::page::{Examples, PageInput, Task, page};
 use crate::source::{self, Found};
 use crate::store::Store;
 use crate::weights::{Part, load};
@@ -30,20 +32,22 @@ pub fn evaluate(config: &EvaluateConfig, reporter: &Reporter) -> Result<String> 
     let (mut clip, mut params) = model(config, trained, &found)?;
     let sizes = sizes(config, trained);
     reporter.update(|report| begin(report, config));
-    let mut results: Vec<TaskResult> = Vec::new();
+    let (mut results, mut tasks) = (Vec::new(), Vec::new());
     for task in &config.tasks {
         let most_skipped = config.max_skipped_percent / 100.0;
         let mut encoder = (&mut clip, &mut params);
         let dataset = Dataset::open(&task.retrieval.dataset)?;
         let limits = (sizes, most_skipped);
         let scored = score(&task.name, &dataset, &tokenizer, &mut encoder, limits)?;
-        results.push(scored.result);
+        results.push(scored.result.clone());
+        tasks.push(Task { examples: Examples::of(&scored, &dataset)?, result: scored.result });
         reporter.update(|report| {
             report.step += 1;
             report.results = results.clone();
         });
     }
     write(&artifacts, &found, &results)?;
+    artifacts.put(REPORT, page(&describe(config, trained, &found, tasks)?).into())?;
     reporter.update(|report| report.activity = Activity::Done);
     Ok(table(&results))
 }
@@ -93,6 +97,23 @@ fn model(config: &EvaluateConfig, trained: &TrainConfig, found: &Found) -> Resul
 fn begin(report: &mut Report, config: &EvaluateConfig) {
     report.activity = Activity::Evaluating;
     report.steps = config.tasks.len() as i64;
+}
+
+fn describe(
+    config: &EvaluateConfig,
+    trained: &TrainConfig,
+    found: &Found,
+    tasks: Vec<Task>,
+) -> Result<PageInput> {
+    let mut input = PageInput::of(trained, lineage::stages(trained)?);
+    let digest = found.digest.clone().unwrap_or_default();
+    let weights = [("checkpoint".to_owned(), found.uri.clone()), ("digest".to_owned(), digest)];
+    let data = config
+        .tasks
+        .iter()
+        .map(|task| (format!("data set of {}", task.name), task.retrieval.dataset.clone()));
+    input.provenance.extend(weights.into_iter().chain(data));
+    Ok(PageInput { title: config.run.name.clone(), tasks, ..input })
 }
 
 fn write(artifacts: &Store, found: &Found, results: &[TaskResult]) -> Result<()> {

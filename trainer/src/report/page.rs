@@ -6,6 +6,7 @@ mod examples;
 mod picture;
 
 use cnclip_crds::report::TaskResult;
+use cnclip_crds::run_config::TrainConfig;
 use minijinja::Environment;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
@@ -50,6 +51,21 @@ pub struct PageInput {
     pub provenance: Vec<(String, String)>,
     /// The configuration, as people would write it.
     pub configuration: String,
+}
+
+impl PageInput {
+    /// What there is to say of a training by itself.
+    pub fn of(config: &TrainConfig, stages: Vec<Stage>) -> Self {
+        Self {
+            title: config.run.name.clone(),
+            model: config.model.to_string(),
+            written_at: jiff::Timestamp::now().as_second(),
+            stages,
+            tasks: Vec::new(),
+            provenance: vec![("cnclip".to_owned(), env!("CARGO_PKG_VERSION").to_owned())],
+            configuration: serde_norway::to_string(config).unwrap_or_default(),
+        }
+    }
 }
 
 #[derive(Serialize)]

@@ -1,10 +1,13 @@
 //! Which checkpoint a stage ends with: the best by recall, or the last where recall was not measured.
 
-use cnclip_crds::artifacts::{CHECKPOINTS, FINAL};
+use cnclip_crds::artifacts::{CHECKPOINTS, FINAL, REPORT};
 use cnclip_crds::report::Validation;
+use cnclip_crds::run_config::TrainConfig;
 
 use crate::checkpoint::{Kept, list};
 use crate::error::{Error, Result};
+use crate::lineage;
+use crate::report::page::{PageInput, page};
 use crate::source::Final;
 use crate::store::Store;
 
@@ -31,6 +34,15 @@ pub(super) fn write(stage: &Store) -> Result<()> {
     let bytes = serde_json::to_vec(&ending);
     let bytes = bytes.map_err(|error| Error::Bug(format!("{FINAL} cannot be written: {error}")))?;
     stage.put(FINAL, bytes.into())
+}
+
+/// Writes the page of the run, with the curves of all stages up to this one.
+///
+/// # Errors
+/// If the store fails.
+pub(super) fn write_page(config: &TrainConfig) -> Result<()> {
+    let page = page(&PageInput::of(config, lineage::stages(config)?));
+    Store::open(&config.artifacts)?.put(REPORT, page.into())
 }
 
 /// Of checkpoints, newest first: the one with the highest score, the newest of equals.

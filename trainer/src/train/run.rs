@@ -309,6 +309,7 @@ impl Run {
     pub(super) fn end(mut self, reporter: &Reporter) -> Result<()> {
         self.finish_saving(reporter)?;
         ending::write(&self.stage)?;
+        ending::write_page(&self.config)?;
         reporter.update(|report| {
             report.activity = Activity::Done;
             report.eta_seconds = Some(0);
