@@ -96,12 +96,18 @@ def finish(where, begin, setup):
     for names in (FIRST, THEN):
         apply(where, *names)
         done = watch.until_done(where, NAMESPACE, memory.look)
-    report = OUT / "report.html"
-    report.write_bytes(s3.read(where.s3, done[-1].status["report"]))
+    pages = [fetch_report(where, each) for each in done]
     seconds = {"setup": round(setup, 1), "total": round(time.monotonic() - begin, 1)}
-    result = summary.of(done, seconds, memory.peak, report)
+    result = summary.of(done, seconds, memory.peak, pages[-1])
     summary.write(result, OUT / "summary.json")
-    print(f"\n{summary.table(result)}\n\nreport:  {report}\nsummary: {OUT / 'summary.json'}")
+    print(f"\n{summary.table(result)}\n\nsummary  {OUT / 'summary.json'}", *pages, sep="\nreport   ")
+
+
+def fetch_report(where, each):
+    """Brings a run's page out of the store; where it is now."""
+    path = OUT / f"{each.kind.removeprefix('CnClip').lower()}-{each.name}.html"
+    path.write_bytes(s3.read(where.s3, each.status["report"]))
+    return path
 
 
 class OperatorMemory:
