@@ -36,9 +36,7 @@ fn print_definitions() -> anyhow::Result<()> {
 
 #[tokio::main]
 async fn run(options: RunOptions) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,kube_leader_election=warn"));
-    tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).init();
+    start_logging();
     let client = Client::try_default().await.context("no access to a cluster")?;
     let metrics = Metrics::new()?;
     let stop = CancellationToken::new();
@@ -57,6 +55,14 @@ async fn run(options: RunOptions) -> anyhow::Result<()> {
     // Also when the lease was lost: Kubernetes starts a fresh candidate.
     stop.cancel();
     server.await?.context("serving metrics")
+}
+
+/// One JSON object a line; the libraries say only what went wrong.
+fn start_logging() {
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("warn,cnclip_operator=info"));
+    let json = tracing_subscriber::fmt().json().flatten_event(true);
+    json.with_current_span(false).with_span_list(false).with_env_filter(filter).init();
 }
 
 /// Works while this replica leads.
