@@ -162,6 +162,7 @@ impl Draft {
     }
 
     fn hold_back(&mut self, owner: &Owner, index: usize, seen: &Observed) -> Standing {
+        self.note_report(index, seen);
         let stage = &mut self.ledger.stages[index];
         stage.state = StageState::Suspended;
         stage.eta_seconds = None;
@@ -209,9 +210,7 @@ impl Draft {
         self.note_begin(index, job);
         let stage = &mut self.ledger.stages[index];
         stage.state = if obstacle.is_some() { StageState::Starting } else { StageState::Running };
-        if let Some(report) = &seen.report {
-            progress::absorb(&mut self.ledger, index, report);
-        }
+        self.note_report(index, seen);
         match obstacle {
             Some(cause) => Standing::Waiting(cause),
             None => Standing::Running(format!(
@@ -221,6 +220,13 @@ impl Draft {
                 workers.len(),
                 work.workers.replicas
             )),
+        }
+    }
+
+    fn note_report(&mut self, index: usize, seen: &Observed) {
+        let stage = self.ledger.stages[index].name.clone();
+        if let Some(report) = seen.report.as_ref().filter(|report| report.run.stage == stage) {
+            progress::absorb(&mut self.ledger, index, report);
         }
     }
 
@@ -237,9 +243,7 @@ impl Draft {
 
     fn succeed(&mut self, work: &Work, index: usize, seen: &Observed) -> Standing {
         self.look_again = AT_ONCE;
-        if let Some(report) = &seen.report {
-            progress::absorb(&mut self.ledger, index, report);
-        }
+        self.note_report(index, seen);
         if let Some(job) = seen.newest_job(&self.ledger.stages[index].name) {
             self.note_begin(index, job);
         }
@@ -265,9 +269,7 @@ impl Draft {
         seen: &Observed,
     ) -> Standing {
         self.look_again = AT_ONCE;
-        if let Some(report) = &seen.report {
-            progress::absorb(&mut self.ledger, index, report);
-        }
+        self.note_report(index, seen);
         let given_up = failure::gives_up(failure.class, &self.ledger.restarts, &work.retries);
         let stage = &mut self.ledger.stages[index];
         adopt_attempt(stage, seen);

@@ -27,7 +27,6 @@ use crate::{
 /// What every reconcile may use.
 pub struct Context {
     client: Client,
-    recorder: Recorder,
     reader: ProgressReader,
     defaults: Defaults,
     metrics: Metrics,
@@ -36,14 +35,8 @@ pub struct Context {
 impl Context {
     /// Built once; tests build it over a scripted client.
     pub fn new(client: Client, defaults: Defaults, metrics: Metrics) -> Self {
-        let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: None };
-        Self {
-            recorder: Recorder::new(client.clone(), reporter),
-            reader: ProgressReader::new(metrics.clone()),
-            client,
-            defaults,
-            metrics,
-        }
+        let reader = ProgressReader::new(metrics.clone());
+        Self { client, reader, defaults, metrics }
     }
 }
 
@@ -160,7 +153,10 @@ async fn publish<K: Resource<DynamicType = ()>>(context: &Context, object: &K, n
         action: "Reconcile".to_owned(),
         secondary: None,
     };
-    let result = context.recorder.publish(&event, &object.object_ref(&())).await;
+    // A recorder of its own: one that lasts folds notices of the same reason into the first one's words.
+    let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: None };
+    let recorder = Recorder::new(context.client.clone(), reporter);
+    let result = recorder.publish(&event, &object.object_ref(&())).await;
     if let Err(error) = result {
         tracing::warn!(%error, reason = notice.reason, "An event could not be published");
     }

@@ -1,6 +1,6 @@
 //! What the operator does, told as short stories: what is on record, what is seen, what follows.
 
-use cnclip_crds::{report::Report, training::CnClipTraining};
+use cnclip_crds::{report::Report, run_config::Identity, training::CnClipTraining};
 use serde_json::json;
 
 use super::*;
@@ -35,6 +35,11 @@ fn done(seconds: i64, stage: &str, attempt: i32) -> Observed {
 /// The record after these sights, one after the other.
 fn after(run: &CnClipTraining, sights: &[Observed]) -> Ledger {
     sights.iter().fold(Ledger::default(), |ledger, seen| decide(run, &ledger, seen).ledger)
+}
+
+fn report(stage: &str, step: i64) -> Report {
+    let run = Identity { stage: stage.to_owned(), ..Identity::default() };
+    Report { run, step, steps: 100, reported_at: at(step).as_second(), ..Report::default() }
 }
 
 fn created(plan: &Plan) -> Option<&str> {
@@ -74,8 +79,7 @@ fn a_manifest_that_cannot_work_makes_no_objects() {
 #[test]
 fn a_run_whose_pods_run_reports_its_progress() {
     let mut seen = at_work(5, "align", 1, WorkerState::Running);
-    seen.report =
-        Some(Report { step: 3, steps: 100, reported_at: at(4).as_second(), ..Report::default() });
+    seen.report = Some(report("align", 3));
     let plan = decide(&samples::training(), &Ledger::default(), &seen);
     assert_eq!(created(&plan), None);
     assert_eq!(why(&plan.ledger, "Running"), "True StageRunning");
@@ -83,6 +87,15 @@ fn a_run_whose_pods_run_reports_its_progress() {
     assert_eq!((plan.ledger.stages[0].step, plan.ledger.stages[0].attempt), (3, 1));
     assert_eq!(reasons(&plan), ["AttemptStarted"]);
     assert_eq!(plan.look_again, Some(Duration::from_secs(5)));
+}
+
+#[test]
+fn the_last_words_of_one_stage_are_not_taken_for_the_nexts() {
+    let run = samples::training();
+    let ledger = after(&run, &[done(1, "align", 1)]);
+    let mut seen = at_work(5, "tune", 1, WorkerState::Running);
+    seen.report = Some(report("align", 100));
+    assert_eq!(decide(&run, &ledger, &seen).ledger.stages[1].step, 0);
 }
 
 #[test]
@@ -174,8 +187,10 @@ fn a_run_held_back_loses_its_pods_and_goes_on_as_the_next_attempt() {
     assert_eq!(plan.remove, ["muge-align-1"]);
     assert_eq!(why(&plan.ledger, "Suspended"), "True ByUser");
     assert_eq!(plan.ledger.stages[0].state, StageState::Suspended);
-    // The pod still saves its state: nothing begins before it has ended.
-    let ending = Observed { workers: running.workers, ..nothing(6) };
+    // The pod still saves its state: nothing begins before it has ended, and its last words count.
+    let last_words = Some(report("align", 42));
+    let ending = Observed { workers: running.workers, report: last_words, ..nothing(6) };
+    assert_eq!(decide(&held, &plan.ledger, &ending).ledger.stages[0].step, 42);
     assert_eq!(created(&decide(&run, &plan.ledger, &ending)), None);
     let resumed = decide(&run, &plan.ledger, &nothing(7));
     assert_eq!(created(&resumed), Some("muge-align-2"));
