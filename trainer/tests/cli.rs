@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 use cnclip_crds::report::{Activity, Report};
 
 #[path = "support/small.rs"]
+#[expect(dead_code, reason = "what other tests ask for is there too")]
 mod small;
 
 fn cnclip(arguments: &[&str], folder: &Path) -> Output {
