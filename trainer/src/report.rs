@@ -2,7 +2,6 @@
 //! words, and afterwards as a page. Never makes a step slower, and never ends a run.
 
 mod bar;
-pub mod curves;
 pub mod history;
 pub mod last_words;
 mod lines;
