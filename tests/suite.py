@@ -52,7 +52,9 @@ def test():
     os.environ.setdefault("BED_NET", "89")
     bed = Bed.from_environment()
     with cluster.fresh(bed):
-        environment = {"CNCLIP_BED": str(bed.facts), "CNCLIP_VOCAB": str(images.vocabulary())}
+        program = images.compile_release() / images.PROGRAMS["trainer"]
+        environment = {"CNCLIP_BED": str(bed.facts), "CNCLIP_VOCAB": str(images.vocabulary()),
+                       "CNCLIP_PROGRAM": str(program)}
         return show_and_keep(TESTS, {**os.environ, **environment})
 
 

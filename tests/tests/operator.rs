@@ -16,7 +16,8 @@ use cnclip_crds::{
     training::{CnClipTraining, StageState},
 };
 use cnclip_tests::{
-    namespace::{self, object},
+    house::{House, SOON, condition, message, says},
+    namespace::object,
     operator::{self, NAMESPACE, RELEASE, installed},
     wait::until,
 };
@@ -36,83 +37,6 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-const SOON: Duration = Duration::from_secs(60);
-
-/// A cluster with the operator, and a namespace of one test's own.
-struct House {
-    client: Client,
-    namespace: String,
-}
-
-impl House {
-    async fn open() -> Self {
-        let (bed, client) = installed().await.unwrap();
-        let namespace = namespace::create(&client, &bed.s3).await.unwrap();
-        Self { client, namespace }
-    }
-
-    fn api<K>(&self) -> Api<K>
-    where
-        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
-        K::DynamicType: Default,
-    {
-        Api::namespaced(self.client.clone(), &self.namespace)
-    }
-
-    async fn train(&self, spec: Value) {
-        let training: CnClipTraining =
-            object(json!({"metadata": {"name": "run"}, "spec": spec})).unwrap();
-        self.api().create(&PostParams::default(), &training).await.unwrap();
-    }
-
-    async fn change(&self, spec: Value) {
-        let patch = Patch::Merge(json!({"spec": spec}));
-        self.api::<CnClipTraining>().patch("run", &PatchParams::default(), &patch).await.unwrap();
-    }
-
-    /// The training once it is as wanted.
-    async fn training(
-        &self,
-        what: &str,
-        wanted: impl Fn(&CnClipTraining) -> bool,
-    ) -> CnClipTraining {
-        let trainings = self.api::<CnClipTraining>();
-        until(what, SOON, async || Ok(trainings.get("run").await?), wanted).await.unwrap()
-    }
-
-    /// The names of all that the operator made of a kind.
-    async fn made<K>(&self) -> anyhow::Result<Vec<String>>
-    where
-        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-            + Clone
-            + std::fmt::Debug
-            + serde::de::DeserializeOwned,
-    {
-        let ours = ListParams::default().labels(names::LABEL_RUN);
-        let found = self.api::<K>().list(&ours).await?;
-        Ok(found.iter().map(ResourceExt::name_any).collect())
-    }
-
-    /// Waits until there is nothing of a kind but this.
-    async fn has_only<K>(&self, expected: &[&str])
-    where
-        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-            + Clone
-            + std::fmt::Debug
-            + serde::de::DeserializeOwned,
-    {
-        until("only these", SOON, || self.made::<K>(), |made| made == expected).await.unwrap();
-    }
-
-    async fn reasons(&self) -> anyhow::Result<Vec<String>> {
-        let events = self.api::<Event>().list(&ListParams::default()).await?;
-        let of_run = events.iter().filter(|event| {
-            event.regarding.as_ref().is_some_and(|who| who.name.as_deref() == Some("run"))
-        });
-        Ok(of_run.filter_map(|event| event.reason.clone()).collect())
-    }
-}
-
 fn spec(workers: Value) -> Value {
     json!({
         "model": {"architecture": "ViT-B-16"},
@@ -126,18 +50,6 @@ fn spec(workers: Value) -> Value {
 /// Workers that never run: their image is nowhere.
 fn lost_image() -> Value {
     json!({"accelerator": "None", "image": "cnclip.invalid/trainer:lost"})
-}
-
-fn condition<'a>(training: &'a CnClipTraining, type_: &str) -> Option<&'a Condition> {
-    training.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == type_)
-}
-
-fn says(training: &CnClipTraining, type_: &str, status: &str, reason: &str) -> bool {
-    condition(training, type_).is_some_and(|found| found.status == status && found.reason == reason)
-}
-
-fn message<'a>(training: &'a CnClipTraining, type_: &str) -> &'a str {
-    condition(training, type_).map(|found| found.message.as_str()).unwrap_or_default()
 }
 
 #[tokio::test]

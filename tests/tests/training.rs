@@ -1,0 +1,230 @@
+//! Manifest → pods → numbers: real trainers at work in a real cluster, on a data set of a dozen
+//! pictures.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends where something is not as it should be"
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use cnclip_crds::{
+    evaluation::CnClipEvaluation,
+    training::{CnClipTraining, StageState, StageStatus},
+};
+use cnclip_tests::{
+    bed::S3,
+    house::{House, SOON, condition, message},
+    namespace::object,
+    operator::run,
+    wait::until,
+};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::{
+    Api,
+    api::{ListParams, PostParams},
+};
+use serde_json::{Value, json};
+
+/// Uploads the golden data set to a place of the test's own, with the trainer's own command.
+fn upload(house: &House) -> String {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../trainer/tests/golden/dataset");
+    let S3 { endpoint, bucket, region, access_key_id, secret_access_key } = &house.bed.s3;
+    let uri = format!("s3://{bucket}/{}/data/", house.namespace);
+    let program = std::env::var("CNCLIP_PROGRAM").expect("`make test` names the trainer's program");
+    run(
+        Command::new(program)
+            .args(["prepare", "--most-skipped", "10", "--output", &uri])
+            .args(["--images".into(), golden.join("train_imgs.tsv").into_os_string()])
+            .args(["--texts".into(), golden.join("train_texts.jsonl").into_os_string()])
+            .env("AWS_ENDPOINT", endpoint)
+            .env("AWS_REGION", region)
+            .env("AWS_ALLOW_HTTP", "true")
+            .env("AWS_ACCESS_KEY_ID", access_key_id)
+            .env("AWS_SECRET_ACCESS_KEY", secret_access_key),
+        "",
+    )
+    .unwrap();
+    uri
+}
+
+/// Two stages of a tiny model; `steps` each.
+fn spec(house: &House, data: &str, name: &str, steps: i64) -> Value {
+    let stage = |name: &str, freeze: &str| {
+        json!({"name": name, "dataset": "pairs", "freeze": freeze, "steps": steps, "globalBatchSize": 12,
+               "learningRate": "1e-3", "warmupSteps": 2, "validation": {"dataset": "pairs", "everySteps": steps}})
+    };
+    let text = json!({"layers": 2, "width": 64, "heads": 2, "intermediate": 256, "positions": 32});
+    let vit = json!({"layers": 4, "width": 128, "patchSize": 8});
+    json!({
+        "model": {
+            "architecture": "Custom",
+            "contextLength": 24,
+            "custom": {"embedDim": 32, "image": {"resolution": 64, "vit": vit}, "text": text},
+        },
+        "datasets": [{"name": "pairs", "uri": data}],
+        "stages": [stage("align", "Image"), stage("pretrain", "None")],
+        "workers": {"accelerator": "None"},
+        "checkpoint": {"everySteps": 10, "keep": 2},
+        "artifacts": {
+            "uri": format!("s3://{}/{}/{name}/", house.bed.s3.bucket, house.namespace),
+            "credentials": {"secretName": "s3"},
+        },
+    })
+}
+
+fn stage<'a>(training: &'a CnClipTraining, name: &str) -> &'a StageStatus {
+    let status = training.status.as_ref().unwrap();
+    status.stages.iter().find(|stage| stage.name == name).unwrap()
+}
+
+fn ended(training: &CnClipTraining) -> bool {
+    let is_true = |type_| condition(training, type_).is_some_and(|found| found.status == "True");
+    is_true("Complete") || is_true("Failed")
+}
+
+async fn complete(house: &House) -> CnClipTraining {
+    let training = house.training("the end", ended).await;
+    let failed = condition(&training, "Failed").unwrap();
+    assert_eq!(failed.status, "False", "{}", failed.message);
+    training
+}
+
+#[tokio::test]
+async fn a_manifest_becomes_checkpoints_recalls_and_a_page() {
+    let house = House::open().await;
+    let data = upload(&house);
+    house.train(spec(&house, &data, "run", 20)).await;
+    let evaluation: CnClipEvaluation = object(json!({"metadata": {"name": "score"}, "spec": {
+        "checkpoint": {"trainingName": "run"},
+        "tasks": [{"name": "golden", "retrieval": {"dataset": data}}],
+    }}))
+    .unwrap();
+    let evaluations: Api<CnClipEvaluation> = house.api();
+    evaluations.create(&PostParams::default(), &evaluation).await.unwrap();
+
+    let training = complete(&house).await;
+    for name in ["align", "pretrain"] {
+        let stage = stage(&training, name);
+        assert_eq!((stage.state, stage.attempt, stage.step), (StageState::Succeeded, 1, 20));
+        assert_eq!(stage.samples_seen, 20 * 12);
+        assert!(stage.loss.is_some() && stage.best.is_some() && stage.peak_rss_bytes.is_some());
+    }
+    let checkpoints = &training.status.as_ref().unwrap().checkpoints;
+    assert!(checkpoints[0].uri.contains("/run/pretrain/checkpoints/"), "{checkpoints:?}");
+    let scored = until(
+        "the scores",
+        SOON,
+        async || Ok(evaluations.get("score").await?),
+        |evaluation| {
+            evaluation.status.as_ref().is_some_and(|status| {
+                status.conditions.iter().any(|c| c.type_ == "Complete" && c.status == "True")
+            })
+        },
+    )
+    .await
+    .unwrap()
+    .status
+    .unwrap();
+    assert_eq!((scored.results.len(), scored.results[0].images), (1, 12));
+    let best: f64 = scored.results[0].recalls.text_to_image.r10.parse().unwrap();
+    assert!(best > 50.0, "ten of a dozen pictures hold most answers: {best}");
+    assert!(scored.report.unwrap().ends_with("report.html"));
+}
+
+/// The processes of a container, as the node's machine numbers them.
+fn trainers_of(pod: &Pod) -> Vec<PathBuf> {
+    let uid = pod.metadata.uid.clone().unwrap();
+    let processes =
+        std::fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path()));
+    let reads = |path: &Path, name: &str| std::fs::read(path.join(name)).unwrap_or_default();
+    processes
+        .filter(|path| String::from_utf8_lossy(&reads(path, "cgroup")).contains(&uid))
+        .filter(|path| reads(path, "cmdline").windows(6).any(|part| part == b"cnclip"))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_trainer_killed_at_any_moment_ends_as_one_that_was_not() {
+    let steps = 60;
+    let straight = House::open().await;
+    straight.train(spec(&straight, &upload(&straight), "run", steps)).await;
+    let expected = complete(&straight).await;
+
+    let house = House::open().await;
+    house.train(spec(&house, &upload(&house), "run", steps)).await;
+    let running = |run: &CnClipTraining| {
+        let stages = run.status.as_ref().map(|status| &status.stages);
+        stages.is_some_and(|stages| {
+            stages
+                .iter()
+                .any(|s| s.name == "align" && s.state == StageState::Running && s.step >= 10)
+        })
+    };
+    house.training("a dozen steps", running).await;
+    let pods = house.api::<Pod>().list(&ListParams::default()).await.unwrap();
+    let killed: Vec<_> = pods.iter().flat_map(trainers_of).collect();
+    assert!(!killed.is_empty(), "no trainer among {pods:?}");
+    for process in killed {
+        let pid = process.file_name().unwrap().to_string_lossy().into_owned();
+        run(Command::new("kill").args(["-9", &pid]), "").unwrap();
+    }
+    let training = complete(&house).await;
+    let status = training.status.as_ref().unwrap();
+    let failure = status.last_failure.as_ref().unwrap();
+    assert_eq!((failure.exit_code, failure.stage.as_str()), (Some(137), "align"));
+    assert_eq!((status.restarts.total, stage(&training, "align").attempt), (1, 2));
+    for name in ["align", "pretrain"] {
+        let (there, here) = (stage(&expected, name), stage(&training, name));
+        assert_eq!((&here.loss, here.samples_seen), (&there.loss, there.samples_seen), "{name}");
+        assert_eq!(here.best, there.best, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_trainer_cannot_use_is_named_and_no_retry_is_burnt() {
+    let wrong_digest = "0".repeat(64);
+    let rows: [(&str, &str, Value, &str); 4] = [
+        (
+            "data that is not there",
+            "/datasets/0/uri",
+            json!("s3://cnclip/nothing/here/"),
+            "index.json",
+        ),
+        (
+            "a bucket that is not there",
+            "/datasets/0/uri",
+            json!("s3://no-such-bucket/x/"),
+            "no-such-bucket",
+        ),
+        ("a wrong key", "/artifacts/credentials/secretName", json!("wrong"), "s3://cnclip/"),
+        (
+            "another vocabulary",
+            "/model/vocabulary",
+            json!({"uri": "file:///usr/share/cnclip/vocab.txt", "sha256": wrong_digest}),
+            &wrong_digest,
+        ),
+    ];
+    for (name, place, value, expected) in rows {
+        let house = House::open().await;
+        let S3 { endpoint, region, .. } = &house.bed.s3;
+        let wrong: Secret = object(json!({"metadata": {"name": "wrong"}, "stringData": {
+            "AWS_ENDPOINT": endpoint, "AWS_REGION": region, "AWS_ALLOW_HTTP": "true",
+            "AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}}))
+        .unwrap();
+        house.api().create(&PostParams::default(), &wrong).await.unwrap();
+        let mut spec = spec(&house, "s3://cnclip/nothing/", "run", 10);
+        match spec.pointer_mut(place) {
+            Some(field) => *field = value,
+            None => spec["model"]["vocabulary"] = value,
+        }
+        house.train(spec).await;
+        let training = house.training(name, ended).await;
+        let words = message(&training, "Failed");
+        assert!(words.contains(expected), "{name}: {words}");
+        assert_eq!(training.status.as_ref().unwrap().restarts.total, 0, "{name}: {words}");
+    }
+}
