@@ -25,8 +25,8 @@ DATA_SETS = {  # folder in the store: pictures and texts in the data set
     "zh/valid": ("valid_imgs.tsv", "valid_texts.jsonl"),
     "zh/test": ("test_imgs.tsv", "test_texts.jsonl"),
 }
-BUCKET = "s3://cnclip/"
-"""Where the manifests have everything; another bucket is put in its place."""
+ROOT = "s3://cnclip/"
+"""Where the manifests have everything; the place's own root is put there."""
 
 
 def demo():
@@ -79,14 +79,14 @@ def upload(where):
     for folder, (pictures, texts) in DATA_SETS.items():
         with step("demo", f"uploading {folder}"):
             run(program, "prepare", "--images", OUT / "emoji" / pictures, "--texts", OUT / "emoji" / texts,
-                "--output", f"s3://{where.s3['bucket']}/emoji/{folder}/",
+                "--output", f"{where.root}/emoji/{folder}/",
                 env={**os.environ, **where.store_environment()})
 
 
 def apply(where, *names):
     with step("demo", f"kubectl apply {' '.join(names)}"):
         for name in names:
-            text = (HERE / name).read_text().replace(BUCKET, f"s3://{where.s3['bucket']}/")
+            text = (HERE / name).read_text().replace(ROOT, f"{where.root}/")
             run(*where.kubectl, "--namespace", NAMESPACE, "apply", "--filename", "-", input=text)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,11 +13,12 @@ from bed.steps import Failure
 
 @dataclass(frozen=True)
 class Place:
-    """A cluster, an object store that its pods reach, and the images that its nodes can get."""
+    """A cluster, an object store that its pods reach, `root` in it for this demo alone, and the images."""
 
     kubectl: tuple
     helm: tuple
     s3: dict
+    root: str
     images: dict
     borrowed: bool
 
@@ -45,8 +47,8 @@ class OwnBed:
         with cluster.fresh(self.bed, self.keep):
             facts = self.bed.read_facts()
             access = ("--kubeconfig", facts["kubeconfig"])
-            yield Place((facts["kubectl"], *access), (facts["helm"], *access), facts["s3"], facts["images"],
-                        borrowed=False)
+            yield Place((facts["kubectl"], *access), (facts["helm"], *access), facts["s3"],
+                        f"s3://{facts['s3']['bucket']}", facts["images"], borrowed=False)
 
     def how_to_look(self):
         """What to type to look around in a bed that was kept."""
@@ -76,13 +78,11 @@ class CurrentCluster:
     @contextmanager
     def open(self):
         """The cluster as it is: nothing to bring up, nothing to take down."""
-        environment = os.environ
-        names = {name: f"{environment['IMAGE_REGISTRY']}/{name}:{environment['VERSION']}" for name in images.PROGRAMS}
-        yield Place(("kubectl",), ("helm",), {
-            "endpoint": environment["S3_ENDPOINT"], "bucket": environment["S3_BUCKET"],
-            "region": environment.get("AWS_REGION", "us-east-1"),
-            "accessKeyId": environment["AWS_ACCESS_KEY_ID"],
-            "secretAccessKey": environment["AWS_SECRET_ACCESS_KEY"]}, names, borrowed=True)
+        names = {name: f"{os.environ['IMAGE_REGISTRY']}/{name}:{os.environ['VERSION']}" for name in images.PROGRAMS}
+        s3 = {"endpoint": os.environ["S3_ENDPOINT"], "region": os.environ.get("AWS_REGION", "us-east-1"),
+              "accessKeyId": os.environ["AWS_ACCESS_KEY_ID"], "secretAccessKey": os.environ["AWS_SECRET_ACCESS_KEY"]}
+        root = f"s3://{os.environ['S3_BUCKET']}/cnclip-demo/{time.strftime('%Y%m%d-%H%M%S')}"
+        yield Place(("kubectl",), ("helm",), s3, root, names, borrowed=True)
 
     def how_to_look(self):
         """What to type to look around, and to remove what was kept."""
