@@ -4,15 +4,17 @@ use std::time::Duration;
 
 use kube::Client;
 use kube_leader_election::{LeaseLock, LeaseLockParams, LeaseLockResult};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 
 /// How long the lease lives without its holder.
 const LIFE: Duration = Duration::from_secs(15);
-/// How often its holder renews it, and others try to get it.
+/// How often its holder renews it.
 const BEAT: Duration = Duration::from_secs(3);
+/// How often others try to get it.
+const SEEK: Duration = Duration::from_secs(1);
 /// How long a holder that cannot renew still believes in it: less than the lease lives.
 const TRUST: Duration = Duration::from_secs(10);
 
@@ -40,7 +42,7 @@ impl Leadership {
                 self.metrics.leader.set(1);
                 return true;
             }
-            pause(stop).await;
+            pause(SEEK, stop).await;
         }
         false
     }
@@ -49,7 +51,7 @@ impl Leadership {
     pub async fn keep(&self, stop: &CancellationToken) {
         let mut renewed = Instant::now();
         while !stop.is_cancelled() && renewed.elapsed() < TRUST {
-            pause(stop).await;
+            pause(BEAT, stop).await;
             match self.holds().await {
                 Some(true) => renewed = Instant::now(),
                 Some(false) => break,
@@ -66,22 +68,26 @@ impl Leadership {
         }
     }
 
-    /// Whether this replica holds the lease; `None` when nobody could be asked.
+    /// Whether this replica holds the lease; `None` when nobody could be asked in time.
     async fn holds(&self) -> Option<bool> {
-        match self.lock.try_acquire_or_renew().await {
-            Ok(LeaseLockResult::Acquired(_)) => Some(true),
-            Ok(LeaseLockResult::NotAcquired(_)) => Some(false),
-            Err(error) => {
+        match timeout(BEAT, self.lock.try_acquire_or_renew()).await {
+            Ok(Ok(LeaseLockResult::Acquired(_))) => Some(true),
+            Ok(Ok(LeaseLockResult::NotAcquired(_))) => Some(false),
+            Ok(Err(error)) => {
                 tracing::warn!(%error, "The lease could not be read or renewed");
+                None
+            }
+            Err(_) => {
+                tracing::warn!("The lease could not be read or renewed in time");
                 None
             }
         }
     }
 }
 
-async fn pause(stop: &CancellationToken) {
+async fn pause(length: Duration, stop: &CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => {}
-        () = sleep(BEAT) => {}
+        () = sleep(length) => {}
     }
 }

@@ -1,6 +1,6 @@
 //! The program `cnclip-operator`: reads its command line, starts what it asks for, ends in order.
 
-use std::{io::Write, sync::Arc};
+use std::{io::Write, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -14,7 +14,7 @@ use cnclip_operator::{
     run::Defaults,
     server,
 };
-use kube::Client;
+use kube::{Client, Config};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -37,7 +37,7 @@ fn print_definitions() -> anyhow::Result<()> {
 #[tokio::main]
 async fn run(options: RunOptions) -> anyhow::Result<()> {
     start_logging();
-    let client = Client::try_default().await.context("no access to a cluster")?;
+    let client = connect().await.context("no access to a cluster")?;
     let metrics = Metrics::new()?;
     let stop = CancellationToken::new();
     tokio::spawn(stop_on_signal(stop.clone())?);
@@ -55,6 +55,14 @@ async fn run(options: RunOptions) -> anyhow::Result<()> {
     // Also when the lease was lost: Kubernetes starts a fresh candidate.
     stop.cancel();
     server.await?.context("serving metrics")
+}
+
+/// A client that gives up soon on an API server that does not answer, and tries again.
+async fn connect() -> anyhow::Result<Client> {
+    let mut config = Config::infer().await?;
+    config.connect_timeout = Some(Duration::from_secs(5));
+    config.write_timeout = Some(Duration::from_secs(10));
+    Ok(Client::try_from(config)?)
 }
 
 /// One JSON object a line; the libraries say only what went wrong.
