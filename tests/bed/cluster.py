@@ -1,5 +1,6 @@
 """Brings a whole bed up and takes it down again."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import time
 from contextlib import contextmanager
 
 from . import control_plane, images, node, pki, processes, services, tools
+from .place import CACHE
 from .steps import Failure, since, step
 
 PROCESSES = ("prometheus", "targets", "node", *reversed(control_plane.PROCESSES), "s3")
@@ -87,14 +89,33 @@ def down(bed, wipe):
 @contextmanager
 def fresh(bed, keep=False):
     """An empty bed while the work inside goes on, and none after it, however it ends; `keep` leaves it."""
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, lambda *_: signal.raise_signal(signal.SIGINT))
-    down(bed, wipe=True)
-    try:
-        up(bed)
+    with alone(bed):
+        on_signals(signal.default_int_handler)
+        down(bed, wipe=True)
+        try:
+            up(bed)
+            yield
+        finally:
+            if not keep:
+                on_signals(signal.SIG_IGN)
+                down(bed, wipe=True)
+                on_signals(signal.default_int_handler)
+
+
+def on_signals(answer):
+    """What is done when somebody asks this program to end."""
+    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, answer)
+
+
+@contextmanager
+def alone(bed):
+    """Refuses to begin while another program is at work on the same bed."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(CACHE / f"{bed.node}.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as taken:
+            raise Failure(f"another demo or test is at work on {bed.root}. Wait for it, or set BED_NET to another "
+                          "number from 88 to 95.") from taken
         yield
-    finally:
-        if not keep:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            down(bed, wipe=True)
-            signal.signal(signal.SIGINT, signal.default_int_handler)

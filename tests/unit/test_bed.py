@@ -5,12 +5,14 @@ import subprocess
 import tarfile
 import tempfile
 import unittest
+import unittest.mock
 from dataclasses import dataclass
 from pathlib import Path
 
-from bed import processes, targets, tools
+from bed import cluster, processes, targets, tools
 from bed.oci import Image
 from bed.place import Bed
+from bed.steps import Failure
 
 
 @dataclass
@@ -103,3 +105,15 @@ class Targets(unittest.TestCase):
         [target] = targets.targets(pods)
         self.assertEqual(target["targets"], ["10.0.0.1:8080"])
         self.assertEqual(target["labels"], {"__metrics_path__": "/metrics", "namespace": "n", "pod": "asks"})
+
+
+class Alone(unittest.TestCase):
+    def test_a_second_program_is_refused_while_the_first_is_at_work(self):
+        with tempfile.TemporaryDirectory() as cache, unittest.mock.patch.object(cluster, "CACHE", Path(cache)):
+            with cluster.alone(Bed(95)):
+                with self.assertRaisesRegex(Failure, "BED_NET"), cluster.alone(Bed(95)):
+                    self.fail("both were let in")
+                with cluster.alone(Bed(94)):
+                    pass
+            with cluster.alone(Bed(95)):
+                pass
