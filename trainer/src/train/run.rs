@@ -1,17 +1,16 @@
 //! A run between two steps: everything it holds, and what can be done with it.
 
+mod save;
+
 use std::sync::Arc;
 use std::time::Instant;
 
-use cnclip_crds::artifacts;
-use cnclip_crds::report::{Activity, CheckpointReport, Report, Validation};
+use cnclip_crds::report::{Activity, Report, Validation};
 use cnclip_crds::run_config::TrainConfig;
 
 use super::ending;
 use super::meter::Meter;
-use crate::checkpoint::{
-    CONFIG, HISTORY, MOMENTS, STATE, Snapshot, State, WEIGHTS, Writer, Written,
-};
+use crate::checkpoint::{State, Writer};
 use crate::data::loader::{self, Loader};
 use crate::data::shard::Dataset;
 use crate::data::tokenize::Tokenizer;
@@ -28,7 +27,6 @@ use crate::report::Reporter;
 use crate::report::history::History;
 use crate::schedule::Schedule;
 use crate::store::Store;
-use crate::weights::{write_moments, write_safetensors};
 
 /// Held-out pairs, and how often they are looked at.
 #[derive(Debug)]
@@ -245,93 +243,4 @@ impl Run {
         self.progress.history.push(&reporter.current());
         Ok(())
     }
-
-    /// Begins to write a checkpoint; the run goes on meanwhile.
-    ///
-    /// # Errors
-    /// If another process took over, or the state cannot be written down.
-    pub(super) fn save(&mut self, reporter: &Reporter) -> Result<()> {
-        let snapshot = self.snapshot()?;
-        let before = self.writer.start(snapshot);
-        told(before, reporter)
-    }
-
-    fn snapshot(&self) -> Result<Snapshot> {
-        let json = |what: serde_json::Result<Vec<u8>>| {
-            what.map_err(|error| Error::Bug(format!("a state cannot be written as JSON: {error}")))
-        };
-        let step = self.progress.step;
-        let measured = self.progress.validation.filter(|found| found.step == step as i64);
-        let files = [
-            (WEIGHTS, write_safetensors(&self.params)),
-            (MOMENTS, write_moments(&self.params, &self.adamw)),
-            (STATE, json(serde_json::to_vec(&self.state()))?),
-            (CONFIG, json(serde_json::to_vec(&self.config))?),
-            (HISTORY, self.progress.history.to_jsonl().into_bytes()),
-        ];
-        let files = files.map(|(name, bytes)| (name.to_owned(), bytes.into())).to_vec();
-        Ok(Snapshot { step, score: measured.map(|found| ending::score(&found)), files })
-    }
-
-    fn state(&self) -> State {
-        State {
-            step: self.progress.step,
-            seed: self.config.seed,
-            dataset: self.dataset.clone(),
-            samples_seen: self.progress.samples_seen,
-            samples_skipped: self.skipped(),
-        }
-    }
-
-    /// Tells of a checkpoint that became visible since.
-    ///
-    /// # Errors
-    /// If another process took over.
-    pub(super) fn look_after_checkpoint(&mut self, reporter: &Reporter) -> Result<()> {
-        told(self.writer.poll(), reporter)
-    }
-
-    /// Waits until the checkpoint begun last is visible.
-    ///
-    /// # Errors
-    /// If it could not be written.
-    pub(super) fn finish_saving(&mut self, reporter: &Reporter) -> Result<()> {
-        if let Some(written) = self.writer.finish()? {
-            tell(written, reporter);
-        }
-        self.stage.put(artifacts::METRICS, self.progress.history.to_jsonl().into())
-    }
-
-    /// Waits for the last checkpoint and names the one that the stage ends with.
-    ///
-    /// # Errors
-    /// If that cannot be written.
-    pub(super) fn end(mut self, reporter: &Reporter) -> Result<()> {
-        self.finish_saving(reporter)?;
-        ending::write(&self.stage)?;
-        ending::write_page(&self.config)?;
-        reporter.update(|report| {
-            report.activity = Activity::Done;
-            report.eta_seconds = Some(0);
-        });
-        Ok(())
-    }
-}
-
-/// A store that fails for a while costs a checkpoint, not the run.
-fn told(written: Result<Option<Written>>, reporter: &Reporter) -> Result<()> {
-    match written {
-        Ok(Some(written)) => tell(written, reporter),
-        Ok(None) => {}
-        Err(error @ Error::Fenced(_)) => return Err(error),
-        Err(error) => tracing::warn!("a checkpoint was not written, the run goes on: {error}"),
-    }
-    Ok(())
-}
-
-fn tell(written: Written, reporter: &Reporter) {
-    let Written { step, uri, digest, .. } = written;
-    let written_at = jiff::Timestamp::now().as_second();
-    let saved = CheckpointReport { step: step as i64, uri, digest, written_at };
-    reporter.update(|report| report.checkpoint = Some(saved));
 }
