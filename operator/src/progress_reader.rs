@@ -101,7 +101,8 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_report_is_refused() {
         let endless = " ".repeat(LONGEST + 1);
-        let rows = [("200 OK", "<html>"), ("404 Not Found", "{}"), ("200 OK", endless.as_str())];
+        let report = serde_json::to_string(&Report::default()).unwrap();
+        let rows = [("200 OK", "<html>"), ("404 Not Found", &report), ("200 OK", &endless)];
         for (status, body) in rows {
             assert!(answer(http(status, body)).await.is_err(), "{status} {}", body.len());
         }

@@ -12,28 +12,23 @@ use std::time::Duration;
 
 use cnclip_crds::{
     evaluation::CnClipEvaluation,
-    names,
     training::{CnClipTraining, StageState},
 };
 use cnclip_tests::{
-    house::{House, SOON, condition, message, says},
+    house::{House, SOON, message, says},
     namespace::object,
     operator::{self, NAMESPACE, RELEASE, installed},
     wait::until,
 };
-use k8s_openapi::{
-    api::{
-        authorization::v1::SubjectAccessReview,
-        batch::v1::Job,
-        coordination::v1::Lease,
-        core::v1::{ConfigMap, Pod, Service},
-        events::v1::Event,
-    },
-    apimachinery::pkg::apis::meta::v1::Condition,
+use k8s_openapi::api::{
+    authorization::v1::SubjectAccessReview,
+    batch::v1::Job,
+    coordination::v1::Lease,
+    core::v1::{ConfigMap, Pod, Service},
 };
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, PostParams},
 };
 use serde_json::{Value, json};
 

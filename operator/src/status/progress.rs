@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn the_newest_three_checkpoints_are_on_record_once_each() {
         let mut ledger = ledger();
-        for step in [10, 20, 20, 30, 40] {
+        for step in [10, 20, 30, 40, 40] {
             absorb(&mut ledger, 0, &checkpoint(step));
         }
         let steps: Vec<_> = ledger.checkpoints.iter().map(|found| found.step).collect();

@@ -1,0 +1,81 @@
+//! Every rule of CnClipEvaluation.
+
+use serde_json::{Value, json};
+
+use crate::rule::{ANY_STORE, Rule, rule};
+
+/// An evaluation that is accepted.
+pub(crate) fn evaluation() -> Value {
+    json!({
+        "apiVersion": "cnclip.dev/v1alpha1", "kind": "CnClipEvaluation", "metadata": {"name": "sample"},
+        "spec": {
+            "checkpoint": {"trainingName": "sample"},
+            "tasks": [{"name": "valid", "retrieval": {"dataset": "s3://data/valid/"}}],
+        },
+    })
+}
+
+/// What is tried of it.
+pub(crate) fn rules() -> Vec<Rule> {
+    let name = "metadata.name must be at most 32 lower-case letters, digits and dashes and begin with a letter";
+    let elsewhere = json!({"uri": "s3://runs/x/checkpoints/5"});
+    let artifacts = json!({"uri": "s3://scores/"});
+    vec![
+        rule(name, vec![("/metadata/name", json!("a-1"))], vec![("/metadata/name", json!("a.b"))]),
+        rule(
+            "artifacts must be given when the checkpoint is a uri",
+            vec![("/spec/checkpoint", elsewhere.clone()), ("/spec/artifacts", artifacts.clone())],
+            vec![("/spec/checkpoint", elsewhere)],
+        ),
+        rule(
+            "give exactly one of trainingName and uri",
+            vec![("/spec/checkpoint/when", json!("FirstCheckpoint"))],
+            vec![("/spec/checkpoint/uri", json!("s3://a/b"))],
+        ),
+        rule(
+            "give exactly one of trainingName and uri",
+            vec![],
+            vec![("/spec/checkpoint", json!({})), ("/spec/artifacts", artifacts.clone())],
+        ),
+        rule(
+            ANY_STORE,
+            vec![("/spec/tasks/0/retrieval/dataset", json!("gs://a/b"))],
+            vec![("/spec/tasks/0/retrieval/dataset", json!("muge"))],
+        ),
+        rule(
+            ANY_STORE,
+            vec![
+                ("/spec/checkpoint", json!({"uri": "file:///a"})),
+                ("/spec/artifacts", artifacts.clone()),
+            ],
+            vec![("/spec/checkpoint", json!({"uri": "a"})), ("/spec/artifacts", artifacts)],
+        ),
+        rule(
+            "supported values: \"Complete\", \"FirstCheckpoint\"",
+            vec![("/spec/checkpoint/when", json!("Complete"))],
+            vec![("/spec/checkpoint/when", json!("Soon"))],
+        ),
+        rule("retrieval: Required value", vec![], vec![("/spec/tasks/0/retrieval", Value::Null)]),
+        rule(
+            "duplicate entries for key",
+            vec![],
+            vec![("/spec/tasks/1", evaluation()["spec"]["tasks"][0].clone())],
+        ),
+    ]
+}
+
+/// What may not change in an object that is there.
+pub(crate) fn frozen() -> Vec<Rule> {
+    vec![
+        rule(
+            "is immutable: another checkpoint is another evaluation",
+            vec![("/spec/suspend", json!(true))],
+            vec![("/spec/checkpoint/trainingName", json!("other"))],
+        ),
+        rule(
+            "is immutable: another task is another evaluation",
+            vec![("/spec/batchSize", json!(8))],
+            vec![("/spec/tasks/0/name", json!("other"))],
+        ),
+    ]
+}
