@@ -1,5 +1,7 @@
 //! The house stands as ARCHITECTURE.md draws it: which room may know what, read off the source.
 
+#![cfg(test)]
+
 use std::path::{Path, PathBuf};
 
 /// A room, and words that none of its files may use outside of tests.
