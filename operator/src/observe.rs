@@ -30,7 +30,7 @@ pub async fn observe<R: Run>(
     let pods = list::<Pod>(client, owner, "Pods").await?;
     let mut seen = Observed {
         now: Timestamp::now(),
-        jobs: jobs.iter().filter_map(observed::job).collect(),
+        jobs: jobs.iter().filter_map(|job| observed::job(job, &owner.uid)).collect(),
         workers: pods.iter().filter_map(observed::worker).collect(),
         report: None,
         training: training(client, owner, run).await?,

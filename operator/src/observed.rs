@@ -28,16 +28,17 @@ pub struct Observed {
 }
 
 impl Observed {
-    /// The newest Job of a stage that is not being deleted.
+    /// The newest Job of a stage that is the run's own and not being deleted.
     pub fn newest_job(&self, stage: &str) -> Option<&JobSeen> {
-        let jobs = self.jobs.iter().filter(|job| job.stage == stage && !job.deleting);
+        let stays = |job: &&JobSeen| job.stage == stage && !job.deleting && !job.foreign;
+        let jobs = self.jobs.iter().filter(stays);
         jobs.max_by_key(|job| job.attempt)
     }
 
-    /// The pods of one attempt, by number.
-    pub fn workers_of(&self, stage: &str, attempt: i32) -> Vec<&Worker> {
-        let of_attempt = |worker: &&Worker| worker.stage == stage && worker.attempt == attempt;
-        let mut workers: Vec<_> = self.workers.iter().filter(of_attempt).collect();
+    /// The pods of a Job, by number.
+    pub fn workers_of(&self, job: &JobSeen) -> Vec<&Worker> {
+        let mut workers: Vec<_> =
+            self.workers.iter().filter(|worker| worker.job_uid == job.uid).collect();
         workers.sort_by_key(|worker| worker.index);
         workers
     }
@@ -46,6 +47,8 @@ impl Observed {
 /// A Job.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobSeen {
+    /// Its UID.
+    pub uid: String,
     /// The stage it works on.
     pub stage: String,
     /// The attempt it is.
@@ -54,6 +57,8 @@ pub struct JobSeen {
     pub started: Timestamp,
     /// It is going away.
     pub deleting: bool,
+    /// It has our name but is another's: that of a run of the same name that was deleted.
+    pub foreign: bool,
     /// A queue holds it back.
     pub queued: bool,
     /// The checkpoint that it scores.
@@ -80,6 +85,8 @@ pub struct Worker {
     pub name: String,
     /// UID of the pod.
     pub uid: String,
+    /// UID of its Job.
+    pub job_uid: String,
     /// The stage it works on.
     pub stage: String,
     /// The attempt it belongs to.
@@ -154,12 +161,14 @@ impl Worker {
     }
 }
 
-/// Reads a Job; `None` when its labels are not ours.
-pub fn job(job: &Job) -> Option<JobSeen> {
+/// Reads a Job of the run with this UID; `None` when its labels are not ours.
+pub fn job(job: &Job, run_uid: &str) -> Option<JobSeen> {
     let (stage, attempt) = labels(&job.metadata)?;
     let status = job.status.clone().unwrap_or_default();
     let created = job.creation_timestamp().map(|time| time.0).unwrap_or_default();
     Some(JobSeen {
+        uid: job.uid().unwrap_or_default(),
+        foreign: owner_uid(&job.metadata) != run_uid,
         stage,
         attempt,
         started: status.start_time.as_ref().map_or(created, |time| time.0),
@@ -194,6 +203,7 @@ pub fn worker(pod: &Pod) -> Option<Worker> {
     Some(Worker {
         name: pod.name_any(),
         uid: pod.uid().unwrap_or_default(),
+        job_uid: owner_uid(&pod.metadata),
         stage,
         attempt,
         index: index.and_then(|index| index.parse().ok()).unwrap_or(0),
@@ -250,6 +260,12 @@ fn container_state(container: &ContainerStatus) -> Option<WorkerState> {
 fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
     conditions.iter().find(|condition| condition.type_ == type_)
+}
+
+fn owner_uid(metadata: &ObjectMeta) -> String {
+    let owners = metadata.owner_references.iter().flatten();
+    let controller = owners.into_iter().find(|owner| owner.controller == Some(true));
+    controller.map(|owner| owner.uid.clone()).unwrap_or_default()
 }
 
 fn labels(metadata: &ObjectMeta) -> Option<(String, i32)> {

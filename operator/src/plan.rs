@@ -200,7 +200,7 @@ impl Draft {
         job: &JobSeen,
         seen: &Observed,
     ) -> Standing {
-        let workers = seen.workers_of(&job.stage, job.attempt);
+        let workers = seen.workers_of(job);
         let obstacle = start::obstacle(work, &job.stage, job, &workers);
         if let Some(failure) =
             failure::not_started(work.start_deadline_seconds, job, obstacle.as_ref(), seen.now)
@@ -313,7 +313,10 @@ impl Draft {
         seen: &Observed,
         which: impl Fn(&str, i32) -> bool,
     ) {
-        let live = seen.jobs.iter().filter(|job| !job.deleting && which(&job.stage, job.attempt));
+        let live = seen
+            .jobs
+            .iter()
+            .filter(|job| !job.deleting && !job.foreign && which(&job.stage, job.attempt));
         self.remove.extend(live.map(|job| owner.attempt_name(&job.stage, job.attempt)));
     }
 }

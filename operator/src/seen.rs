@@ -15,6 +15,8 @@ pub(crate) fn at(seconds: i64) -> Timestamp {
 /// A Job at work.
 pub(crate) fn job(stage: &str, attempt: i32) -> JobSeen {
     JobSeen {
+        uid: format!("{stage}-{attempt}"),
+        foreign: false,
         stage: stage.to_owned(),
         attempt,
         started: at(0),
@@ -35,6 +37,7 @@ pub(crate) fn worker(stage: &str, attempt: i32, state: WorkerState) -> Worker {
     Worker {
         name: format!("muge-{stage}-{attempt}-0-abcde"),
         uid: "pod-uid".to_owned(),
+        job_uid: format!("{stage}-{attempt}"),
         stage: stage.to_owned(),
         attempt,
         index: 0,

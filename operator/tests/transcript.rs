@@ -137,7 +137,9 @@ async fn a_new_run_is_read_once_and_given_its_objects_before_its_status() {
 #[tokio::test]
 async fn a_run_as_it_should_be_is_only_read() {
     let job = json!({"metadata": {"name": "muge-align-1", "labels": {
-        "cnclip.dev/stage": "align", "cnclip.dev/attempt": "1"}, "creationTimestamp": "2026-01-01T00:00:00Z"}});
+        "cnclip.dev/stage": "align", "cnclip.dev/attempt": "1"}, "ownerReferences": [
+        {"apiVersion": "cnclip.dev/v1alpha1", "kind": "CnClipTraining", "name": "muge", "uid": "u-1", "controller": true}],
+        "creationTimestamp": "2026-01-01T00:00:00Z"}});
     let first = api_server(cluster(json!(null), json!([job.clone()])));
     step(first.0).await.unwrap();
     let status = first.1.body("/status")["status"].clone();

@@ -172,6 +172,25 @@ async fn a_deleted_run_leaves_nothing_behind() {
 }
 
 #[tokio::test]
+async fn a_run_that_takes_the_name_of_a_deleted_one_begins_afresh() {
+    let house = House::open().await;
+    house.train(spec(lost_image())).await;
+    house.has_only::<Job>(&["run-align-1"]).await;
+    house.api::<CnClipTraining>().delete("run", &DeleteParams::default()).await.unwrap();
+    house.train(spec(lost_image())).await;
+    let begun = |run: &CnClipTraining| {
+        run.status
+            .as_ref()
+            .is_some_and(|status| status.stages.iter().any(|stage| stage.attempt > 0))
+    };
+    let run = house.training("its first attempt", begun).await;
+    let job = house.api::<Job>().get("run-align-1").await.unwrap();
+    assert_eq!(job.owner_references()[0].uid, run.uid().unwrap());
+    let status = run.status.unwrap();
+    assert_eq!((status.stages[0].attempt, status.restarts.total), (1, 0));
+}
+
+#[tokio::test]
 async fn an_ended_run_goes_when_its_time_is_over() {
     let house = House::open().await;
     let (bed, _) = installed().await.unwrap();

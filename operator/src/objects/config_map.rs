@@ -13,7 +13,6 @@ pub fn build(metadata: ObjectMeta, config: &Config) -> ConfigMap {
     ConfigMap {
         metadata,
         data: Some([(file_name().to_owned(), json)].into()),
-        immutable: Some(true),
         ..ConfigMap::default()
     }
 }

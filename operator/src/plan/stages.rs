@@ -42,7 +42,7 @@ pub fn next(work: &Work, ledger: &Ledger, stage: &StageStatus, seen: &Observed) 
     if let Some(job) = job
         && !ledger.has_failure_of(&stage.name, job.attempt)
     {
-        let workers = seen.workers_of(&stage.name, job.attempt);
+        let workers = seen.workers_of(job);
         let failure = failure::of_attempt(job, &workers, seen.now);
         return failure.map_or_else(|| Step::Watch(job.clone()), Step::Fail);
     }
@@ -66,6 +66,12 @@ fn wait_before(
 ) -> Option<Cause> {
     if let Some(cause) = &work.waits_for {
         return Some(cause.clone());
+    }
+    let next = |job: &&JobSeen| job.stage == stage.name && job.attempt == stage.attempt + 1;
+    if let Some(job) = seen.jobs.iter().find(next) {
+        let message =
+            format!("an old Job with the name of attempt {} is still going away", job.attempt);
+        return Some(Cause::new("Ending", message));
     }
     if let Some(living) = seen.workers.iter().find(|worker| worker.lives(seen.now)) {
         let message = format!("pod {} of attempt {} is still ending", living.name, living.attempt);
@@ -94,7 +100,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        observed::WorkerState,
+        observed::{Worker, WorkerState},
         run::Run,
         samples,
         seen::{at, ended, job, job_in, worker},
@@ -129,7 +135,32 @@ mod tests {
         let complete = || job_in("align", 1, JobState::Complete);
         let lost = || job_in("align", 1, JobState::Failed("why".to_owned()));
         let deleting = || JobSeen { deleting: true, ..job("align", 1) };
-        let rows: [(&str, StageStatus, Option<LastFailure>, Observed, &str); 16] = [
+        let foreign = || JobSeen {
+            foreign: true,
+            uid: "old".to_owned(),
+            ..job_in("align", 1, JobState::Complete)
+        };
+        let rows: [(&str, StageStatus, Option<LastFailure>, Observed, &str); 18] = [
+            (
+                "a new run, while the Job of a deleted one of its name is there",
+                stage(Pending, 0),
+                None,
+                seen(0, vec![foreign()], &[]),
+                "wait Ending",
+            ),
+            (
+                "at work, while a pod of a deleted run of its name ends badly",
+                stage(Running, 1),
+                None,
+                Observed {
+                    workers: vec![Worker {
+                        job_uid: "old".to_owned(),
+                        ..worker("align", 1, ended(143, "Error", ""))
+                    }],
+                    ..seen(0, vec![job("align", 1)], &[])
+                },
+                "watch 1",
+            ),
             ("a new run", stage(Pending, 0), None, seen(0, vec![], &[]), "start 1"),
             (
                 "its Job was made but never put on record",
