@@ -98,7 +98,7 @@ fn folder(store: &Store) -> Result<Found> {
 ///
 /// # Errors
 /// If `final.json` is not readable; if the store fails.
-pub fn ending(stage: &Store) -> Result<Option<Final>> {
+fn ending(stage: &Store) -> Result<Option<Final>> {
     let Some(bytes) = stage.find(FINAL)? else { return Ok(None) };
     let ending = serde_json::from_slice(&bytes).map_err(|error| {
         let uri = stage.uri_of(FINAL);

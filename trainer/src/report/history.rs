@@ -82,11 +82,6 @@ impl History {
         best.map(|(step, recalls)| Validation { step, recalls })
     }
 
-    /// Forgets what came after a step: a run that resumes there will say it again.
-    pub fn rewind(&mut self, step: i64) {
-        self.points.retain(|point| point.step <= step);
-    }
-
     /// Keeps points at even distances, so that the curve's shape stays; those with a recall have
     /// their own distances, so that none is lost to a neighbour without one.
     fn thin(&mut self) {
@@ -143,7 +138,6 @@ mod tests {
         [10, 20, 30, 40].into_iter().for_each(|step| history.push(&after(step)));
         let mut resumed = History::from_jsonl(&history.to_jsonl());
         assert_eq!(resumed, history);
-        resumed.rewind(20);
         resumed.push(&after(30));
         assert_eq!(steps(&resumed), [10, 20, 30]);
     }
