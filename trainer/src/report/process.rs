@@ -43,8 +43,10 @@ mod tests {
 
     #[test]
     fn this_process_never_holds_more_than_its_peak() {
-        let now = resident_bytes().unwrap();
-        assert!(now > 0);
-        assert!(peak_resident_bytes().unwrap() >= now);
+        // One reading: between two of them other threads give memory back.
+        let status = status().unwrap();
+        let [now, peak] = ["VmRSS:", "VmHWM:"].map(|name| field(&status, name).unwrap());
+        assert!(now > 0 && peak >= now, "{now} of {peak}");
+        assert!(resident_bytes() > Some(0) && peak_resident_bytes() > Some(0));
     }
 }
