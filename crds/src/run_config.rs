@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     model::ModelConfig,
     names,
-    stage::{Accelerator, Augmentation, Freeze, Precision},
+    stage::{Accelerator, Augmentation, Duplicates, Freeze, Precision},
 };
 
 /// Who is running: echoed in every report, so that an answer can be told from a stranger's.
@@ -81,6 +81,22 @@ pub struct OptimizerConfig {
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub epsilon: f64,
+    /// Longest gradient; a longer one is scaled to it. No limit if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_gradient_norm: Option<f64>,
+    /// Share of the old in the running average of the weights; no average if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub average_decay: Option<f64>,
+}
+
+/// A teacher of the image tower.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DistillationConfig {
+    /// Where its weights are, in any place and layout that weights may come from.
+    pub teacher: String,
+    /// What 1 − cosine is multiplied with before it is added to the loss.
+    pub weight: f64,
 }
 
 /// Recall on held-out pairs while training; the best checkpoint by it is kept.
@@ -148,11 +164,29 @@ pub struct TrainConfig {
     pub length: Length,
     /// Pairs in one step, over all workers.
     pub global_batch_size: i32,
+    /// Pairs that a device computes at once; its whole share of the global batch if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro_batch_size: Option<i32>,
+    /// Whether the towers compute again what their gradient needs, to keep less.
+    #[serde(default)]
+    pub gradient_checkpointing: bool,
     /// Optimizer and schedule.
     pub optimizer: OptimizerConfig,
+    /// Steps without a finite loss and gradient that are skipped before the stage fails.
+    #[serde(default = "max_skipped_steps")]
+    pub max_skipped_steps: i64,
+    /// What pairs of one batch are to each other that have the same picture or the same caption.
+    #[serde(default)]
+    pub duplicates: Duplicates,
+    /// A teacher of the image tower.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distillation: Option<DistillationConfig>,
     /// What happens to pictures.
     #[serde(default)]
     pub augmentation: Augmentation,
+    /// Patches of each picture that are left out while training, in percent.
+    #[serde(default)]
+    pub masked_patches_percent: i32,
     /// Recall while training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<ValidationConfig>,
@@ -177,6 +211,9 @@ pub struct TrainConfig {
     pub listen: Option<String>,
 }
 
+fn max_skipped_steps() -> i64 {
+    10
+}
 fn max_skipped_percent() -> f64 {
     1.0
 }

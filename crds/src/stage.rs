@@ -25,6 +25,17 @@ pub enum Augmentation {
     AutoAugment,
 }
 
+/// What pairs of one batch are to each other that have the same picture or the same caption.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Duplicates {
+    /// Wrong for each other, as in the reference: the loss drives equal things apart.
+    #[default]
+    Negatives,
+    /// Right for each other: each picture has all captions of its equals for a target, in equal
+    /// shares, and each caption all pictures.
+    Positives,
+}
+
 /// What a worker computes on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Accelerator {

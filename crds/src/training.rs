@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 use crate::{
     model::{Architecture, ModelConfig},
     shared::{Artifacts, Retries, VocabularyFile, Workers},
-    stage::{Augmentation, Freeze},
 };
 
+mod stage;
 mod status;
 
+pub use stage::{Distillation, Stage, StageValidation};
 pub use status::{
     CheckpointStatus, CnClipTrainingStatus, StageState, StageStatus, Summary, ValidationStatus,
 };
@@ -47,6 +48,7 @@ pub use status::{
 #[x_kube(validation = Rule::new("self.stages.all(s, self.datasets.exists(d, d.name == s.dataset))").message("each stage's dataset must be the name of one of spec.datasets"))]
 #[x_kube(validation = Rule::new("self.stages.all(s, !has(s.validation) || self.datasets.exists(d, d.name == s.validation.dataset))").message("each stage's validation.dataset must be the name of one of spec.datasets"))]
 #[x_kube(validation = Rule::new("self.stages.all(s, s.globalBatchSize % (self.workers.replicas * self.workers.devices) == 0)").message("each stage's globalBatchSize must be a multiple of workers.replicas × workers.devices"))]
+#[x_kube(validation = Rule::new("self.stages.all(s, !has(s.microBatchSize) || s.microBatchSize * self.workers.replicas * self.workers.devices <= s.globalBatchSize)").message("each stage's microBatchSize must be at most globalBatchSize / (workers.replicas × workers.devices)"))]
 pub struct CnClipTrainingSpec {
     /// What is trained.
     #[x_kube(validation = Rule::new("self == oldSelf").message("is immutable: another model is another run"))]
@@ -182,70 +184,6 @@ pub struct Dataset {
     #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https)://.+')").message("must be s3://…, gs://…, az://…, file://… or https://…"))]
     #[schemars(length(max = 1024))]
     pub uri: String,
-}
-
-/// One stage of a run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.epochs) != has(self.steps)").message("give exactly one of epochs and steps"))]
-#[x_kube(validation = Rule::new("!has(self.steps) || self.warmupSteps < self.steps").message("warmupSteps must be less than steps"))]
-pub struct Stage {
-    /// Name of the stage, unique in the run; part of object names and of the artifact prefix.
-    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("must be lower-case letters, digits and dashes"))]
-    #[schemars(length(min = 1, max = 20))]
-    pub name: String,
-    /// Name of the data set.
-    #[schemars(length(min = 1, max = 63))]
-    pub dataset: String,
-    /// What is left untouched.
-    #[serde(default)]
-    pub freeze: Freeze,
-    /// Passes over the data. Give this or `steps`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 100000))]
-    pub epochs: Option<i64>,
-    /// Optimizer steps. Give this or `epochs`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
-    pub steps: Option<i64>,
-    /// Pairs in one step, over all workers.
-    #[schemars(range(min = 2, max = 4194304))]
-    pub global_batch_size: i32,
-    /// Learning rate at the end of the warm-up, as a decimal such as "1e-4".
-    #[x_kube(validation = Rule::new("self.matches('^[0-9]+(\\\\.[0-9]+)?([eE][-+]?[0-9]+)?$') && double(self) > 0.0").message("must be a positive decimal such as \"1e-4\""))]
-    #[schemars(length(min = 1, max = 24))]
-    pub learning_rate: String,
-    /// Steps of linear warm-up; then the rate falls to zero along a cosine.
-    #[serde(default)]
-    #[schemars(range(min = 0))]
-    pub warmup_steps: i64,
-    /// Decoupled weight decay, as a decimal.
-    #[serde(default = "weight_decay")]
-    #[x_kube(validation = Rule::new("self.matches('^[0-9]+(\\\\.[0-9]+)?([eE][-+]?[0-9]+)?$')").message("must be a decimal of at least 0 such as \"1e-3\""))]
-    #[schemars(length(min = 1, max = 24))]
-    pub weight_decay: String,
-    /// What happens to pictures before the tower sees them.
-    #[serde(default)]
-    pub augmentation: Augmentation,
-    /// Recall on held-out pairs while training. The best checkpoint by it is kept and ends the stage.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub validation: Option<StageValidation>,
-}
-
-fn weight_decay() -> String {
-    "0.001".to_owned()
-}
-
-/// Recall over a whole data set while training.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct StageValidation {
-    /// Name of the data set.
-    #[schemars(length(min = 1, max = 63))]
-    pub dataset: String,
-    /// Steps between two validations. The last step always has one.
-    #[schemars(range(min = 1))]
-    pub every_steps: i64,
 }
 
 /// When the state is saved and how much of it is kept.

@@ -36,7 +36,8 @@ fn the_committed_definitions_are_those_of_the_code() {
 #[test]
 fn every_definition_is_small_and_explains_itself() {
     for (name, yaml) in definitions::files().unwrap() {
-        assert!(yaml.len() < 100_000, "{name} has {} bytes", yaml.len());
+        // `kubectl apply` keeps a copy in an annotation, and those have room for 262,144 bytes.
+        assert!(yaml.len() < 130_000, "{name} has {} bytes", yaml.len());
         for noise in ["uint32", "uint64", "format: double", "format: float", "Auto-generated"] {
             assert!(!yaml.contains(noise), "{name} has {noise}");
         }

@@ -5,7 +5,7 @@ use cnclip_crds::{
     evaluation::CnClipEvaluationSpec,
     model::ModelConfig,
     shared::Workers,
-    stage::{Accelerator, Precision},
+    stage::{Accelerator, Freeze, Precision},
     training::{CnClipTrainingSpec, ModelSpec, Stage},
 };
 
@@ -20,9 +20,9 @@ pub fn training(spec: &CnClipTrainingSpec) -> Result<(), Cause> {
     towers(&spec.model)?;
     for (index, stage) in spec.stages.iter().enumerate() {
         let path = format!("spec.stages[{index}]");
-        decimal(&format!("{path}.learningRate"), &stage.learning_rate, "1e-4", |rate| rate > 0.0)?;
-        decimal(&format!("{path}.weightDecay"), &stage.weight_decay, "1e-3", |decay| decay >= 0.0)?;
+        decimals(&path, stage)?;
         length(&path, stage)?;
+        batch(&path, stage)?;
         for (field, name) in named_datasets(stage) {
             dataset(spec, &format!("{path}.{field}"), name)?;
         }
@@ -65,11 +65,51 @@ pub fn number(text: &str) -> Option<f64> {
     text.parse::<f64>().ok().filter(|number| number.is_finite())
 }
 
-fn decimal(path: &str, text: &str, example: &str, fits: fn(f64) -> bool) -> Result<(), Cause> {
-    if number(text).is_some_and(fits) {
-        return Ok(());
+/// Every number that a stage writes as text.
+fn decimals(path: &str, stage: &Stage) -> Result<(), Cause> {
+    let positive: fn(f64) -> bool = |number| number > 0.0;
+    let norm = stage.max_gradient_norm.as_deref();
+    let weight = stage.distillation.as_ref().map(|distillation| distillation.weight.as_str());
+    let rows: [(_, _, _, fn(f64) -> bool); 5] = [
+        (
+            "learningRate",
+            Some(stage.learning_rate.as_str()),
+            "positive decimal such as \"1e-4\"",
+            positive,
+        ),
+        ("weightDecay", Some(&stage.weight_decay), "decimal of at least 0 such as \"1e-3\"", |x| {
+            x >= 0.0
+        }),
+        ("maxGradientNorm", norm, "positive decimal such as \"1.0\"", positive),
+        (
+            "averageDecay",
+            stage.average_decay.as_deref(),
+            "decimal between 0 and 1 such as \"0.999\"",
+            |x| x > 0.0 && x < 1.0,
+        ),
+        ("distillation.weight", weight, "positive decimal such as \"0.5\"", positive),
+    ];
+    let given =
+        rows.into_iter().filter_map(|(field, text, must, fits)| Some((field, text?, must, fits)));
+    let mut unfit = given.filter(|(_, text, _, fits)| !number(text).is_some_and(fits));
+    unfit.next().map_or(Ok(()), |(field, text, must, _)| {
+        Err(invalid(format!("{path}.{field} must be a {must}, found {text:?}")))
+    })
+}
+
+fn batch(path: &str, stage: &Stage) -> Result<(), Cause> {
+    let (global, micro) = (stage.global_batch_size, stage.micro_batch_size.unwrap_or(1));
+    if micro > global {
+        return Err(invalid(format!(
+            "{path}.microBatchSize must be at most globalBatchSize, found {micro} of {global}"
+        )));
     }
-    Err(invalid(format!("{path} must be a positive decimal such as {example:?}, found {text:?}")))
+    if stage.distillation.is_some() && stage.freeze == Freeze::Image {
+        return Err(invalid(format!(
+            "{path}.distillation trains the image tower: freeze must not be Image"
+        )));
+    }
+    Ok(())
 }
 
 fn length(path: &str, stage: &Stage) -> Result<(), Cause> {
@@ -140,7 +180,36 @@ mod tests {
             ),
             ("/stages/1/learningRate", json!("0"), "stages[1].learningRate must be a positive"),
             ("/stages/0/learningRate", json!("1e999"), "found \"1e999\""),
-            ("/stages/0/weightDecay", json!("-1"), "stages[0].weightDecay"),
+            (
+                "/stages/0/weightDecay",
+                json!("-1"),
+                "stages[0].weightDecay must be a decimal of at least 0",
+            ),
+            (
+                "/stages/0/maxGradientNorm",
+                json!("0"),
+                "stages[0].maxGradientNorm must be a positive",
+            ),
+            (
+                "/stages/1/averageDecay",
+                json!("1"),
+                "stages[1].averageDecay must be a decimal between 0 and 1",
+            ),
+            (
+                "/stages/1/distillation",
+                json!({"teacher": "s3://a/b", "weight": "-1"}),
+                "stages[1].distillation.weight must be a positive",
+            ),
+            (
+                "/stages/0/distillation",
+                json!({"teacher": "s3://a/b"}),
+                "stages[0].distillation trains the image tower: freeze must not be Image",
+            ),
+            (
+                "/stages/1/microBatchSize",
+                json!(17),
+                "stages[1].microBatchSize must be at most globalBatchSize, found 17 of 16",
+            ),
             ("/stages/0/epochs", json!(3), "stages[0] must have exactly one of epochs and steps"),
             (
                 "/stages/0/warmupSteps",

@@ -4,8 +4,8 @@ use cnclip_crds::{
     artifacts,
     model::ModelConfig,
     run_config::{
-        CheckpointConfig, Identity, Length, OptimizerConfig, PinnedFile, TrainConfig,
-        ValidationConfig, WeightSources, WorldConfig, pod_listen,
+        CheckpointConfig, DistillationConfig, Identity, Length, OptimizerConfig, PinnedFile,
+        TrainConfig, ValidationConfig, WeightSources, WorldConfig, pod_listen,
     },
     shared::{VocabularyFile, Workers},
     training::{self, CnClipTraining, CnClipTrainingSpec, CnClipTrainingStatus, InitialWeights},
@@ -101,7 +101,13 @@ fn stage(run: &CnClipTraining, index: usize, model: &ModelConfig) -> Stage {
         freeze: stage.freeze,
         length: length(stage),
         global_batch_size: stage.global_batch_size,
+        micro_batch_size: stage.micro_batch_size,
+        gradient_checkpointing: stage.gradient_checkpointing,
+        max_skipped_steps: stage.max_skipped_steps,
+        duplicates: stage.duplicates,
+        distillation: stage.distillation.as_ref().map(distillation),
         augmentation: stage.augmentation,
+        masked_patches_percent: stage.masked_patches_percent,
         validation: stage.validation.as_ref().map(|validation| ValidationConfig {
             dataset: uri(spec, &validation.dataset),
             every_steps: validation.every_steps,
@@ -131,7 +137,14 @@ fn optimizer(stage: &training::Stage, model: &ModelConfig) -> OptimizerConfig {
         beta1: 0.9,
         beta2,
         epsilon,
+        max_gradient_norm: stage.max_gradient_norm.as_deref().and_then(admission::number),
+        average_decay: stage.average_decay.as_deref().and_then(admission::number),
     }
+}
+
+fn distillation(told: &training::Distillation) -> DistillationConfig {
+    let weight = admission::number(&told.weight).unwrap_or_default();
+    DistillationConfig { teacher: told.teacher.clone(), weight }
 }
 
 /// A stage begins with what the stage before it ended with.
@@ -171,6 +184,7 @@ pub(super) fn pinned(file: &VocabularyFile) -> PinnedFile {
 
 #[cfg(test)]
 mod tests {
+    use cnclip_crds::stage::Duplicates;
     use serde_json::json;
 
     use super::*;
@@ -203,6 +217,32 @@ mod tests {
         assert_eq!(tune.dataset, "s3://data/pairs/");
         assert_eq!(tune.validation.unwrap().dataset, "s3://data/valid/");
         assert_eq!(tune.length, Length::Epochs(2));
+    }
+
+    #[test]
+    fn the_recipe_of_a_stage_is_that_of_the_reference_unless_it_says_otherwise() {
+        let plain = config(&samples::training(), 0);
+        assert_eq!(
+            (plain.optimizer.max_gradient_norm, plain.optimizer.average_decay),
+            (None, None)
+        );
+        assert_eq!((plain.duplicates, plain.distillation), (Duplicates::Negatives, None));
+        assert_eq!((plain.micro_batch_size, plain.gradient_checkpointing), (None, false));
+        assert_eq!((plain.masked_patches_percent, plain.max_skipped_steps), (0, 10));
+        let stage = json!({
+            "name": "tune", "dataset": "pairs", "epochs": 2, "globalBatchSize": 16, "learningRate": "2e-5",
+            "maxGradientNorm": "1.0", "averageDecay": "0.999", "duplicates": "Positives",
+            "distillation": {"teacher": "s3://models/large.pt"}, "microBatchSize": 4,
+            "gradientCheckpointing": true, "maskedPatchesPercent": 50, "maxSkippedSteps": 3,
+        });
+        let found = config(&samples::training_with("/stages/1", stage), 1);
+        assert_eq!(found.optimizer.max_gradient_norm, Some(1.0));
+        assert_eq!(found.optimizer.average_decay, Some(0.999));
+        assert_eq!(found.duplicates, Duplicates::Positives);
+        let teacher = DistillationConfig { teacher: "s3://models/large.pt".into(), weight: 0.5 };
+        assert_eq!(found.distillation, Some(teacher));
+        assert_eq!((found.micro_batch_size, found.gradient_checkpointing), (Some(4), true));
+        assert_eq!((found.masked_patches_percent, found.max_skipped_steps), (50, 3));
     }
 
     #[test]

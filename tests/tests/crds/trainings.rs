@@ -44,6 +44,10 @@ fn stage(field: &'static str, value: Value) -> Changes {
     vec![(field, value)]
 }
 
+fn teacher(weight: &str) -> Value {
+    json!({"teacher": "s3://models/large.pt", "weight": weight})
+}
+
 fn workers(value: Value) -> Changes {
     vec![("/spec/workers", value)]
 }
@@ -222,6 +226,34 @@ fn rules_of_stages() -> Vec<Rule> {
             "must be a decimal of at least 0 such as \"1e-3\"",
             stage("/spec/stages/0/weightDecay", json!("0")),
             stage("/spec/stages/0/weightDecay", json!("-1")),
+        ),
+        rule(
+            "must be a positive decimal such as \"1.0\"",
+            stage("/spec/stages/0/maxGradientNorm", json!("1")),
+            stage("/spec/stages/0/maxGradientNorm", json!("0.0")),
+        ),
+        rule(
+            "must be a decimal between 0 and 1 such as \"0.999\"",
+            stage("/spec/stages/0/averageDecay", json!("0.9")),
+            stage("/spec/stages/0/averageDecay", json!("1.0")),
+        ),
+        rule(
+            "must be a positive decimal such as \"0.5\"",
+            stage("/spec/stages/0/distillation", teacher("2")),
+            stage("/spec/stages/0/distillation", teacher("0")),
+        ),
+        rule(
+            "distillation trains the image tower: freeze must not be Image",
+            stage("/spec/stages/0/distillation", teacher("0.5")),
+            vec![
+                ("/spec/stages/0/distillation", teacher("0.5")),
+                ("/spec/stages/0/freeze", json!("Image")),
+            ],
+        ),
+        rule(
+            "each stage's microBatchSize must be at most globalBatchSize",
+            stage("/spec/stages/0/microBatchSize", json!(32)),
+            stage("/spec/stages/0/microBatchSize", json!(33)),
         ),
         rule(
             "each stage's globalBatchSize must be a multiple of workers.replicas",

@@ -1,14 +1,15 @@
 //! What in a configuration can never work, told before anything is read. Pure.
 
 use cnclip_crds::run_config::{Length, TrainConfig};
-use cnclip_crds::stage::{Accelerator, Precision};
+use cnclip_crds::stage::{Accelerator, Duplicates, Freeze, Precision};
 
 use crate::error::{Error, Result};
 
 /// # Errors
 /// The first thing that can never work: where it is, what was found, what to do.
 pub(super) fn check(config: &TrainConfig) -> Result<()> {
-    let problems = [world(config), model(config), optimizer(config), numbers(config)];
+    let problems =
+        [world(config), model(config), optimizer(config), numbers(config), recipe(config)];
     match problems.into_iter().flatten().next() {
         Some(problem) => Err(Error::Config(problem)),
         None => Ok(()),
@@ -52,16 +53,16 @@ fn model(config: &TrainConfig) -> Option<String> {
     })
 }
 
+fn positive(x: f64) -> bool {
+    x > 0.0 && x.is_finite()
+}
+
 fn optimizer(config: &TrainConfig) -> Option<String> {
     let o = &config.optimizer;
     let unit = |x: f64| (0.0..1.0).contains(&x);
+    let (norm, average) = (o.max_gradient_norm.unwrap_or(1.0), o.average_decay.unwrap_or(0.5));
     let rows = [
-        (
-            "learningRate",
-            o.learning_rate,
-            o.learning_rate > 0.0 && o.learning_rate.is_finite(),
-            "positive",
-        ),
+        ("learningRate", o.learning_rate, positive(o.learning_rate), "positive"),
         (
             "weightDecay",
             o.weight_decay,
@@ -70,7 +71,9 @@ fn optimizer(config: &TrainConfig) -> Option<String> {
         ),
         ("beta1", o.beta1, unit(o.beta1), "at least 0 and less than 1"),
         ("beta2", o.beta2, unit(o.beta2), "at least 0 and less than 1"),
-        ("epsilon", o.epsilon, o.epsilon > 0.0 && o.epsilon.is_finite(), "positive"),
+        ("epsilon", o.epsilon, positive(o.epsilon), "positive"),
+        ("maxGradientNorm", norm, positive(norm), "positive"),
+        ("averageDecay", average, average > 0.0 && average < 1.0, "between 0 and 1"),
     ];
     let (name, value, _, must) = rows.into_iter().find(|(_, _, fits, _)| !fits)?;
     Some(format!("optimizer.{name} is {value}; it must be {must}."))
@@ -85,6 +88,8 @@ fn numbers(config: &TrainConfig) -> Option<String> {
     let rows = [
         (name, length, 1),
         ("globalBatchSize", config.global_batch_size.into(), 2),
+        ("microBatchSize", config.micro_batch_size.unwrap_or(1).into(), 1),
+        ("maxSkippedSteps", config.max_skipped_steps, 0),
         ("optimizer.warmupSteps", config.optimizer.warmup_steps, 0),
         ("checkpoint.everySteps", config.checkpoint.every_steps, 1),
         ("checkpoint.keep", config.checkpoint.keep.into(), 1),
@@ -99,4 +104,46 @@ fn numbers(config: &TrainConfig) -> Option<String> {
     }
     let (name, value, least) = rows.into_iter().find(|(_, value, least)| value < least)?;
     Some(format!("{name} is {value}; it must be at least {least}."))
+}
+
+fn recipe(config: &TrainConfig) -> Option<String> {
+    let (global, micro) = (config.global_batch_size, config.micro_batch_size.unwrap_or(1));
+    if micro > global {
+        return Some(format!(
+            "microBatchSize is {micro}; it must be at most globalBatchSize, which is {global}."
+        ));
+    }
+    let masked = config.masked_patches_percent;
+    if !(0..=90).contains(&masked) {
+        return Some(format!("maskedPatchesPercent is {masked}; it must be 0 to 90."));
+    }
+    if let Some(distillation) = &config.distillation {
+        if !positive(distillation.weight) {
+            let weight = distillation.weight;
+            return Some(format!("distillation.weight is {weight}; it must be positive."));
+        }
+        if config.freeze == Freeze::Image {
+            return Some(
+                "distillation trains the image tower, but freeze is Image. Set freeze to None, or leave \
+                 distillation out."
+                    .into(),
+            );
+        }
+    }
+    unknown(config)
+}
+
+/// What this cnclip does not do yet.
+fn unknown(config: &TrainConfig) -> Option<String> {
+    let rows = [
+        ("microBatchSize", config.micro_batch_size.is_some()),
+        ("gradientCheckpointing", config.gradient_checkpointing),
+        ("maskedPatchesPercent", config.masked_patches_percent != 0),
+        ("optimizer.maxGradientNorm", config.optimizer.max_gradient_norm.is_some()),
+        ("optimizer.averageDecay", config.optimizer.average_decay.is_some()),
+        ("duplicates", config.duplicates != Duplicates::Negatives),
+        ("distillation", config.distillation.is_some()),
+    ];
+    let (name, _) = rows.into_iter().find(|(_, given)| *given)?;
+    Some(format!("{name} is given, but this cnclip cannot do that. Leave it out."))
 }

@@ -54,7 +54,7 @@ pub(super) fn newest(
 
 /// # Errors
 /// If a setting that the batches or the weights depend on changed; where the run is reported, how
-/// often it is saved and who runs it may change.
+/// often it is saved, who runs it and how much memory it takes may change.
 fn same_run(checkpoint: &Checkpoint, config: &TrainConfig) -> Result<()> {
     let unreadable =
         |error| Error::Data(format!("{}/{CONFIG} is no configuration: {error}", checkpoint.uri));
@@ -67,7 +67,10 @@ fn same_run(checkpoint: &Checkpoint, config: &TrainConfig) -> Result<()> {
         ("length", before.length == config.length),
         ("globalBatchSize", before.global_batch_size == config.global_batch_size),
         ("optimizer", before.optimizer == config.optimizer),
+        ("duplicates", before.duplicates == config.duplicates),
+        ("distillation", before.distillation == config.distillation),
         ("augmentation", before.augmentation == config.augmentation),
+        ("maskedPatchesPercent", before.masked_patches_percent == config.masked_patches_percent),
         ("seed", before.seed == config.seed),
     ];
     match rows.iter().find(|(_, same)| !same) {

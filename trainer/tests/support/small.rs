@@ -13,7 +13,7 @@ use cnclip_crds::run_config::{
     CheckpointConfig, Identity, Length, OptimizerConfig, PinnedFile, TrainConfig, ValidationConfig,
     WeightSources, WorldConfig,
 };
-use cnclip_crds::stage::{Augmentation, Freeze};
+use cnclip_crds::stage::{Augmentation, Duplicates, Freeze};
 
 pub(crate) const STEPS: u64 = 8;
 
@@ -37,8 +37,16 @@ pub(crate) fn config(folder: &Path, name: &str) -> TrainConfig {
             beta1: 0.9,
             beta2: 0.98,
             epsilon: 1e-6,
+            max_gradient_norm: None,
+            average_decay: None,
         },
+        micro_batch_size: None,
+        gradient_checkpointing: false,
+        max_skipped_steps: 10,
+        duplicates: Duplicates::Negatives,
+        distillation: None,
         augmentation: Augmentation::AutoAugment,
+        masked_patches_percent: 0,
         validation: Some(ValidationConfig {
             dataset: dataset(&folder.join("data"), 0),
             every_steps: 5,
