@@ -208,6 +208,9 @@ pub enum Architecture {
     /// RN50 with RBT3: 77 M parameters.
     #[serde(rename = "RN50")]
     Rn50,
+    /// ViT-B/32 with RoBERTa-wwm-ext-base: 190 M parameters. No weights of it were published.
+    #[serde(rename = "ViT-B-32")]
+    VitB32,
     /// ViT-B/16 with RoBERTa-wwm-ext-base: 188 M parameters.
     #[serde(rename = "ViT-B-16")]
     VitB16,
@@ -225,6 +228,10 @@ pub enum Architecture {
 }
 
 impl Architecture {
+    /// Every model that has a name.
+    pub const PUBLISHED: [Self; 6] =
+        [Self::Rn50, Self::VitB32, Self::VitB16, Self::VitL14, Self::VitL14At336, Self::VitH14];
+
     /// The towers of a published model; `None` for `Custom`.
     ///
     /// # Source
@@ -232,6 +239,7 @@ impl Architecture {
     pub fn towers(self) -> Option<ModelConfig> {
         let (embed_dim, image, text) = match self {
             Self::Rn50 => (1024, resnet(224, [3, 4, 6, 3], 64), bert(3, 768, 12)),
+            Self::VitB32 => (512, vit(224, 12, 768, 32, 64), bert(12, 768, 12)),
             Self::VitB16 => (512, vit(224, 12, 768, 16, 64), bert(12, 768, 12)),
             Self::VitL14 => (768, vit(224, 24, 1024, 14, 64), bert(12, 768, 12)),
             Self::VitL14At336 => (768, vit(336, 24, 1024, 14, 64), bert(12, 768, 12)),
@@ -271,11 +279,10 @@ mod tests {
 
     #[test]
     fn every_published_model_can_be_built() {
-        use Architecture::*;
-        for architecture in [Rn50, VitB16, VitL14, VitL14At336, VitH14] {
+        for architecture in Architecture::PUBLISHED {
             assert_eq!(architecture.towers().unwrap().problem(), None, "{architecture:?}");
         }
-        assert_eq!(Custom.towers(), None);
+        assert_eq!(Architecture::Custom.towers(), None);
     }
 
     #[test]

@@ -135,7 +135,7 @@ fn rules_of_models() -> Vec<Rule> {
             vec![("/spec/model/custom", vit())],
         ),
         rule(
-            "supported values: \"RN50\", \"ViT-B-16\"",
+            "supported values: \"RN50\", \"ViT-B-32\", \"ViT-B-16\"",
             vec![("/spec/model/architecture", json!("ViT-H-14"))],
             vec![("/spec/model/architecture", json!("ViT-B/16"))],
         ),
