@@ -12,7 +12,8 @@ pub mod vit;
 
 use crate::ops::rows::Sequences;
 
-/// Captions as token ids, one behind the other and without padding.
+/// Captions as token ids, one behind the other, and best without padding: a token of id 0 has a
+/// place in its caption, but no token attends to it.
 #[derive(Clone, Copy, Debug)]
 pub struct Texts<'a> {
     /// All ids.
@@ -28,6 +29,6 @@ impl<'a> Texts<'a> {
     }
 
     fn sequences(&self) -> Sequences<'a> {
-        Sequences::new(self.offsets)
+        Sequences::new(self.offsets).padded(self.ids)
     }
 }

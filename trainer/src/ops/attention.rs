@@ -1,5 +1,5 @@
 //! Multi-head self-attention over packed sequences: every sequence attends to itself at its own
-//! length, so no mask and no padding exist.
+//! length. Padding costs nothing because it need not be there; where it is, no token sees it.
 
 use super::dropout::{Dropout, Mask};
 use super::math::{exp, max, sum};
@@ -49,7 +49,7 @@ impl Attention {
         sequences.each((Tokens(qkv, 3 * self.width), arrays), |sample, (qkv, arrays)| {
             let ((probabilities, dropped), out) = arrays;
             for head in 0..self.heads {
-                self.attend(head, qkv.0, probabilities.0);
+                self.attend(head, qkv.0, sequences.padding(sample), probabilities.0);
                 let weights = if dropout.is_active() {
                     self.drop(head, dropout.mask(sample), probabilities.0, dropped.0);
                     &*dropped.0
@@ -127,13 +127,17 @@ impl Attention {
     }
 
     /// The probabilities of one head.
-    fn attend(&self, head: usize, qkv: &[f32], probabilities: &mut [f32]) {
+    fn attend(&self, head: usize, qkv: &[f32], padding: Option<&[u32]>, probabilities: &mut [f32]) {
         let keys = self.part(head, Part::Key, qkv);
         let target = self.scores_mut(head, probabilities, keys.rows());
         let queries = self.part(head, Part::Query, qkv).first(target.rows());
         product(target, Onto::Replace, self.scale(), (queries, keys.transposed()), Threads::One);
         for row in probabilities.chunks_exact_mut(self.row()) {
-            softmax(&mut row[head * self.longest..][..keys.rows()]);
+            let scores = &mut row[head * self.longest..][..keys.rows()];
+            if let Some(ids) = padding {
+                hide(ids, scores);
+            }
+            softmax(scores);
         }
     }
 
@@ -213,6 +217,16 @@ impl Attention {
     fn scores_mut<'a>(&self, head: usize, scores: &'a mut [f32], tokens: usize) -> MatrixMut<'a> {
         let rows = scores.len() / self.row();
         MatrixMut::strided(&mut scores[head * self.longest..], rows, tokens, self.row())
+    }
+}
+
+/// Takes so much from the scores of padding that softmax leaves nothing of it.
+///
+/// # Source
+/// The reference adds -10,000, so a sequence of nothing but padding attends to all of it.
+fn hide(ids: &[u32], scores: &mut [f32]) {
+    for (score, _) in scores.iter_mut().zip(ids).filter(|(_, id)| **id == 0) {
+        *score -= 10_000.0;
     }
 }
 

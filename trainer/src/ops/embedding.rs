@@ -35,12 +35,12 @@ pub fn forward(tables: Tables<'_>, sequences: Sequences<'_>, ids: &[u32], y: &mu
     });
 }
 
-/// Adds rows of `dy` to the rows of the tables that they came from.
+/// Adds rows of `dy` to the rows of the tables that they came from; that of padding learns nothing.
 ///
 /// # Shapes
 /// As in [`forward`].
 pub fn backward_words(ids: &[u32], width: usize, dy: &[f32], words: &mut [f32]) {
-    for (dy, &id) in dy.chunks_exact(width).zip(ids) {
+    for (dy, &id) in dy.chunks_exact(width).zip(ids).filter(|(_, id)| **id != 0) {
         add(&mut words[id as usize * width..][..width], dy);
     }
 }

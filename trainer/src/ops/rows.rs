@@ -15,13 +15,25 @@ pub enum Keep {
 pub struct Sequences<'a> {
     offsets: &'a [usize],
     keep: Keep,
+    ids: &'a [u32],
 }
 
 impl<'a> Sequences<'a> {
     /// Sequences at these offsets, all of whose tokens go on.
     pub fn new(offsets: &'a [usize]) -> Self {
         assert!(offsets.first() == Some(&0), "offsets start with 0");
-        Self { offsets, keep: Keep::All }
+        Self { offsets, keep: Keep::All, ids: &[] }
+    }
+
+    /// The same sequences of tokens with these ids, of which those of id 0 are padding.
+    pub fn padded(self, ids: &'a [u32]) -> Self {
+        Self { ids, ..self }
+    }
+
+    /// The ids of a sequence with padding; `None` for one without.
+    pub fn padding(&self, sequence: usize) -> Option<&'a [u32]> {
+        let ids = self.ids.get(self.offsets[sequence]..self.offsets[sequence + 1])?;
+        ids.contains(&0).then_some(ids)
     }
 
     /// The same sequences, of which `keep` goes on.
