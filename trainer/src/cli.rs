@@ -1,8 +1,12 @@
 //! What a user may ask for on the command line, and what the exit code says about it.
 
+mod gradients;
 mod jobs;
 mod prepare;
+mod preprocess;
+mod score;
 mod stop;
+mod tokenize;
 
 use std::path::PathBuf;
 
@@ -29,6 +33,14 @@ enum Command {
     Evaluate(Job),
     /// Make a data set of shards from the reference's TSV and JSONL files, or index shards.
     Prepare(prepare::Prepare),
+    /// Turn texts into ids: JSON objects with a `text` on standard input, a JSON array a line back.
+    Tokenize(tokenize::Tokenize),
+    /// Turn pictures into what a tower is given, as safetensors.
+    Preprocess(preprocess::Preprocess),
+    /// Write loss, features and every gradient of one batch, to hold against another implementation.
+    Gradients(gradients::Gradients),
+    /// Score retrieval from feature files: recall in both directions as JSON.
+    Score(score::Score),
 }
 
 /// A job that one file describes.
@@ -54,9 +66,14 @@ impl Cli {
             Command::Train(job) => return jobs::train(&job.config, job.listen, &log),
             Command::Evaluate(job) => return jobs::evaluate(&job.config, job.listen, &log),
             Command::Prepare(prepare) => prepare.run(),
+            Command::Tokenize(tokenize) => tokenize.run(),
+            Command::Preprocess(preprocess) => preprocess.run(),
+            Command::Gradients(gradients) => gradients.run(),
+            Command::Score(score) => score.run(),
         };
         match done {
             Ok(()) => Exit::Done,
+            Err(error) if error.is_closed_pipe() => Exit::Done,
             Err(error) => {
                 tracing::error!("{error}");
                 error.exit()

@@ -68,6 +68,11 @@ impl Error {
         }
     }
 
+    /// Whether the reader of what was written has gone: its own choice, and no fault.
+    pub fn is_closed_pipe(&self) -> bool {
+        matches!(self, Self::File { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe)
+    }
+
     /// For `map_err`: the error of `verb` on the local file `path`.
     pub fn file(
         verb: &'static str,

@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod data;
 pub mod error;
 pub mod evaluate;
+pub mod exchange;
 pub mod lineage;
 pub mod loss;
 pub mod model;

@@ -1,0 +1,30 @@
+//! The command that differentiates one batch.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use cnclip::error::Result;
+use cnclip::exchange::gradients;
+
+/// Training mode (batch normalisation uses the batch), dropout off, symmetric contrastive loss. The
+/// output holds `loss`, the unit features `image_features` and `text_features` [b, features], and
+/// `grad/<name>` of every parameter under the reference's name.
+#[derive(Args, Debug)]
+pub(super) struct Gradients {
+    /// A folder with `config.json`, the arguments of the reference's `CLIP`, and
+    /// `model.safetensors`, its state dict.
+    #[arg(long, value_name = "DIR")]
+    model: String,
+    /// Safetensors with `images` f32 [b, 3, S, S] and `texts` i64 [b, L]. An id of 0 is padding.
+    #[arg(long, value_name = "FILE")]
+    batch: PathBuf,
+    /// The safetensors file to write; it appears whole or not at all.
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+impl Gradients {
+    pub(super) fn run(&self) -> Result<()> {
+        gradients::gradients(&self.model, &self.batch, &self.output)
+    }
+}

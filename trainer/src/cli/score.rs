@@ -1,0 +1,42 @@
+//! The command that scores retrieval from features.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use cnclip::error::{Error, Result};
+use cnclip::exchange::{output, score};
+use cnclip_crds::report::{Recall, Recalls};
+use serde_json::{Value, json};
+
+/// Features are compared by inner product, as they are: make them unit vectors before. Recalls are
+/// in percent, over the texts and images that have something relevant.
+#[derive(Args, Debug)]
+pub(super) struct Score {
+    /// {"image_id": 1, "feature": [0.1, …]} a line, as the reference's extract_features writes it.
+    #[arg(long, value_name = "FILE")]
+    images: PathBuf,
+    /// {"text_id": 1, "feature": [0.1, …]} a line.
+    #[arg(long, value_name = "FILE")]
+    texts: PathBuf,
+    /// What belongs together, a line for each text, {"text_id": 1, "image_ids": [2, 3]}, or for
+    /// each image, {"image_id": 2, "text_ids": [1]}.
+    #[arg(long, value_name = "FILE")]
+    relevance: PathBuf,
+}
+
+impl Score {
+    pub(super) fn run(&self) -> Result<()> {
+        let Recalls { text_to_image, image_to_text } =
+            score::score(&self.images, &self.texts, &self.relevance)?;
+        let scores = json!({
+            "text_to_image": direction(text_to_image),
+            "image_to_text": direction(image_to_text),
+        });
+        output::line(&mut std::io::stdout().lock(), &scores)
+            .map_err(Error::file("write", "standard output"))
+    }
+}
+
+fn direction(Recall { r1, r5, r10, mean_recall }: Recall) -> Value {
+    json!({"r1": r1, "r5": r5, "r10": r10, "mean_recall": mean_recall})
+}

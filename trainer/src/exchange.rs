@@ -1,0 +1,11 @@
+//! What other programs hand in and take back: ids, pixels, gradients, features and scores, in
+//! JSON lines and safetensors. Decides formats and refuses what does not fit them; computes nothing
+//! that training and evaluation do not.
+
+pub mod gradients;
+pub mod lines;
+pub mod output;
+pub mod pictures;
+pub mod reference;
+pub mod score;
+pub mod tokens;

@@ -1,0 +1,179 @@
+//! Loss, features and gradients of one batch, to be held against another implementation's.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use cnclip_crds::model::ModelConfig;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
+
+use super::{output, reference};
+use crate::error::{Error, Result};
+use crate::loss::ContrastiveLoss;
+use crate::model::Texts;
+use crate::model::clip::{Batch, Capacity, Clip};
+use crate::ops::dropout::Dropout;
+use crate::ops::pixels::Pixels;
+use crate::params::Params;
+use crate::source;
+use crate::store::Store;
+use crate::weights::{Part, load};
+
+/// Numbers on their way out.
+struct Numbers<'a> {
+    shape: Vec<usize>,
+    values: Cow<'a, [f32]>,
+}
+
+impl View for Numbers<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        self.values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    fn data_len(&self) -> usize {
+        4 * self.values.len()
+    }
+}
+
+/// Pictures, and padded captions without the padding behind them.
+struct Pairs {
+    pixels: Vec<f32>,
+    ids: Vec<u32>,
+    offsets: Vec<usize>,
+    context: usize,
+}
+
+impl Pairs {
+    fn count(&self) -> usize {
+        self.offsets.len() - 1
+    }
+}
+
+/// Writes `loss` [], the unit features `image_features` and `text_features` [batch, features], and
+/// `grad/<name>` of every parameter, in training with dropout off.
+///
+/// `folder` holds `config.json` and `model.safetensors` as the reference names their content; the
+/// batch's file `images` f32 [batch, 3, side, side] and `texts` i64 [batch, tokens], where an id of 0
+/// is padding wherever it stands.
+///
+/// # Errors
+/// If model or batch cannot be read, do not fit each other, or the output cannot be written.
+pub fn gradients(folder: &str, batch: &Path, to: &Path) -> Result<()> {
+    let config = reference::model(&Store::open(folder)?)?;
+    let found = source::weights(folder)?;
+    let bytes = std::fs::read(batch).map_err(Error::file("read", batch))?;
+    let unusable = |error: String| Error::Data(format!("{}: {error}", batch.display()));
+    let pairs = read(&bytes, &config).map_err(unusable)?;
+    let capacity = Capacity { batch: pairs.count(), context: pairs.context };
+    let (mut clip, mut params) = Clip::new(&config, capacity);
+    load(&mut params, &found.tensors, Part::All)
+        .map_err(|error| Error::Data(format!("{}: {error}", found.uri)))?;
+    let outcome = differentiate(&mut clip, &mut params, &pairs);
+    let gradients = params.segments().iter().map(|segment| {
+        let values = Cow::Borrowed(&params.gradients[segment.range.clone()]);
+        (format!("grad/{}", segment.name), Numbers { shape: segment.shape.clone(), values })
+    });
+    output::tensors(to, outcome.into_iter().chain(gradients))
+}
+
+fn differentiate(
+    clip: &mut Clip,
+    params: &mut Params,
+    pairs: &Pairs,
+) -> [(String, Numbers<'static>); 3] {
+    let (count, width) = (pairs.count(), clip.features());
+    let texts = Texts { ids: &pairs.ids, offsets: &pairs.offsets };
+    let batch = Batch { pixels: Pixels::Normalized(&pairs.pixels), texts };
+    let mut loss = ContrastiveLoss::new(count, width);
+    let scale = clip.logit_scale(params);
+    let (images, texts) = clip.forward(params, batch, Dropout::NONE);
+    let score = loss.evaluate((images, texts), scale, 0..count);
+    let outcome = [
+        ("loss", vec![], vec![score.loss as f32]),
+        ("image_features", vec![count, width], images.to_vec()),
+        ("text_features", vec![count, width], texts.to_vec()),
+    ];
+    params.clear_gradients();
+    clip.add_logit_scale_gradient(params, score.logit_scale_gradient as f32);
+    clip.backward(params, batch, Dropout::NONE, loss.gradients(0..count));
+    outcome.map(|(name, shape, values)| (name.to_owned(), Numbers { shape, values: values.into() }))
+}
+
+fn read(bytes: &[u8], config: &ModelConfig) -> Result<Pairs, String> {
+    let file = SafeTensors::deserialize(bytes)
+        .map_err(|error| format!("the batch is no safetensors ({error})"))?;
+    let side = config.image.resolution as usize;
+    let images = tensor(&file, "images", Dtype::F32)?;
+    let texts = tensor(&file, "texts", Dtype::I64)?;
+    let (&[batch, 3, height, width], &[rows, context]) = (images.shape(), texts.shape()) else {
+        return Err(format!(
+            "images are {:?} and texts {:?}, expected [batch, 3, {side}, {side}] and [batch, tokens]",
+            images.shape(),
+            texts.shape()
+        ));
+    };
+    let positions = config.text.positions as usize;
+    if (height, width) != (side, side) || batch != rows || batch == 0 {
+        return Err(format!(
+            "images are {:?} and texts {:?}, expected as many of both, and pictures of {side} by {side}",
+            images.shape(),
+            texts.shape()
+        ));
+    }
+    if !(1..=positions).contains(&context) {
+        return Err(format!("texts have {context} tokens, and the model 1 to {positions}"));
+    }
+    let pixels: Vec<f32> =
+        images.data().as_chunks().0.iter().map(|&value| f32::from_le_bytes(value)).collect();
+    if let Some(place) = pixels.iter().position(|value| !value.is_finite()) {
+        return Err(format!("number {place} of images is {}", pixels[place]));
+    }
+    let ids = texts.data().as_chunks().0.iter().map(|&value| i64::from_le_bytes(value));
+    captions(ids, context, config.text.vocab_size).map(|(ids, offsets)| Pairs {
+        pixels,
+        ids,
+        offsets,
+        context,
+    })
+}
+
+fn tensor<'a>(file: &SafeTensors<'a>, name: &str, dtype: Dtype) -> Result<TensorView<'a>, String> {
+    let tensor = file.tensor(name).map_err(|_| format!("the batch has no tensor `{name}`"))?;
+    match tensor.dtype() {
+        found if found == dtype => Ok(tensor),
+        found => Err(format!("`{name}` is of {found:?}, expected {dtype:?}")),
+    }
+}
+
+/// Rows of ids one behind the other, without the padding that ends them. A row of nothing else keeps
+/// it: its first token attends to all of them.
+fn captions(
+    ids: impl Iterator<Item = i64>,
+    context: usize,
+    vocab_size: i32,
+) -> Result<(Vec<u32>, Vec<usize>), String> {
+    let id = |(place, id): (usize, i64)| match u32::try_from(id) {
+        Ok(small) if id < i64::from(vocab_size) => Ok(small),
+        _ => Err(format!(
+            "texts[{}, {}] is {id}, and the vocabulary has the ids 0 to {}",
+            place / context,
+            place % context,
+            vocab_size - 1
+        )),
+    };
+    let padded = ids.enumerate().map(id).collect::<Result<Vec<u32>, String>>()?;
+    let (mut ids, mut offsets) = (Vec::with_capacity(padded.len()), vec![0]);
+    for row in padded.chunks(context) {
+        let length = row.iter().rposition(|&id| id != 0).map_or(context, |last| last + 1);
+        ids.extend(&row[..length]);
+        offsets.push(ids.len());
+    }
+    Ok((ids, offsets))
+}

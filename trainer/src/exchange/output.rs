@@ -1,0 +1,112 @@
+//! Files that appear whole or not at all. Decides nothing about what is in them.
+
+use std::fs::{File, Permissions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use safetensors::SafeTensorError;
+use safetensors::tensor::{View, serialize_to_file};
+
+use crate::error::{Error, Result};
+
+/// As new files are, before the process's mask.
+const MODE: u32 = 0o666;
+
+/// Writes a file beside its place, and moves it there.
+///
+/// # Errors
+/// Those of `write`, and if the file cannot be made, or not be moved; then nothing is left behind.
+pub fn file(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> Result<()>) -> Result<()> {
+    let aside = aside(path)?;
+    let mut writer = BufWriter::with_capacity(1 << 20, aside.as_file());
+    write(&mut writer)?;
+    writer.flush().map_err(Error::file("write", path))?;
+    drop(writer);
+    aside.persist(path).map_err(|error| Error::file("write", path)(error.error))?;
+    Ok(())
+}
+
+/// Writes named tensors as safetensors, one after the other: a tensor may make its bytes when asked.
+///
+/// # Errors
+/// As [`file`].
+pub fn tensors<V: View>(path: &Path, tensors: impl IntoIterator<Item = (String, V)>) -> Result<()> {
+    let aside = aside(path)?;
+    let mode = aside.as_file().metadata().map_err(Error::file("write", path))?.permissions();
+    serialize_to_file(tensors, None, aside.path()).map_err(|error| match error {
+        SafeTensorError::IoError(error) => Error::file("write", path)(error),
+        other => Error::Bug(format!("{} cannot be written: {other}", path.display())),
+    })?;
+    // It put a file of its own there, which nobody else may read.
+    std::fs::set_permissions(aside.path(), mode).map_err(Error::file("write", path))?;
+    aside.persist(path).map_err(|error| Error::file("write", path)(error.error))?;
+    Ok(())
+}
+
+fn aside(path: &Path) -> Result<tempfile::NamedTempFile> {
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    builder.permissions(Permissions::from_mode(MODE));
+    builder.tempfile_in(folder).map_err(Error::file("create a file in", folder))
+}
+
+/// A JSON value and a newline.
+///
+/// # Errors
+/// Those of the writer.
+pub fn line(writer: &mut impl Write, value: &impl serde::Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *writer, value)?;
+    writer.write_all(b"\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_fails_half_way_leaves_the_old_one_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        file(&path, |writer| writer.write_all(b"old").map_err(Error::file("write", "f"))).unwrap();
+        let error = file(&path, |writer| {
+            writer.write_all(b"new").map_err(Error::file("write", "f"))?;
+            Err(Error::Data("no more".into()))
+        });
+        assert_eq!(error.unwrap_err().to_string(), "no more");
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn others_may_read_what_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let [plain, tensor] = ["f", "t.safetensors"].map(|name| folder.path().join(name));
+        file(&plain, |_| Ok(())).unwrap();
+        tensors(&tensor, [("a".to_owned(), View8(&[7]))]).unwrap();
+        let [plain, tensor] =
+            [plain, tensor].map(|path| path.metadata().unwrap().permissions().mode());
+        assert_eq!(plain, tensor);
+        assert_eq!(plain & 0o400, 0o400);
+    }
+
+    struct View8<'a>(&'a [u8]);
+
+    impl View for View8<'_> {
+        fn dtype(&self) -> safetensors::Dtype {
+            safetensors::Dtype::U8
+        }
+        fn shape(&self) -> &[usize] {
+            &[1]
+        }
+        fn data(&self) -> std::borrow::Cow<'_, [u8]> {
+            self.0.into()
+        }
+        fn data_len(&self) -> usize {
+            1
+        }
+    }
+}
