@@ -1,5 +1,7 @@
 //! What a user may ask for on the command line, and what the exit code says about it.
 
+mod bar;
+mod embed;
 mod gradients;
 mod jobs;
 mod prepare;
@@ -39,6 +41,8 @@ enum Command {
     Preprocess(preprocess::Preprocess),
     /// Write loss, features and every gradient of one batch, to hold against another implementation.
     Gradients(gradients::Gradients),
+    /// Write the unit features of pictures and texts in the reference's feature files.
+    Embed(embed::Embed),
     /// Score retrieval from feature files: recall in both directions as JSON.
     Score(score::Score),
 }
@@ -69,6 +73,7 @@ impl Cli {
             Command::Tokenize(tokenize) => tokenize.run(),
             Command::Preprocess(preprocess) => preprocess.run(),
             Command::Gradients(gradients) => gradients.run(),
+            Command::Embed(embed) => embed.run(),
             Command::Score(score) => score.run(),
         };
         match done {

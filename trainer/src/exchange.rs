@@ -2,8 +2,10 @@
 //! JSON lines and safetensors. Decides formats and refuses what does not fit them; computes nothing
 //! that training and evaluation do not.
 
+pub mod embed;
 pub mod gradients;
 pub mod lines;
+pub mod model;
 pub mod output;
 pub mod pictures;
 pub mod reference;

@@ -7,12 +7,17 @@ use std::process::{Child, Command, Output, Stdio};
 
 use cnclip::weights::{Tensors, read_safetensors};
 
+#[path = "commands/embed.rs"]
+mod embed;
 #[path = "commands/gradients.rs"]
 mod gradients;
 #[path = "commands/pictures.rs"]
 mod pictures;
 #[path = "commands/score.rs"]
 mod score;
+#[path = "support/small.rs"]
+#[expect(dead_code, reason = "what other tests ask for is there too")]
+mod small;
 #[path = "commands/texts.rs"]
 mod texts;
 

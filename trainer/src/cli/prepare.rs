@@ -6,7 +6,9 @@ use clap::Args;
 use cnclip::data::prepare::{self, Options, Prepared, Progress};
 use cnclip::error::{Error, Result};
 use cnclip::store::Store;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
+
+use super::bar::bar;
 
 /// Either three places, or that of shards that are there.
 #[derive(Args, Debug)]
@@ -66,14 +68,6 @@ impl Prepare {
             }
         }
     }
-}
-
-/// Hidden by indicatif where standard error is no terminal.
-fn bar(what: &str) -> ProgressBar {
-    let template = format!("{{bar:32}} {{pos}}/{{len}} {what} · {{msg}} · {{eta}}");
-    let style =
-        ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(0).with_style(style)
 }
 
 fn show(bar: &ProgressBar, at: Progress) {

@@ -10,7 +10,7 @@ use std::path::Path;
 use super::shard::{INDEX, Index, Part, read_tar};
 use crate::error::{Error, Result};
 use crate::store::Store;
-use images::Images;
+pub(crate) use images::Images;
 use texts::Texts;
 use write::Writer;
 

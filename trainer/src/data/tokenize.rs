@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::iter;
 
+use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use unicode_general_category::{GeneralCategory, get_general_category};
 use unicode_normalization::UnicodeNormalization;
@@ -144,6 +145,21 @@ impl Tokenizer {
         ids.truncate(room);
         ids.push(self.vocabulary.end);
         ids
+    }
+
+    /// The ids of captions one behind the other, and where each caption begins and the last one ends.
+    pub fn pack(
+        &self,
+        texts: &[impl AsRef<str> + Sync],
+        context_length: usize,
+    ) -> (Vec<u32>, Vec<usize>) {
+        let encode = |text| self.encode(AsRef::<str>::as_ref(text), context_length);
+        let (mut ids, mut offsets) = (Vec::new(), vec![0]);
+        for text in texts.par_iter().map(encode).collect::<Vec<_>>() {
+            ids.extend(text);
+            offsets.push(ids.len());
+        }
+        (ids, offsets)
     }
 
     /// Greedy, longest piece first; a word with any part unknown is one `[UNK]`.

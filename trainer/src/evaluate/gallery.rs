@@ -154,14 +154,8 @@ impl Gallery {
 
     fn encode_texts(&mut self, tokenizer: &Tokenizer, encoder: &mut impl Encoder, sizes: Sizes) {
         for texts in self.texts.chunks(sizes.batch) {
-            let encode = |caption: &Caption| {
-                tokenizer.encode(&dataset_rules(&caption.text), sizes.context_length)
-            };
-            let (mut ids, mut offsets) = (Vec::new(), vec![0]);
-            for text in texts.par_iter().map(encode).collect::<Vec<_>>() {
-                ids.extend(text);
-                offsets.push(ids.len());
-            }
+            let texts: Vec<_> = texts.iter().map(|caption| dataset_rules(&caption.text)).collect();
+            let (ids, offsets) = tokenizer.pack(&texts, sizes.context_length);
             let features = encoder.encode_texts(Texts { ids: &ids, offsets: &offsets });
             self.text_features.extend(features);
         }

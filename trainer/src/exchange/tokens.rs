@@ -32,10 +32,20 @@ pub struct Rules {
 pub fn tokenizer(vocabulary: Option<&Path>) -> Result<Tokenizer> {
     let Some(path) = vocabulary else { return source::tokenizer(None, i32::MAX) };
     let bytes = std::fs::read(path).map_err(Error::file("read", path))?;
-    let vocabulary = Vocabulary::from_bytes(&bytes);
-    let vocabulary = vocabulary
-        .map_err(|error| Error::Config(format!("{} cannot be used: {error}", path.display())))?;
-    Ok(Tokenizer::new(vocabulary))
+    of_vocabulary(&bytes, &path.display().to_string(), i32::MAX)
+}
+
+/// The tokenizer of a vocabulary's bytes, for a model that knows so many ids.
+///
+/// # Errors
+/// If the bytes are no vocabulary, or one of more entries.
+pub(super) fn of_vocabulary(bytes: &[u8], uri: &str, vocab_size: i32) -> Result<Tokenizer> {
+    let unfit = |why: String| Error::Config(format!("The vocabulary {uri} cannot be used: {why}"));
+    let vocabulary = Vocabulary::from_bytes(bytes).map_err(|error| unfit(error.to_string()))?;
+    match vocabulary.size() {
+        size if size <= vocab_size.max(0) as usize => Ok(Tokenizer::new(vocabulary)),
+        size => Err(unfit(format!("it has {size} entries, and the model knows {vocab_size}"))),
+    }
 }
 
 /// Answers every JSON object with a `text` by a JSON array of its ids, before it reads the next.

@@ -5,7 +5,7 @@ use super::*;
 const FEATURES: [&str; 3] =
     ["test_imgs.img_feat.jsonl", "test_texts.txt_feat.jsonl", "test_texts.jsonl"];
 
-fn score(files: &[PathBuf; 3]) -> [&str; 7] {
+pub(super) fn score(files: &[PathBuf; 3]) -> [&str; 7] {
     let [images, texts, relevance] = files.each_ref().map(|file| words(file));
     ["score", "--images", images, "--texts", texts, "--relevance", relevance]
 }

@@ -24,7 +24,7 @@ struct Place {
 }
 
 /// The images of a TSV file, by number.
-pub(super) struct Images {
+pub(crate) struct Images {
     path: PathBuf,
     file: File,
     places: Vec<Place>,
@@ -32,7 +32,7 @@ pub(super) struct Images {
 
 impl Images {
     /// Finds every image, without keeping any.
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
         let mut file = File::open(path).map_err(Error::file("open", path))?;
         let mut places = scan(path, &mut file)?;
         places.sort_by_key(|place| (place.image_id, place.line));
@@ -51,25 +51,25 @@ impl Images {
         Ok(Self { path: path.to_owned(), file, places })
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.places.len()
     }
 
-    pub(super) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         self.path.display().to_string()
     }
 
-    pub(super) fn contains(&self, image_id: u64) -> bool {
+    pub(crate) fn contains(&self, image_id: u64) -> bool {
         self.places.binary_search_by_key(&image_id, |place| place.image_id).is_ok()
     }
 
     /// The number of the image at a place, and its line.
-    pub(super) fn place(&self, place: usize) -> (u64, u64) {
+    pub(crate) fn place(&self, place: usize) -> (u64, u64) {
         (self.places[place].image_id, self.places[place].line)
     }
 
     /// The encoded picture at a place.
-    pub(super) fn bytes(&mut self, place: usize) -> Result<Vec<u8>> {
+    pub(crate) fn bytes(&mut self, place: usize) -> Result<Vec<u8>> {
         let Place { image_id, line, start, length } = self.places[place];
         let mut text = vec![0; length];
         self.file

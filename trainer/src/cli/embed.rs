@@ -1,0 +1,93 @@
+//! The command that writes features.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use cnclip::data::shard::Dataset;
+use cnclip::error::{Error, Result};
+use cnclip::exchange::embed::{Embedder, dataset_texts, text_file};
+use cnclip::exchange::model::Model;
+use cnclip::model::clip::Capacity;
+use indicatif::ProgressBar;
+
+use super::bar::bar;
+
+/// Pictures and texts come from the reference's files or from a prepared data set, and are treated
+/// as the reference's extract_features treats them. Features are unit vectors.
+#[derive(Args, Debug)]
+pub(super) struct Embed {
+    /// A checkpoint, the prefix of a stage, a folder of a model, or a file of weights.
+    #[arg(long, value_name = "URI")]
+    model: String,
+    /// Image id, tab, the encoded picture in base64, a line each.
+    #[arg(long, value_name = "FILE", requires = "image_features")]
+    images: Option<PathBuf>,
+    /// {"text_id": 1, "text": "…"} a line.
+    #[arg(long, value_name = "FILE", requires = "text_features")]
+    texts: Option<PathBuf>,
+    /// Shards that `cnclip prepare` made, in place of both files.
+    #[arg(long, value_name = "URI", conflicts_with_all = ["images", "texts"])]
+    dataset: Option<String>,
+    /// Write {"image_id": 1, "feature": […]} a line here.
+    #[arg(long, value_name = "FILE", required_unless_present = "text_features")]
+    image_features: Option<PathBuf>,
+    /// Write {"text_id": 1, "feature": […]} a line here.
+    #[arg(long, value_name = "FILE")]
+    text_features: Option<PathBuf>,
+    /// Pictures or texts encoded at once.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    batch_size: u32,
+    /// Most tokens of a text; otherwise as in the model's training, or 52.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=8192))]
+    context_length: Option<u32>,
+    /// A vocab.txt; otherwise the model's own, or that of the published models at $CNCLIP_VOCAB.
+    #[arg(long, value_name = "FILE")]
+    vocab: Option<PathBuf>,
+}
+
+impl Embed {
+    pub(super) fn run(&self) -> Result<()> {
+        let dataset = self.dataset.as_deref().map(Dataset::open).transpose()?;
+        let mut embedder = self.embedder()?;
+        if let Some(to) = &self.image_features {
+            let bar = bar("images");
+            match (&self.images, &dataset) {
+                (Some(images), _) => embedder.image_file(images, to, show(&bar))?,
+                (None, Some(dataset)) => embedder.dataset_images(dataset, to, show(&bar))?,
+                (None, None) => return Err(lacks("--image-features", "--images")),
+            }
+            bar.finish_and_clear();
+        }
+        if let Some(to) = &self.text_features {
+            let texts = match (&self.texts, &dataset) {
+                (Some(texts), _) => text_file(texts)?,
+                (None, Some(dataset)) => dataset_texts(dataset)?,
+                (None, None) => return Err(lacks("--text-features", "--texts")),
+            };
+            let bar = bar("texts");
+            embedder.texts(&texts, to, show(&bar))?;
+            bar.finish_and_clear();
+        }
+        Ok(())
+    }
+
+    fn embedder(&self) -> Result<Embedder> {
+        let model = Model::open(&self.model)?;
+        let context = self.context_length.map_or(model.context_length, |n| n as usize);
+        let capacity = Capacity { batch: self.batch_size as usize, context };
+        let tokenizer = model.tokenizer(self.vocab.as_deref())?;
+        Embedder::new(&model, tokenizer, capacity)
+    }
+}
+
+fn show(bar: &ProgressBar) -> impl FnMut(usize, usize) {
+    |done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+        bar.set_message(format!("{:.1}/s", bar.per_sec()));
+    }
+}
+
+fn lacks(output: &str, input: &str) -> Error {
+    Error::Usage(format!("{output} says where features go; give {input} or --dataset too"))
+}

@@ -1,0 +1,228 @@
+//! Unit features of pictures and texts, in the reference's files. Compares nothing.
+
+use std::collections::HashSet;
+use std::io::Write;
+use std::path::Path;
+
+use bytes::Bytes;
+use cnclip_crds::stage::Augmentation;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::lines::Lines;
+use super::model::Model;
+use super::output;
+use crate::data::augment::Key;
+use crate::data::prepare::Images;
+use crate::data::preprocess::preprocess;
+use crate::data::shard::{Caption, Dataset, Sample};
+use crate::data::tokenize::{Tokenizer, dataset_rules};
+use crate::error::{Error, Result};
+use crate::model::Texts;
+use crate::model::clip::{Capacity, Clip};
+use crate::ops::pixels::Pixels;
+use crate::params::Params;
+
+/// A text to be encoded.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Text {
+    /// Its number.
+    pub text_id: u64,
+    /// What it says.
+    pub text: String,
+}
+
+/// A picture to be encoded, and where it was found.
+struct Picture {
+    image_id: u64,
+    place: String,
+    bytes: Bytes,
+}
+
+#[derive(Serialize)]
+struct ImageRow<'a> {
+    image_id: u64,
+    feature: &'a [f32],
+}
+
+#[derive(Serialize)]
+struct TextRow<'a> {
+    text_id: u64,
+    feature: &'a [f32],
+}
+
+/// A model that writes features, a batch at a time.
+#[derive(Debug)]
+pub struct Embedder {
+    clip: Clip,
+    params: Params,
+    tokenizer: Tokenizer,
+    side: usize,
+    capacity: Capacity,
+}
+
+impl Embedder {
+    /// Makes a model ready for batches of this size.
+    ///
+    /// # Errors
+    /// If its weights do not fit, or texts of that length have no positions.
+    pub fn new(model: &Model, tokenizer: Tokenizer, capacity: Capacity) -> Result<Self> {
+        let (context, positions) = (capacity.context, model.config.text.positions as usize);
+        if context > positions {
+            return Err(Error::Usage(format!(
+                "texts of {context} tokens are too long: the model has {positions} positions"
+            )));
+        }
+        let (clip, params) = model.build(capacity)?;
+        let side = model.config.image.resolution as usize;
+        Ok(Self { clip, params, tokenizer, side, capacity })
+    }
+
+    /// Writes the features of an image file of the reference, in the order of the numbers. Calls
+    /// `progress` with how many of how many are done.
+    ///
+    /// # Errors
+    /// A line that is no picture, naming it; then nothing is written.
+    pub fn image_file(
+        &mut self,
+        images: &Path,
+        to: &Path,
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<()> {
+        let mut images = Images::open(images)?;
+        output::file(to, |writer| {
+            for first in (0..images.len()).step_by(self.capacity.batch) {
+                let last = images.len().min(first + self.capacity.batch);
+                let pictures = (first..last).map(|place| Picture::of_file(&mut images, place));
+                self.pictures(&pictures.collect::<Result<Vec<_>>>()?, writer)?;
+                progress(last, images.len());
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes the features of a prepared data set's images, in the order of its shards.
+    ///
+    /// # Errors
+    /// A shard that is damaged or a picture that does not decode; then nothing is written.
+    pub fn dataset_images(
+        &mut self,
+        dataset: &Dataset,
+        to: &Path,
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<()> {
+        let (mut done, total) = (0, dataset.index().images as usize);
+        output::file(to, |writer| {
+            shards(dataset, |samples| {
+                for samples in samples.chunks(self.capacity.batch) {
+                    let pictures: Vec<_> = samples.iter().map(Picture::of_sample).collect();
+                    self.pictures(&pictures, writer)?;
+                    done += samples.len();
+                    progress(done, total);
+                }
+                Ok(())
+            })
+        })
+    }
+
+    /// Writes the features of texts, in their order, after the reference's rules for data sets.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn texts(
+        &mut self,
+        texts: &[Text],
+        to: &Path,
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<()> {
+        let (mut done, total, width) = (0, texts.len(), self.clip.features());
+        output::file(to, |writer| {
+            for texts in texts.chunks(self.capacity.batch) {
+                let ruled: Vec<_> = texts.iter().map(|text| dataset_rules(&text.text)).collect();
+                let (ids, offsets) = self.tokenizer.pack(&ruled, self.capacity.context);
+                let packed = Texts { ids: &ids, offsets: &offsets };
+                let features = self.clip.encode_texts(&self.params, packed);
+                for (text, feature) in texts.iter().zip(features.chunks(width)) {
+                    let row = TextRow { text_id: text.text_id, feature };
+                    output::line(writer, &row).map_err(Error::file("write", to))?;
+                }
+                done += texts.len();
+                progress(done, total);
+            }
+            Ok(())
+        })
+    }
+
+    fn pictures(&mut self, pictures: &[Picture], writer: &mut impl Write) -> Result<()> {
+        let size = 3 * self.side * self.side;
+        let mut planes = vec![0; pictures.len() * size];
+        let places = pictures.par_iter().zip(planes.par_chunks_mut(size));
+        places.try_for_each(|(picture, planes)| {
+            preprocess(&picture.bytes, self.side, Augmentation::None, Key::default(), planes)
+                .map_err(|error| Error::Data(format!("{}: {error}", picture.place)))
+        })?;
+        let width = self.clip.features();
+        let features = self.clip.encode_images(&mut self.params, Pixels::Bytes(&planes));
+        for (picture, feature) in pictures.iter().zip(features.chunks(width)) {
+            let row = ImageRow { image_id: picture.image_id, feature };
+            output::line(writer, &row).map_err(Error::file("write", "features"))?;
+        }
+        Ok(())
+    }
+}
+
+impl Picture {
+    fn of_file(images: &mut Images, place: usize) -> Result<Self> {
+        let bytes = images.bytes(place)?.into();
+        let (image_id, line) = images.place(place);
+        Ok(Self { image_id, place: format!("{} line {line}", images.name()), bytes })
+    }
+
+    fn of_sample(sample: &Sample) -> Self {
+        Self { image_id: sample.image_id, place: sample.key.clone(), bytes: sample.image.clone() }
+    }
+}
+
+/// The texts of a text file of the reference, in its order.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn text_file(path: &Path) -> Result<Vec<Text>> {
+    let mut texts = Vec::new();
+    Lines::open(path, "{\"text_id\": 1, \"text\": \"…\"}")?.each(|_, text: Text| {
+        texts.push(text);
+        Ok(())
+    })?;
+    Ok(texts)
+}
+
+/// The texts of a prepared data set, each once: in the order of its shards, then those of no image.
+///
+/// # Errors
+/// A shard that is damaged.
+pub fn dataset_texts(dataset: &Dataset) -> Result<Vec<Text>> {
+    let (mut texts, mut seen) = (Vec::new(), HashSet::new());
+    let mut keep = |Caption { text_id, text }: Caption| {
+        if seen.insert(text_id) {
+            texts.push(Text { text_id, text });
+        }
+    };
+    shards(dataset, |samples| {
+        samples.into_iter().flat_map(|sample| sample.captions).for_each(&mut keep);
+        Ok(())
+    })?;
+    dataset.loose_texts()?.into_iter().for_each(keep);
+    Ok(texts)
+}
+
+/// Gives the samples of every shard to `take`, one shard after the other.
+fn shards(dataset: &Dataset, mut take: impl FnMut(Vec<Sample>) -> Result<()>) -> Result<()> {
+    for number in 0..dataset.index().shards.len() {
+        let shard = dataset.shard(number)?;
+        match shard.damage {
+            Some(damage) => return Err(Error::Data(damage)),
+            None => take(shard.samples)?,
+        }
+    }
+    Ok(())
+}

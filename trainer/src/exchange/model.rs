@@ -1,0 +1,88 @@
+//! A model found at a URI, whole: weights, towers, and the vocabulary that belongs to it.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use cnclip_crds::model::ModelConfig;
+use cnclip_crds::run_config::PinnedFile;
+
+use super::{reference, tokens};
+use crate::data::tokenize::Tokenizer;
+use crate::error::{Error, Result};
+use crate::model::clip::{Capacity, Clip};
+use crate::params::Params;
+use crate::source::{self, Found};
+use crate::store::Store;
+use crate::weights::{Part, load};
+
+/// The vocabulary in a folder of a model, as Hugging Face lays it there.
+pub const VOCABULARY: &str = "vocab.txt";
+/// Tokens of the longest text of the published models.
+const CONTEXT_LENGTH: usize = 52;
+
+/// A model that can be built.
+#[derive(Debug)]
+pub struct Model {
+    /// Its towers.
+    pub config: ModelConfig,
+    /// Tokens of the longest text it was trained with.
+    pub context_length: usize,
+    found: Found,
+    folder: Option<Store>,
+}
+
+impl Model {
+    /// Finds a model where [`source::weights`] finds weights.
+    ///
+    /// # Errors
+    /// If there are none, or nothing says what towers they are of.
+    pub fn open(uri: &str) -> Result<Self> {
+        let found = source::weights(uri)?;
+        let folder = Store::open(uri).ok();
+        let config = match (&found.config, &folder) {
+            (Some(trained), _) => trained.model.clone(),
+            (None, Some(folder)) => reference::model(folder)?,
+            (None, None) => return Err(Error::Config(format!("{uri} does not say its towers"))),
+        };
+        let trained = found.config.as_ref();
+        let context_length = trained.map_or(CONTEXT_LENGTH, |c| c.context_length as usize);
+        Ok(Self { config, context_length, found, folder })
+    }
+
+    /// The towers with their weights.
+    ///
+    /// # Errors
+    /// If the weights do not fit.
+    pub fn build(&self, capacity: Capacity) -> Result<(Clip, Params)> {
+        let (clip, mut params) = Clip::new(&self.config, capacity);
+        load(&mut params, &self.found.tensors, Part::All)
+            .map_err(|error| Error::Data(format!("{}: {error}", self.found.uri)))?;
+        Ok((clip, params))
+    }
+
+    /// The tokenizer of the vocabulary named, or else that of its training, that beside its
+    /// weights, or that of the published models.
+    ///
+    /// # Errors
+    /// If the vocabulary cannot be read, or is none that fits the towers.
+    pub fn tokenizer(&self, vocabulary: Option<&Path>) -> Result<Tokenizer> {
+        let size = self.config.text.vocab_size;
+        if let Some(path) = vocabulary {
+            let bytes = std::fs::read(path).map_err(Error::file("read", path))?;
+            return tokens::of_vocabulary(&bytes, &path.display().to_string(), size);
+        }
+        match (self.pinned(), self.beside()?) {
+            (None, Some((bytes, uri))) => tokens::of_vocabulary(&bytes, &uri, size),
+            (pinned, _) => source::tokenizer(pinned, size),
+        }
+    }
+
+    fn pinned(&self) -> Option<&PinnedFile> {
+        self.found.config.as_ref()?.vocabulary.as_ref()
+    }
+
+    fn beside(&self) -> Result<Option<(Bytes, String)>> {
+        let Some(folder) = &self.folder else { return Ok(None) };
+        Ok(folder.find(VOCABULARY)?.map(|bytes| (bytes, folder.uri_of(VOCABULARY))))
+    }
+}
