@@ -112,7 +112,8 @@ pub struct Report {
     pub pod_uid: String,
     /// What it is doing.
     pub activity: Activity,
-    /// Steps completed in this stage over all restarts; tasks done for an evaluation.
+    /// Steps completed in this stage over all restarts, skipped ones among them; tasks done for an
+    /// evaluation.
     pub step: i64,
     /// Steps of the stage; tasks for an evaluation. 0 until known.
     pub steps: i64,
@@ -128,7 +129,7 @@ pub struct Report {
     /// Natural logarithm of the factor on the similarities.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logit_scale: Option<f64>,
-    /// Norm of the gradient of the last step.
+    /// Norm of the gradient of the last step, before it was scaled to `maxGradientNorm`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gradient_norm: Option<f64>,
     /// Pairs a second since the last report.
@@ -143,6 +144,9 @@ pub struct Report {
     /// Samples skipped because they could not be used.
     #[serde(default)]
     pub samples_skipped: i64,
+    /// Steps without a finite loss and gradient, which changed nothing.
+    #[serde(default)]
+    pub steps_skipped: i64,
     /// The newest checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointReport>,

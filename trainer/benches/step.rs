@@ -82,7 +82,13 @@ impl Training {
         let capacity = Capacity { batch: arguments.batch, context: arguments.context };
         let (clip, mut params) = Clip::new(config, capacity);
         params.initialize(1);
-        let settings = Settings { beta_1: 0.9, beta_2: 0.98, epsilon: 1e-6, weight_decay: 0.1 };
+        let settings = Settings {
+            beta_1: 0.9,
+            beta_2: 0.98,
+            epsilon: 1e-6,
+            weight_decay: 0.1,
+            max_norm: None,
+        };
         let loss = ContrastiveLoss::new(arguments.batch, clip.features());
         Self { loss, adamw: AdamW::new(&params, settings), clip, params }
     }

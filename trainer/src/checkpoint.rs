@@ -38,8 +38,11 @@ pub const HISTORY: &str = "metrics.jsonl";
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
-    /// Steps completed.
+    /// Steps completed, skipped ones among them.
     pub step: u64,
+    /// Steps without a finite loss and gradient, which changed nothing.
+    #[serde(default)]
+    pub steps_skipped: u64,
     /// The seed of the run.
     pub seed: u64,
     /// The digest of the data set.

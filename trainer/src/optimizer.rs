@@ -19,20 +19,24 @@ pub struct Settings {
     pub epsilon: f64,
     /// Share of a weight that is taken away in a step, in units of the learning rate.
     pub weight_decay: f64,
+    /// The longest gradient; a longer one is scaled to it.
+    pub max_norm: Option<f64>,
 }
 
-/// A gradient that is infinite or not a number.
-#[derive(Debug, PartialEq, thiserror::Error)]
-#[error(
-    "the gradient of `{segment}` is not finite, so step {step} was not taken; a lower learning rate or a longer warm-up \
-     keeps the loss from growing without bound"
-)]
-pub struct NotFinite {
-    /// The step that was not taken.
-    pub step: u64,
-    /// The first tensor with such a gradient.
-    pub segment: String,
+impl Settings {
+    /// What a gradient of this length is multiplied with.
+    ///
+    /// # Source
+    /// PyTorch's `clip_grad_norm_`.
+    fn clip(&self, length: f64) -> f64 {
+        self.max_norm.map_or(1.0, |most| (most / (length + 1e-6)).min(1.0))
+    }
 }
+
+/// A gradient that is infinite or not a number: the first tensor that has one.
+#[derive(Debug, PartialEq, thiserror::Error)]
+#[error("the gradient of `{0}` is not finite")]
+pub struct NotFinite(pub String);
 
 /// The optimizer's memory.
 ///
@@ -53,6 +57,8 @@ struct Update {
     beta_1: f32,
     beta_2: f32,
     epsilon: f32,
+    /// What a gradient is multiplied with first.
+    clip: f32,
     /// The learning rate, corrected for the first moment's start.
     rate: f32,
     /// One over the root of the second moment's correction.
@@ -68,16 +74,16 @@ impl AdamW {
         Self { first: array(), second: array(), settings }
     }
 
-    /// Changes the weights by their gradients, and gives the gradient's length. Steps count from 0
-    /// since the moments were zero.
+    /// Changes the weights by their gradients, and gives the length that the gradient had before it
+    /// was clipped. Steps count from 0 since the moments were zero.
     ///
     /// # Errors
     /// A gradient that is not finite; then nothing is changed.
     pub fn step(&mut self, params: &mut Params, step: u64, rate: f64) -> Result<f64, NotFinite> {
-        let length = gradient_length(params, step)?;
+        let length = gradient_length(params)?;
         let (segments, values, gradients) = params.walk();
         for segment in segments.iter().filter(|segment| !segment.frozen) {
-            let update = self.update(segment, step, rate);
+            let update = self.update(segment, (step, rate), length);
             let range = segment.range.clone();
             let chunks = values[range.clone()]
                 .par_chunks_mut(CHUNK)
@@ -91,14 +97,15 @@ impl AdamW {
         Ok(length)
     }
 
-    fn update(&self, segment: &Segment, step: u64, rate: f64) -> Update {
-        let Settings { beta_1, beta_2, epsilon, weight_decay } = self.settings;
+    fn update(&self, segment: &Segment, (step, rate): (u64, f64), length: f64) -> Update {
+        let Settings { beta_1, beta_2, epsilon, weight_decay, .. } = self.settings;
         let power = (step + 1) as f64;
         let decay = if segment.decayed() { weight_decay } else { 0.0 };
         Update {
             beta_1: beta_1 as f32,
             beta_2: beta_2 as f32,
             epsilon: epsilon as f32,
+            clip: self.settings.clip(length) as f32,
             rate: (rate / (1.0 - beta_1.powf(power))) as f32,
             correction: (1.0 / (1.0 - beta_2.powf(power)).sqrt()) as f32,
             keep: (1.0 - rate * decay) as f32,
@@ -117,7 +124,7 @@ impl Update {
         let (first, second, gradients) =
             (&mut first[..length], &mut second[..length], &gradients[..length]);
         for i in 0..length {
-            let gradient = gradients[i];
+            let gradient = self.clip * gradients[i];
             first[i] = self.beta_1 * first[i] + (1.0 - self.beta_1) * gradient;
             second[i] = self.beta_2 * second[i] + (1.0 - self.beta_2) * gradient * gradient;
             let spread = second[i].sqrt() * self.correction + self.epsilon;
@@ -127,12 +134,12 @@ impl Update {
 }
 
 /// The Euclidean length of the whole gradient, the same for any number of threads.
-fn gradient_length(params: &Params, step: u64) -> Result<f64, NotFinite> {
+fn gradient_length(params: &Params) -> Result<f64, NotFinite> {
     let mut total = 0.0;
     for segment in params.segments().iter().filter(|segment| !segment.frozen) {
         let squares = sum_of_squares(&params.gradients[segment.range.clone()]);
         if !squares.is_finite() {
-            return Err(NotFinite { step, segment: segment.name.clone() });
+            return Err(NotFinite(segment.name.clone()));
         }
         total += squares;
     }
@@ -157,7 +164,7 @@ mod tests {
     use crate::params::{Init, Layout};
 
     const SETTINGS: Settings =
-        Settings { beta_1: 0.9, beta_2: 0.98, epsilon: 1e-6, weight_decay: 0.1 };
+        Settings { beta_1: 0.9, beta_2: 0.98, epsilon: 1e-6, weight_decay: 0.1, max_norm: None };
 
     fn params() -> Params {
         let mut layout = Layout::default();
@@ -198,13 +205,38 @@ mod tests {
     }
 
     #[test]
+    fn a_gradient_longer_than_the_limit_is_scaled_to_it_and_a_shorter_one_is_not() {
+        let first_moments = |max_norm| {
+            let mut params = params();
+            let mut adamw = AdamW::new(&params, Settings { max_norm, ..SETTINGS });
+            let length = adamw.step(&mut params, 0, 0.01).unwrap();
+            (length, adamw.first)
+        };
+        let (length, free) = first_moments(None);
+        let norm =
+            |values: &[f32]| values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+        // The squares of -4 to 10 add up to 415; a moment is a tenth of its gradient.
+        assert!(
+            (length - 415f64.sqrt()).abs() < 1e-9 && (norm(&free) - length / 10.0).abs() < 1e-6
+        );
+        for limit in [0.5, 20.0] {
+            let (told, clipped) = first_moments(Some(limit));
+            assert_eq!(told, length);
+            assert!((norm(&clipped) - limit / 10.0).abs() < 1e-6, "{limit}");
+            let shrunk = free.iter().map(|v| v * (limit / (length + 1e-6)) as f32);
+            assert!(clipped.iter().zip(shrunk).all(|(a, b)| (a - b).abs() < 1e-6), "{limit}");
+        }
+        assert_eq!(first_moments(Some(21.0)).1, free);
+    }
+
+    #[test]
     fn a_gradient_that_is_not_a_number_is_named_and_nothing_moves() {
         for bad in [f32::NAN, f32::INFINITY] {
             let mut params = params();
             params.gradients[7] = bad;
             let mut adamw = AdamW::new(&params, SETTINGS);
             let error = adamw.step(&mut params, 3, 0.01).unwrap_err();
-            assert_eq!(error, NotFinite { step: 3, segment: "text_projection".into() });
+            assert_eq!(error, NotFinite("text_projection".into()));
             assert_eq!(
                 (&params.values[..], adamw.first.iter().sum::<f32>()),
                 (&[1.0; 15][..], 0.0)

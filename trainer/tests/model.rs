@@ -107,6 +107,7 @@ fn train(name: &str, run: &str, tolerance: f64, prepare: impl Fn(&mut Clip, &mut
         beta_2: expect["betas"][1].as_f64().unwrap(),
         epsilon: number("eps"),
         weight_decay: number("wd"),
+        max_norm: None,
     };
     let total_steps = number("total_steps") as u64;
     let schedule =

@@ -79,7 +79,8 @@ fn step(architecture: Architecture, freeze: bool) -> (Params, Vec<f32>) {
     clip.freeze_image(&mut params, freeze);
     let side = shrunk(architecture).image.resolution as usize;
     differentiate(&mut clip, &mut params, side);
-    let settings = Settings { beta_1: 0.9, beta_2: 0.98, epsilon: 1e-6, weight_decay: 0.1 };
+    let settings =
+        Settings { beta_1: 0.9, beta_2: 0.98, epsilon: 1e-6, weight_decay: 0.1, max_norm: None };
     let (mut adamw, before) = (AdamW::new(&params, settings), params.values.clone());
     adamw.step(&mut params, 0, 1e-3).unwrap();
     (params, before)

@@ -44,6 +44,7 @@ fn step(now: &Report) {
         samples_per_second = now.samples_per_second,
         eta_seconds = now.eta_seconds,
         samples_skipped = now.samples_skipped,
+        steps_skipped = now.steps_skipped,
         "step"
     );
 }

@@ -31,6 +31,7 @@ const METRICS: &[Metric] = &[
     ("cnclip_train_seconds_total", "Seconds spent in steps in this attempt.", Kind::Counter, |r| training(r, 0).map(|_| r.train_seconds)),
     ("cnclip_train_remaining_seconds", "Seconds until the last step at the present rate.", Kind::Gauge, |r| number(r.eta_seconds?)),
     ("cnclip_skipped_samples_total", "Samples skipped because they could not be used.", Kind::Counter, |r| number(r.samples_skipped)),
+    ("cnclip_skipped_steps_total", "Steps skipped because their numbers were not finite.", Kind::Counter, |r| training(r, r.steps_skipped)),
     ("cnclip_checkpoint_step", "Step of the newest checkpoint that is whole in the store.", Kind::Gauge, |r| number(r.checkpoint.as_ref()?.step)),
     ("cnclip_checkpoint_written_timestamp_seconds", "When the newest checkpoint became visible.", Kind::Gauge, |r| number(r.checkpoint.as_ref()?.written_at)),
     ("cnclip_validation_step", "Step after which recall was last measured.", Kind::Gauge, |r| number(r.validation?.step)),

@@ -139,7 +139,6 @@ fn unknown(config: &TrainConfig) -> Option<String> {
         ("microBatchSize", config.micro_batch_size.is_some()),
         ("gradientCheckpointing", config.gradient_checkpointing),
         ("maskedPatchesPercent", config.masked_patches_percent != 0),
-        ("optimizer.maxGradientNorm", config.optimizer.max_gradient_norm.is_some()),
         ("optimizer.averageDecay", config.optimizer.average_decay.is_some()),
         ("duplicates", config.duplicates != Duplicates::Negatives),
         ("distillation", config.distillation.is_some()),

@@ -45,9 +45,11 @@ pub(super) struct Progress {
     samples_seen: u64,
     /// Samples that earlier attempts could not use.
     skipped_before: u64,
+    /// Steps without a finite loss and gradient.
+    steps_skipped: u64,
     meter: Meter,
     train_seconds: f64,
-    gradient_norm: f64,
+    gradient_norm: Option<f64>,
     validation: Option<Validation>,
     best: Option<Validation>,
     history: History,
@@ -61,13 +63,15 @@ impl Progress {
         history: History,
         best: Option<Validation>,
     ) -> Self {
-        let State { step, samples_seen, samples_skipped: skipped_before, .. } = state;
+        let State { step, steps_skipped, samples_seen, samples_skipped: skipped_before, .. } =
+            state;
         Self {
             steps,
             steps_per_epoch,
             step,
             samples_seen,
             skipped_before,
+            steps_skipped,
             history,
             best,
             ..Self::default()
@@ -85,6 +89,8 @@ pub(super) struct Run {
     pub(super) clip: Clip,
     pub(super) params: Params,
     pub(super) adamw: AdamW,
+    /// What `params.state` was before the step.
+    pub(super) statistics: Vec<f32>,
     pub(super) loss: ContrastiveLoss,
     pub(super) schedule: Schedule,
     pub(super) loader: Loader,
@@ -94,7 +100,7 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// Steps completed.
+    /// Steps completed, skipped ones among them.
     pub(super) fn step(&self) -> u64 {
         self.progress.step
     }
@@ -119,26 +125,61 @@ impl Run {
         self.due(self.config.checkpoint.every_steps as u64)
     }
 
-    /// One optimizer step over the next global batch.
+    /// One optimizer step over the next global batch. One whose loss or gradient is not finite is
+    /// skipped: the batch is behind us, the model and the optimizer are as they were.
     ///
     /// # Errors
-    /// If no batch can be made, or the loss or a gradient is not finite; then no weight changed.
+    /// If no batch can be made, or more steps were skipped than may be.
     pub(super) fn take_step(&mut self) -> Result<()> {
         let start = Instant::now();
         let step = self.progress.step;
         let batch = self.loader.next_batch()?;
         let batch = batch.ok_or_else(|| Error::Bug(format!("the loader ended at step {step}")))?;
-        let score = self.differentiate(step, &batch)?;
-        let rate = self.schedule.rate(step);
-        let norm = self.adamw.step(&mut self.params, step, rate);
-        self.progress.gradient_norm = norm.map_err(|error| Error::Data(error.to_string()))?;
+        self.statistics.copy_from_slice(&self.params.state);
+        let score = self.differentiate(step, &batch);
+        match self.update(step, score.loss) {
+            Ok(()) => self.count(batch.pairs.len() as u64, score.loss, start),
+            Err(reason) => self.skip(&reason)?,
+        }
+        self.progress.step += 1;
+        self.progress.train_seconds += start.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    /// Changes the weights by their gradients, or nothing at all.
+    ///
+    /// # Errors
+    /// What is not finite.
+    fn update(&mut self, step: u64, loss: f64) -> Result<(), String> {
+        if !loss.is_finite() {
+            return Err(format!("the loss is {loss}"));
+        }
+        // Moments know only of steps that were not skipped.
+        let taken = step - self.progress.steps_skipped;
+        let norm = self.adamw.step(&mut self.params, taken, self.schedule.rate(step));
+        self.progress.gradient_norm = Some(norm.map_err(|error| error.to_string())?);
         self.clip.clamp_logit_scale(&mut self.params);
-        self.count(batch.pairs.len() as u64, score.loss, start);
+        Ok(())
+    }
+
+    fn skip(&mut self, reason: &str) -> Result<()> {
+        self.params.state.copy_from_slice(&self.statistics);
+        self.progress.steps_skipped += 1;
+        let (skipped, most) = (self.progress.steps_skipped, self.config.max_skipped_steps);
+        let step = self.progress.step;
+        if skipped > most as u64 {
+            return Err(Error::Data(format!(
+                "Step {step} cannot be taken: {reason}. Steps without a finite loss and gradient so far: \
+                 {skipped}; maxSkippedSteps allows {most}. Lower the learning rate, lengthen the warm-up, \
+                 set maxGradientNorm, or begin with an earlier checkpoint."
+            )));
+        }
+        tracing::warn!(step, skipped, "step skipped: {reason}");
         Ok(())
     }
 
     /// Forward, loss, backward: the gradients of one global batch.
-    fn differentiate(&mut self, step: u64, batch: &loader::Batch) -> Result<Score> {
+    fn differentiate(&mut self, step: u64, batch: &loader::Batch) -> Score {
         let pairs = batch.pairs.len();
         let texts = Texts { ids: &batch.ids, offsets: &batch.offsets };
         let batch = Batch { pixels: Pixels::Bytes(&batch.pixels), texts };
@@ -147,26 +188,15 @@ impl Run {
         let scale = self.clip.logit_scale(&self.params);
         let features = self.clip.forward(&mut self.params, batch, dropout);
         let score = self.loss.evaluate(features, scale, 0..pairs);
-        if !score.loss.is_finite() {
-            return Err(Error::Data(format!(
-                "The loss of step {step} is {}. Lower the learning rate, lengthen the warm-up, or go back to \
-                 an earlier checkpoint.",
-                score.loss
-            )));
-        }
         self.clip.add_logit_scale_gradient(&mut self.params, score.logit_scale_gradient as f32);
         let gradients = self.loss.gradients(0..pairs);
         self.clip.backward(&mut self.params, batch, dropout, gradients);
-        Ok(score)
+        score
     }
 
     fn count(&mut self, pairs: u64, loss: f64, start: Instant) {
-        let spent = start.elapsed();
-        let progress = &mut self.progress;
-        progress.step += 1;
-        progress.samples_seen += pairs;
-        progress.train_seconds += spent.as_secs_f64();
-        progress.meter.add(pairs, loss, spent);
+        self.progress.samples_seen += pairs;
+        self.progress.meter.add(pairs, loss, start.elapsed());
     }
 
     /// Tells what is known before the first step.
@@ -184,6 +214,7 @@ impl Run {
             report.step = progress.step as i64;
             report.steps = progress.steps as i64;
             report.samples_seen = progress.samples_seen as i64;
+            report.steps_skipped = progress.steps_skipped as i64;
             report.best = progress.best;
         });
     }
@@ -203,12 +234,13 @@ impl Run {
         report.loss = meter.mean_loss().or(report.loss);
         report.learning_rate = progress.step.checked_sub(1).map(|step| self.schedule.rate(step));
         report.logit_scale = Some(f64::from(self.clip.logit_scale(&self.params)).ln());
-        report.gradient_norm = Some(progress.gradient_norm);
+        report.gradient_norm = progress.gradient_norm.or(report.gradient_norm);
         report.samples_per_second = meter.pairs_per_second().or(report.samples_per_second);
         report.eta_seconds =
             meter.seconds_for(progress.steps - progress.step).or(report.eta_seconds);
         report.samples_seen = progress.samples_seen as i64;
         report.samples_skipped = self.skipped() as i64;
+        report.steps_skipped = progress.steps_skipped as i64;
         report.train_seconds = progress.train_seconds;
     }
 

@@ -59,6 +59,7 @@ pub(super) fn set_up(config: &TrainConfig) -> Result<Run> {
         config: config.clone(),
         progress: Progress::new((steps, steps_per_epoch), state, history, best),
         dataset: digest,
+        statistics: params.state.clone(),
         loss: ContrastiveLoss::new(global_batch, clip.features()),
         schedule: schedule(config, steps),
         writer: Writer::new(checkpoints, fence, config.checkpoint.keep as usize),
@@ -99,6 +100,7 @@ fn settings(config: &TrainConfig) -> Settings {
         beta_2: optimizer.beta2,
         epsilon: optimizer.epsilon,
         weight_decay: optimizer.weight_decay,
+        max_norm: optimizer.max_gradient_norm,
     }
 }
 

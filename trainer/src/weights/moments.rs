@@ -66,7 +66,7 @@ mod tests {
     use crate::params::{Init, Layout};
 
     const SETTINGS: Settings =
-        Settings { beta_1: 0.9, beta_2: 0.98, epsilon: 1e-6, weight_decay: 0.0 };
+        Settings { beta_1: 0.9, beta_2: 0.98, epsilon: 1e-6, weight_decay: 0.0, max_norm: None };
 
     fn params() -> Params {
         let mut layout = Layout::default();

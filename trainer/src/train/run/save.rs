@@ -41,6 +41,7 @@ impl Run {
     fn state(&self) -> State {
         State {
             step: self.progress.step,
+            steps_skipped: self.progress.steps_skipped,
             seed: self.config.seed,
             dataset: self.dataset.clone(),
             samples_seen: self.progress.samples_seen,

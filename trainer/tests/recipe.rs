@@ -1,0 +1,98 @@
+//! What a stage may ask for beyond the reference's recipe, seen from outside: a run that meets numbers
+//! which are none.
+#![cfg(test)]
+
+use std::cell::Cell;
+use std::path::Path;
+
+use cnclip::error::Error;
+use cnclip::model::clip::{Capacity, Clip};
+use cnclip::report::{Outlets, Reporter};
+use cnclip::train::train;
+use cnclip::weights::write_safetensors;
+use cnclip_crds::exit::Exit;
+use cnclip_crds::report::Report;
+use cnclip_crds::run_config::TrainConfig;
+
+#[path = "support/small.rs"]
+#[allow(dead_code, reason = "shared with the tests of stops")]
+mod small;
+use small::STEPS;
+
+/// Trains until `stop_after` steps are taken, counted from this call's first.
+fn run(config: &TrainConfig, stop_after: u64) -> (Result<(), Error>, Report) {
+    let reporter = Reporter::start(config.run.clone(), Outlets::default()).unwrap();
+    let steps = Cell::new(0);
+    let done = train(config, &reporter, || {
+        steps.set(steps.get() + 1);
+        steps.get() == stop_after
+    });
+    (done, reporter.current())
+}
+
+fn whole(config: &TrainConfig) -> Report {
+    let (done, report) = run(config, u64::MAX);
+    done.unwrap();
+    report
+}
+
+/// A run on weights that are no numbers for one word, which one caption of the data set has.
+fn poisoned(folder: &Path, name: &str) -> TrainConfig {
+    let mut config = small::config(folder, name);
+    config.validation = None;
+    let (_, mut params) = Clip::new(&config.model, Capacity { batch: 1, context: 12 });
+    params.initialize(config.seed);
+    let width = config.model.text.width as usize;
+    for (segment, values) in params.tensors_mut() {
+        if segment.name == WORDS {
+            values[4 * width..5 * width].fill(f32::NAN);
+        }
+    }
+    let file = folder.join("poisoned.safetensors");
+    std::fs::write(&file, write_safetensors(&params)).unwrap();
+    config.initial_weights.model = Some(file.display().to_string());
+    config
+}
+
+const WORDS: &str = "bert.embeddings.word_embeddings.weight";
+
+#[test]
+fn a_step_that_is_not_finite_changes_nothing_and_is_counted_over_all_restarts() {
+    let folder = tempfile::tempdir().unwrap();
+    let straight = whole(&poisoned(folder.path(), "straight"));
+    assert_eq!(straight.step, STEPS as i64);
+    assert!((1..STEPS as i64).contains(&straight.steps_skipped), "{}", straight.steps_skipped);
+    assert_eq!(straight.samples_seen, 5 * (straight.step - straight.steps_skipped));
+    assert!(straight.loss.unwrap().is_finite());
+    for (name, tensor) in small::final_tensors(folder.path(), "straight") {
+        let found = tensor.values.iter().filter(|value| !value.is_finite()).count();
+        let poison = if name == WORDS { 10 } else { 0 };
+        assert_eq!(found, poison, "{name}");
+        if name.ends_with("num_batches_tracked") {
+            let taken = (straight.step - straight.steps_skipped) as f32;
+            assert_eq!(tensor.values, [taken], "{name}: running statistics are put back");
+        }
+    }
+    let config = poisoned(folder.path(), "stopped");
+    for _ in 0..2 {
+        run(&config, 3).0.unwrap_err();
+    }
+    let stopped = whole(&config);
+    assert_eq!(stopped.steps_skipped, straight.steps_skipped);
+    let weights = ["straight", "stopped"].map(|name| small::final_weights(folder.path(), name));
+    assert!(weights[0] == weights[1]);
+}
+
+#[test]
+fn more_skipped_steps_than_allowed_end_the_stage_and_name_what_was_not_finite() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = poisoned(folder.path(), "run");
+    config.max_skipped_steps = 1;
+    let error = run(&config, u64::MAX).0.unwrap_err();
+    assert_eq!(error.exit(), Exit::Data);
+    for part in ["the loss is NaN", "so far: 2", "maxSkippedSteps allows 1", "learning rate"] {
+        assert!(error.to_string().contains(part), "no {part:?} in: {error}");
+    }
+    config.max_skipped_steps = 10;
+    assert_eq!(whole(&config).step, STEPS as i64);
+}
