@@ -10,8 +10,6 @@ mod fence;
 mod manifest;
 mod write;
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +18,8 @@ pub use write::Writer;
 
 use crate::error::{Error, Result};
 use crate::store::Store;
-use manifest::{MANIFEST, Manifest};
+use crate::weights::Weights;
+use manifest::{File, MANIFEST, Manifest};
 
 /// The model, under the reference's names.
 pub const WEIGHTS: &str = "weights.safetensors";
@@ -79,8 +78,8 @@ pub struct Written {
     pub seconds: f64,
 }
 
-/// A checkpoint that was read and proven whole.
-#[derive(Clone, Debug, PartialEq)]
+/// A checkpoint that was proven whole.
+#[derive(Clone, Debug)]
 pub struct Checkpoint {
     /// Steps completed.
     pub step: u64,
@@ -90,32 +89,23 @@ pub struct Checkpoint {
     pub digest: String,
     /// What validation gave it, if it was validated.
     pub score: Option<f64>,
-    /// The files that were asked for.
-    pub files: BTreeMap<String, Bytes>,
+    folder: Store,
+    files: Vec<File>,
 }
 
 impl Checkpoint {
-    /// The checkpoint in a folder, with the files named `wanted`.
+    /// The checkpoint in a folder, with the files named `wanted` proven to be what was written.
     ///
     /// # Errors
     /// If it is not whole, lacks a wanted file, or a file is not what was written.
     pub fn read(folder: &Store, wanted: &[&str]) -> Result<Self> {
-        let (manifest, digest) = Manifest::read(folder)?;
-        let mut files = BTreeMap::new();
+        let (Manifest { step, score, files, .. }, digest) = Manifest::read(folder)?;
+        let (uri, folder) = (folder.uri().to_owned(), folder.clone());
+        let checkpoint = Self { step, uri, digest, score, folder, files };
         for name in wanted {
-            let file = manifest
-                .files
-                .iter()
-                .find(|file| file.name == *name)
-                .ok_or_else(|| Error::Data(format!("{} holds no {name}", folder.uri())))?;
-            let bytes = folder
-                .find(name)?
-                .ok_or_else(|| Error::Data(format!("{} is gone", folder.uri_of(name))))?;
-            file.verify(folder, &bytes)?;
-            files.insert(file.name.clone(), bytes);
+            checkpoint.find(name)?.verify(&checkpoint.folder)?;
         }
-        let (step, score) = (manifest.step, manifest.score);
-        Ok(Self { step, uri: folder.uri().to_owned(), digest, score, files })
+        Ok(checkpoint)
     }
 
     /// The newest checkpoint below `store` that is whole; one that is not is told and passed over.
@@ -146,21 +136,33 @@ impl Checkpoint {
         )))
     }
 
-    /// A file that was asked for.
+    /// A small file, proven again as it is read.
     ///
     /// # Errors
-    /// If it was not.
-    pub fn file(&self, name: &str) -> Result<&Bytes> {
-        let missing = || Error::Bug(format!("{name} of {} was not read", self.uri));
-        self.files.get(name).ok_or_else(missing)
+    /// If it is not there, or not what was written.
+    pub fn file(&self, name: &str) -> Result<Bytes> {
+        self.find(name)?.read(&self.folder)
+    }
+
+    /// The tensors of a file that was wanted; their values stay there.
+    ///
+    /// # Errors
+    /// If it holds none.
+    pub fn weights(&self, name: &str) -> Result<Weights> {
+        Weights::open(&self.folder, self.find(name).map(|file| &file.name)?)
+    }
+
+    fn find(&self, name: &str) -> Result<&File> {
+        let missing = || Error::Data(format!("{} holds no {name}", self.uri));
+        self.files.iter().find(|file| file.name == name).ok_or_else(missing)
     }
 
     /// The state it holds.
     ///
     /// # Errors
-    /// If `state.json` was not asked for, or is not one.
+    /// If `state.json` is not one.
     pub fn state(&self) -> Result<State> {
-        serde_json::from_slice(self.file(STATE)?).map_err(|error| {
+        serde_json::from_slice(&self.file(STATE)?).map_err(|error| {
             Error::Data(format!("{}/{STATE} is no state of a run: {error}", self.uri))
         })
     }

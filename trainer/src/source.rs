@@ -1,7 +1,6 @@
 //! Finds what a user named by URI: weights in any place and layout we can read, and the vocabulary.
 //! Never changes a place it looks at.
 
-use std::io::Write;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -14,7 +13,7 @@ use crate::checkpoint::{CONFIG, Checkpoint, WEIGHTS};
 use crate::data::tokenize::{Tokenizer, Vocabulary};
 use crate::error::{Error, Result};
 use crate::store::Store;
-use crate::weights::{Tensors, read_pytorch, read_safetensors};
+use crate::weights::Weights;
 
 /// Weights, and what is known of their origin.
 #[derive(Debug)]
@@ -26,7 +25,7 @@ pub struct Found {
     /// The configuration they were trained with, if it lies beside them.
     pub config: Option<TrainConfig>,
     /// The weights.
-    pub tensors: Tensors,
+    pub tensors: Weights,
 }
 
 /// Which checkpoint a stage ended with; the content of `final.json`.
@@ -110,39 +109,21 @@ fn ending(stage: &Store) -> Result<Option<Final>> {
 }
 
 fn checkpoint(checkpoint: Checkpoint) -> Result<Found> {
-    let unreadable = |what: String| Error::Data(format!("{}: {what}", checkpoint.uri));
-    let tensors = read_safetensors(checkpoint.file(WEIGHTS)?);
-    let tensors = tensors.map_err(|error| unreadable(error.to_string()))?;
+    let tensors = checkpoint.weights(WEIGHTS)?;
     let config = config_of(&checkpoint)?;
     let (uri, digest) = (checkpoint.uri, Some(checkpoint.digest));
     Ok(Found { uri, digest, config: Some(config), tensors })
 }
 
 fn config_of(checkpoint: &Checkpoint) -> Result<TrainConfig> {
-    serde_json::from_slice(checkpoint.file(CONFIG)?).map_err(|error| {
+    serde_json::from_slice(&checkpoint.file(CONFIG)?).map_err(|error| {
         Error::Data(format!("{}/{CONFIG} is no configuration: {error}", checkpoint.uri))
     })
 }
 
 fn file(store: &Store, name: &str) -> Result<Found> {
-    let (bytes, uri) = (store.get(name)?, store.uri_of(name));
-    let tensors = if name.ends_with(".safetensors") {
-        read_safetensors(&bytes)
-    } else {
-        let local = local_copy(&bytes)?;
-        read_pytorch(local.path())
-    };
-    let tensors = tensors.map_err(|error| Error::Data(format!("{uri}: {error}")))?;
-    Ok(Found { uri, digest: None, config: None, tensors })
-}
-
-/// The PyTorch reader wants a file it can seek in.
-fn local_copy(bytes: &Bytes) -> Result<tempfile::NamedTempFile> {
-    let folder = std::env::temp_dir();
-    let mut file =
-        tempfile::NamedTempFile::new().map_err(Error::file("create a file in", &folder))?;
-    file.write_all(bytes).map_err(Error::file("write", file.path()))?;
-    Ok(file)
+    let tensors = Weights::open(store, name)?;
+    Ok(Found { uri: store.uri_of(name), digest: None, config: None, tensors })
 }
 
 /// The tokenizer of a vocabulary: the one named, or else that of the image, which is the vocabulary

@@ -2,9 +2,11 @@
 //! `file://`, a plain path, or `https://` (read-only). Never interprets what it moves.
 
 mod fault;
+mod reader;
 mod scheme;
 
 use std::future::Future;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock, mpsc};
 
 use bytes::{Bytes, BytesMut};
@@ -17,6 +19,7 @@ use tokio::runtime::Runtime;
 
 use crate::error::{Error, Result};
 pub use fault::{Fault, StoreError};
+pub use reader::Reader;
 
 /// Larger objects move in parts of this size, so that no single request can take long.
 const PART_BYTES: u64 = 16 << 20;
@@ -91,7 +94,7 @@ impl Store {
             let first = objects.get_opts(&path, GetOptions::default()).await?;
             match first.meta.size {
                 size if size <= PART_BYTES => first.bytes().await,
-                size => parts(&objects, &path, size).await,
+                size => parts(&objects, &path, 0..size).await,
             }
         })
     }
@@ -103,6 +106,36 @@ impl Store {
     pub fn find(&self, name: &str) -> Result<Option<Bytes>> {
         match self.get(name) {
             Ok(bytes) => Ok(Some(bytes)),
+            Err(Error::Store(fault)) if fault.fault == Fault::Missing => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The bytes of an object from one place to another.
+    ///
+    /// # Errors
+    /// As [`Store::get`]; if the object ends before that place.
+    pub fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
+        let (objects, path, wanted) = (self.objects.clone(), self.path(name), range.clone());
+        let bytes = self.call("read", name, async move { parts(&objects, &path, range).await })?;
+        match bytes.len() as u64 == wanted.end - wanted.start {
+            true => Ok(bytes),
+            false => Err(Error::Data(format!(
+                "{} ends before byte {}: it was cut off. Write it again.",
+                self.uri_of(name),
+                wanted.end
+            ))),
+        }
+    }
+
+    /// The size of an object, `None` if there is none of that name.
+    ///
+    /// # Errors
+    /// As [`Store::find`].
+    pub fn size(&self, name: &str) -> Result<Option<u64>> {
+        let (objects, path) = (self.objects.clone(), self.path(name));
+        match self.call("read", name, async move { objects.head(&path).await }) {
+            Ok(meta) => Ok(Some(meta.size)),
             Err(Error::Store(fault)) if fault.fault == Fault::Missing => Ok(None),
             Err(error) => Err(error),
         }
@@ -215,14 +248,14 @@ impl Store {
 async fn parts(
     objects: &Arc<dyn ObjectStore>,
     path: &Path,
-    size: u64,
+    Range { start, end }: Range<u64>,
 ) -> object_store::Result<Bytes> {
-    let starts = (0..size).step_by(PART_BYTES as usize);
-    let ranges = starts.map(|start| start..size.min(start + PART_BYTES));
+    let starts = (start..end).step_by(PART_BYTES as usize);
+    let ranges = starts.map(|start| start..end.min(start + PART_BYTES));
     let mut parts = stream::iter(ranges)
         .map(|range| async move { objects.get_range(path, range).await })
         .buffered(PARTS_IN_FLIGHT);
-    let mut whole = BytesMut::with_capacity(size as usize);
+    let mut whole = BytesMut::with_capacity((end - start) as usize);
     while let Some(part) = parts.try_next().await? {
         whole.extend_from_slice(&part);
     }
@@ -269,6 +302,12 @@ mod tests {
         assert!(store.join("a").get("small").unwrap() == small, "join and a name with / agree");
         assert!(store.get("b").unwrap() == large, "an object of several parts comes back whole");
         assert_eq!(store.find("absent").unwrap(), None);
+        assert_eq!(store.get_range("a/small", 1..4).unwrap(), "mal");
+        assert_eq!(store.get_range("a/small", 2..2).unwrap(), "");
+        let cut = store.get_range("a/small", 1..9).unwrap_err().to_string();
+        assert!(cut.contains("a/small ends before byte 9"), "{cut}");
+        assert_eq!(store.size("b").unwrap(), Some(large.len() as u64));
+        assert_eq!(store.size("absent").unwrap(), None);
 
         let names: Vec<_> = store.list().unwrap().into_iter().map(|e| (e.name, e.bytes)).collect();
         assert_eq!(names, [("a/small".into(), 5), ("b".into(), large.len() as u64)]);

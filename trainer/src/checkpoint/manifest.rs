@@ -3,13 +3,16 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
-use crate::data::shard::sha256;
+use crate::data::shard::{hex, sha256};
 use crate::error::{Error, Result};
 use crate::store::Store;
 
 pub(super) use cnclip_crds::artifacts::MANIFEST;
 const FORMAT: &str = "cnclip-checkpoint/1";
+/// So much of a file is in memory while it is proven.
+const WINDOW_BYTES: usize = 64 << 20;
 
 /// A file of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,7 +20,7 @@ const FORMAT: &str = "cnclip-checkpoint/1";
 pub(super) struct File {
     pub(super) name: String,
     bytes: u64,
-    sha256: String,
+    pub(super) sha256: String,
 }
 
 impl File {
@@ -25,19 +28,47 @@ impl File {
         Self { name: name.into(), bytes: bytes.len() as u64, sha256: sha256(bytes) }
     }
 
+    /// Reads the file once, part after part.
+    ///
     /// # Errors
-    /// If these are not the bytes that were written; the message says which differ and how.
-    pub(super) fn verify(&self, folder: &Store, bytes: &Bytes) -> Result<()> {
-        let uri = folder.uri_of(&self.name);
-        if bytes.len() as u64 != self.bytes {
-            let found = bytes.len();
-            return Err(Error::Data(format!("{uri} has {found} bytes instead of {}", self.bytes)));
+    /// If it is gone or does not hold what was written; the message says what differs and how.
+    pub(super) fn verify(&self, folder: &Store) -> Result<()> {
+        let gone = || Error::Data(format!("{} is gone", folder.uri_of(&self.name)));
+        self.expect_size(folder, folder.size(&self.name)?.ok_or_else(gone)?)?;
+        let mut hash = Sha256::new();
+        for start in (0..self.bytes).step_by(WINDOW_BYTES) {
+            let end = self.bytes.min(start + WINDOW_BYTES as u64);
+            hash.update(folder.get_range(&self.name, start..end)?);
         }
-        match sha256(bytes) == self.sha256 {
+        self.expect_digest(folder, &hex(&hash.finalize()))
+    }
+
+    /// Its bytes.
+    ///
+    /// # Errors
+    /// As [`File::verify`].
+    pub(super) fn read(&self, folder: &Store) -> Result<Bytes> {
+        let gone = || Error::Data(format!("{} is gone", folder.uri_of(&self.name)));
+        let bytes = folder.find(&self.name)?.ok_or_else(gone)?;
+        self.expect_size(folder, bytes.len() as u64)?;
+        self.expect_digest(folder, &sha256(&bytes))?;
+        Ok(bytes)
+    }
+
+    fn expect_size(&self, folder: &Store, found: u64) -> Result<()> {
+        let (uri, right) = (folder.uri_of(&self.name), self.bytes);
+        match found == right {
+            true => Ok(()),
+            false => Err(Error::Data(format!("{uri} has {found} bytes instead of {right}"))),
+        }
+    }
+
+    fn expect_digest(&self, folder: &Store, found: &str) -> Result<()> {
+        let (uri, right) = (folder.uri_of(&self.name), &self.sha256);
+        match found == right {
             true => Ok(()),
             false => Err(Error::Data(format!(
-                "{uri} was changed after it was written: its SHA-256 is not {}",
-                self.sha256
+                "{uri} was changed after it was written: its SHA-256 is not {right}"
             ))),
         }
     }

@@ -32,7 +32,7 @@ fn steps(store: &Store) -> Vec<u64> {
 }
 
 fn contract(store: &Store) {
-    assert_eq!(newest(store).unwrap(), None);
+    assert!(newest(store).unwrap().is_none());
     let mut writer = writer(store, 1, 3);
     let written = save(&mut writer, 7, Some(0.5));
     let read = newest(store).unwrap().unwrap();

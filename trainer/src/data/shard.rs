@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use index::{INDEX, Index, Part, sha256};
+pub use index::{INDEX, Index, Part, hex, sha256};
 pub use label::{Label, Text};
 pub use tar::{Member, read as read_tar};
 

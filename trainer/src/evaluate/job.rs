@@ -15,7 +15,7 @@ use crate::report::Reporter;
 use crate::report::page::{Examples, PageInput, Task, page};
 use crate::source::{self, Found};
 use crate::store::Store;
-use crate::weights::{Part, load};
+use crate::weights::{Part, WeightsError, load};
 
 /// Scores a checkpoint on every task, and gives the table of what came out.
 ///
@@ -90,7 +90,8 @@ fn model(config: &EvaluateConfig, trained: &TrainConfig, found: &Found) -> Resul
     }
     let Sizes { batch, context_length: context, .. } = sizes(config, trained);
     let (clip, mut params) = Clip::new(&trained.model, Capacity { batch, context });
-    load(&mut params, &found.tensors, Part::All).map_err(|error| unfit(error.to_string()))?;
+    let unfit = WeightsError::of(&found.uri, Error::Data);
+    load(&mut params, &found.tensors, Part::All).map_err(unfit)?;
     Ok((clip, params))
 }
 

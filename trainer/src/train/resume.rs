@@ -9,7 +9,7 @@ use crate::optimizer::AdamW;
 use crate::params::Params;
 use crate::report::history::History;
 use crate::store::Store;
-use crate::weights::{Part, load, load_moments, read_safetensors};
+use crate::weights::{Part, WeightsError, load, load_moments};
 
 /// What an earlier attempt left behind besides weights and moments.
 #[derive(Debug, Default)]
@@ -41,12 +41,10 @@ pub(super) fn newest(
             checkpoint.uri, config.dataset, state.dataset
         )));
     }
-    let damaged = |error: String| Error::Data(format!("{}: {error}", checkpoint.uri));
-    let read =
-        |name| read_safetensors(checkpoint.file(name)?).map_err(|error| damaged(error.to_string()));
-    load(params, &read(WEIGHTS)?, Part::All).map_err(|error| damaged(error.to_string()))?;
-    load_moments(params, &read(MOMENTS)?, adamw).map_err(|error| damaged(error.to_string()))?;
-    let history = History::from_jsonl(&String::from_utf8_lossy(checkpoint.file(HISTORY)?));
+    let damaged = WeightsError::of(&checkpoint.uri, Error::Data);
+    load(params, &checkpoint.weights(WEIGHTS)?, Part::All).map_err(&damaged)?;
+    load_moments(params, &checkpoint.weights(MOMENTS)?, adamw).map_err(&damaged)?;
+    let history = History::from_jsonl(&String::from_utf8_lossy(&checkpoint.file(HISTORY)?));
     tracing::info!(step = state.step, uri = checkpoint.uri, "resumed");
     let best = history.best();
     Ok(Some(Resumed { state, history, best }))
@@ -59,7 +57,7 @@ fn same_run(checkpoint: &Checkpoint, config: &TrainConfig) -> Result<()> {
     let unreadable =
         |error| Error::Data(format!("{}/{CONFIG} is no configuration: {error}", checkpoint.uri));
     let before: TrainConfig =
-        serde_json::from_slice(checkpoint.file(CONFIG)?).map_err(unreadable)?;
+        serde_json::from_slice(&checkpoint.file(CONFIG)?).map_err(unreadable)?;
     let rows = [
         ("model", before.model == config.model),
         ("contextLength", before.context_length == config.context_length),

@@ -23,7 +23,7 @@ use crate::params::Params;
 use crate::schedule::Schedule;
 use crate::source;
 use crate::store::Store;
-use crate::weights::{Part, load};
+use crate::weights::{Part, WeightsError, load};
 
 /// A run that is ready to take its next step: the first, or the one after its newest checkpoint.
 ///
@@ -117,7 +117,7 @@ fn initialize(config: &TrainConfig, params: &mut Params) -> Result<()> {
     let parts = [(model, Part::All), (image, Part::Image), (text, Part::Text)];
     for (uri, part) in parts.into_iter().filter_map(|(uri, part)| Some((uri.as_ref()?, part))) {
         let found = source::weights(uri)?;
-        let unfit = |error| Error::Config(format!("{} does not fit the model: {error}", found.uri));
+        let unfit = WeightsError::of(&found.uri, Error::Config);
         load(params, &found.tensors, part).map_err(unfit)?;
         tracing::info!(uri = found.uri, part = format!("{part:?}"), "initial weights");
     }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::write::{Outgoing, bytes};
-use super::{Tensors, WeightsError};
+use super::{Weights, WeightsError};
 use crate::optimizer::AdamW;
 use crate::params::{Params, Segment};
 
@@ -26,14 +26,15 @@ pub fn write_moments(params: &Params, adamw: &AdamW) -> Vec<u8> {
 ///
 /// # Errors
 /// The moments of trained tensors that are missing or of another shape; then nothing is copied.
+/// If the file cannot be read.
 pub fn load_moments(
     params: &Params,
-    tensors: &Tensors,
+    weights: &Weights,
     adamw: &mut AdamW,
 ) -> Result<(), WeightsError> {
     let find = |prefix: &str, segment: &Segment| {
-        let tensor = tensors.get(&format!("{prefix}{}", segment.name));
-        tensor.filter(|tensor| tensor.shape == segment.shape)
+        let tensor = weights.get(&format!("{prefix}{}", segment.name));
+        tensor.filter(|tensor| tensor.shape() == segment.shape)
     };
     let wanted =
         || PREFIXES.into_iter().flat_map(|prefix| trained(params).map(move |s| (prefix, s)));
@@ -47,7 +48,7 @@ pub fn load_moments(
     for (prefix, moments) in PREFIXES.into_iter().zip([&mut adamw.first, &mut adamw.second]) {
         for segment in trained(params) {
             if let Some(tensor) = find(prefix, segment) {
-                moments[segment.range.clone()].copy_from_slice(&tensor.values);
+                tensor.read(&mut moments[segment.range.clone()])?;
             }
         }
     }
@@ -60,7 +61,6 @@ fn trained(params: &Params) -> impl Iterator<Item = &Segment> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::read_safetensors;
     use super::*;
     use crate::optimizer::Settings;
     use crate::params::{Init, Layout};
@@ -84,9 +84,9 @@ mod tests {
 
     #[test]
     fn moments_are_read_as_they_were_written() {
-        let tensors = read_safetensors(&write_moments(&params(), &adamw(1.5, 2.5))).unwrap();
+        let file = Weights::from_bytes(write_moments(&params(), &adamw(1.5, 2.5))).unwrap();
         let mut found = adamw(0.0, 0.0);
-        load_moments(&params(), &tensors, &mut found).unwrap();
+        load_moments(&params(), &file, &mut found).unwrap();
         assert_eq!((found.first, found.second), (vec![1.5; 8], vec![2.5; 8]));
     }
 
@@ -94,12 +94,12 @@ mod tests {
     fn a_file_of_a_frozen_run_lacks_moments_that_a_thawed_run_wants() {
         let mut frozen = params();
         frozen.freeze(|name| name.starts_with("visual."));
-        let tensors = read_safetensors(&write_moments(&frozen, &adamw(1.5, 2.5))).unwrap();
-        assert_eq!(tensors.len(), 2);
+        let file = Weights::from_bytes(write_moments(&frozen, &adamw(1.5, 2.5))).unwrap();
+        assert_eq!(file.names().count(), 2);
         let mut found = adamw(0.0, 0.0);
-        load_moments(&frozen, &tensors, &mut found).unwrap();
+        load_moments(&frozen, &file, &mut found).unwrap();
         assert_eq!(found.first, [[0.0; 6].as_slice(), &[1.5; 2]].concat());
-        let error = load_moments(&params(), &tensors, &mut found).unwrap_err().to_string();
+        let error = load_moments(&params(), &file, &mut found).unwrap_err().to_string();
         assert!(
             error.contains("`first.visual.proj` [2, 3] is missing, `second.visual.proj`"),
             "{error}"

@@ -1,12 +1,13 @@
 //! The names and layouts that others give the same tensors, turned into the reference's. Knows no
 //! model: what is left over is the loader's to judge.
 
-use super::{Tensor, Tensors};
+use super::file::Names;
+use super::stored::Stored;
 
 /// The reference's names for any layout: of data-parallel checkpoints, of Hugging Face's
 /// `ChineseCLIPModel`, of BERT files from before PyTorch.
-pub(super) fn to_reference(tensors: Tensors) -> Tensors {
-    let mut named: Tensors = tensors
+pub(super) fn to_reference(tensors: Names) -> Names {
+    let mut named: Names = tensors
         .into_iter()
         .map(|(name, tensor)| (name.strip_prefix("module.").unwrap_or(&name).to_owned(), tensor))
         .filter(|(name, _)| !unused(name))
@@ -23,24 +24,20 @@ fn unused(name: &str) -> bool {
 }
 
 /// Query, key and value of a vision block: three tensors become one.
-fn join_attention(tensors: &mut Tensors) {
+fn join_attention(tensors: &mut Names) {
     const QUERY: &str = ".self_attn.q_proj.";
     let queries: Vec<String> =
         tensors.keys().filter(|name| name.contains(QUERY)).cloned().collect();
     for query in queries {
         let names =
             ["q", "k", "v"].map(|which| query.replace(QUERY, &format!(".self_attn.{which}_proj.")));
-        if names.iter().all(|name| tensors.contains_key(name)) {
-            let parts: Vec<Tensor> = names.iter().filter_map(|name| tensors.remove(name)).collect();
-            tensors.insert(query.replace(QUERY, ".attn.in_proj_"), stack(&parts));
+        let parts: Option<Vec<Stored>> =
+            names.iter().map(|name| tensors.get(name).cloned()).collect();
+        if let Some(stacked) = parts.and_then(|parts| Stored::stack(&parts)) {
+            tensors.retain(|name, _| !names.contains(name));
+            tensors.insert(query.replace(QUERY, ".attn.in_proj_"), stacked);
         }
     }
-}
-
-fn stack(parts: &[Tensor]) -> Tensor {
-    let mut shape = parts[0].shape.clone();
-    shape[0] = parts.iter().map(|part| part.shape[0]).sum();
-    Tensor { shape, values: parts.iter().flat_map(|part| part.values.iter().copied()).collect() }
 }
 
 /// Fragments of Hugging Face's names, and the reference's, in the order of replacement.
@@ -61,10 +58,10 @@ const FRAGMENTS: [(&str, &str); 14] = [
     ("LayerNorm.beta", "LayerNorm.bias"),
 ];
 
-fn rename((name, tensor): (String, Tensor)) -> (String, Tensor) {
+fn rename((name, tensor): (String, Stored)) -> (String, Stored) {
     match name.as_str() {
-        "text_projection.weight" => ("text_projection".into(), transpose(&tensor)),
-        "visual_projection.weight" => ("visual.proj".into(), transpose(&tensor)),
+        "text_projection.weight" => ("text_projection".into(), tensor.transpose()),
+        "visual_projection.weight" => ("visual.proj".into(), tensor.transpose()),
         _ => {
             let name = FRAGMENTS.iter().fold(name, |name, (from, to)| name.replace(from, to));
             (name, tensor)
@@ -72,19 +69,13 @@ fn rename((name, tensor): (String, Tensor)) -> (String, Tensor) {
     }
 }
 
-fn transpose(tensor: &Tensor) -> Tensor {
-    let &[rows, cols] = &tensor.shape[..] else { return tensor.clone() };
-    let value = |at: usize| tensor.values[at % rows * cols + at / rows];
-    Tensor { shape: vec![cols, rows], values: (0..rows * cols).map(value).collect() }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::super::tests::{file, tensor};
+    use super::super::{Tensor, Tensors};
 
-    fn tensor(shape: &[usize], first: f32) -> Tensor {
-        let count = shape.iter().product::<usize>();
-        Tensor { shape: shape.to_vec(), values: (0..count).map(|i| first + i as f32).collect() }
+    fn to_reference(tensors: &[(&str, Tensor)]) -> Tensors {
+        file(tensors).to_tensors().unwrap()
     }
 
     #[test]
@@ -110,8 +101,7 @@ mod tests {
             ),
         ];
         for (name, right) in table {
-            let file = Tensors::from([(name.to_owned(), tensor(&[2], 0.0))]);
-            let found = to_reference(file);
+            let found = to_reference(&[(name, tensor(&[2], 0.0))]);
             assert_eq!(
                 found.keys().map(String::as_str).collect::<Vec<_>>(),
                 right.into_iter().collect::<Vec<_>>()
@@ -123,9 +113,9 @@ mod tests {
     fn query_key_and_value_of_hugging_face_are_stacked_in_this_order() {
         let name =
             |which: &str| format!("vision_model.encoder.layers.0.self_attn.{which}_proj.bias");
-        let file = [("k", 10.0), ("q", 0.0), ("v", 20.0)]
-            .map(|(which, first)| (name(which), tensor(&[2], first)));
-        let found = to_reference(file.into());
+        let names = ["k", "q", "v"].map(name);
+        let parts = [10.0, 0.0, 20.0].map(|first| tensor(&[2], first));
+        let found = to_reference(&[0, 1, 2].map(|at| (names[at].as_str(), parts[at].clone())));
         let right = Tensor { shape: vec![6], values: vec![0.0, 1.0, 10.0, 11.0, 20.0, 21.0] };
         assert_eq!(
             found,
@@ -135,10 +125,7 @@ mod tests {
 
     #[test]
     fn projections_of_hugging_face_are_transposed() {
-        let found = to_reference(Tensors::from([(
-            "visual_projection.weight".into(),
-            tensor(&[2, 3], 0.0),
-        )]));
+        let found = to_reference(&[("visual_projection.weight", tensor(&[2, 3], 0.0))]);
         let right = Tensor { shape: vec![3, 2], values: vec![0.0, 3.0, 1.0, 4.0, 2.0, 5.0] };
         assert_eq!(found, Tensors::from([("visual.proj".into(), right)]));
     }

@@ -6,17 +6,20 @@ use super::Tensor;
 /// The one tensor whose shape depends on the resolution.
 pub(super) const NAME: &str = "visual.positional_embedding";
 
+/// Whether positions of one shape can become those of another: both are square grids behind a class
+/// token.
+pub(super) fn fit(from: &[usize], to: &[usize]) -> bool {
+    grids(from, to).is_some()
+}
+
 /// The positions for so many tokens; `None` where either is no square grid behind a class token.
 ///
 /// # Source
 /// The reference's `resize_pos_embed`: bicubic with aligned corners, without antialiasing; the class
 /// token's position stays.
 pub(super) fn resize(positions: &Tensor, shape: &[usize]) -> Option<Tensor> {
-    let (&[old, width], &[new, new_width]) = (&positions.shape[..], shape) else { return None };
-    let (from, to) = (grid(old)?, grid(new)?);
-    if width != new_width {
-        return None;
-    }
+    let (from, to) = grids(&positions.shape, shape)?;
+    let width = shape[1];
     let (class, patches) = positions.values.split_at(width);
     let mut values = class.to_vec();
     for place in 0..to * to {
@@ -27,6 +30,12 @@ pub(super) fn resize(positions: &Tensor, shape: &[usize]) -> Option<Tensor> {
         }));
     }
     Some(Tensor { shape: shape.to_vec(), values })
+}
+
+/// The sides of the old and the new grid.
+fn grids(from: &[usize], to: &[usize]) -> Option<(usize, usize)> {
+    let (&[old, width], &[new, new_width]) = (from, to) else { return None };
+    if width == new_width { Some((grid(old)?, grid(new)?)) } else { None }
 }
 
 /// The side of the grid behind a class token.
@@ -73,11 +82,25 @@ fn cubic(distance: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Store;
+    use crate::weights::Weights;
+
+    #[test]
+    fn a_larger_grid_is_that_of_the_reference() {
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/model");
+        let golden = Weights::open(&Store::open(golden).unwrap(), "positions.safetensors").unwrap();
+        let [small, large] = ["small", "large"].map(|name| golden.get(name).unwrap());
+        let found = resize(&small.to_tensor().unwrap(), large.shape()).unwrap();
+        for (found, right) in found.values.iter().zip(&large.to_tensor().unwrap().values) {
+            assert!((found - right).abs() < 1e-6, "{found}, expected {right}");
+        }
+    }
 
     #[test]
     fn a_grid_of_its_own_size_stays_as_it_is() {
         let values: Vec<f32> = (0..2 * 10).map(|i| (i * i) as f32).collect();
         let positions = Tensor { shape: vec![10, 2], values };
+        assert!(fit(&[10, 2], &[17, 2]));
         assert_eq!(resize(&positions, &[10, 2]), Some(positions));
     }
 
@@ -86,6 +109,7 @@ mod tests {
         let positions = Tensor { shape: vec![5, 2], values: vec![0.0; 10] };
         for shape in [&[10, 3][..], &[11, 2], &[1, 2], &[10]] {
             assert_eq!(resize(&positions, shape), None, "{shape:?}");
+            assert!(!fit(&positions.shape, shape), "{shape:?}");
         }
         let no_grid = Tensor { shape: vec![4, 2], values: vec![0.0; 8] };
         assert_eq!(resize(&no_grid, &[10, 2]), None);

@@ -6,14 +6,15 @@ use cnclip::model::Texts;
 use cnclip::model::clip::{Batch, Capacity, Clip};
 use cnclip::ops::pixels::Pixels;
 use cnclip::params::Params;
-use cnclip::weights::{Part, Tensors, load, read_safetensors};
+use cnclip::store::Store;
+use cnclip::weights::{Part, Tensors, Weights, load};
 use cnclip_crds::model::{ImageTower, ModelConfig, Resnet, TextTower, Vit};
 use serde_json::Value;
 
 /// One model's files.
 pub(crate) struct Golden {
     pub(crate) config: ModelConfig,
-    pub(crate) weights: Tensors,
+    pub(crate) weights: Weights,
     pub(crate) io: Tensors,
     pub(crate) gradients: Tensors,
     pub(crate) expect: Value,
@@ -42,10 +43,12 @@ impl Golden {
             PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/model").join(name);
         let json =
             |file| serde_json::from_slice(&std::fs::read(folder.join(file)).unwrap()).unwrap();
-        let tensors = |file| read_safetensors(&std::fs::read(folder.join(file)).unwrap()).unwrap();
+        let store = Store::open(folder.to_str().unwrap()).unwrap();
+        let weights = |file| Weights::open(&store, file).unwrap();
+        let tensors = |file| weights(file).to_tensors().unwrap();
         Self {
             config: config(&json("config.json")),
-            weights: tensors("model.safetensors"),
+            weights: weights("model.safetensors"),
             io: tensors("io.safetensors"),
             gradients: tensors("grads.safetensors"),
             expect: json("expect.json"),

@@ -123,7 +123,7 @@ pub(crate) fn final_weights(folder: &Path, name: &str) -> Vec<u8> {
 
 /// The weights that a run ended with, as a later stage finds them.
 pub(crate) fn final_tensors(folder: &Path, name: &str) -> Tensors {
-    source::weights(&stage(folder, name)).unwrap().tensors
+    source::weights(&stage(folder, name)).unwrap().tensors.to_tensors().unwrap()
 }
 
 pub(crate) fn flip_a_byte(file: &Path) {

@@ -1,0 +1,96 @@
+//! Seconds and memory of loading a model's weights from a file of random numbers.
+//!
+//! `cargo bench -p cnclip-trainer --bench load -- ViT-H-14` prints one line of JSON.
+#![allow(clippy::print_stdout, reason = "the result of a benchmark is what it prints")]
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::time::Instant;
+
+use clap::Parser;
+use cnclip::model::clip::{Capacity, Clip};
+use cnclip::params::{Params, Segment};
+use cnclip::source;
+use cnclip::weights::{Part, load};
+use cnclip_crds::model::{Architecture, ModelConfig};
+use serde_json::{Map, Value, json};
+
+/// Loads the weights of one model.
+#[derive(Parser)]
+struct Arguments {
+    /// A published model: ViT-H-14.
+    #[arg(value_parser = model)]
+    model: ModelConfig,
+    /// Given by `cargo bench`.
+    #[arg(long)]
+    bench: bool,
+}
+
+fn model(name: &str) -> anyhow::Result<ModelConfig> {
+    let architecture: Architecture = serde_json::from_value(name.into())?;
+    architecture.towers().ok_or_else(|| anyhow::anyhow!("{name} is no published model"))
+}
+
+fn main() -> anyhow::Result<()> {
+    let Arguments { model, .. } = Arguments::parse();
+    let (_clip, mut params) = Clip::new(&model, Capacity { batch: 1, context: 8 });
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("model.safetensors");
+    write(&file, &params)?;
+    let bytes = file.metadata()?.len();
+    let (before, started) = (resident("VmRSS:")?, Instant::now());
+    let found = source::weights(&file.display().to_string())?;
+    load(&mut params, &found.tensors, Part::All)?;
+    let seconds = started.elapsed().as_secs_f64();
+    let peak = resident("VmHWM:")?;
+    println!(
+        "{}",
+        json!({
+            "model": model.to_string(),
+            "file_bytes": bytes,
+            "seconds": seconds,
+            "resident_before_bytes": before,
+            "resident_peak_bytes": peak,
+            "peak_to_file": peak as f64 / bytes as f64,
+            "first_value": params.values[0],
+        })
+    );
+    Ok(())
+}
+
+/// Random numbers under the model's names, written as they are made.
+fn write(path: &Path, params: &Params) -> anyhow::Result<()> {
+    let tensors = || params.tensors().map(|(segment, _)| segment);
+    let (mut header, mut end) = (Map::new(), 0);
+    for segment in tensors() {
+        let start = end;
+        end += 4 * segment.range.len();
+        let entry = json!({ "dtype": "F32", "shape": segment.shape, "data_offsets": [start, end] });
+        header.insert(segment.name.clone(), entry);
+    }
+    let header = Value::Object(header).to_string();
+    let mut file = BufWriter::new(File::create(path)?);
+    file.write_all(&(header.len() as u64).to_le_bytes())?;
+    file.write_all(header.as_bytes())?;
+    for (at, segment) in tensors().enumerate() {
+        write_noise(&mut file, at as u32, segment)?;
+    }
+    Ok(file.flush()?)
+}
+
+fn write_noise(file: &mut impl Write, seed: u32, segment: &Segment) -> std::io::Result<()> {
+    for at in 0..segment.range.len() as u32 {
+        let noise = (at ^ seed << 20).wrapping_mul(2_654_435_761) >> 8;
+        file.write_all(&(noise as f32 / (1 << 24) as f32 - 0.5).to_le_bytes())?;
+    }
+    Ok(())
+}
+
+/// A line of what Linux says of this process's memory, in bytes.
+fn resident(line: &str) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|found| found.strip_prefix(line));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    Ok(kib.ok_or_else(|| anyhow::anyhow!("Linux does not tell the memory of a process"))? << 10)
+}

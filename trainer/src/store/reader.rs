@@ -1,0 +1,87 @@
+//! Lets those who want a file to read and seek in have an object instead. Never reads all of it.
+
+use std::io::{Error, ErrorKind, Read, Result, Seek, SeekFrom};
+
+use bytes::Bytes;
+
+use super::Store;
+
+/// What one request brings at least: larger than most of what archives say of themselves.
+const AHEAD_BYTES: u64 = 64 << 10;
+
+/// An object, read where the position is. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    store: Store,
+    name: String,
+    size: u64,
+    position: u64,
+    /// What lies behind `position` and was read already.
+    ahead: Bytes,
+}
+
+impl Reader {
+    /// An object of that size, from its beginning.
+    pub fn new(store: Store, name: &str, size: u64) -> Self {
+        Self { store, name: name.to_owned(), size, position: 0, ahead: Bytes::new() }
+    }
+}
+
+impl Read for Reader {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        if self.ahead.is_empty() && self.position < self.size {
+            let end = self.size.min(self.position + AHEAD_BYTES.max(buffer.len() as u64));
+            let read = self.store.get_range(&self.name, self.position..end);
+            self.ahead = read.map_err(Error::other)?;
+        }
+        let count = buffer.len().min(self.ahead.len());
+        buffer[..count].copy_from_slice(&self.ahead.split_to(count));
+        self.position += count as u64;
+        Ok(count)
+    }
+}
+
+impl Seek for Reader {
+    fn seek(&mut self, to: SeekFrom) -> Result<u64> {
+        let place = match to {
+            SeekFrom::Start(place) => Some(place),
+            SeekFrom::End(by) => self.size.checked_add_signed(by),
+            SeekFrom::Current(by) => self.position.checked_add_signed(by),
+        };
+        let place = place.ok_or_else(|| Error::from(ErrorKind::InvalidInput))?;
+        let skipped = place.checked_sub(self.position).map(|skipped| skipped as usize);
+        self.ahead = match skipped.filter(|&skipped| skipped <= self.ahead.len()) {
+            Some(skipped) => self.ahead.slice(skipped..),
+            None => Bytes::new(),
+        };
+        self.position = place;
+        Ok(place)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_is_read_wherever_one_seeks() {
+        let bytes: Vec<u8> = (0..200_000u32).map(|i| (i / 7) as u8).collect();
+        let store = Store::memory();
+        store.put("x", bytes.clone().into()).unwrap();
+        let mut reader = Reader::new(store, "x", 200_000);
+        let seeks = [
+            (SeekFrom::Start(150_000), 150_000),
+            (SeekFrom::Current(-10), 150_090),
+            (SeekFrom::Current(3), 150_193),
+            (SeekFrom::End(-100), 199_900),
+        ];
+        for (to, place) in seeks {
+            let mut found = [0; 100];
+            assert_eq!(reader.seek(to).unwrap(), place as u64);
+            reader.read_exact(&mut found).unwrap();
+            assert_eq!(found, bytes[place..place + 100]);
+        }
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0, "the end");
+        assert!(reader.seek(SeekFrom::Current(-200_001)).is_err());
+    }
+}
