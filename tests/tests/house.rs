@@ -28,6 +28,7 @@ const RULES: [Rule; 5] = [
             "trainer/src/model",
             "trainer/src/ops",
             "trainer/src/loss.rs",
+            "trainer/src/loss",
             "trainer/src/schedule.rs",
             "trainer/src/optimizer.rs",
             "trainer/src/params.rs",

@@ -13,6 +13,7 @@ use cnclip::weights::write_safetensors;
 use cnclip_crds::exit::Exit;
 use cnclip_crds::report::Report;
 use cnclip_crds::run_config::TrainConfig;
+use cnclip_crds::stage::Duplicates;
 
 #[path = "support/small.rs"]
 #[allow(dead_code, reason = "shared with the tests of stops")]
@@ -95,4 +96,20 @@ fn more_skipped_steps_than_allowed_end_the_stage_and_name_what_was_not_finite() 
     }
     config.max_skipped_steps = 10;
     assert_eq!(whole(&config).step, STEPS as i64);
+}
+
+#[test]
+fn duplicates_that_are_right_for_each_other_are_another_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let losses = [Duplicates::Negatives, Duplicates::Positives].map(|duplicates| {
+        let mut config = small::config(folder.path(), &format!("{duplicates:?}"));
+        // A batch of all pairs has duplicates whatever the order.
+        (config.global_batch_size, config.duplicates) = (15, duplicates);
+        run(&config, 1).1.loss.unwrap()
+    });
+    assert_ne!(losses[0], losses[1]);
+    let mut config = small::config(folder.path(), "Positives");
+    config.global_batch_size = 15;
+    let error = run(&config, 1).0.unwrap_err();
+    assert!(error.to_string().contains("another duplicates"), "{error}");
 }

@@ -10,12 +10,13 @@ mod skips;
 use std::ops::Range;
 use std::sync::Arc;
 
-use cnclip_crds::stage::Augmentation;
+use cnclip_crds::stage::{Augmentation, Duplicates};
 
 use super::order::{Order, WINDOW_BYTES};
 use super::shard::Dataset;
 use super::tokenize::Tokenizer;
 use crate::error::{Error, Result};
+use crate::loss::Fingerprint;
 use pipeline::Pipeline;
 use rows::{Rows, Source};
 pub use skips::Skipped;
@@ -40,6 +41,8 @@ pub struct Options {
     pub side: usize,
     /// What happens to pictures.
     pub augmentation: Augmentation,
+    /// Whether pairs are told by what they are known by, or not at all.
+    pub duplicates: Duplicates,
     /// Longest caption, in tokens.
     pub context_length: usize,
     /// Threads that prepare pairs.
@@ -62,6 +65,7 @@ impl Options {
             steps,
             side,
             augmentation: Augmentation::None,
+            duplicates: Duplicates::Negatives,
             context_length: 52,
             threads: 1,
             batches_ahead: 2,
@@ -87,12 +91,15 @@ pub struct Batch {
     pub offsets: Vec<usize>,
     /// `(image, text)` numbers of each pair.
     pub pairs: Vec<(u64, u64)>,
+    /// What each pair is known by; nothing where duplicates are not looked for.
+    pub fingerprints: Vec<Fingerprint>,
 }
 
 impl Batch {
     fn push(&mut self, rows: Rows) {
         self.pixels.extend(rows.pixels);
         self.pairs.extend(rows.pairs);
+        self.fingerprints.extend(rows.fingerprints);
         for ids in rows.ids {
             self.ids.extend_from_slice(&ids);
             self.offsets.push(self.ids.len());

@@ -1,7 +1,7 @@
 //! What in a configuration can never work, told before anything is read. Pure.
 
 use cnclip_crds::run_config::{Length, TrainConfig};
-use cnclip_crds::stage::{Accelerator, Duplicates, Freeze, Precision};
+use cnclip_crds::stage::{Accelerator, Freeze, Precision};
 
 use crate::error::{Error, Result};
 
@@ -140,7 +140,6 @@ fn unknown(config: &TrainConfig) -> Option<String> {
         ("gradientCheckpointing", config.gradient_checkpointing),
         ("maskedPatchesPercent", config.masked_patches_percent != 0),
         ("optimizer.averageDecay", config.optimizer.average_decay.is_some()),
-        ("duplicates", config.duplicates != Duplicates::Negatives),
         ("distillation", config.distillation.is_some()),
     ];
     let (name, _) = rows.into_iter().find(|(_, given)| *given)?;

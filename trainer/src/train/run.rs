@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use cnclip_crds::report::{Activity, Report, Validation};
 use cnclip_crds::run_config::TrainConfig;
+use cnclip_crds::stage::Duplicates;
 
 use super::ending;
 use super::meter::Meter;
@@ -136,6 +137,9 @@ impl Run {
         let batch = self.loader.next_batch()?;
         let batch = batch.ok_or_else(|| Error::Bug(format!("the loader ended at step {step}")))?;
         self.statistics.copy_from_slice(&self.params.state);
+        if self.config.duplicates == Duplicates::Positives {
+            self.loss.targets.match_equal(&batch.fingerprints);
+        }
         let score = self.differentiate(step, &batch);
         match self.update(step, score.loss) {
             Ok(()) => self.count(batch.pairs.len() as u64, score.loss, start),

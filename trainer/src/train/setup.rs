@@ -141,6 +141,7 @@ fn loader(
     let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
     let options = Options {
         augmentation: config.augmentation,
+        duplicates: config.duplicates,
         context_length: config.context_length as usize,
         threads,
         most_skipped: config.max_skipped_percent / 100.0,

@@ -1,11 +1,12 @@
 //! Makes a few pairs of a batch: finds them, prepares picture and caption, and replaces the ones
 //! that cannot be used. Pure but for what it keeps to be faster.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cnclip_crds::stage::Augmentation;
+use cnclip_crds::stage::{Augmentation, Duplicates};
 
 use super::Options;
 use super::shelf::{Loaded, Ready, Shelf};
@@ -17,6 +18,7 @@ use crate::data::preprocess::vary;
 use crate::data::shard::Dataset;
 use crate::data::tokenize::{Tokenizer, dataset_rules};
 use crate::error::{Error, Result};
+use crate::loss::Fingerprint;
 
 /// Replacements tried for one pair: more in a row means that nothing can be used.
 const REPLACEMENTS: usize = 100;
@@ -29,6 +31,7 @@ pub(super) struct Rows {
     pub(super) pixels: Vec<u8>,
     pub(super) ids: Vec<Box<[u32]>>,
     pub(super) pairs: Vec<(u64, u64)>,
+    pub(super) fingerprints: Vec<Fingerprint>,
 }
 
 /// Everything that rows are made of.
@@ -131,6 +134,10 @@ impl Source {
             let text = dataset_rules(&caption.text);
             self.tokenizer.encode(&text, self.options.context_length).into()
         });
+        if self.options.duplicates == Duplicates::Positives {
+            let image = *loaded.fingerprints[place].get_or_init(|| fingerprint(&sample.image));
+            rows.fingerprints.push(Fingerprint { image, text: fingerprint(ids) });
+        }
         rows.ids.push(ids.clone());
         rows.pairs.push((sample.image_id, caption.text_id));
         Ok(())
@@ -195,6 +202,13 @@ impl Source {
         kept.truncate(BATCHES_KEPT);
         batch
     }
+}
+
+/// Equal things have equal ones; of different things no two of a batch have.
+fn fingerprint(of: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn size(picture: &Picture) -> usize {

@@ -23,6 +23,8 @@ pub(super) struct Loaded {
     pub(super) shard: Shard,
     /// By sample.
     pub(super) pictures: Vec<OnceLock<Ready>>,
+    /// What the bytes of a picture are known by, by sample.
+    pub(super) fingerprints: Vec<OnceLock<u64>>,
     /// The ids of the caption, by pair.
     pub(super) captions: Vec<OnceLock<Box<[u32]>>>,
 }
@@ -74,8 +76,9 @@ impl Shelf {
             tracing::warn!("{damage}");
         }
         let pictures = read.samples.iter().map(|_| OnceLock::new()).collect();
+        let fingerprints = read.samples.iter().map(|_| OnceLock::new()).collect();
         let captions = read.pairs.iter().map(|_| OnceLock::new()).collect();
-        let loaded = Arc::new(Loaded { shard: read, pictures, captions });
+        let loaded = Arc::new(Loaded { shard: read, pictures, fingerprints, captions });
         Ok(shard.insert(loaded).clone())
     }
 

@@ -51,6 +51,32 @@ fn batches_are_the_same_whatever_the_threads_and_wherever_a_run_resumes() {
 }
 
 #[test]
+fn pairs_are_known_by_their_pictures_and_their_tokens() {
+    let options = Options { duplicates: Duplicates::Positives, ..options(0..3) };
+    let mut batches = batches(load(&golden(), options));
+    let batch = batches.iter_mut().reduce(|all, next| {
+        all.ids.extend(&next.ids);
+        let end = all.offsets[all.offsets.len() - 1];
+        all.offsets.extend(next.offsets[1..].iter().map(|offset| end + offset));
+        all.pairs.extend(&next.pairs);
+        all.fingerprints.extend(&next.fingerprints);
+        all
+    });
+    let batch = batch.unwrap();
+    let caption = |i: usize| &batch.ids[batch.offsets[i]..batch.offsets[i + 1]];
+    let (mut pictures, mut captions) = (0, 0);
+    for (a, first) in batch.fingerprints.iter().enumerate() {
+        for (b, second) in batch.fingerprints.iter().enumerate().skip(a + 1) {
+            let same = (batch.pairs[a].0 == batch.pairs[b].0, caption(a) == caption(b));
+            assert_eq!((first.image == second.image, first.text == second.text), same, "{a} {b}");
+            pictures += usize::from(same.0);
+            captions += usize::from(same.1);
+        }
+    }
+    assert!(pictures > 0 && captions > 0, "{pictures} {captions}");
+}
+
+#[test]
 fn what_is_kept_of_pictures_changes_no_batch() {
     let store = golden();
     for augmentation in [Augmentation::None, Augmentation::CropFlip] {
