@@ -2,6 +2,7 @@
 
 mod bar;
 mod embed;
+mod export;
 mod gradients;
 mod jobs;
 mod prepare;
@@ -43,6 +44,8 @@ enum Command {
     Gradients(gradients::Gradients),
     /// Write the unit features of pictures and texts in the reference's feature files.
     Embed(embed::Embed),
+    /// Write a model as others load it: for `transformers`, or for the reference's `cn_clip`.
+    Export(export::Export),
     /// Score retrieval from feature files: recall in both directions as JSON.
     Score(score::Score),
 }
@@ -74,6 +77,7 @@ impl Cli {
             Command::Preprocess(preprocess) => preprocess.run(),
             Command::Gradients(gradients) => gradients.run(),
             Command::Embed(embed) => embed.run(),
+            Command::Export(export) => export.run(),
             Command::Score(score) => score.run(),
         };
         match done {

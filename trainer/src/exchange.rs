@@ -3,6 +3,7 @@
 //! that training and evaluation do not.
 
 pub mod embed;
+pub mod export;
 pub mod gradients;
 pub mod lines;
 pub mod model;

@@ -133,6 +133,24 @@ fn file(store: &Store, name: &str) -> Result<Found> {
 /// If the file is not there, has another content than its digest says, or more entries than the
 /// model's `vocab_size`.
 pub fn tokenizer(pinned: Option<&PinnedFile>, vocab_size: i32) -> Result<Tokenizer> {
+    let (bytes, uri) = vocabulary(pinned)?;
+    let unfit = |error| Error::Config(format!("The vocabulary {uri} cannot be used: {error}"));
+    let vocabulary = Vocabulary::from_bytes(&bytes).map_err(unfit)?;
+    if vocabulary.size() > vocab_size.max(0) as usize {
+        return Err(Error::Config(format!(
+            "The vocabulary {uri} has {} entries, but the model's text.vocabSize is {vocab_size}. Set one to \
+             fit the other.",
+            vocabulary.size()
+        )));
+    }
+    Ok(Tokenizer::new(vocabulary))
+}
+
+/// The file of a vocabulary and where it is: the one named, or else that of the image.
+///
+/// # Errors
+/// If the file is not there, or has another content than its digest says.
+pub fn vocabulary(pinned: Option<&PinnedFile>) -> Result<(Bytes, String)> {
     let (bytes, uri, sha256) = match pinned {
         Some(PinnedFile { uri, sha256 }) => {
             let (parent, name) = uri.rsplit_once('/').unwrap_or((".", uri));
@@ -146,15 +164,7 @@ pub fn tokenizer(pinned: Option<&PinnedFile>, vocab_size: i32) -> Result<Tokeniz
     };
     let unfit = |error| Error::Config(format!("The vocabulary {uri} cannot be used: {error}"));
     Vocabulary::verify(&bytes, sha256).map_err(unfit)?;
-    let vocabulary = Vocabulary::from_bytes(&bytes).map_err(unfit)?;
-    if vocabulary.size() > vocab_size.max(0) as usize {
-        return Err(Error::Config(format!(
-            "The vocabulary {uri} has {} entries, but the model's text.vocabSize is {vocab_size}. Set one to \
-             fit the other.",
-            vocabulary.size()
-        )));
-    }
-    Ok(Tokenizer::new(vocabulary))
+    Ok((bytes, uri))
 }
 
 fn local_vocabulary(path: &Path) -> Result<Bytes> {

@@ -9,6 +9,8 @@ use cnclip::weights::{Tensors, read_safetensors};
 
 #[path = "commands/embed.rs"]
 mod embed;
+#[path = "commands/export.rs"]
+mod export;
 #[path = "commands/gradients.rs"]
 mod gradients;
 #[path = "commands/pictures.rs"]

@@ -4,9 +4,10 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use cnclip_crds::model::ModelConfig;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
-use super::{output, reference};
+use super::output::{self, Numbers};
+use super::reference;
 use crate::error::{Error, Result};
 use crate::loss::ContrastiveLoss;
 use crate::model::Texts;
@@ -17,30 +18,6 @@ use crate::params::Params;
 use crate::source;
 use crate::store::Store;
 use crate::weights::{Part, load};
-
-/// Numbers on their way out.
-struct Numbers<'a> {
-    shape: Vec<usize>,
-    values: Cow<'a, [f32]>,
-}
-
-impl View for Numbers<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        self.values.iter().flat_map(|value| value.to_le_bytes()).collect()
-    }
-
-    fn data_len(&self) -> usize {
-        4 * self.values.len()
-    }
-}
 
 /// Pictures, and padded captions without the padding behind them.
 struct Pairs {

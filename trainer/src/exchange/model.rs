@@ -27,7 +27,8 @@ pub struct Model {
     pub config: ModelConfig,
     /// Tokens of the longest text it was trained with.
     pub context_length: usize,
-    found: Found,
+    /// What was found.
+    pub found: Found,
     folder: Option<Store>,
 }
 
@@ -60,21 +61,29 @@ impl Model {
         Ok((clip, params))
     }
 
-    /// The tokenizer of the vocabulary named, or else that of its training, that beside its
-    /// weights, or that of the published models.
+    /// The file of the vocabulary named, or else that of its training, that beside its weights, or
+    /// that of the published models; and where it is.
     ///
     /// # Errors
-    /// If the vocabulary cannot be read, or is none that fits the towers.
-    pub fn tokenizer(&self, vocabulary: Option<&Path>) -> Result<Tokenizer> {
-        let size = self.config.text.vocab_size;
-        if let Some(path) = vocabulary {
+    /// If it cannot be read, or is not what the training pinned.
+    pub fn vocabulary(&self, named: Option<&Path>) -> Result<(Bytes, String)> {
+        if let Some(path) = named {
             let bytes = std::fs::read(path).map_err(Error::file("read", path))?;
-            return tokens::of_vocabulary(&bytes, &path.display().to_string(), size);
+            return Ok((bytes.into(), path.display().to_string()));
         }
         match (self.pinned(), self.beside()?) {
-            (None, Some((bytes, uri))) => tokens::of_vocabulary(&bytes, &uri, size),
-            (pinned, _) => source::tokenizer(pinned, size),
+            (None, Some(beside)) => Ok(beside),
+            (pinned, _) => source::vocabulary(pinned),
         }
+    }
+
+    /// The tokenizer of [`Self::vocabulary`].
+    ///
+    /// # Errors
+    /// If there is none, or it has more entries than the text tower.
+    pub fn tokenizer(&self, named: Option<&Path>) -> Result<Tokenizer> {
+        let (bytes, uri) = self.vocabulary(named)?;
+        tokens::of_vocabulary(&bytes, &uri, self.config.text.vocab_size)
     }
 
     fn pinned(&self) -> Option<&PinnedFile> {

@@ -1,17 +1,46 @@
 //! Files that appear whole or not at all. Decides nothing about what is in them.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fs::{File, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use safetensors::SafeTensorError;
-use safetensors::tensor::{View, serialize_to_file};
+use safetensors::tensor::{Dtype, View, serialize_to_file};
 
 use crate::error::{Error, Result};
 
 /// As new files are, before the process's mask.
 const MODE: u32 = 0o666;
+
+/// A tensor of numbers on its way out.
+#[derive(Clone, Debug)]
+pub struct Numbers<'a> {
+    /// Its shape; `[]` for a scalar.
+    pub shape: Vec<usize>,
+    /// Its values, in rows.
+    pub values: Cow<'a, [f32]>,
+}
+
+impl View for Numbers<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        self.values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    fn data_len(&self) -> usize {
+        4 * self.values.len()
+    }
+}
 
 /// Writes a file beside its place, and moves it there.
 ///
@@ -34,7 +63,9 @@ pub fn file(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> Result<()>
 pub fn tensors<V: View>(path: &Path, tensors: impl IntoIterator<Item = (String, V)>) -> Result<()> {
     let aside = aside(path)?;
     let mode = aside.as_file().metadata().map_err(Error::file("write", path))?.permissions();
-    serialize_to_file(tensors, None, aside.path()).map_err(|error| match error {
+    // The format is what Hugging Face's readers ask for.
+    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    serialize_to_file(tensors, Some(format), aside.path()).map_err(|error| match error {
         SafeTensorError::IoError(error) => Error::file("write", path)(error),
         other => Error::Bug(format!("{} cannot be written: {other}", path.display())),
     })?;
@@ -96,13 +127,13 @@ mod tests {
     struct View8<'a>(&'a [u8]);
 
     impl View for View8<'_> {
-        fn dtype(&self) -> safetensors::Dtype {
-            safetensors::Dtype::U8
+        fn dtype(&self) -> Dtype {
+            Dtype::U8
         }
         fn shape(&self) -> &[usize] {
             &[1]
         }
-        fn data(&self) -> std::borrow::Cow<'_, [u8]> {
+        fn data(&self) -> Cow<'_, [u8]> {
             self.0.into()
         }
         fn data_len(&self) -> usize {

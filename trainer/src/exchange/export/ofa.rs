@@ -1,0 +1,98 @@
+//! The checkpoint of the reference: what `torch.save` makes of `{epoch, step, name, state_dict}`, a
+//! zip of one pickle and a file for each tensor's numbers. Holds no more than one block of them twice.
+
+use std::io::{self, Seek, Write};
+use std::path::Path;
+
+use cnclip_crds::model::{Architecture, ModelConfig};
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipWriter};
+
+use super::pickle::{Pickle, Storage};
+use crate::error::{Error, Result};
+use crate::exchange::output;
+use crate::params::{Params, Segment};
+
+/// The folder in the zip: any name does.
+const FOLDER: &str = "archive";
+/// Numbers lie in the file so that they can be mapped into memory.
+const ALIGNMENT: u16 = 64;
+/// Numbers that are turned into bytes at once.
+const BLOCK: usize = 1 << 18;
+
+/// What the published file of these towers is called; another model's is nobody's.
+pub(super) fn name(model: &ModelConfig) -> String {
+    use Architecture::*;
+    let published = [
+        (Rn50, "rn50"),
+        (VitB16, "vit-b-16"),
+        (VitL14, "vit-l-14"),
+        (VitL14At336, "vit-l-14-336"),
+        (VitH14, "vit-h-14"),
+    ];
+    let own = published.iter().find(|(preset, _)| preset.towers().as_ref() == Some(model));
+    own.map_or_else(|| "clip_cn".to_owned(), |(_, name)| format!("clip_cn_{name}"))
+}
+
+/// Writes `<name>.pt`.
+pub(super) fn write(params: &Params, name: &str, to: &Path) -> Result<Vec<String>> {
+    let file = format!("{name}.pt");
+    let path = to.join(&file);
+    output::file(&path, |writer| {
+        archive(params, name, writer).map_err(Error::file("write", &path))
+    })?;
+    Ok(vec![file])
+}
+
+fn archive(params: &Params, name: &str, writer: impl Write + Seek) -> io::Result<()> {
+    let mut zip = ZipWriter::new(writer);
+    let mut add = |name: &str, write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>| {
+        let options = SimpleFileOptions::default()
+            .compression_method(CompressionMethod::Stored)
+            .with_alignment(ALIGNMENT)
+            .large_file(true);
+        zip.start_file(format!("{FOLDER}/{name}"), options)?;
+        write(&mut zip)
+    };
+    let pickle = pickle(params, name);
+    add("data.pkl", &mut |file| file.write_all(&pickle))?;
+    add("byteorder", &mut |file| file.write_all(b"little"))?;
+    for (number, (segment, values)) in params.tensors().enumerate() {
+        add(&format!("data/{number}"), &mut |file| numbers(storage(segment), values, file))?;
+    }
+    add("version", &mut |file| file.write_all(b"3\n"))?;
+    zip.finish()?.flush()
+}
+
+fn pickle(params: &Params, name: &str) -> Vec<u8> {
+    let mut pickle = Pickle::new();
+    pickle.dict(|pickle| {
+        pickle.text("epoch").int(0).text("step").int(0).text("name").text(name);
+        pickle.text("state_dict").ordered_dict(|pickle| {
+            for (number, (segment, _)) in params.tensors().enumerate() {
+                // The reference trains behind DistributedDataParallel, and its loader expects that.
+                pickle.text(&format!("module.{}", segment.name));
+                pickle.tensor(storage(segment), number, &segment.shape);
+            }
+        });
+    });
+    pickle.finish()
+}
+
+/// PyTorch counts batches in integers.
+fn storage(segment: &Segment) -> Storage {
+    match segment.name.ends_with("num_batches_tracked") {
+        true => Storage::Long,
+        false => Storage::Float,
+    }
+}
+
+fn numbers(storage: Storage, values: &[f32], file: &mut dyn Write) -> io::Result<()> {
+    let bytes = |values: &[f32]| -> Vec<u8> {
+        match storage {
+            Storage::Float => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            Storage::Long => values.iter().flat_map(|&v| (v as i64).to_le_bytes()).collect(),
+        }
+    };
+    values.chunks(BLOCK).try_for_each(|block| file.write_all(&bytes(block)))
+}
