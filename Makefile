@@ -5,10 +5,11 @@ export PYTHONPATH := $(CURDIR)/tests
 export VERSION := $(shell sed -n '/workspace.package/,/^$$/s/^version = "\(.*\)"/\1/p' Cargo.toml)
 PYTHON := python3 -u
 
-.PHONY: help demo test lint images push bed clean-bed
+.PHONY: help demo ablation test lint images push bed clean-bed
 help:
 	@echo "make demo       train and score a small Chinese-CLIP on a cluster of its own (KEEP=1 leaves it up,"
 	@echo "                CLUSTER=current uses the cluster of your kubeconfig instead)"
+	@echo "make ablation   the paper's ablation in miniature: from scratch, without the first stage, in two stages"
 	@echo "make test       every test, the end-to-end ones on a fresh cluster included"
 	@echo "make lint       format and lints only"
 	@echo "make images     the operator's and the trainer's image, as OCI tars in target/images"
@@ -18,6 +19,9 @@ help:
 
 demo:
 	@$(PYTHON) -m demo
+
+ablation:
+	@$(PYTHON) -m demo.ablation
 
 test:
 	@$(PYTHON) -m suite

@@ -1,6 +1,7 @@
 //! What a user may ask for on the command line, and what the exit code says about it.
 
 mod bar;
+mod compare;
 mod embed;
 mod export;
 mod gradients;
@@ -48,6 +49,8 @@ enum Command {
     Export(export::Export),
     /// Score retrieval from feature files: recall in both directions as JSON.
     Score(score::Score),
+    /// Put runs beside one another: a table of their recalls, and a page with their curves.
+    Compare(compare::Compare),
 }
 
 /// A job that one file describes.
@@ -79,6 +82,7 @@ impl Cli {
             Command::Embed(embed) => embed.run(),
             Command::Export(export) => export.run(),
             Command::Score(score) => score.run(),
+            Command::Compare(compare) => compare.run(),
         };
         match done {
             Ok(()) => Exit::Done,

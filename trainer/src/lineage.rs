@@ -18,9 +18,21 @@ const MOST_STAGES: usize = 32;
 /// # Errors
 /// If the store fails. Ancestors that are no longer there end the line.
 pub fn stages(last: &TrainConfig) -> Result<Vec<Stage>> {
+    line(last, |_| true)
+}
+
+/// Those of them that belong to the same run.
+///
+/// # Errors
+/// If the store fails.
+pub fn own_stages(last: &TrainConfig) -> Result<Vec<Stage>> {
+    line(last, |config| config.run.name == last.run.name)
+}
+
+fn line(last: &TrainConfig, wanted: impl Fn(&TrainConfig) -> bool) -> Result<Vec<Stage>> {
     let mut stages = Vec::new();
     let mut next = Some(last.clone());
-    while let Some(config) = next.filter(|_| stages.len() < MOST_STAGES) {
+    while let Some(config) = next.filter(|config| stages.len() < MOST_STAGES && wanted(config)) {
         let store = Store::open(&artifacts::stage(&config.artifacts, &config.run.stage))?;
         let Some(curves) = store.find(METRICS)? else { break };
         let points = History::from_jsonl(&String::from_utf8_lossy(&curves)).points().to_vec();

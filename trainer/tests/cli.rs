@@ -89,3 +89,30 @@ fn an_unknown_key_ends_with_78_and_is_named_in_the_last_words() {
     assert_eq!(failure.exit_code, 78);
     assert!(failure.message.contains("learningRat"), "{}", failure.message);
 }
+
+#[test]
+fn runs_are_compared_by_the_curves_of_their_stages() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = small::config(folder.path(), "one");
+    config.run.name = "one".into();
+    let file = folder.path().join("run.json");
+    std::fs::write(&file, serde_json::to_vec(&config).unwrap()).unwrap();
+    assert!(cnclip(&["train", "--config", file.to_str().unwrap()], folder.path()).status.success());
+
+    let (run, page) = (small::stage(folder.path(), "one"), folder.path().join("page.html"));
+    let (first, page) = (format!("first={run}"), page.to_str().unwrap());
+    let output = cnclip(&["compare", &first, "--page", page], folder.path());
+    let table = String::from_utf8(output.stdout).unwrap();
+    let line: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(line[..2], ["first", "8"], "{table}");
+    assert!(std::fs::read_to_string(page).unwrap().contains("Validation recall"));
+
+    let missing = format!("none={}", folder.path().join("none").display());
+    for (word, code, expected) in [(run.as_str(), 64, "NAME=URI"), (&missing, 78, "no checkpoint")]
+    {
+        let output = cnclip(&["compare", word], folder.path());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains(expected), "{said}");
+    }
+}

@@ -74,12 +74,7 @@ impl History {
 
     /// The validation with the highest mean recall over both directions, the later of equals.
     pub fn best(&self) -> Option<Validation> {
-        let measured = self.points.iter().filter_map(|point| Some((point.step, point.recalls?)));
-        let rank = |recalls: &Recalls| {
-            recalls.text_to_image.mean_recall + recalls.image_to_text.mean_recall
-        };
-        let best = measured.max_by(|(_, a), (_, b)| rank(a).total_cmp(&rank(b)));
-        best.map(|(step, recalls)| Validation { step, recalls })
+        best(&self.points).map(|(step, recalls)| Validation { step, recalls })
     }
 
     /// Keeps points at even distances, so that the curve's shape stays; those with a recall have
@@ -113,6 +108,15 @@ impl History {
         points.sort_by_key(|point| point.step);
         Self { points }
     }
+}
+
+/// Of points, the step and the recalls with the highest mean over both directions, the later of
+/// equals.
+pub(super) fn best<'a>(points: impl IntoIterator<Item = &'a Point>) -> Option<(i64, Recalls)> {
+    let measured = points.into_iter().filter_map(|point| Some((point.step, point.recalls?)));
+    let rank =
+        |recalls: &Recalls| recalls.text_to_image.mean_recall + recalls.image_to_text.mean_recall;
+    measured.max_by(|(_, a), (_, b)| rank(a).total_cmp(&rank(b)))
 }
 
 #[cfg(test)]

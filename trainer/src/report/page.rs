@@ -2,6 +2,7 @@
 //! it all came from. Needs nothing but itself to be read, and reads and writes nothing.
 
 mod chart;
+mod compare;
 mod examples;
 mod picture;
 
@@ -14,6 +15,7 @@ use serde::Serialize;
 
 use super::history::Point;
 use chart::{Chart, Curve};
+pub use compare::{Curves, compare, table};
 pub use examples::{Answer, Example, Examples};
 
 /// One stage of the training.
@@ -101,9 +103,7 @@ pub fn page(input: &PageInput) -> String {
     let view = View {
         title: &input.title,
         model: &input.model,
-        written: jiff::Timestamp::from_second(input.written_at)
-            .map(|time| time.strftime("%Y-%m-%d %H:%M UTC").to_string())
-            .unwrap_or_default(),
+        written: written(input.written_at),
         tasks: &input.tasks,
         pairs: stages.iter().map(|stage| stage.pairs).sum(),
         seconds: stages.iter().map(|stage| stage.seconds).sum(),
@@ -112,24 +112,39 @@ pub fn page(input: &PageInput) -> String {
         provenance: &input.provenance,
         configuration: &input.configuration,
     };
-    render(&view)
+    render("page.html", &view)
 }
+
+/// Every template, by the name under which the others know it.
+const TEMPLATES: [(&str, &str); 4] = [
+    ("style.css", include_str!("page/style.css")),
+    ("chart.html", include_str!("page/chart.html")),
+    ("page.html", include_str!("page/page.html")),
+    ("compare.html", include_str!("page/compare.html")),
+];
 
 #[expect(
     clippy::expect_used,
-    reason = "the template is a part of the program, and tests render it"
+    reason = "the templates are a part of the program, and tests render them"
 )]
-fn render(view: &View<'_>) -> String {
+fn render(template: &str, view: &impl Serialize) -> String {
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     environment.set_syntax(syntax.expect("nothing but whitespace is changed"));
     environment.add_filter("fixed", |value: f64, digits: usize| format!("{value:.digits$}"));
     environment.add_filter("count", count);
     environment.add_filter("duration", duration);
-    let template = include_str!("page/page.html");
-    environment.add_template("page.html", template).expect("the template is well formed");
-    let template = environment.get_template("page.html").expect("it was just added");
+    for (name, text) in TEMPLATES {
+        environment.add_template(name, text).expect("the template is well formed");
+    }
+    let template = environment.get_template(template).expect("it was just added");
     template.render(Serde(view)).expect("the template asks for what there is")
+}
+
+fn written(at: i64) -> String {
+    jiff::Timestamp::from_second(at)
+        .map(|time| time.strftime("%Y-%m-%d %H:%M UTC").to_string())
+        .unwrap_or_default()
 }
 
 fn row(stage: &Stage) -> StageRow<'_> {
@@ -179,7 +194,7 @@ fn charts(stages: &[Stage]) -> Vec<Chart> {
     }
     let curve = |&(name, value): &Series| {
         let points = points.iter().filter_map(|(step, point)| Some((*step, value(point)?)));
-        Curve { name, points: points.collect() }
+        Curve { name: name.to_owned(), points: points.collect() }
     };
     let draw = |(title, unit, curves): (_, _, &[Series])| {
         Chart::draw((title, unit), &curves.iter().map(curve).collect::<Vec<_>>(), &ends)

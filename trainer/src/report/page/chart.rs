@@ -17,7 +17,7 @@ const LETTER: f64 = 6.2;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Curve {
     /// What it is; empty if the chart's title says it.
-    pub(super) name: &'static str,
+    pub(super) name: String,
     /// Its points in the order of steps.
     pub(super) points: Vec<(f64, f64)>,
 }
@@ -31,7 +31,7 @@ struct Mark {
 
 #[derive(Clone, Debug, Serialize)]
 struct Line {
-    name: &'static str,
+    name: String,
     last: String,
     path: String,
     dots: Vec<(f64, f64)>,
@@ -125,7 +125,7 @@ impl Line {
         let corners = points.iter().map(|(x, y)| format!("{x} {y}"));
         let last = curve.points.last().map(|point| label(point.1, values.step / 100.0));
         Self {
-            name: curve.name,
+            name: curve.name.clone(),
             last: last.unwrap_or_default(),
             path: format!("M{}", corners.collect::<Vec<_>>().join("L")),
             dots: if points.len() < DOTS_BELOW { points } else { Vec::new() },

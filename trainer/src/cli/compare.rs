@@ -1,0 +1,52 @@
+//! The command that puts runs beside one another.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+use cnclip::error::{Error, Result};
+use cnclip::report::page::{Curves, compare, table};
+use cnclip::{lineage, source};
+
+/// Names and places of runs.
+#[derive(Args, Debug)]
+pub(super) struct Compare {
+    /// NAME=URI: what to call a run, and the prefix of its last stage.
+    #[arg(required = true, value_name = "NAME=URI", value_parser = named)]
+    runs: Vec<(String, String)>,
+    /// Also write a page with the curves.
+    #[arg(long, value_name = "FILE")]
+    page: Option<PathBuf>,
+    /// What the page is called.
+    #[arg(long, default_value = "Runs compared")]
+    title: String,
+}
+
+fn named(word: &str) -> std::result::Result<(String, String), String> {
+    match word.split_once('=') {
+        Some((name, uri)) if !name.is_empty() && !uri.is_empty() => Ok((name.into(), uri.into())),
+        _ => Err("write NAME=URI, such as two-stage=s3://runs/two-stage/pretrain/".into()),
+    }
+}
+
+impl Compare {
+    pub(super) fn run(&self) -> Result<()> {
+        let runs = self.runs.iter().map(read).collect::<Result<Vec<_>>>()?;
+        if let Some(page) = &self.page {
+            let now = jiff::Timestamp::now().as_second();
+            let written = std::fs::write(page, compare(&self.title, &runs, now));
+            written.map_err(Error::file("write", page))?;
+        }
+        let shown = std::io::stdout().write_all(table(&runs).as_bytes());
+        shown.map_err(Error::file("write", "standard output"))
+    }
+}
+
+fn read((name, uri): &(String, String)) -> Result<Curves> {
+    let config = source::config(uri)?.ok_or_else(|| {
+        Error::Config(format!(
+            "{name}: {uri} holds no checkpoint of ours. Name the prefix of a stage, <artifacts>/<stage>/."
+        ))
+    })?;
+    Ok(Curves { name: name.clone(), stages: lineage::own_stages(&config)? })
+}
