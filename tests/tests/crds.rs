@@ -8,7 +8,7 @@
     reason = "a test ends where something is not as it should be"
 )]
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs, path::Path};
 
 use cnclip_crds::{evaluation::CnClipEvaluation, training::CnClipTraining};
 use cnclip_tests::{namespace, operator::installed};
@@ -96,6 +96,22 @@ async fn a_training_that_is_known_to_be_wrong_is_refused_with_what_to_do() {
 async fn an_evaluation_that_is_known_to_be_wrong_is_refused_with_what_to_do() {
     let server = Server::open().await;
     server.obeys(&evaluation(), &evaluations::rules()).await;
+}
+
+#[tokio::test]
+async fn every_recipe_of_the_paper_is_accepted_as_it_is_written() {
+    let server = Server::open().await;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/recipes");
+    let folders = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let files = folders.filter(|path| path.is_dir()).flat_map(|path| fs::read_dir(path).unwrap());
+    let mut accepted = 0;
+    for file in files.map(|entry| entry.unwrap().path()) {
+        let manifest = serde_norway::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+        let said = server.says(&manifest, false).await;
+        assert_eq!(said, Ok(()), "{}", file.display());
+        accepted += 1;
+    }
+    assert_eq!(accepted, 20);
 }
 
 #[tokio::test]

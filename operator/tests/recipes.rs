@@ -1,0 +1,75 @@
+//! The recipes of the paper for all five models, written from its tables. `UPDATE=1 cargo test` writes
+//! them.
+//!
+//! # Source
+//! arXiv 2211.01335 v3: tables 8 (pretraining) and 9 (fine-tuning), appendix A.2 to A.4.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends where something is not as it should be"
+)]
+
+use std::{env, fs, path::Path};
+
+use cnclip_crds::shared::Workers;
+use cnclip_crds::stage::Accelerator;
+use cnclip_crds::training::{CnClipTraining, CnClipTrainingSpec};
+use cnclip_operator::plan::admission;
+
+#[path = "recipes/finetune.rs"]
+mod finetune;
+#[path = "recipes/models.rs"]
+mod models;
+#[path = "recipes/pretrain.rs"]
+mod pretrain;
+
+use models::MODELS;
+
+/// Path below `charts/recipes`, and what is written there.
+fn recipes() -> Vec<(String, String)> {
+    let all = MODELS.iter().enumerate().flat_map(|(at, model)| {
+        let tuned = finetune::DATA_SETS.iter();
+        let tuned = tuned.map(move |data| (data.folder, finetune::recipe(model, data, at)));
+        let pretrained = ("pretrain", pretrain::recipe(model, &pretrain::ROWS[at]));
+        let path = move |(folder, yaml)| (format!("{folder}/{}.yaml", model.file), yaml);
+        std::iter::once(pretrained).chain(tuned).map(path)
+    });
+    all.collect()
+}
+
+#[test]
+fn the_committed_recipes_are_those_of_the_tables() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/recipes");
+    let recipes = recipes();
+    assert_eq!(recipes.len(), 20);
+    for (path, yaml) in recipes {
+        let path = folder.join(path);
+        if env::var_os("UPDATE").is_some() {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, &yaml).unwrap();
+        }
+        let committed = fs::read_to_string(&path).unwrap_or_default();
+        assert!(committed == yaml, "{} is old: UPDATE=1 writes it", path.display());
+    }
+}
+
+#[test]
+fn the_operator_finds_nothing_wrong_with_any_recipe() {
+    for (path, yaml) in recipes() {
+        let run: CnClipTraining = serde_norway::from_str(&yaml).unwrap();
+        let devices = run.spec.workers.replicas * run.spec.workers.devices;
+        // Devices are refused while the trainer has none; everything else of a recipe must stand.
+        let spec = CnClipTrainingSpec {
+            workers: Workers { accelerator: Accelerator::None, ..Workers::default() },
+            ..run.spec.clone()
+        };
+        if let Err(cause) = admission::training(&spec) {
+            panic!("{path}: {}", cause.message);
+        }
+        for stage in &run.spec.stages {
+            assert_eq!(stage.global_batch_size % devices, 0, "{path}");
+        }
+    }
+}
