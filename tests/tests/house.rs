@@ -29,6 +29,7 @@ const RULES: [Rule; 5] = [
             "trainer/src/ops",
             "trainer/src/loss.rs",
             "trainer/src/loss",
+            "trainer/src/accumulate.rs",
             "trainer/src/schedule.rs",
             "trainer/src/optimizer.rs",
             "trainer/src/params.rs",

@@ -1,6 +1,7 @@
 //! Trains and scores Chinese-CLIP: reads one file, serves one port, writes one prefix, exits with a
 //! code. Knows nothing of Kubernetes.
 
+pub mod accumulate;
 pub mod checkpoint;
 pub mod data;
 pub mod error;

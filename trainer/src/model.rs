@@ -10,6 +10,8 @@ pub mod resnet;
 mod scratch;
 pub mod vit;
 
+use std::ops::Range;
+
 use crate::ops::rows::Sequences;
 
 /// Captions as token ids, one behind the other, and best without padding: a token of id 0 has a
@@ -26,6 +28,18 @@ impl<'a> Texts<'a> {
     /// How many captions there are.
     pub fn count(&self) -> usize {
         self.sequences().count()
+    }
+
+    /// Some of the captions; `offsets` is memory for where they begin.
+    fn part<'b>(self, captions: Range<usize>, offsets: &'b mut Vec<usize>) -> Texts<'b>
+    where
+        'a: 'b,
+    {
+        let bounds = &self.offsets[captions.start..=captions.end];
+        let (first, last) = (bounds[0], bounds[captions.len()]);
+        offsets.clear();
+        offsets.extend(bounds.iter().map(|bound| bound - first));
+        Texts { ids: &self.ids[first..last], offsets }
     }
 
     fn sequences(&self) -> Sequences<'a> {

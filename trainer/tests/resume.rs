@@ -182,3 +182,18 @@ fn what_can_never_work_is_refused_before_anything_is_written() {
         assert!(!Path::new(&small::stage(folder.path(), "never")).exists());
     }
 }
+
+#[test]
+fn a_run_in_micro_batches_survives_a_stop_as_any_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = |name: &str| TrainConfig {
+        micro_batch_size: Some(2),
+        ..small::config(folder.path(), name)
+    };
+    let expected = whole(&config("straight"));
+    run(&config("stopped"), 3).0.unwrap_err();
+    assert_eq!(whole(&config("stopped")).loss, expected.loss);
+    let [straight, stopped] =
+        ["straight", "stopped"].map(|name| small::final_weights(folder.path(), name));
+    assert!(straight == stopped);
+}

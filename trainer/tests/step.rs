@@ -1,5 +1,5 @@
 //! What a training step promises beyond the reference's numbers: dropout that can be made again,
-//! batches in parts, captions without padding, pictures as bytes.
+//! captions without padding, pictures as bytes.
 #![cfg(test)]
 
 #[path = "support/golden.rs"]
@@ -48,17 +48,6 @@ fn gradients(clip: &mut Clip, params: &mut Params, pairs: &Pairs, dropout: Dropo
     params.gradients.clone()
 }
 
-/// Pairs `from..to` of a batch.
-fn part(pairs: &Pairs, from: usize, to: usize) -> Pairs {
-    let picture = pairs.pixels.len() / pairs.texts().count();
-    let (first, last) = (pairs.offsets[from], pairs.offsets[to]);
-    Pairs {
-        pixels: pairs.pixels[from * picture..to * picture].to_vec(),
-        ids: pairs.ids[first..last].to_vec(),
-        offsets: pairs.offsets[from..=to].iter().map(|offset| offset - first).collect(),
-    }
-}
-
 #[test]
 fn the_same_key_drops_the_same_and_another_step_drops_others() {
     let (mut clip, mut params, pairs) = model();
@@ -95,30 +84,6 @@ fn gradients_under_dropout_are_those_of_the_masks_that_were_drawn() {
 }
 
 #[test]
-fn a_batch_in_parts_gives_the_gradient_of_the_whole() {
-    let (mut clip, mut params, pairs) = model();
-    let whole = gradients(&mut clip, &mut params, &pairs, Dropout::new(1, 2, 0));
-    let parts = [(0, 2), (2, 6)].map(|(from, to)| (from..to, part(&pairs, from, to)));
-    let key = |first: usize| Dropout::new(1, 2, first as u64);
-
-    let (mut images, mut texts) = (Vec::new(), Vec::new());
-    for (range, pairs) in &parts {
-        let (image, text) = clip.forward(&mut params, pairs.batch(), key(range.start));
-        images.extend_from_slice(image);
-        texts.extend_from_slice(text);
-    }
-    let mut loss = ContrastiveLoss::new(6, clip.features());
-    loss.evaluate((&images, &texts), clip.logit_scale(&params), 0..6);
-    params.clear_gradients();
-    for (range, pairs) in parts {
-        let dropout = key(range.start);
-        clip.forward(&mut params, pairs.batch(), dropout);
-        clip.backward(&mut params, pairs.batch(), dropout, loss.gradients(range));
-    }
-    assert_close("gradients", &params.gradients, &whole, 1e-5);
-}
-
-#[test]
 fn a_frozen_image_tower_gets_no_gradient_and_the_text_tower_the_same() {
     let (mut clip, mut params, pairs) = model();
     let dropout = Dropout::new(1, 2, 0);
@@ -141,7 +106,7 @@ fn a_caption_is_worth_the_same_alone_and_in_any_company() {
     let (mut clip, params, pairs) = model();
     let together = clip.encode_texts(&params, pairs.texts()).to_vec();
     for (at, expected) in together.chunks(clip.features()).enumerate() {
-        let alone = part(&pairs, at, at + 1);
+        let alone = pairs.part(at, at + 1);
         let found = clip.encode_texts(&params, alone.texts());
         assert_close("caption", found, expected, 1e-5);
     }

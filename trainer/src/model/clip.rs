@@ -1,6 +1,8 @@
 //! Both towers and the temperature: pictures and captions in, unit features out. Knows neither the
 //! loss nor the optimizer.
 
+use std::ops::Range;
+
 use cnclip_crds::model::{ImageTower, ModelConfig};
 
 use super::Texts;
@@ -34,6 +36,23 @@ pub struct Batch<'a> {
     pub pixels: Pixels<'a>,
     /// Their captions.
     pub texts: Texts<'a>,
+}
+
+impl<'a> Batch<'a> {
+    /// Some of so many pairs; `offsets` is memory for where their captions begin.
+    pub fn part<'b>(
+        self,
+        some: Range<usize>,
+        pairs: usize,
+        offsets: &'b mut Vec<usize>,
+    ) -> Batch<'b>
+    where
+        'a: 'b,
+    {
+        let picture = self.pixels.len() / pairs;
+        let pixels = self.pixels.part(some.start * picture..some.end * picture);
+        Batch { pixels, texts: self.texts.part(some, offsets) }
+    }
 }
 
 /// An image tower of either kind.
@@ -192,12 +211,27 @@ impl Clip {
         batch: Batch<'_>,
         dropout: Dropout,
     ) -> (&[f32], &[f32]) {
-        let training = !self.image_frozen;
-        let images = self.image_features.reserve(self.image.count(batch.pixels));
-        self.image.forward(params, batch.pixels, training, images);
-        let texts = self.text_features.reserve(batch.texts.count());
-        self.text.forward(&params.values, batch.texts, dropout, texts);
+        self.forward_images(params, batch.pixels, !self.image_frozen);
+        self.forward_texts(params, batch.texts, dropout);
         (self.image_features.normalize(), self.text_features.normalize())
+    }
+
+    /// Makes again what the backward pass needs of an earlier forward pass.
+    pub fn forward_again(&mut self, params: &mut Params, batch: Batch<'_>, dropout: Dropout) {
+        if !self.image_frozen {
+            self.forward_images(params, batch.pixels, true);
+        }
+        self.forward_texts(params, batch.texts, dropout);
+    }
+
+    fn forward_images(&mut self, params: &mut Params, pixels: Pixels<'_>, training: bool) {
+        let images = self.image_features.reserve(self.image.count(pixels));
+        self.image.forward(params, pixels, training, images);
+    }
+
+    fn forward_texts(&mut self, params: &Params, texts: Texts<'_>, dropout: Dropout) {
+        let features = self.text_features.reserve(texts.count());
+        self.text.forward(&params.values, texts, dropout, features);
     }
 
     /// Adds to the gradients of all weights that are not frozen, given the gradients of the unit
@@ -225,8 +259,7 @@ impl Clip {
     /// # Shapes
     /// [batch, features]
     pub fn encode_images(&mut self, params: &mut Params, pixels: Pixels<'_>) -> &[f32] {
-        let images = self.image_features.reserve(self.image.count(pixels));
-        self.image.forward(params, pixels, false, images);
+        self.forward_images(params, pixels, false);
         self.image_features.normalize()
     }
 
@@ -235,8 +268,7 @@ impl Clip {
     /// # Shapes
     /// [batch, features]
     pub fn encode_texts(&mut self, params: &Params, texts: Texts<'_>) -> &[f32] {
-        let features = self.text_features.reserve(texts.count());
-        self.text.forward(&params.values, texts, Dropout::NONE, features);
+        self.forward_texts(params, texts, Dropout::NONE);
         self.text_features.normalize()
     }
 }

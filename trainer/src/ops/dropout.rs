@@ -22,6 +22,14 @@ impl Dropout {
         Self { key: stream(seed, step), first_sample, rate: 0.0 }
     }
 
+    /// The masks of the samples that come so many later in the global batch.
+    pub fn after(self, samples: usize) -> Self {
+        if self == Self::NONE {
+            return self;
+        }
+        Self { first_sample: self.first_sample + samples as u64, ..self }
+    }
+
     /// The masks at one place of the model, where a share of values is dropped.
     pub fn at(self, site: u64, rate: f32) -> Self {
         // NONE stays NONE: it has no key.
@@ -124,6 +132,7 @@ mod tests {
         let one = drawn(1, 2, 3, 4, 5);
         assert_eq!(one, drawn(1, 2, 3, 4, 5));
         assert_eq!(one, drawn(1, 2, 4, 4, 4), "the same sample of the global batch");
+        assert_eq!(Dropout::new(1, 2, 3).after(2), Dropout::new(1, 2, 5));
         for other in [(9, 2, 3, 4, 5), (1, 9, 3, 4, 5), (1, 2, 9, 4, 5), (1, 2, 3, 9, 5)] {
             assert_ne!(one, drawn(other.0, other.1, other.2, other.3, other.4), "{other:?}");
         }
@@ -132,6 +141,7 @@ mod tests {
     #[test]
     fn evaluation_drops_nothing_at_any_site() {
         assert!(!Dropout::NONE.at(3, 0.5).is_active());
+        assert!(!Dropout::NONE.after(7).at(3, 0.5).is_active());
         let offsets = [0, 2];
         let mut y = [1.0, 2.0];
         Dropout::NONE.at(3, 0.5).add(Sequences::new(&offsets), 1, &mut y, &[3.0, 4.0]);

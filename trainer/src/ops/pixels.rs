@@ -1,5 +1,7 @@
 //! Pictures as the towers take them: normalised on the way in, cut into patches for a transformer.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 /// Mean of each channel of the training pictures of CLIP, in [0, 1].
@@ -20,7 +22,15 @@ pub enum Pixels<'a> {
     Normalized(&'a [f32]),
 }
 
-impl Pixels<'_> {
+impl<'a> Pixels<'a> {
+    /// Some of the numbers.
+    pub fn part(self, range: Range<usize>) -> Pixels<'a> {
+        match self {
+            Self::Bytes(bytes) => Self::Bytes(&bytes[range]),
+            Self::Normalized(values) => Self::Normalized(&values[range]),
+        }
+    }
+
     /// Numbers in the batch.
     pub fn len(&self) -> usize {
         match self {

@@ -11,13 +11,14 @@ use cnclip_crds::stage::Duplicates;
 
 use super::ending;
 use super::meter::Meter;
+use crate::accumulate::Accumulator;
 use crate::checkpoint::{State, Writer};
 use crate::data::loader::{self, Loader};
 use crate::data::shard::Dataset;
 use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Result};
 use crate::evaluate::{Sizes, recalls};
-use crate::loss::{ContrastiveLoss, Score};
+use crate::loss::Score;
 use crate::model::Texts;
 use crate::model::clip::{Batch, Clip};
 use crate::ops::dropout::Dropout;
@@ -92,7 +93,7 @@ pub(super) struct Run {
     pub(super) adamw: AdamW,
     /// What `params.state` was before the step.
     pub(super) statistics: Vec<f32>,
-    pub(super) loss: ContrastiveLoss,
+    pub(super) accumulator: Accumulator,
     pub(super) schedule: Schedule,
     pub(super) loader: Loader,
     pub(super) validator: Option<Validator>,
@@ -138,7 +139,7 @@ impl Run {
         let batch = batch.ok_or_else(|| Error::Bug(format!("the loader ended at step {step}")))?;
         self.statistics.copy_from_slice(&self.params.state);
         if self.config.duplicates == Duplicates::Positives {
-            self.loss.targets.match_equal(&batch.fingerprints);
+            self.accumulator.loss.targets.match_equal(&batch.fingerprints);
         }
         let score = self.differentiate(step, &batch);
         match self.update(step, score.loss) {
@@ -184,17 +185,14 @@ impl Run {
 
     /// Forward, loss, backward: the gradients of one global batch.
     fn differentiate(&mut self, step: u64, batch: &loader::Batch) -> Score {
-        let pairs = batch.pairs.len();
         let texts = Texts { ids: &batch.ids, offsets: &batch.offsets };
         let batch = Batch { pixels: Pixels::Bytes(&batch.pixels), texts };
-        let dropout = Dropout::new(self.config.seed, step, 0);
-        self.params.clear_gradients();
-        let scale = self.clip.logit_scale(&self.params);
-        let features = self.clip.forward(&mut self.params, batch, dropout);
-        let score = self.loss.evaluate(features, scale, 0..pairs);
-        self.clip.add_logit_scale_gradient(&mut self.params, score.logit_scale_gradient as f32);
-        let gradients = self.loss.gradients(0..pairs);
-        self.clip.backward(&mut self.params, batch, dropout, gradients);
+        let given = (batch, Dropout::new(self.config.seed, step, 0));
+        let Self { accumulator, clip, params, .. } = self;
+        params.clear_gradients();
+        let score = accumulator.forward((clip, params), given);
+        clip.add_logit_scale_gradient(params, score.logit_scale_gradient as f32);
+        accumulator.backward((clip, params), given);
         score
     }
 
@@ -262,7 +260,7 @@ impl Run {
         let sizes = Sizes {
             side: self.config.model.image.resolution as usize,
             context_length: self.config.context_length as usize,
-            batch: self.config.global_batch_size as usize,
+            batch: self.config.micro_batch_size.unwrap_or(self.config.global_batch_size) as usize,
         };
         let most_skipped = self.config.max_skipped_percent / 100.0;
         let mut encoder = (&mut self.clip, &mut self.params);

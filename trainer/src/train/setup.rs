@@ -10,13 +10,13 @@ use cnclip_crds::stage::Freeze;
 use super::check::check;
 use super::resume::{self, Resumed};
 use super::run::{Progress, Run, Validator};
+use crate::accumulate::Accumulator;
 use crate::checkpoint::{Claim, Fence, Writer};
 use crate::data::loader::{Loader, Options};
 use crate::data::order::Order;
 use crate::data::shard::Dataset;
 use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Result};
-use crate::loss::ContrastiveLoss;
 use crate::model::clip::{Capacity, Clip};
 use crate::optimizer::{AdamW, Settings};
 use crate::params::Params;
@@ -44,7 +44,8 @@ pub(super) fn set_up(config: &TrainConfig) -> Result<Run> {
     let fence = Fence::claim(&stage, claim(config))?;
     let checkpoints = stage.join(CHECKPOINTS);
 
-    let capacity = Capacity { batch: global_batch, context: config.context_length as usize };
+    let micro_batch = config.micro_batch_size.map_or(global_batch, |size| size as usize);
+    let capacity = Capacity { batch: micro_batch, context: config.context_length as usize };
     let (mut clip, mut params) = Clip::new(&config.model, capacity);
     clip.freeze_image(&mut params, config.freeze == Freeze::Image);
     let mut adamw = AdamW::new(&params, settings(config));
@@ -60,7 +61,7 @@ pub(super) fn set_up(config: &TrainConfig) -> Result<Run> {
         progress: Progress::new((steps, steps_per_epoch), state, history, best),
         dataset: digest,
         statistics: params.state.clone(),
-        loss: ContrastiveLoss::new(global_batch, clip.features()),
+        accumulator: Accumulator::new(&clip, &params, (global_batch, micro_batch)),
         schedule: schedule(config, steps),
         writer: Writer::new(checkpoints, fence, config.checkpoint.keep as usize),
         clip,

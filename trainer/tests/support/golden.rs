@@ -32,6 +32,17 @@ impl Pairs {
         Batch { pixels: Pixels::Normalized(&self.pixels), texts: self.texts() }
     }
 
+    /// Pairs `from..to`.
+    pub(crate) fn part(&self, from: usize, to: usize) -> Self {
+        let picture = self.pixels.len() / self.texts().count();
+        let (first, last) = (self.offsets[from], self.offsets[to]);
+        Self {
+            pixels: self.pixels[from * picture..to * picture].to_vec(),
+            ids: self.ids[first..last].to_vec(),
+            offsets: self.offsets[from..=to].iter().map(|offset| offset - first).collect(),
+        }
+    }
+
     pub(crate) fn texts(&self) -> Texts<'_> {
         Texts { ids: &self.ids, offsets: &self.offsets }
     }

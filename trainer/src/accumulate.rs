@@ -1,0 +1,99 @@
+//! The gradient of a global batch from parts that fit into memory: the features of all parts are
+//! made first and compared at once, then each part is made again for its backward pass. Decides
+//! when a part is computed, never what.
+
+use std::ops::Range;
+
+use crate::loss::{ContrastiveLoss, Score};
+use crate::model::clip::{Batch, Clip};
+use crate::ops::dropout::Dropout;
+use crate::params::Params;
+
+/// The loss of a global batch, and what its micro batches leave behind for each other.
+///
+/// # Guarantees
+/// The gradient is that of one pass over the whole batch. What depends on the batch alone does too:
+/// batch normalisation takes the statistics of each micro batch, and the running ones follow each
+/// once a step.
+///
+/// # Source
+/// The reference's `--accum-freq`. It draws other dropout masks for the second pass, lets running
+/// statistics follow both, and adds the gradient of the logit scale once for each micro batch.
+#[derive(Debug)]
+pub struct Accumulator {
+    /// The loss of the last global batch.
+    pub loss: ContrastiveLoss,
+    width: usize,
+    micro_batch: usize,
+    images: Vec<f32>,
+    texts: Vec<f32>,
+    /// Where the captions of a micro batch begin.
+    offsets: Vec<usize>,
+    /// The running statistics after the first pass.
+    state: Vec<f32>,
+}
+
+impl Accumulator {
+    /// Memory for global batches of so many pairs, so many of which are computed at once.
+    pub fn new(clip: &Clip, params: &Params, (global_batch, micro_batch): (usize, usize)) -> Self {
+        let width = clip.features();
+        let features = || vec![0.0; global_batch * width];
+        Self {
+            loss: ContrastiveLoss::new(global_batch, width),
+            width,
+            micro_batch,
+            images: features(),
+            texts: features(),
+            offsets: Vec::with_capacity(micro_batch + 1),
+            state: vec![0.0; params.state.len()],
+        }
+    }
+
+    /// The loss of a global batch.
+    pub fn forward(
+        &mut self,
+        (clip, params): (&mut Clip, &mut Params),
+        (batch, dropout): (Batch<'_>, Dropout),
+    ) -> Score {
+        let pairs = batch.texts.count();
+        for part in self.parts(pairs) {
+            let place = part.start * self.width..part.end * self.width;
+            let dropout = dropout.after(part.start);
+            let part = batch.part(part, pairs, &mut self.offsets);
+            let (images, texts) = clip.forward(params, part, dropout);
+            self.images[place.clone()].copy_from_slice(images);
+            self.texts[place].copy_from_slice(texts);
+        }
+        self.state.copy_from_slice(&params.state);
+        let all = pairs * self.width;
+        let features = (&self.images[..all], &self.texts[..all]);
+        self.loss.evaluate(features, clip.logit_scale(params), 0..pairs)
+    }
+
+    /// Adds to the gradients of all weights but the logit scale, given what the forward pass was
+    /// given.
+    pub fn backward(
+        &mut self,
+        (clip, params): (&mut Clip, &mut Params),
+        (batch, dropout): (Batch<'_>, Dropout),
+    ) {
+        let pairs = batch.texts.count();
+        // Backwards, because the model still holds what it made of the last part.
+        for part in self.parts(pairs).rev() {
+            let gradients = self.loss.gradients(part.clone());
+            let dropout = dropout.after(part.start);
+            let last = part.end == pairs;
+            let part = batch.part(part, pairs, &mut self.offsets);
+            if !last {
+                clip.forward_again(params, part, dropout);
+            }
+            clip.backward(params, part, dropout, gradients);
+        }
+        params.state.copy_from_slice(&self.state);
+    }
+
+    fn parts(&self, pairs: usize) -> impl DoubleEndedIterator<Item = Range<usize>> + use<> {
+        let size = self.micro_batch;
+        (0..pairs.div_ceil(size)).map(move |part| part * size..pairs.min((part + 1) * size))
+    }
+}

@@ -1,0 +1,54 @@
+//! What a global batch in micro batches promises: the gradient of the whole, in less memory.
+#![cfg(test)]
+
+#[path = "support/golden.rs"]
+#[allow(dead_code, reason = "shared with the tests of the reference's numbers")]
+mod golden;
+
+use cnclip::accumulate::Accumulator;
+use cnclip::model::clip::Clip;
+use cnclip::ops::dropout::Dropout;
+use cnclip::params::Params;
+use golden::{Golden, Pairs, assert_close};
+
+/// A golden model with dropout, and six pairs.
+fn model(name: &str) -> (Clip, Params, Pairs) {
+    let mut golden = Golden::read(name);
+    golden.config.text.hidden_dropout_percent = 20;
+    golden.config.text.attention_dropout_percent = 30;
+    let (clip, params) = golden.model();
+    (clip, params, golden.pairs(0))
+}
+
+/// The loss, the gradient, and the running statistics after it.
+fn differentiate(name: &str, frozen: bool, micro_batch: usize) -> (f64, Vec<f32>, Vec<f32>) {
+    let (mut clip, mut params, pairs) = model(name);
+    clip.freeze_image(&mut params, frozen);
+    let mut accumulator = Accumulator::new(&clip, &params, (6, micro_batch));
+    let given = (pairs.batch(), Dropout::new(1, 2, 0));
+    let score = accumulator.forward((&mut clip, &mut params), given);
+    accumulator.backward((&mut clip, &mut params), given);
+    (score.loss, params.gradients, params.state)
+}
+
+#[test]
+fn micro_batches_of_any_size_give_the_gradient_of_the_whole() {
+    for (name, frozen) in [("vit_b16", false), ("vit_b16", true), ("rn50", true)] {
+        let (right, gradient, _) = differentiate(name, frozen, 6);
+        for micro_batch in [1, 2, 4, 5] {
+            let (loss, found, _) = differentiate(name, frozen, micro_batch);
+            assert!((loss - right).abs() < 1e-6, "{name}, {micro_batch}: {loss} for {right}");
+            assert_close(&format!("{name}, {micro_batch}"), &found, &gradient, 1e-5);
+        }
+    }
+}
+
+#[test]
+fn running_statistics_follow_each_micro_batch_once() {
+    let (_, _, found) = differentiate("rn50", false, 4);
+    let (mut clip, mut params, pairs) = model("rn50");
+    for (from, to) in [(0, 4), (4, 6)] {
+        clip.forward(&mut params, pairs.part(from, to).batch(), Dropout::new(1, 2, 0));
+    }
+    assert_eq!(found, params.state);
+}
