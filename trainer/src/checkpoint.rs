@@ -21,8 +21,10 @@ use crate::store::Store;
 use crate::weights::Weights;
 use manifest::{File, MANIFEST, Manifest};
 
-/// The model, under the reference's names.
+/// The model, under the reference's names: the average, where weights are averaged.
 pub const WEIGHTS: &str = "weights.safetensors";
+/// The weights that go on training, where those of the model are their average.
+pub const UNAVERAGED: &str = "unaveraged.safetensors";
 /// The optimizer's moments.
 pub const MOMENTS: &str = "moments.safetensors";
 /// A [`State`] as JSON.

@@ -2,6 +2,7 @@
 //! code. Knows nothing of Kubernetes.
 
 pub mod accumulate;
+pub mod average;
 pub mod checkpoint;
 pub mod data;
 pub mod error;

@@ -5,6 +5,7 @@
 use std::cell::Cell;
 use std::path::Path;
 
+use cnclip::checkpoint::{UNAVERAGED, WEIGHTS};
 use cnclip::error::Error;
 use cnclip::model::clip::{Capacity, Clip};
 use cnclip::report::{Outlets, Reporter};
@@ -112,4 +113,40 @@ fn duplicates_that_are_right_for_each_other_are_another_run() {
     config.global_batch_size = 15;
     let error = run(&config, 1).0.unwrap_err();
     assert!(error.to_string().contains("another duplicates"), "{error}");
+}
+
+#[test]
+fn an_averaged_run_ends_with_the_average_and_goes_on_from_the_weights_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = |name, average_decay| {
+        let mut config = small::config(folder.path(), name);
+        // Strides that are long enough for another recall.
+        (config.optimizer.learning_rate, config.optimizer.average_decay) = (0.1, average_decay);
+        config
+    };
+    let plain = whole(&config("plain", None));
+    let straight = whole(&config("straight", Some(0.9)));
+    assert_eq!(straight.loss, plain.loss, "the average does not touch training");
+    let file = |name, file| {
+        std::fs::read(small::newest_checkpoint(folder.path(), name).join(file)).unwrap()
+    };
+    assert!(file("straight", UNAVERAGED) == file("plain", WEIGHTS));
+    assert!(file("straight", WEIGHTS) != file("plain", WEIGHTS));
+    assert_ne!(straight.validation, plain.validation, "the average is what is measured");
+    assert!(!small::newest_checkpoint(folder.path(), "plain").join(UNAVERAGED).exists());
+
+    let stopping = config("stopped", Some(0.9));
+    for _ in 0..2 {
+        run(&stopping, 3).0.unwrap_err();
+    }
+    let stopped = whole(&stopping);
+    assert_eq!(stopped.validation, straight.validation);
+    for name in [WEIGHTS, UNAVERAGED] {
+        assert!(file("stopped", name) == file("straight", name), "{name}");
+    }
+    // Without a decay there would be nothing to go on with, and with one nothing to begin with.
+    for other in [config("stopped", None), config("plain", Some(0.9))] {
+        let error = run(&other, 1).0.unwrap_err();
+        assert!(error.to_string().contains("another optimizer"), "{error}");
+    }
 }

@@ -138,7 +138,6 @@ fn unknown(config: &TrainConfig) -> Option<String> {
     let rows = [
         ("gradientCheckpointing", config.gradient_checkpointing),
         ("maskedPatchesPercent", config.masked_patches_percent != 0),
-        ("optimizer.averageDecay", config.optimizer.average_decay.is_some()),
         ("distillation", config.distillation.is_some()),
     ];
     let (name, _) = rows.into_iter().find(|(_, given)| *given)?;

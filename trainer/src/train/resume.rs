@@ -3,7 +3,8 @@
 use cnclip_crds::report::Validation;
 use cnclip_crds::run_config::TrainConfig;
 
-use crate::checkpoint::{CONFIG, Checkpoint, HISTORY, MOMENTS, STATE, State, WEIGHTS};
+use crate::average::Average;
+use crate::checkpoint::{CONFIG, Checkpoint, HISTORY, MOMENTS, STATE, State, UNAVERAGED, WEIGHTS};
 use crate::error::{Error, Result};
 use crate::optimizer::AdamW;
 use crate::params::Params;
@@ -15,6 +16,7 @@ use crate::weights::{Part, WeightsError, load, load_moments};
 #[derive(Debug, Default)]
 pub(super) struct Resumed {
     pub(super) state: State,
+    pub(super) average: Option<Average>,
     pub(super) history: History,
     pub(super) best: Option<Validation>,
 }
@@ -30,8 +32,9 @@ pub(super) fn newest(
     params: &mut Params,
     adamw: &mut AdamW,
 ) -> Result<Option<Resumed>> {
-    let wanted = [WEIGHTS, MOMENTS, STATE, CONFIG, HISTORY];
-    let Some(checkpoint) = Checkpoint::newest(checkpoints, &wanted)? else { return Ok(None) };
+    let Some(checkpoint) = Checkpoint::newest(checkpoints, &[STATE, CONFIG])? else {
+        return Ok(None);
+    };
     let state = checkpoint.state()?;
     same_run(&checkpoint, config)?;
     if state.dataset != dataset {
@@ -41,13 +44,22 @@ pub(super) fn newest(
             checkpoint.uri, config.dataset, state.dataset
         )));
     }
+    let decay = config.optimizer.average_decay;
+    let wanted = [WEIGHTS, MOMENTS, STATE, CONFIG, HISTORY];
+    let wanted: Vec<&str> = wanted.into_iter().chain(decay.map(|_| UNAVERAGED)).collect();
+    let Some(checkpoint) = Checkpoint::newest(checkpoints, &wanted)? else { return Ok(None) };
+    let state = checkpoint.state()?;
     let damaged = WeightsError::of(&checkpoint.uri, Error::Data);
     load(params, &checkpoint.weights(WEIGHTS)?, Part::All).map_err(&damaged)?;
+    let average = decay.map(|decay| Average::new(params, decay));
+    if average.is_some() {
+        load(params, &checkpoint.weights(UNAVERAGED)?, Part::All).map_err(&damaged)?;
+    }
     load_moments(params, &checkpoint.weights(MOMENTS)?, adamw).map_err(&damaged)?;
     let history = History::from_jsonl(&String::from_utf8_lossy(&checkpoint.file(HISTORY)?));
     tracing::info!(step = state.step, uri = checkpoint.uri, "resumed");
     let best = history.best();
-    Ok(Some(Resumed { state, history, best }))
+    Ok(Some(Resumed { state, average, history, best }))
 }
 
 /// # Errors

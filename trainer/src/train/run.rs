@@ -5,13 +5,14 @@ mod save;
 use std::sync::Arc;
 use std::time::Instant;
 
-use cnclip_crds::report::{Activity, Report, Validation};
+use cnclip_crds::report::{Activity, Recalls, Report, Validation};
 use cnclip_crds::run_config::TrainConfig;
 use cnclip_crds::stage::Duplicates;
 
 use super::ending;
 use super::meter::Meter;
 use crate::accumulate::Accumulator;
+use crate::average::Average;
 use crate::checkpoint::{State, Writer};
 use crate::data::loader::{self, Loader};
 use crate::data::shard::Dataset;
@@ -91,6 +92,8 @@ pub(super) struct Run {
     pub(super) clip: Clip,
     pub(super) params: Params,
     pub(super) adamw: AdamW,
+    /// The average of the weights, if it was asked for.
+    pub(super) average: Option<Average>,
     /// What `params.state` was before the step.
     pub(super) statistics: Vec<f32>,
     pub(super) accumulator: Accumulator,
@@ -164,6 +167,9 @@ impl Run {
         let norm = self.adamw.step(&mut self.params, taken, self.schedule.rate(step));
         self.progress.gradient_norm = Some(norm.map_err(|error| error.to_string())?);
         self.clip.clamp_logit_scale(&mut self.params);
+        if let Some(average) = &mut self.average {
+            average.add(&self.params, taken);
+        }
         Ok(())
     }
 
@@ -250,22 +256,22 @@ impl Run {
         self.progress.skipped_before + self.loader.skipped().total()
     }
 
-    /// Measures recall over all validation pairs.
+    /// Puts the average in the place of the weights, where there is one, or the weights back.
+    fn swap_average(&mut self) {
+        if let Some(average) = &mut self.average {
+            average.swap(&mut self.params);
+        }
+    }
+
+    /// Measures recall over all validation pairs: that of the average, where there is one.
     ///
     /// # Errors
     /// If the data set cannot be read.
     pub(super) fn validate(&mut self, reporter: &Reporter) -> Result<()> {
-        let Some(validator) = &self.validator else { return Ok(()) };
-        reporter.update(|report| report.activity = Activity::Validating);
-        let sizes = Sizes {
-            side: self.config.model.image.resolution as usize,
-            context_length: self.config.context_length as usize,
-            batch: self.config.micro_batch_size.unwrap_or(self.config.global_batch_size) as usize,
-        };
-        let most_skipped = self.config.max_skipped_percent / 100.0;
-        let mut encoder = (&mut self.clip, &mut self.params);
-        let (dataset, tokenizer) = (&validator.dataset, &validator.tokenizer);
-        let recalls = recalls(dataset, tokenizer, &mut encoder, (sizes, most_skipped))?;
+        self.swap_average();
+        let recalls = self.recalls(reporter);
+        self.swap_average();
+        let Some(recalls) = recalls? else { return Ok(()) };
         let found = Validation { step: self.progress.step as i64, recalls };
         self.progress.validation = Some(found);
         self.progress.best = ending::better(self.progress.best, found);
@@ -276,5 +282,20 @@ impl Run {
         });
         self.progress.history.push(&reporter.current());
         Ok(())
+    }
+
+    /// Recall of the weights that are in place.
+    fn recalls(&mut self, reporter: &Reporter) -> Result<Option<Recalls>> {
+        let Some(validator) = &self.validator else { return Ok(None) };
+        reporter.update(|report| report.activity = Activity::Validating);
+        let sizes = Sizes {
+            side: self.config.model.image.resolution as usize,
+            context_length: self.config.context_length as usize,
+            batch: self.config.micro_batch_size.unwrap_or(self.config.global_batch_size) as usize,
+        };
+        let most_skipped = self.config.max_skipped_percent / 100.0;
+        let mut encoder = (&mut self.clip, &mut self.params);
+        let (dataset, tokenizer) = (&validator.dataset, &validator.tokenizer);
+        recalls(dataset, tokenizer, &mut encoder, (sizes, most_skipped)).map(Some)
     }
 }

@@ -11,6 +11,7 @@ use super::check::check;
 use super::resume::{self, Resumed};
 use super::run::{Progress, Run, Validator};
 use crate::accumulate::Accumulator;
+use crate::average::Average;
 use crate::checkpoint::{Claim, Fence, Writer};
 use crate::data::loader::{Loader, Options};
 use crate::data::order::Order;
@@ -54,7 +55,9 @@ pub(super) fn set_up(config: &TrainConfig) -> Result<Run> {
     if resumed.is_none() {
         initialize(config, &mut params)?;
     }
-    let Resumed { state, history, best } = resumed.unwrap_or_default();
+    let Resumed { state, average, history, best } = resumed.unwrap_or_default();
+    let decay = config.optimizer.average_decay;
+    let average = average.or_else(|| decay.map(|decay| Average::new(&params, decay)));
     let loader = loader(config, dataset, tokenizer, state.step..steps)?;
     Ok(Run {
         config: config.clone(),
@@ -67,6 +70,7 @@ pub(super) fn set_up(config: &TrainConfig) -> Result<Run> {
         clip,
         params,
         adamw,
+        average,
         loader,
         validator,
         stage,

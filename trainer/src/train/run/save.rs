@@ -4,7 +4,9 @@ use cnclip_crds::artifacts;
 use cnclip_crds::report::{Activity, CheckpointReport};
 
 use super::Run;
-use crate::checkpoint::{CONFIG, HISTORY, MOMENTS, STATE, Snapshot, State, WEIGHTS, Written};
+use crate::checkpoint::{
+    CONFIG, HISTORY, MOMENTS, STATE, Snapshot, State, UNAVERAGED, WEIGHTS, Written,
+};
 use crate::error::{Error, Result};
 use crate::report::Reporter;
 use crate::train::ending;
@@ -21,20 +23,25 @@ impl Run {
         told(before, reporter)
     }
 
-    fn snapshot(&self) -> Result<Snapshot> {
+    fn snapshot(&mut self) -> Result<Snapshot> {
         let json = |what: serde_json::Result<Vec<u8>>| {
             what.map_err(|error| Error::Bug(format!("a state cannot be written as JSON: {error}")))
         };
         let step = self.progress.step;
         let measured = self.progress.validation.filter(|found| found.step == step as i64);
+        let unaveraged = self.average.as_ref().map(|_| write_safetensors(&self.params));
+        self.swap_average();
+        let weights = write_safetensors(&self.params);
+        self.swap_average();
         let files = [
-            (WEIGHTS, write_safetensors(&self.params)),
+            (WEIGHTS, weights),
             (MOMENTS, write_moments(&self.params, &self.adamw)),
             (STATE, json(serde_json::to_vec(&self.state()))?),
             (CONFIG, json(serde_json::to_vec(&self.config))?),
             (HISTORY, self.progress.history.to_jsonl().into_bytes()),
         ];
-        let files = files.map(|(name, bytes)| (name.to_owned(), bytes.into())).to_vec();
+        let files = files.into_iter().chain(unaveraged.map(|bytes| (UNAVERAGED, bytes)));
+        let files = files.map(|(name, bytes)| (name.to_owned(), bytes.into())).collect();
         Ok(Snapshot { step, score: measured.map(|found| ending::score(&found)), files })
     }
 
