@@ -16,4 +16,5 @@ pub mod pixels;
 pub mod pool;
 pub mod query;
 pub mod random;
+pub mod ranks;
 pub mod rows;

@@ -11,7 +11,7 @@ use cnclip::ops::dropout::Dropout;
 use cnclip::optimizer::{AdamW, Settings};
 use cnclip::params::{Params, Segment};
 use cnclip::schedule::Schedule;
-use golden::{Golden, Pairs, assert_close};
+use golden::{Golden, Pairs, assert_close, without_gradient};
 use serde_json::Value;
 
 /// The models with golden values.
@@ -92,12 +92,6 @@ fn every_gradient_is_the_references() {
             assert_close(&segment.name, found, &golden.gradients[&segment.name].values, 1e-4);
         }
     }
-}
-
-/// Softmax does not see what all scores of a query share, so a key's bias has no gradient but that
-/// of rounding, which AdamW then makes steps of.
-fn without_gradient(name: &str) -> bool {
-    name.ends_with("attention.self.key.bias") || name == "visual.attnpool.k_proj.bias"
 }
 
 /// Trains as the reference did, and compares every loss and every final tensor.

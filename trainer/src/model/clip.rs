@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use std::sync::Arc;
+
 use cnclip_crds::model::{ImageTower, ModelConfig};
 
 use super::Texts;
@@ -12,6 +14,7 @@ use super::vit::Vit;
 use crate::ops::dropout::Dropout;
 use crate::ops::normalize;
 use crate::ops::pixels::Pixels;
+use crate::ops::ranks::Ranks;
 use crate::params::{Init, Layout, Params, Weight};
 
 /// The logarithm of the temperature's inverse before training, ln(1 / 0.07).
@@ -177,6 +180,17 @@ impl Clip {
     pub fn freeze_image(&mut self, params: &mut Params, frozen: bool) {
         self.image_frozen = frozen;
         params.freeze(|name| frozen && name.starts_with("visual."));
+    }
+
+    /// From now on batch normalisation in training takes the statistics of all ranks' batches, not
+    /// those of its own; nothing changes for a tower that has none.
+    ///
+    /// # Source
+    /// The reference's `--use-bn-sync`.
+    pub fn synchronize_batch_norm(&mut self, ranks: Arc<dyn Ranks>) {
+        if let ImageEncoder::Resnet(resnet) = &mut self.image {
+            resnet.synchronize(ranks);
+        }
     }
 
     /// Length of a feature.

@@ -8,11 +8,14 @@ mod unit;
 
 use attention_pool::AttentionPool;
 use bottleneck::{Bottleneck, EXPANSION};
+use std::sync::Arc;
+
 use cnclip_crds::model::Resnet as Sizes;
 use stem::Stem;
 use unit::Lent;
 
 use crate::ops::pixels::Pixels;
+use crate::ops::ranks::Ranks;
 use crate::params::Layout;
 
 /// The image tower of RN50.
@@ -84,6 +87,11 @@ impl Resnet {
     /// Numbers in one picture.
     pub fn picture(&self) -> usize {
         3 * self.side * self.side
+    }
+
+    /// From now on a batch in training is normalised by the statistics of all ranks' batches.
+    pub fn synchronize(&mut self, ranks: Arc<dyn Ranks>) {
+        self.scratch.lent.synchronize(ranks);
     }
 
     /// Writes the features of a batch: in training, normalised by the batch's own statistics, which

@@ -1,24 +1,20 @@
 //! Batch normalisation: each channel to mean 0 and variance 1 over all places of all pictures, then
 //! scaled and shifted; over rows of channels, with a rectifier behind it where the tower has one.
 
-use std::ops::Range;
+mod sums;
 
 use rayon::prelude::*;
 
 use super::matrix::Onto;
 use crate::params::{Init, Layout, Weight};
+pub use sums::Sums;
+use sums::{Memory, repeat, span};
 
 /// PyTorch's default.
 const EPSILON: f32 = 1e-5;
 
 /// How much of a batch's statistics goes into the running ones: PyTorch's default.
 const MOMENTUM: f32 = 0.1;
-
-/// Parts that rows are summed in; fixed, so that sums do not depend on the number of threads.
-const PARTS: usize = 32;
-
-/// Spans that are summed before their sum is added to others: keeps the digits of long sums.
-const BLOCK: usize = 64;
 
 /// Numbers that one thread takes at a time.
 const CHUNK: usize = 1 << 13;
@@ -55,72 +51,15 @@ pub struct Moments {
     /// `y = x · factor + offset`.
     factor: Vec<f32>,
     offset: Vec<f32>,
+    /// Rows that they were taken from.
+    rows: f64,
 }
 
 impl Moments {
     /// Memory for so many channels.
     pub fn new(width: usize) -> Self {
         let array = || vec![0.0; span(width)];
-        Self { mean: array(), sharpness: array(), factor: array(), offset: array() }
-    }
-}
-
-/// Whole rows that loops take as one: the processor is slow on short ones.
-fn span(width: usize) -> usize {
-    const ENOUGH: usize = 256;
-    width * (ENOUGH / width).max(1)
-}
-
-/// Repeats what the first channels hold.
-fn repeat(array: &mut [f32], width: usize) {
-    for start in (width..array.len()).step_by(width) {
-        array.copy_within(..width, start);
-    }
-}
-
-/// Memory that sums over rows borrow in turn.
-#[derive(Debug, Default)]
-pub struct Sums(Vec<f32>);
-
-impl Sums {
-    /// Grows to what so many channels need.
-    fn fit(&mut self, width: usize) {
-        self.0.resize(self.0.len().max(PARTS * 4 * span(width)), 0.0);
-    }
-
-    /// The sums of two numbers for each channel over an array of rows: `add` adds those of a range of
-    /// the array to two arrays of one span.
-    fn over(
-        &mut self,
-        (length, width): (usize, usize),
-        add: impl Fn(Range<usize>, &mut [f32], &mut [f32]) + Sync,
-    ) -> (&mut [f32], &mut [f32]) {
-        let span = span(width);
-        let share = length.div_ceil(PARTS).next_multiple_of(span);
-        let parts = &mut self.0[..PARTS * 4 * span];
-        parts.par_chunks_mut(4 * span).enumerate().for_each(|(part, memory)| {
-            let (total, block) = memory.split_at_mut(2 * span);
-            total.fill(0.0);
-            let end = length.min((part + 1) * share);
-            for start in (part * share..end).step_by(BLOCK * span) {
-                block.fill(0.0);
-                let (first, second) = block.split_at_mut(span);
-                add(start..end.min(start + BLOCK * span), first, second);
-                total.iter_mut().zip(&*block).for_each(|(total, sum)| *total += sum);
-            }
-        });
-        let (total, others) = parts.split_at_mut(4 * span);
-        for other in others.chunks_exact(4 * span) {
-            total[..2 * span].iter_mut().zip(other).for_each(|(total, sum)| *total += sum);
-        }
-        let (first, second) = total[..2 * span].split_at_mut(span);
-        for sums in [&mut *first, &mut *second] {
-            let (sums, others) = sums.split_at_mut(width);
-            for other in others.chunks_exact(width) {
-                sums.iter_mut().zip(other).for_each(|(sum, other)| *sum += other);
-            }
-        }
-        (first, second)
+        Self { mean: array(), sharpness: array(), factor: array(), offset: array(), rows: 0.0 }
     }
 }
 
@@ -153,12 +92,12 @@ impl BatchNorm {
         x: &[f32],
         (moments, sums): (&mut Moments, &mut Sums),
     ) {
-        let (width, Moments { mean, sharpness, .. }) = (self.width, &mut *moments);
+        let (width, Moments { mean, sharpness, rows, .. }) = (self.width, &mut *moments);
         // Taken from a sample of the channel, a large mean costs the variance no digits.
         mean[..width].copy_from_slice(&x[..width]);
         repeat(mean, width);
         let origin = &*mean;
-        let (sum, squares) = sums.over((x.len(), width), |range, sum, squares| {
+        let [sum, squares] = sums.memory.over((x.len(), width), |range, sum, squares| {
             for x in x[range].chunks(origin.len()) {
                 let sums = sum.iter_mut().zip(squares.iter_mut());
                 for ((sum, squares), (x, origin)) in sums.zip(x.iter().zip(origin)) {
@@ -169,15 +108,19 @@ impl BatchNorm {
             }
         });
         let count = (x.len() / width) as f32;
-        let unbiased = count / (count - 1.0).max(1.0);
-        let follow = |running: &mut f32, now: f32| *running += MOMENTUM * (now - *running);
+        let variances = &mut sharpness[..width];
         for i in 0..width {
             let distance = sum[i] / count;
-            let variance = (squares[i] / count - distance * distance).max(0.0);
+            variances[i] = (squares[i] / count - distance * distance).max(0.0);
             mean[i] += distance;
-            sharpness[i] = 1.0 / (variance + EPSILON).sqrt();
+        }
+        *rows = sums.join_moments(f64::from(count), &mut mean[..width], variances);
+        let unbiased = (*rows / (*rows - 1.0).max(1.0)) as f32;
+        let follow = |running: &mut f32, now: f32| *running += MOMENTUM * (now - *running);
+        for i in 0..width {
             follow(&mut self.running_mean.of_mut(state)[i], mean[i]);
-            follow(&mut self.running_variance.of_mut(state)[i], variance * unbiased);
+            follow(&mut self.running_variance.of_mut(state)[i], variances[i] * unbiased);
+            variances[i] = 1.0 / (variances[i] + EPSILON).sqrt();
         }
         self.batches.of_mut(state)[0] += 1.0;
         self.prepare(values, moments);
@@ -194,7 +137,7 @@ impl BatchNorm {
     }
 
     fn prepare(&self, values: &[f32], moments: &mut Moments) {
-        let Moments { mean, sharpness, factor, offset } = moments;
+        let Moments { mean, sharpness, factor, offset, .. } = moments;
         let (weight, bias) = (self.weight.of(values), self.bias.of(values));
         for i in 0..self.width {
             factor[i] = sharpness[i] * weight[i];
@@ -258,12 +201,16 @@ impl BatchNorm {
         dy: &mut [f32],
         gate: impl Fn(f32, f32) -> f32 + Sync,
     ) {
-        let (sum, along) = self.slopes((x, moments, sums), dy, &gate);
-        let count = (dy.len() / self.width) as f32;
+        let [sum, along] = self.slopes((x, moments, &mut sums.memory), dy, &gate);
+        for i in 0..self.width {
+            self.weight.of_mut(gradients)[i] += along[i] * moments.sharpness[i];
+            self.bias.of_mut(gradients)[i] += sum[i];
+        }
+        sums.join(self.width);
+        let [sum, along] = sums.memory.sums(self.width);
+        let count = moments.rows as f32;
         for i in 0..self.width {
             let weight = along[i] * moments.sharpness[i];
-            self.weight.of_mut(gradients)[i] += weight;
-            self.bias.of_mut(gradients)[i] += sum[i];
             along[i] = moments.factor[i] * moments.sharpness[i] * weight / count;
             sum[i] *= moments.factor[i] / count;
         }
@@ -286,12 +233,12 @@ impl BatchNorm {
     /// For each channel the sums of `dy` and of `dy · (x - mean)`.
     fn slopes<'a>(
         &self,
-        (x, moments, sums): (&[f32], &Moments, &'a mut Sums),
+        (x, moments, memory): (&[f32], &Moments, &'a mut Memory),
         dy: &[f32],
         gate: &(impl Fn(f32, f32) -> f32 + Sync),
-    ) -> (&'a mut [f32], &'a mut [f32]) {
+    ) -> [&'a mut [f32]; 2] {
         let Moments { mean, factor, offset, .. } = moments;
-        sums.over((dy.len(), self.width), |range, sum, along| {
+        memory.over((dy.len(), self.width), |range, sum, along| {
             let spans = x[range.clone()].chunks(mean.len()).zip(dy[range].chunks(mean.len()));
             for (x, dy) in spans {
                 let line = mean.iter().zip(factor.iter().zip(offset));

@@ -1,10 +1,13 @@
 //! A convolution and the batch normalisation behind it: what the whole tower is made of.
 
+use std::sync::Arc;
+
 use super::Pass;
 use crate::ops::batch_norm::{BatchNorm, Moments, Sums, Then};
 use crate::ops::conv2d::{Conv2d, Workspace};
 use crate::ops::linear::Linear;
 use crate::ops::matrix::Onto;
+use crate::ops::ranks::Ranks;
 use crate::params::{Init, Layout};
 
 /// `y = norm(convolution(x))`, rectified where the tower does so.
@@ -34,6 +37,13 @@ enum Convolution {
 pub(super) struct Lent {
     workspace: Workspace,
     sums: Sums,
+}
+
+impl Lent {
+    /// From now on statistics are those of all ranks' batches.
+    pub(super) fn synchronize(&mut self, ranks: Arc<dyn Ranks>) {
+        self.sums.synchronize(ranks);
+    }
 }
 
 impl Unit {
