@@ -8,6 +8,7 @@ pub mod clip;
 mod feed_forward;
 pub mod resnet;
 mod scratch;
+mod shelf;
 pub mod vit;
 
 use std::ops::Range;

@@ -12,16 +12,20 @@ use cnclip::model::clip::{Batch, Clip};
 use cnclip::ops::dropout::Dropout;
 use cnclip::ops::pixels::Pixels;
 use cnclip::params::Params;
-use golden::{Golden, Pairs, assert_close};
+use golden::{Declare, Golden, Pairs, assert_close};
 
 const MODEL: &str = "vit_b16";
 
 /// The golden model with dropout, and six pairs.
 fn model() -> (Clip, Params, Pairs) {
+    declared(Clip::new)
+}
+
+fn declared(declare: Declare) -> (Clip, Params, Pairs) {
     let mut golden = Golden::read(MODEL);
     golden.config.text.hidden_dropout_percent = 20;
     golden.config.text.attention_dropout_percent = 30;
-    let (clip, params) = golden.model();
+    let (clip, params) = golden.declared(declare);
     let pairs = golden.pairs(0);
     (clip, params, pairs)
 }
@@ -81,6 +85,16 @@ fn gradients_under_dropout_are_those_of_the_masks_that_were_drawn() {
         let error = (slope / length - 1.0).abs();
         assert!(error < 0.02, "{}: {slope}, expected {length}", segment.name);
     }
+}
+
+#[test]
+fn what_is_computed_again_gives_the_same_gradients_to_the_last_bit() {
+    let dropout = Dropout::new(1, 2, 0);
+    let [kept, again] = [Clip::new, Clip::recomputing].map(|declare: Declare| {
+        let (mut clip, mut params, pairs) = declared(declare);
+        gradients(&mut clip, &mut params, &pairs, dropout)
+    });
+    assert!(kept == again && kept.iter().any(|&gradient| gradient != 0.0));
 }
 
 #[test]

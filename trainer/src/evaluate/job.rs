@@ -89,7 +89,7 @@ fn model(config: &EvaluateConfig, trained: &TrainConfig, found: &Found) -> Resul
         return Err(unfit(problem));
     }
     let Sizes { batch, context_length: context, .. } = sizes(config, trained);
-    let (clip, mut params) = Clip::new(&trained.model, Capacity { batch, context });
+    let (clip, mut params) = Clip::recomputing(&trained.model, Capacity { batch, context });
     let unfit = WeightsError::of(&found.uri, Error::Data);
     load(&mut params, &found.tensors, Part::All).map_err(unfit)?;
     Ok((clip, params))

@@ -7,6 +7,7 @@ use layer::{Layer, Rates};
 
 use super::Texts;
 use super::scratch::Scratch;
+use super::shelf::Shelf;
 use crate::ops::attention::Attention;
 use crate::ops::dropout::Dropout;
 use crate::ops::embedding::{self, Tables};
@@ -33,6 +34,7 @@ pub struct Bert {
     layers: Vec<Layer>,
     projection: Linear,
     rates: Rates,
+    shelf: Shelf<layer::Saved>,
     scratch: Scratch,
     saved: Saved,
 }
@@ -48,12 +50,12 @@ struct Saved {
 
 impl Bert {
     /// Declares the tower's weights under `bert`, and `text_projection`; with memory for `batch`
-    /// texts of `longest` tokens.
+    /// texts of `longest` tokens; `recompute` has its layers share some.
     pub fn declare(
         layout: &mut Layout,
         sizes: &TextTower,
         features: usize,
-        (batch, longest): (usize, usize),
+        (batch, longest, recompute): (usize, usize, bool),
     ) -> Self {
         let [width, heads, count, hidden] =
             [sizes.width, sizes.heads, sizes.layers, sizes.intermediate].map(|n| n as usize);
@@ -68,9 +70,9 @@ impl Bert {
         let norm = LayerNorm::declare(layout, "bert.embeddings.LayerNorm", width, EPSILON);
         let layer = |layer: usize| {
             let keep = if layer + 1 == count { Keep::First } else { Keep::All };
-            Layer::declare(layout, layer, attention, hidden, (rows, batch), keep)
+            Layer::declare(layout, layer, attention, hidden, keep)
         };
-        let layers = (0..count).map(layer).collect();
+        let layers: Vec<_> = (0..count).map(layer).collect();
         let normal = Init::Normal((width as f32).powf(-0.5));
         let projection = layout.weight("text_projection", &[width, features], normal);
         Self {
@@ -79,6 +81,7 @@ impl Bert {
             positions,
             kinds,
             norm,
+            shelf: Shelf::new(&layers, recompute, |layer| layer.reserve((rows, batch))),
             layers,
             projection: Linear::projection(projection, width),
             rates: Rates {
@@ -103,14 +106,10 @@ impl Bert {
         features: &mut [f32],
     ) {
         self.embed(values, texts, dropout);
-        let sequences = texts.sequences();
         for layer in 0..self.layers.len() {
-            let (before, after) = self.saved.tokens.split_at_mut(layer + 1);
-            let inner = (sequences, self.rates.at(dropout, layer));
-            let (x, y) = (&before[layer], &mut after[0]);
-            self.layers[layer].forward(values, inner, x, y, &mut self.scratch);
+            self.run(layer, values, texts, dropout);
         }
-        let pooled = &self.saved.tokens[self.layers.len()][..sequences.count() * self.width];
+        let pooled = &self.saved.tokens[self.layers.len()][..texts.count() * self.width];
         self.projection.forward(values, pooled, features, Onto::Replace);
     }
 
@@ -123,17 +122,28 @@ impl Bert {
         dropout: Dropout,
         dfeatures: &[f32],
     ) {
-        let sequences = texts.sequences();
-        let few = sequences.count() * self.width;
+        let few = texts.count() * self.width;
         let pooled = &self.saved.tokens[self.layers.len()][..few];
         let dpooled = &mut self.scratch.gradient[..few];
         self.projection.backward((values, gradients), pooled, dfeatures, dpooled, Onto::Replace);
         for layer in (0..self.layers.len()).rev() {
-            let inner = (sequences, self.rates.at(dropout, layer));
-            let (x, scratch) = (&self.saved.tokens[layer], &mut self.scratch);
-            self.layers[layer].backward((values, gradients), inner, x, scratch);
+            if self.shelf.overwritten(layer) {
+                self.run(layer, values, texts, dropout);
+            }
+            let inner = (texts.sequences(), self.rates.at(dropout, layer));
+            let memory = (&*self.shelf.place(layer), &mut self.scratch);
+            let x = &self.saved.tokens[layer];
+            self.layers[layer].backward((values, gradients), inner, x, memory);
         }
         self.backward_embed((values, gradients), texts, dropout);
+    }
+
+    /// One layer forward.
+    fn run(&mut self, layer: usize, values: &[f32], texts: Texts<'_>, dropout: Dropout) {
+        let (before, after) = self.saved.tokens.split_at_mut(layer + 1);
+        let inner = (texts.sequences(), self.rates.at(dropout, layer));
+        let memory = (self.shelf.place(layer), &mut self.scratch);
+        self.layers[layer].forward(values, inner, &before[layer], &mut after[0], memory);
     }
 
     fn embed(&mut self, values: &[f32], texts: Texts<'_>, dropout: Dropout) {

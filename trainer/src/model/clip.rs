@@ -66,7 +66,12 @@ enum ImageEncoder {
 }
 
 impl ImageEncoder {
-    fn declare(layout: &mut Layout, tower: &ImageTower, features: usize, batch: usize) -> Self {
+    fn declare(
+        layout: &mut Layout,
+        tower: &ImageTower,
+        features: usize,
+        (batch, recompute): (usize, bool),
+    ) -> Self {
         let side = tower.resolution as usize;
         if let Some(sizes) = &tower.resnet {
             let resnet = Resnet::declare(layout, sizes, (side, features), batch);
@@ -74,7 +79,7 @@ impl ImageEncoder {
         }
         #[expect(clippy::expect_used, reason = "the contract admits exactly one of the two kinds")]
         let sizes = tower.vit.as_ref().expect("an image tower of a known kind");
-        Self::Vit(Box::new(Vit::declare(layout, sizes, (side, features), batch)))
+        Self::Vit(Box::new(Vit::declare(layout, sizes, (side, features), (batch, recompute))))
     }
 
     /// How many pictures these are.
@@ -162,12 +167,25 @@ pub struct Clip {
 impl Clip {
     /// The model, and the arrays for its numbers, all zero.
     pub fn new(config: &ModelConfig, capacity: Capacity) -> (Self, Params) {
+        Self::declare(config, capacity, false)
+    }
+
+    /// The same in less memory: a backward pass computes again, block by block, what blocks would
+    /// otherwise keep. A residual network keeps it all the same, as in the reference.
+    ///
+    /// # Guarantees
+    /// The gradients are equal to the last bit.
+    pub fn recomputing(config: &ModelConfig, capacity: Capacity) -> (Self, Params) {
+        Self::declare(config, capacity, true)
+    }
+
+    fn declare(config: &ModelConfig, capacity: Capacity, recompute: bool) -> (Self, Params) {
         let Capacity { batch, context } = capacity;
         let width = config.embed_dim as usize;
         let mut layout = Layout::default();
         let clip = Self {
-            image: ImageEncoder::declare(&mut layout, &config.image, width, batch),
-            text: Bert::declare(&mut layout, &config.text, width, (batch, context)),
+            image: ImageEncoder::declare(&mut layout, &config.image, width, (batch, recompute)),
+            text: Bert::declare(&mut layout, &config.text, width, (batch, context, recompute)),
             logit_scale: layout.weight("logit_scale", &[], Init::Constant(LOGIT_SCALE)),
             image_features: Features::new(batch, width),
             text_features: Features::new(batch, width),

@@ -14,6 +14,11 @@ pub(super) struct FeedForward {
     down: Linear,
     activation: Activation,
     hidden: usize,
+}
+
+/// What the forward pass keeps for the backward pass.
+#[derive(Debug)]
+pub(super) struct Saved {
     /// Before the activation.
     bent: Vec<f32>,
     /// After it.
@@ -21,28 +26,29 @@ pub(super) struct FeedForward {
 }
 
 impl FeedForward {
-    /// The two layers and what they keep for so many rows.
-    pub(super) fn new(
-        up: Linear,
-        down: Linear,
-        activation: Activation,
-        (rows, hidden): (usize, usize),
-    ) -> Self {
-        let array = || vec![0.0; rows * hidden];
-        Self { up, down, activation, hidden, bent: array(), active: array() }
+    /// The two layers.
+    pub(super) fn new(up: Linear, down: Linear, activation: Activation) -> Self {
+        let hidden = up.outputs();
+        Self { up, down, activation, hidden }
+    }
+
+    /// Memory for what is kept of so many rows.
+    pub(super) fn reserve(&self, rows: usize) -> Saved {
+        let array = || vec![0.0; rows * self.hidden];
+        Saved { bent: array(), active: array() }
     }
 
     /// Writes `y`, or adds to it.
     pub(super) fn forward(
-        &mut self,
+        &self,
         values: &[f32],
-        rows: usize,
+        saved: &mut Saved,
         x: &[f32],
         y: &mut [f32],
         onto: Onto,
     ) {
-        let bent = &mut self.bent[..rows * self.hidden];
-        let active = &mut self.active[..rows * self.hidden];
+        let all = x.len() / self.up.inputs() * self.hidden;
+        let (bent, active) = (&mut saved.bent[..all], &mut saved.active[..all]);
         self.up.forward(values, x, bent, Onto::Replace);
         self.activation.forward(bent, active);
         self.down.forward(values, active, y, onto);
@@ -52,15 +58,16 @@ impl FeedForward {
     pub(super) fn backward(
         &self,
         (values, gradients): (&[f32], &mut [f32]),
+        saved: &Saved,
         (x, dy): (&[f32], &[f32]),
         wide: &mut [f32],
         dx: &mut [f32],
         onto: Onto,
     ) {
         let wide = &mut wide[..dx.len() / self.up.inputs() * self.hidden];
-        let active = &self.active[..wide.len()];
+        let active = &saved.active[..wide.len()];
         self.down.backward((values, gradients), active, dy, wide, Onto::Replace);
-        self.activation.backward(&self.bent[..wide.len()], wide);
+        self.activation.backward(&saved.bent[..wide.len()], wide);
         self.up.backward((values, gradients), x, wide, dx, onto);
     }
 }

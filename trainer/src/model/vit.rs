@@ -6,6 +6,7 @@ use block::Block;
 use cnclip_crds::model::Vit as Sizes;
 
 use super::scratch::Scratch;
+use super::shelf::Shelf;
 use crate::ops::attention::Attention;
 use crate::ops::layer_norm::{LayerNorm, Moments};
 use crate::ops::linear::Linear;
@@ -34,6 +35,7 @@ pub struct Vit {
     norm_post: LayerNorm,
     projection: Linear,
     offsets: Vec<usize>,
+    shelf: Shelf<block::Saved>,
     scratch: Scratch,
     saved: Saved,
 }
@@ -65,12 +67,13 @@ impl Saved {
 }
 
 impl Vit {
-    /// Declares the tower's weights under `visual`, with memory for `batch` pictures.
+    /// Declares the tower's weights under `visual`, with memory for `batch` pictures; `recompute` has
+    /// its blocks share some.
     pub fn declare(
         layout: &mut Layout,
         sizes: &Sizes,
         (side, features): (usize, usize),
-        batch: usize,
+        (batch, recompute): (usize, bool),
     ) -> Self {
         let [width, patch, layers, head] =
             [sizes.width, sizes.patch_size, sizes.layers, sizes.head_width].map(|n| n as usize);
@@ -84,15 +87,17 @@ impl Vit {
         let norm_pre = LayerNorm::declare(layout, "visual.ln_pre", width, EPSILON);
         let block = |layer: usize| {
             let keep = if layer + 1 == layers { Keep::First } else { Keep::All };
-            Block::declare(layout, layer, attention, (batch * tokens, batch), keep)
+            Block::declare(layout, layer, attention, keep)
         };
-        let blocks = (0..layers).map(block).collect();
+        let blocks: Vec<_> = (0..layers).map(block).collect();
+        let reserve = |block: &Block| block.reserve((batch * tokens, batch));
         let norm_post = LayerNorm::declare(layout, "visual.ln_post", width, EPSILON);
         let projection = layout.weight("visual.proj", &[width, features], normal);
         Self {
             side,
             patch,
             width,
+            shelf: Shelf::new(&blocks, recompute, reserve),
             patch_embedding: Linear::new(convolution, None, row),
             class_embedding,
             positions,
@@ -115,12 +120,10 @@ impl Vit {
     pub fn forward(&mut self, values: &[f32], pixels: Pixels<'_>, features: &mut [f32]) {
         let batch = pixels.len() / self.picture();
         self.embed(values, pixels, batch);
-        let sequences = Sequences::new(&self.offsets[..=batch]);
-        let Saved { tokens, moments_post, pooled, .. } = &mut self.saved;
-        for (layer, block) in self.blocks.iter_mut().enumerate() {
-            let (before, after) = tokens.split_at_mut(layer + 1);
-            block.forward(values, sequences, &before[layer], &mut after[0], &mut self.scratch);
+        for layer in 0..self.blocks.len() {
+            self.run(layer, values, batch);
         }
+        let Saved { tokens, moments_post, pooled, .. } = &mut self.saved;
         let pooled = &mut pooled[..batch * self.width];
         let last = &tokens[self.blocks.len()][..pooled.len()];
         self.norm_post.forward(values, last, pooled, &mut moments_post[..batch]);
@@ -138,11 +141,24 @@ impl Vit {
         let last = (&saved.tokens[self.blocks.len()][..few], &saved.moments_post[..batch]);
         let dlast = &mut scratch.gradient[..few];
         self.norm_post.backward((values, gradients), last, dpooled, dlast, Onto::Replace);
-        let sequences = Sequences::new(&self.offsets[..=batch]);
-        for (block, x) in self.blocks.iter().zip(&saved.tokens).rev() {
-            block.backward((values, gradients), sequences, x, scratch);
+        for layer in (0..self.blocks.len()).rev() {
+            if self.shelf.overwritten(layer) {
+                self.run(layer, values, batch);
+            }
+            let sequences = Sequences::new(&self.offsets[..=batch]);
+            let memory = (&*self.shelf.place(layer), &mut self.scratch);
+            let x = &self.saved.tokens[layer];
+            self.blocks[layer].backward((values, gradients), sequences, x, memory);
         }
         self.backward_embed(values, gradients, batch);
+    }
+
+    /// One block forward.
+    fn run(&mut self, layer: usize, values: &[f32], batch: usize) {
+        let sequences = Sequences::new(&self.offsets[..=batch]);
+        let (before, after) = self.saved.tokens.split_at_mut(layer + 1);
+        let memory = (self.shelf.place(layer), &mut self.scratch);
+        self.blocks[layer].forward(values, sequences, &before[layer], &mut after[0], memory);
     }
 
     fn embed(&mut self, values: &[f32], pixels: Pixels<'_>, batch: usize) {

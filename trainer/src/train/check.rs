@@ -136,7 +136,6 @@ fn recipe(config: &TrainConfig) -> Option<String> {
 /// What this cnclip does not do yet.
 fn unknown(config: &TrainConfig) -> Option<String> {
     let rows = [
-        ("gradientCheckpointing", config.gradient_checkpointing),
         ("maskedPatchesPercent", config.masked_patches_percent != 0),
         ("distillation", config.distillation.is_some()),
     ];

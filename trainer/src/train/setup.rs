@@ -47,7 +47,8 @@ pub(super) fn set_up(config: &TrainConfig) -> Result<Run> {
 
     let micro_batch = config.micro_batch_size.map_or(global_batch, |size| size as usize);
     let capacity = Capacity { batch: micro_batch, context: config.context_length as usize };
-    let (mut clip, mut params) = Clip::new(&config.model, capacity);
+    let declare = if config.gradient_checkpointing { Clip::recomputing } else { Clip::new };
+    let (mut clip, mut params) = declare(&config.model, capacity);
     clip.freeze_image(&mut params, config.freeze == Freeze::Image);
     let mut adamw = AdamW::new(&params, settings(config));
     let digest = dataset.index().dataset.clone();

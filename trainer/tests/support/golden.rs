@@ -11,6 +11,9 @@ use cnclip::weights::{Part, Tensors, Weights, load};
 use cnclip_crds::model::{ImageTower, ModelConfig, Resnet, TextTower, Vit};
 use serde_json::Value;
 
+/// A way to declare a model.
+pub(crate) type Declare = fn(&ModelConfig, Capacity) -> (Clip, Params);
+
 /// One model's files.
 pub(crate) struct Golden {
     pub(crate) config: ModelConfig,
@@ -68,7 +71,12 @@ impl Golden {
 
     /// The model with the golden weights.
     pub(crate) fn model(&self) -> (Clip, Params) {
-        let (clip, mut params) = Clip::new(&self.config, Capacity { batch: 6, context: 20 });
+        self.declared(Clip::new)
+    }
+
+    /// The same, declared in another way.
+    pub(crate) fn declared(&self, declare: Declare) -> (Clip, Params) {
+        let (clip, mut params) = declare(&self.config, Capacity { batch: 6, context: 20 });
         load(&mut params, &self.weights, Part::All).unwrap();
         (clip, params)
     }

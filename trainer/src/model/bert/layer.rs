@@ -1,6 +1,6 @@
 //! One post-normalised layer of the text tower.
 
-use crate::model::feed_forward::FeedForward;
+use crate::model::feed_forward::{self, FeedForward};
 use crate::model::scratch::Scratch;
 use crate::ops::activation::Activation;
 use crate::ops::attention::Attention;
@@ -24,12 +24,11 @@ pub(super) struct Layer {
     feed_forward: FeedForward,
     norm_2: LayerNorm,
     keep: Keep,
-    saved: Saved,
 }
 
 /// What the forward pass keeps for the backward pass.
 #[derive(Debug)]
-struct Saved {
+pub(super) struct Saved {
     qkv: Vec<f32>,
     probabilities: Vec<f32>,
     attended: Vec<f32>,
@@ -38,22 +37,7 @@ struct Saved {
     middle: Vec<f32>,
     sum_2: Vec<f32>,
     moments_2: Vec<Moments>,
-}
-
-impl Saved {
-    fn new(attention: Attention, rows: usize, kept: usize) -> Self {
-        let width = attention.width;
-        Self {
-            qkv: vec![0.0; rows * 3 * width],
-            probabilities: vec![0.0; kept * attention.row()],
-            attended: vec![0.0; kept * width],
-            sum_1: vec![0.0; kept * width],
-            moments_1: vec![[0.0; 2]; kept],
-            middle: vec![0.0; kept * width],
-            sum_2: vec![0.0; kept * width],
-            moments_2: vec![[0.0; 2]; kept],
-        }
-    }
+    fed: feed_forward::Saved,
 }
 
 /// Where the values of one layer are dropped.
@@ -89,18 +73,16 @@ impl Rates {
 }
 
 impl Layer {
-    /// Declares layer `layer`, with memory for so many tokens of so many texts.
+    /// Declares layer `layer`.
     pub(super) fn declare(
         layout: &mut Layout,
         layer: usize,
         attention: Attention,
         hidden: usize,
-        (rows, batch): (usize, usize),
         keep: Keep,
     ) -> Self {
         let name = format!("bert.encoder.layer.{layer}");
         let width = attention.width;
-        let kept = if keep == Keep::All { rows } else { batch };
         let qkv = declare_qkv(layout, &format!("{name}.attention.self"), width);
         let out = declare(layout, &format!("{name}.attention.output.dense"), (width, width));
         let norm = format!("{name}.attention.output.LayerNorm");
@@ -113,25 +95,40 @@ impl Layer {
             qkv,
             out,
             norm_1,
-            feed_forward: FeedForward::new(up, down, Activation::Gelu, (kept, hidden)),
+            feed_forward: FeedForward::new(up, down, Activation::Gelu),
             norm_2: LayerNorm::declare(layout, &norm, width, super::EPSILON),
             keep,
-            saved: Saved::new(attention, rows, kept),
+        }
+    }
+
+    /// Memory for what is kept of so many tokens of so many texts.
+    pub(super) fn reserve(&self, (rows, batch): (usize, usize)) -> Saved {
+        let (attention, width) = (self.attention, self.attention.width);
+        let kept = if self.keep == Keep::All { rows } else { batch };
+        Saved {
+            qkv: vec![0.0; rows * 3 * width],
+            probabilities: vec![0.0; kept * attention.row()],
+            attended: vec![0.0; kept * width],
+            sum_1: vec![0.0; kept * width],
+            moments_1: vec![[0.0; 2]; kept],
+            middle: vec![0.0; kept * width],
+            sum_2: vec![0.0; kept * width],
+            moments_2: vec![[0.0; 2]; kept],
+            fed: self.feed_forward.reserve(kept),
         }
     }
 
     /// Writes `y`.
     pub(super) fn forward(
-        &mut self,
+        &self,
         values: &[f32],
         (sequences, dropouts): (Sequences<'_>, Dropouts),
         x: &[f32],
         y: &mut [f32],
-        scratch: &mut Scratch,
+        (saved, scratch): (&mut Saved, &mut Scratch),
     ) {
         let sequences = sequences.keeping(self.keep);
         let (tokens, kept, width) = (sequences.tokens(), sequences.kept(), self.attention.width);
-        let saved = &mut self.saved;
         let (x, y) = (&x[..tokens * width], &mut y[..kept * width]);
 
         let qkv = &mut saved.qkv[..3 * x.len()];
@@ -150,7 +147,7 @@ impl Layer {
         self.norm_1.forward(values, sum, middle, &mut saved.moments_1[..kept]);
 
         let sum = &mut saved.sum_2[..y.len()];
-        self.feed_forward.forward(values, kept, middle, sum, Onto::Replace);
+        self.feed_forward.forward(values, &mut saved.fed, middle, sum, Onto::Replace);
         dropouts.fed.add(sequences, width, sum, middle);
         self.norm_2.forward(values, sum, y, &mut saved.moments_2[..kept]);
     }
@@ -161,12 +158,11 @@ impl Layer {
         (values, gradients): (&[f32], &mut [f32]),
         (sequences, dropouts): (Sequences<'_>, Dropouts),
         x: &[f32],
-        scratch: &mut Scratch,
+        (saved, scratch): (&Saved, &mut Scratch),
     ) {
         let sequences = sequences.keeping(self.keep);
         let (tokens, kept, width) = (sequences.tokens(), sequences.kept(), self.attention.width);
         let (all, few) = (tokens * width, kept * width);
-        let saved = &self.saved;
 
         let Scratch { gradient, narrow, spare, wide, qkv: dqkv, dropped, scores } = scratch;
         let (dy, dsum, dmasked) = (&mut gradient[..few], &mut narrow[..few], &mut spare[..few]);
@@ -174,7 +170,8 @@ impl Layer {
         self.norm_2.backward((values, gradients), inner, dy, dsum, Onto::Replace);
         dropouts.fed.apply(sequences, width, dsum, dmasked);
         let inner = (&saved.middle[..few], &*dmasked);
-        self.feed_forward.backward((values, gradients), inner, wide, dsum, Onto::Add);
+        let (weights, fed) = ((values, &mut *gradients), &saved.fed);
+        self.feed_forward.backward(weights, fed, inner, wide, dsum, Onto::Add);
 
         let (dmiddle, dsum) = (dsum, dy);
         let inner = (&saved.sum_1[..few], &saved.moments_1[..kept]);

@@ -1,6 +1,6 @@
 //! One pre-normalised block of the image tower.
 
-use crate::model::feed_forward::FeedForward;
+use crate::model::feed_forward::{self, FeedForward};
 use crate::model::scratch::Scratch;
 use crate::ops::activation::Activation;
 use crate::ops::attention::Attention;
@@ -24,12 +24,11 @@ pub(super) struct Block {
     norm_2: LayerNorm,
     feed_forward: FeedForward,
     keep: Keep,
-    saved: Saved,
 }
 
 /// What the forward pass keeps for the backward pass.
 #[derive(Debug)]
-struct Saved {
+pub(super) struct Saved {
     moments_1: Vec<Moments>,
     normed_1: Vec<f32>,
     qkv: Vec<f32>,
@@ -38,36 +37,19 @@ struct Saved {
     middle: Vec<f32>,
     moments_2: Vec<Moments>,
     normed_2: Vec<f32>,
-}
-
-impl Saved {
-    fn new(attention: Attention, rows: usize, kept: usize) -> Self {
-        let width = attention.width;
-        Self {
-            moments_1: vec![[0.0; 2]; rows],
-            normed_1: vec![0.0; rows * width],
-            qkv: vec![0.0; rows * 3 * width],
-            probabilities: vec![0.0; kept * attention.row()],
-            attended: vec![0.0; kept * width],
-            middle: vec![0.0; kept * width],
-            moments_2: vec![[0.0; 2]; kept],
-            normed_2: vec![0.0; kept * width],
-        }
-    }
+    fed: feed_forward::Saved,
 }
 
 impl Block {
-    /// Declares block `layer`, with memory for so many tokens of so many pictures.
+    /// Declares block `layer`.
     pub(super) fn declare(
         layout: &mut Layout,
         layer: usize,
         attention: Attention,
-        (rows, batch): (usize, usize),
         keep: Keep,
     ) -> Self {
         let name = format!("visual.transformer.resblocks.{layer}");
         let (width, hidden) = (attention.width, 4 * attention.width);
-        let kept = if keep == Keep::All { rows } else { batch };
         let norm_1 = LayerNorm::declare(layout, &format!("{name}.ln_1"), width, super::EPSILON);
         let shape = [3 * width, width];
         let glorot = Init::glorot(width, 3 * width);
@@ -86,24 +68,39 @@ impl Block {
             qkv: Linear::new(weight, Some(bias), width),
             out,
             norm_2: LayerNorm::declare(layout, &format!("{name}.ln_2"), width, super::EPSILON),
-            feed_forward: FeedForward::new(up, down, Activation::QuickGelu, (kept, hidden)),
+            feed_forward: FeedForward::new(up, down, Activation::QuickGelu),
             keep,
-            saved: Saved::new(attention, rows, kept),
+        }
+    }
+
+    /// Memory for what is kept of so many tokens of so many pictures.
+    pub(super) fn reserve(&self, (rows, batch): (usize, usize)) -> Saved {
+        let (attention, width) = (self.attention, self.attention.width);
+        let kept = if self.keep == Keep::All { rows } else { batch };
+        Saved {
+            moments_1: vec![[0.0; 2]; rows],
+            normed_1: vec![0.0; rows * width],
+            qkv: vec![0.0; rows * 3 * width],
+            probabilities: vec![0.0; kept * attention.row()],
+            attended: vec![0.0; kept * width],
+            middle: vec![0.0; kept * width],
+            moments_2: vec![[0.0; 2]; kept],
+            normed_2: vec![0.0; kept * width],
+            fed: self.feed_forward.reserve(kept),
         }
     }
 
     /// Writes `y`.
     pub(super) fn forward(
-        &mut self,
+        &self,
         values: &[f32],
         sequences: Sequences<'_>,
         x: &[f32],
         y: &mut [f32],
-        scratch: &mut Scratch,
+        (saved, scratch): (&mut Saved, &mut Scratch),
     ) {
         let sequences = sequences.keeping(self.keep);
         let (tokens, kept, width) = (sequences.tokens(), sequences.kept(), self.attention.width);
-        let saved = &mut self.saved;
         let (x, y) = (&x[..tokens * width], &mut y[..kept * width]);
 
         let normed = &mut saved.normed_1[..x.len()];
@@ -122,7 +119,7 @@ impl Block {
         let normed = &mut saved.normed_2[..y.len()];
         self.norm_2.forward(values, middle, normed, &mut saved.moments_2[..kept]);
         y.copy_from_slice(middle);
-        self.feed_forward.forward(values, kept, normed, y, Onto::Add);
+        self.feed_forward.forward(values, &mut saved.fed, normed, y, Onto::Add);
     }
 
     /// `scratch.gradient` holds the gradient of `y`, and then that of `x`.
@@ -131,17 +128,17 @@ impl Block {
         (values, gradients): (&[f32], &mut [f32]),
         sequences: Sequences<'_>,
         x: &[f32],
-        scratch: &mut Scratch,
+        (saved, scratch): (&Saved, &mut Scratch),
     ) {
         let sequences = sequences.keeping(self.keep);
         let (tokens, kept, width) = (sequences.tokens(), sequences.kept(), self.attention.width);
         let (all, few) = (tokens * width, kept * width);
-        let saved = &self.saved;
 
         let Scratch { gradient, narrow, wide, qkv: dqkv, dropped, scores, .. } = scratch;
         let (dy, dnormed) = (&mut gradient[..few], &mut narrow[..few]);
         let inner = (&saved.normed_2[..few], &*dy);
-        self.feed_forward.backward((values, gradients), inner, wide, dnormed, Onto::Replace);
+        let (weights, fed) = ((values, &mut *gradients), &saved.fed);
+        self.feed_forward.backward(weights, fed, inner, wide, dnormed, Onto::Replace);
         let inner = (&saved.middle[..few], &saved.moments_2[..kept]);
         self.norm_2.backward((values, gradients), inner, dnormed, dy, Onto::Add);
 
