@@ -9,14 +9,13 @@ fn every_golden_text_becomes_the_references_ids() {
     let file = std::fs::read_to_string(golden("tokenizer/tokenizer.jsonl")).unwrap();
     let rows: Vec<Value> = file.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     for (length, rules, key) in
-        [("52", None, "ids52"), ("52", Some("--dataset-rules"), "dataset52"), ("8", None, "ids8")]
+        [("8", None, "ids8"), ("52", None, "ids52"), ("128", Some("--dataset-rules"), "dataset128")]
     {
         let arguments = ["tokenize", "--context-length", length].into_iter().chain(rules);
         let output = succeed(&arguments.collect::<Vec<_>>(), file.as_bytes());
         let lines = String::from_utf8(output).unwrap();
         assert_eq!(lines.lines().count(), rows.len());
-        let pairs = lines.lines().zip(&rows).filter(|(_, row)| row[key].is_array());
-        for (line, row) in pairs {
+        for (line, row) in lines.lines().zip(&rows) {
             assert_eq!(line.parse::<Value>().unwrap(), row[key], "{} {key}", row["text"]);
         }
     }
