@@ -1,4 +1,5 @@
-//! Pairs a second of a training step without its data: forward, loss, backward, optimizer.
+//! Pairs a second of a training step without its data, and what it reserves: forward, loss, backward,
+//! optimizer.
 //!
 //! `cargo bench -p cnclip-trainer --bench step -- --model model.json` prints one line of JSON.
 #![allow(clippy::print_stdout, reason = "the result of a benchmark is what it prints")]
@@ -7,7 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use cnclip::loss::ContrastiveLoss;
+use cnclip::accumulate::Accumulator;
 use cnclip::model::Texts;
 use cnclip::model::clip::{Batch, Capacity, Clip};
 use cnclip::ops::dropout::Dropout;
@@ -15,6 +16,10 @@ use cnclip::ops::pixels::Pixels;
 use cnclip::optimizer::{AdamW, Settings};
 use cnclip::params::Params;
 use cnclip_crds::model::ModelConfig;
+use peak_alloc::PeakAlloc;
+
+#[global_allocator]
+static MEMORY: PeakAlloc = PeakAlloc;
 
 /// Times training steps of one model on made-up pairs.
 #[derive(Parser)]
@@ -25,6 +30,15 @@ struct Arguments {
     /// Pairs in a step.
     #[arg(long, default_value_t = 256)]
     batch: usize,
+    /// Pairs that are computed at once; all of a step if not given.
+    #[arg(long)]
+    micro_batch: Option<usize>,
+    /// Computes again in the backward pass what blocks would keep.
+    #[arg(long)]
+    recompute: bool,
+    /// Patches of each picture that are left out, in percent.
+    #[arg(long, default_value_t = 0)]
+    masked: u32,
     /// Tokens that memory is reserved for.
     #[arg(long, default_value_t = 32)]
     context: usize,
@@ -73,14 +87,17 @@ impl Pairs {
 struct Training {
     clip: Clip,
     params: Params,
-    loss: ContrastiveLoss,
+    accumulator: Accumulator,
     adamw: AdamW,
 }
 
 impl Training {
     fn new(arguments: &Arguments, config: &ModelConfig) -> Self {
-        let capacity = Capacity { batch: arguments.batch, context: arguments.context };
-        let (clip, mut params) = Clip::new(config, capacity);
+        let micro_batch = arguments.micro_batch.unwrap_or(arguments.batch);
+        let capacity = Capacity { batch: micro_batch, context: arguments.context };
+        let declare = if arguments.recompute { Clip::recomputing } else { Clip::new };
+        let (mut clip, mut params) = declare(config, capacity);
+        clip.mask_patches(arguments.masked);
         params.initialize(1);
         let settings = Settings {
             beta_1: 0.9,
@@ -89,21 +106,20 @@ impl Training {
             weight_decay: 0.1,
             max_norm: None,
         };
-        let loss = ContrastiveLoss::new(arguments.batch, clip.features());
-        Self { loss, adamw: AdamW::new(&params, settings), clip, params }
+        let accumulator = Accumulator::new(&clip, &params, (arguments.batch, micro_batch));
+        Self { accumulator, adamw: AdamW::new(&params, settings), clip, params }
     }
 
     /// One step, and how long its three parts took.
     fn step(&mut self, step: u64, pairs: &Pairs) -> [Duration; 3] {
-        let Self { clip, params, loss, adamw } = self;
-        let (batch, dropout) = (pairs.batch(), Dropout::new(1, step, 0));
+        let Self { clip, params, accumulator, adamw } = self;
+        let given = (pairs.batch(), Dropout::new(1, step, 0));
         let start = Instant::now();
-        let (scale, all) = (clip.logit_scale(params), 0..batch.texts.count());
-        let score = loss.evaluate(clip.forward(params, batch, dropout), scale, all.clone());
+        let score = accumulator.forward((clip, params), given);
         let forward = Instant::now();
         params.clear_gradients();
         clip.add_logit_scale_gradient(params, score.logit_scale_gradient as f32);
-        clip.backward(params, batch, dropout, loss.gradients(all));
+        accumulator.backward((clip, params), given);
         let backward = Instant::now();
         #[expect(clippy::expect_used, reason = "a benchmark of nothing is worth nothing")]
         adamw.step(params, step, 1e-4).expect("finite gradients");
@@ -116,7 +132,9 @@ fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let config: ModelConfig = serde_json::from_slice(&std::fs::read(&arguments.model)?)?;
     let pairs = Pairs::new(&arguments, &config);
+    let before = MEMORY.current_usage();
     let mut training = Training::new(&arguments, &config);
+    let reserved = MEMORY.current_usage() - before;
     training.step(0, &pairs);
     let mut parts = [0.0; 3];
     for step in 1..=arguments.steps {
@@ -129,6 +147,7 @@ fn main() -> anyhow::Result<()> {
         "forwardSeconds": seconds[0],
         "backwardSeconds": seconds[1],
         "optimizerSeconds": seconds[2],
+        "reservedBytes": reserved,
         "threads": rayon::current_num_threads(),
         "parameters": training.params.values.len(),
     });

@@ -12,6 +12,7 @@ pub mod linear;
 pub mod math;
 pub mod matrix;
 pub mod normalize;
+pub mod patches;
 pub mod pixels;
 pub mod pool;
 pub mod query;

@@ -11,12 +11,13 @@ use cnclip::ops::dropout::Dropout;
 use cnclip::params::Params;
 use golden::{Golden, Pairs, assert_close};
 
-/// A golden model with dropout, and six pairs.
+/// A golden model with dropout and, where it has any, masked patches; and six pairs.
 fn model(name: &str) -> (Clip, Params, Pairs) {
     let mut golden = Golden::read(name);
     golden.config.text.hidden_dropout_percent = 20;
     golden.config.text.attention_dropout_percent = 30;
-    let (clip, params) = golden.model();
+    let (mut clip, params) = golden.model();
+    clip.mask_patches(40);
     (clip, params, golden.pairs(0))
 }
 

@@ -7,9 +7,10 @@ mod golden;
 use cnclip::accumulate::Accumulator;
 use cnclip::loss::Score;
 use cnclip::model::clip::Clip;
+use cnclip::model::vit::Vit;
 use cnclip::ops::dropout::Dropout;
 use cnclip::optimizer::{AdamW, Settings};
-use cnclip::params::{Params, Segment};
+use cnclip::params::{Layout, Params, Segment};
 use cnclip::schedule::Schedule;
 use golden::{Golden, Pairs, assert_close, without_gradient};
 use serde_json::Value;
@@ -207,4 +208,27 @@ fn a_logit_scale_beyond_its_bound_is_clamped_as_the_reference_does() {
 fn ten_steps_in_micro_batches_are_the_references() {
     // It adds the gradient of the logit scale once for each micro batch, which AdamW hides.
     train_in_parts("vit_b16", "adamw_accum", 1e-4, (4, 2), |_, _| {});
+}
+
+#[test]
+fn features_of_pictures_with_masked_patches_are_the_references() {
+    let golden = Golden::read("vit_b16");
+    let (sizes, mut layout) = (golden.config.image.vit.as_ref().unwrap(), Layout::default());
+    let mut vit = Vit::declare(&mut layout, sizes, (64, 32), (6, false));
+    let mut params = layout.build();
+    for (segment, values) in params.tensors_mut() {
+        golden.weights.get(&segment.name).unwrap().read(values).unwrap();
+    }
+    // The reference keeps the patches that draw least.
+    let noise = golden.io["flip.noise"].values.chunks(16);
+    let seen = noise.flat_map(|noise| {
+        let mut patches: Vec<u32> = (0..16).collect();
+        patches.sort_by(|&a, &b| noise[a as usize].total_cmp(&noise[b as usize]));
+        patches.truncate(8);
+        patches
+    });
+    let (pairs, mut features) = (golden.pairs(0), vec![9.0; 6 * 32]);
+    let given = (pairs.batch().pixels, &seen.collect::<Vec<_>>()[..]);
+    vit.forward(&params.values, given, &mut features);
+    assert_close("features", &features, &golden.io["flip.image_raw"].values, 1e-5);
 }

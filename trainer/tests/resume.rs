@@ -135,7 +135,12 @@ fn what_can_never_work_is_refused_before_anything_is_written() {
         Some(PinnedFile { uri: uri.display().to_string(), sha256: sha256.to_owned() })
     };
     let known = fresh().vocabulary.unwrap();
-    let rows: [(&[&str], TrainConfig); 8] = [
+    let rows: [(&[&str], TrainConfig); 9] = [
+        (&["maskedPatchesPercent is 50", "no patches"], {
+            let mut config = fresh();
+            config.masked_patches_percent = 50;
+            config
+        }),
         (&["has 7 entries", "vocabSize is 6"], {
             let mut config = fresh();
             config.model.text.vocab_size = 6;

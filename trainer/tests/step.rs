@@ -16,7 +16,7 @@ use golden::{Declare, Golden, Pairs, assert_close};
 
 const MODEL: &str = "vit_b16";
 
-/// The golden model with dropout, and six pairs.
+/// The golden model with dropout and masked patches, and six pairs.
 fn model() -> (Clip, Params, Pairs) {
     declared(Clip::new)
 }
@@ -25,7 +25,8 @@ fn declared(declare: Declare) -> (Clip, Params, Pairs) {
     let mut golden = Golden::read(MODEL);
     golden.config.text.hidden_dropout_percent = 20;
     golden.config.text.attention_dropout_percent = 30;
-    let (clip, params) = golden.declared(declare);
+    let (mut clip, params) = golden.declared(declare);
+    clip.mask_patches(40);
     let pairs = golden.pairs(0);
     (clip, params, pairs)
 }

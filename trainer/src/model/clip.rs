@@ -13,6 +13,7 @@ use super::resnet::Resnet;
 use super::vit::Vit;
 use crate::ops::dropout::Dropout;
 use crate::ops::normalize;
+use crate::ops::patches::Patches;
 use crate::ops::pixels::Pixels;
 use crate::ops::ranks::Ranks;
 use crate::params::{Init, Layout, Params, Weight};
@@ -61,7 +62,7 @@ impl<'a> Batch<'a> {
 /// An image tower of either kind.
 #[derive(Debug)]
 enum ImageEncoder {
-    Vit(Box<Vit>),
+    Vit(Box<Vit>, Patches),
     Resnet(Box<Resnet>),
 }
 
@@ -79,27 +80,33 @@ impl ImageEncoder {
         }
         #[expect(clippy::expect_used, reason = "the contract admits exactly one of the two kinds")]
         let sizes = tower.vit.as_ref().expect("an image tower of a known kind");
-        Self::Vit(Box::new(Vit::declare(layout, sizes, (side, features), (batch, recompute))))
+        let vit = Vit::declare(layout, sizes, (side, features), (batch, recompute));
+        let patches = Patches::new(batch, vit.patches());
+        Self::Vit(Box::new(vit), patches)
     }
 
     /// How many pictures these are.
     fn count(&self, pixels: Pixels<'_>) -> usize {
         match self {
-            Self::Vit(vit) => pixels.len() / vit.picture(),
+            Self::Vit(vit, _) => pixels.len() / vit.picture(),
             Self::Resnet(resnet) => pixels.len() / resnet.picture(),
         }
     }
 
-    /// Writes features; `training` decides what batch normalisation does.
+    /// Writes features; `training` decides what batch normalisation does, `dropout` which patches
+    /// are seen.
     fn forward(
         &mut self,
         params: &mut Params,
         pixels: Pixels<'_>,
-        training: bool,
+        (training, dropout): (bool, Dropout),
         features: &mut [f32],
     ) {
         match self {
-            Self::Vit(vit) => vit.forward(&params.values, pixels, features),
+            Self::Vit(vit, patches) => {
+                let seen = patches.choose(pixels.len() / vit.picture(), dropout);
+                vit.forward(&params.values, (pixels, seen), features);
+            }
             Self::Resnet(resnet) => {
                 let Params { values, state, .. } = params;
                 resnet.forward((values, state), pixels, training, features);
@@ -111,7 +118,9 @@ impl ImageEncoder {
     fn backward(&mut self, params: &mut Params, dfeatures: &[f32]) {
         let Params { values, gradients, .. } = params;
         match self {
-            Self::Vit(vit) => vit.backward(values, gradients, dfeatures),
+            Self::Vit(vit, patches) => {
+                vit.backward((values, gradients), patches.seen(), dfeatures);
+            }
             Self::Resnet(resnet) => resnet.backward(values, gradients, dfeatures),
         }
     }
@@ -211,6 +220,14 @@ impl Clip {
         }
     }
 
+    /// Leaves out a share of each picture's patches from now on, in training alone. A residual
+    /// network has none to leave out.
+    pub fn mask_patches(&mut self, percent: u32) {
+        if let ImageEncoder::Vit(_, patches) = &mut self.image {
+            patches.mask(percent);
+        }
+    }
+
     /// Length of a feature.
     pub fn features(&self) -> usize {
         self.image_features.width
@@ -243,7 +260,7 @@ impl Clip {
         batch: Batch<'_>,
         dropout: Dropout,
     ) -> (&[f32], &[f32]) {
-        self.forward_images(params, batch.pixels, !self.image_frozen);
+        self.forward_images(params, batch.pixels, (!self.image_frozen, dropout));
         self.forward_texts(params, batch.texts, dropout);
         (self.image_features.normalize(), self.text_features.normalize())
     }
@@ -251,12 +268,17 @@ impl Clip {
     /// Makes again what the backward pass needs of an earlier forward pass.
     pub fn forward_again(&mut self, params: &mut Params, batch: Batch<'_>, dropout: Dropout) {
         if !self.image_frozen {
-            self.forward_images(params, batch.pixels, true);
+            self.forward_images(params, batch.pixels, (true, dropout));
         }
         self.forward_texts(params, batch.texts, dropout);
     }
 
-    fn forward_images(&mut self, params: &mut Params, pixels: Pixels<'_>, training: bool) {
+    fn forward_images(
+        &mut self,
+        params: &mut Params,
+        pixels: Pixels<'_>,
+        training: (bool, Dropout),
+    ) {
         let images = self.image_features.reserve(self.image.count(pixels));
         self.image.forward(params, pixels, training, images);
     }
@@ -291,7 +313,7 @@ impl Clip {
     /// # Shapes
     /// [batch, features]
     pub fn encode_images(&mut self, params: &mut Params, pixels: Pixels<'_>) -> &[f32] {
-        self.forward_images(params, pixels, false);
+        self.forward_images(params, pixels, (false, Dropout::NONE));
         self.image_features.normalize()
     }
 

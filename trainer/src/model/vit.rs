@@ -116,10 +116,26 @@ impl Vit {
         3 * self.side * self.side
     }
 
-    /// Writes the features of a batch.
-    pub fn forward(&mut self, values: &[f32], pixels: Pixels<'_>, features: &mut [f32]) {
+    /// Patches of one picture.
+    pub fn patches(&self) -> usize {
+        (self.side / self.patch).pow(2)
+    }
+
+    /// Writes the features of a batch, of which some patches are seen.
+    ///
+    /// # Shapes
+    /// `seen` [batch, seen]
+    pub fn forward(
+        &mut self,
+        values: &[f32],
+        (pixels, seen): (Pixels<'_>, &[u32]),
+        features: &mut [f32],
+    ) {
         let batch = pixels.len() / self.picture();
-        self.embed(values, pixels, batch);
+        let tokens = 1 + seen.len() / batch;
+        let offsets = self.offsets.iter_mut().enumerate();
+        offsets.for_each(|(sample, offset)| *offset = sample * tokens);
+        self.embed(values, (pixels, seen), batch);
         for layer in 0..self.blocks.len() {
             self.run(layer, values, batch);
         }
@@ -130,8 +146,14 @@ impl Vit {
         self.projection.forward(values, pooled, features, Onto::Replace);
     }
 
-    /// Adds to the gradients of the weights, given that of the features.
-    pub fn backward(&mut self, values: &[f32], gradients: &mut [f32], dfeatures: &[f32]) {
+    /// Adds to the gradients of the weights, given that of the features and the patches that the
+    /// forward pass saw.
+    pub fn backward(
+        &mut self,
+        (values, gradients): (&[f32], &mut [f32]),
+        seen: &[u32],
+        dfeatures: &[f32],
+    ) {
         let batch = dfeatures.len() / self.projection.outputs();
         let few = batch * self.width;
         let (saved, scratch) = (&self.saved, &mut self.scratch);
@@ -150,7 +172,7 @@ impl Vit {
             let x = &self.saved.tokens[layer];
             self.blocks[layer].backward((values, gradients), sequences, x, memory);
         }
-        self.backward_embed(values, gradients, batch);
+        self.backward_embed((values, gradients), seen, batch);
     }
 
     /// One block forward.
@@ -161,40 +183,57 @@ impl Vit {
         self.blocks[layer].forward(values, sequences, &before[layer], &mut after[0], memory);
     }
 
-    fn embed(&mut self, values: &[f32], pixels: Pixels<'_>, batch: usize) {
-        let rows = self.offsets[batch];
+    fn embed(&mut self, values: &[f32], (pixels, seen): (Pixels<'_>, &[u32]), batch: usize) {
+        let (rows, width) = (self.offsets[batch], self.width);
         let Saved { patches, embedded, moments_pre, tokens, .. } = &mut self.saved;
         let patches = &mut patches[..rows * self.patch_embedding.inputs()];
-        cut_patches(pixels, self.side, self.patch, patches);
-        let embedded = &mut embedded[..rows * self.width];
+        cut_patches(pixels, (self.side, self.patch), seen, patches);
+        let embedded = &mut embedded[..rows * width];
         let (class, positions) = (self.class_embedding.of(values), self.positions.of(values));
         let sequences = Sequences::new(&self.offsets[..=batch]);
-        sequences.each(Tokens(&mut *embedded, self.width), |_, rows| {
-            rows.0.copy_from_slice(positions);
+        sequences.each(Tokens(&mut *embedded, width), |sample, rows| {
+            for (row, place) in rows.0.chunks_exact_mut(width).zip(places(seen, batch, sample)) {
+                row.copy_from_slice(&positions[place * width..][..width]);
+            }
             rows.0.iter_mut().zip(class).for_each(|(row, class)| *row += class);
         });
         // The class token's patch is zero, so the product leaves its row alone.
         self.patch_embedding.forward(values, patches, embedded, Onto::Add);
-        let first = &mut tokens[0][..rows * self.width];
+        let first = &mut tokens[0][..rows * width];
         self.norm_pre.forward(values, embedded, first, &mut moments_pre[..rows]);
     }
 
-    fn backward_embed(&mut self, values: &[f32], gradients: &mut [f32], batch: usize) {
-        let rows = self.offsets[batch];
+    fn backward_embed(
+        &mut self,
+        (values, gradients): (&[f32], &mut [f32]),
+        seen: &[u32],
+        batch: usize,
+    ) {
+        let (rows, width) = (self.offsets[batch], self.width);
         let (saved, scratch) = (&self.saved, &mut self.scratch);
-        let dy = &scratch.gradient[..rows * self.width];
-        let dx = &mut scratch.narrow[..rows * self.width];
+        let dy = &scratch.gradient[..rows * width];
+        let dx = &mut scratch.narrow[..rows * width];
         let inner = (&saved.embedded[..dx.len()], &saved.moments_pre[..rows]);
         self.norm_pre.backward((values, gradients), inner, dy, dx, Onto::Replace);
         let patches = &saved.patches[..rows * self.patch_embedding.inputs()];
         self.patch_embedding.backward_weights(gradients, patches, dx);
-        let positions = self.positions.of_mut(gradients);
-        for sample in dx.chunks_exact(positions.len()) {
-            positions.iter_mut().zip(sample).for_each(|(sum, value)| *sum += value);
-        }
-        let class = self.class_embedding.of_mut(gradients);
-        for sample in dx.chunks_exact(self.positions.len()) {
-            class.iter_mut().zip(sample).for_each(|(sum, value)| *sum += value);
+        for (sample, dx) in dx.chunks_exact(dx.len() / batch).enumerate() {
+            let positions = self.positions.of_mut(gradients);
+            for (dx, place) in dx.chunks_exact(width).zip(places(seen, batch, sample)) {
+                add(&mut positions[place * width..][..width], dx);
+            }
+            add(self.class_embedding.of_mut(gradients), &dx[..width]);
         }
     }
+}
+
+/// The position of each token of a picture: the class token's, then those of the patches seen.
+fn places(seen: &[u32], batch: usize, sample: usize) -> impl Iterator<Item = usize> {
+    let of_picture = seen.len() / batch;
+    let patches = seen[sample * of_picture..][..of_picture].iter();
+    std::iter::once(0).chain(patches.map(|&patch| 1 + patch as usize))
+}
+
+fn add(sums: &mut [f32], values: &[f32]) {
+    sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
 }

@@ -51,6 +51,11 @@ impl Dropout {
         }
     }
 
+    /// A random number for an element of a sample, where a share of values does not say it all.
+    pub fn number(self, sample: usize, element: u32) -> u64 {
+        stream(stream(self.key, self.first_sample + sample as u64), element.into())
+    }
+
     /// `y = mask(y) + residual`.
     ///
     /// # Shapes

@@ -58,19 +58,25 @@ impl<'a> Pixels<'a> {
     }
 }
 
-/// Writes each picture as rows of patches behind one row of zeros, the class token's: a convolution
-/// whose stride is its size is then one matrix product.
+/// Writes the patches that are seen of each picture as rows behind one row of zeros, the class
+/// token's: a convolution whose stride is its size is then one matrix product.
 ///
 /// # Shapes
-/// `patches` [batch, 1 + (side / patch)², 3 · patch²]
-pub fn cut_patches(pixels: Pixels<'_>, side: usize, patch: usize, patches: &mut [f32]) {
+/// `seen` [batch, seen], `patches` [batch, 1 + seen, 3 · patch²]
+pub fn cut_patches(
+    pixels: Pixels<'_>,
+    (side, patch): (usize, usize),
+    seen: &[u32],
+    patches: &mut [f32],
+) {
     let (grid, row) = (side / patch, 3 * patch * patch);
-    let picture = (1 + grid * grid) * row;
-    patches.par_chunks_mut(picture).enumerate().for_each(|(sample, patches)| {
+    let of_picture = seen.len() / (pixels.len() / (3 * side * side));
+    let pictures = patches.par_chunks_mut((1 + of_picture) * row).zip(seen.par_chunks(of_picture));
+    pictures.enumerate().for_each(|(sample, (patches, seen))| {
         let (class, patches) = patches.split_at_mut(row);
         class.fill(0.0);
         for (at, line) in patches.chunks_exact_mut(patch).enumerate() {
-            let (place, line_of_patch) = (at / (3 * patch), at % (3 * patch));
+            let (place, line_of_patch) = (seen[at / (3 * patch)] as usize, at % (3 * patch));
             let (channel, y) = (line_of_patch / patch, line_of_patch % patch);
             let (top, left) = (place / grid * patch, place % grid * patch);
             let start = ((sample * 3 + channel) * side + top + y) * side + left;
@@ -127,11 +133,13 @@ mod tests {
     #[test]
     fn a_patch_holds_its_square_of_each_channel() {
         let pixels: Vec<f32> = (0..3 * 16).map(|i| i as f32).collect();
-        let mut patches = vec![9.0; 5 * 12];
-        cut_patches(Pixels::Normalized(&pixels), 4, 2, &mut patches);
-        assert_eq!(patches[..12], [0.0; 12]);
         let second = [2.0, 3.0, 6.0, 7.0, 18.0, 19.0, 22.0, 23.0, 34.0, 35.0, 38.0, 39.0];
-        assert_eq!(patches[24..36], second);
+        for (seen, at) in [(&[0, 1, 2, 3][..], 24), (&[1, 3], 12)] {
+            let mut patches = vec![9.0; (1 + seen.len()) * 12];
+            cut_patches(Pixels::Normalized(&pixels), (4, 2), seen, &mut patches);
+            assert_eq!(patches[..12], [0.0; 12]);
+            assert_eq!(patches[at..at + 12], second);
+        }
     }
 
     #[test]

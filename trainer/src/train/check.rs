@@ -117,6 +117,12 @@ fn recipe(config: &TrainConfig) -> Option<String> {
     if !(0..=90).contains(&masked) {
         return Some(format!("maskedPatchesPercent is {masked}; it must be 0 to 90."));
     }
+    if masked > 0 && config.model.image.resnet.is_some() {
+        return Some(format!(
+            "maskedPatchesPercent is {masked}, but the image tower is a residual network, which has no \
+             patches. Set it to 0."
+        ));
+    }
     if let Some(distillation) = &config.distillation {
         if !positive(distillation.weight) {
             let weight = distillation.weight;
@@ -135,10 +141,7 @@ fn recipe(config: &TrainConfig) -> Option<String> {
 
 /// What this cnclip does not do yet.
 fn unknown(config: &TrainConfig) -> Option<String> {
-    let rows = [
-        ("maskedPatchesPercent", config.masked_patches_percent != 0),
-        ("distillation", config.distillation.is_some()),
-    ];
+    let rows = [("distillation", config.distillation.is_some())];
     let (name, _) = rows.into_iter().find(|(_, given)| *given)?;
     Some(format!("{name} is given, but this cnclip cannot do that. Leave it out."))
 }

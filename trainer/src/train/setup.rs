@@ -50,6 +50,7 @@ pub(super) fn set_up(config: &TrainConfig) -> Result<Run> {
     let declare = if config.gradient_checkpointing { Clip::recomputing } else { Clip::new };
     let (mut clip, mut params) = declare(&config.model, capacity);
     clip.freeze_image(&mut params, config.freeze == Freeze::Image);
+    clip.mask_patches(config.masked_patches_percent as u32);
     let mut adamw = AdamW::new(&params, settings(config));
     let digest = dataset.index().dataset.clone();
     let resumed = resume::newest(&checkpoints, config, &digest, &mut params, &mut adamw)?;
