@@ -36,6 +36,7 @@ def run():
     part("data set", lambda: check("tests/emoji/python", "-m", "unittest", "discover", "-s", "tests/emoji"))
     part("images", images.build)
     part("compiling the tests", lambda: check(*TESTS, "--no-run", "--quiet"))
+    part("twins", twins)
     code = part("tests", test)
     print("\n" + "\n".join(f"{name:22}{took}" for name, took in times))
     print(total(LOG.read_text(errors="replace")))
@@ -44,6 +45,13 @@ def run():
 
 def check(*command):
     show(*command, cwd=images.PROJECT)
+
+
+def twins():
+    """Models go to PyTorch and back; its packages are installed the first time."""
+    program = images.compile_release() / images.PROGRAMS["trainer"]
+    show("tests/twins/python", "-m", "unittest", "discover", "-s", "tests/twins", cwd=images.PROJECT,
+         env={**os.environ, "CNCLIP_PROGRAM": str(program)})
 
 
 def test():
