@@ -120,9 +120,12 @@ pub struct Report {
     /// Passes over the data.
     #[serde(default)]
     pub epoch: f64,
-    /// Mean loss since the last report, in nats.
+    /// Mean loss since the last report, in nats; a teacher's part is in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,
+    /// Mean distance from the teacher's features since the last report: 1 − cosine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distillation_loss: Option<f64>,
     /// The rate of the last step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,

@@ -33,6 +33,7 @@ const RULES: [Rule; 5] = [
             "trainer/src/schedule.rs",
             "trainer/src/optimizer.rs",
             "trainer/src/average.rs",
+            "trainer/src/distillation.rs",
             "trainer/src/params.rs",
             "trainer/src/data/augment",
             "trainer/src/data/augment.rs",

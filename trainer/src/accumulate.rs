@@ -70,6 +70,11 @@ impl Accumulator {
         self.loss.evaluate(features, clip.logit_scale(params), 0..pairs)
     }
 
+    /// The unit features of so many pictures, and their gradients, to be added to.
+    pub fn images(&mut self, pairs: usize) -> (&[f32], &mut [f32]) {
+        (&self.images[..pairs * self.width], self.loss.image_gradients(0..pairs))
+    }
+
     /// Adds to the gradients of all weights but the logit scale, given what the forward pass was
     /// given.
     pub fn backward(

@@ -5,6 +5,7 @@ pub mod accumulate;
 pub mod average;
 pub mod checkpoint;
 pub mod data;
+pub mod distillation;
 pub mod error;
 pub mod evaluate;
 pub mod exchange;

@@ -87,6 +87,11 @@ impl ContrastiveLoss {
         (&self.image_gradient[part.clone()], &self.text_gradient[part])
     }
 
+    /// The gradients of the unit features in `local`, of pictures alone, to be added to.
+    pub fn image_gradients(&mut self, local: Range<usize>) -> &mut [f32] {
+        &mut self.image_gradient[local.start * self.width..local.end * self.width]
+    }
+
     /// Fills the logits, and what is to know of their rows and columns.
     fn compare(&mut self, (images, texts): (&[f32], &[f32]), logit_scale: f32) {
         let pairs = images.len() / self.width;

@@ -9,6 +9,7 @@ mod feed_forward;
 pub mod resnet;
 mod scratch;
 mod shelf;
+pub mod teacher;
 pub mod vit;
 
 use std::ops::Range;

@@ -1,5 +1,5 @@
-//! What a stage may ask for beyond the reference's recipe, seen from outside: a run that meets numbers
-//! which are none.
+//! What a stage may ask for beyond the plain recipe, seen from outside: steps that are skipped,
+//! duplicates, an average, a teacher.
 #![cfg(test)]
 
 use std::cell::Cell;
@@ -8,13 +8,17 @@ use std::path::Path;
 use cnclip::checkpoint::{UNAVERAGED, WEIGHTS};
 use cnclip::error::Error;
 use cnclip::model::clip::{Capacity, Clip};
+use cnclip::model::teacher::Teacher;
+use cnclip::ops::normalize;
+use cnclip::ops::pixels::Pixels;
 use cnclip::report::{Outlets, Reporter};
+use cnclip::source;
 use cnclip::train::train;
-use cnclip::weights::write_safetensors;
+use cnclip::weights::{Part, load, write_safetensors};
 use cnclip_crds::exit::Exit;
 use cnclip_crds::report::Report;
-use cnclip_crds::run_config::TrainConfig;
-use cnclip_crds::stage::Duplicates;
+use cnclip_crds::run_config::{DistillationConfig, Length, TrainConfig};
+use cnclip_crds::stage::{Duplicates, Freeze};
 
 #[path = "support/small.rs"]
 #[allow(dead_code, reason = "shared with the tests of stops")]
@@ -148,5 +152,80 @@ fn an_averaged_run_ends_with_the_average_and_goes_on_from_the_weights_beside_it(
     for other in [config("stopped", None), config("plain", Some(0.9))] {
         let error = run(&other, 1).0.unwrap_err();
         assert!(error.to_string().contains("another optimizer"), "{error}");
+    }
+}
+
+/// A run with a teacher of wider features.
+fn taught(folder: &Path, name: &str, teacher: &str) -> TrainConfig {
+    let mut config = small::config(folder, name);
+    config.distillation = Some(DistillationConfig { teacher: teacher.into(), weight: 2.0 });
+    config
+}
+
+fn teacher(folder: &Path, resolution: i32) -> String {
+    let name = format!("teacher-{resolution}");
+    let mut config = small::config(folder, &name);
+    (config.model.embed_dim, config.model.image.resolution) = (9, resolution);
+    (config.length, config.validation, config.seed) = (Length::Steps(3), None, 8);
+    whole(&config);
+    small::stage(folder, &name)
+}
+
+#[test]
+fn a_teacher_adds_its_distance_to_the_loss_and_a_stop_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let teacher = teacher(folder.path(), 32);
+    let plain = run(&small::config(folder.path(), "plain"), 1).1.loss.unwrap();
+    let config = taught(folder.path(), "stopped", &teacher);
+    let first = run(&config, 1).1;
+    let distance = first.distillation_loss.unwrap();
+    assert!((0.01..2.0).contains(&distance), "{distance}");
+    assert!((first.loss.unwrap() - plain - 2.0 * distance).abs() < 1e-9);
+    let stopped = whole(&config);
+    let straight = whole(&taught(folder.path(), "straight", &teacher));
+    assert_eq!(stopped.distillation_loss, straight.distillation_loss);
+    assert!(straight.distillation_loss.unwrap() < distance, "what is taught is learned");
+    let weights = ["straight", "stopped"].map(|name| small::final_weights(folder.path(), name));
+    assert!(weights[0] == weights[1]);
+}
+
+#[test]
+fn a_teacher_that_cannot_teach_is_refused_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let far = teacher(folder.path(), 64);
+    let frozen = |mut config: TrainConfig| {
+        config.freeze = Freeze::Image;
+        config
+    };
+    for (config, expected) in [
+        (taught(folder.path(), "never", &far), "Name a teacher of resolution 32"),
+        (taught(folder.path(), "never", "/nowhere/at/all"), "/nowhere/at/all"),
+        (frozen(taught(folder.path(), "never", &far)), "freeze is Image"),
+    ] {
+        let error = run(&config, 1).0.unwrap_err();
+        assert_eq!(error.exit(), Exit::Config, "{error}");
+        assert!(error.to_string().contains(expected), "no {expected:?} in: {error}");
+        assert!(!Path::new(&small::stage(folder.path(), "never")).exists());
+    }
+}
+
+#[test]
+fn a_teachers_features_are_those_of_its_model_in_evaluation() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = small::config(folder.path(), "teacher");
+    whole(&config);
+    let found = source::weights(&small::stage(folder.path(), "teacher")).unwrap();
+    let (mut clip, mut params) = Clip::new(&config.model, Capacity { batch: 5, context: 12 });
+    load(&mut params, &found.tensors, Part::All).unwrap();
+    let width = clip.features();
+    let mut teacher = Teacher::new(&config.model.image, width, 2);
+    load(&mut teacher.params, &found.tensors, Part::Image).unwrap();
+    let pixels: Vec<u8> = (0..5 * 3 * 32 * 32u32).map(|i| ((i * 2_654_435) >> 9) as u8).collect();
+    let (mut raw, mut unit) = (vec![0.0; 5 * width], vec![0.0; 5 * width]);
+    teacher.encode(Pixels::Bytes(&pixels), &mut raw);
+    normalize::forward(width, &raw, &mut unit);
+    let right = clip.encode_images(&mut params, Pixels::Bytes(&pixels));
+    for (found, right) in unit.iter().zip(right) {
+        assert!((found - right).abs() < 1e-6, "{found} for {right}");
     }
 }

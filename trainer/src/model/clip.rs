@@ -61,13 +61,13 @@ impl<'a> Batch<'a> {
 
 /// An image tower of either kind.
 #[derive(Debug)]
-enum ImageEncoder {
+pub(super) enum ImageEncoder {
     Vit(Box<Vit>, Patches),
     Resnet(Box<Resnet>),
 }
 
 impl ImageEncoder {
-    fn declare(
+    pub(super) fn declare(
         layout: &mut Layout,
         tower: &ImageTower,
         features: usize,
@@ -95,7 +95,7 @@ impl ImageEncoder {
 
     /// Writes features; `training` decides what batch normalisation does, `dropout` which patches
     /// are seen.
-    fn forward(
+    pub(super) fn forward(
         &mut self,
         params: &mut Params,
         pixels: Pixels<'_>,

@@ -38,6 +38,7 @@ fn step(now: &Report) {
         steps = now.steps,
         epoch = now.epoch,
         loss = now.loss,
+        distillation_loss = now.distillation_loss,
         learning_rate = now.learning_rate,
         logit_scale = now.logit_scale,
         gradient_norm = now.gradient_norm,

@@ -123,25 +123,17 @@ fn recipe(config: &TrainConfig) -> Option<String> {
              patches. Set it to 0."
         ));
     }
-    if let Some(distillation) = &config.distillation {
-        if !positive(distillation.weight) {
-            let weight = distillation.weight;
-            return Some(format!("distillation.weight is {weight}; it must be positive."));
-        }
-        if config.freeze == Freeze::Image {
-            return Some(
-                "distillation trains the image tower, but freeze is Image. Set freeze to None, or leave \
-                 distillation out."
-                    .into(),
-            );
-        }
-    }
-    unknown(config)
+    distillation(config)
 }
 
-/// What this cnclip does not do yet.
-fn unknown(config: &TrainConfig) -> Option<String> {
-    let rows = [("distillation", config.distillation.is_some())];
-    let (name, _) = rows.into_iter().find(|(_, given)| *given)?;
-    Some(format!("{name} is given, but this cnclip cannot do that. Leave it out."))
+fn distillation(config: &TrainConfig) -> Option<String> {
+    let weight = config.distillation.as_ref()?.weight;
+    if !positive(weight) {
+        return Some(format!("distillation.weight is {weight}; it must be positive."));
+    }
+    (config.freeze == Freeze::Image).then(|| {
+        "distillation trains the image tower, but freeze is Image. Set freeze to None, or leave \
+         distillation out."
+            .into()
+    })
 }

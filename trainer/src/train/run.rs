@@ -1,29 +1,25 @@
 //! A run between two steps: everything it holds, and what can be done with it.
 
 mod save;
+mod step;
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use cnclip_crds::report::{Activity, Recalls, Report, Validation};
 use cnclip_crds::run_config::TrainConfig;
-use cnclip_crds::stage::Duplicates;
 
 use super::ending;
 use super::meter::Meter;
 use crate::accumulate::Accumulator;
 use crate::average::Average;
 use crate::checkpoint::{State, Writer};
-use crate::data::loader::{self, Loader};
+use crate::data::loader::Loader;
 use crate::data::shard::Dataset;
 use crate::data::tokenize::Tokenizer;
-use crate::error::{Error, Result};
+use crate::distillation::Distillation;
+use crate::error::Result;
 use crate::evaluate::{Sizes, recalls};
-use crate::loss::Score;
-use crate::model::Texts;
-use crate::model::clip::{Batch, Clip};
-use crate::ops::dropout::Dropout;
-use crate::ops::pixels::Pixels;
+use crate::model::clip::Clip;
 use crate::optimizer::AdamW;
 use crate::params::Params;
 use crate::report::Reporter;
@@ -97,6 +93,7 @@ pub(super) struct Run {
     /// What `params.state` was before the step.
     pub(super) statistics: Vec<f32>,
     pub(super) accumulator: Accumulator,
+    pub(super) distillation: Option<Distillation>,
     pub(super) schedule: Schedule,
     pub(super) loader: Loader,
     pub(super) validator: Option<Validator>,
@@ -128,83 +125,6 @@ impl Run {
 
     pub(super) fn checkpoint_due(&self) -> bool {
         self.due(self.config.checkpoint.every_steps as u64)
-    }
-
-    /// One optimizer step over the next global batch. One whose loss or gradient is not finite is
-    /// skipped: the batch is behind us, the model and the optimizer are as they were.
-    ///
-    /// # Errors
-    /// If no batch can be made, or more steps were skipped than may be.
-    pub(super) fn take_step(&mut self) -> Result<()> {
-        let start = Instant::now();
-        let step = self.progress.step;
-        let batch = self.loader.next_batch()?;
-        let batch = batch.ok_or_else(|| Error::Bug(format!("the loader ended at step {step}")))?;
-        self.statistics.copy_from_slice(&self.params.state);
-        if self.config.duplicates == Duplicates::Positives {
-            self.accumulator.loss.targets.match_equal(&batch.fingerprints);
-        }
-        let score = self.differentiate(step, &batch);
-        match self.update(step, score.loss) {
-            Ok(()) => self.count(batch.pairs.len() as u64, score.loss, start),
-            Err(reason) => self.skip(&reason)?,
-        }
-        self.progress.step += 1;
-        self.progress.train_seconds += start.elapsed().as_secs_f64();
-        Ok(())
-    }
-
-    /// Changes the weights by their gradients, or nothing at all.
-    ///
-    /// # Errors
-    /// What is not finite.
-    fn update(&mut self, step: u64, loss: f64) -> Result<(), String> {
-        if !loss.is_finite() {
-            return Err(format!("the loss is {loss}"));
-        }
-        // Moments know only of steps that were not skipped.
-        let taken = step - self.progress.steps_skipped;
-        let norm = self.adamw.step(&mut self.params, taken, self.schedule.rate(step));
-        self.progress.gradient_norm = Some(norm.map_err(|error| error.to_string())?);
-        self.clip.clamp_logit_scale(&mut self.params);
-        if let Some(average) = &mut self.average {
-            average.add(&self.params, taken);
-        }
-        Ok(())
-    }
-
-    fn skip(&mut self, reason: &str) -> Result<()> {
-        self.params.state.copy_from_slice(&self.statistics);
-        self.progress.steps_skipped += 1;
-        let (skipped, most) = (self.progress.steps_skipped, self.config.max_skipped_steps);
-        let step = self.progress.step;
-        if skipped > most as u64 {
-            return Err(Error::Data(format!(
-                "Step {step} cannot be taken: {reason}. Steps without a finite loss and gradient so far: \
-                 {skipped}; maxSkippedSteps allows {most}. Lower the learning rate, lengthen the warm-up, \
-                 set maxGradientNorm, or begin with an earlier checkpoint."
-            )));
-        }
-        tracing::warn!(step, skipped, "step skipped: {reason}");
-        Ok(())
-    }
-
-    /// Forward, loss, backward: the gradients of one global batch.
-    fn differentiate(&mut self, step: u64, batch: &loader::Batch) -> Score {
-        let texts = Texts { ids: &batch.ids, offsets: &batch.offsets };
-        let batch = Batch { pixels: Pixels::Bytes(&batch.pixels), texts };
-        let given = (batch, Dropout::new(self.config.seed, step, 0));
-        let Self { accumulator, clip, params, .. } = self;
-        params.clear_gradients();
-        let score = accumulator.forward((clip, params), given);
-        clip.add_logit_scale_gradient(params, score.logit_scale_gradient as f32);
-        accumulator.backward((clip, params), given);
-        score
-    }
-
-    fn count(&mut self, pairs: u64, loss: f64, start: Instant) {
-        self.progress.samples_seen += pairs;
-        self.progress.meter.add(pairs, loss, start.elapsed());
     }
 
     /// Tells what is known before the first step.
@@ -240,6 +160,7 @@ impl Run {
         report.step = progress.step as i64;
         report.epoch = progress.step as f64 / progress.steps_per_epoch.max(1) as f64;
         report.loss = meter.mean_loss().or(report.loss);
+        report.distillation_loss = meter.mean_distillation().or(report.distillation_loss);
         report.learning_rate = progress.step.checked_sub(1).map(|step| self.schedule.rate(step));
         report.logit_scale = Some(f64::from(self.clip.logit_scale(&self.params)).ln());
         report.gradient_norm = progress.gradient_norm.or(report.gradient_norm);

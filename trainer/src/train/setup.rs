@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use cnclip_crds::artifacts::{self, CHECKPOINTS};
-use cnclip_crds::run_config::{Length, TrainConfig, WeightSources};
+use cnclip_crds::model::ModelConfig;
+use cnclip_crds::run_config::{DistillationConfig, Length, TrainConfig, WeightSources};
 use cnclip_crds::stage::Freeze;
 
 use super::check::check;
@@ -17,8 +18,10 @@ use crate::data::loader::{Loader, Options};
 use crate::data::order::Order;
 use crate::data::shard::Dataset;
 use crate::data::tokenize::Tokenizer;
+use crate::distillation::Distillation;
 use crate::error::{Error, Result};
 use crate::model::clip::{Capacity, Clip};
+use crate::model::teacher::Teacher;
 use crate::optimizer::{AdamW, Settings};
 use crate::params::Params;
 use crate::schedule::Schedule;
@@ -36,6 +39,7 @@ pub(super) fn set_up(config: &TrainConfig) -> Result<Run> {
         Arc::new(source::tokenizer(config.vocabulary.as_ref(), config.model.text.vocab_size)?);
     let dataset = Dataset::open(&config.dataset)?;
     let validator = validator(config, tokenizer.clone())?;
+    let distillation = distillation(config)?;
     let global_batch = config.global_batch_size as usize;
     let order = Order::new(dataset.index(), config.seed, global_batch)?;
     let (steps, steps_per_epoch) =
@@ -73,6 +77,7 @@ pub(super) fn set_up(config: &TrainConfig) -> Result<Run> {
         params,
         adamw,
         average,
+        distillation,
         loader,
         validator,
         stage,
@@ -115,6 +120,32 @@ fn schedule(config: &TrainConfig, total_steps: u64) -> Schedule {
     let optimizer = &config.optimizer;
     let warmup_steps = optimizer.warmup_steps as u64;
     Schedule { peak: optimizer.learning_rate, warmup_steps, total_steps }
+}
+
+/// The teacher that a stage asks for, with its weights.
+fn distillation(config: &TrainConfig) -> Result<Option<Distillation>> {
+    let Some(DistillationConfig { teacher: uri, weight }) = &config.distillation else {
+        return Ok(None);
+    };
+    let found = source::weights(uri)?;
+    let trained = found.config.as_ref().map(|config| &config.model);
+    let unknown = || Error::Config(format!("{uri} does not tell which towers it is of."));
+    let ModelConfig { image, embed_dim, .. } = trained.ok_or_else(unknown)?;
+    let side = config.model.image.resolution;
+    if image.resolution != side {
+        return Err(Error::Config(format!(
+            "The teacher {uri} looks at pictures of {0} × {0} pixels, the trained tower at {side} × {side}: \
+             they must see the same. Name a teacher of resolution {side}.",
+            image.resolution
+        )));
+    }
+    let (batch, width) = (config.global_batch_size as usize, config.model.embed_dim as usize);
+    let at_once = config.micro_batch_size.map_or(batch, |pairs| pairs as usize);
+    let mut teacher = Teacher::new(image, *embed_dim as usize, at_once);
+    let unfit = WeightsError::of(&found.uri, Error::Config);
+    load(&mut teacher.params, &found.tensors, Part::Image).map_err(unfit)?;
+    tracing::info!(uri = found.uri, "teacher");
+    Ok(Some(Distillation::new(teacher, *weight, (batch, width))))
 }
 
 /// Random weights, then what the sources give, the more special over the more general.

@@ -1,0 +1,127 @@
+//! Pulls the features of pictures toward a teacher's, and its gradient. Knows neither captions nor
+//! weights.
+
+use rayon::prelude::*;
+
+use crate::model::teacher::Teacher;
+use crate::ops::math::dot;
+use crate::ops::pixels::Pixels;
+
+/// PyTorch's bound below lengths that are divided by.
+const SHORTEST: f32 = 1e-8;
+
+/// A teacher, and how far the features of a batch are from its own.
+#[derive(Debug)]
+pub struct Distillation {
+    teacher: Teacher,
+    taught: Vec<f32>,
+    loss: CosineLoss,
+}
+
+impl Distillation {
+    /// Memory for batches of so many features of a width.
+    pub fn new(teacher: Teacher, weight: f64, (batch, width): (usize, usize)) -> Self {
+        let loss = CosineLoss::new(weight, batch, (width, teacher.width()));
+        Self { taught: vec![0.0; batch * teacher.width()], teacher, loss }
+    }
+
+    /// What the distance is multiplied with before it is added to the loss.
+    pub fn weight(&self) -> f64 {
+        self.loss.weight
+    }
+
+    /// The distance of a batch, before it is weighted; adds the weighted gradient to that of the
+    /// features.
+    ///
+    /// # Shapes
+    /// `features`, `gradients` [batch, width].
+    pub fn evaluate(&mut self, pixels: Pixels<'_>, features: &[f32], gradients: &mut [f32]) -> f64 {
+        let batch = features.len() / self.loss.stretch.width;
+        let taught = &mut self.taught[..batch * self.teacher.width()];
+        self.teacher.encode(pixels, taught);
+        self.loss.evaluate(taught, features, gradients)
+    }
+}
+
+/// `weight · (1 − mean cosine)` of a teacher's features and one's own, which are stretched to the
+/// teacher's width where that is another.
+///
+/// # Source
+/// The reference's `--distillation`: `F.interpolate(mode="bilinear", align_corners=False)` along the
+/// features, then `F.cosine_similarity`.
+#[derive(Debug)]
+struct CosineLoss {
+    weight: f64,
+    stretch: Stretch,
+    stretched: Vec<f32>,
+    cosines: Vec<f32>,
+}
+
+impl CosineLoss {
+    fn new(weight: f64, batch: usize, (width, wide): (usize, usize)) -> Self {
+        let stretch = Stretch::new(width, wide);
+        Self { weight, stretch, stretched: vec![0.0; batch * wide], cosines: vec![0.0; batch] }
+    }
+
+    fn evaluate(&mut self, taught: &[f32], features: &[f32], gradients: &mut [f32]) -> f64 {
+        let (stretch, width, wide) = (&self.stretch, self.stretch.width, self.stretch.places.len());
+        let batch = features.len() / width;
+        let scale = (self.weight / batch as f64) as f32;
+        let rows = taught.par_chunks(wide).zip(self.stretched.par_chunks_mut(wide));
+        let own = features.par_chunks(width).zip(gradients.par_chunks_mut(width));
+        let cosines = self.cosines[..batch].par_iter_mut();
+        cosines.zip(rows).zip(own).for_each(|((cosine, (taught, row)), (own, gradient))| {
+            stretch.forward(own, row);
+            *cosine = differentiate(taught, row, scale);
+            stretch.backward(row, gradient);
+        });
+        1.0 - self.cosines[..batch].iter().map(|&c| f64::from(c)).sum::<f64>() / batch as f64
+    }
+}
+
+/// The cosine of two vectors; the second becomes the gradient of `−scale · cosine`.
+fn differentiate(taught: &[f32], own: &mut [f32], scale: f32) -> f32 {
+    let inverse = |x: &[f32]| 1.0 / dot(x, x).sqrt().max(SHORTEST);
+    let (taught_inverse, own_inverse) = (inverse(taught), inverse(own));
+    let cosine = dot(taught, own) * taught_inverse * own_inverse;
+    for (own, taught) in own.iter_mut().zip(taught) {
+        *own = scale * own_inverse * (cosine * own_inverse * *own - taught_inverse * taught);
+    }
+    cosine
+}
+
+/// Linear interpolation of a vector to another width.
+#[derive(Debug)]
+struct Stretch {
+    width: usize,
+    /// For each place the two neighbours it lies between, and the share of the second.
+    places: Vec<(usize, usize, f32)>,
+}
+
+impl Stretch {
+    fn new(width: usize, wide: usize) -> Self {
+        let place = |at: usize| {
+            let from = (at as f64 + 0.5) * width as f64 / wide as f64 - 0.5;
+            let first = from.max(0.0) as usize;
+            (first, (first + 1).min(width - 1), (from.max(0.0) - first as f64) as f32)
+        };
+        Self { width, places: (0..wide).map(place).collect() }
+    }
+
+    fn forward(&self, from: &[f32], to: &mut [f32]) {
+        for (to, &(first, second, share)) in to.iter_mut().zip(&self.places) {
+            *to = (1.0 - share) * from[first] + share * from[second];
+        }
+    }
+
+    /// Adds to the gradient of what was stretched.
+    fn backward(&self, dto: &[f32], dfrom: &mut [f32]) {
+        for (dto, &(first, second, share)) in dto.iter().zip(&self.places) {
+            dfrom[first] += (1.0 - share) * dto;
+            dfrom[second] += share * dto;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,48 @@
+//! The image tower of a larger model: pictures in, features out. Nothing of it is ever trained.
+
+use cnclip_crds::model::ImageTower;
+
+use super::clip::ImageEncoder;
+use crate::ops::dropout::Dropout;
+use crate::ops::pixels::Pixels;
+use crate::params::{Init, Layout, Params};
+
+/// An image tower in evaluation.
+#[derive(Debug)]
+pub struct Teacher {
+    tower: ImageEncoder,
+    /// Its numbers, zero until they are loaded: those of [`Part::Image`](crate::weights::Part).
+    pub params: Params,
+    width: usize,
+    batch: usize,
+}
+
+impl Teacher {
+    /// A tower whose features have a width, and memory for so many pictures at once.
+    pub fn new(tower: &ImageTower, width: usize, batch: usize) -> Self {
+        let mut layout = Layout::default();
+        // Blocks that keep nothing are enough for a tower without a backward pass.
+        let tower = ImageEncoder::declare(&mut layout, tower, width, (batch, true));
+        // Files of an image tower hold it too.
+        layout.weight("logit_scale", &[], Init::Zeros);
+        Self { tower, params: layout.build(), width, batch }
+    }
+
+    /// Length of a feature.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Writes the features of pictures, any number of them.
+    ///
+    /// # Shapes
+    /// `features` [pictures, width].
+    pub fn encode(&mut self, pixels: Pixels<'_>, features: &mut [f32]) {
+        let picture = pixels.len() / (features.len() / self.width);
+        for (part, features) in features.chunks_mut(self.batch * self.width).enumerate() {
+            let first = part * self.batch * picture;
+            let pixels = pixels.part(first..first + features.len() / self.width * picture);
+            self.tower.forward(&mut self.params, pixels, (false, Dropout::NONE), features);
+        }
+    }
+}
