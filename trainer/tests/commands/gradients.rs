@@ -42,7 +42,7 @@ fn without_gradient(name: &str) -> bool {
 
 #[test]
 fn gradients_are_the_references() {
-    for model in ["vit_b16", "rn50"] {
+    for model in ["vit_b16", "vit_l14", "vit_l14_336", "vit_h14", "rn50"] {
         let found = gradients(model, |io| {
             let Tensor { shape, values } = &io["texts"];
             let size: usize = shape[1..].iter().product();
