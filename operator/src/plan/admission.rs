@@ -22,7 +22,7 @@ pub fn training(spec: &CnClipTrainingSpec) -> Result<(), Cause> {
         let path = format!("spec.stages[{index}]");
         decimals(&path, stage)?;
         length(&path, stage)?;
-        batch(&path, stage)?;
+        recipe(&path, stage)?;
         for (field, name) in named_datasets(stage) {
             dataset(spec, &format!("{path}.{field}"), name)?;
         }
@@ -67,37 +67,23 @@ pub fn number(text: &str) -> Option<f64> {
 
 /// Every number that a stage writes as text.
 fn decimals(path: &str, stage: &Stage) -> Result<(), Cause> {
-    let positive: fn(f64) -> bool = |number| number > 0.0;
-    let norm = stage.max_gradient_norm.as_deref();
+    let decimal = |field: &str, text: Option<&str>, must: &str, fits: fn(f64) -> bool| {
+        let unfit = text.filter(|text| !number(text).is_some_and(fits));
+        let told = |text| format!("{path}.{field} must be a {must}, found {text:?}");
+        unfit.map_or(Ok(()), |text| Err(invalid(told(text))))
+    };
+    let (rate, decay) = (stage.learning_rate.as_str(), stage.weight_decay.as_str());
+    let (norm, average) = (stage.max_gradient_norm.as_deref(), stage.average_decay.as_deref());
     let weight = stage.distillation.as_ref().map(|distillation| distillation.weight.as_str());
-    let rows: [(_, _, _, fn(f64) -> bool); 5] = [
-        (
-            "learningRate",
-            Some(stage.learning_rate.as_str()),
-            "positive decimal such as \"1e-4\"",
-            positive,
-        ),
-        ("weightDecay", Some(&stage.weight_decay), "decimal of at least 0 such as \"1e-3\"", |x| {
-            x >= 0.0
-        }),
-        ("maxGradientNorm", norm, "positive decimal such as \"1.0\"", positive),
-        (
-            "averageDecay",
-            stage.average_decay.as_deref(),
-            "decimal between 0 and 1 such as \"0.999\"",
-            |x| x > 0.0 && x < 1.0,
-        ),
-        ("distillation.weight", weight, "positive decimal such as \"0.5\"", positive),
-    ];
-    let given =
-        rows.into_iter().filter_map(|(field, text, must, fits)| Some((field, text?, must, fits)));
-    let mut unfit = given.filter(|(_, text, _, fits)| !number(text).is_some_and(fits));
-    unfit.next().map_or(Ok(()), |(field, text, must, _)| {
-        Err(invalid(format!("{path}.{field} must be a {must}, found {text:?}")))
-    })
+    decimal("learningRate", Some(rate), "positive decimal such as \"1e-4\"", |x| x > 0.0)?;
+    decimal("weightDecay", Some(decay), "decimal of at least 0 such as \"1e-3\"", |x| x >= 0.0)?;
+    decimal("maxGradientNorm", norm, "positive decimal such as \"1.0\"", |x| x > 0.0)?;
+    let part = |x| x > 0.0 && x < 1.0;
+    decimal("averageDecay", average, "decimal between 0 and 1 such as \"0.999\"", part)?;
+    decimal("distillation.weight", weight, "positive decimal such as \"0.5\"", |x| x > 0.0)
 }
 
-fn batch(path: &str, stage: &Stage) -> Result<(), Cause> {
+fn recipe(path: &str, stage: &Stage) -> Result<(), Cause> {
     let (global, micro) = (stage.global_batch_size, stage.micro_batch_size.unwrap_or(1));
     if micro > global {
         return Err(invalid(format!(
