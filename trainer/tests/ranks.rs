@@ -6,6 +6,7 @@
 mod golden;
 
 use std::ops::Range;
+use std::slice::from_ref;
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 
@@ -115,7 +116,7 @@ fn train(shares: &[Range<usize>], synchronized: bool) -> (Vec<f32>, Vec<f32>) {
 
 #[test]
 fn ranks_that_share_their_statistics_train_as_one_rank_with_the_whole_batch() {
-    let (gradients, state) = train(&[0..PAIRS], false);
+    let (gradients, state) = train(from_ref(&(0..PAIRS)), false);
     let (found, found_state) = train(&[0..2, 2..PAIRS], true);
     assert_close("running statistics", &found_state, &state, 1e-6);
     let (_, params) = Golden::read("rn50").model();
@@ -127,7 +128,7 @@ fn ranks_that_share_their_statistics_train_as_one_rank_with_the_whole_batch() {
 
 #[test]
 fn ranks_that_do_not_share_them_follow_their_own_batches() {
-    let (_, whole) = train(&[0..PAIRS], false);
+    let (_, whole) = train(from_ref(&(0..PAIRS)), false);
     let (_, own) = train(&[0..2, 2..PAIRS], false);
     assert_ne!(own, whole);
 }
