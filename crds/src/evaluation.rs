@@ -104,9 +104,10 @@ pub struct CheckpointSource {
     /// What is waited for in a training.
     #[serde(default)]
     pub when: When,
-    /// A checkpoint, or the prefix of a stage that ended.
+    /// A checkpoint, the prefix of a stage that ended, or weights that others published: a file, a
+    /// folder, or `hf://organisation/name[@revision][/file]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https)://.+')").message("must be s3://…, gs://…, az://…, file://… or https://…"))]
+    #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https|hf)://.+')").message("must be s3://…, gs://…, az://…, file://…, https://… or hf://…"))]
     #[schemars(length(max = 1024))]
     pub uri: Option<String>,
 }

@@ -47,18 +47,27 @@ impl ModelConfig {
 /// In a few words: `ViT 12×768 /16 at 224 px, BERT 12×768, 512 features`.
 impl std::fmt::Display for ModelConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { embed_dim, image, text } = self;
-        if let Some(Vit { layers, width, patch_size, .. }) = &image.vit {
+        write!(f, "{}, {}, {} features", self.image, self.text, self.embed_dim)
+    }
+}
+
+/// In a few words: `ViT 12×768 /16 at 224 px`.
+impl std::fmt::Display for ImageTower {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(Vit { layers, width, patch_size, .. }) = &self.vit {
             write!(f, "ViT {layers}×{width} /{patch_size}")?;
         }
-        if let Some(Resnet { layers, width }) = &image.resnet {
+        if let Some(Resnet { layers, width }) = &self.resnet {
             write!(f, "ResNet {layers:?}×{width}")?;
         }
-        write!(
-            f,
-            " at {} px, BERT {}×{}, {embed_dim} features",
-            image.resolution, text.layers, text.width
-        )
+        write!(f, " at {} px", self.resolution)
+    }
+}
+
+/// In a few words: `BERT 12×768`.
+impl std::fmt::Display for TextTower {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BERT {}×{}", self.layers, self.width)
     }
 }
 

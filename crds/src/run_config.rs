@@ -39,8 +39,9 @@ pub struct PinnedFile {
     pub sha256: String,
 }
 
-/// Where weights come from before the first step. Each may be a file, a folder, a checkpoint, or the
-/// prefix of a stage that ended; what is not named is initialised at random.
+/// Where weights come from before the first step. Each may be a file, a folder, a checkpoint, the
+/// prefix of a stage that ended, or a repository of the Hugging Face hub; what is not named is
+/// initialised at random.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct WeightSources {

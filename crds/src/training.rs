@@ -150,25 +150,25 @@ fn context_length() -> i32 {
     52
 }
 
-/// Where weights come from: a file, a folder, a checkpoint, or the prefix of a stage that ended.
-/// The layout is found out, not declared.
+/// Where weights come from: a file, a folder, a checkpoint, the prefix of a stage that ended, or
+/// `hf://organisation/name[@revision][/file]`. The layout is found out, not declared.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.model) != (has(self.image) || has(self.text))").message("give either model, or image and text (or one of them)"))]
 pub struct InitialWeights {
     /// The whole model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https)://.+')").message("must be s3://…, gs://…, az://…, file://… or https://…"))]
+    #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https|hf)://.+')").message("must be s3://…, gs://…, az://…, file://…, https://… or hf://…"))]
     #[schemars(length(max = 1024))]
     pub model: Option<String>,
     /// The image tower and the logit scale.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https)://.+')").message("must be s3://…, gs://…, az://…, file://… or https://…"))]
+    #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https|hf)://.+')").message("must be s3://…, gs://…, az://…, file://…, https://… or hf://…"))]
     #[schemars(length(max = 1024))]
     pub image: Option<String>,
     /// The text tower.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https)://.+')").message("must be s3://…, gs://…, az://…, file://… or https://…"))]
+    #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https|hf)://.+')").message("must be s3://…, gs://…, az://…, file://…, https://… or hf://…"))]
     #[schemars(length(max = 1024))]
     pub text: Option<String>,
 }

@@ -154,6 +154,14 @@ impl Checkpoint {
         Weights::open(&self.folder, self.find(name).map(|file| &file.name)?)
     }
 
+    /// SHA-256 of a file, as it was written down.
+    ///
+    /// # Errors
+    /// If it is not there.
+    pub fn sha256(&self, name: &str) -> Result<String> {
+        Ok(self.find(name)?.sha256.clone())
+    }
+
     fn find(&self, name: &str) -> Result<&File> {
         let missing = || Error::Data(format!("{} holds no {name}", self.uri));
         self.files.iter().find(|file| file.name == name).ok_or_else(missing)

@@ -9,6 +9,7 @@ pub mod distillation;
 pub mod error;
 pub mod evaluate;
 pub mod exchange;
+pub mod hub;
 pub mod lineage;
 pub mod loss;
 pub mod model;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use cnclip_crds::artifacts::{CHECKPOINTS, FINAL, MANIFEST};
+use cnclip_crds::model::ModelConfig;
 use cnclip_crds::names;
 use cnclip_crds::run_config::{PinnedFile, TrainConfig};
 use serde::{Deserialize, Serialize};
@@ -12,8 +13,20 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::{CONFIG, Checkpoint, WEIGHTS};
 use crate::data::tokenize::{Tokenizer, Vocabulary};
 use crate::error::{Error, Result};
+use crate::hub::{self, Fetched, Hub};
 use crate::store::Store;
-use crate::weights::Weights;
+use crate::weights::{INDEX_ENDING, Towers, Weights};
+
+/// Tokens of the longest text of the published models.
+pub const CONTEXT_LENGTH: usize = 52;
+
+/// What weights are called in a folder of Hugging Face's, the first that is there.
+const FILES: [&str; 4] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+];
 
 /// Weights, and what is known of their origin.
 #[derive(Debug)]
@@ -22,10 +35,38 @@ pub struct Found {
     pub uri: String,
     /// SHA-256 of the manifest of their checkpoint.
     pub digest: Option<String>,
+    /// SHA-256 of their file, as that manifest says it.
+    pub sha256: Option<String>,
+    /// Steps completed when their checkpoint was written.
+    pub step: Option<u64>,
     /// The configuration they were trained with, if it lies beside them.
     pub config: Option<TrainConfig>,
+    /// What they are of, as names and shapes tell.
+    pub towers: Towers,
     /// The weights.
     pub tensors: Weights,
+}
+
+impl Found {
+    /// The towers that these weights are of: those they were trained as, or else those that they
+    /// themselves tell.
+    ///
+    /// # Errors
+    /// If they are not of a whole model, or of one that cannot be built.
+    pub fn model(&self) -> Result<ModelConfig> {
+        let trained = self.config.as_ref().map(|config| config.model.clone());
+        let model = trained.or_else(|| self.towers.model()).ok_or_else(|| {
+            Error::Config(format!(
+                "{} is no whole model: it holds {}. Name weights with an image tower, a text tower \
+                 and the projections of both.",
+                self.uri, self.towers
+            ))
+        })?;
+        match model.problem() {
+            None => Ok(model),
+            Some(problem) => Err(Error::Data(format!("{}: {problem}", self.uri))),
+        }
+    }
 }
 
 /// Which checkpoint a stage ended with; the content of `final.json`.
@@ -38,22 +79,40 @@ pub struct Final {
     pub step: u64,
 }
 
-/// The weights at a URI: a `.safetensors`, `.pt`, `.pth` or `.bin` file, a checkpoint, the prefix of
-/// a stage (the checkpoint it ended with, or else its newest), or a folder with
-/// `model.safetensors`.
+/// The weights at a URI: a `.safetensors`, `.pt`, `.pth` or `.bin` file, the index of several, a
+/// checkpoint, the prefix of a stage (the checkpoint it ended with, or else its newest), a folder as
+/// Hugging Face lays it out, or a repository of its hub or a file in one.
 ///
 /// # Errors
 /// If there is nothing of the kind, or what is there is damaged; the message lists what was tried.
 pub fn weights(uri: &str) -> Result<Found> {
+    find(uri, &[WEIGHTS, CONFIG])
+}
+
+/// As [`weights`], but the values of a checkpoint are not proven to be those that were written: to
+/// look at what is told of them.
+///
+/// # Errors
+/// As [`weights`].
+pub fn unproven(uri: &str) -> Result<Found> {
+    find(uri, &[CONFIG])
+}
+
+fn find(uri: &str, proven: &[&str]) -> Result<Found> {
+    if uri.starts_with(hub::SCHEME) {
+        let Fetched { uri, folder, file: name } = Hub::from_env().fetch(uri, &FILES)?;
+        return Ok(Found { uri, ..file(&Store::open(&folder.display().to_string())?, &name)? });
+    }
     match uri.rsplit_once('/') {
         Some((parent, name)) if is_file(name) => file(&Store::open(parent)?, name),
         None if is_file(uri) => file(&Store::open(".")?, uri),
-        _ => folder(&Store::open(uri)?),
+        _ => folder(&Store::open(uri)?, proven),
     }
 }
 
 fn is_file(name: &str) -> bool {
-    ["safetensors", "pt", "pth", "bin"].iter().any(|end| name.ends_with(&format!(".{end}")))
+    let endings = [".safetensors", ".pt", ".pth", ".bin", INDEX_ENDING];
+    endings.iter().any(|ending| name.ends_with(ending))
 }
 
 /// The configuration that lies beside the weights at a URI, if there is one.
@@ -61,7 +120,7 @@ fn is_file(name: &str) -> bool {
 /// # Errors
 /// If a checkpoint there is damaged; if the store fails.
 pub fn config(uri: &str) -> Result<Option<TrainConfig>> {
-    if uri.rsplit_once('/').is_some_and(|(_, name)| is_file(name)) {
+    if uri.starts_with(hub::SCHEME) || uri.rsplit_once('/').is_some_and(|(_, name)| is_file(name)) {
         return Ok(None);
     }
     let found = find_checkpoint(&Store::open(uri)?, &[CONFIG])?;
@@ -79,17 +138,20 @@ fn find_checkpoint(store: &Store, wanted: &[&str]) -> Result<Option<Checkpoint>>
     Checkpoint::newest(&store.join(CHECKPOINTS), wanted)
 }
 
-fn folder(store: &Store) -> Result<Found> {
-    if let Some(found) = find_checkpoint(store, &[WEIGHTS, CONFIG])? {
+fn folder(store: &Store, proven: &[&str]) -> Result<Found> {
+    if let Some(found) = find_checkpoint(store, proven)? {
         return checkpoint(found);
     }
-    if store.find("model.safetensors")?.is_some() {
-        return file(store, "model.safetensors");
+    for name in FILES {
+        if store.size(name)?.is_some() {
+            return file(store, name);
+        }
     }
     Err(Error::Config(format!(
-        "{0} holds no weights: there is no {MANIFEST} (a checkpoint), no {FINAL} (a stage that ended), \
-         no {CHECKPOINTS}/ (a stage at work) and no model.safetensors. Name one of these.",
-        store.uri()
+        "{} holds no weights: there is no {MANIFEST} (a checkpoint), no {FINAL} (a stage that ended), \
+         no {CHECKPOINTS}/ (a stage at work) and none of {}. Name one of these.",
+        store.uri(),
+        FILES.join(", ")
     )))
 }
 
@@ -111,8 +173,16 @@ fn ending(stage: &Store) -> Result<Option<Final>> {
 fn checkpoint(checkpoint: Checkpoint) -> Result<Found> {
     let tensors = checkpoint.weights(WEIGHTS)?;
     let config = config_of(&checkpoint)?;
-    let (uri, digest) = (checkpoint.uri, Some(checkpoint.digest));
-    Ok(Found { uri, digest, config: Some(config), tensors })
+    let (sha256, towers) = (checkpoint.sha256(WEIGHTS)?, Towers::of(&tensors, None));
+    Ok(Found {
+        uri: checkpoint.uri,
+        digest: Some(checkpoint.digest),
+        sha256: Some(sha256),
+        step: Some(checkpoint.step),
+        config: Some(config),
+        towers,
+        tensors,
+    })
 }
 
 fn config_of(checkpoint: &Checkpoint) -> Result<TrainConfig> {
@@ -123,7 +193,11 @@ fn config_of(checkpoint: &Checkpoint) -> Result<TrainConfig> {
 
 fn file(store: &Store, name: &str) -> Result<Found> {
     let tensors = Weights::open(store, name)?;
-    Ok(Found { uri: store.uri_of(name), digest: None, config: None, tensors })
+    // Whoever wrote it: what it does not tell is found without it.
+    let beside = store.find(CONFIG)?.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let towers = Towers::of(&tensors, beside.as_ref());
+    let uri = store.uri_of(name);
+    Ok(Found { uri, digest: None, sha256: None, step: None, config: None, towers, tensors })
 }
 
 /// The tokenizer of a vocabulary: the one named, or else that of the image, which is the vocabulary

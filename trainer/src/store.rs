@@ -236,9 +236,7 @@ impl Store {
         name: &str,
         request: impl Future<Output = object_store::Result<T>> + Send + 'static,
     ) -> Result<T> {
-        let (answer, wait) = mpsc::sync_channel(1);
-        runtime()?.spawn(async move { answer.send(request.await) });
-        let answer = wait.recv().map_err(|_| {
+        let answer = wait(request).map_err(|_| {
             Error::Bug(format!("the request to {verb} {} never answered", self.uri_of(name)))
         })?;
         answer.map_err(|source| StoreError::new(verb, self.uri_of(name), source).into())
@@ -274,6 +272,16 @@ async fn put_parts(
         write.put(bytes.split_to(bytes.len().min(PART_BYTES as usize)));
     }
     write.finish().await.map(drop)
+}
+
+/// Does something on the threads that stores talk on, while the caller's own waits.
+///
+/// # Errors
+/// If it ends without an answer.
+pub(crate) fn wait<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> Result<T> {
+    let (answer, wait) = mpsc::sync_channel(1);
+    runtime()?.spawn(async move { answer.send(task.await) });
+    wait.recv().map_err(|_| Error::Bug("a request never answered".into()))
 }
 
 /// The threads that all stores of the process talk on.

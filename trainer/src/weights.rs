@@ -3,6 +3,7 @@
 
 mod file;
 mod header;
+mod layout;
 mod load;
 mod moments;
 mod names;
@@ -10,20 +11,26 @@ mod number;
 mod pickle;
 mod positions;
 mod pytorch;
+mod sharded;
 mod stored;
+mod towers;
 mod write;
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-pub use load::{Part, WeightsError, load};
+pub use layout::{Layout, grouped};
+pub use load::{Part, WeightsError, left_out, load};
 pub use moments::{load_moments, write_moments};
 pub use stored::Stored;
+pub use towers::Towers;
 pub use write::write_safetensors;
 
 use crate::error::Result;
 use crate::store::Store;
+use names::Named;
+pub use sharded::{INDEX_ENDING, shards};
 
 /// A tensor read from a file.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,16 +47,24 @@ pub type Tensors = BTreeMap<String, Tensor>;
 /// The tensors that lie in a file, under the names of the reference's state dict. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Weights {
+    layout: Layout,
     tensors: BTreeMap<String, Stored>,
+    left_out: Vec<String>,
 }
 
 impl Weights {
-    /// The tensors of an object: safetensors or a file of PyTorch, in any layout that we know.
+    /// The tensors of an object: safetensors or a file of PyTorch, in any layout that we know, or an
+    /// index of several such objects beside it.
     ///
     /// # Errors
     /// If there is no such object, or it is of no kind that we read.
     pub fn open(store: &Store, name: &str) -> Result<Self> {
-        Ok(Self { tensors: names::to_reference(file::list(store, name)?) })
+        let tensors = match name.ends_with(INDEX_ENDING) {
+            true => sharded::list(store, name)?,
+            false => file::list(store, name)?,
+        };
+        let Named { layout, tensors, left_out } = names::to_reference(tensors);
+        Ok(Self { layout, tensors, left_out })
     }
 
     /// The tensors of safetensors in memory.
@@ -61,6 +76,17 @@ impl Weights {
         let store = Store::memory();
         store.put(NAME, bytes.into())?;
         Self::open(&store, NAME)
+    }
+
+    /// Whose names they had.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Tensors of the file that no model of ours has, under its own names: poolers, heads, the text
+    /// tower of another language.
+    pub fn left_out(&self) -> impl Iterator<Item = &str> {
+        self.left_out.iter().map(String::as_str)
     }
 
     /// What the tensors are called, in order.

@@ -108,7 +108,7 @@ fn max_skipped_steps() -> i64 {
 pub struct Distillation {
     /// Where the teacher's weights are, in any place and layout that `initialWeights` can name. Only its
     /// image tower is used; its pictures must have the resolution of the trained one.
-    #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https)://.+')").message("must be s3://…, gs://…, az://…, file://… or https://…"))]
+    #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https|hf)://.+')").message("must be s3://…, gs://…, az://…, file://…, https://… or hf://…"))]
     #[schemars(length(max = 1024))]
     pub teacher: String,
     /// What 1 − cosine of the teacher's and the tower's features is multiplied with before it is

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::rule::{ANY_STORE, Rule, rule};
+use crate::rule::{ANY_STORE, ANY_WEIGHTS, Rule, rule};
 
 /// An evaluation that is accepted.
 pub(crate) fn evaluation() -> Value {
@@ -43,9 +43,9 @@ pub(crate) fn rules() -> Vec<Rule> {
             vec![("/spec/tasks/0/retrieval/dataset", json!("muge"))],
         ),
         rule(
-            ANY_STORE,
+            ANY_WEIGHTS,
             vec![
-                ("/spec/checkpoint", json!({"uri": "file:///a"})),
+                ("/spec/checkpoint", json!({"uri": "hf://org/name"})),
                 ("/spec/artifacts", artifacts.clone()),
             ],
             vec![("/spec/checkpoint", json!({"uri": "a"})), ("/spec/artifacts", artifacts)],

@@ -18,6 +18,9 @@ pub(crate) fn rule(message: &'static str, accepted: Changes, refused: Changes) -
 
 /// What a place in a store must look like.
 pub(crate) const ANY_STORE: &str = "must be s3://…, gs://…, az://…, file://… or https://…";
+/// And a place of weights.
+pub(crate) const ANY_WEIGHTS: &str =
+    "must be s3://…, gs://…, az://…, file://…, https://… or hf://…";
 
 pub(crate) fn changed(mut manifest: Value, changes: &[(&'static str, Value)]) -> Value {
     for (path, value) in changes {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::rule::{ANY_STORE, Changes, Rule, changed, rule};
+use crate::rule::{ANY_STORE, ANY_WEIGHTS, Changes, Rule, changed, rule};
 
 /// A training that is accepted.
 pub(crate) fn training() -> Value {
@@ -150,16 +150,20 @@ fn rules_of_models() -> Vec<Rule> {
             weights(json!({})),
         ),
         rule(
-            ANY_STORE,
+            ANY_WEIGHTS,
             weights(json!({"model": "gs://a/b"})),
             weights(json!({"model": "/models/b"})),
         ),
         rule(
-            ANY_STORE,
-            weights(json!({"image": "az://a/b"})),
+            ANY_WEIGHTS,
+            weights(json!({"image": "hf://laion/clip"})),
             weights(json!({"image": "ftp://a/b"})),
         ),
-        rule(ANY_STORE, weights(json!({"text": "https://a/b"})), weights(json!({"text": "s3:/a"}))),
+        rule(
+            ANY_WEIGHTS,
+            weights(json!({"text": "https://a/b"})),
+            weights(json!({"text": "hf:/a"})),
+        ),
         rule(
             ANY_STORE,
             vec![("/spec/model/vocabulary", json!({"uri": "file:///v"}))],

@@ -2,6 +2,7 @@
 //! came out.
 
 use cnclip_crds::artifacts::{REPORT, RESULTS};
+use cnclip_crds::model::ModelConfig;
 use cnclip_crds::report::{Activity, Report, TaskResult};
 use cnclip_crds::run_config::{EvaluateConfig, TrainConfig};
 
@@ -13,7 +14,7 @@ use crate::model::clip::{Capacity, Clip};
 use crate::params::Params;
 use crate::report::Reporter;
 use crate::report::page::{Examples, PageInput, Task, page};
-use crate::source::{self, Found};
+use crate::source::{self, CONTEXT_LENGTH, Found};
 use crate::store::Store;
 use crate::weights::{Part, WeightsError, load};
 
@@ -26,11 +27,12 @@ pub fn evaluate(config: &EvaluateConfig, reporter: &Reporter) -> Result<String> 
     check(config)?;
     let artifacts = Store::open(&config.artifacts)?;
     let found = source::weights(&config.checkpoint)?;
-    let trained = trained(&found)?;
-    let vocabulary = config.vocabulary.as_ref().or(trained.vocabulary.as_ref());
-    let tokenizer = source::tokenizer(vocabulary, trained.model.text.vocab_size)?;
-    let (mut clip, mut params) = model(config, trained, &found)?;
-    let sizes = sizes(config, trained);
+    let (model, trained) = (found.model()?, found.config.as_ref());
+    let vocabulary = config.vocabulary.as_ref();
+    let vocabulary = vocabulary.or_else(|| trained?.vocabulary.as_ref());
+    let tokenizer = source::tokenizer(vocabulary, model.text.vocab_size)?;
+    let sizes = sizes(config, &model, trained);
+    let (mut clip, mut params) = build(&model, sizes, &found)?;
     reporter.update(|report| begin(report, config));
     let (mut results, mut tasks) = (Vec::new(), Vec::new());
     for task in &config.tasks {
@@ -47,7 +49,7 @@ pub fn evaluate(config: &EvaluateConfig, reporter: &Reporter) -> Result<String> 
         });
     }
     write(&artifacts, &found, &results)?;
-    artifacts.put(REPORT, page(&describe(config, trained, &found, tasks)?).into())?;
+    artifacts.put(REPORT, page(&describe(config, &model, &found, tasks)?).into())?;
     reporter.update(|report| report.activity = Activity::Done);
     Ok(table(&results))
 }
@@ -65,31 +67,18 @@ fn check(config: &EvaluateConfig) -> Result<()> {
     Err(Error::Config(problem))
 }
 
-fn trained(found: &Found) -> Result<&TrainConfig> {
-    found.config.as_ref().ok_or_else(|| {
-        Error::Config(format!(
-            "{} does not say what model it is of. Name a checkpoint that `cnclip train` wrote, or the prefix \
-             of its stage.",
-            found.uri
-        ))
-    })
-}
-
-fn sizes(config: &EvaluateConfig, trained: &TrainConfig) -> Sizes {
+fn sizes(config: &EvaluateConfig, model: &ModelConfig, trained: Option<&TrainConfig>) -> Sizes {
+    let longest = CONTEXT_LENGTH.min(model.text.positions as usize);
     Sizes {
-        side: trained.model.image.resolution as usize,
-        context_length: trained.context_length as usize,
+        side: model.image.resolution as usize,
+        context_length: trained.map_or(longest, |trained| trained.context_length as usize),
         batch: config.batch_size as usize,
     }
 }
 
-fn model(config: &EvaluateConfig, trained: &TrainConfig, found: &Found) -> Result<(Clip, Params)> {
-    let unfit = |why: String| Error::Data(format!("{}: {why}", found.uri));
-    if let Some(problem) = trained.model.problem() {
-        return Err(unfit(problem));
-    }
-    let Sizes { batch, context_length: context, .. } = sizes(config, trained);
-    let (clip, mut params) = Clip::recomputing(&trained.model, Capacity { batch, context });
+fn build(model: &ModelConfig, sizes: Sizes, found: &Found) -> Result<(Clip, Params)> {
+    let Sizes { batch, context_length: context, .. } = sizes;
+    let (clip, mut params) = Clip::recomputing(model, Capacity { batch, context });
     let unfit = WeightsError::of(&found.uri, Error::Data);
     load(&mut params, &found.tensors, Part::All).map_err(unfit)?;
     Ok((clip, params))
@@ -102,11 +91,14 @@ fn begin(report: &mut Report, config: &EvaluateConfig) {
 
 fn describe(
     config: &EvaluateConfig,
-    trained: &TrainConfig,
+    model: &ModelConfig,
     found: &Found,
     tasks: Vec<Task>,
 ) -> Result<PageInput> {
-    let mut input = PageInput::of(trained, lineage::stages(trained)?);
+    let mut input = match &found.config {
+        Some(trained) => PageInput::of(trained, lineage::stages(trained)?),
+        None => PageInput::of_weights(model),
+    };
     let digest = found.digest.clone().unwrap_or_default();
     let weights = [("checkpoint".to_owned(), found.uri.clone()), ("digest".to_owned(), digest)];
     let data = config

@@ -6,19 +6,17 @@ use bytes::Bytes;
 use cnclip_crds::model::ModelConfig;
 use cnclip_crds::run_config::PinnedFile;
 
-use super::{reference, tokens};
+use super::tokens;
 use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Result};
 use crate::model::clip::{Capacity, Clip};
 use crate::params::Params;
-use crate::source::{self, Found};
+use crate::source::{self, CONTEXT_LENGTH, Found};
 use crate::store::Store;
 use crate::weights::{Part, load};
 
 /// The vocabulary in a folder of a model, as Hugging Face lays it there.
 pub const VOCABULARY: &str = "vocab.txt";
-/// Tokens of the longest text of the published models.
-const CONTEXT_LENGTH: usize = 52;
 
 /// A model that can be built.
 #[derive(Debug)]
@@ -40,11 +38,7 @@ impl Model {
     pub fn open(uri: &str) -> Result<Self> {
         let found = source::weights(uri)?;
         let folder = Store::open(uri).ok();
-        let config = match (&found.config, &folder) {
-            (Some(trained), _) => trained.model.clone(),
-            (None, Some(folder)) => reference::model(folder)?,
-            (None, None) => return Err(Error::Config(format!("{uri} does not say its towers"))),
-        };
+        let config = found.model()?;
         let trained = found.config.as_ref();
         let context_length = trained.map_or(CONTEXT_LENGTH, |c| c.context_length as usize);
         Ok(Self { config, context_length, found, folder })

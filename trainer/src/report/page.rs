@@ -6,6 +6,7 @@ mod compare;
 mod examples;
 mod picture;
 
+use cnclip_crds::model::ModelConfig;
 use cnclip_crds::report::TaskResult;
 use cnclip_crds::run_config::TrainConfig;
 use minijinja::Environment;
@@ -60,12 +61,19 @@ impl PageInput {
     pub fn of(config: &TrainConfig, stages: Vec<Stage>) -> Self {
         Self {
             title: config.run.name.clone(),
-            model: config.model.to_string(),
-            written_at: jiff::Timestamp::now().as_second(),
             stages,
-            tasks: Vec::new(),
-            provenance: vec![("cnclip".to_owned(), env!("CARGO_PKG_VERSION").to_owned())],
             configuration: serde_norway::to_string(config).unwrap_or_default(),
+            ..Self::of_weights(&config.model)
+        }
+    }
+
+    /// What there is to say of weights that come without a training.
+    pub fn of_weights(model: &ModelConfig) -> Self {
+        Self {
+            model: model.to_string(),
+            written_at: jiff::Timestamp::now().as_second(),
+            provenance: vec![("cnclip".to_owned(), env!("CARGO_PKG_VERSION").to_owned())],
+            ..Self::default()
         }
     }
 }

@@ -27,7 +27,7 @@ use crate::params::Params;
 use crate::schedule::Schedule;
 use crate::source;
 use crate::store::Store;
-use crate::weights::{Part, WeightsError, load};
+use crate::weights::{Part, WeightsError, left_out, load};
 
 /// A run that is ready to take its next step: the first, or the one after its newest checkpoint.
 ///
@@ -157,7 +157,8 @@ fn initialize(config: &TrainConfig, params: &mut Params) -> Result<()> {
         let found = source::weights(uri)?;
         let unfit = WeightsError::of(&found.uri, Error::Config);
         load(params, &found.tensors, part).map_err(unfit)?;
-        tracing::info!(uri = found.uri, part = format!("{part:?}"), "initial weights");
+        let (part, left_out) = (format!("{part:?}"), left_out(&found.tensors, part));
+        tracing::info!(uri = found.uri, part, left_out, "initial weights");
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Stored, Weights, positions};
+use super::{Stored, Towers, Weights, grouped, positions};
 use crate::error::Error;
 use crate::params::{Params, Segment};
 
@@ -44,8 +44,9 @@ impl WeightsError {
 /// The names that are missing, not known, or of another shape; then nothing is copied. If the file
 /// cannot be read; then the model is of no use.
 pub fn load(params: &mut Params, weights: &Weights, part: Part) -> Result<(), WeightsError> {
-    let problems = problems(params, weights, part);
+    let mut problems = problems(params, weights, part);
     if !problems.is_empty() {
+        problems.push(format!("the file holds {}", Towers::of(weights, None)));
         return Err(WeightsError::Mismatch(problems));
     }
     for (segment, values) in params.tensors_mut().filter(|(segment, _)| part.takes(&segment.name)) {
@@ -57,6 +58,11 @@ pub fn load(params: &mut Params, weights: &Weights, part: Part) -> Result<(), We
         }
     }
     Ok(())
+}
+
+/// What of a file is not part of what is taken from it, in a few words; empty if nothing is.
+pub fn left_out(weights: &Weights, part: Part) -> String {
+    grouped(weights.left_out().chain(weights.names().filter(|name| !part.takes(name))))
 }
 
 /// What keeps a part from being loaded.
@@ -142,7 +148,8 @@ mod tests {
         assert_eq!(
             error,
             "the weights do not fit the model: `visual.proj` is missing, `bert.word` is [2, 2], \
-             expected [4], `visual.projection` is not part of the model; compare `spec.model`"
+             expected [4], `visual.projection` is not part of the model, the file holds no tower that we know; \
+             compare `spec.model`"
         );
         assert_eq!(found.values, params().values);
     }

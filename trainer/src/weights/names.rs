@@ -2,25 +2,29 @@
 //! model: what is left over is the loader's to judge.
 
 use super::file::Names;
+use super::layout::Layout;
 use super::stored::Stored;
 
-/// The reference's names for any layout: of data-parallel checkpoints, of Hugging Face's
-/// `ChineseCLIPModel`, of BERT files from before PyTorch.
-pub(super) fn to_reference(tensors: Names) -> Names {
-    let mut named: Names = tensors
-        .into_iter()
-        .map(|(name, tensor)| (name.strip_prefix("module.").unwrap_or(&name).to_owned(), tensor))
-        .filter(|(name, _)| !unused(name))
-        .collect();
-    join_attention(&mut named);
-    named.into_iter().map(rename).collect()
+/// Tensors under the reference's names.
+pub(super) struct Named {
+    pub(super) layout: Layout,
+    pub(super) tensors: Names,
+    /// What the file calls those that no model of ours has.
+    pub(super) left_out: Vec<String>,
 }
 
-/// Tensors that files carry and no model of ours has: BERT's pooler, tables of positions.
-fn unused(name: &str) -> bool {
-    name.starts_with("bert.pooler.")
-        || name.starts_with("text_model.pooler.")
-        || name.ends_with(".position_ids")
+/// The reference's names for any layout; a data-parallel checkpoint's `module.` is not one.
+pub(super) fn to_reference(tensors: Names) -> Named {
+    let tensors: Names = tensors
+        .into_iter()
+        .map(|(name, tensor)| (name.strip_prefix("module.").unwrap_or(&name).to_owned(), tensor))
+        .collect();
+    let layout = Layout::of(tensors.keys());
+    let (out, mut named): (Names, Names) =
+        tensors.into_iter().partition(|(name, _)| layout.leaves_out(name));
+    join_attention(&mut named);
+    let tensors = named.into_iter().map(|(name, tensor)| rename(layout, name, tensor)).collect();
+    Named { layout, tensors, left_out: out.into_keys().collect() }
 }
 
 /// Query, key and value of a vision block: three tensors become one.
@@ -58,10 +62,15 @@ const FRAGMENTS: [(&str, &str); 14] = [
     ("LayerNorm.beta", "LayerNorm.bias"),
 ];
 
-fn rename((name, tensor): (String, Stored)) -> (String, Stored) {
+fn rename(layout: Layout, name: String, tensor: Stored) -> (String, Stored) {
     match name.as_str() {
         "text_projection.weight" => ("text_projection".into(), tensor.transpose()),
         "visual_projection.weight" => ("visual.proj".into(), tensor.transpose()),
+        bare if layout == Layout::Bert
+            && ["embeddings.", "encoder."].iter().any(|start| bare.starts_with(start)) =>
+        {
+            rename(layout, format!("bert.{name}"), tensor)
+        }
         _ => {
             let name = FRAGMENTS.iter().fold(name, |name, (from, to)| name.replace(from, to));
             (name, tensor)

@@ -1,0 +1,181 @@
+//! Weights on the Hugging Face hub: which files a URI names, and copies of them on this machine.
+//! Never looks into them, except into the index of weights in several files.
+
+use std::path::{Path, PathBuf};
+
+use hf_hub::api::tokio::{Api, ApiBuilder, ApiError, ApiRepo};
+use hf_hub::{Repo, RepoType};
+
+use crate::error::{Error, Result};
+use crate::store;
+use crate::weights::{INDEX_ENDING, shards};
+
+/// How URIs of the hub begin.
+pub const SCHEME: &str = "hf://";
+/// What is useful beside weights.
+const BESIDE: [&str; 2] = ["config.json", "vocab.txt"];
+/// Parts of a file in flight.
+const PARTS_IN_FLIGHT: usize = 4;
+
+/// A hub, and where copies of its files are kept.
+#[derive(Clone, Debug)]
+pub struct Hub {
+    endpoint: String,
+    token: Option<String>,
+    cache: PathBuf,
+}
+
+/// Weights of the hub on this machine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fetched {
+    /// What was fetched, with the commit for a revision.
+    pub uri: String,
+    /// The folder that holds it.
+    pub folder: PathBuf,
+    /// The file of the weights in it, or the index of several.
+    pub file: String,
+}
+
+/// `hf://organisation/name[@revision][/file]`.
+#[derive(Clone, Debug, PartialEq)]
+struct Place {
+    repository: String,
+    revision: String,
+    file: Option<String>,
+}
+
+impl Hub {
+    /// The hub of the environment: `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME`. Where neither `HF_HOME` nor
+    /// the user's cache can be written to, copies are kept in the folder for temporary files.
+    pub fn from_env() -> Self {
+        let value = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let home = value("HF_HOME").map(PathBuf::from);
+        let home = home.or_else(|| Some(Path::new(&value("HOME")?).join(".cache/huggingface")));
+        let cache = home.map(|home| home.join("hub")).filter(|cache| writable(cache));
+        Self {
+            endpoint: value("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned()),
+            token: value("HF_TOKEN"),
+            cache: cache.unwrap_or_else(|| std::env::temp_dir().join("cnclip-hub")),
+        }
+    }
+
+    /// Copies the weights that a URI names to this machine, unless they are there; `files` are the
+    /// names to look for where it names a whole repository, in this order.
+    ///
+    /// # Errors
+    /// If it is no URI of the hub, names nothing that is there, or the hub does not hand it out.
+    pub fn fetch(&self, uri: &str, files: &'static [&'static str]) -> Result<Fetched> {
+        let (hub, place, uri) = (self.clone(), Place::parse(uri)?, uri.to_owned());
+        store::wait(async move { hub.fetch_all(&uri, place, files).await })?
+    }
+
+    async fn fetch_all(&self, uri: &str, place: Place, files: &[&str]) -> Result<Fetched> {
+        let failed = |error| self.failed(uri, error);
+        let api = self.api().map_err(failed)?;
+        let Place { repository, revision, file } = place;
+        let repo = |revision: &str| {
+            let revision = revision.to_owned();
+            api.repo(Repo::with_revision(repository.clone(), RepoType::Model, revision))
+        };
+        let info = repo(&revision).info().await.map_err(failed)?;
+        let held: Vec<&str> = info.siblings.iter().map(|file| file.rfilename.as_str()).collect();
+        let file =
+            file.or_else(|| Some((*files.iter().find(|file| held.contains(file))?).to_owned()));
+        let file = file.filter(|file| held.contains(&file.as_str()));
+        let file = file.ok_or_else(|| holds_none(uri, &held, files))?;
+        let commit = repo(&info.sha);
+        let path = commit.get(&file).await.map_err(failed)?;
+        for beside in BESIDE.iter().filter(|beside| held.contains(beside)) {
+            commit.get(beside).await.map_err(failed)?;
+        }
+        if file.ends_with(INDEX_ENDING) {
+            self.fetch_shards(uri, &commit, &path).await?;
+        }
+        let folder = path.ancestors().nth(file.split('/').count()).unwrap_or(&path).to_owned();
+        Ok(Fetched { uri: format!("{SCHEME}{repository}@{}/{file}", info.sha), folder, file })
+    }
+
+    async fn fetch_shards(&self, uri: &str, commit: &ApiRepo, index: &Path) -> Result<()> {
+        let bytes = std::fs::read(index).map_err(Error::file("read", index))?;
+        for shard in shards(uri, &bytes)? {
+            commit.get(&shard).await.map_err(|error| self.failed(uri, error))?;
+        }
+        Ok(())
+    }
+
+    fn api(&self) -> Result<Api, ApiError> {
+        ApiBuilder::new()
+            .with_endpoint(self.endpoint.trim_end_matches('/').to_owned())
+            .with_token(self.token.clone())
+            .with_cache_dir(self.cache.clone())
+            .with_max_files(PARTS_IN_FLIGHT)
+            .with_progress(false)
+            .build()
+    }
+
+    /// What an answer of the hub means.
+    fn failed(&self, uri: &str, error: ApiError) -> Error {
+        let endpoint = &self.endpoint;
+        let status = match &error {
+            ApiError::RequestError(error) => error.status().map(|status| status.as_u16()),
+            _ => None,
+        };
+        match (status, &self.token) {
+            (Some(401 | 403), None) => Error::Config(format!(
+                "{endpoint} does not hand out {uri}: it is private, gated or not there. Check the \
+                 name, accept its terms on the hub and set HF_TOKEN."
+            )),
+            (Some(401 | 403), Some(_)) => Error::Config(format!(
+                "{endpoint} does not hand out {uri} to this HF_TOKEN. Accept the terms of the \
+                 repository on the hub, or use a token that may read it."
+            )),
+            (Some(404), _) => Error::Config(format!(
+                "{endpoint} has no {uri}. Check organisation, name, revision and file."
+            )),
+            _ => {
+                let source = std::io::Error::other(format!("{endpoint} does not answer: {error}"));
+                Error::File { verb: "fetch", path: uri.to_owned(), source }
+            }
+        }
+    }
+}
+
+fn holds_none(uri: &str, held: &[&str], files: &[&str]) -> Error {
+    Error::Config(format!(
+        "{uri} holds no weights that are looked for ({}). It holds {}. Name one of these behind the \
+         repository.",
+        files.join(", "),
+        held.join(", ")
+    ))
+}
+
+/// Whether files can be kept in a folder, which is made if it is not there.
+fn writable(folder: &Path) -> bool {
+    std::fs::create_dir_all(folder).is_ok() && tempfile::tempfile_in(folder).is_ok()
+}
+
+impl Place {
+    fn parse(uri: &str) -> Result<Self> {
+        let parts: Vec<&str> = uri.strip_prefix(SCHEME).unwrap_or(uri).split('/').collect();
+        let found = match parts.as_slice() {
+            [organisation, name, file @ ..]
+                if !parts.iter().any(|p| ["", ".", ".."].contains(p)) =>
+            {
+                let (name, revision) = name.split_once('@').unwrap_or((name, "main"));
+                let file = Some(file.join("/")).filter(|file| !file.is_empty());
+                let revision = revision.replace("%2F", "/");
+                Some(Self { repository: format!("{organisation}/{name}"), revision, file })
+            }
+            _ => None,
+        };
+        found.filter(|place| !place.revision.is_empty()).ok_or_else(|| {
+            Error::Config(format!(
+                "{uri:?} is no place on the hub. Expected hf://organisation/name, with @revision or \
+                 a file of it behind if need be."
+            ))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
