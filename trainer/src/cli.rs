@@ -5,6 +5,7 @@ mod compare;
 mod embed;
 mod export;
 mod gradients;
+mod inspect;
 mod jobs;
 mod prepare;
 mod preprocess;
@@ -51,6 +52,8 @@ enum Command {
     Score(score::Score),
     /// Put runs beside one another: a table of their recalls, and a page with their curves.
     Compare(compare::Compare),
+    /// Tell what weights are: towers, parameters, whose layout, step, digests.
+    Inspect(inspect::Inspect),
 }
 
 /// A job that one file describes.
@@ -83,6 +86,7 @@ impl Cli {
             Command::Export(export) => export.run(),
             Command::Score(score) => score.run(),
             Command::Compare(compare) => compare.run(),
+            Command::Inspect(inspect) => inspect.run(),
         };
         match done {
             Ok(()) => Exit::Done,

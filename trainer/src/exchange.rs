@@ -5,6 +5,7 @@
 pub mod embed;
 pub mod export;
 pub mod gradients;
+pub mod inspect;
 pub mod lines;
 pub mod model;
 pub mod output;

@@ -13,6 +13,8 @@ mod embed;
 mod export;
 #[path = "commands/gradients.rs"]
 mod gradients;
+#[path = "commands/inspect.rs"]
+mod inspect;
 #[path = "commands/pictures.rs"]
 mod pictures;
 #[path = "commands/score.rs"]
