@@ -14,7 +14,8 @@ from unittest import mock
 
 import torch
 from cn_clip.clip import utils
-from transformers import ChineseCLIPImageProcessorPil, ChineseCLIPModel, ChineseCLIPProcessor
+from transformers import (BertTokenizer, ChineseCLIPConfig, ChineseCLIPImageProcessorPil, ChineseCLIPModel,
+                          ChineseCLIPProcessor)
 
 import models
 from models import CONTEXT, TEXTS, VISION, Data, features, unit
@@ -64,6 +65,7 @@ class Exchange(unittest.TestCase):
         self.assertLess((pictures["pixel_values"] - pixels).abs().max(), 1e-5)
         right = transformers_features(model.eval(), pictures["pixel_values"], ids)
         self.assert_same(self.data.embed(ours, "--vocab", self.data.vocabulary), right)
+        self.assert_same(self.data.embed(folder), right)
 
     def test_cn_clip_loads_an_exported_vit(self):
         self.cn_clip_loads("vit")
@@ -86,6 +88,33 @@ class Exchange(unittest.TestCase):
         pixels, ids = torch.stack([transform(image) for image in models.images()]), self.inputs(kind)[1]
         right = features(model.eval(), pixels, ids)
         self.assert_same(self.data.embed(ours, "--vocab", self.data.vocabulary), right)
+        self.assert_same(self.data.embed(file, "--vocab", self.data.vocabulary), right)
+
+    def test_a_folder_that_transformers_saved_is_read(self):
+        torch.manual_seed(3)
+        text = {"vocab_size": len(models.WORDS), "hidden_size": 36, "num_attention_heads": 3, "num_hidden_layers": 2,
+                "intermediate_size": 40, "max_position_embeddings": 16}
+        vision = {"hidden_size": 20, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 80,
+                  "image_size": VISION["vit"]["image_resolution"], "patch_size": 8}
+        config = ChineseCLIPConfig(text_config=text, vision_config=vision, projection_dim=7, initializer_factor=3.0)
+        model = ChineseCLIPModel(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        folder = self.folder / "saved"
+        model.save_pretrained(folder)
+        BertTokenizer(str(self.data.vocabulary)).save_pretrained(folder)
+        right = transformers_features(model, *self.inputs("vit"))
+        self.assert_same(self.data.embed(folder, "--vocab", self.data.vocabulary), right)
+
+    def test_a_checkpoint_that_torch_saved_is_read(self):
+        for kind in VISION:
+            model = models.reference(kind)
+            file = self.folder / f"{kind}.pt"
+            state = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
+            torch.save({"epoch": 3, "step": 70, "name": "x", "state_dict": state, "optimizer": {"state": {}}}, file)
+            right = features(model, *self.inputs(kind))
+            self.assert_same(self.data.embed(file, "--vocab", self.data.vocabulary), right)
 
 
 def transformers_features(model, pixels, ids):
