@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use cnclip_crds::artifacts::{CHECKPOINTS, FINAL, MANIFEST};
-use cnclip_crds::model::ModelConfig;
+use cnclip_crds::model::{ImageTower, ModelConfig};
 use cnclip_crds::names;
 use cnclip_crds::run_config::{PinnedFile, TrainConfig};
 use serde::{Deserialize, Serialize};
@@ -66,6 +66,23 @@ impl Found {
             None => Ok(model),
             Some(problem) => Err(Error::Data(format!("{}: {problem}", self.uri))),
         }
+    }
+
+    /// The image tower that these weights are of and the length of its features, for what needs no
+    /// more of a model.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn image(&self) -> Result<(ImageTower, i32)> {
+        let trained = self.config.as_ref().map(|config| &config.model);
+        let trained = trained.map(|model| (model.image.clone(), model.embed_dim));
+        let told = || self.towers.image.clone().zip(self.towers.features);
+        trained.or_else(told).ok_or_else(|| {
+            let (uri, towers) = (&self.uri, &self.towers);
+            Error::Config(format!(
+                "{uri} holds no image tower with its projection, but {towers}. Name weights that do."
+            ))
+        })
     }
 }
 

@@ -155,6 +155,9 @@ fn an_averaged_run_ends_with_the_average_and_goes_on_from_the_weights_beside_it(
     }
 }
 
+const BERT: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/model/layouts/bert_bare.safetensors");
+
 /// A run with a teacher of wider features.
 fn taught(folder: &Path, name: &str, teacher: &str) -> TrainConfig {
     let mut config = small::config(folder, name);
@@ -190,6 +193,18 @@ fn a_teacher_adds_its_distance_to_the_loss_and_a_stop_changes_nothing() {
 }
 
 #[test]
+fn a_teacher_is_known_by_its_weights_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let stage = teacher(folder.path(), 32);
+    let file = folder.path().join("published.safetensors");
+    std::fs::write(&file, small::final_weights(folder.path(), "teacher-32")).unwrap();
+    let distance = |name, teacher: &str| {
+        run(&taught(folder.path(), name, teacher), 1).1.distillation_loss.unwrap()
+    };
+    assert_eq!(distance("file", file.to_str().unwrap()), distance("stage", &stage));
+}
+
+#[test]
 fn a_teacher_that_cannot_teach_is_refused_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let far = teacher(folder.path(), 64);
@@ -200,6 +215,10 @@ fn a_teacher_that_cannot_teach_is_refused_before_anything_is_written() {
     for (config, expected) in [
         (taught(folder.path(), "never", &far), "Name a teacher of resolution 32"),
         (taught(folder.path(), "never", "/nowhere/at/all"), "/nowhere/at/all"),
+        (
+            taught(folder.path(), "never", BERT),
+            "holds no image tower with its projection, but BERT",
+        ),
         (frozen(taught(folder.path(), "never", &far)), "freeze is Image"),
     ] {
         let error = run(&config, 1).0.unwrap_err();

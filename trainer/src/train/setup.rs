@@ -128,9 +128,11 @@ fn distillation(config: &TrainConfig) -> Result<Option<Distillation>> {
         return Ok(None);
     };
     let found = source::weights(uri)?;
-    let trained = found.config.as_ref().map(|config| &config.model);
-    let unknown = || Error::Config(format!("{uri} does not tell which towers it is of."));
-    let ModelConfig { image, embed_dim, .. } = trained.ok_or_else(unknown)?;
+    let (image, embed_dim) = found.image()?;
+    let whole = ModelConfig { image: image.clone(), embed_dim, ..config.model.clone() };
+    if let Some(problem) = whole.problem() {
+        return Err(Error::Data(format!("The teacher {uri} cannot be built: {problem}.")));
+    }
     let side = config.model.image.resolution;
     if image.resolution != side {
         return Err(Error::Config(format!(
@@ -141,7 +143,7 @@ fn distillation(config: &TrainConfig) -> Result<Option<Distillation>> {
     }
     let (batch, width) = (config.global_batch_size as usize, config.model.embed_dim as usize);
     let at_once = config.micro_batch_size.map_or(batch, |pairs| pairs as usize);
-    let mut teacher = Teacher::new(image, *embed_dim as usize, at_once);
+    let mut teacher = Teacher::new(&image, embed_dim as usize, at_once);
     let unfit = WeightsError::of(&found.uri, Error::Config);
     load(&mut teacher.params, &found.tensors, Part::Image).map_err(unfit)?;
     tracing::info!(uri = found.uri, "teacher");
