@@ -73,7 +73,6 @@ pub struct Resources {
 /// The pods that do the work.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.accelerator == 'Nvidia' || self.precision == 'Fp32'").message("precision must be Fp32 when accelerator is None"))]
 #[x_kube(validation = Rule::new("self.accelerator == 'Nvidia' || self.devices == 1").message("devices must be 1 when accelerator is None: a worker uses all CPUs it may"))]
 #[x_kube(validation = Rule::new("!has(self.resources) || !(has(self.resources.limits) && 'nvidia.com/gpu' in self.resources.limits) && !(has(self.resources.requests) && 'nvidia.com/gpu' in self.resources.requests)").message("leave nvidia.com/gpu out of resources: it is added from devices"))]
 pub struct Workers {

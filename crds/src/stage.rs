@@ -52,6 +52,7 @@ pub enum Precision {
     /// 32-bit floating point.
     #[default]
     Fp32,
-    /// bfloat16 operands, fp32 accumulation. GPUs only.
+    /// bfloat16 operands, fp32 accumulation. On a CPU it only shows what a GPU would compute: it saves
+    /// neither time nor memory.
     Bf16,
 }

@@ -11,6 +11,7 @@ pub mod layer_norm;
 pub mod linear;
 pub mod math;
 pub mod matrix;
+pub mod multiply;
 pub mod normalize;
 pub mod patches;
 pub mod pixels;

@@ -5,6 +5,7 @@ mod init;
 
 use std::ops::Range;
 
+use cnclip_crds::stage::Precision;
 pub use init::Init;
 
 /// A named part of a flat array: one tensor of the model.
@@ -32,31 +33,42 @@ impl Segment {
     }
 }
 
-/// A handle to one segment, or to neighbours taken as one: how a block finds its weights.
+/// A handle to one segment, or to neighbours taken as one: how a block finds its weights, and in which
+/// number format it multiplies them.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Weight(Range<usize>);
+pub struct Weight {
+    range: Range<usize>,
+    precision: Precision,
+}
 
 #[expect(clippy::len_without_is_empty, reason = "no tensor is empty")]
 impl Weight {
     /// How many numbers it is.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.range.len()
     }
 
     /// This weight in a flat array of values, gradients or moments.
     pub fn of<'a>(&self, flat: &'a [f32]) -> &'a [f32] {
-        &flat[self.0.clone()]
+        &flat[self.range.clone()]
     }
 
     /// This weight in a flat array, to be written.
     pub fn of_mut<'a>(&self, flat: &'a mut [f32]) -> &'a mut [f32] {
-        &mut flat[self.0.clone()]
+        &mut flat[self.range.clone()]
+    }
+
+    /// The number format of products with it.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Neighbours as one weight: query, key and value as one matrix.
     pub fn join(parts: &[Weight]) -> Weight {
-        assert!(parts.windows(2).all(|pair| pair[0].0.end == pair[1].0.start), "not neighbours");
-        Weight(parts[0].0.start..parts[parts.len() - 1].0.end)
+        let touch = |pair: &[Weight]| pair[0].range.end == pair[1].range.start;
+        assert!(parts.windows(2).all(touch), "not neighbours");
+        let range = parts[0].range.start..parts[parts.len() - 1].range.end;
+        Weight { range, precision: parts[0].precision }
     }
 }
 
@@ -65,17 +77,30 @@ impl Weight {
 pub struct Layout {
     segments: Vec<Segment>,
     state: Vec<Segment>,
+    precision: Precision,
 }
 
 impl Layout {
+    /// An empty table of a model that multiplies in a number format.
+    pub fn new(precision: Precision) -> Self {
+        Self { precision, ..Self::default() }
+    }
+
+    /// The number format of the model's products.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
     /// Declares a trained tensor.
     pub fn weight(&mut self, name: &str, shape: &[usize], init: Init) -> Weight {
-        Weight(declare(&mut self.segments, name, shape, init))
+        let range = declare(&mut self.segments, name, shape, init);
+        Weight { range, precision: self.precision }
     }
 
     /// Declares a tensor that is saved with the model but not trained: running statistics.
     pub fn state(&mut self, name: &str, shape: &[usize], init: Init) -> Weight {
-        Weight(declare(&mut self.state, name, shape, init))
+        let range = declare(&mut self.state, name, shape, init);
+        Weight { range, precision: self.precision }
     }
 
     /// The arrays, zero until they are initialised or loaded.
@@ -205,7 +230,7 @@ mod tests {
     fn neighbours_join_and_strangers_do_not() {
         let mut layout = Layout::default();
         let [a, b, c] = ["a", "b", "c"].map(|name| layout.weight(name, &[2], Init::Zeros));
-        assert_eq!(Weight::join(&[a.clone(), b]), Weight(0..4));
+        assert_eq!(Weight::join(&[a.clone(), b]).range, 0..4);
         assert!(std::panic::catch_unwind(|| Weight::join(&[a, c])).is_err());
     }
 

@@ -6,12 +6,14 @@ mod golden;
 
 use cnclip::accumulate::Accumulator;
 use cnclip::loss::Score;
-use cnclip::model::clip::Clip;
+use cnclip::model::clip::{Capacity, Clip, Compute};
 use cnclip::model::vit::Vit;
 use cnclip::ops::dropout::Dropout;
 use cnclip::optimizer::{AdamW, Settings};
 use cnclip::params::{Layout, Params, Segment};
 use cnclip::schedule::Schedule;
+use cnclip::weights::{Part, load};
+use cnclip_crds::stage::Precision;
 use golden::{Golden, Pairs, assert_close, without_gradient};
 use serde_json::Value;
 
@@ -95,6 +97,20 @@ fn every_gradient_is_the_references() {
     }
 }
 
+/// Optimizer and schedule of one of the reference's runs.
+fn recipe(expect: &Value) -> (Settings, Schedule) {
+    let number = |name: &str| expect[name].as_f64().unwrap();
+    let settings = Settings {
+        beta_1: expect["betas"][0].as_f64().unwrap(),
+        beta_2: expect["betas"][1].as_f64().unwrap(),
+        epsilon: number("eps"),
+        weight_decay: number("wd"),
+        max_norm: None,
+    };
+    let (peak, warmup_steps) = (number("lr"), number("warmup") as u64);
+    (settings, Schedule { peak, warmup_steps, total_steps: number("total_steps") as u64 })
+}
+
 /// Trains as the reference did, and compares every loss and every final tensor.
 fn train(name: &str, run: &str, tolerance: f64, prepare: impl Fn(&mut Clip, &mut Params)) {
     let all = Golden::read(name).pairs(0).texts().count();
@@ -113,19 +129,9 @@ fn train_in_parts(
     let expect = &golden.expect[run];
     let (mut clip, mut params) = golden.model();
     prepare(&mut clip, &mut params);
-    let number = |name: &str| expect[name].as_f64().unwrap();
-    let settings = Settings {
-        beta_1: expect["betas"][0].as_f64().unwrap(),
-        beta_2: expect["betas"][1].as_f64().unwrap(),
-        epsilon: number("eps"),
-        weight_decay: number("wd"),
-        max_norm: None,
-    };
-    let total_steps = number("total_steps") as u64;
-    let schedule =
-        Schedule { peak: number("lr"), warmup_steps: number("warmup") as u64, total_steps };
+    let (settings, schedule) = recipe(expect);
     let mut adamw = AdamW::new(&params, settings);
-    for step in 0..total_steps {
+    for step in 0..schedule.total_steps {
         let right = &expect["log"][step as usize];
         let pairs = golden.pairs(step as usize % 3).part(0, count);
         let score = differentiate(&mut clip, &mut params, &pairs, micro);
@@ -231,4 +237,31 @@ fn features_of_pictures_with_masked_patches_are_the_references() {
     let given = (pairs.batch().pixels, &seen.collect::<Vec<_>>()[..]);
     vit.forward(&params.values, given, &mut features);
     assert_close("features", &features, &golden.io["flip.image_raw"].values, 1e-5);
+}
+
+#[test]
+fn ten_steps_in_bfloat16_stay_near_the_references_and_leave_the_weights_in_fp32() {
+    for name in MODELS {
+        let golden = Golden::read(name);
+        let compute = Compute { precision: Precision::Bf16, ..Compute::default() };
+        let capacity = Capacity { batch: 6, context: 20 };
+        let (mut clip, mut params) = Clip::computing(&golden.config, capacity, compute);
+        load(&mut params, &golden.weights, Part::All).unwrap();
+        let (expect, mut rounded) = (&golden.expect["adamw"], false);
+        let (settings, schedule) = recipe(expect);
+        let mut adamw = AdamW::new(&params, settings);
+        for step in 0..schedule.total_steps {
+            let right = expect["log"][step as usize]["loss"].as_f64().unwrap();
+            let score = differentiate(&mut clip, &mut params, &golden.pairs(step as usize % 3));
+            let error = (score.loss / right - 1.0).abs();
+            assert!(error < 0.05, "{name}, step {step}: {} for {right}", score.loss);
+            rounded |= error > 1e-4;
+            adamw.step(&mut params, step, schedule.rate(step)).unwrap();
+            clip.clamp_logit_scale(&mut params);
+        }
+        assert!(rounded, "{name}: nothing shows of bfloat16");
+        let exact = |value: &f32| half::bf16::from_f32(*value).to_f32() == *value;
+        let exact = params.values.iter().filter(|value| exact(value)).count();
+        assert!(exact * 10 < params.values.len(), "{name}: {exact} weights are bfloat16");
+    }
 }

@@ -16,6 +16,7 @@ use cnclip::ops::matrix::Onto;
 use cnclip::ops::normalize;
 use cnclip::ops::rows::{Keep, Sequences};
 use cnclip::params::{Init, Layout, Params};
+use cnclip_crds::stage::Precision;
 use oracle::{assert_close, numbers, oracle, params, plus_one, tensor, var};
 
 #[test]
@@ -127,7 +128,7 @@ fn plain_attention(qkv: &Var, offsets: &[usize], keep: Keep, sizes: Attention) -
 #[test]
 fn attention_over_packed_sequences_is_candles_over_each() {
     let offsets = [0, 3, 4, 17, 22];
-    let attention = Attention { heads: 5, width: 35, longest: 19 };
+    let attention = Attention { heads: 5, width: 35, longest: 19, precision: Precision::Fp32 };
     for keep in [Keep::All, Keep::First] {
         let sequences = Sequences::new(&offsets).keeping(keep);
         let (tokens, kept) = (sequences.tokens(), sequences.kept());

@@ -5,7 +5,7 @@ use cnclip_crds::{
     evaluation::CnClipEvaluationSpec,
     model::ModelConfig,
     shared::Workers,
-    stage::{Accelerator, Freeze, Precision},
+    stage::Freeze,
     training::{CnClipTrainingSpec, ModelSpec, Stage},
 };
 
@@ -139,9 +139,6 @@ fn workers(workers: &Workers) -> Result<(), Cause> {
             ),
         ));
     }
-    if workers.accelerator == Accelerator::None && workers.precision == Precision::Bf16 {
-        return Err(invalid("spec.workers.precision must be Fp32 when accelerator is None"));
-    }
     Ok(())
 }
 
@@ -218,7 +215,6 @@ mod tests {
                 "this release trains on one device: set replicas and devices to 1",
             ),
             ("/workers/devices", json!(2), "1 replicas of 2 devices"),
-            ("/workers/precision", json!("Bf16"), "precision must be Fp32"),
             (
                 "/model",
                 json!({"architecture": "Custom", "custom": {

@@ -295,9 +295,9 @@ fn rules_of_workers() -> Vec<Rule> {
     let gpu = json!({"nvidia.com/gpu": 1});
     vec![
         rule(
-            "precision must be Fp32 when accelerator is None",
-            workers(json!({"precision": "Bf16"})),
+            "supported values: \"Fp32\", \"Bf16\"",
             workers(json!({"precision": "Bf16", "accelerator": "None"})),
+            workers(json!({"precision": "Fp16"})),
         ),
         rule(
             "devices must be 1 when accelerator is None",

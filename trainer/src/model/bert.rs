@@ -59,7 +59,8 @@ impl Bert {
     ) -> Self {
         let [width, heads, count, hidden] =
             [sizes.width, sizes.heads, sizes.layers, sizes.intermediate].map(|n| n as usize);
-        let (rows, attention) = (batch * longest, Attention { heads, width, longest });
+        let precision = layout.precision();
+        let (rows, attention) = (batch * longest, Attention { heads, width, longest, precision });
         let mut table = |name: &str, entries: usize| {
             let name = format!("bert.embeddings.{name}_embeddings.weight");
             layout.weight(&name, &[entries, width], Init::Normal(0.02))

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use cnclip_crds::model::{ImageTower, ModelConfig};
+use cnclip_crds::stage::Precision;
 
 use super::Texts;
 use super::bert::Bert;
@@ -31,6 +32,15 @@ pub struct Capacity {
     pub batch: usize,
     /// Tokens of one caption.
     pub context: usize,
+}
+
+/// What changes the way to the features and gradients, and not what they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Compute {
+    /// Whether a backward pass computes again what blocks would otherwise keep.
+    pub recompute: bool,
+    /// Number format of the operands of products.
+    pub precision: Precision,
 }
 
 /// Pairs of a picture and a caption.
@@ -176,7 +186,7 @@ pub struct Clip {
 impl Clip {
     /// The model, and the arrays for its numbers, all zero.
     pub fn new(config: &ModelConfig, capacity: Capacity) -> (Self, Params) {
-        Self::declare(config, capacity, false)
+        Self::computing(config, capacity, Compute::default())
     }
 
     /// The same in less memory: a backward pass computes again, block by block, what blocks would
@@ -185,13 +195,19 @@ impl Clip {
     /// # Guarantees
     /// The gradients are equal to the last bit.
     pub fn recomputing(config: &ModelConfig, capacity: Capacity) -> (Self, Params) {
-        Self::declare(config, capacity, true)
+        let compute = Compute { recompute: true, ..Compute::default() };
+        Self::computing(config, capacity, compute)
     }
 
-    fn declare(config: &ModelConfig, capacity: Capacity, recompute: bool) -> (Self, Params) {
-        let Capacity { batch, context } = capacity;
+    /// The model, computing as it is told to.
+    pub fn computing(
+        config: &ModelConfig,
+        capacity: Capacity,
+        compute: Compute,
+    ) -> (Self, Params) {
+        let (Capacity { batch, context }, Compute { recompute, precision }) = (capacity, compute);
         let width = config.embed_dim as usize;
-        let mut layout = Layout::default();
+        let mut layout = Layout::new(precision);
         let clip = Self {
             image: ImageEncoder::declare(&mut layout, &config.image, width, (batch, recompute)),
             text: Bert::declare(&mut layout, &config.text, width, (batch, context, recompute)),

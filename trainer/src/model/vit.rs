@@ -78,7 +78,8 @@ impl Vit {
         let [width, patch, layers, head] =
             [sizes.width, sizes.patch_size, sizes.layers, sizes.head_width].map(|n| n as usize);
         let (tokens, row) = (1 + (side / patch).pow(2), 3 * patch * patch);
-        let attention = Attention { heads: width / head, width, longest: tokens };
+        let precision = layout.precision();
+        let attention = Attention { heads: width / head, width, longest: tokens, precision };
         let normal = Init::Normal((width as f32).powf(-0.5));
         let class_embedding = layout.weight("visual.class_embedding", &[width], normal);
         let positions = layout.weight("visual.positional_embedding", &[tokens, width], normal);

@@ -1,9 +1,12 @@
 //! Multi-head self-attention over packed sequences: every sequence attends to itself at its own
 //! length. Padding costs nothing because it need not be there; where it is, no token sees it.
 
+use cnclip_crds::stage::Precision;
+
 use super::dropout::{Dropout, Mask};
 use super::math::{exp, max, sum};
-use super::matrix::{Matrix, MatrixMut, Onto, Threads, product};
+use super::matrix::{Matrix, MatrixMut, Onto, Threads};
+use super::multiply::multiply;
 use super::rows::{Kept, Sequences, Tokens};
 
 /// `out = dropout(softmax(q · kᵀ / sqrt(d))) · v` for each head.
@@ -19,6 +22,8 @@ pub struct Attention {
     pub width: usize,
     /// Tokens of the longest sequence that memory is there for.
     pub longest: usize,
+    /// Number format of the products; the softmax between them is in fp32.
+    pub precision: Precision,
 }
 
 /// Which part of `qkv`.
@@ -59,7 +64,7 @@ impl Attention {
                 let tokens = qkv.0.len() / (3 * self.width);
                 let pair =
                     (self.scores(head, weights, tokens), self.part(head, Part::Value, qkv.0));
-                product(self.head_mut(head, out.0), Onto::Replace, 1.0, pair, Threads::One);
+                multiply(self.precision, self.head_mut(head, out.0), Onto::Replace, 1.0, pair, Threads::One);
             }
         });
     }
@@ -114,11 +119,11 @@ impl Attention {
         let mut write = |which, pair| {
             let rows = if matches!(which, Part::Query) { dout.rows() } else { tokens };
             let target = self.part_mut(head, which, dqkv, rows);
-            product(target, Onto::Replace, 1.0, pair, Threads::One);
+            multiply(self.precision, target, Onto::Replace, 1.0, pair, Threads::One);
         };
         write(Part::Value, (self.scores(head, weights, tokens).transposed(), dout));
         let target = self.scores_mut(head, dscores, tokens);
-        product(target, Onto::Replace, 1.0, (dout, part(Part::Value).transposed()), Threads::One);
+        multiply(self.precision, target, Onto::Replace, 1.0, (dout, part(Part::Value).transposed()), Threads::One);
         self.backward_softmax(head, mask, probabilities, dscores, tokens);
         let dscores = self.scores(head, dscores, tokens);
         write(Part::Query, (dscores, part(Part::Key)));
@@ -131,7 +136,7 @@ impl Attention {
         let keys = self.part(head, Part::Key, qkv);
         let target = self.scores_mut(head, probabilities, keys.rows());
         let queries = self.part(head, Part::Query, qkv).first(target.rows());
-        product(target, Onto::Replace, self.scale(), (queries, keys.transposed()), Threads::One);
+        multiply(self.precision, target, Onto::Replace, self.scale(), (queries, keys.transposed()), Threads::One);
         for row in probabilities.chunks_exact_mut(self.row()) {
             let scores = &mut row[head * self.longest..][..keys.rows()];
             if let Some(ids) = padding {

@@ -2,9 +2,11 @@
 //! neighbourhood of each place is laid out as one row, and the rest is a matrix product. It knows no
 //! convolution of 1 × 1, which is a linear layer.
 
+use cnclip_crds::stage::Precision;
 use rayon::prelude::*;
 
-use super::matrix::{Matrix, MatrixMut, Onto, Threads, product};
+use super::matrix::{Matrix, MatrixMut, Onto, Threads};
+use super::multiply::multiply;
 use crate::params::{Init, Layout, Weight};
 
 /// Weights of one input channel for one output channel.
@@ -34,6 +36,7 @@ struct Grid {
     side: usize,
     channels: usize,
     stride: usize,
+    precision: Precision,
 }
 
 impl Grid {
@@ -86,7 +89,7 @@ impl Grid {
                 let rows = &mut rows[..y.len() / outputs * row];
                 self.unfold(x, part * share + piece * step, rows);
                 let pair = (Matrix::new(rows, row), matrix);
-                product(MatrixMut::new(y, outputs), Onto::Replace, 1.0, pair, Threads::One);
+                multiply(self.precision, MatrixMut::new(y, outputs), Onto::Replace, 1.0, pair, Threads::One);
             }
         });
     }
@@ -105,7 +108,7 @@ impl Grid {
                 let target = MatrixMut::new(&mut sums[..row * outputs], outputs);
                 let onto = if piece == 0 { Onto::Replace } else { Onto::Add };
                 let pair = (Matrix::new(rows, row).transposed(), Matrix::new(dy, outputs));
-                product(target, onto, 1.0, pair, Threads::One);
+                multiply(self.precision, target, onto, 1.0, pair, Threads::One);
             }
         });
         count
@@ -161,7 +164,9 @@ impl Conv2d {
     ) -> Self {
         let (name, shape) = (format!("{name}.weight"), [outputs, inputs, 3, 3]);
         let weight = layout.weight(&name, &shape, Init::fan_in(TAPS * inputs));
-        let convolution = Self { weight, grid: Grid { side, channels: inputs, stride }, outputs };
+        let precision = layout.precision();
+        let grid = Grid { side, channels: inputs, stride, precision };
+        let convolution = Self { weight, grid, outputs };
         workspace.fit(&convolution);
         convolution
     }

@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::matrix::{Matrix, MatrixMut, Onto, Threads, product};
+use super::matrix::{Matrix, MatrixMut, Onto, Threads};
+use super::multiply::multiply;
 use crate::params::{Init, Layout, Weight};
 
 /// `y = x · Wᵀ + b`.
@@ -69,7 +70,8 @@ impl Linear {
             None => onto,
         };
         let pair = (Matrix::new(x, self.inputs), self.matrix(values).transposed());
-        product(MatrixMut::new(y, self.outputs()), onto, 1.0, pair, Threads::All);
+        let precision = self.weight.precision();
+        multiply(precision, MatrixMut::new(y, self.outputs()), onto, 1.0, pair, Threads::All);
     }
 
     /// Adds to the gradients of the weights; writes `dx = dy · W`, or adds to it.
@@ -83,7 +85,8 @@ impl Linear {
     ) {
         self.backward_weights(gradients, x, dy);
         let pair = (Matrix::new(dy, self.outputs()), self.matrix(values));
-        product(MatrixMut::new(dx, self.inputs), onto, 1.0, pair, Threads::All);
+        let precision = self.weight.precision();
+        multiply(precision, MatrixMut::new(dx, self.inputs), onto, 1.0, pair, Threads::All);
     }
 
     /// Adds to the gradients of the weights alone: of the first layer, whose input needs none.
@@ -94,7 +97,7 @@ impl Linear {
             Stored::InputsFirst => ((x.transposed(), out), self.outputs()),
         };
         let target = MatrixMut::new(self.weight.of_mut(gradients), cols);
-        product(target, Onto::Add, 1.0, pair, Threads::All);
+        multiply(self.weight.precision(), target, Onto::Add, 1.0, pair, Threads::All);
         if let Some(bias) = &self.bias {
             add_column_sums(dy, bias.of_mut(gradients));
         }

@@ -1,7 +1,7 @@
 //! What in a configuration can never work, told before anything is read. Pure.
 
 use cnclip_crds::run_config::{Length, TrainConfig};
-use cnclip_crds::stage::{Accelerator, Freeze, Precision};
+use cnclip_crds::stage::{Accelerator, Freeze};
 
 use crate::error::{Error, Result};
 
@@ -22,12 +22,6 @@ fn world(config: &TrainConfig) -> Option<String> {
         return Some(
             "world.accelerator is Nvidia, but this cnclip is built for the CPU. Set \
              spec.workers.accelerator to None."
-                .into(),
-        );
-    }
-    if world.precision == Precision::Bf16 {
-        return Some(
-            "world.precision is Bf16, which only a GPU computes. Set spec.workers.precision to Fp32."
                 .into(),
         );
     }

@@ -20,7 +20,7 @@ use crate::data::shard::Dataset;
 use crate::data::tokenize::Tokenizer;
 use crate::distillation::Distillation;
 use crate::error::{Error, Result};
-use crate::model::clip::{Capacity, Clip};
+use crate::model::clip::{Capacity, Clip, Compute};
 use crate::model::teacher::Teacher;
 use crate::optimizer::{AdamW, Settings};
 use crate::params::Params;
@@ -51,8 +51,9 @@ pub(super) fn set_up(config: &TrainConfig) -> Result<Run> {
 
     let micro_batch = config.micro_batch_size.map_or(global_batch, |size| size as usize);
     let capacity = Capacity { batch: micro_batch, context: config.context_length as usize };
-    let declare = if config.gradient_checkpointing { Clip::recomputing } else { Clip::new };
-    let (mut clip, mut params) = declare(&config.model, capacity);
+    let precision = config.world.precision;
+    let compute = Compute { recompute: config.gradient_checkpointing, precision };
+    let (mut clip, mut params) = Clip::computing(&config.model, capacity, compute);
     clip.freeze_image(&mut params, config.freeze == Freeze::Image);
     clip.mask_patches(config.masked_patches_percent as u32);
     let mut adamw = AdamW::new(&params, settings(config));
