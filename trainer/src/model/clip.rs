@@ -200,11 +200,7 @@ impl Clip {
     }
 
     /// The model, computing as it is told to.
-    pub fn computing(
-        config: &ModelConfig,
-        capacity: Capacity,
-        compute: Compute,
-    ) -> (Self, Params) {
+    pub fn computing(config: &ModelConfig, capacity: Capacity, compute: Compute) -> (Self, Params) {
         let (Capacity { batch, context }, Compute { recompute, precision }) = (capacity, compute);
         let width = config.embed_dim as usize;
         let mut layout = Layout::new(precision);

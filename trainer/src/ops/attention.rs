@@ -64,7 +64,14 @@ impl Attention {
                 let tokens = qkv.0.len() / (3 * self.width);
                 let pair =
                     (self.scores(head, weights, tokens), self.part(head, Part::Value, qkv.0));
-                multiply(self.precision, self.head_mut(head, out.0), Onto::Replace, 1.0, pair, Threads::One);
+                multiply(
+                    self.precision,
+                    self.head_mut(head, out.0),
+                    Onto::Replace,
+                    1.0,
+                    pair,
+                    Threads::One,
+                );
             }
         });
     }
@@ -123,7 +130,14 @@ impl Attention {
         };
         write(Part::Value, (self.scores(head, weights, tokens).transposed(), dout));
         let target = self.scores_mut(head, dscores, tokens);
-        multiply(self.precision, target, Onto::Replace, 1.0, (dout, part(Part::Value).transposed()), Threads::One);
+        multiply(
+            self.precision,
+            target,
+            Onto::Replace,
+            1.0,
+            (dout, part(Part::Value).transposed()),
+            Threads::One,
+        );
         self.backward_softmax(head, mask, probabilities, dscores, tokens);
         let dscores = self.scores(head, dscores, tokens);
         write(Part::Query, (dscores, part(Part::Key)));
@@ -136,7 +150,14 @@ impl Attention {
         let keys = self.part(head, Part::Key, qkv);
         let target = self.scores_mut(head, probabilities, keys.rows());
         let queries = self.part(head, Part::Query, qkv).first(target.rows());
-        multiply(self.precision, target, Onto::Replace, self.scale(), (queries, keys.transposed()), Threads::One);
+        multiply(
+            self.precision,
+            target,
+            Onto::Replace,
+            self.scale(),
+            (queries, keys.transposed()),
+            Threads::One,
+        );
         for row in probabilities.chunks_exact_mut(self.row()) {
             let scores = &mut row[head * self.longest..][..keys.rows()];
             if let Some(ids) = padding {

@@ -89,7 +89,14 @@ impl Grid {
                 let rows = &mut rows[..y.len() / outputs * row];
                 self.unfold(x, part * share + piece * step, rows);
                 let pair = (Matrix::new(rows, row), matrix);
-                multiply(self.precision, MatrixMut::new(y, outputs), Onto::Replace, 1.0, pair, Threads::One);
+                multiply(
+                    self.precision,
+                    MatrixMut::new(y, outputs),
+                    Onto::Replace,
+                    1.0,
+                    pair,
+                    Threads::One,
+                );
             }
         });
     }
