@@ -33,7 +33,7 @@ def run():
     part("lints", lambda: check("cargo", "clippy", "--workspace", "--all-targets", "--release", "--locked",
                                 "--quiet", "--", "-D", "warnings"))
     part("bed and demo", lambda: check(sys.executable, "-m", "unittest", "discover", "-s", "tests/unit"))
-    part("data set", lambda: check("tests/emoji/python", "-m", "unittest", "discover", "-s", "tests/emoji"))
+    part("data set", lambda: check("tests/python", "tests/emoji", "-m", "unittest", "discover", "-s", "tests/emoji"))
     part("images", images.build)
     part("compiling the tests", lambda: check(*TESTS, "--no-run", "--quiet"))
     part("twins", twins)
@@ -50,7 +50,7 @@ def check(*command):
 def twins():
     """Models go to PyTorch and back; its packages are installed the first time."""
     program = images.compile_release() / images.PROGRAMS["trainer"]
-    show("tests/twins/python", "-m", "unittest", "discover", "-s", "tests/twins", cwd=images.PROJECT,
+    show("tests/python", "tests/twins", "-m", "unittest", "discover", "-s", "tests/twins", cwd=images.PROJECT,
          env={**os.environ, "CNCLIP_PROGRAM": str(program)})
 
 

@@ -1,1 +1,1 @@
-"""What can be checked without a download; `tests/emoji/python -m unittest discover -s tests/emoji` runs it."""
+"""What can be checked without a download; `tests/python tests/emoji -m unittest discover -s tests/emoji` runs it."""
