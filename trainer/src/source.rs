@@ -214,7 +214,8 @@ fn file(store: &Store, name: &str) -> Result<Found> {
     let beside = store.find(CONFIG)?.and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let towers = Towers::of(&tensors, beside.as_ref());
     let uri = store.uri_of(name);
-    Ok(Found { uri, digest: None, sha256: None, step: None, config: None, towers, tensors })
+    let step = tensors.trained().step;
+    Ok(Found { uri, digest: None, sha256: None, step, config: None, towers, tensors })
 }
 
 /// The tokenizer of a vocabulary: the one named, or else that of the image, which is the vocabulary

@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+pub use file::Trained;
 pub use layout::{Layout, grouped};
 pub use load::{Part, WeightsError, left_out, load};
 pub use moments::{load_moments, write_moments};
@@ -50,6 +51,7 @@ pub struct Weights {
     layout: Layout,
     tensors: BTreeMap<String, Stored>,
     left_out: Vec<String>,
+    trained: Trained,
 }
 
 impl Weights {
@@ -59,12 +61,12 @@ impl Weights {
     /// # Errors
     /// If there is no such object, or it is of no kind that we read.
     pub fn open(store: &Store, name: &str) -> Result<Self> {
-        let tensors = match name.ends_with(INDEX_ENDING) {
-            true => sharded::list(store, name)?,
+        let listing = match name.ends_with(INDEX_ENDING) {
+            true => sharded::list(store, name)?.into(),
             false => file::list(store, name)?,
         };
-        let Named { layout, tensors, left_out } = names::to_reference(tensors);
-        Ok(Self { layout, tensors, left_out })
+        let Named { layout, tensors, left_out } = names::to_reference(listing.tensors);
+        Ok(Self { layout, tensors, left_out, trained: listing.trained })
     }
 
     /// The tensors of safetensors in memory.
@@ -81,6 +83,11 @@ impl Weights {
     /// Whose names they had.
     pub fn layout(&self) -> Layout {
         self.layout
+    }
+
+    /// How long they were trained, as far as their file says it.
+    pub fn trained(&self) -> Trained {
+        self.trained
     }
 
     /// Tensors of the file that no model of ours has, under its own names: poolers, heads, the text

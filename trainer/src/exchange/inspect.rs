@@ -25,6 +25,8 @@ pub struct Inspection {
     pub parameters: Parameters,
     /// The kinds of their numbers.
     pub dtypes: BTreeSet<String>,
+    /// Passes over the data, where a file counts them.
+    pub epoch: Option<u64>,
     /// Steps completed.
     pub step: Option<u64>,
     /// SHA-256 of the manifest of their checkpoint.
@@ -64,6 +66,7 @@ pub fn inspect(uri: &str) -> Result<Inspection> {
         preset: model.as_ref().and_then(preset),
         parameters: Parameters::of(&tensors),
         dtypes: stored(&tensors).map(|(_, stored)| stored.dtype()).collect(),
+        epoch: tensors.trained().epoch,
         step,
         digest,
         sha256,
@@ -123,6 +126,7 @@ impl Display for Inspection {
             ("preset", preset.map(str::to_owned)),
             ("parameters", Some(format!("{total}: image {image}, text {text}"))),
             ("numbers", Some(dtypes.join(", "))),
+            ("epoch", self.epoch.map(|epoch| epoch.to_string())),
             ("step", self.step.map(|step| step.to_string())),
             ("digest", self.digest.clone()),
             ("sha256", self.sha256.clone()),

@@ -16,6 +16,28 @@ use crate::store::{Reader, Store};
 /// What files call their tensors.
 pub(super) type Names = BTreeMap<String, Stored>;
 
+/// How long the model of a file was trained, as far as the file says it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trained {
+    /// Passes over the data.
+    pub epoch: Option<u64>,
+    /// Optimizer steps.
+    pub step: Option<u64>,
+}
+
+/// What a file lists.
+#[derive(Debug)]
+pub(super) struct Listing {
+    pub(super) tensors: Names,
+    pub(super) trained: Trained,
+}
+
+impl From<Names> for Listing {
+    fn from(tensors: Names) -> Self {
+        Self { tensors, trained: Trained::default() }
+    }
+}
+
 /// An object that holds tensors.
 #[derive(Debug)]
 pub(super) struct File {
@@ -89,18 +111,18 @@ impl File {
     }
 }
 
-/// The tensors of an object, under its own names.
+/// What an object lists, under its own names.
 ///
 /// # Errors
 /// If there is no such object, or it is of no kind we read.
-pub(super) fn list(store: &Store, name: &str) -> Result<Names> {
+pub(super) fn list(store: &Store, name: &str) -> Result<Listing> {
     let file = File::open(store, name)?;
     let first = file.bytes(0..file.size.min(16))?;
     match &first[..] {
         start if start.starts_with(b"PK") => pytorch::archive(file),
         start if start.starts_with(&pytorch::MAGIC) => pytorch::legacy(Arc::new(file)),
-        _ if name.ends_with(".safetensors") => header::list(Arc::new(file)),
-        start if start.get(8) == Some(&b'{') => header::list(Arc::new(file)),
+        _ if name.ends_with(".safetensors") => header::list(Arc::new(file)).map(Listing::from),
+        start if start.get(8) == Some(&b'{') => header::list(Arc::new(file)).map(Listing::from),
         _ => Err(file.damaged(pytorch::KIND)("it does not begin like one".into())),
     }
 }

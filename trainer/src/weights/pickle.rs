@@ -6,6 +6,7 @@ use std::io::BufRead;
 
 use candle_core::pickle::{Object, Stack};
 
+use super::file::Trained;
 use super::number::Dtype;
 
 /// An array on a storage.
@@ -65,6 +66,16 @@ pub(super) fn arrays(object: &Object) -> Result<BTreeMap<String, Array>, String>
         false => Ok(found),
         true => Err("it holds no tensors by name, neither at its top nor under state_dict".into()),
     }
+}
+
+/// How long a checkpoint says that it was trained.
+pub(super) fn trained(object: &Object) -> Trained {
+    let Object::Dict(entries) = object else { return Trained::default() };
+    let number = |name: &str| {
+        let named = |(key, _): &&(Object, Object)| matches!(key, Object::Unicode(k) if k == name);
+        count(&entries.iter().find(named)?.1).map(|number| number as u64)
+    };
+    Trained { epoch: number("epoch"), step: number("step") }
 }
 
 fn walk(

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use candle_core::pickle::Object;
 use zip::ZipArchive;
 
-use super::file::{File, Names, Place};
+use super::file::{File, Listing, Place};
 use super::number::bytes;
 use super::pickle::{self, Array};
 use super::stored::{Block, Stored};
@@ -25,7 +25,7 @@ pub(super) const MAGIC: [u8; 15] =
 ///
 /// # Errors
 /// If it is no such archive.
-pub(super) fn archive(file: File) -> Result<Names> {
+pub(super) fn archive(file: File) -> Result<Listing> {
     const OBJECTS: &str = "data.pkl";
     let damaged = file.damaged(KIND);
     let mut archive = ZipArchive::new(file.reader()).map_err(|error| damaged(error.to_string()))?;
@@ -48,7 +48,7 @@ pub(super) fn archive(file: File) -> Result<Names> {
 ///
 /// # Errors
 /// If it is no such stream.
-pub(super) fn legacy(file: Arc<File>) -> Result<Names> {
+pub(super) fn legacy(file: Arc<File>) -> Result<Listing> {
     let damaged = |error: String| file.damaged(KIND)(error);
     let mut reader = BufReader::new(file.reader());
     let skipped = reader.read_exact(&mut [0; MAGIC.len()]);
@@ -90,7 +90,7 @@ fn stored(
     file: &Arc<File>,
     object: &Object,
     place: impl Fn(&Array) -> Option<Place>,
-) -> Result<Names> {
+) -> Result<Listing> {
     let damaged = |why: String| file.damaged(KIND)(why);
     let stored = |(name, array): (String, Array)| {
         let outside = || damaged(format!("{name} reaches beyond its storage"));
@@ -103,5 +103,6 @@ fn stored(
         fits.then_some(()).ok_or_else(outside)?;
         Ok::<_, Error>((name, stored))
     };
-    pickle::arrays(object).map_err(damaged)?.into_iter().map(stored).collect()
+    let tensors = pickle::arrays(object).map_err(damaged)?.into_iter().map(stored);
+    Ok(Listing { tensors: tensors.collect::<Result<_>>()?, trained: pickle::trained(object) })
 }

@@ -49,7 +49,7 @@ pub(super) fn list(store: &Store, name: &str) -> Result<Names> {
                 "{uri} names {shard}, which is not there. Put it beside the index."
             )));
         }
-        tensors.extend(file::list(store, shard)?);
+        tensors.extend(file::list(store, shard)?.tensors);
     }
     match index.weight_map.iter().find(|(tensor, _)| !tensors.contains_key(*tensor)) {
         None => Ok(tensors),

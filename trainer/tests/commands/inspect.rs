@@ -19,6 +19,9 @@ fn weights_of_others_are_told_by_their_names_and_shapes() {
     assert_eq!(clip["left_out"].as_array().unwrap().len(), 18);
     assert_eq!((&clip["preset"], &clip["step"]), (&Value::Null, &Value::Null));
 
+    let checkpoint = inspect(words(&golden("model/checkpoint.pt")));
+    assert_eq!((&checkpoint["epoch"], &checkpoint["step"]), (&json!(1), &json!(0)));
+
     let table = succeed(&["inspect", words(&layouts.join("bert.bin"))], b"");
     let table = String::from_utf8(table).unwrap();
     for line in
