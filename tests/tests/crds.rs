@@ -8,7 +8,12 @@
     reason = "a test ends where something is not as it should be"
 )]
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use cnclip_crds::{evaluation::CnClipEvaluation, training::CnClipTraining};
 use cnclip_tests::{namespace, operator::installed};
@@ -16,6 +21,7 @@ use kube::{
     Api, Client, CustomResourceExt, ResourceExt,
     api::{ApiResource, DynamicObject, Patch, PatchParams, ValidationDirective},
 };
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use self::{
@@ -98,20 +104,36 @@ async fn an_evaluation_that_is_known_to_be_wrong_is_refused_with_what_to_do() {
     server.obeys(&evaluation(), &evaluations::rules()).await;
 }
 
+/// Every manifest in the files of a folder and of the folders in it.
+fn manifests(folder: &Path) -> Vec<(PathBuf, Value)> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let read = |path: PathBuf| match path.extension().and_then(OsStr::to_str) {
+        _ if path.is_dir() => manifests(&path),
+        Some("yaml") => {
+            let text = fs::read_to_string(&path).unwrap();
+            let documents = serde_norway::Deserializer::from_str(&text);
+            documents.map(|one| (path.clone(), Value::deserialize(one).unwrap())).collect()
+        }
+        _ => Vec::new(),
+    };
+    entries.flat_map(read).collect()
+}
+
 #[tokio::test]
-async fn every_recipe_of_the_paper_is_accepted_as_it_is_written() {
+async fn every_manifest_that_the_project_ships_is_accepted_as_it_is_written() {
     let server = Server::open().await;
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/recipes");
-    let folders = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let files = folders.filter(|path| path.is_dir()).flat_map(|path| fs::read_dir(path).unwrap());
-    let mut accepted = 0;
-    for file in files.map(|entry| entry.unwrap().path()) {
-        let manifest = serde_norway::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
-        let said = server.says(&manifest, false).await;
-        assert_eq!(said, Ok(()), "{}", file.display());
-        accepted += 1;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut broken = Vec::new();
+    for (folder, count) in [("charts/recipes", 20), ("tests/demo", 9)] {
+        let manifests = manifests(&root.join(folder));
+        assert_eq!(manifests.len(), count, "{folder}");
+        for (file, manifest) in manifests {
+            if let Err(words) = server.says(&manifest, false).await {
+                broken.push(format!("{}: {words}", file.display()));
+            }
+        }
     }
-    assert_eq!(accepted, 20);
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
 #[tokio::test]
