@@ -48,7 +48,7 @@ pub async fn apply<R: Run>(client: &Client, owner: &Owner, plan: &Plan) -> Resul
 /// Writes the status, if it changed.
 ///
 /// # Errors
-/// If the API server did not take it.
+/// If the API server did not take it; if the run changed since it was looked at.
 pub async fn write_status<R: Run>(
     client: &Client,
     owner: &Owner,
@@ -59,10 +59,15 @@ pub async fn write_status<R: Run>(
     if status == run.present_status() {
         return Ok(false);
     }
+    let mut metadata = serde_json::json!({"name": owner.name});
+    // Of the run that was looked at: one that took its name since is another.
+    if let Some(version) = run.meta().resource_version.as_deref() {
+        metadata["resourceVersion"] = version.into();
+    }
     let patch = serde_json::json!({
         "apiVersion": owner.api_version,
         "kind": owner.api_kind,
-        "metadata": {"name": owner.name},
+        "metadata": metadata,
         "status": status,
     });
     let api = Api::<R>::namespaced(client.clone(), &owner.namespace);

@@ -71,7 +71,7 @@ fn api_server(
 fn run(status: Value) -> Value {
     json!({
         "apiVersion": "cnclip.dev/v1alpha1", "kind": "CnClipTraining",
-        "metadata": {"name": "muge", "namespace": "team", "uid": "u-1", "generation": 1},
+        "metadata": {"name": "muge", "namespace": "team", "uid": "u-1", "generation": 1, "resourceVersion": "17"},
         "spec": {
             "model": {"architecture": "ViT-B-16"},
             "datasets": [{"name": "pairs", "uri": "s3://data/pairs/"}],
@@ -132,6 +132,9 @@ async fn a_new_run_is_read_once_and_given_its_objects_before_its_status() {
     let told: Value = serde_json::from_str(config["data"]["run.json"].as_str().unwrap()).unwrap();
     assert_eq!(told["run"], json!({"name": "muge", "uid": "u-1", "stage": "align", "attempt": 1}));
     assert_eq!(told["optimizer"]["learningRate"], json!(1e-4));
+    // The status is of the run that was read, and of no other that has its name since.
+    let written = transcript.body("/status")["metadata"].clone();
+    assert_eq!(written, json!({"name": "muge", "resourceVersion": "17"}));
 }
 
 #[tokio::test]
