@@ -7,28 +7,21 @@
     reason = "a test ends where something is not as it should be"
 )]
 
-use std::{env, fs, path::Path};
-
 use cnclip_operator::definitions;
+
+#[path = "support/committed.rs"]
+mod committed;
+
+use committed::assert_committed;
 
 /// Where they are committed: for `kubectl apply`, and where Helm can read them.
 const FOLDERS: [&str; 2] = ["crds", "charts/cn-clip/files/crds"];
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in the workspace")
-}
 
 #[test]
 fn the_committed_definitions_are_those_of_the_code() {
     for (name, yaml) in definitions::files().unwrap() {
         for folder in FOLDERS {
-            let path = root().join(folder).join(&name);
-            if env::var_os("UPDATE").is_some() {
-                fs::create_dir_all(path.parent().unwrap()).unwrap();
-                fs::write(&path, &yaml).unwrap();
-            }
-            let committed = fs::read_to_string(&path).unwrap_or_default();
-            assert!(committed == yaml, "{} is old: UPDATE=1 writes it", path.display());
+            assert_committed(&format!("{folder}/{name}"), &yaml);
         }
     }
 }

@@ -11,13 +11,13 @@
     reason = "a test ends where something is not as it should be"
 )]
 
-use std::{env, fs, path::Path};
-
 use cnclip_crds::shared::Workers;
 use cnclip_crds::stage::Accelerator;
 use cnclip_crds::training::{CnClipTraining, CnClipTrainingSpec};
 use cnclip_operator::plan::admission;
 
+#[path = "support/committed.rs"]
+mod committed;
 #[path = "recipes/finetune.rs"]
 mod finetune;
 #[path = "recipes/models.rs"]
@@ -25,6 +25,7 @@ mod models;
 #[path = "recipes/pretrain.rs"]
 mod pretrain;
 
+use committed::assert_committed;
 use models::MODELS;
 
 /// Path below `charts/recipes`, and what is written there.
@@ -41,17 +42,10 @@ fn recipes() -> Vec<(String, String)> {
 
 #[test]
 fn the_committed_recipes_are_those_of_the_tables() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/recipes");
     let recipes = recipes();
     assert_eq!(recipes.len(), 20);
     for (path, yaml) in recipes {
-        let path = folder.join(path);
-        if env::var_os("UPDATE").is_some() {
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(&path, &yaml).unwrap();
-        }
-        let committed = fs::read_to_string(&path).unwrap_or_default();
-        assert!(committed == yaml, "{} is old: UPDATE=1 writes it", path.display());
+        assert_committed(&format!("charts/recipes/{path}"), &yaml);
     }
 }
 

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use cnclip::accumulate::Accumulator;
 use cnclip::model::Texts;
-use cnclip::model::clip::{Batch, Capacity, Clip};
+use cnclip::model::clip::{Batch, Capacity, Clip, Compute};
 use cnclip::ops::dropout::Dropout;
 use cnclip::ops::pixels::Pixels;
 use cnclip::optimizer::{AdamW, Settings};
 use cnclip::params::Params;
 use cnclip_crds::model::ModelConfig;
+use cnclip_crds::stage::Precision;
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]
@@ -39,6 +40,9 @@ struct Arguments {
     /// Patches of each picture that are left out, in percent.
     #[arg(long, default_value_t = 0)]
     masked: u32,
+    /// Rounds the operands of products to bfloat16.
+    #[arg(long)]
+    bf16: bool,
     /// Tokens that memory is reserved for.
     #[arg(long, default_value_t = 32)]
     context: usize,
@@ -95,8 +99,9 @@ impl Training {
     fn new(arguments: &Arguments, config: &ModelConfig) -> Self {
         let micro_batch = arguments.micro_batch.unwrap_or(arguments.batch);
         let capacity = Capacity { batch: micro_batch, context: arguments.context };
-        let declare = if arguments.recompute { Clip::recomputing } else { Clip::new };
-        let (mut clip, mut params) = declare(config, capacity);
+        let precision = if arguments.bf16 { Precision::Bf16 } else { Precision::Fp32 };
+        let compute = Compute { recompute: arguments.recompute, precision };
+        let (mut clip, mut params) = Clip::computing(config, capacity, compute);
         clip.mask_patches(arguments.masked);
         params.initialize(1);
         let settings = Settings {

@@ -2,45 +2,26 @@
 //! duplicates, an average, a teacher.
 #![cfg(test)]
 
-use std::cell::Cell;
 use std::path::Path;
 
 use cnclip::checkpoint::{UNAVERAGED, WEIGHTS};
-use cnclip::error::Error;
 use cnclip::model::clip::{Capacity, Clip};
 use cnclip::model::teacher::Teacher;
 use cnclip::ops::normalize;
 use cnclip::ops::pixels::Pixels;
-use cnclip::report::{Outlets, Reporter};
 use cnclip::source;
-use cnclip::train::train;
 use cnclip::weights::{Part, load, write_safetensors};
 use cnclip_crds::exit::Exit;
-use cnclip_crds::report::Report;
 use cnclip_crds::run_config::{DistillationConfig, Length, TrainConfig};
 use cnclip_crds::stage::{Duplicates, Freeze};
 
+#[path = "support/runs.rs"]
+mod runs;
 #[path = "support/small.rs"]
 #[allow(dead_code, reason = "shared with the tests of stops")]
 mod small;
+use runs::{run, whole};
 use small::STEPS;
-
-/// Trains until `stop_after` steps are taken, counted from this call's first.
-fn run(config: &TrainConfig, stop_after: u64) -> (Result<(), Error>, Report) {
-    let reporter = Reporter::start(config.run.clone(), Outlets::default()).unwrap();
-    let steps = Cell::new(0);
-    let done = train(config, &reporter, || {
-        steps.set(steps.get() + 1);
-        steps.get() == stop_after
-    });
-    (done, reporter.current())
-}
-
-fn whole(config: &TrainConfig) -> Report {
-    let (done, report) = run(config, u64::MAX);
-    done.unwrap();
-    report
-}
 
 /// A run on weights that are no numbers for one word, which one caption of the data set has.
 fn poisoned(folder: &Path, name: &str) -> TrainConfig {

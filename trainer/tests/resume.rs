@@ -2,37 +2,19 @@
 //! every obstacle on the way has an answer.
 #![cfg(test)]
 
-use std::cell::Cell;
 use std::path::Path;
 
 use cnclip::error::Error;
-use cnclip::report::{Outlets, Reporter};
-use cnclip::train::train;
 use cnclip_crds::exit::Exit;
-use cnclip_crds::report::Report;
 use cnclip_crds::run_config::{PinnedFile, TrainConfig};
 use cnclip_crds::stage::Freeze;
 
+#[path = "support/runs.rs"]
+mod runs;
 #[path = "support/small.rs"]
 mod small;
+use runs::{run, whole};
 use small::STEPS;
-
-/// Trains until `stop` says so after a step, counted from this call's first.
-fn run(config: &TrainConfig, stop_after: u64) -> (Result<(), Error>, Report) {
-    let reporter = Reporter::start(config.run.clone(), Outlets::default()).unwrap();
-    let steps = Cell::new(0);
-    let done = train(config, &reporter, || {
-        steps.set(steps.get() + 1);
-        steps.get() == stop_after
-    });
-    (done, reporter.current())
-}
-
-fn whole(config: &TrainConfig) -> Report {
-    let (done, report) = run(config, u64::MAX);
-    done.unwrap();
-    report
-}
 
 fn refused(config: &TrainConfig, exit: Exit, expected: &[&str]) {
     let error = run(config, u64::MAX).0.unwrap_err();

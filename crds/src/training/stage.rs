@@ -36,7 +36,7 @@ pub struct Stage {
     pub global_batch_size: i32,
     /// Pairs that a device computes at once. Of the others of its share only the features are kept, and
     /// they are computed again when it is their turn: memory falls, the gradient stays that of the
-    /// whole batch, and a step takes about a third longer. The whole share if not given.
+    /// whole batch, and a step takes about two fifths longer. The whole share if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4194304))]
     pub micro_batch_size: Option<i32>,

@@ -1,6 +1,10 @@
 //! What the operator does, told as short stories: what is on record, what is seen, what follows.
 
-use cnclip_crds::{report::Report, run_config::Identity, training::CnClipTraining};
+use cnclip_crds::{
+    report::Report,
+    run_config::Identity,
+    training::{CnClipTraining, StageState},
+};
 use serde_json::json;
 
 use super::*;

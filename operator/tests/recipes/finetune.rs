@@ -7,6 +7,9 @@ pub(crate) struct DataSet {
     pub(crate) folder: &'static str,
     title: &'static str,
     pairs: i32,
+    /// Whether a pass is counted as the reference counts it, its last batch filled up with pairs from the
+    /// beginning: where batches are few, that one matters.
+    filled_up: bool,
     rows: [Row; MODELS.len()],
     /// What the table does not say.
     note: &'static str,
@@ -20,6 +23,7 @@ pub(crate) const DATA_SETS: [DataSet; 3] = [
         folder: "muge",
         title: "MUGE",
         pairs: 250_314,
+        filled_up: false,
         rows: [
             Row(24_576, "5e-5", 60, 100),
             Row(12_800, "2e-5", 20, 40),
@@ -33,6 +37,7 @@ pub(crate) const DATA_SETS: [DataSet; 3] = [
         folder: "flickr30k-cn",
         title: "Flickr30K-CN",
         pairs: 148_915,
+        filled_up: false,
         rows: [
             Row(24_576, "6e-5", 30, 20),
             Row(7_680, "5e-5", 16, 20),
@@ -46,6 +51,7 @@ pub(crate) const DATA_SETS: [DataSet; 3] = [
         folder: "coco-cn",
         title: "COCO-CN",
         pairs: 20_065,
+        filled_up: true,
         rows: [
             Row(24_576, "5e-5", 40, 6),
             Row(12_800, "5e-5", 30, 6),
@@ -62,19 +68,18 @@ const NODES: i32 = 4;
 
 pub(crate) fn recipe(model: &Model, data: &DataSet, at: usize) -> String {
     let DataSet { folder, title, pairs, note, .. } = data;
-    let Row(batch, rate, epochs, warmup) = data.rows[at];
-    let (batch, smaller) = fitting(batch, *pairs);
-    let (length, pass) = match folder {
-        &"coco-cn" => {
-            let pass = (pairs + batch - 1) / batch;
-            (format!("steps: {}", epochs * if smaller { 1 } else { pass }), pass)
+    let Row(published, rate, epochs, warmup) = data.rows[at];
+    let batch = fitting(published, *pairs);
+    let (length, pass) = match data.filled_up {
+        true => {
+            let pass = (pairs + published - 1) / published;
+            (format!("steps: {}", epochs * pass), pass)
         }
-        _ => (format!("epochs: {epochs}"), pairs / batch),
+        false => (format!("epochs: {epochs}"), pairs / published),
     };
-    let every = if smaller { 1 } else { pass };
     let memory =
         if model.gradient_checkpointing { "      gradientCheckpointing: true\n" } else { "" };
-    let small = if smaller {
+    let small = if batch < published {
         "# The paper's batch of 24,576 is larger than the data set: the reference shows some pairs twice, here none is.\n"
     } else {
         ""
@@ -91,15 +96,14 @@ pub(crate) fn recipe(model: &Model, data: &DataSet, at: usize) -> String {
          datasets:\n    - {{name: train, uri: \"s3://data/{folder}/train/\"}}\n    - {{name: valid, uri: \"s3://data/{folder}/valid/\"}}\n  \
          stages:\n    - name: finetune\n      dataset: train\n{memory}      {length}\n      globalBatchSize: {batch}\n      \
          learningRate: \"{rate}\"\n      warmupSteps: {warmup}\n      weightDecay: \"0.001\"\n      augmentation: AutoAugment\n      \
-         validation: {{dataset: valid, everySteps: {every}}}\n  \
-         checkpoint: {{everySteps: {every}, keep: 2}}\n  \
+         validation: {{dataset: valid, everySteps: {pass}}}\n  \
+         checkpoint: {{everySteps: {pass}, keep: 2}}\n  \
          workers: {{replicas: {NODES}, devices: 8, precision: Bf16}}\n  \
          artifacts: {{uri: \"s3://runs/{folder}-{file}/\", credentials: {{secretName: s3}}}}\n"
     )
 }
 
-/// A batch that the data set can fill and the devices can share, and whether that made it smaller.
-fn fitting(batch: i32, pairs: i32) -> (i32, bool) {
-    let most = pairs / (8 * NODES) * (8 * NODES);
-    (batch.min(most), batch > most)
+/// A batch that the data set can fill and the devices can share.
+fn fitting(batch: i32, pairs: i32) -> i32 {
+    batch.min(pairs / (8 * NODES) * (8 * NODES))
 }

@@ -35,39 +35,34 @@ impl<'a> Matrix<'a> {
         Self { rows, ..self }
     }
 
-    /// The numbers from the first element to the last, and how they are seen.
-    pub(super) fn storage(self) -> (&'a [f32], View) {
-        let Self { data, rows, cols, row_stride, col_stride } = self;
-        let length = match (rows, cols) {
-            (0, _) | (_, 0) => 0,
-            _ => (rows - 1) * row_stride + (cols - 1) * col_stride + 1,
-        };
-        (&data[..length], View { rows, cols, row_stride, col_stride })
+    /// How many numbers it has.
+    pub(super) fn len(&self) -> usize {
+        self.rows * self.cols
+    }
+
+    /// The same matrix with its lines side by side in other memory, each written by `copy` from where
+    /// it lay.
+    pub(super) fn packed(
+        self,
+        memory: &mut [f32],
+        copy: impl Fn(&mut [f32], &[f32]),
+    ) -> Matrix<'_> {
+        // Lines are what lies side by side already: rows, or the columns of a transposed view.
+        let transposed = self.col_stride != 1;
+        let view = if transposed { self.transposed() } else { self };
+        for (line, target) in memory.chunks_exact_mut(view.cols.max(1)).take(view.rows).enumerate()
+        {
+            let start = line * view.row_stride;
+            copy(target, &view.data[start..start + view.cols]);
+        }
+        let packed = Matrix::strided(memory, view.rows, view.cols, view.cols);
+        if transposed { packed.transposed() } else { packed }
     }
 
     /// The same numbers with rows and columns exchanged.
     pub fn transposed(self) -> Self {
         let Self { data, rows, cols, row_stride, col_stride } = self;
         Self { data, rows: cols, cols: rows, row_stride: col_stride, col_stride: row_stride }
-    }
-}
-
-/// How a matrix is seen in a slice.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct View {
-    rows: usize,
-    cols: usize,
-    row_stride: usize,
-    col_stride: usize,
-}
-
-impl View {
-    /// The matrix in another slice, of as many numbers.
-    pub(super) fn over(self, data: &[f32]) -> Matrix<'_> {
-        let Self { rows, cols, row_stride, col_stride } = self;
-        let matrix = Matrix { data, rows, cols, row_stride, col_stride };
-        assert!(matrix.storage().0.len() <= data.len(), "the view leaves its slice");
-        matrix
     }
 }
 

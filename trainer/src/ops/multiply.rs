@@ -9,12 +9,8 @@ use std::cell::Cell;
 
 use cnclip_crds::stage::Precision;
 use half::bf16;
-use rayon::prelude::*;
 
 use super::matrix::{Matrix, MatrixMut, Onto, Threads, product};
-
-/// Numbers that one thread rounds at a time.
-const CHUNK: usize = 1 << 14;
 
 thread_local! {
     /// Rounded operands. As large as a thread's largest product after its first step, and kept.
@@ -43,17 +39,10 @@ pub fn multiply(
 
 /// The same matrix with its numbers rounded, in memory that grows to hold them.
 fn rounded<'a>(matrix: Matrix<'_>, memory: &'a mut Vec<f32>) -> Matrix<'a> {
-    let (data, view) = matrix.storage();
-    memory.resize(memory.len().max(data.len()), 0.0);
-    let target = &mut memory[..data.len()];
-    let round = |(target, data): (&mut [f32], &[f32])| {
-        target.iter_mut().zip(data).for_each(|(y, x)| *y = bf16::from_f32(*x).to_f32());
-    };
-    match data.len() {
-        ..CHUNK => round((target, data)),
-        _ => target.par_chunks_mut(CHUNK).zip(data.par_chunks(CHUNK)).for_each(round),
-    }
-    view.over(target)
+    memory.resize(memory.len().max(matrix.len()), 0.0);
+    matrix.packed(memory, |target, line| {
+        target.iter_mut().zip(line).for_each(|(y, x)| *y = bf16::from_f32(*x).to_f32());
+    })
 }
 
 #[cfg(test)]

@@ -124,7 +124,8 @@ pub fn page(input: &PageInput) -> String {
 }
 
 /// Every template, by the name under which the others know it.
-const TEMPLATES: [(&str, &str); 4] = [
+const TEMPLATES: [(&str, &str); 5] = [
+    ("base.html", include_str!("page/base.html")),
     ("style.css", include_str!("page/style.css")),
     ("chart.html", include_str!("page/chart.html")),
     ("page.html", include_str!("page/page.html")),

@@ -204,7 +204,7 @@ impl Source {
     }
 }
 
-/// Equal things have equal ones; of different things no two of a batch have.
+/// Equal things have equal ones; two different things have so once in 2⁶⁴.
 fn fingerprint(of: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     of.hash(&mut hasher);
