@@ -19,6 +19,8 @@ pub const LABEL_QUEUE: &str = "kueue.x-k8s.io/queue-name";
 
 /// The port on which a trainer answers.
 pub const PORT: u16 = 8080;
+/// The port on which worker 0 awaits the other workers of its run.
+pub const WORLD_PORT: u16 = 8081;
 /// The last report, as JSON.
 pub const PATH_PROGRESS: &str = "/progress";
 /// Prometheus metrics.
@@ -39,6 +41,8 @@ pub const VOCABULARY_SHA256: &str =
     "45bbac6b341c319adc98a532532882e91a9cefc0329aa57bac9ae761c27b291c";
 /// Environment: the UID of the pod, echoed in every report.
 pub const ENV_POD_UID: &str = "POD_UID";
+/// Environment: the number of a worker, from 0; an Indexed Job sets it.
+pub const ENV_WORKER: &str = "JOB_COMPLETION_INDEX";
 /// Environment: the file for the last report.
 pub const ENV_TERMINATION_LOG: &str = "CNCLIP_TERMINATION_LOG";
 /// Kubernetes' own place for a container's last words.

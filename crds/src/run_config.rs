@@ -124,19 +124,30 @@ pub struct CheckpointConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct WorldConfig {
-    /// Worker pods.
+    /// Workers: processes, pods in a cluster.
     pub replicas: i32,
-    /// Devices of each.
+    /// Devices of each; without an accelerator, as many threads that each work as a rank.
     pub devices: i32,
     /// What they compute on.
     pub accelerator: Accelerator,
     /// In which number format.
     pub precision: Precision,
+    /// Where worker 0 awaits the others, as `host:port`: the others dial it, worker 0 listens on the
+    /// port. Needed by more than one worker; each finds its number in
+    /// [`ENV_WORKER`](crate::names::ENV_WORKER).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coordinator: Option<String>,
 }
 
 impl Default for WorldConfig {
     fn default() -> Self {
-        Self { replicas: 1, devices: 1, accelerator: Accelerator::None, precision: Precision::Fp32 }
+        Self {
+            replicas: 1,
+            devices: 1,
+            accelerator: Accelerator::None,
+            precision: Precision::Fp32,
+            coordinator: None,
+        }
     }
 }
 
@@ -185,6 +196,10 @@ pub struct TrainConfig {
     /// What happens to pictures.
     #[serde(default)]
     pub augmentation: Augmentation,
+    /// Whether batch normalisation takes the statistics of the batches of all devices together, not
+    /// those of each; nothing to an image tower that has none.
+    #[serde(default)]
+    pub synchronize_batch_norm: bool,
     /// Patches of each picture that are left out while training, in percent.
     #[serde(default)]
     pub masked_patches_percent: i32,

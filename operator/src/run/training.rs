@@ -107,6 +107,7 @@ fn stage(run: &CnClipTraining, index: usize, model: &ModelConfig) -> Stage {
         duplicates: stage.duplicates,
         distillation: stage.distillation.as_ref().map(distillation),
         augmentation: stage.augmentation,
+        synchronize_batch_norm: false,
         masked_patches_percent: stage.masked_patches_percent,
         validation: stage.validation.as_ref().map(|validation| ValidationConfig {
             dataset: uri(spec, &validation.dataset),
@@ -174,6 +175,7 @@ fn world(workers: &Workers) -> WorldConfig {
         devices: workers.devices,
         accelerator: workers.accelerator,
         precision: workers.precision,
+        coordinator: None,
     }
 }
 

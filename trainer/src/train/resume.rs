@@ -80,6 +80,7 @@ fn same_run(checkpoint: &Checkpoint, config: &TrainConfig) -> Result<()> {
         ("duplicates", before.duplicates == config.duplicates),
         ("distillation", before.distillation == config.distillation),
         ("augmentation", before.augmentation == config.augmentation),
+        ("synchronizeBatchNorm", before.synchronize_batch_norm == config.synchronize_batch_norm),
         ("maskedPatchesPercent", before.masked_patches_percent == config.masked_patches_percent),
         ("seed", before.seed == config.seed),
     ];

@@ -46,6 +46,7 @@ pub(crate) fn config(folder: &Path, name: &str) -> TrainConfig {
         duplicates: Duplicates::Negatives,
         distillation: None,
         augmentation: Augmentation::AutoAugment,
+        synchronize_batch_norm: false,
         masked_patches_percent: 0,
         validation: Some(ValidationConfig {
             dataset: dataset(&folder.join("data"), 0),
