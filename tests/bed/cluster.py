@@ -12,7 +12,7 @@ from . import control_plane, images, node, pki, processes, services, tools
 from .place import CACHE
 from .steps import Failure, since, step
 
-PROCESSES = ("prometheus", "targets", "node", *reversed(control_plane.PROCESSES), "s3")
+PROCESSES = ("prometheus", "targets", "node", "dns", *reversed(control_plane.PROCESSES), "s3")
 """In the order in which they are ended."""
 
 
@@ -29,11 +29,13 @@ def up(bed):
         control_plane.start_api(bed, authorities)
         control_plane.await_api(bed)
         services.await_s3(bed)
-    with step("bed", "controllers, a node and Prometheus"):
+    with step("bed", "controllers, DNS, a node and Prometheus"):
         control_plane.start_controllers(bed, authorities)
+        services.start_dns(bed)
         node.start_node(bed, authorities)
         services.start_prometheus(bed)
         control_plane.await_controllers(bed)
+        services.await_dns(bed)
         node.await_node(bed)
         services.await_prometheus(bed)
     names = load_images(bed)

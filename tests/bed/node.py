@@ -119,6 +119,7 @@ def kubelet_config(bed, pki):
         "authorization": {"mode": "Webhook"},
         "tlsCertFile": str(pki / "kubelet.crt"),
         "tlsPrivateKeyFile": str(pki / "kubelet.key"),
+        "clusterDNS": [bed.address],
         "clusterDomain": "cluster.local",
         "resolvConf": str(bed.root / "resolv.conf"),
         "podLogsDir": str(bed.folder("pods")),

@@ -1,7 +1,8 @@
-"""What a training needs beside Kubernetes: an S3 store with one bucket, and Prometheus reading the pods."""
+"""What a training needs beside Kubernetes: names, an S3 store with one bucket, and Prometheus reading the pods."""
 
 import json
 import secrets
+import socket
 import sys
 import urllib.error
 import urllib.request
@@ -35,6 +36,33 @@ def s3_keys(bed):
         path.touch(mode=0o600)
         path.write_text(json.dumps(keys))
     return json.loads(path.read_text())
+
+
+def start_dns(bed):
+    """Answers for the names of services and their pods, as every cluster does, and for no others."""
+    config = bed.root / "Corefile"
+    config.write_text(f"""cluster.local {{
+  bind {bed.address}
+  errors
+  kubernetes cluster.local {{
+    kubeconfig {bed.kubeconfig}
+  }}
+}}
+""")
+    start(bed, "dns", program("coredns"), "-conf", config, "-quiet")
+
+
+def await_dns(bed):
+    wait_ready(bed, "dns", lambda: listens(bed.address, 53))
+
+
+def listens(address, port):
+    """Whether something takes connections there."""
+    try:
+        socket.create_connection((address, port), timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 def start_prometheus(bed):

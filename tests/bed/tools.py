@@ -48,7 +48,7 @@ class Recipe:
         """Where the programs are kept: named by everything that decides what they are."""
         digest = hashlib.sha256(repr(self).encode())
         digest.update(run("go", "version").encode())
-        for file in ("go.mod", "go.sum"):
+        for file in ("go.mod", "go.sum", "main.go"):
             if (self.module / file).exists():
                 digest.update((self.module / file).read_bytes())
         return CACHE / "bin" / f"{self.name}-{digest.hexdigest()[:16]}"
@@ -66,6 +66,7 @@ RECIPES = (
     Recipe("kubernetes", ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl"),
            ("build", "-o", "OUT/", "tool"), f"-s -w {kubernetes_version()}"),
     Recipe("etcd", ("etcd",), ("build", "-o", "OUT/etcd", "go.etcd.io/etcd/server/v3")),
+    Recipe("coredns", ("coredns",), ("build", "-o", "OUT/coredns", ".")),
     Recipe("versitygw", ("versitygw",), ("install", "github.com/versity/versitygw/cmd/versitygw@v1.8.0")),
     Recipe("helm", ("helm",), ("install", "helm.sh/helm/v4/cmd/helm@v4.3.1")),
 )
