@@ -35,10 +35,10 @@ impl Objects {
     /// The objects of one attempt at one stage.
     pub fn of_attempt(owner: &Owner, work: &Work, stage: &Stage, attempt: i32) -> Self {
         let metadata = metadata(owner, &stage.name, attempt);
-        let config = stage.config.for_attempt(attempt);
+        let config = stage.config.for_attempt(attempt, service::coordinator(&metadata));
         Self {
             config_map: config_map::build(metadata.clone(), &config),
-            service: service::build(metadata.clone()),
+            service: service::build(metadata.clone(), work.workers.replicas),
             job: job::build(metadata, work, &config),
         }
     }

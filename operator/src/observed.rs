@@ -6,7 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::{
     api::{
         batch::v1::Job,
-        core::v1::{ContainerStatus, Pod, PodCondition},
+        core::v1::{ContainerStatus, Pod, PodCondition, PodStatus},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -101,6 +101,10 @@ pub struct Worker {
     pub ip: Option<String>,
     /// When it must have ended, if it was deleted.
     pub ends_by: Option<Timestamp>,
+    /// When it was deleted, if it was.
+    pub deleted_at: Option<Timestamp>,
+    /// When its container ended, if it did.
+    pub ended_at: Option<Timestamp>,
     /// Why Kubernetes ended it, if it did.
     pub disruption: Option<String>,
     /// How it stands.
@@ -150,6 +154,11 @@ impl Worker {
             && self
                 .ends_by
                 .is_some_and(|time| now.as_second() > time.as_second() + PATIENCE_SECONDS)
+    }
+
+    /// When it was deleted or ended, whichever came first; the end of time as long as it did neither.
+    pub fn began_to_end(&self) -> Timestamp {
+        self.deleted_at.into_iter().chain(self.ended_at).min().unwrap_or(Timestamp::MAX)
     }
 
     /// The last report, if its last words were one.
@@ -211,9 +220,23 @@ pub fn worker(pod: &Pod) -> Option<Worker> {
         node: spec.node_name.clone(),
         ip: status.pod_ip.clone(),
         ends_by: pod.metadata.deletion_timestamp.as_ref().map(|time| time.0),
+        deleted_at: deleted_at(&pod.metadata),
+        ended_at: ended_at(&status),
         disruption: disrupted.and_then(|found| found.reason.clone()),
         state: worker_state(pod),
     })
+}
+
+/// Kubernetes writes down when a pod must have ended, and how long before that it was deleted.
+fn deleted_at(metadata: &ObjectMeta) -> Option<Timestamp> {
+    let ends_by = metadata.deletion_timestamp.as_ref()?.0;
+    let grace = metadata.deletion_grace_period_seconds.unwrap_or_default();
+    Timestamp::from_second(ends_by.as_second() - grace).ok()
+}
+
+fn ended_at(status: &PodStatus) -> Option<Timestamp> {
+    let container = status.container_statuses.iter().flatten().next()?;
+    Some(container.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()?.0)
 }
 
 fn worker_state(pod: &Pod) -> WorkerState {

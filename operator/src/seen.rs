@@ -45,6 +45,8 @@ pub(crate) fn worker(stage: &str, attempt: i32, state: WorkerState) -> Worker {
         node: Some("node-1".to_owned()),
         ip: Some("10.0.0.7".to_owned()),
         ends_by: None,
+        deleted_at: None,
+        ended_at: None,
         disruption: None,
         state,
     }

@@ -79,12 +79,15 @@ impl Config {
         }
     }
 
-    /// The same for one attempt.
+    /// The same for one attempt, whose workers meet at an address if there are several.
     #[must_use]
-    pub fn for_attempt(&self, attempt: i32) -> Self {
+    pub fn for_attempt(&self, attempt: i32, coordinator: String) -> Self {
         let mut config = self.clone();
         match &mut config {
-            Self::Train(train) => train.run.attempt = attempt,
+            Self::Train(train) => {
+                train.run.attempt = attempt;
+                train.world.coordinator = (train.world.replicas > 1).then_some(coordinator);
+            }
             Self::Evaluate(evaluate) => evaluate.run.attempt = attempt,
         }
         config

@@ -85,6 +85,10 @@ pub struct Stage {
     /// What happens to pictures before the tower sees them.
     #[serde(default)]
     pub augmentation: Augmentation,
+    /// Whether batch normalisation takes the statistics of all workers' pairs together, not those of
+    /// each worker's own: `--use-bn-sync` of the reference. Only ResNet towers have any.
+    #[serde(default)]
+    pub synchronize_batch_norm: bool,
     /// Patches of each picture that are left out while training, in percent, drawn anew for every step
     /// (FLIP): steps are faster and less accurate. Only for ViT towers.
     #[serde(default)]

@@ -23,7 +23,7 @@ use k8s_openapi::{
     },
 };
 
-use super::config_map;
+use super::{config_map, service};
 use crate::work::{Config, Work};
 
 /// The user that trainers run as.
@@ -156,11 +156,7 @@ fn container(work: &Work, config: &Config) -> Container {
         ]),
         env: Some(environment()),
         env_from: work.secret.clone().map(|secret| vec![secret_environment(secret)]),
-        ports: Some(vec![ContainerPort {
-            name: Some("http".to_owned()),
-            container_port: names::PORT.into(),
-            ..ContainerPort::default()
-        }]),
+        ports: Some(service::ports(work.workers.replicas).map(container_port).collect()),
         liveness_probe: Some(probe(60, 5)),
         readiness_probe: Some(probe(5, 1)),
         resources: Some(resources(&work.workers)),
@@ -180,6 +176,14 @@ fn container(work: &Work, config: &Config) -> Container {
             mount("tmp", "/tmp", false),
         ]),
         ..Container::default()
+    }
+}
+
+fn container_port((name, port): (&str, u16)) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: port.into(),
+        ..ContainerPort::default()
     }
 }
 

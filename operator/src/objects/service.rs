@@ -1,4 +1,5 @@
-//! The headless Service that gives the workers of one attempt names of their own. Pure.
+//! The headless Service that gives the workers of one attempt names of their own, and what they
+//! listen on. Pure.
 
 use cnclip_crds::names;
 use k8s_openapi::{
@@ -7,21 +8,86 @@ use k8s_openapi::{
 };
 
 /// The Service. Workers find each other before they are ready.
-pub fn build(metadata: ObjectMeta) -> Service {
+pub fn build(metadata: ObjectMeta, workers: i32) -> Service {
     let selector = metadata.labels.clone();
     Service {
         spec: Some(ServiceSpec {
             cluster_ip: Some("None".to_owned()),
             publish_not_ready_addresses: Some(true),
             selector,
-            ports: Some(vec![ServicePort {
-                name: Some("http".to_owned()),
-                port: names::PORT.into(),
-                ..ServicePort::default()
-            }]),
+            ports: Some(ports(workers).map(service_port).collect()),
             ..ServiceSpec::default()
         }),
         metadata,
         ..Service::default()
+    }
+}
+
+/// What each of so many workers listens on: a name and a port.
+pub fn ports(workers: i32) -> impl Iterator<Item = (&'static str, u16)> {
+    let world = (workers > 1).then_some(("world", names::WORLD_PORT));
+    std::iter::once(("http", names::PORT)).chain(world)
+}
+
+/// Where worker 0 awaits the others: the name that the Service of an attempt gives to the first pod
+/// of its Job. Both have the attempt's name.
+pub fn coordinator(metadata: &ObjectMeta) -> String {
+    let name = metadata.name.as_deref().unwrap_or_default();
+    let namespace = metadata.namespace.as_deref().unwrap_or_default();
+    format!("{name}-0.{name}.{namespace}.svc:{}", names::WORLD_PORT)
+}
+
+fn service_port((name, port): (&str, u16)) -> ServicePort {
+    ServicePort { name: Some(name.to_owned()), port: port.into(), ..ServicePort::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::{
+        objects::Objects,
+        observed::Observed,
+        run::{Owner, Run},
+        samples,
+    };
+
+    fn objects(replicas: i32) -> Objects {
+        let workers = json!({"accelerator": "None", "replicas": replicas});
+        let run = samples::training_with("/workers", workers);
+        let work = run.work(&Observed::default(), &samples::defaults()).unwrap();
+        Objects::of_attempt(&Owner::of(&run), &work, &work.stages[0], 3)
+    }
+
+    fn told(objects: &Objects) -> serde_json::Value {
+        let told = objects.config_map.data.as_ref().unwrap()["run.json"].clone();
+        serde_json::from_str(&told).unwrap()
+    }
+
+    #[test]
+    fn several_workers_meet_at_the_first_by_a_name_that_answers_before_they_are_ready() {
+        let objects = objects(2);
+        let (service, job) = (json!(objects.service), json!(objects.job));
+        assert_eq!(
+            told(&objects)["world"]["coordinator"],
+            "muge-align-3-0.muge-align-3.team.svc:8081"
+        );
+        assert_eq!(service["metadata"]["name"], job["spec"]["template"]["spec"]["subdomain"]);
+        assert_eq!(service["spec"]["publishNotReadyAddresses"], true);
+        assert_eq!(service["spec"]["selector"], job["spec"]["template"]["metadata"]["labels"]);
+        assert_eq!(service["spec"]["ports"][1], json!({"name": "world", "port": 8081}));
+        let ports = &job["spec"]["template"]["spec"]["containers"][0]["ports"];
+        assert_eq!(ports[1], json!({"name": "world", "containerPort": 8081}));
+        assert_eq!(
+            (&job["spec"]["completions"], &job["spec"]["parallelism"]),
+            (&json!(2), &json!(2))
+        );
+    }
+
+    #[test]
+    fn a_single_worker_meets_nobody() {
+        let objects = objects(1);
+        assert_eq!(told(&objects)["world"].get("coordinator"), None);
+        assert_eq!(json!(objects.service)["spec"]["ports"].as_array().unwrap().len(), 1);
     }
 }

@@ -5,7 +5,7 @@ use cnclip_crds::{
     evaluation::CnClipEvaluationSpec,
     model::ModelConfig,
     shared::Workers,
-    stage::Freeze,
+    stage::{Accelerator, Freeze},
     training::{CnClipTrainingSpec, ModelSpec, Stage},
 };
 
@@ -22,7 +22,7 @@ pub fn training(spec: &CnClipTrainingSpec) -> Result<(), Cause> {
         let path = format!("spec.stages[{index}]");
         decimals(&path, stage)?;
         length(&path, stage)?;
-        recipe(&path, stage)?;
+        recipe(&path, stage, &spec.workers)?;
         for (field, name) in named_datasets(stage) {
             dataset(spec, &format!("{path}.{field}"), name)?;
         }
@@ -42,7 +42,7 @@ pub fn evaluation(spec: &CnClipEvaluationSpec) -> Result<(), Cause> {
     if source.uri.is_some() && spec.artifacts.is_none() {
         return Err(invalid("spec.artifacts must be given when the checkpoint is a uri"));
     }
-    spec.workers.as_ref().map_or(Ok(()), workers)
+    spec.workers.as_ref().map_or(Ok(()), scorer)
 }
 
 /// The towers of a model.
@@ -83,11 +83,19 @@ fn decimals(path: &str, stage: &Stage) -> Result<(), Cause> {
     decimal("distillation.weight", weight, "positive decimal such as \"0.5\"", |x| x > 0.0)
 }
 
-fn recipe(path: &str, stage: &Stage) -> Result<(), Cause> {
-    let (global, micro) = (stage.global_batch_size, stage.micro_batch_size.unwrap_or(1));
-    if micro > global {
+fn recipe(path: &str, stage: &Stage, workers: &Workers) -> Result<(), Cause> {
+    let (global, ranks) = (i64::from(stage.global_batch_size), ranks(workers));
+    if global % ranks != 0 {
         return Err(invalid(format!(
-            "{path}.microBatchSize must be at most globalBatchSize, found {micro} of {global}"
+            "{path}.globalBatchSize must be a multiple of workers.replicas × workers.devices, found \
+             {global} for {ranks}"
+        )));
+    }
+    let (share, micro) = (global / ranks, i64::from(stage.micro_batch_size.unwrap_or(1)));
+    if micro > share {
+        return Err(invalid(format!(
+            "{path}.microBatchSize must be at most globalBatchSize / (workers.replicas × \
+             workers.devices), found {micro} of {share}"
         )));
     }
     if stage.distillation.is_some() && stage.freeze == Freeze::Image {
@@ -127,19 +135,32 @@ fn dataset(spec: &CnClipTrainingSpec, path: &str, name: &str) -> Result<(), Caus
     )))
 }
 
+fn ranks(workers: &Workers) -> i64 {
+    i64::from(workers.replicas.max(1)) * i64::from(workers.devices.max(1))
+}
+
 fn workers(workers: &Workers) -> Result<(), Cause> {
-    let world = i64::from(workers.replicas) * i64::from(workers.devices);
-    if world > 1 {
-        return Err(Cause::new(
-            "Unsupported",
-            format!(
-                "spec.workers asks for {} replicas of {} devices; this release trains on one device: \
-                 set replicas and devices to 1",
-                workers.replicas, workers.devices
-            ),
-        ));
+    let alone = ranks(workers) == 1;
+    if alone || workers.accelerator == Accelerator::None && workers.devices == 1 {
+        return Ok(());
     }
-    Ok(())
+    Err(unsupported(
+        workers,
+        "this release trains on one GPU, or on any number of CPU workers of one device each: set \
+         devices to 1, and replicas to 1 or accelerator to None",
+    ))
+}
+
+fn scorer(workers: &Workers) -> Result<(), Cause> {
+    if ranks(workers) == 1 {
+        return Ok(());
+    }
+    Err(unsupported(workers, "an evaluation has one worker of one device: set both to 1"))
+}
+
+fn unsupported(Workers { replicas, devices, .. }: &Workers, why: &str) -> Cause {
+    let asked = format!("spec.workers asks for {replicas} replicas of {devices} devices");
+    Cause::new("Unsupported", format!("{asked}; {why}"))
 }
 
 fn invalid(message: impl Into<String>) -> Cause {
@@ -191,7 +212,13 @@ mod tests {
             (
                 "/stages/1/microBatchSize",
                 json!(17),
-                "stages[1].microBatchSize must be at most globalBatchSize, found 17 of 16",
+                "microBatchSize must be at most globalBatchSize / (workers.replicas × workers.devices), \
+                 found 17 of 16",
+            ),
+            (
+                "/stages/0/microBatchSize",
+                json!(33),
+                "stages[0].microBatchSize must be at most globalBatchSize /",
             ),
             ("/stages/0/epochs", json!(3), "stages[0] must have exactly one of epochs and steps"),
             (
@@ -211,10 +238,20 @@ mod tests {
             ),
             (
                 "/workers/replicas",
-                json!(4),
-                "this release trains on one device: set replicas and devices to 1",
+                json!(3),
+                "stages[0].globalBatchSize must be a multiple of workers.replicas × workers.devices, \
+                 found 32 for 3",
             ),
-            ("/workers/devices", json!(2), "1 replicas of 2 devices"),
+            (
+                "/workers/devices",
+                json!(2),
+                "1 replicas of 2 devices; this release trains on one GPU",
+            ),
+            (
+                "/workers",
+                json!({"replicas": 4}),
+                "set devices to 1, and replicas to 1 or accelerator",
+            ),
             (
                 "/model",
                 json!({"architecture": "Custom", "custom": {
@@ -236,6 +273,7 @@ mod tests {
     #[test]
     fn what_can_work_is_admitted() {
         assert_eq!(training(&samples::training().spec), Ok(()));
+        assert_eq!(training(&samples::training_with("/workers/replicas", json!(4)).spec), Ok(()));
         assert_eq!(evaluation(&samples::evaluation().spec), Ok(()));
     }
 
@@ -244,7 +282,7 @@ mod tests {
         let rows = [
             ("/checkpoint", json!({"uri": "s3://a/b"}), "spec.artifacts must be given"),
             ("/checkpoint", json!({}), "exactly one of trainingName and uri"),
-            ("/workers", json!({"replicas": 2}), "one device"),
+            ("/workers", json!({"replicas": 2}), "an evaluation has one worker"),
         ];
         for (path, value, expected) in rows {
             let spec = samples::evaluation_with(path, value).spec;

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     ledger::Ledger,
     objects::Objects,
-    observed::{JobSeen, Observed},
+    observed::{JobSeen, Observed, WorkerState},
     run::Owner,
     status::progress,
     time,
@@ -129,7 +129,7 @@ impl Draft {
                 "stage {}, attempt {}, {} of {} workers",
                 job.stage,
                 job.attempt,
-                workers.len(),
+                workers.iter().filter(|worker| worker.state == WorkerState::Running).count(),
                 work.workers.replicas
             )),
         }

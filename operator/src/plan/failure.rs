@@ -128,14 +128,26 @@ impl Failure {
     pub fn new(class: Class, message: impl Into<String>) -> Self {
         Self { class, exit_code: None, node: None, message: message.into() }
     }
+
+    /// The same, told of one worker among several.
+    fn told_of(self, worker: &Worker, workers: usize) -> Self {
+        if workers < 2 {
+            return self;
+        }
+        Self { message: format!("worker {}: {}", worker.index, self.message), ..self }
+    }
 }
 
-/// What ended the attempt of a Job, if something did.
+/// What ended the attempt of a Job, if something did: of several failures the cause, and not what
+/// followed from it.
 pub fn of_attempt(job: &JobSeen, workers: &[&Worker], now: Timestamp) -> Option<Failure> {
-    let failures: Vec<_> = workers.iter().filter_map(|worker| of_worker(worker, now)).collect();
-    let hopeless = failures.iter().find(|failure| failure.class.budget() == Budget::Never);
-    if let Some(failure) = hopeless.or_else(|| failures.first()) {
-        return Some(failure.clone());
+    let failures: Vec<_> =
+        workers.iter().filter_map(|worker| Some((*worker, of_worker(worker, now)?))).collect();
+    let nearest = failures.iter().min_by_key(|(worker, failure)| distance(worker, failure.class));
+    if let Some((worker, failure)) = nearest {
+        let unsure =
+            may_follow(worker, failure.class, now) && workers.iter().any(|one| one.lives(now));
+        return (!unsure).then(|| failure.clone().told_of(worker, workers.len()));
     }
     match &job.state {
         JobState::Failed(message) => Some(Failure::new(
@@ -144,6 +156,24 @@ pub fn of_attempt(job: &JobSeen, workers: &[&Worker], now: Timestamp) -> Option<
         )),
         _ => None,
     }
+}
+
+/// Orders the ends of workers by how near each is to the cause: what no restart cures, then what
+/// befell one worker, then what a worker also does because another ended; of equals the first.
+fn distance(worker: &Worker, class: Class) -> (u8, Timestamp, bool, i32) {
+    let rank = match class {
+        _ if class.budget() == Budget::Never => 0,
+        Class::Requeued | Class::Terminated | Class::PodDeleted => 2,
+        _ => 1,
+    };
+    (rank, worker.began_to_end(), class == Class::Requeued, worker.index)
+}
+
+/// Whether a worker may have ended because of another whose end is not seen yet.
+fn may_follow(worker: &Worker, class: Class, now: Timestamp) -> bool {
+    const PATIENCE_SECONDS: i64 = 10;
+    let waited = now.as_second() - worker.began_to_end().as_second();
+    class == Class::Requeued && waited < PATIENCE_SECONDS
 }
 
 fn of_worker(worker: &Worker, now: Timestamp) -> Option<Failure> {
@@ -213,9 +243,8 @@ fn sentence(class: Class, worker: &Worker, exit_code: Option<i32>) -> String {
         exit_code.map_or_else(|| "no exit code".to_owned(), |code| format!("exit code {code}"));
     match class {
         Class::OutOfMemory => format!(
-            "worker {} needed more memory than it may have: raise spec.workers.resources.limits.memory \
-             or lower globalBatchSize",
-            worker.index
+            "pod {name} needed more memory than it may have: raise spec.workers.resources.limits.memory \
+             or lower globalBatchSize"
         ),
         Class::NodeLost => format!("node {node} of pod {name} stopped answering"),
         Class::Preempted => {

@@ -107,7 +107,7 @@ fn stage(run: &CnClipTraining, index: usize, model: &ModelConfig) -> Stage {
         duplicates: stage.duplicates,
         distillation: stage.distillation.as_ref().map(distillation),
         augmentation: stage.augmentation,
-        synchronize_batch_norm: false,
+        synchronize_batch_norm: stage.synchronize_batch_norm,
         masked_patches_percent: stage.masked_patches_percent,
         validation: stage.validation.as_ref().map(|validation| ValidationConfig {
             dataset: uri(spec, &validation.dataset),

@@ -84,12 +84,113 @@ fn a_failed_job_without_pods_has_lost_them() {
     assert!(failure.message.contains("BackoffLimitExceeded"), "{}", failure.message);
 }
 
+/// A worker that ended with a code after some seconds; one that was killed for memory says so.
+fn worker_ended(index: i32, exit_code: i32, second: i64) -> Worker {
+    let reason = if exit_code == 137 { "OOMKilled" } else { "Error" };
+    let state = ended(exit_code, reason, "");
+    Worker { index, ended_at: Some(at(second)), ..worker("align", 1, state) }
+}
+
+/// One row a rule. Read this table to know which of several failures is the cause.
 #[test]
-fn the_failure_that_no_restart_cures_is_told_before_others() {
-    let killed = worker("align", 1, ended(143, "Error", ""));
-    let config = Worker { index: 1, ..worker("align", 1, ended(78, "Error", "")) };
-    let failure = of_attempt(&job("align", 1), &[&killed, &config], at(0)).unwrap();
-    assert_eq!(failure.class, Class::Config);
+fn of_several_workers_the_one_is_told_that_the_others_ended_for() {
+    let running = |index| Worker { index, ..worker("align", 1, WorkerState::Running) };
+    let deleted = |index, exit_code, asked, second| Worker {
+        ends_by: Some(at(asked + 120)),
+        deleted_at: Some(at(asked)),
+        ..worker_ended(index, exit_code, second)
+    };
+    let lost =
+        |index| Worker { ends_by: Some(at(-16)), deleted_at: Some(at(-136)), ..running(index) };
+    let rows: [(&str, Vec<Worker>, i64, Option<(Class, i32)>); 13] = [
+        (
+            "what no restart cures, though another was first",
+            vec![worker_ended(0, 137, 1), worker_ended(1, 78, 3)],
+            4,
+            Some((Class::Config, 1)),
+        ),
+        (
+            "out of memory, though the others have ended first",
+            vec![worker_ended(0, 75, 1), worker_ended(1, 137, 3), worker_ended(2, 75, 1)],
+            4,
+            Some((Class::OutOfMemory, 1)),
+        ),
+        (
+            "the first of two that fell by themselves",
+            vec![worker_ended(0, 139, 3), worker_ended(1, 70, 2)],
+            4,
+            Some((Class::Bug, 1)),
+        ),
+        (
+            "at once the lower number",
+            vec![worker_ended(0, 139, 2), worker_ended(1, 70, 2)],
+            4,
+            Some((Class::Crashed, 0)),
+        ),
+        (
+            "deleted by somebody, though another has ended first",
+            vec![worker_ended(0, 75, 2), deleted(1, 75, 1, 3)],
+            4,
+            Some((Class::PodDeleted, 1)),
+        ),
+        (
+            "deleted in the same second",
+            vec![worker_ended(0, 75, 1), deleted(1, 75, 1, 3)],
+            4,
+            Some((Class::PodDeleted, 1)),
+        ),
+        (
+            "killed, and the others deleted with the Job for it",
+            vec![deleted(0, 75, 2, 3), worker_ended(1, 139, 1)],
+            4,
+            Some((Class::Crashed, 1)),
+        ),
+        (
+            "asked to be run again, and the others deleted with the Job for it",
+            vec![deleted(0, 75, 3, 4), worker_ended(1, 75, 1)],
+            5,
+            Some((Class::Requeued, 1)),
+        ),
+        (
+            "lost with its node",
+            vec![lost(0), worker_ended(1, 75, 0)],
+            0,
+            Some((Class::NodeLost, 0)),
+        ),
+        (
+            "the others' end may have a cause that is not seen yet",
+            vec![running(0), worker_ended(1, 75, 1)],
+            10,
+            None,
+        ),
+        (
+            "the cause is not seen in time",
+            vec![running(0), worker_ended(1, 75, 1)],
+            11,
+            Some((Class::Requeued, 1)),
+        ),
+        (
+            "all have ended",
+            vec![worker_ended(0, 75, 2), worker_ended(1, 75, 1)],
+            2,
+            Some((Class::Requeued, 1)),
+        ),
+        (
+            "a cause is not waited for",
+            vec![running(0), worker_ended(1, 139, 1)],
+            1,
+            Some((Class::Crashed, 1)),
+        ),
+    ];
+    for (name, workers, now, expected) in rows {
+        let workers: Vec<_> = workers.iter().collect();
+        let found = of_attempt(&job("align", 1), &workers, at(now));
+        let class = found.as_ref().map(|failure| failure.class);
+        assert_eq!(class, expected.map(|(class, _)| class), "{name}");
+        let told = found.map(|failure| failure.message).unwrap_or_default();
+        let worker = expected.map(|(_, index)| format!("worker {index}: ")).unwrap_or_default();
+        assert!(told.starts_with(&worker), "{name}: {told}");
+    }
 }
 
 #[test]
