@@ -168,6 +168,9 @@ pub struct Report {
     /// Seconds spent in steps in this attempt.
     #[serde(default)]
     pub train_seconds: f64,
+    /// Seconds of this attempt that this worker's first rank waited for other ranks.
+    #[serde(default)]
+    pub wait_seconds: f64,
     /// When this was said, in seconds since 1970.
     pub reported_at: i64,
     /// Why it ended badly.

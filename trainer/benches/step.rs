@@ -124,7 +124,7 @@ impl Training {
         let forward = Instant::now();
         params.clear_gradients();
         clip.add_logit_scale_gradient(params, score.logit_scale_gradient as f32);
-        accumulator.backward((clip, params), given);
+        accumulator.backward((clip, params), given, &mut ());
         let backward = Instant::now();
         #[expect(clippy::expect_used, reason = "a benchmark of nothing is worth nothing")]
         adamw.step(params, step, 1e-4).expect("finite gradients");

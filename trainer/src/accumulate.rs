@@ -3,10 +3,12 @@
 //! when a part is computed, never what.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::loss::{ContrastiveLoss, Score};
 use crate::model::clip::{Batch, Clip};
 use crate::ops::dropout::Dropout;
+use crate::ops::ranks::{Alone, Ranks, Reducer};
 use crate::params::Params;
 
 /// The loss of a global batch, and what its micro batches leave behind for each other.
@@ -23,8 +25,10 @@ use crate::params::Params;
 pub struct Accumulator {
     /// The loss of the last global batch.
     pub loss: ContrastiveLoss,
+    ranks: Arc<dyn Ranks>,
     width: usize,
     micro_batch: usize,
+    /// The features of all ranks.
     images: Vec<f32>,
     texts: Vec<f32>,
     /// Where the captions of a micro batch begin.
@@ -35,11 +39,23 @@ pub struct Accumulator {
 
 impl Accumulator {
     /// Memory for global batches of so many pairs, so many of which are computed at once.
-    pub fn new(clip: &Clip, params: &Params, (global_batch, micro_batch): (usize, usize)) -> Self {
+    pub fn new(clip: &Clip, params: &Params, sizes: (usize, usize)) -> Self {
+        Self::shared(clip, params, sizes, Arc::new(Alone))
+    }
+
+    /// The same, where ranks share each global batch equally.
+    pub fn shared(
+        clip: &Clip,
+        params: &Params,
+        (global_batch, micro_batch): (usize, usize),
+        ranks: Arc<dyn Ranks>,
+    ) -> Self {
         let width = clip.features();
         let features = || vec![0.0; global_batch * width];
+        let own = ranks.share(global_batch).len();
         Self {
-            loss: ContrastiveLoss::new(global_batch, width),
+            loss: ContrastiveLoss::shared((global_batch, own), width),
+            ranks,
             width,
             micro_batch,
             images: features(),
@@ -49,15 +65,17 @@ impl Accumulator {
         }
     }
 
-    /// The loss of a global batch.
+    /// The loss of a global batch, given this rank's share of it.
     pub fn forward(
         &mut self,
         (clip, params): (&mut Clip, &mut Params),
         (batch, dropout): (Batch<'_>, Dropout),
     ) -> Score {
         let pairs = batch.texts.count();
+        let all = pairs * self.ranks.count();
+        let first = self.ranks.share(all).start;
         for part in self.parts(pairs) {
-            let place = part.start * self.width..part.end * self.width;
+            let place = (first + part.start) * self.width..(first + part.end) * self.width;
             let dropout = dropout.after(part.start);
             let part = batch.part(part, pairs, &mut self.offsets);
             let (images, texts) = clip.forward(params, part, dropout);
@@ -65,34 +83,45 @@ impl Accumulator {
             self.texts[place].copy_from_slice(texts);
         }
         self.state.copy_from_slice(&params.state);
-        let all = pairs * self.width;
-        let features = (&self.images[..all], &self.texts[..all]);
-        self.loss.evaluate(features, clip.logit_scale(params), 0..pairs)
+        let (images, texts) =
+            (&mut self.images[..all * self.width], &mut self.texts[..all * self.width]);
+        self.ranks.gather(images);
+        self.ranks.gather(texts);
+        self.loss.evaluate((images, texts), clip.logit_scale(params), &*self.ranks)
     }
 
-    /// The unit features of so many pictures, and their gradients, to be added to.
+    /// Pairs that are computed at once.
+    pub fn at_once(&self) -> usize {
+        self.micro_batch
+    }
+
+    /// The unit features of this rank's pictures, so many of them, and their gradients, to be added to.
     pub fn images(&mut self, pairs: usize) -> (&[f32], &mut [f32]) {
-        (&self.images[..pairs * self.width], self.loss.image_gradients(0..pairs))
+        let own = self.ranks.share(pairs * self.ranks.count());
+        let features = &self.images[own.start * self.width..own.end * self.width];
+        (features, self.loss.image_gradients(0..pairs))
     }
 
     /// Adds to the gradients of all weights but the logit scale, given what the forward pass was
-    /// given.
+    /// given; those that no later part adds to go to `reducer`.
     pub fn backward(
         &mut self,
         (clip, params): (&mut Clip, &mut Params),
         (batch, dropout): (Batch<'_>, Dropout),
+        reducer: &mut dyn Reducer,
     ) {
         let pairs = batch.texts.count();
         // Backwards, because the model still holds what it made of the last part.
         for part in self.parts(pairs).rev() {
             let gradients = self.loss.gradients(part.clone());
             let dropout = dropout.after(part.start);
-            let last = part.end == pairs;
+            let (first, last) = (part.start == 0, part.end == pairs);
             let part = batch.part(part, pairs, &mut self.offsets);
             if !last {
                 clip.forward_again(params, part, dropout);
             }
-            clip.backward(params, part, dropout, gradients);
+            let reducer: &mut dyn Reducer = if first { &mut *reducer } else { &mut () };
+            clip.backward(params, part, dropout, gradients, reducer);
         }
         params.state.copy_from_slice(&self.state);
     }

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use crate::model::teacher::Teacher;
 use crate::ops::math::dot;
 use crate::ops::pixels::Pixels;
+use crate::ops::ranks::Ranks;
 
 /// PyTorch's bound below lengths that are divided by.
 const SHORTEST: f32 = 1e-8;
@@ -30,16 +31,21 @@ impl Distillation {
         self.loss.weight
     }
 
-    /// The distance of a batch, before it is weighted; adds the weighted gradient to that of the
-    /// features.
+    /// The distance of a batch that ranks share equally, before it is weighted; adds the weighted
+    /// gradient to that of this rank's features.
     ///
     /// # Shapes
     /// `features`, `gradients` [batch, width].
-    pub fn evaluate(&mut self, pixels: Pixels<'_>, features: &[f32], gradients: &mut [f32]) -> f64 {
+    pub fn evaluate(
+        &mut self,
+        pixels: Pixels<'_>,
+        (features, gradients): (&[f32], &mut [f32]),
+        ranks: &dyn Ranks,
+    ) -> f64 {
         let batch = features.len() / self.loss.stretch.width;
         let taught = &mut self.taught[..batch * self.teacher.width()];
         self.teacher.encode(pixels, taught);
-        self.loss.evaluate(taught, features, gradients)
+        self.loss.evaluate(taught, (features, gradients), ranks)
     }
 }
 
@@ -63,10 +69,16 @@ impl CosineLoss {
         Self { weight, stretch, stretched: vec![0.0; batch * wide], cosines: vec![0.0; batch] }
     }
 
-    fn evaluate(&mut self, taught: &[f32], features: &[f32], gradients: &mut [f32]) -> f64 {
+    fn evaluate(
+        &mut self,
+        taught: &[f32],
+        (features, gradients): (&[f32], &mut [f32]),
+        ranks: &dyn Ranks,
+    ) -> f64 {
         let (stretch, width, wide) = (&self.stretch, self.stretch.width, self.stretch.places.len());
         let batch = features.len() / width;
-        let scale = (self.weight / batch as f64) as f32;
+        let global_batch = (batch * ranks.count()) as f64;
+        let scale = (self.weight / global_batch) as f32;
         let rows = taught.par_chunks(wide).zip(self.stretched.par_chunks_mut(wide));
         let own = features.par_chunks(width).zip(gradients.par_chunks_mut(width));
         let cosines = self.cosines[..batch].par_iter_mut();
@@ -75,7 +87,9 @@ impl CosineLoss {
             *cosine = differentiate(taught, row, scale);
             stretch.backward(row, gradient);
         });
-        1.0 - self.cosines[..batch].iter().map(|&c| f64::from(c)).sum::<f64>() / batch as f64
+        let mut sum = [self.cosines[..batch].iter().map(|&cosine| f64::from(cosine)).sum()];
+        ranks.sum(&mut sum);
+        1.0 - sum[0] / global_batch
     }
 }
 

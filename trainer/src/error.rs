@@ -43,6 +43,9 @@ pub enum Error {
         /// The last completed step.
         step: u64,
     },
+    /// Another worker of the run was lost, or ended: there is nobody to go on with.
+    #[error("{0}")]
+    Lost(String),
     /// A tensor operation refused its operands.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
@@ -63,7 +66,7 @@ impl Error {
             Self::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 Exit::Config
             }
-            Self::File { .. } | Self::Interrupted { .. } => Exit::Retry,
+            Self::File { .. } | Self::Interrupted { .. } | Self::Lost(_) => Exit::Retry,
             Self::Tensor(_) | Self::Bug(_) => Exit::Bug,
         }
     }
@@ -97,6 +100,7 @@ mod tests {
             (Error::Bug("x".into()), 70),
             (Error::Tensor(candle_core::Error::Msg("x".into())), 70),
             (Error::Interrupted { step: 7 }, 75),
+            (Error::Lost("x".into()), 75),
             (Error::file("write", "/x")(full), 75),
             (Error::file("open", "/x")(absent), 78),
             (Error::Config("x".into()), 78),

@@ -18,6 +18,7 @@ use crate::model::Texts;
 use crate::model::clip::Clip;
 use crate::ops::pixels::Pixels;
 use crate::params::Params;
+use crate::world::World;
 use gallery::Gallery;
 pub use job::evaluate;
 use retrieval::Retrieval;
@@ -99,7 +100,8 @@ pub fn score(
     (sizes, most_skipped): (Sizes, f64),
 ) -> Result<Scored> {
     let start = Instant::now();
-    let gallery = Gallery::encode(dataset, tokenizer, encoder, (sizes, most_skipped))?;
+    let gallery =
+        Gallery::encode(dataset, tokenizer, encoder, (sizes, most_skipped), &World::alone())?;
     let retrieval = gallery.retrieval();
     let result = TaskResult {
         name: name.into(),
@@ -112,18 +114,20 @@ pub fn score(
     Ok(Scored { result, gallery, retrieval })
 }
 
-/// Recall over a data set, as a validation in training needs it.
+/// Recall over a data set, as a validation in training needs it: each rank encodes its share, rank 0
+/// gets the numbers.
 ///
 /// # Errors
-/// As [`score`].
+/// As [`score`], or if a rank is lost.
 pub fn recalls(
     dataset: &Dataset,
     tokenizer: &Tokenizer,
     encoder: &mut impl Encoder,
     (sizes, most_skipped): (Sizes, f64),
-) -> Result<Recalls> {
-    let gallery = Gallery::encode(dataset, tokenizer, encoder, (sizes, most_skipped))?;
-    Ok(gallery.retrieval().recalls())
+    world: &World,
+) -> Result<Option<Recalls>> {
+    let gallery = Gallery::encode(dataset, tokenizer, encoder, (sizes, most_skipped), world)?;
+    Ok(world.is_first().then(|| gallery.retrieval().recalls()))
 }
 
 #[cfg(test)]

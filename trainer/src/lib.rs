@@ -22,3 +22,4 @@ pub mod source;
 pub mod store;
 pub mod train;
 pub mod weights;
+pub mod world;

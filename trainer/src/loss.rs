@@ -1,4 +1,4 @@
-//! The symmetric contrastive loss over a global batch, and its gradients for one worker's share.
+//! The symmetric contrastive loss over a global batch, and its gradients for one rank's share.
 
 mod targets;
 
@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use crate::ops::math::{exp, max, sum};
 use crate::ops::matrix::{Matrix, MatrixMut, Onto, Threads, product};
+use crate::ops::ranks::Ranks;
 pub use targets::{Fingerprint, Targets};
 
 /// What a step is worth.
@@ -19,50 +20,66 @@ pub struct Score {
     pub image_to_text: f64,
     /// Share of captions whose nearest picture of the batch is right.
     pub text_to_image: f64,
-    /// This worker's part of the gradient of the logit scale's logarithm: the parts add up.
+    /// This rank's part of the gradient of the logit scale's logarithm: the parts add up.
     pub logit_scale_gradient: f64,
 }
 
 /// `(CE(scale · I · Tᵀ) + CE(scale · T · Iᵀ)) / 2`, where the targets of a row are what is right for it,
 /// in equal shares.
+///
+/// A rank compares its own pictures with all captions, and its own captions with all pictures, one after
+/// the other in the same memory: as many logits as it has pairs, times those of the global batch.
 #[derive(Debug)]
 pub struct ContrastiveLoss {
     /// What is right for what in the batch that comes next: each pair for itself, until it is told.
     pub targets: Targets,
     width: usize,
     logits: Vec<f32>,
-    rows: Vec<Softmax>,
-    columns: Vec<Softmax>,
-    /// The logit scale's gradient, row by row.
-    slopes: Vec<f32>,
+    /// What is to know of the rank's own rows of logits.
+    rows: Vec<Row>,
+    /// ln Σ eˣ over all captions, of each picture of the global batch.
+    images: Vec<f32>,
+    /// The same over all pictures, of each caption.
+    texts: Vec<f32>,
     image_gradient: Vec<f32>,
     text_gradient: Vec<f32>,
 }
 
-/// One row or column of logits: ln Σ eˣ, and where the largest is.
+/// One row of logits.
 #[derive(Clone, Copy, Debug, Default)]
-struct Softmax {
+struct Row {
+    /// ln Σ eˣ.
     log_sum: f32,
-    nearest: usize,
+    /// What it is away from that where it should be, on average.
+    cross_entropy: f64,
+    /// Whether the nearest is right.
+    hit: bool,
+    /// Its part of the gradient of the logit scale.
+    slope: f32,
 }
 
 impl ContrastiveLoss {
     /// Memory for a global batch of so many pairs of features.
     pub fn new(global_batch: usize, width: usize) -> Self {
-        let features = || vec![0.0; global_batch * width];
+        Self::shared((global_batch, global_batch), width)
+    }
+
+    /// The same, where `own` of the pairs are this rank's.
+    pub fn shared((global_batch, own): (usize, usize), width: usize) -> Self {
+        let features = || vec![0.0; own * width];
         Self {
             targets: Targets::new(global_batch),
             width,
-            logits: vec![0.0; global_batch * global_batch],
-            rows: vec![Softmax::default(); global_batch],
-            columns: vec![Softmax::default(); global_batch],
-            slopes: vec![0.0; global_batch],
+            logits: vec![0.0; own * global_batch],
+            rows: vec![Row::default(); own],
+            images: vec![0.0; global_batch],
+            texts: vec![0.0; global_batch],
             image_gradient: features(),
             text_gradient: features(),
         }
     }
 
-    /// The loss of a global batch of unit features, and the gradients of the features in `local`.
+    /// The loss of a global batch of unit features, and the gradients of this rank's.
     ///
     /// # Shapes
     /// `images`, `texts` [global batch, width].
@@ -70,135 +87,113 @@ impl ContrastiveLoss {
         &mut self,
         (images, texts): (&[f32], &[f32]),
         logit_scale: f32,
-        local: Range<usize>,
+        ranks: &dyn Ranks,
     ) -> Score {
         let pairs = images.len() / self.width;
-        self.compare((images, texts), logit_scale);
-        let mut score = self.score(pairs);
-        self.differentiate(pairs);
-        score.logit_scale_gradient = self.slopes[local.clone()].iter().map(|&s| f64::from(s)).sum();
-        self.backward((images, texts), logit_scale, local);
-        score
+        let own = ranks.share(pairs);
+        let [own_images, own_texts] =
+            [images, texts].map(|all| &all[own.start * self.width..own.end * self.width]);
+        let mut sums = [0.0; 3];
+        self.compare((own_images, texts), logit_scale, &own);
+        sums[1] = keep(&self.rows[..own.len()], &mut self.images[own.clone()], &mut sums[0]);
+        self.compare((own_texts, images), logit_scale, &own);
+        sums[2] = keep(&self.rows[..own.len()], &mut self.texts[own.clone()], &mut sums[0]);
+        ranks.sum(&mut sums);
+        ranks.gather(&mut self.images[..pairs]);
+        ranks.gather(&mut self.texts[..pairs]);
+        self.differentiate(Side::Texts, &own, pairs);
+        let part = own.len() * self.width;
+        let gradient = &mut self.text_gradient[..part];
+        product_onto(gradient, &self.logits, (images, self.width), logit_scale);
+        self.compare((own_images, texts), logit_scale, &own);
+        self.differentiate(Side::Images, &own, pairs);
+        let gradient = &mut self.image_gradient[..part];
+        product_onto(gradient, &self.logits, (texts, self.width), logit_scale);
+        let slopes = self.rows[..own.len()].iter().map(|row| f64::from(row.slope));
+        let [loss, image_to_text, text_to_image] = sums.map(|sum| sum / pairs as f64);
+        Score { loss: loss / 2.0, image_to_text, text_to_image, logit_scale_gradient: slopes.sum() }
     }
 
-    /// The gradients of the unit features in `local`, of pictures and of captions.
-    pub fn gradients(&self, local: Range<usize>) -> (&[f32], &[f32]) {
-        let part = local.start * self.width..local.end * self.width;
+    /// The gradients of the unit features of some of this rank's pairs, of pictures and of captions.
+    pub fn gradients(&self, own: Range<usize>) -> (&[f32], &[f32]) {
+        let part = own.start * self.width..own.end * self.width;
         (&self.image_gradient[part.clone()], &self.text_gradient[part])
     }
 
-    /// The gradients of the unit features in `local`, of pictures alone, to be added to.
-    pub fn image_gradients(&mut self, local: Range<usize>) -> &mut [f32] {
-        &mut self.image_gradient[local.start * self.width..local.end * self.width]
+    /// The gradients of the unit features of pictures alone, to be added to.
+    pub fn image_gradients(&mut self, own: Range<usize>) -> &mut [f32] {
+        &mut self.image_gradient[own.start * self.width..own.end * self.width]
     }
 
-    /// Fills the logits, and what is to know of their rows and columns.
-    fn compare(&mut self, (images, texts): (&[f32], &[f32]), logit_scale: f32) {
-        let pairs = images.len() / self.width;
-        let logits = &mut self.logits[..pairs * pairs];
-        let sides = (Matrix::new(images, self.width), Matrix::new(texts, self.width).transposed());
-        let target = MatrixMut::new(logits, pairs);
-        product(target, Onto::Replace, logit_scale, sides, Threads::All);
-        let logits = &*logits;
-        let rows = self.rows[..pairs].par_iter_mut().zip(logits.par_chunks(pairs));
-        rows.for_each(|(row, logits)| *row = Softmax::of_row(logits));
-        let columns = self.columns[..pairs].par_chunks_mut(COLUMNS).enumerate();
-        columns.for_each(|(chunk, columns)| {
-            Softmax::of_columns(logits, pairs, chunk * COLUMNS, columns);
-        });
-    }
-
-    fn score(&self, pairs: usize) -> Score {
-        let (targets, logits) = (&self.targets, &self.logits[..pairs * pairs]);
-        let mean = |i, logit: &dyn Fn(usize) -> f32| {
-            let right = targets.of(i).map(|j| f64::from(logit(j))).sum::<f64>();
-            right * f64::from(targets.share(i))
-        };
-        let cross_entropy = |sides: &[Softmax], logit: &dyn Fn(usize, usize) -> f32| -> f64 {
-            let sides = sides.iter().enumerate();
-            sides.map(|(i, side)| f64::from(side.log_sum) - mean(i, &|j| logit(i, j))).sum()
-        };
-        let hits = |sides: &[Softmax]| {
-            sides.iter().enumerate().filter(|(i, side)| targets.right(*i, side.nearest)).count()
-                as f64
-        };
-        let (rows, columns, count) = (&self.rows[..pairs], &self.columns[..pairs], pairs as f64);
-        let both = cross_entropy(rows, &|i, j| logits[i * pairs + j])
-            + cross_entropy(columns, &|i, j| logits[j * pairs + i]);
-        Score {
-            loss: both / (2.0 * count),
-            image_to_text: hits(rows) / count,
-            text_to_image: hits(columns) / count,
-            logit_scale_gradient: 0.0,
-        }
+    /// Fills the logits of this rank's rows, and what is to know of each.
+    fn compare(&mut self, (rows, columns): (&[f32], &[f32]), scale: f32, own: &Range<usize>) {
+        let pairs = columns.len() / self.width;
+        let logits = &mut self.logits[..own.len() * pairs];
+        let sides = (Matrix::new(rows, self.width), Matrix::new(columns, self.width).transposed());
+        product(MatrixMut::new(logits, pairs), Onto::Replace, scale, sides, Threads::All);
+        let (targets, logits) = (&self.targets, logits.par_chunks(pairs));
+        let rows = self.rows[..own.len()].par_iter_mut().zip(logits).zip(own.clone());
+        rows.for_each(|((row, logits), pair)| *row = Row::of(logits, pair, targets));
     }
 
     /// The logits become their gradients, and each row's part of the logit scale's gradient is kept.
-    fn differentiate(&mut self, pairs: usize) {
-        let (rows, columns) = (&self.rows[..pairs], &self.columns[..pairs]);
+    fn differentiate(&mut self, side: Side, own: &Range<usize>, pairs: usize) {
+        let (rows, columns) = match side {
+            Side::Images => (&self.images[..pairs], &self.texts[..pairs]),
+            Side::Texts => (&self.texts[..pairs], &self.images[..pairs]),
+        };
         let targets = &self.targets;
         let share = 0.5 / pairs as f32;
-        let slopes = self.slopes[..pairs].par_iter_mut();
-        let logits = self.logits[..pairs * pairs].par_chunks_mut(pairs);
-        slopes.zip(logits).enumerate().for_each(|(own, (slope, logits))| {
-            let row = rows[own].log_sum;
+        let logits = self.logits[..own.len() * pairs].par_chunks_mut(pairs);
+        let slopes = self.rows[..own.len()].par_iter_mut().map(|row| &mut row.slope);
+        slopes.zip(logits).zip(own.clone()).for_each(|((slope, logits), own)| {
+            let row = rows[own];
             // What both directions expect of a right pair.
             let expected = |j| share * (targets.share(own) + targets.share(j));
             *slope = targets.of(own).map(|j| -expected(j) * logits[j]).sum();
-            *slope += sum(logits, |i, x| share * (exp(x - row) + exp(x - columns[i].log_sum)) * x);
+            *slope += sum(logits, |i, x| share * (exp(x - row) + exp(x - columns[i])) * x);
             for (logit, column) in logits.iter_mut().zip(columns) {
-                *logit = share * (exp(*logit - row) + exp(*logit - column.log_sum));
+                *logit = share * (exp(*logit - row) + exp(*logit - column));
             }
             targets.of(own).for_each(|j| logits[j] -= expected(j));
         });
     }
-
-    /// From the gradients of the logits to those of the local features.
-    fn backward(&mut self, (images, texts): (&[f32], &[f32]), scale: f32, local: Range<usize>) {
-        let (width, pairs) = (self.width, images.len() / self.width);
-        let (images, texts) = (Matrix::new(images, width), Matrix::new(texts, width));
-        let part = local.start * width..local.end * width;
-        let rows = Matrix::new(&self.logits[local.start * pairs..local.end * pairs], pairs);
-        let target = MatrixMut::new(&mut self.image_gradient[part.clone()], width);
-        product(target, Onto::Replace, scale, (rows, texts), Threads::All);
-        let logits = &self.logits[local.start..pairs * pairs];
-        let columns = Matrix::strided(logits, pairs, local.len(), pairs).transposed();
-        let target = MatrixMut::new(&mut self.text_gradient[part], width);
-        product(target, Onto::Replace, scale, (columns, images), Threads::All);
-    }
 }
 
-/// Columns that one thread reads at a time: two cache lines.
-const COLUMNS: usize = 32;
+/// What is a row of logits.
+#[derive(Clone, Copy)]
+enum Side {
+    Images,
+    Texts,
+}
 
-impl Softmax {
-    fn of_row(logits: &[f32]) -> Self {
+/// Keeps the logarithms of sums, adds the cross-entropies and counts the hits.
+fn keep(rows: &[Row], log_sums: &mut [f32], cross_entropy: &mut f64) -> f64 {
+    log_sums.iter_mut().zip(rows).for_each(|(kept, row)| *kept = row.log_sum);
+    *cross_entropy += rows.iter().map(|row| row.cross_entropy).sum::<f64>();
+    rows.iter().filter(|row| row.hit).count() as f64
+}
+
+/// From the gradients of the logits to those of the features of their rows.
+fn product_onto(gradient: &mut [f32], logits: &[f32], (all, width): (&[f32], usize), scale: f32) {
+    let pairs = all.len() / width;
+    let own = gradient.len() / width;
+    let sides = (Matrix::new(&logits[..own * pairs], pairs), Matrix::new(all, width));
+    product(MatrixMut::new(gradient, width), Onto::Replace, scale, sides, Threads::All);
+}
+
+impl Row {
+    fn of(logits: &[f32], pair: usize, targets: &Targets) -> Self {
         let top = max(logits);
         let log_sum = top + sum(logits, |_, logit| exp(logit - top)).ln();
         // Of equal logits the first is the nearest: a model that maps all to one point scores low.
-        let nearest = logits.iter().position(|&logit| logit == top);
-        Self { log_sum, nearest: nearest.unwrap_or_default() }
-    }
-
-    /// Neighbouring columns, the first of which is `first`.
-    fn of_columns(logits: &[f32], pairs: usize, first: usize, columns: &mut [Self]) {
-        let part = first..first + columns.len();
-        let (mut top, mut nearest) = ([f32::MIN; COLUMNS], [0; COLUMNS]);
-        for (row, logits) in logits.chunks_exact(pairs).enumerate() {
-            for (i, &logit) in logits[part.clone()].iter().enumerate() {
-                if logit > top[i] {
-                    (top[i], nearest[i]) = (logit, row);
-                }
-            }
-        }
-        let mut sums = [0f32; COLUMNS];
-        for logits in logits.chunks_exact(pairs) {
-            for (i, &logit) in logits[part.clone()].iter().enumerate() {
-                sums[i] += exp(logit - top[i]);
-            }
-        }
-        for (i, column) in columns.iter_mut().enumerate() {
-            *column = Self { log_sum: top[i] + sums[i].ln(), nearest: nearest[i] };
+        let nearest = logits.iter().position(|&logit| logit == top).unwrap_or_default();
+        let right = targets.of(pair).map(|other| f64::from(logits[other])).sum::<f64>();
+        Self {
+            log_sum,
+            cross_entropy: f64::from(log_sum) - right * f64::from(targets.share(pair)),
+            hit: targets.right(pair, nearest),
+            slope: 0.0,
         }
     }
 }

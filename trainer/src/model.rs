@@ -6,6 +6,7 @@
 pub mod bert;
 pub mod clip;
 mod feed_forward;
+mod parts;
 pub mod resnet;
 mod scratch;
 mod shelf;

@@ -58,6 +58,11 @@ impl Weight {
         &mut flat[self.range.clone()]
     }
 
+    /// Where it lies in a flat array.
+    pub fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+
     /// The number format of products with it.
     pub fn precision(&self) -> Precision {
         self.precision
@@ -89,6 +94,11 @@ impl Layout {
     /// The number format of the model's products.
     pub fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// Where the next trained tensor will lie.
+    pub fn end(&self) -> usize {
+        self.segments.last().map_or(0, |last| last.range.end)
     }
 
     /// Declares a trained tensor.

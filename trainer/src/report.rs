@@ -44,7 +44,8 @@ pub struct Outlets {
 pub struct Reporter {
     // Dropped first: the teller ends when there is nobody left to say anything.
     current: watch::Sender<Report>,
-    _teller: Teller,
+    /// None where nobody is to hear of it.
+    _teller: Option<Teller>,
     server: Option<Server>,
     has_bar: bool,
 }
@@ -66,7 +67,13 @@ impl Reporter {
         let teller = Teller::start(reports, bar, outlets.last_words);
         let _teller =
             teller.map_err(|error| Error::Bug(format!("no thread to report: {error}")))?;
-        Ok(Self { current, _teller, server, has_bar })
+        Ok(Self { current, _teller: Some(_teller), server, has_bar })
+    }
+
+    /// Keeps a report that nobody hears of: of a rank for which another speaks.
+    pub fn silent(run: Identity) -> Self {
+        let (current, _) = watch::channel(Report { run, ..Report::default() });
+        Self { current, _teller: None, server: None, has_bar: false }
     }
 
     /// Changes the report and tells it.
@@ -76,7 +83,9 @@ impl Reporter {
             change(report);
             stamp(report);
         });
-        lines::tell(&before, &self.current(), self.has_bar);
+        if self._teller.is_some() {
+            lines::tell(&before, &self.current(), self.has_bar);
+        }
     }
 
     /// Tells that the run ended badly, and why.

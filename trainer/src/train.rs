@@ -1,4 +1,4 @@
-//! Trains one stage: the loop, and nothing else. What a step, a report or a checkpoint is, is said
+//! Trains one stage, on all ranks of this process: the loop, and nothing else. What a step, a report or a checkpoint is, is said
 //! in the rooms beside it.
 
 mod check;
@@ -7,27 +7,56 @@ mod meter;
 mod resume;
 mod run;
 mod setup;
+mod together;
+
+use std::sync::Arc;
 
 use cnclip_crds::run_config::TrainConfig;
 
+use crate::data::shard::sha256;
 use crate::error::{Error, Result};
 use crate::report::Reporter;
+use crate::world::{Claim, Crew, World};
 
-/// Trains a stage to its last step, from its newest checkpoint on if there is one. `stop` is asked
-/// after every step.
+/// Trains a stage to its last step, from its newest checkpoint on if there is one, together with the
+/// other workers of the run. `stop` is asked after every step.
 ///
 /// # Errors
-/// If something cannot be used, or the run was asked to stop: then its state is saved.
+/// If something cannot be used, a worker is lost, or the run was asked to stop: then its state is saved.
 ///
 /// # Guarantees
-/// A run that was stopped or killed and started again takes the same steps as one that was not.
+/// A run that was stopped or killed and started again takes the same steps as one that was not; so does,
+/// but for rounding, a run of another number of ranks.
 pub fn train(config: &TrainConfig, reporter: &Reporter, stop: impl Fn() -> bool) -> Result<()> {
-    let mut run = setup::set_up(config)?;
+    check::check(config)?;
+    let claim = Claim { run: &config.run, config: digest(config)? };
+    let crew = Crew::join(&config.world, &claim, &stop)?;
+    let first = |world| stage(config, world, reporter, &stop);
+    crew.work(first, |world| stage(config, world, &Reporter::silent(config.run.clone()), &|| false))
+}
+
+/// What workers must have in common.
+fn digest(config: &TrainConfig) -> Result<String> {
+    let common = serde_json::to_vec(&TrainConfig { listen: None, ..config.clone() });
+    let common = common.map_err(|error| {
+        Error::Bug(format!("a configuration cannot be written as JSON: {error}"))
+    })?;
+    Ok(sha256(&common))
+}
+
+/// The stage as one rank sees it.
+fn stage(
+    config: &TrainConfig,
+    world: Arc<World>,
+    reporter: &Reporter,
+    stop: &dyn Fn() -> bool,
+) -> Result<()> {
+    let mut run = setup::set_up(config, world)?;
     run.tell_start(reporter);
     while !run.done() {
         run.take_step()?;
         // ---- below this line nothing changes the model ----
-        let stopping = stop();
+        let stopping = run.agree(stop())?;
         if run.report_due() || stopping {
             run.report(reporter);
         }

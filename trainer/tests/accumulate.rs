@@ -28,7 +28,7 @@ fn differentiate(name: &str, frozen: bool, micro_batch: usize) -> (f64, Vec<f32>
     let mut accumulator = Accumulator::new(&clip, &params, (6, micro_batch));
     let given = (pairs.batch(), Dropout::new(1, 2, 0));
     let score = accumulator.forward((&mut clip, &mut params), given);
-    accumulator.backward((&mut clip, &mut params), given);
+    accumulator.backward((&mut clip, &mut params), given, &mut ());
     (score.loss, params.gradients, params.state)
 }
 

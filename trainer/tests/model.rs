@@ -31,7 +31,7 @@ fn differentiate(clip: &mut Clip, params: &mut Params, pairs: &Pairs, micro: usi
     params.clear_gradients();
     let score = accumulator.forward((clip, params), given);
     clip.add_logit_scale_gradient(params, score.logit_scale_gradient as f32);
-    accumulator.backward((clip, params), given);
+    accumulator.backward((clip, params), given, &mut ());
     score
 }
 

@@ -7,6 +7,7 @@ use cnclip::model::clip::{Batch, Capacity, Clip};
 use cnclip::ops::dropout::Dropout;
 use cnclip::ops::pixels::Pixels;
 use cnclip::ops::random::{normal, stream};
+use cnclip::ops::ranks::Alone;
 use cnclip::optimizer::{AdamW, Settings};
 use cnclip::params::{Params, Segment};
 use cnclip_crds::model::{Architecture, ModelConfig};
@@ -67,10 +68,10 @@ fn differentiate(clip: &mut Clip, params: &mut Params, side: usize) {
     let texts = Texts { ids: &ids[..23], offsets: &offsets };
     let batch = Batch { pixels: Pixels::Normalized(&pixels), texts };
     let (mut loss, scale) = (ContrastiveLoss::new(5, clip.features()), clip.logit_scale(params));
-    let score = loss.evaluate(clip.forward(params, batch, Dropout::NONE), scale, 0..5);
+    let score = loss.evaluate(clip.forward(params, batch, Dropout::NONE), scale, &Alone);
     params.clear_gradients();
     clip.add_logit_scale_gradient(params, score.logit_scale_gradient as f32);
-    clip.backward(params, batch, Dropout::NONE, loss.gradients(0..5));
+    clip.backward(params, batch, Dropout::NONE, loss.gradients(0..5), &mut ());
 }
 
 /// The shrunk preset after one step, and what it was before.

@@ -1,134 +1,207 @@
-//! Two ranks with half a batch each, in two threads, against one rank with the whole batch.
+//! Ranks with a share of the batch each, in threads, against one rank with the whole batch.
 #![cfg(test)]
 
 #[path = "support/golden.rs"]
 #[allow(dead_code, reason = "shared with the tests of the reference's numbers")]
 mod golden;
+#[path = "support/runs.rs"]
+mod runs;
+#[path = "support/small.rs"]
+#[allow(dead_code, reason = "shared with the tests of stops")]
+mod small;
 
-use std::ops::Range;
-use std::slice::from_ref;
-use std::sync::{Arc, Barrier, Mutex};
-use std::thread;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 
-use cnclip::loss::ContrastiveLoss;
-use cnclip::model::clip::Clip;
+use cnclip::accumulate::Accumulator;
 use cnclip::ops::dropout::Dropout;
 use cnclip::ops::ranks::Ranks;
-use cnclip::params::Params;
-use golden::{Golden, Pairs, assert_close, without_gradient};
+use cnclip::world::{Crew, World};
+use cnclip_crds::exit::Exit;
+use cnclip_crds::model::Vit;
+use cnclip_crds::report::Report;
+use cnclip_crds::run_config::{DistillationConfig, TrainConfig};
+use cnclip_crds::stage::Duplicates;
+use golden::{Golden, assert_close, without_gradient};
+use runs::{run, whole};
 
 const PAIRS: usize = 6;
 
-/// Threads that meet to add.
-#[derive(Debug)]
-struct Threads {
-    meeting: Barrier,
-    sums: Mutex<Vec<f64>>,
-}
-
-impl Threads {
-    fn new(count: usize) -> Arc<Self> {
-        Arc::new(Self { meeting: Barrier::new(count), sums: Mutex::default() })
-    }
-}
-
-impl Ranks for Threads {
-    fn sum(&self, values: &mut [f64]) {
-        {
-            let mut sums = self.sums.lock().unwrap();
-            sums.resize(values.len(), 0.0);
-            sums.iter_mut().zip(&*values).for_each(|(sum, value)| *sum += value);
-        }
-        self.meeting.wait();
-        values.copy_from_slice(&self.sums.lock().unwrap());
-        if self.meeting.wait().is_leader() {
-            self.sums.lock().unwrap().clear();
-        }
-        self.meeting.wait();
-    }
-}
-
-/// Part of a golden batch.
-fn part(pairs: &Pairs, part: &Range<usize>) -> Pairs {
-    let picture = pairs.pixels.len() / PAIRS;
-    let (first, last) = (pairs.offsets[part.start], pairs.offsets[part.end]);
-    Pairs {
-        pixels: pairs.pixels[part.start * picture..part.end * picture].to_vec(),
-        ids: pairs.ids[first..last].to_vec(),
-        offsets: pairs.offsets[part.start..=part.end].iter().map(|at| at - first).collect(),
-    }
-}
-
-/// One rank's features, in the places of the global batch that are its own.
-fn features(
-    (clip, params): (&mut Clip, &mut Params),
-    own: &Pairs,
-    at: &Range<usize>,
-) -> [Vec<f64>; 2] {
-    let width = clip.features();
-    let (images, texts) = clip.forward(params, own.batch(), Dropout::NONE);
-    [images, texts].map(|features| {
-        let mut all = vec![0.0; PAIRS * width];
-        let places = all[at.start * width..at.end * width].iter_mut().zip(features);
-        places.for_each(|(place, value)| *place = f64::from(*value));
-        all
-    })
-}
-
-/// What one rank has after a step: gradients of its share, and running statistics.
-fn step(ranks: &Arc<Threads>, synchronized: bool, at: Range<usize>) -> (Vec<f32>, Vec<f32>) {
+/// What one rank has after a step: the gradients of all ranks, and running statistics.
+fn step(world: &Arc<World>, synchronized: bool) -> (Vec<f32>, Vec<f32>) {
     let golden = Golden::read("rn50");
     let (mut clip, mut params) = golden.model();
     if synchronized {
-        clip.synchronize_batch_norm(ranks.clone());
+        clip.synchronize_batch_norm(world.clone());
     }
-    let own = part(&golden.pairs(0), &at);
-    let gathered = features((&mut clip, &mut params), &own, &at).map(|mut features| {
-        ranks.sum(&mut features);
-        features.iter().map(|&value| value as f32).collect::<Vec<_>>()
-    });
-    let (mut loss, scale) =
-        (ContrastiveLoss::new(PAIRS, clip.features()), clip.logit_scale(&params));
-    let score = loss.evaluate((&gathered[0], &gathered[1]), scale, at.clone());
+    let own = world.share(PAIRS);
+    let pairs = golden.pairs(0).part(own.start, own.end);
+    let given = (pairs.batch(), Dropout::NONE);
+    let mut accumulator = Accumulator::shared(&clip, &params, (PAIRS, PAIRS), world.clone());
+    let mut buckets = world.buckets().unwrap();
+    let score = accumulator.forward((&mut clip, &mut params), given);
     params.clear_gradients();
     clip.add_logit_scale_gradient(&mut params, score.logit_scale_gradient as f32);
-    clip.backward(&mut params, own.batch(), Dropout::NONE, loss.gradients(at));
+    accumulator.backward((&mut clip, &mut params), given, &mut buckets);
+    buckets.finish(&mut params.gradients);
     (params.gradients, params.state)
 }
 
-/// The gradients of so many ranks added up, and the running statistics of the first.
-fn train(shares: &[Range<usize>], synchronized: bool) -> (Vec<f32>, Vec<f32>) {
-    let ranks = Threads::new(shares.len());
-    let done: Vec<_> = thread::scope(|scope| {
-        let start = |at: &Range<usize>| {
-            let (ranks, at) = (ranks.clone(), at.clone());
-            scope.spawn(move || step(&ranks, synchronized, at))
-        };
-        let threads: Vec<_> = shares.iter().map(start).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-    });
-    let mut sums = vec![0.0; done[0].0.len()];
-    for (gradients, _) in &done {
-        sums.iter_mut().zip(gradients).for_each(|(sum, gradient)| *sum += gradient);
-    }
-    (sums, done[0].1.clone())
+/// The same of so many ranks, of which the first is asked; all must have the same gradients.
+fn train(count: usize, synchronized: bool) -> (Vec<f32>, Vec<f32>) {
+    let done = Mutex::new(Vec::new());
+    let job = |world: Arc<World>| {
+        let made = step(&world, synchronized);
+        world.meet()?;
+        done.lock().unwrap().push((world.rank(), made));
+        Ok(())
+    };
+    Crew::threads(count).work(job, job).unwrap();
+    let mut done = done.into_inner().unwrap();
+    done.sort_by_key(|(rank, _)| *rank);
+    let same = |(_, (gradients, _)): &(usize, (Vec<f32>, Vec<f32>))| *gradients == done[0].1.0;
+    assert!(done.iter().all(same), "every rank has the same gradients to the last bit");
+    done.swap_remove(0).1
 }
 
 #[test]
 fn ranks_that_share_their_statistics_train_as_one_rank_with_the_whole_batch() {
-    let (gradients, state) = train(from_ref(&(0..PAIRS)), false);
-    let (found, found_state) = train(&[0..2, 2..PAIRS], true);
-    assert_close("running statistics", &found_state, &state, 1e-6);
-    let (_, params) = Golden::read("rn50").model();
-    for segment in params.segments().iter().filter(|segment| !without_gradient(&segment.name)) {
-        let range = segment.range.clone();
-        assert_close(&segment.name, &found[range.clone()], &gradients[range], 1e-4);
+    let (gradients, state) = train(1, false);
+    for count in [2, 3] {
+        let (found, found_state) = train(count, true);
+        assert_close("running statistics", &found_state, &state, 1e-6);
+        let (_, params) = Golden::read("rn50").model();
+        for segment in params.segments().iter().filter(|segment| !without_gradient(&segment.name)) {
+            let range = segment.range.clone();
+            assert_close(&segment.name, &found[range.clone()], &gradients[range], 1e-4);
+        }
     }
 }
 
 #[test]
 fn ranks_that_do_not_share_them_follow_their_own_batches() {
-    let (_, whole) = train(from_ref(&(0..PAIRS)), false);
-    let (_, own) = train(&[0..2, 2..PAIRS], false);
-    assert_ne!(own, whole);
+    assert_ne!(train(2, false).1, train(1, false).1);
+}
+
+/// A run of six steps with everything that ranks could see otherwise than one rank.
+fn config(folder: &Path, name: &str, devices: i32) -> TrainConfig {
+    let mut config = small::config(folder, name);
+    (config.global_batch_size, config.world.devices) = (12, devices);
+    config.synchronize_batch_norm = true;
+    config
+}
+
+/// The residual network with synchronised statistics, an average, clipped gradients and duplicates.
+fn resnet(folder: &Path, name: &str, devices: i32) -> TrainConfig {
+    let mut config = config(folder, name, devices);
+    config.optimizer.average_decay = Some(0.9);
+    config.optimizer.max_gradient_norm = Some(0.5);
+    config.duplicates = Duplicates::Positives;
+    config
+}
+
+/// A transformer in micro batches with masked patches and a teacher.
+fn vit(folder: &Path, name: &str, devices: i32) -> TrainConfig {
+    let mut config = config(folder, name, devices);
+    config.model.image.resnet = None;
+    config.model.image.vit = Some(Vit { layers: 2, width: 12, patch_size: 8, head_width: 6 });
+    (config.micro_batch_size, config.masked_patches_percent) = (Some(2), 50);
+    config.gradient_checkpointing = true;
+    let teacher = small::stage(folder, "teacher");
+    config.distillation = Some(DistillationConfig { teacher, weight: 2.0 });
+    config
+}
+
+fn losses(folder: &Path, name: &str) -> Vec<f64> {
+    let curves = std::fs::read_to_string(folder.join(name).join("train/metrics.jsonl")).unwrap();
+    let loss =
+        |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64();
+    curves.lines().filter_map(loss).collect()
+}
+
+/// Asserts that weights agree to 1e-4 of the largest. AdamW makes of the rounding of a small gradient
+/// the rounding of a step, whatever the size of the weight: so much is granted besides.
+fn assert_weights(name: &str, found: &[f32], right: &[f32]) {
+    const OF_STEPS: f32 = 2e-6;
+    let largest = right.iter().fold(0f32, |most, value| most.max(value.abs()));
+    for (found, right) in found.iter().zip(right) {
+        let error = (found - right).abs();
+        assert!(error <= 1e-4 * largest + OF_STEPS, "{name}: {found}, expected {right}");
+    }
+}
+
+/// Asserts that two runs are one, but for rounding.
+fn assert_same(folder: &Path, (name, found): (&str, &Report), (other, right): (&str, &Report)) {
+    let (found_losses, right_losses) = (losses(folder, name), losses(folder, other));
+    assert_eq!(found_losses.len(), right_losses.len());
+    for (found, right) in found_losses.iter().zip(&right_losses) {
+        assert!((found - right).abs() < 1e-5 * right, "{name}: {found_losses:?}, {right_losses:?}");
+    }
+    assert_eq!(found.validation, right.validation, "{name}");
+    assert_eq!(found.samples_seen, right.samples_seen, "{name}");
+    assert_eq!(found.samples_skipped, right.samples_skipped, "{name}");
+    let right = small::final_tensors(folder, other);
+    for (tensor, found) in small::final_tensors(folder, name).iter() {
+        let right = &right[tensor].values;
+        if tensor.ends_with("in_proj_bias") {
+            // Of query, key and value: the key's has no gradient but that of rounding.
+            let third = right.len() / 3;
+            for part in [0..third, 2 * third..3 * third] {
+                assert_weights(tensor, &found.values[part.clone()], &right[part]);
+            }
+        } else if !without_gradient(tensor) {
+            assert_weights(tensor, &found.values, right);
+        }
+    }
+}
+
+#[test]
+fn a_run_of_any_number_of_ranks_is_the_run_of_one() {
+    let folder = tempfile::tempdir().unwrap();
+    whole(&small::config(folder.path(), "teacher"));
+    type Kind = fn(&Path, &str, i32) -> TrainConfig;
+    let kinds: [(&str, Kind); 2] = [("resnet", resnet), ("vit", vit)];
+    for (kind, config) in kinds {
+        let alone = format!("{kind}-1");
+        let right = whole(&config(folder.path(), &alone, 1));
+        for devices in [2, 3, 4] {
+            let name = format!("{kind}-{devices}");
+            let found = whole(&config(folder.path(), &name, devices));
+            assert_same(folder.path(), (&name, &found), (&alone, &right));
+        }
+    }
+}
+
+#[test]
+fn ranks_that_are_asked_to_stop_stop_after_the_same_step_and_go_on_as_if_they_had_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let right = whole(&resnet(folder.path(), "straight", 3));
+    let stopping = resnet(folder.path(), "stopped", 3);
+    let error = run(&stopping, 4).0.unwrap_err();
+    assert!(error.to_string().contains("stopped after step 4"), "{error}");
+    let found = whole(&stopping);
+    assert_eq!((found.loss, found.validation), (right.loss, right.validation));
+    let weights = ["straight", "stopped"].map(|name| small::final_weights(folder.path(), name));
+    assert!(weights[0] == weights[1]);
+}
+
+#[test]
+fn a_batch_that_ranks_cannot_share_equally_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    type Change = fn(&mut TrainConfig);
+    let rows: [(Change, &[&str]); 4] = [
+        (|c| c.world.devices = 5, &["globalBatchSize is 12", "5 devices", "Set it to 15"]),
+        (|c| c.micro_batch_size = Some(7), &["microBatchSize is 7", "which is 6"]),
+        (|c| c.world.devices = 0, &["at least one of each"]),
+        (|c| c.world.replicas = 2, &["2 workers and coordinator is \"\"", "host:port"]),
+    ];
+    for (change, expected) in rows {
+        let mut config = config(folder.path(), "never", 2);
+        change(&mut config);
+        let error = run(&config, u64::MAX).0.unwrap_err();
+        assert_eq!(error.exit(), Exit::Config);
+        for part in expected {
+            assert!(error.to_string().contains(part), "no {part:?} in: {error}");
+        }
+    }
 }

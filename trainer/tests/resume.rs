@@ -128,7 +128,7 @@ fn what_can_never_work_is_refused_before_anything_is_written() {
             config.model.text.vocab_size = 6;
             config
         }),
-        (&["replicas", "trains on one"], {
+        (&["has 2 workers", "host:port"], {
             let mut config = fresh();
             config.world.replicas = 2;
             config

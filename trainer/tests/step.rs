@@ -11,6 +11,7 @@ use cnclip::model::Texts;
 use cnclip::model::clip::{Batch, Clip};
 use cnclip::ops::dropout::Dropout;
 use cnclip::ops::pixels::Pixels;
+use cnclip::ops::ranks::Alone;
 use cnclip::params::Params;
 use golden::{Declare, Golden, Pairs, assert_close};
 
@@ -41,7 +42,7 @@ fn evaluate(
     let count = pairs.texts().count();
     let mut loss = ContrastiveLoss::new(count, clip.features());
     let scale = clip.logit_scale(params);
-    let score = loss.evaluate(clip.forward(params, pairs.batch(), dropout), scale, 0..count);
+    let score = loss.evaluate(clip.forward(params, pairs.batch(), dropout), scale, &Alone);
     (score.loss, loss)
 }
 
@@ -49,7 +50,7 @@ fn gradients(clip: &mut Clip, params: &mut Params, pairs: &Pairs, dropout: Dropo
     let (_, loss) = evaluate(clip, params, pairs, dropout);
     params.clear_gradients();
     let count = pairs.texts().count();
-    clip.backward(params, pairs.batch(), dropout, loss.gradients(0..count));
+    clip.backward(params, pairs.batch(), dropout, loss.gradients(0..count), &mut ());
     params.gradients.clone()
 }
 

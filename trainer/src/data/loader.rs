@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::loss::Fingerprint;
 use pipeline::Pipeline;
 use rows::{Rows, Source};
-pub use skips::Skipped;
+pub use skips::{Bad, Skipped};
 
 /// Pairs that one thread prepares at a time.
 const ROWS: usize = 32;
@@ -187,6 +187,19 @@ impl Loader {
     /// The pairs that could not be used so far.
     pub fn skipped(&self) -> Skipped {
         self.source.skips.so_far()
+    }
+
+    /// The pairs that this rank could not use and has not told of before.
+    pub fn untold(&self) -> Vec<Bad> {
+        self.source.skips.untold()
+    }
+
+    /// Counts the pairs that any rank could not use.
+    ///
+    /// # Errors
+    /// If too large a share of what all ranks drew is bad.
+    pub fn learn(&self, told: &[Bad]) -> Result<()> {
+        self.source.skips.learn(told)
     }
 }
 

@@ -8,6 +8,7 @@ mod tar;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 pub use index::{INDEX, Index, Part, hex, sha256};
 pub use label::{Label, Text};
@@ -17,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::store::{Fault, Store};
 
 /// A caption with its number.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caption {
     /// The number of the text: as the data set says, else its place among all pairs.
     pub text_id: u64,

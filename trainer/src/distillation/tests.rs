@@ -2,6 +2,7 @@ use candle_core::{D, Device, Result, Tensor, Var};
 
 use super::*;
 use crate::ops::random::{normal, stream};
+use crate::ops::ranks::Alone;
 
 fn numbers(length: usize, seed: u64) -> Vec<f32> {
     (0..length as u64).map(|i| normal(stream(seed, i))).collect()
@@ -45,7 +46,7 @@ fn the_distance_and_its_gradient_are_candles() {
         let before = numbers(batch * width, 3);
         let mut gradients = before.clone();
         let mut loss = CosineLoss::new(weight, batch, (width, wide));
-        let distance = loss.evaluate(&taught, &features, &mut gradients);
+        let distance = loss.evaluate(&taught, (&features, &mut gradients), &Alone);
 
         let stretch: Vec<f32> = (0..width)
             .flat_map(|at| {

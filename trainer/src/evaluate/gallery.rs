@@ -2,10 +2,12 @@
 //! together. Never compares two of them.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::mpsc::sync_channel;
 
 use bytes::Bytes;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use cnclip_crds::stage::Augmentation;
 
@@ -19,13 +21,15 @@ use crate::data::tokenize::{Tokenizer, dataset_rules};
 use crate::error::{Error, Result};
 use crate::model::Texts;
 use crate::ops::pixels::Pixels;
+use crate::ops::ranks::Ranks;
+use crate::world::World;
 
 /// Chunks of pictures that are ready before the encoder asks.
 const CHUNKS_AHEAD: usize = 2;
 const MOST_EXAMPLES: usize = 5;
 
 /// Where a picture is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// Number of the shard.
     pub shard: usize,
@@ -55,41 +59,65 @@ pub struct Gallery {
     text_indices: HashMap<(u64, String), usize>,
 }
 
-/// Pictures on their way to the encoder, and texts; a text may name one of the pictures.
+/// Pictures on their way to the encoder, and what is known of them.
 #[derive(Default)]
 struct Chunk {
-    images: Vec<Place>,
     planes: Vec<u8>,
+    found: Found,
+}
+
+/// What was found in a part of a data set; a text may name one of the pictures.
+#[derive(Default, Serialize, Deserialize)]
+struct Found {
+    images: Vec<Place>,
     captions: Vec<(Caption, Option<usize>)>,
-    missing: u64,
+    /// Pictures and texts that cannot be used, told or not.
+    skipped: u64,
     faults: Vec<String>,
 }
 
 impl Gallery {
-    /// Reads and encodes a data set; pictures are decoded while others are encoded.
+    /// Reads and encodes a data set, each rank its share of pictures and texts; pictures are decoded
+    /// while others are encoded.
     ///
     /// # Errors
-    /// If the store fails, or a larger share than `most_skipped` cannot be used.
+    /// If the store fails, a larger share than `most_skipped` cannot be used, or a rank is lost.
+    ///
+    /// # Guarantees
+    /// All ranks get the whole gallery, the same for any number of them.
     pub fn encode(
         dataset: &Dataset,
         tokenizer: &Tokenizer,
         encoder: &mut impl Encoder,
         (sizes, most_skipped): (Sizes, f64),
+        world: &World,
     ) -> Result<Self> {
         let mut gallery = Self { width: encoder.width(), ..Self::default() };
+        let (mut own, mut features) = (Found::default(), Vec::new());
+        let pictures = dataset.index().shards.iter().map(|part| part.images).sum();
+        let part = share(pictures, world);
         std::thread::scope(|scope| {
             let (chunks, ready) = sync_channel(CHUNKS_AHEAD);
             scope.spawn(move || {
                 // A refused chunk means that the reader has gone: there is nobody to tell.
-                let _ = read(dataset, sizes, |chunk| chunks.send(chunk).is_ok());
+                let _ = read(dataset, sizes, part, |chunk| chunks.send(chunk).is_ok());
             });
             ready.into_iter().try_for_each(|chunk| {
-                gallery.take(chunk?, encoder);
+                let Chunk { planes, found } = chunk?;
+                if !found.images.is_empty() {
+                    features.extend(encoder.encode_images(Pixels::Bytes(&planes)));
+                }
+                own.append(found);
                 Ok::<_, Error>(())
             })
         })?;
+        gallery.image_features = world.concat(features)?;
+        own.exchange(world)?.into_iter().for_each(|found| gallery.take(found));
+        gallery.take(loose(dataset)?);
         gallery.judge(dataset, most_skipped)?;
-        gallery.encode_texts(tokenizer, encoder, sizes);
+        let part = share(gallery.texts.len() as u64, world);
+        let features = gallery.encode_texts(tokenizer, encoder, (sizes, part));
+        gallery.text_features = world.concat(features)?;
         Ok(gallery)
     }
 
@@ -127,16 +155,13 @@ impl Gallery {
         Ok(found)
     }
 
-    fn take(&mut self, chunk: Chunk, encoder: &mut impl Encoder) {
+    fn take(&mut self, found: Found) {
         let first = self.images.len();
-        self.images.extend(&chunk.images);
-        if !chunk.images.is_empty() {
-            self.image_features.extend(encoder.encode_images(Pixels::Bytes(&chunk.planes)));
-        }
-        self.skipped += chunk.missing + chunk.faults.len() as u64;
+        self.images.extend(&found.images);
+        self.skipped += found.skipped;
         let room = MOST_EXAMPLES - self.examples.len();
-        self.examples.extend(chunk.faults.into_iter().take(room));
-        for (caption, image) in chunk.captions {
+        self.examples.extend(found.faults.into_iter().take(room));
+        for (caption, image) in found.captions {
             let text = self.text(caption);
             self.relevant[text].extend(image.map(|image| first + image));
         }
@@ -152,13 +177,21 @@ impl Gallery {
         })
     }
 
-    fn encode_texts(&mut self, tokenizer: &Tokenizer, encoder: &mut impl Encoder, sizes: Sizes) {
-        for texts in self.texts.chunks(sizes.batch) {
+    /// Encodes a share of the texts.
+    fn encode_texts(
+        &self,
+        tokenizer: &Tokenizer,
+        encoder: &mut impl Encoder,
+        (sizes, share): (Sizes, Range<u64>),
+    ) -> Vec<f32> {
+        let mut features = Vec::new();
+        let share = share.start as usize..share.end as usize;
+        for texts in self.texts[share].chunks(sizes.batch) {
             let texts: Vec<_> = texts.iter().map(|caption| dataset_rules(&caption.text)).collect();
             let (ids, offsets) = tokenizer.pack(&texts, sizes.context_length);
-            let features = encoder.encode_texts(Texts { ids: &ids, offsets: &offsets });
-            self.text_features.extend(features);
+            features.extend(encoder.encode_texts(Texts { ids: &ids, offsets: &offsets }));
         }
+        features
     }
 
     fn judge(&self, dataset: &Dataset, most_skipped: f64) -> Result<()> {
@@ -177,32 +210,63 @@ impl Gallery {
     }
 }
 
-/// Reads everything in chunks that fit an encoder, until there is no more or `give` refuses one.
-fn read(dataset: &Dataset, sizes: Sizes, give: impl Fn(Result<Chunk>) -> bool) -> Option<()> {
+/// A rank's share of so many things.
+fn share(things: u64, world: &World) -> Range<u64> {
+    let (rank, count) = (world.rank() as u64, world.count() as u64);
+    things * rank / count..things * (rank + 1) / count
+}
+
+/// Reads a share of all pictures in chunks that fit an encoder, until there is no more or `give` refuses
+/// one.
+fn read(
+    dataset: &Dataset,
+    sizes: Sizes,
+    share: Range<u64>,
+    give: impl Fn(Result<Chunk>) -> bool,
+) -> Option<()> {
     let give = |chunk| give(chunk).then_some(());
+    let mut first = 0;
     for (number, part) in dataset.index().shards.iter().enumerate() {
+        let own = share.start.max(first)..share.end.min(first + part.images);
+        let (begins, ends) = (own.start == first, own.end == first + part.images);
+        let own = own.start.saturating_sub(first) as usize..own.end.saturating_sub(first) as usize;
+        first += part.images;
+        if own.is_empty() {
+            continue;
+        }
         let shard = match dataset.shard(number) {
             Ok(shard) => shard,
             Err(error) => return give(Err(error)),
         };
-        give(Ok(damage(&shard, part.images)))?;
-        for (first, samples) in (0..).step_by(sizes.batch).zip(shard.samples.chunks(sizes.batch)) {
+        // Whoever has its first picture tells what it lacks.
+        if begins {
+            give(Ok(Chunk { found: damage(&shard, part.images), ..Chunk::default() }))?;
+        }
+        // Whoever has its last one has all that there are.
+        let last = if ends { shard.samples.len() } else { own.end.min(shard.samples.len()) };
+        let samples = shard.samples.get(own.start..last).unwrap_or_default();
+        for (first, samples) in (own.start..).step_by(sizes.batch).zip(samples.chunks(sizes.batch))
+        {
             let place = Place { shard: number, sample: first };
             give(Ok(Chunk::of(&shard.uri, place, samples, sizes.side)))?;
         }
     }
-    give(dataset.loose_texts().map(|texts| {
-        let mut chunk = Chunk::default();
-        texts.into_iter().for_each(|text| chunk.caption(dataset.uri(), text, None));
-        chunk
-    }))
+    Some(())
+}
+
+/// The texts that no picture has.
+fn loose(dataset: &Dataset) -> Result<Found> {
+    let mut found = Found::default();
+    let texts = dataset.loose_texts()?.into_iter();
+    texts.for_each(|text| found.caption(dataset.uri(), text, None));
+    Ok(found)
 }
 
 /// What a shard lacks. Its damage is one of the faults, so that it is told.
-fn damage(shard: &Shard, images: u64) -> Chunk {
+fn damage(shard: &Shard, images: u64) -> Found {
     let missing = images.saturating_sub(shard.samples.len() as u64);
     let faults: Vec<_> = shard.damage.iter().cloned().collect();
-    Chunk { missing: missing.saturating_sub(faults.len() as u64), faults, ..Chunk::default() }
+    Found { skipped: missing.max(faults.len() as u64), faults, ..Found::default() }
 }
 
 impl Chunk {
@@ -214,28 +278,55 @@ impl Chunk {
                 .map(|()| planes)
         };
         let pictures: Vec<_> = samples.par_iter().map(planes).collect();
-        let mut chunk = Self::default();
+        let Self { mut planes, mut found } = Self::default();
         for (number, (sample, picture)) in samples.iter().zip(pictures).enumerate() {
             let image = match picture {
-                Ok(planes) => {
-                    chunk.planes.extend(planes);
-                    chunk.images.push(Place { sample: first.sample + number, ..first });
-                    Some(chunk.images.len() - 1)
+                Ok(picture) => {
+                    planes.extend(picture);
+                    found.images.push(Place { sample: first.sample + number, ..first });
+                    Some(found.images.len() - 1)
                 }
                 Err(error) => {
-                    chunk.faults.push(format!("{} of {uri}: {error}.", sample.key));
+                    found.fault(format!("{} of {uri}: {error}.", sample.key));
                     None
                 }
             };
-            sample.captions.iter().for_each(|text| chunk.caption(uri, text.clone(), image));
+            sample.captions.iter().for_each(|text| found.caption(uri, text.clone(), image));
         }
-        chunk
+        Self { planes, found }
+    }
+}
+
+impl Found {
+    fn fault(&mut self, told: String) {
+        self.skipped += 1;
+        self.faults.push(told);
     }
 
     fn caption(&mut self, uri: &str, caption: Caption, image: Option<usize>) {
         match caption.text.trim() {
-            "" => self.faults.push(format!("Text {} of {uri} is empty.", caption.text_id)),
+            "" => self.fault(format!("Text {} of {uri} is empty.", caption.text_id)),
             _ => self.captions.push((caption, image)),
         }
+    }
+
+    /// Adds what was found behind it.
+    fn append(&mut self, next: Self) {
+        let first = self.images.len();
+        self.images.extend(next.images);
+        let captions = next.captions.into_iter();
+        self.captions
+            .extend(captions.map(|(text, image)| (text, image.map(|image| first + image))));
+        self.skipped += next.skipped;
+        self.faults.extend(next.faults);
+        self.faults.truncate(MOST_EXAMPLES);
+    }
+
+    /// What every rank found, in their order.
+    fn exchange(self, world: &World) -> Result<Vec<Self>> {
+        let fault = |error| Error::Bug(format!("what was found cannot be told as JSON: {error}"));
+        let own = serde_json::to_vec(&self).map_err(fault)?;
+        let all = world.exchange(&own)?;
+        all.iter().map(|found| serde_json::from_slice(found).map_err(fault)).collect()
     }
 }

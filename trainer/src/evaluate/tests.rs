@@ -57,14 +57,22 @@ pub(crate) fn scored(dataset: &Dataset) -> Scored {
 }
 
 fn encode(dataset: &Dataset, most_skipped: f64) -> Result<Gallery> {
-    Gallery::encode(dataset, &tokenizer(), &mut Plain::default(), (SIZES, most_skipped))
+    Gallery::encode(
+        dataset,
+        &tokenizer(),
+        &mut Plain::default(),
+        (SIZES, most_skipped),
+        &World::alone(),
+    )
 }
 
 #[test]
 fn every_picture_and_every_text_is_encoded_once_with_what_belongs_together() {
     let dataset = golden(&Store::memory());
     let mut encoder = Plain::default();
-    let gallery = Gallery::encode(&dataset, &tokenizer(), &mut encoder, (SIZES, 0.0)).unwrap();
+    let gallery =
+        Gallery::encode(&dataset, &tokenizer(), &mut encoder, (SIZES, 0.0), &World::alone())
+            .unwrap();
     let pairs: usize = gallery.relevant.iter().map(Vec::len).sum();
     assert_eq!(gallery.images.len() as u64, dataset.index().images);
     assert_eq!(pairs as u64, dataset.index().pairs);
@@ -124,7 +132,9 @@ fn a_task_is_scored_as_its_validation_would_be() {
     assert_eq!((*images, *texts), (12, scored.gallery.texts.len() as i64));
     assert_eq!(
         *found,
-        recalls(&dataset, &tokenizer(), &mut Plain::default(), (SIZES, 0.0)).unwrap()
+        recalls(&dataset, &tokenizer(), &mut Plain::default(), (SIZES, 0.0), &World::alone())
+            .unwrap()
+            .unwrap()
     );
     assert!(found.text_to_image.r10 > 0.0, "ten of twelve pictures are among the first ten");
 }

@@ -14,6 +14,7 @@ use crate::model::Texts;
 use crate::model::clip::{Batch, Capacity, Clip};
 use crate::ops::dropout::Dropout;
 use crate::ops::pixels::Pixels;
+use crate::ops::ranks::Alone;
 use crate::params::Params;
 use crate::source;
 use crate::store::Store;
@@ -71,7 +72,7 @@ fn differentiate(
     let mut loss = ContrastiveLoss::new(count, width);
     let scale = clip.logit_scale(params);
     let (images, texts) = clip.forward(params, batch, Dropout::NONE);
-    let score = loss.evaluate((images, texts), scale, 0..count);
+    let score = loss.evaluate((images, texts), scale, &Alone);
     let outcome = [
         ("loss", vec![], vec![score.loss as f32]),
         ("image_features", vec![count, width], images.to_vec()),
@@ -79,7 +80,7 @@ fn differentiate(
     ];
     params.clear_gradients();
     clip.add_logit_scale_gradient(params, score.logit_scale_gradient as f32);
-    clip.backward(params, batch, Dropout::NONE, loss.gradients(0..count));
+    clip.backward(params, batch, Dropout::NONE, loss.gradients(0..count), &mut ());
     outcome.map(|(name, shape, values)| (name.to_owned(), Numbers { shape, values: values.into() }))
 }
 

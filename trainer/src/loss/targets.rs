@@ -1,7 +1,10 @@
 //! Which pairs of a batch are right for each other. Knows no features.
 
+use bytemuck::{Pod, Zeroable};
+
 /// What a picture and its caption are known by: equal numbers for equal bytes and equal tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
 pub struct Fingerprint {
     /// Of the picture.
     pub image: u64,

@@ -1,6 +1,8 @@
 use super::*;
 use crate::ops::normalize;
 use crate::ops::random::{normal, stream};
+use crate::ops::ranks::Alone;
+use crate::world::each;
 
 const PAIRS: usize = 37;
 const WIDTH: usize = 11;
@@ -63,7 +65,7 @@ fn the_loss_and_its_gradients_agree_with_the_formula_in_double_precision() {
         loss.targets.match_equal(&fingerprints(&pairs));
         let right_loss =
             |images: &[f32], texts: &[f32], scale| right_loss(images, texts, scale, &pairs);
-        let score = loss.evaluate((&images, &texts), scale, 0..PAIRS);
+        let score = loss.evaluate((&images, &texts), scale, &Alone);
         let right = right_loss(&images, &texts, scale.into());
         assert!((score.loss - right).abs() < 1e-6, "{} for {right}", score.loss);
         let step = 1e-4f64;
@@ -98,8 +100,8 @@ fn a_batch_without_duplicates_is_worth_the_same_to_the_last_bit() {
     matched.targets.match_equal(&fingerprints(&duplicated()));
     let pairs: Vec<Pair> = (0..PAIRS as u64).map(|i| (i * 7 % 37, i * 5 % 37)).collect();
     matched.targets.match_equal(&fingerprints(&pairs));
-    let score = plain.evaluate((&images, &texts), 14.3, 0..PAIRS);
-    assert_eq!(matched.evaluate((&images, &texts), 14.3, 0..PAIRS), score);
+    let score = plain.evaluate((&images, &texts), 14.3, &Alone);
+    assert_eq!(matched.evaluate((&images, &texts), 14.3, &Alone), score);
     assert_eq!(matched.gradients(0..PAIRS), plain.gradients(0..PAIRS));
 }
 
@@ -112,39 +114,63 @@ fn a_hit_is_anything_that_is_right() {
     let pairs: Vec<Pair> = (0..PAIRS as u64).map(|i| (i / 2, i)).collect();
     let mut loss = ContrastiveLoss::new(PAIRS, WIDTH);
     loss.targets.match_equal(&fingerprints(&pairs));
-    let score = loss.evaluate((&images, &texts), 20.0, 0..PAIRS);
+    let score = loss.evaluate((&images, &texts), 20.0, &Alone);
     let half = (PAIRS / 2) as f64 / PAIRS as f64;
     assert_eq!((score.image_to_text, score.text_to_image), (half, half));
 }
 
 #[test]
-fn the_shares_of_two_workers_are_the_gradient_of_one() {
-    let (images, texts) = (features(1), features(2));
-    let mut whole = ContrastiveLoss::new(PAIRS, WIDTH);
-    let right = whole.evaluate((&images, &texts), 20.0, 0..PAIRS);
-    let mut slope = 0.0;
-    for local in [0..13, 13..PAIRS] {
-        let mut worker = ContrastiveLoss::new(PAIRS, WIDTH);
-        let score = worker.evaluate((&images, &texts), 20.0, local.clone());
-        assert_eq!(score.loss, right.loss);
-        assert_eq!(worker.gradients(local.clone()), whole.gradients(local));
-        slope += score.logit_scale_gradient;
+fn the_shares_of_ranks_are_the_gradient_of_one() {
+    let pairs = 36;
+    let [images, texts] = [1, 2].map(|seed| features(seed)[..pairs * WIDTH].to_vec());
+    let found = fingerprints(&duplicated()[..pairs]);
+    let loss = |ranks: &dyn Ranks| {
+        let own = ranks.share(pairs);
+        let mut loss = ContrastiveLoss::shared((pairs, own.len()), WIDTH);
+        loss.targets.match_equal(&found);
+        let score = loss.evaluate((&images, &texts), 20.0, ranks);
+        let (images, texts) = loss.gradients(0..own.len());
+        (score, images.to_vec(), texts.to_vec())
+    };
+    let (right, right_images, right_texts) = loss(&Alone);
+    for count in [2, 3, 4] {
+        let mut slope = 0.0;
+        for (score, images, texts) in each(count, |world| (world.share(pairs), loss(world)))
+            .into_iter()
+            .map(|(own, (score, images, texts))| {
+                let own = own.start * WIDTH..own.end * WIDTH;
+                let error = |found: &[f32], right: &[f32]| {
+                    found
+                        .iter()
+                        .zip(&right[own.clone()])
+                        .map(|(a, b)| (a - b).abs())
+                        .fold(0.0, f32::max)
+                };
+                (score, error(&images, &right_images), error(&texts, &right_texts))
+            })
+        {
+            assert!((score.loss - right.loss).abs() < 1e-9, "{} for {}", score.loss, right.loss);
+            assert_eq!(score.image_to_text, right.image_to_text);
+            assert_eq!(score.text_to_image, right.text_to_image);
+            assert!(images < 1e-7 && texts < 1e-7, "{images}, {texts}");
+            slope += score.logit_scale_gradient;
+        }
+        assert!((slope - right.logit_scale_gradient).abs() < 1e-7);
     }
-    assert!((slope - right.logit_scale_gradient).abs() < 1e-9);
 }
 
 #[test]
 fn a_pair_is_a_hit_where_it_is_nearest_and_a_collapsed_model_hits_once() {
     let images = features(1);
     let mut loss = ContrastiveLoss::new(PAIRS, WIDTH);
-    let score = loss.evaluate((&images, &images), 20.0, 0..PAIRS);
+    let score = loss.evaluate((&images, &images), 20.0, &Alone);
     assert_eq!((score.image_to_text, score.text_to_image), (1.0, 1.0));
     let mut texts = images.clone();
     texts.rotate_left(WIDTH);
-    let score = loss.evaluate((&images, &texts), 20.0, 0..PAIRS);
+    let score = loss.evaluate((&images, &texts), 20.0, &Alone);
     assert_eq!((score.image_to_text, score.text_to_image), (0.0, 0.0));
     let one = images[..WIDTH].repeat(PAIRS);
-    let score = loss.evaluate((&one, &one), 20.0, 0..PAIRS);
+    let score = loss.evaluate((&one, &one), 20.0, &Alone);
     assert!((score.image_to_text - 1.0 / PAIRS as f64).abs() < 1e-12);
     assert!((score.loss - (PAIRS as f64).ln()).abs() < 1e-5);
 }

@@ -6,6 +6,7 @@ use cnclip_crds::model::TextTower;
 use layer::{Layer, Rates};
 
 use super::Texts;
+use super::parts::Parts;
 use super::scratch::Scratch;
 use super::shelf::Shelf;
 use crate::ops::attention::Attention;
@@ -14,6 +15,7 @@ use crate::ops::embedding::{self, Tables};
 use crate::ops::layer_norm::{LayerNorm, Moments};
 use crate::ops::linear::{Linear, add_column_sums};
 use crate::ops::matrix::Onto;
+use crate::ops::ranks::Reducer;
 use crate::ops::rows::Keep;
 use crate::params::{Init, Layout, Weight};
 
@@ -33,6 +35,8 @@ pub struct Bert {
     norm: LayerNorm,
     layers: Vec<Layer>,
     projection: Linear,
+    /// The embedding, each layer, and the projection.
+    parts: Parts,
     rates: Rates,
     shelf: Shelf<layer::Saved>,
     scratch: Scratch,
@@ -61,6 +65,7 @@ impl Bert {
             [sizes.width, sizes.heads, sizes.layers, sizes.intermediate].map(|n| n as usize);
         let precision = layout.precision();
         let (rows, attention) = (batch * longest, Attention { heads, width, longest, precision });
+        let mut parts = Parts::begin(layout);
         let mut table = |name: &str, entries: usize| {
             let name = format!("bert.embeddings.{name}_embeddings.weight");
             layout.weight(&name, &[entries, width], Init::Normal(0.02))
@@ -69,13 +74,17 @@ impl Bert {
         let positions = table("position", sizes.positions as usize);
         let kinds = table("token_type", 2);
         let norm = LayerNorm::declare(layout, "bert.embeddings.LayerNorm", width, EPSILON);
+        parts.end(layout);
         let layer = |layer: usize| {
             let keep = if layer + 1 == count { Keep::First } else { Keep::All };
-            Layer::declare(layout, layer, attention, hidden, keep)
+            let layer = Layer::declare(layout, layer, attention, hidden, keep);
+            parts.end(layout);
+            layer
         };
         let layers: Vec<_> = (0..count).map(layer).collect();
         let normal = Init::Normal((width as f32).powf(-0.5));
         let projection = layout.weight("text_projection", &[width, features], normal);
+        parts.end(layout);
         Self {
             width,
             words,
@@ -85,6 +94,7 @@ impl Bert {
             shelf: Shelf::new(&layers, recompute, |layer| layer.reserve((rows, batch))),
             layers,
             projection: Linear::projection(projection, width),
+            parts,
             rates: Rates {
                 hidden: sizes.hidden_dropout_percent as f32 / 100.0,
                 attention: sizes.attention_dropout_percent as f32 / 100.0,
@@ -115,18 +125,19 @@ impl Bert {
     }
 
     /// Adds to the gradients of the weights, given that of the features and the dropout of the
-    /// forward pass.
+    /// forward pass; hands them on part by part.
     pub fn backward(
         &mut self,
         (values, gradients): (&[f32], &mut [f32]),
         texts: Texts<'_>,
         dropout: Dropout,
-        dfeatures: &[f32],
+        (dfeatures, reducer): (&[f32], &mut dyn Reducer),
     ) {
         let few = texts.count() * self.width;
         let pooled = &self.saved.tokens[self.layers.len()][..few];
         let dpooled = &mut self.scratch.gradient[..few];
         self.projection.backward((values, gradients), pooled, dfeatures, dpooled, Onto::Replace);
+        reducer.reduce(gradients, self.parts.last());
         for layer in (0..self.layers.len()).rev() {
             if self.shelf.overwritten(layer) {
                 self.run(layer, values, texts, dropout);
@@ -135,8 +146,10 @@ impl Bert {
             let memory = (&*self.shelf.place(layer), &mut self.scratch);
             let x = &self.saved.tokens[layer];
             self.layers[layer].backward((values, gradients), inner, x, memory);
+            reducer.reduce(gradients, self.parts.range(1 + layer));
         }
         self.backward_embed((values, gradients), texts, dropout);
+        reducer.reduce(gradients, self.parts.range(0));
     }
 
     /// One layer forward.

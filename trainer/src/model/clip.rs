@@ -16,7 +16,7 @@ use crate::ops::dropout::Dropout;
 use crate::ops::normalize;
 use crate::ops::patches::Patches;
 use crate::ops::pixels::Pixels;
-use crate::ops::ranks::Ranks;
+use crate::ops::ranks::{Ranks, Reducer};
 use crate::params::{Init, Layout, Params, Weight};
 
 /// The logarithm of the temperature's inverse before training, ln(1 / 0.07).
@@ -124,14 +124,14 @@ impl ImageEncoder {
         }
     }
 
-    /// Adds to the gradients of the weights.
-    fn backward(&mut self, params: &mut Params, dfeatures: &[f32]) {
+    /// Adds to the gradients of the weights, and hands them on.
+    fn backward(&mut self, params: &mut Params, dfeatures: &[f32], reducer: &mut dyn Reducer) {
         let Params { values, gradients, .. } = params;
         match self {
             Self::Vit(vit, patches) => {
-                vit.backward((values, gradients), patches.seen(), dfeatures);
+                vit.backward((values, gradients), patches.seen(), (dfeatures, reducer));
             }
-            Self::Resnet(resnet) => resnet.backward(values, gradients, dfeatures),
+            Self::Resnet(resnet) => resnet.backward((values, gradients), dfeatures, reducer),
         }
     }
 }
@@ -301,7 +301,8 @@ impl Clip {
     }
 
     /// Adds to the gradients of all weights that are not frozen, given the gradients of the unit
-    /// features, and the batch and the dropout of the forward pass.
+    /// features, and the batch and the dropout of the forward pass. What is done goes to `reducer`,
+    /// and the gradient of the logit scale, which was added before.
     ///
     /// # Shapes
     /// Both [batch, features].
@@ -311,13 +312,15 @@ impl Clip {
         batch: Batch<'_>,
         dropout: Dropout,
         (dimages, dtexts): (&[f32], &[f32]),
+        reducer: &mut dyn Reducer,
     ) {
         if !self.image_frozen {
-            self.image.backward(params, self.image_features.backward(dimages));
+            self.image.backward(params, self.image_features.backward(dimages), reducer);
         }
         let Params { values, gradients, .. } = params;
         let dtexts = self.text_features.backward(dtexts);
-        self.text.backward((values, gradients), batch.texts, dropout, dtexts);
+        self.text.backward((values, gradients), batch.texts, dropout, (dtexts, reducer));
+        reducer.reduce(gradients, self.logit_scale.range());
     }
 
     /// The unit features of pictures, in evaluation.

@@ -14,8 +14,9 @@ use cnclip_crds::model::Resnet as Sizes;
 use stem::Stem;
 use unit::Lent;
 
+use super::parts::Parts;
 use crate::ops::pixels::Pixels;
-use crate::ops::ranks::Ranks;
+use crate::ops::ranks::{Ranks, Reducer};
 use crate::params::Layout;
 
 /// The image tower of RN50.
@@ -29,6 +30,8 @@ pub struct Resnet {
     stem: Stem,
     blocks: Vec<Bottleneck>,
     pool: AttentionPool,
+    /// The stem, each block, and the pool.
+    parts: Parts,
     scratch: Scratch,
 }
 
@@ -64,7 +67,9 @@ impl Resnet {
     ) -> Self {
         let width = sizes.width as usize;
         let mut lent = Lent::default();
+        let mut parts = Parts::begin(layout);
         let stem = Stem::declare(layout, (side, width, batch), &mut lent);
+        parts.end(layout);
         let (mut inputs, mut grid) = (width, side / 4);
         let mut blocks = Vec::new();
         for (layer, &count) in sizes.layers.iter().enumerate() {
@@ -74,14 +79,16 @@ impl Resnet {
                 let sizes = bottleneck::Sizes { batch, side: grid, inputs, planes, stride };
                 let name = format!("visual.layer{}.{block}", layer + 1);
                 blocks.push(Bottleneck::declare(layout, &name, sizes, &mut lent));
+                parts.end(layout);
                 (inputs, grid) = (EXPANSION * planes, grid / stride);
             }
         }
         let pool = AttentionPool::declare(layout, (grid * grid, inputs), features, batch);
+        parts.end(layout);
         // The stem's last unit and the first layer give the largest activations of all.
         let array = || vec![0.0; batch * (side / 2).pow(2) * width];
         let scratch = Scratch { lent, gradient: array(), spare: array(), branch: array() };
-        Self { side, features, stem, blocks, pool, scratch }
+        Self { side, features, stem, blocks, pool, parts, scratch }
     }
 
     /// Numbers in one picture.
@@ -114,9 +121,14 @@ impl Resnet {
         self.pool.forward(values, x, features);
     }
 
-    /// Adds to the gradients of the weights, given that of the features. To be called after a forward
-    /// pass in training.
-    pub fn backward(&mut self, values: &[f32], gradients: &mut [f32], dfeatures: &[f32]) {
+    /// Adds to the gradients of the weights, given that of the features; hands them on part by part.
+    /// To be called after a forward pass in training.
+    pub fn backward(
+        &mut self,
+        (values, gradients): (&[f32], &mut [f32]),
+        dfeatures: &[f32],
+        reducer: &mut dyn Reducer,
+    ) {
         let batch = dfeatures.len() / self.features;
         let (stem, blocks, scratch) = (&self.stem, &self.blocks, &mut self.scratch);
         let input = |at: usize| match at.checked_sub(1) {
@@ -125,9 +137,12 @@ impl Resnet {
         };
         let dx = &mut scratch.gradient[..input(blocks.len()).len()];
         self.pool.backward((values, gradients), dfeatures, dx);
+        reducer.reduce(gradients, self.parts.last());
         for (at, block) in blocks.iter().enumerate().rev() {
             block.backward((values, gradients), input(at), scratch);
+            reducer.reduce(gradients, self.parts.range(1 + at));
         }
         stem.backward((values, gradients), batch, scratch);
+        reducer.reduce(gradients, self.parts.range(0));
     }
 }

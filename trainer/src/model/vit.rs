@@ -5,6 +5,7 @@ mod block;
 use block::Block;
 use cnclip_crds::model::Vit as Sizes;
 
+use super::parts::Parts;
 use super::scratch::Scratch;
 use super::shelf::Shelf;
 use crate::ops::attention::Attention;
@@ -12,6 +13,7 @@ use crate::ops::layer_norm::{LayerNorm, Moments};
 use crate::ops::linear::Linear;
 use crate::ops::matrix::Onto;
 use crate::ops::pixels::{Pixels, cut_patches};
+use crate::ops::ranks::Reducer;
 use crate::ops::rows::{Keep, Sequences, Tokens};
 use crate::params::{Init, Layout, Weight};
 
@@ -34,6 +36,8 @@ pub struct Vit {
     blocks: Vec<Block>,
     norm_post: LayerNorm,
     projection: Linear,
+    /// The embedding, each block, and what comes behind them.
+    parts: Parts,
     offsets: Vec<usize>,
     shelf: Shelf<block::Saved>,
     scratch: Scratch,
@@ -81,19 +85,24 @@ impl Vit {
         let precision = layout.precision();
         let attention = Attention { heads: width / head, width, longest: tokens, precision };
         let normal = Init::Normal((width as f32).powf(-0.5));
+        let mut parts = Parts::begin(layout);
         let class_embedding = layout.weight("visual.class_embedding", &[width], normal);
         let positions = layout.weight("visual.positional_embedding", &[tokens, width], normal);
         let shape = [width, 3, patch, patch];
         let convolution = layout.weight("visual.conv1.weight", &shape, Init::fan_in(row));
         let norm_pre = LayerNorm::declare(layout, "visual.ln_pre", width, EPSILON);
+        parts.end(layout);
         let block = |layer: usize| {
             let keep = if layer + 1 == layers { Keep::First } else { Keep::All };
-            Block::declare(layout, layer, attention, keep)
+            let block = Block::declare(layout, layer, attention, keep);
+            parts.end(layout);
+            block
         };
         let blocks: Vec<_> = (0..layers).map(block).collect();
         let reserve = |block: &Block| block.reserve((batch * tokens, batch));
         let norm_post = LayerNorm::declare(layout, "visual.ln_post", width, EPSILON);
         let projection = layout.weight("visual.proj", &[width, features], normal);
+        parts.end(layout);
         Self {
             side,
             patch,
@@ -106,6 +115,7 @@ impl Vit {
             blocks,
             norm_post,
             projection: Linear::projection(projection, width),
+            parts,
             offsets: (0..=batch).map(|sample| sample * tokens).collect(),
             scratch: Scratch::new(batch * tokens, 4 * width, attention),
             saved: Saved::new(batch, tokens, row, width, layers),
@@ -148,12 +158,12 @@ impl Vit {
     }
 
     /// Adds to the gradients of the weights, given that of the features and the patches that the
-    /// forward pass saw.
+    /// forward pass saw; hands them on part by part.
     pub fn backward(
         &mut self,
         (values, gradients): (&[f32], &mut [f32]),
         seen: &[u32],
-        dfeatures: &[f32],
+        (dfeatures, reducer): (&[f32], &mut dyn Reducer),
     ) {
         let batch = dfeatures.len() / self.projection.outputs();
         let few = batch * self.width;
@@ -164,6 +174,7 @@ impl Vit {
         let last = (&saved.tokens[self.blocks.len()][..few], &saved.moments_post[..batch]);
         let dlast = &mut scratch.gradient[..few];
         self.norm_post.backward((values, gradients), last, dpooled, dlast, Onto::Replace);
+        reducer.reduce(gradients, self.parts.last());
         for layer in (0..self.blocks.len()).rev() {
             if self.shelf.overwritten(layer) {
                 self.run(layer, values, batch);
@@ -172,8 +183,10 @@ impl Vit {
             let memory = (&*self.shelf.place(layer), &mut self.scratch);
             let x = &self.saved.tokens[layer];
             self.blocks[layer].backward((values, gradients), sequences, x, memory);
+            reducer.reduce(gradients, self.parts.range(1 + layer));
         }
         self.backward_embed((values, gradients), seen, batch);
+        reducer.reduce(gradients, self.parts.range(0));
     }
 
     /// One block forward.

@@ -30,6 +30,7 @@ const METRICS: &[Metric] = &[
     ("cnclip_train_samples_total", "Pairs trained on over all restarts.", Kind::Counter, |r| training(r, r.samples_seen)),
     ("cnclip_train_samples_per_second", "Pairs a second since the last report.", Kind::Gauge, |r| r.samples_per_second),
     ("cnclip_train_seconds_total", "Seconds spent in steps in this attempt.", Kind::Counter, |r| training(r, 0).map(|_| r.train_seconds)),
+    ("cnclip_train_wait_seconds_total", "Seconds of this attempt that this worker waited for others.", Kind::Counter, |r| training(r, 0).map(|_| r.wait_seconds)),
     ("cnclip_train_remaining_seconds", "Seconds until the last step at the present rate.", Kind::Gauge, |r| number(r.eta_seconds?)),
     ("cnclip_skipped_samples_total", "Samples skipped because they could not be used.", Kind::Counter, |r| number(r.samples_skipped)),
     ("cnclip_skipped_steps_total", "Steps skipped because their numbers were not finite.", Kind::Counter, |r| training(r, r.steps_skipped)),

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 /// The first thing that can never work: where it is, what was found, what to do.
 pub(super) fn check(config: &TrainConfig) -> Result<()> {
     let problems =
-        [world(config), model(config), optimizer(config), numbers(config), recipe(config)];
+        [numbers(config), world(config), model(config), optimizer(config), recipe(config)];
     match problems.into_iter().flatten().next() {
         Some(problem) => Err(Error::Config(problem)),
         None => Ok(()),
@@ -25,12 +25,38 @@ fn world(config: &TrainConfig) -> Option<String> {
                 .into(),
         );
     }
-    let workers = i64::from(world.replicas) * i64::from(world.devices);
-    (workers != 1).then(|| {
+    let (replicas, devices) = (i64::from(world.replicas), i64::from(world.devices));
+    if replicas < 1 || devices < 1 {
+        return Some(format!(
+            "world has {replicas} workers of {devices} devices; there must be at least one of each."
+        ));
+    }
+    let coordinator = world.coordinator.as_deref().unwrap_or_default();
+    let reachable = |(host, port): (&str, &str)| !host.is_empty() && port.parse::<u16>().is_ok();
+    if replicas > 1 && !coordinator.rsplit_once(':').is_some_and(reachable) {
+        return Some(format!(
+            "world has {replicas} workers and coordinator is {coordinator:?}; it must be host:port, where \
+             worker 0 awaits the others."
+        ));
+    }
+    shares(config, replicas * devices)
+}
+
+/// Each rank computes as much as any other.
+fn shares(config: &TrainConfig, ranks: i64) -> Option<String> {
+    let (global, micro) = (i64::from(config.global_batch_size), config.micro_batch_size);
+    if global % ranks != 0 {
+        return Some(format!(
+            "globalBatchSize is {global}, which {ranks} devices cannot share equally. Set it to {}, or \
+             another multiple of {ranks}.",
+            (global / ranks + 1) * ranks
+        ));
+    }
+    let (micro, share) = (i64::from(micro.unwrap_or(1)), global / ranks);
+    (micro > share).then(|| {
         format!(
-            "world has {} × {} devices, but this cnclip trains on one. Set spec.workers.replicas and \
-             devices to 1.",
-            world.replicas, world.devices
+            "microBatchSize is {micro}; it must be at most a device's share of globalBatchSize, which is \
+             {share}."
         )
     })
 }
@@ -101,12 +127,6 @@ fn numbers(config: &TrainConfig) -> Option<String> {
 }
 
 fn recipe(config: &TrainConfig) -> Option<String> {
-    let (global, micro) = (config.global_batch_size, config.micro_batch_size.unwrap_or(1));
-    if micro > global {
-        return Some(format!(
-            "microBatchSize is {micro}; it must be at most globalBatchSize, which is {global}."
-        ));
-    }
     let masked = config.masked_patches_percent;
     if !(0..=90).contains(&masked) {
         return Some(format!("maskedPatchesPercent is {masked}; it must be 0 to 90."));

@@ -11,6 +11,7 @@ use crate::params::Params;
 use crate::report::history::History;
 use crate::store::Store;
 use crate::weights::{Part, WeightsError, load, load_moments};
+use crate::world::World;
 
 /// What an earlier attempt left behind besides weights and moments.
 #[derive(Debug, Default)]
@@ -21,17 +22,45 @@ pub(super) struct Resumed {
     pub(super) best: Option<Validation>,
 }
 
-/// Loads the newest checkpoint; `None` if there is none.
+/// Loads the newest checkpoint; `None` if there is none. Rank 0 decides which that is.
 ///
 /// # Errors
 /// If none is whole, or the run it belongs to had another model, data set or schedule.
 pub(super) fn newest(
-    checkpoints: &Store,
-    config: &TrainConfig,
-    dataset: &str,
+    (checkpoints, world): (&Store, &World),
+    (config, dataset): (&TrainConfig, &str),
     params: &mut Params,
     adamw: &mut AdamW,
 ) -> Result<Option<Resumed>> {
+    let found = if world.is_first() { find(checkpoints, config, dataset)? } else { None };
+    let told = found.as_ref().map(|found| format!("{}/{}", folder(&found.uri), found.digest));
+    let told = world.hear(told.unwrap_or_default().as_bytes())?;
+    let found = match String::from_utf8_lossy(&told).split_once('/') {
+        Some((folder, digest)) if found.is_none() => {
+            let found = Checkpoint::read(&checkpoints.join(folder), &wanted(config))?;
+            if found.digest != digest {
+                return Err(Error::Data(format!("{} is not what rank 0 found there.", found.uri)));
+            }
+            Some(found)
+        }
+        _ => found,
+    };
+    found.map(|found| take(&found, config, params, adamw)).transpose()
+}
+
+/// The name of a checkpoint's folder.
+fn folder(uri: &str) -> &str {
+    uri.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
+}
+
+/// What is read of a checkpoint.
+fn wanted(config: &TrainConfig) -> Vec<&'static str> {
+    let wanted = [WEIGHTS, MOMENTS, STATE, CONFIG, HISTORY];
+    wanted.into_iter().chain(config.optimizer.average_decay.map(|_| UNAVERAGED)).collect()
+}
+
+/// The newest checkpoint that is whole, if it is of this run.
+fn find(checkpoints: &Store, config: &TrainConfig, dataset: &str) -> Result<Option<Checkpoint>> {
     let Some(checkpoint) = Checkpoint::newest(checkpoints, &[STATE, CONFIG])? else {
         return Ok(None);
     };
@@ -44,14 +73,20 @@ pub(super) fn newest(
             checkpoint.uri, config.dataset, state.dataset
         )));
     }
-    let decay = config.optimizer.average_decay;
-    let wanted = [WEIGHTS, MOMENTS, STATE, CONFIG, HISTORY];
-    let wanted: Vec<&str> = wanted.into_iter().chain(decay.map(|_| UNAVERAGED)).collect();
-    let Some(checkpoint) = Checkpoint::newest(checkpoints, &wanted)? else { return Ok(None) };
+    Checkpoint::newest(checkpoints, &wanted(config))
+}
+
+/// Takes over what a checkpoint holds.
+fn take(
+    checkpoint: &Checkpoint,
+    config: &TrainConfig,
+    params: &mut Params,
+    adamw: &mut AdamW,
+) -> Result<Resumed> {
     let state = checkpoint.state()?;
     let damaged = WeightsError::of(&checkpoint.uri, Error::Data);
     load(params, &checkpoint.weights(WEIGHTS)?, Part::All).map_err(&damaged)?;
-    let average = decay.map(|decay| Average::new(params, decay));
+    let average = config.optimizer.average_decay.map(|decay| Average::new(params, decay));
     if average.is_some() {
         load(params, &checkpoint.weights(UNAVERAGED)?, Part::All).map_err(&damaged)?;
     }
@@ -59,7 +94,7 @@ pub(super) fn newest(
     let history = History::from_jsonl(&String::from_utf8_lossy(&checkpoint.file(HISTORY)?));
     tracing::info!(step = state.step, uri = checkpoint.uri, "resumed");
     let best = history.best();
-    Ok(Some(Resumed { state, average, history, best }))
+    Ok(Resumed { state, average, history, best })
 }
 
 /// # Errors

@@ -10,6 +10,7 @@ use cnclip_crds::run_config::TrainConfig;
 
 use super::ending;
 use super::meter::Meter;
+use super::together::Together;
 use crate::accumulate::Accumulator;
 use crate::average::Average;
 use crate::checkpoint::{State, Writer};
@@ -20,6 +21,7 @@ use crate::distillation::Distillation;
 use crate::error::Result;
 use crate::evaluate::{Sizes, recalls};
 use crate::model::clip::Clip;
+use crate::ops::ranks::Ranks;
 use crate::optimizer::AdamW;
 use crate::params::Params;
 use crate::report::Reporter;
@@ -93,11 +95,13 @@ pub(super) struct Run {
     /// What `params.state` was before the step.
     pub(super) statistics: Vec<f32>,
     pub(super) accumulator: Accumulator,
+    pub(super) together: Together,
     pub(super) distillation: Option<Distillation>,
     pub(super) schedule: Schedule,
     pub(super) loader: Loader,
     pub(super) validator: Option<Validator>,
-    pub(super) writer: Writer,
+    /// Rank 0's alone.
+    pub(super) writer: Option<Writer>,
     pub(super) stage: Store,
 }
 
@@ -129,7 +133,10 @@ impl Run {
 
     /// Tells what is known before the first step.
     pub(super) fn tell_start(&self, reporter: &Reporter) {
+        let world = &self.together.world;
         tracing::info!(
+            rank = world.rank(),
+            ranks = world.count(),
             parameters = self.params.values.len(),
             pairs_per_step = self.config.global_batch_size,
             steps_per_epoch = self.progress.steps_per_epoch,
@@ -147,17 +154,30 @@ impl Run {
         });
     }
 
-    /// Tells how far the run is, and begins a new mean.
+    /// Whether any rank was asked to stop; all stop after the same step.
+    ///
+    /// # Errors
+    /// If a rank is lost, or all together skipped too much.
+    pub(super) fn agree(&mut self, stop: bool) -> Result<bool> {
+        self.together.agree(stop, &self.loader)
+    }
+
+    /// Tells how far the run is, and begins a new mean. Rank 0 tells the numbers, which are those of
+    /// all ranks; the others how far they are, and for how long they waited.
     pub(super) fn report(&mut self, reporter: &Reporter) {
         let meter = std::mem::take(&mut self.progress.meter);
-        reporter.update(|report| self.describe(meter, report));
+        let waited = self.together.waited().as_secs_f64();
+        reporter.update(|report| {
+            (report.step, report.wait_seconds) = (self.progress.step as i64, waited);
+            if self.together.world.is_first() {
+                self.describe(meter, report);
+            }
+        });
         self.progress.history.push(&reporter.current());
     }
 
     fn describe(&self, meter: Meter, report: &mut Report) {
         let progress = &self.progress;
-        report.activity = Activity::Training;
-        report.step = progress.step as i64;
         report.epoch = progress.step as f64 / progress.steps_per_epoch.max(1) as f64;
         report.loss = meter.mean_loss().or(report.loss);
         report.distillation_loss = meter.mean_distillation().or(report.distillation_loss);
@@ -189,15 +209,18 @@ impl Run {
     /// # Errors
     /// If the data set cannot be read.
     pub(super) fn validate(&mut self, reporter: &Reporter) -> Result<()> {
+        // Rank 0's running statistics are those of the model.
+        self.params.state = self.together.world.hear(&self.params.state)?;
         self.swap_average();
         let recalls = self.recalls(reporter);
         self.swap_average();
-        let Some(recalls) = recalls? else { return Ok(()) };
+        let recalls = recalls?;
+        reporter.update(|report| report.activity = Activity::Training);
+        let Some(recalls) = recalls else { return Ok(()) };
         let found = Validation { step: self.progress.step as i64, recalls };
         self.progress.validation = Some(found);
         self.progress.best = ending::better(self.progress.best, found);
         reporter.update(|report| {
-            report.activity = Activity::Training;
             report.validation = Some(found);
             report.best = self.progress.best;
         });
@@ -205,18 +228,18 @@ impl Run {
         Ok(())
     }
 
-    /// Recall of the weights that are in place.
+    /// Recall of the weights that are in place, for rank 0.
     fn recalls(&mut self, reporter: &Reporter) -> Result<Option<Recalls>> {
         let Some(validator) = &self.validator else { return Ok(None) };
         reporter.update(|report| report.activity = Activity::Validating);
         let sizes = Sizes {
             side: self.config.model.image.resolution as usize,
             context_length: self.config.context_length as usize,
-            batch: self.config.micro_batch_size.unwrap_or(self.config.global_batch_size) as usize,
+            batch: self.accumulator.at_once(),
         };
         let most_skipped = self.config.max_skipped_percent / 100.0;
         let mut encoder = (&mut self.clip, &mut self.params);
         let (dataset, tokenizer) = (&validator.dataset, &validator.tokenizer);
-        recalls(dataset, tokenizer, &mut encoder, (sizes, most_skipped)).map(Some)
+        recalls(dataset, tokenizer, &mut encoder, (sizes, most_skipped), &self.together.world)
     }
 }

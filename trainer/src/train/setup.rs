@@ -1,6 +1,8 @@
 //! Everything that must be there before the first step: configuration, data, weights, the right to
 //! write. Takes no step.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Range;
 use std::sync::Arc;
 
 use cnclip_crds::artifacts::{self, CHECKPOINTS};
@@ -8,9 +10,9 @@ use cnclip_crds::model::ModelConfig;
 use cnclip_crds::run_config::{DistillationConfig, Length, TrainConfig, WeightSources};
 use cnclip_crds::stage::Freeze;
 
-use super::check::check;
 use super::resume::{self, Resumed};
 use super::run::{Progress, Run, Validator};
+use super::together::Together;
 use crate::accumulate::Accumulator;
 use crate::average::Average;
 use crate::checkpoint::{Claim, Fence, Writer};
@@ -22,58 +24,74 @@ use crate::distillation::Distillation;
 use crate::error::{Error, Result};
 use crate::model::clip::{Capacity, Clip, Compute};
 use crate::model::teacher::Teacher;
+use crate::ops::ranks::Ranks;
 use crate::optimizer::{AdamW, Settings};
 use crate::params::Params;
 use crate::schedule::Schedule;
 use crate::source;
 use crate::store::Store;
 use crate::weights::{Part, WeightsError, left_out, load};
+use crate::world::World;
 
 /// A run that is ready to take its next step: the first, or the one after its newest checkpoint.
 ///
 /// # Errors
-/// If the configuration, the data, the weights or the artifact prefix cannot be used.
-pub(super) fn set_up(config: &TrainConfig) -> Result<Run> {
-    check(config)?;
+/// If the data, the weights or the artifact prefix cannot be used, or other ranks see others.
+pub(super) fn set_up(config: &TrainConfig, world: Arc<World>) -> Result<Run> {
     let tokenizer =
         Arc::new(source::tokenizer(config.vocabulary.as_ref(), config.model.text.vocab_size)?);
     let dataset = Dataset::open(&config.dataset)?;
     let validator = validator(config, tokenizer.clone())?;
-    let distillation = distillation(config)?;
-    let global_batch = config.global_batch_size as usize;
-    let order = Order::new(dataset.index(), config.seed, global_batch)?;
+    let digest = dataset.index().dataset.clone();
+    let validated = validator.as_ref().map(|validator| &validator.dataset.index().dataset);
+    world.agree("data set", hash((&digest, validated)))?;
+    let own = world.share(config.global_batch_size as usize);
+    let sizes = Sizes {
+        global_batch: config.global_batch_size as usize,
+        micro_batch: config.micro_batch_size.map_or(own.len(), |size| size as usize),
+        own,
+    };
+    let distillation = distillation(config, &sizes)?;
+    let order = Order::new(dataset.index(), config.seed, sizes.global_batch)?;
     let (steps, steps_per_epoch) =
         (steps(config, order.steps_per_epoch())?, order.steps_per_epoch());
 
     let stage = Store::open(&artifacts::stage(&config.artifacts, &config.run.stage))?;
-    let fence = Fence::claim(&stage, claim(config))?;
     let checkpoints = stage.join(CHECKPOINTS);
+    let writer = match world.is_first() {
+        true => Some(Writer::new(
+            checkpoints.clone(),
+            Fence::claim(&stage, claim(config))?,
+            config.checkpoint.keep as usize,
+        )),
+        false => None,
+    };
 
-    let micro_batch = config.micro_batch_size.map_or(global_batch, |size| size as usize);
-    let capacity = Capacity { batch: micro_batch, context: config.context_length as usize };
-    let precision = config.world.precision;
-    let compute = Compute { recompute: config.gradient_checkpointing, precision };
-    let (mut clip, mut params) = Clip::computing(&config.model, capacity, compute);
-    clip.freeze_image(&mut params, config.freeze == Freeze::Image);
-    clip.mask_patches(config.masked_patches_percent as u32);
+    let (mut clip, mut params) = model(config, &sizes);
+    if config.synchronize_batch_norm && world.count() > 1 {
+        clip.synchronize_batch_norm(world.clone());
+    }
     let mut adamw = AdamW::new(&params, settings(config));
-    let digest = dataset.index().dataset.clone();
-    let resumed = resume::newest(&checkpoints, config, &digest, &mut params, &mut adamw)?;
+    let of = (config, digest.as_str());
+    let resumed = resume::newest((&checkpoints, &world), of, &mut params, &mut adamw)?;
     if resumed.is_none() {
         initialize(config, &mut params)?;
     }
+    world.agree("weights", hash(bytemuck::cast_slice::<f32, u32>(&params.values)))?;
     let Resumed { state, average, history, best } = resumed.unwrap_or_default();
     let decay = config.optimizer.average_decay;
     let average = average.or_else(|| decay.map(|decay| Average::new(&params, decay)));
-    let loader = loader(config, dataset, tokenizer, state.step..steps)?;
+    let loader = loader(config, dataset, tokenizer, (state.step..steps, sizes.own.clone()))?;
+    let batches = (sizes.global_batch, sizes.micro_batch);
     Ok(Run {
         config: config.clone(),
         progress: Progress::new((steps, steps_per_epoch), state, history, best),
         dataset: digest,
         statistics: params.state.clone(),
-        accumulator: Accumulator::new(&clip, &params, (global_batch, micro_batch)),
+        accumulator: Accumulator::shared(&clip, &params, batches, world.clone()),
         schedule: schedule(config, steps),
-        writer: Writer::new(checkpoints, fence, config.checkpoint.keep as usize),
+        together: Together::new(world, &sizes)?,
+        writer,
         clip,
         params,
         adamw,
@@ -83,6 +101,33 @@ pub(super) fn set_up(config: &TrainConfig) -> Result<Run> {
         validator,
         stage,
     })
+}
+
+/// Pairs.
+#[derive(Debug)]
+pub(super) struct Sizes {
+    pub(super) global_batch: usize,
+    /// What this rank computes at once.
+    pub(super) micro_batch: usize,
+    /// Which of a global batch are this rank's.
+    pub(super) own: Range<usize>,
+}
+
+fn model(config: &TrainConfig, sizes: &Sizes) -> (Clip, Params) {
+    let capacity = Capacity { batch: sizes.micro_batch, context: config.context_length as usize };
+    let precision = config.world.precision;
+    let compute = Compute { recompute: config.gradient_checkpointing, precision };
+    let (mut clip, mut params) = Clip::computing(&config.model, capacity, compute);
+    clip.freeze_image(&mut params, config.freeze == Freeze::Image);
+    clip.mask_patches(config.masked_patches_percent as u32);
+    (clip, params)
+}
+
+/// Equal for equal things in all workers.
+fn hash(of: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn claim(config: &TrainConfig) -> Claim {
@@ -124,7 +169,7 @@ fn schedule(config: &TrainConfig, total_steps: u64) -> Schedule {
 }
 
 /// The teacher that a stage asks for, with its weights.
-fn distillation(config: &TrainConfig) -> Result<Option<Distillation>> {
+fn distillation(config: &TrainConfig, sizes: &Sizes) -> Result<Option<Distillation>> {
     let Some(DistillationConfig { teacher: uri, weight }) = &config.distillation else {
         return Ok(None);
     };
@@ -142,13 +187,12 @@ fn distillation(config: &TrainConfig) -> Result<Option<Distillation>> {
             image.resolution
         )));
     }
-    let (batch, width) = (config.global_batch_size as usize, config.model.embed_dim as usize);
-    let at_once = config.micro_batch_size.map_or(batch, |pairs| pairs as usize);
-    let mut teacher = Teacher::new(&image, embed_dim as usize, at_once);
+    let mut teacher = Teacher::new(&image, embed_dim as usize, sizes.micro_batch);
     let unfit = WeightsError::of(&found.uri, Error::Config);
     load(&mut teacher.params, &found.tensors, Part::Image).map_err(unfit)?;
     tracing::info!(uri = found.uri, "teacher");
-    Ok(Some(Distillation::new(teacher, *weight, (batch, width))))
+    let batch = (sizes.own.len(), config.model.embed_dim as usize);
+    Ok(Some(Distillation::new(teacher, *weight, batch)))
 }
 
 /// Random weights, then what the sources give, the more special over the more general.
@@ -176,12 +220,15 @@ fn loader(
     config: &TrainConfig,
     dataset: Dataset,
     tokenizer: Arc<Tokenizer>,
-    steps: std::ops::Range<u64>,
+    (steps, share): (Range<u64>, Range<usize>),
 ) -> Result<Loader> {
     let side = config.model.image.resolution as usize;
     let global_batch = config.global_batch_size as usize;
-    let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
+    let devices = config.world.devices as usize;
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = cores.div_ceil(2 * devices);
     let options = Options {
+        share,
         augmentation: config.augmentation,
         duplicates: config.duplicates,
         context_length: config.context_length as usize,

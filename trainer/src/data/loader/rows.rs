@@ -60,7 +60,8 @@ impl Source {
         tokenizer: Arc<Tokenizer>,
         options: Options,
     ) -> Self {
-        let skips = Skips::new(dataset.index().pairs, options.most_skipped);
+        let ranks = (options.global_batch / options.share.len().max(1)) as u64;
+        let skips = Skips::new((dataset.index().pairs, ranks), options.most_skipped);
         // The window that is read and the one that is fetched.
         let shelf = Shelf::new(dataset, 2 * WINDOW_BYTES);
         let keep = if shelf.holds_all() { options.picture_bytes } else { 0 };

@@ -1,7 +1,10 @@
-//! Counts the pairs that cannot be used and decides when they are too many. Never looks at one.
+//! Counts the pairs that cannot be used, over all ranks, and decides when they are too many. Never looks
+//! at one.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytemuck::{Pod, Zeroable};
 
 use crate::data::order::Draw;
 use crate::error::{Error, Result};
@@ -16,6 +19,16 @@ pub(super) enum Reason {
     Picture,
     Caption,
     Shard,
+}
+
+/// A pair that cannot be used, as ranks tell each other of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct Bad {
+    shard: u32,
+    pair: u32,
+    /// A [`Reason`], by its number.
+    reason: u32,
 }
 
 /// The pairs that could not be used so far, each counted once.
@@ -43,6 +56,8 @@ impl Skipped {
 pub(super) struct Skips {
     pairs: u64,
     most: f64,
+    /// How many ranks draw as much as this one.
+    ranks: u64,
     state: Mutex<State>,
 }
 
@@ -50,13 +65,14 @@ pub(super) struct Skips {
 struct State {
     drawn: u64,
     bad: HashSet<(u32, u32)>,
+    untold: Vec<Bad>,
     skipped: Skipped,
 }
 
 impl Skips {
-    /// Allows the share `most` of a data set of `pairs`.
-    pub(super) fn new(pairs: u64, most: f64) -> Self {
-        Self { pairs, most, state: Mutex::default() }
+    /// Allows the share `most` of a data set of `pairs`, from which so many ranks draw.
+    pub(super) fn new((pairs, ranks): (u64, u64), most: f64) -> Self {
+        Self { pairs, most, ranks, state: Mutex::default() }
     }
 
     pub(super) fn so_far(&self) -> Skipped {
@@ -64,7 +80,7 @@ impl Skips {
     }
 
     pub(super) fn drawn(&self, pairs: u64) {
-        self.lock().drawn += pairs;
+        self.lock().drawn += pairs * self.ranks;
     }
 
     /// Counts a pair, unless it was counted before.
@@ -78,19 +94,33 @@ impl Skips {
         example: impl FnOnce() -> String,
     ) -> Result<()> {
         let mut state = self.lock();
-        if !state.bad.insert((draw.shard, draw.pair)) {
+        let bad = Bad { shard: draw.shard, pair: draw.pair, reason: reason as u32 };
+        if !state.count(&bad) {
             return Ok(());
         }
-        match reason {
-            Reason::Picture => state.skipped.pictures += 1,
-            Reason::Caption => state.skipped.captions += 1,
-            Reason::Shard => state.skipped.missing += 1,
-        }
+        state.untold.push(bad);
         let example = example();
         if state.skipped.examples.len() < MOST_EXAMPLES
             && !state.skipped.examples.contains(&example)
         {
             state.skipped.examples.push(example);
+        }
+        self.judge(&state)
+    }
+
+    /// What was counted here and not told before.
+    pub(super) fn untold(&self) -> Vec<Bad> {
+        std::mem::take(&mut self.lock().untold)
+    }
+
+    /// Counts what was found anywhere, unless it was counted before.
+    ///
+    /// # Errors
+    /// If too large a share of what was drawn is bad.
+    pub(super) fn learn(&self, told: &[Bad]) -> Result<()> {
+        let mut state = self.lock();
+        for bad in told {
+            state.count(bad);
         }
         self.judge(&state)
     }
@@ -115,5 +145,20 @@ impl Skips {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Counts a pair; says whether it was not counted before.
+    fn count(&mut self, bad: &Bad) -> bool {
+        let new = self.bad.insert((bad.shard, bad.pair));
+        let skipped = &mut self.skipped;
+        let count = match bad.reason {
+            reason if reason == Reason::Picture as u32 => &mut skipped.pictures,
+            reason if reason == Reason::Caption as u32 => &mut skipped.captions,
+            _ => &mut skipped.missing,
+        };
+        *count += u64::from(new);
+        new
     }
 }

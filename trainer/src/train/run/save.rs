@@ -18,9 +18,12 @@ impl Run {
     /// # Errors
     /// If another process took over, or the state cannot be written down.
     pub(in crate::train) fn save(&mut self, reporter: &Reporter) -> Result<()> {
+        if self.writer.is_none() {
+            return Ok(());
+        }
         let snapshot = self.snapshot()?;
-        let before = self.writer.start(snapshot);
-        told(before, reporter)
+        let Some(writer) = &mut self.writer else { return Ok(()) };
+        told(writer.start(snapshot), reporter)
     }
 
     fn snapshot(&mut self) -> Result<Snapshot> {
@@ -61,18 +64,21 @@ impl Run {
     /// # Errors
     /// If another process took over.
     pub(in crate::train) fn look_after_checkpoint(&mut self, reporter: &Reporter) -> Result<()> {
-        told(self.writer.poll(), reporter)
+        self.writer.as_mut().map_or(Ok(()), |writer| told(writer.poll(), reporter))
     }
 
-    /// Waits until the checkpoint begun last is visible.
+    /// Waits until the checkpoint begun last is visible, to all ranks.
     ///
     /// # Errors
     /// If it could not be written.
     pub(in crate::train) fn finish_saving(&mut self, reporter: &Reporter) -> Result<()> {
-        if let Some(written) = self.writer.finish()? {
-            tell(written, reporter);
+        if let Some(writer) = &mut self.writer {
+            if let Some(written) = writer.finish()? {
+                tell(written, reporter);
+            }
+            self.stage.put(artifacts::METRICS, self.progress.history.to_jsonl().into())?;
         }
-        self.stage.put(artifacts::METRICS, self.progress.history.to_jsonl().into())
+        self.together.world.meet()
     }
 
     /// Waits for the last checkpoint and names the one that the stage ends with.
@@ -81,8 +87,12 @@ impl Run {
     /// If that cannot be written.
     pub(in crate::train) fn end(mut self, reporter: &Reporter) -> Result<()> {
         self.finish_saving(reporter)?;
-        ending::write(&self.stage)?;
-        ending::write_page(&self.config)?;
+        if self.writer.is_some() {
+            ending::write(&self.stage)?;
+            ending::write_page(&self.config)?;
+        }
+        // Who ends well knows that all do.
+        self.together.world.meet()?;
         reporter.update(|report| {
             report.activity = Activity::Done;
             report.eta_seconds = Some(0);

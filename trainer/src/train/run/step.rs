@@ -11,7 +11,9 @@ use crate::model::Texts;
 use crate::model::clip::Batch;
 use crate::ops::dropout::Dropout;
 use crate::ops::pixels::Pixels;
+use crate::ops::ranks::Ranks;
 use crate::train::meter::Losses;
+use crate::train::together::Together;
 
 impl Run {
     /// One optimizer step over the next global batch. One whose loss or gradient is not finite is
@@ -24,13 +26,18 @@ impl Run {
         let step = self.progress.step;
         let batch = self.loader.next_batch()?;
         let batch = batch.ok_or_else(|| Error::Bug(format!("the loader ended at step {step}")))?;
+        self.together.world.at(step);
         self.statistics.copy_from_slice(&self.params.state);
         if self.config.duplicates == Duplicates::Positives {
-            self.accumulator.loss.targets.match_equal(&batch.fingerprints);
+            let found = self.together.fingerprints(&batch.fingerprints);
+            self.accumulator.loss.targets.match_equal(found);
         }
         let losses = self.differentiate(step, &batch);
+        // Of a rank that is lost the others have only a part.
+        self.together.world.check()?;
+        let pairs = batch.pairs.len() * self.together.world.count();
         match self.update(step, losses.total) {
-            Ok(()) => self.count(batch.pairs.len() as u64, losses, start),
+            Ok(()) => self.count(pairs as u64, losses, start),
             Err(reason) => self.skip(&reason)?,
         }
         self.progress.step += 1;
@@ -69,28 +76,33 @@ impl Run {
                  set maxGradientNorm, or begin with an earlier checkpoint."
             )));
         }
-        tracing::warn!(step, skipped, "step skipped: {reason}");
+        if self.together.world.is_first() {
+            tracing::warn!(step, skipped, "step skipped: {reason}");
+        }
         Ok(())
     }
 
-    /// Forward, losses, backward: the gradients of one global batch.
+    /// Forward, losses, backward: the gradients of one global batch, given this rank's share of it.
     fn differentiate(&mut self, step: u64, batch: &loader::Batch) -> Losses {
         let pairs = batch.pairs.len();
         let texts = Texts { ids: &batch.ids, offsets: &batch.offsets };
         let batch = Batch { pixels: Pixels::Bytes(&batch.pixels), texts };
-        let given = (batch, Dropout::new(self.config.seed, step, 0));
+        let Together { world, buckets, .. } = &mut self.together;
+        let first = world.rank() * pairs;
+        let given = (batch, Dropout::new(self.config.seed, step, first as u64));
         let Self { accumulator, clip, params, distillation, .. } = self;
         params.clear_gradients();
         let score = accumulator.forward((clip, params), given);
         let mut losses = Losses { total: score.loss, distillation: None };
         if let Some(distillation) = distillation {
-            let (features, gradients) = accumulator.images(pairs);
-            let distance = distillation.evaluate(batch.pixels, features, gradients);
+            let images = accumulator.images(pairs);
+            let distance = distillation.evaluate(batch.pixels, images, &**world);
             losses.total += distillation.weight() * distance;
             losses.distillation = Some(distance);
         }
         clip.add_logit_scale_gradient(params, score.logit_scale_gradient as f32);
-        accumulator.backward((clip, params), given);
+        accumulator.backward((clip, params), given, buckets);
+        buckets.finish(&mut params.gradients);
         losses
     }
 

@@ -1,0 +1,136 @@
+//! What ranks cost: gradients added around the ring, a second, and pairs a second of a training step that
+//! workers of one thread share. Workers are processes that this one starts.
+//!
+//! `cargo bench -p cnclip-trainer --bench ranks -- --model model.json --workers 2` prints one line of JSON.
+#![allow(clippy::print_stdout, reason = "the result of a benchmark is what it prints")]
+
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::Parser;
+use cnclip::accumulate::Accumulator;
+use cnclip::model::Texts;
+use cnclip::model::clip::{Batch, Capacity, Clip};
+use cnclip::ops::dropout::Dropout;
+use cnclip::ops::pixels::Pixels;
+use cnclip::ops::ranks::Ranks;
+use cnclip::world::{Claim, Crew, World};
+use cnclip_crds::model::ModelConfig;
+use cnclip_crds::names::{ENV_WORKER, WORLD_PORT};
+use cnclip_crds::run_config::{Identity, WorldConfig};
+
+/// Times a ring, and forward and backward passes of one model on made-up pairs.
+#[derive(Clone, Parser)]
+struct Arguments {
+    /// The towers, as in `spec.model.custom`.
+    #[arg(long)]
+    model: PathBuf,
+    /// Pairs in a step, over all workers.
+    #[arg(long, default_value_t = 64)]
+    batch: usize,
+    /// Workers, of one rank each.
+    #[arg(long, default_value_t = 2)]
+    workers: usize,
+    /// Threads of each worker.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// Steps that are timed, after one that is not.
+    #[arg(long, default_value_t = 5)]
+    steps: u32,
+    /// MiB that are added around the ring at once.
+    #[arg(long, default_value_t = 16)]
+    mebibytes: usize,
+    /// Given by `cargo bench`.
+    #[arg(long)]
+    bench: bool,
+}
+
+/// What rank 0 found.
+struct Found {
+    pairs_per_second: f64,
+    mebibytes_per_second: f64,
+    waited_share: f64,
+}
+
+fn measure(arguments: &Arguments, world: &Arc<World>) -> anyhow::Result<Found> {
+    let config: ModelConfig = serde_json::from_slice(&std::fs::read(&arguments.model)?)?;
+    let own = world.share(arguments.batch).len();
+    let (mut clip, mut params) = Clip::new(&config, Capacity { batch: own, context: 16 });
+    params.initialize(1);
+    let sizes = (arguments.batch, own);
+    let mut accumulator = Accumulator::shared(&clip, &params, sizes, world.clone());
+    let mut buckets = world.buckets()?;
+    let picture = 3 * (config.image.resolution as usize).pow(2);
+    let pixels: Vec<u8> = (0..own * picture).map(|i| (i * 37 % 251) as u8).collect();
+    let ids: Vec<u32> = (0..own * 12).map(|i| 1 + i as u32 % 1000).collect();
+    let offsets: Vec<usize> = (0..=own).map(|pair| pair * 12).collect();
+    let texts = Texts { ids: &ids, offsets: &offsets };
+    let given = (Batch { pixels: Pixels::Bytes(&pixels), texts }, Dropout::NONE);
+    let mut step = || {
+        let score = accumulator.forward((&mut clip, &mut params), given);
+        params.clear_gradients();
+        clip.add_logit_scale_gradient(&mut params, score.logit_scale_gradient as f32);
+        accumulator.backward((&mut clip, &mut params), given, &mut buckets);
+        buckets.finish(&mut params.gradients);
+        world.waited() + buckets.waited()
+    };
+    let before = step();
+    let start = Instant::now();
+    let waited = (0..arguments.steps).map(|_| step()).last().unwrap_or(before) - before;
+    let seconds = start.elapsed().as_secs_f64();
+    let mut values = vec![1f32; arguments.mebibytes << 18];
+    world.add(&mut values);
+    let start = Instant::now();
+    world.add(&mut values);
+    let mebibytes_per_second = arguments.mebibytes as f64 / start.elapsed().as_secs_f64();
+    world.meet()?;
+    Ok(Found {
+        pairs_per_second: f64::from(arguments.steps) * arguments.batch as f64 / seconds,
+        mebibytes_per_second,
+        waited_share: waited.as_secs_f64() / seconds,
+    })
+}
+
+/// The workers, as processes like this one.
+fn start(arguments: &Arguments) -> anyhow::Result<Vec<Child>> {
+    let start = |worker: usize| {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(std::env::args_os().skip(1)).env(ENV_WORKER, worker.to_string());
+        command.env("RAYON_NUM_THREADS", arguments.threads.to_string()).spawn()
+    };
+    Ok((0..arguments.workers).map(start).collect::<Result<_, _>>()?)
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    if std::env::var_os(ENV_WORKER).is_none() {
+        for mut worker in start(&arguments)? {
+            worker.wait()?;
+        }
+        return Ok(());
+    }
+    let config = WorldConfig {
+        replicas: arguments.workers as i32,
+        coordinator: Some(format!("127.0.0.1:{WORLD_PORT}")),
+        ..WorldConfig::default()
+    };
+    let claim = Claim { run: &Identity::default(), config: String::new() };
+    let job = |world: Arc<World>| {
+        let found = measure(&arguments, &world)
+            .map_err(|error| cnclip::error::Error::Usage(error.to_string()))?;
+        if world.is_first() {
+            let result = serde_json::json!({
+                "workers": arguments.workers,
+                "threads": arguments.threads,
+                "pairsPerSecond": found.pairs_per_second,
+                "waitedShare": found.waited_share,
+                "ringMebibytesPerSecond": found.mebibytes_per_second,
+            });
+            println!("{result}");
+        }
+        Ok(())
+    };
+    Ok(Crew::join(&config, &claim, &|| false)?.work(job, job)?)
+}

@@ -1,0 +1,149 @@
+//! Sums gradients over all ranks while the backward pass makes more of them. Decides how much travels
+//! at once; the ring decides the order of additions.
+
+use std::ops::Range;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use super::ring::Ring;
+use crate::error::{Error, Result};
+use crate::ops::ranks::Reducer;
+
+/// Numbers that travel at once.
+const BUCKET: usize = 1 << 20;
+/// Buckets under way.
+const BUCKETS: usize = 4;
+
+/// Gradients that are copied out when they are done, summed by a thread, and copied back.
+///
+/// # Guarantees
+/// All ranks that hand in the same ranges get the same sums to the last bit.
+#[derive(Debug)]
+pub struct Buckets {
+    /// None where there is nobody to add to.
+    thread: Option<Thread>,
+}
+
+#[derive(Debug)]
+struct Thread {
+    go: SyncSender<Bucket>,
+    come: Receiver<Bucket>,
+    /// The one that is filled.
+    open: Bucket,
+    free: Vec<Bucket>,
+    under_way: usize,
+    waited: Duration,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    values: Vec<f32>,
+    /// Where they belong.
+    ranges: Vec<Range<usize>>,
+}
+
+impl Bucket {
+    fn new() -> Self {
+        Self { values: Vec::with_capacity(BUCKET), ranges: Vec::with_capacity(64) }
+    }
+
+    /// Takes as much as fits.
+    fn fill(&mut self, gradients: &[f32], range: &mut Range<usize>) {
+        let room = BUCKET - self.values.len();
+        let part = range.start..range.end.min(range.start + room);
+        self.values.extend_from_slice(&gradients[part.clone()]);
+        range.start = part.end;
+        self.ranges.push(part);
+    }
+
+    fn pour(&mut self, gradients: &mut [f32]) {
+        let mut values = self.values.as_slice();
+        for range in self.ranges.drain(..) {
+            let (own, rest) = values.split_at(range.len());
+            gradients[range].copy_from_slice(own);
+            values = rest;
+        }
+        self.values.clear();
+    }
+}
+
+impl Buckets {
+    /// Sums around a ring, or leaves gradients as they are.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub(super) fn start(ring: Option<Ring>) -> Result<Self> {
+        let Some(mut ring) = ring else { return Ok(Self { thread: None }) };
+        let (go, full) = sync_channel::<Bucket>(BUCKETS);
+        let (done, come) = sync_channel(BUCKETS);
+        let sum = move || {
+            for mut bucket in full {
+                ring.sum(&mut bucket.values);
+                if done.send(bucket).is_err() {
+                    return;
+                }
+            }
+        };
+        let spawned = std::thread::Builder::new().name("gradients".into()).spawn(sum);
+        spawned.map_err(|error| Error::Bug(format!("no thread to sum gradients: {error}")))?;
+        let (open, waited) = (Bucket::new(), Duration::ZERO);
+        let free = (1..BUCKETS).map(|_| Bucket::new()).collect();
+        Ok(Self { thread: Some(Thread { go, come, open, free, under_way: 0, waited }) })
+    }
+
+    /// Waits until every gradient that was handed in is its sum.
+    pub fn finish(&mut self, gradients: &mut [f32]) {
+        if let Some(thread) = &mut self.thread {
+            thread.send(gradients);
+            while thread.under_way > 0 {
+                thread.take_back(gradients);
+            }
+        }
+    }
+
+    /// How long [`Buckets::finish`] and full buckets made this rank wait so far.
+    pub fn waited(&self) -> Duration {
+        self.thread.as_ref().map_or(Duration::ZERO, |thread| thread.waited)
+    }
+}
+
+impl Reducer for Buckets {
+    fn reduce(&mut self, gradients: &mut [f32], mut range: Range<usize>) {
+        let Some(thread) = &mut self.thread else { return };
+        while !range.is_empty() {
+            thread.open.fill(gradients, &mut range);
+            if thread.open.values.len() == BUCKET {
+                thread.send(gradients);
+            }
+        }
+    }
+}
+
+impl Thread {
+    /// Sends the open bucket, and opens another.
+    fn send(&mut self, gradients: &mut [f32]) {
+        if self.free.is_empty() {
+            self.take_back(gradients);
+        }
+        let next = self.free.pop().unwrap_or_else(Bucket::new);
+        let full = std::mem::replace(&mut self.open, next);
+        if self.go.send(full).is_ok() {
+            self.under_way += 1;
+        }
+    }
+
+    /// Waits for the bucket that was sent first.
+    fn take_back(&mut self, gradients: &mut [f32]) {
+        let start = Instant::now();
+        match self.come.recv() {
+            Ok(mut bucket) => {
+                bucket.pour(gradients);
+                self.free.push(bucket);
+                self.under_way -= 1;
+            }
+            // The thread panicked; its ring is gone, and the others are told.
+            Err(_) => self.under_way = 0,
+        }
+        self.waited += start.elapsed();
+    }
+}

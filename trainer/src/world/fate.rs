@@ -1,0 +1,161 @@
+//! What became of a world: nothing so far, or the first loss, and after that nothing else. Never finds
+//! one out, and ends no process.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// The worker that is no longer there, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Loss {
+    pub(super) worker: usize,
+    pub(super) ranks: Range<usize>,
+    /// The step that it, or whoever found out, was at.
+    pub(super) step: u64,
+    pub(super) how: How,
+}
+
+/// Why a worker is no longer there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum How {
+    /// Its connection closed without a word.
+    Gone,
+    /// It has not been heard of for so many seconds.
+    Silent(u64),
+    /// It keeps its neighbour waiting for so many seconds.
+    Stuck(u64),
+    /// Its connection to a neighbour broke, and nobody knows more.
+    Cut,
+    /// It said why.
+    Ended(String),
+}
+
+impl Loss {
+    fn error(&self) -> Error {
+        let Self { worker, ranks, step, how } = self;
+        let who = match ranks.len() {
+            1 => format!("worker {worker} (rank {})", ranks.start),
+            _ => format!("worker {worker} (ranks {} to {})", ranks.start, ranks.end - 1),
+        };
+        let lost = |how: String| {
+            Error::Lost(format!(
+                "{who} was lost in step {step}: {how}. All workers end; run the same command again, and \
+                 the run goes on from its newest checkpoint."
+            ))
+        };
+        match how {
+            How::Gone => {
+                lost("its connection closed without a word, so its process was ended".into())
+            }
+            How::Silent(seconds) => lost(format!("nothing was heard of it for {seconds} s")),
+            How::Stuck(seconds) => lost(format!("its neighbour waited {seconds} s for it")),
+            How::Cut => lost("its connection to its neighbour broke".into()),
+            How::Ended(why) => Error::Lost(format!("{who} ended in step {step}: {why}")),
+        }
+    }
+}
+
+/// Shared by everything in a process that has to do with other ranks.
+#[derive(Debug, Default)]
+pub(super) struct Fate {
+    state: Mutex<State>,
+    changed: Condvar,
+    step: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    loss: Option<Loss>,
+    /// All is done: who leaves now is not lost.
+    over: bool,
+}
+
+impl Fate {
+    /// The step that this process is at.
+    pub(super) fn at(&self, step: u64) {
+        self.step.store(step, Ordering::Relaxed);
+    }
+
+    pub(super) fn step(&self) -> u64 {
+        self.step.load(Ordering::Relaxed)
+    }
+
+    /// Keeps a loss, if it is the first; says whether it is.
+    pub(super) fn lose(&self, loss: Loss) -> bool {
+        let mut state = self.lock();
+        let first = state.loss.is_none() && !state.over;
+        if first {
+            state.loss = Some(loss);
+            self.changed.notify_all();
+        }
+        first
+    }
+
+    /// From now on nobody is missed.
+    pub(super) fn end(&self) {
+        self.lock().over = true;
+    }
+
+    pub(super) fn lost(&self) -> bool {
+        self.lock().loss.is_some()
+    }
+
+    /// # Errors
+    /// Who was lost, if anybody was.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        self.lock().loss.as_ref().map_or(Ok(()), |loss| Err(loss.error()))
+    }
+
+    /// Waits until a loss is known, but not for ever.
+    pub(super) fn wait(&self, most: Duration) {
+        let state = self.lock();
+        // Whatever the outcome: the caller looks.
+        let _ = self.changed.wait_timeout_while(state, most, |state| state.loss.is_none());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loss(worker: usize, ranks: Range<usize>, how: How) -> Loss {
+        Loss { worker, ranks, step: 17, how }
+    }
+
+    #[test]
+    fn the_first_loss_is_kept_and_none_after_the_end() {
+        let fate = Fate::default();
+        fate.check().unwrap();
+        assert!(fate.lose(loss(1, 1..2, How::Gone)));
+        assert!(!fate.lose(loss(2, 2..3, How::Silent(10))));
+        assert!(fate.check().unwrap_err().to_string().starts_with("worker 1 (rank 1) was lost"));
+        let fate = Fate::default();
+        fate.end();
+        assert!(!fate.lose(loss(1, 1..2, How::Gone)));
+        fate.check().unwrap();
+    }
+
+    #[test]
+    fn a_loss_names_worker_ranks_step_and_what_to_do() {
+        let table = [
+            (How::Gone, "worker 3 (ranks 6 to 7) was lost in step 17: its connection closed"),
+            (How::Silent(10), "nothing was heard of it for 10 s. All workers end; run the same"),
+            (How::Stuck(9), "its neighbour waited 9 s"),
+            (How::Cut, "its connection to its neighbour broke"),
+            (How::Ended("bad".into()), "worker 3 (ranks 6 to 7) ended in step 17: bad"),
+        ];
+        for (how, expected) in table {
+            let told = loss(3, 6..8, how).error().to_string();
+            assert!(told.contains(expected), "{told}");
+        }
+    }
+}

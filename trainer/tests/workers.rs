@@ -1,0 +1,123 @@
+//! Workers as processes that meet over TCP: together they are one run, and what happens to one of them
+//! is known to all.
+#![cfg(test)]
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use cnclip_crds::report::Activity;
+use cnclip_crds::run_config::{Length, TrainConfig};
+
+#[path = "support/runs.rs"]
+#[allow(dead_code, reason = "shared with the tests of stops")]
+mod runs;
+#[path = "support/small.rs"]
+#[allow(dead_code, reason = "shared with the tests of stops")]
+mod small;
+#[path = "support/workers.rs"]
+mod workers;
+use workers::{coordinator, start, until};
+
+/// A run of many short steps, of so many workers.
+fn config(folder: &Path, name: &str, replicas: i32) -> TrainConfig {
+    let mut config = small::config(folder, name);
+    (config.global_batch_size, config.length) = (6, Length::Steps(120));
+    (config.checkpoint.every_steps, config.report_every_steps) = (10, 10);
+    (config.synchronize_batch_norm, config.validation) = (true, None);
+    (config.world.replicas, config.world.coordinator) = (replicas, Some(coordinator()));
+    config
+}
+
+fn weights(folder: &Path, name: &str) -> Vec<u8> {
+    small::final_weights(folder, name)
+}
+
+/// Starts a run of three, does something to it once it has a checkpoint, and gives what each ended with.
+fn disturb(
+    (folder, config): (&Path, &TrainConfig),
+    (worker, signal): (usize, &str),
+) -> (workers::Workers, Vec<Option<i32>>) {
+    let mut run = start(folder, config, None);
+    let checkpoints = folder.join(&config.run.name).join("train/checkpoints");
+    until(|| checkpoints.exists() && !small::checkpoints(folder, &config.run.name).is_empty());
+    run.signal(worker, signal);
+    let hanging = (signal == "STOP").then_some(worker);
+    let ends = run.end(hanging);
+    (run, ends)
+}
+
+#[test]
+fn processes_are_one_run_whatever_happens_to_one_of_them() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let straight = config(folder, "straight", 3);
+    let mut run = start(folder, &straight, None);
+    assert_eq!(run.end(None), [Some(0); 3]);
+    let (first, second) = (run.report(0), run.report(1));
+    assert_eq!((first.activity, first.step, first.samples_seen), (Activity::Done, 120, 720));
+    assert_eq!((second.activity, second.step, second.loss), (Activity::Done, 120, None));
+    assert!(second.wait_seconds > 0.0);
+    let right = weights(folder, "straight");
+
+    // In threads the ring is as long and the sums are in the same order.
+    let mut threads = config(folder, "threads", 1);
+    threads.world.devices = 3;
+    runs::whole(&threads);
+    assert!(weights(folder, "threads") == right);
+
+    let killed = config(folder, "killed", 3);
+    let (run, ends) = disturb((folder, &killed), (1, "KILL"));
+    assert_eq!(ends, [Some(75), None, Some(75)]);
+    for worker in [0, 2] {
+        let told = run.failure(worker);
+        assert!(told.starts_with("worker 1 (rank 1) was lost in step "), "{told}");
+        assert!(told.contains("run the same command again"), "{told}");
+    }
+    assert_eq!(start(folder, &killed, None).end(None), [Some(0); 3]);
+    assert!(weights(folder, "killed") == right);
+
+    let stopped = config(folder, "stopped", 3);
+    let (run, ends) = disturb((folder, &stopped), (2, "TERM"));
+    assert_eq!(ends, [Some(75); 3]);
+    let steps = [0, 1, 2].map(|worker| run.report(worker).step);
+    assert!(steps[0] > 0 && steps[0] < 120 && steps == [steps[0]; 3], "{steps:?}");
+    let saved = small::newest_checkpoint(folder, "stopped");
+    assert!(saved.display().to_string().contains(&format!("{:08}-", steps[0])), "{saved:?}");
+    assert_eq!(start(folder, &stopped, None).end(None), [Some(0); 3]);
+    assert!(weights(folder, "stopped") == right);
+}
+
+#[test]
+fn a_worker_that_hangs_is_missed_by_all_others() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let mut hanging = config(folder, "hanging", 3);
+    hanging.length = Length::Steps(100_000);
+    let begin = Instant::now();
+    let (run, ends) = disturb((folder, &hanging), (2, "STOP"));
+    assert_eq!(ends, [Some(75), Some(75), None]);
+    assert!(begin.elapsed() > Duration::from_secs(9), "a breath is not missed");
+    for worker in [0, 1] {
+        let told = run.failure(worker);
+        assert!(told.starts_with("worker 2 (rank 2) was lost in step "), "{told}");
+        assert!(told.contains("nothing was heard of it for 10 s"), "{told}");
+    }
+}
+
+#[test]
+fn a_worker_that_ends_by_itself_keeps_its_code_and_the_others_say_why() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let mut unfit = config(folder, "unfit", 2);
+    // Beside the first worker, but not beside the second.
+    unfit.dataset = "data".into();
+    unfit.world.devices = 3;
+    let mut run = start(folder, &unfit, Some(1));
+    assert_eq!(run.end(None), [Some(75), Some(78)]);
+    assert!(run.failure(1).contains("data holds no index.json"), "{}", run.failure(1));
+    let told = run.failure(0);
+    assert!(
+        told.starts_with("worker 1 (rank ") && told.contains("data holds no index.json"),
+        "{told}"
+    );
+}
