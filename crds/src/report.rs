@@ -101,6 +101,23 @@ pub struct FailureReport {
     pub message: String,
 }
 
+/// How a trainer fits into the memory there is.
+///
+/// # Units
+/// Bytes
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemoryReport {
+    /// Pairs that a device computes at once.
+    pub micro_batch_size: i32,
+    /// Whether the towers compute again what their gradient needs.
+    pub gradient_checkpointing: bool,
+    /// What the worker needs, as planned before the first step.
+    pub needed: i64,
+    /// What it may have.
+    pub available: i64,
+}
+
 /// The state of one trainer, whole; each report replaces the last.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -162,6 +179,9 @@ pub struct Report {
     /// What an evaluation measured so far.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub results: Vec<TaskResult>,
+    /// What was planned of its memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryReport>,
     /// The most memory it has held.
     #[serde(default)]
     pub peak_rss_bytes: i64,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     model::ModelConfig,
     names,
-    stage::{Accelerator, Augmentation, Duplicates, Freeze, Precision},
+    stage::{Accelerator, Augmentation, Duplicates, Freeze, MicroBatch, Precision},
 };
 
 /// Who is running: echoed in every report, so that an answer can be told from a stranger's.
@@ -178,10 +178,14 @@ pub struct TrainConfig {
     pub global_batch_size: i32,
     /// Pairs that a device computes at once; its whole share of the global batch if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub micro_batch_size: Option<i32>,
-    /// Whether the towers compute again what their gradient needs, to keep less.
+    pub micro_batch_size: Option<MicroBatch>,
+    /// Whether what was chosen for `Auto` is halved: an earlier attempt ran out of memory with it.
     #[serde(default)]
-    pub gradient_checkpointing: bool,
+    pub halve_micro_batch: bool,
+    /// Whether the towers compute again what their gradient needs, to keep less. If not given, only
+    /// where the micro batch is chosen and memory is short.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient_checkpointing: Option<bool>,
     /// Optimizer and schedule.
     pub optimizer: OptimizerConfig,
     /// Steps without a finite loss and gradient that are skipped before the stage fails.

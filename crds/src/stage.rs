@@ -1,6 +1,8 @@
 //! The words of one stage of training: what a user chooses in a manifest and a trainer obeys.
 
-use schemars::JsonSchema;
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// What a stage leaves untouched.
@@ -34,6 +36,50 @@ pub enum Duplicates {
     /// Right for each other: each picture has all captions of its equals for a target, in equal
     /// shares, and each caption all pictures.
     Positives,
+}
+
+/// Pairs that a device computes at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum MicroBatch {
+    /// So many.
+    Pairs(i32),
+    /// As many as memory allows; the trainer finds out.
+    Chosen(Auto),
+}
+
+/// The word for what is left to the trainer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Auto {
+    /// It chooses.
+    Auto,
+}
+
+impl MicroBatch {
+    /// As many as memory allows.
+    pub const AUTO: Self = Self::Chosen(Auto::Auto);
+
+    /// The number, where one is given.
+    pub fn pairs(self) -> Option<i32> {
+        match self {
+            Self::Pairs(pairs) => Some(pairs),
+            Self::Chosen(Auto::Auto) => None,
+        }
+    }
+}
+
+impl JsonSchema for MicroBatch {
+    fn schema_name() -> Cow<'static, str> {
+        "MicroBatch".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "x-kubernetes-int-or-string": true,
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "maxLength": 4,
+        })
+    }
 }
 
 /// What a worker computes on.

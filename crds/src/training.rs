@@ -48,7 +48,8 @@ pub use status::{
 #[x_kube(validation = Rule::new("self.stages.all(s, self.datasets.exists(d, d.name == s.dataset))").message("each stage's dataset must be the name of one of spec.datasets"))]
 #[x_kube(validation = Rule::new("self.stages.all(s, !has(s.validation) || self.datasets.exists(d, d.name == s.validation.dataset))").message("each stage's validation.dataset must be the name of one of spec.datasets"))]
 #[x_kube(validation = Rule::new("self.stages.all(s, s.globalBatchSize % (self.workers.replicas * self.workers.devices) == 0)").message("each stage's globalBatchSize must be a multiple of workers.replicas × workers.devices"))]
-#[x_kube(validation = Rule::new("self.stages.all(s, !has(s.microBatchSize) || s.microBatchSize * self.workers.replicas * self.workers.devices <= s.globalBatchSize)").message("each stage's microBatchSize must be at most globalBatchSize / (workers.replicas × workers.devices)"))]
+#[x_kube(validation = Rule::new("self.stages.all(s, !has(s.microBatchSize) || type(s.microBatchSize) == string || s.microBatchSize * self.workers.replicas * self.workers.devices <= s.globalBatchSize)").message("each stage's microBatchSize must be at most globalBatchSize / (workers.replicas × workers.devices)"))]
+#[x_kube(validation = Rule::new("self.stages.all(s, !has(s.microBatchSize) || type(s.microBatchSize) == int) || !(self.model.architecture == 'RN50' || has(self.model.custom) && has(self.model.custom.image.resnet))").message("microBatchSize must not be Auto for a ResNet: its batch normalisation takes statistics of these pairs, so their number is part of the recipe"))]
 pub struct CnClipTrainingSpec {
     /// What is trained.
     #[x_kube(validation = Rule::new("self == oldSelf").message("is immutable: another model is another run"))]

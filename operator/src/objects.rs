@@ -13,7 +13,7 @@ use k8s_openapi::{
 
 use crate::{
     run::Owner,
-    work::{Stage, Work},
+    work::{Attempt, Stage, Work},
 };
 
 pub mod config_map;
@@ -33,8 +33,8 @@ pub struct Objects {
 
 impl Objects {
     /// The objects of one attempt at one stage.
-    pub fn of_attempt(owner: &Owner, work: &Work, stage: &Stage, attempt: i32) -> Self {
-        let metadata = metadata(owner, &stage.name, attempt);
+    pub fn of_attempt(owner: &Owner, work: &Work, stage: &Stage, attempt: Attempt) -> Self {
+        let metadata = metadata(owner, &stage.name, attempt.number);
         let config = stage.config.for_attempt(attempt, service::coordinator(&metadata));
         Self {
             config_map: config_map::build(metadata.clone(), &config),

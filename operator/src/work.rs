@@ -3,6 +3,7 @@
 use cnclip_crds::{
     run_config::{EvaluateConfig, TrainConfig},
     shared::{Retries, Workers},
+    stage::MicroBatch,
 };
 use serde::Serialize;
 
@@ -60,6 +61,15 @@ pub struct Stage {
     pub config: Config,
 }
 
+/// One attempt at a stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// Its number, from 1.
+    pub number: i32,
+    /// Whether it computes half as many pairs at once as it would choose.
+    pub halved: bool,
+}
+
 /// What a trainer is told.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
@@ -81,15 +91,21 @@ impl Config {
 
     /// The same for one attempt, whose workers meet at an address if there are several.
     #[must_use]
-    pub fn for_attempt(&self, attempt: i32, coordinator: String) -> Self {
+    pub fn for_attempt(&self, attempt: Attempt, coordinator: String) -> Self {
         let mut config = self.clone();
         match &mut config {
             Self::Train(train) => {
-                train.run.attempt = attempt;
+                train.run.attempt = attempt.number;
+                train.halve_micro_batch = attempt.halved;
                 train.world.coordinator = (train.world.replicas > 1).then_some(coordinator);
             }
-            Self::Evaluate(evaluate) => evaluate.run.attempt = attempt,
+            Self::Evaluate(evaluate) => evaluate.run.attempt = attempt.number,
         }
         config
+    }
+
+    /// Whether the trainer chooses how many pairs it computes at once.
+    pub fn chooses_micro_batch(&self) -> bool {
+        matches!(self, Self::Train(train) if train.micro_batch_size == Some(MicroBatch::AUTO))
     }
 }

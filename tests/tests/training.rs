@@ -185,6 +185,19 @@ async fn a_trainer_killed_at_any_moment_ends_as_one_that_was_not() {
 }
 
 #[tokio::test]
+async fn a_stage_that_does_not_fit_into_memory_is_told_so_before_its_first_step() {
+    let house = House::open().await;
+    let mut spec = spec(&house, &upload(&house), "run", 10);
+    spec["workers"]["resources"] = json!({"limits": {"memory": "64Mi"}});
+    house.train(spec).await;
+    let training = house.training("the end", ended).await;
+    let words = message(&training, "Failed");
+    assert!(words.contains("of memory for 12 pairs at once"), "{words}");
+    assert!(words.contains("and there are 64 MiB"), "{words}");
+    assert_eq!(training.status.as_ref().unwrap().restarts.total, 0, "{words}");
+}
+
+#[tokio::test]
 async fn what_a_trainer_cannot_use_is_named_and_no_retry_is_burnt() {
     let wrong_digest = "0".repeat(64);
     let rows: [(&str, &str, Value, &str); 4] = [

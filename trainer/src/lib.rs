@@ -12,6 +12,7 @@ pub mod exchange;
 pub mod hub;
 pub mod lineage;
 pub mod loss;
+pub mod memory;
 pub mod model;
 pub mod ops;
 pub mod optimizer;

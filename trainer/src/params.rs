@@ -101,6 +101,16 @@ impl Layout {
         self.segments.last().map_or(0, |last| last.range.end)
     }
 
+    /// What was declared to be trained.
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// What was declared to be saved without being trained.
+    pub fn state_segments(&self) -> &[Segment] {
+        &self.state
+    }
+
     /// Declares a trained tensor.
     pub fn weight(&mut self, name: &str, shape: &[usize], init: Init) -> Weight {
         let range = declare(&mut self.segments, name, shape, init);

@@ -3,6 +3,7 @@
 
 mod check;
 mod ending;
+mod fit;
 mod meter;
 mod resume;
 mod run;

@@ -21,7 +21,7 @@ use cnclip_crds::exit::Exit;
 use cnclip_crds::model::Vit;
 use cnclip_crds::report::Report;
 use cnclip_crds::run_config::{DistillationConfig, TrainConfig};
-use cnclip_crds::stage::Duplicates;
+use cnclip_crds::stage::{Duplicates, MicroBatch};
 use golden::{Golden, assert_close, without_gradient};
 use runs::{run, whole};
 
@@ -105,8 +105,8 @@ fn vit(folder: &Path, name: &str, devices: i32) -> TrainConfig {
     let mut config = config(folder, name, devices);
     config.model.image.resnet = None;
     config.model.image.vit = Some(Vit { layers: 2, width: 12, patch_size: 8, head_width: 6 });
-    (config.micro_batch_size, config.masked_patches_percent) = (Some(2), 50);
-    config.gradient_checkpointing = true;
+    (config.micro_batch_size, config.masked_patches_percent) = (Some(MicroBatch::Pairs(2)), 50);
+    config.gradient_checkpointing = Some(true);
     let teacher = small::stage(folder, "teacher");
     config.distillation = Some(DistillationConfig { teacher, weight: 2.0 });
     config
@@ -191,7 +191,10 @@ fn a_batch_that_ranks_cannot_share_equally_is_refused() {
     type Change = fn(&mut TrainConfig);
     let rows: [(Change, &[&str]); 4] = [
         (|c| c.world.devices = 5, &["globalBatchSize is 12", "5 devices", "Set it to 15"]),
-        (|c| c.micro_batch_size = Some(7), &["microBatchSize is 7", "which is 6"]),
+        (
+            |c| c.micro_batch_size = Some(MicroBatch::Pairs(7)),
+            &["microBatchSize is 7", "which is 6"],
+        ),
         (|c| c.world.devices = 0, &["at least one of each"]),
         (|c| c.world.replicas = 2, &["2 workers and coordinator is \"\"", "host:port"]),
     ];

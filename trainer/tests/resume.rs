@@ -6,8 +6,9 @@ use std::path::Path;
 
 use cnclip::error::Error;
 use cnclip_crds::exit::Exit;
+use cnclip_crds::model::{ImageTower, ModelConfig, Vit};
 use cnclip_crds::run_config::{PinnedFile, TrainConfig};
-use cnclip_crds::stage::Freeze;
+use cnclip_crds::stage::{Freeze, MicroBatch};
 
 #[path = "support/runs.rs"]
 mod runs;
@@ -174,7 +175,7 @@ fn what_can_never_work_is_refused_before_anything_is_written() {
 fn a_run_in_micro_batches_survives_a_stop_as_any_other() {
     let folder = tempfile::tempdir().unwrap();
     let config = |name: &str| TrainConfig {
-        micro_batch_size: Some(2),
+        micro_batch_size: Some(MicroBatch::Pairs(2)),
         ..small::config(folder.path(), name)
     };
     let expected = whole(&config("straight"));
@@ -183,4 +184,29 @@ fn a_run_in_micro_batches_survives_a_stop_as_any_other() {
     let [straight, stopped] =
         ["straight", "stopped"].map(|name| small::final_weights(folder.path(), name));
     assert!(straight == stopped);
+}
+
+#[test]
+fn a_run_that_chooses_how_much_it_computes_at_once_says_so_and_ends_as_any_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = |name: &str| {
+        let plain = small::config(folder.path(), name);
+        let vit = Vit { layers: 2, width: 8, patch_size: 16, head_width: 4 };
+        let image = ImageTower { resolution: 32, vit: Some(vit), resnet: None };
+        TrainConfig { model: ModelConfig { image, ..plain.model }, ..plain }
+    };
+    let straight = whole(&config("straight"));
+    let auto = |name: &str, halve_micro_batch| TrainConfig {
+        micro_batch_size: Some(MicroBatch::AUTO),
+        halve_micro_batch,
+        ..config(name)
+    };
+    for (name, halved, at_once) in [("chosen", false, 5), ("halved", true, 3)] {
+        let found = whole(&auto(name, halved));
+        let memory = found.memory.unwrap();
+        assert_eq!((memory.micro_batch_size, memory.gradient_checkpointing), (at_once, false));
+        assert!(memory.needed > 0 && memory.needed < memory.available, "{memory:?}");
+        let (there, here) = (straight.loss.unwrap(), found.loss.unwrap());
+        assert!((there - here).abs() < 1e-5, "{name}: {here} for {there}");
+    }
 }

@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::stage::{Augmentation, Duplicates, Freeze};
+use crate::stage::{Augmentation, Duplicates, Freeze, MicroBatch};
 
 /// One stage of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -36,14 +36,17 @@ pub struct Stage {
     pub global_batch_size: i32,
     /// Pairs that a device computes at once. Of the others of its share only the features are kept, and
     /// they are computed again when it is their turn: memory falls, the gradient stays that of the
-    /// whole batch, and a step takes about two fifths longer. The whole share if not given.
+    /// whole batch, and a step takes about two fifths longer. The whole share if not given. `Auto` takes
+    /// the most that fits into a worker's memory, and half of it from the next attempt on after one that
+    /// ran out of memory; not for a ResNet, whose batch normalisation takes statistics of these pairs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 4194304))]
-    pub micro_batch_size: Option<i32>,
+    #[x_kube(validation = Rule::new("type(self) == int ? self >= 1 && self <= 4194304 : self == 'Auto'").message("must be a number of pairs from 1 to 4194304, or Auto"))]
+    pub micro_batch_size: Option<MicroBatch>,
     /// Keeps only what goes into each block of the towers and computes the rest again for the gradient:
-    /// memory falls, the gradient stays the same, and a step takes about a third longer.
-    #[serde(default)]
-    pub gradient_checkpointing: bool,
+    /// memory falls, the gradient stays the same, and a step takes about a third longer. If not given, it
+    /// is done only where microBatchSize is Auto and memory is short.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient_checkpointing: Option<bool>,
     /// Learning rate at the end of the warm-up, as a decimal such as "1e-4".
     #[x_kube(validation = Rule::new("self.matches('^[0-9]+(\\\\.[0-9]+)?([eE][-+]?[0-9]+)?$') && double(self) > 0.0").message("must be a positive decimal such as \"1e-4\""))]
     #[schemars(length(min = 1, max = 24))]

@@ -104,6 +104,10 @@ pub struct StageStatus {
     /// The most memory a worker held, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_rss_bytes: Option<i64>,
+    /// Whether its workers compute half as many pairs at once as would fit, because an attempt ran out
+    /// of memory.
+    #[serde(default)]
+    pub micro_batch_halved: bool,
     /// When its first pod was made (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<String>,

@@ -266,11 +266,17 @@ mod tests {
         observed::Observed,
         run::{Owner, Run},
         samples,
+        work::Attempt,
     };
 
     fn job(run: &impl Run, observed: &Observed) -> serde_json::Value {
         let work = run.work(observed, &samples::defaults()).unwrap();
-        let objects = Objects::of_attempt(&Owner::of(run), &work, &work.stages[0], 3);
+        let objects = Objects::of_attempt(
+            &Owner::of(run),
+            &work,
+            &work.stages[0],
+            Attempt { number: 3, halved: false },
+        );
         json!(objects.job)
     }
 

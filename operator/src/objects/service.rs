@@ -50,13 +50,19 @@ mod tests {
         observed::Observed,
         run::{Owner, Run},
         samples,
+        work::Attempt,
     };
 
     fn objects(replicas: i32) -> Objects {
         let workers = json!({"accelerator": "None", "replicas": replicas});
         let run = samples::training_with("/workers", workers);
         let work = run.work(&Observed::default(), &samples::defaults()).unwrap();
-        Objects::of_attempt(&Owner::of(&run), &work, &work.stages[0], 3)
+        Objects::of_attempt(
+            &Owner::of(&run),
+            &work,
+            &work.stages[0],
+            Attempt { number: 3, halved: false },
+        )
     }
 
     fn told(objects: &Objects) -> serde_json::Value {

@@ -5,7 +5,7 @@ use cnclip_crds::{
     evaluation::CnClipEvaluationSpec,
     model::ModelConfig,
     shared::Workers,
-    stage::{Accelerator, Freeze},
+    stage::{Accelerator, Freeze, MicroBatch},
     training::{CnClipTrainingSpec, ModelSpec, Stage},
 };
 
@@ -91,7 +91,8 @@ fn recipe(path: &str, stage: &Stage, workers: &Workers) -> Result<(), Cause> {
              {global} for {ranks}"
         )));
     }
-    let (share, micro) = (global / ranks, i64::from(stage.micro_batch_size.unwrap_or(1)));
+    let micro = stage.micro_batch_size.and_then(MicroBatch::pairs).unwrap_or(1);
+    let (share, micro) = (global / ranks, i64::from(micro));
     if micro > share {
         return Err(invalid(format!(
             "{path}.microBatchSize must be at most globalBatchSize / (workers.replicas × \

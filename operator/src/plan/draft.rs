@@ -22,7 +22,7 @@ use crate::{
     run::Owner,
     status::progress,
     time,
-    work::{Cause, Work},
+    work::{Attempt, Cause, Work},
 };
 
 /// A plan while it is being made.
@@ -97,7 +97,9 @@ impl Draft {
         seen: &Observed,
     ) -> Standing {
         let stage = &work.stages[index];
-        self.create = Some(Objects::of_attempt(owner, work, stage, attempt));
+        let halved = self.ledger.stages[index].micro_batch_halved;
+        let made = Attempt { number: attempt, halved };
+        self.create = Some(Objects::of_attempt(owner, work, stage, made));
         // The last attempt stays for its logs; nobody reads those of the ones before.
         self.remove_attempts(owner, seen, |name, old| name == stage.name && old + 1 < attempt);
         let message = format!("stage {}, attempt {attempt}: its pods are being made", stage.name);
@@ -186,6 +188,8 @@ impl Draft {
         adopt_attempt(stage, seen);
         stage.eta_seconds = None;
         stage.state = if given_up.is_some() { StageState::Failed } else { StageState::Starting };
+        let chosen = work.stages[index].config.chooses_micro_batch();
+        stage.micro_batch_halved |= failure.class == Class::OutOfMemory && chosen;
         self.ledger.last_failure = Some(on_record(stage, failure, seen));
         let name = stage.name.clone();
         let attempt = stage.attempt;

@@ -243,8 +243,8 @@ fn sentence(class: Class, worker: &Worker, exit_code: Option<i32>) -> String {
         exit_code.map_or_else(|| "no exit code".to_owned(), |code| format!("exit code {code}"));
     match class {
         Class::OutOfMemory => format!(
-            "pod {name} needed more memory than it may have: raise spec.workers.resources.limits.memory \
-             or lower globalBatchSize"
+            "pod {name} needed more memory than it may have: raise spec.workers.resources.limits.memory, \
+             or set microBatchSize of the stage to Auto"
         ),
         Class::NodeLost => format!("node {node} of pod {name} stopped answering"),
         Class::Preempted => {

@@ -147,6 +147,37 @@ fn a_killed_worker_is_put_on_record_once_and_restarted_after_a_while() {
 }
 
 #[test]
+fn an_attempt_that_ran_out_of_memory_is_followed_by_ones_that_compute_half_at_once_if_they_may_choose()
+ {
+    let told = |plan: &Plan| {
+        let objects = plan.create.as_ref().unwrap();
+        let told = objects.config_map.data.as_ref().unwrap()["run.json"].as_str();
+        serde_json::from_str::<serde_json::Value>(told).unwrap()["halveMicroBatch"].clone()
+    };
+    for (micro_batch, halved) in [(json!("Auto"), true), (json!(8), false)] {
+        let run = samples::training_with("/stages/0/microBatchSize", micro_batch);
+        let first = decide(&run, &Ledger::default(), &nothing(0));
+        assert_eq!(told(&first), false);
+        let killed = |attempt, code, reason| at_work(10, "align", attempt, ended(code, reason, ""));
+        let ledger = decide(&run, &Ledger::default(), &killed(1, 137, "OOMKilled")).ledger;
+        let second =
+            decide(&run, &ledger, &Observed { jobs: vec![job("align", 1)], ..nothing(12) });
+        assert_eq!(told(&second), halved);
+        // Another end later leaves it at that, and so does a second lack of memory.
+        for (code, reason) in [(75, "Error"), (137, "OOMKilled")] {
+            let ledger = decide(&run, &second.ledger, &killed(2, code, reason)).ledger;
+            let third =
+                decide(&run, &ledger, &Observed { jobs: vec![job("align", 2)], ..nothing(60) });
+            assert_eq!(told(&third), halved, "{code}");
+        }
+        assert_eq!(
+            why(&ledger, "Degraded"),
+            if halved { "True MicroBatchHalved" } else { "False AsExpected" }
+        );
+    }
+}
+
+#[test]
 fn attempts_before_the_last_are_removed() {
     let run = samples::training();
     let mut ledger = after(&run, &[at_work(0, "align", 2, ended(1, "Error", ""))]);

@@ -102,6 +102,7 @@ fn stage(run: &CnClipTraining, index: usize, model: &ModelConfig) -> Stage {
         length: length(stage),
         global_batch_size: stage.global_batch_size,
         micro_batch_size: stage.micro_batch_size,
+        halve_micro_batch: false,
         gradient_checkpointing: stage.gradient_checkpointing,
         max_skipped_steps: stage.max_skipped_steps,
         duplicates: stage.duplicates,
@@ -186,7 +187,7 @@ pub(super) fn pinned(file: &VocabularyFile) -> PinnedFile {
 
 #[cfg(test)]
 mod tests {
-    use cnclip_crds::stage::Duplicates;
+    use cnclip_crds::stage::{Duplicates, MicroBatch};
     use serde_json::json;
 
     use super::*;
@@ -229,7 +230,7 @@ mod tests {
             (None, None)
         );
         assert_eq!((plain.duplicates, plain.distillation), (Duplicates::Negatives, None));
-        assert_eq!((plain.micro_batch_size, plain.gradient_checkpointing), (None, false));
+        assert_eq!((plain.micro_batch_size, plain.gradient_checkpointing), (None, None));
         assert_eq!((plain.masked_patches_percent, plain.max_skipped_steps), (0, 10));
         let stage = json!({
             "name": "tune", "dataset": "pairs", "epochs": 2, "globalBatchSize": 16, "learningRate": "2e-5",
@@ -243,7 +244,8 @@ mod tests {
         assert_eq!(found.duplicates, Duplicates::Positives);
         let teacher = DistillationConfig { teacher: "s3://models/large.pt".into(), weight: 0.5 };
         assert_eq!(found.distillation, Some(teacher));
-        assert_eq!((found.micro_batch_size, found.gradient_checkpointing), (Some(4), true));
+        assert_eq!(found.micro_batch_size, Some(MicroBatch::Pairs(4)));
+        assert_eq!(found.gradient_checkpointing, Some(true));
         assert_eq!((found.masked_patches_percent, found.max_skipped_steps), (50, 3));
     }
 

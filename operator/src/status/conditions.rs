@@ -126,6 +126,14 @@ fn degraded(ledger: &Ledger) -> Line {
             format!("{skipped} samples could not be used and were skipped; the log names them");
         return line(condition::DEGRADED, "True", "SamplesSkipped", message);
     }
+    let going_on = |stage: &&StageStatus| stage.state != StageState::Succeeded;
+    let halved = ledger.stages.iter().filter(going_on).find(|stage| stage.micro_batch_halved);
+    if let Some(StageStatus { name, .. }) = halved {
+        let message = format!(
+            "stage {name} ran out of memory: its workers compute half as many pairs at once as they would              choose, which is slower and gives the same gradients"
+        );
+        return line(condition::DEGRADED, "True", "MicroBatchHalved", message);
+    }
     line(condition::DEGRADED, "False", "AsExpected", "")
 }
 
@@ -271,5 +279,15 @@ mod tests {
         write(&mut ledger, &Standing::Running(String::new()), None, &seen(0, true));
         assert!(ledger.is("Degraded"));
         assert!(ledger.condition("Degraded").unwrap().message.starts_with("3 samples"));
+    }
+
+    #[test]
+    fn a_halved_micro_batch_degrades_a_stage_until_it_is_done() {
+        for (state, degraded) in [(StageState::Running, true), (StageState::Succeeded, false)] {
+            let halved = StageStatus { micro_batch_halved: true, state, ..stage(Some(0), 0) };
+            let mut ledger = Ledger { stages: vec![halved], ..Ledger::default() };
+            write(&mut ledger, &Standing::Running(String::new()), None, &seen(0, true));
+            assert_eq!(ledger.is("Degraded"), degraded, "{state:?}");
+        }
     }
 }

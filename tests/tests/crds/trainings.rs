@@ -260,6 +260,27 @@ fn rules_of_stages() -> Vec<Rule> {
             stage("/spec/stages/0/microBatchSize", json!(33)),
         ),
         rule(
+            "must be a number of pairs from 1 to 4194304, or Auto",
+            stage("/spec/stages/0/microBatchSize", json!("Auto")),
+            stage("/spec/stages/0/microBatchSize", json!("Most")),
+        ),
+        rule(
+            "must be a number of pairs from 1 to 4194304, or Auto",
+            stage("/spec/stages/0/microBatchSize", json!(1)),
+            stage("/spec/stages/0/microBatchSize", json!(0)),
+        ),
+        rule(
+            "microBatchSize must not be Auto for a ResNet",
+            vec![
+                ("/spec/model", json!({"architecture": "RN50"})),
+                ("/spec/stages/0/microBatchSize", json!(4)),
+            ],
+            vec![
+                ("/spec/model", json!({"architecture": "RN50"})),
+                ("/spec/stages/0/microBatchSize", json!("Auto")),
+            ],
+        ),
+        rule(
             "each stage's globalBatchSize must be a multiple of workers.replicas",
             workers(json!({"replicas": 8})),
             workers(json!({"replicas": 3})),

@@ -201,18 +201,33 @@ impl Clip {
 
     /// The model, computing as it is told to.
     pub fn computing(config: &ModelConfig, capacity: Capacity, compute: Compute) -> (Self, Params) {
-        let (Capacity { batch, context }, Compute { recompute, precision }) = (capacity, compute);
+        let mut layout = Layout::new(compute.precision);
+        let clip = Self::declare(&mut layout, config, capacity, compute.recompute);
+        (clip, layout.build())
+    }
+
+    /// The table of a model's numbers, without the numbers.
+    pub fn layout(config: &ModelConfig) -> Layout {
+        let mut layout = Layout::default();
+        Self::declare(&mut layout, config, Capacity { batch: 0, context: 0 }, true);
+        layout
+    }
+
+    fn declare(
+        layout: &mut Layout,
+        config: &ModelConfig,
+        Capacity { batch, context }: Capacity,
+        recompute: bool,
+    ) -> Self {
         let width = config.embed_dim as usize;
-        let mut layout = Layout::new(precision);
-        let clip = Self {
-            image: ImageEncoder::declare(&mut layout, &config.image, width, (batch, recompute)),
-            text: Bert::declare(&mut layout, &config.text, width, (batch, context, recompute)),
+        Self {
+            image: ImageEncoder::declare(layout, &config.image, width, (batch, recompute)),
+            text: Bert::declare(layout, &config.text, width, (batch, context, recompute)),
             logit_scale: layout.weight("logit_scale", &[], Init::Constant(LOGIT_SCALE)),
             image_features: Features::new(batch, width),
             text_features: Features::new(batch, width),
             image_frozen: false,
-        };
-        (clip, layout.build())
+        }
     }
 
     /// Freezes the image tower, projection included, or thaws it.

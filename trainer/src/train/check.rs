@@ -1,7 +1,7 @@
 //! What in a configuration can never work, told before anything is read. Pure.
 
 use cnclip_crds::run_config::{Length, TrainConfig};
-use cnclip_crds::stage::{Accelerator, Freeze};
+use cnclip_crds::stage::{Accelerator, Freeze, MicroBatch};
 
 use crate::error::{Error, Result};
 
@@ -44,7 +44,7 @@ fn world(config: &TrainConfig) -> Option<String> {
 
 /// Each rank computes as much as any other.
 fn shares(config: &TrainConfig, ranks: i64) -> Option<String> {
-    let (global, micro) = (i64::from(config.global_batch_size), config.micro_batch_size);
+    let (global, micro) = (i64::from(config.global_batch_size), i64::from(micro_batch(config)));
     if global % ranks != 0 {
         return Some(format!(
             "globalBatchSize is {global}, which {ranks} devices cannot share equally. Set it to {}, or \
@@ -52,7 +52,7 @@ fn shares(config: &TrainConfig, ranks: i64) -> Option<String> {
             (global / ranks + 1) * ranks
         ));
     }
-    let (micro, share) = (i64::from(micro.unwrap_or(1)), global / ranks);
+    let share = global / ranks;
     (micro > share).then(|| {
         format!(
             "microBatchSize is {micro}; it must be at most a device's share of globalBatchSize, which is \
@@ -108,7 +108,7 @@ fn numbers(config: &TrainConfig) -> Option<String> {
     let rows = [
         (name, length, 1),
         ("globalBatchSize", config.global_batch_size.into(), 2),
-        ("microBatchSize", config.micro_batch_size.unwrap_or(1).into(), 1),
+        ("microBatchSize", micro_batch(config).into(), 1),
         ("maxSkippedSteps", config.max_skipped_steps, 0),
         ("optimizer.warmupSteps", config.optimizer.warmup_steps, 0),
         ("checkpoint.everySteps", config.checkpoint.every_steps, 1),
@@ -126,7 +126,19 @@ fn numbers(config: &TrainConfig) -> Option<String> {
     Some(format!("{name} is {value}; it must be at least {least}."))
 }
 
+/// The number of pairs that is asked for; 1 where none is.
+fn micro_batch(config: &TrainConfig) -> i32 {
+    config.micro_batch_size.and_then(MicroBatch::pairs).unwrap_or(1)
+}
+
 fn recipe(config: &TrainConfig) -> Option<String> {
+    if config.micro_batch_size == Some(MicroBatch::AUTO) && config.model.image.resnet.is_some() {
+        return Some(
+            "microBatchSize is Auto, but the image tower is a residual network: its batch normalisation takes \
+             statistics of these pairs, so their number is part of the recipe. Set it to a number."
+                .into(),
+        );
+    }
     let masked = config.masked_patches_percent;
     if !(0..=90).contains(&masked) {
         return Some(format!("maskedPatchesPercent is {masked}; it must be 0 to 90."));

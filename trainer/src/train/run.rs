@@ -5,7 +5,7 @@ mod step;
 
 use std::sync::Arc;
 
-use cnclip_crds::report::{Activity, Recalls, Report, Validation};
+use cnclip_crds::report::{Activity, MemoryReport, Recalls, Report, Validation};
 use cnclip_crds::run_config::TrainConfig;
 
 use super::ending;
@@ -84,6 +84,8 @@ impl Progress {
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) config: TrainConfig,
+    /// How it fits into memory.
+    pub(super) memory: MemoryReport,
     pub(super) progress: Progress,
     /// The digest of the data set.
     pub(super) dataset: String,
@@ -151,6 +153,7 @@ impl Run {
             report.samples_seen = progress.samples_seen as i64;
             report.steps_skipped = progress.steps_skipped as i64;
             report.best = progress.best;
+            report.memory = Some(self.memory);
         });
     }
 

@@ -6,10 +6,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use cnclip_crds::artifacts::{self, CHECKPOINTS};
-use cnclip_crds::model::ModelConfig;
+use cnclip_crds::model::{ImageTower, ModelConfig};
 use cnclip_crds::run_config::{DistillationConfig, Length, TrainConfig, WeightSources};
 use cnclip_crds::stage::Freeze;
 
+use super::fit::fit;
 use super::resume::{self, Resumed};
 use super::run::{Progress, Run, Validator};
 use super::together::Together;
@@ -22,6 +23,7 @@ use crate::data::shard::Dataset;
 use crate::data::tokenize::Tokenizer;
 use crate::distillation::Distillation;
 use crate::error::{Error, Result};
+use crate::memory::Load;
 use crate::model::clip::{Capacity, Clip, Compute};
 use crate::model::teacher::Teacher;
 use crate::ops::ranks::Ranks;
@@ -46,12 +48,23 @@ pub(super) fn set_up(config: &TrainConfig, world: Arc<World>) -> Result<Run> {
     let validated = validator.as_ref().map(|validator| &validator.dataset.index().dataset);
     world.agree("data set", hash((&digest, validated)))?;
     let own = world.share(config.global_batch_size as usize);
+    let teacher =
+        config.distillation.as_ref().map(|asked| Taught::find(config, asked)).transpose()?;
+    let of = Load {
+        config,
+        own: own.len(),
+        shards: dataset.index().shards.iter().map(|shard| shard.bytes).sum(),
+        teacher: teacher.as_ref().map(Taught::tower),
+        threads: rayon::current_num_threads(),
+    };
+    let (config, memory) = fit(&of)?;
+    let config = &config;
     let sizes = Sizes {
         global_batch: config.global_batch_size as usize,
-        micro_batch: config.micro_batch_size.map_or(own.len(), |size| size as usize),
+        micro_batch: memory.micro_batch_size as usize,
         own,
     };
-    let distillation = distillation(config, &sizes)?;
+    let distillation = teacher.map(|teacher| teacher.build(config, &sizes)).transpose()?;
     let order = Order::new(dataset.index(), config.seed, sizes.global_batch)?;
     let (steps, steps_per_epoch) =
         (steps(config, order.steps_per_epoch())?, order.steps_per_epoch());
@@ -67,7 +80,7 @@ pub(super) fn set_up(config: &TrainConfig, world: Arc<World>) -> Result<Run> {
         false => None,
     };
 
-    let (mut clip, mut params) = model(config, &sizes);
+    let (mut clip, mut params) = model(config, &sizes, memory.gradient_checkpointing);
     if config.synchronize_batch_norm && world.count() > 1 {
         clip.synchronize_batch_norm(world.clone());
     }
@@ -85,6 +98,7 @@ pub(super) fn set_up(config: &TrainConfig, world: Arc<World>) -> Result<Run> {
     let batches = (sizes.global_batch, sizes.micro_batch);
     Ok(Run {
         config: config.clone(),
+        memory,
         progress: Progress::new((steps, steps_per_epoch), state, history, best),
         dataset: digest,
         statistics: params.state.clone(),
@@ -113,10 +127,10 @@ pub(super) struct Sizes {
     pub(super) own: Range<usize>,
 }
 
-fn model(config: &TrainConfig, sizes: &Sizes) -> (Clip, Params) {
+fn model(config: &TrainConfig, sizes: &Sizes, recompute: bool) -> (Clip, Params) {
     let capacity = Capacity { batch: sizes.micro_batch, context: config.context_length as usize };
     let precision = config.world.precision;
-    let compute = Compute { recompute: config.gradient_checkpointing, precision };
+    let compute = Compute { recompute, precision };
     let (mut clip, mut params) = Clip::computing(&config.model, capacity, compute);
     clip.freeze_image(&mut params, config.freeze == Freeze::Image);
     clip.mask_patches(config.masked_patches_percent as u32);
@@ -168,31 +182,48 @@ fn schedule(config: &TrainConfig, total_steps: u64) -> Schedule {
     Schedule { peak: optimizer.learning_rate, warmup_steps, total_steps }
 }
 
-/// The teacher that a stage asks for, with its weights.
-fn distillation(config: &TrainConfig, sizes: &Sizes) -> Result<Option<Distillation>> {
-    let Some(DistillationConfig { teacher: uri, weight }) = &config.distillation else {
-        return Ok(None);
-    };
-    let found = source::weights(uri)?;
-    let (image, embed_dim) = found.image()?;
-    let whole = ModelConfig { image: image.clone(), embed_dim, ..config.model.clone() };
-    if let Some(problem) = whole.problem() {
-        return Err(Error::Data(format!("The teacher {uri} cannot be built: {problem}.")));
+/// The teacher that a stage asks for, found but not built.
+struct Taught {
+    weights: source::Found,
+    image: ImageTower,
+    embed_dim: i32,
+    weight: f64,
+}
+
+impl Taught {
+    fn find(config: &TrainConfig, asked: &DistillationConfig) -> Result<Self> {
+        let DistillationConfig { teacher: uri, weight } = asked;
+        let weights = source::weights(uri)?;
+        let (image, embed_dim) = weights.image()?;
+        let image = image.clone();
+        let whole = ModelConfig { image: image.clone(), embed_dim, ..config.model.clone() };
+        if let Some(problem) = whole.problem() {
+            return Err(Error::Data(format!("The teacher {uri} cannot be built: {problem}.")));
+        }
+        let side = config.model.image.resolution;
+        if image.resolution != side {
+            return Err(Error::Config(format!(
+                "The teacher {uri} looks at pictures of {0} × {0} pixels, the trained tower at {side} × {side}: \
+                 they must see the same. Name a teacher of resolution {side}.",
+                image.resolution
+            )));
+        }
+        Ok(Self { weights, image, embed_dim, weight: *weight })
     }
-    let side = config.model.image.resolution;
-    if image.resolution != side {
-        return Err(Error::Config(format!(
-            "The teacher {uri} looks at pictures of {0} × {0} pixels, the trained tower at {side} × {side}: \
-             they must see the same. Name a teacher of resolution {side}.",
-            image.resolution
-        )));
+
+    /// What it looks with, and the length of its features.
+    fn tower(&self) -> (&ImageTower, usize) {
+        (&self.image, self.embed_dim as usize)
     }
-    let mut teacher = Teacher::new(&image, embed_dim as usize, sizes.micro_batch);
-    let unfit = WeightsError::of(&found.uri, Error::Config);
-    load(&mut teacher.params, &found.tensors, Part::Image).map_err(unfit)?;
-    tracing::info!(uri = found.uri, "teacher");
-    let batch = (sizes.own.len(), config.model.embed_dim as usize);
-    Ok(Some(Distillation::new(teacher, *weight, batch)))
+
+    fn build(self, config: &TrainConfig, sizes: &Sizes) -> Result<Distillation> {
+        let mut teacher = Teacher::new(&self.image, self.embed_dim as usize, sizes.micro_batch);
+        let unfit = WeightsError::of(&self.weights.uri, Error::Config);
+        load(&mut teacher.params, &self.weights.tensors, Part::Image).map_err(unfit)?;
+        tracing::info!(uri = self.weights.uri, "teacher");
+        let batch = (sizes.own.len(), config.model.embed_dim as usize);
+        Ok(Distillation::new(teacher, self.weight, batch))
+    }
 }
 
 /// Random weights, then what the sources give, the more special over the more general.

@@ -1,0 +1,105 @@
+//! How much memory this process may have: what its control groups allow, or else what the machine
+//! has. Never fails: what cannot be read is no limit.
+
+use std::fs;
+
+/// The memory this process may have, and where that is said.
+///
+/// # Units
+/// Bytes
+pub fn available() -> Option<u64> {
+    allowed(&|path| fs::read_to_string(path).ok())
+}
+
+/// The same, with the system's files read by `read`.
+fn allowed(read: &dyn Fn(&str) -> Option<String>) -> Option<u64> {
+    let groups = read("/proc/self/cgroup").unwrap_or_default();
+    let limits = groups.lines().flat_map(files).filter_map(|file| limit(&read(&file)?));
+    limits.min().or_else(|| of_machine(&read("/proc/meminfo")?))
+}
+
+/// The files with the limits of one line of /proc/self/cgroup: those of a group and of all it is in.
+/// In a container of its own the group is the root, whatever it is called outside.
+fn files(line: &str) -> Vec<String> {
+    let mut parts = line.splitn(3, ':').skip(1);
+    let (Some(controllers), Some(group)) = (parts.next(), parts.next()) else { return Vec::new() };
+    let (root, file) = match controllers {
+        "" => ("/sys/fs/cgroup", "memory.max"),
+        "memory" => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+        _ => return Vec::new(),
+    };
+    let ends = group.match_indices('/').map(|(at, _)| at).chain([group.len()]);
+    ends.map(|end| format!("{root}{}/{file}", &group[..end])).collect()
+}
+
+/// No limit is a word in version 2, and more than any machine has in version 1.
+fn limit(text: &str) -> Option<u64> {
+    text.trim().parse().ok().filter(|&bytes| bytes < 1 << 60)
+}
+
+fn of_machine(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tightest_group_decides_and_else_the_machine() {
+        let machine = ("/proc/meminfo", "MemTotal:       2048 kB\nMemFree: 1 kB\n");
+        let groups = "/proc/self/cgroup";
+        let rows: [(&str, &[(&str, &str)], Option<u64>); 6] = [
+            ("nothing can be read", &[], None),
+            ("no group", &[machine], Some(2 << 20)),
+            (
+                "version 2, the pod's group is tighter than its container's",
+                &[
+                    (groups, "0::/pod/trainer\n"),
+                    ("/sys/fs/cgroup/pod/trainer/memory.max", "9000\n"),
+                    ("/sys/fs/cgroup/pod/memory.max", "7000\n"),
+                    machine,
+                ],
+                Some(7000),
+            ),
+            (
+                "version 2, the container's own root",
+                &[(groups, "0::/\n"), ("/sys/fs/cgroup/memory.max", "5000\n"), machine],
+                Some(5000),
+            ),
+            (
+                "version 1, named from outside and mounted as the root",
+                &[
+                    (groups, "5:cpu,cpuacct:/pods/x\n4:memory:/pods/x\n"),
+                    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "4096\n"),
+                    machine,
+                ],
+                Some(4096),
+            ),
+            (
+                "groups without a limit",
+                &[
+                    (groups, "0::/\n4:memory:/\n"),
+                    ("/sys/fs/cgroup/memory.max", "max\n"),
+                    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
+                    machine,
+                ],
+                Some(2 << 20),
+            ),
+        ];
+        for (name, there, expected) in rows {
+            let read = |path: &str| {
+                let found = there.iter().find(|(file, _)| *file == path);
+                found.map(|(_, text)| (*text).to_owned())
+            };
+            assert_eq!(allowed(&read), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn this_machine_has_memory() {
+        assert!(available() > Some(1 << 20));
+    }
+}
