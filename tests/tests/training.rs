@@ -147,6 +147,53 @@ fn trainers_of(pod: &Pod) -> Vec<PathBuf> {
         .collect()
 }
 
+fn runs_for_a_while(run: &CnClipTraining) -> bool {
+    let stages = run.status.as_ref().map(|status| &status.stages);
+    stages.is_some_and(|stages| {
+        stages.iter().any(|s| s.name == "align" && s.state == StageState::Running && s.step >= 10)
+    })
+}
+
+/// Kills the worker of a number, as a lack of memory or an administrator would.
+async fn kill(house: &House, worker: &str) {
+    let label = format!("batch.kubernetes.io/job-completion-index={worker}");
+    let pods = house.api::<Pod>().list(&ListParams::default().labels(&label)).await.unwrap();
+    let killed: Vec<_> = pods.iter().flat_map(trainers_of).collect();
+    assert!(!killed.is_empty(), "no trainer among {pods:?}");
+    for process in killed {
+        let pid = process.file_name().unwrap().to_string_lossy().into_owned();
+        run(Command::new("kill").args(["-9", &pid]), "").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn two_workers_of_which_one_is_killed_end_as_one_that_works_alone() {
+    let steps = 40;
+    let alone = House::open().await;
+    alone.train(spec(&alone, &upload(&alone), "run", steps)).await;
+
+    let house = House::open().await;
+    let mut both = spec(&house, &upload(&house), "run", steps);
+    both["workers"]["replicas"] = json!(2);
+    house.train(both).await;
+    let running = house.training("a dozen steps", runs_for_a_while).await;
+    assert!(message(&running, "Running").ends_with("2 of 2 workers"), "{running:?}");
+    kill(&house, "1").await;
+    let (training, expected) = (complete(&house).await, complete(&alone).await);
+    let status = training.status.as_ref().unwrap();
+    let failure = status.last_failure.as_ref().unwrap();
+    assert_eq!((failure.class.as_str(), failure.exit_code), ("Killed", Some(137)), "{failure:?}");
+    assert!(failure.message.starts_with("worker 1: pod run-align-1-1-"), "{}", failure.message);
+    assert_eq!((status.restarts.total, stage(&training, "align").attempt), (1, 2));
+    for name in ["align", "pretrain"] {
+        let (there, here) = (stage(&expected, name), stage(&training, name));
+        assert_eq!(here.samples_seen, there.samples_seen, "{name}");
+        let loss = |stage: &StageStatus| stage.loss.as_ref().unwrap().parse::<f64>().unwrap();
+        let (there, here) = (loss(there), loss(here));
+        assert!((there - here).abs() < 1e-3, "{name}: {here} for {there}");
+    }
+}
+
 #[tokio::test]
 async fn a_trainer_killed_at_any_moment_ends_as_one_that_was_not() {
     let steps = 60;
@@ -156,22 +203,8 @@ async fn a_trainer_killed_at_any_moment_ends_as_one_that_was_not() {
 
     let house = House::open().await;
     house.train(spec(&house, &upload(&house), "run", steps)).await;
-    let running = |run: &CnClipTraining| {
-        let stages = run.status.as_ref().map(|status| &status.stages);
-        stages.is_some_and(|stages| {
-            stages
-                .iter()
-                .any(|s| s.name == "align" && s.state == StageState::Running && s.step >= 10)
-        })
-    };
-    house.training("a dozen steps", running).await;
-    let pods = house.api::<Pod>().list(&ListParams::default()).await.unwrap();
-    let killed: Vec<_> = pods.iter().flat_map(trainers_of).collect();
-    assert!(!killed.is_empty(), "no trainer among {pods:?}");
-    for process in killed {
-        let pid = process.file_name().unwrap().to_string_lossy().into_owned();
-        run(Command::new("kill").args(["-9", &pid]), "").unwrap();
-    }
+    house.training("a dozen steps", runs_for_a_while).await;
+    kill(&house, "0").await;
     let training = complete(&house).await;
     let status = training.status.as_ref().unwrap();
     let failure = status.last_failure.as_ref().unwrap();
