@@ -24,7 +24,8 @@ pub(crate) struct Workers {
 pub(crate) fn coordinator() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let ports = std::iter::repeat_with(|| {
-        20_000 + (std::process::id() + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000
+        // Far from those of a neighbouring process.
+        20_000 + (16 * std::process::id() + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000
     });
     let free = |port: &u32| TcpListener::bind(("0.0.0.0", *port as u16)).is_ok();
     format!("127.0.0.1:{}", ports.take(10_000).find(free).unwrap())

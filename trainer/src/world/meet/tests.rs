@@ -13,7 +13,8 @@ fn coordinator() -> String {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let port = || {
         20_000
-            + (std::process::id() as u16).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed))
+            + (16 * (std::process::id() % 1000) as u16)
+                .wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed))
                 % 10_000
     };
     let port = std::iter::repeat_with(port).find(|port| bind(*port).is_ok()).unwrap();
