@@ -47,11 +47,14 @@ fn of_machine(meminfo: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
+    /// Files by path, with what they say.
+    type Files<'a> = &'a [(&'a str, &'a str)];
+
     #[test]
     fn the_tightest_group_decides_and_else_the_machine() {
         let machine = ("/proc/meminfo", "MemTotal:       2048 kB\nMemFree: 1 kB\n");
         let groups = "/proc/self/cgroup";
-        let rows: [(&str, &[(&str, &str)], Option<u64>); 6] = [
+        let rows: [(&str, Files<'_>, Option<u64>); 6] = [
             ("nothing can be read", &[], None),
             ("no group", &[machine], Some(2 << 20)),
             (

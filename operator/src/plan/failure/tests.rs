@@ -94,6 +94,8 @@ fn worker_ended(index: i32, exit_code: i32, second: i64) -> Worker {
 /// One row a rule. Read this table to know which of several failures is the cause.
 #[test]
 fn of_several_workers_the_one_is_told_that_the_others_ended_for() {
+    // The class, and the number of the worker.
+    type Cause = (Class, i32);
     let running = |index| Worker { index, ..worker("align", 1, WorkerState::Running) };
     let deleted = |index, exit_code, asked, second| Worker {
         ends_by: Some(at(asked + 120)),
@@ -102,7 +104,7 @@ fn of_several_workers_the_one_is_told_that_the_others_ended_for() {
     };
     let lost =
         |index| Worker { ends_by: Some(at(-16)), deleted_at: Some(at(-136)), ..running(index) };
-    let rows: [(&str, Vec<Worker>, i64, Option<(Class, i32)>); 13] = [
+    let rows: [(&str, Vec<Worker>, i64, Option<Cause>); 13] = [
         (
             "what no restart cures, though another was first",
             vec![worker_ended(0, 137, 1), worker_ended(1, 78, 3)],
