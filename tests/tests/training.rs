@@ -76,6 +76,13 @@ fn spec(house: &House, data: &str, name: &str, steps: i64) -> Value {
     })
 }
 
+/// The same with so long a first stage that it is still at work when somebody who saw it begin comes to
+/// kill it.
+fn slow(mut spec: Value) -> Value {
+    spec["stages"][0]["steps"] = json!(300);
+    spec
+}
+
 fn stage<'a>(training: &'a CnClipTraining, name: &str) -> &'a StageStatus {
     let status = training.status.as_ref().unwrap();
     status.stages.iter().find(|stage| stage.name == name).unwrap()
@@ -159,7 +166,7 @@ async fn kill(house: &House, worker: &str) {
     let label = format!("batch.kubernetes.io/job-completion-index={worker}");
     let pods = house.api::<Pod>().list(&ListParams::default().labels(&label)).await.unwrap();
     let killed: Vec<_> = pods.iter().flat_map(trainers_of).collect();
-    assert!(!killed.is_empty(), "no trainer among {pods:?}");
+    assert!(!killed.is_empty(), "worker {worker} has ended by itself");
     for process in killed {
         let pid = process.file_name().unwrap().to_string_lossy().into_owned();
         run(Command::new("kill").args(["-9", &pid]), "").unwrap();
@@ -168,12 +175,12 @@ async fn kill(house: &House, worker: &str) {
 
 #[tokio::test]
 async fn two_workers_of_which_one_is_killed_end_as_one_that_works_alone() {
-    let steps = 40;
+    let steps = 20;
     let alone = House::open().await;
-    alone.train(spec(&alone, &upload(&alone), "run", steps)).await;
+    alone.train(slow(spec(&alone, &upload(&alone), "run", steps))).await;
 
     let house = House::open().await;
-    let mut both = spec(&house, &upload(&house), "run", steps);
+    let mut both = slow(spec(&house, &upload(&house), "run", steps));
     both["workers"]["replicas"] = json!(2);
     house.train(both).await;
     let running = house.training("a dozen steps", runs_for_a_while).await;
@@ -196,13 +203,13 @@ async fn two_workers_of_which_one_is_killed_end_as_one_that_works_alone() {
 
 #[tokio::test]
 async fn a_trainer_killed_at_any_moment_ends_as_one_that_was_not() {
-    let steps = 60;
+    let steps = 30;
     let straight = House::open().await;
-    straight.train(spec(&straight, &upload(&straight), "run", steps)).await;
+    straight.train(slow(spec(&straight, &upload(&straight), "run", steps))).await;
     let expected = complete(&straight).await;
 
     let house = House::open().await;
-    house.train(spec(&house, &upload(&house), "run", steps)).await;
+    house.train(slow(spec(&house, &upload(&house), "run", steps))).await;
     house.training("a dozen steps", runs_for_a_while).await;
     kill(&house, "0").await;
     let training = complete(&house).await;

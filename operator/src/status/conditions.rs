@@ -130,7 +130,8 @@ fn degraded(ledger: &Ledger) -> Line {
     let halved = ledger.stages.iter().filter(going_on).find(|stage| stage.micro_batch_halved);
     if let Some(StageStatus { name, .. }) = halved {
         let message = format!(
-            "stage {name} ran out of memory: its workers compute half as many pairs at once as they would              choose, which is slower and gives the same gradients"
+            "stage {name} ran out of memory: its workers compute half as many pairs at once as they \
+             would choose, which is slower and gives the same gradients"
         );
         return line(condition::DEGRADED, "True", "MicroBatchHalved", message);
     }
