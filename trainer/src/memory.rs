@@ -1,5 +1,6 @@
 //! What a worker holds in memory while it trains, counted before it holds it, and how much of a batch
-//! it may compute at once. Pure: reads no system and reserves nothing.
+//! it may compute at once. Reserves nothing, and is pure but for `limit`, which asks the system how much
+//! there is.
 
 pub mod limit;
 mod towers;

@@ -1,5 +1,5 @@
-//! Trains one stage, on all ranks of this process: the loop, and nothing else. What a step, a report or a checkpoint is, is said
-//! in the rooms beside it.
+//! Trains one stage, on all ranks of this process: the loop, and nothing else. What a step, a report
+//! or a checkpoint is, is said in the rooms beside it.
 
 mod check;
 mod ending;
