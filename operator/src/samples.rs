@@ -3,7 +3,12 @@
 use cnclip_crds::{evaluation::CnClipEvaluation, training::CnClipTraining};
 use serde_json::{Value, json};
 
-use crate::run::Defaults;
+use crate::{
+    objects::Objects,
+    observed::Observed,
+    run::{Defaults, Owner, Run},
+    work::Attempt,
+};
 
 /// The operator's defaults.
 pub(crate) fn defaults() -> Defaults {
@@ -73,4 +78,11 @@ fn evaluation_json() -> Value {
             "tasks": [{"name": "valid", "retrieval": {"dataset": "s3://data/valid/"}}],
         },
     })
+}
+
+/// The objects of the third attempt at the first stage of a run.
+pub(crate) fn objects(run: &impl Run, observed: &Observed) -> Objects {
+    let work = run.work(observed, &defaults()).unwrap();
+    let attempt = Attempt { number: 3, halved: false };
+    Objects::of_attempt(&Owner::of(run), &work, &work.stages[0], attempt)
 }

@@ -105,7 +105,7 @@ impl ContrastiveLoss {
         let part = own.len() * self.width;
         let gradient = &mut self.text_gradient[..part];
         product_onto(gradient, &self.logits, (images, self.width), logit_scale);
-        self.compare((own_images, texts), logit_scale, &own);
+        self.multiply((own_images, texts), logit_scale);
         self.differentiate(Side::Images, &own, pairs);
         let gradient = &mut self.image_gradient[..part];
         product_onto(gradient, &self.logits, (texts, self.width), logit_scale);
@@ -126,14 +126,21 @@ impl ContrastiveLoss {
     }
 
     /// Fills the logits of this rank's rows, and what is to know of each.
-    fn compare(&mut self, (rows, columns): (&[f32], &[f32]), scale: f32, own: &Range<usize>) {
-        let pairs = columns.len() / self.width;
-        let logits = &mut self.logits[..own.len() * pairs];
-        let sides = (Matrix::new(rows, self.width), Matrix::new(columns, self.width).transposed());
-        product(MatrixMut::new(logits, pairs), Onto::Replace, scale, sides, Threads::All);
-        let (targets, logits) = (&self.targets, logits.par_chunks(pairs));
-        let rows = self.rows[..own.len()].par_iter_mut().zip(logits).zip(own.clone());
+    fn compare(&mut self, sides: (&[f32], &[f32]), scale: f32, own: &Range<usize>) {
+        self.multiply(sides, scale);
+        let pairs = sides.1.len() / self.width;
+        let logits = self.logits[..own.len() * pairs].par_chunks(pairs);
+        let (targets, rows) = (&self.targets, self.rows[..own.len()].par_iter_mut());
+        let rows = rows.zip(logits).zip(own.clone());
         rows.for_each(|((row, logits), pair)| *row = Row::of(logits, pair, targets));
+    }
+
+    /// Fills the logits of this rank's rows.
+    fn multiply(&mut self, (rows, columns): (&[f32], &[f32]), scale: f32) {
+        let (own, pairs) = (rows.len() / self.width, columns.len() / self.width);
+        let target = MatrixMut::new(&mut self.logits[..own * pairs], pairs);
+        let sides = (Matrix::new(rows, self.width), Matrix::new(columns, self.width).transposed());
+        product(target, Onto::Replace, scale, sides, Threads::All);
     }
 
     /// The logits become their gradients, and each row's part of the logit scale's gradient is kept.

@@ -6,6 +6,7 @@
 pub mod bert;
 pub mod clip;
 mod feed_forward;
+mod image_encoder;
 mod parts;
 pub mod resnet;
 mod scratch;

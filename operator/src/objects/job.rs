@@ -261,23 +261,10 @@ fn quantities(amounts: BTreeMap<String, IntOrString>) -> BTreeMap<String, Quanti
 mod tests {
     use serde_json::json;
 
-    use crate::{
-        objects::Objects,
-        observed::Observed,
-        run::{Owner, Run},
-        samples,
-        work::Attempt,
-    };
+    use crate::{observed::Observed, run::Run, samples};
 
     fn job(run: &impl Run, observed: &Observed) -> serde_json::Value {
-        let work = run.work(observed, &samples::defaults()).unwrap();
-        let objects = Objects::of_attempt(
-            &Owner::of(run),
-            &work,
-            &work.stages[0],
-            Attempt { number: 3, halved: false },
-        );
-        json!(objects.job)
+        json!(samples::objects(run, observed).job)
     }
 
     #[test]

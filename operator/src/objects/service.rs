@@ -45,24 +45,12 @@ fn service_port((name, port): (&str, u16)) -> ServicePort {
 mod tests {
     use serde_json::json;
 
-    use crate::{
-        objects::Objects,
-        observed::Observed,
-        run::{Owner, Run},
-        samples,
-        work::Attempt,
-    };
+    use crate::{objects::Objects, observed::Observed, samples};
 
     fn objects(replicas: i32) -> Objects {
         let workers = json!({"accelerator": "None", "replicas": replicas});
         let run = samples::training_with("/workers", workers);
-        let work = run.work(&Observed::default(), &samples::defaults()).unwrap();
-        Objects::of_attempt(
-            &Owner::of(&run),
-            &work,
-            &work.stages[0],
-            Attempt { number: 3, halved: false },
-        )
+        samples::objects(&run, &Observed::default())
     }
 
     fn told(objects: &Objects) -> serde_json::Value {

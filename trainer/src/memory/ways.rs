@@ -35,21 +35,27 @@ pub fn choose(load: &Load<'_>, available: Option<u64>) -> Result<(Way, Needs)> {
             let fastest = ways(load.own, config.gradient_checkpointing).find(fits);
             fastest.map(|way| if config.halve_micro_batch { half(way) } else { way })
         }
-        asked => {
-            let micro_batch =
-                asked.and_then(MicroBatch::pairs).map_or(load.own, |pairs| pairs as usize);
-            let recompute = config.gradient_checkpointing.unwrap_or(false);
+        _ => {
             // What is kept for speed may turn out smaller than it may become.
             let surely = |way: &Way| {
                 let needs = load.needs(*way);
                 available.is_none_or(|bytes| needs.total() - needs.cache <= bytes)
             };
-            Some(Way { micro_batch, recompute }).filter(surely)
+            Some(asked(load)).filter(surely)
         }
     };
     match way {
         Some(way) => Ok((way, load.needs(way))),
         None => Err(Error::Config(refusal(load, available.unwrap_or_default()))),
+    }
+}
+
+/// The way that is asked for, where none is to be chosen: the whole share at once but for a number.
+fn asked(load: &Load<'_>) -> Way {
+    let pairs = load.config.micro_batch_size.and_then(MicroBatch::pairs);
+    Way {
+        micro_batch: pairs.map_or(load.own, |pairs| pairs as usize),
+        recompute: load.config.gradient_checkpointing.unwrap_or(false),
     }
 }
 
@@ -72,14 +78,11 @@ fn half(way: Way) -> Way {
 
 fn refusal(load: &Load<'_>, available: u64) -> String {
     let least = Way { micro_batch: 1, recompute: true };
-    let asked = match load.config.micro_batch_size {
+    let wanted = match load.config.micro_batch_size {
         Some(MicroBatch::Chosen(_)) => least,
-        asked => Way {
-            micro_batch: asked.and_then(MicroBatch::pairs).map_or(load.own, |pairs| pairs as usize),
-            recompute: load.config.gradient_checkpointing.unwrap_or(false),
-        },
+        _ => asked(load),
     };
-    let needs = load.needs(asked);
+    let needs = load.needs(wanted);
     let mut kinds = needs.kinds();
     kinds.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
     let largest: Vec<_> =
@@ -100,7 +103,7 @@ fn refusal(load: &Load<'_>, available: u64) -> String {
     format!(
         "This stage needs {} of memory for {} pairs at once ({}), and there are {}. {advice}",
         mebibytes(needs.total()),
-        asked.micro_batch,
+        wanted.micro_batch,
         largest.join(", "),
         mebibytes(available)
     )

@@ -2,7 +2,7 @@
 
 use cnclip_crds::model::ImageTower;
 
-use super::clip::ImageEncoder;
+use super::image_encoder::ImageEncoder;
 use crate::ops::dropout::Dropout;
 use crate::ops::pixels::Pixels;
 use crate::params::{Init, Layout, Params};

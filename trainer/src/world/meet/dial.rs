@@ -23,6 +23,7 @@ pub(super) fn dial(coordinator: &str, hello: &Hello, patience: &Patience<'_>) ->
             continue;
         };
         if Word::Hello(hello.clone()).write(&mut &stream).is_err() {
+            std::thread::sleep(TICK);
             continue;
         }
         // Worker 0 answers when all are there.
