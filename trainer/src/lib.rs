@@ -2,9 +2,11 @@
 //! code. Knows nothing of Kubernetes.
 
 pub mod accumulate;
+pub mod array;
 pub mod average;
 pub mod checkpoint;
 pub mod data;
+pub mod device;
 pub mod distillation;
 pub mod error;
 pub mod evaluate;

@@ -8,6 +8,8 @@ use std::ops::Range;
 use cnclip_crds::stage::Precision;
 pub use init::Init;
 
+use crate::array::{Memory, View, ViewMut};
+
 /// A named part of a flat array: one tensor of the model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Segment {
@@ -49,8 +51,8 @@ impl Weight {
     }
 
     /// This weight in a flat array of values, gradients or moments.
-    pub fn of<'a>(&self, flat: &'a [f32]) -> &'a [f32] {
-        &flat[self.range.clone()]
+    pub fn of<F: Flat>(&self, flat: F) -> F {
+        flat.cut(self.range.clone())
     }
 
     /// This weight in a flat array, to be written.
@@ -77,18 +79,53 @@ impl Weight {
     }
 }
 
+/// A flat array from which a weight can be cut.
+pub trait Flat {
+    /// The part in a range.
+    fn cut(self, range: Range<usize>) -> Self;
+}
+
+impl Flat for &[f32] {
+    fn cut(self, range: Range<usize>) -> Self {
+        &self[range]
+    }
+}
+
+impl Flat for View<'_> {
+    fn cut(self, range: Range<usize>) -> Self {
+        self.part(range)
+    }
+}
+
+impl Flat for ViewMut<'_> {
+    fn cut(self, range: Range<usize>) -> Self {
+        self.part(range)
+    }
+}
+
 /// The tables under construction: blocks declare their tensors in forward order.
 #[derive(Debug, Default)]
 pub struct Layout {
     segments: Vec<Segment>,
     state: Vec<Segment>,
     precision: Precision,
+    memory: Memory,
 }
 
 impl Layout {
     /// An empty table of a model that multiplies in a number format.
     pub fn new(precision: Precision) -> Self {
         Self { precision, ..Self::default() }
+    }
+
+    /// The same, of a model that computes in this memory.
+    pub fn within(self, memory: &Memory) -> Self {
+        Self { memory: memory.clone(), ..self }
+    }
+
+    /// The memory that the model computes in.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// The number format of the model's products.

@@ -188,7 +188,7 @@ impl Clip {
 
     /// The factor of the cosines in the loss.
     pub fn logit_scale(&self, params: &Params) -> f32 {
-        self.logit_scale.of(&params.values)[0].exp()
+        self.logit_scale.of(params.values.as_slice())[0].exp()
     }
 
     /// Adds to the gradient of the factor's logarithm.

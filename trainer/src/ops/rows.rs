@@ -1,5 +1,7 @@
 //! Sequences of unequal length in one packed array, walked in parallel without padding.
 
+use crate::device::Span;
+
 /// Whether every token of a sequence goes on, or only its first: both towers pool the first token,
 /// so after the last attention nothing else is needed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -16,13 +18,23 @@ pub struct Sequences<'a> {
     offsets: &'a [usize],
     keep: Keep,
     ids: &'a [u32],
+    places: Option<Places<'a>>,
+}
+
+/// The same offsets and ids in a device's memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Places<'a> {
+    /// Where sequences begin, one more than there are sequences.
+    pub offsets: Span<'a>,
+    /// The id of every token, where sequences have padding.
+    pub ids: Option<Span<'a>>,
 }
 
 impl<'a> Sequences<'a> {
     /// Sequences at these offsets, all of whose tokens go on.
     pub fn new(offsets: &'a [usize]) -> Self {
         assert!(offsets.first() == Some(&0), "offsets start with 0");
-        Self { offsets, keep: Keep::All, ids: &[] }
+        Self { offsets, keep: Keep::All, ids: &[], places: None }
     }
 
     /// The same sequences of tokens with these ids, of which those of id 0 are padding.
@@ -34,6 +46,33 @@ impl<'a> Sequences<'a> {
     pub fn padding(&self, sequence: usize) -> Option<&'a [u32]> {
         let ids = self.ids.get(self.offsets[sequence]..self.offsets[sequence + 1])?;
         ids.contains(&0).then_some(ids)
+    }
+
+    /// The same sequences, known on a device, too.
+    pub fn on(self, places: Places<'a>) -> Self {
+        Self { places: Some(places), ..self }
+    }
+
+    /// Where a device finds them.
+    #[expect(clippy::expect_used, reason = "whoever computes on a device says so before")]
+    pub fn places(&self) -> Places<'a> {
+        self.places.expect("the sequences are known on the device")
+    }
+
+    /// The offsets.
+    pub fn offsets(&self) -> &'a [usize] {
+        self.offsets
+    }
+
+    /// What goes on.
+    pub fn keep(&self) -> Keep {
+        self.keep
+    }
+
+    /// The length that all sequences have, if they have one.
+    pub fn length(&self) -> Option<usize> {
+        let length = self.offsets.get(1)?;
+        self.offsets.windows(2).all(|pair| pair[1] - pair[0] == *length).then_some(*length)
     }
 
     /// The same sequences, of which `keep` goes on.

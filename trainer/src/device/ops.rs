@@ -1,0 +1,13 @@
+//! The operations of the towers as a device does them: one file for each of [`crate::ops`], the same
+//! function over spans instead of slices. Each says which kernels do it, and over how many threads.
+
+use super::{Launch, Span, SpanMut};
+
+/// Writes numbers in another format, and rounded beside them where they are kept so.
+pub fn convert(from: Span<'_>, mut to: SpanMut<'_>) {
+    let (device, len) = (to.device(), to.len());
+    let names =
+        [from.format(), to.span().format()].map(|format| format!("{format:?}").to_lowercase());
+    let launch = Launch::new(&format!("convert_{}_{}", names[0], names[1])).over(len);
+    launch.read(from).write(&mut to).write_rounded(&mut to).whole(len).run(device);
+}

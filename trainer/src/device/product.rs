@@ -1,0 +1,84 @@
+//! A product of matrices, and where they lie.
+
+use super::{Address, Format, Span};
+
+/// A matrix in row-major order, or several of one shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Operand {
+    /// Where the first number of the first matrix lies.
+    pub address: Address,
+    /// How numbers are stored.
+    pub format: Format,
+    /// Rows as stored.
+    pub rows: usize,
+    /// Columns as stored.
+    pub cols: usize,
+    /// Numbers from one row to the next.
+    pub row_stride: usize,
+    /// Numbers from one matrix to the next.
+    pub batch_stride: usize,
+    /// Whether rows and columns are exchanged when it is multiplied.
+    pub transposed: bool,
+}
+
+impl Operand {
+    /// Rows that lie `row_stride` apart, the first at the beginning of `span`.
+    pub fn strided(span: Span<'_>, rows: usize, cols: usize, row_stride: usize) -> Self {
+        let end = if rows * cols == 0 { 0 } else { (rows - 1) * row_stride + cols };
+        assert!(end <= span.len(), "the matrix leaves its memory");
+        Self {
+            address: span.address(),
+            format: span.format(),
+            rows,
+            cols,
+            row_stride,
+            batch_stride: 0,
+            transposed: false,
+        }
+    }
+
+    /// Rows that lie one behind the other.
+    pub fn new(span: Span<'_>, cols: usize) -> Self {
+        Self::strided(span, span.len() / cols, cols, cols)
+    }
+
+    /// Several matrices that lie so far apart.
+    pub fn every(self, batch_stride: usize) -> Self {
+        Self { batch_stride, ..self }
+    }
+
+    /// Rows and columns exchanged.
+    pub fn transposed(self) -> Self {
+        Self { transposed: !self.transposed, ..self }
+    }
+}
+
+/// `target = scale · a · b + bias`, or added to the target, for each of `batch` triples. Numbers of any
+/// format are added up in fp32.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Product {
+    /// The first factor.
+    pub a: Operand,
+    /// The second.
+    pub b: Operand,
+    /// What is written; never transposed.
+    pub target: Operand,
+    /// What the product is multiplied with.
+    pub scale: f32,
+    /// Whether the target's numbers are kept, and added to.
+    pub add: bool,
+    /// Added to every row of the target; in the target's format, as long as a row.
+    pub bias: Option<Address>,
+    /// How many triples of matrices.
+    pub batch: usize,
+}
+
+impl Product {
+    /// One product that replaces its target.
+    pub fn new(target: Operand, a: Operand, b: Operand) -> Self {
+        let side = |m: Operand| if m.transposed { (m.cols, m.rows) } else { (m.rows, m.cols) };
+        let ((rows, inner), (depth, cols)) = (side(a), side(b));
+        assert!(inner == depth && (rows, cols) == side(target), "shapes do not chain");
+        Self { a, b, target, scale: 1.0, add: false, bias: None, batch: 1 }
+    }
+}
