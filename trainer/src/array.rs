@@ -93,7 +93,6 @@ impl Array {
 
 /// Ends an operation whose arrays lie in different memories.
 #[expect(clippy::panic, reason = "a fault of ours")]
-#[allow(dead_code)]
 pub(crate) fn mixed() -> ! {
     panic!("arrays of one operation lie in different memories")
 }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use super::mixed;
 use crate::device::{Span, SpanMut};
 
 /// Numbers to be read.
@@ -55,6 +56,22 @@ impl<'a> View<'a> {
         (self.part(0..at), self.part(at..self.len()))
     }
 
+    /// The numbers of an operation that this machine computes.
+    pub fn host(self) -> &'a [f32] {
+        match self {
+            Self::Host(values) => values,
+            Self::Device(_) => mixed(),
+        }
+    }
+
+    /// The numbers of an operation that a device computes.
+    pub fn device(self) -> Span<'a> {
+        match self {
+            Self::Host(_) => mixed(),
+            Self::Device(span) => span,
+        }
+    }
+
     /// The numbers in this machine's memory: a device is waited for.
     pub fn read(self) -> Cow<'a, [f32]> {
         match self {
@@ -91,6 +108,22 @@ impl<'a> ViewMut<'a> {
         match self {
             Self::Host(values) => View::Host(values),
             Self::Device(span) => View::Device(span.span()),
+        }
+    }
+
+    /// The numbers of an operation that this machine computes.
+    pub fn host(self) -> &'a mut [f32] {
+        match self {
+            Self::Host(values) => values,
+            Self::Device(_) => mixed(),
+        }
+    }
+
+    /// The numbers of an operation that a device computes.
+    pub fn device(self) -> SpanMut<'a> {
+        match self {
+            Self::Host(_) => mixed(),
+            Self::Device(span) => span,
         }
     }
 
@@ -165,6 +198,18 @@ impl<'a> From<&'a [f32]> for View<'a> {
 
 impl<'a> From<&'a mut [f32]> for ViewMut<'a> {
     fn from(values: &'a mut [f32]) -> Self {
+        Self::Host(values)
+    }
+}
+
+impl<'a> From<&'a Vec<f32>> for View<'a> {
+    fn from(values: &'a Vec<f32>) -> Self {
+        Self::Host(values)
+    }
+}
+
+impl<'a> From<&'a mut Vec<f32>> for ViewMut<'a> {
+    fn from(values: &'a mut Vec<f32>) -> Self {
         Self::Host(values)
     }
 }
