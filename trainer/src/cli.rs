@@ -2,6 +2,7 @@
 
 mod bar;
 mod compare;
+mod device;
 mod embed;
 mod export;
 mod gradients;
@@ -54,6 +55,8 @@ enum Command {
     Compare(compare::Compare),
     /// Tell what weights are: towers, parameters, whose layout, step, digests.
     Inspect(inspect::Inspect),
+    /// Tell which NVIDIA cards this machine has, and whether they compute.
+    Device(device::Device),
 }
 
 /// A job that one file describes.
@@ -87,6 +90,7 @@ impl Cli {
             Command::Score(score) => score.run(),
             Command::Compare(compare) => compare.run(),
             Command::Inspect(inspect) => inspect.run(),
+            Command::Device(device) => device.run(),
         };
         match done {
             Ok(()) => Exit::Done,

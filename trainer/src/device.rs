@@ -10,6 +10,7 @@ mod fault;
 mod launch;
 pub mod ops;
 mod product;
+mod proof;
 
 use std::sync::{Arc, OnceLock};
 
@@ -17,6 +18,7 @@ pub use buffer::{Buffer, Format, Span, SpanMut};
 pub use fault::Fault;
 pub use launch::{Argument, Launch};
 pub use product::{Operand, Product};
+pub use proof::prove;
 
 /// Where something lies in a device's memory.
 pub type Address = u64;

@@ -3,6 +3,7 @@
 
 use cnclip_crds::exit::Exit;
 
+use crate::device::Fault;
 use crate::store::StoreError;
 
 /// The result of everything that can fail here.
@@ -46,6 +47,9 @@ pub enum Error {
     /// Another worker of the run was lost, or ended: there is nobody to go on with.
     #[error("{0}")]
     Lost(String),
+    /// A device has too little memory, or stopped working.
+    #[error(transparent)]
+    Device(#[from] Fault),
     /// A tensor operation refused its operands.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
@@ -60,6 +64,9 @@ impl Error {
         match self {
             Self::Usage(_) => Exit::Usage,
             Self::Config(_) | Self::Fenced(_) => Exit::Config,
+            // Another try finds the same memory, but may find a device that works.
+            Self::Device(Fault::OutOfMemory { .. }) => Exit::Config,
+            Self::Device(Fault::Broken { .. }) => Exit::Retry,
             Self::Data(_) => Exit::Data,
             Self::Store(fault) if fault.may_pass() => Exit::Retry,
             Self::Store(_) => Exit::Config,
@@ -98,6 +105,8 @@ mod tests {
             (Error::Usage("x".into()), 64),
             (Error::Data("x".into()), 65),
             (Error::Bug("x".into()), 70),
+            (Fault::broken("x", "y").into(), 75),
+            (Fault::OutOfMemory { wanted: 3, free: 1, all: 2 }.into(), 78),
             (Error::Tensor(candle_core::Error::Msg("x".into())), 70),
             (Error::Interrupted { step: 7 }, 75),
             (Error::Lost("x".into()), 75),

@@ -5,6 +5,7 @@ pub mod accumulate;
 pub mod array;
 pub mod average;
 pub mod checkpoint;
+pub mod cuda;
 pub mod data;
 pub mod device;
 pub mod distillation;

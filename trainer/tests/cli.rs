@@ -41,6 +41,19 @@ fn words_that_make_no_sense_end_with_64_and_say_what_would() {
 }
 
 #[test]
+fn a_machine_without_a_card_is_told_what_it_lacks() {
+    if Path::new("/dev/nvidiactl").exists() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let output = cnclip(&["device"], folder.path());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{said}");
+    let lacking = if cfg!(feature = "cuda") { "nvidia.com/gpu" } else { "trainer-cuda" };
+    assert!(said.contains(lacking), "{said}");
+}
+
+#[test]
 fn a_stage_is_trained_and_scored_from_two_files() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = small::config(folder.path(), "run");

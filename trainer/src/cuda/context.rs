@@ -1,0 +1,152 @@
+//! The driver, one card of it, and the state that all work of this process on that card shares.
+
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys;
+
+use crate::device::Fault;
+
+/// The oldest driver that runs what the toolkit of this build makes, as the driver counts versions.
+const OLDEST: i32 = 13_000;
+
+/// A name that CUDA gave something. CUDA guards what the name stands for, whichever thread says it.
+pub(super) struct Handle<T>(pub(super) *mut T);
+
+impl<T> Clone for Handle<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Handle<T> {}
+// SAFETY: the pointer is never followed here, and the driver takes it from any thread.
+unsafe impl<T> Send for Handle<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Handle<T> {}
+
+/// A driver that answers.
+pub(super) struct Driver {
+    version: i32,
+    /// How many cards it has.
+    pub(super) cards: usize,
+}
+
+impl Driver {
+    /// The newest CUDA that it can serve.
+    pub(super) fn version(&self) -> String {
+        format!("{}.{}", self.version / 1000, self.version % 1000 / 10)
+    }
+}
+
+/// The driver of this machine.
+///
+/// # Errors
+/// If there is none, if it is too old, or if it does not answer.
+pub(super) fn driver() -> Result<Driver, Fault> {
+    let doing = "cannot use CUDA";
+    // SAFETY: loads the driver's library and lets go of it.
+    if !unsafe { sys::is_culib_present() } {
+        let found = "this machine has no NVIDIA driver: the loader finds no libcuda.so.1; in a pod, \
+                     ask for nvidia.com/gpu";
+        return Err(Fault::broken(doing, found));
+    }
+    let mut version = 0;
+    // SAFETY: writes one number, and may be called before everything else.
+    let answer = unsafe { sys::cuDriverGetVersion(&raw mut version) };
+    answer.result().map_err(|error| told(doing, error))?;
+    let mut driver = Driver { version, cards: 0 };
+    if version < OLDEST {
+        let version = driver.version();
+        let found =
+            format!("the driver serves CUDA up to {version}; 13.0 needs driver 580 or newer");
+        return Err(Fault::broken(doing, found));
+    }
+    result::init().map_err(|error| told(doing, error))?;
+    let cards = result::device::get_count().map_err(|error| told(doing, error))?;
+    driver.cards = usize::try_from(cards).unwrap_or_default();
+    Ok(driver)
+}
+
+/// One of the driver's cards, which is not used yet.
+pub(super) struct Place(sys::CUdevice);
+
+/// The card of this number.
+///
+/// # Errors
+/// If there is no driver or no such card.
+pub(super) fn card(index: usize) -> Result<Place, Fault> {
+    let doing = format!("cannot use CUDA device {index}");
+    let cards = driver()?.cards;
+    if index >= cards {
+        return Err(Fault::broken(doing, format!("this process sees {cards}, counted from 0")));
+    }
+    let device = result::device::get(index as i32).map_err(|error| told(&doing, error))?;
+    Ok(Place(device))
+}
+
+impl Place {
+    /// As its maker calls it.
+    pub(super) fn name(&self) -> Result<String, Fault> {
+        result::device::get_name(self.0).map_err(|error| told("cannot name a card", error))
+    }
+
+    /// The generation of its instructions.
+    pub(super) fn capability(&self) -> Result<(i32, i32), Fault> {
+        use sys::CUdevice_attribute as Attribute;
+        let [major, minor] = [
+            Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+            Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+        ]
+        // SAFETY: the device comes from the driver.
+        .map(|attribute| unsafe { result::device::get_attribute(self.0, attribute) });
+        let tell = |error| told("cannot ask a card for its generation", error);
+        Ok((major.map_err(tell)?, minor.map_err(tell)?))
+    }
+
+    /// Bytes of its memory.
+    pub(super) fn memory(&self) -> Result<u64, Fault> {
+        // SAFETY: the device comes from the driver.
+        let bytes = unsafe { result::device::total_mem(self.0) };
+        Ok(bytes.map_err(|error| told("cannot ask a card for its memory", error))? as u64)
+    }
+}
+
+/// This process's use of a card; given up when it is dropped.
+pub(super) struct Context {
+    device: sys::CUdevice,
+    context: Handle<sys::CUctx_st>,
+}
+
+impl Context {
+    /// Begins to use a card, on this thread too.
+    pub(super) fn new(place: Place) -> Result<Self, Fault> {
+        // SAFETY: the device comes from the driver.
+        let context = unsafe { result::primary_ctx::retain(place.0) };
+        let context = context.map_err(|error| told("cannot begin to use a card", error))?;
+        let context = Self { device: place.0, context: Handle(context) };
+        context.enter()?;
+        Ok(context)
+    }
+
+    /// Lets this thread's calls go to the card.
+    pub(super) fn enter(&self) -> Result<(), Fault> {
+        // SAFETY: the context is kept until it is dropped.
+        let entered = unsafe { result::ctx::set_current(self.context.0) };
+        entered.map_err(|error| told("cannot use a card from another thread", error))
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: it was kept once, and is given up once. Nobody is left to be told of a fault.
+        let _ = unsafe { result::primary_ctx::release(self.device) };
+    }
+}
+
+/// What the driver answered, as a fault.
+pub(super) fn told(doing: &str, error: DriverError) -> Fault {
+    let [what, name] = [error.error_string(), error.error_name()]
+        .map(|text| text.map_or_else(|_| String::new(), |text| text.to_string_lossy().into()));
+    match name.is_empty() {
+        true => Fault::broken(doing, format!("CUDA error {}", error.0 as u32)),
+        false => Fault::broken(doing, format!("{what} ({name})")),
+    }
+}

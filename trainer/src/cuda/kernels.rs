@@ -1,0 +1,113 @@
+//! The kernels of this build, found by name and launched.
+
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+use std::sync::{PoisonError, RwLock};
+
+use cudarc::driver::result;
+use cudarc::driver::sys;
+
+use super::context::{Handle, told};
+use crate::device::{Argument, Fault, Launch};
+
+include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+
+/// A compiled file; the driver reads its header as numbers of 64 bits.
+#[repr(C, align(64))]
+struct Aligned<T: ?Sized>(T);
+
+/// All kernels, loaded onto one card.
+pub(super) struct Kernels {
+    modules: Vec<Handle<sys::CUmod_st>>,
+    known: RwLock<HashMap<String, Handle<sys::CUfunc_st>>>,
+}
+
+impl Kernels {
+    /// Loads every compiled file onto the card of this thread.
+    pub(super) fn load() -> Result<Self, Fault> {
+        let mut kernels = Self { modules: Vec::new(), known: RwLock::default() };
+        for &(file, image) in IMAGES {
+            // SAFETY: the image is what nvcc wrote, whole.
+            let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
+            let doing = || format!("cannot load the kernels of {file}.cu");
+            kernels.modules.push(Handle(module.map_err(|error| told(&doing(), error))?));
+        }
+        Ok(kernels)
+    }
+
+    /// Runs a kernel on a stream.
+    pub(super) fn launch(&self, launch: &Launch, stream: sys::CUstream) -> Result<(), Fault> {
+        let Launch { kernel, grid: [x, y, z], threads, arguments } = launch;
+        let function = self.find(kernel)?;
+        // A kernel reads each argument's own size from where its pointer points, and the machine is
+        // little-endian.
+        let mut values: Vec<u64> = arguments.iter().copied().map(bits).collect();
+        let mut pointers: Vec<*mut c_void> =
+            values.iter_mut().map(|value| std::ptr::from_mut(value).cast()).collect();
+        let (grid, block) = ((*x, *y, *z), (*threads, 1, 1));
+        // SAFETY: the function is of a loaded module, its arguments are copied before this returns, and
+        // they point into memory that the caller's spans hold.
+        let done =
+            unsafe { result::launch_kernel(function.0, grid, block, 0, stream, &mut pointers) };
+        done.map_err(|error| {
+            told(&format!("cannot run {kernel} in {grid:?} blocks of {threads} threads"), error)
+        })
+    }
+
+    fn find(&self, name: &str) -> Result<Handle<sys::CUfunc_st>, Fault> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner).get(name).copied();
+        if let Some(function) = known {
+            return Ok(function);
+        }
+        let doing = || format!("cannot find the kernel {name}");
+        let text = CString::new(name).map_err(|error| Fault::broken(doing(), error))?;
+        let found = self.modules.iter().find_map(|module| {
+            // SAFETY: the module is loaded until this is dropped.
+            unsafe { result::module::get_function(module.0, text.clone()) }.ok()
+        });
+        let Some(function) = found.map(Handle) else {
+            let files: Vec<_> = IMAGES.iter().map(|(file, _)| *file).collect();
+            let found = format!("it is in none of the compiled files: {}", files.join(", "));
+            return Err(Fault::broken(doing(), found));
+        };
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.insert(name.to_owned(), function);
+        Ok(function)
+    }
+}
+
+impl Drop for Kernels {
+    fn drop(&mut self) {
+        for module in &self.modules {
+            // SAFETY: it was loaded once, and nothing runs any more. Nobody is left to be told of a fault.
+            let _ = unsafe { result::module::unload(module.0) };
+        }
+    }
+}
+
+/// An argument's bytes, in the first bytes of a number.
+fn bits(argument: Argument) -> u64 {
+    match argument {
+        Argument::Address(number) | Argument::Long(number) => number,
+        Argument::Whole(number) => number.into(),
+        Argument::Real(number) => number.to_bits().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_lie_in_the_bytes_that_a_kernel_reads() {
+        assert_eq!(bits(Argument::Whole(7)).to_le_bytes()[..4], 7_u32.to_le_bytes());
+        assert_eq!(bits(Argument::Real(1.5)).to_le_bytes()[..4], 1.5_f32.to_le_bytes());
+        assert_eq!(bits(Argument::Long(1 << 40)), 1 << 40);
+    }
+
+    #[test]
+    fn no_kernel_keeps_numbers_that_should_be_in_registers_in_memory() {
+        let spilling: Vec<_> = SPILLS.iter().filter(|(_, bytes)| *bytes > 0).collect();
+        assert!(spilling.is_empty(), "bytes by kernel: {spilling:?}");
+    }
+}

@@ -1,0 +1,110 @@
+//! Bytes on their way to a card: copied into memory that the card can read by itself, so that the caller
+//! may use its own again at once and neither waits for the other.
+
+use std::ffi::c_void;
+
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys;
+
+use super::context::{Handle, told};
+use crate::device::{Address, Fault};
+
+/// Bytes of a page.
+const PAGE: usize = 8 << 20;
+const PAGES: usize = 8;
+/// Uploads begin at multiples of this.
+const ALIGNMENT: usize = 256;
+
+/// Pages that are filled in turn; one is filled again when the card has read it.
+pub(super) struct Staging {
+    pages: Vec<Page>,
+    current: usize,
+}
+
+struct Page {
+    memory: Handle<c_void>,
+    /// Comes when the card has read the page.
+    read: Handle<sys::CUevent_st>,
+    used: usize,
+}
+
+impl Staging {
+    /// Empty pages for the card of this thread.
+    pub(super) fn new() -> Result<Self, Fault> {
+        let pages = (0..PAGES).map(|_| Page::new()).collect::<Result<_, _>>();
+        pages.map(|pages| Self { pages, current: 0 }).map_err(failed)
+    }
+
+    /// Copies bytes, and has the stream copy them on to the card.
+    pub(super) fn send(
+        &mut self,
+        bytes: &[u8],
+        to: Address,
+        stream: sys::CUstream,
+    ) -> Result<(), Fault> {
+        let mut sent = 0;
+        while sent < bytes.len() {
+            if self.pages[self.current].used == PAGE {
+                self.turn(stream).map_err(failed)?;
+            }
+            let page = &mut self.pages[self.current];
+            let count = (bytes.len() - sent).min(PAGE - page.used);
+            page.send(&bytes[sent..sent + count], to + sent as u64, stream).map_err(failed)?;
+            sent += count;
+        }
+        Ok(())
+    }
+
+    /// Goes on to the next page when the card has read what was on it.
+    fn turn(&mut self, stream: sys::CUstream) -> Result<(), DriverError> {
+        // SAFETY: event and stream live as long as the card.
+        unsafe { result::event::record(self.pages[self.current].read.0, stream)? };
+        self.current = (self.current + 1) % PAGES;
+        let next = &mut self.pages[self.current];
+        // SAFETY: as above; one that was never recorded has come.
+        unsafe { result::event::synchronize(next.read.0)? };
+        next.used = 0;
+        Ok(())
+    }
+}
+
+impl Page {
+    fn new() -> Result<Self, DriverError> {
+        // SAFETY: both are given back when the page is dropped.
+        let memory = Handle(unsafe { result::malloc_host(PAGE, 0)? });
+        let read = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
+        Ok(Self { memory, read: Handle(read), used: 0 })
+    }
+
+    fn send(
+        &mut self,
+        bytes: &[u8],
+        to: Address,
+        stream: sys::CUstream,
+    ) -> Result<(), DriverError> {
+        // SAFETY: the page holds PAGE bytes, of which those from `used` on are not read by the card, and
+        // there is room for these. No other reference into it exists.
+        let place = unsafe {
+            let start = self.memory.0.cast::<u8>().add(self.used);
+            std::slice::from_raw_parts_mut(start, bytes.len())
+        };
+        place.copy_from_slice(bytes);
+        self.used = (self.used + bytes.len()).next_multiple_of(ALIGNMENT).min(PAGE);
+        // SAFETY: the place is not written again before the card has read it.
+        unsafe { result::memcpy_htod_async(to, place, stream) }
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        // SAFETY: both were made once, and the card waits no more. Nobody is left to be told of a fault.
+        unsafe {
+            let _ = result::free_host(self.memory.0);
+            let _ = result::event::destroy(self.read.0);
+        }
+    }
+}
+
+fn failed(error: DriverError) -> Fault {
+    told("cannot copy to a card", error)
+}
