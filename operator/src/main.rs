@@ -94,6 +94,7 @@ async fn lead(client: Client, options: RunOptions, metrics: Metrics, stop: &Canc
 /// Reconciles both kinds until told to stop.
 async fn work(client: Client, options: RunOptions, metrics: Metrics, stop: CancellationToken) {
     let defaults = Defaults {
+        cuda_image: options.trainer_cuda_image.unwrap_or_else(|| options.trainer_image.clone()),
         image: options.trainer_image,
         progress_interval_seconds: options.progress_interval,
     };

@@ -26,6 +26,9 @@ pub struct RunOptions {
     /// Image of trainers whose manifest names none.
     #[arg(long, env = "TRAINER_IMAGE")]
     pub trainer_image: String,
+    /// Image of such trainers on GPUs; the other one if not given.
+    #[arg(long, env = "TRAINER_CUDA_IMAGE")]
+    pub trainer_cuda_image: Option<String>,
     /// The only namespace to look after; all of them if not given.
     #[arg(long, env = "WATCH_NAMESPACE")]
     pub namespace: Option<String>,

@@ -3,7 +3,7 @@
 
 use std::fmt::Debug;
 
-use cnclip_crds::run_config::Identity;
+use cnclip_crds::{run_config::Identity, shared::Workers, stage::Accelerator};
 use k8s_openapi::NamespaceResourceScope;
 use kube::Resource;
 use serde::{Serialize, de::DeserializeOwned};
@@ -22,8 +22,21 @@ mod training;
 pub struct Defaults {
     /// Image of trainers whose manifest names none.
     pub image: String,
+    /// The same of those that compute on GPUs.
+    pub cuda_image: String,
     /// Seconds between two looks at a run that is at work.
     pub progress_interval_seconds: u64,
+}
+
+impl Defaults {
+    /// The image that workers are started from.
+    fn image_of(&self, workers: &Workers) -> String {
+        let default = match workers.accelerator {
+            Accelerator::None => &self.image,
+            Accelerator::Nvidia => &self.cuda_image,
+        };
+        workers.image.as_ref().unwrap_or(default).clone()
+    }
 }
 
 /// A kind of run.

@@ -12,7 +12,11 @@ use crate::{
 
 /// The operator's defaults.
 pub(crate) fn defaults() -> Defaults {
-    Defaults { image: "cnclip/trainer:test".to_owned(), progress_interval_seconds: 5 }
+    Defaults {
+        image: "cnclip/trainer:test".to_owned(),
+        cuda_image: "cnclip/trainer-cuda:test".to_owned(),
+        progress_interval_seconds: 5,
+    }
 }
 
 /// A training of two stages.

@@ -101,8 +101,11 @@ fn cluster(status: Value, jobs: Value) -> impl Fn(&str) -> (StatusCode, Value) +
 }
 
 async fn step(client: Client) -> Result<(), String> {
-    let defaults =
-        Defaults { image: "cnclip/trainer:test".to_owned(), progress_interval_seconds: 5 };
+    let defaults = Defaults {
+        image: "cnclip/trainer:test".to_owned(),
+        cuda_image: "cnclip/trainer-cuda:test".to_owned(),
+        progress_interval_seconds: 5,
+    };
     let context = Context::new(client, defaults, Metrics::new().unwrap());
     let changed: PartialObjectMeta<CnClipTraining> =
         serde_json::from_value(json!({"metadata": {"name": "muge", "namespace": "team"}})).unwrap();

@@ -105,12 +105,11 @@ async fn an_image_without_the_trainer_is_not_tried_again() {
 }
 
 #[tokio::test]
-async fn more_workers_than_this_release_can_use_are_refused_before_any_pod() {
+async fn workers_that_cannot_share_a_batch_are_refused_before_any_pod() {
     let house = House::open().await;
-    house.train(spec(json!({"replicas": 4}))).await;
-    let told =
-        house.training("the cause", |run| says(run, "Accepted", "False", "Unsupported")).await;
-    assert!(message(&told, "Accepted").contains("accelerator to None"));
+    house.train(spec(json!({"replicas": 4, "devices": 7}))).await;
+    let told = house.training("the cause", |run| says(run, "Accepted", "False", "Invalid")).await;
+    assert!(message(&told, "Accepted").contains("must be a multiple of"));
     house.has_only::<Job>(&[]).await;
 }
 

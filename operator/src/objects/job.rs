@@ -310,10 +310,13 @@ mod tests {
 
     #[test]
     fn gpus_are_asked_for_by_number_of_devices() {
-        let run = samples::training_with("/workers", json!({}));
-        let limits = "/spec/template/spec/containers/0/resources/limits";
+        let run = samples::training_with("/workers", json!({"devices": 2}));
+        let container = "/spec/template/spec/containers/0";
         let found = job(&run, &Observed::default());
-        assert_eq!(found.pointer(limits), Some(&json!({"nvidia.com/gpu": "1"})));
+        let limits = found.pointer(&format!("{container}/resources/limits"));
+        assert_eq!(limits, Some(&json!({"nvidia.com/gpu": "2"})));
+        let image = found.pointer(&format!("{container}/image"));
+        assert_eq!(image, Some(&json!("cnclip/trainer-cuda:test")));
     }
 
     #[test]

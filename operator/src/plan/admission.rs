@@ -5,7 +5,7 @@ use cnclip_crds::{
     evaluation::CnClipEvaluationSpec,
     model::ModelConfig,
     shared::Workers,
-    stage::{Accelerator, Freeze, MicroBatch},
+    stage::{Freeze, MicroBatch},
     training::{CnClipTrainingSpec, ModelSpec, Stage},
 };
 
@@ -16,7 +16,6 @@ use crate::work::Cause;
 /// # Errors
 /// That thing.
 pub fn training(spec: &CnClipTrainingSpec) -> Result<(), Cause> {
-    workers(&spec.workers)?;
     towers(&spec.model)?;
     for (index, stage) in spec.stages.iter().enumerate() {
         let path = format!("spec.stages[{index}]");
@@ -140,28 +139,14 @@ fn ranks(workers: &Workers) -> i64 {
     i64::from(workers.replicas.max(1)) * i64::from(workers.devices.max(1))
 }
 
-fn workers(workers: &Workers) -> Result<(), Cause> {
-    let alone = ranks(workers) == 1;
-    if alone || workers.accelerator == Accelerator::None && workers.devices == 1 {
-        return Ok(());
-    }
-    Err(unsupported(
-        workers,
-        "this release trains on one GPU, or on any number of CPU workers of one device each: set \
-         devices to 1, and replicas to 1 or accelerator to None",
-    ))
-}
-
 fn scorer(workers: &Workers) -> Result<(), Cause> {
     if ranks(workers) == 1 {
         return Ok(());
     }
-    Err(unsupported(workers, "an evaluation has one worker of one device: set both to 1"))
-}
-
-fn unsupported(Workers { replicas, devices, .. }: &Workers, why: &str) -> Cause {
+    let Workers { replicas, devices, .. } = workers;
     let asked = format!("spec.workers asks for {replicas} replicas of {devices} devices");
-    Cause::new("Unsupported", format!("{asked}; {why}"))
+    let why = "an evaluation has one worker of one device: set both to 1";
+    Err(Cause::new("Unsupported", format!("{asked}; {why}")))
 }
 
 fn invalid(message: impl Into<String>) -> Cause {
@@ -244,14 +229,10 @@ mod tests {
                  found 32 for 3",
             ),
             (
-                "/workers/devices",
-                json!(2),
-                "1 replicas of 2 devices; this release trains on one GPU",
-            ),
-            (
                 "/workers",
-                json!({"replicas": 4}),
-                "set devices to 1, and replicas to 1 or accelerator",
+                json!({"replicas": 4, "devices": 3}),
+                "stages[0].globalBatchSize must be a multiple of workers.replicas × workers.devices, \
+                 found 32 for 12",
             ),
             (
                 "/model",

@@ -36,7 +36,7 @@ impl Run for CnClipEvaluation {
         };
         let artifacts = place(self, training);
         Ok(Work {
-            image: workers.image.clone().unwrap_or_else(|| defaults.image.clone()),
+            image: defaults.image_of(&workers),
             workers,
             secret: artifacts.credentials.as_ref().map(|found| found.secret_name.clone()),
             stages: vec![stage(self, training, checkpoint, &artifacts.uri)],

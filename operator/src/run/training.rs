@@ -32,7 +32,7 @@ impl Run for CnClipTraining {
         Ok(Work {
             stages,
             workers: spec.workers.clone(),
-            image: spec.workers.image.clone().unwrap_or_else(|| defaults.image.clone()),
+            image: defaults.image_of(&spec.workers),
             secret: spec.artifacts.credentials.as_ref().map(|found| found.secret_name.clone()),
             queue: spec.queue_name.clone(),
             artifacts: spec.artifacts.uri.clone(),
