@@ -9,6 +9,7 @@ mod buffer;
 mod fault;
 mod launch;
 pub mod ops;
+mod peers;
 mod product;
 mod proof;
 
@@ -17,6 +18,7 @@ use std::sync::{Arc, OnceLock};
 pub use buffer::{Buffer, Format, Span, SpanMut};
 pub use fault::Fault;
 pub use launch::{Argument, Launch};
+pub use peers::{Group, Peers};
 pub use product::{Operand, Product};
 pub use proof::prove;
 
@@ -75,6 +77,25 @@ pub trait Driver: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// If any of it went wrong.
     fn wait(&self) -> Result<(), Fault>;
+    /// What rank 0 tells the devices of other ranks so that they find one another.
+    ///
+    /// # Errors
+    /// If such devices do not.
+    fn invite(&self) -> Result<Vec<u8>, Fault> {
+        Err(Fault::broken("cannot invite other devices", "such devices know of no others"))
+    }
+    /// Meets the devices that were given the same invitation.
+    ///
+    /// # Errors
+    /// If they cannot be reached.
+    fn join(
+        &self,
+        _invitation: &[u8],
+        _rank: usize,
+        _count: usize,
+    ) -> Result<Box<dyn Peers>, Fault> {
+        Err(Fault::broken("cannot join other devices", "such devices know of no others"))
+    }
 }
 
 /// A device, shared by whatever lies in its memory.
@@ -96,6 +117,14 @@ impl Device {
     /// What it is, for people.
     pub fn name(&self) -> String {
         self.0.driver.name()
+    }
+
+    /// What rank 0 tells the devices of other ranks so that they find one another.
+    ///
+    /// # Errors
+    /// If such devices do not.
+    pub fn invite(&self) -> Result<Vec<u8>, Fault> {
+        self.0.driver.invite()
     }
 
     /// Bytes of its memory that are free, and all.

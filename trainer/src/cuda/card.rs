@@ -7,9 +7,10 @@ use cudarc::driver::sys;
 
 use super::context::{self, Context, Handle, told};
 use super::kernels::Kernels;
+use super::peers;
 use super::products::Products;
 use super::staging::Staging;
-use crate::device::{Address, Driver, Fault, Launch, Product};
+use crate::device::{Address, Driver, Fault, Launch, Peers, Product};
 
 /// A card that is used.
 pub(super) struct Card {
@@ -152,6 +153,17 @@ impl Driver for Card {
             result::stream::synchronize(stream)
         })
     }
+
+    fn invite(&self) -> Result<Vec<u8>, Fault> {
+        self.context.enter()?;
+        peers::invite()
+    }
+
+    fn join(&self, invitation: &[u8], rank: usize, count: usize) -> Result<Box<dyn Peers>, Fault> {
+        self.context.enter()?;
+        let ring = peers::Ring::join(invitation, (rank, count), self.stream())?;
+        Ok(Box::new(ring))
+    }
 }
 
 impl Drop for Card {
@@ -162,6 +174,6 @@ impl Drop for Card {
 }
 
 /// The lock of something that a panic leaves whole.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
