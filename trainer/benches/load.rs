@@ -53,7 +53,7 @@ fn main() -> anyhow::Result<()> {
             "resident_before_bytes": before,
             "resident_peak_bytes": peak,
             "peak_to_file": peak as f64 / bytes as f64,
-            "first_value": params.values[0],
+            "first_value": params.values.read()[0],
         })
     );
     Ok(())

@@ -73,7 +73,7 @@ fn measure(arguments: &Arguments, world: &Arc<World>) -> anyhow::Result<Found> {
         params.clear_gradients();
         clip.add_logit_scale_gradient(&mut params, score.logit_scale_gradient as f32);
         accumulator.backward((&mut clip, &mut params), given, &mut buckets);
-        buckets.finish(&mut params.gradients);
+        buckets.finish(&mut params.gradients.view_mut());
         world.waited() + buckets.waited()
     };
     let before = step();

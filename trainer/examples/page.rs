@@ -1,6 +1,7 @@
 //! Writes a report page to look at, with pictures of a data set and invented numbers:
 //! `cargo run --release --example page -- test_imgs.tsv test_texts.jsonl page.html`.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -27,7 +28,7 @@ struct Guess {
 }
 
 impl Guess {
-    fn keep(&mut self, count: usize, first: usize, noise: f32) -> &[f32] {
+    fn keep(&mut self, count: usize, first: usize, noise: f32) -> Cow<'_, [f32]> {
         self.features.clear();
         for item in first..first + count {
             let place = |d: usize| noise_of(item * WIDTH + d);
@@ -36,7 +37,7 @@ impl Guess {
             let norm = row.iter().map(|value| value * value).sum::<f32>().sqrt();
             self.features.extend(row.iter().map(|value| value / norm));
         }
-        &self.features
+        self.features.as_slice().into()
     }
 }
 
@@ -51,12 +52,12 @@ impl Encoder for Guess {
     fn width(&self) -> usize {
         WIDTH
     }
-    fn encode_images(&mut self, pixels: Pixels<'_>) -> &[f32] {
+    fn encode_images(&mut self, pixels: Pixels<'_>) -> Cow<'_, [f32]> {
         let (count, first) = (pixels.len() / (3 * SIDE * SIDE), self.images);
         self.images += count;
         self.keep(count, first, 0.0)
     }
-    fn encode_texts(&mut self, texts: Texts<'_>) -> &[f32] {
+    fn encode_texts(&mut self, texts: Texts<'_>) -> Cow<'_, [f32]> {
         let (count, first) = (texts.count(), self.texts);
         self.texts += count;
         self.keep(count, first, 1.3)

@@ -5,6 +5,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::array::{Array, View, ViewMut};
 use crate::loss::{ContrastiveLoss, Score};
 use crate::model::clip::{Batch, Clip};
 use crate::ops::dropout::Dropout;
@@ -29,12 +30,12 @@ pub struct Accumulator {
     width: usize,
     micro_batch: usize,
     /// The features of all ranks.
-    images: Vec<f32>,
-    texts: Vec<f32>,
+    images: Array,
+    texts: Array,
     /// Where the captions of a micro batch begin.
     offsets: Vec<usize>,
     /// The running statistics after the first pass.
-    state: Vec<f32>,
+    state: Array,
 }
 
 impl Accumulator {
@@ -51,17 +52,18 @@ impl Accumulator {
         ranks: Arc<dyn Ranks>,
     ) -> Self {
         let width = clip.features();
-        let features = || vec![0.0; global_batch * width];
+        let memory = params.memory();
+        let features = || memory.exact(global_batch * width);
         let own = ranks.share(global_batch).len();
         Self {
-            loss: ContrastiveLoss::shared((global_batch, own), width),
+            loss: ContrastiveLoss::within(memory, (global_batch, own), width),
             ranks,
             width,
             micro_batch,
             images: features(),
             texts: features(),
             offsets: Vec::with_capacity(micro_batch + 1),
-            state: vec![0.0; params.state.len()],
+            state: memory.exact(params.state.len()),
         }
     }
 
@@ -79,15 +81,18 @@ impl Accumulator {
             let dropout = dropout.after(part.start);
             let part = batch.part(part, pairs, &mut self.offsets);
             let (images, texts) = clip.forward(params, part, dropout);
-            self.images[place.clone()].copy_from_slice(images);
-            self.texts[place].copy_from_slice(texts);
+            self.images.part_mut(place.clone()).copy_from(images);
+            self.texts.part_mut(place).copy_from(texts);
         }
-        self.state.copy_from_slice(&params.state);
-        let (images, texts) =
-            (&mut self.images[..all * self.width], &mut self.texts[..all * self.width]);
-        self.ranks.gather(images);
-        self.ranks.gather(texts);
-        self.loss.evaluate((images, texts), clip.logit_scale(params), &*self.ranks)
+        self.state.copy_from(params.state.view());
+        if self.ranks.count() > 1 {
+            // Other ranks are reached from this machine's memory alone.
+            for features in [&mut self.images, &mut self.texts] {
+                features.first_mut(all * self.width).edit(|all| self.ranks.gather(all));
+            }
+        }
+        let features = (self.images.first(all * self.width), self.texts.first(all * self.width));
+        self.loss.evaluate(features, clip.logit_scale(params), &*self.ranks)
     }
 
     /// Pairs that are computed at once.
@@ -96,9 +101,9 @@ impl Accumulator {
     }
 
     /// The unit features of this rank's pictures, so many of them, and their gradients, to be added to.
-    pub fn images(&mut self, pairs: usize) -> (&[f32], &mut [f32]) {
+    pub fn images(&mut self, pairs: usize) -> (View<'_>, ViewMut<'_>) {
         let own = self.ranks.share(pairs * self.ranks.count());
-        let features = &self.images[own.start * self.width..own.end * self.width];
+        let features = self.images.part(own.start * self.width..own.end * self.width);
         (features, self.loss.image_gradients(0..pairs))
     }
 
@@ -123,7 +128,7 @@ impl Accumulator {
             let reducer: &mut dyn Reducer = if first { &mut *reducer } else { &mut () };
             clip.backward(params, part, dropout, gradients, reducer);
         }
-        params.state.copy_from_slice(&self.state);
+        params.state.copy_from(self.state.view());
     }
 
     fn parts(&self, pairs: usize) -> impl DoubleEndedIterator<Item = Range<usize>> + use<> {

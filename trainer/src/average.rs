@@ -3,6 +3,7 @@
 
 use rayon::prelude::*;
 
+use crate::array::{Array, View, ViewMut, mixed};
 use crate::params::Params;
 
 /// Values that one thread takes at a time.
@@ -12,14 +13,16 @@ const CHUNK: usize = 1 << 15;
 #[derive(Debug)]
 pub struct Average {
     /// In the layout of the parameters.
-    pub values: Vec<f32>,
+    pub values: Array,
     decay: f64,
 }
 
 impl Average {
     /// Begins with the weights as they are. `decay` is the share of the old in each step.
     pub fn new(params: &Params, decay: f64) -> Self {
-        Self { values: params.values.clone(), decay }
+        let mut values = params.memory().exact(params.values.len());
+        values.copy_from(params.values.view());
+        Self { values, decay }
     }
 
     /// Takes in the weights after a step; steps count from 0. While there are few of them, the old has a
@@ -29,18 +32,28 @@ impl Average {
     /// TensorFlow's `ExponentialMovingAverage` with `num_updates`.
     pub fn add(&mut self, params: &Params, step: u64) {
         let keep = self.decay.min((1 + step) as f64 / (10 + step) as f64) as f32;
-        let chunks = self.values.par_chunks_mut(CHUNK).zip(params.values.par_chunks(CHUNK));
-        chunks.for_each(|(averages, values)| {
-            for (average, value) in averages.iter_mut().zip(values) {
-                *average += (1.0 - keep) * (value - *average);
-            }
-        });
+        match (self.values.view_mut(), params.values.view()) {
+            (ViewMut::Host(averages), View::Host(values)) => add(averages, values, keep),
+            _ => mixed(),
+        }
     }
 
     /// Gives the parameters the average and takes their values, or the other way round.
     pub fn swap(&mut self, params: &mut Params) {
-        std::mem::swap(&mut self.values, &mut params.values);
+        match (&mut self.values, &mut params.values) {
+            (Array::Host(averages), Array::Host(values)) => std::mem::swap(averages, values),
+            _ => mixed(),
+        }
     }
+}
+
+fn add(averages: &mut [f32], values: &[f32], keep: f32) {
+    let chunks = averages.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK));
+    chunks.for_each(|(averages, values)| {
+        for (average, value) in averages.iter_mut().zip(values) {
+            *average += (1.0 - keep) * (value - *average);
+        }
+    });
 }
 
 #[cfg(test)]
@@ -52,7 +65,7 @@ mod tests {
         let mut layout = Layout::default();
         layout.weight("text_projection", &[values.len()], Init::Zeros);
         let mut params = layout.build();
-        params.values = values;
+        params.values = values.into();
         params
     }
 
@@ -64,9 +77,12 @@ mod tests {
             let values = [step as f32 + 2.0, 5.0];
             average.add(&params(values.to_vec()), step);
             right[0] = keep * right[0] + (1.0 - keep) * f64::from(values[0]);
-            assert!((f64::from(average.values[0]) - right[0]).abs() < 1e-5, "{step}: {right:?}");
+            assert!(
+                (f64::from(average.values.read()[0]) - right[0]).abs() < 1e-5,
+                "{step}: {right:?}"
+            );
         }
-        assert_eq!(average.values[1], 5.0, "what does not move is its own average");
+        assert_eq!(average.values.read()[1], 5.0, "what does not move is its own average");
     }
 
     #[test]
@@ -74,8 +90,8 @@ mod tests {
         let mut average = Average::new(&params(vec![1.0]), 0.5);
         let mut training = params(vec![2.0]);
         average.swap(&mut training);
-        assert_eq!((average.values[0], training.values[0]), (2.0, 1.0));
+        assert_eq!((average.values.read()[0], training.values.read()[0]), (2.0, 1.0));
         average.swap(&mut training);
-        assert_eq!((average.values[0], training.values[0]), (1.0, 2.0));
+        assert_eq!((average.values.read()[0], training.values.read()[0]), (1.0, 2.0));
     }
 }

@@ -3,6 +3,7 @@
 
 use rayon::prelude::*;
 
+use crate::array::{Array, Memory, View, ViewMut};
 use crate::model::teacher::Teacher;
 use crate::ops::math::dot;
 use crate::ops::pixels::Pixels;
@@ -15,15 +16,17 @@ const SHORTEST: f32 = 1e-8;
 #[derive(Debug)]
 pub struct Distillation {
     teacher: Teacher,
-    taught: Vec<f32>,
+    taught: Array,
     loss: CosineLoss,
 }
 
 impl Distillation {
     /// Memory for batches of so many features of a width.
     pub fn new(teacher: Teacher, weight: f64, (batch, width): (usize, usize)) -> Self {
-        let loss = CosineLoss::new(weight, batch, (width, teacher.width()));
-        Self { taught: vec![0.0; batch * teacher.width()], teacher, loss }
+        let memory = teacher.params.memory();
+        let taught = memory.exact(batch * teacher.width());
+        let loss = CosineLoss::new(memory, weight, batch, (width, teacher.width()));
+        Self { taught, teacher, loss }
     }
 
     /// What the distance is multiplied with before it is added to the loss.
@@ -39,13 +42,13 @@ impl Distillation {
     pub fn evaluate(
         &mut self,
         pixels: Pixels<'_>,
-        (features, gradients): (&[f32], &mut [f32]),
+        (features, gradients): (View<'_>, ViewMut<'_>),
         ranks: &dyn Ranks,
     ) -> f64 {
         let batch = features.len() / self.loss.stretch.width;
-        let taught = &mut self.taught[..batch * self.teacher.width()];
-        self.teacher.encode(pixels, taught);
-        self.loss.evaluate(taught, (features, gradients), ranks)
+        let size = batch * self.teacher.width();
+        self.teacher.encode(pixels, self.taught.first_mut(size));
+        self.loss.evaluate(self.taught.first(size), (features, gradients), ranks)
     }
 }
 
@@ -59,35 +62,41 @@ impl Distillation {
 struct CosineLoss {
     weight: f64,
     stretch: Stretch,
-    stretched: Vec<f32>,
-    cosines: Vec<f32>,
+    stretched: Array,
+    cosines: Array,
 }
 
 impl CosineLoss {
-    fn new(weight: f64, batch: usize, (width, wide): (usize, usize)) -> Self {
+    fn new(memory: &Memory, weight: f64, batch: usize, (width, wide): (usize, usize)) -> Self {
         let stretch = Stretch::new(width, wide);
-        Self { weight, stretch, stretched: vec![0.0; batch * wide], cosines: vec![0.0; batch] }
+        let (stretched, cosines) = (memory.exact(batch * wide), memory.exact(batch));
+        Self { weight, stretch, stretched, cosines }
     }
 
     fn evaluate(
         &mut self,
-        taught: &[f32],
-        (features, gradients): (&[f32], &mut [f32]),
+        taught: View<'_>,
+        (features, gradients): (View<'_>, ViewMut<'_>),
         ranks: &dyn Ranks,
     ) -> f64 {
         let (stretch, width, wide) = (&self.stretch, self.stretch.width, self.stretch.places.len());
         let batch = features.len() / width;
         let global_batch = (batch * ranks.count()) as f64;
         let scale = (self.weight / global_batch) as f32;
-        let rows = taught.par_chunks(wide).zip(self.stretched.par_chunks_mut(wide));
+        let [taught, features]: [&[f32]; 2] = [taught.into(), features.into()];
+        let stretched: &mut [f32] = self.stretched.view_mut().into();
+        let gradients: &mut [f32] = gradients.into();
+        let cosines: &mut [f32] = self.cosines.first_mut(batch).into();
+        let rows = taught.par_chunks(wide).zip(stretched.par_chunks_mut(wide));
         let own = features.par_chunks(width).zip(gradients.par_chunks_mut(width));
-        let cosines = self.cosines[..batch].par_iter_mut();
+        let cosines = cosines.par_iter_mut();
         cosines.zip(rows).zip(own).for_each(|((cosine, (taught, row)), (own, gradient))| {
             stretch.forward(own, row);
             *cosine = differentiate(taught, row, scale);
             stretch.backward(row, gradient);
         });
-        let mut sum = [self.cosines[..batch].iter().map(|&cosine| f64::from(cosine)).sum()];
+        let mut sum =
+            [self.cosines.first(batch).read().iter().map(|&cosine| f64::from(cosine)).sum()];
         ranks.sum(&mut sum);
         1.0 - sum[0] / global_batch
     }

@@ -6,6 +6,7 @@ pub mod retrieval;
 pub mod search;
 mod table;
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use cnclip_crds::report::{Recalls, TaskResult};
@@ -32,23 +33,23 @@ pub trait Encoder {
     ///
     /// # Shapes
     /// `[batch, width]`
-    fn encode_images(&mut self, pixels: Pixels<'_>) -> &[f32];
+    fn encode_images(&mut self, pixels: Pixels<'_>) -> Cow<'_, [f32]>;
     /// The unit features of texts.
     ///
     /// # Shapes
     /// `[batch, width]`
-    fn encode_texts(&mut self, texts: Texts<'_>) -> &[f32];
+    fn encode_texts(&mut self, texts: Texts<'_>) -> Cow<'_, [f32]>;
 }
 
 impl Encoder for (&mut Clip, &mut Params) {
     fn width(&self) -> usize {
         self.0.features()
     }
-    fn encode_images(&mut self, pixels: Pixels<'_>) -> &[f32] {
-        self.0.encode_images(self.1, pixels)
+    fn encode_images(&mut self, pixels: Pixels<'_>) -> Cow<'_, [f32]> {
+        self.0.encode_images(self.1, pixels).read()
     }
-    fn encode_texts(&mut self, texts: Texts<'_>) -> &[f32] {
-        self.0.encode_texts(self.1, texts)
+    fn encode_texts(&mut self, texts: Texts<'_>) -> Cow<'_, [f32]> {
+        self.0.encode_texts(self.1, texts).read()
     }
 }
 

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::array::{Array, Memory, View, ViewMut};
 use crate::ops::math::{exp, max, sum};
 use crate::ops::matrix::{Matrix, MatrixMut, Onto, Threads, product};
 use crate::ops::ranks::Ranks;
@@ -34,15 +35,15 @@ pub struct ContrastiveLoss {
     /// What is right for what in the batch that comes next: each pair for itself, until it is told.
     pub targets: Targets,
     width: usize,
-    logits: Vec<f32>,
+    logits: Array,
     /// What is to know of the rank's own rows of logits.
     rows: Vec<Row>,
     /// ln Σ eˣ over all captions, of each picture of the global batch.
     images: Vec<f32>,
     /// The same over all pictures, of each caption.
     texts: Vec<f32>,
-    image_gradient: Vec<f32>,
-    text_gradient: Vec<f32>,
+    image_gradient: Array,
+    text_gradient: Array,
 }
 
 /// One row of logits.
@@ -61,16 +62,16 @@ struct Row {
 impl ContrastiveLoss {
     /// Memory for a global batch of so many pairs of features.
     pub fn new(global_batch: usize, width: usize) -> Self {
-        Self::shared((global_batch, global_batch), width)
+        Self::within(&Memory::Host, (global_batch, global_batch), width)
     }
 
-    /// The same, where `own` of the pairs are this rank's.
-    pub fn shared((global_batch, own): (usize, usize), width: usize) -> Self {
-        let features = || vec![0.0; own * width];
+    /// The same in some memory, where `own` of the pairs are this rank's.
+    pub fn within(memory: &Memory, (global_batch, own): (usize, usize), width: usize) -> Self {
+        let features = || memory.exact(own * width);
         Self {
             targets: Targets::new(global_batch),
             width,
-            logits: vec![0.0; own * global_batch],
+            logits: memory.exact(own * global_batch),
             rows: vec![Row::default(); own],
             images: vec![0.0; global_batch],
             texts: vec![0.0; global_batch],
@@ -85,14 +86,14 @@ impl ContrastiveLoss {
     /// `images`, `texts` [global batch, width].
     pub fn evaluate(
         &mut self,
-        (images, texts): (&[f32], &[f32]),
+        (images, texts): (View<'_>, View<'_>),
         logit_scale: f32,
         ranks: &dyn Ranks,
     ) -> Score {
         let pairs = images.len() / self.width;
         let own = ranks.share(pairs);
         let [own_images, own_texts] =
-            [images, texts].map(|all| &all[own.start * self.width..own.end * self.width]);
+            [images, texts].map(|all| all.part(own.start * self.width..own.end * self.width));
         let mut sums = [0.0; 3];
         self.compare((own_images, texts), logit_scale, &own);
         sums[1] = keep(&self.rows[..own.len()], &mut self.images[own.clone()], &mut sums[0]);
@@ -103,43 +104,47 @@ impl ContrastiveLoss {
         ranks.gather(&mut self.texts[..pairs]);
         self.differentiate(Side::Texts, &own, pairs);
         let part = own.len() * self.width;
-        let gradient = &mut self.text_gradient[..part];
-        product_onto(gradient, &self.logits, (images, self.width), logit_scale);
+        let gradient = self.text_gradient.first_mut(part);
+        product_onto(gradient, self.logits.view(), (images, self.width), logit_scale);
         self.multiply((own_images, texts), logit_scale);
         self.differentiate(Side::Images, &own, pairs);
-        let gradient = &mut self.image_gradient[..part];
-        product_onto(gradient, &self.logits, (texts, self.width), logit_scale);
+        let gradient = self.image_gradient.first_mut(part);
+        product_onto(gradient, self.logits.view(), (texts, self.width), logit_scale);
         let slopes = self.rows[..own.len()].iter().map(|row| f64::from(row.slope));
         let [loss, image_to_text, text_to_image] = sums.map(|sum| sum / pairs as f64);
         Score { loss: loss / 2.0, image_to_text, text_to_image, logit_scale_gradient: slopes.sum() }
     }
 
     /// The gradients of the unit features of some of this rank's pairs, of pictures and of captions.
-    pub fn gradients(&self, own: Range<usize>) -> (&[f32], &[f32]) {
+    pub fn gradients(&self, own: Range<usize>) -> (View<'_>, View<'_>) {
         let part = own.start * self.width..own.end * self.width;
-        (&self.image_gradient[part.clone()], &self.text_gradient[part])
+        (self.image_gradient.part(part.clone()), self.text_gradient.part(part))
     }
 
     /// The gradients of the unit features of pictures alone, to be added to.
-    pub fn image_gradients(&mut self, own: Range<usize>) -> &mut [f32] {
-        &mut self.image_gradient[own.start * self.width..own.end * self.width]
+    pub fn image_gradients(&mut self, own: Range<usize>) -> ViewMut<'_> {
+        self.image_gradient.part_mut(own.start * self.width..own.end * self.width)
     }
 
     /// Fills the logits of this rank's rows, and what is to know of each.
-    fn compare(&mut self, sides: (&[f32], &[f32]), scale: f32, own: &Range<usize>) {
+    fn compare(&mut self, sides: (View<'_>, View<'_>), scale: f32, own: &Range<usize>) {
         self.multiply(sides, scale);
         let pairs = sides.1.len() / self.width;
-        let logits = self.logits[..own.len() * pairs].par_chunks(pairs);
+        let logits: &[f32] = self.logits.first(own.len() * pairs).into();
+        let logits = logits.par_chunks(pairs);
         let (targets, rows) = (&self.targets, self.rows[..own.len()].par_iter_mut());
         let rows = rows.zip(logits).zip(own.clone());
         rows.for_each(|((row, logits), pair)| *row = Row::of(logits, pair, targets));
     }
 
     /// Fills the logits of this rank's rows.
-    fn multiply(&mut self, (rows, columns): (&[f32], &[f32]), scale: f32) {
+    fn multiply(&mut self, (rows, columns): (View<'_>, View<'_>), scale: f32) {
         let (own, pairs) = (rows.len() / self.width, columns.len() / self.width);
-        let target = MatrixMut::new(&mut self.logits[..own * pairs], pairs);
-        let sides = (Matrix::new(rows, self.width), Matrix::new(columns, self.width).transposed());
+        let target = MatrixMut::new(self.logits.first_mut(own * pairs).into(), pairs);
+        let sides = (
+            Matrix::new(rows.into(), self.width),
+            Matrix::new(columns.into(), self.width).transposed(),
+        );
         product(target, Onto::Replace, scale, sides, Threads::All);
     }
 
@@ -151,7 +156,8 @@ impl ContrastiveLoss {
         };
         let targets = &self.targets;
         let share = 0.5 / pairs as f32;
-        let logits = self.logits[..own.len() * pairs].par_chunks_mut(pairs);
+        let logits: &mut [f32] = self.logits.first_mut(own.len() * pairs).into();
+        let logits = logits.par_chunks_mut(pairs);
         let slopes = self.rows[..own.len()].par_iter_mut().map(|row| &mut row.slope);
         slopes.zip(logits).zip(own.clone()).for_each(|((slope, logits), own)| {
             let row = rows[own];
@@ -182,11 +188,17 @@ fn keep(rows: &[Row], log_sums: &mut [f32], cross_entropy: &mut f64) -> f64 {
 }
 
 /// From the gradients of the logits to those of the features of their rows.
-fn product_onto(gradient: &mut [f32], logits: &[f32], (all, width): (&[f32], usize), scale: f32) {
+fn product_onto(
+    gradient: ViewMut<'_>,
+    logits: View<'_>,
+    (all, width): (View<'_>, usize),
+    scale: f32,
+) {
     let pairs = all.len() / width;
     let own = gradient.len() / width;
-    let sides = (Matrix::new(&logits[..own * pairs], pairs), Matrix::new(all, width));
-    product(MatrixMut::new(gradient, width), Onto::Replace, scale, sides, Threads::All);
+    let sides =
+        (Matrix::new(logits.first(own * pairs).into(), pairs), Matrix::new(all.into(), width));
+    product(MatrixMut::new(gradient.into(), width), Onto::Replace, scale, sides, Threads::All);
 }
 
 impl Row {

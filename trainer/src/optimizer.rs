@@ -3,6 +3,7 @@
 
 use rayon::prelude::*;
 
+use crate::array::{Array, View, ViewMut, mixed};
 use crate::params::{Params, Segment};
 
 /// Values that one thread takes at a time.
@@ -45,9 +46,9 @@ pub struct NotFinite(pub String);
 #[derive(Debug)]
 pub struct AdamW {
     /// Mean gradients, in the layout of the parameters.
-    pub first: Vec<f32>,
+    pub first: Array,
     /// Mean squared gradients, in the layout of the parameters.
-    pub second: Vec<f32>,
+    pub second: Array,
     settings: Settings,
 }
 
@@ -70,7 +71,7 @@ struct Update {
 impl AdamW {
     /// Moments of zero.
     pub fn new(params: &Params, settings: Settings) -> Self {
-        let array = || vec![0.0; params.values.len()];
+        let array = || params.memory().exact(params.values.len());
         Self { first: array(), second: array(), settings }
     }
 
@@ -81,18 +82,19 @@ impl AdamW {
     /// A gradient that is not finite; then nothing is changed.
     pub fn step(&mut self, params: &mut Params, step: u64, rate: f64) -> Result<f64, NotFinite> {
         let length = gradient_length(params)?;
-        let (segments, values, gradients) = params.walk();
+        let (segments, mut values, gradients) = params.walk();
         for segment in segments.iter().filter(|segment| !segment.frozen) {
             let update = self.update(segment, (step, rate), length);
-            let range = segment.range.clone();
-            let chunks = values[range.clone()]
-                .par_chunks_mut(CHUNK)
-                .zip(self.first[range.clone()].par_chunks_mut(CHUNK))
-                .zip(self.second[range.clone()].par_chunks_mut(CHUNK))
-                .zip(gradients[range].par_chunks(CHUNK));
-            chunks.for_each(|(((values, first), second), gradients)| {
-                update.apply(values, (first, second), gradients);
-            });
+            let range = || segment.range.clone();
+            let moments = (self.first.part_mut(range()), self.second.part_mut(range()));
+            match (values.reborrow().part(range()), moments, gradients.part(range())) {
+                (
+                    ViewMut::Host(values),
+                    (ViewMut::Host(first), ViewMut::Host(second)),
+                    View::Host(gradients),
+                ) => update.walk(values, (first, second), gradients),
+                _ => mixed(),
+            }
         }
         Ok(length)
     }
@@ -114,6 +116,22 @@ impl AdamW {
 }
 
 impl Update {
+    fn walk(
+        self,
+        values: &mut [f32],
+        (first, second): (&mut [f32], &mut [f32]),
+        gradients: &[f32],
+    ) {
+        let chunks = values
+            .par_chunks_mut(CHUNK)
+            .zip(first.par_chunks_mut(CHUNK))
+            .zip(second.par_chunks_mut(CHUNK))
+            .zip(gradients.par_chunks(CHUNK));
+        chunks.for_each(|(((values, first), second), gradients)| {
+            self.apply(values, (first, second), gradients);
+        });
+    }
+
     fn apply(
         self,
         values: &mut [f32],
@@ -137,7 +155,7 @@ impl Update {
 fn gradient_length(params: &Params) -> Result<f64, NotFinite> {
     let mut total = 0.0;
     for segment in params.segments().iter().filter(|segment| !segment.frozen) {
-        let squares = sum_of_squares(&params.gradients[segment.range.clone()]);
+        let squares = sum_of_squares(params.gradients.part(segment.range.clone()).into());
         if !squares.is_finite() {
             return Err(NotFinite(segment.name.clone()));
         }
@@ -173,7 +191,7 @@ mod tests {
         }
         let mut params = layout.build();
         params.initialize(0);
-        params.gradients = (0..15).map(|i| i as f32 - 4.0).collect();
+        params.gradients = (0..15).map(|i| i as f32 - 4.0).collect::<Vec<_>>().into();
         params
     }
 
@@ -183,10 +201,13 @@ mod tests {
         let mut adamw = AdamW::new(&params, SETTINGS);
         let length = adamw.step(&mut params, 0, 0.01).unwrap();
         assert!(
-            (length - params.gradients.iter().map(|g| f64::from(g * g)).sum::<f64>().sqrt()).abs()
+            (length - params.gradients.read().iter().map(|g| f64::from(g * g)).sum::<f64>().sqrt())
+                .abs()
                 < 1e-9
         );
-        for (i, (value, gradient)) in params.values.iter().zip(&params.gradients).enumerate() {
+        for (i, (value, gradient)) in
+            params.values.read().iter().zip(&*params.gradients.read()).enumerate()
+        {
             let decayed = if i < 10 { 1.0 - 0.001 } else { 1.0 };
             let sign = if *gradient == 0.0 { 0.0 } else { gradient.signum() };
             assert!((value - (decayed - 0.01 * sign)).abs() < 1e-6, "{i}: {value}");
@@ -199,9 +220,12 @@ mod tests {
         params.freeze(|name| name.starts_with("visual."));
         let mut adamw = AdamW::new(&params, SETTINGS);
         adamw.step(&mut params, 0, 0.01).unwrap();
-        assert_eq!(params.values[..5], [1.0; 5]);
-        assert_eq!((&adamw.first[..5], &adamw.second[..5]), (&[0.0; 5][..], &[0.0; 5][..]));
-        assert!(params.values[5..].iter().all(|&value| value != 1.0));
+        assert_eq!(params.values.read()[..5], [1.0; 5]);
+        assert_eq!(
+            (&adamw.first.read()[..5], &adamw.second.read()[..5]),
+            (&[0.0; 5][..], &[0.0; 5][..])
+        );
+        assert!(params.values.read()[5..].iter().all(|&value| value != 1.0));
     }
 
     #[test]
@@ -210,7 +234,7 @@ mod tests {
             let mut params = params();
             let mut adamw = AdamW::new(&params, Settings { max_norm, ..SETTINGS });
             let length = adamw.step(&mut params, 0, 0.01).unwrap();
-            (length, adamw.first)
+            (length, adamw.first.read().into_owned())
         };
         let (length, free) = first_moments(None);
         let norm =
@@ -233,12 +257,12 @@ mod tests {
     fn a_gradient_that_is_not_a_number_is_named_and_nothing_moves() {
         for bad in [f32::NAN, f32::INFINITY] {
             let mut params = params();
-            params.gradients[7] = bad;
+            params.gradients.edit(|gradients| gradients[7] = bad);
             let mut adamw = AdamW::new(&params, SETTINGS);
             let error = adamw.step(&mut params, 3, 0.01).unwrap_err();
             assert_eq!(error, NotFinite("text_projection".into()));
             assert_eq!(
-                (&params.values[..], adamw.first.iter().sum::<f32>()),
+                (&params.values.read()[..], adamw.first.read().iter().sum::<f32>()),
                 (&[1.0; 15][..], 0.0)
             );
         }

@@ -3,12 +3,13 @@
 
 mod init;
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use cnclip_crds::stage::Precision;
 pub use init::Init;
 
-use crate::array::{Memory, View, ViewMut};
+use crate::array::{Array, Memory, View, ViewMut};
 
 /// A named part of a flat array: one tensor of the model.
 #[derive(Clone, Debug, PartialEq)]
@@ -163,12 +164,14 @@ impl Layout {
     /// The arrays, zero until they are initialised or loaded.
     pub fn build(self) -> Params {
         let end = |table: &[Segment]| table.last().map_or(0, |last| last.range.end);
+        let (trained, state) = (end(&self.segments), end(&self.state));
         Params {
-            values: vec![0.0; end(&self.segments)],
-            gradients: vec![0.0; end(&self.segments)],
-            state: vec![0.0; end(&self.state)],
+            values: self.memory.weights(trained),
+            gradients: self.memory.exact(trained),
+            state: self.memory.exact(state),
             segments: self.segments,
             state_segments: self.state,
+            memory: self.memory,
         }
     }
 }
@@ -188,13 +191,14 @@ fn declare(table: &mut Vec<Segment>, name: &str, shape: &[usize], init: Init) ->
 #[derive(Debug)]
 pub struct Params {
     /// Trained values, segment after segment.
-    pub values: Vec<f32>,
+    pub values: Array,
     /// Their gradients; backward passes add, [`Params::clear_gradients`] starts afresh.
-    pub gradients: Vec<f32>,
+    pub gradients: Array,
     /// Values that are saved but not trained.
-    pub state: Vec<f32>,
+    pub state: Array,
     segments: Vec<Segment>,
     state_segments: Vec<Segment>,
+    memory: Memory,
 }
 
 impl Params {
@@ -203,31 +207,37 @@ impl Params {
         &self.segments
     }
 
+    /// Where they lie.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
     /// The table of `state`.
     pub fn state_segments(&self) -> &[Segment] {
         &self.state_segments
     }
 
     /// The table, the values and the gradients at once: what an optimizer walks.
-    pub fn walk(&mut self) -> (&[Segment], &mut [f32], &[f32]) {
-        (&self.segments, &mut self.values, &self.gradients)
+    pub fn walk(&mut self) -> (&[Segment], ViewMut<'_>, View<'_>) {
+        (&self.segments, self.values.view_mut(), self.gradients.view())
     }
 
     /// Every tensor that is saved, trained or not.
-    pub fn tensors(&self) -> impl Iterator<Item = (&Segment, &[f32])> {
-        let trained = self.segments.iter().map(|s| (s, &self.values[s.range.clone()]));
-        trained.chain(self.state_segments.iter().map(|s| (s, &self.state[s.range.clone()])))
+    pub fn tensors(&self) -> impl Iterator<Item = (&Segment, View<'_>)> {
+        let trained = self.segments.iter().map(|s| (s, self.values.part(s.range.clone())));
+        trained.chain(self.state_segments.iter().map(|s| (s, self.state.part(s.range.clone()))))
     }
 
     /// Every tensor that is saved, trained or not, to be written.
-    pub fn tensors_mut(&mut self) -> impl Iterator<Item = (&Segment, &mut [f32])> {
-        cut(&self.segments, &mut self.values).chain(cut(&self.state_segments, &mut self.state))
+    pub fn tensors_mut(&mut self) -> impl Iterator<Item = (&Segment, ViewMut<'_>)> {
+        let trained = cut(&self.segments, self.values.view_mut());
+        trained.chain(cut(&self.state_segments, self.state.view_mut()))
     }
 
     /// Fills everything as the reference does before training; the seed and the name decide.
     pub fn initialize(&mut self, seed: u64) {
-        for (segment, values) in self.tensors_mut() {
-            segment.init.fill(seed, &segment.name, values);
+        for (segment, mut values) in self.tensors_mut() {
+            values.write(|values| segment.init.fill(seed, &segment.name, values));
         }
     }
 
@@ -240,26 +250,26 @@ impl Params {
 
     /// Sets every gradient to zero.
     pub fn clear_gradients(&mut self) {
-        use rayon::prelude::*;
-        self.gradients.par_chunks_mut(1 << 16).for_each(|chunk| chunk.fill(0.0));
+        self.gradients.view_mut().clear();
     }
 
     /// The values of a segment by name.
-    pub fn value(&self, name: &str) -> Option<&[f32]> {
+    pub fn value(&self, name: &str) -> Option<Cow<'_, [f32]>> {
         let segment = self.segments.iter().find(|segment| segment.name == name)?;
-        Some(&self.values[segment.range.clone()])
+        Some(self.values.part(segment.range.clone()).read())
     }
 }
 
 /// The parts of a flat array that a table names.
 fn cut<'a>(
     table: &'a [Segment],
-    mut rest: &'a mut [f32],
-) -> impl Iterator<Item = (&'a Segment, &'a mut [f32])> {
-    table.iter().map(move |segment| {
-        let (part, tail) = std::mem::take(&mut rest).split_at_mut(segment.range.len());
-        rest = tail;
-        (segment, part)
+    rest: ViewMut<'a>,
+) -> impl Iterator<Item = (&'a Segment, ViewMut<'a>)> {
+    let mut rest = Some(rest);
+    table.iter().filter_map(move |segment| {
+        let (part, tail) = rest.take()?.split_at(segment.range.len());
+        rest = Some(tail);
+        Some((segment, part))
     })
 }
 
@@ -314,8 +324,8 @@ mod tests {
         let values = |seed| {
             let mut params = layout().build();
             params.initialize(seed);
-            assert_eq!(params.state, [1.0; 4]);
-            params.values
+            assert_eq!(*params.state.read(), [1.0; 4]);
+            params.values.read().into_owned()
         };
         assert_eq!(values(1), values(1));
         assert_ne!(values(1), values(2));

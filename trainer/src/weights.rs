@@ -142,7 +142,7 @@ mod tests {
         let tensors = tensors.iter().map(|(name, tensor)| Outgoing {
             name: Cow::Borrowed(*name),
             shape: &tensor.shape,
-            values: &tensor.values,
+            values: crate::array::View::Host(&tensor.values),
         });
         Weights::from_bytes(write::bytes(tensors)).unwrap()
     }

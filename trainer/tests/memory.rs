@@ -4,6 +4,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use cnclip::accumulate::Accumulator;
+use cnclip::array::Memory;
 use cnclip::average::Average;
 use cnclip::memory::{Load, Way};
 use cnclip::model::clip::{Capacity, Clip, Compute};
@@ -137,7 +138,7 @@ fn what_is_planned_is_what_is_reserved() {
         }
         let taught = Load { own: 0, teacher: Some((&model.image, 40)), ..load };
         let way = Way { micro_batch: 12, recompute: false };
-        let reserved = counted(|| Teacher::new(&model.image, 40, way.micro_batch));
+        let reserved = counted(|| Teacher::new(&Memory::Host, &model.image, 40, way.micro_batch));
         // Its gradients are reserved with its weights, and never written.
         let layout = Clip::layout(&ModelConfig { embed_dim: 40, ..model.clone() });
         let of_image =

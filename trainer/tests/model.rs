@@ -41,9 +41,9 @@ fn features_in_evaluation_are_the_references() {
         let golden = Golden::read(name);
         let (mut clip, mut params) = golden.model();
         let pairs = golden.pairs(0);
-        let images = clip.encode_images(&mut params, pairs.batch().pixels).to_vec();
+        let images = clip.encode_images(&mut params, pairs.batch().pixels).read().into_owned();
         assert_close(name, &images, &golden.io["eval.image_features"].values, 1e-5);
-        let texts = clip.encode_texts(&params, pairs.texts()).to_vec();
+        let texts = clip.encode_texts(&params, pairs.texts()).read().into_owned();
         assert_close(name, &texts, &golden.io["eval.text_features"].values, 1e-5);
     }
 }
@@ -54,13 +54,13 @@ fn logits_in_evaluation_and_in_training_are_the_references() {
         let golden = Golden::read(name);
         let (mut clip, mut params) = golden.model();
         let (pairs, scale) = (golden.pairs(0), clip.logit_scale(&params));
-        let images = clip.encode_images(&mut params, pairs.batch().pixels).to_vec();
-        let texts = clip.encode_texts(&params, pairs.texts()).to_vec();
+        let images = clip.encode_images(&mut params, pairs.batch().pixels).read().into_owned();
+        let texts = clip.encode_texts(&params, pairs.texts()).read().into_owned();
         let found = logits(&images, &texts, clip.features(), scale);
         assert_close(name, &found, &golden.io["eval.logits_per_image"].values, 1e-5);
         let (width, batch) = (clip.features(), pairs.batch());
         let (images, texts) = clip.forward(&mut params, batch, Dropout::NONE);
-        let found = logits(images, texts, width, scale);
+        let found = logits(&images.read(), &texts.read(), width, scale);
         assert_close(name, &found, &golden.io["train.logits_per_image"].values, 1e-5);
     }
 }
@@ -91,8 +91,8 @@ fn every_gradient_is_the_references() {
             if without_gradient(&segment.name) {
                 continue;
             }
-            let found = &params.gradients[segment.range.clone()];
-            assert_close(&segment.name, found, &golden.gradients[&segment.name].values, 1e-4);
+            let found = params.gradients.part(segment.range.clone()).read();
+            assert_close(&segment.name, &found, &golden.gradients[&segment.name].values, 1e-4);
         }
     }
 }
@@ -152,6 +152,7 @@ fn train_in_parts(
 fn compare_final(params: &Params, expect: &Value, tolerance: f64) {
     let compared = |segment: &Segment| !without_gradient(&segment.name) && !counts(&segment.name);
     for (segment, values) in params.tensors().filter(|(segment, _)| compared(segment)) {
+        let values = values.read();
         let sum = |f: fn(f64) -> f64| values.iter().map(|&v| f(f64::from(v))).sum::<f64>();
         let found = [sum(|v| v), sum(f64::abs), sum(|v| v * v)];
         for (at, found) in found.iter().enumerate() {
@@ -174,14 +175,14 @@ fn running_statistics_follow_training_and_rest_otherwise() {
     for (frozen, batches) in [(false, 1.0), (true, 0.0)] {
         let (mut clip, mut params) = golden.model();
         clip.freeze_image(&mut params, frozen);
-        let before = params.state.clone();
+        let before = params.state.read().into_owned();
         let pairs = golden.pairs(0);
         clip.encode_images(&mut params, pairs.batch().pixels);
-        assert_eq!(params.state, before);
+        assert_eq!(*params.state.read(), before);
         clip.forward(&mut params, pairs.batch(), Dropout::NONE);
-        assert_eq!(params.state == before, frozen);
+        assert_eq!(*params.state.read() == before, frozen);
         for (segment, values) in params.tensors().filter(|(segment, _)| counts(&segment.name)) {
-            assert_eq!(values, [batches], "{}", segment.name);
+            assert_eq!(*values.read(), [batches], "{}", segment.name);
         }
     }
 }
@@ -206,7 +207,7 @@ fn a_logit_scale_beyond_its_bound_is_clamped_as_the_reference_does() {
     train("vit_b16", "adamw_clamp", 2e-3, |_, params| {
         let range =
             params.segments().iter().find(|s| s.name == "logit_scale").unwrap().range.clone();
-        params.values[range].fill(4.7);
+        params.values.part_mut(range).edit(|scale| scale.fill(4.7));
     });
 }
 
@@ -222,8 +223,9 @@ fn features_of_pictures_with_masked_patches_are_the_references() {
     let (sizes, mut layout) = (golden.config.image.vit.as_ref().unwrap(), Layout::default());
     let mut vit = Vit::declare(&mut layout, sizes, (64, 32), (6, false));
     let mut params = layout.build();
-    for (segment, values) in params.tensors_mut() {
-        golden.weights.get(&segment.name).unwrap().read(values).unwrap();
+    for (segment, mut values) in params.tensors_mut() {
+        let stored = golden.weights.get(&segment.name).unwrap();
+        values.write(|values| stored.read(values)).unwrap();
     }
     // The reference keeps the patches that draw least.
     let noise = golden.io["flip.noise"].values.chunks(16);
@@ -235,7 +237,7 @@ fn features_of_pictures_with_masked_patches_are_the_references() {
     });
     let (pairs, mut features) = (golden.pairs(0), vec![9.0; 6 * 32]);
     let given = (pairs.batch().pixels, &seen.collect::<Vec<_>>()[..]);
-    vit.forward(&params.values, given, &mut features);
+    vit.forward(params.values.view().into(), given, &mut features);
     assert_close("features", &features, &golden.io["flip.image_raw"].values, 1e-5);
 }
 
@@ -263,7 +265,7 @@ fn ten_steps_in_bfloat16_stay_near_the_references_and_leave_the_weights_in_fp32(
         }
         assert!(rounded, "{name}: nothing shows of bfloat16");
         let exact = |value: &f32| half::bf16::from_f32(*value).to_f32() == *value;
-        let exact = params.values.iter().filter(|value| exact(value)).count();
+        let exact = params.values.read().iter().filter(|value| exact(value)).count();
         assert!(exact * 10 < params.values.len(), "{name}: {exact} weights are bfloat16");
     }
 }

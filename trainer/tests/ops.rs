@@ -15,9 +15,9 @@ use cnclip::ops::linear::Linear;
 use cnclip::ops::matrix::Onto;
 use cnclip::ops::normalize;
 use cnclip::ops::rows::{Keep, Sequences};
-use cnclip::params::{Init, Layout, Params};
+use cnclip::params::{Init, Layout};
 use cnclip_crds::stage::Precision;
-use oracle::{assert_close, numbers, oracle, params, plus_one, tensor, var};
+use oracle::{Params, assert_close, numbers, oracle, params, plus_one, tensor, var};
 
 #[test]
 fn a_linear_layer_is_candles() {

@@ -11,8 +11,8 @@ use cnclip::ops::conv2d::{Conv2d, Workspace};
 use cnclip::ops::matrix::Onto;
 use cnclip::ops::pool::AveragePool;
 use cnclip::ops::query::Query;
-use cnclip::params::{Init, Layout, Params};
-use oracle::{assert_close, numbers, oracle, params, plus_one, tensor, var};
+use cnclip::params::{Init, Layout};
+use oracle::{Params, assert_close, numbers, oracle, params, plus_one, tensor, var};
 
 /// Numbers small enough for long sums.
 fn small(length: usize, seed: u64) -> Vec<f32> {

@@ -54,9 +54,11 @@ fn shrunk(architecture: Architecture) -> ModelConfig {
 fn model(architecture: Architecture) -> (Clip, Params) {
     let (clip, mut params) = Clip::new(&shrunk(architecture), Capacity { batch: 5, context: 7 });
     params.initialize(3);
-    for (i, value) in params.values.iter_mut().enumerate() {
-        *value += 0.05 * normal(stream(4, i as u64));
-    }
+    params.values.edit(|values| {
+        for (i, value) in values.iter_mut().enumerate() {
+            *value += 0.05 * normal(stream(4, i as u64));
+        }
+    });
     (clip, params)
 }
 
@@ -82,15 +84,16 @@ fn step(architecture: Architecture, freeze: bool) -> (Params, Vec<f32>) {
     differentiate(&mut clip, &mut params, side);
     let settings =
         Settings { beta_1: 0.9, beta_2: 0.98, epsilon: 1e-6, weight_decay: 0.1, max_norm: None };
-    let (mut adamw, before) = (AdamW::new(&params, settings), params.values.clone());
+    let (mut adamw, before) = (AdamW::new(&params, settings), params.values.read().into_owned());
     adamw.step(&mut params, 0, 1e-3).unwrap();
     (params, before)
 }
 
 fn trained(params: &Params, before: &[f32], segment: &Segment) -> (bool, bool) {
     let range = segment.range.clone();
-    let gradient = params.gradients[range.clone()].iter().any(|&gradient| gradient != 0.0);
-    (gradient, params.values[range.clone()] != before[range])
+    let gradient =
+        params.gradients.part(range.clone()).read().iter().any(|&gradient| gradient != 0.0);
+    (gradient, *params.values.part(range.clone()).read() != before[range])
 }
 
 #[test]

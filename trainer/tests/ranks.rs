@@ -43,8 +43,8 @@ fn step(world: &Arc<World>, synchronized: bool) -> (Vec<f32>, Vec<f32>) {
     params.clear_gradients();
     clip.add_logit_scale_gradient(&mut params, score.logit_scale_gradient as f32);
     accumulator.backward((&mut clip, &mut params), given, &mut buckets);
-    buckets.finish(&mut params.gradients);
-    (params.gradients, params.state)
+    buckets.finish(&mut params.gradients.view_mut());
+    (params.gradients.read().into_owned(), params.state.read().into_owned())
 }
 
 /// The same of so many ranks, of which the first is asked; all must have the same gradients.

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use cnclip::array::{Memory, ViewMut};
 use cnclip::checkpoint::{UNAVERAGED, WEIGHTS};
 use cnclip::model::clip::{Capacity, Clip};
 use cnclip::model::teacher::Teacher;
@@ -30,9 +31,9 @@ fn poisoned(folder: &Path, name: &str) -> TrainConfig {
     let (_, mut params) = Clip::new(&config.model, Capacity { batch: 1, context: 12 });
     params.initialize(config.seed);
     let width = config.model.text.width as usize;
-    for (segment, values) in params.tensors_mut() {
+    for (segment, mut values) in params.tensors_mut() {
         if segment.name == WORDS {
-            values[4 * width..5 * width].fill(f32::NAN);
+            values.edit(|values| values[4 * width..5 * width].fill(f32::NAN));
         }
     }
     let file = folder.join("poisoned.safetensors");
@@ -218,14 +219,14 @@ fn a_teachers_features_are_those_of_its_model_in_evaluation() {
     let (mut clip, mut params) = Clip::new(&config.model, Capacity { batch: 5, context: 12 });
     load(&mut params, &found.tensors, Part::All).unwrap();
     let width = clip.features();
-    let mut teacher = Teacher::new(&config.model.image, width, 2);
+    let mut teacher = Teacher::new(&Memory::Host, &config.model.image, width, 2);
     load(&mut teacher.params, &found.tensors, Part::Image).unwrap();
     let pixels: Vec<u8> = (0..5 * 3 * 32 * 32u32).map(|i| ((i * 2_654_435) >> 9) as u8).collect();
     let (mut raw, mut unit) = (vec![0.0; 5 * width], vec![0.0; 5 * width]);
-    teacher.encode(Pixels::Bytes(&pixels), &mut raw);
+    teacher.encode(Pixels::Bytes(&pixels), ViewMut::Host(&mut raw));
     normalize::forward(width, &raw, &mut unit);
-    let right = clip.encode_images(&mut params, Pixels::Bytes(&pixels));
-    for (found, right) in unit.iter().zip(right) {
+    let right = clip.encode_images(&mut params, Pixels::Bytes(&pixels)).read();
+    for (found, right) in unit.iter().zip(&*right) {
         assert!((found - right).abs() < 1e-6, "{found} for {right}");
     }
 }

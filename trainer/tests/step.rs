@@ -6,6 +6,7 @@
 #[allow(dead_code, reason = "shared with the tests of the reference's numbers")]
 mod golden;
 
+use cnclip::array::View;
 use cnclip::loss::ContrastiveLoss;
 use cnclip::model::Texts;
 use cnclip::model::clip::{Batch, Clip};
@@ -51,7 +52,7 @@ fn gradients(clip: &mut Clip, params: &mut Params, pairs: &Pairs, dropout: Dropo
     params.clear_gradients();
     let count = pairs.texts().count();
     clip.backward(params, pairs.batch(), dropout, loss.gradients(0..count), &mut ());
-    params.gradients.clone()
+    params.gradients.read().into_owned()
 }
 
 #[test]
@@ -68,7 +69,7 @@ fn gradients_under_dropout_are_those_of_the_masks_that_were_drawn() {
     let (mut clip, mut params, pairs) = model();
     let dropout = Dropout::new(1, 2, 0);
     let gradient = gradients(&mut clip, &mut params, &pairs, dropout);
-    let values = params.values.clone();
+    let values = params.values.read().into_owned();
     for segment in params.segments().to_vec() {
         // Along its own gradient a tensor's loss changes by the gradient's length.
         let own = &gradient[segment.range.clone()];
@@ -78,9 +79,11 @@ fn gradients_under_dropout_are_those_of_the_masks_that_were_drawn() {
         }
         let step = 2e-3;
         let mut at = |sign: f64| {
-            params.values.copy_from_slice(&values);
-            let moved = params.values[segment.range.clone()].iter_mut().zip(own);
-            moved.for_each(|(v, g)| *v += (sign * step * f64::from(*g) / length) as f32);
+            params.values.copy_from(View::Host(&values));
+            params.values.part_mut(segment.range.clone()).edit(|values| {
+                let moved = values.iter_mut().zip(own);
+                moved.for_each(|(v, g)| *v += (sign * step * f64::from(*g) / length) as f32);
+            });
             evaluate(&mut clip, &mut params, &pairs, dropout).0
         };
         let slope = (at(1.0) - at(-1.0)) / (2.0 * step);
@@ -120,11 +123,11 @@ fn a_frozen_image_tower_gets_no_gradient_and_the_text_tower_the_same() {
 #[test]
 fn a_caption_is_worth_the_same_alone_and_in_any_company() {
     let (mut clip, params, pairs) = model();
-    let together = clip.encode_texts(&params, pairs.texts()).to_vec();
+    let together = clip.encode_texts(&params, pairs.texts()).read().into_owned();
     for (at, expected) in together.chunks(clip.features()).enumerate() {
         let alone = pairs.part(at, at + 1);
         let found = clip.encode_texts(&params, alone.texts());
-        assert_close("caption", found, expected, 1e-5);
+        assert_close("caption", &found.read(), expected, 1e-5);
     }
 }
 
@@ -136,10 +139,10 @@ fn bytes_are_worth_what_their_normalised_values_are() {
     for (plane, values) in values.chunks_mut(64 * 64).enumerate() {
         Pixels::Bytes(&bytes).read(plane * 64 * 64, plane % 3, values);
     }
-    let found = clip.encode_images(&mut params, Pixels::Bytes(&bytes)).to_vec();
-    let right = clip.encode_images(&mut params, Pixels::Normalized(&values)).to_vec();
+    let found = clip.encode_images(&mut params, Pixels::Bytes(&bytes)).read().into_owned();
+    let right = clip.encode_images(&mut params, Pixels::Normalized(&values)).read().into_owned();
     assert_eq!((found.len(), &found), (2 * clip.features(), &right));
     let texts = Texts { offsets: &pairs.offsets[..3], ..pairs.texts() };
     let batch = Batch { pixels: Pixels::Bytes(&bytes), texts };
-    assert_eq!(clip.forward(&mut params, batch, Dropout::NONE).0, right);
+    assert_eq!(*clip.forward(&mut params, batch, Dropout::NONE).0.read(), right);
 }

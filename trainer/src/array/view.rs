@@ -176,6 +176,19 @@ impl<'a> ViewMut<'a> {
         }
     }
 
+    /// Writes every number anew, in this machine's memory first.
+    pub fn write<T>(&mut self, make: impl FnOnce(&mut [f32]) -> T) -> T {
+        match self {
+            Self::Host(values) => make(values),
+            Self::Device(span) => {
+                let mut values = vec![0.0; span.len()];
+                let result = make(&mut values);
+                span.upload(&values);
+                result
+            }
+        }
+    }
+
     /// Changes numbers in this machine's memory, wherever they are: a device is waited for.
     pub fn edit<T>(&mut self, change: impl FnOnce(&mut [f32]) -> T) -> T {
         match self {
@@ -211,6 +224,20 @@ impl<'a> From<&'a Vec<f32>> for View<'a> {
 impl<'a> From<&'a mut Vec<f32>> for ViewMut<'a> {
     fn from(values: &'a mut Vec<f32>) -> Self {
         Self::Host(values)
+    }
+}
+
+/// What computes with this machine's memory alone takes a view of it.
+impl<'a> From<View<'a>> for &'a [f32] {
+    fn from(view: View<'a>) -> Self {
+        view.host()
+    }
+}
+
+/// What computes with this machine's memory alone takes a view of it.
+impl<'a> From<ViewMut<'a>> for &'a mut [f32] {
+    fn from(view: ViewMut<'a>) -> Self {
+        view.host()
     }
 }
 

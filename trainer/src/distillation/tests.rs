@@ -45,8 +45,12 @@ fn the_distance_and_its_gradient_are_candles() {
         let (features, taught) = (numbers(batch * width, 1), numbers(batch * wide, 2));
         let before = numbers(batch * width, 3);
         let mut gradients = before.clone();
-        let mut loss = CosineLoss::new(weight, batch, (width, wide));
-        let distance = loss.evaluate(&taught, (&features, &mut gradients), &Alone);
+        let mut loss = CosineLoss::new(&Memory::Host, weight, batch, (width, wide));
+        let distance = loss.evaluate(
+            View::Host(&taught),
+            (View::Host(&features), ViewMut::Host(&mut gradients)),
+            &Alone,
+        );
 
         let stretch: Vec<f32> = (0..width)
             .flat_map(|at| {

@@ -105,7 +105,7 @@ impl Gallery {
             ready.into_iter().try_for_each(|chunk| {
                 let Chunk { planes, found } = chunk?;
                 if !found.images.is_empty() {
-                    features.extend(encoder.encode_images(Pixels::Bytes(&planes)));
+                    features.extend_from_slice(&encoder.encode_images(Pixels::Bytes(&planes)));
                 }
                 own.append(found);
                 Ok::<_, Error>(())
@@ -189,7 +189,8 @@ impl Gallery {
         for texts in self.texts[share].chunks(sizes.batch) {
             let texts: Vec<_> = texts.iter().map(|caption| dataset_rules(&caption.text)).collect();
             let (ids, offsets) = tokenizer.pack(&texts, sizes.context_length);
-            features.extend(encoder.encode_texts(Texts { ids: &ids, offsets: &offsets }));
+            let texts = Texts { ids: &ids, offsets: &offsets };
+            features.extend_from_slice(&encoder.encode_texts(texts));
         }
         features
     }

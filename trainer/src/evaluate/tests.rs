@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::path::Path;
 
 use super::gallery::Place;
@@ -16,10 +17,10 @@ struct Plain {
 }
 
 impl Plain {
-    fn keep(&mut self, values: impl Iterator<Item = f32>) -> &[f32] {
+    fn keep(&mut self, values: impl Iterator<Item = f32>) -> Cow<'_, [f32]> {
         self.features = values.flat_map(|value| [value.cos(), value.sin()]).collect();
         self.largest_batch = self.largest_batch.max(self.features.len() / 2);
-        &self.features
+        self.features.as_slice().into()
     }
 }
 
@@ -27,12 +28,12 @@ impl Encoder for Plain {
     fn width(&self) -> usize {
         2
     }
-    fn encode_images(&mut self, pixels: Pixels<'_>) -> &[f32] {
+    fn encode_images(&mut self, pixels: Pixels<'_>) -> Cow<'_, [f32]> {
         let Pixels::Bytes(planes) = pixels else { panic!("pictures come as bytes") };
         let mean = |planes: &[u8]| planes.iter().map(|&level| f32::from(level) / 48.0).sum::<f32>();
         self.keep(planes.chunks(3 * SIZES.side * SIZES.side).map(|planes| mean(planes) / 256.0))
     }
-    fn encode_texts(&mut self, texts: Texts<'_>) -> &[f32] {
+    fn encode_texts(&mut self, texts: Texts<'_>) -> Cow<'_, [f32]> {
         self.keep(texts.offsets.windows(2).map(|pair| (pair[1] - pair[0]) as f32 / 8.0))
     }
 }

@@ -141,7 +141,7 @@ impl Embedder {
                 let ruled: Vec<_> = texts.iter().map(|text| dataset_rules(&text.text)).collect();
                 let (ids, offsets) = self.tokenizer.pack(&ruled, self.capacity.context);
                 let packed = Texts { ids: &ids, offsets: &offsets };
-                let features = self.clip.encode_texts(&self.params, packed);
+                let features = self.clip.encode_texts(&self.params, packed).read();
                 for (text, feature) in texts.iter().zip(features.chunks(width)) {
                     let row = TextRow { text_id: text.text_id, feature };
                     output::line(writer, &row).map_err(Error::file("write", to))?;
@@ -162,7 +162,7 @@ impl Embedder {
                 .map_err(|error| Error::Data(format!("{}: {error}", picture.place)))
         })?;
         let width = self.clip.features();
-        let features = self.clip.encode_images(&mut self.params, Pixels::Bytes(&planes));
+        let features = self.clip.encode_images(&mut self.params, Pixels::Bytes(&planes)).read();
         for (picture, feature) in pictures.iter().zip(features.chunks(width)) {
             let row = ImageRow { image_id: picture.image_id, feature };
             output::line(writer, &row).map_err(Error::file("write", "features"))?;

@@ -1,6 +1,5 @@
 //! Loss, features and gradients of one batch, to be held against another implementation's.
 
-use std::borrow::Cow;
 use std::path::Path;
 
 use cnclip_crds::model::ModelConfig;
@@ -55,7 +54,7 @@ pub fn gradients(folder: &str, batch: &Path, to: &Path) -> Result<()> {
         .map_err(|error| Error::Data(format!("{}: {error}", found.uri)))?;
     let outcome = differentiate(&mut clip, &mut params, &pairs);
     let gradients = params.segments().iter().map(|segment| {
-        let values = Cow::Borrowed(&params.gradients[segment.range.clone()]);
+        let values = params.gradients.part(segment.range.clone()).read();
         (format!("grad/{}", segment.name), Numbers { shape: segment.shape.clone(), values })
     });
     output::tensors(to, outcome.into_iter().chain(gradients))
@@ -75,8 +74,8 @@ fn differentiate(
     let score = loss.evaluate((images, texts), scale, &Alone);
     let outcome = [
         ("loss", vec![], vec![score.loss as f32]),
-        ("image_features", vec![count, width], images.to_vec()),
-        ("text_features", vec![count, width], texts.to_vec()),
+        ("image_features", vec![count, width], images.read().into_owned()),
+        ("text_features", vec![count, width], texts.read().into_owned()),
     ];
     params.clear_gradients();
     clip.add_logit_scale_gradient(params, score.logit_scale_gradient as f32);

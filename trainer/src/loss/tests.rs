@@ -33,6 +33,10 @@ fn duplicated() -> Vec<Pair> {
     pairs
 }
 
+fn read((images, texts): (View<'_>, View<'_>)) -> (Vec<f32>, Vec<f32>) {
+    (images.read().into_owned(), texts.read().into_owned())
+}
+
 fn mean_cross_entropy(from: &[f32], to: &[f32], scale: f64, pairs: &[Pair]) -> f64 {
     let cosine = |i: usize, j: usize| -> f64 {
         let pair = from[i * WIDTH..][..WIDTH].iter().zip(&to[j * WIDTH..][..WIDTH]);
@@ -65,7 +69,7 @@ fn the_loss_and_its_gradients_agree_with_the_formula_in_double_precision() {
         loss.targets.match_equal(&fingerprints(&pairs));
         let right_loss =
             |images: &[f32], texts: &[f32], scale| right_loss(images, texts, scale, &pairs);
-        let score = loss.evaluate((&images, &texts), scale, &Alone);
+        let score = loss.evaluate((View::Host(&images), View::Host(&texts)), scale, &Alone);
         let right = right_loss(&images, &texts, scale.into());
         assert!((score.loss - right).abs() < 1e-6, "{} for {right}", score.loss);
         let step = 1e-4f64;
@@ -74,7 +78,7 @@ fn the_loss_and_its_gradients_agree_with_the_formula_in_double_precision() {
             - right_loss(&images, &texts, f64::from(scale) * down))
             / (2.0 * step);
         assert!((score.logit_scale_gradient - right).abs() < 1e-5, "{right}");
-        let (dimages, dtexts) = loss.gradients(0..PAIRS);
+        let (dimages, dtexts) = read(loss.gradients(0..PAIRS));
         for at in [0, 17, 5 * WIDTH, 9 * WIDTH + 4, 20 * WIDTH + 1, PAIRS * WIDTH - 1] {
             let nudged = |features: &[f32], by: f32| {
                 let mut features = features.to_vec();
@@ -100,9 +104,9 @@ fn a_batch_without_duplicates_is_worth_the_same_to_the_last_bit() {
     matched.targets.match_equal(&fingerprints(&duplicated()));
     let pairs: Vec<Pair> = (0..PAIRS as u64).map(|i| (i * 7 % 37, i * 5 % 37)).collect();
     matched.targets.match_equal(&fingerprints(&pairs));
-    let score = plain.evaluate((&images, &texts), 14.3, &Alone);
-    assert_eq!(matched.evaluate((&images, &texts), 14.3, &Alone), score);
-    assert_eq!(matched.gradients(0..PAIRS), plain.gradients(0..PAIRS));
+    let score = plain.evaluate((View::Host(&images), View::Host(&texts)), 14.3, &Alone);
+    assert_eq!(matched.evaluate((View::Host(&images), View::Host(&texts)), 14.3, &Alone), score);
+    assert_eq!(read(matched.gradients(0..PAIRS)), read(plain.gradients(0..PAIRS)));
 }
 
 #[test]
@@ -114,7 +118,7 @@ fn a_hit_is_anything_that_is_right() {
     let pairs: Vec<Pair> = (0..PAIRS as u64).map(|i| (i / 2, i)).collect();
     let mut loss = ContrastiveLoss::new(PAIRS, WIDTH);
     loss.targets.match_equal(&fingerprints(&pairs));
-    let score = loss.evaluate((&images, &texts), 20.0, &Alone);
+    let score = loss.evaluate((View::Host(&images), View::Host(&texts)), 20.0, &Alone);
     let half = (PAIRS / 2) as f64 / PAIRS as f64;
     assert_eq!((score.image_to_text, score.text_to_image), (half, half));
 }
@@ -126,11 +130,11 @@ fn the_shares_of_ranks_are_the_gradient_of_one() {
     let found = fingerprints(&duplicated()[..pairs]);
     let loss = |ranks: &dyn Ranks| {
         let own = ranks.share(pairs);
-        let mut loss = ContrastiveLoss::shared((pairs, own.len()), WIDTH);
+        let mut loss = ContrastiveLoss::within(&Memory::Host, (pairs, own.len()), WIDTH);
         loss.targets.match_equal(&found);
-        let score = loss.evaluate((&images, &texts), 20.0, ranks);
-        let (images, texts) = loss.gradients(0..own.len());
-        (score, images.to_vec(), texts.to_vec())
+        let score = loss.evaluate((View::Host(&images), View::Host(&texts)), 20.0, ranks);
+        let (images, texts) = read(loss.gradients(0..own.len()));
+        (score, images, texts)
     };
     let (right, right_images, right_texts) = loss(&Alone);
     for count in [2, 3, 4] {
@@ -163,14 +167,14 @@ fn the_shares_of_ranks_are_the_gradient_of_one() {
 fn a_pair_is_a_hit_where_it_is_nearest_and_a_collapsed_model_hits_once() {
     let images = features(1);
     let mut loss = ContrastiveLoss::new(PAIRS, WIDTH);
-    let score = loss.evaluate((&images, &images), 20.0, &Alone);
+    let score = loss.evaluate((View::Host(&images), View::Host(&images)), 20.0, &Alone);
     assert_eq!((score.image_to_text, score.text_to_image), (1.0, 1.0));
     let mut texts = images.clone();
     texts.rotate_left(WIDTH);
-    let score = loss.evaluate((&images, &texts), 20.0, &Alone);
+    let score = loss.evaluate((View::Host(&images), View::Host(&texts)), 20.0, &Alone);
     assert_eq!((score.image_to_text, score.text_to_image), (0.0, 0.0));
     let one = images[..WIDTH].repeat(PAIRS);
-    let score = loss.evaluate((&one, &one), 20.0, &Alone);
+    let score = loss.evaluate((View::Host(&one), View::Host(&one)), 20.0, &Alone);
     assert!((score.image_to_text - 1.0 / PAIRS as f64).abs() < 1e-12);
     assert!((score.loss - (PAIRS as f64).ln()).abs() < 1e-5);
 }

@@ -137,7 +137,7 @@ impl Bert {
         let pooled = &self.saved.tokens[self.layers.len()][..few];
         let dpooled = &mut self.scratch.gradient[..few];
         self.projection.backward((values, gradients), pooled, dfeatures, dpooled, Onto::Replace);
-        reducer.reduce(gradients, self.parts.last());
+        reducer.reduce(&mut (&mut *gradients).into(), self.parts.last());
         for layer in (0..self.layers.len()).rev() {
             if self.shelf.overwritten(layer) {
                 self.run(layer, values, texts, dropout);
@@ -146,10 +146,10 @@ impl Bert {
             let memory = (&*self.shelf.place(layer), &mut self.scratch);
             let x = &self.saved.tokens[layer];
             self.layers[layer].backward((values, gradients), inner, x, memory);
-            reducer.reduce(gradients, self.parts.range(1 + layer));
+            reducer.reduce(&mut (&mut *gradients).into(), self.parts.range(1 + layer));
         }
         self.backward_embed((values, gradients), texts, dropout);
-        reducer.reduce(gradients, self.parts.range(0));
+        reducer.reduce(&mut (&mut *gradients).into(), self.parts.range(0));
     }
 
     /// One layer forward.

@@ -10,6 +10,7 @@ use cnclip_crds::stage::Precision;
 use super::Texts;
 use super::bert::Bert;
 use super::image_encoder::ImageEncoder;
+use crate::array::{Array, Memory, View, ViewMut};
 use crate::ops::dropout::Dropout;
 use crate::ops::normalize;
 use crate::ops::pixels::Pixels;
@@ -71,34 +72,35 @@ impl<'a> Batch<'a> {
 struct Features {
     width: usize,
     used: usize,
-    raw: Vec<f32>,
-    unit: Vec<f32>,
-    gradient: Vec<f32>,
+    raw: Array,
+    unit: Array,
+    gradient: Array,
 }
 
 impl Features {
-    fn new(batch: usize, width: usize) -> Self {
-        let array = || vec![0.0; batch * width];
-        Self { width, used: 0, raw: array(), unit: array(), gradient: array() }
+    fn new(memory: &Memory, batch: usize, width: usize) -> Self {
+        let size = batch * width;
+        let (raw, unit, gradient) = (memory.exact(size), memory.exact(size), memory.array(size));
+        Self { width, used: 0, raw, unit, gradient }
     }
 
     /// Where a tower writes the features of so many samples.
-    fn reserve(&mut self, count: usize) -> &mut [f32] {
+    fn reserve(&mut self, count: usize) -> ViewMut<'_> {
         self.used = count * self.width;
-        &mut self.raw[..self.used]
+        self.raw.first_mut(self.used)
     }
 
-    fn normalize(&mut self) -> &[f32] {
-        let unit = &mut self.unit[..self.used];
-        normalize::forward(self.width, &self.raw[..self.used], unit);
-        unit
+    fn normalize(&mut self) -> View<'_> {
+        let raw = self.raw.first(self.used);
+        normalize::forward(self.width, raw.into(), self.unit.first_mut(self.used).into());
+        self.unit.first(self.used)
     }
 
-    fn backward(&mut self, dunit: &[f32]) -> &[f32] {
-        let gradient = &mut self.gradient[..self.used];
-        gradient.copy_from_slice(dunit);
-        normalize::backward(self.width, &self.raw[..self.used], gradient);
-        gradient
+    fn backward(&mut self, dunit: View<'_>) -> View<'_> {
+        let (raw, mut gradient) = (self.raw.first(self.used), self.gradient.first_mut(self.used));
+        gradient.copy_from(dunit);
+        normalize::backward(self.width, raw.into(), gradient.into());
+        self.gradient.first(self.used)
     }
 }
 
@@ -131,7 +133,17 @@ impl Clip {
 
     /// The model, computing as it is told to.
     pub fn computing(config: &ModelConfig, capacity: Capacity, compute: Compute) -> (Self, Params) {
-        let mut layout = Layout::new(compute.precision);
+        Self::within(&Memory::Host, config, capacity, compute)
+    }
+
+    /// The same in some memory.
+    pub fn within(
+        memory: &Memory,
+        config: &ModelConfig,
+        capacity: Capacity,
+        compute: Compute,
+    ) -> (Self, Params) {
+        let mut layout = Layout::new(compute.precision).within(memory);
         let clip = Self::declare(&mut layout, config, capacity, compute.recompute);
         (clip, layout.build())
     }
@@ -150,12 +162,13 @@ impl Clip {
         recompute: bool,
     ) -> Self {
         let width = config.embed_dim as usize;
+        let memory = layout.memory().clone();
         Self {
             image: ImageEncoder::declare(layout, &config.image, width, (batch, recompute)),
             text: Bert::declare(layout, &config.text, width, (batch, context, recompute)),
             logit_scale: layout.weight("logit_scale", &[], Init::Constant(LOGIT_SCALE)),
-            image_features: Features::new(batch, width),
-            text_features: Features::new(batch, width),
+            image_features: Features::new(&memory, batch, width),
+            text_features: Features::new(&memory, batch, width),
             image_frozen: false,
         }
     }
@@ -188,19 +201,19 @@ impl Clip {
 
     /// The factor of the cosines in the loss.
     pub fn logit_scale(&self, params: &Params) -> f32 {
-        self.logit_scale.of(params.values.as_slice())[0].exp()
+        self.logit_scale.of(params.values.view()).read()[0].exp()
     }
 
     /// Adds to the gradient of the factor's logarithm.
     pub fn add_logit_scale_gradient(&self, params: &mut Params, gradient: f32) {
-        self.logit_scale.of_mut(&mut params.gradients)[0] += gradient;
+        self.logit_scale.of(params.gradients.view_mut()).edit(|sum| sum[0] += gradient);
     }
 
     /// Keeps the factor's logarithm in its bounds: to be called after every step.
     pub fn clamp_logit_scale(&self, params: &mut Params) {
         let (low, high) = LOGIT_SCALE_BOUNDS;
-        let value = &mut self.logit_scale.of_mut(&mut params.values)[0];
-        *value = value.clamp(low, high);
+        let mut values = self.logit_scale.of(params.values.view_mut());
+        values.edit(|values| values[0] = values[0].clamp(low, high));
     }
 
     /// The unit features of pictures and captions, in training; kept for the backward pass.
@@ -212,7 +225,7 @@ impl Clip {
         params: &mut Params,
         batch: Batch<'_>,
         dropout: Dropout,
-    ) -> (&[f32], &[f32]) {
+    ) -> (View<'_>, View<'_>) {
         self.forward_images(params, batch.pixels, (!self.image_frozen, dropout));
         self.forward_texts(params, batch.texts, dropout);
         (self.image_features.normalize(), self.text_features.normalize())
@@ -238,7 +251,7 @@ impl Clip {
 
     fn forward_texts(&mut self, params: &Params, texts: Texts<'_>, dropout: Dropout) {
         let features = self.text_features.reserve(texts.count());
-        self.text.forward(&params.values, texts, dropout, features);
+        self.text.forward(params.values.view().into(), texts, dropout, features.into());
     }
 
     /// Adds to the gradients of all weights that are not frozen, given the gradients of the unit
@@ -252,23 +265,24 @@ impl Clip {
         params: &mut Params,
         batch: Batch<'_>,
         dropout: Dropout,
-        (dimages, dtexts): (&[f32], &[f32]),
+        (dimages, dtexts): (View<'_>, View<'_>),
         reducer: &mut dyn Reducer,
     ) {
         if !self.image_frozen {
             self.image.backward(params, self.image_features.backward(dimages), reducer);
         }
-        let Params { values, gradients, .. } = params;
+        let (values, mut gradients) = (params.values.view(), params.gradients.view_mut());
+        let given = (values.into(), gradients.reborrow().into());
         let dtexts = self.text_features.backward(dtexts);
-        self.text.backward((values, gradients), batch.texts, dropout, (dtexts, reducer));
-        reducer.reduce(gradients, self.logit_scale.range());
+        self.text.backward(given, batch.texts, dropout, (dtexts.into(), reducer));
+        reducer.reduce(&mut gradients, self.logit_scale.range());
     }
 
     /// The unit features of pictures, in evaluation.
     ///
     /// # Shapes
     /// [batch, features]
-    pub fn encode_images(&mut self, params: &mut Params, pixels: Pixels<'_>) -> &[f32] {
+    pub fn encode_images(&mut self, params: &mut Params, pixels: Pixels<'_>) -> View<'_> {
         self.forward_images(params, pixels, (false, Dropout::NONE));
         self.image_features.normalize()
     }
@@ -277,7 +291,7 @@ impl Clip {
     ///
     /// # Shapes
     /// [batch, features]
-    pub fn encode_texts(&mut self, params: &Params, texts: Texts<'_>) -> &[f32] {
+    pub fn encode_texts(&mut self, params: &Params, texts: Texts<'_>) -> View<'_> {
         self.forward_texts(params, texts, Dropout::NONE);
         self.text_features.normalize()
     }

@@ -7,6 +7,7 @@ use cnclip_crds::model::ImageTower;
 
 use super::resnet::Resnet;
 use super::vit::Vit;
+use crate::array::{View, ViewMut};
 use crate::ops::dropout::Dropout;
 use crate::ops::patches::Patches;
 use crate::ops::pixels::Pixels;
@@ -54,16 +55,16 @@ impl ImageEncoder {
         params: &mut Params,
         pixels: Pixels<'_>,
         (training, dropout): (bool, Dropout),
-        features: &mut [f32],
+        features: ViewMut<'_>,
     ) {
         match self {
             Self::Vit(vit, patches) => {
                 let seen = patches.choose(pixels.len() / vit.picture(), dropout);
-                vit.forward(&params.values, (pixels, seen), features);
+                vit.forward(params.values.view().into(), (pixels, seen), features.into());
             }
             Self::Resnet(resnet) => {
-                let Params { values, state, .. } = params;
-                resnet.forward((values, state), pixels, training, features);
+                let given = (params.values.view().into(), params.state.view_mut().into());
+                resnet.forward(given, pixels, training, features.into());
             }
         }
     }
@@ -72,15 +73,15 @@ impl ImageEncoder {
     pub(super) fn backward(
         &mut self,
         params: &mut Params,
-        dfeatures: &[f32],
+        dfeatures: View<'_>,
         reducer: &mut dyn Reducer,
     ) {
-        let Params { values, gradients, .. } = params;
+        let given = (params.values.view().into(), params.gradients.view_mut().into());
         match self {
             Self::Vit(vit, patches) => {
-                vit.backward((values, gradients), patches.seen(), (dfeatures, reducer));
+                vit.backward(given, patches.seen(), (dfeatures.into(), reducer));
             }
-            Self::Resnet(resnet) => resnet.backward((values, gradients), dfeatures, reducer),
+            Self::Resnet(resnet) => resnet.backward(given, dfeatures.into(), reducer),
         }
     }
 

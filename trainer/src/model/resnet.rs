@@ -137,12 +137,12 @@ impl Resnet {
         };
         let dx = &mut scratch.gradient[..input(blocks.len()).len()];
         self.pool.backward((values, gradients), dfeatures, dx);
-        reducer.reduce(gradients, self.parts.last());
+        reducer.reduce(&mut (&mut *gradients).into(), self.parts.last());
         for (at, block) in blocks.iter().enumerate().rev() {
             block.backward((values, gradients), input(at), scratch);
-            reducer.reduce(gradients, self.parts.range(1 + at));
+            reducer.reduce(&mut (&mut *gradients).into(), self.parts.range(1 + at));
         }
         stem.backward((values, gradients), batch, scratch);
-        reducer.reduce(gradients, self.parts.range(0));
+        reducer.reduce(&mut (&mut *gradients).into(), self.parts.range(0));
     }
 }

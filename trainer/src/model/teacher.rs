@@ -3,6 +3,7 @@
 use cnclip_crds::model::ImageTower;
 
 use super::image_encoder::ImageEncoder;
+use crate::array::{Memory, ViewMut};
 use crate::ops::dropout::Dropout;
 use crate::ops::pixels::Pixels;
 use crate::params::{Init, Layout, Params};
@@ -18,9 +19,9 @@ pub struct Teacher {
 }
 
 impl Teacher {
-    /// A tower whose features have a width, and memory for so many pictures at once.
-    pub fn new(tower: &ImageTower, width: usize, batch: usize) -> Self {
-        let mut layout = Layout::default();
+    /// A tower whose features have a width, and room in some memory for so many pictures at once.
+    pub fn new(memory: &Memory, tower: &ImageTower, width: usize, batch: usize) -> Self {
+        let mut layout = Layout::default().within(memory);
         // Blocks that keep nothing are enough for a tower without a backward pass.
         let tower = ImageEncoder::declare(&mut layout, tower, width, (batch, true));
         // Files of an image tower hold it too.
@@ -37,12 +38,15 @@ impl Teacher {
     ///
     /// # Shapes
     /// `features` [pictures, width].
-    pub fn encode(&mut self, pixels: Pixels<'_>, features: &mut [f32]) {
+    pub fn encode(&mut self, pixels: Pixels<'_>, features: ViewMut<'_>) {
         let picture = pixels.len() / (features.len() / self.width);
-        for (part, features) in features.chunks_mut(self.batch * self.width).enumerate() {
-            let first = part * self.batch * picture;
-            let pixels = pixels.part(first..first + features.len() / self.width * picture);
+        let (mut first, mut rest) = (0, features);
+        while !rest.is_empty() {
+            let count = self.batch.min(rest.len() / self.width);
+            let (features, others) = rest.split_at(count * self.width);
+            let pixels = pixels.part(first * picture..(first + count) * picture);
             self.tower.forward(&mut self.params, pixels, (false, Dropout::NONE), features);
+            (first, rest) = (first + count, others);
         }
     }
 }

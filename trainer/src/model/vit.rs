@@ -174,7 +174,7 @@ impl Vit {
         let last = (&saved.tokens[self.blocks.len()][..few], &saved.moments_post[..batch]);
         let dlast = &mut scratch.gradient[..few];
         self.norm_post.backward((values, gradients), last, dpooled, dlast, Onto::Replace);
-        reducer.reduce(gradients, self.parts.last());
+        reducer.reduce(&mut (&mut *gradients).into(), self.parts.last());
         for layer in (0..self.blocks.len()).rev() {
             if self.shelf.overwritten(layer) {
                 self.run(layer, values, batch);
@@ -183,10 +183,10 @@ impl Vit {
             let memory = (&*self.shelf.place(layer), &mut self.scratch);
             let x = &self.saved.tokens[layer];
             self.blocks[layer].backward((values, gradients), sequences, x, memory);
-            reducer.reduce(gradients, self.parts.range(1 + layer));
+            reducer.reduce(&mut (&mut *gradients).into(), self.parts.range(1 + layer));
         }
         self.backward_embed((values, gradients), seen, batch);
-        reducer.reduce(gradients, self.parts.range(0));
+        reducer.reduce(&mut (&mut *gradients).into(), self.parts.range(0));
     }
 
     /// One block forward.

@@ -4,6 +4,8 @@
 use std::fmt::Debug;
 use std::ops::Range;
 
+use crate::array::ViewMut;
+
 /// The ranks that compute one global batch together.
 ///
 /// # Guarantees
@@ -44,10 +46,10 @@ impl Ranks for Alone {
 /// Takes gradients that no later part of a backward pass touches.
 pub trait Reducer {
     /// `range` of the flat gradient is done: from now on it may be read and written.
-    fn reduce(&mut self, gradients: &mut [f32], range: Range<usize>);
+    fn reduce(&mut self, gradients: &mut ViewMut<'_>, range: Range<usize>);
 }
 
 /// Leaves them where they are.
 impl Reducer for () {
-    fn reduce(&mut self, _: &mut [f32], _: Range<usize>) {}
+    fn reduce(&mut self, _: &mut ViewMut<'_>, _: Range<usize>) {}
 }

@@ -12,6 +12,7 @@ use super::ending;
 use super::meter::Meter;
 use super::together::Together;
 use crate::accumulate::Accumulator;
+use crate::array::{Array, View};
 use crate::average::Average;
 use crate::checkpoint::{State, Writer};
 use crate::data::loader::Loader;
@@ -95,7 +96,7 @@ pub(super) struct Run {
     /// The average of the weights, if it was asked for.
     pub(super) average: Option<Average>,
     /// What `params.state` was before the step.
-    pub(super) statistics: Vec<f32>,
+    pub(super) statistics: Array,
     pub(super) accumulator: Accumulator,
     pub(super) together: Together,
     pub(super) distillation: Option<Distillation>,
@@ -213,7 +214,8 @@ impl Run {
     /// If the data set cannot be read.
     pub(super) fn validate(&mut self, reporter: &Reporter) -> Result<()> {
         // Rank 0's running statistics are those of the model.
-        self.params.state = self.together.world.hear(&self.params.state)?;
+        let state = self.together.world.hear(&self.params.state.read())?;
+        self.params.state.copy_from(View::Host(&state));
         self.swap_average();
         let recalls = self.recalls(reporter);
         self.swap_average();

@@ -15,6 +15,7 @@ use super::resume::{self, Resumed};
 use super::run::{Progress, Run, Validator};
 use super::together::Together;
 use crate::accumulate::Accumulator;
+use crate::array::Memory;
 use crate::average::Average;
 use crate::checkpoint::{Claim, Fence, Writer};
 use crate::data::loader::{Loader, Options};
@@ -90,10 +91,11 @@ pub(super) fn set_up(config: &TrainConfig, world: Arc<World>) -> Result<Run> {
     if resumed.is_none() {
         initialize(config, &mut params)?;
     }
-    world.agree("weights", hash(bytemuck::cast_slice::<f32, u32>(&params.values)))?;
+    world.agree("weights", hash(bytemuck::cast_slice::<f32, u32>(&params.values.read())))?;
     let Resumed { state, average, history, best } = resumed.unwrap_or_default();
     let decay = config.optimizer.average_decay;
     let average = average.or_else(|| decay.map(|decay| Average::new(&params, decay)));
+    let statistics = params.memory().exact(params.state.len());
     let loader = loader(config, dataset, tokenizer, (state.step..steps, sizes.own.clone()))?;
     let batches = (sizes.global_batch, sizes.micro_batch);
     Ok(Run {
@@ -101,7 +103,7 @@ pub(super) fn set_up(config: &TrainConfig, world: Arc<World>) -> Result<Run> {
         memory,
         progress: Progress::new((steps, steps_per_epoch), state, history, best),
         dataset: digest,
-        statistics: params.state.clone(),
+        statistics,
         accumulator: Accumulator::shared(&clip, &params, batches, world.clone()),
         schedule: schedule(config, steps),
         together: Together::new(world, &sizes)?,
@@ -217,7 +219,8 @@ impl Taught {
     }
 
     fn build(self, config: &TrainConfig, sizes: &Sizes) -> Result<Distillation> {
-        let mut teacher = Teacher::new(&self.image, self.embed_dim as usize, sizes.micro_batch);
+        let mut teacher =
+            Teacher::new(&Memory::Host, &self.image, self.embed_dim as usize, sizes.micro_batch);
         let unfit = WeightsError::of(&self.weights.uri, Error::Config);
         load(&mut teacher.params, &self.weights.tensors, Part::Image).map_err(unfit)?;
         tracing::info!(uri = self.weights.uri, "teacher");

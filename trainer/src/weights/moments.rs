@@ -17,7 +17,7 @@ pub fn write_moments(params: &Params, adamw: &AdamW) -> Vec<u8> {
         trained(params).map(move |segment| Outgoing {
             name: Cow::Owned(format!("{prefix}{}", segment.name)),
             shape: &segment.shape,
-            values: &moments[segment.range.clone()],
+            values: moments.part(segment.range.clone()),
         })
     }))
 }
@@ -48,7 +48,8 @@ pub fn load_moments(
     for (prefix, moments) in PREFIXES.into_iter().zip([&mut adamw.first, &mut adamw.second]) {
         for segment in trained(params) {
             if let Some(tensor) = find(prefix, segment) {
-                tensor.read(&mut moments[segment.range.clone()])?;
+                let mut moments = moments.part_mut(segment.range.clone());
+                moments.write(|moments| tensor.read(moments))?;
             }
         }
     }
@@ -77,8 +78,8 @@ mod tests {
 
     fn adamw(first: f32, second: f32) -> AdamW {
         let mut adamw = AdamW::new(&params(), SETTINGS);
-        adamw.first.fill(first);
-        adamw.second.fill(second);
+        adamw.first.edit(|values| values.fill(first));
+        adamw.second.edit(|values| values.fill(second));
         adamw
     }
 
@@ -87,7 +88,7 @@ mod tests {
         let file = Weights::from_bytes(write_moments(&params(), &adamw(1.5, 2.5))).unwrap();
         let mut found = adamw(0.0, 0.0);
         load_moments(&params(), &file, &mut found).unwrap();
-        assert_eq!((found.first, found.second), (vec![1.5; 8], vec![2.5; 8]));
+        assert_eq!((&*found.first.read(), &*found.second.read()), (&[1.5; 8][..], &[2.5; 8][..]));
     }
 
     #[test]
@@ -98,7 +99,7 @@ mod tests {
         assert_eq!(file.names().count(), 2);
         let mut found = adamw(0.0, 0.0);
         load_moments(&frozen, &file, &mut found).unwrap();
-        assert_eq!(found.first, [[0.0; 6].as_slice(), &[1.5; 2]].concat());
+        assert_eq!(*found.first.read(), [[0.0; 6].as_slice(), &[1.5; 2]].concat());
         let error = load_moments(&params(), &file, &mut found).unwrap_err().to_string();
         assert!(
             error.contains("`first.visual.proj` [2, 3] is missing, `second.visual.proj`"),

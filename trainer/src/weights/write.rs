@@ -4,13 +4,14 @@ use std::borrow::Cow;
 
 use safetensors::tensor::{Dtype, View, serialize};
 
+use crate::array;
 use crate::params::Params;
 
 /// A tensor on its way into a file.
 pub(super) struct Outgoing<'a> {
     pub(super) name: Cow<'a, str>,
     pub(super) shape: &'a [usize],
-    pub(super) values: &'a [f32],
+    pub(super) values: array::View<'a>,
 }
 
 impl Outgoing<'_> {
@@ -30,7 +31,8 @@ impl View for &Outgoing<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let values = self.values.iter();
+        let values = self.values.read();
+        let values = values.iter();
         Cow::Owned(match self.dtype() {
             Dtype::I64 => values.flat_map(|&value| (value as i64).to_le_bytes()).collect(),
             _ => values.flat_map(|value| value.to_le_bytes()).collect(),

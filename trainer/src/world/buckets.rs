@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use super::ring::Ring;
+use crate::array::{View, ViewMut};
 use crate::error::{Error, Result};
 use crate::ops::ranks::Reducer;
 
@@ -48,19 +49,19 @@ impl Bucket {
     }
 
     /// Takes as much as fits.
-    fn fill(&mut self, gradients: &[f32], range: &mut Range<usize>) {
+    fn fill(&mut self, gradients: View<'_>, range: &mut Range<usize>) {
         let room = BUCKET - self.values.len();
         let part = range.start..range.end.min(range.start + room);
-        self.values.extend_from_slice(&gradients[part.clone()]);
+        self.values.extend_from_slice(&gradients.part(part.clone()).read());
         range.start = part.end;
         self.ranges.push(part);
     }
 
-    fn pour(&mut self, gradients: &mut [f32]) {
+    fn pour(&mut self, gradients: &mut ViewMut<'_>) {
         let mut values = self.values.as_slice();
         for range in self.ranges.drain(..) {
             let (own, rest) = values.split_at(range.len());
-            gradients[range].copy_from_slice(own);
+            gradients.reborrow().part(range).copy_from(View::Host(own));
             values = rest;
         }
         self.values.clear();
@@ -92,7 +93,7 @@ impl Buckets {
     }
 
     /// Waits until every gradient that was handed in is its sum.
-    pub fn finish(&mut self, gradients: &mut [f32]) {
+    pub fn finish(&mut self, gradients: &mut ViewMut<'_>) {
         if let Some(thread) = &mut self.thread {
             thread.send(gradients);
             while thread.under_way > 0 {
@@ -108,10 +109,10 @@ impl Buckets {
 }
 
 impl Reducer for Buckets {
-    fn reduce(&mut self, gradients: &mut [f32], mut range: Range<usize>) {
+    fn reduce(&mut self, gradients: &mut ViewMut<'_>, mut range: Range<usize>) {
         let Some(thread) = &mut self.thread else { return };
         while !range.is_empty() {
-            thread.open.fill(gradients, &mut range);
+            thread.open.fill(gradients.view(), &mut range);
             if thread.open.values.len() == BUCKET {
                 thread.send(gradients);
             }
@@ -121,7 +122,7 @@ impl Reducer for Buckets {
 
 impl Thread {
     /// Sends the open bucket, and opens another.
-    fn send(&mut self, gradients: &mut [f32]) {
+    fn send(&mut self, gradients: &mut ViewMut<'_>) {
         if self.free.is_empty() {
             self.take_back(gradients);
         }
@@ -133,7 +134,7 @@ impl Thread {
     }
 
     /// Waits for the bucket that was sent first.
-    fn take_back(&mut self, gradients: &mut [f32]) {
+    fn take_back(&mut self, gradients: &mut ViewMut<'_>) {
         let start = Instant::now();
         match self.come.recv() {
             Ok(mut bucket) => {

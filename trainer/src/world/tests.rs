@@ -1,6 +1,7 @@
 use std::sync::Mutex;
 
 use super::*;
+use crate::array::ViewMut;
 use crate::ops::ranks::Reducer;
 
 /// What each of so many threads makes of the same work.
@@ -78,12 +79,13 @@ fn gradients_are_summed_wherever_they_are_handed_in_and_left_alone_elsewhere() {
         let mut buckets = world.buckets().unwrap();
         let mut all = Vec::new();
         for _ in 0..2 {
-            let mut values = numbers(world.rank(), length);
+            let mut numbers = numbers(world.rank(), length);
+            let mut values = ViewMut::Host(&mut numbers);
             for range in [length - 7..length, 10..length - 7, 4..9] {
                 buckets.reduce(&mut values, range);
             }
             buckets.finish(&mut values);
-            all.push(values);
+            all.push(numbers);
         }
         assert_eq!(all[0], all[1]);
         all.swap_remove(0)

@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Result, Tensor, Var};
 use cnclip::ops::random::{normal, stream};
-use cnclip::params::{Layout, Params};
+use cnclip::params::Layout;
 
 pub(crate) fn numbers(length: usize, seed: u64) -> Vec<f32> {
     (0..length as u64).map(|i| normal(stream(seed, i))).collect()
@@ -40,12 +40,19 @@ pub(crate) fn assert_close(what: &str, found: &[f32], right: &[f32]) {
     }
 }
 
+/// Parameters in this machine's memory.
+pub(crate) struct Params {
+    pub(crate) values: Vec<f32>,
+    pub(crate) gradients: Vec<f32>,
+    #[allow(dead_code, reason = "batch normalisation alone has one")]
+    pub(crate) state: Vec<f32>,
+}
+
 /// Parameters with these values, and gradients that start at 1 to show that they are added to.
 pub(crate) fn params(layout: Layout) -> Params {
-    let mut params = layout.build();
-    params.values = numbers(params.values.len(), 99);
-    params.gradients.fill(1.0);
-    params
+    let params = layout.build();
+    let (trained, state) = (params.values.len(), params.state.len());
+    Params { values: numbers(trained, 99), gradients: vec![1.0; trained], state: vec![0.0; state] }
 }
 
 pub(crate) fn plus_one(values: &[f32]) -> Vec<f32> {

@@ -58,7 +58,9 @@ fn archive(params: &Params, name: &str, writer: impl Write + Seek) -> io::Result
     add("data.pkl", &mut |file| file.write_all(&pickle))?;
     add("byteorder", &mut |file| file.write_all(b"little"))?;
     for (number, (segment, values)) in params.tensors().enumerate() {
-        add(&format!("data/{number}"), &mut |file| numbers(storage(segment), values, file))?;
+        add(&format!("data/{number}"), &mut |file| {
+            numbers(storage(segment), &values.read(), file)
+        })?;
     }
     add("version", &mut |file| file.write_all(b"3\n"))?;
     zip.finish()?.flush()

@@ -27,7 +27,7 @@ impl Run {
         let batch = self.loader.next_batch()?;
         let batch = batch.ok_or_else(|| Error::Bug(format!("the loader ended at step {step}")))?;
         self.together.world.at(step);
-        self.statistics.copy_from_slice(&self.params.state);
+        self.statistics.copy_from(self.params.state.view());
         if self.config.duplicates == Duplicates::Positives {
             let found = self.together.fingerprints(&batch.fingerprints);
             self.accumulator.loss.targets.match_equal(found);
@@ -65,7 +65,7 @@ impl Run {
     }
 
     fn skip(&mut self, reason: &str) -> Result<()> {
-        self.params.state.copy_from_slice(&self.statistics);
+        self.params.state.copy_from(self.statistics.view());
         self.progress.steps_skipped += 1;
         let (skipped, most) = (self.progress.steps_skipped, self.config.max_skipped_steps);
         let step = self.progress.step;
@@ -102,7 +102,7 @@ impl Run {
         }
         clip.add_logit_scale_gradient(params, score.logit_scale_gradient as f32);
         accumulator.backward((clip, params), given, buckets);
-        buckets.finish(&mut params.gradients);
+        buckets.finish(&mut params.gradients.view_mut());
         losses
     }
 
