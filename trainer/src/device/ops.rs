@@ -1,5 +1,20 @@
 //! The operations of the towers as a device does them: one file for each of [`crate::ops`], the same
 //! function over spans instead of slices. Each says which kernels do it, and over how many threads.
+//!
+//! Arrays of activations of one operation have one format; weights' values, gradients and moments are
+//! fp32.
+
+pub mod activation;
+pub mod attention;
+pub mod dropout;
+pub mod embedding;
+pub mod layer_norm;
+pub mod linear;
+pub mod normalize;
+pub mod patches;
+pub mod positions;
+mod ragged;
+pub mod rows;
 
 use super::{Launch, Span, SpanMut};
 

@@ -42,6 +42,13 @@ impl Dropout {
         self.rate > 0.0
     }
 
+    /// What a device makes the same masks of: the key of the place, the first sample, below which number
+    /// an element is dropped (none below 0), and what others are multiplied with.
+    pub(crate) fn rule(self) -> (u64, u64, u32, f32) {
+        let mask = self.mask(0);
+        (self.key, self.first_sample, mask.dropped_below, mask.scale)
+    }
+
     /// The mask of one sample.
     pub fn mask(self, sample: usize) -> Mask {
         Mask {

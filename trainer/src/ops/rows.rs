@@ -53,6 +53,11 @@ impl<'a> Sequences<'a> {
         Self { places: Some(places), ..self }
     }
 
+    /// Whether a device is told of tokens that are padding.
+    pub fn padded_on_device(&self) -> Option<Span<'a>> {
+        self.places.and_then(|places| places.ids)
+    }
+
     /// Where a device finds them.
     #[expect(clippy::expect_used, reason = "whoever computes on a device says so before")]
     pub fn places(&self) -> Places<'a> {
