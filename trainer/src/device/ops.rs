@@ -23,6 +23,6 @@ pub fn convert(from: Span<'_>, mut to: SpanMut<'_>) {
     let (device, len) = (to.device(), to.len());
     let names =
         [from.format(), to.span().format()].map(|format| format!("{format:?}").to_lowercase());
-    let launch = Launch::new(&format!("convert_{}_{}", names[0], names[1])).over(len);
+    let launch = Launch::new(&format!("convert_{}_{}", names[0], names[1])).over(len.div_ceil(8));
     launch.read(from).write(&mut to).write_rounded(&mut to).whole(len).run(device);
 }

@@ -1,0 +1,148 @@
+//! Runs the trainer's kernels on this machine's processor: a [`Driver`] for tests, which finds what a card
+//! would not tell of. Slow, and never part of an image.
+
+mod memory;
+mod products;
+
+use std::ffi::{CString, c_char, c_int};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cnclip::device::{Address, Argument, Device, Driver, Fault, Launch, Product};
+use memory::Memory;
+
+/// A processor that does what a card does.
+///
+/// # Guarantees
+/// A kernel whose arguments are not those of its signature, that writes around memory that it was given, or
+/// whose threads wait for each other in vain is a fault. Memory that was not written holds no numbers.
+#[derive(Debug)]
+pub struct Emulator {
+    memory: Mutex<Memory>,
+}
+
+impl Emulator {
+    /// A device with so many bytes of memory.
+    pub fn device(bytes: u64) -> Device {
+        Device::new(Self { memory: Mutex::new(Memory::new(bytes)) })
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Driver for Emulator {
+    fn name(&self) -> String {
+        "an emulated device".into()
+    }
+
+    fn memory(&self) -> Result<(u64, u64), Fault> {
+        let memory = self.memory();
+        Ok((memory.free, memory.all))
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Address, Fault> {
+        self.memory().allocate(bytes)
+    }
+
+    fn free(&self, at: Address) {
+        self.memory().release(at);
+    }
+
+    fn clear(&self, at: Address, bytes: usize) -> Result<(), Fault> {
+        self.memory().write(at, bytes)?.fill(0);
+        Ok(())
+    }
+
+    fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<(), Fault> {
+        let mut memory = self.memory();
+        let copied = memory.read(from, bytes)?.to_vec();
+        memory.write(to, bytes)?.copy_from_slice(&copied);
+        Ok(())
+    }
+
+    fn upload(&self, from: &[u8], to: Address) -> Result<(), Fault> {
+        self.memory().write(to, from.len())?.copy_from_slice(from);
+        Ok(())
+    }
+
+    fn download(&self, from: Address, to: &mut [u8]) -> Result<(), Fault> {
+        to.copy_from_slice(self.memory().read(from, to.len())?);
+        Ok(())
+    }
+
+    fn launch(&self, launch: &Launch) -> Result<(), Fault> {
+        let fault = |found: String| Fault::broken(format!("the kernel {}", launch.kernel), found);
+        let pointers: Vec<Address> = launch.arguments.iter().filter_map(pointer).collect();
+        for &at in &pointers {
+            self.memory().read(at, 0).map_err(|found| fault(found.to_string()))?;
+        }
+        run(launch).map_err(fault)?;
+        let memory = self.memory();
+        match pointers.iter().find(|at| !memory.is_fenced(**at)) {
+            Some(at) => Err(fault(format!("it wrote around the memory at {at:#x}"))),
+            None => Ok(()),
+        }
+    }
+
+    fn multiply(&self, product: &Product) -> Result<(), Fault> {
+        products::multiply(&mut self.memory(), product)
+    }
+
+    fn wait(&self) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+fn pointer(argument: &Argument) -> Option<Address> {
+    match argument {
+        Argument::Address(at) if *at != 0 => Some(*at),
+        _ => None,
+    }
+}
+
+// SAFETY: the signature is that of `shim/run.cpp`.
+unsafe extern "C" {
+    fn emulator_launch(
+        name: *const c_char,
+        grid: *const u32,
+        threads: u32,
+        kinds: *const c_char,
+        given: *const u64,
+        wrong: *mut c_char,
+        room: usize,
+    ) -> c_int;
+}
+
+/// Runs all threads of a kernel.
+fn run(launch: &Launch) -> Result<(), String> {
+    let (mut kinds, mut given) = (String::new(), Vec::new());
+    for argument in &launch.arguments {
+        let (kind, bits) = match *argument {
+            Argument::Address(at) => ('p', at),
+            Argument::Whole(number) => ('w', number.into()),
+            Argument::Long(number) => ('l', number),
+            Argument::Real(number) => ('r', number.to_bits().into()),
+        };
+        kinds.push(kind);
+        given.push(bits);
+    }
+    let words = |text: &str| CString::new(text).map_err(|error| error.to_string());
+    let (name, kinds) = (words(&launch.kernel)?, words(&kinds)?);
+    let mut wrong = [0_u8; 256];
+    // SAFETY: all pointers are of things that live until the call returns; `given` is as long as `kinds`,
+    // and `wrong` as long as it is said to be. Pointers among the arguments lie in allocated memory.
+    let code = unsafe {
+        emulator_launch(
+            name.as_ptr(),
+            launch.grid.as_ptr(),
+            launch.threads,
+            kinds.as_ptr(),
+            given.as_ptr(),
+            wrong.as_mut_ptr().cast(),
+            wrong.len(),
+        )
+    };
+    let said = wrong.split(|byte| *byte == 0).next().unwrap_or_default();
+    if code == 0 { Ok(()) } else { Err(String::from_utf8_lossy(said).into_owned()) }
+}

@@ -1,0 +1,153 @@
+// What all kernels share. Conventions:
+// - T is the format of activations; weights, gradients and statistics are fp32, and so is arithmetic.
+// - A body is `template <typename T> static __device__ void name(...)`; EXPORT makes `name_f32` and
+//   `name_bf16` of it. Kernels of one format are `extern "C" __global__ void name(...)`.
+// - Sizes are `unsigned`, indices `size_t`; blocks are rows of threads, a multiple of 32.
+// - Nothing is added by atomics: the same numbers give the same sums.
+#pragma once
+
+#include <cuda_bf16.h>
+
+typedef __nv_bfloat16 bf16;
+typedef unsigned long long u64;
+
+#define EXPORT(name, parameters, arguments)                                                        \
+    namespace of_f32 {                                                                             \
+    typedef float T;                                                                               \
+    extern "C" __global__ void name##_f32 parameters { name<T> arguments; }                        \
+    }                                                                                              \
+    namespace of_bf16 {                                                                            \
+    typedef bf16 T;                                                                                \
+    extern "C" __global__ void name##_bf16 parameters { name<T> arguments; }                       \
+    }
+
+__device__ __forceinline__ float load(const float* at) { return *at; }
+__device__ __forceinline__ float load(const bf16* at) { return __bfloat162float(*at); }
+__device__ __forceinline__ void store(float* at, float value) { *at = value; }
+__device__ __forceinline__ void store(bf16* at, float value) { *at = __float2bfloat16_rn(value); }
+
+// Eight neighbours at once, where all lie at multiples of sixteen bytes.
+enum : unsigned { OCTET = 8 };
+
+__device__ __forceinline__ bool aligned(const void* at) { return ((size_t)at & 15) == 0; }
+
+__device__ __forceinline__ void load8(const float* at, float* out) {
+    float4 low = *(const float4*)at, high = *(const float4*)(at + 4);
+    out[0] = low.x, out[1] = low.y, out[2] = low.z, out[3] = low.w;
+    out[4] = high.x, out[5] = high.y, out[6] = high.z, out[7] = high.w;
+}
+
+__device__ __forceinline__ void load8(const bf16* at, float* out) {
+    uint4 raw = *(const uint4*)at;
+    unsigned words[4] = {raw.x, raw.y, raw.z, raw.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        out[2 * i] = __uint_as_float(words[i] << 16);
+        out[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+    }
+}
+
+__device__ __forceinline__ void store8(float* at, const float* values) {
+    *(float4*)at = make_float4(values[0], values[1], values[2], values[3]);
+    *(float4*)(at + 4) = make_float4(values[4], values[5], values[6], values[7]);
+}
+
+__device__ __forceinline__ unsigned two_bf16(float low, float high) {
+    return (unsigned)__bfloat16_as_ushort(__float2bfloat16_rn(low)) |
+           (unsigned)__bfloat16_as_ushort(__float2bfloat16_rn(high)) << 16;
+}
+
+__device__ __forceinline__ void store8(bf16* at, const float* values) {
+    *(uint4*)at = make_uint4(two_bf16(values[0], values[1]), two_bf16(values[2], values[3]),
+                             two_bf16(values[4], values[5]), two_bf16(values[6], values[7]));
+}
+
+// The sum and the maximum over the 32 threads of a warp; each is told.
+__device__ __forceinline__ float warp_sum(float value) {
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
+    return value;
+}
+
+__device__ __forceinline__ float warp_max(float value) {
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2)
+        value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, step));
+    return value;
+}
+
+// The sum over a block of at most 1024 threads; each is told. All threads must call it.
+__device__ __forceinline__ float block_sum(float value) {
+    __shared__ float sums[32];
+    unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    value = warp_sum(value);
+    __syncthreads();
+    if (lane == 0) sums[warp] = value;
+    __syncthreads();
+    return warp_sum(lane < warps ? sums[lane] : 0.0f);
+}
+
+__device__ __forceinline__ size_t thread_index() {
+    return (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+}
+
+// A walk over eight numbers a thread: `each(i)` for single ones, `eight(i)` for octets that lie well.
+#define FOR_OCTETS(count, well, eight, each)                                                       \
+    {                                                                                              \
+        size_t first = thread_index() * OCTET;                                                     \
+        if (well && first + OCTET <= count) {                                                      \
+            size_t i = first;                                                                      \
+            eight;                                                                                 \
+        } else {                                                                                   \
+            for (size_t i = first; i < first + OCTET && i < count; i++) each;                      \
+        }                                                                                          \
+    }
+
+// Sequences: where they begin, or null and the length that all have; whether only first tokens go on.
+struct Sequence {
+    size_t token;   // its first token
+    unsigned tokens;
+    size_t row;     // its first row of those that go on
+    unsigned rows;  // that go on
+};
+
+__device__ __forceinline__ Sequence sequence_of(const unsigned* offsets, unsigned length,
+                                                       unsigned first, unsigned index) {
+    Sequence s;
+    s.token = offsets ? offsets[index] : (size_t)index * length;
+    s.tokens = offsets ? offsets[index + 1] - offsets[index] : length;
+    s.row = first ? index : s.token;
+    s.rows = first ? 1 : s.tokens;
+    return s;
+}
+
+// The masks of the trainer's `ops/dropout.rs` and `ops/random.rs`.
+__device__ __forceinline__ u64 mix(u64 x) {
+    x += 0x9e3779b97f4a7c15ull;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+    return x ^ (x >> 31);
+}
+
+__device__ __forceinline__ u64 stream_of(u64 key, u64 index) { return mix(mix(key) ^ index); }
+
+__device__ __forceinline__ unsigned mix32(unsigned x) {
+    x = (x ^ (x >> 16)) * 0x7feb352du;
+    x = (x ^ (x >> 15)) * 0x846ca68bu;
+    return x ^ (x >> 16);
+}
+
+struct Mask {
+    unsigned key, dropped_below;
+    float scale;
+    // What an element is multiplied with.
+    __device__ __forceinline__ float of(unsigned element) const {
+        return mix32(element + key) >= dropped_below ? scale : 0.0f;
+    }
+};
+
+__device__ __forceinline__ Mask mask_of(u64 key, u64 first_sample, unsigned dropped_below,
+                                               float scale, unsigned sample) {
+    Mask mask = {(unsigned)stream_of(key, first_sample + sample), dropped_below, scale};
+    return mask;
+}

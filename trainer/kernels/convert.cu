@@ -1,0 +1,36 @@
+// Numbers in another format, and rounded beside them where they are kept so.
+#include "common.cuh"
+
+template <typename From, typename To>
+__device__ __forceinline__ void convert(const From* from, To* to, bf16* rounded, unsigned count) {
+    bool well = aligned(from) && aligned(to) && aligned(rounded);
+    FOR_OCTETS(
+        count, well,
+        {
+            float values[OCTET];
+            load8(from + i, values);
+            store8(to + i, values);
+            if (rounded) store8(rounded + i, values);
+        },
+        {
+            float value = load(from + i);
+            store(to + i, value);
+            if (rounded) store(rounded + i, value);
+        })
+}
+
+extern "C" __global__ void convert_f32_f32(const float* from, float* to, bf16* rounded, unsigned count) {
+    convert(from, to, rounded, count);
+}
+
+extern "C" __global__ void convert_f32_bf16(const float* from, bf16* to, bf16* rounded, unsigned count) {
+    convert(from, to, rounded, count);
+}
+
+extern "C" __global__ void convert_bf16_f32(const bf16* from, float* to, bf16* rounded, unsigned count) {
+    convert(from, to, rounded, count);
+}
+
+extern "C" __global__ void convert_bf16_bf16(const bf16* from, bf16* to, bf16* rounded, unsigned count) {
+    convert(from, to, rounded, count);
+}
