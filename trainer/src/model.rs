@@ -8,6 +8,7 @@ pub mod clip;
 mod feed_forward;
 mod image_encoder;
 mod parts;
+mod placed;
 pub mod resnet;
 mod scratch;
 mod shelf;

@@ -1,4 +1,4 @@
-//! The operations of the towers: each a forward and a backward over plain slices, without memory of
+//! The operations of the towers: each a forward and a backward over views, without memory of
 //! its own beyond what a block lends it. Weight gradients are added, input gradients are written.
 
 pub mod activation;
@@ -16,6 +16,7 @@ pub mod normalize;
 pub mod patches;
 pub mod pixels;
 pub mod pool;
+pub mod positions;
 pub mod query;
 pub mod random;
 pub mod ranks;

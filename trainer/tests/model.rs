@@ -237,7 +237,7 @@ fn features_of_pictures_with_masked_patches_are_the_references() {
     });
     let (pairs, mut features) = (golden.pairs(0), vec![9.0; 6 * 32]);
     let given = (pairs.batch().pixels, &seen.collect::<Vec<_>>()[..]);
-    vit.forward(params.values.view().into(), given, &mut features);
+    vit.forward(params.values.view(), given, (&mut features).into());
     assert_close("features", &features, &golden.io["flip.image_raw"].values, 1e-5);
 }
 

@@ -6,11 +6,12 @@
 mod oracle;
 
 use candle_core::{D, Device, Result, Tensor, Var};
+use cnclip::array::ViewMut;
 use cnclip::ops::activation::Activation;
 use cnclip::ops::attention::Attention;
 use cnclip::ops::dropout::Dropout;
 use cnclip::ops::embedding::{self, Tables};
-use cnclip::ops::layer_norm::LayerNorm;
+use cnclip::ops::layer_norm::{LayerNorm, MOMENTS};
 use cnclip::ops::linear::Linear;
 use cnclip::ops::matrix::Onto;
 use cnclip::ops::normalize;
@@ -28,8 +29,10 @@ fn a_linear_layer_is_candles() {
     let (x, dy) = (numbers(rows * inputs, 1), numbers(rows * outputs, 2));
     let (mut y, mut dx) = (numbers(rows * outputs, 3), numbers(rows * inputs, 4));
     let (y_before, dx_before) = (y.clone(), dx.clone());
-    linear.forward(&values, &x, &mut y, Onto::Add);
-    linear.backward((&values, &mut gradients), &x, &dy, &mut dx, Onto::Add);
+    let gradient = &mut ViewMut::from(&mut gradients);
+    linear.forward((&values).into(), (&x).into(), (&mut y).into(), Onto::Add);
+    let weights = ((&values).into(), gradient);
+    linear.backward(weights, (&x).into(), (&dy).into(), (&mut dx).into(), Onto::Add);
 
     let (weight, bias) = values.split_at(inputs * outputs);
     let (weight, bias) = (var(weight, &[outputs, inputs]), var(bias, &[outputs]));
@@ -52,8 +55,10 @@ fn a_projection_is_candles() {
     let Params { values, mut gradients, .. } = params(layout);
     let (x, dy) = (numbers(rows * inputs, 1), numbers(rows * outputs, 2));
     let (mut y, mut dx) = (vec![9.0; rows * outputs], vec![9.0; rows * inputs]);
-    projection.forward(&values, &x, &mut y, Onto::Replace);
-    projection.backward((&values, &mut gradients), &x, &dy, &mut dx, Onto::Replace);
+    let gradient = &mut ViewMut::from(&mut gradients);
+    projection.forward((&values).into(), (&x).into(), (&mut y).into(), Onto::Replace);
+    let weights = ((&values).into(), gradient);
+    projection.backward(weights, (&x).into(), (&dy).into(), (&mut dx).into(), Onto::Replace);
 
     let (x, weight) = (var(&x, &[rows, inputs]), var(&values, &[inputs, outputs]));
     let (right, d) = oracle(&[&x, &weight], &dy, || x.matmul(&weight));
@@ -69,10 +74,12 @@ fn layer_normalisation_is_candles() {
     let norm = LayerNorm::declare(&mut layout, "ln", width, epsilon);
     let Params { values, mut gradients, .. } = params(layout);
     let (x, dy) = (numbers(rows * width, 1), numbers(rows * width, 2));
-    let (mut y, mut moments) = (vec![9.0; rows * width], vec![[9.0; 2]; rows]);
+    let (mut y, mut moments) = (vec![9.0; rows * width], vec![9.0; rows * MOMENTS]);
     let mut dx = vec![9.0; rows * width];
-    norm.forward(&values, &x, &mut y, &mut moments);
-    norm.backward((&values, &mut gradients), (&x, &moments), &dy, &mut dx, Onto::Replace);
+    norm.forward((&values).into(), (&x).into(), (&mut y).into(), (&mut moments).into());
+    let (weights, inner) =
+        (((&values).into(), &mut ViewMut::from(&mut gradients)), ((&x).into(), (&moments).into()));
+    norm.backward(weights, inner, (&dy).into(), (&mut dx).into(), Onto::Replace);
 
     let (weight, bias) = (var(&values[..width], &[width]), var(&values[width..], &[width]));
     let x = var(&x, &[rows, width]);
@@ -92,8 +99,8 @@ fn both_activations_are_candles() {
     let dy = numbers(x.len(), 2);
     for activation in [Activation::Gelu, Activation::QuickGelu] {
         let (mut y, mut dx) = (vec![9.0; x.len()], dy.clone());
-        activation.forward(&x, &mut y);
-        activation.backward(&x, &mut dx);
+        activation.forward((&x).into(), (&mut y).into());
+        activation.backward((&x).into(), (&mut dx).into());
         let x = var(&x, &[x.len()]);
         let (right, d) = oracle(&[&x], &dy, || match activation {
             Activation::Gelu => x.gelu_erf(),
@@ -136,11 +143,12 @@ fn attention_over_packed_sequences_is_candles_over_each() {
         let scratch = || vec![9.0; kept * attention.row()];
         let (mut probabilities, mut dropped, mut scores) = (scratch(), scratch(), scratch());
         let (mut out, mut dqkv) = (vec![9.0; kept * 35], vec![9.0; tokens * 105]);
-        let weights = (&mut probabilities[..], &mut dropped[..]);
-        attention.forward(sequences, Dropout::NONE, &qkv, weights, &mut out);
-        let saved = (&qkv[..], &probabilities[..]);
-        let memory = (&mut dropped[..], &mut scores[..]);
-        attention.backward(sequences, Dropout::NONE, saved, &dout, memory, &mut dqkv);
+        let none = Dropout::NONE;
+        let weights = ((&mut probabilities).into(), (&mut dropped).into());
+        attention.forward(sequences, none, (&qkv).into(), weights, (&mut out).into());
+        let saved = ((&qkv).into(), (&probabilities).into());
+        let memory = ((&mut dropped).into(), (&mut scores).into());
+        attention.backward(sequences, none, saved, (&dout).into(), memory, (&mut dqkv).into());
 
         let qkv = var(&qkv, &[tokens, 105]);
         let (right, d) =
@@ -155,8 +163,8 @@ fn unit_vectors_are_candles() {
     let (rows, width) = (7, 37);
     let (x, dy) = (numbers(rows * width, 1), numbers(rows * width, 2));
     let (mut y, mut dx) = (vec![9.0; rows * width], dy.clone());
-    normalize::forward(width, &x, &mut y);
-    normalize::backward(width, &x, &mut dx);
+    normalize::forward(width, (&x).into(), (&mut y).into());
+    normalize::backward(width, (&x).into(), (&mut dx).into());
     let x = var(&x, &[rows, width]);
     let (right, d) = oracle(&[&x], &dy, || x.broadcast_div(&x.sqr()?.sum_keepdim(1)?.sqrt()?));
     assert_close("y", &y, &right);
@@ -170,11 +178,13 @@ fn embeddings_are_candles() {
     let (words, positions) = (numbers(6 * width, 1), numbers(4 * width, 2));
     let (kind, dy) = (numbers(width, 3), numbers(7 * width, 4));
     let mut y = vec![9.0; 7 * width];
-    let tables = Tables { words: &words, positions: &positions, kind: &kind };
-    embedding::forward(tables, sequences, &ids, &mut y);
+    let tables =
+        Tables { words: (&words).into(), positions: (&positions).into(), kind: (&kind).into() };
+    embedding::forward(tables, sequences, &ids, (&mut y).into());
     let (mut dwords, mut dpositions) = (vec![1.0; 6 * width], vec![1.0; 4 * width]);
-    embedding::backward_words(&ids, width, &dy, &mut dwords);
-    embedding::backward_positions(&offsets, width, &dy, &mut dpositions);
+    let rows = (&dy).into();
+    embedding::backward_words(sequences, &ids, width, rows, (&mut dwords).into());
+    embedding::backward_positions(sequences, width, rows, (&mut dpositions).into());
 
     let (words, positions) = (var(&words, &[6, width]), var(&positions, &[4, width]));
     let ids = Tensor::new(&ids, &Device::Cpu).unwrap();

@@ -224,7 +224,7 @@ fn a_teachers_features_are_those_of_its_model_in_evaluation() {
     let pixels: Vec<u8> = (0..5 * 3 * 32 * 32u32).map(|i| ((i * 2_654_435) >> 9) as u8).collect();
     let (mut raw, mut unit) = (vec![0.0; 5 * width], vec![0.0; 5 * width]);
     teacher.encode(Pixels::Bytes(&pixels), ViewMut::Host(&mut raw));
-    normalize::forward(width, &raw, &mut unit);
+    normalize::forward(width, (&raw).into(), (&mut unit).into());
     let right = clip.encode_images(&mut params, Pixels::Bytes(&pixels)).read();
     for (found, right) in unit.iter().zip(&*right) {
         assert!((found - right).abs() < 1e-6, "{found} for {right}");

@@ -53,6 +53,11 @@ impl Memory {
         }
     }
 
+    /// Memory for bytes on a device; a host has them already.
+    pub fn bytes(&self, len: usize) -> Option<Buffer> {
+        self.device().map(|device| Buffer::new(device, len, Format::U8))
+    }
+
     /// The device, if it is one's.
     pub fn device(&self) -> Option<&Device> {
         match self {

@@ -10,7 +10,7 @@ const WIDTH: usize = 11;
 fn features(seed: u64) -> Vec<f32> {
     let raw: Vec<f32> = (0..PAIRS * WIDTH).map(|i| normal(stream(seed, i as u64))).collect();
     let mut unit = raw.clone();
-    normalize::forward(WIDTH, &raw, &mut unit);
+    normalize::forward(WIDTH, (&raw).into(), (&mut unit).into());
     unit
 }
 

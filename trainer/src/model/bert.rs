@@ -7,12 +7,14 @@ use layer::{Layer, Rates};
 
 use super::Texts;
 use super::parts::Parts;
+use super::placed::Placed;
 use super::scratch::Scratch;
 use super::shelf::Shelf;
+use crate::array::{Array, View, ViewMut};
 use crate::ops::attention::Attention;
 use crate::ops::dropout::Dropout;
 use crate::ops::embedding::{self, Tables};
-use crate::ops::layer_norm::{LayerNorm, Moments};
+use crate::ops::layer_norm::{LayerNorm, MOMENTS};
 use crate::ops::linear::{Linear, add_column_sums};
 use crate::ops::matrix::Onto;
 use crate::ops::ranks::Reducer;
@@ -38,6 +40,8 @@ pub struct Bert {
     /// The embedding, each layer, and the projection.
     parts: Parts,
     rates: Rates,
+    /// The captions, on a device.
+    placed: Placed,
     shelf: Shelf<layer::Saved>,
     scratch: Scratch,
     saved: Saved,
@@ -46,10 +50,10 @@ pub struct Bert {
 /// What the forward pass keeps for the backward pass.
 #[derive(Debug)]
 struct Saved {
-    embedded: Vec<f32>,
-    moments: Vec<Moments>,
+    embedded: Array,
+    moments: Array,
     /// What goes into each layer, and what comes out of the last.
-    tokens: Vec<Vec<f32>>,
+    tokens: Vec<Array>,
 }
 
 impl Bert {
@@ -63,7 +67,7 @@ impl Bert {
     ) -> Self {
         let [width, heads, count, hidden] =
             [sizes.width, sizes.heads, sizes.layers, sizes.intermediate].map(|n| n as usize);
-        let precision = layout.precision();
+        let (precision, memory) = (layout.precision(), layout.memory().clone());
         let (rows, attention) = (batch * longest, Attention { heads, width, longest, precision });
         let mut parts = Parts::begin(layout);
         let mut table = |name: &str, entries: usize| {
@@ -91,7 +95,7 @@ impl Bert {
             positions,
             kinds,
             norm,
-            shelf: Shelf::new(&layers, recompute, |layer| layer.reserve((rows, batch))),
+            shelf: Shelf::new(&layers, recompute, |layer| layer.reserve(&memory, (rows, batch))),
             layers,
             projection: Linear::projection(projection, width),
             parts,
@@ -99,11 +103,12 @@ impl Bert {
                 hidden: sizes.hidden_dropout_percent as f32 / 100.0,
                 attention: sizes.attention_dropout_percent as f32 / 100.0,
             },
-            scratch: Scratch::new(rows, hidden, attention),
+            placed: Placed::new(&memory, batch, rows),
+            scratch: Scratch::new(&memory, rows, hidden, attention),
             saved: Saved {
-                embedded: vec![0.0; rows * width],
-                moments: vec![[0.0; 2]; rows],
-                tokens: vec![vec![0.0; rows * width]; count + 1],
+                embedded: memory.array(rows * width),
+                moments: memory.exact(rows * MOMENTS),
+                tokens: (0..=count).map(|_| memory.array(rows * width)).collect(),
             },
         }
     }
@@ -111,88 +116,94 @@ impl Bert {
     /// Writes the features of a batch.
     pub fn forward(
         &mut self,
-        values: &[f32],
+        values: View<'_>,
         texts: Texts<'_>,
         dropout: Dropout,
-        features: &mut [f32],
+        features: ViewMut<'_>,
     ) {
+        self.placed.take(texts.offsets, texts.ids);
         self.embed(values, texts, dropout);
         for layer in 0..self.layers.len() {
             self.run(layer, values, texts, dropout);
         }
-        let pooled = &self.saved.tokens[self.layers.len()][..texts.count() * self.width];
+        let pooled = self.saved.tokens[self.layers.len()].first(texts.count() * self.width);
         self.projection.forward(values, pooled, features, Onto::Replace);
     }
 
-    /// Adds to the gradients of the weights, given that of the features and the dropout of the
-    /// forward pass; hands them on part by part.
+    /// Adds to the gradients of the weights, given that of the features and the texts and the dropout
+    /// of the forward pass; hands them on part by part.
     pub fn backward(
         &mut self,
-        (values, gradients): (&[f32], &mut [f32]),
+        (values, gradients): (View<'_>, &mut ViewMut<'_>),
         texts: Texts<'_>,
         dropout: Dropout,
-        (dfeatures, reducer): (&[f32], &mut dyn Reducer),
+        (dfeatures, reducer): (View<'_>, &mut dyn Reducer),
     ) {
         let few = texts.count() * self.width;
-        let pooled = &self.saved.tokens[self.layers.len()][..few];
-        let dpooled = &mut self.scratch.gradient[..few];
+        let pooled = self.saved.tokens[self.layers.len()].first(few);
+        let dpooled = self.scratch.gradient.first_mut(few);
         self.projection.backward((values, gradients), pooled, dfeatures, dpooled, Onto::Replace);
-        reducer.reduce(&mut (&mut *gradients).into(), self.parts.last());
+        reducer.reduce(gradients, self.parts.last());
         for layer in (0..self.layers.len()).rev() {
             if self.shelf.overwritten(layer) {
                 self.run(layer, values, texts, dropout);
             }
-            let inner = (texts.sequences(), self.rates.at(dropout, layer));
+            let inner = (self.placed.on(texts.sequences()), self.rates.at(dropout, layer));
             let memory = (&*self.shelf.place(layer), &mut self.scratch);
-            let x = &self.saved.tokens[layer];
+            let x = self.saved.tokens[layer].view();
             self.layers[layer].backward((values, gradients), inner, x, memory);
-            reducer.reduce(&mut (&mut *gradients).into(), self.parts.range(1 + layer));
+            reducer.reduce(gradients, self.parts.range(1 + layer));
         }
         self.backward_embed((values, gradients), texts, dropout);
-        reducer.reduce(&mut (&mut *gradients).into(), self.parts.range(0));
+        reducer.reduce(gradients, self.parts.range(0));
     }
 
     /// One layer forward.
-    fn run(&mut self, layer: usize, values: &[f32], texts: Texts<'_>, dropout: Dropout) {
+    fn run(&mut self, layer: usize, values: View<'_>, texts: Texts<'_>, dropout: Dropout) {
         let (before, after) = self.saved.tokens.split_at_mut(layer + 1);
-        let inner = (texts.sequences(), self.rates.at(dropout, layer));
+        let inner = (self.placed.on(texts.sequences()), self.rates.at(dropout, layer));
         let memory = (self.shelf.place(layer), &mut self.scratch);
-        self.layers[layer].forward(values, inner, &before[layer], &mut after[0], memory);
+        let (x, y) = (before[layer].view(), after[0].view_mut());
+        self.layers[layer].forward(values, inner, x, y, memory);
     }
 
-    fn embed(&mut self, values: &[f32], texts: Texts<'_>, dropout: Dropout) {
-        let (sequences, width) = (texts.sequences(), self.width);
+    fn embed(&mut self, values: View<'_>, texts: Texts<'_>, dropout: Dropout) {
+        let (sequences, width) = (self.placed.on(texts.sequences()), self.width);
         let all = sequences.tokens() * width;
         let tables = Tables {
             words: self.words.of(values),
             positions: self.positions.of(values),
-            kind: &self.kinds.of(values)[..width],
+            kind: self.kinds.of(values).first(width),
         };
-        let Saved { embedded, moments, tokens } = &mut self.saved;
-        embedding::forward(tables, sequences, texts.ids, &mut embedded[..all]);
-        let (normed, moments) =
-            (&mut self.scratch.narrow[..all], &mut moments[..sequences.tokens()]);
-        self.norm.forward(values, &embedded[..all], normed, moments);
-        dropout.at(0, self.rates.hidden).apply(sequences, width, normed, &mut tokens[0][..all]);
+        let (Saved { embedded, moments, tokens }, normed) =
+            (&mut self.saved, &mut self.scratch.narrow);
+        embedding::forward(tables, sequences, texts.ids, embedded.first_mut(all));
+        let moments = moments.first_mut(sequences.tokens() * MOMENTS);
+        self.norm.forward(values, embedded.first(all), normed.first_mut(all), moments);
+        let dropout = dropout.at(0, self.rates.hidden);
+        dropout.apply(sequences, width, normed.first(all), tokens[0].first_mut(all));
     }
 
     fn backward_embed(
         &mut self,
-        (values, gradients): (&[f32], &mut [f32]),
+        (values, gradients): (View<'_>, &mut ViewMut<'_>),
         texts: Texts<'_>,
         dropout: Dropout,
     ) {
-        let (sequences, width) = (texts.sequences(), self.width);
+        let (sequences, width) = (self.placed.on(texts.sequences()), self.width);
         let all = sequences.tokens() * width;
         let Scratch { gradient, narrow, .. } = &mut self.scratch;
-        let (gradient, dnormed) = (&mut gradient[..all], &mut narrow[..all]);
-        dropout.at(0, self.rates.hidden).apply(sequences, width, gradient, dnormed);
-        let inner = (&self.saved.embedded[..all], &self.saved.moments[..sequences.tokens()]);
-        let dembedded = gradient;
+        let dropout = dropout.at(0, self.rates.hidden);
+        dropout.apply(sequences, width, gradient.first(all), narrow.first_mut(all));
+        let moments = self.saved.moments.first(sequences.tokens() * MOMENTS);
+        let inner = (self.saved.embedded.first(all), moments);
+        let (dnormed, dembedded) = (narrow.first(all), gradient.first_mut(all));
         self.norm.backward((values, gradients), inner, dnormed, dembedded, Onto::Replace);
-        embedding::backward_words(texts.ids, width, dembedded, self.words.of_mut(gradients));
-        let positions = self.positions.of_mut(gradients);
-        embedding::backward_positions(texts.offsets, width, dembedded, positions);
-        add_column_sums(dembedded, &mut self.kinds.of_mut(gradients)[..width]);
+        let dembedded = gradient.first(all);
+        let words = self.words.of(gradients.reborrow());
+        embedding::backward_words(sequences, texts.ids, width, dembedded, words);
+        let positions = self.positions.of(gradients.reborrow());
+        embedding::backward_positions(sequences, width, dembedded, positions);
+        add_column_sums(dembedded, self.kinds.of(gradients.reborrow()).first(width));
     }
 }

@@ -92,14 +92,14 @@ impl Features {
 
     fn normalize(&mut self) -> View<'_> {
         let raw = self.raw.first(self.used);
-        normalize::forward(self.width, raw.into(), self.unit.first_mut(self.used).into());
+        normalize::forward(self.width, raw, self.unit.first_mut(self.used));
         self.unit.first(self.used)
     }
 
     fn backward(&mut self, dunit: View<'_>) -> View<'_> {
         let (raw, mut gradient) = (self.raw.first(self.used), self.gradient.first_mut(self.used));
         gradient.copy_from(dunit);
-        normalize::backward(self.width, raw.into(), gradient.into());
+        normalize::backward(self.width, raw, gradient);
         self.gradient.first(self.used)
     }
 }
@@ -251,7 +251,7 @@ impl Clip {
 
     fn forward_texts(&mut self, params: &Params, texts: Texts<'_>, dropout: Dropout) {
         let features = self.text_features.reserve(texts.count());
-        self.text.forward(params.values.view().into(), texts, dropout, features.into());
+        self.text.forward(params.values.view(), texts, dropout, features);
     }
 
     /// Adds to the gradients of all weights that are not frozen, given the gradients of the unit
@@ -272,9 +272,8 @@ impl Clip {
             self.image.backward(params, self.image_features.backward(dimages), reducer);
         }
         let (values, mut gradients) = (params.values.view(), params.gradients.view_mut());
-        let given = (values.into(), gradients.reborrow().into());
         let dtexts = self.text_features.backward(dtexts);
-        self.text.backward(given, batch.texts, dropout, (dtexts.into(), reducer));
+        self.text.backward((values, &mut gradients), batch.texts, dropout, (dtexts, reducer));
         reducer.reduce(&mut gradients, self.logit_scale.range());
     }
 

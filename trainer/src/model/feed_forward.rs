@@ -1,5 +1,6 @@
 //! The feed-forward part of a transformer block: wider, bent, narrow again.
 
+use crate::array::{Array, Memory, View, ViewMut};
 use crate::ops::activation::Activation;
 use crate::ops::linear::Linear;
 use crate::ops::matrix::Onto;
@@ -20,9 +21,9 @@ pub(super) struct FeedForward {
 #[derive(Debug)]
 pub(super) struct Saved {
     /// Before the activation.
-    bent: Vec<f32>,
+    bent: Array,
     /// After it.
-    active: Vec<f32>,
+    active: Array,
 }
 
 impl FeedForward {
@@ -33,41 +34,40 @@ impl FeedForward {
     }
 
     /// Memory for what is kept of so many rows.
-    pub(super) fn reserve(&self, rows: usize) -> Saved {
-        let array = || vec![0.0; rows * self.hidden];
+    pub(super) fn reserve(&self, memory: &Memory, rows: usize) -> Saved {
+        let array = || memory.array(rows * self.hidden);
         Saved { bent: array(), active: array() }
     }
 
     /// Writes `y`, or adds to it.
     pub(super) fn forward(
         &self,
-        values: &[f32],
-        saved: &mut Saved,
-        x: &[f32],
-        y: &mut [f32],
+        values: View<'_>,
+        Saved { bent, active }: &mut Saved,
+        x: View<'_>,
+        y: ViewMut<'_>,
         onto: Onto,
     ) {
         let all = x.len() / self.up.inputs() * self.hidden;
-        let (bent, active) = (&mut saved.bent[..all], &mut saved.active[..all]);
-        self.up.forward(values, x, bent, Onto::Replace);
-        self.activation.forward(bent, active);
-        self.down.forward(values, active, y, onto);
+        self.up.forward(values, x, bent.first_mut(all), Onto::Replace);
+        self.activation.forward(bent.first(all), active.first_mut(all));
+        self.down.forward(values, active.first(all), y, onto);
     }
 
     /// Adds to the gradients of the weights; writes `dx`, or adds to it. `wide` is scratch.
     pub(super) fn backward(
         &self,
-        (values, gradients): (&[f32], &mut [f32]),
-        saved: &Saved,
-        (x, dy): (&[f32], &[f32]),
-        wide: &mut [f32],
-        dx: &mut [f32],
+        (values, gradients): (View<'_>, &mut ViewMut<'_>),
+        Saved { bent, active }: &Saved,
+        (x, dy): (View<'_>, View<'_>),
+        wide: &mut Array,
+        dx: ViewMut<'_>,
         onto: Onto,
     ) {
-        let wide = &mut wide[..dx.len() / self.up.inputs() * self.hidden];
-        let active = &saved.active[..wide.len()];
-        self.down.backward((values, gradients), active, dy, wide, Onto::Replace);
-        self.activation.backward(&saved.bent[..wide.len()], wide);
-        self.up.backward((values, gradients), x, wide, dx, onto);
+        let all = dx.len() / self.up.inputs() * self.hidden;
+        let weights = (values, &mut *gradients);
+        self.down.backward(weights, active.first(all), dy, wide.first_mut(all), Onto::Replace);
+        self.activation.backward(bent.first(all), wide.first_mut(all));
+        self.up.backward((values, gradients), x, wide.first(all), dx, onto);
     }
 }

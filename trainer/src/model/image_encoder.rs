@@ -60,7 +60,7 @@ impl ImageEncoder {
         match self {
             Self::Vit(vit, patches) => {
                 let seen = patches.choose(pixels.len() / vit.picture(), dropout);
-                vit.forward(params.values.view().into(), (pixels, seen), features.into());
+                vit.forward(params.values.view(), (pixels, seen), features);
             }
             Self::Resnet(resnet) => {
                 let given = (params.values.view().into(), params.state.view_mut().into());
@@ -76,12 +76,15 @@ impl ImageEncoder {
         dfeatures: View<'_>,
         reducer: &mut dyn Reducer,
     ) {
-        let given = (params.values.view().into(), params.gradients.view_mut().into());
+        let (values, mut gradients) = (params.values.view(), params.gradients.view_mut());
         match self {
             Self::Vit(vit, patches) => {
-                vit.backward(given, patches.seen(), (dfeatures.into(), reducer));
+                let given = (values, &mut gradients);
+                vit.backward(given, patches.seen(), (dfeatures, reducer));
             }
-            Self::Resnet(resnet) => resnet.backward(given, dfeatures.into(), reducer),
+            Self::Resnet(resnet) => {
+                resnet.backward((values.into(), gradients.into()), dfeatures.into(), reducer);
+            }
         }
     }
 

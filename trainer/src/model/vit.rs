@@ -6,15 +6,19 @@ use block::Block;
 use cnclip_crds::model::Vit as Sizes;
 
 use super::parts::Parts;
+use super::placed::Placed;
 use super::scratch::Scratch;
 use super::shelf::Shelf;
+use crate::array::{Array, Memory, View, ViewMut};
 use crate::ops::attention::Attention;
-use crate::ops::layer_norm::{LayerNorm, Moments};
+use crate::ops::layer_norm::{LayerNorm, MOMENTS};
 use crate::ops::linear::Linear;
 use crate::ops::matrix::Onto;
-use crate::ops::pixels::{Pixels, cut_patches};
+use crate::ops::patches::Seen;
+use crate::ops::pixels::{Pixels, Plate, cut_patches};
+use crate::ops::positions;
 use crate::ops::ranks::Reducer;
-use crate::ops::rows::{Keep, Sequences, Tokens};
+use crate::ops::rows::{Keep, Sequences};
 use crate::params::{Init, Layout, Weight};
 
 /// PyTorch's default.
@@ -30,8 +34,8 @@ pub struct Vit {
     patch: usize,
     width: usize,
     patch_embedding: Linear,
-    class_embedding: Weight,
-    positions: Weight,
+    /// The class token, then the positions.
+    places: Weight,
     norm_pre: LayerNorm,
     blocks: Vec<Block>,
     norm_post: LayerNorm,
@@ -39,6 +43,9 @@ pub struct Vit {
     /// The embedding, each block, and what comes behind them.
     parts: Parts,
     offsets: Vec<usize>,
+    /// The pictures, where they begin and which of their patches are seen, on a device.
+    plate: Plate,
+    placed: Placed,
     shelf: Shelf<block::Saved>,
     scratch: Scratch,
     saved: Saved,
@@ -47,25 +54,30 @@ pub struct Vit {
 /// What the forward pass keeps for the backward pass.
 #[derive(Debug)]
 struct Saved {
-    patches: Vec<f32>,
-    embedded: Vec<f32>,
-    moments_pre: Vec<Moments>,
+    patches: Array,
+    embedded: Array,
+    moments_pre: Array,
     /// What goes into each block, and what comes out of the last.
-    tokens: Vec<Vec<f32>>,
-    moments_post: Vec<Moments>,
-    pooled: Vec<f32>,
+    tokens: Vec<Array>,
+    moments_post: Array,
+    pooled: Array,
 }
 
 impl Saved {
-    fn new(batch: usize, tokens: usize, row: usize, width: usize, layers: usize) -> Self {
+    fn new(
+        memory: &Memory,
+        (batch, tokens): (usize, usize),
+        (row, width): (usize, usize),
+        layers: usize,
+    ) -> Self {
         let rows = batch * tokens;
         Self {
-            patches: vec![0.0; rows * row],
-            embedded: vec![0.0; rows * width],
-            moments_pre: vec![[0.0; 2]; rows],
-            tokens: vec![vec![0.0; rows * width]; layers + 1],
-            moments_post: vec![[0.0; 2]; batch],
-            pooled: vec![0.0; batch * width],
+            patches: memory.array(rows * row),
+            embedded: memory.array(rows * width),
+            moments_pre: memory.exact(rows * MOMENTS),
+            tokens: (0..=layers).map(|_| memory.array(rows * width)).collect(),
+            moments_post: memory.exact(batch * MOMENTS),
+            pooled: memory.array(batch * width),
         }
     }
 }
@@ -82,11 +94,11 @@ impl Vit {
         let [width, patch, layers, head] =
             [sizes.width, sizes.patch_size, sizes.layers, sizes.head_width].map(|n| n as usize);
         let (tokens, row) = (1 + (side / patch).pow(2), 3 * patch * patch);
-        let precision = layout.precision();
+        let (precision, memory) = (layout.precision(), layout.memory().clone());
         let attention = Attention { heads: width / head, width, longest: tokens, precision };
         let normal = Init::Normal((width as f32).powf(-0.5));
         let mut parts = Parts::begin(layout);
-        let class_embedding = layout.weight("visual.class_embedding", &[width], normal);
+        let class = layout.weight("visual.class_embedding", &[width], normal);
         let positions = layout.weight("visual.positional_embedding", &[tokens, width], normal);
         let shape = [width, 3, patch, patch];
         let convolution = layout.weight("visual.conv1.weight", &shape, Init::fan_in(row));
@@ -99,7 +111,7 @@ impl Vit {
             block
         };
         let blocks: Vec<_> = (0..layers).map(block).collect();
-        let reserve = |block: &Block| block.reserve((batch * tokens, batch));
+        let reserve = |block: &Block| block.reserve(&memory, (batch * tokens, batch));
         let norm_post = LayerNorm::declare(layout, "visual.ln_post", width, EPSILON);
         let projection = layout.weight("visual.proj", &[width, features], normal);
         parts.end(layout);
@@ -109,16 +121,17 @@ impl Vit {
             width,
             shelf: Shelf::new(&blocks, recompute, reserve),
             patch_embedding: Linear::new(convolution, None, row),
-            class_embedding,
-            positions,
+            places: Weight::join(&[class, positions]),
             norm_pre,
             blocks,
             norm_post,
             projection: Linear::projection(projection, width),
             parts,
             offsets: (0..=batch).map(|sample| sample * tokens).collect(),
-            scratch: Scratch::new(batch * tokens, 4 * width, attention),
-            saved: Saved::new(batch, tokens, row, width, layers),
+            plate: Plate::new(&memory, batch * 3 * side * side),
+            placed: Placed::new(&memory, batch, batch * (tokens - 1)),
+            scratch: Scratch::new(&memory, batch * tokens, 4 * width, attention),
+            saved: Saved::new(&memory, (batch, tokens), (row, width), layers),
         }
     }
 
@@ -138,116 +151,100 @@ impl Vit {
     /// `seen` [batch, seen]
     pub fn forward(
         &mut self,
-        values: &[f32],
+        values: View<'_>,
         (pixels, seen): (Pixels<'_>, &[u32]),
-        features: &mut [f32],
+        features: ViewMut<'_>,
     ) {
         let batch = pixels.len() / self.picture();
         let tokens = 1 + seen.len() / batch;
         let offsets = self.offsets.iter_mut().enumerate();
         offsets.for_each(|(sample, offset)| *offset = sample * tokens);
+        self.placed.take(&self.offsets[..=batch], seen);
         self.embed(values, (pixels, seen), batch);
         for layer in 0..self.blocks.len() {
             self.run(layer, values, batch);
         }
         let Saved { tokens, moments_post, pooled, .. } = &mut self.saved;
-        let pooled = &mut pooled[..batch * self.width];
-        let last = &tokens[self.blocks.len()][..pooled.len()];
-        self.norm_post.forward(values, last, pooled, &mut moments_post[..batch]);
-        self.projection.forward(values, pooled, features, Onto::Replace);
+        let few = batch * self.width;
+        let last = tokens[self.blocks.len()].first(few);
+        let moments = moments_post.first_mut(batch * MOMENTS);
+        self.norm_post.forward(values, last, pooled.first_mut(few), moments);
+        self.projection.forward(values, pooled.first(few), features, Onto::Replace);
     }
 
     /// Adds to the gradients of the weights, given that of the features and the patches that the
     /// forward pass saw; hands them on part by part.
     pub fn backward(
         &mut self,
-        (values, gradients): (&[f32], &mut [f32]),
+        (values, gradients): (View<'_>, &mut ViewMut<'_>),
         seen: &[u32],
-        (dfeatures, reducer): (&[f32], &mut dyn Reducer),
+        (dfeatures, reducer): (View<'_>, &mut dyn Reducer),
     ) {
         let batch = dfeatures.len() / self.projection.outputs();
         let few = batch * self.width;
-        let (saved, scratch) = (&self.saved, &mut self.scratch);
-        let dpooled = &mut scratch.narrow[..few];
-        let pooled = &saved.pooled[..few];
+        let (saved, Scratch { gradient, narrow, .. }) = (&self.saved, &mut self.scratch);
+        let (pooled, dpooled) = (saved.pooled.first(few), narrow.first_mut(few));
         self.projection.backward((values, gradients), pooled, dfeatures, dpooled, Onto::Replace);
-        let last = (&saved.tokens[self.blocks.len()][..few], &saved.moments_post[..batch]);
-        let dlast = &mut scratch.gradient[..few];
-        self.norm_post.backward((values, gradients), last, dpooled, dlast, Onto::Replace);
-        reducer.reduce(&mut (&mut *gradients).into(), self.parts.last());
+        let last = saved.tokens[self.blocks.len()].first(few);
+        let inner = (last, saved.moments_post.first(batch * MOMENTS));
+        let (dpooled, dlast) = (narrow.first(few), gradient.first_mut(few));
+        self.norm_post.backward((values, gradients), inner, dpooled, dlast, Onto::Replace);
+        reducer.reduce(gradients, self.parts.last());
         for layer in (0..self.blocks.len()).rev() {
             if self.shelf.overwritten(layer) {
                 self.run(layer, values, batch);
             }
-            let sequences = Sequences::new(&self.offsets[..=batch]);
+            let sequences = self.placed.on(Sequences::new(&self.offsets[..=batch]));
             let memory = (&*self.shelf.place(layer), &mut self.scratch);
-            let x = &self.saved.tokens[layer];
+            let x = self.saved.tokens[layer].view();
             self.blocks[layer].backward((values, gradients), sequences, x, memory);
-            reducer.reduce(&mut (&mut *gradients).into(), self.parts.range(1 + layer));
+            reducer.reduce(gradients, self.parts.range(1 + layer));
         }
         self.backward_embed((values, gradients), seen, batch);
-        reducer.reduce(&mut (&mut *gradients).into(), self.parts.range(0));
+        reducer.reduce(gradients, self.parts.range(0));
     }
 
     /// One block forward.
-    fn run(&mut self, layer: usize, values: &[f32], batch: usize) {
-        let sequences = Sequences::new(&self.offsets[..=batch]);
+    fn run(&mut self, layer: usize, values: View<'_>, batch: usize) {
+        let sequences = self.placed.on(Sequences::new(&self.offsets[..=batch]));
         let (before, after) = self.saved.tokens.split_at_mut(layer + 1);
         let memory = (self.shelf.place(layer), &mut self.scratch);
-        self.blocks[layer].forward(values, sequences, &before[layer], &mut after[0], memory);
+        let (x, y) = (before[layer].view(), after[0].view_mut());
+        self.blocks[layer].forward(values, sequences, x, y, memory);
     }
 
-    fn embed(&mut self, values: &[f32], (pixels, seen): (Pixels<'_>, &[u32]), batch: usize) {
+    fn embed(&mut self, values: View<'_>, (pixels, seen): (Pixels<'_>, &[u32]), batch: usize) {
         let (rows, width) = (self.offsets[batch], self.width);
+        let (all, cut) = (rows * width, rows * self.patch_embedding.inputs());
         let Saved { patches, embedded, moments_pre, tokens, .. } = &mut self.saved;
-        let patches = &mut patches[..rows * self.patch_embedding.inputs()];
-        cut_patches(pixels, (self.side, self.patch), seen, patches);
-        let embedded = &mut embedded[..rows * width];
-        let (class, positions) = (self.class_embedding.of(values), self.positions.of(values));
-        let sequences = Sequences::new(&self.offsets[..=batch]);
-        sequences.each(Tokens(&mut *embedded, width), |sample, rows| {
-            for (row, place) in rows.0.chunks_exact_mut(width).zip(places(seen, batch, sample)) {
-                row.copy_from_slice(&positions[place * width..][..width]);
-            }
-            rows.0.iter_mut().zip(class).for_each(|(row, class)| *row += class);
-        });
+        let seen = Seen::new(seen, batch).on(self.placed.numbers(seen.len()));
+        let pixels = self.plate.take(pixels);
+        cut_patches(pixels, (self.side, self.patch), seen, patches.first_mut(cut));
+        let places = self.places.of(values).split_at(width);
+        positions::forward(places, seen, embedded.first_mut(all));
         // The class token's patch is zero, so the product leaves its row alone.
-        self.patch_embedding.forward(values, patches, embedded, Onto::Add);
-        let first = &mut tokens[0][..rows * width];
-        self.norm_pre.forward(values, embedded, first, &mut moments_pre[..rows]);
+        let (patches, sum) = (patches.first(cut), embedded.first_mut(all));
+        self.patch_embedding.forward(values, patches, sum, Onto::Add);
+        let (sum, moments) = (embedded.first(all), moments_pre.first_mut(rows * MOMENTS));
+        self.norm_pre.forward(values, sum, tokens[0].first_mut(all), moments);
     }
 
     fn backward_embed(
         &mut self,
-        (values, gradients): (&[f32], &mut [f32]),
+        (values, gradients): (View<'_>, &mut ViewMut<'_>),
         seen: &[u32],
         batch: usize,
     ) {
         let (rows, width) = (self.offsets[batch], self.width);
-        let (saved, scratch) = (&self.saved, &mut self.scratch);
-        let dy = &scratch.gradient[..rows * width];
-        let dx = &mut scratch.narrow[..rows * width];
-        let inner = (&saved.embedded[..dx.len()], &saved.moments_pre[..rows]);
+        let (all, cut) = (rows * width, rows * self.patch_embedding.inputs());
+        let (saved, Scratch { gradient, narrow, .. }) = (&self.saved, &mut self.scratch);
+        let (dy, dx) = (gradient.first(all), narrow.first_mut(all));
+        let inner = (saved.embedded.first(all), saved.moments_pre.first(rows * MOMENTS));
         self.norm_pre.backward((values, gradients), inner, dy, dx, Onto::Replace);
-        let patches = &saved.patches[..rows * self.patch_embedding.inputs()];
-        self.patch_embedding.backward_weights(gradients, patches, dx);
-        for (sample, dx) in dx.chunks_exact(dx.len() / batch).enumerate() {
-            let positions = self.positions.of_mut(gradients);
-            for (dx, place) in dx.chunks_exact(width).zip(places(seen, batch, sample)) {
-                add(&mut positions[place * width..][..width], dx);
-            }
-            add(self.class_embedding.of_mut(gradients), &dx[..width]);
-        }
+        let dx = narrow.first(all);
+        self.patch_embedding.backward_weights(gradients, saved.patches.first(cut), dx);
+        let seen = Seen::new(seen, batch).on(self.placed.numbers(seen.len()));
+        let places = self.places.of(gradients.reborrow()).split_at(width);
+        positions::backward(seen, dx, places);
     }
-}
-
-/// The position of each token of a picture: the class token's, then those of the patches seen.
-fn places(seen: &[u32], batch: usize, sample: usize) -> impl Iterator<Item = usize> {
-    let of_picture = seen.len() / batch;
-    let patches = seen[sample * of_picture..][..of_picture].iter();
-    std::iter::once(0).chain(patches.map(|&patch| 1 + patch as usize))
-}
-
-fn add(sums: &mut [f32], values: &[f32]) {
-    sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
 }

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::math::{normal, sigmoid};
+use crate::array::{View, ViewMut, mixed};
 
 /// Values that one thread takes at a time: small enough to stay in its cache.
 const CHUNK: usize = 1 << 13;
@@ -43,18 +44,22 @@ fn gelu_slope(x: f32) -> f32 {
 
 impl Activation {
     /// `y = f(x)`.
-    pub fn forward(self, x: &[f32], y: &mut [f32]) {
-        match self {
-            Self::Gelu => each(x, y, |x, _| gelu(x)),
-            Self::QuickGelu => each(x, y, |x, _| quick_gelu(x)),
+    pub fn forward(self, x: View<'_>, y: ViewMut<'_>) {
+        match (self, y) {
+            (Self::Gelu, ViewMut::Host(y)) => each(x.host(), y, |x, _| gelu(x)),
+            (Self::QuickGelu, ViewMut::Host(y)) => each(x.host(), y, |x, _| quick_gelu(x)),
+            (_, ViewMut::Device(_)) => mixed(),
         }
     }
 
     /// `dy` becomes `dx`: it is multiplied by the slope at `x`.
-    pub fn backward(self, x: &[f32], dy: &mut [f32]) {
-        match self {
-            Self::Gelu => each(x, dy, |x, dy| dy * gelu_slope(x)),
-            Self::QuickGelu => each(x, dy, |x, dy| dy * quick_gelu_slope(x)),
+    pub fn backward(self, x: View<'_>, dy: ViewMut<'_>) {
+        match (self, dy) {
+            (Self::Gelu, ViewMut::Host(dy)) => each(x.host(), dy, |x, dy| dy * gelu_slope(x)),
+            (Self::QuickGelu, ViewMut::Host(dy)) => {
+                each(x.host(), dy, |x, dy| dy * quick_gelu_slope(x));
+            }
+            (_, ViewMut::Device(_)) => mixed(),
         }
     }
 }

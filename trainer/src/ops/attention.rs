@@ -8,6 +8,7 @@ use super::math::{exp, max, sum};
 use super::matrix::{Matrix, MatrixMut, Onto, Threads};
 use super::multiply::multiply;
 use super::rows::{Kept, Sequences, Tokens};
+use crate::array::{View, ViewMut, mixed};
 
 /// `out = dropout(softmax(q · kᵀ / sqrt(d))) · v` for each head.
 ///
@@ -45,6 +46,23 @@ impl Attention {
         &self,
         sequences: Sequences<'_>,
         dropout: Dropout,
+        qkv: View<'_>,
+        (probabilities, dropped): (ViewMut<'_>, ViewMut<'_>),
+        out: ViewMut<'_>,
+    ) {
+        match out {
+            ViewMut::Host(out) => {
+                let weights = (probabilities.host(), dropped.host());
+                self.forward_host(sequences, dropout, qkv.host(), weights, out);
+            }
+            ViewMut::Device(_) => mixed(),
+        }
+    }
+
+    fn forward_host(
+        &self,
+        sequences: Sequences<'_>,
+        dropout: Dropout,
         qkv: &[f32],
         (probabilities, dropped): (&mut [f32], &mut [f32]),
         out: &mut [f32],
@@ -78,6 +96,25 @@ impl Attention {
 
     /// Writes `dqkv`; `dropped` and `dscores` are scratch of the shape of `probabilities`.
     pub fn backward(
+        &self,
+        sequences: Sequences<'_>,
+        dropout: Dropout,
+        (qkv, probabilities): (View<'_>, View<'_>),
+        dout: View<'_>,
+        (dropped, dscores): (ViewMut<'_>, ViewMut<'_>),
+        dqkv: ViewMut<'_>,
+    ) {
+        match dqkv {
+            ViewMut::Host(dqkv) => {
+                let (saved, dout) = ((qkv.host(), probabilities.host()), dout.host());
+                let scratch = (dropped.host(), dscores.host());
+                self.backward_host(sequences, dropout, saved, dout, scratch, dqkv);
+            }
+            ViewMut::Device(_) => mixed(),
+        }
+    }
+
+    fn backward_host(
         &self,
         sequences: Sequences<'_>,
         dropout: Dropout,

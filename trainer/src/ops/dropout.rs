@@ -3,6 +3,7 @@
 
 use super::random::{mix32, stream};
 use super::rows::{Kept, Sequences};
+use crate::array::{View, ViewMut, mixed};
 
 /// Which values are dropped, at one place of the model.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -67,7 +68,14 @@ impl Dropout {
     ///
     /// # Shapes
     /// `y`, `residual` [kept, width].
-    pub fn add(self, sequences: Sequences<'_>, width: usize, y: &mut [f32], residual: &[f32]) {
+    pub fn add(self, sequences: Sequences<'_>, width: usize, y: ViewMut<'_>, residual: View<'_>) {
+        match y {
+            ViewMut::Host(y) => self.add_host(sequences, width, y, residual.host()),
+            ViewMut::Device(_) => mixed(),
+        }
+    }
+
+    fn add_host(self, sequences: Sequences<'_>, width: usize, y: &mut [f32], residual: &[f32]) {
         sequences.each((Kept(y, width), Kept(residual, width)), |sample, (y, residual)| {
             if self.is_active() {
                 let mask = self.mask(sample);
@@ -84,7 +92,14 @@ impl Dropout {
     ///
     /// # Shapes
     /// `x`, `y` [kept, width].
-    pub fn apply(self, sequences: Sequences<'_>, width: usize, x: &[f32], y: &mut [f32]) {
+    pub fn apply(self, sequences: Sequences<'_>, width: usize, x: View<'_>, y: ViewMut<'_>) {
+        match y {
+            ViewMut::Host(y) => self.apply_host(sequences, width, x.host(), y),
+            ViewMut::Device(_) => mixed(),
+        }
+    }
+
+    fn apply_host(self, sequences: Sequences<'_>, width: usize, x: &[f32], y: &mut [f32]) {
         sequences.each((Kept(x, width), Kept(y, width)), |sample, (x, y)| {
             if self.is_active() {
                 self.mask(sample).apply(0, x.0, y.0);
@@ -155,8 +170,9 @@ mod tests {
         assert!(!Dropout::NONE.at(3, 0.5).is_active());
         assert!(!Dropout::NONE.after(7).at(3, 0.5).is_active());
         let offsets = [0, 2];
-        let mut y = [1.0, 2.0];
-        Dropout::NONE.at(3, 0.5).add(Sequences::new(&offsets), 1, &mut y, &[3.0, 4.0]);
+        let (mut y, residual) = ([1.0, 2.0], View::Host(&[3.0, 4.0]));
+        let sequences = Sequences::new(&offsets);
+        Dropout::NONE.at(3, 0.5).add(sequences, 1, ViewMut::Host(&mut y), residual);
         assert_eq!(y, [4.0, 6.0]);
     }
 }

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::rows::{Sequences, Tokens};
+use crate::array::{View, ViewMut, mixed};
 
 /// The tables of a text tower.
 ///
@@ -11,37 +12,64 @@ use super::rows::{Sequences, Tokens};
 #[derive(Clone, Copy, Debug)]
 pub struct Tables<'a> {
     /// A row for each entry of the vocabulary.
-    pub words: &'a [f32],
+    pub words: View<'a>,
     /// A row for each place in a sequence.
-    pub positions: &'a [f32],
+    pub positions: View<'a>,
     /// Added to every token: Chinese-CLIP knows one kind of sentence.
-    pub kind: &'a [f32],
+    pub kind: View<'a>,
 }
 
 /// `y = words[id] + positions[place] + kind`.
 ///
 /// # Shapes
 /// `ids` [tokens], `y` [tokens, width].
-pub fn forward(tables: Tables<'_>, sequences: Sequences<'_>, ids: &[u32], y: &mut [f32]) {
-    let width = tables.kind.len();
+pub fn forward(tables: Tables<'_>, sequences: Sequences<'_>, ids: &[u32], y: ViewMut<'_>) {
+    match y {
+        ViewMut::Host(y) => {
+            look_up((tables.words.host(), tables.kind.host()), ids, y);
+            let positions = tables.positions.host();
+            sequences.each(Tokens(y, tables.kind.len()), |_, y| add_positions(positions, y.0));
+        }
+        ViewMut::Device(_) => mixed(),
+    }
+}
+
+fn look_up((words, kind): (&[f32], &[f32]), ids: &[u32], y: &mut [f32]) {
+    let width = kind.len();
     y.par_chunks_mut(width).zip(ids).with_min_len(16).for_each(|(y, &id)| {
-        let word = &tables.words[id as usize * width..][..width];
+        let word = &words[id as usize * width..][..width];
         for i in 0..width {
-            y[i] = word[i] + tables.kind[i];
+            y[i] = word[i] + kind[i];
         }
     });
-    sequences.each(Tokens(y, width), |_, y| {
-        y.0.iter_mut().zip(tables.positions).for_each(|(y, position)| *y += position);
-    });
+}
+
+fn add_positions(positions: &[f32], y: &mut [f32]) {
+    y.iter_mut().zip(positions).for_each(|(y, position)| *y += position);
 }
 
 /// Adds rows of `dy` to the rows of the tables that they came from; that of padding learns nothing.
 ///
 /// # Shapes
 /// As in [`forward`].
-pub fn backward_words(ids: &[u32], width: usize, dy: &[f32], words: &mut [f32]) {
-    for (dy, &id) in dy.chunks_exact(width).zip(ids).filter(|(_, id)| **id != 0) {
-        add(&mut words[id as usize * width..][..width], dy);
+pub fn backward_words(
+    sequences: Sequences<'_>,
+    ids: &[u32],
+    width: usize,
+    dy: View<'_>,
+    words: ViewMut<'_>,
+) {
+    match words {
+        ViewMut::Host(words) => {
+            let rows = dy.host().chunks_exact(width).zip(ids);
+            for (dy, &id) in rows.filter(|(_, id)| **id != 0) {
+                add(&mut words[id as usize * width..][..width], dy);
+            }
+        }
+        ViewMut::Device(_) => {
+            let _ids = sequences.places().ids;
+            mixed()
+        }
     }
 }
 
@@ -49,10 +77,21 @@ pub fn backward_words(ids: &[u32], width: usize, dy: &[f32], words: &mut [f32]) 
 ///
 /// # Shapes
 /// `dy` [tokens, width], `positions` [longest, width].
-pub fn backward_positions(offsets: &[usize], width: usize, dy: &[f32], positions: &mut [f32]) {
-    for pair in offsets.windows(2) {
-        let dy = &dy[pair[0] * width..pair[1] * width];
-        add(&mut positions[..dy.len()], dy);
+pub fn backward_positions(
+    sequences: Sequences<'_>,
+    width: usize,
+    dy: View<'_>,
+    positions: ViewMut<'_>,
+) {
+    match positions {
+        ViewMut::Host(positions) => {
+            let dy = dy.host();
+            for pair in sequences.offsets().windows(2) {
+                let dy = &dy[pair[0] * width..pair[1] * width];
+                add(&mut positions[..dy.len()], dy);
+            }
+        }
+        ViewMut::Device(_) => mixed(),
     }
 }
 

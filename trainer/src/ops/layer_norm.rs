@@ -4,15 +4,16 @@ use rayon::prelude::*;
 
 use super::math::sum;
 use super::matrix::Onto;
+use crate::array::{View, ViewMut, mixed};
 use crate::params::{Init, Layout, Weight};
 
-/// What a row was normalised with: its mean, and one over its standard deviation.
-pub type Moments = [f32; 2];
+/// How many numbers say what a row was normalised with: its mean, and one over its standard deviation.
+pub const MOMENTS: usize = 2;
 
 /// `y = (x - mean) / sqrt(variance + epsilon) · weight + bias`, row by row.
 ///
 /// # Shapes
-/// `x`, `y` [rows, width]; `weight`, `bias` [width]; moments [rows].
+/// `x`, `y` [rows, width]; `weight`, `bias` [width]; moments [rows, 2].
 #[derive(Clone, Debug)]
 pub struct LayerNorm {
     /// The weight, then the bias.
@@ -30,9 +31,18 @@ impl LayerNorm {
     }
 
     /// Writes `y`, and the moments that the backward needs.
-    pub fn forward(&self, values: &[f32], x: &[f32], y: &mut [f32], moments: &mut [Moments]) {
+    pub fn forward(&self, values: View<'_>, x: View<'_>, y: ViewMut<'_>, moments: ViewMut<'_>) {
+        let scale = self.scale.of(values);
+        match y {
+            ViewMut::Host(y) => self.forward_host(scale.host(), x.host(), y, moments.host()),
+            ViewMut::Device(_) => mixed(),
+        }
+    }
+
+    fn forward_host(&self, scale: &[f32], x: &[f32], y: &mut [f32], moments: &mut [f32]) {
         let (width, count) = (self.width, self.width as f32);
-        let (weight, bias) = self.scale.of(values).split_at(width);
+        let (weight, bias) = scale.split_at(width);
+        let moments = moments.as_chunks_mut::<MOMENTS>().0;
         let rows = y.par_chunks_mut(width).zip(x.par_chunks(width)).zip(moments);
         rows.with_min_len(8).for_each(|((y, x), moments)| {
             let mean = sum(x, |_, v| v) / count;
@@ -48,15 +58,33 @@ impl LayerNorm {
     /// Adds to the gradients of the weights; writes `dx`, or adds to it.
     pub fn backward(
         &self,
-        (values, gradients): (&[f32], &mut [f32]),
-        (x, moments): (&[f32], &[Moments]),
+        (values, gradients): (View<'_>, &mut ViewMut<'_>),
+        (x, moments): (View<'_>, View<'_>),
+        dy: View<'_>,
+        dx: ViewMut<'_>,
+        onto: Onto,
+    ) {
+        let scale = (self.scale.of(values), self.scale.of(gradients.reborrow()));
+        match dx {
+            ViewMut::Host(dx) => {
+                let (x, moments) = (x.host(), moments.host().as_chunks::<MOMENTS>().0);
+                self.backward_weights(scale.1.host(), (x, moments), dy.host());
+                self.backward_input(scale.0.host(), (x, moments), dy.host(), dx, onto);
+            }
+            ViewMut::Device(_) => mixed(),
+        }
+    }
+
+    fn backward_input(
+        &self,
+        scale: &[f32],
+        (x, moments): (&[f32], &[[f32; MOMENTS]]),
         dy: &[f32],
         dx: &mut [f32],
         onto: Onto,
     ) {
-        self.backward_weights(gradients, (x, moments), dy);
         let (width, count) = (self.width, self.width as f32);
-        let weight = &self.scale.of(values)[..width];
+        let weight = &scale[..width];
         let rows = dx.par_chunks_mut(width).zip(x.par_chunks(width)).zip(dy.par_chunks(width));
         rows.zip(moments).with_min_len(8).for_each(|(((dx, x), dy), &[mean, scale])| {
             let along = sum(dy, |i, v| v * weight[i]) / count;
@@ -72,13 +100,13 @@ impl LayerNorm {
     fn backward_weights(
         &self,
         gradients: &mut [f32],
-        (x, moments): (&[f32], &[Moments]),
+        (x, moments): (&[f32], &[[f32; MOMENTS]]),
         dy: &[f32],
     ) {
         /// Columns that one thread sums: two cache lines.
         const COLUMNS: usize = 32;
         let width = self.width;
-        let (weight, bias) = self.scale.of_mut(gradients).split_at_mut(width);
+        let (weight, bias) = gradients.split_at_mut(width);
         let columns = weight.par_chunks_mut(COLUMNS).zip(bias.par_chunks_mut(COLUMNS));
         columns.enumerate().for_each(|(chunk, (weight, bias))| {
             let part = chunk * COLUMNS..chunk * COLUMNS + weight.len();

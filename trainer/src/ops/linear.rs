@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::matrix::{Matrix, MatrixMut, Onto, Threads};
 use super::multiply::multiply;
+use crate::array::{View, ViewMut, mixed};
 use crate::params::{Init, Layout, Weight};
 
 /// `y = x · Wᵀ + b`.
@@ -61,7 +62,14 @@ impl Linear {
     }
 
     /// Writes `y`, or adds to it: the latter is a residual connection.
-    pub fn forward(&self, values: &[f32], x: &[f32], y: &mut [f32], onto: Onto) {
+    pub fn forward(&self, values: View<'_>, x: View<'_>, y: ViewMut<'_>, onto: Onto) {
+        match y {
+            ViewMut::Host(y) => self.forward_host(values.host(), x.host(), y, onto),
+            ViewMut::Device(_) => mixed(),
+        }
+    }
+
+    fn forward_host(&self, values: &[f32], x: &[f32], y: &mut [f32], onto: Onto) {
         let onto = match &self.bias {
             Some(bias) => {
                 add_bias(bias.of(values), y, onto);
@@ -77,20 +85,34 @@ impl Linear {
     /// Adds to the gradients of the weights; writes `dx = dy · W`, or adds to it.
     pub fn backward(
         &self,
-        (values, gradients): (&[f32], &mut [f32]),
-        x: &[f32],
-        dy: &[f32],
-        dx: &mut [f32],
+        (values, gradients): (View<'_>, &mut ViewMut<'_>),
+        x: View<'_>,
+        dy: View<'_>,
+        dx: ViewMut<'_>,
         onto: Onto,
     ) {
         self.backward_weights(gradients, x, dy);
+        match dx {
+            ViewMut::Host(dx) => self.backward_input(values.host(), dy.host(), dx, onto),
+            ViewMut::Device(_) => mixed(),
+        }
+    }
+
+    fn backward_input(&self, values: &[f32], dy: &[f32], dx: &mut [f32], onto: Onto) {
         let pair = (Matrix::new(dy, self.outputs()), self.matrix(values));
         let precision = self.weight.precision();
         multiply(precision, MatrixMut::new(dx, self.inputs), onto, 1.0, pair, Threads::All);
     }
 
     /// Adds to the gradients of the weights alone: of the first layer, whose input needs none.
-    pub fn backward_weights(&self, gradients: &mut [f32], x: &[f32], dy: &[f32]) {
+    pub fn backward_weights(&self, gradients: &mut ViewMut<'_>, x: View<'_>, dy: View<'_>) {
+        match gradients.reborrow() {
+            ViewMut::Host(gradients) => self.backward_host(gradients, x.host(), dy.host()),
+            ViewMut::Device(_) => mixed(),
+        }
+    }
+
+    fn backward_host(&self, gradients: &mut [f32], x: &[f32], dy: &[f32]) {
         let (x, out) = (Matrix::new(x, self.inputs), Matrix::new(dy, self.outputs()));
         let (pair, cols) = match self.stored {
             Stored::OutputsFirst => ((out.transposed(), x), self.inputs),
@@ -99,7 +121,7 @@ impl Linear {
         let target = MatrixMut::new(self.weight.of_mut(gradients), cols);
         multiply(self.weight.precision(), target, Onto::Add, 1.0, pair, Threads::All);
         if let Some(bias) = &self.bias {
-            add_column_sums(dy, bias.of_mut(gradients));
+            column_sums(dy, bias.of_mut(gradients));
         }
     }
 
@@ -124,7 +146,14 @@ fn add_bias(bias: &[f32], y: &mut [f32], onto: Onto) {
 ///
 /// # Shapes
 /// `rows` [rows, width], `sums` [width].
-pub fn add_column_sums(rows: &[f32], sums: &mut [f32]) {
+pub fn add_column_sums(rows: View<'_>, sums: ViewMut<'_>) {
+    match sums {
+        ViewMut::Host(sums) => column_sums(rows.host(), sums),
+        ViewMut::Device(_) => mixed(),
+    }
+}
+
+fn column_sums(rows: &[f32], sums: &mut [f32]) {
     /// Columns that one thread sums: two cache lines.
     const COLUMNS: usize = 32;
     let width = sums.len();

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::math::dot;
+use crate::array::{View, ViewMut, mixed};
 
 /// Below this a vector is taken as this long, as PyTorch's `normalize` does.
 const SHORTEST: f32 = 1e-12;
@@ -11,7 +12,14 @@ const SHORTEST: f32 = 1e-12;
 ///
 /// # Shapes
 /// `x`, `y` [rows, width].
-pub fn forward(width: usize, x: &[f32], y: &mut [f32]) {
+pub fn forward(width: usize, x: View<'_>, y: ViewMut<'_>) {
+    match y {
+        ViewMut::Host(y) => forward_host(width, x.host(), y),
+        ViewMut::Device(_) => mixed(),
+    }
+}
+
+fn forward_host(width: usize, x: &[f32], y: &mut [f32]) {
     y.par_chunks_mut(width).zip(x.par_chunks(width)).for_each(|(y, x)| {
         let scale = 1.0 / dot(x, x).sqrt().max(SHORTEST);
         y.iter_mut().zip(x).for_each(|(y, x)| *y = x * scale);
@@ -22,7 +30,14 @@ pub fn forward(width: usize, x: &[f32], y: &mut [f32]) {
 ///
 /// # Shapes
 /// `x`, `dy` [rows, width].
-pub fn backward(width: usize, x: &[f32], dy: &mut [f32]) {
+pub fn backward(width: usize, x: View<'_>, dy: ViewMut<'_>) {
+    match dy {
+        ViewMut::Host(dy) => backward_host(width, x.host(), dy),
+        ViewMut::Device(_) => mixed(),
+    }
+}
+
+fn backward_host(width: usize, x: &[f32], dy: &mut [f32]) {
     dy.par_chunks_mut(width).zip(x.par_chunks(width)).for_each(|(dy, x)| {
         let scale = 1.0 / dot(x, x).sqrt().max(SHORTEST);
         let along = dot(x, dy) * scale * scale;

@@ -4,6 +4,10 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::patches::Seen;
+use crate::array::{Memory, View, ViewMut, mixed};
+use crate::device::{Buffer, Span};
+
 /// Mean of each channel of the training pictures of CLIP, in [0, 1].
 const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 
@@ -20,6 +24,8 @@ pub enum Pixels<'a> {
     Bytes(&'a [u8]),
     /// Normalised already.
     Normalized(&'a [f32]),
+    /// As decoded, in a device's memory.
+    Device(Span<'a>),
 }
 
 impl<'a> Pixels<'a> {
@@ -28,6 +34,7 @@ impl<'a> Pixels<'a> {
         match self {
             Self::Bytes(bytes) => Self::Bytes(&bytes[range]),
             Self::Normalized(values) => Self::Normalized(&values[range]),
+            Self::Device(bytes) => Self::Device(bytes.part(range)),
         }
     }
 
@@ -36,6 +43,7 @@ impl<'a> Pixels<'a> {
         match self {
             Self::Bytes(bytes) => bytes.len(),
             Self::Normalized(values) => values.len(),
+            Self::Device(bytes) => bytes.len(),
         }
     }
 
@@ -54,6 +62,26 @@ impl<'a> Pixels<'a> {
                 out.iter_mut().zip(bytes).for_each(|(o, &b)| *o = f32::from(b) * scale + shift);
             }
             Self::Normalized(values) => out.copy_from_slice(&values[start..start + out.len()]),
+            Self::Device(_) => mixed(),
+        }
+    }
+}
+
+/// Where a tower puts pictures before it looks at them: on a device, which gets them as bytes.
+#[derive(Debug)]
+pub struct Plate(Option<Buffer>);
+
+impl Plate {
+    /// Room for so many numbers of pictures.
+    pub fn new(memory: &Memory, numbers: usize) -> Self {
+        Self(memory.bytes(numbers))
+    }
+
+    /// The same pictures where the tower computes. Those that are normalised already stay where they are.
+    pub fn take<'a>(&'a mut self, pixels: Pixels<'a>) -> Pixels<'a> {
+        match (&mut self.0, pixels) {
+            (Some(plate), Pixels::Bytes(bytes)) => Pixels::Device(plate.take_bytes(bytes)),
+            _ => pixels,
         }
     }
 }
@@ -62,16 +90,36 @@ impl<'a> Pixels<'a> {
 /// token's: a convolution whose stride is its size is then one matrix product.
 ///
 /// # Shapes
-/// `seen` [batch, seen], `patches` [batch, 1 + seen, 3 · patch²]
+/// `patches` [batch, 1 + seen, 3 · patch²]
 pub fn cut_patches(
     pixels: Pixels<'_>,
     (side, patch): (usize, usize),
-    seen: &[u32],
-    patches: &mut [f32],
+    seen: Seen<'_>,
+    patches: ViewMut<'_>,
 ) {
-    let (grid, row) = (side / patch, 3 * patch * patch);
-    let of_picture = seen.len() / (pixels.len() / (3 * side * side));
-    let pictures = patches.par_chunks_mut((1 + of_picture) * row).zip(seen.par_chunks(of_picture));
+    match (pixels, &patches) {
+        (Pixels::Device(_), ViewMut::Device(_)) => mixed(),
+        _ => from_host(patches, |patches| cut(pixels, (side, patch), seen, patches)),
+    }
+}
+
+/// Writes what this machine makes of pixels that lie in its memory. Only pictures that other programs
+/// normalised take this way to a device.
+fn from_host(mut out: ViewMut<'_>, make: impl FnOnce(&mut [f32])) {
+    match out {
+        ViewMut::Host(out) => make(out),
+        ViewMut::Device(_) => {
+            let mut values = vec![0.0; out.len()];
+            make(&mut values);
+            out.copy_from(View::Host(&values));
+        }
+    }
+}
+
+fn cut(pixels: Pixels<'_>, (side, patch): (usize, usize), seen: Seen<'_>, patches: &mut [f32]) {
+    let (grid, row, of_picture) = (side / patch, 3 * patch * patch, seen.of_picture());
+    let seen = seen.patches().par_chunks(of_picture);
+    let pictures = patches.par_chunks_mut((1 + of_picture) * row).zip(seen);
     pictures.enumerate().for_each(|(sample, (patches, seen))| {
         let (class, patches) = patches.split_at_mut(row);
         class.fill(0.0);
@@ -89,7 +137,14 @@ pub fn cut_patches(
 ///
 /// # Shapes
 /// `out` [batch, side, side, 3]
-pub fn interleave(pixels: Pixels<'_>, side: usize, out: &mut [f32]) {
+pub fn interleave(pixels: Pixels<'_>, side: usize, out: ViewMut<'_>) {
+    match (pixels, &out) {
+        (Pixels::Device(_), ViewMut::Device(_)) => mixed(),
+        _ => from_host(out, |out| interleave_host(pixels, side, out)),
+    }
+}
+
+fn interleave_host(pixels: Pixels<'_>, side: usize, out: &mut [f32]) {
     /// Neighbours of one channel that are read at a time.
     const RUN: usize = 64;
     out.par_chunks_mut(3 * side).enumerate().for_each(|(line, out)| {
@@ -136,7 +191,8 @@ mod tests {
         let second = [2.0, 3.0, 6.0, 7.0, 18.0, 19.0, 22.0, 23.0, 34.0, 35.0, 38.0, 39.0];
         for (seen, at) in [(&[0, 1, 2, 3][..], 24), (&[1, 3], 12)] {
             let mut patches = vec![9.0; (1 + seen.len()) * 12];
-            cut_patches(Pixels::Normalized(&pixels), (4, 2), seen, &mut patches);
+            let pixels = Pixels::Normalized(&pixels);
+            cut_patches(pixels, (4, 2), Seen::new(seen, 1), (&mut patches).into());
             assert_eq!(patches[..12], [0.0; 12]);
             assert_eq!(patches[at..at + 12], second);
         }
@@ -147,7 +203,7 @@ mod tests {
         let side = 96;
         let pixels: Vec<f32> = (0..2 * 3 * side * side).map(|i| i as f32).collect();
         let mut out = vec![9.0; pixels.len()];
-        interleave(Pixels::Normalized(&pixels), side, &mut out);
+        interleave(Pixels::Normalized(&pixels), side, (&mut out).into());
         for (at, value) in out.iter().enumerate() {
             let (place, channel) = (at / 3, at % 3);
             let (sample, place) = (place / (side * side), place % (side * side));

@@ -1,5 +1,6 @@
 //! Sequences of unequal length in one packed array, walked in parallel without padding.
 
+use crate::array::{View, ViewMut, mixed};
 use crate::device::Span;
 
 /// Whether every token of a sequence goes on, or only its first: both towers pool the first token,
@@ -46,6 +47,11 @@ impl<'a> Sequences<'a> {
     pub fn padding(&self, sequence: usize) -> Option<&'a [u32]> {
         let ids = self.ids.get(self.offsets[sequence]..self.offsets[sequence + 1])?;
         ids.contains(&0).then_some(ids)
+    }
+
+    /// The id of every token, where sequences have padding.
+    pub fn ids(&self) -> &'a [u32] {
+        self.ids
     }
 
     /// The same sequences, known on a device, too.
@@ -184,7 +190,14 @@ impl<A: Split, B: Split> Split for (A, B) {
 ///
 /// # Shapes
 /// `all` [tokens, width], `kept` [kept, width].
-pub fn take(sequences: Sequences<'_>, width: usize, all: &[f32], kept: &mut [f32]) {
+pub fn take(sequences: Sequences<'_>, width: usize, all: View<'_>, kept: ViewMut<'_>) {
+    match kept {
+        ViewMut::Host(kept) => take_host(sequences, width, all.host(), kept),
+        ViewMut::Device(_) => mixed(),
+    }
+}
+
+fn take_host(sequences: Sequences<'_>, width: usize, all: &[f32], kept: &mut [f32]) {
     sequences.each((Tokens(all, width), Kept(kept, width)), |_, (all, kept)| {
         kept.0.copy_from_slice(&all.0[..kept.0.len()]);
     });
@@ -194,7 +207,14 @@ pub fn take(sequences: Sequences<'_>, width: usize, all: &[f32], kept: &mut [f32
 ///
 /// # Shapes
 /// `kept` [kept, width], `all` [tokens, width].
-pub fn spread(sequences: Sequences<'_>, width: usize, kept: &[f32], all: &mut [f32]) {
+pub fn spread(sequences: Sequences<'_>, width: usize, kept: View<'_>, all: ViewMut<'_>) {
+    match all {
+        ViewMut::Host(all) => spread_host(sequences, width, kept.host(), all),
+        ViewMut::Device(_) => mixed(),
+    }
+}
+
+fn spread_host(sequences: Sequences<'_>, width: usize, kept: &[f32], all: &mut [f32]) {
     sequences.each((Kept(kept, width), Tokens(all, width)), |_, (kept, all)| {
         let (first, rest) = all.0.split_at_mut(kept.0.len());
         first.copy_from_slice(kept.0);
@@ -225,8 +245,8 @@ mod tests {
         ] {
             let sequences = Sequences::new(&offsets).keeping(keep);
             let (mut found, mut back) = (vec![9.0; kept.len()], vec![9.0; 6]);
-            take(sequences, 1, &all, &mut found);
-            spread(sequences, 1, &found, &mut back);
+            take(sequences, 1, View::Host(&all), (&mut found).into());
+            spread(sequences, 1, (&found).into(), (&mut back).into());
             assert_eq!((found, back), (kept, spread_again));
         }
     }

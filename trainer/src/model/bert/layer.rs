@@ -1,11 +1,12 @@
 //! One post-normalised layer of the text tower.
 
+use crate::array::{Array, Memory, View, ViewMut};
 use crate::model::feed_forward::{self, FeedForward};
 use crate::model::scratch::Scratch;
 use crate::ops::activation::Activation;
 use crate::ops::attention::Attention;
 use crate::ops::dropout::Dropout;
-use crate::ops::layer_norm::{LayerNorm, Moments};
+use crate::ops::layer_norm::{LayerNorm, MOMENTS};
 use crate::ops::linear::Linear;
 use crate::ops::matrix::Onto;
 use crate::ops::rows::{Keep, Sequences, spread, take};
@@ -29,14 +30,14 @@ pub(super) struct Layer {
 /// What the forward pass keeps for the backward pass.
 #[derive(Debug)]
 pub(super) struct Saved {
-    qkv: Vec<f32>,
-    probabilities: Vec<f32>,
-    attended: Vec<f32>,
-    sum_1: Vec<f32>,
-    moments_1: Vec<Moments>,
-    middle: Vec<f32>,
-    sum_2: Vec<f32>,
-    moments_2: Vec<Moments>,
+    qkv: Array,
+    probabilities: Array,
+    attended: Array,
+    sum_1: Array,
+    moments_1: Array,
+    middle: Array,
+    sum_2: Array,
+    moments_2: Array,
     fed: feed_forward::Saved,
 }
 
@@ -102,92 +103,93 @@ impl Layer {
     }
 
     /// Memory for what is kept of so many tokens of so many texts.
-    pub(super) fn reserve(&self, (rows, batch): (usize, usize)) -> Saved {
+    pub(super) fn reserve(&self, memory: &Memory, (rows, batch): (usize, usize)) -> Saved {
         let (attention, width) = (self.attention, self.attention.width);
         let kept = if self.keep == Keep::All { rows } else { batch };
         Saved {
-            qkv: vec![0.0; rows * 3 * width],
-            probabilities: vec![0.0; kept * attention.row()],
-            attended: vec![0.0; kept * width],
-            sum_1: vec![0.0; kept * width],
-            moments_1: vec![[0.0; 2]; kept],
-            middle: vec![0.0; kept * width],
-            sum_2: vec![0.0; kept * width],
-            moments_2: vec![[0.0; 2]; kept],
-            fed: self.feed_forward.reserve(kept),
+            qkv: memory.array(rows * 3 * width),
+            probabilities: memory.array(kept * attention.row()),
+            attended: memory.array(kept * width),
+            sum_1: memory.array(kept * width),
+            moments_1: memory.exact(kept * MOMENTS),
+            middle: memory.array(kept * width),
+            sum_2: memory.array(kept * width),
+            moments_2: memory.exact(kept * MOMENTS),
+            fed: self.feed_forward.reserve(memory, kept),
         }
     }
 
     /// Writes `y`.
     pub(super) fn forward(
         &self,
-        values: &[f32],
+        values: View<'_>,
         (sequences, dropouts): (Sequences<'_>, Dropouts),
-        x: &[f32],
-        y: &mut [f32],
+        x: View<'_>,
+        y: ViewMut<'_>,
         (saved, scratch): (&mut Saved, &mut Scratch),
     ) {
         let sequences = sequences.keeping(self.keep);
         let (tokens, kept, width) = (sequences.tokens(), sequences.kept(), self.attention.width);
-        let (x, y) = (&x[..tokens * width], &mut y[..kept * width]);
+        let (all, few, row) = (tokens * width, kept * width, kept * self.attention.row());
+        let (x, y) = (x.first(all), y.first(few));
 
-        let qkv = &mut saved.qkv[..3 * x.len()];
-        self.qkv.forward(values, x, qkv, Onto::Replace);
-        let probabilities = &mut saved.probabilities[..kept * self.attention.row()];
-        let dropped = &mut scratch.dropped[..probabilities.len()];
-        let attended = &mut saved.attended[..y.len()];
-        let weights = (probabilities, dropped);
+        self.qkv.forward(values, x, saved.qkv.first_mut(3 * all), Onto::Replace);
+        let weights = (saved.probabilities.first_mut(row), scratch.dropped.first_mut(row));
+        let (qkv, attended) = (saved.qkv.first(3 * all), saved.attended.first_mut(few));
         self.attention.forward(sequences, dropouts.attention, qkv, weights, attended);
-        let sum = &mut saved.sum_1[..y.len()];
+        let (attended, sum) = (saved.attended.first(few), saved.sum_1.first_mut(few));
         self.out.forward(values, attended, sum, Onto::Replace);
-        let residual = &mut scratch.spare[..y.len()];
-        take(sequences, width, x, residual);
+        take(sequences, width, x, scratch.spare.first_mut(few));
+        let (sum, residual) = (saved.sum_1.first_mut(few), scratch.spare.first(few));
         dropouts.attended.add(sequences, width, sum, residual);
-        let middle = &mut saved.middle[..y.len()];
-        self.norm_1.forward(values, sum, middle, &mut saved.moments_1[..kept]);
+        let (sum, moments) = (saved.sum_1.first(few), saved.moments_1.first_mut(kept * MOMENTS));
+        self.norm_1.forward(values, sum, saved.middle.first_mut(few), moments);
 
-        let sum = &mut saved.sum_2[..y.len()];
+        let (middle, sum) = (saved.middle.first(few), saved.sum_2.first_mut(few));
         self.feed_forward.forward(values, &mut saved.fed, middle, sum, Onto::Replace);
-        dropouts.fed.add(sequences, width, sum, middle);
-        self.norm_2.forward(values, sum, y, &mut saved.moments_2[..kept]);
+        dropouts.fed.add(sequences, width, saved.sum_2.first_mut(few), middle);
+        let (sum, moments) = (saved.sum_2.first(few), saved.moments_2.first_mut(kept * MOMENTS));
+        self.norm_2.forward(values, sum, y, moments);
     }
 
     /// `scratch.gradient` holds the gradient of `y`, and then that of `x`.
     pub(super) fn backward(
         &self,
-        (values, gradients): (&[f32], &mut [f32]),
+        (values, gradients): (View<'_>, &mut ViewMut<'_>),
         (sequences, dropouts): (Sequences<'_>, Dropouts),
-        x: &[f32],
+        x: View<'_>,
         (saved, scratch): (&Saved, &mut Scratch),
     ) {
         let sequences = sequences.keeping(self.keep);
         let (tokens, kept, width) = (sequences.tokens(), sequences.kept(), self.attention.width);
-        let (all, few) = (tokens * width, kept * width);
+        let (all, few, row) = (tokens * width, kept * width, kept * self.attention.row());
+        let moments = kept * MOMENTS;
 
         let Scratch { gradient, narrow, spare, wide, qkv: dqkv, dropped, scores } = scratch;
-        let (dy, dsum, dmasked) = (&mut gradient[..few], &mut narrow[..few], &mut spare[..few]);
-        let inner = (&saved.sum_2[..few], &saved.moments_2[..kept]);
+        let inner = (saved.sum_2.first(few), saved.moments_2.first(moments));
+        let (dy, dsum) = (gradient.first(few), narrow.first_mut(few));
         self.norm_2.backward((values, gradients), inner, dy, dsum, Onto::Replace);
-        dropouts.fed.apply(sequences, width, dsum, dmasked);
-        let inner = (&saved.middle[..few], &*dmasked);
+        dropouts.fed.apply(sequences, width, narrow.first(few), spare.first_mut(few));
+        let (inner, dmiddle) = ((saved.middle.first(few), spare.first(few)), narrow.first_mut(few));
         let (weights, fed) = ((values, &mut *gradients), &saved.fed);
-        self.feed_forward.backward(weights, fed, inner, wide, dsum, Onto::Add);
+        self.feed_forward.backward(weights, fed, inner, wide, dmiddle, Onto::Add);
 
-        let (dmiddle, dsum) = (dsum, dy);
-        let inner = (&saved.sum_1[..few], &saved.moments_1[..kept]);
+        let inner = (saved.sum_1.first(few), saved.moments_1.first(moments));
+        let (dmiddle, dsum) = (narrow.first(few), gradient.first_mut(few));
         self.norm_1.backward((values, gradients), inner, dmiddle, dsum, Onto::Replace);
-        dropouts.attended.apply(sequences, width, dsum, dmasked);
-        let (attended, dattended) = (&saved.attended[..few], dmiddle);
-        self.out.backward((values, gradients), attended, dmasked, dattended, Onto::Replace);
-        let dqkv = &mut dqkv[..3 * all];
-        let row = kept * self.attention.row();
-        let inner = (&saved.qkv[..3 * all], &saved.probabilities[..row]);
-        let memory = (&mut dropped[..row], &mut scores[..row]);
-        self.attention.backward(sequences, dropouts.attention, inner, dattended, memory, dqkv);
+        dropouts.attended.apply(sequences, width, gradient.first(few), spare.first_mut(few));
+        let (inner, dattended) =
+            ((saved.attended.first(few), spare.first(few)), narrow.first_mut(few));
+        self.out.backward((values, gradients), inner.0, inner.1, dattended, Onto::Replace);
+        let inner = (saved.qkv.first(3 * all), saved.probabilities.first(row));
+        let memory = (dropped.first_mut(row), scores.first_mut(row));
+        let (attention, dattended) = (&self.attention, narrow.first(few));
+        let dqkv_mut = dqkv.first_mut(3 * all);
+        attention.backward(sequences, dropouts.attention, inner, dattended, memory, dqkv_mut);
 
-        let dx = &mut narrow[..all];
-        spread(sequences, width, &gradient[..few], dx);
-        self.qkv.backward((values, gradients), &x[..all], dqkv, dx, Onto::Add);
+        spread(sequences, width, gradient.first(few), narrow.first_mut(all));
+        let (dqkv, dx) = (dqkv.first(3 * all), narrow.first_mut(all));
+        self.qkv.backward((values, gradients), x.first(all), dqkv, dx, Onto::Add);
         std::mem::swap(gradient, narrow);
     }
 }

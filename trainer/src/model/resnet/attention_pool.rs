@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use crate::array::ViewMut;
 use crate::ops::linear::{Linear, add_column_sums};
 use crate::ops::matrix::Onto;
 use crate::ops::query::Query;
@@ -93,12 +94,12 @@ impl AttentionPool {
             (&mut saved.tokens[..batch * tokens * width], &mut saved.means[..batch * width]);
         gather(self.positions.of(values), x, all, means, width);
         let (kv, q) = (&mut saved.kv[..2 * all.len()], &mut saved.q[..means.len()]);
-        self.kv.forward(values, all, kv, Onto::Replace);
-        self.q.forward(values, means, q, Onto::Replace);
+        self.kv.forward(values.into(), (&*all).into(), (&mut *kv).into(), Onto::Replace);
+        self.q.forward(values.into(), (&*means).into(), (&mut *q).into(), Onto::Replace);
         let probabilities = &mut saved.probabilities[..batch * tokens * heads];
         let attended = &mut saved.attended[..means.len()];
         self.attention.forward(q, kv, probabilities, attended);
-        self.c.forward(values, attended, features, Onto::Replace);
+        self.c.forward(values.into(), (&*attended).into(), features.into(), Onto::Replace);
     }
 
     /// Adds to the gradients of the weights; writes `dx`.
@@ -112,7 +113,9 @@ impl AttentionPool {
         let few = dfeatures.len() / self.c.outputs() * width;
         let saved = &mut self.saved;
         let (attended, dattended) = (&saved.attended[..few], &mut saved.dattended[..few]);
-        self.c.backward((values, gradients), attended, dfeatures, dattended, Onto::Replace);
+        let weights = ((&*values).into(), &mut ViewMut::from(&mut *gradients));
+        let dy = dfeatures.into();
+        self.c.backward(weights, attended.into(), dy, (&mut *dattended).into(), Onto::Replace);
         let (q, kv) = (&saved.q[..few], &saved.kv[..few * tokens * 2]);
         let (dq, dkv) = (&mut saved.dq[..few], &mut saved.dkv[..few * tokens * 2]);
         let inner = (&saved.probabilities[..few / width * heads * tokens], attended);
@@ -120,9 +123,13 @@ impl AttentionPool {
         // From here on the arrays of the forward pass's keys and queries hold gradients of tokens.
         let (all, means) = (&saved.tokens[..few * tokens], &saved.means[..few]);
         let dall = &mut saved.kv[..few * tokens];
-        self.kv.backward((values, gradients), all, dkv, dall, Onto::Replace);
+        let weights = ((&*values).into(), &mut ViewMut::from(&mut *gradients));
+        let dy = (&*dkv).into();
+        self.kv.backward(weights, all.into(), dy, (&mut *dall).into(), Onto::Replace);
         let dmeans = &mut saved.q[..few];
-        self.q.backward((values, gradients), means, dq, dmeans, Onto::Replace);
+        let weights = ((&*values).into(), &mut ViewMut::from(&mut *gradients));
+        let dy = (&*dq).into();
+        self.q.backward(weights, means.into(), dy, (&mut *dmeans).into(), Onto::Replace);
         scatter(self.positions.of_mut(gradients), dall, dmeans, dx);
     }
 }
@@ -159,5 +166,5 @@ fn scatter(positions: &mut [f32], dtokens: &mut [f32], dmeans: &[f32], dx: &mut 
             }
         }
     });
-    add_column_sums(dtokens, positions);
+    add_column_sums((&*dtokens).into(), positions.into());
 }

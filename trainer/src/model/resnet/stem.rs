@@ -74,7 +74,7 @@ impl Stem {
         let full = pixels.len() / 3 / 4 * self.width;
         let (first, second) = (&mut first[..full / 2], &mut second[..full / 2]);
         let (third, output) = (&mut third[..full], &mut output[..full / 4]);
-        interleave(pixels, self.side, picture);
+        interleave(pixels, self.side, (&mut *picture).into());
         self.units[0].forward(pass, picture, first, PLAIN);
         self.units[1].forward(pass, first, second, PLAIN);
         self.units[2].forward(pass, second, third, PLAIN);

@@ -102,7 +102,10 @@ impl Unit {
         let Pass { values, state, training, lent } = pass;
         let middle = &mut self.middle[..y.len()];
         match &self.convolution {
-            Convolution::Point(linear) => linear.forward(values, x, middle, Onto::Replace),
+            Convolution::Point(linear) => {
+                let (values, x) = ((*values).into(), x.into());
+                linear.forward(values, x, (&mut *middle).into(), Onto::Replace);
+            }
             Convolution::Square(conv) => conv.forward(values, x, middle, &mut lent.workspace),
         }
         if *training {
@@ -128,10 +131,16 @@ impl Unit {
         let middle = &self.middle[..dy.len()];
         self.norm.backward(gradients, (middle, &self.moments, sums), dy, then);
         match &self.convolution {
-            Convolution::Point(linear) => match dx {
-                Some((dx, onto)) => linear.backward((values, gradients), x, dy, dx, onto),
-                None => linear.backward_weights(gradients, x, dy),
-            },
+            Convolution::Point(linear) => {
+                let (gradients, dy) = (&mut gradients.into(), (&*dy).into());
+                match dx {
+                    Some((dx, onto)) => {
+                        let weights = (values.into(), gradients);
+                        linear.backward(weights, x.into(), dy, dx.into(), onto);
+                    }
+                    None => linear.backward_weights(gradients, x.into(), dy),
+                }
+            }
             Convolution::Square(conv) => {
                 conv.backward_weights(gradients, x, dy, workspace);
                 if let Some((dx, _)) = dx {

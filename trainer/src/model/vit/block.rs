@@ -1,11 +1,12 @@
 //! One pre-normalised block of the image tower.
 
+use crate::array::{Array, Memory, View, ViewMut};
 use crate::model::feed_forward::{self, FeedForward};
 use crate::model::scratch::Scratch;
 use crate::ops::activation::Activation;
 use crate::ops::attention::Attention;
 use crate::ops::dropout::Dropout;
-use crate::ops::layer_norm::{LayerNorm, Moments};
+use crate::ops::layer_norm::{LayerNorm, MOMENTS};
 use crate::ops::linear::Linear;
 use crate::ops::matrix::Onto;
 use crate::ops::rows::{Keep, Sequences, spread, take};
@@ -29,14 +30,14 @@ pub(super) struct Block {
 /// What the forward pass keeps for the backward pass.
 #[derive(Debug)]
 pub(super) struct Saved {
-    moments_1: Vec<Moments>,
-    normed_1: Vec<f32>,
-    qkv: Vec<f32>,
-    probabilities: Vec<f32>,
-    attended: Vec<f32>,
-    middle: Vec<f32>,
-    moments_2: Vec<Moments>,
-    normed_2: Vec<f32>,
+    moments_1: Array,
+    normed_1: Array,
+    qkv: Array,
+    probabilities: Array,
+    attended: Array,
+    middle: Array,
+    moments_2: Array,
+    normed_2: Array,
     fed: feed_forward::Saved,
 }
 
@@ -74,89 +75,89 @@ impl Block {
     }
 
     /// Memory for what is kept of so many tokens of so many pictures.
-    pub(super) fn reserve(&self, (rows, batch): (usize, usize)) -> Saved {
+    pub(super) fn reserve(&self, memory: &Memory, (rows, batch): (usize, usize)) -> Saved {
         let (attention, width) = (self.attention, self.attention.width);
         let kept = if self.keep == Keep::All { rows } else { batch };
         Saved {
-            moments_1: vec![[0.0; 2]; rows],
-            normed_1: vec![0.0; rows * width],
-            qkv: vec![0.0; rows * 3 * width],
-            probabilities: vec![0.0; kept * attention.row()],
-            attended: vec![0.0; kept * width],
-            middle: vec![0.0; kept * width],
-            moments_2: vec![[0.0; 2]; kept],
-            normed_2: vec![0.0; kept * width],
-            fed: self.feed_forward.reserve(kept),
+            moments_1: memory.exact(rows * MOMENTS),
+            normed_1: memory.array(rows * width),
+            qkv: memory.array(rows * 3 * width),
+            probabilities: memory.array(kept * attention.row()),
+            attended: memory.array(kept * width),
+            middle: memory.array(kept * width),
+            moments_2: memory.exact(kept * MOMENTS),
+            normed_2: memory.array(kept * width),
+            fed: self.feed_forward.reserve(memory, kept),
         }
     }
 
     /// Writes `y`.
     pub(super) fn forward(
         &self,
-        values: &[f32],
+        values: View<'_>,
         sequences: Sequences<'_>,
-        x: &[f32],
-        y: &mut [f32],
+        x: View<'_>,
+        y: ViewMut<'_>,
         (saved, scratch): (&mut Saved, &mut Scratch),
     ) {
         let sequences = sequences.keeping(self.keep);
         let (tokens, kept, width) = (sequences.tokens(), sequences.kept(), self.attention.width);
-        let (x, y) = (&x[..tokens * width], &mut y[..kept * width]);
+        let (all, few, row) = (tokens * width, kept * width, kept * self.attention.row());
+        let (x, mut y) = (x.first(all), y.first(few));
 
-        let normed = &mut saved.normed_1[..x.len()];
-        self.norm_1.forward(values, x, normed, &mut saved.moments_1[..tokens]);
-        let qkv = &mut saved.qkv[..3 * x.len()];
+        let moments = saved.moments_1.first_mut(tokens * MOMENTS);
+        self.norm_1.forward(values, x, saved.normed_1.first_mut(all), moments);
+        let (normed, qkv) = (saved.normed_1.first(all), saved.qkv.first_mut(3 * all));
         self.qkv.forward(values, normed, qkv, Onto::Replace);
-        let probabilities = &mut saved.probabilities[..kept * self.attention.row()];
-        let dropped = &mut scratch.dropped[..probabilities.len()];
-        let attended = &mut saved.attended[..y.len()];
-        let weights = (probabilities, dropped);
+        let weights = (saved.probabilities.first_mut(row), scratch.dropped.first_mut(row));
+        let (qkv, attended) = (saved.qkv.first(3 * all), saved.attended.first_mut(few));
         self.attention.forward(sequences, Dropout::NONE, qkv, weights, attended);
-        let middle = &mut saved.middle[..y.len()];
-        take(sequences, width, x, middle);
-        self.out.forward(values, attended, middle, Onto::Add);
+        take(sequences, width, x, saved.middle.first_mut(few));
+        let attended = saved.attended.first(few);
+        self.out.forward(values, attended, saved.middle.first_mut(few), Onto::Add);
 
-        let normed = &mut saved.normed_2[..y.len()];
-        self.norm_2.forward(values, middle, normed, &mut saved.moments_2[..kept]);
-        y.copy_from_slice(middle);
-        self.feed_forward.forward(values, &mut saved.fed, normed, y, Onto::Add);
+        let (middle, moments) =
+            (saved.middle.first(few), saved.moments_2.first_mut(kept * MOMENTS));
+        self.norm_2.forward(values, middle, saved.normed_2.first_mut(few), moments);
+        y.copy_from(middle);
+        self.feed_forward.forward(values, &mut saved.fed, saved.normed_2.first(few), y, Onto::Add);
     }
 
     /// `scratch.gradient` holds the gradient of `y`, and then that of `x`.
     pub(super) fn backward(
         &self,
-        (values, gradients): (&[f32], &mut [f32]),
+        (values, gradients): (View<'_>, &mut ViewMut<'_>),
         sequences: Sequences<'_>,
-        x: &[f32],
+        x: View<'_>,
         (saved, scratch): (&Saved, &mut Scratch),
     ) {
         let sequences = sequences.keeping(self.keep);
         let (tokens, kept, width) = (sequences.tokens(), sequences.kept(), self.attention.width);
-        let (all, few) = (tokens * width, kept * width);
+        let (all, few, row) = (tokens * width, kept * width, kept * self.attention.row());
 
         let Scratch { gradient, narrow, wide, qkv: dqkv, dropped, scores, .. } = scratch;
-        let (dy, dnormed) = (&mut gradient[..few], &mut narrow[..few]);
-        let inner = (&saved.normed_2[..few], &*dy);
+        let (inner, dnormed) =
+            ((saved.normed_2.first(few), gradient.first(few)), narrow.first_mut(few));
         let (weights, fed) = ((values, &mut *gradients), &saved.fed);
         self.feed_forward.backward(weights, fed, inner, wide, dnormed, Onto::Replace);
-        let inner = (&saved.middle[..few], &saved.moments_2[..kept]);
-        self.norm_2.backward((values, gradients), inner, dnormed, dy, Onto::Add);
+        let inner = (saved.middle.first(few), saved.moments_2.first(kept * MOMENTS));
+        let (dnormed, dmiddle) = (narrow.first(few), gradient.first_mut(few));
+        self.norm_2.backward((values, gradients), inner, dnormed, dmiddle, Onto::Add);
 
-        let (attended, dattended) = (&saved.attended[..few], dnormed);
-        self.out.backward((values, gradients), attended, dy, dattended, Onto::Replace);
-        let dqkv = &mut dqkv[..3 * all];
-        let row = kept * self.attention.row();
-        let inner = (&saved.qkv[..3 * all], &saved.probabilities[..row]);
-        let memory = (&mut dropped[..row], &mut scores[..row]);
-        self.attention.backward(sequences, Dropout::NONE, inner, dattended, memory, dqkv);
+        let (attended, dmiddle) = (saved.attended.first(few), gradient.first(few));
+        let dattended = narrow.first_mut(few);
+        self.out.backward((values, gradients), attended, dmiddle, dattended, Onto::Replace);
+        let inner = (saved.qkv.first(3 * all), saved.probabilities.first(row));
+        let memory = (dropped.first_mut(row), scores.first_mut(row));
+        let (dattended, dqkv_mut) = (narrow.first(few), dqkv.first_mut(3 * all));
+        self.attention.backward(sequences, Dropout::NONE, inner, dattended, memory, dqkv_mut);
 
-        let dx = &mut narrow[..all];
-        spread(sequences, width, &gradient[..few], dx);
+        spread(sequences, width, gradient.first(few), narrow.first_mut(all));
         std::mem::swap(gradient, narrow);
-        let (dx, dnormed) = (&mut gradient[..all], &mut narrow[..all]);
-        let normed = &saved.normed_1[..all];
-        self.qkv.backward((values, gradients), normed, dqkv, dnormed, Onto::Replace);
-        let inner = (&x[..all], &saved.moments_1[..tokens]);
+        let (normed, dnormed) = (saved.normed_1.first(all), narrow.first_mut(all));
+        self.qkv.backward((values, gradients), normed, dqkv.first(3 * all), dnormed, Onto::Replace);
+        let inner = (x.first(all), saved.moments_1.first(tokens * MOMENTS));
+        let (dnormed, dx) = (narrow.first(all), gradient.first_mut(all));
         self.norm_1.backward((values, gradients), inner, dnormed, dx, Onto::Add);
     }
 }

@@ -1,0 +1,55 @@
+//! What a tower tells the device that it computes on about a batch: where sequences begin, and whole
+//! numbers such as ids.
+
+use crate::array::Memory;
+use crate::device::{Buffer, Span};
+use crate::ops::rows::{Places, Sequences};
+
+/// Room for it on a device; nothing where this machine computes, which knows it already.
+#[derive(Debug)]
+pub(super) struct Placed(Option<Room>);
+
+#[derive(Debug)]
+struct Room {
+    offsets: Buffer,
+    numbers: Buffer,
+    /// Offsets as a device has them.
+    short: Vec<u32>,
+}
+
+impl Placed {
+    /// Room for so many sequences and numbers.
+    pub(super) fn new(memory: &Memory, sequences: usize, numbers: usize) -> Self {
+        let offsets = memory.whole(1 + sequences).zip(memory.whole(numbers));
+        Self(offsets.map(|(offsets, numbers)| Room {
+            offsets,
+            numbers,
+            short: vec![0; 1 + sequences],
+        }))
+    }
+
+    /// Tells the device.
+    pub(super) fn take(&mut self, offsets: &[usize], numbers: &[u32]) {
+        if let Some(room) = &mut self.0 {
+            let short = &mut room.short[..offsets.len()];
+            short.iter_mut().zip(offsets).for_each(|(short, offset)| *short = *offset as u32);
+            room.offsets.take_whole(short);
+            room.numbers.take_whole(numbers);
+        }
+    }
+
+    /// The first so many numbers, on the device.
+    pub(super) fn numbers(&self, count: usize) -> Option<Span<'_>> {
+        self.0.as_ref().map(|room| room.numbers.span().first(count))
+    }
+
+    /// The same sequences, known on the device; if they have ids, those are its numbers.
+    pub(super) fn on<'a>(&'a self, sequences: Sequences<'a>) -> Sequences<'a> {
+        let Some(room) = &self.0 else { return sequences };
+        let ids = sequences.ids().len();
+        sequences.on(Places {
+            offsets: room.offsets.span().first(1 + sequences.count()),
+            ids: (ids > 0).then(|| room.numbers.span().first(ids)),
+        })
+    }
+}
