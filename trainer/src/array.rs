@@ -3,9 +3,11 @@
 
 mod memory;
 mod view;
+mod whole;
 
 pub use memory::Memory;
 pub use view::{View, ViewMut};
+pub use whole::Whole;
 
 use std::borrow::Cow;
 use std::ops::Range;

@@ -180,10 +180,10 @@ fn embeddings_are_candles() {
     let mut y = vec![9.0; 7 * width];
     let tables =
         Tables { words: (&words).into(), positions: (&positions).into(), kind: (&kind).into() };
-    embedding::forward(tables, sequences, &ids, (&mut y).into());
+    embedding::forward(tables, sequences, (&ids[..]).into(), (&mut y).into());
     let (mut dwords, mut dpositions) = (vec![1.0; 6 * width], vec![1.0; 4 * width]);
     let rows = (&dy).into();
-    embedding::backward_words(sequences, &ids, width, rows, (&mut dwords).into());
+    embedding::backward_words((&ids[..]).into(), width, rows, (&mut dwords).into());
     embedding::backward_positions(sequences, width, rows, (&mut dpositions).into());
 
     let (words, positions) = (var(&words, &[6, width]), var(&positions, &[4, width]));

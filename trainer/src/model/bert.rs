@@ -177,7 +177,12 @@ impl Bert {
         };
         let (Saved { embedded, moments, tokens }, normed) =
             (&mut self.saved, &mut self.scratch.narrow);
-        embedding::forward(tables, sequences, texts.ids, embedded.first_mut(all));
+        embedding::forward(
+            tables,
+            sequences,
+            self.placed.numbers(texts.ids),
+            embedded.first_mut(all),
+        );
         let moments = moments.first_mut(sequences.tokens() * MOMENTS);
         self.norm.forward(values, embedded.first(all), normed.first_mut(all), moments);
         let dropout = dropout.at(0, self.rates.hidden);
@@ -201,7 +206,7 @@ impl Bert {
         self.norm.backward((values, gradients), inner, dnormed, dembedded, Onto::Replace);
         let dembedded = gradient.first(all);
         let words = self.words.of(gradients.reborrow());
-        embedding::backward_words(sequences, texts.ids, width, dembedded, words);
+        embedding::backward_words(self.placed.numbers(texts.ids), width, dembedded, words);
         let positions = self.positions.of(gradients.reborrow());
         embedding::backward_positions(sequences, width, dembedded, positions);
         add_column_sums(dembedded, self.kinds.of(gradients.reborrow()).first(width));

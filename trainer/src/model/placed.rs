@@ -1,8 +1,8 @@
 //! What a tower tells the device that it computes on about a batch: where sequences begin, and whole
 //! numbers such as ids.
 
-use crate::array::Memory;
-use crate::device::{Buffer, Span};
+use crate::array::{Memory, Whole};
+use crate::device::Buffer;
 use crate::ops::rows::{Places, Sequences};
 
 /// Room for it on a device; nothing where this machine computes, which knows it already.
@@ -15,6 +15,8 @@ struct Room {
     numbers: Buffer,
     /// Offsets as a device has them.
     short: Vec<u32>,
+    /// Whether any number is 0: of ids, that of padding.
+    zero: bool,
 }
 
 impl Placed {
@@ -25,6 +27,7 @@ impl Placed {
             offsets,
             numbers,
             short: vec![0; 1 + sequences],
+            zero: false,
         }))
     }
 
@@ -35,21 +38,24 @@ impl Placed {
             short.iter_mut().zip(offsets).for_each(|(short, offset)| *short = *offset as u32);
             room.offsets.take_whole(short);
             room.numbers.take_whole(numbers);
+            room.zero = numbers.contains(&0);
         }
     }
 
-    /// The first so many numbers, on the device.
-    pub(super) fn numbers(&self, count: usize) -> Option<Span<'_>> {
-        self.0.as_ref().map(|room| room.numbers.span().first(count))
+    /// The same numbers, known on the device.
+    pub(super) fn numbers<'a>(&'a self, numbers: &'a [u32]) -> Whole<'a> {
+        let span = |room: &'a Room| room.numbers.span().first(numbers.len());
+        Whole::from(numbers).on(self.0.as_ref().map(span))
     }
 
-    /// The same sequences, known on the device; if they have ids, those are its numbers.
+    /// The same sequences, known on the device. If they have ids, those are its numbers; it needs them
+    /// where there is padding.
     pub(super) fn on<'a>(&'a self, sequences: Sequences<'a>) -> Sequences<'a> {
         let Some(room) = &self.0 else { return sequences };
         let ids = sequences.ids().len();
         sequences.on(Places {
             offsets: room.offsets.span().first(1 + sequences.count()),
-            ids: (ids > 0).then(|| room.numbers.span().first(ids)),
+            ids: (ids > 0 && room.zero).then(|| room.numbers.span().first(ids)),
         })
     }
 }

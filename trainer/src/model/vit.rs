@@ -14,7 +14,6 @@ use crate::ops::attention::Attention;
 use crate::ops::layer_norm::{LayerNorm, MOMENTS};
 use crate::ops::linear::Linear;
 use crate::ops::matrix::Onto;
-use crate::ops::patches::Seen;
 use crate::ops::pixels::{Pixels, Plate, cut_patches};
 use crate::ops::positions;
 use crate::ops::ranks::Reducer;
@@ -217,11 +216,11 @@ impl Vit {
         let (rows, width) = (self.offsets[batch], self.width);
         let (all, cut) = (rows * width, rows * self.patch_embedding.inputs());
         let Saved { patches, embedded, moments_pre, tokens, .. } = &mut self.saved;
-        let seen = Seen::new(seen, batch).on(self.placed.numbers(seen.len()));
+        let seen = self.placed.numbers(seen);
         let pixels = self.plate.take(pixels);
         cut_patches(pixels, (self.side, self.patch), seen, patches.first_mut(cut));
-        let places = self.places.of(values).split_at(width);
-        positions::forward(places, seen, embedded.first_mut(all));
+        let (class, places) = self.places.of(values).split_at(width);
+        positions::forward((places, class), seen, batch, embedded.first_mut(all));
         // The class token's patch is zero, so the product leaves its row alone.
         let (patches, sum) = (patches.first(cut), embedded.first_mut(all));
         self.patch_embedding.forward(values, patches, sum, Onto::Add);
@@ -243,8 +242,7 @@ impl Vit {
         self.norm_pre.backward((values, gradients), inner, dy, dx, Onto::Replace);
         let dx = narrow.first(all);
         self.patch_embedding.backward_weights(gradients, saved.patches.first(cut), dx);
-        let seen = Seen::new(seen, batch).on(self.placed.numbers(seen.len()));
-        let places = self.places.of(gradients.reborrow()).split_at(width);
-        positions::backward(seen, dx, places);
+        let (class, places) = self.places.of(gradients.reborrow()).split_at(width);
+        positions::backward((places, class), self.placed.numbers(seen), batch, dx);
     }
 }

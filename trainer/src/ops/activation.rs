@@ -3,7 +3,8 @@
 use rayon::prelude::*;
 
 use super::math::{normal, sigmoid};
-use crate::array::{View, ViewMut, mixed};
+use crate::array::{View, ViewMut};
+use crate::device::ops::activation as device;
 
 /// Values that one thread takes at a time: small enough to stay in its cache.
 const CHUNK: usize = 1 << 13;
@@ -48,7 +49,7 @@ impl Activation {
         match (self, y) {
             (Self::Gelu, ViewMut::Host(y)) => each(x.host(), y, |x, _| gelu(x)),
             (Self::QuickGelu, ViewMut::Host(y)) => each(x.host(), y, |x, _| quick_gelu(x)),
-            (_, ViewMut::Device(_)) => mixed(),
+            (_, ViewMut::Device(mut y)) => device::forward(self, x.device(), &mut y),
         }
     }
 
@@ -59,7 +60,7 @@ impl Activation {
             (Self::QuickGelu, ViewMut::Host(dy)) => {
                 each(x.host(), dy, |x, dy| dy * quick_gelu_slope(x));
             }
-            (_, ViewMut::Device(_)) => mixed(),
+            (_, ViewMut::Device(mut dy)) => device::backward(self, x.device(), &mut dy),
         }
     }
 }

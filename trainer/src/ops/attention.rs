@@ -8,7 +8,8 @@ use super::math::{exp, max, sum};
 use super::matrix::{Matrix, MatrixMut, Onto, Threads};
 use super::multiply::multiply;
 use super::rows::{Kept, Sequences, Tokens};
-use crate::array::{View, ViewMut, mixed};
+use crate::array::{View, ViewMut};
+use crate::device::ops::attention as device;
 
 /// `out = dropout(softmax(q · kᵀ / sqrt(d))) · v` for each head.
 ///
@@ -55,7 +56,10 @@ impl Attention {
                 let weights = (probabilities.host(), dropped.host());
                 self.forward_host(sequences, dropout, qkv.host(), weights, out);
             }
-            ViewMut::Device(_) => mixed(),
+            ViewMut::Device(mut out) => {
+                let weights = (&mut probabilities.device(), &mut dropped.device());
+                device::forward(self, sequences, dropout, qkv.device(), weights, &mut out);
+            }
         }
     }
 
@@ -110,7 +114,11 @@ impl Attention {
                 let scratch = (dropped.host(), dscores.host());
                 self.backward_host(sequences, dropout, saved, dout, scratch, dqkv);
             }
-            ViewMut::Device(_) => mixed(),
+            ViewMut::Device(mut dqkv) => {
+                let (saved, dout) = ((qkv.device(), probabilities.device()), dout.device());
+                let scratch = (&mut dropped.device(), &mut dscores.device());
+                device::backward(self, sequences, dropout, saved, dout, scratch, &mut dqkv);
+            }
         }
     }
 

@@ -3,7 +3,8 @@
 
 use super::random::{mix32, stream};
 use super::rows::{Kept, Sequences};
-use crate::array::{View, ViewMut, mixed};
+use crate::array::{View, ViewMut};
+use crate::device::ops::dropout as device;
 
 /// Which values are dropped, at one place of the model.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -71,7 +72,9 @@ impl Dropout {
     pub fn add(self, sequences: Sequences<'_>, width: usize, y: ViewMut<'_>, residual: View<'_>) {
         match y {
             ViewMut::Host(y) => self.add_host(sequences, width, y, residual.host()),
-            ViewMut::Device(_) => mixed(),
+            ViewMut::Device(mut y) => {
+                device::add(self, sequences, width, &mut y, residual.device());
+            }
         }
     }
 
@@ -95,7 +98,7 @@ impl Dropout {
     pub fn apply(self, sequences: Sequences<'_>, width: usize, x: View<'_>, y: ViewMut<'_>) {
         match y {
             ViewMut::Host(y) => self.apply_host(sequences, width, x.host(), y),
-            ViewMut::Device(_) => mixed(),
+            ViewMut::Device(mut y) => device::apply(self, sequences, width, x.device(), &mut y),
         }
     }
 

@@ -3,7 +3,8 @@
 use rayon::prelude::*;
 
 use super::rows::{Sequences, Tokens};
-use crate::array::{View, ViewMut, mixed};
+use crate::array::{View, ViewMut, Whole};
+use crate::device::ops::embedding as device;
 
 /// The tables of a text tower.
 ///
@@ -23,14 +24,21 @@ pub struct Tables<'a> {
 ///
 /// # Shapes
 /// `ids` [tokens], `y` [tokens, width].
-pub fn forward(tables: Tables<'_>, sequences: Sequences<'_>, ids: &[u32], y: ViewMut<'_>) {
+pub fn forward(tables: Tables<'_>, sequences: Sequences<'_>, ids: Whole<'_>, y: ViewMut<'_>) {
     match y {
         ViewMut::Host(y) => {
-            look_up((tables.words.host(), tables.kind.host()), ids, y);
+            look_up((tables.words.host(), tables.kind.host()), ids.host(), y);
             let positions = tables.positions.host();
             sequences.each(Tokens(y, tables.kind.len()), |_, y| add_positions(positions, y.0));
         }
-        ViewMut::Device(_) => mixed(),
+        ViewMut::Device(mut y) => {
+            let tables = device::Tables {
+                words: tables.words.device(),
+                positions: tables.positions.device(),
+                kind: tables.kind.device(),
+            };
+            device::forward(tables, sequences, ids.device(), &mut y);
+        }
     }
 }
 
@@ -52,23 +60,16 @@ fn add_positions(positions: &[f32], y: &mut [f32]) {
 ///
 /// # Shapes
 /// As in [`forward`].
-pub fn backward_words(
-    sequences: Sequences<'_>,
-    ids: &[u32],
-    width: usize,
-    dy: View<'_>,
-    words: ViewMut<'_>,
-) {
+pub fn backward_words(ids: Whole<'_>, width: usize, dy: View<'_>, words: ViewMut<'_>) {
     match words {
         ViewMut::Host(words) => {
-            let rows = dy.host().chunks_exact(width).zip(ids);
+            let rows = dy.host().chunks_exact(width).zip(ids.host());
             for (dy, &id) in rows.filter(|(_, id)| **id != 0) {
                 add(&mut words[id as usize * width..][..width], dy);
             }
         }
-        ViewMut::Device(_) => {
-            let _ids = sequences.places().ids;
-            mixed()
+        ViewMut::Device(mut words) => {
+            device::backward_words(ids.device(), width, dy.device(), &mut words);
         }
     }
 }
@@ -91,7 +92,9 @@ pub fn backward_positions(
                 add(&mut positions[..dy.len()], dy);
             }
         }
-        ViewMut::Device(_) => mixed(),
+        ViewMut::Device(mut positions) => {
+            device::backward_positions(sequences, width, dy.device(), &mut positions);
+        }
     }
 }
 

@@ -4,7 +4,8 @@ use rayon::prelude::*;
 
 use super::math::sum;
 use super::matrix::Onto;
-use crate::array::{View, ViewMut, mixed};
+use crate::array::{View, ViewMut};
+use crate::device::ops::layer_norm as device;
 use crate::params::{Init, Layout, Weight};
 
 /// How many numbers say what a row was normalised with: its mean, and one over its standard deviation.
@@ -35,7 +36,10 @@ impl LayerNorm {
         let scale = self.scale.of(values);
         match y {
             ViewMut::Host(y) => self.forward_host(scale.host(), x.host(), y, moments.host()),
-            ViewMut::Device(_) => mixed(),
+            ViewMut::Device(mut y) => {
+                let (scale, mut moments) = (scale.device(), moments.device());
+                device::forward(scale, self.epsilon, x.device(), &mut y, &mut moments);
+            }
         }
     }
 
@@ -71,7 +75,11 @@ impl LayerNorm {
                 self.backward_weights(scale.1.host(), (x, moments), dy.host());
                 self.backward_input(scale.0.host(), (x, moments), dy.host(), dx, onto);
             }
-            ViewMut::Device(_) => mixed(),
+            ViewMut::Device(mut dx) => {
+                let weights = (scale.0.device(), &mut scale.1.device());
+                let inner = (x.device(), moments.device());
+                device::backward(weights, inner, dy.device(), &mut dx, onto);
+            }
         }
     }
 

@@ -4,7 +4,8 @@ use rayon::prelude::*;
 
 use super::matrix::{Matrix, MatrixMut, Onto, Threads};
 use super::multiply::multiply;
-use crate::array::{View, ViewMut, mixed};
+use crate::array::{View, ViewMut};
+use crate::device::ops::linear as device;
 use crate::params::{Init, Layout, Weight};
 
 /// `y = x · Wᵀ + b`.
@@ -65,7 +66,10 @@ impl Linear {
     pub fn forward(&self, values: View<'_>, x: View<'_>, y: ViewMut<'_>, onto: Onto) {
         match y {
             ViewMut::Host(y) => self.forward_host(values.host(), x.host(), y, onto),
-            ViewMut::Device(_) => mixed(),
+            ViewMut::Device(mut y) => {
+                let bias = self.bias.as_ref().map(|bias| bias.of(values).device());
+                device::forward(self.on_device(values), bias, x.device(), &mut y, onto);
+            }
         }
     }
 
@@ -94,7 +98,9 @@ impl Linear {
         self.backward_weights(gradients, x, dy);
         match dx {
             ViewMut::Host(dx) => self.backward_input(values.host(), dy.host(), dx, onto),
-            ViewMut::Device(_) => mixed(),
+            ViewMut::Device(mut dx) => {
+                device::backward_input(self.on_device(values), dy.device(), &mut dx, onto);
+            }
         }
     }
 
@@ -108,7 +114,22 @@ impl Linear {
     pub fn backward_weights(&self, gradients: &mut ViewMut<'_>, x: View<'_>, dy: View<'_>) {
         match gradients.reborrow() {
             ViewMut::Host(gradients) => self.backward_host(gradients, x.host(), dy.host()),
-            ViewMut::Device(_) => mixed(),
+            gradients => self.backward_device(gradients, x, dy),
+        }
+    }
+
+    fn backward_device(&self, mut gradients: ViewMut<'_>, x: View<'_>, dy: View<'_>) {
+        let gradient = &mut self.weight.of(gradients.reborrow()).device();
+        match self.stored {
+            Stored::OutputsFirst => {
+                device::backward_weight(gradient, self.inputs, x.device(), dy.device());
+            }
+            Stored::InputsFirst => {
+                device::backward_weight(gradient, self.outputs(), dy.device(), x.device());
+            }
+        }
+        if let Some(bias) = &self.bias {
+            add_column_sums(dy, bias.of(gradients));
         }
     }
 
@@ -122,6 +143,15 @@ impl Linear {
         multiply(self.weight.precision(), target, Onto::Add, 1.0, pair, Threads::All);
         if let Some(bias) = &self.bias {
             column_sums(dy, bias.of_mut(gradients));
+        }
+    }
+
+    /// `W` on a device.
+    fn on_device<'a>(&self, values: View<'a>) -> device::Matrix<'a> {
+        let weight = self.weight.of(values).device();
+        match self.stored {
+            Stored::OutputsFirst => device::Matrix::new(weight, self.inputs),
+            Stored::InputsFirst => device::Matrix::new(weight, self.outputs()).transposed(),
         }
     }
 
@@ -149,7 +179,7 @@ fn add_bias(bias: &[f32], y: &mut [f32], onto: Onto) {
 pub fn add_column_sums(rows: View<'_>, sums: ViewMut<'_>) {
     match sums {
         ViewMut::Host(sums) => column_sums(rows.host(), sums),
-        ViewMut::Device(_) => mixed(),
+        ViewMut::Device(mut sums) => device::add_column_sums(rows.device(), &mut sums),
     }
 }
 

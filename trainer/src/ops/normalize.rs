@@ -3,7 +3,8 @@
 use rayon::prelude::*;
 
 use super::math::dot;
-use crate::array::{View, ViewMut, mixed};
+use crate::array::{View, ViewMut};
+use crate::device::ops::normalize as device;
 
 /// Below this a vector is taken as this long, as PyTorch's `normalize` does.
 const SHORTEST: f32 = 1e-12;
@@ -15,7 +16,7 @@ const SHORTEST: f32 = 1e-12;
 pub fn forward(width: usize, x: View<'_>, y: ViewMut<'_>) {
     match y {
         ViewMut::Host(y) => forward_host(width, x.host(), y),
-        ViewMut::Device(_) => mixed(),
+        ViewMut::Device(mut y) => device::forward(width, x.device(), &mut y),
     }
 }
 
@@ -33,7 +34,7 @@ fn forward_host(width: usize, x: &[f32], y: &mut [f32]) {
 pub fn backward(width: usize, x: View<'_>, dy: ViewMut<'_>) {
     match dy {
         ViewMut::Host(dy) => backward_host(width, x.host(), dy),
-        ViewMut::Device(_) => mixed(),
+        ViewMut::Device(mut dy) => device::backward(width, x.device(), &mut dy),
     }
 }
 

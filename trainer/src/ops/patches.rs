@@ -1,7 +1,6 @@
 //! Which patches of each picture a tower sees: all of them, or while training a random share.
 
 use super::dropout::Dropout;
-use crate::device::Span;
 
 /// The place at which patches are dropped: no other has this number.
 const SITE: u64 = u64::MAX;
@@ -71,50 +70,6 @@ impl Patches {
     fn kept(&self) -> usize {
         let share = 1.0 - f64::from(self.masked_percent) / 100.0;
         ((self.of_picture as f64 * share) as usize).max(1)
-    }
-}
-
-/// The patches that are seen of so many pictures: as many of each.
-///
-/// # Shapes
-/// [pictures, seen]
-#[derive(Clone, Copy, Debug)]
-pub struct Seen<'a> {
-    patches: &'a [u32],
-    pictures: usize,
-    place: Option<Span<'a>>,
-}
-
-impl<'a> Seen<'a> {
-    /// These patches, of each picture in rising order.
-    pub fn new(patches: &'a [u32], pictures: usize) -> Self {
-        Self { patches, pictures, place: None }
-    }
-
-    /// The same patches, known on a device, too, if it is given where.
-    pub fn on(self, place: Option<Span<'a>>) -> Self {
-        Self { place, ..self }
-    }
-
-    /// The patches.
-    pub fn patches(&self) -> &'a [u32] {
-        self.patches
-    }
-
-    /// How many pictures there are.
-    pub fn pictures(&self) -> usize {
-        self.pictures
-    }
-
-    /// How many patches are seen of a picture.
-    pub fn of_picture(&self) -> usize {
-        self.patches.len() / self.pictures
-    }
-
-    /// Where a device finds them.
-    #[expect(clippy::expect_used, reason = "whoever computes on a device says so before")]
-    pub fn place(&self) -> Span<'a> {
-        self.place.expect("the patches are known on the device")
     }
 }
 

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::patches::Seen;
-use crate::array::{Memory, View, ViewMut, mixed};
+use crate::array::{Memory, View, ViewMut, Whole, mixed};
+use crate::device::ops::patches as device;
 use crate::device::{Buffer, Span};
 
 /// Mean of each channel of the training pictures of CLIP, in [0, 1].
@@ -94,12 +94,16 @@ impl Plate {
 pub fn cut_patches(
     pixels: Pixels<'_>,
     (side, patch): (usize, usize),
-    seen: Seen<'_>,
+    seen: Whole<'_>,
     patches: ViewMut<'_>,
 ) {
-    match (pixels, &patches) {
-        (Pixels::Device(_), ViewMut::Device(_)) => mixed(),
-        _ => from_host(patches, |patches| cut(pixels, (side, patch), seen, patches)),
+    match (pixels, patches) {
+        (Pixels::Device(pixels), ViewMut::Device(mut patches)) => {
+            device::cut_patches(pixels, (side, patch), seen.device(), &mut patches);
+        }
+        (_, patches) => {
+            from_host(patches, |patches| cut(pixels, (side, patch), seen.host(), patches));
+        }
     }
 }
 
@@ -116,10 +120,10 @@ fn from_host(mut out: ViewMut<'_>, make: impl FnOnce(&mut [f32])) {
     }
 }
 
-fn cut(pixels: Pixels<'_>, (side, patch): (usize, usize), seen: Seen<'_>, patches: &mut [f32]) {
-    let (grid, row, of_picture) = (side / patch, 3 * patch * patch, seen.of_picture());
-    let seen = seen.patches().par_chunks(of_picture);
-    let pictures = patches.par_chunks_mut((1 + of_picture) * row).zip(seen);
+fn cut(pixels: Pixels<'_>, (side, patch): (usize, usize), seen: &[u32], patches: &mut [f32]) {
+    let (grid, row) = (side / patch, 3 * patch * patch);
+    let of_picture = seen.len() / (pixels.len() / (3 * side * side));
+    let pictures = patches.par_chunks_mut((1 + of_picture) * row).zip(seen.par_chunks(of_picture));
     pictures.enumerate().for_each(|(sample, (patches, seen))| {
         let (class, patches) = patches.split_at_mut(row);
         class.fill(0.0);
@@ -138,9 +142,11 @@ fn cut(pixels: Pixels<'_>, (side, patch): (usize, usize), seen: Seen<'_>, patche
 /// # Shapes
 /// `out` [batch, side, side, 3]
 pub fn interleave(pixels: Pixels<'_>, side: usize, out: ViewMut<'_>) {
-    match (pixels, &out) {
-        (Pixels::Device(_), ViewMut::Device(_)) => mixed(),
-        _ => from_host(out, |out| interleave_host(pixels, side, out)),
+    match (pixels, out) {
+        (Pixels::Device(pixels), ViewMut::Device(mut out)) => {
+            device::interleave(pixels, side, &mut out);
+        }
+        (_, out) => from_host(out, |out| interleave_host(pixels, side, out)),
     }
 }
 
@@ -192,7 +198,7 @@ mod tests {
         for (seen, at) in [(&[0, 1, 2, 3][..], 24), (&[1, 3], 12)] {
             let mut patches = vec![9.0; (1 + seen.len()) * 12];
             let pixels = Pixels::Normalized(&pixels);
-            cut_patches(pixels, (4, 2), Seen::new(seen, 1), (&mut patches).into());
+            cut_patches(pixels, (4, 2), seen.into(), (&mut patches).into());
             assert_eq!(patches[..12], [0.0; 12]);
             assert_eq!(patches[at..at + 12], second);
         }

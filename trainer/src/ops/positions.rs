@@ -2,25 +2,40 @@
 
 use rayon::prelude::*;
 
-use super::patches::Seen;
-use crate::array::{View, ViewMut, mixed};
+use crate::array::{View, ViewMut, Whole};
+use crate::device::ops::positions as device;
 
 /// Writes the position of each token of each picture, the class token's first and then those of the
 /// patches that are seen, and adds `class` to the first.
 ///
 /// # Shapes
-/// `class` [width], `positions` [1 + patches, width], `y` [pictures, 1 + seen, width].
-pub fn forward((class, positions): (View<'_>, View<'_>), seen: Seen<'_>, y: ViewMut<'_>) {
+/// `positions` [1 + patches, width], `class` [width], `seen` [batch, seen], `y` [batch, 1 + seen, width].
+pub fn forward(
+    (positions, class): (View<'_>, View<'_>),
+    seen: Whole<'_>,
+    batch: usize,
+    y: ViewMut<'_>,
+) {
     match y {
-        ViewMut::Host(y) => forward_host((class.host(), positions.host()), seen, y),
-        ViewMut::Device(_) => mixed(),
+        ViewMut::Host(y) => {
+            forward_host((positions.host(), class.host()), (seen.host(), batch), y);
+        }
+        ViewMut::Device(mut y) => {
+            let tables = (positions.device(), class.device());
+            device::forward(tables, seen.device(), batch, &mut y);
+        }
     }
 }
 
-fn forward_host((class, positions): (&[f32], &[f32]), seen: Seen<'_>, y: &mut [f32]) {
-    let width = class.len();
-    y.par_chunks_mut((1 + seen.of_picture()) * width).enumerate().for_each(|(picture, y)| {
-        for (y, place) in y.chunks_exact_mut(width).zip(places(seen, picture)) {
+fn forward_host(
+    (positions, class): (&[f32], &[f32]),
+    (seen, batch): (&[u32], usize),
+    y: &mut [f32],
+) {
+    let (width, of_picture) = (class.len(), seen.len() / batch);
+    let pictures = y.par_chunks_mut((1 + of_picture) * width).zip(seen.par_chunks(of_picture));
+    pictures.for_each(|(y, seen)| {
+        for (y, place) in y.chunks_exact_mut(width).zip(places(seen)) {
             y.copy_from_slice(&positions[place * width..][..width]);
         }
         add(y, class);
@@ -31,17 +46,32 @@ fn forward_host((class, positions): (&[f32], &[f32]), seen: Seen<'_>, y: &mut [f
 ///
 /// # Shapes
 /// As in [`forward`].
-pub fn backward(seen: Seen<'_>, dy: View<'_>, (class, positions): (ViewMut<'_>, ViewMut<'_>)) {
+pub fn backward(
+    (positions, class): (ViewMut<'_>, ViewMut<'_>),
+    seen: Whole<'_>,
+    batch: usize,
+    dy: View<'_>,
+) {
     match positions {
-        ViewMut::Host(positions) => backward_host(seen, dy.host(), (class.host(), positions)),
-        ViewMut::Device(_) => mixed(),
+        ViewMut::Host(positions) => {
+            backward_host((positions, class.host()), (seen.host(), batch), dy.host());
+        }
+        ViewMut::Device(mut positions) => {
+            let tables = (&mut positions, &mut class.device());
+            device::backward(tables, seen.device(), batch, dy.device());
+        }
     }
 }
 
-fn backward_host(seen: Seen<'_>, dy: &[f32], (class, positions): (&mut [f32], &mut [f32])) {
-    let width = class.len();
-    for (picture, dy) in dy.chunks_exact((1 + seen.of_picture()) * width).enumerate() {
-        for (dy, place) in dy.chunks_exact(width).zip(places(seen, picture)) {
+fn backward_host(
+    (positions, class): (&mut [f32], &mut [f32]),
+    (seen, batch): (&[u32], usize),
+    dy: &[f32],
+) {
+    let (width, of_picture) = (class.len(), seen.len() / batch);
+    let pictures = dy.chunks_exact((1 + of_picture) * width).zip(seen.chunks_exact(of_picture));
+    for (dy, seen) in pictures {
+        for (dy, place) in dy.chunks_exact(width).zip(places(seen)) {
             add(&mut positions[place * width..][..width], dy);
         }
         add(class, &dy[..width]);
@@ -49,10 +79,8 @@ fn backward_host(seen: Seen<'_>, dy: &[f32], (class, positions): (&mut [f32], &m
 }
 
 /// The position of each token of a picture.
-fn places(seen: Seen<'_>, picture: usize) -> impl Iterator<Item = usize> {
-    let of_picture = seen.of_picture();
-    let patches = seen.patches()[picture * of_picture..][..of_picture].iter();
-    std::iter::once(0).chain(patches.map(|&patch| 1 + patch as usize))
+fn places(seen: &[u32]) -> impl Iterator<Item = usize> {
+    std::iter::once(0).chain(seen.iter().map(|&patch| 1 + patch as usize))
 }
 
 fn add(sums: &mut [f32], values: &[f32]) {
@@ -66,13 +94,13 @@ mod tests {
     #[test]
     fn a_token_is_given_the_row_of_its_place_and_gives_its_gradient_back_to_it() {
         let (class, positions) = ([0.5, 0.25], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
-        let seen = Seen::new(&[0, 2, 1, 2], 2);
+        let seen = Whole::from(&[0, 2, 1, 2][..]);
         let mut y = vec![9.0; 12];
-        forward((View::Host(&class), View::Host(&positions)), seen, (&mut y).into());
+        forward((View::Host(&positions), View::Host(&class)), seen, 2, (&mut y).into());
         assert_eq!(y, [1.5, 2.25, 3.0, 4.0, 7.0, 8.0, 1.5, 2.25, 5.0, 6.0, 7.0, 8.0]);
         let dy: Vec<f32> = (1..=12).map(|i| i as f32).collect();
         let (mut dclass, mut dpositions) = (vec![1.0; 2], vec![1.0; 8]);
-        backward(seen, (&dy).into(), ((&mut dclass).into(), (&mut dpositions).into()));
+        backward(((&mut dpositions).into(), (&mut dclass).into()), seen, 2, (&dy).into());
         assert_eq!(dclass, [9.0, 11.0]);
         assert_eq!(dpositions, [9.0, 11.0, 4.0, 5.0, 10.0, 11.0, 17.0, 19.0]);
     }

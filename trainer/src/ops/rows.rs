@@ -1,7 +1,8 @@
 //! Sequences of unequal length in one packed array, walked in parallel without padding.
 
-use crate::array::{View, ViewMut, mixed};
+use crate::array::{View, ViewMut};
 use crate::device::Span;
+use crate::device::ops::rows as device;
 
 /// Whether every token of a sequence goes on, or only its first: both towers pool the first token,
 /// so after the last attention nothing else is needed.
@@ -193,7 +194,7 @@ impl<A: Split, B: Split> Split for (A, B) {
 pub fn take(sequences: Sequences<'_>, width: usize, all: View<'_>, kept: ViewMut<'_>) {
     match kept {
         ViewMut::Host(kept) => take_host(sequences, width, all.host(), kept),
-        ViewMut::Device(_) => mixed(),
+        ViewMut::Device(mut kept) => device::take(sequences, width, all.device(), &mut kept),
     }
 }
 
@@ -210,7 +211,7 @@ fn take_host(sequences: Sequences<'_>, width: usize, all: &[f32], kept: &mut [f3
 pub fn spread(sequences: Sequences<'_>, width: usize, kept: View<'_>, all: ViewMut<'_>) {
     match all {
         ViewMut::Host(all) => spread_host(sequences, width, kept.host(), all),
-        ViewMut::Device(_) => mixed(),
+        ViewMut::Device(mut all) => device::spread(sequences, width, kept.device(), &mut all),
     }
 }
 
