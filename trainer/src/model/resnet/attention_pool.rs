@@ -113,7 +113,7 @@ impl AttentionPool {
         let few = dfeatures.len() / self.c.outputs() * width;
         let saved = &mut self.saved;
         let (attended, dattended) = (&saved.attended[..few], &mut saved.dattended[..few]);
-        let weights = ((&*values).into(), &mut ViewMut::from(&mut *gradients));
+        let weights = (values.into(), &mut ViewMut::from(&mut *gradients));
         let dy = dfeatures.into();
         self.c.backward(weights, attended.into(), dy, (&mut *dattended).into(), Onto::Replace);
         let (q, kv) = (&saved.q[..few], &saved.kv[..few * tokens * 2]);
@@ -123,11 +123,11 @@ impl AttentionPool {
         // From here on the arrays of the forward pass's keys and queries hold gradients of tokens.
         let (all, means) = (&saved.tokens[..few * tokens], &saved.means[..few]);
         let dall = &mut saved.kv[..few * tokens];
-        let weights = ((&*values).into(), &mut ViewMut::from(&mut *gradients));
+        let weights = (values.into(), &mut ViewMut::from(&mut *gradients));
         let dy = (&*dkv).into();
         self.kv.backward(weights, all.into(), dy, (&mut *dall).into(), Onto::Replace);
         let dmeans = &mut saved.q[..few];
-        let weights = ((&*values).into(), &mut ViewMut::from(&mut *gradients));
+        let weights = (values.into(), &mut ViewMut::from(&mut *gradients));
         let dy = (&*dq).into();
         self.q.backward(weights, means.into(), dy, (&mut *dmeans).into(), Onto::Replace);
         scatter(self.positions.of_mut(gradients), dall, dmeans, dx);
