@@ -5,7 +5,7 @@ export PYTHONPATH := $(CURDIR)/tests
 export VERSION := $(shell sed -n '/workspace.package/,/^$$/s/^version = "\(.*\)"/\1/p' Cargo.toml)
 PYTHON := python3 -u
 
-.PHONY: help demo ablation test lint images push bed clean-bed
+.PHONY: help demo ablation test lint images cuda cuda-image gpu-check push bed clean-bed
 help:
 	@echo "make demo       train and score a small Chinese-CLIP on a cluster of its own (KEEP=1 leaves it up,"
 	@echo "                CLUSTER=current uses the cluster of your kubeconfig instead)"
@@ -13,6 +13,10 @@ help:
 	@echo "make test       every test, the end-to-end ones on a fresh cluster included"
 	@echo "make lint       format and lints only"
 	@echo "make images     the operator's and the trainer's image, as OCI tars in target/images"
+	@echo "make cuda       the trainer for NVIDIA GPUs and its tests on one, in target/cuda"
+	@echo "make cuda-image the image trainer-cuda: that program and NVIDIA's libraries, as an OCI tar in target/images"
+	@echo "make gpu-check  on a machine with a GPU: its tests, a training and benchmarks (PROGRAM= and TESTS= name"
+	@echo "                what make cuda built elsewhere, ARGUMENTS= is told in docs/gpu.md)"
 	@echo "make push       the same by docker, pushed to IMAGE_REGISTRY"
 	@echo "make bed        bring up the cluster and leave it"
 	@echo "make clean-bed  end that cluster and remove its data"
@@ -33,9 +37,20 @@ lint:
 images:
 	@$(PYTHON) -m bed images
 
+cuda:
+	@$(PYTHON) tests/cuda/build.py
+
+cuda-image:
+	@$(PYTHON) -m bed images trainer-cuda
+
+PROGRAM ?= target/cuda/cnclip
+TESTS ?= target/cuda/device-tests
+gpu-check:
+	@$(PYTHON) tests/cuda/check.py --program $(PROGRAM) --tests $(TESTS) $(ARGUMENTS)
+
 push:
 	@test -n "$(IMAGE_REGISTRY)" || { echo "error: IMAGE_REGISTRY is not set: registry.example.com/cnclip, say"; exit 64; }
-	for image in trainer operator; do \
+	for image in trainer trainer-cuda operator; do \
 	    docker build --target $$image --tag $(IMAGE_REGISTRY)/$$image:$(VERSION) . && \
 	    docker push $(IMAGE_REGISTRY)/$$image:$(VERSION) || exit 1; \
 	done

@@ -1,0 +1,212 @@
+"""What only a GPU can show, in one call on a machine that has one: no network, no compiler, only this tree, the
+programs that ``make cuda`` built, and CUDA's libraries, those that PyTorch brings included.
+
+    python3 tests/cuda/check.py [--program P] [--tests T] [--parts tests,card,training,bench,twin] [--out FOLDER]
+
+Every part runs, whatever became of the others; the exit code is 1 if one failed. FOLDER gets each part's output and
+``results.jsonl``, a line for each measurement.
+"""
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PROJECT = Path(__file__).parent.parent.parent
+PARTS = ("card", "tests", "training", "bench", "twin")
+MOST = 790e12
+"""What an H100 or H200 multiplies a second in bfloat16, as large products were measured on them."""
+BATCHES = {"RN50": 512, "ViT-B/16": 768, "ViT-L/14": 256, "ViT-L/14@336": 96, "ViT-H/14": 128}
+"""Pairs of a step of each model: what fits into 80 GB beside PyTorch's activations."""
+TOLERANCE = {"Fp32": 2e-3, "Bf16": 5e-2}
+"""How far the losses of eight steps may lie from the CPU's. Sums are added in another order, and AdamW's first steps
+make a whole step of any gradient, however small."""
+
+
+def main():
+    chosen = command_line()
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "LD_LIBRARY_PATH": library_path(), "RUST_BACKTRACE": "1"}
+    failed = []
+    for part in chosen.parts:
+        print(f"\n=== {part}", flush=True)
+        start = time.monotonic()
+        try:
+            globals()[f"check_{part}"](chosen, environment)
+        except (Wrong, OSError, subprocess.SubprocessError, ValueError, KeyError) as error:
+            print(f"FAILED: {error}", flush=True)
+            failed.append(part)
+        print(f"--- {part}: {time.monotonic() - start:.1f} s", flush=True)
+    print(f"\n{'FAILED: ' + ', '.join(failed) if failed else 'all parts passed'}", flush=True)
+    return bool(failed)
+
+
+def command_line():
+    parser = argparse.ArgumentParser(description="Tests, a training and benchmarks on this machine's GPU.")
+    parser.add_argument("--program", type=Path, default=PROJECT / "target/cuda/cnclip")
+    parser.add_argument("--tests", type=Path, default=PROJECT / "target/cuda/device-tests")
+    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", PROJECT / "target/cuda/results")))
+    parser.add_argument("--parts", type=lambda text: text.split(","), default=list(PARTS))
+    parser.add_argument("--filter", default="", help="only the tests whose name has this word")
+    parser.add_argument("--presets", type=lambda text: text.split(","), default=list(BATCHES))
+    parser.add_argument("--steps", type=int, default=8, help="steps that are timed of each benchmark")
+    parser.add_argument("--batch", type=int, help="pairs of a step, instead of the model's own")
+    parser.add_argument("--compile", action="store_true", help="let PyTorch compile its model (a minute each)")
+    chosen = parser.parse_args()
+    if unknown := set(chosen.parts) - set(PARTS):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    return chosen
+
+
+class Wrong(Exception):
+    """A part did not find what it should."""
+
+
+def library_path():
+    """Where the loader looks: the libraries inside Python's packages, and NCCL by the name it is loaded by."""
+    specification = importlib.util.find_spec("nvidia")
+    roots = list(specification.submodule_search_locations) if specification else []
+    folders = [str(folder) for root in roots for folder in sorted(Path(root).glob("*/lib"))]
+    links = Path(tempfile.mkdtemp(prefix="cnclip-libraries-"))
+    for folder in folders:
+        for library in Path(folder).glob("libnccl.so.2"):
+            (links / "libnccl.so").symlink_to(library)
+    return ":".join([*folders, str(links), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])])
+
+
+def check_card(chosen, environment):
+    """The program sees the card, and the card computes."""
+    print(run([chosen.program, "device"], environment, chosen.out / "card.log"), flush=True)
+
+
+def check_tests(chosen, environment):
+    """Every operation, held against the CPU's."""
+    log = chosen.out / "tests.log"
+    command = [chosen.tests, "--test-threads", "4", *filter(None, [chosen.filter])]
+    try:
+        run(command, {**environment, "CNCLIP_DEVICE": "cuda"}, log)
+    finally:
+        words = log.read_text(errors="replace")
+        print("\n".join([*told(words)][-150:]), flush=True)
+
+
+def told(words):
+    """The lines of a test program that say what failed and why, and its totals."""
+    show = False
+    for line in words.splitlines():
+        show = show or line.startswith("failures:")
+        if show or line.startswith("test result") or line.endswith("FAILED"):
+            yield line
+
+
+def check_training(chosen, environment):
+    """The same eight steps on the CPU and on the card."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        config = training(chosen.program, folder, environment)
+        for precision, most in TOLERANCE.items():
+            cpu, card = (losses(chosen, config, folder, precision, accelerator, environment)
+                         for accelerator in ("None", "Nvidia"))
+            apart = max(abs(a - b) for a, b in zip(cpu, card, strict=True))
+            record(chosen, {"training": precision, "cpu": cpu, "card": card, "apart": apart})
+            if not apart <= most:
+                raise Wrong(f"losses in {precision} lie {apart} apart, at most {most} is expected")
+
+
+def training(program, folder, environment):
+    """A small model's training on the golden data set."""
+    golden = PROJECT / "trainer/tests/golden/dataset"
+    run([program, "prepare", "--images", golden / "train_imgs.tsv", "--texts", golden / "train_texts.jsonl",
+         "--output", folder / "data", "--most-skipped", "10"], environment, folder / "prepare.log")
+    texts = [json.loads(line)["text"] for line in (golden / "train_texts.jsonl").read_text().splitlines()[:-1]]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *sorted(set("".join(texts)) - set(" \n"))]
+    vocabulary = "".join(f"{word}\n" for word in words).encode()
+    (folder / "vocab.txt").write_bytes(vocabulary)
+    vit = {"layers": 3, "width": 128, "patchSize": 8, "headWidth": 64}
+    text = {"vocabSize": len(words), "layers": 2, "width": 128, "heads": 2, "intermediate": 512, "positions": 64,
+            "hiddenDropoutPercent": 0, "attentionDropoutPercent": 0}
+    return {
+        "model": {"embedDim": 64, "image": {"resolution": 64, "vit": vit}, "text": text},
+        "contextLength": 32, "dataset": str(folder / "data"), "length": {"steps": 8}, "globalBatchSize": 16,
+        "vocabulary": {"uri": str(folder / "vocab.txt"), "sha256": hashlib.sha256(vocabulary).hexdigest()},
+        "optimizer": {"learningRate": 1e-4, "warmupSteps": 4, "weightDecay": 0.1, "beta1": 0.9, "beta2": 0.98,
+                      "epsilon": 1e-6},
+        "checkpoint": {"everySteps": 4, "keep": 1}, "seed": 1, "reportEverySteps": 1, "maxSkippedPercent": 10,
+    }
+
+
+def losses(chosen, config, folder, precision, accelerator, environment):
+    """The loss of each step."""
+    name = f"{precision}-{accelerator}"
+    world = {"replicas": 1, "devices": 1, "accelerator": accelerator, "precision": precision}
+    run_as = {"name": name, "uid": "", "stage": "train", "attempt": 1}
+    (folder / f"{name}.json").write_text(json.dumps({**config, "run": run_as, "world": world,
+                                                     "artifacts": str(folder / name)}))
+    run([chosen.program, "train", "--config", folder / f"{name}.json"], environment, chosen.out / f"train-{name}.log")
+    lines = (folder / name / "train/metrics.jsonl").read_text().splitlines()
+    return [row["loss"] for row in map(json.loads, lines) if "loss" in row]
+
+
+def check_bench(chosen, environment):
+    """Pairs a second of both stages of every model."""
+    bench(chosen, environment, "ours", lambda preset, batch: [
+        chosen.program, "bench", "--preset", preset, "--batch", batch, "--steps", chosen.steps, "--bf16", "--card"])
+
+
+def check_twin(chosen, environment):
+    """The same by PyTorch."""
+    more = ["--compile"] if chosen.compile else []
+    bench(chosen, environment, "pytorch", lambda preset, batch: [
+        sys.executable, PROJECT / "tests/cuda/twin.py", "--preset", preset, "--batch", batch,
+        "--steps", chosen.steps, *more])
+
+
+def bench(chosen, environment, who, command):
+    wrong = []
+    for preset in chosen.presets:
+        name = preset.replace("/", "-").replace("@", "-")
+        try:
+            words = run(command(preset, chosen.batch or BATCHES[preset]), environment,
+                        chosen.out / f"{who}-{name}.log")
+        except Wrong as error:
+            print(f"{preset}: {error}", flush=True)
+            wrong.append(preset)
+            continue
+        for line in filter(lambda line: line.startswith("{"), words.splitlines()):
+            measured = json.loads(line)
+            if "flopsPerPair" in measured:
+                measured["share"] = measured["pairsPerSecond"] * measured["flopsPerPair"] / MOST
+            record(chosen, {"who": who, **measured})
+    if wrong:
+        raise Wrong(f"no measurement of {', '.join(wrong)}")
+
+
+def record(chosen, result):
+    """Keeps a measurement and shows it."""
+    line = json.dumps({key: round(value, 4) if isinstance(value, float) else value for key, value in result.items()})
+    print(line, flush=True)
+    with open(chosen.out / "results.jsonl", "a") as results:
+        results.write(line + "\n")
+
+
+def run(command, environment, log):
+    """What a program writes to its standard output; both its outputs go to `log`."""
+    with open(log, "w") as errors:
+        done = subprocess.run([str(word) for word in command], env=environment, stdout=subprocess.PIPE,
+                              stderr=errors, text=True, timeout=300)
+    with open(log, "a") as both:
+        both.write(done.stdout)
+    if done.returncode:
+        end = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
+        raise Wrong(f"`{' '.join(map(str, command))}` exited with {done.returncode}:\n{end}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""Pairs a second of a training step by PyTorch, as its users would write it: transformers' Chinese-CLIP, bfloat16
+autocast, SDPA, fused AdamW. Prints a line of JSON for each stage; random pictures, captions padded as the reference
+pads them.
+"""
+
+import argparse
+import json
+import time
+
+import torch
+from torch.nn.functional import cross_entropy, normalize
+from transformers import ChineseCLIPConfig, ChineseCLIPModel
+
+BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+
+
+def vision(image_size, patch_size, width, layers, heads):
+    return {"image_size": image_size, "patch_size": patch_size, "hidden_size": width, "num_hidden_layers": layers,
+            "num_attention_heads": heads, "intermediate_size": 4 * width, "hidden_act": "quick_gelu"}
+
+
+PRESETS = {
+    "tiny": (64, vision(32, 16, 64, 2, 1), {**BASE, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1}),
+    "ViT-B/16": (512, vision(224, 16, 768, 12, 12), BASE),
+    "ViT-L/14": (768, vision(224, 14, 1024, 24, 16), BASE),
+    "ViT-L/14@336": (768, vision(336, 14, 1024, 24, 16), BASE),
+    "ViT-H/14": (1024, vision(224, 14, 1280, 32, 16), LARGE),
+}
+"""Dimensions of the features, image tower and text tower of each model. transformers has no residual network."""
+CONTEXT = 52
+
+
+def main():
+    chosen = command_line()
+    if chosen.preset not in PRESETS:
+        print(json.dumps({"preset": chosen.preset, "missing": "transformers has no such Chinese-CLIP"}))
+        return
+    torch.manual_seed(1)
+    model, size = build(chosen)
+    given = pairs(chosen, size)
+    for stage in (1, 2):
+        model.vision_model.requires_grad_(stage == 2)
+        model.visual_projection.requires_grad_(stage == 2)
+        measure(chosen, model, given, stage)
+
+
+def command_line():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", required=True)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--tokens", type=int, nargs=2, default=(8, 36), help="of the shortest and longest caption")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--device", default="cuda")
+    return parser.parse_args()
+
+
+def build(chosen):
+    """The model with random weights, in fp32, and the side of its pictures."""
+    dimensions, image, text = PRESETS[chosen.preset]
+    text = {**text, "vocab_size": 21128, "max_position_embeddings": 512, "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0}
+    config = ChineseCLIPConfig(text_config=text, vision_config=image, projection_dim=dimensions)
+    config._attn_implementation = "sdpa"
+    with torch.device(chosen.device):
+        model = ChineseCLIPModel._from_config(config, attn_implementation="sdpa")
+    return model.float().train(), image["image_size"]
+
+
+def pairs(chosen, size):
+    """Bytes of pictures and padded captions in this machine's memory, as a loader hands them over."""
+    shortest, longest = chosen.tokens
+    lengths = [shortest + pair % (longest + 1 - shortest) for pair in range(chosen.batch)]
+    mask = torch.zeros(chosen.batch, CONTEXT, dtype=torch.long)
+    for row, length in zip(mask, lengths):
+        row[:length] = 1
+    ids = torch.randint(1, 21128, mask.shape) * mask
+    pixels = torch.randint(0, 256, (chosen.batch, 3, size, size), dtype=torch.uint8)
+    pinned = chosen.device == "cuda"
+    return [tensor.pin_memory() if pinned else tensor for tensor in (pixels, ids, mask)]
+
+
+def measure(chosen, model, given, stage):
+    """Times steps of one stage."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1,
+                                  fused=chosen.device == "cuda")
+    forward = torch.compile(features) if chosen.compile else features
+    if chosen.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    times = [step(chosen, model, forward, optimizer, given) for _ in range(3 + chosen.steps)][3:]
+    parts = [sum(part) / chosen.steps for part in zip(*times)]
+    print(json.dumps({
+        "preset": chosen.preset, "stage": stage, "batch": chosen.batch, "precision": "bf16",
+        "pairsPerSecond": chosen.batch / sum(parts), "forwardSeconds": parts[0], "backwardSeconds": parts[1],
+        "optimizerSeconds": parts[2], "compiled": chosen.compile,
+        "deviceBytes": torch.cuda.max_memory_reserved() if chosen.device == "cuda" else 0,
+        "parameters": sum(parameter.numel() for parameter in model.parameters())}), flush=True)
+
+
+def step(chosen, model, forward, optimizer, given):
+    """How long forward and loss, backward, and optimizer took."""
+    moments = [now(chosen)]
+    pixels, ids, mask = (tensor.to(chosen.device, non_blocking=True) for tensor in given)
+    with torch.autocast(chosen.device, torch.bfloat16):
+        images, texts = forward(model, pixels.to(torch.bfloat16).div(127.5).sub(1), ids, mask)
+        logits = model.logit_scale.exp() * images @ texts.t()
+    labels = torch.arange(chosen.batch, device=chosen.device)
+    loss = (cross_entropy(logits.float(), labels) + cross_entropy(logits.t().float(), labels)) / 2
+    moments.append(now(chosen))
+    loss.backward()
+    moments.append(now(chosen))
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    moments.append(now(chosen))
+    return [after - before for before, after in zip(moments, moments[1:])]
+
+
+def features(model, pixels, ids, mask):
+    """Unit features of both towers. The text tower's is its first token's, as in the reference."""
+    images = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
+    hidden = model.text_model(input_ids=ids, attention_mask=mask).last_hidden_state
+    texts = model.text_projection(hidden[:, 0])
+    return normalize(images.float(), dim=-1), normalize(texts.float(), dim=-1)
+
+
+def now(chosen):
+    if chosen.device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+if __name__ == "__main__":
+    main()
