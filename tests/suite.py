@@ -32,6 +32,7 @@ def run():
     part("format", lambda: check("cargo", "fmt", "--all", "--check"))
     part("lints", lambda: check("cargo", "clippy", "--workspace", "--all-targets", "--release", "--locked",
                                 "--quiet", "--", "-D", "warnings"))
+    part("code for GPUs", gpu)
     part("bed and demo", lambda: check(sys.executable, "-m", "unittest", "discover", "-s", "tests/unit"))
     part("data set", lambda: check("tests/python", "tests/emoji", "-m", "unittest", "discover", "-s", "tests/emoji"))
     part("images", images.build)
@@ -45,6 +46,13 @@ def run():
 
 def check(*command):
     show(*command, cwd=images.PROJECT)
+
+
+def gpu():
+    """Compiles every kernel for real cards, and lints what drives them; only `make gpu-check` runs it."""
+    command = ("cargo", "clippy", "--release", "--locked", "--quiet", "--package", "cnclip-trainer", "--package",
+               "cnclip-emulator", "--all-targets", "--features", "cuda", "--", "-D", "warnings")
+    show(*command, cwd=images.PROJECT, env=images.cuda_environment())
 
 
 def twins():

@@ -11,7 +11,8 @@ def command_line():
     parser = argparse.ArgumentParser(prog="bed", description="A real one-node Kubernetes, S3 and Prometheus.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("tools", help="install and build what a bed is made of")
-    commands.add_parser("images", help="build the operator's and the trainer's image")
+    made = commands.add_parser("images", help="build the operator's and the trainer's image")
+    made.add_argument("only", nargs="?", choices=["trainer-cuda"], help="the trainer's image for GPUs instead")
     commands.add_parser("up", help="bring up whatever is not up")
     down = commands.add_parser("down", help="end what `up` started")
     down.add_argument("--wipe", action="store_true", help="remove the bed's data too")
@@ -25,7 +26,7 @@ def run():
         case "tools":
             tools.get()
         case "images":
-            images.build()
+            images.build_cuda() if chosen.only else images.build()
         case "up":
             cluster.up(bed)
         case "down":

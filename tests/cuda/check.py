@@ -22,8 +22,10 @@ PROJECT = Path(__file__).parent.parent.parent
 PARTS = ("card", "tests", "training", "bench", "twin")
 MOST = 790e12
 """What an H100 or H200 multiplies a second in bfloat16, as large products were measured on them."""
-BATCHES = {"RN50": 512, "ViT-B/16": 768, "ViT-L/14": 256, "ViT-L/14@336": 96, "ViT-H/14": 128}
+BATCHES = {"RN50": 512, "ViT-B-16": 768, "ViT-L-14": 256, "ViT-L-14-336": 96, "ViT-H-14": 128}
 """Pairs of a step of each model: what fits into 80 GB beside PyTorch's activations."""
+FLOPS = {}
+"""Of a pair's step by model and stage, as our program counts them; PyTorch's share is reckoned from the same."""
 TOLERANCE = {"Fp32": 2e-3, "Bf16": 5e-2}
 """How far the losses of eight steps may lie from the CPU's. Sums are added in another order, and AdamW's first steps
 make a whole step of any gradient, however small."""
@@ -170,18 +172,19 @@ def check_twin(chosen, environment):
 def bench(chosen, environment, who, command):
     wrong = []
     for preset in chosen.presets:
-        name = preset.replace("/", "-").replace("@", "-")
         try:
             words = run(command(preset, chosen.batch or BATCHES[preset]), environment,
-                        chosen.out / f"{who}-{name}.log")
+                        chosen.out / f"{who}-{preset}.log")
         except Wrong as error:
             print(f"{preset}: {error}", flush=True)
             wrong.append(preset)
             continue
         for line in filter(lambda line: line.startswith("{"), words.splitlines()):
             measured = json.loads(line)
-            if "flopsPerPair" in measured:
-                measured["share"] = measured["pairsPerSecond"] * measured["flopsPerPair"] / MOST
+            kind = (preset, measured.get("stage"))
+            FLOPS.setdefault(kind, measured.get("flopsPerPair"))
+            if FLOPS[kind] and "pairsPerSecond" in measured:
+                measured["share"] = measured["pairsPerSecond"] * FLOPS[kind] / MOST
             record(chosen, {"who": who, **measured})
     if wrong:
         raise Wrong(f"no measurement of {', '.join(wrong)}")

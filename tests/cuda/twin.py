@@ -22,10 +22,10 @@ def vision(image_size, patch_size, width, layers, heads):
 
 PRESETS = {
     "tiny": (64, vision(32, 16, 64, 2, 1), {**BASE, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1}),
-    "ViT-B/16": (512, vision(224, 16, 768, 12, 12), BASE),
-    "ViT-L/14": (768, vision(224, 14, 1024, 24, 16), BASE),
-    "ViT-L/14@336": (768, vision(336, 14, 1024, 24, 16), BASE),
-    "ViT-H/14": (1024, vision(224, 14, 1280, 32, 16), LARGE),
+    "ViT-B-16": (512, vision(224, 16, 768, 12, 12), BASE),
+    "ViT-L-14": (768, vision(224, 14, 1024, 24, 16), BASE),
+    "ViT-L-14-336": (768, vision(336, 14, 1024, 24, 16), BASE),
+    "ViT-H-14": (1024, vision(224, 14, 1280, 32, 16), LARGE),
 }
 """Dimensions of the features, image tower and text tower of each model. transformers has no residual network."""
 CONTEXT = 52
@@ -59,8 +59,8 @@ def command_line():
 def build(chosen):
     """The model with random weights, in fp32, and the side of its pictures."""
     dimensions, image, text = PRESETS[chosen.preset]
-    text = {**text, "vocab_size": 21128, "max_position_embeddings": 512, "hidden_dropout_prob": 0.0,
-            "attention_probs_dropout_prob": 0.0}
+    text = {**text, "vocab_size": 21128, "max_position_embeddings": 512, "hidden_dropout_prob": 0.1,
+            "attention_probs_dropout_prob": 0.1}
     config = ChineseCLIPConfig(text_config=text, vision_config=image, projection_dim=dimensions)
     config._attn_implementation = "sdpa"
     with torch.device(chosen.device):

@@ -1,6 +1,7 @@
 //! What a user may ask for on the command line, and what the exit code says about it.
 
 mod bar;
+mod bench;
 mod compare;
 mod device;
 mod embed;
@@ -57,6 +58,9 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Tell which NVIDIA cards this machine has, and whether they compute.
     Device(device::Device),
+    /// Time training steps on made-up pairs.
+    #[command(hide = true)]
+    Bench(bench::Bench),
 }
 
 /// A job that one file describes.
@@ -91,6 +95,7 @@ impl Cli {
             Command::Compare(compare) => compare.run(),
             Command::Inspect(inspect) => inspect.run(),
             Command::Device(device) => device.run(),
+            Command::Bench(bench) => bench.run(),
         };
         match done {
             Ok(()) => Exit::Done,

@@ -4,6 +4,7 @@
 pub mod accumulate;
 pub mod array;
 pub mod average;
+pub mod bench;
 pub mod checkpoint;
 pub mod cuda;
 pub mod data;

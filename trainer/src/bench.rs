@@ -1,0 +1,186 @@
+//! How fast a model trains on made-up pairs: forward, loss, backward and optimizer, without data.
+
+mod flops;
+
+use std::time::{Duration, Instant};
+
+use cnclip_crds::model::ModelConfig;
+use cnclip_crds::stage::Precision;
+use serde::Serialize;
+
+pub use flops::{Flops, flops};
+
+use crate::accumulate::Accumulator;
+use crate::array::Memory;
+use crate::device::Fault;
+use crate::model::Texts;
+use crate::model::clip::{Batch, Capacity, Clip, Compute};
+use crate::ops::dropout::Dropout;
+use crate::ops::pixels::Pixels;
+use crate::optimizer::{AdamW, Settings};
+use crate::params::Params;
+
+/// Steps before those that are timed: memory is touched and products are planned in them.
+const WARM_UP: u64 = 2;
+
+/// What is timed.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The towers.
+    pub model: ModelConfig,
+    /// Pairs in a step.
+    pub batch: usize,
+    /// Pairs that are computed at once.
+    pub micro_batch: usize,
+    /// Tokens of a caption that memory is reserved for.
+    pub context: usize,
+    /// Tokens of the shortest and of the longest caption.
+    pub tokens: (usize, usize),
+    /// Of the towers' arithmetic.
+    pub precision: Precision,
+    /// Whether the backward pass computes again what blocks would keep.
+    pub recompute: bool,
+    /// Patches of each picture that are left out, in percent.
+    pub masked: u32,
+}
+
+impl Plan {
+    /// Tokens of each caption of a batch: all lengths in turn.
+    pub fn captions(&self) -> impl Iterator<Item = usize> + use<> {
+        let (shortest, longest) = self.tokens;
+        (0..self.batch).map(move |pair| shortest + pair % (longest + 1 - shortest))
+    }
+}
+
+/// What was measured, on average of a step.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Times {
+    /// Pairs that are trained on in a second.
+    pub pairs_per_second: f64,
+    /// Features and loss.
+    pub forward_seconds: f64,
+    /// Gradients.
+    pub backward_seconds: f64,
+    /// New weights.
+    pub optimizer_seconds: f64,
+}
+
+/// A model in training on one batch of made-up pairs.
+pub struct Bench {
+    clip: Clip,
+    params: Params,
+    accumulator: Accumulator,
+    adamw: AdamW,
+    pairs: Pairs,
+    step: u64,
+}
+
+impl Bench {
+    /// Reserves everything that training needs.
+    pub fn new(plan: &Plan, memory: &Memory) -> Self {
+        let capacity = Capacity { batch: plan.micro_batch, context: plan.context };
+        let compute = Compute { recompute: plan.recompute, precision: plan.precision };
+        let (mut clip, mut params) = Clip::within(memory, &plan.model, capacity, compute);
+        clip.mask_patches(plan.masked);
+        params.initialize(1);
+        let accumulator = Accumulator::new(&clip, &params, (plan.batch, plan.micro_batch));
+        let adamw = AdamW::new(&params, SETTINGS);
+        Self { clip, params, accumulator, adamw, pairs: Pairs::new(plan), step: 0 }
+    }
+
+    /// Trains the text tower alone from now on, as the first stage of pretraining does, or both.
+    pub fn freeze_image(&mut self, frozen: bool) {
+        self.clip.freeze_image(&mut self.params, frozen);
+    }
+
+    /// How many numbers are trained.
+    pub fn parameters(&self) -> usize {
+        self.params.values.len()
+    }
+
+    /// Bytes of the made-up pairs themselves, which a loader would hold.
+    pub fn pairs_bytes(&self) -> usize {
+        let Pairs { pixels, ids, offsets } = &self.pairs;
+        pixels.len() + size_of_val(ids.as_slice()) + size_of_val(offsets.as_slice())
+    }
+
+    /// Times some steps, after some that are not timed.
+    ///
+    /// # Errors
+    /// If the device cannot do them.
+    pub fn run(&mut self, steps: u64) -> Result<Times, Fault> {
+        for _ in 0..WARM_UP {
+            self.step()?;
+        }
+        let mut parts = [0.0; 3];
+        for _ in 0..steps {
+            let times = self.step()?;
+            parts.iter_mut().zip(times).for_each(|(sum, time)| *sum += time.as_secs_f64());
+        }
+        let [forward_seconds, backward_seconds, optimizer_seconds] =
+            parts.map(|sum| sum / steps as f64);
+        let pairs = self.pairs.count() as f64;
+        let pairs_per_second = pairs * steps as f64 / parts.iter().sum::<f64>();
+        Ok(Times { pairs_per_second, forward_seconds, backward_seconds, optimizer_seconds })
+    }
+
+    /// One step, and how long its three parts took.
+    fn step(&mut self) -> Result<[Duration; 3], Fault> {
+        let Self { clip, params, accumulator, adamw, pairs, step } = self;
+        let given = (pairs.batch(), Dropout::new(1, *step, 0));
+        let start = Instant::now();
+        let score = accumulator.forward((clip, params), given);
+        params.memory().check()?;
+        let forward = Instant::now();
+        params.clear_gradients();
+        clip.add_logit_scale_gradient(params, score.logit_scale_gradient as f32);
+        accumulator.backward((clip, params), given, &mut ());
+        params.memory().check()?;
+        let backward = Instant::now();
+        *step += 1;
+        // A step without finite gradients takes as long.
+        let _ = adamw.step(params, *step, RATE);
+        clip.clamp_logit_scale(params);
+        params.memory().check()?;
+        Ok([forward - start, backward - forward, backward.elapsed()])
+    }
+}
+
+/// Too small to lead random weights anywhere.
+const RATE: f64 = 1e-6;
+const SETTINGS: Settings =
+    Settings { beta_1: 0.9, beta_2: 0.98, epsilon: 1e-6, weight_decay: 0.1, max_norm: None };
+
+/// Made-up pairs: noise for pictures, captions of all lengths in turn.
+struct Pairs {
+    pixels: Vec<u8>,
+    ids: Vec<u32>,
+    offsets: Vec<usize>,
+}
+
+impl Pairs {
+    fn new(plan: &Plan) -> Self {
+        let side = plan.model.image.resolution as usize;
+        let vocabulary = plan.model.text.vocab_size as u32;
+        let noise = |i: usize| (i as u32).wrapping_mul(2_654_435_761) >> 7;
+        let mut offsets = vec![0];
+        for tokens in plan.captions() {
+            offsets.push(offsets[offsets.len() - 1] + tokens);
+        }
+        Self {
+            pixels: (0..plan.batch * 3 * side * side).map(|i| noise(i) as u8).collect(),
+            ids: (0..offsets[plan.batch]).map(|i| noise(i) % vocabulary).collect(),
+            offsets,
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    fn batch(&self) -> Batch<'_> {
+        let texts = Texts { ids: &self.ids, offsets: &self.offsets };
+        Batch { pixels: Pixels::Bytes(&self.pixels), texts }
+    }
+}

@@ -1,0 +1,134 @@
+//! How much there is to multiply in a training step, from the shapes alone.
+
+use cnclip_crds::model::{ImageTower, ModelConfig, Resnet, TextTower, Vit};
+
+use super::Plan;
+
+/// Multiplications and additions of one pair's forward pass. A backward pass has twice as many; what is
+/// computed a second time to save memory is not counted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Flops {
+    /// Of the image tower.
+    pub image: f64,
+    /// Of the text tower, on average of a plan's captions.
+    pub text: f64,
+}
+
+impl Flops {
+    /// Those of a pair's whole training step.
+    pub fn of_a_step(self, image_frozen: bool) -> f64 {
+        self.image * if image_frozen { 1.0 } else { 3.0 } + 3.0 * self.text
+    }
+}
+
+/// Counts those of a plan's model.
+pub fn flops(plan: &Plan) -> Flops {
+    let ModelConfig { embed_dim, image, text } = &plan.model;
+    let all: f64 = plan.captions().map(|tokens| caption(text, tokens as f64)).sum();
+    let projection = 2.0 * f64::from(text.width) * f64::from(*embed_dim);
+    let text = all / plan.batch as f64 + projection;
+    Flops { image: picture(image, f64::from(*embed_dim), plan.masked), text }
+}
+
+fn picture(tower: &ImageTower, embed_dim: f64, masked: u32) -> f64 {
+    let side = f64::from(tower.resolution);
+    match (&tower.vit, &tower.resnet) {
+        (Some(vit), _) => transformer(vit, side, embed_dim, masked),
+        (None, Some(resnet)) => convolutions(resnet, side, embed_dim),
+        (None, None) => 0.0,
+    }
+}
+
+fn transformer(vit: &Vit, side: f64, embed_dim: f64, masked: u32) -> f64 {
+    let (width, patch) = (f64::from(vit.width), f64::from(vit.patch_size));
+    let patches = (side / patch).powi(2);
+    let tokens = 1.0 + patches * (1.0 - f64::from(masked) / 100.0);
+    let embedding = 2.0 * patches * 3.0 * patch * patch * width;
+    let blocks = f64::from(vit.layers) * block(tokens, width, 4.0 * width);
+    embedding + blocks + 2.0 * width * embed_dim
+}
+
+fn caption(tower: &TextTower, tokens: f64) -> f64 {
+    f64::from(tower.layers) * block(tokens, f64::from(tower.width), f64::from(tower.intermediate))
+}
+
+/// Four projections, two products of attention, and the feed-forward layer.
+fn block(tokens: f64, width: f64, inner: f64) -> f64 {
+    tokens * (8.0 * width * width + 4.0 * width * inner) + 4.0 * tokens * tokens * width
+}
+
+fn convolutions(resnet: &Resnet, side: f64, embed_dim: f64) -> f64 {
+    let conv = |side: f64, inputs: f64, outputs: f64, kernel: f64| {
+        2.0 * side * side * inputs * outputs * kernel * kernel
+    };
+    let width = f64::from(resnet.width);
+    let half = side / 2.0;
+    let mut sum = conv(half, 3.0, width / 2.0, 3.0)
+        + conv(half, width / 2.0, width / 2.0, 3.0)
+        + conv(half, width / 2.0, width, 3.0);
+    let (mut inputs, mut grid) = (width, side / 4.0);
+    for (layer, &blocks) in resnet.layers.iter().enumerate() {
+        let planes = width * f64::from(1 << layer);
+        for block in 0..blocks {
+            // The pool between the second and the third convolution of a layer's first block.
+            let after = if layer > 0 && block == 0 { grid / 2.0 } else { grid };
+            sum += conv(grid, inputs, planes, 1.0) + conv(grid, planes, planes, 3.0);
+            sum += conv(after, planes, 4.0 * planes, 1.0);
+            if block == 0 {
+                sum += conv(after, inputs, 4.0 * planes, 1.0);
+            }
+            (inputs, grid) = (4.0 * planes, after);
+        }
+    }
+    // The pool asks with one token.
+    let tokens = grid * grid + 1.0;
+    let (one, pairs) = (2.0 * inputs * inputs, 4.0 * inputs * tokens);
+    sum + one + 2.0 * tokens * one + pairs + 2.0 * inputs * embed_dim
+}
+
+#[cfg(test)]
+mod tests {
+    use cnclip_crds::model::Architecture;
+    use cnclip_crds::stage::Precision;
+
+    use super::*;
+
+    fn count(architecture: Architecture, masked: u32) -> Flops {
+        flops(&Plan {
+            model: architecture.towers().unwrap(),
+            batch: 4,
+            micro_batch: 4,
+            context: 52,
+            tokens: (52, 52),
+            precision: Precision::Bf16,
+            recompute: false,
+            masked,
+        })
+    }
+
+    #[test]
+    fn published_models_need_what_others_count() {
+        // In billions, as reproductions of CLIP report of its image towers; theirs count normalisation too.
+        let rows = [
+            (Architecture::Rn50, 12.2),
+            (Architecture::VitB16, 35.1),
+            (Architecture::VitL14, 162.0),
+            (Architecture::VitL14At336, 390.0),
+            (Architecture::VitH14, 335.0),
+        ];
+        for (architecture, billions) in rows {
+            let found = count(architecture, 0).image / 1e9;
+            assert!((found / billions - 1.0).abs() < 0.06, "{architecture:?}: {found}");
+        }
+        let text = count(Architecture::VitL14, 0).text / 1e9;
+        assert!((text / 8.95 - 1.0).abs() < 0.02, "{text}");
+    }
+
+    #[test]
+    fn a_frozen_tower_has_no_backward_pass_and_a_masked_one_fewer_tokens() {
+        let flops = Flops { image: 10.0, text: 1.0 };
+        assert_eq!((flops.of_a_step(true), flops.of_a_step(false)), (13.0, 33.0));
+        let (all, half) = (count(Architecture::VitB16, 0), count(Architecture::VitB16, 50));
+        assert!(half.image < 0.53 * all.image && half.image > 0.45 * all.image);
+    }
+}

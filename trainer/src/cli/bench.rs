@@ -1,0 +1,117 @@
+//! The command that times training steps on made-up pairs, for those who develop cnclip.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use cnclip::array::Memory;
+use cnclip::bench::{self, Plan};
+use cnclip::cuda;
+use cnclip::error::{Error, Result};
+use cnclip::exchange::output;
+use cnclip_crds::model::{Architecture, ModelConfig};
+use cnclip_crds::stage::Precision;
+use serde_json::json;
+
+/// A line of JSON for each stage of pretraining: the image tower frozen, and both towers trained.
+#[derive(Args, Debug)]
+pub(super) struct Bench {
+    /// A published model: ViT-L-14, say.
+    #[arg(long, required_unless_present = "model")]
+    preset: Option<String>,
+    /// Or its towers, as in `spec.model.custom`.
+    #[arg(long, value_name = "FILE", conflicts_with = "preset")]
+    model: Option<PathBuf>,
+    /// Pairs in a step.
+    #[arg(long, default_value_t = 256)]
+    batch: usize,
+    /// Pairs that are computed at once; all of a step if not given.
+    #[arg(long)]
+    micro_batch: Option<usize>,
+    /// Computes again in the backward pass what blocks would keep.
+    #[arg(long)]
+    recompute: bool,
+    /// Multiplies in bfloat16.
+    #[arg(long)]
+    bf16: bool,
+    /// On this machine's first NVIDIA card.
+    #[arg(long)]
+    card: bool,
+    /// Tokens that memory is reserved for.
+    #[arg(long, default_value_t = 52)]
+    context: usize,
+    /// Tokens of the shortest and of the longest caption.
+    #[arg(long, num_args = 2, default_values_t = [8, 36])]
+    tokens: Vec<usize>,
+    /// Steps that are timed.
+    #[arg(long, default_value_t = 8)]
+    steps: u64,
+    /// Only stage 1 or 2.
+    #[arg(long)]
+    stage: Option<u32>,
+}
+
+impl Bench {
+    pub(super) fn run(&self) -> Result<()> {
+        let plan = self.plan()?;
+        let memory = self.memory(plan.precision)?;
+        let free = || memory.device().map_or(Ok(0), |device| Ok(device.memory()?.0));
+        let before: u64 = free().map_err(Error::Device)?;
+        let mut bench = bench::Bench::new(&plan, &memory);
+        memory.check()?;
+        let reserved = before - free().map_err(Error::Device)?;
+        for stage in 1..=2 {
+            if self.stage.is_some_and(|only| only != stage) {
+                continue;
+            }
+            bench.freeze_image(stage == 1);
+            let times = bench.run(self.steps)?;
+            let mut line = json!(times);
+            let facts = json!({
+                "preset": self.preset, "stage": stage, "batch": plan.batch,
+                "microBatch": plan.micro_batch, "recompute": plan.recompute,
+                "precision": plan.precision, "deviceBytes": reserved,
+                "parameters": bench.parameters(),
+                "flopsPerPair": bench::flops(&plan).of_a_step(stage == 1),
+            });
+            if let (Some(line), Some(facts)) = (line.as_object_mut(), facts.as_object()) {
+                line.extend(facts.clone());
+            }
+            output::line(&mut std::io::stdout().lock(), &line)
+                .map_err(Error::file("write", "standard output"))?;
+        }
+        Ok(())
+    }
+
+    fn plan(&self) -> Result<Plan> {
+        let precision = if self.bf16 { Precision::Bf16 } else { Precision::Fp32 };
+        Ok(Plan {
+            model: self.towers()?,
+            batch: self.batch,
+            micro_batch: self.micro_batch.unwrap_or(self.batch),
+            context: self.context,
+            tokens: (self.tokens[0], self.tokens[1]),
+            precision,
+            recompute: self.recompute,
+            masked: 0,
+        })
+    }
+
+    fn towers(&self) -> Result<ModelConfig> {
+        if let Some(file) = &self.model {
+            let bytes = std::fs::read(file).map_err(Error::file("read", file))?;
+            return serde_json::from_slice(&bytes)
+                .map_err(|error| Error::Config(format!("{}: {error}", file.display())));
+        }
+        let preset = json!(self.preset);
+        let towers = serde_json::from_value(preset.clone()).ok().and_then(Architecture::towers);
+        towers.ok_or_else(|| Error::Usage(format!("there is no published model {preset}")))
+    }
+
+    fn memory(&self, precision: Precision) -> Result<Memory> {
+        if !self.card {
+            return Ok(Memory::Host);
+        }
+        let device = cuda::open(0).map_err(|fault| Error::Config(fault.to_string()))?;
+        Ok(Memory::Device(device, precision))
+    }
+}
