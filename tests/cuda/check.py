@@ -3,8 +3,8 @@ programs that ``make cuda`` built, and CUDA's libraries, those that PyTorch brin
 
     python3 tests/cuda/check.py [--program P] [--tests T] [--parts tests,card,training,bench,twin] [--out FOLDER]
 
-Every part runs, whatever became of the others; the exit code is 1 if one failed. FOLDER gets each part's output and
-``results.jsonl``, a line for each measurement.
+Every part runs, whatever became of the others; the exit code is 1 if one failed. FOLDER gets ``check.log``, what all
+programs said, and ``results.jsonl``, a line for each measurement.
 """
 
 import argparse
@@ -61,13 +61,16 @@ def command_line():
     parser.add_argument("--batch", type=int, help="pairs of a step, instead of the model's own")
     parser.add_argument("--compile", action="store_true", help="let PyTorch compile its model (a minute each)")
     chosen = parser.parse_args()
+    chosen.log = chosen.out / "check.log"
     if unknown := set(chosen.parts) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     return chosen
 
 
 class Wrong(Exception):
-    """A part did not find what it should."""
+    """A part did not find what it should; `said` is what a program wrote to its standard output."""
+
+    said = ""
 
 
 def library_path():
@@ -84,17 +87,18 @@ def library_path():
 
 def check_card(chosen, environment):
     """The program sees the card, and the card computes."""
-    print(run([chosen.program, "device"], environment, chosen.out / "card.log"), flush=True)
+    print(run([chosen.program, "device"], environment, chosen.log), flush=True)
 
 
 def check_tests(chosen, environment):
     """Every operation, held against the CPU's."""
-    log = chosen.out / "tests.log"
     command = [chosen.tests, "--test-threads", "4", *filter(None, [chosen.filter])]
     try:
-        run(command, {**environment, "CNCLIP_DEVICE": "cuda"}, log)
+        words = run(command, {**environment, "CNCLIP_DEVICE": "cuda"}, chosen.log)
+    except Wrong as error:
+        words = error.said
+        raise
     finally:
-        words = log.read_text(errors="replace")
         print("\n".join([*told(words)][-150:]), flush=True)
 
 
@@ -111,7 +115,7 @@ def check_training(chosen, environment):
     """The same eight steps on the CPU and on the card."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        config = training(chosen.program, folder, environment)
+        config = training(chosen, folder, environment)
         for precision, most in TOLERANCE.items():
             cpu, card = (losses(chosen, config, folder, precision, accelerator, environment)
                          for accelerator in ("None", "Nvidia"))
@@ -121,11 +125,11 @@ def check_training(chosen, environment):
                 raise Wrong(f"losses in {precision} lie {apart} apart, at most {most} is expected")
 
 
-def training(program, folder, environment):
+def training(chosen, folder, environment):
     """A small model's training on the golden data set."""
     golden = PROJECT / "trainer/tests/golden/dataset"
-    run([program, "prepare", "--images", golden / "train_imgs.tsv", "--texts", golden / "train_texts.jsonl",
-         "--output", folder / "data", "--most-skipped", "10"], environment, folder / "prepare.log")
+    run([chosen.program, "prepare", "--images", golden / "train_imgs.tsv", "--texts", golden / "train_texts.jsonl",
+         "--output", folder / "data", "--most-skipped", "10"], environment, chosen.log)
     texts = [json.loads(line)["text"] for line in (golden / "train_texts.jsonl").read_text().splitlines()[:-1]]
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *sorted(set("".join(texts)) - set(" \n"))]
     vocabulary = "".join(f"{word}\n" for word in words).encode()
@@ -150,7 +154,7 @@ def losses(chosen, config, folder, precision, accelerator, environment):
     run_as = {"name": name, "uid": "", "stage": "train", "attempt": 1}
     (folder / f"{name}.json").write_text(json.dumps({**config, "run": run_as, "world": world,
                                                      "artifacts": str(folder / name)}))
-    run([chosen.program, "train", "--config", folder / f"{name}.json"], environment, chosen.out / f"train-{name}.log")
+    run([chosen.program, "train", "--config", folder / f"{name}.json"], environment, chosen.log)
     lines = (folder / name / "train/metrics.jsonl").read_text().splitlines()
     return [row["loss"] for row in map(json.loads, lines) if "loss" in row]
 
@@ -173,8 +177,7 @@ def bench(chosen, environment, who, command):
     wrong = []
     for preset in chosen.presets:
         try:
-            words = run(command(preset, chosen.batch or BATCHES[preset]), environment,
-                        chosen.out / f"{who}-{preset}.log")
+            words = run(command(preset, chosen.batch or BATCHES[preset]), environment, chosen.log)
         except Wrong as error:
             print(f"{preset}: {error}", flush=True)
             wrong.append(preset)
@@ -198,17 +201,26 @@ def record(chosen, result):
         results.write(line + "\n")
 
 
-def run(command, environment, log):
-    """What a program writes to its standard output; both its outputs go to `log`."""
-    with open(log, "w") as errors:
-        done = subprocess.run([str(word) for word in command], env=environment, stdout=subprocess.PIPE,
-                              stderr=errors, text=True, timeout=300)
-    with open(log, "a") as both:
-        both.write(done.stdout)
-    if done.returncode:
-        end = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
-        raise Wrong(f"`{' '.join(map(str, command))}` exited with {done.returncode}:\n{end}")
-    return done.stdout
+def run(command, environment, log, seconds=300):
+    """What a program writes to its standard output; both its outputs are added to `log`."""
+    words = [str(word) for word in command]
+    with tempfile.TemporaryFile("w+") as errors:
+        with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True) as program:
+            try:
+                said, _ = program.communicate(timeout=seconds)
+            except subprocess.TimeoutExpired:
+                program.kill()
+                said, _ = program.communicate()
+        errors.seek(0)
+        told = said + errors.read()
+    with open(log, "a") as all_words:
+        all_words.write(f"$ {' '.join(words)}\n{told}\n")
+    if program.returncode:
+        end = "\n".join(told.splitlines()[-12:])
+        wrong = Wrong(f"`{' '.join(words)}` exited with {program.returncode}:\n{end}")
+        wrong.said = said
+        raise wrong
+    return said
 
 
 if __name__ == "__main__":

@@ -111,6 +111,9 @@ impl Driver for Card {
     }
 
     fn clear(&self, at: Address, bytes: usize) -> Result<(), Fault> {
+        if bytes == 0 {
+            return Ok(());
+        }
         // SAFETY: the caller's span lies in memory that it holds.
         self.ask("cannot clear a card's memory", |stream| unsafe {
             result::memset_d8_async(at, 0, bytes, stream)
@@ -118,6 +121,9 @@ impl Driver for Card {
     }
 
     fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<(), Fault> {
+        if bytes == 0 {
+            return Ok(());
+        }
         // SAFETY: the caller's spans lie in memory that it holds.
         self.ask("cannot copy on a card", |stream| unsafe {
             result::memcpy_dtod_async(to, from, bytes, stream)
@@ -130,6 +136,9 @@ impl Driver for Card {
     }
 
     fn download(&self, from: Address, to: &mut [u8]) -> Result<(), Fault> {
+        if to.is_empty() {
+            return self.wait();
+        }
         // SAFETY: the caller's span lies in memory that it holds, and `to` is written before we return.
         self.ask("cannot read a card's memory", |stream| unsafe {
             result::memcpy_dtoh_async(to, from, stream)

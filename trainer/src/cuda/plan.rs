@@ -19,7 +19,7 @@ const ALIGNMENT: u64 = 16;
 #[derive(PartialEq, Eq, Hash)]
 pub(super) struct Key {
     operands: [Operand; 3],
-    biased: bool,
+    bias: Option<Address>,
     batch: usize,
 }
 
@@ -28,7 +28,7 @@ impl Key {
         // Only how far an address is aligned decides.
         let operands = [product.a, product.b, product.target]
             .map(|operand| Operand { address: alignment(operand.address), ..operand });
-        Self { operands, biased: product.bias.is_some(), batch: product.batch }
+        Self { operands, bias: product.bias.map(alignment), batch: product.batch }
     }
 }
 
@@ -71,7 +71,7 @@ impl Plan {
         let [first, second, target] =
             [b, a, target].map(|operand| Layout::new(operand, product.batch));
         let (first, second, target) = (first?, second?, target?);
-        let choice = Choice::new([b, a, &product.target])?;
+        let choice = Choice::new(product)?;
         // SAFETY: all of these live until the end of this function.
         let found = unsafe {
             result::get_matmul_algo_heuristic(
@@ -182,16 +182,20 @@ impl Drop for Layout {
 struct Choice(Handle<sys::cublasLtMatmulPreferenceOpaque_t>);
 
 impl Choice {
-    fn new([first, second, target]: [&Operand; 3]) -> Result<Self, CublasError> {
+    fn new(product: &Product) -> Result<Self, CublasError> {
         let choice = Self(Handle(result::create_matmul_pref()?));
         choice.set(Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &(WORKSPACE as u64))?;
-        for (attribute, operand) in [
+        let [first, second, target] =
+            [product.b, product.a, product.target].map(|operand| alignment(operand.address));
+        // The bias is read as the target is written.
+        let target = product.bias.map_or(target, |bias| target.min(alignment(bias)));
+        for (attribute, alignment) in [
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, first),
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, second),
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, target),
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, target),
         ] {
-            choice.set(attribute, &(alignment(operand.address) as u32))?;
+            choice.set(attribute, &(alignment as u32))?;
         }
         Ok(choice)
     }
