@@ -4,6 +4,7 @@
 pub mod activation;
 pub mod attention;
 pub mod batch_norm;
+pub mod branch;
 pub mod conv2d;
 pub mod dropout;
 pub mod embedding;
@@ -11,6 +12,7 @@ pub mod layer_norm;
 pub mod linear;
 pub mod math;
 pub mod matrix;
+pub mod mean_token;
 pub mod multiply;
 pub mod normalize;
 pub mod patches;

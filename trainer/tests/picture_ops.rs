@@ -6,6 +6,7 @@
 mod oracle;
 
 use candle_core::{D, Result, Tensor};
+use cnclip::array::{Memory, View, ViewMut};
 use cnclip::ops::batch_norm::{BatchNorm, Moments, Sums, Then};
 use cnclip::ops::conv2d::{Conv2d, Workspace};
 use cnclip::ops::matrix::Onto;
@@ -41,8 +42,9 @@ fn a_convolution_is_candles() {
         let x = numbers(batch * side * side * inputs, 1);
         let dy = small(batch * side.div_ceil(stride).pow(2) * outputs, 2);
         let (mut y, mut dx) = (vec![9.0; dy.len()], vec![9.0; x.len()]);
-        conv.forward(&values, &x, &mut y, &mut memory);
-        conv.backward_weights(&mut gradients, &x, &dy, &mut memory);
+        conv.forward(View::Host(&values), View::Host(&x), ViewMut::Host(&mut y), &mut memory);
+        let gradient = &mut ViewMut::Host(&mut gradients);
+        conv.backward_weights(gradient, View::Host(&x), View::Host(&dy), &mut memory);
 
         let x = var(&x, &[batch, side, side, inputs]);
         let weight = var(&values, &[outputs, inputs, 3, 3]);
@@ -53,7 +55,8 @@ fn a_convolution_is_candles() {
         assert_close(&format!("{what}: y"), &y, &right);
         assert_close(&format!("{what}: weight"), &gradients, &plus_one(&d[1]));
         if stride == 1 {
-            conv.backward_input(&values, &dy, &mut dx, &mut memory);
+            let pair = (View::Host(&dy), ViewMut::Host(&mut dx));
+            conv.backward_input(View::Host(&values), pair.0, pair.1, &mut memory);
             assert_close(&format!("{what}: dx"), &dx, &d[0]);
         }
     }
@@ -65,7 +68,7 @@ fn batch_norm(width: usize) -> (BatchNorm, Params, Moments, Sums) {
     let norm = BatchNorm::declare(&mut layout, "bn", width, Init::Ones, &mut sums);
     let mut params = params(layout);
     params.state = numbers(params.state.len(), 98).iter().map(|value| value.abs() + 0.1).collect();
-    (norm, params, Moments::new(width), sums)
+    (norm, params, Moments::new(&Memory::Host, width), sums)
 }
 
 /// Rows and channels: fewer than one span, as many as a span has, and many parts.
@@ -81,10 +84,14 @@ fn batch_normalisation_in_training_is_candles() {
             let x: Vec<f32> = numbers(rows * width, 1).iter().map(|value| value + mean).collect();
             let (dy, before) = (small(x.len(), 2), numbers(x.len(), 3));
             let (mut y, mut dx) = (before.clone(), dy.clone());
-            let state = &mut params.state;
-            norm.measure(&params.values, state, &x, (&mut moments, &mut sums));
-            norm.apply(&moments, &x, &mut y, onto, then);
-            norm.backward(&mut params.gradients, (&x, &moments, &mut sums), &mut dx, then);
+            let (values, state) =
+                (View::Host(&params.values), &mut ViewMut::Host(&mut params.state));
+            let seen = View::Host(&x);
+            norm.measure(values, state, seen, (&mut moments, &mut sums));
+            norm.apply(&moments, seen, ViewMut::Host(&mut y), onto, then);
+            let gradients = &mut ViewMut::Host(&mut params.gradients);
+            let kept = (seen, &moments, &mut sums);
+            norm.backward(gradients, kept, ViewMut::Host(&mut dx), then);
 
             let (weight, bias) = params.values.split_at(width);
             let (weight, bias) = (var(weight, &[width]), var(bias, &[width]));
@@ -110,8 +117,8 @@ fn batch_normalisation_in_evaluation_takes_the_running_statistics() {
     for (rows, width) in SIZES {
         let (norm, params, mut moments, _) = batch_norm(width);
         let (x, mut y) = (numbers(rows * width, 1), vec![9.0; rows * width]);
-        norm.recall(&params.values, &params.state, &mut moments);
-        norm.apply(&moments, &x, &mut y, Onto::Replace, Then::Nothing);
+        norm.recall(View::Host(&params.values), View::Host(&params.state), &mut moments);
+        norm.apply(&moments, View::Host(&x), ViewMut::Host(&mut y), Onto::Replace, Then::Nothing);
         let (weight, bias) = params.values.split_at(width);
         for (at, (found, x)) in y.iter().zip(&x).enumerate() {
             let i = at % width;
@@ -127,7 +134,8 @@ fn running_statistics_move_a_tenth_towards_those_of_the_batch() {
     let (norm, mut params, mut moments, mut sums) = batch_norm(2);
     params.state = vec![5.0, 6.0, 7.0, 8.0, 3.0];
     let x = [1.0, 10.0, 2.0, 20.0, 6.0, 30.0];
-    norm.measure(&params.values, &mut params.state, &x, (&mut moments, &mut sums));
+    let (values, state) = (View::Host(&params.values), &mut ViewMut::Host(&mut params.state));
+    norm.measure(values, state, View::Host(&x), (&mut moments, &mut sums));
     let (means, variances) = ([3.0, 20.0], [7.0, 100.0]);
     let moved = |from: f32, to: f32| 0.9 * from + 0.1 * to;
     let right = [
@@ -147,15 +155,15 @@ fn an_average_pool_is_candles() {
     let (dy, before) = (numbers(x.len() / 4, 2), numbers(x.len(), 3));
     let (mut y, mut dx) = (vec![9.0; dy.len()], before.clone());
     let pool = AveragePool { side, channels };
-    pool.forward(&x, &mut y);
-    pool.backward(&dy, &mut dx, Onto::Add);
+    pool.forward(View::Host(&x), ViewMut::Host(&mut y));
+    pool.backward(View::Host(&dy), ViewMut::Host(&mut dx), Onto::Add);
     let x = var(&x, &[batch, side, side, channels]);
     let (right, d) = oracle(&[&x], &dy, || channels_last(&channels_first(&x)?.avg_pool2d(2)?));
     assert_close("y", &y, &right);
     let sum: Vec<f32> = d[0].iter().zip(&before).map(|(a, b)| a + b).collect();
     assert_close("dx, added", &dx, &sum);
     dx.fill(f32::NAN);
-    pool.backward(&dy, &mut dx, Onto::Replace);
+    pool.backward(View::Host(&dy), ViewMut::Host(&mut dx), Onto::Replace);
     assert_close("dx", &dx, &d[0]);
 }
 
@@ -167,8 +175,10 @@ fn attention_of_one_query_is_candles() {
     let dout = numbers(q.len(), 3);
     let (mut rows, mut out) = (vec![9.0; batch * heads * tokens], vec![9.0; q.len()]);
     let (mut dq, mut dkv) = (vec![9.0; q.len()], vec![9.0; kv.len()]);
-    query.forward(&q, &kv, &mut rows, &mut out);
-    query.backward((&q, &kv), (&rows, &out), &dout, (&mut dq, &mut dkv));
+    let inputs = (View::Host(&q), View::Host(&kv));
+    query.forward(inputs.0, inputs.1, ViewMut::Host(&mut rows), ViewMut::Host(&mut out));
+    let (kept, dout_) = ((View::Host(&rows), View::Host(&out)), View::Host(&dout));
+    query.backward(inputs, kept, dout_, (ViewMut::Host(&mut dq), ViewMut::Host(&mut dkv)));
 
     let d = width / heads;
     let (q, kv) = (var(&q, &[batch, 1, heads, d]), var(&kv, &[batch, tokens, 2, heads, d]));

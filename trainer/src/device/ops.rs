@@ -16,6 +16,13 @@ pub mod positions;
 mod ragged;
 pub mod rows;
 
+pub mod batch_norm;
+pub mod branch;
+pub mod conv2d;
+pub mod mean_token;
+pub mod pool;
+pub mod query;
+
 use super::{Launch, Span, SpanMut};
 
 /// Writes numbers in another format, and rounded beside them where they are kept so.

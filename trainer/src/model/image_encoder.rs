@@ -63,8 +63,8 @@ impl ImageEncoder {
                 vit.forward(params.values.view(), (pixels, seen), features);
             }
             Self::Resnet(resnet) => {
-                let given = (params.values.view().into(), params.state.view_mut().into());
-                resnet.forward(given, pixels, training, features.into());
+                let given = (params.values.view(), params.state.view_mut());
+                resnet.forward(given, pixels, training, features);
             }
         }
     }
@@ -83,7 +83,7 @@ impl ImageEncoder {
                 vit.backward(given, patches.seen(), (dfeatures, reducer));
             }
             Self::Resnet(resnet) => {
-                resnet.backward((values.into(), gradients.into()), dfeatures.into(), reducer);
+                resnet.backward((values, &mut gradients), dfeatures, reducer);
             }
         }
     }

@@ -15,6 +15,7 @@ use stem::Stem;
 use unit::Lent;
 
 use super::parts::Parts;
+use crate::array::{Array, View, ViewMut};
 use crate::ops::pixels::Pixels;
 use crate::ops::ranks::{Ranks, Reducer};
 use crate::params::Layout;
@@ -40,18 +41,18 @@ pub struct Resnet {
 struct Scratch {
     lent: Lent,
     /// The gradient on its way through the blocks.
-    gradient: Vec<f32>,
+    gradient: Array,
     /// Whatever a block needs for a moment.
-    spare: Vec<f32>,
+    spare: Array,
     /// And something else.
-    branch: Vec<f32>,
+    branch: Array,
 }
 
 /// What a forward pass reads and changes besides activations.
 struct Pass<'a> {
-    values: &'a [f32],
+    values: View<'a>,
     /// The running statistics.
-    state: &'a mut [f32],
+    state: ViewMut<'a>,
     /// Whether batches are normalised by their own statistics.
     training: bool,
     lent: &'a mut Lent,
@@ -86,7 +87,7 @@ impl Resnet {
         let pool = AttentionPool::declare(layout, (grid * grid, inputs), features, batch);
         parts.end(layout);
         // The stem's last unit and the first layer give the largest activations of all.
-        let array = || vec![0.0; batch * (side / 2).pow(2) * width];
+        let array = || layout.memory().array(batch * (side / 2).pow(2) * width);
         let scratch = Scratch { lent, gradient: array(), spare: array(), branch: array() };
         Self { side, features, stem, blocks, pool, parts, scratch }
     }
@@ -105,10 +106,10 @@ impl Resnet {
     /// the running ones in `state` then follow.
     pub fn forward(
         &mut self,
-        (values, state): (&[f32], &mut [f32]),
+        (values, state): (View<'_>, ViewMut<'_>),
         pixels: Pixels<'_>,
         training: bool,
-        features: &mut [f32],
+        features: ViewMut<'_>,
     ) {
         let batch = pixels.len() / self.picture();
         let pass = &mut Pass { values, state, training, lent: &mut self.scratch.lent };
@@ -125,8 +126,8 @@ impl Resnet {
     /// To be called after a forward pass in training.
     pub fn backward(
         &mut self,
-        (values, gradients): (&[f32], &mut [f32]),
-        dfeatures: &[f32],
+        (values, gradients): (View<'_>, &mut ViewMut<'_>),
+        dfeatures: View<'_>,
         reducer: &mut dyn Reducer,
     ) {
         let batch = dfeatures.len() / self.features;
@@ -135,14 +136,14 @@ impl Resnet {
             Some(before) => blocks[before].output(batch),
             None => stem.output(batch),
         };
-        let dx = &mut scratch.gradient[..input(blocks.len()).len()];
+        let dx = scratch.gradient.first_mut(input(blocks.len()).len());
         self.pool.backward((values, gradients), dfeatures, dx);
-        reducer.reduce(&mut (&mut *gradients).into(), self.parts.last());
+        reducer.reduce(gradients, self.parts.last());
         for (at, block) in blocks.iter().enumerate().rev() {
             block.backward((values, gradients), input(at), scratch);
-            reducer.reduce(&mut (&mut *gradients).into(), self.parts.range(1 + at));
+            reducer.reduce(gradients, self.parts.range(1 + at));
         }
         stem.backward((values, gradients), batch, scratch);
-        reducer.reduce(&mut (&mut *gradients).into(), self.parts.range(0));
+        reducer.reduce(gradients, self.parts.range(0));
     }
 }

@@ -1,23 +1,23 @@
 //! Batch normalisation: each channel to mean 0 and variance 1 over all places of all pictures, then
 //! scaled and shifted; over rows of channels, with a rectifier behind it where the tower has one.
 
+mod host;
 mod sums;
 
-use rayon::prelude::*;
+use std::ops::Range;
+
+pub use sums::Sums;
 
 use super::matrix::Onto;
+use crate::array::{Memory, View, ViewMut, mixed};
+use crate::device::ops::batch_norm as device;
 use crate::params::{Init, Layout, Weight};
-pub use sums::Sums;
-use sums::{Memory, repeat, span};
 
 /// PyTorch's default.
-const EPSILON: f32 = 1e-5;
+pub(crate) const EPSILON: f32 = 1e-5;
 
 /// How much of a batch's statistics goes into the running ones: PyTorch's default.
-const MOMENTUM: f32 = 0.1;
-
-/// Numbers that one thread takes at a time.
-const CHUNK: usize = 1 << 13;
+pub(crate) const MOMENTUM: f32 = 0.1;
 
 /// What follows the normalisation.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,24 +42,23 @@ pub struct BatchNorm {
     width: usize,
 }
 
-/// What each channel was normalised with, the channels repeated to one span.
+/// What each channel was normalised with.
 #[derive(Debug)]
-pub struct Moments {
-    mean: Vec<f32>,
-    /// One over the standard deviation.
-    sharpness: Vec<f32>,
-    /// `y = x · factor + offset`.
-    factor: Vec<f32>,
-    offset: Vec<f32>,
-    /// Rows that they were taken from.
-    rows: f64,
+pub struct Moments(Kept);
+
+#[derive(Debug)]
+enum Kept {
+    Host(host::Moments),
+    Device(device::Moments),
 }
 
 impl Moments {
     /// Memory for so many channels.
-    pub fn new(width: usize) -> Self {
-        let array = || vec![0.0; span(width)];
-        Self { mean: array(), sharpness: array(), factor: array(), offset: array(), rows: 0.0 }
+    pub fn new(memory: &Memory, width: usize) -> Self {
+        Self(match memory.device() {
+            None => Kept::Host(host::Moments::new(width)),
+            Some(device) => Kept::Device(device::Moments::new(device, width)),
+        })
     }
 }
 
@@ -72,7 +71,7 @@ impl BatchNorm {
         weight: Init,
         sums: &mut Sums,
     ) -> Self {
-        sums.fit(width);
+        sums.fit(layout.memory(), width);
         let name = |part: &str| format!("{name}.{part}");
         Self {
             weight: layout.weight(&name("weight"), &[width], weight),
@@ -87,175 +86,85 @@ impl BatchNorm {
     /// Takes the statistics of the batch, and lets the running ones follow.
     pub fn measure(
         &self,
-        values: &[f32],
-        state: &mut [f32],
-        x: &[f32],
+        values: View<'_>,
+        state: &mut ViewMut<'_>,
+        x: View<'_>,
         (moments, sums): (&mut Moments, &mut Sums),
     ) {
-        let (width, Moments { mean, sharpness, rows, .. }) = (self.width, &mut *moments);
-        // Taken from a sample of the channel, a large mean costs the variance no digits.
-        mean[..width].copy_from_slice(&x[..width]);
-        repeat(mean, width);
-        let origin = &*mean;
-        let [sum, squares] = sums.memory.over((x.len(), width), |range, sum, squares| {
-            for x in x[range].chunks(origin.len()) {
-                let sums = sum.iter_mut().zip(squares.iter_mut());
-                for ((sum, squares), (x, origin)) in sums.zip(x.iter().zip(origin)) {
-                    let distance = x - origin;
-                    *sum += distance;
-                    *squares = distance.mul_add(distance, *squares);
-                }
+        match (values, state.reborrow(), x, &mut moments.0) {
+            (View::Host(values), ViewMut::Host(state), View::Host(x), Kept::Host(moments)) => {
+                self.measure_host(values, state, x, (moments, sums));
             }
-        });
-        let count = (x.len() / width) as f32;
-        let variances = &mut sharpness[..width];
-        for i in 0..width {
-            let distance = sum[i] / count;
-            variances[i] = (squares[i] / count - distance * distance).max(0.0);
-            mean[i] += distance;
+            (
+                View::Device(values),
+                ViewMut::Device(state),
+                View::Device(x),
+                Kept::Device(moments),
+            ) => {
+                let (affine, running) = (values.part(self.affine()), state.part(self.running()));
+                device::measure(affine, running, x, (moments, sums));
+            }
+            _ => mixed(),
         }
-        *rows = sums.join_moments(f64::from(count), &mut mean[..width], variances);
-        let unbiased = (*rows / (*rows - 1.0).max(1.0)) as f32;
-        let follow = |running: &mut f32, now: f32| *running += MOMENTUM * (now - *running);
-        for i in 0..width {
-            follow(&mut self.running_mean.of_mut(state)[i], mean[i]);
-            follow(&mut self.running_variance.of_mut(state)[i], variances[i] * unbiased);
-            variances[i] = 1.0 / (variances[i] + EPSILON).sqrt();
-        }
-        self.batches.of_mut(state)[0] += 1.0;
-        self.prepare(values, moments);
     }
 
     /// Takes the running statistics.
-    pub fn recall(&self, values: &[f32], state: &[f32], moments: &mut Moments) {
-        moments.mean[..self.width].copy_from_slice(self.running_mean.of(state));
-        let variances = self.running_variance.of(state);
-        for (sharpness, variance) in moments.sharpness.iter_mut().zip(variances) {
-            *sharpness = 1.0 / (variance + EPSILON).sqrt();
-        }
-        self.prepare(values, moments);
-    }
-
-    fn prepare(&self, values: &[f32], moments: &mut Moments) {
-        let Moments { mean, sharpness, factor, offset, .. } = moments;
-        let (weight, bias) = (self.weight.of(values), self.bias.of(values));
-        for i in 0..self.width {
-            factor[i] = sharpness[i] * weight[i];
-            offset[i] = bias[i] - mean[i] * factor[i];
-        }
-        for array in [mean, sharpness, factor, offset] {
-            repeat(array, self.width);
+    pub fn recall(&self, values: View<'_>, state: View<'_>, moments: &mut Moments) {
+        match (values, state, &mut moments.0) {
+            (View::Host(values), View::Host(state), Kept::Host(moments)) => {
+                self.recall_host(values, state, moments);
+            }
+            (View::Device(values), View::Device(state), Kept::Device(moments)) => {
+                let (affine, running) = (values.part(self.affine()), state.part(self.running()));
+                device::recall(affine, running, moments);
+            }
+            _ => mixed(),
         }
     }
 
     /// Writes `y`, or adds to it, before the rectifier.
-    pub fn apply(&self, moments: &Moments, x: &[f32], y: &mut [f32], onto: Onto, then: Then) {
-        match (onto, then) {
-            (Onto::Replace, Then::Nothing) => self.each(moments, x, y, |_, v| v),
-            (Onto::Replace, Then::Rectify) => self.each(moments, x, y, |_, v| v.max(0.0)),
-            (Onto::Add, Then::Nothing) => self.each(moments, x, y, |y, v| y + v),
-            (Onto::Add, Then::Rectify) => self.each(moments, x, y, |y, v| (y + v).max(0.0)),
-        }
-    }
-
-    fn each(
-        &self,
-        moments: &Moments,
-        x: &[f32],
-        y: &mut [f32],
-        f: impl Fn(f32, f32) -> f32 + Sync,
-    ) {
-        let Moments { factor, offset, .. } = moments;
-        y.par_chunks_mut(self.chunk()).zip(x.par_chunks(self.chunk())).for_each(|(y, x)| {
-            for (y, x) in y.chunks_mut(factor.len()).zip(x.chunks(factor.len())) {
-                let line = factor.iter().zip(offset);
-                for ((y, x), (factor, offset)) in y.iter_mut().zip(x).zip(line) {
-                    *y = f(*y, x.mul_add(*factor, *offset));
-                }
+    pub fn apply(&self, moments: &Moments, x: View<'_>, y: ViewMut<'_>, onto: Onto, then: Then) {
+        match (&moments.0, x, y) {
+            (Kept::Host(moments), View::Host(x), ViewMut::Host(y)) => {
+                self.apply_host(moments, x, y, onto, then);
             }
-        });
+            (Kept::Device(moments), View::Device(x), ViewMut::Device(y)) => {
+                device::apply(moments, x, y, onto, then);
+            }
+            _ => mixed(),
+        }
     }
 
     /// Adds to the gradients of the weights; `dy` becomes `dx`. What was added to `y` is not known
     /// here, so a rectifier behind an addition is the caller's.
     pub fn backward(
         &self,
-        gradients: &mut [f32],
-        (x, moments, sums): (&[f32], &Moments, &mut Sums),
-        dy: &mut [f32],
+        gradients: &mut ViewMut<'_>,
+        (x, moments, sums): (View<'_>, &Moments, &mut Sums),
+        dy: ViewMut<'_>,
         then: Then,
     ) {
-        match then {
-            Then::Nothing => self.backward_through(gradients, (x, moments, sums), dy, |_, dy| dy),
-            Then::Rectify => {
-                let gate = |y: f32, dy: f32| if y > 0.0 { dy } else { 0.0 };
-                self.backward_through(gradients, (x, moments, sums), dy, gate);
+        match (gradients.reborrow(), x, &moments.0, dy) {
+            (ViewMut::Host(gradients), View::Host(x), Kept::Host(moments), ViewMut::Host(dy)) => {
+                self.backward_host(gradients, (x, moments, sums), dy, then)
             }
+            (
+                ViewMut::Device(gradients),
+                View::Device(x),
+                Kept::Device(moments),
+                ViewMut::Device(dy),
+            ) => device::backward(gradients.part(self.affine()), (x, moments, sums), dy, then),
+            _ => mixed(),
         }
     }
 
-    fn backward_through(
-        &self,
-        gradients: &mut [f32],
-        (x, moments, sums): (&[f32], &Moments, &mut Sums),
-        dy: &mut [f32],
-        gate: impl Fn(f32, f32) -> f32 + Sync,
-    ) {
-        let [sum, along] = self.slopes((x, moments, &mut sums.memory), dy, &gate);
-        for i in 0..self.width {
-            self.weight.of_mut(gradients)[i] += along[i] * moments.sharpness[i];
-            self.bias.of_mut(gradients)[i] += sum[i];
-        }
-        sums.join(self.width);
-        let [sum, along] = sums.memory.sums(self.width);
-        let count = moments.rows as f32;
-        for i in 0..self.width {
-            let weight = along[i] * moments.sharpness[i];
-            along[i] = moments.factor[i] * moments.sharpness[i] * weight / count;
-            sum[i] *= moments.factor[i] / count;
-        }
-        repeat(sum, self.width);
-        repeat(along, self.width);
-        let (sum, along, Moments { mean, factor, offset, .. }) = (&*sum, &*along, moments);
-        dy.par_chunks_mut(self.chunk()).zip(x.par_chunks(self.chunk())).for_each(|(dy, x)| {
-            for (dy, x) in dy.chunks_mut(sum.len()).zip(x.chunks(sum.len())) {
-                let line = factor.iter().zip(offset).zip(mean.iter().zip(sum.iter().zip(along)));
-                for ((dy, x), ((factor, offset), (mean, (sum, along)))) in
-                    dy.iter_mut().zip(x).zip(line)
-                {
-                    let through = gate(x.mul_add(*factor, *offset), *dy) * factor;
-                    *dy = through - sum - along * (x - mean);
-                }
-            }
-        });
+    /// Where the weight and the bias behind it lie.
+    fn affine(&self) -> Range<usize> {
+        self.weight.range().start..self.bias.range().end
     }
 
-    /// For each channel the sums of `dy` and of `dy · (x - mean)`.
-    fn slopes<'a>(
-        &self,
-        (x, moments, memory): (&[f32], &Moments, &'a mut Memory),
-        dy: &[f32],
-        gate: &(impl Fn(f32, f32) -> f32 + Sync),
-    ) -> [&'a mut [f32]; 2] {
-        let Moments { mean, factor, offset, .. } = moments;
-        memory.over((dy.len(), self.width), |range, sum, along| {
-            let spans = x[range.clone()].chunks(mean.len()).zip(dy[range].chunks(mean.len()));
-            for (x, dy) in spans {
-                let line = mean.iter().zip(factor.iter().zip(offset));
-                let sums = sum.iter_mut().zip(along.iter_mut());
-                let pairs = x.iter().zip(dy);
-                for ((x, dy), ((sum, along), (mean, (factor, offset)))) in pairs.zip(sums.zip(line))
-                {
-                    let dy = gate(x.mul_add(*factor, *offset), *dy);
-                    *sum += dy;
-                    *along = dy.mul_add(x - mean, *along);
-                }
-            }
-        })
-    }
-
-    /// Whole spans that one thread takes at a time.
-    fn chunk(&self) -> usize {
-        CHUNK.next_multiple_of(span(self.width))
+    /// Where the running mean, the running variance and the count of batches lie, in this order.
+    fn running(&self) -> Range<usize> {
+        self.running_mean.range().start..self.batches.range().end
     }
 }

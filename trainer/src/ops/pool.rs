@@ -4,6 +4,8 @@
 use rayon::prelude::*;
 
 use super::matrix::Onto;
+use crate::array::{View, ViewMut, mixed};
+use crate::device::ops::pool as device;
 
 /// Halves the side.
 ///
@@ -19,7 +21,24 @@ pub struct AveragePool {
 
 impl AveragePool {
     /// Writes `y`.
-    pub fn forward(self, x: &[f32], y: &mut [f32]) {
+    pub fn forward(self, x: View<'_>, y: ViewMut<'_>) {
+        match (x, y) {
+            (View::Host(x), ViewMut::Host(y)) => self.forward_host(x, y),
+            (View::Device(x), ViewMut::Device(y)) => device::forward(self, x, y),
+            _ => mixed(),
+        }
+    }
+
+    /// Writes a quarter of `dy` to each pixel of its square in `dx`, or adds it.
+    pub fn backward(self, dy: View<'_>, dx: ViewMut<'_>, onto: Onto) {
+        match (dy, dx) {
+            (View::Host(dy), ViewMut::Host(dx)) => self.backward_host(dy, dx, onto),
+            (View::Device(dy), ViewMut::Device(dx)) => device::backward(self, dy, dx, onto),
+            _ => mixed(),
+        }
+    }
+
+    fn forward_host(self, x: &[f32], y: &mut [f32]) {
         let (line, channels) = (self.side * self.channels, self.channels);
         y.par_chunks_mut(line / 2).zip(x.par_chunks(2 * line)).for_each(|(y, x)| {
             let (upper, lower) = x.split_at(line);
@@ -33,8 +52,7 @@ impl AveragePool {
         });
     }
 
-    /// Writes a quarter of `dy` to each pixel of its square in `dx`, or adds it.
-    pub fn backward(self, dy: &[f32], dx: &mut [f32], onto: Onto) {
+    fn backward_host(self, dy: &[f32], dx: &mut [f32], onto: Onto) {
         match onto {
             Onto::Replace => self.spread(dy, dx, |_, part| part),
             Onto::Add => self.spread(dy, dx, |old, part| old + part),

@@ -5,12 +5,14 @@ use rayon::prelude::*;
 
 use super::attention::softmax;
 use super::math::dot;
+use crate::array::{View, ViewMut, mixed};
+use crate::device::ops::query as device;
 
 /// `out = softmax(q · kᵀ / sqrt(d)) · v` for each head.
 ///
 /// # Shapes
 /// `q`, `out` [batch, width]; `kv` [batch, tokens, 2 · width], key and value of a token side by side;
-/// `probabilities` [batch, heads, tokens].
+/// `probabilities` [batch, heads, tokens], an exact array.
 #[derive(Clone, Copy, Debug)]
 pub struct Query {
     /// Heads.
@@ -23,7 +25,44 @@ pub struct Query {
 
 impl Query {
     /// Writes `out`, and the probabilities that the backward needs.
-    pub fn forward(self, q: &[f32], kv: &[f32], probabilities: &mut [f32], out: &mut [f32]) {
+    pub fn forward(self, q: View<'_>, kv: View<'_>, probabilities: ViewMut<'_>, out: ViewMut<'_>) {
+        match (q, kv, probabilities, out) {
+            (View::Host(q), View::Host(kv), ViewMut::Host(p), ViewMut::Host(out)) => {
+                self.forward_host(q, kv, p, out);
+            }
+            (View::Device(q), View::Device(kv), ViewMut::Device(p), ViewMut::Device(out)) => {
+                device::forward(self, q, kv, p, out);
+            }
+            _ => mixed(),
+        }
+    }
+
+    /// Writes `dq` and `dkv`.
+    pub fn backward(
+        self,
+        (q, kv): (View<'_>, View<'_>),
+        (probabilities, out): (View<'_>, View<'_>),
+        dout: View<'_>,
+        (dq, dkv): (ViewMut<'_>, ViewMut<'_>),
+    ) {
+        match ((q, kv), (probabilities, out), dout, (dq, dkv)) {
+            (
+                (View::Host(q), View::Host(kv)),
+                (View::Host(p), View::Host(out)),
+                View::Host(dout),
+                (ViewMut::Host(dq), ViewMut::Host(dkv)),
+            ) => self.backward_host((q, kv), (p, out), dout, (dq, dkv)),
+            (
+                (View::Device(q), View::Device(kv)),
+                (View::Device(p), View::Device(out)),
+                View::Device(dout),
+                (ViewMut::Device(dq), ViewMut::Device(dkv)),
+            ) => device::backward(self, (q, kv), (p, out), dout, (dq, dkv)),
+            _ => mixed(),
+        }
+    }
+
+    fn forward_host(self, q: &[f32], kv: &[f32], probabilities: &mut [f32], out: &mut [f32]) {
         let head = self.head();
         let pictures = out.par_chunks_mut(self.width).zip(q.par_chunks(self.width));
         let tokens = kv.par_chunks(self.tokens * 2 * self.width);
@@ -43,8 +82,7 @@ impl Query {
         });
     }
 
-    /// Writes `dq` and `dkv`.
-    pub fn backward(
+    fn backward_host(
         self,
         (q, kv): (&[f32], &[f32]),
         (probabilities, out): (&[f32], &[f32]),
@@ -94,11 +132,11 @@ impl Query {
         kv.chunks_exact(2 * self.width).map(move |row| (part(row, key), part(row, value)))
     }
 
-    fn head(self) -> usize {
+    pub(crate) fn head(self) -> usize {
         self.width / self.heads
     }
 
-    fn scale(self) -> f32 {
+    pub(crate) fn scale(self) -> f32 {
         1.0 / (self.head() as f32).sqrt()
     }
 }

@@ -1,10 +1,9 @@
 //! The end of the tower: one attention layer whose only query is the mean of all places.
 
-use rayon::prelude::*;
-
-use crate::array::ViewMut;
-use crate::ops::linear::{Linear, add_column_sums};
+use crate::array::{Array, Memory, View, ViewMut};
+use crate::ops::linear::Linear;
 use crate::ops::matrix::Onto;
+use crate::ops::mean_token;
 use crate::ops::query::Query;
 use crate::params::{Init, Layout, Weight};
 
@@ -29,26 +28,26 @@ pub(super) struct AttentionPool {
 /// What the forward pass keeps for the backward pass, and the gradients that take the same room.
 #[derive(Debug)]
 struct Saved {
-    tokens: Vec<f32>,
-    means: Vec<f32>,
-    kv: Vec<f32>,
-    q: Vec<f32>,
-    probabilities: Vec<f32>,
-    attended: Vec<f32>,
-    dkv: Vec<f32>,
-    dq: Vec<f32>,
-    dattended: Vec<f32>,
+    tokens: Array,
+    means: Array,
+    kv: Array,
+    q: Array,
+    probabilities: Array,
+    attended: Array,
+    dkv: Array,
+    dq: Array,
+    dattended: Array,
 }
 
 impl Saved {
-    fn new(batch: usize, Query { heads, width, tokens }: Query) -> Self {
-        let array = |row: usize| vec![0.0; batch * row];
+    fn new(memory: &Memory, batch: usize, Query { heads, width, tokens }: Query) -> Self {
+        let array = |row: usize| memory.array(batch * row);
         Self {
             tokens: array(tokens * width),
             means: array(width),
             kv: array(tokens * 2 * width),
             q: array(width),
-            probabilities: array(tokens * heads),
+            probabilities: memory.exact(batch * tokens * heads),
             attended: array(width),
             dkv: array(tokens * 2 * width),
             dq: array(width),
@@ -82,89 +81,58 @@ impl AttentionPool {
             Linear::declare(layout, &name, (width, outputs), inits)
         };
         let (q, c) = (linear("q_proj", width), linear("c_proj", features));
-        Self { attention, positions, kv, q, c, saved: Saved::new(batch, attention) }
+        let saved = Saved::new(layout.memory(), batch, attention);
+        Self { attention, positions, kv, q, c, saved }
     }
 
     /// Writes the features.
-    pub(super) fn forward(&mut self, values: &[f32], x: &[f32], features: &mut [f32]) {
+    pub(super) fn forward(&mut self, values: View<'_>, x: View<'_>, features: ViewMut<'_>) {
         let Query { heads, width, tokens } = self.attention;
-        let batch = x.len() / ((tokens - 1) * width);
+        let few = x.len() / (tokens - 1);
         let saved = &mut self.saved;
-        let (all, means) =
-            (&mut saved.tokens[..batch * tokens * width], &mut saved.means[..batch * width]);
-        gather(self.positions.of(values), x, all, means, width);
-        let (kv, q) = (&mut saved.kv[..2 * all.len()], &mut saved.q[..means.len()]);
-        self.kv.forward(values.into(), (&*all).into(), (&mut *kv).into(), Onto::Replace);
-        self.q.forward(values.into(), (&*means).into(), (&mut *q).into(), Onto::Replace);
-        let probabilities = &mut saved.probabilities[..batch * tokens * heads];
-        let attended = &mut saved.attended[..means.len()];
-        self.attention.forward(q, kv, probabilities, attended);
-        self.c.forward(values.into(), (&*attended).into(), features.into(), Onto::Replace);
+        let (mut all, mut means) =
+            (saved.tokens.first_mut(few * tokens), saved.means.first_mut(few));
+        let both = (all.reborrow(), means.reborrow());
+        mean_token::forward(width, self.positions.of(values), x, both);
+        let (mut kv, mut q) = (saved.kv.first_mut(2 * few * tokens), saved.q.first_mut(few));
+        self.kv.forward(values, all.view(), kv.reborrow(), Onto::Replace);
+        self.q.forward(values, means.view(), q.reborrow(), Onto::Replace);
+        let probabilities = saved.probabilities.first_mut(few / width * heads * tokens);
+        let mut attended = saved.attended.first_mut(few);
+        self.attention.forward(q.view(), kv.view(), probabilities, attended.reborrow());
+        self.c.forward(values, attended.view(), features, Onto::Replace);
     }
 
     /// Adds to the gradients of the weights; writes `dx`.
     pub(super) fn backward(
         &mut self,
-        (values, gradients): (&[f32], &mut [f32]),
-        dfeatures: &[f32],
-        dx: &mut [f32],
+        (values, gradients): (View<'_>, &mut ViewMut<'_>),
+        dfeatures: View<'_>,
+        dx: ViewMut<'_>,
     ) {
         let Query { heads, width, tokens } = self.attention;
         let few = dfeatures.len() / self.c.outputs() * width;
         let saved = &mut self.saved;
-        let (attended, dattended) = (&saved.attended[..few], &mut saved.dattended[..few]);
-        let weights = (values.into(), &mut ViewMut::from(&mut *gradients));
-        let dy = dfeatures.into();
-        self.c.backward(weights, attended.into(), dy, (&mut *dattended).into(), Onto::Replace);
-        let (q, kv) = (&saved.q[..few], &saved.kv[..few * tokens * 2]);
-        let (dq, dkv) = (&mut saved.dq[..few], &mut saved.dkv[..few * tokens * 2]);
-        let inner = (&saved.probabilities[..few / width * heads * tokens], attended);
-        self.attention.backward((q, kv), inner, dattended, (dq, dkv));
+        let (attended, mut dattended) = (saved.attended.first(few), saved.dattended.first_mut(few));
+        self.c.backward(
+            (values, gradients),
+            attended,
+            dfeatures,
+            dattended.reborrow(),
+            Onto::Replace,
+        );
+        let (q, kv) = (saved.q.first(few), saved.kv.first(few * tokens * 2));
+        let (mut dq, mut dkv) = (saved.dq.first_mut(few), saved.dkv.first_mut(few * tokens * 2));
+        let inner = (saved.probabilities.first(few / width * heads * tokens), attended);
+        let outer = (dq.reborrow(), dkv.reborrow());
+        self.attention.backward((q, kv), inner, dattended.view(), outer);
         // From here on the arrays of the forward pass's keys and queries hold gradients of tokens.
-        let (all, means) = (&saved.tokens[..few * tokens], &saved.means[..few]);
-        let dall = &mut saved.kv[..few * tokens];
-        let weights = (values.into(), &mut ViewMut::from(&mut *gradients));
-        let dy = (&*dkv).into();
-        self.kv.backward(weights, all.into(), dy, (&mut *dall).into(), Onto::Replace);
-        let dmeans = &mut saved.q[..few];
-        let weights = (values.into(), &mut ViewMut::from(&mut *gradients));
-        let dy = (&*dq).into();
-        self.q.backward(weights, means.into(), dy, (&mut *dmeans).into(), Onto::Replace);
-        scatter(self.positions.of_mut(gradients), dall, dmeans, dx);
+        let (all, means) = (saved.tokens.first(few * tokens), saved.means.first(few));
+        let mut dall = saved.kv.first_mut(few * tokens);
+        self.kv.backward((values, gradients), all, dkv.view(), dall.reborrow(), Onto::Replace);
+        let mut dmeans = saved.q.first_mut(few);
+        self.q.backward((values, gradients), means, dq.view(), dmeans.reborrow(), Onto::Replace);
+        let positions = self.positions.of(gradients.reborrow());
+        mean_token::backward(width, positions, (dall, dmeans.view()), dx);
     }
-}
-
-/// Writes the tokens of each picture, and the first of each a second time.
-fn gather(positions: &[f32], x: &[f32], tokens: &mut [f32], means: &mut [f32], width: usize) {
-    let (all, places) = (positions.len(), positions.len() - width);
-    let pictures = tokens.par_chunks_mut(all).zip(means.par_chunks_mut(width));
-    pictures.zip(x.par_chunks(places)).for_each(|((tokens, mean), x)| {
-        mean.fill(0.0);
-        for place in x.chunks_exact(width) {
-            mean.iter_mut().zip(place).for_each(|(mean, value)| *mean += value);
-        }
-        let share = width as f32 / places as f32;
-        mean.iter_mut().zip(positions).for_each(|(mean, p)| *mean = *mean * share + p);
-        tokens[..width].copy_from_slice(mean);
-        let sums = x.iter().zip(&positions[width..]);
-        tokens[width..].iter_mut().zip(sums).for_each(|(token, (x, p))| *token = x + p);
-    });
-}
-
-/// The backward of [`gather`]: adds to the gradient of the positions, writes `dx`.
-fn scatter(positions: &mut [f32], dtokens: &mut [f32], dmeans: &[f32], dx: &mut [f32]) {
-    let all = positions.len();
-    let width = all - dx.len() / (dtokens.len() / all);
-    let share = width as f32 / (all - width) as f32;
-    let pictures = dtokens.par_chunks_mut(all).zip(dmeans.par_chunks(width));
-    pictures.zip(dx.par_chunks_mut(all - width)).for_each(|((dtokens, dmean), dx)| {
-        let (first, places) = dtokens.split_at_mut(width);
-        first.iter_mut().zip(dmean).for_each(|(first, mean)| *first += mean);
-        for (dx, place) in dx.chunks_exact_mut(width).zip(places.chunks_exact(width)) {
-            for i in 0..width {
-                dx[i] = place[i] + first[i] * share;
-            }
-        }
-    });
-    add_column_sums((&*dtokens).into(), positions.into());
 }

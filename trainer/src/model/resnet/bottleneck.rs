@@ -2,7 +2,9 @@
 
 use super::unit::{Lent, Unit};
 use super::{Pass, Scratch};
+use crate::array::{Array, Memory, View, ViewMut};
 use crate::ops::batch_norm::Then;
+use crate::ops::branch;
 use crate::ops::matrix::Onto;
 use crate::ops::pool::AveragePool;
 use crate::params::{Init, Layout};
@@ -50,25 +52,25 @@ pub(super) struct Bottleneck {
 /// What the forward pass keeps for the backward pass.
 #[derive(Debug)]
 struct Saved {
-    first: Vec<f32>,
-    second: Vec<f32>,
+    first: Array,
+    second: Array,
     /// The second, and what came in, with half the side.
-    pooled: Vec<f32>,
-    pooled_input: Vec<f32>,
-    output: Vec<f32>,
+    pooled: Array,
+    pooled_input: Array,
+    output: Array,
 }
 
 impl Saved {
-    fn new(sizes: &Sizes) -> Self {
+    fn new(memory: &Memory, sizes: &Sizes) -> Self {
         let places = sizes.batch * sizes.side * sizes.side;
         let places_out = sizes.batch * sizes.side_out().pow(2);
         let pooled = if sizes.stride > 1 { places_out } else { 0 };
         Self {
-            first: vec![0.0; places * sizes.planes],
-            second: vec![0.0; places * sizes.planes],
-            pooled: vec![0.0; pooled * sizes.planes],
-            pooled_input: vec![0.0; pooled * sizes.inputs],
-            output: vec![0.0; places_out * sizes.outputs()],
+            first: memory.array(places * sizes.planes),
+            second: memory.array(places * sizes.planes),
+            pooled: memory.array(pooled * sizes.planes),
+            pooled_input: memory.array(pooled * sizes.inputs),
+            output: memory.array(places_out * sizes.outputs()),
         }
     }
 }
@@ -94,37 +96,39 @@ impl Bottleneck {
         let third = point(layout, ["conv3", "bn3"], planes, Init::Zeros);
         let shortcut = (stride > 1 || inputs != sizes.outputs())
             .then(|| point(layout, ["downsample.0", "downsample.1"], inputs, Init::Ones));
-        Self { sizes, units: [first, second, third], shortcut, saved: Saved::new(&sizes) }
+        let saved = Saved::new(layout.memory(), &sizes);
+        Self { sizes, units: [first, second, third], shortcut, saved }
     }
 
     /// What the last forward pass gave, for so many pictures.
-    pub(super) fn output(&self, batch: usize) -> &[f32] {
-        &self.saved.output[..batch * self.sizes.side_out().pow(2) * self.sizes.outputs()]
+    pub(super) fn output(&self, batch: usize) -> View<'_> {
+        self.saved.output.first(batch * self.sizes.side_out().pow(2) * self.sizes.outputs())
     }
 
     /// Computes `y`.
-    pub(super) fn forward(&mut self, pass: &mut Pass<'_>, x: &[f32]) {
+    pub(super) fn forward(&mut self, pass: &mut Pass<'_>, x: View<'_>) {
         let Sizes { side, inputs, planes, stride, .. } = self.sizes;
         let batch = x.len() / (side * side * inputs);
         let Saved { first, second, pooled, pooled_input, output } = &mut self.saved;
         let [unit_1, unit_2, unit_3] = &mut self.units;
-        let first = &mut first[..batch * side * side * planes];
-        let second = &mut second[..first.len()];
-        let output = &mut output[..batch * (side / stride).pow(2) * EXPANSION * planes];
+        let narrow = batch * side * side * planes;
+        let mut output = output.first_mut(batch * (side / stride).pow(2) * EXPANSION * planes);
 
-        unit_1.forward(pass, x, first, (Onto::Replace, Then::Rectify));
-        unit_2.forward(pass, first, second, (Onto::Replace, Then::Rectify));
-        let (mut x, mut inner) = (x, &*second);
+        unit_1.forward(pass, x, first.first_mut(narrow), (Onto::Replace, Then::Rectify));
+        let (first, inner) = (first.first(narrow), second.first_mut(narrow));
+        unit_2.forward(pass, first, inner, (Onto::Replace, Then::Rectify));
+        let (mut x, mut inner) = (x, second.first(narrow));
         if stride > 1 {
-            let pooled_input = &mut pooled_input[..x.len() / 4];
-            AveragePool { side, channels: inputs }.forward(x, pooled_input);
-            let pooled = &mut pooled[..second.len() / 4];
-            AveragePool { side, channels: planes }.forward(second, pooled);
-            (x, inner) = (pooled_input, pooled);
+            let pool = AveragePool { side, channels: inputs };
+            pool.forward(x, pooled_input.first_mut(x.len() / 4));
+            AveragePool { side, channels: planes }.forward(inner, pooled.first_mut(narrow / 4));
+            (x, inner) = (pooled_input.first(x.len() / 4), pooled.first(narrow / 4));
         }
         match &mut self.shortcut {
-            Some(unit) => unit.forward(pass, x, output, (Onto::Replace, Then::Nothing)),
-            None => output.copy_from_slice(x),
+            Some(unit) => {
+                unit.forward(pass, x, output.reborrow(), (Onto::Replace, Then::Nothing));
+            }
+            None => output.copy_from(x),
         }
         unit_3.forward(pass, inner, output, (Onto::Add, Then::Rectify));
     }
@@ -132,8 +136,8 @@ impl Bottleneck {
     /// `scratch.gradient` holds the gradient of `y`, and then that of `x`.
     pub(super) fn backward(
         &self,
-        (values, gradients): (&[f32], &mut [f32]),
-        x: &[f32],
+        (values, gradients): (View<'_>, &mut ViewMut<'_>),
+        x: View<'_>,
         scratch: &mut Scratch,
     ) {
         let Sizes { side, inputs, planes, stride, .. } = self.sizes;
@@ -142,23 +146,22 @@ impl Bottleneck {
         let (narrow, out) = (x.len() / inputs * planes, self.output(batch));
         let [unit_1, unit_2, unit_3] = &self.units;
         let saved = &self.saved;
-        let dout = &mut gradient[..out.len()];
-        rectify(out, dout, &mut branch[..out.len()]);
+        branch::rectify(out, gradient.first_mut(out.len()), branch.first_mut(out.len()));
 
-        let (dy, inner) = (&mut branch[..out.len()], narrow / (stride * stride));
-        let dinner = Some((&mut spare[..inner], Onto::Replace));
-        let x_3 = if stride > 1 { &saved.pooled[..inner] } else { &saved.second[..inner] };
+        let (dy, inner) = (branch.first_mut(out.len()), narrow / (stride * stride));
+        let dinner = Some((spare.first_mut(inner), Onto::Replace));
+        let x_3 = if stride > 1 { saved.pooled.first(inner) } else { saved.second.first(inner) };
         unit_3.backward((values, gradients), lent, x_3, (dy, Then::Nothing), dinner);
         if stride > 1 {
             let pool = AveragePool { side, channels: planes };
-            pool.backward(&spare[..inner], &mut branch[..narrow], Onto::Replace);
+            pool.backward(spare.first(inner), branch.first_mut(narrow), Onto::Replace);
             std::mem::swap(spare, branch);
         }
-        let dfirst = Some((&mut branch[..narrow], Onto::Replace));
-        let dy = (&mut spare[..narrow], Then::Rectify);
-        unit_2.backward((values, gradients), lent, &saved.first[..narrow], dy, dfirst);
-        let dx = Some((&mut spare[..x.len()], Onto::Replace));
-        let dy = (&mut branch[..narrow], Then::Rectify);
+        let dfirst = Some((branch.first_mut(narrow), Onto::Replace));
+        let dy = (spare.first_mut(narrow), Then::Rectify);
+        unit_2.backward((values, gradients), lent, saved.first.first(narrow), dy, dfirst);
+        let dx = Some((spare.first_mut(x.len()), Onto::Replace));
+        let dy = (branch.first_mut(narrow), Then::Rectify);
         unit_1.backward((values, gradients), lent, x, dy, dx);
         self.backward_shortcut((values, gradients), x, scratch);
     }
@@ -166,41 +169,28 @@ impl Bottleneck {
     /// Adds what goes past the units to their gradient of `x`.
     fn backward_shortcut(
         &self,
-        (values, gradients): (&[f32], &mut [f32]),
-        x: &[f32],
+        (values, gradients): (View<'_>, &mut ViewMut<'_>),
+        x: View<'_>,
         Scratch { lent, gradient, spare, branch }: &mut Scratch,
     ) {
         let Sizes { side, inputs, stride, .. } = self.sizes;
         let batch = x.len() / (side * side * inputs);
-        let dout = &mut gradient[..self.output(batch).len()];
-        let dx = &mut spare[..x.len()];
+        let dout = gradient.first_mut(self.output(batch).len());
+        let dx = spare.first_mut(x.len());
         match &self.shortcut {
-            None => dx.iter_mut().zip(&*dout).for_each(|(dx, dout)| *dx += dout),
+            None => branch::add(dout.view(), dx),
             Some(unit) if stride == 1 => {
                 let (dy, dx) = ((dout, Then::Nothing), Some((dx, Onto::Add)));
                 unit.backward((values, gradients), lent, x, dy, dx);
             }
             Some(unit) => {
-                let dpooled = &mut branch[..x.len() / 4];
-                let pooled = &self.saved.pooled_input[..x.len() / 4];
-                let (dy, to) = ((dout, Then::Nothing), Some((&mut *dpooled, Onto::Replace)));
-                unit.backward((values, gradients), lent, pooled, dy, to);
-                AveragePool { side, channels: inputs }.backward(dpooled, dx, Onto::Add);
+                let mut dpooled = branch.first_mut(x.len() / 4);
+                let pooled = self.saved.pooled_input.first(x.len() / 4);
+                let to = Some((dpooled.reborrow(), Onto::Replace));
+                unit.backward((values, gradients), lent, pooled, (dout, Then::Nothing), to);
+                AveragePool { side, channels: inputs }.backward(dpooled.view(), dx, Onto::Add);
             }
         }
         std::mem::swap(gradient, spare);
     }
-}
-
-/// The gradient before a rectifier that gave `y`, twice: for each of the two branches that were added.
-fn rectify(y: &[f32], dy: &mut [f32], copy: &mut [f32]) {
-    use rayon::prelude::*;
-    const CHUNK: usize = 1 << 13;
-    let chunks = dy.par_chunks_mut(CHUNK).zip(copy.par_chunks_mut(CHUNK)).zip(y.par_chunks(CHUNK));
-    chunks.for_each(|((dy, copy), y)| {
-        for ((dy, copy), y) in dy.iter_mut().zip(copy).zip(y) {
-            *dy = if *y > 0.0 { *dy } else { 0.0 };
-            *copy = *dy;
-        }
-    });
 }

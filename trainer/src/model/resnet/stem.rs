@@ -2,6 +2,7 @@
 
 use super::unit::{Lent, Unit};
 use super::{Pass, Scratch};
+use crate::array::{Array, View, ViewMut};
 use crate::ops::batch_norm::Then;
 use crate::ops::matrix::Onto;
 use crate::ops::pixels::{Pixels, interleave};
@@ -26,11 +27,11 @@ pub(super) struct Stem {
 /// What the forward pass keeps for the backward pass.
 #[derive(Debug)]
 struct Saved {
-    picture: Vec<f32>,
-    first: Vec<f32>,
-    second: Vec<f32>,
-    third: Vec<f32>,
-    output: Vec<f32>,
+    picture: Array,
+    first: Array,
+    second: Array,
+    third: Array,
+    output: Array,
 }
 
 impl Stem {
@@ -52,55 +53,56 @@ impl Stem {
             unit(3, (width / 2, width), half, 1),
         ];
         let places = batch * half * half;
+        let memory = layout.memory();
         let saved = Saved {
-            picture: vec![0.0; batch * side * side * 3],
-            first: vec![0.0; places * width / 2],
-            second: vec![0.0; places * width / 2],
-            third: vec![0.0; places * width],
-            output: vec![0.0; places / 4 * width],
+            picture: memory.array(batch * side * side * 3),
+            first: memory.array(places * width / 2),
+            second: memory.array(places * width / 2),
+            third: memory.array(places * width),
+            output: memory.array(places / 4 * width),
         };
         Self { side, width, units, saved }
     }
 
     /// What the last forward pass gave, for so many pictures.
-    pub(super) fn output(&self, batch: usize) -> &[f32] {
-        &self.saved.output[..batch * (self.side / 4).pow(2) * self.width]
+    pub(super) fn output(&self, batch: usize) -> View<'_> {
+        self.saved.output.first(batch * (self.side / 4).pow(2) * self.width)
     }
 
     /// Computes the output.
     pub(super) fn forward(&mut self, pass: &mut Pass<'_>, pixels: Pixels<'_>) {
         let Saved { picture, first, second, third, output } = &mut self.saved;
-        let picture = &mut picture[..pixels.len()];
+        let mut picture = picture.first_mut(pixels.len());
         let full = pixels.len() / 3 / 4 * self.width;
-        let (first, second) = (&mut first[..full / 2], &mut second[..full / 2]);
-        let (third, output) = (&mut third[..full], &mut output[..full / 4]);
-        interleave(pixels, self.side, (&mut *picture).into());
-        self.units[0].forward(pass, picture, first, PLAIN);
-        self.units[1].forward(pass, first, second, PLAIN);
-        self.units[2].forward(pass, second, third, PLAIN);
+        let (mut first, mut second) = (first.first_mut(full / 2), second.first_mut(full / 2));
+        let mut third = third.first_mut(full);
+        interleave(pixels, self.side, picture.reborrow());
+        self.units[0].forward(pass, picture.view(), first.reborrow(), PLAIN);
+        self.units[1].forward(pass, first.view(), second.reborrow(), PLAIN);
+        self.units[2].forward(pass, second.view(), third.reborrow(), PLAIN);
         let pool = AveragePool { side: self.side / 2, channels: self.width };
-        pool.forward(third, output);
+        pool.forward(third.view(), output.first_mut(full / 4));
     }
 
     /// `scratch.gradient` holds the gradient of the output of so many pictures; it is used up.
     pub(super) fn backward(
         &self,
-        (values, gradients): (&[f32], &mut [f32]),
+        (values, gradients): (View<'_>, &mut ViewMut<'_>),
         batch: usize,
         Scratch { lent, gradient, spare, .. }: &mut Scratch,
     ) {
         let (saved, out) = (&self.saved, self.output(batch).len());
         let half = 2 * out;
-        let (dthird, full) = (&mut spare[..4 * out], &mut gradient[..out]);
-        self.pool().backward(full, dthird, Onto::Replace);
-        let dx = Some((&mut gradient[..half], Onto::Replace));
-        let (x, dy) = (&saved.second[..half], (dthird, Then::Rectify));
+        let mut dthird = spare.first_mut(4 * out);
+        self.pool().backward(gradient.first(out), dthird.reborrow(), Onto::Replace);
+        let dx = Some((gradient.first_mut(half), Onto::Replace));
+        let (x, dy) = (saved.second.first(half), (dthird, Then::Rectify));
         self.units[2].backward((values, gradients), lent, x, dy, dx);
-        let dx = Some((&mut spare[..half], Onto::Replace));
-        let (x, dy) = (&saved.first[..half], (&mut gradient[..half], Then::Rectify));
+        let dx = Some((spare.first_mut(half), Onto::Replace));
+        let (x, dy) = (saved.first.first(half), (gradient.first_mut(half), Then::Rectify));
         self.units[1].backward((values, gradients), lent, x, dy, dx);
-        let x = &saved.picture[..batch * self.side * self.side * 3];
-        let dy = (&mut spare[..half], Then::Rectify);
+        let x = saved.picture.first(batch * self.side * self.side * 3);
+        let dy = (spare.first_mut(half), Then::Rectify);
         self.units[0].backward((values, gradients), lent, x, dy, None);
     }
 

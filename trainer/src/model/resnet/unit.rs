@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Pass;
+use crate::array::{Array, View, ViewMut};
 use crate::ops::batch_norm::{BatchNorm, Moments, Sums, Then};
 use crate::ops::conv2d::{Conv2d, Workspace};
 use crate::ops::linear::Linear;
@@ -19,7 +20,7 @@ pub(super) struct Unit {
     convolution: Convolution,
     norm: BatchNorm,
     /// What the convolution gave, kept for the backward pass.
-    middle: Vec<f32>,
+    middle: Array,
     moments: Moments,
 }
 
@@ -83,11 +84,12 @@ impl Unit {
         (outputs, places, weight): (usize, usize, Init),
         lent: &mut Lent,
     ) -> Self {
+        let memory = layout.memory().clone();
         Self {
             convolution,
             norm: BatchNorm::declare(layout, norm, outputs, weight, &mut lent.sums),
-            middle: vec![0.0; places * outputs],
-            moments: Moments::new(outputs),
+            middle: memory.array(places * outputs),
+            moments: Moments::new(&memory, outputs),
         }
     }
 
@@ -95,24 +97,24 @@ impl Unit {
     pub(super) fn forward(
         &mut self,
         pass: &mut Pass<'_>,
-        x: &[f32],
-        y: &mut [f32],
+        x: View<'_>,
+        y: ViewMut<'_>,
         (onto, then): (Onto, Then),
     ) {
         let Pass { values, state, training, lent } = pass;
-        let middle = &mut self.middle[..y.len()];
+        let middle = self.middle.first_mut(y.len());
         match &self.convolution {
             Convolution::Point(linear) => {
-                let (values, x) = ((*values).into(), x.into());
-                linear.forward(values, x, (&mut *middle).into(), Onto::Replace);
+                linear.forward(*values, x, middle, Onto::Replace);
             }
-            Convolution::Square(conv) => conv.forward(values, x, middle, &mut lent.workspace),
+            Convolution::Square(conv) => conv.forward(*values, x, middle, &mut lent.workspace),
         }
+        let middle = self.middle.first(y.len());
         if *training {
             let memory = (&mut self.moments, &mut lent.sums);
-            self.norm.measure(values, state, middle, memory);
+            self.norm.measure(*values, state, middle, memory);
         } else {
-            self.norm.recall(values, state, &mut self.moments);
+            self.norm.recall(*values, state.view(), &mut self.moments);
         }
         self.norm.apply(&self.moments, middle, y, onto, then);
     }
@@ -121,26 +123,24 @@ impl Unit {
     /// used up.
     pub(super) fn backward(
         &self,
-        (values, gradients): (&[f32], &mut [f32]),
+        (values, gradients): (View<'_>, &mut ViewMut<'_>),
         lent: &mut Lent,
-        x: &[f32],
-        (dy, then): (&mut [f32], Then),
-        dx: Option<(&mut [f32], Onto)>,
+        x: View<'_>,
+        (mut dy, then): (ViewMut<'_>, Then),
+        dx: Option<(ViewMut<'_>, Onto)>,
     ) {
         let Lent { workspace, sums } = lent;
-        let middle = &self.middle[..dy.len()];
-        self.norm.backward(gradients, (middle, &self.moments, sums), dy, then);
+        let middle = self.middle.first(dy.len());
+        self.norm.backward(gradients, (middle, &self.moments, sums), dy.reborrow(), then);
+        let dy = dy.view();
         match &self.convolution {
-            Convolution::Point(linear) => {
-                let (gradients, dy) = (&mut gradients.into(), (&*dy).into());
-                match dx {
-                    Some((dx, onto)) => {
-                        let weights = (values.into(), gradients);
-                        linear.backward(weights, x.into(), dy, dx.into(), onto);
-                    }
-                    None => linear.backward_weights(gradients, x.into(), dy),
+            Convolution::Point(linear) => match dx {
+                Some((dx, onto)) => {
+                    let weights = (values, gradients);
+                    linear.backward(weights, x, dy, dx, onto);
                 }
-            }
+                None => linear.backward_weights(gradients, x, dy),
+            },
             Convolution::Square(conv) => {
                 conv.backward_weights(gradients, x, dy, workspace);
                 if let Some((dx, _)) = dx {

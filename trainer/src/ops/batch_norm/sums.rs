@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use crate::array;
+use crate::device::{Buffer, Format, ops};
 use crate::ops::ranks::Ranks;
 
 /// Parts that rows are summed in; fixed, so that sums do not depend on the number of threads.
@@ -31,6 +33,8 @@ pub(super) fn repeat(array: &mut [f32], width: usize) {
 #[derive(Debug, Default)]
 pub struct Sums {
     pub(super) memory: Memory,
+    /// The same on a device.
+    pub(crate) device: Option<Buffer>,
     shared: Vec<f64>,
     ranks: Option<Arc<dyn Ranks>>,
 }
@@ -46,15 +50,28 @@ impl Sums {
     }
 
     /// Grows to what so many channels need.
-    pub(super) fn fit(&mut self, width: usize) {
-        self.memory.0.resize(self.memory.0.len().max(PARTS * 4 * span(width)), 0.0);
+    pub(super) fn fit(&mut self, memory: &array::Memory, width: usize) {
+        match memory.device() {
+            None => self.memory.0.resize(self.memory.0.len().max(PARTS * 4 * span(width)), 0.0),
+            Some(device) => {
+                let length = ops::batch_norm::room(width);
+                if self.device.as_ref().is_none_or(|sums| sums.len() < length) {
+                    self.device = Some(Buffer::new(device, length, Format::F32));
+                }
+            }
+        }
         self.shared.resize(self.shared.len().max(2 * width + 1), 0.0);
+    }
+
+    /// Whether other ranks' rows are counted in.
+    pub(crate) fn synchronized(&self) -> bool {
+        self.ranks.is_some()
     }
 
     /// From means and variances of this rank's rows to those of all rows, and their number.
     ///
     /// Variances are added about the common mean, so that a large mean costs them no digits.
-    pub(super) fn join_moments(
+    pub(crate) fn join_moments(
         &mut self,
         rows: f64,
         means: &mut [f32],
@@ -79,15 +96,27 @@ impl Sums {
 
     /// From a rank's own sums over its rows to those over all rows.
     pub(super) fn join(&mut self, width: usize) {
-        let Some(ranks) = &self.ranks else { return };
-        let shared = &mut self.shared[..2 * width];
-        let [first, second] = self.memory.sums(width).map(|sums| &mut sums[..width]);
-        let both = || first.iter().chain(second.iter());
-        shared.iter_mut().zip(both()).for_each(|(shared, own)| *shared = f64::from(*own));
-        ranks.sum(shared);
-        let both = first.iter_mut().chain(second);
-        both.zip(&*shared).for_each(|(own, shared)| *own = *shared as f32);
+        let Self { memory, shared, ranks, .. } = self;
+        let Some(ranks) = ranks else { return };
+        let [first, second] = memory.sums(width).map(|sums| &mut sums[..width]);
+        join(&**ranks, shared, [first, second]);
     }
+
+    /// The same for sums that lie one behind the other.
+    pub(crate) fn join_pair(&mut self, sums: &mut [f32]) {
+        let Some(ranks) = &self.ranks else { return };
+        let (first, second) = sums.split_at_mut(sums.len() / 2);
+        join(&**ranks, &mut self.shared, [first, second]);
+    }
+}
+
+fn join(ranks: &dyn Ranks, shared: &mut [f64], [first, second]: [&mut [f32]; 2]) {
+    let shared = &mut shared[..2 * first.len()];
+    let both = first.iter().chain(second.iter());
+    shared.iter_mut().zip(both).for_each(|(shared, own)| *shared = f64::from(*own));
+    ranks.sum(shared);
+    let both = first.iter_mut().chain(second);
+    both.zip(&*shared).for_each(|(own, shared)| *own = *shared as f32);
 }
 
 impl Memory {

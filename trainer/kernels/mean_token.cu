@@ -1,0 +1,49 @@
+// The mean of a picture's places in front of the places, each with its position added. A thread takes
+// one channel of one picture.
+#include "common.cuh"
+
+template <typename T>
+static __device__ void mean_token_forward(const float* positions, const T* x, T* tokens, T* means,
+                                          unsigned places, unsigned width) {
+    unsigned channel = (unsigned)thread_index();
+    if (channel >= width) return;
+    size_t picture = blockIdx.y;
+    x += picture * places * width + channel;
+    tokens += picture * (places + 1) * width + channel;
+    positions += channel;
+    float sum = 0.0f;
+    for (unsigned place = 0; place < places; place++) {
+        float value = load(x + (size_t)place * width);
+        sum += value;
+        size_t to = (size_t)(place + 1) * width;
+        store(tokens + to, value + positions[to]);
+    }
+    float mean = sum / (float)places + positions[0];
+    store(tokens, mean);
+    store(means + picture * width + channel, mean);
+}
+
+EXPORT(mean_token_forward,
+       (const float* positions, const T* x, T* tokens, T* means, unsigned places, unsigned width),
+       (positions, x, tokens, means, places, width))
+
+template <typename T>
+static __device__ void mean_token_backward(T* dtokens, const T* dmeans, T* dx, unsigned places,
+                                           unsigned width) {
+    unsigned channel = (unsigned)thread_index();
+    if (channel >= width) return;
+    size_t picture = blockIdx.y;
+    dx += picture * places * width + channel;
+    dtokens += picture * (places + 1) * width + channel;
+    float first = load(dtokens) + load(dmeans + picture * width + channel);
+    store(dtokens, first);
+    float share = first / (float)places;
+    for (unsigned place = 0; place < places; place++) {
+        float value = load(dtokens + (size_t)(place + 1) * width);
+        store(dx + (size_t)place * width, value + share);
+    }
+}
+
+EXPORT(mean_token_backward,
+       (T* dtokens, const T* dmeans, T* dx, unsigned places, unsigned width),
+       (dtokens, dmeans, dx, places, width))

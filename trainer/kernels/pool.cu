@@ -1,0 +1,36 @@
+// The mean of each 2 × 2 square of pictures whose channels are neighbours.
+#include "common.cuh"
+
+// A thread makes one number of `y`.
+template <typename T>
+static __device__ void pool_forward(const T* x, T* y, unsigned count, unsigned side,
+                                    unsigned channels) {
+    size_t at = thread_index();
+    if (at >= count) return;
+    unsigned half = side / 2, channel = (unsigned)(at % channels);
+    size_t place = at / channels, column = place % half, line = place / half;
+    size_t upper = (line * 2 * side + column * 2) * channels + channel;
+    size_t lower = upper + (size_t)side * channels;
+    float pairs = (load(x + upper) + load(x + upper + channels)) +
+                  (load(x + lower) + load(x + lower + channels));
+    store(y + at, 0.25f * pairs);
+}
+
+EXPORT(pool_forward, (const T* x, T* y, unsigned count, unsigned side, unsigned channels),
+       (x, y, count, side, channels))
+
+// A thread makes one number of `dx`.
+template <typename T>
+static __device__ void pool_backward(const T* dy, T* dx, unsigned count, unsigned side,
+                                     unsigned channels, unsigned add) {
+    size_t at = thread_index();
+    if (at >= count) return;
+    unsigned half = side / 2, channel = (unsigned)(at % channels);
+    size_t place = at / channels, column = place % side, line = place / side;
+    float part = 0.25f * load(dy + (line / 2 * half + column / 2) * channels + channel);
+    store(dx + at, add ? load(dx + at) + part : part);
+}
+
+EXPORT(pool_backward,
+       (const T* dy, T* dx, unsigned count, unsigned side, unsigned channels, unsigned add),
+       (dy, dx, count, side, channels, add))
