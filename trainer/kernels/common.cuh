@@ -91,17 +91,16 @@ __device__ __forceinline__ size_t thread_index() {
     return (size_t)blockIdx.x * blockDim.x + threadIdx.x;
 }
 
-// A walk over eight numbers a thread: `each(i)` for single ones, `eight(i)` for octets that lie well.
-#define FOR_OCTETS(count, well, eight, each)                                                       \
-    {                                                                                              \
-        size_t first = thread_index() * OCTET;                                                     \
-        if (well && first + OCTET <= count) {                                                      \
-            size_t i = first;                                                                      \
-            eight;                                                                                 \
-        } else {                                                                                   \
-            for (size_t i = first; i < first + OCTET && i < count; i++) each;                      \
-        }                                                                                          \
+// Eight numbers a thread: `eight(i)` for octets where all lie well, `each(i)` for single ones.
+template <typename Eight, typename Each>
+__device__ __forceinline__ void for_octets(unsigned count, bool well, Eight eight, Each each) {
+    size_t first = thread_index() * OCTET;
+    if (well && first + OCTET <= count) {
+        eight(first);
+    } else {
+        for (size_t i = first; i < first + OCTET && i < count; i++) each(i);
     }
+}
 
 // Sequences: where they begin, or null and the length that all have; whether only first tokens go on.
 struct Sequence {

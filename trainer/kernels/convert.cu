@@ -4,19 +4,19 @@
 template <typename From, typename To>
 __device__ __forceinline__ void convert(const From* from, To* to, bf16* rounded, unsigned count) {
     bool well = aligned(from) && aligned(to) && aligned(rounded);
-    FOR_OCTETS(
+    for_octets(
         count, well,
-        {
+        [&](size_t i) {
             float values[OCTET];
             load8(from + i, values);
             store8(to + i, values);
             if (rounded) store8(rounded + i, values);
         },
-        {
+        [&](size_t i) {
             float value = load(from + i);
             store(to + i, value);
             if (rounded) store(rounded + i, value);
-        })
+        });
 }
 
 extern "C" __global__ void convert_f32_f32(const float* from, float* to, bf16* rounded, unsigned count) {

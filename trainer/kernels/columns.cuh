@@ -1,0 +1,63 @@
+// Sums of columns over all rows, the same for the same numbers: every block sums some rows of 64 columns, and
+// the last block of those columns adds the blocks' sums in their order.
+#pragma once
+
+#include "rows.cuh"
+
+#ifdef __CUDACC__
+#define BETWEEN_BLOCKS static __device__
+#else
+#define BETWEEN_BLOCKS static thread_local
+#endif
+
+enum : unsigned { COLUMNS = 64, MOST_BLOCKS = 1024 };
+
+// `row(r, column, count, out)` adds to `out[sum][k]`; `target[sum]` is what is added to. The grid is (blocks of
+// columns, parts of the rows), of 256 threads.
+template <unsigned SUMS, typename Row>
+__device__ __forceinline__ void sum_columns(unsigned rows, unsigned width, float* const* target, Row row) {
+    BETWEEN_BLOCKS float partial[MOST_BLOCKS * SUMS * COLUMNS];
+    BETWEEN_BLOCKS unsigned done[MOST_BLOCKS];
+    __shared__ float sums[32][COLUMNS];
+    __shared__ bool last;
+    unsigned first = blockIdx.x * COLUMNS, parts = gridDim.y;
+    unsigned column = first + threadIdx.x % 8 * OCTET, line = threadIdx.x / 8;
+    float own[SUMS][OCTET] = {};
+    if (column < width) {
+        unsigned count = width - column < OCTET ? width - column : OCTET;
+        unsigned step = 32 * parts;
+        for (size_t r = blockIdx.y * 32 + line; r < rows; r += step) row(r, column, count, own);
+    }
+    size_t block = (size_t)blockIdx.x * parts + blockIdx.y;
+    for (unsigned s = 0; s < SUMS; s++) {
+        __syncthreads();
+#pragma unroll
+        for (unsigned k = 0; k < OCTET; k++) sums[line][threadIdx.x % 8 * OCTET + k] = own[s][k];
+        __syncthreads();
+        if (threadIdx.x < COLUMNS && first + threadIdx.x < width) {
+            float sum = 0.0f;
+            for (unsigned l = 0; l < 32; l++) sum += sums[l][threadIdx.x];
+            if (parts == 1) {
+                target[s][first + threadIdx.x] += sum;
+            } else {
+                partial[(block * SUMS + s) * COLUMNS + threadIdx.x] = sum;
+            }
+        }
+    }
+    if (parts == 1) return;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) last = atomicAdd(&done[blockIdx.x], 1u) == parts - 1;
+    __syncthreads();
+    if (!last) return;
+    __threadfence();
+    if (threadIdx.x == 0) done[blockIdx.x] = 0;
+    if (threadIdx.x >= SUMS * COLUMNS) return;
+    unsigned s = threadIdx.x / COLUMNS, c = threadIdx.x % COLUMNS;
+    if (first + c >= width) return;
+    const volatile float* found = partial;
+    float sum = 0.0f;
+    for (unsigned part = 0; part < parts; part++)
+        sum += found[(((size_t)blockIdx.x * parts + part) * SUMS + s) * COLUMNS + c];
+    target[s][first + c] += sum;
+}

@@ -1,0 +1,58 @@
+// Where the tokens of a picture lie in it: the class token, then the patches that are seen.
+#include "rows.cuh"
+
+template <typename T>
+static __device__ void positions_forward(const float* positions, const float* kind, const unsigned* seen, T* y,
+                                         unsigned of_picture, unsigned width) {
+    unsigned sample = blockIdx.x / (1 + of_picture), token = blockIdx.x % (1 + of_picture);
+    size_t place = token == 0 ? 0 : 1 + seen[(size_t)sample * of_picture + token - 1];
+    positions += place * width;
+    y += (size_t)blockIdx.x * width;
+    bool well = lie_well(width, positions, kind, y);
+    walk_row(width, threadIdx.x, blockDim.x, [&](unsigned c, unsigned count) {
+        float p[OCTET], k[OCTET] = {};
+        load_some(positions + c, well, count, p);
+        if (token == 0) load_some(kind + c, well, count, k);
+#pragma unroll
+        for (unsigned i = 0; i < OCTET; i++) p[i] += k[i];
+        store_some(y + c, well, count, p);
+    });
+}
+
+EXPORT(positions_forward,
+       (const float* positions, const float* kind, const unsigned* seen, T* y, unsigned of_picture,
+        unsigned width),
+       (positions, kind, seen, y, of_picture, width))
+
+// The token of a picture at a place, or 0: patches are seen in rising order.
+__device__ __forceinline__ unsigned token_at(const unsigned* seen, unsigned of_picture, unsigned patch) {
+    unsigned low = 0, high = of_picture;
+    while (low < high) {
+        unsigned middle = (low + high) / 2;
+        if (seen[middle] < patch) low = middle + 1;
+        else high = middle;
+    }
+    return low < of_picture && seen[low] == patch ? 1 + low : 0;
+}
+
+// A block for each place and some columns.
+template <typename T>
+static __device__ void positions_backward(float* positions, float* kind, const unsigned* seen, const T* dy,
+                                          unsigned batch, unsigned of_picture, unsigned width) {
+    unsigned place = blockIdx.x, c = blockIdx.y * blockDim.x + threadIdx.x;
+    bool all = gridDim.x == 1 + of_picture;
+    if (c >= width) return;
+    float sum = 0.0f;
+    for (size_t sample = 0; sample < batch; sample++) {
+        unsigned token = place;
+        if (place > 0 && !all) token = token_at(seen + sample * of_picture, of_picture, place - 1);
+        if (place == 0 || token > 0) sum += load(dy + (sample * (1 + of_picture) + token) * width + c);
+    }
+    positions[(size_t)place * width + c] += sum;
+    if (place == 0) kind[c] += sum;
+}
+
+EXPORT(positions_backward,
+       (float* positions, float* kind, const unsigned* seen, const T* dy, unsigned batch, unsigned of_picture,
+        unsigned width),
+       (positions, kind, seen, dy, batch, of_picture, width))

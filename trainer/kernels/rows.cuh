@@ -1,0 +1,44 @@
+// Rows that a warp walks along, eight numbers a thread.
+#pragma once
+
+#include "common.cuh"
+
+// Whether octets of rows of this width lie at multiples of sixteen bytes.
+__device__ __forceinline__ bool lie_well(unsigned width, const void* a, const void* b = nullptr,
+                                         const void* c = nullptr, const void* d = nullptr) {
+    return width % OCTET == 0 && aligned(a) && aligned(b) && aligned(c) && aligned(d);
+}
+
+// Up to eight numbers; zeros instead of those that are not there.
+template <typename S>
+__device__ __forceinline__ void load_some(const S* at, bool well, unsigned count, float* out) {
+    if (well) return load8(at, out);
+#pragma unroll
+    for (unsigned k = 0; k < OCTET; k++) out[k] = k < count ? load(at + k) : 0.0f;
+}
+
+template <typename S>
+__device__ __forceinline__ void store_some(S* at, bool well, unsigned count, const float* values) {
+    if (well) return store8(at, values);
+#pragma unroll
+    for (unsigned k = 0; k < OCTET; k++)
+        if (k < count) store(at + k, values[k]);
+}
+
+// Calls `each(column, count)` for the octets of a row that are this thread's, of `threads` that share it.
+template <typename Each>
+__device__ __forceinline__ void walk_row(unsigned width, unsigned thread, unsigned threads, Each each) {
+    for (unsigned column = thread * OCTET; column < width; column += threads * OCTET)
+        each(column, width - column < OCTET ? width - column : OCTET);
+}
+
+// Copies a row with all threads of a block.
+template <typename T>
+__device__ __forceinline__ void copy_row(const T* from, T* to, unsigned width) {
+    bool well = lie_well(width, from, to);
+    walk_row(width, threadIdx.x, blockDim.x, [&](unsigned c, unsigned count) {
+        float values[OCTET];
+        load_some(from + c, well, count, values);
+        store_some(to + c, well, count, values);
+    });
+}
