@@ -85,11 +85,8 @@ impl Accumulator {
             self.texts.part_mut(place).copy_from(texts);
         }
         self.state.copy_from(params.state.view());
-        if self.ranks.count() > 1 {
-            // Other ranks are reached from this machine's memory alone.
-            for features in [&mut self.images, &mut self.texts] {
-                features.first_mut(all * self.width).edit(|all| self.ranks.gather(all));
-            }
+        for features in [&mut self.images, &mut self.texts] {
+            self.ranks.gather_array(features.first_mut(all * self.width));
         }
         let features = (self.images.first(all * self.width), self.texts.first(all * self.width));
         self.loss.evaluate(features, clip.logit_scale(params), &*self.ranks)

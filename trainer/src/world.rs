@@ -11,6 +11,7 @@ mod buckets;
 mod control;
 mod crew;
 mod fate;
+mod group;
 mod link;
 mod meet;
 mod pace;
@@ -18,7 +19,7 @@ mod ring;
 mod word;
 
 use std::ops::AddAssign;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytemuck::Pod;
@@ -27,6 +28,8 @@ pub use buckets::Buckets;
 pub use crew::{Claim, Crew};
 pub(crate) use pace::Pace;
 
+use crate::array::ViewMut;
+use crate::device::{Device, Group};
 use crate::error::{Error, Result};
 use crate::ops::ranks::Ranks;
 use control::Control;
@@ -67,6 +70,8 @@ pub struct World {
     ring: Mutex<Ring>,
     /// Until it is asked for.
     gradients: Mutex<Option<Ring>>,
+    /// The ranks' devices, where they reach one another by themselves.
+    group: OnceLock<Arc<Group>>,
 }
 
 impl World {
@@ -75,7 +80,7 @@ impl World {
         let (seat, fate) = (Seat { rank: 0, count: 1, devices: 1 }, Arc::default());
         let ring = || Ring::new(seat, None, Arc::clone(&fate));
         let (ring, gradients) = (Mutex::new(ring()), Mutex::new(Some(ring())));
-        Self { seat, fate, control: None, ring, gradients }
+        Self { seat, fate, control: None, ring, gradients, group: OnceLock::new() }
     }
 
     /// Whether this is rank 0, which speaks for all.
@@ -182,11 +187,32 @@ impl World {
         self.check()
     }
 
+    /// Lets the ranks' devices reach one another: from now on what lies in their memory does not go
+    /// through that of this machine.
+    ///
+    /// # Errors
+    /// If they cannot, or a rank is lost.
+    pub fn connect(&self, device: &Device) -> Result<()> {
+        if self.seat.count == 1 {
+            return Ok(());
+        }
+        let invitation = if self.is_first() { device.invite()? } else { Vec::new() };
+        let invitation = self.hear(&invitation)?;
+        let seat = (self.seat.rank, self.seat.count);
+        let group = group::join(&self.fate, device, invitation, seat)?;
+        // Whoever connects twice keeps the first.
+        self.group.get_or_init(|| group);
+        Ok(())
+    }
+
     /// The sums of gradients that travel while others are made.
     ///
     /// # Errors
     /// If the system gives no thread.
     pub fn buckets(&self) -> Result<Buckets> {
+        if let Some(group) = self.group.get() {
+            return Ok(Buckets::of(Arc::clone(group)));
+        }
         let ring = self.gradients.lock().unwrap_or_else(PoisonError::into_inner).take();
         Buckets::start(ring.filter(|_| self.seat.count > 1))
     }
@@ -208,6 +234,13 @@ impl Ranks for World {
     }
     fn gather(&self, values: &mut [f32]) {
         self.collect(values);
+    }
+    fn gather_array(&self, mut values: ViewMut<'_>) {
+        match (self.group.get(), &mut values) {
+            (Some(group), ViewMut::Device(span)) => group.gather(span),
+            _ if self.seat.count > 1 => values.edit(|values| self.gather(values)),
+            _ => {}
+        }
     }
 }
 

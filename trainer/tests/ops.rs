@@ -6,7 +6,7 @@
 mod oracle;
 
 use candle_core::{D, Device, Result, Tensor, Var};
-use cnclip::array::ViewMut;
+use cnclip::array::{Memory, ViewMut};
 use cnclip::ops::activation::Activation;
 use cnclip::ops::attention::Attention;
 use cnclip::ops::dropout::Dropout;
@@ -135,7 +135,7 @@ fn plain_attention(qkv: &Var, offsets: &[usize], keep: Keep, sizes: Attention) -
 #[test]
 fn attention_over_packed_sequences_is_candles_over_each() {
     let offsets = [0, 3, 4, 17, 22];
-    let attention = Attention { heads: 5, width: 35, longest: 19, precision: Precision::Fp32 };
+    let attention = Attention::within(&Memory::Host, (5, 35), 19, Precision::Fp32);
     for keep in [Keep::All, Keep::First] {
         let sequences = Sequences::new(&offsets).keeping(keep);
         let (tokens, kept) = (sequences.tokens(), sequences.kept());
@@ -146,7 +146,7 @@ fn attention_over_packed_sequences_is_candles_over_each() {
         let none = Dropout::NONE;
         let weights = ((&mut probabilities).into(), (&mut dropped).into());
         attention.forward(sequences, none, (&qkv).into(), weights, (&mut out).into());
-        let saved = ((&qkv).into(), (&probabilities).into());
+        let saved = ((&qkv).into(), (&probabilities).into(), (&out).into());
         let memory = ((&mut dropped).into(), (&mut scores).into());
         attention.backward(sequences, none, saved, (&dout).into(), memory, (&mut dqkv).into());
 

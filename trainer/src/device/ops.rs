@@ -8,6 +8,7 @@ pub mod activation;
 pub mod attention;
 pub mod dropout;
 pub mod embedding;
+pub mod flash_attention;
 pub mod layer_norm;
 pub mod linear;
 pub mod normalize;

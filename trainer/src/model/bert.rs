@@ -68,7 +68,8 @@ impl Bert {
         let [width, heads, count, hidden] =
             [sizes.width, sizes.heads, sizes.layers, sizes.intermediate].map(|n| n as usize);
         let (precision, memory) = (layout.precision(), layout.memory().clone());
-        let (rows, attention) = (batch * longest, Attention { heads, width, longest, precision });
+        let attention = Attention::within(&memory, (heads, width), longest, precision);
+        let rows = batch * longest;
         let mut parts = Parts::begin(layout);
         let mut table = |name: &str, entries: usize| {
             let name = format!("bert.embeddings.{name}_embeddings.weight");

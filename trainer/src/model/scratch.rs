@@ -32,8 +32,8 @@ impl Scratch {
             spare: array(attention.width),
             wide: array(hidden),
             qkv: array(3 * attention.width),
-            dropped: array(attention.row()),
-            scores: array(attention.row()),
+            dropped: attention.reserve(memory, tokens),
+            scores: attention.reserve(memory, tokens),
         }
     }
 }

@@ -94,7 +94,8 @@ impl Vit {
             [sizes.width, sizes.patch_size, sizes.layers, sizes.head_width].map(|n| n as usize);
         let (tokens, row) = (1 + (side / patch).pow(2), 3 * patch * patch);
         let (precision, memory) = (layout.precision(), layout.memory().clone());
-        let attention = Attention { heads: width / head, width, longest: tokens, precision };
+        let heads = (width / head, width);
+        let attention = Attention::within(layout.memory(), heads, tokens, precision);
         let normal = Init::Normal((width as f32).powf(-0.5));
         let mut parts = Parts::begin(layout);
         let class = layout.weight("visual.class_embedding", &[width], normal);

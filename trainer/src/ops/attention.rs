@@ -8,8 +8,8 @@ use super::math::{exp, max, sum};
 use super::matrix::{Matrix, MatrixMut, Onto, Threads};
 use super::multiply::multiply;
 use super::rows::{Kept, Sequences, Tokens};
-use crate::array::{View, ViewMut};
-use crate::device::ops::attention as device;
+use crate::array::{Array, Memory, View, ViewMut};
+use crate::device::ops::{attention as device, flash_attention as tiled};
 
 /// `out = dropout(softmax(q · kᵀ / sqrt(d))) · v` for each head.
 ///
@@ -26,6 +26,8 @@ pub struct Attention {
     pub longest: usize,
     /// Number format of the products; the softmax between them is in fp32.
     pub precision: Precision,
+    /// Whether a device makes probabilities tile by tile, and keeps one number for each head of them.
+    pub tiled: bool,
 }
 
 /// Which part of `qkv`.
@@ -37,9 +39,27 @@ enum Part {
 }
 
 impl Attention {
+    /// Attention in some memory, of sequences of at most so many tokens.
+    pub fn within(
+        memory: &Memory,
+        (heads, width): (usize, usize),
+        longest: usize,
+        precision: Precision,
+    ) -> Self {
+        let attention = Self { heads, width, longest, precision, tiled: false };
+        let tiled = memory.device().is_some() && tiled::serves(&attention);
+        Self { tiled, ..attention }
+    }
+
     /// Numbers for each kept token in `probabilities` and in either scratch array.
     pub fn row(&self) -> usize {
-        self.heads * self.longest
+        if self.tiled { self.heads } else { self.heads * self.longest }
+    }
+
+    /// Memory for the probabilities of so many kept tokens, or for a scratch array.
+    pub fn reserve(&self, memory: &Memory, kept: usize) -> Array {
+        let len = kept * self.row();
+        if self.tiled { memory.exact(len) } else { memory.array(len) }
     }
 
     /// Writes `out`, and the probabilities that the backward needs; `dropped` is scratch.
@@ -55,6 +75,10 @@ impl Attention {
             ViewMut::Host(out) => {
                 let weights = (probabilities.host(), dropped.host());
                 self.forward_host(sequences, dropout, qkv.host(), weights, out);
+            }
+            ViewMut::Device(mut out) if self.tiled => {
+                let log_sums = &mut probabilities.device();
+                tiled::forward(self, sequences, dropout, qkv.device(), log_sums, &mut out);
             }
             ViewMut::Device(mut out) => {
                 let weights = (&mut probabilities.device(), &mut dropped.device());
@@ -98,12 +122,13 @@ impl Attention {
         });
     }
 
-    /// Writes `dqkv`; `dropped` and `dscores` are scratch of the shape of `probabilities`.
+    /// Writes `dqkv`, given what the forward was given and wrote; `dropped` and `dscores` are scratch
+    /// of the shape of `probabilities`.
     pub fn backward(
         &self,
         sequences: Sequences<'_>,
         dropout: Dropout,
-        (qkv, probabilities): (View<'_>, View<'_>),
+        (qkv, probabilities, out): (View<'_>, View<'_>, View<'_>),
         dout: View<'_>,
         (dropped, dscores): (ViewMut<'_>, ViewMut<'_>),
         dqkv: ViewMut<'_>,
@@ -113,6 +138,11 @@ impl Attention {
                 let (saved, dout) = ((qkv.host(), probabilities.host()), dout.host());
                 let scratch = (dropped.host(), dscores.host());
                 self.backward_host(sequences, dropout, saved, dout, scratch, dqkv);
+            }
+            ViewMut::Device(mut dqkv) if self.tiled => {
+                let saved = (qkv.device(), probabilities.device(), out.device());
+                let (dout, along) = (dout.device(), &mut dscores.device());
+                tiled::backward(self, sequences, dropout, saved, dout, along, &mut dqkv);
             }
             ViewMut::Device(mut dqkv) => {
                 let (saved, dout) = ((qkv.device(), probabilities.device()), dout.device());

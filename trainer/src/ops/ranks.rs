@@ -21,6 +21,13 @@ pub trait Ranks: Debug + Send + Sync {
     /// Fills in the values of the others: each rank brings an equal part, in the order of the ranks.
     fn gather(&self, values: &mut [f32]);
 
+    /// The same for numbers in any memory.
+    fn gather_array(&self, mut values: ViewMut<'_>) {
+        if self.count() > 1 {
+            values.edit(|values| self.gather(values));
+        }
+    }
+
     /// This rank's part of so many things, which the ranks share equally.
     fn share(&self, things: usize) -> Range<usize> {
         let part = things / self.count();

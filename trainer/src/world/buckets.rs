@@ -2,11 +2,13 @@
 //! at once; the ring decides the order of additions.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use super::ring::Ring;
-use crate::array::{View, ViewMut};
+use crate::array::{View, ViewMut, mixed};
+use crate::device::Group;
 use crate::error::{Error, Result};
 use crate::ops::ranks::Reducer;
 
@@ -21,8 +23,18 @@ const BUCKETS: usize = 4;
 /// All ranks that hand in the same ranges get the same sums to the last bit.
 #[derive(Debug)]
 pub struct Buckets {
-    /// None where there is nobody to add to.
-    thread: Option<Thread>,
+    way: Way,
+}
+
+/// How gradients reach the others.
+#[derive(Debug)]
+enum Way {
+    /// There is nobody to add to.
+    Alone,
+    /// Copied to this machine's memory.
+    Thread(Thread),
+    /// From device to device, where they lie.
+    Devices(Arc<Group>),
 }
 
 #[derive(Debug)]
@@ -74,7 +86,7 @@ impl Buckets {
     /// # Errors
     /// If the system gives no thread.
     pub(super) fn start(ring: Option<Ring>) -> Result<Self> {
-        let Some(mut ring) = ring else { return Ok(Self { thread: None }) };
+        let Some(mut ring) = ring else { return Ok(Self { way: Way::Alone }) };
         let (go, full) = sync_channel::<Bucket>(BUCKETS);
         let (done, come) = sync_channel(BUCKETS);
         let sum = move || {
@@ -89,32 +101,52 @@ impl Buckets {
         spawned.map_err(|error| Error::Bug(format!("no thread to sum gradients: {error}")))?;
         let (open, waited) = (Bucket::new(), Duration::ZERO);
         let free = (1..BUCKETS).map(|_| Bucket::new()).collect();
-        Ok(Self { thread: Some(Thread { go, come, open, free, under_way: 0, waited }) })
+        Ok(Self { way: Way::Thread(Thread { go, come, open, free, under_way: 0, waited }) })
+    }
+
+    /// Sums where devices reach one another.
+    pub(super) fn of(group: Arc<Group>) -> Self {
+        Self { way: Way::Devices(group) }
     }
 
     /// Waits until every gradient that was handed in is its sum.
     pub fn finish(&mut self, gradients: &mut ViewMut<'_>) {
-        if let Some(thread) = &mut self.thread {
-            thread.send(gradients);
-            while thread.under_way > 0 {
-                thread.take_back(gradients);
+        match &mut self.way {
+            Way::Alone => {}
+            Way::Thread(thread) => {
+                thread.send(gradients);
+                while thread.under_way > 0 {
+                    thread.take_back(gradients);
+                }
             }
+            Way::Devices(group) => group.settle(),
         }
     }
 
     /// How long [`Buckets::finish`] and full buckets made this rank wait so far.
     pub fn waited(&self) -> Duration {
-        self.thread.as_ref().map_or(Duration::ZERO, |thread| thread.waited)
+        match &self.way {
+            Way::Thread(thread) => thread.waited,
+            Way::Alone | Way::Devices(_) => Duration::ZERO,
+        }
     }
 }
 
 impl Reducer for Buckets {
     fn reduce(&mut self, gradients: &mut ViewMut<'_>, mut range: Range<usize>) {
-        let Some(thread) = &mut self.thread else { return };
-        while !range.is_empty() {
-            thread.open.fill(gradients.view(), &mut range);
-            if thread.open.values.len() == BUCKET {
-                thread.send(gradients);
+        match (&mut self.way, gradients) {
+            (Way::Alone, _) => {}
+            (Way::Devices(group), ViewMut::Device(gradients)) => {
+                group.sum(&mut gradients.reborrow().part(range));
+            }
+            (Way::Devices(_), ViewMut::Host(_)) => mixed(),
+            (Way::Thread(thread), gradients) => {
+                while !range.is_empty() {
+                    thread.open.fill(gradients.view(), &mut range);
+                    if thread.open.values.len() == BUCKET {
+                        thread.send(gradients);
+                    }
+                }
             }
         }
     }

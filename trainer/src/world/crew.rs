@@ -2,7 +2,7 @@
 //! work is.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use cnclip_crds::names::ENV_WORKER;
 use cnclip_crds::run_config::{Identity, WorldConfig};
@@ -98,6 +98,7 @@ impl Crew {
                 control: control.clone(),
                 ring,
                 gradients,
+                group: OnceLock::new(),
             }
         };
         Self { worlds: (0..devices).map(world).collect(), control: control.clone() }

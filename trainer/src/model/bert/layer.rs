@@ -108,7 +108,7 @@ impl Layer {
         let kept = if self.keep == Keep::All { rows } else { batch };
         Saved {
             qkv: memory.array(rows * 3 * width),
-            probabilities: memory.array(kept * attention.row()),
+            probabilities: attention.reserve(memory, kept),
             attended: memory.array(kept * width),
             sum_1: memory.array(kept * width),
             moments_1: memory.exact(kept * MOMENTS),
@@ -181,7 +181,8 @@ impl Layer {
         let (inner, dattended) =
             ((saved.attended.first(few), spare.first(few)), narrow.first_mut(few));
         self.out.backward((values, gradients), inner.0, inner.1, dattended, Onto::Replace);
-        let inner = (saved.qkv.first(3 * all), saved.probabilities.first(row));
+        let (qkv, probabilities) = (saved.qkv.first(3 * all), saved.probabilities.first(row));
+        let inner = (qkv, probabilities, saved.attended.first(few));
         let memory = (dropped.first_mut(row), scores.first_mut(row));
         let (attention, dattended) = (&self.attention, narrow.first(few));
         let dqkv_mut = dqkv.first_mut(3 * all);

@@ -82,7 +82,7 @@ impl Block {
             moments_1: memory.exact(rows * MOMENTS),
             normed_1: memory.array(rows * width),
             qkv: memory.array(rows * 3 * width),
-            probabilities: memory.array(kept * attention.row()),
+            probabilities: attention.reserve(memory, kept),
             attended: memory.array(kept * width),
             middle: memory.array(kept * width),
             moments_2: memory.exact(kept * MOMENTS),
@@ -147,7 +147,8 @@ impl Block {
         let (attended, dmiddle) = (saved.attended.first(few), gradient.first(few));
         let dattended = narrow.first_mut(few);
         self.out.backward((values, gradients), attended, dmiddle, dattended, Onto::Replace);
-        let inner = (saved.qkv.first(3 * all), saved.probabilities.first(row));
+        let (qkv, probabilities) = (saved.qkv.first(3 * all), saved.probabilities.first(row));
+        let inner = (qkv, probabilities, saved.attended.first(few));
         let memory = (dropped.first_mut(row), scores.first_mut(row));
         let (dattended, dqkv_mut) = (narrow.first(few), dqkv.first_mut(3 * all));
         self.attention.backward(sequences, Dropout::NONE, inner, dattended, memory, dqkv_mut);
