@@ -4,6 +4,7 @@
 use rayon::prelude::*;
 
 use crate::array::{Array, View, ViewMut, mixed};
+use crate::device;
 use crate::params::Params;
 
 /// Values that one thread takes at a time.
@@ -34,6 +35,9 @@ impl Average {
         let keep = self.decay.min((1 + step) as f64 / (10 + step) as f64) as f32;
         match (self.values.view_mut(), params.values.view()) {
             (ViewMut::Host(averages), View::Host(values)) => add(averages, values, keep),
+            (ViewMut::Device(mut averages), View::Device(values)) => {
+                device::ops::average::add(&mut averages, values, 1.0 - keep);
+            }
             _ => mixed(),
         }
     }
@@ -42,6 +46,10 @@ impl Average {
     pub fn swap(&mut self, params: &mut Params) {
         match (&mut self.values, &mut params.values) {
             (Array::Host(averages), Array::Host(values)) => std::mem::swap(averages, values),
+            (Array::Device(averages), Array::Device(values)) => {
+                // The weights are kept rounded, too, in memory of their own.
+                device::ops::average::swap(&mut averages.span_mut(), &mut values.span_mut());
+            }
             _ => mixed(),
         }
     }

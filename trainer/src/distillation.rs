@@ -1,9 +1,13 @@
 //! Pulls the features of pictures toward a teacher's, and its gradient. Knows neither captions nor
 //! weights.
 
+mod held;
+
+use held::Held;
 use rayon::prelude::*;
 
 use crate::array::{Array, Memory, View, ViewMut};
+use crate::device::ops::distillation as ops;
 use crate::model::teacher::Teacher;
 use crate::ops::math::dot;
 use crate::ops::pixels::Pixels;
@@ -62,15 +66,19 @@ impl Distillation {
 struct CosineLoss {
     weight: f64,
     stretch: Stretch,
-    stretched: Array,
+    /// One's own features as wide as the teacher's, in this machine's memory.
+    stretched: Vec<f32>,
     cosines: Array,
+    /// How vectors are stretched, in a device's memory.
+    held: Option<Held>,
 }
 
 impl CosineLoss {
     fn new(memory: &Memory, weight: f64, batch: usize, (width, wide): (usize, usize)) -> Self {
         let stretch = Stretch::new(width, wide);
-        let (stretched, cosines) = (memory.exact(batch * wide), memory.exact(batch));
-        Self { weight, stretch, stretched, cosines }
+        let held = Held::new(memory, &stretch);
+        let stretched = if held.is_none() { vec![0.0; batch * wide] } else { Vec::new() };
+        Self { weight, stretch, stretched, cosines: memory.exact(batch), held }
     }
 
     fn evaluate(
@@ -79,22 +87,21 @@ impl CosineLoss {
         (features, gradients): (View<'_>, ViewMut<'_>),
         ranks: &dyn Ranks,
     ) -> f64 {
-        let (stretch, width, wide) = (&self.stretch, self.stretch.width, self.stretch.places.len());
-        let batch = features.len() / width;
+        let batch = features.len() / self.stretch.width;
         let global_batch = (batch * ranks.count()) as f64;
         let scale = (self.weight / global_batch) as f32;
-        let [taught, features]: [&[f32]; 2] = [taught.into(), features.into()];
-        let stretched: &mut [f32] = self.stretched.view_mut().into();
-        let gradients: &mut [f32] = gradients.into();
-        let cosines: &mut [f32] = self.cosines.first_mut(batch).into();
-        let rows = taught.par_chunks(wide).zip(stretched.par_chunks_mut(wide));
-        let own = features.par_chunks(width).zip(gradients.par_chunks_mut(width));
-        let cosines = cosines.par_iter_mut();
-        cosines.zip(rows).zip(own).for_each(|((cosine, (taught, row)), (own, gradient))| {
-            stretch.forward(own, row);
-            *cosine = differentiate(taught, row, scale);
-            stretch.backward(row, gradient);
-        });
+        let (held, stretch) = (self.held.as_ref(), &self.stretch);
+        match (self.cosines.first_mut(batch), gradients, held) {
+            (ViewMut::Device(mut cosines), ViewMut::Device(mut gradients), Some(held)) => {
+                let own = (features.device(), &mut gradients);
+                let bounds = (scale, SHORTEST);
+                ops::cosines(held.stretch(), taught.device(), own, &mut cosines, bounds);
+            }
+            (cosines, gradients, _) => {
+                let own = (features.host(), gradients.host());
+                stretch.cosines(taught.host(), own, (cosines.host(), &mut self.stretched), scale);
+            }
+        }
         let mut sum =
             [self.cosines.first(batch).read().iter().map(|&cosine| f64::from(cosine)).sum()];
         ranks.sum(&mut sum);
@@ -129,6 +136,25 @@ impl Stretch {
             (first, (first + 1).min(width - 1), (from.max(0.0) - first as f64) as f32)
         };
         Self { width, places: (0..wide).map(place).collect() }
+    }
+
+    /// The cosine of each pair of rows; adds the gradient of `−scale · cosine` to that of the features.
+    fn cosines(
+        &self,
+        taught: &[f32],
+        (features, gradients): (&[f32], &mut [f32]),
+        (cosines, stretched): (&mut [f32], &mut [f32]),
+        scale: f32,
+    ) {
+        let (width, wide) = (self.width, self.places.len());
+        let rows = taught.par_chunks(wide).zip(stretched.par_chunks_mut(wide));
+        let own = features.par_chunks(width).zip(gradients.par_chunks_mut(width));
+        let cosines = cosines.par_iter_mut();
+        cosines.zip(rows).zip(own).for_each(|((cosine, (taught, row)), (own, gradient))| {
+            self.forward(own, row);
+            *cosine = differentiate(taught, row, scale);
+            self.backward(row, gradient);
+        });
     }
 
     fn forward(&self, from: &[f32], to: &mut [f32]) {

@@ -1,10 +1,13 @@
 //! AdamW over the flat arrays: changes every weight that is not frozen, or none at all where a
 //! gradient is not a number.
 
-use rayon::prelude::*;
+mod table;
 
-use crate::array::{Array, View, ViewMut, mixed};
-use crate::params::{Params, Segment};
+use rayon::prelude::*;
+use table::Table;
+
+use crate::array::Array;
+use crate::params::Params;
 
 /// Values that one thread takes at a time.
 const CHUNK: usize = 1 << 15;
@@ -50,6 +53,8 @@ pub struct AdamW {
     /// Mean squared gradients, in the layout of the parameters.
     pub second: Array,
     settings: Settings,
+    /// What is to be walked over, in a device's memory.
+    table: Option<Table>,
 }
 
 /// The numbers of one step that all weights of a decay group share.
@@ -72,7 +77,8 @@ impl AdamW {
     /// Moments of zero.
     pub fn new(params: &Params, settings: Settings) -> Self {
         let array = || params.memory().exact(params.values.len());
-        Self { first: array(), second: array(), settings }
+        let table = Table::new(params);
+        Self { first: array(), second: array(), settings, table }
     }
 
     /// Changes the weights by their gradients, and gives the length that the gradient had before it
@@ -81,28 +87,49 @@ impl AdamW {
     /// # Errors
     /// A gradient that is not finite; then nothing is changed.
     pub fn step(&mut self, params: &mut Params, step: u64, rate: f64) -> Result<f64, NotFinite> {
-        let length = gradient_length(params)?;
+        if let Some(table) = &mut self.table {
+            table.follow(params);
+        }
+        let length = self.gradient_length(params)?;
+        let updates = [false, true].map(|decayed| self.update(decayed, (step, rate), length));
         let (segments, mut values, gradients) = params.walk();
+        if let Some(table) = &self.table {
+            let moments = (self.first.view_mut().device(), self.second.view_mut().device());
+            table.step(values.device(), moments, gradients.device(), updates);
+            return Ok(length);
+        }
         for segment in segments.iter().filter(|segment| !segment.frozen) {
-            let update = self.update(segment, (step, rate), length);
+            let update = updates[usize::from(segment.decayed())];
             let range = || segment.range.clone();
-            let moments = (self.first.part_mut(range()), self.second.part_mut(range()));
-            match (values.reborrow().part(range()), moments, gradients.part(range())) {
-                (
-                    ViewMut::Host(values),
-                    (ViewMut::Host(first), ViewMut::Host(second)),
-                    View::Host(gradients),
-                ) => update.walk(values, (first, second), gradients),
-                _ => mixed(),
-            }
+            let moments = (self.first.part_mut(range()).host(), self.second.part_mut(range()).host());
+            let gradients = gradients.part(range()).host();
+            update.walk(values.reborrow().part(range()).host(), moments, gradients);
         }
         Ok(length)
     }
 
-    fn update(&self, segment: &Segment, (step, rate): (u64, f64), length: f64) -> Update {
+    /// The Euclidean length of the whole gradient, the same for any number of threads.
+    fn gradient_length(&mut self, params: &Params) -> Result<f64, NotFinite> {
+        let on_device = self.table.as_mut().map(|table| table.squares(params));
+        let mut total = 0.0;
+        let trained = params.segments().iter().filter(|segment| !segment.frozen);
+        for (number, segment) in trained.enumerate() {
+            let squares = match &on_device {
+                Some(squares) => squares[number],
+                None => sum_of_squares(params.gradients.part(segment.range.clone()).host()),
+            };
+            if !squares.is_finite() {
+                return Err(NotFinite(segment.name.clone()));
+            }
+            total += squares;
+        }
+        Ok(total.sqrt())
+    }
+
+    fn update(&self, decayed: bool, (step, rate): (u64, f64), length: f64) -> Update {
         let Settings { beta_1, beta_2, epsilon, weight_decay, .. } = self.settings;
         let power = (step + 1) as f64;
-        let decay = if segment.decayed() { weight_decay } else { 0.0 };
+        let decay = if decayed { weight_decay } else { 0.0 };
         Update {
             beta_1: beta_1 as f32,
             beta_2: beta_2 as f32,
@@ -149,19 +176,6 @@ impl Update {
             values[i] = values[i] * self.keep - self.rate * first[i] / spread;
         }
     }
-}
-
-/// The Euclidean length of the whole gradient, the same for any number of threads.
-fn gradient_length(params: &Params) -> Result<f64, NotFinite> {
-    let mut total = 0.0;
-    for segment in params.segments().iter().filter(|segment| !segment.frozen) {
-        let squares = sum_of_squares(params.gradients.part(segment.range.clone()).into());
-        if !squares.is_finite() {
-            return Err(NotFinite(segment.name.clone()));
-        }
-        total += squares;
-    }
-    Ok(total.sqrt())
 }
 
 /// Fixed parts, so that the order of additions does not depend on the threads.

@@ -6,23 +6,26 @@
 
 pub mod activation;
 pub mod attention;
+pub mod average;
+pub mod batch_norm;
+pub mod branch;
+pub mod conv2d;
+pub mod distillation;
 pub mod dropout;
 pub mod embedding;
 pub mod flash_attention;
 pub mod layer_norm;
 pub mod linear;
+pub mod loss;
+pub mod mean_token;
 pub mod normalize;
+pub mod optimizer;
 pub mod patches;
+pub mod pool;
 pub mod positions;
+pub mod query;
 mod ragged;
 pub mod rows;
-
-pub mod batch_norm;
-pub mod branch;
-pub mod conv2d;
-pub mod mean_token;
-pub mod pool;
-pub mod query;
 
 use super::{Launch, Span, SpanMut};
 

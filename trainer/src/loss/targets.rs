@@ -61,6 +61,16 @@ impl Targets {
         self.shares[pair]
     }
 
+    /// What each of so many pairs is worth to those that it is right for.
+    pub(super) fn shares(&self, pairs: usize) -> &[f32] {
+        &self.shares[..pairs]
+    }
+
+    /// A number for the picture of each pair, and one for its caption: equal for equal ones.
+    pub(super) fn groups(&self) -> [impl Fn(usize) -> u32; 2] {
+        [&self.images, &self.texts].map(|groups| |pair: usize| groups.places[pair].0)
+    }
+
     /// Whether two pairs are right for each other.
     pub(super) fn right(&self, pair: usize, other: usize) -> bool {
         self.images.same(pair, other) || self.texts.same(pair, other)

@@ -11,6 +11,7 @@ use super::Texts;
 use super::bert::Bert;
 use super::image_encoder::ImageEncoder;
 use crate::array::{Array, Memory, View, ViewMut};
+use crate::device;
 use crate::ops::dropout::Dropout;
 use crate::ops::normalize;
 use crate::ops::pixels::Pixels;
@@ -75,13 +76,16 @@ struct Features {
     raw: Array,
     unit: Array,
     gradient: Array,
+    /// The gradient as a tower takes it, where that is another number format.
+    handed: Option<Array>,
 }
 
 impl Features {
     fn new(memory: &Memory, batch: usize, width: usize) -> Self {
         let size = batch * width;
-        let (raw, unit, gradient) = (memory.exact(size), memory.exact(size), memory.array(size));
-        Self { width, used: 0, raw, unit, gradient }
+        let (raw, unit, gradient) = (memory.exact(size), memory.exact(size), memory.exact(size));
+        let handed = memory.device().map(|_| memory.array(size));
+        Self { width, used: 0, raw, unit, gradient, handed }
     }
 
     /// Where a tower writes the features of so many samples.
@@ -100,7 +104,14 @@ impl Features {
         let (raw, mut gradient) = (self.raw.first(self.used), self.gradient.first_mut(self.used));
         gradient.copy_from(dunit);
         normalize::backward(self.width, raw, gradient);
-        self.gradient.first(self.used)
+        let gradient = self.gradient.first(self.used);
+        match &mut self.handed {
+            None => gradient,
+            Some(handed) => {
+                handed.first_mut(self.used).copy_from(gradient);
+                handed.first(self.used)
+            }
+        }
     }
 }
 
@@ -199,21 +210,28 @@ impl Clip {
         self.image_features.width
     }
 
-    /// The factor of the cosines in the loss.
+    /// The factor of the cosines in the loss; a device is waited for, which the loss does next anyway.
     pub fn logit_scale(&self, params: &Params) -> f32 {
         self.logit_scale.of(params.values.view()).read()[0].exp()
     }
 
     /// Adds to the gradient of the factor's logarithm.
     pub fn add_logit_scale_gradient(&self, params: &mut Params, gradient: f32) {
-        self.logit_scale.of(params.gradients.view_mut()).edit(|sum| sum[0] += gradient);
+        match self.logit_scale.of(params.gradients.view_mut()) {
+            ViewMut::Host(sum) => sum[0] += gradient,
+            ViewMut::Device(mut sum) => device::ops::optimizer::add(&mut sum, gradient),
+        }
     }
 
     /// Keeps the factor's logarithm in its bounds: to be called after every step.
     pub fn clamp_logit_scale(&self, params: &mut Params) {
         let (low, high) = LOGIT_SCALE_BOUNDS;
-        let mut values = self.logit_scale.of(params.values.view_mut());
-        values.edit(|values| values[0] = values[0].clamp(low, high));
+        match self.logit_scale.of(params.values.view_mut()) {
+            ViewMut::Host(value) => value[0] = value[0].clamp(low, high),
+            ViewMut::Device(mut value) => {
+                device::ops::optimizer::clamp(&mut value, LOGIT_SCALE_BOUNDS);
+            }
+        }
     }
 
     /// The unit features of pictures and captions, in training; kept for the backward pass.

@@ -1,0 +1,19 @@
+// A running average of the weights.
+#include "common.cuh"
+
+extern "C" __global__ void average_add(float* averages, const float* values, unsigned count,
+                                       float share) {
+    size_t i = thread_index();
+    if (i < count) averages[i] += share * (values[i] - averages[i]);
+}
+
+// Exchanges both; what the weights become is written rounded, too.
+extern "C" __global__ void average_swap(float* averages, float* values, bf16* rounded,
+                                        unsigned count) {
+    size_t i = thread_index();
+    if (i >= count) return;
+    float value = averages[i];
+    averages[i] = values[i];
+    values[i] = value;
+    if (rounded) store(rounded + i, value);
+}

@@ -1,0 +1,50 @@
+// AdamW over the flat arrays. A block takes a chunk: where it begins, how long it is, whether its
+// weights decay. No chunk holds numbers of two segments.
+#include "common.cuh"
+
+// sums[chunk] = Σ x².
+extern "C" __global__ void optimizer_squares(const float* gradients, const unsigned* chunks,
+                                             float* sums) {
+    const unsigned* chunk = chunks + 3 * blockIdx.x;
+    const float* x = gradients + chunk[0];
+    float sum = 0.0f;
+    for (unsigned i = threadIdx.x; i < chunk[1]; i += blockDim.x) sum += x[i] * x[i];
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) sums[blockIdx.x] = sum;
+}
+
+extern "C" __global__ void optimizer_step(float* values, bf16* rounded, float* first, float* second,
+                                          const float* gradients, const unsigned* chunks,
+                                          float beta_1, float beta_2, float epsilon, float clip,
+                                          float rate, float correction, float keep,
+                                          float keep_decayed) {
+    const unsigned* chunk = chunks + 3 * blockIdx.x;
+    float kept = chunk[2] ? keep_decayed : keep;
+    for (unsigned offset = threadIdx.x; offset < chunk[1]; offset += blockDim.x) {
+        size_t i = (size_t)chunk[0] + offset;
+        float gradient = clip * gradients[i];
+        float mean = beta_1 * first[i] + (1.0f - beta_1) * gradient;
+        float square = beta_2 * second[i] + (1.0f - beta_2) * gradient * gradient;
+        float spread = sqrtf(square) * correction + epsilon;
+        float value = values[i] * kept - rate * mean / spread;
+        first[i] = mean;
+        second[i] = square;
+        values[i] = value;
+        if (rounded) store(rounded + i, value);
+    }
+}
+
+extern "C" __global__ void optimizer_add(float* values, unsigned count, float number) {
+    size_t i = thread_index();
+    if (i < count) values[i] += number;
+}
+
+extern "C" __global__ void optimizer_clamp(float* values, bf16* rounded, unsigned count, float low,
+                                           float high) {
+    size_t i = thread_index();
+    if (i >= count) return;
+    // What is not a number stays none.
+    float value = values[i] < low ? low : values[i] > high ? high : values[i];
+    values[i] = value;
+    if (rounded) store(rounded + i, value);
+}
