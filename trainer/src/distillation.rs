@@ -63,7 +63,7 @@ impl Distillation {
 /// The reference's `--distillation`: `F.interpolate(mode="bilinear", align_corners=False)` along the
 /// features, then `F.cosine_similarity`.
 #[derive(Debug)]
-struct CosineLoss {
+pub struct CosineLoss {
     weight: f64,
     stretch: Stretch,
     /// One's own features as wide as the teacher's, in this machine's memory.
@@ -74,14 +74,20 @@ struct CosineLoss {
 }
 
 impl CosineLoss {
-    fn new(memory: &Memory, weight: f64, batch: usize, (width, wide): (usize, usize)) -> Self {
+    /// Memory for so many features of a width, and for those of a teacher.
+    pub fn new(memory: &Memory, weight: f64, batch: usize, (width, wide): (usize, usize)) -> Self {
         let stretch = Stretch::new(width, wide);
         let held = Held::new(memory, &stretch);
         let stretched = if held.is_none() { vec![0.0; batch * wide] } else { Vec::new() };
         Self { weight, stretch, stretched, cosines: memory.exact(batch), held }
     }
 
-    fn evaluate(
+    /// The distance of a batch that ranks share equally, before it is weighted; adds the weighted
+    /// gradient to that of this rank's features.
+    ///
+    /// # Shapes
+    /// `taught` [batch, teacher's width], `features`, `gradients` [batch, width].
+    pub fn evaluate(
         &mut self,
         taught: View<'_>,
         (features, gradients): (View<'_>, ViewMut<'_>),

@@ -48,7 +48,7 @@ pub enum Error {
     #[error("{0}")]
     Lost(String),
     /// A device has too little memory, or stopped working.
-    #[error(transparent)]
+    #[error("{0}{advice}", advice = advice(.0))]
     Device(#[from] Fault),
     /// A tensor operation refused its operands.
     #[error(transparent)]
@@ -90,6 +90,16 @@ impl Error {
     ) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().display().to_string();
         move |source| Self::File { verb, path, source }
+    }
+}
+
+/// What to do about a device's fault, where that is known.
+fn advice(fault: &Fault) -> &'static str {
+    match fault {
+        Fault::OutOfMemory { .. } => {
+            ". Lower microBatchSize or set it to Auto, set gradientCheckpointing, or take a card with more memory."
+        }
+        Fault::Broken { .. } => "",
     }
 }
 

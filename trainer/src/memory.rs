@@ -8,7 +8,7 @@ mod ways;
 
 use cnclip_crds::model::{ImageTower, ModelConfig};
 use cnclip_crds::run_config::TrainConfig;
-use cnclip_crds::stage::Freeze;
+use cnclip_crds::stage::{Freeze, Precision};
 
 use crate::data::order::WINDOW_BYTES;
 use crate::model::clip::Clip;
@@ -18,6 +18,8 @@ pub use ways::{Way, choose};
 const NUMBER: u64 = size_of::<f32>() as u64;
 /// The program, its threads and what they pack for their products.
 const PROGRAM: u64 = 64 << 20;
+/// A device's libraries, and the room that their products take.
+const CONTEXT: u64 = 512 << 20;
 /// Batches that the loader has at once: one in use, and those ahead of it.
 const BATCHES: u64 = 3;
 /// Times that a picture grows when it is decoded, as far as that can be known.
@@ -38,6 +40,8 @@ pub struct Load<'a> {
     pub teacher: Option<(&'a ImageTower, usize)>,
     /// Threads that compute.
     pub threads: usize,
+    /// The number format of products on a device; none in this machine's memory.
+    pub device: Option<Precision>,
 }
 
 /// What a rank needs, by kind.
@@ -94,6 +98,22 @@ impl Needs {
         ]
     }
 
+    /// What of it a device holds: activations in the format of products, and weights in both.
+    fn on_device(self, precision: Precision) -> Self {
+        let kept = |bytes: u64| if precision == Precision::Bf16 { bytes / 2 } else { bytes };
+        let rounded = |bytes: u64| if precision == Precision::Bf16 { bytes / 2 } else { 0 };
+        Self {
+            values: self.values + rounded(self.values),
+            activations: kept(self.activations),
+            scratch: kept(self.scratch),
+            batches: self.batches / BATCHES,
+            checkpoint: 0,
+            program: CONTEXT,
+            cache: 0,
+            ..self
+        }
+    }
+
     /// All of it.
     pub fn total(&self) -> u64 {
         self.kinds().iter().map(|(_, bytes)| bytes).sum()
@@ -111,7 +131,7 @@ impl Load<'_> {
         let average = if config.optimizer.average_decay.is_some() { weights } else { 0 };
         let towers = towers::of(model, config.context_length as usize, way.recompute);
         let lent = towers::workspace(&model.image, self.threads);
-        Needs {
+        let needs = Needs {
             // The statistics are kept before and after a step too.
             values: NUMBER * (weights + 3 * state),
             gradients: NUMBER * weights,
@@ -126,7 +146,8 @@ impl Load<'_> {
             checkpoint: NUMBER * (weights + 2 * trained + average),
             program: PROGRAM,
             cache: self.cache(),
-        }
+        };
+        self.device.map_or(needs, |precision| needs.on_device(precision))
     }
 
     fn teacher(&self, micro: u64) -> u64 {

@@ -101,7 +101,8 @@ impl AdamW {
         for segment in segments.iter().filter(|segment| !segment.frozen) {
             let update = updates[usize::from(segment.decayed())];
             let range = || segment.range.clone();
-            let moments = (self.first.part_mut(range()).host(), self.second.part_mut(range()).host());
+            let moments =
+                (self.first.part_mut(range()).host(), self.second.part_mut(range()).host());
             let gradients = gradients.part(range()).host();
             update.walk(values.reborrow().part(range()).host(), moments, gradients);
         }

@@ -12,10 +12,14 @@ mod together;
 
 use std::sync::Arc;
 
-use cnclip_crds::run_config::TrainConfig;
+use cnclip_crds::run_config::{TrainConfig, WorldConfig};
+use cnclip_crds::stage::Accelerator;
 
+use crate::array::Memory;
+use crate::cuda;
 use crate::data::shard::sha256;
 use crate::error::{Error, Result};
+use crate::ops::ranks::Ranks;
 use crate::report::Reporter;
 use crate::world::{Claim, Crew, World};
 
@@ -29,11 +33,41 @@ use crate::world::{Claim, Crew, World};
 /// A run that was stopped or killed and started again takes the same steps as one that was not; so does,
 /// but for rounding, a run of another number of ranks.
 pub fn train(config: &TrainConfig, reporter: &Reporter, stop: impl Fn() -> bool) -> Result<()> {
+    train_within(config, reporter, stop, &|card| memory(&config.world, card))
+}
+
+/// The same, where `memory` says where each rank of this process computes.
+///
+/// # Errors
+/// Those of [`train`], and of `memory`.
+pub fn train_within(
+    config: &TrainConfig,
+    reporter: &Reporter,
+    stop: impl Fn() -> bool,
+    memory: &(dyn Fn(usize) -> Result<Memory> + Sync),
+) -> Result<()> {
     check::check(config)?;
     let claim = Claim { run: &config.run, config: digest(config)? };
     let crew = Crew::join(&config.world, &claim, &stop)?;
-    let first = |world| stage(config, world, reporter, &stop);
-    crew.work(first, |world| stage(config, world, &Reporter::silent(config.run.clone()), &|| false))
+    let memory = |world: &World| memory(world.rank() % config.world.devices as usize);
+    let first = |world: Arc<World>| stage(config, (memory(&world)?, world), reporter, &stop);
+    let silent = || Reporter::silent(config.run.clone());
+    crew.work(first, |world| stage(config, (memory(&world)?, world), &silent(), &|| false))
+}
+
+/// Where a rank of this process computes: in this machine's memory, or on the card of its number.
+fn memory(world: &WorldConfig, card: usize) -> Result<Memory> {
+    if world.accelerator != Accelerator::Nvidia {
+        return Ok(Memory::Host);
+    }
+    let unusable = |fault| {
+        Error::Config(format!(
+            "world.accelerator is Nvidia, but {fault}. Set spec.workers.accelerator to None to train on CPUs."
+        ))
+    };
+    let device = cuda::open(card).map_err(unusable)?;
+    tracing::info!(card, name = device.name(), "computing on a card");
+    Ok(Memory::Device(device, world.precision))
 }
 
 /// What workers must have in common.
@@ -48,11 +82,11 @@ fn digest(config: &TrainConfig) -> Result<String> {
 /// The stage as one rank sees it.
 fn stage(
     config: &TrainConfig,
-    world: Arc<World>,
+    (memory, world): (Memory, Arc<World>),
     reporter: &Reporter,
     stop: &dyn Fn() -> bool,
 ) -> Result<()> {
-    let mut run = setup::set_up(config, world)?;
+    let mut run = setup::set_up(config, world, &memory)?;
     run.tell_start(reporter);
     while !run.done() {
         run.take_step()?;

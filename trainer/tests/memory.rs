@@ -114,7 +114,8 @@ fn what_is_planned_is_what_is_reserved() {
     for architecture in [Rn50, VitB16, VitL14, VitL14At336, VitH14] {
         let config = stage(&shrunk(architecture));
         let (model, threads) = (&config.model, rayon::current_num_threads());
-        let load = Load { config: &config, own: 24, shards: 0, teacher: None, threads };
+        let load =
+            Load { config: &config, own: 24, shards: 0, teacher: None, threads, device: None };
         for recompute in [false, true] {
             let way = Way { micro_batch: 12, recompute };
             let reserved = counted(|| {

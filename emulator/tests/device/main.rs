@@ -2,7 +2,14 @@
 //! `CNCLIP_DEVICE=cuda` and the feature `cuda` on a real one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod distillation;
 mod emulator;
 mod flash_attention;
+mod loss;
+mod optimizer;
+#[path = "../../../trainer/tests/support/small.rs"]
+#[allow(dead_code, reason = "shared with the tests of stops")]
+mod small;
 mod support;
+mod train;
 mod whole;

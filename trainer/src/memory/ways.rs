@@ -95,9 +95,13 @@ fn refusal(load: &Load<'_>, available: u64) -> String {
             way.micro_batch, way.recompute
         ),
         None => format!(
-            "Even one pair at a time with gradientCheckpointing needs {}: raise \
-             spec.workers.resources.limits.memory, or share the batch among more workers.",
-            mebibytes(load.needs(least).total())
+            "Even one pair at a time with gradientCheckpointing needs {}: {}, or share the batch among more \
+             workers.",
+            mebibytes(load.needs(least).total()),
+            match load.device {
+                None => "raise spec.workers.resources.limits.memory",
+                Some(_) => "take cards with more memory",
+            }
         ),
     };
     format!(
@@ -138,7 +142,7 @@ mod tests {
     }
 
     fn load(config: &TrainConfig) -> Load<'_> {
-        Load { config, own: 100, shards: 0, teacher: None, threads: 2 }
+        Load { config, own: 100, shards: 0, teacher: None, threads: 2, device: None }
     }
 
     fn way(micro_batch: usize, recompute: bool) -> Way {

@@ -1,7 +1,7 @@
 //! What in a configuration can never work, told before anything is read. Pure.
 
 use cnclip_crds::run_config::{Length, TrainConfig};
-use cnclip_crds::stage::{Accelerator, Freeze, MicroBatch};
+use cnclip_crds::stage::{Freeze, MicroBatch};
 
 use crate::error::{Error, Result};
 
@@ -18,13 +18,6 @@ pub(super) fn check(config: &TrainConfig) -> Result<()> {
 
 fn world(config: &TrainConfig) -> Option<String> {
     let world = &config.world;
-    if world.accelerator == Accelerator::Nvidia {
-        return Some(
-            "world.accelerator is Nvidia, but this cnclip is built for the CPU. Set \
-             spec.workers.accelerator to None."
-                .into(),
-        );
-    }
     let (replicas, devices) = (i64::from(world.replicas), i64::from(world.devices));
     if replicas < 1 || devices < 1 {
         return Some(format!(

@@ -4,6 +4,7 @@ use cnclip_crds::report::MemoryReport;
 use cnclip_crds::run_config::TrainConfig;
 use cnclip_crds::stage::MicroBatch;
 
+use crate::array::Memory;
 use crate::error::Result;
 use crate::memory::{Load, Needs, Way, choose, limit};
 
@@ -11,9 +12,12 @@ use crate::memory::{Load, Needs, Way, choose, limit};
 ///
 /// # Errors
 /// If what was asked for does not fit, or nothing does.
-pub(super) fn fit(load: &Load<'_>) -> Result<(TrainConfig, MemoryReport)> {
-    // Ranks of one process live in the same memory.
-    let available = limit::available().map(|bytes| bytes / load.config.world.devices.max(1) as u64);
+pub(super) fn fit(load: &Load<'_>, memory: &Memory) -> Result<(TrainConfig, MemoryReport)> {
+    let available = match memory.device() {
+        Some(device) => Some(device.memory()?.0),
+        // Ranks of one process live in the same memory.
+        None => limit::available().map(|bytes| bytes / load.config.world.devices.max(1) as u64),
+    };
     let (way, needs) = choose(load, available)?;
     tell(way, &needs, available);
     let plan = MemoryReport {

@@ -219,6 +219,7 @@ impl Run {
         self.swap_average();
         let recalls = self.recalls(reporter);
         self.swap_average();
+        self.params.memory().check()?;
         let recalls = recalls?;
         reporter.update(|report| report.activity = Activity::Training);
         let Some(recalls) = recalls else { return Ok(()) };

@@ -40,7 +40,7 @@ use crate::world::World;
 ///
 /// # Errors
 /// If the data, the weights or the artifact prefix cannot be used, or other ranks see others.
-pub(super) fn set_up(config: &TrainConfig, world: Arc<World>) -> Result<Run> {
+pub(super) fn set_up(config: &TrainConfig, world: Arc<World>, place: &Memory) -> Result<Run> {
     let tokenizer =
         Arc::new(source::tokenizer(config.vocabulary.as_ref(), config.model.text.vocab_size)?);
     let dataset = Dataset::open(&config.dataset)?;
@@ -57,15 +57,16 @@ pub(super) fn set_up(config: &TrainConfig, world: Arc<World>) -> Result<Run> {
         shards: dataset.index().shards.iter().map(|shard| shard.bytes).sum(),
         teacher: teacher.as_ref().map(Taught::tower),
         threads: rayon::current_num_threads(),
+        device: place.device().map(|_| config.world.precision),
     };
-    let (config, memory) = fit(&of)?;
+    let (config, memory) = fit(&of, place)?;
     let config = &config;
     let sizes = Sizes {
         global_batch: config.global_batch_size as usize,
         micro_batch: memory.micro_batch_size as usize,
         own,
     };
-    let distillation = teacher.map(|teacher| teacher.build(config, &sizes)).transpose()?;
+    let distillation = teacher.map(|teacher| teacher.build(place, config, &sizes)).transpose()?;
     let order = Order::new(dataset.index(), config.seed, sizes.global_batch)?;
     let (steps, steps_per_epoch) =
         (steps(config, order.steps_per_epoch())?, order.steps_per_epoch());
@@ -81,7 +82,7 @@ pub(super) fn set_up(config: &TrainConfig, world: Arc<World>) -> Result<Run> {
         false => None,
     };
 
-    let (mut clip, mut params) = model(config, &sizes, memory.gradient_checkpointing);
+    let (mut clip, mut params) = model(place, config, &sizes, memory.gradient_checkpointing);
     if config.synchronize_batch_norm && world.count() > 1 {
         clip.synchronize_batch_norm(world.clone());
     }
@@ -91,6 +92,8 @@ pub(super) fn set_up(config: &TrainConfig, world: Arc<World>) -> Result<Run> {
     if resumed.is_none() {
         initialize(config, &mut params)?;
     }
+    // What was read back of a device after a fault is not what it held.
+    place.check()?;
     world.agree("weights", hash(bytemuck::cast_slice::<f32, u32>(&params.values.read())))?;
     let Resumed { state, average, history, best } = resumed.unwrap_or_default();
     let decay = config.optimizer.average_decay;
@@ -98,13 +101,15 @@ pub(super) fn set_up(config: &TrainConfig, world: Arc<World>) -> Result<Run> {
     let statistics = params.memory().exact(params.state.len());
     let loader = loader(config, dataset, tokenizer, (state.step..steps, sizes.own.clone()))?;
     let batches = (sizes.global_batch, sizes.micro_batch);
+    let accumulator = Accumulator::shared(&clip, &params, batches, world.clone());
+    place.check()?;
     Ok(Run {
         config: config.clone(),
         memory,
         progress: Progress::new((steps, steps_per_epoch), state, history, best),
         dataset: digest,
         statistics,
-        accumulator: Accumulator::shared(&clip, &params, batches, world.clone()),
+        accumulator,
         schedule: schedule(config, steps),
         together: Together::new(world, &sizes)?,
         writer,
@@ -129,11 +134,11 @@ pub(super) struct Sizes {
     pub(super) own: Range<usize>,
 }
 
-fn model(config: &TrainConfig, sizes: &Sizes, recompute: bool) -> (Clip, Params) {
+fn model(memory: &Memory, config: &TrainConfig, sizes: &Sizes, recompute: bool) -> (Clip, Params) {
     let capacity = Capacity { batch: sizes.micro_batch, context: config.context_length as usize };
     let precision = config.world.precision;
     let compute = Compute { recompute, precision };
-    let (mut clip, mut params) = Clip::computing(&config.model, capacity, compute);
+    let (mut clip, mut params) = Clip::within(memory, &config.model, capacity, compute);
     clip.freeze_image(&mut params, config.freeze == Freeze::Image);
     clip.mask_patches(config.masked_patches_percent as u32);
     (clip, params)
@@ -218,9 +223,9 @@ impl Taught {
         (&self.image, self.embed_dim as usize)
     }
 
-    fn build(self, config: &TrainConfig, sizes: &Sizes) -> Result<Distillation> {
+    fn build(self, memory: &Memory, config: &TrainConfig, sizes: &Sizes) -> Result<Distillation> {
         let mut teacher =
-            Teacher::new(&Memory::Host, &self.image, self.embed_dim as usize, sizes.micro_batch);
+            Teacher::new(memory, &self.image, self.embed_dim as usize, sizes.micro_batch);
         let unfit = WeightsError::of(&self.weights.uri, Error::Config);
         load(&mut teacher.params, &self.weights.tensors, Part::Image).map_err(unfit)?;
         tracing::info!(uri = self.weights.uri, "teacher");

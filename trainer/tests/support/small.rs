@@ -92,7 +92,7 @@ fn vocabulary(folder: &Path) -> PinnedFile {
 
 /// Shards of the golden data set; another `variant` has other bytes.
 pub(crate) fn dataset(folder: &Path, variant: u64) -> String {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/dataset");
+    let golden = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../trainer/tests/golden/dataset"));
     let (images, texts) = (golden.join("train_imgs.tsv"), golden.join("train_texts.jsonl"));
     let store = Store::open(folder.to_str().unwrap()).unwrap();
     let options = prepare::Options { shard_bytes: (14 + 9 * variant) << 10, most_skipped: 0.1 };

@@ -36,9 +36,12 @@ impl Run {
         self.swap_average();
         let weights = write_safetensors(&self.params);
         self.swap_average();
+        let moments = write_moments(&self.params, &self.adamw);
+        // What was read back of a device after a fault is not what it held.
+        self.params.memory().check()?;
         let files = [
             (WEIGHTS, weights),
-            (MOMENTS, write_moments(&self.params, &self.adamw)),
+            (MOMENTS, moments),
             (STATE, json(serde_json::to_vec(&self.state()))?),
             (CONFIG, json(serde_json::to_vec(&self.config))?),
             (HISTORY, self.progress.history.to_jsonl().into_bytes()),

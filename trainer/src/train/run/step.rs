@@ -36,7 +36,10 @@ impl Run {
         // Of a rank that is lost the others have only a part.
         self.together.world.check()?;
         let pairs = batch.pairs.len() * self.together.world.count();
-        match self.update(step, losses.total) {
+        let updated = self.update(step, losses.total);
+        // After a fault of a device the numbers read back of it are made up.
+        self.params.memory().check()?;
+        match updated {
             Ok(()) => self.count(pairs as u64, losses, start),
             Err(reason) => self.skip(&reason)?,
         }
