@@ -86,6 +86,11 @@ fn stage(
     reporter: &Reporter,
     stop: &dyn Fn() -> bool,
 ) -> Result<()> {
+    if config.world.accelerator == Accelerator::Nvidia
+        && let Some(device) = memory.device()
+    {
+        world.connect(device)?;
+    }
     let mut run = setup::set_up(config, world, &memory)?;
     run.tell_start(reporter);
     while !run.done() {

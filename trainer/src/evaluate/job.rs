@@ -5,12 +5,15 @@ use cnclip_crds::artifacts::{REPORT, RESULTS};
 use cnclip_crds::model::ModelConfig;
 use cnclip_crds::report::{Activity, Report, TaskResult};
 use cnclip_crds::run_config::{EvaluateConfig, TrainConfig};
+use cnclip_crds::stage::Precision;
 
 use super::{Results, Sizes, score, table};
+use crate::array::Memory;
+use crate::cuda;
 use crate::data::shard::Dataset;
 use crate::error::{Error, Result};
 use crate::lineage;
-use crate::model::clip::{Capacity, Clip};
+use crate::model::clip::{Capacity, Clip, Compute};
 use crate::params::Params;
 use crate::report::Reporter;
 use crate::report::page::{Examples, PageInput, Task, page};
@@ -41,6 +44,7 @@ pub fn evaluate(config: &EvaluateConfig, reporter: &Reporter) -> Result<String> 
         let dataset = Dataset::open(&task.retrieval.dataset)?;
         let limits = (sizes, most_skipped);
         let scored = score(&task.name, &dataset, &tokenizer, &mut encoder, limits)?;
+        params.memory().check()?;
         results.push(scored.result.clone());
         tasks.push(Task { examples: Examples::of(&scored, &dataset)?, result: scored.result });
         reporter.update(|report| {
@@ -78,10 +82,26 @@ fn sizes(config: &EvaluateConfig, model: &ModelConfig, trained: Option<&TrainCon
 
 fn build(model: &ModelConfig, sizes: Sizes, found: &Found) -> Result<(Clip, Params)> {
     let Sizes { batch, context_length: context, .. } = sizes;
-    let (clip, mut params) = Clip::recomputing(model, Capacity { batch, context });
+    let compute = Compute { recompute: true, ..Compute::default() };
+    let capacity = Capacity { batch, context };
+    let (clip, mut params) = Clip::within(&memory(), model, capacity, compute);
     let unfit = WeightsError::of(&found.uri, Error::Data);
     load(&mut params, &found.tensors, Part::All).map_err(unfit)?;
     Ok((clip, params))
+}
+
+/// That of a card, where this process sees one. Numbers stay fp32, so that scores are those of any machine.
+fn memory() -> Memory {
+    match cuda::open(0) {
+        Ok(device) => {
+            tracing::info!(card = 0, name = device.name(), "computing on a card");
+            Memory::Device(device, Precision::Fp32)
+        }
+        Err(fault) => {
+            tracing::debug!(%fault, "computing in this machine's memory");
+            Memory::Host
+        }
+    }
 }
 
 fn begin(report: &mut Report, config: &EvaluateConfig) {
