@@ -7,6 +7,7 @@ mod emulator;
 mod flash_attention;
 mod loss;
 mod optimizer;
+mod picture;
 #[path = "../../../trainer/tests/support/small.rs"]
 #[allow(dead_code, reason = "shared with the tests of stops")]
 mod small;

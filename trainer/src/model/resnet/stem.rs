@@ -5,7 +5,7 @@ use super::{Pass, Scratch};
 use crate::array::{Array, View, ViewMut};
 use crate::ops::batch_norm::Then;
 use crate::ops::matrix::Onto;
-use crate::ops::pixels::{Pixels, interleave};
+use crate::ops::pixels::{Pixels, Plate, interleave};
 use crate::ops::pool::AveragePool;
 use crate::params::Layout;
 
@@ -21,6 +21,7 @@ pub(super) struct Stem {
     side: usize,
     width: usize,
     units: [Unit; 3],
+    plate: Plate,
     saved: Saved,
 }
 
@@ -61,7 +62,8 @@ impl Stem {
             third: memory.array(places * width),
             output: memory.array(places / 4 * width),
         };
-        Self { side, width, units, saved }
+        let plate = Plate::new(memory, batch * side * side * 3);
+        Self { side, width, units, plate, saved }
     }
 
     /// What the last forward pass gave, for so many pictures.
@@ -76,7 +78,7 @@ impl Stem {
         let full = pixels.len() / 3 / 4 * self.width;
         let (mut first, mut second) = (first.first_mut(full / 2), second.first_mut(full / 2));
         let mut third = third.first_mut(full);
-        interleave(pixels, self.side, picture.reborrow());
+        interleave(self.plate.take(pixels), self.side, picture.reborrow());
         self.units[0].forward(pass, picture.view(), first.reborrow(), PLAIN);
         self.units[1].forward(pass, first.view(), second.reborrow(), PLAIN);
         self.units[2].forward(pass, second.view(), third.reborrow(), PLAIN);
