@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod distillation;
+mod driver;
 mod emulator;
 mod flash_attention;
 mod loss;
