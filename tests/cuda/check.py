@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 PROJECT = Path(__file__).parent.parent.parent
+GOLDEN = PROJECT / "trainer/tests/golden"
 PARTS = ("card", "tests", "training", "bench", "twin")
 MOST = 790e12
 """What an H100 or H200 multiplies a second in bfloat16, as large products were measured on them."""
@@ -94,7 +95,7 @@ def check_tests(chosen, environment):
     """Every operation, held against the CPU's."""
     command = [chosen.tests, "--test-threads", "4", *filter(None, [chosen.filter])]
     try:
-        words = run(command, {**environment, "CNCLIP_DEVICE": "cuda"}, chosen.log)
+        words = run(command, {**environment, "CNCLIP_DEVICE": "cuda", "CNCLIP_GOLDEN": str(GOLDEN)}, chosen.log)
     except Wrong as error:
         words = error.said
         raise
@@ -127,10 +128,10 @@ def check_training(chosen, environment):
 
 def training(chosen, folder, environment):
     """A small model's training on the golden data set."""
-    golden = PROJECT / "trainer/tests/golden/dataset"
-    run([chosen.program, "prepare", "--images", golden / "train_imgs.tsv", "--texts", golden / "train_texts.jsonl",
+    pairs = GOLDEN / "dataset"
+    run([chosen.program, "prepare", "--images", pairs / "train_imgs.tsv", "--texts", pairs / "train_texts.jsonl",
          "--output", folder / "data", "--most-skipped", "10"], environment, chosen.log)
-    texts = [json.loads(line)["text"] for line in (golden / "train_texts.jsonl").read_text().splitlines()[:-1]]
+    texts = [json.loads(line)["text"] for line in (pairs / "train_texts.jsonl").read_text().splitlines()[:-1]]
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *sorted(set("".join(texts)) - set(" \n"))]
     vocabulary = "".join(f"{word}\n" for word in words).encode()
     (folder / "vocab.txt").write_bytes(vocabulary)

@@ -92,7 +92,10 @@ fn vocabulary(folder: &Path) -> PinnedFile {
 
 /// Shards of the golden data set; another `variant` has other bytes.
 pub(crate) fn dataset(folder: &Path, variant: u64) -> String {
-    let golden = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../trainer/tests/golden/dataset"));
+    // A test program that was carried to another machine is told where the tree is there.
+    let here = concat!(env!("CARGO_MANIFEST_DIR"), "/../trainer/tests/golden");
+    let golden = std::env::var("CNCLIP_GOLDEN").unwrap_or_else(|_| here.to_owned());
+    let golden = Path::new(&golden).join("dataset");
     let (images, texts) = (golden.join("train_imgs.tsv"), golden.join("train_texts.jsonl"));
     let store = Store::open(folder.to_str().unwrap()).unwrap();
     let options = prepare::Options { shard_bytes: (14 + 9 * variant) << 10, most_skipped: 0.1 };
