@@ -2,6 +2,7 @@
 // take turns where they wait for each other.
 #pragma once
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cstddef>
@@ -117,6 +118,15 @@ inline float __frcp_rn(float value) { return 1.0f / value; }
 template <class V> inline V __ldg(const V *at) { return *at; }
 template <class V> inline V min(V a, V b) { return b < a ? b : a; }
 template <class V> inline V max(V a, V b) { return a < b ? b : a; }
+
+// Memory of the whole device: one for each thread that emulates one, which has little room of its own.
+template <class V, size_t COUNT> class EmulatedMemory {
+    V *at = (V *)calloc(COUNT, sizeof(V));
+
+  public:
+    ~EmulatedMemory() { free(at); }
+    operator V *() { return at; }
+};
 
 // A kernel by name, and what it takes: pointers, wholes, longs and reals.
 struct Kernel {

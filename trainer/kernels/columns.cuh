@@ -4,10 +4,11 @@
 
 #include "rows.cuh"
 
+// Memory that blocks of one launch share, zero at first.
 #ifdef __CUDACC__
-#define BETWEEN_BLOCKS static __device__
+#define BETWEEN_BLOCKS(type, name, count) static __device__ type name[count]
 #else
-#define BETWEEN_BLOCKS static thread_local
+#define BETWEEN_BLOCKS(type, name, count) static thread_local EmulatedMemory<type, count> name
 #endif
 
 enum : unsigned { COLUMNS = 64, MOST_BLOCKS = 1024 };
@@ -16,8 +17,8 @@ enum : unsigned { COLUMNS = 64, MOST_BLOCKS = 1024 };
 // columns, parts of the rows), of 256 threads.
 template <unsigned SUMS, typename Row>
 __device__ __forceinline__ void sum_columns(unsigned rows, unsigned width, float* const* target, Row row) {
-    BETWEEN_BLOCKS float partial[MOST_BLOCKS * SUMS * COLUMNS];
-    BETWEEN_BLOCKS unsigned done[MOST_BLOCKS];
+    BETWEEN_BLOCKS(float, partial, MOST_BLOCKS * SUMS * COLUMNS);
+    BETWEEN_BLOCKS(unsigned, done, MOST_BLOCKS);
     __shared__ float sums[32][COLUMNS];
     __shared__ bool last;
     unsigned first = blockIdx.x * COLUMNS, parts = gridDim.y;
