@@ -2,15 +2,17 @@
 //! `CNCLIP_DEVICE=cuda` and the feature `cuda` on a real one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod both;
 mod distillation;
 mod driver;
 mod emulator;
 mod flash_attention;
+mod layers;
 mod loss;
 mod optimizer;
 mod picture;
-#[path = "../../../trainer/tests/support/small.rs"]
-#[allow(dead_code, reason = "shared with the tests of stops")]
+mod pictures;
+mod sequences;
 mod small;
 mod support;
 mod train;

@@ -52,7 +52,6 @@ pub(crate) fn weights(values: &[f32], format: Format) -> Buffer {
 }
 
 /// Whole numbers on the device.
-#[allow(dead_code)]
 pub(crate) fn wholes(values: &[u32]) -> Buffer {
     let mut buffer = Buffer::new(&DEVICE, values.len(), Format::U32);
     buffer.take_whole(values);
