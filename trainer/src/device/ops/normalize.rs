@@ -1,4 +1,4 @@
-//! Features made unit vectors, which are fp32.
+//! Features made unit vectors. Both are fp32; the gradient is in the format of activations.
 
 use crate::device::{Launch, Span, SpanMut};
 
@@ -23,6 +23,6 @@ pub fn backward(width: usize, x: Span<'_>, dy: &mut SpanMut<'_>) {
 
 fn run(name: &str, width: usize, x: Span<'_>, y: &mut SpanMut<'_>) {
     let (rows, device) = (x.len() / width, y.device());
-    let launch = Launch::typed(name, x.format()).grid(rows.div_ceil(ROWS), 1, 1);
+    let launch = Launch::typed(name, y.span().format()).grid(rows.div_ceil(ROWS), 1, 1);
     launch.read(x).write(y).whole(rows).whole(width).run(device);
 }
