@@ -15,5 +15,6 @@ mod pictures;
 mod sequences;
 mod small;
 mod support;
+mod towers;
 mod train;
 mod whole;

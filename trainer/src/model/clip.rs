@@ -76,16 +76,13 @@ struct Features {
     raw: Array,
     unit: Array,
     gradient: Array,
-    /// The gradient as a tower takes it, where that is another number format.
-    handed: Option<Array>,
 }
 
 impl Features {
     fn new(memory: &Memory, batch: usize, width: usize) -> Self {
         let size = batch * width;
-        let (raw, unit, gradient) = (memory.exact(size), memory.exact(size), memory.exact(size));
-        let handed = memory.device().map(|_| memory.array(size));
-        Self { width, used: 0, raw, unit, gradient, handed }
+        let (raw, unit, gradient) = (memory.exact(size), memory.exact(size), memory.array(size));
+        Self { width, used: 0, raw, unit, gradient }
     }
 
     /// Where a tower writes the features of so many samples.
@@ -101,17 +98,9 @@ impl Features {
     }
 
     fn backward(&mut self, dunit: View<'_>) -> View<'_> {
-        let (raw, mut gradient) = (self.raw.first(self.used), self.gradient.first_mut(self.used));
-        gradient.copy_from(dunit);
-        normalize::backward(self.width, raw, gradient);
-        let gradient = self.gradient.first(self.used);
-        match &mut self.handed {
-            None => gradient,
-            Some(handed) => {
-                handed.first_mut(self.used).copy_from(gradient);
-                handed.first(self.used)
-            }
-        }
+        let (raw, gradient) = (self.raw.first(self.used), self.gradient.first_mut(self.used));
+        normalize::backward(self.width, raw, dunit, gradient);
+        self.gradient.first(self.used)
     }
 }
 

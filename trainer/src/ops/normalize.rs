@@ -27,21 +27,24 @@ fn forward_host(width: usize, x: &[f32], y: &mut [f32]) {
     });
 }
 
-/// `dy` becomes `dx`.
+/// Writes `dx`.
 ///
 /// # Shapes
-/// `x`, `dy` [rows, width].
-pub fn backward(width: usize, x: View<'_>, dy: ViewMut<'_>) {
-    match dy {
-        ViewMut::Host(dy) => backward_host(width, x.host(), dy),
-        ViewMut::Device(mut dy) => device::backward(width, x.device(), &mut dy),
+/// `x`, `dy`, `dx` [rows, width].
+pub fn backward(width: usize, x: View<'_>, dy: View<'_>, dx: ViewMut<'_>) {
+    match dx {
+        ViewMut::Host(dx) => backward_host(width, x.host(), dy.host(), dx),
+        ViewMut::Device(mut dx) => device::backward(width, x.device(), dy.device(), &mut dx),
     }
 }
 
-fn backward_host(width: usize, x: &[f32], dy: &mut [f32]) {
-    dy.par_chunks_mut(width).zip(x.par_chunks(width)).for_each(|(dy, x)| {
+fn backward_host(width: usize, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+    let rows = dx.par_chunks_mut(width).zip(x.par_chunks(width)).zip(dy.par_chunks(width));
+    rows.for_each(|((dx, x), dy)| {
         let scale = 1.0 / dot(x, x).sqrt().max(SHORTEST);
         let along = dot(x, dy) * scale * scale;
-        dy.iter_mut().zip(x).for_each(|(dy, x)| *dy = (*dy - x * along) * scale);
+        for (dx, (x, dy)) in dx.iter_mut().zip(x.iter().zip(dy)) {
+            *dx = (dy - x * along) * scale;
+        }
     });
 }

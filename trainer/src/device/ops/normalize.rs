@@ -1,4 +1,4 @@
-//! Features made unit vectors. Both are fp32; the gradient is in the format of activations.
+//! Features made unit vectors. Both are fp32; the gradient that goes on is in the format of activations.
 
 use crate::device::{Launch, Span, SpanMut};
 
@@ -10,19 +10,18 @@ const ROWS: usize = 8;
 /// # Shapes
 /// `x`, `y` [rows, width].
 pub fn forward(width: usize, x: Span<'_>, y: &mut SpanMut<'_>) {
-    run("normalize_forward", width, x, y);
+    let (rows, device) = (x.len() / width, y.device());
+    let launch = Launch::new("normalize_forward").grid(rows.div_ceil(ROWS), 1, 1);
+    launch.read(x).write(y).whole(rows).whole(width).run(device);
 }
 
-/// `dy` becomes `dx`.
+/// Writes `dx`.
 ///
 /// # Shapes
-/// `x`, `dy` [rows, width].
-pub fn backward(width: usize, x: Span<'_>, dy: &mut SpanMut<'_>) {
-    run("normalize_backward", width, x, dy);
-}
-
-fn run(name: &str, width: usize, x: Span<'_>, y: &mut SpanMut<'_>) {
-    let (rows, device) = (x.len() / width, y.device());
-    let launch = Launch::typed(name, y.span().format()).grid(rows.div_ceil(ROWS), 1, 1);
-    launch.read(x).write(y).whole(rows).whole(width).run(device);
+/// `x`, `dy`, `dx` [rows, width].
+pub fn backward(width: usize, x: Span<'_>, dy: Span<'_>, dx: &mut SpanMut<'_>) {
+    let (rows, device) = (x.len() / width, dx.device());
+    let launch = Launch::typed("normalize_backward", dx.span().format());
+    let launch = launch.grid(rows.div_ceil(ROWS), 1, 1).read(x).read(dy).write(dx);
+    launch.whole(rows).whole(width).run(device);
 }
