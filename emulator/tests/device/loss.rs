@@ -1,5 +1,8 @@
 //! The contrastive loss of a device is that of this machine, whichever pairs are right for each other.
 
+use std::sync::{Barrier, Mutex};
+use std::thread;
+
 use cnclip::array::{Array, Memory, View};
 use cnclip::device::Format;
 use cnclip::loss::{ContrastiveLoss, Fingerprint, Score};
@@ -8,21 +11,45 @@ use cnclip::ops::ranks::{Alone, Ranks};
 
 use crate::support::{DEVICE, memory, numbers};
 
-/// The second of two ranks, whose partner says always the same.
+/// One of two ranks, which tell each other what they have.
 #[derive(Debug)]
-struct Second;
+struct One<'a> {
+    rank: usize,
+    table: &'a Table,
+}
 
-impl Ranks for Second {
+/// Where both ranks lay what they tell.
+#[derive(Debug)]
+struct Table {
+    told: Mutex<[Vec<f64>; 2]>,
+    both: Barrier,
+}
+
+impl One<'_> {
+    fn exchange(&self, own: Vec<f64>) -> [Vec<f64>; 2] {
+        self.table.told.lock().unwrap()[self.rank] = own;
+        self.table.both.wait();
+        let told = self.table.told.lock().unwrap().clone();
+        self.table.both.wait();
+        told
+    }
+}
+
+impl Ranks for One<'_> {
     fn rank(&self) -> usize {
-        1
+        self.rank
     }
     fn count(&self) -> usize {
         2
     }
-    fn sum(&self, _: &mut [f64]) {}
+    fn sum(&self, values: &mut [f64]) {
+        let [first, second] = self.exchange(values.to_vec());
+        values.iter_mut().zip(first.iter().zip(&second)).for_each(|(sum, (a, b))| *sum = a + b);
+    }
     fn gather(&self, values: &mut [f32]) {
-        let half = values.len() / 2;
-        values[..half].fill(21.0);
+        let own = &values[self.share(values.len())];
+        let all = self.exchange(own.iter().map(|&value| value.into()).collect()).concat();
+        values.iter_mut().zip(all).for_each(|(value, told)| *value = told as f32);
     }
 }
 
@@ -40,12 +67,15 @@ fn fingerprints(pairs: usize) -> Vec<Fingerprint> {
     (0..pairs).map(pair).collect()
 }
 
+/// The score, and the gradients of this rank's pictures and captions.
+type Found = (Score, [Vec<f32>; 2]);
+
 fn evaluate(
     memory: &Memory,
     (pairs, width): (usize, usize),
     duplicates: bool,
     ranks: &dyn Ranks,
-) -> (Score, Vec<f32>, Vec<f32>) {
+) -> Found {
     let own = ranks.share(pairs).len();
     let mut loss = ContrastiveLoss::within(memory, (pairs + 3, own + 2), width);
     if duplicates {
@@ -59,32 +89,55 @@ fn evaluate(
     let (images, texts) = (place(1), place(2));
     let score = loss.evaluate((images.view(), texts.view()), 20.0, ranks);
     let (images, texts) = loss.gradients(0..own);
-    (score, images.read().into_owned(), texts.read().into_owned())
+    (score, [images, texts].map(|gradient| gradient.read().into_owned()))
+}
+
+/// The same of two ranks on one device: their gradients one behind the other, their slopes added up.
+fn shared((pairs, width): (usize, usize), duplicates: bool) -> Found {
+    let table = Table { told: Mutex::default(), both: Barrier::new(2) };
+    let rank = |rank| {
+        let ranks = One { rank, table: &table };
+        evaluate(&memory(Format::F32), (pairs, width), duplicates, &ranks)
+    };
+    let [(first, mut left), (second, right)] = thread::scope(|scope| {
+        let ranks = [0, 1].map(|number| scope.spawn(move || rank(number)));
+        ranks.map(|rank| rank.join().unwrap())
+    });
+    let told = |score: Score| (score.loss, score.image_to_text, score.text_to_image);
+    assert_eq!(told(first), told(second));
+    left.iter_mut().zip(&right).for_each(|(all, part)| all.extend(part));
+    let slope = first.logit_scale_gradient + second.logit_scale_gradient;
+    (Score { logit_scale_gradient: slope, ..first }, left)
+}
+
+fn assert_near(what: &str, (found, gradients): Found, (right, right_gradients): &Found) {
+    assert!((found.loss - right.loss).abs() < 1e-5, "{what}: {found:?} for {right:?}");
+    assert_eq!(found.image_to_text, right.image_to_text, "{what}");
+    assert_eq!(found.text_to_image, right.text_to_image, "{what}");
+    let slopes = [found, *right].map(|score| score.logit_scale_gradient);
+    let bound = 1e-5 * slopes[1].abs().max(1.0);
+    assert!((slopes[0] - slopes[1]).abs() < bound, "{what}: {slopes:?}");
+    for (found, right) in gradients.iter().zip(right_gradients) {
+        let largest = right.iter().fold(0f32, |most, value| most.max(value.abs()));
+        let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-4 * largest;
+        assert_eq!(found.len(), right.len(), "{what}");
+        assert!(largest > 0.0 && found.iter().zip(right).all(near), "{what}");
+    }
 }
 
 #[test]
 fn loss_hits_and_gradients_are_those_of_this_machine() {
-    for (pairs, width) in [(2, 5), (38, 11), (314, 64)] {
+    for (pairs, width) in [(2, 5), (3, 7), (37, 11), (38, 11), (313, 67), (314, 64)] {
         for duplicates in [false, true] {
-            for ranks in [&Alone as &dyn Ranks, &Second] {
-                let given = ((pairs, width), duplicates, ranks);
-                let found = evaluate(&memory(Format::F32), given.0, given.1, given.2);
+            let what = format!("{pairs} pairs of {width}, duplicates {duplicates}");
+            let right = evaluate(&Memory::Host, (pairs, width), duplicates, &Alone);
+            let found = evaluate(&memory(Format::F32), (pairs, width), duplicates, &Alone);
+            DEVICE.check().unwrap();
+            assert_near(&what, found, &right);
+            if pairs % 2 == 0 {
+                let found = shared((pairs, width), duplicates);
                 DEVICE.check().unwrap();
-                let right = evaluate(&Memory::Host, given.0, given.1, given.2);
-                let what = format!("{given:?}");
-                assert!((found.0.loss - right.0.loss).abs() < 1e-5, "{what}: {found:?}, {right:?}");
-                let slopes = [found.0, right.0].map(|score| score.logit_scale_gradient);
-                assert!(
-                    (slopes[0] - slopes[1]).abs() < 1e-5 * slopes[1].abs().max(1.0),
-                    "{what}: {slopes:?}"
-                );
-                assert_eq!(found.0.image_to_text, right.0.image_to_text, "{what}");
-                assert_eq!(found.0.text_to_image, right.0.text_to_image, "{what}");
-                for (found, right) in [(&found.1, &right.1), (&found.2, &right.2)] {
-                    let largest = right.iter().fold(0f32, |most, value| most.max(value.abs()));
-                    let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-4 * largest;
-                    assert!(largest > 0.0 && found.iter().zip(right).all(near), "{what}");
-                }
+                assert_near(&format!("{what}, shared"), found, &right);
             }
         }
     }
@@ -97,10 +150,11 @@ fn of_equal_logits_the_first_is_the_nearest_on_a_device_too() {
     let mut array = memory.exact(pairs * width);
     array.copy_from(View::Host(&features(1, width, 1).repeat(pairs)));
     let mut loss = ContrastiveLoss::within(&memory, (pairs, pairs), width);
-    // The first is right for as many as have its picture, the last for itself.
-    let pair = |i: usize| Fingerprint { image: i.max(9) as u64, text: i as u64 };
-    loss.targets.match_equal(&(0..pairs).map(pair).collect::<Vec<_>>());
+    // What is first is right for three pairs, and nothing else for more than one.
+    let pair = |i: u64| Fingerprint { image: if i < 3 { 0 } else { i }, text: i };
+    loss.targets.match_equal(&(0..pairs as u64).map(pair).collect::<Vec<_>>());
     let score = loss.evaluate((array.view(), array.view()), 20.0, &Alone);
-    assert!((score.image_to_text - 10.0 / pairs as f64).abs() < 1e-12, "{score:?}");
+    assert!((score.image_to_text - 3.0 / pairs as f64).abs() < 1e-12, "{score:?}");
+    assert!((score.text_to_image - 3.0 / pairs as f64).abs() < 1e-12, "{score:?}");
     assert!((score.loss - (pairs as f64).ln()).abs() < 1e-5, "{score:?}");
 }

@@ -48,7 +48,8 @@ impl Held {
         self.shares.first_mut(pairs).copy_from(View::Host(targets.shares(pairs)));
     }
 
-    /// As [`super::rows::look`]; the device is waited for.
+    /// As [`super::rows::look`]. The device is waited for, once a side: ranks tell each other what they
+    /// found, and no step is taken where the loss is not a number.
     pub(super) fn look(
         &mut self,
         logits: Span<'_>,
