@@ -13,6 +13,8 @@ mod optimizer;
 mod picture;
 mod pictures;
 mod sequences;
+#[path = "../../../trainer/tests/support/small.rs"]
+#[allow(dead_code, reason = "shared with the tests of stops")]
 mod small;
 mod support;
 mod towers;
