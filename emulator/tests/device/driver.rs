@@ -17,8 +17,9 @@ fn odd<'a>(memory: &'a Buffer, (rows, cols): (usize, usize), gap: usize) -> Oper
     Operand::strided(span.part(3..span.len()), rows, cols, cols + gap)
 }
 
-fn host(values: &[f32], (rows, cols): (usize, usize), gap: usize) -> Matrix<'_> {
-    Matrix::strided(&values[3..], rows, cols, cols + gap)
+fn host(values: &[f32], (rows, cols): (usize, usize), (gap, turn): (usize, bool)) -> Matrix<'_> {
+    let matrix = Matrix::strided(&values[3..], rows, cols, cols + gap);
+    if turn { matrix.transposed() } else { matrix }
 }
 
 #[test]
@@ -42,11 +43,7 @@ fn products_of_any_shape_from_any_place_are_those_of_this_machine() {
                 let left = turned(odd(&da, a_side, gap), turn_a);
                 let right = turned(odd(&db, b_side, gap), turn_b);
                 DEVICE.multiply(&Product::new(odd(&found, (m, n), gap), left, right));
-                let turned = |matrix: Matrix<'_>, turn: bool| {
-                    if turn { matrix.transposed() } else { matrix }
-                };
-                let pair =
-                    (turned(host(&a, a_side, gap), turn_a), turned(host(&b, b_side, gap), turn_b));
+                let pair = (host(&a, a_side, (gap, turn_a)), host(&b, b_side, (gap, turn_b)));
                 let mut expected = vec![0.0; len((m, n))];
                 let out = MatrixMut::strided(&mut expected[3..], m, n, n + gap);
                 product(out, Onto::Add, 1.0, pair, Threads::One);
