@@ -12,7 +12,7 @@ fn the_device_computes_at_all() {
 }
 
 /// A matrix that begins at a number of its memory that is no multiple of anything, in rows that are apart.
-fn odd<'a>(memory: &'a Buffer, (rows, cols): (usize, usize), gap: usize) -> Operand {
+fn odd(memory: &Buffer, (rows, cols): (usize, usize), gap: usize) -> Operand {
     let span = memory.span();
     Operand::strided(span.part(3..span.len()), rows, cols, cols + gap)
 }

@@ -135,16 +135,15 @@ fn unit_vectors() {
     for format in FORMATS {
         for (rows, width) in [(1, 1), (13, 64), (8, 331)] {
             let x = Both::array(rows * width, 1, format);
-            let (mut y, mut dy) = (
-                Both::exact(rows * width, 2, Format::F32),
-                Both::exact(rows * width, 3, Format::F32),
-            );
+            let mut y = Both::exact(rows * width, 2, Format::F32);
+            let dy = Both::exact(rows * width, 3, Format::F32);
+            let mut dx = Both::array(rows * width, 4, format);
             for place in PLACES {
                 normalize::forward(width, x.view(place), y.view_mut(place));
-                normalize::backward(width, x.view(place), dy.view_mut(place));
+                normalize::backward(width, x.view(place), dy.view(place), dx.view_mut(place));
             }
             y.agree("unit vectors", 0.0);
-            dy.agree("unit vectors' gradient", 0.0);
+            dx.agree("unit vectors' gradient", 1.0);
         }
     }
 }
