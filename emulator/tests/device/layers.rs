@@ -134,7 +134,7 @@ fn activations() {
 fn unit_vectors() {
     for format in FORMATS {
         for (rows, width) in [(1, 1), (13, 64), (8, 331)] {
-            let x = Both::array(rows * width, 1, format);
+            let x = Both::exact(rows * width, 1, Format::F32);
             let mut y = Both::exact(rows * width, 2, Format::F32);
             let dy = Both::exact(rows * width, 3, Format::F32);
             let mut dx = Both::array(rows * width, 4, format);
