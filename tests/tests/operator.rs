@@ -105,18 +105,9 @@ async fn an_image_without_the_trainer_is_not_tried_again() {
 }
 
 #[tokio::test]
-async fn workers_that_cannot_share_a_batch_are_refused_before_any_pod() {
-    let house = House::open().await;
-    house.train(spec(json!({"replicas": 4, "devices": 7}))).await;
-    let told = house.training("the cause", |run| says(run, "Accepted", "False", "Invalid")).await;
-    assert!(message(&told, "Accepted").contains("must be a multiple of"));
-    house.has_only::<Job>(&[]).await;
-}
-
-#[tokio::test]
 async fn pods_that_find_no_node_say_what_is_asked_too_much() {
     let house = House::open().await;
-    house.train(spec(json!({}))).await;
+    house.train(spec(json!({"replicas": 2, "devices": 2}))).await;
     let told =
         house.training("the cause", |run| says(run, "Running", "False", "Unschedulable")).await;
     assert!(
