@@ -12,6 +12,7 @@ mod loss;
 mod optimizer;
 mod picture;
 mod pictures;
+mod residual_network;
 mod sequences;
 #[path = "../../../trainer/tests/support/small.rs"]
 #[allow(dead_code, reason = "shared with the tests of stops")]
