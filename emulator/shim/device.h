@@ -12,11 +12,8 @@
 
 #define __global__
 #define __device__
-#define __host__
 #define __shared__ static thread_local
-#define __constant__ static const
 #define __forceinline__ inline
-#define __launch_bounds__(...)
 
 struct uint3 {
     unsigned x, y, z;
@@ -35,7 +32,6 @@ struct alignas(16) uint4 {
 };
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
 extern thread_local uint3 threadIdx, blockIdx, blockDim, gridDim;
@@ -47,8 +43,6 @@ const uint64_t *emulated_exchange(uint64_t said);
 
 inline void __syncthreads() { emulated_barrier(false); }
 inline int __syncthreads_or(int said) { return emulated_barrier(said != 0); }
-inline int __syncthreads_and(int said) { return !emulated_barrier(said == 0); }
-inline void __syncwarp(unsigned = ~0u) { emulated_exchange(0); }
 inline void __threadfence() {}
 
 template <class V> inline V emulated_lane(V value, unsigned lane) {
@@ -67,19 +61,12 @@ template <class V> inline V __shfl_sync(unsigned, V value, int lane, int = 32) {
 template <class V> inline V __shfl_xor_sync(unsigned, V value, int step, int = 32) {
     return emulated_lane(value, emulated_own_lane() ^ (unsigned)step);
 }
-template <class V> inline V __shfl_down_sync(unsigned, V value, unsigned step, int = 32) {
-    return emulated_lane(value, emulated_own_lane() + step);
-}
-template <class V> inline V __shfl_up_sync(unsigned, V value, unsigned step, int = 32) {
-    return emulated_lane(value, emulated_own_lane() - step);
-}
 inline unsigned __ballot_sync(unsigned, int said) {
     const uint64_t *all = emulated_exchange(said != 0);
     unsigned mask = 0;
     for (unsigned lane = 0; lane < 32; lane++) mask |= (unsigned)(all[lane] != 0) << lane;
     return mask;
 }
-inline int __any_sync(unsigned mask, int said) { return __ballot_sync(mask, said) != 0; }
 
 // Threads take turns only where they wait, so nothing comes between.
 template <class V> inline V emulated_replace(V *at, V value) {
@@ -89,11 +76,6 @@ template <class V> inline V emulated_replace(V *at, V value) {
 }
 inline float atomicAdd(float *at, float value) { return emulated_replace(at, *at + value); }
 inline unsigned atomicAdd(unsigned *at, unsigned value) { return emulated_replace(at, *at + value); }
-inline unsigned atomicMax(unsigned *at, unsigned value) {
-    return emulated_replace(at, *at > value ? *at : value);
-}
-inline unsigned atomicExch(unsigned *at, unsigned value) { return emulated_replace(at, value); }
-inline unsigned atomicOr(unsigned *at, unsigned value) { return emulated_replace(at, *at | value); }
 
 inline unsigned __float_as_uint(float value) {
     unsigned bits;
@@ -105,19 +87,10 @@ inline float __uint_as_float(unsigned bits) {
     memcpy(&value, &bits, 4);
     return value;
 }
-inline int __float_as_int(float value) { return (int)__float_as_uint(value); }
-inline float __int_as_float(int bits) { return __uint_as_float((unsigned)bits); }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
-inline int __ffs(int bits) { return __builtin_ffs(bits); }
-inline int __clz(int bits) { return bits ? __builtin_clz((unsigned)bits) : 32; }
-inline float rsqrtf(float value) { return 1.0f / sqrtf(value); }
 inline float __expf(float value) { return expf(value); }
 inline float __logf(float value) { return logf(value); }
-inline float __fdividef(float a, float b) { return a / b; }
-inline float __frcp_rn(float value) { return 1.0f / value; }
-template <class V> inline V __ldg(const V *at) { return *at; }
 template <class V> inline V min(V a, V b) { return b < a ? b : a; }
-template <class V> inline V max(V a, V b) { return a < b ? b : a; }
 
 // Memory of the whole device: one for each thread that emulates one, which has little room of its own.
 template <class V, size_t COUNT> class EmulatedMemory {

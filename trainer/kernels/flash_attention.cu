@@ -46,6 +46,15 @@ __device__ void load_tile(bf16 (&tile)[ROWS][D + 8], const bf16 *from, size_t st
     }
 }
 
+// Begins to copy keys and values of a sequence, together.
+template <int D, int ROWS>
+__device__ void load_pair(bf16 (&keys)[ROWS][D + 8], bf16 (&values)[ROWS][D + 8], const bf16 *qkv, const Place &place, int first) {
+    const size_t stride = 3 * static_cast<size_t>(place.width);
+    load_tile<D, ROWS>(keys, place.part(qkv, 1, D), stride, first, place.length);
+    load_tile<D, ROWS>(values, place.part(qkv, 2, D), stride, first, place.length);
+    end_copies();
+}
+
 // Waits until the tile that is next is whole, while the one behind it is under way, or none is.
 __device__ inline void await_tile(bool another) {
     if (another) await_copies<1>();
@@ -95,12 +104,7 @@ __device__ void forward(const bf16 *qkv, const unsigned *ids, bf16 *out, float *
     unsigned q[D / 16][4];
     load_tile<D, KEYS>(keys[1], place.part(qkv, 0, D), stride, first, count);
     end_copies();
-    const auto load = [&](int stage, int at) {
-        load_tile<D, KEYS>(keys[stage], place.part(qkv, 1, D), stride, at, length);
-        load_tile<D, KEYS>(values[stage], place.part(qkv, 2, D), stride, at, length);
-        end_copies();
-    };
-    load(0, 0);
+    load_pair<D, KEYS>(keys[0], values[0], qkv, place, 0);
     await_tile(true);
 #pragma unroll
     for (int k = 0; k < D / 16; k++) load_rows(q[k], &keys[1][warp * 16][k * 16], D + 8);
@@ -111,7 +115,7 @@ __device__ void forward(const bf16 *qkv, const unsigned *ids, bf16 *out, float *
         // Nobody reads the other stage any more: what comes next may be written there.
         const bool another = at + KEYS < length;
         if (at > 0) __syncthreads();
-        if (another) load(stage ^ 1, at + KEYS);
+        if (another) load_pair<D, KEYS>(keys[stage ^ 1], values[stage ^ 1], qkv, place, at + KEYS);
         await_tile(another);
         if (!busy) continue;
         const bool whole = !ids && another;
@@ -311,12 +315,7 @@ __device__ void backward_queries(const bf16 *qkv, const unsigned *ids, const bf1
     load_tile<D, QUERIES>(staged[0], place.part(qkv, 0, D), stride, first, count);
     load_tile<D, QUERIES>(staged[1], place.kept(dout, D), width, first, count);
     end_copies();
-    const auto load = [&](int stage, int at) {
-        load_tile<D, STEP>(keys[stage], place.part(qkv, 1, D), stride, at, length);
-        load_tile<D, STEP>(values[stage], place.part(qkv, 2, D), stride, at, length);
-        end_copies();
-    };
-    load(0, 0);
+    load_pair<D, STEP>(keys[0], values[0], qkv, place, 0);
     await_tile(true);
 #pragma unroll
     for (int k = 0; k < D / 16; k++) {
@@ -336,7 +335,7 @@ __device__ void backward_queries(const bf16 *qkv, const unsigned *ids, const bf1
     for (int at = 0, stage = 0; at < end; at += STEP, stage ^= 1) {
         const bool another = at + STEP < end;
         if (at > 0) __syncthreads();
-        if (another) load(stage ^ 1, at + STEP);
+        if (another) load_pair<D, STEP>(keys[stage ^ 1], values[stage ^ 1], qkv, place, at + STEP);
         await_tile(another);
         if (!busy) continue;
         const bool whole = !ids && another;

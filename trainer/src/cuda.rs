@@ -21,6 +21,9 @@ pub use found::{Found, FoundCard, Library, find};
 
 use crate::device::{Device, Fault};
 
+/// Whether this program was built with CUDA.
+pub const BUILT: bool = cfg!(feature = "cuda");
+
 /// The card of this number, as the driver counts them.
 ///
 /// # Errors

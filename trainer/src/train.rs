@@ -60,12 +60,13 @@ fn memory(world: &WorldConfig, card: usize) -> Result<Memory> {
     if world.accelerator != Accelerator::Nvidia {
         return Ok(Memory::Host);
     }
-    let unusable = |fault| {
-        Error::Config(format!(
+    // A card that cannot be used may be another node's in the next attempt; a program without CUDA stays one.
+    let device = cuda::open(card).map_err(|fault| match cuda::BUILT {
+        true => Error::Device(fault),
+        false => Error::Config(format!(
             "world.accelerator is Nvidia, but {fault}. Set spec.workers.accelerator to None to train on CPUs."
-        ))
-    };
-    let device = cuda::open(card).map_err(unusable)?;
+        )),
+    })?;
     tracing::info!(card, name = device.name(), "computing on a card");
     Ok(Memory::Device(device, world.precision))
 }

@@ -227,20 +227,6 @@ impl<'a> From<&'a mut Vec<f32>> for ViewMut<'a> {
     }
 }
 
-/// What computes with this machine's memory alone takes a view of it.
-impl<'a> From<View<'a>> for &'a [f32] {
-    fn from(view: View<'a>) -> Self {
-        view.host()
-    }
-}
-
-/// What computes with this machine's memory alone takes a view of it.
-impl<'a> From<ViewMut<'a>> for &'a mut [f32] {
-    fn from(view: ViewMut<'a>) -> Self {
-        view.host()
-    }
-}
-
 impl<'a> From<Span<'a>> for View<'a> {
     fn from(span: Span<'a>) -> Self {
         Self::Device(span)

@@ -35,7 +35,6 @@ pub struct Group {
     // Dropped before the device.
     peers: Arc<dyn Peers>,
     device: Device,
-    rank: usize,
     count: usize,
 }
 
@@ -50,7 +49,7 @@ impl Group {
         (rank, count): (usize, usize),
     ) -> Result<Self, Fault> {
         let peers = device.0.driver.join(invitation, rank, count)?;
-        Ok(Self { device: device.clone(), peers: peers.into(), rank, count })
+        Ok(Self { device: device.clone(), peers: peers.into(), count })
     }
 
     /// Makes numbers their sums over all ranks; whoever needs them calls [`Group::settle`] first.
@@ -62,7 +61,7 @@ impl Group {
     /// Fills in the numbers of the others: each rank brings an equal part, in the order of the ranks.
     pub fn gather(&self, numbers: &mut SpanMut<'_>) {
         let (at, count) = Self::place(numbers);
-        debug_assert!(count.is_multiple_of(self.count), "rank {} has an unequal part", self.rank);
+        assert!(count.is_multiple_of(self.count), "ranks have equal parts");
         self.device.run(|_| self.peers.gather(at, count / self.count));
         self.settle();
     }

@@ -54,7 +54,7 @@ impl Description {
 
 /// Writes the weights, and then what describes them.
 pub(super) fn write(params: &Params, description: &Description, to: &Path) -> Result<Vec<String>> {
-    let tensors = params.tensors().flat_map(|(segment, values)| tensors(segment, values.into()));
+    let tensors = params.tensors().flat_map(|(segment, values)| tensors(segment, values.host()));
     output::tensors(&to.join(WEIGHTS), tensors)?;
     for (name, bytes) in &description.files {
         let path = to.join(name);
