@@ -125,12 +125,17 @@ pub enum When {
 /// One thing to measure.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.retrieval) != has(self.zeroShot)").message("give exactly one of retrieval and zeroShot"))]
 pub struct Task {
     /// Name of the task.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
     /// Retrieval in both directions.
-    pub retrieval: Retrieval,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retrieval: Option<Retrieval>,
+    /// Classification by names of classes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zero_shot: Option<ZeroShot>,
 }
 
 /// Every text of a data set against every image, and back.
@@ -138,6 +143,16 @@ pub struct Task {
 #[serde(rename_all = "camelCase")]
 pub struct Retrieval {
     /// The prefix of the data set, such as `s3://data/muge/valid/`.
+    #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https)://.+')").message("must be s3://…, gs://…, az://…, file://… or https://…"))]
+    #[schemars(length(max = 1024))]
+    pub dataset: String,
+}
+
+/// Classification of pictures by the Chinese names of their classes, without training on them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ZeroShot {
+    /// The prefix of the data set in the layout of ELEVATER, such as `s3://data/elevater/cifar-100/`.
     #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https)://.+')").message("must be s3://…, gs://…, az://…, file://… or https://…"))]
     #[schemars(length(max = 1024))]
     pub dataset: String,
@@ -198,15 +213,49 @@ pub struct CnClipEvaluationStatus {
 pub struct ResultStatus {
     /// Name of the task.
     pub name: String,
-    /// What came out.
-    pub recalls: RecallsStatus,
     /// Images in the pool.
     pub images: i64,
-    /// Texts in the pool.
-    pub texts: i64,
+    /// Of a retrieval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retrieval: Option<RetrievalStatus>,
+    /// Of a zero-shot classification.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zero_shot: Option<ZeroShotStatus>,
 }
 
-/// The columns of `kubectl get`: text to image, of the first task.
+/// What a retrieval measured.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RetrievalStatus {
+    /// Texts in the pool.
+    pub texts: i64,
+    /// Recall in both directions; none where the data set does not say what belongs together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recalls: Option<RecallsStatus>,
+}
+
+/// What a zero-shot classification measured, in percent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ZeroShotStatus {
+    /// How many classes there are.
+    pub classes: i64,
+    /// Name of the number that this data set is compared by.
+    pub headline: String,
+    /// Images whose most probable class is theirs.
+    pub accuracy: String,
+    /// Images whose class is among the five most probable.
+    pub top5: String,
+    /// Mean over the classes of the share of their images that are told right.
+    pub mean_per_class: String,
+    /// Area under the receiver operating characteristic, of two classes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roc_auc: Option<String>,
+    /// Mean over the classes of the 11-point interpolated average precision.
+    pub mean_average_precision: String,
+}
+
+/// The columns of `kubectl get`: text to image, of the first retrieval.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EvaluationSummary {

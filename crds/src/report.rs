@@ -1,8 +1,11 @@
 //! What a trainer says of itself: on `/progress`, in its log, and as its last words. No transport.
 
+mod task;
+
 use serde::{Deserialize, Serialize};
 
 use crate::run_config::Identity;
+pub use task::{Measured, Metric, RetrievalScores, TaskResult, ZeroShotScores};
 
 /// What a trainer is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,24 +74,6 @@ pub struct CheckpointReport {
     pub digest: String,
     /// When it became visible, in seconds since 1970.
     pub written_at: i64,
-}
-
-/// What one task measured.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct TaskResult {
-    /// Name of the task.
-    pub name: String,
-    /// The data set.
-    pub dataset: String,
-    /// What came out.
-    pub recalls: Recalls,
-    /// Images in the pool.
-    pub images: i64,
-    /// Texts in the pool.
-    pub texts: i64,
-    /// How long it took.
-    pub seconds: f64,
 }
 
 /// Why a trainer ended badly.

@@ -241,14 +241,18 @@ fn report_every_steps() -> i64 {
     10
 }
 
-/// One thing to measure.
+/// One thing to measure: exactly one of its kinds is given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TaskConfig {
     /// Name of the task.
     pub name: String,
     /// Retrieval in both directions.
-    pub retrieval: RetrievalConfig,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retrieval: Option<RetrievalConfig>,
+    /// Classification by names of classes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zero_shot: Option<ZeroShotConfig>,
 }
 
 /// Retrieval over one data set: every text against every image, and back.
@@ -256,6 +260,14 @@ pub struct TaskConfig {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RetrievalConfig {
     /// The data set.
+    pub dataset: String,
+}
+
+/// Classification of pictures by the Chinese names of their classes, without training on them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ZeroShotConfig {
+    /// The prefix of the data set.
     pub dataset: String,
 }
 

@@ -137,7 +137,17 @@ async fn a_manifest_becomes_checkpoints_recalls_and_a_page() {
     .status
     .unwrap();
     assert_eq!((scored.results.len(), scored.results[0].images), (1, 12));
-    let best: f64 = scored.results[0].recalls.text_to_image.r10.parse().unwrap();
+    let best: f64 = scored.results[0]
+        .retrieval
+        .as_ref()
+        .unwrap()
+        .recalls
+        .as_ref()
+        .unwrap()
+        .text_to_image
+        .r10
+        .parse()
+        .unwrap();
     assert!(best > 50.0, "ten of a dozen pictures hold most answers: {best}");
     assert!(scored.report.unwrap().ends_with("report.html"));
 }

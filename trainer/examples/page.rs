@@ -12,7 +12,7 @@ use cnclip::evaluate::{Encoder, Sizes, score};
 use cnclip::model::Texts;
 use cnclip::ops::pixels::Pixels;
 use cnclip::report::history::Point;
-use cnclip::report::page::{Examples, PageInput, Stage, Task, page};
+use cnclip::report::page::{Examples, PageInput, Shown, Stage, Task, page};
 use cnclip::store::Store;
 use cnclip_crds::report::{Recall, Recalls};
 
@@ -115,7 +115,7 @@ fn main() -> Result<()> {
             stage("pretrain", start + 300, 450, (3.3, 2.2)),
             stage("finetune", start + 800, 150, (2.1, 1.9)),
         ],
-        tasks: vec![Task { result: scored.result, examples }],
+        tasks: vec![Task { result: scored.result, shown: Shown::Retrieval(examples) }],
         provenance: [
             ("Checkpoint", "s3://runs/emoji-demo/finetune/checkpoints/150"),
             (

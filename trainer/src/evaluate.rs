@@ -5,11 +5,12 @@ mod job;
 pub mod retrieval;
 pub mod search;
 mod table;
+pub mod zero_shot;
 
 use std::borrow::Cow;
 use std::time::Instant;
 
-use cnclip_crds::report::{Recalls, TaskResult};
+use cnclip_crds::report::{Measured, Recalls, RetrievalScores, TaskResult};
 use serde::{Deserialize, Serialize};
 
 use crate::data::shard::Dataset;
@@ -64,7 +65,7 @@ pub struct Sizes {
     pub batch: usize,
 }
 
-/// One task, scored, with what it was scored on.
+/// A retrieval, scored, with what it was scored on.
 #[derive(Debug)]
 pub struct Scored {
     /// The numbers.
@@ -89,7 +90,7 @@ pub struct Results {
     pub tasks: Vec<TaskResult>,
 }
 
-/// Scores one task: encodes its whole data set and searches it in both directions.
+/// Scores one retrieval: encodes its whole data set and searches it in both directions.
 ///
 /// # Errors
 /// If the data set cannot be read, or a larger share than `most_skipped` of it cannot be used.
@@ -104,13 +105,15 @@ pub fn score(
     let gallery =
         Gallery::encode(dataset, tokenizer, encoder, (sizes, most_skipped), &World::alone())?;
     let retrieval = gallery.retrieval();
+    let texts = gallery.texts.len() as i64;
+    let scores = RetrievalScores { texts, recalls: Some(retrieval.recalls()) };
     let result = TaskResult {
         name: name.into(),
         dataset: dataset.uri().into(),
-        recalls: retrieval.recalls(),
+        digest: dataset.index().dataset.clone(),
         images: gallery.images.len() as i64,
-        texts: gallery.texts.len() as i64,
         seconds: start.elapsed().as_secs_f64(),
+        measured: Measured::Retrieval(scores),
     };
     Ok(Scored { result, gallery, retrieval })
 }

@@ -2,9 +2,11 @@
 
 use cnclip_crds::{
     artifacts,
-    evaluation::{CnClipEvaluation, CnClipEvaluationStatus, When},
+    evaluation::{CnClipEvaluation, CnClipEvaluationStatus, Task, When},
     names::condition,
-    run_config::{EvaluateConfig, Identity, RetrievalConfig, TaskConfig, pod_listen},
+    run_config::{
+        EvaluateConfig, Identity, RetrievalConfig, TaskConfig, ZeroShotConfig, pod_listen,
+    },
     shared::{Artifacts, Workers},
     training::{CnClipTraining, StageStatus},
 };
@@ -199,9 +201,16 @@ fn stage(
     Stage { name: STAGE.to_owned(), config: Config::Evaluate(Box::new(config)) }
 }
 
-fn task(task: &cnclip_crds::evaluation::Task) -> TaskConfig {
-    let retrieval = RetrievalConfig { dataset: task.retrieval.dataset.clone() };
-    TaskConfig { name: task.name.clone(), retrieval }
+fn task(task: &Task) -> TaskConfig {
+    let retrieval = task
+        .retrieval
+        .as_ref()
+        .map(|retrieval| RetrievalConfig { dataset: retrieval.dataset.clone() });
+    let zero_shot = task
+        .zero_shot
+        .as_ref()
+        .map(|zero_shot| ZeroShotConfig { dataset: zero_shot.dataset.clone() });
+    TaskConfig { name: task.name.clone(), retrieval, zero_shot }
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! A trainer's report, put on record: numbers become text, newest checkpoints come first. Pure.
 
 use cnclip_crds::{
-    evaluation::ResultStatus,
-    report::{CheckpointReport, Recall, Recalls, Report, TaskResult, Validation},
+    evaluation::{ResultStatus, RetrievalStatus, ZeroShotStatus},
+    report::{
+        CheckpointReport, Measured, Recall, Recalls, Report, TaskResult, Validation, ZeroShotScores,
+    },
     run_config::Identity,
     shared::{RecallStatus, RecallsStatus},
     training::{CheckpointStatus, ValidationStatus},
@@ -63,11 +65,31 @@ fn validation(validation: &Validation) -> ValidationStatus {
 }
 
 fn result(result: &TaskResult) -> ResultStatus {
-    ResultStatus {
+    let status = ResultStatus {
         name: result.name.clone(),
-        recalls: recalls(&result.recalls),
         images: result.images,
-        texts: result.texts,
+        ..ResultStatus::default()
+    };
+    match &result.measured {
+        Measured::Retrieval(scores) => {
+            let recalls = scores.recalls.as_ref().map(recalls);
+            let retrieval = RetrievalStatus { texts: scores.texts, recalls };
+            ResultStatus { retrieval: Some(retrieval), ..status }
+        }
+        Measured::ZeroShot(scores) => ResultStatus { zero_shot: Some(zero_shot(scores)), ..status },
+    }
+}
+
+fn zero_shot(scores: &ZeroShotScores) -> ZeroShotStatus {
+    let headline = serde_json::to_value(scores.headline).unwrap_or_default();
+    ZeroShotStatus {
+        classes: scores.classes,
+        headline: headline.as_str().unwrap_or_default().to_owned(),
+        accuracy: percent(scores.accuracy),
+        top5: percent(scores.top5),
+        mean_per_class: percent(scores.mean_per_class),
+        roc_auc: scores.roc_auc.map(percent),
+        mean_average_precision: percent(scores.mean_average_precision),
     }
 }
 
@@ -78,8 +100,11 @@ fn recalls(recalls: &Recalls) -> RecallsStatus {
     }
 }
 
+fn percent(value: f64) -> String {
+    format!("{value:.2}")
+}
+
 fn recall(recall: Recall) -> RecallStatus {
-    let percent = |value: f64| format!("{value:.2}");
     RecallStatus {
         r1: percent(recall.r1),
         r5: percent(recall.r5),

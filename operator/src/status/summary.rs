@@ -29,10 +29,11 @@ pub fn of_training(ledger: &Ledger) -> Summary {
     }
 }
 
-/// The columns of an evaluation: text to image, of the first task.
+/// The columns of an evaluation: text to image, of the first retrieval.
 pub fn of_evaluation(ledger: &Ledger, tasks: usize) -> EvaluationSummary {
-    let first = ledger.results.first().map(|result| result.recalls.text_to_image.clone());
-    let recall = first.unwrap_or_default();
+    let recalls =
+        ledger.results.iter().find_map(|result| result.retrieval.as_ref()?.recalls.as_ref());
+    let recall = recalls.map(|recalls| recalls.text_to_image.clone()).unwrap_or_default();
     EvaluationSummary {
         tasks: format!("{}/{tasks}", ledger.results.len()),
         r1: recall.r1,

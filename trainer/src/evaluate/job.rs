@@ -4,19 +4,20 @@
 use cnclip_crds::artifacts::{REPORT, RESULTS};
 use cnclip_crds::model::ModelConfig;
 use cnclip_crds::report::{Activity, Report, TaskResult};
-use cnclip_crds::run_config::{EvaluateConfig, TrainConfig};
+use cnclip_crds::run_config::{EvaluateConfig, TaskConfig, TrainConfig};
 use cnclip_crds::stage::Precision;
 
-use super::{Results, Sizes, score, table};
+use super::{Encoder, Results, Sizes, score, table, zero_shot};
 use crate::array::Memory;
 use crate::cuda;
 use crate::data::shard::Dataset;
+use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Result};
 use crate::lineage;
 use crate::model::clip::{Capacity, Clip, Compute};
 use crate::params::Params;
 use crate::report::Reporter;
-use crate::report::page::{Examples, PageInput, Task, page};
+use crate::report::page::{Classes, Examples, PageInput, Shown, Task, page};
 use crate::source::{self, CONTEXT_LENGTH, Found};
 use crate::store::Store;
 use crate::weights::{Part, WeightsError, load};
@@ -38,15 +39,13 @@ pub fn evaluate(config: &EvaluateConfig, reporter: &Reporter) -> Result<String> 
     let (mut clip, mut params) = build(&model, sizes, &found)?;
     reporter.update(|report| begin(report, config));
     let (mut results, mut tasks) = (Vec::new(), Vec::new());
+    let limits = (sizes, config.max_skipped_percent / 100.0);
     for task in &config.tasks {
-        let most_skipped = config.max_skipped_percent / 100.0;
         let mut encoder = (&mut clip, &mut params);
-        let dataset = Dataset::open(&task.retrieval.dataset)?;
-        let limits = (sizes, most_skipped);
-        let scored = score(&task.name, &dataset, &tokenizer, &mut encoder, limits)?;
+        let done = measure(task, &tokenizer, &mut encoder, limits)?;
         params.memory().check()?;
-        results.push(scored.result.clone());
-        tasks.push(Task { examples: Examples::of(&scored, &dataset)?, result: scored.result });
+        results.push(done.result.clone());
+        tasks.push(done);
         reporter.update(|report| {
             report.step += 1;
             report.results = results.clone();
@@ -58,7 +57,34 @@ pub fn evaluate(config: &EvaluateConfig, reporter: &Reporter) -> Result<String> 
     Ok(table(&results))
 }
 
+/// Scores one task, and chooses what of it is shown.
+fn measure(
+    task: &TaskConfig,
+    tokenizer: &Tokenizer,
+    encoder: &mut impl Encoder,
+    limits: (Sizes, f64),
+) -> Result<Task> {
+    if let Some(retrieval) = &task.retrieval {
+        let dataset = Dataset::open(&retrieval.dataset)?;
+        let scored = score(&task.name, &dataset, tokenizer, encoder, limits)?;
+        let shown = Shown::Retrieval(Examples::of(&scored, &dataset)?);
+        return Ok(Task { result: scored.result, shown });
+    }
+    let Some(config) = &task.zero_shot else { return Err(kindless(task)) };
+    let scored = zero_shot::score(&task.name, config, tokenizer, encoder, limits)?;
+    let shown = Shown::ZeroShot(Classes::of(&scored));
+    Ok(Task { result: scored.result, shown })
+}
+
+fn kindless(task: &TaskConfig) -> Error {
+    Error::Config(format!("task {} must have exactly one of retrieval and zeroShot.", task.name))
+}
+
 fn check(config: &EvaluateConfig) -> Result<()> {
+    let two_kinds = |task: &&TaskConfig| task.retrieval.is_some() == task.zero_shot.is_some();
+    if let Some(task) = config.tasks.iter().find(two_kinds) {
+        return Err(kindless(task));
+    }
     let problem = if config.tasks.is_empty() {
         "tasks is empty; name at least one.".to_owned()
     } else if config.batch_size < 1 {
@@ -124,9 +150,15 @@ fn describe(
     let data = config
         .tasks
         .iter()
-        .map(|task| (format!("data set of {}", task.name), task.retrieval.dataset.clone()));
+        .map(|task| (format!("data set of {}", task.name), dataset_of(task).to_owned()));
     input.provenance.extend(weights.into_iter().chain(data));
     Ok(PageInput { title: config.run.name.clone(), tasks, ..input })
+}
+
+fn dataset_of(task: &TaskConfig) -> &str {
+    let retrieval = task.retrieval.as_ref().map(|retrieval| &retrieval.dataset);
+    let zero_shot = task.zero_shot.as_ref().map(|zero_shot| &zero_shot.dataset);
+    retrieval.or(zero_shot).map_or("", String::as_str)
 }
 
 fn write(artifacts: &Store, found: &Found, results: &[TaskResult]) -> Result<()> {

@@ -1,12 +1,12 @@
 //! The table that people read at the end of an evaluation. Decides nothing but its looks.
 
-use cnclip_crds::report::{Recall, TaskResult};
+use cnclip_crds::report::{Measured, Recall, TaskResult};
 
 const HEAD: [&str; 6] = ["TASK", "DIRECTION", "R@1", "R@5", "R@10", "MR"];
 
 /// Recalls of all tasks in both directions, in percent, with the sizes of their pools.
 pub fn table(results: &[TaskResult]) -> String {
-    let rows: Vec<_> = results.iter().flat_map(rows).collect();
+    let rows: Vec<_> = results.iter().flat_map(rows).flatten().collect();
     let longest = rows.iter().map(|row| row[0].chars().count());
     let name = longest.chain([HEAD[0].len()]).max().unwrap_or(0);
     let line = |cells: &[String; 6]| {
@@ -14,28 +14,33 @@ pub fn table(results: &[TaskResult]) -> String {
         format!("{task:<name$}  {direction:<12}  {r1:>5}  {r5:>5}  {r10:>5}  {mean:>5}\n")
     };
     let head = line(&HEAD.map(String::from));
-    let pools = results.iter().map(|result| {
-        let TaskResult { name, images, texts, seconds, .. } = result;
-        format!("{name}: {texts} texts, {images} images, {seconds:.1} s\n")
-    });
+    let pools = results.iter().map(pool);
     [head].into_iter().chain(rows.iter().map(line)).chain(pools).collect()
 }
 
-fn rows(result: &TaskResult) -> [[String; 6]; 2] {
+fn pool(result: &TaskResult) -> String {
+    let TaskResult { name, images, seconds, .. } = result;
+    let others = match &result.measured {
+        Measured::Retrieval(scores) => format!("{} texts", scores.texts),
+        Measured::ZeroShot(scores) => format!("{} classes", scores.classes),
+    };
+    format!("{name}: {others}, {images} images, {seconds:.1} s\n")
+}
+
+fn rows(result: &TaskResult) -> Option<[[String; 6]; 2]> {
+    let Measured::Retrieval(scores) = &result.measured else { return None };
+    let recalls = scores.recalls.as_ref()?;
     let row = |direction: &str, recall: &Recall| {
         let Recall { r1, r5, r10, mean_recall } = recall;
         let [r1, r5, r10, mean] = [r1, r5, r10, mean_recall].map(|value| format!("{value:.1}"));
         [result.name.clone(), direction.into(), r1, r5, r10, mean]
     };
-    [
-        row("text→image", &result.recalls.text_to_image),
-        row("image→text", &result.recalls.image_to_text),
-    ]
+    Some([row("text→image", &recalls.text_to_image), row("image→text", &recalls.image_to_text)])
 }
 
 #[cfg(test)]
 mod tests {
-    use cnclip_crds::report::Recalls;
+    use cnclip_crds::report::{Recalls, RetrievalScores};
 
     use super::*;
 
@@ -46,10 +51,10 @@ mod tests {
         let result = |name: &str| TaskResult {
             name: name.into(),
             dataset: "d".into(),
-            recalls,
+            digest: String::new(),
             images: 200,
-            texts: 300,
             seconds: 1.25,
+            measured: Measured::Retrieval(RetrievalScores { texts: 300, recalls: Some(recalls) }),
         };
         assert_eq!(
             table(&[result("m"), result("flickr")]),

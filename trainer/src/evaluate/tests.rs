@@ -128,7 +128,10 @@ fn a_torn_shard_costs_its_own_pictures_and_too_many_end_the_evaluation() {
 fn a_task_is_scored_as_its_validation_would_be() {
     let dataset = golden(&Store::memory());
     let scored = scored(&dataset);
-    let TaskResult { name, dataset: of, recalls: found, images, texts, .. } = &scored.result;
+    let TaskResult { name, dataset: of, images, measured, .. } = &scored.result;
+    let Measured::Retrieval(RetrievalScores { texts, recalls: Some(found) }) = measured else {
+        panic!("{measured:?}")
+    };
     assert_eq!((name.as_str(), of.as_str()), ("golden", dataset.uri()));
     assert_eq!((*images, *texts), (12, scored.gallery.texts.len() as i64));
     assert_eq!(

@@ -52,7 +52,9 @@ fn shorten(report: &mut Report, excess: usize) {
 
 #[cfg(test)]
 mod tests {
-    use cnclip_crds::report::{Activity, FailureReport, TaskResult, Validation};
+    use cnclip_crds::report::{
+        Activity, FailureReport, Measured, Recalls, RetrievalScores, TaskResult, Validation,
+    };
 
     use super::*;
 
@@ -62,7 +64,9 @@ mod tests {
 
     fn result(name: String) -> TaskResult {
         let dataset = "s3://data/flickr30k-cn/test/".into();
-        TaskResult { name, dataset, recalls: Default::default(), images: 1, texts: 5, seconds: 0.5 }
+        let scores = RetrievalScores { texts: 5, recalls: Some(Recalls::default()) };
+        let (digest, measured) = (String::new(), Measured::Retrieval(scores));
+        TaskResult { name, dataset, digest, images: 1, seconds: 0.5, measured }
     }
 
     #[test]

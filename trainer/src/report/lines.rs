@@ -1,6 +1,6 @@
 //! The log's lines about a run: one for each thing that a report changed. Never decides where they go.
 
-use cnclip_crds::report::{Recall, Recalls, Report};
+use cnclip_crds::report::{Measured, Recall, Recalls, Report, TaskResult};
 
 /// Says what is new; steps are left to the bar where there is one.
 pub(super) fn tell(before: &Report, now: &Report, has_bar: bool) {
@@ -17,8 +17,7 @@ pub(super) fn tell(before: &Report, now: &Report, has_bar: bool) {
         tracing::info!(step = saved.step, uri = saved.uri, "checkpoint saved");
     }
     for result in now.results.iter().skip(before.results.len()) {
-        let (text_to_image, image_to_text) = percents(&result.recalls);
-        tracing::info!(task = result.name, text_to_image, image_to_text, "scored");
+        scored(result);
     }
     match &now.failure {
         Some(failure) if before.failure.is_none() => {
@@ -48,6 +47,21 @@ fn step(now: &Report) {
         steps_skipped = now.steps_skipped,
         "step"
     );
+}
+
+fn scored(result: &TaskResult) {
+    match &result.measured {
+        Measured::Retrieval(scores) => {
+            let recalls = scores.recalls.as_ref().map(percents);
+            let (text_to_image, image_to_text) = recalls.unzip();
+            tracing::info!(task = result.name, text_to_image, image_to_text, "scored");
+        }
+        Measured::ZeroShot(scores) => {
+            let headline = result.score(scores.headline);
+            let (accuracy, metric) = (scores.accuracy, scores.headline);
+            tracing::info!(task = result.name, accuracy, ?metric, headline, "scored");
+        }
+    }
 }
 
 fn percents(recalls: &Recalls) -> (String, String) {

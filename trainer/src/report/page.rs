@@ -2,12 +2,13 @@
 //! it all came from. Needs nothing but itself to be read, and reads and writes nothing.
 
 mod chart;
+mod classes;
 mod compare;
 mod examples;
 mod picture;
 
 use cnclip_crds::model::ModelConfig;
-use cnclip_crds::report::TaskResult;
+use cnclip_crds::report::{Measured, TaskResult};
 use cnclip_crds::run_config::TrainConfig;
 use minijinja::Environment;
 use minijinja::syntax::SyntaxConfig;
@@ -16,6 +17,7 @@ use serde::Serialize;
 
 use super::history::Point;
 use chart::{Chart, Curve};
+pub use classes::Classes;
 pub use compare::{Curves, compare, table};
 pub use examples::{Answer, Example, Examples};
 
@@ -33,8 +35,18 @@ pub struct Stage {
 pub struct Task {
     /// What was measured.
     pub result: TaskResult,
-    /// What was found.
-    pub examples: Examples,
+    /// What is shown of it.
+    pub shown: Shown,
+}
+
+/// What is shown of a task, by its kind.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Shown {
+    /// Of a retrieval.
+    Retrieval(Examples),
+    /// Of a zero-shot classification.
+    ZeroShot(Classes),
 }
 
 /// Everything that a page says.
@@ -94,6 +106,8 @@ struct View<'a> {
     model: &'a str,
     written: String,
     tasks: &'a [Task],
+    /// Those with recalls.
+    retrievals: Vec<&'a Task>,
     stages: Vec<StageRow<'a>>,
     pairs: i64,
     seconds: i64,
@@ -113,6 +127,7 @@ pub fn page(input: &PageInput) -> String {
         model: &input.model,
         written: written(input.written_at),
         tasks: &input.tasks,
+        retrievals: input.tasks.iter().filter(|task| has_recalls(&task.result)).collect(),
         pairs: stages.iter().map(|stage| stage.pairs).sum(),
         seconds: stages.iter().map(|stage| stage.seconds).sum(),
         stages,
@@ -148,6 +163,10 @@ fn render(template: &str, view: &impl Serialize) -> String {
     }
     let template = environment.get_template(template).expect("it was just added");
     template.render(Serde(view)).expect("the template asks for what there is")
+}
+
+fn has_recalls(result: &TaskResult) -> bool {
+    matches!(&result.measured, Measured::Retrieval(scores) if scores.recalls.is_some())
 }
 
 fn written(at: i64) -> String {

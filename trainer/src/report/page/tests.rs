@@ -29,7 +29,7 @@ fn input() -> PageInput {
         model: "ViT-B-16".into(),
         written_at: 1_800_000_000,
         stages: vec![stage("<align>", 400), stage("pretrain", 100), stage("finetune", 300)],
-        tasks: vec![Task { result: scored.result, examples }],
+        tasks: vec![Task { result: scored.result, shown: Shown::Retrieval(examples) }],
         provenance: vec![("Checkpoint".into(), "s3://runs/<b>".into())],
         configuration: "{\"a\": \"</pre><script>alert(1)</script>\"}".into(),
     }

@@ -1,0 +1,218 @@
+//! What the tasks of an evaluation measured.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Recall, Recalls};
+
+/// One number that a task can measure, in percent.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+pub enum Metric {
+    /// Texts with a right image first.
+    #[serde(rename = "textToImage.r1")]
+    TextToImageR1,
+    /// Texts with a right image among the first five.
+    #[serde(rename = "textToImage.r5")]
+    TextToImageR5,
+    /// Texts with a right image among the first ten.
+    #[serde(rename = "textToImage.r10")]
+    TextToImageR10,
+    /// Mean of the three from texts to images.
+    #[serde(rename = "textToImage.meanRecall")]
+    TextToImageMeanRecall,
+    /// Images with a right text first.
+    #[serde(rename = "imageToText.r1")]
+    ImageToTextR1,
+    /// Images with a right text among the first five.
+    #[serde(rename = "imageToText.r5")]
+    ImageToTextR5,
+    /// Images with a right text among the first ten.
+    #[serde(rename = "imageToText.r10")]
+    ImageToTextR10,
+    /// Mean of the three from images to texts.
+    #[serde(rename = "imageToText.meanRecall")]
+    ImageToTextMeanRecall,
+    /// Images whose most probable class is theirs.
+    #[serde(rename = "accuracy")]
+    Accuracy,
+    /// Images whose class is among the five most probable.
+    #[serde(rename = "top5")]
+    Top5,
+    /// Mean over the classes of the share of their images that are told right.
+    #[serde(rename = "meanPerClass")]
+    MeanPerClass,
+    /// Area under the receiver operating characteristic; for two classes.
+    #[serde(rename = "rocAuc")]
+    RocAuc,
+    /// Mean over the classes of the 11-point interpolated average precision.
+    #[serde(rename = "meanAveragePrecision")]
+    MeanAveragePrecision,
+}
+
+/// What one task measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskResult {
+    /// Name of the task.
+    pub name: String,
+    /// The data set.
+    pub dataset: String,
+    /// sha256 of what describes the data set: its index, or its list of files.
+    #[serde(default)]
+    pub digest: String,
+    /// Images in it that could be used.
+    pub images: i64,
+    /// How long it took.
+    pub seconds: f64,
+    /// What came out.
+    #[serde(flatten)]
+    pub measured: Measured,
+}
+
+/// What came out of a task, by its kind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Measured {
+    /// Of a retrieval.
+    Retrieval(RetrievalScores),
+    /// Of a zero-shot classification.
+    ZeroShot(ZeroShotScores),
+}
+
+/// What a retrieval measured.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RetrievalScores {
+    /// Texts in the pool.
+    pub texts: i64,
+    /// Recall in both directions; none where the data set does not say what belongs together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recalls: Option<Recalls>,
+}
+
+/// What a zero-shot classification measured.
+///
+/// # Units
+/// Percent
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ZeroShotScores {
+    /// How many classes there are.
+    pub classes: i64,
+    /// The number that this data set is compared by.
+    pub headline: Metric,
+    /// Images whose most probable class is theirs.
+    pub accuracy: f64,
+    /// Images whose class is among the five most probable.
+    pub top5: f64,
+    /// Mean over the classes of the share of their images that are told right.
+    pub mean_per_class: f64,
+    /// Area under the receiver operating characteristic, of two classes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roc_auc: Option<f64>,
+    /// Mean over the classes of the 11-point interpolated average precision.
+    pub mean_average_precision: f64,
+}
+
+impl TaskResult {
+    /// One of its numbers; `None` if it has no such one.
+    pub fn score(&self, metric: Metric) -> Option<f64> {
+        match &self.measured {
+            Measured::Retrieval(scores) => scores.score(metric),
+            Measured::ZeroShot(scores) => scores.score(metric),
+        }
+    }
+
+    /// The number that it is compared by: R@1 from texts to images, or that of its data set.
+    pub fn headline(&self) -> Metric {
+        match &self.measured {
+            Measured::Retrieval(_) => Metric::TextToImageR1,
+            Measured::ZeroShot(scores) => scores.headline,
+        }
+    }
+}
+
+impl RetrievalScores {
+    fn score(&self, metric: Metric) -> Option<f64> {
+        let Recalls { text_to_image, image_to_text } = self.recalls?;
+        let of = |recall: Recall, r1, r5, r10, mean| {
+            let Recall { r1: first, r5: five, r10: ten, mean_recall } = recall;
+            let values = [(r1, first), (r5, five), (r10, ten), (mean, mean_recall)];
+            values.into_iter().find_map(|(name, value)| (name == metric).then_some(value))
+        };
+        use Metric as M;
+        let (r1, r5, r10) = (M::TextToImageR1, M::TextToImageR5, M::TextToImageR10);
+        let there = of(text_to_image, r1, r5, r10, M::TextToImageMeanRecall);
+        let (r1, r5, r10) = (M::ImageToTextR1, M::ImageToTextR5, M::ImageToTextR10);
+        there.or_else(|| of(image_to_text, r1, r5, r10, M::ImageToTextMeanRecall))
+    }
+}
+
+impl ZeroShotScores {
+    fn score(&self, metric: Metric) -> Option<f64> {
+        match metric {
+            Metric::Accuracy => Some(self.accuracy),
+            Metric::Top5 => Some(self.top5),
+            Metric::MeanPerClass => Some(self.mean_per_class),
+            Metric::RocAuc => self.roc_auc,
+            Metric::MeanAveragePrecision => Some(self.mean_average_precision),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn result(measured: Measured) -> TaskResult {
+        let (name, dataset) = ("muge".to_owned(), "s3://data/muge/valid/".to_owned());
+        TaskResult { name, dataset, digest: String::new(), images: 3, seconds: 1.0, measured }
+    }
+
+    #[test]
+    fn every_number_is_found_by_its_name_and_only_there() {
+        let recall = |r1| Recall { r1, r5: r1 + 1.0, r10: r1 + 2.0, mean_recall: r1 + 3.0 };
+        let recalls = Recalls { text_to_image: recall(10.0), image_to_text: recall(20.0) };
+        let scores = RetrievalScores { texts: 5, recalls: Some(recalls) };
+        let retrieval = result(Measured::Retrieval(scores));
+        let zero_shot = result(Measured::ZeroShot(ZeroShotScores {
+            classes: 2,
+            headline: Metric::RocAuc,
+            accuracy: 1.0,
+            top5: 2.0,
+            mean_per_class: 3.0,
+            roc_auc: Some(4.0),
+            mean_average_precision: 5.0,
+        }));
+        let named = |name: &str| serde_json::from_str::<Metric>(&format!("\"{name}\"")).unwrap();
+        for (name, value) in [
+            ("textToImage.r1", 10.0),
+            ("textToImage.r5", 11.0),
+            ("textToImage.r10", 12.0),
+            ("textToImage.meanRecall", 13.0),
+            ("imageToText.r1", 20.0),
+            ("imageToText.r5", 21.0),
+            ("imageToText.r10", 22.0),
+            ("imageToText.meanRecall", 23.0),
+        ] {
+            assert_eq!(retrieval.score(named(name)), Some(value), "{name}");
+            assert_eq!(zero_shot.score(named(name)), None, "{name}");
+        }
+        let names = ["accuracy", "top5", "meanPerClass", "rocAuc", "meanAveragePrecision"];
+        for (name, value) in names.into_iter().zip([1.0, 2.0, 3.0, 4.0, 5.0]) {
+            assert_eq!(zero_shot.score(named(name)), Some(value), "{name}");
+            assert_eq!(retrieval.score(named(name)), None, "{name}");
+        }
+        assert_eq!(zero_shot.headline(), Metric::RocAuc);
+    }
+
+    #[test]
+    fn a_result_reads_like_the_task_that_asked_for_it() {
+        let scores = RetrievalScores { texts: 5, recalls: None };
+        let json = serde_json::to_value(result(Measured::Retrieval(scores))).unwrap();
+        assert_eq!(json["retrieval"], serde_json::json!({"texts": 5}));
+    }
+}
