@@ -42,7 +42,7 @@ def recalls(evaluation):
     if not results:
         raise Failure(f"{evaluation.name} is complete and its status holds no results.")
     directions = {"text_to_image": "textToImage", "image_to_text": "imageToText"}
-    found = results[0]["recalls"]
+    found = results[0]["retrieval"]["recalls"]
     return {ours: {key: float(found[theirs][name]) for name, key in KEYS.items()}
             for ours, theirs in directions.items()}
 
