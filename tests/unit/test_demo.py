@@ -24,7 +24,7 @@ def evaluation(**status):
 class Summaries(unittest.TestCase):
     def test_pairs_and_seconds_add_up_over_trainings_and_memory_is_the_worst(self):
         runs = [training("a", 10, samplesSeen=1000, peakRssBytes=5), training("b", 30, samplesSeen=3000),
-                evaluation(results=[{"name": "t", "recalls": RECALLS}], peakRssBytes=7)]
+                evaluation(results=[{"name": "t", "retrieval": {"recalls": RECALLS}}], peakRssBytes=7)]
         got = summary.of(runs, {"setup": 1.0, "total": 50.0}, 3, "report.html")
         self.assertEqual(got["pairs_seen"], 4000)
         self.assertEqual(got["pairs_per_second"], 100.0)
