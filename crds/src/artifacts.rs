@@ -3,6 +3,7 @@
 //! ```text
 //! <prefix>/report.html                            the page people look at
 //! <prefix>/results.json                           what an evaluation measured
+//! <prefix>/tasks/<task>/…                         what was found for each query, and features
 //! <prefix>/<stage>/metrics.jsonl                  one line a report
 //! <prefix>/<stage>/fence/<term>.json              claims to write; the last one holds
 //! <prefix>/<stage>/checkpoints/<step>-<term>/…    weights, moments, state; manifest.json last
@@ -27,6 +28,11 @@ pub const MANIFEST: &str = "manifest.json";
 /// Joins two parts of a URI with exactly one slash between them.
 pub fn join(prefix: &str, rest: &str) -> String {
     format!("{}/{}", prefix.trim_end_matches('/'), rest.trim_start_matches('/'))
+}
+
+/// The folder of a task's files under the prefix of an evaluation.
+pub fn task(name: &str) -> String {
+    join("tasks", name)
 }
 
 /// The prefix of one stage.

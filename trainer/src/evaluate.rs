@@ -1,7 +1,9 @@
 //! Scores: what a model is worth on a data set. Loads no weights and writes nothing.
 
+mod files;
 pub mod gallery;
 mod job;
+pub mod predictions;
 pub mod retrieval;
 pub mod search;
 mod table;
@@ -15,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::shard::Dataset;
 use crate::data::tokenize::Tokenizer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Texts;
 use crate::model::clip::Clip;
 use crate::ops::pixels::Pixels;
@@ -105,8 +107,9 @@ pub fn score(
     let gallery =
         Gallery::encode(dataset, tokenizer, encoder, (sizes, most_skipped), &World::alone())?;
     let retrieval = gallery.retrieval();
+    tell(name, &retrieval);
     let texts = gallery.texts.len() as i64;
-    let scores = RetrievalScores { texts, recalls: Some(retrieval.recalls()) };
+    let scores = RetrievalScores { texts, recalls: retrieval.recalls() };
     let result = TaskResult {
         name: name.into(),
         dataset: dataset.uri().into(),
@@ -118,11 +121,22 @@ pub fn score(
     Ok(Scored { result, gallery, retrieval })
 }
 
+/// Says what of a data set counts for nothing.
+fn tell(task: &str, retrieval: &Retrieval) {
+    let Retrieval { text_to_image, image_to_text } = retrieval;
+    if text_to_image.recall.is_none() {
+        tracing::info!(task, "no labels: texts are searched for, and no recall is known");
+    } else if text_to_image.unanswerable + image_to_text.unanswerable > 0 {
+        let (texts, images) = (text_to_image.unanswerable, image_to_text.unanswerable);
+        tracing::info!(task, texts, images, "nothing belongs to some, which count for nothing");
+    }
+}
+
 /// Recall over a data set, as a validation in training needs it: each rank encodes its share, rank 0
 /// gets the numbers.
 ///
 /// # Errors
-/// As [`score`], or if a rank is lost.
+/// As [`score`], if nothing is said to belong together, or if a rank is lost.
 pub fn recalls(
     dataset: &Dataset,
     tokenizer: &Tokenizer,
@@ -131,7 +145,14 @@ pub fn recalls(
     world: &World,
 ) -> Result<Option<Recalls>> {
     let gallery = Gallery::encode(dataset, tokenizer, encoder, (sizes, most_skipped), world)?;
-    Ok(world.is_first().then(|| gallery.retrieval().recalls()))
+    if gallery.relevant.iter().all(Vec::is_empty) {
+        return Err(Error::Data(format!(
+            "{} says of no text which image it describes, so nothing can be validated on it. Name a \
+             data set with labels in validation.",
+            dataset.uri()
+        )));
+    }
+    Ok(world.is_first().then(|| gallery.retrieval().recalls()).flatten())
 }
 
 #[cfg(test)]

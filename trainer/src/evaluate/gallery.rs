@@ -35,6 +35,8 @@ pub struct Place {
     pub shard: usize,
     /// Number of the sample in it.
     pub sample: usize,
+    /// Number of the picture in its data set.
+    pub image_id: u64,
 }
 
 /// The encoded data set.
@@ -248,7 +250,7 @@ fn read(
         let samples = shard.samples.get(own.start..last).unwrap_or_default();
         for (first, samples) in (own.start..).step_by(sizes.batch).zip(samples.chunks(sizes.batch))
         {
-            let place = Place { shard: number, sample: first };
+            let place = (number, first);
             give(Ok(Chunk::of(&shard.uri, place, samples, sizes.side)))?;
         }
     }
@@ -272,7 +274,7 @@ fn damage(shard: &Shard, images: u64) -> Found {
 
 impl Chunk {
     /// The pictures of some samples that decode, and the captions of all.
-    fn of(uri: &str, first: Place, samples: &[Sample], side: usize) -> Self {
+    fn of(uri: &str, (shard, first): (usize, usize), samples: &[Sample], side: usize) -> Self {
         let planes = |sample: &Sample| {
             let mut planes = vec![0; 3 * side * side];
             preprocess(&sample.image, side, Augmentation::None, Key::default(), &mut planes)
@@ -284,7 +286,8 @@ impl Chunk {
             let image = match picture {
                 Ok(picture) => {
                     planes.extend(picture);
-                    found.images.push(Place { sample: first.sample + number, ..first });
+                    let (sample, image_id) = (first + number, sample.image_id);
+                    found.images.push(Place { shard, sample, image_id });
                     Some(found.images.len() - 1)
                 }
                 Err(error) => {

@@ -1,13 +1,13 @@
 //! One evaluation from its file to its results: finds the checkpoint, scores every task, writes what
 //! came out.
 
-use cnclip_crds::artifacts::{REPORT, RESULTS};
+use cnclip_crds::artifacts::{self as places, REPORT, RESULTS};
 use cnclip_crds::model::ModelConfig;
 use cnclip_crds::report::{Activity, Report, TaskResult};
 use cnclip_crds::run_config::{EvaluateConfig, TaskConfig, TrainConfig};
 use cnclip_crds::stage::Precision;
 
-use super::{Encoder, Results, Sizes, score, table, zero_shot};
+use super::{Encoder, Results, Sizes, files, score, table, zero_shot};
 use crate::array::Memory;
 use crate::cuda;
 use crate::data::shard::Dataset;
@@ -42,7 +42,7 @@ pub fn evaluate(config: &EvaluateConfig, reporter: &Reporter) -> Result<String> 
     let limits = (sizes, config.max_skipped_percent / 100.0);
     for task in &config.tasks {
         let mut encoder = (&mut clip, &mut params);
-        let done = measure(task, &tokenizer, &mut encoder, limits)?;
+        let done = measure(task, &tokenizer, &mut encoder, limits, &artifacts)?;
         params.memory().check()?;
         results.push(done.result.clone());
         tasks.push(done);
@@ -63,10 +63,12 @@ fn measure(
     tokenizer: &Tokenizer,
     encoder: &mut impl Encoder,
     limits: (Sizes, f64),
+    artifacts: &Store,
 ) -> Result<Task> {
     if let Some(retrieval) = &task.retrieval {
         let dataset = Dataset::open(&retrieval.dataset)?;
         let scored = score(&task.name, &dataset, tokenizer, encoder, limits)?;
+        files::write(&scored, &artifacts.join(&places::task(&task.name)))?;
         let shown = Shown::Retrieval(Examples::of(&scored, &dataset)?);
         return Ok(Task { result: scored.result, shown });
     }

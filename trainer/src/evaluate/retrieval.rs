@@ -3,7 +3,7 @@
 
 use cnclip_crds::report::{Recall, Recalls};
 
-use super::search::{Features, nearest};
+use super::search::{Features, Near, nearest};
 
 /// Candidates kept for each query: as many as the largest k of recall at k.
 pub const KEPT: usize = 10;
@@ -22,10 +22,10 @@ pub struct Pool<'a> {
 /// One direction of a retrieval.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Direction {
-    /// Over the queries that have a relevant candidate.
-    pub recall: Recall,
-    /// For each query the indices of its [`KEPT`] best candidates, best first.
-    pub nearest: Vec<Vec<usize>>,
+    /// Over the queries that have a relevant candidate; none if no query has.
+    pub recall: Option<Recall>,
+    /// For each query its [`KEPT`] best candidates, best first; all where there are fewer.
+    pub nearest: Vec<Vec<Near>>,
     /// For each query, the candidates that are right.
     pub relevant: Vec<Vec<usize>>,
     /// Queries without a relevant candidate; they count for nothing.
@@ -56,34 +56,33 @@ impl Retrieval {
         }
     }
 
-    /// Recall in both directions.
-    pub fn recalls(&self) -> Recalls {
-        Recalls {
-            text_to_image: self.text_to_image.recall,
-            image_to_text: self.image_to_text.recall,
-        }
+    /// Recall in both directions; none if nothing is said to belong together.
+    pub fn recalls(&self) -> Option<Recalls> {
+        let (text_to_image, image_to_text) = (self.text_to_image.recall, self.image_to_text.recall);
+        Some(Recalls { text_to_image: text_to_image?, image_to_text: image_to_text? })
     }
 }
 
 impl Direction {
-    fn new(nearest: Vec<Vec<usize>>, relevant: Vec<Vec<usize>>) -> Self {
+    fn new(nearest: Vec<Vec<Near>>, relevant: Vec<Vec<usize>>) -> Self {
         let places = nearest.iter().zip(&relevant);
         let places: Vec<_> = places.map(|(found, right)| first_hit(found, right)).collect();
         let unanswerable = relevant.iter().filter(|right| right.is_empty()).count();
-        let recall = recall(&places, relevant.len() - unanswerable);
+        let queries = relevant.len() - unanswerable;
+        let recall = (queries > 0).then(|| recall(&places, queries));
         Self { recall, nearest, relevant, unanswerable }
     }
 }
 
 /// The place of the first right candidate, from 0.
-pub fn first_hit(found: &[usize], right: &[usize]) -> Option<usize> {
-    found.iter().position(|candidate| right.contains(candidate))
+pub fn first_hit(found: &[Near], right: &[usize]) -> Option<usize> {
+    found.iter().position(|near| right.contains(&near.index))
 }
 
 fn recall(places: &[Option<usize>], queries: usize) -> Recall {
     let share = |k| {
         let hits = places.iter().flatten().filter(|&&place| place < k).count();
-        hits as f64 / queries.max(1) as f64
+        hits as f64 / queries as f64
     };
     let (r1, r5, r10) = (share(1), share(5), share(10));
     let mean = (r1 + r5 + r10) / 3.0;

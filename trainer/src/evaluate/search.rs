@@ -5,10 +5,13 @@ use rayon::prelude::*;
 
 use crate::ops::matrix::{Matrix, MatrixMut, Onto, Threads, product};
 
-/// Queries that one thread compares at a time.
-const QUERIES: usize = 64;
-/// Candidates they are compared with at a time: the similarities of a block are 1 MiB.
-const CANDIDATES: usize = 4096;
+/// Most queries that one thread compares at a time: every candidate is read once for so many.
+const QUERIES: usize = 512;
+/// Candidates they are compared with at a time: the similarities of a block are 1 MiB, half of a
+/// core's second-level cache.
+const CANDIDATES: usize = 512;
+/// Similarities that are looked at together: one of them must be good enough, or none is.
+const LANES: usize = 64;
 
 /// Feature vectors, one after the other.
 ///
@@ -32,9 +35,19 @@ impl<'a> Features<'a> {
         self.values.len() / self.width
     }
 
+    /// Numbers in each.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
     /// One vector.
     pub fn row(&self, index: usize) -> &'a [f32] {
         &self.values[index * self.width..][..self.width]
+    }
+
+    /// All numbers, vector after vector.
+    pub fn values(&self) -> &'a [f32] {
+        self.values
     }
 
     fn blocks(&self, rows: usize) -> impl IndexedParallelIterator<Item = Matrix<'a>> {
@@ -43,14 +56,27 @@ impl<'a> Features<'a> {
     }
 }
 
-/// For each query the `count` candidates of the largest inner product, best first.
+/// A candidate and how similar it is to the query.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Near {
+    /// Its place among the candidates.
+    pub index: usize,
+    /// The inner product with the query; minus infinity where that is not a number.
+    pub similarity: f32,
+}
+
+/// For each query the `count` candidates of the largest inner product, best first; all of them where
+/// there are fewer.
 ///
 /// # Guarantees
 /// Of equally similar candidates the earlier one wins, as in a stable sort. A similarity that is not
-/// a number loses to every other.
-pub fn nearest(queries: Features<'_>, candidates: Features<'_>, count: usize) -> Vec<Vec<usize>> {
+/// a number loses to every other. Memory beyond the answers is a few MiB for each thread, however
+/// many candidates there are.
+pub fn nearest(queries: Features<'_>, candidates: Features<'_>, count: usize) -> Vec<Vec<Near>> {
     assert_eq!(queries.width, candidates.width, "queries and candidates are of one width");
-    let blocks = queries.blocks(QUERIES);
+    // Few queries are shared by all threads; many are compared in blocks that make a product worth it.
+    let share = queries.count().div_ceil(rayon::current_num_threads());
+    let blocks = queries.blocks(share.clamp(1, QUERIES));
     blocks.flat_map_iter(|block| nearest_to_block(block, candidates, count)).collect()
 }
 
@@ -58,7 +84,7 @@ fn nearest_to_block(
     queries: Matrix<'_>,
     candidates: Features<'_>,
     count: usize,
-) -> impl Iterator<Item = Vec<usize>> {
+) -> impl Iterator<Item = Vec<Near>> {
     let mut best = vec![Best::new(count); queries.rows()];
     let mut similarities = Vec::new();
     let step = CANDIDATES * candidates.width;
@@ -68,16 +94,16 @@ fn nearest_to_block(
         let target = MatrixMut::new(&mut similarities, block.rows());
         product(target, Onto::Replace, 1.0, (queries, block.transposed()), Threads::One);
         for (best, row) in best.iter_mut().zip(similarities.chunks(block.rows())) {
-            (number * CANDIDATES..).zip(row).for_each(|(index, &value)| best.offer(index, value));
+            best.offer(number * CANDIDATES, row);
         }
     }
-    best.into_iter().map(|best| best.found.into_iter().map(|(_, index)| index).collect())
+    best.into_iter().map(|best| best.found)
 }
 
 /// The best candidates seen so far, best first.
 #[derive(Clone, Debug)]
 struct Best {
-    found: Vec<(f32, usize)>,
+    found: Vec<Near>,
     count: usize,
 }
 
@@ -86,16 +112,35 @@ impl Best {
         Self { found: Vec::with_capacity(count + 1), count }
     }
 
+    /// Candidates from `first` on, which come behind all seen before.
+    fn offer(&mut self, first: usize, similarities: &[f32]) {
+        for (first, lanes) in (first..).step_by(LANES).zip(similarities.chunks(LANES)) {
+            // Without a branch for each, so that it becomes vector code: few lanes hold a good one.
+            let worst = self.worst();
+            if lanes.iter().fold(false, |any, &one| any | (one > worst)) || !self.is_full() {
+                (first..).zip(lanes).for_each(|(index, &similarity)| self.take(index, similarity));
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.found.len() >= self.count
+    }
+
+    /// What a candidate must exceed.
+    fn worst(&self) -> f32 {
+        self.found.last().map_or(f32::INFINITY, |near| near.similarity)
+    }
+
     /// Candidates come in rising order of their index, so one that is only as good as another
     /// belongs behind it.
-    fn offer(&mut self, index: usize, similarity: f32) {
+    fn take(&mut self, index: usize, similarity: f32) {
         let similarity = if similarity.is_nan() { f32::NEG_INFINITY } else { similarity };
-        let full = self.found.len() == self.count;
-        if full && self.found.last().is_none_or(|&(worst, _)| similarity <= worst) {
+        if self.is_full() && similarity <= self.worst() {
             return;
         }
-        let place = self.found.partition_point(|&(better, _)| better >= similarity);
-        self.found.insert(place, (similarity, index));
+        let place = self.found.partition_point(|better| better.similarity >= similarity);
+        self.found.insert(place, Near { index, similarity });
         self.found.truncate(self.count);
     }
 }
@@ -119,6 +164,11 @@ mod tests {
         (0..queries.count()).map(order).collect()
     }
 
+    fn places(queries: Features<'_>, candidates: Features<'_>, count: usize) -> Vec<Vec<usize>> {
+        let found = nearest(queries, candidates, count).into_iter();
+        found.map(|row| row.iter().map(|near| near.index).collect()).collect()
+    }
+
     /// Small integers: their inner products are exact, and many are equal.
     fn small(count: usize, width: usize, seed: u64) -> Vec<f32> {
         let draw = |i| (uniform(stream(seed, i)) * 5.0).floor() - 2.0;
@@ -127,10 +177,10 @@ mod tests {
 
     #[test]
     fn the_best_are_those_of_a_stable_sort_over_everything_in_every_block() {
-        for (queries, candidates) in [(1, 1), (3, 9), (65, 4097), (2, 9000)] {
+        for (queries, candidates) in [(1, 1), (3, 9), (65, 4097), (1030, 513), (2, 9000)] {
             let (q, c) = (small(queries, 3, 1), small(candidates, 3, 2));
             let (q, c) = (Features::new(&q, 3), Features::new(&c, 3));
-            assert_eq!(nearest(q, c, 10), sorted(q, c, 10), "{queries} × {candidates}");
+            assert_eq!(places(q, c, 10), sorted(q, c, 10), "{queries} × {candidates}");
         }
     }
 
@@ -138,13 +188,25 @@ mod tests {
     fn a_similarity_that_is_not_a_number_comes_last() {
         let candidates = [f32::NAN, 1.0, f32::NAN, 2.0, -3.0];
         let found = nearest(Features::new(&[1.0], 1), Features::new(&candidates, 1), 4);
-        assert_eq!(found, [[3, 1, 4, 0]]);
+        let places: Vec<_> = found[0].iter().map(|near| near.index).collect();
+        assert_eq!(places, [3, 1, 4, 0]);
+        let similarities: Vec<_> = found[0].iter().map(|near| near.similarity).collect();
+        assert_eq!(similarities, [2.0, 1.0, -3.0, f32::NEG_INFINITY]);
+    }
+
+    #[test]
+    fn a_pool_of_fewer_than_asked_for_is_ordered_whole() {
+        let axes = [1.0, 0.0, 0.5, 0.5, 0.0, 1.0];
+        let found = places(Features::new(&[0.0, 1.0], 2), Features::new(&axes, 2), 10);
+        assert_eq!(found, [[2, 1, 0]]);
     }
 
     #[test]
     fn nothing_is_found_among_nothing() {
         let none = Features::new(&[], 2);
-        assert_eq!(nearest(Features::new(&[1.0, 0.0], 2), none, 10), [[0usize; 0]]);
+        assert_eq!(places(Features::new(&[1.0, 0.0], 2), none, 10), [[0usize; 0]]);
         assert!(nearest(none, Features::new(&[1.0, 0.0], 2), 10).is_empty());
+        let axes = Features::new(&[1.0, 0.0, 0.0, 1.0], 2);
+        assert_eq!(places(axes, axes, 0), [[0usize; 0]; 2]);
     }
 }

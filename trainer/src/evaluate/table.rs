@@ -24,7 +24,12 @@ fn pool(result: &TaskResult) -> String {
         Measured::Retrieval(scores) => format!("{} texts", scores.texts),
         Measured::ZeroShot(scores) => format!("{} classes", scores.classes),
     };
-    format!("{name}: {others}, {images} images, {seconds:.1} s\n")
+    let labels = if is_unlabelled(result) { ", no labels" } else { "" };
+    format!("{name}: {others}, {images} images, {seconds:.1} s{labels}\n")
+}
+
+fn is_unlabelled(result: &TaskResult) -> bool {
+    matches!(&result.measured, Measured::Retrieval(scores) if scores.recalls.is_none())
 }
 
 fn rows(result: &TaskResult) -> Option<[[String; 6]; 2]> {
@@ -45,26 +50,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_stay_in_line_whatever_the_names() {
+    fn columns_stay_in_line_whatever_the_names_and_a_task_without_labels_says_so() {
         let recall = Recall { r1: 58.42, r5: 83.6, r10: 100.0, mean_recall: 77.4 };
         let recalls = Recalls { text_to_image: recall, image_to_text: Recall::default() };
-        let result = |name: &str| TaskResult {
+        let result = |name: &str, recalls| TaskResult {
             name: name.into(),
             dataset: "d".into(),
             digest: String::new(),
             images: 200,
             seconds: 1.25,
-            measured: Measured::Retrieval(RetrievalScores { texts: 300, recalls: Some(recalls) }),
+            measured: Measured::Retrieval(RetrievalScores { texts: 300, recalls }),
         };
         assert_eq!(
-            table(&[result("m"), result("flickr")]),
+            table(&[
+                result("m", Some(recalls)),
+                result("flickr", Some(recalls)),
+                result("test", None)
+            ]),
             "TASK    DIRECTION       R@1    R@5   R@10     MR\n\
              m       text→image     58.4   83.6  100.0   77.4\n\
              m       image→text      0.0    0.0    0.0    0.0\n\
              flickr  text→image     58.4   83.6  100.0   77.4\n\
              flickr  image→text      0.0    0.0    0.0    0.0\n\
              m: 300 texts, 200 images, 1.2 s\n\
-             flickr: 300 texts, 200 images, 1.2 s\n"
+             flickr: 300 texts, 200 images, 1.2 s\n\
+             test: 300 texts, 200 images, 1.2 s, no labels\n"
         );
     }
 }

@@ -1,6 +1,8 @@
 use std::borrow::Cow;
 use std::path::Path;
 
+use serde_json::Value;
+
 use super::gallery::Place;
 use super::*;
 use crate::data::prepare::{self, prepare};
@@ -52,6 +54,17 @@ pub(crate) fn golden(store: &Store) -> Dataset {
     Dataset::new(store.clone()).unwrap()
 }
 
+/// The golden pictures, and texts of which nobody says what they describe.
+pub(crate) fn unlabelled(store: &Store) -> Dataset {
+    let folder = tempfile::tempdir().unwrap();
+    let texts = folder.path().join("texts.jsonl");
+    let line = |id: u64| format!("{{\"text_id\": {id}, \"text\": \"{id}\", \"image_ids\": []}}\n");
+    std::fs::write(&texts, [70, 1000, 8].map(line).concat()).unwrap();
+    let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/dataset/train_imgs.tsv");
+    prepare(&images, &texts, store, &prepare::Options::default(), |_| ()).unwrap();
+    Dataset::new(store.clone()).unwrap()
+}
+
 /// A data set as a simple model scores it.
 pub(crate) fn scored(dataset: &Dataset) -> Scored {
     score("golden", dataset, &tokenizer(), &mut Plain::default(), (SIZES, 0.0)).unwrap()
@@ -86,7 +99,7 @@ fn every_picture_and_every_text_is_encoded_once_with_what_belongs_together() {
     assert!(encoder.largest_batch <= SIZES.batch, "{}", encoder.largest_batch);
     for (text, images) in gallery.relevant.iter().enumerate() {
         for &image in images {
-            let Place { shard, sample } = gallery.images[image];
+            let Place { shard, sample, .. } = gallery.images[image];
             let sample = &dataset.shard(shard).unwrap().samples[sample];
             assert!(sample.captions.contains(&gallery.texts[text]));
         }
@@ -101,7 +114,7 @@ fn pictures_are_found_again() {
     let found = gallery.pictures(&dataset, &[last, 0, last]).unwrap();
     assert_eq!(found.len(), 2);
     for (image, bytes) in found {
-        let Place { shard, sample } = gallery.images[image];
+        let Place { shard, sample, .. } = gallery.images[image];
         assert_eq!(bytes, dataset.shard(shard).unwrap().samples[sample].image);
     }
 }
@@ -141,4 +154,52 @@ fn a_task_is_scored_as_its_validation_would_be() {
             .unwrap()
     );
     assert!(found.text_to_image.r10 > 0.0, "ten of twelve pictures are among the first ten");
+}
+
+fn rows(store: &Store, name: &str) -> Vec<Value> {
+    let bytes = store.get(name).unwrap();
+    let lines = bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+    lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
+}
+
+#[test]
+fn what_was_found_is_told_in_the_numbers_of_the_data_set() {
+    let (scored, folder) = (scored(&golden(&Store::memory())), Store::memory());
+    files::write(&scored, &folder).unwrap();
+    let images: Vec<_> = scored.gallery.images.iter().map(|image| image.image_id).collect();
+    assert!(images.contains(&12_345_678_901), "as in the file, not their places: {images:?}");
+    let found = rows(&folder, "text_to_image.jsonl");
+    assert_eq!(found.len(), scored.gallery.texts.len());
+    for (row, text) in found.iter().zip(0..) {
+        assert_eq!(row["text_id"], scored.gallery.texts[text].text_id);
+        let nearest = scored.retrieval.text_to_image.nearest[text].iter();
+        let right: Vec<_> = nearest.map(|near| images[near.index]).collect();
+        assert_eq!(row["image_ids"], serde_json::json!(right));
+        assert_eq!(right.len(), 10);
+    }
+    assert_eq!(rows(&folder, "image_to_text.jsonl").len(), 12);
+    let recalls = scored.retrieval.recalls().unwrap();
+    let score = &rows(&folder, "text_to_image_score.json")[0];
+    assert_eq!(score["scoreJson"]["r10"], recalls.text_to_image.r10);
+    let score = &rows(&folder, "image_to_text_score.json")[0];
+    assert_eq!(score["score"], recalls.image_to_text.mean_recall);
+}
+
+#[test]
+fn a_data_set_without_labels_is_searched_all_the_same() {
+    let (dataset, folder) = (unlabelled(&Store::memory()), Store::memory());
+    let scored = scored(&dataset);
+    let Measured::Retrieval(scores) = &scored.result.measured else { panic!("a retrieval") };
+    assert_eq!((scores.texts, scores.recalls), (3, None));
+    files::write(&scored, &folder).unwrap();
+    let found = rows(&folder, "text_to_image.jsonl");
+    let ids: Vec<_> = found.iter().map(|row| row["text_id"].as_u64().unwrap()).collect();
+    assert_eq!(ids, [8, 70, 1000]);
+    assert!(found.iter().all(|row| row["image_ids"].as_array().unwrap().len() == 10));
+    assert_eq!(folder.find("text_to_image_score.json").unwrap(), None, "nothing is known of it");
+
+    let limits = (SIZES, 0.0);
+    let error = recalls(&dataset, &tokenizer(), &mut Plain::default(), limits, &World::alone())
+        .unwrap_err();
+    assert!(error.to_string().contains("says of no text which image"), "{error}");
 }

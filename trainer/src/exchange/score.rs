@@ -120,7 +120,7 @@ pub fn score(images: &Path, texts: &Path, relevance: &Path) -> Result<Recalls> {
     }
     let relevant = read(relevance, &images, &texts)?;
     let pool = Pool { texts: texts.features(), images: images.features(), relevant: &relevant };
-    Ok(Retrieval::of(pool).recalls())
+    Retrieval::of(pool).recalls().ok_or_else(|| Error::Bug("labels were looked for".into()))
 }
 
 /// For each text, the images it describes.

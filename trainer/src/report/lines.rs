@@ -52,8 +52,10 @@ fn step(now: &Report) {
 fn scored(result: &TaskResult) {
     match &result.measured {
         Measured::Retrieval(scores) => {
-            let recalls = scores.recalls.as_ref().map(percents);
-            let (text_to_image, image_to_text) = recalls.unzip();
+            let Some((text_to_image, image_to_text)) = scores.recalls.as_ref().map(percents) else {
+                let (texts, images) = (scores.texts, result.images);
+                return tracing::info!(task = result.name, texts, images, "searched, no labels");
+            };
             tracing::info!(task = result.name, text_to_image, image_to_text, "scored");
         }
         Measured::ZeroShot(scores) => {

@@ -123,7 +123,7 @@ fn features_of_a_checkpoint_are_worth_what_its_evaluation_says() {
     fs::write(&files[2], kept.collect::<Vec<_>>().join("\n")).unwrap();
     let found: Value = serde_json::from_slice(&succeed(&score::score(&files), b"")).unwrap();
     let right = fs::read_to_string(results.join("results.json")).unwrap();
-    let right = &right.parse::<Value>().unwrap()["tasks"][0]["recalls"];
+    let right = &right.parse::<Value>().unwrap()["tasks"][0]["retrieval"]["recalls"];
     for (direction, ours) in [("text_to_image", "textToImage"), ("image_to_text", "imageToText")] {
         assert_eq!(found[direction]["r1"], right[ours]["r1"], "{direction}");
         assert_eq!(found[direction]["mean_recall"], right[ours]["meanRecall"], "{direction}");

@@ -79,7 +79,8 @@ fn weights_that_come_without_a_training_are_scored_as_those_of_a_checkpoint() {
         let page = fs::read_to_string(results.join("report.html")).unwrap();
         assert!(page.contains("ResNet [1, 1, 1, 1]×4 at 32 px"));
         let results = fs::read(results.join("results.json")).unwrap();
-        serde_json::from_slice::<Value>(&results).unwrap()["tasks"][0]["recalls"].clone()
+        serde_json::from_slice::<Value>(&results).unwrap()["tasks"][0]["retrieval"]["recalls"]
+            .clone()
     };
     assert_eq!(score(&published, "a"), score(&checkpoint, "b"));
 }

@@ -3,6 +3,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::*;
+use crate::evaluate::predictions;
 
 fn lines(name: &str) -> Vec<Value> {
     let path = format!("{}/tests/golden/metrics/{name}", env!("CARGO_MANIFEST_DIR"));
@@ -22,14 +23,9 @@ fn features(name: &str, key: &str) -> (Vec<i64>, Vec<f32>) {
     (lines.iter().map(|line| line[key].as_i64().unwrap()).collect(), numbers)
 }
 
-fn predictions(queries: &[i64], candidates: &[i64], direction: &Direction) -> Vec<(i64, Vec<i64>)> {
-    let found = direction.nearest.iter().map(|row| row.iter().map(|&at| candidates[at]).collect());
-    queries.iter().copied().zip(found).collect()
-}
-
-fn predicted(name: &str, query: &str, candidates: &str) -> Vec<(i64, Vec<i64>)> {
-    let row = |line: &Value| (line[query].as_i64().unwrap(), ids(line, candidates));
-    lines(name).iter().map(row).collect()
+fn parsed(bytes: &[u8]) -> Vec<Value> {
+    let text = std::str::from_utf8(bytes).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[test]
@@ -46,14 +42,11 @@ fn recalls_and_the_ten_best_are_those_of_the_reference() {
         relevant: &relevant,
     });
 
-    assert_eq!(
-        predictions(&texts, &images, &found.text_to_image),
-        predicted("test_predictions.jsonl", "text_id", "image_ids")
-    );
-    assert_eq!(
-        predictions(&images, &texts, &found.image_to_text),
-        predicted("test_tr_predictions.jsonl", "image_id", "text_ids")
-    );
+    let (mut of_texts, mut of_images) = (Vec::new(), Vec::new());
+    predictions::of_texts((&texts, &images), &found.text_to_image, &mut of_texts).unwrap();
+    predictions::of_images((&texts, &images), &found.image_to_text, &mut of_images).unwrap();
+    assert_eq!(parsed(&of_texts), lines("test_predictions.jsonl"));
+    assert_eq!(parsed(&of_images), lines("test_tr_predictions.jsonl"));
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/metrics/expect.json");
     let expect: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let recall = |key: &str| {
@@ -62,11 +55,14 @@ fn recalls_and_the_ten_best_are_those_of_the_reference() {
             (number("r1"), number("r5"), number("r10"), number("mean_recall"));
         Recall { r1, r5, r10, mean_recall }
     };
-    assert_eq!(found.text_to_image.recall, recall("text_to_image"));
-    assert_eq!(found.image_to_text.recall, recall("image_to_text"));
+    assert_eq!(found.text_to_image.recall, Some(recall("text_to_image")));
+    assert_eq!(found.image_to_text.recall, Some(recall("image_to_text")));
     let answerable = expect["images_with_a_text"].as_u64().unwrap() as usize;
     assert_eq!(found.image_to_text.unanswerable, images.len() - answerable);
     assert_eq!(found.text_to_image.unanswerable, 0);
+    let score = predictions::score(found.text_to_image.recall.unwrap());
+    assert_eq!((&score["success"], &score["score"]), (&true.into(), &score["scoreJson"]["score"]));
+    assert_eq!(score["scoreJson"]["r5"], expect["text_to_image"]["r5"]);
 }
 
 #[test]
@@ -78,18 +74,22 @@ fn a_query_that_nothing_answers_is_left_out_and_counted() {
         relevant: &[vec![0], vec![]],
     };
     let found = Retrieval::of(pool);
-    assert_eq!(found.text_to_image.recall.r1, 100.0);
+    assert_eq!(found.recalls().unwrap().text_to_image.r1, 100.0);
     assert_eq!(found.text_to_image.unanswerable, 1);
     assert_eq!(found.image_to_text.relevant, [vec![0], vec![]]);
     assert_eq!(found.image_to_text.unanswerable, 1);
 }
 
 #[test]
-fn a_pool_without_a_single_answer_scores_zero() {
+fn a_pool_that_does_not_say_what_is_right_is_searched_and_has_no_recall() {
     let pool = Pool {
-        texts: Features::new(&[1.0], 1),
-        images: Features::new(&[], 1),
-        relevant: &[vec![]],
+        texts: Features::new(&[1.0, 2.0], 1),
+        images: Features::new(&[0.5, 1.0, -1.0], 1),
+        relevant: &[vec![], vec![]],
     };
-    assert_eq!(Retrieval::of(pool).recalls(), Recalls::default());
+    let found = Retrieval::of(pool);
+    assert_eq!(found.recalls(), None);
+    let first: Vec<_> = found.text_to_image.nearest[1].iter().map(|near| near.index).collect();
+    assert_eq!(first, [1, 0, 2], "all three of a pool of less than ten");
+    assert_eq!(found.text_to_image.nearest[1][0].similarity, 2.0);
 }

@@ -60,7 +60,7 @@ impl Examples {
     pub fn of(scored: &Scored, dataset: &Dataset) -> Result<Self> {
         let (usual, worst) = (usual(scored), worst(scored));
         let shown: Vec<usize> = (usual.iter().chain(&worst))
-            .flat_map(|&text| answers(scored, text).iter().copied().chain(wanted(scored, text)))
+            .flat_map(|&text| answers(scored, text).chain(wanted(scored, text)))
             .collect();
         let files = scored.gallery.pictures(dataset, &shown)?;
         let carry = |(image, file): (usize, bytes::Bytes)| Some((image, data_uri(&file)?));
@@ -80,18 +80,18 @@ impl Examples {
 
 impl Example {
     fn of(scored: &Scored, text: usize, pictures: &HashMap<usize, String>) -> Self {
-        let answers = answers(scored, text).iter();
+        let answers = answers(scored, text);
         Self {
             text: scored.gallery.texts[text].text.clone(),
-            answers: answers.map(|&image| answer(scored, text, image, pictures)).collect(),
+            answers: answers.map(|image| answer(scored, text, image, pictures)).collect(),
             ..Self::default()
         }
     }
 }
 
-fn answers(scored: &Scored, text: usize) -> &[usize] {
+fn answers(scored: &Scored, text: usize) -> impl Iterator<Item = usize> {
     let nearest = &scored.retrieval.text_to_image.nearest[text];
-    &nearest[..nearest.len().min(ANSWERS)]
+    nearest.iter().take(ANSWERS).map(|near| near.index)
 }
 
 fn answer(scored: &Scored, text: usize, image: usize, of: &HashMap<usize, String>) -> Answer {
@@ -104,10 +104,12 @@ fn answer(scored: &Scored, text: usize, image: usize, of: &HashMap<usize, String
     }
 }
 
-/// Queries that can be answered, evenly spread.
+/// Queries that can be answered, evenly spread; any where no right answer is known.
 fn usual(scored: &Scored) -> Vec<usize> {
     let relevant = &scored.gallery.relevant;
-    let able: Vec<_> = (0..relevant.len()).filter(|&text| !relevant[text].is_empty()).collect();
+    let labelled = scored.retrieval.text_to_image.recall.is_some();
+    let able = |&text: &usize| !labelled || !relevant[text].is_empty();
+    let able: Vec<_> = (0..relevant.len()).filter(able).collect();
     let count = able.len().min(USUAL);
     (0..count).map(|number| able[(2 * number + 1) * able.len() / (2 * count)]).collect()
 }
@@ -118,7 +120,7 @@ fn worst(scored: &Scored) -> Vec<usize> {
     let missed =
         |&text: &usize| first_hit(&nearest[text], &scored.gallery.relevant[text]).is_none();
     let gap = |text: usize| {
-        let best = *nearest[text].first()?;
+        let best = nearest[text].first()?.index;
         let below =
             similarity(scored, text, best) - similarity(scored, text, wanted(scored, text)?);
         Some((below, text))

@@ -3,7 +3,7 @@ use cnclip_crds::report::{Recall, Recalls};
 use super::*;
 use crate::data::decode::decode;
 use crate::evaluate::retrieval::first_hit;
-use crate::evaluate::tests::{golden, scored};
+use crate::evaluate::tests::{golden, scored, unlabelled};
 use crate::store::Store;
 
 fn stage(name: &str, steps: i64) -> Stage {
@@ -119,6 +119,18 @@ fn examples_show_what_was_found_and_the_worst_are_misses() {
         assert!(example.wanted.as_ref().unwrap().right);
         assert!(example.place.unwrap() > 10);
     }
+}
+
+#[test]
+fn a_task_without_labels_says_so_and_shows_what_it_finds() {
+    let dataset = unlabelled(&Store::memory());
+    let scored = scored(&dataset);
+    let examples = Examples::of(&scored, &dataset).unwrap();
+    assert_eq!((examples.usual.len(), examples.worst.len()), (3, 0));
+    let tasks = vec![Task { result: scored.result, shown: Shown::Retrieval(examples) }];
+    let html = page(&PageInput { tasks, ..PageInput::default() });
+    assert!(html.contains("golden: no labels. 3 texts were searched for among 12 images"));
+    assert!(!html.contains("<h2>Recall</h2>"));
 }
 
 #[test]

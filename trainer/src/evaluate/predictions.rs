@@ -1,0 +1,80 @@
+//! What was found for each query and how good that is, in the files that the reference's evaluation
+//! reads and writes. Decides formats; computes nothing.
+
+use std::io::{self, Write};
+
+use cnclip_crds::report::Recall;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::retrieval::Direction;
+
+/// The images found for each text.
+pub const TEXT_TO_IMAGE: &str = "text_to_image.jsonl";
+/// The texts found for each image.
+pub const IMAGE_TO_TEXT: &str = "image_to_text.jsonl";
+/// How good the images found for texts are.
+pub const TEXT_TO_IMAGE_SCORE: &str = "text_to_image_score.json";
+/// How good the texts found for images are.
+pub const IMAGE_TO_TEXT_SCORE: &str = "image_to_text_score.json";
+
+#[derive(Serialize)]
+struct TextRow<'a, I> {
+    text_id: &'a I,
+    image_ids: Vec<&'a I>,
+}
+
+#[derive(Serialize)]
+struct ImageRow<'a, I> {
+    image_id: &'a I,
+    text_ids: Vec<&'a I>,
+}
+
+/// Writes `{"text_id": 1, "image_ids": [2, 3, …]}` a line, in the order of the texts, the best image
+/// first.
+///
+/// # Errors
+/// Those of the writer.
+pub fn of_texts<I: Serialize>(
+    (texts, images): (&[I], &[I]),
+    found: &Direction,
+    writer: &mut impl Write,
+) -> io::Result<()> {
+    texts.iter().zip(&found.nearest).try_for_each(|(text_id, nearest)| {
+        let image_ids = nearest.iter().map(|near| &images[near.index]).collect();
+        line(writer, &TextRow { text_id, image_ids })
+    })
+}
+
+/// Writes `{"image_id": 1, "text_ids": [2, 3, …]}` a line, in the order of the images, the best text
+/// first.
+///
+/// # Errors
+/// Those of the writer.
+pub fn of_images<I: Serialize>(
+    (texts, images): (&[I], &[I]),
+    found: &Direction,
+    writer: &mut impl Write,
+) -> io::Result<()> {
+    images.iter().zip(&found.nearest).try_for_each(|(image_id, nearest)| {
+        let text_ids = nearest.iter().map(|near| &texts[near.index]).collect();
+        line(writer, &ImageRow { image_id, text_ids })
+    })
+}
+
+/// What the reference's evaluation says of one direction.
+///
+/// # Units
+/// Percent
+pub fn score(recall: Recall) -> Value {
+    let Recall { r1, r5, r10, mean_recall } = recall;
+    let numbers = json!({
+        "score": mean_recall, "mean_recall": mean_recall, "r1": r1, "r5": r5, "r10": r10
+    });
+    json!({"success": true, "score": mean_recall, "scoreJson": numbers})
+}
+
+fn line(writer: &mut impl Write, row: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *writer, row)?;
+    writer.write_all(b"\n")
+}
