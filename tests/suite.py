@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import browser
 from bed import cluster, images, tools
 from bed.place import CACHE, Bed
 from bed.processes import show
@@ -38,6 +39,7 @@ def run():
     part("images", images.build)
     part("compiling the tests", lambda: check(*TESTS, "--no-run", "--quiet"))
     part("twins", twins)
+    part("pages in a browser", pages)
     code = part("tests", test)
     print("\n" + "\n".join(f"{name:22}{took}" for name, took in times))
     print(total(LOG.read_text(errors="replace")))
@@ -60,6 +62,14 @@ def twins():
     program = images.compile_release() / images.PROGRAMS["trainer"]
     show("tests/python", "tests/twins", "-m", "unittest", "discover", "-s", "tests/twins", cwd=images.PROJECT,
          env={**os.environ, "CNCLIP_PROGRAM": str(program)})
+
+
+def pages():
+    """Opens the report in Chromium; says why not, where there is none and none can be installed."""
+    folder = images.PROJECT / "target/pages"
+    show(Path(os.environ["CARGO_TARGET_DIR"], "release/examples/page"), folder, cwd=images.PROJECT)
+    if why := browser.check(folder):
+        print(f"SKIPPED: the pages were not opened in a browser: {why}")
 
 
 def test():

@@ -7,6 +7,7 @@
 )]
 
 pub mod artifacts;
+pub mod benchmark;
 #[cfg(feature = "kube")]
 pub mod evaluation;
 pub mod exit;

@@ -212,7 +212,9 @@ fn dropout_percent() -> i32 {
 }
 
 /// A model by its published name, or `Custom` for towers written out by the user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 pub enum Architecture {
     /// RN50 with RBT3: 77 M parameters.
     #[serde(rename = "RN50")]
@@ -240,6 +242,17 @@ impl Architecture {
     /// Every model that has a name.
     pub const PUBLISHED: [Self; 6] =
         [Self::Rn50, Self::VitB32, Self::VitB16, Self::VitL14, Self::VitL14At336, Self::VitH14];
+
+    /// The published model that has these towers, whatever they drop while training.
+    pub fn of(model: &ModelConfig) -> Option<Self> {
+        let TextTower { hidden_dropout_percent, attention_dropout_percent, .. } = model.text;
+        let same = |mut towers: ModelConfig| {
+            let text = towers.text;
+            towers.text = TextTower { hidden_dropout_percent, attention_dropout_percent, ..text };
+            towers == *model
+        };
+        Self::PUBLISHED.into_iter().find(|published| published.towers().is_some_and(same))
+    }
 
     /// The towers of a published model; `None` for `Custom`.
     ///
@@ -292,6 +305,17 @@ mod tests {
             assert_eq!(architecture.towers().unwrap().problem(), None, "{architecture:?}");
         }
         assert_eq!(Architecture::Custom.towers(), None);
+    }
+
+    #[test]
+    fn towers_are_known_again_whatever_they_drop() {
+        for architecture in Architecture::PUBLISHED {
+            let mut model = architecture.towers().unwrap();
+            model.text.hidden_dropout_percent = 0;
+            assert_eq!(Architecture::of(&model), Some(architecture));
+            model.text.layers += 1;
+            assert_eq!(Architecture::of(&model), None, "{architecture:?} with a layer more");
+        }
     }
 
     #[test]

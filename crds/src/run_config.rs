@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    benchmark::Benchmark,
     model::ModelConfig,
     names,
     stage::{Accelerator, Augmentation, Duplicates, Freeze, MicroBatch, Precision},
@@ -261,6 +262,9 @@ pub struct TaskConfig {
 pub struct RetrievalConfig {
     /// The data set.
     pub dataset: String,
+    /// The public data set that it is, for the published numbers beside its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub benchmark: Option<Benchmark>,
 }
 
 /// Classification of pictures by the Chinese names of their classes, without training on them.

@@ -85,9 +85,10 @@ def get():
         build(recipe)
 
 
-def get_packages():
-    there = (thing for thing in PACKAGES if shutil.which(thing) or Path(thing).exists())
-    missing = sorted(set(PACKAGES.values()) - {PACKAGES[thing] for thing in there})
+def get_packages(packages=PACKAGES):
+    """Installs the Debian packages of what cannot be found."""
+    there = (thing for thing in packages if shutil.which(thing) or Path(thing).exists())
+    missing = sorted(set(packages.values()) - {packages[thing] for thing in there})
     if not missing:
         return
     if os.geteuid() or not shutil.which("apt-get"):

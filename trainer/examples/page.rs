@@ -1,8 +1,9 @@
-//! Writes a report page to look at, with pictures of a data set and invented numbers:
-//! `cargo run --release --example page -- test_imgs.tsv test_texts.jsonl page.html`.
+//! Writes pages with every kind of section into a folder, to look at and for the tests in a browser:
+//! `cargo run --release --example page -- FOLDER [test_imgs.tsv test_texts.jsonl]`. Pictures and scores
+//! are those of the data set, of a model that guesses; the curves are drawn by a formula.
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use cnclip::data::prepare::{Options, prepare};
@@ -12,12 +13,18 @@ use cnclip::evaluate::{Encoder, Sizes, score};
 use cnclip::model::Texts;
 use cnclip::ops::pixels::Pixels;
 use cnclip::report::history::Point;
-use cnclip::report::page::{Examples, PageInput, Shown, Stage, Task, page};
+use cnclip::report::page::{
+    Curves, Examples, PageInput, Public, Shown, Stage, Task, compare, page,
+};
 use cnclip::store::Store;
+use cnclip_crds::benchmark::Benchmark;
+use cnclip_crds::model::Architecture;
 use cnclip_crds::report::{Recall, Recalls};
 
 const WIDTH: usize = 16;
 const SIDE: usize = 8;
+/// When the training began, in seconds since 1970.
+const START: i64 = 1_795_000_000;
 
 /// Guesses that the nth text describes about the nth picture.
 #[derive(Default)]
@@ -91,44 +98,89 @@ fn stage(name: &str, start: i64, steps: i64, (from, to): (f64, f64)) -> Stage {
     Stage { name: name.into(), points: (1..=steps / 5).map(|i| point(i * 5)).collect() }
 }
 
-fn main() -> Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [images, texts, output] = arguments.as_slice() else {
-        anyhow::bail!("expected: test_imgs.tsv test_texts.jsonl page.html");
-    };
-    let (images, texts) = (Path::new(images), Path::new(texts));
+/// A data set as a bucket holds it, from files in the reference's format.
+fn dataset(images: &Path, texts: &Path) -> Result<Dataset> {
     let store = Store::memory();
-    let options = Options { shard_bytes: 4 << 20, most_skipped: 0.01 };
+    let options = Options { shard_bytes: 4 << 20, most_skipped: 0.2 };
     prepare(images, texts, &store, &options, |_| ())?;
-    let dataset = Dataset::new(store)?;
+    Ok(Dataset::new(store)?)
+}
+
+/// Scores a retrieval with guesses.
+fn retrieval(name: &str, dataset: &Dataset, public: Option<Benchmark>) -> Result<Task> {
     let tokenizer = Tokenizer::new(Vocabulary::from_bytes(b"[UNK]\n[CLS]\n[SEP]\n")?);
     let sizes = Sizes { side: SIDE, context_length: 8, batch: 256 };
-    let scored = score("emoji", &dataset, &tokenizer, &mut Guess::default(), (sizes, 0.01))?;
-    let examples = Examples::of(&scored, &dataset)?;
-    let start = 1_795_000_000;
-    let html = page(&PageInput {
-        title: "emoji-demo".into(),
-        model: "ModifiedResNet 32 px + BERT 4 × 256".into(),
-        written_at: start + 2000,
-        stages: vec![
-            stage("align", start, 300, (5.56, 3.4)),
-            stage("pretrain", start + 300, 450, (3.3, 2.2)),
-            stage("finetune", start + 800, 150, (2.1, 1.9)),
-        ],
-        tasks: vec![Task { result: scored.result, shown: Shown::Retrieval(examples) }],
-        provenance: [
-            ("Checkpoint", "s3://runs/emoji-demo/finetune/checkpoints/150"),
-            (
-                "Checkpoint digest",
-                "4f1c8a0de1b29c1b5a7f3e2d90c4b6a8f1e2d3c4b5a69788796a5b4c3d2e1f00",
-            ),
-            ("Data set", "s3://data/emoji/test/"),
-            ("Data set digest", "9b2e7c51aa04d3f6e8b1907c2d5f4a3b6c8e0f1d2a3b4c5d6e7f8091a2b3c4d5"),
-            ("Version", env!("CARGO_PKG_VERSION")),
-        ]
-        .map(|(name, value)| (name.into(), value.into()))
-        .to_vec(),
-        configuration: "{\n  \"embedDim\": 256,\n  \"contextLength\": 32\n}".into(),
-    });
-    std::fs::write(output, html).with_context(|| format!("cannot write {output}"))
+    let scored = score(name, dataset, &tokenizer, &mut Guess::default(), (sizes, 0.2))?;
+    let shown = Shown::Retrieval(Examples::of(&scored, dataset)?);
+    Ok(Task { result: scored.result, shown, public: public.map(Public::Retrieval) })
+}
+
+fn stages() -> Vec<Stage> {
+    vec![
+        stage("align", START, 300, (5.56, 3.4)),
+        stage("pretrain", START + 300, 450, (3.3, 2.2)),
+        stage("finetune", START + 800, 150, (2.1, 1.9)),
+    ]
+}
+
+fn evaluation(images: &Path, texts: &Path) -> Result<String> {
+    let dataset = dataset(images, texts)?;
+    let tasks = vec![
+        retrieval("flickr30k-cn", &dataset, Some(Benchmark::Flickr30kCnTest))?,
+        retrieval("own", &dataset, None)?,
+    ];
+    let model = Architecture::VitB16.towers().context("it has towers")?;
+    let digests = tasks
+        .iter()
+        .map(|task| (format!("{}: digest", task.result.name), task.result.digest.clone()));
+    let provenance = [("checkpoint".into(), "s3://runs/demo/finetune/checkpoints/150".into())];
+    Ok(page(&PageInput {
+        title: "demo".into(),
+        written_at: START + 2000,
+        stages: stages(),
+        provenance: provenance.into_iter().chain(digests).collect(),
+        tasks,
+        configuration: "embedDim: 512\ncontextLength: 52\n".into(),
+        ..PageInput::of_weights(&model)
+    }))
+}
+
+fn training() -> String {
+    page(&PageInput {
+        title: "training".into(),
+        model: "ResNet [3, 4, 6, 3]×64 at 32 px, BERT 4×256, 256 features".into(),
+        written_at: START + 2000,
+        stages: stages(),
+        ..PageInput::default()
+    })
+}
+
+fn comparison() -> String {
+    let run = |name: &str, from| Curves {
+        name: name.into(),
+        stages: vec![stage("pretrain", START, 450, (from, 2.2))],
+    };
+    compare("Ablation", &[run("two stages", 3.3), run("from scratch", 5.5)], START)
+}
+
+fn main() -> Result<()> {
+    let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/dataset");
+    let golden = [golden.join("train_imgs.tsv"), golden.join("train_texts.jsonl")];
+    let (folder, images, texts) = match arguments.as_slice() {
+        [folder] => (folder, &golden[0], &golden[1]),
+        [folder, images, texts] => (folder, images, texts),
+        _ => anyhow::bail!("expected: FOLDER [IMAGES.tsv TEXTS.jsonl]"),
+    };
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let pages = [
+        ("evaluation.html", evaluation(images, texts)?),
+        ("training.html", training()),
+        ("comparison.html", comparison()),
+    ];
+    for (name, html) in pages {
+        let file = folder.join(name);
+        std::fs::write(&file, html).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
 }

@@ -3,6 +3,8 @@
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::benchmark::Benchmark;
+
 /// One thing to measure.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -27,6 +29,10 @@ pub struct Retrieval {
     #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https)://.+')").message("must be s3://…, gs://…, az://…, file://… or https://…"))]
     #[schemars(length(max = 1024))]
     pub dataset: String,
+    /// The public data set that it is. The report then shows what was published for it beside what
+    /// was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub benchmark: Option<Benchmark>,
 }
 
 /// Classification of pictures by the Chinese names of their classes, without training on them.

@@ -202,10 +202,10 @@ fn stage(
 }
 
 fn task(task: &Task) -> TaskConfig {
-    let retrieval = task
-        .retrieval
-        .as_ref()
-        .map(|retrieval| RetrievalConfig { dataset: retrieval.dataset.clone() });
+    let retrieval = task.retrieval.as_ref().map(|retrieval| RetrievalConfig {
+        dataset: retrieval.dataset.clone(),
+        benchmark: retrieval.benchmark,
+    });
     let zero_shot = task
         .zero_shot
         .as_ref()

@@ -55,6 +55,11 @@ pub(crate) fn rules() -> Vec<Rule> {
             vec![("/spec/checkpoint/when", json!("Complete"))],
             vec![("/spec/checkpoint/when", json!("Soon"))],
         ),
+        rule(
+            "Unsupported value: \"Muge\"",
+            vec![("/spec/tasks/0/retrieval/benchmark", json!("MugeValid"))],
+            vec![("/spec/tasks/0/retrieval/benchmark", json!("Muge"))],
+        ),
         rule("retrieval: Required value", vec![], vec![("/spec/tasks/0/retrieval", Value::Null)]),
         rule(
             "duplicate entries for key",

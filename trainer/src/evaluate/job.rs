@@ -17,7 +17,7 @@ use crate::lineage;
 use crate::model::clip::{Capacity, Clip, Compute};
 use crate::params::Params;
 use crate::report::Reporter;
-use crate::report::page::{Classes, Examples, PageInput, Shown, Task, page};
+use crate::report::page::{Classes, Examples, PageInput, Public, Shown, Task, page};
 use crate::source::{self, CONTEXT_LENGTH, Found};
 use crate::store::Store;
 use crate::weights::{Part, WeightsError, load};
@@ -70,12 +70,13 @@ fn measure(
         let scored = score(&task.name, &dataset, tokenizer, encoder, limits)?;
         files::write(&scored, &artifacts.join(&places::task(&task.name)))?;
         let shown = Shown::Retrieval(Examples::of(&scored, &dataset)?);
-        return Ok(Task { result: scored.result, shown });
+        let public = retrieval.benchmark.map(Public::Retrieval);
+        return Ok(Task { result: scored.result, shown, public });
     }
     let Some(config) = &task.zero_shot else { return Err(kindless(task)) };
     let scored = zero_shot::score(&task.name, config, tokenizer, encoder, limits)?;
     let shown = Shown::ZeroShot(Classes::of(&scored));
-    Ok(Task { result: scored.result, shown })
+    Ok(Task { result: scored.result, shown, public: None })
 }
 
 fn kindless(task: &TaskConfig) -> Error {
@@ -148,19 +149,16 @@ fn describe(
         None => PageInput::of_weights(model),
     };
     let digest = found.digest.clone().unwrap_or_default();
-    let weights = [("checkpoint".to_owned(), found.uri.clone()), ("digest".to_owned(), digest)];
-    let data = config
-        .tasks
-        .iter()
-        .map(|task| (format!("data set of {}", task.name), dataset_of(task).to_owned()));
-    input.provenance.extend(weights.into_iter().chain(data));
+    let weights = [("checkpoint", &found.uri), ("checkpoint digest", &digest)];
+    let weights = weights.map(|(name, value)| (name.to_owned(), value.clone()));
+    let data = tasks.iter().flat_map(|task| {
+        let TaskResult { name, dataset, digest, .. } = &task.result;
+        [("data set", dataset), ("digest", digest)]
+            .map(|(what, value)| (format!("{name}: {what}"), value.clone()))
+    });
+    let known = weights.into_iter().chain(data).filter(|(_, value)| !value.is_empty());
+    input.provenance.extend(known);
     Ok(PageInput { title: config.run.name.clone(), tasks, ..input })
-}
-
-fn dataset_of(task: &TaskConfig) -> &str {
-    let retrieval = task.retrieval.as_ref().map(|retrieval| &retrieval.dataset);
-    let zero_shot = task.zero_shot.as_ref().map(|zero_shot| &zero_shot.dataset);
-    retrieval.or(zero_shot).map_or("", String::as_str)
 }
 
 fn write(artifacts: &Store, found: &Found, results: &[TaskResult]) -> Result<()> {

@@ -6,29 +6,25 @@ mod classes;
 mod compare;
 mod examples;
 mod picture;
+mod published;
+mod scores;
+mod training;
 
-use cnclip_crds::model::ModelConfig;
-use cnclip_crds::report::{Measured, TaskResult};
+use cnclip_crds::benchmark::Benchmark;
+use cnclip_crds::model::{Architecture, ModelConfig};
+use cnclip_crds::report::TaskResult;
 use cnclip_crds::run_config::TrainConfig;
 use minijinja::Environment;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use serde::Serialize;
 
-use super::history::Point;
-use chart::{Chart, Curve};
 pub use classes::Classes;
 pub use compare::{Curves, compare, table};
 pub use examples::{Answer, Example, Examples};
-
-/// One stage of the training.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Stage {
-    /// Its name.
-    pub name: String,
-    /// Its curves.
-    pub points: Vec<Point>,
-}
+use scores::Scores;
+pub use training::Stage;
+use training::Training;
 
 /// One task of the evaluation.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -37,6 +33,18 @@ pub struct Task {
     pub result: TaskResult,
     /// What is shown of it.
     pub shown: Shown,
+    /// The public data set that it was measured on, if it is one.
+    pub public: Option<Public>,
+}
+
+/// A public data set, by the name that a manifest has for it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Public {
+    /// One of retrieval.
+    Retrieval(Benchmark),
+    /// One of classification: its preset.
+    ZeroShot(String),
 }
 
 /// What is shown of a task, by its kind.
@@ -56,6 +64,8 @@ pub struct PageInput {
     pub title: String,
     /// The model in a few words.
     pub model: String,
+    /// Its published name, if it has one.
+    pub architecture: Option<Architecture>,
     /// When the page is written, in seconds since 1970.
     pub written_at: i64,
     /// The stages in their order; none if only a checkpoint is known.
@@ -83,6 +93,7 @@ impl PageInput {
     pub fn of_weights(model: &ModelConfig) -> Self {
         Self {
             model: model.to_string(),
+            architecture: Architecture::of(model),
             written_at: jiff::Timestamp::now().as_second(),
             provenance: vec![("cnclip".to_owned(), env!("CARGO_PKG_VERSION").to_owned())],
             ..Self::default()
@@ -91,27 +102,13 @@ impl PageInput {
 }
 
 #[derive(Serialize)]
-struct StageRow<'a> {
-    name: &'a str,
-    steps: i64,
-    pairs: i64,
-    seconds: i64,
-    speed: Option<f64>,
-    loss: Option<f64>,
-}
-
-#[derive(Serialize)]
 struct View<'a> {
     title: &'a str,
     model: &'a str,
+    architecture: Option<Architecture>,
     written: String,
-    tasks: &'a [Task],
-    /// Those with recalls.
-    retrievals: Vec<&'a Task>,
-    stages: Vec<StageRow<'a>>,
-    pairs: i64,
-    seconds: i64,
-    charts: Vec<Chart>,
+    tasks: Vec<Scores<'a>>,
+    training: Training<'a>,
     provenance: &'a [(String, String)],
     configuration: &'a str,
 }
@@ -121,17 +118,13 @@ struct View<'a> {
 /// # Guarantees
 /// Refers to nothing outside itself, and shows every name and text as it was given.
 pub fn page(input: &PageInput) -> String {
-    let stages: Vec<_> = input.stages.iter().map(row).collect();
     let view = View {
         title: &input.title,
         model: &input.model,
+        architecture: input.architecture,
         written: written(input.written_at),
-        tasks: &input.tasks,
-        retrievals: input.tasks.iter().filter(|task| has_recalls(&task.result)).collect(),
-        pairs: stages.iter().map(|stage| stage.pairs).sum(),
-        seconds: stages.iter().map(|stage| stage.seconds).sum(),
-        stages,
-        charts: charts(&input.stages),
+        tasks: input.tasks.iter().map(|task| Scores::of(task, input.architecture)).collect(),
+        training: Training::of(&input.stages),
         provenance: &input.provenance,
         configuration: &input.configuration,
     };
@@ -139,11 +132,14 @@ pub fn page(input: &PageInput) -> String {
 }
 
 /// Every template, by the name under which the others know it.
-const TEMPLATES: [(&str, &str); 5] = [
+const TEMPLATES: [(&str, &str); 8] = [
     ("base.html", include_str!("page/base.html")),
     ("style.css", include_str!("page/style.css")),
     ("chart.html", include_str!("page/chart.html")),
     ("page.html", include_str!("page/page.html")),
+    ("scores.html", include_str!("page/scores.html")),
+    ("training.html", include_str!("page/training.html")),
+    ("examples.html", include_str!("page/examples.html")),
     ("compare.html", include_str!("page/compare.html")),
 ];
 
@@ -156,6 +152,7 @@ fn render(template: &str, view: &impl Serialize) -> String {
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     environment.set_syntax(syntax.expect("nothing but whitespace is changed"));
     environment.add_filter("fixed", |value: f64, digits: usize| format!("{value:.digits$}"));
+    environment.add_filter("difference", difference);
     environment.add_filter("count", count);
     environment.add_filter("duration", duration);
     for (name, text) in TEMPLATES {
@@ -165,69 +162,19 @@ fn render(template: &str, view: &impl Serialize) -> String {
     template.render(Serde(view)).expect("the template asks for what there is")
 }
 
-fn has_recalls(result: &TaskResult) -> bool {
-    matches!(&result.measured, Measured::Retrieval(scores) if scores.recalls.is_some())
-}
-
 fn written(at: i64) -> String {
     jiff::Timestamp::from_second(at)
         .map(|time| time.strftime("%Y-%m-%d %H:%M UTC").to_string())
         .unwrap_or_default()
 }
 
-fn row(stage: &Stage) -> StageRow<'_> {
-    let (first, last) = (stage.points.first(), stage.points.last());
-    let seconds = first.zip(last).map(|(first, last)| last.reported_at - first.reported_at);
-    let speeds = || stage.points.iter().filter_map(|point| point.samples_per_second);
-    let count = speeds().count();
-    StageRow {
-        name: &stage.name,
-        steps: last.map_or(0, |point| point.step),
-        pairs: last.map_or(0, |point| point.samples_seen),
-        seconds: seconds.unwrap_or(0),
-        speed: (count > 0).then(|| speeds().sum::<f64>() / count as f64),
-        loss: stage.points.iter().rev().find_map(|point| point.loss),
+/// How far one percentage is above another, with its sign.
+fn difference(value: f64) -> String {
+    match (value * 10.0).round() / 10.0 {
+        0.0 => "±0.0".to_owned(),
+        above if above > 0.0 => format!("+{above:.1}"),
+        below => format!("−{:.1}", below.abs()),
     }
-}
-
-/// The name of a curve and its value at a point.
-type Series = (&'static str, fn(&Point) -> Option<f64>);
-
-/// Title, unit and curves of each chart.
-const CHARTS: [(&str, &str, &[Series]); 6] = [
-    ("Loss", "nats", &[("", |point| point.loss)]),
-    (
-        "Validation recall",
-        "mean of R@1, 5 and 10, %",
-        &[
-            ("text→image", |point| Some(point.recalls?.text_to_image.mean_recall)),
-            ("image→text", |point| Some(point.recalls?.image_to_text.mean_recall)),
-        ],
-    ),
-    ("Learning rate", "", &[("", |point| point.learning_rate)]),
-    ("Scale of similarities", "factor", &[("", |point| Some(point.logit_scale?.exp()))]),
-    ("Gradient norm", "", &[("", |point| point.gradient_norm)]),
-    ("Speed", "pairs/s", &[("", |point| point.samples_per_second)]),
-];
-
-/// The curves of all stages behind one another.
-fn charts(stages: &[Stage]) -> Vec<Chart> {
-    let mut ends = Vec::new();
-    let mut points = Vec::new();
-    let mut start = 0.0;
-    for stage in stages {
-        points.extend(stage.points.iter().map(|point| (start + point.step as f64, point)));
-        start += stage.points.last().map_or(0.0, |point| point.step as f64);
-        ends.push((stage.name.clone(), start));
-    }
-    let curve = |&(name, value): &Series| {
-        let points = points.iter().filter_map(|(step, point)| Some((*step, value(point)?)));
-        Curve { name: name.to_owned(), points: points.collect() }
-    };
-    let draw = |(title, unit, curves): (_, _, &[Series])| {
-        Chart::draw((title, unit), &curves.iter().map(curve).collect::<Vec<_>>(), &ends)
-    };
-    CHARTS.into_iter().filter_map(draw).collect()
 }
 
 /// A number in groups of three digits.

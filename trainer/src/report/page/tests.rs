@@ -4,6 +4,7 @@ use super::*;
 use crate::data::decode::decode;
 use crate::evaluate::retrieval::first_hit;
 use crate::evaluate::tests::{golden, scored, unlabelled};
+use crate::report::history::Point;
 use crate::store::Store;
 
 fn stage(name: &str, steps: i64) -> Stage {
@@ -29,7 +30,12 @@ fn input() -> PageInput {
         model: "ViT-B-16".into(),
         written_at: 1_800_000_000,
         stages: vec![stage("<align>", 400), stage("pretrain", 100), stage("finetune", 300)],
-        tasks: vec![Task { result: scored.result, shown: Shown::Retrieval(examples) }],
+        architecture: Some(Architecture::VitB16),
+        tasks: vec![Task {
+            result: scored.result,
+            shown: Shown::Retrieval(examples),
+            public: Some(Public::Retrieval(Benchmark::Flickr30kCnTest)),
+        }],
         provenance: vec![("Checkpoint".into(), "s3://runs/<b>".into())],
         configuration: "{\"a\": \"</pre><script>alert(1)</script>\"}".into(),
     }
@@ -127,10 +133,12 @@ fn a_task_without_labels_says_so_and_shows_what_it_finds() {
     let scored = scored(&dataset);
     let examples = Examples::of(&scored, &dataset).unwrap();
     assert_eq!((examples.usual.len(), examples.worst.len()), (3, 0));
-    let tasks = vec![Task { result: scored.result, shown: Shown::Retrieval(examples) }];
+    let shown = Shown::Retrieval(examples);
+    let tasks = vec![Task { result: scored.result, shown, public: None }];
     let html = page(&PageInput { tasks, ..PageInput::default() });
-    assert!(html.contains("golden: no labels. 3 texts were searched for among 12 images"));
-    assert!(!html.contains("<h2>Recall</h2>"));
+    assert!(html.contains("No labels: 3 texts were searched for among 12 images"), "{html}");
+    assert!(html.contains("most similar of 12 images.</p>"), "no frame is promised");
+    assert!(!html.contains("text→image"), "no recall is shown");
 }
 
 #[test]
@@ -142,5 +150,46 @@ fn numbers_are_grouped_and_times_are_as_coarse_as_they_are_long() {
         [(59, "59 s"), (60, "1 min 0 s"), (3661, "1 h 1 min"), (200_000, "2 d 7 h")]
     {
         assert_eq!(duration(seconds), said);
+    }
+}
+
+#[test]
+fn published_numbers_stand_beside_those_of_the_same_model_and_data_set_only() {
+    let html = page(&input());
+    assert_eq!(html.matches("<tr class=\"published\">").count(), 4, "two of each direction");
+    assert!(html.contains("arXiv:2211.01335, Table 2"));
+    assert!(html.contains("Published for 1,000 images and 5,000 texts; here there are 12 and 15."));
+    for input in [
+        PageInput { architecture: None, ..input() },
+        PageInput { tasks: vec![Task { public: None, ..input().tasks.remove(0) }], ..input() },
+    ] {
+        let html = page(&input);
+        assert!(!html.contains("<tr class=\"published\">"));
+        assert!(!html.contains("<h2>Published numbers</h2>"));
+        assert!(html.contains("<h2>Recall</h2>"));
+    }
+}
+
+#[test]
+fn many_tasks_begin_with_a_list_of_all() {
+    let scored = scored(&unlabelled(&Store::memory()));
+    let mut tasks = input().tasks;
+    tasks.push(Task {
+        result: TaskResult { name: "muge-test".into(), ..scored.result },
+        shown: Shown::Retrieval(Examples::default()),
+        public: None,
+    });
+    assert!(!page(&input()).contains("<h2>Tasks</h2>"), "one task needs no list");
+    let html = page(&PageInput { tasks, ..input() });
+    let list = html.split_once("<h2>Tasks</h2>").unwrap().1.split_once("</table>").unwrap().0;
+    assert!(list.contains("golden<small>R@1 text→image</small>"), "{list}");
+    assert!(list.contains("muge-test<small>retrieval</small>"), "{list}");
+    assert_eq!(list.matches(">–</td>").count(), 3, "no score and nothing published: {list}");
+}
+
+#[test]
+fn a_difference_has_a_sign() {
+    for (value, said) in [(6.34, "+6.3"), (-1.26, "−1.3"), (0.04, "±0.0"), (-0.04, "±0.0")] {
+        assert_eq!(difference(value), said);
     }
 }

@@ -1,0 +1,303 @@
+//! The numbers that were published for a model on a public data set, beside those that were measured
+//! here. Measures nothing.
+
+use std::collections::BTreeMap;
+
+use cnclip_crds::benchmark::Benchmark;
+use cnclip_crds::model::Architecture;
+use cnclip_crds::report::{Measured, Recall, TaskResult};
+use serde::{Deserialize, Serialize};
+
+use super::{Public, Task, count};
+
+/// Numbers of the paper and of the reference's own list of results.
+const PUBLISHED: &str = include_str!("published.json");
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Published {
+    retrieval: Vec<Retrieval>,
+    zero_shot: Vec<ZeroShot>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Retrieval {
+    benchmark: Benchmark,
+    name: String,
+    source: String,
+    images: i64,
+    texts: i64,
+    note: Option<String>,
+    models: BTreeMap<Architecture, Directions>,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Directions {
+    text_to_image: Trained,
+    image_to_text: Option<Trained>,
+}
+
+/// R@1, R@5, R@10, and their mean where it was published.
+#[derive(Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Trained {
+    zero_shot: Vec<f64>,
+    fine_tuned: Vec<f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ZeroShot {
+    preset: String,
+    name: String,
+    source: String,
+    images: i64,
+    models: BTreeMap<Architecture, f64>,
+}
+
+/// What was published for the model and the data set of a task.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct Beside {
+    model: Architecture,
+    /// The data set as the paper calls it.
+    name: String,
+    /// Where the numbers stand.
+    source: String,
+    note: Option<String>,
+    /// How large the data set is there, if it is larger or smaller here.
+    size: Option<String>,
+    text_to_image: Vec<Row>,
+    image_to_text: Vec<Row>,
+    /// The number that the data set is compared by, without and with training on it.
+    pub(super) headline: [Option<Number>; 2],
+}
+
+/// Published recalls of one way of training.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Row {
+    trained: &'static str,
+    /// R@1, R@5, R@10 and their mean.
+    numbers: Vec<Number>,
+}
+
+/// A published number.
+///
+/// # Units
+/// Percent
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(super) struct Number {
+    value: f64,
+    /// How far the measured one is above it; none if there is no measured one.
+    difference: Option<f64>,
+}
+
+impl Beside {
+    /// Nothing for towers that were not published, and for a data set that is not named or that no
+    /// number was published on.
+    pub(super) fn of(task: &Task, model: Option<Architecture>) -> Option<Self> {
+        let (published, model) = (published(), model?);
+        match task.public.as_ref()? {
+            Public::Retrieval(benchmark) => {
+                let found = published.retrieval.iter().find(|one| one.benchmark == *benchmark)?;
+                found.beside(&task.result, model)
+            }
+            Public::ZeroShot(preset) => {
+                let found = published.zero_shot.iter().find(|one| one.preset == *preset)?;
+                found.beside(&task.result, model)
+            }
+        }
+    }
+}
+
+#[expect(clippy::expect_used, reason = "the file is a part of the program, and tests read it")]
+fn published() -> Published {
+    serde_json::from_str(PUBLISHED).expect("the numbers are well formed")
+}
+
+impl Retrieval {
+    fn beside(&self, result: &TaskResult, model: Architecture) -> Option<Beside> {
+        let Directions { text_to_image, image_to_text } = self.models.get(&model)?;
+        let scores = match &result.measured {
+            Measured::Retrieval(scores) => scores,
+            Measured::ZeroShot(_) => return None,
+        };
+        let recalls = scores.recalls.as_ref();
+        let there = text_to_image.rows(recalls.map(|both| both.text_to_image));
+        let back = image_to_text.as_ref();
+        let back = back.map(|back| back.rows(recalls.map(|both| both.image_to_text)));
+        let same = (result.images, scores.texts) == (self.images, self.texts);
+        let sizes = || format!("{} images and {} texts", count(self.images), count(self.texts));
+        Some(Beside {
+            model,
+            name: self.name.clone(),
+            source: self.source.clone(),
+            note: self.note.clone(),
+            size: (!same).then(sizes),
+            headline: [0, 1].map(|row| there.get(row)?.numbers.first().copied()),
+            text_to_image: there,
+            image_to_text: back.unwrap_or_default(),
+        })
+    }
+}
+
+impl Trained {
+    fn rows(&self, measured: Option<Recall>) -> Vec<Row> {
+        let measured =
+            measured.map(|Recall { r1, r5, r10, mean_recall }| [r1, r5, r10, mean_recall]);
+        let row = |trained, values: &[f64]| {
+            let mean = values.iter().take(3).sum::<f64>() / 3.0;
+            // Where no mean was published it is that of the three that were.
+            let values = values.iter().copied().chain([mean]).take(4).enumerate();
+            let number = |(at, value)| Number::new(value, measured.map(|measured| measured[at]));
+            Row { trained, numbers: values.map(number).collect() }
+        };
+        vec![row("zero-shot", &self.zero_shot), row("fine-tuned", &self.fine_tuned)]
+    }
+}
+
+impl ZeroShot {
+    fn beside(&self, result: &TaskResult, model: Architecture) -> Option<Beside> {
+        let value = *self.models.get(&model)?;
+        let size = (result.images != self.images).then(|| format!("{} images", count(self.images)));
+        Some(Beside {
+            model,
+            name: self.name.clone(),
+            source: self.source.clone(),
+            note: None,
+            size,
+            text_to_image: Vec::new(),
+            image_to_text: Vec::new(),
+            headline: [Some(Number::new(value, result.score(result.headline()))), None],
+        })
+    }
+}
+
+impl Number {
+    fn new(value: f64, measured: Option<f64>) -> Self {
+        Self { value, difference: measured.map(|measured| measured - value) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cnclip_crds::report::{Metric, Recalls, RetrievalScores, ZeroShotScores};
+
+    use super::super::{Classes, Examples, Shown};
+    use super::*;
+
+    const MODELS: [Architecture; 5] = [
+        Architecture::Rn50,
+        Architecture::VitB16,
+        Architecture::VitL14,
+        Architecture::VitL14At336,
+        Architecture::VitH14,
+    ];
+
+    fn result(measured: Measured) -> TaskResult {
+        let (name, dataset) = ("task".to_owned(), "s3://data/".to_owned());
+        TaskResult { name, dataset, digest: String::new(), images: 1000, seconds: 1.0, measured }
+    }
+
+    fn retrieval(benchmark: Benchmark, recalls: Option<Recalls>) -> Task {
+        let scores = RetrievalScores { texts: 5000, recalls };
+        Task {
+            result: result(Measured::Retrieval(scores)),
+            shown: Shown::Retrieval(Examples::default()),
+            public: Some(Public::Retrieval(benchmark)),
+        }
+    }
+
+    fn zero_shot(preset: &str) -> Task {
+        let scores = ZeroShotScores {
+            classes: 2,
+            headline: Metric::RocAuc,
+            accuracy: 50.0,
+            top5: 100.0,
+            mean_per_class: 49.0,
+            roc_auc: Some(56.0),
+            mean_average_precision: 51.0,
+        };
+        Task {
+            result: result(Measured::ZeroShot(scores)),
+            shown: Shown::ZeroShot(Classes::default()),
+            public: Some(Public::ZeroShot(preset.to_owned())),
+        }
+    }
+
+    #[test]
+    fn every_public_data_set_has_numbers_of_every_published_model() {
+        let published = published();
+        assert_eq!((published.retrieval.len(), published.zero_shot.len()), (3, 21));
+        for model in MODELS {
+            for one in &published.retrieval {
+                let beside = Beside::of(&retrieval(one.benchmark, None), Some(model)).unwrap();
+                let back = if one.benchmark == Benchmark::MugeValid { 0 } else { 2 };
+                assert_eq!((beside.text_to_image.len(), beside.image_to_text.len()), (2, back));
+                assert!(beside.headline.iter().all(Option::is_some));
+            }
+            for one in &published.zero_shot {
+                assert!(Beside::of(&zero_shot(&one.preset), Some(model)).is_some());
+            }
+        }
+    }
+
+    #[test]
+    fn published_recalls_grow_with_k_and_means_are_theirs_up_to_rounding() {
+        for one in published().retrieval {
+            for directions in one.models.values() {
+                let back = directions.image_to_text.iter();
+                for trained in back.chain([&directions.text_to_image]) {
+                    for values in [&trained.zero_shot, &trained.fine_tuned] {
+                        assert!(values[0] < values[1] && values[1] < values[2], "{values:?}");
+                        let mean = values[..3].iter().sum::<f64>() / 3.0;
+                        assert!(values.get(3).is_none_or(|told| (told - mean).abs() < 0.1));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The macro averages that the paper's table 12 ends in.
+    #[test]
+    fn twenty_data_sets_have_the_published_averages() {
+        let published = published();
+        let twenty = published.zero_shot.iter().filter(|one| one.preset != "imagenet");
+        let twenty: Vec<_> = twenty.collect();
+        for (model, average) in MODELS.into_iter().zip([40.9, 53.5, 60.0, 60.2, 62.3]) {
+            let sum: f64 = twenty.iter().map(|one| one.models[&model]).sum();
+            let found = sum / twenty.len() as f64;
+            assert!((found - average).abs() < 0.06, "{model:?}: {found}, published {average}");
+        }
+    }
+
+    #[test]
+    fn differences_are_from_the_published_to_the_measured() {
+        let there = Recall { r1: 64.7, r5: 86.9, r10: 90.0, mean_recall: 80.0 };
+        let recalls = Recalls { text_to_image: there, image_to_text: Recall::default() };
+        let task = retrieval(Benchmark::Flickr30kCnTest, Some(recalls));
+        let beside = Beside::of(&task, Some(Architecture::VitB16)).unwrap();
+        let row = &beside.text_to_image[0];
+        let values: Vec<_> = row.numbers.iter().map(|number| number.value).collect();
+        assert_eq!((row.trained, &values[..3]), ("zero-shot", &[62.7, 86.9, 92.8][..]));
+        let above = row.numbers.iter().map(|number| number.difference.unwrap());
+        let expected = [2.0, 0.0, -2.8, 80.0 - (62.7 + 86.9 + 92.8) / 3.0];
+        assert!(above.zip(expected).all(|(found, right)| (found - right).abs() < 1e-9));
+        assert_eq!(beside.size, None, "1000 images and 5000 texts are the published data set");
+        let classes = Beside::of(&zero_shot("hateful-memes"), Some(Architecture::VitB16)).unwrap();
+        let [number, none] = classes.headline;
+        assert_eq!((number.unwrap().value, none), (56.2, None));
+        assert!((number.unwrap().difference.unwrap() + 0.2).abs() < 1e-9, "ROC AUC, the headline");
+        assert_eq!(classes.size.as_deref(), Some("500 images"), "measured on 1000");
+    }
+
+    #[test]
+    fn nothing_is_beside_what_was_not_published() {
+        let custom = Beside::of(&retrieval(Benchmark::MugeValid, None), None);
+        let unpublished = Some(Architecture::VitB32);
+        let unpublished = Beside::of(&retrieval(Benchmark::MugeValid, None), unpublished);
+        let own = Beside::of(&zero_shot("emoji"), Some(Architecture::VitB16));
+        assert_eq!((custom, unpublished, own), (None, None, None));
+    }
+}

@@ -1,0 +1,102 @@
+//! What a page shows of a training: a line for each stage, and curves over all of them.
+
+use serde::Serialize;
+
+use super::chart::{Chart, Curve};
+use crate::report::history::Point;
+
+/// One stage of the training.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Stage {
+    /// Its name.
+    pub name: String,
+    /// Its curves.
+    pub points: Vec<Point>,
+}
+
+/// All stages together.
+#[derive(Serialize)]
+pub(super) struct Training<'a> {
+    stages: Vec<Row<'a>>,
+    pairs: i64,
+    seconds: i64,
+    charts: Vec<Chart>,
+}
+
+#[derive(Serialize)]
+struct Row<'a> {
+    name: &'a str,
+    steps: i64,
+    pairs: i64,
+    seconds: i64,
+    speed: Option<f64>,
+    loss: Option<f64>,
+}
+
+impl<'a> Training<'a> {
+    /// Their lines, sums and curves.
+    pub(super) fn of(stages: &'a [Stage]) -> Self {
+        let rows: Vec<_> = stages.iter().map(row).collect();
+        Self {
+            pairs: rows.iter().map(|stage| stage.pairs).sum(),
+            seconds: rows.iter().map(|stage| stage.seconds).sum(),
+            stages: rows,
+            charts: charts(stages),
+        }
+    }
+}
+
+fn row(stage: &Stage) -> Row<'_> {
+    let (first, last) = (stage.points.first(), stage.points.last());
+    let seconds = first.zip(last).map(|(first, last)| last.reported_at - first.reported_at);
+    let speeds = || stage.points.iter().filter_map(|point| point.samples_per_second);
+    let count = speeds().count();
+    Row {
+        name: &stage.name,
+        steps: last.map_or(0, |point| point.step),
+        pairs: last.map_or(0, |point| point.samples_seen),
+        seconds: seconds.unwrap_or(0),
+        speed: (count > 0).then(|| speeds().sum::<f64>() / count as f64),
+        loss: stage.points.iter().rev().find_map(|point| point.loss),
+    }
+}
+
+/// The name of a curve and its value at a point.
+type Series = (&'static str, fn(&Point) -> Option<f64>);
+
+/// Title, unit and curves of each chart.
+const CHARTS: [(&str, &str, &[Series]); 6] = [
+    ("Loss", "nats", &[("", |point| point.loss)]),
+    (
+        "Validation recall",
+        "mean of R@1, 5 and 10, %",
+        &[
+            ("text→image", |point| Some(point.recalls?.text_to_image.mean_recall)),
+            ("image→text", |point| Some(point.recalls?.image_to_text.mean_recall)),
+        ],
+    ),
+    ("Learning rate", "", &[("", |point| point.learning_rate)]),
+    ("Scale of similarities", "factor", &[("", |point| Some(point.logit_scale?.exp()))]),
+    ("Gradient norm", "", &[("", |point| point.gradient_norm)]),
+    ("Speed", "pairs/s", &[("", |point| point.samples_per_second)]),
+];
+
+/// The curves of all stages behind one another.
+fn charts(stages: &[Stage]) -> Vec<Chart> {
+    let mut ends = Vec::new();
+    let mut points = Vec::new();
+    let mut start = 0.0;
+    for stage in stages {
+        points.extend(stage.points.iter().map(|point| (start + point.step as f64, point)));
+        start += stage.points.last().map_or(0.0, |point| point.step as f64);
+        ends.push((stage.name.clone(), start));
+    }
+    let curve = |&(name, value): &Series| {
+        let points = points.iter().filter_map(|(step, point)| Some((*step, value(point)?)));
+        Curve { name: name.to_owned(), points: points.collect() }
+    };
+    let draw = |(title, unit, curves): (_, _, &[Series])| {
+        Chart::draw((title, unit), &curves.iter().map(curve).collect::<Vec<_>>(), &ends)
+    };
+    CHARTS.into_iter().filter_map(draw).collect()
+}
