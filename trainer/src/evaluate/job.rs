@@ -75,7 +75,7 @@ fn measure(
     }
     let Some(config) = &task.zero_shot else { return Err(kindless(task)) };
     let scored = zero_shot::score(&task.name, config, tokenizer, encoder, limits)?;
-    let shown = Shown::ZeroShot(Classes::of(&scored));
+    let shown = Shown::ZeroShot(Classes::of(&scored, &Store::open(&config.dataset)?)?);
     Ok(Task { result: scored.result, shown, public: None })
 }
 

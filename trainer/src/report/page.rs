@@ -5,6 +5,7 @@ mod chart;
 mod classes;
 mod compare;
 mod examples;
+mod matrix;
 mod picture;
 mod published;
 mod scores;
@@ -19,7 +20,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use serde::Serialize;
 
-pub use classes::Classes;
+pub use classes::{Class, Classes, Mistaken, Pair};
 pub use compare::{Curves, compare, table};
 pub use examples::{Answer, Example, Examples};
 use scores::Scores;
@@ -132,12 +133,13 @@ pub fn page(input: &PageInput) -> String {
 }
 
 /// Every template, by the name under which the others know it.
-const TEMPLATES: [(&str, &str); 8] = [
+const TEMPLATES: [(&str, &str); 9] = [
     ("base.html", include_str!("page/base.html")),
     ("style.css", include_str!("page/style.css")),
     ("chart.html", include_str!("page/chart.html")),
     ("page.html", include_str!("page/page.html")),
     ("scores.html", include_str!("page/scores.html")),
+    ("zero_shot.html", include_str!("page/zero_shot.html")),
     ("training.html", include_str!("page/training.html")),
     ("examples.html", include_str!("page/examples.html")),
     ("compare.html", include_str!("page/compare.html")),

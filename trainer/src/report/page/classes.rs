@@ -1,19 +1,169 @@
-//! What a page shows of a classification. Scores nothing anew.
+//! What a page shows of a classification: how each class fares, which are mistaken for which, and
+//! pictures that were. Scores nothing anew.
+
+use std::collections::HashSet;
 
 use serde::Serialize;
 
-use crate::evaluate::zero_shot::Scored;
+use super::matrix::Matrix;
+use super::picture::data_uri;
+use crate::error::Result;
+use crate::evaluate::zero_shot::{Picture, Scored};
+use crate::store::Store;
+
+/// More classes than this are folded but for both ends.
+const MOST_OPEN: usize = 30;
+/// Classes shown at each end then.
+const END: usize = 9;
+/// More classes than this are no matrix that anyone could read.
+const MOST_DRAWN: usize = 50;
+/// Pairs of classes shown.
+const PAIRS: usize = 10;
+/// Pictures shown that were mistaken.
+const MISTAKEN: usize = 12;
+
+/// One class.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Class {
+    /// Its name.
+    pub name: String,
+    /// How many pictures it has.
+    pub images: u64,
+    /// How many of them are taken for it, in percent; none without pictures.
+    pub right: Option<f64>,
+}
+
+/// A class and another that its pictures are taken for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Pair {
+    /// What they are.
+    pub class: String,
+    /// What they are taken for.
+    pub taken_for: String,
+    /// How many.
+    pub images: u64,
+    /// How many of all that the class has, in percent.
+    pub share: f64,
+}
+
+/// A picture that was taken for something else.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Mistaken {
+    /// The picture as a `data:` URI; `None` if it cannot be shown.
+    pub picture: Option<String>,
+    /// What it is.
+    pub class: String,
+    /// What it was taken for.
+    pub taken_for: String,
+    /// How probable the model finds that, in percent.
+    pub probability: f32,
+}
 
 /// The classes of a task.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Classes {
-    /// Their names.
-    pub names: Vec<String>,
+    /// The best, best first; all of them if they are few.
+    pub best: Vec<Class>,
+    /// Those between.
+    pub between: Vec<Class>,
+    /// The worst, best of them first.
+    pub worst: Vec<Class>,
+    /// Which are taken for which, if they are few.
+    pub(super) matrix: Option<Matrix>,
+    /// The pairs that are mistaken most often, the most often first.
+    pub pairs: Vec<Pair>,
+    /// Pictures that the model is surest of and wrong about.
+    pub mistaken: Vec<Mistaken>,
 }
 
 impl Classes {
-    /// Those of a classification.
-    pub fn of(scored: &Scored) -> Self {
-        Self { names: scored.classes.clone() }
+    /// Those of a classification; its pictures are read again from the data set.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn of(scored: &Scored, dataset: &Store) -> Result<Self> {
+        let Scored { classes: names, confusion, .. } = scored;
+        let mut best = sorted(names, confusion);
+        let ends = if names.len() > MOST_OPEN { END } else { names.len() };
+        let mut between = best.split_off(ends.min(best.len()));
+        let worst = between.split_off(between.len().saturating_sub(END));
+        let mistaken = mistaken(&scored.pictures).into_iter();
+        let mistaken = mistaken.map(|(picture, taken_for)| {
+            let file = dataset.get(&picture.file)?;
+            Ok(Mistaken {
+                picture: data_uri(&file),
+                class: names[picture.class].clone(),
+                taken_for: names[taken_for].clone(),
+                probability: 100.0 * picture.probabilities[taken_for],
+            })
+        });
+        Ok(Self {
+            best,
+            between,
+            worst,
+            matrix: (names.len() <= MOST_DRAWN).then(|| Matrix::draw(names, confusion)),
+            pairs: pairs(names, confusion),
+            mistaken: mistaken.collect::<Result<_>>()?,
+        })
     }
 }
+
+/// The best first, those without pictures last.
+fn sorted(names: &[String], confusion: &[Vec<u64>]) -> Vec<Class> {
+    let class = |(number, row): (usize, &Vec<u64>)| {
+        let images: u64 = row.iter().sum();
+        let right = (images > 0).then(|| percent(row[number], images));
+        Class { name: names[number].clone(), images, right }
+    };
+    let mut classes: Vec<_> = confusion.iter().enumerate().map(class).collect();
+    let place = |class: &Class| class.right.unwrap_or(-1.0);
+    classes.sort_by(|a, b| place(b).total_cmp(&place(a)));
+    classes
+}
+
+fn pairs(names: &[String], confusion: &[Vec<u64>]) -> Vec<Pair> {
+    let row = |(class, row): (usize, &Vec<u64>)| {
+        let all: u64 = row.iter().sum();
+        let others =
+            row.iter().enumerate().filter(move |&(other, &images)| other != class && images > 0);
+        let pair =
+            move |(other, &images): (usize, &u64)| (class, other, images, percent(images, all));
+        others.map(pair).collect::<Vec<_>>()
+    };
+    let mut pairs: Vec<_> = confusion.iter().enumerate().flat_map(row).collect();
+    pairs.sort_by(|a, b| b.2.cmp(&a.2).then(b.3.total_cmp(&a.3)));
+    let pair = |(class, other, images, share): (usize, usize, u64, f64)| Pair {
+        class: names[class].clone(),
+        taken_for: names[other].clone(),
+        images,
+        share,
+    };
+    pairs.into_iter().take(PAIRS).map(pair).collect()
+}
+
+/// The pictures that the model is surest of and wrong about, and what they are taken for: first one
+/// of each pair of classes.
+fn mistaken(pictures: &[Picture]) -> Vec<(&Picture, usize)> {
+    let taken = |picture: &Picture| {
+        let row = &picture.probabilities;
+        // Of equals the first, as in the scores.
+        (0..row.len()).rev().max_by(|&a, &b| row[a].total_cmp(&row[b]))
+    };
+    let wrong =
+        |picture| Some((picture, taken(picture)?)).filter(|(picture, it)| picture.class != *it);
+    let mut wrong: Vec<_> = pictures.iter().filter_map(wrong).collect();
+    wrong.sort_by(|(a, x), (b, y)| b.probabilities[*y].total_cmp(&a.probabilities[*x]));
+    let mut seen = HashSet::new();
+    let new = |(picture, taken_for): &(&Picture, usize)| seen.insert((picture.class, *taken_for));
+    let (mut first, more): (Vec<_>, Vec<_>) = wrong.into_iter().partition(new);
+    first.extend(more);
+    first.truncate(MISTAKEN);
+    first
+}
+
+fn percent(part: u64, of: u64) -> f64 {
+    100.0 * part as f64 / of.max(1) as f64
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,106 @@
+use cnclip_crds::report::{Measured, Metric, TaskResult, ZeroShotScores};
+
+use super::*;
+
+const RED: &[u8] = include_bytes!("../../../../tests/golden/images/odd/png_gray2.png");
+
+/// Classes whose pictures are each of the first class, or of its own, as the confusion says.
+fn scored(confusion: Vec<Vec<u64>>) -> Scored {
+    let count = confusion.len();
+    let number = |class: usize, other: usize, picture: u64| Picture {
+        file: format!("test/{class}/{other}-{picture}.png"),
+        class,
+        probabilities: (0..count).map(|at| if at == other { 0.75 } else { 0.0 }).collect(),
+    };
+    let row = |(class, row): (usize, &Vec<u64>)| {
+        let taken = row.iter().enumerate();
+        taken
+            .flat_map(move |(other, &images)| (0..images).map(move |n| number(class, other, n)))
+            .collect::<Vec<_>>()
+    };
+    let pictures: Vec<_> = confusion.iter().enumerate().flat_map(row).collect();
+    let scores = ZeroShotScores {
+        classes: count as i64,
+        headline: Metric::Accuracy,
+        accuracy: 50.0,
+        top5: 100.0,
+        mean_per_class: 50.0,
+        roc_auc: None,
+        mean_average_precision: 50.0,
+    };
+    let result = TaskResult {
+        name: "task".into(),
+        dataset: "s3://data/".into(),
+        digest: String::new(),
+        images: pictures.len() as i64,
+        seconds: 1.0,
+        measured: Measured::ZeroShot(scores),
+    };
+    let classes = (0..count).map(|class| format!("类{class}")).collect();
+    Scored { result, classes, confusion, pictures }
+}
+
+fn shown(scored: &Scored) -> Classes {
+    let store = Store::memory();
+    for picture in &scored.pictures {
+        store.put(&picture.file, RED.into()).unwrap();
+    }
+    Classes::of(scored, &store).unwrap()
+}
+
+#[test]
+fn few_classes_are_all_shown_best_first_and_those_without_pictures_last() {
+    let classes = shown(&scored(vec![vec![1, 3, 0], vec![0, 0, 0], vec![0, 1, 9]]));
+    let best: Vec<_> =
+        classes.best.iter().map(|class| (class.name.as_str(), class.right)).collect();
+    assert_eq!(best, [("类2", Some(90.0)), ("类0", Some(25.0)), ("类1", None)]);
+    assert!(classes.between.is_empty() && classes.worst.is_empty());
+    assert!(classes.matrix.is_some());
+}
+
+#[test]
+fn of_many_classes_both_ends_are_shown_and_the_pairs_instead_of_a_matrix() {
+    let row = |class: u64| {
+        (0..60).map(|at| if at == class { class } else { u64::from(at == 0) }).collect()
+    };
+    let classes = shown(&scored((0..60).map(row).collect()));
+    assert_eq!((classes.best.len(), classes.between.len(), classes.worst.len()), (END, 42, END));
+    assert_eq!(classes.best[0].name, "类59");
+    assert_eq!(classes.worst[END - 1].name, "类0", "it has no picture");
+    assert!(classes.matrix.is_none());
+    assert_eq!(classes.pairs.len(), PAIRS);
+}
+
+#[test]
+fn pairs_are_in_the_order_of_how_often_they_are_mistaken() {
+    let classes = shown(&scored(vec![vec![4, 4, 2], vec![5, 3, 0], vec![0, 2, 0]]));
+    let pair = |pair: &Pair| (pair.class.clone(), pair.taken_for.clone(), pair.images, pair.share);
+    let pairs: Vec<_> = classes.pairs.iter().map(pair).collect();
+    assert_eq!(pairs[0], ("类1".into(), "类0".into(), 5, 62.5));
+    assert_eq!(pairs[1], ("类0".into(), "类1".into(), 4, 40.0));
+    assert_eq!(pairs[2], ("类2".into(), "类1".into(), 2, 100.0), "of as many, the larger share");
+    assert_eq!(pairs.len(), 4);
+}
+
+#[test]
+fn mistaken_pictures_are_the_surest_and_first_one_of_each_pair() {
+    let mut scored = scored(vec![vec![3, 4], vec![1, 2]]);
+    scored.pictures[3].probabilities = vec![0.1, 0.9];
+    let classes = shown(&scored);
+    let found = classes.mistaken.iter().map(|wrong| (wrong.class.as_str(), wrong.probability));
+    let found: Vec<_> = found.collect();
+    assert_eq!(found, [("类0", 90.0), ("类1", 75.0), ("类0", 75.0), ("类0", 75.0), ("类0", 75.0)]);
+    assert!(classes.mistaken.iter().all(|wrong| wrong.class != wrong.taken_for));
+    assert!(classes.mistaken.iter().all(|wrong| wrong.picture.is_some()));
+}
+
+#[test]
+fn of_equally_probable_classes_the_first_is_meant_as_in_the_scores() {
+    let mut scored = scored(vec![vec![1, 0], vec![0, 1]]);
+    for picture in &mut scored.pictures {
+        picture.probabilities = vec![0.5, 0.5];
+    }
+    let mistaken = shown(&scored).mistaken;
+    assert_eq!(mistaken.len(), 1);
+    assert_eq!((mistaken[0].class.as_str(), mistaken[0].taken_for.as_str()), ("类1", "类0"));
+}
