@@ -2,12 +2,13 @@
 //! would not tell of. Slow, and never part of an image.
 
 mod memory;
+mod peers;
 mod products;
 
 use std::ffi::{CString, c_char, c_int};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cnclip::device::{Address, Argument, Device, Driver, Fault, Launch, Product};
+use cnclip::device::{Address, Argument, Device, Driver, Fault, Launch, Peers, Product};
 use memory::Memory;
 
 /// A processor that does what a card does.
@@ -17,13 +18,13 @@ use memory::Memory;
 /// whose threads wait for each other in vain is a fault. Memory that was not written holds no numbers.
 #[derive(Debug)]
 pub struct Emulator {
-    memory: Mutex<Memory>,
+    memory: Arc<Mutex<Memory>>,
 }
 
 impl Emulator {
     /// A device with so many bytes of memory.
     pub fn device(bytes: u64) -> Device {
-        Device::new(Self { memory: Mutex::new(Memory::new(bytes)) })
+        Device::new(Self { memory: Arc::new(Mutex::new(Memory::new(bytes))) })
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -91,6 +92,14 @@ impl Driver for Emulator {
 
     fn wait(&self) -> Result<(), Fault> {
         Ok(())
+    }
+
+    fn invite(&self) -> Result<Vec<u8>, Fault> {
+        Ok(peers::invite())
+    }
+
+    fn join(&self, invitation: &[u8], rank: usize, count: usize) -> Result<Box<dyn Peers>, Fault> {
+        Ok(Box::new(peers::join(self.memory.clone(), invitation, (rank, count))?))
     }
 }
 

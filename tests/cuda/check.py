@@ -1,7 +1,7 @@
 """What only a GPU can show, in one call on a machine that has one: no network, no compiler, only this tree, the
 programs that ``make cuda`` built, and CUDA's libraries, those that PyTorch brings included.
 
-    python3 tests/cuda/check.py [--program P] [--tests T] [--parts tests,card,training,bench,twin] [--out FOLDER]
+    python3 tests/cuda/check.py [--program P] [--tests T] [--parts tests,card,ranks,training,bench,twin] [--out FOLDER]
 
 Every part runs, whatever became of the others; the exit code is 1 if one failed. FOLDER gets ``check.log``, what all
 programs said, and ``results.jsonl``, a line for each measurement.
@@ -20,7 +20,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parent.parent.parent
 GOLDEN = PROJECT / "trainer/tests/golden"
-PARTS = ("card", "tests", "training", "bench", "twin")
+PARTS = ("card", "tests", "ranks", "training", "bench", "twin")
 MOST = 790e12
 """What an H100 or H200 multiplies a second in bfloat16, as large products were measured on them."""
 BATCHES = {"RN50": 512, "ViT-B-16": 768, "ViT-L-14": 256, "ViT-L-14-336": 96, "ViT-H-14": 128}
@@ -93,9 +93,21 @@ def check_card(chosen, environment):
 
 def check_tests(chosen, environment):
     """Every operation, held against the CPU's."""
-    command = [chosen.tests, "--test-threads", "4", *filter(None, [chosen.filter])]
+    tests(chosen, environment, "--test-threads", "4", "--skip", "ranks::", *filter(None, [chosen.filter]))
+
+
+def check_ranks(chosen, environment):
+    """Several ranks on one card, through NCCL. Loading code or freeing memory while ranks wait for each other on one
+    card would wait for all of them: code is loaded at the start, and no other test runs beside."""
+    several = {"NCCL_MULTI_RANK_GPU_ENABLE": "1", "CUDA_MODULE_LOADING": "EAGER", "NCCL_DEBUG": "WARN"}
+    tests(chosen, {**environment, **several}, "--test-threads", "1", "ranks::")
+
+
+def tests(chosen, environment, *arguments):
+    environment = {**environment, "CNCLIP_DEVICE": "cuda", "CNCLIP_GOLDEN": str(GOLDEN)}
+    words = ""
     try:
-        words = run(command, {**environment, "CNCLIP_DEVICE": "cuda", "CNCLIP_GOLDEN": str(GOLDEN)}, chosen.log)
+        words = run([chosen.tests, *arguments], environment, chosen.log)
     except Wrong as error:
         words = error.said
         raise

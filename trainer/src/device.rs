@@ -141,7 +141,12 @@ impl Device {
     /// What went wrong first.
     pub fn check(&self) -> Result<(), Fault> {
         self.run(|driver| driver.wait());
-        self.0.fault.get().map_or(Ok(()), |fault| Err(fault.clone()))
+        self.fault().map_or(Ok(()), Err)
+    }
+
+    /// What went wrong first, as far as it is known: waits for nothing.
+    pub fn fault(&self) -> Option<Fault> {
+        self.0.fault.get().cloned()
     }
 
     /// Does something, unless something went wrong before; keeps what goes wrong.

@@ -87,9 +87,7 @@ fn stage(
     reporter: &Reporter,
     stop: &dyn Fn() -> bool,
 ) -> Result<()> {
-    if config.world.accelerator == Accelerator::Nvidia
-        && let Some(device) = memory.device()
-    {
+    if let Some(device) = memory.device() {
         world.connect(device)?;
     }
     let mut run = setup::set_up(config, world, &memory)?;

@@ -198,8 +198,7 @@ impl World {
         }
         let invitation = if self.is_first() { device.invite()? } else { Vec::new() };
         let invitation = self.hear(&invitation)?;
-        let seat = (self.seat.rank, self.seat.count);
-        let group = group::join(&self.fate, device, invitation, seat)?;
+        let group = group::join(self.own(), device, invitation)?;
         // Whoever connects twice keeps the first.
         self.group.get_or_init(|| group);
         Ok(())

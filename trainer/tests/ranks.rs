@@ -6,6 +6,8 @@
 mod golden;
 #[path = "support/runs.rs"]
 mod runs;
+#[path = "support/same.rs"]
+mod same;
 #[path = "support/small.rs"]
 #[allow(dead_code, reason = "shared with the tests of stops")]
 mod small;
@@ -19,11 +21,11 @@ use cnclip::ops::ranks::Ranks;
 use cnclip::world::{Crew, World};
 use cnclip_crds::exit::Exit;
 use cnclip_crds::model::Vit;
-use cnclip_crds::report::Report;
 use cnclip_crds::run_config::{DistillationConfig, TrainConfig};
 use cnclip_crds::stage::{Duplicates, MicroBatch};
 use golden::{Golden, assert_close, without_gradient};
 use runs::{run, whole};
+use same::assert_same;
 
 const PAIRS: usize = 6;
 
@@ -110,49 +112,6 @@ fn vit(folder: &Path, name: &str, devices: i32) -> TrainConfig {
     let teacher = small::stage(folder, "teacher");
     config.distillation = Some(DistillationConfig { teacher, weight: 2.0 });
     config
-}
-
-fn losses(folder: &Path, name: &str) -> Vec<f64> {
-    let curves = std::fs::read_to_string(folder.join(name).join("train/metrics.jsonl")).unwrap();
-    let loss =
-        |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64();
-    curves.lines().filter_map(loss).collect()
-}
-
-/// Asserts that weights agree to 1e-4 of the largest. AdamW makes of the rounding of a small gradient
-/// the rounding of a step, whatever the size of the weight: so much is granted besides.
-fn assert_weights(name: &str, found: &[f32], right: &[f32]) {
-    const OF_STEPS: f32 = 2e-6;
-    let largest = right.iter().fold(0f32, |most, value| most.max(value.abs()));
-    for (found, right) in found.iter().zip(right) {
-        let error = (found - right).abs();
-        assert!(error <= 1e-4 * largest + OF_STEPS, "{name}: {found}, expected {right}");
-    }
-}
-
-/// Asserts that two runs are one, but for rounding.
-fn assert_same(folder: &Path, (name, found): (&str, &Report), (other, right): (&str, &Report)) {
-    let (found_losses, right_losses) = (losses(folder, name), losses(folder, other));
-    assert_eq!(found_losses.len(), right_losses.len());
-    for (found, right) in found_losses.iter().zip(&right_losses) {
-        assert!((found - right).abs() < 1e-5 * right, "{name}: {found_losses:?}, {right_losses:?}");
-    }
-    assert_eq!(found.validation, right.validation, "{name}");
-    assert_eq!(found.samples_seen, right.samples_seen, "{name}");
-    assert_eq!(found.samples_skipped, right.samples_skipped, "{name}");
-    let right = small::final_tensors(folder, other);
-    for (tensor, found) in small::final_tensors(folder, name).iter() {
-        let right = &right[tensor].values;
-        if tensor.ends_with("in_proj_bias") {
-            // Of query, key and value: the key's has no gradient but that of rounding.
-            let third = right.len() / 3;
-            for part in [0..third, 2 * third..3 * third] {
-                assert_weights(tensor, &found.values[part.clone()], &right[part]);
-            }
-        } else if !without_gradient(tensor) {
-            assert_weights(tensor, &found.values, right);
-        }
-    }
 }
 
 #[test]

@@ -12,7 +12,10 @@ mod loss;
 mod optimizer;
 mod picture;
 mod pictures;
+mod ranks;
 mod residual_network;
+#[path = "../../../trainer/tests/support/same.rs"]
+mod same;
 mod sequences;
 #[path = "../../../trainer/tests/support/small.rs"]
 #[allow(dead_code, reason = "shared with the tests of stops")]

@@ -10,19 +10,27 @@ use cnclip_emulator::Emulator;
 use half::bf16;
 
 /// The device that operations are tried on.
-pub(crate) static DEVICE: LazyLock<Device> =
-    LazyLock::new(|| match std::env::var("CNCLIP_DEVICE").as_deref() {
+pub(crate) static DEVICE: LazyLock<Device> = LazyLock::new(open);
+
+/// A device of its own. All ranks of a test share one card, whose NCCL must be told that they may.
+pub(crate) fn open() -> Device {
+    match std::env::var("CNCLIP_DEVICE").as_deref() {
         Ok("cuda") => cnclip::cuda::open(0).unwrap(),
         _ => Emulator::device(1 << 34),
-    });
+    }
+}
 
 /// Both formats of activations.
 pub(crate) const FORMATS: [Format; 2] = [Format::F32, Format::Bf16];
 
 /// The memory of the device whose activations have a format.
 pub(crate) fn memory(format: Format) -> Memory {
-    let precision = if format == Format::Bf16 { Precision::Bf16 } else { Precision::Fp32 };
-    Memory::Device(DEVICE.clone(), precision)
+    Memory::Device(DEVICE.clone(), precision(format))
+}
+
+/// The precision whose activations have a format.
+pub(crate) fn precision(format: Format) -> Precision {
+    if format == Format::Bf16 { Precision::Bf16 } else { Precision::Fp32 }
 }
 
 /// Numbers in [-1, 1), representable in the format; another seed, other numbers.

@@ -9,12 +9,13 @@ use cnclip_crds::model::Vit;
 use cnclip_crds::run_config::{DistillationConfig, TrainConfig};
 use cnclip_crds::stage::{Duplicates, MicroBatch};
 
+use crate::same::losses;
 use crate::small;
 use crate::support::memory;
 
 /// A transformer in micro batches with masked patches, dropout, a teacher, an average and clipped
 /// gradients.
-fn config(folder: &Path, name: &str, taught: bool) -> TrainConfig {
+pub(crate) fn config(folder: &Path, name: &str, taught: bool) -> TrainConfig {
     let mut config = small::config(folder, name);
     config.model.image.resnet = None;
     config.model.image.vit = Some(Vit { layers: 2, width: 12, patch_size: 8, head_width: 6 });
@@ -32,13 +33,6 @@ fn config(folder: &Path, name: &str, taught: bool) -> TrainConfig {
 fn run(config: &TrainConfig, memory: &Memory) {
     let reporter = Reporter::start(config.run.clone(), Outlets::default()).unwrap();
     train_within(config, &reporter, || false, &|_| Ok(memory.clone())).unwrap();
-}
-
-fn losses(folder: &Path, name: &str) -> Vec<f64> {
-    let curves = std::fs::read_to_string(folder.join(name).join("train/metrics.jsonl")).unwrap();
-    let loss =
-        |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64();
-    curves.lines().filter_map(loss).collect()
 }
 
 #[test]

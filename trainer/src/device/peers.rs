@@ -71,6 +71,11 @@ impl Group {
         self.device.run(|_| self.peers.settle());
     }
 
+    /// What went wrong first on this rank's own device, as far as it is known.
+    pub fn fault(&self) -> Option<Fault> {
+        self.device.fault()
+    }
+
     /// Ends what waits for ranks that will never come.
     pub fn give_up(&self) {
         self.peers.give_up();

@@ -8,7 +8,7 @@ use cnclip_crds::names::ENV_WORKER;
 use cnclip_crds::run_config::{Identity, WorldConfig};
 
 use super::control::Control;
-use super::fate::Fate;
+use super::fate::{Fate, How, Loss};
 use super::link::channel;
 use super::meet::{Met, meet};
 use super::ring::{Links, Ring};
@@ -141,15 +141,41 @@ fn end(world: &World, work: impl FnOnce() -> Result<()>) -> Result<()> {
         // What it said went to standard error.
         Err(Error::Bug(format!("rank {rank} panicked")))
     });
-    if let Err(error) = &done {
-        world.end(error);
-    }
-    done
+    done.map_err(|error| {
+        world.own().end(&error);
+        world.reason(error)
+    })
 }
 
 impl World {
-    fn end(&self, why: &Error) {
-        use super::fate::{How, Loss};
+    pub(super) fn own(&self) -> Own {
+        Own { seat: self.seat, fate: Arc::clone(&self.fate), control: self.control.clone() }
+    }
+
+    /// Why this rank ended, if it heard of its own end, or a device that was given up for another's.
+    fn reason(&self, error: Error) -> Error {
+        let own = self.fate.ended(self.seat.rank);
+        match &error {
+            Error::Lost(_) if own => {
+                self.group.get().and_then(|group| group.fault()).map_or(error, Error::Device)
+            }
+            Error::Device(_) if !own => self.check().err().unwrap_or(error),
+            _ => error,
+        }
+    }
+}
+
+/// What lets the others hear of this rank.
+#[derive(Debug)]
+pub(super) struct Own {
+    pub(super) seat: Seat,
+    pub(super) fate: Arc<Fate>,
+    control: Option<Arc<Control>>,
+}
+
+impl Own {
+    /// Says that this rank ended, and why.
+    pub(super) fn end(&self, why: &Error) {
         if matches!(why, Error::Lost(_) | Error::Interrupted { .. }) {
             return;
         }

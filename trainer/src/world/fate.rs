@@ -105,6 +105,12 @@ impl Fate {
         self.lock().loss.is_some()
     }
 
+    /// Whether it is this rank that was lost, and said why.
+    pub(super) fn ended(&self, rank: usize) -> bool {
+        let own = |loss: &Loss| matches!(loss.how, How::Ended(_)) && loss.ranks == (rank..rank + 1);
+        self.lock().loss.as_ref().is_some_and(own)
+    }
+
     /// # Errors
     /// Who was lost, if anybody was.
     pub(super) fn check(&self) -> Result<(), Error> {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::thread::Builder;
 
 use super::BEAT;
+use super::crew::Own;
 use super::fate::Fate;
 use crate::device::{Device, Fault, Group};
 use crate::error::{Error, Result};
@@ -14,16 +15,12 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// If they do not find one another.
-pub(super) fn join(
-    fate: &Arc<Fate>,
-    device: &Device,
-    invitation: Vec<u8>,
-    seat: (usize, usize),
-) -> Result<Arc<Group>> {
-    let device = device.clone();
-    let group = Arc::new(unless_lost(fate, move || Group::join(&device, &invitation, seat))??);
-    let (fate, watched) = (Arc::clone(fate), Arc::downgrade(&group));
-    spawn(move || watch(&fate, &watched))?;
+pub(super) fn join(own: Own, device: &Device, invitation: Vec<u8>) -> Result<Arc<Group>> {
+    let (device, seat) = (device.clone(), (own.seat.rank, own.seat.count));
+    let joined = unless_lost(&own.fate, move || Group::join(&device, &invitation, seat));
+    let group = Arc::new(joined??);
+    let watched = Arc::downgrade(&group);
+    spawn(move || watch(&own, &watched))?;
     Ok(group)
 }
 
@@ -46,13 +43,17 @@ fn unless_lost<T: Send + 'static>(
     }
 }
 
-/// Ends what waits on a device as soon as a rank is lost.
-fn watch(fate: &Fate, group: &Weak<Group>) {
+/// Ends what waits on a device as soon as a rank is lost, and lets the others hear of it as soon as the
+/// device of this one does nothing more: its rank may wait for them while they wait for the device.
+fn watch(own: &Own, group: &Weak<Group>) {
     loop {
-        fate.wait(BEAT);
+        own.fate.wait(BEAT);
         let Some(group) = group.upgrade() else { return };
-        if fate.lost() {
+        if own.fate.lost() {
             return group.give_up();
+        }
+        if let Some(fault) = group.fault() {
+            own.end(&Error::Device(fault));
         }
     }
 }
