@@ -3,7 +3,7 @@
 //! ```text
 //! <prefix>/report.html                            the page people look at
 //! <prefix>/results.json                           what an evaluation measured
-//! <prefix>/tasks/<task>/…                         what was found for each query, and features
+//! <prefix>/tasks/<task>/…                         what was found, for people and other programs
 //! <prefix>/<stage>/metrics.jsonl                  one line a report
 //! <prefix>/<stage>/fence/<term>.json              claims to write; the last one holds
 //! <prefix>/<stage>/checkpoints/<step>-<term>/…    weights, moments, state; manifest.json last
@@ -16,6 +16,8 @@ pub const FENCE: &str = "fence";
 pub const REPORT: &str = "report.html";
 /// What an evaluation measured.
 pub const RESULTS: &str = "results.json";
+/// The folder of what other programs take of an evaluation's tasks, one folder for each.
+pub const TASKS: &str = "tasks";
 /// One line a report, for curves.
 pub const METRICS: &str = "metrics.jsonl";
 /// The folder of a stage's checkpoints.

@@ -20,3 +20,4 @@ pub mod shared;
 pub mod stage;
 #[cfg(feature = "kube")]
 pub mod training;
+pub mod zero_shot;

@@ -7,7 +7,9 @@ use crate::{
     benchmark::Benchmark,
     model::ModelConfig,
     names,
+    report::Metric,
     stage::{Accelerator, Augmentation, Duplicates, Freeze, MicroBatch, Precision},
+    zero_shot::Preset,
 };
 
 /// Who is running: echoed in every report, so that an answer can be told from a stranger's.
@@ -273,6 +275,15 @@ pub struct RetrievalConfig {
 pub struct ZeroShotConfig {
     /// The prefix of the data set.
     pub dataset: String,
+    /// Which data set it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset: Option<Preset>,
+    /// A file of templates, one a line, with `{}` where the name of a class goes; our own if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub templates: Option<String>,
+    /// The number that it is compared by; that of the preset, or else the accuracy, if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<Metric>,
 }
 
 /// One evaluation: the whole of `cnclip evaluate --config`.

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock, mpsc};
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
-use object_store::path::Path;
+use object_store::path::{Path, PathPart};
 use object_store::{
     GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart,
 };
@@ -25,6 +25,8 @@ pub use reader::Reader;
 const PART_BYTES: u64 = 16 << 20;
 /// Parts of one object in flight.
 const PARTS_IN_FLIGHT: usize = 4;
+/// Small objects in flight.
+const OBJECTS_IN_FLIGHT: usize = 32;
 
 /// One object below a [`Store`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +110,31 @@ impl Store {
             Ok(bytes) => Ok(Some(bytes)),
             Err(Error::Store(fault)) if fault.fault == Fault::Missing => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    /// All bytes of each of several objects, many of which are asked for at once: for small ones.
+    ///
+    /// # Errors
+    /// For each, as [`Store::get`].
+    pub fn get_many(&self, names: &[String]) -> Vec<Result<Bytes>> {
+        let objects = self.objects.clone();
+        let paths: Vec<_> = names.iter().map(|name| self.path(name)).collect();
+        let answers = wait(async move {
+            let get = |path| {
+                let objects = objects.clone();
+                async move { objects.get(&path).await?.bytes().await }
+            };
+            stream::iter(paths).map(get).buffered(OBJECTS_IN_FLIGHT).collect::<Vec<_>>().await
+        });
+        match answers {
+            Ok(answers) => (names.iter().zip(answers))
+                .map(|(name, answer)| {
+                    answer
+                        .map_err(|source| StoreError::new("read", self.uri_of(name), source).into())
+                })
+                .collect(),
+            Err(error) => vec![Err(error)],
         }
     }
 
@@ -218,7 +245,9 @@ impl Store {
 
     fn path(&self, name: &str) -> Path {
         let parts = name.split('/').filter(|part| !part.is_empty());
-        parts.fold(self.prefix.clone(), |path, part| path.join(part))
+        // A name is taken as it is: what a store lists can be asked for.
+        let part = |part| PathPart::parse(part).unwrap_or_else(|_| PathPart::from(part));
+        parts.fold(self.prefix.clone(), |path, name| path.join(part(name)))
     }
 
     fn refuse_if_read_only(&self, name: &str) -> Result<()> {
@@ -319,6 +348,22 @@ mod tests {
 
         let names: Vec<_> = store.list().unwrap().into_iter().map(|e| (e.name, e.bytes)).collect();
         assert_eq!(names, [("a/small".into(), 5), ("b".into(), large.len() as u64)]);
+
+        let odd = ["目/猫 #1 100%.png", "目/[a]~b.png", "目/absent"].map(String::from);
+        odd[..2].iter().for_each(|name| store.put(name, small.clone()).unwrap());
+        let mut names: Vec<_> = store
+            .join("目")
+            .list()
+            .unwrap()
+            .into_iter()
+            .map(|e| format!("目/{}", e.name))
+            .collect();
+        names.sort();
+        assert_eq!(names, [odd[1].clone(), odd[0].clone()], "names are listed as they were given");
+        let found = store.get_many(&odd);
+        assert!(found[..2].iter().all(|bytes| bytes.as_ref().unwrap() == &small));
+        let error = found[2].as_ref().unwrap_err().to_string();
+        assert!(error.contains("目/absent"), "{error}");
 
         assert!(store.create("claim", small.clone()).unwrap());
         assert!(!store.create("claim", large).unwrap());

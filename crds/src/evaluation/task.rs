@@ -3,7 +3,7 @@
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::benchmark::Benchmark;
+use crate::{benchmark::Benchmark, report::Metric, zero_shot::Preset};
 
 /// One thing to measure.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -39,8 +39,25 @@ pub struct Retrieval {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ZeroShot {
-    /// The prefix of the data set in the layout of ELEVATER, such as `s3://data/elevater/cifar-100/`.
+    /// The prefix of the data set in the layout of ELEVATER, such as `s3://data/elevater/cifar-100/`: the
+    /// names of its classes in `label_cn.txt`, its pictures in `test/<class>/`. It must be a place that
+    /// can be listed.
     #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https)://.+')").message("must be s3://…, gs://…, az://…, file://… or https://…"))]
     #[schemars(length(max = 1024))]
     pub dataset: String,
+    /// Which data set it is. It sets the number that the evaluation is compared by and the template set,
+    /// and how many classes there must be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset: Option<Preset>,
+    /// A file of templates, one a line, with `{}` where the name of a class goes. The default is this
+    /// project's own wording for the preset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https)://.+')").message("must be s3://…, gs://…, az://…, file://… or https://…"))]
+    #[schemars(length(max = 1024))]
+    pub templates: Option<String>,
+    /// The number that the evaluation is compared by. The default is that of the preset, or else
+    /// `accuracy`. `rocAuc` needs two classes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("!self.contains('.')").message("must be accuracy, top5, meanPerClass, rocAuc or meanAveragePrecision"))]
+    pub metric: Option<Metric>,
 }

@@ -122,7 +122,8 @@ fn a_rank_that_is_lost_ends_what_the_others_wait_for_on_their_devices() {
         let mut features = array(memory, &[0.0; 6]);
         world.meet()?;
         world.gather_array(features.view_mut());
-        (memory.check()?, world.meet()?);
+        memory.check()?;
+        world.meet()?;
         if world.rank() == 1 {
             // The others wait for it by now.
             std::thread::sleep(Duration::from_secs(1));

@@ -206,10 +206,12 @@ fn task(task: &Task) -> TaskConfig {
         dataset: retrieval.dataset.clone(),
         benchmark: retrieval.benchmark,
     });
-    let zero_shot = task
-        .zero_shot
-        .as_ref()
-        .map(|zero_shot| ZeroShotConfig { dataset: zero_shot.dataset.clone() });
+    let zero_shot = task.zero_shot.as_ref().map(|zero_shot| ZeroShotConfig {
+        dataset: zero_shot.dataset.clone(),
+        preset: zero_shot.preset,
+        templates: zero_shot.templates.clone(),
+        metric: zero_shot.metric,
+    });
     TaskConfig { name: task.name.clone(), retrieval, zero_shot }
 }
 
@@ -278,5 +280,16 @@ mod tests {
         let work = run.work(&observed(json!({})), &samples::defaults()).unwrap();
         assert_eq!(work.waits_for, None);
         assert_eq!(config(&work).checkpoint, "s3://old");
+    }
+
+    #[test]
+    fn a_classification_is_told_whole() {
+        let asked = json!({"dataset": "s3://data/pets/", "preset": "oxford-iiit-pets",
+                           "templates": "s3://data/pets.txt", "metric": "top5"});
+        let tasks = json!([{"name": "pets", "zeroShot": asked}]);
+        let run = samples::evaluation_with("/tasks", tasks);
+        let work = run.work(&observed(json!({})), &samples::defaults()).unwrap();
+        let told = serde_json::to_value(&config(&work).tasks[0].zero_shot).unwrap();
+        assert_eq!(told, asked);
     }
 }

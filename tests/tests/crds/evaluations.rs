@@ -15,6 +15,11 @@ pub(crate) fn evaluation() -> Value {
     })
 }
 
+/// A classification with one more of its fields.
+fn zero_shot(field: &str, value: Value) -> Value {
+    json!({"name": "digits", "zeroShot": {"dataset": "s3://data/digits/", field: value}})
+}
+
 /// What is tried of it.
 pub(crate) fn rules() -> Vec<Rule> {
     let name = "metadata.name must be at most 32 lower-case letters, digits and dashes and begin with a letter";
@@ -60,7 +65,21 @@ pub(crate) fn rules() -> Vec<Rule> {
             vec![("/spec/tasks/0/retrieval/benchmark", json!("MugeValid"))],
             vec![("/spec/tasks/0/retrieval/benchmark", json!("Muge"))],
         ),
-        rule("retrieval: Required value", vec![], vec![("/spec/tasks/0/retrieval", Value::Null)]),
+        rule(
+            "give exactly one of retrieval and zeroShot",
+            vec![("/spec/tasks/0", zero_shot("preset", json!("mnist")))],
+            vec![("/spec/tasks/0/retrieval", Value::Null)],
+        ),
+        rule(
+            ANY_STORE,
+            vec![("/spec/tasks/0", zero_shot("templates", json!("https://host/templates.txt")))],
+            vec![("/spec/tasks/0", zero_shot("templates", json!("templates.txt")))],
+        ),
+        rule(
+            "must be accuracy, top5, meanPerClass, rocAuc or meanAveragePrecision",
+            vec![("/spec/tasks/0", zero_shot("metric", json!("top5")))],
+            vec![("/spec/tasks/0", zero_shot("metric", json!("textToImage.r1")))],
+        ),
         rule(
             "duplicate entries for key",
             vec![],

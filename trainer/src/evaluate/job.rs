@@ -21,6 +21,7 @@ use crate::report::page::{Classes, Examples, PageInput, Public, Shown, Task, pag
 use crate::source::{self, CONTEXT_LENGTH, Found};
 use crate::store::Store;
 use crate::weights::{Part, WeightsError, load};
+use crate::world::World;
 
 /// Scores a checkpoint on every task, and gives the table of what came out.
 ///
@@ -29,6 +30,7 @@ use crate::weights::{Part, WeightsError, load};
 /// written.
 pub fn evaluate(config: &EvaluateConfig, reporter: &Reporter) -> Result<String> {
     check(config)?;
+    let ready = zero_shot::Ready::all(&config.tasks)?;
     let artifacts = Store::open(&config.artifacts)?;
     let found = source::weights(&config.checkpoint)?;
     let (model, trained) = (found.model()?, found.config.as_ref());
@@ -40,9 +42,11 @@ pub fn evaluate(config: &EvaluateConfig, reporter: &Reporter) -> Result<String> 
     reporter.update(|report| begin(report, config));
     let (mut results, mut tasks) = (Vec::new(), Vec::new());
     let limits = (sizes, config.max_skipped_percent / 100.0);
-    for task in &config.tasks {
+    let described = zero_shot::Model::of(&model, sizes_of(&params));
+    for (task, ready) in config.tasks.iter().zip(&ready) {
         let mut encoder = (&mut clip, &mut params);
-        let done = measure(task, &tokenizer, &mut encoder, limits, &artifacts)?;
+        let to = (&described, &artifacts);
+        let done = measure((task, ready.as_ref()), &tokenizer, &mut encoder, limits, to)?;
         params.memory().check()?;
         results.push(done.result.clone());
         tasks.push(done);
@@ -57,13 +61,18 @@ pub fn evaluate(config: &EvaluateConfig, reporter: &Reporter) -> Result<String> 
     Ok(table(&results))
 }
 
-/// Scores one task, and chooses what of it is shown.
+/// The names and sizes of a model's tensors.
+fn sizes_of(params: &Params) -> impl Iterator<Item = (&str, usize)> + Clone {
+    params.segments().iter().map(|segment| (segment.name.as_str(), segment.range.len()))
+}
+
+/// Scores one task, writes what other programs take of it, and chooses what is shown.
 fn measure(
-    task: &TaskConfig,
+    (task, ready): (&TaskConfig, Option<&zero_shot::Ready>),
     tokenizer: &Tokenizer,
     encoder: &mut impl Encoder,
     limits: (Sizes, f64),
-    artifacts: &Store,
+    (model, artifacts): (&zero_shot::Model, &Store),
 ) -> Result<Task> {
     if let Some(retrieval) = &task.retrieval {
         let dataset = Dataset::open(&retrieval.dataset)?;
@@ -73,10 +82,13 @@ fn measure(
         let public = retrieval.benchmark.map(Public::Retrieval);
         return Ok(Task { result: scored.result, shown, public });
     }
-    let Some(config) = &task.zero_shot else { return Err(kindless(task)) };
-    let scored = zero_shot::score(&task.name, config, tokenizer, encoder, limits)?;
-    let shown = Shown::ZeroShot(Classes::of(&scored, &Store::open(&config.dataset)?)?);
-    Ok(Task { result: scored.result, shown, public: None })
+    let Some(ready) = ready else { return Err(kindless(task)) };
+    let scored = zero_shot::score(ready, tokenizer, encoder, limits, &World::alone())?;
+    scored.write(ready, model, artifacts)?;
+    let shown = Shown::ZeroShot(Classes::of(&scored, &ready.store)?);
+    let preset = task.zero_shot.as_ref().and_then(|zero_shot| zero_shot.preset);
+    let public = preset.map(|preset| Public::ZeroShot(preset.name()));
+    Ok(Task { result: scored.result, shown, public })
 }
 
 fn kindless(task: &TaskConfig) -> Error {

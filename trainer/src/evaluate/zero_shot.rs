@@ -1,11 +1,37 @@
 //! Classification by names: how often the class whose texts are nearest to a picture is its own.
+//!
+//! ```text
+//! <data set>/label_cn.txt            the name of each class, one a line
+//! <data set>/test/<class>/<picture>
+//! <data set>/test_labels.jsonl       pictures of several classes; may be left out
+//! <data set>/index.json              the order of a submission; may be left out
+//! ```
 
-use cnclip_crds::report::TaskResult;
-use cnclip_crds::run_config::ZeroShotConfig;
+mod folders;
+mod lines;
+mod listing;
+pub mod metrics;
+mod mistakes;
+mod names;
+mod pictures;
+mod ready;
+mod submission;
+
+use std::ops::Range;
+use std::time::Instant;
+
+use cnclip_crds::report::{Measured, TaskResult, ZeroShotScores};
+use cnclip_crds::zero_shot::TemplateSet;
 
 use super::{Encoder, Sizes};
 use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Result};
+use crate::ops::ranks::Ranks;
+use crate::world::World;
+pub use folders::File;
+use metrics::{Guesses, average_precision, mean, per_class, roc_auc};
+pub use ready::{Ready, Templates};
+pub use submission::{CLASSES, Model, SUBMISSION};
 
 /// A zero-shot classification, scored.
 #[derive(Clone, Debug)]
@@ -37,13 +63,105 @@ pub struct Picture {
 /// Scores one classification.
 ///
 /// # Errors
-/// If the data set cannot be used.
+/// If a picture cannot be read, a larger share than `most_skipped` cannot be used, the model says
+/// something that is not a number, or a rank is lost.
+///
+/// # Guarantees
+/// All ranks get the same, whatever their number.
 pub fn score(
-    name: &str,
-    _config: &ZeroShotConfig,
-    _tokenizer: &Tokenizer,
-    _encoder: &mut impl Encoder,
-    (_sizes, _most_skipped): (Sizes, f64),
+    ready: &Ready,
+    tokenizer: &Tokenizer,
+    encoder: &mut impl Encoder,
+    (sizes, most_skipped): (Sizes, f64),
+    world: &World,
 ) -> Result<Scored> {
-    Err(Error::Config(format!("task {name}: this version scores retrieval only.")))
+    let start = Instant::now();
+    world.agree("list of pictures", leading(&ready.digest))?;
+    let width = encoder.width();
+    let names = names::encode(ready, tokenizer, encoder, sizes, world)?;
+    let encoded = pictures::encode(ready, encoder, (sizes, most_skipped), world)?;
+    finite(ready, &names, "names")?;
+    finite(ready, &encoded.features, "pictures")?;
+    let probabilities = names::probabilities(&encoded.features, &names, width);
+    let right: Vec<_> = encoded.used.iter().map(|&place| ready.files[place].class).collect();
+    let classes = ready.classes.len();
+    let guesses = Guesses { probabilities: &probabilities, classes, right: &right };
+    let confusion = guesses.confusion();
+    let measured = Measured::ZeroShot(scores(ready, guesses, &confusion, &encoded.used));
+    let result = TaskResult {
+        name: ready.name.clone(),
+        dataset: ready.store.uri().to_owned(),
+        digest: ready.digest.clone(),
+        images: encoded.used.len() as i64,
+        seconds: start.elapsed().as_secs_f64(),
+        measured,
+    };
+    let pictures = encoded.used.iter().zip(probabilities.chunks(classes));
+    let pictures = pictures.map(|(&place, row)| Picture {
+        file: ready.files[place].path(),
+        class: ready.files[place].class,
+        probabilities: row.to_vec(),
+    });
+    Ok(Scored { result, classes: ready.classes.clone(), confusion, pictures: pictures.collect() })
 }
+
+/// The numbers, in percent.
+fn scores(
+    ready: &Ready,
+    guesses: Guesses<'_>,
+    confusion: &[Vec<u64>],
+    used: &[usize],
+) -> ZeroShotScores {
+    let labels = |class| used.iter().map(move |&place| ready.labels[place].contains(&class));
+    let precision =
+        |class| average_precision(&guesses.of_class(class), &labels(class).collect::<Vec<_>>());
+    let precisions: Vec<_> = (0..guesses.classes).map(precision).collect();
+    let second: Vec<_> = guesses.right.iter().map(|&class| class == 1).collect();
+    let area = (guesses.classes == 2).then(|| roc_auc(&guesses.of_class(1), &second)).flatten();
+    ZeroShotScores {
+        classes: guesses.classes as i64,
+        headline: ready.headline,
+        accuracy: 100.0 * guesses.top(1),
+        top5: 100.0 * guesses.top(5),
+        mean_per_class: 100.0 * mean(&per_class(confusion)),
+        roc_auc: area.map(|area| 100.0 * area),
+        mean_average_precision: 100.0 * mean(&precisions),
+    }
+}
+
+/// Our own templates, one a line.
+fn own_templates(set: TemplateSet) -> &'static str {
+    match set {
+        TemplateSet::General => include_str!("zero_shot/templates/general.txt"),
+        TemplateSet::Flower => include_str!("zero_shot/templates/flower.txt"),
+        TemplateSet::Food => include_str!("zero_shot/templates/food.txt"),
+        TemplateSet::Aircraft => include_str!("zero_shot/templates/aircraft.txt"),
+        TemplateSet::Satellite => include_str!("zero_shot/templates/satellite.txt"),
+        TemplateSet::Country => include_str!("zero_shot/templates/country.txt"),
+    }
+}
+
+fn finite(ready: &Ready, features: &[f32], of: &str) -> Result<()> {
+    if features.iter().all(|value| value.is_finite()) {
+        return Ok(());
+    }
+    Err(Error::Data(format!(
+        "task {}: the features of some {of} are not numbers. The checkpoint is of no use: its training \
+         diverged, or its files are damaged. Score another.",
+        ready.name
+    )))
+}
+
+/// The first digits of a digest, as a number.
+fn leading(digest: &str) -> u64 {
+    digest.get(..16).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or_default()
+}
+
+/// A rank's share of so many things.
+fn share(things: usize, world: &World) -> Range<usize> {
+    let (rank, count) = (world.rank(), world.count());
+    things * rank / count..things * (rank + 1) / count
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,128 @@
+//! What probabilities of classes are worth, once the right classes are known. Knows no picture.
+
+/// Probabilities of every class, one picture after the other, and what is right.
+#[derive(Clone, Copy, Debug)]
+pub struct Guesses<'a> {
+    /// # Shapes
+    /// `[pictures, classes]`
+    pub probabilities: &'a [f32],
+    /// How many classes there are.
+    pub classes: usize,
+    /// The class of each picture.
+    pub right: &'a [usize],
+}
+
+impl Guesses<'_> {
+    fn rows(&self) -> impl Iterator<Item = (&[f32], usize)> {
+        self.probabilities.chunks_exact(self.classes.max(1)).zip(self.right.iter().copied())
+    }
+
+    /// The share of pictures whose class is among the `k` most probable.
+    ///
+    /// # Guarantees
+    /// Of equally probable classes the earlier one counts as more probable.
+    pub fn top(&self, k: usize) -> f64 {
+        let hits = self.rows().filter(|&(row, right)| rank(row, right) < k).count();
+        hits as f64 / self.right.len().max(1) as f64
+    }
+
+    /// For each class, how often its pictures were taken for each.
+    ///
+    /// # Shapes
+    /// `[classes, classes]`
+    pub fn confusion(&self) -> Vec<Vec<u64>> {
+        let mut confusion = vec![vec![0; self.classes]; self.classes];
+        for (row, right) in self.rows() {
+            let found = (0..self.classes).find(|&class| rank(row, class) == 0);
+            found.into_iter().for_each(|found| confusion[right][found] += 1);
+        }
+        confusion
+    }
+
+    /// The probabilities of one class.
+    pub fn of_class(&self, class: usize) -> Vec<f32> {
+        self.rows().map(|(row, _)| row[class]).collect()
+    }
+}
+
+/// How many classes are more probable than one.
+fn rank(row: &[f32], class: usize) -> usize {
+    let own = row[class];
+    let before = row[..class].iter().filter(|&&other| other >= own).count();
+    before + row[class + 1..].iter().filter(|&&other| other > own).count()
+}
+
+/// The share of each class's pictures that are taken for it; `None` for a class without any.
+pub fn per_class(confusion: &[Vec<u64>]) -> Vec<Option<f64>> {
+    let share = |(class, row): (usize, &Vec<u64>)| {
+        let all: u64 = row.iter().sum();
+        (all > 0).then(|| row[class] as f64 / all as f64)
+    };
+    confusion.iter().enumerate().map(share).collect()
+}
+
+/// The mean of what there is.
+pub fn mean(values: &[Option<f64>]) -> f64 {
+    let count = values.iter().flatten().count();
+    values.iter().flatten().sum::<f64>() / count.max(1) as f64
+}
+
+/// Area under the receiver operating characteristic: how probable it is that a right picture scores
+/// more than a wrong one, an equal score being worth half. `None` if all are right or all are wrong.
+pub fn roc_auc(scores: &[f32], right: &[bool]) -> Option<f64> {
+    let (order, positives) = (sorted(scores), count(right));
+    let negatives = right.len() - positives;
+    if positives == 0 || negatives == 0 {
+        return None;
+    }
+    let (mut seen, mut area) = (0, 0.0);
+    for ties in order.chunk_by(|&a, &b| scores[a] == scores[b]) {
+        let hits = ties.iter().filter(|&&place| right[place]).count();
+        let misses = ties.len() - hits;
+        // Those that score less than a miss of this group are the hits that come later.
+        area += misses as f64 * (seen as f64 + hits as f64 / 2.0);
+        seen += hits;
+    }
+    Some(area / (positives as f64 * negatives as f64))
+}
+
+/// Average precision, interpolated at the eleven recalls 0, 0.1 … 1: at each the best precision at
+/// that recall or a higher one. `None` if nothing is right.
+///
+/// # Source
+/// vision-evaluation's `MeanAveragePrecisionNPointsEvaluator` with 11 points, which ELEVATER scores
+/// with. Equal scores are one point of the curve, and the curve has the point of precision 1 at recall 0.
+pub fn average_precision(scores: &[f32], right: &[bool]) -> Option<f64> {
+    let positives = count(right);
+    if positives == 0 {
+        return None;
+    }
+    let (mut curve, mut hits, mut seen) = (vec![(1.0, 0.0)], 0, 0);
+    for ties in sorted(scores).chunk_by(|&a, &b| scores[a] == scores[b]) {
+        hits += ties.iter().filter(|&&place| right[place]).count();
+        seen += ties.len();
+        curve.push((hits as f64 / seen as f64, hits as f64 / positives as f64));
+    }
+    let best = |least: f64| {
+        let reached = curve.iter().filter(|&&(_, recall)| recall >= least);
+        reached.map(|&(precision, _)| precision).fold(0.0, f64::max)
+    };
+    // The very numbers of numpy's linspace(1, 0, 11): 0.7 less than 1 is not 0.3 in binary.
+    let recalls =
+        (0..=10).map(|tenth| if tenth == 10 { 0.0 } else { 1.0 - f64::from(tenth) * 0.1 });
+    Some(recalls.map(best).sum::<f64>() / 11.0)
+}
+
+/// Places from the highest score down.
+fn sorted(scores: &[f32]) -> Vec<usize> {
+    let mut order: Vec<_> = (0..scores.len()).collect();
+    order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+    order
+}
+
+fn count(right: &[bool]) -> usize {
+    right.iter().filter(|&&right| right).count()
+}
+
+#[cfg(test)]
+mod tests;

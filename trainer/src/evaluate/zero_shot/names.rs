@@ -1,0 +1,108 @@
+//! What the model says of the names of the classes, and with it of pictures.
+
+use rayon::prelude::*;
+
+use super::lines::fill;
+use super::ready::Ready;
+use super::share;
+use crate::data::tokenize::{Tokenizer, dataset_rules};
+use crate::error::Result;
+use crate::evaluate::{Encoder, Sizes};
+use crate::model::Texts;
+use crate::ops::matrix::{Matrix, MatrixMut, Onto, Threads, product};
+use crate::world::World;
+
+/// What the similarity of a picture and a name is multiplied with, as in the reference, whatever the
+/// model learned.
+const SCALE: f32 = 100.0;
+/// Pictures that one thread compares at a time.
+const PICTURES: usize = 64;
+
+/// A unit vector for each class: the mean of its templates' unit features, made a unit again. Each
+/// rank encodes its share of the classes.
+///
+/// # Shapes
+/// `[classes, width]`
+///
+/// # Errors
+/// If a rank is lost.
+pub(super) fn encode(
+    ready: &Ready,
+    tokenizer: &Tokenizer,
+    encoder: &mut impl Encoder,
+    sizes: Sizes,
+    world: &World,
+) -> Result<Vec<f32>> {
+    let width = encoder.width();
+    let own = &ready.classes[share(ready.classes.len(), world)];
+    let templates = &ready.templates.texts;
+    let texts: Vec<String> = own
+        .iter()
+        .flat_map(|name| templates.iter().map(|template| dataset_rules(&fill(template, name))))
+        .collect();
+    let mut sums = vec![0.0; own.len() * width];
+    for (number, texts) in texts.chunks(sizes.batch).enumerate() {
+        let (ids, offsets) = tokenizer.pack(texts, sizes.context_length);
+        let features = encoder.encode_texts(Texts { ids: &ids, offsets: &offsets });
+        let first = number * sizes.batch;
+        for (text, feature) in (first..).zip(features.chunks_exact(width)) {
+            let sum = &mut sums[text / templates.len() * width..][..width];
+            sum.iter_mut().zip(feature).for_each(|(sum, &value)| *sum += f64::from(value));
+        }
+    }
+    world.concat(sums.chunks(width).flat_map(unit).collect())
+}
+
+fn unit(sum: &[f64]) -> impl Iterator<Item = f32> {
+    let length = sum.iter().map(|value| value * value).sum::<f64>().sqrt();
+    sum.iter().map(move |value| (value / length) as f32)
+}
+
+/// How probable each class is for each picture.
+///
+/// # Shapes
+/// `images` is `[pictures, width]`, `names` `[classes, width]`, the result `[pictures, classes]`.
+pub(super) fn probabilities(images: &[f32], names: &[f32], width: usize) -> Vec<f32> {
+    let names = Matrix::new(names, width);
+    let classes = names.rows();
+    let mut found = vec![0.0; images.len() / width * classes];
+    let blocks = images.par_chunks(PICTURES * width).zip(found.par_chunks_mut(PICTURES * classes));
+    blocks.for_each(|(images, found)| {
+        let target = MatrixMut::new(found, classes);
+        let both = (Matrix::new(images, width), names.transposed());
+        product(target, Onto::Replace, SCALE, both, Threads::One);
+        found.chunks_mut(classes).for_each(softmax);
+    });
+    found
+}
+
+fn softmax(row: &mut [f32]) {
+    let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let powers: Vec<_> = row.iter().map(|&value| f64::from(value - most).exp()).collect();
+    let sum: f64 = powers.iter().sum();
+    row.iter_mut().zip(powers).for_each(|(value, power)| *value = (power / sum) as f32);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probabilities_are_the_softmax_of_a_hundred_times_the_similarity() {
+        let (images, names) = ([0.6f32, 0.8, 1.0, 0.0], [1.0f32, 0.0, 0.8, 0.6, 0.0, 1.0]);
+        let found = probabilities(&images, &names, 2);
+        for (image, row) in images.chunks(2).zip(found.chunks(3)) {
+            let scores: Vec<f64> = (names.chunks(2))
+                .map(|name| f64::from(image[0] * name[0] + image[1] * name[1]))
+                .collect();
+            let all: f64 = scores.iter().map(|score| (100.0 * score).exp()).sum();
+            for (found, score) in row.iter().zip(scores) {
+                let right = (100.0 * score).exp() / all;
+                assert!(
+                    (f64::from(*found) - right).abs() < 1e-4 * right + 1e-30,
+                    "{found} for {right}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The pictures of a data set on their way to the encoder: fetched, decoded and encoded beside each
+//! other. Judges no picture.
+
+use std::ops::Range;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use bytes::Bytes;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use cnclip_crds::stage::Augmentation;
+
+use super::ready::Ready;
+use super::share;
+use crate::data::augment::Key;
+use crate::data::preprocess::preprocess;
+use crate::error::{Error, Result};
+use crate::evaluate::{Encoder, Sizes};
+use crate::ops::pixels::Pixels;
+use crate::store::Fault;
+use crate::world::World;
+
+/// Chunks of pictures that wait between two who work on them.
+const CHUNKS_AHEAD: usize = 2;
+const MOST_EXAMPLES: usize = 5;
+
+/// What the model says of the pictures.
+#[derive(Debug, Default)]
+pub(super) struct Encoded {
+    /// Unit features.
+    ///
+    /// # Shapes
+    /// `[used, width]`
+    pub(super) features: Vec<f32>,
+    /// Which pictures they are of.
+    pub(super) used: Vec<usize>,
+}
+
+/// Which pictures of a part could be used, and what was wrong with the others.
+#[derive(Default, Serialize, Deserialize)]
+struct Found {
+    used: Vec<usize>,
+    skipped: u64,
+    faults: Vec<String>,
+}
+
+/// Some pictures and their files.
+type Files = (Range<usize>, Vec<Result<Bytes>>);
+/// Planes of pictures, one behind the other, and what was found.
+type Chunk = (Vec<u8>, Found);
+
+/// Encodes every picture, each rank its share.
+///
+/// # Errors
+/// If the store fails, a larger share than `most_skipped` cannot be used, or a rank is lost.
+///
+/// # Guarantees
+/// All ranks get the same, whatever their number.
+pub(super) fn encode(
+    ready: &Ready,
+    encoder: &mut impl Encoder,
+    (sizes, most_skipped): (Sizes, f64),
+    world: &World,
+) -> Result<Encoded> {
+    let (mut own, mut features) = (Found::default(), Vec::new());
+    let share = share(ready.files.len(), world);
+    std::thread::scope(|scope| {
+        let (fetched, files) = sync_channel(CHUNKS_AHEAD);
+        let (decoded, chunks) = sync_channel(CHUNKS_AHEAD);
+        scope.spawn(move || fetch(ready, share, sizes.batch, &fetched));
+        scope.spawn(move || decode(ready, sizes.side, &files, &decoded));
+        chunks.into_iter().try_for_each(|chunk: Result<Chunk>| {
+            let (planes, found) = chunk?;
+            if !found.used.is_empty() {
+                features.extend_from_slice(&encoder.encode_images(Pixels::Bytes(&planes)));
+            }
+            own.append(found);
+            Ok::<_, Error>(())
+        })
+    })?;
+    let found = own.exchange(world)?;
+    judge(ready, &found, most_skipped)?;
+    Ok(Encoded { features: world.concat(features)?, used: found.used })
+}
+
+/// Gives the files of a share in chunks that fit the encoder, until nobody takes them.
+fn fetch(ready: &Ready, share: Range<usize>, batch: usize, to: &SyncSender<Files>) {
+    for first in share.clone().step_by(batch) {
+        let chunk = first..share.end.min(first + batch);
+        let names = ready.files[chunk.clone()].iter().map(|file| file.path());
+        let files = ready.store.get_many(&names.collect::<Vec<_>>());
+        if to.send((chunk, files)).is_err() {
+            return;
+        }
+    }
+}
+
+/// Decodes what comes, until nobody takes it.
+fn decode(ready: &Ready, side: usize, from: &Receiver<Files>, to: &SyncSender<Result<Chunk>>) {
+    for (places, files) in from {
+        if to.send(chunk(ready, side, places, files)).is_err() {
+            return;
+        }
+    }
+}
+
+fn chunk(
+    ready: &Ready,
+    side: usize,
+    places: Range<usize>,
+    files: Vec<Result<Bytes>>,
+) -> Result<Chunk> {
+    let planes = |file: Result<Bytes>| match file {
+        Ok(bytes) => {
+            let mut planes = vec![0; 3 * side * side];
+            let done = preprocess(&bytes, side, Augmentation::None, Key::default(), &mut planes);
+            Ok(done.map(|()| planes).map_err(|error| error.to_string()))
+        }
+        // It was there when the data set was listed.
+        Err(Error::Store(fault)) if fault.fault == Fault::Missing => Ok(Err(fault.to_string())),
+        Err(error) => Err(error),
+    };
+    let pictures: Vec<_> = files.into_par_iter().map(planes).collect();
+    let (mut all, mut found) = Chunk::default();
+    for (place, picture) in places.zip(pictures) {
+        match picture? {
+            Ok(planes) => {
+                all.extend(planes);
+                found.used.push(place);
+            }
+            Err(told) => {
+                found.skipped += 1;
+                found.faults.push(format!("{}: {told}.", ready.files[place].path()));
+            }
+        }
+    }
+    Ok((all, found))
+}
+
+impl Found {
+    fn append(&mut self, next: Self) {
+        self.used.extend(next.used);
+        self.skipped += next.skipped;
+        self.faults.extend(next.faults);
+        self.faults.truncate(MOST_EXAMPLES);
+    }
+
+    /// What all ranks found, in their order.
+    fn exchange(self, world: &World) -> Result<Self> {
+        let fault = |error| Error::Bug(format!("what was found cannot be told as JSON: {error}"));
+        let own = serde_json::to_vec(&self).map_err(fault)?;
+        let mut all = Self::default();
+        for found in world.exchange(&own)? {
+            all.append(serde_json::from_slice(&found).map_err(fault)?);
+        }
+        Ok(all)
+    }
+}
+
+fn judge(ready: &Ready, found: &Found, most_skipped: f64) -> Result<()> {
+    let total = ready.files.len();
+    if found.skipped as f64 <= most_skipped * total as f64 && !found.used.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Data(format!(
+        "{} of {total} pictures of {} cannot be used; at most {} % may be. The first: {} Correct the \
+         data set, or raise maxSkippedPercent.",
+        found.skipped,
+        ready.store.uri(),
+        most_skipped * 100.0,
+        found.faults.join(" ")
+    )))
+}

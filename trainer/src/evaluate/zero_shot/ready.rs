@@ -1,0 +1,186 @@
+//! A data set that is found to be whole: its names, its templates and where its pictures are. Decodes no
+//! picture and needs no model, so that what is wrong is told before either is waited for.
+
+use cnclip_crds::report::Metric;
+use cnclip_crds::run_config::{TaskConfig, ZeroShotConfig};
+use cnclip_crds::zero_shot::{Custom, TemplateSet};
+use sha2::{Digest, Sha256};
+
+use super::folders::{File, TEST, pictures};
+use super::lines::{names, templates};
+use super::listing::{LABELS, ORDER, labels, order};
+use super::mistakes::Mistakes;
+use crate::data::shard::{hex, sha256};
+use crate::error::{Error, Result};
+use crate::store::Store;
+
+/// Where the names of the classes are.
+pub(super) const NAMES: &str = "label_cn.txt";
+
+/// One classification, ready to be scored.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// Name of the task.
+    pub name: String,
+    /// What submissions call the data set.
+    pub called: String,
+    /// The data set.
+    pub store: Store,
+    /// Names of the classes.
+    pub classes: Vec<String>,
+    /// What the names are put into.
+    pub templates: Templates,
+    /// The pictures.
+    pub files: Vec<File>,
+    /// For each picture all its classes.
+    pub labels: Vec<Vec<usize>>,
+    /// For each row of a submission, the picture that it is of; theirs if not given.
+    pub order: Option<Vec<usize>>,
+    /// The number that it is compared by.
+    pub headline: Metric,
+    /// sha256 of the names, of what lies beside them, and of the names and sizes of the pictures.
+    pub digest: String,
+}
+
+/// What the names are put into.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Templates {
+    /// Where they come from.
+    pub from: String,
+    /// sha256 of that file.
+    pub sha256: String,
+    /// One or more, each with a place for the name.
+    pub texts: Vec<String>,
+}
+
+impl Ready {
+    /// Every classification among the tasks, in their place.
+    ///
+    /// # Errors
+    /// As [`Ready::check`].
+    pub fn all(tasks: &[TaskConfig]) -> Result<Vec<Option<Self>>> {
+        let ready = |task: &TaskConfig| {
+            task.zero_shot.as_ref().map(|config| Self::check(&task.name, config)).transpose()
+        };
+        tasks.iter().map(ready).collect()
+    }
+
+    /// Looks at everything but the pictures themselves.
+    ///
+    /// # Errors
+    /// If a store cannot be read or listed, or something is wrong with the data set: then with all that is.
+    pub fn check(name: &str, config: &ZeroShotConfig) -> Result<Self> {
+        Self::of(name, config, Store::open(&config.dataset)?)
+    }
+
+    pub(super) fn of(name: &str, config: &ZeroShotConfig, store: Store) -> Result<Self> {
+        let custom = config.preset.map(|preset| preset.custom());
+        let headline = config.metric.or(custom.map(|custom| custom.headline));
+        let headline = headline.unwrap_or(Metric::Accuracy);
+        let mut mistakes = Mistakes::default();
+        let templates = chosen(config, custom, &mut mistakes)?;
+        let mut digest = Sha256::new();
+        let classes = match store.find(NAMES)? {
+            Some(bytes) => {
+                digest.update(sha256(&bytes));
+                let repeats = custom.is_some_and(|custom| custom.repeats_names);
+                names(NAMES, &bytes, repeats, &mut mistakes)
+            }
+            None => {
+                mistakes.add(format!(
+                    "There is no {NAMES}: write the Chinese name of each class in it, one a line, in \
+                     the order of the class folders."
+                ));
+                Vec::new()
+            }
+        };
+        let files = listed(&store, &classes, (&mut digest, &mut mistakes))?;
+        let found = store.find(ORDER)?;
+        let order = found.and_then(|bytes| order(&bytes, files.len(), &mut mistakes));
+        let found = store.find(LABELS)?.unwrap_or_default();
+        digest.update(sha256(&found));
+        let labels = labels(&found, (&files, classes.len()), &mut mistakes);
+        count(config, custom, headline, classes.len(), &mut mistakes);
+        mistakes.check(&format!("Task {name}: {}", store.uri()))?;
+        let called = config.preset.map_or_else(|| name.to_owned(), |preset| preset.name());
+        let (name, digest) = (name.to_owned(), hex(&digest.finalize()));
+        Ok(Self { name, called, store, classes, templates, files, labels, order, headline, digest })
+    }
+}
+
+/// The user's templates, or those of the preset.
+fn chosen(
+    config: &ZeroShotConfig,
+    custom: Option<Custom>,
+    mistakes: &mut Mistakes,
+) -> Result<Templates> {
+    let set = custom.map_or(TemplateSet::General, |custom| custom.templates);
+    let (from, bytes) = match &config.templates {
+        Some(uri) => (uri.clone(), Store::open(uri)?.get("")?),
+        None => (format!("cnclip: {set:?}"), super::own_templates(set).as_bytes().into()),
+    };
+    let texts = templates(&from, &bytes, mistakes);
+    Ok(Templates { sha256: sha256(&bytes), from, texts })
+}
+
+/// The pictures.
+fn listed(
+    store: &Store,
+    names: &[String],
+    (digest, mistakes): (&mut Sha256, &mut Mistakes),
+) -> Result<Vec<File>> {
+    let found = store.join(TEST).list().map_err(|error| unlisted(store, error))?;
+    let mut entries = String::new();
+    found.iter().for_each(|entry| entries += &format!("{} {}\n", entry.bytes, entry.name));
+    digest.update(sha256(entries.as_bytes()));
+    let found: Vec<_> = found.into_iter().map(|entry| entry.name).collect();
+    Ok(pictures(&found, names, mistakes))
+}
+
+/// A web server gives files by their names, and only some tell which there are.
+fn unlisted(store: &Store, error: Error) -> Error {
+    if !store.uri().starts_with("http") {
+        return error;
+    }
+    Error::Config(format!(
+        "{error}. Which pictures there are must be listed, which a web server does only with WebDAV \
+         (PROPFIND): copy the data set to s3://, gs://, az:// or a folder, and name that."
+    ))
+}
+
+fn count(
+    config: &ZeroShotConfig,
+    custom: Option<Custom>,
+    headline: Metric,
+    classes: usize,
+    mistakes: &mut Mistakes,
+) {
+    if let (Some(preset), Some(custom)) = (config.preset, custom)
+        && classes > 0
+        && custom.classes != classes
+    {
+        let (name, right) = (preset.name(), custom.classes);
+        mistakes.add(format!(
+            "{NAMES} has {classes} names, and {name} {right} classes: correct the file, or leave the \
+             preset out."
+        ));
+    }
+    let known = [
+        Metric::Accuracy,
+        Metric::Top5,
+        Metric::MeanPerClass,
+        Metric::RocAuc,
+        Metric::MeanAveragePrecision,
+    ];
+    if !known.contains(&headline) {
+        mistakes.add("The metric is one of a retrieval: choose another.");
+    }
+    if headline == Metric::RocAuc && classes > 0 && classes != 2 {
+        mistakes.add(format!(
+            "The metric rocAuc needs two classes, and there are {classes}: choose another."
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+//! What other programs take of a classification: the file that EvalAI scores ELEVATER's data sets with,
+//! and each class by itself. Computes no probability.
+
+use cnclip_crds::artifacts;
+use cnclip_crds::model::{Architecture, ModelConfig};
+use cnclip_crds::report::Metric;
+use serde::Serialize;
+
+use super::metrics::per_class;
+use super::{Ready, Scored};
+use crate::error::{Error, Result};
+use crate::store::Store;
+
+/// The file for EvalAI.
+pub const SUBMISSION: &str = "submission.json";
+/// The file of the classes.
+pub const CLASSES: &str = "classes.json";
+
+/// What a submission says of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Model {
+    /// Its name.
+    pub name: String,
+    /// Numbers that were trained, of both towers.
+    pub parameters: usize,
+    /// Those of the image tower.
+    pub visual: usize,
+}
+
+impl Model {
+    /// A model of which these are the names and sizes of its tensors.
+    pub fn of<'a>(
+        config: &ModelConfig,
+        tensors: impl Iterator<Item = (&'a str, usize)> + Clone,
+    ) -> Self {
+        let known = |architecture: &&Architecture| architecture.towers().as_ref() == Some(config);
+        let known = Architecture::PUBLISHED.iter().find(known);
+        let name = known.and_then(|known| serde_json::to_value(known).ok());
+        let name = name.as_ref().and_then(|name| name.as_str()).map(str::to_owned);
+        let visual = tensors.clone().filter(|(name, _)| name.starts_with("visual."));
+        Self {
+            name: format!("CN-CLIP-{}", name.unwrap_or_else(|| config.image.to_string())),
+            parameters: tensors.map(|(_, size)| size).sum(),
+            visual: visual.map(|(_, size)| size).sum(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Submission<'a> {
+    model_name: &'a str,
+    dataset_name: &'a str,
+    num_trainable_params: usize,
+    num_params: usize,
+    num_visual_params: usize,
+    num_backbone_params: usize,
+    n_shot: usize,
+    rnd_seeds: [u64; 1],
+    /// Of the one seed, for each picture the probability of each class.
+    predictions: [Vec<Vec<f64>>; 1],
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Classes<'a> {
+    task: &'a str,
+    dataset: &'a str,
+    digest: &'a str,
+    headline: Metric,
+    templates: &'a str,
+    templates_sha256: &'a str,
+    templates_count: usize,
+    classes: Vec<Class<'a>>,
+    /// Row by right class, column by the class that its pictures were taken for.
+    confusion: &'a [Vec<u64>],
+}
+
+#[derive(Serialize)]
+struct Class<'a> {
+    name: &'a str,
+    pictures: u64,
+    /// In percent.
+    accuracy: Option<f64>,
+}
+
+impl Scored {
+    /// Writes what other programs take under the task's folder of the artifacts.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    ///
+    /// # Guarantees
+    /// There is a submission only if every picture could be used: it must have a row for each.
+    pub fn write(&self, ready: &Ready, model: &Model, to: &Store) -> Result<()> {
+        let folder = to.join(artifacts::TASKS).join(&ready.name);
+        folder.put(CLASSES, json(&self.by_class(ready))?.into())?;
+        if self.pictures.len() < ready.files.len() {
+            tracing::warn!(
+                task = ready.name,
+                skipped = ready.files.len() - self.pictures.len(),
+                "no {SUBMISSION} is written, for it must have a row for every picture"
+            );
+            return Ok(());
+        }
+        folder.put(SUBMISSION, json(&self.submission(ready, model))?.into())
+    }
+
+    fn submission<'a>(&self, ready: &'a Ready, model: &'a Model) -> Submission<'a> {
+        let row = |place: usize| self.pictures[place].probabilities.iter().map(rounded).collect();
+        let rows = match &ready.order {
+            Some(order) => order.iter().map(|&place| row(place)).collect(),
+            None => (0..self.pictures.len()).map(row).collect(),
+        };
+        Submission {
+            model_name: &model.name,
+            dataset_name: &ready.called,
+            num_trainable_params: 0,
+            num_params: model.parameters,
+            num_visual_params: model.visual,
+            num_backbone_params: model.parameters,
+            n_shot: 0,
+            rnd_seeds: [123],
+            predictions: [rows],
+        }
+    }
+
+    fn by_class<'a>(&'a self, ready: &'a Ready) -> Classes<'a> {
+        let accuracies = per_class(&self.confusion);
+        let classes = self.classes.iter().zip(&self.confusion).zip(accuracies);
+        let class = |((name, row), accuracy): ((&'a String, &Vec<u64>), Option<f64>)| Class {
+            name,
+            pictures: row.iter().sum(),
+            accuracy: accuracy.map(|share| 100.0 * share),
+        };
+        Classes {
+            task: &ready.name,
+            dataset: &self.result.dataset,
+            digest: &self.result.digest,
+            headline: ready.headline,
+            templates: &ready.templates.from,
+            templates_sha256: &ready.templates.sha256,
+            templates_count: ready.templates.texts.len(),
+            classes: classes.map(class).collect(),
+            confusion: &self.confusion,
+        }
+    }
+}
+
+/// To six decimals.
+fn rounded(probability: &f32) -> f64 {
+    (f64::from(*probability) * 1e6).round() / 1e6
+}
+
+fn json(value: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|error| Error::Bug(format!("no JSON can be made: {error}")))
+}
