@@ -16,8 +16,6 @@ pub const FENCE: &str = "fence";
 pub const REPORT: &str = "report.html";
 /// What an evaluation measured.
 pub const RESULTS: &str = "results.json";
-/// The folder of what other programs take of an evaluation's tasks, one folder for each.
-pub const TASKS: &str = "tasks";
 /// One line a report, for curves.
 pub const METRICS: &str = "metrics.jsonl";
 /// The folder of a stage's checkpoints.

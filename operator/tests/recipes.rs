@@ -11,11 +11,15 @@
     reason = "a test ends where something is not as it should be"
 )]
 
+use cnclip_crds::evaluation::CnClipEvaluation;
 use cnclip_crds::shared::Workers;
 use cnclip_crds::stage::Accelerator;
 use cnclip_crds::training::{CnClipTraining, CnClipTrainingSpec};
+use cnclip_crds::zero_shot::Preset;
 use cnclip_operator::plan::admission;
 
+#[path = "recipes/classification.rs"]
+mod classification;
 #[path = "support/committed.rs"]
 mod committed;
 #[path = "recipes/finetune.rs"]
@@ -65,5 +69,19 @@ fn the_operator_finds_nothing_wrong_with_any_recipe() {
         for stage in &run.spec.stages {
             assert_eq!(stage.global_batch_size % devices, 0, "{path}");
         }
+    }
+}
+
+#[test]
+fn one_evaluation_classifies_every_data_set_of_the_paper_and_the_table_of_presets_is_true() {
+    let yaml = classification::recipe();
+    assert_committed("charts/recipes/elevater.yaml", &yaml);
+    let run: CnClipEvaluation = serde_norway::from_str(&yaml).unwrap();
+    admission::evaluation(&run.spec).unwrap();
+    assert_eq!(run.spec.tasks.len(), 21);
+    let told = include_str!("../../docs/zero-shot.md");
+    for preset in Preset::ALL {
+        let row = classification::row(preset);
+        assert!(told.contains(&row), "docs/zero-shot.md lacks {row}");
     }
 }

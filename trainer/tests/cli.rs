@@ -54,6 +54,26 @@ fn a_machine_without_a_card_is_told_what_it_lacks() {
 }
 
 #[test]
+fn a_data_set_that_cannot_be_classified_is_told_of_before_weights_are_looked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, data) = (folder.path().join("score.json"), folder.path().join("data"));
+    std::fs::create_dir_all(data.join("test/0")).unwrap();
+    std::fs::write(data.join("test/0/a.txt"), "no picture").unwrap();
+    let config = serde_json::json!({
+        "run": {"name": "score", "stage": "evaluate"}, "checkpoint": folder.path().join("absent"),
+        "tasks": [{"name": "digits", "zeroShot": {"dataset": data, "preset": "mnist"}}],
+        "artifacts": folder.path().join("scores"),
+    });
+    std::fs::write(&file, config.to_string()).unwrap();
+    let output = cnclip(&["evaluate", "--config", file.to_str().unwrap()], folder.path());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(65), "{said}");
+    for expected in ["Task digits", "There is no label_cn.txt", "pictures: 0/a.txt"] {
+        assert!(said.contains(expected), "{said}");
+    }
+}
+
+#[test]
 fn a_stage_is_trained_and_scored_from_two_files() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = small::config(folder.path(), "run");

@@ -92,7 +92,7 @@ impl Scored {
     /// # Guarantees
     /// There is a submission only if every picture could be used: it must have a row for each.
     pub fn write(&self, ready: &Ready, model: &Model, to: &Store) -> Result<()> {
-        let folder = to.join(artifacts::TASKS).join(&ready.name);
+        let folder = to.join(&artifacts::task(&ready.name));
         folder.put(CLASSES, json(&self.by_class(ready))?.into())?;
         if self.pictures.len() < ready.files.len() {
             tracing::warn!(

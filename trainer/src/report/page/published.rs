@@ -183,6 +183,7 @@ impl Number {
 #[cfg(test)]
 mod tests {
     use cnclip_crds::report::{Metric, Recalls, RetrievalScores, ZeroShotScores};
+    use cnclip_crds::zero_shot::Preset;
 
     use super::super::{Classes, Examples, Shown};
     use super::*;
@@ -257,6 +258,15 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn every_preset_has_published_numbers() {
+        let mut told: Vec<_> = published().zero_shot.iter().map(|one| one.preset.clone()).collect();
+        let mut names: Vec<_> = Preset::ALL.iter().map(|preset| preset.name()).collect();
+        told.sort_unstable();
+        names.sort_unstable();
+        assert_eq!(told, names);
     }
 
     /// The macro averages that the paper's table 12 ends in.

@@ -1,0 +1,35 @@
+//! One evaluation with a task for each data set that the paper classifies by names.
+
+use cnclip_crds::zero_shot::Preset;
+
+/// The manifest.
+pub(crate) fn recipe() -> String {
+    let mut yaml = HEAD.to_owned();
+    for preset in Preset::ALL {
+        let name = preset.name();
+        let task = format!("{{dataset: s3://data/elevater/{name}/, preset: {name}}}");
+        yaml += &format!("    - {{name: {name}, zeroShot: {task}}}\n");
+    }
+    yaml
+}
+
+/// A row of the table in docs/zero-shot.md.
+pub(crate) fn row(preset: Preset) -> String {
+    let custom = preset.custom();
+    let metric = serde_json::to_value(custom.headline).unwrap();
+    let (metric, set) =
+        (metric.as_str().unwrap(), format!("{:?}", custom.templates).to_lowercase());
+    format!("| {} | {} | {metric} | {set} |\n", preset.name(), custom.classes)
+}
+
+const HEAD: &str = "\
+# ELEVATER's 20 data sets and ImageNet, classified by the Chinese names of their classes. docs/zero-shot.md says how
+# they lie under s3://data/elevater/; leave out what you do not have. `templates` in a task takes the reference's own.
+apiVersion: cnclip.dev/v1alpha1
+kind: CnClipEvaluation
+metadata: {name: zero-shot}
+spec:
+  checkpoint: {uri: hf://OFA-Sys/chinese-clip-vit-base-patch16}
+  artifacts: {uri: s3://runs/zero-shot/, credentials: {secretName: s3}}
+  tasks:
+";
