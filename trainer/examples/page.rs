@@ -6,39 +6,55 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use cnclip::data::prepare::{Options, prepare};
 use cnclip::data::shard::Dataset;
 use cnclip::data::tokenize::{Tokenizer, Vocabulary};
+use cnclip::evaluate::zero_shot::{self, Ready};
 use cnclip::evaluate::{Encoder, Sizes, score};
 use cnclip::model::Texts;
 use cnclip::ops::pixels::Pixels;
 use cnclip::report::history::Point;
 use cnclip::report::page::{
-    Curves, Examples, PageInput, Public, Shown, Stage, Task, compare, page,
+    Classes, Curves, Examples, PageInput, Public, Shown, Stage, Task, compare, page,
 };
 use cnclip::store::Store;
+use cnclip::world::World;
 use cnclip_crds::benchmark::Benchmark;
 use cnclip_crds::model::Architecture;
 use cnclip_crds::report::{Recall, Recalls};
+use cnclip_crds::run_config::ZeroShotConfig;
+use cnclip_crds::zero_shot::Preset;
 
 const WIDTH: usize = 16;
 const SIDE: usize = 8;
 /// When the training began, in seconds since 1970.
 const START: i64 = 1_795_000_000;
 
-/// Guesses that the nth text describes about the nth picture.
-#[derive(Default)]
+/// Guesses that the nth text describes about the nth picture; or, where several of each belong
+/// together, that they do.
 struct Guess {
     images: usize,
     texts: usize,
+    /// How many pictures, and how many texts, are of one thing.
+    together: (usize, usize),
     features: Vec<f32>,
 }
 
 impl Guess {
-    fn keep(&mut self, count: usize, first: usize, noise: f32) -> Cow<'_, [f32]> {
+    fn new(together: (usize, usize)) -> Self {
+        Self { images: 0, texts: 0, together, features: Vec::new() }
+    }
+
+    fn keep(
+        &mut self,
+        items: std::ops::Range<usize>,
+        together: usize,
+        noise: f32,
+    ) -> Cow<'_, [f32]> {
         self.features.clear();
-        for item in first..first + count {
-            let place = |d: usize| noise_of(item * WIDTH + d);
+        for item in items {
+            let place = |d: usize| noise_of(item / together * WIDTH + d);
             let blur = |d: usize| noise * noise_of(item * WIDTH + d + 7_777_777);
             let row: Vec<f32> = (0..WIDTH).map(|d| place(d) + blur(d)).collect();
             let norm = row.iter().map(|value| value * value).sum::<f32>().sqrt();
@@ -62,12 +78,14 @@ impl Encoder for Guess {
     fn encode_images(&mut self, pixels: Pixels<'_>) -> Cow<'_, [f32]> {
         let (count, first) = (pixels.len() / (3 * SIDE * SIDE), self.images);
         self.images += count;
-        self.keep(count, first, 0.0)
+        // One picture of each text is told from another by the text alone.
+        let noise = if self.together.0 > 1 { 1.0 } else { 0.0 };
+        self.keep(first..first + count, self.together.0, noise)
     }
     fn encode_texts(&mut self, texts: Texts<'_>) -> Cow<'_, [f32]> {
         let (count, first) = (texts.count(), self.texts);
         self.texts += count;
-        self.keep(count, first, 1.3)
+        self.keep(first..first + count, self.together.1, 1.3)
     }
 }
 
@@ -98,21 +116,89 @@ fn stage(name: &str, start: i64, steps: i64, (from, to): (f64, f64)) -> Stage {
     Stage { name: name.into(), points: (1..=steps / 5).map(|i| point(i * 5)).collect() }
 }
 
-/// A data set as a bucket holds it, from files in the reference's format.
-fn dataset(images: &Path, texts: &Path) -> Result<Dataset> {
-    let store = Store::memory();
-    let options = Options { shard_bytes: 4 << 20, most_skipped: 0.2 };
-    prepare(images, texts, &store, &options, |_| ())?;
-    Ok(Dataset::new(store)?)
+/// The files of a data set in the reference's format.
+#[derive(Clone, Copy)]
+struct Files<'a> {
+    images: &'a Path,
+    texts: &'a Path,
+}
+
+const SIZES: Sizes = Sizes { side: SIDE, context_length: 8, batch: 256 };
+/// The share of a data set that may be unusable.
+const SKIPPED: f64 = 0.2;
+
+fn tokenizer() -> Result<Tokenizer> {
+    Ok(Tokenizer::new(Vocabulary::from_bytes(b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n")?))
 }
 
 /// Scores a retrieval with guesses.
-fn retrieval(name: &str, dataset: &Dataset, public: Option<Benchmark>) -> Result<Task> {
-    let tokenizer = Tokenizer::new(Vocabulary::from_bytes(b"[UNK]\n[CLS]\n[SEP]\n")?);
-    let sizes = Sizes { side: SIDE, context_length: 8, batch: 256 };
-    let scored = score(name, dataset, &tokenizer, &mut Guess::default(), (sizes, 0.2))?;
-    let shown = Shown::Retrieval(Examples::of(&scored, dataset)?);
+fn retrieval(name: &str, files: Files<'_>, public: Option<Benchmark>) -> Result<Task> {
+    let store = Store::memory();
+    let options = Options { shard_bytes: 4 << 20, most_skipped: SKIPPED };
+    prepare(files.images, files.texts, &store, &options, |_| ())?;
+    let dataset = Dataset::new(store)?;
+    let mut guess = Guess::new((1, 1));
+    let scored = score(name, &dataset, &tokenizer()?, &mut guess, (SIZES, SKIPPED))?;
+    let shown = Shown::Retrieval(Examples::of(&scored, &dataset)?);
     Ok(Task { result: scored.result, shown, public: public.map(Public::Retrieval) })
+}
+
+/// The same, as if nobody had said what belongs together.
+fn unlabelled(name: &str, files: Files<'_>) -> Result<Task> {
+    let folder = tempfile::tempdir()?;
+    let texts = folder.path().join("texts.jsonl");
+    let lines: Vec<String> = texts_of(files.texts)?
+        .enumerate()
+        .map(|(id, text)| {
+            serde_json::json!({"text_id": id, "text": text, "image_ids": []}).to_string()
+        })
+        .collect();
+    std::fs::write(&texts, lines.join("\n"))?;
+    retrieval(name, Files { texts: &texts, ..files }, None)
+}
+
+fn texts_of(file: &Path) -> Result<impl Iterator<Item = String>> {
+    let lines = std::fs::read_to_string(file)?;
+    let texts: Vec<_> = lines
+        .lines()
+        .map(|line| Ok(serde_json::from_str::<serde_json::Value>(line)?["text"].to_string()))
+        .collect::<Result<_>>()?;
+    Ok(texts.into_iter().map(|text| text.trim_matches('"').to_owned()))
+}
+
+/// Scores a classification with guesses: each picture several times as a class, named by a text.
+fn zero_shot(
+    name: &str,
+    files: Files<'_>,
+    (classes, each): (usize, usize),
+    preset: Option<Preset>,
+) -> Result<Task> {
+    let folder = tempfile::tempdir()?;
+    let names: Vec<_> = texts_of(files.texts)?.filter(|text| !text.trim().is_empty()).collect();
+    let names = (0..classes).map(|class| match class / names.len() {
+        0 => names[class].clone(),
+        again => format!("{} {}", names[class % names.len()], again + 1),
+    });
+    std::fs::write(folder.path().join("label_cn.txt"), names.collect::<Vec<_>>().join("\n"))?;
+    let images = std::fs::read_to_string(files.images)?;
+    let mut pictures = images.lines().filter_map(|line| line.split_once('\t')).cycle();
+    for (class, (_, picture)) in (0..classes).zip(&mut pictures) {
+        let inside = folder.path().join(format!("test/{class:03}"));
+        std::fs::create_dir_all(&inside)?;
+        // Both alphabets of base64 are found in the reference's files.
+        let picture = STANDARD.decode(picture.replace('-', "+").replace('_', "/"))?;
+        for number in 0..each {
+            std::fs::write(inside.join(format!("{number:03}.png")), &picture)?;
+        }
+    }
+    let dataset = format!("file://{}", folder.path().display());
+    let config = ZeroShotConfig { dataset, preset, templates: None, metric: None };
+    let ready = Ready::check(name, &config)?;
+    let mut guess = Guess::new((each, ready.templates.texts.len()));
+    let limits = (SIZES, SKIPPED);
+    let scored = zero_shot::score(&ready, &tokenizer()?, &mut guess, limits, &World::alone())?;
+    let shown = Shown::ZeroShot(Classes::of(&scored, &ready.store)?);
+    Ok(Task { result: scored.result, shown, public: preset.map(Public::ZeroShot) })
 }
 
 fn stages() -> Vec<Stage> {
@@ -123,11 +209,14 @@ fn stages() -> Vec<Stage> {
     ]
 }
 
-fn evaluation(images: &Path, texts: &Path) -> Result<String> {
-    let dataset = dataset(images, texts)?;
+fn evaluation(files: Files<'_>) -> Result<String> {
     let tasks = vec![
-        retrieval("flickr30k-cn", &dataset, Some(Benchmark::Flickr30kCnTest))?,
-        retrieval("own", &dataset, None)?,
+        retrieval("flickr30k-cn", files, Some(Benchmark::Flickr30kCnTest))?,
+        retrieval("own", files, None)?,
+        unlabelled("muge-test", files)?,
+        zero_shot("cifar-10", files, (10, 12), Some(Preset::Cifar10))?,
+        zero_shot("cifar-100", files, (100, 4), Some(Preset::Cifar100))?,
+        zero_shot("own-classes", files, (40, 6), None)?,
     ];
     let model = Architecture::VitB16.towers().context("it has towers")?;
     let digests = tasks
@@ -174,7 +263,7 @@ fn main() -> Result<()> {
     };
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let pages = [
-        ("evaluation.html", evaluation(images, texts)?),
+        ("evaluation.html", evaluation(Files { images, texts })?),
         ("training.html", training()),
         ("comparison.html", comparison()),
     ];

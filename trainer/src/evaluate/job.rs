@@ -87,7 +87,7 @@ fn measure(
     scored.write(ready, model, artifacts)?;
     let shown = Shown::ZeroShot(Classes::of(&scored, &ready.store)?);
     let preset = task.zero_shot.as_ref().and_then(|zero_shot| zero_shot.preset);
-    let public = preset.map(|preset| Public::ZeroShot(preset.name()));
+    let public = preset.map(Public::ZeroShot);
     Ok(Task { result: scored.result, shown, public })
 }
 

@@ -15,6 +15,7 @@ use cnclip_crds::benchmark::Benchmark;
 use cnclip_crds::model::{Architecture, ModelConfig};
 use cnclip_crds::report::TaskResult;
 use cnclip_crds::run_config::TrainConfig;
+use cnclip_crds::zero_shot::Preset;
 use minijinja::Environment;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
@@ -44,8 +45,8 @@ pub struct Task {
 pub enum Public {
     /// One of retrieval.
     Retrieval(Benchmark),
-    /// One of classification: its preset.
-    ZeroShot(String),
+    /// One of classification.
+    ZeroShot(Preset),
 }
 
 /// What is shown of a task, by its kind.

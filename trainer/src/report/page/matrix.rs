@@ -52,7 +52,7 @@ impl Matrix {
     /// A row for each class, with a square for each class that some of its pictures are taken for.
     pub(super) fn draw(names: &[String], confusion: &[Vec<u64>]) -> Self {
         let square = match names.len() {
-            0..=MOST_NUMBERED => 30.0,
+            0..=MOST_NUMBERED => 26.0,
             16..=25 => 22.0,
             _ => 15.0,
         };
