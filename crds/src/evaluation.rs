@@ -1,5 +1,6 @@
 //! `CnClipEvaluation`: one checkpoint scored on a list of tasks, and what the operator last saw of it.
 
+mod gate;
 mod status;
 mod task;
 
@@ -8,8 +9,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::shared::{Artifacts, Retries, VocabularyFile, Workers};
+pub use gate::{Baseline, Gate, Trigger};
 pub use status::{
-    CnClipEvaluationStatus, EvaluationSummary, ResultStatus, RetrievalStatus, ZeroShotStatus,
+    CnClipEvaluationStatus, DatasetProvenance, EvaluationSummary, Headline, Provenance,
+    ResultStatus, RetrievalStatus, ScoredCheckpoint, ZeroShotStatus,
 };
 pub use task::{Retrieval, Task, ZeroShot};
 
@@ -25,24 +28,40 @@ pub use task::{Retrieval, Task, ZeroShot};
     shortname = "cce",
     category = "cnclip",
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,30}[a-z0-9])?$')").message("metadata.name must be at most 32 lower-case letters, digits and dashes and begin with a letter: it becomes part of the names of pods"),
+    validation = Rule::new("!has(self.spec.gate) || !has(self.spec.gate.notWorseThan) || self.spec.gate.notWorseThan.evaluationName != self.metadata.name").message("gate.notWorseThan must name another evaluation"),
     printcolumn(name = "Tasks", type_ = "string", json_path = ".status.summary.tasks"),
+    printcolumn(name = "Metric", type_ = "string", json_path = ".status.summary.metric"),
+    printcolumn(name = "Score", type_ = "string", json_path = ".status.summary.score"),
     printcolumn(name = "R@1", type_ = "string", json_path = ".status.summary.r1"),
-    printcolumn(name = "R@5", type_ = "string", json_path = ".status.summary.r5"),
-    printcolumn(name = "R@10", type_ = "string", json_path = ".status.summary.r10"),
+    printcolumn(name = "R@5", type_ = "string", json_path = ".status.summary.r5", priority = 1),
+    printcolumn(name = "R@10", type_ = "string", json_path = ".status.summary.r10", priority = 1),
     printcolumn(name = "MR", type_ = "string", json_path = ".status.summary.meanRecall"),
+    printcolumn(name = "Gate", type_ = "string", json_path = ".status.summary.gate"),
+    printcolumn(name = "Checkpoint", type_ = "string", json_path = ".status.checkpoint", priority = 1),
     printcolumn(name = "Restarts", type_ = "integer", json_path = ".status.restarts.total"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.artifacts) || has(self.checkpoint.trainingName)").message("artifacts must be given when the checkpoint is a uri"))]
+#[x_kube(validation = Rule::new("self.trigger == 'Once' || has(self.checkpoint.trainingName)").message("trigger EveryCheckpoint needs checkpoint.trainingName"))]
+#[x_kube(validation = Rule::new("self.trigger == 'Once' || self.checkpoint.when == 'Complete'").message("leave checkpoint.when out where trigger is EveryCheckpoint: nothing is waited for"))]
+#[x_kube(validation = Rule::new("!has(self.gate) || self.tasks.exists(t, t.name == self.gate.task)").message("gate.task must be the name of one of spec.tasks"))]
+#[x_kube(validation = Rule::new("!has(self.gate) || self.tasks.all(t, t.name != self.gate.task || has(t.retrieval) == self.gate.metric.contains('.'))").message("gate.metric must be one of the task's kind: textToImage.… and imageToText.… of a retrieval, the others of a zeroShot"))]
 pub struct CnClipEvaluationSpec {
     /// What is scored.
     #[x_kube(validation = Rule::new("self == oldSelf").message("is immutable: another checkpoint is another evaluation"))]
     pub checkpoint: CheckpointSource,
+    /// Whether one checkpoint is scored, or each as it appears.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("is immutable: another trigger is another evaluation"))]
+    pub trigger: Trigger,
     /// What is measured.
     #[schemars(length(min = 1, max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("is immutable: another task is another evaluation"))]
     pub tasks: Vec<Task>,
+    /// What must be reached to pass. May be changed at any time: the numbers on record are judged again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Gate>,
     /// Where results go. The default for a training is `evaluations/<name>/` under its prefix, with
     /// its credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]

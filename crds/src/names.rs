@@ -28,6 +28,9 @@ pub const PATH_METRICS: &str = "/metrics";
 /// Alive.
 pub const PATH_HEALTHZ: &str = "/healthz";
 
+/// Gauge of what an evaluation measured, told by its trainer and by the operator.
+pub const METRIC_SCORE: &str = "cnclip_evaluation_score";
+
 /// The stage of a run that is an evaluation.
 pub const STAGE_EVALUATE: &str = "evaluate";
 /// Where a trainer finds its configuration in a pod.
@@ -66,4 +69,6 @@ pub mod condition {
     pub const COMPLETE: &str = "Complete";
     /// It will not be tried again.
     pub const FAILED: &str = "Failed";
+    /// What was measured passes the gate; only where there is one.
+    pub const GATE_PASSED: &str = "GatePassed";
 }

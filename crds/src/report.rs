@@ -86,6 +86,23 @@ pub struct FailureReport {
     pub message: String,
 }
 
+/// What an evaluation scores, and with what.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EvaluationReport {
+    /// The weights that were found; none until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<String>,
+    /// sha256 of the manifest of their checkpoint, if they are one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// Whether there is no checkpoint where one was named.
+    #[serde(default)]
+    pub missing: bool,
+    /// The trainer's version.
+    pub version: String,
+}
+
 /// How a trainer fits into the memory there is.
 ///
 /// # Units
@@ -161,6 +178,9 @@ pub struct Report {
     /// The best validation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<Validation>,
+    /// What an evaluation scores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<EvaluationReport>,
     /// What an evaluation measured so far.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub results: Vec<TaskResult>,

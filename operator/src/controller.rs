@@ -3,7 +3,7 @@
 use std::{fmt::Debug, sync::Arc};
 
 use cnclip_crds::names;
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{batch::v1::Job, core::v1::Pod},
@@ -38,10 +38,12 @@ pub async fn run<R: Run>(
     stop: CancellationToken,
 ) {
     let (reader, writer) = reflector::store();
+    let (known, forgetful) = (reader.clone(), context.clone());
     let runs = watcher(api::<R>(&client, namespace.as_deref()), watcher::Config::default())
         .default_backoff()
         .modify(|run| run.managed_fields_mut().clear())
         .reflect(writer)
+        .inspect_ok(move |event| forget(&forgetful, &known, event))
         .applied_objects()
         .predicate_filter(predicates::generation, Default::default());
     let jobs = children::<R, Job>(&client, namespace.as_deref());
@@ -58,6 +60,21 @@ pub async fn run<R: Run>(
             }
         })
         .await;
+}
+
+/// Runs that are gone wake no reconcile: what is told of them ends here.
+fn forget<R: Run>(
+    context: &Context,
+    known: &reflector::Store<PartialObjectMeta<R>>,
+    event: &watcher::Event<PartialObjectMeta<R>>,
+) {
+    match event {
+        watcher::Event::Delete(run) => context.forget::<R>(run),
+        watcher::Event::InitDone => context.keep::<R>(|namespace, name| {
+            known.get(&ObjectRef::new(name).within(namespace)).is_some()
+        }),
+        _ => {}
+    }
 }
 
 /// The API of the metadata of a kind.

@@ -2,7 +2,7 @@
 //! the operator's only memory. Decides nothing.
 
 use cnclip_crds::{
-    evaluation::ResultStatus,
+    evaluation::{Provenance, ResultStatus, ScoredCheckpoint},
     names::condition,
     shared::{LastFailure, Restarts},
     training::{CheckpointStatus, StageState, StageStatus},
@@ -22,6 +22,10 @@ pub struct Ledger {
     pub checkpoints: Vec<CheckpointStatus>,
     /// What an evaluation scores, once known.
     pub checkpoint: Option<String>,
+    /// What the stages of a series score, stage by stage.
+    pub history: Vec<ScoredCheckpoint>,
+    /// What the results are of, and what made them.
+    pub provenance: Option<Provenance>,
     /// What an evaluation measured.
     pub results: Vec<ResultStatus>,
     /// Where the page for people is, once written.
@@ -54,7 +58,10 @@ impl Ledger {
 
     /// The number of the stage whose turn it is; `None` when all are done.
     pub fn current(&self) -> Option<usize> {
-        self.stages.iter().position(|stage| stage.state != StageState::Succeeded)
+        let over = |stage: &StageStatus| {
+            matches!(stage.state, StageState::Succeeded | StageState::Skipped)
+        };
+        self.stages.iter().position(|stage| !over(stage))
     }
 
     /// Whether the last failure is that of this attempt.

@@ -1,8 +1,13 @@
-//! Every metric of the operator. No label holds a name or a message.
+//! Every metric of the operator. No label holds a name or a message, but for the scores of evaluations,
+//! whose number is bounded.
+
+mod scores;
 
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
+
+pub use scores::Scores;
 
 /// The operator's metrics; cheap to clone.
 #[derive(Clone)]
@@ -22,6 +27,8 @@ pub struct Metrics {
     pub progress_reads: IntCounterVec,
     /// Whether this replica leads.
     pub leader: IntGauge,
+    /// What evaluations measured.
+    pub scores: Scores,
 }
 
 impl Metrics {
@@ -71,6 +78,7 @@ impl Metrics {
                 "Questions to trainers, by how they went.",
                 &["outcome"],
             )?,
+            scores: Scores::register(&registry)?,
             reconcile_seconds,
             leader,
             registry,

@@ -1,6 +1,6 @@
 //! Reads everything that a decision may depend on, once, into one value. Judges nothing.
 
-use cnclip_crds::{names, report::Report, training::CnClipTraining};
+use cnclip_crds::{names, report::Report};
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use k8s_openapi::jiff::Timestamp;
 use kube::{
@@ -33,7 +33,8 @@ pub async fn observe<R: Run>(
         jobs: jobs.iter().filter_map(|job| observed::job(job, &owner.uid)).collect(),
         workers: pods.iter().filter_map(observed::worker).collect(),
         report: None,
-        training: training(client, owner, run).await?,
+        training: other(client, owner, run.training_name(), "CnClipTraining").await?,
+        baseline: other(client, owner, run.baseline_name(), "CnClipEvaluation").await?,
     };
     seen.report = report(reader, owner, &seen).await;
     Ok(seen)
@@ -54,14 +55,16 @@ where
         .map_err(|source| failed(owner, what, source))
 }
 
-async fn training<R: Run>(
+/// Another run that this one names.
+async fn other<R: Run>(
     client: &Client,
     owner: &Owner,
-    run: &R,
-) -> Result<Option<CnClipTraining>, Error> {
-    let Some(name) = run.training_name() else { return Ok(None) };
-    let api = Api::<CnClipTraining>::namespaced(client.clone(), &owner.namespace);
-    api.get_opt(name).await.map_err(|source| failed(owner, "CnClipTraining", source))
+    name: Option<&str>,
+    what: &'static str,
+) -> Result<Option<R>, Error> {
+    let Some(name) = name else { return Ok(None) };
+    let api = Api::<R>::namespaced(client.clone(), &owner.namespace);
+    api.get_opt(name).await.map_err(|source| failed(owner, what, source))
 }
 
 fn failed(owner: &Owner, what: &'static str, source: kube::Error) -> Error {

@@ -1,7 +1,7 @@
 //! What was found in the cluster, reduced to what a decision may depend on. Pure: reads objects, not
 //! the API server, and judges nothing.
 
-use cnclip_crds::{names, report::Report, training::CnClipTraining};
+use cnclip_crds::{evaluation::CnClipEvaluation, names, report::Report, training::CnClipTraining};
 use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::{
     api::{
@@ -25,6 +25,8 @@ pub struct Observed {
     pub report: Option<Report>,
     /// The training that an evaluation names, if there is one.
     pub training: Option<CnClipTraining>,
+    /// The evaluation that a gate names, if there is one.
+    pub baseline: Option<CnClipEvaluation>,
 }
 
 impl Observed {
@@ -95,6 +97,8 @@ pub struct Worker {
     pub index: i32,
     /// Its image.
     pub image: String,
+    /// The same as the node found it, with its digest.
+    pub image_id: Option<String>,
     /// Its node.
     pub node: Option<String>,
     /// Its address.
@@ -217,6 +221,7 @@ pub fn worker(pod: &Pod) -> Option<Worker> {
         attempt,
         index: index.and_then(|index| index.parse().ok()).unwrap_or(0),
         image: spec.containers.first().and_then(|first| first.image.clone()).unwrap_or_default(),
+        image_id: image_id(&status),
         node: spec.node_name.clone(),
         ip: status.pod_ip.clone(),
         ends_by: pod.metadata.deletion_timestamp.as_ref().map(|time| time.0),
@@ -225,6 +230,11 @@ pub fn worker(pod: &Pod) -> Option<Worker> {
         disruption: disrupted.and_then(|found| found.reason.clone()),
         state: worker_state(pod),
     })
+}
+
+fn image_id(status: &PodStatus) -> Option<String> {
+    let container = status.container_statuses.iter().flatten().next()?;
+    Some(container.image_id.clone()).filter(|id| !id.is_empty())
 }
 
 /// Kubernetes writes down when a pod must have ended, and how long before that it was deleted.

@@ -18,6 +18,7 @@ use crate::{
 pub mod admission;
 mod draft;
 pub mod failure;
+mod gate;
 pub mod stages;
 pub mod start;
 
@@ -72,8 +73,11 @@ pub fn plan(
         remove: Vec::new(),
         look_again: Some(interval),
     };
+    let gate = work.as_ref().ok().and_then(|work| work.gate.as_ref());
     let standing = match &work {
-        _ if before.ended() => return after_the_end(owner, work.ok().as_ref(), before, seen),
+        _ if before.ended() => {
+            return after_the_end(owner, work.as_ref().ok(), before, seen, interval);
+        }
         Err(cause) => {
             draft.look_again = None;
             Standing::Rejected(cause.clone())
@@ -82,6 +86,7 @@ pub fn plan(
     };
     let mut ledger = draft.ledger;
     conditions::write(&mut ledger, &standing, owner.generation, seen);
+    gate::judge(&mut ledger, before, gate, owner.generation, seen);
     let notices = notices::between(before, &ledger);
     Plan {
         notices,
@@ -93,18 +98,30 @@ pub fn plan(
     }
 }
 
-/// An ended run is never begun again, also when its Jobs are gone.
-fn after_the_end(owner: &Owner, work: Option<&Work>, before: &Ledger, seen: &Observed) -> Plan {
+/// An ended run is never begun again, also when its Jobs are gone. A gate may still wait for its baseline,
+/// or be another than it was.
+fn after_the_end(
+    owner: &Owner,
+    work: Option<&Work>,
+    before: &Ledger,
+    seen: &Observed,
+    interval: Duration,
+) -> Plan {
     let ttl = work.and_then(|work| work.ttl_seconds);
     let ended = before.finished_at.as_deref().unwrap_or_default();
     let left = ttl.map(|ttl| ttl - time::seconds_since(ended, seen.now));
+    let mut ledger = Ledger { observed_generation: owner.generation, ..before.clone() };
+    let gate = work.and_then(|work| work.gate.as_ref());
+    gate::judge(&mut ledger, before, gate, owner.generation, seen);
+    let waits = gate::is_open(&ledger).then_some(interval);
+    let left_or_one = left.map(|left| Duration::from_secs(left.max(1).unsigned_abs()));
     Plan {
-        ledger: Ledger { observed_generation: owner.generation, ..before.clone() },
         create: None,
         remove: Vec::new(),
         delete_run: left.is_some_and(|left| left <= 0),
-        notices: Vec::new(),
-        look_again: left.map(|left| Duration::from_secs(left.max(1).unsigned_abs())),
+        notices: notices::between(before, &ledger),
+        ledger,
+        look_again: left_or_one.into_iter().chain(waits).min(),
     }
 }
 

@@ -2,9 +2,12 @@
 
 use std::{sync::Arc, time::Instant};
 
-use cnclip_crds::names::{FIELD_MANAGER, condition};
+use cnclip_crds::{
+    evaluation::CnClipEvaluation,
+    names::{FIELD_MANAGER, condition},
+};
 use kube::{
-    Api, Client, Resource,
+    Api, Client, Resource, ResourceExt,
     core::{DeserializeGuard, PartialObjectMeta},
     runtime::{
         controller::Action,
@@ -33,6 +36,20 @@ pub struct Context {
 }
 
 impl Context {
+    /// Forgets what is told of a run that is gone.
+    pub fn forget<R: Run>(&self, run: &impl ResourceExt) {
+        if R::KIND == CnClipEvaluation::KIND {
+            self.metrics.scores.forget(&run.namespace().unwrap_or_default(), &run.name_any());
+        }
+    }
+
+    /// Forgets what is told of runs that went while nobody watched.
+    pub fn keep<R: Run>(&self, is_there: impl Fn(&str, &str) -> bool) {
+        if R::KIND == CnClipEvaluation::KIND {
+            self.metrics.scores.keep(is_there);
+        }
+    }
+
     /// Built once; tests build it over a scripted client.
     pub fn new(client: Client, defaults: Defaults, metrics: Metrics) -> Self {
         let reader = ProgressReader::new(metrics.clone());
@@ -74,6 +91,9 @@ async fn step<R: Run>(changed: &PartialObjectMeta<R>, context: &Context) -> Resu
     };
     let owner = Owner::of(&run);
     let observed = observe(&context.client, &context.reader, &owner, &run).await?;
+    if let Some(results) = run.results() {
+        context.metrics.scores.tell(&owner.namespace, &owner.name, results);
+    }
     let work = run.work(&observed, &context.defaults);
     let before = run.ledger();
     let mut plan = plan(&owner, work, &before, &observed, &context.defaults);

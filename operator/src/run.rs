@@ -3,7 +3,9 @@
 
 use std::fmt::Debug;
 
-use cnclip_crds::{run_config::Identity, shared::Workers, stage::Accelerator};
+use cnclip_crds::{
+    evaluation::ResultStatus, run_config::Identity, shared::Workers, stage::Accelerator,
+};
 use k8s_openapi::NamespaceResourceScope;
 use kube::Resource;
 use serde::{Serialize, de::DeserializeOwned};
@@ -68,8 +70,18 @@ pub trait Run:
     /// The present status.
     fn present_status(&self) -> serde_json::Value;
 
+    /// What it measured; `None` of a kind that measures nothing.
+    fn results(&self) -> Option<&[ResultStatus]> {
+        None
+    }
+
     /// The training that must be looked at too.
     fn training_name(&self) -> Option<&str> {
+        None
+    }
+
+    /// The evaluation that must be looked at too.
+    fn baseline_name(&self) -> Option<&str> {
         None
     }
 }

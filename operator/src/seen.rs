@@ -42,6 +42,7 @@ pub(crate) fn worker(stage: &str, attempt: i32, state: WorkerState) -> Worker {
         attempt,
         index: 0,
         image: "cnclip/trainer:test".to_owned(),
+        image_id: Some("cnclip/trainer@sha256:0123".to_owned()),
         node: Some("node-1".to_owned()),
         ip: Some("10.0.0.7".to_owned()),
         ends_by: None,

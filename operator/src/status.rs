@@ -1,7 +1,8 @@
-//! What people and programs read of a run: conditions, progress, columns, events. Pure, each file one
+//! What people and programs read of a run: conditions, progress, results, columns, events. Pure, each file one
 //! of them.
 
 pub mod conditions;
 pub mod notices;
 pub mod progress;
+mod results;
 pub mod summary;

@@ -1,6 +1,7 @@
 //! What both kinds of manifest come to: stages of work for pods, complete and resolved. Decides nothing.
 
 use cnclip_crds::{
+    evaluation::{Gate, ScoredCheckpoint},
     run_config::{EvaluateConfig, TrainConfig},
     shared::{Retries, Workers},
     stage::MicroBatch,
@@ -48,8 +49,14 @@ pub struct Work {
     pub ttl_seconds: Option<i64>,
     /// Held back by the user.
     pub suspend: bool,
+    /// Whether stages are added while it goes on, each standing by itself.
+    pub series: bool,
+    /// What must happen elsewhere, when all stages are done, before it is complete.
+    pub goes_on: Option<Cause>,
     /// What must happen elsewhere before the first pod.
     pub waits_for: Option<Cause>,
+    /// What its numbers must reach.
+    pub gate: Option<Gate>,
 }
 
 /// One stage of the work.
@@ -59,6 +66,8 @@ pub struct Stage {
     pub name: String,
     /// What its trainer is told.
     pub config: Config,
+    /// The checkpoint it scores, of a series.
+    pub scores: Option<ScoredCheckpoint>,
 }
 
 /// One attempt at a stage.
@@ -102,6 +111,14 @@ impl Config {
             Self::Evaluate(evaluate) => evaluate.run.attempt = attempt.number,
         }
         config
+    }
+
+    /// The prefix of what the trainer writes.
+    pub fn artifacts(&self) -> &str {
+        match self {
+            Self::Train(train) => &train.artifacts,
+            Self::Evaluate(evaluate) => &evaluate.artifacts,
+        }
     }
 
     /// Whether the trainer chooses how many pairs it computes at once.

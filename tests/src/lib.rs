@@ -4,4 +4,5 @@ pub mod bed;
 pub mod house;
 pub mod namespace;
 pub mod operator;
+pub mod training;
 pub mod wait;

@@ -106,6 +106,14 @@ pub fn weights(uri: &str) -> Result<Found> {
     find(uri, &[WEIGHTS, CONFIG])
 }
 
+/// Whether a URI has the form of a checkpoint's, and nothing is there: it was deleted, or never written.
+pub fn is_missing(uri: &str) -> bool {
+    let parent = uri.trim_end_matches('/').rsplit_once('/').map(|(parent, _)| parent);
+    let is_checkpoint = parent.is_some_and(|parent| parent.ends_with(CHECKPOINTS));
+    let manifest = || Store::open(uri).and_then(|store| store.find(MANIFEST));
+    is_checkpoint && matches!(manifest(), Ok(None))
+}
+
 /// As [`weights`], but the values of a checkpoint are not proven to be those that were written: to
 /// look at what is told of them.
 ///

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    report::Metric,
     shared::{LastFailure, RecallsStatus, Restarts},
     training::StageState,
 };
@@ -27,12 +28,18 @@ pub struct CnClipEvaluationStatus {
     /// Attempts made, the present one included.
     #[serde(default)]
     pub attempt: i32,
-    /// What is scored, once it is known.
+    /// What is scored, once it is known; of several, the one whose turn it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<String>,
-    /// What was measured.
+    /// What was measured; of several checkpoints, of the newest that is wholly scored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub results: Vec<ResultStatus>,
+    /// What the results are of, and what made them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<Provenance>,
+    /// Where trigger is EveryCheckpoint: the newest 50 checkpoints, newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<ScoredCheckpoint>,
     /// Where the report is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<String>,
@@ -59,6 +66,84 @@ pub struct CnClipEvaluationStatus {
     pub summary: Option<EvaluationSummary>,
 }
 
+/// What the results are of, and what made them: enough to find or to repeat them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Provenance {
+    /// The weights that were found.
+    pub checkpoint: String,
+    /// sha256 of the checkpoint's manifest; none of weights that others published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// The data set of each task.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub datasets: Vec<DatasetProvenance>,
+    /// The trainer's image, as the manifest or the operator names it.
+    pub image: String,
+    /// The same with the digest that the node started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_id: Option<String>,
+    /// The trainer's version.
+    pub version: String,
+}
+
+/// The data set of a task.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DatasetProvenance {
+    /// Name of the task.
+    pub task: String,
+    /// Where it is.
+    pub uri: String,
+    /// sha256 of its index, or of its list of files.
+    pub digest: String,
+}
+
+/// One of a training's checkpoints.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ScoredCheckpoint {
+    /// What its scoring is called: part of the names of its pods, and the folder of its results under
+    /// the prefix of the artifacts.
+    pub name: String,
+    /// How that stands.
+    #[serde(default)]
+    pub state: StageState,
+    /// Attempts made, the present one included.
+    #[serde(default)]
+    pub attempt: i32,
+    /// Stage of the training that made it.
+    pub stage: String,
+    /// Steps completed in that stage.
+    pub step: i64,
+    /// Where it is.
+    pub checkpoint: String,
+    /// sha256 of its manifest.
+    pub digest: String,
+    /// The number that each task is compared by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub results: Vec<Headline>,
+    /// Why it was skipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// When it was scored or skipped (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<String>,
+}
+
+/// The number that a task is compared by.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Headline {
+    /// Name of the task.
+    pub task: String,
+    /// Name of the number.
+    pub metric: String,
+    /// The number, in percent; none where the data set does not say what is right.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<String>,
+}
+
 /// What one task measured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -73,6 +158,45 @@ pub struct ResultStatus {
     /// Of a zero-shot classification.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zero_shot: Option<ZeroShotStatus>,
+}
+
+impl ResultStatus {
+    /// One of its numbers; `None` if it has no such one.
+    pub fn score(&self, metric: Metric) -> Option<&str> {
+        self.scores().into_iter().find_map(|(name, score)| (name == metric).then_some(score))
+    }
+
+    /// All its numbers.
+    pub fn scores(&self) -> Vec<(Metric, &str)> {
+        let recalls = self.retrieval.as_ref().and_then(|found| found.recalls.as_ref());
+        let recalls = recalls.map(recalls_of).unwrap_or_default();
+        recalls.into_iter().chain(self.zero_shot.iter().flat_map(classes_of)).collect()
+    }
+}
+
+fn recalls_of(recalls: &RecallsStatus) -> Vec<(Metric, &str)> {
+    let RecallsStatus { text_to_image: there, image_to_text: back } = recalls;
+    vec![
+        (Metric::TextToImageR1, &there.r1),
+        (Metric::TextToImageR5, &there.r5),
+        (Metric::TextToImageR10, &there.r10),
+        (Metric::TextToImageMeanRecall, &there.mean_recall),
+        (Metric::ImageToTextR1, &back.r1),
+        (Metric::ImageToTextR5, &back.r5),
+        (Metric::ImageToTextR10, &back.r10),
+        (Metric::ImageToTextMeanRecall, &back.mean_recall),
+    ]
+}
+
+fn classes_of(scores: &ZeroShotStatus) -> Vec<(Metric, &str)> {
+    let some: [(Metric, &str); 4] = [
+        (Metric::Accuracy, &scores.accuracy),
+        (Metric::Top5, &scores.top5),
+        (Metric::MeanPerClass, &scores.mean_per_class),
+        (Metric::MeanAveragePrecision, &scores.mean_average_precision),
+    ];
+    let area = scores.roc_auc.as_deref().map(|area| (Metric::RocAuc, area));
+    some.into_iter().chain(area).collect()
 }
 
 /// What a retrieval measured.
@@ -107,12 +231,22 @@ pub struct ZeroShotStatus {
     pub mean_average_precision: String,
 }
 
-/// The columns of `kubectl get`: text to image, of the first retrieval.
+/// The columns of `kubectl get`: the number that the first task is compared by, and the recalls of the
+/// first retrieval from texts to images.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EvaluationSummary {
     /// Such as `2/3`.
     pub tasks: String,
+    /// Name of the number that the first task is compared by.
+    #[serde(default)]
+    pub metric: String,
+    /// That number in percent: `kubectl get cce --sort-by=.status.summary.score`.
+    #[serde(default)]
+    pub score: String,
+    /// `Passed`, `Failed` or `Waiting`; nothing without a gate.
+    #[serde(default)]
+    pub gate: String,
     /// R@1 in percent.
     pub r1: String,
     /// R@5 in percent.

@@ -1,5 +1,7 @@
 //! What the tasks of an evaluation measured.
 
+use std::fmt;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +51,55 @@ pub enum Metric {
     /// Mean over the classes of the 11-point interpolated average precision.
     #[serde(rename = "meanAveragePrecision")]
     MeanAveragePrecision,
+}
+
+impl Metric {
+    /// Every one of them.
+    pub const ALL: [Self; 13] = [
+        Self::TextToImageR1,
+        Self::TextToImageR5,
+        Self::TextToImageR10,
+        Self::TextToImageMeanRecall,
+        Self::ImageToTextR1,
+        Self::ImageToTextR5,
+        Self::ImageToTextR10,
+        Self::ImageToTextMeanRecall,
+        Self::Accuracy,
+        Self::Top5,
+        Self::MeanPerClass,
+        Self::RocAuc,
+        Self::MeanAveragePrecision,
+    ];
+
+    /// Its name in manifests, reports and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TextToImageR1 => "textToImage.r1",
+            Self::TextToImageR5 => "textToImage.r5",
+            Self::TextToImageR10 => "textToImage.r10",
+            Self::TextToImageMeanRecall => "textToImage.meanRecall",
+            Self::ImageToTextR1 => "imageToText.r1",
+            Self::ImageToTextR5 => "imageToText.r5",
+            Self::ImageToTextR10 => "imageToText.r10",
+            Self::ImageToTextMeanRecall => "imageToText.meanRecall",
+            Self::Accuracy => "accuracy",
+            Self::Top5 => "top5",
+            Self::MeanPerClass => "meanPerClass",
+            Self::RocAuc => "rocAuc",
+            Self::MeanAveragePrecision => "meanAveragePrecision",
+        }
+    }
+
+    /// Whether it is one of a retrieval's.
+    pub fn is_recall(self) -> bool {
+        self <= Self::ImageToTextMeanRecall
+    }
+}
+
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// What one task measured.
@@ -200,11 +251,13 @@ mod tests {
         ] {
             assert_eq!(retrieval.score(named(name)), Some(value), "{name}");
             assert_eq!(zero_shot.score(named(name)), None, "{name}");
+            assert_eq!(named(name).name(), name);
         }
         let names = ["accuracy", "top5", "meanPerClass", "rocAuc", "meanAveragePrecision"];
         for (name, value) in names.into_iter().zip([1.0, 2.0, 3.0, 4.0, 5.0]) {
             assert_eq!(zero_shot.score(named(name)), Some(value), "{name}");
             assert_eq!(retrieval.score(named(name)), None, "{name}");
+            assert_eq!(named(name).name(), name);
         }
         assert_eq!(zero_shot.headline(), Metric::RocAuc);
     }

@@ -58,6 +58,8 @@ pub enum StageState {
     Suspended,
     /// Done.
     Succeeded,
+    /// A checkpoint that was gone before it could be scored.
+    Skipped,
     /// Given up.
     Failed,
 }

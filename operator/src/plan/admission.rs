@@ -2,7 +2,7 @@
 //! say, and for objects stored before it said so. Pure.
 
 use cnclip_crds::{
-    evaluation::CnClipEvaluationSpec,
+    evaluation::{CnClipEvaluationSpec, Gate, Task},
     model::ModelConfig,
     shared::Workers,
     stage::{Freeze, MicroBatch},
@@ -41,7 +41,35 @@ pub fn evaluation(spec: &CnClipEvaluationSpec) -> Result<(), Cause> {
     if source.uri.is_some() && spec.artifacts.is_none() {
         return Err(invalid("spec.artifacts must be given when the checkpoint is a uri"));
     }
+    spec.gate.as_ref().map_or(Ok(()), |found| gate(found, &spec.tasks))?;
     spec.workers.as_ref().map_or(Ok(()), scorer)
+}
+
+fn gate(gate: &Gate, tasks: &[Task]) -> Result<(), Cause> {
+    let Some(task) = tasks.iter().find(|task| task.name == gate.task) else {
+        let known: Vec<_> = tasks.iter().map(|task| task.name.as_str()).collect();
+        return Err(invalid(format!(
+            "spec.gate.task must be the name of one of spec.tasks ({}), found {:?}",
+            known.join(", "),
+            gate.task
+        )));
+    };
+    if task.retrieval.is_some() != gate.metric.is_recall() {
+        return Err(invalid(format!(
+            "spec.gate.metric must be one of the task's kind: textToImage.… and imageToText.… of a \
+             retrieval, the others of a zeroShot; found {}",
+            gate.metric
+        )));
+    }
+    let percent = |text: &str| number(text).is_some_and(|found| (0.0..=100.0).contains(&found));
+    match (&gate.at_least, &gate.not_worse_than) {
+        (Some(least), None) if percent(least) => Ok(()),
+        (None, Some(baseline)) if percent(&baseline.tolerance) => Ok(()),
+        (Some(_), None) | (None, Some(_)) => Err(invalid(
+            "spec.gate: atLeast and tolerance must be decimals from 0 to 100 such as \"76\"",
+        )),
+        _ => Err(invalid("spec.gate must have exactly one of atLeast and notWorseThan")),
+    }
 }
 
 /// The towers of a model.
@@ -155,7 +183,7 @@ fn invalid(message: impl Into<String>) -> Cause {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::samples;
@@ -257,6 +285,29 @@ mod tests {
         assert_eq!(training(&samples::training().spec), Ok(()));
         assert_eq!(training(&samples::training_with("/workers/replicas", json!(4)).spec), Ok(()));
         assert_eq!(evaluation(&samples::evaluation().spec), Ok(()));
+    }
+
+    #[test]
+    fn a_gate_must_be_one_that_can_be_judged() {
+        let gate = |change: (&str, Value)| {
+            let mut gate = json!({"task": "valid", "metric": "textToImage.r1", "atLeast": "76"});
+            gate[change.0] = change.1;
+            samples::evaluation_with("/gate", gate).spec
+        };
+        let decimal = "must be decimals from 0 to 100";
+        let rows = [
+            (("task", json!("muge")), "one of spec.tasks (valid), found \"muge\""),
+            (("metric", json!("accuracy")), "one of the task's kind: textToImage"),
+            (("atLeast", json!("101")), decimal),
+            (("atLeast", json!("high")), decimal),
+            (("atLeast", Value::Null), "exactly one of atLeast and notWorseThan"),
+            (("notWorseThan", json!({"evaluationName": "old"})), "exactly one of atLeast and"),
+        ];
+        for (change, expected) in rows {
+            let found = evaluation(&gate(change.clone())).expect_err(expected).message;
+            assert!(found.contains(expected), "{change:?}: {found}");
+        }
+        assert_eq!(evaluation(&gate(("metric", json!("imageToText.meanRecall")))), Ok(()));
     }
 
     #[test]

@@ -63,14 +63,26 @@ impl Draft {
             if self.ledger.stages.get(index).is_none() {
                 let name = stage.name.clone();
                 self.ledger.stages.push(StageStatus { name, ..StageStatus::default() });
+                self.ledger.history.extend(stage.scores.clone());
             }
         }
     }
 
     fn end_well(&mut self, work: &Work, seen: &Observed) -> Standing {
+        if let Some(cause) = &work.goes_on {
+            return if work.suspend {
+                let message = "nothing is to be scored; set spec.suspend to false to go on";
+                Standing::Suspended(message.to_owned())
+            } else {
+                Standing::Waiting(cause.clone())
+            };
+        }
         self.look_again = AT_ONCE;
         self.ledger.finished_at.get_or_insert_with(|| time::rfc3339(seen.now));
-        Standing::Complete(format!("all {} stages are done", work.stages.len()))
+        Standing::Complete(match work.stages.last().filter(|_| work.series) {
+            Some(last) => format!("every checkpoint is scored; the last is {}", last.name),
+            None => format!("all {} stages are done", work.stages.len()),
+        })
     }
 
     fn hold_back(&mut self, owner: &Owner, index: usize, seen: &Observed) -> Standing {
@@ -101,7 +113,12 @@ impl Draft {
         let made = Attempt { number: attempt, halved };
         self.create = Some(Objects::of_attempt(owner, work, stage, made));
         // The last attempt stays for its logs; nobody reads those of the ones before.
-        self.remove_attempts(owner, seen, |name, old| name == stage.name && old + 1 < attempt);
+        let last =
+            work.series.then(|| index.checked_sub(1)).flatten().and_then(|i| work.stages.get(i));
+        let is_last = |name: &str| last.is_none_or(|last| name == last.name);
+        self.remove_attempts(owner, seen, |name, old| {
+            if name == stage.name { old + 1 < attempt } else { work.series && !is_last(name) }
+        });
         let message = format!("stage {}, attempt {attempt}: its pods are being made", stage.name);
         Standing::Waiting(Cause::new("Starting", message))
     }
@@ -140,7 +157,7 @@ impl Draft {
     fn note_report(&mut self, index: usize, seen: &Observed) {
         let stage = self.ledger.stages[index].name.clone();
         if let Some(report) = seen.report.as_ref().filter(|report| report.run.stage == stage) {
-            progress::absorb(&mut self.ledger, index, report);
+            progress::absorb(&mut self.ledger, index, report, seen);
         }
     }
 
@@ -150,7 +167,7 @@ impl Draft {
         stage.attempt = stage.attempt.max(job.attempt);
         stage.started_at.get_or_insert_with(|| started.clone());
         self.ledger.started_at.get_or_insert(started);
-        if self.ledger.checkpoint.is_none() {
+        if job.checkpoint.is_some() {
             self.ledger.checkpoint.clone_from(&job.checkpoint);
         }
     }
@@ -165,11 +182,9 @@ impl Draft {
         stage.state = StageState::Succeeded;
         stage.eta_seconds = None;
         stage.finished_at = Some(time::rfc3339(seen.now));
-        self.ledger.report = Some(artifacts::join(&work.artifacts, artifacts::REPORT));
-        Standing::Waiting(Cause::new(
-            "StageSucceeded",
-            format!("stage {} is done", work.stages[index].name),
-        ))
+        let stage = &work.stages[index];
+        self.ledger.report = Some(artifacts::join(stage.config.artifacts(), artifacts::REPORT));
+        Standing::Waiting(Cause::new("StageSucceeded", format!("stage {} is done", stage.name)))
     }
 
     /// Puts a failure on record; whether it was the last is decided here and nowhere else.
@@ -183,6 +198,9 @@ impl Draft {
     ) -> Standing {
         self.look_again = AT_ONCE;
         self.note_report(index, seen);
+        if work.series && misses_its_checkpoint(&self.ledger.stages[index], seen) {
+            return self.skip(index, seen);
+        }
         let given_up = failure::gives_up(failure.class, &self.ledger.restarts, &work.retries);
         let stage = &mut self.ledger.stages[index];
         adopt_attempt(stage, seen);
@@ -203,6 +221,25 @@ impl Draft {
             failure.message
         );
         Standing::Waiting(Cause::new("RestartPending", message))
+    }
+
+    /// A training deletes old checkpoints, and one that is gone can't be scored.
+    fn skip(&mut self, index: usize, seen: &Observed) -> Standing {
+        let stage = &mut self.ledger.stages[index];
+        adopt_attempt(stage, seen);
+        stage.state = StageState::Skipped;
+        stage.finished_at = Some(time::rfc3339(seen.now));
+        let name = stage.name.clone();
+        let entry = self.ledger.history.get_mut(index);
+        let gone = entry.map_or_else(String::new, |entry| {
+            let message = format!(
+                "{} was deleted before it was scored: raise spec.checkpoint.keep of the training to score \
+                 all, or spec.checkpoint.everySteps to make fewer",
+                entry.checkpoint
+            );
+            entry.message.insert(message).clone()
+        });
+        Standing::Waiting(Cause::new("CheckpointSkipped", format!("stage {name}: {gone}")))
     }
 
     fn give_up(
@@ -240,6 +277,12 @@ impl Draft {
 fn adopt_attempt(stage: &mut StageStatus, seen: &Observed) {
     let newest = seen.newest_job(&stage.name).map_or(0, |job| job.attempt);
     stage.attempt = stage.attempt.max(newest);
+}
+
+/// Whether its trainer said that what it should score is not there.
+fn misses_its_checkpoint(stage: &StageStatus, seen: &Observed) -> bool {
+    let report = seen.report.as_ref().filter(|report| report.run.stage == stage.name);
+    report.and_then(|report| report.evaluation.as_ref()).is_some_and(|found| found.missing)
 }
 
 fn on_record(stage: &StageStatus, failure: &Failure, seen: &Observed) -> LastFailure {

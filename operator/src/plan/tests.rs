@@ -15,7 +15,9 @@ use crate::{
     seen::{at, ended, job, job_in, worker},
 };
 
-fn decide(run: &CnClipTraining, ledger: &Ledger, seen: &Observed) -> Plan {
+mod evaluations;
+
+fn decide(run: &impl Run, ledger: &Ledger, seen: &Observed) -> Plan {
     let defaults = samples::defaults();
     plan(&Owner::of(run), run.work(seen, &defaults), ledger, seen, &defaults)
 }

@@ -1,9 +1,15 @@
-//! A `CnClipEvaluation` as work of one stage, with what it leaves out taken from its training. Pure.
+//! A `CnClipEvaluation` as work: of one stage, or of one for each checkpoint of its training. What it
+//! leaves out is taken from its training. Pure.
+
+mod series;
 
 use cnclip_crds::{
     artifacts,
-    evaluation::{CnClipEvaluation, CnClipEvaluationStatus, Task, When},
-    names::condition,
+    evaluation::{
+        CnClipEvaluation, CnClipEvaluationStatus, ResultStatus, ScoredCheckpoint, Task, Trigger,
+        When,
+    },
+    names::{STAGE_EVALUATE, condition},
     run_config::{
         EvaluateConfig, Identity, RetrievalConfig, TaskConfig, ZeroShotConfig, pod_listen,
     },
@@ -21,9 +27,6 @@ use crate::{
     work::{Cause, Config, Stage, Work},
 };
 
-/// The name of an evaluation's only stage.
-const STAGE: &str = "evaluate";
-
 impl Run for CnClipEvaluation {
     const KIND: &'static str = "evaluation";
 
@@ -32,16 +35,20 @@ impl Run for CnClipEvaluation {
         admission::evaluation(spec)?;
         let training = observed.training.as_ref();
         let workers = workers(self, training);
-        let (checkpoint, waits_for) = match checkpoint(self, training) {
-            Ok(checkpoint) => (checkpoint, None),
-            Err(cause) => (String::new(), Some(cause)),
-        };
         let artifacts = place(self, training);
+        let series = spec.trigger == Trigger::EveryCheckpoint;
+        let Todo { stages, waits_for, goes_on } = if series {
+            every(self, training, &artifacts.uri)
+        } else {
+            once(self, training, &artifacts.uri)
+        };
         Ok(Work {
             image: defaults.image_of(&workers),
             workers,
             secret: artifacts.credentials.as_ref().map(|found| found.secret_name.clone()),
-            stages: vec![stage(self, training, checkpoint, &artifacts.uri)],
+            stages,
+            series,
+            goes_on,
             artifacts: artifacts.uri,
             queue: spec.queue_name.clone(),
             retries: spec.retries.clone(),
@@ -50,23 +57,33 @@ impl Run for CnClipEvaluation {
             ttl_seconds: spec.ttl_seconds_after_finished,
             suspend: spec.suspend,
             waits_for,
+            gate: spec.gate.clone(),
         })
     }
 
     fn ledger(&self) -> Ledger {
         let status = self.status.clone().unwrap_or_default();
         let stage = StageStatus {
-            name: STAGE.to_owned(),
+            name: STAGE_EVALUATE.to_owned(),
             state: status.state,
             attempt: status.attempt,
-            step: i64::try_from(status.results.len()).unwrap_or(i64::MAX),
-            steps: i64::try_from(self.spec.tasks.len()).unwrap_or(i64::MAX),
+            step: count(status.results.len()),
+            steps: count(self.spec.tasks.len()),
             peak_rss_bytes: status.peak_rss_bytes,
-            reported_at: status.reported_at,
+            reported_at: status.reported_at.clone(),
             ..StageStatus::default()
         };
+        let history: Vec<_> = status.history.into_iter().rev().collect();
+        let stages = match self.spec.trigger {
+            Trigger::Once => vec![stage],
+            Trigger::EveryCheckpoint => {
+                history.iter().map(|entry| series::stage(entry, &stage)).collect()
+            }
+        };
         Ledger {
-            stages: vec![stage],
+            stages,
+            history,
+            provenance: status.provenance,
             restarts: status.restarts,
             last_failure: status.last_failure,
             checkpoint: status.checkpoint,
@@ -81,7 +98,8 @@ impl Run for CnClipEvaluation {
     }
 
     fn status(&self, ledger: &Ledger) -> serde_json::Value {
-        let stage = ledger.stages.first().cloned().unwrap_or_default();
+        let turn = ledger.current().and_then(|index| ledger.stages.get(index));
+        let stage = turn.or(ledger.stages.last()).cloned().unwrap_or_default();
         let status = CnClipEvaluationStatus {
             observed_generation: ledger.observed_generation,
             conditions: ledger.conditions.clone(),
@@ -89,6 +107,8 @@ impl Run for CnClipEvaluation {
             attempt: stage.attempt,
             checkpoint: ledger.checkpoint.clone(),
             results: ledger.results.clone(),
+            provenance: ledger.provenance.clone(),
+            history: series::history(ledger),
             report: ledger.report.clone(),
             restarts: ledger.restarts.clone(),
             last_failure: ledger.last_failure.clone(),
@@ -105,9 +125,64 @@ impl Run for CnClipEvaluation {
         serde_json::to_value(&self.status).unwrap_or_default()
     }
 
+    fn results(&self) -> Option<&[ResultStatus]> {
+        Some(self.status.as_ref().map_or(&[], |status| &status.results))
+    }
+
     fn training_name(&self) -> Option<&str> {
         self.spec.checkpoint.training_name.as_deref()
     }
+
+    fn baseline_name(&self) -> Option<&str> {
+        let baseline = self.spec.gate.as_ref()?.not_worse_than.as_ref()?;
+        Some(&baseline.evaluation_name)
+    }
+}
+
+/// What is to be done.
+struct Todo {
+    stages: Vec<Stage>,
+    waits_for: Option<Cause>,
+    goes_on: Option<Cause>,
+}
+
+fn once(run: &CnClipEvaluation, training: Option<&CnClipTraining>, artifacts: &str) -> Todo {
+    let (checkpoint, waits_for) = match checkpoint(run, training) {
+        Ok(checkpoint) => (checkpoint, None),
+        Err(cause) => (String::new(), Some(cause)),
+    };
+    let config = config(run, training, STAGE_EVALUATE, checkpoint, artifacts.to_owned());
+    let stage = Stage { name: STAGE_EVALUATE.to_owned(), config, scores: None };
+    Todo { stages: vec![stage], waits_for, goes_on: None }
+}
+
+fn every(run: &CnClipEvaluation, training: Option<&CnClipTraining>, artifacts: &str) -> Todo {
+    let entries = series::checkpoints(run, training);
+    let stage = |entry: &ScoredCheckpoint| {
+        let (name, uri) = (entry.name.clone(), entry.checkpoint.clone());
+        let config = config(run, training, &name, uri, artifacts::join(artifacts, &name));
+        Stage { name, config, scores: Some(entry.clone()) }
+    };
+    let missing = training.is_none().then(|| missing(run));
+    Todo {
+        goes_on: missing.clone().or_else(|| series::goes_on(training?, &entries)),
+        stages: entries.iter().map(stage).collect(),
+        waits_for: missing,
+    }
+}
+
+fn missing(run: &CnClipEvaluation) -> Cause {
+    let message = format!(
+        "waits for CnClipTraining {}, which is not in namespace {}: apply it, or correct \
+         spec.checkpoint.trainingName",
+        run.training_name().unwrap_or_default(),
+        run.namespace().unwrap_or_default()
+    );
+    Cause::new("TrainingMissing", message)
+}
+
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// What is scored, or what must happen before that is known. Once on record it does not change.
@@ -116,15 +191,7 @@ fn checkpoint(run: &CnClipEvaluation, training: Option<&CnClipTraining>) -> Resu
     if let Some(uri) = run.spec.checkpoint.uri.clone() {
         return Ok(uri);
     }
-    let name = run.training_name().unwrap_or_default();
-    let training = training.ok_or_else(|| {
-        let message = format!(
-            "waits for CnClipTraining {name}, which is not in namespace {}: apply it, or correct \
-             spec.checkpoint.trainingName",
-            run.namespace().unwrap_or_default()
-        );
-        Cause::new("TrainingMissing", message)
-    })?;
+    let training = training.ok_or_else(|| missing(run))?;
     recorded.map_or_else(|| outcome(training, run.spec.checkpoint.when), Ok)
 }
 
@@ -175,30 +242,31 @@ fn workers(run: &CnClipEvaluation, training: Option<&CnClipTraining>) -> Workers
     Workers { replicas: 1, devices: 1, ..workers }
 }
 
-fn stage(
+fn config(
     run: &CnClipEvaluation,
     training: Option<&CnClipTraining>,
+    stage: &str,
     checkpoint: String,
-    artifacts: &str,
-) -> Stage {
+    artifacts: String,
+) -> Config {
     let spec = &run.spec;
     let of_training = || training?.spec.model.vocabulary.as_ref();
     let config = EvaluateConfig {
         run: Identity {
             name: run.name_any(),
             uid: run.uid().unwrap_or_default(),
-            stage: STAGE.to_owned(),
+            stage: stage.to_owned(),
             attempt: 1,
         },
         checkpoint,
         vocabulary: spec.vocabulary.as_ref().or_else(of_training).map(pinned),
         tasks: spec.tasks.iter().map(task).collect(),
-        artifacts: artifacts.to_owned(),
+        artifacts,
         batch_size: spec.batch_size,
         max_skipped_percent: spec.max_skipped_percent.into(),
         listen: Some(pod_listen()),
     };
-    Stage { name: STAGE.to_owned(), config: Config::Evaluate(Box::new(config)) }
+    Config::Evaluate(Box::new(config))
 }
 
 fn task(task: &Task) -> TaskConfig {

@@ -41,7 +41,10 @@ impl Run for CnClipTraining {
             deadline_seconds: spec.deadline_seconds,
             ttl_seconds: spec.ttl_seconds_after_finished,
             suspend: spec.suspend,
+            series: false,
+            goes_on: None,
             waits_for: None,
+            gate: None,
         })
     }
 
@@ -125,7 +128,7 @@ fn stage(run: &CnClipTraining, index: usize, model: &ModelConfig) -> Stage {
         report_every_steps: spec.report_every_steps,
         listen: Some(pod_listen()),
     };
-    Stage { name: stage.name.clone(), config: Config::Train(Box::new(config)) }
+    Stage { name: stage.name.clone(), config: Config::Train(Box::new(config)), scores: None }
 }
 
 /// # Source

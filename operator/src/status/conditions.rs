@@ -15,9 +15,11 @@ const ANSWER_SECONDS: i64 = 60;
 /// validation over a large set takes.
 const REPORT_SECONDS: i64 = 900;
 
-type Line = (&'static str, &'static str, String, String);
+/// Type, status, reason and message.
+pub(crate) type Line = (&'static str, &'static str, String, String);
 
-/// Writes all conditions of a run, and which generation they speak of.
+/// Writes all conditions of a run but that of its gate, which stays as it is, and which generation they
+/// speak of.
 pub fn write(ledger: &mut Ledger, standing: &Standing, generation: Option<i64>, seen: &Observed) {
     let lines = [
         accepted(standing, generation),
@@ -29,13 +31,19 @@ pub fn write(ledger: &mut Ledger, standing: &Standing, generation: Option<i64>, 
         complete(standing),
         failed(standing),
     ];
-    let fresh = lines.into_iter().map(|line| merged(ledger, line, generation, seen)).collect();
-    ledger.conditions = fresh;
+    let fresh = lines.into_iter().map(|line| merged(ledger, line, generation, seen));
+    let gate = ledger.condition(condition::GATE_PASSED).cloned();
+    ledger.conditions = fresh.chain(gate).collect();
     ledger.observed_generation = generation;
 }
 
 /// Keeps the time of the last change where the status did not change.
-fn merged(ledger: &Ledger, line: Line, generation: Option<i64>, seen: &Observed) -> Condition {
+pub(crate) fn merged(
+    ledger: &Ledger,
+    line: Line,
+    generation: Option<i64>,
+    seen: &Observed,
+) -> Condition {
     let (type_, status, reason, message) = line;
     let same = ledger.condition(type_).filter(|old| old.status == status);
     Condition {

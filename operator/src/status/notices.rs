@@ -26,14 +26,16 @@ pub fn between(before: &Ledger, after: &Ledger) -> Vec<Notice> {
     }
     notices.extend(of_failure(before, after));
     notices.extend(of_obstacle(before, after));
-    let ends = [
+    let changes = [
         (condition::SUSPENDED, "True", "Suspended", false),
         (condition::ACCEPTED, "False", "Rejected", true),
         (condition::DEGRADED, "True", "Degraded", true),
         (condition::FAILED, "True", "Failed", true),
         (condition::COMPLETE, "True", "Complete", false),
+        (condition::GATE_PASSED, "True", "GatePassed", false),
+        (condition::GATE_PASSED, "False", "GateNotPassed", true),
     ];
-    for (type_, status, reason, warning) in ends {
+    for (type_, status, reason, warning) in changes {
         notices.extend(of_condition(before, after, type_, status, reason, warning));
     }
     notices
@@ -44,6 +46,10 @@ fn of_stage(before: Option<&StageStatus>, after: &StageStatus) -> Option<Notice>
     if after.state == StageState::Succeeded && before.is_none_or(|old| old.state != after.state) {
         let message = format!("stage {} is done after {} steps", after.name, after.step);
         return Some(normal("StageSucceeded", message));
+    }
+    if after.state == StageState::Skipped && before.is_none_or(|old| old.state != after.state) {
+        let message = format!("{}: its checkpoint was deleted before it was scored", after.name);
+        return Some(Notice { warning: true, reason: "CheckpointSkipped".to_owned(), message });
     }
     (after.attempt > attempt_before).then(|| {
         normal("AttemptStarted", format!("stage {}, attempt {}", after.name, after.attempt))

@@ -1,17 +1,15 @@
-//! A trainer's report, put on record: numbers become text, newest checkpoints come first. Pure.
+//! A trainer's report, put on record: numbers become text, newest checkpoints come first. Pure. What an
+//! evaluation measured, `results` puts there.
 
 use cnclip_crds::{
-    evaluation::{ResultStatus, RetrievalStatus, ZeroShotStatus},
-    report::{
-        CheckpointReport, Measured, Recall, Recalls, Report, TaskResult, Validation, ZeroShotScores,
-    },
+    report::{CheckpointReport, Report, Validation},
     run_config::Identity,
-    shared::{RecallStatus, RecallsStatus},
     training::{CheckpointStatus, ValidationStatus},
 };
 use k8s_openapi::jiff::Timestamp;
 
-use crate::{ledger::Ledger, time};
+use super::results;
+use crate::{ledger::Ledger, observed::Observed, time};
 
 /// How many checkpoints are on record.
 const CHECKPOINTS: usize = 3;
@@ -22,7 +20,7 @@ pub fn is_from(report: &Report, run: &Identity, pod_uid: &str) -> bool {
 }
 
 /// Puts a report on record.
-pub fn absorb(ledger: &mut Ledger, index: usize, report: &Report) {
+pub fn absorb(ledger: &mut Ledger, index: usize, report: &Report, seen: &Observed) {
     let Some(stage) = ledger.stages.get_mut(index) else { return };
     stage.step = report.step;
     stage.steps = report.steps;
@@ -40,7 +38,12 @@ pub fn absorb(ledger: &mut Ledger, index: usize, report: &Report) {
     if let Some(newest) = &report.checkpoint {
         remember(&mut ledger.checkpoints, &name, newest);
     }
-    ledger.results = report.results.iter().map(result).collect();
+    if let Some(entry) = ledger.history.get_mut(index)
+        && report.results.len() >= entry.results.len()
+    {
+        entry.results = report.results.iter().map(results::headline).collect();
+    }
+    results::absorb(ledger, report, seen);
 }
 
 fn remember(checkpoints: &mut Vec<CheckpointStatus>, stage: &str, newest: &CheckpointReport) {
@@ -61,56 +64,7 @@ fn moment(seconds: i64) -> String {
 }
 
 fn validation(validation: &Validation) -> ValidationStatus {
-    ValidationStatus { step: validation.step, recalls: recalls(&validation.recalls) }
-}
-
-fn result(result: &TaskResult) -> ResultStatus {
-    let status = ResultStatus {
-        name: result.name.clone(),
-        images: result.images,
-        ..ResultStatus::default()
-    };
-    match &result.measured {
-        Measured::Retrieval(scores) => {
-            let recalls = scores.recalls.as_ref().map(recalls);
-            let retrieval = RetrievalStatus { texts: scores.texts, recalls };
-            ResultStatus { retrieval: Some(retrieval), ..status }
-        }
-        Measured::ZeroShot(scores) => ResultStatus { zero_shot: Some(zero_shot(scores)), ..status },
-    }
-}
-
-fn zero_shot(scores: &ZeroShotScores) -> ZeroShotStatus {
-    let headline = serde_json::to_value(scores.headline).unwrap_or_default();
-    ZeroShotStatus {
-        classes: scores.classes,
-        headline: headline.as_str().unwrap_or_default().to_owned(),
-        accuracy: percent(scores.accuracy),
-        top5: percent(scores.top5),
-        mean_per_class: percent(scores.mean_per_class),
-        roc_auc: scores.roc_auc.map(percent),
-        mean_average_precision: percent(scores.mean_average_precision),
-    }
-}
-
-fn recalls(recalls: &Recalls) -> RecallsStatus {
-    RecallsStatus {
-        text_to_image: recall(recalls.text_to_image),
-        image_to_text: recall(recalls.image_to_text),
-    }
-}
-
-fn percent(value: f64) -> String {
-    format!("{value:.2}")
-}
-
-fn recall(recall: Recall) -> RecallStatus {
-    RecallStatus {
-        r1: percent(recall.r1),
-        r5: percent(recall.r5),
-        r10: percent(recall.r10),
-        mean_recall: percent(recall.mean_recall),
-    }
+    ValidationStatus { step: validation.step, recalls: results::recalls(&validation.recalls) }
 }
 
 #[cfg(test)]
@@ -148,7 +102,7 @@ mod tests {
             reported_at: 1_800_000_000,
             ..Report::default()
         };
-        absorb(&mut ledger, 0, &report);
+        absorb(&mut ledger, 0, &report, &Observed::default());
         let stage = &ledger.stages[0];
         assert_eq!(stage.loss.as_deref(), Some("0.1235"));
         assert_eq!(stage.learning_rate.as_deref(), Some("2.000e-5"));
@@ -162,7 +116,7 @@ mod tests {
     fn the_newest_three_checkpoints_are_on_record_once_each() {
         let mut ledger = ledger();
         for step in [10, 20, 30, 40, 40] {
-            absorb(&mut ledger, 0, &checkpoint(step));
+            absorb(&mut ledger, 0, &checkpoint(step), &Observed::default());
         }
         let steps: Vec<_> = ledger.checkpoints.iter().map(|found| found.step).collect();
         assert_eq!(steps, [40, 30, 20]);

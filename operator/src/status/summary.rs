@@ -1,7 +1,9 @@
 //! The columns of `kubectl get`. For the eye only. Pure.
 
 use cnclip_crds::{
-    evaluation::EvaluationSummary,
+    evaluation::{EvaluationSummary, ResultStatus},
+    names::condition,
+    report::Metric,
     training::{StageState, Summary},
 };
 
@@ -29,17 +31,41 @@ pub fn of_training(ledger: &Ledger) -> Summary {
     }
 }
 
-/// The columns of an evaluation: text to image, of the first retrieval.
+/// The columns of an evaluation: what its first task is compared by, and the recalls of the first
+/// retrieval from texts to images.
 pub fn of_evaluation(ledger: &Ledger, tasks: usize) -> EvaluationSummary {
     let recalls =
         ledger.results.iter().find_map(|result| result.retrieval.as_ref()?.recalls.as_ref());
     let recall = recalls.map(|recalls| recalls.text_to_image.clone()).unwrap_or_default();
+    let (metric, score) = ledger.results.first().and_then(headline).unwrap_or_default();
     EvaluationSummary {
         tasks: format!("{}/{tasks}", ledger.results.len()),
+        metric,
+        score,
+        gate: gate(ledger).to_owned(),
         r1: recall.r1,
         r5: recall.r5,
         r10: recall.r10,
         mean_recall: recall.mean_recall,
+    }
+}
+
+/// The number that a task is compared by, with its name.
+fn headline(result: &ResultStatus) -> Option<(String, String)> {
+    let recall = Metric::TextToImageR1;
+    let named = result.zero_shot.as_ref().map_or(recall.name(), |scores| &scores.headline);
+    let mut scores = result.scores().into_iter();
+    scores.find_map(|(metric, score)| {
+        (metric.name() == named).then(|| (named.to_owned(), score.to_owned()))
+    })
+}
+
+fn gate(ledger: &Ledger) -> &'static str {
+    match ledger.condition(condition::GATE_PASSED).map(|found| found.status.as_str()) {
+        None => "",
+        Some("True") => "Passed",
+        Some("False") => "Failed",
+        Some(_) => "Waiting",
     }
 }
 

@@ -20,6 +20,14 @@ fn zero_shot(field: &str, value: Value) -> Value {
     json!({"name": "digits", "zeroShot": {"dataset": "s3://data/digits/", field: value}})
 }
 
+fn gate() -> Value {
+    json!({"task": "valid", "metric": "textToImage.r1", "atLeast": "76"})
+}
+
+fn beside(name: &str) -> Value {
+    json!({"task": "valid", "metric": "textToImage.r1", "notWorseThan": {"evaluationName": name}})
+}
+
 /// What is tried of it.
 pub(crate) fn rules() -> Vec<Rule> {
     let name = "metadata.name must be at most 32 lower-case letters, digits and dashes and begin with a letter";
@@ -81,6 +89,64 @@ pub(crate) fn rules() -> Vec<Rule> {
             vec![("/spec/tasks/0", zero_shot("metric", json!("textToImage.r1")))],
         ),
         rule(
+            "gate.task must be the name of one of spec.tasks",
+            vec![("/spec/gate", gate())],
+            vec![("/spec/gate", gate()), ("/spec/gate/task", json!("other"))],
+        ),
+        rule(
+            "gate.metric must be one of the task's kind",
+            vec![("/spec/gate", gate()), ("/spec/gate/metric", json!("imageToText.meanRecall"))],
+            vec![("/spec/gate", gate()), ("/spec/gate/metric", json!("accuracy"))],
+        ),
+        rule(
+            "supported values: \"textToImage.r1\"",
+            vec![],
+            vec![("/spec/gate", gate()), ("/spec/gate/metric", json!("R@1"))],
+        ),
+        rule(
+            "must be a decimal from 0 to 100 such as \"76\"",
+            vec![("/spec/gate", gate()), ("/spec/gate/atLeast", json!("58.4"))],
+            vec![("/spec/gate", gate()), ("/spec/gate/atLeast", json!("100.5"))],
+        ),
+        rule(
+            "give exactly one of atLeast and notWorseThan",
+            vec![("/spec/gate", beside("baseline"))],
+            vec![("/spec/gate", beside("baseline")), ("/spec/gate/atLeast", json!("1"))],
+        ),
+        rule(
+            "must be a decimal from 0 to 100 such as \"0.5\"",
+            vec![
+                ("/spec/gate", beside("baseline")),
+                ("/spec/gate/notWorseThan/tolerance", json!("0.5")),
+            ],
+            vec![
+                ("/spec/gate", beside("baseline")),
+                ("/spec/gate/notWorseThan/tolerance", json!("-1")),
+            ],
+        ),
+        rule(
+            "gate.notWorseThan must name another evaluation",
+            vec![("/spec/gate", beside("other"))],
+            vec![("/spec/gate", beside("sample"))],
+        ),
+        rule(
+            "trigger EveryCheckpoint needs checkpoint.trainingName",
+            vec![("/spec/trigger", json!("EveryCheckpoint"))],
+            vec![
+                ("/spec/trigger", json!("EveryCheckpoint")),
+                ("/spec/checkpoint", json!({"uri": "s3://runs/x/checkpoints/5"})),
+                ("/spec/artifacts", json!({"uri": "s3://scores/"})),
+            ],
+        ),
+        rule(
+            "leave checkpoint.when out where trigger is EveryCheckpoint",
+            vec![("/spec/trigger", json!("Once"))],
+            vec![
+                ("/spec/trigger", json!("EveryCheckpoint")),
+                ("/spec/checkpoint/when", json!("FirstCheckpoint")),
+            ],
+        ),
+        rule(
             "duplicate entries for key",
             vec![],
             vec![("/spec/tasks/1", evaluation()["spec"]["tasks"][0].clone())],
@@ -95,6 +161,11 @@ pub(crate) fn frozen() -> Vec<Rule> {
             "is immutable: another checkpoint is another evaluation",
             vec![("/spec/suspend", json!(true))],
             vec![("/spec/checkpoint/trainingName", json!("other"))],
+        ),
+        rule(
+            "is immutable: another trigger is another evaluation",
+            vec![("/spec/gate", gate())],
+            vec![("/spec/trigger", json!("EveryCheckpoint"))],
         ),
         rule(
             "is immutable: another task is another evaluation",

@@ -3,7 +3,7 @@
 
 use cnclip_crds::artifacts::{self as places, REPORT, RESULTS};
 use cnclip_crds::model::ModelConfig;
-use cnclip_crds::report::{Activity, Report, TaskResult};
+use cnclip_crds::report::{Activity, EvaluationReport, Report, TaskResult};
 use cnclip_crds::run_config::{EvaluateConfig, TaskConfig, TrainConfig};
 use cnclip_crds::stage::Precision;
 
@@ -29,6 +29,22 @@ use crate::world::World;
 /// If the configuration, the checkpoint or a data set cannot be used, or the results cannot be
 /// written.
 pub fn evaluate(config: &EvaluateConfig, reporter: &Reporter) -> Result<String> {
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let known = EvaluationReport { version, ..EvaluationReport::default() };
+    reporter.update(|report| report.evaluation = Some(known));
+    let result = score_all(config, reporter);
+    if result.is_err() && source::is_missing(&config.checkpoint) {
+        tell(reporter, |evaluation| evaluation.missing = true);
+    }
+    result
+}
+
+/// Changes what is told of what is scored.
+fn tell(reporter: &Reporter, change: impl FnOnce(&mut EvaluationReport)) {
+    reporter.update(|report| report.evaluation.as_mut().map(change).unwrap_or_default());
+}
+
+fn score_all(config: &EvaluateConfig, reporter: &Reporter) -> Result<String> {
     check(config)?;
     let ready = zero_shot::Ready::all(&config.tasks)?;
     let artifacts = Store::open(&config.artifacts)?;
@@ -40,6 +56,10 @@ pub fn evaluate(config: &EvaluateConfig, reporter: &Reporter) -> Result<String> 
     let sizes = sizes(config, &model, trained);
     let (mut clip, mut params) = build(&model, sizes, &found)?;
     reporter.update(|report| begin(report, config));
+    tell(reporter, |evaluation| {
+        evaluation.checkpoint = Some(found.uri.clone());
+        evaluation.digest.clone_from(&found.digest);
+    });
     let (mut results, mut tasks) = (Vec::new(), Vec::new());
     let limits = (sizes, config.max_skipped_percent / 100.0);
     let described = zero_shot::Model::of(&model, sizes_of(&params));

@@ -3,7 +3,7 @@
 
 use cnclip_crds::{
     names,
-    report::{Recall, Recalls, Report},
+    report::{Metric, Recall, Recalls, Report},
 };
 use prometheus::{Counter, Gauge, GaugeVec, Opts, Registry, TextEncoder, core::Collector};
 
@@ -15,10 +15,10 @@ enum Kind {
 }
 
 /// Name, help, kind, and the value; a metric without a value is not told.
-type Metric = (&'static str, &'static str, Kind, fn(&Report) -> Option<f64>);
+type Line = (&'static str, &'static str, Kind, fn(&Report) -> Option<f64>);
 
 #[rustfmt::skip]
-const METRICS: &[Metric] = &[
+const METRICS: &[Line] = &[
     ("cnclip_train_step", "Optimizer steps completed in this stage over all restarts.", Kind::Gauge, |r| training(r, r.step)),
     ("cnclip_train_steps", "Optimizer steps of this stage.", Kind::Gauge, |r| training(r, r.steps)),
     ("cnclip_train_epochs", "Passes over the data completed in this stage.", Kind::Gauge, |r| training(r, 0).map(|_| r.epoch)),
@@ -53,17 +53,23 @@ const MEAN_RECALL: (&str, &str) = (
     "cnclip_validation_mean_recall_ratio",
     "Mean of the shares among the first 1, 5 and 10, at the last validation.",
 );
+const SCORE: (&str, &str) =
+    (names::METRIC_SCORE, "What an evaluation measured, in percent, by task and number.");
 
 fn number(value: i64) -> Option<f64> {
     Some(value as f64)
 }
 
 fn training(report: &Report, value: i64) -> Option<f64> {
-    number(value).filter(|_| report.run.stage != names::STAGE_EVALUATE)
+    number(value).filter(|_| !is_evaluation(report))
 }
 
 fn evaluating(report: &Report, value: i64) -> Option<f64> {
-    number(value).filter(|_| report.run.stage == names::STAGE_EVALUATE)
+    number(value).filter(|_| is_evaluation(report))
+}
+
+fn is_evaluation(report: &Report) -> bool {
+    report.run.stage == names::STAGE_EVALUATE || report.evaluation.is_some()
 }
 
 /// The report in Prometheus' text format, labelled with run and stage.
@@ -91,6 +97,7 @@ pub fn text(report: &Report) -> prometheus::Result<String> {
     if let Some(validation) = report.validation {
         recalls(&registry, report, &validation.recalls)?;
     }
+    scores(&registry, report)?;
     TextEncoder::new().encode_to_string(&registry.gather())
 }
 
@@ -108,6 +115,20 @@ fn recalls(registry: &Registry, report: &Report, recalls: &Recalls) -> prometheu
     }
     register(registry, by_k)?;
     register(registry, mean)
+}
+
+fn scores(registry: &Registry, report: &Report) -> prometheus::Result<()> {
+    if report.results.is_empty() {
+        return Ok(());
+    }
+    let by_task = GaugeVec::new(opts(report, SCORE.0, SCORE.1), &["task", "metric"])?;
+    for result in &report.results {
+        for metric in Metric::ALL {
+            let Some(score) = result.score(metric) else { continue };
+            by_task.with_label_values(&[&result.name, metric.name()]).set(score);
+        }
+    }
+    register(registry, by_task)
 }
 
 fn register(registry: &Registry, metric: impl Collector + 'static) -> prometheus::Result<()> {

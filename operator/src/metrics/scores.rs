@@ -1,0 +1,150 @@
+//! What evaluations measured, as gauges: of every evaluation that is there, up to a limit. Forgets those
+//! that are gone.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use cnclip_crds::{evaluation::ResultStatus, names, report::Metric};
+use prometheus::{GaugeVec, IntGauge, Opts, Registry};
+
+/// The most numbers told: names of evaluations and tasks are the user's, and Prometheus keeps each.
+const MOST: usize = 10_000;
+
+/// Namespace and name of an evaluation.
+type Key = (String, String);
+
+/// What evaluations measured; cheap to clone.
+#[derive(Clone)]
+pub struct Scores {
+    score: GaugeVec,
+    left_out: IntGauge,
+    known: Arc<Mutex<BTreeMap<Key, Known>>>,
+}
+
+/// Of one evaluation: which numbers are told, and how many are not.
+#[derive(Default)]
+struct Known {
+    told: Vec<(String, Metric)>,
+    left_out: usize,
+}
+
+impl Scores {
+    /// None yet.
+    ///
+    /// # Errors
+    /// If the registry has metrics of these names.
+    pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let help = "What an evaluation measured, in percent, by task and number.";
+        let labels = ["namespace", "name", "task", "metric"];
+        let score = GaugeVec::new(Opts::new(names::METRIC_SCORE, help), &labels)?;
+        let help = "Numbers of evaluations that are not told, because there are too many.";
+        let left_out = IntGauge::new("cnclip_operator_scores_left_out", help)?;
+        registry.register(Box::new(score.clone()))?;
+        registry.register(Box::new(left_out.clone()))?;
+        Ok(Self { score, left_out, known: Arc::default() })
+    }
+
+    /// Tells the numbers of an evaluation, in the place of those told before.
+    pub fn tell(&self, namespace: &str, name: &str, results: &[ResultStatus]) {
+        self.change(|known| {
+            let key = (namespace.to_owned(), name.to_owned());
+            self.withdraw(&key, known.remove(&key));
+            let mut room = MOST.saturating_sub(known.values().map(|one| one.told.len()).sum());
+            let mut fresh = Known::default();
+            for (task, metric, value) in results.iter().flat_map(numbers) {
+                if room == 0 {
+                    fresh.left_out += 1;
+                    continue;
+                }
+                room -= 1;
+                let labels = [namespace, name, task, metric.name()];
+                self.score.with_label_values(&labels).set(value);
+                fresh.told.push((task.to_owned(), metric));
+            }
+            known.insert(key, fresh);
+        });
+    }
+
+    /// Forgets an evaluation that is gone.
+    pub fn forget(&self, namespace: &str, name: &str) {
+        self.keep(|of, one| (of, one) != (namespace, name));
+    }
+
+    /// Forgets all evaluations but these.
+    pub fn keep(&self, is_there: impl Fn(&str, &str) -> bool) {
+        self.change(|known| {
+            let gone = known.extract_if(.., |(namespace, name), _| !is_there(namespace, name));
+            gone.for_each(|(key, old)| self.withdraw(&key, Some(old)));
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<Key, Known>)) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut known);
+        let left_out: usize = known.values().map(|one| one.left_out).sum();
+        self.left_out.set(i64::try_from(left_out).unwrap_or(i64::MAX));
+    }
+
+    fn withdraw(&self, (namespace, name): &Key, old: Option<Known>) {
+        for (task, metric) in old.into_iter().flat_map(|old| old.told) {
+            // What is not there is withdrawn.
+            drop(self.score.remove_label_values(&[namespace, name, &task, metric.name()]));
+        }
+    }
+}
+
+fn numbers(result: &ResultStatus) -> impl Iterator<Item = (&str, Metric, f64)> {
+    let scores = result.scores().into_iter();
+    scores.filter_map(|(metric, text)| Some((result.name.as_str(), metric, text.parse().ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    fn results(tasks: usize, r1: &str) -> Vec<ResultStatus> {
+        let recall = json!({"r1": r1, "r5": "2.00", "r10": "3.00", "meanRecall": "2.00"});
+        let recalls = json!({"textToImage": recall, "imageToText": recall});
+        let task = |number| json!({"name": format!("t{number}"), "images": 1, "retrieval": {"texts": 1, "recalls": recalls}});
+        serde_json::from_value(json!((0..tasks).map(task).collect::<Vec<_>>())).unwrap()
+    }
+
+    fn lines(metrics: &Metrics) -> Vec<String> {
+        let text = metrics.text().unwrap();
+        let scores = text.lines().filter(|line| line.starts_with("cnclip_evaluation_score{"));
+        scores.map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn numbers_of_evaluations_come_change_and_go_with_them() {
+        let metrics = Metrics::new().unwrap();
+        metrics.scores.tell("team", "a", &results(2, "1.00"));
+        metrics.scores.tell("team", "b", &results(1, "1.00"));
+        assert_eq!(lines(&metrics).len(), 24);
+        metrics.scores.tell("team", "a", &results(1, "58.40"));
+        let expected = "cnclip_evaluation_score{metric=\"textToImage.r1\",name=\"a\",namespace=\"team\",task=\"t0\"} 58.4";
+        let found = lines(&metrics);
+        assert!(found.len() == 16 && found.iter().any(|line| line == expected), "{found:?}");
+        metrics.scores.forget("team", "a");
+        assert!(lines(&metrics).iter().all(|line| line.contains("name=\"b\"")));
+        metrics.scores.keep(|_, _| false);
+        assert_eq!(lines(&metrics), [""; 0]);
+    }
+
+    #[test]
+    fn no_more_are_told_than_prometheus_should_keep_and_it_is_said_how_many_are_not() {
+        let metrics = Metrics::new().unwrap();
+        for number in 0..25 {
+            metrics.scores.tell("team", &format!("e{number}"), &results(64, "1.00"));
+        }
+        assert_eq!(lines(&metrics).len(), MOST);
+        let left_out = 25 * 64 * 8 - MOST;
+        let line = format!("cnclip_operator_scores_left_out {left_out}");
+        assert!(metrics.text().unwrap().contains(&line));
+    }
+}

@@ -1,0 +1,278 @@
+//! The same of evaluations: gates after the end, and every checkpoint of a training.
+
+use cnclip_crds::{
+    evaluation::CnClipEvaluation,
+    report::{Activity, EvaluationReport, Measured, Recall, Recalls, RetrievalScores, TaskResult},
+};
+use serde_json::Value;
+
+use super::*;
+use crate::status::progress::is_from;
+
+/// What the operator does in one reconcile: plans from what is on record, and puts the plan there.
+fn reconcile(run: &mut CnClipEvaluation, seen: &Observed) -> Plan {
+    let plan = decide(run, &run.ledger(), seen);
+    run.status = Some(serde_json::from_value(run.status(&plan.ledger)).unwrap());
+    plan
+}
+
+fn checkpoint(stage: &str, step: i64) -> Value {
+    json!({"stage": stage, "step": step, "uri": format!("s3://runs/muge/{stage}/checkpoints/{step}-1"),
+           "digest": format!("sha-{step}"), "writtenAt": "2026-01-01T00:00:00Z"})
+}
+
+/// The training with these newest checkpoints, newest first.
+fn training(checkpoints: &[Value], ended: Option<&str>) -> CnClipTraining {
+    let conditions = ended.map(|type_| {
+        json!([{"type": type_, "status": "True", "reason": "Because", "message": "",
+                "lastTransitionTime": "2026-01-01T00:00:00Z"}])
+    });
+    let mut training = samples::training();
+    let status = json!({"checkpoints": checkpoints, "conditions": conditions.unwrap_or(json!([]))});
+    training.status = Some(serde_json::from_value(status).unwrap());
+    training
+}
+
+fn of_training(seen: Observed, training: CnClipTraining) -> Observed {
+    Observed { training: Some(training), ..seen }
+}
+
+/// What a trainer says that has found a checkpoint and scored it.
+fn scored(run: &CnClipEvaluation, stage: &str, checkpoint: &str, r1: f64) -> Report {
+    let recall = Recall { r1, r5: r1, r10: r1, mean_recall: r1 };
+    let recalls = Some(Recalls { text_to_image: recall, image_to_text: recall });
+    let result = TaskResult {
+        name: "valid".to_owned(),
+        dataset: "s3://data/valid/".to_owned(),
+        digest: "d-1".to_owned(),
+        images: 5,
+        seconds: 1.0,
+        measured: Measured::Retrieval(RetrievalScores { texts: 5, recalls }),
+    };
+    let evaluation = EvaluationReport {
+        checkpoint: Some(checkpoint.to_owned()),
+        digest: Some("sha".to_owned()),
+        missing: false,
+        version: "0.1.0".to_owned(),
+    };
+    Report {
+        run: Owner::of(run).identity(stage, 1),
+        pod_uid: "pod-uid".to_owned(),
+        activity: Activity::Done,
+        step: 1,
+        steps: 1,
+        evaluation: Some(evaluation),
+        results: vec![result],
+        ..Report::default()
+    }
+}
+
+/// An attempt that is done, with its last words.
+fn well(run: &CnClipEvaluation, seconds: i64, stage: &str, checkpoint: &str, r1: f64) -> Observed {
+    let report = scored(run, stage, checkpoint, r1);
+    assert!(is_from(&report, &Owner::of(run).identity(stage, 1), "pod-uid"));
+    Observed {
+        workers: vec![worker(stage, 1, ended(0, "Completed", ""))],
+        report: Some(report),
+        ..done(seconds, stage, 1)
+    }
+}
+
+fn series() -> CnClipEvaluation {
+    samples::evaluation_with("/trigger", json!("EveryCheckpoint"))
+}
+
+#[test]
+fn results_say_what_they_are_of_and_what_made_them() {
+    let mut run = samples::evaluation();
+    let done = well(&run, 9, "evaluate", "s3://runs/muge/tune/checkpoints/8-1", 50.0);
+    reconcile(&mut run, &of_training(done, training(&[], Some("Complete"))));
+    let found = serde_json::to_value(&run.status).unwrap();
+    let expected = json!({
+        "checkpoint": "s3://runs/muge/tune/checkpoints/8-1", "digest": "sha",
+        "datasets": [{"task": "valid", "uri": "s3://data/valid/", "digest": "d-1"}],
+        "image": "cnclip/trainer:test", "imageId": "cnclip/trainer@sha256:0123", "version": "0.1.0",
+    });
+    assert_eq!(found["provenance"], expected);
+    assert_eq!(found["summary"]["score"], "50.00");
+    assert_eq!(found["summary"]["metric"], "textToImage.r1");
+}
+
+#[test]
+fn a_gate_waits_for_its_baseline_after_the_end_and_is_judged_once() {
+    let gate = json!({"task": "valid", "metric": "textToImage.r1",
+                      "notWorseThan": {"evaluationName": "old", "tolerance": "1"}});
+    let mut run = samples::evaluation_with("/gate", gate);
+    let complete = training(&[], Some("Complete"));
+    let at_the_end = well(&run, 9, "evaluate", "s3://x/checkpoints/8-1", 50.0);
+    reconcile(&mut run, &of_training(at_the_end, complete.clone()));
+    let waiting = reconcile(&mut run, &of_training(nothing(10), complete.clone()));
+    assert_eq!(why(&waiting.ledger, "Complete"), "True Done");
+    assert_eq!(why(&waiting.ledger, "GatePassed"), "Unknown BaselineMissing");
+    let still = reconcile(&mut run, &of_training(nothing(11), complete.clone()));
+    assert_eq!(still.look_again, Some(Duration::from_secs(5)), "the baseline may yet be applied");
+
+    let mut old = samples::evaluation();
+    let its = well(&old, 12, "evaluate", "s3://y/checkpoints/8-1", 50.9);
+    reconcile(&mut old, &of_training(its, complete.clone()));
+    let beside = Observed { baseline: Some(old), ..of_training(nothing(13), complete.clone()) };
+    let judged = reconcile(&mut run, &beside);
+    assert_eq!(why(&judged.ledger, "GatePassed"), "True Passed");
+    assert_eq!((reasons(&judged), judged.look_again), (vec!["GatePassed"], None));
+    assert_eq!(run.status.as_ref().unwrap().summary.as_ref().unwrap().gate, "Passed");
+    // The baseline goes; the verdict stays.
+    let after = reconcile(&mut run, &of_training(nothing(14), complete));
+    assert_eq!(why(&after.ledger, "GatePassed"), "True Passed");
+}
+
+#[test]
+fn a_failed_gate_fails_no_evaluation() {
+    let gate = json!({"task": "valid", "metric": "textToImage.r1", "atLeast": "76"});
+    let mut run = samples::evaluation_with("/gate", gate);
+    let complete = training(&[], Some("Complete"));
+    let at_the_end = well(&run, 9, "evaluate", "s3://x/checkpoints/8-1", 50.0);
+    let plan = reconcile(&mut run, &of_training(at_the_end, complete.clone()));
+    assert_eq!(reasons(&plan), ["AttemptStarted", "StageSucceeded", "GateNotPassed"][1..]);
+    let plan = reconcile(&mut run, &of_training(nothing(10), complete));
+    assert_eq!(why(&plan.ledger, "Complete"), "True Done");
+    assert_eq!(why(&plan.ledger, "Failed"), "False NotFailed");
+    assert_eq!(why(&plan.ledger, "GatePassed"), "False BelowTheGate");
+}
+
+#[test]
+fn every_checkpoint_is_scored_as_it_appears_until_the_training_has_ended() {
+    let mut run = series();
+    let young = training(&[], None);
+    let plan = reconcile(&mut run, &of_training(nothing(0), young));
+    assert_eq!(
+        (created(&plan), why(&plan.ledger, "Running").as_str()),
+        (None, "False NoCheckpoint")
+    );
+
+    let first = training(&[checkpoint("align", 10)], None);
+    let plan = reconcile(&mut run, &of_training(nothing(1), first.clone()));
+    assert_eq!(created(&plan), Some("muge-scores-align-10-1"));
+    let objects = plan.create.unwrap();
+    let told = objects.config_map.data.unwrap()["run.json"].clone();
+    assert!(told.contains("s3://runs/muge/align/checkpoints/10-1"), "{told}");
+    assert!(told.contains("s3://runs/muge/evaluations/muge-scores/align-10"), "{told}");
+
+    let uri = "s3://runs/muge/align/checkpoints/10-1";
+    let at_the_end = well(&run, 2, "align-10", uri, 50.0);
+    reconcile(&mut run, &of_training(at_the_end, first.clone()));
+    let plan = reconcile(&mut run, &of_training(nothing(3), first));
+    assert_eq!(why(&plan.ledger, "Running"), "False WaitingForCheckpoint");
+    assert_eq!(why(&plan.ledger, "Complete"), "Unknown Waiting");
+
+    // Two more in between, of two stages; the older is scored first.
+    let both = [checkpoint("tune", 5), checkpoint("align", 20), checkpoint("align", 10)];
+    let over = training(&both, Some("Failed"));
+    let plan = reconcile(&mut run, &of_training(nothing(4), over.clone()));
+    assert_eq!(created(&plan), Some("muge-scores-align-20-1"));
+    for (stage, uri, r1) in [
+        ("align-20", "s3://runs/muge/align/checkpoints/20-1", 60.0),
+        ("tune-5", "s3://runs/muge/tune/checkpoints/5-1", 55.0),
+    ] {
+        let at_the_end = well(&run, 5, stage, uri, r1);
+        reconcile(&mut run, &of_training(at_the_end, over.clone()));
+    }
+    let plan = reconcile(&mut run, &of_training(nothing(6), over));
+    assert_eq!(why(&plan.ledger, "Complete"), "True Done");
+    let status = run.status.as_ref().unwrap();
+    let history: Vec<_> = status
+        .history
+        .iter()
+        .map(|entry| (entry.name.as_str(), entry.state, entry.results[0].score.as_deref()))
+        .collect();
+    let succeeded = StageState::Succeeded;
+    let expected = [
+        ("tune-5", succeeded, Some("55.00")),
+        ("align-20", succeeded, Some("60.00")),
+        ("align-10", succeeded, Some("50.00")),
+    ];
+    assert_eq!(history, expected);
+    let newest = &status.results[0].retrieval.as_ref().unwrap().recalls.as_ref().unwrap();
+    assert_eq!(newest.text_to_image.r1, "55.00");
+    let report = "s3://runs/muge/evaluations/muge-scores/tune-5/report.html";
+    assert_eq!(status.report.as_deref(), Some(report));
+}
+
+#[test]
+fn a_checkpoint_that_was_deleted_before_its_turn_is_skipped_and_said_so() {
+    let mut run = series();
+    let both = training(&[checkpoint("align", 20), checkpoint("align", 10)], None);
+    reconcile(&mut run, &of_training(nothing(0), both.clone()));
+    let gone = EvaluationReport { missing: true, ..EvaluationReport::default() };
+    let report = Report {
+        run: Owner::of(&run).identity("align-10", 1),
+        evaluation: Some(gone),
+        ..Report::default()
+    };
+    let mut seen = at_work(1, "align-10", 1, ended(78, "Error", ""));
+    seen.report = Some(report);
+    let plan = reconcile(&mut run, &of_training(seen, both.clone()));
+    assert_eq!(reasons(&plan), ["CheckpointSkipped"]);
+    assert_eq!((&plan.ledger.last_failure, plan.ledger.restarts.total), (&None, 0));
+    let plan = reconcile(&mut run, &of_training(nothing(2), both));
+    assert_eq!(created(&plan), Some("muge-scores-align-20-1"));
+    let skipped = &run.status.as_ref().unwrap().history[1];
+    assert_eq!((skipped.name.as_str(), skipped.state), ("align-10", StageState::Skipped));
+    assert!(
+        skipped.message.as_ref().unwrap().contains("raise spec.checkpoint.keep"),
+        "{skipped:?}"
+    );
+}
+
+#[test]
+fn what_else_goes_wrong_with_a_checkpoint_is_a_failure() {
+    let mut run = series();
+    let one = training(&[checkpoint("align", 10)], None);
+    reconcile(&mut run, &of_training(nothing(0), one.clone()));
+    let seen = at_work(1, "align-10", 1, ended(78, "Error", "the data set is not there"));
+    let plan = reconcile(&mut run, &of_training(seen, one));
+    assert_eq!(why(&plan.ledger, "Failed"), "True Config");
+}
+
+#[test]
+fn the_objects_of_old_checkpoints_go_and_the_record_is_bounded() {
+    let mut run = series();
+    for step in 1..=60 {
+        let newest = training(&[checkpoint("align", step)], None);
+        let stage = format!("align-{step}");
+        let uri = format!("s3://runs/muge/align/checkpoints/{step}-1");
+        let seen = Observed {
+            jobs: [step - 2, step - 1]
+                .into_iter()
+                .filter(|old| *old > 0)
+                .map(|old| job_in(&format!("align-{old}"), 1, JobState::Complete))
+                .collect(),
+            ..nothing(step)
+        };
+        let plan = reconcile(&mut run, &of_training(seen, newest.clone()));
+        let expected: Vec<_> =
+            (step > 2).then(|| format!("muge-scores-align-{}-1", step - 2)).into_iter().collect();
+        assert_eq!(plan.remove, expected, "the last stays for its logs");
+        let at_the_end = well(&run, step, &stage, &uri, 50.0);
+        reconcile(&mut run, &of_training(at_the_end, newest));
+    }
+    let history = &run.status.as_ref().unwrap().history;
+    assert_eq!((history.len(), history[0].step, history[49].step), (50, 60, 11));
+}
+
+#[test]
+fn results_of_one_checkpoint_stay_until_those_of_the_next_are_whole() {
+    let mut run = series();
+    let first = training(&[checkpoint("align", 10)], None);
+    let uri = "s3://runs/muge/align/checkpoints/10-1";
+    let at_the_end = well(&run, 2, "align-10", uri, 50.0);
+    reconcile(&mut run, &of_training(at_the_end, first));
+    let second = training(&[checkpoint("align", 20), checkpoint("align", 10)], None);
+    let mut seen = at_work(3, "align-20", 1, WorkerState::Running);
+    let next = scored(&run, "align-20", "s3://runs/muge/align/checkpoints/20-1", 60.0);
+    seen.report = Some(Report { activity: Activity::Evaluating, step: 0, results: vec![], ..next });
+    reconcile(&mut run, &of_training(seen, second));
+    let status = run.status.as_ref().unwrap();
+    assert_eq!(status.summary.as_ref().unwrap().score, "50.00");
+    assert_eq!(status.provenance.as_ref().unwrap().checkpoint, uri);
+    assert_eq!(status.checkpoint.as_deref(), None);
+}

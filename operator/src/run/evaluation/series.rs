@@ -1,0 +1,138 @@
+//! Every checkpoint of a training as a stage of its own, in the order in which they appeared. Pure.
+
+use cnclip_crds::{
+    evaluation::{CnClipEvaluation, ScoredCheckpoint},
+    training::{CheckpointStatus, CnClipTraining, StageState, StageStatus},
+};
+use kube::ResourceExt;
+
+use crate::{ledger::Ledger, run::Run, work::Cause};
+
+/// How many checkpoints are on record.
+const HISTORY: usize = 50;
+/// The longest name of a Job.
+const LONGEST: usize = 63;
+
+/// What is on record, and then what the training has written since, oldest first.
+pub(super) fn checkpoints(
+    run: &CnClipEvaluation,
+    training: Option<&CnClipTraining>,
+) -> Vec<ScoredCheckpoint> {
+    let history = run.status.iter().flat_map(|status| &status.history).rev();
+    let mut entries: Vec<_> = history.cloned().collect();
+    let written = training.and_then(|training| training.status.as_ref());
+    for checkpoint in written.iter().flat_map(|status| &status.checkpoints).rev() {
+        if !entries.iter().any(|entry| entry.checkpoint == checkpoint.uri) {
+            entries.push(entry(run, training, checkpoint));
+        }
+    }
+    entries
+}
+
+fn entry(
+    run: &CnClipEvaluation,
+    training: Option<&CnClipTraining>,
+    checkpoint: &CheckpointStatus,
+) -> ScoredCheckpoint {
+    let CheckpointStatus { stage, step, uri, digest, .. } = checkpoint;
+    let stages = training.iter().flat_map(|training| &training.spec.stages);
+    let number = stages.take_while(|found| found.name != *stage).count() + 1;
+    ScoredCheckpoint {
+        name: name(&run.name_any(), stage, number, *step),
+        stage: stage.clone(),
+        step: *step,
+        checkpoint: uri.clone(),
+        digest: digest.clone(),
+        ..ScoredCheckpoint::default()
+    }
+}
+
+/// Such as `align-3800`; where that makes the name of a Job too long, the stage is told by its number.
+fn name(run: &str, stage: &str, number: usize, step: i64) -> String {
+    let attempt = "-9999".len();
+    let name = format!("{stage}-{step}");
+    let fits = run.len() + 1 + name.len() + attempt <= LONGEST;
+    if fits { name } else { format!("s{number}-{step}") }
+}
+
+/// What must happen before all of them are scored.
+pub(super) fn goes_on(training: &CnClipTraining, entries: &[ScoredCheckpoint]) -> Option<Cause> {
+    let name = training.name_any();
+    let ended = training.ledger().ended();
+    match entries.last() {
+        Some(_) if ended => None,
+        None if ended => {
+            let message = format!("CnClipTraining {name} has ended without a checkpoint");
+            Some(Cause::new("NoCheckpoint", message))
+        }
+        None => {
+            let message = format!("waits for the first checkpoint of CnClipTraining {name}");
+            Some(Cause::new("NoCheckpoint", message))
+        }
+        Some(last) => {
+            let message = format!(
+                "waits for the next checkpoint of CnClipTraining {name}; the last was {}",
+                last.name
+            );
+            Some(Cause::new("WaitingForCheckpoint", message))
+        }
+    }
+}
+
+/// The stage that scores a checkpoint on record. What is told only of the one at work, `present` tells.
+pub(super) fn stage(entry: &ScoredCheckpoint, present: &StageStatus) -> StageStatus {
+    let over = matches!(entry.state, StageState::Succeeded | StageState::Skipped);
+    let reported = present.reported_at.clone().filter(|_| !over);
+    StageStatus {
+        name: entry.name.clone(),
+        state: entry.state,
+        attempt: entry.attempt,
+        step: super::count(entry.results.len()),
+        finished_at: entry.finished_at.clone(),
+        reported_at: reported.filter(|_| entry.state != StageState::Pending),
+        ..present.clone()
+    }
+}
+
+/// The newest of them, newest first: none is forgotten before its turn.
+pub(super) fn history(ledger: &Ledger) -> Vec<ScoredCheckpoint> {
+    let entries = ledger.history.iter().zip(&ledger.stages).rev();
+    let entries = entries.map(|(entry, stage)| ScoredCheckpoint {
+        state: stage.state,
+        attempt: stage.attempt,
+        finished_at: stage.finished_at.clone(),
+        ..entry.clone()
+    });
+    let turn = ledger.current().unwrap_or(ledger.stages.len());
+    entries.take(HISTORY.max(ledger.stages.len() - turn)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_job_fits_whatever_the_names_of_runs_and_stages() {
+        assert_eq!(name("muge", "align", 1, 3800), "align-3800");
+        let (run, stage) = ("r".repeat(32), "s".repeat(20));
+        assert_eq!(name(&run, &stage, 2, 1234), format!("{stage}-1234"));
+        assert_eq!(name(&run, &stage, 2, 1_234_567), "s2-1234567");
+        for step in [1, 183_000, i64::from(i32::MAX)] {
+            let job = format!("{run}-{}-9999", name(&run, &stage, 16, step));
+            assert!(job.len() <= LONGEST, "{job}");
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_waits_for_its_turn_however_many_come_after_it() {
+        let stage = |state| StageStatus { state, ..StageStatus::default() };
+        let ended = || std::iter::repeat_n(stage(StageState::Succeeded), 30);
+        let pending = std::iter::repeat_n(stage(StageState::Pending), 70);
+        let stages: Vec<_> = ended().chain(pending).collect();
+        let entries = vec![ScoredCheckpoint::default(); 100];
+        let ledger = Ledger { stages, history: entries, ..Ledger::default() };
+        assert_eq!(history(&ledger).len(), 70);
+        let ledger = Ledger { stages: ended().chain(ended()).collect(), ..ledger };
+        assert_eq!(history(&ledger).len(), 50);
+    }
+}

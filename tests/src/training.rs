@@ -1,0 +1,67 @@
+//! A training that takes seconds: a tiny model on a dozen pictures.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends where something is not as it should be"
+)]
+
+use std::{path::Path, process::Command};
+
+use serde_json::{Value, json};
+
+use crate::{bed::S3, house::House, operator::run};
+
+/// Uploads the golden data set to a place of the test's own, with the trainer's own command.
+pub fn upload(house: &House) -> String {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../trainer/tests/golden/dataset");
+    let S3 { endpoint, bucket, region, access_key_id, secret_access_key } = &house.bed.s3;
+    let uri = format!("s3://{bucket}/{}/data/", house.namespace);
+    let program = std::env::var("CNCLIP_PROGRAM").expect("`make test` names the trainer's program");
+    run(
+        Command::new(program)
+            .args(["prepare", "--most-skipped", "10", "--output", &uri])
+            .args(["--images".into(), golden.join("train_imgs.tsv").into_os_string()])
+            .args(["--texts".into(), golden.join("train_texts.jsonl").into_os_string()])
+            .env("AWS_ENDPOINT", endpoint)
+            .env("AWS_REGION", region)
+            .env("AWS_ALLOW_HTTP", "true")
+            .env("AWS_ACCESS_KEY_ID", access_key_id)
+            .env("AWS_SECRET_ACCESS_KEY", secret_access_key),
+        "",
+    )
+    .unwrap();
+    uri
+}
+
+/// Two stages of a tiny model; `steps` each.
+pub fn spec(house: &House, data: &str, name: &str, steps: i64) -> Value {
+    let stage = |name: &str, freeze: &str| {
+        json!({"name": name, "dataset": "pairs", "freeze": freeze, "steps": steps, "globalBatchSize": 12,
+               "learningRate": "1e-3", "warmupSteps": 2, "validation": {"dataset": "pairs", "everySteps": steps}})
+    };
+    let text = json!({"layers": 2, "width": 64, "heads": 2, "intermediate": 256, "positions": 32});
+    let vit = json!({"layers": 4, "width": 128, "patchSize": 8});
+    json!({
+        "model": {
+            "architecture": "Custom",
+            "contextLength": 24,
+            "custom": {"embedDim": 32, "image": {"resolution": 64, "vit": vit}, "text": text},
+        },
+        "datasets": [{"name": "pairs", "uri": data}],
+        "stages": [stage("align", "Image"), stage("pretrain", "None")],
+        "workers": {"accelerator": "None"},
+        "checkpoint": {"everySteps": 10, "keep": 2},
+        "artifacts": {
+            "uri": format!("s3://{}/{}/{name}/", house.bed.s3.bucket, house.namespace),
+            "credentials": {"secretName": "s3"},
+        },
+    })
+}
+
+/// The same with so long a first stage that it is still at work when somebody who saw it begin comes to
+/// kill it.
+pub fn slow(mut spec: Value) -> Value {
+    spec["stages"][0]["steps"] = json!(300);
+    spec
+}

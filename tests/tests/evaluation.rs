@@ -1,0 +1,208 @@
+//! Evaluations from manifest to status: gates, baselines, every checkpoint of a training, the leaderboard,
+//! on a real cluster with real trainers.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends where something is not as it should be"
+)]
+
+use std::{process::Command, time::Duration};
+
+use cnclip_crds::{evaluation::CnClipEvaluation, training::StageState};
+use cnclip_tests::{
+    house::House,
+    namespace::object,
+    operator::{NAMESPACE, RELEASE, run},
+    training::{slow, spec, upload},
+    wait::until,
+};
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+
+/// How long a training of a few steps and its evaluations may take.
+const SOON: Duration = Duration::from_secs(300);
+
+struct Evaluations<'a> {
+    house: &'a House,
+    api: Api<CnClipEvaluation>,
+}
+
+impl<'a> Evaluations<'a> {
+    fn of(house: &'a House) -> Self {
+        Self { house, api: house.api() }
+    }
+
+    async fn create(&self, name: &str, spec: Value) {
+        let evaluation: CnClipEvaluation =
+            object(json!({"metadata": {"name": name}, "spec": spec})).unwrap();
+        self.api.create(&PostParams::default(), &evaluation).await.unwrap();
+    }
+
+    async fn gate(&self, name: &str, gate: Value) {
+        let patch = Patch::Merge(json!({"spec": {"gate": gate}}));
+        self.api.patch(name, &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    /// The evaluation once a condition says this.
+    async fn once(&self, name: &str, type_: &str, status: &str, reason: &str) -> CnClipEvaluation {
+        let says = |found: &CnClipEvaluation| {
+            found.status.iter().flat_map(|all| &all.conditions).any(|condition| {
+                condition.type_ == type_
+                    && condition.status == status
+                    && (reason.is_empty() || condition.reason == reason)
+            })
+        };
+        let what = format!("{name}: {type_} {status} {reason}");
+        until(&what, SOON, async || Ok(self.api.get(name).await?), says).await.unwrap()
+    }
+
+    fn kubectl(&self, args: &[&str]) -> anyhow::Result<String> {
+        let mut command = Command::new(&self.house.bed.kubectl);
+        command.args(["--namespace", &self.house.namespace]).args(args);
+        run(command.env("KUBECONFIG", &self.house.bed.kubeconfig), "")
+    }
+}
+
+fn task(data: &str) -> Value {
+    json!([{"name": "golden", "retrieval": {"dataset": data}}])
+}
+
+fn at_least(value: &str) -> Value {
+    json!({"task": "golden", "metric": "textToImage.meanRecall", "atLeast": value, "notWorseThan": null})
+}
+
+fn not_worse_than(name: &str) -> Value {
+    json!({"task": "golden", "metric": "textToImage.meanRecall", "notWorseThan": {"evaluationName": name}})
+}
+
+fn score(evaluation: &CnClipEvaluation) -> f64 {
+    let status = evaluation.status.as_ref().unwrap();
+    let recalls = status.results[0].retrieval.as_ref().unwrap().recalls.as_ref().unwrap();
+    recalls.text_to_image.mean_recall.parse().unwrap()
+}
+
+/// What the operator tells Prometheus of evaluations.
+async fn told(house: &House) -> anyhow::Result<Vec<String>> {
+    let pods: Api<k8s_openapi::api::core::v1::Pod> =
+        Api::namespaced(house.client.clone(), NAMESPACE);
+    let ours = format!("app.kubernetes.io/instance={RELEASE}");
+    let mut lines = Vec::new();
+    for pod in pods.list(&kube::api::ListParams::default().labels(&ours)).await? {
+        let name = pod.metadata.name.unwrap_or_default();
+        let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{name}:8080/proxy/metrics");
+        let request = http::Request::get(path).body(Vec::new())?;
+        let text = house.client.request_text(request).await?;
+        let namespace = format!("namespace=\"{}\"", house.namespace);
+        let of_test =
+            |line: &&str| line.starts_with("cnclip_evaluation_score{") && line.contains(&namespace);
+        lines.extend(text.lines().filter(of_test).map(str::to_owned));
+    }
+    Ok(lines)
+}
+
+#[tokio::test]
+async fn gates_pass_and_fail_and_wait_for_their_baselines() {
+    let house = House::open().await;
+    let evaluations = Evaluations::of(&house);
+    let data = upload(&house);
+    house.train(spec(&house, &data, "run", 20)).await;
+    let of_run = json!({"trainingName": "run"});
+    let beside =
+        json!({"checkpoint": of_run, "tasks": task(&data), "gate": not_worse_than("score")});
+    evaluations.create("beside", beside).await;
+    evaluations.once("beside", "Complete", "True", "").await;
+    // Scored, and the baseline was never applied.
+    evaluations.once("beside", "GatePassed", "Unknown", "BaselineMissing").await;
+
+    let spec = json!({"checkpoint": of_run, "tasks": task(&data), "gate": at_least("0")});
+    evaluations.create("score", spec).await;
+    let scored = evaluations.once("score", "GatePassed", "True", "Passed").await;
+    evaluations.once("beside", "GatePassed", "True", "Passed").await;
+    let arguments = ["wait", "cce/score", "--for=condition=GatePassed", "--timeout=60s"];
+    assert!(evaluations.kubectl(&arguments).unwrap().contains("condition met"));
+
+    let score = score(&scored);
+    assert!(score < 100.0, "a model of twenty steps knows everything");
+    evaluations.gate("score", at_least(&format!("{:.2}", score + 0.01))).await;
+    let failed = evaluations.once("score", "GatePassed", "False", "BelowTheGate").await;
+    let status = failed.status.as_ref().unwrap();
+    assert_eq!(status.summary.as_ref().unwrap().gate, "Failed");
+    let failed = status.conditions.iter().find(|condition| condition.type_ == "Failed").unwrap();
+    assert_eq!(failed.status, "False", "a gate fails no evaluation");
+
+    let provenance = scored.status.as_ref().unwrap().provenance.clone().unwrap();
+    assert!(provenance.checkpoint.contains("/run/pretrain/checkpoints/20"), "{provenance:?}");
+    assert_eq!(provenance.digest.unwrap().len(), 64);
+    assert_eq!(provenance.datasets[0].uri.trim_end_matches('/'), data.trim_end_matches('/'));
+    assert_eq!(provenance.image, house.bed.images.trainer);
+    assert!(provenance.image_id.unwrap().contains("sha256:"));
+
+    let table = evaluations.kubectl(&["get", "cce", "--sort-by=.status.summary.score"]).unwrap();
+    for word in ["METRIC", "SCORE", "GATE", "textToImage.r1", "Failed", "Passed"] {
+        assert!(table.contains(word), "{table}");
+    }
+    until("eight numbers of both", SOON, || told(&house), |lines| lines.len() == 16).await.unwrap();
+    evaluations.api.delete("score", &DeleteParams::default()).await.unwrap();
+    until("those of the other", SOON, || told(&house), |lines| lines.len() == 8).await.unwrap();
+}
+
+#[tokio::test]
+async fn every_checkpoint_of_a_training_is_scored_by_pods_of_its_own() {
+    let house = House::open().await;
+    let evaluations = Evaluations::of(&house);
+    let data = upload(&house);
+    let mut spec = slow(spec(&house, &data, "run", 20));
+    spec["checkpoint"] = json!({"everySteps": 100, "keep": 50});
+    house.train(spec).await;
+    let spec = json!({"checkpoint": {"trainingName": "run"}, "trigger": "EveryCheckpoint",
+                      "tasks": task(&data)});
+    evaluations.create("each", spec).await;
+    let scored = evaluations.once("each", "Complete", "True", "Done").await.status.unwrap();
+    let names: Vec<_> = scored.history.iter().map(|entry| entry.name.as_str()).collect();
+    assert_eq!(names.first(), Some(&"pretrain-20"), "{names:?}");
+    assert!(names.len() >= 3 && names.contains(&"align-300"), "{names:?}");
+    for entry in &scored.history {
+        assert_eq!((entry.state, entry.attempt), (StageState::Succeeded, 1), "{entry:?}");
+        assert_eq!(entry.results[0].metric, "textToImage.r1", "{entry:?}");
+        assert!(entry.results[0].score.is_some() && entry.digest.len() == 64, "{entry:?}");
+    }
+    let provenance = scored.provenance.unwrap();
+    assert_eq!(provenance.checkpoint, scored.history[0].checkpoint);
+    assert_eq!(provenance.digest.as_ref(), Some(&scored.history[0].digest));
+    let report = scored.report.unwrap();
+    assert!(report.ends_with("/run/evaluations/each/pretrain-20/report.html"), "{report}");
+}
+
+/// What `kubectl` sorts by is text with a point.
+#[tokio::test]
+async fn the_leaderboard_is_sorted_by_numbers_and_not_by_letters() {
+    let house = House::open().await;
+    let evaluations = Evaluations::of(&house);
+    let of_nothing =
+        json!({"checkpoint": {"trainingName": "none"}, "tasks": task("s3://cnclip/x/")});
+    let scores = [("nine", "9.50"), ("hundred", "100.00"), ("half", "58.40")];
+    for (name, _) in scores {
+        evaluations.create(name, of_nothing.clone()).await;
+        evaluations.once(name, "Running", "False", "TrainingMissing").await;
+    }
+    let sorted = ["get", "cce", "--sort-by=.status.summary.score", "--output=name"];
+    // The operator knows of no scores and takes these back every second.
+    let ask = async || {
+        for (name, score) in scores {
+            let status = json!({"status": {"summary": {"score": score}}});
+            let patch = Patch::Merge(status);
+            evaluations.api.patch_status(name, &PatchParams::default(), &patch).await?;
+        }
+        evaluations.kubectl(&sorted)
+    };
+    let in_order = |names: &String| {
+        let names = names.lines().filter_map(|line| line.rsplit('/').next());
+        names.eq(["nine", "half", "hundred"])
+    };
+    until("the order", SOON, ask, in_order).await.unwrap();
+}
