@@ -12,6 +12,7 @@ use cnclip_crds::stage::{Freeze, Precision};
 
 use crate::data::order::WINDOW_BYTES;
 use crate::model::clip::Clip;
+use towers::How;
 pub use ways::{Way, choose};
 
 /// Bytes of a number.
@@ -98,15 +99,11 @@ impl Needs {
         ]
     }
 
-    /// What of it a device holds: activations in the format of products, and weights in both.
+    /// What of it a device holds: weights in both formats, and no copy of anything.
     fn on_device(self, precision: Precision) -> Self {
-        let kept = |bytes: u64| if precision == Precision::Bf16 { bytes / 2 } else { bytes };
         let rounded = |bytes: u64| if precision == Precision::Bf16 { bytes / 2 } else { 0 };
         Self {
             values: self.values + rounded(self.values),
-            activations: kept(self.activations),
-            scratch: kept(self.scratch),
-            batches: self.batches / BATCHES,
             checkpoint: 0,
             program: CONTEXT,
             cache: 0,
@@ -129,20 +126,22 @@ impl Load<'_> {
         let (width, side) = (model.embed_dim as u64, model.image.resolution as u64);
         let Numbers { weights, trained, state } = Numbers::of(model, config.freeze);
         let average = if config.optimizer.average_decay.is_some() { weights } else { 0 };
-        let towers = towers::of(model, config.context_length as usize, way.recompute);
-        let lent = towers::workspace(&model.image, self.threads);
+        let how = How { recompute: way.recompute, device: self.device };
+        let towers = towers::of(model, config.context_length as usize, how);
+        let lent = towers::workspace(&model.image, self.threads, how);
         let needs = Needs {
             // The statistics are kept before and after a step too.
             values: NUMBER * (weights + 3 * state),
             gradients: NUMBER * weights,
             moments: NUMBER * 2 * trained,
             average: NUMBER * average,
-            teacher: NUMBER * self.teacher(micro),
-            activations: NUMBER * micro * towers.kept,
-            scratch: NUMBER * (micro * towers.lent + lent),
+            teacher: self.teacher(micro),
+            activations: micro * towers.kept,
+            scratch: micro * towers.lent + lent,
             features: NUMBER * width * (2 * all + 2 * own + 6 * micro),
             loss: NUMBER * own * all,
-            batches: BATCHES * own * 3 * side * side,
+            // A device gets the pictures that it looks at as bytes.
+            batches: if self.device.is_some() { micro } else { BATCHES * own } * 3 * side * side,
             checkpoint: NUMBER * (weights + 2 * trained + average),
             program: PROGRAM,
             cache: self.cache(),
@@ -158,9 +157,10 @@ impl Load<'_> {
             ..self.config.model.clone()
         };
         let weights = towers::image_numbers(&model);
-        let pass = towers::image(image, true);
-        let lent = micro * pass.lent + towers::workspace(image, self.threads);
-        weights + micro * pass.kept + lent + self.own as u64 * 2 * width as u64
+        let how = How { recompute: true, device: self.device };
+        let pass = towers::image(image, how);
+        let lent = micro * pass.lent + towers::workspace(image, self.threads, how);
+        NUMBER * (weights + self.own as u64 * 2 * width as u64) + micro * pass.kept + lent
     }
 
     fn cache(&self) -> u64 {

@@ -1,19 +1,18 @@
 //! What a model holds, counted by the allocator: alone in its process, because others would be counted too.
 #![cfg(test)]
 
+#[path = "support/planned.rs"]
+mod planned;
+
 use std::sync::{Mutex, PoisonError};
 
-use cnclip::accumulate::Accumulator;
 use cnclip::array::Memory;
-use cnclip::average::Average;
 use cnclip::memory::{Load, Way};
-use cnclip::model::clip::{Capacity, Clip, Compute};
+use cnclip::model::clip::{Capacity, Clip};
 use cnclip::model::teacher::Teacher;
-use cnclip::optimizer::{AdamW, Settings};
 use cnclip_crds::model::{Architecture, ImageTower, ModelConfig, TextTower, Vit};
-use cnclip_crds::run_config::TrainConfig;
 use peak_alloc::PeakAlloc;
-use serde_json::json;
+use planned::{near, reserve, shrunk, stage};
 
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
@@ -69,35 +68,6 @@ fn a_layer_that_computes_again_keeps_little_more_than_what_goes_into_it() {
     assert!(kept > 15 * again, "{kept} bytes, and {again}");
 }
 
-/// A preset with few layers and narrow towers: what sets it apart stays.
-fn shrunk(architecture: Architecture) -> ModelConfig {
-    let mut towers = architecture.towers().unwrap();
-    if let Some(vit) = &mut towers.image.vit {
-        (vit.layers, vit.width) = (3, 2 * vit.head_width);
-        towers.image.resolution = 5 * vit.patch_size;
-    }
-    if let Some(resnet) = &mut towers.image.resnet {
-        (resnet.layers, resnet.width) = (vec![2, 1, 1, 1], 16);
-        towers.image.resolution = 96;
-    }
-    let text = &mut towers.text;
-    let head = text.width / text.heads;
-    (text.layers, text.heads, text.width, text.intermediate) = (3, 2, 2 * head, 300);
-    (text.vocab_size, text.positions, towers.embed_dim) = (1000, 24, 64);
-    towers
-}
-
-fn stage(model: &ModelConfig) -> TrainConfig {
-    serde_json::from_value(json!({
-        "run": {"name": "run", "stage": "train"}, "model": model, "contextLength": 20, "dataset": "nowhere",
-        "length": {"steps": 1}, "globalBatchSize": 24, "checkpoint": {"everySteps": 1, "keep": 1},
-        "optimizer": {"learningRate": 1.0, "warmupSteps": 0, "weightDecay": 0.0, "beta1": 0.9, "beta2": 0.9,
-            "epsilon": 1.0, "averageDecay": 0.5},
-        "artifacts": "nowhere",
-    }))
-    .unwrap()
-}
-
 /// Bytes of what is made, as the allocator counts them.
 fn counted<T>(make: impl FnOnce() -> T) -> u64 {
     let before = MEMORY.current_usage();
@@ -118,21 +88,7 @@ fn what_is_planned_is_what_is_reserved() {
             Load { config: &config, own: 24, shards: 0, teacher: None, threads, device: None };
         for recompute in [false, true] {
             let way = Way { micro_batch: 12, recompute };
-            let reserved = counted(|| {
-                let capacity = Capacity { batch: way.micro_batch, context: 20 };
-                let compute = Compute { recompute, ..Compute::default() };
-                let (clip, params) = Clip::computing(model, capacity, compute);
-                let settings = Settings {
-                    beta_1: 0.9,
-                    beta_2: 0.9,
-                    epsilon: 1.0,
-                    weight_decay: 0.0,
-                    max_norm: None,
-                };
-                let (adamw, average) = (AdamW::new(&params, settings), Average::new(&params, 0.5));
-                let accumulator = Accumulator::new(&clip, &params, (24, way.micro_batch));
-                (clip, params, adamw, average, accumulator)
-            });
+            let reserved = counted(|| reserve(&Memory::Host, &config, way));
             let needs = load.needs(way);
             let rest = needs.batches + needs.checkpoint + needs.program;
             near(needs.total() - rest, reserved, &format!("{architecture:?}, again: {recompute}"));
@@ -151,12 +107,4 @@ fn what_is_planned_is_what_is_reserved() {
             &format!("teacher of {architecture:?}"),
         );
     }
-}
-
-fn near(planned: u64, reserved: u64, what: &str) {
-    let (planned, reserved) = (planned as f64, reserved as f64);
-    assert!(
-        (planned / reserved - 1.0).abs() < 0.01,
-        "{what}: {planned} planned, {reserved} reserved"
-    );
 }

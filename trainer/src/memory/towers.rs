@@ -1,11 +1,14 @@
-//! How many numbers the towers keep and lend for each sample: what their blocks reserve, added up
-//! from their sizes alone. A test holds it to what the allocator counts.
+//! How much the towers keep and lend for each sample: what their blocks reserve, added up from their
+//! sizes alone. Tests hold it to what allocators count.
 
 use cnclip_crds::model::{ImageTower, ModelConfig, Resnet, Vit};
+use cnclip_crds::stage::Precision;
 
+use super::NUMBER;
+use crate::device::ops::{conv2d, flash_attention};
 use crate::model::clip::Clip;
 
-/// Numbers for each sample.
+/// Bytes for each sample.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Pass {
     /// Kept from the forward to the backward pass.
@@ -14,18 +17,42 @@ pub(super) struct Pass {
     pub(super) lent: u64,
 }
 
+/// How a pass is computed, as far as its memory depends on that.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct How {
+    /// Whether blocks compute again what their gradient needs.
+    pub(super) recompute: bool,
+    /// The number format of a device's products; none in this machine's memory.
+    pub(super) device: Option<Precision>,
+}
+
+impl How {
+    /// Bytes of a number on its way through a tower.
+    fn number(self) -> u64 {
+        if self.device == Some(Precision::Bf16) { NUMBER / 2 } else { NUMBER }
+    }
+
+    /// Bytes that attention keeps for a token and a head that sees so many tokens.
+    fn probabilities(self, head_width: u64, tokens: u64) -> u64 {
+        match self.device {
+            Some(precision) if flash_attention::serves(precision, head_width as usize) => NUMBER,
+            _ => tokens * self.number(),
+        }
+    }
+}
+
 /// Both towers.
-pub(super) fn of(model: &ModelConfig, context: usize, recompute: bool) -> Pass {
-    let (images, texts) = (image(&model.image, recompute), text(model, context, recompute));
+pub(super) fn of(model: &ModelConfig, context: usize, how: How) -> Pass {
+    let (images, texts) = (image(&model.image, how), text(model, context, how));
     Pass { kept: images.kept + texts.kept, lent: images.lent + texts.lent }
 }
 
 /// An image tower of either kind.
-pub(super) fn image(tower: &ImageTower, recompute: bool) -> Pass {
+pub(super) fn image(tower: &ImageTower, how: How) -> Pass {
     let side = tower.resolution as u64;
     match (&tower.vit, &tower.resnet) {
-        (Some(sizes), _) => vit(sizes, side, recompute),
-        (None, Some(sizes)) => resnet(sizes, side),
+        (Some(sizes), _) => vit(sizes, side, how),
+        (None, Some(sizes)) => resnet(sizes, side, how),
         (None, None) => Pass::default(),
     }
 }
@@ -53,46 +80,54 @@ struct Stack {
 }
 
 impl Stack {
-    /// What one block keeps if so many tokens go on: all, or the first alone from the last block.
-    fn block(&self, kept: u64) -> u64 {
-        let Self { tokens, width, hidden, heads, narrow, normed, moments, .. } = self;
-        let all = tokens * ((3 + normed) * width + moments.1);
-        all + kept * (heads * tokens + narrow * width + 2 * hidden + moments.0)
+    /// Bytes of what attention keeps of a token.
+    fn probabilities(&self, how: How) -> u64 {
+        self.heads * how.probabilities(self.width / self.heads, self.tokens)
     }
 
-    fn pass(&self, recompute: bool) -> Pass {
-        let Self { tokens, width, hidden, heads, layers, .. } = *self;
-        let inner = if layers > 1 { self.block(tokens) } else { self.block(1) };
-        let blocks = if recompute { inner } else { (layers - 1) * inner + self.block(1) };
+    /// What one block keeps if so many tokens go on: all, or the first alone from the last block.
+    fn block(&self, kept: u64, how: How) -> u64 {
+        let Self { tokens, width, hidden, narrow, normed, moments, .. } = self;
+        let all = tokens * (how.number() * (3 + normed) * width + NUMBER * moments.1);
+        let few = how.number() * (narrow * width + 2 * hidden) + NUMBER * moments.0;
+        all + kept * (few + self.probabilities(how))
+    }
+
+    fn pass(&self, how: How) -> Pass {
+        let Self { tokens, width, hidden, layers, .. } = *self;
+        let inner = self.block(if layers > 1 { tokens } else { 1 }, how);
+        let all = || (layers - 1) * inner + self.block(1, how);
+        let blocks = if how.recompute { inner } else { all() };
         // What goes into each block, what comes out of the last, and what was embedded.
-        let between = tokens * width * (layers + 2) + 2 * tokens;
-        Pass { kept: blocks + between, lent: tokens * (6 * width + hidden + 2 * heads * tokens) }
+        let between = tokens * (how.number() * width * (layers + 2) + 2 * NUMBER);
+        let lent = how.number() * (6 * width + hidden) + 2 * self.probabilities(how);
+        Pass { kept: blocks + between, lent: tokens * lent }
     }
 }
 
-fn vit(sizes: &Vit, side: u64, recompute: bool) -> Pass {
+fn vit(sizes: &Vit, side: u64, how: How) -> Pass {
     let [width, patch, layers, head] =
         [sizes.width, sizes.patch_size, sizes.layers, sizes.head_width].map(|n| n as u64);
     let (patches, hidden) = ((side / patch).pow(2), 4 * width);
     let tokens = 1 + patches;
     let (heads, moments) = (width / head, (2, 2));
     let stack = Stack { tokens, width, hidden, heads, layers, narrow: 3, normed: 1, moments };
-    let pass = stack.pass(recompute);
-    // Patches laid out as rows, which of them are seen, the pooled token, and where pictures begin.
-    let around = tokens * 3 * patch * patch + patches + width + 2 + 2;
+    let pass = stack.pass(how);
+    // Patches laid out as rows and the pooled token; which are seen, and where pictures begin.
+    let around = how.number() * (tokens * 3 * patch * patch + width) + NUMBER * (patches + 4);
     Pass { kept: pass.kept + around, ..pass }
 }
 
-fn text(model: &ModelConfig, context: usize, recompute: bool) -> Pass {
+fn text(model: &ModelConfig, context: usize, how: How) -> Pass {
     let text = &model.text;
     let [width, hidden, heads, layers] =
         [text.width, text.intermediate, text.heads, text.layers].map(|n| n as u64);
     let (tokens, moments) = (context as u64, (4, 0));
-    Stack { tokens, width, hidden, heads, layers, narrow: 4, normed: 0, moments }.pass(recompute)
+    Stack { tokens, width, hidden, heads, layers, narrow: 4, normed: 0, moments }.pass(how)
 }
 
 /// A residual network keeps everything, however it is told to compute.
-fn resnet(sizes: &Resnet, side: u64) -> Pass {
+fn resnet(sizes: &Resnet, side: u64, how: How) -> Pass {
     const EXPANSION: u64 = 4;
     let (width, half) = (sizes.width as u64, (side / 2).pow(2));
     // A convolution keeps what it gives before it is normalised, and the next one what goes into it.
@@ -111,15 +146,23 @@ fn resnet(sizes: &Resnet, side: u64) -> Pass {
         }
     }
     let (tokens, heads) = (1 + grid * grid, inputs / 64);
-    kept += tokens * (5 * inputs + heads) + 5 * inputs;
-    Pass { kept, lent: 3 * half * width }
+    kept += tokens * 5 * inputs + 5 * inputs;
+    let kept = how.number() * kept + NUMBER * tokens * heads;
+    Pass { kept, lent: how.number() * 3 * half * width }
 }
 
-/// Numbers that threads lay the neighbourhoods of convolutions out in, for any number of samples.
-pub(super) fn workspace(tower: &ImageTower, threads: usize) -> u64 {
+/// What neighbourhoods of convolutions are laid out in, for any number of samples: by so many threads, or by
+/// a device.
+///
+/// # Units
+/// Bytes
+pub(super) fn workspace(tower: &ImageTower, threads: usize, how: How) -> u64 {
     const PIECE: u64 = 1 << 18;
     let Some(sizes) = &tower.resnet else { return 0 };
     let planes = (sizes.width as u64) << (sizes.layers.len() - 1);
     let weight = 9 * planes * planes;
-    weight + threads as u64 * (PIECE.max(9 * planes) + weight)
+    if how.device.is_some() {
+        return how.number() * (weight + (conv2d::PIECE as u64).max(9 * planes));
+    }
+    NUMBER * (weight + threads as u64 * (PIECE.max(9 * planes) + weight))
 }

@@ -38,9 +38,8 @@ impl Attention {
         longest: usize,
         precision: Precision,
     ) -> Self {
-        let attention = Self { heads, width, longest, precision, tiled: false };
-        let tiled = memory.device().is_some() && tiled::serves(&attention);
-        Self { tiled, ..attention }
+        let tiled = memory.device().is_some() && tiled::serves(precision, width / heads);
+        Self { heads, width, longest, precision, tiled }
     }
 
     /// Numbers for each kept token in `probabilities` and in either scratch array.

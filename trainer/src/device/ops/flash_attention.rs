@@ -19,10 +19,9 @@ const TILE: usize = 64;
 /// Threads of one block.
 const THREADS: usize = 128;
 
-/// Whether there are kernels for it.
-pub fn serves(attention: &Attention) -> bool {
-    let bf16 = attention.precision == Precision::Bf16;
-    bf16 && WIDTHS.contains(&(attention.width / attention.heads))
+/// Whether there are kernels for heads of a width.
+pub fn serves(precision: Precision, head_width: usize) -> bool {
+    precision == Precision::Bf16 && WIDTHS.contains(&head_width)
 }
 
 /// Writes `out`, and the logarithms of the sums that the backward needs.

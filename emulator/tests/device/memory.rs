@@ -1,0 +1,38 @@
+//! What is planned of a device's memory, against what its allocator gave.
+
+use cnclip::array::Memory;
+use cnclip::memory::{Load, Way};
+use cnclip_crds::model::Architecture;
+use cnclip_crds::stage::Precision;
+use cnclip_emulator::Emulator;
+
+use crate::planned::{near, reserve, shrunk, stage};
+
+#[test]
+fn what_is_planned_for_a_device_is_what_is_reserved() {
+    use Architecture::{Rn50, VitB16, VitH14, VitL14};
+    use Precision::{Bf16, Fp32};
+    for architecture in [Rn50, VitB16, VitL14, VitH14] {
+        let mut config = stage(&shrunk(architecture));
+        for (precision, recompute) in [(Fp32, true), (Bf16, true), (Fp32, false), (Bf16, false)] {
+            config.world.precision = precision;
+            let device = Emulator::device(1 << 34);
+            let way = Way { micro_batch: 12, recompute };
+            let made = reserve(&Memory::Device(device.clone(), precision), &config, way);
+            device.check().unwrap();
+            let (free, all) = device.memory().unwrap();
+            drop(made);
+            let load = Load {
+                config: &config,
+                own: 24,
+                shards: 0,
+                teacher: None,
+                threads: 1,
+                device: Some(precision),
+            };
+            let needs = load.needs(way);
+            let what = format!("{architecture:?} in {precision:?}, again: {recompute}");
+            near(needs.total() - needs.program, all - free, &what);
+        }
+    }
+}
