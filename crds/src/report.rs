@@ -118,6 +118,9 @@ pub struct MemoryReport {
     pub needed: i64,
     /// What it may have.
     pub available: i64,
+    /// Whether these are half as many pairs as were planned first, after a lack of memory.
+    #[serde(default)]
+    pub halved: bool,
 }
 
 /// The state of one trainer, whole; each report replaces the last.

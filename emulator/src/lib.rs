@@ -6,6 +6,7 @@ mod peers;
 mod products;
 
 use std::ffi::{CString, c_char, c_int};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cnclip::device::{Address, Argument, Device, Driver, Fault, Launch, Peers, Product};
@@ -19,16 +20,38 @@ use memory::Memory;
 #[derive(Debug)]
 pub struct Emulator {
     memory: Arc<Mutex<Memory>>,
+    /// Calls that it still answers.
+    calls: Arc<AtomicU64>,
 }
 
 impl Emulator {
     /// A device with so many bytes of memory.
     pub fn device(bytes: u64) -> Device {
-        Device::new(Self { memory: Arc::new(Mutex::new(Memory::new(bytes))) })
+        Self::breaking(bytes, Arc::new(AtomicU64::new(u64::MAX)))
+    }
+
+    /// The same, which breaks after so many calls: how many are left is seen and set from outside.
+    pub fn breaking(bytes: u64, calls: Arc<AtomicU64>) -> Device {
+        Device::new(Self { memory: Arc::new(Mutex::new(Memory::new(bytes, 0))), calls })
+    }
+
+    /// The same, of whose memory something else takes a part that it does not tell of.
+    pub fn crowded(bytes: u64, taken: u64) -> Device {
+        let calls = Arc::new(AtomicU64::new(u64::MAX));
+        Device::new(Self { memory: Arc::new(Mutex::new(Memory::new(bytes, taken))), calls })
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers a call, unless it is broken.
+    fn answer(&self) -> Result<MutexGuard<'_, Memory>, Fault> {
+        let left = |calls: u64| calls.checked_sub(1);
+        match self.calls.fetch_update(Ordering::AcqRel, Ordering::Acquire, left) {
+            Ok(_) => Ok(self.memory()),
+            Err(_) => Err(Fault::broken("cannot use an emulated device", "it broke")),
+        }
     }
 }
 
@@ -43,7 +66,7 @@ impl Driver for Emulator {
     }
 
     fn allocate(&self, bytes: usize) -> Result<Address, Fault> {
-        self.memory().allocate(bytes)
+        self.answer()?.allocate(bytes)
     }
 
     fn free(&self, at: Address) {
@@ -51,30 +74,31 @@ impl Driver for Emulator {
     }
 
     fn clear(&self, at: Address, bytes: usize) -> Result<(), Fault> {
-        self.memory().write(at, bytes)?.fill(0);
+        self.answer()?.write(at, bytes)?.fill(0);
         Ok(())
     }
 
     fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<(), Fault> {
-        let mut memory = self.memory();
+        let mut memory = self.answer()?;
         let copied = memory.read(from, bytes)?.to_vec();
         memory.write(to, bytes)?.copy_from_slice(&copied);
         Ok(())
     }
 
     fn upload(&self, from: &[u8], to: Address) -> Result<(), Fault> {
-        self.memory().write(to, from.len())?.copy_from_slice(from);
+        self.answer()?.write(to, from.len())?.copy_from_slice(from);
         Ok(())
     }
 
     fn download(&self, from: Address, to: &mut [u8]) -> Result<(), Fault> {
-        to.copy_from_slice(self.memory().read(from, to.len())?);
+        to.copy_from_slice(self.answer()?.read(from, to.len())?);
         Ok(())
     }
 
     fn launch(&self, launch: &Launch) -> Result<(), Fault> {
         let fault = |found: String| Fault::broken(format!("the kernel {}", launch.kernel), found);
         let pointers: Vec<Address> = launch.arguments.iter().filter_map(pointer).collect();
+        drop(self.answer()?);
         for &at in &pointers {
             self.memory().read(at, 0).map_err(|found| fault(found.to_string()))?;
         }
@@ -87,11 +111,11 @@ impl Driver for Emulator {
     }
 
     fn multiply(&self, product: &Product) -> Result<(), Fault> {
-        products::multiply(&mut self.memory(), product)
+        products::multiply(&mut *self.answer()?, product)
     }
 
     fn wait(&self) -> Result<(), Fault> {
-        Ok(())
+        self.answer().map(drop)
     }
 
     fn invite(&self) -> Result<Vec<u8>, Fault> {

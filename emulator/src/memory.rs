@@ -16,18 +16,20 @@ const NOTHING: u8 = 0xff;
 pub(crate) struct Memory {
     pub(crate) free: u64,
     pub(crate) all: u64,
+    /// Bytes of the free ones that are not.
+    taken: u64,
     /// Bytes at each address.
     lent: BTreeMap<Address, usize>,
 }
 
 impl Memory {
-    pub(crate) fn new(all: u64) -> Self {
-        Self { free: all, all, lent: BTreeMap::new() }
+    pub(crate) fn new(all: u64, taken: u64) -> Self {
+        Self { free: all, all, taken, lent: BTreeMap::new() }
     }
 
     pub(crate) fn allocate(&mut self, bytes: usize) -> Result<Address, Fault> {
         let wanted = bytes as u64;
-        if wanted > self.free {
+        if wanted + self.taken > self.free {
             return Err(Fault::OutOfMemory { wanted, free: self.free, all: self.all });
         }
         let layout = layout(bytes)?;

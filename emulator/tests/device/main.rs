@@ -6,12 +6,16 @@ mod both;
 mod distillation;
 mod driver;
 mod emulator;
+mod faults;
 mod flash_attention;
 mod layers;
 mod loss;
+mod memory;
 mod optimizer;
 mod picture;
 mod pictures;
+#[path = "../../../trainer/tests/support/planned.rs"]
+mod planned;
 mod ranks;
 mod residual_network;
 #[path = "../../../trainer/tests/support/same.rs"]

@@ -12,12 +12,14 @@ use half::bf16;
 /// The device that operations are tried on.
 pub(crate) static DEVICE: LazyLock<Device> = LazyLock::new(open);
 
+/// Whether devices are emulated.
+pub(crate) fn is_emulated() -> bool {
+    std::env::var("CNCLIP_DEVICE").as_deref() != Ok("cuda")
+}
+
 /// A device of its own. All ranks of a test share one card, whose NCCL must be told that they may.
 pub(crate) fn open() -> Device {
-    match std::env::var("CNCLIP_DEVICE").as_deref() {
-        Ok("cuda") => cnclip::cuda::open(0).unwrap(),
-        _ => Emulator::device(1 << 34),
-    }
+    if is_emulated() { Emulator::device(1 << 34) } else { cnclip::cuda::open(0).unwrap() }
 }
 
 /// Both formats of activations.

@@ -5,8 +5,11 @@ use cnclip_crds::run_config::TrainConfig;
 use cnclip_crds::stage::MicroBatch;
 
 use crate::array::Memory;
+use crate::device::Fault;
 use crate::error::Result;
 use crate::memory::{Load, Needs, Way, choose, limit};
+use crate::ops::ranks::Ranks;
+use crate::world::World;
 
 /// The configuration with what was left to the trainer decided, and the plan behind it.
 ///
@@ -25,6 +28,7 @@ pub(super) fn fit(load: &Load<'_>, memory: &Memory) -> Result<(TrainConfig, Memo
         gradient_checkpointing: way.recompute,
         needed: needs.total() as i64,
         available: available.map_or(0, |bytes| bytes as i64),
+        halved: load.config.halve_micro_batch,
     };
     let fitted = TrainConfig {
         micro_batch_size: Some(MicroBatch::Pairs(plan.micro_batch_size)),
@@ -32,6 +36,34 @@ pub(super) fn fit(load: &Load<'_>, memory: &Memory) -> Result<(TrainConfig, Memo
         ..load.config.clone()
     };
     Ok((fitted, plan))
+}
+
+/// Whether there is memory for what was reserved, on all ranks; `false` where there is not, and the stage is
+/// to be set up again with half as many pairs at once.
+///
+/// # Errors
+/// If a device has too little and nothing is left to try, if it does not work, or a rank is lost.
+pub(super) fn suffices(config: &TrainConfig, memory: &Memory, world: &World) -> Result<bool> {
+    let lack = match memory.check() {
+        Err(fault @ Fault::OutOfMemory { .. }) => Some(fault),
+        checked => checked.map(|()| None)?,
+    };
+    let mut lacks = vec![0_u64; world.count()];
+    lacks[world.rank()] = lack.is_some().into();
+    world.collect(&mut lacks);
+    world.check()?;
+    let Some(rank) = lacks.iter().position(|lack| *lack > 0) else { return Ok(true) };
+    if config.micro_batch_size != Some(MicroBatch::AUTO) || config.halve_micro_batch {
+        // Whoever lacks nothing hears of it.
+        return lack.map_or(Ok(true), |fault| Err(fault.into()));
+    }
+    let fault = lack
+        .map_or_else(|| format!("rank {rank} has too little memory"), |fault| fault.to_string());
+    tracing::warn!(
+        rank,
+        "{fault}, though what was planned fits: half as many pairs are computed at once"
+    );
+    Ok(false)
 }
 
 fn tell(Way { micro_batch, recompute }: Way, needs: &Needs, available: Option<u64>) {

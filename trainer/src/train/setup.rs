@@ -1,7 +1,6 @@
 //! Everything that must be there before the first step: configuration, data, weights, the right to
 //! write. Takes no step.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use cnclip_crds::model::{ImageTower, ModelConfig};
 use cnclip_crds::run_config::{DistillationConfig, Length, TrainConfig, WeightSources};
 use cnclip_crds::stage::Freeze;
 
-use super::fit::fit;
+use super::fit::{fit, suffices};
 use super::resume::{self, Resumed};
 use super::run::{Progress, Run, Validator};
 use super::together::Together;
@@ -36,18 +35,35 @@ use crate::store::Store;
 use crate::weights::{Part, WeightsError, left_out, load};
 use crate::world::World;
 
-/// A run that is ready to take its next step: the first, or the one after its newest checkpoint.
+/// A run that is ready to take its next step: the first, or the one after its newest checkpoint. Where a
+/// device turns out to have too little memory, the same with half as many pairs at once, if that is free.
 ///
 /// # Errors
-/// If the data, the weights or the artifact prefix cannot be used, or other ranks see others.
-pub(super) fn set_up(config: &TrainConfig, world: Arc<World>, place: &Memory) -> Result<Run> {
+/// If the data, the weights or the artifact prefix cannot be used, other ranks see others, or memory does
+/// not suffice.
+pub(super) fn set_up(
+    config: &TrainConfig,
+    world: &Arc<World>,
+    memory: impl Fn() -> Result<Memory>,
+) -> Result<Run> {
+    if let Some(run) = attempt(config, world.clone(), &memory()?)? {
+        return Ok(run);
+    }
+    let halved = TrainConfig { halve_micro_batch: true, ..config.clone() };
+    // After a lack of memory a device does nothing any more: it is used anew.
+    let run = attempt(&halved, world.clone(), &memory()?)?;
+    run.ok_or_else(|| Error::Bug("a stage was to be halved twice".into()))
+}
+
+/// The same, unless a device has too little memory and half as many pairs at once may fit.
+fn attempt(config: &TrainConfig, world: Arc<World>, place: &Memory) -> Result<Option<Run>> {
     let tokenizer =
         Arc::new(source::tokenizer(config.vocabulary.as_ref(), config.model.text.vocab_size)?);
     let dataset = Dataset::open(&config.dataset)?;
     let validator = validator(config, tokenizer.clone())?;
     let digest = dataset.index().dataset.clone();
     let validated = validator.as_ref().map(|validator| &validator.dataset.index().dataset);
-    world.agree("data set", hash((&digest, validated)))?;
+    world.agree("data set", (&digest, validated))?;
     let own = world.share(config.global_batch_size as usize);
     let teacher =
         config.distillation.as_ref().map(|asked| Taught::find(config, asked)).transpose()?;
@@ -59,7 +75,7 @@ pub(super) fn set_up(config: &TrainConfig, world: Arc<World>, place: &Memory) ->
         threads: rayon::current_num_threads(),
         device: place.device().map(|_| config.world.precision),
     };
-    let (config, memory) = fit(&of, place)?;
+    let (asked, (config, memory)) = (config, fit(&of, place)?);
     let config = &config;
     let sizes = Sizes {
         global_batch: config.global_batch_size as usize,
@@ -92,18 +108,21 @@ pub(super) fn set_up(config: &TrainConfig, world: Arc<World>, place: &Memory) ->
     if resumed.is_none() {
         initialize(config, &mut params)?;
     }
-    // What was read back of a device after a fault is not what it held.
-    place.check()?;
-    world.agree("weights", hash(bytemuck::cast_slice::<f32, u32>(&params.values.read())))?;
     let Resumed { state, average, history, best } = resumed.unwrap_or_default();
     let decay = config.optimizer.average_decay;
     let average = average.or_else(|| decay.map(|decay| Average::new(&params, decay)));
     let statistics = params.memory().exact(params.state.len());
-    let loader = loader(config, dataset, tokenizer, (state.step..steps, sizes.own.clone()))?;
     let batches = (sizes.global_batch, sizes.micro_batch);
     let accumulator = Accumulator::shared(&clip, &params, batches, world.clone());
-    place.check()?;
-    Ok(Run {
+    if !suffices(asked, place, &world)? {
+        return Ok(None);
+    }
+    if let Some(device) = place.device() {
+        world.connect(device)?;
+    }
+    world.agree("weights", bytemuck::cast_slice::<f32, u32>(&params.values.read()))?;
+    let loader = loader(config, dataset, tokenizer, (state.step..steps, sizes.own.clone()))?;
+    Ok(Some(Run {
         config: config.clone(),
         memory,
         progress: Progress::new((steps, steps_per_epoch), state, history, best),
@@ -121,7 +140,7 @@ pub(super) fn set_up(config: &TrainConfig, world: Arc<World>, place: &Memory) ->
         loader,
         validator,
         stage,
-    })
+    }))
 }
 
 /// Pairs.
@@ -142,13 +161,6 @@ fn model(memory: &Memory, config: &TrainConfig, sizes: &Sizes, recompute: bool) 
     clip.freeze_image(&mut params, config.freeze == Freeze::Image);
     clip.mask_patches(config.masked_patches_percent as u32);
     (clip, params)
-}
-
-/// Equal for equal things in all workers.
-fn hash(of: impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    of.hash(&mut hasher);
-    hasher.finish()
 }
 
 fn claim(config: &TrainConfig) -> Claim {
