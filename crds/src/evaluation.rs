@@ -69,7 +69,7 @@ pub struct CnClipEvaluationSpec {
     /// The vocabulary. The default is the training's, or that of the trainer image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vocabulary: Option<VocabularyFile>,
-    /// Who does it. The default is the training's workers, one of them.
+    /// Who does it. The default is one of the training's workers, with all its devices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<Workers>,
     /// Pictures or texts encoded at once.

@@ -142,6 +142,28 @@ pub struct WorldConfig {
     pub coordinator: Option<String>,
 }
 
+impl WorldConfig {
+    /// What of it can never work.
+    pub fn problem(&self) -> Option<String> {
+        let Self { replicas, devices, .. } = self;
+        if *replicas < 1 || *devices < 1 {
+            return Some(format!(
+                "world has {replicas} workers of {devices} devices; there must be at least one of each."
+            ));
+        }
+        let coordinator = self.coordinator.as_deref().unwrap_or_default();
+        let reachable =
+            |(host, port): (&str, &str)| !host.is_empty() && port.parse::<u16>().is_ok();
+        let found = *replicas == 1 || coordinator.rsplit_once(':').is_some_and(reachable);
+        (!found).then(|| {
+            format!(
+                "world has {replicas} workers and coordinator is {coordinator:?}; it must be host:port, where \
+                 worker 0 awaits the others."
+            )
+        })
+    }
+}
+
 impl Default for WorldConfig {
     fn default() -> Self {
         Self {
@@ -307,6 +329,10 @@ pub struct EvaluateConfig {
     /// Samples that may be skipped before the evaluation fails, in percent.
     #[serde(default = "max_skipped_percent")]
     pub max_skipped_percent: f64,
+    /// Who does it. Without an accelerator a rank computes on the card of its number all the same, where
+    /// there is one; scores are fp32 whatever the precision.
+    #[serde(default)]
+    pub world: WorldConfig,
     /// Where `/progress`, `/metrics` and `/healthz` answer; nowhere if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,

@@ -102,14 +102,15 @@ impl Config {
     #[must_use]
     pub fn for_attempt(&self, attempt: Attempt, coordinator: String) -> Self {
         let mut config = self.clone();
-        match &mut config {
+        let (run, world) = match &mut config {
             Self::Train(train) => {
-                train.run.attempt = attempt.number;
                 train.halve_micro_batch = attempt.halved;
-                train.world.coordinator = (train.world.replicas > 1).then_some(coordinator);
+                (&mut train.run, &mut train.world)
             }
-            Self::Evaluate(evaluate) => evaluate.run.attempt = attempt.number,
-        }
+            Self::Evaluate(evaluate) => (&mut evaluate.run, &mut evaluate.world),
+        };
+        run.attempt = attempt.number;
+        world.coordinator = (world.replicas > 1).then_some(coordinator);
         config
     }
 

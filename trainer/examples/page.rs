@@ -137,8 +137,9 @@ fn retrieval(name: &str, files: Files<'_>, public: Option<Benchmark>) -> Result<
     let options = Options { shard_bytes: 4 << 20, most_skipped: SKIPPED };
     prepare(files.images, files.texts, &store, &options, |_| ())?;
     let dataset = Dataset::new(store)?;
-    let mut guess = Guess::new((1, 1));
-    let scored = score(name, &dataset, &tokenizer()?, &mut guess, (SIZES, SKIPPED))?;
+    let (mut guess, limits) = (Guess::new((1, 1)), (SIZES, SKIPPED));
+    let scored = score(name, &dataset, &tokenizer()?, &mut guess, limits, &World::alone())?;
+    let scored = scored.context("one rank has the numbers")?;
     let shown = Shown::Retrieval(Examples::of(&scored, &dataset)?);
     Ok(Task { result: scored.result, shown, public: public.map(Public::Retrieval) })
 }

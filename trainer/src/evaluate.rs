@@ -24,7 +24,7 @@ use crate::ops::pixels::Pixels;
 use crate::params::Params;
 use crate::world::World;
 use gallery::Gallery;
-pub use job::evaluate;
+pub use job::{evaluate, evaluate_within};
 use retrieval::Retrieval;
 pub use table::table;
 
@@ -42,6 +42,13 @@ pub trait Encoder {
     /// # Shapes
     /// `[batch, width]`
     fn encode_texts(&mut self, texts: Texts<'_>) -> Cow<'_, [f32]>;
+    /// Whether the features given so far are those that were asked for.
+    ///
+    /// # Errors
+    /// If a device could not compute them.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 impl Encoder for (&mut Clip, &mut Params) {
@@ -53,6 +60,9 @@ impl Encoder for (&mut Clip, &mut Params) {
     }
     fn encode_texts(&mut self, texts: Texts<'_>) -> Cow<'_, [f32]> {
         self.0.encode_texts(self.1, texts).read()
+    }
+    fn check(&self) -> Result<()> {
+        Ok(self.1.memory().check()?)
     }
 }
 
@@ -92,20 +102,26 @@ pub struct Results {
     pub tasks: Vec<TaskResult>,
 }
 
-/// Scores one retrieval: encodes its whole data set and searches it in both directions.
+/// Scores one retrieval: each rank encodes its share of the data set, rank 0 searches it in both
+/// directions and gets the numbers.
 ///
 /// # Errors
-/// If the data set cannot be read, or a larger share than `most_skipped` of it cannot be used.
+/// If the data set cannot be read or is not that of all ranks, if a larger share than `most_skipped` of
+/// it cannot be used, or a rank is lost.
 pub fn score(
     name: &str,
     dataset: &Dataset,
     tokenizer: &Tokenizer,
     encoder: &mut impl Encoder,
-    (sizes, most_skipped): (Sizes, f64),
-) -> Result<Scored> {
+    limits: (Sizes, f64),
+    world: &World,
+) -> Result<Option<Scored>> {
     let start = Instant::now();
-    let gallery =
-        Gallery::encode(dataset, tokenizer, encoder, (sizes, most_skipped), &World::alone())?;
+    world.agree("data set", (name, &dataset.index().dataset))?;
+    let gallery = Gallery::encode(dataset, tokenizer, encoder, limits, world)?;
+    if !world.is_first() {
+        return Ok(None);
+    }
     let retrieval = gallery.retrieval();
     tell(name, &retrieval);
     let texts = gallery.texts.len() as i64;
@@ -118,7 +134,7 @@ pub fn score(
         seconds: start.elapsed().as_secs_f64(),
         measured: Measured::Retrieval(scores),
     };
-    Ok(Scored { result, gallery, retrieval })
+    Ok(Some(Scored { result, gallery, retrieval }))
 }
 
 /// Says what of a data set counts for nothing.

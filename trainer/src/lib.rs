@@ -21,6 +21,7 @@ pub mod model;
 pub mod ops;
 pub mod optimizer;
 pub mod params;
+pub mod place;
 pub mod report;
 pub mod schedule;
 pub mod source;

@@ -12,14 +12,12 @@ mod together;
 
 use std::sync::Arc;
 
-use cnclip_crds::run_config::{TrainConfig, WorldConfig};
-use cnclip_crds::stage::Accelerator;
+use cnclip_crds::run_config::TrainConfig;
 
 use crate::array::Memory;
-use crate::cuda;
-use crate::data::shard::sha256;
 use crate::error::{Error, Result};
 use crate::ops::ranks::Ranks;
+use crate::place;
 use crate::report::Reporter;
 use crate::world::{Claim, Crew, World};
 
@@ -33,10 +31,10 @@ use crate::world::{Claim, Crew, World};
 /// A run that was stopped or killed and started again takes the same steps as one that was not; so does,
 /// but for rounding, a run of another number of ranks.
 pub fn train(config: &TrainConfig, reporter: &Reporter, stop: impl Fn() -> bool) -> Result<()> {
-    train_within(config, reporter, stop, &|card| memory(&config.world, card))
+    train_within(config, reporter, stop, &|rank| place::of(&config.world, rank))
 }
 
-/// The same, where `memory` says where each rank of this process computes.
+/// The same, where `memory` says where each rank computes; it is asked again after a lack of memory.
 ///
 /// # Errors
 /// Those of [`train`], and of `memory`.
@@ -47,50 +45,21 @@ pub fn train_within(
     memory: &(dyn Fn(usize) -> Result<Memory> + Sync),
 ) -> Result<()> {
     check::check(config)?;
-    let claim = Claim { run: &config.run, config: digest(config)? };
+    let claim = Claim::new(&config.run, &TrainConfig { listen: None, ..config.clone() })?;
     let crew = Crew::join(&config.world, &claim, &stop)?;
-    let memory = |world: &World| memory(world.rank() % config.world.devices as usize);
-    let first = |world: Arc<World>| stage(config, (memory(&world)?, world), reporter, &stop);
+    let first = |world: Arc<World>| stage(config, (memory, &world), reporter, &stop);
     let silent = || Reporter::silent(config.run.clone());
-    crew.work(first, |world| stage(config, (memory(&world)?, world), &silent(), &|| false))
-}
-
-/// Where a rank of this process computes: in this machine's memory, or on the card of its number.
-fn memory(world: &WorldConfig, card: usize) -> Result<Memory> {
-    if world.accelerator != Accelerator::Nvidia {
-        return Ok(Memory::Host);
-    }
-    // A card that cannot be used may be another node's in the next attempt; a program without CUDA stays one.
-    let device = cuda::open(card).map_err(|fault| match cuda::BUILT {
-        true => Error::Device(fault),
-        false => Error::Config(format!(
-            "world.accelerator is Nvidia, but {fault}. Set spec.workers.accelerator to None to train on CPUs."
-        )),
-    })?;
-    tracing::info!(card, name = device.name(), "computing on a card");
-    Ok(Memory::Device(device, world.precision))
-}
-
-/// What workers must have in common.
-fn digest(config: &TrainConfig) -> Result<String> {
-    let common = serde_json::to_vec(&TrainConfig { listen: None, ..config.clone() });
-    let common = common.map_err(|error| {
-        Error::Bug(format!("a configuration cannot be written as JSON: {error}"))
-    })?;
-    Ok(sha256(&common))
+    crew.work(first, |world| stage(config, (memory, &world), &silent(), &|| false))
 }
 
 /// The stage as one rank sees it.
 fn stage(
     config: &TrainConfig,
-    (memory, world): (Memory, Arc<World>),
+    (memory, world): (&(dyn Fn(usize) -> Result<Memory> + Sync), &Arc<World>),
     reporter: &Reporter,
     stop: &dyn Fn() -> bool,
 ) -> Result<()> {
-    if let Some(device) = memory.device() {
-        world.connect(device)?;
-    }
-    let mut run = setup::set_up(config, world, &memory)?;
+    let mut run = setup::set_up(config, world, || memory(world.rank()))?;
     run.tell_start(reporter);
     while !run.done() {
         run.take_step()?;

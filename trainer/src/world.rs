@@ -18,6 +18,7 @@ mod pace;
 mod ring;
 mod word;
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::AddAssign;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -163,9 +164,15 @@ impl World {
     ///
     /// # Errors
     /// If a rank has another, or is lost.
-    pub fn agree(&self, what: &str, value: u64) -> Result<()> {
+    pub fn agree(&self, what: &str, of: impl Hash) -> Result<()> {
+        if self.seat.count == 1 {
+            return Ok(());
+        }
+        // The same for equal things in all workers.
+        let mut hasher = DefaultHasher::new();
+        of.hash(&mut hasher);
         let mut values = vec![0; self.seat.count];
-        values[self.seat.rank] = value;
+        values[self.seat.rank] = hasher.finish();
         self.collect(&mut values);
         self.check()?;
         let Some(other) = values.iter().position(|found| *found != values[0]) else {

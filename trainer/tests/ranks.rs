@@ -8,6 +8,8 @@ mod golden;
 mod runs;
 #[path = "support/same.rs"]
 mod same;
+#[path = "support/scores.rs"]
+mod scores;
 #[path = "support/small.rs"]
 #[allow(dead_code, reason = "shared with the tests of stops")]
 mod small;
@@ -16,11 +18,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use cnclip::accumulate::Accumulator;
+use cnclip::evaluate::evaluate;
 use cnclip::ops::dropout::Dropout;
 use cnclip::ops::ranks::Ranks;
+use cnclip::report::{Outlets, Reporter};
 use cnclip::world::{Crew, World};
 use cnclip_crds::exit::Exit;
 use cnclip_crds::model::Vit;
+use cnclip_crds::report::Activity;
 use cnclip_crds::run_config::{DistillationConfig, TrainConfig};
 use cnclip_crds::stage::{Duplicates, MicroBatch};
 use golden::{Golden, assert_close, without_gradient};
@@ -128,6 +133,27 @@ fn a_run_of_any_number_of_ranks_is_the_run_of_one() {
             let found = whole(&config(folder.path(), &name, devices));
             assert_same(folder.path(), (&name, &found), (&alone, &right));
         }
+    }
+}
+
+#[test]
+fn any_number_of_ranks_scores_what_one_scores() {
+    let folder = tempfile::tempdir().unwrap();
+    whole(&small::config(folder.path(), "run"));
+    let scored = |devices: i32| {
+        let name = format!("scores-{devices}");
+        let mut config = scores::scoring(folder.path(), ("run", &name), 2);
+        config.world.devices = devices;
+        let reporter = Reporter::start(config.run.clone(), Outlets::default()).unwrap();
+        let table = evaluate(&config, &reporter, || false).unwrap();
+        assert_eq!(reporter.current().activity, Activity::Done);
+        let (tasks, files) = scores::scores(folder.path(), &name);
+        assert!(tasks.len() == 2 && files.len() >= 2, "{tasks:?}, {files:?}");
+        (table, tasks, files)
+    };
+    let right = scored(1);
+    for devices in [2, 3] {
+        assert_eq!(scored(devices), right, "{devices} ranks");
     }
 }
 

@@ -11,12 +11,14 @@ use cnclip_crds::run_config::{Length, TrainConfig};
 #[path = "support/runs.rs"]
 #[allow(dead_code, reason = "shared with the tests of stops")]
 mod runs;
+#[path = "support/scores.rs"]
+mod scores;
 #[path = "support/small.rs"]
 #[allow(dead_code, reason = "shared with the tests of stops")]
 mod small;
 #[path = "support/workers.rs"]
 mod workers;
-use workers::{coordinator, start, until};
+use workers::{coordinator, score, start, until};
 
 /// A run of many short steps, of so many workers.
 fn config(folder: &Path, name: &str, replicas: i32) -> TrainConfig {
@@ -120,4 +122,36 @@ fn a_worker_that_ends_by_itself_keeps_its_code_and_the_others_say_why() {
         told.starts_with("worker 1 (rank ") && told.contains("data holds no index.json"),
         "{told}"
     );
+}
+
+#[test]
+fn processes_score_together_what_one_scores_and_know_of_each_others_end() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    runs::whole(&small::config(folder, "run"));
+    let scoring = |name: &str, replicas: i32, tasks: usize| {
+        let mut config = scores::scoring(folder, ("run", name), tasks);
+        (config.world.replicas, config.world.coordinator) = (replicas, Some(coordinator()));
+        config
+    };
+    assert_eq!(score(folder, &scoring("alone", 1, 2), None).end(None), [Some(0)]);
+    let mut run = score(folder, &scoring("three", 3, 2), None);
+    assert_eq!(run.end(None), [Some(0); 3]);
+    assert_eq!(scores::scores(folder, "three"), scores::scores(folder, "alone"));
+    let results = [0, 1, 2].map(|worker| run.report(worker).results.len());
+    assert_eq!(results, [2, 0, 0], "worker 0 alone speaks");
+
+    let mut run = score(folder, &scoring("killed", 3, 2000), None);
+    until(|| folder.join("killed/tasks/task-1").exists());
+    run.signal(1, "KILL");
+    assert_eq!(run.end(None), [Some(75), None, Some(75)]);
+    assert!(!folder.join("killed/results.json").exists());
+    let told = run.failure(0);
+    assert!(told.starts_with("worker 1 (rank 1) was lost"), "{told}");
+
+    let mut astray = scoring("astray", 2, 1);
+    astray.checkpoint = "run/train".into();
+    let mut run = score(folder, &astray, Some(1));
+    assert_eq!(run.end(None), [Some(75), Some(78)]);
+    assert!(run.failure(0).starts_with("worker 1 (rank 1) ended"), "{}", run.failure(0));
 }

@@ -3,10 +3,20 @@
 use cnclip::array::Memory;
 use cnclip::memory::{Load, Way};
 use cnclip_crds::model::Architecture;
+use cnclip_crds::run_config::TrainConfig;
 use cnclip_crds::stage::Precision;
 use cnclip_emulator::Emulator;
 
 use crate::planned::{near, reserve, shrunk, stage};
+
+/// Bytes that a device gave to a model, its training and so many pairs.
+fn reserved(config: &TrainConfig, way: Way) -> u64 {
+    let device = Emulator::device(1 << 34);
+    let _made = reserve(&Memory::Device(device.clone(), config.world.precision), config, way);
+    device.check().unwrap();
+    let (free, all) = device.memory().unwrap();
+    all - free
+}
 
 #[test]
 fn what_is_planned_for_a_device_is_what_is_reserved() {
@@ -16,12 +26,6 @@ fn what_is_planned_for_a_device_is_what_is_reserved() {
         let mut config = stage(&shrunk(architecture));
         for (precision, recompute) in [(Fp32, true), (Bf16, true), (Fp32, false), (Bf16, false)] {
             config.world.precision = precision;
-            let device = Emulator::device(1 << 34);
-            let way = Way { micro_batch: 12, recompute };
-            let made = reserve(&Memory::Device(device.clone(), precision), &config, way);
-            device.check().unwrap();
-            let (free, all) = device.memory().unwrap();
-            drop(made);
             let load = Load {
                 config: &config,
                 own: 24,
@@ -30,9 +34,14 @@ fn what_is_planned_for_a_device_is_what_is_reserved() {
                 threads: 1,
                 device: Some(precision),
             };
-            let needs = load.needs(way);
+            let [few, many] = [4, 12].map(|micro_batch| {
+                let way = Way { micro_batch, recompute };
+                let needs = load.needs(way);
+                (needs.total() - needs.program, reserved(&config, way))
+            });
             let what = format!("{architecture:?} in {precision:?}, again: {recompute}");
-            near(needs.total() - needs.program, all - free, &what);
+            near(many.0, many.1, &what);
+            near(many.0 - few.0, many.1 - few.1, &format!("pairs of {what}"));
         }
     }
 }

@@ -41,8 +41,7 @@ pub fn evaluation(spec: &CnClipEvaluationSpec) -> Result<(), Cause> {
     if source.uri.is_some() && spec.artifacts.is_none() {
         return Err(invalid("spec.artifacts must be given when the checkpoint is a uri"));
     }
-    spec.gate.as_ref().map_or(Ok(()), |found| gate(found, &spec.tasks))?;
-    spec.workers.as_ref().map_or(Ok(()), scorer)
+    spec.gate.as_ref().map_or(Ok(()), |found| gate(found, &spec.tasks))
 }
 
 fn gate(gate: &Gate, tasks: &[Task]) -> Result<(), Cause> {
@@ -165,16 +164,6 @@ fn dataset(spec: &CnClipTrainingSpec, path: &str, name: &str) -> Result<(), Caus
 
 fn ranks(workers: &Workers) -> i64 {
     i64::from(workers.replicas.max(1)) * i64::from(workers.devices.max(1))
-}
-
-fn scorer(workers: &Workers) -> Result<(), Cause> {
-    if ranks(workers) == 1 {
-        return Ok(());
-    }
-    let Workers { replicas, devices, .. } = workers;
-    let asked = format!("spec.workers asks for {replicas} replicas of {devices} devices");
-    let why = "an evaluation has one worker of one device: set both to 1";
-    Err(Cause::new("Unsupported", format!("{asked}; {why}")))
 }
 
 fn invalid(message: impl Into<String>) -> Cause {
@@ -315,7 +304,6 @@ mod tests {
         let rows = [
             ("/checkpoint", json!({"uri": "s3://a/b"}), "spec.artifacts must be given"),
             ("/checkpoint", json!({}), "exactly one of trainingName and uri"),
-            ("/workers", json!({"replicas": 2}), "an evaluation has one worker"),
         ];
         for (path, value, expected) in rows {
             let spec = samples::evaluation_with(path, value).spec;

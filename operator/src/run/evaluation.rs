@@ -18,7 +18,10 @@ use cnclip_crds::{
 };
 use kube::ResourceExt;
 
-use super::{Defaults, Run, training::pinned};
+use super::{
+    Defaults, Run,
+    training::{pinned, world},
+};
 use crate::{
     ledger::Ledger,
     observed::Observed,
@@ -44,11 +47,11 @@ impl Run for CnClipEvaluation {
         };
         Ok(Work {
             image: defaults.image_of(&workers),
-            workers,
             secret: artifacts.credentials.as_ref().map(|found| found.secret_name.clone()),
             stages,
             series,
             goes_on,
+            workers,
             artifacts: artifacts.uri,
             queue: spec.queue_name.clone(),
             retries: spec.retries.clone(),
@@ -235,11 +238,10 @@ fn place(run: &CnClipEvaluation, training: Option<&CnClipTraining>) -> Artifacts
     run.spec.artifacts.clone().or_else(of_training).unwrap_or(nowhere)
 }
 
-/// One worker with one device, for scoring needs no more.
+/// Its own, or one of its training's, with all devices that one has.
 fn workers(run: &CnClipEvaluation, training: Option<&CnClipTraining>) -> Workers {
-    let of_training = || Some(training?.spec.workers.clone());
-    let workers = run.spec.workers.clone().or_else(of_training).unwrap_or_default();
-    Workers { replicas: 1, devices: 1, ..workers }
+    let of_training = || Some(Workers { replicas: 1, ..training?.spec.workers.clone() });
+    run.spec.workers.clone().or_else(of_training).unwrap_or_default()
 }
 
 fn config(
@@ -264,6 +266,7 @@ fn config(
         artifacts,
         batch_size: spec.batch_size,
         max_skipped_percent: spec.max_skipped_percent.into(),
+        world: world(&workers(run, training)),
         listen: Some(pod_listen()),
     };
     Config::Evaluate(Box::new(config))
@@ -338,6 +341,25 @@ mod tests {
         assert_eq!(work.artifacts, "s3://runs/muge/evaluations/muge-scores");
         assert_eq!(work.workers.resources, samples::training().spec.workers.resources);
         assert_eq!(config(&work).checkpoint, "s3://runs/muge/tune");
+    }
+
+    #[test]
+    fn an_evaluation_takes_one_of_its_trainings_workers_or_all_that_it_asks_for() {
+        let mut training = samples::training();
+        (training.spec.workers.replicas, training.spec.workers.devices) = (3, 2);
+        let observed = Observed { training: Some(training), ..Observed::default() };
+        let sizes = |run: &CnClipEvaluation| {
+            let work = run.work(&observed, &samples::defaults()).unwrap();
+            let told = &config(&work).world;
+            assert_eq!(
+                (told.replicas, told.devices),
+                (work.workers.replicas, work.workers.devices)
+            );
+            (told.replicas, told.devices)
+        };
+        assert_eq!(sizes(&samples::evaluation()), (1, 2));
+        let workers = json!({"replicas": 4, "devices": 3, "accelerator": "Nvidia"});
+        assert_eq!(sizes(&samples::evaluation_with("/workers", workers)), (4, 3));
     }
 
     #[test]

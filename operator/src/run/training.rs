@@ -173,7 +173,8 @@ fn uri(spec: &CnClipTrainingSpec, name: &str) -> String {
     dataset.map(|dataset| dataset.uri.clone()).unwrap_or_default()
 }
 
-fn world(workers: &Workers) -> WorldConfig {
+/// Workers as a trainer is told of them.
+pub(super) fn world(workers: &Workers) -> WorldConfig {
     WorldConfig {
         replicas: workers.replicas,
         devices: workers.devices,

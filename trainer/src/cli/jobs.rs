@@ -24,7 +24,7 @@ pub(super) fn evaluate(file: &Path, listen: Option<String>, log: &Log) -> Exit {
     let job = |config: EvaluateConfig| {
         let place = (config.run.clone(), listen.or_else(|| config.listen.clone()));
         report(place, log, |reporter| {
-            let table = evaluate::evaluate(&config, reporter)?;
+            let table = evaluate::evaluate(&config, reporter, stop::asked)?;
             let shown = std::io::stdout().write_all(table.as_bytes());
             shown.map_err(Error::file("write", "standard output"))
         })

@@ -113,12 +113,14 @@ impl Gallery {
                 Ok::<_, Error>(())
             })
         })?;
+        encoder.check()?;
         gallery.image_features = world.concat(features)?;
         own.exchange(world)?.into_iter().for_each(|found| gallery.take(found));
         gallery.take(loose(dataset)?);
         gallery.judge(dataset, most_skipped)?;
         let part = share(gallery.texts.len() as u64, world);
         let features = gallery.encode_texts(tokenizer, encoder, (sizes, part));
+        encoder.check()?;
         gallery.text_features = world.concat(features)?;
         Ok(gallery)
     }

@@ -1,38 +1,61 @@
-//! One evaluation from its file to its results: finds the checkpoint, scores every task, writes what
-//! came out.
+//! One evaluation from its file to its results, on all ranks: finds the checkpoint, scores every task,
+//! writes what came out.
+
+use std::sync::Arc;
 
 use cnclip_crds::artifacts::{self as places, REPORT, RESULTS};
 use cnclip_crds::model::ModelConfig;
 use cnclip_crds::report::{Activity, EvaluationReport, Report, TaskResult};
 use cnclip_crds::run_config::{EvaluateConfig, TaskConfig, TrainConfig};
-use cnclip_crds::stage::Precision;
 
 use super::{Encoder, Results, Sizes, files, score, table, zero_shot};
 use crate::array::Memory;
-use crate::cuda;
 use crate::data::shard::Dataset;
 use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Result};
 use crate::lineage;
 use crate::model::clip::{Capacity, Clip, Compute};
+use crate::ops::ranks::Ranks;
 use crate::params::Params;
+use crate::place;
 use crate::report::Reporter;
 use crate::report::page::{Classes, Examples, PageInput, Public, Shown, Task, page};
 use crate::source::{self, CONTEXT_LENGTH, Found};
 use crate::store::Store;
 use crate::weights::{Part, WeightsError, load};
-use crate::world::World;
+use crate::world::{Claim, Crew, World};
 
-/// Scores a checkpoint on every task, and gives the table of what came out.
+/// Scores a checkpoint on every task, together with the other workers of the run, and gives the table of
+/// what came out: worker 0 alone writes, and has one. `stop` is asked while waiting for the others.
 ///
 /// # Errors
-/// If the configuration, the checkpoint or a data set cannot be used, or the results cannot be
-/// written.
-pub fn evaluate(config: &EvaluateConfig, reporter: &Reporter) -> Result<String> {
+/// If the configuration, the checkpoint or a data set cannot be used, the results cannot be written, or
+/// a worker is lost.
+///
+/// # Guarantees
+/// Any number of ranks finds the same, but for the rounding of features that are encoded in other batches.
+pub fn evaluate(
+    config: &EvaluateConfig,
+    reporter: &Reporter,
+    stop: impl Fn() -> bool,
+) -> Result<String> {
+    evaluate_within(config, reporter, stop, &|rank| place::exact(&config.world, rank))
+}
+
+/// The same, where `memory` says where each rank computes.
+///
+/// # Errors
+/// Those of [`evaluate`], and of `memory`.
+pub fn evaluate_within(
+    config: &EvaluateConfig,
+    reporter: &Reporter,
+    stop: impl Fn() -> bool,
+    memory: &(dyn Fn(usize) -> Result<Memory> + Sync),
+) -> Result<String> {
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let known = EvaluationReport { version, ..EvaluationReport::default() };
     reporter.update(|report| report.evaluation = Some(known));
-    let result = score_all(config, reporter);
+    let result = score_all(config, reporter, &stop, memory);
     if result.is_err() && source::is_missing(&config.checkpoint) {
         tell(reporter, |evaluation| evaluation.missing = true);
     }
@@ -44,8 +67,35 @@ fn tell(reporter: &Reporter, change: impl FnOnce(&mut EvaluationReport)) {
     reporter.update(|report| report.evaluation.as_mut().map(change).unwrap_or_default());
 }
 
-fn score_all(config: &EvaluateConfig, reporter: &Reporter) -> Result<String> {
+/// Scores on all ranks of this process.
+fn score_all(
+    config: &EvaluateConfig,
+    reporter: &Reporter,
+    stop: &dyn Fn() -> bool,
+    memory: &(dyn Fn(usize) -> Result<Memory> + Sync),
+) -> Result<String> {
     check(config)?;
+    let claim = Claim::new(&config.run, &EvaluateConfig { listen: None, ..config.clone() })?;
+    let crew = Crew::join(&config.world, &claim, stop)?;
+    let rank = |world: &World, reporter: &Reporter| {
+        evaluation(config, (&memory(world.rank())?, world), reporter)
+    };
+    let mut table = String::new();
+    let first = |world: Arc<World>| {
+        table = rank(&world, reporter)?;
+        Ok(())
+    };
+    let silent = || Reporter::silent(config.run.clone());
+    crew.work(first, |world| rank(&world, &silent()).map(drop))?;
+    Ok(table)
+}
+
+/// The evaluation as one rank sees it; rank 0 gives the table.
+fn evaluation(
+    config: &EvaluateConfig,
+    (memory, world): (&Memory, &World),
+    reporter: &Reporter,
+) -> Result<String> {
     let ready = zero_shot::Ready::all(&config.tasks)?;
     let artifacts = Store::open(&config.artifacts)?;
     let found = source::weights(&config.checkpoint)?;
@@ -54,7 +104,8 @@ fn score_all(config: &EvaluateConfig, reporter: &Reporter) -> Result<String> {
     let vocabulary = vocabulary.or_else(|| trained?.vocabulary.as_ref());
     let tokenizer = source::tokenizer(vocabulary, model.text.vocab_size)?;
     let sizes = sizes(config, &model, trained);
-    let (mut clip, mut params) = build(&model, sizes, &found)?;
+    let (mut clip, mut params) = build(memory, &model, sizes, &found)?;
+    world.agree("checkpoint", (&found.digest, bits(&params.values.read())))?;
     reporter.update(|report| begin(report, config));
     tell(reporter, |evaluation| {
         evaluation.checkpoint = Some(found.uri.clone());
@@ -65,20 +116,28 @@ fn score_all(config: &EvaluateConfig, reporter: &Reporter) -> Result<String> {
     let described = zero_shot::Model::of(&model, sizes_of(&params));
     for (task, ready) in config.tasks.iter().zip(&ready) {
         let mut encoder = (&mut clip, &mut params);
-        let to = (&described, &artifacts);
-        let done = measure((task, ready.as_ref()), &tokenizer, &mut encoder, limits, to)?;
-        params.memory().check()?;
-        results.push(done.result.clone());
-        tasks.push(done);
+        let task = (task, ready.as_ref());
+        let to = (&described, &artifacts, world);
+        let done = measure(task, &tokenizer, &mut encoder, limits, to)?;
+        results.extend(done.iter().map(|task| task.result.clone()));
+        tasks.extend(done);
         reporter.update(|report| {
             report.step += 1;
             report.results = results.clone();
         });
     }
-    write(&artifacts, &found, &results)?;
-    artifacts.put(REPORT, page(&describe(config, &model, &found, tasks)?).into())?;
+    if world.is_first() {
+        write(&artifacts, &found, &results)?;
+        artifacts.put(REPORT, page(&describe(config, &model, &found, tasks)?).into())?;
+    }
+    // Who ends well knows that all do.
+    world.meet()?;
     reporter.update(|report| report.activity = Activity::Done);
-    Ok(table(&results))
+    Ok(if world.is_first() { table(&results) } else { String::new() })
+}
+
+fn bits(numbers: &[f32]) -> &[u32] {
+    bytemuck::cast_slice(numbers)
 }
 
 /// The names and sizes of a model's tensors.
@@ -86,29 +145,34 @@ fn sizes_of(params: &Params) -> impl Iterator<Item = (&str, usize)> + Clone {
     params.segments().iter().map(|segment| (segment.name.as_str(), segment.range.len()))
 }
 
-/// Scores one task, writes what other programs take of it, and chooses what is shown.
+/// Scores one task on all ranks; rank 0 writes what other programs take of it, and chooses what is shown.
 fn measure(
     (task, ready): (&TaskConfig, Option<&zero_shot::Ready>),
     tokenizer: &Tokenizer,
     encoder: &mut impl Encoder,
     limits: (Sizes, f64),
-    (model, artifacts): (&zero_shot::Model, &Store),
-) -> Result<Task> {
+    (model, artifacts, world): (&zero_shot::Model, &Store, &World),
+) -> Result<Option<Task>> {
+    let name = &task.name;
     if let Some(retrieval) = &task.retrieval {
         let dataset = Dataset::open(&retrieval.dataset)?;
-        let scored = score(&task.name, &dataset, tokenizer, encoder, limits)?;
-        files::write(&scored, &artifacts.join(&places::task(&task.name)))?;
+        let scored = score(name, &dataset, tokenizer, encoder, limits, world)?;
+        let Some(scored) = scored else { return Ok(None) };
+        files::write(&scored, &artifacts.join(&places::task(name)))?;
         let shown = Shown::Retrieval(Examples::of(&scored, &dataset)?);
         let public = retrieval.benchmark.map(Public::Retrieval);
-        return Ok(Task { result: scored.result, shown, public });
+        return Ok(Some(Task { result: scored.result, shown, public }));
     }
     let Some(ready) = ready else { return Err(kindless(task)) };
-    let scored = zero_shot::score(ready, tokenizer, encoder, limits, &World::alone())?;
+    let scored = zero_shot::score(ready, tokenizer, encoder, limits, world)?;
+    if !world.is_first() {
+        return Ok(None);
+    }
     scored.write(ready, model, artifacts)?;
     let shown = Shown::ZeroShot(Classes::of(&scored, &ready.store)?);
     let preset = task.zero_shot.as_ref().and_then(|zero_shot| zero_shot.preset);
     let public = preset.map(Public::ZeroShot);
-    Ok(Task { result: scored.result, shown, public })
+    Ok(Some(Task { result: scored.result, shown, public }))
 }
 
 fn kindless(task: &TaskConfig) -> Error {
@@ -120,7 +184,9 @@ fn check(config: &EvaluateConfig) -> Result<()> {
     if let Some(task) = config.tasks.iter().find(two_kinds) {
         return Err(kindless(task));
     }
-    let problem = if config.tasks.is_empty() {
+    let problem = if let Some(problem) = config.world.problem() {
+        problem
+    } else if config.tasks.is_empty() {
         "tasks is empty; name at least one.".to_owned()
     } else if config.batch_size < 1 {
         format!("batchSize is {}; it must be at least 1.", config.batch_size)
@@ -141,28 +207,20 @@ fn sizes(config: &EvaluateConfig, model: &ModelConfig, trained: Option<&TrainCon
     }
 }
 
-fn build(model: &ModelConfig, sizes: Sizes, found: &Found) -> Result<(Clip, Params)> {
+fn build(
+    memory: &Memory,
+    model: &ModelConfig,
+    sizes: Sizes,
+    found: &Found,
+) -> Result<(Clip, Params)> {
     let Sizes { batch, context_length: context, .. } = sizes;
     let compute = Compute { recompute: true, ..Compute::default() };
     let capacity = Capacity { batch, context };
-    let (clip, mut params) = Clip::within(&memory(), model, capacity, compute);
+    let (clip, mut params) = Clip::within(memory, model, capacity, compute);
     let unfit = WeightsError::of(&found.uri, Error::Data);
     load(&mut params, &found.tensors, Part::All).map_err(unfit)?;
+    memory.check()?;
     Ok((clip, params))
-}
-
-/// That of a card, where this process sees one. Numbers stay fp32, so that scores are those of any machine.
-fn memory() -> Memory {
-    match cuda::open(0) {
-        Ok(device) => {
-            tracing::info!(card = 0, name = device.name(), "computing on a card");
-            Memory::Device(device, Precision::Fp32)
-        }
-        Err(fault) => {
-            tracing::debug!(%fault, "computing in this machine's memory");
-            Memory::Host
-        }
-    }
 }
 
 fn begin(report: &mut Report, config: &EvaluateConfig) {

@@ -67,7 +67,8 @@ pub(crate) fn unlabelled(store: &Store) -> Dataset {
 
 /// A data set as a simple model scores it.
 pub(crate) fn scored(dataset: &Dataset) -> Scored {
-    score("golden", dataset, &tokenizer(), &mut Plain::default(), (SIZES, 0.0)).unwrap()
+    let (mut plain, alone) = (Plain::default(), World::alone());
+    score("golden", dataset, &tokenizer(), &mut plain, (SIZES, 0.0), &alone).unwrap().unwrap()
 }
 
 fn encode(dataset: &Dataset, most_skipped: f64) -> Result<Gallery> {

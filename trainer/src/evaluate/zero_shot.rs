@@ -60,7 +60,7 @@ pub struct Picture {
     pub probabilities: Vec<f32>,
 }
 
-/// Scores one classification.
+/// Scores one classification: each rank encodes its share.
 ///
 /// # Errors
 /// If a picture cannot be read, a larger share than `most_skipped` cannot be used, the model says
@@ -76,7 +76,7 @@ pub fn score(
     world: &World,
 ) -> Result<Scored> {
     let start = Instant::now();
-    world.agree("list of pictures", leading(&ready.digest))?;
+    world.agree("list of pictures", &ready.digest)?;
     let width = encoder.width();
     let names = names::encode(ready, tokenizer, encoder, sizes, world)?;
     let encoded = pictures::encode(ready, encoder, (sizes, most_skipped), world)?;
@@ -150,11 +150,6 @@ fn finite(ready: &Ready, features: &[f32], of: &str) -> Result<()> {
          diverged, or its files are damaged. Score another.",
         ready.name
     )))
-}
-
-/// The first digits of a digest, as a number.
-fn leading(digest: &str) -> u64 {
-    digest.get(..16).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or_default()
 }
 
 /// A rank's share of so many things.

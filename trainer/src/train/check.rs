@@ -18,21 +18,8 @@ pub(super) fn check(config: &TrainConfig) -> Result<()> {
 
 fn world(config: &TrainConfig) -> Option<String> {
     let world = &config.world;
-    let (replicas, devices) = (i64::from(world.replicas), i64::from(world.devices));
-    if replicas < 1 || devices < 1 {
-        return Some(format!(
-            "world has {replicas} workers of {devices} devices; there must be at least one of each."
-        ));
-    }
-    let coordinator = world.coordinator.as_deref().unwrap_or_default();
-    let reachable = |(host, port): (&str, &str)| !host.is_empty() && port.parse::<u16>().is_ok();
-    if replicas > 1 && !coordinator.rsplit_once(':').is_some_and(reachable) {
-        return Some(format!(
-            "world has {replicas} workers and coordinator is {coordinator:?}; it must be host:port, where \
-             worker 0 awaits the others."
-        ));
-    }
-    shares(config, replicas * devices)
+    let shares = || shares(config, i64::from(world.replicas) * i64::from(world.devices));
+    world.problem().or_else(shares)
 }
 
 /// Each rank computes as much as any other.

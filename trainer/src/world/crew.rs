@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use cnclip_crds::names::ENV_WORKER;
 use cnclip_crds::run_config::{Identity, WorldConfig};
+use serde::Serialize;
 
 use super::control::Control;
 use super::fate::{Fate, How, Loss};
@@ -14,6 +15,7 @@ use super::meet::{Met, meet};
 use super::ring::{Links, Ring};
 use super::word::Hello;
 use super::{LANES, Seat, World};
+use crate::data::shard::sha256;
 use crate::error::{Error, Result};
 
 /// Who a worker says that it is.
@@ -23,6 +25,19 @@ pub struct Claim<'a> {
     pub run: &'a Identity,
     /// SHA-256 of the configuration.
     pub config: String,
+}
+
+impl<'a> Claim<'a> {
+    /// A worker of a run; all must have been told the same.
+    ///
+    /// # Errors
+    /// If what it was told cannot be written down.
+    pub fn new(run: &'a Identity, told: &impl Serialize) -> Result<Self> {
+        let told = serde_json::to_vec(told).map_err(|error| {
+            Error::Bug(format!("a configuration cannot be written as JSON: {error}"))
+        })?;
+        Ok(Self { run, config: sha256(&told) })
+    }
 }
 
 /// The ranks of this process.

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use cnclip_crds::names::{ENV_TERMINATION_LOG, ENV_WORKER};
 use cnclip_crds::report::Report;
-use cnclip_crds::run_config::TrainConfig;
+use cnclip_crds::run_config::{EvaluateConfig, TrainConfig, WorldConfig};
+use serde::Serialize;
 
 /// Longer than anything takes here.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -33,16 +34,31 @@ pub(crate) fn coordinator() -> String {
 
 /// Starts as many workers as the configuration has, in a folder; `astray` in another one.
 pub(crate) fn start(folder: &Path, config: &TrainConfig, astray: Option<usize>) -> Workers {
-    let file = folder.join(format!("{}.json", config.run.name));
+    begin(folder, "train", (&config.run.name, &config.world), config, astray)
+}
+
+/// The same for an evaluation.
+pub(crate) fn score(folder: &Path, config: &EvaluateConfig, astray: Option<usize>) -> Workers {
+    begin(folder, "evaluate", (&config.run.name, &config.world), config, astray)
+}
+
+fn begin(
+    folder: &Path,
+    job: &str,
+    (name, world): (&str, &WorldConfig),
+    config: &impl Serialize,
+    astray: Option<usize>,
+) -> Workers {
+    let file = folder.join(format!("{name}.json"));
     std::fs::write(&file, serde_json::to_vec(config).unwrap()).unwrap();
     let start = |worker: usize| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cnclip"));
-        command.args(["train", "--config"]).arg(&file).env(ENV_WORKER, worker.to_string());
+        command.args([job, "--config"]).arg(&file).env(ENV_WORKER, worker.to_string());
         command.env(ENV_TERMINATION_LOG, last_words(folder, worker));
         command.current_dir(if astray == Some(worker) { Path::new("/") } else { folder });
-        command.stderr(Stdio::null()).spawn().unwrap()
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     };
-    let children = (0..config.world.replicas as usize).map(start).collect();
+    let children = (0..world.replicas as usize).map(start).collect();
     Workers { folder: folder.to_owned(), children }
 }
 

@@ -50,6 +50,7 @@ pub(super) fn encode(
             sum.iter_mut().zip(feature).for_each(|(sum, &value)| *sum += f64::from(value));
         }
     }
+    encoder.check()?;
     world.concat(sums.chunks(width).flat_map(unit).collect())
 }
 

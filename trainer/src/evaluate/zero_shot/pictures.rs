@@ -78,6 +78,7 @@ pub(super) fn encode(
             Ok::<_, Error>(())
         })
     })?;
+    encoder.check()?;
     let found = own.exchange(world)?;
     judge(ready, &found, most_skipped)?;
     Ok(Encoded { features: world.concat(features)?, used: found.used })
