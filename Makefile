@@ -45,8 +45,9 @@ cuda-image:
 
 PROGRAM ?= target/cuda/cnclip
 TESTS ?= target/cuda/device-tests
+PAIRS ?= target/cuda/emoji
 gpu-check:
-	@$(PYTHON) tests/cuda/check.py --program $(PROGRAM) --tests $(TESTS) $(ARGUMENTS)
+	@$(PYTHON) tests/cuda/check.py --program $(PROGRAM) --tests $(TESTS) --pairs $(PAIRS) $(ARGUMENTS)
 
 push:
 	@test -n "$(IMAGE_REGISTRY)" || { echo "error: IMAGE_REGISTRY is not set: registry.example.com/cnclip, say"; exit 64; }

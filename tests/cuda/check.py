@@ -1,7 +1,7 @@
 """What only a GPU can show, in one call on a machine that has one: no network, no compiler, only this tree, the
 programs that ``make cuda`` built, and CUDA's libraries, those that PyTorch brings included.
 
-    python3 tests/cuda/check.py [--program P] [--tests T] [--parts tests,card,ranks,training,bench,twin] [--out FOLDER]
+    python3 tests/cuda/check.py [--program P] [--tests T] [--parts card,tests,ranks,training,demo,bench,twin] [--out FOLDER]
 
 Every part runs, whatever became of the others; the exit code is 1 if one failed. FOLDER gets ``check.log``, what all
 programs said, and ``results.jsonl``, a line for each measurement.
@@ -20,7 +20,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parent.parent.parent
 GOLDEN = PROJECT / "trainer/tests/golden"
-PARTS = ("card", "tests", "ranks", "training", "bench", "twin")
+PARTS = ("card", "tests", "ranks", "training", "demo", "bench", "twin")
 MOST = 790e12
 """What an H100 or H200 multiplies a second in bfloat16, as large products were measured on them."""
 BATCHES = {"RN50": 512, "ViT-B-16": 768, "ViT-L-14": 256, "ViT-L-14-336": 96, "ViT-H-14": 128}
@@ -50,10 +50,17 @@ def main():
     return bool(failed)
 
 
+DEMO_STEPS, WINDOW = 300, 25
+CURVE = {"Fp32": 0.02, "Bf16": 0.04}
+"""How far the means of so many losses of the demo may lie from the CPU's, as a part of these. Two runs whose numbers
+round otherwise are as far from one another after some hundred steps."""
+
+
 def command_line():
     parser = argparse.ArgumentParser(description="Tests, a training and benchmarks on this machine's GPU.")
     parser.add_argument("--program", type=Path, default=PROJECT / "target/cuda/cnclip")
     parser.add_argument("--tests", type=Path, default=PROJECT / "target/cuda/device-tests")
+    parser.add_argument("--pairs", type=Path, default=PROJECT / "target/cuda/emoji", help="of the part demo")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", PROJECT / "target/cuda/results")))
     parser.add_argument("--parts", type=lambda text: text.split(","), default=list(PARTS))
     parser.add_argument("--filter", default="", help="only the tests whose name has this word")
@@ -160,16 +167,62 @@ def training(chosen, folder, environment):
     }
 
 
-def losses(chosen, config, folder, precision, accelerator, environment):
+def losses(*how):
     """The loss of each step."""
+    return [row["loss"] for row in trained(*how) if "loss" in row]
+
+
+def trained(chosen, config, folder, precision, accelerator, environment):
+    """What a training reported after each step."""
     name = f"{precision}-{accelerator}"
     world = {"replicas": 1, "devices": 1, "accelerator": accelerator, "precision": precision}
     run_as = {"name": name, "uid": "", "stage": "train", "attempt": 1}
     (folder / f"{name}.json").write_text(json.dumps({**config, "run": run_as, "world": world,
                                                      "artifacts": str(folder / name)}))
     run([chosen.program, "train", "--config", folder / f"{name}.json"], environment, chosen.log)
-    lines = (folder / name / "train/metrics.jsonl").read_text().splitlines()
-    return [row["loss"] for row in map(json.loads, lines) if "loss" in row]
+    return [json.loads(line) for line in (folder / name / "train/metrics.jsonl").read_text().splitlines()]
+
+
+def check_demo(chosen, environment):
+    """The demo's first training, shortened, on the CPU and on the card: curves and recall."""
+    if not (chosen.pairs / "train/index.json").exists():
+        raise Wrong(f"{chosen.pairs} holds no pairs: make cuda lays them beside the programs; --pairs names another place")
+    with tempfile.TemporaryDirectory() as folder:
+        folder, config = Path(folder), demo(chosen.pairs)
+        right = curve(chosen, config, folder, "Fp32", "None", environment)
+        for precision, most in CURVE.items():
+            found = curve(chosen, config, folder, precision, "Nvidia", environment)
+            apart = max(abs(a / b - 1) for a, b in zip(found["means"], right["means"], strict=True))
+            record(chosen, {"demo": precision, "apart": apart, "cpu": right, "card": found})
+            if not apart <= most:
+                raise Wrong(f"curves in {precision} lie {apart:.3f} apart, at most {most} is expected")
+
+
+def demo(pairs):
+    """The model, the data and the recipe of tests/demo/english.yaml."""
+    vocabulary = (pairs / "vocab.txt").read_bytes()
+    text = {"vocabSize": len(vocabulary.splitlines()), "layers": 1, "width": 128, "heads": 2, "intermediate": 512,
+            "positions": 64, "hiddenDropoutPercent": 0, "attentionDropoutPercent": 0}
+    image = {"resolution": 32, "resnet": {"layers": [1, 1, 1, 1], "width": 32}}
+    return {
+        "model": {"embedDim": 128, "image": image, "text": text}, "contextLength": 24,
+        "dataset": str(pairs / "train"), "length": {"steps": DEMO_STEPS}, "globalBatchSize": 256,
+        "vocabulary": {"uri": str(pairs / "vocab.txt"), "sha256": hashlib.sha256(vocabulary).hexdigest()},
+        "optimizer": {"learningRate": 2e-3, "warmupSteps": 60, "weightDecay": 0.1, "beta1": 0.9, "beta2": 0.98,
+                      "epsilon": 1e-6},
+        "augmentation": "CropFlip", "validation": {"dataset": str(pairs / "valid"), "everySteps": DEMO_STEPS},
+        "checkpoint": {"everySteps": DEMO_STEPS, "keep": 1}, "seed": 1, "reportEverySteps": 1,
+    }
+
+
+def curve(chosen, config, folder, precision, accelerator, environment):
+    """Means of the losses of neighbouring steps, and the recall at the end."""
+    rows = trained(chosen, config, folder, precision, accelerator, environment)
+    all_losses = {row["step"]: row["loss"] for row in rows if "loss" in row}
+    values = [all_losses[step] for step in sorted(all_losses)]
+    means = [sum(values[at:at + WINDOW]) / WINDOW for at in range(0, DEMO_STEPS, WINDOW)]
+    recall = [row["recalls"]["textToImage"]["meanRecall"] for row in rows if row.get("recalls")]
+    return {"means": [round(mean, 4) for mean in means], "recall": recall[-1]}
 
 
 def check_bench(chosen, environment):
