@@ -56,6 +56,8 @@ pub struct Picture {
     pub file: String,
     /// The class it belongs to.
     pub class: usize,
+    /// All classes it belongs to.
+    pub labels: Vec<usize>,
     /// Probability of each class.
     pub probabilities: Vec<f32>,
 }
@@ -100,6 +102,7 @@ pub fn score(
     let pictures = pictures.map(|(&place, row)| Picture {
         file: ready.files[place].path(),
         class: ready.files[place].class,
+        labels: ready.labels[place].clone(),
         probabilities: row.to_vec(),
     });
     Ok(Scored { result, classes: ready.classes.clone(), confusion, pictures: pictures.collect() })

@@ -149,9 +149,9 @@ fn mistaken(pictures: &[Picture]) -> Vec<(&Picture, usize)> {
         // Of equals the first, as in the scores.
         (0..row.len()).rev().max_by(|&a, &b| row[a].total_cmp(&row[b]))
     };
-    let wrong =
-        |picture| Some((picture, taken(picture)?)).filter(|(picture, it)| picture.class != *it);
-    let mut wrong: Vec<_> = pictures.iter().filter_map(wrong).collect();
+    let guesses = pictures.iter().filter_map(|picture| Some((picture, taken(picture)?)));
+    let mut wrong: Vec<_> =
+        guesses.filter(|(picture, taken_for)| !picture.labels.contains(taken_for)).collect();
     wrong.sort_by(|(a, x), (b, y)| b.probabilities[*y].total_cmp(&a.probabilities[*x]));
     let mut seen = HashSet::new();
     let new = |(picture, taken_for): &(&Picture, usize)| seen.insert((picture.class, *taken_for));

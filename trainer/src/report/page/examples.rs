@@ -28,6 +28,8 @@ pub struct Answer {
     pub caption: String,
     /// Whether the query does.
     pub right: bool,
+    /// How similar it is to the query.
+    pub similarity: f32,
 }
 
 /// A text, and the pictures that the model finds most similar to it.
@@ -101,6 +103,7 @@ fn answer(scored: &Scored, text: usize, image: usize, of: &HashMap<usize, String
         picture: of.get(&image).cloned(),
         caption: caption.unwrap_or_default(),
         right: scored.gallery.relevant[text].contains(&image),
+        similarity: similarity(scored, text, image),
     }
 }
 

@@ -10,6 +10,7 @@ fn scored(confusion: Vec<Vec<u64>>) -> Scored {
     let number = |class: usize, other: usize, picture: u64| Picture {
         file: format!("test/{class}/{other}-{picture}.png"),
         class,
+        labels: vec![class],
         probabilities: (0..count).map(|at| if at == other { 0.75 } else { 0.0 }).collect(),
     };
     let row = |(class, row): (usize, &Vec<u64>)| {
@@ -103,4 +104,13 @@ fn of_equally_probable_classes_the_first_is_meant_as_in_the_scores() {
     let mistaken = shown(&scored).mistaken;
     assert_eq!(mistaken.len(), 1);
     assert_eq!((mistaken[0].class.as_str(), mistaken[0].taken_for.as_str()), ("类1", "类0"));
+}
+
+#[test]
+fn a_picture_taken_for_another_of_its_classes_is_not_mistaken() {
+    let mut scored = scored(vec![vec![0, 1], vec![1, 0]]);
+    scored.pictures[0].labels = vec![0, 1];
+    let mistaken = shown(&scored).mistaken;
+    assert_eq!(mistaken.len(), 1);
+    assert_eq!(mistaken[0].class, "类1");
 }
