@@ -8,13 +8,14 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::run_config::FeatureFormat;
 use crate::shared::{Artifacts, Retries, VocabularyFile, Workers};
 pub use gate::{Baseline, Gate, Trigger};
 pub use status::{
     CnClipEvaluationStatus, DatasetProvenance, EvaluationSummary, Headline, Provenance,
-    ResultStatus, RetrievalStatus, ScoredCheckpoint, ZeroShotStatus,
+    ResultStatus, RetrievalStatus, ScoredCheckpoint, ThresholdStatus, ZeroShotStatus,
 };
-pub use task::{Retrieval, Task, ZeroShot};
+pub use task::{Calibration, Retrieval, Task, ZeroShot};
 
 /// One checkpoint scored on a list of tasks.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -76,6 +77,11 @@ pub struct CnClipEvaluationSpec {
     #[serde(default = "batch_size")]
     #[schemars(range(min = 1, max = 65536))]
     pub batch_size: i32,
+    /// In which formats the features of the images and texts of every retrieval are written beside its
+    /// results. None if not given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 3), extend("x-kubernetes-list-type" = "set"))]
+    pub features: Vec<FeatureFormat>,
     /// Samples that may be skipped as unusable before the evaluation fails, in percent.
     #[serde(default = "max_skipped_percent")]
     #[schemars(range(min = 0, max = 100))]

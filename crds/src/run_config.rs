@@ -1,6 +1,7 @@
 //! What a trainer reads from its one file: complete, resolved, unknown keys refused. Nothing of
 //! Kubernetes.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -289,6 +290,28 @@ pub struct RetrievalConfig {
     /// The public data set that it is, for the published numbers beside its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub benchmark: Option<Benchmark>,
+    /// Finds the similarity below which there is no match; not done if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<CalibrationConfig>,
+}
+
+/// How similar the first image must be to a text, found on the labels of the data set.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CalibrationConfig {
+    /// First answers that shall be right, in percent of those told.
+    pub precision_percent: f64,
+}
+
+/// A format of files of features.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum FeatureFormat {
+    /// A JSON object a line, as the reference writes them.
+    Jsonl,
+    /// One NumPy array of fp32 rows, and the ids beside it, one a line.
+    Npy,
+    /// Columns `id` and `feature`.
+    Parquet,
 }
 
 /// Classification of pictures by the Chinese names of their classes, without training on them.
@@ -333,6 +356,9 @@ pub struct EvaluateConfig {
     /// there is one; scores are fp32 whatever the precision.
     #[serde(default)]
     pub world: WorldConfig,
+    /// In which formats the features of images and texts are written; none if not given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<FeatureFormat>,
     /// Where `/progress`, `/metrics` and `/healthz` answer; nowhere if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,

@@ -1,5 +1,6 @@
 //! Scores: what a model is worth on a data set. Loads no weights and writes nothing.
 
+pub mod calibration;
 mod files;
 pub mod gallery;
 mod job;
@@ -12,7 +13,7 @@ pub mod zero_shot;
 use std::borrow::Cow;
 use std::time::Instant;
 
-use cnclip_crds::report::{Measured, Recalls, RetrievalScores, TaskResult};
+use cnclip_crds::report::{Measured, Recalls, RetrievalScores, TaskResult, Threshold};
 use serde::{Deserialize, Serialize};
 
 use crate::data::shard::Dataset;
@@ -88,6 +89,21 @@ pub struct Scored {
     pub retrieval: Retrieval,
 }
 
+impl Scored {
+    /// Finds how similar a first answer must be to be right so often, in percent.
+    pub fn calibrate(&mut self, precision: f64) {
+        if let Measured::Retrieval(scores) = &mut self.result.measured {
+            scores.threshold = calibration::threshold(&self.retrieval.text_to_image, precision);
+        }
+    }
+
+    /// How similar a first answer must be, where that is known and reaches what was wanted.
+    pub fn threshold(&self) -> Option<Threshold> {
+        let Measured::Retrieval(scores) = &self.result.measured else { return None };
+        scores.threshold.filter(Threshold::is_reached)
+    }
+}
+
 /// What an evaluation leaves behind as JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -107,7 +123,7 @@ pub struct Results {
 ///
 /// # Errors
 /// If the data set cannot be read or is not that of all ranks, if a larger share than `most_skipped` of
-/// it cannot be used, or a rank is lost.
+/// it cannot be used, as [`Gallery::check`], or if a rank is lost.
 pub fn score(
     name: &str,
     dataset: &Dataset,
@@ -122,10 +138,11 @@ pub fn score(
     if !world.is_first() {
         return Ok(None);
     }
+    gallery.check(dataset)?;
     let retrieval = gallery.retrieval();
-    tell(name, &retrieval);
+    tell(name, &gallery, &retrieval);
     let texts = gallery.texts.len() as i64;
-    let scores = RetrievalScores { texts, recalls: retrieval.recalls() };
+    let scores = RetrievalScores { texts, recalls: retrieval.recalls(), threshold: None };
     let result = TaskResult {
         name: name.into(),
         dataset: dataset.uri().into(),
@@ -138,7 +155,10 @@ pub fn score(
 }
 
 /// Says what of a data set counts for nothing.
-fn tell(task: &str, retrieval: &Retrieval) {
+fn tell(task: &str, gallery: &Gallery, retrieval: &Retrieval) {
+    if gallery.has_names() {
+        tracing::warn!(task, "some ids are names: the reference's scripts take whole numbers only");
+    }
     let Retrieval { text_to_image, image_to_text } = retrieval;
     if text_to_image.recall.is_none() {
         tracing::info!(task, "no labels: texts are searched for, and no recall is known");

@@ -4,6 +4,7 @@
 
 pub mod embed;
 pub mod export;
+pub mod features;
 pub mod gradients;
 pub mod inspect;
 pub mod lines;

@@ -208,6 +208,24 @@ pub struct RetrievalStatus {
     /// Recall in both directions; none where the data set does not say what belongs together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recalls: Option<RecallsStatus>,
+    /// How similar the first image must be to a text, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<ThresholdStatus>,
+}
+
+/// The similarity below which there is no match for a text.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ThresholdStatus {
+    /// Whether any similarity reaches the precision that was asked for; if none does, the others are the
+    /// best numbers there are.
+    pub reached: bool,
+    /// The inner product of unit features.
+    pub similarity: String,
+    /// First answers at least so similar that are right, in percent.
+    pub precision: String,
+    /// Texts whose first answer is at least so similar, in percent.
+    pub coverage: String,
 }
 
 /// What a zero-shot classification measured, in percent.

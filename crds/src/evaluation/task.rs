@@ -1,6 +1,7 @@
 //! One thing that an evaluation measures, as a user writes it.
 
 use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{benchmark::Benchmark, report::Metric, zero_shot::Preset};
@@ -33,6 +34,20 @@ pub struct Retrieval {
     /// was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub benchmark: Option<Benchmark>,
+    /// Finds the similarity below which there is no match for a text. Needs a data set that says which
+    /// images belong to which texts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
+}
+
+/// How similar the first image must be to a text to be told as its answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Calibration {
+    /// First answers that shall be right, in percent of those told. The lowest similarity that
+    /// reaches it is taken, so that most texts are answered.
+    #[schemars(range(min = 1, max = 100))]
+    pub precision_percent: i32,
 }
 
 /// Classification of pictures by the Chinese names of their classes, without training on them.

@@ -141,6 +141,32 @@ pub struct RetrievalScores {
     /// Recall in both directions; none where the data set does not say what belongs together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recalls: Option<Recalls>,
+    /// How similar the first image must be to a text, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<Threshold>,
+}
+
+/// The similarity from which on the first image that is found for a text is told as its answer; below it
+/// there is no match.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Threshold {
+    /// First answers that shall be right, in percent of those told.
+    pub wanted: f64,
+    /// The inner product of unit features.
+    pub similarity: f64,
+    /// First answers at least so similar that are right, in percent. Less than wanted where no similarity
+    /// reaches that: then these are the best numbers there are, and nothing is told as an answer.
+    pub precision: f64,
+    /// Texts whose first answer is at least so similar, in percent.
+    pub coverage: f64,
+}
+
+impl Threshold {
+    /// Whether the precision is what was wanted.
+    pub fn is_reached(&self) -> bool {
+        self.precision >= self.wanted
+    }
 }
 
 /// What a zero-shot classification measured.
@@ -227,7 +253,7 @@ mod tests {
     fn every_number_is_found_by_its_name_and_only_there() {
         let recall = |r1| Recall { r1, r5: r1 + 1.0, r10: r1 + 2.0, mean_recall: r1 + 3.0 };
         let recalls = Recalls { text_to_image: recall(10.0), image_to_text: recall(20.0) };
-        let scores = RetrievalScores { texts: 5, recalls: Some(recalls) };
+        let scores = RetrievalScores { texts: 5, recalls: Some(recalls), threshold: None };
         let retrieval = result(Measured::Retrieval(scores));
         let zero_shot = result(Measured::ZeroShot(ZeroShotScores {
             classes: 2,
@@ -264,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_result_reads_like_the_task_that_asked_for_it() {
-        let scores = RetrievalScores { texts: 5, recalls: None };
+        let scores = RetrievalScores { texts: 5, ..RetrievalScores::default() };
         let json = serde_json::to_value(result(Measured::Retrieval(scores))).unwrap();
         assert_eq!(json["retrieval"], serde_json::json!({"texts": 5}));
     }

@@ -11,7 +11,8 @@ use cnclip_crds::{
     },
     names::{STAGE_EVALUATE, condition},
     run_config::{
-        EvaluateConfig, Identity, RetrievalConfig, TaskConfig, ZeroShotConfig, pod_listen,
+        CalibrationConfig, EvaluateConfig, Identity, RetrievalConfig, TaskConfig, ZeroShotConfig,
+        pod_listen,
     },
     shared::{Artifacts, Workers},
     training::{CnClipTraining, StageStatus},
@@ -265,6 +266,7 @@ fn config(
         tasks: spec.tasks.iter().map(task).collect(),
         artifacts,
         batch_size: spec.batch_size,
+        features: spec.features.clone(),
         max_skipped_percent: spec.max_skipped_percent.into(),
         world: world(&workers(run, training)),
         listen: Some(pod_listen()),
@@ -276,6 +278,9 @@ fn task(task: &Task) -> TaskConfig {
     let retrieval = task.retrieval.as_ref().map(|retrieval| RetrievalConfig {
         dataset: retrieval.dataset.clone(),
         benchmark: retrieval.benchmark,
+        calibration: retrieval.calibration.as_ref().map(|calibration| CalibrationConfig {
+            precision_percent: calibration.precision_percent.into(),
+        }),
     });
     let zero_shot = task.zero_shot.as_ref().map(|zero_shot| ZeroShotConfig {
         dataset: zero_shot.dataset.clone(),

@@ -5,10 +5,12 @@
 
 use cnclip_crds::{
     evaluation::{
-        DatasetProvenance, Headline, Provenance, ResultStatus, RetrievalStatus, ZeroShotStatus,
+        DatasetProvenance, Headline, Provenance, ResultStatus, RetrievalStatus, ThresholdStatus,
+        ZeroShotStatus,
     },
     report::{
-        Activity, EvaluationReport, Measured, Recall, Recalls, Report, TaskResult, ZeroShotScores,
+        Activity, EvaluationReport, Measured, Recall, Recalls, Report, TaskResult, Threshold,
+        ZeroShotScores,
     },
     shared::{RecallStatus, RecallsStatus},
 };
@@ -82,10 +84,20 @@ fn result(result: &TaskResult) -> ResultStatus {
     match &result.measured {
         Measured::Retrieval(scores) => {
             let recalls = scores.recalls.as_ref().map(recalls);
-            let retrieval = RetrievalStatus { texts: scores.texts, recalls };
+            let threshold = scores.threshold.as_ref().map(threshold);
+            let retrieval = RetrievalStatus { texts: scores.texts, recalls, threshold };
             ResultStatus { retrieval: Some(retrieval), ..status }
         }
         Measured::ZeroShot(scores) => ResultStatus { zero_shot: Some(zero_shot(scores)), ..status },
+    }
+}
+
+fn threshold(found: &Threshold) -> ThresholdStatus {
+    ThresholdStatus {
+        reached: found.is_reached(),
+        similarity: format!("{:.4}", found.similarity),
+        precision: percent(found.precision),
+        coverage: percent(found.coverage),
     }
 }
 

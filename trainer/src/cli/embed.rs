@@ -28,10 +28,11 @@ pub(super) struct Embed {
     /// Shards that `cnclip prepare` made, in place of both files.
     #[arg(long, value_name = "URI", conflicts_with_all = ["images", "texts"])]
     dataset: Option<String>,
-    /// Write {"image_id": 1, "feature": […]} a line here.
+    /// Write {"image_id": 1, "feature": […]} a line here; F.npy gets an array, with the ids beside it in
+    /// F.ids.jsonl, and F.parquet a table of id and feature.
     #[arg(long, value_name = "FILE", required_unless_present = "text_features")]
     image_features: Option<PathBuf>,
-    /// Write {"text_id": 1, "feature": […]} a line here.
+    /// Write {"text_id": 1, "feature": […]} a line here; in other formats as for images.
     #[arg(long, value_name = "FILE")]
     text_features: Option<PathBuf>,
     /// Pictures or texts encoded at once.

@@ -1,6 +1,6 @@
 //! The command that makes data sets.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use cnclip::data::prepare::{self, Options, Prepared, Progress};
@@ -10,20 +10,24 @@ use indicatif::ProgressBar;
 
 use super::bar::bar;
 
-/// Either three places, or that of shards that are there.
+/// Images and texts in files or in a database, or shards that are there.
 #[derive(Args, Debug)]
 pub(super) struct Prepare {
     /// `<split>_imgs.tsv`: image id, tab, the encoded picture in base64.
-    #[arg(long, value_name = "FILE", required_unless_present = "shards")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["shards", "lmdb"])]
     images: Option<PathBuf>,
     /// `<split>_texts.jsonl`: {"text_id", "text", "image_ids"} a line.
-    #[arg(long, value_name = "FILE", required_unless_present = "shards")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["shards", "lmdb"])]
     texts: Option<PathBuf>,
+    /// `lmdb/<split>` with the databases `imgs` and `pairs` in place of --images; pairs hold no text
+    /// without an image, --texts does.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "images")]
+    lmdb: Option<PathBuf>,
     /// Where the shards go: a folder, s3://…, gs://… or az://….
     #[arg(long, value_name = "URI", required_unless_present = "shards")]
     output: Option<String>,
     /// Only write the index of the WebDataset shards that are at this place already.
-    #[arg(long, value_name = "URI", conflicts_with_all = ["images", "texts", "output", "shard_size"])]
+    #[arg(long, value_name = "URI", conflicts_with_all = ["images", "texts", "lmdb", "output", "shard_size"])]
     shards: Option<String>,
     /// A shard is closed when it has grown to this many MiB.
     #[arg(long, value_name = "MIB", default_value_t = 128, value_parser = clap::value_parser!(u64).range(1..=4096))]
@@ -35,19 +39,22 @@ pub(super) struct Prepare {
 
 impl Prepare {
     pub(super) fn run(&self) -> Result<()> {
-        match (&self.shards, &self.images, &self.texts, &self.output) {
-            (Some(shards), ..) => self.index(&Store::open(shards)?),
-            (None, Some(images), Some(texts), Some(output)) => {
-                self.make(images, texts, &Store::open(output)?)
-            }
-            _ => Err(Error::Usage("give --images, --texts and --output, or --shards".into())),
+        if let Some(shards) = &self.shards {
+            return self.index(&Store::open(shards)?);
         }
-    }
-
-    fn make(&self, images: &Path, texts: &Path, store: &Store) -> Result<()> {
-        let (options, bar) = (self.options()?, bar("images"));
-        let made = prepare::prepare(images, texts, store, &options, |at| show(&bar, at))?;
-        tell(&bar, &made, store);
+        let Some(output) = &self.output else { return Err(lacks()) };
+        let (store, options, bar) = (Store::open(output)?, self.options()?, bar("images"));
+        let shown = |at| show(&bar, at);
+        let made = match (&self.lmdb, &self.images, &self.texts) {
+            (Some(folder), _, texts) => {
+                prepare::prepare_databases(folder, texts.as_deref(), &store, &options, shown)?
+            }
+            (None, Some(images), Some(texts)) => {
+                prepare::prepare(images, texts, &store, &options, shown)?
+            }
+            _ => return Err(lacks()),
+        };
+        tell(&bar, &made, &store);
         Ok(())
     }
 
@@ -68,6 +75,10 @@ impl Prepare {
             }
         }
     }
+}
+
+fn lacks() -> Error {
+    Error::Usage("give --images and --texts, or --lmdb, and --output; or --shards".into())
 }
 
 fn show(bar: &ProgressBar, at: Progress) {

@@ -9,7 +9,8 @@ use cnclip_crds::report::{Recall, Recalls};
 use serde_json::{Value, json};
 
 /// Features are compared by inner product, as they are: make them unit vectors before. Recalls are
-/// in percent, over the texts and images that have something relevant.
+/// in percent, over the texts and images that have something relevant. Of equally similar candidates the one
+/// that comes first in its file wins.
 #[derive(Args, Debug)]
 pub(super) struct Score {
     /// {"image_id": 1, "feature": [0.1, …]} a line, as the reference's extract_features writes it.
@@ -20,14 +21,21 @@ pub(super) struct Score {
     texts: PathBuf,
     /// What belongs together, a line for each text, {"text_id": 1, "image_ids": [2, 3]}, or for
     /// each image, {"image_id": 2, "text_ids": [1]}.
-    #[arg(long, value_name = "FILE")]
-    relevance: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "predictions")]
+    relevance: Option<PathBuf>,
+    /// Write what was found here, as the reference's make_topk_predictions does: text_to_image.jsonl and
+    /// image_to_text.jsonl, and with --relevance its score files.
+    #[arg(long, value_name = "FOLDER")]
+    predictions: Option<PathBuf>,
 }
 
 impl Score {
     pub(super) fn run(&self) -> Result<()> {
-        let Recalls { text_to_image, image_to_text } =
-            score::score(&self.images, &self.texts, &self.relevance)?;
+        let searched = score::score(&self.images, &self.texts, self.relevance.as_deref())?;
+        self.predictions.as_deref().map_or(Ok(()), |folder| searched.write(folder))?;
+        let Some(Recalls { text_to_image, image_to_text }) = searched.retrieval.recalls() else {
+            return Ok(());
+        };
         let scores = json!({
             "text_to_image": direction(text_to_image),
             "image_to_text": direction(image_to_text),

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use cnclip_crds::stage::{Augmentation, Duplicates};
 
 use super::order::{Order, WINDOW_BYTES};
-use super::shard::Dataset;
+use super::shard::{Dataset, Id};
 use super::tokenize::Tokenizer;
 use crate::error::{Error, Result};
 use crate::loss::Fingerprint;
@@ -90,7 +90,7 @@ pub struct Batch {
     /// Where each caption begins in `ids`, and where the last one ends.
     pub offsets: Vec<usize>,
     /// `(image, text)` numbers of each pair.
-    pub pairs: Vec<(u64, u64)>,
+    pub pairs: Vec<(Id, Id)>,
     /// What each pair is known by; nothing where duplicates are not looked for.
     pub fingerprints: Vec<Fingerprint>,
 }

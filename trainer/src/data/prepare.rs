@@ -2,6 +2,7 @@
 //! Decides which lines can be used; never decodes a picture, and never changes one.
 
 mod images;
+mod lmdb;
 mod texts;
 mod write;
 
@@ -90,7 +91,7 @@ pub struct Prepared {
 }
 
 /// Makes shards of `<split>_imgs.tsv` and `<split>_texts.jsonl`: one sample an image, in the order
-/// of the image numbers, with all its captions in the order of the text numbers.
+/// of the image ids, with all its captions in the order of the text ids; numbers come before names.
 ///
 /// # Errors
 /// If a line cannot be used, naming it; if more is skipped than allowed; if the store fails. An
@@ -103,26 +104,60 @@ pub fn prepare(
     texts: &Path,
     output: &Store,
     options: &Options,
+    progress: impl FnMut(Progress),
+) -> Result<Prepared> {
+    let images = Images::open(images)?;
+    make(images, |images, skipped| Texts::read(texts, images, skipped), output, options, progress)
+}
+
+/// Makes the same shards of a folder with the reference's databases `imgs` and `pairs`, or with its
+/// `imgs` and a text file: pairs have no texts without an image.
+///
+/// # Errors
+/// As [`prepare`], and if a database is torn or its count is not that of its entries.
+///
+/// # Guarantees
+/// As [`prepare`]; the bytes are those of the files that the databases were made of.
+pub fn prepare_databases(
+    folder: &Path,
+    texts: Option<&Path>,
+    output: &Store,
+    options: &Options,
+    progress: impl FnMut(Progress),
+) -> Result<Prepared> {
+    let images = Images::open_database(&folder.join("imgs"))?;
+    let pairs = folder.join("pairs");
+    let read = |images: &Images, skipped: &mut Skipped| match texts {
+        Some(texts) => Texts::read(texts, images, skipped),
+        None => Texts::read_pairs(&pairs, images, skipped),
+    };
+    make(images, read, output, options, progress)
+}
+
+fn make(
+    mut images: Images,
+    texts: impl FnOnce(&Images, &mut Skipped) -> Result<Texts>,
+    output: &Store,
+    options: &Options,
     mut progress: impl FnMut(Progress),
 ) -> Result<Prepared> {
     let mut skipped = Skipped::default();
-    let mut images = Images::open(images)?;
-    let texts = Texts::read(texts, &images, &mut skipped)?;
-    skipped.within("texts", skipped.empty_texts, texts.lines, options)?;
+    let texts = texts(&images, &mut skipped)?;
+    skipped.within("texts", skipped.empty_texts, texts.read, options)?;
 
     output.delete(INDEX)?;
     let mut writer = Writer::new(output, options.shard_bytes);
     let total = images.len() as u64;
     for place in 0..images.len() {
-        let (image_id, line) = images.place(place);
         let bytes = images.bytes(place)?;
         match extension(&bytes) {
             Some(extension) => {
-                writer.add(image_id, extension, &bytes, &texts.of_image(image_id))?;
+                let id = images.id(place);
+                writer.add((id, place), extension, &bytes, &texts.of_image(id))?;
             }
             None => {
                 skipped.unknown_images += 1;
-                skipped.example(|| format!("{} line {line}", images.name()));
+                skipped.example(|| images.told(place));
             }
         }
         progress(Progress { done: place as u64 + 1, total, bytes: writer.bytes() });

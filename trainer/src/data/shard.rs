@@ -1,6 +1,7 @@
 //! Where samples come from: WebDataset tars beside one index of counts and digests. Decides what
 //! is whole and what is torn; never shuffles, and never decodes a picture.
 
+mod id;
 mod index;
 mod label;
 mod tar;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+pub use id::Id;
 pub use index::{INDEX, Index, Part, hex, sha256};
 pub use label::{Label, Text};
 pub use tar::{Member, read as read_tar};
@@ -20,8 +22,8 @@ use crate::store::{Fault, Store};
 /// A caption with its number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caption {
-    /// The number of the text: as the data set says, else its place among all pairs.
-    pub text_id: u64,
+    /// What the data set calls the text, else its place among all pairs.
+    pub text_id: Id,
     /// The text.
     pub text: String,
 }
@@ -29,8 +31,8 @@ pub struct Caption {
 /// One image with its captions.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// The number of the image: as the data set says, else its place among all images.
-    pub image_id: u64,
+    /// What the data set calls the image, else its place among all images.
+    pub image_id: Id,
     /// What its files are called in the shard.
     pub key: String,
     /// The encoded picture.
@@ -139,7 +141,7 @@ impl Dataset {
 fn numbered(uri: &str, texts: Vec<Text>) -> Result<Caption> {
     match texts.as_slice() {
         [Text { text_id: Some(text_id), text }] => {
-            Ok(Caption { text_id: *text_id, text: text.clone() })
+            Ok(Caption { text_id: text_id.clone(), text: text.clone() })
         }
         _ => Err(Error::Data(format!("{uri} has a line without text_id and text"))),
     }
@@ -202,13 +204,13 @@ impl Shard {
             let captions: Vec<_> = (first..)
                 .zip(label.texts)
                 .map(|(place, Text { text_id, text })| Caption {
-                    text_id: text_id.unwrap_or(place),
+                    text_id: text_id.unwrap_or(Id::Number(place)),
                     text,
                 })
                 .collect();
             let sample = samples.len() as u32;
             pairs.extend((0..captions.len() as u32).map(|caption| (sample, caption)));
-            let image_id = label.image_id.unwrap_or(image);
+            let image_id = label.image_id.unwrap_or(Id::Number(image));
             samples.push(Sample { image_id, key, image: bytes, captions });
         }
         Self { uri, samples, pairs, damage }

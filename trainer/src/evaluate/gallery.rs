@@ -16,7 +16,7 @@ use super::search::Features;
 use super::{Encoder, Sizes};
 use crate::data::augment::Key;
 use crate::data::preprocess::preprocess;
-use crate::data::shard::{Caption, Dataset, Sample, Shard};
+use crate::data::shard::{Caption, Dataset, Id, Sample, Shard};
 use crate::data::tokenize::{Tokenizer, dataset_rules};
 use crate::error::{Error, Result};
 use crate::model::Texts;
@@ -29,14 +29,14 @@ const CHUNKS_AHEAD: usize = 2;
 const MOST_EXAMPLES: usize = 5;
 
 /// Where a picture is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// Number of the shard.
     pub shard: usize,
     /// Number of the sample in it.
     pub sample: usize,
-    /// Number of the picture in its data set.
-    pub image_id: u64,
+    /// What the data set calls the picture.
+    pub image_id: Id,
 }
 
 /// The encoded data set.
@@ -58,7 +58,7 @@ pub struct Gallery {
     width: usize,
     image_features: Vec<f32>,
     text_features: Vec<f32>,
-    text_indices: HashMap<(u64, String), usize>,
+    text_indices: HashMap<(Id, String), usize>,
 }
 
 /// Pictures on their way to the encoder, and what is known of them.
@@ -125,6 +125,67 @@ impl Gallery {
         Ok(gallery)
     }
 
+    /// Whether it can be searched and told of.
+    ///
+    /// # Errors
+    /// If it is empty, two pictures or two different texts have one id, or the model gave numbers that
+    /// are not finite.
+    pub fn check(&self, dataset: &Dataset) -> Result<()> {
+        let problem = self.empty().or_else(|| self.twice()).or_else(|| self.unfit());
+        problem.map_or(Ok(()), |why| Err(Error::Data(format!("{}: {why}", dataset.uri()))))
+    }
+
+    /// Whether something in it has a name where the reference has numbers.
+    pub fn has_names(&self) -> bool {
+        let images = self.images.iter().map(|image| &image.image_id);
+        let mut ids = images.chain(self.texts.iter().map(|text| &text.text_id));
+        ids.any(|id| matches!(id, Id::Name(_)))
+    }
+
+    fn empty(&self) -> Option<String> {
+        let what = match (self.images.is_empty(), self.texts.is_empty()) {
+            (true, _) => "image",
+            (false, true) => "text",
+            (false, false) => return None,
+        };
+        Some(format!(
+            "it holds no {what} that can be used, so there is nothing to retrieve. Name a data set \
+             with images and texts."
+        ))
+    }
+
+    fn twice(&self) -> Option<String> {
+        let mut seen = HashMap::new();
+        for image in &self.images {
+            if let Some(first) = seen.insert(&image.image_id, image) {
+                return Some(format!(
+                    "image {} is there twice: as samples {} of shard {} and {} of shard {}. Give \
+                     each picture one sample with all its texts.",
+                    image.image_id, first.sample, first.shard, image.sample, image.shard
+                ));
+            }
+        }
+        let mut seen = HashMap::new();
+        let text = self.texts.iter().find(|text| {
+            seen.insert(&text.text_id, *text).is_some_and(|first| first.text != text.text)
+        })?;
+        Some(format!("text {} has two wordings. Give each text its own text_id.", text.text_id))
+    }
+
+    fn unfit(&self) -> Option<String> {
+        let unfit = |features: &[f32]| {
+            let rows = features.chunks(self.width.max(1));
+            rows.map(|row| row.iter().all(|number| number.is_finite())).position(|fine| !fine)
+        };
+        let image = unfit(&self.image_features).map(|at| ("image", &self.images[at].image_id));
+        let text = || unfit(&self.text_features).map(|at| ("text", &self.texts[at].text_id));
+        let (what, id) = image.or_else(text)?;
+        Some(format!(
+            "the model's feature of {what} {id} has numbers that are not finite: its weights are \
+             damaged, or its training diverged. Score another checkpoint."
+        ))
+    }
+
     /// Searches it in both directions.
     pub fn retrieval(&self) -> Retrieval {
         Retrieval::of(self.pool())
@@ -161,7 +222,7 @@ impl Gallery {
 
     fn take(&mut self, found: Found) {
         let first = self.images.len();
-        self.images.extend(&found.images);
+        self.images.extend(found.images);
         self.skipped += found.skipped;
         let room = MOST_EXAMPLES - self.examples.len();
         self.examples.extend(found.faults.into_iter().take(room));
@@ -173,7 +234,7 @@ impl Gallery {
 
     /// The index of a text, which is new or belongs to an earlier picture too.
     fn text(&mut self, caption: Caption) -> usize {
-        let key = (caption.text_id, caption.text.clone());
+        let key = (caption.text_id.clone(), caption.text.clone());
         *self.text_indices.entry(key).or_insert_with(|| {
             self.texts.push(caption);
             self.relevant.push(Vec::new());
@@ -288,7 +349,7 @@ impl Chunk {
             let image = match picture {
                 Ok(picture) => {
                     planes.extend(picture);
-                    let (sample, image_id) = (first + number, sample.image_id);
+                    let (sample, image_id) = (first + number, sample.image_id.clone());
                     found.images.push(Place { shard, sample, image_id });
                     Some(found.images.len() - 1)
                 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use cnclip_crds::artifacts::{self as places, REPORT, RESULTS};
 use cnclip_crds::model::ModelConfig;
 use cnclip_crds::report::{Activity, EvaluationReport, Report, TaskResult};
-use cnclip_crds::run_config::{EvaluateConfig, TaskConfig, TrainConfig};
+use cnclip_crds::run_config::{EvaluateConfig, FeatureFormat, TaskConfig, TrainConfig};
 
-use super::{Encoder, Results, Sizes, files, score, table, zero_shot};
+use super::{Encoder, Results, Sizes, calibration, files, score, table, zero_shot};
 use crate::array::Memory;
 use crate::data::shard::Dataset;
 use crate::data::tokenize::Tokenizer;
@@ -117,8 +117,8 @@ fn evaluation(
     for (task, ready) in config.tasks.iter().zip(&ready) {
         let mut encoder = (&mut clip, &mut params);
         let task = (task, ready.as_ref());
-        let to = (&described, &artifacts, world);
-        let done = measure(task, &tokenizer, &mut encoder, limits, to)?;
+        let to = (&described, &artifacts, config.features.as_slice());
+        let done = measure(task, &tokenizer, &mut encoder, limits, (to, world))?;
         results.extend(done.iter().map(|task| task.result.clone()));
         tasks.extend(done);
         reporter.update(|report| {
@@ -151,14 +151,16 @@ fn measure(
     tokenizer: &Tokenizer,
     encoder: &mut impl Encoder,
     limits: (Sizes, f64),
-    (model, artifacts, world): (&zero_shot::Model, &Store, &World),
+    ((model, artifacts, features), world): (Destination<'_>, &World),
 ) -> Result<Option<Task>> {
     let name = &task.name;
     if let Some(retrieval) = &task.retrieval {
         let dataset = Dataset::open(&retrieval.dataset)?;
+        let precision = calibration::wanted(task, &dataset)?;
         let scored = score(name, &dataset, tokenizer, encoder, limits, world)?;
-        let Some(scored) = scored else { return Ok(None) };
-        files::write(&scored, &artifacts.join(&places::task(name)))?;
+        let Some(mut scored) = scored else { return Ok(None) };
+        precision.into_iter().for_each(|precision| scored.calibrate(precision));
+        files::write(&scored, features, &artifacts.join(&places::task(name)))?;
         let shown = Shown::Retrieval(Examples::of(&scored, &dataset)?);
         let public = retrieval.benchmark.map(Public::Retrieval);
         return Ok(Some(Task { result: scored.result, shown, public }));

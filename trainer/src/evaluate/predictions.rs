@@ -13,6 +13,8 @@ use super::retrieval::Direction;
 pub const TEXT_TO_IMAGE: &str = "text_to_image.jsonl";
 /// The texts found for each image.
 pub const IMAGE_TO_TEXT: &str = "image_to_text.jsonl";
+/// The image that answers each text, or that none does.
+pub const ANSWERS: &str = "answers.jsonl";
 /// How good the images found for texts are.
 pub const TEXT_TO_IMAGE_SCORE: &str = "text_to_image_score.json";
 /// How good the texts found for images are.
@@ -59,6 +61,33 @@ pub fn of_images<I: Serialize>(
     images.iter().zip(&found.nearest).try_for_each(|(image_id, nearest)| {
         let text_ids = nearest.iter().map(|near| &texts[near.index]).collect();
         line(writer, &ImageRow { image_id, text_ids })
+    })
+}
+
+#[derive(Serialize)]
+struct Answer<'a, I> {
+    text_id: &'a I,
+    image_id: Option<&'a I>,
+    similarity: Option<f32>,
+}
+
+/// Writes `{"text_id": 1, "image_id": 2, "similarity": 0.4}` a line, in the order of the texts: the best
+/// image, or `null` where that is less similar than `least` and there is no match.
+///
+/// # Errors
+/// Those of the writer.
+pub fn answers<I: Serialize>(
+    (texts, images): (&[I], &[I]),
+    found: &Direction,
+    least: f32,
+    writer: &mut impl Write,
+) -> io::Result<()> {
+    texts.iter().zip(&found.nearest).try_for_each(|(text_id, nearest)| {
+        let first = nearest.first();
+        let image = first.filter(|first| first.similarity >= least);
+        let image_id = image.map(|image| &images[image.index]);
+        let similarity = first.map(|first| first.similarity);
+        line(writer, &Answer { text_id, image_id, similarity })
     })
 }
 

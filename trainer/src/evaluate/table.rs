@@ -1,6 +1,6 @@
 //! The table that people read at the end of an evaluation. Decides nothing but its looks.
 
-use cnclip_crds::report::{Measured, Recall, TaskResult};
+use cnclip_crds::report::{Measured, Recall, TaskResult, Threshold};
 
 const HEAD: [&str; 6] = ["TASK", "DIRECTION", "R@1", "R@5", "R@10", "MR"];
 
@@ -24,8 +24,26 @@ fn pool(result: &TaskResult) -> String {
         Measured::Retrieval(scores) => format!("{} texts", scores.texts),
         Measured::ZeroShot(scores) => format!("{} classes", scores.classes),
     };
+    let threshold = threshold(result).unwrap_or_default();
     let labels = if is_unlabelled(result) { ", no labels" } else { "" };
-    format!("{name}: {others}, {images} images, {seconds:.1} s{labels}\n")
+    format!("{name}: {others}, {images} images, {seconds:.1} s{labels}\n{threshold}")
+}
+
+fn threshold(result: &TaskResult) -> Option<String> {
+    let Measured::Retrieval(scores) = &result.measured else { return None };
+    let found = scores.threshold.as_ref()?;
+    let Threshold { wanted, similarity, precision, coverage } = found;
+    let name = &result.name;
+    Some(match found.is_reached() {
+        true => format!(
+            "{name}: no match below {similarity:.4}: above, {precision:.1} % of first images are right \
+             for {coverage:.1} % of texts\n"
+        ),
+        false => format!(
+            "{name}: no similarity makes {wanted} % of first images right: at best {precision:.1} % \
+             from {similarity:.4} on, for {coverage:.1} % of texts\n"
+        ),
+    })
 }
 
 fn is_unlabelled(result: &TaskResult) -> bool {
@@ -59,7 +77,7 @@ mod tests {
             digest: String::new(),
             images: 200,
             seconds: 1.25,
-            measured: Measured::Retrieval(RetrievalScores { texts: 300, recalls }),
+            measured: Measured::Retrieval(RetrievalScores { texts: 300, recalls, threshold: None }),
         };
         assert_eq!(
             table(&[
@@ -76,5 +94,26 @@ mod tests {
              flickr: 300 texts, 200 images, 1.2 s\n\
              test: 300 texts, 200 images, 1.2 s, no labels\n"
         );
+    }
+
+    #[test]
+    fn a_threshold_is_told_or_why_there_is_none() {
+        let told = |wanted| {
+            let numbers = Threshold { similarity: 0.31, precision: 90.5, coverage: 60.0, wanted };
+            let scores = RetrievalScores { texts: 3, threshold: Some(numbers), recalls: None };
+            let result = TaskResult {
+                name: "m".into(),
+                dataset: "d".into(),
+                digest: String::new(),
+                images: 2,
+                seconds: 1.0,
+                measured: Measured::Retrieval(scores),
+            };
+            threshold(&result).unwrap()
+        };
+        let reached = "m: no match below 0.3100: above, 90.5 % of first images are right for 60.0 % of texts\n";
+        assert_eq!(told(90.0), reached);
+        let missed = "m: no similarity makes 95 % of first images right: at best 90.5 % from 0.3100 on, for 60.0 % of texts\n";
+        assert_eq!(told(95.0), missed);
     }
 }

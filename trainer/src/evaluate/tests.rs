@@ -143,7 +143,7 @@ fn a_task_is_scored_as_its_validation_would_be() {
     let dataset = golden(&Store::memory());
     let scored = scored(&dataset);
     let TaskResult { name, dataset: of, images, measured, .. } = &scored.result;
-    let Measured::Retrieval(RetrievalScores { texts, recalls: Some(found) }) = measured else {
+    let Measured::Retrieval(RetrievalScores { texts, recalls: Some(found), .. }) = measured else {
         panic!("{measured:?}")
     };
     assert_eq!((name.as_str(), of.as_str()), ("golden", dataset.uri()));
@@ -166,15 +166,18 @@ fn rows(store: &Store, name: &str) -> Vec<Value> {
 #[test]
 fn what_was_found_is_told_in_the_numbers_of_the_data_set() {
     let (scored, folder) = (scored(&golden(&Store::memory())), Store::memory());
-    files::write(&scored, &folder).unwrap();
-    let images: Vec<_> = scored.gallery.images.iter().map(|image| image.image_id).collect();
-    assert!(images.contains(&12_345_678_901), "as in the file, not their places: {images:?}");
+    files::write(&scored, &[], &folder).unwrap();
+    let images: Vec<_> = scored.gallery.images.iter().map(|image| image.image_id.clone()).collect();
+    assert!(
+        images.contains(&12_345_678_901.into()),
+        "as in the file, not their places: {images:?}"
+    );
     let found = rows(&folder, "text_to_image.jsonl");
     assert_eq!(found.len(), scored.gallery.texts.len());
     for (row, text) in found.iter().zip(0..) {
-        assert_eq!(row["text_id"], scored.gallery.texts[text].text_id);
+        assert_eq!(row["text_id"], serde_json::json!(scored.gallery.texts[text].text_id));
         let nearest = scored.retrieval.text_to_image.nearest[text].iter();
-        let right: Vec<_> = nearest.map(|near| images[near.index]).collect();
+        let right: Vec<_> = nearest.map(|near| images[near.index].clone()).collect();
         assert_eq!(row["image_ids"], serde_json::json!(right));
         assert_eq!(right.len(), 10);
     }
@@ -192,7 +195,7 @@ fn a_data_set_without_labels_is_searched_all_the_same() {
     let scored = scored(&dataset);
     let Measured::Retrieval(scores) = &scored.result.measured else { panic!("a retrieval") };
     assert_eq!((scores.texts, scores.recalls), (3, None));
-    files::write(&scored, &folder).unwrap();
+    files::write(&scored, &[], &folder).unwrap();
     let found = rows(&folder, "text_to_image.jsonl");
     let ids: Vec<_> = found.iter().map(|row| row["text_id"].as_u64().unwrap()).collect();
     assert_eq!(ids, [8, 70, 1000]);

@@ -1,21 +1,23 @@
-//! Unit features of pictures and texts, in the reference's files. Compares nothing.
+//! Unit features of pictures and texts, in the reference's files or others'. Compares nothing.
 
 use std::collections::HashSet;
-use std::io::Write;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use bytes::Bytes;
 use cnclip_crds::stage::Augmentation;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
+use super::features::{self, Of, Writer};
 use super::lines::Lines;
 use super::model::Model;
 use super::output;
 use crate::data::augment::Key;
 use crate::data::prepare::Images;
 use crate::data::preprocess::preprocess;
-use crate::data::shard::{Caption, Dataset, Sample};
+use crate::data::shard::{Caption, Dataset, Id, Sample};
 use crate::data::tokenize::{Tokenizer, dataset_rules};
 use crate::error::{Error, Result};
 use crate::model::Texts;
@@ -26,29 +28,17 @@ use crate::params::Params;
 /// A text to be encoded.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Text {
-    /// Its number.
-    pub text_id: u64,
+    /// What it is called.
+    pub text_id: Id,
     /// What it says.
     pub text: String,
 }
 
 /// A picture to be encoded, and where it was found.
 struct Picture {
-    image_id: u64,
+    image_id: Id,
     place: String,
     bytes: Bytes,
-}
-
-#[derive(Serialize)]
-struct ImageRow<'a> {
-    image_id: u64,
-    feature: &'a [f32],
-}
-
-#[derive(Serialize)]
-struct TextRow<'a> {
-    text_id: u64,
-    feature: &'a [f32],
 }
 
 /// A model that writes features, a batch at a time.
@@ -90,7 +80,8 @@ impl Embedder {
         mut progress: impl FnMut(usize, usize),
     ) -> Result<()> {
         let mut images = Images::open(images)?;
-        output::file(to, |writer| {
+        let size = (images.len(), self.clip.features());
+        file(to, (Of::Images, size), |writer| {
             for first in (0..images.len()).step_by(self.capacity.batch) {
                 let last = images.len().min(first + self.capacity.batch);
                 let pictures = (first..last).map(|place| Picture::of_file(&mut images, place));
@@ -112,7 +103,7 @@ impl Embedder {
         mut progress: impl FnMut(usize, usize),
     ) -> Result<()> {
         let (mut done, total) = (0, dataset.index().images as usize);
-        output::file(to, |writer| {
+        file(to, (Of::Images, (total, self.clip.features())), |writer| {
             shards(dataset, |samples| {
                 for samples in samples.chunks(self.capacity.batch) {
                     let pictures: Vec<_> = samples.iter().map(Picture::of_sample).collect();
@@ -136,16 +127,13 @@ impl Embedder {
         mut progress: impl FnMut(usize, usize),
     ) -> Result<()> {
         let (mut done, total, width) = (0, texts.len(), self.clip.features());
-        output::file(to, |writer| {
+        file(to, (Of::Texts, (total, width)), |writer| {
             for texts in texts.chunks(self.capacity.batch) {
                 let ruled: Vec<_> = texts.iter().map(|text| dataset_rules(&text.text)).collect();
                 let (ids, offsets) = self.tokenizer.pack(&ruled, self.capacity.context);
                 let packed = Texts { ids: &ids, offsets: &offsets };
                 let features = self.clip.encode_texts(&self.params, packed).read();
-                for (text, feature) in texts.iter().zip(features.chunks(width)) {
-                    let row = TextRow { text_id: text.text_id, feature };
-                    output::line(writer, &row).map_err(Error::file("write", to))?;
-                }
+                writer.add(texts.iter().map(|text| &text.text_id), &features)?;
                 done += texts.len();
                 progress(done, total);
             }
@@ -153,7 +141,11 @@ impl Embedder {
         })
     }
 
-    fn pictures(&mut self, pictures: &[Picture], writer: &mut impl Write) -> Result<()> {
+    fn pictures<W: Write + Send>(
+        &mut self,
+        pictures: &[Picture],
+        writer: &mut Writer<W>,
+    ) -> Result<()> {
         let size = 3 * self.side * self.side;
         let mut planes = vec![0; pictures.len() * size];
         let places = pictures.par_iter().zip(planes.par_chunks_mut(size));
@@ -161,26 +153,39 @@ impl Embedder {
             preprocess(&picture.bytes, self.side, Augmentation::None, Key::default(), planes)
                 .map_err(|error| Error::Data(format!("{}: {error}", picture.place)))
         })?;
-        let width = self.clip.features();
         let features = self.clip.encode_images(&mut self.params, Pixels::Bytes(&planes)).read();
-        for (picture, feature) in pictures.iter().zip(features.chunks(width)) {
-            let row = ImageRow { image_id: picture.image_id, feature };
-            output::line(writer, &row).map_err(Error::file("write", "features"))?;
-        }
-        Ok(())
+        writer.add(pictures.iter().map(|picture| &picture.image_id), &features)
     }
 }
 
 impl Picture {
     fn of_file(images: &mut Images, place: usize) -> Result<Self> {
         let bytes = images.bytes(place)?.into();
-        let (image_id, line) = images.place(place);
-        Ok(Self { image_id, place: format!("{} line {line}", images.name()), bytes })
+        Ok(Self { image_id: images.id(place).clone(), place: images.told(place), bytes })
     }
 
     fn of_sample(sample: &Sample) -> Self {
-        Self { image_id: sample.image_id, place: sample.key.clone(), bytes: sample.image.clone() }
+        let Sample { image_id, key, image, .. } = sample.clone();
+        Self { image_id, place: key, bytes: image }
     }
+}
+
+/// Writes features in the format that the file's name asks for, and the ids of an array beside it.
+fn file(
+    to: &Path,
+    (of, size): (Of, (usize, usize)),
+    write: impl FnOnce(&mut Writer<&mut BufWriter<&File>>) -> Result<()>,
+) -> Result<()> {
+    let mut ids = None;
+    output::file(to, |file| {
+        let mut writer = Writer::new(features::format_of(to), of, size, file)?;
+        write(&mut writer)?;
+        ids = writer.finish()?;
+        Ok(())
+    })?;
+    let Some(ids) = ids else { return Ok(()) };
+    let beside = to.with_extension("ids.jsonl");
+    output::file(&beside, |file| file.write_all(&ids).map_err(Error::file("write", &beside)))
 }
 
 /// The texts of a text file of the reference, in its order.
@@ -203,7 +208,7 @@ pub fn text_file(path: &Path) -> Result<Vec<Text>> {
 pub fn dataset_texts(dataset: &Dataset) -> Result<Vec<Text>> {
     let (mut texts, mut seen) = (Vec::new(), HashSet::new());
     let mut keep = |Caption { text_id, text }: Caption| {
-        if seen.insert(text_id) {
+        if seen.insert(text_id.clone()) {
             texts.push(Text { text_id, text });
         }
     };

@@ -64,7 +64,8 @@ mod tests {
 
     fn result(name: String) -> TaskResult {
         let dataset = "s3://data/flickr30k-cn/test/".into();
-        let scores = RetrievalScores { texts: 5, recalls: Some(Recalls::default()) };
+        let scores =
+            RetrievalScores { texts: 5, recalls: Some(Recalls::default()), threshold: None };
         let (digest, measured) = (String::new(), Measured::Retrieval(scores));
         TaskResult { name, dataset, digest, images: 1, seconds: 0.5, measured }
     }

@@ -1,6 +1,6 @@
 //! The log's lines about a run: one for each thing that a report changed. Never decides where they go.
 
-use cnclip_crds::report::{Measured, Recall, Recalls, Report, TaskResult};
+use cnclip_crds::report::{Measured, Recall, Recalls, Report, TaskResult, Threshold};
 
 /// Says what is new; steps are left to the bar where there is one.
 pub(super) fn tell(before: &Report, now: &Report, has_bar: bool) {
@@ -57,6 +57,19 @@ fn scored(result: &TaskResult) {
                 return tracing::info!(task = result.name, texts, images, "searched, no labels");
             };
             tracing::info!(task = result.name, text_to_image, image_to_text, "scored");
+            if let Some(found) = &scores.threshold {
+                let Threshold { wanted, similarity, precision, coverage } = found;
+                let reached = found.is_reached();
+                tracing::info!(
+                    task = result.name,
+                    wanted,
+                    reached,
+                    similarity,
+                    precision,
+                    coverage,
+                    "calibrated"
+                );
+            }
         }
         Measured::ZeroShot(scores) => {
             let headline = result.score(scores.headline);

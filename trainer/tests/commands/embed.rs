@@ -137,7 +137,7 @@ fn what_cannot_be_encoded_is_told_and_nothing_is_written() {
     let (model, vocabulary) = (golden("model/vit_b16"), vocabulary(folder.path()));
     let [images, texts, to] = ["i.tsv", "t.jsonl", "features"].map(file);
     fs::write(&images, "7\tQUJDREVGRw==\n").unwrap();
-    fs::write(&texts, "{\"text_id\": \"a\", \"text\": \"b\"}").unwrap();
+    fs::write(&texts, "{\"text_id\": \"\", \"text\": \"b\"}").unwrap();
     let start = ["embed", "--model", words(&model), "--vocab", words(&vocabulary)];
     let of_images = ["--images", words(&images), "--image-features", words(&to)];
     let of_texts = ["--texts", words(&texts), "--text-features", words(&to)];
@@ -146,7 +146,7 @@ fn what_cannot_be_encoded_is_told_and_nothing_is_written() {
         assert!(!to.exists());
     };
     run(&of_images, 65, "i.tsv line 1: a picture begins with the bytes");
-    run(&of_texts, 65, "t.jsonl line 1, column 15: invalid type: string");
+    run(&of_texts, 65, "t.jsonl line 1, column 14: invalid value: string");
     run(&of_texts[2..], 64, "give --texts or --dataset too");
     run(&[&of_texts[..], &["--context-length", "65"]].concat(), 64, "the model has 64 positions");
     let start = ["embed", "--model", words(&model)];

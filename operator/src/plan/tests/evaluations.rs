@@ -47,7 +47,7 @@ fn scored(run: &CnClipEvaluation, stage: &str, checkpoint: &str, r1: f64) -> Rep
         digest: "d-1".to_owned(),
         images: 5,
         seconds: 1.0,
-        measured: Measured::Retrieval(RetrievalScores { texts: 5, recalls }),
+        measured: Measured::Retrieval(RetrievalScores { texts: 5, recalls, threshold: None }),
     };
     let evaluation = EvaluationReport {
         checkpoint: Some(checkpoint.to_owned()),

@@ -15,7 +15,7 @@ use crate::data::augment::Key;
 use crate::data::decode::{Picture, Pixels, decode};
 use crate::data::order::{Draw, Order, WINDOW_BYTES};
 use crate::data::preprocess::vary;
-use crate::data::shard::Dataset;
+use crate::data::shard::{Dataset, Id};
 use crate::data::tokenize::{Tokenizer, dataset_rules};
 use crate::error::{Error, Result};
 use crate::loss::Fingerprint;
@@ -30,7 +30,7 @@ const BATCHES_KEPT: usize = 4;
 pub(super) struct Rows {
     pub(super) pixels: Vec<u8>,
     pub(super) ids: Vec<Box<[u32]>>,
-    pub(super) pairs: Vec<(u64, u64)>,
+    pub(super) pairs: Vec<(Id, Id)>,
     pub(super) fingerprints: Vec<Fingerprint>,
 }
 
@@ -140,7 +140,7 @@ impl Source {
             rows.fingerprints.push(Fingerprint { image, text: fingerprint(ids) });
         }
         rows.ids.push(ids.clone());
-        rows.pairs.push((sample.image_id, caption.text_id));
+        rows.pairs.push((sample.image_id.clone(), caption.text_id.clone()));
         Ok(())
     }
 

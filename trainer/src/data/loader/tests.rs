@@ -58,7 +58,7 @@ fn pairs_are_known_by_their_pictures_and_their_tokens() {
         all.ids.extend(&next.ids);
         let end = all.offsets[all.offsets.len() - 1];
         all.offsets.extend(next.offsets[1..].iter().map(|offset| end + offset));
-        all.pairs.extend(&next.pairs);
+        all.pairs.extend(next.pairs.iter().cloned());
         all.fingerprints.extend(&next.fingerprints);
         all
     });
@@ -112,7 +112,7 @@ fn an_epoch_shows_each_pair_once_with_its_picture_and_its_caption() {
             let ids = &batch.ids[ends[0]..ends[1]];
             assert_eq!((ids[0], ids[ids.len() - 1]), (2, 3));
             // Text 7 is 长 seventy times, cut to the context.
-            assert_eq!(ids.len() == 52, pair.1 == 7, "{pair:?} {ids:?}");
+            assert_eq!(ids.len() == 52, pair.1 == 7.into(), "{pair:?} {ids:?}");
         }
     }
 }

@@ -1,128 +1,128 @@
-//! Reads the reference's image file (`image_id`, tab, base64) in the order of the image numbers,
-//! one picture at a time. Never looks at what a picture shows.
+//! The reference's images in the order of what they are called, one picture at a time. Never looks at
+//! what a picture shows.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+mod tsv;
+
+use std::path::Path;
 
 use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
+use super::lmdb::Lmdb;
+use crate::data::shard::Id;
 use crate::error::{Error, Result};
+use tsv::Tsv;
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
+/// The key under which the reference keeps how many images there are.
+const NUM_IMAGES: &str = "num_images";
 
-struct Place {
-    image_id: u64,
-    line: u64,
-    start: u64,
-    length: usize,
+/// The images of a file or a database, by what they are called.
+pub(crate) struct Images {
+    /// What they are called, and which line of a file tells it.
+    entries: Vec<(Id, u64)>,
+    kept: Kept,
 }
 
-/// The images of a TSV file, by number.
-pub(crate) struct Images {
-    path: PathBuf,
-    file: File,
-    places: Vec<Place>,
+enum Kept {
+    File(Tsv),
+    Database(Lmdb),
 }
 
 impl Images {
-    /// Finds every image, without keeping any.
+    /// Finds every image of a file of lines `id`, tab, base64, without keeping any.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let mut file = File::open(path).map_err(Error::file("open", path))?;
-        let mut places = scan(path, &mut file)?;
-        places.sort_by_key(|place| (place.image_id, place.line));
-        if let Some(twice) = places.windows(2).find(|pair| pair[0].image_id == pair[1].image_id) {
+        let (file, ids) = Tsv::open(path)?;
+        let mut entries: Vec<_> = ids.into_iter().zip(file.lines()).collect();
+        entries.sort();
+        if let Some(twice) = entries.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return Err(Error::Data(format!(
                 "{} gives image {} twice, on lines {} and {}. Remove one of them.",
                 path.display(),
-                twice[0].image_id,
-                twice[0].line,
-                twice[1].line
+                twice[0].0,
+                twice[0].1,
+                twice[1].1
             )));
         }
-        if places.is_empty() {
-            return Err(Error::Data(format!("{} holds no image", path.display())));
+        Self { entries, kept: Kept::File(file) }.filled()
+    }
+
+    /// Finds every image of a database that the reference made.
+    pub(crate) fn open_database(path: &Path) -> Result<Self> {
+        let database = Lmdb::open(path, NUM_IMAGES)?;
+        let keys = database.keys(NUM_IMAGES)?;
+        let ids = keys.iter().map(|key| Id::read(key).map(|id| (id, 0)));
+        let ids: Option<Vec<_>> = ids.collect();
+        let mut entries = ids.ok_or_else(|| database.damaged("it has a key of no bytes"))?;
+        entries.sort();
+        Self { entries, kept: Kept::Database(database) }.filled()
+    }
+
+    fn filled(self) -> Result<Self> {
+        match self.entries.is_empty() {
+            true => Err(Error::Data(format!("{} holds no image", self.name()))),
+            false => Ok(self),
         }
-        Ok(Self { path: path.to_owned(), file, places })
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.places.len()
+        self.entries.len()
     }
 
     pub(crate) fn name(&self) -> String {
-        self.path.display().to_string()
+        match &self.kept {
+            Kept::File(file) => file.name(),
+            Kept::Database(database) => database.name(),
+        }
     }
 
-    pub(crate) fn contains(&self, image_id: u64) -> bool {
-        self.places.binary_search_by_key(&image_id, |place| place.image_id).is_ok()
+    pub(crate) fn contains(&self, id: &Id) -> bool {
+        self.entries.binary_search_by(|(own, _)| own.cmp(id)).is_ok()
     }
 
-    /// The number of the image at a place, and its line.
-    pub(crate) fn place(&self, place: usize) -> (u64, u64) {
-        (self.places[place].image_id, self.places[place].line)
+    /// What the image at a place is called.
+    pub(crate) fn id(&self, place: usize) -> &Id {
+        &self.entries[place].0
+    }
+
+    /// Where the image at a place was found.
+    pub(crate) fn told(&self, place: usize) -> String {
+        match (&self.kept, &self.entries[place]) {
+            (Kept::File(file), (_, line)) => format!("{} line {line}", file.name()),
+            (Kept::Database(database), (id, _)) => format!("{} key {id}", database.name()),
+        }
     }
 
     /// The encoded picture at a place.
     pub(crate) fn bytes(&mut self, place: usize) -> Result<Vec<u8>> {
-        let Place { image_id, line, start, length } = self.places[place];
-        let mut text = vec![0; length];
-        self.file
-            .seek(SeekFrom::Start(start))
-            .and_then(|_| self.file.read_exact(&mut text))
-            .map_err(Error::file("read", &self.path))?;
-        // The reference reads both alphabets.
-        for byte in &mut text {
-            *byte = match *byte {
-                b'-' => b'+',
-                b'_' => b'/',
-                byte => byte,
-            };
-        }
-        BASE64.decode(&text).map_err(|error| {
-            Error::Data(format!(
-                "{} line {line}: image {image_id} is not base64 ({error}). Write the line again.",
-                self.path.display()
-            ))
+        let (id, line) = &self.entries[place];
+        let read = match &mut self.kept {
+            Kept::File(file) => decoded(&mut file.text(*line)?),
+            Kept::Database(database) => {
+                let read = |bytes: &[u8]| Some(decoded(&mut bytes.to_vec()));
+                let gone = || database.damaged(&format!("image {id} was taken away"));
+                database.get(&id.to_string(), read)?.ok_or_else(gone)?
+            }
+        };
+        read.map_err(|error| {
+            let (told, id) = (self.told(place), self.id(place));
+            Error::Data(format!("{told}: image {id} is not base64 ({error}). Write it again."))
         })
     }
 }
 
-fn scan(path: &Path, file: &mut File) -> Result<Vec<Place>> {
-    let mut reader = BufReader::with_capacity(1 << 20, file);
-    let (mut places, mut text, mut offset) = (Vec::new(), Vec::new(), 0);
-    for line in 1.. {
-        text.clear();
-        let read = reader.read_until(b'\n', &mut text).map_err(Error::file("read", path))?;
-        if read == 0 {
-            break;
-        }
-        let trimmed = text.trim_ascii_end();
-        if !trimmed.is_empty() {
-            let (image_id, tab) = number(trimmed).ok_or_else(|| {
-                let found = String::from_utf8_lossy(&trimmed[..trimmed.len().min(40)]);
-                Error::Data(format!(
-                    "{} line {line} begins with {found:?}; expected a whole number, a tab and the \
-                     picture in base64. Number the images from 0.",
-                    path.display()
-                ))
-            })?;
-            let (start, length) = (offset + tab as u64 + 1, trimmed.len() - tab - 1);
-            places.push(Place { image_id, line, start, length });
-        }
-        offset += read as u64;
+/// What base64 means, in either alphabet, as the reference reads it.
+fn decoded(text: &mut [u8]) -> Result<Vec<u8>, base64::DecodeError> {
+    for byte in &mut *text {
+        *byte = match *byte {
+            b'-' => b'+',
+            b'_' => b'/',
+            byte => byte,
+        };
     }
-    Ok(places)
-}
-
-/// The number before the first tab, and where the tab is.
-fn number(line: &[u8]) -> Option<(u64, usize)> {
-    let tab = line.iter().position(|byte| *byte == b'\t')?;
-    let text = std::str::from_utf8(&line[..tab]).ok()?;
-    Some((text.parse().ok()?, tab))
+    BASE64.decode(text)
 }

@@ -4,13 +4,13 @@
 use serde::Serialize;
 
 use super::texts::Numbered;
-use crate::data::shard::Part;
+use crate::data::shard::{Id, Part};
 use crate::error::{Error, Result};
 use crate::store::Store;
 
 #[derive(Serialize)]
 struct Label<'a> {
-    image_id: u64,
+    image_id: &'a Id,
     texts: &'a [Numbered<'a>],
 }
 
@@ -36,18 +36,23 @@ impl<'a> Writer<'a> {
         closed + self.open.get_ref().len() as u64
     }
 
-    /// Adds an image with its texts.
+    /// Adds an image with its texts. Its files are called after its number, or after its place among
+    /// all images: a name may hold anything.
     pub(super) fn add(
         &mut self,
-        image_id: u64,
+        (image_id, place): (&Id, usize),
         extension: &str,
         image: &[u8],
         texts: &[Numbered<'_>],
     ) -> Result<()> {
         let label = serde_json::to_vec(&Label { image_id, texts })
             .map_err(|error| Error::Bug(format!("cannot write a label as JSON: {error}")))?;
-        self.append(&format!("{image_id:012}.{extension}"), image)?;
-        self.append(&format!("{image_id:012}.json"), &label)?;
+        let key = match image_id {
+            Id::Number(number) => format!("{number:012}"),
+            Id::Name(_) => format!("named-{place:012}"),
+        };
+        self.append(&format!("{key}.{extension}"), image)?;
+        self.append(&format!("{key}.json"), &label)?;
         self.images += 1;
         self.pairs += texts.len() as u64;
         match self.open.get_ref().len() as u64 >= self.shard_bytes {

@@ -3,11 +3,13 @@
 
 use serde::Deserialize;
 
+use super::Id;
+
 /// A caption and, where the data set numbers its texts, its number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Text {
-    /// The number of the text in its data set.
-    pub text_id: Option<u64>,
+    /// What its data set calls the text.
+    pub text_id: Option<Id>,
     /// The caption.
     pub text: String,
 }
@@ -15,16 +17,16 @@ pub struct Text {
 /// What is known of an image besides its bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Label {
-    /// The number of the image in its data set.
-    pub image_id: Option<u64>,
+    /// What its data set calls the image.
+    pub image_id: Option<Id>,
     /// Its captions.
     pub texts: Vec<Text>,
 }
 
 #[derive(Deserialize)]
 struct Json {
-    image_id: Option<u64>,
-    text_id: Option<u64>,
+    image_id: Option<Id>,
+    text_id: Option<Id>,
     #[serde(alias = "caption")]
     text: Option<String>,
     texts: Option<Vec<Caption>>,
@@ -34,7 +36,7 @@ struct Json {
 #[serde(untagged)]
 enum Caption {
     Plain(String),
-    Numbered { text_id: Option<u64>, text: String },
+    Numbered { text_id: Option<Id>, text: String },
 }
 
 impl Label {
@@ -51,7 +53,7 @@ impl Label {
             None => None,
         };
         let plain = |text: String, text_id| vec![Text { text_id, text }];
-        let image_id = json.as_ref().and_then(|json| json.image_id);
+        let image_id = json.as_ref().and_then(|json| json.image_id.clone());
         let texts = match (json, txt) {
             (Some(Json { texts: Some(texts), .. }), _) => {
                 texts.into_iter().map(into_text).collect()
@@ -98,9 +100,19 @@ mod tests {
         ];
         for (json, txt, image_id, texts) in table {
             let label = Label::read(json.map(str::as_bytes), txt.map(str::as_bytes)).unwrap();
-            let found: Vec<_> = label.texts.iter().map(|t| (t.text_id, t.text.as_str())).collect();
-            assert_eq!((label.image_id, found.as_slice()), (image_id, texts), "{json:?} {txt:?}");
+            let found = label.texts.iter().map(|t| (t.text_id.clone(), t.text.as_str()));
+            let right = texts.iter().map(|&(id, text)| (id.map(Id::from), text));
+            assert!(found.eq(right), "{json:?} {txt:?}");
+            assert_eq!(label.image_id, image_id.map(Id::from), "{json:?}");
         }
+    }
+
+    #[test]
+    fn an_image_and_its_texts_may_have_names() {
+        let json = r#"{"image_id": "猫.jpg", "texts": [{"text_id": "a-1", "text": "猫"}]}"#;
+        let label = Label::read(Some(json.as_bytes()), None).unwrap();
+        assert_eq!(label.image_id, Id::read("猫.jpg"));
+        assert_eq!(label.texts[0].text_id, Id::read("a-1"));
     }
 
     #[test]

@@ -22,7 +22,7 @@ fn contract(store: &Store) {
         assert_eq!(counts, (part.images, part.pairs));
     }
     let loose = dataset.loose_texts().unwrap();
-    assert_eq!(loose, [Caption { text_id: 501, text: "没有图片的文本".into() }]);
+    assert_eq!(loose, [Caption { text_id: 501.into(), text: "没有图片的文本".into() }]);
 }
 
 #[test]
@@ -91,9 +91,10 @@ fn images_and_texts_without_numbers_are_numbered_across_shards() {
     }
     crate::data::prepare::index(&store, &Options::default(), |_| ()).unwrap();
     let shard = Dataset::new(store).unwrap().shard(1).unwrap();
-    let found: Vec<_> =
-        shard.samples.iter().map(|s| (s.image_id, s.captions[0].text_id, s.key.as_str())).collect();
-    assert_eq!(found, [(2, 2, "c"), (3, 3, "d")]);
+    let of = |s: &Sample| (s.image_id.clone(), s.captions[0].text_id.clone(), s.key.clone());
+    let found: Vec<_> = shard.samples.iter().map(of).collect();
+    let right = [(2, 2, "c"), (3, 3, "d")];
+    assert_eq!(found, right.map(|(image, text, key)| (Id::from(image), text.into(), key.into())));
 }
 
 #[test]

@@ -1,0 +1,54 @@
+//! The texts in the reference's database of pairs: a pickled `(image_id, text_id, text)` under each
+//! running number.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_pickle::DeOptions;
+
+use super::Line;
+use crate::data::prepare::lmdb::Lmdb;
+use crate::data::shard::Id;
+use crate::error::{Error, Result};
+
+/// The key under which the reference keeps how many pairs there are.
+const NUM_SAMPLES: &str = "num_samples";
+
+type Pair = (Id, Id, String);
+
+/// Every text once, with all its images, and where it was found first.
+pub(super) fn read(path: &Path) -> Result<Vec<(String, Line)>> {
+    let database = Lmdb::open(path, NUM_SAMPLES)?;
+    let mut texts: BTreeMap<Id, (String, Line)> = BTreeMap::new();
+    for number in 0..database.count {
+        let place = format!("{} key {number}", database.name());
+        let (image_id, text_id, text) = pair(&database, number, &place)?;
+        let new = || {
+            (
+                place.clone(),
+                Line { text_id: text_id.clone(), text: text.clone(), image_ids: vec![] },
+            )
+        };
+        let (first, line) = texts.entry(text_id.clone()).or_insert_with(new);
+        if line.text != text {
+            return Err(Error::Data(format!(
+                "{place}: text {text_id} says something else than in {first}. Give each text its \
+                 own text_id, and build the database again."
+            )));
+        }
+        line.image_ids.push(image_id);
+    }
+    Ok(texts.into_values().collect())
+}
+
+fn pair(database: &Lmdb, number: u64, place: &str) -> Result<Pair> {
+    // A pickle may call anything in Python; this reader calls nothing and refuses what would.
+    let read = |bytes: &[u8]| Some(serde_pickle::from_slice::<Pair>(bytes, DeOptions::new()));
+    let found = database.get(&number.to_string(), read)?;
+    let found = found.ok_or_else(|| database.damaged(&format!("it lacks pair {number}")))?;
+    found.map_err(|error| {
+        Error::Data(format!(
+            "{place} is no pickled (image_id, text_id, text): {error}. Build the database again."
+        ))
+    })
+}
