@@ -22,6 +22,8 @@ use cnclip_operator::plan::admission;
 mod classification;
 #[path = "support/committed.rs"]
 mod committed;
+#[path = "recipes/evaluation.rs"]
+mod evaluation;
 #[path = "recipes/finetune.rs"]
 mod finetune;
 #[path = "recipes/models.rs"]
@@ -50,6 +52,26 @@ fn the_committed_recipes_are_those_of_the_tables() {
     assert_eq!(recipes.len(), 20);
     for (path, yaml) in recipes {
         assert_committed(&format!("charts/recipes/{path}"), &yaml);
+    }
+}
+
+#[test]
+fn the_committed_evaluations_are_what_the_operator_would_run() {
+    for data in evaluation::DATA_SETS {
+        let yaml = evaluation::recipe(&data);
+        assert_committed(&format!("charts/recipes/evaluate/{}.yaml", data.folder), &yaml);
+        let run: CnClipEvaluation = serde_norway::from_str(&yaml).unwrap();
+        if let Err(cause) = admission::evaluation(&run.spec) {
+            panic!("{}: {}", data.folder, cause.message);
+        }
+        for task in &run.spec.tasks {
+            let retrieval = task.retrieval.as_ref().unwrap();
+            // Every labelled task has its published numbers beside its own; MUGE's test part has neither.
+            let dataset = format!("s3://data/{}/{}/", data.folder, task.name);
+            assert_eq!(retrieval.dataset, dataset);
+            let has_labels = (data.folder, task.name.as_str()) != ("muge", "test");
+            assert_eq!(retrieval.benchmark.is_some(), has_labels, "{}", data.folder);
+        }
     }
 }
 

@@ -69,6 +69,16 @@ pub(crate) fn rules() -> Vec<Rule> {
             vec![("/spec/checkpoint/when", json!("Soon"))],
         ),
         rule(
+            "Unsupported value: \"Csv\"",
+            vec![("/spec/features", json!(["Jsonl", "Npy", "Parquet"]))],
+            vec![("/spec/features", json!(["Csv"]))],
+        ),
+        rule(
+            "should be less than or equal to 100",
+            vec![("/spec/tasks/0/retrieval/calibration", json!({"precisionPercent": 100}))],
+            vec![("/spec/tasks/0/retrieval/calibration", json!({"precisionPercent": 101}))],
+        ),
+        rule(
             "Unsupported value: \"Muge\"",
             vec![("/spec/tasks/0/retrieval/benchmark", json!("MugeValid"))],
             vec![("/spec/tasks/0/retrieval/benchmark", json!("Muge"))],

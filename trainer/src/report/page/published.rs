@@ -203,7 +203,7 @@ mod tests {
     }
 
     fn retrieval(benchmark: Benchmark, recalls: Option<Recalls>) -> Task {
-        let scores = RetrievalScores { texts: 5000, recalls };
+        let scores = RetrievalScores { texts: 5000, recalls, threshold: None };
         Task {
             result: result(Measured::Retrieval(scores)),
             shown: Shown::Retrieval(Examples::default()),

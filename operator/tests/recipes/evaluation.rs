@@ -1,0 +1,54 @@
+//! Evaluations on the three retrieval data sets, as the paper's tables score them.
+
+/// One data set: the folder of its training recipes, and the tasks.
+pub(crate) struct Scored {
+    pub(crate) folder: &'static str,
+    title: &'static str,
+    /// What is told above the manifest: how the data is made ready, and what comes out.
+    note: &'static str,
+    tasks: &'static str,
+}
+
+pub(crate) const DATA_SETS: [Scored; 3] = [
+    Scored {
+        folder: "muge",
+        title: "MUGE",
+        note: "# Its test part has no labels: what is submitted is tasks/test/text_to_image.jsonl under artifacts.\n\
+               #\n\
+               #   cnclip prepare --images MUGE/valid_imgs.tsv --texts MUGE/valid_texts.jsonl --output s3://data/muge/valid/\n\
+               #   cnclip prepare --images MUGE/test_imgs.tsv --texts MUGE/test_texts.jsonl --output s3://data/muge/test/\n\
+               #\n\
+               # or of the reference's LMDB: --lmdb MUGE/lmdb/valid in the place of --images, with the same --texts.\n",
+        tasks: "    - name: valid\n      retrieval:\n        dataset: s3://data/muge/valid/\n        benchmark: MugeValid\n        \
+                calibration: {precisionPercent: 90}\n    - name: test\n      retrieval:\n        dataset: s3://data/muge/test/\n",
+    },
+    Scored {
+        folder: "flickr30k-cn",
+        title: "Flickr30K-CN",
+        note: "#\n\
+               #   cnclip prepare --images Flickr30k-CN/test_imgs.tsv --texts Flickr30k-CN/test_texts.jsonl --output s3://data/flickr30k-cn/test/\n",
+        tasks: "    - name: test\n      retrieval:\n        dataset: s3://data/flickr30k-cn/test/\n        benchmark: Flickr30kCnTest\n",
+    },
+    Scored {
+        folder: "coco-cn",
+        title: "COCO-CN",
+        note: "#\n\
+               #   cnclip prepare --images COCO-CN/test_imgs.tsv --texts COCO-CN/test_texts.jsonl --output s3://data/coco-cn/test/\n",
+        tasks: "    - name: test\n      retrieval:\n        dataset: s3://data/coco-cn/test/\n        benchmark: CocoCnTest\n",
+    },
+];
+
+pub(crate) fn recipe(data: &Scored) -> String {
+    let Scored { folder, title, note, tasks } = data;
+    format!(
+        "# Scores the published ViT-B-16 on {title}. Put your own addresses in the place of s3://, and another model or\n\
+         # `{{trainingName: …}}` in the place of the checkpoint. The data is what OFA-Sys/chinese-clip-eval holds.\n\
+         {note}\
+         apiVersion: cnclip.dev/v1alpha1\n\
+         kind: CnClipEvaluation\n\
+         metadata:\n  name: {folder}\n\
+         spec:\n  checkpoint: {{uri: \"hf://OFA-Sys/chinese-clip-vit-base-patch16\"}}\n  \
+         tasks:\n{tasks}  \
+         artifacts: {{uri: \"s3://runs/{folder}-scores/\", credentials: {{secretName: s3}}}}\n"
+    )
+}
