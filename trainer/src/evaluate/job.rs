@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use cnclip_crds::artifacts::{self as places, REPORT, RESULTS};
+use cnclip_crds::artifacts::{REPORT, RESULTS, TASKS};
 use cnclip_crds::model::ModelConfig;
 use cnclip_crds::report::{Activity, EvaluationReport, Report, TaskResult};
 use cnclip_crds::run_config::{EvaluateConfig, FeatureFormat, TaskConfig, TrainConfig};
@@ -145,6 +145,10 @@ fn sizes_of(params: &Params) -> impl Iterator<Item = (&str, usize)> + Clone {
     params.segments().iter().map(|segment| (segment.name.as_str(), segment.range.len()))
 }
 
+/// What files beside the results are made of and where they go: the model as submissions describe it, the
+/// artifacts, and formats of features.
+type Destination<'a> = (&'a zero_shot::Model, &'a Store, &'a [FeatureFormat]);
+
 /// Scores one task on all ranks; rank 0 writes what other programs take of it, and chooses what is shown.
 fn measure(
     (task, ready): (&TaskConfig, Option<&zero_shot::Ready>),
@@ -160,7 +164,7 @@ fn measure(
         let scored = score(name, &dataset, tokenizer, encoder, limits, world)?;
         let Some(mut scored) = scored else { return Ok(None) };
         precision.into_iter().for_each(|precision| scored.calibrate(precision));
-        files::write(&scored, features, &artifacts.join(&places::task(name)))?;
+        files::write(&scored, features, &artifacts.join(TASKS).join(name))?;
         let shown = Shown::Retrieval(Examples::of(&scored, &dataset)?);
         let public = retrieval.benchmark.map(Public::Retrieval);
         return Ok(Some(Task { result: scored.result, shown, public }));

@@ -29,6 +29,31 @@ fn features_of_anybody_are_scored_as_the_reference_does() {
 }
 
 #[test]
+fn what_was_found_is_written_for_the_references_evaluation() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("new/folder");
+    let files = FEATURES.map(|name| golden("metrics").join(name));
+    let arguments = score(&files);
+    let predictions = ["--predictions", words(&to)];
+    let told = succeed(&[&arguments[..], &predictions[..]].concat(), b"");
+    let told: Value = serde_json::from_slice(&told).unwrap();
+    let read = |name: &str| std::fs::read_to_string(to.join(name)).unwrap();
+    let rows = |text: &str| text.lines().map(|l| l.parse().unwrap()).collect::<Vec<Value>>();
+    let right = golden("metrics/test_predictions.jsonl");
+    assert_eq!(rows(&read("text_to_image.jsonl")), rows(&std::fs::read_to_string(right).unwrap()));
+    let score: Value = read("image_to_text_score.json").parse().unwrap();
+    assert_eq!(score["scoreJson"]["r5"], told["image_to_text"]["r5"]);
+
+    // Without labels there is nothing to say, and the predictions are the same.
+    let blind = folder.path().join("blind");
+    let predictions = ["--predictions", words(&blind)];
+    assert_eq!(succeed(&[&arguments[..5], &predictions[..]].concat(), b""), b"");
+    let same = std::fs::read_to_string(blind.join("text_to_image.jsonl")).unwrap();
+    assert_eq!(same, read("text_to_image.jsonl"));
+    assert!(!blind.join("text_to_image_score.json").exists());
+}
+
+#[test]
 fn features_that_cannot_be_scored_are_told_by_their_line() {
     let folder = tempfile::tempdir().unwrap();
     let files = ["images", "texts", "relevance"].map(|name| folder.path().join(name));
