@@ -30,6 +30,11 @@ pub fn join(prefix: &str, rest: &str) -> String {
     format!("{}/{}", prefix.trim_end_matches('/'), rest.trim_start_matches('/'))
 }
 
+/// The folder of a task's files under the prefix of an evaluation.
+pub fn task(name: &str) -> String {
+    join("tasks", name)
+}
+
 /// The prefix of one stage.
 pub fn stage(prefix: &str, stage: &str) -> String {
     join(prefix, stage)

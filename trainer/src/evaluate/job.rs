@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use cnclip_crds::artifacts::{REPORT, RESULTS, TASKS};
+use cnclip_crds::artifacts::{self as places, REPORT, RESULTS};
 use cnclip_crds::model::ModelConfig;
 use cnclip_crds::report::{Activity, EvaluationReport, Report, TaskResult};
 use cnclip_crds::run_config::{EvaluateConfig, FeatureFormat, TaskConfig, TrainConfig};
@@ -164,7 +164,7 @@ fn measure(
         let scored = score(name, &dataset, tokenizer, encoder, limits, world)?;
         let Some(mut scored) = scored else { return Ok(None) };
         precision.into_iter().for_each(|precision| scored.calibrate(precision));
-        files::write(&scored, features, &artifacts.join(TASKS).join(name))?;
+        files::write(&scored, features, &artifacts.join(&places::task(name)))?;
         let shown = Shown::Retrieval(Examples::of(&scored, &dataset)?);
         let public = retrieval.benchmark.map(Public::Retrieval);
         return Ok(Some(Task { result: scored.result, shown, public }));
