@@ -1,4 +1,4 @@
-use cnclip_crds::report::{Recall, Recalls};
+use cnclip_crds::report::{Measured, Recall, Recalls, Threshold};
 
 use super::*;
 use crate::data::decode::decode;
@@ -185,6 +185,23 @@ fn many_tasks_begin_with_a_list_of_all() {
     assert!(list.contains("golden<small>R@1 text→image</small>"), "{list}");
     assert!(list.contains("muge-test<small>retrieval</small>"), "{list}");
     assert_eq!(list.matches(">–</td>").count(), 3, "no score and nothing published: {list}");
+}
+
+#[test]
+fn an_answer_that_is_not_similar_enough_is_no_match() {
+    let mut input = input();
+    let Shown::Retrieval(examples) = &input.tasks[0].shown else { panic!("a retrieval") };
+    let all = examples.usual.len();
+    for (similarity, precision, unmatched) in [(2.0, 60.0, all), (-2.0, 60.0, 0), (2.0, 40.0, 0)] {
+        let Measured::Retrieval(scores) = &mut input.tasks[0].result.measured else {
+            panic!("a retrieval")
+        };
+        scores.threshold = Some(Threshold { wanted: 50.0, similarity, precision, coverage: 70.0 });
+        let html = page(&input);
+        assert_eq!(html.matches("<small>no match</small>").count(), unmatched);
+        assert!(html.contains("<h2>What is a match</h2>"));
+        assert_eq!(html.contains("<td>none<small>best 2.000</small>"), precision < 50.0);
+    }
 }
 
 #[test]
