@@ -26,14 +26,11 @@ pub(super) fn absorb(ledger: &mut Ledger, report: &Report, seen: &Observed) {
     let Some(fresh) = provenance(evaluation, report, seen) else { return };
     let same = ledger.provenance.as_ref().is_some_and(|old| old.checkpoint == fresh.checkpoint);
     if same {
-        // Last words may be cut short: what was told before them stays.
-        let old = std::mem::take(&mut ledger.results);
-        ledger.results = report.results.iter().map(result).collect();
-        let told = ledger.results.len();
-        ledger.results.extend(old.into_iter().skip(told));
-        let old = ledger.provenance.take().map(|old| old.datasets).unwrap_or_default();
-        let datasets = fresh.datasets.into_iter();
-        let datasets = datasets.chain(old.into_iter().skip(told)).collect();
+        // Last words hold what was told last: what was told before them stays.
+        let results = report.results.iter().map(result);
+        results.for_each(|result| put(&mut ledger.results, result, |one| &one.name));
+        let mut datasets = ledger.provenance.take().map(|old| old.datasets).unwrap_or_default();
+        fresh.datasets.iter().for_each(|one| put(&mut datasets, one.clone(), |one| &one.task));
         ledger.provenance = Some(Provenance { datasets, ..fresh });
         return;
     }
@@ -41,6 +38,15 @@ pub(super) fn absorb(ledger: &mut Ledger, report: &Report, seen: &Observed) {
     if ledger.results.is_empty() || all || report.activity == Activity::Done {
         ledger.results = report.results.iter().map(result).collect();
         ledger.provenance = Some(fresh);
+    }
+}
+
+/// Puts something in the place of that of the same name, or at the end.
+fn put<T>(all: &mut Vec<T>, fresh: T, name: impl Fn(&T) -> &String) {
+    let old = all.iter().position(|old| name(old) == name(&fresh));
+    match old.and_then(|index| all.get_mut(index)) {
+        Some(old) => *old = fresh,
+        None => all.push(fresh),
     }
 }
 

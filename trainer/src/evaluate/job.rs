@@ -268,3 +268,48 @@ fn write(artifacts: &Store, found: &Found, results: &[TaskResult]) -> Result<()>
     let json = json.map_err(|error| Error::Bug(format!("{RESULTS} cannot be written: {error}")))?;
     artifacts.put(RESULTS, json.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use cnclip_crds::run_config::{Identity, RetrievalConfig};
+
+    use super::*;
+
+    /// What is told of an evaluation that fails.
+    fn told(checkpoint: &str) -> EvaluationReport {
+        let retrieval = Some(RetrievalConfig { dataset: "nowhere".into(), benchmark: None });
+        let config = EvaluateConfig {
+            run: Identity { name: "score".into(), ..Identity::default() },
+            checkpoint: checkpoint.into(),
+            vocabulary: None,
+            tasks: vec![TaskConfig { name: "muge".into(), retrieval, zero_shot: None }],
+            artifacts: tempfile::tempdir().unwrap().path().display().to_string(),
+            batch_size: 4,
+            max_skipped_percent: 1.0,
+            listen: None,
+        };
+        let reporter = Reporter::silent(config.run.clone());
+        evaluate(&config, &reporter).unwrap_err();
+        reporter.current().evaluation.unwrap()
+    }
+
+    #[test]
+    fn only_a_checkpoint_that_is_not_there_is_told_to_be_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |path: &str| folder.path().join(path).display().to_string();
+        std::fs::create_dir_all(folder.path().join("align/checkpoints/20-1")).unwrap();
+        std::fs::write(folder.path().join("align/checkpoints/20-1/manifest.json"), "{}").unwrap();
+        let rows = [
+            ("align/checkpoints/10-1", true),
+            ("align/checkpoints/10-1/", true),
+            ("align/checkpoints/20-1", false),
+            ("align", false),
+            ("weights.pt", false),
+        ];
+        for (path, missing) in rows {
+            let found = told(&at(path));
+            assert_eq!(found.missing, missing, "{path}");
+            assert_eq!(found.version, env!("CARGO_PKG_VERSION"));
+        }
+    }
+}

@@ -18,7 +18,8 @@ pub fn path() -> Option<PathBuf> {
 /// A report as JSON of at most [`MOST_BYTES`].
 ///
 /// # Guarantees
-/// Always a whole [`Report`]. What is too long goes in this order: results from the last, the
+/// Always a whole [`Report`]. What is too long goes in this order: results from the first, for
+/// those were told before, the
 /// validations, and the end of the failure's message.
 pub fn fit(report: &Report) -> String {
     let mut report = report.clone();
@@ -32,7 +33,8 @@ pub fn fit(report: &Report) -> String {
 }
 
 fn shorten(report: &mut Report, excess: usize) {
-    if report.results.pop().is_some() {
+    if !report.results.is_empty() {
+        report.results.remove(0);
         return;
     }
     if report.validation.take().is_some() || report.best.take().is_some() {
@@ -102,7 +104,7 @@ mod tests {
         let results = (0..200).map(|i| result(format!("task-{i}"))).collect();
         let kept: Report = serde_json::from_str(&fit(&Report { results, ..report() })).unwrap();
         assert!(kept.results.len() > 5, "{}", kept.results.len());
-        assert_eq!(kept.results[0].name, "task-0");
+        assert_eq!(kept.results.last().unwrap().name, "task-199");
     }
 
     #[test]

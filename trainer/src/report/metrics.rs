@@ -143,7 +143,10 @@ fn opts(report: &Report, name: &str, help: &str) -> Opts {
 
 #[cfg(test)]
 mod tests {
-    use cnclip_crds::{report::Validation, run_config::Identity};
+    use cnclip_crds::{
+        report::{EvaluationReport, Measured, RetrievalScores, TaskResult, Validation},
+        run_config::Identity,
+    };
 
     use super::*;
 
@@ -178,6 +181,27 @@ mod tests {
         for name in ["loss", "checkpoint", "validation", "evaluation", "remaining"] {
             assert!(!text.contains(name), "{name} is in\n{text}");
         }
+    }
+
+    #[test]
+    fn an_evaluation_tells_what_it_measured_whatever_its_stage_is_called() {
+        let recall = Recall { r1: 58.4, r5: 83.6, r10: 90.0, mean_recall: 77.4 };
+        let recalls = Some(Recalls { text_to_image: recall, image_to_text: recall });
+        let result = TaskResult {
+            name: "muge".into(),
+            dataset: "s3://data/muge/valid/".into(),
+            digest: String::new(),
+            images: 5,
+            seconds: 1.0,
+            measured: Measured::Retrieval(RetrievalScores { texts: 5, recalls }),
+        };
+        let evaluation = Some(EvaluationReport::default());
+        let results = vec![result];
+        let text = text(&Report { evaluation, results, ..report("align-3800") }).unwrap();
+        let line = r#"cnclip_evaluation_score{metric="textToImage.meanRecall",run="muge \"b16\"\n",stage="align-3800",task="muge"} 77.4"#;
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        assert_eq!(text.matches("cnclip_evaluation_score{").count(), 8, "{text}");
+        assert!(!text.contains("cnclip_train"), "{text}");
     }
 
     #[test]

@@ -99,6 +99,33 @@ fn results_say_what_they_are_of_and_what_made_them() {
 }
 
 #[test]
+fn results_that_were_told_stay_when_the_last_words_have_only_the_last() {
+    let mut run = samples::evaluation();
+    let told = |names: &[&str]| {
+        let seen = well(&samples::evaluation(), 9, "evaluate", "s3://x/checkpoints/8-1", 50.0);
+        let report = seen.report.unwrap();
+        let one =
+            |name: &&str| TaskResult { name: (*name).to_owned(), ..report.results[0].clone() };
+        let results = names.iter().map(one).collect();
+        let report = Some(Report { steps: 3, results, ..report.clone() });
+        let seen = at_work(9, "evaluate", 1, WorkerState::Running);
+        of_training(Observed { report, ..seen }, training(&[], Some("Complete")))
+    };
+    for (names, expected) in [
+        (vec!["a", "b"], vec!["a", "b"]),
+        (vec!["b", "c"], vec!["a", "b", "c"]),
+        (vec!["a"], vec!["a", "b", "c"]),
+    ] {
+        reconcile(&mut run, &told(&names));
+        let status = run.status.as_ref().unwrap();
+        let results: Vec<_> = status.results.iter().map(|result| result.name.as_str()).collect();
+        assert_eq!(results, expected);
+        let datasets = &status.provenance.as_ref().unwrap().datasets;
+        assert_eq!(datasets.len(), expected.len());
+    }
+}
+
+#[test]
 fn a_gate_waits_for_its_baseline_after_the_end_and_is_judged_once() {
     let gate = json!({"task": "valid", "metric": "textToImage.r1",
                       "notWorseThan": {"evaluationName": "old", "tolerance": "1"}});
