@@ -18,9 +18,8 @@ pub fn path() -> Option<PathBuf> {
 /// A report as JSON of at most [`MOST_BYTES`].
 ///
 /// # Guarantees
-/// Always a whole [`Report`]. What is too long goes in this order: results from the first, for
-/// those were told before, the
-/// validations, and the end of the failure's message.
+/// Always a whole [`Report`]. What is too long goes in this order: results from the first, for those
+/// were told before, the validations, and the end of the failure's message.
 pub fn fit(report: &Report) -> String {
     let mut report = report.clone();
     loop {
