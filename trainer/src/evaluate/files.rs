@@ -69,3 +69,6 @@ fn put(
     write(&mut bytes).map_err(|error| Error::Bug(format!("{name} cannot be written: {error}")))?;
     folder.put(name, bytes.into())
 }
+
+#[cfg(test)]
+mod tests;

@@ -397,3 +397,6 @@ impl Found {
         all.iter().map(|found| serde_json::from_slice(found).map_err(fault)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;
