@@ -85,7 +85,7 @@ impl<W: Write + Send> Writer<W> {
         ids: impl IntoIterator<Item = &'a Id>,
         features: &[f32],
     ) -> Result<()> {
-        let rows = ids.into_iter().zip(features.chunks(self.width));
+        let mut rows = ids.into_iter().zip(features.chunks(self.width));
         match &mut self.kept {
             Kept::Lines(to) => rows
                 .map(|row| self.of.row(row))
@@ -94,7 +94,7 @@ impl<W: Write + Send> Writer<W> {
                 ids.extend(rows.map(|(id, _)| id.clone()));
                 to.write_all(&npy::bytes(features)).map_err(unwritten)
             }
-            Kept::Table(table) => rows.map(|(id, row)| table.add(id, row)).collect(),
+            Kept::Table(table) => rows.try_for_each(|(id, row)| table.add(id, row)),
         }
     }
 

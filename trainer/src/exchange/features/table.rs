@@ -63,7 +63,7 @@ impl<W: Write + Send> Table<W> {
         }
     }
 
-    pub(super) fn finish(mut self: Box<Self>) -> Result<()> {
+    pub(super) fn finish(mut self) -> Result<()> {
         self.group().map_err(unwritten)?;
         self.open.map_or(Ok(()), |open| open.close().map(|_| ())).map_err(unwritten)
     }
