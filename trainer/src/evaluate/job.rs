@@ -271,25 +271,20 @@ fn write(artifacts: &Store, found: &Found, results: &[TaskResult]) -> Result<()>
 
 #[cfg(test)]
 mod tests {
-    use cnclip_crds::run_config::{Identity, RetrievalConfig};
-
     use super::*;
 
     /// What is told of an evaluation that fails.
     fn told(checkpoint: &str) -> EvaluationReport {
-        let retrieval = Some(RetrievalConfig { dataset: "nowhere".into(), benchmark: None });
-        let config = EvaluateConfig {
-            run: Identity { name: "score".into(), ..Identity::default() },
-            checkpoint: checkpoint.into(),
-            vocabulary: None,
-            tasks: vec![TaskConfig { name: "muge".into(), retrieval, zero_shot: None }],
-            artifacts: tempfile::tempdir().unwrap().path().display().to_string(),
-            batch_size: 4,
-            max_skipped_percent: 1.0,
-            listen: None,
-        };
+        let artifacts = tempfile::tempdir().unwrap();
+        let config: EvaluateConfig = serde_json::from_value(serde_json::json!({
+            "run": {"name": "score", "stage": "evaluate"},
+            "checkpoint": checkpoint,
+            "tasks": [{"name": "muge", "retrieval": {"dataset": "nowhere"}}],
+            "artifacts": artifacts.path(),
+        }))
+        .unwrap();
         let reporter = Reporter::silent(config.run.clone());
-        evaluate(&config, &reporter).unwrap_err();
+        evaluate(&config, &reporter, || false).unwrap_err();
         reporter.current().evaluation.unwrap()
     }
 

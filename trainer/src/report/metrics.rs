@@ -193,7 +193,7 @@ mod tests {
             digest: String::new(),
             images: 5,
             seconds: 1.0,
-            measured: Measured::Retrieval(RetrievalScores { texts: 5, recalls }),
+            measured: Measured::Retrieval(RetrievalScores { texts: 5, recalls, threshold: None }),
         };
         let evaluation = Some(EvaluationReport::default());
         let results = vec![result];
