@@ -10,7 +10,7 @@ fn said(change: impl FnOnce(&mut Gallery)) -> Option<(String, i32)> {
     let error = gallery.check(&dataset).err()?;
     let told = error.to_string();
     assert!(told.starts_with(&format!("{}: ", dataset.uri())), "{told}");
-    Some((told, error.exit().code()))
+    Some((told, error.exit().code().into()))
 }
 
 #[test]
