@@ -8,10 +8,11 @@
     reason = "a test ends where something is not as it should be"
 )]
 
-use std::{process::Command, time::Duration};
+use std::{path::Path, process::Command, time::Duration};
 
 use cnclip_crds::{evaluation::CnClipEvaluation, training::StageState};
 use cnclip_tests::{
+    bed::S3,
     house::House,
     namespace::object,
     operator::{NAMESPACE, RELEASE, run},
@@ -22,6 +23,7 @@ use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
+use object_store::{ObjectStoreExt, aws::AmazonS3Builder};
 use serde_json::{Value, json};
 
 /// How long a training of a few steps and its evaluations may take.
@@ -176,6 +178,74 @@ async fn every_checkpoint_of_a_training_is_scored_by_pods_of_its_own() {
     assert_eq!(provenance.digest.as_ref(), Some(&scored.history[0].digest));
     let report = scored.report.unwrap();
     assert!(report.ends_with("/run/evaluations/each/pretrain-20/report.html"), "{report}");
+}
+
+/// Uploads pictures of two classes, in the layout of ELEVATER.
+async fn upload_classes(house: &House) -> String {
+    let usual = Path::new(env!("CARGO_MANIFEST_DIR")).join("../trainer/tests/golden/images/usual");
+    let S3 { endpoint, bucket, region, access_key_id, secret_access_key } = &house.bed.s3;
+    let store = AmazonS3Builder::new()
+        .with_endpoint(endpoint)
+        .with_bucket_name(bucket)
+        .with_region(region)
+        .with_access_key_id(access_key_id)
+        .with_secret_access_key(secret_access_key)
+        .with_allow_http(true)
+        .build()
+        .unwrap();
+    let folder = format!("{}/classes", house.namespace);
+    let put = async |name: &str, bytes: Vec<u8>| {
+        store.put(&format!("{folder}/{name}").into(), bytes.into()).await.unwrap();
+    };
+    put("label_cn.txt", "照片\n图形\n".into()).await;
+    for (class, extension) in ["jpg", "png"].into_iter().enumerate() {
+        let files = std::fs::read_dir(&usual).unwrap().map(|file| file.unwrap().path());
+        for file in files.filter(|file| file.extension().is_some_and(|found| found == extension)) {
+            let name = file.file_name().unwrap().to_string_lossy();
+            put(&format!("test/{class}/{name}"), std::fs::read(&file).unwrap()).await;
+        }
+    }
+    format!("s3://{bucket}/{folder}/")
+}
+
+#[tokio::test]
+async fn pictures_are_classified_by_names_beside_a_retrieval() {
+    let house = House::open().await;
+    let evaluations = Evaluations::of(&house);
+    let (data, classes) = (upload(&house), upload_classes(&house).await);
+    house.train(spec(&house, &data, "run", 20)).await;
+    let spec = json!({
+        "checkpoint": {"trainingName": "run"},
+        "tasks": [
+            {"name": "classes", "zeroShot": {"dataset": classes, "metric": "rocAuc"}},
+            {"name": "golden", "retrieval": {"dataset": data, "calibration": {"precisionPercent": 1}}},
+        ],
+        "features": ["Npy"],
+        "workers": {"replicas": 2},
+        "gate": {"task": "classes", "metric": "accuracy", "atLeast": "0"},
+    });
+    evaluations.create("both", spec).await;
+    let status = evaluations.once("both", "GatePassed", "True", "Passed").await.status.unwrap();
+    let scores = status.results[0].zero_shot.as_ref().unwrap();
+    assert_eq!((scores.classes, scores.headline.as_str()), (2, "rocAuc"));
+    assert!(scores.roc_auc.is_some(), "{scores:?}");
+    let retrieval = status.results[1].retrieval.as_ref().unwrap();
+    assert!(retrieval.recalls.is_some() && retrieval.threshold.is_some(), "{retrieval:?}");
+    let summary = status.summary.unwrap();
+    assert_eq!((summary.tasks.as_str(), summary.metric.as_str()), ("2/2", "rocAuc"));
+
+    evaluations
+        .create(
+            "wrong",
+            json!({
+                "checkpoint": {"trainingName": "run"},
+                "tasks": [{"name": "classes", "zeroShot": {"dataset": classes, "preset": "mnist"}}],
+            }),
+        )
+        .await;
+    let failed = evaluations.once("wrong", "Failed", "True", "").await;
+    let told = serde_json::to_string(&failed.status).unwrap();
+    assert!(told.contains("label_cn.txt"), "{told}");
 }
 
 /// What `kubectl` sorts by is text with a point.
