@@ -51,7 +51,7 @@ fn lost_image() -> Value {
 async fn an_image_that_cannot_be_pulled_is_named_and_given_up_in_time() {
     let house = House::open().await;
     let mut spec = spec(lost_image());
-    spec["startDeadlineSeconds"] = json!(30);
+    spec["startDeadlineSeconds"] = json!(90);
     house.train(spec).await;
     let told =
         house.training("the cause", |run| says(run, "Running", "False", "ImagePullFailed")).await;
