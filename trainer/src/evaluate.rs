@@ -7,7 +7,9 @@ mod job;
 pub mod predictions;
 pub mod retrieval;
 pub mod search;
+mod shares;
 mod table;
+mod unusable;
 pub mod zero_shot;
 
 use std::borrow::Cow;

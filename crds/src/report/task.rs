@@ -205,13 +205,16 @@ impl TaskResult {
     /// The number that it is compared by: R@1 from texts to images, or that of its data set.
     pub fn headline(&self) -> Metric {
         match &self.measured {
-            Measured::Retrieval(_) => Metric::TextToImageR1,
+            Measured::Retrieval(_) => RetrievalScores::HEADLINE,
             Measured::ZeroShot(scores) => scores.headline,
         }
     }
 }
 
 impl RetrievalScores {
+    /// The number that retrievals are compared by.
+    pub const HEADLINE: Metric = Metric::TextToImageR1;
+
     fn score(&self, metric: Metric) -> Option<f64> {
         let Recalls { text_to_image, image_to_text } = self.recalls?;
         let of = |recall: Recall, r1, r5, r10, mean| {

@@ -6,6 +6,7 @@ mod both;
 mod distillation;
 mod driver;
 mod emulator;
+mod evaluation;
 mod faults;
 mod flash_attention;
 mod layers;
@@ -20,6 +21,8 @@ mod ranks;
 mod residual_network;
 #[path = "../../../trainer/tests/support/same.rs"]
 mod same;
+#[path = "../../../trainer/tests/support/scores.rs"]
+mod scores;
 mod sequences;
 #[path = "../../../trainer/tests/support/small.rs"]
 #[allow(dead_code, reason = "shared with the tests of stops")]

@@ -30,7 +30,7 @@ pub(crate) fn config(folder: &Path, name: &str, taught: bool) -> TrainConfig {
     config
 }
 
-fn run(config: &TrainConfig, memory: &Memory) {
+pub(crate) fn run(config: &TrainConfig, memory: &Memory) {
     let reporter = Reporter::start(config.run.clone(), Outlets::default()).unwrap();
     train_within(config, &reporter, || false, &|_| Ok(memory.clone())).unwrap();
 }

@@ -3,7 +3,7 @@
 use cnclip_crds::{
     evaluation::{EvaluationSummary, ResultStatus},
     names::condition,
-    report::Metric,
+    report::RetrievalScores,
     training::{StageState, Summary},
 };
 
@@ -52,8 +52,8 @@ pub fn of_evaluation(ledger: &Ledger, tasks: usize) -> EvaluationSummary {
 
 /// The number that a task is compared by, with its name.
 fn headline(result: &ResultStatus) -> Option<(String, String)> {
-    let recall = Metric::TextToImageR1;
-    let named = result.zero_shot.as_ref().map_or(recall.name(), |scores| &scores.headline);
+    let recall = RetrievalScores::HEADLINE.name();
+    let named = result.zero_shot.as_ref().map_or(recall, |scores| &scores.headline);
     let mut scores = result.scores().into_iter();
     scores.find_map(|(metric, score)| {
         (metric.name() == named).then(|| (named.to_owned(), score.to_owned()))

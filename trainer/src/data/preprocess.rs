@@ -40,6 +40,19 @@ pub fn preprocess(
     Ok(())
 }
 
+/// A picture as scoring sees it: decoded and squashed.
+///
+/// # Shapes
+/// `[3, side, side]`
+///
+/// # Errors
+/// Those of [`preprocess`].
+pub fn plain(bytes: &[u8], side: usize) -> Result<Vec<u8>, DecodeError> {
+    let mut planes = vec![0; 3 * side * side];
+    preprocess(bytes, side, Augmentation::None, Key::default(), &mut planes)?;
+    Ok(planes)
+}
+
 /// Augments and squashes a decoded picture into its place in a batch.
 ///
 /// # Shapes

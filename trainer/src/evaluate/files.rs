@@ -7,7 +7,7 @@ use super::predictions::{self, ANSWERS, IMAGE_TO_TEXT, TEXT_TO_IMAGE};
 use super::predictions::{IMAGE_TO_TEXT_SCORE, TEXT_TO_IMAGE_SCORE};
 use crate::data::shard::Id;
 use crate::error::{Error, Result};
-use crate::exchange::features::{Of, Writer};
+use crate::exchange::features::{Of, Writer, ending};
 use crate::store::Store;
 
 /// Writes what was found for each query in both directions, how good that is where it is known, what
@@ -17,8 +17,8 @@ use crate::store::Store;
 /// If the store does not take them.
 pub(super) fn write(scored: &Scored, formats: &[FeatureFormat], folder: &Store) -> Result<()> {
     let (gallery, retrieval) = (&scored.gallery, &scored.retrieval);
-    let texts: Vec<_> = gallery.texts.iter().map(|text| text.text_id.clone()).collect();
-    let images: Vec<_> = gallery.images.iter().map(|image| image.image_id.clone()).collect();
+    let texts: Vec<_> = gallery.texts.iter().map(|text| &text.text_id).collect();
+    let images: Vec<_> = gallery.images.iter().map(|image| &image.image_id).collect();
     let ids = (texts.as_slice(), images.as_slice());
     let (of_texts, of_images) = (&retrieval.text_to_image, &retrieval.image_to_text);
     put(folder, TEXT_TO_IMAGE, |to| predictions::of_texts(ids, of_texts, to))?;
@@ -37,24 +37,19 @@ pub(super) fn write(scored: &Scored, formats: &[FeatureFormat], folder: &Store) 
 fn features(
     scored: &Scored,
     format: FeatureFormat,
-    (texts, images): (&[Id], &[Id]),
+    (texts, images): (&[&Id], &[&Id]),
     folder: &Store,
 ) -> Result<()> {
     let pool = scored.gallery.pool();
-    let ending = match format {
-        FeatureFormat::Jsonl => "jsonl",
-        FeatureFormat::Npy => "npy",
-        FeatureFormat::Parquet => "parquet",
-    };
     for (name, of, ids, features) in
         [("images", Of::Images, images, pool.images), ("texts", Of::Texts, texts, pool.texts)]
     {
         let mut file = Vec::new();
         let size = (features.count(), features.width());
         let mut writer = Writer::new(format, of, size, &mut file)?;
-        writer.add(ids, features.values())?;
+        writer.add(ids.iter().copied(), features.values())?;
         let beside = writer.finish()?;
-        folder.put(&format!("{name}.{ending}"), file.into())?;
+        folder.put(&format!("{name}.{}", ending(format)), file.into())?;
         beside.map_or(Ok(()), |ids| folder.put(&format!("{name}.ids.jsonl"), ids.into()))?;
     }
     Ok(())

@@ -11,20 +11,24 @@ use crate::store::Store;
 
 const SIZES: Sizes = Sizes { side: 4, context_length: 8, batch: 5 };
 
-/// Knows a picture by its mean level and a text by its length: enough to see who is encoded when.
+/// Features that are directions in a plane, and the most that were asked for at once.
 #[derive(Default)]
-struct Plain {
+pub(crate) struct Directions {
     features: Vec<f32>,
-    largest_batch: usize,
+    pub(crate) largest_batch: usize,
 }
 
-impl Plain {
-    fn keep(&mut self, values: impl Iterator<Item = f32>) -> Cow<'_, [f32]> {
-        self.features = values.flat_map(|value| [value.cos(), value.sin()]).collect();
+impl Directions {
+    pub(crate) fn keep(&mut self, angles: impl Iterator<Item = f32>) -> Cow<'_, [f32]> {
+        self.features = angles.flat_map(|angle| [angle.cos(), angle.sin()]).collect();
         self.largest_batch = self.largest_batch.max(self.features.len() / 2);
         self.features.as_slice().into()
     }
 }
+
+/// Knows a picture by its mean level and a text by its length: enough to see who is encoded when.
+#[derive(Default)]
+struct Plain(Directions);
 
 impl Encoder for Plain {
     fn width(&self) -> usize {
@@ -33,10 +37,10 @@ impl Encoder for Plain {
     fn encode_images(&mut self, pixels: Pixels<'_>) -> Cow<'_, [f32]> {
         let Pixels::Bytes(planes) = pixels else { panic!("pictures come as bytes") };
         let mean = |planes: &[u8]| planes.iter().map(|&level| f32::from(level) / 48.0).sum::<f32>();
-        self.keep(planes.chunks(3 * SIZES.side * SIZES.side).map(|planes| mean(planes) / 256.0))
+        self.0.keep(planes.chunks(3 * SIZES.side * SIZES.side).map(|planes| mean(planes) / 256.0))
     }
     fn encode_texts(&mut self, texts: Texts<'_>) -> Cow<'_, [f32]> {
-        self.keep(texts.offsets.windows(2).map(|pair| (pair[1] - pair[0]) as f32 / 8.0))
+        self.0.keep(texts.offsets.windows(2).map(|pair| (pair[1] - pair[0]) as f32 / 8.0))
     }
 }
 
@@ -97,7 +101,7 @@ fn every_picture_and_every_text_is_encoded_once_with_what_belongs_together() {
         (gallery.pool().images.count(), gallery.pool().texts.count()),
         (gallery.images.len(), gallery.texts.len())
     );
-    assert!(encoder.largest_batch <= SIZES.batch, "{}", encoder.largest_batch);
+    assert!(encoder.0.largest_batch <= SIZES.batch, "{}", encoder.0.largest_batch);
     for (text, images) in gallery.relevant.iter().enumerate() {
         for &image in images {
             let Place { shard, sample, .. } = gallery.images[image];
@@ -130,10 +134,10 @@ fn a_torn_shard_costs_its_own_pictures_and_too_many_end_the_evaluation() {
     store.put(&part.name, bytes.slice(..bytes.len() / 2)).unwrap();
 
     let torn = encode(&dataset, 1.0).unwrap();
-    assert!(torn.skipped > 0);
-    assert_eq!(torn.images.len() as u64 + torn.skipped, whole.images.len() as u64);
+    assert!(torn.unusable.count > 0);
+    assert_eq!(torn.images.len() as u64 + torn.unusable.count, whole.images.len() as u64);
     let error = encode(&dataset, 0.01).unwrap_err();
-    assert!(error.to_string().contains(&format!("{} of ", torn.skipped)), "{error}");
+    assert!(error.to_string().contains(&format!("{} of ", torn.unusable.count)), "{error}");
     assert!(error.to_string().contains(&part.name), "{error}");
     assert_eq!(error.exit().code(), 65);
 }

@@ -17,7 +17,6 @@ mod pictures;
 mod ready;
 mod submission;
 
-use std::ops::Range;
 use std::time::Instant;
 
 use cnclip_crds::report::{Measured, TaskResult, ZeroShotScores};
@@ -26,7 +25,6 @@ use cnclip_crds::zero_shot::TemplateSet;
 use super::{Encoder, Sizes};
 use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Result};
-use crate::ops::ranks::Ranks;
 use crate::world::World;
 pub use folders::File;
 use metrics::{Guesses, average_precision, mean, per_class, roc_auc};
@@ -153,12 +151,6 @@ fn finite(ready: &Ready, features: &[f32], of: &str) -> Result<()> {
          diverged, or its files are damaged. Score another.",
         ready.name
     )))
-}
-
-/// A rank's share of so many things.
-fn share(things: usize, world: &World) -> Range<usize> {
-    let (rank, count) = (world.rank(), world.count());
-    things * rank / count..things * (rank + 1) / count
 }
 
 #[cfg(test)]

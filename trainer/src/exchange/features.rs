@@ -31,13 +31,22 @@ enum Row<'a> {
     Text { text_id: &'a Id, feature: &'a [f32] },
 }
 
-/// The format that the end of a file's name asks for: `.npy`, `.parquet`, or else JSON lines.
-pub fn format_of(path: &Path) -> FeatureFormat {
-    match path.extension().and_then(|end| end.to_str()) {
-        Some("npy") => FeatureFormat::Npy,
-        Some("parquet") => FeatureFormat::Parquet,
-        _ => FeatureFormat::Jsonl,
+/// How the names of files of a format end.
+pub fn ending(format: FeatureFormat) -> &'static str {
+    match format {
+        FeatureFormat::Jsonl => "jsonl",
+        FeatureFormat::Npy => "npy",
+        FeatureFormat::Parquet => "parquet",
     }
+}
+
+/// The format that the end of a file's name asks for; JSON lines where it asks for none.
+pub fn format_of(path: &Path) -> FeatureFormat {
+    let asked = |&format: &FeatureFormat| path.extension().is_some_and(|end| end == ending(format));
+    [FeatureFormat::Npy, FeatureFormat::Parquet]
+        .into_iter()
+        .find(asked)
+        .unwrap_or(FeatureFormat::Jsonl)
 }
 
 /// A file of features on its way out.
@@ -92,7 +101,7 @@ impl<W: Write + Send> Writer<W> {
                 .try_for_each(|row| output::line(to, &row).map_err(unwritten)),
             Kept::Array(to, ids) => {
                 ids.extend(rows.map(|(id, _)| id.clone()));
-                to.write_all(&npy::bytes(features)).map_err(unwritten)
+                to.write_all(npy::bytes(features)).map_err(unwritten)
             }
             Kept::Table(table) => rows.try_for_each(|(id, row)| table.add(id, row)),
         }

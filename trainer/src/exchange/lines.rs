@@ -1,5 +1,6 @@
 //! JSON objects, one a line, and the number of the line in every refusal. Never holds more than one.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -14,6 +15,20 @@ pub struct Lines<R> {
     reader: R,
     name: String,
     expected: &'static str,
+}
+
+/// A line of something, as a refusal tells it.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    name: &'a str,
+    /// From 1.
+    pub number: u64,
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(to, "{} line {}", self.name, self.number)
+    }
 }
 
 impl Lines<BufReader<File>> {
@@ -39,7 +54,7 @@ impl<R: BufRead> Lines<R> {
     /// A line that is no `T`, or the first error of `take`.
     pub fn each<T: DeserializeOwned>(
         self,
-        mut take: impl FnMut(&str, T) -> Result<()>,
+        mut take: impl FnMut(Place<'_>, T) -> Result<()>,
     ) -> Result<()> {
         let Self { reader, name, expected } = self;
         for (number, line) in (1..).zip(reader.split(b'\n')) {
@@ -47,14 +62,14 @@ impl<R: BufRead> Lines<R> {
             if line.trim_ascii().is_empty() {
                 continue;
             }
-            let place = format!("{name} line {number}");
+            let place = Place { name: &name, number };
             let value = serde_json::from_slice(&line).map_err(|error| {
                 let told = error.to_string();
                 let what = told.split(" at line ").next().unwrap_or(&told);
                 let column = error.column();
                 Error::Data(format!("{place}, column {column}: {what}. Expected {expected}."))
             })?;
-            take(&place, value)?;
+            take(place, value)?;
         }
         Ok(())
     }
@@ -70,7 +85,7 @@ mod tests {
         let lines = Lines::new(&b"1\n\n \r\n2\r\n3"[..], "numbers", "a number");
         lines
             .each(|place, value: u8| {
-                seen.push((place.to_owned(), value));
+                seen.push((place.to_string(), value));
                 Ok(())
             })
             .unwrap();

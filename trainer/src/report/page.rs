@@ -134,7 +134,7 @@ pub fn page(input: &PageInput) -> String {
 }
 
 /// Every template, by the name under which the others know it.
-const TEMPLATES: [(&str, &str); 9] = [
+const TEMPLATES: [(&str, &str); 10] = [
     ("base.html", include_str!("page/base.html")),
     ("style.css", include_str!("page/style.css")),
     ("chart.html", include_str!("page/chart.html")),
@@ -143,6 +143,7 @@ const TEMPLATES: [(&str, &str); 9] = [
     ("zero_shot.html", include_str!("page/zero_shot.html")),
     ("training.html", include_str!("page/training.html")),
     ("examples.html", include_str!("page/examples.html")),
+    ("pictures.html", include_str!("page/pictures.html")),
     ("compare.html", include_str!("page/compare.html")),
 ];
 

@@ -22,7 +22,11 @@ pub(super) fn checkpoints(
     let mut entries: Vec<_> = history.cloned().collect();
     let written = training.and_then(|training| training.status.as_ref());
     for checkpoint in written.iter().flat_map(|status| &status.checkpoints).rev() {
-        if !entries.iter().any(|entry| entry.checkpoint == checkpoint.uri) {
+        // An attempt may write a step that an earlier one has written: the weights are the same.
+        let same = |entry: &ScoredCheckpoint| {
+            (&entry.stage, entry.step) == (&checkpoint.stage, checkpoint.step)
+        };
+        if !entries.iter().any(same) {
             entries.push(entry(run, training, checkpoint));
         }
     }
@@ -109,7 +113,10 @@ pub(super) fn history(ledger: &Ledger) -> Vec<ScoredCheckpoint> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::samples;
 
     #[test]
     fn the_name_of_a_job_fits_whatever_the_names_of_runs_and_stages() {
@@ -121,6 +128,21 @@ mod tests {
             let job = format!("{run}-{}-9999", name(&run, &stage, 16, step));
             assert!(job.len() <= LONGEST, "{job}");
         }
+    }
+
+    #[test]
+    fn a_step_that_is_written_again_is_scored_once() {
+        let run = samples::evaluation();
+        let mut training = samples::training();
+        let written = |attempt| {
+            json!({"stage": "align", "step": 40, "uri": format!("s3://runs/muge/align/checkpoints/40-{attempt}"),
+                   "digest": "d", "writtenAt": "2026-01-01T00:00:00Z"})
+        };
+        let status = json!({"checkpoints": [written(2), written(1)]});
+        training.status = Some(serde_json::from_value(status).unwrap());
+        let found = checkpoints(&run, Some(&training));
+        let found: Vec<_> = found.iter().map(|entry| entry.checkpoint.as_str()).collect();
+        assert_eq!(found, ["s3://runs/muge/align/checkpoints/40-1"]);
     }
 
     #[test]

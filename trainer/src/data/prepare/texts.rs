@@ -4,6 +4,7 @@
 mod pairs;
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -47,33 +48,39 @@ impl Texts {
     pub(super) fn read(path: &Path, images: &Images, skipped: &mut Skipped) -> Result<Self> {
         let mut found = Vec::new();
         Lines::open(path, EXPECTED)?.each(|place, line: Line| {
-            known(place, &line, images)?;
-            found.push((place.to_owned(), line));
+            known(&place, &line, images)?;
+            found.push((place.number, line));
             Ok(())
         })?;
-        Self::of(path, found, skipped)
+        Self::of((path, "line"), found, skipped)
     }
 
     /// Reads all texts of a database of pairs; every image they name must be there.
     pub(super) fn read_pairs(path: &Path, images: &Images, skipped: &mut Skipped) -> Result<Self> {
         let found = pairs::read(path)?;
-        found.iter().try_for_each(|(place, line)| known(place, line, images))?;
-        Self::of(path, found, skipped)
+        let told = |number| format!("{} key {number}", path.display());
+        found.iter().try_for_each(|(number, line)| known(&told(number), line, images))?;
+        Self::of((path, "key"), found, skipped)
     }
 
-    fn of(path: &Path, found: Vec<(String, Line)>, skipped: &mut Skipped) -> Result<Self> {
+    /// Texts and the numbers of what they were read from: lines or keys.
+    fn of(
+        (path, word): (&Path, &str),
+        found: Vec<(u64, Line)>,
+        skipped: &mut Skipped,
+    ) -> Result<Self> {
         let read = found.len() as u64;
         let mut kept = Vec::with_capacity(found.len());
-        for (place, line) in found {
+        for (number, line) in found {
             match line.text.trim().is_empty() {
                 true => {
                     skipped.empty_texts += 1;
-                    skipped.example(|| place);
+                    skipped.example(|| format!("{} {word} {number}", path.display()));
                 }
-                false => kept.push((place, line)),
+                false => kept.push((number, line)),
             }
         }
-        refuse_twice(path, &kept)?;
+        refuse_twice((path, word), &kept)?;
         kept.sort_by(|(_, a), (_, b)| a.text_id.cmp(&b.text_id));
         Ok(Self::new(read, kept.into_iter().map(|(_, line)| line)))
     }
@@ -114,7 +121,7 @@ impl Texts {
     }
 }
 
-fn known(place: &str, line: &Line, images: &Images) -> Result<()> {
+fn known(place: &impl Display, line: &Line, images: &Images) -> Result<()> {
     match line.image_ids.iter().find(|image_id| !images.contains(image_id)) {
         Some(unknown) => Err(Error::Data(format!(
             "{place}: text {} names image {unknown}, which {} does not hold. Add the image or \
@@ -126,13 +133,13 @@ fn known(place: &str, line: &Line, images: &Images) -> Result<()> {
     }
 }
 
-fn refuse_twice(path: &Path, lines: &[(String, Line)]) -> Result<()> {
+fn refuse_twice((path, word): (&Path, &str), lines: &[(u64, Line)]) -> Result<()> {
     let mut seen = HashMap::with_capacity(lines.len());
-    for (place, line) in lines {
-        if let Some(first) = seen.insert(&line.text_id, place) {
+    for (number, line) in lines {
+        if let Some(first) = seen.insert(&line.text_id, number) {
             return Err(Error::Data(format!(
-                "{} gives text {} twice: {first} and {place}. Give each text its own text_id; one \
-                 text may name several images.",
+                "{} gives text {} twice: {word} {first} and {word} {number}. Give each text its own \
+                 text_id; one text may name several images.",
                 path.display(),
                 line.text_id
             )));

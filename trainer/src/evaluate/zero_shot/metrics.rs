@@ -33,8 +33,7 @@ impl Guesses<'_> {
     pub fn confusion(&self) -> Vec<Vec<u64>> {
         let mut confusion = vec![vec![0; self.classes]; self.classes];
         for (row, right) in self.rows() {
-            let found = (0..self.classes).find(|&class| rank(row, class) == 0);
-            found.into_iter().for_each(|found| confusion[right][found] += 1);
+            confusion[right][most_probable(row)] += 1;
         }
         confusion
     }
@@ -43,6 +42,11 @@ impl Guesses<'_> {
     pub fn of_class(&self, class: usize) -> Vec<f32> {
         self.rows().map(|(row, _)| row[class]).collect()
     }
+}
+
+/// The class of the largest number; the earlier one of equals.
+pub fn most_probable(row: &[f32]) -> usize {
+    (1..row.len()).fold(0, |best, class| if row[class] > row[best] { class } else { best })
 }
 
 /// How many classes are more probable than one.

@@ -4,9 +4,9 @@ use rayon::prelude::*;
 
 use super::lines::fill;
 use super::ready::Ready;
-use super::share;
 use crate::data::tokenize::{Tokenizer, dataset_rules};
 use crate::error::Result;
+use crate::evaluate::shares::share;
 use crate::evaluate::{Encoder, Sizes};
 use crate::model::Texts;
 use crate::ops::matrix::{Matrix, MatrixMut, Onto, Threads, product};

@@ -8,13 +8,11 @@ use bytes::Bytes;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use cnclip_crds::stage::Augmentation;
-
 use super::ready::Ready;
-use super::share;
-use crate::data::augment::Key;
-use crate::data::preprocess::preprocess;
+use crate::data::preprocess::plain;
 use crate::error::{Error, Result};
+use crate::evaluate::shares::{exchange, share};
+use crate::evaluate::unusable::Unusable;
 use crate::evaluate::{Encoder, Sizes};
 use crate::ops::pixels::Pixels;
 use crate::store::Fault;
@@ -22,7 +20,6 @@ use crate::world::World;
 
 /// Chunks of pictures that wait between two who work on them.
 const CHUNKS_AHEAD: usize = 2;
-const MOST_EXAMPLES: usize = 5;
 
 /// What the model says of the pictures.
 #[derive(Debug, Default)]
@@ -40,8 +37,7 @@ pub(super) struct Encoded {
 #[derive(Default, Serialize, Deserialize)]
 struct Found {
     used: Vec<usize>,
-    skipped: u64,
-    faults: Vec<String>,
+    unusable: Unusable,
 }
 
 /// Some pictures and their files.
@@ -79,7 +75,8 @@ pub(super) fn encode(
         })
     })?;
     encoder.check()?;
-    let found = own.exchange(world)?;
+    let mut found = Found::default();
+    exchange(&own, world)?.into_iter().for_each(|next| found.append(next));
     judge(ready, &found, most_skipped)?;
     Ok(Encoded { features: world.concat(features)?, used: found.used })
 }
@@ -112,11 +109,7 @@ fn chunk(
     files: Vec<Result<Bytes>>,
 ) -> Result<Chunk> {
     let planes = |file: Result<Bytes>| match file {
-        Ok(bytes) => {
-            let mut planes = vec![0; 3 * side * side];
-            let done = preprocess(&bytes, side, Augmentation::None, Key::default(), &mut planes);
-            Ok(done.map(|()| planes).map_err(|error| error.to_string()))
-        }
+        Ok(bytes) => Ok(plain(&bytes, side).map_err(|error| error.to_string())),
         // It was there when the data set was listed.
         Err(Error::Store(fault)) if fault.fault == Fault::Missing => Ok(Err(fault.to_string())),
         Err(error) => Err(error),
@@ -130,8 +123,7 @@ fn chunk(
                 found.used.push(place);
             }
             Err(told) => {
-                found.skipped += 1;
-                found.faults.push(format!("{}: {told}.", ready.files[place].path()));
+                found.unusable.add(format!("{}: {told}.", ready.files[place].path()));
             }
         }
     }
@@ -141,34 +133,13 @@ fn chunk(
 impl Found {
     fn append(&mut self, next: Self) {
         self.used.extend(next.used);
-        self.skipped += next.skipped;
-        self.faults.extend(next.faults);
-        self.faults.truncate(MOST_EXAMPLES);
-    }
-
-    /// What all ranks found, in their order.
-    fn exchange(self, world: &World) -> Result<Self> {
-        let fault = |error| Error::Bug(format!("what was found cannot be told as JSON: {error}"));
-        let own = serde_json::to_vec(&self).map_err(fault)?;
-        let mut all = Self::default();
-        for found in world.exchange(&own)? {
-            all.append(serde_json::from_slice(&found).map_err(fault)?);
-        }
-        Ok(all)
+        self.unusable.append(next.unusable);
     }
 }
 
 fn judge(ready: &Ready, found: &Found, most_skipped: f64) -> Result<()> {
-    let total = ready.files.len();
-    if found.skipped as f64 <= most_skipped * total as f64 && !found.used.is_empty() {
-        return Ok(());
-    }
-    Err(Error::Data(format!(
-        "{} of {total} pictures of {} cannot be used; at most {} % may be. The first: {} Correct the \
-         data set, or raise maxSkippedPercent.",
-        found.skipped,
-        ready.store.uri(),
-        most_skipped * 100.0,
-        found.faults.join(" ")
-    )))
+    let what = format!("pictures of {}", ready.store.uri());
+    // Without a picture there is nothing to score, whatever may be left out.
+    let most = if found.used.is_empty() { 0.0 } else { most_skipped };
+    found.unusable.within(most, (ready.files.len() as u64, &what))
 }

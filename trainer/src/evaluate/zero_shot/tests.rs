@@ -7,6 +7,7 @@ use cnclip_crds::run_config::ZeroShotConfig;
 
 use super::*;
 use crate::data::tokenize::Vocabulary;
+use crate::evaluate::tests::Directions;
 use crate::model::Texts;
 use crate::ops::pixels::Pixels;
 use crate::store::Store;
@@ -16,18 +17,7 @@ const SIZES: Sizes = Sizes { side: 4, context_length: 8, batch: 3 };
 
 /// Sees how red a picture is, and takes the second token of a text as a direction.
 #[derive(Default)]
-struct Plain {
-    features: Vec<f32>,
-    largest_batch: usize,
-}
-
-impl Plain {
-    fn keep(&mut self, angles: impl Iterator<Item = f32>) -> Cow<'_, [f32]> {
-        self.features = angles.flat_map(|angle| [angle.cos(), angle.sin()]).collect();
-        self.largest_batch = self.largest_batch.max(self.features.len() / 2);
-        self.features.as_slice().into()
-    }
-}
+struct Plain(Directions);
 
 impl Encoder for Plain {
     fn width(&self) -> usize {
@@ -36,11 +26,11 @@ impl Encoder for Plain {
     fn encode_images(&mut self, pixels: Pixels<'_>) -> Cow<'_, [f32]> {
         let Pixels::Bytes(planes) = pixels else { panic!("pictures come as bytes") };
         let area = SIZES.side * SIZES.side;
-        self.keep(planes.chunks(3 * area).map(|planes| f32::from(planes[0]) / 200.0))
+        self.0.keep(planes.chunks(3 * area).map(|planes| f32::from(planes[0]) / 200.0))
     }
     fn encode_texts(&mut self, texts: Texts<'_>) -> Cow<'_, [f32]> {
         let first = texts.offsets.windows(2).map(|pair| texts.ids[pair[0] + 1]);
-        self.keep(first.map(|id| (id as f32 - 4.0) / 2.0).collect::<Vec<_>>().into_iter())
+        self.0.keep(first.map(|id| (id as f32 - 4.0) / 2.0).collect::<Vec<_>>().into_iter())
     }
 }
 
@@ -83,7 +73,7 @@ fn ready(store: &Store) -> Ready {
 fn scored(ready: &Ready, most_skipped: f64) -> Result<Scored> {
     let mut encoder = Plain::default();
     let scored = score(ready, &tokenizer(), &mut encoder, (SIZES, most_skipped), &World::alone());
-    assert!(encoder.largest_batch <= SIZES.batch, "{}", encoder.largest_batch);
+    assert!(encoder.0.largest_batch <= SIZES.batch, "{}", encoder.0.largest_batch);
     scored
 }
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::matrix::Matrix;
 use super::picture::data_uri;
 use crate::error::Result;
+use crate::evaluate::zero_shot::metrics::most_probable;
 use crate::evaluate::zero_shot::{Picture, Scored};
 use crate::store::Store;
 
@@ -144,12 +145,7 @@ fn pairs(names: &[String], confusion: &[Vec<u64>]) -> Vec<Pair> {
 /// The pictures that the model is surest of and wrong about, and what they are taken for: first one
 /// of each pair of classes.
 fn mistaken(pictures: &[Picture]) -> Vec<(&Picture, usize)> {
-    let taken = |picture: &Picture| {
-        let row = &picture.probabilities;
-        // Of equals the first, as in the scores.
-        (0..row.len()).rev().max_by(|&a, &b| row[a].total_cmp(&row[b]))
-    };
-    let guesses = pictures.iter().filter_map(|picture| Some((picture, taken(picture)?)));
+    let guesses = pictures.iter().map(|picture| (picture, most_probable(&picture.probabilities)));
     let mut wrong: Vec<_> =
         guesses.filter(|(picture, taken_for)| !picture.labels.contains(taken_for)).collect();
     wrong.sort_by(|(a, x), (b, y)| b.probabilities[*y].total_cmp(&a.probabilities[*x]));

@@ -1,0 +1,50 @@
+//! What of a data set cannot be used, and whether that is too much. Never finds out what can.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+const MOST_EXAMPLES: usize = 5;
+
+/// How much cannot be used, and the first of it with why.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Unusable {
+    pub(super) count: u64,
+    examples: Vec<String>,
+}
+
+impl Unusable {
+    /// So much, of which not all can be told.
+    pub(super) fn new(count: u64, examples: Vec<String>) -> Self {
+        Self { count, examples }
+    }
+
+    /// One thing more.
+    pub(super) fn add(&mut self, told: String) {
+        self.append(Self::new(1, vec![told]));
+    }
+
+    /// Adds what was found behind it.
+    pub(super) fn append(&mut self, next: Self) {
+        self.count += next.count;
+        let room = MOST_EXAMPLES.saturating_sub(self.examples.len());
+        self.examples.extend(next.examples.into_iter().take(room));
+    }
+
+    /// Whether so much of `total` may be left out, as a share.
+    ///
+    /// # Errors
+    /// If it is more.
+    pub(super) fn within(&self, most: f64, (total, what): (u64, &str)) -> Result<()> {
+        if self.count as f64 <= most * total as f64 {
+            return Ok(());
+        }
+        Err(Error::Data(format!(
+            "{} of {total} {what} cannot be used; at most {} % may be. The first: {} Correct the data \
+             set, or raise maxSkippedPercent.",
+            self.count,
+            most * 100.0,
+            self.examples.join(" ")
+        )))
+    }
+}
