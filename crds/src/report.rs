@@ -76,6 +76,9 @@ pub struct CheckpointReport {
     pub written_at: i64,
 }
 
+/// How many checkpoints are told and on record.
+pub const CHECKPOINTS: usize = 8;
+
 /// Why a trainer ended badly.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -175,6 +178,9 @@ pub struct Report {
     /// The newest checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointReport>,
+    /// Those that this attempt wrote before it, newest first: whoever asks seldom misses none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier_checkpoints: Vec<CheckpointReport>,
     /// The last validation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Validation>,

@@ -1,9 +1,12 @@
 //! The data sets that the paper classifies without training on them, and what is the custom of each.
 
+mod template_set;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::report::Metric;
+pub use template_set::TemplateSet;
 
 /// A data set of the paper's tables, by the name of its folder in ELEVATER (ICinW), or ImageNet.
 #[derive(
@@ -73,29 +76,6 @@ pub enum Preset {
     /// 1000 kinds of things; accuracy.
     #[serde(rename = "imagenet-1k")]
     Imagenet1k,
-}
-
-/// A set of sentences into which the name of a class is put.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TemplateSet {
-    /// For whatever can be in a picture.
-    General,
-    /// For flowers.
-    Flower,
-    /// For dishes.
-    Food,
-    /// For aircraft.
-    Aircraft,
-    /// For the earth from above.
-    Satellite,
-    /// For the country where a picture was taken.
-    Country,
-}
-
-impl TemplateSet {
-    /// Every set.
-    pub const ALL: [Self; 6] =
-        [Self::General, Self::Flower, Self::Food, Self::Aircraft, Self::Satellite, Self::Country];
 }
 
 /// What is the custom of a data set.

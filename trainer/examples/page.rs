@@ -194,7 +194,8 @@ fn zero_shot(
         }
     }
     let dataset = format!("file://{}", folder.path().display());
-    let config = ZeroShotConfig { dataset, preset, templates: None, metric: None };
+    let config =
+        ZeroShotConfig { dataset, preset, template_set: None, templates: None, metric: None };
     let ready = Ready::check(name, &config)?;
     let mut guess = Guess::new((each, ready.templates.texts.len()));
     let limits = (SIZES, SKIPPED);

@@ -4,6 +4,7 @@
 mod fault;
 mod reader;
 mod scheme;
+mod upload;
 
 use std::future::Future;
 use std::ops::Range;
@@ -12,14 +13,13 @@ use std::sync::{Arc, OnceLock, mpsc};
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::{Path, PathPart};
-use object_store::{
-    GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart,
-};
+use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use tokio::runtime::Runtime;
 
 use crate::error::{Error, Result};
 pub use fault::{Fault, StoreError};
 pub use reader::Reader;
+pub use upload::Upload;
 
 /// Larger objects move in parts of this size, so that no single request can take long.
 const PART_BYTES: u64 = 16 << 20;
@@ -192,16 +192,20 @@ impl Store {
     ///
     /// # Errors
     /// If the store is read-only, refuses, or does not answer.
-    pub fn put(&self, name: &str, bytes: Bytes) -> Result<()> {
+    pub fn put(&self, name: &str, mut bytes: Bytes) -> Result<()> {
         self.refuse_if_read_only(name)?;
+        if bytes.len() as u64 > PART_BYTES {
+            let part = |bytes: &mut Bytes| bytes.split_to(bytes.len().min(PART_BYTES as usize));
+            return self.write(name, |to| {
+                while !bytes.is_empty() {
+                    to.send(part(&mut bytes))?;
+                }
+                Ok(())
+            });
+        }
         let (objects, path) = (self.objects.clone(), self.path(name));
         self.call("write", name, async move {
-            match bytes.len() as u64 {
-                size if size <= PART_BYTES => {
-                    objects.put(&path, PutPayload::from_bytes(bytes)).await.map(drop)
-                }
-                _ => put_parts(&objects, &path, bytes).await,
-            }
+            objects.put(&path, PutPayload::from_bytes(bytes)).await.map(drop)
         })
     }
 
@@ -287,20 +291,6 @@ async fn parts(
         whole.extend_from_slice(&part);
     }
     Ok(whole.freeze())
-}
-
-async fn put_parts(
-    objects: &Arc<dyn ObjectStore>,
-    path: &Path,
-    mut bytes: Bytes,
-) -> object_store::Result<()> {
-    let upload = objects.put_multipart(path).await?;
-    let mut write = WriteMultipart::new_with_chunk_size(upload, PART_BYTES as usize);
-    while !bytes.is_empty() {
-        write.wait_for_capacity(PARTS_IN_FLIGHT).await?;
-        write.put(bytes.split_to(bytes.len().min(PART_BYTES as usize)));
-    }
-    write.finish().await.map(drop)
 }
 
 /// Does something on the threads that stores talk on, while the caller's own waits.

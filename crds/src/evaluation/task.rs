@@ -4,7 +4,11 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{benchmark::Benchmark, report::Metric, zero_shot::Preset};
+use crate::{
+    benchmark::Benchmark,
+    report::Metric,
+    zero_shot::{Preset, TemplateSet},
+};
 
 /// One thing to measure.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -53,6 +57,7 @@ pub struct Calibration {
 /// Classification of pictures by the Chinese names of their classes, without training on them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.templates) || !has(self.templateSet)").message("give at most one of templates and templateSet"))]
 pub struct ZeroShot {
     /// The prefix of the data set in the layout of ELEVATER, such as `s3://data/elevater/cifar-100/`: the
     /// names of its classes in `label_cn.txt`, its pictures in `test/<class>/`. It must be a place that
@@ -64,8 +69,11 @@ pub struct ZeroShot {
     /// and how many classes there must be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preset: Option<Preset>,
-    /// A file of templates, one a line, with `{}` where the name of a class goes. The default is this
-    /// project's own wording for the preset.
+    /// Which of this project's template sets the names are put into. The default is that of the
+    /// preset, or else `General`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template_set: Option<TemplateSet>,
+    /// A file of other templates, one a line, with `{}` where the name of a class goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https)://.+')").message("must be s3://…, gs://…, az://…, file://… or https://…"))]
     #[schemars(length(max = 1024))]

@@ -4,7 +4,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Identity, PinnedFile, WorldConfig, max_skipped_percent};
-use crate::{benchmark::Benchmark, report::Metric, zero_shot::Preset};
+use crate::{
+    benchmark::Benchmark,
+    report::Metric,
+    zero_shot::{Preset, TemplateSet},
+};
 
 /// One thing to measure: exactly one of its kinds is given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,7 +66,11 @@ pub struct ZeroShotConfig {
     /// Which data set it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preset: Option<Preset>,
-    /// A file of templates, one a line, with `{}` where the name of a class goes; our own if not given.
+    /// Which of our own templates the names are put into; those of the preset, or else the general ones,
+    /// if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template_set: Option<TemplateSet>,
+    /// A file of templates, one a line, with `{}` where the name of a class goes, instead of our own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub templates: Option<String>,
     /// The number that it is compared by; that of the preset, or else the accuracy, if not given.

@@ -1,35 +1,29 @@
 //! A `CnClipEvaluation` as work: of one stage, or of one for each checkpoint of its training. What it
 //! leaves out is taken from its training. Pure.
 
+mod config;
 mod series;
 
 use cnclip_crds::{
     artifacts,
     evaluation::{
-        CnClipEvaluation, CnClipEvaluationStatus, ResultStatus, ScoredCheckpoint, Task, Trigger,
-        When,
+        CnClipEvaluation, CnClipEvaluationStatus, ResultStatus, ScoredCheckpoint, Trigger, When,
     },
     names::{STAGE_EVALUATE, condition},
-    run_config::{
-        CalibrationConfig, EvaluateConfig, Identity, RetrievalConfig, TaskConfig, ZeroShotConfig,
-        pod_listen,
-    },
-    shared::{Artifacts, Workers},
     training::{CnClipTraining, StageStatus},
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
-use super::{
-    Defaults, Run,
-    training::{pinned, world},
-};
+use super::{Defaults, Run};
 use crate::{
     ledger::Ledger,
     observed::Observed,
     plan::admission,
     status::summary,
-    work::{Cause, Config, Stage, Work},
+    work::{Cause, Stage, Work},
 };
+use config::{config, place, workers};
 
 impl Run for CnClipEvaluation {
     const KIND: &'static str = "evaluation";
@@ -106,7 +100,7 @@ impl Run for CnClipEvaluation {
         let stage = turn.or(ledger.stages.last()).cloned().unwrap_or_default();
         let status = CnClipEvaluationStatus {
             observed_generation: ledger.observed_generation,
-            conditions: ledger.conditions.clone(),
+            conditions: conditions(ledger),
             state: stage.state,
             attempt: stage.attempt,
             checkpoint: ledger.checkpoint.clone(),
@@ -141,6 +135,12 @@ impl Run for CnClipEvaluation {
         let baseline = self.spec.gate.as_ref()?.not_worse_than.as_ref()?;
         Some(&baseline.evaluation_name)
     }
+}
+
+/// All but that of checkpoints, for an evaluation makes none.
+fn conditions(ledger: &Ledger) -> Vec<Condition> {
+    let own = |found: &&Condition| found.type_ != condition::CHECKPOINT_VERIFIED;
+    ledger.conditions.iter().filter(own).cloned().collect()
 }
 
 /// What is to be done.
@@ -228,75 +228,13 @@ fn outcome(training: &CnClipTraining, when: When) -> Result<String, Cause> {
     })
 }
 
-/// Where results go.
-fn place(run: &CnClipEvaluation, training: Option<&CnClipTraining>) -> Artifacts {
-    let of_training = || {
-        let artifacts = &training?.spec.artifacts;
-        let prefix = artifacts::join(&artifacts.uri, &format!("evaluations/{}", run.name_any()));
-        Some(Artifacts { uri: prefix, credentials: artifacts.credentials.clone() })
-    };
-    let nowhere = Artifacts { uri: String::new(), credentials: None };
-    run.spec.artifacts.clone().or_else(of_training).unwrap_or(nowhere)
-}
-
-/// Its own, or one of its training's, with all devices that one has.
-fn workers(run: &CnClipEvaluation, training: Option<&CnClipTraining>) -> Workers {
-    let of_training = || Some(Workers { replicas: 1, ..training?.spec.workers.clone() });
-    run.spec.workers.clone().or_else(of_training).unwrap_or_default()
-}
-
-fn config(
-    run: &CnClipEvaluation,
-    training: Option<&CnClipTraining>,
-    stage: &str,
-    checkpoint: String,
-    artifacts: String,
-) -> Config {
-    let spec = &run.spec;
-    let of_training = || training?.spec.model.vocabulary.as_ref();
-    let config = EvaluateConfig {
-        run: Identity {
-            name: run.name_any(),
-            uid: run.uid().unwrap_or_default(),
-            stage: stage.to_owned(),
-            attempt: 1,
-        },
-        checkpoint,
-        vocabulary: spec.vocabulary.as_ref().or_else(of_training).map(pinned),
-        tasks: spec.tasks.iter().map(task).collect(),
-        artifacts,
-        batch_size: spec.batch_size,
-        features: spec.features.clone(),
-        max_skipped_percent: spec.max_skipped_percent.into(),
-        world: world(&workers(run, training)),
-        listen: Some(pod_listen()),
-    };
-    Config::Evaluate(Box::new(config))
-}
-
-fn task(task: &Task) -> TaskConfig {
-    let retrieval = task.retrieval.as_ref().map(|retrieval| RetrievalConfig {
-        dataset: retrieval.dataset.clone(),
-        benchmark: retrieval.benchmark,
-        calibration: retrieval.calibration.as_ref().map(|calibration| CalibrationConfig {
-            precision_percent: calibration.precision_percent.into(),
-        }),
-    });
-    let zero_shot = task.zero_shot.as_ref().map(|zero_shot| ZeroShotConfig {
-        dataset: zero_shot.dataset.clone(),
-        preset: zero_shot.preset,
-        templates: zero_shot.templates.clone(),
-        metric: zero_shot.metric,
-    });
-    TaskConfig { name: task.name.clone(), retrieval, zero_shot }
-}
-
 #[cfg(test)]
 mod tests {
+    use cnclip_crds::run_config::EvaluateConfig;
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::samples;
+    use crate::{samples, work::Config};
 
     fn observed(status: Value) -> Observed {
         let mut training = samples::training();
@@ -380,7 +318,7 @@ mod tests {
     #[test]
     fn a_classification_is_told_whole() {
         let asked = json!({"dataset": "s3://data/pets/", "preset": "oxford-iiit-pets",
-                           "templates": "s3://data/pets.txt", "metric": "top5"});
+                           "templateSet": "Pet", "templates": "s3://data/pets.txt", "metric": "top5"});
         let tasks = json!([{"name": "pets", "zeroShot": asked}]);
         let run = samples::evaluation_with("/tasks", tasks);
         let work = run.work(&observed(json!({})), &samples::defaults()).unwrap();

@@ -2,7 +2,7 @@
 //! evaluation measured, `results` puts there.
 
 use cnclip_crds::{
-    report::{CheckpointReport, Report, Validation},
+    report::{CHECKPOINTS, CheckpointReport, Report, Validation},
     run_config::Identity,
     training::{CheckpointStatus, ValidationStatus},
 };
@@ -10,9 +10,6 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::results;
 use crate::{ledger::Ledger, observed::Observed, time};
-
-/// How many checkpoints are on record.
-const CHECKPOINTS: usize = 3;
 
 /// Whether a report is that of one attempt's pod, and not a stranger's that now has its address.
 pub fn is_from(report: &Report, run: &Identity, pod_uid: &str) -> bool {
@@ -35,9 +32,8 @@ pub fn absorb(ledger: &mut Ledger, index: usize, report: &Report, seen: &Observe
     stage.peak_rss_bytes = (peak > 0).then_some(peak);
     stage.reported_at = Some(moment(report.reported_at));
     let name = stage.name.clone();
-    if let Some(newest) = &report.checkpoint {
-        remember(&mut ledger.checkpoints, &name, newest);
-    }
+    let written = report.earlier_checkpoints.iter().rev().chain(&report.checkpoint);
+    written.for_each(|one| remember(&mut ledger.checkpoints, &name, one));
     if let Some(entry) = ledger.history.get_mut(index)
         && report.results.len() >= entry.results.len()
     {
@@ -113,13 +109,22 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_three_checkpoints_are_on_record_once_each() {
+    fn the_newest_checkpoints_are_on_record_once_each_those_between_two_reports_too() {
         let mut ledger = ledger();
-        for step in [10, 20, 30, 40, 40] {
+        let told = |step| checkpoint(step).checkpoint.unwrap();
+        for (newest, earlier) in [(10, vec![]), (40, vec![30, 20, 10]), (40, vec![30, 20, 10])] {
+            let earlier_checkpoints = earlier.into_iter().map(told).collect();
+            let report = Report { earlier_checkpoints, ..checkpoint(newest) };
+            absorb(&mut ledger, 0, &report, &Observed::default());
+        }
+        let steps = |ledger: &Ledger| -> Vec<_> {
+            ledger.checkpoints.iter().map(|found| found.step).collect()
+        };
+        assert_eq!(steps(&ledger), [40, 30, 20, 10]);
+        for step in [50, 60, 70, 80, 90] {
             absorb(&mut ledger, 0, &checkpoint(step), &Observed::default());
         }
-        let steps: Vec<_> = ledger.checkpoints.iter().map(|found| found.step).collect();
-        assert_eq!(steps, [40, 30, 20]);
+        assert_eq!(steps(&ledger), [90, 80, 70, 60, 50, 40, 30, 20]);
     }
 
     #[test]

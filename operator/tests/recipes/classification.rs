@@ -17,9 +17,8 @@ pub(crate) fn recipe() -> String {
 pub(crate) fn row(preset: Preset) -> String {
     let custom = preset.custom();
     let metric = serde_json::to_value(custom.headline).unwrap();
-    let (metric, set) =
-        (metric.as_str().unwrap(), format!("{:?}", custom.templates).to_lowercase());
-    format!("| {} | {} | {metric} | {set} |\n", preset.name(), custom.classes)
+    let (metric, set) = (metric.as_str().unwrap(), custom.templates);
+    format!("| {} | {} | {metric} | {set:?} |\n", preset.name(), custom.classes)
 }
 
 const HEAD: &str = "\

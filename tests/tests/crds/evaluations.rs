@@ -94,6 +94,14 @@ pub(crate) fn rules() -> Vec<Rule> {
             vec![("/spec/tasks/0", zero_shot("templates", json!("templates.txt")))],
         ),
         rule(
+            "give at most one of templates and templateSet",
+            vec![("/spec/tasks/0", zero_shot("templateSet", json!("Pet")))],
+            vec![
+                ("/spec/tasks/0", zero_shot("templateSet", json!("Pet"))),
+                ("/spec/tasks/0/zeroShot/templates", json!("s3://data/pets.txt")),
+            ],
+        ),
+        rule(
             "must be accuracy, top5, meanPerClass, rocAuc or meanAveragePrecision",
             vec![("/spec/tasks/0", zero_shot("metric", json!("top5")))],
             vec![("/spec/tasks/0", zero_shot("metric", json!("textToImage.r1")))],

@@ -8,7 +8,7 @@ use super::predictions::{IMAGE_TO_TEXT_SCORE, TEXT_TO_IMAGE_SCORE};
 use crate::data::shard::Id;
 use crate::error::{Error, Result};
 use crate::exchange::features::{Of, Writer, ending};
-use crate::store::Store;
+use crate::store::{Store, Upload};
 
 /// Writes what was found for each query in both directions, how good that is where it is known, what
 /// is told as an answer where that was asked for, and the features in every format.
@@ -44,12 +44,12 @@ fn features(
     for (name, of, ids, features) in
         [("images", Of::Images, images, pool.images), ("texts", Of::Texts, texts, pool.texts)]
     {
-        let mut file = Vec::new();
         let size = (features.count(), features.width());
-        let mut writer = Writer::new(format, of, size, &mut file)?;
-        writer.add(ids.iter().copied(), features.values())?;
-        let beside = writer.finish()?;
-        folder.put(&format!("{name}.{}", ending(format)), file.into())?;
+        let beside = folder.write(&format!("{name}.{}", ending(format)), |to| {
+            let mut writer = Writer::new(format, of, size, to)?;
+            writer.add(ids.iter().copied(), features.values())?;
+            writer.finish()
+        })?;
         beside.map_or(Ok(()), |ids| folder.put(&format!("{name}.ids.jsonl"), ids.into()))?;
     }
     Ok(())
@@ -58,11 +58,9 @@ fn features(
 fn put(
     folder: &Store,
     name: &str,
-    write: impl FnOnce(&mut Vec<u8>) -> std::io::Result<()>,
+    write: impl FnOnce(&mut Upload<'_>) -> std::io::Result<()>,
 ) -> Result<()> {
-    let mut bytes = Vec::new();
-    write(&mut bytes).map_err(|error| Error::Bug(format!("{name} cannot be written: {error}")))?;
-    folder.put(name, bytes.into())
+    folder.write(name, |to| write(to).map_err(Error::file("write", name)))
 }
 
 #[cfg(test)]

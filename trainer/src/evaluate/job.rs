@@ -1,29 +1,25 @@
 //! One evaluation from its file to its results, on all ranks: finds the checkpoint, scores every task,
 //! writes what came out.
 
+mod check;
+mod outcome;
+mod subject;
+
 use std::sync::Arc;
 
-use cnclip_crds::artifacts::{self as places, REPORT, RESULTS};
-use cnclip_crds::model::ModelConfig;
-use cnclip_crds::report::{Activity, EvaluationReport, Report, TaskResult};
-use cnclip_crds::run_config::{EvaluateConfig, FeatureFormat, TaskConfig, TrainConfig};
+use cnclip_crds::report::{Activity, EvaluationReport};
+use cnclip_crds::run_config::EvaluateConfig;
 
-use super::{Encoder, Results, Sizes, calibration, files, score, table, zero_shot};
+use super::zero_shot::Ready;
 use crate::array::Memory;
-use crate::data::shard::Dataset;
-use crate::data::tokenize::Tokenizer;
-use crate::error::{Error, Result};
-use crate::lineage;
-use crate::model::clip::{Capacity, Clip, Compute};
+use crate::error::Result;
 use crate::ops::ranks::Ranks;
-use crate::params::Params;
 use crate::place;
 use crate::report::Reporter;
-use crate::report::page::{Classes, Examples, PageInput, Public, Shown, Task, page};
-use crate::source::{self, CONTEXT_LENGTH, Found};
+use crate::source;
 use crate::store::Store;
-use crate::weights::{Part, WeightsError, load};
 use crate::world::{Claim, Crew, World};
+use subject::Subject;
 
 /// Scores a checkpoint on every task, together with the other workers of the run, and gives the table of
 /// what came out: worker 0 alone writes, and has one. `stop` is asked while waiting for the others.
@@ -74,7 +70,7 @@ fn score_all(
     stop: &dyn Fn() -> bool,
     memory: &(dyn Fn(usize) -> Result<Memory> + Sync),
 ) -> Result<String> {
-    check(config)?;
+    check::check(config)?;
     let claim = Claim::new(&config.run, &EvaluateConfig { listen: None, ..config.clone() })?;
     let crew = Crew::join(&config.world, &claim, stop)?;
     let rank = |world: &World, reporter: &Reporter| {
@@ -96,177 +92,38 @@ fn evaluation(
     (memory, world): (&Memory, &World),
     reporter: &Reporter,
 ) -> Result<String> {
-    let ready = zero_shot::Ready::all(&config.tasks)?;
+    let ready = Ready::all(&config.tasks)?;
     let artifacts = Store::open(&config.artifacts)?;
-    let found = source::weights(&config.checkpoint)?;
-    let (model, trained) = (found.model()?, found.config.as_ref());
-    let vocabulary = config.vocabulary.as_ref();
-    let vocabulary = vocabulary.or_else(|| trained?.vocabulary.as_ref());
-    let tokenizer = source::tokenizer(vocabulary, model.text.vocab_size)?;
-    let sizes = sizes(config, &model, trained);
-    let (mut clip, mut params) = build(memory, &model, sizes, &found)?;
-    world.agree("checkpoint", (&found.digest, bits(&params.values.read())))?;
-    reporter.update(|report| begin(report, config));
-    tell(reporter, |evaluation| {
-        evaluation.checkpoint = Some(found.uri.clone());
-        evaluation.digest.clone_from(&found.digest);
-    });
-    let (mut results, mut tasks) = (Vec::new(), Vec::new());
-    let limits = (sizes, config.max_skipped_percent / 100.0);
-    let described = zero_shot::Model::of(&model, sizes_of(&params));
-    for (task, ready) in config.tasks.iter().zip(&ready) {
-        let mut encoder = (&mut clip, &mut params);
-        let task = (task, ready.as_ref());
-        let to = (&described, &artifacts, config.features.as_slice());
-        let done = measure(task, &tokenizer, &mut encoder, limits, (to, world))?;
-        results.extend(done.iter().map(|task| task.result.clone()));
-        tasks.extend(done);
+    let mut subject = Subject::find(config, memory)?;
+    subject.agree(world)?;
+    begin(config, &subject, reporter);
+    let mut tasks = Vec::new();
+    for task in config.tasks.iter().zip(&ready) {
+        tasks.extend(subject.measure(task, (config, &artifacts), world)?);
         reporter.update(|report| {
             report.step += 1;
-            report.results = results.clone();
+            report.results = tasks.iter().map(|task| task.result.clone()).collect();
         });
     }
-    if world.is_first() {
-        write(&artifacts, &found, &results)?;
-        artifacts.put(REPORT, page(&describe(config, &model, &found, tasks)?).into())?;
-    }
+    let table = match world.is_first() {
+        true => outcome::write(config, &subject.found, (tasks, &ready), &artifacts)?,
+        false => String::new(),
+    };
     // Who ends well knows that all do.
     world.meet()?;
     reporter.update(|report| report.activity = Activity::Done);
-    Ok(if world.is_first() { table(&results) } else { String::new() })
+    Ok(table)
 }
 
-fn bits(numbers: &[f32]) -> &[u32] {
-    bytemuck::cast_slice(numbers)
-}
-
-/// The names and sizes of a model's tensors.
-fn sizes_of(params: &Params) -> impl Iterator<Item = (&str, usize)> + Clone {
-    params.segments().iter().map(|segment| (segment.name.as_str(), segment.range.len()))
-}
-
-/// What files beside the results are made of and where they go: the model as submissions describe it, the
-/// artifacts, and formats of features.
-type Destination<'a> = (&'a zero_shot::Model, &'a Store, &'a [FeatureFormat]);
-
-/// Scores one task on all ranks; rank 0 writes what other programs take of it, and chooses what is shown.
-fn measure(
-    (task, ready): (&TaskConfig, Option<&zero_shot::Ready>),
-    tokenizer: &Tokenizer,
-    encoder: &mut impl Encoder,
-    limits: (Sizes, f64),
-    ((model, artifacts, features), world): (Destination<'_>, &World),
-) -> Result<Option<Task>> {
-    let name = &task.name;
-    if let Some(retrieval) = &task.retrieval {
-        let dataset = Dataset::open(&retrieval.dataset)?;
-        let precision = calibration::wanted(task, &dataset)?;
-        let scored = score(name, &dataset, tokenizer, encoder, limits, world)?;
-        let Some(mut scored) = scored else { return Ok(None) };
-        precision.into_iter().for_each(|precision| scored.calibrate(precision));
-        files::write(&scored, features, &artifacts.join(&places::task(name)))?;
-        let shown = Shown::Retrieval(Examples::of(&scored, &dataset)?);
-        let public = retrieval.benchmark.map(Public::Retrieval);
-        return Ok(Some(Task { result: scored.result, shown, public }));
-    }
-    let Some(ready) = ready else { return Err(kindless(task)) };
-    let scored = zero_shot::score(ready, tokenizer, encoder, limits, world)?;
-    if !world.is_first() {
-        return Ok(None);
-    }
-    scored.write(ready, model, artifacts)?;
-    let shown = Shown::ZeroShot(Classes::of(&scored, &ready.store)?);
-    let preset = task.zero_shot.as_ref().and_then(|zero_shot| zero_shot.preset);
-    let public = preset.map(Public::ZeroShot);
-    Ok(Some(Task { result: scored.result, shown, public }))
-}
-
-fn kindless(task: &TaskConfig) -> Error {
-    Error::Config(format!("task {} must have exactly one of retrieval and zeroShot.", task.name))
-}
-
-fn check(config: &EvaluateConfig) -> Result<()> {
-    let two_kinds = |task: &&TaskConfig| task.retrieval.is_some() == task.zero_shot.is_some();
-    if let Some(task) = config.tasks.iter().find(two_kinds) {
-        return Err(kindless(task));
-    }
-    let problem = if let Some(problem) = config.world.problem() {
-        problem
-    } else if config.tasks.is_empty() {
-        "tasks is empty; name at least one.".to_owned()
-    } else if config.batch_size < 1 {
-        format!("batchSize is {}; it must be at least 1.", config.batch_size)
-    } else if !(0.0..=100.0).contains(&config.max_skipped_percent) {
-        format!("maxSkippedPercent is {}; it must be 0 to 100.", config.max_skipped_percent)
-    } else {
-        return Ok(());
-    };
-    Err(Error::Config(problem))
-}
-
-fn sizes(config: &EvaluateConfig, model: &ModelConfig, trained: Option<&TrainConfig>) -> Sizes {
-    let longest = CONTEXT_LENGTH.min(model.text.positions as usize);
-    Sizes {
-        side: model.image.resolution as usize,
-        context_length: trained.map_or(longest, |trained| trained.context_length as usize),
-        batch: config.batch_size as usize,
-    }
-}
-
-fn build(
-    memory: &Memory,
-    model: &ModelConfig,
-    sizes: Sizes,
-    found: &Found,
-) -> Result<(Clip, Params)> {
-    let Sizes { batch, context_length: context, .. } = sizes;
-    let compute = Compute { recompute: true, ..Compute::default() };
-    let capacity = Capacity { batch, context };
-    let (clip, mut params) = Clip::within(memory, model, capacity, compute);
-    let unfit = WeightsError::of(&found.uri, Error::Data);
-    load(&mut params, &found.tensors, Part::All).map_err(unfit)?;
-    memory.check()?;
-    Ok((clip, params))
-}
-
-fn begin(report: &mut Report, config: &EvaluateConfig) {
-    report.activity = Activity::Evaluating;
-    report.steps = config.tasks.len() as i64;
-}
-
-fn describe(
-    config: &EvaluateConfig,
-    model: &ModelConfig,
-    found: &Found,
-    tasks: Vec<Task>,
-) -> Result<PageInput> {
-    let mut input = match &found.config {
-        Some(trained) => PageInput::of(trained, lineage::stages(trained)?),
-        None => PageInput::of_weights(model),
-    };
-    let digest = found.digest.clone().unwrap_or_default();
-    let weights = [("checkpoint", &found.uri), ("checkpoint digest", &digest)];
-    let weights = weights.map(|(name, value)| (name.to_owned(), value.clone()));
-    let data = tasks.iter().flat_map(|task| {
-        let TaskResult { name, dataset, digest, .. } = &task.result;
-        [("data set", dataset), ("digest", digest)]
-            .map(|(what, value)| (format!("{name}: {what}"), value.clone()))
+fn begin(config: &EvaluateConfig, subject: &Subject, reporter: &Reporter) {
+    reporter.update(|report| {
+        report.activity = Activity::Evaluating;
+        report.steps = config.tasks.len() as i64;
     });
-    let known = weights.into_iter().chain(data).filter(|(_, value)| !value.is_empty());
-    input.provenance.extend(known);
-    Ok(PageInput { title: config.run.name.clone(), tasks, ..input })
-}
-
-fn write(artifacts: &Store, found: &Found, results: &[TaskResult]) -> Result<()> {
-    let results = Results {
-        checkpoint: found.uri.clone(),
-        digest: found.digest.clone().unwrap_or_default(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        tasks: results.to_vec(),
-    };
-    let json = serde_json::to_vec_pretty(&results);
-    let json = json.map_err(|error| Error::Bug(format!("{RESULTS} cannot be written: {error}")))?;
-    artifacts.put(RESULTS, json.into())
+    tell(reporter, |evaluation| {
+        evaluation.checkpoint = Some(subject.found.uri.clone());
+        evaluation.digest.clone_from(&subject.found.digest);
+    });
 }
 
 #[cfg(test)]

@@ -1,21 +1,44 @@
 //! The table that people read at the end of an evaluation. Decides nothing but its looks.
 
-use cnclip_crds::report::{Measured, Recall, TaskResult, Threshold};
+use cnclip_crds::report::{Measured, Metric, Recall, TaskResult, Threshold};
 
-const HEAD: [&str; 6] = ["TASK", "DIRECTION", "R@1", "R@5", "R@10", "MR"];
+/// Columns of words; those behind them are of numbers.
+const WORDS: usize = 2;
+const RETRIEVAL: [&str; 6] = ["TASK", "DIRECTION", "R@1", "R@5", "R@10", "MR"];
+const ZERO_SHOT: [&str; 7] = ["TASK", "COMPARED BY", "TOP-1", "TOP-5", "PER CLASS", "MAP", "AUC"];
+/// The numbers of a classification, in the order of its columns.
+const NUMBERS: [Metric; 5] = [
+    Metric::Accuracy,
+    Metric::Top5,
+    Metric::MeanPerClass,
+    Metric::MeanAveragePrecision,
+    Metric::RocAuc,
+];
 
-/// Recalls of all tasks in both directions, in percent, with the sizes of their pools.
+/// The numbers of all tasks in percent, those of one kind below each other, and the sizes of their pools.
 pub fn table(results: &[TaskResult]) -> String {
-    let rows: Vec<_> = results.iter().flat_map(rows).flatten().collect();
-    let longest = rows.iter().map(|row| row[0].chars().count());
-    let name = longest.chain([HEAD[0].len()]).max().unwrap_or(0);
-    let line = |cells: &[String; 6]| {
-        let [task, direction, r1, r5, r10, mean] = cells;
-        format!("{task:<name$}  {direction:<12}  {r1:>5}  {r5:>5}  {r10:>5}  {mean:>5}\n")
+    let recalls: Vec<_> = results.iter().flat_map(recalls).collect();
+    let classified: Vec<_> = results.iter().filter_map(classified).collect();
+    let pools: String = results.iter().map(pool).collect();
+    aligned(&RETRIEVAL, &recalls) + &aligned(&ZERO_SHOT, &classified) + &pools
+}
+
+/// Rows below a head; nothing where there is none.
+fn aligned(head: &[&str], rows: &[Vec<String>]) -> String {
+    if rows.is_empty() {
+        return String::new();
+    }
+    let head = head.iter().map(|&name| name.to_owned()).collect();
+    let all: Vec<&Vec<String>> = [&head].into_iter().chain(rows).collect();
+    let width =
+        |column: usize| all.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<_> = (0..head.len()).map(width).collect();
+    let cell = |(column, cell): (usize, &String)| match column < WORDS {
+        true => format!("{cell:<0$}", widths[column]),
+        false => format!("{cell:>0$}", widths[column]),
     };
-    let head = line(&HEAD.map(String::from));
-    let pools = results.iter().map(pool);
-    [head].into_iter().chain(rows.iter().map(line)).chain(pools).collect()
+    let line = |row: &&Vec<String>| row.iter().enumerate().map(cell).collect::<Vec<_>>().join("  ");
+    all.iter().map(line).map(|line| line + "\n").collect()
 }
 
 fn pool(result: &TaskResult) -> String {
@@ -50,20 +73,28 @@ fn is_unlabelled(result: &TaskResult) -> bool {
     matches!(&result.measured, Measured::Retrieval(scores) if scores.recalls.is_none())
 }
 
-fn rows(result: &TaskResult) -> Option<[[String; 6]; 2]> {
-    let Measured::Retrieval(scores) = &result.measured else { return None };
-    let recalls = scores.recalls.as_ref()?;
+fn recalls(result: &TaskResult) -> Vec<Vec<String>> {
+    let Measured::Retrieval(scores) = &result.measured else { return Vec::new() };
+    let Some(recalls) = &scores.recalls else { return Vec::new() };
     let row = |direction: &str, recall: &Recall| {
         let Recall { r1, r5, r10, mean_recall } = recall;
-        let [r1, r5, r10, mean] = [r1, r5, r10, mean_recall].map(|value| format!("{value:.1}"));
-        [result.name.clone(), direction.into(), r1, r5, r10, mean]
+        let numbers = [r1, r5, r10, mean_recall].map(|value| format!("{value:.1}"));
+        [result.name.clone(), direction.into()].into_iter().chain(numbers).collect()
     };
-    Some([row("text→image", &recalls.text_to_image), row("image→text", &recalls.image_to_text)])
+    vec![row("text→image", &recalls.text_to_image), row("image→text", &recalls.image_to_text)]
+}
+
+fn classified(result: &TaskResult) -> Option<Vec<String>> {
+    let Measured::ZeroShot(scores) = &result.measured else { return None };
+    let number =
+        |metric| result.score(metric).map_or("–".to_owned(), |value| format!("{value:.1}"));
+    let words = [result.name.clone(), scores.headline.to_string()];
+    Some(words.into_iter().chain(NUMBERS.map(number)).collect())
 }
 
 #[cfg(test)]
 mod tests {
-    use cnclip_crds::report::{Recalls, RetrievalScores};
+    use cnclip_crds::report::{Recalls, RetrievalScores, ZeroShotScores};
 
     use super::*;
 
@@ -85,14 +116,45 @@ mod tests {
                 result("flickr", Some(recalls)),
                 result("test", None)
             ]),
-            "TASK    DIRECTION       R@1    R@5   R@10     MR\n\
-             m       text→image     58.4   83.6  100.0   77.4\n\
-             m       image→text      0.0    0.0    0.0    0.0\n\
-             flickr  text→image     58.4   83.6  100.0   77.4\n\
-             flickr  image→text      0.0    0.0    0.0    0.0\n\
+            "TASK    DIRECTION    R@1   R@5   R@10    MR\n\
+             m       text→image  58.4  83.6  100.0  77.4\n\
+             m       image→text   0.0   0.0    0.0   0.0\n\
+             flickr  text→image  58.4  83.6  100.0  77.4\n\
+             flickr  image→text   0.0   0.0    0.0   0.0\n\
              m: 300 texts, 200 images, 1.2 s\n\
              flickr: 300 texts, 200 images, 1.2 s\n\
              test: 300 texts, 200 images, 1.2 s, no labels\n"
+        );
+    }
+
+    #[test]
+    fn classifications_have_columns_of_their_own() {
+        let result = |name: &str, headline, roc_auc| TaskResult {
+            name: name.into(),
+            dataset: "d".into(),
+            digest: String::new(),
+            images: 200,
+            seconds: 1.0,
+            measured: Measured::ZeroShot(ZeroShotScores {
+                classes: 2,
+                headline,
+                accuracy: 96.0,
+                top5: 100.0,
+                mean_per_class: 95.52,
+                roc_auc,
+                mean_average_precision: 71.3,
+            }),
+        };
+        assert_eq!(
+            table(&[
+                result("memes", Metric::RocAuc, Some(53.7)),
+                result("pets", Metric::MeanPerClass, None)
+            ]),
+            "TASK   COMPARED BY   TOP-1  TOP-5  PER CLASS   MAP   AUC\n\
+             memes  rocAuc         96.0  100.0       95.5  71.3  53.7\n\
+             pets   meanPerClass   96.0  100.0       95.5  71.3     –\n\
+             memes: 2 classes, 200 images, 1.0 s\n\
+             pets: 2 classes, 200 images, 1.0 s\n"
         );
     }
 

@@ -132,13 +132,28 @@ fn scores(
 
 /// Our own templates, one a line.
 fn own_templates(set: TemplateSet) -> &'static str {
+    macro_rules! file {
+        ($name:literal) => {
+            include_str!(concat!("zero_shot/templates/", $name, ".txt"))
+        };
+    }
     match set {
-        TemplateSet::General => include_str!("zero_shot/templates/general.txt"),
-        TemplateSet::Flower => include_str!("zero_shot/templates/flower.txt"),
-        TemplateSet::Food => include_str!("zero_shot/templates/food.txt"),
-        TemplateSet::Aircraft => include_str!("zero_shot/templates/aircraft.txt"),
-        TemplateSet::Satellite => include_str!("zero_shot/templates/satellite.txt"),
-        TemplateSet::Country => include_str!("zero_shot/templates/country.txt"),
+        TemplateSet::General => file!("general"),
+        TemplateSet::Flower => file!("flower"),
+        TemplateSet::Food => file!("food"),
+        TemplateSet::Aircraft => file!("aircraft"),
+        TemplateSet::Satellite => file!("satellite"),
+        TemplateSet::Country => file!("country"),
+        TemplateSet::Meme => file!("meme"),
+        TemplateSet::Distance => file!("distance"),
+        TemplateSet::Car => file!("car"),
+        TemplateSet::Texture => file!("texture"),
+        TemplateSet::Tissue => file!("tissue"),
+        TemplateSet::Pet => file!("pet"),
+        TemplateSet::Small => file!("small"),
+        TemplateSet::Object => file!("object"),
+        TemplateSet::Face => file!("face"),
+        TemplateSet::Name => file!("name"),
     }
 }
 

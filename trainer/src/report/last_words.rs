@@ -19,7 +19,7 @@ pub fn path() -> Option<PathBuf> {
 ///
 /// # Guarantees
 /// Always a whole [`Report`]. What is too long goes in this order: results from the first, for those
-/// were told before, the validations, and the end of the failure's message.
+/// were told before, checkpoints from the oldest, the validations, and the end of the failure's message.
 pub fn fit(report: &Report) -> String {
     let mut report = report.clone();
     loop {
@@ -34,6 +34,9 @@ pub fn fit(report: &Report) -> String {
 fn shorten(report: &mut Report, excess: usize) {
     if !report.results.is_empty() {
         report.results.remove(0);
+        return;
+    }
+    if report.earlier_checkpoints.pop().is_some() {
         return;
     }
     if report.validation.take().is_some() || report.best.take().is_some() {
@@ -54,7 +57,8 @@ fn shorten(report: &mut Report, excess: usize) {
 #[cfg(test)]
 mod tests {
     use cnclip_crds::report::{
-        Activity, FailureReport, Measured, Recalls, RetrievalScores, TaskResult, Validation,
+        Activity, CheckpointReport, FailureReport, Measured, Recalls, RetrievalScores, TaskResult,
+        Validation,
     };
 
     use super::*;
@@ -104,6 +108,28 @@ mod tests {
         let kept: Report = serde_json::from_str(&fit(&Report { results, ..report() })).unwrap();
         assert!(kept.results.len() > 5, "{}", kept.results.len());
         assert_eq!(kept.results.last().unwrap().name, "task-199");
+    }
+
+    #[test]
+    fn checkpoints_go_before_the_reason_and_the_newest_stays() {
+        let saved = |step: i64| CheckpointReport {
+            step,
+            uri: "目".repeat(300),
+            digest: "d".repeat(64),
+            written_at: 1,
+        };
+        let message = "Why. ".repeat(100);
+        let report = Report {
+            checkpoint: Some(saved(9)),
+            earlier_checkpoints: (1..9).rev().map(saved).collect(),
+            failure: Some(FailureReport { exit_code: 65, message: message.clone() }),
+            ..report()
+        };
+        let kept: Report = serde_json::from_str(&fit(&report)).unwrap();
+        assert_eq!(kept.failure.unwrap().message, message);
+        assert_eq!(kept.checkpoint.unwrap().step, 9);
+        let steps: Vec<_> = kept.earlier_checkpoints.iter().map(|saved| saved.step).collect();
+        assert!(steps.starts_with(&[8]) && steps.len() < 8, "{steps:?}");
     }
 
     #[test]

@@ -44,8 +44,8 @@ impl Loss {
         };
         let lost = |how: String| {
             Error::Lost(format!(
-                "{who} was lost in step {step}: {how}. All workers end; run the same command again, and \
-                 the run goes on from its newest checkpoint."
+                "{who} was lost in step {step}: {how}. All workers end; run the same command again: a \
+                 training goes on from its newest checkpoint."
             ))
         };
         match how {

@@ -39,7 +39,7 @@ fn of_training(seen: Observed, training: CnClipTraining) -> Observed {
 
 /// What a trainer says that has found a checkpoint and scored it.
 fn scored(run: &CnClipEvaluation, stage: &str, checkpoint: &str, r1: f64) -> Report {
-    let recall = Recall { r1, r5: r1, r10: r1, mean_recall: r1 };
+    let recall = Recall { r1, r5: r1 + 20.0, r10: r1 + 30.0, mean_recall: r1 + 15.0 };
     let recalls = Some(Recalls { text_to_image: recall, image_to_text: recall });
     let result = TaskResult {
         name: "valid".to_owned(),
@@ -96,6 +96,8 @@ fn results_say_what_they_are_of_and_what_made_them() {
     assert_eq!(found["provenance"], expected);
     assert_eq!(found["summary"]["score"], "50.00");
     assert_eq!(found["summary"]["metric"], "textToImage.r1");
+    let conditions = found["conditions"].as_array().unwrap();
+    assert!(conditions.len() == 7 && !found.to_string().contains("CheckpointVerified"), "{found}");
 }
 
 #[test]

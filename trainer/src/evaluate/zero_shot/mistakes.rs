@@ -61,6 +61,7 @@ mod tests {
         let told = told.to_string();
         assert!(told.starts_with("Task a cannot be scored. Numbers 1, 2, 3, 4, 5 and 2 more. X."));
         assert!(told.ends_with("X. And 2 more."), "{told}");
+        assert_eq!(told.matches("X.").count(), 7);
         Mistakes::default().check("Task a").unwrap();
     }
 }

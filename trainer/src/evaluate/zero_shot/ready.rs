@@ -114,7 +114,11 @@ fn chosen(
     custom: Option<Custom>,
     mistakes: &mut Mistakes,
 ) -> Result<Templates> {
-    let set = custom.map_or(TemplateSet::General, |custom| custom.templates);
+    if config.template_set.is_some() && config.templates.is_some() {
+        mistakes.add("templates and templateSet are both given: leave one of them out.");
+    }
+    let set = config.template_set.or(custom.map(|custom| custom.templates));
+    let set = set.unwrap_or(TemplateSet::General);
     let (from, bytes) = match &config.templates {
         Some(uri) => (uri.clone(), Store::open(uri)?.get("")?),
         None => (format!("cnclip: {set:?}"), super::own_templates(set).as_bytes().into()),

@@ -4,10 +4,10 @@
 use cnclip_crds::artifacts;
 use cnclip_crds::model::{Architecture, ModelConfig};
 use cnclip_crds::report::Metric;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::metrics::per_class;
-use super::{Ready, Scored};
+use super::{Picture, Ready, Scored};
 use crate::error::{Error, Result};
 use crate::store::Store;
 
@@ -57,7 +57,31 @@ struct Submission<'a> {
     n_shot: usize,
     rnd_seeds: [u64; 1],
     /// Of the one seed, for each picture the probability of each class.
-    predictions: [Vec<Vec<f64>>; 1],
+    predictions: [Rows<'a>; 1],
+}
+
+/// Rows of probabilities, each made when it is written: those of ImageNet are 450 MB of JSON.
+struct Rows<'a> {
+    pictures: &'a [Picture],
+    order: Option<&'a [usize]>,
+}
+
+impl Serialize for Rows<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        let row = |place: usize| Row(&self.pictures[place].probabilities);
+        match self.order {
+            Some(order) => to.collect_seq(order.iter().map(|&place| row(place))),
+            None => to.collect_seq((0..self.pictures.len()).map(row)),
+        }
+    }
+}
+
+struct Row<'a>(&'a [f32]);
+
+impl Serialize for Row<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        to.collect_seq(self.0.iter().map(rounded))
+    }
 }
 
 #[derive(Serialize)]
@@ -93,7 +117,7 @@ impl Scored {
     /// There is a submission only if every picture could be used: it must have a row for each.
     pub fn write(&self, ready: &Ready, model: &Model, to: &Store) -> Result<()> {
         let folder = to.join(&artifacts::task(&ready.name));
-        folder.put(CLASSES, json(&self.by_class(ready))?.into())?;
+        put(&folder, CLASSES, &self.by_class(ready))?;
         if self.pictures.len() < ready.files.len() {
             tracing::warn!(
                 task = ready.name,
@@ -102,15 +126,11 @@ impl Scored {
             );
             return Ok(());
         }
-        folder.put(SUBMISSION, json(&self.submission(ready, model))?.into())
+        put(&folder, SUBMISSION, &self.submission(ready, model))
     }
 
-    fn submission<'a>(&self, ready: &'a Ready, model: &'a Model) -> Submission<'a> {
-        let row = |place: usize| self.pictures[place].probabilities.iter().map(rounded).collect();
-        let rows = match &ready.order {
-            Some(order) => order.iter().map(|&place| row(place)).collect(),
-            None => (0..self.pictures.len()).map(row).collect(),
-        };
+    fn submission<'a>(&'a self, ready: &'a Ready, model: &'a Model) -> Submission<'a> {
+        let rows = Rows { pictures: &self.pictures, order: ready.order.as_deref() };
         Submission {
             model_name: &model.name,
             dataset_name: &ready.called,
@@ -151,6 +171,7 @@ fn rounded(probability: &f32) -> f64 {
     (f64::from(*probability) * 1e6).round() / 1e6
 }
 
-fn json(value: &impl Serialize) -> Result<Vec<u8>> {
-    serde_json::to_vec(value).map_err(|error| Error::Bug(format!("no JSON can be made: {error}")))
+fn put(folder: &Store, name: &str, value: &impl Serialize) -> Result<()> {
+    let unwritten = |error| Error::Bug(format!("no JSON can be made: {error}"));
+    folder.write(name, |to| serde_json::to_writer(to, value).map_err(unwritten))
 }

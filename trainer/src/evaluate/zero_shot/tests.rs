@@ -3,7 +3,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cnclip_crds::report::Metric;
-use cnclip_crds::run_config::ZeroShotConfig;
 
 use super::*;
 use crate::data::tokenize::Vocabulary;
@@ -63,8 +62,7 @@ fn colours() -> Store {
 }
 
 fn ready(store: &Store) -> Ready {
-    let config =
-        ZeroShotConfig { dataset: String::new(), preset: None, templates: None, metric: None };
+    let config = serde_json::from_value(serde_json::json!({"dataset": ""})).unwrap();
     let ready = Ready::of("colours", &config, store.clone()).unwrap();
     let texts = vec!["{}".to_owned(), "{}红".to_owned()];
     Ready { templates: Templates { texts, ..ready.templates }, ..ready }

@@ -1,7 +1,7 @@
 //! What a run writes: checkpoints while it goes on, and what is there when it ends.
 
 use cnclip_crds::artifacts;
-use cnclip_crds::report::{Activity, CheckpointReport};
+use cnclip_crds::report::{Activity, CHECKPOINTS, CheckpointReport};
 
 use super::Run;
 use crate::checkpoint::{
@@ -119,5 +119,9 @@ fn tell(written: Written, reporter: &Reporter) {
     let Written { step, uri, digest, .. } = written;
     let written_at = jiff::Timestamp::now().as_second();
     let saved = CheckpointReport { step: step as i64, uri, digest, written_at };
-    reporter.update(|report| report.checkpoint = Some(saved));
+    reporter.update(|report| {
+        let before = report.checkpoint.replace(saved);
+        report.earlier_checkpoints.splice(..0, before);
+        report.earlier_checkpoints.truncate(CHECKPOINTS - 1);
+    });
 }

@@ -1,0 +1,31 @@
+//! Whether an evaluation was asked for that can be. Looks at nothing but the configuration.
+
+use cnclip_crds::run_config::{EvaluateConfig, TaskConfig};
+
+use crate::error::{Error, Result};
+
+/// # Errors
+/// What is wrong with the configuration.
+pub(super) fn check(config: &EvaluateConfig) -> Result<()> {
+    let two_kinds = |task: &&TaskConfig| task.retrieval.is_some() == task.zero_shot.is_some();
+    if let Some(task) = config.tasks.iter().find(two_kinds) {
+        return Err(kindless(task));
+    }
+    let problem = if let Some(problem) = config.world.problem() {
+        problem
+    } else if config.tasks.is_empty() {
+        "tasks is empty; name at least one.".to_owned()
+    } else if config.batch_size < 1 {
+        format!("batchSize is {}; it must be at least 1.", config.batch_size)
+    } else if !(0.0..=100.0).contains(&config.max_skipped_percent) {
+        format!("maxSkippedPercent is {}; it must be 0 to 100.", config.max_skipped_percent)
+    } else {
+        return Ok(());
+    };
+    Err(Error::Config(problem))
+}
+
+/// What is told of a task that is of no kind, or of two.
+pub(super) fn kindless(task: &TaskConfig) -> Error {
+    Error::Config(format!("task {} must have exactly one of retrieval and zeroShot.", task.name))
+}
