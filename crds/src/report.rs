@@ -5,7 +5,9 @@ mod task;
 use serde::{Deserialize, Serialize};
 
 use crate::run_config::Identity;
-pub use task::{Measured, Metric, RetrievalScores, TaskResult, Threshold, ZeroShotScores};
+pub use task::{
+    Measured, Metric, RetrievalScores, TaskResult, TemplatesReport, Threshold, ZeroShotScores,
+};
 
 /// What a trainer is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

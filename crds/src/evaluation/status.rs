@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    report::Metric,
+    report::{Metric, TemplatesReport},
     shared::{LastFailure, RecallsStatus, Restarts},
     training::StageState,
 };
@@ -97,6 +97,9 @@ pub struct DatasetProvenance {
     pub uri: String,
     /// sha256 of its index, or of its list of files.
     pub digest: String,
+    /// Of a zero-shot classification, what the names of the classes were put into.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub templates: Option<TemplatesReport>,
 }
 
 /// One of a training's checkpoints.

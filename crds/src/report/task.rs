@@ -191,6 +191,21 @@ pub struct ZeroShotScores {
     pub roc_auc: Option<f64>,
     /// Mean over the classes of the 11-point interpolated average precision.
     pub mean_average_precision: f64,
+    /// What the names of the classes were put into.
+    #[serde(default)]
+    pub templates: TemplatesReport,
+}
+
+/// The templates that the names of classes were put into.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TemplatesReport {
+    /// The file, or one of this project's sets, such as `cnclip: General`.
+    pub from: String,
+    /// How many there are.
+    pub count: i64,
+    /// sha256 of the file.
+    pub digest: String,
 }
 
 impl TaskResult {
@@ -266,6 +281,7 @@ mod tests {
             mean_per_class: 3.0,
             roc_auc: Some(4.0),
             mean_average_precision: 5.0,
+            templates: TemplatesReport::default(),
         }));
         let named = |name: &str| serde_json::from_str::<Metric>(&format!("\"{name}\"")).unwrap();
         for (name, value) in [

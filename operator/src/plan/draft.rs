@@ -182,6 +182,9 @@ impl Draft {
         stage.state = StageState::Succeeded;
         stage.eta_seconds = None;
         stage.finished_at = Some(time::rfc3339(seen.now));
+        if work.series {
+            failure::forgive(&mut self.ledger.restarts);
+        }
         let stage = &work.stages[index];
         self.ledger.report = Some(artifacts::join(stage.config.artifacts(), artifacts::REPORT));
         Standing::Waiting(Cause::new("StageSucceeded", format!("stage {} is done", stage.name)))
@@ -225,6 +228,7 @@ impl Draft {
 
     /// A training deletes old checkpoints, and one that is gone can't be scored.
     fn skip(&mut self, index: usize, seen: &Observed) -> Standing {
+        failure::forgive(&mut self.ledger.restarts);
         let stage = &mut self.ledger.stages[index];
         adopt_attempt(stage, seen);
         stage.state = StageState::Skipped;

@@ -301,9 +301,16 @@ pub fn count(restarts: &mut Restarts, class: Class) {
     *restarts.by_class.entry(class.name().to_owned()).or_default() += 1;
 }
 
+/// Those so far no longer count against a budget: each checkpoint of a series has its own.
+pub fn forgive(restarts: &mut Restarts) {
+    restarts.application = 0;
+    restarts.infrastructure = 0;
+}
+
 /// Seconds to wait before the restart that was counted last: 2, 4, 8 … 300.
 pub fn backoff_seconds(restarts: &Restarts) -> i64 {
-    2_i64.pow(restarts.total.clamp(1, 9).unsigned_abs()).min(300)
+    let counted = restarts.application + restarts.infrastructure;
+    2_i64.pow(counted.clamp(1, 9).unsigned_abs()).min(300)
 }
 
 #[cfg(test)]

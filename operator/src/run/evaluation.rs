@@ -287,6 +287,21 @@ mod tests {
     }
 
     #[test]
+    fn a_vocabulary_of_its_own_is_read_instead_of_its_trainings() {
+        let mut training = samples::training();
+        let file = |uri| serde_json::from_value(json!({"uri": uri})).unwrap();
+        training.spec.model.vocabulary = Some(file("s3://data/trainings.txt"));
+        let observed = Observed { training: Some(training), ..Observed::default() };
+        let told = |run: &CnClipEvaluation| {
+            let work = run.work(&observed, &samples::defaults()).unwrap();
+            config(&work).vocabulary.clone().unwrap().uri
+        };
+        assert_eq!(told(&samples::evaluation()), "s3://data/trainings.txt");
+        let own = samples::evaluation_with("/vocabulary", json!({"uri": "s3://data/own.txt"}));
+        assert_eq!(told(&own), "s3://data/own.txt");
+    }
+
+    #[test]
     fn an_evaluation_takes_one_of_its_trainings_workers_or_all_that_it_asks_for() {
         let mut training = samples::training();
         (training.spec.workers.replicas, training.spec.workers.devices) = (3, 2);

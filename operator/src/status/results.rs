@@ -60,6 +60,10 @@ fn provenance(
         task: result.name.clone(),
         uri: result.dataset.clone(),
         digest: result.digest.clone(),
+        templates: match &result.measured {
+            Measured::ZeroShot(scores) => Some(scores.templates.clone()),
+            Measured::Retrieval(_) => None,
+        },
     };
     let worker = seen.workers.iter().find(|worker| worker.uid == report.pod_uid);
     let image = |worker: &Worker| (worker.image.clone(), worker.image_id.clone());

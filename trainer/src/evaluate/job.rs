@@ -106,7 +106,7 @@ fn evaluation(
         });
     }
     let table = match world.is_first() {
-        true => outcome::write(config, &subject.found, (tasks, &ready), &artifacts)?,
+        true => outcome::write(config, &subject.found, tasks, &artifacts)?,
         false => String::new(),
     };
     // Who ends well knows that all do.

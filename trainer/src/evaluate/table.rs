@@ -94,7 +94,7 @@ fn classified(result: &TaskResult) -> Option<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use cnclip_crds::report::{Recalls, RetrievalScores, ZeroShotScores};
+    use cnclip_crds::report::{Recalls, RetrievalScores, TemplatesReport, ZeroShotScores};
 
     use super::*;
 
@@ -143,6 +143,7 @@ mod tests {
                 mean_per_class: 95.52,
                 roc_auc,
                 mean_average_precision: 71.3,
+                templates: TemplatesReport::default(),
             }),
         };
         assert_eq!(

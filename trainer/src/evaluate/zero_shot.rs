@@ -127,6 +127,7 @@ fn scores(
         mean_per_class: 100.0 * mean(&per_class(confusion)),
         roc_auc: area.map(|area| 100.0 * area),
         mean_average_precision: 100.0 * mean(&precisions),
+        templates: ready.templates.report(),
     }
 }
 

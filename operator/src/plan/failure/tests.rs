@@ -243,7 +243,10 @@ fn restarts_are_counted_by_budget_and_by_class() {
 #[test]
 fn each_restart_waits_longer_up_to_five_minutes() {
     for (total, seconds) in [(0, 2), (1, 2), (2, 4), (3, 8), (8, 256), (9, 300), (1000, 300)] {
-        assert_eq!(backoff_seconds(&Restarts { total, ..Restarts::default() }), seconds);
+        assert_eq!(
+            backoff_seconds(&Restarts { application: total, ..Restarts::default() }),
+            seconds
+        );
     }
 }
 

@@ -101,6 +101,21 @@ fn results_say_what_they_are_of_and_what_made_them() {
 }
 
 #[test]
+fn a_classification_is_of_its_templates_too() {
+    let mut run = samples::evaluation();
+    let mut done = well(&run, 9, "evaluate", "s3://runs/muge/tune/checkpoints/8-1", 50.0);
+    let templates = json!({"from": "cnclip: General", "count": 183, "digest": "t-1"});
+    let scores = json!({"classes": 2, "headline": "accuracy", "accuracy": 1.0, "top5": 1.0,
+                        "meanPerClass": 1.0, "meanAveragePrecision": 1.0, "templates": templates});
+    let report = done.report.as_mut().unwrap();
+    report.results[0].measured = serde_json::from_value(json!({"zeroShot": scores})).unwrap();
+    reconcile(&mut run, &of_training(done, training(&[], Some("Complete"))));
+    let found = serde_json::to_value(&run.status).unwrap();
+    assert_eq!(found["provenance"]["datasets"][0]["templates"], templates);
+    assert_eq!(found["summary"]["metric"], "accuracy");
+}
+
+#[test]
 fn results_that_were_told_stay_when_the_last_words_have_only_the_last() {
     let mut run = samples::evaluation();
     let told = |names: &[&str]| {
@@ -250,6 +265,28 @@ fn a_checkpoint_that_was_deleted_before_its_turn_is_skipped_and_said_so() {
         skipped.message.as_ref().unwrap().contains("raise spec.checkpoint.keep"),
         "{skipped:?}"
     );
+}
+
+#[test]
+fn each_checkpoint_has_its_own_retries() {
+    let mut run = series();
+    for step in [10, 20, 30] {
+        let newest = training(&[checkpoint("align", step)], None);
+        let (stage, seconds) = (format!("align-{step}"), step * 100);
+        let uri = format!("s3://runs/muge/align/checkpoints/{step}-1");
+        reconcile(&mut run, &of_training(nothing(seconds), newest.clone()));
+        for attempt in 1..=2 {
+            let seen = at_work(seconds + 1, &stage, attempt, ended(137, "Error", ""));
+            let plan = reconcile(&mut run, &of_training(seen, newest.clone()));
+            assert_eq!(why(&plan.ledger, "Failed"), "False NotFailed", "{step}, {attempt}");
+        }
+        let report = scored(&run, &stage, &uri, 50.0);
+        let report = Report { run: Owner::of(&run).identity(&stage, 3), ..report };
+        let seen = Observed { report: Some(report), ..done(seconds + 9, &stage, 3) };
+        reconcile(&mut run, &of_training(seen, newest));
+    }
+    let restarts = &run.status.as_ref().unwrap().restarts;
+    assert_eq!((restarts.total, restarts.application, restarts.infrastructure), (6, 0, 0));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A data set that is found to be whole: its names, its templates and where its pictures are. Decodes no
 //! picture and needs no model, so that what is wrong is told before either is waited for.
 
-use cnclip_crds::report::Metric;
+use cnclip_crds::report::{Metric, TemplatesReport};
 use cnclip_crds::run_config::{TaskConfig, ZeroShotConfig};
 use cnclip_crds::zero_shot::{Custom, TemplateSet};
 use sha2::{Digest, Sha256};
@@ -105,6 +105,14 @@ impl Ready {
         let called = config.preset.map_or_else(|| name.to_owned(), |preset| preset.name());
         let (name, digest) = (name.to_owned(), hex(&digest.finalize()));
         Ok(Self { name, called, store, classes, templates, files, labels, order, headline, digest })
+    }
+}
+
+impl Templates {
+    /// What is told of them.
+    pub(super) fn report(&self) -> TemplatesReport {
+        let Self { from, sha256, texts } = self;
+        TemplatesReport { from: from.clone(), count: texts.len() as i64, digest: sha256.clone() }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use cnclip_crds::artifacts;
 use cnclip_crds::model::{Architecture, ModelConfig};
-use cnclip_crds::report::Metric;
+use cnclip_crds::report::{Metric, TemplatesReport};
 use serde::{Serialize, Serializer};
 
 use super::metrics::per_class;
@@ -91,9 +91,7 @@ struct Classes<'a> {
     dataset: &'a str,
     digest: &'a str,
     headline: Metric,
-    templates: &'a str,
-    templates_sha256: &'a str,
-    templates_count: usize,
+    templates: TemplatesReport,
     classes: Vec<Class<'a>>,
     /// Row by right class, column by the class that its pictures were taken for.
     confusion: &'a [Vec<u64>],
@@ -157,9 +155,7 @@ impl Scored {
             dataset: &self.result.dataset,
             digest: &self.result.digest,
             headline: ready.headline,
-            templates: &ready.templates.from,
-            templates_sha256: &ready.templates.sha256,
-            templates_count: ready.templates.texts.len(),
+            templates: ready.templates.report(),
             classes: classes.map(class).collect(),
             confusion: &self.confusion,
         }

@@ -183,7 +183,7 @@ impl Number {
 
 #[cfg(test)]
 mod tests {
-    use cnclip_crds::report::{Metric, Recalls, RetrievalScores, ZeroShotScores};
+    use cnclip_crds::report::{Metric, Recalls, RetrievalScores, TemplatesReport, ZeroShotScores};
     use cnclip_crds::zero_shot::Preset;
 
     use super::super::{Classes, Examples, Shown};
@@ -220,6 +220,7 @@ mod tests {
             mean_per_class: 49.0,
             roc_auc: Some(56.0),
             mean_average_precision: 51.0,
+            templates: TemplatesReport::default(),
         };
         Task {
             result: result(Measured::ZeroShot(scores)),

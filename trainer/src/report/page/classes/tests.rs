@@ -1,4 +1,4 @@
-use cnclip_crds::report::{Measured, Metric, TaskResult, ZeroShotScores};
+use cnclip_crds::report::{Measured, Metric, TaskResult, TemplatesReport, ZeroShotScores};
 
 use super::*;
 
@@ -28,6 +28,7 @@ fn scored(confusion: Vec<Vec<u64>>) -> Scored {
         mean_per_class: 50.0,
         roc_auc: None,
         mean_average_precision: 50.0,
+        templates: TemplatesReport::default(),
     };
     let result = TaskResult {
         name: "task".into(),
