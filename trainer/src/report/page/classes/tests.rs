@@ -1,6 +1,7 @@
 use cnclip_crds::report::{Measured, Metric, TaskResult, TemplatesReport, ZeroShotScores};
 
 use super::*;
+use crate::report::page::{PageInput, Shown, Task, page};
 
 const RED: &[u8] = include_bytes!("../../../../tests/golden/images/odd/png_gray2.png");
 
@@ -114,4 +115,18 @@ fn a_picture_taken_for_another_of_its_classes_is_not_mistaken() {
     let mistaken = shown(&scored).mistaken;
     assert_eq!(mistaken.len(), 1);
     assert_eq!(mistaken[0].class, "类1");
+}
+
+#[test]
+fn a_classification_is_shown_with_what_its_names_were_put_into() {
+    let mut scored = scored(vec![vec![3, 1], vec![0, 4]]);
+    scored.classes[1] = "<b>类".into();
+    let Measured::ZeroShot(scores) = &mut scored.result.measured else { panic!("no other") };
+    scores.templates.from = "own & more".into();
+    scores.templates.count = 1183;
+    let (shown, result) = (Shown::ZeroShot(shown(&scored)), scored.result);
+    let tasks = vec![Task { result, shown, public: None }];
+    let html = page(&PageInput { tasks, ..PageInput::default() });
+    assert!(html.contains("1,183 of each (own &amp; more). This data set"), "{html}");
+    assert!(html.contains("&lt;b&gt;类") && !html.contains("<b>类"), "{html}");
 }
