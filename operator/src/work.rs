@@ -122,6 +122,14 @@ impl Config {
         }
     }
 
+    /// How many of its newest checkpoints are not deleted.
+    pub fn keeps(&self) -> usize {
+        match self {
+            Self::Train(train) => usize::try_from(train.checkpoint.keep).unwrap_or_default(),
+            Self::Evaluate(_) => 0,
+        }
+    }
+
     /// Whether the trainer chooses how many pairs it computes at once.
     pub fn chooses_micro_batch(&self) -> bool {
         matches!(self, Self::Train(train) if train.micro_batch_size == Some(MicroBatch::AUTO))

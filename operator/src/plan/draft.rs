@@ -49,7 +49,7 @@ impl Draft {
         let stage = self.ledger.stages[index].clone();
         match stages::next(work, &self.ledger, &stage, seen) {
             Step::Wait(cause) => Standing::Waiting(cause),
-            Step::HoldBack => self.hold_back(owner, index, seen),
+            Step::HoldBack => self.hold_back(owner, work, index, seen),
             Step::Start(attempt) => self.start(owner, work, index, attempt, seen),
             Step::Watch(job) => self.watch(owner, work, index, &job, seen),
             Step::Succeed => self.succeed(work, index, seen),
@@ -85,8 +85,8 @@ impl Draft {
         })
     }
 
-    fn hold_back(&mut self, owner: &Owner, index: usize, seen: &Observed) -> Standing {
-        self.note_report(index, seen);
+    fn hold_back(&mut self, owner: &Owner, work: &Work, index: usize, seen: &Observed) -> Standing {
+        self.note_report(work, index, seen);
         let stage = &mut self.ledger.stages[index];
         stage.state = StageState::Suspended;
         stage.eta_seconds = None;
@@ -141,7 +141,7 @@ impl Draft {
         self.note_begin(index, job);
         let stage = &mut self.ledger.stages[index];
         stage.state = if obstacle.is_some() { StageState::Starting } else { StageState::Running };
-        self.note_report(index, seen);
+        self.note_report(work, index, seen);
         match obstacle {
             Some(cause) => Standing::Waiting(cause),
             None => Standing::Running(format!(
@@ -154,10 +154,11 @@ impl Draft {
         }
     }
 
-    fn note_report(&mut self, index: usize, seen: &Observed) {
+    fn note_report(&mut self, work: &Work, index: usize, seen: &Observed) {
         let stage = self.ledger.stages[index].name.clone();
         if let Some(report) = seen.report.as_ref().filter(|report| report.run.stage == stage) {
-            progress::absorb(&mut self.ledger, index, report, seen);
+            let keeps = work.stages[index].config.keeps();
+            progress::absorb(&mut self.ledger, (index, keeps), report, seen);
         }
     }
 
@@ -174,7 +175,7 @@ impl Draft {
 
     fn succeed(&mut self, work: &Work, index: usize, seen: &Observed) -> Standing {
         self.look_again = AT_ONCE;
-        self.note_report(index, seen);
+        self.note_report(work, index, seen);
         if let Some(job) = seen.newest_job(&self.ledger.stages[index].name) {
             self.note_begin(index, job);
         }
@@ -200,7 +201,7 @@ impl Draft {
         seen: &Observed,
     ) -> Standing {
         self.look_again = AT_ONCE;
-        self.note_report(index, seen);
+        self.note_report(work, index, seen);
         if work.series && misses_its_checkpoint(&self.ledger.stages[index], seen) {
             return self.skip(index, seen);
         }

@@ -16,8 +16,13 @@ pub fn is_from(report: &Report, run: &Identity, pod_uid: &str) -> bool {
     report.run == *run && report.pod_uid == pod_uid
 }
 
-/// Puts a report on record.
-pub fn absorb(ledger: &mut Ledger, index: usize, report: &Report, seen: &Observed) {
+/// Puts a report of a stage on record, which keeps so many checkpoints: others are not there any more.
+pub fn absorb(
+    ledger: &mut Ledger,
+    (index, keeps): (usize, usize),
+    report: &Report,
+    seen: &Observed,
+) {
     let Some(stage) = ledger.stages.get_mut(index) else { return };
     stage.step = report.step;
     stage.steps = report.steps;
@@ -34,6 +39,7 @@ pub fn absorb(ledger: &mut Ledger, index: usize, report: &Report, seen: &Observe
     let name = stage.name.clone();
     let written = report.earlier_checkpoints.iter().rev().chain(&report.checkpoint);
     written.for_each(|one| remember(&mut ledger.checkpoints, &name, one));
+    forget(&mut ledger.checkpoints, &name, keeps);
     if let Some(entry) = ledger.history.get_mut(index)
         && report.results.len() >= entry.results.len()
     {
@@ -52,6 +58,15 @@ fn remember(checkpoints: &mut Vec<CheckpointStatus>, stage: &str, newest: &Check
         written_at: moment(newest.written_at),
     };
     checkpoints.insert(0, status);
+}
+
+/// Forgets what the stage has deleted, and what is too much.
+fn forget(checkpoints: &mut Vec<CheckpointStatus>, stage: &str, keeps: usize) {
+    let mut newer = 0;
+    checkpoints.retain(|one| {
+        newer += usize::from(one.stage == stage);
+        one.stage != stage || newer <= keeps
+    });
     checkpoints.truncate(CHECKPOINTS);
 }
 
@@ -98,7 +113,7 @@ mod tests {
             reported_at: 1_800_000_000,
             ..Report::default()
         };
-        absorb(&mut ledger, 0, &report, &Observed::default());
+        absorb(&mut ledger, (0, 9), &report, &Observed::default());
         let stage = &ledger.stages[0];
         assert_eq!(stage.loss.as_deref(), Some("0.1235"));
         assert_eq!(stage.learning_rate.as_deref(), Some("2.000e-5"));
@@ -115,16 +130,21 @@ mod tests {
         for (newest, earlier) in [(10, vec![]), (40, vec![30, 20, 10]), (40, vec![30, 20, 10])] {
             let earlier_checkpoints = earlier.into_iter().map(told).collect();
             let report = Report { earlier_checkpoints, ..checkpoint(newest) };
-            absorb(&mut ledger, 0, &report, &Observed::default());
+            absorb(&mut ledger, (0, 9), &report, &Observed::default());
         }
         let steps = |ledger: &Ledger| -> Vec<_> {
             ledger.checkpoints.iter().map(|found| found.step).collect()
         };
         assert_eq!(steps(&ledger), [40, 30, 20, 10]);
         for step in [50, 60, 70, 80, 90] {
-            absorb(&mut ledger, 0, &checkpoint(step), &Observed::default());
+            absorb(&mut ledger, (0, 9), &checkpoint(step), &Observed::default());
         }
         assert_eq!(steps(&ledger), [90, 80, 70, 60, 50, 40, 30, 20]);
+        absorb(&mut ledger, (0, 2), &checkpoint(100), &Observed::default());
+        assert_eq!(steps(&ledger), [100, 90], "the others are deleted");
+        ledger.stages[0].name = "tune".to_owned();
+        absorb(&mut ledger, (0, 2), &checkpoint(5), &Observed::default());
+        assert_eq!(steps(&ledger), [5, 100, 90], "each stage has its own");
     }
 
     #[test]

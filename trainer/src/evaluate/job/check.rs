@@ -4,8 +4,10 @@ use cnclip_crds::run_config::{EvaluateConfig, TaskConfig};
 
 use crate::error::{Error, Result};
 
+/// Whether the evaluation can be.
+///
 /// # Errors
-/// What is wrong with the configuration.
+/// If not; with what is wrong and what to do.
 pub(super) fn check(config: &EvaluateConfig) -> Result<()> {
     let two_kinds = |task: &&TaskConfig| task.retrieval.is_some() == task.zero_shot.is_some();
     if let Some(task) = config.tasks.iter().find(two_kinds) {
