@@ -177,12 +177,9 @@ pub struct Report {
     /// Steps without a finite loss and gradient, which changed nothing.
     #[serde(default)]
     pub steps_skipped: i64,
-    /// The newest checkpoint.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub checkpoint: Option<CheckpointReport>,
-    /// Those that this attempt wrote before it, newest first: whoever asks seldom misses none.
+    /// The newest checkpoints of this attempt, newest first: several may be written between two looks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub earlier_checkpoints: Vec<CheckpointReport>,
+    pub checkpoints: Vec<CheckpointReport>,
     /// The last validation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Validation>,

@@ -1,6 +1,7 @@
 //! What a run says of itself while it runs: on its port, in its log, on a terminal, as its last
 //! words, and afterwards as a page. Never makes a step slower, and never ends a run.
 
+pub(crate) mod aligned;
 mod bar;
 pub mod history;
 pub mod last_words;

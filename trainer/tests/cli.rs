@@ -86,7 +86,7 @@ fn a_stage_is_trained_and_scored_from_two_files() {
     assert_eq!((report.activity, report.step), (Activity::Done, small::STEPS as i64));
     assert_eq!((report.run, report.samples_seen), (config.run, 5 * small::STEPS as i64));
     assert!(
-        report.validation.is_some() && report.checkpoint.is_some() && report.peak_rss_bytes > 0
+        report.validation.is_some() && !report.checkpoints.is_empty() && report.peak_rss_bytes > 0
     );
 
     let file = folder.path().join("evaluate.yaml");

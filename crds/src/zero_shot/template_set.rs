@@ -1,4 +1,4 @@
-//! The sets of sentences that the project ships, and how many there are in each.
+//! The sets of sentences that the project ships.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,37 +9,37 @@ use serde::{Deserialize, Serialize};
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 pub enum TemplateSet {
-    /// For whatever can be in a picture: 183.
+    /// For whatever can be in a picture.
     General,
-    /// For flowers: 32.
+    /// For flowers.
     Flower,
-    /// For dishes: 21.
+    /// For dishes.
     Food,
-    /// For aircraft: 100.
+    /// For aircraft.
     Aircraft,
-    /// For the earth from above: 24.
+    /// For the earth from above.
     Satellite,
-    /// For the country where a picture was taken: 4.
+    /// For the country where a picture was taken.
     Country,
-    /// For pictures with words that may hurt: 2.
+    /// For pictures with words that may hurt.
     Meme,
-    /// For how far away a car is: 3.
+    /// For how far away a car is.
     Distance,
-    /// For makes and models of cars: 7.
+    /// For makes and models of cars.
     Car,
-    /// For surfaces and patterns: 6.
+    /// For surfaces and patterns.
     Texture,
-    /// For sections under a microscope: 3.
+    /// For sections under a microscope.
     Tissue,
-    /// For breeds of cats and dogs: 6.
+    /// For breeds of cats and dogs.
     Pet,
-    /// For pictures of a few pixels: 11.
+    /// For pictures of a few pixels.
     Small,
-    /// For objects, drawn or photographed: 16.
+    /// For objects, drawn or photographed.
     Object,
-    /// For expressions of faces: 5.
+    /// For expressions of faces.
     Face,
-    /// The name alone: 1.
+    /// The name alone.
     Name,
 }
 
@@ -63,29 +63,4 @@ impl TemplateSet {
         Self::Face,
         Self::Name,
     ];
-
-    /// How many sentences it has.
-    ///
-    /// # Source
-    /// As many as the reference's set for the same purpose, whose evaluation chooses among the first six.
-    pub fn size(self) -> usize {
-        match self {
-            Self::General => 183,
-            Self::Flower => 32,
-            Self::Food => 21,
-            Self::Aircraft => 100,
-            Self::Satellite => 24,
-            Self::Country => 4,
-            Self::Meme => 2,
-            Self::Distance => 3,
-            Self::Car => 7,
-            Self::Texture => 6,
-            Self::Tissue => 3,
-            Self::Pet => 6,
-            Self::Small => 11,
-            Self::Object => 16,
-            Self::Face => 5,
-            Self::Name => 1,
-        }
-    }
 }

@@ -37,9 +37,7 @@ pub fn absorb(
     stage.peak_rss_bytes = (peak > 0).then_some(peak);
     stage.reported_at = Some(moment(report.reported_at));
     let name = stage.name.clone();
-    let written = report.earlier_checkpoints.iter().rev().chain(&report.checkpoint);
-    written.for_each(|one| remember(&mut ledger.checkpoints, &name, one));
-    forget(&mut ledger.checkpoints, &name, keeps);
+    record(&mut ledger.checkpoints, (&name, keeps), &report.checkpoints);
     if let Some(entry) = ledger.history.get_mut(index)
         && report.results.len() >= entry.results.len()
     {
@@ -48,26 +46,30 @@ pub fn absorb(
     results::absorb(ledger, report, seen);
 }
 
-fn remember(checkpoints: &mut Vec<CheckpointStatus>, stage: &str, newest: &CheckpointReport) {
-    checkpoints.retain(|old| old.uri != newest.uri);
-    let status = CheckpointStatus {
-        stage: stage.to_owned(),
-        step: newest.step,
-        uri: newest.uri.clone(),
-        digest: newest.digest.clone(),
-        written_at: moment(newest.written_at),
-    };
-    checkpoints.insert(0, status);
-}
-
-/// Forgets what the stage has deleted, and what is too much.
-fn forget(checkpoints: &mut Vec<CheckpointStatus>, stage: &str, keeps: usize) {
+/// Puts those that a stage tells of before the older ones, without those that it has deleted.
+fn record(
+    checkpoints: &mut Vec<CheckpointStatus>,
+    (stage, keeps): (&str, usize),
+    told: &[CheckpointReport],
+) {
+    checkpoints.retain(|old| told.iter().all(|one| one.uri != old.uri));
+    checkpoints.splice(..0, told.iter().map(|one| checkpoint(stage, one)));
     let mut newer = 0;
     checkpoints.retain(|one| {
         newer += usize::from(one.stage == stage);
         one.stage != stage || newer <= keeps
     });
     checkpoints.truncate(CHECKPOINTS);
+}
+
+fn checkpoint(stage: &str, told: &CheckpointReport) -> CheckpointStatus {
+    CheckpointStatus {
+        stage: stage.to_owned(),
+        step: told.step,
+        uri: told.uri.clone(),
+        digest: told.digest.clone(),
+        written_at: moment(told.written_at),
+    }
 }
 
 fn moment(seconds: i64) -> String {
@@ -89,14 +91,15 @@ mod tests {
         Ledger { stages: vec![stage], ..Ledger::default() }
     }
 
-    fn checkpoint(step: i64) -> Report {
-        let checkpoint = CheckpointReport {
+    /// A report that tells of these.
+    fn saved(steps: &[i64]) -> Report {
+        let checkpoint = |&step: &i64| CheckpointReport {
             step,
             uri: format!("s3://runs/muge/align/checkpoints/{step}"),
             digest: "d".to_owned(),
             written_at: 1_800_000_000 + step,
         };
-        Report { step, steps: 50, checkpoint: Some(checkpoint), ..Report::default() }
+        Report { checkpoints: steps.iter().map(checkpoint).collect(), ..Report::default() }
     }
 
     #[test]
@@ -126,24 +129,21 @@ mod tests {
     #[test]
     fn the_newest_checkpoints_are_on_record_once_each_those_between_two_reports_too() {
         let mut ledger = ledger();
-        let told = |step| checkpoint(step).checkpoint.unwrap();
-        for (newest, earlier) in [(10, vec![]), (40, vec![30, 20, 10]), (40, vec![30, 20, 10])] {
-            let earlier_checkpoints = earlier.into_iter().map(told).collect();
-            let report = Report { earlier_checkpoints, ..checkpoint(newest) };
-            absorb(&mut ledger, (0, 9), &report, &Observed::default());
+        for told in [&[10][..], &[40, 30, 20, 10], &[40, 30, 20, 10]] {
+            absorb(&mut ledger, (0, 9), &saved(told), &Observed::default());
         }
         let steps = |ledger: &Ledger| -> Vec<_> {
             ledger.checkpoints.iter().map(|found| found.step).collect()
         };
         assert_eq!(steps(&ledger), [40, 30, 20, 10]);
         for step in [50, 60, 70, 80, 90] {
-            absorb(&mut ledger, (0, 9), &checkpoint(step), &Observed::default());
+            absorb(&mut ledger, (0, 9), &saved(&[step]), &Observed::default());
         }
         assert_eq!(steps(&ledger), [90, 80, 70, 60, 50, 40, 30, 20]);
-        absorb(&mut ledger, (0, 2), &checkpoint(100), &Observed::default());
+        absorb(&mut ledger, (0, 2), &saved(&[100]), &Observed::default());
         assert_eq!(steps(&ledger), [100, 90], "the others are deleted");
         ledger.stages[0].name = "tune".to_owned();
-        absorb(&mut ledger, (0, 2), &checkpoint(5), &Observed::default());
+        absorb(&mut ledger, (0, 2), &saved(&[5]), &Observed::default());
         assert_eq!(steps(&ledger), [5, 100, 90], "each stage has its own");
     }
 

@@ -99,11 +99,12 @@ fn evaluation(
     begin(config, &subject, reporter);
     let mut tasks = Vec::new();
     for task in config.tasks.iter().zip(&ready) {
-        tasks.extend(subject.measure(task, (config, &artifacts), world)?);
+        let done = subject.measure(task, (config, &artifacts), world)?;
         reporter.update(|report| {
             report.step += 1;
-            report.results = tasks.iter().map(|task| task.result.clone()).collect();
+            report.results.extend(done.iter().map(|task| task.result.clone()));
         });
+        tasks.extend(done);
     }
     let table = match world.is_first() {
         true => outcome::write(config, &subject.found, tasks, &artifacts)?,

@@ -2,6 +2,8 @@
 
 use cnclip_crds::report::{Measured, Metric, Recall, TaskResult, Threshold};
 
+use crate::report::aligned::aligned;
+
 /// Columns of words; those behind them are of numbers.
 const WORDS: usize = 2;
 const RETRIEVAL: [&str; 6] = ["TASK", "DIRECTION", "R@1", "R@5", "R@10", "MR"];
@@ -20,25 +22,7 @@ pub fn table(results: &[TaskResult]) -> String {
     let recalls: Vec<_> = results.iter().flat_map(recalls).collect();
     let classified: Vec<_> = results.iter().filter_map(classified).collect();
     let pools: String = results.iter().map(pool).collect();
-    aligned(&RETRIEVAL, &recalls) + &aligned(&ZERO_SHOT, &classified) + &pools
-}
-
-/// Rows below a head; nothing where there is none.
-fn aligned(head: &[&str], rows: &[Vec<String>]) -> String {
-    if rows.is_empty() {
-        return String::new();
-    }
-    let head = head.iter().map(|&name| name.to_owned()).collect();
-    let all: Vec<&Vec<String>> = [&head].into_iter().chain(rows).collect();
-    let width =
-        |column: usize| all.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<_> = (0..head.len()).map(width).collect();
-    let cell = |(column, cell): (usize, &String)| match column < WORDS {
-        true => format!("{cell:<0$}", widths[column]),
-        false => format!("{cell:>0$}", widths[column]),
-    };
-    let line = |row: &&Vec<String>| row.iter().enumerate().map(cell).collect::<Vec<_>>().join("  ");
-    all.iter().map(line).map(|line| line + "\n").collect()
+    aligned((&RETRIEVAL, WORDS), &recalls) + &aligned((&ZERO_SHOT, WORDS), &classified) + &pools
 }
 
 fn pool(result: &TaskResult) -> String {

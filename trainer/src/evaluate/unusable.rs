@@ -34,8 +34,14 @@ impl Unusable {
     /// Whether so much of `total` may be left out, as a share.
     ///
     /// # Errors
-    /// If it is more.
+    /// If it is more, or all of it.
     pub(super) fn within(&self, most: f64, (total, what): (u64, &str)) -> Result<()> {
+        if self.count > 0 && self.count == total {
+            return Err(Error::Data(format!(
+                "none of the {total} {what} can be used. The first: {} Correct the data set.",
+                self.examples.join(" ")
+            )));
+        }
         if self.count as f64 <= most * total as f64 {
             return Ok(());
         }

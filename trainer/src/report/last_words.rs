@@ -19,7 +19,8 @@ pub fn path() -> Option<PathBuf> {
 ///
 /// # Guarantees
 /// Always a whole [`Report`]. What is too long goes in this order: results from the first, for those
-/// were told before, checkpoints from the oldest, the validations, and the end of the failure's message.
+/// were told before, checkpoints from the oldest but not the newest, the
+/// validations, and the end of the failure's message.
 pub fn fit(report: &Report) -> String {
     let mut report = report.clone();
     loop {
@@ -36,7 +37,8 @@ fn shorten(report: &mut Report, excess: usize) {
         report.results.remove(0);
         return;
     }
-    if report.earlier_checkpoints.pop().is_some() {
+    if report.checkpoints.len() > 1 {
+        report.checkpoints.pop();
         return;
     }
     if report.validation.take().is_some() || report.best.take().is_some() {
@@ -120,15 +122,13 @@ mod tests {
         };
         let message = "Why. ".repeat(100);
         let report = Report {
-            checkpoint: Some(saved(9)),
-            earlier_checkpoints: (1..9).rev().map(saved).collect(),
+            checkpoints: (1..9).rev().map(saved).collect(),
             failure: Some(FailureReport { exit_code: 65, message: message.clone() }),
             ..report()
         };
         let kept: Report = serde_json::from_str(&fit(&report)).unwrap();
         assert_eq!(kept.failure.unwrap().message, message);
-        assert_eq!(kept.checkpoint.unwrap().step, 9);
-        let steps: Vec<_> = kept.earlier_checkpoints.iter().map(|saved| saved.step).collect();
+        let steps: Vec<_> = kept.checkpoints.iter().map(|saved| saved.step).collect();
         assert!(steps.starts_with(&[8]) && steps.len() < 8, "{steps:?}");
     }
 

@@ -11,8 +11,8 @@ pub(super) fn tell(before: &Report, now: &Report, has_bar: bool) {
         let (text_to_image, image_to_text) = percents(&found.recalls);
         tracing::info!(step = found.step, text_to_image, image_to_text, "validated");
     }
-    if let Some(saved) = &now.checkpoint
-        && before.checkpoint.as_ref() != Some(saved)
+    if let Some(saved) = now.checkpoints.first()
+        && before.checkpoints.first() != Some(saved)
     {
         tracing::info!(step = saved.step, uri = saved.uri, "checkpoint saved");
     }
@@ -126,7 +126,7 @@ mod tests {
         let before = Report { step: 10, ..Report::default() };
         let checkpoint = |step| {
             let (uri, digest) = ("s3://runs/1".into(), "d".into());
-            Some(CheckpointReport { step, uri, digest, written_at: 0 })
+            vec![CheckpointReport { step, uri, digest, written_at: 0 }]
         };
         let validation = Some(Validation { step: 10, recalls: Recalls::default() });
         let failure = Some(FailureReport { exit_code: 65, message: "no data".into() });
@@ -135,7 +135,7 @@ mod tests {
             (at_10(), vec![]),
             (Report { step: 20, loss: Some(2.5), ..at_10() }, vec!["step"]),
             (Report { validation, ..at_10() }, vec!["validated"]),
-            (Report { checkpoint: checkpoint(10), ..at_10() }, vec!["checkpoint saved"]),
+            (Report { checkpoints: checkpoint(10), ..at_10() }, vec!["checkpoint saved"]),
             (Report { activity: Activity::Training, ..at_10() }, vec!["Training"]),
             (Report { failure, activity: Activity::Failed, ..at_10() }, vec!["no data"]),
         ] {

@@ -58,8 +58,9 @@ impl Texts {
     /// Reads all texts of a database of pairs; every image they name must be there.
     pub(super) fn read_pairs(path: &Path, images: &Images, skipped: &mut Skipped) -> Result<Self> {
         let found = pairs::read(path)?;
-        let told = |number| format!("{} key {number}", path.display());
-        found.iter().try_for_each(|(number, line)| known(&told(number), line, images))?;
+        found.iter().try_for_each(|(number, line)| {
+            known(&format_args!("{} key {number}", path.display()), line, images)
+        })?;
         Self::of((path, "key"), found, skipped)
     }
 

@@ -139,7 +139,5 @@ impl Found {
 
 fn judge(ready: &Ready, found: &Found, most_skipped: f64) -> Result<()> {
     let what = format!("pictures of {}", ready.store.uri());
-    // Without a picture there is nothing to score, whatever may be left out.
-    let most = if found.used.is_empty() { 0.0 } else { most_skipped };
-    found.unusable.within(most, (ready.files.len() as u64, &what))
+    found.unusable.within(most_skipped, (ready.files.len() as u64, &what))
 }

@@ -142,6 +142,12 @@ fn a_picture_that_cannot_be_used_is_left_out_and_too_many_end_the_evaluation() {
     ] {
         assert!(told.contains(expected), "{told}");
     }
+    for file in &ready.files {
+        store.delete(&file.path()).unwrap();
+    }
+    let told = scored(&ready, 1.0).unwrap_err().to_string();
+    assert!(told.starts_with("none of the 12 pictures of memory: can be used."), "{told}");
+    assert!(told.contains("it does not exist"), "{told}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::chart::{Chart, Curve};
 use super::{Stage, render, written};
+use crate::report::aligned::aligned;
 use crate::report::history::{Point, best};
 
 /// The curves of one run.
@@ -65,24 +66,22 @@ fn mean_recall(point: &Point) -> Option<f64> {
     Some((text_to_image.mean_recall + image_to_text.mean_recall) / 2.0)
 }
 
+const COLUMNS: [&str; 6] =
+    ["RUN", "STEPS", "PAIRS", "LOSS", "TEXT→IMAGE R@1/5/10/MR", "IMAGE→TEXT R@1/5/10/MR"];
+
 /// A line for each run: how much it trained, and its best validation in both directions, in percent.
 pub fn table(runs: &[Curves]) -> String {
-    let longest = runs.iter().map(|run| run.name.chars().count());
-    let width = longest.chain([3]).max().unwrap_or(0);
-    let head = format!(
-        "{:<width$}  {:>7}  {:>9}  {:>7}  {:>23}  {:>23}\n",
-        "RUN", "STEPS", "PAIRS", "LOSS", "TEXT→IMAGE R@1/5/10/MR", "IMAGE→TEXT R@1/5/10/MR"
-    );
-    let line = |run: &Curves| {
+    let row = |run: &Curves| {
         let Row { name, steps, pairs, loss, recalls } = run.row();
         let loss = loss.map_or("–".to_owned(), |loss| format!("{loss:.3}"));
-        let mut line = format!("{name:<width$}  {steps:>7}  {pairs:>9}  {loss:>7}");
-        for Recall { r1, r5, r10, mean_recall } in recalls {
-            line += &format!("  {:>23}", format!("{r1:.1}/{r5:.1}/{r10:.1}/{mean_recall:.1}"));
-        }
-        line + "\n"
+        let recalls = recalls.iter().map(|Recall { r1, r5, r10, mean_recall }| {
+            format!("{r1:.1}/{r5:.1}/{r10:.1}/{mean_recall:.1}")
+        });
+        let cells = [name.to_owned(), steps.to_string(), pairs.to_string(), loss];
+        cells.into_iter().chain(recalls).collect()
     };
-    std::iter::once(head).chain(runs.iter().map(line)).collect()
+    let rows: Vec<_> = runs.iter().map(row).collect();
+    aligned((&COLUMNS, 1), &rows)
 }
 
 impl Curves {

@@ -120,8 +120,7 @@ fn tell(written: Written, reporter: &Reporter) {
     let written_at = jiff::Timestamp::now().as_second();
     let saved = CheckpointReport { step: step as i64, uri, digest, written_at };
     reporter.update(|report| {
-        let before = report.checkpoint.replace(saved);
-        report.earlier_checkpoints.splice(..0, before);
-        report.earlier_checkpoints.truncate(CHECKPOINTS - 1);
+        report.checkpoints.insert(0, saved);
+        report.checkpoints.truncate(CHECKPOINTS);
     });
 }
