@@ -4,12 +4,15 @@
 #[path = "support/planned.rs"]
 mod planned;
 
+use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
 use cnclip::array::Memory;
+use cnclip::error::Error;
 use cnclip::memory::{Load, Way};
 use cnclip::model::clip::{Capacity, Clip};
 use cnclip::model::teacher::Teacher;
+use cnclip::store::{Store, Upload};
 use cnclip_crds::model::{Architecture, ImageTower, ModelConfig, TextTower, Vit};
 use peak_alloc::PeakAlloc;
 use planned::{near, reserve, shrunk, stage};
@@ -107,4 +110,20 @@ fn what_is_planned_is_what_is_reserved() {
             &format!("teacher of {architecture:?}"),
         );
     }
+}
+
+#[test]
+fn an_object_is_written_in_the_memory_of_a_few_parts_however_large_it_is() {
+    const PIECES: usize = 512;
+    let _alone = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().to_str().unwrap()).unwrap();
+    let piece = vec![7; 1 << 20];
+    let before = MEMORY.current_usage();
+    MEMORY.reset_peak_usage();
+    let pieces = |to: &mut Upload<'_>| (0..PIECES).try_for_each(|_| to.write_all(&piece));
+    store.write("x", |to| pieces(to).map_err(Error::file("write", "x"))).unwrap();
+    let most = MEMORY.peak_usage() - before;
+    assert_eq!(store.size("x").unwrap(), Some((PIECES * piece.len()) as u64));
+    assert!(most < PIECES * piece.len() / 4, "{most} bytes");
 }
