@@ -16,8 +16,11 @@ PAUSE = "cnclip.local/pause:1"
 
 def make_bridge(bed):
     """The pods' network: the machine is on it with the address that pods use for S3 and the API server."""
-    if not Path(f"/sys/class/net/{bed.bridge}").exists():
+    if not quiet("ip", "link", "show", bed.bridge):
         run("ip", "link", "add", bed.bridge, "type", "bridge")
+    # Without an address of its own a bridge takes one of its pods' and changes it as pods come and go, and the
+    # others' packets go nowhere until their kernels have forgotten the old one: minutes.
+    run("ip", "link", "set", bed.bridge, "address", bed.hardware_address)
     run("ip", "address", "replace", f"{bed.address}/16", "dev", bed.bridge)
     run("ip", "address", "replace", f"{bed.api_address}/32", "dev", bed.bridge)
     run("ip", "link", "set", bed.bridge, "up")

@@ -49,6 +49,11 @@ class Bed:
         return f"10.{self.net}.0.1"
 
     @property
+    def hardware_address(self):
+        """The bridge's own: one that no vendor gives out."""
+        return f"02:00:0a:{self.net:02x}:00:01"
+
+    @property
     def loopback(self):
         """The address of what only the bed itself talks to."""
         return f"127.{self.net}.0.1"

@@ -69,7 +69,7 @@ impl House {
         wanted: impl Fn(&CnClipTraining) -> bool,
     ) -> CnClipTraining {
         let trainings = self.api::<CnClipTraining>();
-        until(what, SOON, async || Ok(trainings.get("run").await?), wanted).await.unwrap()
+        until(what, SOON, async || get(&trainings, "run").await, wanted).await.unwrap()
     }
 
     /// The names of all that the operator made of a kind.
@@ -104,6 +104,19 @@ impl House {
         });
         Ok(of_run.filter_map(|event| event.reason.clone()).collect())
     }
+}
+
+/// An object without the long record of who wrote what, which buries in a message what it says.
+///
+/// # Errors
+/// When the API server does not have it.
+pub async fn get<K>(api: &Api<K>, name: &str) -> anyhow::Result<K>
+where
+    K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    let mut found = api.get(name).await?;
+    found.managed_fields_mut().clear();
+    Ok(found)
 }
 
 /// A condition of a training.

@@ -13,7 +13,7 @@ use std::{path::Path, process::Command, time::Duration};
 use cnclip_crds::{evaluation::CnClipEvaluation, training::StageState};
 use cnclip_tests::{
     bed::S3,
-    house::House,
+    house::{House, get},
     namespace::object,
     operator::{NAMESPACE, RELEASE, run},
     training::{slow, spec, upload},
@@ -60,7 +60,7 @@ impl<'a> Evaluations<'a> {
             })
         };
         let what = format!("{name}: {type_} {status} {reason}");
-        until(&what, SOON, async || Ok(self.api.get(name).await?), says).await.unwrap()
+        until(&what, SOON, async || get(&self.api, name).await, says).await.unwrap()
     }
 
     fn kubectl(&self, args: &[&str]) -> anyhow::Result<String> {

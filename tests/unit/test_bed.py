@@ -2,6 +2,7 @@
 
 import io
 import subprocess
+import sys
 import tarfile
 import tempfile
 import unittest
@@ -81,9 +82,21 @@ class Processes(unittest.TestCase):
 class Addresses(unittest.TestCase):
     def test_beds_side_by_side_share_nothing(self):
         beds = [Bed(net) for net in range(88, 96)]
-        for what in ("root", "node", "bridge", "address", "loopback", "services", "api_address"):
+        for what in ("root", "node", "bridge", "address", "hardware_address", "loopback", "services", "api_address"):
             self.assertEqual(len({getattr(bed, what) for bed in beds}), len(beds), what)
         self.assertFalse({bed.subnet for bed in beds} & {bed.services for bed in beds})
+
+
+class Bridge(unittest.TestCase):
+    def test_the_machine_keeps_its_hardware_address_as_pods_come_and_go(self):
+        bed = Bed(95)
+        pod = "ip link add pod address 00:00:00:00:00:02 type veth peer name inside"
+        script = ("from bed import node; from bed.place import Bed; from bed.processes import run; "
+                  f"node.make_bridge(Bed({bed.net})); run(*'{pod}'.split()); "
+                  f"run('ip', 'link', 'set', 'pod', 'master', '{bed.bridge}'); "
+                  f"print(run('ip', '-brief', 'link', 'show', '{bed.bridge}'))")
+        told = processes.run("unshare", "--net", sys.executable, "-c", script)
+        self.assertIn(bed.hardware_address, told)
 
 
 class Builds(unittest.TestCase):
