@@ -8,7 +8,11 @@
     reason = "a test ends where something is not as it should be"
 )]
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use cnclip_crds::{evaluation::CnClipEvaluation, training::StageState};
 use cnclip_tests::{
@@ -182,9 +186,8 @@ async fn every_checkpoint_of_a_training_is_scored_by_pods_of_its_own() {
     assert!(report.ends_with("/run/evaluations/each/pretrain-20/report.html"), "{report}");
 }
 
-/// Uploads pictures of two classes, in the layout of ELEVATER.
-async fn upload_classes(house: &House) -> String {
-    let usual = Path::new(env!("CARGO_MANIFEST_DIR")).join("../trainer/tests/golden/images/usual");
+/// Uploads files to a folder of the test's own.
+async fn put(house: &House, folder: &str, files: Vec<(String, Vec<u8>)>) -> String {
     let S3 { endpoint, bucket, region, access_key_id, secret_access_key } = &house.bed.s3;
     let store = AmazonS3Builder::new()
         .with_endpoint(endpoint)
@@ -195,19 +198,36 @@ async fn upload_classes(house: &House) -> String {
         .with_allow_http(true)
         .build()
         .unwrap();
-    let folder = format!("{}/classes", house.namespace);
-    let put = async |name: &str, bytes: Vec<u8>| {
+    let folder = format!("{}/{folder}", house.namespace);
+    for (name, bytes) in files {
         store.put(&format!("{folder}/{name}").into(), bytes.into()).await.unwrap();
-    };
-    put("label_cn.txt", "照片\n图形\n".into()).await;
+    }
+    format!("s3://{bucket}/{folder}")
+}
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../trainer/tests/golden").join(name)
+}
+
+/// Uploads a split as the reference lays it out, and says where it is.
+async fn upload_split(house: &House) -> String {
+    let file = |name: &str| (name.to_owned(), std::fs::read(golden("dataset").join(name)).unwrap());
+    let files = vec![file("train_imgs.tsv"), file("train_texts.jsonl")];
+    format!("{}/train", put(house, "golden", files).await)
+}
+
+/// Uploads pictures of two classes, in the layout of ELEVATER.
+async fn upload_classes(house: &House) -> String {
+    let mut pictures = vec![("label_cn.txt".to_owned(), "照片\n图形\n".into())];
     for (class, extension) in ["jpg", "png"].into_iter().enumerate() {
-        let files = std::fs::read_dir(&usual).unwrap().map(|file| file.unwrap().path());
+        let files =
+            std::fs::read_dir(golden("images/usual")).unwrap().map(|file| file.unwrap().path());
         for file in files.filter(|file| file.extension().is_some_and(|found| found == extension)) {
             let name = file.file_name().unwrap().to_string_lossy();
-            put(&format!("test/{class}/{name}"), std::fs::read(&file).unwrap()).await;
+            pictures.push((format!("test/{class}/{name}"), std::fs::read(&file).unwrap()));
         }
     }
-    format!("s3://{bucket}/{folder}/")
+    put(house, "classes", pictures).await
 }
 
 #[tokio::test]
@@ -215,14 +235,17 @@ async fn pictures_are_classified_by_names_beside_a_retrieval() {
     let house = House::open().await;
     let evaluations = Evaluations::of(&house);
     let (data, classes) = (upload(&house), upload_classes(&house).await);
+    let split = upload_split(&house).await;
     house.train(spec(&house, &data, "run", 20)).await;
     let spec = json!({
         "checkpoint": {"trainingName": "run"},
         "tasks": [
             {"name": "classes", "zeroShot": {"dataset": classes, "metric": "rocAuc"}},
             {"name": "golden", "retrieval": {"dataset": data, "calibration": {"precisionPercent": 1}}},
+            {"name": "split", "retrieval": {"dataset": split}},
         ],
         "features": ["Npy"],
+        "maxSkippedPercent": 10,
         "workers": {"replicas": 2, "accelerator": "None"},
         "gate": {"task": "classes", "metric": "accuracy", "atLeast": "0"},
     });
@@ -234,7 +257,11 @@ async fn pictures_are_classified_by_names_beside_a_retrieval() {
     let retrieval = status.results[1].retrieval.as_ref().unwrap();
     assert!(retrieval.recalls.is_some() && retrieval.threshold.is_some(), "{retrieval:?}");
     let summary = status.summary.unwrap();
-    assert_eq!((summary.tasks.as_str(), summary.metric.as_str()), ("2/2", "rocAuc"));
+    assert_eq!((summary.tasks.as_str(), summary.metric.as_str()), ("3/3", "rocAuc"));
+    let of_split = status.results[2].retrieval.as_ref().unwrap();
+    assert_eq!(of_split.recalls, retrieval.recalls);
+    let datasets = &status.provenance.as_ref().unwrap().datasets;
+    assert_eq!((&datasets[2].uri, &datasets[2].digest), (&split, &datasets[1].digest));
 
     evaluations
         .create(

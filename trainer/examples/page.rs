@@ -134,7 +134,7 @@ fn tokenizer() -> Result<Tokenizer> {
 /// Scores a retrieval with guesses.
 fn retrieval(name: &str, files: Files<'_>, public: Option<Benchmark>) -> Result<Task> {
     let store = Store::memory();
-    let options = Options { shard_bytes: 4 << 20, most_skipped: SKIPPED };
+    let options = Options { shard_bytes: 4 << 20, most_skipped: SKIPPED, ..Options::default() };
     prepare(files.images, files.texts, &store, &options, |_| ())?;
     let dataset = Dataset::new(store)?;
     let (mut guess, limits) = (Guess::new((1, 1)), (SIZES, SKIPPED));

@@ -8,6 +8,7 @@ pub mod prepare;
 pub mod preprocess;
 pub mod resize;
 pub mod shard;
+pub mod split;
 pub mod tokenize;
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Reads and writes objects under one URI, wherever it points: `s3://`, `gs://`, `az://`,
 //! `file://`, a plain path, or `https://` (read-only). Never interprets what it moves.
 
+mod copy;
 mod fault;
 mod reader;
 mod scheme;
@@ -84,6 +85,11 @@ impl Store {
     /// The store of everything below `folder`.
     pub fn join(&self, folder: &str) -> Self {
         Self { prefix: self.path(folder), uri: self.uri_of(folder), ..self.clone() }
+    }
+
+    /// The same place under another name, for what is told of it.
+    pub fn known_as(self, uri: &str) -> Self {
+        Self { uri: uri.to_owned(), ..self }
     }
 
     /// All bytes of an object.

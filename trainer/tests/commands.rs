@@ -22,6 +22,8 @@ mod score;
 #[path = "support/small.rs"]
 #[expect(dead_code, reason = "what other tests ask for is there too")]
 mod small;
+#[path = "commands/splits.rs"]
+mod splits;
 #[path = "commands/texts.rs"]
 mod texts;
 

@@ -30,7 +30,9 @@ pub struct Task {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Retrieval {
-    /// The prefix of the data set, such as `s3://data/muge/valid/`.
+    /// The prefix of the data set, such as `s3://data/MUGE/valid`: of its shards, or of a split in the
+    /// reference's layout, `valid_imgs.tsv` and `valid_texts.jsonl` beside it or its LMDB in
+    /// `lmdb/valid`, of which each worker makes shards in `/tmp` first.
     #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https)://.+')").message("must be s3://…, gs://…, az://…, file://… or https://…"))]
     #[schemars(length(max = 1024))]
     pub dataset: String,

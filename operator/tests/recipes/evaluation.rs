@@ -13,28 +13,21 @@ pub(crate) const DATA_SETS: [Scored; 3] = [
     Scored {
         folder: "muge",
         title: "MUGE",
-        note: "# Its test part has no labels: what is submitted is tasks/test/text_to_image.jsonl under artifacts.\n\
-               #\n\
-               #   cnclip prepare --images MUGE/valid_imgs.tsv --texts MUGE/valid_texts.jsonl --output s3://data/muge/valid/\n\
-               #   cnclip prepare --images MUGE/test_imgs.tsv --texts MUGE/test_texts.jsonl --output s3://data/muge/test/\n\
-               #\n\
-               # or of the reference's LMDB: --lmdb MUGE/lmdb/valid in the place of --images, with the same --texts.\n",
-        tasks: "    - name: valid\n      retrieval:\n        dataset: s3://data/muge/valid/\n        benchmark: MugeValid\n        \
-                calibration: {precisionPercent: 90}\n    - name: test\n      retrieval:\n        dataset: s3://data/muge/test/\n",
+        note: "# Its test part has no labels: what is submitted is tasks/test/text_to_image.jsonl under artifacts.\n",
+        tasks: "    - name: valid\n      retrieval:\n        dataset: s3://data/MUGE/valid\n        benchmark: MugeValid\n        \
+                calibration: {precisionPercent: 90}\n    - name: test\n      retrieval:\n        dataset: s3://data/MUGE/test\n",
     },
     Scored {
         folder: "flickr30k-cn",
         title: "Flickr30K-CN",
-        note: "#\n\
-               #   cnclip prepare --images Flickr30k-CN/test_imgs.tsv --texts Flickr30k-CN/test_texts.jsonl --output s3://data/flickr30k-cn/test/\n",
-        tasks: "    - name: test\n      retrieval:\n        dataset: s3://data/flickr30k-cn/test/\n        benchmark: Flickr30kCnTest\n",
+        note: "",
+        tasks: "    - name: test\n      retrieval:\n        dataset: s3://data/Flickr30k-CN/test\n        benchmark: Flickr30kCnTest\n",
     },
     Scored {
         folder: "coco-cn",
         title: "COCO-CN",
-        note: "#\n\
-               #   cnclip prepare --images COCO-CN/test_imgs.tsv --texts COCO-CN/test_texts.jsonl --output s3://data/coco-cn/test/\n",
-        tasks: "    - name: test\n      retrieval:\n        dataset: s3://data/coco-cn/test/\n        benchmark: CocoCnTest\n",
+        note: "",
+        tasks: "    - name: test\n      retrieval:\n        dataset: s3://data/COCO-CN/test\n        benchmark: CocoCnTest\n",
     },
 ];
 
@@ -42,7 +35,8 @@ pub(crate) fn recipe(data: &Scored) -> String {
     let Scored { folder, title, note, tasks } = data;
     format!(
         "# Scores the published ViT-B-16 on {title}. Put your own addresses in the place of s3://, and another model or\n\
-         # `{{trainingName: …}}` in the place of the checkpoint. The data is what OFA-Sys/chinese-clip-eval holds.\n\
+         # `{{trainingName: …}}` in the place of the checkpoint. The data is what OFA-Sys/chinese-clip-eval holds,\n\
+         # its TSV and JSONL or its LMDB, put there as it is; docs/retrieval.md tells of faster shards.\n\
          {note}\
          apiVersion: cnclip.dev/v1alpha1\n\
          kind: CnClipEvaluation\n\

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use cnclip::data::prepare::{self, Options, Prepared, Progress};
+use cnclip::data::prepare::{self, Options, Progress};
 use cnclip::error::{Error, Result};
 use cnclip::store::Store;
 use indicatif::ProgressBar;
@@ -54,22 +54,26 @@ impl Prepare {
             }
             _ => return Err(lacks()),
         };
-        tell(&bar, &made, &store);
+        bar.finish_and_clear();
+        made.tell(&format!("Data set written to {}", store.uri()));
         Ok(())
     }
 
     fn index(&self, store: &Store) -> Result<()> {
         let (options, bar) = (self.options()?, bar("shards"));
         let made = prepare::index(store, &options, |at| show(&bar, at))?;
-        tell(&bar, &made, store);
+        bar.finish_and_clear();
+        made.tell(&format!("Data set written to {}", store.uri()));
         Ok(())
     }
 
     fn options(&self) -> Result<Options> {
         match self.most_skipped {
-            percent if (0.0..=100.0).contains(&percent) => {
-                Ok(Options { shard_bytes: self.shard_size << 20, most_skipped: percent / 100.0 })
-            }
+            percent if (0.0..=100.0).contains(&percent) => Ok(Options {
+                shard_bytes: self.shard_size << 20,
+                most_skipped: percent / 100.0,
+                ..Options::default()
+            }),
             other => {
                 Err(Error::Usage(format!("--most-skipped must be 0 to 100 percent, found {other}")))
             }
@@ -85,23 +89,4 @@ fn show(bar: &ProgressBar, at: Progress) {
     bar.set_length(at.total);
     bar.set_position(at.done);
     bar.set_message(indicatif::HumanBytes(at.bytes).to_string());
-}
-
-fn tell(bar: &ProgressBar, prepared: &Prepared, store: &Store) {
-    bar.finish_and_clear();
-    let (index, skipped) = (&prepared.index, &prepared.skipped);
-    tracing::info!(
-        images = index.images,
-        pairs = index.pairs,
-        shards = index.shards.len(),
-        empty_texts = skipped.empty_texts,
-        unknown_images = skipped.unknown_images,
-        bad_labels = skipped.bad_labels,
-        dataset = index.dataset,
-        "Data set written to {}",
-        store.uri()
-    );
-    for example in &skipped.examples {
-        tracing::warn!("Skipped: {example}");
-    }
 }

@@ -25,11 +25,13 @@ pub struct Options {
     pub shard_bytes: u64,
     /// The largest share of the images, and of the texts, that may be unusable; 0 to 1.
     pub most_skipped: f64,
+    /// What its user calls that share.
+    pub skipped_by: &'static str,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { shard_bytes: 128 << 20, most_skipped: 0.01 }
+        Self { shard_bytes: 128 << 20, most_skipped: 0.01, skipped_by: "--most-skipped" }
     }
 }
 
@@ -74,9 +76,10 @@ impl Skipped {
         }
         Err(Error::Data(format!(
             "{skipped} of {total} {kind} cannot be used; at most {} % may be. The first: {}. \
-             Correct them, or allow more with --most-skipped.",
+             Correct them, or allow more with {}.",
             options.most_skipped * 100.0,
-            self.examples.join("; ")
+            self.examples.join("; "),
+            options.skipped_by
         )))
     }
 }
@@ -88,6 +91,26 @@ pub struct Prepared {
     pub index: Index,
     /// What is not.
     pub skipped: Skipped,
+}
+
+impl Prepared {
+    /// Says in the log what it holds, and what it leaves out, after `what` was done.
+    pub fn tell(&self, what: &str) {
+        let Self { index, skipped } = self;
+        tracing::info!(
+            images = index.images,
+            pairs = index.pairs,
+            shards = index.shards.len(),
+            empty_texts = skipped.empty_texts,
+            unknown_images = skipped.unknown_images,
+            bad_labels = skipped.bad_labels,
+            dataset = index.dataset,
+            "{what}"
+        );
+        for example in &skipped.examples {
+            tracing::warn!("Skipped: {example}");
+        }
+    }
 }
 
 /// Makes shards of `<split>_imgs.tsv` and `<split>_texts.jsonl`: one sample an image, in the order

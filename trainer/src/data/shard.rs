@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
 
 pub use id::Id;
 pub use index::{INDEX, Index, Part, hex, sha256};
@@ -59,6 +60,8 @@ pub struct Shard {
 pub struct Dataset {
     store: Store,
     index: Arc<Index>,
+    /// The folder of shards that were made for it alone.
+    _own: Option<Arc<TempDir>>,
 }
 
 impl Dataset {
@@ -76,7 +79,12 @@ impl Dataset {
     /// As [`Dataset::open`].
     pub fn new(store: Store) -> Result<Self> {
         let index = Arc::new(Index::read(&store)?);
-        Ok(Self { store, index })
+        Ok(Self { store, index, _own: None })
+    }
+
+    /// The same, whose shards are in a folder that nobody else uses: it goes with the last clone.
+    pub(super) fn within(self, folder: TempDir) -> Self {
+        Self { _own: Some(Arc::new(folder)), ..self }
     }
 
     /// What is in it.

@@ -2,6 +2,7 @@
 //! writes what came out.
 
 mod check;
+mod datasets;
 mod outcome;
 mod subject;
 
@@ -19,6 +20,7 @@ use crate::report::Reporter;
 use crate::source;
 use crate::store::Store;
 use crate::world::{Claim, Crew, World};
+use datasets::Datasets;
 use subject::Subject;
 
 /// Scores a checkpoint on every task, together with the other workers of the run, and gives the table of
@@ -71,10 +73,11 @@ fn score_all(
     memory: &(dyn Fn(usize) -> Result<Memory> + Sync),
 ) -> Result<String> {
     check::check(config)?;
+    let datasets = Datasets::open(config)?;
     let claim = Claim::new(&config.run, &EvaluateConfig { listen: None, ..config.clone() })?;
     let crew = Crew::join(&config.world, &claim, stop)?;
     let rank = |world: &World, reporter: &Reporter| {
-        evaluation(config, (&memory(world.rank())?, world), reporter)
+        evaluation((config, &datasets), (&memory(world.rank())?, world), reporter)
     };
     let mut table = String::new();
     let first = |world: Arc<World>| {
@@ -88,7 +91,7 @@ fn score_all(
 
 /// The evaluation as one rank sees it; rank 0 gives the table.
 fn evaluation(
-    config: &EvaluateConfig,
+    (config, datasets): (&EvaluateConfig, &Datasets),
     (memory, world): (&Memory, &World),
     reporter: &Reporter,
 ) -> Result<String> {
@@ -99,7 +102,7 @@ fn evaluation(
     begin(config, &subject, reporter);
     let mut tasks = Vec::new();
     for task in config.tasks.iter().zip(&ready) {
-        let done = subject.measure(task, (config, &artifacts), world)?;
+        let done = subject.measure(task, (config, datasets, &artifacts), world)?;
         reporter.update(|report| {
             report.step += 1;
             report.results.extend(done.iter().map(|task| task.result.clone()));

@@ -52,7 +52,11 @@ fn tokenizer() -> Tokenizer {
 /// The golden data set in several shards.
 pub(crate) fn golden(store: &Store) -> Dataset {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/dataset");
-    let options = prepare::Options { shard_bytes: 14 << 10, most_skipped: 0.1 };
+    let options = prepare::Options {
+        shard_bytes: 14 << 10,
+        most_skipped: 0.1,
+        ..prepare::Options::default()
+    };
     let (images, texts) = (folder.join("train_imgs.tsv"), folder.join("train_texts.jsonl"));
     prepare(&images, &texts, store, &options, |_| ()).unwrap();
     Dataset::new(store.clone()).unwrap()

@@ -98,7 +98,11 @@ pub(crate) fn dataset(folder: &Path, variant: u64) -> String {
     let golden = Path::new(&golden).join("dataset");
     let (images, texts) = (golden.join("train_imgs.tsv"), golden.join("train_texts.jsonl"));
     let store = Store::open(folder.to_str().unwrap()).unwrap();
-    let options = prepare::Options { shard_bytes: (14 + 9 * variant) << 10, most_skipped: 0.1 };
+    let options = prepare::Options {
+        shard_bytes: (14 + 9 * variant) << 10,
+        most_skipped: 0.1,
+        ..prepare::Options::default()
+    };
     prepare(&images, &texts, &store, &options, |_| ()).unwrap();
     folder.display().to_string()
 }

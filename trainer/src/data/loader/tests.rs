@@ -13,7 +13,11 @@ const SIDE: usize = 8;
 fn golden() -> Store {
     let store = Store::memory();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/dataset");
-    let options = prepare::Options { shard_bytes: 14 << 10, most_skipped: 0.1 };
+    let options = prepare::Options {
+        shard_bytes: 14 << 10,
+        most_skipped: 0.1,
+        ..prepare::Options::default()
+    };
     let (images, texts) = (folder.join("train_imgs.tsv"), folder.join("train_texts.jsonl"));
     prepare(&images, &texts, &store, &options, |_| ()).unwrap();
     store

@@ -6,7 +6,7 @@ use crate::data::prepare::{Options, prepare};
 /// The golden data set in shards of about 14 KiB.
 fn golden(store: &Store) -> Dataset {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/dataset");
-    let options = Options { shard_bytes: 14 << 10, most_skipped: 0.1 };
+    let options = Options { shard_bytes: 14 << 10, most_skipped: 0.1, ..Options::default() };
     let (images, texts) = (folder.join("train_imgs.tsv"), folder.join("train_texts.jsonl"));
     prepare(&images, &texts, store, &options, |_| ()).unwrap();
     Dataset::new(store.clone()).unwrap()
@@ -101,4 +101,17 @@ fn images_and_texts_without_numbers_are_numbered_across_shards() {
 fn a_shard_no_index_lists_is_a_fault_of_ours() {
     let dataset = golden(&Store::memory());
     assert_eq!(dataset.shard(99).unwrap_err().exit().code(), 70);
+}
+
+#[test]
+fn shards_that_were_made_for_a_data_set_alone_go_with_its_last_clone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    Index::new(vec![], None).write(&Store::open(&path.display().to_string()).unwrap()).unwrap();
+    let dataset = Dataset::open(&path.display().to_string()).unwrap().within(folder);
+    let clone = dataset.clone();
+    drop(dataset);
+    assert!(path.exists());
+    drop(clone);
+    assert!(!path.exists());
 }

@@ -6,8 +6,8 @@ use cnclip_crds::model::ModelConfig;
 use cnclip_crds::run_config::{EvaluateConfig, RetrievalConfig, TaskConfig, TrainConfig};
 
 use super::check::kindless;
+use super::datasets::Datasets;
 use crate::array::Memory;
-use crate::data::shard::Dataset;
 use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Result};
 use crate::evaluate::zero_shot::{self, Model, Ready};
@@ -20,8 +20,8 @@ use crate::store::Store;
 use crate::weights::{Part, WeightsError, load};
 use crate::world::World;
 
-/// What an evaluation asks for, and where its files go.
-type Asked<'a> = (&'a EvaluateConfig, &'a Store);
+/// What an evaluation asks for, on which data, and where its files go.
+type Asked<'a> = (&'a EvaluateConfig, &'a Datasets, &'a Store);
 
 /// A model with its weights, and what it needs to see and read.
 pub(super) struct Subject {
@@ -84,18 +84,18 @@ impl Subject {
     fn retrieve(
         &mut self,
         (task, retrieval): (&TaskConfig, &RetrievalConfig),
-        (config, artifacts): Asked<'_>,
+        (config, datasets, artifacts): Asked<'_>,
         world: &World,
     ) -> Result<Option<Task>> {
-        let dataset = Dataset::open(&retrieval.dataset)?;
-        let precision = calibration::wanted(task, &dataset)?;
+        let dataset = datasets.get(&retrieval.dataset)?;
+        let precision = calibration::wanted(task, dataset)?;
         let limits = self.limits(config);
         let mut encoder = (&mut self.clip, &mut self.params);
-        let scored = score(&task.name, &dataset, &self.tokenizer, &mut encoder, limits, world)?;
+        let scored = score(&task.name, dataset, &self.tokenizer, &mut encoder, limits, world)?;
         let Some(mut scored) = scored else { return Ok(None) };
         precision.into_iter().for_each(|precision| scored.calibrate(precision));
         files::write(&scored, &config.features, &artifacts.join(&artifacts::task(&task.name)))?;
-        let shown = Shown::Retrieval(Examples::of(&scored, &dataset)?);
+        let shown = Shown::Retrieval(Examples::of(&scored, dataset)?);
         let public = retrieval.benchmark.map(Public::Retrieval);
         Ok(Some(Task { result: scored.result, shown, public }))
     }
@@ -103,7 +103,7 @@ impl Subject {
     fn classify(
         &mut self,
         (task, ready): (&TaskConfig, &Ready),
-        (config, artifacts): Asked<'_>,
+        (config, _, artifacts): Asked<'_>,
         world: &World,
     ) -> Result<Option<Task>> {
         let limits = self.limits(config);

@@ -9,7 +9,7 @@ fn golden(name: &str) -> PathBuf {
 }
 
 fn options() -> Options {
-    Options { shard_bytes: 14 << 10, most_skipped: 0.1 }
+    Options { shard_bytes: 14 << 10, most_skipped: 0.1, ..Options::default() }
 }
 
 /// The databases that the reference made of the golden files, in a folder of their own.

@@ -1,0 +1,53 @@
+//! Copies an object to this machine, piece by piece: of whatever size, it takes the memory of a few parts.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+use object_store::ObjectStoreExt;
+
+use super::{PART_BYTES, PARTS_IN_FLIGHT, Store};
+use crate::error::{Error, Result};
+
+/// What is asked for at once.
+const PIECE: u64 = PART_BYTES * PARTS_IN_FLIGHT as u64;
+
+impl Store {
+    /// Copies an object into a file, over one that is there; folders are made.
+    ///
+    /// # Errors
+    /// As [`Store::get_range`], and if the file cannot be written.
+    pub fn save(&self, name: &str, file: &Path) -> Result<()> {
+        let (objects, path) = (self.objects.clone(), self.path(name));
+        let size = self.call("read", name, async move { Ok(objects.head(&path).await?.size) })?;
+        if let Some(folder) = file.parent() {
+            fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
+        }
+        let mut to = File::create(file).map_err(Error::file("create", file))?;
+        for start in (0..size).step_by(PIECE as usize) {
+            let piece = self.get_range(name, start..size.min(start + PIECE))?;
+            to.write_all(&piece).map_err(Error::file("write", file))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_what_the_object_is_whatever_its_size() {
+        let (store, folder) = (Store::memory(), tempfile::tempdir().unwrap());
+        for size in [0, 1, PIECE, PIECE + 5] {
+            let bytes: Vec<u8> = (0..size).map(|place| (place / 1009) as u8).collect();
+            store.put("x", bytes.clone().into()).unwrap();
+            let file = folder.path().join("a/b");
+            store.save("x", &file).unwrap();
+            assert!(fs::read(&file).unwrap() == bytes, "{size} bytes");
+        }
+        let error = store.save("y", &folder.path().join("y")).unwrap_err();
+        assert!(error.to_string().contains("memory:/y"), "{error}");
+        assert!(!folder.path().join("y").exists(), "a file without an object");
+    }
+}
