@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
+#[schemars(transform = crate::schema::leave_words_to_fields)]
 pub enum Benchmark {
     /// MUGE, its validation part: queries of a shop, from text to image only.
     MugeValid,

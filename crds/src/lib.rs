@@ -15,6 +15,7 @@ pub mod model;
 pub mod names;
 pub mod report;
 pub mod run_config;
+mod schema;
 #[cfg(feature = "kube")]
 pub mod shared;
 pub mod stage;

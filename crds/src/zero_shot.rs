@@ -12,6 +12,7 @@ pub use template_set::TemplateSet;
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
+#[schemars(transform = crate::schema::leave_words_to_fields)]
 pub enum Preset {
     /// 101 kinds of objects; mean per class.
     #[serde(rename = "caltech-101")]

@@ -11,6 +11,7 @@ use super::{Recall, Recalls};
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
+#[schemars(transform = crate::schema::leave_words_to_fields)]
 pub enum Metric {
     /// Texts with a right image first.
     #[serde(rename = "textToImage.r1")]
