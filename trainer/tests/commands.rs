@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use cnclip::weights::{Tensors, read_safetensors};
+use cnclip_crds::run_config::TrainConfig;
 
 #[path = "commands/embed.rs"]
 mod embed;
@@ -26,6 +27,14 @@ mod small;
 mod splits;
 #[path = "commands/texts.rs"]
 mod texts;
+
+/// Trains a small model in a folder; says of what and where.
+fn trained(folder: &Path) -> TrainConfig {
+    let (file, config) = (folder.join("train.json"), small::config(folder, "run"));
+    std::fs::write(&file, serde_json::to_vec(&config).unwrap()).unwrap();
+    succeed(&["train", "--config", words(&file)], b"");
+    config
+}
 
 fn start(arguments: &[&str]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_cnclip"))

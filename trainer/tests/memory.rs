@@ -113,6 +113,21 @@ fn what_is_planned_is_what_is_reserved() {
 }
 
 #[test]
+fn an_object_is_copied_in_the_memory_of_a_few_parts_however_large_it_is() {
+    let _alone = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let store = Store::open(folder.path().to_str().unwrap()).unwrap();
+    std::fs::File::create(at("x")).unwrap().set_len(512 << 20).unwrap();
+    let before = MEMORY.current_usage();
+    MEMORY.reset_peak_usage();
+    store.save("x", &at("copy")).unwrap();
+    let most = MEMORY.peak_usage() - before;
+    assert_eq!(std::fs::metadata(at("copy")).unwrap().len(), 512 << 20);
+    assert!(most < (512 << 20) / 4, "{most} bytes");
+}
+
+#[test]
 fn an_object_is_written_in_the_memory_of_a_few_parts_however_large_it_is() {
     const PIECES: usize = 512;
     let _alone = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);

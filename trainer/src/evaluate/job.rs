@@ -2,8 +2,8 @@
 //! writes what came out.
 
 mod check;
-mod datasets;
 mod outcome;
+mod ready;
 mod subject;
 
 use std::sync::Arc;
@@ -11,7 +11,6 @@ use std::sync::Arc;
 use cnclip_crds::report::{Activity, EvaluationReport};
 use cnclip_crds::run_config::EvaluateConfig;
 
-use super::zero_shot::Ready;
 use crate::array::Memory;
 use crate::error::Result;
 use crate::ops::ranks::Ranks;
@@ -20,7 +19,7 @@ use crate::report::Reporter;
 use crate::source;
 use crate::store::Store;
 use crate::world::{Claim, Crew, World};
-use datasets::Datasets;
+use ready::Ready;
 use subject::Subject;
 
 /// Scores a checkpoint on every task, together with the other workers of the run, and gives the table of
@@ -73,11 +72,11 @@ fn score_all(
     memory: &(dyn Fn(usize) -> Result<Memory> + Sync),
 ) -> Result<String> {
     check::check(config)?;
-    let datasets = Datasets::open(config)?;
+    let ready = Ready::all(config)?;
     let claim = Claim::new(&config.run, &EvaluateConfig { listen: None, ..config.clone() })?;
     let crew = Crew::join(&config.world, &claim, stop)?;
     let rank = |world: &World, reporter: &Reporter| {
-        evaluation((config, &datasets), (&memory(world.rank())?, world), reporter)
+        evaluation((config, &ready), (&memory(world.rank())?, world), reporter)
     };
     let mut table = String::new();
     let first = |world: Arc<World>| {
@@ -91,18 +90,17 @@ fn score_all(
 
 /// The evaluation as one rank sees it; rank 0 gives the table.
 fn evaluation(
-    (config, datasets): (&EvaluateConfig, &Datasets),
+    (config, ready): (&EvaluateConfig, &[Ready]),
     (memory, world): (&Memory, &World),
     reporter: &Reporter,
 ) -> Result<String> {
-    let ready = Ready::all(&config.tasks)?;
     let artifacts = Store::open(&config.artifacts)?;
     let mut subject = Subject::find(config, memory)?;
     subject.agree(world)?;
     begin(config, &subject, reporter);
     let mut tasks = Vec::new();
-    for task in config.tasks.iter().zip(&ready) {
-        let done = subject.measure(task, (config, datasets, &artifacts), world)?;
+    for task in config.tasks.iter().zip(ready) {
+        let done = subject.measure(task, (config, &artifacts), world)?;
         reporter.update(|report| {
             report.step += 1;
             report.results.extend(done.iter().map(|task| task.result.clone()));

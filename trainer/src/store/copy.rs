@@ -6,11 +6,11 @@ use std::path::Path;
 
 use object_store::ObjectStoreExt;
 
-use super::{PART_BYTES, PARTS_IN_FLIGHT, Store};
+use super::{PART_BYTES, Store};
 use crate::error::{Error, Result};
 
 /// What is asked for at once.
-const PIECE: u64 = PART_BYTES * PARTS_IN_FLIGHT as u64;
+const PIECE: u64 = 2 * PART_BYTES;
 
 impl Store {
     /// Copies an object into a file, over one that is there; folders are made.

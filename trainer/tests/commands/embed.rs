@@ -95,10 +95,7 @@ fn features_are_what_the_other_commands_say_piece_by_piece() {
 #[test]
 fn features_of_a_checkpoint_are_worth_what_its_evaluation_says() {
     let folder = tempfile::tempdir().unwrap();
-    let config = small::config(folder.path(), "run");
-    let file = folder.path().join("train.json");
-    fs::write(&file, serde_json::to_vec(&config).unwrap()).unwrap();
-    succeed(&["train", "--config", words(&file)], b"");
+    let config = trained(folder.path());
     let stage = small::stage(folder.path(), "run");
     let results = folder.path().join("results");
     let text = json!({
@@ -106,6 +103,7 @@ fn features_of_a_checkpoint_are_worth_what_its_evaluation_says() {
         "maxSkippedPercent": 20,
         "tasks": [{"name": "golden", "retrieval": {"dataset": config.dataset}}],
     });
+    let file = folder.path().join("evaluate.json");
     fs::write(&file, text.to_string()).unwrap();
     succeed(&["evaluate", "--config", words(&file)], b"");
 

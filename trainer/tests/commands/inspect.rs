@@ -31,19 +31,16 @@ fn weights_of_others_are_told_by_their_names_and_shapes() {
     }
 }
 
-/// A run that ended: its folder, and that of its last checkpoint.
-fn trained(folder: &Path) -> PathBuf {
-    let file = folder.join("train.json");
-    let config = small::config(folder, "run");
-    fs::write(&file, serde_json::to_vec(&config).unwrap()).unwrap();
-    succeed(&["train", "--config", words(&file)], b"");
+/// The last checkpoint of a run that ended.
+fn checkpoint(folder: &Path) -> PathBuf {
+    trained(folder);
     small::newest_checkpoint(folder, "run")
 }
 
 #[test]
 fn a_checkpoint_is_told_by_what_was_written_of_it_and_its_values_are_not_read() {
     let folder = tempfile::tempdir().unwrap();
-    let checkpoint = trained(folder.path());
+    let checkpoint = checkpoint(folder.path());
     let weights = checkpoint.join("weights.safetensors");
     let sha256 = cnclip::data::shard::sha256(&fs::read(&weights).unwrap());
     small::flip_a_byte(&weights);
@@ -61,7 +58,7 @@ fn a_checkpoint_is_told_by_what_was_written_of_it_and_its_values_are_not_read() 
 #[test]
 fn weights_that_come_without_a_training_are_scored_as_those_of_a_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
-    let (checkpoint, published) = (trained(folder.path()), folder.path().join("published"));
+    let (checkpoint, published) = (checkpoint(folder.path()), folder.path().join("published"));
     fs::create_dir(&published).unwrap();
     fs::copy(checkpoint.join("weights.safetensors"), published.join("model.safetensors")).unwrap();
     fs::write(published.join("config.json"), r#"{"text_config": {"num_attention_heads": 2}}"#)

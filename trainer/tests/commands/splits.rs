@@ -4,14 +4,10 @@ use serde_json::{Value, json};
 
 use super::*;
 
-/// What two tasks of one evaluation say, of the prepared data set and of what it is made of.
 #[test]
 fn a_split_of_the_reference_is_scored_as_the_shards_that_are_made_of_it() {
     let folder = tempfile::tempdir().unwrap();
-    let config = small::config(folder.path(), "run");
-    let file = folder.path().join("config.json");
-    fs::write(&file, serde_json::to_vec(&config).unwrap()).unwrap();
-    succeed(&["train", "--config", words(&file)], b"");
+    trained(folder.path());
     let prepared = folder.path().join("prepared");
     let of_file = golden("dataset/train");
     let of_databases = golden("dataset/lmdb/train");
@@ -28,6 +24,7 @@ fn a_split_of_the_reference_is_scored_as_the_shards_that_are_made_of_it() {
         "run": {"name": "score", "stage": "evaluate"}, "artifacts": results, "tasks": tasks,
         "checkpoint": small::stage(folder.path(), "run"), "maxSkippedPercent": 20,
     });
+    let file = folder.path().join("evaluate.json");
     fs::write(&file, text.to_string()).unwrap();
     let temporary = folder.path().join("tmp");
     fs::create_dir(&temporary).unwrap();

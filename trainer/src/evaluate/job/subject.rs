@@ -3,14 +3,14 @@
 
 use cnclip_crds::artifacts;
 use cnclip_crds::model::ModelConfig;
-use cnclip_crds::run_config::{EvaluateConfig, RetrievalConfig, TaskConfig, TrainConfig};
+use cnclip_crds::run_config::{EvaluateConfig, TaskConfig, TrainConfig};
 
-use super::check::kindless;
-use super::datasets::Datasets;
+use super::ready::Ready;
 use crate::array::Memory;
+use crate::data::shard::Dataset;
 use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Result};
-use crate::evaluate::zero_shot::{self, Model, Ready};
+use crate::evaluate::zero_shot::{self, Model};
 use crate::evaluate::{Sizes, calibration, files, score};
 use crate::model::clip::{Capacity, Clip, Compute};
 use crate::params::Params;
@@ -20,8 +20,8 @@ use crate::store::Store;
 use crate::weights::{Part, WeightsError, load};
 use crate::world::World;
 
-/// What an evaluation asks for, on which data, and where its files go.
-type Asked<'a> = (&'a EvaluateConfig, &'a Datasets, &'a Store);
+/// What an evaluation asks for, and where its files go.
+type Asked<'a> = (&'a EvaluateConfig, &'a Store);
 
 /// A model with its weights, and what it needs to see and read.
 pub(super) struct Subject {
@@ -70,24 +70,22 @@ impl Subject {
     /// If the data set cannot be used, the files cannot be written, or a rank is lost.
     pub(super) fn measure(
         &mut self,
-        (task, ready): (&TaskConfig, &Option<Ready>),
+        (task, ready): (&TaskConfig, &Ready),
         asked: Asked<'_>,
         world: &World,
     ) -> Result<Option<Task>> {
-        match (&task.retrieval, ready) {
-            (Some(retrieval), _) => self.retrieve((task, retrieval), asked, world),
-            (None, Some(ready)) => self.classify((task, ready), asked, world),
-            (None, None) => Err(kindless(task)),
+        match ready {
+            Ready::Retrieval(dataset) => self.retrieve((task, dataset), asked, world),
+            Ready::ZeroShot(ready) => self.classify((task, ready), asked, world),
         }
     }
 
     fn retrieve(
         &mut self,
-        (task, retrieval): (&TaskConfig, &RetrievalConfig),
-        (config, datasets, artifacts): Asked<'_>,
+        (task, dataset): (&TaskConfig, &Dataset),
+        (config, artifacts): Asked<'_>,
         world: &World,
     ) -> Result<Option<Task>> {
-        let dataset = datasets.get(&retrieval.dataset)?;
         let precision = calibration::wanted(task, dataset)?;
         let limits = self.limits(config);
         let mut encoder = (&mut self.clip, &mut self.params);
@@ -96,14 +94,14 @@ impl Subject {
         precision.into_iter().for_each(|precision| scored.calibrate(precision));
         files::write(&scored, &config.features, &artifacts.join(&artifacts::task(&task.name)))?;
         let shown = Shown::Retrieval(Examples::of(&scored, dataset)?);
-        let public = retrieval.benchmark.map(Public::Retrieval);
-        Ok(Some(Task { result: scored.result, shown, public }))
+        let benchmark = task.retrieval.as_ref().and_then(|retrieval| retrieval.benchmark);
+        Ok(Some(Task { result: scored.result, shown, public: benchmark.map(Public::Retrieval) }))
     }
 
     fn classify(
         &mut self,
-        (task, ready): (&TaskConfig, &Ready),
-        (config, _, artifacts): Asked<'_>,
+        (task, ready): (&TaskConfig, &zero_shot::Ready),
+        (config, artifacts): Asked<'_>,
         world: &World,
     ) -> Result<Option<Task>> {
         let limits = self.limits(config);

@@ -2,7 +2,7 @@
 //! picture and needs no model, so that what is wrong is told before either is waited for.
 
 use cnclip_crds::report::{Metric, TemplatesReport};
-use cnclip_crds::run_config::{TaskConfig, ZeroShotConfig};
+use cnclip_crds::run_config::ZeroShotConfig;
 use cnclip_crds::zero_shot::{Custom, TemplateSet};
 use sha2::{Digest, Sha256};
 
@@ -54,17 +54,6 @@ pub struct Templates {
 }
 
 impl Ready {
-    /// Every classification among the tasks, in their place.
-    ///
-    /// # Errors
-    /// As [`Ready::check`].
-    pub fn all(tasks: &[TaskConfig]) -> Result<Vec<Option<Self>>> {
-        let ready = |task: &TaskConfig| {
-            task.zero_shot.as_ref().map(|config| Self::check(&task.name, config)).transpose()
-        };
-        tasks.iter().map(ready).collect()
-    }
-
     /// Looks at everything but the pictures themselves.
     ///
     /// # Errors
