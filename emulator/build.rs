@@ -10,14 +10,24 @@ fn main() -> io::Result<()> {
         println!("cargo:rerun-if-changed={watched}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
-    let mut sources: Vec<PathBuf> =
-        fs::read_dir(KERNELS)?.map(|file| Ok(file?.path())).collect::<io::Result<_>>()?;
+    let mut sources: Vec<PathBuf> = fs::read_dir(KERNELS)?
+        .map(|file| Ok(file?.path()))
+        .collect::<io::Result<_>>()?;
     sources.retain(|path| path.extension().is_some_and(|end| end == "cu"));
     sources.push("shim/faulty.cu".into());
     sources.sort();
     let mut build = cc::Build::new();
-    build.cpp(true).std("c++17").opt_level(2).flag("-fno-strict-aliasing").flag("-fno-math-errno");
-    build.flag("-ffp-contract=off").warnings(false).include("shim").include(KERNELS);
+    build
+        .cpp(true)
+        .std("c++17")
+        .opt_level(2)
+        .flag("-fno-strict-aliasing")
+        .flag("-fno-math-errno");
+    build
+        .flag("-ffp-contract=off")
+        .warnings(false)
+        .include("shim")
+        .include(KERNELS);
     build.flag("-Wno-unknown-pragmas").file("shim/run.cpp");
     for source in &sources {
         build.file(wrap(source, &out)?);
@@ -28,16 +38,24 @@ fn main() -> io::Result<()> {
 
 /// A source file with the table of its kernels behind it.
 fn wrap(source: &Path, out: &Path) -> io::Result<PathBuf> {
-    let (stem, code) = (stem(source), fs::read_to_string(source)?);
-    let mut text =
-        format!("#include \"device.h\"\n#include \"{}\"\n", source.canonicalize()?.display());
+    let stem = stem(source);
+    let code = fs::read_to_string(source)?;
+    let mut text = format!(
+        "#include \"device.h\"\n#include \"{}\"\n",
+        source.canonicalize()?.display()
+    );
     text += &format!("extern const Kernel {stem}_kernels[] = {{\n");
-    for name in code.lines().filter_map(|line| between(line, "EXPORT(", ",")) {
+    for name in code
+        .lines()
+        .filter_map(|line| between(line, "EXPORT(", ","))
+    {
         for format in ["f32", "bf16"] {
             text += &format!("    kernel<&of_{format}::{name}_{format}>(\"{name}_{format}\"),\n");
         }
     }
-    for name in code.lines().filter_map(|line| between(line, "extern \"C\" __global__ void ", "("))
+    for name in code
+        .lines()
+        .filter_map(|line| between(line, "extern \"C\" __global__ void ", "("))
     {
         text += &format!("    kernel<&{name}>(\"{name}\"),\n");
     }
@@ -47,12 +65,18 @@ fn wrap(source: &Path, out: &Path) -> io::Result<PathBuf> {
 
 /// The table of the tables.
 fn list(sources: &[PathBuf], out: &Path) -> io::Result<PathBuf> {
-    let names: Vec<String> =
-        sources.iter().map(|source| format!("{}_kernels", stem(source))).collect();
+    let names: Vec<String> = sources
+        .iter()
+        .map(|source| format!("{}_kernels", stem(source)))
+        .collect();
     let mut text = "#include \"device.h\"\n".to_owned();
-    names.iter().for_each(|name| text += &format!("extern const Kernel {name}[];\n"));
-    text +=
-        &format!("extern const Kernel *const ALL_KERNELS[] = {{{}, nullptr}};\n", names.join(", "));
+    names
+        .iter()
+        .for_each(|name| text += &format!("extern const Kernel {name}[];\n"));
+    text += &format!(
+        "extern const Kernel *const ALL_KERNELS[] = {{{}, nullptr}};\n",
+        names.join(", ")
+    );
     write(out.join("all_kernels.cpp"), &text)
 }
 
@@ -62,7 +86,10 @@ fn write(path: PathBuf, text: &str) -> io::Result<PathBuf> {
 }
 
 fn stem(path: &Path) -> String {
-    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    path.file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// What stands at the beginning of a line between two words.

@@ -8,7 +8,10 @@ use std::{env, fs, io, thread};
 /// A compiled file: its name, and the bytes that each kernel in it spills.
 type Compiled = (String, Vec<(String, u32)>);
 
-#[expect(clippy::print_stderr, reason = "cargo shows what a build script says there when it fails")]
+#[expect(
+    clippy::print_stderr,
+    reason = "cargo shows what a build script says there when it fails"
+)]
 fn main() -> ExitCode {
     println!("cargo:rerun-if-changed=build.rs");
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
@@ -29,7 +32,11 @@ fn main() -> ExitCode {
 fn compile_all() -> Result<(), String> {
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     let mut sources: Vec<PathBuf> = fs::read_dir("kernels")
-        .and_then(|files| files.map(|file| Ok(file?.path())).collect::<io::Result<_>>())
+        .and_then(|files| {
+            files
+                .map(|file| Ok(file?.path()))
+                .collect::<io::Result<_>>()
+        })
         .map_err(|error| format!("cannot read the folder trainer/kernels: {error}"))?;
     sources.retain(|path| path.extension().is_some_and(|end| end == "cu"));
     sources.sort();
@@ -45,19 +52,29 @@ fn compile_all() -> Result<(), String> {
 
 fn compile_some(sources: &[PathBuf], out: &Path) -> Result<Vec<Compiled>, String> {
     thread::scope(|scope| {
-        let threads: Vec<_> =
-            sources.iter().map(|source| scope.spawn(|| compile(source, out))).collect();
+        let threads: Vec<_> = sources
+            .iter()
+            .map(|source| scope.spawn(|| compile(source, out)))
+            .collect();
         let join = |thread: thread::ScopedJoinHandle<'_, _>| {
-            thread.join().unwrap_or_else(|_| Err("a thread of the build script died".into()))
+            thread
+                .join()
+                .unwrap_or_else(|_| Err("a thread of the build script died".into()))
         };
         threads.into_iter().map(join).collect()
     })
 }
 
 fn compile(source: &Path, out: &Path) -> Result<Compiled, String> {
-    let name = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let compiler = env::var_os("CUDA_HOME")
-        .map_or_else(|| PathBuf::from("nvcc"), |home| PathBuf::from(home).join("bin/nvcc"));
+    let name = source
+        .file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let compiler = env::var_os("CUDA_HOME").map_or_else(
+        || PathBuf::from("nvcc"),
+        |home| PathBuf::from(home).join("bin/nvcc"),
+    );
     let done = Command::new(&compiler)
         .args(["-fatbin", "-std=c++17", "-O3", "-Werror", "all-warnings", "-Xptxas", "-v"])
         .args(["-gencode", "arch=compute_90a,code=sm_90a"])

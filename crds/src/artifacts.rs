@@ -27,7 +27,11 @@ pub const MANIFEST: &str = "manifest.json";
 
 /// Joins two parts of a URI with exactly one slash between them.
 pub fn join(prefix: &str, rest: &str) -> String {
-    format!("{}/{}", prefix.trim_end_matches('/'), rest.trim_start_matches('/'))
+    format!(
+        "{}/{}",
+        prefix.trim_end_matches('/'),
+        rest.trim_start_matches('/')
+    )
 }
 
 /// The folder of a task's files under the prefix of an evaluation.

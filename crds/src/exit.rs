@@ -32,9 +32,16 @@ impl Exit {
 
     /// The meaning of an exit code; `None` for a code that is not the trainer's own.
     pub fn from_code(code: i32) -> Option<Self> {
-        [Self::Done, Self::Usage, Self::Data, Self::Bug, Self::Retry, Self::Config]
-            .into_iter()
-            .find(|exit| i32::from(exit.code()) == code)
+        [
+            Self::Done,
+            Self::Usage,
+            Self::Data,
+            Self::Bug,
+            Self::Retry,
+            Self::Config,
+        ]
+        .into_iter()
+        .find(|exit| i32::from(exit.code()) == code)
     }
 
     /// Whether running the same thing again could end otherwise.
@@ -49,7 +56,14 @@ mod tests {
 
     #[test]
     fn every_code_is_read_back_as_what_it_was() {
-        for exit in [Exit::Done, Exit::Usage, Exit::Data, Exit::Bug, Exit::Retry, Exit::Config] {
+        for exit in [
+            Exit::Done,
+            Exit::Usage,
+            Exit::Data,
+            Exit::Bug,
+            Exit::Retry,
+            Exit::Config,
+        ] {
             assert_eq!(Exit::from_code(exit.code().into()), Some(exit));
         }
         assert_eq!(Exit::from_code(137), None);

@@ -22,7 +22,8 @@ pub struct ModelConfig {
 impl ModelConfig {
     /// The first thing that keeps these towers from being built, if there is one.
     pub fn problem(&self) -> Option<String> {
-        let (image, text) = (&self.image, &self.text);
+        let image = &self.image;
+        let text = &self.text;
         let tower = match (&image.vit, &image.resnet) {
             (Some(vit), None) => vit.problem(image.resolution),
             (None, Some(resnet)) => resnet.problem(image.resolution),
@@ -38,7 +39,11 @@ impl ModelConfig {
             ("text.intermediate", text.intermediate, 1),
             ("text.positions", text.positions, 3),
             ("text.hiddenDropoutPercent", text.hidden_dropout_percent, 0),
-            ("text.attentionDropoutPercent", text.attention_dropout_percent, 0),
+            (
+                "text.attentionDropoutPercent",
+                text.attention_dropout_percent,
+                0,
+            ),
         ];
         too_small(&least).or(tower).or_else(|| text.problem())
     }
@@ -47,14 +52,24 @@ impl ModelConfig {
 /// In a few words: `ViT 12×768 /16 at 224 px, BERT 12×768, 512 features`.
 impl std::fmt::Display for ModelConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}, {}, {} features", self.image, self.text, self.embed_dim)
+        write!(
+            f,
+            "{}, {}, {} features",
+            self.image, self.text, self.embed_dim
+        )
     }
 }
 
 /// In a few words: `ViT 12×768 /16 at 224 px`.
 impl std::fmt::Display for ImageTower {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if let Some(Vit { layers, width, patch_size, .. }) = &self.vit {
+        if let Some(Vit {
+            layers,
+            width,
+            patch_size,
+            ..
+        }) = &self.vit
+        {
             write!(f, "ViT {layers}×{width} /{patch_size}")?;
         }
         if let Some(Resnet { layers, width }) = &self.resnet {
@@ -116,16 +131,29 @@ pub struct Vit {
 
 impl Vit {
     fn problem(&self, resolution: i32) -> Option<String> {
-        let (patch, head) = (self.patch_size, self.head_width);
-        let rows = [("image.vit.layers", self.layers, 1), ("image.vit.width", self.width, 1)];
-        let sizes = [("image.vit.patchSize", patch, 1), ("image.vit.headWidth", head, 1)];
+        let patch = self.patch_size;
+        let head = self.head_width;
+        let rows = [
+            ("image.vit.layers", self.layers, 1),
+            ("image.vit.width", self.width, 1),
+        ];
+        let sizes = [
+            ("image.vit.patchSize", patch, 1),
+            ("image.vit.headWidth", head, 1),
+        ];
         too_small(&rows)
             .or_else(|| too_small(&sizes))
             .or_else(|| {
-                not_a_multiple(("image.resolution", resolution), ("image.vit.patchSize", patch))
+                not_a_multiple(
+                    ("image.resolution", resolution),
+                    ("image.vit.patchSize", patch),
+                )
             })
             .or_else(|| {
-                not_a_multiple(("image.vit.width", self.width), ("image.vit.headWidth", head))
+                not_a_multiple(
+                    ("image.vit.width", self.width),
+                    ("image.vit.headWidth", head),
+                )
             })
     }
 }
@@ -193,9 +221,13 @@ pub struct TextTower {
 
 impl TextTower {
     fn problem(&self) -> Option<String> {
-        let dropped = self.hidden_dropout_percent.max(self.attention_dropout_percent);
+        let dropped = self
+            .hidden_dropout_percent
+            .max(self.attention_dropout_percent);
         if dropped >= 100 {
-            return Some(format!("text drops {dropped} % of its values; it must be less than 100"));
+            return Some(format!(
+                "text drops {dropped} % of its values; it must be less than 100"
+            ));
         }
         not_a_multiple(("text.width", self.width), ("text.heads", self.heads))
     }
@@ -240,18 +272,34 @@ pub enum Architecture {
 
 impl Architecture {
     /// Every model that has a name.
-    pub const PUBLISHED: [Self; 6] =
-        [Self::Rn50, Self::VitB32, Self::VitB16, Self::VitL14, Self::VitL14At336, Self::VitH14];
+    pub const PUBLISHED: [Self; 6] = [
+        Self::Rn50,
+        Self::VitB32,
+        Self::VitB16,
+        Self::VitL14,
+        Self::VitL14At336,
+        Self::VitH14,
+    ];
 
     /// The published model that has these towers, whatever they drop while training.
     pub fn of(model: &ModelConfig) -> Option<Self> {
-        let TextTower { hidden_dropout_percent, attention_dropout_percent, .. } = model.text;
+        let TextTower {
+            hidden_dropout_percent,
+            attention_dropout_percent,
+            ..
+        } = model.text;
         let same = |mut towers: ModelConfig| {
             let text = towers.text;
-            towers.text = TextTower { hidden_dropout_percent, attention_dropout_percent, ..text };
+            towers.text = TextTower {
+                hidden_dropout_percent,
+                attention_dropout_percent,
+                ..text
+            };
             towers == *model
         };
-        Self::PUBLISHED.into_iter().find(|published| published.towers().is_some_and(same))
+        Self::PUBLISHED
+            .into_iter()
+            .find(|published| published.towers().is_some_and(same))
     }
 
     /// The towers of a published model; `None` for `Custom`.
@@ -268,18 +316,38 @@ impl Architecture {
             Self::VitH14 => (1024, vit(224, 32, 1280, 14, 80), bert(24, 1024, 16)),
             Self::Custom => return None,
         };
-        Some(ModelConfig { embed_dim, image, text })
+        Some(ModelConfig {
+            embed_dim,
+            image,
+            text,
+        })
     }
 }
 
 fn vit(resolution: i32, layers: i32, width: i32, patch_size: i32, head_width: i32) -> ImageTower {
-    let vit = Vit { layers, width, patch_size, head_width };
-    ImageTower { resolution, vit: Some(vit), resnet: None }
+    let vit = Vit {
+        layers,
+        width,
+        patch_size,
+        head_width,
+    };
+    ImageTower {
+        resolution,
+        vit: Some(vit),
+        resnet: None,
+    }
 }
 
 fn resnet(resolution: i32, layers: [i32; 4], width: i32) -> ImageTower {
-    let resnet = Resnet { layers: layers.to_vec(), width };
-    ImageTower { resolution, vit: None, resnet: Some(resnet) }
+    let resnet = Resnet {
+        layers: layers.to_vec(),
+        width,
+    };
+    ImageTower {
+        resolution,
+        vit: None,
+        resnet: Some(resnet),
+    }
 }
 
 fn bert(layers: i32, width: i32, heads: i32) -> TextTower {
@@ -302,7 +370,11 @@ mod tests {
     #[test]
     fn every_published_model_can_be_built() {
         for architecture in Architecture::PUBLISHED {
-            assert_eq!(architecture.towers().unwrap().problem(), None, "{architecture:?}");
+            assert_eq!(
+                architecture.towers().unwrap().problem(),
+                None,
+                "{architecture:?}"
+            );
         }
         assert_eq!(Architecture::Custom.towers(), None);
     }
@@ -314,7 +386,11 @@ mod tests {
             model.text.hidden_dropout_percent = 0;
             assert_eq!(Architecture::of(&model), Some(architecture));
             model.text.layers += 1;
-            assert_eq!(Architecture::of(&model), None, "{architecture:?} with a layer more");
+            assert_eq!(
+                Architecture::of(&model),
+                None,
+                "{architecture:?} with a layer more"
+            );
         }
     }
 
@@ -324,15 +400,28 @@ mod tests {
         let table: [(&str, Spoil); 9] = [
             ("embedDim is 0", |m| m.embed_dim = 0),
             ("exactly one of vit and resnet", |m| m.image.vit = None),
-            ("exactly one of vit and resnet", |m| m.image.resnet = resnet(32, [1; 4], 8).resnet),
-            ("image.resolution is 225; it must be a multiple of image.vit.patchSize, 16", |m| {
-                m.image.resolution = 225;
+            ("exactly one of vit and resnet", |m| {
+                m.image.resnet = resnet(32, [1; 4], 8).resnet
             }),
-            ("image.resolution is 48; it must be a multiple of five halvings, 32", |m| {
-                m.image = resnet(48, [1; 4], 8);
+            (
+                "image.resolution is 225; it must be a multiple of image.vit.patchSize, 16",
+                |m| {
+                    m.image.resolution = 225;
+                },
+            ),
+            (
+                "image.resolution is 48; it must be a multiple of five halvings, 32",
+                |m| {
+                    m.image = resnet(48, [1; 4], 8);
+                },
+            ),
+            ("four numbers of at least 1", |m| {
+                m.image = resnet(32, [1, 0, 1, 1], 8)
             }),
-            ("four numbers of at least 1", |m| m.image = resnet(32, [1, 0, 1, 1], 8)),
-            ("text.width is 768; it must be a multiple of text.heads, 7", |m| m.text.heads = 7),
+            (
+                "text.width is 768; it must be a multiple of text.heads, 7",
+                |m| m.text.heads = 7,
+            ),
             ("text drops 100 %", |m| m.text.hidden_dropout_percent = 100),
             ("text.positions is 2", |m| m.text.positions = 2),
         ];

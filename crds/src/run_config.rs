@@ -147,7 +147,9 @@ pub struct WorldConfig {
 impl WorldConfig {
     /// What of it can never work.
     pub fn problem(&self) -> Option<String> {
-        let Self { replicas, devices, .. } = self;
+        let Self {
+            replicas, devices, ..
+        } = self;
         if *replicas < 1 || *devices < 1 {
             return Some(format!(
                 "world has {replicas} workers of {devices} devices; there must be at least one of each."

@@ -161,7 +161,10 @@ fn twenty() -> i32 {
 
 impl Default for Retries {
     fn default() -> Self {
-        Self { application: three(), infrastructure: twenty() }
+        Self {
+            application: three(),
+            infrastructure: twenty(),
+        }
     }
 }
 

@@ -210,6 +210,9 @@ fn keep() -> i32 {
 
 impl Default for CheckpointPolicy {
     fn default() -> Self {
-        Self { every_steps: every_steps(), keep: keep() }
+        Self {
+            every_steps: every_steps(),
+            keep: keep(),
+        }
     }
 }

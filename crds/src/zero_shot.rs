@@ -121,7 +121,8 @@ impl Preset {
     /// Its name in a manifest.
     pub fn name(self) -> String {
         let name = serde_json::to_value(self).ok();
-        name.and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
+        name.and_then(|name| name.as_str().map(str::to_owned))
+            .unwrap_or_default()
     }
 
     /// What is its custom.
@@ -154,7 +155,12 @@ impl Preset {
             Self::Voc2007 => (20, MeanAveragePrecision, General),
             Self::Imagenet1k => (1000, Accuracy, General),
         };
-        Custom { classes, headline, templates, repeats_names: self == Self::Imagenet1k }
+        Custom {
+            classes,
+            headline,
+            templates,
+            repeats_names: self == Self::Imagenet1k,
+        }
     }
 }
 
@@ -172,13 +178,23 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), 21);
-        assert!(names.contains(&"voc-2007-classification".to_owned()), "{names:?}");
+        assert!(
+            names.contains(&"voc-2007-classification".to_owned()),
+            "{names:?}"
+        );
     }
 
     #[test]
     fn the_customs_are_those_of_the_papers_table() {
-        let classes: usize = Preset::ALL.iter().map(|preset| preset.custom().classes).sum();
-        assert_eq!(classes, 1150 + 1000, "20 data sets of ELEVATER, and ImageNet");
+        let classes: usize = Preset::ALL
+            .iter()
+            .map(|preset| preset.custom().classes)
+            .sum();
+        assert_eq!(
+            classes,
+            1150 + 1000,
+            "20 data sets of ELEVATER, and ImageNet"
+        );
         let by = |metric| {
             let of = |preset: &&Preset| preset.custom().headline == metric;
             Preset::ALL.iter().filter(of).count()

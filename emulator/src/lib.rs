@@ -32,13 +32,19 @@ impl Emulator {
 
     /// The same, which breaks after so many calls: how many are left is seen and set from outside.
     pub fn breaking(bytes: u64, calls: Arc<AtomicU64>) -> Device {
-        Device::new(Self { memory: Arc::new(Mutex::new(Memory::new(bytes, 0))), calls })
+        Device::new(Self {
+            memory: Arc::new(Mutex::new(Memory::new(bytes, 0))),
+            calls,
+        })
     }
 
     /// The same, of whose memory something else takes a part that it does not tell of.
     pub fn crowded(bytes: u64, taken: u64) -> Device {
         let calls = Arc::new(AtomicU64::new(u64::MAX));
-        Device::new(Self { memory: Arc::new(Mutex::new(Memory::new(bytes, taken))), calls })
+        Device::new(Self {
+            memory: Arc::new(Mutex::new(Memory::new(bytes, taken))),
+            calls,
+        })
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -48,7 +54,10 @@ impl Emulator {
     /// Answers a call, unless it is broken.
     fn answer(&self) -> Result<MutexGuard<'_, Memory>, Fault> {
         let left = |calls: u64| calls.checked_sub(1);
-        match self.calls.fetch_update(Ordering::AcqRel, Ordering::Acquire, left) {
+        match self
+            .calls
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, left)
+        {
             Ok(_) => Ok(self.memory()),
             Err(_) => Err(Fault::broken("cannot use an emulated device", "it broke")),
         }
@@ -100,7 +109,9 @@ impl Driver for Emulator {
         let pointers: Vec<Address> = launch.arguments.iter().filter_map(pointer).collect();
         drop(self.answer()?);
         for &at in &pointers {
-            self.memory().read(at, 0).map_err(|found| fault(found.to_string()))?;
+            self.memory()
+                .read(at, 0)
+                .map_err(|found| fault(found.to_string()))?;
         }
         run(launch).map_err(fault)?;
         let memory = self.memory();
@@ -123,7 +134,11 @@ impl Driver for Emulator {
     }
 
     fn join(&self, invitation: &[u8], rank: usize, count: usize) -> Result<Box<dyn Peers>, Fault> {
-        Ok(Box::new(peers::join(self.memory.clone(), invitation, (rank, count))?))
+        Ok(Box::new(peers::join(
+            self.memory.clone(),
+            invitation,
+            (rank, count),
+        )?))
     }
 }
 
@@ -149,7 +164,8 @@ unsafe extern "C" {
 
 /// Runs all threads of a kernel.
 fn run(launch: &Launch) -> Result<(), String> {
-    let (mut kinds, mut given) = (String::new(), Vec::new());
+    let mut kinds = String::new();
+    let mut given = Vec::new();
     for argument in &launch.arguments {
         let (kind, bits) = match *argument {
             Argument::Address(at) => ('p', at),
@@ -161,7 +177,8 @@ fn run(launch: &Launch) -> Result<(), String> {
         given.push(bits);
     }
     let words = |text: &str| CString::new(text).map_err(|error| error.to_string());
-    let (name, kinds) = (words(&launch.kernel)?, words(&kinds)?);
+    let name = words(&launch.kernel)?;
+    let kinds = words(&kinds)?;
     let mut wrong = [0_u8; 256];
     // SAFETY: all pointers are of things that live until the call returns; `given` is as long as `kinds`,
     // and `wrong` as long as it is said to be. Pointers among the arguments lie in allocated memory.
@@ -177,5 +194,9 @@ fn run(launch: &Launch) -> Result<(), String> {
         )
     };
     let said = wrong.split(|byte| *byte == 0).next().unwrap_or_default();
-    if code == 0 { Ok(()) } else { Err(String::from_utf8_lossy(said).into_owned()) }
+    if code == 0 {
+        Ok(())
+    } else {
+        Err(String::from_utf8_lossy(said).into_owned())
+    }
 }

@@ -24,19 +24,32 @@ pub(crate) struct Memory {
 
 impl Memory {
     pub(crate) fn new(all: u64, taken: u64) -> Self {
-        Self { free: all, all, taken, lent: BTreeMap::new() }
+        Self {
+            free: all,
+            all,
+            taken,
+            lent: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn allocate(&mut self, bytes: usize) -> Result<Address, Fault> {
         let wanted = bytes as u64;
         if wanted + self.taken > self.free {
-            return Err(Fault::OutOfMemory { wanted, free: self.free, all: self.all });
+            return Err(Fault::OutOfMemory {
+                wanted,
+                free: self.free,
+                all: self.all,
+            });
         }
         let layout = layout(bytes)?;
         // SAFETY: the layout has a size, that of its fences.
         let start = unsafe { std::alloc::alloc(layout) };
         if start.is_null() {
-            return Err(Fault::OutOfMemory { wanted, free: self.free, all: self.all });
+            return Err(Fault::OutOfMemory {
+                wanted,
+                free: self.free,
+                all: self.all,
+            });
         }
         // SAFETY: the memory was just made, and is as large as its layout.
         unsafe { start.write_bytes(NOTHING, layout.size()) };
@@ -47,7 +60,9 @@ impl Memory {
     }
 
     pub(crate) fn release(&mut self, at: Address) {
-        let Some(bytes) = self.lent.remove(&at) else { return };
+        let Some(bytes) = self.lent.remove(&at) else {
+            return;
+        };
         self.free += bytes as u64;
         if let Ok(layout) = layout(bytes) {
             // SAFETY: it was allocated here with this layout, and is forgotten now.
@@ -72,7 +87,11 @@ impl Memory {
 
     /// The allocation that bytes lie in.
     fn find(&self, at: Address, bytes: usize) -> Result<(Address, usize), Fault> {
-        let found = self.lent.range(..=at).next_back().map(|(&start, &size)| (start, size));
+        let found = self
+            .lent
+            .range(..=at)
+            .next_back()
+            .map(|(&start, &size)| (start, size));
         found
             .filter(|(start, size)| at + bytes as u64 <= start + *size as u64)
             .ok_or_else(|| Fault::broken(format!("{bytes} bytes at {at:#x}"), "are in no memory"))
@@ -80,12 +99,16 @@ impl Memory {
 
     /// Whether nothing was written around the allocation at an address.
     pub(crate) fn is_fenced(&self, at: Address) -> bool {
-        let Ok((start, size)) = self.find(at, 0) else { return false };
-        [start as usize - FENCE, start as usize + size].iter().all(|&fence| {
-            // SAFETY: every allocation has a fence of so many bytes before and behind it.
-            let fence = unsafe { std::slice::from_raw_parts(fence as *const u8, FENCE) };
-            fence.iter().all(|byte| *byte == NOTHING)
-        })
+        let Ok((start, size)) = self.find(at, 0) else {
+            return false;
+        };
+        [start as usize - FENCE, start as usize + size]
+            .iter()
+            .all(|&fence| {
+                // SAFETY: every allocation has a fence of so many bytes before and behind it.
+                let fence = unsafe { std::slice::from_raw_parts(fence as *const u8, FENCE) };
+                fence.iter().all(|byte| *byte == NOTHING)
+            })
     }
 }
 

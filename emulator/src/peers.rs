@@ -23,8 +23,16 @@ pub(crate) fn join(
     invitation: &[u8],
     (rank, count): (usize, usize),
 ) -> Result<Emulated, Fault> {
-    let meeting = lock(&MEETINGS).entry(invitation.to_vec()).or_default().clone();
-    let own = Emulated { memory, meeting, rank, count };
+    let meeting = lock(&MEETINGS)
+        .entry(invitation.to_vec())
+        .or_default()
+        .clone();
+    let own = Emulated {
+        memory,
+        meeting,
+        rank,
+        count,
+    };
     own.exchange("to meet", Vec::new())?;
     lock(&MEETINGS).remove(invitation);
     Ok(own)
@@ -68,7 +76,9 @@ impl Meeting {
         round: MutexGuard<'a, Round>,
         so: impl Fn(&Round) -> bool,
     ) -> Result<MutexGuard<'a, Round>, Fault> {
-        let round = self.changed.wait_while(round, |round| round.over.is_none() && !so(round));
+        let round = self
+            .changed
+            .wait_while(round, |round| round.over.is_none() && !so(round));
         let round = round.unwrap_or_else(PoisonError::into_inner);
         round.over.clone().map_or(Ok(round), Err)
     }
@@ -78,8 +88,12 @@ impl Emulated {
     /// What every rank brings, in the order of the ranks.
     fn exchange(&self, what: &str, own: Vec<f32>) -> Result<Arc<Vec<Vec<f32>>>, Fault> {
         let Meeting { round, changed } = &*self.meeting;
-        let mut round = self.meeting.until(lock(round), |round| round.whole.is_none())?;
-        round.brought.insert(self.rank, (format!("{what} {} numbers", own.len()), own));
+        let mut round = self
+            .meeting
+            .until(lock(round), |round| round.whole.is_none())?;
+        round
+            .brought
+            .insert(self.rank, (format!("{what} {} numbers", own.len()), own));
         if round.brought.len() == self.count {
             match agreed(&mut round.brought) {
                 Ok(all) => round.whole = Some((Arc::new(all), self.count)),
@@ -88,7 +102,9 @@ impl Emulated {
             changed.notify_all();
         }
         let mut round = self.meeting.until(round, |round| round.whole.is_some())?;
-        let Some((all, takers)) = &mut round.whole else { return Ok(Arc::default()) };
+        let Some((all, takers)) = &mut round.whole else {
+            return Ok(Arc::default());
+        };
         let all = Arc::clone(all);
         *takers -= 1;
         if *takers == 0 {
@@ -105,8 +121,13 @@ impl Emulated {
     }
 
     fn write(&self, at: Address, values: &[f32]) -> Result<(), Fault> {
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
-        lock(&self.memory).write(at, bytes.len())?.copy_from_slice(&bytes);
+        let bytes: Vec<u8> = values
+            .iter()
+            .flat_map(|value| value.to_ne_bytes())
+            .collect();
+        lock(&self.memory)
+            .write(at, bytes.len())?
+            .copy_from_slice(&bytes);
         Ok(())
     }
 }
@@ -117,7 +138,10 @@ fn agreed(brought: &mut HashMap<usize, (String, Vec<f32>)>) -> Result<Vec<Vec<f3
     all.sort_unstable_by_key(|(rank, _)| *rank);
     let asked: Vec<_> = all.iter().map(|(_, (what, _))| what.as_str()).collect();
     if asked.windows(2).any(|pair| pair[0] != pair[1]) {
-        return Err(Fault::broken("ranks ask for different things", asked.join(", ")));
+        return Err(Fault::broken(
+            "ranks ask for different things",
+            asked.join(", "),
+        ));
     }
     Ok(all.into_iter().map(|(_, (_, values))| values).collect())
 }
@@ -127,7 +151,9 @@ impl Peers for Emulated {
         let all = self.exchange("to sum", self.read(at, count)?)?;
         let mut sums = vec![0.0; count];
         for values in &*all {
-            sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+            sums.iter_mut()
+                .zip(values)
+                .for_each(|(sum, value)| *sum += value);
         }
         self.write(at, &sums)
     }

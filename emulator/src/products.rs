@@ -13,7 +13,8 @@ pub(crate) fn multiply(memory: &mut Memory, wanted: &Product) -> Result<(), Faul
         None => vec![0.0; wanted.target.cols],
     };
     for index in 0..wanted.batch {
-        let (a, b) = (gather(memory, wanted.a, index)?, gather(memory, wanted.b, index)?);
+        let a = gather(memory, wanted.a, index)?;
+        let b = gather(memory, wanted.b, index)?;
         let mut found = vec![0.0; wanted.target.rows * wanted.target.cols];
         if wanted.add {
             found = gather(memory, wanted.target, index)?;
@@ -34,7 +35,11 @@ pub(crate) fn multiply(memory: &mut Memory, wanted: &Product) -> Result<(), Faul
 
 fn matrix(values: &[f32], operand: Operand) -> Matrix<'_> {
     let matrix = Matrix::strided(values, operand.rows, operand.cols, operand.cols);
-    if operand.transposed { matrix.transposed() } else { matrix }
+    if operand.transposed {
+        matrix.transposed()
+    } else {
+        matrix
+    }
 }
 
 /// Where a row of a matrix of a batch lies.
@@ -44,8 +49,14 @@ fn place(operand: Operand, index: usize, row: usize) -> Address {
 }
 
 fn gather(memory: &Memory, operand: Operand, index: usize) -> Result<Vec<f32>, Fault> {
-    let rows = (0..operand.rows)
-        .map(|row| line(memory, place(operand, index, row), operand.format, operand.cols));
+    let rows = (0..operand.rows).map(|row| {
+        line(
+            memory,
+            place(operand, index, row),
+            operand.format,
+            operand.cols,
+        )
+    });
     Ok(rows.collect::<Result<Vec<_>, _>>()?.concat())
 }
 
@@ -53,10 +64,18 @@ fn gather(memory: &Memory, operand: Operand, index: usize) -> Result<Vec<f32>, F
 fn line(memory: &Memory, at: Address, format: Format, count: usize) -> Result<Vec<f32>, Fault> {
     let bytes = memory.read(at, count * format.bytes())?;
     let values = match format {
-        Format::F32 => bytes.as_chunks().0.iter().map(|word| f32::from_ne_bytes(*word)).collect(),
-        Format::Bf16 => {
-            bytes.as_chunks().0.iter().map(|word| bf16::from_ne_bytes(*word).to_f32()).collect()
-        }
+        Format::F32 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|word| f32::from_ne_bytes(*word))
+            .collect(),
+        Format::Bf16 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|word| bf16::from_ne_bytes(*word).to_f32())
+            .collect(),
         Format::U32 | Format::U8 => return Err(Fault::broken("a product", "of whole numbers")),
     };
     Ok(values)
@@ -70,10 +89,18 @@ fn scatter(
 ) -> Result<(), Fault> {
     for (row, values) in values.chunks_exact(operand.cols).enumerate() {
         let bytes: Vec<u8> = match operand.format {
-            Format::F32 => values.iter().flat_map(|value| value.to_ne_bytes()).collect(),
-            _ => values.iter().flat_map(|&value| bf16::from_f32(value).to_ne_bytes()).collect(),
+            Format::F32 => values
+                .iter()
+                .flat_map(|value| value.to_ne_bytes())
+                .collect(),
+            _ => values
+                .iter()
+                .flat_map(|&value| bf16::from_f32(value).to_ne_bytes())
+                .collect(),
         };
-        memory.write(place(operand, index, row), bytes.len())?.copy_from_slice(&bytes);
+        memory
+            .write(place(operand, index, row), bytes.len())?
+            .copy_from_slice(&bytes);
     }
     Ok(())
 }

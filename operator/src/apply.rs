@@ -71,14 +71,19 @@ pub async fn write_status<R: Run>(
         "status": status,
     });
     let api = Api::<R>::namespaced(client.clone(), &owner.namespace);
-    let written = api.patch_status(&owner.name, &manager(), &Patch::Apply(patch)).await;
+    let written = api
+        .patch_status(&owner.name, &manager(), &Patch::Apply(patch))
+        .await;
     match written {
         Ok(_) => Ok(true),
         // It was deleted in between.
         Err(kube::Error::Api(error)) if error.code == 404 => Ok(false),
         Err(source) => {
             let run = format!("{} {}/{}", owner.api_kind, owner.namespace, owner.name);
-            Err(Error::WriteStatus { run, source: Box::new(source) })
+            Err(Error::WriteStatus {
+                run,
+                source: Box::new(source),
+            })
         }
     }
 }
@@ -100,7 +105,11 @@ where
     api.patch(&name, &manager(), &Patch::Apply(object))
         .await
         .map(drop)
-        .map_err(|source| Error::Apply { kind: kind::<K>(), name, source: Box::new(source) })
+        .map_err(|source| Error::Apply {
+            kind: kind::<K>(),
+            name,
+            source: Box::new(source),
+        })
 }
 
 async fn delete<K>(client: &Client, owner: &Owner, name: &str) -> Result<(), Error>
@@ -111,15 +120,26 @@ where
         + DeserializeOwned,
 {
     let api = Api::<K>::namespaced(client.clone(), &owner.namespace);
-    gone::<K>(name, api.delete(name, &DeleteParams::background()).await.map(drop))
+    gone::<K>(
+        name,
+        api.delete(name, &DeleteParams::background())
+            .await
+            .map(drop),
+    )
 }
 
 /// Only this very run, not another that has taken its name since.
 async fn delete_run<R: Run>(client: &Client, owner: &Owner) -> Result<(), Error> {
     let api = Api::<R>::namespaced(client.clone(), &owner.namespace);
-    let preconditions = Preconditions { uid: Some(owner.uid.clone()), resource_version: None };
+    let preconditions = Preconditions {
+        uid: Some(owner.uid.clone()),
+        resource_version: None,
+    };
     let params = DeleteParams::background().preconditions(preconditions);
-    gone::<R>(&owner.name, api.delete(&owner.name, &params).await.map(drop))
+    gone::<R>(
+        &owner.name,
+        api.delete(&owner.name, &params).await.map(drop),
+    )
 }
 
 /// What is not there is deleted.

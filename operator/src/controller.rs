@@ -38,14 +38,18 @@ pub async fn run<R: Run>(
     stop: CancellationToken,
 ) {
     let (reader, writer) = reflector::store();
-    let (known, forgetful) = (reader.clone(), context.clone());
-    let runs = watcher(api::<R>(&client, namespace.as_deref()), watcher::Config::default())
-        .default_backoff()
-        .modify(|run| run.managed_fields_mut().clear())
-        .reflect(writer)
-        .inspect_ok(move |event| forget(&forgetful, &known, event))
-        .applied_objects()
-        .predicate_filter(predicates::generation, Default::default());
+    let known = reader.clone();
+    let forgetful = context.clone();
+    let runs = watcher(
+        api::<R>(&client, namespace.as_deref()),
+        watcher::Config::default(),
+    )
+    .default_backoff()
+    .modify(|run| run.managed_fields_mut().clear())
+    .reflect(writer)
+    .inspect_ok(move |event| forget(&forgetful, &known, event))
+    .applied_objects()
+    .predicate_filter(predicates::generation, Default::default());
     let jobs = children::<R, Job>(&client, namespace.as_deref());
     let pods = children::<R, Pod>(&client, namespace.as_deref());
     Controller::for_stream(runs, reader)
@@ -102,7 +106,9 @@ where
         + 'static,
 {
     let ours = watcher::Config::default().labels(&format!("{}={}", names::LABEL_KIND, R::KIND));
-    watcher(api::<K>(client, namespace), ours).default_backoff().touched_objects()
+    watcher(api::<K>(client, namespace), ours)
+        .default_backoff()
+        .touched_objects()
 }
 
 fn owner<R: Run>(child: &impl ResourceExt) -> Option<ObjectRef<PartialObjectMeta<R>>> {

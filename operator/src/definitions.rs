@@ -9,11 +9,18 @@ use kube::{CustomResourceExt, ResourceExt};
 /// # Errors
 /// If one cannot be written as YAML.
 pub fn files() -> Result<Vec<(String, String)>, serde_norway::Error> {
-    [CnClipTraining::crd(), CnClipEvaluation::crd()].iter().map(file).collect()
+    [CnClipTraining::crd(), CnClipEvaluation::crd()]
+        .iter()
+        .map(file)
+        .collect()
 }
 
 fn file(definition: &CustomResourceDefinition) -> Result<(String, String), serde_norway::Error> {
-    let (plural, group) = (&definition.spec.names.plural, &definition.spec.group);
+    let plural = &definition.spec.names.plural;
+    let group = &definition.spec.group;
     debug_assert_eq!(definition.name_any(), format!("{plural}.{group}"));
-    Ok((format!("{group}_{plural}.yaml"), serde_norway::to_string(definition)?))
+    Ok((
+        format!("{group}_{plural}.yaml"),
+        serde_norway::to_string(definition)?,
+    ))
 }

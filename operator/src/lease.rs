@@ -32,7 +32,10 @@ impl Leadership {
             holder_id: candidate.to_owned(),
             lease_ttl: LIFE,
         };
-        Self { lock: LeaseLock::new(client, namespace, params), metrics }
+        Self {
+            lock: LeaseLock::new(client, namespace, params),
+            metrics,
+        }
     }
 
     /// Waits until this replica leads; `false` if it was told to stop before.

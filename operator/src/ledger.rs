@@ -43,12 +43,15 @@ pub struct Ledger {
 impl Ledger {
     /// One condition.
     pub fn condition(&self, type_: &str) -> Option<&Condition> {
-        self.conditions.iter().find(|condition| condition.type_ == type_)
+        self.conditions
+            .iter()
+            .find(|condition| condition.type_ == type_)
     }
 
     /// Whether a condition is True.
     pub fn is(&self, type_: &str) -> bool {
-        self.condition(type_).is_some_and(|condition| condition.status == "True")
+        self.condition(type_)
+            .is_some_and(|condition| condition.status == "True")
     }
 
     /// Whether the run has ended, well or badly.

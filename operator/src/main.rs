@@ -41,7 +41,11 @@ async fn run(options: RunOptions) -> anyhow::Result<()> {
     let metrics = Metrics::new()?;
     let stop = CancellationToken::new();
     tokio::spawn(stop_on_signal(stop.clone())?);
-    let server = tokio::spawn(server::serve(options.listen.clone(), metrics.clone(), stop.clone()));
+    let server = tokio::spawn(server::serve(
+        options.listen.clone(),
+        metrics.clone(),
+        stop.clone(),
+    ));
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         trainer_image = options.trainer_image,
@@ -70,13 +74,20 @@ fn start_logging() {
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new("warn,cnclip_operator=info"));
     let json = tracing_subscriber::fmt().json().flatten_event(true);
-    json.with_current_span(false).with_span_list(false).with_env_filter(filter).init();
+    json.with_current_span(false)
+        .with_span_list(false)
+        .with_env_filter(filter)
+        .init();
 }
 
 /// Works while this replica leads.
 async fn lead(client: Client, options: RunOptions, metrics: Metrics, stop: &CancellationToken) {
-    let leadership =
-        Leadership::new(client.clone(), &options.pod_namespace, &options.pod_name, metrics.clone());
+    let leadership = Leadership::new(
+        client.clone(),
+        &options.pod_namespace,
+        &options.pod_name,
+        metrics.clone(),
+    );
     if !leadership.won(stop).await {
         return;
     }
@@ -94,7 +105,9 @@ async fn lead(client: Client, options: RunOptions, metrics: Metrics, stop: &Canc
 /// Reconciles both kinds until told to stop.
 async fn work(client: Client, options: RunOptions, metrics: Metrics, stop: CancellationToken) {
     let defaults = Defaults {
-        cuda_image: options.trainer_cuda_image.unwrap_or_else(|| options.trainer_image.clone()),
+        cuda_image: options
+            .trainer_cuda_image
+            .unwrap_or_else(|| options.trainer_image.clone()),
         image: options.trainer_image,
         progress_interval_seconds: options.progress_interval,
     };

@@ -44,14 +44,19 @@ impl Metrics {
             prometheus::Result::Ok(counter)
         };
         let reconcile_seconds = HistogramVec::new(
-            HistogramOpts::new("cnclip_operator_reconcile_seconds", "How long reconciles took.")
-                .buckets(vec![0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]),
+            HistogramOpts::new(
+                "cnclip_operator_reconcile_seconds",
+                "How long reconciles took.",
+            )
+            .buckets(vec![0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]),
             &["kind"],
         )?;
         registry.register(Box::new(reconcile_seconds.clone()))?;
         let leader = IntGauge::new("cnclip_operator_leader", "1 if this replica leads.")?;
         registry.register(Box::new(leader.clone()))?;
-        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        registry.register(Box::new(
+            prometheus::process_collector::ProcessCollector::for_self(),
+        ))?;
         Ok(Self {
             reconciles: counter(
                 "cnclip_operator_reconciles_total",

@@ -35,7 +35,9 @@ impl Objects {
     /// The objects of one attempt at one stage.
     pub fn of_attempt(owner: &Owner, work: &Work, stage: &Stage, attempt: Attempt) -> Self {
         let metadata = metadata(owner, &stage.name, attempt.number);
-        let config = stage.config.for_attempt(attempt, service::coordinator(&metadata));
+        let config = stage
+            .config
+            .for_attempt(attempt, service::coordinator(&metadata));
         Self {
             config_map: config_map::build(metadata.clone(), &config),
             service: service::build(metadata.clone(), work.workers.replicas),

@@ -30,7 +30,10 @@ pub async fn observe<R: Run>(
     let pods = list::<Pod>(client, owner, "Pods").await?;
     let mut seen = Observed {
         now: Timestamp::now(),
-        jobs: jobs.iter().filter_map(|job| observed::job(job, &owner.uid)).collect(),
+        jobs: jobs
+            .iter()
+            .filter_map(|job| observed::job(job, &owner.uid))
+            .collect(),
         workers: pods.iter().filter_map(observed::worker).collect(),
         report: None,
         training: other(client, owner, run.training_name(), "CnClipTraining").await?,
@@ -47,8 +50,13 @@ where
         + std::fmt::Debug
         + serde::de::DeserializeOwned,
 {
-    let selector =
-        format!("{}={},{}={}", names::LABEL_KIND, owner.kind, names::LABEL_RUN, owner.name);
+    let selector = format!(
+        "{}={},{}={}",
+        names::LABEL_KIND,
+        owner.kind,
+        names::LABEL_RUN,
+        owner.name
+    );
     let api = Api::<K>::namespaced(client.clone(), &owner.namespace);
     api.list(&ListParams::default().labels(&selector))
         .await
@@ -64,12 +72,18 @@ async fn other<R: Run>(
 ) -> Result<Option<R>, Error> {
     let Some(name) = name else { return Ok(None) };
     let api = Api::<R>::namespaced(client.clone(), &owner.namespace);
-    api.get_opt(name).await.map_err(|source| failed(owner, what, source))
+    api.get_opt(name)
+        .await
+        .map_err(|source| failed(owner, what, source))
 }
 
 fn failed(owner: &Owner, what: &'static str, source: kube::Error) -> Error {
     let run = format!("{} {}/{}", owner.api_kind, owner.namespace, owner.name);
-    Error::Observe { run, what, source: Box::new(source) }
+    Error::Observe {
+        run,
+        what,
+        source: Box::new(source),
+    }
 }
 
 /// What the first worker of the newest attempt says, or said last.
@@ -81,13 +95,20 @@ async fn report(reader: &ProgressReader, owner: &Owner, seen: &Observed) -> Opti
         WorkerState::Ended { .. } => worker.last_report()?,
         WorkerState::Unscheduled { .. } | WorkerState::Waiting { .. } => return None,
     };
-    progress::is_from(&report, &owner.identity(&worker.stage, worker.attempt), &worker.uid)
-        .then_some(report)
+    progress::is_from(
+        &report,
+        &owner.identity(&worker.stage, worker.attempt),
+        &worker.uid,
+    )
+    .then_some(report)
 }
 
 /// Stages follow each other, so the newest Job is the one at work.
 fn began(seen: &Observed, worker: &Worker) -> Option<(Timestamp, i32)> {
     let of_worker =
         |job: &&observed::JobSeen| job.stage == worker.stage && job.attempt == worker.attempt;
-    seen.jobs.iter().find(of_worker).map(|job| (job.started, job.attempt))
+    seen.jobs
+        .iter()
+        .find(of_worker)
+        .map(|job| (job.started, job.attempt))
 }

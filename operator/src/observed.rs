@@ -39,8 +39,11 @@ impl Observed {
 
     /// The pods of a Job, by number.
     pub fn workers_of(&self, job: &JobSeen) -> Vec<&Worker> {
-        let mut workers: Vec<_> =
-            self.workers.iter().filter(|worker| worker.job_uid == job.uid).collect();
+        let mut workers: Vec<_> = self
+            .workers
+            .iter()
+            .filter(|worker| worker.job_uid == job.uid)
+            .collect();
         workers.sort_by_key(|worker| worker.index);
         workers
     }
@@ -162,7 +165,11 @@ impl Worker {
 
     /// When it was deleted or ended, whichever came first; the end of time as long as it did neither.
     pub fn began_to_end(&self) -> Timestamp {
-        self.deleted_at.into_iter().chain(self.ended_at).min().unwrap_or(Timestamp::MAX)
+        self.deleted_at
+            .into_iter()
+            .chain(self.ended_at)
+            .min()
+            .unwrap_or(Timestamp::MAX)
     }
 
     /// The last report, if its last words were one.
@@ -178,7 +185,10 @@ impl Worker {
 pub fn job(job: &Job, run_uid: &str) -> Option<JobSeen> {
     let (stage, attempt) = labels(&job.metadata)?;
     let status = job.status.clone().unwrap_or_default();
-    let created = job.creation_timestamp().map(|time| time.0).unwrap_or_default();
+    let created = job
+        .creation_timestamp()
+        .map(|time| time.0)
+        .unwrap_or_default();
     Some(JobSeen {
         uid: job.uid().unwrap_or_default(),
         foreign: owner_uid(&job.metadata) != run_uid,
@@ -186,14 +196,21 @@ pub fn job(job: &Job, run_uid: &str) -> Option<JobSeen> {
         attempt,
         started: status.start_time.as_ref().map_or(created, |time| time.0),
         deleting: job.metadata.deletion_timestamp.is_some(),
-        queued: job.spec.as_ref().and_then(|spec| spec.suspend).unwrap_or(false),
+        queued: job
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.suspend)
+            .unwrap_or(false),
         checkpoint: job.annotations().get(names::ANNOTATION_CHECKPOINT).cloned(),
         state: job_state(job),
     })
 }
 
 fn job_state(job: &Job) -> JobState {
-    let conditions = job.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let conditions = job
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten());
     for condition in conditions.filter(|condition| condition.status == "True") {
         match condition.type_.as_str() {
             "Complete" | "SuccessCriteriaMet" => return JobState::Complete,
@@ -220,7 +237,11 @@ pub fn worker(pod: &Pod) -> Option<Worker> {
         stage,
         attempt,
         index: index.and_then(|index| index.parse().ok()).unwrap_or(0),
-        image: spec.containers.first().and_then(|first| first.image.clone()).unwrap_or_default(),
+        image: spec
+            .containers
+            .first()
+            .and_then(|first| first.image.clone())
+            .unwrap_or_default(),
         image_id: image_id(&status),
         node: spec.node_name.clone(),
         ip: status.pod_ip.clone(),
@@ -246,7 +267,16 @@ fn deleted_at(metadata: &ObjectMeta) -> Option<Timestamp> {
 
 fn ended_at(status: &PodStatus) -> Option<Timestamp> {
     let container = status.container_statuses.iter().flatten().next()?;
-    Some(container.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()?.0)
+    Some(
+        container
+            .state
+            .as_ref()?
+            .terminated
+            .as_ref()?
+            .finished_at
+            .as_ref()?
+            .0,
+    )
 }
 
 fn worker_state(pod: &Pod) -> WorkerState {
@@ -267,7 +297,10 @@ fn worker_state(pod: &Pod) -> WorkerState {
             reason: found.reason.clone().unwrap_or_default(),
             message: found.message.clone().unwrap_or_default(),
         },
-        None => WorkerState::Waiting { reason: String::new(), message: String::new() },
+        None => WorkerState::Waiting {
+            reason: String::new(),
+            message: String::new(),
+        },
     }
 }
 
@@ -297,8 +330,12 @@ fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
 
 fn owner_uid(metadata: &ObjectMeta) -> String {
     let owners = metadata.owner_references.iter().flatten();
-    let controller = owners.into_iter().find(|owner| owner.controller == Some(true));
-    controller.map(|owner| owner.uid.clone()).unwrap_or_default()
+    let controller = owners
+        .into_iter()
+        .find(|owner| owner.controller == Some(true));
+    controller
+        .map(|owner| owner.uid.clone())
+        .unwrap_or_default()
 }
 
 fn labels(metadata: &ObjectMeta) -> Option<(String, i32)> {

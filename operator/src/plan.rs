@@ -110,7 +110,10 @@ fn after_the_end(
     let ttl = work.and_then(|work| work.ttl_seconds);
     let ended = before.finished_at.as_deref().unwrap_or_default();
     let left = ttl.map(|ttl| ttl - time::seconds_since(ended, seen.now));
-    let mut ledger = Ledger { observed_generation: owner.generation, ..before.clone() };
+    let mut ledger = Ledger {
+        observed_generation: owner.generation,
+        ..before.clone()
+    };
     let gate = work.and_then(|work| work.gate.as_ref());
     gate::judge(&mut ledger, before, gate, owner.generation, seen);
     let waits = gate::is_open(&ledger).then_some(interval);

@@ -41,7 +41,10 @@ impl ProgressReader {
             }
             Err(_) => ("late", None),
         };
-        self.metrics.progress_reads.with_label_values(&[outcome]).inc();
+        self.metrics
+            .progress_reads
+            .with_label_values(&[outcome])
+            .inc();
         report
     }
 }
@@ -55,7 +58,10 @@ async fn ask(address: &str, port: u16) -> Result<Report, Refusal> {
         .body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await?;
     let status = response.status();
-    let body = Limited::new(response.into_body(), LONGEST).collect().await?.to_bytes();
+    let body = Limited::new(response.into_body(), LONGEST)
+        .collect()
+        .await?
+        .to_bytes();
     connection.abort();
     if status != StatusCode::OK {
         return Err(format!("answered {status}").into());
@@ -83,17 +89,29 @@ mod tests {
             String::from_utf8_lossy(&request[..length]).into_owned()
         });
         let report = ask("127.0.0.1", port).await;
-        assert!(server.await.unwrap().starts_with("GET /progress HTTP/1.1\r\n"));
+        assert!(
+            server
+                .await
+                .unwrap()
+                .starts_with("GET /progress HTTP/1.1\r\n")
+        );
         report
     }
 
     fn http(status: &str, body: &str) -> String {
-        format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+        format!(
+            "HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
     }
 
     #[tokio::test]
     async fn a_report_is_read_as_it_was_said() {
-        let report = Report { step: 7, steps: 9, ..Report::default() };
+        let report = Report {
+            step: 7,
+            steps: 9,
+            ..Report::default()
+        };
         let body = serde_json::to_string(&report).unwrap();
         assert_eq!(answer(http("200 OK", &body)).await.unwrap(), report);
     }
@@ -102,9 +120,17 @@ mod tests {
     async fn what_is_no_report_is_refused() {
         let endless = " ".repeat(LONGEST + 1);
         let report = serde_json::to_string(&Report::default()).unwrap();
-        let rows = [("200 OK", "<html>"), ("404 Not Found", &report), ("200 OK", &endless)];
+        let rows = [
+            ("200 OK", "<html>"),
+            ("404 Not Found", &report),
+            ("200 OK", &endless),
+        ];
         for (status, body) in rows {
-            assert!(answer(http(status, body)).await.is_err(), "{status} {}", body.len());
+            assert!(
+                answer(http(status, body)).await.is_err(),
+                "{status} {}",
+                body.len()
+            );
         }
     }
 }

@@ -39,7 +39,9 @@ impl Context {
     /// Forgets what is told of a run that is gone.
     pub fn forget<R: Run>(&self, run: &impl ResourceExt) {
         if R::KIND == CnClipEvaluation::KIND {
-            self.metrics.scores.forget(&run.namespace().unwrap_or_default(), &run.name_any());
+            self.metrics
+                .scores
+                .forget(&run.namespace().unwrap_or_default(), &run.name_any());
         }
     }
 
@@ -53,7 +55,12 @@ impl Context {
     /// Built once; tests build it over a scripted client.
     pub fn new(client: Client, defaults: Defaults, metrics: Metrics) -> Self {
         let reader = ProgressReader::new(metrics.clone());
-        Self { client, reader, defaults, metrics }
+        Self {
+            client,
+            reader,
+            defaults,
+            metrics,
+        }
     }
 }
 
@@ -69,8 +76,14 @@ pub async fn reconcile<R: Run>(
     let result = step::<R>(&changed, &context).await;
     let outcome = result.as_ref().map_or_else(Error::class, |_| "ok");
     let metrics = &context.metrics;
-    metrics.reconciles.with_label_values(&[R::KIND, outcome]).inc();
-    metrics.reconcile_seconds.with_label_values(&[R::KIND]).observe(began.elapsed().as_secs_f64());
+    metrics
+        .reconciles
+        .with_label_values(&[R::KIND, outcome])
+        .inc();
+    metrics
+        .reconcile_seconds
+        .with_label_values(&[R::KIND])
+        .observe(began.elapsed().as_secs_f64());
     result
 }
 
@@ -81,7 +94,12 @@ pub fn after_error<R: Run>(
     _: Arc<Context>,
 ) -> Action {
     let name = run.meta().name.as_deref();
-    tracing::warn!(run = name, kind = R::KIND, error = error.in_words(), "Reconcile failed");
+    tracing::warn!(
+        run = name,
+        kind = R::KIND,
+        error = error.in_words(),
+        "Reconcile failed"
+    );
     Action::requeue(error.retry_after())
 }
 
@@ -92,7 +110,10 @@ async fn step<R: Run>(changed: &PartialObjectMeta<R>, context: &Context) -> Resu
     let owner = Owner::of(&run);
     let observed = observe(&context.client, &context.reader, &owner, &run).await?;
     if let Some(results) = run.results() {
-        context.metrics.scores.tell(&owner.namespace, &owner.name, results);
+        context
+            .metrics
+            .scores
+            .tell(&owner.namespace, &owner.name, results);
     }
     let work = run.work(&observed, &context.defaults);
     let before = run.ledger();
@@ -108,7 +129,9 @@ async fn step<R: Run>(changed: &PartialObjectMeta<R>, context: &Context) -> Resu
         tell(context, &run, &owner, &before, &plan).await;
     }
     applied?;
-    Ok(plan.look_again.map_or_else(Action::await_change, Action::requeue))
+    Ok(plan
+        .look_again
+        .map_or_else(Action::await_change, Action::requeue))
 }
 
 /// The run as it is now, and not as it was when the watch last heard of it: the status is the
@@ -135,7 +158,11 @@ async fn read<R: Run>(
                  Apply it again",
                 unreadable.error
             );
-            let notice = Notice { warning: true, reason: "Unreadable".to_owned(), message };
+            let notice = Notice {
+                warning: true,
+                reason: "Unreadable".to_owned(),
+                message,
+            };
             publish(context, changed, &notice).await;
             Ok(None)
         }
@@ -147,8 +174,15 @@ async fn read<R: Run>(
 async fn tell<R: Run>(context: &Context, run: &R, owner: &Owner, before: &Ledger, plan: &Plan) {
     context.metrics.writes.with_label_values(&["status"]).inc();
     for notice in &plan.notices {
-        let Owner { kind, namespace, name, .. } = owner;
-        let Notice { reason, message, .. } = notice;
+        let Owner {
+            kind,
+            namespace,
+            name,
+            ..
+        } = owner;
+        let Notice {
+            reason, message, ..
+        } = notice;
         tracing::info!(kind, namespace, run = name, reason, message, "Told");
         publish(context, run, notice).await;
     }
@@ -156,25 +190,44 @@ async fn tell<R: Run>(context: &Context, run: &R, owner: &Owner, before: &Ledger
         && !before.has_failure_of(&failure.stage, failure.attempt)
     {
         let labels = [R::KIND, failure.class.as_str()];
-        context.metrics.attempt_failures.with_label_values(&labels).inc();
+        context
+            .metrics
+            .attempt_failures
+            .with_label_values(&labels)
+            .inc();
     }
     if plan.ledger.ended() && !before.ended() {
-        let end = if plan.ledger.is(condition::COMPLETE) { "complete" } else { "failed" };
-        context.metrics.ended_runs.with_label_values(&[R::KIND, end]).inc();
+        let end = if plan.ledger.is(condition::COMPLETE) {
+            "complete"
+        } else {
+            "failed"
+        };
+        context
+            .metrics
+            .ended_runs
+            .with_label_values(&[R::KIND, end])
+            .inc();
     }
 }
 
 /// An event that is lost is no harm: the status says the same.
 async fn publish<K: Resource<DynamicType = ()>>(context: &Context, object: &K, notice: &Notice) {
     let event = Event {
-        type_: if notice.warning { EventType::Warning } else { EventType::Normal },
+        type_: if notice.warning {
+            EventType::Warning
+        } else {
+            EventType::Normal
+        },
         reason: notice.reason.clone(),
         note: Some(notice.message.chars().take(1000).collect()),
         action: "Reconcile".to_owned(),
         secondary: None,
     };
     // A recorder of its own: one that lasts folds notices of the same reason into the first one's words.
-    let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: None };
+    let reporter = Reporter {
+        controller: FIELD_MANAGER.into(),
+        instance: None,
+    };
     let recorder = Recorder::new(context.client.clone(), reporter);
     let result = recorder.publish(&event, &object.object_ref(&())).await;
     if let Err(error) = result {

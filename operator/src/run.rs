@@ -122,8 +122,14 @@ impl Owner {
 
     /// Who the trainers of one attempt are.
     pub fn identity(&self, stage: &str, attempt: i32) -> Identity {
-        let (name, uid) = (self.name.clone(), self.uid.clone());
-        Identity { name, uid, stage: stage.to_owned(), attempt }
+        let name = self.name.clone();
+        let uid = self.uid.clone();
+        Identity {
+            name,
+            uid,
+            stage: stage.to_owned(),
+            attempt,
+        }
     }
 
     /// Name of the objects of one attempt.

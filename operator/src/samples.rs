@@ -41,7 +41,9 @@ pub(crate) fn evaluation_with(path: &str, value: Value) -> CnClipEvaluation {
 
 fn with(mut manifest: Value, path: &str, value: Value) -> Value {
     let (parent, key) = path.rsplit_once('/').expect("a path begins with a slash");
-    let parent = manifest.pointer_mut(&format!("/spec{parent}")).expect("the parent is there");
+    let parent = manifest
+        .pointer_mut(&format!("/spec{parent}"))
+        .expect("the parent is there");
     match parent {
         Value::Array(items) => items[key.parse::<usize>().expect("an index")] = value,
         parent => parent[key] = value,
@@ -87,6 +89,9 @@ fn evaluation_json() -> Value {
 /// The objects of the third attempt at the first stage of a run.
 pub(crate) fn objects(run: &impl Run, observed: &Observed) -> Objects {
     let work = run.work(observed, &defaults()).unwrap();
-    let attempt = Attempt { number: 3, halved: false };
+    let attempt = Attempt {
+        number: 3,
+        halved: false,
+    };
     Objects::of_attempt(&Owner::of(run), &work, &work.stages[0], attempt)
 }

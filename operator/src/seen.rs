@@ -29,7 +29,10 @@ pub(crate) fn job(stage: &str, attempt: i32) -> JobSeen {
 
 /// A Job in another state.
 pub(crate) fn job_in(stage: &str, attempt: i32, state: JobState) -> JobSeen {
-    JobSeen { state, ..job(stage, attempt) }
+    JobSeen {
+        state,
+        ..job(stage, attempt)
+    }
 }
 
 /// The only pod of an attempt.

@@ -4,18 +4,24 @@ use k8s_openapi::jiff::Timestamp;
 
 /// RFC 3339 with whole seconds.
 pub(crate) fn rfc3339(time: Timestamp) -> String {
-    Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
+    Timestamp::from_second(time.as_second())
+        .unwrap_or(time)
+        .to_string()
 }
 
 /// Seconds since `time`; 0 when it cannot be read or lies ahead.
 pub(crate) fn seconds_since(time: &str, now: Timestamp) -> i64 {
-    time.parse::<Timestamp>().map_or(0, |time| (now.as_second() - time.as_second()).max(0))
+    time.parse::<Timestamp>()
+        .map_or(0, |time| (now.as_second() - time.as_second()).max(0))
 }
 
 /// The two largest units that matter, such as `1d3h` or `5m12s`.
 pub(crate) fn in_words(seconds: i64) -> String {
     const UNITS: [(i64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
-    let first = UNITS.iter().position(|(length, _)| seconds >= *length).unwrap_or(3);
+    let first = UNITS
+        .iter()
+        .position(|(length, _)| seconds >= *length)
+        .unwrap_or(3);
     let mut rest = seconds.max(0);
     let mut words = String::new();
     for (length, unit) in UNITS.iter().skip(first).take(2) {
@@ -51,7 +57,11 @@ mod tests {
     #[test]
     fn a_time_that_cannot_be_read_is_now() {
         let now = Timestamp::from_second(1_000).unwrap();
-        let rows = [("1970-01-01T00:10:00Z", 400), ("1970-01-01T01:00:00Z", 0), ("yesterday", 0)];
+        let rows = [
+            ("1970-01-01T00:10:00Z", 400),
+            ("1970-01-01T01:00:00Z", 0),
+            ("yesterday", 0),
+        ];
         for (time, seconds) in rows {
             assert_eq!(seconds_since(time, now), seconds, "{time}");
         }

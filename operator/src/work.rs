@@ -20,7 +20,10 @@ pub struct Cause {
 impl Cause {
     /// A cause.
     pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into() }
+        Self {
+            reason,
+            message: message.into(),
+        }
     }
 }
 

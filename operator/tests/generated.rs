@@ -32,7 +32,13 @@ fn every_definition_is_small_and_explains_itself() {
     for (name, yaml) in definitions::files().unwrap() {
         // `kubectl apply` keeps a copy in an annotation, and those have room for 262,144 bytes.
         assert!(yaml.len() < 130_000, "{name} has {} bytes", yaml.len());
-        for noise in ["uint32", "uint64", "format: double", "format: float", "Auto-generated"] {
+        for noise in [
+            "uint32",
+            "uint64",
+            "format: double",
+            "format: float",
+            "Auto-generated",
+        ] {
             assert!(!yaml.contains(noise), "{name} has {noise}");
         }
     }
@@ -41,17 +47,27 @@ fn every_definition_is_small_and_explains_itself() {
 /// Every property of a schema that is one of some words and may be left out.
 fn optional_words(schema: &Value, found: &mut Vec<(String, String)>) {
     if let Value::Array(schemas) = schema {
-        schemas.iter().for_each(|schema| optional_words(schema, found));
+        schemas
+            .iter()
+            .for_each(|schema| optional_words(schema, found));
     }
-    let Some(schema) = schema.as_object() else { return };
-    let properties = schema.get("properties").and_then(Value::as_object).into_iter().flatten();
+    let Some(schema) = schema.as_object() else {
+        return;
+    };
+    let properties = schema
+        .get("properties")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten();
     for (name, property) in properties {
         if property["enum"].is_array() && property["nullable"] == true {
             let told = property["description"].as_str().unwrap_or_default();
             found.push((name.clone(), told.to_owned()));
         }
     }
-    schema.values().for_each(|inner| optional_words(inner, found));
+    schema
+        .values()
+        .for_each(|inner| optional_words(inner, found));
 }
 
 #[test]

@@ -59,7 +59,10 @@ fn the_committed_recipes_are_those_of_the_tables() {
 fn the_committed_evaluations_are_what_the_operator_would_run() {
     for data in evaluation::DATA_SETS {
         let yaml = evaluation::recipe(&data);
-        assert_committed(&format!("charts/recipes/evaluate/{}.yaml", data.folder), &yaml);
+        assert_committed(
+            &format!("charts/recipes/evaluate/{}.yaml", data.folder),
+            &yaml,
+        );
         let run: CnClipEvaluation = serde_norway::from_str(&yaml).unwrap();
         if let Err(cause) = admission::evaluation(&run.spec) {
             panic!("{}: {}", data.folder, cause.message);
@@ -68,7 +71,11 @@ fn the_committed_evaluations_are_what_the_operator_would_run() {
             let retrieval = task.retrieval.as_ref().unwrap();
             // Every labelled task has its published numbers beside its own; MUGE's test part has neither.
             let dataset = format!("s3://data/{}/{}", data.folder, task.name);
-            assert!(retrieval.dataset.eq_ignore_ascii_case(&dataset), "{}", retrieval.dataset);
+            assert!(
+                retrieval.dataset.eq_ignore_ascii_case(&dataset),
+                "{}",
+                retrieval.dataset
+            );
             let has_labels = (data.folder, task.name.as_str()) != ("muge", "test");
             assert_eq!(retrieval.benchmark.is_some(), has_labels, "{}", data.folder);
         }
@@ -82,7 +89,10 @@ fn the_operator_finds_nothing_wrong_with_any_recipe() {
         let devices = run.spec.workers.replicas * run.spec.workers.devices;
         // Devices are refused while the trainer has none; everything else of a recipe must stand.
         let spec = CnClipTrainingSpec {
-            workers: Workers { accelerator: Accelerator::None, ..Workers::default() },
+            workers: Workers {
+                accelerator: Accelerator::None,
+                ..Workers::default()
+            },
             ..run.spec.clone()
         };
         if let Err(cause) = admission::training(&spec) {

@@ -33,13 +33,21 @@ struct Transcript(Arc<Mutex<Vec<(String, Value)>>>);
 
 impl Transcript {
     fn lines(&self) -> Vec<String> {
-        self.0.lock().unwrap().iter().map(|(line, _)| line.clone()).collect()
+        self.0
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|(line, _)| line.clone())
+            .collect()
     }
 
     fn body(&self, part: &str) -> Value {
         let said = self.0.lock().unwrap();
         let found = said.iter().find(|(line, _)| line.contains(part));
-        found.unwrap_or_else(|| panic!("nobody said {part}")).1.clone()
+        found
+            .unwrap_or_else(|| panic!("nobody said {part}"))
+            .1
+            .clone()
     }
 }
 
@@ -50,16 +58,20 @@ fn api_server(
     let transcript = Transcript::default();
     let heard = transcript.clone();
     let service = tower::service_fn(move |request: Request<Body>| {
-        let (heard, answer) = (heard.clone(), answer.clone());
+        let heard = heard.clone();
+        let answer = answer.clone();
         async move {
-            let path = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
+            let path = request
+                .uri()
+                .path_and_query()
+                .map(ToString::to_string)
+                .unwrap_or_default();
             let line = format!("{} {path}", request.method());
             let body = request.into_body().collect().await.unwrap().to_bytes();
-            heard
-                .0
-                .lock()
-                .unwrap()
-                .push((line.clone(), serde_json::from_slice(&body).unwrap_or_default()));
+            heard.0.lock().unwrap().push((
+                line.clone(),
+                serde_json::from_slice(&body).unwrap_or_default(),
+            ));
             let (status, body) = answer(&line);
             let body = Body::from(serde_json::to_vec(&body).unwrap());
             Ok::<_, Infallible>(Response::builder().status(status).body(body).unwrap())
@@ -133,7 +145,10 @@ async fn a_new_run_is_read_once_and_given_its_objects_before_its_status() {
     );
     let config = transcript.body("configmaps");
     let told: Value = serde_json::from_str(config["data"]["run.json"].as_str().unwrap()).unwrap();
-    assert_eq!(told["run"], json!({"name": "muge", "uid": "u-1", "stage": "align", "attempt": 1}));
+    assert_eq!(
+        told["run"],
+        json!({"name": "muge", "uid": "u-1", "stage": "align", "attempt": 1})
+    );
     assert_eq!(told["optimizer"]["learningRate"], json!(1e-4));
     // The status is of the run that was read, and of no other that has its name since.
     let written = transcript.body("/status")["metadata"].clone();
@@ -152,7 +167,10 @@ async fn a_run_as_it_should_be_is_only_read() {
     let (client, transcript) = api_server(cluster(status, json!([job])));
     step(client).await.unwrap();
     let lines = transcript.lines();
-    assert!(lines.iter().all(|line| line.starts_with("GET ")), "{lines:#?}");
+    assert!(
+        lines.iter().all(|line| line.starts_with("GET ")),
+        "{lines:#?}"
+    );
 }
 
 #[tokio::test]
@@ -169,8 +187,11 @@ async fn what_the_api_server_refuses_stands_in_the_status() {
     let error = step(client).await.unwrap_err();
     assert!(error.starts_with("applying Job muge-align-1: "), "{error}");
     let status = transcript.body("/status")["status"].clone();
-    let running =
-        status["conditions"].as_array().unwrap().iter().find(|found| found["type"] == "Running");
+    let running = status["conditions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|found| found["type"] == "Running");
     let message = running.unwrap()["message"].as_str().unwrap();
     assert!(message.contains("exceeded quota: gpus"), "{message}");
 }

@@ -1,6 +1,9 @@
 //! A cluster with the operator at work, and what tests ask of it.
 
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test ends where something is not as it should be"
+)]
 
 use std::time::Duration;
 
@@ -37,7 +40,11 @@ impl House {
     pub async fn open() -> Self {
         let (bed, client) = installed().await.unwrap();
         let namespace = namespace::create(&client, &bed.s3).await.unwrap();
-        Self { bed, client, namespace }
+        Self {
+            bed,
+            client,
+            namespace,
+        }
     }
 
     /// The objects of a kind in the namespace.
@@ -53,13 +60,19 @@ impl House {
     pub async fn train(&self, spec: Value) {
         let training: CnClipTraining =
             object(json!({"metadata": {"name": "run"}, "spec": spec})).unwrap();
-        self.api().create(&PostParams::default(), &training).await.unwrap();
+        self.api()
+            .create(&PostParams::default(), &training)
+            .await
+            .unwrap();
     }
 
     /// Changes its spec.
     pub async fn change(&self, spec: Value) {
         let patch = Patch::Merge(json!({"spec": spec}));
-        self.api::<CnClipTraining>().patch("run", &PatchParams::default(), &patch).await.unwrap();
+        self.api::<CnClipTraining>()
+            .patch("run", &PatchParams::default(), &patch)
+            .await
+            .unwrap();
     }
 
     /// The training once it is as wanted.
@@ -69,7 +82,9 @@ impl House {
         wanted: impl Fn(&CnClipTraining) -> bool,
     ) -> CnClipTraining {
         let trainings = self.api::<CnClipTraining>();
-        until(what, SOON, async || get(&trainings, "run").await, wanted).await.unwrap()
+        until(what, SOON, async || get(&trainings, "run").await, wanted)
+            .await
+            .unwrap()
     }
 
     /// The names of all that the operator made of a kind.
@@ -93,14 +108,24 @@ impl House {
             + std::fmt::Debug
             + serde::de::DeserializeOwned,
     {
-        until("only these", SOON, || self.made::<K>(), |made| made == expected).await.unwrap();
+        until(
+            "only these",
+            SOON,
+            || self.made::<K>(),
+            |made| made == expected,
+        )
+        .await
+        .unwrap();
     }
 
     /// The reasons of the events about it.
     pub async fn reasons(&self) -> anyhow::Result<Vec<String>> {
         let events = self.api::<Event>().list(&ListParams::default()).await?;
         let of_run = events.iter().filter(|event| {
-            event.regarding.as_ref().is_some_and(|who| who.name.as_deref() == Some("run"))
+            event
+                .regarding
+                .as_ref()
+                .is_some_and(|who| who.name.as_deref() == Some("run"))
         });
         Ok(of_run.filter_map(|event| event.reason.clone()).collect())
     }
@@ -121,7 +146,12 @@ where
 
 /// A condition of a training.
 pub fn condition<'a>(training: &'a CnClipTraining, type_: &str) -> Option<&'a Condition> {
-    training.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == type_)
+    training
+        .status
+        .as_ref()?
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == type_)
 }
 
 /// Whether a condition is as expected.
@@ -131,5 +161,7 @@ pub fn says(training: &CnClipTraining, type_: &str, status: &str, reason: &str) 
 
 /// What a condition tells.
 pub fn message<'a>(training: &'a CnClipTraining, type_: &str) -> &'a str {
-    condition(training, type_).map(|found| found.message.as_str()).unwrap_or_default()
+    condition(training, type_)
+        .map(|found| found.message.as_str())
+        .unwrap_or_default()
 }

@@ -26,7 +26,9 @@ pub async fn installed() -> anyhow::Result<(Bed, Client)> {
 }
 
 fn install_once(bed: &Bed) -> anyhow::Result<()> {
-    let mut installed = INSTALLED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut installed = INSTALLED
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     if !*installed {
         install(bed)?;
         *installed = true;
@@ -77,9 +79,17 @@ pub fn run(command: &mut Command, input: &str) -> anyhow::Result<String> {
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("starting {command:?}"))?;
-    child.stdin.take().context("it has an input")?.write_all(input.as_bytes())?;
+    child
+        .stdin
+        .take()
+        .context("it has an input")?
+        .write_all(input.as_bytes())?;
     let output = child.wait_with_output()?;
     let words = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{command:?} ended with {}: {words}", output.status);
+    ensure!(
+        output.status.success(),
+        "{command:?} ended with {}: {words}",
+        output.status
+    );
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -15,14 +15,26 @@ use crate::{bed::S3, house::House, operator::run};
 /// Uploads the golden data set to a place of the test's own, with the trainer's own command.
 pub fn upload(house: &House) -> String {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../trainer/tests/golden/dataset");
-    let S3 { endpoint, bucket, region, access_key_id, secret_access_key } = &house.bed.s3;
+    let S3 {
+        endpoint,
+        bucket,
+        region,
+        access_key_id,
+        secret_access_key,
+    } = &house.bed.s3;
     let uri = format!("s3://{bucket}/{}/data/", house.namespace);
     let program = std::env::var("CNCLIP_PROGRAM").expect("`make test` names the trainer's program");
     run(
         Command::new(program)
             .args(["prepare", "--most-skipped", "10", "--output", &uri])
-            .args(["--images".into(), golden.join("train_imgs.tsv").into_os_string()])
-            .args(["--texts".into(), golden.join("train_texts.jsonl").into_os_string()])
+            .args([
+                "--images".into(),
+                golden.join("train_imgs.tsv").into_os_string(),
+            ])
+            .args([
+                "--texts".into(),
+                golden.join("train_texts.jsonl").into_os_string(),
+            ])
             .env("AWS_ENDPOINT", endpoint)
             .env("AWS_REGION", region)
             .env("AWS_ALLOW_HTTP", "true")

@@ -49,7 +49,16 @@ mod tests {
 
     #[tokio::test]
     async fn when_the_time_is_up_the_last_answer_is_told() {
-        let got = until("a two", Duration::ZERO, || std::future::ready(Ok(1)), |n| *n == 2).await;
-        assert_eq!(got.unwrap_err().to_string(), "waited 0ns for a two; the last answer was 1");
+        let got = until(
+            "a two",
+            Duration::ZERO,
+            || std::future::ready(Ok(1)),
+            |n| *n == 2,
+        )
+        .await;
+        assert_eq!(
+            got.unwrap_err().to_string(),
+            "waited 0ns for a two; the last answer was 1"
+        );
     }
 }

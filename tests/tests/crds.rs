@@ -59,7 +59,9 @@ impl Server {
         };
         let api =
             Api::<DynamicObject>::namespaced_with(self.client.clone(), &self.namespace, &resource);
-        let name = manifest["metadata"]["name"].as_str().expect("a manifest has a name");
+        let name = manifest["metadata"]["name"]
+            .as_str()
+            .expect("a manifest has a name");
         let params = PatchParams {
             dry_run: !keep,
             force: true,
@@ -76,7 +78,12 @@ impl Server {
     /// Every rule accepts what it should and refuses the rest in the promised words.
     async fn obeys(&self, base: &Value, rules: &[Rule]) {
         let mut broken = Vec::new();
-        for Rule { message, accepted, refused } in rules {
+        for Rule {
+            message,
+            accepted,
+            refused,
+        } in rules
+        {
             if let Err(words) = self.says(&changed(base.clone(), accepted), false).await {
                 broken.push(format!("{message}: refuses {accepted:?}: {words}"));
             }
@@ -106,13 +113,17 @@ async fn an_evaluation_that_is_known_to_be_wrong_is_refused_with_what_to_do() {
 
 /// Every manifest in the files of a folder and of the folders in it.
 fn manifests(folder: &Path) -> Vec<(PathBuf, Value)> {
-    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let entries = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
     let read = |path: PathBuf| match path.extension().and_then(OsStr::to_str) {
         _ if path.is_dir() => manifests(&path),
         Some("yaml") => {
             let text = fs::read_to_string(&path).unwrap();
             let documents = serde_norway::Deserializer::from_str(&text);
-            documents.map(|one| (path.clone(), Value::deserialize(one).unwrap())).collect()
+            documents
+                .map(|one| (path.clone(), Value::deserialize(one).unwrap()))
+                .collect()
         }
         _ => Vec::new(),
     };
@@ -142,12 +153,16 @@ async fn what_a_run_has_begun_with_cannot_be_changed_under_it() {
     let named = |manifest| {
         changed(
             manifest,
-            &[("/metadata/name", json!("kept-by-a-test")), ("/spec/suspend", json!(true))],
+            &[
+                ("/metadata/name", json!("kept-by-a-test")),
+                ("/spec/suspend", json!(true)),
+            ],
         )
     };
-    for (base, rules) in
-        [(named(training()), trainings::frozen()), (named(evaluation()), evaluations::frozen())]
-    {
+    for (base, rules) in [
+        (named(training()), trainings::frozen()),
+        (named(evaluation()), evaluations::frozen()),
+    ] {
         assert_eq!(server.says(&base, true).await, Ok(()));
         server.obeys(&base, &rules).await;
     }
@@ -155,18 +170,29 @@ async fn what_a_run_has_begun_with_cannot_be_changed_under_it() {
 
 #[test]
 fn every_rule_of_the_definitions_is_tried() {
-    let tried: Vec<_> =
-        [trainings::rules(), evaluations::rules(), trainings::frozen(), evaluations::frozen()]
-            .into_iter()
-            .flatten()
-            .map(|rule| rule.message)
-            .collect();
+    let tried: Vec<_> = [
+        trainings::rules(),
+        evaluations::rules(),
+        trainings::frozen(),
+        evaluations::frozen(),
+    ]
+    .into_iter()
+    .flatten()
+    .map(|rule| rule.message)
+    .collect();
     for definition in [CnClipTraining::crd(), CnClipEvaluation::crd()] {
         let mut messages = BTreeSet::new();
         collect_messages(&json!(definition), &mut messages);
-        assert!(messages.len() > 4, "{} has few rules", definition.name_any());
+        assert!(
+            messages.len() > 4,
+            "{} has few rules",
+            definition.name_any()
+        );
         for message in messages {
-            assert!(tried.iter().any(|tried| message.contains(tried)), "nothing tries {message:?}");
+            assert!(
+                tried.iter().any(|tried| message.contains(tried)),
+                "nothing tries {message:?}"
+            );
         }
     }
 }
@@ -181,12 +207,19 @@ fn collect_messages(value: &Value, messages: &mut BTreeSet<String>) {
                 .flatten()
             {
                 let message = rule["message"].as_str();
-                messages
-                    .insert(message.unwrap_or_else(|| panic!("{rule} says nothing")).to_owned());
+                messages.insert(
+                    message
+                        .unwrap_or_else(|| panic!("{rule} says nothing"))
+                        .to_owned(),
+                );
             }
-            fields.values().for_each(|field| collect_messages(field, messages));
+            fields
+                .values()
+                .for_each(|field| collect_messages(field, messages));
         }
-        Value::Array(items) => items.iter().for_each(|item| collect_messages(item, messages)),
+        Value::Array(items) => items
+            .iter()
+            .for_each(|item| collect_messages(item, messages)),
         _ => {}
     }
 }

@@ -40,36 +40,53 @@ struct Evaluations<'a> {
 
 impl<'a> Evaluations<'a> {
     fn of(house: &'a House) -> Self {
-        Self { house, api: house.api() }
+        Self {
+            house,
+            api: house.api(),
+        }
     }
 
     async fn create(&self, name: &str, spec: Value) {
         let evaluation: CnClipEvaluation =
             object(json!({"metadata": {"name": name}, "spec": spec})).unwrap();
-        self.api.create(&PostParams::default(), &evaluation).await.unwrap();
+        self.api
+            .create(&PostParams::default(), &evaluation)
+            .await
+            .unwrap();
     }
 
     async fn gate(&self, name: &str, gate: Value) {
         let patch = Patch::Merge(json!({"spec": {"gate": gate}}));
-        self.api.patch(name, &PatchParams::default(), &patch).await.unwrap();
+        self.api
+            .patch(name, &PatchParams::default(), &patch)
+            .await
+            .unwrap();
     }
 
     /// The evaluation once a condition says this.
     async fn once(&self, name: &str, type_: &str, status: &str, reason: &str) -> CnClipEvaluation {
         let says = |found: &CnClipEvaluation| {
-            found.status.iter().flat_map(|all| &all.conditions).any(|condition| {
-                condition.type_ == type_
-                    && condition.status == status
-                    && (reason.is_empty() || condition.reason == reason)
-            })
+            found
+                .status
+                .iter()
+                .flat_map(|all| &all.conditions)
+                .any(|condition| {
+                    condition.type_ == type_
+                        && condition.status == status
+                        && (reason.is_empty() || condition.reason == reason)
+                })
         };
         let what = format!("{name}: {type_} {status} {reason}");
-        until(&what, SOON, async || get(&self.api, name).await, says).await.unwrap()
+        until(&what, SOON, async || get(&self.api, name).await, says)
+            .await
+            .unwrap()
     }
 
     fn kubectl(&self, args: &[&str]) -> anyhow::Result<String> {
         let mut command = Command::new(&self.house.bed.kubectl);
-        command.args(["--namespace", &self.house.namespace]).args(args);
+        command
+            .args(["--namespace", &self.house.namespace])
+            .args(args);
         run(command.env("KUBECONFIG", &self.house.bed.kubeconfig), "")
     }
 }
@@ -88,7 +105,13 @@ fn not_worse_than(name: &str) -> Value {
 
 fn score(evaluation: &CnClipEvaluation) -> f64 {
     let status = evaluation.status.as_ref().unwrap();
-    let recalls = status.results[0].retrieval.as_ref().unwrap().recalls.as_ref().unwrap();
+    let recalls = status.results[0]
+        .retrieval
+        .as_ref()
+        .unwrap()
+        .recalls
+        .as_ref()
+        .unwrap();
     recalls.text_to_image.mean_recall.parse().unwrap()
 }
 
@@ -98,7 +121,10 @@ async fn told(house: &House) -> anyhow::Result<Vec<String>> {
         Api::namespaced(house.client.clone(), NAMESPACE);
     let ours = format!("app.kubernetes.io/instance={RELEASE}");
     let mut lines = Vec::new();
-    for pod in pods.list(&kube::api::ListParams::default().labels(&ours)).await? {
+    for pod in pods
+        .list(&kube::api::ListParams::default().labels(&ours))
+        .await?
+    {
         let name = pod.metadata.name.unwrap_or_default();
         let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{name}:8080/proxy/metrics");
         let request = http::Request::get(path).body(Vec::new())?;
@@ -123,40 +149,99 @@ async fn gates_pass_and_fail_and_wait_for_their_baselines() {
     evaluations.create("beside", beside).await;
     evaluations.once("beside", "Complete", "True", "").await;
     // Scored, and the baseline was never applied.
-    evaluations.once("beside", "GatePassed", "Unknown", "BaselineMissing").await;
+    evaluations
+        .once("beside", "GatePassed", "Unknown", "BaselineMissing")
+        .await;
 
     let spec = json!({"checkpoint": of_run, "tasks": task(&data), "gate": at_least("0")});
     evaluations.create("score", spec).await;
-    let scored = evaluations.once("score", "GatePassed", "True", "Passed").await;
-    evaluations.once("beside", "GatePassed", "True", "Passed").await;
-    let arguments = ["wait", "cce/score", "--for=condition=GatePassed", "--timeout=60s"];
-    assert!(evaluations.kubectl(&arguments).unwrap().contains("condition met"));
+    let scored = evaluations
+        .once("score", "GatePassed", "True", "Passed")
+        .await;
+    evaluations
+        .once("beside", "GatePassed", "True", "Passed")
+        .await;
+    let arguments = [
+        "wait",
+        "cce/score",
+        "--for=condition=GatePassed",
+        "--timeout=60s",
+    ];
+    assert!(
+        evaluations
+            .kubectl(&arguments)
+            .unwrap()
+            .contains("condition met")
+    );
 
     let score = score(&scored);
     assert!(score < 100.0, "a model of twenty steps knows everything");
-    evaluations.gate("score", at_least(&format!("{:.2}", score + 0.01))).await;
-    let failed = evaluations.once("score", "GatePassed", "False", "BelowTheGate").await;
+    evaluations
+        .gate("score", at_least(&format!("{:.2}", score + 0.01)))
+        .await;
+    let failed = evaluations
+        .once("score", "GatePassed", "False", "BelowTheGate")
+        .await;
     let status = failed.status.as_ref().unwrap();
     assert_eq!(status.summary.as_ref().unwrap().gate, "Failed");
-    let failed = status.conditions.iter().find(|condition| condition.type_ == "Failed").unwrap();
+    let failed = status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == "Failed")
+        .unwrap();
     assert_eq!(failed.status, "False", "a gate fails no evaluation");
 
     let provenance = scored.status.as_ref().unwrap().provenance.clone().unwrap();
-    let training = house.training("its checkpoints", |run| run.status.is_some()).await;
+    let training = house
+        .training("its checkpoints", |run| run.status.is_some())
+        .await;
     let last = training.status.unwrap().checkpoints.swap_remove(0);
     assert_eq!((last.stage.as_str(), last.step), ("pretrain", 20));
-    assert_eq!((provenance.checkpoint, provenance.digest), (last.uri, Some(last.digest)));
-    assert_eq!(provenance.datasets[0].uri.trim_end_matches('/'), data.trim_end_matches('/'));
+    assert_eq!(
+        (provenance.checkpoint, provenance.digest),
+        (last.uri, Some(last.digest))
+    );
+    assert_eq!(
+        provenance.datasets[0].uri.trim_end_matches('/'),
+        data.trim_end_matches('/')
+    );
     assert_eq!(provenance.image, house.bed.images.trainer);
     assert!(provenance.image_id.unwrap().contains("sha256:"));
 
-    let table = evaluations.kubectl(&["get", "cce", "--sort-by=.status.summary.score"]).unwrap();
-    for word in ["METRIC", "SCORE", "GATE", "textToImage.r1", "Failed", "Passed"] {
+    let table = evaluations
+        .kubectl(&["get", "cce", "--sort-by=.status.summary.score"])
+        .unwrap();
+    for word in [
+        "METRIC",
+        "SCORE",
+        "GATE",
+        "textToImage.r1",
+        "Failed",
+        "Passed",
+    ] {
         assert!(table.contains(word), "{table}");
     }
-    until("eight numbers of both", SOON, || told(&house), |lines| lines.len() == 16).await.unwrap();
-    evaluations.api.delete("score", &DeleteParams::default()).await.unwrap();
-    until("those of the other", SOON, || told(&house), |lines| lines.len() == 8).await.unwrap();
+    until(
+        "eight numbers of both",
+        SOON,
+        || told(&house),
+        |lines| lines.len() == 16,
+    )
+    .await
+    .unwrap();
+    evaluations
+        .api
+        .delete("score", &DeleteParams::default())
+        .await
+        .unwrap();
+    until(
+        "those of the other",
+        SOON,
+        || told(&house),
+        |lines| lines.len() == 8,
+    )
+    .await
+    .unwrap();
 }
 
 #[tokio::test]
@@ -170,25 +255,52 @@ async fn every_checkpoint_of_a_training_is_scored_by_pods_of_its_own() {
     let spec = json!({"checkpoint": {"trainingName": "run"}, "trigger": "EveryCheckpoint",
                       "tasks": task(&data)});
     evaluations.create("each", spec).await;
-    let scored = evaluations.once("each", "Complete", "True", "Done").await.status.unwrap();
-    let names: Vec<_> = scored.history.iter().map(|entry| entry.name.as_str()).collect();
+    let scored = evaluations
+        .once("each", "Complete", "True", "Done")
+        .await
+        .status
+        .unwrap();
+    let names: Vec<_> = scored
+        .history
+        .iter()
+        .map(|entry| entry.name.as_str())
+        .collect();
     assert_eq!(names.first(), Some(&"pretrain-20"), "{names:?}");
-    assert!(names.len() >= 3 && names.contains(&"align-300"), "{names:?}");
+    assert!(
+        names.len() >= 3 && names.contains(&"align-300"),
+        "{names:?}"
+    );
     for entry in &scored.history {
-        assert_eq!((entry.state, entry.attempt), (StageState::Succeeded, 1), "{entry:?}");
+        assert_eq!(
+            (entry.state, entry.attempt),
+            (StageState::Succeeded, 1),
+            "{entry:?}"
+        );
         assert_eq!(entry.results[0].metric, "textToImage.r1", "{entry:?}");
-        assert!(entry.results[0].score.is_some() && entry.digest.len() == 64, "{entry:?}");
+        assert!(
+            entry.results[0].score.is_some() && entry.digest.len() == 64,
+            "{entry:?}"
+        );
     }
     let provenance = scored.provenance.unwrap();
     assert_eq!(provenance.checkpoint, scored.history[0].checkpoint);
     assert_eq!(provenance.digest.as_ref(), Some(&scored.history[0].digest));
     let report = scored.report.unwrap();
-    assert!(report.ends_with("/run/evaluations/each/pretrain-20/report.html"), "{report}");
+    assert!(
+        report.ends_with("/run/evaluations/each/pretrain-20/report.html"),
+        "{report}"
+    );
 }
 
 /// Uploads files to a folder of the test's own.
 async fn put(house: &House, folder: &str, files: Vec<(String, Vec<u8>)>) -> String {
-    let S3 { endpoint, bucket, region, access_key_id, secret_access_key } = &house.bed.s3;
+    let S3 {
+        endpoint,
+        bucket,
+        region,
+        access_key_id,
+        secret_access_key,
+    } = &house.bed.s3;
     let store = AmazonS3Builder::new()
         .with_endpoint(endpoint)
         .with_bucket_name(bucket)
@@ -200,18 +312,28 @@ async fn put(house: &House, folder: &str, files: Vec<(String, Vec<u8>)>) -> Stri
         .unwrap();
     let folder = format!("{}/{folder}", house.namespace);
     for (name, bytes) in files {
-        store.put(&format!("{folder}/{name}").into(), bytes.into()).await.unwrap();
+        store
+            .put(&format!("{folder}/{name}").into(), bytes.into())
+            .await
+            .unwrap();
     }
     format!("s3://{bucket}/{folder}")
 }
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../trainer/tests/golden").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../trainer/tests/golden")
+        .join(name)
 }
 
 /// Uploads a split as the reference lays it out, and says where it is.
 async fn upload_split(house: &House) -> String {
-    let file = |name: &str| (name.to_owned(), std::fs::read(golden("dataset").join(name)).unwrap());
+    let file = |name: &str| {
+        (
+            name.to_owned(),
+            std::fs::read(golden("dataset").join(name)).unwrap(),
+        )
+    };
     let files = vec![file("train_imgs.tsv"), file("train_texts.jsonl")];
     format!("{}/train", put(house, "golden", files).await)
 }
@@ -220,11 +342,15 @@ async fn upload_split(house: &House) -> String {
 async fn upload_classes(house: &House) -> String {
     let mut pictures = vec![("label_cn.txt".to_owned(), "照片\n图形\n".into())];
     for (class, extension) in ["jpg", "png"].into_iter().enumerate() {
-        let files =
-            std::fs::read_dir(golden("images/usual")).unwrap().map(|file| file.unwrap().path());
+        let files = std::fs::read_dir(golden("images/usual"))
+            .unwrap()
+            .map(|file| file.unwrap().path());
         for file in files.filter(|file| file.extension().is_some_and(|found| found == extension)) {
             let name = file.file_name().unwrap().to_string_lossy();
-            pictures.push((format!("test/{class}/{name}"), std::fs::read(&file).unwrap()));
+            pictures.push((
+                format!("test/{class}/{name}"),
+                std::fs::read(&file).unwrap(),
+            ));
         }
     }
     put(house, "classes", pictures).await
@@ -234,7 +360,8 @@ async fn upload_classes(house: &House) -> String {
 async fn pictures_are_classified_by_names_beside_a_retrieval() {
     let house = House::open().await;
     let evaluations = Evaluations::of(&house);
-    let (data, classes) = (upload(&house), upload_classes(&house).await);
+    let data = upload(&house);
+    let classes = upload_classes(&house).await;
     let split = upload_split(&house).await;
     house.train(spec(&house, &data, "run", 20)).await;
     let spec = json!({
@@ -251,19 +378,34 @@ async fn pictures_are_classified_by_names_beside_a_retrieval() {
     });
     evaluations.create("both", spec).await;
     // A gate is judged as soon as its number is known.
-    evaluations.once("both", "GatePassed", "True", "Passed").await;
-    let status = evaluations.once("both", "Complete", "True", "Done").await.status.unwrap();
+    evaluations
+        .once("both", "GatePassed", "True", "Passed")
+        .await;
+    let status = evaluations
+        .once("both", "Complete", "True", "Done")
+        .await
+        .status
+        .unwrap();
     let scores = status.results[0].zero_shot.as_ref().unwrap();
     assert_eq!((scores.classes, scores.headline.as_str()), (2, "rocAuc"));
     assert!(scores.roc_auc.is_some(), "{scores:?}");
     let retrieval = status.results[1].retrieval.as_ref().unwrap();
-    assert!(retrieval.recalls.is_some() && retrieval.threshold.is_some(), "{retrieval:?}");
+    assert!(
+        retrieval.recalls.is_some() && retrieval.threshold.is_some(),
+        "{retrieval:?}"
+    );
     let summary = status.summary.unwrap();
-    assert_eq!((summary.tasks.as_str(), summary.metric.as_str()), ("3/3", "rocAuc"));
+    assert_eq!(
+        (summary.tasks.as_str(), summary.metric.as_str()),
+        ("3/3", "rocAuc")
+    );
     let of_split = status.results[2].retrieval.as_ref().unwrap();
     assert_eq!(of_split.recalls, retrieval.recalls);
     let datasets = &status.provenance.as_ref().unwrap().datasets;
-    assert_eq!((&datasets[2].uri, &datasets[2].digest), (&split, &datasets[1].digest));
+    assert_eq!(
+        (&datasets[2].uri, &datasets[2].digest),
+        (&split, &datasets[1].digest)
+    );
 
     evaluations
         .create(
@@ -289,15 +431,25 @@ async fn the_leaderboard_is_sorted_by_numbers_and_not_by_letters() {
     let scores = [("nine", "9.50"), ("hundred", "100.00"), ("half", "58.40")];
     for (name, _) in scores {
         evaluations.create(name, of_nothing.clone()).await;
-        evaluations.once(name, "Running", "False", "TrainingMissing").await;
+        evaluations
+            .once(name, "Running", "False", "TrainingMissing")
+            .await;
     }
-    let sorted = ["get", "cce", "--sort-by=.status.summary.score", "--output=name"];
+    let sorted = [
+        "get",
+        "cce",
+        "--sort-by=.status.summary.score",
+        "--output=name",
+    ];
     // The operator knows of no scores and takes these back every second.
     let ask = async || {
         for (name, score) in scores {
             let status = json!({"status": {"summary": {"score": score}}});
             let patch = Patch::Merge(status);
-            evaluations.api.patch_status(name, &PatchParams::default(), &patch).await?;
+            evaluations
+                .api
+                .patch_status(name, &PatchParams::default(), &patch)
+                .await?;
         }
         evaluations.kubectl(&sorted)
     };

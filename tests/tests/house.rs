@@ -9,7 +9,10 @@ type Rule = (&'static [&'static str], &'static [&'static str]);
 
 const RULES: [Rule; 6] = [
     // The contract talks to nobody; the trainer knows no Kubernetes; the operator no tensor.
-    (&["crds/src"], &["tokio", "kube::Client", "candle", "std::fs"]),
+    (
+        &["crds/src"],
+        &["tokio", "kube::Client", "candle", "std::fs"],
+    ),
     (&["trainer/src"], &["kube::", "k8s_openapi"]),
     (&["operator/src"], &["candle", "cnclip::", "object_store"]),
     // The mathematics knows devices, but no vendor's.
@@ -32,7 +35,14 @@ const RULES: [Rule; 6] = [
             "operator/src/objects",
             "operator/src/status",
         ],
-        &["kube::Client", "Client,", "tokio", "Instant", "SystemTime", "Timestamp::now"],
+        &[
+            "kube::Client",
+            "Client,",
+            "tokio",
+            "Instant",
+            "SystemTime",
+            "Timestamp::now",
+        ],
     ),
     // Mathematics and pixels read and write nothing.
     (
@@ -69,7 +79,9 @@ fn files(path: &Path) -> Vec<PathBuf> {
         return vec![path.to_owned()];
     }
     let entries = std::fs::read_dir(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
-    let mut found: Vec<_> = entries.flat_map(|entry| files(&entry.unwrap().path())).collect();
+    let mut found: Vec<_> = entries
+        .flat_map(|entry| files(&entry.unwrap().path()))
+        .collect();
     found.retain(|file| {
         file.extension().is_some_and(|end| end == "rs") && !file.ends_with("tests.rs")
     });
@@ -80,7 +92,9 @@ fn files(path: &Path) -> Vec<PathBuf> {
 fn code(file: &Path) -> String {
     let text = std::fs::read_to_string(file).unwrap();
     let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-    let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let lines = code
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -100,6 +114,9 @@ fn no_room_knows_what_it_must_not() {
 #[test]
 fn the_trainer_is_built_without_the_contracts_kubernetes() {
     let manifest = std::fs::read_to_string(root().join("trainer/Cargo.toml")).unwrap();
-    assert!(manifest.contains("cnclip-crds.workspace = true"), "the contract as it is, no feature");
+    assert!(
+        manifest.contains("cnclip-crds.workspace = true"),
+        "the contract as it is, no feature"
+    );
     assert!(!manifest.contains("kube"), "no crate of Kubernetes");
 }

@@ -32,10 +32,19 @@ async fn version(bed: &Bed, image: &str) -> anyhow::Result<String> {
         },
     }))?;
     pods.create(&PostParams::default(), &pod).await?;
-    let phase = || async { Ok(pods.get("version").await?.status.and_then(|status| status.phase)) };
-    until("the pod to succeed", Duration::from_secs(60), phase, |phase| {
-        phase.as_deref() == Some("Succeeded")
-    })
+    let phase = || async {
+        Ok(pods
+            .get("version")
+            .await?
+            .status
+            .and_then(|status| status.phase))
+    };
+    until(
+        "the pod to succeed",
+        Duration::from_secs(60),
+        phase,
+        |phase| phase.as_deref() == Some("Succeeded"),
+    )
     .await?;
     Ok(pods.logs("version", &LogParams::default()).await?)
 }

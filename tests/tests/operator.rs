@@ -53,21 +53,31 @@ async fn an_image_that_cannot_be_pulled_is_named_and_given_up_in_time() {
     let mut spec = spec(lost_image());
     spec["startDeadlineSeconds"] = json!(90);
     house.train(spec).await;
-    let told =
-        house.training("the cause", |run| says(run, "Running", "False", "ImagePullFailed")).await;
+    let told = house
+        .training("the cause", |run| {
+            says(run, "Running", "False", "ImagePullFailed")
+        })
+        .await;
     let words = message(&told, "Running");
     assert!(
         words.contains("cnclip.invalid/trainer:lost") && words.contains("spec.workers.image"),
         "{words}"
     );
-    let ended =
-        house.training("the end", |run| says(run, "Failed", "True", "StartDeadlineExceeded")).await;
+    let ended = house
+        .training("the end", |run| {
+            says(run, "Failed", "True", "StartDeadlineExceeded")
+        })
+        .await;
     assert!(
         message(&ended, "Failed").contains("cnclip.invalid/trainer:lost"),
         "{}",
         message(&ended, "Failed")
     );
-    assert_eq!(ended.status.unwrap().restarts.total, 0, "no retry was burnt");
+    assert_eq!(
+        ended.status.unwrap().restarts.total,
+        0,
+        "no retry was burnt"
+    );
     house.has_only::<Job>(&[]).await;
     let reasons = until(
         "the events",
@@ -77,7 +87,10 @@ async fn an_image_that_cannot_be_pulled_is_named_and_given_up_in_time() {
     )
     .await
     .unwrap();
-    assert!(reasons.iter().any(|reason| reason == "ImagePullFailed"), "{reasons:?}");
+    assert!(
+        reasons.iter().any(|reason| reason == "ImagePullFailed"),
+        "{reasons:?}"
+    );
 }
 
 #[tokio::test]
@@ -99,17 +112,28 @@ async fn a_secret_that_is_missing_is_named_and_waited_for() {
 async fn an_image_without_the_trainer_is_not_tried_again() {
     let house = House::open().await;
     let (bed, _) = installed().await.unwrap();
-    house.train(spec(json!({"accelerator": "None", "image": bed.images.operator}))).await;
-    let ended = house.training("the end", |run| says(run, "Failed", "True", "Image")).await;
+    house
+        .train(spec(
+            json!({"accelerator": "None", "image": bed.images.operator}),
+        ))
+        .await;
+    let ended = house
+        .training("the end", |run| says(run, "Failed", "True", "Image"))
+        .await;
     assert_eq!(ended.status.unwrap().stages[0].attempt, 1);
 }
 
 #[tokio::test]
 async fn pods_that_find_no_node_say_what_is_asked_too_much() {
     let house = House::open().await;
-    house.train(spec(json!({"replicas": 2, "devices": 2}))).await;
-    let told =
-        house.training("the cause", |run| says(run, "Running", "False", "Unschedulable")).await;
+    house
+        .train(spec(json!({"replicas": 2, "devices": 2})))
+        .await;
+    let told = house
+        .training("the cause", |run| {
+            says(run, "Running", "False", "Unschedulable")
+        })
+        .await;
     assert!(
         message(&told, "Running").contains("Insufficient nvidia.com/gpu"),
         "{}",
@@ -123,14 +147,19 @@ async fn a_run_held_back_has_no_pods_and_goes_on_as_the_next_attempt() {
     house.train(spec(lost_image())).await;
     house.has_only::<Job>(&["run-align-1"]).await;
     house.change(json!({"suspend": true})).await;
-    let held = house.training("rest", |run| says(run, "Suspended", "True", "ByUser")).await;
+    let held = house
+        .training("rest", |run| says(run, "Suspended", "True", "ByUser"))
+        .await;
     assert_eq!(held.status.unwrap().stages[0].state, StageState::Suspended);
     house.has_only::<Job>(&[]).await;
     house.has_only::<Pod>(&[]).await;
     house.change(json!({"suspend": false})).await;
     house.has_only::<Job>(&["run-align-2"]).await;
-    let resumed =
-        house.training("work", |run| says(run, "Suspended", "False", "NotSuspended")).await;
+    let resumed = house
+        .training("work", |run| {
+            says(run, "Suspended", "False", "NotSuspended")
+        })
+        .await;
     assert_eq!(resumed.status.unwrap().restarts.total, 0);
 }
 
@@ -138,15 +167,28 @@ async fn a_run_held_back_has_no_pods_and_goes_on_as_the_next_attempt() {
 async fn a_job_that_somebody_deletes_is_made_again() {
     let house = House::open().await;
     house.train(spec(lost_image())).await;
-    house.training("its pod", |run| says(run, "Running", "False", "ImagePullFailed")).await;
-    house.api::<Job>().delete("run-align-1", &DeleteParams::background()).await.unwrap();
+    house
+        .training("its pod", |run| {
+            says(run, "Running", "False", "ImagePullFailed")
+        })
+        .await;
+    house
+        .api::<Job>()
+        .delete("run-align-1", &DeleteParams::background())
+        .await
+        .unwrap();
     house.has_only::<Job>(&["run-align-2"]).await;
     let again = house
         .training("the restart", |run| {
-            run.status.as_ref().is_some_and(|status| status.restarts.infrastructure == 1)
+            run.status
+                .as_ref()
+                .is_some_and(|status| status.restarts.infrastructure == 1)
         })
         .await;
-    assert_eq!(again.status.unwrap().last_failure.unwrap().class, "JobDeleted");
+    assert_eq!(
+        again.status.unwrap().last_failure.unwrap().class,
+        "JobDeleted"
+    );
 }
 
 #[tokio::test]
@@ -156,7 +198,11 @@ async fn a_deleted_run_leaves_nothing_behind() {
     house.has_only::<Job>(&["run-align-1"]).await;
     house.has_only::<Service>(&["run-align-1"]).await;
     house.has_only::<ConfigMap>(&["run-align-1"]).await;
-    house.api::<CnClipTraining>().delete("run", &DeleteParams::default()).await.unwrap();
+    house
+        .api::<CnClipTraining>()
+        .delete("run", &DeleteParams::default())
+        .await
+        .unwrap();
     house.has_only::<Job>(&[]).await;
     house.has_only::<Service>(&[]).await;
     house.has_only::<ConfigMap>(&[]).await;
@@ -168,7 +214,11 @@ async fn a_run_that_takes_the_name_of_a_deleted_one_begins_afresh() {
     let house = House::open().await;
     house.train(spec(lost_image())).await;
     house.has_only::<Job>(&["run-align-1"]).await;
-    house.api::<CnClipTraining>().delete("run", &DeleteParams::default()).await.unwrap();
+    house
+        .api::<CnClipTraining>()
+        .delete("run", &DeleteParams::default())
+        .await
+        .unwrap();
     house.train(spec(lost_image())).await;
     let begun = |run: &CnClipTraining| {
         run.status
@@ -190,9 +240,14 @@ async fn an_ended_run_goes_when_its_time_is_over() {
     spec["ttlSecondsAfterFinished"] = json!(2);
     house.train(spec).await;
     let trainings = house.api::<CnClipTraining>();
-    until("its end", SOON, async || Ok(trainings.get_opt("run").await?), Option::is_none)
-        .await
-        .unwrap();
+    until(
+        "its end",
+        SOON,
+        async || Ok(trainings.get_opt("run").await?),
+        Option::is_none,
+    )
+    .await
+    .unwrap();
 }
 
 #[tokio::test]
@@ -204,12 +259,20 @@ async fn an_evaluation_says_which_training_it_waits_for() {
     }}))
     .unwrap();
     let evaluations = house.api::<CnClipEvaluation>();
-    evaluations.create(&PostParams::default(), &evaluation).await.unwrap();
+    evaluations
+        .create(&PostParams::default(), &evaluation)
+        .await
+        .unwrap();
     let waits = async |reason: &str| {
         let ask = async || Ok(evaluations.get("scores").await?);
         let running = |run: &CnClipEvaluation| {
-            let conditions = run.status.iter().flat_map(|status| status.conditions.iter());
-            conditions.clone().any(|found| found.type_ == "Running" && found.reason == reason)
+            let conditions = run
+                .status
+                .iter()
+                .flat_map(|status| status.conditions.iter());
+            conditions
+                .clone()
+                .any(|found| found.type_ == "Running" && found.reason == reason)
         };
         until(reason, SOON, ask, running).await.unwrap()
     };
@@ -226,8 +289,10 @@ async fn the_operator_may_not_read_secrets_nor_do_anything_to_everything() {
             "user": format!("system:serviceaccount:{NAMESPACE}:{RELEASE}"),
             "resourceAttributes": {"group": group, "resource": resource, "verb": verb, "namespace": "default"},
         }})).unwrap();
-        let answer =
-            Api::all(client.clone()).create(&PostParams::default(), &review).await.unwrap();
+        let answer = Api::all(client.clone())
+            .create(&PostParams::default(), &review)
+            .await
+            .unwrap();
         answer.status.unwrap().allowed
     };
     assert!(allowed("batch", "jobs", "patch").await);
@@ -242,7 +307,10 @@ async fn the_operator_may_not_read_secrets_nor_do_anything_to_everything() {
         ("*", "*", "*"),
         ("rbac.authorization.k8s.io", "clusterroles", "escalate"),
     ] {
-        assert!(!allowed(group, resource, verb).await, "{verb} {resource}.{group}");
+        assert!(
+            !allowed(group, resource, verb).await,
+            "{verb} {resource}.{group}"
+        );
     }
 }
 
@@ -250,7 +318,9 @@ async fn the_operator_may_not_read_secrets_nor_do_anything_to_everything() {
 async fn leader(client: &Client) -> anyhow::Result<String> {
     let leases = Api::<Lease>::namespaced(client.clone(), NAMESPACE);
     let lease = leases.get_opt("cnclip-operator").await?;
-    Ok(lease.and_then(|lease| lease.spec?.holder_identity).unwrap_or_default())
+    Ok(lease
+        .and_then(|lease| lease.spec?.holder_identity)
+        .unwrap_or_default())
 }
 
 #[tokio::test]
@@ -261,26 +331,42 @@ async fn an_operator_tells_its_numbers_and_hands_over_without_touching_what_it_m
     house.has_only::<Job>(&["run-align-1"]).await;
     let made = house.api::<Job>().get("run-align-1").await.unwrap().uid();
 
-    let first = until("a leader", SOON, || leader(client), |name| !name.is_empty()).await.unwrap();
+    let first = until("a leader", SOON, || leader(client), |name| !name.is_empty())
+        .await
+        .unwrap();
     let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{first}:8080/proxy/metrics");
     let request = http::Request::get(path).body(Vec::new()).unwrap();
     let text = client.request_text(request).await.unwrap();
     assert!(text.contains("cnclip_operator_leader 1"), "{text}");
-    let memory = text.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
+    let memory = text
+        .lines()
+        .find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
     let megabytes = memory.unwrap().parse::<f64>().unwrap() / 1e6;
     assert!(megabytes < 64.0, "{megabytes} MB");
 
     let pods = Api::<Pod>::namespaced(client.clone(), NAMESPACE);
     pods.delete(&first, &DeleteParams::default()).await.unwrap();
     let other = |name: &String| !name.is_empty() && *name != first;
-    until("another leader", Duration::from_secs(20), || leader(client), other).await.unwrap();
+    until(
+        "another leader",
+        Duration::from_secs(20),
+        || leader(client),
+        other,
+    )
+    .await
+    .unwrap();
     house.change(json!({"reportEverySteps": 5})).await;
     let seen = |run: &CnClipTraining| {
-        run.status.as_ref().is_some_and(|status| status.observed_generation == Some(2))
+        run.status
+            .as_ref()
+            .is_some_and(|status| status.observed_generation == Some(2))
     };
     house.training("the new leader's look", seen).await;
     house.has_only::<Job>(&["run-align-1"]).await;
-    assert_eq!(house.api::<Job>().get("run-align-1").await.unwrap().uid(), made);
+    assert_eq!(
+        house.api::<Job>().get("run-align-1").await.unwrap().uid(),
+        made
+    );
 }
 
 #[tokio::test]
@@ -307,9 +393,19 @@ async fn every_switch_of_the_chart_gives_objects_that_the_api_server_takes() {
         let rendered = helm(&[&["template", "probe", "--namespace=default"], arguments].concat());
         assert_eq!(rendered.matches("helm.sh/resource-policy: keep").count(), 2);
         let mut kubectl = Command::new(&bed.kubectl);
-        let dry =
-            ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "--filename", "-"];
-        operator::run(kubectl.args(dry).env("KUBECONFIG", &bed.kubeconfig), &rendered).unwrap();
+        let dry = [
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--dry-run=server",
+            "--filename",
+            "-",
+        ];
+        operator::run(
+            kubectl.args(dry).env("KUBECONFIG", &bed.kubeconfig),
+            &rendered,
+        )
+        .unwrap();
     }
     let monitors = helm(&[
         "template",
@@ -331,7 +427,9 @@ async fn a_value_that_the_chart_does_not_know_is_refused() {
     ] {
         let mut command = std::process::Command::new(&bed.helm);
         let refused = operator::run(
-            command.args(["template", "probe", "--set", value]).arg(operator::chart()),
+            command
+                .args(["template", "probe", "--set", value])
+                .arg(operator::chart()),
             "",
         );
         let words = refused.expect_err(value).to_string();

@@ -32,7 +32,11 @@ use serde_json::{Value, json};
 
 fn stage<'a>(training: &'a CnClipTraining, name: &str) -> &'a StageStatus {
     let status = training.status.as_ref().unwrap();
-    status.stages.iter().find(|stage| stage.name == name).unwrap()
+    status
+        .stages
+        .iter()
+        .find(|stage| stage.name == name)
+        .unwrap()
 }
 
 fn ended(training: &CnClipTraining) -> bool {
@@ -58,24 +62,36 @@ async fn a_manifest_becomes_checkpoints_recalls_and_a_page() {
     }}))
     .unwrap();
     let evaluations: Api<CnClipEvaluation> = house.api();
-    evaluations.create(&PostParams::default(), &evaluation).await.unwrap();
+    evaluations
+        .create(&PostParams::default(), &evaluation)
+        .await
+        .unwrap();
 
     let training = complete(&house).await;
     for name in ["align", "pretrain"] {
         let stage = stage(&training, name);
-        assert_eq!((stage.state, stage.attempt, stage.step), (StageState::Succeeded, 1, 20));
+        assert_eq!(
+            (stage.state, stage.attempt, stage.step),
+            (StageState::Succeeded, 1, 20)
+        );
         assert_eq!(stage.samples_seen, 20 * 12);
         assert!(stage.loss.is_some() && stage.best.is_some() && stage.peak_rss_bytes.is_some());
     }
     let checkpoints = &training.status.as_ref().unwrap().checkpoints;
-    assert!(checkpoints[0].uri.contains("/run/pretrain/checkpoints/"), "{checkpoints:?}");
+    assert!(
+        checkpoints[0].uri.contains("/run/pretrain/checkpoints/"),
+        "{checkpoints:?}"
+    );
     let scored = until(
         "the scores",
         SOON,
         async || Ok(evaluations.get("score").await?),
         |evaluation| {
             evaluation.status.as_ref().is_some_and(|status| {
-                status.conditions.iter().any(|c| c.type_ == "Complete" && c.status == "True")
+                status
+                    .conditions
+                    .iter()
+                    .any(|c| c.type_ == "Complete" && c.status == "True")
             })
         },
     )
@@ -95,33 +111,47 @@ async fn a_manifest_becomes_checkpoints_recalls_and_a_page() {
         .r10
         .parse()
         .unwrap();
-    assert!(best > 50.0, "ten of a dozen pictures hold most answers: {best}");
+    assert!(
+        best > 50.0,
+        "ten of a dozen pictures hold most answers: {best}"
+    );
     assert!(scored.report.unwrap().ends_with("report.html"));
 }
 
 /// The processes of a container, as the node's machine numbers them.
 fn trainers_of(pod: &Pod) -> Vec<PathBuf> {
     let uid = pod.metadata.uid.clone().unwrap();
-    let processes =
-        std::fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path()));
+    let processes = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| Some(entry.ok()?.path()));
     let reads = |path: &Path, name: &str| std::fs::read(path.join(name)).unwrap_or_default();
     processes
         .filter(|path| String::from_utf8_lossy(&reads(path, "cgroup")).contains(&uid))
-        .filter(|path| reads(path, "cmdline").windows(6).any(|part| part == b"cnclip"))
+        .filter(|path| {
+            reads(path, "cmdline")
+                .windows(6)
+                .any(|part| part == b"cnclip")
+        })
         .collect()
 }
 
 fn runs_for_a_while(run: &CnClipTraining) -> bool {
     let stages = run.status.as_ref().map(|status| &status.stages);
     stages.is_some_and(|stages| {
-        stages.iter().any(|s| s.name == "align" && s.state == StageState::Running && s.step >= 10)
+        stages
+            .iter()
+            .any(|s| s.name == "align" && s.state == StageState::Running && s.step >= 10)
     })
 }
 
 /// Kills the worker of a number, as a lack of memory or an administrator would.
 async fn kill(house: &House, worker: &str) {
     let label = format!("batch.kubernetes.io/job-completion-index={worker}");
-    let pods = house.api::<Pod>().list(&ListParams::default().labels(&label)).await.unwrap();
+    let pods = house
+        .api::<Pod>()
+        .list(&ListParams::default().labels(&label))
+        .await
+        .unwrap();
     let killed: Vec<_> = pods.iter().flat_map(trainers_of).collect();
     assert!(!killed.is_empty(), "worker {worker} has ended by itself");
     for process in killed {
@@ -134,26 +164,45 @@ async fn kill(house: &House, worker: &str) {
 async fn two_workers_of_which_one_is_killed_end_as_one_that_works_alone() {
     let steps = 20;
     let alone = House::open().await;
-    alone.train(slow(spec(&alone, &upload(&alone), "run", steps))).await;
+    alone
+        .train(slow(spec(&alone, &upload(&alone), "run", steps)))
+        .await;
 
     let house = House::open().await;
     let mut both = slow(spec(&house, &upload(&house), "run", steps));
     both["workers"]["replicas"] = json!(2);
     house.train(both).await;
     let running = house.training("a dozen steps", runs_for_a_while).await;
-    assert!(message(&running, "Running").ends_with("2 of 2 workers"), "{running:?}");
+    assert!(
+        message(&running, "Running").ends_with("2 of 2 workers"),
+        "{running:?}"
+    );
     kill(&house, "1").await;
-    let (training, expected) = (complete(&house).await, complete(&alone).await);
+    let training = complete(&house).await;
+    let expected = complete(&alone).await;
     let status = training.status.as_ref().unwrap();
     let failure = status.last_failure.as_ref().unwrap();
-    assert_eq!((failure.class.as_str(), failure.exit_code), ("Killed", Some(137)), "{failure:?}");
-    assert!(failure.message.starts_with("worker 1: pod run-align-1-1-"), "{}", failure.message);
-    assert_eq!((status.restarts.total, stage(&training, "align").attempt), (1, 2));
+    assert_eq!(
+        (failure.class.as_str(), failure.exit_code),
+        ("Killed", Some(137)),
+        "{failure:?}"
+    );
+    assert!(
+        failure.message.starts_with("worker 1: pod run-align-1-1-"),
+        "{}",
+        failure.message
+    );
+    assert_eq!(
+        (status.restarts.total, stage(&training, "align").attempt),
+        (1, 2)
+    );
     for name in ["align", "pretrain"] {
-        let (there, here) = (stage(&expected, name), stage(&training, name));
+        let there = stage(&expected, name);
+        let here = stage(&training, name);
         assert_eq!(here.samples_seen, there.samples_seen, "{name}");
         let loss = |stage: &StageStatus| stage.loss.as_ref().unwrap().parse::<f64>().unwrap();
-        let (there, here) = (loss(there), loss(here));
+        let there = loss(there);
+        let here = loss(here);
         assert!((there - here).abs() < 1e-3, "{name}: {here} for {there}");
     }
 }
@@ -162,21 +211,36 @@ async fn two_workers_of_which_one_is_killed_end_as_one_that_works_alone() {
 async fn a_trainer_killed_at_any_moment_ends_as_one_that_was_not() {
     let steps = 30;
     let straight = House::open().await;
-    straight.train(slow(spec(&straight, &upload(&straight), "run", steps))).await;
+    straight
+        .train(slow(spec(&straight, &upload(&straight), "run", steps)))
+        .await;
     let expected = complete(&straight).await;
 
     let house = House::open().await;
-    house.train(slow(spec(&house, &upload(&house), "run", steps))).await;
+    house
+        .train(slow(spec(&house, &upload(&house), "run", steps)))
+        .await;
     house.training("a dozen steps", runs_for_a_while).await;
     kill(&house, "0").await;
     let training = complete(&house).await;
     let status = training.status.as_ref().unwrap();
     let failure = status.last_failure.as_ref().unwrap();
-    assert_eq!((failure.exit_code, failure.stage.as_str()), (Some(137), "align"));
-    assert_eq!((status.restarts.total, stage(&training, "align").attempt), (1, 2));
+    assert_eq!(
+        (failure.exit_code, failure.stage.as_str()),
+        (Some(137), "align")
+    );
+    assert_eq!(
+        (status.restarts.total, stage(&training, "align").attempt),
+        (1, 2)
+    );
     for name in ["align", "pretrain"] {
-        let (there, here) = (stage(&expected, name), stage(&training, name));
-        assert_eq!((&here.loss, here.samples_seen), (&there.loss, there.samples_seen), "{name}");
+        let there = stage(&expected, name);
+        let here = stage(&training, name);
+        assert_eq!(
+            (&here.loss, here.samples_seen),
+            (&there.loss, there.samples_seen),
+            "{name}"
+        );
         assert_eq!(here.best, there.best, "{name}");
     }
 }
@@ -191,7 +255,11 @@ async fn a_stage_that_does_not_fit_into_memory_is_told_so_before_its_first_step(
     let words = message(&training, "Failed");
     assert!(words.contains("of memory for 12 pairs at once"), "{words}");
     assert!(words.contains("and there are 64 MiB"), "{words}");
-    assert_eq!(training.status.as_ref().unwrap().restarts.total, 0, "{words}");
+    assert_eq!(
+        training.status.as_ref().unwrap().restarts.total,
+        0,
+        "{words}"
+    );
 }
 
 #[tokio::test]
@@ -210,7 +278,12 @@ async fn what_a_trainer_cannot_use_is_named_and_no_retry_is_burnt() {
             json!("s3://no-such-bucket/x/"),
             "no-such-bucket",
         ),
-        ("a wrong key", "/artifacts/credentials/secretName", json!("wrong"), "s3://cnclip/"),
+        (
+            "a wrong key",
+            "/artifacts/credentials/secretName",
+            json!("wrong"),
+            "s3://cnclip/",
+        ),
         (
             "another vocabulary",
             "/model/vocabulary",
@@ -220,12 +293,18 @@ async fn what_a_trainer_cannot_use_is_named_and_no_retry_is_burnt() {
     ];
     for (name, place, value, expected) in rows {
         let house = House::open().await;
-        let S3 { endpoint, region, .. } = &house.bed.s3;
+        let S3 {
+            endpoint, region, ..
+        } = &house.bed.s3;
         let wrong: Secret = object(json!({"metadata": {"name": "wrong"}, "stringData": {
             "AWS_ENDPOINT": endpoint, "AWS_REGION": region, "AWS_ALLOW_HTTP": "true",
             "AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}}))
         .unwrap();
-        house.api().create(&PostParams::default(), &wrong).await.unwrap();
+        house
+            .api()
+            .create(&PostParams::default(), &wrong)
+            .await
+            .unwrap();
         let mut spec = spec(&house, "s3://cnclip/nothing/", "run", 10);
         match spec.pointer_mut(place) {
             Some(field) => *field = value,
@@ -235,6 +314,10 @@ async fn what_a_trainer_cannot_use_is_named_and_no_retry_is_burnt() {
         let training = house.training(name, ended).await;
         let words = message(&training, "Failed");
         assert!(words.contains(expected), "{name}: {words}");
-        assert_eq!(training.status.as_ref().unwrap().restarts.total, 0, "{name}: {words}");
+        assert_eq!(
+            training.status.as_ref().unwrap().restarts.total,
+            0,
+            "{name}: {words}"
+        );
     }
 }

@@ -1,7 +1,10 @@
 //! Seconds and memory of loading a model's weights from a file of random numbers.
 //!
 //! `cargo bench -p cnclip-trainer --bench load -- ViT-H-14` prints one line of JSON.
-#![allow(clippy::print_stdout, reason = "the result of a benchmark is what it prints")]
+#![allow(
+    clippy::print_stdout,
+    reason = "the result of a benchmark is what it prints"
+)]
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -29,17 +32,26 @@ struct Arguments {
 
 fn model(name: &str) -> anyhow::Result<ModelConfig> {
     let architecture: Architecture = serde_json::from_value(name.into())?;
-    architecture.towers().ok_or_else(|| anyhow::anyhow!("{name} is no published model"))
+    architecture
+        .towers()
+        .ok_or_else(|| anyhow::anyhow!("{name} is no published model"))
 }
 
 fn main() -> anyhow::Result<()> {
     let Arguments { model, .. } = Arguments::parse();
-    let (_clip, mut params) = Clip::new(&model, Capacity { batch: 1, context: 8 });
+    let (_clip, mut params) = Clip::new(
+        &model,
+        Capacity {
+            batch: 1,
+            context: 8,
+        },
+    );
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("model.safetensors");
     write(&file, &params)?;
     let bytes = file.metadata()?.len();
-    let (before, started) = (resident("VmRSS:")?, Instant::now());
+    let before = resident("VmRSS:")?;
+    let started = Instant::now();
     let found = source::weights(&file.display().to_string())?;
     load(&mut params, &found.tensors, Part::All)?;
     let seconds = started.elapsed().as_secs_f64();
@@ -62,7 +74,8 @@ fn main() -> anyhow::Result<()> {
 /// Random numbers under the model's names, written as they are made.
 fn write(path: &Path, params: &Params) -> anyhow::Result<()> {
     let tensors = || params.tensors().map(|(segment, _)| segment);
-    let (mut header, mut end) = (Map::new(), 0);
+    let mut header = Map::new();
+    let mut end = 0;
     for segment in tensors() {
         let start = end;
         end += 4 * segment.range.len();

@@ -2,7 +2,10 @@
 //! workers of one thread share. Workers are processes that this one starts.
 //!
 //! `cargo bench -p cnclip-trainer --bench ranks -- --model model.json --workers 2` prints one line of JSON.
-#![allow(clippy::print_stdout, reason = "the result of a benchmark is what it prints")]
+#![allow(
+    clippy::print_stdout,
+    reason = "the result of a benchmark is what it prints"
+)]
 
 use std::path::PathBuf;
 use std::process::{Child, Command};
@@ -57,7 +60,13 @@ struct Found {
 fn measure(arguments: &Arguments, world: &Arc<World>) -> anyhow::Result<Found> {
     let config: ModelConfig = serde_json::from_slice(&std::fs::read(&arguments.model)?)?;
     let own = world.share(arguments.batch).len();
-    let (mut clip, mut params) = Clip::new(&config, Capacity { batch: own, context: 16 });
+    let (mut clip, mut params) = Clip::new(
+        &config,
+        Capacity {
+            batch: own,
+            context: 16,
+        },
+    );
     params.initialize(1);
     let sizes = (arguments.batch, own);
     let mut accumulator = Accumulator::shared(&clip, &params, sizes, world.clone());
@@ -66,8 +75,17 @@ fn measure(arguments: &Arguments, world: &Arc<World>) -> anyhow::Result<Found> {
     let pixels: Vec<u8> = (0..own * picture).map(|i| (i * 37 % 251) as u8).collect();
     let ids: Vec<u32> = (0..own * 12).map(|i| 1 + i as u32 % 1000).collect();
     let offsets: Vec<usize> = (0..=own).map(|pair| pair * 12).collect();
-    let texts = Texts { ids: &ids, offsets: &offsets };
-    let given = (Batch { pixels: Pixels::Bytes(&pixels), texts }, Dropout::NONE);
+    let texts = Texts {
+        ids: &ids,
+        offsets: &offsets,
+    };
+    let given = (
+        Batch {
+            pixels: Pixels::Bytes(&pixels),
+            texts,
+        },
+        Dropout::NONE,
+    );
     let mut step = || {
         let score = accumulator.forward((&mut clip, &mut params), given);
         params.clear_gradients();
@@ -78,7 +96,11 @@ fn measure(arguments: &Arguments, world: &Arc<World>) -> anyhow::Result<Found> {
     };
     let before = step();
     let start = Instant::now();
-    let waited = (0..arguments.steps).map(|_| step()).last().unwrap_or(before) - before;
+    let waited = (0..arguments.steps)
+        .map(|_| step())
+        .last()
+        .unwrap_or(before)
+        - before;
     let seconds = start.elapsed().as_secs_f64();
     let mut values = vec![1f32; arguments.mebibytes << 18];
     world.add(&mut values);
@@ -97,10 +119,16 @@ fn measure(arguments: &Arguments, world: &Arc<World>) -> anyhow::Result<Found> {
 fn start(arguments: &Arguments) -> anyhow::Result<Vec<Child>> {
     let start = |worker: usize| {
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(std::env::args_os().skip(1)).env(ENV_WORKER, worker.to_string());
-        command.env("RAYON_NUM_THREADS", arguments.threads.to_string()).spawn()
+        command
+            .args(std::env::args_os().skip(1))
+            .env(ENV_WORKER, worker.to_string());
+        command
+            .env("RAYON_NUM_THREADS", arguments.threads.to_string())
+            .spawn()
     };
-    Ok((0..arguments.workers).map(start).collect::<Result<_, _>>()?)
+    Ok((0..arguments.workers)
+        .map(start)
+        .collect::<Result<_, _>>()?)
 }
 
 fn main() -> anyhow::Result<()> {
@@ -116,7 +144,10 @@ fn main() -> anyhow::Result<()> {
         coordinator: Some(format!("127.0.0.1:{WORLD_PORT}")),
         ..WorldConfig::default()
     };
-    let claim = Claim { run: &Identity::default(), config: String::new() };
+    let claim = Claim {
+        run: &Identity::default(),
+        config: String::new(),
+    };
     let job = |world: Arc<World>| {
         let found = measure(&arguments, &world)
             .map_err(|error| cnclip::error::Error::Usage(error.to_string()))?;

@@ -2,7 +2,10 @@
 //!
 //! `cargo bench -p cnclip-trainer --bench search -- --queries F --candidates F --width 512` prints one line of
 //! JSON; tests/search compares it with NumPy and FAISS.
-#![allow(clippy::print_stdout, reason = "the result of a benchmark is what it prints")]
+#![allow(
+    clippy::print_stdout,
+    reason = "the result of a benchmark is what it prints"
+)]
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -37,16 +40,29 @@ struct Arguments {
 }
 
 fn main() -> anyhow::Result<()> {
-    let Arguments { queries, candidates, width, count, threads, .. } = Arguments::parse();
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
-    let (queries, candidates) = (read(&queries)?, read(&candidates)?);
-    let (queries, candidates) = (Features::new(&queries, width), Features::new(&candidates, width));
+    let Arguments {
+        queries,
+        candidates,
+        width,
+        count,
+        threads,
+        ..
+    } = Arguments::parse();
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()?;
+    let queries = read(&queries)?;
+    let candidates = read(&candidates)?;
+    let queries = Features::new(&queries, width);
+    let candidates = Features::new(&candidates, width);
     let before = peak()?;
     let started = Instant::now();
     let found = nearest(queries, candidates, count);
     let seconds = started.elapsed().as_secs_f64();
-    let found: Vec<Vec<usize>> =
-        found.into_iter().map(|row| row.into_iter().map(|near| near.index).collect()).collect();
+    let found: Vec<Vec<usize>> = found
+        .into_iter()
+        .map(|row| row.into_iter().map(|near| near.index).collect())
+        .collect();
     println!(
         "{}",
         json!({

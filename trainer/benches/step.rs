@@ -2,7 +2,10 @@
 //! optimizer.
 //!
 //! `cargo bench -p cnclip-trainer --bench step -- --model model.json` prints one line of JSON.
-#![allow(clippy::print_stdout, reason = "the result of a benchmark is what it prints")]
+#![allow(
+    clippy::print_stdout,
+    reason = "the result of a benchmark is what it prints"
+)]
 
 use std::path::PathBuf;
 
@@ -58,7 +61,11 @@ fn main() -> anyhow::Result<()> {
         micro_batch: arguments.micro_batch.unwrap_or(arguments.batch),
         context: arguments.context,
         tokens: (arguments.tokens[0], arguments.tokens[1]),
-        precision: if arguments.bf16 { Precision::Bf16 } else { Precision::Fp32 },
+        precision: if arguments.bf16 {
+            Precision::Bf16
+        } else {
+            Precision::Fp32
+        },
         recompute: arguments.recompute,
         masked: arguments.masked,
     };

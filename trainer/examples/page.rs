@@ -43,7 +43,12 @@ struct Guess {
 
 impl Guess {
     fn new(together: (usize, usize)) -> Self {
-        Self { images: 0, texts: 0, together, features: Vec::new() }
+        Self {
+            images: 0,
+            texts: 0,
+            together,
+            features: Vec::new(),
+        }
     }
 
     fn keep(
@@ -76,21 +81,26 @@ impl Encoder for Guess {
         WIDTH
     }
     fn encode_images(&mut self, pixels: Pixels<'_>) -> Cow<'_, [f32]> {
-        let (count, first) = (pixels.len() / (3 * SIDE * SIDE), self.images);
+        let count = pixels.len() / (3 * SIDE * SIDE);
+        let first = self.images;
         self.images += count;
         // One picture of each text is told from another by the text alone.
         let noise = if self.together.0 > 1 { 1.0 } else { 0.0 };
         self.keep(first..first + count, self.together.0, noise)
     }
     fn encode_texts(&mut self, texts: Texts<'_>) -> Cow<'_, [f32]> {
-        let (count, first) = (texts.count(), self.texts);
+        let count = texts.count();
+        let first = self.texts;
         self.texts += count;
         self.keep(first..first + count, self.together.1, 1.3)
     }
 }
 
 fn stage(name: &str, start: i64, steps: i64, (from, to): (f64, f64)) -> Stage {
-    let recall = |value: f64| Recall { mean_recall: value, ..Recall::default() };
+    let recall = |value: f64| Recall {
+        mean_recall: value,
+        ..Recall::default()
+    };
     let point = |step: i64| {
         let progress = step as f64 / steps as f64;
         let loss = to + (from - to) * (-4.0 * progress).exp();
@@ -113,7 +123,10 @@ fn stage(name: &str, start: i64, steps: i64, (from, to): (f64, f64)) -> Stage {
             }),
         }
     };
-    Stage { name: name.into(), points: (1..=steps / 5).map(|i| point(i * 5)).collect() }
+    Stage {
+        name: name.into(),
+        points: (1..=steps / 5).map(|i| point(i * 5)).collect(),
+    }
 }
 
 /// The files of a data set in the reference's format.
@@ -123,26 +136,48 @@ struct Files<'a> {
     texts: &'a Path,
 }
 
-const SIZES: Sizes = Sizes { side: SIDE, context_length: 8, batch: 256 };
+const SIZES: Sizes = Sizes {
+    side: SIDE,
+    context_length: 8,
+    batch: 256,
+};
 /// The share of a data set that may be unusable.
 const SKIPPED: f64 = 0.2;
 
 fn tokenizer() -> Result<Tokenizer> {
-    Ok(Tokenizer::new(Vocabulary::from_bytes(b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n")?))
+    Ok(Tokenizer::new(Vocabulary::from_bytes(
+        b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n",
+    )?))
 }
 
 /// Scores a retrieval with guesses.
 fn retrieval(name: &str, files: Files<'_>, public: Option<Benchmark>) -> Result<Task> {
     let store = Store::memory();
-    let options = Options { shard_bytes: 4 << 20, most_skipped: SKIPPED, ..Options::default() };
+    let options = Options {
+        shard_bytes: 4 << 20,
+        most_skipped: SKIPPED,
+        ..Options::default()
+    };
     prepare(files.images, files.texts, &store, &options, |_| ())?;
     let dataset = Dataset::new(store)?;
-    let (mut guess, limits) = (Guess::new((1, 1)), (SIZES, SKIPPED));
-    let scored = score(name, &dataset, &tokenizer()?, &mut guess, limits, &World::alone())?;
+    let mut guess = Guess::new((1, 1));
+    let limits = (SIZES, SKIPPED);
+    let scored = score(
+        name,
+        &dataset,
+        &tokenizer()?,
+        &mut guess,
+        limits,
+        &World::alone(),
+    )?;
     let mut scored = scored.context("one rank has the numbers")?;
     scored.calibrate(50.0);
     let shown = Shown::Retrieval(Examples::of(&scored, &dataset)?);
-    Ok(Task { result: scored.result, shown, public: public.map(Public::Retrieval) })
+    Ok(Task {
+        result: scored.result,
+        shown,
+        public: public.map(Public::Retrieval),
+    })
 }
 
 /// The same, as if nobody had said what belongs together.
@@ -156,7 +191,14 @@ fn unlabelled(name: &str, files: Files<'_>) -> Result<Task> {
         })
         .collect();
     std::fs::write(&texts, lines.join("\n"))?;
-    retrieval(name, Files { texts: &texts, ..files }, None)
+    retrieval(
+        name,
+        Files {
+            texts: &texts,
+            ..files
+        },
+        None,
+    )
 }
 
 fn texts_of(file: &Path) -> Result<impl Iterator<Item = String>> {
@@ -165,7 +207,9 @@ fn texts_of(file: &Path) -> Result<impl Iterator<Item = String>> {
         .lines()
         .map(|line| Ok(serde_json::from_str::<serde_json::Value>(line)?["text"].to_string()))
         .collect::<Result<_>>()?;
-    Ok(texts.into_iter().map(|text| text.trim_matches('"').to_owned()))
+    Ok(texts
+        .into_iter()
+        .map(|text| text.trim_matches('"').to_owned()))
 }
 
 /// Scores a classification with guesses: each picture several times as a class, named by a text.
@@ -176,14 +220,22 @@ fn zero_shot(
     preset: Option<Preset>,
 ) -> Result<Task> {
     let folder = tempfile::tempdir()?;
-    let names: Vec<_> = texts_of(files.texts)?.filter(|text| !text.trim().is_empty()).collect();
+    let names: Vec<_> = texts_of(files.texts)?
+        .filter(|text| !text.trim().is_empty())
+        .collect();
     let names = (0..classes).map(|class| match class / names.len() {
         0 => names[class].clone(),
         again => format!("{} {}", names[class % names.len()], again + 1),
     });
-    std::fs::write(folder.path().join("label_cn.txt"), names.collect::<Vec<_>>().join("\n"))?;
+    std::fs::write(
+        folder.path().join("label_cn.txt"),
+        names.collect::<Vec<_>>().join("\n"),
+    )?;
     let images = std::fs::read_to_string(files.images)?;
-    let mut pictures = images.lines().filter_map(|line| line.split_once('\t')).cycle();
+    let mut pictures = images
+        .lines()
+        .filter_map(|line| line.split_once('\t'))
+        .cycle();
     for (class, (_, picture)) in (0..classes).zip(&mut pictures) {
         let inside = folder.path().join(format!("test/{class:03}"));
         std::fs::create_dir_all(&inside)?;
@@ -194,14 +246,23 @@ fn zero_shot(
         }
     }
     let dataset = format!("file://{}", folder.path().display());
-    let config =
-        ZeroShotConfig { dataset, preset, template_set: None, templates: None, metric: None };
+    let config = ZeroShotConfig {
+        dataset,
+        preset,
+        template_set: None,
+        templates: None,
+        metric: None,
+    };
     let ready = Ready::check(name, &config)?;
     let mut guess = Guess::new((each, ready.templates.texts.len()));
     let limits = (SIZES, SKIPPED);
     let scored = zero_shot::score(&ready, &tokenizer()?, &mut guess, limits, &World::alone())?;
     let shown = Shown::ZeroShot(Classes::of(&scored, &ready.store)?);
-    Ok(Task { result: scored.result, shown, public: preset.map(Public::ZeroShot) })
+    Ok(Task {
+        result: scored.result,
+        shown,
+        public: preset.map(Public::ZeroShot),
+    })
 }
 
 fn stages() -> Vec<Stage> {
@@ -222,10 +283,16 @@ fn evaluation(files: Files<'_>) -> Result<String> {
         zero_shot("own-classes", files, (40, 6), None)?,
     ];
     let model = Architecture::VitB16.towers().context("it has towers")?;
-    let digests = tasks
-        .iter()
-        .map(|task| (format!("{}: digest", task.result.name), task.result.digest.clone()));
-    let provenance = [("checkpoint".into(), "s3://runs/demo/finetune/checkpoints/150".into())];
+    let digests = tasks.iter().map(|task| {
+        (
+            format!("{}: digest", task.result.name),
+            task.result.digest.clone(),
+        )
+    });
+    let provenance = [(
+        "checkpoint".into(),
+        "s3://runs/demo/finetune/checkpoints/150".into(),
+    )];
     Ok(page(&PageInput {
         title: "demo".into(),
         written_at: START + 2000,
@@ -252,13 +319,20 @@ fn comparison() -> String {
         name: name.into(),
         stages: vec![stage("pretrain", START, 450, (from, 2.2))],
     };
-    compare("Ablation", &[run("two stages", 3.3), run("from scratch", 5.5)], START)
+    compare(
+        "Ablation",
+        &[run("two stages", 3.3), run("from scratch", 5.5)],
+        START,
+    )
 }
 
 fn main() -> Result<()> {
     let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/dataset");
-    let golden = [golden.join("train_imgs.tsv"), golden.join("train_texts.jsonl")];
+    let golden = [
+        golden.join("train_imgs.tsv"),
+        golden.join("train_texts.jsonl"),
+    ];
     let (folder, images, texts) = match arguments.as_slice() {
         [folder] => (folder, &golden[0], &golden[1]),
         [folder, images, texts] => (folder, images, texts),

@@ -86,10 +86,15 @@ impl Accumulator {
         }
         self.state.copy_from(params.state.view());
         for features in [&mut self.images, &mut self.texts] {
-            self.ranks.gather_array(features.first_mut(all * self.width));
+            self.ranks
+                .gather_array(features.first_mut(all * self.width));
         }
-        let features = (self.images.first(all * self.width), self.texts.first(all * self.width));
-        self.loss.evaluate(features, clip.logit_scale(params), &*self.ranks)
+        let features = (
+            self.images.first(all * self.width),
+            self.texts.first(all * self.width),
+        );
+        self.loss
+            .evaluate(features, clip.logit_scale(params), &*self.ranks)
     }
 
     /// Pairs that are computed at once.
@@ -100,7 +105,9 @@ impl Accumulator {
     /// The unit features of this rank's pictures, so many of them, and their gradients, to be added to.
     pub fn images(&mut self, pairs: usize) -> (View<'_>, ViewMut<'_>) {
         let own = self.ranks.share(pairs * self.ranks.count());
-        let features = self.images.part(own.start * self.width..own.end * self.width);
+        let features = self
+            .images
+            .part(own.start * self.width..own.end * self.width);
         (features, self.loss.image_gradients(0..pairs))
     }
 
@@ -117,7 +124,8 @@ impl Accumulator {
         for part in self.parts(pairs).rev() {
             let gradients = self.loss.gradients(part.clone());
             let dropout = dropout.after(part.start);
-            let (first, last) = (part.start == 0, part.end == pairs);
+            let first = part.start == 0;
+            let last = part.end == pairs;
             let part = batch.part(part, pairs, &mut self.offsets);
             if !last {
                 clip.forward_again(params, part, dropout);

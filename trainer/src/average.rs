@@ -90,7 +90,11 @@ mod tests {
                 "{step}: {right:?}"
             );
         }
-        assert_eq!(average.values.read()[1], 5.0, "what does not move is its own average");
+        assert_eq!(
+            average.values.read()[1],
+            5.0,
+            "what does not move is its own average"
+        );
     }
 
     #[test]
@@ -98,8 +102,14 @@ mod tests {
         let mut average = Average::new(&params(vec![1.0]), 0.5);
         let mut training = params(vec![2.0]);
         average.swap(&mut training);
-        assert_eq!((average.values.read()[0], training.values.read()[0]), (2.0, 1.0));
+        assert_eq!(
+            (average.values.read()[0], training.values.read()[0]),
+            (2.0, 1.0)
+        );
         average.swap(&mut training);
-        assert_eq!((average.values.read()[0], training.values.read()[0]), (1.0, 2.0));
+        assert_eq!(
+            (average.values.read()[0], training.values.read()[0]),
+            (1.0, 2.0)
+        );
     }
 }

@@ -79,14 +79,27 @@ pub struct Bench {
 impl Bench {
     /// Reserves everything that training needs.
     pub fn new(plan: &Plan, memory: &Memory) -> Self {
-        let capacity = Capacity { batch: plan.micro_batch, context: plan.context };
-        let compute = Compute { recompute: plan.recompute, precision: plan.precision };
+        let capacity = Capacity {
+            batch: plan.micro_batch,
+            context: plan.context,
+        };
+        let compute = Compute {
+            recompute: plan.recompute,
+            precision: plan.precision,
+        };
         let (mut clip, mut params) = Clip::within(memory, &plan.model, capacity, compute);
         clip.mask_patches(plan.masked);
         params.initialize(1);
         let accumulator = Accumulator::new(&clip, &params, (plan.batch, plan.micro_batch));
         let adamw = AdamW::new(&params, SETTINGS);
-        Self { clip, params, accumulator, adamw, pairs: Pairs::new(plan), step: 0 }
+        Self {
+            clip,
+            params,
+            accumulator,
+            adamw,
+            pairs: Pairs::new(plan),
+            step: 0,
+        }
     }
 
     /// Trains the text tower alone from now on, as the first stage of pretraining does, or both.
@@ -101,7 +114,11 @@ impl Bench {
 
     /// Bytes of the made-up pairs themselves, which a loader would hold.
     pub fn pairs_bytes(&self) -> usize {
-        let Pairs { pixels, ids, offsets } = &self.pairs;
+        let Pairs {
+            pixels,
+            ids,
+            offsets,
+        } = &self.pairs;
         pixels.len() + size_of_val(ids.as_slice()) + size_of_val(offsets.as_slice())
     }
 
@@ -116,18 +133,33 @@ impl Bench {
         let mut parts = [0.0; 3];
         for _ in 0..steps {
             let times = self.step()?;
-            parts.iter_mut().zip(times).for_each(|(sum, time)| *sum += time.as_secs_f64());
+            parts
+                .iter_mut()
+                .zip(times)
+                .for_each(|(sum, time)| *sum += time.as_secs_f64());
         }
         let [forward_seconds, backward_seconds, optimizer_seconds] =
             parts.map(|sum| sum / steps as f64);
         let pairs = self.pairs.count() as f64;
         let pairs_per_second = pairs * steps as f64 / parts.iter().sum::<f64>();
-        Ok(Times { pairs_per_second, forward_seconds, backward_seconds, optimizer_seconds })
+        Ok(Times {
+            pairs_per_second,
+            forward_seconds,
+            backward_seconds,
+            optimizer_seconds,
+        })
     }
 
     /// One step, and how long its three parts took.
     fn step(&mut self) -> Result<[Duration; 3], Fault> {
-        let Self { clip, params, accumulator, adamw, pairs, step } = self;
+        let Self {
+            clip,
+            params,
+            accumulator,
+            adamw,
+            pairs,
+            step,
+        } = self;
         let given = (pairs.batch(), Dropout::new(1, *step, 0));
         let start = Instant::now();
         let score = accumulator.forward((clip, params), given);
@@ -149,8 +181,13 @@ impl Bench {
 
 /// Too small to lead random weights anywhere.
 const RATE: f64 = 1e-6;
-const SETTINGS: Settings =
-    Settings { beta_1: 0.9, beta_2: 0.98, epsilon: 1e-6, weight_decay: 0.1, max_norm: None };
+const SETTINGS: Settings = Settings {
+    beta_1: 0.9,
+    beta_2: 0.98,
+    epsilon: 1e-6,
+    weight_decay: 0.1,
+    max_norm: None,
+};
 
 /// Made-up pairs: noise for pictures, captions of all lengths in turn.
 struct Pairs {
@@ -169,8 +206,12 @@ impl Pairs {
             offsets.push(offsets[offsets.len() - 1] + tokens);
         }
         Self {
-            pixels: (0..plan.batch * 3 * side * side).map(|i| noise(i) as u8).collect(),
-            ids: (0..offsets[plan.batch]).map(|i| noise(i) % vocabulary).collect(),
+            pixels: (0..plan.batch * 3 * side * side)
+                .map(|i| noise(i) as u8)
+                .collect(),
+            ids: (0..offsets[plan.batch])
+                .map(|i| noise(i) % vocabulary)
+                .collect(),
             offsets,
         }
     }
@@ -180,7 +221,13 @@ impl Pairs {
     }
 
     fn batch(&self) -> Batch<'_> {
-        let texts = Texts { ids: &self.ids, offsets: &self.offsets };
-        Batch { pixels: Pixels::Bytes(&self.pixels), texts }
+        let texts = Texts {
+            ids: &self.ids,
+            offsets: &self.offsets,
+        };
+        Batch {
+            pixels: Pixels::Bytes(&self.pixels),
+            texts,
+        }
     }
 }

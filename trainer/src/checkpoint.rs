@@ -101,9 +101,22 @@ impl Checkpoint {
     /// # Errors
     /// If it is not whole, lacks a wanted file, or a file is not what was written.
     pub fn read(folder: &Store, wanted: &[&str]) -> Result<Self> {
-        let (Manifest { step, score, files, .. }, digest) = Manifest::read(folder)?;
-        let (uri, folder) = (folder.uri().to_owned(), folder.clone());
-        let checkpoint = Self { step, uri, digest, score, folder, files };
+        let (
+            Manifest {
+                step, score, files, ..
+            },
+            digest,
+        ) = Manifest::read(folder)?;
+        let uri = folder.uri().to_owned();
+        let folder = folder.clone();
+        let checkpoint = Self {
+            step,
+            uri,
+            digest,
+            score,
+            folder,
+            files,
+        };
         for name in wanted {
             checkpoint.find(name)?.verify(&checkpoint.folder)?;
         }
@@ -164,7 +177,10 @@ impl Checkpoint {
 
     fn find(&self, name: &str) -> Result<&File> {
         let missing = || Error::Data(format!("{} holds no {name}", self.uri));
-        self.files.iter().find(|file| file.name == name).ok_or_else(missing)
+        self.files
+            .iter()
+            .find(|file| file.name == name)
+            .ok_or_else(missing)
     }
 
     /// The state it holds.
@@ -173,7 +189,10 @@ impl Checkpoint {
     /// If `state.json` is not one.
     pub fn state(&self) -> Result<State> {
         serde_json::from_slice(&self.file(STATE)?).map_err(|error| {
-            Error::Data(format!("{}/{STATE} is no state of a run: {error}", self.uri))
+            Error::Data(format!(
+                "{}/{STATE} is no state of a run: {error}",
+                self.uri
+            ))
         })
     }
 }
@@ -193,7 +212,10 @@ impl Place {
 
     fn parse(folder: &str) -> Option<Self> {
         let (step, term) = folder.split_once('-')?;
-        Some(Self { step: step.parse().ok()?, term: term.parse().ok()? })
+        Some(Self {
+            step: step.parse().ok()?,
+            term: term.parse().ok()?,
+        })
     }
 }
 
@@ -220,20 +242,29 @@ impl Kept {
 /// If the store fails.
 pub fn list(store: &Store) -> Result<Vec<Kept>> {
     let read = |place: Place| match Manifest::read(&store.join(&place.folder())) {
-        Ok((manifest, _)) => Ok(Some(Kept { step: place.step, score: manifest.score, place })),
+        Ok((manifest, _)) => Ok(Some(Kept {
+            step: place.step,
+            score: manifest.score,
+            place,
+        })),
         Err(Error::Data(_) | Error::Config(_)) => Ok(None),
         Err(error) => Err(error),
     };
-    published(store)?.into_iter().filter_map(|place| read(place).transpose()).collect()
+    published(store)?
+        .into_iter()
+        .filter_map(|place| read(place).transpose())
+        .collect()
 }
 
 /// Folders that hold a manifest, newest first.
 fn published(store: &Store) -> Result<Vec<Place>> {
     let names = store.list()?;
-    let whole = names.iter().filter_map(|entry| match entry.name.split_once('/')? {
-        (folder, MANIFEST) => Place::parse(folder),
-        _ => None,
-    });
+    let whole = names
+        .iter()
+        .filter_map(|entry| match entry.name.split_once('/')? {
+            (folder, MANIFEST) => Place::parse(folder),
+            _ => None,
+        });
     let mut places: Vec<_> = whole.collect();
     places.sort_unstable_by(|a, b| b.cmp(a));
     Ok(places)
@@ -242,7 +273,9 @@ fn published(store: &Store) -> Result<Vec<Place>> {
 /// Folders that hold anything, whole or not.
 fn places(store: &Store) -> Result<Vec<Place>> {
     let names = store.list()?;
-    let all = names.iter().filter_map(|entry| Place::parse(entry.name.split_once('/')?.0));
+    let all = names
+        .iter()
+        .filter_map(|entry| Place::parse(entry.name.split_once('/')?.0));
     let mut places: Vec<_> = all.collect();
     places.sort_unstable();
     places.dedup();

@@ -40,7 +40,10 @@ pub fn open(index: usize) -> Result<Device, Fault> {
 /// Always.
 #[cfg(not(feature = "cuda"))]
 pub fn open(index: usize) -> Result<Device, Fault> {
-    Err(Fault::broken(format!("cannot use CUDA device {index}"), WITHOUT))
+    Err(Fault::broken(
+        format!("cannot use CUDA device {index}"),
+        WITHOUT,
+    ))
 }
 
 /// What a program that was built without CUDA says.

@@ -82,7 +82,10 @@ pub trait Driver: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// If such devices do not.
     fn invite(&self) -> Result<Vec<u8>, Fault> {
-        Err(Fault::broken("cannot invite other devices", "such devices know of no others"))
+        Err(Fault::broken(
+            "cannot invite other devices",
+            "such devices know of no others",
+        ))
     }
     /// Meets the devices that were given the same invitation.
     ///
@@ -94,7 +97,10 @@ pub trait Driver: std::fmt::Debug + Send + Sync {
         _rank: usize,
         _count: usize,
     ) -> Result<Box<dyn Peers>, Fault> {
-        Err(Fault::broken("cannot join other devices", "such devices know of no others"))
+        Err(Fault::broken(
+            "cannot join other devices",
+            "such devices know of no others",
+        ))
     }
 }
 
@@ -111,7 +117,10 @@ struct Shared {
 impl Device {
     /// A device behind a driver.
     pub fn new(driver: impl Driver + 'static) -> Self {
-        Self(Arc::new(Shared { driver: Box::new(driver), fault: OnceLock::new() }))
+        Self(Arc::new(Shared {
+            driver: Box::new(driver),
+            fault: OnceLock::new(),
+        }))
     }
 
     /// What it is, for people.

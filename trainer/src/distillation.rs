@@ -30,7 +30,11 @@ impl Distillation {
         let memory = teacher.params.memory();
         let taught = memory.exact(batch * teacher.width());
         let loss = CosineLoss::new(memory, weight, batch, (width, teacher.width()));
-        Self { taught, teacher, loss }
+        Self {
+            taught,
+            teacher,
+            loss,
+        }
     }
 
     /// What the distance is multiplied with before it is added to the loss.
@@ -52,7 +56,8 @@ impl Distillation {
         let batch = features.len() / self.loss.stretch.width;
         let size = batch * self.teacher.width();
         self.teacher.encode(pixels, self.taught.first_mut(size));
-        self.loss.evaluate(self.taught.first(size), (features, gradients), ranks)
+        self.loss
+            .evaluate(self.taught.first(size), (features, gradients), ranks)
     }
 }
 
@@ -78,8 +83,18 @@ impl CosineLoss {
     pub fn new(memory: &Memory, weight: f64, batch: usize, (width, wide): (usize, usize)) -> Self {
         let stretch = Stretch::new(width, wide);
         let held = Held::new(memory, &stretch);
-        let stretched = if held.is_none() { vec![0.0; batch * wide] } else { Vec::new() };
-        Self { weight, stretch, stretched, cosines: memory.exact(batch), held }
+        let stretched = if held.is_none() {
+            vec![0.0; batch * wide]
+        } else {
+            Vec::new()
+        };
+        Self {
+            weight,
+            stretch,
+            stretched,
+            cosines: memory.exact(batch),
+            held,
+        }
     }
 
     /// The distance of a batch that ranks share equally, before it is weighted; adds the weighted
@@ -96,7 +111,8 @@ impl CosineLoss {
         let batch = features.len() / self.stretch.width;
         let global_batch = (batch * ranks.count()) as f64;
         let scale = (self.weight / global_batch) as f32;
-        let (held, stretch) = (self.held.as_ref(), &self.stretch);
+        let held = self.held.as_ref();
+        let stretch = &self.stretch;
         match (self.cosines.first_mut(batch), gradients, held) {
             (ViewMut::Device(mut cosines), ViewMut::Device(mut gradients), Some(held)) => {
                 let own = (features.device(), &mut gradients);
@@ -105,11 +121,21 @@ impl CosineLoss {
             }
             (cosines, gradients, _) => {
                 let own = (features.host(), gradients.host());
-                stretch.cosines(taught.host(), own, (cosines.host(), &mut self.stretched), scale);
+                stretch.cosines(
+                    taught.host(),
+                    own,
+                    (cosines.host(), &mut self.stretched),
+                    scale,
+                );
             }
         }
-        let mut sum =
-            [self.cosines.first(batch).read().iter().map(|&cosine| f64::from(cosine)).sum()];
+        let mut sum = [self
+            .cosines
+            .first(batch)
+            .read()
+            .iter()
+            .map(|&cosine| f64::from(cosine))
+            .sum()];
         ranks.sum(&mut sum);
         1.0 - sum[0] / global_batch
     }
@@ -118,7 +144,8 @@ impl CosineLoss {
 /// The cosine of two vectors; the second becomes the gradient of `−scale · cosine`.
 fn differentiate(taught: &[f32], own: &mut [f32], scale: f32) -> f32 {
     let inverse = |x: &[f32]| 1.0 / dot(x, x).sqrt().max(SHORTEST);
-    let (taught_inverse, own_inverse) = (inverse(taught), inverse(own));
+    let taught_inverse = inverse(taught);
+    let own_inverse = inverse(own);
     let cosine = dot(taught, own) * taught_inverse * own_inverse;
     for (own, taught) in own.iter_mut().zip(taught) {
         *own = scale * own_inverse * (cosine * own_inverse * *own - taught_inverse * taught);
@@ -139,9 +166,16 @@ impl Stretch {
         let place = |at: usize| {
             let from = (at as f64 + 0.5) * width as f64 / wide as f64 - 0.5;
             let first = from.max(0.0) as usize;
-            (first, (first + 1).min(width - 1), (from.max(0.0) - first as f64) as f32)
+            (
+                first,
+                (first + 1).min(width - 1),
+                (from.max(0.0) - first as f64) as f32,
+            )
         };
-        Self { width, places: (0..wide).map(place).collect() }
+        Self {
+            width,
+            places: (0..wide).map(place).collect(),
+        }
     }
 
     /// The cosine of each pair of rows; adds the gradient of `−scale · cosine` to that of the features.
@@ -152,15 +186,21 @@ impl Stretch {
         (cosines, stretched): (&mut [f32], &mut [f32]),
         scale: f32,
     ) {
-        let (width, wide) = (self.width, self.places.len());
+        let width = self.width;
+        let wide = self.places.len();
         let rows = taught.par_chunks(wide).zip(stretched.par_chunks_mut(wide));
-        let own = features.par_chunks(width).zip(gradients.par_chunks_mut(width));
+        let own = features
+            .par_chunks(width)
+            .zip(gradients.par_chunks_mut(width));
         let cosines = cosines.par_iter_mut();
-        cosines.zip(rows).zip(own).for_each(|((cosine, (taught, row)), (own, gradient))| {
-            self.forward(own, row);
-            *cosine = differentiate(taught, row, scale);
-            self.backward(row, gradient);
-        });
+        cosines
+            .zip(rows)
+            .zip(own)
+            .for_each(|((cosine, (taught, row)), (own, gradient))| {
+                self.forward(own, row);
+                *cosine = differentiate(taught, row, scale);
+                self.backward(row, gradient);
+            });
     }
 
     fn forward(&self, from: &[f32], to: &mut [f32]) {

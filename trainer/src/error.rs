@@ -116,7 +116,15 @@ mod tests {
             (Error::Data("x".into()), 65),
             (Error::Bug("x".into()), 70),
             (Fault::broken("x", "y").into(), 75),
-            (Fault::OutOfMemory { wanted: 3, free: 1, all: 2 }.into(), 78),
+            (
+                Fault::OutOfMemory {
+                    wanted: 3,
+                    free: 1,
+                    all: 2,
+                }
+                .into(),
+                78,
+            ),
             (Error::Tensor(candle_core::Error::Msg("x".into())), 70),
             (Error::Interrupted { step: 7 }, 75),
             (Error::Lost("x".into()), 75),

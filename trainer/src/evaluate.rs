@@ -101,7 +101,9 @@ impl Scored {
 
     /// How similar a first answer must be, where that is known and reaches what was wanted.
     pub fn threshold(&self) -> Option<Threshold> {
-        let Measured::Retrieval(scores) = &self.result.measured else { return None };
+        let Measured::Retrieval(scores) = &self.result.measured else {
+            return None;
+        };
         scores.threshold.filter(Threshold::is_reached)
     }
 }
@@ -144,7 +146,11 @@ pub fn score(
     let retrieval = gallery.retrieval();
     tell(name, &gallery, &retrieval);
     let texts = gallery.texts.len() as i64;
-    let scores = RetrievalScores { texts, recalls: retrieval.recalls(), threshold: None };
+    let scores = RetrievalScores {
+        texts,
+        recalls: retrieval.recalls(),
+        threshold: None,
+    };
     let result = TaskResult {
         name: name.into(),
         dataset: dataset.uri().into(),
@@ -153,20 +159,39 @@ pub fn score(
         seconds: start.elapsed().as_secs_f64(),
         measured: Measured::Retrieval(scores),
     };
-    Ok(Some(Scored { result, gallery, retrieval }))
+    Ok(Some(Scored {
+        result,
+        gallery,
+        retrieval,
+    }))
 }
 
 /// Says what of a data set counts for nothing.
 fn tell(task: &str, gallery: &Gallery, retrieval: &Retrieval) {
     if gallery.has_names() {
-        tracing::warn!(task, "some ids are names: the reference's scripts take whole numbers only");
+        tracing::warn!(
+            task,
+            "some ids are names: the reference's scripts take whole numbers only"
+        );
     }
-    let Retrieval { text_to_image, image_to_text } = retrieval;
+    let Retrieval {
+        text_to_image,
+        image_to_text,
+    } = retrieval;
     if text_to_image.recall.is_none() {
-        tracing::info!(task, "no labels: texts are searched for, and no recall is known");
+        tracing::info!(
+            task,
+            "no labels: texts are searched for, and no recall is known"
+        );
     } else if text_to_image.unanswerable + image_to_text.unanswerable > 0 {
-        let (texts, images) = (text_to_image.unanswerable, image_to_text.unanswerable);
-        tracing::info!(task, texts, images, "nothing belongs to some, which count for nothing");
+        let texts = text_to_image.unanswerable;
+        let images = image_to_text.unanswerable;
+        tracing::info!(
+            task,
+            texts,
+            images,
+            "nothing belongs to some, which count for nothing"
+        );
     }
 }
 
@@ -190,7 +215,10 @@ pub fn recalls(
             dataset.uri()
         )));
     }
-    Ok(world.is_first().then(|| gallery.retrieval().recalls()).flatten())
+    Ok(world
+        .is_first()
+        .then(|| gallery.retrieval().recalls())
+        .flatten())
 }
 
 #[cfg(test)]

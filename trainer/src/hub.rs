@@ -51,7 +51,9 @@ impl Hub {
         let value = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         let home = value("HF_HOME").map(PathBuf::from);
         let home = home.or_else(|| Some(Path::new(&value("HOME")?).join(".cache/huggingface")));
-        let cache = home.map(|home| home.join("hub")).filter(|cache| writable(cache));
+        let cache = home
+            .map(|home| home.join("hub"))
+            .filter(|cache| writable(cache));
         Self {
             endpoint: value("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned()),
             token: value("HF_TOKEN"),
@@ -65,20 +67,34 @@ impl Hub {
     /// # Errors
     /// If it is no URI of the hub, names nothing that is there, or the hub does not hand it out.
     pub fn fetch(&self, uri: &str, files: &'static [&'static str]) -> Result<Fetched> {
-        let (hub, place, uri) = (self.clone(), Place::parse(uri)?, uri.to_owned());
+        let hub = self.clone();
+        let place = Place::parse(uri)?;
+        let uri = uri.to_owned();
         store::wait(async move { hub.fetch_all(&uri, place, files).await })?
     }
 
     async fn fetch_all(&self, uri: &str, place: Place, files: &[&str]) -> Result<Fetched> {
         let failed = |error| self.failed(uri, error);
         let api = self.api().map_err(failed)?;
-        let Place { repository, revision, file } = place;
+        let Place {
+            repository,
+            revision,
+            file,
+        } = place;
         let repo = |revision: &str| {
             let revision = revision.to_owned();
-            api.repo(Repo::with_revision(repository.clone(), RepoType::Model, revision))
+            api.repo(Repo::with_revision(
+                repository.clone(),
+                RepoType::Model,
+                revision,
+            ))
         };
         let info = repo(&revision).info().await.map_err(failed)?;
-        let held: Vec<&str> = info.siblings.iter().map(|file| file.rfilename.as_str()).collect();
+        let held: Vec<&str> = info
+            .siblings
+            .iter()
+            .map(|file| file.rfilename.as_str())
+            .collect();
         let file =
             file.or_else(|| Some((*files.iter().find(|file| held.contains(file))?).to_owned()));
         let file = file.filter(|file| held.contains(&file.as_str()));
@@ -91,14 +107,25 @@ impl Hub {
         if file.ends_with(INDEX_ENDING) {
             self.fetch_shards(uri, &commit, &path).await?;
         }
-        let folder = path.ancestors().nth(file.split('/').count()).unwrap_or(&path).to_owned();
-        Ok(Fetched { uri: format!("{SCHEME}{repository}@{}/{file}", info.sha), folder, file })
+        let folder = path
+            .ancestors()
+            .nth(file.split('/').count())
+            .unwrap_or(&path)
+            .to_owned();
+        Ok(Fetched {
+            uri: format!("{SCHEME}{repository}@{}/{file}", info.sha),
+            folder,
+            file,
+        })
     }
 
     async fn fetch_shards(&self, uri: &str, commit: &ApiRepo, index: &Path) -> Result<()> {
         let bytes = std::fs::read(index).map_err(Error::file("read", index))?;
         for shard in shards(uri, &bytes)? {
-            commit.get(&shard).await.map_err(|error| self.failed(uri, error))?;
+            commit
+                .get(&shard)
+                .await
+                .map_err(|error| self.failed(uri, error))?;
         }
         Ok(())
     }
@@ -134,7 +161,11 @@ impl Hub {
             )),
             _ => {
                 let source = std::io::Error::other(format!("{endpoint} does not answer: {error}"));
-                Error::File { verb: "fetch", path: uri.to_owned(), source }
+                Error::File {
+                    verb: "fetch",
+                    path: uri.to_owned(),
+                    source,
+                }
             }
         }
     }
@@ -164,7 +195,11 @@ impl Place {
                 let (name, revision) = name.split_once('@').unwrap_or((name, "main"));
                 let file = Some(file.join("/")).filter(|file| !file.is_empty());
                 let revision = revision.replace("%2F", "/");
-                Some(Self { repository: format!("{organisation}/{name}"), revision, file })
+                Some(Self {
+                    repository: format!("{organisation}/{name}"),
+                    revision,
+                    file,
+                })
             }
             _ => None,
         };

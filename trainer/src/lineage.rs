@@ -34,9 +34,16 @@ fn line(last: &TrainConfig, wanted: impl Fn(&TrainConfig) -> bool) -> Result<Vec
     let mut next = Some(last.clone());
     while let Some(config) = next.filter(|config| stages.len() < MOST_STAGES && wanted(config)) {
         let store = Store::open(&artifacts::stage(&config.artifacts, &config.run.stage))?;
-        let Some(curves) = store.find(METRICS)? else { break };
-        let points = History::from_jsonl(&String::from_utf8_lossy(&curves)).points().to_vec();
-        stages.push(Stage { name: name(&config, last), points });
+        let Some(curves) = store.find(METRICS)? else {
+            break;
+        };
+        let points = History::from_jsonl(&String::from_utf8_lossy(&curves))
+            .points()
+            .to_vec();
+        stages.push(Stage {
+            name: name(&config, last),
+            points,
+        });
         let weights = config.initial_weights;
         next = match weights.model.or(weights.image) {
             Some(uri) => source::config(&uri)?,

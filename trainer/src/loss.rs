@@ -93,37 +93,67 @@ impl ContrastiveLoss {
         }
         let mut sums = [0.0; 3];
         self.compare((own_images, texts), logit_scale, &own);
-        sums[1] = keep(&self.rows[..own.len()], &mut self.images[own.clone()], &mut sums[0]);
+        sums[1] = keep(
+            &self.rows[..own.len()],
+            &mut self.images[own.clone()],
+            &mut sums[0],
+        );
         self.compare((own_texts, images), logit_scale, &own);
-        sums[2] = keep(&self.rows[..own.len()], &mut self.texts[own.clone()], &mut sums[0]);
+        sums[2] = keep(
+            &self.rows[..own.len()],
+            &mut self.texts[own.clone()],
+            &mut sums[0],
+        );
         ranks.sum(&mut sums);
         ranks.gather(&mut self.images[..pairs]);
         ranks.gather(&mut self.texts[..pairs]);
         self.differentiate(Side::Texts, &own, pairs);
-        let (part, logits) = (own.len() * self.width, own.len() * pairs);
+        let part = own.len() * self.width;
+        let logits = own.len() * pairs;
         let gradient = self.text_gradient.first_mut(part);
-        products::gather(gradient, self.logits.first(logits), (images, self.width), logit_scale);
+        products::gather(
+            gradient,
+            self.logits.first(logits),
+            (images, self.width),
+            logit_scale,
+        );
         self.multiply((own_images, texts), logit_scale);
         self.differentiate(Side::Images, &own, pairs);
         let gradient = self.image_gradient.first_mut(part);
-        products::gather(gradient, self.logits.first(logits), (texts, self.width), logit_scale);
+        products::gather(
+            gradient,
+            self.logits.first(logits),
+            (texts, self.width),
+            logit_scale,
+        );
         if let Some(held) = &self.held {
             held.slopes(&mut self.slopes[..own.len()]);
         }
-        let slopes = self.slopes[..own.len()].iter().map(|&slope| f64::from(slope));
+        let slopes = self.slopes[..own.len()]
+            .iter()
+            .map(|&slope| f64::from(slope));
         let [loss, image_to_text, text_to_image] = sums.map(|sum| sum / pairs as f64);
-        Score { loss: loss / 2.0, image_to_text, text_to_image, logit_scale_gradient: slopes.sum() }
+        Score {
+            loss: loss / 2.0,
+            image_to_text,
+            text_to_image,
+            logit_scale_gradient: slopes.sum(),
+        }
     }
 
     /// The gradients of the unit features of some of this rank's pairs, of pictures and of captions.
     pub fn gradients(&self, own: Range<usize>) -> (View<'_>, View<'_>) {
         let part = own.start * self.width..own.end * self.width;
-        (self.image_gradient.part(part.clone()), self.text_gradient.part(part))
+        (
+            self.image_gradient.part(part.clone()),
+            self.text_gradient.part(part),
+        )
     }
 
     /// The gradients of the unit features of pictures alone, to be added to.
     pub fn image_gradients(&mut self, own: Range<usize>) -> ViewMut<'_> {
-        self.image_gradient.part_mut(own.start * self.width..own.end * self.width)
+        self.image_gradient
+            .part_mut(own.start * self.width..own.end * self.width)
     }
 
     /// Fills the logits of this rank's rows, and what is to know of each.
@@ -139,7 +169,8 @@ impl ContrastiveLoss {
 
     /// Fills the logits of this rank's rows.
     fn multiply(&mut self, (rows, columns): (View<'_>, View<'_>), scale: f32) {
-        let (own, pairs) = (rows.len() / self.width, columns.len() / self.width);
+        let own = rows.len() / self.width;
+        let pairs = columns.len() / self.width;
         let target = self.logits.first_mut(own * pairs);
         products::compare(target, (rows, columns), self.width, scale);
     }
@@ -171,7 +202,10 @@ enum Side {
 
 /// Keeps the logarithms of sums, adds the cross-entropies and counts the hits.
 fn keep(rows: &[Row], log_sums: &mut [f32], cross_entropy: &mut f64) -> f64 {
-    log_sums.iter_mut().zip(rows).for_each(|(kept, row)| *kept = row.log_sum);
+    log_sums
+        .iter_mut()
+        .zip(rows)
+        .for_each(|(kept, row)| *kept = row.log_sum);
     *cross_entropy += rows.iter().map(|row| row.cross_entropy).sum::<f64>();
     rows.iter().filter(|row| row.hit).count() as f64
 }

@@ -101,7 +101,13 @@ impl Needs {
 
     /// What of it a device holds: weights in both formats, and no copy of anything.
     fn on_device(self, precision: Precision) -> Self {
-        let rounded = |bytes: u64| if precision == Precision::Bf16 { bytes / 2 } else { 0 };
+        let rounded = |bytes: u64| {
+            if precision == Precision::Bf16 {
+                bytes / 2
+            } else {
+                0
+            }
+        };
         Self {
             values: self.values + rounded(self.values),
             checkpoint: 0,
@@ -121,12 +127,26 @@ impl Load<'_> {
     /// What a rank needs that computes in some way.
     pub fn needs(&self, way: Way) -> Needs {
         let config = self.config;
-        let (model, micro) = (&config.model, way.micro_batch as u64);
-        let (all, own) = (config.global_batch_size as u64, self.own as u64);
-        let (width, side) = (model.embed_dim as u64, model.image.resolution as u64);
-        let Numbers { weights, trained, state } = Numbers::of(model, config.freeze);
-        let average = if config.optimizer.average_decay.is_some() { weights } else { 0 };
-        let how = How { recompute: way.recompute, device: self.device };
+        let model = &config.model;
+        let micro = way.micro_batch as u64;
+        let all = config.global_batch_size as u64;
+        let own = self.own as u64;
+        let width = model.embed_dim as u64;
+        let side = model.image.resolution as u64;
+        let Numbers {
+            weights,
+            trained,
+            state,
+        } = Numbers::of(model, config.freeze);
+        let average = if config.optimizer.average_decay.is_some() {
+            weights
+        } else {
+            0
+        };
+        let how = How {
+            recompute: way.recompute,
+            device: self.device,
+        };
         let towers = towers::of(model, config.context_length as usize, how);
         let lent = towers::workspace(&model.image, self.threads, how);
         let needs = Needs {
@@ -141,30 +161,46 @@ impl Load<'_> {
             features: NUMBER * width * (2 * all + 2 * own + 6 * micro),
             loss: NUMBER * own * all,
             // A device gets the pictures that it looks at as bytes.
-            batches: if self.device.is_some() { micro } else { BATCHES * own } * 3 * side * side,
+            batches: if self.device.is_some() {
+                micro
+            } else {
+                BATCHES * own
+            } * 3
+                * side
+                * side,
             checkpoint: NUMBER * (weights + 2 * trained + average),
             program: PROGRAM,
             cache: self.cache(),
         };
-        self.device.map_or(needs, |precision| needs.on_device(precision))
+        self.device
+            .map_or(needs, |precision| needs.on_device(precision))
     }
 
     fn teacher(&self, micro: u64) -> u64 {
-        let Some((image, width)) = self.teacher else { return 0 };
+        let Some((image, width)) = self.teacher else {
+            return 0;
+        };
         let model = ModelConfig {
             image: image.clone(),
             embed_dim: width as i32,
             ..self.config.model.clone()
         };
         let weights = towers::image_numbers(&model);
-        let how = How { recompute: true, device: self.device };
+        let how = How {
+            recompute: true,
+            device: self.device,
+        };
         let pass = towers::image(image, how);
         let lent = micro * pass.lent + towers::workspace(image, self.threads, how);
         NUMBER * (weights + self.own as u64 * 2 * width as u64) + micro * pass.kept + lent
     }
 
     fn cache(&self) -> u64 {
-        let pictures = if self.shards <= 2 * WINDOW_BYTES { DECODED * self.shards } else { 0 };
+        let pictures = if self.shards <= 2 * WINDOW_BYTES {
+            DECODED * self.shards
+        } else {
+            0
+        };
         self.shards.min(2 * WINDOW_BYTES) + pictures.min(PICTURES)
     }
 }
@@ -187,7 +223,11 @@ impl Numbers {
         Self {
             weights: count(&|_| true),
             trained: count(&|name| !frozen(name)),
-            state: layout.state_segments().iter().map(|segment| segment.range.len() as u64).sum(),
+            state: layout
+                .state_segments()
+                .iter()
+                .map(|segment| segment.range.len() as u64)
+                .sum(),
         }
     }
 }

@@ -41,10 +41,14 @@ impl<'a> Texts<'a> {
         'a: 'b,
     {
         let bounds = &self.offsets[captions.start..=captions.end];
-        let (first, last) = (bounds[0], bounds[captions.len()]);
+        let first = bounds[0];
+        let last = bounds[captions.len()];
         offsets.clear();
         offsets.extend(bounds.iter().map(|bound| bound - first));
-        Texts { ids: &self.ids[first..last], offsets }
+        Texts {
+            ids: &self.ids[first..last],
+            offsets,
+        }
     }
 
     fn sequences(&self) -> Sequences<'a> {

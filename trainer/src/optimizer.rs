@@ -33,7 +33,8 @@ impl Settings {
     /// # Source
     /// PyTorch's `clip_grad_norm_`.
     fn clip(&self, length: f64) -> f64 {
-        self.max_norm.map_or(1.0, |most| (most / (length + 1e-6)).min(1.0))
+        self.max_norm
+            .map_or(1.0, |most| (most / (length + 1e-6)).min(1.0))
     }
 }
 
@@ -78,7 +79,12 @@ impl AdamW {
     pub fn new(params: &Params, settings: Settings) -> Self {
         let array = || params.memory().exact(params.values.len());
         let table = Table::new(params);
-        Self { first: array(), second: array(), settings, table }
+        Self {
+            first: array(),
+            second: array(),
+            settings,
+            table,
+        }
     }
 
     /// Changes the weights by their gradients, and gives the length that the gradient had before it
@@ -94,15 +100,20 @@ impl AdamW {
         let updates = [false, true].map(|decayed| self.update(decayed, (step, rate), length));
         let (segments, mut values, gradients) = params.walk();
         if let Some(table) = &self.table {
-            let moments = (self.first.view_mut().device(), self.second.view_mut().device());
+            let moments = (
+                self.first.view_mut().device(),
+                self.second.view_mut().device(),
+            );
             table.step(values.device(), moments, gradients.device(), updates);
             return Ok(length);
         }
         for segment in segments.iter().filter(|segment| !segment.frozen) {
             let update = updates[usize::from(segment.decayed())];
             let range = || segment.range.clone();
-            let moments =
-                (self.first.part_mut(range()).host(), self.second.part_mut(range()).host());
+            let moments = (
+                self.first.part_mut(range()).host(),
+                self.second.part_mut(range()).host(),
+            );
             let gradients = gradients.part(range()).host();
             update.walk(values.reborrow().part(range()).host(), moments, gradients);
         }
@@ -128,7 +139,13 @@ impl AdamW {
     }
 
     fn update(&self, decayed: bool, (step, rate): (u64, f64), length: f64) -> Update {
-        let Settings { beta_1, beta_2, epsilon, weight_decay, .. } = self.settings;
+        let Settings {
+            beta_1,
+            beta_2,
+            epsilon,
+            weight_decay,
+            ..
+        } = self.settings;
         let power = (step + 1) as f64;
         let decay = if decayed { weight_decay } else { 0.0 };
         Update {
@@ -167,8 +184,9 @@ impl Update {
         gradients: &[f32],
     ) {
         let length = values.len();
-        let (first, second, gradients) =
-            (&mut first[..length], &mut second[..length], &gradients[..length]);
+        let first = &mut first[..length];
+        let second = &mut second[..length];
+        let gradients = &gradients[..length];
         for i in 0..length {
             let gradient = self.clip * gradients[i];
             first[i] = self.beta_1 * first[i] + (1.0 - self.beta_1) * gradient;
@@ -184,10 +202,12 @@ fn sum_of_squares(values: &[f32]) -> f64 {
     const PARTS: usize = 32;
     let mut sums = [0f64; PARTS];
     let part = values.len().div_ceil(PARTS).max(1 << 10);
-    sums.par_iter_mut().zip(values.par_chunks(part)).for_each(|(sum, values)| {
-        let short = |values: &[f32]| f64::from(crate::ops::math::dot(values, values));
-        *sum = values.chunks(1 << 10).map(short).sum();
-    });
+    sums.par_iter_mut()
+        .zip(values.par_chunks(part))
+        .for_each(|(sum, values)| {
+            let short = |values: &[f32]| f64::from(crate::ops::math::dot(values, values));
+            *sum = values.chunks(1 << 10).map(short).sum();
+        });
     sums.iter().sum()
 }
 
@@ -196,8 +216,13 @@ mod tests {
     use super::*;
     use crate::params::{Init, Layout};
 
-    const SETTINGS: Settings =
-        Settings { beta_1: 0.9, beta_2: 0.98, epsilon: 1e-6, weight_decay: 0.1, max_norm: None };
+    const SETTINGS: Settings = Settings {
+        beta_1: 0.9,
+        beta_2: 0.98,
+        epsilon: 1e-6,
+        weight_decay: 0.1,
+        max_norm: None,
+    };
 
     fn params() -> Params {
         let mut layout = Layout::default();
@@ -216,16 +241,34 @@ mod tests {
         let mut adamw = AdamW::new(&params, SETTINGS);
         let length = adamw.step(&mut params, 0, 0.01).unwrap();
         assert!(
-            (length - params.gradients.read().iter().map(|g| f64::from(g * g)).sum::<f64>().sqrt())
-                .abs()
+            (length
+                - params
+                    .gradients
+                    .read()
+                    .iter()
+                    .map(|g| f64::from(g * g))
+                    .sum::<f64>()
+                    .sqrt())
+            .abs()
                 < 1e-9
         );
-        for (i, (value, gradient)) in
-            params.values.read().iter().zip(&*params.gradients.read()).enumerate()
+        for (i, (value, gradient)) in params
+            .values
+            .read()
+            .iter()
+            .zip(&*params.gradients.read())
+            .enumerate()
         {
             let decayed = if i < 10 { 1.0 - 0.001 } else { 1.0 };
-            let sign = if *gradient == 0.0 { 0.0 } else { gradient.signum() };
-            assert!((value - (decayed - 0.01 * sign)).abs() < 1e-6, "{i}: {value}");
+            let sign = if *gradient == 0.0 {
+                0.0
+            } else {
+                gradient.signum()
+            };
+            assert!(
+                (value - (decayed - 0.01 * sign)).abs() < 1e-6,
+                "{i}: {value}"
+            );
         }
     }
 
@@ -247,13 +290,24 @@ mod tests {
     fn a_gradient_longer_than_the_limit_is_scaled_to_it_and_a_shorter_one_is_not() {
         let first_moments = |max_norm| {
             let mut params = params();
-            let mut adamw = AdamW::new(&params, Settings { max_norm, ..SETTINGS });
+            let mut adamw = AdamW::new(
+                &params,
+                Settings {
+                    max_norm,
+                    ..SETTINGS
+                },
+            );
             let length = adamw.step(&mut params, 0, 0.01).unwrap();
             (length, adamw.first.read().into_owned())
         };
         let (length, free) = first_moments(None);
-        let norm =
-            |values: &[f32]| values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+        let norm = |values: &[f32]| {
+            values
+                .iter()
+                .map(|&v| f64::from(v).powi(2))
+                .sum::<f64>()
+                .sqrt()
+        };
         // The squares of -4 to 10 add up to 415; a moment is a tenth of its gradient.
         assert!(
             (length - 415f64.sqrt()).abs() < 1e-9 && (norm(&free) - length / 10.0).abs() < 1e-6
@@ -263,7 +317,13 @@ mod tests {
             assert_eq!(told, length);
             assert!((norm(&clipped) - limit / 10.0).abs() < 1e-6, "{limit}");
             let shrunk = free.iter().map(|v| v * (limit / (length + 1e-6)) as f32);
-            assert!(clipped.iter().zip(shrunk).all(|(a, b)| (a - b).abs() < 1e-6), "{limit}");
+            assert!(
+                clipped
+                    .iter()
+                    .zip(shrunk)
+                    .all(|(a, b)| (a - b).abs() < 1e-6),
+                "{limit}"
+            );
         }
         assert_eq!(first_moments(Some(21.0)).1, free);
     }
@@ -277,7 +337,10 @@ mod tests {
             let error = adamw.step(&mut params, 3, 0.01).unwrap_err();
             assert_eq!(error, NotFinite("text_projection".into()));
             assert_eq!(
-                (&params.values.read()[..], adamw.first.read().iter().sum::<f32>()),
+                (
+                    &params.values.read()[..],
+                    adamw.first.read().iter().sum::<f32>()
+                ),
                 (&[1.0; 15][..], 0.0)
             );
         }

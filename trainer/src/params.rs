@@ -32,7 +32,9 @@ impl Segment {
     /// # Source
     /// The reference excludes by substring, so BERT's `LayerNorm.weight` is decayed.
     pub fn decayed(&self) -> bool {
-        !["bn", "ln", "bias", "logit_scale"].iter().any(|part| self.name.contains(part))
+        !["bn", "ln", "bias", "logit_scale"]
+            .iter()
+            .any(|part| self.name.contains(part))
     }
 }
 
@@ -76,7 +78,10 @@ impl Weight {
         let touch = |pair: &[Weight]| pair[0].range.end == pair[1].range.start;
         assert!(parts.windows(2).all(touch), "not neighbours");
         let range = parts[0].range.start..parts[parts.len() - 1].range.end;
-        Weight { range, precision: parts[0].precision }
+        Weight {
+            range,
+            precision: parts[0].precision,
+        }
     }
 }
 
@@ -116,12 +121,18 @@ pub struct Layout {
 impl Layout {
     /// An empty table of a model that multiplies in a number format.
     pub fn new(precision: Precision) -> Self {
-        Self { precision, ..Self::default() }
+        Self {
+            precision,
+            ..Self::default()
+        }
     }
 
     /// The same, of a model that computes in this memory.
     pub fn within(self, memory: &Memory) -> Self {
-        Self { memory: memory.clone(), ..self }
+        Self {
+            memory: memory.clone(),
+            ..self
+        }
     }
 
     /// The memory that the model computes in.
@@ -152,19 +163,26 @@ impl Layout {
     /// Declares a trained tensor.
     pub fn weight(&mut self, name: &str, shape: &[usize], init: Init) -> Weight {
         let range = declare(&mut self.segments, name, shape, init);
-        Weight { range, precision: self.precision }
+        Weight {
+            range,
+            precision: self.precision,
+        }
     }
 
     /// Declares a tensor that is saved with the model but not trained: running statistics.
     pub fn state(&mut self, name: &str, shape: &[usize], init: Init) -> Weight {
         let range = declare(&mut self.state, name, shape, init);
-        Weight { range, precision: self.precision }
+        Weight {
+            range,
+            precision: self.precision,
+        }
     }
 
     /// The arrays, zero until they are initialised or loaded.
     pub fn build(self) -> Params {
         let end = |table: &[Segment]| table.last().map_or(0, |last| last.range.end);
-        let (trained, state) = (end(&self.segments), end(&self.state));
+        let trained = end(&self.segments);
+        let state = end(&self.state);
         Params {
             values: self.memory.weights(trained),
             gradients: self.memory.exact(trained),
@@ -179,8 +197,15 @@ impl Layout {
 fn declare(table: &mut Vec<Segment>, name: &str, shape: &[usize], init: Init) -> Range<usize> {
     let start = table.last().map_or(0, |last| last.range.end);
     let range = start..start + shape.iter().product::<usize>();
-    let (name, shape) = (name.to_owned(), shape.to_vec());
-    table.push(Segment { name, shape, range: range.clone(), init, frozen: false });
+    let name = name.to_owned();
+    let shape = shape.to_vec();
+    table.push(Segment {
+        name,
+        shape,
+        range: range.clone(),
+        init,
+        frozen: false,
+    });
     range
 }
 
@@ -219,13 +244,24 @@ impl Params {
 
     /// The table, the values and the gradients at once: what an optimizer walks.
     pub fn walk(&mut self) -> (&[Segment], ViewMut<'_>, View<'_>) {
-        (&self.segments, self.values.view_mut(), self.gradients.view())
+        (
+            &self.segments,
+            self.values.view_mut(),
+            self.gradients.view(),
+        )
     }
 
     /// Every tensor that is saved, trained or not.
     pub fn tensors(&self) -> impl Iterator<Item = (&Segment, View<'_>)> {
-        let trained = self.segments.iter().map(|s| (s, self.values.part(s.range.clone())));
-        trained.chain(self.state_segments.iter().map(|s| (s, self.state.part(s.range.clone()))))
+        let trained = self
+            .segments
+            .iter()
+            .map(|s| (s, self.values.part(s.range.clone())));
+        trained.chain(
+            self.state_segments
+                .iter()
+                .map(|s| (s, self.state.part(s.range.clone()))),
+        )
     }
 
     /// Every tensor that is saved, trained or not, to be written.

@@ -32,11 +32,21 @@ pub fn of(world: &WorldConfig, rank: usize) -> Result<Memory> {
 /// # Errors
 /// Those of [`of`].
 pub fn exact(world: &WorldConfig, rank: usize) -> Result<Memory> {
-    let exact = WorldConfig { precision: Precision::Fp32, ..world.clone() };
+    let exact = WorldConfig {
+        precision: Precision::Fp32,
+        ..world.clone()
+    };
     if world.accelerator == Accelerator::Nvidia {
         return of(&exact, rank);
     }
-    of(&WorldConfig { accelerator: Accelerator::Nvidia, ..exact }, rank).or_else(|fault| {
+    of(
+        &WorldConfig {
+            accelerator: Accelerator::Nvidia,
+            ..exact
+        },
+        rank,
+    )
+    .or_else(|fault| {
         tracing::debug!(%fault, "computing in this machine's memory");
         Ok(Memory::Host)
     })

@@ -58,23 +58,42 @@ impl Reporter {
     /// If the port cannot be opened.
     pub fn start(run: Identity, outlets: Outlets) -> Result<Self> {
         let pod_uid = std::env::var(names::ENV_POD_UID).unwrap_or_default();
-        let mut report = Report { run, pod_uid, ..Report::default() };
+        let mut report = Report {
+            run,
+            pod_uid,
+            ..Report::default()
+        };
         stamp(&mut report);
         let (current, reports) = watch::channel(report);
-        let server = outlets.listen.map(|listen| Server::start(&listen, reports.clone()));
+        let server = outlets
+            .listen
+            .map(|listen| Server::start(&listen, reports.clone()));
         let server = server.transpose()?;
         let bar = outlets.bars.as_ref().map(bar::Bar::new);
         let has_bar = bar.is_some();
         let teller = Teller::start(reports, bar, outlets.last_words);
         let _teller =
             teller.map_err(|error| Error::Bug(format!("no thread to report: {error}")))?;
-        Ok(Self { current, _teller: Some(_teller), server, has_bar })
+        Ok(Self {
+            current,
+            _teller: Some(_teller),
+            server,
+            has_bar,
+        })
     }
 
     /// Keeps a report that nobody hears of: of a rank for which another speaks.
     pub fn silent(run: Identity) -> Self {
-        let (current, _) = watch::channel(Report { run, ..Report::default() });
-        Self { current, _teller: None, server: None, has_bar: false }
+        let (current, _) = watch::channel(Report {
+            run,
+            ..Report::default()
+        });
+        Self {
+            current,
+            _teller: None,
+            server: None,
+            has_bar: false,
+        }
     }
 
     /// Changes the report and tells it.
@@ -92,7 +111,10 @@ impl Reporter {
     /// Tells that the run ended badly, and why.
     pub fn fail(&self, error: &Error) {
         let exit_code = error.exit().code().into();
-        let failure = FailureReport { exit_code, message: error.to_string() };
+        let failure = FailureReport {
+            exit_code,
+            message: error.to_string(),
+        };
         self.update(|report| {
             report.activity = Activity::Failed;
             report.failure = Some(failure);

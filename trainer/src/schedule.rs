@@ -32,7 +32,11 @@ mod tests {
 
     #[test]
     fn the_rate_climbs_to_its_peak_and_falls_to_zero() {
-        let schedule = Schedule { peak: 2.0, warmup_steps: 4, total_steps: 12 };
+        let schedule = Schedule {
+            peak: 2.0,
+            warmup_steps: 4,
+            total_steps: 12,
+        };
         let table = [
             (0, 0.5),
             (3, 2.0),
@@ -49,9 +53,20 @@ mod tests {
 
     #[test]
     fn a_stage_of_warm_up_alone_never_divides_by_zero() {
-        let schedule = Schedule { peak: 1.0, warmup_steps: 2, total_steps: 2 };
-        assert_eq!((0..3).map(|step| schedule.rate(step)).collect::<Vec<_>>(), [0.5, 1.0, 1.0]);
-        let schedule = Schedule { peak: 1.0, warmup_steps: 0, total_steps: 2 };
+        let schedule = Schedule {
+            peak: 1.0,
+            warmup_steps: 2,
+            total_steps: 2,
+        };
+        assert_eq!(
+            (0..3).map(|step| schedule.rate(step)).collect::<Vec<_>>(),
+            [0.5, 1.0, 1.0]
+        );
+        let schedule = Schedule {
+            peak: 1.0,
+            warmup_steps: 0,
+            total_steps: 2,
+        };
         assert_eq!(schedule.rate(0), 1.0);
     }
 }

@@ -78,7 +78,8 @@ impl Found {
         let trained = trained.map(|model| (model.image.clone(), model.embed_dim));
         let told = || self.towers.image.clone().zip(self.towers.features);
         trained.or_else(told).ok_or_else(|| {
-            let (uri, towers) = (&self.uri, &self.towers);
+            let uri = &self.uri;
+            let towers = &self.towers;
             Error::Config(format!(
                 "{uri} holds no image tower with its projection, but {towers}. Name weights that do."
             ))
@@ -108,7 +109,10 @@ pub fn weights(uri: &str) -> Result<Found> {
 
 /// Whether a URI has the form of a checkpoint's, and nothing is there: it was deleted, or never written.
 pub fn is_missing(uri: &str) -> bool {
-    let parent = uri.trim_end_matches('/').rsplit_once('/').map(|(parent, _)| parent);
+    let parent = uri
+        .trim_end_matches('/')
+        .rsplit_once('/')
+        .map(|(parent, _)| parent);
     let is_checkpoint = parent.is_some_and(|parent| parent.ends_with(CHECKPOINTS));
     let manifest = || Store::open(uri).and_then(|store| store.find(MANIFEST));
     is_checkpoint && matches!(manifest(), Ok(None))
@@ -125,8 +129,15 @@ pub fn unproven(uri: &str) -> Result<Found> {
 
 fn find(uri: &str, proven: &[&str]) -> Result<Found> {
     if uri.starts_with(hub::SCHEME) {
-        let Fetched { uri, folder, file: name } = Hub::from_env().fetch(uri, &FILES)?;
-        return Ok(Found { uri, ..file(&Store::open(&folder.display().to_string())?, &name)? });
+        let Fetched {
+            uri,
+            folder,
+            file: name,
+        } = Hub::from_env().fetch(uri, &FILES)?;
+        return Ok(Found {
+            uri,
+            ..file(&Store::open(&folder.display().to_string())?, &name)?
+        });
     }
     match uri.rsplit_once('/') {
         Some((parent, name)) if is_file(name) => file(&Store::open(parent)?, name),
@@ -185,7 +196,9 @@ fn folder(store: &Store, proven: &[&str]) -> Result<Found> {
 /// # Errors
 /// If `final.json` is not readable; if the store fails.
 fn ending(stage: &Store) -> Result<Option<Final>> {
-    let Some(bytes) = stage.find(FINAL)? else { return Ok(None) };
+    let Some(bytes) = stage.find(FINAL)? else {
+        return Ok(None);
+    };
     let ending = serde_json::from_slice(&bytes).map_err(|error| {
         let uri = stage.uri_of(FINAL);
         Error::Data(format!(
@@ -198,7 +211,8 @@ fn ending(stage: &Store) -> Result<Option<Final>> {
 fn checkpoint(checkpoint: Checkpoint) -> Result<Found> {
     let tensors = checkpoint.weights(WEIGHTS)?;
     let config = config_of(&checkpoint)?;
-    let (sha256, towers) = (checkpoint.sha256(WEIGHTS)?, Towers::of(&tensors, None));
+    let sha256 = checkpoint.sha256(WEIGHTS)?;
+    let towers = Towers::of(&tensors, None);
     Ok(Found {
         uri: checkpoint.uri,
         digest: Some(checkpoint.digest),
@@ -212,18 +226,31 @@ fn checkpoint(checkpoint: Checkpoint) -> Result<Found> {
 
 fn config_of(checkpoint: &Checkpoint) -> Result<TrainConfig> {
     serde_json::from_slice(&checkpoint.file(CONFIG)?).map_err(|error| {
-        Error::Data(format!("{}/{CONFIG} is no configuration: {error}", checkpoint.uri))
+        Error::Data(format!(
+            "{}/{CONFIG} is no configuration: {error}",
+            checkpoint.uri
+        ))
     })
 }
 
 fn file(store: &Store, name: &str) -> Result<Found> {
     let tensors = Weights::open(store, name)?;
     // Whoever wrote it: what it does not tell is found without it.
-    let beside = store.find(CONFIG)?.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let beside = store
+        .find(CONFIG)?
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let towers = Towers::of(&tensors, beside.as_ref());
     let uri = store.uri_of(name);
     let step = tensors.trained().step;
-    Ok(Found { uri, digest: None, sha256: None, step, config: None, towers, tensors })
+    Ok(Found {
+        uri,
+        digest: None,
+        sha256: None,
+        step,
+        config: None,
+        towers,
+        tensors,
+    })
 }
 
 /// The tokenizer of a vocabulary: the one named, or else that of the image, which is the vocabulary
@@ -254,12 +281,20 @@ pub fn vocabulary(pinned: Option<&PinnedFile>) -> Result<(Bytes, String)> {
     let (bytes, uri, sha256) = match pinned {
         Some(PinnedFile { uri, sha256 }) => {
             let (parent, name) = uri.rsplit_once('/').unwrap_or((".", uri));
-            (Store::open(parent)?.get(name)?, uri.clone(), sha256.as_str())
+            (
+                Store::open(parent)?.get(name)?,
+                uri.clone(),
+                sha256.as_str(),
+            )
         }
         None => {
             let path = std::env::var(names::ENV_VOCABULARY);
             let path = path.unwrap_or_else(|_| names::VOCABULARY_PATH.to_owned());
-            (local_vocabulary(Path::new(&path))?, path, names::VOCABULARY_SHA256)
+            (
+                local_vocabulary(Path::new(&path))?,
+                path,
+                names::VOCABULARY_SHA256,
+            )
         }
     };
     let unfit = |error| Error::Config(format!("The vocabulary {uri} cannot be used: {error}"));

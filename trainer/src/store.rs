@@ -66,7 +66,12 @@ impl Store {
     /// An empty store that lives as long as its clones.
     pub fn memory() -> Self {
         let objects = Arc::new(object_store::memory::InMemory::new());
-        Self { objects, prefix: Path::default(), uri: "memory:".into(), read_only: false }
+        Self {
+            objects,
+            prefix: Path::default(),
+            uri: "memory:".into(),
+            read_only: false,
+        }
     }
 
     /// Where this store is.
@@ -84,12 +89,19 @@ impl Store {
 
     /// The store of everything below `folder`.
     pub fn join(&self, folder: &str) -> Self {
-        Self { prefix: self.path(folder), uri: self.uri_of(folder), ..self.clone() }
+        Self {
+            prefix: self.path(folder),
+            uri: self.uri_of(folder),
+            ..self.clone()
+        }
     }
 
     /// The same place under another name, for what is told of it.
     pub fn known_as(self, uri: &str) -> Self {
-        Self { uri: uri.to_owned(), ..self }
+        Self {
+            uri: uri.to_owned(),
+            ..self
+        }
     }
 
     /// All bytes of an object.
@@ -97,7 +109,8 @@ impl Store {
     /// # Errors
     /// If it is not there, or the store does not answer.
     pub fn get(&self, name: &str) -> Result<Bytes> {
-        let (objects, path) = (self.objects.clone(), self.path(name));
+        let objects = self.objects.clone();
+        let path = self.path(name);
         self.call("read", name, async move {
             let first = objects.get_opts(&path, GetOptions::default()).await?;
             match first.meta.size {
@@ -131,7 +144,11 @@ impl Store {
                 let objects = objects.clone();
                 async move { objects.get(&path).await?.bytes().await }
             };
-            stream::iter(paths).map(get).buffered(OBJECTS_IN_FLIGHT).collect::<Vec<_>>().await
+            stream::iter(paths)
+                .map(get)
+                .buffered(OBJECTS_IN_FLIGHT)
+                .collect::<Vec<_>>()
+                .await
         });
         match answers {
             Ok(answers) => (names.iter().zip(answers))
@@ -149,8 +166,14 @@ impl Store {
     /// # Errors
     /// As [`Store::get`]; if the object ends before that place.
     pub fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
-        let (objects, path, wanted) = (self.objects.clone(), self.path(name), range.clone());
-        let bytes = self.call("read", name, async move { parts(&objects, &path, range).await })?;
+        let objects = self.objects.clone();
+        let path = self.path(name);
+        let wanted = range.clone();
+        let bytes = self.call(
+            "read",
+            name,
+            async move { parts(&objects, &path, range).await },
+        )?;
         match bytes.len() as u64 == wanted.end - wanted.start {
             true => Ok(bytes),
             false => Err(Error::Data(format!(
@@ -166,7 +189,8 @@ impl Store {
     /// # Errors
     /// As [`Store::find`].
     pub fn size(&self, name: &str) -> Result<Option<u64>> {
-        let (objects, path) = (self.objects.clone(), self.path(name));
+        let objects = self.objects.clone();
+        let path = self.path(name);
         match self.call("read", name, async move { objects.head(&path).await }) {
             Ok(meta) => Ok(Some(meta.size)),
             Err(Error::Store(fault)) if fault.fault == Fault::Missing => Ok(None),
@@ -179,14 +203,22 @@ impl Store {
     /// # Errors
     /// If the store cannot be listed.
     pub fn list(&self) -> Result<Vec<Entry>> {
-        let (objects, prefix) = (self.objects.clone(), self.prefix.clone());
+        let objects = self.objects.clone();
+        let prefix = self.prefix.clone();
         self.call("list", "", async move {
             let found: Vec<_> = objects.list(Some(&prefix)).try_collect().await?;
             let mut entries: Vec<Entry> = (found.iter())
                 .filter_map(|meta| {
                     let parts: Vec<_> = meta.location.prefix_match(&prefix)?.collect();
-                    let name = parts.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join("/");
-                    Some(Entry { name, bytes: meta.size })
+                    let name = parts
+                        .iter()
+                        .map(AsRef::as_ref)
+                        .collect::<Vec<&str>>()
+                        .join("/");
+                    Some(Entry {
+                        name,
+                        bytes: meta.size,
+                    })
                 })
                 .collect();
             entries.sort_by(|a, b| a.name.cmp(&b.name));
@@ -209,9 +241,13 @@ impl Store {
                 Ok(())
             });
         }
-        let (objects, path) = (self.objects.clone(), self.path(name));
+        let objects = self.objects.clone();
+        let path = self.path(name);
         self.call("write", name, async move {
-            objects.put(&path, PutPayload::from_bytes(bytes)).await.map(drop)
+            objects
+                .put(&path, PutPayload::from_bytes(bytes))
+                .await
+                .map(drop)
         })
     }
 
@@ -224,10 +260,14 @@ impl Store {
     /// Of all callers with one name, at most one is told `true`.
     pub fn create(&self, name: &str, bytes: Bytes) -> Result<bool> {
         self.refuse_if_read_only(name)?;
-        let (objects, path) = (self.objects.clone(), self.path(name));
+        let objects = self.objects.clone();
+        let path = self.path(name);
         self.call("write", name, async move {
             let options = PutOptions::from(PutMode::Create);
-            match objects.put_opts(&path, PutPayload::from_bytes(bytes), options).await {
+            match objects
+                .put_opts(&path, PutPayload::from_bytes(bytes), options)
+                .await
+            {
                 Ok(_) => Ok(true),
                 Err(
                     object_store::Error::AlreadyExists { .. }
@@ -244,7 +284,8 @@ impl Store {
     /// As [`Store::put`].
     pub fn delete(&self, name: &str) -> Result<()> {
         self.refuse_if_read_only(name)?;
-        let (objects, path) = (self.objects.clone(), self.path(name));
+        let objects = self.objects.clone();
+        let path = self.path(name);
         self.call("delete", name, async move {
             match objects.delete(&path).await {
                 Err(object_store::Error::NotFound { .. }) => Ok(()),
@@ -276,7 +317,10 @@ impl Store {
         request: impl Future<Output = object_store::Result<T>> + Send + 'static,
     ) -> Result<T> {
         let answer = wait(request).map_err(|_| {
-            Error::Bug(format!("the request to {verb} {} never answered", self.uri_of(name)))
+            Error::Bug(format!(
+                "the request to {verb} {} never answered",
+                self.uri_of(name)
+            ))
         })?;
         answer.map_err(|source| StoreError::new(verb, self.uri_of(name), source).into())
     }
@@ -306,7 +350,8 @@ async fn parts(
 pub(crate) fn wait<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> Result<T> {
     let (answer, wait) = mpsc::sync_channel(1);
     runtime()?.spawn(async move { answer.send(task.await) });
-    wait.recv().map_err(|_| Error::Bug("a request never answered".into()))
+    wait.recv()
+        .map_err(|_| Error::Bug("a request never answered".into()))
 }
 
 /// The threads that all stores of the process talk on.
@@ -319,7 +364,9 @@ fn runtime() -> Result<&'static Runtime> {
             .enable_all()
             .build()
     });
-    built.as_ref().map_err(|error| Error::Bug(format!("no threads for object stores: {error}")))
+    built
+        .as_ref()
+        .map_err(|error| Error::Bug(format!("no threads for object stores: {error}")))
 }
 
 #[cfg(test)]
@@ -332,8 +379,14 @@ mod tests {
         store.put("a/small", small.clone()).unwrap();
         store.put("b", large.clone()).unwrap();
         assert_eq!(store.get("a/small").unwrap(), small);
-        assert!(store.join("a").get("small").unwrap() == small, "join and a name with / agree");
-        assert!(store.get("b").unwrap() == large, "an object of several parts comes back whole");
+        assert!(
+            store.join("a").get("small").unwrap() == small,
+            "join and a name with / agree"
+        );
+        assert!(
+            store.get("b").unwrap() == large,
+            "an object of several parts comes back whole"
+        );
         assert_eq!(store.find("absent").unwrap(), None);
         assert_eq!(store.get_range("a/small", 1..4).unwrap(), "mal");
         assert_eq!(store.get_range("a/small", 2..2).unwrap(), "");
@@ -342,11 +395,21 @@ mod tests {
         assert_eq!(store.size("b").unwrap(), Some(large.len() as u64));
         assert_eq!(store.size("absent").unwrap(), None);
 
-        let names: Vec<_> = store.list().unwrap().into_iter().map(|e| (e.name, e.bytes)).collect();
-        assert_eq!(names, [("a/small".into(), 5), ("b".into(), large.len() as u64)]);
+        let names: Vec<_> = store
+            .list()
+            .unwrap()
+            .into_iter()
+            .map(|e| (e.name, e.bytes))
+            .collect();
+        assert_eq!(
+            names,
+            [("a/small".into(), 5), ("b".into(), large.len() as u64)]
+        );
 
         let odd = ["目/猫 #1 100%.png", "目/[a]~b.png", "目/absent"].map(String::from);
-        odd[..2].iter().for_each(|name| store.put(name, small.clone()).unwrap());
+        odd[..2]
+            .iter()
+            .for_each(|name| store.put(name, small.clone()).unwrap());
         let mut names: Vec<_> = store
             .join("目")
             .list()
@@ -355,15 +418,27 @@ mod tests {
             .map(|e| format!("目/{}", e.name))
             .collect();
         names.sort();
-        assert_eq!(names, [odd[1].clone(), odd[0].clone()], "names are listed as they were given");
+        assert_eq!(
+            names,
+            [odd[1].clone(), odd[0].clone()],
+            "names are listed as they were given"
+        );
         let found = store.get_many(&odd);
-        assert!(found[..2].iter().all(|bytes| bytes.as_ref().unwrap() == &small));
+        assert!(
+            found[..2]
+                .iter()
+                .all(|bytes| bytes.as_ref().unwrap() == &small)
+        );
         let error = found[2].as_ref().unwrap_err().to_string();
         assert!(error.contains("目/absent"), "{error}");
 
         assert!(store.create("claim", small.clone()).unwrap());
         assert!(!store.create("claim", large).unwrap());
-        assert_eq!(store.get("claim").unwrap(), small, "the second create changed nothing");
+        assert_eq!(
+            store.get("claim").unwrap(),
+            small,
+            "the second create changed nothing"
+        );
 
         store.delete("claim").unwrap();
         store.delete("claim").unwrap();
@@ -389,7 +464,9 @@ mod tests {
     #[test]
     fn a_thread_of_an_async_runtime_may_wait_too() {
         let store = Store::memory();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
         runtime.block_on(async { store.put("x", Bytes::new()).unwrap() });
         assert_eq!(store.list().unwrap().len(), 1);
     }

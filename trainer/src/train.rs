@@ -31,7 +31,9 @@ use crate::world::{Claim, Crew, World};
 /// A run that was stopped or killed and started again takes the same steps as one that was not; so does,
 /// but for rounding, a run of another number of ranks.
 pub fn train(config: &TrainConfig, reporter: &Reporter, stop: impl Fn() -> bool) -> Result<()> {
-    train_within(config, reporter, stop, &|rank| place::of(&config.world, rank))
+    train_within(config, reporter, stop, &|rank| {
+        place::of(&config.world, rank)
+    })
 }
 
 /// The same, where `memory` says where each rank computes; it is asked again after a lack of memory.
@@ -45,11 +47,19 @@ pub fn train_within(
     memory: &(dyn Fn(usize) -> Result<Memory> + Sync),
 ) -> Result<()> {
     check::check(config)?;
-    let claim = Claim::new(&config.run, &TrainConfig { listen: None, ..config.clone() })?;
+    let claim = Claim::new(
+        &config.run,
+        &TrainConfig {
+            listen: None,
+            ..config.clone()
+        },
+    )?;
     let crew = Crew::join(&config.world, &claim, &stop)?;
     let first = |world: Arc<World>| stage(config, (memory, &world), reporter, &stop);
     let silent = || Reporter::silent(config.run.clone());
-    crew.work(first, |world| stage(config, (memory, &world), &silent(), &|| false))
+    crew.work(first, |world| {
+        stage(config, (memory, &world), &silent(), &|| false)
+    })
 }
 
 /// The stage as one rank sees it.

@@ -65,8 +65,17 @@ impl Weights {
             true => sharded::list(store, name)?.into(),
             false => file::list(store, name)?,
         };
-        let Named { layout, tensors, left_out } = names::to_reference(listing.tensors);
-        Ok(Self { layout, tensors, left_out, trained: listing.trained })
+        let Named {
+            layout,
+            tensors,
+            left_out,
+        } = names::to_reference(listing.tensors);
+        Ok(Self {
+            layout,
+            tensors,
+            left_out,
+            trained: listing.trained,
+        })
     }
 
     /// The tensors of safetensors in memory.
@@ -134,7 +143,10 @@ mod tests {
     /// A tensor of the numbers from `first` on.
     pub(super) fn tensor(shape: &[usize], first: f32) -> Tensor {
         let count = shape.iter().product::<usize>();
-        Tensor { shape: shape.to_vec(), values: (0..count).map(|i| first + i as f32).collect() }
+        Tensor {
+            shape: shape.to_vec(),
+            values: (0..count).map(|i| first + i as f32).collect(),
+        }
     }
 
     /// A file that holds these.

@@ -78,10 +78,22 @@ pub struct World {
 impl World {
     /// A rank by itself.
     pub fn alone() -> Self {
-        let (seat, fate) = (Seat { rank: 0, count: 1, devices: 1 }, Arc::default());
+        let seat = Seat {
+            rank: 0,
+            count: 1,
+            devices: 1,
+        };
+        let fate = Arc::default();
         let ring = || Ring::new(seat, None, Arc::clone(&fate));
         let (ring, gradients) = (Mutex::new(ring()), Mutex::new(Some(ring())));
-        Self { seat, fate, control: None, ring, gradients, group: OnceLock::new() }
+        Self {
+            seat,
+            fate,
+            control: None,
+            ring,
+            gradients,
+            group: OnceLock::new(),
+        }
     }
 
     /// Whether this is rank 0, which speaks for all.
@@ -118,7 +130,8 @@ impl World {
     /// Fills in the values of the others: each rank brings an equal part, in the order of the ranks.
     pub fn collect<T: Pod>(&self, values: &mut [T]) {
         let part = values.len() / self.seat.count;
-        self.ring().gather(values, |rank| rank * part..(rank + 1) * part);
+        self.ring()
+            .gather(values, |rank| rank * part..(rank + 1) * part);
     }
 
     /// What each rank brings, however much it is.
@@ -140,7 +153,9 @@ impl World {
         all[place(self.seat.rank)].copy_from_slice(own);
         self.ring().gather(&mut all, place);
         self.check()?;
-        Ok((0..self.seat.count).map(|rank| all[place(rank)].to_vec()).collect())
+        Ok((0..self.seat.count)
+            .map(|rank| all[place(rank)].to_vec())
+            .collect())
     }
 
     /// What each rank brings, one behind the other.
@@ -148,7 +163,11 @@ impl World {
     /// # Errors
     /// If a rank is lost.
     pub fn concat<T: Pod>(&self, own: Vec<T>) -> Result<Vec<T>> {
-        if self.seat.count == 1 { Ok(own) } else { Ok(self.exchange(&own)?.concat()) }
+        if self.seat.count == 1 {
+            Ok(own)
+        } else {
+            Ok(self.exchange(&own)?.concat())
+        }
     }
 
     /// What rank 0 says, as all hear it; what others say is not heard.
@@ -203,7 +222,11 @@ impl World {
         if self.seat.count == 1 {
             return Ok(());
         }
-        let invitation = if self.is_first() { device.invite()? } else { Vec::new() };
+        let invitation = if self.is_first() {
+            device.invite()?
+        } else {
+            Vec::new()
+        };
         let invitation = self.hear(&invitation)?;
         let group = group::join(self.own(), device, invitation)?;
         // Whoever connects twice keeps the first.
@@ -219,7 +242,11 @@ impl World {
         if let Some(group) = self.group.get() {
             return Ok(Buckets::of(Arc::clone(group)));
         }
-        let ring = self.gradients.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let ring = self
+            .gradients
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         Buckets::start(ring.filter(|_| self.seat.count > 1))
     }
 

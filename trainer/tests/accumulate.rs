@@ -29,7 +29,11 @@ fn differentiate(name: &str, frozen: bool, micro_batch: usize) -> (f64, Vec<f32>
     let given = (pairs.batch(), Dropout::new(1, 2, 0));
     let score = accumulator.forward((&mut clip, &mut params), given);
     accumulator.backward((&mut clip, &mut params), given, &mut ());
-    (score.loss, params.gradients.read().into_owned(), params.state.read().into_owned())
+    (
+        score.loss,
+        params.gradients.read().into_owned(),
+        params.state.read().into_owned(),
+    )
 }
 
 #[test]
@@ -38,7 +42,10 @@ fn micro_batches_of_any_size_give_the_gradient_of_the_whole() {
         let (right, gradient, _) = differentiate(name, frozen, 6);
         for micro_batch in [1, 2, 4, 5] {
             let (loss, found, _) = differentiate(name, frozen, micro_batch);
-            assert!((loss - right).abs() < 1e-6, "{name}, {micro_batch}: {loss} for {right}");
+            assert!(
+                (loss - right).abs() < 1e-6,
+                "{name}, {micro_batch}: {loss} for {right}"
+            );
             assert_close(&format!("{name}, {micro_batch}"), &found, &gradient, 1e-5);
         }
     }
@@ -49,7 +56,11 @@ fn running_statistics_follow_each_micro_batch_once() {
     let (_, _, found) = differentiate("rn50", false, 4);
     let (mut clip, mut params, pairs) = model("rn50");
     for (from, to) in [(0, 4), (4, 6)] {
-        clip.forward(&mut params, pairs.part(from, to).batch(), Dropout::new(1, 2, 0));
+        clip.forward(
+            &mut params,
+            pairs.part(from, to).batch(),
+            Dropout::new(1, 2, 0),
+        );
     }
     assert_eq!(found, *params.state.read());
 }

@@ -49,14 +49,19 @@ fn a_machine_without_a_card_is_told_what_it_lacks() {
     let output = cnclip(&["device"], folder.path());
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(78), "{said}");
-    let lacking = if cfg!(feature = "cuda") { "nvidia.com/gpu" } else { "trainer-cuda" };
+    let lacking = if cfg!(feature = "cuda") {
+        "nvidia.com/gpu"
+    } else {
+        "trainer-cuda"
+    };
     assert!(said.contains(lacking), "{said}");
 }
 
 #[test]
 fn a_data_set_that_cannot_be_classified_is_told_of_before_weights_are_looked_for() {
     let folder = tempfile::tempdir().unwrap();
-    let (file, data) = (folder.path().join("score.json"), folder.path().join("data"));
+    let file = folder.path().join("score.json");
+    let data = folder.path().join("data");
     std::fs::create_dir_all(data.join("test/0")).unwrap();
     std::fs::write(data.join("test/0/a.txt"), "no picture").unwrap();
     let config = serde_json::json!({
@@ -65,10 +70,17 @@ fn a_data_set_that_cannot_be_classified_is_told_of_before_weights_are_looked_for
         "artifacts": folder.path().join("scores"),
     });
     std::fs::write(&file, config.to_string()).unwrap();
-    let output = cnclip(&["evaluate", "--config", file.to_str().unwrap()], folder.path());
+    let output = cnclip(
+        &["evaluate", "--config", file.to_str().unwrap()],
+        folder.path(),
+    );
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(65), "{said}");
-    for expected in ["Task digits", "There is no label_cn.txt", "pictures: 0/a.txt"] {
+    for expected in [
+        "Task digits",
+        "There is no label_cn.txt",
+        "pictures: 0/a.txt",
+    ] {
         assert!(said.contains(expected), "{said}");
     }
 }
@@ -80,17 +92,31 @@ fn a_stage_is_trained_and_scored_from_two_files() {
     config.run.attempt = 3;
     let file = folder.path().join("train.json");
     std::fs::write(&file, serde_json::to_vec(&config).unwrap()).unwrap();
-    let output = cnclip(&["train", "--config", file.to_str().unwrap()], folder.path());
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = cnclip(
+        &["train", "--config", file.to_str().unwrap()],
+        folder.path(),
+    );
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let report = last_words(folder.path());
-    assert_eq!((report.activity, report.step), (Activity::Done, small::STEPS as i64));
-    assert_eq!((report.run, report.samples_seen), (config.run, 5 * small::STEPS as i64));
+    assert_eq!(
+        (report.activity, report.step),
+        (Activity::Done, small::STEPS as i64)
+    );
+    assert_eq!(
+        (report.run, report.samples_seen),
+        (config.run, 5 * small::STEPS as i64)
+    );
     assert!(
         report.validation.is_some() && !report.checkpoints.is_empty() && report.peak_rss_bytes > 0
     );
 
     let file = folder.path().join("evaluate.yaml");
-    let (checkpoint, data) = (small::stage(folder.path(), "run"), config.dataset);
+    let checkpoint = small::stage(folder.path(), "run");
+    let data = config.dataset;
     let results = folder.path().join("results");
     let text = format!(
         "run: {{name: score, stage: evaluate}}\ncheckpoint: {checkpoint}\nartifacts: {}\nmaxSkippedPercent: 20\n\
@@ -98,10 +124,20 @@ fn a_stage_is_trained_and_scored_from_two_files() {
         results.display()
     );
     std::fs::write(&file, text).unwrap();
-    let output = cnclip(&["evaluate", "--config", file.to_str().unwrap()], folder.path());
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = cnclip(
+        &["evaluate", "--config", file.to_str().unwrap()],
+        folder.path(),
+    );
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let table = String::from_utf8(output.stdout).unwrap();
-    assert!(table.contains("golden") && table.contains("text→image"), "{table}");
+    assert!(
+        table.contains("golden") && table.contains("text→image"),
+        "{table}"
+    );
     let report = last_words(folder.path());
     assert_eq!((report.activity, report.results.len()), (Activity::Done, 1));
     assert!(results.join("results.json").exists());
@@ -116,11 +152,18 @@ fn an_unknown_key_ends_with_78_and_is_named_in_the_last_words() {
     config["learningRat"] = 1.into();
     let file = folder.path().join("train.json");
     std::fs::write(&file, config.to_string()).unwrap();
-    let output = cnclip(&["train", "--config", file.to_str().unwrap()], folder.path());
+    let output = cnclip(
+        &["train", "--config", file.to_str().unwrap()],
+        folder.path(),
+    );
     assert_eq!(output.status.code(), Some(78));
     let failure = last_words(folder.path()).failure.unwrap();
     assert_eq!(failure.exit_code, 78);
-    assert!(failure.message.contains("learningRat"), "{}", failure.message);
+    assert!(
+        failure.message.contains("learningRat"),
+        "{}",
+        failure.message
+    );
 }
 
 #[test]
@@ -130,19 +173,34 @@ fn runs_are_compared_by_the_curves_of_their_stages() {
     config.run.name = "one".into();
     let file = folder.path().join("run.json");
     std::fs::write(&file, serde_json::to_vec(&config).unwrap()).unwrap();
-    assert!(cnclip(&["train", "--config", file.to_str().unwrap()], folder.path()).status.success());
+    assert!(
+        cnclip(
+            &["train", "--config", file.to_str().unwrap()],
+            folder.path()
+        )
+        .status
+        .success()
+    );
 
-    let (run, page) = (small::stage(folder.path(), "one"), folder.path().join("page.html"));
-    let (first, page) = (format!("first={run}"), page.to_str().unwrap());
+    let run = small::stage(folder.path(), "one");
+    let page = folder.path().join("page.html");
+    let first = format!("first={run}");
+    let page = page.to_str().unwrap();
     let output = cnclip(&["compare", &first, "--page", page], folder.path());
     let table = String::from_utf8(output.stdout).unwrap();
     let line: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!(line[..2], ["first", "8"], "{table}");
-    assert!(std::fs::read_to_string(page).unwrap().contains("Validation recall"));
+    assert!(
+        std::fs::read_to_string(page)
+            .unwrap()
+            .contains("Validation recall")
+    );
 
     let missing = format!("none={}", folder.path().join("none").display());
-    for (word, code, expected) in [(run.as_str(), 64, "NAME=URI"), (&missing, 78, "no checkpoint")]
-    {
+    for (word, code, expected) in [
+        (run.as_str(), 64, "NAME=URI"),
+        (&missing, 78, "no checkpoint"),
+    ] {
         let output = cnclip(&["compare", word], folder.path());
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(code), "{said}");

@@ -30,7 +30,8 @@ mod texts;
 
 /// Trains a small model in a folder; says of what and where.
 fn trained(folder: &Path) -> TrainConfig {
-    let (file, config) = (folder.join("train.json"), small::config(folder, "run"));
+    let file = folder.join("train.json");
+    let config = small::config(folder, "run");
     std::fs::write(&file, serde_json::to_vec(&config).unwrap()).unwrap();
     succeed(&["train", "--config", words(&file)], b"");
     config
@@ -49,7 +50,8 @@ fn start(arguments: &[&str]) -> Child {
 /// Runs the program with words on its standard input.
 fn cnclip(arguments: &[&str], input: &[u8]) -> Output {
     let mut program = start(arguments);
-    let (mut stdin, input) = (program.stdin.take().unwrap(), input.to_vec());
+    let mut stdin = program.stdin.take().unwrap();
+    let input = input.to_vec();
     let feeder = std::thread::spawn(move || {
         // A program that refuses its arguments reads nothing.
         let _ = stdin.write_all(&input);
@@ -61,7 +63,11 @@ fn cnclip(arguments: &[&str], input: &[u8]) -> Output {
 
 fn succeed(arguments: &[&str], input: &[u8]) -> Vec<u8> {
     let output = cnclip(arguments, input);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     output.stdout
 }
 
@@ -75,7 +81,9 @@ fn refuse(arguments: &[&str], input: &[u8], code: i32, expected: &str) {
 }
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name)
 }
 
 fn words(path: &Path) -> &str {

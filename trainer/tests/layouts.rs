@@ -19,7 +19,10 @@ fn find(path: &Path) -> Found {
 }
 
 fn reference() -> Tensors {
-    find(&folder().join("reference.safetensors")).tensors.to_tensors().unwrap()
+    find(&folder().join("reference.safetensors"))
+        .tensors
+        .to_tensors()
+        .unwrap()
 }
 
 /// What a part of the model is made of.
@@ -42,8 +45,18 @@ fn every_layout_gives_the_same_numbers_under_the_same_names() {
         ("reference.safetensors", Layout::Reference, Part::All, ""),
         ("ofa.pt", Layout::Reference, Part::All, "bert.* (1)"),
         ("before_1_6.pt", Layout::Reference, Part::All, ""),
-        ("sharded", Layout::HuggingFace, Part::All, "text_model.* (1)"),
-        ("openai.state_dict.pt", Layout::Clip, Part::Image, without_resolution),
+        (
+            "sharded",
+            Layout::HuggingFace,
+            Part::All,
+            "text_model.* (1)",
+        ),
+        (
+            "openai.state_dict.pt",
+            Layout::Clip,
+            Part::Image,
+            without_resolution,
+        ),
         ("openai.torchscript.pt", Layout::Clip, Part::Image, english),
         (
             "clip.safetensors",
@@ -51,8 +64,18 @@ fn every_layout_gives_the_same_numbers_under_the_same_names() {
             Part::Image,
             "text_model.* (1), text_projection.* (1), vision_model.* (1)",
         ),
-        ("bert.bin", Layout::Bert, Part::Text, "bert.* (2), cls.* (1)"),
-        ("bert_bare.safetensors", Layout::Bert, Part::Text, "pooler.* (1)"),
+        (
+            "bert.bin",
+            Layout::Bert,
+            Part::Text,
+            "bert.* (2), cls.* (1)",
+        ),
+        (
+            "bert_bare.safetensors",
+            Layout::Bert,
+            Part::Text,
+            "pooler.* (1)",
+        ),
     ];
     for (file, layout, taken, left_out) in table {
         let found = find(&folder().join(file)).tensors;
@@ -65,7 +88,10 @@ fn every_layout_gives_the_same_numbers_under_the_same_names() {
 #[test]
 fn a_shard_that_is_not_there_is_named() {
     let copy = tempfile::tempdir().unwrap();
-    for file in ["pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"] {
+    for file in [
+        "pytorch_model-00001-of-00002.bin",
+        "pytorch_model.bin.index.json",
+    ] {
         std::fs::copy(folder().join("sharded").join(file), copy.path().join(file)).unwrap();
     }
     let error = source::weights(copy.path().to_str().unwrap()).unwrap_err();
@@ -77,7 +103,12 @@ fn a_shard_that_is_not_there_is_named() {
 
 #[test]
 fn a_file_of_pytorch_that_was_cut_off_or_spoiled_is_an_error() {
-    for file in ["ofa.pt", "before_1_6.pt", "openai.torchscript.pt", "bert_bare.safetensors"] {
+    for file in [
+        "ofa.pt",
+        "before_1_6.pt",
+        "openai.torchscript.pt",
+        "bert_bare.safetensors",
+    ] {
         let bytes = std::fs::read(folder().join(file)).unwrap();
         for kept in (0..bytes.len()).step_by(97) {
             let store = Store::memory();
@@ -99,8 +130,15 @@ fn a_file_of_pytorch_that_was_cut_off_or_spoiled_is_an_error() {
 
 /// A file of a model's names and shapes whose numbers nobody wrote.
 fn unwritten(folder: &Path, model: &ModelConfig) -> PathBuf {
-    let (_, params) = Clip::new(model, Capacity { batch: 1, context: 3 });
-    let (mut header, mut end) = (Map::new(), 0);
+    let (_, params) = Clip::new(
+        model,
+        Capacity {
+            batch: 1,
+            context: 3,
+        },
+    );
+    let mut header = Map::new();
+    let mut end = 0;
     for (segment, values) in params.tensors() {
         let start = end;
         end += 4 * values.len();
@@ -120,7 +158,8 @@ fn unwritten(folder: &Path, model: &ModelConfig) -> PathBuf {
 fn the_names_and_shapes_of_a_published_model_tell_its_towers() {
     use Architecture::*;
     for architecture in [Rn50, VitB32, VitB16, VitL14, VitL14At336, VitH14] {
-        let (folder, towers) = (tempfile::tempdir().unwrap(), architecture.towers().unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        let towers = architecture.towers().unwrap();
         let found = find(&unwritten(folder.path(), &towers));
         assert_eq!(found.model().unwrap(), towers, "{architecture:?}");
     }
@@ -128,12 +167,15 @@ fn the_names_and_shapes_of_a_published_model_tell_its_towers() {
 
 #[test]
 fn what_shapes_do_not_tell_lies_beside_the_weights() {
-    let (folder, mut towers) =
-        (tempfile::tempdir().unwrap(), Architecture::VitB16.towers().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let mut towers = Architecture::VitB16.towers().unwrap();
     let path = unwritten(folder.path(), &towers);
     towers.image.vit.as_mut().unwrap().head_width = 96;
     towers.text.heads = 6;
-    (towers.text.hidden_dropout_percent, towers.text.attention_dropout_percent) = (5, 0);
+    (
+        towers.text.hidden_dropout_percent,
+        towers.text.attention_dropout_percent,
+    ) = (5, 0);
     let hugging_face = json!({
         "vision_config": { "num_attention_heads": 8 },
         "text_config": {
@@ -153,31 +195,66 @@ fn what_shapes_do_not_tell_lies_beside_the_weights() {
 #[test]
 fn weights_of_something_else_say_what_they_are_of() {
     let toy = find(&folder().join("ofa.pt"));
-    assert_eq!(toy.towers.to_string(), "ViT 1×8 /2 at 4 px, BERT 1×6, 4 features");
+    assert_eq!(
+        toy.towers.to_string(),
+        "ViT 1×8 /2 at 4 px, BERT 1×6, 4 features"
+    );
     let unfit = toy.model().unwrap_err().to_string();
-    assert!(unfit.contains("ofa.pt: text.heads is 0; it must be at least 1"), "{unfit}");
+    assert!(
+        unfit.contains("ofa.pt: text.heads is 0; it must be at least 1"),
+        "{unfit}"
+    );
 
     let bert = find(&folder().join("bert.bin"));
     let part = bert.model().unwrap_err().to_string();
-    assert!(part.contains("bert.bin is no whole model: it holds BERT 1×6. Name weights"), "{part}");
+    assert!(
+        part.contains("bert.bin is no whole model: it holds BERT 1×6. Name weights"),
+        "{part}"
+    );
 
     let model = Architecture::VitB16.towers().unwrap();
-    let (_, mut params) = Clip::new(&model, Capacity { batch: 1, context: 3 });
-    let error = load(&mut params, &bert.tensors, Part::Text).unwrap_err().to_string();
+    let (_, mut params) = Clip::new(
+        &model,
+        Capacity {
+            batch: 1,
+            context: 3,
+        },
+    );
+    let error = load(&mut params, &bert.tensors, Part::Text)
+        .unwrap_err()
+        .to_string();
     let right = "`bert.embeddings.word_embeddings.weight` is [10, 6], expected [21128, 768]";
-    assert!(error.contains(right) && error.contains("the file holds BERT 1×6; compare"), "{error}");
+    assert!(
+        error.contains(right) && error.contains("the file holds BERT 1×6; compare"),
+        "{error}"
+    );
 }
 
 #[test]
 fn the_projection_of_another_language_is_not_taken_for_ours() {
-    for file in ["openai.state_dict.pt", "openai.torchscript.pt", "clip.safetensors"] {
+    for file in [
+        "openai.state_dict.pt",
+        "openai.torchscript.pt",
+        "clip.safetensors",
+    ] {
         let model = Architecture::VitB16.towers().unwrap();
-        let (_, mut params) = Clip::new(&model, Capacity { batch: 1, context: 3 });
+        let (_, mut params) = Clip::new(
+            &model,
+            Capacity {
+                batch: 1,
+                context: 3,
+            },
+        );
         let error = load(&mut params, &find(&folder().join(file)).tensors, Part::Text).unwrap_err();
         assert!(
-            error.to_string().contains("`bert.embeddings.LayerNorm.bias` is missing"),
+            error
+                .to_string()
+                .contains("`bert.embeddings.LayerNorm.bias` is missing"),
             "{error}"
         );
-        assert!(!error.to_string().contains("`text_projection` is"), "{error}");
+        assert!(
+            !error.to_string().contains("`text_projection` is"),
+            "{error}"
+        );
     }
 }

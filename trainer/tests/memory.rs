@@ -28,7 +28,12 @@ fn model(layers: i32) -> ModelConfig {
         embed_dim: 32,
         image: ImageTower {
             resolution: 64,
-            vit: Some(Vit { layers, width: 64, patch_size: 16, head_width: 16 }),
+            vit: Some(Vit {
+                layers,
+                width: 64,
+                patch_size: 16,
+                head_width: 16,
+            }),
             resnet: None,
         },
         text: TextTower {
@@ -46,8 +51,13 @@ fn model(layers: i32) -> ModelConfig {
 
 /// Bytes that a model takes for each pair of its batch.
 fn bytes_of_a_pair(declare: impl Fn(Capacity) -> usize) -> usize {
-    (declare(Capacity { batch: 40, context: 20 }) - declare(Capacity { batch: 20, context: 20 }))
-        / 20
+    (declare(Capacity {
+        batch: 40,
+        context: 20,
+    }) - declare(Capacity {
+        batch: 20,
+        context: 20,
+    })) / 20
 }
 
 #[test]
@@ -66,7 +76,8 @@ fn a_layer_that_computes_again_keeps_little_more_than_what_goes_into_it() {
         (of(12) - of(4)) / 8
     };
     let inputs = (17 + 20) * 64 * size_of::<f32>();
-    let (kept, again) = (each_layer(Clip::new), each_layer(Clip::recomputing));
+    let kept = each_layer(Clip::new);
+    let again = each_layer(Clip::recomputing);
     assert_eq!(again, inputs);
     assert!(kept > 15 * again, "{kept} bytes, and {again}");
 }
@@ -86,24 +97,52 @@ fn what_is_planned_is_what_is_reserved() {
     use Architecture::{Rn50, VitB16, VitH14, VitL14, VitL14At336};
     for architecture in [Rn50, VitB16, VitL14, VitL14At336, VitH14] {
         let config = stage(&shrunk(architecture));
-        let (model, threads) = (&config.model, rayon::current_num_threads());
-        let load =
-            Load { config: &config, own: 24, shards: 0, teacher: None, threads, device: None };
+        let model = &config.model;
+        let threads = rayon::current_num_threads();
+        let load = Load {
+            config: &config,
+            own: 24,
+            shards: 0,
+            teacher: None,
+            threads,
+            device: None,
+        };
         for recompute in [false, true] {
-            let way = Way { micro_batch: 12, recompute };
+            let way = Way {
+                micro_batch: 12,
+                recompute,
+            };
             let reserved = counted(|| reserve(&Memory::Host, &config, way));
             let needs = load.needs(way);
             let rest = needs.batches + needs.checkpoint + needs.program;
-            near(needs.total() - rest, reserved, &format!("{architecture:?}, again: {recompute}"));
+            near(
+                needs.total() - rest,
+                reserved,
+                &format!("{architecture:?}, again: {recompute}"),
+            );
         }
-        let taught = Load { own: 0, teacher: Some((&model.image, 40)), ..load };
-        let way = Way { micro_batch: 12, recompute: false };
+        let taught = Load {
+            own: 0,
+            teacher: Some((&model.image, 40)),
+            ..load
+        };
+        let way = Way {
+            micro_batch: 12,
+            recompute: false,
+        };
         let reserved = counted(|| Teacher::new(&Memory::Host, &model.image, 40, way.micro_batch));
         // Its gradients are reserved with its weights, and never written.
-        let layout = Clip::layout(&ModelConfig { embed_dim: 40, ..model.clone() });
-        let of_image =
-            layout.segments().iter().filter(|segment| segment.name.starts_with("visual."));
-        let gradients: usize = of_image.map(|segment| segment.range.len() * size_of::<f32>()).sum();
+        let layout = Clip::layout(&ModelConfig {
+            embed_dim: 40,
+            ..model.clone()
+        });
+        let of_image = layout
+            .segments()
+            .iter()
+            .filter(|segment| segment.name.starts_with("visual."));
+        let gradients: usize = of_image
+            .map(|segment| segment.range.len() * size_of::<f32>())
+            .sum();
         near(
             taught.needs(way).teacher,
             reserved - gradients as u64,
@@ -118,7 +157,10 @@ fn an_object_is_copied_in_the_memory_of_a_few_parts_however_large_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let store = Store::open(folder.path().to_str().unwrap()).unwrap();
-    std::fs::File::create(at("x")).unwrap().set_len(512 << 20).unwrap();
+    std::fs::File::create(at("x"))
+        .unwrap()
+        .set_len(512 << 20)
+        .unwrap();
     let before = MEMORY.current_usage();
     MEMORY.reset_peak_usage();
     store.save("x", &at("copy")).unwrap();
@@ -137,8 +179,13 @@ fn an_object_is_written_in_the_memory_of_a_few_parts_however_large_it_is() {
     let before = MEMORY.current_usage();
     MEMORY.reset_peak_usage();
     let pieces = |to: &mut Upload<'_>| (0..PIECES).try_for_each(|_| to.write_all(&piece));
-    store.write("x", |to| pieces(to).map_err(Error::file("write", "x"))).unwrap();
+    store
+        .write("x", |to| pieces(to).map_err(Error::file("write", "x")))
+        .unwrap();
     let most = MEMORY.peak_usage() - before;
-    assert_eq!(store.size("x").unwrap(), Some((PIECES * piece.len()) as u64));
+    assert_eq!(
+        store.size("x").unwrap(),
+        Some((PIECES * piece.len()) as u64)
+    );
     assert!(most < PIECES * piece.len() / 4, "{most} bytes");
 }

@@ -41,9 +41,20 @@ fn features_in_evaluation_are_the_references() {
         let golden = Golden::read(name);
         let (mut clip, mut params) = golden.model();
         let pairs = golden.pairs(0);
-        let images = clip.encode_images(&mut params, pairs.batch().pixels).read().into_owned();
-        assert_close(name, &images, &golden.io["eval.image_features"].values, 1e-5);
-        let texts = clip.encode_texts(&params, pairs.texts()).read().into_owned();
+        let images = clip
+            .encode_images(&mut params, pairs.batch().pixels)
+            .read()
+            .into_owned();
+        assert_close(
+            name,
+            &images,
+            &golden.io["eval.image_features"].values,
+            1e-5,
+        );
+        let texts = clip
+            .encode_texts(&params, pairs.texts())
+            .read()
+            .into_owned();
         assert_close(name, &texts, &golden.io["eval.text_features"].values, 1e-5);
     }
 }
@@ -53,22 +64,44 @@ fn logits_in_evaluation_and_in_training_are_the_references() {
     for name in MODELS {
         let golden = Golden::read(name);
         let (mut clip, mut params) = golden.model();
-        let (pairs, scale) = (golden.pairs(0), clip.logit_scale(&params));
-        let images = clip.encode_images(&mut params, pairs.batch().pixels).read().into_owned();
-        let texts = clip.encode_texts(&params, pairs.texts()).read().into_owned();
+        let pairs = golden.pairs(0);
+        let scale = clip.logit_scale(&params);
+        let images = clip
+            .encode_images(&mut params, pairs.batch().pixels)
+            .read()
+            .into_owned();
+        let texts = clip
+            .encode_texts(&params, pairs.texts())
+            .read()
+            .into_owned();
         let found = logits(&images, &texts, clip.features(), scale);
-        assert_close(name, &found, &golden.io["eval.logits_per_image"].values, 1e-5);
-        let (width, batch) = (clip.features(), pairs.batch());
+        assert_close(
+            name,
+            &found,
+            &golden.io["eval.logits_per_image"].values,
+            1e-5,
+        );
+        let width = clip.features();
+        let batch = pairs.batch();
         let (images, texts) = clip.forward(&mut params, batch, Dropout::NONE);
         let found = logits(&images.read(), &texts.read(), width, scale);
-        assert_close(name, &found, &golden.io["train.logits_per_image"].values, 1e-5);
+        assert_close(
+            name,
+            &found,
+            &golden.io["train.logits_per_image"].values,
+            1e-5,
+        );
     }
 }
 
 /// Every picture against every caption, in rows of pictures.
 fn logits(images: &[f32], texts: &[f32], width: usize, scale: f32) -> Vec<f32> {
     let product = |a: &[f32], b: &[f32]| -> f32 { a.iter().zip(b).map(|(a, b)| a * b).sum() };
-    let row = |image| texts.chunks(width).map(move |text| scale * product(image, text));
+    let row = |image| {
+        texts
+            .chunks(width)
+            .map(move |text| scale * product(image, text))
+    };
     images.chunks(width).flat_map(row).collect()
 }
 
@@ -84,15 +117,28 @@ fn every_gradient_is_the_references() {
             golden.pairs(0).texts().count(),
         );
         let right = golden.expect["train_loss"].as_f64().unwrap();
-        assert!((score.loss - right).abs() < 1e-5, "{name}: {} for {right}", score.loss);
-        let names: Vec<&String> = params.segments().iter().map(|segment| &segment.name).collect();
+        assert!(
+            (score.loss - right).abs() < 1e-5,
+            "{name}: {} for {right}",
+            score.loss
+        );
+        let names: Vec<&String> = params
+            .segments()
+            .iter()
+            .map(|segment| &segment.name)
+            .collect();
         assert_eq!(names.len(), golden.gradients.len());
         for segment in params.segments() {
             if without_gradient(&segment.name) {
                 continue;
             }
             let found = params.gradients.part(segment.range.clone()).read();
-            assert_close(&segment.name, &found, &golden.gradients[&segment.name].values, 1e-4);
+            assert_close(
+                &segment.name,
+                &found,
+                &golden.gradients[&segment.name].values,
+                1e-4,
+            );
         }
     }
 }
@@ -107,8 +153,16 @@ fn recipe(expect: &Value) -> (Settings, Schedule) {
         weight_decay: number("wd"),
         max_norm: None,
     };
-    let (peak, warmup_steps) = (number("lr"), number("warmup") as u64);
-    (settings, Schedule { peak, warmup_steps, total_steps: number("total_steps") as u64 })
+    let peak = number("lr");
+    let warmup_steps = number("warmup") as u64;
+    (
+        settings,
+        Schedule {
+            peak,
+            warmup_steps,
+            total_steps: number("total_steps") as u64,
+        },
+    )
 }
 
 /// Trains as the reference did, and compares every loss and every final tensor.
@@ -139,12 +193,18 @@ fn train_in_parts(
         let error = (score.loss / loss - 1.0).abs();
         assert!(error < tolerance, "{name}, {run}, step {step}: {error}");
         let rate = schedule.rate(step);
-        assert!((rate - right["lr"].as_f64().unwrap()).abs() < 1e-12, "{run}, step {step}");
+        assert!(
+            (rate - right["lr"].as_f64().unwrap()).abs() < 1e-12,
+            "{run}, step {step}"
+        );
         adamw.step(&mut params, step, rate).unwrap();
         clip.clamp_logit_scale(&mut params);
         let scale = f64::from(params.value("logit_scale").unwrap()[0]);
         let right = right["logit_scale_after"].as_f64().unwrap();
-        assert!((scale - right).abs() < tolerance, "{run}, step {step}: {scale} for {right}");
+        assert!(
+            (scale - right).abs() < tolerance,
+            "{run}, step {step}: {scale} for {right}"
+        );
     }
     compare_final(&params, &expect["final_sum_abssum_sqsum"], 10.0 * tolerance);
 }
@@ -159,7 +219,11 @@ fn compare_final(params: &Params, expect: &Value, tolerance: f64) {
             let right = expect[&segment.name][at].as_f64().unwrap();
             let scale = expect[&segment.name][1].as_f64().unwrap();
             let error = (found - right).abs() / scale.max(1e-6);
-            assert!(error < tolerance, "{}[{at}]: {found}, expected {right}", segment.name);
+            assert!(
+                error < tolerance,
+                "{}[{at}]: {found}, expected {right}",
+                segment.name
+            );
         }
     }
 }
@@ -181,7 +245,10 @@ fn running_statistics_follow_training_and_rest_otherwise() {
         assert_eq!(*params.state.read(), before);
         clip.forward(&mut params, pairs.batch(), Dropout::NONE);
         assert_eq!(*params.state.read() == before, frozen);
-        for (segment, values) in params.tensors().filter(|(segment, _)| counts(&segment.name)) {
+        for (segment, values) in params
+            .tensors()
+            .filter(|(segment, _)| counts(&segment.name))
+        {
             assert_eq!(*values.read(), [batches], "{}", segment.name);
         }
     }
@@ -197,7 +264,9 @@ fn ten_steps_of_training_are_the_references() {
 #[test]
 fn ten_steps_with_a_frozen_image_tower_are_the_references() {
     for name in FREEZABLE {
-        train(name, "adamw_freeze_vision", 1e-4, |clip, params| clip.freeze_image(params, true));
+        train(name, "adamw_freeze_vision", 1e-4, |clip, params| {
+            clip.freeze_image(params, true)
+        });
     }
 }
 
@@ -205,8 +274,13 @@ fn ten_steps_with_a_frozen_image_tower_are_the_references() {
 fn a_logit_scale_beyond_its_bound_is_clamped_as_the_reference_does() {
     // At this scale rounding alone moves the reference's own losses by 2.5e-4.
     train("vit_b16", "adamw_clamp", 2e-3, |_, params| {
-        let range =
-            params.segments().iter().find(|s| s.name == "logit_scale").unwrap().range.clone();
+        let range = params
+            .segments()
+            .iter()
+            .find(|s| s.name == "logit_scale")
+            .unwrap()
+            .range
+            .clone();
         params.values.part_mut(range).edit(|scale| scale.fill(4.7));
     });
 }
@@ -220,7 +294,8 @@ fn ten_steps_in_micro_batches_are_the_references() {
 #[test]
 fn features_of_pictures_with_masked_patches_are_the_references() {
     let golden = Golden::read("vit_b16");
-    let (sizes, mut layout) = (golden.config.image.vit.as_ref().unwrap(), Layout::default());
+    let sizes = golden.config.image.vit.as_ref().unwrap();
+    let mut layout = Layout::default();
     let mut vit = Vit::declare(&mut layout, sizes, (64, 32), (6, false));
     let mut params = layout.build();
     for (segment, mut values) in params.tensors_mut() {
@@ -235,21 +310,34 @@ fn features_of_pictures_with_masked_patches_are_the_references() {
         patches.truncate(8);
         patches
     });
-    let (pairs, mut features) = (golden.pairs(0), vec![9.0; 6 * 32]);
+    let pairs = golden.pairs(0);
+    let mut features = vec![9.0; 6 * 32];
     let given = (pairs.batch().pixels, &seen.collect::<Vec<_>>()[..]);
     vit.forward(params.values.view(), given, (&mut features).into());
-    assert_close("features", &features, &golden.io["flip.image_raw"].values, 1e-5);
+    assert_close(
+        "features",
+        &features,
+        &golden.io["flip.image_raw"].values,
+        1e-5,
+    );
 }
 
 #[test]
 fn ten_steps_in_bfloat16_stay_near_the_references_and_leave_the_weights_in_fp32() {
     for name in MODELS {
         let golden = Golden::read(name);
-        let compute = Compute { precision: Precision::Bf16, ..Compute::default() };
-        let capacity = Capacity { batch: 6, context: 20 };
+        let compute = Compute {
+            precision: Precision::Bf16,
+            ..Compute::default()
+        };
+        let capacity = Capacity {
+            batch: 6,
+            context: 20,
+        };
         let (mut clip, mut params) = Clip::computing(&golden.config, capacity, compute);
         load(&mut params, &golden.weights, Part::All).unwrap();
-        let (expect, mut rounded) = (&golden.expect["adamw"], false);
+        let expect = &golden.expect["adamw"];
+        let mut rounded = false;
         let (settings, schedule) = recipe(expect);
         let mut adamw = AdamW::new(&params, settings);
         for step in 0..schedule.total_steps {
@@ -258,14 +346,26 @@ fn ten_steps_in_bfloat16_stay_near_the_references_and_leave_the_weights_in_fp32(
             let score = differentiate(&mut clip, &mut params, &pairs, pairs.texts().count());
             let error = (score.loss / right - 1.0).abs();
             // PyTorch's autocast moves the reference's own losses by up to 5 %.
-            assert!(error < 0.1, "{name}, step {step}: {} for {right}", score.loss);
+            assert!(
+                error < 0.1,
+                "{name}, step {step}: {} for {right}",
+                score.loss
+            );
             rounded |= error > 1e-4;
             adamw.step(&mut params, step, schedule.rate(step)).unwrap();
             clip.clamp_logit_scale(&mut params);
         }
         assert!(rounded, "{name}: nothing shows of bfloat16");
         let exact = |value: &f32| half::bf16::from_f32(*value).to_f32() == *value;
-        let exact = params.values.read().iter().filter(|value| exact(value)).count();
-        assert!(exact * 10 < params.values.len(), "{name}: {exact} weights are bfloat16");
+        let exact = params
+            .values
+            .read()
+            .iter()
+            .filter(|value| exact(value))
+            .count();
+        assert!(
+            exact * 10 < params.values.len(),
+            "{name}: {exact} weights are bfloat16"
+        );
     }
 }

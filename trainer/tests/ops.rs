@@ -22,20 +22,41 @@ use oracle::{Params, assert_close, numbers, oracle, params, plus_one, tensor, va
 
 #[test]
 fn a_linear_layer_is_candles() {
-    let (rows, inputs, outputs) = (7, 5, 37);
+    let rows = 7;
+    let inputs = 5;
+    let outputs = 37;
     let mut layout = Layout::default();
-    let linear = Linear::declare(&mut layout, "l", (inputs, outputs), (Init::Zeros, Init::Zeros));
-    let Params { values, mut gradients, .. } = params(layout);
-    let (x, dy) = (numbers(rows * inputs, 1), numbers(rows * outputs, 2));
-    let (mut y, mut dx) = (numbers(rows * outputs, 3), numbers(rows * inputs, 4));
-    let (y_before, dx_before) = (y.clone(), dx.clone());
+    let linear = Linear::declare(
+        &mut layout,
+        "l",
+        (inputs, outputs),
+        (Init::Zeros, Init::Zeros),
+    );
+    let Params {
+        values,
+        mut gradients,
+        ..
+    } = params(layout);
+    let x = numbers(rows * inputs, 1);
+    let dy = numbers(rows * outputs, 2);
+    let mut y = numbers(rows * outputs, 3);
+    let mut dx = numbers(rows * inputs, 4);
+    let y_before = y.clone();
+    let dx_before = dx.clone();
     let gradient = &mut ViewMut::from(&mut gradients);
     linear.forward((&values).into(), (&x).into(), (&mut y).into(), Onto::Add);
     let weights = ((&values).into(), gradient);
-    linear.backward(weights, (&x).into(), (&dy).into(), (&mut dx).into(), Onto::Add);
+    linear.backward(
+        weights,
+        (&x).into(),
+        (&dy).into(),
+        (&mut dx).into(),
+        Onto::Add,
+    );
 
     let (weight, bias) = values.split_at(inputs * outputs);
-    let (weight, bias) = (var(weight, &[outputs, inputs]), var(bias, &[outputs]));
+    let weight = var(weight, &[outputs, inputs]);
+    let bias = var(bias, &[outputs]);
     let x = var(&x, &[rows, inputs]);
     let (right, d) = oracle(&[&x, &weight, &bias], &dy, || {
         x.matmul(&weight.t()?)?.broadcast_add(&bias)? + tensor(&y_before, &[rows, outputs])
@@ -43,24 +64,48 @@ fn a_linear_layer_is_candles() {
     assert_close("y", &y, &right);
     let sum: Vec<f32> = d[0].iter().zip(&dx_before).map(|(a, b)| a + b).collect();
     assert_close("dx", &dx, &sum);
-    assert_close("weights", &gradients, &plus_one(&[&d[1][..], &d[2]].concat()));
+    assert_close(
+        "weights",
+        &gradients,
+        &plus_one(&[&d[1][..], &d[2]].concat()),
+    );
 }
 
 #[test]
 fn a_projection_is_candles() {
-    let (rows, inputs, outputs) = (7, 5, 37);
+    let rows = 7;
+    let inputs = 5;
+    let outputs = 37;
     let mut layout = Layout::default();
     let weight = layout.weight("proj", &[inputs, outputs], Init::Zeros);
     let projection = Linear::projection(weight, inputs);
-    let Params { values, mut gradients, .. } = params(layout);
-    let (x, dy) = (numbers(rows * inputs, 1), numbers(rows * outputs, 2));
-    let (mut y, mut dx) = (vec![9.0; rows * outputs], vec![9.0; rows * inputs]);
+    let Params {
+        values,
+        mut gradients,
+        ..
+    } = params(layout);
+    let x = numbers(rows * inputs, 1);
+    let dy = numbers(rows * outputs, 2);
+    let mut y = vec![9.0; rows * outputs];
+    let mut dx = vec![9.0; rows * inputs];
     let gradient = &mut ViewMut::from(&mut gradients);
-    projection.forward((&values).into(), (&x).into(), (&mut y).into(), Onto::Replace);
+    projection.forward(
+        (&values).into(),
+        (&x).into(),
+        (&mut y).into(),
+        Onto::Replace,
+    );
     let weights = ((&values).into(), gradient);
-    projection.backward(weights, (&x).into(), (&dy).into(), (&mut dx).into(), Onto::Replace);
+    projection.backward(
+        weights,
+        (&x).into(),
+        (&dy).into(),
+        (&mut dx).into(),
+        Onto::Replace,
+    );
 
-    let (x, weight) = (var(&x, &[rows, inputs]), var(&values, &[inputs, outputs]));
+    let x = var(&x, &[rows, inputs]);
+    let weight = var(&values, &[inputs, outputs]);
     let (right, d) = oracle(&[&x, &weight], &dy, || x.matmul(&weight));
     assert_close("y", &y, &right);
     assert_close("dx", &dx, &d[0]);
@@ -69,28 +114,55 @@ fn a_projection_is_candles() {
 
 #[test]
 fn layer_normalisation_is_candles() {
-    let (rows, width, epsilon) = (7, 37, 1e-5);
+    let rows = 7;
+    let width = 37;
+    let epsilon = 1e-5;
     let mut layout = Layout::default();
     let norm = LayerNorm::declare(&mut layout, "ln", width, epsilon);
-    let Params { values, mut gradients, .. } = params(layout);
-    let (x, dy) = (numbers(rows * width, 1), numbers(rows * width, 2));
-    let (mut y, mut moments) = (vec![9.0; rows * width], vec![9.0; rows * MOMENTS]);
+    let Params {
+        values,
+        mut gradients,
+        ..
+    } = params(layout);
+    let x = numbers(rows * width, 1);
+    let dy = numbers(rows * width, 2);
+    let mut y = vec![9.0; rows * width];
+    let mut moments = vec![9.0; rows * MOMENTS];
     let mut dx = vec![9.0; rows * width];
-    norm.forward((&values).into(), (&x).into(), (&mut y).into(), (&mut moments).into());
-    let (weights, inner) =
-        (((&values).into(), &mut ViewMut::from(&mut gradients)), ((&x).into(), (&moments).into()));
-    norm.backward(weights, inner, (&dy).into(), (&mut dx).into(), Onto::Replace);
+    norm.forward(
+        (&values).into(),
+        (&x).into(),
+        (&mut y).into(),
+        (&mut moments).into(),
+    );
+    let weights = ((&values).into(), &mut ViewMut::from(&mut gradients));
+    let inner = ((&x).into(), (&moments).into());
+    norm.backward(
+        weights,
+        inner,
+        (&dy).into(),
+        (&mut dx).into(),
+        Onto::Replace,
+    );
 
-    let (weight, bias) = (var(&values[..width], &[width]), var(&values[width..], &[width]));
+    let weight = var(&values[..width], &[width]);
+    let bias = var(&values[width..], &[width]);
     let x = var(&x, &[rows, width]);
     let (right, d) = oracle(&[&x, &weight, &bias], &dy, || {
         let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
         let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + f64::from(epsilon))?.sqrt()?;
-        centred.broadcast_div(&deviation)?.broadcast_mul(&weight)?.broadcast_add(&bias)
+        centred
+            .broadcast_div(&deviation)?
+            .broadcast_mul(&weight)?
+            .broadcast_add(&bias)
     });
     assert_close("y", &y, &right);
     assert_close("dx", &dx, &d[0]);
-    assert_close("weights", &gradients, &plus_one(&[&d[1][..], &d[2]].concat()));
+    assert_close(
+        "weights",
+        &gradients,
+        &plus_one(&[&d[1][..], &d[2]].concat()),
+    );
 }
 
 #[test]
@@ -98,7 +170,8 @@ fn both_activations_are_candles() {
     let x: Vec<f32> = (-400..400).map(|i| i as f32 / 40.0).collect();
     let dy = numbers(x.len(), 2);
     for activation in [Activation::Gelu, Activation::QuickGelu] {
-        let (mut y, mut dx) = (vec![9.0; x.len()], dy.clone());
+        let mut y = vec![9.0; x.len()];
+        let mut dx = dy.clone();
         activation.forward((&x).into(), (&mut y).into());
         activation.backward((&x).into(), (&mut dx).into());
         let x = var(&x, &[x.len()]);
@@ -113,14 +186,23 @@ fn both_activations_are_candles() {
 
 /// Attention of packed sequences, one after the other, in plain operations.
 fn plain_attention(qkv: &Var, offsets: &[usize], keep: Keep, sizes: Attention) -> Result<Tensor> {
-    let (width, d) = (sizes.width, sizes.width / sizes.heads);
+    let width = sizes.width;
+    let d = sizes.width / sizes.heads;
     let mut rows = Vec::new();
     for pair in offsets.windows(2) {
-        let kept = if keep == Keep::All { pair[1] - pair[0] } else { 1 };
+        let kept = if keep == Keep::All {
+            pair[1] - pair[0]
+        } else {
+            1
+        };
         let sequence = qkv.narrow(0, pair[0], pair[1] - pair[0])?;
         let mut heads = Vec::new();
         for head in 0..sizes.heads {
-            let part = |which: usize| sequence.narrow(1, which * width + head * d, d)?.contiguous();
+            let part = |which: usize| {
+                sequence
+                    .narrow(1, which * width + head * d, d)?
+                    .contiguous()
+            };
             let scores =
                 (part(0)?.narrow(0, 0, kept)?.matmul(&part(1)?.t()?)? / (d as f64).sqrt())?;
             let scores = scores.exp()?;
@@ -138,21 +220,34 @@ fn attention_over_packed_sequences_is_candles_over_each() {
     let attention = Attention::within(&Memory::Host, (5, 35), 19, Precision::Fp32);
     for keep in [Keep::All, Keep::First] {
         let sequences = Sequences::new(&offsets).keeping(keep);
-        let (tokens, kept) = (sequences.tokens(), sequences.kept());
-        let (qkv, dout) = (numbers(tokens * 105, 1), numbers(kept * 35, 2));
+        let tokens = sequences.tokens();
+        let kept = sequences.kept();
+        let qkv = numbers(tokens * 105, 1);
+        let dout = numbers(kept * 35, 2);
         let scratch = || vec![9.0; kept * attention.row()];
-        let (mut probabilities, mut dropped, mut scores) = (scratch(), scratch(), scratch());
-        let (mut out, mut dqkv) = (vec![9.0; kept * 35], vec![9.0; tokens * 105]);
+        let mut probabilities = scratch();
+        let mut dropped = scratch();
+        let mut scores = scratch();
+        let mut out = vec![9.0; kept * 35];
+        let mut dqkv = vec![9.0; tokens * 105];
         let none = Dropout::NONE;
         let weights = ((&mut probabilities).into(), (&mut dropped).into());
         attention.forward(sequences, none, (&qkv).into(), weights, (&mut out).into());
         let saved = ((&qkv).into(), (&probabilities).into(), (&out).into());
         let memory = ((&mut dropped).into(), (&mut scores).into());
-        attention.backward(sequences, none, saved, (&dout).into(), memory, (&mut dqkv).into());
+        attention.backward(
+            sequences,
+            none,
+            saved,
+            (&dout).into(),
+            memory,
+            (&mut dqkv).into(),
+        );
 
         let qkv = var(&qkv, &[tokens, 105]);
-        let (right, d) =
-            oracle(&[&qkv], &dout, || plain_attention(&qkv, &offsets, keep, attention));
+        let (right, d) = oracle(&[&qkv], &dout, || {
+            plain_attention(&qkv, &offsets, keep, attention)
+        });
         assert_close("out", &out, &right);
         assert_close("dqkv", &dqkv, &d[0]);
     }
@@ -160,33 +255,47 @@ fn attention_over_packed_sequences_is_candles_over_each() {
 
 #[test]
 fn unit_vectors_are_candles() {
-    let (rows, width) = (7, 37);
-    let (x, dy) = (numbers(rows * width, 1), numbers(rows * width, 2));
-    let (mut y, mut dx) = (vec![9.0; rows * width], vec![9.0; rows * width]);
+    let rows = 7;
+    let width = 37;
+    let x = numbers(rows * width, 1);
+    let dy = numbers(rows * width, 2);
+    let mut y = vec![9.0; rows * width];
+    let mut dx = vec![9.0; rows * width];
     normalize::forward(width, (&x).into(), (&mut y).into());
     normalize::backward(width, (&x).into(), (&dy).into(), (&mut dx).into());
     let x = var(&x, &[rows, width]);
-    let (right, d) = oracle(&[&x], &dy, || x.broadcast_div(&x.sqr()?.sum_keepdim(1)?.sqrt()?));
+    let (right, d) = oracle(&[&x], &dy, || {
+        x.broadcast_div(&x.sqr()?.sum_keepdim(1)?.sqrt()?)
+    });
     assert_close("y", &y, &right);
     assert_close("dx", &dx, &d[0]);
 }
 
 #[test]
 fn embeddings_are_candles() {
-    let (offsets, ids, width) = ([0, 2, 3, 7], [5, 0, 5, 3, 1, 5, 2], 11);
+    let offsets = [0, 2, 3, 7];
+    let ids = [5, 0, 5, 3, 1, 5, 2];
+    let width = 11;
     let sequences = Sequences::new(&offsets);
-    let (words, positions) = (numbers(6 * width, 1), numbers(4 * width, 2));
-    let (kind, dy) = (numbers(width, 3), numbers(7 * width, 4));
+    let words = numbers(6 * width, 1);
+    let positions = numbers(4 * width, 2);
+    let kind = numbers(width, 3);
+    let dy = numbers(7 * width, 4);
     let mut y = vec![9.0; 7 * width];
-    let tables =
-        Tables { words: (&words).into(), positions: (&positions).into(), kind: (&kind).into() };
+    let tables = Tables {
+        words: (&words).into(),
+        positions: (&positions).into(),
+        kind: (&kind).into(),
+    };
     embedding::forward(tables, sequences, (&ids[..]).into(), (&mut y).into());
-    let (mut dwords, mut dpositions) = (vec![1.0; 6 * width], vec![1.0; 4 * width]);
+    let mut dwords = vec![1.0; 6 * width];
+    let mut dpositions = vec![1.0; 4 * width];
     let rows = (&dy).into();
     embedding::backward_words((&ids[..]).into(), width, rows, (&mut dwords).into());
     embedding::backward_positions(sequences, width, rows, (&mut dpositions).into());
 
-    let (words, positions) = (var(&words, &[6, width]), var(&positions, &[4, width]));
+    let words = var(&words, &[6, width]);
+    let positions = var(&positions, &[4, width]);
     let ids = Tensor::new(&ids, &Device::Cpu).unwrap();
     let places = Tensor::new(&[0u32, 1, 0, 0, 1, 2, 3], &Device::Cpu).unwrap();
     let (right, mut d) = oracle(&[&words, &positions], &dy, || {

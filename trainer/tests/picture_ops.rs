@@ -17,7 +17,10 @@ use oracle::{Params, assert_close, numbers, oracle, params, plus_one, tensor, va
 
 /// Numbers small enough for long sums.
 fn small(length: usize, seed: u64) -> Vec<f32> {
-    numbers(length, seed).iter().map(|value| 0.1 * value).collect()
+    numbers(length, seed)
+        .iter()
+        .map(|value| 0.1 * value)
+        .collect()
 }
 
 /// Channels last to channels first.
@@ -32,17 +35,29 @@ fn channels_last(x: &Tensor) -> Result<Tensor> {
 
 #[test]
 fn a_convolution_is_candles() {
-    let (batch, outputs) = (3, 19);
+    let batch = 3;
+    let outputs = 19;
     // The last is laid out in more than one piece.
     for (side, inputs, stride) in [(7, 5, 1), (7, 5, 2), (6, 5, 2), (1, 2, 1), (33, 29, 1)] {
-        let (mut layout, mut memory) = (Layout::default(), Workspace::default());
+        let mut layout = Layout::default();
+        let mut memory = Workspace::default();
         let size = (side, stride);
         let conv = Conv2d::declare(&mut layout, "c", (inputs, outputs), size, &mut memory);
-        let Params { values, mut gradients, .. } = params(layout);
+        let Params {
+            values,
+            mut gradients,
+            ..
+        } = params(layout);
         let x = numbers(batch * side * side * inputs, 1);
         let dy = small(batch * side.div_ceil(stride).pow(2) * outputs, 2);
-        let (mut y, mut dx) = (vec![9.0; dy.len()], vec![9.0; x.len()]);
-        conv.forward(View::Host(&values), View::Host(&x), ViewMut::Host(&mut y), &mut memory);
+        let mut y = vec![9.0; dy.len()];
+        let mut dx = vec![9.0; x.len()];
+        conv.forward(
+            View::Host(&values),
+            View::Host(&x),
+            ViewMut::Host(&mut y),
+            &mut memory,
+        );
         let gradient = &mut ViewMut::Host(&mut gradients);
         conv.backward_weights(gradient, View::Host(&x), View::Host(&dy), &mut memory);
 
@@ -64,10 +79,14 @@ fn a_convolution_is_candles() {
 
 /// A declared normalisation, its parameters with positive variances, and its memory.
 fn batch_norm(width: usize) -> (BatchNorm, Params, Moments, Sums) {
-    let (mut layout, mut sums) = (Layout::default(), Sums::default());
+    let mut layout = Layout::default();
+    let mut sums = Sums::default();
     let norm = BatchNorm::declare(&mut layout, "bn", width, Init::Ones, &mut sums);
     let mut params = params(layout);
-    params.state = numbers(params.state.len(), 98).iter().map(|value| value.abs() + 0.1).collect();
+    params.state = numbers(params.state.len(), 98)
+        .iter()
+        .map(|value| value.abs() + 0.1)
+        .collect();
     (norm, params, Moments::new(&Memory::Host, width), sums)
 }
 
@@ -81,11 +100,16 @@ fn batch_normalisation_in_training_is_candles() {
             let (norm, mut params, mut moments, mut sums) = batch_norm(width);
             // A mean as large as candle's own sum over so many rows bears.
             let mean = 200.0 / rows as f32;
-            let x: Vec<f32> = numbers(rows * width, 1).iter().map(|value| value + mean).collect();
-            let (dy, before) = (small(x.len(), 2), numbers(x.len(), 3));
-            let (mut y, mut dx) = (before.clone(), dy.clone());
-            let (values, state) =
-                (View::Host(&params.values), &mut ViewMut::Host(&mut params.state));
+            let x: Vec<f32> = numbers(rows * width, 1)
+                .iter()
+                .map(|value| value + mean)
+                .collect();
+            let dy = small(x.len(), 2);
+            let before = numbers(x.len(), 3);
+            let mut y = before.clone();
+            let mut dx = dy.clone();
+            let values = View::Host(&params.values);
+            let state = &mut ViewMut::Host(&mut params.state);
             let seen = View::Host(&x);
             norm.measure(values, state, seen, (&mut moments, &mut sums));
             norm.apply(&moments, seen, ViewMut::Host(&mut y), onto, then);
@@ -94,14 +118,19 @@ fn batch_normalisation_in_training_is_candles() {
             norm.backward(gradients, kept, ViewMut::Host(&mut dx), then);
 
             let (weight, bias) = params.values.split_at(width);
-            let (weight, bias) = (var(weight, &[width]), var(bias, &[width]));
+            let weight = var(weight, &[width]);
+            let bias = var(bias, &[width]);
             let x = var(&x, &[rows, width]);
             let (right, d) = oracle(&[&x, &weight, &bias], &dy, || {
                 let centred = x.broadcast_sub(&x.mean_keepdim(0)?)?;
                 let deviation = (centred.sqr()?.mean_keepdim(0)? + 1e-5)?.sqrt()?;
                 let unit = centred.broadcast_div(&deviation)?;
                 let y = unit.broadcast_mul(&weight)?.broadcast_add(&bias)?;
-                if then == Then::Rectify { y.relu() } else { y + tensor(&before, &[rows, width]) }
+                if then == Then::Rectify {
+                    y.relu()
+                } else {
+                    y + tensor(&before, &[rows, width])
+                }
             });
             let what = format!("{rows} × {width}, {then:?}");
             assert_close(&format!("{what}: y"), &y, &right);
@@ -116,15 +145,30 @@ fn batch_normalisation_in_training_is_candles() {
 fn batch_normalisation_in_evaluation_takes_the_running_statistics() {
     for (rows, width) in SIZES {
         let (norm, params, mut moments, _) = batch_norm(width);
-        let (x, mut y) = (numbers(rows * width, 1), vec![9.0; rows * width]);
-        norm.recall(View::Host(&params.values), View::Host(&params.state), &mut moments);
-        norm.apply(&moments, View::Host(&x), ViewMut::Host(&mut y), Onto::Replace, Then::Nothing);
+        let x = numbers(rows * width, 1);
+        let mut y = vec![9.0; rows * width];
+        norm.recall(
+            View::Host(&params.values),
+            View::Host(&params.state),
+            &mut moments,
+        );
+        norm.apply(
+            &moments,
+            View::Host(&x),
+            ViewMut::Host(&mut y),
+            Onto::Replace,
+            Then::Nothing,
+        );
         let (weight, bias) = params.values.split_at(width);
         for (at, (found, x)) in y.iter().zip(&x).enumerate() {
             let i = at % width;
-            let (mean, variance) = (params.state[i], params.state[width + i]);
+            let mean = params.state[i];
+            let variance = params.state[width + i];
             let right = (x - mean) / (variance + 1e-5).sqrt() * weight[i] + bias[i];
-            assert!((found - right).abs() < 2e-5 * right.abs().max(1.0), "{found} for {right}");
+            assert!(
+                (found - right).abs() < 2e-5 * right.abs().max(1.0),
+                "{found} for {right}"
+            );
         }
     }
 }
@@ -134,9 +178,11 @@ fn running_statistics_move_a_tenth_towards_those_of_the_batch() {
     let (norm, mut params, mut moments, mut sums) = batch_norm(2);
     params.state = vec![5.0, 6.0, 7.0, 8.0, 3.0];
     let x = [1.0, 10.0, 2.0, 20.0, 6.0, 30.0];
-    let (values, state) = (View::Host(&params.values), &mut ViewMut::Host(&mut params.state));
+    let values = View::Host(&params.values);
+    let state = &mut ViewMut::Host(&mut params.state);
     norm.measure(values, state, View::Host(&x), (&mut moments, &mut sums));
-    let (means, variances) = ([3.0, 20.0], [7.0, 100.0]);
+    let means = [3.0, 20.0];
+    let variances = [7.0, 100.0];
     let moved = |from: f32, to: f32| 0.9 * from + 0.1 * to;
     let right = [
         moved(5.0, means[0]),
@@ -150,15 +196,21 @@ fn running_statistics_move_a_tenth_towards_those_of_the_batch() {
 
 #[test]
 fn an_average_pool_is_candles() {
-    let (batch, side, channels) = (3, 6, 5);
+    let batch = 3;
+    let side = 6;
+    let channels = 5;
     let x = numbers(batch * side * side * channels, 1);
-    let (dy, before) = (numbers(x.len() / 4, 2), numbers(x.len(), 3));
-    let (mut y, mut dx) = (vec![9.0; dy.len()], before.clone());
+    let dy = numbers(x.len() / 4, 2);
+    let before = numbers(x.len(), 3);
+    let mut y = vec![9.0; dy.len()];
+    let mut dx = before.clone();
     let pool = AveragePool { side, channels };
     pool.forward(View::Host(&x), ViewMut::Host(&mut y));
     pool.backward(View::Host(&dy), ViewMut::Host(&mut dx), Onto::Add);
     let x = var(&x, &[batch, side, side, channels]);
-    let (right, d) = oracle(&[&x], &dy, || channels_last(&channels_first(&x)?.avg_pool2d(2)?));
+    let (right, d) = oracle(&[&x], &dy, || {
+        channels_last(&channels_first(&x)?.avg_pool2d(2)?)
+    });
     assert_close("y", &y, &right);
     let sum: Vec<f32> = d[0].iter().zip(&before).map(|(a, b)| a + b).collect();
     assert_close("dx, added", &dx, &sum);
@@ -169,21 +221,48 @@ fn an_average_pool_is_candles() {
 
 #[test]
 fn attention_of_one_query_is_candles() {
-    let (batch, heads, tokens, width) = (3, 2, 7, 10);
-    let query = Query { heads, width, tokens };
-    let (q, kv) = (numbers(batch * width, 1), numbers(batch * tokens * 2 * width, 2));
+    let batch = 3;
+    let heads = 2;
+    let tokens = 7;
+    let width = 10;
+    let query = Query {
+        heads,
+        width,
+        tokens,
+    };
+    let q = numbers(batch * width, 1);
+    let kv = numbers(batch * tokens * 2 * width, 2);
     let dout = numbers(q.len(), 3);
-    let (mut rows, mut out) = (vec![9.0; batch * heads * tokens], vec![9.0; q.len()]);
-    let (mut dq, mut dkv) = (vec![9.0; q.len()], vec![9.0; kv.len()]);
+    let mut rows = vec![9.0; batch * heads * tokens];
+    let mut out = vec![9.0; q.len()];
+    let mut dq = vec![9.0; q.len()];
+    let mut dkv = vec![9.0; kv.len()];
     let inputs = (View::Host(&q), View::Host(&kv));
-    query.forward(inputs.0, inputs.1, ViewMut::Host(&mut rows), ViewMut::Host(&mut out));
-    let (kept, dout_) = ((View::Host(&rows), View::Host(&out)), View::Host(&dout));
-    query.backward(inputs, kept, dout_, (ViewMut::Host(&mut dq), ViewMut::Host(&mut dkv)));
+    query.forward(
+        inputs.0,
+        inputs.1,
+        ViewMut::Host(&mut rows),
+        ViewMut::Host(&mut out),
+    );
+    let kept = (View::Host(&rows), View::Host(&out));
+    let dout_ = View::Host(&dout);
+    query.backward(
+        inputs,
+        kept,
+        dout_,
+        (ViewMut::Host(&mut dq), ViewMut::Host(&mut dkv)),
+    );
 
     let d = width / heads;
-    let (q, kv) = (var(&q, &[batch, 1, heads, d]), var(&kv, &[batch, tokens, 2, heads, d]));
+    let q = var(&q, &[batch, 1, heads, d]);
+    let kv = var(&kv, &[batch, tokens, 2, heads, d]);
     let (right, gradients) = oracle(&[&q, &kv], &dout, || {
-        let part = |at| kv.narrow(2, at, 1)?.squeeze(2)?.transpose(1, 2)?.contiguous();
+        let part = |at| {
+            kv.narrow(2, at, 1)?
+                .squeeze(2)?
+                .transpose(1, 2)?
+                .contiguous()
+        };
         let scores = q.transpose(1, 2)?.contiguous()?.matmul(&part(0)?.t()?)?;
         let weights = (scores / (d as f64).sqrt())?.exp()?;
         let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;

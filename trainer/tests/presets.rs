@@ -25,10 +25,23 @@ fn presets_have_the_published_numbers_of_parameters() {
     ];
     for (architecture, all, image) in table {
         let towers = architecture.towers().unwrap();
-        let (_, params) = Clip::new(&towers, Capacity { batch: 1, context: 3 });
-        let visual = params.segments().iter().filter(|s| s.name.starts_with("visual."));
+        let (_, params) = Clip::new(
+            &towers,
+            Capacity {
+                batch: 1,
+                context: 3,
+            },
+        );
+        let visual = params
+            .segments()
+            .iter()
+            .filter(|s| s.name.starts_with("visual."));
         let visual: usize = visual.map(|segment| segment.range.len()).sum();
-        assert_eq!((params.values.len(), visual), (all, image), "{architecture:?}");
+        assert_eq!(
+            (params.values.len(), visual),
+            (all, image),
+            "{architecture:?}"
+        );
     }
 }
 
@@ -52,7 +65,13 @@ fn shrunk(architecture: Architecture) -> ModelConfig {
 
 /// The model away from its initial zeros, behind which no gradient passes.
 fn model(architecture: Architecture) -> (Clip, Params) {
-    let (clip, mut params) = Clip::new(&shrunk(architecture), Capacity { batch: 5, context: 7 });
+    let (clip, mut params) = Clip::new(
+        &shrunk(architecture),
+        Capacity {
+            batch: 5,
+            context: 7,
+        },
+    );
     params.initialize(3);
     params.values.edit(|values| {
         for (i, value) in values.iter_mut().enumerate() {
@@ -64,12 +83,21 @@ fn model(architecture: Architecture) -> (Clip, Params) {
 
 /// Forward, loss and backward of five made-up pairs.
 fn differentiate(clip: &mut Clip, params: &mut Params, side: usize) {
-    let pixels: Vec<f32> = (0..5 * 3 * side * side).map(|i| normal(stream(5, i as u64))).collect();
+    let pixels: Vec<f32> = (0..5 * 3 * side * side)
+        .map(|i| normal(stream(5, i as u64)))
+        .collect();
     let ids: Vec<u32> = (0..5 * 7).map(|i| 1 + i * 17 % 112).collect();
     let offsets = [0, 7, 10, 15, 20, 23];
-    let texts = Texts { ids: &ids[..23], offsets: &offsets };
-    let batch = Batch { pixels: Pixels::Normalized(&pixels), texts };
-    let (mut loss, scale) = (ContrastiveLoss::new(5, clip.features()), clip.logit_scale(params));
+    let texts = Texts {
+        ids: &ids[..23],
+        offsets: &offsets,
+    };
+    let batch = Batch {
+        pixels: Pixels::Normalized(&pixels),
+        texts,
+    };
+    let mut loss = ContrastiveLoss::new(5, clip.features());
+    let scale = clip.logit_scale(params);
     let score = loss.evaluate(clip.forward(params, batch, Dropout::NONE), scale, &Alone);
     params.clear_gradients();
     clip.add_logit_scale_gradient(params, score.logit_scale_gradient as f32);
@@ -82,18 +110,31 @@ fn step(architecture: Architecture, freeze: bool) -> (Params, Vec<f32>) {
     clip.freeze_image(&mut params, freeze);
     let side = shrunk(architecture).image.resolution as usize;
     differentiate(&mut clip, &mut params, side);
-    let settings =
-        Settings { beta_1: 0.9, beta_2: 0.98, epsilon: 1e-6, weight_decay: 0.1, max_norm: None };
-    let (mut adamw, before) = (AdamW::new(&params, settings), params.values.read().into_owned());
+    let settings = Settings {
+        beta_1: 0.9,
+        beta_2: 0.98,
+        epsilon: 1e-6,
+        weight_decay: 0.1,
+        max_norm: None,
+    };
+    let mut adamw = AdamW::new(&params, settings);
+    let before = params.values.read().into_owned();
     adamw.step(&mut params, 0, 1e-3).unwrap();
     (params, before)
 }
 
 fn trained(params: &Params, before: &[f32], segment: &Segment) -> (bool, bool) {
     let range = segment.range.clone();
-    let gradient =
-        params.gradients.part(range.clone()).read().iter().any(|&gradient| gradient != 0.0);
-    (gradient, *params.values.part(range.clone()).read() != before[range])
+    let gradient = params
+        .gradients
+        .part(range.clone())
+        .read()
+        .iter()
+        .any(|&gradient| gradient != 0.0);
+    (
+        gradient,
+        *params.values.part(range.clone()).read() != before[range],
+    )
 }
 
 #[test]
@@ -102,7 +143,11 @@ fn every_variable_of_every_preset_gets_a_gradient_and_is_moved() {
         let (params, before) = step(architecture, false);
         for segment in params.segments() {
             let name = &segment.name;
-            assert_eq!(trained(&params, &before, segment), (true, true), "{architecture:?} {name}");
+            assert_eq!(
+                trained(&params, &before, segment),
+                (true, true),
+                "{architecture:?} {name}"
+            );
         }
     }
 }
@@ -112,9 +157,14 @@ fn a_frozen_image_tower_of_any_preset_gets_no_gradient_and_is_not_moved() {
     for architecture in Architecture::PUBLISHED {
         let (params, before) = step(architecture, true);
         for segment in params.segments() {
-            let (name, thawed) = (&segment.name, !segment.name.starts_with("visual."));
+            let name = &segment.name;
+            let thawed = !segment.name.starts_with("visual.");
             let right = (thawed, thawed);
-            assert_eq!(trained(&params, &before, segment), right, "{architecture:?} {name}");
+            assert_eq!(
+                trained(&params, &before, segment),
+                right,
+                "{architecture:?} {name}"
+            );
         }
     }
 }

@@ -51,7 +51,10 @@ fn step(world: &Arc<World>, synchronized: bool) -> (Vec<f32>, Vec<f32>) {
     clip.add_logit_scale_gradient(&mut params, score.logit_scale_gradient as f32);
     accumulator.backward((&mut clip, &mut params), given, &mut buckets);
     buckets.finish(&mut params.gradients.view_mut());
-    (params.gradients.read().into_owned(), params.state.read().into_owned())
+    (
+        params.gradients.read().into_owned(),
+        params.state.read().into_owned(),
+    )
 }
 
 /// The same of so many ranks, of which the first is asked; all must have the same gradients.
@@ -67,7 +70,10 @@ fn train(count: usize, synchronized: bool) -> (Vec<f32>, Vec<f32>) {
     let mut done = done.into_inner().unwrap();
     done.sort_by_key(|(rank, _)| *rank);
     let same = |(_, (gradients, _)): &(usize, (Vec<f32>, Vec<f32>))| *gradients == done[0].1.0;
-    assert!(done.iter().all(same), "every rank has the same gradients to the last bit");
+    assert!(
+        done.iter().all(same),
+        "every rank has the same gradients to the last bit"
+    );
     done.swap_remove(0).1
 }
 
@@ -78,9 +84,18 @@ fn ranks_that_share_their_statistics_train_as_one_rank_with_the_whole_batch() {
         let (found, found_state) = train(count, true);
         assert_close("running statistics", &found_state, &state, 1e-6);
         let (_, params) = Golden::read("rn50").model();
-        for segment in params.segments().iter().filter(|segment| !without_gradient(&segment.name)) {
+        for segment in params
+            .segments()
+            .iter()
+            .filter(|segment| !without_gradient(&segment.name))
+        {
             let range = segment.range.clone();
-            assert_close(&segment.name, &found[range.clone()], &gradients[range], 1e-4);
+            assert_close(
+                &segment.name,
+                &found[range.clone()],
+                &gradients[range],
+                1e-4,
+            );
         }
     }
 }
@@ -111,11 +126,19 @@ fn resnet(folder: &Path, name: &str, devices: i32) -> TrainConfig {
 fn vit(folder: &Path, name: &str, devices: i32) -> TrainConfig {
     let mut config = config(folder, name, devices);
     config.model.image.resnet = None;
-    config.model.image.vit = Some(Vit { layers: 2, width: 12, patch_size: 8, head_width: 6 });
+    config.model.image.vit = Some(Vit {
+        layers: 2,
+        width: 12,
+        patch_size: 8,
+        head_width: 6,
+    });
     (config.micro_batch_size, config.masked_patches_percent) = (Some(MicroBatch::Pairs(2)), 50);
     config.gradient_checkpointing = Some(true);
     let teacher = small::stage(folder, "teacher");
-    config.distillation = Some(DistillationConfig { teacher, weight: 2.0 });
+    config.distillation = Some(DistillationConfig {
+        teacher,
+        weight: 2.0,
+    });
     config
 }
 
@@ -163,9 +186,15 @@ fn ranks_that_are_asked_to_stop_stop_after_the_same_step_and_go_on_as_if_they_ha
     let right = whole(&resnet(folder.path(), "straight", 3));
     let stopping = resnet(folder.path(), "stopped", 3);
     let error = run(&stopping, 4).0.unwrap_err();
-    assert!(error.to_string().contains("stopped after step 4"), "{error}");
+    assert!(
+        error.to_string().contains("stopped after step 4"),
+        "{error}"
+    );
     let found = whole(&stopping);
-    assert_eq!((found.loss, found.validation), (right.loss, right.validation));
+    assert_eq!(
+        (found.loss, found.validation),
+        (right.loss, right.validation)
+    );
     let weights = ["straight", "stopped"].map(|name| small::final_weights(folder.path(), name));
     assert!(weights[0] == weights[1]);
 }
@@ -175,13 +204,19 @@ fn a_batch_that_ranks_cannot_share_equally_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     type Change = fn(&mut TrainConfig);
     let rows: [(Change, &[&str]); 4] = [
-        (|c| c.world.devices = 5, &["globalBatchSize is 12", "5 devices", "Set it to 15"]),
+        (
+            |c| c.world.devices = 5,
+            &["globalBatchSize is 12", "5 devices", "Set it to 15"],
+        ),
         (
             |c| c.micro_batch_size = Some(MicroBatch::Pairs(7)),
             &["microBatchSize is 7", "which is 6"],
         ),
         (|c| c.world.devices = 0, &["at least one of each"]),
-        (|c| c.world.replicas = 2, &["2 workers and coordinator is \"\"", "host:port"]),
+        (
+            |c| c.world.replicas = 2,
+            &["2 workers and coordinator is \"\"", "host:port"],
+        ),
     ];
     for (change, expected) in rows {
         let mut config = config(folder.path(), "never", 2);

@@ -28,7 +28,13 @@ use small::STEPS;
 fn poisoned(folder: &Path, name: &str) -> TrainConfig {
     let mut config = small::config(folder, name);
     config.validation = None;
-    let (_, mut params) = Clip::new(&config.model, Capacity { batch: 1, context: 12 });
+    let (_, mut params) = Clip::new(
+        &config.model,
+        Capacity {
+            batch: 1,
+            context: 12,
+        },
+    );
     params.initialize(config.seed);
     let width = config.model.text.width as usize;
     for (segment, mut values) in params.tensors_mut() {
@@ -49,16 +55,31 @@ fn a_step_that_is_not_finite_changes_nothing_and_is_counted_over_all_restarts() 
     let folder = tempfile::tempdir().unwrap();
     let straight = whole(&poisoned(folder.path(), "straight"));
     assert_eq!(straight.step, STEPS as i64);
-    assert!((1..STEPS as i64).contains(&straight.steps_skipped), "{}", straight.steps_skipped);
-    assert_eq!(straight.samples_seen, 5 * (straight.step - straight.steps_skipped));
+    assert!(
+        (1..STEPS as i64).contains(&straight.steps_skipped),
+        "{}",
+        straight.steps_skipped
+    );
+    assert_eq!(
+        straight.samples_seen,
+        5 * (straight.step - straight.steps_skipped)
+    );
     assert!(straight.loss.unwrap().is_finite());
     for (name, tensor) in small::final_tensors(folder.path(), "straight") {
-        let found = tensor.values.iter().filter(|value| !value.is_finite()).count();
+        let found = tensor
+            .values
+            .iter()
+            .filter(|value| !value.is_finite())
+            .count();
         let poison = if name == WORDS { 10 } else { 0 };
         assert_eq!(found, poison, "{name}");
         if name.ends_with("num_batches_tracked") {
             let taken = (straight.step - straight.steps_skipped) as f32;
-            assert_eq!(tensor.values, [taken], "{name}: running statistics are put back");
+            assert_eq!(
+                tensor.values,
+                [taken],
+                "{name}: running statistics are put back"
+            );
         }
     }
     let config = poisoned(folder.path(), "stopped");
@@ -78,7 +99,12 @@ fn more_skipped_steps_than_allowed_end_the_stage_and_name_what_was_not_finite() 
     config.max_skipped_steps = 1;
     let error = run(&config, u64::MAX).0.unwrap_err();
     assert_eq!(error.exit(), Exit::Data);
-    for part in ["the loss is NaN", "so far: 2", "maxSkippedSteps allows 1", "learning rate"] {
+    for part in [
+        "the loss is NaN",
+        "so far: 2",
+        "maxSkippedSteps allows 1",
+        "learning rate",
+    ] {
         assert!(error.to_string().contains(part), "no {part:?} in: {error}");
     }
     config.max_skipped_steps = 10;
@@ -107,19 +133,32 @@ fn an_averaged_run_ends_with_the_average_and_goes_on_from_the_weights_beside_it(
     let config = |name, average_decay| {
         let mut config = small::config(folder.path(), name);
         // Strides that are long enough for another recall.
-        (config.optimizer.learning_rate, config.optimizer.average_decay) = (0.1, average_decay);
+        (
+            config.optimizer.learning_rate,
+            config.optimizer.average_decay,
+        ) = (0.1, average_decay);
         config
     };
     let plain = whole(&config("plain", None));
     let straight = whole(&config("straight", Some(0.9)));
-    assert_eq!(straight.loss, plain.loss, "the average does not touch training");
+    assert_eq!(
+        straight.loss, plain.loss,
+        "the average does not touch training"
+    );
     let file = |name, file| {
         std::fs::read(small::newest_checkpoint(folder.path(), name).join(file)).unwrap()
     };
     assert!(file("straight", UNAVERAGED) == file("plain", WEIGHTS));
     assert!(file("straight", WEIGHTS) != file("plain", WEIGHTS));
-    assert_ne!(straight.validation, plain.validation, "the average is what is measured");
-    assert!(!small::newest_checkpoint(folder.path(), "plain").join(UNAVERAGED).exists());
+    assert_ne!(
+        straight.validation, plain.validation,
+        "the average is what is measured"
+    );
+    assert!(
+        !small::newest_checkpoint(folder.path(), "plain")
+            .join(UNAVERAGED)
+            .exists()
+    );
 
     let stopping = config("stopped", Some(0.9));
     for _ in 0..2 {
@@ -137,13 +176,18 @@ fn an_averaged_run_ends_with_the_average_and_goes_on_from_the_weights_beside_it(
     }
 }
 
-const BERT: &str =
-    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/model/layouts/bert_bare.safetensors");
+const BERT: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/tests/golden/model/layouts/bert_bare.safetensors"
+);
 
 /// A run with a teacher of wider features.
 fn taught(folder: &Path, name: &str, teacher: &str) -> TrainConfig {
     let mut config = small::config(folder, name);
-    config.distillation = Some(DistillationConfig { teacher: teacher.into(), weight: 2.0 });
+    config.distillation = Some(DistillationConfig {
+        teacher: teacher.into(),
+        weight: 2.0,
+    });
     config
 }
 
@@ -160,7 +204,10 @@ fn teacher(folder: &Path, resolution: i32) -> String {
 fn a_teacher_adds_its_distance_to_the_loss_and_a_stop_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let teacher = teacher(folder.path(), 32);
-    let plain = run(&small::config(folder.path(), "plain"), 1).1.loss.unwrap();
+    let plain = run(&small::config(folder.path(), "plain"), 1)
+        .1
+        .loss
+        .unwrap();
     let config = taught(folder.path(), "stopped", &teacher);
     let first = run(&config, 1).1;
     let distance = first.distillation_loss.unwrap();
@@ -169,7 +216,10 @@ fn a_teacher_adds_its_distance_to_the_loss_and_a_stop_changes_nothing() {
     let stopped = whole(&config);
     let straight = whole(&taught(folder.path(), "straight", &teacher));
     assert_eq!(stopped.distillation_loss, straight.distillation_loss);
-    assert!(straight.distillation_loss.unwrap() < distance, "what is taught is learned");
+    assert!(
+        straight.distillation_loss.unwrap() < distance,
+        "what is taught is learned"
+    );
     let weights = ["straight", "stopped"].map(|name| small::final_weights(folder.path(), name));
     assert!(weights[0] == weights[1]);
 }
@@ -181,9 +231,15 @@ fn a_teacher_is_known_by_its_weights_alone() {
     let file = folder.path().join("published.safetensors");
     std::fs::write(&file, small::final_weights(folder.path(), "teacher-32")).unwrap();
     let distance = |name, teacher: &str| {
-        run(&taught(folder.path(), name, teacher), 1).1.distillation_loss.unwrap()
+        run(&taught(folder.path(), name, teacher), 1)
+            .1
+            .distillation_loss
+            .unwrap()
     };
-    assert_eq!(distance("file", file.to_str().unwrap()), distance("stage", &stage));
+    assert_eq!(
+        distance("file", file.to_str().unwrap()),
+        distance("stage", &stage)
+    );
 }
 
 #[test]
@@ -195,17 +251,29 @@ fn a_teacher_that_cannot_teach_is_refused_before_anything_is_written() {
         config
     };
     for (config, expected) in [
-        (taught(folder.path(), "never", &far), "Name a teacher of resolution 32"),
-        (taught(folder.path(), "never", "/nowhere/at/all"), "/nowhere/at/all"),
+        (
+            taught(folder.path(), "never", &far),
+            "Name a teacher of resolution 32",
+        ),
+        (
+            taught(folder.path(), "never", "/nowhere/at/all"),
+            "/nowhere/at/all",
+        ),
         (
             taught(folder.path(), "never", BERT),
             "holds no image tower with its projection, but BERT",
         ),
-        (frozen(taught(folder.path(), "never", &far)), "freeze is Image"),
+        (
+            frozen(taught(folder.path(), "never", &far)),
+            "freeze is Image",
+        ),
     ] {
         let error = run(&config, 1).0.unwrap_err();
         assert_eq!(error.exit(), Exit::Config, "{error}");
-        assert!(error.to_string().contains(expected), "no {expected:?} in: {error}");
+        assert!(
+            error.to_string().contains(expected),
+            "no {expected:?} in: {error}"
+        );
         assert!(!Path::new(&small::stage(folder.path(), "never")).exists());
     }
 }
@@ -216,16 +284,27 @@ fn a_teachers_features_are_those_of_its_model_in_evaluation() {
     let config = small::config(folder.path(), "teacher");
     whole(&config);
     let found = source::weights(&small::stage(folder.path(), "teacher")).unwrap();
-    let (mut clip, mut params) = Clip::new(&config.model, Capacity { batch: 5, context: 12 });
+    let (mut clip, mut params) = Clip::new(
+        &config.model,
+        Capacity {
+            batch: 5,
+            context: 12,
+        },
+    );
     load(&mut params, &found.tensors, Part::All).unwrap();
     let width = clip.features();
     let mut teacher = Teacher::new(&Memory::Host, &config.model.image, width, 2);
     load(&mut teacher.params, &found.tensors, Part::Image).unwrap();
-    let pixels: Vec<u8> = (0..5 * 3 * 32 * 32u32).map(|i| ((i * 2_654_435) >> 9) as u8).collect();
-    let (mut raw, mut unit) = (vec![0.0; 5 * width], vec![0.0; 5 * width]);
+    let pixels: Vec<u8> = (0..5 * 3 * 32 * 32u32)
+        .map(|i| ((i * 2_654_435) >> 9) as u8)
+        .collect();
+    let mut raw = vec![0.0; 5 * width];
+    let mut unit = vec![0.0; 5 * width];
     teacher.encode(Pixels::Bytes(&pixels), ViewMut::Host(&mut raw));
     normalize::forward(width, (&raw).into(), (&mut unit).into());
-    let right = clip.encode_images(&mut params, Pixels::Bytes(&pixels)).read();
+    let right = clip
+        .encode_images(&mut params, Pixels::Bytes(&pixels))
+        .read();
     for (found, right) in unit.iter().zip(&*right) {
         assert!((found - right).abs() < 1e-6, "{found} for {right}");
     }

@@ -35,12 +35,21 @@ fn a_run_stopped_at_any_step_ends_with_the_same_weights_as_one_that_was_not() {
         let name = format!("stopped-{stop}");
         let config = small::config(folder.path(), &name);
         let (stopped, _) = run(&config, stop);
-        assert!(matches!(stopped, Err(Error::Interrupted { step }) if step == stop), "{stopped:?}");
+        assert!(
+            matches!(stopped, Err(Error::Interrupted { step }) if step == stop),
+            "{stopped:?}"
+        );
         let report = whole(&config);
         assert_eq!(report.step, expected.step);
         assert_eq!(report.samples_seen, expected.samples_seen);
-        assert_eq!(report.loss, expected.loss, "the last loss after a stop at {stop}");
-        assert!(small::final_weights(folder.path(), &name) == weights, "weights after {stop}");
+        assert_eq!(
+            report.loss, expected.loss,
+            "the last loss after a stop at {stop}"
+        );
+        assert!(
+            small::final_weights(folder.path(), &name) == weights,
+            "weights after {stop}"
+        );
     }
 }
 
@@ -68,7 +77,11 @@ fn where_every_checkpoint_is_damaged_the_run_ends_and_names_the_files() {
     refused(
         &config,
         Exit::Data,
-        &["moments.safetensors", "was changed after it was written", "Restore"],
+        &[
+            "moments.safetensors",
+            "was changed after it was written",
+            "Restore",
+        ],
     );
 }
 
@@ -91,7 +104,11 @@ fn an_older_attempt_cannot_write_beside_a_newer_one() {
     config.run.attempt = 2;
     run(&config, 2).0.unwrap_err();
     config.run.attempt = 1;
-    refused(&config, Exit::Config, &["attempt 2 writes there, this is attempt 1"]);
+    refused(
+        &config,
+        Exit::Config,
+        &["attempt 2 writes there, this is attempt 1"],
+    );
 }
 
 #[test]
@@ -102,11 +119,16 @@ fn a_later_stage_begins_with_the_weights_that_the_one_before_ended_with() {
     config.initial_weights.model = Some(small::stage(folder.path(), "first"));
     config.freeze = Freeze::Image;
     whole(&config);
-    let (first, second) =
-        ["first", "second"].map(|name| small::final_tensors(folder.path(), name)).into();
+    let (first, second) = ["first", "second"]
+        .map(|name| small::final_tensors(folder.path(), name))
+        .into();
     for (name, tensor) in &first {
         let same = second[name] == *tensor;
-        assert_eq!(same, name.starts_with("visual."), "{name}: frozen keeps, the rest is trained");
+        assert_eq!(
+            same,
+            name.starts_with("visual."),
+            "{name}: frozen keeps, the rest is trained"
+        );
     }
 }
 
@@ -115,7 +137,10 @@ fn what_can_never_work_is_refused_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let fresh = || small::config(folder.path(), "never");
     let vocabulary = |uri: &Path, sha256: &str| {
-        Some(PinnedFile { uri: uri.display().to_string(), sha256: sha256.to_owned() })
+        Some(PinnedFile {
+            uri: uri.display().to_string(),
+            sha256: sha256.to_owned(),
+        })
     };
     let known = fresh().vocabulary.unwrap();
     let rows: [(&[&str], TrainConfig); 9] = [
@@ -149,7 +174,13 @@ fn what_can_never_work_is_refused_before_anything_is_written() {
             config.global_batch_size = 1000;
             config
         }),
-        (&["nowhere", "index.json"], TrainConfig { dataset: "/nowhere/at/all".into(), ..fresh() }),
+        (
+            &["nowhere", "index.json"],
+            TrainConfig {
+                dataset: "/nowhere/at/all".into(),
+                ..fresh()
+            },
+        ),
         (
             &[&known.uri, "SHA-256", &"0".repeat(64)],
             TrainConfig {
@@ -191,9 +222,24 @@ fn a_run_that_chooses_how_much_it_computes_at_once_says_so_and_ends_as_any_other
     let folder = tempfile::tempdir().unwrap();
     let config = |name: &str| {
         let plain = small::config(folder.path(), name);
-        let vit = Vit { layers: 2, width: 8, patch_size: 16, head_width: 4 };
-        let image = ImageTower { resolution: 32, vit: Some(vit), resnet: None };
-        TrainConfig { model: ModelConfig { image, ..plain.model }, ..plain }
+        let vit = Vit {
+            layers: 2,
+            width: 8,
+            patch_size: 16,
+            head_width: 4,
+        };
+        let image = ImageTower {
+            resolution: 32,
+            vit: Some(vit),
+            resnet: None,
+        };
+        TrainConfig {
+            model: ModelConfig {
+                image,
+                ..plain.model
+            },
+            ..plain
+        }
     };
     let straight = whole(&config("straight"));
     let auto = |name: &str, halve_micro_batch| TrainConfig {
@@ -204,9 +250,16 @@ fn a_run_that_chooses_how_much_it_computes_at_once_says_so_and_ends_as_any_other
     for (name, halved, at_once) in [("chosen", false, 5), ("halved", true, 3)] {
         let found = whole(&auto(name, halved));
         let memory = found.memory.unwrap();
-        assert_eq!((memory.micro_batch_size, memory.gradient_checkpointing), (at_once, false));
-        assert!(memory.needed > 0 && memory.needed < memory.available, "{memory:?}");
-        let (there, here) = (straight.loss.unwrap(), found.loss.unwrap());
+        assert_eq!(
+            (memory.micro_batch_size, memory.gradient_checkpointing),
+            (at_once, false)
+        );
+        assert!(
+            memory.needed > 0 && memory.needed < memory.available,
+            "{memory:?}"
+        );
+        let there = straight.loss.unwrap();
+        let here = found.loss.unwrap();
         assert!((there - here).abs() < 1e-5, "{name}: {here} for {there}");
     }
 }

@@ -51,7 +51,13 @@ fn gradients(clip: &mut Clip, params: &mut Params, pairs: &Pairs, dropout: Dropo
     let (_, loss) = evaluate(clip, params, pairs, dropout);
     params.clear_gradients();
     let count = pairs.texts().count();
-    clip.backward(params, pairs.batch(), dropout, loss.gradients(0..count), &mut ());
+    clip.backward(
+        params,
+        pairs.batch(),
+        dropout,
+        loss.gradients(0..count),
+        &mut (),
+    );
     params.gradients.read().into_owned()
 }
 
@@ -80,10 +86,13 @@ fn gradients_under_dropout_are_those_of_the_masks_that_were_drawn() {
         let step = 2e-3;
         let mut at = |sign: f64| {
             params.values.copy_from(View::Host(&values));
-            params.values.part_mut(segment.range.clone()).edit(|values| {
-                let moved = values.iter_mut().zip(own);
-                moved.for_each(|(v, g)| *v += (sign * step * f64::from(*g) / length) as f32);
-            });
+            params
+                .values
+                .part_mut(segment.range.clone())
+                .edit(|values| {
+                    let moved = values.iter_mut().zip(own);
+                    moved.for_each(|(v, g)| *v += (sign * step * f64::from(*g) / length) as f32);
+                });
             evaluate(&mut clip, &mut params, &pairs, dropout).0
         };
         let slope = (at(1.0) - at(-1.0)) / (2.0 * step);
@@ -110,10 +119,20 @@ fn a_frozen_image_tower_gets_no_gradient_and_the_text_tower_the_same() {
     clip.freeze_image(&mut params, true);
     let frozen = gradients(&mut clip, &mut params, &pairs, dropout);
     for segment in params.segments() {
-        assert_eq!(segment.frozen, segment.name.starts_with("visual."), "{}", segment.name);
-        let (frozen, thawed) = (&frozen[segment.range.clone()], &thawed[segment.range.clone()]);
+        assert_eq!(
+            segment.frozen,
+            segment.name.starts_with("visual."),
+            "{}",
+            segment.name
+        );
+        let frozen = &frozen[segment.range.clone()];
+        let thawed = &thawed[segment.range.clone()];
         if segment.frozen {
-            assert!(frozen.iter().all(|&gradient| gradient == 0.0), "{}", segment.name);
+            assert!(
+                frozen.iter().all(|&gradient| gradient == 0.0),
+                "{}",
+                segment.name
+            );
         } else {
             assert_eq!(frozen, thawed, "{}", segment.name);
         }
@@ -123,7 +142,10 @@ fn a_frozen_image_tower_gets_no_gradient_and_the_text_tower_the_same() {
 #[test]
 fn a_caption_is_worth_the_same_alone_and_in_any_company() {
     let (mut clip, params, pairs) = model();
-    let together = clip.encode_texts(&params, pairs.texts()).read().into_owned();
+    let together = clip
+        .encode_texts(&params, pairs.texts())
+        .read()
+        .into_owned();
     for (at, expected) in together.chunks(clip.features()).enumerate() {
         let alone = pairs.part(at, at + 1);
         let found = clip.encode_texts(&params, alone.texts());
@@ -134,15 +156,32 @@ fn a_caption_is_worth_the_same_alone_and_in_any_company() {
 #[test]
 fn bytes_are_worth_what_their_normalised_values_are() {
     let (mut clip, mut params, pairs) = model();
-    let bytes: Vec<u8> = (0..2 * 3 * 64 * 64u32).map(|i| ((i * 2_654_435) >> 9) as u8).collect();
+    let bytes: Vec<u8> = (0..2 * 3 * 64 * 64u32)
+        .map(|i| ((i * 2_654_435) >> 9) as u8)
+        .collect();
     let mut values = vec![0.0; bytes.len()];
     for (plane, values) in values.chunks_mut(64 * 64).enumerate() {
         Pixels::Bytes(&bytes).read(plane * 64 * 64, plane % 3, values);
     }
-    let found = clip.encode_images(&mut params, Pixels::Bytes(&bytes)).read().into_owned();
-    let right = clip.encode_images(&mut params, Pixels::Normalized(&values)).read().into_owned();
+    let found = clip
+        .encode_images(&mut params, Pixels::Bytes(&bytes))
+        .read()
+        .into_owned();
+    let right = clip
+        .encode_images(&mut params, Pixels::Normalized(&values))
+        .read()
+        .into_owned();
     assert_eq!((found.len(), &found), (2 * clip.features(), &right));
-    let texts = Texts { offsets: &pairs.offsets[..3], ..pairs.texts() };
-    let batch = Batch { pixels: Pixels::Bytes(&bytes), texts };
-    assert_eq!(*clip.forward(&mut params, batch, Dropout::NONE).0.read(), right);
+    let texts = Texts {
+        offsets: &pairs.offsets[..3],
+        ..pairs.texts()
+    };
+    let batch = Batch {
+        pixels: Pixels::Bytes(&bytes),
+        texts,
+    };
+    assert_eq!(
+        *clip.forward(&mut params, batch, Dropout::NONE).0.read(),
+        right
+    );
 }

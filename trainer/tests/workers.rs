@@ -55,9 +55,16 @@ fn processes_are_one_run_whatever_happens_to_one_of_them() {
     let straight = config(folder, "straight", 3);
     let mut run = start(folder, &straight, None);
     assert_eq!(run.end(None), [Some(0); 3]);
-    let (first, second) = (run.report(0), run.report(1));
-    assert_eq!((first.activity, first.step, first.samples_seen), (Activity::Done, 120, 720));
-    assert_eq!((second.activity, second.step, second.loss), (Activity::Done, 120, None));
+    let first = run.report(0);
+    let second = run.report(1);
+    assert_eq!(
+        (first.activity, first.step, first.samples_seen),
+        (Activity::Done, 120, 720)
+    );
+    assert_eq!(
+        (second.activity, second.step, second.loss),
+        (Activity::Done, 120, None)
+    );
     assert!(second.wait_seconds > 0.0);
     let right = weights(folder, "straight");
 
@@ -72,7 +79,10 @@ fn processes_are_one_run_whatever_happens_to_one_of_them() {
     assert_eq!(ends, [Some(75), None, Some(75)]);
     for worker in [0, 2] {
         let told = run.failure(worker);
-        assert!(told.starts_with("worker 1 (rank 1) was lost in step "), "{told}");
+        assert!(
+            told.starts_with("worker 1 (rank 1) was lost in step "),
+            "{told}"
+        );
         assert!(told.contains("run the same command again"), "{told}");
     }
     assert_eq!(start(folder, &killed, None).end(None), [Some(0); 3]);
@@ -82,9 +92,18 @@ fn processes_are_one_run_whatever_happens_to_one_of_them() {
     let (run, ends) = disturb((folder, &stopped), (2, "TERM"));
     assert_eq!(ends, [Some(75); 3]);
     let steps = [0, 1, 2].map(|worker| run.report(worker).step);
-    assert!(steps[0] > 0 && steps[0] < 120 && steps == [steps[0]; 3], "{steps:?}");
+    assert!(
+        steps[0] > 0 && steps[0] < 120 && steps == [steps[0]; 3],
+        "{steps:?}"
+    );
     let saved = small::newest_checkpoint(folder, "stopped");
-    assert!(saved.display().to_string().contains(&format!("{:08}-", steps[0])), "{saved:?}");
+    assert!(
+        saved
+            .display()
+            .to_string()
+            .contains(&format!("{:08}-", steps[0])),
+        "{saved:?}"
+    );
     assert_eq!(start(folder, &stopped, None).end(None), [Some(0); 3]);
     assert!(weights(folder, "stopped") == right);
 }
@@ -98,10 +117,16 @@ fn a_worker_that_hangs_is_missed_by_all_others() {
     let begin = Instant::now();
     let (run, ends) = disturb((folder, &hanging), (2, "STOP"));
     assert_eq!(ends, [Some(75), Some(75), None]);
-    assert!(begin.elapsed() > Duration::from_secs(9), "a breath is not missed");
+    assert!(
+        begin.elapsed() > Duration::from_secs(9),
+        "a breath is not missed"
+    );
     for worker in [0, 1] {
         let told = run.failure(worker);
-        assert!(told.starts_with("worker 2 (rank 2) was lost in step "), "{told}");
+        assert!(
+            told.starts_with("worker 2 (rank 2) was lost in step "),
+            "{told}"
+        );
         assert!(told.contains("nothing was heard of it for 10 s"), "{told}");
     }
 }
@@ -116,7 +141,11 @@ fn a_worker_that_ends_by_itself_keeps_its_code_and_the_others_say_why() {
     unfit.world.devices = 3;
     let mut run = start(folder, &unfit, Some(1));
     assert_eq!(run.end(None), [Some(75), Some(78)]);
-    assert!(run.failure(1).contains("data holds no index.json"), "{}", run.failure(1));
+    assert!(
+        run.failure(1).contains("data holds no index.json"),
+        "{}",
+        run.failure(1)
+    );
     let told = run.failure(0);
     assert!(
         told.starts_with("worker 1 (rank ") && told.contains("data holds no index.json"),
@@ -134,10 +163,16 @@ fn processes_score_together_what_one_scores_and_know_of_each_others_end() {
         (config.world.replicas, config.world.coordinator) = (replicas, Some(coordinator()));
         config
     };
-    assert_eq!(score(folder, &scoring("alone", 1, 2), None).end(None), [Some(0)]);
+    assert_eq!(
+        score(folder, &scoring("alone", 1, 2), None).end(None),
+        [Some(0)]
+    );
     let mut run = score(folder, &scoring("three", 3, 2), None);
     assert_eq!(run.end(None), [Some(0); 3]);
-    assert_eq!(scores::scores(folder, "three"), scores::scores(folder, "alone"));
+    assert_eq!(
+        scores::scores(folder, "three"),
+        scores::scores(folder, "alone")
+    );
     let results = [0, 1, 2].map(|worker| run.report(worker).results.len());
     assert_eq!(results, [2, 0, 0], "worker 0 alone speaks");
 
@@ -153,5 +188,9 @@ fn processes_score_together_what_one_scores_and_know_of_each_others_end() {
     astray.checkpoint = "run/train".into();
     let mut run = score(folder, &astray, Some(1));
     assert_eq!(run.end(None), [Some(75), Some(78)]);
-    assert!(run.failure(0).starts_with("worker 1 (rank 1) ended"), "{}", run.failure(0));
+    assert!(
+        run.failure(0).starts_with("worker 1 (rank 1) ended"),
+        "{}",
+        run.failure(0)
+    );
 }

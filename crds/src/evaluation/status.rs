@@ -166,19 +166,30 @@ pub struct ResultStatus {
 impl ResultStatus {
     /// One of its numbers; `None` if it has no such one.
     pub fn score(&self, metric: Metric) -> Option<&str> {
-        self.scores().into_iter().find_map(|(name, score)| (name == metric).then_some(score))
+        self.scores()
+            .into_iter()
+            .find_map(|(name, score)| (name == metric).then_some(score))
     }
 
     /// All its numbers.
     pub fn scores(&self) -> Vec<(Metric, &str)> {
-        let recalls = self.retrieval.as_ref().and_then(|found| found.recalls.as_ref());
+        let recalls = self
+            .retrieval
+            .as_ref()
+            .and_then(|found| found.recalls.as_ref());
         let recalls = recalls.map(recalls_of).unwrap_or_default();
-        recalls.into_iter().chain(self.zero_shot.iter().flat_map(classes_of)).collect()
+        recalls
+            .into_iter()
+            .chain(self.zero_shot.iter().flat_map(classes_of))
+            .collect()
     }
 }
 
 fn recalls_of(recalls: &RecallsStatus) -> Vec<(Metric, &str)> {
-    let RecallsStatus { text_to_image: there, image_to_text: back } = recalls;
+    let RecallsStatus {
+        text_to_image: there,
+        image_to_text: back,
+    } = recalls;
     vec![
         (Metric::TextToImageR1, &there.r1),
         (Metric::TextToImageR5, &there.r5),

@@ -232,16 +232,30 @@ impl RetrievalScores {
     pub const HEADLINE: Metric = Metric::TextToImageR1;
 
     fn score(&self, metric: Metric) -> Option<f64> {
-        let Recalls { text_to_image, image_to_text } = self.recalls?;
+        let Recalls {
+            text_to_image,
+            image_to_text,
+        } = self.recalls?;
         let of = |recall: Recall, r1, r5, r10, mean| {
-            let Recall { r1: first, r5: five, r10: ten, mean_recall } = recall;
+            let Recall {
+                r1: first,
+                r5: five,
+                r10: ten,
+                mean_recall,
+            } = recall;
             let values = [(r1, first), (r5, five), (r10, ten), (mean, mean_recall)];
-            values.into_iter().find_map(|(name, value)| (name == metric).then_some(value))
+            values
+                .into_iter()
+                .find_map(|(name, value)| (name == metric).then_some(value))
         };
         use Metric as M;
-        let (r1, r5, r10) = (M::TextToImageR1, M::TextToImageR5, M::TextToImageR10);
+        let r1 = M::TextToImageR1;
+        let r5 = M::TextToImageR5;
+        let r10 = M::TextToImageR10;
         let there = of(text_to_image, r1, r5, r10, M::TextToImageMeanRecall);
-        let (r1, r5, r10) = (M::ImageToTextR1, M::ImageToTextR5, M::ImageToTextR10);
+        let r1 = M::ImageToTextR1;
+        let r5 = M::ImageToTextR5;
+        let r10 = M::ImageToTextR10;
         there.or_else(|| of(image_to_text, r1, r5, r10, M::ImageToTextMeanRecall))
     }
 }
@@ -265,14 +279,33 @@ mod tests {
 
     fn result(measured: Measured) -> TaskResult {
         let (name, dataset) = ("muge".to_owned(), "s3://data/muge/valid/".to_owned());
-        TaskResult { name, dataset, digest: String::new(), images: 3, seconds: 1.0, measured }
+        TaskResult {
+            name,
+            dataset,
+            digest: String::new(),
+            images: 3,
+            seconds: 1.0,
+            measured,
+        }
     }
 
     #[test]
     fn every_number_is_found_by_its_name_and_only_there() {
-        let recall = |r1| Recall { r1, r5: r1 + 1.0, r10: r1 + 2.0, mean_recall: r1 + 3.0 };
-        let recalls = Recalls { text_to_image: recall(10.0), image_to_text: recall(20.0) };
-        let scores = RetrievalScores { texts: 5, recalls: Some(recalls), threshold: None };
+        let recall = |r1| Recall {
+            r1,
+            r5: r1 + 1.0,
+            r10: r1 + 2.0,
+            mean_recall: r1 + 3.0,
+        };
+        let recalls = Recalls {
+            text_to_image: recall(10.0),
+            image_to_text: recall(20.0),
+        };
+        let scores = RetrievalScores {
+            texts: 5,
+            recalls: Some(recalls),
+            threshold: None,
+        };
         let retrieval = result(Measured::Retrieval(scores));
         let zero_shot = result(Measured::ZeroShot(ZeroShotScores {
             classes: 2,
@@ -299,7 +332,13 @@ mod tests {
             assert_eq!(zero_shot.score(named(name)), None, "{name}");
             assert_eq!(named(name).name(), name);
         }
-        let names = ["accuracy", "top5", "meanPerClass", "rocAuc", "meanAveragePrecision"];
+        let names = [
+            "accuracy",
+            "top5",
+            "meanPerClass",
+            "rocAuc",
+            "meanAveragePrecision",
+        ];
         for (name, value) in names.into_iter().zip([1.0, 2.0, 3.0, 4.0, 5.0]) {
             assert_eq!(zero_shot.score(named(name)), Some(value), "{name}");
             assert_eq!(retrieval.score(named(name)), None, "{name}");
@@ -310,7 +349,10 @@ mod tests {
 
     #[test]
     fn a_result_reads_like_the_task_that_asked_for_it() {
-        let scores = RetrievalScores { texts: 5, ..RetrievalScores::default() };
+        let scores = RetrievalScores {
+            texts: 5,
+            ..RetrievalScores::default()
+        };
         let json = serde_json::to_value(result(Measured::Retrieval(scores))).unwrap();
         assert_eq!(json["retrieval"], serde_json::json!({"texts": 5}));
     }

@@ -25,37 +25,63 @@ pub(crate) struct Both {
 impl Both {
     /// Activations.
     pub(crate) fn array(len: usize, seed: u64, format: Format) -> Self {
-        Self::new(numbers(len, seed, format), memory(format).array(len), format)
+        Self::new(
+            numbers(len, seed, format),
+            memory(format).array(len),
+            format,
+        )
     }
 
     /// Numbers that are fp32 in any format; they are compared as numbers of that.
     pub(crate) fn exact(len: usize, seed: u64, format: Format) -> Self {
-        Self::new(numbers(len, seed, Format::F32), memory(format).exact(len), format)
+        Self::new(
+            numbers(len, seed, Format::F32),
+            memory(format).exact(len),
+            format,
+        )
     }
 
     /// Weights.
     pub(crate) fn weights(len: usize, seed: u64, format: Format) -> Self {
-        Self::new(numbers(len, seed, Format::F32), memory(format).weights(len), format)
+        Self::new(
+            numbers(len, seed, Format::F32),
+            memory(format).weights(len),
+            format,
+        )
     }
 
     fn new(values: Vec<f32>, mut device: Array, format: Format) -> Self {
         device.copy_from(View::Host(&values));
         let mut here = Memory::Host.array(values.len());
         here.copy_from(View::Host(&values));
-        Self { here, device, format }
+        Self {
+            here,
+            device,
+            format,
+        }
     }
 
     pub(crate) fn view(&self, place: Place) -> View<'_> {
-        if place == Place::Here { self.here.view() } else { self.device.view() }
+        if place == Place::Here {
+            self.here.view()
+        } else {
+            self.device.view()
+        }
     }
 
     pub(crate) fn view_mut(&mut self, place: Place) -> ViewMut<'_> {
-        if place == Place::Here { self.here.view_mut() } else { self.device.view_mut() }
+        if place == Place::Here {
+            self.here.view_mut()
+        } else {
+            self.device.view_mut()
+        }
     }
 
     /// Fails unless both are as near as so many roundings allow.
     pub(crate) fn agree(&self, what: &str, roundings: f32) {
-        let Array::Device(device) = &self.device else { panic!("it is on a device") };
+        let Array::Device(device) = &self.device else {
+            panic!("it is on a device")
+        };
         assert_near(what, device, &self.here.read(), self.format, roundings);
     }
 

@@ -16,7 +16,10 @@ fn a_kernel_that_leaves_its_memory_is_found() {
     for (count, inside) in [(9, true), (10, false)] {
         let device = device();
         let mut y = Buffer::new(&device, 10, Format::F32);
-        Launch::new("faulty_beyond").write(&mut y.span_mut()).whole(count).run(&device);
+        Launch::new("faulty_beyond")
+            .write(&mut y.span_mut())
+            .whole(count)
+            .run(&device);
         match inside {
             true => assert_eq!(y.span().download()[9], 1.0),
             false => assert!(fault(&device).contains("around the memory")),
@@ -28,7 +31,9 @@ fn a_kernel_that_leaves_its_memory_is_found() {
 fn threads_that_wait_in_vain_are_found() {
     let device = device();
     let mut y = Buffer::new(&device, 1, Format::F32);
-    Launch::new("faulty_barrier").write(&mut y.span_mut()).run(&device);
+    Launch::new("faulty_barrier")
+        .write(&mut y.span_mut())
+        .run(&device);
     assert!(fault(&device).contains("wait for others"));
 }
 
@@ -49,7 +54,10 @@ fn a_missing_barrier_shows() {
 fn arguments_that_are_not_the_kernels_are_refused() {
     let device = device();
     let mut y = Buffer::new(&device, 1, Format::F32);
-    Launch::new("faulty_beyond").write(&mut y.span_mut()).real(0.0).run(&device);
+    Launch::new("faulty_beyond")
+        .write(&mut y.span_mut())
+        .real(0.0)
+        .run(&device);
     assert!(fault(&device).contains("takes (pw) and is given (pr)"));
     let device = self::device();
     Launch::new("no_such").run(&device);
@@ -62,7 +70,11 @@ fn too_much_memory_is_refused_with_numbers() {
     let kept = Buffer::new(&device, 1 << 19, Format::U8);
     assert_eq!(device.memory(), Ok((1 << 19, 1 << 20)));
     drop(Buffer::new(&device, 1 << 18, Format::F32));
-    let right = Fault::OutOfMemory { wanted: 1 << 20, free: 1 << 19, all: 1 << 20 };
+    let right = Fault::OutOfMemory {
+        wanted: 1 << 20,
+        free: 1 << 19,
+        all: 1 << 20,
+    };
     assert_eq!(device.check(), Err(right));
     drop(kept);
 }

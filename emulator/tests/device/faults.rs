@@ -49,8 +49,14 @@ fn config(folder: &Path, name: &str) -> TrainConfig {
 fn assert_ends_as(folder: &Path, (name, found): (&str, &Report), (other, right): (&str, &Report)) {
     if is_emulated() {
         let weights = [name, other].map(|name| small::final_weights(folder, name));
-        assert!(weights[0] == weights[1], "{name} ends with other weights than {other}");
-        assert_eq!((found.loss, found.validation), (right.loss, right.validation));
+        assert!(
+            weights[0] == weights[1],
+            "{name} ends with other weights than {other}"
+        );
+        assert_eq!(
+            (found.loss, found.validation),
+            (right.loss, right.validation)
+        );
     }
     assert_same(folder, (name, found), (other, right));
 }
@@ -60,9 +66,15 @@ fn a_run_that_stops_on_a_device_goes_on_as_if_it_had_not() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let right = whole(&config(folder, "straight"), &|_| open());
-    let (stopped, steps) = (config(folder, "stopped"), AtomicU64::new(0));
-    let (done, _) = run(&stopped, &|_| open(), || steps.fetch_add(1, Ordering::Relaxed) == 3);
-    assert!(matches!(done, Err(Error::Interrupted { step: 4 })), "{done:?}");
+    let stopped = config(folder, "stopped");
+    let steps = AtomicU64::new(0);
+    let (done, _) = run(&stopped, &|_| open(), || {
+        steps.fetch_add(1, Ordering::Relaxed) == 3
+    });
+    assert!(
+        matches!(done, Err(Error::Interrupted { step: 4 })),
+        "{done:?}"
+    );
     let found = whole(&stopped, &|_| open());
     assert_ends_as(folder, ("stopped", &found), ("straight", &right));
 }
@@ -72,28 +84,42 @@ fn a_device_that_breaks_ends_a_run_which_goes_on_from_its_last_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let left = Arc::new(AtomicU64::new(u64::MAX));
-    let right = whole(&config(folder, "straight"), &|_| Emulator::breaking(PLENTY, left.clone()));
+    let right = whole(&config(folder, "straight"), &|_| {
+        Emulator::breaking(PLENTY, left.clone())
+    });
     let calls = u64::MAX - left.load(Ordering::Relaxed);
     for (percent, checkpoints) in [(2, 0), (60, 1), (99, 2)] {
         let name = format!("broken-{percent}");
-        let (broken, left) =
-            (config(folder, &name), Arc::new(AtomicU64::new(calls * percent / 100)));
+        let broken = config(folder, &name);
+        let left = Arc::new(AtomicU64::new(calls * percent / 100));
         let device = |_| Emulator::breaking(PLENTY, left.clone());
         let (done, report) = run(&broken, &device, || false);
         let error = done.unwrap_err();
         assert_eq!(error.exit(), Exit::Retry, "{error}");
         assert!(
-            error.to_string().starts_with("cannot use an emulated device: it broke"),
+            error
+                .to_string()
+                .starts_with("cannot use an emulated device: it broke"),
             "{error}"
         );
         assert!(report.loss.is_none_or(|loss| loss > 0.0), "{report:?}");
         let there = folder.join(&name).join("train/checkpoints").exists();
-        let there = if there { small::checkpoints(folder, &name).len() } else { 0 };
-        assert!(there >= checkpoints, "{there} checkpoints after {percent} % of a run");
+        let there = if there {
+            small::checkpoints(folder, &name).len()
+        } else {
+            0
+        };
+        assert!(
+            there >= checkpoints,
+            "{there} checkpoints after {percent} % of a run"
+        );
         let found = whole(&broken, &|_| Emulator::device(PLENTY));
         let ends = [&name, "straight"].map(|name| small::final_weights(folder, name));
         assert!(ends[0] == ends[1], "{name} ends with other weights");
-        assert_eq!((found.loss, found.validation), (right.loss, right.validation));
+        assert_eq!(
+            (found.loss, found.validation),
+            (right.loss, right.validation)
+        );
     }
 }
 
@@ -108,12 +134,20 @@ fn a_rank_whose_device_breaks_keeps_nobody_waiting() {
         _ => Emulator::device(PLENTY),
     };
     whole(&config, &device);
-    let (calls, start) = (u64::MAX - left.load(Ordering::Relaxed), Instant::now());
+    let calls = u64::MAX - left.load(Ordering::Relaxed);
+    let start = Instant::now();
     for percent in [40, 80] {
-        config.artifacts = folder.path().join(format!("{percent}")).display().to_string();
+        config.artifacts = folder
+            .path()
+            .join(format!("{percent}"))
+            .display()
+            .to_string();
         left.store(calls * percent / 100, Ordering::Relaxed);
         let error = run(&config, &device, || false).0.unwrap_err();
-        assert!(matches!(error, Error::Device(Fault::Broken { .. })), "{error}");
+        assert!(
+            matches!(error, Error::Device(Fault::Broken { .. })),
+            "{error}"
+        );
         assert!(error.to_string().contains("it broke"), "{error}");
     }
     assert!(start.elapsed() < Duration::from_secs(120));
@@ -121,8 +155,15 @@ fn a_rank_whose_device_breaks_keeps_nobody_waiting() {
 
 /// Bytes that a run takes of its first device.
 fn taken(config: &TrainConfig) -> u64 {
-    let (device, most) = (Emulator::device(PLENTY), AtomicU64::new(0));
-    let devices = |rank| if rank == 0 { device.clone() } else { Emulator::device(PLENTY) };
+    let device = Emulator::device(PLENTY);
+    let most = AtomicU64::new(0);
+    let devices = |rank| {
+        if rank == 0 {
+            device.clone()
+        } else {
+            Emulator::device(PLENTY)
+        }
+    };
     let (done, _) = run(config, &devices, || {
         let (free, all) = device.memory().unwrap();
         most.fetch_max(all - free, Ordering::Relaxed);
@@ -144,7 +185,11 @@ fn a_lack_of_memory_halves_what_was_left_to_choose_once_on_all_ranks() {
     };
     for (devices, whole_share) in [(1, 12), (2, 6)] {
         let needs = [whole_share, whole_share / 2].map(|pairs| {
-            taken(&config(&format!("{devices}-{pairs}"), devices, MicroBatch::Pairs(pairs)))
+            taken(&config(
+                &format!("{devices}-{pairs}"),
+                devices,
+                MicroBatch::Pairs(pairs),
+            ))
         });
         assert!(needs[1] < needs[0], "{needs:?}");
         // The last rank's device has room for half of its share, or for less.
@@ -154,18 +199,29 @@ fn a_lack_of_memory_halves_what_was_left_to_choose_once_on_all_ranks() {
                 false => Emulator::device(PLENTY),
             }
         };
-        let (between, too_little) = (with(needs[0].midpoint(needs[1])), with(needs[1] / 2));
+        let between = with(needs[0].midpoint(needs[1]));
+        let too_little = with(needs[1] / 2);
         let name = format!("{devices}-halved");
-        let plan = whole(&config(&name, devices, MicroBatch::AUTO), &between).memory.unwrap();
-        assert_eq!((plan.micro_batch_size, plan.halved), (whole_share / 2, true));
+        let plan = whole(&config(&name, devices, MicroBatch::AUTO), &between)
+            .memory
+            .unwrap();
+        assert_eq!(
+            (plan.micro_batch_size, plan.halved),
+            (whole_share / 2, true)
+        );
         let asked = format!("{devices}-{}", whole_share / 2);
         assert_eq!(losses(folder, &name), losses(folder, &asked));
-        let rows: [(_, &(dyn Fn(usize) -> Device + Sync)); 2] =
-            [(MicroBatch::Pairs(whole_share), &between), (MicroBatch::AUTO, &too_little)];
+        let rows: [(_, &(dyn Fn(usize) -> Device + Sync)); 2] = [
+            (MicroBatch::Pairs(whole_share), &between),
+            (MicroBatch::AUTO, &too_little),
+        ];
         for (micro_batch, device) in rows {
             let config = config("refused", devices, micro_batch);
             let error = run(&config, device, || false).0.unwrap_err();
-            assert!(matches!(error, Error::Device(Fault::OutOfMemory { .. })), "{error}");
+            assert!(
+                matches!(error, Error::Device(Fault::OutOfMemory { .. })),
+                "{error}"
+            );
             assert_eq!(error.exit(), Exit::Config);
         }
     }

@@ -38,45 +38,85 @@ fn attention_by_tiles_is_attention() {
 
 fn compare((heads, head, lengths, rate): Row<'_>, keep: Keep, padded: bool) {
     let what = format!("{heads} heads of {head}, {lengths:?}, {rate}, {keep:?}, padded {padded}");
-    let (width, offsets) = (heads * head, offsets(lengths));
+    let width = heads * head;
+    let offsets = offsets(lengths);
     let longest = lengths.iter().copied().max().unwrap();
     let tokens = offsets[lengths.len()];
     let ids: Vec<u32> = (0..tokens as u32).map(|i| u32::from(i % 5 != 3)).collect();
     let sequences = Sequences::new(&offsets).keeping(keep);
-    let sequences = if padded { sequences.padded(&ids) } else { sequences };
+    let sequences = if padded {
+        sequences.padded(&ids)
+    } else {
+        sequences
+    };
     let dropout = Dropout::new(1, 2, 3).at(4, rate);
-    let (kept, format) = (sequences.kept(), Format::Bf16);
+    let kept = sequences.kept();
+    let format = Format::Bf16;
     let qkv = numbers(tokens * 3 * width, 1, format);
     let dout = numbers(kept * width, 2, format);
 
     let host = Attention::within(&Memory::Host, (heads, width), longest, Precision::Fp32);
     let scratch = || vec![9.0; kept * host.row()];
-    let (mut probabilities, mut dropped, mut scores) = (scratch(), scratch(), scratch());
-    let (mut out, mut dqkv) = (vec![9.0; kept * width], vec![9.0; tokens * 3 * width]);
+    let mut probabilities = scratch();
+    let mut dropped = scratch();
+    let mut scores = scratch();
+    let mut out = vec![9.0; kept * width];
+    let mut dqkv = vec![9.0; tokens * 3 * width];
     let weights = ((&mut probabilities).into(), (&mut dropped).into());
-    host.forward(sequences, dropout, (&qkv).into(), weights, (&mut out).into());
+    host.forward(
+        sequences,
+        dropout,
+        (&qkv).into(),
+        weights,
+        (&mut out).into(),
+    );
     let saved = ((&qkv).into(), (&probabilities).into(), (&out).into());
     let lent = ((&mut dropped).into(), (&mut scores).into());
-    host.backward(sequences, dropout, saved, (&dout).into(), lent, (&mut dqkv).into());
+    host.backward(
+        sequences,
+        dropout,
+        saved,
+        (&dout).into(),
+        lent,
+        (&mut dqkv).into(),
+    );
 
     let memory = memory(format);
     let device = Attention::within(&memory, (heads, width), longest, Precision::Bf16);
     assert!(device.tiled, "{what}");
     let wanted: Vec<u32> = offsets.iter().map(|&offset| offset as u32).collect();
-    let (begins, known) = (wholes(&wanted), wholes(&ids));
+    let begins = wholes(&wanted);
+    let known = wholes(&ids);
     let ids = padded.then(|| known.span());
-    let sequences = sequences.on(Places { offsets: begins.span(), ids });
+    let sequences = sequences.on(Places {
+        offsets: begins.span(),
+        ids,
+    });
     let [mut sums, mut spare, mut along] = [0; 3].map(|_| device.reserve(&memory, kept));
-    let (given, gradient) = (on_device(&qkv, format), on_device(&dout, format));
+    let given = on_device(&qkv, format);
+    let gradient = on_device(&dout, format);
     let mut found = Buffer::new(&DEVICE, kept * width, format);
     let mut dfound = on_device(&vec![9.0; tokens * 3 * width], format);
     let weights = (sums.view_mut(), spare.view_mut());
     let into = ViewMut::Device(found.span_mut());
-    device.forward(sequences, dropout, View::Device(given.span()), weights, into);
+    device.forward(
+        sequences,
+        dropout,
+        View::Device(given.span()),
+        weights,
+        into,
+    );
     assert_near(&format!("{what}: out"), &found, &out, format, 3.0);
     let saved = (given.span().into(), sums.view(), found.span().into());
     let lent = (spare.view_mut(), along.view_mut());
     let into = ViewMut::Device(dfound.span_mut());
-    device.backward(sequences, dropout, saved, gradient.span().into(), lent, into);
+    device.backward(
+        sequences,
+        dropout,
+        saved,
+        gradient.span().into(),
+        lent,
+        into,
+    );
     assert_near(&format!("{what}: dqkv"), &dfound, &dqkv, format, 4.0);
 }

@@ -15,7 +15,11 @@ use cnclip::device::Format;
 const BOTH_WAYS: [Onto; 2] = [Onto::Replace, Onto::Add];
 
 fn layout(format: Format) -> Layout {
-    let precision = if format == Format::Bf16 { Precision::Bf16 } else { Precision::Fp32 };
+    let precision = if format == Format::Bf16 {
+        Precision::Bf16
+    } else {
+        Precision::Fp32
+    };
     Layout::new(precision).within(&memory(format))
 }
 
@@ -70,7 +74,11 @@ fn sums_of_columns() {
                 add_column_sums(x.view(place), again.view_mut(place));
             }
             sums.agree("sums of columns", 0.0);
-            assert_eq!(sums.on_device(), again.on_device(), "the same sums each time");
+            assert_eq!(
+                sums.on_device(),
+                again.on_device(),
+                "the same sums each time"
+            );
         }
     }
 }
@@ -84,8 +92,8 @@ fn layer_norms() {
                 let norm = LayerNorm::declare(&mut layout, "n", width, 1e-5);
                 let values = Both::weights(layout.end(), 1, format);
                 let mut gradients = Both::exact(layout.end(), 2, Format::F32);
-                let (x, dy) =
-                    (Both::array(rows * width, 3, format), Both::array(rows * width, 4, format));
+                let x = Both::array(rows * width, 3, format);
+                let dy = Both::array(rows * width, 4, format);
                 let mut y = Both::array(rows * width, 5, format);
                 let mut dx = Both::array(rows * width, 6, format);
                 let mut moments = Both::exact(rows * 2, 7, Format::F32);
@@ -117,9 +125,11 @@ fn activations() {
         for len in [1, 8, 1009, 4096] {
             for activation in [Activation::Gelu, Activation::QuickGelu] {
                 let mut x = Both::array(len, 1, format);
-                let (mut y, mut dy) = (Both::array(len, 2, format), Both::array(len, 3, format));
+                let mut y = Both::array(len, 2, format);
+                let mut dy = Both::array(len, 3, format);
                 for place in PLACES {
-                    x.view_mut(place).edit(|x| x.iter_mut().for_each(|x| *x *= 8.0));
+                    x.view_mut(place)
+                        .edit(|x| x.iter_mut().for_each(|x| *x *= 8.0));
                     activation.forward(x.view(place), y.view_mut(place));
                     activation.backward(x.view(place), dy.view_mut(place));
                 }

@@ -44,18 +44,27 @@ impl Ranks for One<'_> {
     }
     fn sum(&self, values: &mut [f64]) {
         let [first, second] = self.exchange(values.to_vec());
-        values.iter_mut().zip(first.iter().zip(&second)).for_each(|(sum, (a, b))| *sum = a + b);
+        values
+            .iter_mut()
+            .zip(first.iter().zip(&second))
+            .for_each(|(sum, (a, b))| *sum = a + b);
     }
     fn gather(&self, values: &mut [f32]) {
         let own = &values[self.share(values.len())];
-        let all = self.exchange(own.iter().map(|&value| value.into()).collect()).concat();
-        values.iter_mut().zip(all).for_each(|(value, told)| *value = told as f32);
+        let all = self
+            .exchange(own.iter().map(|&value| value.into()).collect())
+            .concat();
+        values
+            .iter_mut()
+            .zip(all)
+            .for_each(|(value, told)| *value = told as f32);
     }
 }
 
 /// Unit features, made and kept by this machine.
 fn features(pairs: usize, width: usize, seed: u64) -> Vec<f32> {
-    let (raw, mut unit) = (numbers(pairs * width, seed, Format::F32), vec![0.0; pairs * width]);
+    let raw = numbers(pairs * width, seed, Format::F32);
+    let mut unit = vec![0.0; pairs * width];
     normalize::forward(width, View::Host(&raw), (&mut unit).into());
     unit
 }
@@ -63,7 +72,10 @@ fn features(pairs: usize, width: usize, seed: u64) -> Vec<f32> {
 /// Pictures with several captions, and captions of several pictures.
 fn fingerprints(pairs: usize) -> Vec<Fingerprint> {
     let number = |of: usize| of as u64 * 7919;
-    let pair = |i| Fingerprint { image: number(i * 2 / 3), text: number(i % (pairs - pairs / 4)) };
+    let pair = |i| Fingerprint {
+        image: number(i * 2 / 3),
+        text: number(i % (pairs - pairs / 4)),
+    };
     (0..pairs).map(pair).collect()
 }
 
@@ -86,17 +98,27 @@ fn evaluate(
         array.copy_from(View::Host(&features(pairs, width, seed)));
         array
     };
-    let (images, texts) = (place(1), place(2));
+    let images = place(1);
+    let texts = place(2);
     let score = loss.evaluate((images.view(), texts.view()), 20.0, ranks);
     let (images, texts) = loss.gradients(0..own);
-    (score, [images, texts].map(|gradient| gradient.read().into_owned()))
+    (
+        score,
+        [images, texts].map(|gradient| gradient.read().into_owned()),
+    )
 }
 
 /// The same of two ranks on one device: their gradients one behind the other, their slopes added up.
 fn shared((pairs, width): (usize, usize), duplicates: bool) -> Found {
-    let table = Table { told: Mutex::default(), both: Barrier::new(2) };
+    let table = Table {
+        told: Mutex::default(),
+        both: Barrier::new(2),
+    };
     let rank = |rank| {
-        let ranks = One { rank, table: &table };
+        let ranks = One {
+            rank,
+            table: &table,
+        };
         evaluate(&memory(Format::F32), (pairs, width), duplicates, &ranks)
     };
     let [(first, mut left), (second, right)] = thread::scope(|scope| {
@@ -105,13 +127,24 @@ fn shared((pairs, width): (usize, usize), duplicates: bool) -> Found {
     });
     let told = |score: Score| (score.loss, score.image_to_text, score.text_to_image);
     assert_eq!(told(first), told(second));
-    left.iter_mut().zip(&right).for_each(|(all, part)| all.extend(part));
+    left.iter_mut()
+        .zip(&right)
+        .for_each(|(all, part)| all.extend(part));
     let slope = first.logit_scale_gradient + second.logit_scale_gradient;
-    (Score { logit_scale_gradient: slope, ..first }, left)
+    (
+        Score {
+            logit_scale_gradient: slope,
+            ..first
+        },
+        left,
+    )
 }
 
 fn assert_near(what: &str, (found, gradients): Found, (right, right_gradients): &Found) {
-    assert!((found.loss - right.loss).abs() < 1e-5, "{what}: {found:?} for {right:?}");
+    assert!(
+        (found.loss - right.loss).abs() < 1e-5,
+        "{what}: {found:?} for {right:?}"
+    );
     assert_eq!(found.image_to_text, right.image_to_text, "{what}");
     assert_eq!(found.text_to_image, right.text_to_image, "{what}");
     let slopes = [found, *right].map(|score| score.logit_scale_gradient);
@@ -145,16 +178,27 @@ fn loss_hits_and_gradients_are_those_of_this_machine() {
 
 #[test]
 fn of_equal_logits_the_first_is_the_nearest_on_a_device_too() {
-    let (pairs, width) = (300, 8);
+    let pairs = 300;
+    let width = 8;
     let memory = memory(Format::F32);
     let mut array = memory.exact(pairs * width);
     array.copy_from(View::Host(&features(1, width, 1).repeat(pairs)));
     let mut loss = ContrastiveLoss::within(&memory, (pairs, pairs), width);
     // What is first is right for three pairs, and nothing else for more than one.
-    let pair = |i: u64| Fingerprint { image: if i < 3 { 0 } else { i }, text: i };
-    loss.targets.match_equal(&(0..pairs as u64).map(pair).collect::<Vec<_>>());
+    let pair = |i: u64| Fingerprint {
+        image: if i < 3 { 0 } else { i },
+        text: i,
+    };
+    loss.targets
+        .match_equal(&(0..pairs as u64).map(pair).collect::<Vec<_>>());
     let score = loss.evaluate((array.view(), array.view()), 20.0, &Alone);
-    assert!((score.image_to_text - 3.0 / pairs as f64).abs() < 1e-12, "{score:?}");
-    assert!((score.text_to_image - 3.0 / pairs as f64).abs() < 1e-12, "{score:?}");
+    assert!(
+        (score.image_to_text - 3.0 / pairs as f64).abs() < 1e-12,
+        "{score:?}"
+    );
+    assert!(
+        (score.text_to_image - 3.0 / pairs as f64).abs() < 1e-12,
+        "{score:?}"
+    );
     assert!((score.loss - (pairs as f64).ln()).abs() < 1e-5, "{score:?}");
 }

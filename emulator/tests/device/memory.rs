@@ -12,7 +12,11 @@ use crate::planned::{near, reserve, shrunk, stage};
 /// Bytes that a device gave to a model, its training and so many pairs.
 fn reserved(config: &TrainConfig, way: Way) -> u64 {
     let device = Emulator::device(1 << 34);
-    let _made = reserve(&Memory::Device(device.clone(), config.world.precision), config, way);
+    let _made = reserve(
+        &Memory::Device(device.clone(), config.world.precision),
+        config,
+        way,
+    );
     device.check().unwrap();
     let (free, all) = device.memory().unwrap();
     all - free
@@ -35,7 +39,10 @@ fn what_is_planned_for_a_device_is_what_is_reserved() {
                 device: Some(precision),
             };
             let [few, many] = [4, 12].map(|micro_batch| {
-                let way = Way { micro_batch, recompute };
+                let way = Way {
+                    micro_batch,
+                    recompute,
+                };
                 let needs = load.needs(way);
                 (needs.total() - needs.program, reserved(&config, way))
             });

@@ -33,7 +33,9 @@ impl Place {
         // Both memories begin with the same numbers.
         if let Memory::Host = self.0 {
             array.edit(|values| {
-                values.iter_mut().for_each(|x| *x = super::support::rounded(*x, self.1))
+                values
+                    .iter_mut()
+                    .for_each(|x| *x = super::support::rounded(*x, self.1))
             });
         }
         array
@@ -67,13 +69,20 @@ fn compare<const N: usize>(
     run: impl Fn(&Place) -> [Array; N],
 ) {
     for format in FORMATS {
-        let (right, found) =
-            (run(&Place(Memory::Host, format)), run(&Place(memory(format), format)));
+        let right = run(&Place(Memory::Host, format));
+        let found = run(&Place(memory(format), format));
         DEVICE.check().unwrap();
         for ((name, roundings), (found, right)) in names.iter().zip(found.iter().zip(&right)) {
-            let (found, right) = (found.read(), right.read());
-            let bound = if format == Format::Bf16 { roundings / 256.0 } else { 1e-5_f32 };
-            let largest = right.iter().fold(1e-6_f32, |largest, value| largest.max(value.abs()));
+            let found = found.read();
+            let right = right.read();
+            let bound = if format == Format::Bf16 {
+                roundings / 256.0
+            } else {
+                1e-5_f32
+            };
+            let largest = right
+                .iter()
+                .fold(1e-6_f32, |largest, value| largest.max(value.abs()));
             for (i, (found, right)) in found.iter().zip(right.iter()).enumerate() {
                 let near = (found - right).abs() <= bound.max(1e-5) * largest;
                 assert!(
@@ -88,20 +97,28 @@ fn compare<const N: usize>(
 #[test]
 fn convolutions_are_those_of_this_machine() {
     // The last is laid out in more than one piece.
-    let sizes = [(3, 7, 5, 19, 1), (2, 7, 5, 8, 2), (2, 6, 16, 3, 2), (1, 1, 2, 2, 1)];
+    let sizes = [
+        (3, 7, 5, 19, 1),
+        (2, 7, 5, 8, 2),
+        (2, 6, 16, 3, 2),
+        (1, 1, 2, 2, 1),
+    ];
     for (batch, side, inputs, outputs, stride) in sizes.into_iter().chain([(30, 33, 29, 3, 1)]) {
         let what = format!("{batch} × {side}² × {inputs} to {outputs}, stride {stride}");
         let line = usize::div_ceil(side, stride);
         let names = [("y", 1.0), ("weight", 0.0), ("dx", 1.0)];
         compare(&what, names, |place| {
-            let (mut layout, mut space) = (place.layout(), Workspace::default());
+            let mut layout = place.layout();
+            let mut space = Workspace::default();
             let channels = (inputs, outputs);
             let conv = Conv2d::declare(&mut layout, "c", channels, (side, stride), &mut space);
             let count = 9 * inputs * outputs;
-            let (values, mut gradients) = (place.weights(count, 1), place.exact(count, 2));
+            let values = place.weights(count, 1);
+            let mut gradients = place.exact(count, 2);
             let x = place.array(batch * side * side * inputs, 3);
             let dy = place.array(batch * line * line * outputs, 4);
-            let (mut y, mut dx) = (place.array(dy.len(), 5), place.array(x.len(), 6));
+            let mut y = place.array(dy.len(), 5);
+            let mut dx = place.array(x.len(), 6);
             conv.forward(values.view(), x.view(), y.view_mut(), &mut space);
             let gradient = &mut gradients.view_mut();
             conv.backward_weights(gradient, x.view(), dy.view(), &mut space);
@@ -134,7 +151,11 @@ impl Ranks for Twice {
 fn batch_norm(place: &Place, width: usize, sums: &mut Sums) -> (BatchNorm, Array, Array) {
     let norm = BatchNorm::declare(&mut place.layout(), "bn", width, Init::Ones, sums);
     let mut state = place.exact(2 * width + 1, 2);
-    state.edit(|state| state.iter_mut().for_each(|value| *value = value.abs() + 0.1));
+    state.edit(|state| {
+        state
+            .iter_mut()
+            .for_each(|value| *value = value.abs() + 0.1)
+    });
     (norm, place.exact(2 * width, 1), state)
 }
 
@@ -147,23 +168,28 @@ fn batch_normalisation_in_training_is_that_of_this_machine() {
         for (onto, then) in [(Onto::Add, Then::Nothing), (Onto::Replace, Then::Rectify)] {
             for together in [false, true] {
                 let names = [("y", 1.0), ("state", 0.0), ("gradients", 0.0), ("dx", 1.0)];
-                compare(&format!("{rows} × {width}, {then:?}, {together}"), names, |place| {
-                    let mut sums = Sums::default();
-                    let (norm, values, mut state) = batch_norm(place, width, &mut sums);
-                    if together {
-                        sums.synchronize(Arc::new(Twice));
-                    }
-                    let mut moments = Moments::new(&place.0, width);
-                    let x = place.shifted(rows * width, 3, 4.0);
-                    let (mut y, mut dy) = (place.array(x.len(), 4), place.array(x.len(), 5));
-                    let mut gradients = place.exact(2 * width, 6);
-                    let both = (&mut moments, &mut sums);
-                    norm.measure(values.view(), &mut state.view_mut(), x.view(), both);
-                    norm.apply(&moments, x.view(), y.view_mut(), onto, then);
-                    let kept = (x.view(), &moments, &mut sums);
-                    norm.backward(&mut gradients.view_mut(), kept, dy.view_mut(), then);
-                    [y, state, gradients, dy]
-                });
+                compare(
+                    &format!("{rows} × {width}, {then:?}, {together}"),
+                    names,
+                    |place| {
+                        let mut sums = Sums::default();
+                        let (norm, values, mut state) = batch_norm(place, width, &mut sums);
+                        if together {
+                            sums.synchronize(Arc::new(Twice));
+                        }
+                        let mut moments = Moments::new(&place.0, width);
+                        let x = place.shifted(rows * width, 3, 4.0);
+                        let mut y = place.array(x.len(), 4);
+                        let mut dy = place.array(x.len(), 5);
+                        let mut gradients = place.exact(2 * width, 6);
+                        let both = (&mut moments, &mut sums);
+                        norm.measure(values.view(), &mut state.view_mut(), x.view(), both);
+                        norm.apply(&moments, x.view(), y.view_mut(), onto, then);
+                        let kept = (x.view(), &moments, &mut sums);
+                        norm.backward(&mut gradients.view_mut(), kept, dy.view_mut(), then);
+                        [y, state, gradients, dy]
+                    },
+                );
             }
         }
     }
@@ -188,67 +214,100 @@ fn batch_normalisation_in_evaluation_is_that_of_this_machine() {
 fn pools_are_those_of_this_machine() {
     for (batch, side, channels) in [(3, 6, 5), (1, 2, 64), (2, 14, 31)] {
         let names = [("y", 1.0), ("dx", 1.0), ("dx, added", 1.0)];
-        compare(&format!("{batch} × {side}² × {channels}"), names, |place| {
-            let pool = AveragePool { side, channels };
-            let x = place.array(batch * side * side * channels, 1);
-            let (mut dx, mut sum) = (place.array(x.len(), 2), place.array(x.len(), 3));
-            let (mut y, dy) = (place.array(x.len() / 4, 4), place.array(x.len() / 4, 5));
-            pool.forward(x.view(), y.view_mut());
-            pool.backward(dy.view(), dx.view_mut(), Onto::Replace);
-            pool.backward(dy.view(), sum.view_mut(), Onto::Add);
-            [y, dx, sum]
-        });
+        compare(
+            &format!("{batch} × {side}² × {channels}"),
+            names,
+            |place| {
+                let pool = AveragePool { side, channels };
+                let x = place.array(batch * side * side * channels, 1);
+                let mut dx = place.array(x.len(), 2);
+                let mut sum = place.array(x.len(), 3);
+                let mut y = place.array(x.len() / 4, 4);
+                let dy = place.array(x.len() / 4, 5);
+                pool.forward(x.view(), y.view_mut());
+                pool.backward(dy.view(), dx.view_mut(), Onto::Replace);
+                pool.backward(dy.view(), sum.view_mut(), Onto::Add);
+                [y, dx, sum]
+            },
+        );
     }
 }
 
 #[test]
 fn attention_of_one_query_is_that_of_this_machine() {
     for (batch, heads, tokens, size) in [(3, 2, 7, 5), (2, 3, 50, 64), (1, 1, 300, 131)] {
-        let names = [("probabilities", 0.0), ("out", 1.0), ("dq", 3.0), ("dkv", 3.0)];
-        compare(&format!("{batch} × {heads} × {tokens} × {size}"), names, |place| {
-            let query = Query { heads, width: heads * size, tokens };
-            let (q, kv) = (batch * query.width, batch * tokens * 2 * query.width);
-            let (mut out, mut dq, mut dkv) =
-                (place.array(q, 1), place.array(q, 2), place.array(kv, 3));
-            let (q, kv, dout) = (place.array(q, 4), place.array(kv, 5), place.array(q, 6));
-            let mut rows = place.exact(batch * heads * tokens, 7);
-            query.forward(q.view(), kv.view(), rows.view_mut(), out.view_mut());
-            let (kept, to) = ((rows.view(), out.view()), (dq.view_mut(), dkv.view_mut()));
-            query.backward((q.view(), kv.view()), kept, dout.view(), to);
-            [rows, out, dq, dkv]
-        });
+        let names = [
+            ("probabilities", 0.0),
+            ("out", 1.0),
+            ("dq", 3.0),
+            ("dkv", 3.0),
+        ];
+        compare(
+            &format!("{batch} × {heads} × {tokens} × {size}"),
+            names,
+            |place| {
+                let query = Query {
+                    heads,
+                    width: heads * size,
+                    tokens,
+                };
+                let q = batch * query.width;
+                let kv = batch * tokens * 2 * query.width;
+                let mut out = place.array(q, 1);
+                let mut dq = place.array(q, 2);
+                let mut dkv = place.array(kv, 3);
+                let (q, kv, dout) = (place.array(q, 4), place.array(kv, 5), place.array(q, 6));
+                let mut rows = place.exact(batch * heads * tokens, 7);
+                query.forward(q.view(), kv.view(), rows.view_mut(), out.view_mut());
+                let kept = (rows.view(), out.view());
+                let to = (dq.view_mut(), dkv.view_mut());
+                query.backward((q.view(), kv.view()), kept, dout.view(), to);
+                [rows, out, dq, dkv]
+            },
+        );
     }
 }
 
 #[test]
 fn branches_meet_as_on_this_machine() {
     for len in [1, 8, 1009, 4096] {
-        compare(&len.to_string(), [("dy", 0.0), ("copy", 0.0), ("sum", 1.0)], |place| {
-            let (y, mut dy, mut copy) =
-                (place.array(len, 1), place.array(len, 2), place.array(len, 3));
-            branch::rectify(y.view(), dy.view_mut(), copy.view_mut());
-            let mut sum = place.array(len, 4);
-            branch::add(y.view(), sum.view_mut());
-            [dy, copy, sum]
-        });
+        compare(
+            &len.to_string(),
+            [("dy", 0.0), ("copy", 0.0), ("sum", 1.0)],
+            |place| {
+                let y = place.array(len, 1);
+                let mut dy = place.array(len, 2);
+                let mut copy = place.array(len, 3);
+                branch::rectify(y.view(), dy.view_mut(), copy.view_mut());
+                let mut sum = place.array(len, 4);
+                branch::add(y.view(), sum.view_mut());
+                [dy, copy, sum]
+            },
+        );
     }
 }
 
 #[test]
 fn mean_tokens_are_those_of_this_machine() {
     for (batch, places, width) in [(3, 4, 5), (2, 49, 300)] {
-        let names =
-            [("tokens", 1.0), ("means", 1.0), ("positions", 1.0), ("dtokens", 1.0), ("dx", 1.0)];
+        let names = [
+            ("tokens", 1.0),
+            ("means", 1.0),
+            ("positions", 1.0),
+            ("dtokens", 1.0),
+            ("dx", 1.0),
+        ];
         compare(&format!("{batch} × {places} × {width}"), names, |place| {
             let all = (1 + places) * width;
-            let (positions, mut gradient) = (place.weights(all, 1), place.exact(all, 2));
+            let positions = place.weights(all, 1);
+            let mut gradient = place.exact(all, 2);
             let x = place.array(batch * places * width, 3);
-            let (mut tokens, mut means) =
-                (place.array(batch * all, 4), place.array(batch * width, 5));
+            let mut tokens = place.array(batch * all, 4);
+            let mut means = place.array(batch * width, 5);
             let to = (tokens.view_mut(), means.view_mut());
             mean_token::forward(width, positions.view(), x.view(), to);
-            let (mut dtokens, dmeans) =
-                (place.array(batch * all, 6), place.array(batch * width, 7));
+            let mut dtokens = place.array(batch * all, 6);
+            let dmeans = place.array(batch * width, 7);
             let mut dx = place.array(x.len(), 8);
             let from = (dtokens.view_mut(), dmeans.view());
             mean_token::backward(width, gradient.view_mut(), from, dx.view_mut());

@@ -11,20 +11,28 @@ use crate::support::{DEVICE, FORMATS};
 
 #[test]
 fn patches_and_their_positions() {
-    let (batch, side, patch, width) = (3, 12, 4, 24);
-    let picture: Vec<u8> = (0..batch * 3 * side * side).map(|i| (i * 31 % 256) as u8).collect();
+    let batch = 3;
+    let side = 12;
+    let patch = 4;
+    let width = 24;
+    let picture: Vec<u8> = (0..batch * 3 * side * side)
+        .map(|i| (i * 31 % 256) as u8)
+        .collect();
     let mut plate = Buffer::new(&DEVICE, picture.len(), Format::U8);
     let plate = plate.take_bytes(&picture);
-    for (format, percent) in FORMATS.into_iter().flat_map(|format| [(format, 0), (format, 50)]) {
+    for (format, percent) in FORMATS
+        .into_iter()
+        .flat_map(|format| [(format, 0), (format, 50)])
+    {
         let mut patches = Patches::new(batch, 9);
         patches.mask(percent);
         let seen = Wholes::new(patches.choose(batch, Dropout::new(1, 2, 3)).to_vec());
         let rows = batch + seen.0.len();
         let mut cut = Both::array(rows * 48, 1, format);
-        let (table, class) =
-            (Both::weights(10 * width, 2, format), Both::weights(width, 3, format));
-        let (mut y, dy) =
-            (Both::array(rows * width, 4, format), Both::array(rows * width, 5, format));
+        let table = Both::weights(10 * width, 2, format);
+        let class = Both::weights(width, 3, format);
+        let mut y = Both::array(rows * width, 4, format);
+        let dy = Both::array(rows * width, 5, format);
         let mut dtable = Both::exact(10 * width, 6, Format::F32);
         let mut dclass = Both::exact(width, 7, Format::F32);
         for place in PLACES {
@@ -47,8 +55,11 @@ fn patches_and_their_positions() {
 
 #[test]
 fn channels_become_neighbours() {
-    let (batch, side) = (2, 23);
-    let picture: Vec<u8> = (0..batch * 3 * side * side).map(|i| (i * 31 % 256) as u8).collect();
+    let batch = 2;
+    let side = 23;
+    let picture: Vec<u8> = (0..batch * 3 * side * side)
+        .map(|i| (i * 31 % 256) as u8)
+        .collect();
     let mut plate = Buffer::new(&DEVICE, picture.len(), Format::U8);
     let plate = plate.take_bytes(&picture);
     for format in FORMATS {

@@ -45,7 +45,10 @@ fn a_run_on_any_number_of_devices_is_the_run_on_one() {
     }
     whole(&config(folder, "bf16", 2), Precision::Bf16);
     for (found, right) in losses(folder, "bf16").iter().zip(losses(folder, "1")) {
-        assert!((found / right - 1.0).abs() < 5e-2, "{found}, expected {right}");
+        assert!(
+            (found / right - 1.0).abs() < 5e-2,
+            "{found}, expected {right}"
+        );
     }
 }
 
@@ -70,7 +73,9 @@ fn each<T: Send>(
 
 /// Numbers whose sums do not round.
 fn numbers(rank: usize, length: usize) -> Vec<f32> {
-    (0..length).map(|i| ((i * 7 + rank * 31) % 101) as f32).collect()
+    (0..length)
+        .map(|i| ((i * 7 + rank * 31) % 101) as f32)
+        .collect()
 }
 
 fn array(memory: &Memory, values: &[f32]) -> Array {
@@ -84,9 +89,10 @@ fn sums_and_what_is_gathered_are_the_same_on_all_devices() {
     const LENGTH: usize = 100_003;
     for count in [2, 3] {
         let (ended, found) = each(count, |world, memory| {
-            let (own, mut buckets) = (numbers(world.rank(), LENGTH), world.buckets()?);
-            let (mut summed, mut gathered) =
-                (array(memory, &own), array(memory, &vec![0.0; 5 * count]));
+            let own = numbers(world.rank(), LENGTH);
+            let mut buckets = world.buckets()?;
+            let mut summed = array(memory, &own);
+            let mut gathered = array(memory, &vec![0.0; 5 * count]);
             gathered.edit(|all| all[world.share(5 * count)].copy_from_slice(&own[..5]));
             // What asks a card for memory may wait for all that it does, and so for other ranks.
             world.meet()?;
@@ -106,8 +112,11 @@ fn sums_and_what_is_gathered_are_the_same_on_all_devices() {
         for (rank, (summed, found)) in found.iter().enumerate() {
             assert_eq!(*found, gathered, "rank {rank} of {count}");
             for (at, found) in summed.iter().enumerate() {
-                let right =
-                    if at < 10 { all[rank][at] } else { all.iter().map(|own| own[at]).sum() };
+                let right = if at < 10 {
+                    all[rank][at]
+                } else {
+                    all.iter().map(|own| own[at]).sum()
+                };
                 assert_eq!(*found, right, "number {at} of rank {rank} of {count}");
             }
         }
@@ -116,7 +125,8 @@ fn sums_and_what_is_gathered_are_the_same_on_all_devices() {
 
 #[test]
 fn a_rank_that_is_lost_ends_what_the_others_wait_for_on_their_devices() {
-    let (start, heard) = (Instant::now(), Mutex::new(Vec::new()));
+    let start = Instant::now();
+    let heard = Mutex::new(Vec::new());
     let (ended, _) = each(3, |world, memory| {
         world.at(4);
         let mut features = array(memory, &[0.0; 6]);
@@ -132,7 +142,10 @@ fn a_rank_that_is_lost_ends_what_the_others_wait_for_on_their_devices() {
         world.gather_array(features.view_mut());
         drop(features.read());
         let told = world.check();
-        heard.lock().unwrap().push(told.as_ref().map_err(ToString::to_string).unwrap_err());
+        heard
+            .lock()
+            .unwrap()
+            .push(told.as_ref().map_err(ToString::to_string).unwrap_err());
         told
     });
     assert!(matches!(ended, Err(Error::Data(_))), "{ended:?}");

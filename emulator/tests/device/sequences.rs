@@ -26,7 +26,13 @@ impl Texts {
         });
         let offsets: Vec<usize> = std::iter::once(0).chain(ends).collect();
         let tokens = offsets[lengths.len()] as u32;
-        let id = |i| if padded && i % 3 == 1 { 0 } else { 1 + i * i % 7 };
+        let id = |i| {
+            if padded && i % 3 == 1 {
+                0
+            } else {
+                1 + i * i % 7
+            }
+        };
         Self {
             device: Wholes::new(offsets.iter().map(|&at| at as u32).collect()),
             ids: Wholes::new((0..tokens).map(id).collect()),
@@ -37,11 +43,18 @@ impl Texts {
 
     fn on(&self, place: Place, keep: Keep) -> Sequences<'_> {
         let sequences = Sequences::new(&self.offsets).keeping(keep);
-        let sequences = if self.padded { sequences.padded(&self.ids.0) } else { sequences };
+        let sequences = if self.padded {
+            sequences.padded(&self.ids.0)
+        } else {
+            sequences
+        };
         let ids = self.padded.then(|| self.ids.buffer().span());
         match place {
             Place::Here => sequences,
-            Place::Device => sequences.on(Places { offsets: self.device.buffer().span(), ids }),
+            Place::Device => sequences.on(Places {
+                offsets: self.device.buffer().span(),
+                ids,
+            }),
         }
     }
 }
@@ -68,14 +81,27 @@ fn dropouts() -> [Dropout; 2] {
 fn attention_of_sequences() {
     for (format, precision) in FORMATS.into_iter().zip([Precision::Fp32, Precision::Bf16]) {
         for (texts, (heads, head)) in
-            texts().iter().zip([(3, 8), (2, 40), (3, 8), (3, 16), (5, 64), (2, 5)])
+            texts()
+                .iter()
+                .zip([(3, 8), (2, 40), (3, 8), (3, 16), (5, 64), (2, 5)])
         {
-            for (keep, dropout) in KEEPS.into_iter().flat_map(|keep| dropouts().map(|d| (keep, d)))
+            for (keep, dropout) in KEEPS
+                .into_iter()
+                .flat_map(|keep| dropouts().map(|d| (keep, d)))
             {
-                let (width, longest) = (heads * head, 73);
-                let attention = Attention { heads, width, longest, precision, tiled: false };
+                let width = heads * head;
+                let longest = 73;
+                let attention = Attention {
+                    heads,
+                    width,
+                    longest,
+                    precision,
+                    tiled: false,
+                };
                 let rows = texts.on(Place::Here, keep);
-                let (tokens, kept, row) = (rows.tokens(), rows.kept(), attention.row());
+                let tokens = rows.tokens();
+                let kept = rows.kept();
+                let row = attention.row();
                 let qkv = Both::array(tokens * 3 * width, 1, format);
                 let mut out = Both::array(kept * width, 2, format);
                 let mut probabilities = Both::array(kept * row, 3, format);
@@ -115,7 +141,10 @@ fn attention_of_sequences() {
 #[test]
 fn a_mask_is_the_same_on_a_device() {
     for format in FORMATS {
-        for (texts, keep) in texts().iter().flat_map(|texts| KEEPS.map(|keep| (texts, keep))) {
+        for (texts, keep) in texts()
+            .iter()
+            .flat_map(|texts| KEEPS.map(|keep| (texts, keep)))
+        {
             for (width, dropout) in
                 [(24, 0), (17, 0), (24, 1), (17, 1)].map(|(w, d)| (w, dropouts()[d]))
             {
@@ -131,7 +160,10 @@ fn a_mask_is_the_same_on_a_device() {
                 sum.agree("dropout and residual", 1.0);
                 masked.agree("dropout", 1.0);
                 let zeros = |values: Vec<f32>| {
-                    values.into_iter().map(|value| value == 0.0).collect::<Vec<_>>()
+                    values
+                        .into_iter()
+                        .map(|value| value == 0.0)
+                        .collect::<Vec<_>>()
                 };
                 assert_eq!(zeros(masked.on_device()), zeros(masked.here()));
             }
@@ -142,7 +174,10 @@ fn a_mask_is_the_same_on_a_device() {
 #[test]
 fn rows_that_go_on() {
     for (format, width) in FORMATS.into_iter().zip([24, 17]) {
-        for (texts, keep) in texts().iter().flat_map(|texts| KEEPS.map(|keep| (texts, keep))) {
+        for (texts, keep) in texts()
+            .iter()
+            .flat_map(|texts| KEEPS.map(|keep| (texts, keep)))
+        {
             let rows = texts.on(Place::Here, keep);
             let all = Both::array(rows.tokens() * width, 1, format);
             let mut kept = Both::array(rows.kept() * width, 2, format);
@@ -160,7 +195,10 @@ fn rows_that_go_on() {
 
 #[test]
 fn embeddings() {
-    for (format, width) in FORMATS.into_iter().flat_map(|format| [(format, 24), (format, 331)]) {
+    for (format, width) in FORMATS
+        .into_iter()
+        .flat_map(|format| [(format, 24), (format, 331)])
+    {
         for texts in texts() {
             let sequences = |place| texts.on(place, Keep::All);
             let tokens = sequences(Place::Here).tokens();
@@ -172,9 +210,15 @@ fn embeddings() {
             let mut dwords = Both::exact(8 * width, 6, Format::F32);
             let mut dpositions = Both::exact(70 * width, 7, Format::F32);
             for place in PLACES {
-                let (words, positions, kind) =
-                    (words.view(place), positions.view(place), kind.view(place));
-                let (tables, ids) = (Tables { words, positions, kind }, texts.ids.view(place));
+                let words = words.view(place);
+                let positions = positions.view(place);
+                let kind = kind.view(place);
+                let tables = Tables {
+                    words,
+                    positions,
+                    kind,
+                };
+                let ids = texts.ids.view(place);
                 embedding::forward(tables, sequences(place), ids, y.view_mut(place));
                 embedding::backward_words(ids, width, dy.view(place), dwords.view_mut(place));
                 let target = dpositions.view_mut(place);
@@ -190,7 +234,12 @@ fn embeddings() {
     let dy = Both::array(711 * 8, 1, Format::F32);
     let mut dwords = Both::exact(64, 2, Format::F32);
     for place in PLACES {
-        embedding::backward_words(texts.ids.view(place), 8, dy.view(place), dwords.view_mut(place));
+        embedding::backward_words(
+            texts.ids.view(place),
+            8,
+            dy.view(place),
+            dwords.view_mut(place),
+        );
     }
     dwords.agree("words' gradient", 0.0);
 }

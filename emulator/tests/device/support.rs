@@ -19,7 +19,11 @@ pub(crate) fn is_emulated() -> bool {
 
 /// A device of its own. All ranks of a test share one card, whose NCCL must be told that they may.
 pub(crate) fn open() -> Device {
-    if is_emulated() { Emulator::device(1 << 34) } else { cnclip::cuda::open(0).unwrap() }
+    if is_emulated() {
+        Emulator::device(1 << 34)
+    } else {
+        cnclip::cuda::open(0).unwrap()
+    }
 }
 
 /// Both formats of activations.
@@ -32,18 +36,29 @@ pub(crate) fn memory(format: Format) -> Memory {
 
 /// The precision whose activations have a format.
 pub(crate) fn precision(format: Format) -> Precision {
-    if format == Format::Bf16 { Precision::Bf16 } else { Precision::Fp32 }
+    if format == Format::Bf16 {
+        Precision::Bf16
+    } else {
+        Precision::Fp32
+    }
 }
 
 /// Numbers in [-1, 1), representable in the format; another seed, other numbers.
 pub(crate) fn numbers(len: usize, seed: u64, format: Format) -> Vec<f32> {
     let number = |i: usize| 2.0 * uniform(stream(seed, i as u64)) - 1.0;
-    (0..len).map(number).map(|value| rounded(value, format)).collect()
+    (0..len)
+        .map(number)
+        .map(|value| rounded(value, format))
+        .collect()
 }
 
 /// A number as a format keeps it.
 pub(crate) fn rounded(value: f32, format: Format) -> f32 {
-    if format == Format::Bf16 { bf16::from_f32(value).to_f32() } else { value }
+    if format == Format::Bf16 {
+        bf16::from_f32(value).to_f32()
+    } else {
+        value
+    }
 }
 
 /// Numbers on the device.
@@ -56,7 +71,11 @@ pub(crate) fn on_device(values: &[f32], format: Format) -> Buffer {
 /// Weights on the device, rounded beside if activations are.
 pub(crate) fn weights(values: &[f32], format: Format) -> Buffer {
     let buffer = Buffer::new(&DEVICE, values.len(), Format::F32);
-    let mut buffer = if format == Format::Bf16 { buffer.with_twin() } else { buffer };
+    let mut buffer = if format == Format::Bf16 {
+        buffer.with_twin()
+    } else {
+        buffer
+    };
     buffer.span_mut().upload(values);
     buffer
 }
@@ -80,10 +99,19 @@ pub(crate) fn assert_near(
     let found = found.span().download();
     DEVICE.check().unwrap();
     assert_eq!(found.len(), right.len(), "{what}");
-    let bound = if format == Format::Bf16 { roundings / 256.0 } else { 1e-5 };
-    let largest = right.iter().fold(1e-6_f32, |largest, value| largest.max(value.abs()));
+    let bound = if format == Format::Bf16 {
+        roundings / 256.0
+    } else {
+        1e-5
+    };
+    let largest = right
+        .iter()
+        .fold(1e-6_f32, |largest, value| largest.max(value.abs()));
     for (i, (found, right)) in found.iter().zip(right).enumerate() {
         let near = (found - right).abs() <= bound * largest;
-        assert!(near, "{what} {format:?}: number {i} is {found}, not {right} (largest {largest})");
+        assert!(
+            near,
+            "{what} {format:?}: number {i} is {found}, not {right} (largest {largest})"
+        );
     }
 }

@@ -43,7 +43,11 @@ impl Scores {
         let left_out = IntGauge::new("cnclip_operator_scores_left_out", help)?;
         registry.register(Box::new(score.clone()))?;
         registry.register(Box::new(left_out.clone()))?;
-        Ok(Self { score, left_out, known: Arc::default() })
+        Ok(Self {
+            score,
+            left_out,
+            known: Arc::default(),
+        })
     }
 
     /// Tells the numbers of an evaluation, in the place of those told before.
@@ -84,13 +88,17 @@ impl Scores {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut known);
         let left_out: usize = known.values().map(|one| one.left_out).sum();
-        self.left_out.set(i64::try_from(left_out).unwrap_or(i64::MAX));
+        self.left_out
+            .set(i64::try_from(left_out).unwrap_or(i64::MAX));
     }
 
     fn withdraw(&self, (namespace, name): &Key, old: Option<Known>) {
         for (task, metric) in old.into_iter().flat_map(|old| old.told) {
             // What is not there is withdrawn.
-            drop(self.score.remove_label_values(&[namespace, name, &task, metric.name()]));
+            drop(
+                self.score
+                    .remove_label_values(&[namespace, name, &task, metric.name()]),
+            );
         }
     }
 }
@@ -116,7 +124,9 @@ mod tests {
 
     fn lines(metrics: &Metrics) -> Vec<String> {
         let text = metrics.text().unwrap();
-        let scores = text.lines().filter(|line| line.starts_with("cnclip_evaluation_score{"));
+        let scores = text
+            .lines()
+            .filter(|line| line.starts_with("cnclip_evaluation_score{"));
         scores.map(str::to_owned).collect()
     }
 
@@ -129,9 +139,16 @@ mod tests {
         metrics.scores.tell("team", "a", &results(1, "58.40"));
         let expected = "cnclip_evaluation_score{metric=\"textToImage.r1\",name=\"a\",namespace=\"team\",task=\"t0\"} 58.4";
         let found = lines(&metrics);
-        assert!(found.len() == 16 && found.iter().any(|line| line == expected), "{found:?}");
+        assert!(
+            found.len() == 16 && found.iter().any(|line| line == expected),
+            "{found:?}"
+        );
         metrics.scores.forget("team", "a");
-        assert!(lines(&metrics).iter().all(|line| line.contains("name=\"b\"")));
+        assert!(
+            lines(&metrics)
+                .iter()
+                .all(|line| line.contains("name=\"b\""))
+        );
         metrics.scores.keep(|_, _| false);
         assert_eq!(lines(&metrics), [""; 0]);
     }
@@ -140,7 +157,9 @@ mod tests {
     fn no_more_are_told_than_prometheus_should_keep_and_it_is_said_how_many_are_not() {
         let metrics = Metrics::new().unwrap();
         for number in 0..25 {
-            metrics.scores.tell("team", &format!("e{number}"), &results(64, "1.00"));
+            metrics
+                .scores
+                .tell("team", &format!("e{number}"), &results(64, "1.00"));
         }
         assert_eq!(lines(&metrics).len(), MOST);
         let left_out = 25 * 64 * 8 - MOST;

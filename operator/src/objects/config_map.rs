@@ -19,10 +19,16 @@ pub fn build(metadata: ObjectMeta, config: &Config) -> ConfigMap {
 
 /// The key, which is the name of the mounted file.
 pub fn file_name() -> &'static str {
-    Path::new(names::CONFIG_PATH).file_name().and_then(|name| name.to_str()).unwrap_or_default()
+    Path::new(names::CONFIG_PATH)
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default()
 }
 
 /// The folder that the file is mounted in.
 pub fn folder() -> &'static str {
-    Path::new(names::CONFIG_PATH).parent().and_then(|folder| folder.to_str()).unwrap_or_default()
+    Path::new(names::CONFIG_PATH)
+        .parent()
+        .and_then(|folder| folder.to_str())
+        .unwrap_or_default()
 }

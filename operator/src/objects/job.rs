@@ -66,7 +66,10 @@ fn job_metadata(mut metadata: ObjectMeta, work: &Work, config: &Config) -> Objec
         labels.insert(names::LABEL_QUEUE.to_owned(), queue.clone());
     }
     if let Config::Evaluate(evaluate) = config {
-        let checkpoint = (names::ANNOTATION_CHECKPOINT.to_owned(), evaluate.checkpoint.clone());
+        let checkpoint = (
+            names::ANNOTATION_CHECKPOINT.to_owned(),
+            evaluate.checkpoint.clone(),
+        );
         metadata.annotations = Some([checkpoint].into());
     }
     metadata
@@ -115,15 +118,26 @@ fn pod(name: &str, work: &Work, config: &Config) -> PodSpec {
 
 /// Those of the user, and shorter ones than Kubernetes' five minutes for a node that is lost.
 fn tolerations(workers: &Workers) -> Vec<Toleration> {
-    let lost = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
-    let named = |key: &str| workers.tolerations.iter().any(|own| own.key.as_deref() == Some(key));
-    let missing = lost.into_iter().filter(|key| !named(key)).map(|key| Toleration {
-        key: Some(key.to_owned()),
-        operator: Some("Exists".to_owned()),
-        effect: Some("NoExecute".to_owned()),
-        toleration_seconds: Some(UNREACHABLE_SECONDS),
-        ..Toleration::default()
-    });
+    let lost = [
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/unreachable",
+    ];
+    let named = |key: &str| {
+        workers
+            .tolerations
+            .iter()
+            .any(|own| own.key.as_deref() == Some(key))
+    };
+    let missing = lost
+        .into_iter()
+        .filter(|key| !named(key))
+        .map(|key| Toleration {
+            key: Some(key.to_owned()),
+            operator: Some("Exists".to_owned()),
+            effect: Some("NoExecute".to_owned()),
+            toleration_seconds: Some(UNREACHABLE_SECONDS),
+            ..Toleration::default()
+        });
     workers.tolerations.iter().cloned().chain(missing).collect()
 }
 
@@ -155,8 +169,15 @@ fn container(work: &Work, config: &Config) -> Container {
             names::CONFIG_PATH.to_owned(),
         ]),
         env: Some(environment()),
-        env_from: work.secret.clone().map(|secret| vec![secret_environment(secret)]),
-        ports: Some(service::ports(work.workers.replicas).map(container_port).collect()),
+        env_from: work
+            .secret
+            .clone()
+            .map(|secret| vec![secret_environment(secret)]),
+        ports: Some(
+            service::ports(work.workers.replicas)
+                .map(container_port)
+                .collect(),
+        ),
         liveness_probe: Some(probe(60, 5)),
         readiness_probe: Some(probe(5, 1)),
         resources: Some(resources(&work.workers)),
@@ -209,8 +230,14 @@ fn environment() -> Vec<EnvVar> {
 
 /// By name only: the kubelet reads the Secret, the operator has no right to.
 fn secret_environment(name: String) -> EnvFromSource {
-    let secret = SecretEnvSource { name, optional: Some(false) };
-    EnvFromSource { secret_ref: Some(secret), ..EnvFromSource::default() }
+    let secret = SecretEnvSource {
+        name,
+        optional: Some(false),
+    };
+    EnvFromSource {
+        secret_ref: Some(secret),
+        ..EnvFromSource::default()
+    }
 }
 
 fn probe(period_seconds: i32, failure_threshold: i32) -> Probe {
@@ -254,7 +281,10 @@ fn quantities(amounts: BTreeMap<String, IntOrString>) -> BTreeMap<String, Quanti
         IntOrString::Int(number) => number.to_string(),
         IntOrString::String(text) => text,
     };
-    amounts.into_iter().map(|(name, amount)| (name, Quantity(text(amount)))).collect()
+    amounts
+        .into_iter()
+        .map(|(name, amount)| (name, Quantity(text(amount))))
+        .collect()
 }
 
 #[cfg(test)]
@@ -276,14 +306,26 @@ mod tests {
             ("/spec/backoffLimit", json!(0)),
             ("/spec/podReplacementPolicy", json!("Failed")),
             ("/spec/template/spec/restartPolicy", json!("Never")),
-            ("/spec/template/spec/automountServiceAccountToken", json!(false)),
-            ("/spec/template/spec/securityContext/runAsNonRoot", json!(true)),
-            ("/spec/template/spec/securityContext/seccompProfile/type", json!("RuntimeDefault")),
+            (
+                "/spec/template/spec/automountServiceAccountToken",
+                json!(false),
+            ),
+            (
+                "/spec/template/spec/securityContext/runAsNonRoot",
+                json!(true),
+            ),
+            (
+                "/spec/template/spec/securityContext/seccompProfile/type",
+                json!("RuntimeDefault"),
+            ),
             (
                 "/spec/template/spec/containers/0/securityContext/allowPrivilegeEscalation",
                 json!(false),
             ),
-            ("/spec/template/spec/containers/0/securityContext/capabilities/drop", json!(["ALL"])),
+            (
+                "/spec/template/spec/containers/0/securityContext/capabilities/drop",
+                json!(["ALL"]),
+            ),
             (
                 "/spec/template/spec/containers/0/securityContext/readOnlyRootFilesystem",
                 json!(true),
@@ -300,8 +342,14 @@ mod tests {
                 "/spec/template/spec/containers/0/resources",
                 json!({"limits": {"cpu": "2", "memory": "4Gi"}}),
             ),
-            ("/spec/template/metadata/labels/cnclip.dev~1attempt", json!("3")),
-            ("/spec/template/metadata/annotations/prometheus.io~1port", json!("8080")),
+            (
+                "/spec/template/metadata/labels/cnclip.dev~1attempt",
+                json!("3"),
+            ),
+            (
+                "/spec/template/metadata/annotations/prometheus.io~1port",
+                json!("8080"),
+            ),
         ];
         for (path, expected) in rows {
             assert_eq!(job.pointer(path), Some(&expected), "{path}");
@@ -324,19 +372,33 @@ mod tests {
         let run = samples::training_with("/queueName", json!("night"));
         let job = job(&run, &Observed::default());
         let queue = "labels/kueue.x-k8s.io~1queue-name";
-        assert_eq!(job.pointer(&format!("/metadata/{queue}")), Some(&json!("night")));
-        assert_eq!(job.pointer(&format!("/spec/template/metadata/{queue}")), None);
+        assert_eq!(
+            job.pointer(&format!("/metadata/{queue}")),
+            Some(&json!("night"))
+        );
+        assert_eq!(
+            job.pointer(&format!("/spec/template/metadata/{queue}")),
+            None
+        );
     }
 
     #[test]
     fn a_lost_node_is_left_soon_unless_the_user_wants_otherwise() {
         let own = json!({"accelerator": "None", "tolerations": [
             {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "tolerationSeconds": 600}]});
-        let job = job(&samples::training_with("/workers", own), &Observed::default());
-        let tolerations =
-            job.pointer("/spec/template/spec/tolerations").unwrap().as_array().unwrap();
-        let seconds: Vec<_> =
-            tolerations.iter().map(|one| one["tolerationSeconds"].as_i64()).collect();
+        let job = job(
+            &samples::training_with("/workers", own),
+            &Observed::default(),
+        );
+        let tolerations = job
+            .pointer("/spec/template/spec/tolerations")
+            .unwrap()
+            .as_array()
+            .unwrap();
+        let seconds: Vec<_> = tolerations
+            .iter()
+            .map(|one| one["tolerationSeconds"].as_i64())
+            .collect();
         assert_eq!(seconds, [Some(600), Some(30)]);
     }
 
@@ -345,7 +407,13 @@ mod tests {
         let training = Some(samples::training());
         let mut run = samples::evaluation();
         run.status = Some(serde_json::from_value(json!({"checkpoint": "s3://runs/x"})).unwrap());
-        let job = job(&run, &Observed { training, ..Observed::default() });
+        let job = job(
+            &run,
+            &Observed {
+                training,
+                ..Observed::default()
+            },
+        );
         let annotation = "/metadata/annotations/cnclip.dev~1checkpoint";
         assert_eq!(job.pointer(annotation), Some(&json!("s3://runs/x")));
         let args = "/spec/template/spec/containers/0/args/0";

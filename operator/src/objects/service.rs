@@ -38,7 +38,11 @@ pub fn coordinator(metadata: &ObjectMeta) -> String {
 }
 
 fn service_port((name, port): (&str, u16)) -> ServicePort {
-    ServicePort { name: Some(name.to_owned()), port: port.into(), ..ServicePort::default() }
+    ServicePort {
+        name: Some(name.to_owned()),
+        port: port.into(),
+        ..ServicePort::default()
+    }
 }
 
 #[cfg(test)]
@@ -61,15 +65,25 @@ mod tests {
     #[test]
     fn several_workers_meet_at_the_first_by_a_name_that_answers_before_they_are_ready() {
         let objects = objects(2);
-        let (service, job) = (json!(objects.service), json!(objects.job));
+        let service = json!(objects.service);
+        let job = json!(objects.job);
         assert_eq!(
             told(&objects)["world"]["coordinator"],
             "muge-align-3-0.muge-align-3.team.svc:8081"
         );
-        assert_eq!(service["metadata"]["name"], job["spec"]["template"]["spec"]["subdomain"]);
+        assert_eq!(
+            service["metadata"]["name"],
+            job["spec"]["template"]["spec"]["subdomain"]
+        );
         assert_eq!(service["spec"]["publishNotReadyAddresses"], true);
-        assert_eq!(service["spec"]["selector"], job["spec"]["template"]["metadata"]["labels"]);
-        assert_eq!(service["spec"]["ports"][1], json!({"name": "world", "port": 8081}));
+        assert_eq!(
+            service["spec"]["selector"],
+            job["spec"]["template"]["metadata"]["labels"]
+        );
+        assert_eq!(
+            service["spec"]["ports"][1],
+            json!({"name": "world", "port": 8081})
+        );
         let ports = &job["spec"]["template"]["spec"]["containers"][0]["ports"];
         assert_eq!(ports[1], json!({"name": "world", "containerPort": 8081}));
         assert_eq!(
@@ -82,6 +96,12 @@ mod tests {
     fn a_single_worker_meets_nobody() {
         let objects = objects(1);
         assert_eq!(told(&objects)["world"].get("coordinator"), None);
-        assert_eq!(json!(objects.service)["spec"]["ports"].as_array().unwrap().len(), 1);
+        assert_eq!(
+            json!(objects.service)["spec"]["ports"]
+                .as_array()
+                .unwrap()
+                .len(),
+            1
+        );
     }
 }

@@ -36,12 +36,18 @@ pub fn training(spec: &CnClipTrainingSpec) -> Result<(), Cause> {
 pub fn evaluation(spec: &CnClipEvaluationSpec) -> Result<(), Cause> {
     let source = &spec.checkpoint;
     if source.training_name.is_some() == source.uri.is_some() {
-        return Err(invalid("spec.checkpoint must have exactly one of trainingName and uri"));
+        return Err(invalid(
+            "spec.checkpoint must have exactly one of trainingName and uri",
+        ));
     }
     if source.uri.is_some() && spec.artifacts.is_none() {
-        return Err(invalid("spec.artifacts must be given when the checkpoint is a uri"));
+        return Err(invalid(
+            "spec.artifacts must be given when the checkpoint is a uri",
+        ));
     }
-    spec.gate.as_ref().map_or(Ok(()), |found| gate(found, &spec.tasks))
+    spec.gate
+        .as_ref()
+        .map_or(Ok(()), |found| gate(found, &spec.tasks))
 }
 
 fn gate(gate: &Gate, tasks: &[Task]) -> Result<(), Cause> {
@@ -67,7 +73,9 @@ fn gate(gate: &Gate, tasks: &[Task]) -> Result<(), Cause> {
         (Some(_), None) | (None, Some(_)) => Err(invalid(
             "spec.gate: atLeast and tolerance must be decimals from 0 to 100 such as \"76\"",
         )),
-        _ => Err(invalid("spec.gate must have exactly one of atLeast and notWorseThan")),
+        _ => Err(invalid(
+            "spec.gate must have exactly one of atLeast and notWorseThan",
+        )),
     }
 }
 
@@ -78,7 +86,9 @@ fn gate(gate: &Gate, tasks: &[Task]) -> Result<(), Cause> {
 pub fn towers(model: &ModelSpec) -> Result<ModelConfig, Cause> {
     let published = model.architecture.towers();
     let Some(towers) = published.or_else(|| model.custom.clone()) else {
-        return Err(invalid("spec.model.custom must be given when architecture is Custom"));
+        return Err(invalid(
+            "spec.model.custom must be given when architecture is Custom",
+        ));
     };
     match towers.problem() {
         Some(problem) => Err(invalid(format!("spec.model.custom: {problem}"))),
@@ -98,27 +108,62 @@ fn decimals(path: &str, stage: &Stage) -> Result<(), Cause> {
         let told = |text| format!("{path}.{field} must be a {must}, found {text:?}");
         unfit.map_or(Ok(()), |text| Err(invalid(told(text))))
     };
-    let (rate, decay) = (stage.learning_rate.as_str(), stage.weight_decay.as_str());
-    let (norm, average) = (stage.max_gradient_norm.as_deref(), stage.average_decay.as_deref());
-    let weight = stage.distillation.as_ref().map(|distillation| distillation.weight.as_str());
-    decimal("learningRate", Some(rate), "positive decimal such as \"1e-4\"", |x| x > 0.0)?;
-    decimal("weightDecay", Some(decay), "decimal of at least 0 such as \"1e-3\"", |x| x >= 0.0)?;
-    decimal("maxGradientNorm", norm, "positive decimal such as \"1.0\"", |x| x > 0.0)?;
+    let rate = stage.learning_rate.as_str();
+    let decay = stage.weight_decay.as_str();
+    let norm = stage.max_gradient_norm.as_deref();
+    let average = stage.average_decay.as_deref();
+    let weight = stage
+        .distillation
+        .as_ref()
+        .map(|distillation| distillation.weight.as_str());
+    decimal(
+        "learningRate",
+        Some(rate),
+        "positive decimal such as \"1e-4\"",
+        |x| x > 0.0,
+    )?;
+    decimal(
+        "weightDecay",
+        Some(decay),
+        "decimal of at least 0 such as \"1e-3\"",
+        |x| x >= 0.0,
+    )?;
+    decimal(
+        "maxGradientNorm",
+        norm,
+        "positive decimal such as \"1.0\"",
+        |x| x > 0.0,
+    )?;
     let part = |x| x > 0.0 && x < 1.0;
-    decimal("averageDecay", average, "decimal between 0 and 1 such as \"0.999\"", part)?;
-    decimal("distillation.weight", weight, "positive decimal such as \"0.5\"", |x| x > 0.0)
+    decimal(
+        "averageDecay",
+        average,
+        "decimal between 0 and 1 such as \"0.999\"",
+        part,
+    )?;
+    decimal(
+        "distillation.weight",
+        weight,
+        "positive decimal such as \"0.5\"",
+        |x| x > 0.0,
+    )
 }
 
 fn recipe(path: &str, stage: &Stage, workers: &Workers) -> Result<(), Cause> {
-    let (global, ranks) = (i64::from(stage.global_batch_size), ranks(workers));
+    let global = i64::from(stage.global_batch_size);
+    let ranks = ranks(workers);
     if global % ranks != 0 {
         return Err(invalid(format!(
             "{path}.globalBatchSize must be a multiple of workers.replicas × workers.devices, found \
              {global} for {ranks}"
         )));
     }
-    let micro = stage.micro_batch_size.and_then(MicroBatch::pairs).unwrap_or(1);
-    let (share, micro) = (global / ranks, i64::from(micro));
+    let micro = stage
+        .micro_batch_size
+        .and_then(MicroBatch::pairs)
+        .unwrap_or(1);
+    let share = global / ranks;
+    let micro = i64::from(micro);
     if micro > share {
         return Err(invalid(format!(
             "{path}.microBatchSize must be at most globalBatchSize / (workers.replicas × \
@@ -141,7 +186,9 @@ fn length(path: &str, stage: &Stage) -> Result<(), Cause> {
             "{path}.warmupSteps must be less than steps, found {} of {steps}",
             stage.warmup_steps
         ))),
-        _ => Err(invalid(format!("{path} must have exactly one of epochs and steps"))),
+        _ => Err(invalid(format!(
+            "{path} must have exactly one of epochs and steps"
+        ))),
     }
 }
 
@@ -155,7 +202,11 @@ fn dataset(spec: &CnClipTrainingSpec, path: &str, name: &str) -> Result<(), Caus
     if spec.datasets.iter().any(|dataset| dataset.name == name) {
         return Ok(());
     }
-    let known: Vec<_> = spec.datasets.iter().map(|dataset| dataset.name.as_str()).collect();
+    let known: Vec<_> = spec
+        .datasets
+        .iter()
+        .map(|dataset| dataset.name.as_str())
+        .collect();
     Err(invalid(format!(
         "{path} must be the name of one of spec.datasets ({}), found {name:?}",
         known.join(", ")
@@ -185,7 +236,11 @@ mod tests {
                 json!("fast"),
                 "stages[0].learningRate must be a positive decimal such as \"1e-4\", found \"fast\"",
             ),
-            ("/stages/1/learningRate", json!("0"), "stages[1].learningRate must be a positive"),
+            (
+                "/stages/1/learningRate",
+                json!("0"),
+                "stages[1].learningRate must be a positive",
+            ),
             ("/stages/0/learningRate", json!("1e999"), "found \"1e999\""),
             (
                 "/stages/0/weightDecay",
@@ -223,7 +278,11 @@ mod tests {
                 json!(33),
                 "stages[0].microBatchSize must be at most globalBatchSize /",
             ),
-            ("/stages/0/epochs", json!(3), "stages[0] must have exactly one of epochs and steps"),
+            (
+                "/stages/0/epochs",
+                json!(3),
+                "stages[0] must have exactly one of epochs and steps",
+            ),
             (
                 "/stages/0/warmupSteps",
                 json!(100),
@@ -260,7 +319,11 @@ mod tests {
                 }}),
                 "spec.model.custom: ",
             ),
-            ("/model", json!({"architecture": "Custom"}), "spec.model.custom must be given"),
+            (
+                "/model",
+                json!({"architecture": "Custom"}),
+                "spec.model.custom must be given",
+            ),
         ];
         for (path, value, expected) in rows {
             let spec = samples::training_with(path, value.clone()).spec;
@@ -272,7 +335,10 @@ mod tests {
     #[test]
     fn what_can_work_is_admitted() {
         assert_eq!(training(&samples::training().spec), Ok(()));
-        assert_eq!(training(&samples::training_with("/workers/replicas", json!(4)).spec), Ok(()));
+        assert_eq!(
+            training(&samples::training_with("/workers/replicas", json!(4)).spec),
+            Ok(())
+        );
         assert_eq!(evaluation(&samples::evaluation().spec), Ok(()));
     }
 
@@ -285,25 +351,50 @@ mod tests {
         };
         let decimal = "must be decimals from 0 to 100";
         let rows = [
-            (("task", json!("muge")), "one of spec.tasks (valid), found \"muge\""),
-            (("metric", json!("accuracy")), "one of the task's kind: textToImage"),
+            (
+                ("task", json!("muge")),
+                "one of spec.tasks (valid), found \"muge\"",
+            ),
+            (
+                ("metric", json!("accuracy")),
+                "one of the task's kind: textToImage",
+            ),
             (("atLeast", json!("101")), decimal),
             (("atLeast", json!("high")), decimal),
-            (("atLeast", Value::Null), "exactly one of atLeast and notWorseThan"),
-            (("notWorseThan", json!({"evaluationName": "old"})), "exactly one of atLeast and"),
+            (
+                ("atLeast", Value::Null),
+                "exactly one of atLeast and notWorseThan",
+            ),
+            (
+                ("notWorseThan", json!({"evaluationName": "old"})),
+                "exactly one of atLeast and",
+            ),
         ];
         for (change, expected) in rows {
-            let found = evaluation(&gate(change.clone())).expect_err(expected).message;
+            let found = evaluation(&gate(change.clone()))
+                .expect_err(expected)
+                .message;
             assert!(found.contains(expected), "{change:?}: {found}");
         }
-        assert_eq!(evaluation(&gate(("metric", json!("imageToText.meanRecall")))), Ok(()));
+        assert_eq!(
+            evaluation(&gate(("metric", json!("imageToText.meanRecall")))),
+            Ok(())
+        );
     }
 
     #[test]
     fn an_evaluation_without_a_place_for_its_results_is_refused() {
         let rows = [
-            ("/checkpoint", json!({"uri": "s3://a/b"}), "spec.artifacts must be given"),
-            ("/checkpoint", json!({}), "exactly one of trainingName and uri"),
+            (
+                "/checkpoint",
+                json!({"uri": "s3://a/b"}),
+                "spec.artifacts must be given",
+            ),
+            (
+                "/checkpoint",
+                json!({}),
+                "exactly one of trainingName and uri",
+            ),
         ];
         for (path, value, expected) in rows {
             let spec = samples::evaluation_with(path, value).spec;

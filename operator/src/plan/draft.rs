@@ -62,7 +62,10 @@ impl Draft {
         for (index, stage) in work.stages.iter().enumerate() {
             if self.ledger.stages.get(index).is_none() {
                 let name = stage.name.clone();
-                self.ledger.stages.push(StageStatus { name, ..StageStatus::default() });
+                self.ledger.stages.push(StageStatus {
+                    name,
+                    ..StageStatus::default()
+                });
                 self.ledger.history.extend(stage.scores.clone());
             }
         }
@@ -78,7 +81,9 @@ impl Draft {
             };
         }
         self.look_again = AT_ONCE;
-        self.ledger.finished_at.get_or_insert_with(|| time::rfc3339(seen.now));
+        self.ledger
+            .finished_at
+            .get_or_insert_with(|| time::rfc3339(seen.now));
         Standing::Complete(match work.stages.last().filter(|_| work.series) {
             Some(last) => format!("every checkpoint is scored; the last is {}", last.name),
             None => format!("all {} stages are done", work.stages.len()),
@@ -91,7 +96,8 @@ impl Draft {
         stage.state = StageState::Suspended;
         stage.eta_seconds = None;
         adopt_attempt(stage, seen);
-        let (name, step) = (stage.name.clone(), stage.step);
+        let name = stage.name.clone();
+        let step = stage.step;
         self.remove_attempts(owner, seen, |_, _| true);
         let living = seen.workers.iter().find(|worker| worker.lives(seen.now));
         Standing::Suspended(living.map_or_else(
@@ -110,16 +116,29 @@ impl Draft {
     ) -> Standing {
         let stage = &work.stages[index];
         let halved = self.ledger.stages[index].micro_batch_halved;
-        let made = Attempt { number: attempt, halved };
+        let made = Attempt {
+            number: attempt,
+            halved,
+        };
         self.create = Some(Objects::of_attempt(owner, work, stage, made));
         // The last attempt stays for its logs; nobody reads those of the ones before.
-        let last =
-            work.series.then(|| index.checked_sub(1)).flatten().and_then(|i| work.stages.get(i));
+        let last = work
+            .series
+            .then(|| index.checked_sub(1))
+            .flatten()
+            .and_then(|i| work.stages.get(i));
         let is_last = |name: &str| last.is_none_or(|last| name == last.name);
         self.remove_attempts(owner, seen, |name, old| {
-            if name == stage.name { old + 1 < attempt } else { work.series && !is_last(name) }
+            if name == stage.name {
+                old + 1 < attempt
+            } else {
+                work.series && !is_last(name)
+            }
         });
-        let message = format!("stage {}, attempt {attempt}: its pods are being made", stage.name);
+        let message = format!(
+            "stage {}, attempt {attempt}: its pods are being made",
+            stage.name
+        );
         Standing::Waiting(Cause::new("Starting", message))
     }
 
@@ -133,14 +152,21 @@ impl Draft {
     ) -> Standing {
         let workers = seen.workers_of(job);
         let obstacle = start::obstacle(work, &job.stage, job, &workers);
-        if let Some(failure) =
-            failure::not_started(work.start_deadline_seconds, job, obstacle.as_ref(), seen.now)
-        {
+        if let Some(failure) = failure::not_started(
+            work.start_deadline_seconds,
+            job,
+            obstacle.as_ref(),
+            seen.now,
+        ) {
             return self.fail(owner, work, index, &failure, seen);
         }
         self.note_begin(index, job);
         let stage = &mut self.ledger.stages[index];
-        stage.state = if obstacle.is_some() { StageState::Starting } else { StageState::Running };
+        stage.state = if obstacle.is_some() {
+            StageState::Starting
+        } else {
+            StageState::Running
+        };
         self.note_report(work, index, seen);
         match obstacle {
             Some(cause) => Standing::Waiting(cause),
@@ -148,7 +174,10 @@ impl Draft {
                 "stage {}, attempt {}, {} of {} workers",
                 job.stage,
                 job.attempt,
-                workers.iter().filter(|worker| worker.state == WorkerState::Running).count(),
+                workers
+                    .iter()
+                    .filter(|worker| worker.state == WorkerState::Running)
+                    .count(),
                 work.workers.replicas
             )),
         }
@@ -156,7 +185,11 @@ impl Draft {
 
     fn note_report(&mut self, work: &Work, index: usize, seen: &Observed) {
         let stage = self.ledger.stages[index].name.clone();
-        if let Some(report) = seen.report.as_ref().filter(|report| report.run.stage == stage) {
+        if let Some(report) = seen
+            .report
+            .as_ref()
+            .filter(|report| report.run.stage == stage)
+        {
             let keeps = work.stages[index].config.keeps();
             progress::absorb(&mut self.ledger, (index, keeps), report, seen);
         }
@@ -188,7 +221,10 @@ impl Draft {
         }
         let stage = &work.stages[index];
         self.ledger.report = Some(artifacts::join(stage.config.artifacts(), artifacts::REPORT));
-        Standing::Waiting(Cause::new("StageSucceeded", format!("stage {} is done", stage.name)))
+        Standing::Waiting(Cause::new(
+            "StageSucceeded",
+            format!("stage {} is done", stage.name),
+        ))
     }
 
     /// Puts a failure on record; whether it was the last is decided here and nowhere else.
@@ -209,7 +245,11 @@ impl Draft {
         let stage = &mut self.ledger.stages[index];
         adopt_attempt(stage, seen);
         stage.eta_seconds = None;
-        stage.state = if given_up.is_some() { StageState::Failed } else { StageState::Starting };
+        stage.state = if given_up.is_some() {
+            StageState::Failed
+        } else {
+            StageState::Starting
+        };
         let chosen = work.stages[index].config.chooses_micro_batch();
         stage.micro_batch_halved |= failure.class == Class::OutOfMemory && chosen;
         self.ledger.last_failure = Some(on_record(stage, failure, seen));
@@ -244,7 +284,10 @@ impl Draft {
             );
             entry.message.insert(message).clone()
         });
-        Standing::Waiting(Cause::new("CheckpointSkipped", format!("stage {name}: {gone}")))
+        Standing::Waiting(Cause::new(
+            "CheckpointSkipped",
+            format!("stage {name}: {gone}"),
+        ))
     }
 
     fn give_up(
@@ -259,8 +302,10 @@ impl Draft {
         if matches!(failure.class, Class::StartDeadline | Class::Deadline) {
             self.remove_attempts(owner, seen, |name, _| name == stage);
         }
-        let message =
-            format!("stage {stage}: {} Not tried again: {why}.", full_stop(&failure.message));
+        let message = format!(
+            "stage {stage}: {} Not tried again: {why}.",
+            full_stop(&failure.message)
+        );
         Standing::Failed(Cause::new(failure.class.name(), message))
     }
 
@@ -274,7 +319,8 @@ impl Draft {
             .jobs
             .iter()
             .filter(|job| !job.deleting && !job.foreign && which(&job.stage, job.attempt));
-        self.remove.extend(live.map(|job| owner.attempt_name(&job.stage, job.attempt)));
+        self.remove
+            .extend(live.map(|job| owner.attempt_name(&job.stage, job.attempt)));
     }
 }
 
@@ -286,8 +332,13 @@ fn adopt_attempt(stage: &mut StageStatus, seen: &Observed) {
 
 /// Whether its trainer said that what it should score is not there.
 fn misses_its_checkpoint(stage: &StageStatus, seen: &Observed) -> bool {
-    let report = seen.report.as_ref().filter(|report| report.run.stage == stage.name);
-    report.and_then(|report| report.evaluation.as_ref()).is_some_and(|found| found.missing)
+    let report = seen
+        .report
+        .as_ref()
+        .filter(|report| report.run.stage == stage.name);
+    report
+        .and_then(|report| report.evaluation.as_ref())
+        .is_some_and(|found| found.missing)
 }
 
 fn on_record(stage: &StageStatus, failure: &Failure, seen: &Observed) -> LastFailure {
@@ -316,5 +367,9 @@ fn over_time(work: &Work, ledger: &Ledger, seen: &Observed) -> Option<Failure> {
 fn full_stop(sentence: &str) -> String {
     let sentence = sentence.trim_end();
     let ends = sentence.ends_with(['.', '!', '?', '。']);
-    if ends { sentence.to_owned() } else { format!("{sentence}.") }
+    if ends {
+        sentence.to_owned()
+    } else {
+        format!("{sentence}.")
+    }
 }

@@ -126,7 +126,12 @@ pub struct Failure {
 impl Failure {
     /// A failure of which no pod tells.
     pub fn new(class: Class, message: impl Into<String>) -> Self {
-        Self { class, exit_code: None, node: None, message: message.into() }
+        Self {
+            class,
+            exit_code: None,
+            node: None,
+            message: message.into(),
+        }
     }
 
     /// The same, told of one worker among several.
@@ -134,16 +139,23 @@ impl Failure {
         if workers < 2 {
             return self;
         }
-        Self { message: format!("worker {}: {}", worker.index, self.message), ..self }
+        Self {
+            message: format!("worker {}: {}", worker.index, self.message),
+            ..self
+        }
     }
 }
 
 /// What ended the attempt of a Job, if something did: of several failures the cause, and not what
 /// followed from it.
 pub fn of_attempt(job: &JobSeen, workers: &[&Worker], now: Timestamp) -> Option<Failure> {
-    let failures: Vec<_> =
-        workers.iter().filter_map(|worker| Some((*worker, of_worker(worker, now)?))).collect();
-    let nearest = failures.iter().min_by_key(|(worker, failure)| distance(worker, failure.class));
+    let failures: Vec<_> = workers
+        .iter()
+        .filter_map(|worker| Some((*worker, of_worker(worker, now)?)))
+        .collect();
+    let nearest = failures
+        .iter()
+        .min_by_key(|(worker, failure)| distance(worker, failure.class));
     if let Some((worker, failure)) = nearest {
         let unsure =
             may_follow(worker, failure.class, now) && workers.iter().any(|one| one.lives(now));
@@ -166,7 +178,12 @@ fn distance(worker: &Worker, class: Class) -> (u8, Timestamp, bool, i32) {
         Class::Requeued | Class::Terminated | Class::PodDeleted => 2,
         _ => 1,
     };
-    (rank, worker.began_to_end(), class == Class::Requeued, worker.index)
+    (
+        rank,
+        worker.began_to_end(),
+        class == Class::Requeued,
+        worker.index,
+    )
 }
 
 /// Whether a worker may have ended because of another whose end is not seen yet.
@@ -178,15 +195,32 @@ fn may_follow(worker: &Worker, class: Class, now: Timestamp) -> bool {
 
 fn of_worker(worker: &Worker, now: Timestamp) -> Option<Failure> {
     let (class, exit_code, told) = match &worker.state {
-        WorkerState::Ended { exit_code: Some(0), .. } => return None,
-        WorkerState::Ended { exit_code, reason, message } => {
-            (class(worker, *exit_code, reason), *exit_code, last_words(worker, message))
-        }
+        WorkerState::Ended {
+            exit_code: Some(0), ..
+        } => return None,
+        WorkerState::Ended {
+            exit_code,
+            reason,
+            message,
+        } => (
+            class(worker, *exit_code, reason),
+            *exit_code,
+            last_words(worker, message),
+        ),
         _ if worker.is_lost(now) => (Class::NodeLost, None, String::new()),
         _ => return None,
     };
-    let message = if told.is_empty() { sentence(class, worker, exit_code) } else { told };
-    Some(Failure { class, exit_code, node: worker.node.clone(), message })
+    let message = if told.is_empty() {
+        sentence(class, worker, exit_code)
+    } else {
+        told
+    };
+    Some(Failure {
+        class,
+        exit_code,
+        node: worker.node.clone(),
+        message,
+    })
 }
 
 fn class(worker: &Worker, exit_code: Option<i32>, reason: &str) -> Class {
@@ -230,7 +264,10 @@ fn disruption(disruption: Option<&str>, reason: &str) -> Option<Class> {
 fn last_words(worker: &Worker, message: &str) -> String {
     const LONGEST: usize = 1024;
     let told = match worker.last_report() {
-        Some(report) => report.failure.map(|failure| failure.message).unwrap_or_default(),
+        Some(report) => report
+            .failure
+            .map(|failure| failure.message)
+            .unwrap_or_default(),
         None => message.trim().to_owned(),
     };
     told.chars().take(LONGEST).collect()
@@ -239,8 +276,10 @@ fn last_words(worker: &Worker, message: &str) -> String {
 fn sentence(class: Class, worker: &Worker, exit_code: Option<i32>) -> String {
     let node = worker.node.as_deref().unwrap_or("unknown");
     let name = &worker.name;
-    let code =
-        exit_code.map_or_else(|| "no exit code".to_owned(), |code| format!("exit code {code}"));
+    let code = exit_code.map_or_else(
+        || "no exit code".to_owned(),
+        |code| format!("exit code {code}"),
+    );
     match class {
         Class::OutOfMemory => format!(
             "pod {name} needed more memory than it may have: raise spec.workers.resources.limits.memory, \
@@ -272,8 +311,10 @@ pub fn not_started(
     let cause = cause?;
     let waited = now.as_second() - job.started.as_second();
     (job.state == JobState::Active && !job.queued && waited > limit).then(|| {
-        let message =
-            format!("not started within {limit} s (spec.startDeadlineSeconds): {}", cause.message);
+        let message = format!(
+            "not started within {limit} s (spec.startDeadlineSeconds): {}",
+            cause.message
+        );
         Failure::new(Class::StartDeadline, message)
     })
 }
@@ -283,9 +324,11 @@ pub fn gives_up(class: Class, restarts: &Restarts, retries: &Retries) -> Option<
     let (used, allowed, field) = match class.budget() {
         Budget::Never => return Some("it would end the same way again".to_owned()),
         Budget::Application => (restarts.application, retries.application, "application"),
-        Budget::Infrastructure => {
-            (restarts.infrastructure, retries.infrastructure, "infrastructure")
-        }
+        Budget::Infrastructure => (
+            restarts.infrastructure,
+            retries.infrastructure,
+            "infrastructure",
+        ),
     };
     (used >= allowed).then(|| format!("all {allowed} restarts of spec.retries.{field} are used up"))
 }
@@ -298,7 +341,10 @@ pub fn count(restarts: &mut Restarts, class: Class) {
         Budget::Application => restarts.application += 1,
         Budget::Infrastructure => restarts.infrastructure += 1,
     }
-    *restarts.by_class.entry(class.name().to_owned()).or_default() += 1;
+    *restarts
+        .by_class
+        .entry(class.name().to_owned())
+        .or_default() += 1;
 }
 
 /// Those so far no longer count against a budget: each checkpoint of a series has its own.

@@ -33,7 +33,12 @@ pub(super) fn judge(
         (None, _) => None,
         (Some(_), Some(old)) if stays && before.results == ledger.results => Some(old.clone()),
         (Some(gate), _) => {
-            let line = line(gate, &ledger.results, ledger.ended(), seen.baseline.as_ref());
+            let line = line(
+                gate,
+                &ledger.results,
+                ledger.ended(),
+                seen.baseline.as_ref(),
+            );
             Some(conditions::merged(before, line, generation, seen))
         }
     };
@@ -43,7 +48,9 @@ pub(super) fn judge(
 
 /// Whether time alone may still change the verdict.
 pub(super) fn is_open(ledger: &Ledger) -> bool {
-    ledger.condition(GATE_PASSED).is_some_and(|found| found.status == "Unknown")
+    ledger
+        .condition(GATE_PASSED)
+        .is_some_and(|found| found.status == "Unknown")
 }
 
 /// The verdict as a condition.
@@ -72,7 +79,11 @@ fn own(gate: &Gate, results: &[ResultStatus], ended: bool) -> Result<f64, Verdic
             let message = format!("ended without a result of task {task}");
             ("False", "NotScored", message)
         } else {
-            ("Unknown", "NotScoredYet", format!("task {task} is not scored yet"))
+            (
+                "Unknown",
+                "NotScoredYet",
+                format!("task {task} is not scored yet"),
+            )
         });
     };
     score(result, gate).ok_or_else(|| {
@@ -86,7 +97,11 @@ fn score(result: &ResultStatus, gate: &Gate) -> Option<f64> {
 }
 
 fn has(result: &ResultStatus) -> String {
-    let names: Vec<_> = result.scores().into_iter().map(|(metric, _)| metric.name()).collect();
+    let names: Vec<_> = result
+        .scores()
+        .into_iter()
+        .map(|(metric, _)| metric.name())
+        .collect();
     if names.is_empty() {
         return "its data set does not say what belongs together".to_owned();
     }
@@ -96,7 +111,11 @@ fn has(result: &ResultStatus) -> String {
 fn alone(gate: &Gate, score: f64) -> Result<Verdict, Verdict> {
     let asked = gate.at_least.as_deref().unwrap_or_default();
     let passes = number(asked).is_some_and(|least| score + EQUAL >= least);
-    let (status, reason) = if passes { ("True", "Passed") } else { ("False", "BelowTheGate") };
+    let (status, reason) = if passes {
+        ("True", "Passed")
+    } else {
+        ("False", "BelowTheGate")
+    };
     let Gate { task, metric, .. } = gate;
     let message = format!("{metric} of task {task} is {score:.2}, and must be at least {asked}");
     Ok((status, reason, message))
@@ -109,9 +128,16 @@ fn beside(
     baseline: Option<&CnClipEvaluation>,
 ) -> Result<Verdict, Verdict> {
     let other = of_baseline(gate, asked, baseline)?;
-    let Baseline { evaluation_name, tolerance } = asked;
+    let Baseline {
+        evaluation_name,
+        tolerance,
+    } = asked;
     let passes = number(tolerance).is_some_and(|tolerance| score + tolerance + EQUAL >= other);
-    let (status, reason) = if passes { ("True", "Passed") } else { ("False", "WorseThanBaseline") };
+    let (status, reason) = if passes {
+        ("True", "Passed")
+    } else {
+        ("False", "WorseThanBaseline")
+    };
     let Gate { task, metric, .. } = gate;
     let message = format!(
         "{metric} of task {task} is {score:.2}; that of {evaluation_name} is {other:.2}, and \
@@ -126,7 +152,8 @@ fn of_baseline(
     asked: &Baseline,
     baseline: Option<&CnClipEvaluation>,
 ) -> Result<f64, Verdict> {
-    let (task, name) = (&gate.task, &asked.evaluation_name);
+    let task = &gate.task;
+    let name = &asked.evaluation_name;
     let Some(baseline) = baseline else {
         let message = format!(
             "waits for CnClipEvaluation {name}, which is not in the namespace: apply it, or correct \
@@ -144,11 +171,19 @@ fn of_baseline(
             let message = format!("{name} ended without a result of task {task}");
             ("False", "BaselineNotScored", message)
         } else {
-            ("Unknown", "WaitingForBaseline", format!("waits until {name} has scored task {task}"))
+            (
+                "Unknown",
+                "WaitingForBaseline",
+                format!("waits until {name} has scored task {task}"),
+            )
         });
     };
     score(result, gate).ok_or_else(|| {
-        let message = format!("task {task} of {name} has no {}: {}", gate.metric, has(result));
+        let message = format!(
+            "task {task} of {name} has no {}: {}",
+            gate.metric,
+            has(result)
+        );
         ("False", "BaselineHasNoSuchMetric", message)
     })
 }

@@ -32,7 +32,9 @@ pub enum Step {
 
 /// What the stage needs next, given what is on record and what was seen.
 pub fn next(work: &Work, ledger: &Ledger, stage: &StageStatus, seen: &Observed) -> Step {
-    let job = seen.newest_job(&stage.name).filter(|job| job.attempt >= stage.attempt);
+    let job = seen
+        .newest_job(&stage.name)
+        .filter(|job| job.attempt >= stage.attempt);
     if job.is_some_and(|job| job.state == JobState::Complete) {
         return Step::Succeed;
     }
@@ -47,7 +49,10 @@ pub fn next(work: &Work, ledger: &Ledger, stage: &StageStatus, seen: &Observed) 
         return failure.map_or_else(|| Step::Watch(job.clone()), Step::Fail);
     }
     if job.is_none() && was_at_work(stage) && !ledger.has_failure_of(&stage.name, stage.attempt) {
-        let message = format!("the Job of stage {}, attempt {} is gone", stage.name, stage.attempt);
+        let message = format!(
+            "the Job of stage {}, attempt {} is gone",
+            stage.name, stage.attempt
+        );
         return Step::Fail(Failure::new(Class::JobDeleted, message));
     }
     wait_before(work, ledger, stage, seen).map_or(Step::Start(stage.attempt + 1), Step::Wait)
@@ -69,12 +74,17 @@ fn wait_before(
     }
     let next = |job: &&JobSeen| job.stage == stage.name && job.attempt == stage.attempt + 1;
     if let Some(job) = seen.jobs.iter().find(next) {
-        let message =
-            format!("an old Job with the name of attempt {} is still going away", job.attempt);
+        let message = format!(
+            "an old Job with the name of attempt {} is still going away",
+            job.attempt
+        );
         return Some(Cause::new("Ending", message));
     }
     if let Some(living) = seen.workers.iter().find(|worker| worker.lives(seen.now)) {
-        let message = format!("pod {} of attempt {} is still ending", living.name, living.attempt);
+        let message = format!(
+            "pod {} of attempt {} is still ending",
+            living.name, living.attempt
+        );
         return Some(Cause::new("Ending", message));
     }
     let failure = ledger.last_failure.as_ref()?;
@@ -109,7 +119,12 @@ mod tests {
     const RUNNING: WorkerState = WorkerState::Running;
 
     fn stage(state: StageState, attempt: i32) -> StageStatus {
-        StageStatus { name: "align".to_owned(), state, attempt, ..StageStatus::default() }
+        StageStatus {
+            name: "align".to_owned(),
+            state,
+            attempt,
+            ..StageStatus::default()
+        }
     }
 
     fn failed_at(time: Timestamp, attempt: i32) -> Option<LastFailure> {
@@ -123,9 +138,15 @@ mod tests {
     }
 
     fn seen(seconds: i64, jobs: Vec<JobSeen>, states: &[(i32, WorkerState)]) -> Observed {
-        let workers =
-            states.iter().map(|(attempt, state)| worker("align", *attempt, state.clone()));
-        Observed { now: at(seconds), jobs, workers: workers.collect(), ..Observed::default() }
+        let workers = states
+            .iter()
+            .map(|(attempt, state)| worker("align", *attempt, state.clone()));
+        Observed {
+            now: at(seconds),
+            jobs,
+            workers: workers.collect(),
+            ..Observed::default()
+        }
     }
 
     /// One row a rule. Read this table to know how a stage goes on.
@@ -134,7 +155,10 @@ mod tests {
         use StageState::{Pending, Running, Starting, Suspended};
         let complete = || job_in("align", 1, JobState::Complete);
         let lost = || job_in("align", 1, JobState::Failed("why".to_owned()));
-        let deleting = || JobSeen { deleting: true, ..job("align", 1) };
+        let deleting = || JobSeen {
+            deleting: true,
+            ..job("align", 1)
+        };
         let foreign = || JobSeen {
             foreign: true,
             uid: "old".to_owned(),
@@ -161,7 +185,13 @@ mod tests {
                 },
                 "watch 1",
             ),
-            ("a new run", stage(Pending, 0), None, seen(0, vec![], &[]), "start 1"),
+            (
+                "a new run",
+                stage(Pending, 0),
+                None,
+                seen(0, vec![], &[]),
+                "start 1",
+            ),
             (
                 "its Job was made but never put on record",
                 stage(Pending, 0),
@@ -197,7 +227,13 @@ mod tests {
                 seen(0, vec![lost()], &[]),
                 "fail PodDeleted",
             ),
-            ("its Job is gone", stage(Running, 1), None, seen(0, vec![], &[]), "fail JobDeleted"),
+            (
+                "its Job is gone",
+                stage(Running, 1),
+                None,
+                seen(0, vec![], &[]),
+                "fail JobDeleted",
+            ),
             (
                 "its Job is gone before it began",
                 stage(Starting, 1),
@@ -262,24 +298,40 @@ mod tests {
                 "wait Ending",
             ),
         ];
-        let work = samples::training().work(&Observed::default(), &samples::defaults()).unwrap();
+        let work = samples::training()
+            .work(&Observed::default(), &samples::defaults())
+            .unwrap();
         for (name, stage, last_failure, seen, expected) in rows {
-            let ledger = Ledger { last_failure, ..Ledger::default() };
-            assert_eq!(in_short(&next(&work, &ledger, &stage, &seen)), expected, "{name}");
+            let ledger = Ledger {
+                last_failure,
+                ..Ledger::default()
+            };
+            assert_eq!(
+                in_short(&next(&work, &ledger, &stage, &seen)),
+                expected,
+                "{name}"
+            );
         }
     }
 
     #[test]
     fn a_run_held_back_has_no_pods_unless_its_work_is_done() {
-        let mut work =
-            samples::training().work(&Observed::default(), &samples::defaults()).unwrap();
+        let mut work = samples::training()
+            .work(&Observed::default(), &samples::defaults())
+            .unwrap();
         work.suspend = true;
         let running = stage(StageState::Running, 1);
         let rows = [
             (seen(0, vec![job("align", 1)], &[(1, RUNNING)]), "hold back"),
             (seen(0, vec![], &[]), "hold back"),
-            (seen(0, vec![job("align", 1)], &[(1, ended(75, "Error", ""))]), "hold back"),
-            (seen(0, vec![job_in("align", 1, JobState::Complete)], &[]), "succeed"),
+            (
+                seen(0, vec![job("align", 1)], &[(1, ended(75, "Error", ""))]),
+                "hold back",
+            ),
+            (
+                seen(0, vec![job_in("align", 1, JobState::Complete)], &[]),
+                "succeed",
+            ),
         ];
         for (seen, expected) in rows {
             let step = next(&work, &Ledger::default(), &running, &seen);
@@ -289,11 +341,16 @@ mod tests {
 
     #[test]
     fn a_run_that_waits_for_another_makes_no_pods() {
-        let mut work =
-            samples::training().work(&Observed::default(), &samples::defaults()).unwrap();
+        let mut work = samples::training()
+            .work(&Observed::default(), &samples::defaults())
+            .unwrap();
         work.waits_for = Some(Cause::new("TrainingMissing", ""));
-        let step =
-            next(&work, &Ledger::default(), &stage(StageState::Pending, 0), &seen(0, vec![], &[]));
+        let step = next(
+            &work,
+            &Ledger::default(),
+            &stage(StageState::Pending, 0),
+            &seen(0, vec![], &[]),
+        );
         assert_eq!(in_short(&step), "wait TrainingMissing");
     }
 

@@ -9,7 +9,10 @@ use crate::{
 pub fn obstacle(work: &Work, stage: &str, job: &JobSeen, workers: &[&Worker]) -> Option<Cause> {
     let (reason, found) = if job.queued {
         let queue = work.queue.as_deref().unwrap_or("unknown");
-        ("Queued", format!("waits in queue {queue} until it has room"))
+        (
+            "Queued",
+            format!("waits in queue {queue} until it has room"),
+        )
     } else if workers.is_empty() {
         let found = "has no pod yet; if this lasts, `kubectl describe job` says why: a service account \
                      that is missing, or a quota that is used up";
@@ -17,7 +20,10 @@ pub fn obstacle(work: &Work, stage: &str, job: &JobSeen, workers: &[&Worker]) ->
     } else {
         workers.iter().find_map(|worker| waits_for(work, worker))?
     };
-    Some(Cause::new(reason, format!("stage {stage} cannot start: {found}")))
+    Some(Cause::new(
+        reason,
+        format!("stage {stage} cannot start: {found}"),
+    ))
 }
 
 fn waits_for(work: &Work, worker: &Worker) -> Option<(&'static str, String)> {
@@ -61,9 +67,15 @@ fn waiting(work: &Work, worker: &Worker, reason: &str, message: &str) -> (&'stat
         ),
         "" | "ContainerCreating" | "PodInitializing" => {
             let node = worker.node.as_deref().unwrap_or("a node");
-            ("Starting", format!("worker {index} is being made on {node}"))
+            (
+                "Starting",
+                format!("worker {index} is being made on {node}"),
+            )
         }
-        reason => ("ContainerRefused", format!("worker {index}: {reason} ({message})")),
+        reason => (
+            "ContainerRefused",
+            format!("worker {index}: {reason} ({message})"),
+        ),
     }
 }
 
@@ -86,7 +98,9 @@ mod tests {
 
     #[test]
     fn what_pods_wait_for_is_named_with_what_to_do() {
-        let work = samples::training().work(&Observed::default(), &samples::defaults()).unwrap();
+        let work = samples::training()
+            .work(&Observed::default(), &samples::defaults())
+            .unwrap();
         let wait = |reason: &str, message: &str| WorkerState::Waiting {
             reason: reason.to_owned(),
             message: message.to_owned(),
@@ -101,16 +115,36 @@ mod tests {
                 "ImagePullFailed",
                 "image cnclip/trainer:test (not found). Push it",
             ),
-            (wait("ImagePullBackOff", "back-off"), "ImagePullFailed", "set spec.workers.image"),
-            (wait("InvalidImageName", "bad"), "ImagePullFailed", "worker 0 waits for image"),
-            (wait("ErrImageNeverPull", "policy"), "ImagePullFailed", "(policy)"),
+            (
+                wait("ImagePullBackOff", "back-off"),
+                "ImagePullFailed",
+                "set spec.workers.image",
+            ),
+            (
+                wait("InvalidImageName", "bad"),
+                "ImagePullFailed",
+                "worker 0 waits for image",
+            ),
+            (
+                wait("ErrImageNeverPull", "policy"),
+                "ImagePullFailed",
+                "(policy)",
+            ),
             (
                 wait("CreateContainerConfigError", "secret \"s3\" not found"),
                 "CredentialsMissing",
                 "secret \"s3\" not found. Create Secret s3",
             ),
-            (wait("CreateContainerError", "why"), "ContainerRefused", "CreateContainerError (why)"),
-            (wait("ContainerCreating", ""), "Starting", "worker 0 is being made on node-1"),
+            (
+                wait("CreateContainerError", "why"),
+                "ContainerRefused",
+                "CreateContainerError (why)",
+            ),
+            (
+                wait("ContainerCreating", ""),
+                "Starting",
+                "worker 0 is being made on node-1",
+            ),
             (
                 no_node("Unschedulable"),
                 "Unschedulable",
@@ -123,23 +157,43 @@ mod tests {
             let found = obstacle(&work, "align", &seen::job("align", 1), &[&worker]).unwrap();
             assert_eq!(found.reason, reason, "{state:?}");
             assert!(found.message.contains(part), "{}", found.message);
-            assert!(found.message.starts_with("stage align cannot start: "), "{}", found.message);
+            assert!(
+                found.message.starts_with("stage align cannot start: "),
+                "{}",
+                found.message
+            );
         }
     }
 
     #[test]
     fn a_job_without_pods_and_a_queued_job_say_so() {
-        let work = samples::training().work(&Observed::default(), &samples::defaults()).unwrap();
+        let work = samples::training()
+            .work(&Observed::default(), &samples::defaults())
+            .unwrap();
         let job = seen::job("align", 1);
-        assert_eq!(obstacle(&work, "align", &job, &[]).unwrap().reason, "NoPods");
-        let queued = JobSeen { queued: true, ..job };
-        assert_eq!(obstacle(&work, "align", &queued, &[]).unwrap().reason, "Queued");
+        assert_eq!(
+            obstacle(&work, "align", &job, &[]).unwrap().reason,
+            "NoPods"
+        );
+        let queued = JobSeen {
+            queued: true,
+            ..job
+        };
+        assert_eq!(
+            obstacle(&work, "align", &queued, &[]).unwrap().reason,
+            "Queued"
+        );
     }
 
     #[test]
     fn a_worker_that_runs_waits_for_nothing() {
-        let work = samples::training().work(&Observed::default(), &samples::defaults()).unwrap();
+        let work = samples::training()
+            .work(&Observed::default(), &samples::defaults())
+            .unwrap();
         let worker = seen::worker("align", 1, WorkerState::Running);
-        assert_eq!(obstacle(&work, "align", &seen::job("align", 1), &[&worker]), None);
+        assert_eq!(
+            obstacle(&work, "align", &seen::job("align", 1), &[&worker]),
+            None
+        );
     }
 }

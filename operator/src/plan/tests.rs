@@ -19,11 +19,20 @@ mod evaluations;
 
 fn decide(run: &impl Run, ledger: &Ledger, seen: &Observed) -> Plan {
     let defaults = samples::defaults();
-    plan(&Owner::of(run), run.work(seen, &defaults), ledger, seen, &defaults)
+    plan(
+        &Owner::of(run),
+        run.work(seen, &defaults),
+        ledger,
+        seen,
+        &defaults,
+    )
 }
 
 fn nothing(seconds: i64) -> Observed {
-    Observed { now: at(seconds), ..Observed::default() }
+    Observed {
+        now: at(seconds),
+        ..Observed::default()
+    }
 }
 
 fn at_work(seconds: i64, stage: &str, attempt: i32, state: WorkerState) -> Observed {
@@ -35,17 +44,31 @@ fn at_work(seconds: i64, stage: &str, attempt: i32, state: WorkerState) -> Obser
 }
 
 fn done(seconds: i64, stage: &str, attempt: i32) -> Observed {
-    Observed { jobs: vec![job_in(stage, attempt, JobState::Complete)], ..nothing(seconds) }
+    Observed {
+        jobs: vec![job_in(stage, attempt, JobState::Complete)],
+        ..nothing(seconds)
+    }
 }
 
 /// The record after these sights, one after the other.
 fn after(run: &CnClipTraining, sights: &[Observed]) -> Ledger {
-    sights.iter().fold(Ledger::default(), |ledger, seen| decide(run, &ledger, seen).ledger)
+    sights.iter().fold(Ledger::default(), |ledger, seen| {
+        decide(run, &ledger, seen).ledger
+    })
 }
 
 fn report(stage: &str, step: i64) -> Report {
-    let run = Identity { stage: stage.to_owned(), ..Identity::default() };
-    Report { run, step, steps: 100, reported_at: at(step).as_second(), ..Report::default() }
+    let run = Identity {
+        stage: stage.to_owned(),
+        ..Identity::default()
+    };
+    Report {
+        run,
+        step,
+        steps: 100,
+        reported_at: at(step).as_second(),
+        ..Report::default()
+    }
 }
 
 fn created(plan: &Plan) -> Option<&str> {
@@ -53,7 +76,10 @@ fn created(plan: &Plan) -> Option<&str> {
 }
 
 fn reasons(plan: &Plan) -> Vec<&str> {
-    plan.notices.iter().map(|notice| notice.reason.as_str()).collect()
+    plan.notices
+        .iter()
+        .map(|notice| notice.reason.as_str())
+        .collect()
 }
 
 fn why(ledger: &Ledger, type_: &str) -> String {
@@ -65,8 +91,12 @@ fn why(ledger: &Ledger, type_: &str) -> String {
 fn a_new_run_gets_the_objects_of_its_first_attempt_and_no_word_of_them_yet() {
     let plan = decide(&samples::training(), &Ledger::default(), &nothing(0));
     assert_eq!(created(&plan), Some("muge-align-1"));
-    let stages: Vec<_> =
-        plan.ledger.stages.iter().map(|stage| (stage.state, stage.attempt)).collect();
+    let stages: Vec<_> = plan
+        .ledger
+        .stages
+        .iter()
+        .map(|stage| (stage.state, stage.attempt))
+        .collect();
     assert_eq!(stages, [(StageState::Pending, 0), (StageState::Pending, 0)]);
     assert_eq!(why(&plan.ledger, "Running"), "False Starting");
     assert_eq!(plan.ledger.started_at, None);
@@ -90,7 +120,10 @@ fn a_run_whose_pods_run_reports_its_progress() {
     assert_eq!(created(&plan), None);
     assert_eq!(why(&plan.ledger, "Running"), "True StageRunning");
     assert_eq!(why(&plan.ledger, "Progressing"), "True ReportsFresh");
-    assert_eq!((plan.ledger.stages[0].step, plan.ledger.stages[0].attempt), (3, 1));
+    assert_eq!(
+        (plan.ledger.stages[0].step, plan.ledger.stages[0].attempt),
+        (3, 1)
+    );
     assert_eq!(reasons(&plan), ["AttemptStarted"]);
     assert_eq!(plan.look_again, Some(Duration::from_secs(5)));
 }
@@ -109,7 +142,10 @@ fn the_next_stage_begins_when_the_end_of_the_one_before_is_on_record() {
     let run = samples::training();
     let ledger = after(&run, &[at_work(0, "align", 1, WorkerState::Running)]);
     let plan = decide(&run, &ledger, &done(9, "align", 1));
-    assert_eq!((created(&plan), plan.look_again), (None, Some(Duration::ZERO)));
+    assert_eq!(
+        (created(&plan), plan.look_again),
+        (None, Some(Duration::ZERO))
+    );
     assert_eq!(reasons(&plan), ["StageSucceeded"]);
     let plan = decide(&run, &plan.ledger, &done(10, "align", 1));
     assert_eq!(created(&plan), Some("muge-tune-1"));
@@ -125,7 +161,13 @@ fn a_run_is_complete_when_its_last_stage_is_done_and_is_never_begun_again() {
     // Its Jobs were collected, and the run looks as if it had never begun.
     let plan = decide(&run, &ledger, &nothing(999));
     assert_eq!((created(&plan), plan.look_again), (None, None));
-    assert_eq!(plan.ledger, Ledger { observed_generation: Some(1), ..ledger });
+    assert_eq!(
+        plan.ledger,
+        Ledger {
+            observed_generation: Some(1),
+            ..ledger
+        }
+    );
 }
 
 #[test]
@@ -133,10 +175,16 @@ fn a_killed_worker_is_put_on_record_once_and_restarted_after_a_while() {
     let run = samples::training();
     let killed = |seconds| at_work(seconds, "align", 1, ended(137, "Error", ""));
     let plan = decide(&run, &Ledger::default(), &killed(10));
-    assert_eq!((created(&plan), plan.ledger.restarts.application), (None, 1));
+    assert_eq!(
+        (created(&plan), plan.ledger.restarts.application),
+        (None, 1)
+    );
     assert_eq!(reasons(&plan), ["AttemptStarted", "Killed"]);
     // The write was lost: the same is found again, and counted once.
-    assert_eq!(decide(&run, &Ledger::default(), &killed(10)).ledger, plan.ledger);
+    assert_eq!(
+        decide(&run, &Ledger::default(), &killed(10)).ledger,
+        plan.ledger
+    );
     let soon = decide(&run, &plan.ledger, &killed(11));
     assert_eq!(
         (created(&soon), why(&soon.ledger, "Running").as_str()),
@@ -162,19 +210,35 @@ fn an_attempt_that_ran_out_of_memory_is_followed_by_ones_that_compute_half_at_on
         assert_eq!(told(&first), false);
         let killed = |attempt, code, reason| at_work(10, "align", attempt, ended(code, reason, ""));
         let ledger = decide(&run, &Ledger::default(), &killed(1, 137, "OOMKilled")).ledger;
-        let second =
-            decide(&run, &ledger, &Observed { jobs: vec![job("align", 1)], ..nothing(12) });
+        let second = decide(
+            &run,
+            &ledger,
+            &Observed {
+                jobs: vec![job("align", 1)],
+                ..nothing(12)
+            },
+        );
         assert_eq!(told(&second), halved);
         // Another end later leaves it at that, and so does a second lack of memory.
         for (code, reason) in [(75, "Error"), (137, "OOMKilled")] {
             let ledger = decide(&run, &second.ledger, &killed(2, code, reason)).ledger;
-            let third =
-                decide(&run, &ledger, &Observed { jobs: vec![job("align", 2)], ..nothing(60) });
+            let third = decide(
+                &run,
+                &ledger,
+                &Observed {
+                    jobs: vec![job("align", 2)],
+                    ..nothing(60)
+                },
+            );
             assert_eq!(told(&third), halved, "{code}");
         }
         assert_eq!(
             why(&ledger, "Degraded"),
-            if halved { "True MicroBatchHalved" } else { "False AsExpected" }
+            if halved {
+                "True MicroBatchHalved"
+            } else {
+                "False AsExpected"
+            }
         );
     }
 }
@@ -184,8 +248,18 @@ fn attempts_before_the_last_are_removed() {
     let run = samples::training();
     let mut ledger = after(&run, &[at_work(0, "align", 2, ended(1, "Error", ""))]);
     ledger.restarts.total = 1;
-    let jobs = vec![job("align", 1), job_in("align", 2, JobState::Failed(String::new()))];
-    let plan = decide(&run, &ledger, &Observed { jobs, ..nothing(60) });
+    let jobs = vec![
+        job("align", 1),
+        job_in("align", 2, JobState::Failed(String::new())),
+    ];
+    let plan = decide(
+        &run,
+        &ledger,
+        &Observed {
+            jobs,
+            ..nothing(60)
+        },
+    );
     assert_eq!(created(&plan), Some("muge-align-3"));
     assert_eq!(plan.remove, ["muge-align-1"]);
 }
@@ -199,7 +273,10 @@ fn a_failure_that_no_restart_cures_ends_the_run_without_burning_its_retries() {
         assert_eq!(plan.ledger.restarts.total, 0, "{class}");
         assert_eq!(plan.ledger.stages[0].state, StageState::Failed);
         let message = &plan.ledger.condition("Failed").unwrap().message;
-        assert!(message.starts_with("stage align: no such prefix. Not tried again"), "{message}");
+        assert!(
+            message.starts_with("stage align: no such prefix. Not tried again"),
+            "{message}"
+        );
     }
 }
 
@@ -226,8 +303,15 @@ fn a_run_held_back_loses_its_pods_and_goes_on_as_the_next_attempt() {
     assert_eq!(plan.ledger.stages[0].state, StageState::Suspended);
     // The pod still saves its state: nothing begins before it has ended, and its last words count.
     let last_words = Some(report("align", 42));
-    let ending = Observed { workers: running.workers, report: last_words, ..nothing(6) };
-    assert_eq!(decide(&held, &plan.ledger, &ending).ledger.stages[0].step, 42);
+    let ending = Observed {
+        workers: running.workers,
+        report: last_words,
+        ..nothing(6)
+    };
+    assert_eq!(
+        decide(&held, &plan.ledger, &ending).ledger.stages[0].step,
+        42
+    );
     assert_eq!(created(&decide(&run, &plan.ledger, &ending)), None);
     let resumed = decide(&run, &plan.ledger, &nothing(7));
     assert_eq!(created(&resumed), Some("muge-align-2"));
@@ -251,7 +335,10 @@ fn pods_that_cannot_start_are_told_and_given_up_after_the_start_deadline() {
     assert_eq!(why(&late.ledger, "Failed"), "True StartDeadlineExceeded");
     assert_eq!(late.remove, ["muge-align-1"]);
     let message = &late.ledger.condition("Failed").unwrap().message;
-    assert!(message.contains("image cnclip/trainer:test (not found). Push it"), "{message}");
+    assert!(
+        message.contains("image cnclip/trainer:test (not found). Push it"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -259,7 +346,10 @@ fn a_run_that_takes_too_long_is_ended() {
     let run = samples::training_with("/deadlineSeconds", json!(100));
     let running = |seconds| at_work(seconds, "align", 1, WorkerState::Running);
     let ledger = after(&run, &[running(1)]);
-    assert_eq!(why(&decide(&run, &ledger, &running(100)).ledger, "Failed"), "False NotFailed");
+    assert_eq!(
+        why(&decide(&run, &ledger, &running(100)).ledger, "Failed"),
+        "False NotFailed"
+    );
     let late = decide(&run, &ledger, &running(101));
     assert_eq!(why(&late.ledger, "Failed"), "True DeadlineExceeded");
     assert_eq!(late.remove, ["muge-align-1"]);
@@ -270,7 +360,10 @@ fn an_ended_run_is_deleted_when_its_time_is_over() {
     let run = samples::training_with("/ttlSecondsAfterFinished", json!(60));
     let ledger = after(&run, &[at_work(0, "align", 1, ended(78, "Error", ""))]);
     let early = decide(&run, &ledger, &nothing(59));
-    assert_eq!((early.delete_run, early.look_again), (false, Some(Duration::from_secs(1))));
+    assert_eq!(
+        (early.delete_run, early.look_again),
+        (false, Some(Duration::from_secs(1)))
+    );
     assert!(decide(&run, &ledger, &nothing(60)).delete_run);
 }
 
@@ -294,8 +387,8 @@ fn the_same_sight_gives_the_same_plan() {
         done(3, "align", 1),
     ];
     for seen in sights {
-        let (first, second) =
-            (decide(&run, &Ledger::default(), &seen), decide(&run, &Ledger::default(), &seen));
+        let first = decide(&run, &Ledger::default(), &seen);
+        let second = decide(&run, &Ledger::default(), &seen);
         assert_eq!(
             (first.ledger, first.create, first.remove),
             (second.ledger, second.create, second.remove)

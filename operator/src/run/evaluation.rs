@@ -35,14 +35,21 @@ impl Run for CnClipEvaluation {
         let workers = workers(self, training);
         let artifacts = place(self, training);
         let series = spec.trigger == Trigger::EveryCheckpoint;
-        let Todo { stages, waits_for, goes_on } = if series {
+        let Todo {
+            stages,
+            waits_for,
+            goes_on,
+        } = if series {
             every(self, training, &artifacts.uri)
         } else {
             once(self, training, &artifacts.uri)
         };
         Ok(Work {
             image: defaults.image_of(&workers),
-            secret: artifacts.credentials.as_ref().map(|found| found.secret_name.clone()),
+            secret: artifacts
+                .credentials
+                .as_ref()
+                .map(|found| found.secret_name.clone()),
             stages,
             series,
             goes_on,
@@ -74,9 +81,10 @@ impl Run for CnClipEvaluation {
         let history: Vec<_> = status.history.into_iter().rev().collect();
         let stages = match self.spec.trigger {
             Trigger::Once => vec![stage],
-            Trigger::EveryCheckpoint => {
-                history.iter().map(|entry| series::stage(entry, &stage)).collect()
-            }
+            Trigger::EveryCheckpoint => history
+                .iter()
+                .map(|entry| series::stage(entry, &stage))
+                .collect(),
         };
         Ledger {
             stages,
@@ -155,21 +163,42 @@ fn once(run: &CnClipEvaluation, training: Option<&CnClipTraining>, artifacts: &s
         Ok(checkpoint) => (checkpoint, None),
         Err(cause) => (String::new(), Some(cause)),
     };
-    let config = config(run, training, STAGE_EVALUATE, checkpoint, artifacts.to_owned());
-    let stage = Stage { name: STAGE_EVALUATE.to_owned(), config, scores: None };
-    Todo { stages: vec![stage], waits_for, goes_on: None }
+    let config = config(
+        run,
+        training,
+        STAGE_EVALUATE,
+        checkpoint,
+        artifacts.to_owned(),
+    );
+    let stage = Stage {
+        name: STAGE_EVALUATE.to_owned(),
+        config,
+        scores: None,
+    };
+    Todo {
+        stages: vec![stage],
+        waits_for,
+        goes_on: None,
+    }
 }
 
 fn every(run: &CnClipEvaluation, training: Option<&CnClipTraining>, artifacts: &str) -> Todo {
     let entries = series::checkpoints(run, training);
     let stage = |entry: &ScoredCheckpoint| {
-        let (name, uri) = (entry.name.clone(), entry.checkpoint.clone());
+        let name = entry.name.clone();
+        let uri = entry.checkpoint.clone();
         let config = config(run, training, &name, uri, artifacts::join(artifacts, &name));
-        Stage { name, config, scores: Some(entry.clone()) }
+        Stage {
+            name,
+            config,
+            scores: Some(entry.clone()),
+        }
     };
     let missing = training.is_none().then(|| missing(run));
     Todo {
-        goes_on: missing.clone().or_else(|| series::goes_on(training?, &entries)),
+        goes_on: missing
+            .clone()
+            .or_else(|| series::goes_on(training?, &entries)),
         stages: entries.iter().map(stage).collect(),
         waits_for: missing,
     }
@@ -191,7 +220,10 @@ fn count(number: usize) -> i64 {
 
 /// What is scored, or what must happen before that is known. Once on record it does not change.
 fn checkpoint(run: &CnClipEvaluation, training: Option<&CnClipTraining>) -> Result<String, Cause> {
-    let recorded = run.status.as_ref().and_then(|status| status.checkpoint.clone());
+    let recorded = run
+        .status
+        .as_ref()
+        .and_then(|status| status.checkpoint.clone());
     if let Some(uri) = run.spec.checkpoint.uri.clone() {
         return Ok(uri);
     }
@@ -211,8 +243,9 @@ fn outcome(training: &CnClipTraining, when: When) -> Result<String, Cause> {
             )
         });
     }
-    if let Some(failed) =
-        ledger.condition(condition::FAILED).filter(|_| ledger.is(condition::FAILED))
+    if let Some(failed) = ledger
+        .condition(condition::FAILED)
+        .filter(|_| ledger.is(condition::FAILED))
     {
         let message = format!(
             "waits for CnClipTraining {name}, which has failed ({}): set spec.checkpoint.when to \
@@ -221,11 +254,16 @@ fn outcome(training: &CnClipTraining, when: When) -> Result<String, Cause> {
         );
         return Err(Cause::new("TrainingFailed", message));
     }
-    let last = training.spec.stages.last().filter(|_| ledger.is(condition::COMPLETE));
-    last.map(|last| artifacts::stage(&training.spec.artifacts.uri, &last.name)).ok_or_else(|| {
-        let message = format!("waits until CnClipTraining {name} is complete");
-        Cause::new("TrainingNotComplete", message)
-    })
+    let last = training
+        .spec
+        .stages
+        .last()
+        .filter(|_| ledger.is(condition::COMPLETE));
+    last.map(|last| artifacts::stage(&training.spec.artifacts.uri, &last.name))
+        .ok_or_else(|| {
+            let message = format!("waits until CnClipTraining {name} is complete");
+            Cause::new("TrainingNotComplete", message)
+        })
 }
 
 #[cfg(test)]
@@ -239,7 +277,10 @@ mod tests {
     fn observed(status: Value) -> Observed {
         let mut training = samples::training();
         training.status = Some(serde_json::from_value(status).unwrap());
-        Observed { training: Some(training), ..Observed::default() }
+        Observed {
+            training: Some(training),
+            ..Observed::default()
+        }
     }
 
     fn condition(type_: &str) -> Value {
@@ -260,29 +301,54 @@ mod tests {
                                  "digest": "d", "writtenAt": "2026-01-01T00:00:00Z"}]);
         let rows = [
             ("Complete", json!({}), Some("TrainingNotComplete")),
-            ("Complete", json!({"checkpoints": checkpoint}), Some("TrainingNotComplete")),
-            ("Complete", json!({"conditions": condition("Failed")}), Some("TrainingFailed")),
-            ("Complete", json!({"conditions": condition("Complete")}), None),
+            (
+                "Complete",
+                json!({"checkpoints": checkpoint}),
+                Some("TrainingNotComplete"),
+            ),
+            (
+                "Complete",
+                json!({"conditions": condition("Failed")}),
+                Some("TrainingFailed"),
+            ),
+            (
+                "Complete",
+                json!({"conditions": condition("Complete")}),
+                None,
+            ),
             ("FirstCheckpoint", json!({}), Some("NoCheckpoint")),
             ("FirstCheckpoint", json!({"checkpoints": checkpoint}), None),
         ];
         for (when, status, expected) in rows {
             let source = json!({"trainingName": "muge", "when": when});
             let run = samples::evaluation_with("/checkpoint", source);
-            let work = run.work(&observed(status.clone()), &samples::defaults()).unwrap();
-            assert_eq!(work.waits_for.map(|cause| cause.reason), expected, "{when} {status}");
+            let work = run
+                .work(&observed(status.clone()), &samples::defaults())
+                .unwrap();
+            assert_eq!(
+                work.waits_for.map(|cause| cause.reason),
+                expected,
+                "{when} {status}"
+            );
         }
-        let work = samples::evaluation().work(&Observed::default(), &samples::defaults()).unwrap();
+        let work = samples::evaluation()
+            .work(&Observed::default(), &samples::defaults())
+            .unwrap();
         assert_eq!(work.waits_for.unwrap().reason, "TrainingMissing");
     }
 
     #[test]
     fn what_an_evaluation_leaves_out_is_its_trainings() {
         let observed = observed(json!({"conditions": condition("Complete")}));
-        let work = samples::evaluation().work(&observed, &samples::defaults()).unwrap();
+        let work = samples::evaluation()
+            .work(&observed, &samples::defaults())
+            .unwrap();
         assert_eq!(work.secret.as_deref(), Some("s3"));
         assert_eq!(work.artifacts, "s3://runs/muge/evaluations/muge-scores");
-        assert_eq!(work.workers.resources, samples::training().spec.workers.resources);
+        assert_eq!(
+            work.workers.resources,
+            samples::training().spec.workers.resources
+        );
         assert_eq!(config(&work).checkpoint, "s3://runs/muge/tune");
     }
 
@@ -291,7 +357,10 @@ mod tests {
         let mut training = samples::training();
         let file = |uri| serde_json::from_value(json!({"uri": uri})).unwrap();
         training.spec.model.vocabulary = Some(file("s3://data/trainings.txt"));
-        let observed = Observed { training: Some(training), ..Observed::default() };
+        let observed = Observed {
+            training: Some(training),
+            ..Observed::default()
+        };
         let told = |run: &CnClipEvaluation| {
             let work = run.work(&observed, &samples::defaults()).unwrap();
             config(&work).vocabulary.clone().unwrap().uri
@@ -304,8 +373,14 @@ mod tests {
     #[test]
     fn an_evaluation_takes_one_of_its_trainings_workers_or_all_that_it_asks_for() {
         let mut training = samples::training();
-        (training.spec.workers.replicas, training.spec.workers.devices) = (3, 2);
-        let observed = Observed { training: Some(training), ..Observed::default() };
+        (
+            training.spec.workers.replicas,
+            training.spec.workers.devices,
+        ) = (3, 2);
+        let observed = Observed {
+            training: Some(training),
+            ..Observed::default()
+        };
         let sizes = |run: &CnClipEvaluation| {
             let work = run.work(&observed, &samples::defaults()).unwrap();
             let told = &config(&work).world;
@@ -317,7 +392,10 @@ mod tests {
         };
         assert_eq!(sizes(&samples::evaluation()), (1, 2));
         let workers = json!({"replicas": 4, "devices": 3, "accelerator": "Nvidia"});
-        assert_eq!(sizes(&samples::evaluation_with("/workers", workers)), (4, 3));
+        assert_eq!(
+            sizes(&samples::evaluation_with("/workers", workers)),
+            (4, 3)
+        );
     }
 
     #[test]
@@ -325,7 +403,9 @@ mod tests {
         let mut run = samples::evaluation();
         run.status =
             Some(serde_json::from_value(json!({"checkpoint": "s3://old", "attempt": 1})).unwrap());
-        let work = run.work(&observed(json!({})), &samples::defaults()).unwrap();
+        let work = run
+            .work(&observed(json!({})), &samples::defaults())
+            .unwrap();
         assert_eq!(work.waits_for, None);
         assert_eq!(config(&work).checkpoint, "s3://old");
     }
@@ -336,7 +416,9 @@ mod tests {
                            "templateSet": "Pet", "templates": "s3://data/pets.txt", "metric": "top5"});
         let tasks = json!([{"name": "pets", "zeroShot": asked}]);
         let run = samples::evaluation_with("/tasks", tasks);
-        let work = run.work(&observed(json!({})), &samples::defaults()).unwrap();
+        let work = run
+            .work(&observed(json!({})), &samples::defaults())
+            .unwrap();
         let told = serde_json::to_value(&config(&work).tasks[0].zero_shot).unwrap();
         assert_eq!(told, asked);
     }

@@ -28,12 +28,18 @@ impl Run for CnClipTraining {
         let spec = &self.spec;
         admission::training(spec)?;
         let model = admission::towers(&spec.model)?;
-        let stages = (0..spec.stages.len()).map(|index| stage(self, index, &model)).collect();
+        let stages = (0..spec.stages.len())
+            .map(|index| stage(self, index, &model))
+            .collect();
         Ok(Work {
             stages,
             workers: spec.workers.clone(),
             image: defaults.image_of(&spec.workers),
-            secret: spec.artifacts.credentials.as_ref().map(|found| found.secret_name.clone()),
+            secret: spec
+                .artifacts
+                .credentials
+                .as_ref()
+                .map(|found| found.secret_name.clone()),
             queue: spec.queue_name.clone(),
             artifacts: spec.artifacts.uri.clone(),
             retries: spec.retries.clone(),
@@ -113,10 +119,13 @@ fn stage(run: &CnClipTraining, index: usize, model: &ModelConfig) -> Stage {
         augmentation: stage.augmentation,
         synchronize_batch_norm: stage.synchronize_batch_norm,
         masked_patches_percent: stage.masked_patches_percent,
-        validation: stage.validation.as_ref().map(|validation| ValidationConfig {
-            dataset: uri(spec, &validation.dataset),
-            every_steps: validation.every_steps,
-        }),
+        validation: stage
+            .validation
+            .as_ref()
+            .map(|validation| ValidationConfig {
+                dataset: uri(spec, &validation.dataset),
+                every_steps: validation.every_steps,
+            }),
         checkpoint: CheckpointConfig {
             every_steps: spec.checkpoint.every_steps,
             keep: spec.checkpoint.keep,
@@ -128,13 +137,21 @@ fn stage(run: &CnClipTraining, index: usize, model: &ModelConfig) -> Stage {
         report_every_steps: spec.report_every_steps,
         listen: Some(pod_listen()),
     };
-    Stage { name: stage.name.clone(), config: Config::Train(Box::new(config)), scores: None }
+    Stage {
+        name: stage.name.clone(),
+        config: Config::Train(Box::new(config)),
+        scores: None,
+    }
 }
 
 /// # Source
 /// The reference's defaults: `--beta1`, `--beta2`, `--eps` by the kind of image tower.
 fn optimizer(stage: &training::Stage, model: &ModelConfig) -> OptimizerConfig {
-    let (beta2, epsilon) = if model.image.vit.is_some() { (0.98, 1e-6) } else { (0.999, 1e-8) };
+    let (beta2, epsilon) = if model.image.vit.is_some() {
+        (0.98, 1e-6)
+    } else {
+        (0.999, 1e-8)
+    };
     OptimizerConfig {
         learning_rate: admission::number(&stage.learning_rate).unwrap_or_default(),
         warmup_steps: stage.warmup_steps,
@@ -142,35 +159,52 @@ fn optimizer(stage: &training::Stage, model: &ModelConfig) -> OptimizerConfig {
         beta1: 0.9,
         beta2,
         epsilon,
-        max_gradient_norm: stage.max_gradient_norm.as_deref().and_then(admission::number),
+        max_gradient_norm: stage
+            .max_gradient_norm
+            .as_deref()
+            .and_then(admission::number),
         average_decay: stage.average_decay.as_deref().and_then(admission::number),
     }
 }
 
 fn distillation(told: &training::Distillation) -> DistillationConfig {
     let weight = admission::number(&told.weight).unwrap_or_default();
-    DistillationConfig { teacher: told.teacher.clone(), weight }
+    DistillationConfig {
+        teacher: told.teacher.clone(),
+        weight,
+    }
 }
 
 /// A stage begins with what the stage before it ended with.
 fn weights(spec: &CnClipTrainingSpec, index: usize) -> WeightSources {
-    if let Some(previous) = index.checked_sub(1).and_then(|previous| spec.stages.get(previous)) {
+    if let Some(previous) = index
+        .checked_sub(1)
+        .and_then(|previous| spec.stages.get(previous))
+    {
         let model = artifacts::stage(&spec.artifacts.uri, &previous.name);
-        return WeightSources { model: Some(model), ..WeightSources::default() };
+        return WeightSources {
+            model: Some(model),
+            ..WeightSources::default()
+        };
     }
     let first = spec.model.initial_weights.clone();
-    first.map_or_else(WeightSources::default, |InitialWeights { model, image, text }| {
-        WeightSources { model, image, text }
-    })
+    first.map_or_else(
+        WeightSources::default,
+        |InitialWeights { model, image, text }| WeightSources { model, image, text },
+    )
 }
 
 fn length(stage: &training::Stage) -> Length {
-    stage.steps.map_or_else(|| Length::Epochs(stage.epochs.unwrap_or(1)), Length::Steps)
+    stage
+        .steps
+        .map_or_else(|| Length::Epochs(stage.epochs.unwrap_or(1)), Length::Steps)
 }
 
 fn uri(spec: &CnClipTrainingSpec, name: &str) -> String {
     let dataset = spec.datasets.iter().find(|dataset| dataset.name == name);
-    dataset.map(|dataset| dataset.uri.clone()).unwrap_or_default()
+    dataset
+        .map(|dataset| dataset.uri.clone())
+        .unwrap_or_default()
 }
 
 /// Workers as a trainer is told of them.
@@ -186,7 +220,10 @@ pub(super) fn world(workers: &Workers) -> WorldConfig {
 
 /// A vocabulary as a trainer is told of it.
 pub(super) fn pinned(file: &VocabularyFile) -> PinnedFile {
-    PinnedFile { uri: file.uri.clone(), sha256: file.sha256.clone() }
+    PinnedFile {
+        uri: file.uri.clone(),
+        sha256: file.sha256.clone(),
+    }
 }
 
 #[cfg(test)]
@@ -198,7 +235,9 @@ mod tests {
     use crate::samples;
 
     fn config(run: &CnClipTraining, index: usize) -> TrainConfig {
-        let work = run.work(&Observed::default(), &samples::defaults()).unwrap();
+        let work = run
+            .work(&Observed::default(), &samples::defaults())
+            .unwrap();
         match &work.stages[index].config {
             Config::Train(config) => (**config).clone(),
             Config::Evaluate(_) => panic!("a training trains"),
@@ -230,12 +269,24 @@ mod tests {
     fn the_recipe_of_a_stage_is_that_of_the_reference_unless_it_says_otherwise() {
         let plain = config(&samples::training(), 0);
         assert_eq!(
-            (plain.optimizer.max_gradient_norm, plain.optimizer.average_decay),
+            (
+                plain.optimizer.max_gradient_norm,
+                plain.optimizer.average_decay
+            ),
             (None, None)
         );
-        assert_eq!((plain.duplicates, plain.distillation), (Duplicates::Negatives, None));
-        assert_eq!((plain.micro_batch_size, plain.gradient_checkpointing), (None, None));
-        assert_eq!((plain.masked_patches_percent, plain.max_skipped_steps), (0, 10));
+        assert_eq!(
+            (plain.duplicates, plain.distillation),
+            (Duplicates::Negatives, None)
+        );
+        assert_eq!(
+            (plain.micro_batch_size, plain.gradient_checkpointing),
+            (None, None)
+        );
+        assert_eq!(
+            (plain.masked_patches_percent, plain.max_skipped_steps),
+            (0, 10)
+        );
         let stage = json!({
             "name": "tune", "dataset": "pairs", "epochs": 2, "globalBatchSize": 16, "learningRate": "2e-5",
             "maxGradientNorm": "1.0", "averageDecay": "0.999", "duplicates": "Positives",
@@ -246,11 +297,17 @@ mod tests {
         assert_eq!(found.optimizer.max_gradient_norm, Some(1.0));
         assert_eq!(found.optimizer.average_decay, Some(0.999));
         assert_eq!(found.duplicates, Duplicates::Positives);
-        let teacher = DistillationConfig { teacher: "s3://models/large.pt".into(), weight: 0.5 };
+        let teacher = DistillationConfig {
+            teacher: "s3://models/large.pt".into(),
+            weight: 0.5,
+        };
         assert_eq!(found.distillation, Some(teacher));
         assert_eq!(found.micro_batch_size, Some(MicroBatch::Pairs(4)));
         assert_eq!(found.gradient_checkpointing, Some(true));
-        assert_eq!((found.masked_patches_percent, found.max_skipped_steps), (50, 3));
+        assert_eq!(
+            (found.masked_patches_percent, found.max_skipped_steps),
+            (50, 3)
+        );
     }
 
     #[test]
@@ -258,7 +315,11 @@ mod tests {
         for (architecture, beta2, epsilon) in [("ViT-B-16", 0.98, 1e-6), ("RN50", 0.999, 1e-8)] {
             let run = samples::training_with("/model", json!({"architecture": architecture}));
             let optimizer = config(&run, 0).optimizer;
-            assert_eq!((optimizer.beta1, optimizer.beta2), (0.9, beta2), "{architecture}");
+            assert_eq!(
+                (optimizer.beta1, optimizer.beta2),
+                (0.9, beta2),
+                "{architecture}"
+            );
             assert_eq!(optimizer.epsilon, epsilon, "{architecture}");
         }
     }

@@ -31,7 +31,9 @@ pub fn write(ledger: &mut Ledger, standing: &Standing, generation: Option<i64>, 
         complete(standing),
         failed(standing),
     ];
-    let fresh = lines.into_iter().map(|line| merged(ledger, line, generation, seen));
+    let fresh = lines
+        .into_iter()
+        .map(|line| merged(ledger, line, generation, seen));
     let gate = ledger.condition(condition::GATE_PASSED).cloned();
     ledger.conditions = fresh.chain(gate).collect();
     ledger.observed_generation = generation;
@@ -67,9 +69,12 @@ fn line(
 
 fn accepted(standing: &Standing, generation: Option<i64>) -> Line {
     match standing {
-        Standing::Rejected(cause) => {
-            line(condition::ACCEPTED, "False", cause.reason, cause.message.clone())
-        }
+        Standing::Rejected(cause) => line(
+            condition::ACCEPTED,
+            "False",
+            cause.reason,
+            cause.message.clone(),
+        ),
         _ => {
             let message = format!("generation {}", generation.unwrap_or_default());
             line(condition::ACCEPTED, "True", "Valid", message)
@@ -90,7 +95,10 @@ fn running(standing: &Standing) -> Line {
 }
 
 fn progressing(ledger: &Ledger, standing: &Standing, seen: &Observed) -> Line {
-    let stage = ledger.stages.iter().find(|stage| stage.state == StageState::Running);
+    let stage = ledger
+        .stages
+        .iter()
+        .find(|stage| stage.state == StageState::Running);
     let (Standing::Running(_), Some(stage)) = (standing, stage) else {
         return line(condition::PROGRESSING, "False", "NotRunning", "");
     };
@@ -98,12 +106,19 @@ fn progressing(ledger: &Ledger, standing: &Standing, seen: &Observed) -> Line {
         let message = "the trainer has not reported yet; it reads its data and its weights first";
         return line(condition::PROGRESSING, "Unknown", "NoReport", message);
     };
-    let limit = if seen.report.is_some() { REPORT_SECONDS } else { ANSWER_SECONDS };
+    let limit = if seen.report.is_some() {
+        REPORT_SECONDS
+    } else {
+        ANSWER_SECONDS
+    };
     if time::seconds_since(reported_at, seen.now) <= limit {
         let message = step_in_words(stage);
         return line(condition::PROGRESSING, "True", "ReportsFresh", message);
     }
-    let message = format!("{}, reported at {reported_at} and nothing since", step_in_words(stage));
+    let message = format!(
+        "{}, reported at {reported_at} and nothing since",
+        step_in_words(stage)
+    );
     line(condition::PROGRESSING, "Unknown", "ReportsStale", message)
 }
 
@@ -123,19 +138,32 @@ fn checkpoint(newest: Option<&CheckpointStatus>) -> Line {
             );
             line(condition::CHECKPOINT_VERIFIED, "True", "Verified", message)
         }
-        None => line(condition::CHECKPOINT_VERIFIED, "False", "NoCheckpoint", "none was made yet"),
+        None => line(
+            condition::CHECKPOINT_VERIFIED,
+            "False",
+            "NoCheckpoint",
+            "none was made yet",
+        ),
     }
 }
 
 fn degraded(ledger: &Ledger) -> Line {
-    let skipped: i64 = ledger.stages.iter().map(|stage| stage.samples_skipped).sum();
+    let skipped: i64 = ledger
+        .stages
+        .iter()
+        .map(|stage| stage.samples_skipped)
+        .sum();
     if skipped > 0 {
         let message =
             format!("{skipped} samples could not be used and were skipped; the log names them");
         return line(condition::DEGRADED, "True", "SamplesSkipped", message);
     }
     let going_on = |stage: &&StageStatus| stage.state != StageState::Succeeded;
-    let halved = ledger.stages.iter().filter(going_on).find(|stage| stage.micro_batch_halved);
+    let halved = ledger
+        .stages
+        .iter()
+        .filter(going_on)
+        .find(|stage| stage.micro_batch_halved);
     if let Some(StageStatus { name, .. }) = halved {
         let message = format!(
             "stage {name} ran out of memory: its workers compute half as many pairs at once as they \
@@ -169,9 +197,12 @@ fn complete(standing: &Standing) -> Line {
 
 fn failed(standing: &Standing) -> Line {
     match standing {
-        Standing::Failed(cause) => {
-            line(condition::FAILED, "True", cause.reason, cause.message.clone())
-        }
+        Standing::Failed(cause) => line(
+            condition::FAILED,
+            "True",
+            cause.reason,
+            cause.message.clone(),
+        ),
         _ => line(condition::FAILED, "False", "NotFailed", ""),
     }
 }
@@ -187,7 +218,11 @@ mod tests {
     };
 
     fn seen(seconds: i64, answers: bool) -> Observed {
-        Observed { now: at(seconds), report: answers.then(Report::default), ..Observed::default() }
+        Observed {
+            now: at(seconds),
+            report: answers.then(Report::default),
+            ..Observed::default()
+        }
     }
 
     fn stage(reported_at: Option<i64>, skipped: i64) -> StageStatus {
@@ -211,7 +246,11 @@ mod tests {
             Some(3),
             &seen(0, false),
         );
-        let types: Vec<_> = ledger.conditions.iter().map(|found| found.type_.as_str()).collect();
+        let types: Vec<_> = ledger
+            .conditions
+            .iter()
+            .map(|found| found.type_.as_str())
+            .collect();
         let expected = [
             "Accepted",
             "Running",
@@ -235,12 +274,29 @@ mod tests {
         let mut ledger = Ledger::default();
         let waiting = |reason| Standing::Waiting(Cause::new(reason, ""));
         write(&mut ledger, &waiting("Starting"), Some(1), &seen(0, false));
-        write(&mut ledger, &waiting("Unschedulable"), Some(1), &seen(10, false));
+        write(
+            &mut ledger,
+            &waiting("Unschedulable"),
+            Some(1),
+            &seen(10, false),
+        );
         let running = ledger.condition("Running").unwrap();
         assert_eq!(running.last_transition_time.0.as_second(), NOW);
         assert_eq!(running.reason, "Unschedulable");
-        write(&mut ledger, &Standing::Running(String::new()), Some(1), &seen(20, false));
-        let changed = |type_| ledger.condition(type_).unwrap().last_transition_time.0.as_second();
+        write(
+            &mut ledger,
+            &Standing::Running(String::new()),
+            Some(1),
+            &seen(20, false),
+        );
+        let changed = |type_| {
+            ledger
+                .condition(type_)
+                .unwrap()
+                .last_transition_time
+                .0
+                .as_second()
+        };
         assert_eq!(changed("Running"), NOW + 20);
         assert_eq!(changed("Accepted"), NOW);
     }
@@ -255,8 +311,16 @@ mod tests {
             (Some(0), 901, true, "Unknown ReportsStale"),
         ];
         for (reported_at, seconds, answers, expected) in rows {
-            let mut ledger = Ledger { stages: vec![stage(reported_at, 0)], ..Ledger::default() };
-            write(&mut ledger, &Standing::Running(String::new()), None, &seen(seconds, answers));
+            let mut ledger = Ledger {
+                stages: vec![stage(reported_at, 0)],
+                ..Ledger::default()
+            };
+            write(
+                &mut ledger,
+                &Standing::Running(String::new()),
+                None,
+                &seen(seconds, answers),
+            );
             let found = ledger.condition("Progressing").unwrap();
             assert_eq!(format!("{} {}", found.status, found.reason), expected);
         }
@@ -266,11 +330,23 @@ mod tests {
     fn at_most_one_of_the_ends_is_true() {
         let cause = || Cause::new("Why", "");
         let rows = [
-            (Standing::Rejected(cause()), "False False Unknown False False"),
+            (
+                Standing::Rejected(cause()),
+                "False False Unknown False False",
+            ),
             (Standing::Waiting(cause()), "True False Unknown False False"),
-            (Standing::Running(String::new()), "True True Unknown False False"),
-            (Standing::Suspended(String::new()), "True False Unknown False True"),
-            (Standing::Complete(String::new()), "True False True False False"),
+            (
+                Standing::Running(String::new()),
+                "True True Unknown False False",
+            ),
+            (
+                Standing::Suspended(String::new()),
+                "True False Unknown False True",
+            ),
+            (
+                Standing::Complete(String::new()),
+                "True False True False False",
+            ),
             (Standing::Failed(cause()), "True False False True False"),
         ];
         for (standing, expected) in rows {
@@ -284,18 +360,44 @@ mod tests {
 
     #[test]
     fn skipped_samples_degrade_a_run() {
-        let mut ledger = Ledger { stages: vec![stage(Some(0), 3)], ..Ledger::default() };
-        write(&mut ledger, &Standing::Running(String::new()), None, &seen(0, true));
+        let mut ledger = Ledger {
+            stages: vec![stage(Some(0), 3)],
+            ..Ledger::default()
+        };
+        write(
+            &mut ledger,
+            &Standing::Running(String::new()),
+            None,
+            &seen(0, true),
+        );
         assert!(ledger.is("Degraded"));
-        assert!(ledger.condition("Degraded").unwrap().message.starts_with("3 samples"));
+        assert!(
+            ledger
+                .condition("Degraded")
+                .unwrap()
+                .message
+                .starts_with("3 samples")
+        );
     }
 
     #[test]
     fn a_halved_micro_batch_degrades_a_stage_until_it_is_done() {
         for (state, degraded) in [(StageState::Running, true), (StageState::Succeeded, false)] {
-            let halved = StageStatus { micro_batch_halved: true, state, ..stage(Some(0), 0) };
-            let mut ledger = Ledger { stages: vec![halved], ..Ledger::default() };
-            write(&mut ledger, &Standing::Running(String::new()), None, &seen(0, true));
+            let halved = StageStatus {
+                micro_batch_halved: true,
+                state,
+                ..stage(Some(0), 0)
+            };
+            let mut ledger = Ledger {
+                stages: vec![halved],
+                ..Ledger::default()
+            };
+            write(
+                &mut ledger,
+                &Standing::Running(String::new()),
+                None,
+                &seen(0, true),
+            );
             assert_eq!(ledger.is("Degraded"), degraded, "{state:?}");
         }
     }

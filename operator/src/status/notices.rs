@@ -48,11 +48,21 @@ fn of_stage(before: Option<&StageStatus>, after: &StageStatus) -> Option<Notice>
         return Some(normal("StageSucceeded", message));
     }
     if after.state == StageState::Skipped && before.is_none_or(|old| old.state != after.state) {
-        let message = format!("{}: its checkpoint was deleted before it was scored", after.name);
-        return Some(Notice { warning: true, reason: "CheckpointSkipped".to_owned(), message });
+        let message = format!(
+            "{}: its checkpoint was deleted before it was scored",
+            after.name
+        );
+        return Some(Notice {
+            warning: true,
+            reason: "CheckpointSkipped".to_owned(),
+            message,
+        });
     }
     (after.attempt > attempt_before).then(|| {
-        normal("AttemptStarted", format!("stage {}, attempt {}", after.name, after.attempt))
+        normal(
+            "AttemptStarted",
+            format!("stage {}, attempt {}", after.name, after.attempt),
+        )
     })
 }
 
@@ -98,14 +108,26 @@ fn of_condition(
     reason: &str,
     warning: bool,
 ) -> Option<Notice> {
-    let has = |ledger: &Ledger| ledger.condition(type_).is_some_and(|found| found.status == status);
+    let has = |ledger: &Ledger| {
+        ledger
+            .condition(type_)
+            .is_some_and(|found| found.status == status)
+    };
     if has(before) || !has(after) {
         return None;
     }
     let message = after.condition(type_)?.message.clone();
-    Some(Notice { warning, reason: reason.to_owned(), message })
+    Some(Notice {
+        warning,
+        reason: reason.to_owned(),
+        message,
+    })
 }
 
 fn normal(reason: &str, message: String) -> Notice {
-    Notice { warning: false, reason: reason.to_owned(), message }
+    Notice {
+        warning: false,
+        reason: reason.to_owned(),
+        message,
+    }
 }

@@ -23,7 +23,9 @@ pub fn absorb(
     report: &Report,
     seen: &Observed,
 ) {
-    let Some(stage) = ledger.stages.get_mut(index) else { return };
+    let Some(stage) = ledger.stages.get_mut(index) else {
+        return;
+    };
     stage.step = report.step;
     stage.steps = report.steps;
     stage.loss = report.loss.map(|loss| format!("{loss:.4}"));
@@ -32,7 +34,11 @@ pub fn absorb(
     stage.samples_seen = report.samples_seen;
     stage.samples_skipped = report.samples_skipped;
     stage.eta_seconds = report.eta_seconds;
-    stage.best = report.best.as_ref().or(report.validation.as_ref()).map(validation);
+    stage.best = report
+        .best
+        .as_ref()
+        .or(report.validation.as_ref())
+        .map(validation);
     let peak = stage.peak_rss_bytes.unwrap_or(0).max(report.peak_rss_bytes);
     stage.peak_rss_bytes = (peak > 0).then_some(peak);
     stage.reported_at = Some(moment(report.reported_at));
@@ -77,7 +83,10 @@ fn moment(seconds: i64) -> String {
 }
 
 fn validation(validation: &Validation) -> ValidationStatus {
-    ValidationStatus { step: validation.step, recalls: results::recalls(&validation.recalls) }
+    ValidationStatus {
+        step: validation.step,
+        recalls: results::recalls(&validation.recalls),
+    }
 }
 
 #[cfg(test)]
@@ -87,8 +96,14 @@ mod tests {
     use super::*;
 
     fn ledger() -> Ledger {
-        let stage = StageStatus { name: "align".to_owned(), ..StageStatus::default() };
-        Ledger { stages: vec![stage], ..Ledger::default() }
+        let stage = StageStatus {
+            name: "align".to_owned(),
+            ..StageStatus::default()
+        };
+        Ledger {
+            stages: vec![stage],
+            ..Ledger::default()
+        }
     }
 
     /// A report that tells of these.
@@ -99,7 +114,10 @@ mod tests {
             digest: "d".to_owned(),
             written_at: 1_800_000_000 + step,
         };
-        Report { checkpoints: steps.iter().map(checkpoint).collect(), ..Report::default() }
+        Report {
+            checkpoints: steps.iter().map(checkpoint).collect(),
+            ..Report::default()
+        }
     }
 
     #[test]
@@ -122,7 +140,10 @@ mod tests {
         assert_eq!(stage.learning_rate.as_deref(), Some("2.000e-5"));
         assert_eq!(stage.samples_per_second.as_deref(), Some("313.3"));
         assert_eq!(stage.reported_at.as_deref(), Some("2027-01-15T08:00:00Z"));
-        assert_eq!((stage.step, stage.steps, stage.eta_seconds), (5, 50, Some(9)));
+        assert_eq!(
+            (stage.step, stage.steps, stage.eta_seconds),
+            (5, 50, Some(9))
+        );
         assert_eq!(stage.peak_rss_bytes, Some(77));
     }
 
@@ -155,13 +176,41 @@ mod tests {
             stage: "align".to_owned(),
             attempt: 2,
         };
-        let report = Report { run: run.clone(), pod_uid: "p-1".to_owned(), ..Report::default() };
+        let report = Report {
+            run: run.clone(),
+            pod_uid: "p-1".to_owned(),
+            ..Report::default()
+        };
         assert!(is_from(&report, &run, "p-1"));
         let strangers = [
-            (Identity { uid: "u-2".to_owned(), ..run.clone() }, "p-1"),
-            (Identity { stage: "tune".to_owned(), ..run.clone() }, "p-1"),
-            (Identity { attempt: 1, ..run.clone() }, "p-1"),
-            (Identity { name: "other".to_owned(), ..run.clone() }, "p-1"),
+            (
+                Identity {
+                    uid: "u-2".to_owned(),
+                    ..run.clone()
+                },
+                "p-1",
+            ),
+            (
+                Identity {
+                    stage: "tune".to_owned(),
+                    ..run.clone()
+                },
+                "p-1",
+            ),
+            (
+                Identity {
+                    attempt: 1,
+                    ..run.clone()
+                },
+                "p-1",
+            ),
+            (
+                Identity {
+                    name: "other".to_owned(),
+                    ..run.clone()
+                },
+                "p-1",
+            ),
             (run, "p-2"),
         ];
         for (run, pod_uid) in strangers {

@@ -22,15 +22,29 @@ use crate::{
 
 /// Puts what a report says of results on record.
 pub(super) fn absorb(ledger: &mut Ledger, report: &Report, seen: &Observed) {
-    let Some(evaluation) = &report.evaluation else { return };
-    let Some(fresh) = provenance(evaluation, report, seen) else { return };
-    let same = ledger.provenance.as_ref().is_some_and(|old| old.checkpoint == fresh.checkpoint);
+    let Some(evaluation) = &report.evaluation else {
+        return;
+    };
+    let Some(fresh) = provenance(evaluation, report, seen) else {
+        return;
+    };
+    let same = ledger
+        .provenance
+        .as_ref()
+        .is_some_and(|old| old.checkpoint == fresh.checkpoint);
     if same {
         // Last words hold what was told last: what was told before them stays.
         let results = report.results.iter().map(result);
         results.for_each(|result| put(&mut ledger.results, result, |one| &one.name));
-        let mut datasets = ledger.provenance.take().map(|old| old.datasets).unwrap_or_default();
-        fresh.datasets.iter().for_each(|one| put(&mut datasets, one.clone(), |one| &one.task));
+        let mut datasets = ledger
+            .provenance
+            .take()
+            .map(|old| old.datasets)
+            .unwrap_or_default();
+        fresh
+            .datasets
+            .iter()
+            .for_each(|one| put(&mut datasets, one.clone(), |one| &one.task));
         ledger.provenance = Some(Provenance { datasets, ..fresh });
         return;
     }
@@ -65,7 +79,10 @@ fn provenance(
             Measured::Retrieval(_) => None,
         },
     };
-    let worker = seen.workers.iter().find(|worker| worker.uid == report.pod_uid);
+    let worker = seen
+        .workers
+        .iter()
+        .find(|worker| worker.uid == report.pod_uid);
     let image = |worker: &Worker| (worker.image.clone(), worker.image_id.clone());
     let (image, image_id) = worker.map(image).unwrap_or_default();
     Some(Provenance {
@@ -82,7 +99,11 @@ fn provenance(
 pub(super) fn headline(result: &TaskResult) -> Headline {
     let metric = result.headline();
     let score = result.score(metric).map(percent);
-    Headline { task: result.name.clone(), metric: metric.name().to_owned(), score }
+    Headline {
+        task: result.name.clone(),
+        metric: metric.name().to_owned(),
+        score,
+    }
 }
 
 fn result(result: &TaskResult) -> ResultStatus {
@@ -95,10 +116,20 @@ fn result(result: &TaskResult) -> ResultStatus {
         Measured::Retrieval(scores) => {
             let recalls = scores.recalls.as_ref().map(recalls);
             let threshold = scores.threshold.as_ref().map(threshold);
-            let retrieval = RetrievalStatus { texts: scores.texts, recalls, threshold };
-            ResultStatus { retrieval: Some(retrieval), ..status }
+            let retrieval = RetrievalStatus {
+                texts: scores.texts,
+                recalls,
+                threshold,
+            };
+            ResultStatus {
+                retrieval: Some(retrieval),
+                ..status
+            }
         }
-        Measured::ZeroShot(scores) => ResultStatus { zero_shot: Some(zero_shot(scores)), ..status },
+        Measured::ZeroShot(scores) => ResultStatus {
+            zero_shot: Some(zero_shot(scores)),
+            ..status
+        },
     }
 }
 

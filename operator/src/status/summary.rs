@@ -13,10 +13,17 @@ use crate::{ledger::Ledger, time};
 pub fn of_training(ledger: &Ledger) -> Summary {
     let last = ledger.stages.len().saturating_sub(1);
     let index = ledger.current().unwrap_or(last);
-    let Some(stage) = ledger.stages.get(index) else { return Summary::default() };
-    let step =
-        if stage.steps > 0 { format!("{}/{}", stage.step, stage.steps) } else { String::new() };
-    let eta = stage.eta_seconds.filter(|_| stage.state == StageState::Running);
+    let Some(stage) = ledger.stages.get(index) else {
+        return Summary::default();
+    };
+    let step = if stage.steps > 0 {
+        format!("{}/{}", stage.step, stage.steps)
+    } else {
+        String::new()
+    };
+    let eta = stage
+        .eta_seconds
+        .filter(|_| stage.state == StageState::Running);
     Summary {
         stage: format!("{}/{} {}", index + 1, ledger.stages.len(), stage.name),
         step,
@@ -34,10 +41,18 @@ pub fn of_training(ledger: &Ledger) -> Summary {
 /// The columns of an evaluation: what its first task is compared by, and the recalls of the first
 /// retrieval from texts to images.
 pub fn of_evaluation(ledger: &Ledger, tasks: usize) -> EvaluationSummary {
-    let recalls =
-        ledger.results.iter().find_map(|result| result.retrieval.as_ref()?.recalls.as_ref());
-    let recall = recalls.map(|recalls| recalls.text_to_image.clone()).unwrap_or_default();
-    let (metric, score) = ledger.results.first().and_then(headline).unwrap_or_default();
+    let recalls = ledger
+        .results
+        .iter()
+        .find_map(|result| result.retrieval.as_ref()?.recalls.as_ref());
+    let recall = recalls
+        .map(|recalls| recalls.text_to_image.clone())
+        .unwrap_or_default();
+    let (metric, score) = ledger
+        .results
+        .first()
+        .and_then(headline)
+        .unwrap_or_default();
     EvaluationSummary {
         tasks: format!("{}/{tasks}", ledger.results.len()),
         metric,
@@ -53,7 +68,10 @@ pub fn of_evaluation(ledger: &Ledger, tasks: usize) -> EvaluationSummary {
 /// The number that a task is compared by, with its name.
 fn headline(result: &ResultStatus) -> Option<(String, String)> {
     let recall = RetrievalScores::HEADLINE.name();
-    let named = result.zero_shot.as_ref().map_or(recall, |scores| &scores.headline);
+    let named = result
+        .zero_shot
+        .as_ref()
+        .map_or(recall, |scores| &scores.headline);
     let mut scores = result.scores().into_iter();
     scores.find_map(|(metric, score)| {
         (metric.name() == named).then(|| (named.to_owned(), score.to_owned()))
@@ -61,7 +79,10 @@ fn headline(result: &ResultStatus) -> Option<(String, String)> {
 }
 
 fn gate(ledger: &Ledger) -> &'static str {
-    match ledger.condition(condition::GATE_PASSED).map(|found| found.status.as_str()) {
+    match ledger
+        .condition(condition::GATE_PASSED)
+        .map(|found| found.status.as_str())
+    {
         None => "",
         Some("True") => "Passed",
         Some("False") => "Failed",
@@ -86,12 +107,18 @@ mod tests {
             ..StageStatus::default()
         };
         let columns = |stages| {
-            let summary = of_training(&Ledger { stages, ..Ledger::default() });
+            let summary = of_training(&Ledger {
+                stages,
+                ..Ledger::default()
+            });
             format!("{} | {} | {}", summary.stage, summary.step, summary.eta)
         };
         let done = stage("align", StageState::Succeeded, None);
         let at_work = stage("tune", StageState::Running, Some(61));
-        assert_eq!(columns(vec![done.clone(), at_work]), "2/2 tune | 4/8 | 1m1s");
+        assert_eq!(
+            columns(vec![done.clone(), at_work]),
+            "2/2 tune | 4/8 | 1m1s"
+        );
         assert_eq!(columns(vec![done]), "1/1 align | 4/8 | ");
     }
 }

@@ -17,8 +17,13 @@ pub(crate) fn recipe() -> String {
 pub(crate) fn row(preset: Preset) -> String {
     let custom = preset.custom();
     let metric = serde_json::to_value(custom.headline).unwrap();
-    let (metric, set) = (metric.as_str().unwrap(), custom.templates);
-    format!("| {} | {} | {metric} | {set:?} |\n", preset.name(), custom.classes)
+    let metric = metric.as_str().unwrap();
+    let set = custom.templates;
+    format!(
+        "| {} | {} | {metric} | {set:?} |\n",
+        preset.name(),
+        custom.classes
+    )
 }
 
 const HEAD: &str = "\

@@ -32,7 +32,12 @@ pub(crate) const DATA_SETS: [Scored; 3] = [
 ];
 
 pub(crate) fn recipe(data: &Scored) -> String {
-    let Scored { folder, title, note, tasks } = data;
+    let Scored {
+        folder,
+        title,
+        note,
+        tasks,
+    } = data;
     format!(
         "# Scores the published ViT-B-16 on {title}. Put your own addresses in the place of s3://, and another model or\n\
          # `{{trainingName: …}}` in the place of the checkpoint. The data is what OFA-Sys/chinese-clip-eval holds,\n\

@@ -67,7 +67,13 @@ pub(crate) const DATA_SETS: [DataSet; 3] = [
 const NODES: i32 = 4;
 
 pub(crate) fn recipe(model: &Model, data: &DataSet, at: usize) -> String {
-    let DataSet { folder, title, pairs, note, .. } = data;
+    let DataSet {
+        folder,
+        title,
+        pairs,
+        note,
+        ..
+    } = data;
     let Row(published, rate, epochs, warmup) = data.rows[at];
     let batch = fitting(published, *pairs);
     let (length, pass) = match data.filled_up {
@@ -77,14 +83,22 @@ pub(crate) fn recipe(model: &Model, data: &DataSet, at: usize) -> String {
         }
         false => (format!("epochs: {epochs}"), pairs / published),
     };
-    let memory =
-        if model.gradient_checkpointing { "      gradientCheckpointing: true\n" } else { "" };
+    let memory = if model.gradient_checkpointing {
+        "      gradientCheckpointing: true\n"
+    } else {
+        ""
+    };
     let small = if batch < published {
         "# The paper's batch of 24,576 is larger than the data set: the reference shows some pairs twice, here none is.\n"
     } else {
         ""
     };
-    let Model { architecture, file, pretrained, .. } = model;
+    let Model {
+        architecture,
+        file,
+        pretrained,
+        ..
+    } = model;
     format!(
         "# Fine-tuning of {architecture} on {title} as in the paper (table 9), validated after every pass over its\n\
          # {pairs} pairs. Put your own addresses in the place of s3://.\n\

@@ -18,9 +18,24 @@ pub(crate) struct Row {
 const ALIGN_BATCH: i32 = 32_768;
 
 pub(crate) const ROWS: [Row; MODELS.len()] = [
-    Row { nodes: 8, align: Some(20), pretrain: (44, 16_384), note: "" },
-    Row { nodes: 16, align: Some(44), pretrain: (15, 16_384), note: "" },
-    Row { nodes: 16, align: Some(64), pretrain: (7, 4_608), note: "" },
+    Row {
+        nodes: 8,
+        align: Some(20),
+        pretrain: (44, 16_384),
+        note: "",
+    },
+    Row {
+        nodes: 16,
+        align: Some(44),
+        pretrain: (15, 16_384),
+        note: "",
+    },
+    Row {
+        nodes: 16,
+        align: Some(64),
+        pretrain: (7, 4_608),
+        note: "",
+    },
     Row {
         nodes: 16,
         align: None,
@@ -37,17 +52,31 @@ pub(crate) const ROWS: [Row; MODELS.len()] = [
 ];
 
 pub(crate) fn recipe(model: &Model, row: &Row) -> String {
-    let Model { architecture, file, image, text, .. } = model;
+    let Model {
+        architecture,
+        file,
+        image,
+        text,
+        ..
+    } = model;
     let weights = match row.align {
         Some(_) => format!("{{image: \"{image}\", text: \"{text}\"}}"),
         None => format!("{{model: \"{}\"}}", MODELS[2].pretrained),
     };
     let (epochs, batch) = row.pretrain;
     let align = row.align.map_or_else(String::new, |epochs| {
-        stage("align", "      freeze: Image\n", (epochs, ALIGN_BATCH), "1e-4")
+        stage(
+            "align",
+            "      freeze: Image\n",
+            (epochs, ALIGN_BATCH),
+            "1e-4",
+        )
     });
-    let memory =
-        if model.gradient_checkpointing { "      gradientCheckpointing: true\n" } else { "" };
+    let memory = if model.gradient_checkpointing {
+        "      gradientCheckpointing: true\n"
+    } else {
+        ""
+    };
     let pretrain = stage("pretrain", memory, (epochs, batch), "2e-5");
     format!(
         "# Pretraining of {architecture} as in the paper (table 8): captions of at most 50 tokens and two more, random\n\

@@ -34,10 +34,17 @@ pub(crate) fn rules() -> Vec<Rule> {
     let elsewhere = json!({"uri": "s3://runs/x/checkpoints/5"});
     let artifacts = json!({"uri": "s3://scores/"});
     vec![
-        rule(name, vec![("/metadata/name", json!("a-1"))], vec![("/metadata/name", json!("a.b"))]),
+        rule(
+            name,
+            vec![("/metadata/name", json!("a-1"))],
+            vec![("/metadata/name", json!("a.b"))],
+        ),
         rule(
             "artifacts must be given when the checkpoint is a uri",
-            vec![("/spec/checkpoint", elsewhere.clone()), ("/spec/artifacts", artifacts.clone())],
+            vec![
+                ("/spec/checkpoint", elsewhere.clone()),
+                ("/spec/artifacts", artifacts.clone()),
+            ],
             vec![("/spec/checkpoint", elsewhere)],
         ),
         rule(
@@ -48,7 +55,10 @@ pub(crate) fn rules() -> Vec<Rule> {
         rule(
             "give exactly one of trainingName and uri",
             vec![],
-            vec![("/spec/checkpoint", json!({})), ("/spec/artifacts", artifacts.clone())],
+            vec![
+                ("/spec/checkpoint", json!({})),
+                ("/spec/artifacts", artifacts.clone()),
+            ],
         ),
         rule(
             ANY_STORE,
@@ -61,7 +71,10 @@ pub(crate) fn rules() -> Vec<Rule> {
                 ("/spec/checkpoint", json!({"uri": "hf://org/name"})),
                 ("/spec/artifacts", artifacts.clone()),
             ],
-            vec![("/spec/checkpoint", json!({"uri": "a"})), ("/spec/artifacts", artifacts)],
+            vec![
+                ("/spec/checkpoint", json!({"uri": "a"})),
+                ("/spec/artifacts", artifacts),
+            ],
         ),
         rule(
             "supported values: \"Complete\", \"FirstCheckpoint\"",
@@ -75,8 +88,14 @@ pub(crate) fn rules() -> Vec<Rule> {
         ),
         rule(
             "should be less than or equal to 100",
-            vec![("/spec/tasks/0/retrieval/calibration", json!({"precisionPercent": 100}))],
-            vec![("/spec/tasks/0/retrieval/calibration", json!({"precisionPercent": 101}))],
+            vec![(
+                "/spec/tasks/0/retrieval/calibration",
+                json!({"precisionPercent": 100}),
+            )],
+            vec![(
+                "/spec/tasks/0/retrieval/calibration",
+                json!({"precisionPercent": 101}),
+            )],
         ),
         rule(
             "Unsupported value: \"Muge\"",
@@ -90,21 +109,33 @@ pub(crate) fn rules() -> Vec<Rule> {
         ),
         rule(
             ANY_STORE,
-            vec![("/spec/tasks/0", zero_shot("templates", json!("https://host/templates.txt")))],
-            vec![("/spec/tasks/0", zero_shot("templates", json!("templates.txt")))],
+            vec![(
+                "/spec/tasks/0",
+                zero_shot("templates", json!("https://host/templates.txt")),
+            )],
+            vec![(
+                "/spec/tasks/0",
+                zero_shot("templates", json!("templates.txt")),
+            )],
         ),
         rule(
             "give at most one of templates and templateSet",
             vec![("/spec/tasks/0", zero_shot("templateSet", json!("Pet")))],
             vec![
                 ("/spec/tasks/0", zero_shot("templateSet", json!("Pet"))),
-                ("/spec/tasks/0/zeroShot/templates", json!("s3://data/pets.txt")),
+                (
+                    "/spec/tasks/0/zeroShot/templates",
+                    json!("s3://data/pets.txt"),
+                ),
             ],
         ),
         rule(
             "must be accuracy, top5, meanPerClass, rocAuc or meanAveragePrecision",
             vec![("/spec/tasks/0", zero_shot("metric", json!("top5")))],
-            vec![("/spec/tasks/0", zero_shot("metric", json!("textToImage.r1")))],
+            vec![(
+                "/spec/tasks/0",
+                zero_shot("metric", json!("textToImage.r1")),
+            )],
         ),
         rule(
             "gate.task must be the name of one of spec.tasks",
@@ -113,8 +144,14 @@ pub(crate) fn rules() -> Vec<Rule> {
         ),
         rule(
             "gate.metric must be one of the task's kind",
-            vec![("/spec/gate", gate()), ("/spec/gate/metric", json!("imageToText.meanRecall"))],
-            vec![("/spec/gate", gate()), ("/spec/gate/metric", json!("accuracy"))],
+            vec![
+                ("/spec/gate", gate()),
+                ("/spec/gate/metric", json!("imageToText.meanRecall")),
+            ],
+            vec![
+                ("/spec/gate", gate()),
+                ("/spec/gate/metric", json!("accuracy")),
+            ],
         ),
         rule(
             "supported values: \"textToImage.r1\"",
@@ -123,13 +160,22 @@ pub(crate) fn rules() -> Vec<Rule> {
         ),
         rule(
             "must be a decimal from 0 to 100 such as \"76\"",
-            vec![("/spec/gate", gate()), ("/spec/gate/atLeast", json!("58.4"))],
-            vec![("/spec/gate", gate()), ("/spec/gate/atLeast", json!("100.5"))],
+            vec![
+                ("/spec/gate", gate()),
+                ("/spec/gate/atLeast", json!("58.4")),
+            ],
+            vec![
+                ("/spec/gate", gate()),
+                ("/spec/gate/atLeast", json!("100.5")),
+            ],
         ),
         rule(
             "give exactly one of atLeast and notWorseThan",
             vec![("/spec/gate", beside("baseline"))],
-            vec![("/spec/gate", beside("baseline")), ("/spec/gate/atLeast", json!("1"))],
+            vec![
+                ("/spec/gate", beside("baseline")),
+                ("/spec/gate/atLeast", json!("1")),
+            ],
         ),
         rule(
             "must be a decimal from 0 to 100 such as \"0.5\"",
@@ -152,7 +198,10 @@ pub(crate) fn rules() -> Vec<Rule> {
             vec![("/spec/trigger", json!("EveryCheckpoint"))],
             vec![
                 ("/spec/trigger", json!("EveryCheckpoint")),
-                ("/spec/checkpoint", json!({"uri": "s3://runs/x/checkpoints/5"})),
+                (
+                    "/spec/checkpoint",
+                    json!({"uri": "s3://runs/x/checkpoints/5"}),
+                ),
                 ("/spec/artifacts", json!({"uri": "s3://scores/"})),
             ],
         ),

@@ -13,7 +13,11 @@ pub(crate) struct Rule {
 }
 
 pub(crate) fn rule(message: &'static str, accepted: Changes, refused: Changes) -> Rule {
-    Rule { message, accepted, refused }
+    Rule {
+        message,
+        accepted,
+        refused,
+    }
 }
 
 /// What a place in a store must look like.
@@ -38,7 +42,11 @@ pub(crate) fn put(manifest: &mut Value, path: &str, value: Value) {
         Value::Array(items) => {
             let index: usize = key.parse().expect("an index");
             items.truncate(index.max(items.len().min(index + 1)));
-            if index < items.len() { items[index] = value } else { items.push(value) }
+            if index < items.len() {
+                items[index] = value
+            } else {
+                items.push(value)
+            }
         }
         parent if value.is_null() => {
             drop(parent.as_object_mut().and_then(|fields| fields.remove(key)))

@@ -33,7 +33,10 @@ fn resnet() -> Value {
 /// A custom model with a change to its towers.
 fn custom(towers: Value, path: &'static str, value: Value) -> Changes {
     let towers = changed(towers, &[(path, value)]);
-    vec![("/spec/model", json!({"architecture": "Custom", "custom": towers, "contextLength": 32}))]
+    vec![(
+        "/spec/model",
+        json!({"architecture": "Custom", "custom": towers, "contextLength": 32}),
+    )]
 }
 
 fn weights(value: Value) -> Changes {
@@ -171,8 +174,14 @@ fn rules_of_models() -> Vec<Rule> {
         ),
         rule(
             "must be 64 lower-case hexadecimal digits, as sha256sum prints them",
-            vec![("/spec/model/vocabulary", json!({"uri": "s3://a/v", "sha256": "0".repeat(64)}))],
-            vec![("/spec/model/vocabulary", json!({"uri": "s3://a/v", "sha256": "F".repeat(64)}))],
+            vec![(
+                "/spec/model/vocabulary",
+                json!({"uri": "s3://a/v", "sha256": "0".repeat(64)}),
+            )],
+            vec![(
+                "/spec/model/vocabulary",
+                json!({"uri": "s3://a/v", "sha256": "F".repeat(64)}),
+            )],
         ),
     ]
 }
@@ -193,7 +202,10 @@ fn rules_of_stages() -> Vec<Rule> {
         ),
         rule(
             "give exactly one of epochs and steps",
-            vec![("/spec/stages/0/epochs", json!(3)), ("/spec/stages/0/steps", Value::Null)],
+            vec![
+                ("/spec/stages/0/epochs", json!(3)),
+                ("/spec/stages/0/steps", Value::Null),
+            ],
             stage("/spec/stages/0/epochs", json!(3)),
         ),
         rule(
@@ -300,8 +312,16 @@ fn rules_of_stages() -> Vec<Rule> {
             stage("/spec/stages/0/augmentation", json!("CropFlip")),
             stage("/spec/stages/0/augmentation", json!("Blur")),
         ),
-        rule("duplicate entries for key", vec![], vec![("/spec/stages/1", again)]),
-        rule("should have at least 1 items", vec![], vec![("/spec/stages", json!([]))]),
+        rule(
+            "duplicate entries for key",
+            vec![],
+            vec![("/spec/stages/1", again)],
+        ),
+        rule(
+            "should have at least 1 items",
+            vec![],
+            vec![("/spec/stages", json!([]))],
+        ),
         rule(
             "Too long: may not be more than 20",
             stage("/spec/stages/0/name", json!("a".repeat(20))),
@@ -366,8 +386,16 @@ fn rules_of_the_rest() -> Vec<Rule> {
             vec![("/metadata/name", json!("a".repeat(32)))],
             vec![("/metadata/name", json!("a".repeat(33)))],
         ),
-        rule(name, vec![("/metadata/name", json!("a-1"))], vec![("/metadata/name", json!("1-a"))]),
-        rule(name, vec![("/metadata/name", json!("a"))], vec![("/metadata/name", json!("a.b"))]),
+        rule(
+            name,
+            vec![("/metadata/name", json!("a-1"))],
+            vec![("/metadata/name", json!("1-a"))],
+        ),
+        rule(
+            name,
+            vec![("/metadata/name", json!("a"))],
+            vec![("/metadata/name", json!("a.b"))],
+        ),
         rule(
             ANY_STORE,
             vec![("/spec/datasets/0/uri", json!("https://host/pairs/"))],
@@ -378,7 +406,11 @@ fn rules_of_the_rest() -> Vec<Rule> {
             vec![("/spec/artifacts/uri", json!("file:///runs"))],
             vec![("/spec/artifacts/uri", json!("https://host/runs"))],
         ),
-        rule(".spec.stage: field not declared in schema", vec![], vec![("/spec/stage", json!({}))]),
+        rule(
+            ".spec.stage: field not declared in schema",
+            vec![],
+            vec![("/spec/stage", json!({}))],
+        ),
         rule(
             "field not declared in schema",
             vec![],

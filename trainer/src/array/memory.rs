@@ -21,7 +21,11 @@ impl Memory {
         match self {
             Self::Host => vec![0.0; len].into(),
             Self::Device(device, precision) => {
-                let format = if *precision == Precision::Bf16 { Format::Bf16 } else { Format::F32 };
+                let format = if *precision == Precision::Bf16 {
+                    Format::Bf16
+                } else {
+                    Format::F32
+                };
                 Array::Device(Buffer::new(device, len, format))
             }
         }
@@ -55,7 +59,8 @@ impl Memory {
 
     /// Memory for bytes on a device; a host has them already.
     pub fn bytes(&self, len: usize) -> Option<Buffer> {
-        self.device().map(|device| Buffer::new(device, len, Format::U8))
+        self.device()
+            .map(|device| Buffer::new(device, len, Format::U8))
     }
 
     /// The device, if it is one's.

@@ -6,7 +6,10 @@ fn parts_of_an_array_are_written_where_they_lie() {
     array.part_mut(1..3).copy_from(View::Host(&[1.0, 2.0]));
     array.edit(|values| values[4] = 3.0);
     let (mut left, right) = array.view_mut().split_at(2);
-    assert_eq!((left.len(), right.view().read().as_ref()), (2, [2.0, 0.0, 3.0].as_slice()));
+    assert_eq!(
+        (left.len(), right.view().read().as_ref()),
+        (2, [2.0, 0.0, 3.0].as_slice())
+    );
     left.clear();
     assert_eq!(array.read().as_ref(), [0.0, 0.0, 2.0, 0.0, 3.0]);
     assert!(

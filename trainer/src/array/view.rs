@@ -159,7 +159,9 @@ impl<'a> ViewMut<'a> {
         match self {
             Self::Host(values) => {
                 use rayon::prelude::*;
-                values.par_chunks_mut(1 << 16).for_each(|chunk| chunk.fill(0.0));
+                values
+                    .par_chunks_mut(1 << 16)
+                    .for_each(|chunk| chunk.fill(0.0));
             }
             Self::Device(span) => span.clear(),
         }
@@ -167,7 +169,11 @@ impl<'a> ViewMut<'a> {
 
     /// Takes other numbers, from either memory.
     pub fn copy_from(&mut self, other: View<'_>) {
-        assert_eq!(self.len(), other.len(), "copies are as long as what they are of");
+        assert_eq!(
+            self.len(),
+            other.len(),
+            "copies are as long as what they are of"
+        );
         match (self, other) {
             (Self::Host(to), View::Host(from)) => to.copy_from_slice(from),
             (Self::Host(to), View::Device(from)) => to.copy_from_slice(&from.download()),

@@ -29,6 +29,9 @@ impl<'a> Whole<'a> {
 
 impl<'a> From<&'a [u32]> for Whole<'a> {
     fn from(numbers: &'a [u32]) -> Self {
-        Self { numbers, place: None }
+        Self {
+            numbers,
+            place: None,
+        }
     }
 }

@@ -23,11 +23,21 @@ impl Flops {
 
 /// Counts those of a plan's model.
 pub fn flops(plan: &Plan) -> Flops {
-    let ModelConfig { embed_dim, image, text } = &plan.model;
-    let all: f64 = plan.captions().map(|tokens| caption(text, tokens as f64)).sum();
+    let ModelConfig {
+        embed_dim,
+        image,
+        text,
+    } = &plan.model;
+    let all: f64 = plan
+        .captions()
+        .map(|tokens| caption(text, tokens as f64))
+        .sum();
     let projection = 2.0 * f64::from(text.width) * f64::from(*embed_dim);
     let text = all / plan.batch as f64 + projection;
-    Flops { image: picture(image, f64::from(*embed_dim), plan.masked), text }
+    Flops {
+        image: picture(image, f64::from(*embed_dim), plan.masked),
+        text,
+    }
 }
 
 fn picture(tower: &ImageTower, embed_dim: f64, masked: u32) -> f64 {
@@ -40,7 +50,8 @@ fn picture(tower: &ImageTower, embed_dim: f64, masked: u32) -> f64 {
 }
 
 fn transformer(vit: &Vit, side: f64, embed_dim: f64, masked: u32) -> f64 {
-    let (width, patch) = (f64::from(vit.width), f64::from(vit.patch_size));
+    let width = f64::from(vit.width);
+    let patch = f64::from(vit.patch_size);
     let patches = (side / patch).powi(2);
     let tokens = 1.0 + patches * (1.0 - f64::from(masked) / 100.0);
     let embedding = 2.0 * patches * 3.0 * patch * patch * width;
@@ -49,7 +60,12 @@ fn transformer(vit: &Vit, side: f64, embed_dim: f64, masked: u32) -> f64 {
 }
 
 fn caption(tower: &TextTower, tokens: f64) -> f64 {
-    f64::from(tower.layers) * block(tokens, f64::from(tower.width), f64::from(tower.intermediate))
+    f64::from(tower.layers)
+        * block(
+            tokens,
+            f64::from(tower.width),
+            f64::from(tower.intermediate),
+        )
 }
 
 /// Four projections, two products of attention, and the feed-forward layer.
@@ -66,12 +82,17 @@ fn convolutions(resnet: &Resnet, side: f64, embed_dim: f64) -> f64 {
     let mut sum = conv(half, 3.0, width / 2.0, 3.0)
         + conv(half, width / 2.0, width / 2.0, 3.0)
         + conv(half, width / 2.0, width, 3.0);
-    let (mut inputs, mut grid) = (width, side / 4.0);
+    let mut inputs = width;
+    let mut grid = side / 4.0;
     for (layer, &blocks) in resnet.layers.iter().enumerate() {
         let planes = width * f64::from(1 << layer);
         for block in 0..blocks {
             // The pool between the second and the third convolution of a layer's first block.
-            let after = if layer > 0 && block == 0 { grid / 2.0 } else { grid };
+            let after = if layer > 0 && block == 0 {
+                grid / 2.0
+            } else {
+                grid
+            };
             sum += conv(grid, inputs, planes, 1.0) + conv(grid, planes, planes, 3.0);
             sum += conv(after, planes, 4.0 * planes, 1.0);
             if block == 0 {
@@ -82,7 +103,8 @@ fn convolutions(resnet: &Resnet, side: f64, embed_dim: f64) -> f64 {
     }
     // The pool asks with one token.
     let tokens = grid * grid + 1.0;
-    let (one, pairs) = (2.0 * inputs * inputs, 4.0 * inputs * tokens);
+    let one = 2.0 * inputs * inputs;
+    let pairs = 4.0 * inputs * tokens;
     sum + one + 2.0 * tokens * one + pairs + 2.0 * inputs * embed_dim
 }
 
@@ -118,7 +140,10 @@ mod tests {
         ];
         for (architecture, billions) in rows {
             let found = count(architecture, 0).image / 1e9;
-            assert!((found / billions - 1.0).abs() < 0.06, "{architecture:?}: {found}");
+            assert!(
+                (found / billions - 1.0).abs() < 0.06,
+                "{architecture:?}: {found}"
+            );
         }
         let text = count(Architecture::VitL14, 0).text / 1e9;
         assert!((text / 8.95 - 1.0).abs() < 0.02, "{text}");
@@ -126,9 +151,16 @@ mod tests {
 
     #[test]
     fn a_frozen_tower_has_no_backward_pass_and_a_masked_one_fewer_tokens() {
-        let flops = Flops { image: 10.0, text: 1.0 };
-        assert_eq!((flops.of_a_step(true), flops.of_a_step(false)), (13.0, 33.0));
-        let (all, half) = (count(Architecture::VitB16, 0), count(Architecture::VitB16, 50));
+        let flops = Flops {
+            image: 10.0,
+            text: 1.0,
+        };
+        assert_eq!(
+            (flops.of_a_step(true), flops.of_a_step(false)),
+            (13.0, 33.0)
+        );
+        let all = count(Architecture::VitB16, 0);
+        let half = count(Architecture::VitB16, 50);
         assert!(half.image < 0.53 * all.image && half.image > 0.45 * all.image);
     }
 }

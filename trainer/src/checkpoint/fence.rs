@@ -48,7 +48,11 @@ impl Fence {
             }
             let term = last.unwrap_or(0) + 1;
             if folder.create(&name(term), text.clone().into())? {
-                return Ok(Self { store: folder, claim, term });
+                return Ok(Self {
+                    store: folder,
+                    claim,
+                    term,
+                });
             }
         }
     }
@@ -105,14 +109,19 @@ fn name(term: u64) -> String {
 
 fn last_term(folder: &Store) -> Result<Option<u64>> {
     let entries = folder.list()?;
-    let terms = entries.iter().filter_map(|entry| entry.name.strip_suffix(".json")?.parse().ok());
+    let terms = entries
+        .iter()
+        .filter_map(|entry| entry.name.strip_suffix(".json")?.parse().ok());
     Ok(terms.max())
 }
 
 fn holder(folder: &Store, term: u64) -> Result<Claim> {
     let bytes = folder.get(&name(term))?;
     serde_json::from_slice(&bytes).map_err(|error| {
-        Error::Data(format!("{} is no claim: {error}. Delete it.", folder.uri_of(&name(term))))
+        Error::Data(format!(
+            "{} is no claim: {error}. Delete it.",
+            folder.uri_of(&name(term))
+        ))
     })
 }
 
@@ -121,23 +130,41 @@ mod tests {
     use super::*;
 
     fn claim(store: &Store, run: &str, attempt: u32) -> Result<Fence> {
-        Fence::claim(store, Claim { run: run.into(), attempt })
+        Fence::claim(
+            store,
+            Claim {
+                run: run.into(),
+                attempt,
+            },
+        )
     }
 
     fn contract(store: &Store) {
         let first = claim(store, "a", 1).unwrap();
         first.check().unwrap();
         let again = claim(store, "a", 1).unwrap();
-        assert!(again.term() > first.term(), "a process that was restarted replaces the old one");
+        assert!(
+            again.term() > first.term(),
+            "a process that was restarted replaces the old one"
+        );
         let error = first.check().unwrap_err();
         assert!(matches!(&error, Error::Fenced(text) if text.contains("attempt 1 of run a")));
 
         let third = claim(store, "a", 3).unwrap();
         again.check().unwrap_err();
         let late = claim(store, "a", 2).unwrap_err();
-        assert!(late.to_string().contains("attempt 3 writes there, this is attempt 2"), "{late}");
+        assert!(
+            late.to_string()
+                .contains("attempt 3 writes there, this is attempt 2"),
+            "{late}"
+        );
         let stranger = claim(store, "b", 9).unwrap_err();
-        assert!(stranger.to_string().contains("run a writes there, this is run b"), "{stranger}");
+        assert!(
+            stranger
+                .to_string()
+                .contains("run a writes there, this is run b"),
+            "{stranger}"
+        );
         third.check().unwrap();
     }
 
@@ -158,7 +185,13 @@ mod tests {
                 std::thread::spawn(move || claim(&store, "a", 1).unwrap())
             })
             .collect();
-        let fences: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
-        assert_eq!(fences.iter().filter(|fence| fence.check().is_ok()).count(), 1);
+        let fences: Vec<_> = threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect();
+        assert_eq!(
+            fences.iter().filter(|fence| fence.check().is_ok()).count(),
+            1
+        );
     }
 }

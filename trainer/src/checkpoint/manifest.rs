@@ -25,7 +25,11 @@ pub(super) struct File {
 
 impl File {
     pub(super) fn new(name: &str, bytes: &[u8]) -> Self {
-        Self { name: name.into(), bytes: bytes.len() as u64, sha256: sha256(bytes) }
+        Self {
+            name: name.into(),
+            bytes: bytes.len() as u64,
+            sha256: sha256(bytes),
+        }
     }
 
     /// Reads the file once, part after part.
@@ -56,15 +60,19 @@ impl File {
     }
 
     fn expect_size(&self, folder: &Store, found: u64) -> Result<()> {
-        let (uri, right) = (folder.uri_of(&self.name), self.bytes);
+        let uri = folder.uri_of(&self.name);
+        let right = self.bytes;
         match found == right {
             true => Ok(()),
-            false => Err(Error::Data(format!("{uri} has {found} bytes instead of {right}"))),
+            false => Err(Error::Data(format!(
+                "{uri} has {found} bytes instead of {right}"
+            ))),
         }
     }
 
     fn expect_digest(&self, folder: &Store, found: &str) -> Result<()> {
-        let (uri, right) = (folder.uri_of(&self.name), &self.sha256);
+        let uri = folder.uri_of(&self.name);
+        let right = &self.sha256;
         match found == right {
             true => Ok(()),
             false => Err(Error::Data(format!(
@@ -87,7 +95,12 @@ pub(super) struct Manifest {
 
 impl Manifest {
     pub(super) fn new(step: u64, score: Option<f64>, files: Vec<File>) -> Self {
-        Self { format: FORMAT.into(), step, score, files }
+        Self {
+            format: FORMAT.into(),
+            step,
+            score,
+            files,
+        }
     }
 
     pub(super) fn to_bytes(&self) -> Result<Bytes> {

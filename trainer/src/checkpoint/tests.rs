@@ -3,7 +3,14 @@ use super::*;
 const FILES: [&str; 3] = [WEIGHTS, MOMENTS, STATE];
 
 fn fence(store: &Store, attempt: u32) -> Fence {
-    Fence::claim(store, Claim { run: "run".into(), attempt }).unwrap()
+    Fence::claim(
+        store,
+        Claim {
+            run: "run".into(),
+            attempt,
+        },
+    )
+    .unwrap()
 }
 
 fn writer(store: &Store, attempt: u32, keep: usize) -> Writer {
@@ -11,11 +18,22 @@ fn writer(store: &Store, attempt: u32, keep: usize) -> Writer {
 }
 
 fn snapshot(step: u64, score: Option<f64>) -> Snapshot {
-    let state = serde_json::to_vec(&State { step, ..State::default() }).unwrap();
+    let state = serde_json::to_vec(&State {
+        step,
+        ..State::default()
+    })
+    .unwrap();
     let weights = format!("weights of step {step}");
-    let files =
-        [(WEIGHTS, weights.into()), (MOMENTS, Bytes::from("moments")), (STATE, state.into())];
-    Snapshot { step, score, files: files.map(|(name, bytes)| (name.to_owned(), bytes)).into() }
+    let files = [
+        (WEIGHTS, weights.into()),
+        (MOMENTS, Bytes::from("moments")),
+        (STATE, state.into()),
+    ];
+    Snapshot {
+        step,
+        score,
+        files: files.map(|(name, bytes)| (name.to_owned(), bytes)).into(),
+    }
 }
 
 fn save(writer: &mut Writer, step: u64, score: Option<f64>) -> Written {
@@ -28,7 +46,11 @@ fn newest(store: &Store) -> Result<Option<Checkpoint>> {
 }
 
 fn steps(store: &Store) -> Vec<u64> {
-    list(&store.join("checkpoints")).unwrap().iter().map(|kept| kept.step).collect()
+    list(&store.join("checkpoints"))
+        .unwrap()
+        .iter()
+        .map(|kept| kept.step)
+        .collect()
 }
 
 fn contract(store: &Store) {
@@ -36,7 +58,10 @@ fn contract(store: &Store) {
     let mut writer = writer(store, 1, 3);
     let written = save(&mut writer, 7, Some(0.5));
     let read = newest(store).unwrap().unwrap();
-    assert_eq!((read.step, read.score, &read.digest), (7, Some(0.5), &written.digest));
+    assert_eq!(
+        (read.step, read.score, &read.digest),
+        (7, Some(0.5), &written.digest)
+    );
     assert_eq!(read.uri, written.uri);
     assert_eq!(read.file(WEIGHTS).unwrap(), "weights of step 7");
     assert_eq!(read.state().unwrap().step, 7);
@@ -58,7 +83,9 @@ fn one_flipped_bit_anywhere_leads_to_the_checkpoint_before_and_is_told() {
         let mut writer = writer(&store, 1, 3);
         save(&mut writer, 1, None);
         let last = save(&mut writer, 2, None);
-        let folder = store.join("checkpoints").join(last.uri.rsplit('/').next().unwrap());
+        let folder = store
+            .join("checkpoints")
+            .join(last.uri.rsplit('/').next().unwrap());
         let mut bytes = folder.get(name).unwrap().to_vec();
         bytes[4] ^= 1;
         folder.put(name, bytes.into()).unwrap();
@@ -78,8 +105,12 @@ fn a_checkpoint_that_lacks_a_file_or_its_end_is_passed_over() {
     save(&mut writer, 2, None);
     save(&mut writer, 3, None);
     let checkpoints = store.join("checkpoints");
-    checkpoints.delete(&format!("00000003-1/{MOMENTS}")).unwrap();
-    checkpoints.put(&format!("00000002-1/{WEIGHTS}"), "weights".into()).unwrap();
+    checkpoints
+        .delete(&format!("00000003-1/{MOMENTS}"))
+        .unwrap();
+    checkpoints
+        .put(&format!("00000002-1/{WEIGHTS}"), "weights".into())
+        .unwrap();
     assert_eq!(newest(&store).unwrap().unwrap().step, 1);
 }
 
@@ -87,9 +118,16 @@ fn a_checkpoint_that_lacks_a_file_or_its_end_is_passed_over() {
 fn a_run_does_not_begin_again_in_silence_when_all_its_checkpoints_are_damaged() {
     let store = Store::memory();
     save(&mut writer(&store, 1, 3), 1, None);
-    store.put(&format!("checkpoints/00000001-1/{STATE}"), "{".into()).unwrap();
+    store
+        .put(&format!("checkpoints/00000001-1/{STATE}"), "{".into())
+        .unwrap();
     let error = newest(&store).unwrap_err();
-    assert!(error.to_string().contains("state.json has 1 bytes instead of"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("state.json has 1 bytes instead of"),
+        "{error}"
+    );
     assert_eq!(error.exit().code(), 65);
 }
 
@@ -119,7 +157,16 @@ fn a_writer_killed_between_any_two_writes_leaves_the_checkpoint_before() {
 fn the_newest_and_the_best_are_kept() {
     let store = Store::memory();
     let mut writer = writer(&store, 1, 2);
-    let scores = [Some(0.1), Some(0.9), None, Some(0.3), Some(0.9), None, None, None];
+    let scores = [
+        Some(0.1),
+        Some(0.9),
+        None,
+        Some(0.3),
+        Some(0.9),
+        None,
+        None,
+        None,
+    ];
     for (step, score) in (1..).zip(scores) {
         save(&mut writer, step, score);
     }
@@ -157,6 +204,11 @@ fn a_checkpoint_is_written_while_the_run_goes_on_and_told_once() {
 #[test]
 fn a_folder_that_is_no_checkpoint_says_so() {
     let error = Checkpoint::read(&Store::memory().join("x"), &FILES).unwrap_err();
-    assert!(error.to_string().contains("memory:/x is no whole checkpoint"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("memory:/x is no whole checkpoint"),
+        "{error}"
+    );
     assert_eq!(error.exit().code(), 78);
 }

@@ -28,7 +28,14 @@ struct Target {
 impl Writer {
     /// Writes below `store`, as long as the fence holds; keeps the `keep` newest and the best.
     pub fn new(store: Store, fence: Fence, keep: usize) -> Self {
-        Self { to: Target { store, fence, keep: keep.max(1) }, running: None }
+        Self {
+            to: Target {
+                store,
+                fence,
+                keep: keep.max(1),
+            },
+            running: None,
+        }
     }
 
     /// Whether [`Writer::start`] would not wait.
@@ -71,7 +78,9 @@ impl Writer {
         match self.running.take().map(JoinHandle::join) {
             None => Ok(None),
             Some(Ok(written)) => written.map(Some),
-            Some(Err(_)) => Err(Error::Bug("the thread that wrote a checkpoint panicked".into())),
+            Some(Err(_)) => Err(Error::Bug(
+                "the thread that wrote a checkpoint panicked".into(),
+            )),
         }
     }
 }
@@ -83,7 +92,10 @@ impl Target {
     fn publish(&self, snapshot: Snapshot) -> Result<Written> {
         let started = Instant::now();
         let Snapshot { step, score, files } = snapshot;
-        let place = Place { step, term: self.fence.term() };
+        let place = Place {
+            step,
+            term: self.fence.term(),
+        };
         let folder = self.store.join(&place.folder());
         self.fence.check()?;
         folder.delete(MANIFEST)?;
@@ -101,8 +113,15 @@ impl Target {
         if let Err(error) = self.prune(place) {
             tracing::warn!("old checkpoints are still there: {error}");
         }
-        let (uri, seconds) = (folder.uri().to_owned(), started.elapsed().as_secs_f64());
-        Ok(Written { step, uri, digest, bytes, seconds })
+        let uri = folder.uri().to_owned();
+        let seconds = started.elapsed().as_secs_f64();
+        Ok(Written {
+            step,
+            uri,
+            digest,
+            bytes,
+            seconds,
+        })
     }
 
     /// Removes checkpoints that are neither among the newest nor the best, and what killed writers
@@ -122,7 +141,10 @@ impl Target {
     fn remove(&self, place: Place) -> Result<()> {
         let folder = self.store.join(&place.folder());
         folder.delete(MANIFEST)?;
-        folder.list()?.iter().try_for_each(|entry| folder.delete(&entry.name))
+        folder
+            .list()?
+            .iter()
+            .try_for_each(|entry| folder.delete(&entry.name))
     }
 }
 
@@ -131,7 +153,8 @@ fn kept(published: &[Kept], keep: usize) -> Vec<Place> {
     let newest = published.iter().take(keep);
     let scored = published.iter().filter(|kept| kept.score.is_some());
     // Of equals the newest, which comes first.
-    let best =
-        scored.rev().max_by(|a, b| a.score.partial_cmp(&b.score).unwrap_or(a.step.cmp(&b.step)));
+    let best = scored
+        .rev()
+        .max_by(|a, b| a.score.partial_cmp(&b.score).unwrap_or(a.step.cmp(&b.step)));
     newest.chain(best).map(|kept| kept.place).collect()
 }

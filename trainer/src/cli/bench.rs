@@ -54,7 +54,11 @@ impl Bench {
     pub(super) fn run(&self) -> Result<()> {
         let plan = self.plan()?;
         let memory = self.memory(plan.precision)?;
-        let free = || memory.device().map_or(Ok(0), |device| Ok(device.memory()?.0));
+        let free = || {
+            memory
+                .device()
+                .map_or(Ok(0), |device| Ok(device.memory()?.0))
+        };
         let before: u64 = free().map_err(Error::Device)?;
         let mut bench = bench::Bench::new(&plan, &memory);
         memory.check()?;
@@ -83,7 +87,11 @@ impl Bench {
     }
 
     fn plan(&self) -> Result<Plan> {
-        let precision = if self.bf16 { Precision::Bf16 } else { Precision::Fp32 };
+        let precision = if self.bf16 {
+            Precision::Bf16
+        } else {
+            Precision::Fp32
+        };
         Ok(Plan {
             model: self.towers()?,
             batch: self.batch,
@@ -103,7 +111,9 @@ impl Bench {
                 .map_err(|error| Error::Config(format!("{}: {error}", file.display())));
         }
         let preset = json!(self.preset);
-        let towers = serde_json::from_value(preset.clone()).ok().and_then(Architecture::towers);
+        let towers = serde_json::from_value(preset.clone())
+            .ok()
+            .and_then(Architecture::towers);
         towers.ok_or_else(|| Error::Usage(format!("there is no published model {preset}")))
     }
 

@@ -48,5 +48,8 @@ fn read((name, uri): &(String, String)) -> Result<Curves> {
             "{name}: {uri} holds no checkpoint of ours. Name the prefix of a stage, <artifacts>/<stage>/."
         ))
     })?;
-    Ok(Curves { name: name.clone(), stages: lineage::own_stages(&config)? })
+    Ok(Curves {
+        name: name.clone(),
+        stages: lineage::own_stages(&config)?,
+    })
 }

@@ -21,7 +21,8 @@ impl Device {
         // Whoever asks wants to know what to change.
         let config = |fault: device::Fault| Error::Config(fault.to_string());
         let found = cuda::find().map_err(config)?;
-        self.tell(&found).map_err(Error::file("write", "standard output"))?;
+        self.tell(&found)
+            .map_err(Error::file("write", "standard output"))?;
         for index in 0..found.cards.len() {
             device::prove(&cuda::open(index).map_err(config)?)?;
         }
@@ -43,8 +44,12 @@ impl Device {
         }
         for (index, card) in found.cards.iter().enumerate() {
             let gibibytes = card.memory as f64 / (1_u64 << 30) as f64;
-            let (name, capability) = (&card.name, &card.capability);
-            writeln!(out, "card {index}: {name}, {gibibytes:.1} GiB, capability {capability}")?;
+            let name = &card.name;
+            let capability = &card.capability;
+            writeln!(
+                out,
+                "card {index}: {name}, {gibibytes:.1} GiB, capability {capability}"
+            )?;
         }
         Ok(())
     }

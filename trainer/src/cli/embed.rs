@@ -74,8 +74,13 @@ impl Embed {
 
     fn embedder(&self) -> Result<Embedder> {
         let model = Model::open(&self.model)?;
-        let context = self.context_length.map_or(model.context_length, |n| n as usize);
-        let capacity = Capacity { batch: self.batch_size as usize, context };
+        let context = self
+            .context_length
+            .map_or(model.context_length, |n| n as usize);
+        let capacity = Capacity {
+            batch: self.batch_size as usize,
+            context,
+        };
         let tokenizer = model.tokenizer(self.vocab.as_deref())?;
         Embedder::new(&model, tokenizer, capacity)
     }
@@ -90,5 +95,7 @@ fn show(bar: &ProgressBar) -> impl FnMut(usize, usize) {
 }
 
 fn lacks(output: &str, input: &str) -> Error {
-    Error::Usage(format!("{output} says where features go; give {input} or --dataset too"))
+    Error::Usage(format!(
+        "{output} says where features go; give {input} or --dataset too"
+    ))
 }

@@ -41,7 +41,11 @@ impl Export {
         };
         let model = Model::open(&self.model)?;
         let files = export(model, format, self.vocab.as_deref(), &self.to)?;
-        tracing::info!(files = files.join(", "), "Model written to {}", self.to.display());
+        tracing::info!(
+            files = files.join(", "),
+            "Model written to {}",
+            self.to.display()
+        );
         Ok(())
     }
 }

@@ -18,7 +18,8 @@ pub(super) struct Inspect {
 
 impl Inspect {
     pub(super) fn run(&self) -> Result<()> {
-        let (found, mut out) = (inspect::inspect(&self.uri)?, std::io::stdout().lock());
+        let found = inspect::inspect(&self.uri)?;
+        let mut out = std::io::stdout().lock();
         let written = match self.json {
             true => output::line(&mut out, &serde_json::json!(found)),
             false => write!(out, "{found}"),

@@ -15,7 +15,9 @@ use super::stop;
 pub(super) fn train(file: &Path, listen: Option<String>, log: &Log) -> Exit {
     let job = |config: TrainConfig| {
         let place = (config.run.clone(), listen.or_else(|| config.listen.clone()));
-        report(place, log, |reporter| train::train(&config, reporter, stop::asked))
+        report(place, log, |reporter| {
+            train::train(&config, reporter, stop::asked)
+        })
     };
     read(file).map_or_else(refuse, job)
 }
@@ -36,7 +38,10 @@ pub(super) fn evaluate(file: &Path, listen: Option<String>, log: &Log) -> Exit {
 fn read<C: DeserializeOwned>(file: &Path) -> Result<C> {
     let text = std::fs::read_to_string(file).map_err(Error::file("read", file))?;
     let unfit = |error: String| {
-        Error::Config(format!("{} is not a configuration: {error}", file.display()))
+        Error::Config(format!(
+            "{} is not a configuration: {error}",
+            file.display()
+        ))
     };
     let value: serde_json::Value =
         serde_norway::from_str(&text).map_err(|error| unfit(error.to_string()))?;
@@ -49,7 +54,11 @@ fn report(
     log: &Log,
     job: impl FnOnce(&Reporter) -> Result<()>,
 ) -> Exit {
-    let outlets = Outlets { listen, last_words: last_words::path(), bars: log.bars() };
+    let outlets = Outlets {
+        listen,
+        last_words: last_words::path(),
+        bars: log.bars(),
+    };
     let reporter = match Reporter::start(run, outlets) {
         Ok(reporter) => reporter,
         Err(error) => return refuse(error),
@@ -66,7 +75,10 @@ fn report(
 
 /// Leaves last words about a job that could not begin.
 fn refuse(error: Error) -> Exit {
-    let outlets = Outlets { last_words: last_words::path(), ..Outlets::default() };
+    let outlets = Outlets {
+        last_words: last_words::path(),
+        ..Outlets::default()
+    };
     match Reporter::start(Identity::default(), outlets) {
         Ok(reporter) => reporter.fail(&error),
         Err(_) => tracing::error!("{error}"),

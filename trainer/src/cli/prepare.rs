@@ -42,8 +42,12 @@ impl Prepare {
         if let Some(shards) = &self.shards {
             return self.index(&Store::open(shards)?);
         }
-        let Some(output) = &self.output else { return Err(lacks()) };
-        let (store, options, bar) = (Store::open(output)?, self.options()?, bar("images"));
+        let Some(output) = &self.output else {
+            return Err(lacks());
+        };
+        let store = Store::open(output)?;
+        let options = self.options()?;
+        let bar = bar("images");
         let shown = |at| show(&bar, at);
         let made = match (&self.lmdb, &self.images, &self.texts) {
             (Some(folder), _, texts) => {
@@ -60,7 +64,8 @@ impl Prepare {
     }
 
     fn index(&self, store: &Store) -> Result<()> {
-        let (options, bar) = (self.options()?, bar("shards"));
+        let options = self.options()?;
+        let bar = bar("shards");
         let made = prepare::index(store, &options, |at| show(&bar, at))?;
         bar.finish_and_clear();
         made.tell(&format!("Data set written to {}", store.uri()));
@@ -74,9 +79,9 @@ impl Prepare {
                 most_skipped: percent / 100.0,
                 ..Options::default()
             }),
-            other => {
-                Err(Error::Usage(format!("--most-skipped must be 0 to 100 percent, found {other}")))
-            }
+            other => Err(Error::Usage(format!(
+                "--most-skipped must be 0 to 100 percent, found {other}"
+            ))),
         }
     }
 }

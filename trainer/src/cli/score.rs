@@ -32,8 +32,14 @@ pub(super) struct Score {
 impl Score {
     pub(super) fn run(&self) -> Result<()> {
         let searched = score::score(&self.images, &self.texts, self.relevance.as_deref())?;
-        self.predictions.as_deref().map_or(Ok(()), |folder| searched.write(folder))?;
-        let Some(Recalls { text_to_image, image_to_text }) = searched.retrieval.recalls() else {
+        self.predictions
+            .as_deref()
+            .map_or(Ok(()), |folder| searched.write(folder))?;
+        let Some(Recalls {
+            text_to_image,
+            image_to_text,
+        }) = searched.retrieval.recalls()
+        else {
             return Ok(());
         };
         let scores = json!({
@@ -45,6 +51,13 @@ impl Score {
     }
 }
 
-fn direction(Recall { r1, r5, r10, mean_recall }: Recall) -> Value {
+fn direction(
+    Recall {
+        r1,
+        r5,
+        r10,
+        mean_recall,
+    }: Recall,
+) -> Value {
     json!({"r1": r1, "r5": r5, "r10": r10, "mean_recall": mean_recall})
 }

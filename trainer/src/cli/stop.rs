@@ -16,19 +16,26 @@ pub(super) fn asked() -> bool {
 /// # Errors
 /// If the system gives no thread or no signal handler.
 pub(super) fn listen() -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let (mut term, mut int) = {
         let _inside = runtime.enter();
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+        (
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+        )
     };
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        runtime.block_on(async {
-            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-            tracing::info!("Asked to stop: saving the state after this step");
-            ASKED.store(true, Ordering::Relaxed);
-            int.recv().await;
-            std::process::exit(130);
-        });
-    })?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            runtime.block_on(async {
+                tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+                tracing::info!("Asked to stop: saving the state after this step");
+                ASKED.store(true, Ordering::Relaxed);
+                int.recv().await;
+                std::process::exit(130);
+            });
+        })?;
     Ok(())
 }

@@ -26,9 +26,12 @@ pub(super) struct Tokenize {
 impl Tokenize {
     pub(super) fn run(&self) -> Result<()> {
         let tokenizer = tokens::tokenizer(self.vocab.as_deref())?;
-        let rules =
-            Rules { context_length: self.context_length as usize, dataset: self.dataset_rules };
-        let (input, mut output) = (std::io::stdin().lock(), std::io::stdout().lock());
+        let rules = Rules {
+            context_length: self.context_length as usize,
+            dataset: self.dataset_rules,
+        };
+        let input = std::io::stdin().lock();
+        let mut output = std::io::stdout().lock();
         tokens::tokenize(&tokenizer, rules, input, &mut output)
     }
 }

@@ -46,18 +46,29 @@ impl Card {
     /// Begins to use a card.
     pub(super) fn open(index: usize) -> Result<Self, Fault> {
         let place = context::card(index)?;
-        let (name, (major, minor)) = (place.name()?, place.capability()?);
+        let name = place.name()?;
+        let (major, minor) = place.capability()?;
         if major < 8 {
             let found =
                 format!("{name} is of generation {major}.{minor}; 8.0 (A100) is the oldest");
-            return Err(Fault::broken(format!("cannot use CUDA device {index}"), found));
+            return Err(Fault::broken(
+                format!("cannot use CUDA device {index}"),
+                found,
+            ));
         }
         let context = Context::new(place)?;
         let stream = Stream::new()?;
         let kernels = Kernels::load()?;
         let staging = Mutex::new(Staging::new()?);
         let products = Mutex::new(Products::new()?);
-        Ok(Self { name, products, staging, kernels, stream, context })
+        Ok(Self {
+            name,
+            products,
+            staging,
+            kernels,
+            stream,
+            context,
+        })
     }
 
     fn stream(&self) -> sys::CUstream {
@@ -99,7 +110,11 @@ impl Driver for Card {
         match unsafe { result::malloc_sync(bytes) } {
             Err(error) if error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
                 let (free, all) = self.memory()?;
-                Err(Fault::OutOfMemory { wanted: bytes as u64, free, all })
+                Err(Fault::OutOfMemory {
+                    wanted: bytes as u64,
+                    free,
+                    all,
+                })
             }
             answer => answer.map_err(|error| told("cannot reserve a card's memory", error)),
         }
@@ -158,9 +173,10 @@ impl Driver for Card {
 
     fn wait(&self) -> Result<(), Fault> {
         // SAFETY: the stream lives as long as the card.
-        self.ask("something that was asked of the card failed", |stream| unsafe {
-            result::stream::synchronize(stream)
-        })
+        self.ask(
+            "something that was asked of the card failed",
+            |stream| unsafe { result::stream::synchronize(stream) },
+        )
     }
 
     fn invite(&self) -> Result<Vec<u8>, Fault> {

@@ -76,7 +76,10 @@ pub(super) fn card(index: usize) -> Result<Place, Fault> {
     let doing = format!("cannot use CUDA device {index}");
     let cards = driver()?.cards;
     if index >= cards {
-        return Err(Fault::broken(doing, format!("this process sees {cards}, counted from 0")));
+        return Err(Fault::broken(
+            doing,
+            format!("this process sees {cards}, counted from 0"),
+        ));
     }
     let device = result::device::get(index as i32).map_err(|error| told(&doing, error))?;
     Ok(Place(device))
@@ -121,7 +124,10 @@ impl Context {
         // SAFETY: the device comes from the driver.
         let context = unsafe { result::primary_ctx::retain(place.0) };
         let context = context.map_err(|error| told("cannot begin to use a card", error))?;
-        let context = Self { device: place.0, context: Handle(context) };
+        let context = Self {
+            device: place.0,
+            context: Handle(context),
+        };
         context.enter()?;
         Ok(context)
     }

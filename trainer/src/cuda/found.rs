@@ -55,8 +55,14 @@ pub fn find() -> Result<Found, Fault> {
 #[cfg(feature = "cuda")]
 pub fn find() -> Result<Found, Fault> {
     let driver = super::context::driver()?;
-    let cards = (0..driver.cards).map(FoundCard::read).collect::<Result<_, _>>()?;
-    Ok(Found { driver: driver.version(), libraries: libraries(), cards })
+    let cards = (0..driver.cards)
+        .map(FoundCard::read)
+        .collect::<Result<_, _>>()?;
+    Ok(Found {
+        driver: driver.version(),
+        libraries: libraries(),
+        cards,
+    })
 }
 
 /// Every library that this program may call, looked for.
@@ -64,11 +70,23 @@ pub fn find() -> Result<Found, Fault> {
 fn libraries() -> Vec<Library> {
     use cudarc::{cublaslt, nccl};
     // SAFETY: loads a library of this name and lets go of it; NVIDIA's libraries do nothing when loaded.
-    let (products, gradients) =
-        unsafe { (cublaslt::sys::is_culib_present(), nccl::sys::is_culib_present()) };
+    let (products, gradients) = unsafe {
+        (
+            cublaslt::sys::is_culib_present(),
+            nccl::sys::is_culib_present(),
+        )
+    };
     vec![
-        Library { name: "libcublasLt.so", does: "products of matrices", found: products },
-        Library { name: "libnccl.so", does: "sums over several cards", found: gradients },
+        Library {
+            name: "libcublasLt.so",
+            does: "products of matrices",
+            found: products,
+        },
+        Library {
+            name: "libnccl.so",
+            does: "sums over several cards",
+            found: gradients,
+        },
     ]
 }
 

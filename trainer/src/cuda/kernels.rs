@@ -25,37 +25,58 @@ pub(super) struct Kernels {
 impl Kernels {
     /// Loads every compiled file onto the card of this thread.
     pub(super) fn load() -> Result<Self, Fault> {
-        let mut kernels = Self { modules: Vec::new(), known: RwLock::default() };
+        let mut kernels = Self {
+            modules: Vec::new(),
+            known: RwLock::default(),
+        };
         for &(file, image) in IMAGES {
             // SAFETY: the image is what nvcc wrote, whole.
             let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
             let doing = || format!("cannot load the kernels of {file}.cu");
-            kernels.modules.push(Handle(module.map_err(|error| told(&doing(), error))?));
+            kernels
+                .modules
+                .push(Handle(module.map_err(|error| told(&doing(), error))?));
         }
         Ok(kernels)
     }
 
     /// Runs a kernel on a stream.
     pub(super) fn launch(&self, launch: &Launch, stream: sys::CUstream) -> Result<(), Fault> {
-        let Launch { kernel, grid: [x, y, z], threads, arguments } = launch;
+        let Launch {
+            kernel,
+            grid: [x, y, z],
+            threads,
+            arguments,
+        } = launch;
         let function = self.find(kernel)?;
         // A kernel reads each argument's own size from where its pointer points, and the machine is
         // little-endian.
         let mut values: Vec<u64> = arguments.iter().copied().map(bits).collect();
-        let mut pointers: Vec<*mut c_void> =
-            values.iter_mut().map(|value| std::ptr::from_mut(value).cast()).collect();
-        let (grid, block) = ((*x, *y, *z), (*threads, 1, 1));
+        let mut pointers: Vec<*mut c_void> = values
+            .iter_mut()
+            .map(|value| std::ptr::from_mut(value).cast())
+            .collect();
+        let grid = (*x, *y, *z);
+        let block = (*threads, 1, 1);
         // SAFETY: the function is of a loaded module, its arguments are copied before this returns, and
         // they point into memory that the caller's spans hold.
         let done =
             unsafe { result::launch_kernel(function.0, grid, block, 0, stream, &mut pointers) };
         done.map_err(|error| {
-            told(&format!("cannot run {kernel} in {grid:?} blocks of {threads} threads"), error)
+            told(
+                &format!("cannot run {kernel} in {grid:?} blocks of {threads} threads"),
+                error,
+            )
         })
     }
 
     fn find(&self, name: &str) -> Result<Handle<sys::CUfunc_st>, Fault> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner).get(name).copied();
+        let known = self
+            .known
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .copied();
         if let Some(function) = known {
             return Ok(function);
         }
@@ -100,8 +121,14 @@ mod tests {
 
     #[test]
     fn arguments_lie_in_the_bytes_that_a_kernel_reads() {
-        assert_eq!(bits(Argument::Whole(7)).to_le_bytes()[..4], 7_u32.to_le_bytes());
-        assert_eq!(bits(Argument::Real(1.5)).to_le_bytes()[..4], 1.5_f32.to_le_bytes());
+        assert_eq!(
+            bits(Argument::Whole(7)).to_le_bytes()[..4],
+            7_u32.to_le_bytes()
+        );
+        assert_eq!(
+            bits(Argument::Real(1.5)).to_le_bytes()[..4],
+            1.5_f32.to_le_bytes()
+        );
         assert_eq!(bits(Argument::Long(1 << 40)), 1 << 40);
     }
 

@@ -18,7 +18,11 @@ use crate::device::{Address, Fault, Peers};
 pub(super) fn invite() -> Result<Vec<u8>, Fault> {
     present()?;
     let id = nccl::get_uniqueid().map_err(|error| refused("cannot invite other cards", &error))?;
-    Ok(id.internal.iter().map(|byte| byte.cast_unsigned()).collect())
+    Ok(id
+        .internal
+        .iter()
+        .map(|byte| byte.cast_unsigned())
+        .collect())
 }
 
 fn present() -> Result<(), Fault> {
@@ -56,7 +60,9 @@ impl Ring {
         let internal: [u8; 128] = invitation
             .try_into()
             .map_err(|_| Fault::broken(doing, "the invitation is not one of NCCL's"))?;
-        let id = nccl_sys::ncclUniqueId { internal: internal.map(u8::cast_signed) };
+        let id = nccl_sys::ncclUniqueId {
+            internal: internal.map(u8::cast_signed),
+        };
         let travelling = stream::create(stream::StreamKind::NonBlocking)
             .map_err(|error| told("cannot make a stream", error))?;
         let mark = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
@@ -111,7 +117,8 @@ impl std::fmt::Debug for Ring {
 
 impl Peers for Ring {
     fn sum(&self, at: Address, count: usize) -> Result<(), Fault> {
-        let (data, sum) = (nccl_sys::ncclDataType_t::ncclFloat32, nccl_sys::ncclRedOp_t::ncclSum);
+        let data = nccl_sys::ncclDataType_t::ncclFloat32;
+        let sum = nccl_sys::ncclRedOp_t::ncclSum;
         // SAFETY: the caller's span lies in memory that it holds until the device has done this.
         self.travel("cannot sum over all cards", |communicator, stream| unsafe {
             nccl::all_reduce(at as _, at as _, count, data, sum, communicator, stream)
@@ -121,11 +128,14 @@ impl Peers for Ring {
     fn gather(&self, at: Address, part: usize) -> Result<(), Fault> {
         let data = nccl_sys::ncclDataType_t::ncclFloat32;
         // SAFETY: as above; a rank's own part lies where NCCL looks for it when it gathers in place.
-        self.travel("cannot gather from all cards", |communicator, stream| unsafe {
-            let rank = nccl::comm_user_rank(communicator)? as u64;
-            let own = at + rank * part as u64 * size_of::<f32>() as u64;
-            nccl::all_gather(own as _, at as _, part, data, communicator, stream)
-        })
+        self.travel(
+            "cannot gather from all cards",
+            |communicator, stream| unsafe {
+                let rank = nccl::comm_user_rank(communicator)? as u64;
+                let own = at + rank * part as u64 * size_of::<f32>() as u64;
+                nccl::all_gather(own as _, at as _, part, data, communicator, stream)
+            },
+        )
     }
 
     fn settle(&self) -> Result<(), Fault> {

@@ -26,9 +26,15 @@ pub(super) struct Key {
 impl Key {
     pub(super) fn of(product: &Product) -> Self {
         // Only how far an address is aligned decides.
-        let operands = [product.a, product.b, product.target]
-            .map(|operand| Operand { address: alignment(operand.address), ..operand });
-        Self { operands, bias: product.bias.map(alignment), batch: product.batch }
+        let operands = [product.a, product.b, product.target].map(|operand| Operand {
+            address: alignment(operand.address),
+            ..operand
+        });
+        Self {
+            operands,
+            bias: product.bias.map(alignment),
+            batch: product.batch,
+        }
     }
 }
 
@@ -70,7 +76,9 @@ impl Plan {
         let description = Description::new(product)?;
         let [first, second, target] =
             [b, a, target].map(|operand| Layout::new(operand, product.batch));
-        let (first, second, target) = (first?, second?, target?);
+        let first = first?;
+        let second = second?;
+        let target = target?;
         let choice = Choice::new(product)?;
         // SAFETY: all of these live until the end of this function.
         let found = unsafe {
@@ -84,13 +92,22 @@ impl Plan {
                 choice.0.0,
             )?
         };
-        Ok(Self { description, first, second, target, algorithm: found.algo, used: 0 })
+        Ok(Self {
+            description,
+            first,
+            second,
+            target,
+            algorithm: found.algo,
+            used: 0,
+        })
     }
 
     /// Says where the bias of the next product lies.
     pub(super) fn set_bias(&mut self, bias: Option<Address>) -> Result<(), CublasError> {
         match bias {
-            Some(at) => self.description.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &at),
+            Some(at) => self
+                .description
+                .set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &at),
             None => Ok(()),
         }
     }
@@ -131,7 +148,8 @@ impl Description {
     }
 
     fn set<T: Copy>(&mut self, attribute: Attribute, value: &T) -> Result<(), CublasError> {
-        let (at, size) = ((&raw const *value).cast(), size_of::<T>());
+        let at = (&raw const *value).cast();
+        let size = size_of::<T>();
         // SAFETY: the description is this one's own, and the value is copied.
         unsafe { result::set_matmul_desc_attribute(self.0.0, attribute, at, size) }
     }
@@ -149,7 +167,14 @@ struct Layout(Handle<sys::cublasLtMatrixLayoutOpaque_t>);
 
 impl Layout {
     fn new(operand: &Operand, batch: usize) -> Result<Self, CublasError> {
-        let Operand { format, rows, cols, row_stride, batch_stride, .. } = *operand;
+        let Operand {
+            format,
+            rows,
+            cols,
+            row_stride,
+            batch_stride,
+            ..
+        } = *operand;
         let kind = kind(format)?;
         let layout =
             result::create_matrix_layout(kind, cols as u64, rows as u64, row_stride as i64)?;
@@ -159,13 +184,17 @@ impl Layout {
                 .map_err(|_| CublasError(sys::cublasStatus_t::CUBLAS_STATUS_INVALID_VALUE))?;
             layout.set(LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch)?;
             let apart = batch_stride as i64;
-            layout.set(LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &apart)?;
+            layout.set(
+                LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
+                &apart,
+            )?;
         }
         Ok(layout)
     }
 
     fn set<T: Copy>(&mut self, attribute: LayoutAttribute, value: &T) -> Result<(), CublasError> {
-        let (at, size) = ((&raw const *value).cast(), size_of::<T>());
+        let at = (&raw const *value).cast();
+        let size = size_of::<T>();
         // SAFETY: the layout is this one's own, and the value is copied.
         unsafe { result::set_matrix_layout_attribute(self.0.0, attribute, at, size) }
     }
@@ -184,16 +213,33 @@ struct Choice(Handle<sys::cublasLtMatmulPreferenceOpaque_t>);
 impl Choice {
     fn new(product: &Product) -> Result<Self, CublasError> {
         let choice = Self(Handle(result::create_matmul_pref()?));
-        choice.set(Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &(WORKSPACE as u64))?;
+        choice.set(
+            Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+            &(WORKSPACE as u64),
+        )?;
         let [first, second, target] =
             [product.b, product.a, product.target].map(|operand| alignment(operand.address));
         // The bias is read as the target is written.
-        let target = product.bias.map_or(target, |bias| target.min(alignment(bias)));
+        let target = product
+            .bias
+            .map_or(target, |bias| target.min(alignment(bias)));
         for (attribute, alignment) in [
-            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, first),
-            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, second),
-            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, target),
-            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, target),
+            (
+                Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+                first,
+            ),
+            (
+                Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+                second,
+            ),
+            (
+                Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+                target,
+            ),
+            (
+                Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+                target,
+            ),
         ] {
             choice.set(attribute, &(alignment as u32))?;
         }
@@ -219,8 +265,8 @@ fn kind(format: Format) -> Result<sys::cudaDataType_t, CublasError> {
     match format {
         Format::F32 => Ok(sys::cudaDataType_t::CUDA_R_32F),
         Format::Bf16 => Ok(sys::cudaDataType_t::CUDA_R_16BF),
-        Format::U32 | Format::U8 => {
-            Err(CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED))
-        }
+        Format::U32 | Format::U8 => Err(CublasError(
+            sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED,
+        )),
     }
 }

@@ -39,7 +39,12 @@ impl Products {
         // SAFETY: it is given back when this is dropped.
         let workspace = unsafe { driver::result::malloc_sync(WORKSPACE) };
         let workspace = workspace.map_err(|error| told(doing, error))?;
-        Ok(Self { library: Handle(library), workspace, plans: HashMap::new(), clock: 0 })
+        Ok(Self {
+            library: Handle(library),
+            workspace,
+            plans: HashMap::new(),
+            clock: 0,
+        })
     }
 
     /// Has the stream multiply.
@@ -53,12 +58,18 @@ impl Products {
             return Ok(());
         }
         let doing = || describe(product);
-        let plan = self.plan(product).map_err(|error| failed(&doing(), error))?;
-        plan.set_bias(product.bias).map_err(|error| failed(&doing(), error))?;
-        let (scale, kept) = (product.scale, f32::from(u8::from(product.add)));
+        let plan = self
+            .plan(product)
+            .map_err(|error| failed(&doing(), error))?;
+        plan.set_bias(product.bias)
+            .map_err(|error| failed(&doing(), error))?;
+        let scale = product.scale;
+        let kept = f32::from(u8::from(product.add));
         let [first, second, out] =
             [b.address, a.address, target.address].map(|at| at as *mut c_void);
-        let (plan, library, workspace) = (plan.parts(), self.library.0, self.workspace);
+        let plan = plan.parts();
+        let library = self.library.0;
+        let workspace = self.workspace;
         // SAFETY: the plan's parts live in `self`, the operands in memory that the caller's spans hold, and
         // work of the one stream that uses the workspace is done in order.
         let done = unsafe {
@@ -125,10 +136,24 @@ impl Drop for Products {
 fn describe(product: &Product) -> String {
     let side = |m: crate::device::Operand| {
         let sign = if m.transposed { "ᵀ" } else { "" };
-        format!("{:?} {}×{}{sign} every {}", m.format, m.rows, m.cols, m.row_stride)
+        format!(
+            "{:?} {}×{}{sign} every {}",
+            m.format, m.rows, m.cols, m.row_stride
+        )
     };
-    let Product { a, b, target, batch, .. } = *product;
-    format!("cannot multiply {} by {} into {}, {batch} times", side(a), side(b), side(target))
+    let Product {
+        a,
+        b,
+        target,
+        batch,
+        ..
+    } = *product;
+    format!(
+        "cannot multiply {} by {} into {}, {batch} times",
+        side(a),
+        side(b),
+        side(target)
+    )
 }
 
 fn failed(doing: &str, error: CublasError) -> Fault {

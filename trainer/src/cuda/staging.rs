@@ -32,7 +32,9 @@ impl Staging {
     /// Empty pages for the card of this thread.
     pub(super) fn new() -> Result<Self, Fault> {
         let pages = (0..PAGES).map(|_| Page::new()).collect::<Result<_, _>>();
-        pages.map(|pages| Self { pages, current: 0 }).map_err(failed)
+        pages
+            .map(|pages| Self { pages, current: 0 })
+            .map_err(failed)
     }
 
     /// Copies bytes, and has the stream copy them on to the card.
@@ -49,7 +51,8 @@ impl Staging {
             }
             let page = &mut self.pages[self.current];
             let count = (bytes.len() - sent).min(PAGE - page.used);
-            page.send(&bytes[sent..sent + count], to + sent as u64, stream).map_err(failed)?;
+            page.send(&bytes[sent..sent + count], to + sent as u64, stream)
+                .map_err(failed)?;
             sent += count;
         }
         Ok(())
@@ -73,7 +76,11 @@ impl Page {
         // SAFETY: both are given back when the page is dropped.
         let memory = Handle(unsafe { result::malloc_host(PAGE, 0)? });
         let read = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
-        Ok(Self { memory, read: Handle(read), used: 0 })
+        Ok(Self {
+            memory,
+            read: Handle(read),
+            used: 0,
+        })
     }
 
     fn send(
@@ -89,7 +96,9 @@ impl Page {
             std::slice::from_raw_parts_mut(start, bytes.len())
         };
         place.copy_from_slice(bytes);
-        self.used = (self.used + bytes.len()).next_multiple_of(ALIGNMENT).min(PAGE);
+        self.used = (self.used + bytes.len())
+            .next_multiple_of(ALIGNMENT)
+            .min(PAGE);
         // SAFETY: the place is not written again before the card has read it.
         unsafe { result::memcpy_htod_async(to, place, stream) }
     }

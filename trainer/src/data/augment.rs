@@ -71,10 +71,17 @@ fn crop(width: usize, height: usize, draws: &mut Draws) -> Region {
     for _ in 0..ATTEMPTS {
         let area = draws.between(AREA.0, AREA.1) * area;
         let aspect = draws.between(ASPECT.0.ln(), ASPECT.1.ln()).exp();
-        let (w, h) = (rounded((area * aspect).sqrt()), rounded((area / aspect).sqrt()));
+        let w = rounded((area * aspect).sqrt());
+        let h = rounded((area / aspect).sqrt());
         if w <= width && h <= height {
-            let (top, left) = (draws.below(height - h + 1), draws.below(width - w + 1));
-            return Region { left, top, width: w, height: h };
+            let top = draws.below(height - h + 1);
+            let left = draws.below(width - w + 1);
+            return Region {
+                left,
+                top,
+                width: w,
+                height: h,
+            };
         }
     }
     middle(width, height)
@@ -90,7 +97,12 @@ fn middle(width: usize, height: usize) -> Region {
     } else {
         (width, height)
     };
-    Region { left: (width - w) / 2, top: (height - h) / 2, width: w, height: h }
+    Region {
+        left: (width - w) / 2,
+        top: (height - h) / 2,
+        width: w,
+        height: h,
+    }
 }
 
 fn rounded(length: f64) -> usize {

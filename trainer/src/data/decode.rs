@@ -90,7 +90,21 @@ pub fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
     match bytes {
         [0xFF, 0xD8, 0xFF, ..] => jpeg::decode(bytes),
         [0x89, b'P', b'N', b'G', ..] => png::decode(bytes),
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => webp::decode(bytes),
+        [
+            b'R',
+            b'I',
+            b'F',
+            b'F',
+            _,
+            _,
+            _,
+            _,
+            b'W',
+            b'E',
+            b'B',
+            b'P',
+            ..,
+        ] => webp::decode(bytes),
         [b'G', b'I', b'F', b'8', ..] => gif::decode(bytes),
         [b'B', b'M', ..] => bmp::decode(bytes),
         _ => Err(DecodeError::Format(bytes[..bytes.len().min(8)].to_vec())),
@@ -107,21 +121,33 @@ struct Source<'a> {
 impl Source<'_> {
     fn broken(self, reason: impl ToString) -> DecodeError {
         let Self { format, bytes } = self;
-        DecodeError::Broken { format, length: bytes.len(), reason: reason.to_string() }
+        DecodeError::Broken {
+            format,
+            length: bytes.len(),
+            reason: reason.to_string(),
+        }
     }
 
     /// Refuses a size before memory is asked for it.
     fn check(self, width: usize, height: usize) -> Result<(), DecodeError> {
         match width.checked_mul(height) {
             Some(1..=MOST_PIXELS) => Ok(()),
-            _ => Err(DecodeError::Size { format: self.format, width, height }),
+            _ => Err(DecodeError::Size {
+                format: self.format,
+                width,
+                height,
+            }),
         }
     }
 }
 
 /// Drops the last of `channels`.
 fn without_last(channels: usize, pixels: &[u8]) -> Vec<u8> {
-    pixels.chunks_exact(channels).flat_map(|pixel| &pixel[..channels - 1]).copied().collect()
+    pixels
+        .chunks_exact(channels)
+        .flat_map(|pixel| &pixel[..channels - 1])
+        .copied()
+        .collect()
 }
 
 /// Gray as three equal channels.

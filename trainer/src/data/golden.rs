@@ -47,7 +47,9 @@ pub(super) struct Crop {
 pub(super) fn pictures() -> Vec<(String, Expected)> {
     let listed = |folder: &'static str| {
         let files: BTreeMap<String, Expected> = json(&format!("{folder}.json"));
-        files.into_iter().map(move |(name, file)| (format!("{folder}/{name}"), file))
+        files
+            .into_iter()
+            .map(move |(name, file)| (format!("{folder}/{name}"), file))
     };
     listed("usual").chain(listed("odd")).collect()
 }
@@ -61,7 +63,10 @@ pub(super) fn file(name: &str) -> Vec<u8> {
 }
 
 pub(super) fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn json<T: DeserializeOwned>(name: &str) -> T {

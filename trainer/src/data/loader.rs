@@ -136,7 +136,8 @@ impl Loader {
         }
         let order = Order::new(dataset.index(), options.seed, options.global_batch)?;
         let fetch_ahead = fetch_ahead(&dataset, &options);
-        let (threads, ahead) = (options.threads, options.batches_ahead.max(1) as u64);
+        let threads = options.threads;
+        let ahead = options.batches_ahead.max(1) as u64;
         let source = Arc::new(Source::new(dataset, order, tokenizer, options));
 
         let chunks = share.len().div_ceil(ROWS) as u64;
@@ -152,11 +153,20 @@ impl Loader {
             },
         )?;
         let work = source.clone();
-        let fetched =
-            Pipeline::start("fetch", steps.clone(), fetch_ahead.max(ahead), 2, move |step| {
-                work.fetch(step)
-            })?;
-        Ok(Self { source, rows, fetched, chunks, next: steps.start })
+        let fetched = Pipeline::start(
+            "fetch",
+            steps.clone(),
+            fetch_ahead.max(ahead),
+            2,
+            move |step| work.fetch(step),
+        )?;
+        Ok(Self {
+            source,
+            rows,
+            fetched,
+            chunks,
+            next: steps.start,
+        })
     }
 
     /// Steps of one pass over the data set.
@@ -173,7 +183,11 @@ impl Loader {
         if let Some(fetched) = self.fetched.next() {
             fetched?;
         }
-        let mut batch = Batch { step: self.next, offsets: vec![0], ..Batch::default() };
+        let mut batch = Batch {
+            step: self.next,
+            offsets: vec![0],
+            ..Batch::default()
+        };
         for _ in 0..self.chunks {
             match self.rows.next() {
                 Some(rows) => batch.push(rows?),

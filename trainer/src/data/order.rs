@@ -73,7 +73,11 @@ impl Order {
         Ok(Self {
             seed,
             dataset: index.dataset.clone(),
-            shards: index.shards.iter().map(|shard| (shard.bytes, shard.pairs)).collect(),
+            shards: index
+                .shards
+                .iter()
+                .map(|shard| (shard.bytes, shard.pairs))
+                .collect(),
             pairs: index.pairs,
             global_batch: global_batch as u64,
             window_bytes: WINDOW_BYTES,
@@ -102,19 +106,30 @@ impl Order {
 
     /// The pair to use where `draw` cannot be: the one that has its turn a batch later.
     pub fn instead_of(&self, draw: &Draw) -> Draw {
-        self.at(draw.epoch, (draw.position + self.global_batch) % self.pairs).1
+        self.at(draw.epoch, (draw.position + self.global_batch) % self.pairs)
+            .1
     }
 
     fn at(&self, epoch: u64, position: u64) -> (u32, Draw) {
         let window = self.window(epoch, position);
         let (place, shard, pair) = window.pairs[(position - window.start) as usize];
-        (place, Draw { shard, pair, epoch, position })
+        (
+            place,
+            Draw {
+                shard,
+                pair,
+                epoch,
+                position,
+            },
+        )
     }
 
     /// The window that covers a position, permuted once and then kept for a while.
     fn window(&self, epoch: u64, position: u64) -> Arc<Window> {
         let mut kept = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = kept.iter().position(|window| window.covers(epoch, position));
+        let found = kept
+            .iter()
+            .position(|window| window.covers(epoch, position));
         let window = match found {
             Some(place) => kept.remove(place),
             None => Arc::new(self.permute(epoch, position)),
@@ -135,13 +150,21 @@ impl Order {
                 (0..pairs as u32).map(move |pair| (place as u32, shard, pair))
             })
             .collect();
-        self.draws(epoch, &format!("pairs from {start}")).shuffle(&mut pairs);
-        Window { epoch, start, pairs }
+        self.draws(epoch, &format!("pairs from {start}"))
+            .shuffle(&mut pairs);
+        Window {
+            epoch,
+            start,
+            pairs,
+        }
     }
 
     /// The places in the epoch of the shards whose window covers a position, and where it starts.
     fn cut(&self, shards: &[u32], position: u64) -> (std::ops::Range<usize>, u64) {
-        let (mut first, mut start, mut bytes, mut end) = (0, 0, 0, 0);
+        let mut first = 0;
+        let mut start = 0;
+        let mut bytes = 0;
+        let mut end = 0;
         for (place, shard) in shards.iter().enumerate() {
             let (shard_bytes, pairs) = self.shards[*shard as usize];
             bytes += shard_bytes;
@@ -160,7 +183,11 @@ impl Order {
         let Self { seed, dataset, .. } = self;
         let digest = Sha256::digest(format!("{seed} {dataset} {epoch} {what}"));
         let (first, _) = digest.as_slice().split_at(8);
-        Draws(first.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+        Draws(
+            first
+                .iter()
+                .fold(0, |number, byte| number << 8 | u64::from(*byte)),
+        )
     }
 }
 

@@ -31,7 +31,11 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { shard_bytes: 128 << 20, most_skipped: 0.01, skipped_by: "--most-skipped" }
+        Self {
+            shard_bytes: 128 << 20,
+            most_skipped: 0.01,
+            skipped_by: "--most-skipped",
+        }
     }
 }
 
@@ -130,7 +134,13 @@ pub fn prepare(
     progress: impl FnMut(Progress),
 ) -> Result<Prepared> {
     let images = Images::open(images)?;
-    make(images, |images, skipped| Texts::read(texts, images, skipped), output, options, progress)
+    make(
+        images,
+        |images, skipped| Texts::read(texts, images, skipped),
+        output,
+        options,
+        progress,
+    )
 }
 
 /// Makes the same shards of a folder with the reference's databases `imgs` and `pairs`, or with its
@@ -183,7 +193,11 @@ fn make(
                 skipped.example(|| images.told(place));
             }
         }
-        progress(Progress { done: place as u64 + 1, total, bytes: writer.bytes() });
+        progress(Progress {
+            done: place as u64 + 1,
+            total,
+            bytes: writer.bytes(),
+        });
     }
     skipped.within("images", skipped.unknown_images, total, options)?;
     let shards = writer.finish()?;
@@ -204,7 +218,11 @@ pub fn index(
 ) -> Result<Prepared> {
     let mut skipped = Skipped::default();
     let found = store.list()?;
-    let names: Vec<_> = found.iter().map(|e| &e.name).filter(|n| n.ends_with(".tar")).collect();
+    let names: Vec<_> = found
+        .iter()
+        .map(|e| &e.name)
+        .filter(|n| n.ends_with(".tar"))
+        .collect();
     if names.is_empty() {
         return Err(Error::Config(format!(
             "{} holds no .tar; name the folder that holds the shards",
@@ -217,9 +235,15 @@ pub fn index(
         let part = part_of(store, name, &mut skipped)?;
         size += part.bytes;
         shards.push(part);
-        progress(Progress { done: shards.len() as u64, total: names.len() as u64, bytes: size });
+        progress(Progress {
+            done: shards.len() as u64,
+            total: names.len() as u64,
+            bytes: size,
+        });
     }
-    let loose = store.find(LOOSE_TEXTS)?.map(|bytes| Part::new(LOOSE_TEXTS, &bytes, 0, 0));
+    let loose = store
+        .find(LOOSE_TEXTS)?
+        .map(|bytes| Part::new(LOOSE_TEXTS, &bytes, 0, 0));
     let index = Index::new(shards, loose);
     skipped.within("labels", skipped.bad_labels, index.images, options)?;
     index.write(store)?;

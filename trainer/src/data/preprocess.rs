@@ -82,7 +82,11 @@ pub fn vary(
 pub fn normalise(planes: &[u8], side: usize, values: &mut [f32]) {
     let area = side * side;
     let channels = (0..3).cycle();
-    for ((plane, values), c) in planes.chunks(area).zip(values.chunks_mut(area)).zip(channels) {
+    for ((plane, values), c) in planes
+        .chunks(area)
+        .zip(values.chunks_mut(area))
+        .zip(channels)
+    {
         for (value, &level) in values.iter_mut().zip(plane) {
             *value = (f32::from(level) / 255.0 - MEAN[c]) / DEVIATION[c];
         }
@@ -92,7 +96,12 @@ pub fn normalise(planes: &[u8], side: usize, values: &mut [f32]) {
 impl Picture {
     /// All of it.
     pub fn whole(&self) -> Region {
-        Region { left: 0, top: 0, width: self.width, height: self.height }
+        Region {
+            left: 0,
+            top: 0,
+            width: self.width,
+            height: self.height,
+        }
     }
 
     /// A region as a square of RGB pixels: resized in the colours of the file, converted after.
@@ -120,14 +129,25 @@ impl Picture {
                 square.into_iter().map(from_inks).collect()
             }
             Pixels::Gray16(levels) => {
-                let view = View { pixels: levels.as_chunks().0, pitch: self.width, region };
-                view.bicubic(side).into_iter().map(|level| [level.min(255) as u8; 3]).collect()
+                let view = View {
+                    pixels: levels.as_chunks().0,
+                    pitch: self.width,
+                    region,
+                };
+                view.bicubic(side)
+                    .into_iter()
+                    .map(|level| [level.min(255) as u8; 3])
+                    .collect()
             }
         }
     }
 
     fn view<'a, const C: usize>(&self, pixels: &'a [u8], region: Region) -> View<'a, u8, C> {
-        View { pixels: pixels.as_chunks().0, pitch: self.width, region }
+        View {
+            pixels: pixels.as_chunks().0,
+            pitch: self.width,
+            region,
+        }
     }
 }
 
@@ -139,15 +159,29 @@ fn blended<const C: usize>(view: View<'_, u8, C>, side: usize) -> Vec<[u8; C]> {
         return pixels;
     }
     pixels.iter_mut().for_each(|pixel| weigh(pixel, scaled));
-    let region = Region { left: 0, top: 0, width, height };
-    let mut square = View { pixels: &pixels, pitch: width, region }.bicubic(side);
+    let region = Region {
+        left: 0,
+        top: 0,
+        width,
+        height,
+    };
+    let mut square = View {
+        pixels: &pixels,
+        pitch: width,
+        region,
+    }
+    .bicubic(side);
     square.iter_mut().for_each(|pixel| weigh(pixel, unscaled));
     square
 }
 
 fn weigh<const C: usize>(pixel: &mut [u8; C], change: fn(u8, u8) -> u8) {
-    let [colours @ .., alpha] = pixel.as_mut_slice() else { return };
-    colours.iter_mut().for_each(|level| *level = change(*level, *alpha));
+    let [colours @ .., alpha] = pixel.as_mut_slice() else {
+        return;
+    };
+    colours
+        .iter_mut()
+        .for_each(|level| *level = change(*level, *alpha));
 }
 
 /// `level · share / 255`, rounded.

@@ -48,14 +48,20 @@ impl<'a, T: Copy, const C: usize> View<'a, T, C> {
 
     /// The rows themselves, nothing resized.
     pub fn copied(&self) -> Vec<[T; C]> {
-        (0..self.region.height).flat_map(|y| self.row(y)).copied().collect()
+        (0..self.region.height)
+            .flat_map(|y| self.row(y))
+            .copied()
+            .collect()
     }
 
     /// Each pixel is the nearest one: no two are mixed.
     pub fn nearest(&self, side: usize) -> Vec<[T; C]> {
         let columns = nearest(self.region.width, side);
         let pick = |y| columns.iter().map(move |&x| self.row(y)[x]);
-        nearest(self.region.height, side).into_iter().flat_map(pick).collect()
+        nearest(self.region.height, side)
+            .into_iter()
+            .flat_map(pick)
+            .collect()
     }
 }
 
@@ -66,7 +72,11 @@ impl<const C: usize> View<'_, u8, C> {
     /// `[side, side]` pixels of `C` channels.
     pub fn bicubic(&self, side: usize) -> Vec<[u8; C]> {
         let Region { width, height, .. } = self.region;
-        let rows = if width == side { self.copied() } else { self.across(side) };
+        let rows = if width == side {
+            self.copied()
+        } else {
+            self.across(side)
+        };
         down(&rows, side, height)
     }
 
@@ -107,7 +117,11 @@ impl View<'_, u16, 1> {
 fn mixed<const C: usize>(columns: &[[[u8; C]; BAND]], weights: &[i32]) -> [[u8; C]; BAND] {
     let mut sums = [[HALF; C]; BAND];
     for (column, weight) in columns.iter().zip(weights) {
-        for (sum, &level) in sums.as_flattened_mut().iter_mut().zip(column.as_flattened()) {
+        for (sum, &level) in sums
+            .as_flattened_mut()
+            .iter_mut()
+            .zip(column.as_flattened())
+        {
             *sum += i32::from(level) * weight;
         }
     }
@@ -143,10 +157,15 @@ fn across_wide(source: &[u16], width: usize, side: usize) -> Vec<u16> {
     let taps = Taps::new(width, side);
     let sum = |row: &[u16], (start, weights): (usize, &[f64])| {
         let taken = row[start..].iter().zip(weights);
-        word(taken.map(|(&level, weight)| f64::from(level) * weight).sum())
+        word(
+            taken
+                .map(|(&level, weight)| f64::from(level) * weight)
+                .sum(),
+        )
     };
     let rows = source.chunks_exact(width);
-    rows.flat_map(|row| taps.iter().map(move |tap| sum(row, tap))).collect()
+    rows.flat_map(|row| taps.iter().map(move |tap| sum(row, tap)))
+        .collect()
 }
 
 fn transposed(source: &[u16], width: usize) -> Vec<u16> {
@@ -177,7 +196,10 @@ struct Taps<W> {
 impl<W> Taps<W> {
     /// For every target the first source pixel and the weights from there on.
     fn iter(&self) -> impl Iterator<Item = (usize, &[W])> {
-        self.starts.iter().copied().zip(self.weights.chunks_exact(self.count))
+        self.starts
+            .iter()
+            .copied()
+            .zip(self.weights.chunks_exact(self.count))
     }
 }
 
@@ -187,7 +209,11 @@ impl Taps<f64> {
         let stretch = scale.max(1.0);
         let reach = REACH * stretch;
         let count = reach.ceil() as usize * 2 + 1;
-        let mut taps = Self { starts: Vec::new(), weights: vec![0.0; count * output], count };
+        let mut taps = Self {
+            starts: Vec::new(),
+            weights: vec![0.0; count * output],
+            count,
+        };
         for (target, weights) in taps.weights.chunks_exact_mut(count).enumerate() {
             let centre = (target as f64 + 0.5) * scale;
             let start = (centre - reach + 0.5) as usize;
@@ -205,8 +231,16 @@ impl Taps<f64> {
 
     fn fixed(self) -> Taps<i32> {
         let one = f64::from(1 << FRACTION_BITS);
-        let weights = self.weights.iter().map(|weight| (weight * one).round() as i32).collect();
-        Taps { starts: self.starts, weights, count: self.count }
+        let weights = self
+            .weights
+            .iter()
+            .map(|weight| (weight * one).round() as i32)
+            .collect();
+        Taps {
+            starts: self.starts,
+            weights,
+            count: self.count,
+        }
     }
 }
 
@@ -226,5 +260,8 @@ fn cubic(distance: f64) -> f64 {
 fn nearest(input: usize, output: usize) -> Vec<usize> {
     let step = input as f64 / output as f64;
     let middles = std::iter::successors(Some(step * 0.5), |middle| Some(middle + step));
-    middles.take(output).map(|middle| (middle as usize).min(input - 1)).collect()
+    middles
+        .take(output)
+        .map(|middle| (middle as usize).min(input - 1))
+        .collect()
 }

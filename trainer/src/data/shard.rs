@@ -79,12 +79,19 @@ impl Dataset {
     /// As [`Dataset::open`].
     pub fn new(store: Store) -> Result<Self> {
         let index = Arc::new(Index::read(&store)?);
-        Ok(Self { store, index, _own: None })
+        Ok(Self {
+            store,
+            index,
+            _own: None,
+        })
     }
 
     /// The same, whose shards are in a folder that nobody else uses: it goes with the last clone.
     pub(super) fn within(self, folder: TempDir) -> Self {
-        Self { _own: Some(Arc::new(folder)), ..self }
+        Self {
+            _own: Some(Arc::new(folder)),
+            ..self
+        }
     }
 
     /// What is in it.
@@ -111,7 +118,12 @@ impl Dataset {
             Err(Error::Store(fault)) if fault.fault == Fault::Missing => {
                 let damage =
                     format!("Shard {uri} is missing. Upload it or prepare the data again.");
-                return Ok(Shard { uri, samples: vec![], pairs: vec![], damage: Some(damage) });
+                return Ok(Shard {
+                    uri,
+                    samples: vec![],
+                    pairs: vec![],
+                    damage: Some(damage),
+                });
             }
             Err(error) => return Err(error),
         };
@@ -126,8 +138,11 @@ impl Dataset {
     /// # Errors
     /// If they are missing or damaged, or the store does not answer.
     pub fn loose_texts(&self) -> Result<Vec<Caption>> {
-        let Some(part) = &self.index.loose_texts else { return Ok(Vec::new()) };
-        let (bytes, uri) = (self.store.get(&part.name)?, self.store.uri_of(&part.name));
+        let Some(part) = &self.index.loose_texts else {
+            return Ok(Vec::new());
+        };
+        let bytes = self.store.get(&part.name)?;
+        let uri = self.store.uri_of(&part.name);
         if sha256(&bytes) != part.sha256 {
             return Err(Error::Data(format!(
                 "{uri} is not the file that was indexed: {} bytes with another digest, {} \
@@ -136,22 +151,36 @@ impl Dataset {
                 part.bytes
             )));
         }
-        let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let lines = bytes
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty());
         lines
-            .map(|line| match Label::read(Some(line), None).map(|label| label.texts) {
-                Ok(texts) => numbered(&uri, texts),
-                Err(error) => Err(Error::Data(format!("{uri} is not a list of texts: {error}"))),
-            })
+            .map(
+                |line| match Label::read(Some(line), None).map(|label| label.texts) {
+                    Ok(texts) => numbered(&uri, texts),
+                    Err(error) => Err(Error::Data(format!(
+                        "{uri} is not a list of texts: {error}"
+                    ))),
+                },
+            )
             .collect()
     }
 }
 
 fn numbered(uri: &str, texts: Vec<Text>) -> Result<Caption> {
     match texts.as_slice() {
-        [Text { text_id: Some(text_id), text }] => {
-            Ok(Caption { text_id: text_id.clone(), text: text.clone() })
-        }
-        _ => Err(Error::Data(format!("{uri} has a line without text_id and text"))),
+        [
+            Text {
+                text_id: Some(text_id),
+                text,
+            },
+        ] => Ok(Caption {
+            text_id: text_id.clone(),
+            text: text.clone(),
+        }),
+        _ => Err(Error::Data(format!(
+            "{uri} has a line without text_id and text"
+        ))),
     }
 }
 
@@ -205,7 +234,15 @@ impl Shard {
     ) -> Self {
         let mut samples = Vec::with_capacity(members.len());
         let mut pairs = Vec::new();
-        for (image, Member { key, image: bytes, label }) in (first_image..).zip(members) {
+        for (
+            image,
+            Member {
+                key,
+                image: bytes,
+                label,
+            },
+        ) in (first_image..).zip(members)
+        {
             // The index counted no pair of a label that cannot be read, and said so then.
             let label = label.unwrap_or_default();
             let first = first_pair + pairs.len() as u64;
@@ -219,9 +256,19 @@ impl Shard {
             let sample = samples.len() as u32;
             pairs.extend((0..captions.len() as u32).map(|caption| (sample, caption)));
             let image_id = label.image_id.unwrap_or(Id::Number(image));
-            samples.push(Sample { image_id, key, image: bytes, captions });
+            samples.push(Sample {
+                image_id,
+                key,
+                image: bytes,
+                captions,
+            });
         }
-        Self { uri, samples, pairs, damage }
+        Self {
+            uri,
+            samples,
+            pairs,
+            damage,
+        }
     }
 }
 

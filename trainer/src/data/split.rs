@@ -46,8 +46,14 @@ struct Split {
 
 /// What they are called from there.
 enum Files {
-    Lines { images: String, texts: String },
-    Databases { folder: String, texts: Option<String> },
+    Lines {
+        images: String,
+        texts: String,
+    },
+    Databases {
+        folder: String,
+        texts: Option<String>,
+    },
 }
 
 /// Where a split is looked for: the place that its files are below, what the URI is from there, and what
@@ -69,14 +75,21 @@ impl Split {
     fn find(uri: &str, (root, folder, split): (&str, String, &str)) -> Result<Self> {
         let root = Store::open(root)?;
         let there = |name: &str| root.size(name).map(|size| size.is_some());
-        let (images, texts) = (format!("{split}_imgs.tsv"), format!("{split}_texts.jsonl"));
+        let images = format!("{split}_imgs.tsv");
+        let texts = format!("{split}_texts.jsonl");
         let beside = format!("lmdb/{split}");
         let files = if there(&format!("{folder}/imgs/{DATABASE}"))? {
-            Files::Databases { folder, texts: there(&texts)?.then_some(texts) }
+            Files::Databases {
+                folder,
+                texts: there(&texts)?.then_some(texts),
+            }
         } else if there(&images)? {
             Files::Lines { images, texts }
         } else if there(&format!("{beside}/imgs/{DATABASE}"))? {
-            Files::Databases { folder: beside, texts: there(&texts)?.then_some(texts) }
+            Files::Databases {
+                folder: beside,
+                texts: there(&texts)?.then_some(texts),
+            }
         } else {
             return Err(Error::Config(format!(
                 "{uri} holds no {INDEX}, and there is neither {} nor {} to make shards of. If it \
@@ -127,7 +140,10 @@ impl Split {
 
     /// What is told of copies, told of where they are from.
     fn by_place(&self, told: &str, copies: &Path) -> String {
-        told.replace(&format!("{}/", copies.display()), &format!("{}/", self.root.uri()))
+        told.replace(
+            &format!("{}/", copies.display()),
+            &format!("{}/", self.root.uri()),
+        )
     }
 }
 
@@ -138,7 +154,10 @@ impl Files {
             Self::Lines { images, texts } => vec![texts.clone(), images.clone()],
             Self::Databases { folder, texts } => {
                 let database = |name| format!("{folder}/{name}/{DATABASE}");
-                vec![texts.clone().unwrap_or_else(|| database("pairs")), database("imgs")]
+                vec![
+                    texts.clone().unwrap_or_else(|| database("pairs")),
+                    database("imgs"),
+                ]
             }
         }
     }

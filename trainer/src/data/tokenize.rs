@@ -75,12 +75,24 @@ impl Vocabulary {
         let heads: HashMap<Box<str>, u32> = tokens().map(|(t, id)| (t.into(), id)).collect();
         let id = |token| {
             let lines = heads.len();
-            heads.get(token).copied().ok_or(VocabularyError::Missing { lines, token })
+            heads
+                .get(token)
+                .copied()
+                .ok_or(VocabularyError::Missing { lines, token })
         };
-        let (unknown, start, end) = (id("[UNK]")?, id("[CLS]")?, id("[SEP]")?);
+        let unknown = id("[UNK]")?;
+        let start = id("[CLS]")?;
+        let end = id("[SEP]")?;
         let tails = tokens().filter_map(|(t, id)| Some((t.strip_prefix("##")?.into(), id)));
         let longest = heads.keys().map(|token| token.len()).max().unwrap_or(0);
-        Ok(Self { tails: tails.collect(), heads, longest, unknown, start, end })
+        Ok(Self {
+            tails: tails.collect(),
+            heads,
+            longest,
+            unknown,
+            start,
+            end,
+        })
     }
 
     /// One more than the largest id.
@@ -94,18 +106,27 @@ impl Vocabulary {
     /// # Errors
     /// Another digest than `expected_hex`, in either case of letters.
     pub fn verify(bytes: &[u8], expected_hex: &str) -> Result<(), VocabularyError> {
-        let found: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+        let found: String = Sha256::digest(bytes)
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
         if found.eq_ignore_ascii_case(expected_hex) {
             return Ok(());
         }
-        Err(VocabularyError::Digest { expected: expected_hex.into(), found })
+        Err(VocabularyError::Digest {
+            expected: expected_hex.into(),
+            found,
+        })
     }
 
     /// The longest token that `rest` begins with, and its bytes.
     fn longest_piece(&self, rest: &str, first: bool) -> Option<(u32, usize)> {
         let tokens = if first { &self.heads } else { &self.tails };
         let most = rest.floor_char_boundary(self.longest);
-        let mut ends = rest[..most].char_indices().rev().map(|(start, c)| start + c.len_utf8());
+        let mut ends = rest[..most]
+            .char_indices()
+            .rev()
+            .map(|(start, c)| start + c.len_utf8());
         ends.find_map(|end| Some((*tokens.get(&rest[..end])?, end)))
     }
 }
@@ -154,7 +175,8 @@ impl Tokenizer {
         context_length: usize,
     ) -> (Vec<u32>, Vec<usize>) {
         let encode = |text| self.encode(AsRef::<str>::as_ref(text), context_length);
-        let (mut ids, mut offsets) = (Vec::new(), vec![0]);
+        let mut ids = Vec::new();
+        let mut offsets = vec![0];
         for text in texts.par_iter().map(encode).collect::<Vec<_>>() {
             ids.extend(text);
             offsets.push(ids.len());
@@ -165,7 +187,11 @@ impl Tokenizer {
     /// Greedy, longest piece first; a word with any part unknown is one `[UNK]`.
     fn push_pieces(&self, word: &str, ids: &mut Vec<u32>) {
         let before = ids.len();
-        let mut rest = if word.chars().nth(LONGEST_WORD).is_none() { word } else { "" };
+        let mut rest = if word.chars().nth(LONGEST_WORD).is_none() {
+            word
+        } else {
+            ""
+        };
         while let Some((id, end)) = self.vocabulary.longest_piece(rest, ids.len() == before) {
             ids.push(id);
             rest = &rest[end..];
@@ -198,11 +224,20 @@ fn spaced(text: &str) -> String {
 
 /// Lower case without accents. A token of ideographs, or of ASCII in lower case, is that already.
 fn folded(token: &str) -> Cow<'_, str> {
-    if token.chars().all(|c| matches!(c, '!'..='@' | '['..='~' | '\u{4E00}'..='\u{9FFF}')) {
+    if token
+        .chars()
+        .all(|c| matches!(c, '!'..='@' | '['..='~' | '\u{4E00}'..='\u{9FFF}'))
+    {
         return Cow::Borrowed(token);
     }
     let is_accent = |c: &char| get_general_category(*c) == GeneralCategory::NonspacingMark;
-    Cow::Owned(token.to_lowercase().nfd().filter(|c| !is_accent(c)).collect())
+    Cow::Owned(
+        token
+            .to_lowercase()
+            .nfd()
+            .filter(|c| !is_accent(c))
+            .collect(),
+    )
 }
 
 /// Cuts at punctuation, each mark a word of its own.
@@ -225,7 +260,10 @@ fn is_invisible(c: char) -> bool {
     match c {
         '\t' | '\n' | '\r' | ' '..='~' => false,
         '\u{FFFD}' => true,
-        _ => matches!(get_general_category(c), GeneralCategory::Control | GeneralCategory::Format),
+        _ => matches!(
+            get_general_category(c),
+            GeneralCategory::Control | GeneralCategory::Format
+        ),
     }
 }
 

@@ -47,7 +47,13 @@ impl Buffer {
     /// Numbers that are zero. Without enough memory there is a fault, and nothing is done any more.
     pub fn new(device: &Device, len: usize, format: Format) -> Self {
         let address = allocate(device, len * format.bytes());
-        Self { device: device.clone(), address, len, format, twin: None }
+        Self {
+            device: device.clone(),
+            address,
+            len,
+            format,
+            twin: None,
+        }
     }
 
     /// The same with its numbers a second time, rounded to bfloat16.
@@ -68,8 +74,20 @@ impl Buffer {
 
     /// All of them.
     pub fn span(&self) -> Span<'_> {
-        let Self { device, address, len, format, twin } = self;
-        Span { device, address: *address, len: *len, format: *format, twin: *twin }
+        let Self {
+            device,
+            address,
+            len,
+            format,
+            twin,
+        } = self;
+        Span {
+            device,
+            address: *address,
+            len: *len,
+            format: *format,
+            twin: *twin,
+        }
     }
 
     /// All of them, to be written.
@@ -79,7 +97,10 @@ impl Buffer {
 
     /// Takes whole numbers into its first places, and lends them.
     pub fn take_whole(&mut self, numbers: &[u32]) -> Span<'_> {
-        assert!(self.format == Format::U32, "whole numbers lie in memory for whole numbers");
+        assert!(
+            self.format == Format::U32,
+            "whole numbers lie in memory for whole numbers"
+        );
         self.take(cast_slice(numbers), numbers.len())
     }
 
@@ -107,7 +128,11 @@ fn allocate(device: &Device, bytes: usize) -> Address {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        for at in [Some(self.address), self.twin].into_iter().flatten().filter(|at| *at != 0) {
+        for at in [Some(self.address), self.twin]
+            .into_iter()
+            .flatten()
+            .filter(|at| *at != 0)
+        {
             self.device.0.driver.free(at);
         }
     }
@@ -151,7 +176,11 @@ impl<'a> Span<'a> {
 
     /// Some of them.
     pub fn part(self, range: Range<usize>) -> Self {
-        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
+        assert!(
+            range.start <= range.end && range.end <= self.len,
+            "{range:?} of {}",
+            self.len
+        );
         let at = |address: Address, format: Format| address + (range.start * format.bytes()) as u64;
         Self {
             address: at(self.address, self.format),
@@ -169,18 +198,27 @@ impl<'a> Span<'a> {
     /// The same numbers rounded to bfloat16, where they are kept.
     pub fn rounded(self) -> Option<Self> {
         let twin = self.twin?;
-        Some(Self { address: twin, format: Format::Bf16, twin: None, ..self })
+        Some(Self {
+            address: twin,
+            format: Format::Bf16,
+            twin: None,
+            ..self
+        })
     }
 
     /// The numbers in this machine's memory, zero after a fault: waits for the device.
     pub fn download(self) -> Vec<f32> {
         let mut bytes = vec![0_u8; self.len * self.format.bytes()];
-        self.device.run(|driver| driver.download(self.address, &mut bytes));
+        self.device
+            .run(|driver| driver.download(self.address, &mut bytes));
         match self.format {
             Format::F32 => bytemuck::pod_collect_to_vec(&bytes),
             Format::Bf16 => {
                 let halves: Vec<u16> = bytemuck::pod_collect_to_vec(&bytes);
-                halves.into_iter().map(|bits| bf16::from_bits(bits).to_f32()).collect()
+                halves
+                    .into_iter()
+                    .map(|bits| bf16::from_bits(bits).to_f32())
+                    .collect()
             }
             Format::U32 => {
                 let whole: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
@@ -238,7 +276,13 @@ impl<'a> SpanMut<'a> {
 
     /// Sets every number to zero.
     pub fn clear(&mut self) {
-        let Span { device, address, len, format, twin } = self.0;
+        let Span {
+            device,
+            address,
+            len,
+            format,
+            twin,
+        } = self.0;
         device.run(|driver| driver.clear(address, len * format.bytes()));
         if let Some(twin) = twin {
             device.run(|driver| driver.clear(twin, len * Format::Bf16.bytes()));
@@ -247,12 +291,25 @@ impl<'a> SpanMut<'a> {
 
     /// Takes numbers from this machine's memory.
     pub fn upload(&mut self, values: &[f32]) {
-        assert_eq!(self.0.len, values.len(), "copies are as long as what they are of");
-        let Span { device, address, format, twin, .. } = self.0;
+        assert_eq!(
+            self.0.len,
+            values.len(),
+            "copies are as long as what they are of"
+        );
+        let Span {
+            device,
+            address,
+            format,
+            twin,
+            ..
+        } = self.0;
         let rounded = || {
             let mut halves = vec![bf16::ZERO; values.len()];
             halves.convert_from_f32_slice(values);
-            halves.iter().map(|half| half.to_bits()).collect::<Vec<u16>>()
+            halves
+                .iter()
+                .map(|half| half.to_bits())
+                .collect::<Vec<u16>>()
         };
         match format {
             Format::F32 => device.run(|driver| driver.upload(cast_slice(values), address)),
@@ -266,11 +323,20 @@ impl<'a> SpanMut<'a> {
 
     /// Takes numbers of the same device, in the same format.
     pub fn copy_from(&mut self, from: Span<'_>) {
-        assert_eq!(self.0.len, from.len, "copies are as long as what they are of");
+        assert_eq!(
+            self.0.len, from.len,
+            "copies are as long as what they are of"
+        );
         if self.0.format != from.format || self.0.twin.is_some() {
             return super::ops::convert(from, self.reborrow());
         }
-        let Span { device, address, len, format, .. } = self.0;
+        let Span {
+            device,
+            address,
+            len,
+            format,
+            ..
+        } = self.0;
         device.run(|driver| driver.copy(from.address, address, len * format.bytes()));
     }
 }

@@ -26,6 +26,9 @@ pub enum Fault {
 impl Fault {
     /// Something did not work.
     pub fn broken(doing: impl Into<String>, found: impl ToString) -> Self {
-        Self::Broken { doing: doing.into(), found: found.to_string() }
+        Self::Broken {
+            doing: doing.into(),
+            found: found.to_string(),
+        }
     }
 }

@@ -31,13 +31,22 @@ pub struct Launch {
 impl Launch {
     /// A kernel for numbers of a format: `name_f32` or `name_bf16`.
     pub fn typed(name: &str, format: Format) -> Self {
-        let end = if format == Format::Bf16 { "bf16" } else { "f32" };
+        let end = if format == Format::Bf16 {
+            "bf16"
+        } else {
+            "f32"
+        };
         Self::new(&format!("{name}_{end}"))
     }
 
     /// A kernel by its whole name, of one block of 256 threads until it is said otherwise.
     pub fn new(name: &str) -> Self {
-        Self { kernel: name.to_owned(), grid: [1; 3], threads: 256, arguments: Vec::new() }
+        Self {
+            kernel: name.to_owned(),
+            grid: [1; 3],
+            threads: 256,
+            arguments: Vec::new(),
+        }
     }
 
     /// So many blocks.
@@ -70,7 +79,8 @@ impl Launch {
 
     /// A pointer that may be absent: null.
     pub fn read_or_null(mut self, span: Option<Span<'_>>) -> Self {
-        self.arguments.push(Argument::Address(span.map_or(0, |span| span.address())));
+        self.arguments
+            .push(Argument::Address(span.map_or(0, |span| span.address())));
         self
     }
 
@@ -81,7 +91,10 @@ impl Launch {
 
     /// A whole number.
     pub fn whole(mut self, number: usize) -> Self {
-        assert!(u32::try_from(number).is_ok(), "{number} does not fit into 32 bits");
+        assert!(
+            u32::try_from(number).is_ok(),
+            "{number} does not fit into 32 bits"
+        );
         self.arguments.push(Argument::Whole(number as u32));
         self
     }

@@ -49,7 +49,11 @@ impl Group {
         (rank, count): (usize, usize),
     ) -> Result<Self, Fault> {
         let peers = device.0.driver.join(invitation, rank, count)?;
-        Ok(Self { device: device.clone(), peers: peers.into(), count })
+        Ok(Self {
+            device: device.clone(),
+            peers: peers.into(),
+            count,
+        })
     }
 
     /// Makes numbers their sums over all ranks; whoever needs them calls [`Group::settle`] first.
@@ -62,7 +66,8 @@ impl Group {
     pub fn gather(&self, numbers: &mut SpanMut<'_>) {
         let (at, count) = Self::place(numbers);
         assert!(count.is_multiple_of(self.count), "ranks have equal parts");
-        self.device.run(|_| self.peers.gather(at, count / self.count));
+        self.device
+            .run(|_| self.peers.gather(at, count / self.count));
         self.settle();
     }
 
@@ -83,7 +88,10 @@ impl Group {
 
     fn place(numbers: &SpanMut<'_>) -> (Address, usize) {
         let span = numbers.span();
-        assert!(span.format() == Format::F32, "numbers travel between ranks in fp32");
+        assert!(
+            span.format() == Format::F32,
+            "numbers travel between ranks in fp32"
+        );
         (span.address(), span.len())
     }
 }

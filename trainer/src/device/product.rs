@@ -24,7 +24,11 @@ pub struct Operand {
 impl Operand {
     /// Rows that lie `row_stride` apart, the first at the beginning of `span`.
     pub fn strided(span: Span<'_>, rows: usize, cols: usize, row_stride: usize) -> Self {
-        let end = if rows * cols == 0 { 0 } else { (rows - 1) * row_stride + cols };
+        let end = if rows * cols == 0 {
+            0
+        } else {
+            (rows - 1) * row_stride + cols
+        };
         assert!(end <= span.len(), "the matrix leaves its memory");
         Self {
             address: span.address(),
@@ -44,12 +48,18 @@ impl Operand {
 
     /// Several matrices that lie so far apart.
     pub fn every(self, batch_stride: usize) -> Self {
-        Self { batch_stride, ..self }
+        Self {
+            batch_stride,
+            ..self
+        }
     }
 
     /// Rows and columns exchanged.
     pub fn transposed(self) -> Self {
-        Self { transposed: !self.transposed, ..self }
+        Self {
+            transposed: !self.transposed,
+            ..self
+        }
     }
 }
 
@@ -76,9 +86,27 @@ pub struct Product {
 impl Product {
     /// One product that replaces its target.
     pub fn new(target: Operand, a: Operand, b: Operand) -> Self {
-        let side = |m: Operand| if m.transposed { (m.cols, m.rows) } else { (m.rows, m.cols) };
-        let ((rows, inner), (depth, cols)) = (side(a), side(b));
-        assert!(inner == depth && (rows, cols) == side(target), "shapes do not chain");
-        Self { a, b, target, scale: 1.0, add: false, bias: None, batch: 1 }
+        let side = |m: Operand| {
+            if m.transposed {
+                (m.cols, m.rows)
+            } else {
+                (m.rows, m.cols)
+            }
+        };
+        let (rows, inner) = side(a);
+        let (depth, cols) = side(b);
+        assert!(
+            inner == depth && (rows, cols) == side(target),
+            "shapes do not chain"
+        );
+        Self {
+            a,
+            b,
+            target,
+            scale: 1.0,
+            add: false,
+            bias: None,
+            batch: 1,
+        }
     }
 }

@@ -16,7 +16,8 @@ const COLS: usize = 80;
 pub fn prove(device: &Device) -> Result<(), Fault> {
     let a = numbers(ROWS * INNER, 7);
     let b = numbers(INNER * COLS, 11);
-    let (near, far) = (round(device, &a)?, round(device, &b)?);
+    let near = round(device, &a)?;
+    let far = round(device, &b)?;
     let mut target = Buffer::new(device, ROWS * COLS, Format::F32);
     let product = Product::new(
         Operand::new(target.span(), COLS),
@@ -30,7 +31,9 @@ pub fn prove(device: &Device) -> Result<(), Fault> {
 
 /// Numbers of both signs between −1 and 1.
 fn numbers(count: usize, step: usize) -> Vec<f32> {
-    (0..count).map(|i| ((i * step % 997) as f32 / 498.0) - 1.0).collect()
+    (0..count)
+        .map(|i| ((i * step % 997) as f32 / 498.0) - 1.0)
+        .collect()
 }
 
 fn round(device: &Device, values: &[f32]) -> Result<Buffer, Fault> {
@@ -39,7 +42,12 @@ fn round(device: &Device, values: &[f32]) -> Result<Buffer, Fault> {
     let mut rounded = Buffer::new(device, values.len(), Format::Bf16);
     rounded.span_mut().copy_from(exact.span());
     let here: Vec<f32> = values.iter().copied().map(rounding).collect();
-    compare("rounded numbers", &read(device, rounded.span())?, &here, 0.0)?;
+    compare(
+        "rounded numbers",
+        &read(device, rounded.span())?,
+        &here,
+        0.0,
+    )?;
     Ok(rounded)
 }
 
@@ -55,7 +63,8 @@ fn read(device: &Device, span: Span<'_>) -> Result<Vec<f32>, Fault> {
 
 fn multiply(a: &[f32], b: &[f32]) -> Vec<f32> {
     let cell = |i: usize| {
-        let (row, col) = (i / COLS, i % COLS);
+        let row = i / COLS;
+        let col = i % COLS;
         let term = |k: usize| rounding(a[row * INNER + k]) * rounding(b[k * COLS + col]);
         (0..INNER).map(term).sum()
     };
@@ -66,7 +75,8 @@ fn compare(what: &str, found: &[f32], expected: &[f32], tolerance: f32) -> Resul
     let near = |(a, b): (&f32, &f32)| (a - b).abs() <= tolerance;
     let wrong = found.iter().zip(expected).position(|pair| !near(pair));
     let Some(i) = wrong else { return Ok(()) };
-    let (found, expected) = (found[i], expected[i]);
+    let found = found[i];
+    let expected = expected[i];
     let words = format!("number {i} is {found}, this machine finds {expected}");
     Err(Fault::broken(format!("the device {what} wrongly"), words))
 }

@@ -33,7 +33,12 @@ impl Held {
     }
 
     pub(super) fn stretch(&self) -> ops::Stretch<'_> {
-        let (firsts, begins) = (self.firsts.span(), self.begins.span());
-        ops::Stretch { firsts, begins, shares: self.shares.view().device() }
+        let firsts = self.firsts.span();
+        let begins = self.begins.span();
+        ops::Stretch {
+            firsts,
+            begins,
+            shares: self.shares.view().device(),
+        }
     }
 }

@@ -5,7 +5,9 @@ use crate::ops::random::{normal, stream};
 use crate::ops::ranks::Alone;
 
 fn numbers(length: usize, seed: u64) -> Vec<f32> {
-    (0..length as u64).map(|i| normal(stream(seed, i))).collect()
+    (0..length as u64)
+        .map(|i| normal(stream(seed, i)))
+        .collect()
 }
 
 fn flat(tensor: &Tensor) -> Vec<f32> {
@@ -19,7 +21,9 @@ fn vectors_are_stretched_as_pytorch_does() {
         &[1.0, 2.714286, 5.428572, 9.0, 1.142856, 1.0, 5.0],
         &[2.0, 9.0, 2.666666],
         &[1.0, 4.0, 9.0, -2.0, 5.0],
-        &[1.0, 1.545455, 2.909091, 4.454545, 6.727273, 9.0, 4.0, -1.0, 0.545455, 3.727274, 5.0],
+        &[
+            1.0, 1.545455, 2.909091, 4.454545, 6.727273, 9.0, 4.0, -1.0, 0.545455, 3.727274, 5.0,
+        ],
     ];
     for right in rows {
         let mut found = vec![9.0; right.len()];
@@ -40,9 +44,12 @@ fn formula(own: &Var, taught: &Tensor, stretch: &Tensor, weight: f64) -> Result<
 
 #[test]
 fn the_distance_and_its_gradient_are_candles() {
-    let (batch, width, weight) = (7, 11, 0.3);
+    let batch = 7;
+    let width = 11;
+    let weight = 0.3;
     for wide in [5, 11, 17] {
-        let (features, taught) = (numbers(batch * width, 1), numbers(batch * wide, 2));
+        let features = numbers(batch * width, 1);
+        let taught = numbers(batch * wide, 2);
         let before = numbers(batch * width, 3);
         let mut gradients = before.clone();
         let mut loss = CosineLoss::new(&Memory::Host, weight, batch, (width, wide));
@@ -63,13 +70,20 @@ fn the_distance_and_its_gradient_are_candles() {
         let tensor =
             |values: &[f32], shape| Tensor::from_slice(values, shape, &Device::Cpu).unwrap();
         let own = Var::from_slice(&features, (batch, width), &Device::Cpu).unwrap();
-        let (taught, stretch) = (tensor(&taught, (batch, wide)), tensor(&stretch, (width, wide)));
+        let taught = tensor(&taught, (batch, wide));
+        let stretch = tensor(&stretch, (width, wide));
         let right = formula(&own, &taught, &stretch, weight).unwrap();
         let gradient = flat(right.backward().unwrap().get(&own).unwrap());
         let right = f64::from(right.to_scalar::<f32>().unwrap());
-        assert!((weight * distance - right).abs() < 1e-6, "{wide}: {distance} for {right}");
+        assert!(
+            (weight * distance - right).abs() < 1e-6,
+            "{wide}: {distance} for {right}"
+        );
         for ((found, before), right) in gradients.iter().zip(before).zip(gradient) {
-            assert!((found - before - right).abs() < 1e-6, "{wide}: {found} for {right}");
+            assert!(
+                (found - before - right).abs() < 1e-6,
+                "{wide}: {found} for {right}"
+            );
         }
     }
 }

@@ -16,9 +16,15 @@ use crate::error::{Error, Result};
 /// # Units
 /// Percent
 pub fn wanted(task: &TaskConfig, dataset: &Dataset) -> Result<Option<f64>> {
-    let calibration = task.retrieval.as_ref().and_then(|retrieval| retrieval.calibration);
-    let Some(calibration) = calibration else { return Ok(None) };
-    let (name, wanted) = (&task.name, calibration.precision_percent);
+    let calibration = task
+        .retrieval
+        .as_ref()
+        .and_then(|retrieval| retrieval.calibration);
+    let Some(calibration) = calibration else {
+        return Ok(None);
+    };
+    let name = &task.name;
+    let wanted = calibration.precision_percent;
     if !(wanted > 0.0 && wanted <= 100.0) {
         return Err(Error::Config(format!(
             "calibration.precisionPercent of task {name} is {wanted}; it must be above 0 and at \
@@ -51,7 +57,8 @@ pub fn threshold(found: &Direction, wanted: f64) -> Option<Threshold> {
     let mut firsts = firsts(found);
     firsts.sort_by(|a, b| b.0.total_cmp(&a.0));
     let queries = firsts.len();
-    let (mut right, mut best) = (0, None::<Threshold>);
+    let mut right = 0;
+    let mut best = None::<Threshold>;
     for (place, &(similarity, is_right)) in (1..).zip(&firsts) {
         right += usize::from(is_right);
         // One of equally similar answers cannot be told without the others.
@@ -59,8 +66,14 @@ pub fn threshold(found: &Direction, wanted: f64) -> Option<Threshold> {
             continue;
         }
         let share = |part: usize, of: usize| 100.0 * part as f64 / of as f64;
-        let (precision, coverage) = (share(right, place), share(place, queries));
-        let here = Threshold { wanted, similarity: similarity.into(), precision, coverage };
+        let precision = share(right, place);
+        let coverage = share(place, queries);
+        let here = Threshold {
+            wanted,
+            similarity: similarity.into(),
+            precision,
+            coverage,
+        };
         let better = match best {
             None => true,
             Some(best) if best.is_reached() => here.is_reached(),
@@ -76,7 +89,9 @@ fn firsts(found: &Direction) -> Vec<(f32, bool)> {
     let queries = found.nearest.iter().zip(&found.relevant);
     let labelled = queries.filter(|(_, right)| !right.is_empty());
     let first = labelled.filter_map(|(nearest, right)| Some((nearest.first()?, right)));
-    first.map(|(near, right)| (near.similarity, right.contains(&near.index))).collect()
+    first
+        .map(|(near, right)| (near.similarity, right.contains(&near.index)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -87,20 +102,37 @@ mod tests {
     /// A query for each similarity; the right answer is candidate 0.
     fn direction(answers: &[(f32, bool)]) -> Direction {
         let near = |&(similarity, right): &(f32, bool)| {
-            vec![Near { index: usize::from(!right), similarity }]
+            vec![Near {
+                index: usize::from(!right),
+                similarity,
+            }]
         };
         let mut nearest: Vec<_> = answers.iter().map(near).collect();
         let mut relevant = vec![vec![0]; answers.len()];
         // Nobody knows what would be right for this one.
-        nearest.push(vec![Near { index: 0, similarity: 2.0 }]);
+        nearest.push(vec![Near {
+            index: 0,
+            similarity: 2.0,
+        }]);
         relevant.push(vec![]);
-        Direction { recall: None, nearest, relevant, unanswerable: 1 }
+        Direction {
+            recall: None,
+            nearest,
+            relevant,
+            unanswerable: 1,
+        }
     }
 
     #[test]
     fn the_lowest_similarity_that_is_right_often_enough_is_taken() {
-        let answers =
-            [(0.9, true), (0.8, false), (0.7, true), (0.6, true), (0.5, false), (0.4, true)];
+        let answers = [
+            (0.9, true),
+            (0.8, false),
+            (0.7, true),
+            (0.6, true),
+            (0.5, false),
+            (0.4, true),
+        ];
         // From the top: 100, 50, 66.7, 75, 60 and 66.7 %.
         for (wanted, similarity, precision, coverage) in [
             (100.0, 0.9, 100.0, 1.0 / 6.0),
@@ -110,7 +142,11 @@ mod tests {
         ] {
             let found = threshold(&direction(&answers), wanted).unwrap();
             assert_eq!(found.similarity as f32, similarity, "{wanted}");
-            assert!((found.precision - precision).abs() < 1e-9, "{wanted}: {}", found.precision);
+            assert!(
+                (found.precision - precision).abs() < 1e-9,
+                "{wanted}: {}",
+                found.precision
+            );
             assert!((found.coverage - 100.0 * coverage).abs() < 1e-9, "{wanted}");
             assert!(found.is_reached());
         }
@@ -122,7 +158,11 @@ mod tests {
         let found = threshold(&direction(&answers), 60.0).unwrap();
         assert_eq!((found.similarity as f32, found.is_reached()), (0.5, true));
         let found = threshold(&direction(&answers), 90.0).unwrap();
-        assert_eq!((found.similarity as f32, found.is_reached()), (0.5, false), "at best 66.7 %");
+        assert_eq!(
+            (found.similarity as f32, found.is_reached()),
+            (0.5, false),
+            "at best 66.7 %"
+        );
     }
 
     #[test]
@@ -131,6 +171,10 @@ mod tests {
         let found = threshold(&direction(&answers), 90.0).unwrap();
         assert_eq!((found.similarity as f32, found.is_reached()), (0.7, false));
         assert!((found.precision - 200.0 / 3.0).abs() < 1e-9);
-        assert_eq!(threshold(&direction(&[]), 90.0), None, "no query has a right answer");
+        assert_eq!(
+            threshold(&direction(&[]), 90.0),
+            None,
+            "no query has a right answer"
+        );
     }
 }

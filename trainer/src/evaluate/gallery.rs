@@ -75,8 +75,12 @@ impl Gallery {
         (sizes, most_skipped): (Sizes, f64),
         world: &World,
     ) -> Result<Self> {
-        let mut gallery = Self { width: encoder.width(), ..Self::default() };
-        let (mut own, mut features) = (Found::default(), Vec::new());
+        let mut gallery = Self {
+            width: encoder.width(),
+            ..Self::default()
+        };
+        let mut own = Found::default();
+        let mut features = Vec::new();
         let pictures: u64 = dataset.index().shards.iter().map(|part| part.images).sum();
         let part = share(pictures as usize, world);
         std::thread::scope(|scope| {
@@ -96,7 +100,9 @@ impl Gallery {
         })?;
         encoder.check()?;
         gallery.image_features = world.concat(features)?;
-        exchange(&own, world)?.into_iter().for_each(|found| gallery.take(found));
+        exchange(&own, world)?
+            .into_iter()
+            .for_each(|found| gallery.take(found));
         gallery.take(loose(dataset)?);
         gallery.judge(dataset, most_skipped)?;
         let part = share(gallery.texts.len(), world);
@@ -169,9 +175,15 @@ impl Gallery {
     ) -> Vec<f32> {
         let mut features = Vec::new();
         for texts in self.texts[share].chunks(sizes.batch) {
-            let texts: Vec<_> = texts.iter().map(|caption| dataset_rules(&caption.text)).collect();
+            let texts: Vec<_> = texts
+                .iter()
+                .map(|caption| dataset_rules(&caption.text))
+                .collect();
             let (ids, offsets) = tokenizer.pack(&texts, sizes.context_length);
-            let texts = Texts { ids: &ids, offsets: &offsets };
+            let texts = Texts {
+                ids: &ids,
+                offsets: &offsets,
+            };
             features.extend_from_slice(&encoder.encode_texts(texts));
         }
         features

@@ -36,7 +36,9 @@ pub fn evaluate(
     reporter: &Reporter,
     stop: impl Fn() -> bool,
 ) -> Result<String> {
-    evaluate_within(config, reporter, stop, &|rank| place::exact(&config.world, rank))
+    evaluate_within(config, reporter, stop, &|rank| {
+        place::exact(&config.world, rank)
+    })
 }
 
 /// The same, where `memory` says where each rank computes.
@@ -50,7 +52,10 @@ pub fn evaluate_within(
     memory: &(dyn Fn(usize) -> Result<Memory> + Sync),
 ) -> Result<String> {
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    let known = EvaluationReport { version, ..EvaluationReport::default() };
+    let known = EvaluationReport {
+        version,
+        ..EvaluationReport::default()
+    };
     reporter.update(|report| report.evaluation = Some(known));
     let result = score_all(config, reporter, &stop, memory);
     if result.is_err() && source::is_missing(&config.checkpoint) {
@@ -73,7 +78,13 @@ fn score_all(
 ) -> Result<String> {
     check::check(config)?;
     let ready = Ready::all(config)?;
-    let claim = Claim::new(&config.run, &EvaluateConfig { listen: None, ..config.clone() })?;
+    let claim = Claim::new(
+        &config.run,
+        &EvaluateConfig {
+            listen: None,
+            ..config.clone()
+        },
+    )?;
     let crew = Crew::join(&config.world, &claim, stop)?;
     let rank = |world: &World, reporter: &Reporter| {
         evaluation((config, &ready), (&memory(world.rank())?, world), reporter)
@@ -103,7 +114,9 @@ fn evaluation(
         let done = subject.measure(task, (config, &artifacts), world)?;
         reporter.update(|report| {
             report.step += 1;
-            report.results.extend(done.iter().map(|task| task.result.clone()));
+            report
+                .results
+                .extend(done.iter().map(|task| task.result.clone()));
         });
         tasks.extend(done);
     }
@@ -152,7 +165,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let at = |path: &str| folder.path().join(path).display().to_string();
         std::fs::create_dir_all(folder.path().join("align/checkpoints/20-1")).unwrap();
-        std::fs::write(folder.path().join("align/checkpoints/20-1/manifest.json"), "{}").unwrap();
+        std::fs::write(
+            folder.path().join("align/checkpoints/20-1/manifest.json"),
+            "{}",
+        )
+        .unwrap();
         let rows = [
             ("align/checkpoints/10-1", true),
             ("align/checkpoints/10-1/", true),

@@ -42,10 +42,13 @@ pub fn of_texts<I: Serialize>(
     found: &Direction,
     writer: &mut impl Write,
 ) -> io::Result<()> {
-    texts.iter().zip(&found.nearest).try_for_each(|(text_id, nearest)| {
-        let image_ids = nearest.iter().map(|near| &images[near.index]).collect();
-        line(writer, &TextRow { text_id, image_ids })
-    })
+    texts
+        .iter()
+        .zip(&found.nearest)
+        .try_for_each(|(text_id, nearest)| {
+            let image_ids = nearest.iter().map(|near| &images[near.index]).collect();
+            line(writer, &TextRow { text_id, image_ids })
+        })
 }
 
 /// Writes `{"image_id": 1, "text_ids": [2, 3, …]}` a line, in the order of the images, the best text
@@ -58,10 +61,13 @@ pub fn of_images<I: Serialize>(
     found: &Direction,
     writer: &mut impl Write,
 ) -> io::Result<()> {
-    images.iter().zip(&found.nearest).try_for_each(|(image_id, nearest)| {
-        let text_ids = nearest.iter().map(|near| &texts[near.index]).collect();
-        line(writer, &ImageRow { image_id, text_ids })
-    })
+    images
+        .iter()
+        .zip(&found.nearest)
+        .try_for_each(|(image_id, nearest)| {
+            let text_ids = nearest.iter().map(|near| &texts[near.index]).collect();
+            line(writer, &ImageRow { image_id, text_ids })
+        })
 }
 
 #[derive(Serialize)]
@@ -82,13 +88,23 @@ pub fn answers<I: Serialize>(
     least: f32,
     writer: &mut impl Write,
 ) -> io::Result<()> {
-    texts.iter().zip(&found.nearest).try_for_each(|(text_id, nearest)| {
-        let first = nearest.first();
-        let image = first.filter(|first| first.similarity >= least);
-        let image_id = image.map(|image| &images[image.index]);
-        let similarity = first.map(|first| first.similarity);
-        line(writer, &Answer { text_id, image_id, similarity })
-    })
+    texts
+        .iter()
+        .zip(&found.nearest)
+        .try_for_each(|(text_id, nearest)| {
+            let first = nearest.first();
+            let image = first.filter(|first| first.similarity >= least);
+            let image_id = image.map(|image| &images[image.index]);
+            let similarity = first.map(|first| first.similarity);
+            line(
+                writer,
+                &Answer {
+                    text_id,
+                    image_id,
+                    similarity,
+                },
+            )
+        })
 }
 
 /// What the reference's evaluation says of one direction.
@@ -96,7 +112,12 @@ pub fn answers<I: Serialize>(
 /// # Units
 /// Percent
 pub fn score(recall: Recall) -> Value {
-    let Recall { r1, r5, r10, mean_recall } = recall;
+    let Recall {
+        r1,
+        r5,
+        r10,
+        mean_recall,
+    } = recall;
     let numbers = json!({
         "score": mean_recall, "mean_recall": mean_recall, "r1": r1, "r5": r5, "r10": r10
     });

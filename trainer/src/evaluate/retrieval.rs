@@ -48,7 +48,11 @@ impl Retrieval {
     /// The numbers of the reference: recall at k is the share of queries with at least one relevant
     /// candidate among the first k, and ties go to the candidate that comes first in the pool.
     pub fn of(pool: Pool<'_>) -> Self {
-        let Pool { texts, images, relevant } = pool;
+        let Pool {
+            texts,
+            images,
+            relevant,
+        } = pool;
         let back = reversed(relevant, images.count());
         Self {
             text_to_image: Direction::new(nearest(texts, images, KEPT), relevant.to_vec()),
@@ -58,19 +62,30 @@ impl Retrieval {
 
     /// Recall in both directions; none if nothing is said to belong together.
     pub fn recalls(&self) -> Option<Recalls> {
-        let (text_to_image, image_to_text) = (self.text_to_image.recall, self.image_to_text.recall);
-        Some(Recalls { text_to_image: text_to_image?, image_to_text: image_to_text? })
+        let text_to_image = self.text_to_image.recall;
+        let image_to_text = self.image_to_text.recall;
+        Some(Recalls {
+            text_to_image: text_to_image?,
+            image_to_text: image_to_text?,
+        })
     }
 }
 
 impl Direction {
     fn new(nearest: Vec<Vec<Near>>, relevant: Vec<Vec<usize>>) -> Self {
         let places = nearest.iter().zip(&relevant);
-        let places: Vec<_> = places.map(|(found, right)| first_hit(found, right)).collect();
+        let places: Vec<_> = places
+            .map(|(found, right)| first_hit(found, right))
+            .collect();
         let unanswerable = relevant.iter().filter(|right| right.is_empty()).count();
         let queries = relevant.len() - unanswerable;
         let recall = (queries > 0).then(|| recall(&places, queries));
-        Self { recall, nearest, relevant, unanswerable }
+        Self {
+            recall,
+            nearest,
+            relevant,
+            unanswerable,
+        }
     }
 }
 
@@ -84,9 +99,16 @@ fn recall(places: &[Option<usize>], queries: usize) -> Recall {
         let hits = places.iter().flatten().filter(|&&place| place < k).count();
         hits as f64 / queries as f64
     };
-    let (r1, r5, r10) = (share(1), share(5), share(10));
+    let r1 = share(1);
+    let r5 = share(5);
+    let r10 = share(10);
     let mean = (r1 + r5 + r10) / 3.0;
-    Recall { r1: r1 * 100.0, r5: r5 * 100.0, r10: r10 * 100.0, mean_recall: mean * 100.0 }
+    Recall {
+        r1: r1 * 100.0,
+        r5: r5 * 100.0,
+        r10: r10 * 100.0,
+        mean_recall: mean * 100.0,
+    }
 }
 
 /// For each image, the texts that describe it.

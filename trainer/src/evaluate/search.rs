@@ -26,7 +26,10 @@ pub struct Features<'a> {
 impl<'a> Features<'a> {
     /// The vectors of `width` numbers that lie in `values`.
     pub fn new(values: &'a [f32], width: usize) -> Self {
-        assert!(width > 0 && values.len().is_multiple_of(width), "the vectors are not whole");
+        assert!(
+            width > 0 && values.len().is_multiple_of(width),
+            "the vectors are not whole"
+        );
         Self { values, width }
     }
 
@@ -52,7 +55,9 @@ impl<'a> Features<'a> {
 
     fn blocks(&self, rows: usize) -> impl IndexedParallelIterator<Item = Matrix<'a>> {
         let width = self.width;
-        self.values.par_chunks(rows * width).map(move |block| Matrix::new(block, width))
+        self.values
+            .par_chunks(rows * width)
+            .map(move |block| Matrix::new(block, width))
     }
 }
 
@@ -73,11 +78,16 @@ pub struct Near {
 /// a number loses to every other. Memory beyond the answers is a few MiB for each thread, however
 /// many candidates there are.
 pub fn nearest(queries: Features<'_>, candidates: Features<'_>, count: usize) -> Vec<Vec<Near>> {
-    assert_eq!(queries.width, candidates.width, "queries and candidates are of one width");
+    assert_eq!(
+        queries.width, candidates.width,
+        "queries and candidates are of one width"
+    );
     // Few queries are shared by all threads; many are compared in blocks that make a product worth it.
     let share = queries.count().div_ceil(rayon::current_num_threads());
     let blocks = queries.blocks(share.clamp(1, QUERIES));
-    blocks.flat_map_iter(|block| nearest_to_block(block, candidates, count)).collect()
+    blocks
+        .flat_map_iter(|block| nearest_to_block(block, candidates, count))
+        .collect()
 }
 
 fn nearest_to_block(
@@ -92,7 +102,13 @@ fn nearest_to_block(
         let block = Matrix::new(values, candidates.width);
         similarities.resize(queries.rows() * block.rows(), 0.0);
         let target = MatrixMut::new(&mut similarities, block.rows());
-        product(target, Onto::Replace, 1.0, (queries, block.transposed()), Threads::One);
+        product(
+            target,
+            Onto::Replace,
+            1.0,
+            (queries, block.transposed()),
+            Threads::One,
+        );
         for (best, row) in best.iter_mut().zip(similarities.chunks(block.rows())) {
             best.offer(number * CANDIDATES, row);
         }
@@ -109,7 +125,10 @@ struct Best {
 
 impl Best {
     fn new(count: usize) -> Self {
-        Self { found: Vec::with_capacity(count + 1), count }
+        Self {
+            found: Vec::with_capacity(count + 1),
+            count,
+        }
     }
 
     /// Candidates from `first` on, which come behind all seen before.
@@ -118,7 +137,9 @@ impl Best {
             // Without a branch for each, so that it becomes vector code: few lanes hold a good one.
             let worst = self.worst();
             if lanes.iter().fold(false, |any, &one| any | (one > worst)) || !self.is_full() {
-                (first..).zip(lanes).for_each(|(index, &similarity)| self.take(index, similarity));
+                (first..)
+                    .zip(lanes)
+                    .for_each(|(index, &similarity)| self.take(index, similarity));
             }
         }
     }
@@ -129,17 +150,25 @@ impl Best {
 
     /// What a candidate must exceed.
     fn worst(&self) -> f32 {
-        self.found.last().map_or(f32::INFINITY, |near| near.similarity)
+        self.found
+            .last()
+            .map_or(f32::INFINITY, |near| near.similarity)
     }
 
     /// Candidates come in rising order of their index, so one that is only as good as another
     /// belongs behind it.
     fn take(&mut self, index: usize, similarity: f32) {
-        let similarity = if similarity.is_nan() { f32::NEG_INFINITY } else { similarity };
+        let similarity = if similarity.is_nan() {
+            f32::NEG_INFINITY
+        } else {
+            similarity
+        };
         if self.is_full() && similarity <= self.worst() {
             return;
         }
-        let place = self.found.partition_point(|better| better.similarity >= similarity);
+        let place = self
+            .found
+            .partition_point(|better| better.similarity >= similarity);
         self.found.insert(place, Near { index, similarity });
         self.found.truncate(self.count);
     }
@@ -153,7 +182,12 @@ mod tests {
     /// The definition: every similarity, and a stable sort.
     fn sorted(queries: Features<'_>, candidates: Features<'_>, count: usize) -> Vec<Vec<usize>> {
         let dot = |q: usize, c: usize| -> f32 {
-            queries.row(q).iter().zip(candidates.row(c)).map(|(a, b)| a * b).sum()
+            queries
+                .row(q)
+                .iter()
+                .zip(candidates.row(c))
+                .map(|(a, b)| a * b)
+                .sum()
         };
         let order = |q| {
             let mut order: Vec<usize> = (0..candidates.count()).collect();
@@ -166,7 +200,9 @@ mod tests {
 
     fn places(queries: Features<'_>, candidates: Features<'_>, count: usize) -> Vec<Vec<usize>> {
         let found = nearest(queries, candidates, count).into_iter();
-        found.map(|row| row.iter().map(|near| near.index).collect()).collect()
+        found
+            .map(|row| row.iter().map(|near| near.index).collect())
+            .collect()
     }
 
     /// Small integers: their inner products are exact, and many are equal.
@@ -178,9 +214,15 @@ mod tests {
     #[test]
     fn the_best_are_those_of_a_stable_sort_over_everything_in_every_block() {
         for (queries, candidates) in [(1, 1), (3, 9), (65, 4097), (1030, 513), (2, 9000)] {
-            let (q, c) = (small(queries, 3, 1), small(candidates, 3, 2));
-            let (q, c) = (Features::new(&q, 3), Features::new(&c, 3));
-            assert_eq!(places(q, c, 10), sorted(q, c, 10), "{queries} × {candidates}");
+            let q = small(queries, 3, 1);
+            let c = small(candidates, 3, 2);
+            let q = Features::new(&q, 3);
+            let c = Features::new(&c, 3);
+            assert_eq!(
+                places(q, c, 10),
+                sorted(q, c, 10),
+                "{queries} × {candidates}"
+            );
         }
     }
 
@@ -204,7 +246,10 @@ mod tests {
     #[test]
     fn nothing_is_found_among_nothing() {
         let none = Features::new(&[], 2);
-        assert_eq!(places(Features::new(&[1.0, 0.0], 2), none, 10), [[0usize; 0]]);
+        assert_eq!(
+            places(Features::new(&[1.0, 0.0], 2), none, 10),
+            [[0usize; 0]]
+        );
         assert!(nearest(none, Features::new(&[1.0, 0.0], 2), 10).is_empty());
         let axes = Features::new(&[1.0, 0.0, 0.0, 1.0], 2);
         assert_eq!(places(axes, axes, 0), [[0usize; 0]; 2]);

@@ -11,7 +11,8 @@ use crate::world::World;
 
 /// A rank's share of so many things, of which the shares need not be equal.
 pub(super) fn share(things: usize, world: &World) -> Range<usize> {
-    let (rank, count) = (world.rank(), world.count());
+    let rank = world.rank();
+    let count = world.count();
     things * rank / count..things * (rank + 1) / count
 }
 
@@ -23,5 +24,7 @@ pub(super) fn exchange<T: Serialize + DeserializeOwned>(own: &T, world: &World) 
     let fault = |error| Error::Bug(format!("what was found cannot be told as JSON: {error}"));
     let own = serde_json::to_vec(own).map_err(fault)?;
     let all = world.exchange(&own)?;
-    all.iter().map(|found| serde_json::from_slice(found).map_err(fault)).collect()
+    all.iter()
+        .map(|found| serde_json::from_slice(found).map_err(fault))
+        .collect()
 }

@@ -7,7 +7,15 @@ use crate::report::aligned::aligned;
 /// Columns of words; those behind them are of numbers.
 const WORDS: usize = 2;
 const RETRIEVAL: [&str; 6] = ["TASK", "DIRECTION", "R@1", "R@5", "R@10", "MR"];
-const ZERO_SHOT: [&str; 7] = ["TASK", "COMPARED BY", "TOP-1", "TOP-5", "PER CLASS", "MAP", "AUC"];
+const ZERO_SHOT: [&str; 7] = [
+    "TASK",
+    "COMPARED BY",
+    "TOP-1",
+    "TOP-5",
+    "PER CLASS",
+    "MAP",
+    "AUC",
+];
 /// The numbers of a classification, in the order of its columns.
 const NUMBERS: [Metric; 5] = [
     Metric::Accuracy,
@@ -26,20 +34,36 @@ pub fn table(results: &[TaskResult]) -> String {
 }
 
 fn pool(result: &TaskResult) -> String {
-    let TaskResult { name, images, seconds, .. } = result;
+    let TaskResult {
+        name,
+        images,
+        seconds,
+        ..
+    } = result;
     let others = match &result.measured {
         Measured::Retrieval(scores) => format!("{} texts", scores.texts),
         Measured::ZeroShot(scores) => format!("{} classes", scores.classes),
     };
     let threshold = threshold(result).unwrap_or_default();
-    let labels = if is_unlabelled(result) { ", no labels" } else { "" };
+    let labels = if is_unlabelled(result) {
+        ", no labels"
+    } else {
+        ""
+    };
     format!("{name}: {others}, {images} images, {seconds:.1} s{labels}\n{threshold}")
 }
 
 fn threshold(result: &TaskResult) -> Option<String> {
-    let Measured::Retrieval(scores) = &result.measured else { return None };
+    let Measured::Retrieval(scores) = &result.measured else {
+        return None;
+    };
     let found = scores.threshold.as_ref()?;
-    let Threshold { wanted, similarity, precision, coverage } = found;
+    let Threshold {
+        wanted,
+        similarity,
+        precision,
+        coverage,
+    } = found;
     let name = &result.name;
     Some(match found.is_reached() {
         true => format!(
@@ -58,20 +82,40 @@ fn is_unlabelled(result: &TaskResult) -> bool {
 }
 
 fn recalls(result: &TaskResult) -> Vec<Vec<String>> {
-    let Measured::Retrieval(scores) = &result.measured else { return Vec::new() };
-    let Some(recalls) = &scores.recalls else { return Vec::new() };
-    let row = |direction: &str, recall: &Recall| {
-        let Recall { r1, r5, r10, mean_recall } = recall;
-        let numbers = [r1, r5, r10, mean_recall].map(|value| format!("{value:.1}"));
-        [result.name.clone(), direction.into()].into_iter().chain(numbers).collect()
+    let Measured::Retrieval(scores) = &result.measured else {
+        return Vec::new();
     };
-    vec![row("text→image", &recalls.text_to_image), row("image→text", &recalls.image_to_text)]
+    let Some(recalls) = &scores.recalls else {
+        return Vec::new();
+    };
+    let row = |direction: &str, recall: &Recall| {
+        let Recall {
+            r1,
+            r5,
+            r10,
+            mean_recall,
+        } = recall;
+        let numbers = [r1, r5, r10, mean_recall].map(|value| format!("{value:.1}"));
+        [result.name.clone(), direction.into()]
+            .into_iter()
+            .chain(numbers)
+            .collect()
+    };
+    vec![
+        row("text→image", &recalls.text_to_image),
+        row("image→text", &recalls.image_to_text),
+    ]
 }
 
 fn classified(result: &TaskResult) -> Option<Vec<String>> {
-    let Measured::ZeroShot(scores) = &result.measured else { return None };
-    let number =
-        |metric| result.score(metric).map_or("–".to_owned(), |value| format!("{value:.1}"));
+    let Measured::ZeroShot(scores) = &result.measured else {
+        return None;
+    };
+    let number = |metric| {
+        result
+            .score(metric)
+            .map_or("–".to_owned(), |value| format!("{value:.1}"))
+    };
     let words = [result.name.clone(), scores.headline.to_string()];
     Some(words.into_iter().chain(NUMBERS.map(number)).collect())
 }
@@ -84,15 +128,27 @@ mod tests {
 
     #[test]
     fn columns_stay_in_line_whatever_the_names_and_a_task_without_labels_says_so() {
-        let recall = Recall { r1: 58.42, r5: 83.6, r10: 100.0, mean_recall: 77.4 };
-        let recalls = Recalls { text_to_image: recall, image_to_text: Recall::default() };
+        let recall = Recall {
+            r1: 58.42,
+            r5: 83.6,
+            r10: 100.0,
+            mean_recall: 77.4,
+        };
+        let recalls = Recalls {
+            text_to_image: recall,
+            image_to_text: Recall::default(),
+        };
         let result = |name: &str, recalls| TaskResult {
             name: name.into(),
             dataset: "d".into(),
             digest: String::new(),
             images: 200,
             seconds: 1.25,
-            measured: Measured::Retrieval(RetrievalScores { texts: 300, recalls, threshold: None }),
+            measured: Measured::Retrieval(RetrievalScores {
+                texts: 300,
+                recalls,
+                threshold: None,
+            }),
         };
         assert_eq!(
             table(&[
@@ -146,8 +202,17 @@ mod tests {
     #[test]
     fn a_threshold_is_told_or_why_there_is_none() {
         let told = |wanted| {
-            let numbers = Threshold { similarity: 0.31, precision: 90.5, coverage: 60.0, wanted };
-            let scores = RetrievalScores { texts: 3, threshold: Some(numbers), recalls: None };
+            let numbers = Threshold {
+                similarity: 0.31,
+                precision: 90.5,
+                coverage: 60.0,
+                wanted,
+            };
+            let scores = RetrievalScores {
+                texts: 3,
+                threshold: Some(numbers),
+                recalls: None,
+            };
             let result = TaskResult {
                 name: "m".into(),
                 dataset: "d".into(),

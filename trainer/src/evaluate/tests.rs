@@ -9,7 +9,11 @@ use crate::data::prepare::{self, prepare};
 use crate::data::tokenize::Vocabulary;
 use crate::store::Store;
 
-const SIZES: Sizes = Sizes { side: 4, context_length: 8, batch: 5 };
+const SIZES: Sizes = Sizes {
+    side: 4,
+    context_length: 8,
+    batch: 5,
+};
 
 /// Features that are directions in a plane, and the most that were asked for at once.
 #[derive(Default)]
@@ -20,7 +24,9 @@ pub(crate) struct Directions {
 
 impl Directions {
     pub(crate) fn keep(&mut self, angles: impl Iterator<Item = f32>) -> Cow<'_, [f32]> {
-        self.features = angles.flat_map(|angle| [angle.cos(), angle.sin()]).collect();
+        self.features = angles
+            .flat_map(|angle| [angle.cos(), angle.sin()])
+            .collect();
         self.largest_batch = self.largest_batch.max(self.features.len() / 2);
         self.features.as_slice().into()
     }
@@ -35,12 +41,28 @@ impl Encoder for Plain {
         2
     }
     fn encode_images(&mut self, pixels: Pixels<'_>) -> Cow<'_, [f32]> {
-        let Pixels::Bytes(planes) = pixels else { panic!("pictures come as bytes") };
-        let mean = |planes: &[u8]| planes.iter().map(|&level| f32::from(level) / 48.0).sum::<f32>();
-        self.0.keep(planes.chunks(3 * SIZES.side * SIZES.side).map(|planes| mean(planes) / 256.0))
+        let Pixels::Bytes(planes) = pixels else {
+            panic!("pictures come as bytes")
+        };
+        let mean = |planes: &[u8]| {
+            planes
+                .iter()
+                .map(|&level| f32::from(level) / 48.0)
+                .sum::<f32>()
+        };
+        self.0.keep(
+            planes
+                .chunks(3 * SIZES.side * SIZES.side)
+                .map(|planes| mean(planes) / 256.0),
+        )
     }
     fn encode_texts(&mut self, texts: Texts<'_>) -> Cow<'_, [f32]> {
-        self.0.keep(texts.offsets.windows(2).map(|pair| (pair[1] - pair[0]) as f32 / 8.0))
+        self.0.keep(
+            texts
+                .offsets
+                .windows(2)
+                .map(|pair| (pair[1] - pair[0]) as f32 / 8.0),
+        )
     }
 }
 
@@ -57,7 +79,8 @@ pub(crate) fn golden(store: &Store) -> Dataset {
         most_skipped: 0.1,
         ..prepare::Options::default()
     };
-    let (images, texts) = (folder.join("train_imgs.tsv"), folder.join("train_texts.jsonl"));
+    let images = folder.join("train_imgs.tsv");
+    let texts = folder.join("train_texts.jsonl");
     prepare(&images, &texts, store, &options, |_| ()).unwrap();
     Dataset::new(store.clone()).unwrap()
 }
@@ -75,8 +98,18 @@ pub(crate) fn unlabelled(store: &Store) -> Dataset {
 
 /// A data set as a simple model scores it.
 pub(crate) fn scored(dataset: &Dataset) -> Scored {
-    let (mut plain, alone) = (Plain::default(), World::alone());
-    score("golden", dataset, &tokenizer(), &mut plain, (SIZES, 0.0), &alone).unwrap().unwrap()
+    let mut plain = Plain::default();
+    let alone = World::alone();
+    score(
+        "golden",
+        dataset,
+        &tokenizer(),
+        &mut plain,
+        (SIZES, 0.0),
+        &alone,
+    )
+    .unwrap()
+    .unwrap()
 }
 
 fn encode(dataset: &Dataset, most_skipped: f64) -> Result<Gallery> {
@@ -93,19 +126,34 @@ fn encode(dataset: &Dataset, most_skipped: f64) -> Result<Gallery> {
 fn every_picture_and_every_text_is_encoded_once_with_what_belongs_together() {
     let dataset = golden(&Store::memory());
     let mut encoder = Plain::default();
-    let gallery =
-        Gallery::encode(&dataset, &tokenizer(), &mut encoder, (SIZES, 0.0), &World::alone())
-            .unwrap();
+    let gallery = Gallery::encode(
+        &dataset,
+        &tokenizer(),
+        &mut encoder,
+        (SIZES, 0.0),
+        &World::alone(),
+    )
+    .unwrap();
     let pairs: usize = gallery.relevant.iter().map(Vec::len).sum();
     assert_eq!(gallery.images.len() as u64, dataset.index().images);
     assert_eq!(pairs as u64, dataset.index().pairs);
-    assert!(gallery.relevant.iter().any(|images| images.len() > 1), "a text of two pictures");
-    assert!(gallery.relevant.iter().any(Vec::is_empty), "a text of no picture");
+    assert!(
+        gallery.relevant.iter().any(|images| images.len() > 1),
+        "a text of two pictures"
+    );
+    assert!(
+        gallery.relevant.iter().any(Vec::is_empty),
+        "a text of no picture"
+    );
     assert_eq!(
         (gallery.pool().images.count(), gallery.pool().texts.count()),
         (gallery.images.len(), gallery.texts.len())
     );
-    assert!(encoder.0.largest_batch <= SIZES.batch, "{}", encoder.0.largest_batch);
+    assert!(
+        encoder.0.largest_batch <= SIZES.batch,
+        "{}",
+        encoder.0.largest_batch
+    );
     for (text, images) in gallery.relevant.iter().enumerate() {
         for &image in images {
             let Place { shard, sample, .. } = gallery.images[image];
@@ -135,13 +183,23 @@ fn a_torn_shard_costs_its_own_pictures_and_too_many_end_the_evaluation() {
     let whole = encode(&dataset, 0.0).unwrap();
     let part = &dataset.index().shards[1];
     let bytes = store.get(&part.name).unwrap();
-    store.put(&part.name, bytes.slice(..bytes.len() / 2)).unwrap();
+    store
+        .put(&part.name, bytes.slice(..bytes.len() / 2))
+        .unwrap();
 
     let torn = encode(&dataset, 1.0).unwrap();
     assert!(torn.unusable.count > 0);
-    assert_eq!(torn.images.len() as u64 + torn.unusable.count, whole.images.len() as u64);
+    assert_eq!(
+        torn.images.len() as u64 + torn.unusable.count,
+        whole.images.len() as u64
+    );
     let error = encode(&dataset, 0.01).unwrap_err();
-    assert!(error.to_string().contains(&format!("{} of ", torn.unusable.count)), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains(&format!("{} of ", torn.unusable.count)),
+        "{error}"
+    );
     assert!(error.to_string().contains(&part.name), "{error}");
     assert_eq!(error.exit().code(), 65);
 }
@@ -150,32 +208,62 @@ fn a_torn_shard_costs_its_own_pictures_and_too_many_end_the_evaluation() {
 fn a_task_is_scored_as_its_validation_would_be() {
     let dataset = golden(&Store::memory());
     let scored = scored(&dataset);
-    let TaskResult { name, dataset: of, images, measured, .. } = &scored.result;
-    let Measured::Retrieval(RetrievalScores { texts, recalls: Some(found), .. }) = measured else {
+    let TaskResult {
+        name,
+        dataset: of,
+        images,
+        measured,
+        ..
+    } = &scored.result;
+    let Measured::Retrieval(RetrievalScores {
+        texts,
+        recalls: Some(found),
+        ..
+    }) = measured
+    else {
         panic!("{measured:?}")
     };
     assert_eq!((name.as_str(), of.as_str()), ("golden", dataset.uri()));
     assert_eq!((*images, *texts), (12, scored.gallery.texts.len() as i64));
     assert_eq!(
         *found,
-        recalls(&dataset, &tokenizer(), &mut Plain::default(), (SIZES, 0.0), &World::alone())
-            .unwrap()
-            .unwrap()
+        recalls(
+            &dataset,
+            &tokenizer(),
+            &mut Plain::default(),
+            (SIZES, 0.0),
+            &World::alone()
+        )
+        .unwrap()
+        .unwrap()
     );
-    assert!(found.text_to_image.r10 > 0.0, "ten of twelve pictures are among the first ten");
+    assert!(
+        found.text_to_image.r10 > 0.0,
+        "ten of twelve pictures are among the first ten"
+    );
 }
 
 fn rows(store: &Store, name: &str) -> Vec<Value> {
     let bytes = store.get(name).unwrap();
-    let lines = bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
-    lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
+    let lines = bytes
+        .split(|&byte| byte == b'\n')
+        .filter(|line| !line.is_empty());
+    lines
+        .map(|line| serde_json::from_slice(line).unwrap())
+        .collect()
 }
 
 #[test]
 fn what_was_found_is_told_in_the_numbers_of_the_data_set() {
-    let (scored, folder) = (scored(&golden(&Store::memory())), Store::memory());
+    let scored = scored(&golden(&Store::memory()));
+    let folder = Store::memory();
     files::write(&scored, &[], &folder).unwrap();
-    let images: Vec<_> = scored.gallery.images.iter().map(|image| image.image_id.clone()).collect();
+    let images: Vec<_> = scored
+        .gallery
+        .images
+        .iter()
+        .map(|image| image.image_id.clone())
+        .collect();
     assert!(
         images.contains(&12_345_678_901.into()),
         "as in the file, not their places: {images:?}"
@@ -183,7 +271,10 @@ fn what_was_found_is_told_in_the_numbers_of_the_data_set() {
     let found = rows(&folder, "text_to_image.jsonl");
     assert_eq!(found.len(), scored.gallery.texts.len());
     for (row, text) in found.iter().zip(0..) {
-        assert_eq!(row["text_id"], serde_json::json!(scored.gallery.texts[text].text_id));
+        assert_eq!(
+            row["text_id"],
+            serde_json::json!(scored.gallery.texts[text].text_id)
+        );
         let nearest = scored.retrieval.text_to_image.nearest[text].iter();
         let right: Vec<_> = nearest.map(|near| images[near.index].clone()).collect();
         assert_eq!(row["image_ids"], serde_json::json!(right));
@@ -199,19 +290,42 @@ fn what_was_found_is_told_in_the_numbers_of_the_data_set() {
 
 #[test]
 fn a_data_set_without_labels_is_searched_all_the_same() {
-    let (dataset, folder) = (unlabelled(&Store::memory()), Store::memory());
+    let dataset = unlabelled(&Store::memory());
+    let folder = Store::memory();
     let scored = scored(&dataset);
-    let Measured::Retrieval(scores) = &scored.result.measured else { panic!("a retrieval") };
+    let Measured::Retrieval(scores) = &scored.result.measured else {
+        panic!("a retrieval")
+    };
     assert_eq!((scores.texts, scores.recalls), (3, None));
     files::write(&scored, &[], &folder).unwrap();
     let found = rows(&folder, "text_to_image.jsonl");
-    let ids: Vec<_> = found.iter().map(|row| row["text_id"].as_u64().unwrap()).collect();
+    let ids: Vec<_> = found
+        .iter()
+        .map(|row| row["text_id"].as_u64().unwrap())
+        .collect();
     assert_eq!(ids, [8, 70, 1000]);
-    assert!(found.iter().all(|row| row["image_ids"].as_array().unwrap().len() == 10));
-    assert_eq!(folder.find("text_to_image_score.json").unwrap(), None, "nothing is known of it");
+    assert!(
+        found
+            .iter()
+            .all(|row| row["image_ids"].as_array().unwrap().len() == 10)
+    );
+    assert_eq!(
+        folder.find("text_to_image_score.json").unwrap(),
+        None,
+        "nothing is known of it"
+    );
 
     let limits = (SIZES, 0.0);
-    let error = recalls(&dataset, &tokenizer(), &mut Plain::default(), limits, &World::alone())
-        .unwrap_err();
-    assert!(error.to_string().contains("says of no text which image"), "{error}");
+    let error = recalls(
+        &dataset,
+        &tokenizer(),
+        &mut Plain::default(),
+        limits,
+        &World::alone(),
+    )
+    .unwrap_err();
+    assert!(
+        error.to_string().contains("says of no text which image"),
+        "{error}"
+    );
 }

@@ -83,9 +83,17 @@ pub fn score(
     finite(ready, &names, "names")?;
     finite(ready, &encoded.features, "pictures")?;
     let probabilities = names::probabilities(&encoded.features, &names, width);
-    let right: Vec<_> = encoded.used.iter().map(|&place| ready.files[place].class).collect();
+    let right: Vec<_> = encoded
+        .used
+        .iter()
+        .map(|&place| ready.files[place].class)
+        .collect();
     let classes = ready.classes.len();
-    let guesses = Guesses { probabilities: &probabilities, classes, right: &right };
+    let guesses = Guesses {
+        probabilities: &probabilities,
+        classes,
+        right: &right,
+    };
     let confusion = guesses.confusion();
     let measured = Measured::ZeroShot(scores(ready, guesses, &confusion, &encoded.used));
     let result = TaskResult {
@@ -103,7 +111,12 @@ pub fn score(
         labels: ready.labels[place].clone(),
         probabilities: row.to_vec(),
     });
-    Ok(Scored { result, classes: ready.classes.clone(), confusion, pictures: pictures.collect() })
+    Ok(Scored {
+        result,
+        classes: ready.classes.clone(),
+        confusion,
+        pictures: pictures.collect(),
+    })
 }
 
 /// The numbers, in percent.
@@ -113,12 +126,17 @@ fn scores(
     confusion: &[Vec<u64>],
     used: &[usize],
 ) -> ZeroShotScores {
-    let labels = |class| used.iter().map(move |&place| ready.labels[place].contains(&class));
+    let labels = |class| {
+        used.iter()
+            .map(move |&place| ready.labels[place].contains(&class))
+    };
     let precision =
         |class| average_precision(&guesses.of_class(class), &labels(class).collect::<Vec<_>>());
     let precisions: Vec<_> = (0..guesses.classes).map(precision).collect();
     let second: Vec<_> = guesses.right.iter().map(|&class| class == 1).collect();
-    let area = (guesses.classes == 2).then(|| roc_auc(&guesses.of_class(1), &second)).flatten();
+    let area = (guesses.classes == 2)
+        .then(|| roc_auc(&guesses.of_class(1), &second))
+        .flatten();
     ZeroShotScores {
         classes: guesses.classes as i64,
         headline: ready.headline,

@@ -57,7 +57,8 @@ impl Embedder {
     /// # Errors
     /// If its weights do not fit, or texts of that length have no positions.
     pub fn new(model: &Model, tokenizer: Tokenizer, capacity: Capacity) -> Result<Self> {
-        let (context, positions) = (capacity.context, model.config.text.positions as usize);
+        let context = capacity.context;
+        let positions = model.config.text.positions as usize;
         if context > positions {
             return Err(Error::Usage(format!(
                 "texts of {context} tokens are too long: the model has {positions} positions"
@@ -65,7 +66,13 @@ impl Embedder {
         }
         let (clip, params) = model.build(capacity)?;
         let side = model.config.image.resolution as usize;
-        Ok(Self { clip, params, tokenizer, side, capacity })
+        Ok(Self {
+            clip,
+            params,
+            tokenizer,
+            side,
+            capacity,
+        })
     }
 
     /// Writes the features of an image file of the reference, in the order of the numbers. Calls
@@ -102,7 +109,8 @@ impl Embedder {
         to: &Path,
         mut progress: impl FnMut(usize, usize),
     ) -> Result<()> {
-        let (mut done, total) = (0, dataset.index().images as usize);
+        let mut done = 0;
+        let total = dataset.index().images as usize;
         file(to, (Of::Images, (total, self.clip.features())), |writer| {
             shards(dataset, |samples| {
                 for samples in samples.chunks(self.capacity.batch) {
@@ -126,12 +134,17 @@ impl Embedder {
         to: &Path,
         mut progress: impl FnMut(usize, usize),
     ) -> Result<()> {
-        let (mut done, total, width) = (0, texts.len(), self.clip.features());
+        let mut done = 0;
+        let total = texts.len();
+        let width = self.clip.features();
         file(to, (Of::Texts, (total, width)), |writer| {
             for texts in texts.chunks(self.capacity.batch) {
                 let ruled: Vec<_> = texts.iter().map(|text| dataset_rules(&text.text)).collect();
                 let (ids, offsets) = self.tokenizer.pack(&ruled, self.capacity.context);
-                let packed = Texts { ids: &ids, offsets: &offsets };
+                let packed = Texts {
+                    ids: &ids,
+                    offsets: &offsets,
+                };
                 let features = self.clip.encode_texts(&self.params, packed).read();
                 writer.add(texts.iter().map(|text| &text.text_id), &features)?;
                 done += texts.len();
@@ -150,10 +163,19 @@ impl Embedder {
         let mut planes = vec![0; pictures.len() * size];
         let places = pictures.par_iter().zip(planes.par_chunks_mut(size));
         places.try_for_each(|(picture, planes)| {
-            preprocess(&picture.bytes, self.side, Augmentation::None, Key::default(), planes)
-                .map_err(|error| Error::Data(format!("{}: {error}", picture.place)))
+            preprocess(
+                &picture.bytes,
+                self.side,
+                Augmentation::None,
+                Key::default(),
+                planes,
+            )
+            .map_err(|error| Error::Data(format!("{}: {error}", picture.place)))
         })?;
-        let features = self.clip.encode_images(&mut self.params, Pixels::Bytes(&planes)).read();
+        let features = self
+            .clip
+            .encode_images(&mut self.params, Pixels::Bytes(&planes))
+            .read();
         writer.add(pictures.iter().map(|picture| &picture.image_id), &features)
     }
 }
@@ -161,12 +183,25 @@ impl Embedder {
 impl Picture {
     fn of_file(images: &mut Images, place: usize) -> Result<Self> {
         let bytes = images.bytes(place)?.into();
-        Ok(Self { image_id: images.id(place).clone(), place: images.told(place), bytes })
+        Ok(Self {
+            image_id: images.id(place).clone(),
+            place: images.told(place),
+            bytes,
+        })
     }
 
     fn of_sample(sample: &Sample) -> Self {
-        let Sample { image_id, key, image, .. } = sample.clone();
-        Self { image_id, place: key, bytes: image }
+        let Sample {
+            image_id,
+            key,
+            image,
+            ..
+        } = sample.clone();
+        Self {
+            image_id,
+            place: key,
+            bytes: image,
+        }
     }
 }
 
@@ -185,7 +220,9 @@ fn file(
     })?;
     let Some(ids) = ids else { return Ok(()) };
     let beside = to.with_extension("ids.jsonl");
-    output::file(&beside, |file| file.write_all(&ids).map_err(Error::file("write", &beside)))
+    output::file(&beside, |file| {
+        file.write_all(&ids).map_err(Error::file("write", &beside))
+    })
 }
 
 /// The texts of a text file of the reference, in its order.
@@ -206,14 +243,18 @@ pub fn text_file(path: &Path) -> Result<Vec<Text>> {
 /// # Errors
 /// A shard that is damaged.
 pub fn dataset_texts(dataset: &Dataset) -> Result<Vec<Text>> {
-    let (mut texts, mut seen) = (Vec::new(), HashSet::new());
+    let mut texts = Vec::new();
+    let mut seen = HashSet::new();
     let mut keep = |Caption { text_id, text }: Caption| {
         if seen.insert(text_id.clone()) {
             texts.push(Text { text_id, text });
         }
     };
     shards(dataset, |samples| {
-        samples.into_iter().flat_map(|sample| sample.captions).for_each(&mut keep);
+        samples
+            .into_iter()
+            .flat_map(|sample| sample.captions)
+            .for_each(&mut keep);
         Ok(())
     })?;
     dataset.loose_texts()?.into_iter().for_each(keep);

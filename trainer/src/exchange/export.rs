@@ -30,7 +30,10 @@ pub fn export(
     to: &Path,
 ) -> Result<Vec<String>> {
     // Nothing is encoded: the towers are only asked for their names.
-    let (_, params) = model.build(Capacity { batch: 1, context: 1 })?;
+    let (_, params) = model.build(Capacity {
+        batch: 1,
+        context: 1,
+    })?;
     match format {
         Format::HuggingFace => {
             let description = huggingface::Description::of(&model, vocabulary)?;

@@ -27,8 +27,14 @@ pub enum Of {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Row<'a> {
-    Image { image_id: &'a Id, feature: &'a [f32] },
-    Text { text_id: &'a Id, feature: &'a [f32] },
+    Image {
+        image_id: &'a Id,
+        feature: &'a [f32],
+    },
+    Text {
+        text_id: &'a Id,
+        feature: &'a [f32],
+    },
 }
 
 /// How the names of files of a format end.
@@ -116,7 +122,9 @@ impl<W: Write + Send> Writer<W> {
             Kept::Lines(_) => Ok(None),
             Kept::Array(_, ids) => {
                 let mut lines = Vec::new();
-                ids.iter().try_for_each(|id| output::line(&mut lines, id)).map_err(unwritten)?;
+                ids.iter()
+                    .try_for_each(|id| output::line(&mut lines, id))
+                    .map_err(unwritten)?;
                 Ok(Some(lines))
             }
             Kept::Table(table) => table.finish().map(|()| None),
@@ -127,8 +135,14 @@ impl<W: Write + Send> Writer<W> {
 impl Of {
     fn row<'a>(self, (id, feature): (&'a Id, &'a [f32])) -> Row<'a> {
         match self {
-            Self::Images => Row::Image { image_id: id, feature },
-            Self::Texts => Row::Text { text_id: id, feature },
+            Self::Images => Row::Image {
+                image_id: id,
+                feature,
+            },
+            Self::Texts => Row::Text {
+                text_id: id,
+                feature,
+            },
         }
     }
 }

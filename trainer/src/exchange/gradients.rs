@@ -48,14 +48,23 @@ pub fn gradients(folder: &str, batch: &Path, to: &Path) -> Result<()> {
     let bytes = std::fs::read(batch).map_err(Error::file("read", batch))?;
     let unusable = |error: String| Error::Data(format!("{}: {error}", batch.display()));
     let pairs = read(&bytes, &config).map_err(unusable)?;
-    let capacity = Capacity { batch: pairs.count(), context: pairs.context };
+    let capacity = Capacity {
+        batch: pairs.count(),
+        context: pairs.context,
+    };
     let (mut clip, mut params) = Clip::new(&config, capacity);
     load(&mut params, &found.tensors, Part::All)
         .map_err(|error| Error::Data(format!("{}: {error}", found.uri)))?;
     let outcome = differentiate(&mut clip, &mut params, &pairs);
     let gradients = params.segments().iter().map(|segment| {
         let values = params.gradients.part(segment.range.clone()).read();
-        (format!("grad/{}", segment.name), Numbers { shape: segment.shape.clone(), values })
+        (
+            format!("grad/{}", segment.name),
+            Numbers {
+                shape: segment.shape.clone(),
+                values,
+            },
+        )
     });
     output::tensors(to, outcome.into_iter().chain(gradients))
 }
@@ -65,22 +74,51 @@ fn differentiate(
     params: &mut Params,
     pairs: &Pairs,
 ) -> [(String, Numbers<'static>); 3] {
-    let (count, width) = (pairs.count(), clip.features());
-    let texts = Texts { ids: &pairs.ids, offsets: &pairs.offsets };
-    let batch = Batch { pixels: Pixels::Normalized(&pairs.pixels), texts };
+    let count = pairs.count();
+    let width = clip.features();
+    let texts = Texts {
+        ids: &pairs.ids,
+        offsets: &pairs.offsets,
+    };
+    let batch = Batch {
+        pixels: Pixels::Normalized(&pairs.pixels),
+        texts,
+    };
     let mut loss = ContrastiveLoss::new(count, width);
     let scale = clip.logit_scale(params);
     let (images, texts) = clip.forward(params, batch, Dropout::NONE);
     let score = loss.evaluate((images, texts), scale, &Alone);
     let outcome = [
         ("loss", vec![], vec![score.loss as f32]),
-        ("image_features", vec![count, width], images.read().into_owned()),
-        ("text_features", vec![count, width], texts.read().into_owned()),
+        (
+            "image_features",
+            vec![count, width],
+            images.read().into_owned(),
+        ),
+        (
+            "text_features",
+            vec![count, width],
+            texts.read().into_owned(),
+        ),
     ];
     params.clear_gradients();
     clip.add_logit_scale_gradient(params, score.logit_scale_gradient as f32);
-    clip.backward(params, batch, Dropout::NONE, loss.gradients(0..count), &mut ());
-    outcome.map(|(name, shape, values)| (name.to_owned(), Numbers { shape, values: values.into() }))
+    clip.backward(
+        params,
+        batch,
+        Dropout::NONE,
+        loss.gradients(0..count),
+        &mut (),
+    );
+    outcome.map(|(name, shape, values)| {
+        (
+            name.to_owned(),
+            Numbers {
+                shape,
+                values: values.into(),
+            },
+        )
+    })
 }
 
 fn read(bytes: &[u8], config: &ModelConfig) -> Result<Pairs, String> {
@@ -105,14 +143,26 @@ fn read(bytes: &[u8], config: &ModelConfig) -> Result<Pairs, String> {
         ));
     }
     if !(1..=positions).contains(&context) {
-        return Err(format!("texts have {context} tokens, and the model 1 to {positions}"));
+        return Err(format!(
+            "texts have {context} tokens, and the model 1 to {positions}"
+        ));
     }
-    let pixels: Vec<f32> =
-        images.data().as_chunks().0.iter().map(|&value| f32::from_le_bytes(value)).collect();
+    let pixels: Vec<f32> = images
+        .data()
+        .as_chunks()
+        .0
+        .iter()
+        .map(|&value| f32::from_le_bytes(value))
+        .collect();
     if let Some(place) = pixels.iter().position(|value| !value.is_finite()) {
         return Err(format!("number {place} of images is {}", pixels[place]));
     }
-    let ids = texts.data().as_chunks().0.iter().map(|&value| i64::from_le_bytes(value));
+    let ids = texts
+        .data()
+        .as_chunks()
+        .0
+        .iter()
+        .map(|&value| i64::from_le_bytes(value));
     captions(ids, context, config.text.vocab_size).map(|(ids, offsets)| Pairs {
         pixels,
         ids,
@@ -122,7 +172,9 @@ fn read(bytes: &[u8], config: &ModelConfig) -> Result<Pairs, String> {
 }
 
 fn tensor<'a>(file: &SafeTensors<'a>, name: &str, dtype: Dtype) -> Result<TensorView<'a>, String> {
-    let tensor = file.tensor(name).map_err(|_| format!("the batch has no tensor `{name}`"))?;
+    let tensor = file
+        .tensor(name)
+        .map_err(|_| format!("the batch has no tensor `{name}`"))?;
     match tensor.dtype() {
         found if found == dtype => Ok(tensor),
         found => Err(format!("`{name}` is of {found:?}, expected {dtype:?}")),
@@ -145,10 +197,17 @@ fn captions(
             vocab_size - 1
         )),
     };
-    let padded = ids.enumerate().map(id).collect::<Result<Vec<u32>, String>>()?;
-    let (mut ids, mut offsets) = (Vec::with_capacity(padded.len()), vec![0]);
+    let padded = ids
+        .enumerate()
+        .map(id)
+        .collect::<Result<Vec<u32>, String>>()?;
+    let mut ids = Vec::with_capacity(padded.len());
+    let mut offsets = vec![0];
     for row in padded.chunks(context) {
-        let length = row.iter().rposition(|&id| id != 0).map_or(context, |last| last + 1);
+        let length = row
+            .iter()
+            .rposition(|&id| id != 0)
+            .map_or(context, |last| last + 1);
         ids.extend(&row[..length]);
         offsets.push(ids.len());
     }

@@ -53,8 +53,19 @@ pub struct Parameters {
 /// # Errors
 /// If there is nothing of the kind.
 pub fn inspect(uri: &str) -> Result<Inspection> {
-    let Found { uri, digest, sha256, step, config, towers, tensors } = source::unproven(uri)?;
-    let model = config.as_ref().map(|config| config.model.clone()).or_else(|| towers.model());
+    let Found {
+        uri,
+        digest,
+        sha256,
+        step,
+        config,
+        towers,
+        tensors,
+    } = source::unproven(uri)?;
+    let model = config
+        .as_ref()
+        .map(|config| config.model.clone())
+        .or_else(|| towers.model());
     let layout = match config {
         Some(_) => "checkpoint of cnclip".to_owned(),
         None => tensors.layout().to_string(),
@@ -62,7 +73,9 @@ pub fn inspect(uri: &str) -> Result<Inspection> {
     Ok(Inspection {
         uri,
         layout,
-        architecture: model.as_ref().map_or_else(|| towers.to_string(), ToString::to_string),
+        architecture: model
+            .as_ref()
+            .map_or_else(|| towers.to_string(), ToString::to_string),
         preset: model.as_ref().and_then(preset),
         parameters: Parameters::of(&tensors),
         dtypes: stored(&tensors).map(|(_, stored)| stored.dtype()).collect(),
@@ -87,11 +100,15 @@ fn preset(model: &ModelConfig) -> Option<Architecture> {
             *model == ModelConfig { text, ..towers }
         })
     };
-    [Rn50, VitB32, VitB16, VitL14, VitL14At336, VitH14].into_iter().find(same)
+    [Rn50, VitB32, VitB16, VitL14, VitL14At336, VitH14]
+        .into_iter()
+        .find(same)
 }
 
 fn stored(weights: &Weights) -> impl Iterator<Item = (&str, &Stored)> {
-    weights.names().filter_map(|name| Some((name, weights.get(name)?)))
+    weights
+        .names()
+        .filter_map(|name| Some((name, weights.get(name)?)))
 }
 
 impl Parameters {
@@ -115,7 +132,9 @@ impl Parameters {
 impl Display for Inspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Parameters { image, text, total } = self.parameters;
-        let preset = self.preset.and_then(|preset| serde_json::to_value(preset).ok());
+        let preset = self
+            .preset
+            .and_then(|preset| serde_json::to_value(preset).ok());
         let preset = preset.as_ref().and_then(|preset| preset.as_str());
         let left_out = grouped(self.left_out.iter().map(String::as_str));
         let dtypes: Vec<&str> = self.dtypes.iter().map(String::as_str).collect();
@@ -124,7 +143,10 @@ impl Display for Inspection {
             ("layout", Some(self.layout.clone())),
             ("architecture", Some(self.architecture.clone())),
             ("preset", preset.map(str::to_owned)),
-            ("parameters", Some(format!("{total}: image {image}, text {text}"))),
+            (
+                "parameters",
+                Some(format!("{total}: image {image}, text {text}")),
+            ),
             ("numbers", Some(dtypes.join(", "))),
             ("epoch", self.epoch.map(|epoch| epoch.to_string())),
             ("step", self.step.map(|step| step.to_string())),

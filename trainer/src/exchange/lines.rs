@@ -38,14 +38,22 @@ impl Lines<BufReader<File>> {
     /// If there is no such file.
     pub fn open(path: &Path, expected: &'static str) -> Result<Self> {
         let file = File::open(path).map_err(Error::file("open", path))?;
-        Ok(Self::new(BufReader::new(file), path.display().to_string(), expected))
+        Ok(Self::new(
+            BufReader::new(file),
+            path.display().to_string(),
+            expected,
+        ))
     }
 }
 
 impl<R: BufRead> Lines<R> {
     /// The lines of anything that is read; `name` says what that is.
     pub fn new(reader: R, name: impl Into<String>, expected: &'static str) -> Self {
-        Self { reader, name: name.into(), expected }
+        Self {
+            reader,
+            name: name.into(),
+            expected,
+        }
     }
 
     /// Gives every line that is not blank to `take`, in order, and its place for a refusal.
@@ -56,18 +64,27 @@ impl<R: BufRead> Lines<R> {
         self,
         mut take: impl FnMut(Place<'_>, T) -> Result<()>,
     ) -> Result<()> {
-        let Self { reader, name, expected } = self;
+        let Self {
+            reader,
+            name,
+            expected,
+        } = self;
         for (number, line) in (1..).zip(reader.split(b'\n')) {
             let line = line.map_err(Error::file("read", &name))?;
             if line.trim_ascii().is_empty() {
                 continue;
             }
-            let place = Place { name: &name, number };
+            let place = Place {
+                name: &name,
+                number,
+            };
             let value = serde_json::from_slice(&line).map_err(|error| {
                 let told = error.to_string();
                 let what = told.split(" at line ").next().unwrap_or(&told);
                 let column = error.column();
-                Error::Data(format!("{place}, column {column}: {what}. Expected {expected}."))
+                Error::Data(format!(
+                    "{place}, column {column}: {what}. Expected {expected}."
+                ))
             })?;
             take(place, value)?;
         }
@@ -89,8 +106,15 @@ mod tests {
                 Ok(())
             })
             .unwrap();
-        let expected = [("numbers line 1", 1), ("numbers line 4", 2), ("numbers line 5", 3)];
-        assert_eq!(seen, expected.map(|(place, value)| (place.to_owned(), value)));
+        let expected = [
+            ("numbers line 1", 1),
+            ("numbers line 4", 2),
+            ("numbers line 5", 3),
+        ];
+        assert_eq!(
+            seen,
+            expected.map(|(place, value)| (place.to_owned(), value))
+        );
     }
 
     #[test]
@@ -99,6 +123,9 @@ mod tests {
         let error = lines.each(|_, _: u8| Ok(())).unwrap_err();
         let told =
             "numbers line 2, column 0: invalid type: sequence, expected u8. Expected a number.";
-        assert_eq!((error.to_string().as_str(), error.exit().code()), (told, 65));
+        assert_eq!(
+            (error.to_string().as_str(), error.exit().code()),
+            (told, 65)
+        );
     }
 }

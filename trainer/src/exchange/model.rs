@@ -41,7 +41,12 @@ impl Model {
         let config = found.model()?;
         let trained = found.config.as_ref();
         let context_length = trained.map_or(CONTEXT_LENGTH, |c| c.context_length as usize);
-        Ok(Self { config, context_length, found, folder })
+        Ok(Self {
+            config,
+            context_length,
+            found,
+            folder,
+        })
     }
 
     /// The towers with their weights.
@@ -85,7 +90,11 @@ impl Model {
     }
 
     fn beside(&self) -> Result<Option<(Bytes, String)>> {
-        let Some(folder) = &self.folder else { return Ok(None) };
-        Ok(folder.find(VOCABULARY)?.map(|bytes| (bytes, folder.uri_of(VOCABULARY))))
+        let Some(folder) = &self.folder else {
+            return Ok(None);
+        };
+        Ok(folder
+            .find(VOCABULARY)?
+            .map(|bytes| (bytes, folder.uri_of(VOCABULARY))))
     }
 }

@@ -34,7 +34,10 @@ impl View for Numbers<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        self.values.iter().flat_map(|value| value.to_le_bytes()).collect()
+        self.values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect()
     }
 
     fn data_len(&self) -> usize {
@@ -52,7 +55,9 @@ pub fn file(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> Result<()>
     write(&mut writer)?;
     writer.flush().map_err(Error::file("write", path))?;
     drop(writer);
-    aside.persist(path).map_err(|error| Error::file("write", path)(error.error))?;
+    aside
+        .persist(path)
+        .map_err(|error| Error::file("write", path)(error.error))?;
     Ok(())
 }
 
@@ -62,7 +67,11 @@ pub fn file(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> Result<()>
 /// As [`file`].
 pub fn tensors<V: View>(path: &Path, tensors: impl IntoIterator<Item = (String, V)>) -> Result<()> {
     let aside = aside(path)?;
-    let mode = aside.as_file().metadata().map_err(Error::file("write", path))?.permissions();
+    let mode = aside
+        .as_file()
+        .metadata()
+        .map_err(Error::file("write", path))?
+        .permissions();
     // The format is what Hugging Face's readers ask for.
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     serialize_to_file(tensors, Some(format), aside.path()).map_err(|error| match error {
@@ -71,7 +80,9 @@ pub fn tensors<V: View>(path: &Path, tensors: impl IntoIterator<Item = (String, 
     })?;
     // It put a file of its own there, which nobody else may read.
     std::fs::set_permissions(aside.path(), mode).map_err(Error::file("write", path))?;
-    aside.persist(path).map_err(|error| Error::file("write", path)(error.error))?;
+    aside
+        .persist(path)
+        .map_err(|error| Error::file("write", path)(error.error))?;
     Ok(())
 }
 
@@ -82,7 +93,9 @@ fn aside(path: &Path) -> Result<tempfile::NamedTempFile> {
     };
     let mut builder = tempfile::Builder::new();
     builder.permissions(Permissions::from_mode(MODE));
-    builder.tempfile_in(folder).map_err(Error::file("create a file in", folder))
+    builder
+        .tempfile_in(folder)
+        .map_err(Error::file("create a file in", folder))
 }
 
 /// A JSON value and a newline.
@@ -102,9 +115,14 @@ mod tests {
     fn a_file_that_fails_half_way_leaves_the_old_one_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("f");
-        file(&path, |writer| writer.write_all(b"old").map_err(Error::file("write", "f"))).unwrap();
+        file(&path, |writer| {
+            writer.write_all(b"old").map_err(Error::file("write", "f"))
+        })
+        .unwrap();
         let error = file(&path, |writer| {
-            writer.write_all(b"new").map_err(Error::file("write", "f"))?;
+            writer
+                .write_all(b"new")
+                .map_err(Error::file("write", "f"))?;
             Err(Error::Data("no more".into()))
         });
         assert_eq!(error.unwrap_err().to_string(), "no more");

@@ -33,7 +33,11 @@ impl<'a> Square<'a> {
             Content::Resized => [side, side, 3],
             Content::Pixels => [3, side, side],
         };
-        Self { pixels, shape, content }
+        Self {
+            pixels,
+            shape,
+            content,
+        }
     }
 
     fn numbers(&self) -> impl Iterator<Item = f32> {
@@ -81,14 +85,20 @@ pub fn preprocess(images: &[PathBuf], side: usize, to: &Path) -> Result<()> {
     let squares = squares?;
     let tensors = names.iter().zip(&squares).flat_map(|(name, pixels)| {
         [("resized", Content::Resized), ("pixels", Content::Pixels)].map(|(folder, content)| {
-            (format!("{folder}/{name}"), Square::new(pixels, side, content))
+            (
+                format!("{folder}/{name}"),
+                Square::new(pixels, side, content),
+            )
         })
     });
     output::tensors(to, tensors)
 }
 
 fn names(images: &[PathBuf]) -> Result<Vec<&str>> {
-    let names = images.iter().map(|path| name(path)).collect::<Result<Vec<_>>>()?;
+    let names = images
+        .iter()
+        .map(|path| name(path))
+        .collect::<Result<Vec<_>>>()?;
     let mut seen = BTreeSet::new();
     match names.iter().find(|name| !seen.insert(**name)) {
         Some(twice) => Err(Error::Usage(format!(
@@ -99,9 +109,14 @@ fn names(images: &[PathBuf]) -> Result<Vec<&str>> {
 }
 
 fn name(path: &Path) -> Result<&str> {
-    path.file_name().and_then(|name| name.to_str()).ok_or_else(|| {
-        Error::Usage(format!("{} has no file name in UTF-8; rename it", path.display()))
-    })
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .ok_or_else(|| {
+            Error::Usage(format!(
+                "{} has no file name in UTF-8; rename it",
+                path.display()
+            ))
+        })
 }
 
 fn square(path: &Path, side: usize) -> Result<Vec<Rgb>> {

@@ -36,7 +36,10 @@ struct Arguments {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "vision_layers is a number, four numbers, or these as a string")]
+#[serde(
+    untagged,
+    expecting = "vision_layers is a number, four numbers, or these as a string"
+)]
 enum Layers {
     Vit(i32),
     Resnet(Vec<i32>),
@@ -78,15 +81,34 @@ fn parse(bytes: &[u8]) -> Result<ModelConfig, String> {
     let (vit, resnet) = match layers(a.vision_layers)? {
         Layers::Vit(layers) => {
             let patch_size = a.vision_patch_size.ok_or("vision_patch_size is missing")?;
-            let (width, head_width) = (a.vision_width, a.vision_head_width);
-            (Some(Vit { layers, width, patch_size, head_width }), None)
+            let width = a.vision_width;
+            let head_width = a.vision_head_width;
+            (
+                Some(Vit {
+                    layers,
+                    width,
+                    patch_size,
+                    head_width,
+                }),
+                None,
+            )
         }
-        Layers::Resnet(layers) => (None, Some(Resnet { layers, width: a.vision_width })),
+        Layers::Resnet(layers) => (
+            None,
+            Some(Resnet {
+                layers,
+                width: a.vision_width,
+            }),
+        ),
         Layers::Quoted(text) => return Err(format!("vision_layers is {text:?}")),
     };
     Ok(ModelConfig {
         embed_dim: a.embed_dim,
-        image: ImageTower { resolution: a.image_resolution, vit, resnet },
+        image: ImageTower {
+            resolution: a.image_resolution,
+            vit,
+            resnet,
+        },
         text: TextTower {
             vocab_size: a.vocab_size,
             layers: a.text_num_hidden_layers,
@@ -155,10 +177,26 @@ mod tests {
         let table = [
             (json!("[3,4"), json!({}), "vision_layers: EOF"),
             (json!(12), json!({}), "vision_patch_size is missing"),
-            (json!({}), json!({}), "vision_layers is a number, four numbers"),
-            (json!([3, 4, 6, 3]), json!({"text_hidden_act": "relu"}), "unknown variant `relu`"),
-            (json!([3, 4, 6, 3]), json!({"use_bn": true}), "unknown field `use_bn`"),
-            (json!([3, 4, 6, 3]), json!({"image_resolution": 48}), "five halvings"),
+            (
+                json!({}),
+                json!({}),
+                "vision_layers is a number, four numbers",
+            ),
+            (
+                json!([3, 4, 6, 3]),
+                json!({"text_hidden_act": "relu"}),
+                "unknown variant `relu`",
+            ),
+            (
+                json!([3, 4, 6, 3]),
+                json!({"use_bn": true}),
+                "unknown field `use_bn`",
+            ),
+            (
+                json!([3, 4, 6, 3]),
+                json!({"image_resolution": 48}),
+                "five halvings",
+            ),
         ];
         for (layers, others, expected) in table {
             let error = read(&arguments(layers, others)).unwrap_err();

@@ -69,11 +69,18 @@ struct Table {
 impl Table {
     fn read<R: Row>(path: &Path) -> Result<Self> {
         let file = path.display().to_string();
-        let mut table =
-            Self { file, places: HashMap::new(), ids: vec![], values: vec![], width: 0 };
+        let mut table = Self {
+            file,
+            places: HashMap::new(),
+            ids: vec![],
+            values: vec![],
+            width: 0,
+        };
         Lines::open(path, R::EXPECTED)?.each(|place, row: R| {
             let (id, feature) = row.parts();
-            table.add(id, &feature).map_err(|why| Error::Data(format!("{place}: {why}.")))
+            table
+                .add(id, &feature)
+                .map_err(|why| Error::Data(format!("{place}: {why}.")))
         })?;
         match table.places.is_empty() {
             true => Err(Error::Data(format!("{} holds no feature.", table.file))),
@@ -83,14 +90,19 @@ impl Table {
 
     fn add(&mut self, id: Id, feature: &[f32]) -> Result<(), String> {
         if let Some(place) = feature.iter().position(|value| !value.is_finite()) {
-            return Err(format!("number {place} of feature {id} is no finite 32-bit number"));
+            return Err(format!(
+                "number {place} of feature {id} is no finite 32-bit number"
+            ));
         }
         if self.places.is_empty() {
             self.width = feature.len();
         }
         if feature.is_empty() || feature.len() != self.width {
-            let (found, expected) = (feature.len(), self.width);
-            return Err(format!("feature {id} has {found} numbers, the first has {expected}"));
+            let found = feature.len();
+            let expected = self.width;
+            return Err(format!(
+                "feature {id} has {found} numbers, the first has {expected}"
+            ));
         }
         if self.places.insert(id.clone(), self.ids.len()).is_some() {
             return Err(format!("feature {id} was given before"));
@@ -101,7 +113,10 @@ impl Table {
     }
 
     fn place(&self, id: &Id) -> Result<usize, String> {
-        self.places.get(id).copied().ok_or_else(|| format!("{} has no feature {id}", self.file))
+        self.places
+            .get(id)
+            .copied()
+            .ok_or_else(|| format!("{} has no feature {id}", self.file))
     }
 
     fn features(&self) -> Features<'_> {
@@ -131,7 +146,8 @@ pub struct Searched {
 /// # Guarantees
 /// As [`Retrieval::of`]: a query that nothing is relevant to counts for nothing.
 pub fn score(images: &Path, texts: &Path, relevance: Option<&Path>) -> Result<Searched> {
-    let (images, texts) = (Table::read::<ImageRow>(images)?, Table::read::<TextRow>(texts)?);
+    let images = Table::read::<ImageRow>(images)?;
+    let texts = Table::read::<TextRow>(texts)?;
     if images.width != texts.width {
         return Err(Error::Data(format!(
             "{} has features of {} numbers and {} of {}. Take both from one model.",
@@ -139,11 +155,21 @@ pub fn score(images: &Path, texts: &Path, relevance: Option<&Path>) -> Result<Se
         )));
     }
     let unknown = || vec![Vec::new(); texts.ids.len()];
-    let relevant = relevance.map(|path| read(path, &images, &texts)).transpose()?;
+    let relevant = relevance
+        .map(|path| read(path, &images, &texts))
+        .transpose()?;
     let relevant = relevant.unwrap_or_else(unknown);
-    let pool = Pool { texts: texts.features(), images: images.features(), relevant: &relevant };
+    let pool = Pool {
+        texts: texts.features(),
+        images: images.features(),
+        relevant: &relevant,
+    };
     let retrieval = Retrieval::of(pool);
-    Ok(Searched { texts: texts.ids, images: images.ids, retrieval })
+    Ok(Searched {
+        texts: texts.ids,
+        images: images.ids,
+        retrieval,
+    })
 }
 
 /// For each text, the images it describes.
@@ -153,22 +179,28 @@ fn read(path: &Path, images: &Table, texts: &Table) -> Result<Vec<Vec<usize>>> {
         "{\"text_id\": 1, \"image_ids\": [2, …]} or {\"image_id\": 2, \"text_ids\": [1, …]}";
     Lines::open(path, expected)?.each(|place, line: Relevance| {
         let pairs: Vec<_> = match line {
-            Relevance::OfText { text_id, image_ids } => {
-                image_ids.into_iter().map(|image| (text_id.clone(), image)).collect()
-            }
-            Relevance::OfImage { image_id, text_ids } => {
-                text_ids.into_iter().map(|text| (text, image_id.clone())).collect()
-            }
+            Relevance::OfText { text_id, image_ids } => image_ids
+                .into_iter()
+                .map(|image| (text_id.clone(), image))
+                .collect(),
+            Relevance::OfImage { image_id, text_ids } => text_ids
+                .into_iter()
+                .map(|text| (text, image_id.clone()))
+                .collect(),
         };
         for (text, image) in pairs {
             let known = |why| Error::Data(format!("{place}: {why}."));
-            let (text, image) = (texts.place(&text), images.place(&image));
+            let text = texts.place(&text);
+            let image = images.place(&image);
             relevant[text.map_err(known)?].push(image.map_err(known)?);
         }
         Ok(())
     })?;
     match relevant.iter().all(Vec::is_empty) {
-        true => Err(Error::Data(format!("{} says of no text what it describes.", path.display()))),
+        true => Err(Error::Data(format!(
+            "{} says of no text what it describes.",
+            path.display()
+        ))),
         false => Ok(relevant),
     }
 }
@@ -181,14 +213,22 @@ impl Searched {
     pub fn write(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
         let ids = (self.texts.as_slice(), self.images.as_slice());
-        let (of_texts, of_images) = (&self.retrieval.text_to_image, &self.retrieval.image_to_text);
+        let of_texts = &self.retrieval.text_to_image;
+        let of_images = &self.retrieval.image_to_text;
         let write = |name: &str, rows: &dyn Fn(&mut BufWriter<&File>) -> io::Result<()>| {
             let path = folder.join(name);
             output::file(&path, |to| rows(to).map_err(Error::file("write", &path)))
         };
-        write(TEXT_TO_IMAGE, &|to| predictions::of_texts(ids, of_texts, to))?;
-        write(IMAGE_TO_TEXT, &|to| predictions::of_images(ids, of_images, to))?;
-        for (name, found) in [(TEXT_TO_IMAGE_SCORE, of_texts), (IMAGE_TO_TEXT_SCORE, of_images)] {
+        write(TEXT_TO_IMAGE, &|to| {
+            predictions::of_texts(ids, of_texts, to)
+        })?;
+        write(IMAGE_TO_TEXT, &|to| {
+            predictions::of_images(ids, of_images, to)
+        })?;
+        for (name, found) in [
+            (TEXT_TO_IMAGE_SCORE, of_texts),
+            (IMAGE_TO_TEXT_SCORE, of_images),
+        ] {
             if let Some(recall) = found.recall {
                 write(name, &|to| output::line(to, &predictions::score(recall)))?;
             }

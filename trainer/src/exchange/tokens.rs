@@ -30,7 +30,9 @@ pub struct Rules {
 /// # Errors
 /// If the file cannot be read, or is no vocabulary.
 pub fn tokenizer(vocabulary: Option<&Path>) -> Result<Tokenizer> {
-    let Some(path) = vocabulary else { return source::tokenizer(None, i32::MAX) };
+    let Some(path) = vocabulary else {
+        return source::tokenizer(None, i32::MAX);
+    };
     let bytes = std::fs::read(path).map_err(Error::file("read", path))?;
     of_vocabulary(&bytes, &path.display().to_string(), i32::MAX)
 }
@@ -44,7 +46,9 @@ pub(super) fn of_vocabulary(bytes: &[u8], uri: &str, vocab_size: i32) -> Result<
     let vocabulary = Vocabulary::from_bytes(bytes).map_err(|error| unfit(error.to_string()))?;
     match vocabulary.size() {
         size if size <= vocab_size.max(0) as usize => Ok(Tokenizer::new(vocabulary)),
-        size => Err(unfit(format!("it has {size} entries, and the model knows {vocab_size}"))),
+        size => Err(unfit(format!(
+            "it has {size} entries, and the model knows {vocab_size}"
+        ))),
     }
 }
 
@@ -60,7 +64,11 @@ pub fn tokenize(
 ) -> Result<()> {
     let lines = Lines::new(input, "standard input", "{\"text\": \"…\"}");
     lines.each(|_, Line { text }| {
-        let text = if rules.dataset { dataset_rules(&text) } else { text };
+        let text = if rules.dataset {
+            dataset_rules(&text)
+        } else {
+            text
+        };
         let ids = tokenizer.encode(&text, rules.context_length);
         output::line(output, &ids).map_err(Error::file("write", "standard output"))
     })

@@ -16,33 +16,58 @@ type Asked = Arc<Mutex<Vec<String>>>;
 /// A server that speaks the hub's API and hands out three repositories: one of one file, one of
 /// several, and one that is gated.
 fn serve() -> (Hub, Asked, tempfile::TempDir) {
-    let (asked, cache) = (Asked::default(), tempfile::tempdir().unwrap());
+    let asked = Asked::default();
+    let cache = tempfile::tempdir().unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let router = Router::new().fallback(answer).with_state(asked.clone());
     std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             axum::serve(listener, router).await.unwrap();
         });
     });
-    (Hub { endpoint, token: None, cache: cache.path().to_owned() }, asked, cache)
+    (
+        Hub {
+            endpoint,
+            token: None,
+            cache: cache.path().to_owned(),
+        },
+        asked,
+        cache,
+    )
 }
 
 async fn answer(State(asked): State<Asked>, request: Request) -> Response {
     let path = request.uri().path().to_owned();
-    let token = request.headers().get(header::AUTHORIZATION).map(|token| token.to_str().unwrap());
+    let token = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .map(|token| token.to_str().unwrap());
     asked.lock().unwrap().push(path.clone());
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     let held: &[&str] = match &parts[..] {
         [.., "gated", _, _] | [_, "gated", ..] if token != Some("Bearer right") => {
             return StatusCode::UNAUTHORIZED.into_response();
         }
-        ["api", "models", "org", "single" | "gated", "revision", "main" | "refs%2Fpr%2F3"] => {
-            &["README.md", "config.json", "model.safetensors", "sub/other.pt"]
-        }
+        [
+            "api",
+            "models",
+            "org",
+            "single" | "gated",
+            "revision",
+            "main" | "refs%2Fpr%2F3",
+        ] => &[
+            "README.md",
+            "config.json",
+            "model.safetensors",
+            "sub/other.pt",
+        ],
         ["api", "models", "org", "several", "revision", "main"] => {
             &["pytorch_model.bin.index.json", "a.bin", "b.bin"]
         }
@@ -51,7 +76,10 @@ async fn answer(State(asked): State<Asked>, request: Request) -> Response {
         }
         _ => return StatusCode::NOT_FOUND.into_response(),
     };
-    let siblings: Vec<_> = held.iter().map(|name| json!({ "rfilename": name })).collect();
+    let siblings: Vec<_> = held
+        .iter()
+        .map(|name| json!({ "rfilename": name }))
+        .collect();
     Json(json!({ "sha": COMMIT, "siblings": siblings })).into_response()
 }
 
@@ -61,23 +89,37 @@ fn file(name: &str, headers: &HeaderMap) -> Response {
         "pytorch_model.bin.index.json" => r#"{"weight_map":{"x":"a.bin","y":"b.bin"}}"#.to_owned(),
         name => format!("content of {name}"),
     };
-    let range = headers[header::RANGE].to_str().unwrap().trim_start_matches("bytes=");
+    let range = headers[header::RANGE]
+        .to_str()
+        .unwrap()
+        .trim_start_matches("bytes=");
     let (start, stop) = range.split_once('-').unwrap();
     let (start, stop): (usize, usize) = (start.parse().unwrap(), stop.parse().unwrap());
     let stop = stop.min(content.len() - 1);
     let told = [
         ("x-repo-commit", COMMIT.to_owned()),
         ("etag", format!("\"{}\"", name.replace('/', "-"))),
-        ("content-range", format!("bytes {start}-{stop}/{}", content.len())),
+        (
+            "content-range",
+            format!("bytes {start}-{stop}/{}", content.len()),
+        ),
     ];
-    (StatusCode::PARTIAL_CONTENT, told, content[start..=stop].to_owned()).into_response()
+    (
+        StatusCode::PARTIAL_CONTENT,
+        told,
+        content[start..=stop].to_owned(),
+    )
+        .into_response()
 }
 
 #[test]
 fn the_weights_of_a_repository_are_copied_once_with_what_lies_beside_them() {
     let (hub, asked, _cache) = serve();
     let fetched = hub.fetch("hf://org/single", &FILES).unwrap();
-    assert_eq!(fetched.uri, format!("hf://org/single@{COMMIT}/model.safetensors"));
+    assert_eq!(
+        fetched.uri,
+        format!("hf://org/single@{COMMIT}/model.safetensors")
+    );
     let read = |name: &str| std::fs::read_to_string(fetched.folder.join(name)).unwrap();
     assert_eq!(read("model.safetensors"), "content of model.safetensors");
     assert_eq!(read("config.json"), "content of config.json");
@@ -85,15 +127,23 @@ fn the_weights_of_a_repository_are_copied_once_with_what_lies_beside_them() {
 
     asked.lock().unwrap().clear();
     assert_eq!(hub.fetch("hf://org/single", &FILES).unwrap(), fetched);
-    assert_eq!(*asked.lock().unwrap(), ["/api/models/org/single/revision/main"]);
+    assert_eq!(
+        *asked.lock().unwrap(),
+        ["/api/models/org/single/revision/main"]
+    );
 }
 
 #[test]
 fn a_file_of_a_revision_and_weights_in_several_files_are_copied() {
     let (hub, _, _cache) = serve();
-    let one = hub.fetch("hf://org/single@refs%2Fpr%2F3/sub/other.pt", &FILES).unwrap();
+    let one = hub
+        .fetch("hf://org/single@refs%2Fpr%2F3/sub/other.pt", &FILES)
+        .unwrap();
     let content = std::fs::read_to_string(one.folder.join(&one.file)).unwrap();
-    assert_eq!((one.file.as_str(), content.as_str()), ("sub/other.pt", "content of sub/other.pt"));
+    assert_eq!(
+        (one.file.as_str(), content.as_str()),
+        ("sub/other.pt", "content of sub/other.pt")
+    );
 
     let several = hub.fetch("hf://org/several", &FILES).unwrap();
     assert_eq!(several.file, "pytorch_model.bin.index.json");
@@ -106,7 +156,10 @@ fn a_file_of_a_revision_and_weights_in_several_files_are_copied() {
 #[test]
 fn a_gated_repository_opens_to_the_right_token() {
     let (hub, _, _cache) = serve();
-    let with = |token: Option<&str>| Hub { token: token.map(Into::into), ..hub.clone() };
+    let with = |token: Option<&str>| Hub {
+        token: token.map(Into::into),
+        ..hub.clone()
+    };
     let fetch = |token| with(token).fetch("hf://org/gated", &FILES);
     for (token, right) in [(None, "set HF_TOKEN"), (Some("wrong"), "to this HF_TOKEN")] {
         let error = fetch(token).unwrap_err();
@@ -119,9 +172,17 @@ fn a_gated_repository_opens_to_the_right_token() {
 #[test]
 fn what_the_hub_does_not_have_is_told() {
     let (hub, _, _cache) = serve();
-    let nobody = Hub { endpoint: "http://127.0.0.1:1".into(), ..hub.clone() };
+    let nobody = Hub {
+        endpoint: "http://127.0.0.1:1".into(),
+        ..hub.clone()
+    };
     let table = [
-        (&hub, "hf://org/absent", 78, "has no hf://org/absent. Check organisation, name"),
+        (
+            &hub,
+            "hf://org/absent",
+            78,
+            "has no hf://org/absent. Check organisation, name",
+        ),
         (&hub, "hf://org/single@v9", 78, "has no hf://org/single@v9"),
         (
             &hub,
@@ -131,8 +192,18 @@ fn what_the_hub_does_not_have_is_told() {
         ),
         (&hub, "hf://org", 78, "Expected hf://organisation/name"),
         (&hub, "hf://org/../x", 78, "Expected hf://organisation/name"),
-        (&hub, "hf://org/single@", 78, "Expected hf://organisation/name"),
-        (&nobody, "hf://org/single", 75, "http://127.0.0.1:1 does not answer"),
+        (
+            &hub,
+            "hf://org/single@",
+            78,
+            "Expected hf://organisation/name",
+        ),
+        (
+            &nobody,
+            "hf://org/single",
+            75,
+            "http://127.0.0.1:1 does not answer",
+        ),
     ];
     for (hub, uri, code, right) in table {
         let error = hub.fetch(uri, &FILES).unwrap_err();

@@ -45,7 +45,9 @@ impl Held {
             self.numbers.extend((0..pairs).map(groups));
             place.take_whole(&self.numbers);
         }
-        self.shares.first_mut(pairs).copy_from(View::Host(targets.shares(pairs)));
+        self.shares
+            .first_mut(pairs)
+            .copy_from(View::Host(targets.shares(pairs)));
     }
 
     /// As [`super::rows::look`]. The device is waited for, once a side: ranks tell each other what they
@@ -56,7 +58,13 @@ impl Held {
         (first, pairs): (usize, usize),
         rows: &mut [Row],
     ) {
-        let Self { images, texts, shares, found, .. } = self;
+        let Self {
+            images,
+            texts,
+            shares,
+            found,
+            ..
+        } = self;
         let targets = of(images, texts, shares, pairs);
         let mut found = found.first_mut(FOUND * rows.len()).device();
         loss::rows(logits, (first, pairs), targets, &mut found);
@@ -64,7 +72,11 @@ impl Held {
         for (row, found) in rows.iter_mut().zip(found.as_chunks::<FOUND>().0) {
             let [log_sum, right, hit] = *found;
             let cross_entropy = f64::from(log_sum) - f64::from(right);
-            *row = Row { log_sum, cross_entropy, hit: hit > 0.0 };
+            *row = Row {
+                log_sum,
+                cross_entropy,
+                hit: hit > 0.0,
+            };
         }
     }
 
@@ -76,7 +88,14 @@ impl Held {
         (of_rows, of_columns): (&[f32], &[f32]),
     ) {
         let pairs = of_columns.len();
-        let Self { images, texts, shares, sums: [rows, columns], slopes, .. } = self;
+        let Self {
+            images,
+            texts,
+            shares,
+            sums: [rows, columns],
+            slopes,
+            ..
+        } = self;
         rows.first_mut(pairs).copy_from(View::Host(of_rows));
         columns.first_mut(pairs).copy_from(View::Host(of_columns));
         let sums = (rows.first(pairs).device(), columns.first(pairs).device());
@@ -97,6 +116,11 @@ fn of<'a>(
     shares: &'a Array,
     pairs: usize,
 ) -> loss::Targets<'a> {
-    let (images, texts) = (images.span().first(pairs), texts.span().first(pairs));
-    loss::Targets { images, texts, shares: shares.first(pairs).device() }
+    let images = images.span().first(pairs);
+    let texts = texts.span().first(pairs);
+    loss::Targets {
+        images,
+        texts,
+        shares: shares.first(pairs).device(),
+    }
 }

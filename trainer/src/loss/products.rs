@@ -17,13 +17,28 @@ pub(super) fn compare(
     let pairs = columns.len() / width;
     match (logits, rows, columns) {
         (ViewMut::Host(logits), View::Host(rows), View::Host(columns)) => {
-            let sides = (Matrix::new(rows, width), Matrix::new(columns, width).transposed());
-            product(MatrixMut::new(logits, pairs), Onto::Replace, scale, sides, Threads::All);
+            let sides = (
+                Matrix::new(rows, width),
+                Matrix::new(columns, width).transposed(),
+            );
+            product(
+                MatrixMut::new(logits, pairs),
+                Onto::Replace,
+                scale,
+                sides,
+                Threads::All,
+            );
         }
         (ViewMut::Device(logits), View::Device(rows), View::Device(columns)) => {
-            let sides = (Operand::new(rows, width), Operand::new(columns, width).transposed());
+            let sides = (
+                Operand::new(rows, width),
+                Operand::new(columns, width).transposed(),
+            );
             let target = Operand::new(logits.span(), pairs);
-            let product = Product { scale, ..Product::new(target, sides.0, sides.1) };
+            let product = Product {
+                scale,
+                ..Product::new(target, sides.0, sides.1)
+            };
             logits.device().multiply(&product);
         }
         _ => mixed(),
@@ -44,12 +59,21 @@ pub(super) fn gather(
     match (gradient, logits, columns) {
         (ViewMut::Host(gradient), View::Host(logits), View::Host(columns)) => {
             let sides = (Matrix::new(logits, pairs), Matrix::new(columns, width));
-            product(MatrixMut::new(gradient, width), Onto::Replace, scale, sides, Threads::All);
+            product(
+                MatrixMut::new(gradient, width),
+                Onto::Replace,
+                scale,
+                sides,
+                Threads::All,
+            );
         }
         (ViewMut::Device(gradient), View::Device(logits), View::Device(columns)) => {
             let sides = (Operand::new(logits, pairs), Operand::new(columns, width));
             let target = Operand::new(gradient.span(), width);
-            let product = Product { scale, ..Product::new(target, sides.0, sides.1) };
+            let product = Product {
+                scale,
+                ..Product::new(target, sides.0, sides.1)
+            };
             gradient.device().multiply(&product);
         }
         _ => mixed(),

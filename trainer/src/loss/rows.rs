@@ -21,8 +21,14 @@ impl Row {
         let top = max(logits);
         let log_sum = top + sum(logits, |_, logit| exp(logit - top)).ln();
         // Of equal logits the first is the nearest: a model that maps all to one point scores low.
-        let nearest = logits.iter().position(|&logit| logit == top).unwrap_or_default();
-        let right = targets.of(pair).map(|other| f64::from(logits[other])).sum::<f64>();
+        let nearest = logits
+            .iter()
+            .position(|&logit| logit == top)
+            .unwrap_or_default();
+        let right = targets
+            .of(pair)
+            .map(|other| f64::from(logits[other]))
+            .sum::<f64>();
         Self {
             log_sum,
             cross_entropy: f64::from(log_sum) - right * f64::from(targets.share(pair)),
@@ -61,17 +67,21 @@ pub(super) fn differentiate(
     let pairs = columns.len();
     let share = 0.5 / pairs as f32;
     let all = first..first + slopes.len();
-    slopes.par_iter_mut().zip(logits.par_chunks_mut(pairs)).zip(all).for_each(
-        |((slope, logits), own)| {
+    slopes
+        .par_iter_mut()
+        .zip(logits.par_chunks_mut(pairs))
+        .zip(all)
+        .for_each(|((slope, logits), own)| {
             let row = rows[own];
             // What both directions expect of a right pair.
             let expected = |j| share * (targets.share(own) + targets.share(j));
             *slope = targets.of(own).map(|j| -expected(j) * logits[j]).sum();
-            *slope += sum(logits, |i, x| share * (exp(x - row) + exp(x - columns[i])) * x);
+            *slope += sum(logits, |i, x| {
+                share * (exp(x - row) + exp(x - columns[i])) * x
+            });
             for (logit, column) in logits.iter_mut().zip(columns) {
                 *logit = share * (exp(*logit - row) + exp(*logit - column));
             }
             targets.of(own).for_each(|j| logits[j] -= expected(j));
-        },
-    );
+        });
 }

@@ -37,8 +37,13 @@ struct Groups {
 impl Targets {
     /// Each of at most so many pairs is right for itself.
     pub(super) fn new(pairs: usize) -> Self {
-        let (images, texts) = (Groups::new(pairs), Groups::new(pairs));
-        Self { images, texts, shares: vec![1.0; pairs] }
+        let images = Groups::new(pairs);
+        let texts = Groups::new(pairs);
+        Self {
+            images,
+            texts,
+            shares: vec![1.0; pairs],
+        }
     }
 
     /// Pairs with equal pictures or equal captions are right for each other in the next batch.
@@ -53,7 +58,9 @@ impl Targets {
     /// The pairs that are right for one.
     pub(super) fn of(&self, pair: usize) -> impl Iterator<Item = usize> {
         let others = self.texts.of(pair);
-        self.images.of(pair).chain(others.filter(move |&other| !self.images.same(pair, other)))
+        self.images
+            .of(pair)
+            .chain(others.filter(move |&other| !self.images.same(pair, other)))
     }
 
     /// What each of them is worth: together one.
@@ -82,19 +89,32 @@ impl Groups {
     fn new(pairs: usize) -> Self {
         let sorted = (0..pairs as u32).collect();
         let places = (0..pairs as u32).map(|pair| (pair, pair + 1)).collect();
-        Self { numbers: (0..pairs as u64).collect(), sorted, places }
+        Self {
+            numbers: (0..pairs as u64).collect(),
+            sorted,
+            places,
+        }
     }
 
     fn sort(&mut self, numbers: impl ExactSizeIterator<Item = u64>) {
         let pairs = numbers.len();
-        self.numbers.iter_mut().zip(numbers).for_each(|(old, new)| *old = new);
-        let (numbers, sorted) = (&self.numbers, &mut self.sorted[..pairs]);
-        sorted.iter_mut().zip(0..).for_each(|(place, pair)| *place = pair);
+        self.numbers
+            .iter_mut()
+            .zip(numbers)
+            .for_each(|(old, new)| *old = new);
+        let numbers = &self.numbers;
+        let sorted = &mut self.sorted[..pairs];
+        sorted
+            .iter_mut()
+            .zip(0..)
+            .for_each(|(place, pair)| *place = pair);
         sorted.sort_unstable_by_key(|&pair| (numbers[pair as usize], pair));
         let mut start = 0;
         for equals in sorted.chunk_by(|&a, &b| numbers[a as usize] == numbers[b as usize]) {
             let end = start + equals.len() as u32;
-            equals.iter().for_each(|&pair| self.places[pair as usize] = (start, end));
+            equals
+                .iter()
+                .for_each(|&pair| self.places[pair as usize] = (start, end));
             start = end;
         }
     }
@@ -102,7 +122,9 @@ impl Groups {
     /// The pairs with the same number, in order; itself among them.
     fn of(&self, pair: usize) -> impl Iterator<Item = usize> {
         let (start, end) = self.places[pair];
-        self.sorted[start as usize..end as usize].iter().map(|&pair| pair as usize)
+        self.sorted[start as usize..end as usize]
+            .iter()
+            .map(|&pair| pair as usize)
     }
 
     fn same(&self, pair: usize, other: usize) -> bool {

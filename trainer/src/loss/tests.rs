@@ -8,7 +8,9 @@ const PAIRS: usize = 37;
 const WIDTH: usize = 11;
 
 fn features(seed: u64) -> Vec<f32> {
-    let raw: Vec<f32> = (0..PAIRS * WIDTH).map(|i| normal(stream(seed, i as u64))).collect();
+    let raw: Vec<f32> = (0..PAIRS * WIDTH)
+        .map(|i| normal(stream(seed, i as u64)))
+        .collect();
     let mut unit = raw.clone();
     normalize::forward(WIDTH, (&raw).into(), (&mut unit).into());
     unit
@@ -39,8 +41,13 @@ fn read((images, texts): (View<'_>, View<'_>)) -> (Vec<f32>, Vec<f32>) {
 
 fn mean_cross_entropy(from: &[f32], to: &[f32], scale: f64, pairs: &[Pair]) -> f64 {
     let cosine = |i: usize, j: usize| -> f64 {
-        let pair = from[i * WIDTH..][..WIDTH].iter().zip(&to[j * WIDTH..][..WIDTH]);
-        scale * pair.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
+        let pair = from[i * WIDTH..][..WIDTH]
+            .iter()
+            .zip(&to[j * WIDTH..][..WIDTH]);
+        scale
+            * pair
+                .map(|(a, b)| f64::from(*a) * f64::from(*b))
+                .sum::<f64>()
     };
     let row = |i: usize| {
         let right = |j: &usize| pairs[i].0 == pairs[*j].0 || pairs[i].1 == pairs[*j].1;
@@ -58,12 +65,17 @@ fn right_loss(images: &[f32], texts: &[f32], scale: f64, pairs: &[Pair]) -> f64 
 }
 
 fn fingerprints(pairs: &[Pair]) -> Vec<Fingerprint> {
-    pairs.iter().map(|&(image, text)| Fingerprint { image, text }).collect()
+    pairs
+        .iter()
+        .map(|&(image, text)| Fingerprint { image, text })
+        .collect()
 }
 
 #[test]
 fn the_loss_and_its_gradients_agree_with_the_formula_in_double_precision() {
-    let (images, texts, scale) = (features(1), features(2), 14.3);
+    let images = features(1);
+    let texts = features(2);
+    let scale = 14.3;
     for pairs in [alone(), duplicated()] {
         let mut loss = ContrastiveLoss::new(PAIRS, WIDTH);
         loss.targets.match_equal(&fingerprints(&pairs));
@@ -71,15 +83,27 @@ fn the_loss_and_its_gradients_agree_with_the_formula_in_double_precision() {
             |images: &[f32], texts: &[f32], scale| right_loss(images, texts, scale, &pairs);
         let score = loss.evaluate((View::Host(&images), View::Host(&texts)), scale, &Alone);
         let right = right_loss(&images, &texts, scale.into());
-        assert!((score.loss - right).abs() < 1e-6, "{} for {right}", score.loss);
+        assert!(
+            (score.loss - right).abs() < 1e-6,
+            "{} for {right}",
+            score.loss
+        );
         let step = 1e-4f64;
-        let (up, down) = (step.exp(), (-step).exp());
+        let up = step.exp();
+        let down = (-step).exp();
         let right = (right_loss(&images, &texts, f64::from(scale) * up)
             - right_loss(&images, &texts, f64::from(scale) * down))
             / (2.0 * step);
         assert!((score.logit_scale_gradient - right).abs() < 1e-5, "{right}");
         let (dimages, dtexts) = read(loss.gradients(0..PAIRS));
-        for at in [0, 17, 5 * WIDTH, 9 * WIDTH + 4, 20 * WIDTH + 1, PAIRS * WIDTH - 1] {
+        for at in [
+            0,
+            17,
+            5 * WIDTH,
+            9 * WIDTH + 4,
+            20 * WIDTH + 1,
+            PAIRS * WIDTH - 1,
+        ] {
             let nudged = |features: &[f32], by: f32| {
                 let mut features = features.to_vec();
                 features[at] += by;
@@ -88,25 +112,42 @@ fn the_loss_and_its_gradients_agree_with_the_formula_in_double_precision() {
             let step = 1e-2f32;
             let slope = |f: &dyn Fn(f32) -> f64| (f(step) - f(-step)) / (2.0 * f64::from(step));
             let right = slope(&|by| right_loss(&nudged(&images, by), &texts, scale.into()));
-            assert!((f64::from(dimages[at]) - right).abs() < 1e-4, "{} for {right}", dimages[at]);
+            assert!(
+                (f64::from(dimages[at]) - right).abs() < 1e-4,
+                "{} for {right}",
+                dimages[at]
+            );
             let right = slope(&|by| right_loss(&images, &nudged(&texts, by), scale.into()));
-            assert!((f64::from(dtexts[at]) - right).abs() < 1e-4, "{} for {right}", dtexts[at]);
+            assert!(
+                (f64::from(dtexts[at]) - right).abs() < 1e-4,
+                "{} for {right}",
+                dtexts[at]
+            );
         }
     }
 }
 
 #[test]
 fn a_batch_without_duplicates_is_worth_the_same_to_the_last_bit() {
-    let (images, texts) = (features(1), features(2));
-    let (mut plain, mut matched) =
-        (ContrastiveLoss::new(PAIRS, WIDTH), ContrastiveLoss::new(PAIRS, WIDTH));
+    let images = features(1);
+    let texts = features(2);
+    let mut plain = ContrastiveLoss::new(PAIRS, WIDTH);
+    let mut matched = ContrastiveLoss::new(PAIRS, WIDTH);
     // What an earlier batch was like leaves no trace.
     matched.targets.match_equal(&fingerprints(&duplicated()));
-    let pairs: Vec<Pair> = (0..PAIRS as u64).map(|i| (i * 7 % 37, i * 5 % 37)).collect();
+    let pairs: Vec<Pair> = (0..PAIRS as u64)
+        .map(|i| (i * 7 % 37, i * 5 % 37))
+        .collect();
     matched.targets.match_equal(&fingerprints(&pairs));
     let score = plain.evaluate((View::Host(&images), View::Host(&texts)), 14.3, &Alone);
-    assert_eq!(matched.evaluate((View::Host(&images), View::Host(&texts)), 14.3, &Alone), score);
-    assert_eq!(read(matched.gradients(0..PAIRS)), read(plain.gradients(0..PAIRS)));
+    assert_eq!(
+        matched.evaluate((View::Host(&images), View::Host(&texts)), 14.3, &Alone),
+        score
+    );
+    assert_eq!(
+        read(matched.gradients(0..PAIRS)),
+        read(plain.gradients(0..PAIRS))
+    );
 }
 
 #[test]
@@ -150,10 +191,19 @@ fn the_shares_of_ranks_are_the_gradient_of_one() {
                         .map(|(a, b)| (a - b).abs())
                         .fold(0.0, f32::max)
                 };
-                (score, error(&images, &right_images), error(&texts, &right_texts))
+                (
+                    score,
+                    error(&images, &right_images),
+                    error(&texts, &right_texts),
+                )
             })
         {
-            assert!((score.loss - right.loss).abs() < 1e-9, "{} for {}", score.loss, right.loss);
+            assert!(
+                (score.loss - right.loss).abs() < 1e-9,
+                "{} for {}",
+                score.loss,
+                right.loss
+            );
             assert_eq!(score.image_to_text, right.image_to_text);
             assert_eq!(score.text_to_image, right.text_to_image);
             assert!(images < 1e-7 && texts < 1e-7, "{images}, {texts}");

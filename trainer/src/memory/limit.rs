@@ -14,7 +14,10 @@ pub fn available() -> Option<u64> {
 /// The same, with the system's files read by `read`.
 fn allowed(read: &dyn Fn(&str) -> Option<String>) -> Option<u64> {
     let groups = read("/proc/self/cgroup").unwrap_or_default();
-    let limits = groups.lines().flat_map(files).filter_map(|file| limit(&read(&file)?));
+    let limits = groups
+        .lines()
+        .flat_map(files)
+        .filter_map(|file| limit(&read(&file)?));
     limits.min().or_else(|| of_machine(&read("/proc/meminfo")?))
 }
 
@@ -22,14 +25,20 @@ fn allowed(read: &dyn Fn(&str) -> Option<String>) -> Option<u64> {
 /// In a container of its own the group is the root, whatever it is called outside.
 fn files(line: &str) -> Vec<String> {
     let mut parts = line.splitn(3, ':').skip(1);
-    let (Some(controllers), Some(group)) = (parts.next(), parts.next()) else { return Vec::new() };
+    let (Some(controllers), Some(group)) = (parts.next(), parts.next()) else {
+        return Vec::new();
+    };
     let (root, file) = match controllers {
         "" => ("/sys/fs/cgroup", "memory.max"),
         "memory" => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
         _ => return Vec::new(),
     };
-    let ends = group.match_indices('/').map(|(at, _)| at).chain([group.len()]);
-    ends.map(|end| format!("{root}{}/{file}", &group[..end])).collect()
+    let ends = group
+        .match_indices('/')
+        .map(|(at, _)| at)
+        .chain([group.len()]);
+    ends.map(|end| format!("{root}{}/{file}", &group[..end]))
+        .collect()
 }
 
 /// No limit is a word in version 2, and more than any machine has in version 1.
@@ -38,7 +47,9 @@ fn limit(text: &str) -> Option<u64> {
 }
 
 fn of_machine(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     Some(kibibytes * 1024)
 }
@@ -69,7 +80,11 @@ mod tests {
             ),
             (
                 "version 2, the container's own root",
-                &[(groups, "0::/\n"), ("/sys/fs/cgroup/memory.max", "5000\n"), machine],
+                &[
+                    (groups, "0::/\n"),
+                    ("/sys/fs/cgroup/memory.max", "5000\n"),
+                    machine,
+                ],
                 Some(5000),
             ),
             (
@@ -86,7 +101,10 @@ mod tests {
                 &[
                     (groups, "0::/\n4:memory:/\n"),
                     ("/sys/fs/cgroup/memory.max", "max\n"),
-                    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
+                    (
+                        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+                        "9223372036854771712\n",
+                    ),
                     machine,
                 ],
                 Some(2 << 20),

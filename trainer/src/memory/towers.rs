@@ -29,7 +29,11 @@ pub(super) struct How {
 impl How {
     /// Bytes of a number on its way through a tower.
     fn number(self) -> u64 {
-        if self.device == Some(Precision::Bf16) { NUMBER / 2 } else { NUMBER }
+        if self.device == Some(Precision::Bf16) {
+            NUMBER / 2
+        } else {
+            NUMBER
+        }
     }
 
     /// Bytes that attention keeps for a token and a head that sees so many tokens.
@@ -43,8 +47,12 @@ impl How {
 
 /// Both towers.
 pub(super) fn of(model: &ModelConfig, context: usize, how: How) -> Pass {
-    let (images, texts) = (image(&model.image, how), text(model, context, how));
-    Pass { kept: images.kept + texts.kept, lent: images.lent + texts.lent }
+    let images = image(&model.image, how);
+    let texts = text(model, context, how);
+    Pass {
+        kept: images.kept + texts.kept,
+        lent: images.lent + texts.lent,
+    }
 }
 
 /// An image tower of either kind.
@@ -60,8 +68,13 @@ pub(super) fn image(tower: &ImageTower, how: How) -> Pass {
 /// Weights of the image tower, its projection and the logit scale.
 pub(super) fn image_numbers(model: &ModelConfig) -> u64 {
     let layout = Clip::layout(model);
-    let of_image = layout.segments().iter().filter(|segment| segment.name.starts_with("visual."));
-    1 + of_image.map(|segment| segment.range.len() as u64).sum::<u64>()
+    let of_image = layout
+        .segments()
+        .iter()
+        .filter(|segment| segment.name.starts_with("visual."));
+    1 + of_image
+        .map(|segment| segment.range.len() as u64)
+        .sum::<u64>()
 }
 
 /// The sizes of a stack of transformer blocks.
@@ -87,68 +100,130 @@ impl Stack {
 
     /// What one block keeps if so many tokens go on: all, or the first alone from the last block.
     fn block(&self, kept: u64, how: How) -> u64 {
-        let Self { tokens, width, hidden, narrow, normed, moments, .. } = self;
+        let Self {
+            tokens,
+            width,
+            hidden,
+            narrow,
+            normed,
+            moments,
+            ..
+        } = self;
         let all = tokens * (how.number() * (3 + normed) * width + NUMBER * moments.1);
         let few = how.number() * (narrow * width + 2 * hidden) + NUMBER * moments.0;
         all + kept * (few + self.probabilities(how))
     }
 
     fn pass(&self, how: How) -> Pass {
-        let Self { tokens, width, hidden, layers, .. } = *self;
+        let Self {
+            tokens,
+            width,
+            hidden,
+            layers,
+            ..
+        } = *self;
         let inner = self.block(if layers > 1 { tokens } else { 1 }, how);
         let all = || (layers - 1) * inner + self.block(1, how);
         let blocks = if how.recompute { inner } else { all() };
         // What goes into each block, what comes out of the last, and what was embedded.
         let between = tokens * (how.number() * width * (layers + 2) + 2 * NUMBER);
         let lent = how.number() * (6 * width + hidden) + 2 * self.probabilities(how);
-        Pass { kept: blocks + between, lent: tokens * lent }
+        Pass {
+            kept: blocks + between,
+            lent: tokens * lent,
+        }
     }
 }
 
 fn vit(sizes: &Vit, side: u64, how: How) -> Pass {
-    let [width, patch, layers, head] =
-        [sizes.width, sizes.patch_size, sizes.layers, sizes.head_width].map(|n| n as u64);
-    let (patches, hidden) = ((side / patch).pow(2), 4 * width);
+    let [width, patch, layers, head] = [
+        sizes.width,
+        sizes.patch_size,
+        sizes.layers,
+        sizes.head_width,
+    ]
+    .map(|n| n as u64);
+    let patches = (side / patch).pow(2);
+    let hidden = 4 * width;
     let tokens = 1 + patches;
-    let (heads, moments) = (width / head, (2, 2));
-    let stack = Stack { tokens, width, hidden, heads, layers, narrow: 3, normed: 1, moments };
+    let heads = width / head;
+    let moments = (2, 2);
+    let stack = Stack {
+        tokens,
+        width,
+        hidden,
+        heads,
+        layers,
+        narrow: 3,
+        normed: 1,
+        moments,
+    };
     let pass = stack.pass(how);
     // Patches laid out as rows and the pooled token; which are seen, and where pictures begin.
     let around = how.number() * (tokens * 3 * patch * patch + width) + NUMBER * (patches + 4);
-    Pass { kept: pass.kept + around, ..pass }
+    Pass {
+        kept: pass.kept + around,
+        ..pass
+    }
 }
 
 fn text(model: &ModelConfig, context: usize, how: How) -> Pass {
     let text = &model.text;
     let [width, hidden, heads, layers] =
         [text.width, text.intermediate, text.heads, text.layers].map(|n| n as u64);
-    let (tokens, moments) = (context as u64, (4, 0));
-    Stack { tokens, width, hidden, heads, layers, narrow: 4, normed: 0, moments }.pass(how)
+    let tokens = context as u64;
+    let moments = (4, 0);
+    Stack {
+        tokens,
+        width,
+        hidden,
+        heads,
+        layers,
+        narrow: 4,
+        normed: 0,
+        moments,
+    }
+    .pass(how)
 }
 
 /// A residual network keeps everything, however it is told to compute.
 fn resnet(sizes: &Resnet, side: u64, how: How) -> Pass {
     const EXPANSION: u64 = 4;
-    let (width, half) = (sizes.width as u64, (side / 2).pow(2));
+    let width = sizes.width as u64;
+    let half = (side / 2).pow(2);
     // A convolution keeps what it gives before it is normalised, and the next one what goes into it.
     let mut kept = 3 * side * side + 4 * half * width + half / 4 * width;
-    let (mut inputs, mut grid) = (width, side / 4);
+    let mut inputs = width;
+    let mut grid = side / 4;
     for (layer, &count) in sizes.layers.iter().enumerate() {
         let planes = width << layer;
         for block in 0..count {
             let stride = if layer > 0 && block == 0 { 2 } else { 1 };
-            let (outputs, places) = (EXPANSION * planes, grid * grid);
+            let outputs = EXPANSION * planes;
+            let places = grid * grid;
             let after = (grid / stride).pow(2);
-            let pooled = if stride > 1 { after * (planes + inputs) } else { 0 };
-            let shortcut = if stride > 1 || inputs != outputs { after * outputs } else { 0 };
+            let pooled = if stride > 1 {
+                after * (planes + inputs)
+            } else {
+                0
+            };
+            let shortcut = if stride > 1 || inputs != outputs {
+                after * outputs
+            } else {
+                0
+            };
             kept += 4 * places * planes + 2 * after * outputs + pooled + shortcut;
             (inputs, grid) = (outputs, grid / stride);
         }
     }
-    let (tokens, heads) = (1 + grid * grid, inputs / 64);
+    let tokens = 1 + grid * grid;
+    let heads = inputs / 64;
     kept += tokens * 5 * inputs + 5 * inputs;
     let kept = how.number() * kept + NUMBER * tokens * heads;
-    Pass { kept, lent: how.number() * 3 * half * width }
+    Pass {
+        kept,
+        lent: how.number() * 3 * half * width,
+    }
 }
 
 /// What neighbourhoods of convolutions are laid out in, for any number of samples: by so many threads, or by

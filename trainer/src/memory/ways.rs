@@ -33,7 +33,13 @@ pub fn choose(load: &Load<'_>, available: Option<u64>) -> Result<(Way, Needs)> {
     let way = match config.micro_batch_size {
         Some(MicroBatch::Chosen(_)) => {
             let fastest = ways(load.own, config.gradient_checkpointing).find(fits);
-            fastest.map(|way| if config.halve_micro_batch { half(way) } else { way })
+            fastest.map(|way| {
+                if config.halve_micro_batch {
+                    half(way)
+                } else {
+                    way
+                }
+            })
         }
         _ => {
             // What is kept for speed may turn out smaller than it may become.
@@ -62,22 +68,38 @@ fn asked(load: &Load<'_>) -> Way {
 /// All ways, the fastest first: a share at once; the same, a third slower, keeping less; in parts, two
 /// fifths slower; both.
 fn ways(own: usize, recompute: Option<bool>) -> impl Iterator<Item = Way> {
-    let whole = [false, true].map(|recompute| Way { micro_batch: own, recompute });
+    let whole = [false, true].map(|recompute| Way {
+        micro_batch: own,
+        recompute,
+    });
     let parts = |recompute| {
         let sizes = (2..=own).map(move |parts| own.div_ceil(parts));
-        sizes.map(move |micro_batch| Way { micro_batch, recompute })
+        sizes.map(move |micro_batch| Way {
+            micro_batch,
+            recompute,
+        })
     };
     let large = parts(false).take_while(|way| way.micro_batch >= FEW);
-    let all = whole.into_iter().chain(large).chain(parts(true)).chain(parts(false));
+    let all = whole
+        .into_iter()
+        .chain(large)
+        .chain(parts(true))
+        .chain(parts(false));
     all.filter(move |way| recompute.is_none_or(|asked| asked == way.recompute))
 }
 
 fn half(way: Way) -> Way {
-    Way { micro_batch: way.micro_batch.div_ceil(2), ..way }
+    Way {
+        micro_batch: way.micro_batch.div_ceil(2),
+        ..way
+    }
 }
 
 fn refusal(load: &Load<'_>, available: u64) -> String {
-    let least = Way { micro_batch: 1, recompute: true };
+    let least = Way {
+        micro_batch: 1,
+        recompute: true,
+    };
     let wanted = match load.config.micro_batch_size {
         Some(MicroBatch::Chosen(_)) => least,
         _ => asked(load),
@@ -85,8 +107,10 @@ fn refusal(load: &Load<'_>, available: u64) -> String {
     let needs = load.needs(wanted);
     let mut kinds = needs.kinds();
     kinds.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
-    let largest: Vec<_> =
-        kinds[..4].iter().map(|(kind, bytes)| format!("{kind} {}", mebibytes(*bytes))).collect();
+    let largest: Vec<_> = kinds[..4]
+        .iter()
+        .map(|(kind, bytes)| format!("{kind} {}", mebibytes(*bytes)))
+        .collect();
     let would = ways(load.own, None).find(|way| load.needs(*way).total() <= available);
     let advice = match would {
         Some(way) => format!(
@@ -142,11 +166,21 @@ mod tests {
     }
 
     fn load(config: &TrainConfig) -> Load<'_> {
-        Load { config, own: 100, shards: 0, teacher: None, threads: 2, device: None }
+        Load {
+            config,
+            own: 100,
+            shards: 0,
+            teacher: None,
+            threads: 2,
+            device: None,
+        }
     }
 
     fn way(micro_batch: usize, recompute: bool) -> Way {
-        Way { micro_batch, recompute }
+        Way {
+            micro_batch,
+            recompute,
+        }
     }
 
     #[test]
@@ -189,7 +223,10 @@ mod tests {
         ] {
             let config = config(micro_batch, recompute);
             let available = load(&config).needs(asked).total();
-            let large = Load { shards: 1 << 40, ..load(&config) };
+            let large = Load {
+                shards: 1 << 40,
+                ..load(&config)
+            };
             assert!(large.needs(asked).total() > available);
             assert_eq!(choose(&large, Some(available)).unwrap().0, asked);
             assert!(choose(&large, Some(available - 1)).is_err());
@@ -203,15 +240,20 @@ mod tests {
         let refused = choose(&load(&plain), Some(available)).unwrap_err();
         assert_eq!(refused.exit(), cnclip_crds::exit::Exit::Config);
         let told = refused.to_string();
-        for part in
-            ["for 100 pairs at once (activations ", "would fit with microBatchSize", "Auto`"]
-        {
+        for part in [
+            "for 100 pairs at once (activations ",
+            "would fit with microBatchSize",
+            "Auto`",
+        ] {
             assert!(told.contains(part), "{told}");
         }
         for micro_batch in [None, Some(MicroBatch::AUTO)] {
             let config = config(micro_batch, None);
             let told = choose(&load(&config), Some(NEVER)).unwrap_err().to_string();
-            assert!(told.contains("there are 1 MiB. Even one pair at a time"), "{told}");
+            assert!(
+                told.contains("there are 1 MiB. Even one pair at a time"),
+                "{told}"
+            );
         }
     }
 }

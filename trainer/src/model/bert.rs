@@ -67,7 +67,8 @@ impl Bert {
     ) -> Self {
         let [width, heads, count, hidden] =
             [sizes.width, sizes.heads, sizes.layers, sizes.intermediate].map(|n| n as usize);
-        let (precision, memory) = (layout.precision(), layout.memory().clone());
+        let precision = layout.precision();
+        let memory = layout.memory().clone();
         let attention = Attention::within(&memory, (heads, width), longest, precision);
         let rows = batch * longest;
         let mut parts = Parts::begin(layout);
@@ -81,7 +82,11 @@ impl Bert {
         let norm = LayerNorm::declare(layout, "bert.embeddings.LayerNorm", width, EPSILON);
         parts.end(layout);
         let layer = |layer: usize| {
-            let keep = if layer + 1 == count { Keep::First } else { Keep::All };
+            let keep = if layer + 1 == count {
+                Keep::First
+            } else {
+                Keep::All
+            };
             let layer = Layer::declare(layout, layer, attention, hidden, keep);
             parts.end(layout);
             layer
@@ -96,7 +101,9 @@ impl Bert {
             positions,
             kinds,
             norm,
-            shelf: Shelf::new(&layers, recompute, |layer| layer.reserve(&memory, (rows, batch))),
+            shelf: Shelf::new(&layers, recompute, |layer| {
+                layer.reserve(&memory, (rows, batch))
+            }),
             layers,
             projection: Linear::projection(projection, width),
             parts,
@@ -128,7 +135,8 @@ impl Bert {
             self.run(layer, values, texts, dropout);
         }
         let pooled = self.saved.tokens[self.layers.len()].first(texts.count() * self.width);
-        self.projection.forward(values, pooled, features, Onto::Replace);
+        self.projection
+            .forward(values, pooled, features, Onto::Replace);
     }
 
     /// Adds to the gradients of the weights, given that of the features and the texts and the dropout
@@ -143,13 +151,22 @@ impl Bert {
         let few = texts.count() * self.width;
         let pooled = self.saved.tokens[self.layers.len()].first(few);
         let dpooled = self.scratch.gradient.first_mut(few);
-        self.projection.backward((values, gradients), pooled, dfeatures, dpooled, Onto::Replace);
+        self.projection.backward(
+            (values, gradients),
+            pooled,
+            dfeatures,
+            dpooled,
+            Onto::Replace,
+        );
         reducer.reduce(gradients, self.parts.last());
         for layer in (0..self.layers.len()).rev() {
             if self.shelf.overwritten(layer) {
                 self.run(layer, values, texts, dropout);
             }
-            let inner = (self.placed.on(texts.sequences()), self.rates.at(dropout, layer));
+            let inner = (
+                self.placed.on(texts.sequences()),
+                self.rates.at(dropout, layer),
+            );
             let memory = (&*self.shelf.place(layer), &mut self.scratch);
             let x = self.saved.tokens[layer].view();
             self.layers[layer].backward((values, gradients), inner, x, memory);
@@ -162,22 +179,31 @@ impl Bert {
     /// One layer forward.
     fn run(&mut self, layer: usize, values: View<'_>, texts: Texts<'_>, dropout: Dropout) {
         let (before, after) = self.saved.tokens.split_at_mut(layer + 1);
-        let inner = (self.placed.on(texts.sequences()), self.rates.at(dropout, layer));
+        let inner = (
+            self.placed.on(texts.sequences()),
+            self.rates.at(dropout, layer),
+        );
         let memory = (self.shelf.place(layer), &mut self.scratch);
-        let (x, y) = (before[layer].view(), after[0].view_mut());
+        let x = before[layer].view();
+        let y = after[0].view_mut();
         self.layers[layer].forward(values, inner, x, y, memory);
     }
 
     fn embed(&mut self, values: View<'_>, texts: Texts<'_>, dropout: Dropout) {
-        let (sequences, width) = (self.placed.on(texts.sequences()), self.width);
+        let sequences = self.placed.on(texts.sequences());
+        let width = self.width;
         let all = sequences.tokens() * width;
         let tables = Tables {
             words: self.words.of(values),
             positions: self.positions.of(values),
             kind: self.kinds.of(values).first(width),
         };
-        let (Saved { embedded, moments, tokens }, normed) =
-            (&mut self.saved, &mut self.scratch.narrow);
+        let Saved {
+            embedded,
+            moments,
+            tokens,
+        } = &mut self.saved;
+        let normed = &mut self.scratch.narrow;
         embedding::forward(
             tables,
             sequences,
@@ -185,9 +211,15 @@ impl Bert {
             embedded.first_mut(all),
         );
         let moments = moments.first_mut(sequences.tokens() * MOMENTS);
-        self.norm.forward(values, embedded.first(all), normed.first_mut(all), moments);
+        self.norm
+            .forward(values, embedded.first(all), normed.first_mut(all), moments);
         let dropout = dropout.at(0, self.rates.hidden);
-        dropout.apply(sequences, width, normed.first(all), tokens[0].first_mut(all));
+        dropout.apply(
+            sequences,
+            width,
+            normed.first(all),
+            tokens[0].first_mut(all),
+        );
     }
 
     fn backward_embed(
@@ -196,15 +228,25 @@ impl Bert {
         texts: Texts<'_>,
         dropout: Dropout,
     ) {
-        let (sequences, width) = (self.placed.on(texts.sequences()), self.width);
+        let sequences = self.placed.on(texts.sequences());
+        let width = self.width;
         let all = sequences.tokens() * width;
-        let Scratch { gradient, narrow, .. } = &mut self.scratch;
+        let Scratch {
+            gradient, narrow, ..
+        } = &mut self.scratch;
         let dropout = dropout.at(0, self.rates.hidden);
         dropout.apply(sequences, width, gradient.first(all), narrow.first_mut(all));
         let moments = self.saved.moments.first(sequences.tokens() * MOMENTS);
         let inner = (self.saved.embedded.first(all), moments);
-        let (dnormed, dembedded) = (narrow.first(all), gradient.first_mut(all));
-        self.norm.backward((values, gradients), inner, dnormed, dembedded, Onto::Replace);
+        let dnormed = narrow.first(all);
+        let dembedded = gradient.first_mut(all);
+        self.norm.backward(
+            (values, gradients),
+            inner,
+            dnormed,
+            dembedded,
+            Onto::Replace,
+        );
         let dembedded = gradient.first(all);
         let words = self.words.of(gradients.reborrow());
         embedding::backward_words(self.placed.numbers(texts.ids), width, dembedded, words);

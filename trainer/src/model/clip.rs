@@ -64,7 +64,10 @@ impl<'a> Batch<'a> {
     {
         let picture = self.pixels.len() / pairs;
         let pixels = self.pixels.part(some.start * picture..some.end * picture);
-        Batch { pixels, texts: self.texts.part(some, offsets) }
+        Batch {
+            pixels,
+            texts: self.texts.part(some, offsets),
+        }
     }
 }
 
@@ -81,8 +84,16 @@ struct Features {
 impl Features {
     fn new(memory: &Memory, batch: usize, width: usize) -> Self {
         let size = batch * width;
-        let (raw, unit, gradient) = (memory.exact(size), memory.exact(size), memory.array(size));
-        Self { width, used: 0, raw, unit, gradient }
+        let raw = memory.exact(size);
+        let unit = memory.exact(size);
+        let gradient = memory.array(size);
+        Self {
+            width,
+            used: 0,
+            raw,
+            unit,
+            gradient,
+        }
     }
 
     /// Where a tower writes the features of so many samples.
@@ -98,7 +109,8 @@ impl Features {
     }
 
     fn backward(&mut self, dunit: View<'_>) -> View<'_> {
-        let (raw, gradient) = (self.raw.first(self.used), self.gradient.first_mut(self.used));
+        let raw = self.raw.first(self.used);
+        let gradient = self.gradient.first_mut(self.used);
         normalize::backward(self.width, raw, dunit, gradient);
         self.gradient.first(self.used)
     }
@@ -127,7 +139,10 @@ impl Clip {
     /// # Guarantees
     /// The gradients are equal to the last bit.
     pub fn recomputing(config: &ModelConfig, capacity: Capacity) -> (Self, Params) {
-        let compute = Compute { recompute: true, ..Compute::default() };
+        let compute = Compute {
+            recompute: true,
+            ..Compute::default()
+        };
         Self::computing(config, capacity, compute)
     }
 
@@ -151,7 +166,15 @@ impl Clip {
     /// The table of a model's numbers, without the numbers.
     pub fn layout(config: &ModelConfig) -> Layout {
         let mut layout = Layout::default();
-        Self::declare(&mut layout, config, Capacity { batch: 0, context: 0 }, true);
+        Self::declare(
+            &mut layout,
+            config,
+            Capacity {
+                batch: 0,
+                context: 0,
+            },
+            true,
+        );
         layout
     }
 
@@ -235,7 +258,10 @@ impl Clip {
     ) -> (View<'_>, View<'_>) {
         self.forward_images(params, batch.pixels, (!self.image_frozen, dropout));
         self.forward_texts(params, batch.texts, dropout);
-        (self.image_features.normalize(), self.text_features.normalize())
+        (
+            self.image_features.normalize(),
+            self.text_features.normalize(),
+        )
     }
 
     /// Makes again what the backward pass needs of an earlier forward pass.
@@ -258,7 +284,8 @@ impl Clip {
 
     fn forward_texts(&mut self, params: &Params, texts: Texts<'_>, dropout: Dropout) {
         let features = self.text_features.reserve(texts.count());
-        self.text.forward(params.values.view(), texts, dropout, features);
+        self.text
+            .forward(params.values.view(), texts, dropout, features);
     }
 
     /// Adds to the gradients of all weights that are not frozen, given the gradients of the unit
@@ -276,11 +303,18 @@ impl Clip {
         reducer: &mut dyn Reducer,
     ) {
         if !self.image_frozen {
-            self.image.backward(params, self.image_features.backward(dimages), reducer);
+            self.image
+                .backward(params, self.image_features.backward(dimages), reducer);
         }
-        let (values, mut gradients) = (params.values.view(), params.gradients.view_mut());
+        let values = params.values.view();
+        let mut gradients = params.gradients.view_mut();
         let dtexts = self.text_features.backward(dtexts);
-        self.text.backward((values, &mut gradients), batch.texts, dropout, (dtexts, reducer));
+        self.text.backward(
+            (values, &mut gradients),
+            batch.texts,
+            dropout,
+            (dtexts, reducer),
+        );
         reducer.reduce(&mut gradients, self.logit_scale.range());
     }
 

@@ -30,13 +30,21 @@ impl FeedForward {
     /// The two layers.
     pub(super) fn new(up: Linear, down: Linear, activation: Activation) -> Self {
         let hidden = up.outputs();
-        Self { up, down, activation, hidden }
+        Self {
+            up,
+            down,
+            activation,
+            hidden,
+        }
     }
 
     /// Memory for what is kept of so many rows.
     pub(super) fn reserve(&self, memory: &Memory, rows: usize) -> Saved {
         let array = || memory.array(rows * self.hidden);
-        Saved { bent: array(), active: array() }
+        Saved {
+            bent: array(),
+            active: array(),
+        }
     }
 
     /// Writes `y`, or adds to it.
@@ -49,8 +57,10 @@ impl FeedForward {
         onto: Onto,
     ) {
         let all = x.len() / self.up.inputs() * self.hidden;
-        self.up.forward(values, x, bent.first_mut(all), Onto::Replace);
-        self.activation.forward(bent.first(all), active.first_mut(all));
+        self.up
+            .forward(values, x, bent.first_mut(all), Onto::Replace);
+        self.activation
+            .forward(bent.first(all), active.first_mut(all));
         self.down.forward(values, active.first(all), y, onto);
     }
 
@@ -66,8 +76,16 @@ impl FeedForward {
     ) {
         let all = dx.len() / self.up.inputs() * self.hidden;
         let weights = (values, &mut *gradients);
-        self.down.backward(weights, active.first(all), dy, wide.first_mut(all), Onto::Replace);
-        self.activation.backward(bent.first(all), wide.first_mut(all));
-        self.up.backward((values, gradients), x, wide.first(all), dx, onto);
+        self.down.backward(
+            weights,
+            active.first(all),
+            dy,
+            wide.first_mut(all),
+            Onto::Replace,
+        );
+        self.activation
+            .backward(bent.first(all), wide.first_mut(all));
+        self.up
+            .backward((values, gradients), x, wide.first(all), dx, onto);
     }
 }

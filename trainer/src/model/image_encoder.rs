@@ -33,7 +33,10 @@ impl ImageEncoder {
             let resnet = Resnet::declare(layout, sizes, (side, features), batch);
             return Self::Resnet(Box::new(resnet));
         }
-        #[expect(clippy::expect_used, reason = "the contract admits exactly one of the two kinds")]
+        #[expect(
+            clippy::expect_used,
+            reason = "the contract admits exactly one of the two kinds"
+        )]
         let sizes = tower.vit.as_ref().expect("an image tower of a known kind");
         let vit = Vit::declare(layout, sizes, (side, features), (batch, recompute));
         let patches = Patches::new(batch, vit.patches());
@@ -76,7 +79,8 @@ impl ImageEncoder {
         dfeatures: View<'_>,
         reducer: &mut dyn Reducer,
     ) {
-        let (values, mut gradients) = (params.values.view(), params.gradients.view_mut());
+        let values = params.values.view();
+        let mut gradients = params.gradients.view_mut();
         match self {
             Self::Vit(vit, patches) => {
                 let given = (values, &mut gradients);

@@ -35,7 +35,10 @@ impl Placed {
     pub(super) fn take(&mut self, offsets: &[usize], numbers: &[u32]) {
         if let Some(room) = &mut self.0 {
             let short = &mut room.short[..offsets.len()];
-            short.iter_mut().zip(offsets).for_each(|(short, offset)| *short = *offset as u32);
+            short
+                .iter_mut()
+                .zip(offsets)
+                .for_each(|(short, offset)| *short = *offset as u32);
             room.offsets.take_whole(short);
             room.numbers.take_whole(numbers);
             room.zero = numbers.contains(&0);
@@ -51,7 +54,9 @@ impl Placed {
     /// The same sequences, known on the device. If they have ids, those are its numbers; it needs them
     /// where there is padding.
     pub(super) fn on<'a>(&'a self, sequences: Sequences<'a>) -> Sequences<'a> {
-        let Some(room) = &self.0 else { return sequences };
+        let Some(room) = &self.0 else {
+            return sequences;
+        };
         let ids = sequences.ids().len();
         sequences.on(Places {
             offsets: room.offsets.span().first(1 + sequences.count()),

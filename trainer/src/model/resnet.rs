@@ -71,13 +71,20 @@ impl Resnet {
         let mut parts = Parts::begin(layout);
         let stem = Stem::declare(layout, (side, width, batch), &mut lent);
         parts.end(layout);
-        let (mut inputs, mut grid) = (width, side / 4);
+        let mut inputs = width;
+        let mut grid = side / 4;
         let mut blocks = Vec::new();
         for (layer, &count) in sizes.layers.iter().enumerate() {
             for block in 0..count as usize {
                 let stride = if layer > 0 && block == 0 { 2 } else { 1 };
                 let planes = width << layer;
-                let sizes = bottleneck::Sizes { batch, side: grid, inputs, planes, stride };
+                let sizes = bottleneck::Sizes {
+                    batch,
+                    side: grid,
+                    inputs,
+                    planes,
+                    stride,
+                };
                 let name = format!("visual.layer{}.{block}", layer + 1);
                 blocks.push(Bottleneck::declare(layout, &name, sizes, &mut lent));
                 parts.end(layout);
@@ -88,8 +95,21 @@ impl Resnet {
         parts.end(layout);
         // The stem's last unit and the first layer give the largest activations of all.
         let array = || layout.memory().array(batch * (side / 2).pow(2) * width);
-        let scratch = Scratch { lent, gradient: array(), spare: array(), branch: array() };
-        Self { side, features, stem, blocks, pool, parts, scratch }
+        let scratch = Scratch {
+            lent,
+            gradient: array(),
+            spare: array(),
+            branch: array(),
+        };
+        Self {
+            side,
+            features,
+            stem,
+            blocks,
+            pool,
+            parts,
+            scratch,
+        }
     }
 
     /// Numbers in one picture.
@@ -112,7 +132,12 @@ impl Resnet {
         features: ViewMut<'_>,
     ) {
         let batch = pixels.len() / self.picture();
-        let pass = &mut Pass { values, state, training, lent: &mut self.scratch.lent };
+        let pass = &mut Pass {
+            values,
+            state,
+            training,
+            lent: &mut self.scratch.lent,
+        };
         self.stem.forward(pass, pixels);
         let mut x = self.stem.output(batch);
         for block in &mut self.blocks {
@@ -131,7 +156,9 @@ impl Resnet {
         reducer: &mut dyn Reducer,
     ) {
         let batch = dfeatures.len() / self.features;
-        let (stem, blocks, scratch) = (&self.stem, &self.blocks, &mut self.scratch);
+        let stem = &self.stem;
+        let blocks = &self.blocks;
+        let scratch = &mut self.scratch;
         let input = |at: usize| match at.checked_sub(1) {
             Some(before) => blocks[before].output(batch),
             None => stem.output(batch),

@@ -15,7 +15,10 @@ impl<S> Shelf<S> {
     /// Reserves memory for blocks, of which none needs more than the first.
     pub(super) fn new<B>(blocks: &[B], shared: bool, reserve: impl Fn(&B) -> S) -> Self {
         let own = if shared { 1 } else { blocks.len() };
-        Self { places: blocks.iter().take(own).map(reserve).collect(), blocks: blocks.len() }
+        Self {
+            places: blocks.iter().take(own).map(reserve).collect(),
+            blocks: blocks.len(),
+        }
     }
 
     /// Where a block keeps things.
@@ -41,7 +44,10 @@ mod tests {
             (0..3).for_each(|block| *shelf.place(block) = block);
             for block in (0..3).rev() {
                 let found = *shelf.place(block) == block;
-                assert_eq!((found, shelf.overwritten(block)), (block == 2 || !shared, !found));
+                assert_eq!(
+                    (found, shelf.overwritten(block)),
+                    (block == 2 || !shared, !found)
+                );
             }
         }
     }

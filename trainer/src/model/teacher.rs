@@ -26,7 +26,12 @@ impl Teacher {
         let tower = ImageEncoder::declare(&mut layout, tower, width, (batch, true));
         // Files of an image tower hold it too.
         layout.weight("logit_scale", &[], Init::Zeros);
-        Self { tower, params: layout.build(), width, batch }
+        Self {
+            tower,
+            params: layout.build(),
+            width,
+            batch,
+        }
     }
 
     /// Length of a feature.
@@ -40,12 +45,14 @@ impl Teacher {
     /// `features` [pictures, width].
     pub fn encode(&mut self, pixels: Pixels<'_>, features: ViewMut<'_>) {
         let picture = pixels.len() / (features.len() / self.width);
-        let (mut first, mut rest) = (0, features);
+        let mut first = 0;
+        let mut rest = features;
         while !rest.is_empty() {
             let count = self.batch.min(rest.len() / self.width);
             let (features, others) = rest.split_at(count * self.width);
             let pixels = pixels.part(first * picture..(first + count) * picture);
-            self.tower.forward(&mut self.params, pixels, (false, Dropout::NONE), features);
+            self.tower
+                .forward(&mut self.params, pixels, (false, Dropout::NONE), features);
             (first, rest) = (first + count, others);
         }
     }

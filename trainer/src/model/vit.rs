@@ -90,10 +90,17 @@ impl Vit {
         (side, features): (usize, usize),
         (batch, recompute): (usize, bool),
     ) -> Self {
-        let [width, patch, layers, head] =
-            [sizes.width, sizes.patch_size, sizes.layers, sizes.head_width].map(|n| n as usize);
-        let (tokens, row) = (1 + (side / patch).pow(2), 3 * patch * patch);
-        let (precision, memory) = (layout.precision(), layout.memory().clone());
+        let [width, patch, layers, head] = [
+            sizes.width,
+            sizes.patch_size,
+            sizes.layers,
+            sizes.head_width,
+        ]
+        .map(|n| n as usize);
+        let tokens = 1 + (side / patch).pow(2);
+        let row = 3 * patch * patch;
+        let precision = layout.precision();
+        let memory = layout.memory().clone();
         let heads = (width / head, width);
         let attention = Attention::within(layout.memory(), heads, tokens, precision);
         let normal = Init::Normal((width as f32).powf(-0.5));
@@ -105,7 +112,11 @@ impl Vit {
         let norm_pre = LayerNorm::declare(layout, "visual.ln_pre", width, EPSILON);
         parts.end(layout);
         let block = |layer: usize| {
-            let keep = if layer + 1 == layers { Keep::First } else { Keep::All };
+            let keep = if layer + 1 == layers {
+                Keep::First
+            } else {
+                Keep::All
+            };
             let block = Block::declare(layout, layer, attention, keep);
             parts.end(layout);
             block
@@ -164,12 +175,19 @@ impl Vit {
         for layer in 0..self.blocks.len() {
             self.run(layer, values, batch);
         }
-        let Saved { tokens, moments_post, pooled, .. } = &mut self.saved;
+        let Saved {
+            tokens,
+            moments_post,
+            pooled,
+            ..
+        } = &mut self.saved;
         let few = batch * self.width;
         let last = tokens[self.blocks.len()].first(few);
         let moments = moments_post.first_mut(batch * MOMENTS);
-        self.norm_post.forward(values, last, pooled.first_mut(few), moments);
-        self.projection.forward(values, pooled.first(few), features, Onto::Replace);
+        self.norm_post
+            .forward(values, last, pooled.first_mut(few), moments);
+        self.projection
+            .forward(values, pooled.first(few), features, Onto::Replace);
     }
 
     /// Adds to the gradients of the weights, given that of the features and the patches that the
@@ -182,13 +200,25 @@ impl Vit {
     ) {
         let batch = dfeatures.len() / self.projection.outputs();
         let few = batch * self.width;
-        let (saved, Scratch { gradient, narrow, .. }) = (&self.saved, &mut self.scratch);
-        let (pooled, dpooled) = (saved.pooled.first(few), narrow.first_mut(few));
-        self.projection.backward((values, gradients), pooled, dfeatures, dpooled, Onto::Replace);
+        let saved = &self.saved;
+        let Scratch {
+            gradient, narrow, ..
+        } = &mut self.scratch;
+        let pooled = saved.pooled.first(few);
+        let dpooled = narrow.first_mut(few);
+        self.projection.backward(
+            (values, gradients),
+            pooled,
+            dfeatures,
+            dpooled,
+            Onto::Replace,
+        );
         let last = saved.tokens[self.blocks.len()].first(few);
         let inner = (last, saved.moments_post.first(batch * MOMENTS));
-        let (dpooled, dlast) = (narrow.first(few), gradient.first_mut(few));
-        self.norm_post.backward((values, gradients), inner, dpooled, dlast, Onto::Replace);
+        let dpooled = narrow.first(few);
+        let dlast = gradient.first_mut(few);
+        self.norm_post
+            .backward((values, gradients), inner, dpooled, dlast, Onto::Replace);
         reducer.reduce(gradients, self.parts.last());
         for layer in (0..self.blocks.len()).rev() {
             if self.shelf.overwritten(layer) {
@@ -209,24 +239,42 @@ impl Vit {
         let sequences = self.placed.on(Sequences::new(&self.offsets[..=batch]));
         let (before, after) = self.saved.tokens.split_at_mut(layer + 1);
         let memory = (self.shelf.place(layer), &mut self.scratch);
-        let (x, y) = (before[layer].view(), after[0].view_mut());
+        let x = before[layer].view();
+        let y = after[0].view_mut();
         self.blocks[layer].forward(values, sequences, x, y, memory);
     }
 
     fn embed(&mut self, values: View<'_>, (pixels, seen): (Pixels<'_>, &[u32]), batch: usize) {
-        let (rows, width) = (self.offsets[batch], self.width);
-        let (all, cut) = (rows * width, rows * self.patch_embedding.inputs());
-        let Saved { patches, embedded, moments_pre, tokens, .. } = &mut self.saved;
+        let rows = self.offsets[batch];
+        let width = self.width;
+        let all = rows * width;
+        let cut = rows * self.patch_embedding.inputs();
+        let Saved {
+            patches,
+            embedded,
+            moments_pre,
+            tokens,
+            ..
+        } = &mut self.saved;
         let seen = self.placed.numbers(seen);
         let pixels = self.plate.take(pixels);
-        cut_patches(pixels, (self.side, self.patch), seen, patches.first_mut(cut));
+        cut_patches(
+            pixels,
+            (self.side, self.patch),
+            seen,
+            patches.first_mut(cut),
+        );
         let (class, places) = self.places.of(values).split_at(width);
         positions::forward((places, class), seen, batch, embedded.first_mut(all));
         // The class token's patch is zero, so the product leaves its row alone.
-        let (patches, sum) = (patches.first(cut), embedded.first_mut(all));
-        self.patch_embedding.forward(values, patches, sum, Onto::Add);
-        let (sum, moments) = (embedded.first(all), moments_pre.first_mut(rows * MOMENTS));
-        self.norm_pre.forward(values, sum, tokens[0].first_mut(all), moments);
+        let patches = patches.first(cut);
+        let sum = embedded.first_mut(all);
+        self.patch_embedding
+            .forward(values, patches, sum, Onto::Add);
+        let sum = embedded.first(all);
+        let moments = moments_pre.first_mut(rows * MOMENTS);
+        self.norm_pre
+            .forward(values, sum, tokens[0].first_mut(all), moments);
     }
 
     fn backward_embed(
@@ -235,14 +283,25 @@ impl Vit {
         seen: &[u32],
         batch: usize,
     ) {
-        let (rows, width) = (self.offsets[batch], self.width);
-        let (all, cut) = (rows * width, rows * self.patch_embedding.inputs());
-        let (saved, Scratch { gradient, narrow, .. }) = (&self.saved, &mut self.scratch);
-        let (dy, dx) = (gradient.first(all), narrow.first_mut(all));
-        let inner = (saved.embedded.first(all), saved.moments_pre.first(rows * MOMENTS));
-        self.norm_pre.backward((values, gradients), inner, dy, dx, Onto::Replace);
+        let rows = self.offsets[batch];
+        let width = self.width;
+        let all = rows * width;
+        let cut = rows * self.patch_embedding.inputs();
+        let saved = &self.saved;
+        let Scratch {
+            gradient, narrow, ..
+        } = &mut self.scratch;
+        let dy = gradient.first(all);
+        let dx = narrow.first_mut(all);
+        let inner = (
+            saved.embedded.first(all),
+            saved.moments_pre.first(rows * MOMENTS),
+        );
+        self.norm_pre
+            .backward((values, gradients), inner, dy, dx, Onto::Replace);
         let dx = narrow.first(all);
-        self.patch_embedding.backward_weights(gradients, saved.patches.first(cut), dx);
+        self.patch_embedding
+            .backward_weights(gradients, saved.patches.first(cut), dx);
         let (class, places) = self.places.of(gradients.reborrow()).split_at(width);
         positions::backward((places, class), self.placed.numbers(seen), batch, dx);
     }

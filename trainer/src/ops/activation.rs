@@ -66,9 +66,11 @@ impl Activation {
 }
 
 fn each(x: &[f32], y: &mut [f32], f: impl Fn(f32, f32) -> f32 + Sync) {
-    y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
-        for i in 0..y.len() {
-            y[i] = f(x[i], y[i]);
-        }
-    });
+    y.par_chunks_mut(CHUNK)
+        .zip(x.par_chunks(CHUNK))
+        .for_each(|(y, x)| {
+            for i in 0..y.len() {
+                y[i] = f(x[i], y[i]);
+            }
+        });
 }

@@ -39,18 +39,32 @@ impl Attention {
         precision: Precision,
     ) -> Self {
         let tiled = memory.device().is_some() && tiled::serves(precision, width / heads);
-        Self { heads, width, longest, precision, tiled }
+        Self {
+            heads,
+            width,
+            longest,
+            precision,
+            tiled,
+        }
     }
 
     /// Numbers for each kept token in `probabilities` and in either scratch array.
     pub fn row(&self) -> usize {
-        if self.tiled { self.heads } else { self.heads * self.longest }
+        if self.tiled {
+            self.heads
+        } else {
+            self.heads * self.longest
+        }
     }
 
     /// Memory for the probabilities of so many kept tokens, or for a scratch array.
     pub fn reserve(&self, memory: &Memory, kept: usize) -> Array {
         let len = kept * self.row();
-        if self.tiled { memory.exact(len) } else { memory.array(len) }
+        if self.tiled {
+            memory.exact(len)
+        } else {
+            memory.array(len)
+        }
     }
 
     /// Writes `out`, and the probabilities that the backward needs; `dropped` is scratch.
@@ -91,17 +105,20 @@ impl Attention {
     ) {
         match dqkv {
             ViewMut::Host(dqkv) => {
-                let (saved, dout) = ((qkv.host(), probabilities.host()), dout.host());
+                let saved = (qkv.host(), probabilities.host());
+                let dout = dout.host();
                 let scratch = (dropped.host(), dscores.host());
                 self.backward_host(sequences, dropout, saved, dout, scratch, dqkv);
             }
             ViewMut::Device(mut dqkv) if self.tiled => {
                 let saved = (qkv.device(), probabilities.device(), out.device());
-                let (dout, along) = (dout.device(), &mut dscores.device());
+                let dout = dout.device();
+                let along = &mut dscores.device();
                 tiled::backward(self, sequences, dropout, saved, dout, along, &mut dqkv);
             }
             ViewMut::Device(mut dqkv) => {
-                let (saved, dout) = ((qkv.device(), probabilities.device()), dout.device());
+                let saved = (qkv.device(), probabilities.device());
+                let dout = dout.device();
                 let scratch = (&mut dropped.device(), &mut dscores.device());
                 device::backward(self, sequences, dropout, saved, dout, scratch, &mut dqkv);
             }

@@ -101,7 +101,8 @@ impl BatchNorm {
                 View::Device(x),
                 Kept::Device(moments),
             ) => {
-                let (affine, running) = (values.part(self.affine()), state.part(self.running()));
+                let affine = values.part(self.affine());
+                let running = state.part(self.running());
                 device::measure(affine, running, x, (moments, sums));
             }
             _ => mixed(),
@@ -115,7 +116,8 @@ impl BatchNorm {
                 self.recall_host(values, state, moments);
             }
             (View::Device(values), View::Device(state), Kept::Device(moments)) => {
-                let (affine, running) = (values.part(self.affine()), state.part(self.running()));
+                let affine = values.part(self.affine());
+                let running = state.part(self.running());
                 device::recall(affine, running, moments);
             }
             _ => mixed(),

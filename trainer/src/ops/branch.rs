@@ -22,7 +22,10 @@ pub fn rectify(y: View<'_>, dy: ViewMut<'_>, copy: ViewMut<'_>) {
 
 fn rectify_host(y: &[f32], dy: &mut [f32], copy: &mut [f32]) {
     const CHUNK: usize = 1 << 13;
-    let chunks = dy.par_chunks_mut(CHUNK).zip(copy.par_chunks_mut(CHUNK)).zip(y.par_chunks(CHUNK));
+    let chunks = dy
+        .par_chunks_mut(CHUNK)
+        .zip(copy.par_chunks_mut(CHUNK))
+        .zip(y.par_chunks(CHUNK));
     chunks.for_each(|((dy, copy), y)| {
         for ((dy, copy), y) in dy.iter_mut().zip(copy).zip(y) {
             *dy = if *y > 0.0 { *dy } else { 0.0 };

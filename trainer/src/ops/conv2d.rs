@@ -64,7 +64,11 @@ pub struct Workspace {
 
 impl Default for Workspace {
     fn default() -> Self {
-        Self { matrix: Vec::new().into(), rows: Vec::new().into(), parts: Vec::new() }
+        Self {
+            matrix: Vec::new().into(),
+            rows: Vec::new().into(),
+            parts: Vec::new(),
+        }
     }
 }
 
@@ -95,11 +99,21 @@ impl Conv2d {
         (side, stride): (usize, usize),
         workspace: &mut Workspace,
     ) -> Self {
-        let (name, shape) = (format!("{name}.weight"), [outputs, inputs, 3, 3]);
+        let name = format!("{name}.weight");
+        let shape = [outputs, inputs, 3, 3];
         let weight = layout.weight(&name, &shape, Init::fan_in(TAPS * inputs));
         let precision = layout.precision();
-        let grid = Grid { side, channels: inputs, stride, precision };
-        let convolution = Self { weight, grid, outputs };
+        let grid = Grid {
+            side,
+            channels: inputs,
+            stride,
+            precision,
+        };
+        let convolution = Self {
+            weight,
+            grid,
+            outputs,
+        };
         workspace.fit(&convolution, layout.memory());
         convolution
     }
@@ -115,7 +129,11 @@ impl Conv2d {
         values: View<'_>,
         x: View<'_>,
         y: ViewMut<'_>,
-        Workspace { matrix, rows, parts }: &mut Workspace,
+        Workspace {
+            matrix,
+            rows,
+            parts,
+        }: &mut Workspace,
     ) {
         match (self.weight.of(values), x, y, matrix, rows) {
             (View::Host(weight), View::Host(x), ViewMut::Host(y), Array::Host(matrix), _) => {
@@ -153,9 +171,16 @@ impl Conv2d {
         values: View<'_>,
         dy: View<'_>,
         dx: ViewMut<'_>,
-        Workspace { matrix, rows, parts }: &mut Workspace,
+        Workspace {
+            matrix,
+            rows,
+            parts,
+        }: &mut Workspace,
     ) {
-        assert_eq!(self.grid.stride, 1, "the first convolution's input needs no gradient");
+        assert_eq!(
+            self.grid.stride, 1,
+            "the first convolution's input needs no gradient"
+        );
         match (self.weight.of(values), dy, dx, matrix, rows) {
             (View::Host(weight), View::Host(dy), ViewMut::Host(dx), Array::Host(matrix), _) => {
                 self.backward_input_host(weight, dy, dx, (matrix, parts));

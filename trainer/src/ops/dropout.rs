@@ -16,12 +16,20 @@ pub struct Dropout {
 
 impl Dropout {
     /// Drops nothing: evaluation.
-    pub const NONE: Self = Self { key: 0, first_sample: 0, rate: 0.0 };
+    pub const NONE: Self = Self {
+        key: 0,
+        first_sample: 0,
+        rate: 0.0,
+    };
 
     /// The masks of one step; `first_sample` is the place of this batch's first sample in the global
     /// batch, so that two workers draw different masks.
     pub fn new(seed: u64, step: u64, first_sample: u64) -> Self {
-        Self { key: stream(seed, step), first_sample, rate: 0.0 }
+        Self {
+            key: stream(seed, step),
+            first_sample,
+            rate: 0.0,
+        }
     }
 
     /// The masks of the samples that come so many later in the global batch.
@@ -29,14 +37,21 @@ impl Dropout {
         if self == Self::NONE {
             return self;
         }
-        Self { first_sample: self.first_sample + samples as u64, ..self }
+        Self {
+            first_sample: self.first_sample + samples as u64,
+            ..self
+        }
     }
 
     /// The masks at one place of the model, where a share of values is dropped.
     pub fn at(self, site: u64, rate: f32) -> Self {
         // NONE stays NONE: it has no key.
         let rate = if self == Self::NONE { 0.0 } else { rate };
-        Self { key: stream(self.key, site), rate, ..self }
+        Self {
+            key: stream(self.key, site),
+            rate,
+            ..self
+        }
     }
 
     /// Whether anything is dropped at all.
@@ -62,7 +77,10 @@ impl Dropout {
 
     /// A random number for an element of a sample, where a share of values does not say it all.
     pub fn number(self, sample: usize, element: u32) -> u64 {
-        stream(stream(self.key, self.first_sample + sample as u64), element.into())
+        stream(
+            stream(self.key, self.first_sample + sample as u64),
+            element.into(),
+        )
     }
 
     /// `y = mask(y) + residual`.
@@ -79,16 +97,21 @@ impl Dropout {
     }
 
     fn add_host(self, sequences: Sequences<'_>, width: usize, y: &mut [f32], residual: &[f32]) {
-        sequences.each((Kept(y, width), Kept(residual, width)), |sample, (y, residual)| {
-            if self.is_active() {
-                let mask = self.mask(sample);
-                for (i, (y, residual)) in y.0.iter_mut().zip(residual.0).enumerate() {
-                    *y = *y * mask.scale(i) + residual;
+        sequences.each(
+            (Kept(y, width), Kept(residual, width)),
+            |sample, (y, residual)| {
+                if self.is_active() {
+                    let mask = self.mask(sample);
+                    for (i, (y, residual)) in y.0.iter_mut().zip(residual.0).enumerate() {
+                        *y = *y * mask.scale(i) + residual;
+                    }
+                } else {
+                    y.0.iter_mut()
+                        .zip(residual.0)
+                        .for_each(|(y, residual)| *y += residual);
                 }
-            } else {
-                y.0.iter_mut().zip(residual.0).for_each(|(y, residual)| *y += residual);
-            }
-        });
+            },
+        );
     }
 
     /// `y = mask(x)`: forward, and backward alike.
@@ -149,7 +172,10 @@ mod tests {
             let mean = (0..100_000).map(|i| mask.scale(i)).sum::<f32>() / 1e5;
             let kept = (0..100_000).filter(|&i| mask.scale(i) > 0.0).count() as f32 / 1e5;
             assert!((mean - 1.0).abs() < 0.02, "rate {rate}: mean {mean}");
-            assert!((kept - (1.0 - rate)).abs() < 0.005, "rate {rate}: kept {kept}");
+            assert!(
+                (kept - (1.0 - rate)).abs() < 0.005,
+                "rate {rate}: kept {kept}"
+            );
         }
     }
 
@@ -161,10 +187,23 @@ mod tests {
         };
         let one = drawn(1, 2, 3, 4, 5);
         assert_eq!(one, drawn(1, 2, 3, 4, 5));
-        assert_eq!(one, drawn(1, 2, 4, 4, 4), "the same sample of the global batch");
+        assert_eq!(
+            one,
+            drawn(1, 2, 4, 4, 4),
+            "the same sample of the global batch"
+        );
         assert_eq!(Dropout::new(1, 2, 3).after(2), Dropout::new(1, 2, 5));
-        for other in [(9, 2, 3, 4, 5), (1, 9, 3, 4, 5), (1, 2, 9, 4, 5), (1, 2, 3, 9, 5)] {
-            assert_ne!(one, drawn(other.0, other.1, other.2, other.3, other.4), "{other:?}");
+        for other in [
+            (9, 2, 3, 4, 5),
+            (1, 9, 3, 4, 5),
+            (1, 2, 9, 4, 5),
+            (1, 2, 3, 9, 5),
+        ] {
+            assert_ne!(
+                one,
+                drawn(other.0, other.1, other.2, other.3, other.4),
+                "{other:?}"
+            );
         }
     }
 
@@ -173,9 +212,12 @@ mod tests {
         assert!(!Dropout::NONE.at(3, 0.5).is_active());
         assert!(!Dropout::NONE.after(7).at(3, 0.5).is_active());
         let offsets = [0, 2];
-        let (mut y, residual) = ([1.0, 2.0], View::Host(&[3.0, 4.0]));
+        let mut y = [1.0, 2.0];
+        let residual = View::Host(&[3.0, 4.0]);
         let sequences = Sequences::new(&offsets);
-        Dropout::NONE.at(3, 0.5).add(sequences, 1, ViewMut::Host(&mut y), residual);
+        Dropout::NONE
+            .at(3, 0.5)
+            .add(sequences, 1, ViewMut::Host(&mut y), residual);
         assert_eq!(y, [4.0, 6.0]);
     }
 }

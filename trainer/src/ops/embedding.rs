@@ -29,7 +29,9 @@ pub fn forward(tables: Tables<'_>, sequences: Sequences<'_>, ids: Whole<'_>, y: 
         ViewMut::Host(y) => {
             look_up((tables.words.host(), tables.kind.host()), ids.host(), y);
             let positions = tables.positions.host();
-            sequences.each(Tokens(y, tables.kind.len()), |_, y| add_positions(positions, y.0));
+            sequences.each(Tokens(y, tables.kind.len()), |_, y| {
+                add_positions(positions, y.0)
+            });
         }
         ViewMut::Device(mut y) => {
             let tables = device::Tables {
@@ -44,16 +46,21 @@ pub fn forward(tables: Tables<'_>, sequences: Sequences<'_>, ids: Whole<'_>, y: 
 
 fn look_up((words, kind): (&[f32], &[f32]), ids: &[u32], y: &mut [f32]) {
     let width = kind.len();
-    y.par_chunks_mut(width).zip(ids).with_min_len(16).for_each(|(y, &id)| {
-        let word = &words[id as usize * width..][..width];
-        for i in 0..width {
-            y[i] = word[i] + kind[i];
-        }
-    });
+    y.par_chunks_mut(width)
+        .zip(ids)
+        .with_min_len(16)
+        .for_each(|(y, &id)| {
+            let word = &words[id as usize * width..][..width];
+            for i in 0..width {
+                y[i] = word[i] + kind[i];
+            }
+        });
 }
 
 fn add_positions(positions: &[f32], y: &mut [f32]) {
-    y.iter_mut().zip(positions).for_each(|(y, position)| *y += position);
+    y.iter_mut()
+        .zip(positions)
+        .for_each(|(y, position)| *y += position);
 }
 
 /// Adds rows of `dy` to the rows of the tables that they came from; that of padding learns nothing.
@@ -99,5 +106,7 @@ pub fn backward_positions(
 }
 
 fn add(sums: &mut [f32], values: &[f32]) {
-    sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+    sums.iter_mut()
+        .zip(values)
+        .for_each(|(sum, value)| *sum += value);
 }

@@ -28,7 +28,11 @@ impl LayerNorm {
     pub fn declare(layout: &mut Layout, name: &str, width: usize, epsilon: f32) -> Self {
         let weight = layout.weight(&format!("{name}.weight"), &[width], Init::Ones);
         let bias = layout.weight(&format!("{name}.bias"), &[width], Init::Zeros);
-        Self { scale: Weight::join(&[weight, bias]), width, epsilon }
+        Self {
+            scale: Weight::join(&[weight, bias]),
+            width,
+            epsilon,
+        }
     }
 
     /// Writes `y`, and the moments that the backward needs.
@@ -37,17 +41,22 @@ impl LayerNorm {
         match y {
             ViewMut::Host(y) => self.forward_host(scale.host(), x.host(), y, moments.host()),
             ViewMut::Device(mut y) => {
-                let (scale, mut moments) = (scale.device(), moments.device());
+                let scale = scale.device();
+                let mut moments = moments.device();
                 device::forward(scale, self.epsilon, x.device(), &mut y, &mut moments);
             }
         }
     }
 
     fn forward_host(&self, scale: &[f32], x: &[f32], y: &mut [f32], moments: &mut [f32]) {
-        let (width, count) = (self.width, self.width as f32);
+        let width = self.width;
+        let count = self.width as f32;
         let (weight, bias) = scale.split_at(width);
         let moments = moments.as_chunks_mut::<MOMENTS>().0;
-        let rows = y.par_chunks_mut(width).zip(x.par_chunks(width)).zip(moments);
+        let rows = y
+            .par_chunks_mut(width)
+            .zip(x.par_chunks(width))
+            .zip(moments);
         rows.with_min_len(8).for_each(|((y, x), moments)| {
             let mean = sum(x, |_, v| v) / count;
             let variance = sum(x, |_, v| (v - mean) * (v - mean)) / count;
@@ -71,7 +80,8 @@ impl LayerNorm {
         let scale = (self.scale.of(values), self.scale.of(gradients.reborrow()));
         match dx {
             ViewMut::Host(dx) => {
-                let (x, moments) = (x.host(), moments.host().as_chunks::<MOMENTS>().0);
+                let x = x.host();
+                let moments = moments.host().as_chunks::<MOMENTS>().0;
                 self.backward_weights(scale.1.host(), (x, moments), dy.host());
                 self.backward_input(scale.0.host(), (x, moments), dy.host(), dx, onto);
             }
@@ -91,18 +101,28 @@ impl LayerNorm {
         dx: &mut [f32],
         onto: Onto,
     ) {
-        let (width, count) = (self.width, self.width as f32);
+        let width = self.width;
+        let count = self.width as f32;
         let weight = &scale[..width];
-        let rows = dx.par_chunks_mut(width).zip(x.par_chunks(width)).zip(dy.par_chunks(width));
-        rows.zip(moments).with_min_len(8).for_each(|(((dx, x), dy), &[mean, scale])| {
-            let along = sum(dy, |i, v| v * weight[i]) / count;
-            let across = sum(dy, |i, v| v * weight[i] * (x[i] - mean)) * scale / count;
-            for i in 0..width {
-                let unit = (x[i] - mean) * scale;
-                let gradient = scale * (dy[i] * weight[i] - along - unit * across);
-                dx[i] = if onto == Onto::Add { dx[i] + gradient } else { gradient };
-            }
-        });
+        let rows = dx
+            .par_chunks_mut(width)
+            .zip(x.par_chunks(width))
+            .zip(dy.par_chunks(width));
+        rows.zip(moments)
+            .with_min_len(8)
+            .for_each(|(((dx, x), dy), &[mean, scale])| {
+                let along = sum(dy, |i, v| v * weight[i]) / count;
+                let across = sum(dy, |i, v| v * weight[i] * (x[i] - mean)) * scale / count;
+                for i in 0..width {
+                    let unit = (x[i] - mean) * scale;
+                    let gradient = scale * (dy[i] * weight[i] - along - unit * across);
+                    dx[i] = if onto == Onto::Add {
+                        dx[i] + gradient
+                    } else {
+                        gradient
+                    };
+                }
+            });
     }
 
     fn backward_weights(
@@ -115,12 +135,18 @@ impl LayerNorm {
         const COLUMNS: usize = 32;
         let width = self.width;
         let (weight, bias) = gradients.split_at_mut(width);
-        let columns = weight.par_chunks_mut(COLUMNS).zip(bias.par_chunks_mut(COLUMNS));
+        let columns = weight
+            .par_chunks_mut(COLUMNS)
+            .zip(bias.par_chunks_mut(COLUMNS));
         columns.enumerate().for_each(|(chunk, (weight, bias))| {
             let part = chunk * COLUMNS..chunk * COLUMNS + weight.len();
-            let rows = x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(moments);
+            let rows = x
+                .chunks_exact(width)
+                .zip(dy.chunks_exact(width))
+                .zip(moments);
             for ((x, dy), [mean, scale]) in rows {
-                let (x, dy) = (&x[part.clone()], &dy[part.clone()]);
+                let x = &x[part.clone()];
+                let dy = &dy[part.clone()];
                 for i in 0..weight.len() {
                     weight[i] += dy[i] * (x[i] - mean) * scale;
                     bias[i] += dy[i];

@@ -32,12 +32,22 @@ enum Stored {
 impl Linear {
     /// A layer over a weight [outputs, inputs] that is declared already.
     pub fn new(weight: Weight, bias: Option<Weight>, inputs: usize) -> Self {
-        Self { weight, bias, inputs, stored: Stored::OutputsFirst }
+        Self {
+            weight,
+            bias,
+            inputs,
+            stored: Stored::OutputsFirst,
+        }
     }
 
     /// A layer without bias over a weight [inputs, outputs].
     pub fn projection(weight: Weight, inputs: usize) -> Self {
-        Self { weight, bias: None, inputs, stored: Stored::InputsFirst }
+        Self {
+            weight,
+            bias: None,
+            inputs,
+            stored: Stored::InputsFirst,
+        }
     }
 
     /// Declares `<name>.weight` and `<name>.bias`.
@@ -81,9 +91,19 @@ impl Linear {
             }
             None => onto,
         };
-        let pair = (Matrix::new(x, self.inputs), self.matrix(values).transposed());
+        let pair = (
+            Matrix::new(x, self.inputs),
+            self.matrix(values).transposed(),
+        );
         let precision = self.weight.precision();
-        multiply(precision, MatrixMut::new(y, self.outputs()), onto, 1.0, pair, Threads::All);
+        multiply(
+            precision,
+            MatrixMut::new(y, self.outputs()),
+            onto,
+            1.0,
+            pair,
+            Threads::All,
+        );
     }
 
     /// Adds to the gradients of the weights; writes `dx = dy · W`, or adds to it.
@@ -107,7 +127,14 @@ impl Linear {
     fn backward_input(&self, values: &[f32], dy: &[f32], dx: &mut [f32], onto: Onto) {
         let pair = (Matrix::new(dy, self.outputs()), self.matrix(values));
         let precision = self.weight.precision();
-        multiply(precision, MatrixMut::new(dx, self.inputs), onto, 1.0, pair, Threads::All);
+        multiply(
+            precision,
+            MatrixMut::new(dx, self.inputs),
+            onto,
+            1.0,
+            pair,
+            Threads::All,
+        );
     }
 
     /// Adds to the gradients of the weights alone: of the first layer, whose input needs none.
@@ -134,13 +161,21 @@ impl Linear {
     }
 
     fn backward_host(&self, gradients: &mut [f32], x: &[f32], dy: &[f32]) {
-        let (x, out) = (Matrix::new(x, self.inputs), Matrix::new(dy, self.outputs()));
+        let x = Matrix::new(x, self.inputs);
+        let out = Matrix::new(dy, self.outputs());
         let (pair, cols) = match self.stored {
             Stored::OutputsFirst => ((out.transposed(), x), self.inputs),
             Stored::InputsFirst => ((x.transposed(), out), self.outputs()),
         };
         let target = MatrixMut::new(self.weight.of_mut(gradients), cols);
-        multiply(self.weight.precision(), target, Onto::Add, 1.0, pair, Threads::All);
+        multiply(
+            self.weight.precision(),
+            target,
+            Onto::Add,
+            1.0,
+            pair,
+            Threads::All,
+        );
         if let Some(bias) = &self.bias {
             column_sums(dy, bias.of_mut(gradients));
         }
@@ -166,10 +201,12 @@ impl Linear {
 }
 
 fn add_bias(bias: &[f32], y: &mut [f32], onto: Onto) {
-    y.par_chunks_mut(bias.len()).with_min_len(16).for_each(|row| match onto {
-        Onto::Replace => row.copy_from_slice(bias),
-        Onto::Add => row.iter_mut().zip(bias).for_each(|(y, b)| *y += b),
-    });
+    y.par_chunks_mut(bias.len())
+        .with_min_len(16)
+        .for_each(|row| match onto {
+            Onto::Replace => row.copy_from_slice(bias),
+            Onto::Add => row.iter_mut().zip(bias).for_each(|(y, b)| *y += b),
+        });
 }
 
 /// Adds the sum of every column to `sums`: the gradient of something that was added to all rows.
@@ -187,11 +224,15 @@ fn column_sums(rows: &[f32], sums: &mut [f32]) {
     /// Columns that one thread sums: two cache lines.
     const COLUMNS: usize = 32;
     let width = sums.len();
-    sums.par_chunks_mut(COLUMNS).enumerate().for_each(|(chunk, sums)| {
-        let start = chunk * COLUMNS;
-        for row in rows.chunks_exact(width) {
-            let part = &row[start..start + sums.len()];
-            sums.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
-        }
-    });
+    sums.par_chunks_mut(COLUMNS)
+        .enumerate()
+        .for_each(|(chunk, sums)| {
+            let start = chunk * COLUMNS;
+            for row in rows.chunks_exact(width) {
+                let part = &row[start..start + sums.len()];
+                sums.iter_mut()
+                    .zip(part)
+                    .for_each(|(sum, value)| *sum += value);
+            }
+        });
 }

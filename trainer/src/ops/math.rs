@@ -33,7 +33,11 @@ pub fn max(values: &[f32]) -> f32 {
     let tail = chunks.remainder().iter().copied().fold(f32::MIN, f32::max);
     for chunk in chunks {
         for j in 0..LANES {
-            best[j] = if chunk[j] > best[j] { chunk[j] } else { best[j] };
+            best[j] = if chunk[j] > best[j] {
+                chunk[j]
+            } else {
+                best[j]
+            };
         }
     }
     best.into_iter().fold(tail, f32::max)
@@ -87,16 +91,24 @@ mod tests {
         for i in -8600..=8700 {
             let x = i as f32 / 100.0;
             let right = f64::from(x).exp();
-            assert!((f64::from(exp(x)) / right - 1.0).abs() < 3e-7, "{x}: {} {right}", exp(x));
+            assert!(
+                (f64::from(exp(x)) / right - 1.0).abs() < 3e-7,
+                "{x}: {} {right}",
+                exp(x)
+            );
         }
-        assert_eq!((exp(-88.0), exp(f32::NEG_INFINITY), exp(0.0)), (0.0, 0.0, 1.0));
+        assert_eq!(
+            (exp(-88.0), exp(f32::NEG_INFINITY), exp(0.0)),
+            (0.0, 0.0, 1.0)
+        );
         assert!(exp(f32::NAN).is_nan());
     }
 
     #[test]
     fn the_normal_distribution_agrees_with_its_integral() {
         let density = |x: f64| (-x * x / 2.0).exp() / std::f64::consts::TAU.sqrt();
-        let (mut integral, step) = (0.0, 1e-3);
+        let mut integral = 0.0;
+        let step = 1e-3;
         for i in -8000..8000 {
             let x = f64::from(i) * step;
             let (cumulative, found) = normal(x as f32);
@@ -118,8 +130,14 @@ mod tests {
                 sum(&values, |i, v| v + i as f32),
                 values.iter().sum::<f32>() * 2.0 + 3.0 * length as f32
             );
-            assert_eq!(max(&values), values.iter().copied().fold(f32::MIN, f32::max));
-            assert_eq!(dot(&values, &values), values.iter().map(|v| v * v).sum::<f32>());
+            assert_eq!(
+                max(&values),
+                values.iter().copied().fold(f32::MIN, f32::max)
+            );
+            assert_eq!(
+                dot(&values, &values),
+                values.iter().map(|v| v * v).sum::<f32>()
+            );
         }
     }
 }

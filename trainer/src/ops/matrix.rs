@@ -15,8 +15,17 @@ pub struct Matrix<'a> {
 impl<'a> Matrix<'a> {
     /// A view of `rows` × `cols` whose rows lie `row_stride` apart.
     pub fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
-        assert!(end(rows, cols, row_stride) <= data.len(), "the view leaves its slice");
-        Self { data, rows, cols, row_stride, col_stride: 1 }
+        assert!(
+            end(rows, cols, row_stride) <= data.len(),
+            "the view leaves its slice"
+        );
+        Self {
+            data,
+            rows,
+            cols,
+            row_stride,
+            col_stride: 1,
+        }
     }
 
     /// A view of rows that lie one behind the other.
@@ -50,19 +59,38 @@ impl<'a> Matrix<'a> {
         // Lines are what lies side by side already: rows, or the columns of a transposed view.
         let transposed = self.col_stride != 1;
         let view = if transposed { self.transposed() } else { self };
-        for (line, target) in memory.chunks_exact_mut(view.cols.max(1)).take(view.rows).enumerate()
+        for (line, target) in memory
+            .chunks_exact_mut(view.cols.max(1))
+            .take(view.rows)
+            .enumerate()
         {
             let start = line * view.row_stride;
             copy(target, &view.data[start..start + view.cols]);
         }
         let packed = Matrix::strided(memory, view.rows, view.cols, view.cols);
-        if transposed { packed.transposed() } else { packed }
+        if transposed {
+            packed.transposed()
+        } else {
+            packed
+        }
     }
 
     /// The same numbers with rows and columns exchanged.
     pub fn transposed(self) -> Self {
-        let Self { data, rows, cols, row_stride, col_stride } = self;
-        Self { data, rows: cols, cols: rows, row_stride: col_stride, col_stride: row_stride }
+        let Self {
+            data,
+            rows,
+            cols,
+            row_stride,
+            col_stride,
+        } = self;
+        Self {
+            data,
+            rows: cols,
+            cols: rows,
+            row_stride: col_stride,
+            col_stride: row_stride,
+        }
     }
 }
 
@@ -78,9 +106,20 @@ pub struct MatrixMut<'a> {
 impl<'a> MatrixMut<'a> {
     /// A view of `rows` × `cols` whose rows lie `row_stride` apart.
     pub fn strided(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
-        assert!(end(rows, cols, row_stride) <= data.len(), "the view leaves its slice");
-        assert!(rows <= 1 || cols <= row_stride, "rows of the target overlap");
-        Self { data, rows, cols, row_stride }
+        assert!(
+            end(rows, cols, row_stride) <= data.len(),
+            "the view leaves its slice"
+        );
+        assert!(
+            rows <= 1 || cols <= row_stride,
+            "rows of the target overlap"
+        );
+        Self {
+            data,
+            rows,
+            cols,
+            row_stride,
+        }
     }
 
     /// How many rows there are.
@@ -97,7 +136,11 @@ impl<'a> MatrixMut<'a> {
 
 /// One more than the index of the last element.
 fn end(rows: usize, cols: usize, row_stride: usize) -> usize {
-    if rows == 0 || cols == 0 { 0 } else { (rows - 1) * row_stride + cols }
+    if rows == 0 || cols == 0 {
+        0
+    } else {
+        (rows - 1) * row_stride + cols
+    }
 }
 
 /// What becomes of the numbers that the target holds.
@@ -126,8 +169,13 @@ pub fn product(
     (a, b): (Matrix<'_>, Matrix<'_>),
     threads: Threads,
 ) {
-    let (rows, cols, inner) = (target.rows, target.cols, a.cols);
-    assert!(a.rows == rows && b.cols == cols && b.rows == inner, "shapes do not chain");
+    let rows = target.rows;
+    let cols = target.cols;
+    let inner = a.cols;
+    assert!(
+        a.rows == rows && b.cols == cols && b.rows == inner,
+        "shapes do not chain"
+    );
     let keep = onto == Onto::Add;
     let parallelism = match threads {
         Threads::All if rayon::current_num_threads() > 1 => Parallelism::Rayon(0),
@@ -167,13 +215,19 @@ mod tests {
     use crate::ops::random::{stream, uniform};
 
     fn numbers(length: usize, seed: u64) -> Vec<f32> {
-        (0..length as u64).map(|i| uniform(stream(seed, i)) - 0.5).collect()
+        (0..length as u64)
+            .map(|i| uniform(stream(seed, i)) - 0.5)
+            .collect()
     }
 
     #[test]
     fn a_product_of_strided_and_transposed_views_is_the_sum_over_the_inner_index() {
-        let (m, n, k, lead) = (7, 11, 13, 17);
-        let (a, b) = (numbers(k * lead, 1), numbers(n * lead, 2));
+        let m = 7;
+        let n = 11;
+        let k = 13;
+        let lead = 17;
+        let a = numbers(k * lead, 1);
+        let b = numbers(n * lead, 2);
         for threads in [Threads::One, Threads::All] {
             let mut c = numbers(m * lead, 3);
             let before = c.clone();
@@ -182,10 +236,18 @@ mod tests {
             let target = MatrixMut::strided(&mut c, m, n, lead);
             product(target, Onto::Add, 0.5, (left, right), threads);
             for (at, (found, old)) in c.iter().zip(&before).enumerate() {
-                let (i, j) = (at / lead, at % lead);
+                let i = at / lead;
+                let j = at % lead;
                 let inner = (0..k).map(|x| a[x * lead + i] * b.get(j * lead + x).unwrap_or(&0.0));
-                let right = if j < n { old + 0.5 * inner.sum::<f32>() } else { *old };
-                assert!((found - right).abs() < 1e-6, "({i}, {j}): {found} for {right}");
+                let right = if j < n {
+                    old + 0.5 * inner.sum::<f32>()
+                } else {
+                    *old
+                };
+                assert!(
+                    (found - right).abs() < 1e-6,
+                    "({i}, {j}): {found} for {right}"
+                );
             }
         }
     }
@@ -197,10 +259,17 @@ mod tests {
         refused(|| assert!(MatrixMut::strided(&mut [0.0; 11], 2, 3, 9).rows() > 0));
         refused(|| assert!(MatrixMut::strided(&mut [0.0; 12], 3, 4, 3).rows() > 0));
         refused(|| {
-            let (a, b) = ([0.0; 6], [0.0; 8]);
+            let a = [0.0; 6];
+            let b = [0.0; 8];
             let mut c = [0.0; 8];
             let pair = (Matrix::new(&a, 3), Matrix::new(&b, 4));
-            product(MatrixMut::new(&mut c, 4), Onto::Replace, 1.0, pair, Threads::One);
+            product(
+                MatrixMut::new(&mut c, 4),
+                Onto::Replace,
+                1.0,
+                pair,
+                Threads::One,
+            );
         });
     }
 }

@@ -53,32 +53,47 @@ pub fn backward(
 }
 
 fn gather(positions: &[f32], x: &[f32], tokens: &mut [f32], means: &mut [f32], width: usize) {
-    let (all, places) = (positions.len(), positions.len() - width);
+    let all = positions.len();
+    let places = positions.len() - width;
     let pictures = tokens.par_chunks_mut(all).zip(means.par_chunks_mut(width));
-    pictures.zip(x.par_chunks(places)).for_each(|((tokens, mean), x)| {
-        mean.fill(0.0);
-        for place in x.chunks_exact(width) {
-            mean.iter_mut().zip(place).for_each(|(mean, value)| *mean += value);
-        }
-        let share = width as f32 / places as f32;
-        mean.iter_mut().zip(positions).for_each(|(mean, p)| *mean = *mean * share + p);
-        tokens[..width].copy_from_slice(mean);
-        let sums = x.iter().zip(&positions[width..]);
-        tokens[width..].iter_mut().zip(sums).for_each(|(token, (x, p))| *token = x + p);
-    });
+    pictures
+        .zip(x.par_chunks(places))
+        .for_each(|((tokens, mean), x)| {
+            mean.fill(0.0);
+            for place in x.chunks_exact(width) {
+                mean.iter_mut()
+                    .zip(place)
+                    .for_each(|(mean, value)| *mean += value);
+            }
+            let share = width as f32 / places as f32;
+            mean.iter_mut()
+                .zip(positions)
+                .for_each(|(mean, p)| *mean = *mean * share + p);
+            tokens[..width].copy_from_slice(mean);
+            let sums = x.iter().zip(&positions[width..]);
+            tokens[width..]
+                .iter_mut()
+                .zip(sums)
+                .for_each(|(token, (x, p))| *token = x + p);
+        });
 }
 
 fn scatter(all: usize, dtokens: &mut [f32], dmeans: &[f32], dx: &mut [f32]) {
     let width = all - dx.len() / (dtokens.len() / all);
     let share = width as f32 / (all - width) as f32;
     let pictures = dtokens.par_chunks_mut(all).zip(dmeans.par_chunks(width));
-    pictures.zip(dx.par_chunks_mut(all - width)).for_each(|((dtokens, dmean), dx)| {
-        let (first, places) = dtokens.split_at_mut(width);
-        first.iter_mut().zip(dmean).for_each(|(first, mean)| *first += mean);
-        for (dx, place) in dx.chunks_exact_mut(width).zip(places.chunks_exact(width)) {
-            for i in 0..width {
-                dx[i] = place[i] + first[i] * share;
+    pictures
+        .zip(dx.par_chunks_mut(all - width))
+        .for_each(|((dtokens, dmean), dx)| {
+            let (first, places) = dtokens.split_at_mut(width);
+            first
+                .iter_mut()
+                .zip(dmean)
+                .for_each(|(first, mean)| *first += mean);
+            for (dx, place) in dx.chunks_exact_mut(width).zip(places.chunks_exact(width)) {
+                for i in 0..width {
+                    dx[i] = place[i] + first[i] * share;
+                }
             }
-        }
-    });
+        });
 }

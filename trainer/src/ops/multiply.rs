@@ -41,7 +41,10 @@ pub fn multiply(
 fn rounded<'a>(matrix: Matrix<'_>, memory: &'a mut Vec<f32>) -> Matrix<'a> {
     memory.resize(memory.len().max(matrix.len()), 0.0);
     matrix.packed(memory, |target, line| {
-        target.iter_mut().zip(line).for_each(|(y, x)| *y = bf16::from_f32(*x).to_f32());
+        target
+            .iter_mut()
+            .zip(line)
+            .for_each(|(y, x)| *y = bf16::from_f32(*x).to_f32());
     })
 }
 
@@ -53,29 +56,51 @@ mod tests {
     #[test]
     fn operands_are_rounded_and_sums_are_not() {
         // 1 + 2⁻⁸ lies half way between two numbers of eight bits, and 1 is the even one.
-        let (half_way, above) = (1.0 + 1.0 / 256.0, 1.0 + 1.5 / 256.0);
-        let (a, b) = ([half_way, above, 1.0], [1.0, 1.0, 1.0 / 1024.0]);
+        let half_way = 1.0 + 1.0 / 256.0;
+        let above = 1.0 + 1.5 / 256.0;
+        let a = [half_way, above, 1.0];
+        let b = [1.0, 1.0, 1.0 / 1024.0];
         let mut y = [0.0];
         let pair = (Matrix::new(&a, 3), Matrix::new(&b, 1));
         let target = MatrixMut::new(&mut y, 1);
-        multiply(Precision::Bf16, target, Onto::Replace, 1.0, pair, Threads::One);
+        multiply(
+            Precision::Bf16,
+            target,
+            Onto::Replace,
+            1.0,
+            pair,
+            Threads::One,
+        );
         assert_eq!(y, [1.0 + (1.0 + 1.0 / 128.0) + 1.0 / 1024.0]);
     }
 
     #[test]
     fn strided_and_transposed_views_are_rounded_where_they_lie() {
         let numbers = |length: u64, seed| -> Vec<f32> {
-            (0..length).map(|i| uniform(stream(seed, i)) - 0.5).collect()
+            (0..length)
+                .map(|i| uniform(stream(seed, i)) - 0.5)
+                .collect()
         };
-        let (a, b) = (numbers(7 * 17, 1), numbers(11 * 17, 2));
+        let a = numbers(7 * 17, 1);
+        let b = numbers(11 * 17, 2);
         let round = |values: &[f32]| -> Vec<f32> {
-            values.iter().map(|&value| bf16::from_f32(value).to_f32()).collect()
+            values
+                .iter()
+                .map(|&value| bf16::from_f32(value).to_f32())
+                .collect()
         };
         let product_of = |precision, a: &[f32], b: &[f32]| {
             let mut y = vec![0.0; 77];
             let left = Matrix::strided(a, 7, 13, 17);
             let pair = (left, Matrix::strided(b, 11, 13, 17).transposed());
-            multiply(precision, MatrixMut::new(&mut y, 11), Onto::Replace, 0.5, pair, Threads::All);
+            multiply(
+                precision,
+                MatrixMut::new(&mut y, 11),
+                Onto::Replace,
+                0.5,
+                pair,
+                Threads::All,
+            );
             y
         };
         let found = product_of(Precision::Bf16, &a, &b);

@@ -21,10 +21,12 @@ pub fn forward(width: usize, x: View<'_>, y: ViewMut<'_>) {
 }
 
 fn forward_host(width: usize, x: &[f32], y: &mut [f32]) {
-    y.par_chunks_mut(width).zip(x.par_chunks(width)).for_each(|(y, x)| {
-        let scale = 1.0 / dot(x, x).sqrt().max(SHORTEST);
-        y.iter_mut().zip(x).for_each(|(y, x)| *y = x * scale);
-    });
+    y.par_chunks_mut(width)
+        .zip(x.par_chunks(width))
+        .for_each(|(y, x)| {
+            let scale = 1.0 / dot(x, x).sqrt().max(SHORTEST);
+            y.iter_mut().zip(x).for_each(|(y, x)| *y = x * scale);
+        });
 }
 
 /// Writes `dx`.
@@ -39,7 +41,10 @@ pub fn backward(width: usize, x: View<'_>, dy: View<'_>, dx: ViewMut<'_>) {
 }
 
 fn backward_host(width: usize, x: &[f32], dy: &[f32], dx: &mut [f32]) {
-    let rows = dx.par_chunks_mut(width).zip(x.par_chunks(width)).zip(dy.par_chunks(width));
+    let rows = dx
+        .par_chunks_mut(width)
+        .zip(x.par_chunks(width))
+        .zip(dy.par_chunks(width));
     rows.for_each(|((dx, x), dy)| {
         let scale = 1.0 / dot(x, x).sqrt().max(SHORTEST);
         let along = dot(x, dy) * scale * scale;

@@ -40,7 +40,11 @@ impl Patches {
     /// Chooses the patches of so many pictures: the same for the same dropout, and all without one.
     pub fn choose(&mut self, pictures: usize, dropout: Dropout) -> &[u32] {
         let dropout = dropout.at(SITE, self.masked_percent as f32 / 100.0);
-        let kept = if dropout.is_active() { self.kept() } else { self.of_picture };
+        let kept = if dropout.is_active() {
+            self.kept()
+        } else {
+            self.of_picture
+        };
         self.used = pictures * kept;
         let all = 0..self.of_picture as u32;
         for (sample, seen) in self.seen[..self.used].chunks_exact_mut(kept).enumerate() {
@@ -49,10 +53,14 @@ impl Patches {
                     *draw = dropout.number(sample, patch) << 32 | u64::from(patch);
                 }
                 self.draws.select_nth_unstable(kept);
-                seen.iter_mut().zip(&self.draws).for_each(|(seen, draw)| *seen = *draw as u32);
+                seen.iter_mut()
+                    .zip(&self.draws)
+                    .for_each(|(seen, draw)| *seen = *draw as u32);
                 seen.sort_unstable();
             } else {
-                seen.iter_mut().zip(all.clone()).for_each(|(seen, patch)| *seen = patch);
+                seen.iter_mut()
+                    .zip(all.clone())
+                    .for_each(|(seen, patch)| *seen = patch);
             }
         }
         self.seen()
@@ -96,12 +104,19 @@ mod tests {
         for (percent, kept) in [(1, 48), (50, 24), (75, 12), (90, 4), (99, 1)] {
             let seen = chosen(percent, Dropout::new(1, 2, 0));
             assert_eq!(seen.len(), 500 * kept);
-            assert!(seen.chunks(kept).all(|seen| seen.is_sorted_by(|a, b| a < b)));
+            assert!(
+                seen.chunks(kept)
+                    .all(|seen| seen.is_sorted_by(|a, b| a < b))
+            );
             for patch in 0..49 {
                 let times = seen.iter().filter(|&&seen| seen == patch).count() as f64;
-                let (mean, share) = (500.0 * kept as f64 / 49.0, kept as f64 / 49.0);
+                let mean = 500.0 * kept as f64 / 49.0;
+                let share = kept as f64 / 49.0;
                 let deviation = (mean * (1.0 - share)).sqrt();
-                assert!((times - mean).abs() < 5.0 * deviation, "{percent}, {patch}: {times}");
+                assert!(
+                    (times - mean).abs() < 5.0 * deviation,
+                    "{percent}, {patch}: {times}"
+                );
             }
         }
     }
@@ -109,7 +124,10 @@ mod tests {
     #[test]
     fn a_sample_sees_the_same_in_any_batch_and_other_patches_in_another_step() {
         let whole = chosen(50, Dropout::new(1, 2, 0));
-        assert_eq!(whole[24 * 3..], chosen(50, Dropout::new(1, 2, 3))[..24 * 497]);
+        assert_eq!(
+            whole[24 * 3..],
+            chosen(50, Dropout::new(1, 2, 3))[..24 * 497]
+        );
         assert_ne!(whole, chosen(50, Dropout::new(1, 3, 0)));
     }
 }

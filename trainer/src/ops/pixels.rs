@@ -59,7 +59,9 @@ impl<'a> Pixels<'a> {
                 let scale = 1.0 / (255.0 * DEVIATION[channel]);
                 let shift = -MEAN[channel] / DEVIATION[channel];
                 let bytes = &bytes[start..start + out.len()];
-                out.iter_mut().zip(bytes).for_each(|(o, &b)| *o = f32::from(b) * scale + shift);
+                out.iter_mut()
+                    .zip(bytes)
+                    .for_each(|(o, &b)| *o = f32::from(b) * scale + shift);
             }
             Self::Normalized(values) => out.copy_from_slice(&values[start..start + out.len()]),
             Self::Device(_) => mixed(),
@@ -102,7 +104,9 @@ pub fn cut_patches(
             device::cut_patches(pixels, (side, patch), seen.device(), &mut patches);
         }
         (_, patches) => {
-            from_host(patches, |patches| cut(pixels, (side, patch), seen.host(), patches));
+            from_host(patches, |patches| {
+                cut(pixels, (side, patch), seen.host(), patches)
+            });
         }
     }
 }
@@ -121,16 +125,22 @@ fn from_host(mut out: ViewMut<'_>, make: impl FnOnce(&mut [f32])) {
 }
 
 fn cut(pixels: Pixels<'_>, (side, patch): (usize, usize), seen: &[u32], patches: &mut [f32]) {
-    let (grid, row) = (side / patch, 3 * patch * patch);
+    let grid = side / patch;
+    let row = 3 * patch * patch;
     let of_picture = seen.len() / (pixels.len() / (3 * side * side));
-    let pictures = patches.par_chunks_mut((1 + of_picture) * row).zip(seen.par_chunks(of_picture));
+    let pictures = patches
+        .par_chunks_mut((1 + of_picture) * row)
+        .zip(seen.par_chunks(of_picture));
     pictures.enumerate().for_each(|(sample, (patches, seen))| {
         let (class, patches) = patches.split_at_mut(row);
         class.fill(0.0);
         for (at, line) in patches.chunks_exact_mut(patch).enumerate() {
-            let (place, line_of_patch) = (seen[at / (3 * patch)] as usize, at % (3 * patch));
-            let (channel, y) = (line_of_patch / patch, line_of_patch % patch);
-            let (top, left) = (place / grid * patch, place % grid * patch);
+            let place = seen[at / (3 * patch)] as usize;
+            let line_of_patch = at % (3 * patch);
+            let channel = line_of_patch / patch;
+            let y = line_of_patch % patch;
+            let top = place / grid * patch;
+            let left = place % grid * patch;
             let start = ((sample * 3 + channel) * side + top + y) * side + left;
             pixels.read(start, channel, line);
         }
@@ -153,22 +163,25 @@ pub fn interleave(pixels: Pixels<'_>, side: usize, out: ViewMut<'_>) {
 fn interleave_host(pixels: Pixels<'_>, side: usize, out: &mut [f32]) {
     /// Neighbours of one channel that are read at a time.
     const RUN: usize = 64;
-    out.par_chunks_mut(3 * side).enumerate().for_each(|(line, out)| {
-        let (sample, y) = (line / side, line % side);
-        let mut run = [0.0; RUN];
-        for channel in 0..3 {
-            let start = ((sample * 3 + channel) * side + y) * side;
-            for (at, out) in out.chunks_mut(3 * RUN).enumerate() {
-                let run = &mut run[..out.len() / 3];
-                pixels.read(start + at * RUN, channel, run);
-                out[channel..]
-                    .iter_mut()
-                    .step_by(3)
-                    .zip(run)
-                    .for_each(|(out, value)| *out = *value);
+    out.par_chunks_mut(3 * side)
+        .enumerate()
+        .for_each(|(line, out)| {
+            let sample = line / side;
+            let y = line % side;
+            let mut run = [0.0; RUN];
+            for channel in 0..3 {
+                let start = ((sample * 3 + channel) * side + y) * side;
+                for (at, out) in out.chunks_mut(3 * RUN).enumerate() {
+                    let run = &mut run[..out.len() / 3];
+                    pixels.read(start + at * RUN, channel, run);
+                    out[channel..]
+                        .iter_mut()
+                        .step_by(3)
+                        .zip(run)
+                        .for_each(|(out, value)| *out = *value);
+                }
             }
-        }
-    });
+        });
 }
 
 #[cfg(test)]
@@ -178,14 +191,19 @@ mod tests {
     #[test]
     fn bytes_are_normalised_to_the_references_scale() {
         let mut out = [0.0; 2];
-        for (channel, right) in
-            [[-1.792_262_7, 1.930_336_3], [-1.752_097_3, 2.074_883_7], [-1.480_219_7, 2.145_896_7]]
-                .iter()
-                .enumerate()
+        for (channel, right) in [
+            [-1.792_262_7, 1.930_336_3],
+            [-1.752_097_3, 2.074_883_7],
+            [-1.480_219_7, 2.145_896_7],
+        ]
+        .iter()
+        .enumerate()
         {
             Pixels::Bytes(&[9, 0, 255, 9]).read(1, channel, &mut out);
             assert!(
-                out.iter().zip(right).all(|(a, b): (&f32, &f32)| (a - b).abs() < 1e-5),
+                out.iter()
+                    .zip(right)
+                    .all(|(a, b): (&f32, &f32)| (a - b).abs() < 1e-5),
                 "{out:?}"
             );
         }
@@ -194,7 +212,9 @@ mod tests {
     #[test]
     fn a_patch_holds_its_square_of_each_channel() {
         let pixels: Vec<f32> = (0..3 * 16).map(|i| i as f32).collect();
-        let second = [2.0, 3.0, 6.0, 7.0, 18.0, 19.0, 22.0, 23.0, 34.0, 35.0, 38.0, 39.0];
+        let second = [
+            2.0, 3.0, 6.0, 7.0, 18.0, 19.0, 22.0, 23.0, 34.0, 35.0, 38.0, 39.0,
+        ];
         for (seen, at) in [(&[0, 1, 2, 3][..], 24), (&[1, 3], 12)] {
             let mut patches = vec![9.0; (1 + seen.len()) * 12];
             let pixels = Pixels::Normalized(&pixels);
@@ -211,8 +231,10 @@ mod tests {
         let mut out = vec![9.0; pixels.len()];
         interleave(Pixels::Normalized(&pixels), side, (&mut out).into());
         for (at, value) in out.iter().enumerate() {
-            let (place, channel) = (at / 3, at % 3);
-            let (sample, place) = (place / (side * side), place % (side * side));
+            let place = at / 3;
+            let channel = at % 3;
+            let sample = place / (side * side);
+            let place = place % (side * side);
             assert_eq!(*value, pixels[(sample * 3 + channel) * side * side + place]);
         }
     }

@@ -39,17 +39,23 @@ impl AveragePool {
     }
 
     fn forward_host(self, x: &[f32], y: &mut [f32]) {
-        let (line, channels) = (self.side * self.channels, self.channels);
-        y.par_chunks_mut(line / 2).zip(x.par_chunks(2 * line)).for_each(|(y, x)| {
-            let (upper, lower) = x.split_at(line);
-            let squares = upper.chunks_exact(2 * channels).zip(lower.chunks_exact(2 * channels));
-            for (y, (upper, lower)) in y.chunks_exact_mut(channels).zip(squares) {
-                for i in 0..channels {
-                    let pairs = (upper[i] + upper[channels + i]) + (lower[i] + lower[channels + i]);
-                    y[i] = 0.25 * pairs;
+        let line = self.side * self.channels;
+        let channels = self.channels;
+        y.par_chunks_mut(line / 2)
+            .zip(x.par_chunks(2 * line))
+            .for_each(|(y, x)| {
+                let (upper, lower) = x.split_at(line);
+                let squares = upper
+                    .chunks_exact(2 * channels)
+                    .zip(lower.chunks_exact(2 * channels));
+                for (y, (upper, lower)) in y.chunks_exact_mut(channels).zip(squares) {
+                    for i in 0..channels {
+                        let pairs =
+                            (upper[i] + upper[channels + i]) + (lower[i] + lower[channels + i]);
+                        y[i] = 0.25 * pairs;
+                    }
                 }
-            }
-        });
+            });
     }
 
     fn backward_host(self, dy: &[f32], dx: &mut [f32], onto: Onto) {
@@ -60,18 +66,24 @@ impl AveragePool {
     }
 
     fn spread(self, dy: &[f32], dx: &mut [f32], f: impl Fn(f32, f32) -> f32 + Sync) {
-        let (line, channels) = (self.side * self.channels, self.channels);
-        dx.par_chunks_mut(2 * line).zip(dy.par_chunks(line / 2)).for_each(|(dx, dy)| {
-            for dx in dx.chunks_exact_mut(line) {
-                for (dx, dy) in dx.chunks_exact_mut(2 * channels).zip(dy.chunks_exact(channels)) {
-                    let (left, right) = dx.split_at_mut(channels);
-                    for i in 0..channels {
-                        let part = 0.25 * dy[i];
-                        left[i] = f(left[i], part);
-                        right[i] = f(right[i], part);
+        let line = self.side * self.channels;
+        let channels = self.channels;
+        dx.par_chunks_mut(2 * line)
+            .zip(dy.par_chunks(line / 2))
+            .for_each(|(dx, dy)| {
+                for dx in dx.chunks_exact_mut(line) {
+                    for (dx, dy) in dx
+                        .chunks_exact_mut(2 * channels)
+                        .zip(dy.chunks_exact(channels))
+                    {
+                        let (left, right) = dx.split_at_mut(channels);
+                        for i in 0..channels {
+                            let part = 0.25 * dy[i];
+                            left[i] = f(left[i], part);
+                            right[i] = f(right[i], part);
+                        }
                     }
                 }
-            }
-        });
+            });
     }
 }

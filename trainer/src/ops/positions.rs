@@ -32,8 +32,11 @@ fn forward_host(
     (seen, batch): (&[u32], usize),
     y: &mut [f32],
 ) {
-    let (width, of_picture) = (class.len(), seen.len() / batch);
-    let pictures = y.par_chunks_mut((1 + of_picture) * width).zip(seen.par_chunks(of_picture));
+    let width = class.len();
+    let of_picture = seen.len() / batch;
+    let pictures = y
+        .par_chunks_mut((1 + of_picture) * width)
+        .zip(seen.par_chunks(of_picture));
     pictures.for_each(|(y, seen)| {
         for (y, place) in y.chunks_exact_mut(width).zip(places(seen)) {
             y.copy_from_slice(&positions[place * width..][..width]);
@@ -68,8 +71,11 @@ fn backward_host(
     (seen, batch): (&[u32], usize),
     dy: &[f32],
 ) {
-    let (width, of_picture) = (class.len(), seen.len() / batch);
-    let pictures = dy.chunks_exact((1 + of_picture) * width).zip(seen.chunks_exact(of_picture));
+    let width = class.len();
+    let of_picture = seen.len() / batch;
+    let pictures = dy
+        .chunks_exact((1 + of_picture) * width)
+        .zip(seen.chunks_exact(of_picture));
     for (dy, seen) in pictures {
         for (dy, place) in dy.chunks_exact(width).zip(places(seen)) {
             add(&mut positions[place * width..][..width], dy);
@@ -84,7 +90,9 @@ fn places(seen: &[u32]) -> impl Iterator<Item = usize> {
 }
 
 fn add(sums: &mut [f32], values: &[f32]) {
-    sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+    sums.iter_mut()
+        .zip(values)
+        .for_each(|(sum, value)| *sum += value);
 }
 
 #[cfg(test)]
@@ -93,14 +101,29 @@ mod tests {
 
     #[test]
     fn a_token_is_given_the_row_of_its_place_and_gives_its_gradient_back_to_it() {
-        let (class, positions) = ([0.5, 0.25], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
+        let class = [0.5, 0.25];
+        let positions = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
         let seen = Whole::from(&[0, 2, 1, 2][..]);
         let mut y = vec![9.0; 12];
-        forward((View::Host(&positions), View::Host(&class)), seen, 2, (&mut y).into());
-        assert_eq!(y, [1.5, 2.25, 3.0, 4.0, 7.0, 8.0, 1.5, 2.25, 5.0, 6.0, 7.0, 8.0]);
+        forward(
+            (View::Host(&positions), View::Host(&class)),
+            seen,
+            2,
+            (&mut y).into(),
+        );
+        assert_eq!(
+            y,
+            [1.5, 2.25, 3.0, 4.0, 7.0, 8.0, 1.5, 2.25, 5.0, 6.0, 7.0, 8.0]
+        );
         let dy: Vec<f32> = (1..=12).map(|i| i as f32).collect();
-        let (mut dclass, mut dpositions) = (vec![1.0; 2], vec![1.0; 8]);
-        backward(((&mut dpositions).into(), (&mut dclass).into()), seen, 2, (&dy).into());
+        let mut dclass = vec![1.0; 2];
+        let mut dpositions = vec![1.0; 8];
+        backward(
+            ((&mut dpositions).into(), (&mut dclass).into()),
+            seen,
+            2,
+            (&dy).into(),
+        );
         assert_eq!(dclass, [9.0, 11.0]);
         assert_eq!(dpositions, [9.0, 11.0, 4.0, 5.0, 10.0, 11.0, 17.0, 19.0]);
     }

@@ -67,19 +67,22 @@ impl Query {
         let pictures = out.par_chunks_mut(self.width).zip(q.par_chunks(self.width));
         let tokens = kv.par_chunks(self.tokens * 2 * self.width);
         let rows = probabilities.par_chunks_mut(self.heads * self.tokens);
-        pictures.zip(tokens.zip(rows)).for_each(|((out, q), (kv, rows))| {
-            let heads = out.chunks_exact_mut(head).zip(q.chunks_exact(head));
-            for (at, ((out, q), p)) in heads.zip(rows.chunks_exact_mut(self.tokens)).enumerate() {
-                for (p, (key, _)) in p.iter_mut().zip(self.pairs(kv, at)) {
-                    *p = dot(q, key) * self.scale();
+        pictures
+            .zip(tokens.zip(rows))
+            .for_each(|((out, q), (kv, rows))| {
+                let heads = out.chunks_exact_mut(head).zip(q.chunks_exact(head));
+                for (at, ((out, q), p)) in heads.zip(rows.chunks_exact_mut(self.tokens)).enumerate()
+                {
+                    for (p, (key, _)) in p.iter_mut().zip(self.pairs(kv, at)) {
+                        *p = dot(q, key) * self.scale();
+                    }
+                    softmax(p);
+                    out.fill(0.0);
+                    for (p, (_, value)) in p.iter().zip(self.pairs(kv, at)) {
+                        add(out, *p, value);
+                    }
                 }
-                softmax(p);
-                out.fill(0.0);
-                for (p, (_, value)) in p.iter().zip(self.pairs(kv, at)) {
-                    add(out, *p, value);
-                }
-            }
-        });
+            });
     }
 
     fn backward_host(
@@ -89,8 +92,13 @@ impl Query {
         dout: &[f32],
         (dq, dkv): (&mut [f32], &mut [f32]),
     ) {
-        let (width, all) = (self.width, self.tokens * 2 * self.width);
-        let forward = (q.par_chunks(width), kv.par_chunks(all), out.par_chunks(width));
+        let width = self.width;
+        let all = self.tokens * 2 * self.width;
+        let forward = (
+            q.par_chunks(width),
+            kv.par_chunks(all),
+            out.par_chunks(width),
+        );
         let rows = probabilities.par_chunks(self.heads * self.tokens);
         let inner = forward.0.zip(forward.1).zip(forward.2.zip(rows));
         let outer = dq.par_chunks_mut(width).zip(dkv.par_chunks_mut(all));
@@ -98,7 +106,9 @@ impl Query {
         work.for_each(|(((q, kv), (out, rows)), ((dq, dkv), dout))| {
             for (at, p) in rows.chunks_exact(self.tokens).enumerate() {
                 let part = at * self.head()..(at + 1) * self.head();
-                let (q, out, dout) = (&q[part.clone()], &out[part.clone()], &dout[part.clone()]);
+                let q = &q[part.clone()];
+                let out = &out[part.clone()];
+                let dout = &dout[part.clone()];
                 self.backward_head(at, (q, kv), (p, out), dout, (&mut dq[part], dkv));
             }
         });
@@ -120,16 +130,24 @@ impl Query {
             add(dq, dscore, key);
             let (dkey, dvalue) = dkv.split_at_mut(self.width);
             let part = at * self.head()..(at + 1) * self.head();
-            dkey[part.clone()].iter_mut().zip(q).for_each(|(dkey, q)| *dkey = dscore * q);
-            dvalue[part].iter_mut().zip(dout).for_each(|(dvalue, dout)| *dvalue = p * dout);
+            dkey[part.clone()]
+                .iter_mut()
+                .zip(q)
+                .for_each(|(dkey, q)| *dkey = dscore * q);
+            dvalue[part]
+                .iter_mut()
+                .zip(dout)
+                .for_each(|(dvalue, dout)| *dvalue = p * dout);
         }
     }
 
     /// Key and value of one head of each token of a picture.
     fn pairs<'a>(self, kv: &'a [f32], at: usize) -> impl Iterator<Item = (&'a [f32], &'a [f32])> {
-        let (key, value) = (at * self.head(), self.width + at * self.head());
+        let key = at * self.head();
+        let value = self.width + at * self.head();
         let part = move |row: &'a [f32], start: usize| &row[start..start + self.head()];
-        kv.chunks_exact(2 * self.width).map(move |row| (part(row, key), part(row, value)))
+        kv.chunks_exact(2 * self.width)
+            .map(move |row| (part(row, key), part(row, value)))
     }
 
     pub(crate) fn head(self) -> usize {
@@ -142,5 +160,7 @@ impl Query {
 }
 
 fn add(sums: &mut [f32], factor: f32, values: &[f32]) {
-    sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += factor * value);
+    sums.iter_mut()
+        .zip(values)
+        .for_each(|(sum, value)| *sum += factor * value);
 }

@@ -27,7 +27,8 @@ pub fn uniform(key: u64) -> f32 {
 /// # Source
 /// Box and Muller (1958).
 pub fn normal(key: u64) -> f32 {
-    let (a, b) = (uniform(key), uniform(mix(key)));
+    let a = uniform(key);
+    let b = uniform(mix(key));
     (-2.0 * (1.0 - a).ln()).sqrt() * (std::f32::consts::TAU * b).cos()
 }
 

@@ -36,7 +36,12 @@ impl<'a> Sequences<'a> {
     /// Sequences at these offsets, all of whose tokens go on.
     pub fn new(offsets: &'a [usize]) -> Self {
         assert!(offsets.first() == Some(&0), "offsets start with 0");
-        Self { offsets, keep: Keep::All, ids: &[], places: None }
+        Self {
+            offsets,
+            keep: Keep::All,
+            ids: &[],
+            places: None,
+        }
     }
 
     /// The same sequences of tokens with these ids, of which those of id 0 are padding.
@@ -46,7 +51,9 @@ impl<'a> Sequences<'a> {
 
     /// The ids of a sequence with padding; `None` for one without.
     pub fn padding(&self, sequence: usize) -> Option<&'a [u32]> {
-        let ids = self.ids.get(self.offsets[sequence]..self.offsets[sequence + 1])?;
+        let ids = self
+            .ids
+            .get(self.offsets[sequence]..self.offsets[sequence + 1])?;
         ids.contains(&0).then_some(ids)
     }
 
@@ -57,7 +64,10 @@ impl<'a> Sequences<'a> {
 
     /// The same sequences, known on a device, too.
     pub fn on(self, places: Places<'a>) -> Self {
-        Self { places: Some(places), ..self }
+        Self {
+            places: Some(places),
+            ..self
+        }
     }
 
     /// Whether a device is told of tokens that are padding.
@@ -66,7 +76,10 @@ impl<'a> Sequences<'a> {
     }
 
     /// Where a device finds them.
-    #[expect(clippy::expect_used, reason = "whoever computes on a device says so before")]
+    #[expect(
+        clippy::expect_used,
+        reason = "whoever computes on a device says so before"
+    )]
     pub fn places(&self) -> Places<'a> {
         self.places.expect("the sequences are known on the device")
     }
@@ -84,7 +97,10 @@ impl<'a> Sequences<'a> {
     /// The length that all sequences have, if they have one.
     pub fn length(&self) -> Option<usize> {
         let length = self.offsets.get(1)?;
-        self.offsets.windows(2).all(|pair| pair[1] - pair[0] == *length).then_some(*length)
+        self.offsets
+            .windows(2)
+            .all(|pair| pair[1] - pair[0] == *length)
+            .then_some(*length)
     }
 
     /// The same sequences, of which `keep` goes on.
@@ -123,7 +139,11 @@ impl<'a> Sequences<'a> {
             count => {
                 let middle = from + count / 2;
                 let tokens = self.offsets[middle] - self.offsets[from];
-                let kept = if self.keep == Keep::All { tokens } else { middle - from };
+                let kept = if self.keep == Keep::All {
+                    tokens
+                } else {
+                    middle - from
+                };
                 let (left, right) = split.split(tokens, kept);
                 rayon::join(
                     || self.walk(from, middle, left, f),
@@ -182,7 +202,8 @@ impl<T: Slice> Split for Kept<T> {
 
 impl<A: Split, B: Split> Split for (A, B) {
     fn split(self, tokens: usize, kept: usize) -> (Self, Self) {
-        let (a, b) = (self.0.split(tokens, kept), self.1.split(tokens, kept));
+        let a = self.0.split(tokens, kept);
+        let b = self.1.split(tokens, kept);
         ((a.0, b.0), (a.1, b.1))
     }
 }
@@ -241,11 +262,16 @@ mod tests {
         let offsets = [0, 2, 5, 6];
         let all = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
         for (keep, kept, spread_again) in [
-            (Keep::First, vec![1.0, 3.0, 6.0], vec![1.0, 0.0, 3.0, 0.0, 0.0, 6.0]),
+            (
+                Keep::First,
+                vec![1.0, 3.0, 6.0],
+                vec![1.0, 0.0, 3.0, 0.0, 0.0, 6.0],
+            ),
             (Keep::All, all.to_vec(), all.to_vec()),
         ] {
             let sequences = Sequences::new(&offsets).keeping(keep);
-            let (mut found, mut back) = (vec![9.0; kept.len()], vec![9.0; 6]);
+            let mut found = vec![9.0; kept.len()];
+            let mut back = vec![9.0; 6];
             take(sequences, 1, View::Host(&all), (&mut found).into());
             spread(sequences, 1, (&found).into(), (&mut back).into());
             assert_eq!((found, back), (kept, spread_again));

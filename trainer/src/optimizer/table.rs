@@ -23,14 +23,17 @@ pub(super) struct Table {
 impl Table {
     /// None for this machine's memory.
     pub(super) fn new(params: &Params) -> Option<Self> {
-        let (segments, memory) = (params.segments(), params.memory());
+        let segments = params.segments();
+        let memory = params.memory();
         let trained = || segments.iter().filter(|segment| !segment.frozen);
         let numbers: Vec<u32> = trained().flat_map(chunks).flatten().collect();
         let mut chunks = memory.whole(numbers.len())?;
         chunks.take_whole(&numbers);
         Some(Self {
             frozen: segments.iter().map(|segment| segment.frozen).collect(),
-            counts: trained().map(|segment| segment.range.len().div_ceil(LARGEST)).collect(),
+            counts: trained()
+                .map(|segment| segment.range.len().div_ceil(LARGEST))
+                .collect(),
             chunks,
             sums: memory.exact(numbers.len() / CHUNK),
         })
@@ -49,7 +52,11 @@ impl Table {
     /// The sum of squares of each gradient; the device is waited for.
     pub(super) fn squares(&mut self, params: &Params) -> Vec<f64> {
         let gradients = params.gradients.view().device();
-        ops::squares(gradients, self.chunks.span(), &mut self.sums.view_mut().device());
+        ops::squares(
+            gradients,
+            self.chunks.span(),
+            &mut self.sums.view_mut().device(),
+        );
         let sums = self.sums.read();
         let mut rest = &*sums;
         let sum = |&count: &usize| {
@@ -68,10 +75,26 @@ impl Table {
         gradients: Span<'_>,
         [plain, decayed]: [Update; 2],
     ) {
-        let Update { beta_1, beta_2, epsilon, clip, rate, correction, keep } = plain;
+        let Update {
+            beta_1,
+            beta_2,
+            epsilon,
+            clip,
+            rate,
+            correction,
+            keep,
+        } = plain;
         let keep_decayed = decayed.keep;
-        let step =
-            ops::Step { beta_1, beta_2, epsilon, clip, rate, correction, keep, keep_decayed };
+        let step = ops::Step {
+            beta_1,
+            beta_2,
+            epsilon,
+            clip,
+            rate,
+            correction,
+            keep,
+            keep_decayed,
+        };
         let moments = (&mut first, &mut second);
         ops::step(&mut values, moments, gradients, self.chunks.span(), step);
     }
@@ -79,7 +102,8 @@ impl Table {
 
 /// Where each chunk of a segment begins, how long it is, and whether it decays.
 fn chunks(segment: &Segment) -> impl Iterator<Item = [u32; CHUNK]> {
-    let (range, decayed) = (segment.range.clone(), segment.decayed());
+    let range = segment.range.clone();
+    let decayed = segment.decayed();
     range.clone().step_by(LARGEST).map(move |start| {
         let len = LARGEST.min(range.end - start);
         [start as u32, len as u32, decayed.into()]

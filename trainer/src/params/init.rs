@@ -32,7 +32,9 @@ impl Init {
     }
 
     pub(super) fn fill(self, seed: u64, name: &str, values: &mut [f32]) {
-        let key = name.bytes().fold(stream(seed, 0), |key, byte| mix(key ^ u64::from(byte)));
+        let key = name
+            .bytes()
+            .fold(stream(seed, 0), |key, byte| mix(key ^ u64::from(byte)));
         let draw = move |index: usize| match self {
             Self::Zeros => 0.0,
             Self::Ones => 1.0,
@@ -40,7 +42,10 @@ impl Init {
             Self::Normal(deviation) => deviation * normal(stream(key, index as u64)),
             Self::Uniform(bound) => bound * (2.0 * uniform(stream(key, index as u64)) - 1.0),
         };
-        values.par_iter_mut().enumerate().for_each(|(index, value)| *value = draw(index));
+        values
+            .par_iter_mut()
+            .enumerate()
+            .for_each(|(index, value)| *value = draw(index));
     }
 }
 
@@ -66,7 +71,10 @@ mod tests {
         for (init, deviation) in table {
             let (mean, found) = moments(init);
             assert!(mean.abs() < 0.01 * deviation, "{init:?}: mean {mean}");
-            assert!((found / deviation - 1.0).abs() < 0.01, "{init:?}: {found} for {deviation}");
+            assert!(
+                (found / deviation - 1.0).abs() < 0.01,
+                "{init:?}: {found} for {deviation}"
+            );
         }
     }
 }

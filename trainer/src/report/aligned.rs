@@ -15,6 +15,12 @@ pub(crate) fn aligned((head, words): (&[&str], usize), rows: &[Vec<String>]) -> 
         true => format!("{cell:<0$}", widths[column]),
         false => format!("{cell:>0$}", widths[column]),
     };
-    let line = |row: &&Vec<String>| row.iter().enumerate().map(cell).collect::<Vec<_>>().join("  ");
+    let line = |row: &&Vec<String>| {
+        row.iter()
+            .enumerate()
+            .map(cell)
+            .collect::<Vec<_>>()
+            .join("  ")
+    };
     all.iter().map(line).map(|line| line + "\n").collect()
 }

@@ -37,15 +37,23 @@ fn message(report: &Report) -> String {
     let parts = [
         doing,
         report.loss.map(|loss| format!("loss {loss:.3}")),
-        report.samples_per_second.map(|rate| format!("{rate:.0} pairs/s")),
-        report.validation.map(|found| format!("R@1 {:.1}", found.recalls.text_to_image.r1)),
-        report.eta_seconds.filter(|_| report.activity == Activity::Training).map(left),
+        report
+            .samples_per_second
+            .map(|rate| format!("{rate:.0} pairs/s")),
+        report
+            .validation
+            .map(|found| format!("R@1 {:.1}", found.recalls.text_to_image.r1)),
+        report
+            .eta_seconds
+            .filter(|_| report.activity == Activity::Training)
+            .map(left),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(" · ")
 }
 
 fn left(seconds: i64) -> String {
-    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    let hours = seconds / 3600;
+    let minutes = seconds / 60 % 60;
     match hours {
         0 => format!("{minutes}:{:02} left", seconds % 60),
         1..48 => format!("{hours} h {minutes:02} min left"),
@@ -66,7 +74,10 @@ mod tests {
             eta_seconds: Some(130),
             ..Report::default()
         };
-        let validating = Report { activity: Activity::Validating, ..training.clone() };
+        let validating = Report {
+            activity: Activity::Validating,
+            ..training.clone()
+        };
         for (report, said) in [
             (Report::default(), "starting"),
             (training, "loss 3.214 · 313 pairs/s · 2:10 left"),

@@ -48,7 +48,9 @@ pub struct History {
 impl History {
     /// Adds what a report says; one of the same step as the last is merged with it.
     pub fn push(&mut self, report: &Report) {
-        let measured = report.validation.filter(|validation| validation.step == report.step);
+        let measured = report
+            .validation
+            .filter(|validation| validation.step == report.step);
         let point = Point {
             step: report.step,
             reported_at: report.reported_at,
@@ -60,7 +62,8 @@ impl History {
             samples_per_second: report.samples_per_second,
             recalls: measured.map(|validation| validation.recalls),
         };
-        self.points.truncate(self.points.partition_point(|old| old.step < point.step));
+        self.points
+            .truncate(self.points.partition_point(|old| old.step < point.step));
         self.points.push(point);
         if self.points.len() > MOST_POINTS {
             self.thin();
@@ -80,8 +83,11 @@ impl History {
     /// Keeps points at even distances, so that the curve's shape stays; those with a recall have
     /// their own distances, so that none is lost to a neighbour without one.
     fn thin(&mut self) {
-        let (Some(first), Some(last)) = (self.points.first(), self.points.last()) else { return };
-        let (first, last) = (first.step, last.step);
+        let (Some(first), Some(last)) = (self.points.first(), self.points.last()) else {
+            return;
+        };
+        let first = first.step;
+        let last = last.step;
         let distance = (last - first) / (MOST_POINTS as i64 / 4) + 1;
         let mut due = [first; 2];
         self.points.retain(|point| {
@@ -96,15 +102,20 @@ impl History {
 
     /// One JSON object a line.
     pub fn to_jsonl(&self) -> String {
-        let lines = self.points.iter().filter_map(|point| serde_json::to_string(point).ok());
+        let lines = self
+            .points
+            .iter()
+            .filter_map(|point| serde_json::to_string(point).ok());
         lines.flat_map(|line| [line, "\n".into()]).collect()
     }
 
     /// Reads what [`History::to_jsonl`] wrote. Lines that are no points are left out: a curve is not
     /// worth a run.
     pub fn from_jsonl(text: &str) -> Self {
-        let mut points: Vec<Point> =
-            text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let mut points: Vec<Point> = text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect();
         points.sort_by_key(|point| point.step);
         Self { points }
     }
@@ -113,7 +124,9 @@ impl History {
 /// Of points, the step and the recalls with the highest mean over both directions, the later of
 /// equals.
 pub(super) fn best<'a>(points: impl IntoIterator<Item = &'a Point>) -> Option<(i64, Recalls)> {
-    let measured = points.into_iter().filter_map(|point| Some((point.step, point.recalls?)));
+    let measured = points
+        .into_iter()
+        .filter_map(|point| Some((point.step, point.recalls?)));
     let rank =
         |recalls: &Recalls| recalls.text_to_image.mean_recall + recalls.image_to_text.mean_recall;
     measured.max_by(|(_, a), (_, b)| rank(a).total_cmp(&rank(b)))
@@ -124,12 +137,19 @@ mod tests {
     use super::*;
 
     fn after(step: i64) -> Report {
-        Report { step, loss: Some(1.0 / step as f64), ..Report::default() }
+        Report {
+            step,
+            loss: Some(1.0 / step as f64),
+            ..Report::default()
+        }
     }
 
     fn measured(step: i64) -> Report {
         let recalls = Recalls::default();
-        Report { validation: Some(Validation { step, recalls }), ..after(step) }
+        Report {
+            validation: Some(Validation { step, recalls }),
+            ..after(step)
+        }
     }
 
     fn steps(history: &History) -> Vec<i64> {
@@ -139,7 +159,9 @@ mod tests {
     #[test]
     fn a_resumed_run_goes_on_where_its_checkpoint_was() {
         let mut history = History::default();
-        [10, 20, 30, 40].into_iter().for_each(|step| history.push(&after(step)));
+        [10, 20, 30, 40]
+            .into_iter()
+            .for_each(|step| history.push(&after(step)));
         let mut resumed = History::from_jsonl(&history.to_jsonl());
         assert_eq!(resumed, history);
         resumed.push(&after(30));
@@ -149,7 +171,9 @@ mod tests {
     #[test]
     fn a_step_has_one_point_even_if_it_is_told_twice_or_late() {
         let mut history = History::default();
-        [10, 20].into_iter().for_each(|step| history.push(&after(step)));
+        [10, 20]
+            .into_iter()
+            .for_each(|step| history.push(&after(step)));
         history.push(&measured(20));
         assert_eq!(steps(&history), [10, 20]);
         assert!(history.points[1].recalls.is_some());
@@ -161,7 +185,10 @@ mod tests {
     fn an_old_validation_belongs_to_its_own_step_alone() {
         let mut history = History::default();
         history.push(&measured(10));
-        history.push(&Report { step: 20, ..measured(10) });
+        history.push(&Report {
+            step: 20,
+            ..measured(10)
+        });
         assert_eq!(history.points[1].recalls, None);
     }
 
@@ -169,16 +196,32 @@ mod tests {
     fn long_curves_stay_short_even_and_keep_their_validations() {
         let mut history = History::default();
         for step in (10..=400_000).step_by(10) {
-            let report = if step % 4000 == 0 { measured(step) } else { after(step) };
+            let report = if step % 4000 == 0 {
+                measured(step)
+            } else {
+                after(step)
+            };
             history.push(&report);
         }
         let steps = steps(&history);
-        assert!((1000..=MOST_POINTS).contains(&steps.len()), "{}", steps.len());
+        assert!(
+            (1000..=MOST_POINTS).contains(&steps.len()),
+            "{}",
+            steps.len()
+        );
         assert_eq!((steps[0], steps[steps.len() - 1]), (10, 400_000));
-        let validations = history.points.iter().filter(|p| p.recalls.is_some()).count();
+        let validations = history
+            .points
+            .iter()
+            .filter(|p| p.recalls.is_some())
+            .count();
         assert_eq!(validations, 100);
         let gaps: Vec<i64> = steps.windows(2).map(|pair| pair[1] - pair[0]).collect();
-        assert!(gaps.iter().all(|&gap| gap <= 700), "{:?}", gaps.iter().max());
+        assert!(
+            gaps.iter().all(|&gap| gap <= 700),
+            "{:?}",
+            gaps.iter().max()
+        );
     }
 
     #[test]

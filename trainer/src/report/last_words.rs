@@ -12,7 +12,9 @@ pub const MOST_BYTES: usize = 4096;
 pub fn path() -> Option<PathBuf> {
     let own = Path::new(names::TERMINATION_LOG);
     let named = std::env::var_os(names::ENV_TERMINATION_LOG).filter(|path| !path.is_empty());
-    named.map(PathBuf::from).or_else(|| own.exists().then(|| own.to_owned()))
+    named
+        .map(PathBuf::from)
+        .or_else(|| own.exists().then(|| own.to_owned()))
 }
 
 /// A report as JSON of at most [`MOST_BYTES`].
@@ -25,7 +27,11 @@ pub fn fit(report: &Report) -> String {
     let mut report = report.clone();
     loop {
         let text = serde_json::to_string(&report).unwrap_or_default();
-        let Some(excess) = text.len().checked_sub(MOST_BYTES).filter(|&excess| excess > 0) else {
+        let Some(excess) = text
+            .len()
+            .checked_sub(MOST_BYTES)
+            .filter(|&excess| excess > 0)
+        else {
             return text;
         };
         shorten(&mut report, excess);
@@ -52,7 +58,12 @@ fn shorten(report: &mut Report, excess: usize) {
             message.push('…');
         }
         // Only names that the contract bounds are left; were they longer, no report is the answer.
-        _ => *report = Report { reported_at: report.reported_at, ..Report::default() },
+        _ => {
+            *report = Report {
+                reported_at: report.reported_at,
+                ..Report::default()
+            }
+        }
     }
 }
 
@@ -66,32 +77,68 @@ mod tests {
     use super::*;
 
     fn report() -> Report {
-        Report { step: 48_200, activity: Activity::Failed, ..Report::default() }
+        Report {
+            step: 48_200,
+            activity: Activity::Failed,
+            ..Report::default()
+        }
     }
 
     fn result(name: String) -> TaskResult {
         let dataset = "s3://data/flickr30k-cn/test/".into();
-        let scores =
-            RetrievalScores { texts: 5, recalls: Some(Recalls::default()), threshold: None };
-        let (digest, measured) = (String::new(), Measured::Retrieval(scores));
-        TaskResult { name, dataset, digest, images: 1, seconds: 0.5, measured }
+        let scores = RetrievalScores {
+            texts: 5,
+            recalls: Some(Recalls::default()),
+            threshold: None,
+        };
+        let digest = String::new();
+        let measured = Measured::Retrieval(scores);
+        TaskResult {
+            name,
+            dataset,
+            digest,
+            images: 1,
+            seconds: 0.5,
+            measured,
+        }
     }
 
     #[test]
     fn a_report_that_fits_is_told_whole() {
-        let report = Report { results: vec![result("muge".into())], ..report() };
-        assert_eq!(serde_json::from_str::<Report>(&fit(&report)).unwrap(), report);
+        let report = Report {
+            results: vec![result("muge".into())],
+            ..report()
+        };
+        assert_eq!(
+            serde_json::from_str::<Report>(&fit(&report)).unwrap(),
+            report
+        );
     }
 
     #[test]
     fn whatever_is_too_long_the_step_and_the_start_of_the_reason_are_kept() {
-        let messages = ["No".to_owned(), "坏样本太多".repeat(800), "\"\\\n".repeat(3000)];
-        let validation = Validation { step: 3, recalls: Default::default() };
+        let messages = [
+            "No".to_owned(),
+            "坏样本太多".repeat(800),
+            "\"\\\n".repeat(3000),
+        ];
+        let validation = Validation {
+            step: 3,
+            recalls: Default::default(),
+        };
         for message in messages {
             for results in [0, 9, 200] {
                 let results = (0..results).map(|i| result(format!("任务-{i}"))).collect();
-                let failure = Some(FailureReport { exit_code: 65, message: message.clone() });
-                let report = Report { results, failure, validation: Some(validation), ..report() };
+                let failure = Some(FailureReport {
+                    exit_code: 65,
+                    message: message.clone(),
+                });
+                let report = Report {
+                    results,
+                    failure,
+                    validation: Some(validation),
+                    ..report()
+                };
                 let text = fit(&report);
                 assert!(text.len() <= MOST_BYTES, "{}", text.len());
                 let kept: Report = serde_json::from_str(&text).unwrap();
@@ -107,7 +154,11 @@ mod tests {
     #[test]
     fn as_many_results_as_fit_are_kept() {
         let results = (0..200).map(|i| result(format!("task-{i}"))).collect();
-        let kept: Report = serde_json::from_str(&fit(&Report { results, ..report() })).unwrap();
+        let kept: Report = serde_json::from_str(&fit(&Report {
+            results,
+            ..report()
+        }))
+        .unwrap();
         assert!(kept.results.len() > 5, "{}", kept.results.len());
         assert_eq!(kept.results.last().unwrap().name, "task-199");
     }
@@ -123,7 +174,10 @@ mod tests {
         let message = "Why. ".repeat(100);
         let report = Report {
             checkpoints: (1..9).rev().map(saved).collect(),
-            failure: Some(FailureReport { exit_code: 65, message: message.clone() }),
+            failure: Some(FailureReport {
+                exit_code: 65,
+                message: message.clone(),
+            }),
             ..report()
         };
         let kept: Report = serde_json::from_str(&fit(&report)).unwrap();

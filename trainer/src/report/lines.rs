@@ -7,7 +7,10 @@ pub(super) fn tell(before: &Report, now: &Report, has_bar: bool) {
     if now.step != before.step && !has_bar {
         step(now);
     }
-    if let Some(found) = now.validation.filter(|found| Some(*found) != before.validation) {
+    if let Some(found) = now
+        .validation
+        .filter(|found| Some(*found) != before.validation)
+    {
         let (text_to_image, image_to_text) = percents(&found.recalls);
         tracing::info!(step = found.step, text_to_image, image_to_text, "validated");
     }
@@ -53,12 +56,18 @@ fn scored(result: &TaskResult) {
     match &result.measured {
         Measured::Retrieval(scores) => {
             let Some((text_to_image, image_to_text)) = scores.recalls.as_ref().map(percents) else {
-                let (texts, images) = (scores.texts, result.images);
+                let texts = scores.texts;
+                let images = result.images;
                 return tracing::info!(task = result.name, texts, images, "searched, no labels");
             };
             tracing::info!(task = result.name, text_to_image, image_to_text, "scored");
             if let Some(found) = &scores.threshold {
-                let Threshold { wanted, similarity, precision, coverage } = found;
+                let Threshold {
+                    wanted,
+                    similarity,
+                    precision,
+                    coverage,
+                } = found;
                 let reached = found.is_reached();
                 tracing::info!(
                     task = result.name,
@@ -73,18 +82,27 @@ fn scored(result: &TaskResult) {
         }
         Measured::ZeroShot(scores) => {
             let headline = result.score(scores.headline);
-            let (accuracy, metric) = (scores.accuracy, scores.headline);
+            let accuracy = scores.accuracy;
+            let metric = scores.headline;
             tracing::info!(task = result.name, accuracy, ?metric, headline, "scored");
         }
     }
 }
 
 fn percents(recalls: &Recalls) -> (String, String) {
-    (percent(&recalls.text_to_image), percent(&recalls.image_to_text))
+    (
+        percent(&recalls.text_to_image),
+        percent(&recalls.image_to_text),
+    )
 }
 
 fn percent(recall: &Recall) -> String {
-    let Recall { r1, r5, r10, mean_recall } = recall;
+    let Recall {
+        r1,
+        r5,
+        r10,
+        mean_recall,
+    } = recall;
     format!("R@1 {r1:.1} R@5 {r5:.1} R@10 {r10:.1} MR {mean_recall:.1}")
 }
 
@@ -118,29 +136,80 @@ mod tests {
         let log = log.with_writer(move || writer.clone()).finish();
         tracing::subscriber::with_default(log, || tell(before, now, has_bar));
         let text = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 
     #[test]
     fn each_change_is_told_once() {
-        let before = Report { step: 10, ..Report::default() };
+        let before = Report {
+            step: 10,
+            ..Report::default()
+        };
         let checkpoint = |step| {
             let (uri, digest) = ("s3://runs/1".into(), "d".into());
-            vec![CheckpointReport { step, uri, digest, written_at: 0 }]
+            vec![CheckpointReport {
+                step,
+                uri,
+                digest,
+                written_at: 0,
+            }]
         };
-        let validation = Some(Validation { step: 10, recalls: Recalls::default() });
-        let failure = Some(FailureReport { exit_code: 65, message: "no data".into() });
+        let validation = Some(Validation {
+            step: 10,
+            recalls: Recalls::default(),
+        });
+        let failure = Some(FailureReport {
+            exit_code: 65,
+            message: "no data".into(),
+        });
         let at_10 = || before.clone();
         for (now, said) in [
             (at_10(), vec![]),
-            (Report { step: 20, loss: Some(2.5), ..at_10() }, vec!["step"]),
-            (Report { validation, ..at_10() }, vec!["validated"]),
-            (Report { checkpoints: checkpoint(10), ..at_10() }, vec!["checkpoint saved"]),
-            (Report { activity: Activity::Training, ..at_10() }, vec!["Training"]),
-            (Report { failure, activity: Activity::Failed, ..at_10() }, vec!["no data"]),
+            (
+                Report {
+                    step: 20,
+                    loss: Some(2.5),
+                    ..at_10()
+                },
+                vec!["step"],
+            ),
+            (
+                Report {
+                    validation,
+                    ..at_10()
+                },
+                vec!["validated"],
+            ),
+            (
+                Report {
+                    checkpoints: checkpoint(10),
+                    ..at_10()
+                },
+                vec!["checkpoint saved"],
+            ),
+            (
+                Report {
+                    activity: Activity::Training,
+                    ..at_10()
+                },
+                vec!["Training"],
+            ),
+            (
+                Report {
+                    failure,
+                    activity: Activity::Failed,
+                    ..at_10()
+                },
+                vec!["no data"],
+            ),
         ] {
             let told = lines(&before, &now, false);
-            let told: Vec<_> = told.iter().map(|line| line["message"].as_str().unwrap()).collect();
+            let told: Vec<_> = told
+                .iter()
+                .map(|line| line["message"].as_str().unwrap())
+                .collect();
             assert_eq!(told, said);
             assert!(lines(&now, &now, false).is_empty());
         }
@@ -148,15 +217,26 @@ mod tests {
 
     #[test]
     fn a_bar_shows_the_steps_in_place_of_lines() {
-        let (before, now) = (Report::default(), Report { step: 1, ..Report::default() });
+        let before = Report::default();
+        let now = Report {
+            step: 1,
+            ..Report::default()
+        };
         assert!(lines(&before, &now, true).is_empty());
     }
 
     #[test]
     fn numbers_are_numbers_and_the_unknown_is_absent() {
-        let now = Report { step: 20, loss: Some(2.5), ..Report::default() };
+        let now = Report {
+            step: 20,
+            loss: Some(2.5),
+            ..Report::default()
+        };
         let line = &lines(&Report::default(), &now, false)[0];
-        assert_eq!((&line["step"], &line["loss"]), (&Value::from(20), &Value::from(2.5)));
+        assert_eq!(
+            (&line["step"], &line["loss"]),
+            (&Value::from(20), &Value::from(2.5))
+        );
         assert_eq!(line.get("learning_rate"), None);
     }
 }

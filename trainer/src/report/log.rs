@@ -95,9 +95,14 @@ fn writer(
 ) -> std::io::Result<(Lines, SyncSender<Order>)> {
     let (orders, waiting) = sync_channel(WAITING);
     let lost = Arc::new(AtomicU64::new(0));
-    let lines = Lines { orders: orders.clone(), lost: lost.clone() };
+    let lines = Lines {
+        orders: orders.clone(),
+        lost: lost.clone(),
+    };
     let write = move || write_all(to, bars, waiting, &lost);
-    std::thread::Builder::new().name("log".into()).spawn(write)?;
+    std::thread::Builder::new()
+        .name("log".into())
+        .spawn(write)?;
     Ok((lines, orders))
 }
 
@@ -126,7 +131,10 @@ fn write_all(
 
 fn write_line(to: &mut impl Write, line: &[u8], lost: u64) -> std::io::Result<()> {
     if lost > 0 {
-        writeln!(to, "{{\"level\":\"WARN\",\"message\":\"lines lost\",\"lines\":{lost}}}")?;
+        writeln!(
+            to,
+            "{{\"level\":\"WARN\",\"message\":\"lines lost\",\"lines\":{lost}}}"
+        )?;
     }
     to.write_all(line)
 }
@@ -164,7 +172,9 @@ mod tests {
         let text = String::from_utf8(reader.0.lock().unwrap().clone()).unwrap();
         let (told, kept): (Vec<_>, Vec<_>) = text.lines().partition(|line| line.starts_with('{'));
         let lost = told.iter().map(|line| {
-            serde_json::from_str::<serde_json::Value>(line).unwrap()["lines"].as_u64().unwrap()
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["lines"]
+                .as_u64()
+                .unwrap()
         });
         assert_eq!(lost.sum::<u64>() as usize + kept.len(), WAITING * 2);
         assert!(kept.len() < WAITING * 2, "{} lines were kept", kept.len());
@@ -176,6 +186,15 @@ mod tests {
         let (mut lines, orders) = writer(reader.clone(), None).unwrap();
         (0..100).for_each(|_| lines.write_all(b"line\n").unwrap());
         flush(&orders);
-        assert_eq!(reader.0.lock().unwrap().iter().filter(|&&byte| byte == b'\n').count(), 100);
+        assert_eq!(
+            reader
+                .0
+                .lock()
+                .unwrap()
+                .iter()
+                .filter(|&&byte| byte == b'\n')
+                .count(),
+            100
+        );
     }
 }

@@ -53,8 +53,10 @@ const MEAN_RECALL: (&str, &str) = (
     "cnclip_validation_mean_recall_ratio",
     "Mean of the shares among the first 1, 5 and 10, at the last validation.",
 );
-const SCORE: (&str, &str) =
-    (names::METRIC_SCORE, "What an evaluation measured, in percent, by task and number.");
+const SCORE: (&str, &str) = (
+    names::METRIC_SCORE,
+    "What an evaluation measured, in percent, by task and number.",
+);
 
 fn number(value: i64) -> Option<f64> {
     Some(value as f64)
@@ -104,14 +106,25 @@ pub fn text(report: &Report) -> prometheus::Result<String> {
 fn recalls(registry: &Registry, report: &Report, recalls: &Recalls) -> prometheus::Result<()> {
     let by_k = GaugeVec::new(opts(report, RECALL.0, RECALL.1), &["direction", "k"])?;
     let mean = GaugeVec::new(opts(report, MEAN_RECALL.0, MEAN_RECALL.1), &["direction"])?;
-    let Recalls { text_to_image, image_to_text } = recalls;
-    for (direction, recall) in [("text_to_image", text_to_image), ("image_to_text", image_to_text)]
-    {
-        let Recall { r1, r5, r10, mean_recall } = recall;
+    let Recalls {
+        text_to_image,
+        image_to_text,
+    } = recalls;
+    for (direction, recall) in [
+        ("text_to_image", text_to_image),
+        ("image_to_text", image_to_text),
+    ] {
+        let Recall {
+            r1,
+            r5,
+            r10,
+            mean_recall,
+        } = recall;
         for (k, percent) in [("1", r1), ("5", r5), ("10", r10)] {
             by_k.with_label_values(&[direction, k]).set(percent / 100.0);
         }
-        mean.with_label_values(&[direction]).set(mean_recall / 100.0);
+        mean.with_label_values(&[direction])
+            .set(mean_recall / 100.0);
     }
     register(registry, by_k)?;
     register(registry, mean)
@@ -124,8 +137,12 @@ fn scores(registry: &Registry, report: &Report) -> prometheus::Result<()> {
     let by_task = GaugeVec::new(opts(report, SCORE.0, SCORE.1), &["task", "metric"])?;
     for result in &report.results {
         for metric in Metric::ALL {
-            let Some(score) = result.score(metric) else { continue };
-            by_task.with_label_values(&[&result.name, metric.name()]).set(score);
+            let Some(score) = result.score(metric) else {
+                continue;
+            };
+            by_task
+                .with_label_values(&[&result.name, metric.name()])
+                .set(score);
         }
     }
     register(registry, by_task)
@@ -152,16 +169,38 @@ mod tests {
 
     fn report(stage: &str) -> Report {
         let name = "muge \"b16\"\n".into();
-        let run = Identity { name, stage: stage.into(), ..Identity::default() };
-        Report { run, step: 7, steps: 9, samples_seen: 1792, ..Report::default() }
+        let run = Identity {
+            name,
+            stage: stage.into(),
+            ..Identity::default()
+        };
+        Report {
+            run,
+            step: 7,
+            steps: 9,
+            samples_seen: 1792,
+            ..Report::default()
+        }
     }
 
     #[test]
     fn a_training_tells_its_numbers_with_run_and_stage() {
-        let recall = Recall { r1: 58.4, r5: 83.6, r10: 90.0, mean_recall: 77.4 };
-        let recalls = Recalls { text_to_image: recall, image_to_text: Recall::default() };
+        let recall = Recall {
+            r1: 58.4,
+            r5: 83.6,
+            r10: 90.0,
+            mean_recall: 77.4,
+        };
+        let recalls = Recalls {
+            text_to_image: recall,
+            image_to_text: Recall::default(),
+        };
         let validation = Some(Validation { step: 5, recalls });
-        let report = Report { loss: Some(0.412), validation, ..report("align") };
+        let report = Report {
+            loss: Some(0.412),
+            validation,
+            ..report("align")
+        };
         let text = text(&report).unwrap();
         for line in [
             "# TYPE cnclip_train_samples_total counter",
@@ -170,7 +209,10 @@ mod tests {
             r#"cnclip_validation_recall_ratio{direction="text_to_image",k="10",run="muge \"b16\"\n",stage="align"} 0.9"#,
             r#"cnclip_validation_mean_recall_ratio{direction="image_to_text",run="muge \"b16\"\n",stage="align"} 0"#,
         ] {
-            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+            assert!(
+                text.lines().any(|found| found == line),
+                "{line} is not in\n{text}"
+            );
         }
         assert!(text.contains("process_resident_memory_bytes"), "{text}");
     }
@@ -178,29 +220,59 @@ mod tests {
     #[test]
     fn what_is_not_known_is_not_told_as_zero() {
         let text = text(&report("align")).unwrap();
-        for name in ["loss", "checkpoint", "validation", "evaluation", "remaining"] {
+        for name in [
+            "loss",
+            "checkpoint",
+            "validation",
+            "evaluation",
+            "remaining",
+        ] {
             assert!(!text.contains(name), "{name} is in\n{text}");
         }
     }
 
     #[test]
     fn an_evaluation_tells_what_it_measured_whatever_its_stage_is_called() {
-        let recall = Recall { r1: 58.4, r5: 83.6, r10: 90.0, mean_recall: 77.4 };
-        let recalls = Some(Recalls { text_to_image: recall, image_to_text: recall });
+        let recall = Recall {
+            r1: 58.4,
+            r5: 83.6,
+            r10: 90.0,
+            mean_recall: 77.4,
+        };
+        let recalls = Some(Recalls {
+            text_to_image: recall,
+            image_to_text: recall,
+        });
         let result = TaskResult {
             name: "muge".into(),
             dataset: "s3://data/muge/valid/".into(),
             digest: String::new(),
             images: 5,
             seconds: 1.0,
-            measured: Measured::Retrieval(RetrievalScores { texts: 5, recalls, threshold: None }),
+            measured: Measured::Retrieval(RetrievalScores {
+                texts: 5,
+                recalls,
+                threshold: None,
+            }),
         };
         let evaluation = Some(EvaluationReport::default());
         let results = vec![result];
-        let text = text(&Report { evaluation, results, ..report("align-3800") }).unwrap();
+        let text = text(&Report {
+            evaluation,
+            results,
+            ..report("align-3800")
+        })
+        .unwrap();
         let line = r#"cnclip_evaluation_score{metric="textToImage.meanRecall",run="muge \"b16\"\n",stage="align-3800",task="muge"} 77.4"#;
-        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
-        assert_eq!(text.matches("cnclip_evaluation_score{").count(), 8, "{text}");
+        assert!(
+            text.lines().any(|found| found == line),
+            "{line} is not in\n{text}"
+        );
+        assert_eq!(
+            text.matches("cnclip_evaluation_score{").count(),
+            8,
+            "{text}"
+        );
         assert!(!text.contains("cnclip_train"), "{text}");
     }
 

@@ -125,7 +125,11 @@ pub fn page(input: &PageInput) -> String {
         model: &input.model,
         architecture: input.architecture,
         written: written(input.written_at),
-        tasks: input.tasks.iter().map(|task| Scores::of(task, input.architecture)).collect(),
+        tasks: input
+            .tasks
+            .iter()
+            .map(|task| Scores::of(task, input.architecture))
+            .collect(),
         training: Training::of(&input.stages),
         provenance: &input.provenance,
         configuration: &input.configuration,
@@ -153,17 +157,28 @@ const TEMPLATES: [(&str, &str); 10] = [
 )]
 fn render(template: &str, view: &impl Serialize) -> String {
     let mut environment = Environment::new();
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    let syntax = SyntaxConfig::builder()
+        .trim_blocks(true)
+        .lstrip_blocks(true)
+        .build();
     environment.set_syntax(syntax.expect("nothing but whitespace is changed"));
-    environment.add_filter("fixed", |value: f64, digits: usize| format!("{value:.digits$}"));
+    environment.add_filter("fixed", |value: f64, digits: usize| {
+        format!("{value:.digits$}")
+    });
     environment.add_filter("difference", difference);
     environment.add_filter("count", count);
     environment.add_filter("duration", duration);
     for (name, text) in TEMPLATES {
-        environment.add_template(name, text).expect("the template is well formed");
+        environment
+            .add_template(name, text)
+            .expect("the template is well formed");
     }
-    let template = environment.get_template(template).expect("it was just added");
-    template.render(Serde(view)).expect("the template asks for what there is")
+    let template = environment
+        .get_template(template)
+        .expect("it was just added");
+    template
+        .render(Serde(view))
+        .expect("the template asks for what there is")
 }
 
 fn written(at: i64) -> String {

@@ -33,9 +33,11 @@ mod tests {
     #[test]
     fn fields_are_found_by_their_whole_name_and_counted_in_bytes() {
         let status = "Name:\tcnclip\nVmHWM:\t  204800 kB\nVmRSS:\t     12 kB\nThreads:\t3\n";
-        for (name, bytes) in
-            [("VmHWM:", Some(209_715_200)), ("VmRSS:", Some(12_288)), ("VmSwap:", None)]
-        {
+        for (name, bytes) in [
+            ("VmHWM:", Some(209_715_200)),
+            ("VmRSS:", Some(12_288)),
+            ("VmSwap:", None),
+        ] {
             assert_eq!(field(status, name), bytes, "{name}");
         }
         assert_eq!(field(status, "Threads:"), None, "not a size");

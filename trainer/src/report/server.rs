@@ -36,15 +36,23 @@ impl Server {
         socket.set_nonblocking(true).map_err(refused)?;
         let address = socket.local_addr().map_err(refused)?;
         let (open, closed) = oneshot::channel();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
         let runtime = runtime.map_err(refused)?;
         let serve = move || {
             if let Err(error) = runtime.block_on(serve(socket, reports, closed)) {
                 tracing::warn!("no longer answering on {address}: {error}");
             }
         };
-        std::thread::Builder::new().name("report".into()).spawn(serve).map_err(refused)?;
-        Ok(Self { address, _open: open })
+        std::thread::Builder::new()
+            .name("report".into())
+            .spawn(serve)
+            .map_err(refused)?;
+        Ok(Self {
+            address,
+            _open: open,
+        })
     }
 
     /// Where it answers: the port is a real one even if the configuration left the choice open.

@@ -33,7 +33,9 @@ impl Teller {
         let (end, ended) = sync_channel(0);
         reports.mark_changed();
         let tell = move || tell(reports, bar, last_words, end);
-        std::thread::Builder::new().name("teller".into()).spawn(tell)?;
+        std::thread::Builder::new()
+            .name("teller".into())
+            .spawn(tell)?;
         Ok(Self { ended })
     }
 }
@@ -61,7 +63,10 @@ fn tell(
         if let Err(error) = std::fs::write(path, last_words::fit(&report))
             && !std::mem::replace(&mut complained, true)
         {
-            tracing::warn!("cannot write the last report to {}: {error}", path.display());
+            tracing::warn!(
+                "cannot write the last report to {}: {error}",
+                path.display()
+            );
         }
     }
 }

@@ -4,7 +4,12 @@ use std::net::TcpStream;
 use super::*;
 
 fn identity() -> Identity {
-    Identity { name: "muge".into(), uid: "u-1".into(), stage: "align".into(), attempt: 2 }
+    Identity {
+        name: "muge".into(),
+        uid: "u-1".into(),
+        stage: "align".into(),
+        attempt: 2,
+    }
 }
 
 fn started(outlets: Outlets) -> Reporter {
@@ -12,13 +17,20 @@ fn started(outlets: Outlets) -> Reporter {
 }
 
 fn listening() -> Outlets {
-    Outlets { listen: Some("127.0.0.1:0".into()), ..Outlets::default() }
+    Outlets {
+        listen: Some("127.0.0.1:0".into()),
+        ..Outlets::default()
+    }
 }
 
 /// The status line, the headers, and the body of an answer.
 fn ask(reporter: &Reporter, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect(reporter.address().unwrap()).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: trainer\r\nConnection: close\r\n\r\n").unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: trainer\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -48,10 +60,17 @@ fn metrics_are_scraped_in_prometheus_format() {
     let reporter = started(listening());
     reporter.update(|report| report.samples_seen = 512);
     let (head, body) = ask(&reporter, names::PATH_METRICS);
-    assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+    assert!(
+        head.contains("content-type: text/plain; version=0.0.4"),
+        "{head}"
+    );
     let line = "cnclip_train_samples_total{run=\"muge\",stage=\"align\"} 512";
     assert!(body.lines().any(|found| found == line), "{body}");
-    assert!(ask(&reporter, names::PATH_HEALTHZ).0.starts_with("http/1.1 200"));
+    assert!(
+        ask(&reporter, names::PATH_HEALTHZ)
+            .0
+            .starts_with("http/1.1 200")
+    );
     assert!(ask(&reporter, "/other").0.starts_with("http/1.1 404"));
 }
 
@@ -59,7 +78,10 @@ fn metrics_are_scraped_in_prometheus_format() {
 fn a_port_in_use_is_named_with_what_to_do() {
     let first = started(listening());
     let taken = first.address().unwrap().to_string();
-    let outlets = Outlets { listen: Some(taken.clone()), ..Outlets::default() };
+    let outlets = Outlets {
+        listen: Some(taken.clone()),
+        ..Outlets::default()
+    };
     let error = Reporter::start(identity(), outlets).unwrap_err();
     for word in [taken.as_str(), "in use", "Set `listen`"] {
         assert!(error.to_string().contains(word), "{error}");
@@ -82,7 +104,10 @@ fn a_client_that_says_nothing_delays_neither_a_step_nor_the_end() {
 fn the_last_report_is_in_the_file_when_the_reporter_is_gone() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("last");
-    let reporter = started(Outlets { last_words: Some(file.clone()), ..Outlets::default() });
+    let reporter = started(Outlets {
+        last_words: Some(file.clone()),
+        ..Outlets::default()
+    });
     reporter.update(|report| report.step = 7);
     reporter.fail(&Error::Data("Shard x ends after 3 of 9 bytes.".into()));
     drop(reporter);
@@ -96,7 +121,10 @@ fn the_last_report_is_in_the_file_when_the_reporter_is_gone() {
 #[test]
 fn last_words_that_cannot_be_written_end_no_run() {
     let nowhere = PathBuf::from("/proc/none/last");
-    let reporter = started(Outlets { last_words: Some(nowhere), ..Outlets::default() });
+    let reporter = started(Outlets {
+        last_words: Some(nowhere),
+        ..Outlets::default()
+    });
     (1..=3).for_each(|step| reporter.update(|report| report.step = step));
     assert_eq!(reporter.current().step, 3);
 }

@@ -18,8 +18,13 @@ impl Store {
     /// # Errors
     /// As [`Store::get_range`], and if the file cannot be written.
     pub fn save(&self, name: &str, file: &Path) -> Result<()> {
-        let (objects, path) = (self.objects.clone(), self.path(name));
-        let size = self.call("read", name, async move { Ok(objects.head(&path).await?.size) })?;
+        let objects = self.objects.clone();
+        let path = self.path(name);
+        let size = self.call(
+            "read",
+            name,
+            async move { Ok(objects.head(&path).await?.size) },
+        )?;
         if let Some(folder) = file.parent() {
             fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
         }
@@ -38,7 +43,8 @@ mod tests {
 
     #[test]
     fn a_file_is_what_the_object_is_whatever_its_size() {
-        let (store, folder) = (Store::memory(), tempfile::tempdir().unwrap());
+        let store = Store::memory();
+        let folder = tempfile::tempdir().unwrap();
         for size in [0, 1, PIECE, PIECE + 5] {
             let bytes: Vec<u8> = (0..size).map(|place| (place / 1009) as u8).collect();
             store.put("x", bytes.clone().into()).unwrap();
@@ -48,6 +54,9 @@ mod tests {
         }
         let error = store.save("y", &folder.path().join("y")).unwrap_err();
         assert!(error.to_string().contains("memory:/y"), "{error}");
-        assert!(!folder.path().join("y").exists(), "a file without an object");
+        assert!(
+            !folder.path().join("y").exists(),
+            "a file without an object"
+        );
     }
 }

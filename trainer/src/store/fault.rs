@@ -34,11 +34,21 @@ pub struct StoreError {
 
 impl StoreError {
     pub(super) fn new(verb: &'static str, uri: String, source: Source) -> Self {
-        Self { verb, uri, fault: Fault::of(&source), source: Some(source) }
+        Self {
+            verb,
+            uri,
+            fault: Fault::of(&source),
+            source: Some(source),
+        }
     }
 
     pub(super) fn read_only(uri: String) -> Self {
-        Self { verb: "write", uri, fault: Fault::ReadOnly, source: None }
+        Self {
+            verb: "write",
+            uri,
+            fault: Fault::ReadOnly,
+            source: None,
+        }
     }
 
     /// Whether the same request may work later without anybody changing anything.
@@ -53,7 +63,12 @@ impl Fault {
         let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
         match source {
             _ if says(&["NoSuchBucket", "ContainerNotFound"]) => Self::NoBucket,
-            _ if says(&["InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"]) => {
+            _ if says(&[
+                "InvalidAccessKeyId",
+                "SignatureDoesNotMatch",
+                "ExpiredToken",
+            ]) =>
+            {
                 Self::Unauthenticated
             }
             Source::NotFound { .. } => Self::Missing,
@@ -88,11 +103,21 @@ impl Fault {
 /// first of all that was said for one we do not.
 fn detail(fault: Fault, source: &Option<Source>) -> String {
     const MOST: usize = 240;
-    let Some(source) = source else { return String::new() };
-    let line = chain(source).join(": ").split_whitespace().collect::<Vec<_>>().join(" ");
+    let Some(source) = source else {
+        return String::new();
+    };
+    let line = chain(source)
+        .join(": ")
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
     if fault != Fault::Unreachable {
-        let code = line.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
-        return code.map(|(code, _)| format!(" ({code})")).unwrap_or_default();
+        let code = line
+            .split_once("<Code>")
+            .and_then(|(_, rest)| rest.split_once("</Code>"));
+        return code
+            .map(|(code, _)| format!(" ({code})"))
+            .unwrap_or_default();
     }
     match line.char_indices().nth(MOST) {
         Some((end, _)) => format!(" ({}…)", &line[..end]),
@@ -121,22 +146,50 @@ mod tests {
     #[test]
     fn an_answer_is_told_as_what_it_means() {
         let path = || "x".to_owned();
-        let missing = |text: &str| Source::NotFound { path: path(), source: text.into() };
-        let denied = |text: &str| Source::PermissionDenied { path: path(), source: text.into() };
-        let other = |text: &str| Source::Generic { store: "S3", source: text.into() };
+        let missing = |text: &str| Source::NotFound {
+            path: path(),
+            source: text.into(),
+        };
+        let denied = |text: &str| Source::PermissionDenied {
+            path: path(),
+            source: text.into(),
+        };
+        let other = |text: &str| Source::Generic {
+            store: "S3",
+            source: text.into(),
+        };
         let table = [
             (missing("<Code>NoSuchKey</Code>"), Fault::Missing, false),
             (missing("<Code>NoSuchBucket</Code>"), Fault::NoBucket, false),
-            (denied("<Code>InvalidAccessKeyId</Code>"), Fault::Unauthenticated, false),
-            (denied("<Code>SignatureDoesNotMatch</Code>"), Fault::Unauthenticated, false),
+            (
+                denied("<Code>InvalidAccessKeyId</Code>"),
+                Fault::Unauthenticated,
+                false,
+            ),
+            (
+                denied("<Code>SignatureDoesNotMatch</Code>"),
+                Fault::Unauthenticated,
+                false,
+            ),
             (denied("<Code>AccessDenied</Code>"), Fault::Forbidden, false),
-            (other("http://169.254.169.254/latest: timed out"), Fault::Unauthenticated, false),
+            (
+                other("http://169.254.169.254/latest: timed out"),
+                Fault::Unauthenticated,
+                false,
+            ),
             (other("connection refused"), Fault::Unreachable, true),
         ];
         for (source, fault, may_pass) in table {
             let error = StoreError::new("read", "s3://b/x".into(), source);
-            assert_eq!((error.fault, error.may_pass()), (fault, may_pass), "{error}");
-            assert!(error.to_string().starts_with("cannot read s3://b/x: "), "{error}");
+            assert_eq!(
+                (error.fault, error.may_pass()),
+                (fault, may_pass),
+                "{error}"
+            );
+            assert!(
+                error.to_string().starts_with("cannot read s3://b/x: "),
+                "{error}"
+            );
             assert!(!error.to_string().contains("<Code>"), "{error}");
         }
     }
@@ -144,8 +197,14 @@ mod tests {
     #[test]
     fn a_long_answer_is_one_short_line() {
         let page = format!("<html>\n{}</html>", "好 ".repeat(4000));
-        let source = Source::Generic { store: "HTTP", source: page.into() };
+        let source = Source::Generic {
+            store: "HTTP",
+            source: page.into(),
+        };
         let text = StoreError::new("list", "https://h/x".into(), source).to_string();
-        assert!(text.len() < 1000 && !text.contains('\n') && text.ends_with("…)"), "{text}");
+        assert!(
+            text.len() < 1000 && !text.contains('\n') && text.ends_with("…)"),
+            "{text}"
+        );
     }
 }

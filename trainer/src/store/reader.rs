@@ -23,14 +23,22 @@ pub struct Reader {
 impl Reader {
     /// An object of that size, from its beginning.
     pub fn new(store: Store, name: &str, size: u64) -> Self {
-        Self { store, name: name.to_owned(), size, position: 0, ahead: Bytes::new() }
+        Self {
+            store,
+            name: name.to_owned(),
+            size,
+            position: 0,
+            ahead: Bytes::new(),
+        }
     }
 }
 
 impl Read for Reader {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
         if self.ahead.is_empty() && self.position < self.size {
-            let end = self.size.min(self.position + AHEAD_BYTES.max(buffer.len() as u64));
+            let end = self
+                .size
+                .min(self.position + AHEAD_BYTES.max(buffer.len() as u64));
             let read = self.store.get_range(&self.name, self.position..end);
             self.ahead = read.map_err(Error::other)?;
         }
@@ -49,7 +57,9 @@ impl Seek for Reader {
             SeekFrom::Current(by) => self.position.checked_add_signed(by),
         };
         let place = place.ok_or_else(|| Error::from(ErrorKind::InvalidInput))?;
-        let skipped = place.checked_sub(self.position).map(|skipped| skipped as usize);
+        let skipped = place
+            .checked_sub(self.position)
+            .map(|skipped| skipped as usize);
         self.ahead = match skipped.filter(|&skipped| skipped <= self.ahead.len()) {
             Some(skipped) => self.ahead.slice(skipped..),
             None => Bytes::new(),

@@ -38,32 +38,58 @@ pub(super) fn open(
     let failed = |source| StoreError::new("open", uri.to_owned(), source);
     let objects: Arc<dyn ObjectStore> = match scheme {
         ObjectStoreScheme::Local => {
-            let path = url.to_file_path().map_err(|()| unusable(uri, "it names no local path"))?;
+            let path = url
+                .to_file_path()
+                .map_err(|()| unusable(uri, "it names no local path"))?;
             return folder(&path, uri);
         }
         ObjectStoreScheme::AmazonS3 => {
             Arc::new(s3(uri, &url, &environment)?.build().map_err(failed)?)
         }
         ObjectStoreScheme::GoogleCloudStorage => {
-            let start = GoogleCloudStorageBuilder::new().with_url(uri).with_retry(retry());
+            let start = GoogleCloudStorageBuilder::new()
+                .with_url(uri)
+                .with_retry(retry());
             let builder = configured(start, &environment, GoogleCloudStorageBuilder::with_config);
-            Arc::new(builder.with_client_options(client(false)).build().map_err(failed)?)
+            Arc::new(
+                builder
+                    .with_client_options(client(false))
+                    .build()
+                    .map_err(failed)?,
+            )
         }
         ObjectStoreScheme::MicrosoftAzure => {
-            let start = MicrosoftAzureBuilder::new().with_url(uri).with_retry(retry());
+            let start = MicrosoftAzureBuilder::new()
+                .with_url(uri)
+                .with_retry(retry());
             let builder = configured(start, &environment, MicrosoftAzureBuilder::with_config);
-            Arc::new(builder.with_client_options(client(false)).build().map_err(failed)?)
+            Arc::new(
+                builder
+                    .with_client_options(client(false))
+                    .build()
+                    .map_err(failed)?,
+            )
         }
         ObjectStoreScheme::Http => {
             let host = &url[..url::Position::BeforePath];
             let builder = HttpBuilder::new().with_url(host).with_retry(retry());
             let options = client(url.scheme() == "http");
-            Arc::new(builder.with_client_options(options).build().map_err(failed)?)
+            Arc::new(
+                builder
+                    .with_client_options(options)
+                    .build()
+                    .map_err(failed)?,
+            )
         }
         _ => return Err(unusable(uri, "its scheme is not one we read")),
     };
     let read_only = scheme == ObjectStoreScheme::Http;
-    Ok(Store { objects, prefix, uri: uri.trim_end_matches('/').to_owned(), read_only })
+    Ok(Store {
+        objects,
+        prefix,
+        uri: uri.trim_end_matches('/').to_owned(),
+        read_only,
+    })
 }
 
 fn folder(path: &std::path::Path, uri: &str) -> Result<Store> {
@@ -71,13 +97,20 @@ fn folder(path: &std::path::Path, uri: &str) -> Result<Store> {
     let prefix =
         Path::from_absolute_path(&absolute).map_err(|error| unusable(uri, &error.to_string()))?;
     let objects = Arc::new(LocalFileSystem::new().with_fsync(true));
-    Ok(Store { objects, prefix, uri: uri.trim_end_matches('/').to_owned(), read_only: false })
+    Ok(Store {
+        objects,
+        prefix,
+        uri: uri.trim_end_matches('/').to_owned(),
+        read_only: false,
+    })
 }
 
 /// Path-style addresses and the endpoint as given: what MinIO, Ceph and versitygw expect.
 fn s3(uri: &str, url: &Url, environment: &Environment) -> Result<AmazonS3Builder> {
     let value = |names: &[&str]| {
-        let found = environment.iter().find(|(key, _)| names.contains(&key.as_str()));
+        let found = environment
+            .iter()
+            .find(|(key, _)| names.contains(&key.as_str()));
         found.map(|(_, value)| value.as_str())
     };
     let endpoint = value(&["aws_endpoint_url_s3", "aws_endpoint_url", "aws_endpoint"]);
@@ -90,7 +123,9 @@ fn s3(uri: &str, url: &Url, environment: &Environment) -> Result<AmazonS3Builder
              public bucket)."
         )));
     }
-    let start = AmazonS3Builder::new().with_url(url.as_str()).with_retry(retry());
+    let start = AmazonS3Builder::new()
+        .with_url(url.as_str())
+        .with_retry(retry());
     let builder = configured(start, environment, AmazonS3Builder::with_config)
         .with_client_options(client(endpoint.is_some_and(|e| e.starts_with("http://"))));
     Ok(match endpoint {
@@ -104,7 +139,9 @@ fn relevant(environment: impl Iterator<Item = (String, String)>) -> Environment 
     environment
         .map(|(key, value)| (key.to_ascii_lowercase(), value))
         .filter(|(key, value)| {
-            let ours = ["aws_", "google_", "azure_"].iter().any(|start| key.starts_with(start));
+            let ours = ["aws_", "google_", "azure_"]
+                .iter()
+                .any(|start| key.starts_with(start));
             ours && !value.is_empty()
         })
         .collect()
@@ -115,10 +152,12 @@ fn configured<B, K: std::str::FromStr>(
     environment: &Environment,
     with: impl Fn(B, K, String) -> B,
 ) -> B {
-    environment.iter().fold(builder, |builder, (key, value)| match key.parse() {
-        Ok(key) => with(builder, key, value.clone()),
-        Err(_) => builder,
-    })
+    environment
+        .iter()
+        .fold(builder, |builder, (key, value)| match key.parse() {
+            Ok(key) => with(builder, key, value.clone()),
+            Err(_) => builder,
+        })
 }
 
 fn client(allow_http: bool) -> ClientOptions {
@@ -132,7 +171,10 @@ fn retry() -> RetryConfig {
     RetryConfig {
         max_retries: RETRIES,
         retry_timeout: Duration::from_secs(RETRY_SECONDS),
-        backoff: BackoffConfig { max_backoff: Duration::from_secs(5), ..BackoffConfig::default() },
+        backoff: BackoffConfig {
+            max_backoff: Duration::from_secs(5),
+            ..BackoffConfig::default()
+        },
     }
 }
 
@@ -151,7 +193,12 @@ mod tests {
     type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
 
     fn with(uri: &str, environment: &[(&str, &str)]) -> Result<Store> {
-        open(uri, environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())))
+        open(
+            uri,
+            environment
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned())),
+        )
     }
 
     #[test]
@@ -162,14 +209,22 @@ mod tests {
         let table: [Row<'_>; 6] = [
             ("s3://bucket/a/b/", &keys, "AmazonS3(bucket)"),
             ("gs://bucket/a/b", &google, "GoogleCloudStorage(bucket)"),
-            ("az://container/a/b", &azure, "MicrosoftAzure { account: account"),
+            (
+                "az://container/a/b",
+                &azure,
+                "MicrosoftAzure { account: account",
+            ),
             ("https://host/a/b", &[], "HttpStore"),
             ("file:///a/b", &[], "LocalFileSystem(file:///)"),
             ("/a/b/", &[], "LocalFileSystem(file:///)"),
         ];
         for (uri, environment, store) in table {
             let opened = with(uri, environment).unwrap();
-            assert!(opened.objects.to_string().starts_with(store), "{}", opened.objects);
+            assert!(
+                opened.objects.to_string().starts_with(store),
+                "{}",
+                opened.objects
+            );
             assert_eq!(opened.prefix.as_ref(), "a/b", "{uri}");
             assert_eq!(opened.uri(), uri.trim_end_matches('/'));
         }
@@ -187,8 +242,14 @@ mod tests {
         let builder = s3("s3://bucket/x", &url, &environment).unwrap();
         let value = |key| builder.get_config_value(&key);
         use object_store::aws::AmazonS3ConfigKey as Key;
-        assert_eq!(value(Key::Endpoint).as_deref(), Some("http://127.0.0.1:7070"));
-        assert_eq!(value(Key::VirtualHostedStyleRequest).as_deref(), Some("false"));
+        assert_eq!(
+            value(Key::Endpoint).as_deref(),
+            Some("http://127.0.0.1:7070")
+        );
+        assert_eq!(
+            value(Key::VirtualHostedStyleRequest).as_deref(),
+            Some("false")
+        );
         let allow = Key::Client(object_store::ClientConfigKey::AllowHttp);
         assert_eq!(value(allow).as_deref(), Some("true"));
     }

@@ -37,7 +37,13 @@ impl Store {
         write: impl FnOnce(&mut Upload<'_>) -> Result<T>,
     ) -> Result<T> {
         self.refuse_if_read_only(name)?;
-        let mut upload = Upload { store: self, name, part: vec![], sent: None, fault: None };
+        let mut upload = Upload {
+            store: self,
+            name,
+            part: vec![],
+            sent: None,
+            fault: None,
+        };
         let written = write(&mut upload);
         match (upload.fault.take(), written) {
             (None, Ok(written)) => upload.finish().map(|()| written),
@@ -52,7 +58,8 @@ impl Store {
 impl Upload<'_> {
     /// Sends a part, which the last one alone may fall short of.
     pub(super) fn send(&mut self, part: Bytes) -> Result<()> {
-        let (objects, path) = (self.store.objects.clone(), self.store.path(self.name));
+        let objects = self.store.objects.clone();
+        let path = self.store.path(self.name);
         let sent = self.sent.take();
         let send = async move {
             let mut sent = match sent {
@@ -75,14 +82,22 @@ impl Upload<'_> {
 
     fn finish(mut self) -> Result<()> {
         let part = Bytes::from(mem::take(&mut self.part));
-        let Some(mut sent) = self.sent.take() else { return self.store.put(self.name, part) };
+        let Some(mut sent) = self.sent.take() else {
+            return self.store.put(self.name, part);
+        };
         sent.put(part);
-        self.store.call("write", self.name, async move { sent.finish().await.map(drop) })
+        self.store.call(
+            "write",
+            self.name,
+            async move { sent.finish().await.map(drop) },
+        )
     }
 
     fn give_up(mut self) {
         if let Some(sent) = self.sent.take() {
-            self.store.call("write", self.name, async move { sent.abort().await }).ok();
+            self.store
+                .call("write", self.name, async move { sent.abort().await })
+                .ok();
         }
     }
 }
@@ -113,7 +128,10 @@ mod tests {
     #[test]
     fn an_object_of_any_size_is_what_was_written() {
         let folder = tempfile::tempdir().unwrap();
-        for store in [Store::memory(), Store::open(folder.path().to_str().unwrap()).unwrap()] {
+        for store in [
+            Store::memory(),
+            Store::open(folder.path().to_str().unwrap()).unwrap(),
+        ] {
             for size in [0, 1, PART - 1, PART, PART + 1, 2 * PART + 5] {
                 let bytes: Vec<u8> = (0..size).map(|place| (place / 1009) as u8).collect();
                 let written = store.write("x", |to| {
@@ -148,9 +166,13 @@ mod tests {
         // Where a folder has to be there is a file.
         store.put("x", "".into()).unwrap();
         let error = store.write("x/y", |to| {
-            to.write_all(&vec![1; 3 * PART]).map_err(|_| Error::Bug("of the writer".into()))
+            to.write_all(&vec![1; 3 * PART])
+                .map_err(|_| Error::Bug("of the writer".into()))
         });
         let error = error.unwrap_err().to_string();
-        assert!(error.contains("cannot write") && error.contains("x/y"), "{error}");
+        assert!(
+            error.contains("cannot write") && error.contains("x/y"),
+            "{error}"
+        );
     }
 }

@@ -8,8 +8,13 @@ use crate::error::{Error, Result};
 /// # Errors
 /// The first thing that can never work: where it is, what was found, what to do.
 pub(super) fn check(config: &TrainConfig) -> Result<()> {
-    let problems =
-        [numbers(config), world(config), model(config), optimizer(config), recipe(config)];
+    let problems = [
+        numbers(config),
+        world(config),
+        model(config),
+        optimizer(config),
+        recipe(config),
+    ];
     match problems.into_iter().flatten().next() {
         Some(problem) => Err(Error::Config(problem)),
         None => Ok(()),
@@ -24,7 +29,8 @@ fn world(config: &TrainConfig) -> Option<String> {
 
 /// Each rank computes as much as any other.
 fn shares(config: &TrainConfig, ranks: i64) -> Option<String> {
-    let (global, micro) = (i64::from(config.global_batch_size), i64::from(micro_batch(config)));
+    let global = i64::from(config.global_batch_size);
+    let micro = i64::from(micro_batch(config));
     if global % ranks != 0 {
         return Some(format!(
             "globalBatchSize is {global}, which {ranks} devices cannot share equally. Set it to {}, or \
@@ -45,7 +51,8 @@ fn model(config: &TrainConfig) -> Option<String> {
     if let Some(problem) = config.model.problem() {
         return Some(format!("model: {problem}"));
     }
-    let (context, positions) = (config.context_length, config.model.text.positions);
+    let context = config.context_length;
+    let positions = config.model.text.positions;
     (!(3..=positions).contains(&context)).then(|| {
         format!(
             "contextLength is {context}; it must be 3 to {positions}, the positions of the text tower."
@@ -60,20 +67,41 @@ fn positive(x: f64) -> bool {
 fn optimizer(config: &TrainConfig) -> Option<String> {
     let o = &config.optimizer;
     let unit = |x: f64| (0.0..1.0).contains(&x);
-    let (norm, average) = (o.max_gradient_norm.unwrap_or(1.0), o.average_decay.unwrap_or(0.5));
+    let norm = o.max_gradient_norm.unwrap_or(1.0);
+    let average = o.average_decay.unwrap_or(0.5);
     let rows = [
-        ("learningRate", o.learning_rate, positive(o.learning_rate), "positive"),
+        (
+            "learningRate",
+            o.learning_rate,
+            positive(o.learning_rate),
+            "positive",
+        ),
         (
             "weightDecay",
             o.weight_decay,
             o.weight_decay >= 0.0 && o.weight_decay.is_finite(),
             "at least 0",
         ),
-        ("beta1", o.beta1, unit(o.beta1), "at least 0 and less than 1"),
-        ("beta2", o.beta2, unit(o.beta2), "at least 0 and less than 1"),
+        (
+            "beta1",
+            o.beta1,
+            unit(o.beta1),
+            "at least 0 and less than 1",
+        ),
+        (
+            "beta2",
+            o.beta2,
+            unit(o.beta2),
+            "at least 0 and less than 1",
+        ),
         ("epsilon", o.epsilon, positive(o.epsilon), "positive"),
         ("maxGradientNorm", norm, positive(norm), "positive"),
-        ("averageDecay", average, average > 0.0 && average < 1.0, "between 0 and 1"),
+        (
+            "averageDecay",
+            average,
+            average > 0.0 && average < 1.0,
+            "between 0 and 1",
+        ),
     ];
     let (name, value, _, must) = rows.into_iter().find(|(_, _, fits, _)| !fits)?;
     Some(format!("optimizer.{name} is {value}; it must be {must}."))
@@ -84,7 +112,10 @@ fn numbers(config: &TrainConfig) -> Option<String> {
         Length::Epochs(epochs) => ("epochs", epochs),
         Length::Steps(steps) => ("steps", steps),
     };
-    let validation = config.validation.as_ref().map_or(1, |validation| validation.every_steps);
+    let validation = config
+        .validation
+        .as_ref()
+        .map_or(1, |validation| validation.every_steps);
     let rows = [
         (name, length, 1),
         ("globalBatchSize", config.global_batch_size.into(), 2),
@@ -108,7 +139,10 @@ fn numbers(config: &TrainConfig) -> Option<String> {
 
 /// The number of pairs that is asked for; 1 where none is.
 fn micro_batch(config: &TrainConfig) -> i32 {
-    config.micro_batch_size.and_then(MicroBatch::pairs).unwrap_or(1)
+    config
+        .micro_batch_size
+        .and_then(MicroBatch::pairs)
+        .unwrap_or(1)
 }
 
 fn recipe(config: &TrainConfig) -> Option<String> {
@@ -121,7 +155,9 @@ fn recipe(config: &TrainConfig) -> Option<String> {
     }
     let masked = config.masked_patches_percent;
     if !(0..=90).contains(&masked) {
-        return Some(format!("maskedPatchesPercent is {masked}; it must be 0 to 90."));
+        return Some(format!(
+            "maskedPatchesPercent is {masked}; it must be 0 to 90."
+        ));
     }
     if masked > 0 && config.model.image.resnet.is_some() {
         return Some(format!(
@@ -135,7 +171,9 @@ fn recipe(config: &TrainConfig) -> Option<String> {
 fn distillation(config: &TrainConfig) -> Option<String> {
     let weight = config.distillation.as_ref()?.weight;
     if !positive(weight) {
-        return Some(format!("distillation.weight is {weight}; it must be positive."));
+        return Some(format!(
+            "distillation.weight is {weight}; it must be positive."
+        ));
     }
     (config.freeze == Freeze::Image).then(|| {
         "distillation trains the image tower, but freeze is Image. Set freeze to None, or leave \

@@ -19,7 +19,8 @@ pub(super) fn score(found: &Validation) -> f64 {
 
 /// The better of two validations; the later of equals.
 pub(super) fn better(best: Option<Validation>, found: Validation) -> Option<Validation> {
-    best.filter(|best| score(best) > score(&found)).or(Some(found))
+    best.filter(|best| score(best) > score(&found))
+        .or(Some(found))
 }
 
 /// Writes which checkpoint the stage ended with.
@@ -30,7 +31,10 @@ pub(super) fn write(stage: &Store) -> Result<()> {
     let published = list(&stage.join(CHECKPOINTS))?;
     let best = best(&published)
         .ok_or_else(|| Error::Bug(format!("{} ended without a checkpoint", stage.uri())))?;
-    let ending = Final { checkpoint: format!("{CHECKPOINTS}/{}", best.folder()), step: best.step };
+    let ending = Final {
+        checkpoint: format!("{CHECKPOINTS}/{}", best.folder()),
+        step: best.step,
+    };
     let bytes = serde_json::to_vec(&ending);
     let bytes = bytes.map_err(|error| Error::Bug(format!("{FINAL} cannot be written: {error}")))?;
     stage.put(FINAL, bytes.into())
@@ -48,7 +52,10 @@ pub(super) fn write_page(config: &TrainConfig) -> Result<()> {
 /// Of checkpoints, newest first: the one with the highest score, the newest of equals.
 fn best(published: &[Kept]) -> Option<&Kept> {
     let rank = |kept: &&Kept| kept.score.unwrap_or(f64::NEG_INFINITY);
-    published.iter().rev().max_by(|a, b| rank(a).total_cmp(&rank(b)))
+    published
+        .iter()
+        .rev()
+        .max_by(|a, b| rank(a).total_cmp(&rank(b)))
 }
 
 #[cfg(test)]
@@ -58,8 +65,17 @@ mod tests {
     use super::*;
 
     fn validation(step: i64, mean_recall: f64) -> Validation {
-        let recall = Recall { mean_recall, ..Recall::default() };
-        Validation { step, recalls: Recalls { text_to_image: recall, image_to_text: recall } }
+        let recall = Recall {
+            mean_recall,
+            ..Recall::default()
+        };
+        Validation {
+            step,
+            recalls: Recalls {
+                text_to_image: recall,
+                image_to_text: recall,
+            },
+        }
     }
 
     #[test]

@@ -52,13 +52,17 @@ pub(super) fn suffices(config: &TrainConfig, memory: &Memory, world: &World) -> 
     lacks[world.rank()] = lack.is_some().into();
     world.collect(&mut lacks);
     world.check()?;
-    let Some(rank) = lacks.iter().position(|lack| *lack > 0) else { return Ok(true) };
+    let Some(rank) = lacks.iter().position(|lack| *lack > 0) else {
+        return Ok(true);
+    };
     if config.micro_batch_size != Some(MicroBatch::AUTO) || config.halve_micro_batch {
         // Whoever lacks nothing hears of it.
         return lack.map_or(Ok(true), |fault| Err(fault.into()));
     }
-    let fault = lack
-        .map_or_else(|| format!("rank {rank} has too little memory"), |fault| fault.to_string());
+    let fault = lack.map_or_else(
+        || format!("rank {rank} has too little memory"),
+        |fault| fault.to_string(),
+    );
     tracing::warn!(
         rank,
         "{fault}, though what was planned fits: half as many pairs are computed at once"
@@ -66,7 +70,14 @@ pub(super) fn suffices(config: &TrainConfig, memory: &Memory, world: &World) -> 
     Ok(false)
 }
 
-fn tell(Way { micro_batch, recompute }: Way, needs: &Needs, available: Option<u64>) {
+fn tell(
+    Way {
+        micro_batch,
+        recompute,
+    }: Way,
+    needs: &Needs,
+    available: Option<u64>,
+) {
     const MEBIBYTE: u64 = 1 << 20;
     let needed = needs.total().div_ceil(MEBIBYTE);
     let available = available.map(|bytes| bytes / MEBIBYTE);

@@ -63,7 +63,11 @@ mod tests {
         let meter = Meter::default();
         assert_eq!(meter.mean_distillation(), None);
         assert_eq!(
-            (meter.mean_loss(), meter.pairs_per_second(), meter.seconds_for(5)),
+            (
+                meter.mean_loss(),
+                meter.pairs_per_second(),
+                meter.seconds_for(5)
+            ),
             (None, None, None)
         );
     }
@@ -71,7 +75,10 @@ mod tests {
     #[test]
     fn rates_are_over_all_steps_since_the_last_report() {
         let mut meter = Meter::default();
-        let losses = |total, distance| Losses { total, distillation: Some(distance) };
+        let losses = |total, distance| Losses {
+            total,
+            distillation: Some(distance),
+        };
         meter.add(100, losses(3.0, 0.5), Duration::from_millis(500));
         meter.add(100, losses(1.0, 0.25), Duration::from_millis(1500));
         assert_eq!(meter.mean_loss(), Some(2.0));

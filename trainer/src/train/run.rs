@@ -65,8 +65,13 @@ impl Progress {
         history: History,
         best: Option<Validation>,
     ) -> Self {
-        let State { step, steps_skipped, samples_seen, samples_skipped: skipped_before, .. } =
-            state;
+        let State {
+            step,
+            steps_skipped,
+            samples_seen,
+            samples_skipped: skipped_before,
+            ..
+        } = state;
         Self {
             steps,
             steps_per_epoch,
@@ -127,7 +132,9 @@ impl Run {
     }
 
     pub(super) fn validation_due(&self) -> bool {
-        self.validator.as_ref().is_some_and(|validator| self.due(validator.every_steps))
+        self.validator
+            .as_ref()
+            .is_some_and(|validator| self.due(validator.every_steps))
     }
 
     pub(super) fn checkpoint_due(&self) -> bool {
@@ -185,12 +192,16 @@ impl Run {
         report.epoch = progress.step as f64 / progress.steps_per_epoch.max(1) as f64;
         report.loss = meter.mean_loss().or(report.loss);
         report.distillation_loss = meter.mean_distillation().or(report.distillation_loss);
-        report.learning_rate = progress.step.checked_sub(1).map(|step| self.schedule.rate(step));
+        report.learning_rate = progress
+            .step
+            .checked_sub(1)
+            .map(|step| self.schedule.rate(step));
         report.logit_scale = Some(f64::from(self.clip.logit_scale(&self.params)).ln());
         report.gradient_norm = progress.gradient_norm.or(report.gradient_norm);
         report.samples_per_second = meter.pairs_per_second().or(report.samples_per_second);
-        report.eta_seconds =
-            meter.seconds_for(progress.steps - progress.step).or(report.eta_seconds);
+        report.eta_seconds = meter
+            .seconds_for(progress.steps - progress.step)
+            .or(report.eta_seconds);
         report.samples_seen = progress.samples_seen as i64;
         report.samples_skipped = self.skipped() as i64;
         report.steps_skipped = progress.steps_skipped as i64;
@@ -222,8 +233,13 @@ impl Run {
         self.params.memory().check()?;
         let recalls = recalls?;
         reporter.update(|report| report.activity = Activity::Training);
-        let Some(recalls) = recalls else { return Ok(()) };
-        let found = Validation { step: self.progress.step as i64, recalls };
+        let Some(recalls) = recalls else {
+            return Ok(());
+        };
+        let found = Validation {
+            step: self.progress.step as i64,
+            recalls,
+        };
         self.progress.validation = Some(found);
         self.progress.best = ending::better(self.progress.best, found);
         reporter.update(|report| {
@@ -236,7 +252,9 @@ impl Run {
 
     /// Recall of the weights that are in place, for rank 0.
     fn recalls(&mut self, reporter: &Reporter) -> Result<Option<Recalls>> {
-        let Some(validator) = &self.validator else { return Ok(None) };
+        let Some(validator) = &self.validator else {
+            return Ok(None);
+        };
         reporter.update(|report| report.activity = Activity::Validating);
         let sizes = Sizes {
             side: self.config.model.image.resolution as usize,
@@ -245,7 +263,14 @@ impl Run {
         };
         let most_skipped = self.config.max_skipped_percent / 100.0;
         let mut encoder = (&mut self.clip, &mut self.params);
-        let (dataset, tokenizer) = (&validator.dataset, &validator.tokenizer);
-        recalls(dataset, tokenizer, &mut encoder, (sizes, most_skipped), &self.together.world)
+        let dataset = &validator.dataset;
+        let tokenizer = &validator.tokenizer;
+        recalls(
+            dataset,
+            tokenizer,
+            &mut encoder,
+            (sizes, most_skipped),
+            &self.together.world,
+        )
     }
 }

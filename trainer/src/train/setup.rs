@@ -49,7 +49,10 @@ pub(super) fn set_up(
     if let Some(run) = attempt(config, world.clone(), &memory()?)? {
         return Ok(run);
     }
-    let halved = TrainConfig { halve_micro_batch: true, ..config.clone() };
+    let halved = TrainConfig {
+        halve_micro_batch: true,
+        ..config.clone()
+    };
     // After a lack of memory a device does nothing any more: it is used anew.
     let run = attempt(&halved, world.clone(), &memory()?)?;
     run.ok_or_else(|| Error::Bug("a stage was to be halved twice".into()))
@@ -57,16 +60,23 @@ pub(super) fn set_up(
 
 /// The same, unless a device has too little memory and half as many pairs at once may fit.
 fn attempt(config: &TrainConfig, world: Arc<World>, place: &Memory) -> Result<Option<Run>> {
-    let tokenizer =
-        Arc::new(source::tokenizer(config.vocabulary.as_ref(), config.model.text.vocab_size)?);
+    let tokenizer = Arc::new(source::tokenizer(
+        config.vocabulary.as_ref(),
+        config.model.text.vocab_size,
+    )?);
     let dataset = Dataset::open(&config.dataset)?;
     let validator = validator(config, tokenizer.clone())?;
     let digest = dataset.index().dataset.clone();
-    let validated = validator.as_ref().map(|validator| &validator.dataset.index().dataset);
+    let validated = validator
+        .as_ref()
+        .map(|validator| &validator.dataset.index().dataset);
     world.agree("data set", (&digest, validated))?;
     let own = world.share(config.global_batch_size as usize);
-    let teacher =
-        config.distillation.as_ref().map(|asked| Taught::find(config, asked)).transpose()?;
+    let teacher = config
+        .distillation
+        .as_ref()
+        .map(|asked| Taught::find(config, asked))
+        .transpose()?;
     let of = Load {
         config,
         own: own.len(),
@@ -75,17 +85,20 @@ fn attempt(config: &TrainConfig, world: Arc<World>, place: &Memory) -> Result<Op
         threads: rayon::current_num_threads(),
         device: place.device().map(|_| config.world.precision),
     };
-    let (asked, (config, memory)) = (config, fit(&of, place)?);
+    let asked = config;
+    let (config, memory) = fit(&of, place)?;
     let config = &config;
     let sizes = Sizes {
         global_batch: config.global_batch_size as usize,
         micro_batch: memory.micro_batch_size as usize,
         own,
     };
-    let distillation = teacher.map(|teacher| teacher.build(place, config, &sizes)).transpose()?;
+    let distillation = teacher
+        .map(|teacher| teacher.build(place, config, &sizes))
+        .transpose()?;
     let order = Order::new(dataset.index(), config.seed, sizes.global_batch)?;
-    let (steps, steps_per_epoch) =
-        (steps(config, order.steps_per_epoch())?, order.steps_per_epoch());
+    let steps = steps(config, order.steps_per_epoch())?;
+    let steps_per_epoch = order.steps_per_epoch();
 
     let stage = Store::open(&artifacts::stage(&config.artifacts, &config.run.stage))?;
     let checkpoints = stage.join(CHECKPOINTS);
@@ -108,7 +121,12 @@ fn attempt(config: &TrainConfig, world: Arc<World>, place: &Memory) -> Result<Op
     if resumed.is_none() {
         initialize(config, &mut params)?;
     }
-    let Resumed { state, average, history, best } = resumed.unwrap_or_default();
+    let Resumed {
+        state,
+        average,
+        history,
+        best,
+    } = resumed.unwrap_or_default();
     let decay = config.optimizer.average_decay;
     let average = average.or_else(|| decay.map(|decay| Average::new(&params, decay)));
     let statistics = params.memory().exact(params.state.len());
@@ -120,8 +138,16 @@ fn attempt(config: &TrainConfig, world: Arc<World>, place: &Memory) -> Result<Op
     if let Some(device) = place.device() {
         world.connect(device)?;
     }
-    world.agree("weights", bytemuck::cast_slice::<f32, u32>(&params.values.read()))?;
-    let loader = loader(config, dataset, tokenizer, (state.step..steps, sizes.own.clone()))?;
+    world.agree(
+        "weights",
+        bytemuck::cast_slice::<f32, u32>(&params.values.read()),
+    )?;
+    let loader = loader(
+        config,
+        dataset,
+        tokenizer,
+        (state.step..steps, sizes.own.clone()),
+    )?;
     Ok(Some(Run {
         config: config.clone(),
         memory,
@@ -154,9 +180,15 @@ pub(super) struct Sizes {
 }
 
 fn model(memory: &Memory, config: &TrainConfig, sizes: &Sizes, recompute: bool) -> (Clip, Params) {
-    let capacity = Capacity { batch: sizes.micro_batch, context: config.context_length as usize };
+    let capacity = Capacity {
+        batch: sizes.micro_batch,
+        context: config.context_length as usize,
+    };
     let precision = config.world.precision;
-    let compute = Compute { recompute, precision };
+    let compute = Compute {
+        recompute,
+        precision,
+    };
     let (mut clip, mut params) = Clip::within(memory, &config.model, capacity, compute);
     clip.freeze_image(&mut params, config.freeze == Freeze::Image);
     clip.mask_patches(config.masked_patches_percent as u32);
@@ -164,8 +196,15 @@ fn model(memory: &Memory, config: &TrainConfig, sizes: &Sizes, recompute: bool) 
 }
 
 fn claim(config: &TrainConfig) -> Claim {
-    let run = if config.run.uid.is_empty() { &config.run.name } else { &config.run.uid };
-    Claim { run: run.clone(), attempt: config.run.attempt.max(1) as u32 }
+    let run = if config.run.uid.is_empty() {
+        &config.run.name
+    } else {
+        &config.run.uid
+    };
+    Claim {
+        run: run.clone(),
+        attempt: config.run.attempt.max(1) as u32,
+    }
 }
 
 /// Optimizer steps of the stage.
@@ -198,7 +237,11 @@ fn settings(config: &TrainConfig) -> Settings {
 fn schedule(config: &TrainConfig, total_steps: u64) -> Schedule {
     let optimizer = &config.optimizer;
     let warmup_steps = optimizer.warmup_steps as u64;
-    Schedule { peak: optimizer.learning_rate, warmup_steps, total_steps }
+    Schedule {
+        peak: optimizer.learning_rate,
+        warmup_steps,
+        total_steps,
+    }
 }
 
 /// The teacher that a stage asks for, found but not built.
@@ -211,13 +254,22 @@ struct Taught {
 
 impl Taught {
     fn find(config: &TrainConfig, asked: &DistillationConfig) -> Result<Self> {
-        let DistillationConfig { teacher: uri, weight } = asked;
+        let DistillationConfig {
+            teacher: uri,
+            weight,
+        } = asked;
         let weights = source::weights(uri)?;
         let (image, embed_dim) = weights.image()?;
         let image = image.clone();
-        let whole = ModelConfig { image: image.clone(), embed_dim, ..config.model.clone() };
+        let whole = ModelConfig {
+            image: image.clone(),
+            embed_dim,
+            ..config.model.clone()
+        };
         if let Some(problem) = whole.problem() {
-            return Err(Error::Data(format!("The teacher {uri} cannot be built: {problem}.")));
+            return Err(Error::Data(format!(
+                "The teacher {uri} cannot be built: {problem}."
+            )));
         }
         let side = config.model.image.resolution;
         if image.resolution != side {
@@ -227,7 +279,12 @@ impl Taught {
                 image.resolution
             )));
         }
-        Ok(Self { weights, image, embed_dim, weight: *weight })
+        Ok(Self {
+            weights,
+            image,
+            embed_dim,
+            weight: *weight,
+        })
     }
 
     /// What it looks with, and the length of its features.
@@ -236,8 +293,12 @@ impl Taught {
     }
 
     fn build(self, memory: &Memory, config: &TrainConfig, sizes: &Sizes) -> Result<Distillation> {
-        let mut teacher =
-            Teacher::new(memory, &self.image, self.embed_dim as usize, sizes.micro_batch);
+        let mut teacher = Teacher::new(
+            memory,
+            &self.image,
+            self.embed_dim as usize,
+            sizes.micro_batch,
+        );
         let unfit = WeightsError::of(&self.weights.uri, Error::Config);
         load(&mut teacher.params, &self.weights.tensors, Part::Image).map_err(unfit)?;
         tracing::info!(uri = self.weights.uri, "teacher");
@@ -251,7 +312,10 @@ fn initialize(config: &TrainConfig, params: &mut Params) -> Result<()> {
     params.initialize(config.seed);
     let WeightSources { model, image, text } = &config.initial_weights;
     let parts = [(model, Part::All), (image, Part::Image), (text, Part::Text)];
-    for (uri, part) in parts.into_iter().filter_map(|(uri, part)| Some((uri.as_ref()?, part))) {
+    for (uri, part) in parts
+        .into_iter()
+        .filter_map(|(uri, part)| Some((uri.as_ref()?, part)))
+    {
         let found = source::weights(uri)?;
         let unfit = WeightsError::of(&found.uri, Error::Config);
         load(params, &found.tensors, part).map_err(unfit)?;
@@ -262,9 +326,15 @@ fn initialize(config: &TrainConfig, params: &mut Params) -> Result<()> {
 }
 
 fn validator(config: &TrainConfig, tokenizer: Arc<Tokenizer>) -> Result<Option<Validator>> {
-    let Some(validation) = &config.validation else { return Ok(None) };
+    let Some(validation) = &config.validation else {
+        return Ok(None);
+    };
     let dataset = Dataset::open(&validation.dataset)?;
-    Ok(Some(Validator { dataset, tokenizer, every_steps: validation.every_steps as u64 }))
+    Ok(Some(Validator {
+        dataset,
+        tokenizer,
+        every_steps: validation.every_steps as u64,
+    }))
 }
 
 fn loader(

@@ -32,7 +32,8 @@ impl Together {
     /// # Errors
     /// If the system gives no thread.
     pub(super) fn new(world: Arc<World>, sizes: &Sizes) -> Result<Self> {
-        let (count, buckets) = (world.count(), world.buckets()?);
+        let count = world.count();
+        let buckets = world.buckets()?;
         Ok(Self {
             world,
             buckets,
@@ -63,7 +64,8 @@ impl Together {
     /// # Errors
     /// If a rank is lost, or all together skipped too much.
     pub(super) fn agree(&mut self, stop: bool, loader: &Loader) -> Result<bool> {
-        let (skipped, waited) = (loader.untold(), self.waited());
+        let skipped = loader.untold();
+        let waited = self.waited();
         let own = self.world.rank() * TOLD..(self.world.rank() + 1) * TOLD;
         let recent = (waited - self.waited).as_secs_f64();
         self.told[own].copy_from_slice(&[f64::from(u8::from(stop)), skipped.len() as f64, recent]);

@@ -34,7 +34,10 @@ pub(super) struct Listing {
 
 impl From<Names> for Listing {
     fn from(tensors: Names) -> Self {
-        Self { tensors, trained: Trained::default() }
+        Self {
+            tensors,
+            trained: Trained::default(),
+        }
     }
 }
 
@@ -66,7 +69,12 @@ impl File {
             // Nothing to get, which the error tells.
             None => store.get(name)?.len() as u64,
         };
-        Ok(Self { store: store.clone(), name: name.to_owned(), size, archive: None })
+        Ok(Self {
+            store: store.clone(),
+            name: name.to_owned(),
+            size,
+            archive: None,
+        })
     }
 
     pub(super) fn uri(&self) -> String {
@@ -89,7 +97,10 @@ impl File {
 
     /// The same file, known as an archive.
     pub(super) fn unpacked(self, archive: ZipArchive<Reader>) -> Self {
-        Self { archive: Some(archive), ..self }
+        Self {
+            archive: Some(archive),
+            ..self
+        }
     }
 
     /// How many bytes from the beginning something lies.
@@ -102,8 +113,13 @@ impl File {
             Place::Entry(name, offset) => (name, offset),
         };
         let damaged = |why: &str| self.damaged(pytorch::KIND)(format!("its entry {name} {why}"));
-        let mut archive = self.archive.clone().ok_or_else(|| damaged("is in no archive"))?;
-        let entry = archive.by_name(name).map_err(|error| damaged(&error.to_string()))?;
+        let mut archive = self
+            .archive
+            .clone()
+            .ok_or_else(|| damaged("is in no archive"))?;
+        let entry = archive
+            .by_name(name)
+            .map_err(|error| damaged(&error.to_string()))?;
         match entry.data_start() {
             Some(start) if entry.compression() == CompressionMethod::Stored => Ok(start + offset),
             _ => Err(damaged("is compressed")),
@@ -123,6 +139,8 @@ pub(super) fn list(store: &Store, name: &str) -> Result<Listing> {
         start if start.starts_with(&pytorch::MAGIC) => pytorch::legacy(Arc::new(file)),
         _ if name.ends_with(".safetensors") => header::list(Arc::new(file)).map(Listing::from),
         start if start.get(8) == Some(&b'{') => header::list(Arc::new(file)).map(Listing::from),
-        _ => Err(file.damaged(pytorch::KIND)("it does not begin like one".into())),
+        _ => Err(file.damaged(pytorch::KIND)(
+            "it does not begin like one".into(),
+        )),
     }
 }

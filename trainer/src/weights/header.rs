@@ -17,14 +17,19 @@ pub(super) fn list(file: Arc<File>) -> Result<Names> {
     let damaged = file.damaged("safetensors file");
     let length = file.bytes(0..file.size.min(8))?;
     let length = (&length[..]).try_into().map(u64::from_le_bytes);
-    let length = length.ok().filter(|&length| length <= LONGEST.min(file.size - 8));
+    let length = length
+        .ok()
+        .filter(|&length| length <= LONGEST.min(file.size - 8));
     let length = length.ok_or_else(|| damaged("it ends within its header".to_owned()))?;
     let header = file.bytes(8..8 + length)?;
     let header: Metadata =
         serde_json::from_slice(&header).map_err(|error| damaged(error.to_string()))?;
-    let (promised, held) = (header.data_len() as u64, file.size - 8 - length);
+    let promised = header.data_len() as u64;
+    let held = file.size - 8 - length;
     if promised != held {
-        return Err(damaged(format!("it holds {held} bytes of values instead of {promised}")));
+        return Err(damaged(format!(
+            "it holds {held} bytes of values instead of {promised}"
+        )));
     }
     let stored = |info: &TensorInfo| {
         Stored::new(Block {
@@ -35,7 +40,11 @@ pub(super) fn list(file: Arc<File>) -> Result<Names> {
             strides: rows(&info.shape),
         })
     };
-    Ok(header.tensors().into_iter().map(|(name, info)| (name, stored(info))).collect())
+    Ok(header
+        .tensors()
+        .into_iter()
+        .map(|(name, info)| (name, stored(info)))
+        .collect())
 }
 
 #[cfg(test)]
@@ -51,11 +60,17 @@ mod tests {
             (b"short".to_vec(), "ends within its header"),
             (file(1 << 60, header), "ends within its header"),
             (file(3, b"{,}"), "key must be a string"),
-            (file(header.len() as u64, &cut), "it holds 7 bytes of values instead of 8"),
+            (
+                file(header.len() as u64, &cut),
+                "it holds 7 bytes of values instead of 8",
+            ),
         ];
         for (bytes, right) in table {
             let error = Weights::from_bytes(bytes).unwrap_err().to_string();
-            assert!(error.contains("bytes.safetensors is no readable safetensors"), "{error}");
+            assert!(
+                error.contains("bytes.safetensors is no readable safetensors"),
+                "{error}"
+            );
             assert!(error.contains(right), "{error}");
         }
     }

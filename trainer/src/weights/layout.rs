@@ -43,7 +43,11 @@ impl Layout {
         } else if has("vision_model.") {
             Self::HuggingFaceClip
         } else if has("visual.") {
-            if has("bert.") { Self::Reference } else { Self::Clip }
+            if has("bert.") {
+                Self::Reference
+            } else {
+                Self::Clip
+            }
         } else if has("bert.") || has("embeddings.word_embeddings.") {
             Self::Bert
         } else {
@@ -81,7 +85,9 @@ impl Layout {
 pub fn grouped<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let mut groups: BTreeMap<String, usize> = BTreeMap::new();
     for name in names {
-        let group = name.split_once('.').map_or(name.to_owned(), |(first, _)| format!("{first}.*"));
+        let group = name
+            .split_once('.')
+            .map_or(name.to_owned(), |(first, _)| format!("{first}.*"));
         *groups.entry(group).or_default() += 1;
     }
     let told = groups.iter().map(|(group, count)| match count {
@@ -98,7 +104,10 @@ mod tests {
     #[test]
     fn names_in_a_few_words() {
         let names = ["cls.a", "text_projection", "cls.b.c", "pooler.dense"];
-        assert_eq!(grouped(names.into_iter()), "cls.* (2), pooler.* (1), text_projection");
+        assert_eq!(
+            grouped(names.into_iter()),
+            "cls.* (2), pooler.* (1), text_projection"
+        );
         assert_eq!(grouped([].into_iter()), "");
     }
 }

@@ -50,10 +50,13 @@ pub fn load(params: &mut Params, weights: &Weights, part: Part) -> Result<(), We
         problems.push(format!("the file holds {}", Towers::of(weights, None)));
         return Err(WeightsError::Mismatch(problems));
     }
-    for (segment, mut values) in
-        params.tensors_mut().filter(|(segment, _)| part.takes(&segment.name))
+    for (segment, mut values) in params
+        .tensors_mut()
+        .filter(|(segment, _)| part.takes(&segment.name))
     {
-        let Some(stored) = weights.get(&segment.name) else { continue };
+        let Some(stored) = weights.get(&segment.name) else {
+            continue;
+        };
         if stored.shape() == segment.shape {
             values.write(|values| stored.read(values))?;
         } else if let Some(resized) = positions::resize(&stored.to_tensor()?, &segment.shape) {
@@ -65,20 +68,34 @@ pub fn load(params: &mut Params, weights: &Weights, part: Part) -> Result<(), We
 
 /// What of a file is not part of what is taken from it, in a few words; empty if nothing is.
 pub fn left_out(weights: &Weights, part: Part) -> String {
-    grouped(weights.left_out().chain(weights.names().filter(|name| !part.takes(name))))
+    grouped(
+        weights
+            .left_out()
+            .chain(weights.names().filter(|name| !part.takes(name))),
+    )
 }
 
 /// What keeps a part from being loaded.
 fn problems(params: &Params, weights: &Weights, part: Part) -> Vec<String> {
-    let taken = || params.tensors().map(|(segment, _)| segment).filter(|s| part.takes(&s.name));
+    let taken = || {
+        params
+            .tensors()
+            .map(|(segment, _)| segment)
+            .filter(|s| part.takes(&s.name))
+    };
     let misfits = taken().filter_map(|segment| misfit(segment, weights.get(&segment.name), part));
     let known: BTreeSet<&str> = taken().map(|s| s.name.as_str()).collect();
-    let strangers = weights.names().filter(|name| part.takes(name) && !known.contains(name));
-    misfits.chain(strangers.map(|name| format!("`{name}` is not part of the model"))).collect()
+    let strangers = weights
+        .names()
+        .filter(|name| part.takes(name) && !known.contains(name));
+    misfits
+        .chain(strangers.map(|name| format!("`{name}` is not part of the model")))
+        .collect()
 }
 
 fn misfit(segment: &Segment, found: Option<&Stored>, part: Part) -> Option<String> {
-    let (name, right) = (&segment.name, &segment.shape);
+    let name = &segment.name;
+    let right = &segment.shape;
     match found.map(Stored::shape) {
         None => part.requires(name).then(|| format!("`{name}` is missing")),
         Some(shape) if shape == right => None,
@@ -129,7 +146,12 @@ mod tests {
         let written = Weights::from_bytes(write_safetensors(&trained())).unwrap();
         let mut tensors = written.to_tensors().unwrap();
         change(&mut tensors);
-        file(&tensors.iter().map(|(name, tensor)| (&**name, tensor.clone())).collect::<Vec<_>>())
+        file(
+            &tensors
+                .iter()
+                .map(|(name, tensor)| (&**name, tensor.clone()))
+                .collect::<Vec<_>>(),
+        )
     }
 
     #[test]
@@ -150,7 +172,9 @@ mod tests {
             tensors.get_mut("bert.word").unwrap().shape = vec![2, 2];
         });
         let mut found = params();
-        let error = load(&mut found, &weights, Part::All).unwrap_err().to_string();
+        let error = load(&mut found, &weights, Part::All)
+            .unwrap_err()
+            .to_string();
         assert_eq!(
             error,
             "the weights do not fit the model: `visual.proj` is missing, `bert.word` is [2, 2], \
@@ -166,14 +190,19 @@ mod tests {
             tensors.retain(|name, _| name.starts_with("bert.") || name == "logit_scale");
             tensors.insert(
                 "cls.predictions.bias".into(),
-                Tensor { shape: vec![1], values: vec![1.0] },
+                Tensor {
+                    shape: vec![1],
+                    values: vec![1.0],
+                },
             );
         });
         let mut found = params();
         load(&mut found, &weights, Part::Text).unwrap();
         assert_eq!(found.value("bert.word"), trained().value("bert.word"));
         assert_eq!(found.value("logit_scale").as_deref(), Some(&[0.0][..]));
-        let error = load(&mut found, &weights, Part::Image).unwrap_err().to_string();
+        let error = load(&mut found, &weights, Part::Image)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("`visual.proj` is missing, `visual.bn1.running_mean` is missing"));
     }
 
@@ -182,9 +211,20 @@ mod tests {
         let mut layout = Layout::default();
         layout.weight(positions::NAME, &[10, 2], Init::Zeros);
         let mut found = layout.build();
-        let positions = Tensor { shape: vec![5, 2], values: vec![7.0; 10] };
-        load(&mut found, &file(&[(positions::NAME, positions)]), Part::Image).unwrap();
+        let positions = Tensor {
+            shape: vec![5, 2],
+            values: vec![7.0; 10],
+        };
+        load(
+            &mut found,
+            &file(&[(positions::NAME, positions)]),
+            Part::Image,
+        )
+        .unwrap();
         let found = found.values.read();
-        assert!(found.iter().all(|value| (value - 7.0).abs() < 1e-6), "{found:?}");
+        assert!(
+            found.iter().all(|value| (value - 7.0).abs() < 1e-6),
+            "{found:?}"
+        );
     }
 }

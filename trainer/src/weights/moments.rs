@@ -36,8 +36,11 @@ pub fn load_moments(
         let tensor = weights.get(&format!("{prefix}{}", segment.name));
         tensor.filter(|tensor| tensor.shape() == segment.shape)
     };
-    let wanted =
-        || PREFIXES.into_iter().flat_map(|prefix| trained(params).map(move |s| (prefix, s)));
+    let wanted = || {
+        PREFIXES
+            .into_iter()
+            .flat_map(|prefix| trained(params).map(move |s| (prefix, s)))
+    };
     let missing = wanted().filter(|(prefix, segment)| find(prefix, segment).is_none());
     let problem =
         |(prefix, s): (&str, &Segment)| format!("`{prefix}{}` {:?} is missing", s.name, s.shape);
@@ -45,7 +48,10 @@ pub fn load_moments(
     if !problems.is_empty() {
         return Err(WeightsError::Mismatch(problems));
     }
-    for (prefix, moments) in PREFIXES.into_iter().zip([&mut adamw.first, &mut adamw.second]) {
+    for (prefix, moments) in PREFIXES
+        .into_iter()
+        .zip([&mut adamw.first, &mut adamw.second])
+    {
         for segment in trained(params) {
             if let Some(tensor) = find(prefix, segment) {
                 let mut moments = moments.part_mut(segment.range.clone());
@@ -66,8 +72,13 @@ mod tests {
     use crate::optimizer::Settings;
     use crate::params::{Init, Layout};
 
-    const SETTINGS: Settings =
-        Settings { beta_1: 0.9, beta_2: 0.98, epsilon: 1e-6, weight_decay: 0.0, max_norm: None };
+    const SETTINGS: Settings = Settings {
+        beta_1: 0.9,
+        beta_2: 0.98,
+        epsilon: 1e-6,
+        weight_decay: 0.0,
+        max_norm: None,
+    };
 
     fn params() -> Params {
         let mut layout = Layout::default();
@@ -88,7 +99,10 @@ mod tests {
         let file = Weights::from_bytes(write_moments(&params(), &adamw(1.5, 2.5))).unwrap();
         let mut found = adamw(0.0, 0.0);
         load_moments(&params(), &file, &mut found).unwrap();
-        assert_eq!((&*found.first.read(), &*found.second.read()), (&[1.5; 8][..], &[2.5; 8][..]));
+        assert_eq!(
+            (&*found.first.read(), &*found.second.read()),
+            (&[1.5; 8][..], &[2.5; 8][..])
+        );
     }
 
     #[test]
@@ -99,8 +113,13 @@ mod tests {
         assert_eq!(file.names().count(), 2);
         let mut found = adamw(0.0, 0.0);
         load_moments(&frozen, &file, &mut found).unwrap();
-        assert_eq!(*found.first.read(), [[0.0; 6].as_slice(), &[1.5; 2]].concat());
-        let error = load_moments(&params(), &file, &mut found).unwrap_err().to_string();
+        assert_eq!(
+            *found.first.read(),
+            [[0.0; 6].as_slice(), &[1.5; 2]].concat()
+        );
+        let error = load_moments(&params(), &file, &mut found)
+            .unwrap_err()
+            .to_string();
         assert!(
             error.contains("`first.visual.proj` [2, 3] is missing, `second.visual.proj`"),
             "{error}"

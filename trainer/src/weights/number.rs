@@ -27,7 +27,10 @@ pub(super) fn convert(dtype: Dtype) -> Option<Convert> {
 
 fn each<const N: usize>(bytes: &[u8], values: &mut [f32], number: impl Fn([u8; N]) -> f32) {
     let (numbers, _) = bytes.as_chunks::<N>();
-    values.iter_mut().zip(numbers).for_each(|(value, bytes)| *value = number(*bytes));
+    values
+        .iter_mut()
+        .zip(numbers)
+        .for_each(|(value, bytes)| *value = number(*bytes));
 }
 
 #[cfg(test)]

@@ -70,12 +70,17 @@ pub(super) fn arrays(object: &Object) -> Result<BTreeMap<String, Array>, String>
 
 /// How long a checkpoint says that it was trained.
 pub(super) fn trained(object: &Object) -> Trained {
-    let Object::Dict(entries) = object else { return Trained::default() };
+    let Object::Dict(entries) = object else {
+        return Trained::default();
+    };
     let number = |name: &str| {
         let named = |(key, _): &&(Object, Object)| matches!(key, Object::Unicode(k) if k == name);
         count(&entries.iter().find(named)?.1).map(|number| number as u64)
     };
-    Trained { epoch: number("epoch"), step: number("step") }
+    Trained {
+        epoch: number("epoch"),
+        step: number("step"),
+    }
 }
 
 fn walk(
@@ -104,7 +109,9 @@ fn walk(
 
 /// The array that an object is; `None` if it is something else.
 fn array(object: &Object) -> Option<Result<Array, String>> {
-    let Object::Reduce { callable, args } = object else { return None };
+    let Object::Reduce { callable, args } = object else {
+        return None;
+    };
     let (Object::Class { class_name, .. }, Object::Tuple(args)) = (&**callable, &**args) else {
         return None;
     };
@@ -114,7 +121,8 @@ fn array(object: &Object) -> Option<Result<Array, String>> {
         }
         ("_rebuild_parameter", [inner, ..]) => array(inner),
         ("_rebuild_from_type_v2", [callable, _, args, ..]) => {
-            let (callable, args) = (Box::new(callable.clone()), Box::new(args.clone()));
+            let callable = Box::new(callable.clone());
+            let args = Box::new(args.clone());
             array(&Object::Reduce { callable, args })
         }
         _ => None,
@@ -153,19 +161,34 @@ pub(super) fn storages(object: &Object, found: &mut BTreeMap<String, Dtype>) {
         }
         Object::Dict(entries) => entries.iter().for_each(|(_, value)| storages(value, found)),
         Object::Reduce { callable, args } | Object::Build { callable, args } => {
-            [callable, args].iter().for_each(|part| storages(part, found));
+            [callable, args]
+                .iter()
+                .for_each(|part| storages(part, found));
         }
         _ => {}
     }
 }
 
 fn storage(object: &Object) -> Option<Result<Storage, String>> {
-    let Object::PersistentLoad(id) = object else { return None };
-    let Object::Tuple(id) = &**id else { return None };
-    let [_, Object::Class { class_name, .. }, Object::Unicode(key), _, size, ..] = &id[..] else {
+    let Object::PersistentLoad(id) = object else {
         return None;
     };
-    let (key, count) = (key.clone(), count(size)?);
+    let Object::Tuple(id) = &**id else {
+        return None;
+    };
+    let [
+        _,
+        Object::Class { class_name, .. },
+        Object::Unicode(key),
+        _,
+        size,
+        ..,
+    ] = &id[..]
+    else {
+        return None;
+    };
+    let key = key.clone();
+    let count = count(size)?;
     let dtype = dtype(class_name).ok_or_else(|| format!("is a {class_name}"));
     Some(dtype.map(|dtype| Storage { key, dtype, count }))
 }

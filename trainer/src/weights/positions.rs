@@ -23,19 +23,29 @@ pub(super) fn resize(positions: &Tensor, shape: &[usize]) -> Option<Tensor> {
     let (class, patches) = positions.values.split_at(width);
     let mut values = class.to_vec();
     for place in 0..to * to {
-        let (rows, cols) = (Taps::new(place / to, from, to), Taps::new(place % to, from, to));
+        let rows = Taps::new(place / to, from, to);
+        let cols = Taps::new(place % to, from, to);
         values.extend((0..width).map(|i| {
             let at = |y: usize, x: usize| patches[(y * from + x) * width + i];
             rows.sum(|y| cols.sum(|x| at(y, x)))
         }));
     }
-    Some(Tensor { shape: shape.to_vec(), values })
+    Some(Tensor {
+        shape: shape.to_vec(),
+        values,
+    })
 }
 
 /// The sides of the old and the new grid.
 fn grids(from: &[usize], to: &[usize]) -> Option<(usize, usize)> {
-    let (&[old, width], &[new, new_width]) = (from, to) else { return None };
-    if width == new_width { Some((grid(old)?, grid(new)?)) } else { None }
+    let (&[old, width], &[new, new_width]) = (from, to) else {
+        return None;
+    };
+    if width == new_width {
+        Some((grid(old)?, grid(new)?))
+    } else {
+        None
+    }
 }
 
 /// The side of the grid behind a class token.
@@ -53,7 +63,8 @@ struct Taps {
 impl Taps {
     fn new(place: usize, from: usize, to: usize) -> Self {
         let exact = place as f32 * (from - 1) as f32 / (to - 1).max(1) as f32;
-        let (left, fraction) = (exact as usize, exact.fract());
+        let left = exact as usize;
+        let fraction = exact.fract();
         Self {
             places: [0, 1, 2, 3].map(|tap| (left + tap).saturating_sub(1).min(from - 1)),
             weights: [1.0 + fraction, fraction, 1.0 - fraction, 2.0 - fraction].map(cubic),
@@ -61,7 +72,11 @@ impl Taps {
     }
 
     fn sum(&self, value: impl Fn(usize) -> f32) -> f32 {
-        self.places.iter().zip(&self.weights).map(|(&place, weight)| weight * value(place)).sum()
+        self.places
+            .iter()
+            .zip(&self.weights)
+            .map(|(&place, weight)| weight * value(place))
+            .sum()
     }
 }
 
@@ -99,19 +114,28 @@ mod tests {
     #[test]
     fn a_grid_of_its_own_size_stays_as_it_is() {
         let values: Vec<f32> = (0..2 * 10).map(|i| (i * i) as f32).collect();
-        let positions = Tensor { shape: vec![10, 2], values };
+        let positions = Tensor {
+            shape: vec![10, 2],
+            values,
+        };
         assert!(fit(&[10, 2], &[17, 2]));
         assert_eq!(resize(&positions, &[10, 2]), Some(positions));
     }
 
     #[test]
     fn what_is_no_grid_of_the_same_width_is_not_resized() {
-        let positions = Tensor { shape: vec![5, 2], values: vec![0.0; 10] };
+        let positions = Tensor {
+            shape: vec![5, 2],
+            values: vec![0.0; 10],
+        };
         for shape in [&[10, 3][..], &[11, 2], &[1, 2], &[10]] {
             assert_eq!(resize(&positions, shape), None, "{shape:?}");
             assert!(!fit(&positions.shape, shape), "{shape:?}");
         }
-        let no_grid = Tensor { shape: vec![4, 2], values: vec![0.0; 8] };
+        let no_grid = Tensor {
+            shape: vec![4, 2],
+            values: vec![0.0; 8],
+        };
         assert_eq!(resize(&no_grid, &[10, 2]), None);
     }
 }

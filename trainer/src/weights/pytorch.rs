@@ -18,8 +18,9 @@ use crate::error::{Error, Result};
 pub(super) const KIND: &str = "PyTorch checkpoint";
 
 /// How the stream begins: the number that PyTorch put there, pickled.
-pub(super) const MAGIC: [u8; 15] =
-    [0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, b'.'];
+pub(super) const MAGIC: [u8; 15] = [
+    0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, b'.',
+];
 
 /// The tensors of an archive: objects in `<name>/data.pkl`, numbers in `<name>/data/<key>`.
 ///
@@ -29,18 +30,27 @@ pub(super) fn archive(file: File) -> Result<Listing> {
     const OBJECTS: &str = "data.pkl";
     let damaged = file.damaged(KIND);
     let mut archive = ZipArchive::new(file.reader()).map_err(|error| damaged(error.to_string()))?;
-    let names: Vec<String> =
-        archive.file_names().filter_map(|name| Some(name.ok()?.into_owned())).collect();
-    let objects = names.iter().find(|name| name.rsplit('/').next() == Some(OBJECTS));
+    let names: Vec<String> = archive
+        .file_names()
+        .filter_map(|name| Some(name.ok()?.into_owned()))
+        .collect();
+    let objects = names
+        .iter()
+        .find(|name| name.rsplit('/').next() == Some(OBJECTS));
     let objects = objects.ok_or_else(|| damaged(format!("it holds no {OBJECTS}")))?;
-    let entry = archive.by_name(objects).map_err(|error| damaged(error.to_string()))?;
+    let entry = archive
+        .by_name(objects)
+        .map_err(|error| damaged(error.to_string()))?;
     let object = pickle::read(&mut BufReader::new(entry));
     let object = object.map_err(|error| damaged(error.to_string()))?;
     let file = Arc::new(file.unpacked(archive));
     let folder = objects.trim_end_matches(".pkl");
     stored(&file, &object, |array| {
         let first = (array.offset * bytes(array.storage.dtype)) as u64;
-        Some(Place::Entry(format!("{folder}/{}", array.storage.key), first))
+        Some(Place::Entry(
+            format!("{folder}/{}", array.storage.key),
+            first,
+        ))
     })
 }
 
@@ -54,7 +64,10 @@ pub(super) fn legacy(file: Arc<File>) -> Result<Listing> {
     let skipped = reader.read_exact(&mut [0; MAGIC.len()]);
     skipped.map_err(|error| damaged(error.to_string()))?;
     let mut next = || pickle::read(&mut reader).map_err(|error| damaged(error.to_string()));
-    let (_protocol, _system, object, keys) = (next()?, next()?, next()?, next()?);
+    let _protocol = next()?;
+    let _system = next()?;
+    let object = next()?;
+    let keys = next()?;
     let starts = starts(&mut reader, &object, &keys).map_err(&damaged)?;
     stored(&file, &object, |array| {
         let first = (array.offset * bytes(array.storage.dtype)) as u64;
@@ -68,19 +81,33 @@ fn starts(
     object: &Object,
     keys: &Object,
 ) -> Result<BTreeMap<String, u64>, String> {
-    let Object::List(keys) = keys else { return Err("it lists no storages".into()) };
+    let Object::List(keys) = keys else {
+        return Err("it lists no storages".into());
+    };
     let mut dtypes = BTreeMap::new();
     pickle::storages(object, &mut dtypes);
     let mut starts = BTreeMap::new();
     for key in keys {
-        let Object::Unicode(key) = key else { return Err("a storage has no name".into()) };
-        let dtype = dtypes.get(key).ok_or_else(|| format!("no tensor lies in storage {key}"))?;
+        let Object::Unicode(key) = key else {
+            return Err("a storage has no name".into());
+        };
+        let dtype = dtypes
+            .get(key)
+            .ok_or_else(|| format!("no tensor lies in storage {key}"))?;
         let mut length = [0; 8];
-        reader.read_exact(&mut length).map_err(|error| error.to_string())?;
-        let start = reader.stream_position().map_err(|error| error.to_string())?;
+        reader
+            .read_exact(&mut length)
+            .map_err(|error| error.to_string())?;
+        let start = reader
+            .stream_position()
+            .map_err(|error| error.to_string())?;
         let skipped = i64::from_le_bytes(length).checked_mul(bytes(*dtype) as i64);
-        let skipped = skipped.filter(|&bytes| bytes >= 0).ok_or("a storage has no length")?;
-        reader.seek_relative(skipped).map_err(|error| error.to_string())?;
+        let skipped = skipped
+            .filter(|&bytes| bytes >= 0)
+            .ok_or("a storage has no length")?;
+        reader
+            .seek_relative(skipped)
+            .map_err(|error| error.to_string())?;
         starts.insert(key.clone(), start);
     }
     Ok(starts)
@@ -95,14 +122,31 @@ fn stored(
     let stored = |(name, array): (String, Array)| {
         let outside = || damaged(format!("{name} reaches beyond its storage"));
         let place = place(&array).ok_or_else(outside)?;
-        let Array { storage, offset, shape, strides } = array;
-        let block = Block { file: file.clone(), place, dtype: storage.dtype, shape, strides };
+        let Array {
+            storage,
+            offset,
+            shape,
+            strides,
+        } = array;
+        let block = Block {
+            file: file.clone(),
+            place,
+            dtype: storage.dtype,
+            shape,
+            strides,
+        };
         let end = block.span().and_then(|span| span.checked_add(offset));
         let fits = end.is_some_and(|end| end <= storage.count);
         let stored = Stored::new(block);
         fits.then_some(()).ok_or_else(outside)?;
         Ok::<_, Error>((name, stored))
     };
-    let tensors = pickle::arrays(object).map_err(damaged)?.into_iter().map(stored);
-    Ok(Listing { tensors: tensors.collect::<Result<_>>()?, trained: pickle::trained(object) })
+    let tensors = pickle::arrays(object)
+        .map_err(damaged)?
+        .into_iter()
+        .map(stored);
+    Ok(Listing {
+        tensors: tensors.collect::<Result<_>>()?,
+        trained: pickle::trained(object),
+    })
 }

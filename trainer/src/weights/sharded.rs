@@ -32,7 +32,11 @@ impl Index {
 /// # Errors
 /// If the bytes are none.
 pub fn shards(uri: &str, bytes: &[u8]) -> Result<Vec<String>> {
-    Ok(Index::parse(uri, bytes)?.shards().into_iter().cloned().collect())
+    Ok(Index::parse(uri, bytes)?
+        .shards()
+        .into_iter()
+        .cloned()
+        .collect())
 }
 
 /// The tensors of all files that an index names.
@@ -51,7 +55,11 @@ pub(super) fn list(store: &Store, name: &str) -> Result<Names> {
         }
         tensors.extend(file::list(store, shard)?.tensors);
     }
-    match index.weight_map.iter().find(|(tensor, _)| !tensors.contains_key(*tensor)) {
+    match index
+        .weight_map
+        .iter()
+        .find(|(tensor, _)| !tensors.contains_key(*tensor))
+    {
         None => Ok(tensors),
         Some((tensor, shard)) => Err(Error::Data(format!(
             "{uri} says that {tensor} lies in {shard}, which it does not."

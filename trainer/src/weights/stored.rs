@@ -21,7 +21,10 @@ pub struct Stored {
 
 impl Stored {
     pub(super) fn new(block: Block) -> Self {
-        Self { shape: block.shape.clone(), parts: vec![block] }
+        Self {
+            shape: block.shape.clone(),
+            parts: vec![block],
+        }
     }
 
     /// Its shape; `[]` for a scalar.
@@ -60,19 +63,27 @@ impl Stored {
     pub fn to_tensor(&self) -> Result<Tensor> {
         let mut values = vec![0.0; self.count()];
         self.read(&mut values)?;
-        Ok(Tensor { shape: self.shape.clone(), values })
+        Ok(Tensor {
+            shape: self.shape.clone(),
+            values,
+        })
     }
 
     /// Several tensors as one, if they agree in all axes but the first.
     pub(super) fn stack(tensors: &[Stored]) -> Option<Self> {
         let (&first, rest) = tensors.first()?.shape.split_first()?;
         let agree = |tensor: &Stored| tensor.shape.get(1..) == Some(rest);
-        let rows = tensors[1..].iter().map(|tensor| agree(tensor).then(|| tensor.shape[0]));
+        let rows = tensors[1..]
+            .iter()
+            .map(|tensor| agree(tensor).then(|| tensor.shape[0]));
         let rows = rows.sum::<Option<usize>>()? + first;
         let shape = [&[rows], rest].concat();
         Some(Self {
             shape,
-            parts: tensors.iter().flat_map(|tensor| tensor.parts.clone()).collect(),
+            parts: tensors
+                .iter()
+                .flat_map(|tensor| tensor.parts.clone())
+                .collect(),
         })
     }
 
@@ -106,9 +117,13 @@ impl Block {
 
     /// From the first number to the last, `None` if that is more than there can be.
     pub(super) fn span(&self) -> Option<usize> {
-        let last = self.shape.iter().zip(&self.strides).try_fold(0usize, |last, (size, stride)| {
-            last.checked_add(size.checked_sub(1)?.checked_mul(*stride)?)
-        });
+        let last = self
+            .shape
+            .iter()
+            .zip(&self.strides)
+            .try_fold(0usize, |last, (size, stride)| {
+                last.checked_add(size.checked_sub(1)?.checked_mul(*stride)?)
+            });
         last?.checked_add(1)
     }
 
@@ -136,12 +151,14 @@ impl Block {
     /// The numbers as they lie, window after window.
     fn read_span(&self, values: &mut [f32]) -> Result<()> {
         let convert = convert(self.dtype).ok_or_else(|| {
-            let (uri, dtype) = (self.file.uri(), self.dtype);
+            let uri = self.file.uri();
+            let dtype = self.dtype;
             Error::Data(format!(
                 "{uri} holds numbers of kind {dtype}, which weights do not come in"
             ))
         })?;
-        let (mut start, size) = (self.file.start(&self.place)?, bytes(self.dtype));
+        let mut start = self.file.start(&self.place)?;
+        let size = bytes(self.dtype);
         for window in values.chunks_mut(WINDOW_BYTES / size) {
             let end = start + (window.len() * size) as u64;
             convert(&self.file.bytes(start..end)?, window);

@@ -33,13 +33,22 @@ impl Towers {
         let features = ["visual.proj", "text_projection"];
         let features = features.iter().find_map(|name| file.axis(name, 1));
         let pooled = || file.axis("visual.attnpool.c_proj.weight", 0);
-        Self { image, text: file.bert(), features: features.or_else(pooled) }
+        Self {
+            image,
+            text: file.bert(),
+            features: features.or_else(pooled),
+        }
     }
 
     /// The whole model, if all of it is there.
     pub fn model(&self) -> Option<ModelConfig> {
-        let (image, text) = (self.image.clone()?, self.text.clone()?);
-        Some(ModelConfig { embed_dim: self.features?, image, text })
+        let image = self.image.clone()?;
+        let text = self.text.clone()?;
+        Some(ModelConfig {
+            embed_dim: self.features?,
+            image,
+            text,
+        })
     }
 }
 
@@ -49,7 +58,11 @@ impl fmt::Display for Towers {
         let text = self.text.as_ref().map(ToString::to_string);
         let features = self.features.map(|features| format!("{features} features"));
         let parts: Vec<String> = [image, text, features].into_iter().flatten().collect();
-        f.write_str(if parts.is_empty() { "no tower that we know" } else { "" })?;
+        f.write_str(if parts.is_empty() {
+            "no tower that we know"
+        } else {
+            ""
+        })?;
         f.write_str(&parts.join(", "))
     }
 }
@@ -66,7 +79,10 @@ impl File<'_> {
 
     /// How many numbers follow each other behind a prefix: layers, blocks.
     fn layers(&self, prefix: &str) -> i32 {
-        let rest = self.weights.names().filter_map(|name| name.strip_prefix(prefix));
+        let rest = self
+            .weights
+            .names()
+            .filter_map(|name| name.strip_prefix(prefix));
         let numbers = rest.filter_map(|rest| rest.split('.').next()?.parse::<u32>().ok());
         numbers.collect::<BTreeSet<_>>().len() as i32
     }
@@ -74,34 +90,57 @@ impl File<'_> {
     /// The first of these places in the configuration that holds a number.
     fn told(&self, places: &[&str]) -> Option<f64> {
         let beside = self.beside?;
-        places.iter().find_map(|place| beside.pointer(place)?.as_f64())
+        places
+            .iter()
+            .find_map(|place| beside.pointer(place)?.as_f64())
     }
 
     fn vit(&self) -> Option<ImageTower> {
-        let (width, patch) = (self.axis(CONVOLUTION, 0)?, self.axis(CONVOLUTION, 2)?);
+        let width = self.axis(CONVOLUTION, 0)?;
+        let patch = self.axis(CONVOLUTION, 2)?;
         let grid = side(self.axis("visual.positional_embedding", 0)?)?;
-        let heads = self.told(&["/vision_config/num_attention_heads"]).map(|n| n as i32);
+        let heads = self
+            .told(&["/vision_config/num_attention_heads"])
+            .map(|n| n as i32);
         let told = self.told(&["/vision_head_width"]).map(|n| n as i32);
         let told = told.or_else(|| heads.filter(|&heads| heads > 0).map(|heads| width / heads));
         let head_width = told.unwrap_or(if width == 1280 { 80 } else { 64 });
         let layers = self.layers("visual.transformer.resblocks.");
-        let vit = Vit { layers, width, patch_size: patch, head_width };
-        Some(ImageTower { resolution: patch.checked_mul(grid)?, vit: Some(vit), resnet: None })
+        let vit = Vit {
+            layers,
+            width,
+            patch_size: patch,
+            head_width,
+        };
+        Some(ImageTower {
+            resolution: patch.checked_mul(grid)?,
+            vit: Some(vit),
+            resnet: None,
+        })
     }
 
     fn resnet(&self) -> Option<ImageTower> {
         let width = self.axis(CONVOLUTION, 0)?.checked_mul(2)?;
         let grid = side(self.axis("visual.attnpool.positional_embedding", 0)?)?;
-        let layers = (1..=4).map(|layer| self.layers(&format!("visual.layer{layer}."))).collect();
+        let layers = (1..=4)
+            .map(|layer| self.layers(&format!("visual.layer{layer}.")))
+            .collect();
         let resnet = Resnet { layers, width };
-        Some(ImageTower { resolution: grid.checked_mul(32)?, vit: None, resnet: Some(resnet) })
+        Some(ImageTower {
+            resolution: grid.checked_mul(32)?,
+            vit: None,
+            resnet: Some(resnet),
+        })
     }
 
     fn bert(&self) -> Option<TextTower> {
         const WORDS: &str = "bert.embeddings.word_embeddings.weight";
         let percent = |name: &str| {
-            let places =
-                [format!("/text_config/{name}"), format!("/text_{name}"), format!("/{name}")];
+            let places = [
+                format!("/text_config/{name}"),
+                format!("/text_{name}"),
+                format!("/{name}"),
+            ];
             self.told(&places.each_ref().map(String::as_str))
                 .map(|share| (share * 100.0).round() as i32)
         };

@@ -23,7 +23,11 @@ impl Outgoing<'_> {
 
 impl View for &Outgoing<'_> {
     fn dtype(&self) -> Dtype {
-        if self.counts() { Dtype::I64 } else { Dtype::F32 }
+        if self.counts() {
+            Dtype::I64
+        } else {
+            Dtype::F32
+        }
     }
 
     fn shape(&self) -> &[usize] {
@@ -34,7 +38,9 @@ impl View for &Outgoing<'_> {
         let values = self.values.read();
         let values = values.iter();
         Cow::Owned(match self.dtype() {
-            Dtype::I64 => values.flat_map(|&value| (value as i64).to_le_bytes()).collect(),
+            Dtype::I64 => values
+                .flat_map(|&value| (value as i64).to_le_bytes())
+                .collect(),
             _ => values.flat_map(|value| value.to_le_bytes()).collect(),
         })
     }

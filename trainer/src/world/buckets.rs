@@ -57,14 +57,18 @@ struct Bucket {
 
 impl Bucket {
     fn new() -> Self {
-        Self { values: Vec::with_capacity(BUCKET), ranges: Vec::with_capacity(64) }
+        Self {
+            values: Vec::with_capacity(BUCKET),
+            ranges: Vec::with_capacity(64),
+        }
     }
 
     /// Takes as much as fits.
     fn fill(&mut self, gradients: View<'_>, range: &mut Range<usize>) {
         let room = BUCKET - self.values.len();
         let part = range.start..range.end.min(range.start + room);
-        self.values.extend_from_slice(&gradients.part(part.clone()).read());
+        self.values
+            .extend_from_slice(&gradients.part(part.clone()).read());
         range.start = part.end;
         self.ranges.push(part);
     }
@@ -86,7 +90,9 @@ impl Buckets {
     /// # Errors
     /// If the system gives no thread.
     pub(super) fn start(ring: Option<Ring>) -> Result<Self> {
-        let Some(mut ring) = ring else { return Ok(Self { way: Way::Alone }) };
+        let Some(mut ring) = ring else {
+            return Ok(Self { way: Way::Alone });
+        };
         let (go, full) = sync_channel::<Bucket>(BUCKETS);
         let (done, come) = sync_channel(BUCKETS);
         let sum = move || {
@@ -97,16 +103,30 @@ impl Buckets {
                 }
             }
         };
-        let spawned = std::thread::Builder::new().name("gradients".into()).spawn(sum);
+        let spawned = std::thread::Builder::new()
+            .name("gradients".into())
+            .spawn(sum);
         spawned.map_err(|error| Error::Bug(format!("no thread to sum gradients: {error}")))?;
-        let (open, waited) = (Bucket::new(), Duration::ZERO);
+        let open = Bucket::new();
+        let waited = Duration::ZERO;
         let free = (1..BUCKETS).map(|_| Bucket::new()).collect();
-        Ok(Self { way: Way::Thread(Thread { go, come, open, free, under_way: 0, waited }) })
+        Ok(Self {
+            way: Way::Thread(Thread {
+                go,
+                come,
+                open,
+                free,
+                under_way: 0,
+                waited,
+            }),
+        })
     }
 
     /// Sums where devices reach one another.
     pub(super) fn of(group: Arc<Group>) -> Self {
-        Self { way: Way::Devices(group) }
+        Self {
+            way: Way::Devices(group),
+        }
     }
 
     /// Waits until every gradient that was handed in is its sum.

@@ -51,7 +51,11 @@ impl Peers {
 
     /// A peer that does not hear is found out by who listens to it.
     fn tell(&self, word: &Word, except: Option<usize>) {
-        for (_, stream) in self.streams.iter().filter(|(worker, _)| Some(*worker) != except) {
+        for (_, stream) in self
+            .streams
+            .iter()
+            .filter(|(worker, _)| Some(*worker) != except)
+        {
             let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
             let _ = word.write(&mut *stream);
         }
@@ -59,7 +63,10 @@ impl Peers {
 
     fn shut(&self, how: Shutdown) {
         for (_, stream) in &self.streams {
-            let _ = stream.lock().unwrap_or_else(PoisonError::into_inner).shutdown(how);
+            let _ = stream
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .shutdown(how);
         }
     }
 }
@@ -82,10 +89,17 @@ impl Control {
             stream.set_write_timeout(Some(LOST_AFTER))?;
             readers.push((*peer, stream.try_clone()?));
         }
-        let peers = peers.into_iter().map(|(peer, stream)| (peer, Mutex::new(stream)));
-        let peers = Arc::new(Peers { streams: peers.collect(), saying: Mutex::default() });
+        let peers = peers
+            .into_iter()
+            .map(|(peer, stream)| (peer, Mutex::new(stream)));
+        let peers = Arc::new(Peers {
+            streams: peers.collect(),
+            saying: Mutex::default(),
+        });
         for (peer, stream) in readers {
-            let (peers, fate, alive) = (peers.clone(), fate.clone(), alive.clone());
+            let peers = peers.clone();
+            let fate = fate.clone();
+            let alive = alive.clone();
             let listen = move || {
                 if let Some(loss) = listen(&stream, peer, devices, &fate) {
                     peers.pass_on(loss, &fate, Some(peer).filter(|_| worker == 0));
@@ -93,7 +107,9 @@ impl Control {
                 let _ = stream.shutdown(Shutdown::Both);
                 drop(alive);
             };
-            std::thread::Builder::new().name("listen".into()).spawn(listen)?;
+            std::thread::Builder::new()
+                .name("listen".into())
+                .spawn(listen)?;
         }
         let beats = peers.clone();
         let beat = move || {
@@ -101,14 +117,27 @@ impl Control {
                 beats.tell(&Word::Beat, None);
             }
         };
-        std::thread::Builder::new().name("beat".into()).spawn(beat)?;
-        Ok(Self { peers, fate, worker, ended: Mutex::new(ended), _open: open })
+        std::thread::Builder::new()
+            .name("beat".into())
+            .spawn(beat)?;
+        Ok(Self {
+            peers,
+            fate,
+            worker,
+            ended: Mutex::new(ended),
+            _open: open,
+        })
     }
 
     /// Says that a rank of this worker ended, and why.
     pub(super) fn end(&self, rank: usize, why: &Error) {
         let how = How::Ended(why.to_string());
-        let loss = Loss { worker: self.worker, ranks: rank..rank + 1, step: self.fate.step(), how };
+        let loss = Loss {
+            worker: self.worker,
+            ranks: rank..rank + 1,
+            step: self.fate.step(),
+            how,
+        };
         self.peers.pass_on(loss, &self.fate, Some(self.worker));
     }
 
@@ -142,7 +171,12 @@ fn listen(mut from: &TcpStream, peer: usize, devices: usize, fate: &Fate) -> Opt
             Ok(_) | Err(_) => How::Gone,
         };
         let ranks: Range<usize> = peer * devices..(peer + 1) * devices;
-        return Some(Loss { worker: peer, ranks, step: fate.step(), how });
+        return Some(Loss {
+            worker: peer,
+            ranks,
+            step: fate.step(),
+            how,
+        });
     }
 }
 

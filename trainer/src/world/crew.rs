@@ -34,9 +34,14 @@ impl<'a> Claim<'a> {
     /// If what it was told cannot be written down.
     pub fn new(run: &'a Identity, told: &impl Serialize) -> Result<Self> {
         let told = serde_json::to_vec(told).map_err(|error| {
-            Error::Bug(format!("a configuration cannot be written as JSON: {error}"))
+            Error::Bug(format!(
+                "a configuration cannot be written as JSON: {error}"
+            ))
         })?;
-        Ok(Self { run, config: sha256(&told) })
+        Ok(Self {
+            run,
+            config: sha256(&told),
+        })
     }
 }
 
@@ -54,7 +59,8 @@ impl Crew {
     /// # Errors
     /// If the workers do not find each other.
     pub fn join(config: &WorldConfig, claim: &Claim<'_>, stop: &dyn Fn() -> bool) -> Result<Self> {
-        let (workers, devices) = (config.replicas as usize, config.devices as usize);
+        let workers = config.replicas as usize;
+        let devices = config.devices as usize;
         if workers == 1 {
             return Ok(Self::threads(devices));
         }
@@ -63,7 +69,12 @@ impl Crew {
         let run = claim.run;
         let hello = Hello {
             version: env!("CARGO_PKG_VERSION").into(),
-            run: if run.uid.is_empty() { &run.name } else { &run.uid }.clone(),
+            run: if run.uid.is_empty() {
+                &run.name
+            } else {
+                &run.uid
+            }
+            .clone(),
             stage: run.stage.clone(),
             attempt: run.attempt,
             workers,
@@ -72,7 +83,12 @@ impl Crew {
             worker,
             port: 0,
         };
-        tracing::info!(worker, workers, coordinator, "waiting for the other workers");
+        tracing::info!(
+            worker,
+            workers,
+            coordinator,
+            "waiting for the other workers"
+        );
         let crew = Self::meet(coordinator, hello, stop)?;
         tracing::info!(worker, workers, "all workers are here");
         Ok(crew)
@@ -80,7 +96,8 @@ impl Crew {
 
     /// The ranks of one of several workers.
     pub(super) fn meet(coordinator: &str, hello: Hello, stop: &dyn Fn() -> bool) -> Result<Self> {
-        let (fate, seats) = (Arc::default(), (hello.worker, hello.workers, hello.devices));
+        let fate = Arc::default();
+        let seats = (hello.worker, hello.workers, hello.devices);
         let Met { control, lanes } = meet(coordinator, hello, &fate, stop)?;
         Ok(Self::of(seats, lanes, fate, Some(Arc::new(control))))
     }
@@ -88,7 +105,10 @@ impl Crew {
     /// So many ranks of this process alone.
     pub fn threads(count: usize) -> Self {
         if count == 1 {
-            return Self { worlds: vec![World::alone()], control: None };
+            return Self {
+                worlds: vec![World::alone()],
+                control: None,
+            };
         }
         Self::of((0, 1, count), Vec::new(), Arc::default(), None)
     }
@@ -99,8 +119,11 @@ impl Crew {
         fate: Arc<Fate>,
         control: Option<Arc<Control>>,
     ) -> Self {
-        let seat =
-            |device| Seat { rank: worker * devices + device, count: workers * devices, devices };
+        let seat = |device| Seat {
+            rank: worker * devices + device,
+            count: workers * devices,
+            devices,
+        };
         let mut lanes = lanes.into_iter();
         let mut rings: Vec<_> = (0..LANES).map(|_| links(lanes.next(), devices)).collect();
         let world = |device: usize| {
@@ -116,7 +139,10 @@ impl Crew {
                 group: OnceLock::new(),
             }
         };
-        Self { worlds: (0..devices).map(world).collect(), control: control.clone() }
+        Self {
+            worlds: (0..devices).map(world).collect(),
+            control: control.clone(),
+        }
     }
 
     /// Does the work of each rank in a thread of its own, that of the first in this one.
@@ -130,14 +156,19 @@ impl Crew {
     ) -> Result<()> {
         let Self { worlds, control } = self;
         let mut worlds = worlds.into_iter().map(Arc::new);
-        let Some(own) = worlds.next() else { return Ok(()) };
+        let Some(own) = worlds.next() else {
+            return Ok(());
+        };
         let ends = std::thread::scope(|scope| {
             let others = &others;
             let rest: Vec<_> = worlds
                 .map(|world| scope.spawn(move || end(&world.clone(), || others(world))))
                 .collect();
             let mut ends = vec![end(&own.clone(), || first(own))];
-            ends.extend(rest.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Ok(()))));
+            ends.extend(
+                rest.into_iter()
+                    .map(|thread| thread.join().unwrap_or_else(|_| Ok(()))),
+            );
             ends
         });
         if let Some(control) = control {
@@ -145,7 +176,10 @@ impl Crew {
         }
         let heard = |end: &Result<()>| matches!(end, Err(Error::Lost(_)));
         let (heard, own): (Vec<_>, Vec<_>) = ends.into_iter().partition(heard);
-        own.into_iter().chain(heard).find(Result::is_err).unwrap_or(Ok(()))
+        own.into_iter()
+            .chain(heard)
+            .find(Result::is_err)
+            .unwrap_or(Ok(()))
     }
 }
 
@@ -164,16 +198,22 @@ fn end(world: &World, work: impl FnOnce() -> Result<()>) -> Result<()> {
 
 impl World {
     pub(super) fn own(&self) -> Own {
-        Own { seat: self.seat, fate: Arc::clone(&self.fate), control: self.control.clone() }
+        Own {
+            seat: self.seat,
+            fate: Arc::clone(&self.fate),
+            control: self.control.clone(),
+        }
     }
 
     /// Why this rank ended, if it heard of its own end, or a device that was given up for another's.
     fn reason(&self, error: Error) -> Error {
         let own = self.fate.ended(self.seat.rank);
         match &error {
-            Error::Lost(_) if own => {
-                self.group.get().and_then(|group| group.fault()).map_or(error, Error::Device)
-            }
+            Error::Lost(_) if own => self
+                .group
+                .get()
+                .and_then(|group| group.fault())
+                .map_or(error, Error::Device),
             Error::Device(_) if !own => self.check().err().unwrap_or(error),
             _ => error,
         }
@@ -199,8 +239,14 @@ impl Own {
             Some(control) => control.end(rank, why),
             None => {
                 let how = How::Ended(why.to_string());
-                let (ranks, step) = (rank..rank + 1, self.fate.step());
-                self.fate.lose(Loss { worker: rank / devices, ranks, step, how });
+                let ranks = rank..rank + 1;
+                let step = self.fate.step();
+                self.fate.lose(Loss {
+                    worker: rank / devices,
+                    ranks,
+                    step,
+                    how,
+                });
             }
         }
     }
@@ -217,12 +263,16 @@ fn links(lane: Option<Links>, devices: usize) -> impl Iterator<Item = Links> {
     }
     // What the last one gives to is where the first one takes from.
     from.rotate_right(1);
-    to.into_iter().zip(from).map(|(next, previous)| Links { next, previous })
+    to.into_iter()
+        .zip(from)
+        .map(|(next, previous)| Links { next, previous })
 }
 
 /// The number of this worker.
 fn worker(told: Option<&str>, workers: usize) -> Result<usize> {
-    let number = told.and_then(|told| told.parse().ok()).filter(|worker| *worker < workers);
+    let number = told
+        .and_then(|told| told.parse().ok())
+        .filter(|worker| *worker < workers);
     number.ok_or_else(|| {
         let told = told.map_or("not set".into(), |told| format!("{told:?}"));
         Error::Config(format!(

@@ -37,10 +37,19 @@ pub(super) enum How {
 
 impl Loss {
     fn error(&self) -> Error {
-        let Self { worker, ranks, step, how } = self;
+        let Self {
+            worker,
+            ranks,
+            step,
+            how,
+        } = self;
         let who = match ranks.len() {
             1 => format!("worker {worker} (rank {})", ranks.start),
-            _ => format!("worker {worker} (ranks {} to {})", ranks.start, ranks.end - 1),
+            _ => format!(
+                "worker {worker} (ranks {} to {})",
+                ranks.start,
+                ranks.end - 1
+            ),
         };
         let lost = |how: String| {
             Error::Lost(format!(
@@ -114,14 +123,19 @@ impl Fate {
     /// # Errors
     /// Who was lost, if anybody was.
     pub(super) fn check(&self) -> Result<(), Error> {
-        self.lock().loss.as_ref().map_or(Ok(()), |loss| Err(loss.error()))
+        self.lock()
+            .loss
+            .as_ref()
+            .map_or(Ok(()), |loss| Err(loss.error()))
     }
 
     /// Waits until a loss is known, but not for ever.
     pub(super) fn wait(&self, most: Duration) {
         let state = self.lock();
         // Whatever the outcome: the caller looks.
-        let _ = self.changed.wait_timeout_while(state, most, |state| state.loss.is_none());
+        let _ = self
+            .changed
+            .wait_timeout_while(state, most, |state| state.loss.is_none());
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -134,7 +148,12 @@ mod tests {
     use super::*;
 
     fn loss(worker: usize, ranks: Range<usize>, how: How) -> Loss {
-        Loss { worker, ranks, step: 17, how }
+        Loss {
+            worker,
+            ranks,
+            step: 17,
+            how,
+        }
     }
 
     #[test]
@@ -143,7 +162,12 @@ mod tests {
         fate.check().unwrap();
         assert!(fate.lose(loss(1, 1..2, How::Gone)));
         assert!(!fate.lose(loss(2, 2..3, How::Silent(10))));
-        assert!(fate.check().unwrap_err().to_string().starts_with("worker 1 (rank 1) was lost"));
+        assert!(
+            fate.check()
+                .unwrap_err()
+                .to_string()
+                .starts_with("worker 1 (rank 1) was lost")
+        );
         let fate = Fate::default();
         fate.end();
         assert!(!fate.lose(loss(1, 1..2, How::Gone)));
@@ -153,11 +177,20 @@ mod tests {
     #[test]
     fn a_loss_names_worker_ranks_step_and_what_to_do() {
         let table = [
-            (How::Gone, "worker 3 (ranks 6 to 7) was lost in step 17: its connection closed"),
-            (How::Silent(10), "nothing was heard of it for 10 s. All workers end; run the same"),
+            (
+                How::Gone,
+                "worker 3 (ranks 6 to 7) was lost in step 17: its connection closed",
+            ),
+            (
+                How::Silent(10),
+                "nothing was heard of it for 10 s. All workers end; run the same",
+            ),
             (How::Stuck(9), "its neighbour waited 9 s"),
             (How::Cut, "its connection to its neighbour broke"),
-            (How::Ended("bad".into()), "worker 3 (ranks 6 to 7) ended in step 17: bad"),
+            (
+                How::Ended("bad".into()),
+                "worker 3 (ranks 6 to 7) ended in step 17: bad",
+            ),
         ];
         for (how, expected) in table {
             let told = loss(3, 6..8, how).error().to_string();

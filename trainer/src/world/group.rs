@@ -16,7 +16,8 @@ use crate::error::{Error, Result};
 /// # Errors
 /// If they do not find one another.
 pub(super) fn join(own: Own, device: &Device, invitation: Vec<u8>) -> Result<Arc<Group>> {
-    let (device, seat) = (device.clone(), (own.seat.rank, own.seat.count));
+    let device = device.clone();
+    let seat = (own.seat.rank, own.seat.count);
     let joined = unless_lost(&own.fate, move || Group::join(&device, &invitation, seat));
     let group = Arc::new(joined??);
     let watched = Arc::downgrade(&group);
@@ -76,7 +77,12 @@ mod tests {
     fn nobody_waits_for_ranks_that_are_lost() {
         let fate = Fate::default();
         assert_eq!(unless_lost(&fate, || Ok(7)).unwrap(), Ok(7));
-        fate.lose(Loss { worker: 1, ranks: 1..2, step: 0, how: How::Gone });
+        fate.lose(Loss {
+            worker: 1,
+            ranks: 1..2,
+            step: 0,
+            how: How::Gone,
+        });
         let start = Instant::now();
         let forever = || {
             std::thread::sleep(Duration::from_secs(3600));

@@ -29,7 +29,10 @@ struct Piece {
 
 impl Piece {
     fn new() -> Self {
-        Self { words: vec![0; PIECE_BYTES / size_of::<u64>()].into(), bytes: 0 }
+        Self {
+            words: vec![0; PIECE_BYTES / size_of::<u64>()].into(),
+            bytes: 0,
+        }
     }
 
     fn reserve(&mut self, bytes: usize) -> &mut [u8] {
@@ -75,7 +78,18 @@ pub(super) fn channel() -> (Outbox, Inbox) {
         // There is room, and the other end is here.
         let _ = emptied.send(Piece::new());
     }
-    (Outbox { full, empty, wire: None }, Inbox { full: filled, empty: emptied, wire: None })
+    (
+        Outbox {
+            full,
+            empty,
+            wire: None,
+        },
+        Inbox {
+            full: filled,
+            empty: emptied,
+            wire: None,
+        },
+    )
 }
 
 impl Outbox {
@@ -144,15 +158,27 @@ pub(super) fn outgoing(stream: TcpStream, fate: Arc<Fate>) -> std::io::Result<Ou
     let write = move || {
         for piece in &inbox.full {
             let length = (piece.bytes as u32).to_le_bytes();
-            if to.write_all(&length).and_then(|()| to.write_all(piece.bytes())).is_err() {
+            if to
+                .write_all(&length)
+                .and_then(|()| to.write_all(piece.bytes()))
+                .is_err()
+            {
                 return;
             }
             // Who sends no more needs no memory back, but what it sent is still to be written.
             let _ = inbox.empty.send(piece);
         }
     };
-    let writer = Some(std::thread::Builder::new().name("ring-out".into()).spawn(write)?);
-    outbox.wire = Some(Wire { stream, writer, fate });
+    let writer = Some(
+        std::thread::Builder::new()
+            .name("ring-out".into())
+            .spawn(write)?,
+    );
+    outbox.wire = Some(Wire {
+        stream,
+        writer,
+        fate,
+    });
     Ok(outbox)
 }
 
@@ -170,8 +196,14 @@ pub(super) fn incoming(stream: TcpStream, fate: Arc<Fate>) -> std::io::Result<In
             }
         }
     };
-    std::thread::Builder::new().name("ring-in".into()).spawn(read)?;
-    inbox.wire = Some(Wire { stream, writer: None, fate });
+    std::thread::Builder::new()
+        .name("ring-in".into())
+        .spawn(read)?;
+    inbox.wire = Some(Wire {
+        stream,
+        writer: None,
+        fate,
+    });
     Ok(inbox)
 }
 

@@ -38,14 +38,20 @@ pub(super) fn meet(
     stop: &dyn Fn() -> bool,
 ) -> Result<Met> {
     let ring = bind(0).map_err(|error| failed("listen for other workers", &error))?;
-    hello.port =
-        ring.local_addr().map_err(|error| failed("listen for other workers", &error))?.port();
-    let patience = Patience { until: Instant::now() + MEET_WITHIN, stop };
+    hello.port = ring
+        .local_addr()
+        .map_err(|error| failed("listen for other workers", &error))?
+        .port();
+    let patience = Patience {
+        until: Instant::now() + MEET_WITHIN,
+        stop,
+    };
     let (peers, rings, secret) = match hello.worker {
         0 => host::host(coordinator, &hello, &patience)?,
         _ => dial::dial(coordinator, &hello, &patience)?,
     };
-    let (worker, devices) = (hello.worker, hello.devices);
+    let worker = hello.worker;
+    let devices = hello.devices;
     let control = Control::start(peers, fate.clone(), (worker, devices));
     let control = control.map_err(|error| failed("listen to the other workers", &error))?;
     let next = rings[(worker + 1) % hello.workers];
@@ -54,10 +60,20 @@ pub(super) fn meet(
     let from = host::neighbour(&ring, (secret, previous), &patience)?;
     let link = |(to, from)| {
         let next = outgoing(to, fate.clone())?;
-        Ok(Links { next, previous: incoming(from, fate.clone())? })
+        Ok(Links {
+            next,
+            previous: incoming(from, fate.clone())?,
+        })
     };
-    let lanes = to.into_iter().zip(from).map(link).collect::<std::io::Result<_>>();
-    Ok(Met { control, lanes: lanes.map_err(|error| failed("link the workers", &error))? })
+    let lanes = to
+        .into_iter()
+        .zip(from)
+        .map(link)
+        .collect::<std::io::Result<_>>();
+    Ok(Met {
+        control,
+        lanes: lanes.map_err(|error| failed("link the workers", &error))?,
+    })
 }
 
 /// How long to wait for others.
@@ -89,7 +105,9 @@ impl Patience<'_> {
 }
 
 fn failed(what: &str, error: &std::io::Error) -> Error {
-    Error::Lost(format!("cannot {what}: {error}. Run the same command again."))
+    Error::Lost(format!(
+        "cannot {what}: {error}. Run the same command again."
+    ))
 }
 
 /// A port on all addresses of this machine.

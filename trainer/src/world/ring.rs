@@ -34,7 +34,12 @@ pub(super) struct Links {
 impl Ring {
     /// A place among others, or alone where there are no links.
     pub(super) fn new(seat: Seat, links: Option<Links>, fate: Arc<Fate>) -> Self {
-        Self { seat, links, fate, waited: Duration::ZERO }
+        Self {
+            seat,
+            links,
+            fate,
+            waited: Duration::ZERO,
+        }
     }
 
     /// How long others let this rank wait so far.
@@ -44,7 +49,9 @@ impl Ring {
 
     /// Makes every value its sum over all ranks.
     pub(super) fn sum<T: Pod + AddAssign>(&mut self, values: &mut [T]) {
-        let (length, count, rank) = (values.len(), self.seat.count, self.seat.rank);
+        let length = values.len();
+        let count = self.seat.count;
+        let rank = self.seat.rank;
         let part = |at: usize| length * (at % count) / count..length * (at % count + 1) / count;
         // Each part travels once around, growing; then once more, whole.
         let grown = self.pass(
@@ -66,7 +73,8 @@ impl Ring {
         values: &mut [T],
         place: impl Fn(usize) -> Range<usize>,
     ) {
-        let (count, rank) = (self.seat.count, self.seat.rank);
+        let count = self.seat.count;
+        let rank = self.seat.rank;
         let places = |step| place((rank + count - step) % count);
         let done = self.pass(values, places, |to, from| to.copy_from_slice(from));
         self.judge(done);
@@ -94,7 +102,9 @@ impl Ring {
         (mut sent, mut got): (Range<usize>, Range<usize>),
         take: impl Fn(&mut [T], &[T]),
     ) -> Result<(), Broken> {
-        let Some(Links { next, previous }) = &self.links else { return Ok(()) };
+        let Some(Links { next, previous }) = &self.links else {
+            return Ok(());
+        };
         let most = PIECE_BYTES / size_of::<T>();
         let cut = |part: &mut Range<usize>| {
             let piece = part.start..part.end.min(part.start + most);
@@ -102,7 +112,8 @@ impl Ring {
             Some(piece).filter(|piece| !piece.is_empty())
         };
         loop {
-            let (out, into) = (cut(&mut sent), cut(&mut got));
+            let out = cut(&mut sent);
+            let into = cut(&mut got);
             if let Some(out) = &out {
                 next.send(&values[out.clone()], &self.fate)?;
             }
@@ -113,8 +124,9 @@ impl Ring {
                 continue;
             };
             let start = Instant::now();
-            let received =
-                previous.receive(into.len(), &self.fate, |piece| take(&mut values[into], piece));
+            let received = previous.receive(into.len(), &self.fate, |piece| {
+                take(&mut values[into], piece)
+            });
             self.waited += start.elapsed();
             received?;
         }
@@ -123,10 +135,19 @@ impl Ring {
     /// A link that broke without a loss that is known of is the neighbour's.
     fn judge(&self, done: Result<(), Broken>) {
         if let Err(Broken(how)) = done {
-            let Seat { rank, count, devices } = self.seat;
+            let Seat {
+                rank,
+                count,
+                devices,
+            } = self.seat;
             let worker = (rank + count - 1) % count / devices;
             let ranks = worker * devices..(worker + 1) * devices;
-            self.fate.lose(Loss { worker, ranks, step: self.fate.step(), how });
+            self.fate.lose(Loss {
+                worker,
+                ranks,
+                step: self.fate.step(),
+                how,
+            });
         }
     }
 }

@@ -21,7 +21,9 @@ pub(crate) fn each<T: Send>(count: usize, work: impl Fn(&World) -> T + Sync) -> 
 
 /// Numbers whose sums round.
 fn numbers(rank: usize, length: usize) -> Vec<f32> {
-    (0..length).map(|i| ((i * 7 + rank * 31) % 101) as f32 / 7.0).collect()
+    (0..length)
+        .map(|i| ((i * 7 + rank * 31) % 101) as f32 / 7.0)
+        .collect()
 }
 
 const LENGTHS: [usize; 8] = [0, 1, 2, 3, 5, 97, 4099, 200_003];
@@ -33,8 +35,10 @@ fn sums_are_right_and_the_same_bits_everywhere_whatever_the_length() {
             LENGTHS.map(|length| {
                 let mut values = numbers(world.rank(), length);
                 world.add(&mut values);
-                let mut wide: Vec<_> =
-                    numbers(world.rank(), length).iter().map(|&x| f64::from(x)).collect();
+                let mut wide: Vec<_> = numbers(world.rank(), length)
+                    .iter()
+                    .map(|&x| f64::from(x))
+                    .collect();
                 world.sum(&mut wide);
                 (values, wide)
             })
@@ -44,10 +48,16 @@ fn sums_are_right_and_the_same_bits_everywhere_whatever_the_length() {
             let (narrow, wide) = &found[0][at];
             for (place, sum) in wide.iter().enumerate() {
                 let right: f64 = all.iter().map(|values| f64::from(values[place])).sum();
-                assert!((sum - right).abs() < 1e-9, "{count} ranks, {length}: {sum}, not {right}");
+                assert!(
+                    (sum - right).abs() < 1e-9,
+                    "{count} ranks, {length}: {sum}, not {right}"
+                );
                 assert!((f64::from(narrow[place]) - right).abs() < 1e-4);
             }
-            assert!(found.iter().all(|other| other[at] == found[0][at]), "{count} ranks, {length}");
+            assert!(
+                found.iter().all(|other| other[at] == found[0][at]),
+                "{count} ranks, {length}"
+            );
         }
     }
 }
@@ -64,8 +74,15 @@ fn every_rank_gets_what_each_brings_however_much_that_is() {
             (equal, world.exchange(&own).unwrap(), heard)
         });
         for (equal, any, heard) in found {
-            assert!(equal.iter().enumerate().all(|(at, value)| *value == (at / 3) as f32));
-            let right: Vec<_> = (0..count).map(|rank| numbers(rank, LENGTHS[rank + 4])).collect();
+            assert!(
+                equal
+                    .iter()
+                    .enumerate()
+                    .all(|(at, value)| *value == (at / 3) as f32)
+            );
+            let right: Vec<_> = (0..count)
+                .map(|rank| numbers(rank, LENGTHS[rank + 4]))
+                .collect();
             assert_eq!(any, right);
             assert_eq!(heard, [7]);
         }
@@ -95,7 +112,10 @@ fn gradients_are_summed_wherever_they_are_handed_in_and_left_alone_elsewhere() {
         assert!((found[0][place] - right(place)).abs() < 1e-4, "{place}");
     }
     assert!(found.iter().all(|values| values[10..] == found[0][10..]));
-    assert_eq!([found[1][3], found[1][9]], [numbers(1, length)[3], numbers(1, length)[9]]);
+    assert_eq!(
+        [found[1][3], found[1][9]],
+        [numbers(1, length)[3], numbers(1, length)[9]]
+    );
 }
 
 #[test]
@@ -109,27 +129,44 @@ fn a_rank_that_ends_badly_ends_all_and_its_own_word_is_the_one_that_counts() {
                 1 => Err(Error::Data("bad picture".into())),
                 _ => {
                     let heard = world.meet().and(world.meet());
-                    told.lock().unwrap().push(heard.as_ref().unwrap_err().to_string());
+                    told.lock()
+                        .unwrap()
+                        .push(heard.as_ref().unwrap_err().to_string());
                     heard
                 }
             }
         };
         let ended = Crew::threads(3).work(job, job).unwrap_err();
-        let own = if panics { "rank 1 panicked" } else { "bad picture" };
-        assert!(!matches!(ended, Error::Lost(_)) && ended.to_string().contains(own), "{ended}");
+        let own = if panics {
+            "rank 1 panicked"
+        } else {
+            "bad picture"
+        };
+        assert!(
+            !matches!(ended, Error::Lost(_)) && ended.to_string().contains(own),
+            "{ended}"
+        );
         let told = told.into_inner().unwrap();
         assert_eq!(told.len(), 2);
         let expected = format!("worker 0 (rank 1) ended in step 4: {own}");
-        assert!(told.iter().all(|told| told.starts_with(&expected)), "{told:?}");
+        assert!(
+            told.iter().all(|told| told.starts_with(&expected)),
+            "{told:?}"
+        );
     }
 }
 
 #[test]
 fn ranks_that_have_something_else_are_named() {
-    let found = each(3, |world| world.agree("data set", u64::from(world.rank() == 2)));
+    let found = each(3, |world| {
+        world.agree("data set", u64::from(world.rank() == 2))
+    });
     for told in found {
         let told = told.unwrap_err().to_string();
-        assert!(told.contains("rank 2 (worker 0) has another data set than rank 0"), "{told}");
+        assert!(
+            told.contains("rank 2 (worker 0) has another data set than rank 0"),
+            "{told}"
+        );
     }
     each(3, |world| world.agree("data set", 5).unwrap());
 }

@@ -39,7 +39,11 @@ pub(super) enum Word {
     /// else knows.
     Table { rings: Vec<SocketAddr>, secret: u64 },
     /// A worker's first word to the next one in the ring.
-    Neighbour { secret: u64, worker: usize, lane: usize },
+    Neighbour {
+        secret: u64,
+        worker: usize,
+        lane: usize,
+    },
     /// Still here.
     Beat,
     /// Somebody is not.
@@ -77,12 +81,21 @@ mod tests {
 
     #[test]
     fn a_word_is_read_as_it_was_written_and_anything_else_is_refused() {
-        let word = Word::Neighbour { secret: u64::MAX, worker: 3, lane: 1 };
+        let word = Word::Neighbour {
+            secret: u64::MAX,
+            worker: 3,
+            lane: 1,
+        };
         let mut bytes = Vec::new();
         word.write(&mut bytes).unwrap();
         assert_eq!(Word::read(&mut bytes.as_slice()).unwrap(), word);
-        let table: [&[u8]; 5] =
-            [b"", b"GET / HTTP/1.1\r\n", b"\x04\0\0\0nope", b"\xff\xff\xff\x7f", &bytes[..9]];
+        let table: [&[u8]; 5] = [
+            b"",
+            b"GET / HTTP/1.1\r\n",
+            b"\x04\0\0\0nope",
+            b"\xff\xff\xff\x7f",
+            &bytes[..9],
+        ];
         for bytes in table {
             Word::read(&mut &bytes[..]).unwrap_err();
         }

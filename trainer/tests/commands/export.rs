@@ -11,8 +11,19 @@ use super::*;
 /// The towers of a golden model with the weights at a URI.
 fn read(model: &Path, uri: &Path) -> Params {
     let config = reference::model(&Store::open(words(model)).unwrap()).unwrap();
-    let (_, mut params) = Clip::new(&config, Capacity { batch: 1, context: 1 });
-    load(&mut params, &source::weights(words(uri)).unwrap().tensors, Part::All).unwrap();
+    let (_, mut params) = Clip::new(
+        &config,
+        Capacity {
+            batch: 1,
+            context: 1,
+        },
+    );
+    load(
+        &mut params,
+        &source::weights(words(uri)).unwrap().tensors,
+        Part::All,
+    )
+    .unwrap();
     params
 }
 
@@ -31,11 +42,13 @@ fn a_model_in_the_layouts_of_others_is_read_again_bit_for_bit() {
         ("vit_b16", "ofa", "clip_cn.pt"),
         ("rn50", "ofa", "clip_cn.pt"),
     ] {
-        let (model, to) = (golden("model").join(name), folder.path().join(name).join(format));
+        let model = golden("model").join(name);
+        let to = folder.path().join(name).join(format);
         let arguments = ["export", "--model", words(&model), "--format", format];
         let more = ["--to", words(&to), "--vocab", words(&vocabulary)];
         succeed(&[&arguments[..], &more].concat(), b"");
-        let (found, right) = (read(&model, &to.join(file)), read(&model, &model));
+        let found = read(&model, &to.join(file));
+        let right = read(&model, &model);
         for (found, right) in [(found.values, right.values), (found.state, right.state)] {
             assert_eq!(found.read(), right.read(), "{name} as {format}");
         }
@@ -46,28 +59,66 @@ fn a_model_in_the_layouts_of_others_is_read_again_bit_for_bit() {
 fn a_folder_for_transformers_says_what_the_model_is() {
     let folder = tempfile::tempdir().unwrap();
     let vocabulary = vocabulary(folder.path());
-    let (model, to) = (golden("model/vit_b16"), folder.path().join("to"));
-    let arguments = ["export", "--model", words(&model), "--format", "huggingface"];
+    let model = golden("model/vit_b16");
+    let to = folder.path().join("to");
+    let arguments = [
+        "export",
+        "--model",
+        words(&model),
+        "--format",
+        "huggingface",
+    ];
     let more = ["--to", words(&to), "--vocab", words(&vocabulary)];
     succeed(&[&arguments[..], &more].concat(), b"");
-    let json = |name| std::fs::read_to_string(to.join(name)).unwrap().parse::<Value>().unwrap();
+    let json = |name| {
+        std::fs::read_to_string(to.join(name))
+            .unwrap()
+            .parse::<Value>()
+            .unwrap()
+    };
     let config = json("config.json");
     assert_eq!(config["vision_config"]["num_attention_heads"], 3);
     assert_eq!(config["text_config"]["vocab_size"], 512);
     assert_eq!(json("preprocessor_config.json")["size"]["height"], 64);
     assert_eq!(json("tokenizer_config.json")["model_max_length"], 52);
-    assert_eq!(std::fs::read(to.join("vocab.txt")).unwrap(), std::fs::read(&vocabulary).unwrap());
+    assert_eq!(
+        std::fs::read(to.join("vocab.txt")).unwrap(),
+        std::fs::read(&vocabulary).unwrap()
+    );
 }
 
 #[test]
 fn a_model_that_a_layout_has_no_place_for_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let (model, to) = (golden("model/rn50"), folder.path().join("to"));
-    let arguments = ["export", "--model", words(&model), "--format", "huggingface"];
-    refuse(&[&arguments[..], &["--to", words(&to)]].concat(), b"", 78, "with a ResNet");
+    let model = golden("model/rn50");
+    let to = folder.path().join("to");
+    let arguments = [
+        "export",
+        "--model",
+        words(&model),
+        "--format",
+        "huggingface",
+    ];
+    refuse(
+        &[&arguments[..], &["--to", words(&to)]].concat(),
+        b"",
+        78,
+        "with a ResNet",
+    );
     let model = golden("model/vit_b16");
-    let arguments = ["export", "--model", words(&model), "--format", "huggingface"];
+    let arguments = [
+        "export",
+        "--model",
+        words(&model),
+        "--format",
+        "huggingface",
+    ];
     let expected = "it has 21128 entries, and the model knows 512";
-    refuse(&[&arguments[..], &["--to", words(&to)]].concat(), b"", 78, expected);
+    refuse(
+        &[&arguments[..], &["--to", words(&to)]].concat(),
+        b"",
+        78,
+        expected,
+    );
     assert!(!to.exists());
 }

@@ -2,12 +2,23 @@ use serde_json::Value;
 
 use super::*;
 
-const FEATURES: [&str; 3] =
-    ["test_imgs.img_feat.jsonl", "test_texts.txt_feat.jsonl", "test_texts.jsonl"];
+const FEATURES: [&str; 3] = [
+    "test_imgs.img_feat.jsonl",
+    "test_texts.txt_feat.jsonl",
+    "test_texts.jsonl",
+];
 
 pub(super) fn score(files: &[PathBuf; 3]) -> [&str; 7] {
     let [images, texts, relevance] = files.each_ref().map(|file| words(file));
-    ["score", "--images", images, "--texts", texts, "--relevance", relevance]
+    [
+        "score",
+        "--images",
+        images,
+        "--texts",
+        texts,
+        "--relevance",
+        relevance,
+    ]
 }
 
 #[test]
@@ -20,7 +31,8 @@ fn features_of_anybody_are_scored_as_the_reference_does() {
         let found: Value = serde_json::from_slice(&succeed(&score(&files), b"")).unwrap();
         for direction in ["text_to_image", "image_to_text"] {
             for key in ["r1", "r5", "r10", "mean_recall"] {
-                let (found, right) = (&found[direction][key], &expect[direction][key]);
+                let found = &found[direction][key];
+                let right = &expect[direction][key];
                 let error = (found.as_f64().unwrap() - right.as_f64().unwrap()).abs();
                 assert!(error < 1e-9, "{direction} {key}: {found}, expected {right}");
             }
@@ -38,16 +50,26 @@ fn what_was_found_is_written_for_the_references_evaluation() {
     let told = succeed(&[&arguments[..], &predictions[..]].concat(), b"");
     let told: Value = serde_json::from_slice(&told).unwrap();
     let read = |name: &str| std::fs::read_to_string(to.join(name)).unwrap();
-    let rows = |text: &str| text.lines().map(|l| l.parse().unwrap()).collect::<Vec<Value>>();
+    let rows = |text: &str| {
+        text.lines()
+            .map(|l| l.parse().unwrap())
+            .collect::<Vec<Value>>()
+    };
     let right = golden("metrics/test_predictions.jsonl");
-    assert_eq!(rows(&read("text_to_image.jsonl")), rows(&std::fs::read_to_string(right).unwrap()));
+    assert_eq!(
+        rows(&read("text_to_image.jsonl")),
+        rows(&std::fs::read_to_string(right).unwrap())
+    );
     let score: Value = read("image_to_text_score.json").parse().unwrap();
     assert_eq!(score["scoreJson"]["r5"], told["image_to_text"]["r5"]);
 
     // Without labels there is nothing to say, and the predictions are the same.
     let blind = folder.path().join("blind");
     let predictions = ["--predictions", words(&blind)];
-    assert_eq!(succeed(&[&arguments[..5], &predictions[..]].concat(), b""), b"");
+    assert_eq!(
+        succeed(&[&arguments[..5], &predictions[..]].concat(), b""),
+        b""
+    );
     let same = std::fs::read_to_string(blind.join("text_to_image.jsonl")).unwrap();
     assert_eq!(same, read("text_to_image.jsonl"));
     assert!(!blind.join("text_to_image_score.json").exists());
@@ -64,11 +86,31 @@ fn features_that_cannot_be_scored_are_told_by_their_line() {
     ];
     let table = [
         (0, "", "holds no feature"),
-        (0, "{\"image_id\": 1}", "line 1, column 15: missing field `feature`"),
-        (0, "{\"image_id\": 1, \"feature\": [NaN]}", "line 1, column 29: expected value"),
-        (0, "{\"image_id\": 1, \"feature\": [1e39]}", "number 0 of feature 1 is no finite"),
-        (0, "{\"image_id\": 1, \"feature\": []}", "feature 1 has 0 numbers"),
-        (0, "{\"image_id\": 1, \"feature\": [1]}", "features of 1 numbers"),
+        (
+            0,
+            "{\"image_id\": 1}",
+            "line 1, column 15: missing field `feature`",
+        ),
+        (
+            0,
+            "{\"image_id\": 1, \"feature\": [NaN]}",
+            "line 1, column 29: expected value",
+        ),
+        (
+            0,
+            "{\"image_id\": 1, \"feature\": [1e39]}",
+            "number 0 of feature 1 is no finite",
+        ),
+        (
+            0,
+            "{\"image_id\": 1, \"feature\": []}",
+            "feature 1 has 0 numbers",
+        ),
+        (
+            0,
+            "{\"image_id\": 1, \"feature\": [1]}",
+            "features of 1 numbers",
+        ),
         (
             1,
             "{\"text_id\": 1, \"feature\": [1, 0]}\n{\"text_id\": 1, \"feature\": [1, 0]}",
@@ -80,9 +122,21 @@ fn features_that_cannot_be_scored_are_told_by_their_line() {
             "line 2: feature 2 has 1 numbers, the first has 2",
         ),
         (2, "{\"text_id\": 1, \"image_ids\": [2, 3]}", "line 1: "),
-        (2, "{\"text_id\": 4, \"image_ids\": [2]}", "has no feature 4"),
-        (2, "{\"text_id\": 1, \"image_ids\": []}", "says of no text what it describes"),
-        (2, "{\"text_id\": 1}", "Expected {\\\"text_id\\\": 1, \\\"image_ids\\\": [2, …]}"),
+        (
+            2,
+            "{\"text_id\": 4, \"image_ids\": [2]}",
+            "has no feature 4",
+        ),
+        (
+            2,
+            "{\"text_id\": 1, \"image_ids\": []}",
+            "says of no text what it describes",
+        ),
+        (
+            2,
+            "{\"text_id\": 1}",
+            "Expected {\\\"text_id\\\": 1, \\\"image_ids\\\": [2, …]}",
+        ),
     ];
     for (which, spoiled, expected) in table {
         for (place, text) in good.iter().enumerate() {

@@ -11,9 +11,16 @@ fn a_split_of_the_reference_is_scored_as_the_shards_that_are_made_of_it() {
     let prepared = folder.path().join("prepared");
     let of_file = golden("dataset/train");
     let of_databases = golden("dataset/lmdb/train");
-    let (images, texts) = (golden("dataset/train_imgs.tsv"), golden("dataset/train_texts.jsonl"));
+    let images = golden("dataset/train_imgs.tsv");
+    let texts = golden("dataset/train_texts.jsonl");
     let files = ["--images", words(&images), "--texts", words(&texts)];
-    let prepare = ["prepare", "--most-skipped", "10", "--output", words(&prepared)];
+    let prepare = [
+        "prepare",
+        "--most-skipped",
+        "10",
+        "--output",
+        words(&prepared),
+    ];
     succeed(&[&prepare[..], &files].concat(), b"");
 
     let results = folder.path().join("results");
@@ -29,20 +36,37 @@ fn a_split_of_the_reference_is_scored_as_the_shards_that_are_made_of_it() {
     let temporary = folder.path().join("tmp");
     fs::create_dir(&temporary).unwrap();
     let mut evaluate = Command::new(env!("CARGO_BIN_EXE_cnclip"));
-    let evaluate = evaluate.args(["evaluate", "--config", words(&file)]).env("TMPDIR", &temporary);
+    let evaluate = evaluate
+        .args(["evaluate", "--config", words(&file)])
+        .env("TMPDIR", &temporary);
     let output = evaluate.output().unwrap();
-    assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "shards were left behind");
+    assert_eq!(
+        fs::read_dir(&temporary).unwrap().count(),
+        0,
+        "shards were left behind"
+    );
     let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && told.contains(words(&images)), "{told}");
+    assert!(
+        output.status.success() && told.contains(words(&images)),
+        "{told}"
+    );
 
     let found: Value =
         serde_json::from_slice(&fs::read(results.join("results.json")).unwrap()).unwrap();
     let found = found["tasks"].as_array().unwrap();
-    assert!(found[0]["retrieval"]["recalls"]["textToImage"]["r1"].is_number(), "{found:?}");
+    assert!(
+        found[0]["retrieval"]["recalls"]["textToImage"]["r1"].is_number(),
+        "{found:?}"
+    );
     for (task, dataset) in found.iter().zip(sets) {
         assert_eq!(task["dataset"], words(dataset));
         for same in ["digest", "retrieval", "images"] {
-            assert_eq!(task[same], found[0][same], "{same} of {}", dataset.display());
+            assert_eq!(
+                task[same],
+                found[0][same],
+                "{same} of {}",
+                dataset.display()
+            );
         }
     }
     let lines = |task: &str| {

@@ -32,29 +32,40 @@ pub(crate) struct Pairs {
 
 impl Pairs {
     pub(crate) fn batch(&self) -> Batch<'_> {
-        Batch { pixels: Pixels::Normalized(&self.pixels), texts: self.texts() }
+        Batch {
+            pixels: Pixels::Normalized(&self.pixels),
+            texts: self.texts(),
+        }
     }
 
     /// Pairs `from..to`.
     pub(crate) fn part(&self, from: usize, to: usize) -> Self {
         let picture = self.pixels.len() / self.texts().count();
-        let (first, last) = (self.offsets[from], self.offsets[to]);
+        let first = self.offsets[from];
+        let last = self.offsets[to];
         Self {
             pixels: self.pixels[from * picture..to * picture].to_vec(),
             ids: self.ids[first..last].to_vec(),
-            offsets: self.offsets[from..=to].iter().map(|offset| offset - first).collect(),
+            offsets: self.offsets[from..=to]
+                .iter()
+                .map(|offset| offset - first)
+                .collect(),
         }
     }
 
     pub(crate) fn texts(&self) -> Texts<'_> {
-        Texts { ids: &self.ids, offsets: &self.offsets }
+        Texts {
+            ids: &self.ids,
+            offsets: &self.offsets,
+        }
     }
 }
 
 impl Golden {
     pub(crate) fn read(name: &str) -> Self {
-        let folder =
-            PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/model").join(name);
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/golden/model")
+            .join(name);
         let json =
             |file| serde_json::from_slice(&std::fs::read(folder.join(file)).unwrap()).unwrap();
         let store = Store::open(folder.to_str().unwrap()).unwrap();
@@ -76,23 +87,35 @@ impl Golden {
 
     /// The same, declared in another way.
     pub(crate) fn declared(&self, declare: Declare) -> (Clip, Params) {
-        let (clip, mut params) = declare(&self.config, Capacity { batch: 6, context: 20 });
+        let (clip, mut params) = declare(
+            &self.config,
+            Capacity {
+                batch: 6,
+                context: 20,
+            },
+        );
         load(&mut params, &self.weights, Part::All).unwrap();
         (clip, params)
     }
 
     /// One of the three batches.
     pub(crate) fn pairs(&self, batch: usize) -> Pairs {
-        let (images, texts) = (&self.io["images"], &self.io["texts"]);
+        let images = &self.io["images"];
+        let texts = &self.io["texts"];
         let size: usize = images.shape[1..].iter().product();
         let context = texts.shape[2];
         let rows = &texts.values[batch * texts.shape[1] * context..][..texts.shape[1] * context];
-        let (mut ids, mut offsets) = (Vec::new(), vec![0]);
+        let mut ids = Vec::new();
+        let mut offsets = vec![0];
         for row in rows.chunks(context) {
             ids.extend(row.iter().filter(|&&id| id != 0.0).map(|&id| id as u32));
             offsets.push(ids.len());
         }
-        Pairs { pixels: images.values[batch * size..][..size].to_vec(), ids, offsets }
+        Pairs {
+            pixels: images.values[batch * size..][..size].to_vec(),
+            ids,
+            offsets,
+        }
     }
 }
 
@@ -104,7 +127,10 @@ fn config(json: &Value) -> ModelConfig {
             resolution: int("image_resolution"),
             vit: None,
             resnet: Some(Resnet {
-                layers: layers.iter().map(|layer| layer.as_i64().unwrap() as i32).collect(),
+                layers: layers
+                    .iter()
+                    .map(|layer| layer.as_i64().unwrap() as i32)
+                    .collect(),
                 width: int("vision_width"),
             }),
         },
@@ -129,7 +155,11 @@ fn config(json: &Value) -> ModelConfig {
         hidden_dropout_percent: 0,
         attention_dropout_percent: 0,
     };
-    ModelConfig { embed_dim: int("embed_dim"), image, text }
+    ModelConfig {
+        embed_dim: int("embed_dim"),
+        image,
+        text,
+    }
 }
 
 /// Asserts that two arrays agree to an error relative to the largest value.
@@ -138,7 +168,10 @@ pub(crate) fn assert_close(name: &str, found: &[f32], right: &[f32], tolerance: 
     let largest = right.iter().fold(0f32, |most, value| most.max(value.abs()));
     for (at, (found, right)) in found.iter().zip(right).enumerate() {
         let error = (found - right).abs();
-        assert!(error <= tolerance * largest.max(1e-6), "{name}[{at}]: {found}, expected {right}");
+        assert!(
+            error <= tolerance * largest.max(1e-6),
+            "{name}[{at}]: {found}, expected {right}"
+        );
     }
 }
 

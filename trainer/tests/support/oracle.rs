@@ -5,7 +5,9 @@ use cnclip::ops::random::{normal, stream};
 use cnclip::params::Layout;
 
 pub(crate) fn numbers(length: usize, seed: u64) -> Vec<f32> {
-    (0..length as u64).map(|i| normal(stream(seed, i))).collect()
+    (0..length as u64)
+        .map(|i| normal(stream(seed, i)))
+        .collect()
 }
 
 pub(crate) fn var(values: &[f32], shape: &[usize]) -> Var {
@@ -29,7 +31,13 @@ pub(crate) fn oracle(
     let y = formula().unwrap();
     let dy = tensor(dy, y.dims());
     let gradients = (&y * dy).unwrap().sum_all().unwrap().backward().unwrap();
-    (flat(&y), inputs.iter().map(|input| flat(gradients.get(input).unwrap())).collect())
+    (
+        flat(&y),
+        inputs
+            .iter()
+            .map(|input| flat(gradients.get(input).unwrap()))
+            .collect(),
+    )
 }
 
 pub(crate) fn assert_close(what: &str, found: &[f32], right: &[f32]) {
@@ -51,8 +59,13 @@ pub(crate) struct Params {
 /// Parameters with these values, and gradients that start at 1 to show that they are added to.
 pub(crate) fn params(layout: Layout) -> Params {
     let params = layout.build();
-    let (trained, state) = (params.values.len(), params.state.len());
-    Params { values: numbers(trained, 99), gradients: vec![1.0; trained], state: vec![0.0; state] }
+    let trained = params.values.len();
+    let state = params.state.len();
+    Params {
+        values: numbers(trained, 99),
+        gradients: vec![1.0; trained],
+        state: vec![0.0; state],
+    }
 }
 
 pub(crate) fn plus_one(values: &[f32]) -> Vec<f32> {

@@ -44,14 +44,29 @@ pub(crate) fn stage(model: &ModelConfig) -> TrainConfig {
 pub(crate) fn reserve(
     memory: &Memory,
     config: &TrainConfig,
-    Way { micro_batch, recompute }: Way,
+    Way {
+        micro_batch,
+        recompute,
+    }: Way,
 ) -> (Clip, Params, AdamW, Average, Accumulator) {
-    let capacity = Capacity { batch: micro_batch, context: config.context_length as usize };
-    let compute = Compute { recompute, precision: config.world.precision };
+    let capacity = Capacity {
+        batch: micro_batch,
+        context: config.context_length as usize,
+    };
+    let compute = Compute {
+        recompute,
+        precision: config.world.precision,
+    };
     let (clip, params) = Clip::within(memory, &config.model, capacity, compute);
-    let settings =
-        Settings { beta_1: 0.9, beta_2: 0.9, epsilon: 1.0, weight_decay: 0.0, max_norm: None };
-    let (adamw, average) = (AdamW::new(&params, settings), Average::new(&params, 0.5));
+    let settings = Settings {
+        beta_1: 0.9,
+        beta_2: 0.9,
+        epsilon: 1.0,
+        weight_decay: 0.0,
+        max_norm: None,
+    };
+    let adamw = AdamW::new(&params, settings);
+    let average = Average::new(&params, 0.5);
     let batches = (config.global_batch_size as usize, micro_batch);
     let accumulator = Accumulator::new(&clip, &params, batches);
     (clip, params, adamw, average, accumulator)
@@ -59,7 +74,8 @@ pub(crate) fn reserve(
 
 /// Fails unless a plan is within a hundredth of what was reserved.
 pub(crate) fn near(planned: u64, reserved: u64, what: &str) {
-    let (planned, reserved) = (planned as f64, reserved as f64);
+    let planned = planned as f64;
+    let reserved = reserved as f64;
     assert!(
         (planned / reserved - 1.0).abs() < 0.01,
         "{what}: {planned} planned, {reserved} reserved"

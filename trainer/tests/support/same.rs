@@ -21,7 +21,10 @@ fn assert_weights(name: &str, found: &[f32], right: &[f32]) {
     let largest = right.iter().fold(0f32, |most, value| most.max(value.abs()));
     for (found, right) in found.iter().zip(right) {
         let error = (found - right).abs();
-        assert!(error <= 1e-4 * largest + OF_STEPS, "{name}: {found}, expected {right}");
+        assert!(
+            error <= 1e-4 * largest + OF_STEPS,
+            "{name}: {found}, expected {right}"
+        );
     }
 }
 
@@ -31,10 +34,14 @@ pub(crate) fn assert_same(
     (name, found): (&str, &Report),
     (other, right): (&str, &Report),
 ) {
-    let (found_losses, right_losses) = (losses(folder, name), losses(folder, other));
+    let found_losses = losses(folder, name);
+    let right_losses = losses(folder, other);
     assert_eq!(found_losses.len(), right_losses.len());
     for (found, right) in found_losses.iter().zip(&right_losses) {
-        assert!((found - right).abs() < 1e-5 * right, "{name}: {found_losses:?}, {right_losses:?}");
+        assert!(
+            (found - right).abs() < 1e-5 * right,
+            "{name}: {found_losses:?}, {right_losses:?}"
+        );
     }
     assert_eq!(found.validation, right.validation, "{name}");
     assert_eq!(found.samples_seen, right.samples_seen, "{name}");

@@ -28,11 +28,13 @@ pub(crate) fn scores(folder: &Path, name: &str) -> (Vec<TaskResult>, Vec<(String
     let results = std::fs::read(folder.join("results.json")).unwrap();
     let mut results: Results = serde_json::from_slice(&results).unwrap();
     results.tasks.iter_mut().for_each(|task| task.seconds = 0.0);
-    let files = std::fs::read_dir(folder.join("tasks/task-0")).unwrap().map(|entry| {
-        let entry = entry.unwrap();
-        let name = entry.file_name().into_string().unwrap();
-        (name, std::fs::read_to_string(entry.path()).unwrap())
-    });
+    let files = std::fs::read_dir(folder.join("tasks/task-0"))
+        .unwrap()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            (name, std::fs::read_to_string(entry.path()).unwrap())
+        });
     let mut files: Vec<_> = files.collect();
     files.sort();
     (results.tasks, files)

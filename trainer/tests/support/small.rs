@@ -21,7 +21,12 @@ pub(crate) const STEPS: u64 = 8;
 /// dropout, augmentation, and an epoch that ends between two steps.
 pub(crate) fn config(folder: &Path, name: &str) -> TrainConfig {
     TrainConfig {
-        run: Identity { name: name.into(), uid: String::new(), stage: "train".into(), attempt: 1 },
+        run: Identity {
+            name: name.into(),
+            uid: String::new(),
+            stage: "train".into(),
+            attempt: 1,
+        },
         model: model(),
         context_length: 12,
         vocabulary: Some(vocabulary(folder)),
@@ -53,7 +58,10 @@ pub(crate) fn config(folder: &Path, name: &str) -> TrainConfig {
             dataset: dataset(&folder.join("data"), 0),
             every_steps: 5,
         }),
-        checkpoint: CheckpointConfig { every_steps: 3, keep: 2 },
+        checkpoint: CheckpointConfig {
+            every_steps: 3,
+            keep: 2,
+        },
         artifacts: folder.join(name).display().to_string(),
         seed: 7,
         max_skipped_percent: 20.0,
@@ -69,7 +77,10 @@ fn model() -> ModelConfig {
         image: ImageTower {
             resolution: 32,
             vit: None,
-            resnet: Some(Resnet { layers: vec![1, 1, 1, 1], width: 4 }),
+            resnet: Some(Resnet {
+                layers: vec![1, 1, 1, 1],
+                width: 4,
+            }),
         },
         text: TextTower {
             vocab_size: 7,
@@ -85,9 +96,13 @@ fn model() -> ModelConfig {
 }
 
 fn vocabulary(folder: &Path) -> PinnedFile {
-    let (path, words) = (folder.join("vocab.txt"), "[PAD]\n[UNK]\n[CLS]\n[SEP]\n长\n的\nab\n");
+    let path = folder.join("vocab.txt");
+    let words = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n长\n的\nab\n";
     std::fs::write(&path, words).unwrap();
-    PinnedFile { uri: path.display().to_string(), sha256: sha256(words.as_bytes()) }
+    PinnedFile {
+        uri: path.display().to_string(),
+        sha256: sha256(words.as_bytes()),
+    }
 }
 
 /// Shards of the golden data set; another `variant` has other bytes.
@@ -96,7 +111,8 @@ pub(crate) fn dataset(folder: &Path, variant: u64) -> String {
     let here = concat!(env!("CARGO_MANIFEST_DIR"), "/../trainer/tests/golden");
     let golden = std::env::var("CNCLIP_GOLDEN").unwrap_or_else(|_| here.to_owned());
     let golden = Path::new(&golden).join("dataset");
-    let (images, texts) = (golden.join("train_imgs.tsv"), golden.join("train_texts.jsonl"));
+    let images = golden.join("train_imgs.tsv");
+    let texts = golden.join("train_texts.jsonl");
     let store = Store::open(folder.to_str().unwrap()).unwrap();
     let options = prepare::Options {
         shard_bytes: (14 + 9 * variant) << 10,
@@ -132,7 +148,11 @@ pub(crate) fn final_weights(folder: &Path, name: &str) -> Vec<u8> {
 
 /// The weights that a run ended with, as a later stage finds them.
 pub(crate) fn final_tensors(folder: &Path, name: &str) -> Tensors {
-    source::weights(&stage(folder, name)).unwrap().tensors.to_tensors().unwrap()
+    source::weights(&stage(folder, name))
+        .unwrap()
+        .tensors
+        .to_tensors()
+        .unwrap()
 }
 
 pub(crate) fn flip_a_byte(file: &Path) {

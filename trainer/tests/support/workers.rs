@@ -34,12 +34,24 @@ pub(crate) fn coordinator() -> String {
 
 /// Starts as many workers as the configuration has, in a folder; `astray` in another one.
 pub(crate) fn start(folder: &Path, config: &TrainConfig, astray: Option<usize>) -> Workers {
-    begin(folder, "train", (&config.run.name, &config.world), config, astray)
+    begin(
+        folder,
+        "train",
+        (&config.run.name, &config.world),
+        config,
+        astray,
+    )
 }
 
 /// The same for an evaluation.
 pub(crate) fn score(folder: &Path, config: &EvaluateConfig, astray: Option<usize>) -> Workers {
-    begin(folder, "evaluate", (&config.run.name, &config.world), config, astray)
+    begin(
+        folder,
+        "evaluate",
+        (&config.run.name, &config.world),
+        config,
+        astray,
+    )
 }
 
 fn begin(
@@ -53,13 +65,27 @@ fn begin(
     std::fs::write(&file, serde_json::to_vec(config).unwrap()).unwrap();
     let start = |worker: usize| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cnclip"));
-        command.args([job, "--config"]).arg(&file).env(ENV_WORKER, worker.to_string());
+        command
+            .args([job, "--config"])
+            .arg(&file)
+            .env(ENV_WORKER, worker.to_string());
         command.env(ENV_TERMINATION_LOG, last_words(folder, worker));
-        command.current_dir(if astray == Some(worker) { Path::new("/") } else { folder });
-        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        command.current_dir(if astray == Some(worker) {
+            Path::new("/")
+        } else {
+            folder
+        });
+        command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
     };
     let children = (0..world.replicas as usize).map(start).collect();
-    Workers { folder: folder.to_owned(), children }
+    Workers {
+        folder: folder.to_owned(),
+        children,
+    }
 }
 
 fn last_words(folder: &Path, worker: usize) -> PathBuf {
@@ -79,7 +105,13 @@ impl Workers {
     /// Sends a signal, by its name.
     pub(crate) fn signal(&self, worker: usize, name: &str) {
         let pid = self.children[worker].id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-s", name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     /// The exit code of each, none of a killed one; those that hang are left out.
@@ -94,7 +126,10 @@ impl Workers {
                 .enumerate()
                 .all(|(worker, ended)| Some(worker) == hanging || ended.is_some())
         });
-        ended.into_iter().map(|ended| ended.and_then(|ended| ended.code())).collect()
+        ended
+            .into_iter()
+            .map(|ended| ended.and_then(|ended| ended.code()))
+            .collect()
     }
 
     /// The last report of a worker.

@@ -25,38 +25,150 @@ fn every_end_has_its_class_and_its_budget() {
         (None, false, ended(65, "Error", ""), "Data", Never),
         (None, false, ended(78, "Error", ""), "Config", Never),
         (None, true, ended(78, "Error", ""), "Config", Never),
-        (Some("PreemptionByScheduler"), true, ended(65, "Error", ""), "Data", Never),
-        (None, false, ended(128, "StartError", "no such file"), "Image", Never),
+        (
+            Some("PreemptionByScheduler"),
+            true,
+            ended(65, "Error", ""),
+            "Data",
+            Never,
+        ),
+        (
+            None,
+            false,
+            ended(128, "StartError", "no such file"),
+            "Image",
+            Never,
+        ),
         (None, false, ended(127, "Error", ""), "Image", Never),
-        (None, false, ended(126, "ContainerCannotRun", ""), "Image", Never),
+        (
+            None,
+            false,
+            ended(126, "ContainerCannotRun", ""),
+            "Image",
+            Never,
+        ),
         (None, false, ended(70, "Error", ""), "Bug", Application),
         (None, false, ended(1, "Error", ""), "Bug", Application),
         (None, false, ended(101, "Error", ""), "Bug", Application),
-        (None, false, ended(137, "OOMKilled", ""), "OutOfMemory", Application),
-        (None, false, ended(1, "OOMKilled", ""), "OutOfMemory", Application),
+        (
+            None,
+            false,
+            ended(137, "OOMKilled", ""),
+            "OutOfMemory",
+            Application,
+        ),
+        (
+            None,
+            false,
+            ended(1, "OOMKilled", ""),
+            "OutOfMemory",
+            Application,
+        ),
         (None, false, ended(137, "Error", ""), "Killed", Application),
         (None, false, ended(134, "Error", ""), "Crashed", Application),
         (None, false, ended(139, "Error", ""), "Crashed", Application),
         (None, false, ended(135, "Error", ""), "Crashed", Application),
-        (None, false, ended(75, "Error", ""), "Requeued", Infrastructure),
-        (None, false, ended(143, "Error", ""), "Terminated", Infrastructure),
-        (None, true, ended(75, "Error", ""), "PodDeleted", Infrastructure),
-        (None, true, ended(137, "Error", ""), "PodDeleted", Infrastructure),
-        (Some("PreemptionByScheduler"), true, ended(75, "Error", ""), "Preempted", Infrastructure),
-        (Some("PreemptionByScheduler"), true, ended(137, "Error", ""), "Preempted", Infrastructure),
-        (Some("DeletionByTaintManager"), true, ended(137, "Error", ""), "NodeLost", Infrastructure),
-        (Some("DeletionByPodGC"), true, refused(""), "NodeLost", Infrastructure),
-        (Some("EvictionByEvictionAPI"), true, ended(75, "Error", ""), "Evicted", Infrastructure),
-        (Some("TerminationByKubelet"), false, ended(137, "Error", ""), "Evicted", Infrastructure),
+        (
+            None,
+            false,
+            ended(75, "Error", ""),
+            "Requeued",
+            Infrastructure,
+        ),
+        (
+            None,
+            false,
+            ended(143, "Error", ""),
+            "Terminated",
+            Infrastructure,
+        ),
+        (
+            None,
+            true,
+            ended(75, "Error", ""),
+            "PodDeleted",
+            Infrastructure,
+        ),
+        (
+            None,
+            true,
+            ended(137, "Error", ""),
+            "PodDeleted",
+            Infrastructure,
+        ),
+        (
+            Some("PreemptionByScheduler"),
+            true,
+            ended(75, "Error", ""),
+            "Preempted",
+            Infrastructure,
+        ),
+        (
+            Some("PreemptionByScheduler"),
+            true,
+            ended(137, "Error", ""),
+            "Preempted",
+            Infrastructure,
+        ),
+        (
+            Some("DeletionByTaintManager"),
+            true,
+            ended(137, "Error", ""),
+            "NodeLost",
+            Infrastructure,
+        ),
+        (
+            Some("DeletionByPodGC"),
+            true,
+            refused(""),
+            "NodeLost",
+            Infrastructure,
+        ),
+        (
+            Some("EvictionByEvictionAPI"),
+            true,
+            ended(75, "Error", ""),
+            "Evicted",
+            Infrastructure,
+        ),
+        (
+            Some("TerminationByKubelet"),
+            false,
+            ended(137, "Error", ""),
+            "Evicted",
+            Infrastructure,
+        ),
         (None, false, refused("Evicted"), "Evicted", Infrastructure),
-        (None, false, refused("Preempting"), "Preempted", Infrastructure),
+        (
+            None,
+            false,
+            refused("Preempting"),
+            "Preempted",
+            Infrastructure,
+        ),
         (None, false, refused("NodeLost"), "NodeLost", Infrastructure),
-        (None, false, refused("OutOfcpu"), "NodeRefused", Infrastructure),
-        (None, false, refused("UnexpectedAdmissionError"), "NodeRefused", Infrastructure),
+        (
+            None,
+            false,
+            refused("OutOfcpu"),
+            "NodeRefused",
+            Infrastructure,
+        ),
+        (
+            None,
+            false,
+            refused("UnexpectedAdmissionError"),
+            "NodeRefused",
+            Infrastructure,
+        ),
     ];
     for (disruption, deleted, state, class, budget) in rows {
         let found = found(disruption, deleted, state.clone()).unwrap().class;
-        assert_eq!((found.name(), found.budget()), (class, budget), "{disruption:?} {state:?}");
+        assert_eq!(
+            (found.name(), found.budget()),
+            (class, budget),
+            "{disruption:?} {state:?}"
+        );
     }
 }
 
@@ -69,7 +181,10 @@ fn work_that_is_done_or_goes_on_is_no_failure() {
 
 #[test]
 fn a_deleted_pod_that_nobody_ends_has_lost_its_node() {
-    let lost = Worker { ends_by: Some(at(0)), ..worker("align", 1, WorkerState::Running) };
+    let lost = Worker {
+        ends_by: Some(at(0)),
+        ..worker("align", 1, WorkerState::Running)
+    };
     let class =
         |seconds| of_attempt(&job("align", 1), &[&lost], at(seconds)).map(|found| found.class);
     assert_eq!(class(10), None);
@@ -78,17 +193,33 @@ fn a_deleted_pod_that_nobody_ends_has_lost_its_node() {
 
 #[test]
 fn a_failed_job_without_pods_has_lost_them() {
-    let failed = job_in("align", 1, JobState::Failed("BackoffLimitExceeded".to_owned()));
+    let failed = job_in(
+        "align",
+        1,
+        JobState::Failed("BackoffLimitExceeded".to_owned()),
+    );
     let failure = of_attempt(&failed, &[], at(0)).unwrap();
     assert_eq!(failure.class, Class::PodDeleted);
-    assert!(failure.message.contains("BackoffLimitExceeded"), "{}", failure.message);
+    assert!(
+        failure.message.contains("BackoffLimitExceeded"),
+        "{}",
+        failure.message
+    );
 }
 
 /// A worker that ended with a code after some seconds; one that was killed for memory says so.
 fn worker_ended(index: i32, exit_code: i32, second: i64) -> Worker {
-    let reason = if exit_code == 137 { "OOMKilled" } else { "Error" };
+    let reason = if exit_code == 137 {
+        "OOMKilled"
+    } else {
+        "Error"
+    };
     let state = ended(exit_code, reason, "");
-    Worker { index, ended_at: Some(at(second)), ..worker("align", 1, state) }
+    Worker {
+        index,
+        ended_at: Some(at(second)),
+        ..worker("align", 1, state)
+    }
 }
 
 /// One row a rule. Read this table to know which of several failures is the cause.
@@ -96,14 +227,20 @@ fn worker_ended(index: i32, exit_code: i32, second: i64) -> Worker {
 fn of_several_workers_the_one_is_told_that_the_others_ended_for() {
     // The class, and the number of the worker.
     type Cause = (Class, i32);
-    let running = |index| Worker { index, ..worker("align", 1, WorkerState::Running) };
+    let running = |index| Worker {
+        index,
+        ..worker("align", 1, WorkerState::Running)
+    };
     let deleted = |index, exit_code, asked, second| Worker {
         ends_by: Some(at(asked + 120)),
         deleted_at: Some(at(asked)),
         ..worker_ended(index, exit_code, second)
     };
-    let lost =
-        |index| Worker { ends_by: Some(at(-16)), deleted_at: Some(at(-136)), ..running(index) };
+    let lost = |index| Worker {
+        ends_by: Some(at(-16)),
+        deleted_at: Some(at(-136)),
+        ..running(index)
+    };
     let rows: [(&str, Vec<Worker>, i64, Option<Cause>); 13] = [
         (
             "what no restart cures, though another was first",
@@ -113,7 +250,11 @@ fn of_several_workers_the_one_is_told_that_the_others_ended_for() {
         ),
         (
             "out of memory, though the others have ended first",
-            vec![worker_ended(0, 75, 1), worker_ended(1, 137, 3), worker_ended(2, 75, 1)],
+            vec![
+                worker_ended(0, 75, 1),
+                worker_ended(1, 137, 3),
+                worker_ended(2, 75, 1),
+            ],
             4,
             Some((Class::OutOfMemory, 1)),
         ),
@@ -190,7 +331,9 @@ fn of_several_workers_the_one_is_told_that_the_others_ended_for() {
         let class = found.as_ref().map(|failure| failure.class);
         assert_eq!(class, expected.map(|(class, _)| class), "{name}");
         let told = found.map(|failure| failure.message).unwrap_or_default();
-        let worker = expected.map(|(_, index)| format!("worker {index}: ")).unwrap_or_default();
+        let worker = expected
+            .map(|(_, index)| format!("worker {index}: "))
+            .unwrap_or_default();
         assert!(told.starts_with(&worker), "{name}: {told}");
     }
 }
@@ -202,26 +345,48 @@ fn the_trainers_own_words_are_told() {
     let rows = [
         (report, "Shard 00017.tar ends early. Re-upload it."),
         ("panicked at the disco\n", "panicked at the disco"),
-        ("", "pod muge-align-1-0-abcde on node node-1 ended with exit code 65; `kubectl logs"),
+        (
+            "",
+            "pod muge-align-1-0-abcde on node node-1 ended with exit code 65; `kubectl logs",
+        ),
     ];
     for (message, expected) in rows {
-        let told = found(None, false, ended(65, "Error", message)).unwrap().message;
+        let told = found(None, false, ended(65, "Error", message))
+            .unwrap()
+            .message;
         assert!(told.starts_with(expected), "{told}");
     }
 }
 
 #[test]
 fn a_budget_ends_after_as_many_restarts_as_it_allows() {
-    let retries = Retries { application: 2, infrastructure: 1 };
+    let retries = Retries {
+        application: 2,
+        infrastructure: 1,
+    };
     let rows = [
         (Class::Config, 0, 0, Some("same way")),
         (Class::Killed, 1, 9, None),
-        (Class::Killed, 2, 0, Some("all 2 restarts of spec.retries.application")),
+        (
+            Class::Killed,
+            2,
+            0,
+            Some("all 2 restarts of spec.retries.application"),
+        ),
         (Class::NodeLost, 9, 0, None),
-        (Class::NodeLost, 0, 1, Some("all 1 restarts of spec.retries.infrastructure")),
+        (
+            Class::NodeLost,
+            0,
+            1,
+            Some("all 1 restarts of spec.retries.infrastructure"),
+        ),
     ];
     for (class, application, infrastructure, expected) in rows {
-        let restarts = Restarts { application, infrastructure, ..Restarts::default() };
+        let restarts = Restarts {
+            application,
+            infrastructure,
+            ..Restarts::default()
+        };
         let why = gives_up(class, &restarts, &retries);
         match expected {
             None => assert_eq!(why, None, "{class:?}"),
@@ -236,15 +401,33 @@ fn restarts_are_counted_by_budget_and_by_class() {
     for class in [Class::Killed, Class::NodeLost, Class::NodeLost] {
         count(&mut restarts, class);
     }
-    assert_eq!((restarts.total, restarts.application, restarts.infrastructure), (3, 1, 2));
+    assert_eq!(
+        (
+            restarts.total,
+            restarts.application,
+            restarts.infrastructure
+        ),
+        (3, 1, 2)
+    );
     assert_eq!(restarts.by_class["NodeLost"], 2);
 }
 
 #[test]
 fn each_restart_waits_longer_up_to_five_minutes() {
-    for (total, seconds) in [(0, 2), (1, 2), (2, 4), (3, 8), (8, 256), (9, 300), (1000, 300)] {
+    for (total, seconds) in [
+        (0, 2),
+        (1, 2),
+        (2, 4),
+        (3, 8),
+        (8, 256),
+        (9, 300),
+        (1000, 300),
+    ] {
         assert_eq!(
-            backoff_seconds(&Restarts { application: total, ..Restarts::default() }),
+            backoff_seconds(&Restarts {
+                application: total,
+                ..Restarts::default()
+            }),
             seconds
         );
     }
@@ -259,7 +442,18 @@ fn pods_that_do_not_begin_in_time_are_given_up_with_the_reason() {
     let late = not_started(60, &active, Some(&cause), at(61)).unwrap();
     assert_eq!(late.class, Class::StartDeadline);
     assert!(late.message.contains("60 s") && late.message.contains("image x is not found"));
-    let queued = JobSeen { queued: true, ..active.clone() };
-    assert_eq!(not_started(60, &queued, Some(&cause), at(999)), None, "a queue may take its time");
-    assert_eq!(not_started(60, &active, None, at(999)), None, "a run that runs has started");
+    let queued = JobSeen {
+        queued: true,
+        ..active.clone()
+    };
+    assert_eq!(
+        not_started(60, &queued, Some(&cause), at(999)),
+        None,
+        "a queue may take its time"
+    );
+    assert_eq!(
+        not_started(60, &active, None, at(999)),
+        None,
+        "a run that runs has started"
+    );
 }

@@ -39,7 +39,13 @@ fn a_number_passes_that_is_at_least_what_is_asked_for() {
             "True Passed",
             "is 77.40, and must be at least 76",
         ),
-        ("77.4", vec![result("valid", "77.40")], false, "True Passed", "must be at least 77.4"),
+        (
+            "77.4",
+            vec![result("valid", "77.40")],
+            false,
+            "True Passed",
+            "must be at least 77.4",
+        ),
         (
             "77.41",
             vec![result("valid", "77.40")],
@@ -47,9 +53,27 @@ fn a_number_passes_that_is_at_least_what_is_asked_for() {
             "False BelowTheGate",
             "is 77.40, and must be",
         ),
-        ("0", vec![], false, "Unknown NotScoredYet", "task valid is not scored yet"),
-        ("0", vec![result("other", "99.00")], false, "Unknown NotScoredYet", "task valid is not"),
-        ("0", vec![], true, "False NotScored", "ended without a result of task valid"),
+        (
+            "0",
+            vec![],
+            false,
+            "Unknown NotScoredYet",
+            "task valid is not scored yet",
+        ),
+        (
+            "0",
+            vec![result("other", "99.00")],
+            false,
+            "Unknown NotScoredYet",
+            "task valid is not",
+        ),
+        (
+            "0",
+            vec![],
+            true,
+            "False NotScored",
+            "ended without a result of task valid",
+        ),
         (
             "0",
             vec![unlabelled("valid")],
@@ -59,8 +83,12 @@ fn a_number_passes_that_is_at_least_what_is_asked_for() {
         ),
     ];
     for (asked, found, ended, expected, words) in rows {
-        let (_, status, reason, message) =
-            line(&gate(("atLeast", json!(asked))), &results(&found), ended, None);
+        let (_, status, reason, message) = line(
+            &gate(("atLeast", json!(asked))),
+            &results(&found),
+            ended,
+            None,
+        );
         assert_eq!(format!("{status} {reason}"), expected, "{asked} {found:?}");
         assert!(message.contains(words), "{message}");
     }
@@ -95,7 +123,12 @@ fn a_number_passes_that_is_not_worse_than_the_baselines() {
             "Unknown WaitingForBaseline",
             "waits until old has scored task valid",
         ),
-        ("0", of(&[result("other", "1.00")]), "Unknown WaitingForBaseline", "waits until old"),
+        (
+            "0",
+            of(&[result("other", "1.00")]),
+            "Unknown WaitingForBaseline",
+            "waits until old",
+        ),
         (
             "0",
             Some(json!({"conditions": condition("Failed")})),
@@ -108,13 +141,36 @@ fn a_number_passes_that_is_not_worse_than_the_baselines() {
             "False BaselineHasNoSuchMetric",
             "task valid of old has no",
         ),
-        ("0", of(&[result("valid", "77.40")]), "True Passed", "is 77.40; that of old is 77.40"),
-        ("0", of(&[result("valid", "77.41")]), "False WorseThanBaseline", "that of old is 77.41"),
-        ("0.5", of(&[result("valid", "77.90")]), "True Passed", "and 0.5 less would pass"),
-        ("0.5", of(&[result("valid", "77.91")]), "False WorseThanBaseline", "0.5 less would pass"),
+        (
+            "0",
+            of(&[result("valid", "77.40")]),
+            "True Passed",
+            "is 77.40; that of old is 77.40",
+        ),
+        (
+            "0",
+            of(&[result("valid", "77.41")]),
+            "False WorseThanBaseline",
+            "that of old is 77.41",
+        ),
+        (
+            "0.5",
+            of(&[result("valid", "77.90")]),
+            "True Passed",
+            "and 0.5 less would pass",
+        ),
+        (
+            "0.5",
+            of(&[result("valid", "77.91")]),
+            "False WorseThanBaseline",
+            "0.5 less would pass",
+        ),
     ];
     for (tolerance, status_of_baseline, expected, words) in rows {
-        let gate = gate(("notWorseThan", json!({"evaluationName": "old", "tolerance": tolerance})));
+        let gate = gate((
+            "notWorseThan",
+            json!({"evaluationName": "old", "tolerance": tolerance}),
+        ));
         let baseline = status_of_baseline.clone().map(|status| {
             let mut baseline = samples::evaluation();
             baseline.status = Some(serde_json::from_value(status).unwrap());
@@ -122,7 +178,11 @@ fn a_number_passes_that_is_not_worse_than_the_baselines() {
         });
         let own = results(&[result("valid", "77.40")]);
         let (_, status, reason, message) = line(&gate, &own, true, baseline.as_ref());
-        assert_eq!(format!("{status} {reason}"), expected, "{tolerance} {status_of_baseline:?}");
+        assert_eq!(
+            format!("{status} {reason}"),
+            expected,
+            "{tolerance} {status_of_baseline:?}"
+        );
         assert!(message.contains(words), "{message}");
     }
 }
@@ -133,12 +193,22 @@ fn a_baseline_without_such_a_task_will_never_have_its_result() {
     gate.task = "flickr".to_owned();
     let own = results(&[result("flickr", "77.40")]);
     let (_, status, reason, message) = line(&gate, &own, true, Some(&samples::evaluation()));
-    assert_eq!((status, reason.as_str()), ("False", "BaselineHasNoSuchTask"), "{message}");
+    assert_eq!(
+        (status, reason.as_str()),
+        ("False", "BaselineHasNoSuchTask"),
+        "{message}"
+    );
 }
 
 fn judged(before: &Ledger, found: &[Value], gate: Option<&Gate>, generation: i64) -> Ledger {
-    let mut ledger = Ledger { results: results(found), ..before.clone() };
-    let seen = Observed { now: at(generation), ..Observed::default() };
+    let mut ledger = Ledger {
+        results: results(found),
+        ..before.clone()
+    };
+    let seen = Observed {
+        now: at(generation),
+        ..Observed::default()
+    };
     judge(&mut ledger, before, gate, Some(generation), &seen);
     ledger
 }
@@ -155,8 +225,15 @@ fn a_verdict_stays_until_the_gate_or_the_numbers_change() {
     let passed = judged(&Ledger::default(), &found, Some(&low), 1);
     assert_eq!(word(&passed), Some("Passed"));
     let same = judged(&passed, &found, Some(&high), 1);
-    assert_eq!(word(&same), Some("Passed"), "the same generation has the same gate");
-    assert_eq!(word(&judged(&passed, &found, Some(&high), 2)), Some("BelowTheGate"));
+    assert_eq!(
+        word(&same),
+        Some("Passed"),
+        "the same generation has the same gate"
+    );
+    assert_eq!(
+        word(&judged(&passed, &found, Some(&high), 2)),
+        Some("BelowTheGate")
+    );
     let worse = judged(&passed, &[result("valid", "60.00")], Some(&low), 1);
     assert_eq!(word(&worse), Some("BelowTheGate"));
     assert_eq!(word(&judged(&passed, &found, None, 2)), None);

@@ -34,20 +34,35 @@ fn training(checkpoints: &[Value], ended: Option<&str>) -> CnClipTraining {
 }
 
 fn of_training(seen: Observed, training: CnClipTraining) -> Observed {
-    Observed { training: Some(training), ..seen }
+    Observed {
+        training: Some(training),
+        ..seen
+    }
 }
 
 /// What a trainer says that has found a checkpoint and scored it.
 fn scored(run: &CnClipEvaluation, stage: &str, checkpoint: &str, r1: f64) -> Report {
-    let recall = Recall { r1, r5: r1 + 20.0, r10: r1 + 30.0, mean_recall: r1 + 15.0 };
-    let recalls = Some(Recalls { text_to_image: recall, image_to_text: recall });
+    let recall = Recall {
+        r1,
+        r5: r1 + 20.0,
+        r10: r1 + 30.0,
+        mean_recall: r1 + 15.0,
+    };
+    let recalls = Some(Recalls {
+        text_to_image: recall,
+        image_to_text: recall,
+    });
     let result = TaskResult {
         name: "valid".to_owned(),
         dataset: "s3://data/valid/".to_owned(),
         digest: "d-1".to_owned(),
         images: 5,
         seconds: 1.0,
-        measured: Measured::Retrieval(RetrievalScores { texts: 5, recalls, threshold: None }),
+        measured: Measured::Retrieval(RetrievalScores {
+            texts: 5,
+            recalls,
+            threshold: None,
+        }),
     };
     let evaluation = EvaluationReport {
         checkpoint: Some(checkpoint.to_owned()),
@@ -70,7 +85,11 @@ fn scored(run: &CnClipEvaluation, stage: &str, checkpoint: &str, r1: f64) -> Rep
 /// An attempt that is done, with its last words.
 fn well(run: &CnClipEvaluation, seconds: i64, stage: &str, checkpoint: &str, r1: f64) -> Observed {
     let report = scored(run, stage, checkpoint, r1);
-    assert!(is_from(&report, &Owner::of(run).identity(stage, 1), "pod-uid"));
+    assert!(is_from(
+        &report,
+        &Owner::of(run).identity(stage, 1),
+        "pod-uid"
+    ));
     Observed {
         workers: vec![worker(stage, 1, ended(0, "Completed", ""))],
         report: Some(report),
@@ -85,8 +104,17 @@ fn series() -> CnClipEvaluation {
 #[test]
 fn results_say_what_they_are_of_and_what_made_them() {
     let mut run = samples::evaluation();
-    let done = well(&run, 9, "evaluate", "s3://runs/muge/tune/checkpoints/8-1", 50.0);
-    reconcile(&mut run, &of_training(done, training(&[], Some("Complete"))));
+    let done = well(
+        &run,
+        9,
+        "evaluate",
+        "s3://runs/muge/tune/checkpoints/8-1",
+        50.0,
+    );
+    reconcile(
+        &mut run,
+        &of_training(done, training(&[], Some("Complete"))),
+    );
     let found = serde_json::to_value(&run.status).unwrap();
     let expected = json!({
         "checkpoint": "s3://runs/muge/tune/checkpoints/8-1", "digest": "sha",
@@ -97,19 +125,31 @@ fn results_say_what_they_are_of_and_what_made_them() {
     assert_eq!(found["summary"]["score"], "50.00");
     assert_eq!(found["summary"]["metric"], "textToImage.r1");
     let conditions = found["conditions"].as_array().unwrap();
-    assert!(conditions.len() == 7 && !found.to_string().contains("CheckpointVerified"), "{found}");
+    assert!(
+        conditions.len() == 7 && !found.to_string().contains("CheckpointVerified"),
+        "{found}"
+    );
 }
 
 #[test]
 fn a_classification_is_of_its_templates_too() {
     let mut run = samples::evaluation();
-    let mut done = well(&run, 9, "evaluate", "s3://runs/muge/tune/checkpoints/8-1", 50.0);
+    let mut done = well(
+        &run,
+        9,
+        "evaluate",
+        "s3://runs/muge/tune/checkpoints/8-1",
+        50.0,
+    );
     let templates = json!({"from": "cnclip: General", "count": 183, "digest": "t-1"});
     let scores = json!({"classes": 2, "headline": "accuracy", "accuracy": 1.0, "top5": 1.0,
                         "meanPerClass": 1.0, "meanAveragePrecision": 1.0, "templates": templates});
     let report = done.report.as_mut().unwrap();
     report.results[0].measured = serde_json::from_value(json!({"zeroShot": scores})).unwrap();
-    reconcile(&mut run, &of_training(done, training(&[], Some("Complete"))));
+    reconcile(
+        &mut run,
+        &of_training(done, training(&[], Some("Complete"))),
+    );
     let found = serde_json::to_value(&run.status).unwrap();
     assert_eq!(found["provenance"]["datasets"][0]["templates"], templates);
     assert_eq!(found["summary"]["metric"], "accuracy");
@@ -119,12 +159,24 @@ fn a_classification_is_of_its_templates_too() {
 fn results_that_were_told_stay_when_the_last_words_have_only_the_last() {
     let mut run = samples::evaluation();
     let told = |names: &[&str]| {
-        let seen = well(&samples::evaluation(), 9, "evaluate", "s3://x/checkpoints/8-1", 50.0);
+        let seen = well(
+            &samples::evaluation(),
+            9,
+            "evaluate",
+            "s3://x/checkpoints/8-1",
+            50.0,
+        );
         let report = seen.report.unwrap();
-        let one =
-            |name: &&str| TaskResult { name: (*name).to_owned(), ..report.results[0].clone() };
+        let one = |name: &&str| TaskResult {
+            name: (*name).to_owned(),
+            ..report.results[0].clone()
+        };
         let results = names.iter().map(one).collect();
-        let report = Some(Report { steps: 3, results, ..report.clone() });
+        let report = Some(Report {
+            steps: 3,
+            results,
+            ..report.clone()
+        });
         let seen = at_work(9, "evaluate", 1, WorkerState::Running);
         of_training(Observed { report, ..seen }, training(&[], Some("Complete")))
     };
@@ -135,7 +187,11 @@ fn results_that_were_told_stay_when_the_last_words_have_only_the_last() {
     ] {
         reconcile(&mut run, &told(&names));
         let status = run.status.as_ref().unwrap();
-        let results: Vec<_> = status.results.iter().map(|result| result.name.as_str()).collect();
+        let results: Vec<_> = status
+            .results
+            .iter()
+            .map(|result| result.name.as_str())
+            .collect();
         assert_eq!(results, expected);
         let datasets = &status.provenance.as_ref().unwrap().datasets;
         assert_eq!(datasets.len(), expected.len());
@@ -152,18 +208,34 @@ fn a_gate_waits_for_its_baseline_after_the_end_and_is_judged_once() {
     reconcile(&mut run, &of_training(at_the_end, complete.clone()));
     let waiting = reconcile(&mut run, &of_training(nothing(10), complete.clone()));
     assert_eq!(why(&waiting.ledger, "Complete"), "True Done");
-    assert_eq!(why(&waiting.ledger, "GatePassed"), "Unknown BaselineMissing");
+    assert_eq!(
+        why(&waiting.ledger, "GatePassed"),
+        "Unknown BaselineMissing"
+    );
     let still = reconcile(&mut run, &of_training(nothing(11), complete.clone()));
-    assert_eq!(still.look_again, Some(Duration::from_secs(5)), "the baseline may yet be applied");
+    assert_eq!(
+        still.look_again,
+        Some(Duration::from_secs(5)),
+        "the baseline may yet be applied"
+    );
 
     let mut old = samples::evaluation();
     let its = well(&old, 12, "evaluate", "s3://y/checkpoints/8-1", 50.9);
     reconcile(&mut old, &of_training(its, complete.clone()));
-    let beside = Observed { baseline: Some(old), ..of_training(nothing(13), complete.clone()) };
+    let beside = Observed {
+        baseline: Some(old),
+        ..of_training(nothing(13), complete.clone())
+    };
     let judged = reconcile(&mut run, &beside);
     assert_eq!(why(&judged.ledger, "GatePassed"), "True Passed");
-    assert_eq!((reasons(&judged), judged.look_again), (vec!["GatePassed"], None));
-    assert_eq!(run.status.as_ref().unwrap().summary.as_ref().unwrap().gate, "Passed");
+    assert_eq!(
+        (reasons(&judged), judged.look_again),
+        (vec!["GatePassed"], None)
+    );
+    assert_eq!(
+        run.status.as_ref().unwrap().summary.as_ref().unwrap().gate,
+        "Passed"
+    );
     // The baseline goes; the verdict stays.
     let after = reconcile(&mut run, &of_training(nothing(14), complete));
     assert_eq!(why(&after.ledger, "GatePassed"), "True Passed");
@@ -176,7 +248,10 @@ fn a_failed_gate_fails_no_evaluation() {
     let complete = training(&[], Some("Complete"));
     let at_the_end = well(&run, 9, "evaluate", "s3://x/checkpoints/8-1", 50.0);
     let plan = reconcile(&mut run, &of_training(at_the_end, complete.clone()));
-    assert_eq!(reasons(&plan), ["AttemptStarted", "StageSucceeded", "GateNotPassed"][1..]);
+    assert_eq!(
+        reasons(&plan),
+        ["AttemptStarted", "StageSucceeded", "GateNotPassed"][1..]
+    );
     let plan = reconcile(&mut run, &of_training(nothing(10), complete));
     assert_eq!(why(&plan.ledger, "Complete"), "True Done");
     assert_eq!(why(&plan.ledger, "Failed"), "False NotFailed");
@@ -198,8 +273,14 @@ fn every_checkpoint_is_scored_as_it_appears_until_the_training_has_ended() {
     assert_eq!(created(&plan), Some("muge-scores-align-10-1"));
     let objects = plan.create.unwrap();
     let told = objects.config_map.data.unwrap()["run.json"].clone();
-    assert!(told.contains("s3://runs/muge/align/checkpoints/10-1"), "{told}");
-    assert!(told.contains("s3://runs/muge/evaluations/muge-scores/align-10"), "{told}");
+    assert!(
+        told.contains("s3://runs/muge/align/checkpoints/10-1"),
+        "{told}"
+    );
+    assert!(
+        told.contains("s3://runs/muge/evaluations/muge-scores/align-10"),
+        "{told}"
+    );
 
     let uri = "s3://runs/muge/align/checkpoints/10-1";
     let at_the_end = well(&run, 2, "align-10", uri, 50.0);
@@ -209,7 +290,11 @@ fn every_checkpoint_is_scored_as_it_appears_until_the_training_has_ended() {
     assert_eq!(why(&plan.ledger, "Complete"), "Unknown Waiting");
 
     // Two more in between, of two stages; the older is scored first.
-    let both = [checkpoint("tune", 5), checkpoint("align", 20), checkpoint("align", 10)];
+    let both = [
+        checkpoint("tune", 5),
+        checkpoint("align", 20),
+        checkpoint("align", 10),
+    ];
     let over = training(&both, Some("Failed"));
     let plan = reconcile(&mut run, &of_training(nothing(4), over.clone()));
     assert_eq!(created(&plan), Some("muge-scores-align-20-1"));
@@ -226,7 +311,13 @@ fn every_checkpoint_is_scored_as_it_appears_until_the_training_has_ended() {
     let history: Vec<_> = status
         .history
         .iter()
-        .map(|entry| (entry.name.as_str(), entry.state, entry.results[0].score.as_deref()))
+        .map(|entry| {
+            (
+                entry.name.as_str(),
+                entry.state,
+                entry.results[0].score.as_deref(),
+            )
+        })
         .collect();
     let succeeded = StageState::Succeeded;
     let expected = [
@@ -235,7 +326,13 @@ fn every_checkpoint_is_scored_as_it_appears_until_the_training_has_ended() {
         ("align-10", succeeded, Some("50.00")),
     ];
     assert_eq!(history, expected);
-    let newest = &status.results[0].retrieval.as_ref().unwrap().recalls.as_ref().unwrap();
+    let newest = &status.results[0]
+        .retrieval
+        .as_ref()
+        .unwrap()
+        .recalls
+        .as_ref()
+        .unwrap();
     assert_eq!(newest.text_to_image.r1, "55.00");
     let report = "s3://runs/muge/evaluations/muge-scores/tune-5/report.html";
     assert_eq!(status.report.as_deref(), Some(report));
@@ -246,7 +343,10 @@ fn a_checkpoint_that_was_deleted_before_its_turn_is_skipped_and_said_so() {
     let mut run = series();
     let both = training(&[checkpoint("align", 20), checkpoint("align", 10)], None);
     reconcile(&mut run, &of_training(nothing(0), both.clone()));
-    let gone = EvaluationReport { missing: true, ..EvaluationReport::default() };
+    let gone = EvaluationReport {
+        missing: true,
+        ..EvaluationReport::default()
+    };
     let report = Report {
         run: Owner::of(&run).identity("align-10", 1),
         evaluation: Some(gone),
@@ -256,13 +356,23 @@ fn a_checkpoint_that_was_deleted_before_its_turn_is_skipped_and_said_so() {
     seen.report = Some(report);
     let plan = reconcile(&mut run, &of_training(seen, both.clone()));
     assert_eq!(reasons(&plan), ["CheckpointSkipped"]);
-    assert_eq!((&plan.ledger.last_failure, plan.ledger.restarts.total), (&None, 0));
+    assert_eq!(
+        (&plan.ledger.last_failure, plan.ledger.restarts.total),
+        (&None, 0)
+    );
     let plan = reconcile(&mut run, &of_training(nothing(2), both));
     assert_eq!(created(&plan), Some("muge-scores-align-20-1"));
     let skipped = &run.status.as_ref().unwrap().history[1];
-    assert_eq!((skipped.name.as_str(), skipped.state), ("align-10", StageState::Skipped));
+    assert_eq!(
+        (skipped.name.as_str(), skipped.state),
+        ("align-10", StageState::Skipped)
+    );
     assert!(
-        skipped.message.as_ref().unwrap().contains("raise spec.checkpoint.keep"),
+        skipped
+            .message
+            .as_ref()
+            .unwrap()
+            .contains("raise spec.checkpoint.keep"),
         "{skipped:?}"
     );
 }
@@ -272,21 +382,39 @@ fn each_checkpoint_has_its_own_retries() {
     let mut run = series();
     for step in [10, 20, 30] {
         let newest = training(&[checkpoint("align", step)], None);
-        let (stage, seconds) = (format!("align-{step}"), step * 100);
+        let stage = format!("align-{step}");
+        let seconds = step * 100;
         let uri = format!("s3://runs/muge/align/checkpoints/{step}-1");
         reconcile(&mut run, &of_training(nothing(seconds), newest.clone()));
         for attempt in 1..=2 {
             let seen = at_work(seconds + 1, &stage, attempt, ended(137, "Error", ""));
             let plan = reconcile(&mut run, &of_training(seen, newest.clone()));
-            assert_eq!(why(&plan.ledger, "Failed"), "False NotFailed", "{step}, {attempt}");
+            assert_eq!(
+                why(&plan.ledger, "Failed"),
+                "False NotFailed",
+                "{step}, {attempt}"
+            );
         }
         let report = scored(&run, &stage, &uri, 50.0);
-        let report = Report { run: Owner::of(&run).identity(&stage, 3), ..report };
-        let seen = Observed { report: Some(report), ..done(seconds + 9, &stage, 3) };
+        let report = Report {
+            run: Owner::of(&run).identity(&stage, 3),
+            ..report
+        };
+        let seen = Observed {
+            report: Some(report),
+            ..done(seconds + 9, &stage, 3)
+        };
         reconcile(&mut run, &of_training(seen, newest));
     }
     let restarts = &run.status.as_ref().unwrap().restarts;
-    assert_eq!((restarts.total, restarts.application, restarts.infrastructure), (6, 0, 0));
+    assert_eq!(
+        (
+            restarts.total,
+            restarts.application,
+            restarts.infrastructure
+        ),
+        (6, 0, 0)
+    );
 }
 
 #[test]
@@ -294,7 +422,12 @@ fn what_else_goes_wrong_with_a_checkpoint_is_a_failure() {
     let mut run = series();
     let one = training(&[checkpoint("align", 10)], None);
     reconcile(&mut run, &of_training(nothing(0), one.clone()));
-    let seen = at_work(1, "align-10", 1, ended(78, "Error", "the data set is not there"));
+    let seen = at_work(
+        1,
+        "align-10",
+        1,
+        ended(78, "Error", "the data set is not there"),
+    );
     let plan = reconcile(&mut run, &of_training(seen, one));
     assert_eq!(why(&plan.ledger, "Failed"), "True Config");
 }
@@ -315,14 +448,19 @@ fn the_objects_of_old_checkpoints_go_and_the_record_is_bounded() {
             ..nothing(step)
         };
         let plan = reconcile(&mut run, &of_training(seen, newest.clone()));
-        let expected: Vec<_> =
-            (step > 2).then(|| format!("muge-scores-align-{}-1", step - 2)).into_iter().collect();
+        let expected: Vec<_> = (step > 2)
+            .then(|| format!("muge-scores-align-{}-1", step - 2))
+            .into_iter()
+            .collect();
         assert_eq!(plan.remove, expected, "the last stays for its logs");
         let at_the_end = well(&run, step, &stage, &uri, 50.0);
         reconcile(&mut run, &of_training(at_the_end, newest));
     }
     let history = &run.status.as_ref().unwrap().history;
-    assert_eq!((history.len(), history[0].step, history[49].step), (50, 60, 11));
+    assert_eq!(
+        (history.len(), history[0].step, history[49].step),
+        (50, 60, 11)
+    );
 }
 
 #[test]
@@ -334,8 +472,18 @@ fn results_of_one_checkpoint_stay_until_those_of_the_next_are_whole() {
     reconcile(&mut run, &of_training(at_the_end, first));
     let second = training(&[checkpoint("align", 20), checkpoint("align", 10)], None);
     let mut seen = at_work(3, "align-20", 1, WorkerState::Running);
-    let next = scored(&run, "align-20", "s3://runs/muge/align/checkpoints/20-1", 60.0);
-    seen.report = Some(Report { activity: Activity::Evaluating, step: 0, results: vec![], ..next });
+    let next = scored(
+        &run,
+        "align-20",
+        "s3://runs/muge/align/checkpoints/20-1",
+        60.0,
+    );
+    seen.report = Some(Report {
+        activity: Activity::Evaluating,
+        step: 0,
+        results: vec![],
+        ..next
+    });
     reconcile(&mut run, &of_training(seen, second));
     let status = run.status.as_ref().unwrap();
     assert_eq!(status.summary.as_ref().unwrap().score, "50.00");

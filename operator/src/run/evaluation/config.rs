@@ -23,16 +23,35 @@ pub(super) fn place(run: &CnClipEvaluation, training: Option<&CnClipTraining>) -
     let of_training = || {
         let artifacts = &training?.spec.artifacts;
         let prefix = artifacts::join(&artifacts.uri, &format!("evaluations/{}", run.name_any()));
-        Some(Artifacts { uri: prefix, credentials: artifacts.credentials.clone() })
+        Some(Artifacts {
+            uri: prefix,
+            credentials: artifacts.credentials.clone(),
+        })
     };
-    let nowhere = Artifacts { uri: String::new(), credentials: None };
-    run.spec.artifacts.clone().or_else(of_training).unwrap_or(nowhere)
+    let nowhere = Artifacts {
+        uri: String::new(),
+        credentials: None,
+    };
+    run.spec
+        .artifacts
+        .clone()
+        .or_else(of_training)
+        .unwrap_or(nowhere)
 }
 
 /// Its own, or one of its training's, with all devices that one has.
 pub(super) fn workers(run: &CnClipEvaluation, training: Option<&CnClipTraining>) -> Workers {
-    let of_training = || Some(Workers { replicas: 1, ..training?.spec.workers.clone() });
-    run.spec.workers.clone().or_else(of_training).unwrap_or_default()
+    let of_training = || {
+        Some(Workers {
+            replicas: 1,
+            ..training?.spec.workers.clone()
+        })
+    };
+    run.spec
+        .workers
+        .clone()
+        .or_else(of_training)
+        .unwrap_or_default()
 }
 
 /// The whole of what they are told.
@@ -69,9 +88,12 @@ fn task(task: &Task) -> TaskConfig {
     let retrieval = task.retrieval.as_ref().map(|retrieval| RetrievalConfig {
         dataset: retrieval.dataset.clone(),
         benchmark: retrieval.benchmark,
-        calibration: retrieval.calibration.as_ref().map(|calibration| CalibrationConfig {
-            precision_percent: calibration.precision_percent.into(),
-        }),
+        calibration: retrieval
+            .calibration
+            .as_ref()
+            .map(|calibration| CalibrationConfig {
+                precision_percent: calibration.precision_percent.into(),
+            }),
     });
     let zero_shot = task.zero_shot.as_ref().map(|zero_shot| ZeroShotConfig {
         dataset: zero_shot.dataset.clone(),
@@ -80,5 +102,9 @@ fn task(task: &Task) -> TaskConfig {
         templates: zero_shot.templates.clone(),
         metric: zero_shot.metric,
     });
-    TaskConfig { name: task.name.clone(), retrieval, zero_shot }
+    TaskConfig {
+        name: task.name.clone(),
+        retrieval,
+        zero_shot,
+    }
 }

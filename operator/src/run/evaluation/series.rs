@@ -38,7 +38,13 @@ fn entry(
     training: Option<&CnClipTraining>,
     checkpoint: &CheckpointStatus,
 ) -> ScoredCheckpoint {
-    let CheckpointStatus { stage, step, uri, digest, .. } = checkpoint;
+    let CheckpointStatus {
+        stage,
+        step,
+        uri,
+        digest,
+        ..
+    } = checkpoint;
     let stages = training.iter().flat_map(|training| &training.spec.stages);
     let number = stages.take_while(|found| found.name != *stage).count() + 1;
     ScoredCheckpoint {
@@ -56,7 +62,11 @@ fn name(run: &str, stage: &str, number: usize, step: i64) -> String {
     let attempt = "-9999".len();
     let name = format!("{stage}-{step}");
     let fits = run.len() + 1 + name.len() + attempt <= LONGEST;
-    if fits { name } else { format!("s{number}-{step}") }
+    if fits {
+        name
+    } else {
+        format!("s{number}-{step}")
+    }
 }
 
 /// What must happen before all of them are scored.
@@ -108,7 +118,9 @@ pub(super) fn history(ledger: &Ledger) -> Vec<ScoredCheckpoint> {
         ..entry.clone()
     });
     let turn = ledger.current().unwrap_or(ledger.stages.len());
-    entries.take(HISTORY.max(ledger.stages.len() - turn)).collect()
+    entries
+        .take(HISTORY.max(ledger.stages.len() - turn))
+        .collect()
 }
 
 #[cfg(test)]
@@ -121,7 +133,8 @@ mod tests {
     #[test]
     fn the_name_of_a_job_fits_whatever_the_names_of_runs_and_stages() {
         assert_eq!(name("muge", "align", 1, 3800), "align-3800");
-        let (run, stage) = ("r".repeat(32), "s".repeat(20));
+        let run = "r".repeat(32);
+        let stage = "s".repeat(20);
         assert_eq!(name(&run, &stage, 2, 1234), format!("{stage}-1234"));
         assert_eq!(name(&run, &stage, 2, 1_234_567), "s2-1234567");
         for step in [1, 183_000, i64::from(i32::MAX)] {
@@ -141,20 +154,33 @@ mod tests {
         let status = json!({"checkpoints": [written(2), written(1)]});
         training.status = Some(serde_json::from_value(status).unwrap());
         let found = checkpoints(&run, Some(&training));
-        let found: Vec<_> = found.iter().map(|entry| entry.checkpoint.as_str()).collect();
+        let found: Vec<_> = found
+            .iter()
+            .map(|entry| entry.checkpoint.as_str())
+            .collect();
         assert_eq!(found, ["s3://runs/muge/align/checkpoints/40-1"]);
     }
 
     #[test]
     fn a_checkpoint_waits_for_its_turn_however_many_come_after_it() {
-        let stage = |state| StageStatus { state, ..StageStatus::default() };
+        let stage = |state| StageStatus {
+            state,
+            ..StageStatus::default()
+        };
         let ended = || std::iter::repeat_n(stage(StageState::Succeeded), 30);
         let pending = std::iter::repeat_n(stage(StageState::Pending), 70);
         let stages: Vec<_> = ended().chain(pending).collect();
         let entries = vec![ScoredCheckpoint::default(); 100];
-        let ledger = Ledger { stages, history: entries, ..Ledger::default() };
+        let ledger = Ledger {
+            stages,
+            history: entries,
+            ..Ledger::default()
+        };
         assert_eq!(history(&ledger).len(), 70);
-        let ledger = Ledger { stages: ended().chain(ended()).collect(), ..ledger };
+        let ledger = Ledger {
+            stages: ended().chain(ended()).collect(),
+            ..ledger
+        };
         assert_eq!(history(&ledger).len(), 50);
     }
 }

@@ -16,7 +16,8 @@ pub(super) type Matrix = [f64; 6];
 /// Counter-clockwise about the middle.
 pub(super) fn rotation(degrees: f64, side: usize) -> Matrix {
     let angle = -degrees.rem_euclid(360.0).to_radians();
-    let (sin, cos) = (short(angle.sin()), short(angle.cos()));
+    let sin = short(angle.sin());
+    let cos = short(angle.cos());
     let middle = side as f64 / 2.0;
     let shift = |across: f64, down: f64| across * -middle + down * -middle + 0.0 + middle;
     [cos, sin, shift(cos, sin), -sin, cos, shift(-sin, cos)]
@@ -33,13 +34,21 @@ fn short(value: f64) -> f64 {
 
 pub(super) fn transformed(square: &[Rgb], side: usize, matrix: Matrix) -> Vec<Rgb> {
     let [a, b, c, d, e, f] = matrix;
-    let wide: Vec<Wide> = square.iter().map(|&[r, g, b]| [r, g, b, 0].map(f64::from)).collect();
+    let wide: Vec<Wide> = square
+        .iter()
+        .map(|&[r, g, b]| [r, g, b, 0].map(f64::from))
+        .collect();
     let inside = 0.0..side as f64;
     let target = |index: usize| {
-        let (x, y) = ((index % side) as f64 + 0.5, (index / side) as f64 + 0.5);
+        let x = (index % side) as f64 + 0.5;
+        let y = (index / side) as f64 + 0.5;
         let (x, y) = (a * x + b * y + c, d * x + e * y + f);
         let seen = inside.contains(&x) && inside.contains(&y);
-        if seen { sample(&wide, side, x - 0.5, y - 0.5) } else { FILL }
+        if seen {
+            sample(&wide, side, x - 0.5, y - 0.5)
+        } else {
+            FILL
+        }
     };
     (0..side * side).map(target).collect()
 }
@@ -50,8 +59,10 @@ fn sample(square: &[Wide], side: usize, x: f64, y: f64) -> Rgb {
     let near = |at: f64| -> [usize; 4] {
         array::from_fn(|i| (at.floor() as isize + i as isize - 1).clamp(0, last) as usize)
     };
-    let (columns, rows) = (near(x), near(y));
-    let (dx, dy) = (x - x.floor(), y - y.floor());
+    let columns = near(x);
+    let rows = near(y);
+    let dx = x - x.floor();
+    let dy = y - y.floor();
     let across = rows.map(|row| {
         let row = &square[row * side..][..side];
         cubic(columns.map(|column| row[column]), dx)
@@ -63,7 +74,10 @@ fn sample(square: &[Wide], side: usize, x: f64, y: f64) -> Rgb {
 /// Between the second and the third of four pixels, at a share of the way.
 fn cubic([p1, p2, p3, p4]: [Wide; 4], share: f64) -> Wide {
     array::from_fn(|c| {
-        let (v1, v2, v3, v4) = (p1[c], p2[c], p3[c], p4[c]);
+        let v1 = p1[c];
+        let v2 = p2[c];
+        let v3 = p3[c];
+        let v4 = p4[c];
         let bend = 2.0 * (v1 - v2) + v3 - v4;
         let twist = -v1 + v2 - v3 + v4;
         v2 + share * (-v1 + v3 + share * (bend + share * twist))

@@ -38,7 +38,13 @@ impl Operation {
             }
             Self::Solarize => {
                 let threshold = (strength * 256.0) as u32;
-                map(square, |level| if u32::from(level) < threshold { level } else { !level });
+                map(square, |level| {
+                    if u32::from(level) < threshold {
+                        level
+                    } else {
+                        !level
+                    }
+                });
             }
             Self::Color => blend(square, factor, |pixel| [luma(pixel); 3]),
             Self::Contrast => {
@@ -63,16 +69,25 @@ impl Operation {
 }
 
 fn map(square: &mut [Rgb], change: impl Fn(u8) -> u8) {
-    square.as_flattened_mut().iter_mut().for_each(|level| *level = change(*level));
+    square
+        .as_flattened_mut()
+        .iter_mut()
+        .for_each(|level| *level = change(*level));
 }
 
 /// Changes each channel by a table made from its own histogram, if there is one to make.
 fn map_each(square: &mut [Rgb], table: fn(&[usize; 256]) -> Option<[u8; 256]>) {
     for channel in 0..3 {
         let mut histogram = [0; 256];
-        square.iter().for_each(|pixel| histogram[usize::from(pixel[channel])] += 1);
-        let Some(table) = table(&histogram) else { continue };
-        square.iter_mut().for_each(|pixel| pixel[channel] = table[usize::from(pixel[channel])]);
+        square
+            .iter()
+            .for_each(|pixel| histogram[usize::from(pixel[channel])] += 1);
+        let Some(table) = table(&histogram) else {
+            continue;
+        };
+        square
+            .iter_mut()
+            .for_each(|pixel| pixel[channel] = table[usize::from(pixel[channel])]);
     }
 }
 
@@ -80,9 +95,15 @@ fn map_each(square: &mut [Rgb], table: fn(&[usize; 256]) -> Option<[u8; 256]>) {
 fn stretched(histogram: &[usize; 256]) -> Option<[u8; 256]> {
     let low = histogram.iter().position(|&count| count > 0)?;
     let high = histogram.iter().rposition(|&count| count > 0)?;
-    let scale = if high > low { 255.0 / (high - low) as f64 } else { return None };
+    let scale = if high > low {
+        255.0 / (high - low) as f64
+    } else {
+        return None;
+    };
     let offset = -(low as f64) * scale;
-    Some(std::array::from_fn(|level| (level as f64 * scale + offset) as u8))
+    Some(std::array::from_fn(|level| {
+        (level as f64 * scale + offset) as u8
+    }))
 }
 
 /// Every level gets its share of 0 to 255 by how many pixels are darker.

@@ -8,14 +8,20 @@ use image::{ColorType, ImageDecoder};
 use super::{DecodeError, Picture, Pixels, Source};
 
 pub(super) fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
-    let source = Source { format: "BMP", bytes };
+    let source = Source {
+        format: "BMP",
+        bytes,
+    };
     let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(|e| source.broken(e))?;
     let (width, height) = decoder.dimensions();
-    let (width, height) = (width as usize, height as usize);
+    let width = width as usize;
+    let height = height as usize;
     source.check(width, height)?;
     let colour = decoder.color_type();
     let mut buffer = vec![0; width * height * usize::from(colour.bytes_per_pixel())];
-    decoder.read_image(&mut buffer).map_err(|e| source.broken(e))?;
+    decoder
+        .read_image(&mut buffer)
+        .map_err(|e| source.broken(e))?;
     let pixels = match (colour, palette(bytes)) {
         (ColorType::Rgba8, _) => Pixels::Rgba(buffer),
         (_, None) => Pixels::Rgb(buffer),
@@ -24,18 +30,29 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
         }
         (_, Some(_)) => Pixels::Listed(buffer),
     };
-    Ok(Picture { width, height, pixels })
+    Ok(Picture {
+        width,
+        height,
+        pixels,
+    })
 }
 
 /// The palette, four bytes a colour, of a file that has one.
 fn palette(bytes: &[u8]) -> Option<&[u8]> {
     let number = |at: usize, length: usize| {
         let digits = bytes.get(at..at + length)?;
-        Some(digits.iter().rev().fold(0, |value, &digit| value << 8 | usize::from(digit)))
+        Some(
+            digits
+                .iter()
+                .rev()
+                .fold(0, |value, &digit| value << 8 | usize::from(digit)),
+        )
     };
     let header = number(14, 4)?;
     let bits = number(28, 2).filter(|bits| header >= 40 && *bits <= 8)?;
-    let colours = number(46, 4).filter(|&colours| colours > 0).unwrap_or(1 << bits);
+    let colours = number(46, 4)
+        .filter(|&colours| colours > 0)
+        .unwrap_or(1 << bits);
     let start = header.checked_add(14)?;
     bytes.get(start..start.checked_add(colours.checked_mul(4)?)?)
 }

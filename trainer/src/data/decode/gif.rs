@@ -5,34 +5,52 @@ use gif::{ColorOutput, DecodeOptions, Frame};
 use super::{DecodeError, Picture, Pixels, Source};
 
 pub(super) fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
-    let source = Source { format: "GIF", bytes };
+    let source = Source {
+        format: "GIF",
+        bytes,
+    };
     let mut options = DecodeOptions::new();
     options.set_color_output(ColorOutput::Indexed);
     let mut decoder = options.read_info(bytes).map_err(|e| source.broken(e))?;
     let screen = (usize::from(decoder.width()), usize::from(decoder.height()));
     let frame = decoder.next_frame_info().map_err(|e| source.broken(e))?;
     let frame = frame.ok_or_else(|| source.broken("it has no frame"))?;
-    let width = screen.0.max(usize::from(frame.left) + usize::from(frame.width));
-    let height = screen.1.max(usize::from(frame.top) + usize::from(frame.height));
+    let width = screen
+        .0
+        .max(usize::from(frame.left) + usize::from(frame.width));
+    let height = screen
+        .1
+        .max(usize::from(frame.top) + usize::from(frame.height));
     source.check(width, height)?;
     let mut frame = frame.clone();
     let mut indices = vec![0; decoder.buffer_size()];
-    decoder.read_into_buffer(&mut indices).map_err(|e| source.broken(e))?;
+    decoder
+        .read_into_buffer(&mut indices)
+        .map_err(|e| source.broken(e))?;
     frame.buffer = indices.into();
     let indices = on_screen(&frame, width, height);
-    let palette = decoder.palette().map_err(|e| source.broken(e))?.as_chunks().0;
+    let palette = decoder
+        .palette()
+        .map_err(|e| source.broken(e))?
+        .as_chunks()
+        .0;
     let pixels = if counts_up(palette) {
         Pixels::Gray(indices)
     } else {
         let colour = |&index: &u8| palette.get(usize::from(index)).copied().unwrap_or([0; 3]);
         Pixels::Listed(indices.iter().flat_map(colour).collect())
     };
-    Ok(Picture { width, height, pixels })
+    Ok(Picture {
+        width,
+        height,
+        pixels,
+    })
 }
 
 /// The frame's indices at their place; around it lies the transparent one, or the first.
 fn on_screen(frame: &Frame<'_>, width: usize, height: usize) -> Vec<u8> {
-    let (left, top) = (usize::from(frame.left), usize::from(frame.top));
+    let left = usize::from(frame.left);
+    let top = usize::from(frame.top);
     let across = usize::from(frame.width);
     let mut screen = vec![frame.transparent.unwrap_or(0); width * height];
     let rows = screen.chunks_exact_mut(width).skip(top);
@@ -43,5 +61,7 @@ fn on_screen(frame: &Frame<'_>, width: usize, height: usize) -> Vec<u8> {
 }
 
 fn counts_up(palette: &[[u8; 3]]) -> bool {
-    (0..).zip(palette).all(|(index, colour)| *colour == [index; 3])
+    (0..)
+        .zip(palette)
+        .all(|(index, colour)| *colour == [index; 3])
 }

@@ -5,10 +5,16 @@ use turbojpeg::{Colorspace, Decompressor, Error, Image, PixelFormat};
 use super::{DecodeError, Picture, Pixels, Source};
 
 pub(super) fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
-    let source = Source { format: "JPEG", bytes };
+    let source = Source {
+        format: "JPEG",
+        bytes,
+    };
     let mut decompressor = Decompressor::new().map_err(|e| source.broken(e))?;
-    let header = decompressor.read_header(bytes).map_err(|e| source.broken(e))?;
-    let (width, height) = (header.width, header.height);
+    let header = decompressor
+        .read_header(bytes)
+        .map_err(|e| source.broken(e))?;
+    let width = header.width;
+    let height = header.height;
     source.check(width, height)?;
     let format = match header.colorspace {
         Colorspace::Gray => PixelFormat::GRAY,
@@ -17,7 +23,13 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
     };
     let pitch = width * format.size();
     let mut pixels = vec![0; pitch * height];
-    let image = Image { pixels: &mut pixels[..], width, pitch, height, format };
+    let image = Image {
+        pixels: &mut pixels[..],
+        width,
+        pitch,
+        height,
+        format,
+    };
     match decompressor.decompress(bytes, image) {
         Err(error) if !is_forgiven(&error) => return Err(source.broken(error)),
         _ => {}
@@ -27,15 +39,26 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
         PixelFormat::CMYK => Pixels::Cmyk(inverted(pixels)),
         _ => Pixels::Rgb(pixels),
     };
-    Ok(Picture { width, height, pixels })
+    Ok(Picture {
+        width,
+        height,
+        pixels,
+    })
 }
 
 /// The library goes on after these and so does the reference; a file cut short is not one of them.
 fn is_forgiven(error: &Error) -> bool {
-    let Error::TurboJpegError(message) = error else { return false };
-    ["Corrupt JPEG data", "Inconsistent progression", "Invalid SOS", "Unknown Adobe"]
-        .iter()
-        .any(|warning| message.contains(warning))
+    let Error::TurboJpegError(message) = error else {
+        return false;
+    };
+    [
+        "Corrupt JPEG data",
+        "Inconsistent progression",
+        "Invalid SOS",
+        "Unknown Adobe",
+    ]
+    .iter()
+    .any(|warning| message.contains(warning))
 }
 
 /// Files with four inks hold them the other way round, as Adobe's do.

@@ -11,7 +11,9 @@ fn rgb(picture: &Picture) -> Vec<u8> {
         Pixels::Gray16(levels) => levels.iter().flat_map(|&l| [l.min(255) as u8; 3]).collect(),
         Pixels::Cmyk(pixels) => {
             let inks = pixels.as_chunks().0;
-            inks.iter().flat_map(|&inks| crate::data::preprocess::from_inks(inks)).collect()
+            inks.iter()
+                .flat_map(|&inks| crate::data::preprocess::from_inks(inks))
+                .collect()
         }
     }
 }
@@ -34,8 +36,16 @@ fn every_file_opens_as_the_reference_opens_it() {
     let mut seen = 0;
     for (name, golden) in golden::pictures() {
         let picture = decode(&golden::file(&name)).unwrap_or_else(|e| panic!("{name}: {e}"));
-        assert_eq!((picture.width, picture.height), (golden.width, golden.height), "{name}");
-        assert!(is_mode(&picture.pixels, &golden.mode), "{name} is no {}", golden.mode);
+        assert_eq!(
+            (picture.width, picture.height),
+            (golden.width, golden.height),
+            "{name}"
+        );
+        assert!(
+            is_mode(&picture.pixels, &golden.mode),
+            "{name} is no {}",
+            golden.mode
+        );
         assert_eq!(sha256(&rgb(&picture)), golden.decoded, "{name}");
         seen += 1;
     }
@@ -54,7 +64,10 @@ fn a_file_cut_short_says_what_it_is_and_how_long() {
     ] {
         let whole = golden::file(name);
         for length in [whole.len() / 2, 30, 13] {
-            let told = decode(&whole[..length]).map(|_| ()).expect_err(name).to_string();
+            let told = decode(&whole[..length])
+                .map(|_| ())
+                .expect_err(name)
+                .to_string();
             let expected = format!("a {format} of {length} bytes cannot be decoded: ");
             assert!(told.starts_with(&expected), "{name}: {told}");
         }
@@ -70,7 +83,10 @@ fn a_size_that_no_sample_has_is_refused_by_the_header() {
     let mut gif = golden::file("odd/gif_offset.gif");
     gif[6..10].copy_from_slice(&[255; 4]);
     let mut jpeg = golden::file("usual/jpeg_gray.jpg");
-    let frame = jpeg.windows(2).position(|marker| marker == [0xFF, 0xC0]).unwrap();
+    let frame = jpeg
+        .windows(2)
+        .position(|marker| marker == [0xFF, 0xC0])
+        .unwrap();
     jpeg[frame + 5..frame + 9].copy_from_slice(&[255, 220, 255, 220]);
     let mut bmp = golden::file("usual/bmp_rgb.bmp");
     bmp[18..26].copy_from_slice(&[0, 0x40, 0, 0, 0, 0x40, 0, 0]);

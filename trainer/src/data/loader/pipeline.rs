@@ -48,12 +48,25 @@ impl<T: Send + 'static> Pipeline<T> {
         work: impl Fn(u64) -> Result<T> + Send + Sync + 'static,
     ) -> Result<Self> {
         let next = numbers.start;
-        let state = State { waiting: numbers, next, done: BTreeMap::new(), stopped: false };
-        let (state, changed) = (Mutex::new(state), Condvar::new());
-        let pipeline = Self { shared: Arc::new(Shared { state, changed, ahead: ahead.max(1) }) };
+        let state = State {
+            waiting: numbers,
+            next,
+            done: BTreeMap::new(),
+            stopped: false,
+        };
+        let state = Mutex::new(state);
+        let changed = Condvar::new();
+        let pipeline = Self {
+            shared: Arc::new(Shared {
+                state,
+                changed,
+                ahead: ahead.max(1),
+            }),
+        };
         let work = Arc::new(work);
         for _ in 0..threads.max(1) {
-            let (shared, work) = (pipeline.shared.clone(), work.clone());
+            let shared = pipeline.shared.clone();
+            let work = work.clone();
             std::thread::Builder::new()
                 .name(name.to_owned())
                 .spawn(move || shared.serve(work.as_ref()))
@@ -94,7 +107,9 @@ impl<T> Shared<T> {
     }
 
     fn wait<'a>(&self, state: MutexGuard<'a, State<T>>) -> MutexGuard<'a, State<T>> {
-        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+        self.changed
+            .wait(state)
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn serve(&self, work: &impl Fn(u64) -> Result<T>) {
@@ -125,7 +140,9 @@ impl<T> Shared<T> {
 
 fn told(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+    let text = text
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
     format!("a loader thread panicked: {text}")
 }
 
@@ -163,10 +180,18 @@ mod tests {
             _ => Ok(number),
         };
         let results = all(Pipeline::start("test", 0..4, 4, 2, work).unwrap());
-        let told: Vec<_> =
-            results.iter().map(|r| r.as_ref().map_err(|error| error.exit().code())).collect();
+        let told: Vec<_> = results
+            .iter()
+            .map(|r| r.as_ref().map_err(|error| error.exit().code()))
+            .collect();
         assert_eq!(told, [Ok(&0), Err(70), Err(65), Ok(&3)]);
-        assert!(results[1].as_ref().unwrap_err().to_string().contains("out of luck"));
+        assert!(
+            results[1]
+                .as_ref()
+                .unwrap_err()
+                .to_string()
+                .contains("out of luck")
+        );
     }
 
     #[test]

@@ -64,9 +64,22 @@ impl Source {
         let skips = Skips::new((dataset.index().pairs, ranks), options.most_skipped);
         // The window that is read and the one that is fetched.
         let shelf = Shelf::new(dataset, 2 * WINDOW_BYTES);
-        let keep = if shelf.holds_all() { options.picture_bytes } else { 0 };
-        let (picture_bytes, batches) = (AtomicU64::new(keep), Mutex::default());
-        Self { order, skips, shelf, tokenizer, options, picture_bytes, batches }
+        let keep = if shelf.holds_all() {
+            options.picture_bytes
+        } else {
+            0
+        };
+        let picture_bytes = AtomicU64::new(keep);
+        let batches = Mutex::default();
+        Self {
+            order,
+            skips,
+            shelf,
+            tokenizer,
+            options,
+            picture_bytes,
+            batches,
+        }
     }
 
     /// Brings the shards of a step into memory.
@@ -90,7 +103,11 @@ impl Source {
         rows.pixels.reserve_exact(places.len() * self.planes());
         self.skips.drawn(places.len() as u64);
         for place in places {
-            let key = Key { seed: self.options.seed, step, sample: place as u64 };
+            let key = Key {
+                seed: self.options.seed,
+                step,
+                sample: place as u64,
+            };
             self.push(batch[place], key, &mut rows)?;
         }
         Ok(rows)
@@ -117,7 +134,10 @@ impl Source {
         let Some(&(sample, caption)) = shard.pairs.get(draw.pair as usize) else {
             let damage = shard.damage.clone();
             let told = damage.unwrap_or_else(|| format!("{} is not as indexed.", shard.uri));
-            return Err(Bad { reason: Reason::Shard, told });
+            return Err(Bad {
+                reason: Reason::Shard,
+                told,
+            });
         };
         let place = sample as usize;
         let sample = &shard.samples[place];
@@ -127,20 +147,29 @@ impl Source {
         };
         let caption = &sample.captions[caption as usize];
         if caption.text.trim().is_empty() {
-            return Err(bad(Reason::Caption, format!("text {} is empty", caption.text_id)));
+            return Err(bad(
+                Reason::Caption,
+                format!("text {} is empty", caption.text_id),
+            ));
         }
         self.picture(loaded, place, key, &mut rows.pixels)
             .map_err(|error| bad(Reason::Picture, error))?;
         let ids = loaded.captions[draw.pair as usize].get_or_init(|| {
             let text = dataset_rules(&caption.text);
-            self.tokenizer.encode(&text, self.options.context_length).into()
+            self.tokenizer
+                .encode(&text, self.options.context_length)
+                .into()
         });
         if self.options.duplicates == Duplicates::Positives {
             let image = *loaded.fingerprints[place].get_or_init(|| fingerprint(&sample.image));
-            rows.fingerprints.push(Fingerprint { image, text: fingerprint(ids) });
+            rows.fingerprints.push(Fingerprint {
+                image,
+                text: fingerprint(ids),
+            });
         }
         rows.ids.push(ids.clone());
-        rows.pairs.push((sample.image_id.clone(), caption.text_id.clone()));
+        rows.pairs
+            .push((sample.image_id.clone(), caption.text_id.clone()));
         Ok(())
     }
 
@@ -153,7 +182,9 @@ impl Source {
         pixels: &mut Vec<u8>,
     ) -> Result<(), String> {
         let start = pixels.len();
-        let Options { side, augmentation, .. } = self.options;
+        let Options {
+            side, augmentation, ..
+        } = self.options;
         match loaded.pictures[place].get() {
             Some(Ready::Planes(planes)) => pixels.extend_from_slice(planes),
             Some(Ready::Picture(picture)) => {
@@ -176,7 +207,11 @@ impl Source {
         let fixed = self.options.augmentation == Augmentation::None;
         let bytes = if fixed { planes.len() } else { size(&picture) } as u64;
         let room = |left: u64| left.checked_sub(bytes);
-        if self.picture_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err() {
+        if self
+            .picture_bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, room)
+            .is_err()
+        {
             return;
         }
         loaded.pictures[place].get_or_init(|| match fixed {
@@ -192,7 +227,9 @@ impl Source {
     /// A global batch, drawn once for all threads.
     fn batch(&self, step: u64) -> Arc<[Draw]> {
         let find = |kept: &[(u64, Arc<[Draw]>)]| {
-            kept.iter().find(|(of, _)| *of == step).map(|(_, batch)| batch.clone())
+            kept.iter()
+                .find(|(of, _)| *of == step)
+                .map(|(_, batch)| batch.clone())
         };
         let mut kept = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(batch) = find(&kept) {

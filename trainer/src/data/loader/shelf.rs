@@ -53,12 +53,22 @@ struct Slot {
 impl Shelf {
     /// Keeps at most `most_bytes` of shards, one at least.
     pub(super) fn new(dataset: Dataset, most_bytes: u64) -> Self {
-        Self { dataset, most_bytes, slots: Mutex::default() }
+        Self {
+            dataset,
+            most_bytes,
+            slots: Mutex::default(),
+        }
     }
 
     /// Whether the whole data set fits, so that nothing is ever read twice.
     pub(super) fn holds_all(&self) -> bool {
-        self.dataset.index().shards.iter().map(|part| part.bytes).sum::<u64>() <= self.most_bytes
+        self.dataset
+            .index()
+            .shards
+            .iter()
+            .map(|part| part.bytes)
+            .sum::<u64>()
+            <= self.most_bytes
     }
 
     /// A shard, read if it is not here. Threads that ask for the same one wait for one reading.
@@ -78,7 +88,12 @@ impl Shelf {
         let pictures = read.samples.iter().map(|_| OnceLock::new()).collect();
         let fingerprints = read.samples.iter().map(|_| OnceLock::new()).collect();
         let captions = read.pairs.iter().map(|_| OnceLock::new()).collect();
-        let loaded = Arc::new(Loaded { shard: read, pictures, fingerprints, captions });
+        let loaded = Arc::new(Loaded {
+            shard: read,
+            pictures,
+            fingerprints,
+            captions,
+        });
         Ok(shard.insert(loaded).clone())
     }
 
@@ -104,7 +119,9 @@ impl Slots {
         let mut bytes: u64 = self.by_shard.values().map(|slot| slot.bytes).sum();
         while bytes > most_bytes && self.by_shard.len() > 1 {
             let oldest = self.by_shard.iter().min_by_key(|(_, slot)| slot.used);
-            let Some((&number, slot)) = oldest else { return };
+            let Some((&number, slot)) = oldest else {
+                return;
+            };
             bytes -= slot.bytes;
             self.by_shard.remove(&number);
         }

@@ -72,7 +72,12 @@ struct State {
 impl Skips {
     /// Allows the share `most` of a data set of `pairs`, from which so many ranks draw.
     pub(super) fn new((pairs, ranks): (u64, u64), most: f64) -> Self {
-        Self { pairs, most, ranks, state: Mutex::default() }
+        Self {
+            pairs,
+            most,
+            ranks,
+            state: Mutex::default(),
+        }
     }
 
     pub(super) fn so_far(&self) -> Skipped {
@@ -94,7 +99,11 @@ impl Skips {
         example: impl FnOnce() -> String,
     ) -> Result<()> {
         let mut state = self.lock();
-        let bad = Bad { shard: draw.shard, pair: draw.pair, reason: reason as u32 };
+        let bad = Bad {
+            shard: draw.shard,
+            pair: draw.pair,
+            reason: reason as u32,
+        };
         if !state.count(&bad) {
             return Ok(());
         }

@@ -8,17 +8,30 @@ use crate::data::shard::Part;
 /// An order over shards of these numbers of pairs, ten bytes a pair.
 fn order(pairs: &[u64], seed: u64, global_batch: usize, window_bytes: u64) -> Order {
     let parts = pairs.iter().zip(0..).map(|(pairs, number)| {
-        let (name, bytes) = (format!("{number:05}.tar"), pairs * 10);
-        Part { name, bytes, images: *pairs, pairs: *pairs, sha256: String::new() }
+        let name = format!("{number:05}.tar");
+        let bytes = pairs * 10;
+        Part {
+            name,
+            bytes,
+            images: *pairs,
+            pairs: *pairs,
+            sha256: String::new(),
+        }
     });
     let index = Index::new(parts.collect(), None);
-    Order { window_bytes, ..Order::new(&index, seed, global_batch).unwrap() }
+    Order {
+        window_bytes,
+        ..Order::new(&index, seed, global_batch).unwrap()
+    }
 }
 
 /// All pairs of an epoch, in their turn.
 fn epoch(order: &Order, epoch: u64) -> Vec<(u32, u32)> {
     let turn = |position| order.at(epoch, position).1;
-    (0..order.pairs).map(turn).map(|draw| (draw.shard, draw.pair)).collect()
+    (0..order.pairs)
+        .map(turn)
+        .map(|draw| (draw.shard, draw.pair))
+        .collect()
 }
 
 proptest! {
@@ -62,8 +75,16 @@ fn an_epoch_has_every_pair_at_most_once_and_leaves_out_less_than_a_batch() {
     assert_eq!(seen.len(), 110);
     let next: HashSet<_> = (11..22).flat_map(|step| order.batch(step)).collect();
     assert_eq!(next.len(), 110);
-    let pairs = |set: &HashSet<Draw>| set.iter().map(|d| (d.shard, d.pair)).collect::<HashSet<_>>();
-    assert_ne!(pairs(&seen), pairs(&next), "the pairs left out differ between epochs");
+    let pairs = |set: &HashSet<Draw>| {
+        set.iter()
+            .map(|d| (d.shard, d.pair))
+            .collect::<HashSet<_>>()
+    };
+    assert_ne!(
+        pairs(&seen),
+        pairs(&next),
+        "the pairs left out differ between epochs"
+    );
 }
 
 #[test]
@@ -72,7 +93,10 @@ fn seeds_epochs_and_data_sets_have_their_own_orders() {
     assert_eq!(base, epoch(&order(&[50], 1, 10, 9999), 0));
     assert_ne!(base, epoch(&order(&[50], 2, 10, 9999), 0));
     assert_ne!(base, epoch(&order(&[50], 1, 10, 9999), 1));
-    let other = Order { dataset: "another".into(), ..order(&[50], 1, 10, 9999) };
+    let other = Order {
+        dataset: "another".into(),
+        ..order(&[50], 1, 10, 9999)
+    };
     assert_ne!(base, epoch(&other, 0));
 }
 
@@ -109,20 +133,33 @@ fn a_shuffle_is_uniform() {
     let mut counts = std::collections::HashMap::new();
     (0..24_000).for_each(|number| *counts.entry(epoch(&order, number)).or_insert(0.0) += 1.0);
     assert_eq!(counts.len(), 24);
-    let chi: f64 = counts.values().map(|count: &f64| (count - 1000.0).powi(2) / 1000.0).sum();
+    let chi: f64 = counts
+        .values()
+        .map(|count: &f64| (count - 1000.0).powi(2) / 1000.0)
+        .sum();
     assert!(chi < 50.0, "{chi}");
 }
 
 #[test]
 fn the_first_draws_never_change() {
-    let batch: Vec<_> = order(&[8], 7, 4, 9999).batch(0).iter().map(|draw| draw.pair).collect();
+    let batch: Vec<_> = order(&[8], 7, 4, 9999)
+        .batch(0)
+        .iter()
+        .map(|draw| draw.pair)
+        .collect();
     assert_eq!(batch, [7, 3, 4, 1]);
 }
 
 #[test]
 fn a_batch_larger_than_the_data_set_is_refused() {
     let index = Index::new(
-        vec![Part { name: "0.tar".into(), bytes: 1, images: 3, pairs: 3, sha256: String::new() }],
+        vec![Part {
+            name: "0.tar".into(),
+            bytes: 1,
+            images: 3,
+            pairs: 3,
+            sha256: String::new(),
+        }],
         None,
     );
     let error = Order::new(&index, 0, 4).unwrap_err();

@@ -48,7 +48,11 @@ impl Images {
                 twice[1].1
             )));
         }
-        Self { entries, kept: Kept::File(file) }.filled()
+        Self {
+            entries,
+            kept: Kept::File(file),
+        }
+        .filled()
     }
 
     /// Finds every image of a database that the reference made.
@@ -59,7 +63,11 @@ impl Images {
         let ids: Option<Vec<_>> = ids.collect();
         let mut entries = ids.ok_or_else(|| database.damaged("it has a key of no bytes"))?;
         entries.sort();
-        Self { entries, kept: Kept::Database(database) }.filled()
+        Self {
+            entries,
+            kept: Kept::Database(database),
+        }
+        .filled()
     }
 
     fn filled(self) -> Result<Self> {
@@ -81,7 +89,9 @@ impl Images {
     }
 
     pub(crate) fn contains(&self, id: &Id) -> bool {
-        self.entries.binary_search_by(|(own, _)| own.cmp(id)).is_ok()
+        self.entries
+            .binary_search_by(|(own, _)| own.cmp(id))
+            .is_ok()
     }
 
     /// What the image at a place is called.
@@ -109,8 +119,11 @@ impl Images {
             }
         };
         read.map_err(|error| {
-            let (told, id) = (self.told(place), self.id(place));
-            Error::Data(format!("{told}: image {id} is not base64 ({error}). Write it again."))
+            let told = self.told(place);
+            let id = self.id(place);
+            Error::Data(format!(
+                "{told}: image {id} is not base64 ({error}). Write it again."
+            ))
         })
     }
 }

@@ -44,15 +44,21 @@ impl Lmdb {
         let env = env.map_err(unfit)?;
         let entries = open(&env).map_err(unfit)?;
         let entries = entries.ok_or_else(|| damaged(path, "it has no table"))?;
-        let mut found = Self { path: path.to_owned(), env, entries, count: 0 };
+        let mut found = Self {
+            path: path.to_owned(),
+            env,
+            entries,
+            count: 0,
+        };
         found.count = found.counted(counter)?;
         Ok(found)
     }
 
     /// Its own count, which must be that of its entries.
     fn counted(&self, counter: &str) -> Result<u64> {
-        let Some(count) =
-            self.get(counter, |bytes| std::str::from_utf8(bytes).ok()?.parse().ok())?
+        let Some(count) = self.get(counter, |bytes| {
+            std::str::from_utf8(bytes).ok()?.parse().ok()
+        })?
         else {
             let why = format!("it has no {counter}: whatever built it was stopped before its end");
             return Err(damaged(&self.path, &why));
@@ -78,7 +84,10 @@ impl Lmdb {
             let key = |entry: heed::Result<(&[u8], &[u8])>| {
                 entry.map(|(key, _)| String::from_utf8_lossy(key).into_owned())
             };
-            entries.iter(read)?.map(key).collect::<heed::Result<Vec<_>>>()
+            entries
+                .iter(read)?
+                .map(key)
+                .collect::<heed::Result<Vec<_>>>()
         })?;
         Ok(found.into_iter().filter(|key| key != counter).collect())
     }
@@ -115,7 +124,9 @@ impl Lmdb {
 fn open(env: &Env) -> heed::Result<Option<Database<'static, Bytes, Bytes>>> {
     let read = env.read_txn()?;
     let opened = env.open_databases_and_commit(read, |opener, read| {
-        opener.open_database::<Bytes, Bytes>(read, None).map(CommitOrAbort::<_, ()>::Commit)
+        opener
+            .open_database::<Bytes, Bytes>(read, None)
+            .map(CommitOrAbort::<_, ()>::Commit)
     })?;
     Ok(opened.commit().flatten())
 }
@@ -130,10 +141,15 @@ fn whole(path: &Path) -> Result<u64> {
         return Err(damaged(path, "it does not begin as LMDB files do"));
     };
     let second = meta(&mut file, first.page).map_err(Error::file("read", path))?;
-    let newest = second.filter(|second| second.transaction > first.transaction).unwrap_or(first);
+    let newest = second
+        .filter(|second| second.transaction > first.transaction)
+        .unwrap_or(first);
     let needed = newest.page * (newest.last + 1);
     match bytes < needed {
-        true => Err(damaged(path, &format!("it ends after {bytes} of {needed} bytes"))),
+        true => Err(damaged(
+            path,
+            &format!("it ends after {bytes} of {needed} bytes"),
+        )),
         false => Ok(bytes),
     }
 }
@@ -157,9 +173,16 @@ fn meta(file: &mut File, at: u64) -> std::io::Result<Option<Meta>> {
     }
     let number = |at: usize, size: usize| {
         let bytes = &bytes[at..at + size];
-        bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte))
+        bytes
+            .iter()
+            .rev()
+            .fold(0, |number, &byte| number << 8 | u64::from(byte))
     };
-    let meta = Meta { page: number(40, 4), last: number(136, 8), transaction: number(144, 8) };
+    let meta = Meta {
+        page: number(40, 4),
+        last: number(136, 8),
+        transaction: number(144, 8),
+    };
     // A page is at least 512 bytes and at most 64 KiB, and no file has 2⁴⁸ of them.
     let sane = (1 << 9..=1 << 16).contains(&meta.page) && meta.last < 1 << 48;
     Ok((number(16, 4) == u64::from(MAGIC) && sane).then_some(meta))

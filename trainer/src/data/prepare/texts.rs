@@ -59,7 +59,11 @@ impl Texts {
     pub(super) fn read_pairs(path: &Path, images: &Images, skipped: &mut Skipped) -> Result<Self> {
         let found = pairs::read(path)?;
         found.iter().try_for_each(|(number, line)| {
-            known(&format_args!("{} key {number}", path.display()), line, images)
+            known(
+                &format_args!("{} key {number}", path.display()),
+                line,
+                images,
+            )
         })?;
         Self::of((path, "key"), found, skipped)
     }
@@ -87,12 +91,19 @@ impl Texts {
     }
 
     fn new(read: u64, lines: impl Iterator<Item = Line>) -> Self {
-        let mut texts = Self { read, texts: vec![], edges: vec![], loose: vec![] };
+        let mut texts = Self {
+            read,
+            texts: vec![],
+            edges: vec![],
+            loose: vec![],
+        };
         for (place, line) in (0..).zip(lines) {
             if line.image_ids.is_empty() {
                 texts.loose.push(place);
             }
-            texts.edges.extend(line.image_ids.into_iter().map(|image_id| (image_id, place)));
+            texts
+                .edges
+                .extend(line.image_ids.into_iter().map(|image_id| (image_id, place)));
             texts.texts.push((line.text_id, line.text));
         }
         texts.edges.sort_unstable();
@@ -103,7 +114,9 @@ impl Texts {
     /// The texts of an image, in the order of what they are called.
     pub(super) fn of_image(&self, image_id: &Id) -> Vec<Numbered<'_>> {
         let start = self.edges.partition_point(|(image, _)| image < image_id);
-        let edges = self.edges[start..].iter().take_while(|(image, _)| image == image_id);
+        let edges = self.edges[start..]
+            .iter()
+            .take_while(|(image, _)| image == image_id);
         edges.map(|(_, place)| self.numbered(*place)).collect()
     }
 
@@ -111,7 +124,10 @@ impl Texts {
     pub(super) fn loose(&self) -> String {
         let line = |place: &u32| {
             let Numbered { text_id, text } = self.numbered(*place);
-            format!("{}\n", serde_json::json!({"text_id": text_id, "text": text}))
+            format!(
+                "{}\n",
+                serde_json::json!({"text_id": text_id, "text": text})
+            )
         };
         self.loose.iter().map(line).collect()
     }
@@ -123,7 +139,11 @@ impl Texts {
 }
 
 fn known(place: &impl Display, line: &Line, images: &Images) -> Result<()> {
-    match line.image_ids.iter().find(|image_id| !images.contains(image_id)) {
+    match line
+        .image_ids
+        .iter()
+        .find(|image_id| !images.contains(image_id))
+    {
         Some(unknown) => Err(Error::Data(format!(
             "{place}: text {} names image {unknown}, which {} does not hold. Add the image or \
              remove its number.",

@@ -27,7 +27,14 @@ pub(super) struct Writer<'a> {
 impl<'a> Writer<'a> {
     pub(super) fn new(output: &'a Store, shard_bytes: u64) -> Self {
         let open = tar::Builder::new(Vec::new());
-        Self { output, shard_bytes, parts: Vec::new(), open, images: 0, pairs: 0 }
+        Self {
+            output,
+            shard_bytes,
+            parts: Vec::new(),
+            open,
+            images: 0,
+            pairs: 0,
+        }
     }
 
     /// Bytes of shards so far, the open one included.
@@ -73,14 +80,17 @@ impl<'a> Writer<'a> {
         let mut header = tar::Header::new_ustar();
         header.set_size(bytes.len() as u64);
         header.set_mode(0o644);
-        self.open.append_data(&mut header, name, bytes).map_err(Error::file("write", name))
+        self.open
+            .append_data(&mut header, name, bytes)
+            .map_err(Error::file("write", name))
     }
 
     fn close(&mut self) -> Result<()> {
         let open = std::mem::replace(&mut self.open, tar::Builder::new(Vec::new()));
         let name = format!("{:05}.tar", self.parts.len());
         let bytes = open.into_inner().map_err(Error::file("write", &name))?;
-        let (images, pairs) = (std::mem::take(&mut self.images), std::mem::take(&mut self.pairs));
+        let images = std::mem::take(&mut self.images);
+        let pairs = std::mem::take(&mut self.pairs);
         self.parts.push(Part::new(&name, &bytes, images, pairs));
         self.output.put(&name, bytes.into())
     }

@@ -15,8 +15,14 @@ fn the_planes_are_worth_what_the_reference_gives_a_tower() {
     for (name, golden) in golden::pictures() {
         let side = golden.side;
         let mut planes = vec![0; 3 * side * side];
-        preprocess(&golden::file(&name), side, Augmentation::None, Key::default(), &mut planes)
-            .unwrap();
+        preprocess(
+            &golden::file(&name),
+            side,
+            Augmentation::None,
+            Key::default(),
+            &mut planes,
+        )
+        .unwrap();
         let mut values = vec![0.0; planes.len()];
         normalise(&planes, side, &mut values);
         for (place, expected) in golden.normalised {
@@ -38,6 +44,15 @@ fn a_second_picture_of_a_batch_is_normalised_like_the_first() {
 #[test]
 fn a_picture_that_cannot_be_decoded_leaves_its_place_untouched() {
     let mut planes = vec![7; 12];
-    assert!(preprocess(b"GIF89a", 2, Augmentation::None, Key::default(), &mut planes).is_err());
+    assert!(
+        preprocess(
+            b"GIF89a",
+            2,
+            Augmentation::None,
+            Key::default(),
+            &mut planes
+        )
+        .is_err()
+    );
     assert_eq!(planes, [7; 12]);
 }

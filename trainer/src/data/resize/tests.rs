@@ -1,7 +1,16 @@
 use super::*;
 
 fn whole<T, const C: usize>(pixels: &[[T; C]], width: usize, height: usize) -> View<'_, T, C> {
-    View { pixels, pitch: width, region: Region { left: 0, top: 0, width, height } }
+    View {
+        pixels,
+        pitch: width,
+        region: Region {
+            left: 0,
+            top: 0,
+            width,
+            height,
+        },
+    }
 }
 
 #[test]
@@ -9,16 +18,30 @@ fn a_flat_picture_stays_flat_at_any_size() {
     for (width, height, side) in [(1, 1, 8), (7, 500, 16), (64, 64, 224), (300, 31, 24)] {
         let pixels = vec![[3u8, 128, 255]; width * height];
         let square = whole(&pixels, width, height).bicubic(side);
-        assert_eq!(square, vec![[3, 128, 255]; side * side], "{width}×{height} → {side}");
+        assert_eq!(
+            square,
+            vec![[3, 128, 255]; side * side],
+            "{width}×{height} → {side}"
+        );
     }
 }
 
 #[test]
 fn a_region_is_resized_as_if_it_were_the_whole() {
-    let pixels: Vec<[u8; 2]> =
-        (0..40 * 30).map(|i| [(i * 7 % 256) as u8, (i % 251) as u8]).collect();
-    let region = Region { left: 5, top: 3, width: 20, height: 24 };
-    let view = View { pixels: &pixels, pitch: 40, region };
+    let pixels: Vec<[u8; 2]> = (0..40 * 30)
+        .map(|i| [(i * 7 % 256) as u8, (i % 251) as u8])
+        .collect();
+    let region = Region {
+        left: 5,
+        top: 3,
+        width: 20,
+        height: 24,
+    };
+    let view = View {
+        pixels: &pixels,
+        pitch: 40,
+        region,
+    };
     let cut = view.copied();
     assert_eq!(cut[..2], [pixels[3 * 40 + 5], pixels[3 * 40 + 6]]);
     assert_eq!(view.bicubic(16), whole(&cut, 20, 24).bicubic(16));
@@ -38,7 +61,10 @@ fn the_weights_of_every_target_add_up_to_one() {
     for (input, output) in [(1, 5), (64, 63), (63, 64), (826, 224), (5000, 16)] {
         for (start, weights) in Taps::new(input, output).iter() {
             assert!(start < input);
-            assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-12, "{input} → {output}");
+            assert!(
+                (weights.iter().sum::<f64>() - 1.0).abs() < 1e-12,
+                "{input} → {output}"
+            );
         }
     }
 }

@@ -22,7 +22,10 @@ pub enum Id {
 impl Id {
     /// What is written here; `None` if that is nothing.
     pub fn read(text: &str) -> Option<Self> {
-        let number = text.parse().ok().filter(|number: &u64| number.to_string() == text);
+        let number = text
+            .parse()
+            .ok()
+            .filter(|number: &u64| number.to_string() == text);
         match number {
             Some(number) => Some(Self::Number(number)),
             None => (!text.is_empty()).then(|| Self::Name(text.into())),
@@ -88,7 +91,10 @@ mod tests {
             ("\"+7\"", Some(name("+7"))),
             ("\"猫.jpg\"", Some(name("猫.jpg"))),
             ("18446744073709551615", Some(Id::Number(u64::MAX))),
-            ("\"18446744073709551616\"", Some(name("18446744073709551616"))),
+            (
+                "\"18446744073709551616\"",
+                Some(name("18446744073709551616")),
+            ),
             ("\"\"", None),
             ("-7", None),
             ("7.5", None),

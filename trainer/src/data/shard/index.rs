@@ -31,8 +31,15 @@ pub struct Part {
 impl Part {
     /// The part these bytes are.
     pub fn new(name: &str, bytes: &[u8], images: u64, pairs: u64) -> Self {
-        let (name, sha256) = (name.to_owned(), sha256(bytes));
-        Self { name, bytes: bytes.len() as u64, images, pairs, sha256 }
+        let name = name.to_owned();
+        let sha256 = sha256(bytes);
+        Self {
+            name,
+            bytes: bytes.len() as u64,
+            images,
+            pairs,
+            sha256,
+        }
     }
 }
 
@@ -62,7 +69,14 @@ impl Index {
         let dataset = digest(&shards, loose_texts.as_ref());
         let images = shards.iter().map(|shard| shard.images).sum();
         let pairs = shards.iter().map(|shard| shard.pairs).sum();
-        Self { format: FORMAT.into(), dataset, images, pairs, shards, loose_texts }
+        Self {
+            format: FORMAT.into(),
+            dataset,
+            images,
+            pairs,
+            shards,
+            loose_texts,
+        }
     }
 
     /// The index of the data set at `store`.
@@ -120,7 +134,13 @@ pub fn hex(bytes: &[u8]) -> String {
 
 fn digest(shards: &[Part], loose_texts: Option<&Part>) -> String {
     let lines = shards.iter().chain(loose_texts).map(|part| {
-        let Part { name, bytes, images, pairs, sha256 } = part;
+        let Part {
+            name,
+            bytes,
+            images,
+            pairs,
+            sha256,
+        } = part;
         format!("{name} {bytes} {images} {pairs} {sha256}\n")
     });
     sha256(lines.collect::<String>().as_bytes())
@@ -131,18 +151,30 @@ mod tests {
     use super::*;
 
     fn part(name: &str) -> Part {
-        Part { name: name.into(), bytes: 10, images: 2, pairs: 3, sha256: sha256(b"x") }
+        Part {
+            name: name.into(),
+            bytes: 10,
+            images: 2,
+            pairs: 3,
+            sha256: sha256(b"x"),
+        }
     }
 
     #[test]
     fn an_index_is_read_as_it_was_written_whatever_order_its_parts_came_in() {
         let store = Store::memory();
-        let index = Index::new(vec![part("b.tar"), part("a.tar")], Some(part("texts.jsonl")));
+        let index = Index::new(
+            vec![part("b.tar"), part("a.tar")],
+            Some(part("texts.jsonl")),
+        );
         index.write(&store).unwrap();
         assert_eq!(Index::read(&store).unwrap(), index);
         assert_eq!(
             index,
-            Index::new(vec![part("a.tar"), part("b.tar")], Some(part("texts.jsonl")))
+            Index::new(
+                vec![part("a.tar"), part("b.tar")],
+                Some(part("texts.jsonl"))
+            )
         );
         assert_eq!((index.images, index.pairs), (4, 6));
     }
@@ -151,14 +183,24 @@ mod tests {
     fn an_edited_index_and_an_absent_one_say_what_to_do() {
         let store = Store::memory();
         let error = Index::read(&store).unwrap_err();
-        assert!(error.to_string().contains("cnclip prepare --shards memory:"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("cnclip prepare --shards memory:"),
+            "{error}"
+        );
         assert_eq!(error.exit().code(), 78);
 
         Index::new(vec![part("a.tar")], None).write(&store).unwrap();
         let text = String::from_utf8(store.get(INDEX).unwrap().to_vec()).unwrap();
-        store.put(INDEX, text.replace("\"pairs\": 3", "\"pairs\": 4").into()).unwrap();
+        store
+            .put(INDEX, text.replace("\"pairs\": 3", "\"pairs\": 4").into())
+            .unwrap();
         let error = Index::read(&store).unwrap_err();
-        assert!(error.to_string().contains("does not agree with itself"), "{error}");
+        assert!(
+            error.to_string().contains("does not agree with itself"),
+            "{error}"
+        );
         assert_eq!(error.exit().code(), 65);
     }
 }

@@ -55,10 +55,20 @@ impl Label {
         let plain = |text: String, text_id| vec![Text { text_id, text }];
         let image_id = json.as_ref().and_then(|json| json.image_id.clone());
         let texts = match (json, txt) {
-            (Some(Json { texts: Some(texts), .. }), _) => {
-                texts.into_iter().map(into_text).collect()
-            }
-            (Some(Json { text: Some(text), text_id, .. }), _) => plain(text, text_id),
+            (
+                Some(Json {
+                    texts: Some(texts), ..
+                }),
+                _,
+            ) => texts.into_iter().map(into_text).collect(),
+            (
+                Some(Json {
+                    text: Some(text),
+                    text_id,
+                    ..
+                }),
+                _,
+            ) => plain(text, text_id),
             (_, Some(txt)) => {
                 let text = std::str::from_utf8(txt).map_err(|error| error.to_string())?;
                 plain(text.trim_end_matches(['\r', '\n']).to_owned(), None)
@@ -71,7 +81,10 @@ impl Label {
 
 fn into_text(caption: Caption) -> Text {
     match caption {
-        Caption::Plain(text) => Text { text_id: None, text },
+        Caption::Plain(text) => Text {
+            text_id: None,
+            text,
+        },
         Caption::Numbered { text_id, text } => Text { text_id, text },
     }
 }
@@ -82,15 +95,40 @@ mod tests {
 
     #[test]
     fn captions_are_found_where_the_formats_keep_them() {
-        type Row = (Option<&'static str>, Option<&'static str>, Option<u64>, Texts);
+        type Row = (
+            Option<&'static str>,
+            Option<&'static str>,
+            Option<u64>,
+            Texts,
+        );
         type Texts = &'static [(Option<u64>, &'static str)];
         let table: [Row; 7] = [
             (None, Some("猫\n"), None, &[(None, "猫")]),
-            (Some(r#"{"text": "猫", "image_id": 3}"#), None, Some(3), &[(None, "猫")]),
-            (Some(r#"{"text": "猫", "text_id": 9}"#), Some("x"), None, &[(Some(9), "猫")]),
-            (Some(r#"{"caption": "猫", "url": "u"}"#), None, None, &[(None, "猫")]),
+            (
+                Some(r#"{"text": "猫", "image_id": 3}"#),
+                None,
+                Some(3),
+                &[(None, "猫")],
+            ),
+            (
+                Some(r#"{"text": "猫", "text_id": 9}"#),
+                Some("x"),
+                None,
+                &[(Some(9), "猫")],
+            ),
+            (
+                Some(r#"{"caption": "猫", "url": "u"}"#),
+                None,
+                None,
+                &[(None, "猫")],
+            ),
             (Some(r#"{"url": "u"}"#), Some("猫"), None, &[(None, "猫")]),
-            (Some(r#"{"texts": ["猫", "狗"]}"#), None, None, &[(None, "猫"), (None, "狗")]),
+            (
+                Some(r#"{"texts": ["猫", "狗"]}"#),
+                None,
+                None,
+                &[(None, "猫"), (None, "狗")],
+            ),
             (
                 Some(r#"{"image_id": 1, "texts": [{"text_id": 5, "text": "猫"}]}"#),
                 None,
@@ -100,7 +138,10 @@ mod tests {
         ];
         for (json, txt, image_id, texts) in table {
             let label = Label::read(json.map(str::as_bytes), txt.map(str::as_bytes)).unwrap();
-            let found = label.texts.iter().map(|t| (t.text_id.clone(), t.text.as_str()));
+            let found = label
+                .texts
+                .iter()
+                .map(|t| (t.text_id.clone(), t.text.as_str()));
             let right = texts.iter().map(|&(id, text)| (id.map(Id::from), text));
             assert!(found.eq(right), "{json:?} {txt:?}");
             assert_eq!(label.image_id, image_id.map(Id::from), "{json:?}");

@@ -54,9 +54,12 @@ fn walk(tar: &Bytes, mut each: impl FnMut(&str, Option<Bytes>)) -> Option<String
             Ok(entry) => entry,
             Err(error) => return Some(error.to_string()),
         };
-        let (name, start) = (entry.path_bytes(), entry.raw_file_position() as usize);
+        let name = entry.path_bytes();
+        let start = entry.raw_file_position() as usize;
         let name = String::from_utf8_lossy(&name);
-        let end = start.checked_add(entry.size() as usize).filter(|end| *end <= tar.len());
+        let end = start
+            .checked_add(entry.size() as usize)
+            .filter(|end| *end <= tar.len());
         match end {
             Some(end) if entry.header().entry_type().is_file() => {
                 each(&name, Some(tar.slice(start..end)));
@@ -77,7 +80,10 @@ fn walk(tar: &Bytes, mut each: impl FnMut(&str, Option<Bytes>)) -> Option<String
 fn split(name: &str) -> (&str, String) {
     let start = name.rfind('/').map_or(0, |slash| slash + 1);
     match name[start..].find('.') {
-        Some(dot) => (&name[..start + dot], name[start + dot + 1..].to_ascii_lowercase()),
+        Some(dot) => (
+            &name[..start + dot],
+            name[start + dot + 1..].to_ascii_lowercase(),
+        ),
         None => (name, String::new()),
     }
 }
@@ -103,7 +109,11 @@ impl Files {
     /// The sample these files make; files without a picture make none.
     fn close(self) -> Option<Member> {
         let label = Label::read(self.json.as_deref(), self.txt.as_deref());
-        Some(Member { key: self.key, image: self.image?, label })
+        Some(Member {
+            key: self.key,
+            image: self.image?,
+            label,
+        })
     }
 }
 
@@ -140,11 +150,18 @@ mod tests {
         let found: Vec<_> = (members.iter())
             .map(|m| {
                 let texts = &m.label.as_ref().unwrap().texts;
-                (m.key.as_str(), m.image.as_ref(), texts.first().map(|t| t.text.as_str()))
+                (
+                    m.key.as_str(),
+                    m.image.as_ref(),
+                    texts.first().map(|t| t.text.as_str()),
+                )
             })
             .collect();
-        let expected: [(&str, &[u8], Option<&str>); 3] =
-            [("a/1", b"first", Some("一")), ("3", b"third", Some("三")), ("4", b"fourth", None)];
+        let expected: [(&str, &[u8], Option<&str>); 3] = [
+            ("a/1", b"first", Some("一")),
+            ("3", b"third", Some("三")),
+            ("4", b"fourth", None),
+        ];
         assert_eq!(found, expected);
     }
 
@@ -155,7 +172,10 @@ mod tests {
         let (all, _) = read(&whole);
         for length in 0..whole.len() {
             let (members, torn) = read(&whole.slice(..length));
-            assert!(torn.is_some() || length >= whole.len() - 512, "cut at {length} goes unseen");
+            assert!(
+                torn.is_some() || length >= whole.len() - 512,
+                "cut at {length} goes unseen"
+            );
             assert!(keys(&all).starts_with(&keys(&members)), "cut at {length}");
         }
     }

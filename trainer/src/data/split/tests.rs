@@ -6,11 +6,17 @@ const IMAGES: &str = "train_imgs.tsv";
 const TEXTS: &str = "train_texts.jsonl";
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/dataset").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden/dataset")
+        .join(name)
 }
 
 fn options() -> Options {
-    Options { most_skipped: 0.1, skipped_by: "maxSkippedPercent", ..Options::default() }
+    Options {
+        most_skipped: 0.1,
+        skipped_by: "maxSkippedPercent",
+        ..Options::default()
+    }
 }
 
 /// A folder with some of the golden files, each under a name of its own.
@@ -40,8 +46,11 @@ fn a_split_is_the_data_set_that_is_prepared_of_its_files_wherever_they_are() {
     let of_file = [(IMAGES, IMAGES), (TEXTS, TEXTS)];
     let [images, pairs] = ["lmdb/train/imgs/data.mdb", "lmdb/train/pairs/data.mdb"];
     let of_databases = [(images, images), (pairs, pairs), (TEXTS, TEXTS)];
-    let own_folder =
-        [(images, "train/imgs/data.mdb"), (pairs, "train/pairs/data.mdb"), (TEXTS, TEXTS)];
+    let own_folder = [
+        (images, "train/imgs/data.mdb"),
+        (pairs, "train/pairs/data.mdb"),
+        (TEXTS, TEXTS),
+    ];
     let table = [
         (&of_file[..], "train"),
         (&of_file, "train/"),
@@ -64,14 +73,20 @@ fn a_split_is_the_data_set_that_is_prepared_of_its_files_wherever_they_are() {
     // Without a file of texts, those of the pairs are all there are.
     let folder = laid_out(&of_databases[..2]);
     let found = open(&uri(&folder, "lmdb/train"), &options()).unwrap();
-    assert_eq!((found.index().pairs, &found.index().loose_texts), (16, &None));
+    assert_eq!(
+        (found.index().pairs, &found.index().loose_texts),
+        (16, &None)
+    );
 }
 
 #[test]
 fn shards_that_are_there_are_read_where_they_are() {
     let folder = laid_out(&[(IMAGES, IMAGES), (TEXTS, TEXTS)]);
     let store = Store::open(&uri(&folder, "train")).unwrap();
-    let small = Options { shard_bytes: 14 << 10, ..options() };
+    let small = Options {
+        shard_bytes: 14 << 10,
+        ..options()
+    };
     let made = prepare::prepare(&golden(IMAGES), &golden(TEXTS), &store, &small, |_| ()).unwrap();
     let found = open(&uri(&folder, "train"), &options()).unwrap();
     assert_eq!(found.index(), &made.index);
@@ -83,7 +98,10 @@ fn a_uri_says_where_the_files_of_its_split_are() {
     let table = [
         ("s3://data/MUGE/valid", Some(("s3://data/MUGE", "valid"))),
         ("s3://data/MUGE/valid/", Some(("s3://data/MUGE", "valid"))),
-        ("s3://data/MUGE/lmdb/valid/", Some(("s3://data/MUGE", "lmdb/valid"))),
+        (
+            "s3://data/MUGE/lmdb/valid/",
+            Some(("s3://data/MUGE", "lmdb/valid")),
+        ),
         ("s3://data/valid", Some(("s3://data", "valid"))),
         ("s3://data/xlmdb/valid", Some(("s3://data/xlmdb", "valid"))),
         ("s3://lmdb/valid", Some(("s3://lmdb", "valid"))),
@@ -96,9 +114,14 @@ fn a_uri_says_where_the_files_of_its_split_are() {
     ];
     for (uri, expected) in table {
         let found = place(uri);
-        let found = found.as_ref().map(|(root, folder, _)| (*root, folder.as_str()));
+        let found = found
+            .as_ref()
+            .map(|(root, folder, _)| (*root, folder.as_str()));
         assert_eq!(found, expected, "{uri}");
-        assert!(place(uri).is_none_or(|(.., split)| split == "valid"), "{uri}");
+        assert!(
+            place(uri).is_none_or(|(.., split)| split == "valid"),
+            "{uri}"
+        );
     }
 }
 
@@ -129,30 +152,60 @@ fn told(files: &[(&str, &str)], change: impl Fn(&Path), code: u8) -> String {
 #[test]
 fn what_is_missing_or_wrong_is_told_by_where_it_is() {
     let nothing = told(&[], |_| (), 78);
-    assert!(nothing.starts_with("train holds no index.json"), "{nothing}");
-    assert!(nothing.contains("neither train_imgs.tsv nor lmdb/train"), "{nothing}");
+    assert!(
+        nothing.starts_with("train holds no index.json"),
+        "{nothing}"
+    );
+    assert!(
+        nothing.contains("neither train_imgs.tsv nor lmdb/train"),
+        "{nothing}"
+    );
 
     let files = [(IMAGES, IMAGES), (TEXTS, TEXTS)];
     let without_texts = told(&files[..1], |_| (), 78);
-    assert!(without_texts.contains("train_texts.jsonl"), "{without_texts}");
+    assert!(
+        without_texts.contains("train_texts.jsonl"),
+        "{without_texts}"
+    );
     let write = |name: &'static str, text: &'static str| {
         move |folder: &Path| fs::write(folder.join(name), text).unwrap()
     };
     let no_picture = told(&files, write(IMAGES, "seven"), 65);
-    assert!(no_picture.starts_with("train_imgs.tsv line 1 begins with"), "{no_picture}");
+    assert!(
+        no_picture.starts_with("train_imgs.tsv line 1 begins with"),
+        "{no_picture}"
+    );
     let no_text = told(&files, write(TEXTS, "{}"), 65);
     assert!(no_text.starts_with("train_texts.jsonl line 1"), "{no_text}");
 
     let database = "lmdb/train/imgs/data.mdb";
-    let torn = told(&[(database, database), (TEXTS, TEXTS)], write(database, "torn"), 65);
-    assert!(torn.starts_with("lmdb/train/imgs/data.mdb cannot be used"), "{torn}");
+    let torn = told(
+        &[(database, database), (TEXTS, TEXTS)],
+        write(database, "torn"),
+        65,
+    );
+    assert!(
+        torn.starts_with("lmdb/train/imgs/data.mdb cannot be used"),
+        "{torn}"
+    );
 }
 
 #[test]
 fn too_much_that_is_skipped_is_told_in_the_words_of_who_asked() {
     let folder = laid_out(&[(IMAGES, IMAGES), (TEXTS, TEXTS)]);
-    let strict = Options { most_skipped: 0.0, ..options() };
-    let error = open(&uri(&folder, "train"), &strict).unwrap_err().to_string();
-    assert!(error.contains("allow more with maxSkippedPercent"), "{error}");
-    assert!(error.contains(&format!("{} line", uri(&folder, TEXTS))), "{error}");
+    let strict = Options {
+        most_skipped: 0.0,
+        ..options()
+    };
+    let error = open(&uri(&folder, "train"), &strict)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("allow more with maxSkippedPercent"),
+        "{error}"
+    );
+    assert!(
+        error.contains(&format!("{} line", uri(&folder, TEXTS))),
+        "{error}"
+    );
 }

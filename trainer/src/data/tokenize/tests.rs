@@ -43,7 +43,9 @@ struct Golden {
 
 fn golden() -> Vec<Golden> {
     let lines = include_str!("../../../tests/golden/tokenizer/tokenizer.jsonl").lines();
-    lines.map(|line| serde_json::from_str(line).unwrap()).collect()
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 #[test]
@@ -52,7 +54,11 @@ fn every_string_has_the_ids_of_the_reference_in_every_context() {
     assert_eq!(golden.len(), 427);
     for Golden { text, ids } in golden {
         for length in [8, 52, 128] {
-            assert_eq!(TOKENIZER.encode(&text, length), ids[&format!("ids{length}")], "{text:?}");
+            assert_eq!(
+                TOKENIZER.encode(&text, length),
+                ids[&format!("ids{length}")],
+                "{text:?}"
+            );
         }
     }
 }
@@ -77,8 +83,13 @@ fn a_vocabulary_that_cannot_be_one_says_what_was_found() {
     let told = |bytes: &[u8]| Vocabulary::from_bytes(bytes).unwrap_err().to_string();
     assert!(told(b"ab\xff").contains("not UTF-8 from byte 2"));
     assert!(told(b"[PAD]\n[UNK]\n").contains("has 2 lines and none is [CLS]"));
-    let other = Vocabulary::verify(b"abc", VOCABULARY_SHA256).unwrap_err().to_string();
-    assert!(other.contains("SHA-256 ba7816bf") && other.contains("expected 45bbac6b"), "{other}");
+    let other = Vocabulary::verify(b"abc", VOCABULARY_SHA256)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        other.contains("SHA-256 ba7816bf") && other.contains("expected 45bbac6b"),
+        "{other}"
+    );
 }
 
 proptest! {

@@ -17,12 +17,17 @@ pub fn backward(activation: Activation, x: Span<'_>, dy: &mut SpanMut<'_>) {
 }
 
 fn name(activation: Activation, pass: &str) -> String {
-    let name = if activation == Activation::Gelu { "gelu" } else { "quick_gelu" };
+    let name = if activation == Activation::Gelu {
+        "gelu"
+    } else {
+        "quick_gelu"
+    };
     format!("{name}_{pass}")
 }
 
 fn run(name: String, x: Span<'_>, y: &mut SpanMut<'_>) {
-    let (len, device) = (x.len(), y.device());
+    let len = x.len();
+    let device = y.device();
     let launch = Launch::typed(&name, x.format()).over(len.div_ceil(OCTET));
     launch.read(x).write(y).whole(len).run(device);
 }

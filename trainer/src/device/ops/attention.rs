@@ -31,7 +31,11 @@ pub fn forward(
     let pair = (part.query(qkv), part.key(qkv).transposed());
     multiply(attention, sequences, scores, pair, scale(attention));
     softmax(attention, sequences, dropout, probabilities, dropped);
-    let weights = if dropout.is_active() { dropped.span() } else { probabilities.span() };
+    let weights = if dropout.is_active() {
+        dropped.span()
+    } else {
+        probabilities.span()
+    };
     let pair = (part.scores(weights), part.value(qkv));
     multiply(attention, sequences, part.out(out.span()), pair, 1.0);
 }
@@ -44,7 +48,12 @@ fn softmax(
     dropped: &mut SpanMut<'_>,
 ) {
     let device = probabilities.device();
-    let launch = rows("softmax_forward", attention, sequences, probabilities.span());
+    let launch = rows(
+        "softmax_forward",
+        attention,
+        sequences,
+        probabilities.span(),
+    );
     let dropped = dropout.is_active().then(|| dropped.span());
     let launch = launch.write(probabilities).read_or_null(dropped);
     let launch = launch.read_or_null(sequences.padded_on_device());
@@ -72,13 +81,33 @@ pub fn backward(
     let part = Part::of(attention);
     let dout = part.out(dout);
     let write = |target: Side<'_>, pair, scale| multiply(attention, sequences, target, pair, scale);
-    write(part.scores(dscores.span()), (dout, part.value(qkv).transposed()), 1.0);
-    backward_softmax(attention, sequences, dropout, probabilities, dropped, dscores);
-    let weights = if dropout.is_active() { dropped.span() } else { probabilities };
-    let (weights, dscores) = (part.scores(weights), part.scores(dscores.span()));
+    write(
+        part.scores(dscores.span()),
+        (dout, part.value(qkv).transposed()),
+        1.0,
+    );
+    backward_softmax(
+        attention,
+        sequences,
+        dropout,
+        probabilities,
+        dropped,
+        dscores,
+    );
+    let weights = if dropout.is_active() {
+        dropped.span()
+    } else {
+        probabilities
+    };
+    let weights = part.scores(weights);
+    let dscores = part.scores(dscores.span());
     write(part.value(dqkv.span()), (weights.transposed(), dout), 1.0);
     write(part.query(dqkv.span()), (dscores, part.key(qkv)), 1.0);
-    write(part.key(dqkv.span()), (dscores.transposed(), part.query(qkv)), 1.0);
+    write(
+        part.key(dqkv.span()),
+        (dscores.transposed(), part.query(qkv)),
+        1.0,
+    );
 }
 
 /// `dscores` holds the gradient of the dropped probabilities, and becomes that of `q · kᵀ`.
@@ -93,8 +122,14 @@ fn backward_softmax(
     let device = dscores.device();
     let launch = rows("softmax_backward", attention, sequences, probabilities);
     let dropped = dropout.is_active().then(|| dropped.span());
-    let launch = launch.read(probabilities).read_or_null(dropped).write(dscores);
-    let launch = launch.whole(attention.heads).whole(attention.longest).real(scale(attention));
+    let launch = launch
+        .read(probabilities)
+        .read_or_null(dropped)
+        .write(dscores);
+    let launch = launch
+        .whole(attention.heads)
+        .whole(attention.longest)
+        .real(scale(attention));
     launch.sequences(sequences).masks(dropout).run(device);
 }
 

@@ -28,7 +28,11 @@ pub struct Moments {
 impl Moments {
     /// Memory for so many channels.
     pub fn new(device: &Device, width: usize) -> Self {
-        Self { numbers: Buffer::new(device, 4 * width, Format::F32), width, rows: 0.0 }
+        Self {
+            numbers: Buffer::new(device, 4 * width, Format::F32),
+            width,
+            rows: 0.0,
+        }
     }
 }
 
@@ -46,7 +50,12 @@ impl Shares {
         let rows = length / width;
         let most = BLOCKS.div_ceil(width.div_ceil(CHANNELS));
         let share = rows.div_ceil(most).max(FEW);
-        Self { rows, width, share, parts: rows.div_ceil(share) }
+        Self {
+            rows,
+            width,
+            share,
+            parts: rows.div_ceil(share),
+        }
     }
 
     /// A kernel over all rows.
@@ -61,9 +70,16 @@ pub fn room(width: usize) -> usize {
 }
 
 /// The memory for sums, cut in two: the sums and those of each part.
-#[expect(clippy::expect_used, reason = "a normalisation makes room where it is declared")]
+#[expect(
+    clippy::expect_used,
+    reason = "a normalisation makes room where it is declared"
+)]
 fn cut(sums: &mut Sums, width: usize) -> (SpanMut<'_>, SpanMut<'_>) {
-    sums.device.as_mut().expect("room on the device").span_mut().split_at(2 * width)
+    sums.device
+        .as_mut()
+        .expect("room on the device")
+        .span_mut()
+        .split_at(2 * width)
 }
 
 /// Takes the statistics of the batch, and lets the running ones follow.
@@ -76,14 +92,29 @@ pub(crate) fn measure(
     x: Span<'_>,
     (moments, sums): (&mut Moments, &mut Sums),
 ) {
-    let (device, width) = (x.device(), moments.width);
+    let device = x.device();
+    let width = moments.width;
     let shares = Shares::of(x.len(), width);
     let (_, mut parts) = cut(sums, width);
-    let launch = shares.launch("batch_norm_sums", x.format()).read(x).write(&mut parts);
-    launch.whole(shares.rows).whole(width).whole(shares.share).run(device);
+    let launch = shares
+        .launch("batch_norm_sums", x.format())
+        .read(x)
+        .write(&mut parts);
+    launch
+        .whole(shares.rows)
+        .whole(width)
+        .whole(shares.share)
+        .run(device);
     let launch = Launch::typed("batch_norm_moments", x.format()).over(32 * width);
-    let launch = launch.read(x).read(parts.span()).write(&mut moments.numbers.span_mut());
-    launch.whole(width).whole(shares.parts).real(shares.rows as f32).run(device);
+    let launch = launch
+        .read(x)
+        .read(parts.span())
+        .write(&mut moments.numbers.span_mut());
+    launch
+        .whole(width)
+        .whole(shares.parts)
+        .real(shares.rows as f32)
+        .run(device);
 
     moments.rows = shares.rows as f64;
     if sums.synchronized() {
@@ -93,15 +124,27 @@ pub(crate) fn measure(
         moments.numbers.span_mut().first(2 * width).upload(&both);
     }
     let unbiased = moments.rows / (moments.rows - 1.0).max(1.0);
-    let launch = Launch::new("batch_norm_follow").over(width).read(affine).write(&mut running);
+    let launch = Launch::new("batch_norm_follow")
+        .over(width)
+        .read(affine)
+        .write(&mut running);
     let launch = launch.write(&mut moments.numbers.span_mut()).whole(width);
-    launch.real(unbiased as f32).real(MOMENTUM).real(EPSILON).run(device);
+    launch
+        .real(unbiased as f32)
+        .real(MOMENTUM)
+        .real(EPSILON)
+        .run(device);
 }
 
 /// Takes the running statistics.
 pub(crate) fn recall(affine: Span<'_>, running: Span<'_>, moments: &mut Moments) {
-    let launch = Launch::new("batch_norm_recall").over(moments.width).read(affine).read(running);
-    let launch = launch.write(&mut moments.numbers.span_mut()).whole(moments.width);
+    let launch = Launch::new("batch_norm_recall")
+        .over(moments.width)
+        .read(affine)
+        .read(running);
+    let launch = launch
+        .write(&mut moments.numbers.span_mut())
+        .whole(moments.width);
     launch.real(EPSILON).run(affine.device());
 }
 
@@ -110,9 +153,14 @@ pub(crate) fn apply(moments: &Moments, x: Span<'_>, mut y: SpanMut<'_>, onto: On
     let shares = Shares::of(x.len(), moments.width);
     let launch = shares.launch("batch_norm_apply", x.format());
     let launch = launch.read(moments.numbers.span()).read(x).write(&mut y);
-    let launch = launch.whole(shares.rows).whole(shares.width).whole(shares.share);
+    let launch = launch
+        .whole(shares.rows)
+        .whole(shares.width)
+        .whole(shares.share);
     let launch = launch.whole(usize::from(onto == Onto::Add));
-    launch.whole(usize::from(then == Then::Rectify)).run(x.device());
+    launch
+        .whole(usize::from(then == Then::Rectify))
+        .run(x.device());
 }
 
 /// Adds to the gradients of the weights; `dy` becomes `dx`.
@@ -122,16 +170,31 @@ pub(crate) fn backward(
     mut dy: SpanMut<'_>,
     then: Then,
 ) {
-    let (device, width, rectify) = (x.device(), moments.width, usize::from(then == Then::Rectify));
+    let device = x.device();
+    let width = moments.width;
+    let rectify = usize::from(then == Then::Rectify);
     let shares = Shares::of(x.len(), width);
     let (mut slopes, mut parts) = cut(sums, width);
-    let launch = shares.launch("batch_norm_slopes", x.format()).read(moments.numbers.span());
+    let launch = shares
+        .launch("batch_norm_slopes", x.format())
+        .read(moments.numbers.span());
     let launch = launch.read(x).read(dy.span()).write(&mut parts);
-    let launch = launch.whole(shares.rows).whole(width).whole(shares.share).whole(rectify);
+    let launch = launch
+        .whole(shares.rows)
+        .whole(width)
+        .whole(shares.share)
+        .whole(rectify);
     launch.run(device);
     let launch = Launch::new("batch_norm_gradients").over(32 * width);
-    let launch = launch.read(moments.numbers.span()).read(parts.span()).write(&mut affine);
-    launch.write(&mut slopes).whole(width).whole(shares.parts).run(device);
+    let launch = launch
+        .read(moments.numbers.span())
+        .read(parts.span())
+        .write(&mut affine);
+    launch
+        .write(&mut slopes)
+        .whole(width)
+        .whole(shares.parts)
+        .run(device);
 
     if sums.synchronized() {
         let mut both = cut(sums, width).0.span().download();
@@ -139,7 +202,9 @@ pub(crate) fn backward(
         cut(sums, width).0.upload(&both);
     }
     let (slopes, _) = cut(sums, width);
-    let launch = shares.launch("batch_norm_backward", x.format()).read(moments.numbers.span());
+    let launch = shares
+        .launch("batch_norm_backward", x.format())
+        .read(moments.numbers.span());
     let launch = launch.read(slopes.span()).read(x).write(&mut dy);
     let launch = launch.whole(shares.rows).whole(width).whole(shares.share);
     launch.real(moments.rows as f32).whole(rectify).run(device);

@@ -20,7 +20,8 @@ pub(crate) fn forward(
     y: SpanMut<'_>,
     rows: &mut Buffer,
 ) {
-    let (row, outputs) = (grid.row(), weight.len() / grid.row());
+    let row = grid.row();
+    let outputs = weight.len() / grid.row();
     let weight = Operand::new(in_format(weight, x.format()), row).transposed();
     unfold(grid, x, rows, |places, rows| {
         let y = y.span().part(places.start * outputs..places.end * outputs);
@@ -37,12 +38,19 @@ pub(crate) fn backward_weights(
     dy: Span<'_>,
     rows: &mut Buffer,
 ) {
-    let (row, outputs) = (grid.row(), gradient.len() / grid.row());
+    let row = grid.row();
+    let outputs = gradient.len() / grid.row();
     let target = Operand::new(gradient.span(), row);
     unfold(grid, x, rows, |places, rows| {
         let dy = dy.part(places.start * outputs..places.end * outputs);
-        let pair = (Operand::new(dy, outputs).transposed(), Operand::new(rows, row));
-        let product = Product { add: true, ..Product::new(target, pair.0, pair.1) };
+        let pair = (
+            Operand::new(dy, outputs).transposed(),
+            Operand::new(rows, row),
+        );
+        let product = Product {
+            add: true,
+            ..Product::new(target, pair.0, pair.1)
+        };
         x.device().multiply(&product);
     });
 }
@@ -55,13 +63,19 @@ pub(crate) fn backward_input(
     dx: SpanMut<'_>,
     (turned, rows): (&mut Buffer, &mut Buffer),
 ) {
-    let (inputs, outputs) = (grid.channels, weight.len() / grid.row());
+    let inputs = grid.channels;
+    let outputs = weight.len() / grid.row();
     let mut turned = turned.span_mut().first(weight.len());
     let launch = Launch::typed("conv2d_turn", dy.format()).over(weight.len());
-    let launch = launch.read(weight).write(&mut turned).whole(outputs).whole(inputs);
+    let launch = launch
+        .read(weight)
+        .write(&mut turned)
+        .whole(outputs)
+        .whole(inputs);
     launch.run(dy.device());
     // The turned weight is its own rounding: it lies in the format of `dy`.
-    let (turned, row) = (Operand::new(turned.span(), TAPS * outputs).transposed(), TAPS * outputs);
+    let turned = Operand::new(turned.span(), TAPS * outputs).transposed();
+    let row = TAPS * outputs;
     unfold(&grid.of(outputs), dy, rows, |places, rows| {
         let dx = dx.span().part(places.start * inputs..places.end * inputs);
         let product = Product::new(Operand::new(dx, inputs), Operand::new(rows, row), turned);
@@ -77,16 +91,27 @@ fn unfold(
     rows: &mut Buffer,
     mut work: impl FnMut(std::ops::Range<usize>, Span<'_>),
 ) {
-    let Grid { side, channels, stride, .. } = *grid;
+    let Grid {
+        side,
+        channels,
+        stride,
+        ..
+    } = *grid;
     let places = x.len() / (side * side * channels) * grid.line().pow(2);
     let step = rows.len() / grid.row();
     for start in (0..places).step_by(step) {
         let count = step.min(places - start);
         let mut rows = rows.span_mut().first(count * grid.row());
         let launch = Launch::typed("conv2d_unfold", x.format());
-        let launch = launch.grid((count * channels).div_ceil(BLOCK), 1, 1).threads(BLOCK);
+        let launch = launch
+            .grid((count * channels).div_ceil(BLOCK), 1, 1)
+            .threads(BLOCK);
         let launch = launch.read(x).write(&mut rows).whole(start).whole(count);
-        launch.whole(side).whole(channels).whole(stride).run(x.device());
+        launch
+            .whole(side)
+            .whole(channels)
+            .whole(stride)
+            .run(x.device());
         work(start..start + count, rows.span());
     }
 }

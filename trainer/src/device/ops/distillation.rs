@@ -24,10 +24,23 @@ pub fn cosines(
     cosines: &mut SpanMut<'_>,
     (scale, shortest): (f32, f32),
 ) {
-    let (rows, device) = (cosines.len(), cosines.device());
-    let (width, wide) = (stretch.begins.len() - 1, stretch.firsts.len());
-    let launch = Launch::new("distillation").grid(rows, 1, 1).read(taught).read(features);
+    let rows = cosines.len();
+    let device = cosines.device();
+    let width = stretch.begins.len() - 1;
+    let wide = stretch.firsts.len();
+    let launch = Launch::new("distillation")
+        .grid(rows, 1, 1)
+        .read(taught)
+        .read(features);
     let launch = launch.write(gradients).write(cosines);
-    let launch = launch.read(stretch.firsts).read(stretch.begins).read(stretch.shares);
-    launch.whole(width).whole(wide).real(scale).real(shortest).run(device);
+    let launch = launch
+        .read(stretch.firsts)
+        .read(stretch.begins)
+        .read(stretch.shares);
+    launch
+        .whole(width)
+        .whole(wide)
+        .real(scale)
+        .real(shortest)
+        .run(device);
 }

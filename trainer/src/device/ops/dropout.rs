@@ -46,7 +46,14 @@ fn run(
     x: Span<'_>,
     y: &mut SpanMut<'_>,
 ) {
-    let (device, blocks) = (y.device(), (most_kept(sequences) * width).div_ceil(BLOCK));
+    let device = y.device();
+    let blocks = (most_kept(sequences) * width).div_ceil(BLOCK);
     let launch = Launch::typed(name, x.format()).grid(sequences.count(), blocks, 1);
-    launch.read(x).write(y).whole(width).sequences(sequences).masks(dropout).run(device);
+    launch
+        .read(x)
+        .write(y)
+        .whole(width)
+        .sequences(sequences)
+        .masks(dropout)
+        .run(device);
 }

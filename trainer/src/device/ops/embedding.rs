@@ -23,11 +23,22 @@ pub struct Tables<'a> {
 /// # Shapes
 /// `ids` [tokens], `y` [tokens, width].
 pub fn forward(tables: Tables<'_>, sequences: Sequences<'_>, ids: Span<'_>, y: &mut SpanMut<'_>) {
-    let (width, device) = (tables.kind.len(), y.device());
+    let width = tables.kind.len();
+    let device = y.device();
     let launch = Launch::typed("embedding_forward", y.span().format());
-    let launch = launch.grid(sequences.count(), longest(sequences), 1).threads(128);
-    let launch = launch.read(tables.words).read(tables.positions).read(tables.kind);
-    launch.read(ids).write(y).whole(width).sequences(sequences).run(device);
+    let launch = launch
+        .grid(sequences.count(), longest(sequences), 1)
+        .threads(128);
+    let launch = launch
+        .read(tables.words)
+        .read(tables.positions)
+        .read(tables.kind);
+    launch
+        .read(ids)
+        .write(y)
+        .whole(width)
+        .sequences(sequences)
+        .run(device);
 }
 
 /// Adds rows of `dy` to the rows of the tables that they came from, in their order; that of padding
@@ -36,9 +47,16 @@ pub fn forward(tables: Tables<'_>, sequences: Sequences<'_>, ids: Span<'_>, y: &
 /// # Shapes
 /// As in [`forward`].
 pub fn backward_words(ids: Span<'_>, width: usize, dy: Span<'_>, words: &mut SpanMut<'_>) {
-    let (tokens, device) = (dy.len() / width, words.device());
+    let tokens = dy.len() / width;
+    let device = words.device();
     let launch = Launch::typed("embedding_words", dy.format()).grid(tokens, 1, 1);
-    launch.read(ids).read(dy).write(words).whole(tokens).whole(width).run(device);
+    launch
+        .read(ids)
+        .read(dy)
+        .write(words)
+        .whole(tokens)
+        .whole(width)
+        .run(device);
 }
 
 /// Adds rows of `dy` to the rows of their places.
@@ -54,6 +72,10 @@ pub fn backward_positions(
     let device = positions.device();
     let launch = Launch::typed("embedding_positions", dy.format()).threads(128);
     let launch = launch.grid(longest(sequences), width.div_ceil(128), 1);
-    let launch = launch.read(dy).write(positions).whole(sequences.count()).whole(width);
+    let launch = launch
+        .read(dy)
+        .write(positions)
+        .whole(sequences.count())
+        .whole(width);
     launch.sequences(sequences).run(device);
 }

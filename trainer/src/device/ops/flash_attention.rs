@@ -38,7 +38,10 @@ pub fn forward(
 ) {
     let device = qkv.device();
     let launch = launch("forward", attention, sequences, most_kept(sequences)).read(qkv);
-    let launch = launch.read_or_null(sequences.padded_on_device()).write(out).write(log_sums);
+    let launch = launch
+        .read_or_null(sequences.padded_on_device())
+        .write(out)
+        .write(log_sums);
     rest(launch, attention, sequences, dropout).run(device);
 }
 
@@ -55,14 +58,21 @@ pub fn backward(
     along: &mut SpanMut<'_>,
     dqkv: &mut SpanMut<'_>,
 ) {
-    let (device, pairs) = (qkv.device(), log_sums.len());
+    let device = qkv.device();
+    let pairs = log_sums.len();
     let width = attention.width / attention.heads;
     let means = Launch::new("flash_along").threads(THREADS);
-    let means = means.grid(pairs.div_ceil(THREADS / 32), 1, 1).read(out).read(dout);
+    let means = means
+        .grid(pairs.div_ceil(THREADS / 32), 1, 1)
+        .read(out)
+        .read(dout);
     means.write(along).whole(pairs).whole(width).run(device);
     for kernel in ["backward_keys", "backward_queries"] {
         let launch = launch(kernel, attention, sequences, longest(sequences)).read(qkv);
-        let launch = launch.read_or_null(sequences.padded_on_device()).read(dout).read(log_sums);
+        let launch = launch
+            .read_or_null(sequences.padded_on_device())
+            .read(dout)
+            .read(log_sums);
         let launch = launch.read(along.span()).write(dqkv);
         rest(launch, attention, sequences, dropout).run(device);
     }
@@ -83,6 +93,9 @@ fn rest(
     dropout: Dropout,
 ) -> Launch {
     let scale = 1.0 / ((attention.width / attention.heads) as f32).sqrt();
-    let launch = launch.whole(attention.width).whole(attention.longest).real(scale);
+    let launch = launch
+        .whole(attention.width)
+        .whole(attention.longest)
+        .real(scale);
     launch.sequences(sequences).masks(dropout)
 }

@@ -18,7 +18,8 @@ pub fn forward(
     y: &mut SpanMut<'_>,
     moments: &mut SpanMut<'_>,
 ) {
-    let (width, device) = (scale.len() / 2, y.device());
+    let width = scale.len() / 2;
+    let device = y.device();
     let rows = x.len() / width;
     let launch = Launch::typed("layer_norm_forward", x.format()).grid(rows.div_ceil(ROWS), 1, 1);
     let launch = launch.read(scale).read(x).write(y).write(moments);
@@ -36,7 +37,8 @@ pub fn backward(
     dx: &mut SpanMut<'_>,
     onto: Onto,
 ) {
-    let (width, device) = (scale.len() / 2, dx.device());
+    let width = scale.len() / 2;
+    let device = dx.device();
     let rows = x.len() / width;
     let (grid, parts) = columns(rows, width);
     let launch = Launch::typed("layer_norm_weights", x.format()).grid(grid, parts, 1);
@@ -44,5 +46,9 @@ pub fn backward(
     launch.whole(rows).whole(width).run(device);
     let launch = Launch::typed("layer_norm_backward", x.format()).grid(rows.div_ceil(ROWS), 1, 1);
     let launch = launch.read(scale).read(x).read(moments).read(dy).write(dx);
-    launch.whole(rows).whole(width).whole((onto == Onto::Add).into()).run(device);
+    launch
+        .whole(rows)
+        .whole(width)
+        .whole((onto == Onto::Add).into())
+        .run(device);
 }

@@ -14,28 +14,46 @@ pub struct Matrix<'a> {
 impl<'a> Matrix<'a> {
     /// Rows that lie one behind the other.
     pub fn new(weight: Span<'a>, cols: usize) -> Self {
-        Self { weight, cols, transposed: false }
+        Self {
+            weight,
+            cols,
+            transposed: false,
+        }
     }
 
     /// Rows and columns exchanged.
     pub fn transposed(self) -> Self {
-        Self { transposed: !self.transposed, ..self }
+        Self {
+            transposed: !self.transposed,
+            ..self
+        }
     }
 
     /// Rows and columns as they are multiplied.
     fn shape(self) -> (usize, usize) {
         let rows = self.weight.len() / self.cols;
-        if self.transposed { (self.cols, rows) } else { (rows, self.cols) }
+        if self.transposed {
+            (self.cols, rows)
+        } else {
+            (rows, self.cols)
+        }
     }
 
     fn operand(self, format: Format) -> Operand {
         let operand = Operand::new(in_format(self.weight, format), self.cols);
-        if self.transposed { operand.transposed() } else { operand }
+        if self.transposed {
+            operand.transposed()
+        } else {
+            operand
+        }
     }
 }
 
 /// A weight in the format of what it is multiplied with or added to.
-#[expect(clippy::expect_used, reason = "a memory of bfloat16 numbers keeps weights rounded, too")]
+#[expect(
+    clippy::expect_used,
+    reason = "a memory of bfloat16 numbers keeps weights rounded, too"
+)]
 pub(super) fn in_format(weight: Span<'_>, format: Format) -> Span<'_> {
     if weight.format() == format {
         return weight;
@@ -56,9 +74,19 @@ pub fn forward(
 ) {
     let (outputs, inputs) = weight.shape();
     let target = Operand::new(y.span(), outputs);
-    let pair = (Operand::new(x, inputs), weight.operand(x.format()).transposed());
+    let pair = (
+        Operand::new(x, inputs),
+        weight.operand(x.format()).transposed(),
+    );
     let bias = bias.map(|bias| in_format(bias, y.span().format()).address());
-    multiply(y, Product { bias, add: onto == Onto::Add, ..Product::new(target, pair.0, pair.1) });
+    multiply(
+        y,
+        Product {
+            bias,
+            add: onto == Onto::Add,
+            ..Product::new(target, pair.0, pair.1)
+        },
+    );
 }
 
 /// `dx = dy · W`, or added to `dx`.
@@ -69,7 +97,13 @@ pub fn backward_input(weight: Matrix<'_>, dy: Span<'_>, dx: &mut SpanMut<'_>, on
     let (outputs, inputs) = weight.shape();
     let target = Operand::new(dx.span(), inputs);
     let pair = (Operand::new(dy, outputs), weight.operand(dy.format()));
-    multiply(dx, Product { add: onto == Onto::Add, ..Product::new(target, pair.0, pair.1) });
+    multiply(
+        dx,
+        Product {
+            add: onto == Onto::Add,
+            ..Product::new(target, pair.0, pair.1)
+        },
+    );
 }
 
 /// Adds `dyᵀ · x` to the gradient of a weight that is stored [outputs, inputs]; of one that is stored the
@@ -80,12 +114,24 @@ pub fn backward_input(weight: Matrix<'_>, dy: Span<'_>, dx: &mut SpanMut<'_>, on
 pub fn backward_weight(gradient: &mut SpanMut<'_>, inputs: usize, x: Span<'_>, dy: Span<'_>) {
     let outputs = gradient.len() / inputs;
     let target = Operand::new(gradient.span(), inputs);
-    let pair = (Operand::new(dy, outputs).transposed(), Operand::new(x, inputs));
-    multiply(gradient, Product { add: true, ..Product::new(target, pair.0, pair.1) });
+    let pair = (
+        Operand::new(dy, outputs).transposed(),
+        Operand::new(x, inputs),
+    );
+    multiply(
+        gradient,
+        Product {
+            add: true,
+            ..Product::new(target, pair.0, pair.1)
+        },
+    );
 }
 
 fn multiply(target: &SpanMut<'_>, product: Product) {
-    assert!(product.a.format == product.b.format, "factors of a product have one format");
+    assert!(
+        product.a.format == product.b.format,
+        "factors of a product have one format"
+    );
     target.device().multiply(&product);
 }
 
@@ -94,11 +140,17 @@ fn multiply(target: &SpanMut<'_>, product: Product) {
 /// # Shapes
 /// `rows` [rows, width], `sums` [width].
 pub fn add_column_sums(rows: Span<'_>, sums: &mut SpanMut<'_>) {
-    let (width, device) = (sums.len(), sums.device());
+    let width = sums.len();
+    let device = sums.device();
     let count = rows.len() / width;
     let (grid, parts) = columns(count, width);
     let launch = Launch::typed("column_sums", rows.format()).grid(grid, parts, 1);
-    launch.read(rows).write(sums).whole(count).whole(width).run(device);
+    launch
+        .read(rows)
+        .write(sums)
+        .whole(count)
+        .whole(width)
+        .run(device);
 }
 
 /// Blocks across and along so many rows whose columns are summed.

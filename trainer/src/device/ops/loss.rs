@@ -27,9 +27,13 @@ pub fn rows(
     targets: Targets<'_>,
     found: &mut SpanMut<'_>,
 ) {
-    let (rows, device) = (logits.len() / pairs, found.device());
+    let rows = logits.len() / pairs;
+    let device = found.device();
     let launch = Launch::new("loss_rows").grid(rows, 1, 1).read(logits);
-    let launch = launch.read(targets.images).read(targets.texts).read(targets.shares);
+    let launch = launch
+        .read(targets.images)
+        .read(targets.texts)
+        .read(targets.shares);
     launch.write(found).whole(first).whole(pairs).run(device);
 }
 
@@ -45,10 +49,20 @@ pub fn differentiate(
     targets: Targets<'_>,
     slopes: &mut SpanMut<'_>,
 ) {
-    let (rows, device) = (logits.len() / pairs, logits.device());
-    let launch = Launch::new("loss_differentiate").grid(rows, 1, 1).write(logits);
+    let rows = logits.len() / pairs;
+    let device = logits.device();
+    let launch = Launch::new("loss_differentiate")
+        .grid(rows, 1, 1)
+        .write(logits);
     let launch = launch.read(of_rows).read(of_columns);
-    let launch = launch.read(targets.images).read(targets.texts).read(targets.shares);
-    let launch = launch.write(slopes).whole(first).whole(pairs).real(0.5 / pairs as f32);
+    let launch = launch
+        .read(targets.images)
+        .read(targets.texts)
+        .read(targets.shares);
+    let launch = launch
+        .write(slopes)
+        .whole(first)
+        .whole(pairs)
+        .real(0.5 / pairs as f32);
     launch.run(device);
 }

@@ -9,10 +9,18 @@ pub(crate) fn forward(
     x: Span<'_>,
     (mut tokens, mut means): (SpanMut<'_>, SpanMut<'_>),
 ) {
-    let (pictures, places) = (means.len() / width, positions.len() / width - 1);
+    let pictures = means.len() / width;
+    let places = positions.len() / width - 1;
     let launch = Launch::typed("mean_token_forward", x.format());
-    let launch = launch.grid(width.div_ceil(256), pictures, 1).read(positions).read(x);
-    let launch = launch.write(&mut tokens).write(&mut means).whole(places).whole(width);
+    let launch = launch
+        .grid(width.div_ceil(256), pictures, 1)
+        .read(positions)
+        .read(x);
+    let launch = launch
+        .write(&mut tokens)
+        .write(&mut means)
+        .whole(places)
+        .whole(width);
     launch.run(x.device());
 }
 
@@ -25,7 +33,13 @@ pub(crate) fn backward(
 ) {
     let pictures = dmeans.len() / width;
     let launch = Launch::typed("mean_token_backward", dmeans.format());
-    let launch = launch.grid(width.div_ceil(256), pictures, 1).write(&mut dtokens).read(dmeans);
-    let launch = launch.write(&mut dx).whole(dx.len() / dmeans.len()).whole(width);
+    let launch = launch
+        .grid(width.div_ceil(256), pictures, 1)
+        .write(&mut dtokens)
+        .read(dmeans);
+    let launch = launch
+        .write(&mut dx)
+        .whole(dx.len() / dmeans.len())
+        .whole(width);
     launch.run(dmeans.device());
 }

@@ -10,7 +10,8 @@ const ROWS: usize = 8;
 /// # Shapes
 /// `x`, `y` [rows, width].
 pub fn forward(width: usize, x: Span<'_>, y: &mut SpanMut<'_>) {
-    let (rows, device) = (x.len() / width, y.device());
+    let rows = x.len() / width;
+    let device = y.device();
     let launch = Launch::new("normalize_forward").grid(rows.div_ceil(ROWS), 1, 1);
     launch.read(x).write(y).whole(rows).whole(width).run(device);
 }
@@ -20,8 +21,13 @@ pub fn forward(width: usize, x: Span<'_>, y: &mut SpanMut<'_>) {
 /// # Shapes
 /// `x`, `dy`, `dx` [rows, width].
 pub fn backward(width: usize, x: Span<'_>, dy: Span<'_>, dx: &mut SpanMut<'_>) {
-    let (rows, device) = (x.len() / width, dx.device());
+    let rows = x.len() / width;
+    let device = dx.device();
     let launch = Launch::typed("normalize_backward", dx.span().format());
-    let launch = launch.grid(rows.div_ceil(ROWS), 1, 1).read(x).read(dy).write(dx);
+    let launch = launch
+        .grid(rows.div_ceil(ROWS), 1, 1)
+        .read(x)
+        .read(dy)
+        .write(dx);
     launch.whole(rows).whole(width).run(device);
 }

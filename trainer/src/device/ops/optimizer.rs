@@ -32,7 +32,11 @@ pub struct Step {
 /// `chunks` [chunks, 3], `sums` [chunks].
 pub fn squares(gradients: Span<'_>, chunks: Span<'_>, sums: &mut SpanMut<'_>) {
     let launch = Launch::new("optimizer_squares").grid(sums.len(), 1, 1);
-    launch.read(gradients).read(chunks).write(sums).run(sums.device());
+    launch
+        .read(gradients)
+        .read(chunks)
+        .write(sums)
+        .run(sums.device());
 }
 
 /// Changes the weights of all chunks, and both moments.
@@ -45,22 +49,40 @@ pub fn step(
 ) {
     let device = values.device();
     let launch = Launch::new("optimizer_step").grid(chunks.len() / CHUNK, 1, 1);
-    let launch = launch.write(values).write_rounded(values).write(first).write(second);
+    let launch = launch
+        .write(values)
+        .write_rounded(values)
+        .write(first)
+        .write(second);
     let launch = launch.read(gradients).read(chunks);
-    let launch = launch.real(step.beta_1).real(step.beta_2).real(step.epsilon).real(step.clip);
+    let launch = launch
+        .real(step.beta_1)
+        .real(step.beta_2)
+        .real(step.epsilon)
+        .real(step.clip);
     let launch = launch.real(step.rate).real(step.correction);
     launch.real(step.keep).real(step.keep_decayed).run(device);
 }
 
 /// Adds a number to each.
 pub fn add(values: &mut SpanMut<'_>, number: f32) {
-    let (device, count) = (values.device(), values.len());
-    Launch::new("optimizer_add").over(count).write(values).whole(count).real(number).run(device);
+    let device = values.device();
+    let count = values.len();
+    Launch::new("optimizer_add")
+        .over(count)
+        .write(values)
+        .whole(count)
+        .real(number)
+        .run(device);
 }
 
 /// Keeps each in bounds.
 pub fn clamp(values: &mut SpanMut<'_>, (low, high): (f32, f32)) {
-    let (device, count) = (values.device(), values.len());
-    let launch = Launch::new("optimizer_clamp").over(count).write(values).write_rounded(values);
+    let device = values.device();
+    let count = values.len();
+    let launch = Launch::new("optimizer_clamp")
+        .over(count)
+        .write(values)
+        .write_rounded(values);
     launch.whole(count).real(low).real(high).run(device);
 }

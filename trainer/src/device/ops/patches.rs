@@ -13,11 +13,20 @@ pub fn cut_patches(
     seen: Span<'_>,
     patches: &mut SpanMut<'_>,
 ) {
-    let (device, batch) = (patches.device(), pixels.len() / (3 * side * side));
+    let device = patches.device();
+    let batch = pixels.len() / (3 * side * side);
     let of_picture = seen.len() / batch;
     let launch = Launch::typed(&name("cut_patches", pixels), patches.span().format());
-    let launch = launch.grid(batch * (1 + of_picture), 1, 1).read(pixels).read(seen);
-    launch.write(patches).whole(of_picture).whole(side).whole(patch).run(device);
+    let launch = launch
+        .grid(batch * (1 + of_picture), 1, 1)
+        .read(pixels)
+        .read(seen);
+    launch
+        .write(patches)
+        .whole(of_picture)
+        .whole(side)
+        .whole(patch)
+        .run(device);
 }
 
 /// Writes each picture with its channels as neighbours: what a convolution takes.
@@ -25,12 +34,22 @@ pub fn cut_patches(
 /// # Shapes
 /// `pixels` as in [`cut_patches`], `out` [batch, side, side, 3].
 pub fn interleave(pixels: Span<'_>, side: usize, out: &mut SpanMut<'_>) {
-    let (device, points) = (out.device(), pixels.len() / 3);
+    let device = out.device();
+    let points = pixels.len() / 3;
     let launch = Launch::typed(&name("interleave", pixels), out.span().format()).over(points);
-    launch.read(pixels).write(out).whole(points).whole(side).run(device);
+    launch
+        .read(pixels)
+        .write(out)
+        .whole(points)
+        .whole(side)
+        .run(device);
 }
 
 fn name(name: &str, pixels: Span<'_>) -> String {
-    let source = if pixels.format() == Format::U8 { "bytes" } else { "numbers" };
+    let source = if pixels.format() == Format::U8 {
+        "bytes"
+    } else {
+        "numbers"
+    };
     format!("{name}_{source}")
 }

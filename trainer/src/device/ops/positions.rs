@@ -12,10 +12,20 @@ pub fn forward(
     batch: usize,
     y: &mut SpanMut<'_>,
 ) {
-    let (width, of_picture, device) = (class.len(), seen.len() / batch, y.device());
+    let width = class.len();
+    let of_picture = seen.len() / batch;
+    let device = y.device();
     let launch = Launch::typed("positions_forward", y.span().format()).threads(128);
-    let launch = launch.grid(batch * (1 + of_picture), 1, 1).read(positions).read(class);
-    launch.read(seen).write(y).whole(of_picture).whole(width).run(device);
+    let launch = launch
+        .grid(batch * (1 + of_picture), 1, 1)
+        .read(positions)
+        .read(class);
+    launch
+        .read(seen)
+        .write(y)
+        .whole(of_picture)
+        .whole(width)
+        .run(device);
 }
 
 /// Adds rows of `dy` to the rows of their places, and those of class tokens to `class`.
@@ -28,9 +38,15 @@ pub fn backward(
     batch: usize,
     dy: Span<'_>,
 ) {
-    let (width, of_picture, device) = (class.len(), seen.len() / batch, class.device());
+    let width = class.len();
+    let of_picture = seen.len() / batch;
+    let device = class.device();
     let launch = Launch::typed("positions_backward", dy.format()).threads(128);
     let launch = launch.grid(positions.len() / width, width.div_ceil(128), 1);
     let launch = launch.write(positions).write(class).read(seen).read(dy);
-    launch.whole(batch).whole(of_picture).whole(width).run(device);
+    launch
+        .whole(batch)
+        .whole(of_picture)
+        .whole(width)
+        .run(device);
 }

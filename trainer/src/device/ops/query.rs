@@ -29,11 +29,18 @@ pub(crate) fn backward(
 }
 
 fn launch(query: Query, name: &str, q: Span<'_>) -> Launch {
-    let (pictures, heads) = (q.len() / query.width, query.heads);
-    Launch::typed(name, q.format()).grid(heads, pictures, 1).threads(128)
+    let pictures = q.len() / query.width;
+    let heads = query.heads;
+    Launch::typed(name, q.format())
+        .grid(heads, pictures, 1)
+        .threads(128)
 }
 
 fn shape(query: Query, launch: Launch) -> Launch {
     let Query { heads, tokens, .. } = query;
-    launch.whole(heads).whole(query.head()).whole(tokens).real(query.scale())
+    launch
+        .whole(heads)
+        .whole(query.head())
+        .whole(tokens)
+        .real(query.scale())
 }

@@ -11,22 +11,36 @@ impl Launch {
         let length = sequences.length();
         let offsets = length.is_none().then(|| sequences.places().offsets);
         let first = sequences.keep() == Keep::First;
-        self.read_or_null(offsets).whole(length.unwrap_or(0)).whole(first.into())
+        self.read_or_null(offsets)
+            .whole(length.unwrap_or(0))
+            .whole(first.into())
     }
 
     /// What decides over masks.
     pub(super) fn masks(self, dropout: Dropout) -> Self {
         let (key, first_sample, dropped_below, scale) = dropout.rule();
-        self.long(key).long(first_sample).whole(dropped_below as usize).real(scale)
+        self.long(key)
+            .long(first_sample)
+            .whole(dropped_below as usize)
+            .real(scale)
     }
 }
 
 /// Tokens of the longest sequence.
 pub(super) fn longest(sequences: Sequences<'_>) -> usize {
-    sequences.offsets().windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
+    sequences
+        .offsets()
+        .windows(2)
+        .map(|pair| pair[1] - pair[0])
+        .max()
+        .unwrap_or(0)
 }
 
 /// Rows of the sequence of which most go on.
 pub(super) fn most_kept(sequences: Sequences<'_>) -> usize {
-    if sequences.keep() == Keep::First { 1 } else { longest(sequences) }
+    if sequences.keep() == Keep::First {
+        1
+    } else {
+        longest(sequences)
+    }
 }

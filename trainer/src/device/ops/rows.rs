@@ -11,9 +11,17 @@ pub fn take(sequences: Sequences<'_>, width: usize, all: Span<'_>, kept: &mut Sp
     match sequences.keep() {
         Keep::All => kept.copy_from(all),
         Keep::First => {
-            let (device, count) = (kept.device(), sequences.count());
-            let launch = Launch::typed("take", all.format()).grid(count, 1, 1).threads(128);
-            launch.read(all).write(kept).whole(width).sequences(sequences).run(device);
+            let device = kept.device();
+            let count = sequences.count();
+            let launch = Launch::typed("take", all.format())
+                .grid(count, 1, 1)
+                .threads(128);
+            launch
+                .read(all)
+                .write(kept)
+                .whole(width)
+                .sequences(sequences)
+                .run(device);
         }
     }
 }
@@ -27,9 +35,17 @@ pub fn spread(sequences: Sequences<'_>, width: usize, kept: Span<'_>, all: &mut 
         Keep::All => all.copy_from(kept),
         Keep::First => {
             all.clear();
-            let (device, count) = (all.device(), sequences.count());
-            let launch = Launch::typed("spread", kept.format()).grid(count, 1, 1).threads(128);
-            launch.read(kept).write(all).whole(width).sequences(sequences).run(device);
+            let device = all.device();
+            let count = sequences.count();
+            let launch = Launch::typed("spread", kept.format())
+                .grid(count, 1, 1)
+                .threads(128);
+            launch
+                .read(kept)
+                .write(all)
+                .whole(width)
+                .sequences(sequences)
+                .run(device);
         }
     }
 }

@@ -8,30 +8,55 @@ use crate::evaluate::tests::{golden, scored, unlabelled};
 
 fn rows(store: &Store, name: &str) -> Vec<Value> {
     let bytes = store.get(name).unwrap();
-    let lines = bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
-    lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
+    let lines = bytes
+        .split(|&byte| byte == b'\n')
+        .filter(|line| !line.is_empty());
+    lines
+        .map(|line| serde_json::from_slice(line).unwrap())
+        .collect()
 }
 
 #[test]
 fn below_a_threshold_there_is_no_match() {
     let mut scored = scored(&golden(&Store::memory()));
     scored.calibrate(1.0);
-    let Measured::Retrieval(scores) = &mut scored.result.measured else { panic!("a retrieval") };
+    let Measured::Retrieval(scores) = &mut scored.result.measured else {
+        panic!("a retrieval")
+    };
     assert!(scores.threshold.is_some());
     // The third best first answer divides the texts.
     let first = |near: &Vec<crate::evaluate::search::Near>| near[0].similarity;
-    let mut firsts: Vec<_> = scored.retrieval.text_to_image.nearest.iter().map(first).collect();
+    let mut firsts: Vec<_> = scored
+        .retrieval
+        .text_to_image
+        .nearest
+        .iter()
+        .map(first)
+        .collect();
     firsts.sort_by(|a, b| b.total_cmp(a));
     let similarity = f64::from(firsts[2]);
-    scores.threshold = Some(Threshold { similarity, ..Threshold::default() });
+    scores.threshold = Some(Threshold {
+        similarity,
+        ..Threshold::default()
+    });
 
     let folder = Store::memory();
     write(&scored, &[], &folder).unwrap();
-    let (answers, predicted) = (rows(&folder, ANSWERS), rows(&folder, TEXT_TO_IMAGE));
+    let answers = rows(&folder, ANSWERS);
+    let predicted = rows(&folder, TEXT_TO_IMAGE);
     assert_eq!(answers.len(), predicted.len());
-    let told = firsts.iter().filter(|&&one| f64::from(one) >= similarity).count();
+    let told = firsts
+        .iter()
+        .filter(|&&one| f64::from(one) >= similarity)
+        .count();
     assert!(told >= 3 && told < answers.len(), "{firsts:?}");
-    assert_eq!(answers.iter().filter(|row| !row["image_id"].is_null()).count(), told);
+    assert_eq!(
+        answers
+            .iter()
+            .filter(|row| !row["image_id"].is_null())
+            .count(),
+        told
+    );
     for (answer, predicted) in answers.iter().zip(predicted) {
         assert_eq!(answer["text_id"], predicted["text_id"]);
         assert!(answer["image_id"].is_null() || answer["image_id"] == predicted["image_ids"][0]);
@@ -44,8 +69,13 @@ fn below_a_threshold_there_is_no_match() {
 fn a_precision_that_is_not_reached_answers_nothing() {
     let mut scored = scored(&golden(&Store::memory()));
     scored.calibrate(1.0);
-    let Measured::Retrieval(scores) = &mut scored.result.measured else { panic!("a retrieval") };
-    scores.threshold = scores.threshold.map(|found| Threshold { wanted: 101.0, ..found });
+    let Measured::Retrieval(scores) = &mut scored.result.measured else {
+        panic!("a retrieval")
+    };
+    scores.threshold = scores.threshold.map(|found| Threshold {
+        wanted: 101.0,
+        ..found
+    });
     let folder = Store::memory();
     write(&scored, &[], &folder).unwrap();
     assert_eq!(folder.find(ANSWERS).unwrap(), None);
@@ -62,10 +92,19 @@ fn a_calibration_that_cannot_be_is_told_before_anything_is_encoded() {
         }),
         zero_shot: None,
     };
-    let (labelled, blind) = (golden(&Store::memory()), unlabelled(&Store::memory()));
-    assert_eq!(calibration::wanted(&task(90.0), &labelled).unwrap(), Some(90.0));
+    let labelled = golden(&Store::memory());
+    let blind = unlabelled(&Store::memory());
+    assert_eq!(
+        calibration::wanted(&task(90.0), &labelled).unwrap(),
+        Some(90.0)
+    );
     for (precision, dataset, told, code) in [
-        (0.0, &labelled, "calibration.precisionPercent of task valid is 0", 78),
+        (
+            0.0,
+            &labelled,
+            "calibration.precisionPercent of task valid is 0",
+            78,
+        ),
         (100.5, &labelled, "it must be above 0 and at most 100", 78),
         (f64::NAN, &labelled, "is NaN", 78),
         (90.0, &blind, "Task valid cannot be calibrated: memory:", 65),
@@ -78,13 +117,19 @@ fn a_calibration_that_cannot_be_is_told_before_anything_is_encoded() {
 
 #[test]
 fn features_are_written_in_every_format_that_is_asked_for() {
-    let (scored, folder) = (scored(&golden(&Store::memory())), Store::memory());
-    let formats = [FeatureFormat::Jsonl, FeatureFormat::Npy, FeatureFormat::Parquet];
+    let scored = scored(&golden(&Store::memory()));
+    let folder = Store::memory();
+    let formats = [
+        FeatureFormat::Jsonl,
+        FeatureFormat::Npy,
+        FeatureFormat::Parquet,
+    ];
     write(&scored, &formats, &folder).unwrap();
     let pool = scored.gallery.pool();
-    for (name, key, features) in
-        [("images", "image_id", pool.images), ("texts", "text_id", pool.texts)]
-    {
+    for (name, key, features) in [
+        ("images", "image_id", pool.images),
+        ("texts", "text_id", pool.texts),
+    ] {
         let lines = rows(&folder, &format!("{name}.jsonl"));
         assert_eq!(lines.len(), features.count());
         let ids: Vec<_> = lines.iter().map(|line| line[key].clone()).collect();
@@ -93,10 +138,20 @@ fn features_are_written_in_every_format_that_is_asked_for() {
         assert_eq!(found, features.row(2)[1]);
         let array = folder.get(&format!("{name}.npy")).unwrap();
         assert!(array.ends_with(&features.values()[features.values().len() - 1].to_le_bytes()));
-        assert!(folder.get(&format!("{name}.parquet")).unwrap().starts_with(b"PAR1"));
+        assert!(
+            folder
+                .get(&format!("{name}.parquet"))
+                .unwrap()
+                .starts_with(b"PAR1")
+        );
     }
     let none = Store::memory();
     write(&scored, &[], &none).unwrap();
-    let names: Vec<_> = none.list().unwrap().into_iter().map(|entry| entry.name).collect();
+    let names: Vec<_> = none
+        .list()
+        .unwrap()
+        .into_iter()
+        .map(|entry| entry.name)
+        .collect();
     assert_eq!(names.len(), 4, "{names:?}");
 }

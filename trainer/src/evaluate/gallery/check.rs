@@ -13,8 +13,13 @@ impl Gallery {
     /// If it is empty, two pictures or two different texts have one id, or the model gave numbers that
     /// are not finite.
     pub fn check(&self, dataset: &Dataset) -> Result<()> {
-        let problem = self.empty().or_else(|| self.twice()).or_else(|| self.unfit());
-        problem.map_or(Ok(()), |why| Err(Error::Data(format!("{}: {why}", dataset.uri()))))
+        let problem = self
+            .empty()
+            .or_else(|| self.twice())
+            .or_else(|| self.unfit());
+        problem.map_or(Ok(()), |why| {
+            Err(Error::Data(format!("{}: {why}", dataset.uri())))
+        })
     }
 
     /// Whether something in it has a name where the reference has numbers.
@@ -49,15 +54,20 @@ impl Gallery {
         }
         let mut seen = HashMap::new();
         let text = self.texts.iter().find(|text| {
-            seen.insert(&text.text_id, *text).is_some_and(|first| first.text != text.text)
+            seen.insert(&text.text_id, *text)
+                .is_some_and(|first| first.text != text.text)
         })?;
-        Some(format!("text {} has two wordings. Give each text its own text_id.", text.text_id))
+        Some(format!(
+            "text {} has two wordings. Give each text its own text_id.",
+            text.text_id
+        ))
     }
 
     fn unfit(&self) -> Option<String> {
         let unfit = |features: &[f32]| {
             let rows = features.chunks(self.width.max(1));
-            rows.map(|row| row.iter().all(|number| number.is_finite())).position(|fine| !fine)
+            rows.map(|row| row.iter().all(|number| number.is_finite()))
+                .position(|fine| !fine)
         };
         let image = unfit(&self.image_features).map(|at| ("image", &self.images[at].image_id));
         let text = || unfit(&self.text_features).map(|at| ("text", &self.texts[at].text_id));

@@ -40,7 +40,8 @@ pub(super) fn read(
     for (number, part) in dataset.index().shards.iter().enumerate() {
         let end = first + part.images as usize;
         let own = share.start.max(first)..share.end.min(end);
-        let (begins, ends) = (own.start == first, own.end == end);
+        let begins = own.start == first;
+        let ends = own.end == end;
         let own = own.start.saturating_sub(first)..own.end.saturating_sub(first);
         first = end;
         if own.is_empty() {
@@ -52,12 +53,21 @@ pub(super) fn read(
         };
         // Whoever has its first picture tells what it lacks.
         if begins {
-            give(Ok(Chunk { found: damage(&shard, part.images), ..Chunk::default() }))?;
+            give(Ok(Chunk {
+                found: damage(&shard, part.images),
+                ..Chunk::default()
+            }))?;
         }
         // Whoever has its last one has all that there are.
-        let last = if ends { shard.samples.len() } else { own.end.min(shard.samples.len()) };
+        let last = if ends {
+            shard.samples.len()
+        } else {
+            own.end.min(shard.samples.len())
+        };
         let samples = shard.samples.get(own.start..last).unwrap_or_default();
-        for (first, samples) in (own.start..).step_by(sizes.batch).zip(samples.chunks(sizes.batch))
+        for (first, samples) in (own.start..)
+            .step_by(sizes.batch)
+            .zip(samples.chunks(sizes.batch))
         {
             let place = (number, first);
             give(Ok(Chunk::of(&shard.uri, place, samples, sizes.side)))?;
@@ -79,7 +89,10 @@ fn damage(shard: &Shard, images: u64) -> Found {
     let missing = images.saturating_sub(shard.samples.len() as u64);
     let faults: Vec<_> = shard.damage.iter().cloned().collect();
     let unusable = Unusable::new(missing.max(faults.len() as u64), faults);
-    Found { unusable, ..Found::default() }
+    Found {
+        unusable,
+        ..Found::default()
+    }
 }
 
 impl Chunk {
@@ -87,21 +100,33 @@ impl Chunk {
     fn of(uri: &str, (shard, first): (usize, usize), samples: &[Sample], side: usize) -> Self {
         let pictures = samples.par_iter().map(|sample| plain(&sample.image, side));
         let pictures: Vec<_> = pictures.collect();
-        let Self { mut planes, mut found } = Self::default();
+        let Self {
+            mut planes,
+            mut found,
+        } = Self::default();
         for (number, (sample, picture)) in samples.iter().zip(pictures).enumerate() {
             let image = match picture {
                 Ok(picture) => {
                     planes.extend(picture);
                     let (sample, image_id) = (first + number, sample.image_id.clone());
-                    found.images.push(Place { shard, sample, image_id });
+                    found.images.push(Place {
+                        shard,
+                        sample,
+                        image_id,
+                    });
                     Some(found.images.len() - 1)
                 }
                 Err(error) => {
-                    found.unusable.add(format!("{} of {uri}: {error}.", sample.key));
+                    found
+                        .unusable
+                        .add(format!("{} of {uri}: {error}.", sample.key));
                     None
                 }
             };
-            sample.captions.iter().for_each(|text| found.caption(uri, text.clone(), image));
+            sample
+                .captions
+                .iter()
+                .for_each(|text| found.caption(uri, text.clone(), image));
         }
         Self { planes, found }
     }
@@ -110,7 +135,9 @@ impl Chunk {
 impl Found {
     fn caption(&mut self, uri: &str, caption: Caption, image: Option<usize>) {
         match caption.text.trim() {
-            "" => self.unusable.add(format!("Text {} of {uri} is empty.", caption.text_id)),
+            "" => self
+                .unusable
+                .add(format!("Text {} of {uri} is empty.", caption.text_id)),
             _ => self.captions.push((caption, image)),
         }
     }

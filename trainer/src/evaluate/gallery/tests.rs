@@ -19,8 +19,14 @@ fn a_gallery_that_cannot_be_told_of_says_why() {
     let first = |gallery: &Gallery| gallery.images[0].image_id.clone();
     type Change = Box<dyn FnOnce(&mut Gallery)>;
     let rows: [(Change, &str); 6] = [
-        (Box::new(|g| g.images.clear()), "it holds no image that can be used"),
-        (Box::new(|g| g.texts.clear()), "it holds no text that can be used"),
+        (
+            Box::new(|g| g.images.clear()),
+            "it holds no image that can be used",
+        ),
+        (
+            Box::new(|g| g.texts.clear()),
+            "it holds no text that can be used",
+        ),
         (
             Box::new(move |g| g.images[4].image_id = first(g)),
             "image 1 is there twice: as samples 0 of shard 0 and",

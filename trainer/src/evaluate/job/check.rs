@@ -20,7 +20,10 @@ pub(super) fn check(config: &EvaluateConfig) -> Result<()> {
     } else if config.batch_size < 1 {
         format!("batchSize is {}; it must be at least 1.", config.batch_size)
     } else if !(0.0..=100.0).contains(&config.max_skipped_percent) {
-        format!("maxSkippedPercent is {}; it must be 0 to 100.", config.max_skipped_percent)
+        format!(
+            "maxSkippedPercent is {}; it must be 0 to 100.",
+            config.max_skipped_percent
+        )
     } else {
         return Ok(());
     };
@@ -29,5 +32,8 @@ pub(super) fn check(config: &EvaluateConfig) -> Result<()> {
 
 /// What is told of a task that is of no kind, or of two.
 pub(super) fn kindless(task: &TaskConfig) -> Error {
-    Error::Config(format!("task {} must have exactly one of retrieval and zeroShot.", task.name))
+    Error::Config(format!(
+        "task {} must have exactly one of retrieval and zeroShot.",
+        task.name
+    ))
 }

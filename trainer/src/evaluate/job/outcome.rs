@@ -45,21 +45,43 @@ fn describe(config: &EvaluateConfig, found: &Found, tasks: Vec<Task>) -> Result<
         None => PageInput::of_weights(&found.model()?),
     };
     let digest = found.digest.clone().unwrap_or_default();
-    let weights = [("checkpoint", found.uri.clone()), ("checkpoint digest", digest)];
+    let weights = [
+        ("checkpoint", found.uri.clone()),
+        ("checkpoint digest", digest),
+    ];
     let weights = weights.map(|(name, value)| (name.to_owned(), value));
     let known = weights.into_iter().chain(tasks.iter().flat_map(inputs));
-    input.provenance.extend(known.filter(|(_, value)| !value.is_empty()));
-    Ok(PageInput { title: config.run.name.clone(), tasks, ..input })
+    input
+        .provenance
+        .extend(known.filter(|(_, value)| !value.is_empty()));
+    Ok(PageInput {
+        title: config.run.name.clone(),
+        tasks,
+        ..input
+    })
 }
 
 /// What went into a task beside the weights.
 fn inputs(task: &Task) -> Vec<(String, String)> {
-    let TaskResult { name, dataset, digest, measured, .. } = &task.result;
+    let TaskResult {
+        name,
+        dataset,
+        digest,
+        measured,
+        ..
+    } = &task.result;
     let mut found = vec![("data set", dataset.clone()), ("digest", digest.clone())];
     if let Measured::ZeroShot(scores) = measured {
-        let TemplatesReport { from, count, digest } = &scores.templates;
+        let TemplatesReport {
+            from,
+            count,
+            digest,
+        } = &scores.templates;
         found.push(("templates", format!("{from}, {count} of them")));
         found.push(("templates digest", digest.clone()));
     }
-    found.into_iter().map(|(what, value)| (format!("{name}: {what}"), value)).collect()
+    found
+        .into_iter()
+        .map(|(what, value)| (format!("{name}: {what}"), value))
+        .collect()
 }

@@ -42,7 +42,8 @@ impl Subject {
     /// If there are none, they or the vocabulary do not fit the model, or memory is short.
     pub(super) fn find(config: &EvaluateConfig, memory: &Memory) -> Result<Self> {
         let found = source::weights(&config.checkpoint)?;
-        let (model, trained) = (found.model()?, found.config.as_ref());
+        let model = found.model()?;
+        let trained = found.config.as_ref();
         let vocabulary = config.vocabulary.as_ref();
         let vocabulary = vocabulary.or_else(|| trained?.vocabulary.as_ref());
         let tokenizer = source::tokenizer(vocabulary, model.text.vocab_size)?;
@@ -51,7 +52,14 @@ impl Subject {
         let tensors = params.segments().iter();
         let tensors = tensors.map(|segment| (segment.name.as_str(), segment.range.len()));
         let model = Model::of(&model, tensors);
-        Ok(Self { model, clip, params, tokenizer, sizes, found })
+        Ok(Self {
+            model,
+            clip,
+            params,
+            tokenizer,
+            sizes,
+            found,
+        })
     }
 
     /// Whether all ranks have the same weights.
@@ -89,13 +97,35 @@ impl Subject {
         let precision = calibration::wanted(task, dataset)?;
         let limits = self.limits(config);
         let mut encoder = (&mut self.clip, &mut self.params);
-        let scored = score(&task.name, dataset, &self.tokenizer, &mut encoder, limits, world)?;
-        let Some(mut scored) = scored else { return Ok(None) };
-        precision.into_iter().for_each(|precision| scored.calibrate(precision));
-        files::write(&scored, &config.features, &artifacts.join(&artifacts::task(&task.name)))?;
+        let scored = score(
+            &task.name,
+            dataset,
+            &self.tokenizer,
+            &mut encoder,
+            limits,
+            world,
+        )?;
+        let Some(mut scored) = scored else {
+            return Ok(None);
+        };
+        precision
+            .into_iter()
+            .for_each(|precision| scored.calibrate(precision));
+        files::write(
+            &scored,
+            &config.features,
+            &artifacts.join(&artifacts::task(&task.name)),
+        )?;
         let shown = Shown::Retrieval(Examples::of(&scored, dataset)?);
-        let benchmark = task.retrieval.as_ref().and_then(|retrieval| retrieval.benchmark);
-        Ok(Some(Task { result: scored.result, shown, public: benchmark.map(Public::Retrieval) }))
+        let benchmark = task
+            .retrieval
+            .as_ref()
+            .and_then(|retrieval| retrieval.benchmark);
+        Ok(Some(Task {
+            result: scored.result,
+            shown,
+            public: benchmark.map(Public::Retrieval),
+        }))
     }
 
     fn classify(
@@ -112,8 +142,15 @@ impl Subject {
         }
         scored.write(ready, &self.model, artifacts)?;
         let shown = Shown::ZeroShot(Classes::of(&scored, &ready.store)?);
-        let preset = task.zero_shot.as_ref().and_then(|zero_shot| zero_shot.preset);
-        Ok(Some(Task { result: scored.result, shown, public: preset.map(Public::ZeroShot) }))
+        let preset = task
+            .zero_shot
+            .as_ref()
+            .and_then(|zero_shot| zero_shot.preset);
+        Ok(Some(Task {
+            result: scored.result,
+            shown,
+            public: preset.map(Public::ZeroShot),
+        }))
     }
 
     fn limits(&self, config: &EvaluateConfig) -> (Sizes, f64) {
@@ -136,8 +173,15 @@ fn build(
     sizes: Sizes,
     found: &Found,
 ) -> Result<(Clip, Params)> {
-    let Sizes { batch, context_length: context, .. } = sizes;
-    let compute = Compute { recompute: true, ..Compute::default() };
+    let Sizes {
+        batch,
+        context_length: context,
+        ..
+    } = sizes;
+    let compute = Compute {
+        recompute: true,
+        ..Compute::default()
+    };
     let capacity = Capacity { batch, context };
     let (clip, mut params) = Clip::within(memory, model, capacity, compute);
     let unfit = WeightsError::of(&found.uri, Error::Data);

@@ -34,14 +34,19 @@ impl File {
 pub(super) fn pictures(found: &[String], names: &[String], mistakes: &mut Mistakes) -> Vec<File> {
     let mut folders: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
     for name in found {
-        let Some((folder, rest)) = name.split_once('/') else { continue };
+        let Some((folder, rest)) = name.split_once('/') else {
+            continue;
+        };
         let (inner, file) = rest.rsplit_once('/').unwrap_or(("", rest));
         if !file.starts_with('.') && file != "Thumbs.db" {
             folders.entry(folder).or_default().push((inner, name));
         }
     }
-    let unknown: Vec<_> =
-        folders.values().flatten().filter(|(_, file)| !is_picture(file)).collect();
+    let unknown: Vec<_> = folders
+        .values()
+        .flatten()
+        .filter(|(_, file)| !is_picture(file))
+        .collect();
     let unknown: Vec<_> = unknown.into_iter().map(|(_, file)| *file).collect();
     mistakes.of(&unknown, |files| {
         format!(
@@ -58,7 +63,10 @@ pub(super) fn pictures(found: &[String], names: &[String], mistakes: &mut Mistak
     let mut pictures = Vec::new();
     for (class, files) in folders.values_mut().enumerate() {
         files.sort_unstable();
-        pictures.extend(files.iter().map(|(_, name)| File { name: (*name).to_owned(), class }));
+        pictures.extend(files.iter().map(|(_, name)| File {
+            name: (*name).to_owned(),
+            class,
+        }));
     }
     pictures
 }
@@ -72,11 +80,16 @@ fn is_picture(file: &str) -> bool {
 /// sort as such: as text, 10 comes before 2.
 fn check(folders: &[&str], names: &[String], mistakes: &mut Mistakes) {
     let numbers: Vec<Option<usize>> = folders.iter().map(|folder| number(folder)).collect();
-    let odd: Vec<_> = folders.iter().zip(&numbers).filter(|(_, n)| n.is_none()).collect();
+    let odd: Vec<_> = folders
+        .iter()
+        .zip(&numbers)
+        .filter(|(_, n)| n.is_none())
+        .collect();
     let odd: Vec<_> = odd.into_iter().map(|(folder, _)| *folder).collect();
     if odd.len() == folders.len() {
         if folders.len() != names.len() {
-            let (folders, names) = (folders.len(), names.len());
+            let folders = folders.len();
+            let names = names.len();
             mistakes.add(format!(
                 "test/ has {folders} class folders, and label_cn.txt {names} names: there must be one of \
                  each for every class."
@@ -92,15 +105,24 @@ fn check(folders: &[&str], names: &[String], mistakes: &mut Mistakes) {
     let absent = |&class: &usize| !numbers.contains(&Some(class));
     let told = |class: usize| format!("{class:0width$} ({})", names[class]);
     let missing: Vec<_> = (0..names.len()).filter(absent).map(told).collect();
-    mistakes.of(&missing, |folders| format!("test/ lacks the folders of classes: {folders}."));
+    mistakes.of(&missing, |folders| {
+        format!("test/ lacks the folders of classes: {folders}.")
+    });
     let nameless = |n: &Option<usize>| n.is_some_and(|n| n >= names.len());
-    let nameless: Vec<_> = folders.iter().zip(&numbers).filter(|(_, n)| nameless(n)).collect();
+    let nameless: Vec<_> = folders
+        .iter()
+        .zip(&numbers)
+        .filter(|(_, n)| nameless(n))
+        .collect();
     let nameless: Vec<_> = nameless.into_iter().map(|(folder, _)| *folder).collect();
     mistakes.of(&nameless, |folders| {
         let count = names.len();
         format!("label_cn.txt has {count} names, and so none for the folders {folders} of test/.")
     });
-    let unordered = numbers.iter().enumerate().any(|(place, number)| *number != Some(place));
+    let unordered = numbers
+        .iter()
+        .enumerate()
+        .any(|(place, number)| *number != Some(place));
     if mistakes.0.len() == before && unordered {
         mistakes.add(
             "The folders of test/ do not sort as their numbers do: write all of them with equally many \
@@ -110,7 +132,11 @@ fn check(folders: &[&str], names: &[String], mistakes: &mut Mistakes) {
 }
 
 fn number(folder: &str) -> Option<usize> {
-    folder.bytes().all(|byte| byte.is_ascii_digit()).then(|| folder.parse().ok()).flatten()
+    folder
+        .bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| folder.parse().ok())
+        .flatten()
 }
 
 #[cfg(test)]
@@ -141,7 +167,10 @@ mod tests {
         ];
         let (pictures, mistakes) = found(&files, 2);
         assert_eq!(mistakes, "");
-        let order: Vec<_> = pictures.iter().map(|file| (file.name.as_str(), file.class)).collect();
+        let order: Vec<_> = pictures
+            .iter()
+            .map(|file| (file.name.as_str(), file.class))
+            .collect();
         let right = [
             ("0/B.jpeg", 0),
             ("0/b.jpg", 0),
@@ -158,13 +187,41 @@ mod tests {
     fn folders_that_do_not_fit_the_names_are_told() {
         let table: [(&[&str], usize, &str); 8] = [
             (&[], 2, "There is no picture in test/<class>/."),
-            (&["0/a.jpg", "2/a.jpg"], 3, "lacks the folders of classes: 1 (名1)."),
-            (&["000/a.jpg"], 2, "lacks the folders of classes: 001 (名1)."),
-            (&["1/a.jpg", "2/a.jpg"], 2, "none for the folders 2 of test/"),
-            (&["n01/a.jpg", "n02/a.jpg"], 3, "2 class folders, and label_cn.txt 3 names"),
-            (&["0/a.jpg", "1/a.jpg", "old/a.jpg"], 2, "no class numbers, as the others are: old."),
-            (&["0/a.txt", "1/a.tif"], 2, "pictures: 0/a.txt, 1/a.tif. Convert them"),
-            (&["0/a.jpg", "1/.keep"], 2, "lacks the folders of classes: 1 (名1)."),
+            (
+                &["0/a.jpg", "2/a.jpg"],
+                3,
+                "lacks the folders of classes: 1 (名1).",
+            ),
+            (
+                &["000/a.jpg"],
+                2,
+                "lacks the folders of classes: 001 (名1).",
+            ),
+            (
+                &["1/a.jpg", "2/a.jpg"],
+                2,
+                "none for the folders 2 of test/",
+            ),
+            (
+                &["n01/a.jpg", "n02/a.jpg"],
+                3,
+                "2 class folders, and label_cn.txt 3 names",
+            ),
+            (
+                &["0/a.jpg", "1/a.jpg", "old/a.jpg"],
+                2,
+                "no class numbers, as the others are: old.",
+            ),
+            (
+                &["0/a.txt", "1/a.tif"],
+                2,
+                "pictures: 0/a.txt, 1/a.tif. Convert them",
+            ),
+            (
+                &["0/a.jpg", "1/.keep"],
+                2,
+                "lacks the folders of classes: 1 (名1).",
+            ),
         ];
         for (files, names, expected) in table {
             let (_, mistakes) = found(files, names);
@@ -172,7 +229,11 @@ mod tests {
         }
         let files: Vec<_> = (0..11).map(|class| format!("{class}/a.jpg")).collect();
         let files: Vec<_> = files.iter().map(String::as_str).collect();
-        assert!(found(&files, 11).1.contains("do not sort as their numbers do"));
+        assert!(
+            found(&files, 11)
+                .1
+                .contains("do not sort as their numbers do")
+        );
         assert_eq!(found(&["n01/a.jpg", "n02/a.jpg"], 2).1, "");
     }
 }

@@ -19,10 +19,14 @@ pub(super) fn names(
     while names.last().is_some_and(String::is_empty) {
         names.pop();
     }
-    let empty: Vec<_> = (1..).zip(&names).filter(|(_, name)| name.is_empty()).collect();
+    let empty: Vec<_> = (1..)
+        .zip(&names)
+        .filter(|(_, name)| name.is_empty())
+        .collect();
     let empty: Vec<_> = empty.into_iter().map(|(line, _)| line).collect();
-    mistakes
-        .of(&empty, |lines| format!("{file} has no name in line {lines}: every class needs one."));
+    mistakes.of(&empty, |lines| {
+        format!("{file} has no name in line {lines}: every class needs one.")
+    });
     let repeated = repeated(&names);
     match may_repeat {
         true if !repeated.is_empty() => {
@@ -51,8 +55,9 @@ pub(super) fn templates(file: &str, bytes: &[u8], mistakes: &mut Mistakes) -> Ve
         format!("{file} has no {HOLE} in line {lines}: a template needs one where the name goes.")
     });
     if found.is_empty() && mistakes.0.len() == before {
-        mistakes
-            .add(format!("{file} has no template: write one a line, such as 一张{HOLE}的照片。"));
+        mistakes.add(format!(
+            "{file} has no template: write one a line, such as 一张{HOLE}的照片。"
+        ));
     }
     found.into_iter().map(|(_, line)| line).collect()
 }
@@ -85,7 +90,10 @@ fn repeated(names: &[String]) -> Vec<String> {
     for (line, name) in (1..).zip(names).filter(|(_, name)| !name.is_empty()) {
         lines.entry(name).or_default().push(line);
     }
-    let mut repeated: Vec<_> = lines.into_iter().filter(|(_, lines)| lines.len() > 1).collect();
+    let mut repeated: Vec<_> = lines
+        .into_iter()
+        .filter(|(_, lines)| lines.len() > 1)
+        .collect();
     repeated.sort_by(|(_, a), (_, b)| a.cmp(b));
     let told = |(name, lines): (&str, Vec<usize>)| {
         let lines: Vec<_> = lines.iter().map(usize::to_string).collect();
@@ -106,10 +114,18 @@ mod tests {
 
     #[test]
     fn names_are_read_however_the_file_was_saved() {
-        for bytes in ["猫\n狗", "猫\n狗\n", "\u{FEFF}猫\r\n狗\r\n", " 猫 \n\u{3000}狗\n\n \n"]
-        {
+        for bytes in [
+            "猫\n狗",
+            "猫\n狗\n",
+            "\u{FEFF}猫\r\n狗\r\n",
+            " 猫 \n\u{3000}狗\n\n \n",
+        ] {
             let (names, mistakes) = of_names(bytes.as_bytes(), false);
-            assert_eq!((names.join("|").as_str(), mistakes.as_str()), ("猫|狗", ""), "{bytes:?}");
+            assert_eq!(
+                (names.join("|").as_str(), mistakes.as_str()),
+                ("猫|狗", ""),
+                "{bytes:?}"
+            );
         }
     }
 
@@ -128,7 +144,11 @@ mod tests {
             let (_, mistakes) = of_names(bytes, false);
             assert!(mistakes.contains(expected), "{mistakes}");
         }
-        assert_eq!(of_names("猫\n猫\n".as_bytes(), true).1, "", "a custom of its data set");
+        assert_eq!(
+            of_names("猫\n猫\n".as_bytes(), true).1,
+            "",
+            "a custom of its data set"
+        );
     }
 
     #[test]

@@ -26,7 +26,9 @@ pub(super) fn order(bytes: &[u8], pictures: usize, mistakes: &mut Mistakes) -> O
     let order: Vec<usize> = match serde_json::from_slice(bytes) {
         Ok(order) => order,
         Err(error) => {
-            mistakes.add(format!("{ORDER} is no JSON list of numbers of pictures: {error}."));
+            mistakes.add(format!(
+                "{ORDER} is no JSON list of numbers of pictures: {error}."
+            ));
             return None;
         }
     };
@@ -49,8 +51,9 @@ pub(super) fn labels(
     mistakes: &mut Mistakes,
 ) -> Vec<Vec<usize>> {
     let mut labels: Vec<_> = files.iter().map(|file| vec![file.class]).collect();
-    let places: HashMap<&str, usize> =
-        (files.iter().enumerate()).map(|(place, file)| (file.name.as_str(), place)).collect();
+    let places: HashMap<&str, usize> = (files.iter().enumerate())
+        .map(|(place, file)| (file.name.as_str(), place))
+        .collect();
     let mut seen = vec![false; files.len()];
     let text = String::from_utf8_lossy(bytes);
     let lines = (1..).zip(text.trim_start_matches('\u{FEFF}').lines());
@@ -78,8 +81,10 @@ fn one(
     places: &HashMap<&str, usize>,
     (files, classes): (&[File], usize),
 ) -> Result<(usize, Vec<usize>), String> {
-    let Line { file, classes: mut found } =
-        serde_json::from_str(line).map_err(|error| error.to_string())?;
+    let Line {
+        file,
+        classes: mut found,
+    } = serde_json::from_str(line).map_err(|error| error.to_string())?;
     let place = file.strip_prefix("test/").and_then(|name| places.get(name));
     let place = *place.ok_or_else(|| format!("there is no picture {file}"))?;
     found.sort_unstable();
@@ -100,11 +105,17 @@ mod tests {
     fn an_order_has_every_picture_once() {
         let of = |text: &str| {
             let mut mistakes = Mistakes::default();
-            (order(text.as_bytes(), 3, &mut mistakes), mistakes.0.join(" "))
+            (
+                order(text.as_bytes(), 3, &mut mistakes),
+                mistakes.0.join(" "),
+            )
         };
         assert_eq!(of("[2, 0, 1]"), (Some(vec![2, 0, 1]), String::new()));
         for text in ["[0, 1]", "[0, 1, 1]", "[1, 2, 3]"] {
-            assert!(of(text).1.contains("must have each of 0 to 2 once"), "{text}");
+            assert!(
+                of(text).1.contains("must have each of 0 to 2 once"),
+                "{text}"
+            );
         }
         for text in ["{\"0\": 1}", "[-1, 0, 1]", "[0.5, 1, 2]", ""] {
             assert!(of(text).1.contains("no JSON list of numbers"), "{text}");
@@ -113,23 +124,41 @@ mod tests {
 
     #[test]
     fn a_picture_can_have_more_classes_than_that_of_its_folder() {
-        let file = |name: &str, class| File { name: name.into(), class };
+        let file = |name: &str, class| File {
+            name: name.into(),
+            class,
+        };
         let files = [file("0/a.jpg", 0), file("1/b.jpg", 1), file("1/c.jpg", 1)];
         let of = |text: &str| {
             let mut mistakes = Mistakes::default();
-            (labels(text.as_bytes(), (&files, 3), &mut mistakes), mistakes.0.join(" "))
+            (
+                labels(text.as_bytes(), (&files, 3), &mut mistakes),
+                mistakes.0.join(" "),
+            )
         };
         let line = |file: &str, classes: &str| {
             format!("{{\"file\": \"{file}\", \"classes\": {classes}}}\r\n")
         };
         let (found, mistakes) = of(&line("test/1/b.jpg", "[2, 1, 1]"));
-        assert_eq!((found, mistakes.as_str()), (vec![vec![0], vec![1, 2], vec![1]], ""));
+        assert_eq!(
+            (found, mistakes.as_str()),
+            (vec![vec![0], vec![1, 2], vec![1]], "")
+        );
         for (text, expected) in [
             (line("1/b.jpg", "[1]"), "there is no picture 1/b.jpg"),
             (line("test/0/a.jpg", "[0, 3]"), "there is no class 3"),
-            (line("test/0/a.jpg", "[1]"), "0, the class of its folder, is not listed"),
-            (line("test/0/a.jpg", "[]"), "0, the class of its folder, is not listed"),
-            (line("test/0/a.jpg", "[0]").repeat(2), "line 2 (a file that an earlier line has)"),
+            (
+                line("test/0/a.jpg", "[1]"),
+                "0, the class of its folder, is not listed",
+            ),
+            (
+                line("test/0/a.jpg", "[]"),
+                "0, the class of its folder, is not listed",
+            ),
+            (
+                line("test/0/a.jpg", "[0]").repeat(2),
+                "line 2 (a file that an earlier line has)",
+            ),
             ("x".to_owned(), "line 1 (expected value"),
         ] {
             let (_, mistakes) = of(&text);

@@ -14,7 +14,9 @@ pub struct Guesses<'a> {
 
 impl Guesses<'_> {
     fn rows(&self) -> impl Iterator<Item = (&[f32], usize)> {
-        self.probabilities.chunks_exact(self.classes.max(1)).zip(self.right.iter().copied())
+        self.probabilities
+            .chunks_exact(self.classes.max(1))
+            .zip(self.right.iter().copied())
     }
 
     /// The share of pictures whose class is among the `k` most probable.
@@ -22,7 +24,10 @@ impl Guesses<'_> {
     /// # Guarantees
     /// Of equally probable classes the earlier one counts as more probable.
     pub fn top(&self, k: usize) -> f64 {
-        let hits = self.rows().filter(|&(row, right)| rank(row, right) < k).count();
+        let hits = self
+            .rows()
+            .filter(|&(row, right)| rank(row, right) < k)
+            .count();
         hits as f64 / self.right.len().max(1) as f64
     }
 
@@ -46,14 +51,21 @@ impl Guesses<'_> {
 
 /// The class of the largest number; the earlier one of equals.
 pub fn most_probable(row: &[f32]) -> usize {
-    (1..row.len()).fold(0, |best, class| if row[class] > row[best] { class } else { best })
+    (1..row.len()).fold(
+        0,
+        |best, class| if row[class] > row[best] { class } else { best },
+    )
 }
 
 /// How many classes are more probable than one.
 fn rank(row: &[f32], class: usize) -> usize {
     let own = row[class];
     let before = row[..class].iter().filter(|&&other| other >= own).count();
-    before + row[class + 1..].iter().filter(|&&other| other > own).count()
+    before
+        + row[class + 1..]
+            .iter()
+            .filter(|&&other| other > own)
+            .count()
 }
 
 /// The share of each class's pictures that are taken for it; `None` for a class without any.
@@ -74,12 +86,14 @@ pub fn mean(values: &[Option<f64>]) -> f64 {
 /// Area under the receiver operating characteristic: how probable it is that a right picture scores
 /// more than a wrong one, an equal score being worth half. `None` if all are right or all are wrong.
 pub fn roc_auc(scores: &[f32], right: &[bool]) -> Option<f64> {
-    let (order, positives) = (sorted(scores), count(right));
+    let order = sorted(scores);
+    let positives = count(right);
     let negatives = right.len() - positives;
     if positives == 0 || negatives == 0 {
         return None;
     }
-    let (mut seen, mut area) = (0, 0.0);
+    let mut seen = 0;
+    let mut area = 0.0;
     for ties in order.chunk_by(|&a, &b| scores[a] == scores[b]) {
         let hits = ties.iter().filter(|&&place| right[place]).count();
         let misses = ties.len() - hits;
@@ -101,7 +115,9 @@ pub fn average_precision(scores: &[f32], right: &[bool]) -> Option<f64> {
     if positives == 0 {
         return None;
     }
-    let (mut curve, mut hits, mut seen) = (vec![(1.0, 0.0)], 0, 0);
+    let mut curve = vec![(1.0, 0.0)];
+    let mut hits = 0;
+    let mut seen = 0;
     for ties in sorted(scores).chunk_by(|&a, &b| scores[a] == scores[b]) {
         hits += ties.iter().filter(|&&place| right[place]).count();
         seen += ties.len();
@@ -112,8 +128,13 @@ pub fn average_precision(scores: &[f32], right: &[bool]) -> Option<f64> {
         reached.map(|&(precision, _)| precision).fold(0.0, f64::max)
     };
     // The very numbers of numpy's linspace(1, 0, 11): 0.7 less than 1 is not 0.3 in binary.
-    let recalls =
-        (0..=10).map(|tenth| if tenth == 10 { 0.0 } else { 1.0 - f64::from(tenth) * 0.1 });
+    let recalls = (0..=10).map(|tenth| {
+        if tenth == 10 {
+            0.0
+        } else {
+            1.0 - f64::from(tenth) * 0.1
+        }
+    });
     Some(recalls.map(best).sum::<f64>() / 11.0)
 }
 

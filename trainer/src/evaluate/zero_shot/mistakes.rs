@@ -31,15 +31,31 @@ impl Mistakes {
             return Ok(());
         }
         let rest = self.0.len().saturating_sub(TOLD);
-        let more = if rest > 0 { format!(" And {rest} more.") } else { String::new() };
-        let told = self.0.iter().take(TOLD).cloned().collect::<Vec<_>>().join(" ");
-        Err(Error::Data(format!("{what} cannot be scored. {told}{more}")))
+        let more = if rest > 0 {
+            format!(" And {rest} more.")
+        } else {
+            String::new()
+        };
+        let told = self
+            .0
+            .iter()
+            .take(TOLD)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join(" ");
+        Err(Error::Data(format!(
+            "{what} cannot be scored. {told}{more}"
+        )))
     }
 }
 
 /// The first examples, and how many more there are.
 fn listed(examples: &[impl ToString]) -> String {
-    let told: Vec<_> = examples.iter().take(EXAMPLES).map(ToString::to_string).collect();
+    let told: Vec<_> = examples
+        .iter()
+        .take(EXAMPLES)
+        .map(ToString::to_string)
+        .collect();
     match examples.len().saturating_sub(EXAMPLES) {
         0 => told.join(", "),
         rest => format!("{} and {rest} more", told.join(", ")),

@@ -38,16 +38,25 @@ pub(super) fn encode(
     let templates = &ready.templates.texts;
     let texts: Vec<String> = own
         .iter()
-        .flat_map(|name| templates.iter().map(|template| dataset_rules(&fill(template, name))))
+        .flat_map(|name| {
+            templates
+                .iter()
+                .map(|template| dataset_rules(&fill(template, name)))
+        })
         .collect();
     let mut sums = vec![0.0; own.len() * width];
     for (number, texts) in texts.chunks(sizes.batch).enumerate() {
         let (ids, offsets) = tokenizer.pack(texts, sizes.context_length);
-        let features = encoder.encode_texts(Texts { ids: &ids, offsets: &offsets });
+        let features = encoder.encode_texts(Texts {
+            ids: &ids,
+            offsets: &offsets,
+        });
         let first = number * sizes.batch;
         for (text, feature) in (first..).zip(features.chunks_exact(width)) {
             let sum = &mut sums[text / templates.len() * width..][..width];
-            sum.iter_mut().zip(feature).for_each(|(sum, &value)| *sum += f64::from(value));
+            sum.iter_mut()
+                .zip(feature)
+                .for_each(|(sum, &value)| *sum += f64::from(value));
         }
     }
     encoder.check()?;
@@ -67,7 +76,9 @@ pub(super) fn probabilities(images: &[f32], names: &[f32], width: usize) -> Vec<
     let names = Matrix::new(names, width);
     let classes = names.rows();
     let mut found = vec![0.0; images.len() / width * classes];
-    let blocks = images.par_chunks(PICTURES * width).zip(found.par_chunks_mut(PICTURES * classes));
+    let blocks = images
+        .par_chunks(PICTURES * width)
+        .zip(found.par_chunks_mut(PICTURES * classes));
     blocks.for_each(|(images, found)| {
         let target = MatrixMut::new(found, classes);
         let both = (Matrix::new(images, width), names.transposed());
@@ -79,9 +90,14 @@ pub(super) fn probabilities(images: &[f32], names: &[f32], width: usize) -> Vec<
 
 fn softmax(row: &mut [f32]) {
     let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let powers: Vec<_> = row.iter().map(|&value| f64::from(value - most).exp()).collect();
+    let powers: Vec<_> = row
+        .iter()
+        .map(|&value| f64::from(value - most).exp())
+        .collect();
     let sum: f64 = powers.iter().sum();
-    row.iter_mut().zip(powers).for_each(|(value, power)| *value = (power / sum) as f32);
+    row.iter_mut()
+        .zip(powers)
+        .for_each(|(value, power)| *value = (power / sum) as f32);
 }
 
 #[cfg(test)]
@@ -90,7 +106,8 @@ mod tests {
 
     #[test]
     fn probabilities_are_the_softmax_of_a_hundred_times_the_similarity() {
-        let (images, names) = ([0.6f32, 0.8, 1.0, 0.0], [1.0f32, 0.0, 0.8, 0.6, 0.0, 1.0]);
+        let images = [0.6f32, 0.8, 1.0, 0.0];
+        let names = [1.0f32, 0.0, 0.8, 0.6, 0.0, 1.0];
         let found = probabilities(&images, &names, 2);
         for (image, row) in images.chunks(2).zip(found.chunks(3)) {
             let scores: Vec<f64> = (names.chunks(2))

@@ -58,7 +58,8 @@ pub(super) fn encode(
     (sizes, most_skipped): (Sizes, f64),
     world: &World,
 ) -> Result<Encoded> {
-    let (mut own, mut features) = (Found::default(), Vec::new());
+    let mut own = Found::default();
+    let mut features = Vec::new();
     let share = share(ready.files.len(), world);
     std::thread::scope(|scope| {
         let (fetched, files) = sync_channel(CHUNKS_AHEAD);
@@ -76,9 +77,14 @@ pub(super) fn encode(
     })?;
     encoder.check()?;
     let mut found = Found::default();
-    exchange(&own, world)?.into_iter().for_each(|next| found.append(next));
+    exchange(&own, world)?
+        .into_iter()
+        .for_each(|next| found.append(next));
     judge(ready, &found, most_skipped)?;
-    Ok(Encoded { features: world.concat(features)?, used: found.used })
+    Ok(Encoded {
+        features: world.concat(features)?,
+        used: found.used,
+    })
 }
 
 /// Gives the files of a share in chunks that fit the encoder, until nobody takes them.
@@ -123,7 +129,9 @@ fn chunk(
                 found.used.push(place);
             }
             Err(told) => {
-                found.unusable.add(format!("{}: {told}.", ready.files[place].path()));
+                found
+                    .unusable
+                    .add(format!("{}: {told}.", ready.files[place].path()));
             }
         }
     }
@@ -139,5 +147,7 @@ impl Found {
 
 fn judge(ready: &Ready, found: &Found, most_skipped: f64) -> Result<()> {
     let what = format!("pictures of {}", ready.store.uri());
-    found.unusable.within(most_skipped, (ready.files.len() as u64, &what))
+    found
+        .unusable
+        .within(most_skipped, (ready.files.len() as u64, &what))
 }

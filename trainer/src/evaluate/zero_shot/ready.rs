@@ -91,17 +91,39 @@ impl Ready {
         let labels = labels(&found, (&files, classes.len()), &mut mistakes);
         count(config, custom, headline, classes.len(), &mut mistakes);
         mistakes.check(&format!("Task {name}: {}", store.uri()))?;
-        let called = config.preset.map_or_else(|| name.to_owned(), |preset| preset.name());
-        let (name, digest) = (name.to_owned(), hex(&digest.finalize()));
-        Ok(Self { name, called, store, classes, templates, files, labels, order, headline, digest })
+        let called = config
+            .preset
+            .map_or_else(|| name.to_owned(), |preset| preset.name());
+        let name = name.to_owned();
+        let digest = hex(&digest.finalize());
+        Ok(Self {
+            name,
+            called,
+            store,
+            classes,
+            templates,
+            files,
+            labels,
+            order,
+            headline,
+            digest,
+        })
     }
 }
 
 impl Templates {
     /// What is told of them.
     pub(super) fn report(&self) -> TemplatesReport {
-        let Self { from, sha256, texts } = self;
-        TemplatesReport { from: from.clone(), count: texts.len() as i64, digest: sha256.clone() }
+        let Self {
+            from,
+            sha256,
+            texts,
+        } = self;
+        TemplatesReport {
+            from: from.clone(),
+            count: texts.len() as i64,
+            digest: sha256.clone(),
+        }
     }
 }
 
@@ -114,14 +136,23 @@ fn chosen(
     if config.template_set.is_some() && config.templates.is_some() {
         mistakes.add("templates and templateSet are both given: leave one of them out.");
     }
-    let set = config.template_set.or(custom.map(|custom| custom.templates));
+    let set = config
+        .template_set
+        .or(custom.map(|custom| custom.templates));
     let set = set.unwrap_or(TemplateSet::General);
     let (from, bytes) = match &config.templates {
         Some(uri) => (uri.clone(), Store::open(uri)?.get("")?),
-        None => (format!("cnclip: {set:?}"), super::own_templates(set).as_bytes().into()),
+        None => (
+            format!("cnclip: {set:?}"),
+            super::own_templates(set).as_bytes().into(),
+        ),
     };
     let texts = templates(&from, &bytes, mistakes);
-    Ok(Templates { sha256: sha256(&bytes), from, texts })
+    Ok(Templates {
+        sha256: sha256(&bytes),
+        from,
+        texts,
+    })
 }
 
 /// The pictures.
@@ -130,9 +161,14 @@ fn listed(
     names: &[String],
     (digest, mistakes): (&mut Sha256, &mut Mistakes),
 ) -> Result<Vec<File>> {
-    let found = store.join(TEST).list().map_err(|error| unlisted(store, error))?;
+    let found = store
+        .join(TEST)
+        .list()
+        .map_err(|error| unlisted(store, error))?;
     let mut entries = String::new();
-    found.iter().for_each(|entry| entries += &format!("{} {}\n", entry.bytes, entry.name));
+    found
+        .iter()
+        .for_each(|entry| entries += &format!("{} {}\n", entry.bytes, entry.name));
     digest.update(sha256(entries.as_bytes()));
     let found: Vec<_> = found.into_iter().map(|entry| entry.name).collect();
     Ok(pictures(&found, names, mistakes))
@@ -160,7 +196,8 @@ fn count(
         && classes > 0
         && custom.classes != classes
     {
-        let (name, right) = (preset.name(), custom.classes);
+        let name = preset.name();
+        let right = custom.classes;
         mistakes.add(format!(
             "{NAMES} has {classes} names, and {name} {right} classes: correct the file, or leave the \
              preset out."

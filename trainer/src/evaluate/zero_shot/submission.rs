@@ -36,10 +36,18 @@ impl Model {
         let known = |architecture: &&Architecture| architecture.towers().as_ref() == Some(config);
         let known = Architecture::PUBLISHED.iter().find(known);
         let name = known.and_then(|known| serde_json::to_value(known).ok());
-        let name = name.as_ref().and_then(|name| name.as_str()).map(str::to_owned);
-        let visual = tensors.clone().filter(|(name, _)| name.starts_with("visual."));
+        let name = name
+            .as_ref()
+            .and_then(|name| name.as_str())
+            .map(str::to_owned);
+        let visual = tensors
+            .clone()
+            .filter(|(name, _)| name.starts_with("visual."));
         Self {
-            name: format!("CN-CLIP-{}", name.unwrap_or_else(|| config.image.to_string())),
+            name: format!(
+                "CN-CLIP-{}",
+                name.unwrap_or_else(|| config.image.to_string())
+            ),
             parameters: tensors.map(|(_, size)| size).sum(),
             visual: visual.map(|(_, size)| size).sum(),
         }
@@ -128,7 +136,10 @@ impl Scored {
     }
 
     fn submission<'a>(&'a self, ready: &'a Ready, model: &'a Model) -> Submission<'a> {
-        let rows = Rows { pictures: &self.pictures, order: ready.order.as_deref() };
+        let rows = Rows {
+            pictures: &self.pictures,
+            order: ready.order.as_deref(),
+        };
         Submission {
             model_name: &model.name,
             dataset_name: &ready.called,
@@ -169,5 +180,7 @@ fn rounded(probability: &f32) -> f64 {
 
 fn put(folder: &Store, name: &str, value: &impl Serialize) -> Result<()> {
     let unwritten = |error| Error::Bug(format!("no JSON can be made: {error}"));
-    folder.write(name, |to| serde_json::to_writer(to, value).map_err(unwritten))
+    folder.write(name, |to| {
+        serde_json::to_writer(to, value).map_err(unwritten)
+    })
 }

@@ -12,7 +12,11 @@ use crate::ops::pixels::Pixels;
 use crate::store::Store;
 use crate::world::Crew;
 
-const SIZES: Sizes = Sizes { side: 4, context_length: 8, batch: 3 };
+const SIZES: Sizes = Sizes {
+    side: 4,
+    context_length: 8,
+    batch: 3,
+};
 
 /// Sees how red a picture is, and takes the second token of a text as a direction.
 #[derive(Default)]
@@ -23,13 +27,24 @@ impl Encoder for Plain {
         2
     }
     fn encode_images(&mut self, pixels: Pixels<'_>) -> Cow<'_, [f32]> {
-        let Pixels::Bytes(planes) = pixels else { panic!("pictures come as bytes") };
+        let Pixels::Bytes(planes) = pixels else {
+            panic!("pictures come as bytes")
+        };
         let area = SIZES.side * SIZES.side;
-        self.0.keep(planes.chunks(3 * area).map(|planes| f32::from(planes[0]) / 200.0))
+        self.0.keep(
+            planes
+                .chunks(3 * area)
+                .map(|planes| f32::from(planes[0]) / 200.0),
+        )
     }
     fn encode_texts(&mut self, texts: Texts<'_>) -> Cow<'_, [f32]> {
         let first = texts.offsets.windows(2).map(|pair| texts.ids[pair[0] + 1]);
-        self.0.keep(first.map(|id| (id as f32 - 4.0) / 2.0).collect::<Vec<_>>().into_iter())
+        self.0.keep(
+            first
+                .map(|id| (id as f32 - 4.0) / 2.0)
+                .collect::<Vec<_>>()
+                .into_iter(),
+        )
     }
 }
 
@@ -43,7 +58,11 @@ fn picture(red: u8) -> Bytes {
     let mut encoder = png::Encoder::new(&mut bytes, 4, 4);
     encoder.set_color(png::ColorType::Rgb);
     let pixels: Vec<u8> = [red, 0, 0].repeat(16);
-    encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+    encoder
+        .write_header()
+        .unwrap()
+        .write_image_data(&pixels)
+        .unwrap();
     bytes.into()
 }
 
@@ -51,11 +70,14 @@ fn picture(red: u8) -> Bytes {
 fn colours() -> Store {
     let store = Store::memory();
     store.put("label_cn.txt", "黑\n灰\n红\n".into()).unwrap();
-    for (class, levels) in
-        [[0u8, 5, 10, 15], [100, 105, 95, 90], [200, 205, 210, 110]].iter().enumerate()
+    for (class, levels) in [[0u8, 5, 10, 15], [100, 105, 95, 90], [200, 205, 210, 110]]
+        .iter()
+        .enumerate()
     {
         for (number, &level) in levels.iter().enumerate() {
-            store.put(&format!("test/{class}/{number}.png"), picture(level)).unwrap();
+            store
+                .put(&format!("test/{class}/{number}.png"), picture(level))
+                .unwrap();
         }
     }
     store
@@ -65,13 +87,29 @@ fn ready(store: &Store) -> Ready {
     let config = serde_json::from_value(serde_json::json!({"dataset": ""})).unwrap();
     let ready = Ready::of("colours", &config, store.clone()).unwrap();
     let texts = vec!["{}".to_owned(), "{}红".to_owned()];
-    Ready { templates: Templates { texts, ..ready.templates }, ..ready }
+    Ready {
+        templates: Templates {
+            texts,
+            ..ready.templates
+        },
+        ..ready
+    }
 }
 
 fn scored(ready: &Ready, most_skipped: f64) -> Result<Scored> {
     let mut encoder = Plain::default();
-    let scored = score(ready, &tokenizer(), &mut encoder, (SIZES, most_skipped), &World::alone());
-    assert!(encoder.0.largest_batch <= SIZES.batch, "{}", encoder.0.largest_batch);
+    let scored = score(
+        ready,
+        &tokenizer(),
+        &mut encoder,
+        (SIZES, most_skipped),
+        &World::alone(),
+    );
+    assert!(
+        encoder.0.largest_batch <= SIZES.batch,
+        "{}",
+        encoder.0.largest_batch
+    );
     scored
 }
 
@@ -92,7 +130,10 @@ fn a_picture_is_taken_for_the_class_whose_name_is_nearest() {
     near(numbers.accuracy, 100.0 * 11.0 / 12.0);
     near(numbers.mean_per_class, 100.0 * (1.0 + 1.0 + 0.75) / 3.0);
     near(numbers.top5, 100.0);
-    assert_eq!((numbers.headline, numbers.roc_auc), (Metric::Accuracy, None));
+    assert_eq!(
+        (numbers.headline, numbers.roc_auc),
+        (Metric::Accuracy, None)
+    );
     assert!(numbers.mean_average_precision > 90.0 && numbers.mean_average_precision < 100.0);
     assert_eq!((scored.result.images, scored.pictures.len()), (12, 12));
     let last = &scored.pictures[11];
@@ -107,9 +148,13 @@ fn of_two_classes_there_is_an_area_under_the_curve() {
     let store = Store::memory();
     store.put("label_cn.txt", "黑\n红\n".into()).unwrap();
     for (file, level) in [("0/a", 98), ("0/b", 102), ("1/c", 100), ("1/d", 104)] {
-        store.put(&format!("test/{file}.png"), picture(level)).unwrap();
+        store
+            .put(&format!("test/{file}.png"), picture(level))
+            .unwrap();
     }
-    let area = numbers(&scored(&ready(&store), 0.0).unwrap()).roc_auc.unwrap();
+    let area = numbers(&scored(&ready(&store), 0.0).unwrap())
+        .roc_auc
+        .unwrap();
     assert!((area - 75.0).abs() < 1e-9, "{area}");
 }
 
@@ -146,7 +191,10 @@ fn a_picture_that_cannot_be_used_is_left_out_and_too_many_end_the_evaluation() {
         store.delete(&file.path()).unwrap();
     }
     let told = scored(&ready, 1.0).unwrap_err().to_string();
-    assert!(told.starts_with("none of the 12 pictures of memory: can be used."), "{told}");
+    assert!(
+        told.starts_with("none of the 12 pictures of memory: can be used."),
+        "{told}"
+    );
     assert!(told.contains("it does not exist"), "{told}");
 }
 
@@ -158,7 +206,9 @@ fn a_model_that_says_no_numbers_is_refused() {
             1
         }
         fn encode_images(&mut self, pixels: Pixels<'_>) -> Cow<'_, [f32]> {
-            let Pixels::Bytes(planes) = pixels else { panic!("pictures come as bytes") };
+            let Pixels::Bytes(planes) = pixels else {
+                panic!("pictures come as bytes")
+            };
             self.0 = vec![f32::NAN; planes.len() / 48];
             self.0.as_slice().into()
         }
@@ -167,10 +217,20 @@ fn a_model_that_says_no_numbers_is_refused() {
             self.0.as_slice().into()
         }
     }
-    let (ready, mut encoder) = (ready(&colours()), Broken(Vec::new()));
-    let found = score(&ready, &tokenizer(), &mut encoder, (SIZES, 0.0), &World::alone());
+    let ready = ready(&colours());
+    let mut encoder = Broken(Vec::new());
+    let found = score(
+        &ready,
+        &tokenizer(),
+        &mut encoder,
+        (SIZES, 0.0),
+        &World::alone(),
+    );
     let told = found.unwrap_err().to_string();
-    assert!(told.contains("task colours: the features of some pictures are not numbers"), "{told}");
+    assert!(
+        told.contains("task colours: the features of some pictures are not numbers"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -179,7 +239,13 @@ fn any_number_of_ranks_gets_the_same() {
     let alone = scored(&ready, 0.0).unwrap();
     for ranks in [2, 5, 20] {
         let job = |world: Arc<World>| {
-            let found = score(&ready, &tokenizer(), &mut Plain::default(), (SIZES, 0.0), &world)?;
+            let found = score(
+                &ready,
+                &tokenizer(),
+                &mut Plain::default(),
+                (SIZES, 0.0),
+                &world,
+            )?;
             assert_eq!(found.pictures, alone.pictures, "{ranks} ranks");
             assert_eq!(numbers(&found), numbers(&alone), "{ranks} ranks");
             Ok(())
@@ -190,10 +256,20 @@ fn any_number_of_ranks_gets_the_same() {
 
 #[test]
 fn a_submission_has_a_row_for_every_picture_in_the_order_of_the_data_set() {
-    let model = Model { name: "CN-CLIP-ViT-B-16".into(), parameters: 7, visual: 3 };
+    let model = Model {
+        name: "CN-CLIP-ViT-B-16".into(),
+        parameters: 7,
+        visual: 3,
+    };
     let store = colours();
-    store.put("index.json", "[11, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]".into()).unwrap();
-    let (with_order, to) = (ready(&store), Store::memory());
+    store
+        .put(
+            "index.json",
+            "[11, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]".into(),
+        )
+        .unwrap();
+    let with_order = ready(&store);
+    let to = Store::memory();
     let found = scored(&with_order, 0.0).unwrap();
     found.write(&with_order, &model, &to).unwrap();
     let read = |name: &str| {
@@ -218,12 +294,21 @@ fn a_submission_has_a_row_for_every_picture_in_the_order_of_the_data_set() {
     let rows = submission["predictions"][0].as_array().unwrap();
     assert_eq!(rows.len(), 12);
     for (row, picture) in rows.iter().zip([11, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]) {
-        for (found, exact) in
-            row.as_array().unwrap().iter().zip(&found.pictures[picture].probabilities)
+        for (found, exact) in row
+            .as_array()
+            .unwrap()
+            .iter()
+            .zip(&found.pictures[picture].probabilities)
         {
             let found = found.as_f64().unwrap();
-            assert!((found - f64::from(*exact)).abs() <= 5.1e-7, "{found} for {exact}");
-            assert!((found * 1e6).fract().abs().min(1.0 - (found * 1e6).fract()) < 1e-6, "{found}");
+            assert!(
+                (found - f64::from(*exact)).abs() <= 5.1e-7,
+                "{found} for {exact}"
+            );
+            assert!(
+                (found * 1e6).fract().abs().min(1.0 - (found * 1e6).fract()) < 1e-6,
+                "{found}"
+            );
         }
     }
     let classes = read(CLASSES);
@@ -234,20 +319,35 @@ fn a_submission_has_a_row_for_every_picture_in_the_order_of_the_data_set() {
     assert_eq!(classes["confusion"][2], serde_json::json!([0, 1, 3]));
 
     store.put("test/1/2.png", "no picture".into()).unwrap();
-    let (less, to) = (ready(&store), Store::memory());
-    scored(&less, 0.2).unwrap().write(&less, &model, &to).unwrap();
-    assert_eq!(to.find("tasks/colours/submission.json").unwrap(), None, "a row would be missing");
+    let less = ready(&store);
+    let to = Store::memory();
+    scored(&less, 0.2)
+        .unwrap()
+        .write(&less, &model, &to)
+        .unwrap();
+    assert_eq!(
+        to.find("tasks/colours/submission.json").unwrap(),
+        None,
+        "a row would be missing"
+    );
     assert!(to.find("tasks/colours/classes.json").unwrap().is_some());
 }
 
 #[test]
 fn a_model_is_called_as_it_was_published() {
     use cnclip_crds::model::Architecture;
-    let tensors = [("visual.conv1.weight", 6), ("bert.x", 4), ("logit_scale", 1)];
+    let tensors = [
+        ("visual.conv1.weight", 6),
+        ("bert.x", 4),
+        ("logit_scale", 1),
+    ];
     let mut config = Architecture::VitH14.towers().unwrap();
     let of = |config: &_| Model::of(config, tensors.iter().copied());
     let known = of(&config);
-    assert_eq!((known.name.as_str(), known.parameters, known.visual), ("CN-CLIP-ViT-H-14", 11, 6));
+    assert_eq!(
+        (known.name.as_str(), known.parameters, known.visual),
+        ("CN-CLIP-ViT-H-14", 11, 6)
+    );
     config.embed_dim = 7;
     assert_eq!(of(&config).name, "CN-CLIP-ViT 32×1280 /14 at 224 px");
 }

@@ -44,7 +44,10 @@ impl Description {
         let files = vec![
             ("config.json", json(config(&model.config, vit))),
             ("preprocessor_config.json", json(preprocessor(image))),
-            ("tokenizer_config.json", json(tokenizer(model.context_length))),
+            (
+                "tokenizer_config.json",
+                json(tokenizer(model.context_length)),
+            ),
             ("special_tokens_map.json", json(special_tokens())),
             (VOCABULARY, vocabulary),
         ];
@@ -54,22 +57,39 @@ impl Description {
 
 /// Writes the weights, and then what describes them.
 pub(super) fn write(params: &Params, description: &Description, to: &Path) -> Result<Vec<String>> {
-    let tensors = params.tensors().flat_map(|(segment, values)| tensors(segment, values.host()));
+    let tensors = params
+        .tensors()
+        .flat_map(|(segment, values)| tensors(segment, values.host()));
     output::tensors(&to.join(WEIGHTS), tensors)?;
     for (name, bytes) in &description.files {
         let path = to.join(name);
-        output::file(&path, |writer| writer.write_all(bytes).map_err(Error::file("write", &path)))?;
+        output::file(&path, |writer| {
+            writer.write_all(bytes).map_err(Error::file("write", &path))
+        })?;
     }
     let names = description.files.iter().map(|(name, _)| *name);
-    Ok([WEIGHTS].into_iter().chain(names).map(str::to_owned).collect())
+    Ok([WEIGHTS]
+        .into_iter()
+        .chain(names)
+        .map(str::to_owned)
+        .collect())
 }
 
 /// Fragments of the reference's names, and Hugging Face's, in the order of replacement.
 const FRAGMENTS: [(&str, &str); 11] = [
-    ("visual.transformer.resblocks.", "vision_model.encoder.layers."),
-    ("visual.class_embedding", "vision_model.embeddings.class_embedding"),
+    (
+        "visual.transformer.resblocks.",
+        "vision_model.encoder.layers.",
+    ),
+    (
+        "visual.class_embedding",
+        "vision_model.embeddings.class_embedding",
+    ),
     ("visual.conv1.", "vision_model.embeddings.patch_embedding."),
-    ("visual.positional_embedding", "vision_model.embeddings.position_embedding.weight"),
+    (
+        "visual.positional_embedding",
+        "vision_model.embeddings.position_embedding.weight",
+    ),
     // So it is spelt.
     ("visual.ln_pre.", "vision_model.pre_layrnorm."),
     ("visual.ln_post.", "vision_model.post_layernorm."),
@@ -82,18 +102,30 @@ const FRAGMENTS: [(&str, &str); 11] = [
 
 /// What Hugging Face has in place of a tensor: query, key and value apart, projections transposed.
 fn tensors<'a>(segment: &Segment, values: &'a [f32]) -> Vec<(String, Numbers<'a>)> {
-    let (name, shape) = (segment.name.as_str(), segment.shape.clone());
+    let name = segment.name.as_str();
+    let shape = segment.shape.clone();
     let whole = |name: String| {
-        vec![(name, Numbers { shape: shape.clone(), values: Cow::Borrowed(values) })]
+        vec![(
+            name,
+            Numbers {
+                shape: shape.clone(),
+                values: Cow::Borrowed(values),
+            },
+        )]
     };
     match name {
         "text_projection" => vec![("text_projection.weight".into(), transposed(&shape, values))],
-        "visual.proj" => vec![("visual_projection.weight".into(), transposed(&shape, values))],
+        "visual.proj" => vec![(
+            "visual_projection.weight".into(),
+            transposed(&shape, values),
+        )],
         _ if name.starts_with("bert.") => whole(name.replacen("bert.", "text_model.", 1)),
         _ => {
             let name = FRAGMENTS
                 .iter()
-                .fold(name.to_owned(), |name, (ours, theirs)| name.replace(ours, theirs));
+                .fold(name.to_owned(), |name, (ours, theirs)| {
+                    name.replace(ours, theirs)
+                });
             match name.split_once(".attn.in_proj_") {
                 Some((layer, kind)) => apart((layer, kind), &shape, values),
                 None => whole(name),
@@ -108,22 +140,38 @@ fn apart<'a>(
     values: &'a [f32],
 ) -> Vec<(String, Numbers<'a>)> {
     let third = [&[shape[0] / 3], &shape[1..]].concat();
-    let parts = ["q", "k", "v"].into_iter().zip(values.chunks(values.len() / 3));
+    let parts = ["q", "k", "v"]
+        .into_iter()
+        .zip(values.chunks(values.len() / 3));
     let part = |(which, values)| {
         let name = format!("{layer}.self_attn.{which}_proj.{kind}");
-        (name, Numbers { shape: third.clone(), values: Cow::Borrowed(values) })
+        (
+            name,
+            Numbers {
+                shape: third.clone(),
+                values: Cow::Borrowed(values),
+            },
+        )
     };
     parts.map(part).collect()
 }
 
 fn transposed(shape: &[usize], values: &[f32]) -> Numbers<'static> {
-    let (rows, columns) = (shape[0], shape[1]);
+    let rows = shape[0];
+    let columns = shape[1];
     let value = |at: usize| values[at % rows * columns + at / rows];
-    Numbers { shape: vec![columns, rows], values: (0..rows * columns).map(value).collect() }
+    Numbers {
+        shape: vec![columns, rows],
+        values: (0..rows * columns).map(value).collect(),
+    }
 }
 
 fn config(model: &ModelConfig, vit: &Vit) -> Value {
-    let ModelConfig { embed_dim, image, text } = model;
+    let ModelConfig {
+        embed_dim,
+        image,
+        text,
+    } = model;
     json!({
         "architectures": ["ChineseCLIPModel"],
         "model_type": "chinese_clip",

@@ -30,8 +30,13 @@ pub(super) fn name(model: &ModelConfig) -> String {
         (VitL14At336, "vit-l-14-336"),
         (VitH14, "vit-h-14"),
     ];
-    let own = published.iter().find(|(preset, _)| preset.towers().as_ref() == Some(model));
-    own.map_or_else(|| "clip_cn".to_owned(), |(_, name)| format!("clip_cn_{name}"))
+    let own = published
+        .iter()
+        .find(|(preset, _)| preset.towers().as_ref() == Some(model));
+    own.map_or_else(
+        || "clip_cn".to_owned(),
+        |(_, name)| format!("clip_cn_{name}"),
+    )
 }
 
 /// Writes `<name>.pt`.
@@ -69,7 +74,13 @@ fn archive(params: &Params, name: &str, writer: impl Write + Seek) -> io::Result
 fn pickle(params: &Params, name: &str) -> Vec<u8> {
     let mut pickle = Pickle::new();
     pickle.dict(|pickle| {
-        pickle.text("epoch").int(0).text("step").int(0).text("name").text(name);
+        pickle
+            .text("epoch")
+            .int(0)
+            .text("step")
+            .int(0)
+            .text("name")
+            .text(name);
         pickle.text("state_dict").ordered_dict(|pickle| {
             for (number, (segment, _)) in params.tensors().enumerate() {
                 // The reference trains behind DistributedDataParallel, and its loader expects that.
@@ -92,9 +103,17 @@ fn storage(segment: &Segment) -> Storage {
 fn numbers(storage: Storage, values: &[f32], file: &mut dyn Write) -> io::Result<()> {
     let bytes = |values: &[f32]| -> Vec<u8> {
         match storage {
-            Storage::Float => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-            Storage::Long => values.iter().flat_map(|&v| (v as i64).to_le_bytes()).collect(),
+            Storage::Float => values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect(),
+            Storage::Long => values
+                .iter()
+                .flat_map(|&v| (v as i64).to_le_bytes())
+                .collect(),
         }
     };
-    values.chunks(BLOCK).try_for_each(|block| file.write_all(&bytes(block)))
+    values
+        .chunks(BLOCK)
+        .try_for_each(|block| file.write_all(&bytes(block)))
 }

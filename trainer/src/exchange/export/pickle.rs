@@ -66,22 +66,23 @@ impl Pickle {
     /// A tensor whose numbers are in the file `data/<number>`.
     pub(super) fn tensor(&mut self, storage: Storage, number: usize, shape: &[usize]) -> &mut Self {
         let count: usize = shape.iter().product();
-        self.global("torch._utils", "_rebuild_tensor_v2").tuple(|pickle| {
-            pickle.tuple(|pickle| {
-                let kind = match storage {
-                    Storage::Float => "FloatStorage",
-                    Storage::Long => "LongStorage",
-                };
-                pickle.text("storage").global("torch", kind);
-                pickle.text(&number.to_string()).text("cpu").int(count);
+        self.global("torch._utils", "_rebuild_tensor_v2")
+            .tuple(|pickle| {
+                pickle.tuple(|pickle| {
+                    let kind = match storage {
+                        Storage::Float => "FloatStorage",
+                        Storage::Long => "LongStorage",
+                    };
+                    pickle.text("storage").global("torch", kind);
+                    pickle.text(&number.to_string()).text("cpu").int(count);
+                });
+                // The tuple names the storage; no offset; not trained; no hooks.
+                pickle.0.push(b'Q');
+                pickle.int(0);
+                pickle.ints(shape.iter().copied()).ints(strides(shape));
+                pickle.0.push(0x89);
+                pickle.global("collections", "OrderedDict").0.extend(b")R");
             });
-            // The tuple names the storage; no offset; not trained; no hooks.
-            pickle.0.push(b'Q');
-            pickle.int(0);
-            pickle.ints(shape.iter().copied()).ints(strides(shape));
-            pickle.0.push(0x89);
-            pickle.global("collections", "OrderedDict").0.extend(b")R");
-        });
         self.0.push(b'R');
         self
     }
@@ -105,7 +106,9 @@ impl Pickle {
 
 /// How far apart neighbours lie in each dimension.
 fn strides(shape: &[usize]) -> Vec<usize> {
-    (1..=shape.len()).map(|dimension| shape[dimension..].iter().product()).collect()
+    (1..=shape.len())
+        .map(|dimension| shape[dimension..].iter().product())
+        .collect()
 }
 
 #[cfg(test)]

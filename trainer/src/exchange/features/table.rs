@@ -32,7 +32,13 @@ enum Ids {
 
 impl<W: Write + Send> Table<W> {
     pub(super) fn new(to: W, width: usize) -> Self {
-        Self { to: Some(to), open: None, ids: Ids::Numbers(Vec::new()), values: Vec::new(), width }
+        Self {
+            to: Some(to),
+            open: None,
+            ids: Ids::Numbers(Vec::new()),
+            values: Vec::new(),
+            width,
+        }
     }
 
     pub(super) fn add(&mut self, id: &Id, feature: &[f32]) -> Result<()> {
@@ -44,8 +50,10 @@ impl<W: Write + Send> Table<W> {
             (Ids::Numbers(ids), Some(number)) => ids.push(number),
             (Ids::Names(ids), _) => ids.push(id.to_string().as_str().into()),
             (Ids::Numbers(ids), None) if self.open.is_none() => {
-                let mut names: Vec<ByteArray> =
-                    ids.iter().map(|id| id.to_string().as_str().into()).collect();
+                let mut names: Vec<ByteArray> = ids
+                    .iter()
+                    .map(|id| id.to_string().as_str().into())
+                    .collect();
                 names.push(id.to_string().as_str().into());
                 self.ids = Ids::Names(names);
             }
@@ -65,7 +73,9 @@ impl<W: Write + Send> Table<W> {
 
     pub(super) fn finish(mut self) -> Result<()> {
         self.group().map_err(unwritten)?;
-        self.open.map_or(Ok(()), |open| open.close().map(|_| ())).map_err(unwritten)
+        self.open
+            .map_or(Ok(()), |open| open.close().map(|_| ()))
+            .map_err(unwritten)
     }
 
     /// Writes what is gathered.
@@ -73,7 +83,9 @@ impl<W: Write + Send> Table<W> {
         if let Some(to) = self.to.take() {
             self.open = Some(begin(to, &self.ids)?);
         }
-        let Some(open) = &mut self.open else { return Ok(()) };
+        let Some(open) = &mut self.open else {
+            return Ok(());
+        };
         let mut group = open.next_row_group()?;
         self.ids.write(&mut group)?;
         features(&mut group, &self.values, self.width)?;
@@ -88,14 +100,18 @@ impl Ids {
         &mut self,
         group: &mut SerializedRowGroupWriter<'_, W>,
     ) -> std::result::Result<(), ParquetError> {
-        let Some(mut column) = group.next_column()? else { return Ok(()) };
+        let Some(mut column) = group.next_column()? else {
+            return Ok(());
+        };
         match self {
             Self::Numbers(ids) => {
                 column.typed::<Int64Type>().write_batch(ids, None, None)?;
                 ids.clear();
             }
             Self::Names(ids) => {
-                column.typed::<ByteArrayType>().write_batch(ids, None, None)?;
+                column
+                    .typed::<ByteArrayType>()
+                    .write_batch(ids, None, None)?;
                 ids.clear();
             }
         }
@@ -117,7 +133,9 @@ fn begin<W: Write + Send>(
     );
     let schema = Arc::new(parse_message_type(&schema)?);
     // Features repeat nothing: a dictionary of them would only cost time.
-    let plain = WriterProperties::builder().set_dictionary_enabled(false).build();
+    let plain = WriterProperties::builder()
+        .set_dictionary_enabled(false)
+        .build();
     SerializedFileWriter::new(to, schema, Arc::new(plain))
 }
 
@@ -127,10 +145,16 @@ fn features<W: Write + Send>(
     values: &[f32],
     width: usize,
 ) -> std::result::Result<(), ParquetError> {
-    let Some(mut column) = group.next_column()? else { return Ok(()) };
-    let repeated: Vec<i16> = (0..values.len()).map(|at| i16::from(at % width > 0)).collect();
+    let Some(mut column) = group.next_column()? else {
+        return Ok(());
+    };
+    let repeated: Vec<i16> = (0..values.len())
+        .map(|at| i16::from(at % width > 0))
+        .collect();
     let defined = vec![1; values.len()];
-    column.typed::<FloatType>().write_batch(values, Some(&defined), Some(&repeated))?;
+    column
+        .typed::<FloatType>()
+        .write_batch(values, Some(&defined), Some(&repeated))?;
     column.close()
 }
 

@@ -42,9 +42,14 @@ fn an_array_has_its_shape_its_numbers_and_its_ids_beside_it() {
     let (head, numbers) = file.split_at(10 + length);
     assert!(head.len().is_multiple_of(64) && head.ends_with(b"\n"));
     let told = std::str::from_utf8(&head[10..]).unwrap();
-    assert!(told.contains("'descr': '<f4'") && told.contains("'shape': (3, 2)"), "{told}");
-    let numbers: Vec<_> =
-        numbers.chunks(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
+    assert!(
+        told.contains("'descr': '<f4'") && told.contains("'shape': (3, 2)"),
+        "{told}"
+    );
+    let numbers: Vec<_> = numbers
+        .chunks(4)
+        .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
+        .collect();
     assert_eq!(numbers, FEATURES);
     assert_eq!(beside.unwrap(), "7\n\"a\"\n\"猫.png\"\n".as_bytes());
 }
@@ -55,7 +60,11 @@ fn a_table_has_a_row_for_each_with_numbers_as_ids_where_all_are() {
         let (file, beside) = written(FeatureFormat::Parquet, Of::Images, &ids);
         assert_eq!(beside, None);
         let reader = SerializedFileReader::new(Bytes::from(file)).unwrap();
-        let rows: Vec<_> = reader.get_row_iter(None).unwrap().map(Result::unwrap).collect();
+        let rows: Vec<_> = reader
+            .get_row_iter(None)
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
         assert_eq!(rows.len(), 3);
         for ((row, id), feature) in rows.iter().zip(&ids).zip(FEATURES.chunks(2)) {
             let found = match ids[1] {
@@ -64,7 +73,9 @@ fn a_table_has_a_row_for_each_with_numbers_as_ids_where_all_are() {
             };
             assert_eq!(found, id.to_string());
             let list = row.get_list(1).unwrap();
-            let found: Vec<_> = (0..list.len()).map(|at| list.get_float(at).unwrap()).collect();
+            let found: Vec<_> = (0..list.len())
+                .map(|at| list.get_float(at).unwrap())
+                .collect();
             assert_eq!(found, feature);
         }
     }
@@ -72,10 +83,14 @@ fn a_table_has_a_row_for_each_with_numbers_as_ids_where_all_are() {
 
 #[test]
 fn the_end_of_a_name_says_the_format() {
-    let rows = [("a.npy", FeatureFormat::Npy), ("a.parquet", FeatureFormat::Parquet)];
-    for (name, format) in
-        rows.into_iter().chain([("a.jsonl", FeatureFormat::Jsonl), ("a", FeatureFormat::Jsonl)])
-    {
+    let rows = [
+        ("a.npy", FeatureFormat::Npy),
+        ("a.parquet", FeatureFormat::Parquet),
+    ];
+    for (name, format) in rows.into_iter().chain([
+        ("a.jsonl", FeatureFormat::Jsonl),
+        ("a", FeatureFormat::Jsonl),
+    ]) {
         assert_eq!(format_of(Path::new(name)), format, "{name}");
     }
 }

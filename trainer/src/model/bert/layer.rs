@@ -85,10 +85,18 @@ impl Layer {
         let name = format!("bert.encoder.layer.{layer}");
         let width = attention.width;
         let qkv = declare_qkv(layout, &format!("{name}.attention.self"), width);
-        let out = declare(layout, &format!("{name}.attention.output.dense"), (width, width));
+        let out = declare(
+            layout,
+            &format!("{name}.attention.output.dense"),
+            (width, width),
+        );
         let norm = format!("{name}.attention.output.LayerNorm");
         let norm_1 = LayerNorm::declare(layout, &norm, width, super::EPSILON);
-        let up = declare(layout, &format!("{name}.intermediate.dense"), (width, hidden));
+        let up = declare(
+            layout,
+            &format!("{name}.intermediate.dense"),
+            (width, hidden),
+        );
         let down = declare(layout, &format!("{name}.output.dense"), (hidden, width));
         let norm = format!("{name}.output.LayerNorm");
         Self {
@@ -104,7 +112,8 @@ impl Layer {
 
     /// Memory for what is kept of so many tokens of so many texts.
     pub(super) fn reserve(&self, memory: &Memory, (rows, batch): (usize, usize)) -> Saved {
-        let (attention, width) = (self.attention, self.attention.width);
+        let attention = self.attention;
+        let width = self.attention.width;
         let kept = if self.keep == Keep::All { rows } else { batch };
         Saved {
             qkv: memory.array(rows * 3 * width),
@@ -129,26 +138,46 @@ impl Layer {
         (saved, scratch): (&mut Saved, &mut Scratch),
     ) {
         let sequences = sequences.keeping(self.keep);
-        let (tokens, kept, width) = (sequences.tokens(), sequences.kept(), self.attention.width);
-        let (all, few, row) = (tokens * width, kept * width, kept * self.attention.row());
-        let (x, y) = (x.first(all), y.first(few));
+        let tokens = sequences.tokens();
+        let kept = sequences.kept();
+        let width = self.attention.width;
+        let all = tokens * width;
+        let few = kept * width;
+        let row = kept * self.attention.row();
+        let x = x.first(all);
+        let y = y.first(few);
 
-        self.qkv.forward(values, x, saved.qkv.first_mut(3 * all), Onto::Replace);
-        let weights = (saved.probabilities.first_mut(row), scratch.dropped.first_mut(row));
-        let (qkv, attended) = (saved.qkv.first(3 * all), saved.attended.first_mut(few));
-        self.attention.forward(sequences, dropouts.attention, qkv, weights, attended);
-        let (attended, sum) = (saved.attended.first(few), saved.sum_1.first_mut(few));
+        self.qkv
+            .forward(values, x, saved.qkv.first_mut(3 * all), Onto::Replace);
+        let weights = (
+            saved.probabilities.first_mut(row),
+            scratch.dropped.first_mut(row),
+        );
+        let qkv = saved.qkv.first(3 * all);
+        let attended = saved.attended.first_mut(few);
+        self.attention
+            .forward(sequences, dropouts.attention, qkv, weights, attended);
+        let attended = saved.attended.first(few);
+        let sum = saved.sum_1.first_mut(few);
         self.out.forward(values, attended, sum, Onto::Replace);
         take(sequences, width, x, scratch.spare.first_mut(few));
-        let (sum, residual) = (saved.sum_1.first_mut(few), scratch.spare.first(few));
+        let sum = saved.sum_1.first_mut(few);
+        let residual = scratch.spare.first(few);
         dropouts.attended.add(sequences, width, sum, residual);
-        let (sum, moments) = (saved.sum_1.first(few), saved.moments_1.first_mut(kept * MOMENTS));
-        self.norm_1.forward(values, sum, saved.middle.first_mut(few), moments);
+        let sum = saved.sum_1.first(few);
+        let moments = saved.moments_1.first_mut(kept * MOMENTS);
+        self.norm_1
+            .forward(values, sum, saved.middle.first_mut(few), moments);
 
-        let (middle, sum) = (saved.middle.first(few), saved.sum_2.first_mut(few));
-        self.feed_forward.forward(values, &mut saved.fed, middle, sum, Onto::Replace);
-        dropouts.fed.add(sequences, width, saved.sum_2.first_mut(few), middle);
-        let (sum, moments) = (saved.sum_2.first(few), saved.moments_2.first_mut(kept * MOMENTS));
+        let middle = saved.middle.first(few);
+        let sum = saved.sum_2.first_mut(few);
+        self.feed_forward
+            .forward(values, &mut saved.fed, middle, sum, Onto::Replace);
+        dropouts
+            .fed
+            .add(sequences, width, saved.sum_2.first_mut(few), middle);
+        let sum = saved.sum_2.first(few);
+        let moments = saved.moments_2.first_mut(kept * MOMENTS);
         self.norm_2.forward(values, sum, y, moments);
     }
 
@@ -161,36 +190,76 @@ impl Layer {
         (saved, scratch): (&Saved, &mut Scratch),
     ) {
         let sequences = sequences.keeping(self.keep);
-        let (tokens, kept, width) = (sequences.tokens(), sequences.kept(), self.attention.width);
-        let (all, few, row) = (tokens * width, kept * width, kept * self.attention.row());
+        let tokens = sequences.tokens();
+        let kept = sequences.kept();
+        let width = self.attention.width;
+        let all = tokens * width;
+        let few = kept * width;
+        let row = kept * self.attention.row();
         let moments = kept * MOMENTS;
 
-        let Scratch { gradient, narrow, spare, wide, qkv: dqkv, dropped, scores } = scratch;
+        let Scratch {
+            gradient,
+            narrow,
+            spare,
+            wide,
+            qkv: dqkv,
+            dropped,
+            scores,
+        } = scratch;
         let inner = (saved.sum_2.first(few), saved.moments_2.first(moments));
-        let (dy, dsum) = (gradient.first(few), narrow.first_mut(few));
-        self.norm_2.backward((values, gradients), inner, dy, dsum, Onto::Replace);
-        dropouts.fed.apply(sequences, width, narrow.first(few), spare.first_mut(few));
-        let (inner, dmiddle) = ((saved.middle.first(few), spare.first(few)), narrow.first_mut(few));
-        let (weights, fed) = ((values, &mut *gradients), &saved.fed);
-        self.feed_forward.backward(weights, fed, inner, wide, dmiddle, Onto::Add);
+        let dy = gradient.first(few);
+        let dsum = narrow.first_mut(few);
+        self.norm_2
+            .backward((values, gradients), inner, dy, dsum, Onto::Replace);
+        dropouts
+            .fed
+            .apply(sequences, width, narrow.first(few), spare.first_mut(few));
+        let inner = (saved.middle.first(few), spare.first(few));
+        let dmiddle = narrow.first_mut(few);
+        let weights = (values, &mut *gradients);
+        let fed = &saved.fed;
+        self.feed_forward
+            .backward(weights, fed, inner, wide, dmiddle, Onto::Add);
 
         let inner = (saved.sum_1.first(few), saved.moments_1.first(moments));
-        let (dmiddle, dsum) = (narrow.first(few), gradient.first_mut(few));
-        self.norm_1.backward((values, gradients), inner, dmiddle, dsum, Onto::Replace);
-        dropouts.attended.apply(sequences, width, gradient.first(few), spare.first_mut(few));
-        let (inner, dattended) =
-            ((saved.attended.first(few), spare.first(few)), narrow.first_mut(few));
-        self.out.backward((values, gradients), inner.0, inner.1, dattended, Onto::Replace);
-        let (qkv, probabilities) = (saved.qkv.first(3 * all), saved.probabilities.first(row));
+        let dmiddle = narrow.first(few);
+        let dsum = gradient.first_mut(few);
+        self.norm_1
+            .backward((values, gradients), inner, dmiddle, dsum, Onto::Replace);
+        dropouts
+            .attended
+            .apply(sequences, width, gradient.first(few), spare.first_mut(few));
+        let inner = (saved.attended.first(few), spare.first(few));
+        let dattended = narrow.first_mut(few);
+        self.out.backward(
+            (values, gradients),
+            inner.0,
+            inner.1,
+            dattended,
+            Onto::Replace,
+        );
+        let qkv = saved.qkv.first(3 * all);
+        let probabilities = saved.probabilities.first(row);
         let inner = (qkv, probabilities, saved.attended.first(few));
         let memory = (dropped.first_mut(row), scores.first_mut(row));
-        let (attention, dattended) = (&self.attention, narrow.first(few));
+        let attention = &self.attention;
+        let dattended = narrow.first(few);
         let dqkv_mut = dqkv.first_mut(3 * all);
-        attention.backward(sequences, dropouts.attention, inner, dattended, memory, dqkv_mut);
+        attention.backward(
+            sequences,
+            dropouts.attention,
+            inner,
+            dattended,
+            memory,
+            dqkv_mut,
+        );
 
         spread(sequences, width, gradient.first(few), narrow.first_mut(all));
-        let (dqkv, dx) = (dqkv.first(3 * all), narrow.first_mut(all));
-        self.qkv.backward((values, gradients), x.first(all), dqkv, dx, Onto::Add);
+        let dqkv = dqkv.first(3 * all);
+        let dx = narrow.first_mut(all);
+        self.qkv
+            .backward((values, gradients), x.first(all), dqkv, dx, Onto::Add);
         std::mem::swap(gradient, narrow);
     }
 }
@@ -219,11 +288,18 @@ mod tests {
 
     #[test]
     fn every_place_of_every_layer_drops_by_itself() {
-        let rates = Rates { hidden: 0.5, attention: 0.5 };
+        let rates = Rates {
+            hidden: 0.5,
+            attention: 0.5,
+        };
         let dropout = Dropout::new(1, 2, 0);
         let mut masks = vec![dropout.at(0, rates.hidden)];
         for layer in 0..3 {
-            let Dropouts { attention, attended, fed } = rates.at(dropout, layer);
+            let Dropouts {
+                attention,
+                attended,
+                fed,
+            } = rates.at(dropout, layer);
             masks.extend([attention, attended, fed]);
         }
         for (i, mask) in masks.iter().enumerate() {

@@ -40,7 +40,15 @@ struct Saved {
 }
 
 impl Saved {
-    fn new(memory: &Memory, batch: usize, Query { heads, width, tokens }: Query) -> Self {
+    fn new(
+        memory: &Memory,
+        batch: usize,
+        Query {
+            heads,
+            width,
+            tokens,
+        }: Query,
+    ) -> Self {
         let array = |row: usize| memory.array(batch * row);
         Self {
             tokens: array(tokens * width),
@@ -64,7 +72,11 @@ impl AttentionPool {
         features: usize,
         batch: usize,
     ) -> Self {
-        let attention = Query { heads: width / HEAD, width, tokens: 1 + places };
+        let attention = Query {
+            heads: width / HEAD,
+            width,
+            tokens: 1 + places,
+        };
         let normal = Init::Normal((width as f32).powf(-0.5));
         let mut weight = |name: &str, shape: &[usize], init| {
             layout.weight(&format!("visual.attnpool.{name}"), shape, init)
@@ -80,27 +92,44 @@ impl AttentionPool {
             let inits = (normal, Init::fan_in(width));
             Linear::declare(layout, &name, (width, outputs), inits)
         };
-        let (q, c) = (linear("q_proj", width), linear("c_proj", features));
+        let q = linear("q_proj", width);
+        let c = linear("c_proj", features);
         let saved = Saved::new(layout.memory(), batch, attention);
-        Self { attention, positions, kv, q, c, saved }
+        Self {
+            attention,
+            positions,
+            kv,
+            q,
+            c,
+            saved,
+        }
     }
 
     /// Writes the features.
     pub(super) fn forward(&mut self, values: View<'_>, x: View<'_>, features: ViewMut<'_>) {
-        let Query { heads, width, tokens } = self.attention;
+        let Query {
+            heads,
+            width,
+            tokens,
+        } = self.attention;
         let few = x.len() / (tokens - 1);
         let saved = &mut self.saved;
-        let (mut all, mut means) =
-            (saved.tokens.first_mut(few * tokens), saved.means.first_mut(few));
+        let mut all = saved.tokens.first_mut(few * tokens);
+        let mut means = saved.means.first_mut(few);
         let both = (all.reborrow(), means.reborrow());
         mean_token::forward(width, self.positions.of(values), x, both);
-        let (mut kv, mut q) = (saved.kv.first_mut(2 * few * tokens), saved.q.first_mut(few));
-        self.kv.forward(values, all.view(), kv.reborrow(), Onto::Replace);
-        self.q.forward(values, means.view(), q.reborrow(), Onto::Replace);
+        let mut kv = saved.kv.first_mut(2 * few * tokens);
+        let mut q = saved.q.first_mut(few);
+        self.kv
+            .forward(values, all.view(), kv.reborrow(), Onto::Replace);
+        self.q
+            .forward(values, means.view(), q.reborrow(), Onto::Replace);
         let probabilities = saved.probabilities.first_mut(few / width * heads * tokens);
         let mut attended = saved.attended.first_mut(few);
-        self.attention.forward(q.view(), kv.view(), probabilities, attended.reborrow());
-        self.c.forward(values, attended.view(), features, Onto::Replace);
+        self.attention
+            .forward(q.view(), kv.view(), probabilities, attended.reborrow());
+        self.c
+            .forward(values, attended.view(), features, Onto::Replace);
     }
 
     /// Adds to the gradients of the weights; writes `dx`.
@@ -110,10 +139,15 @@ impl AttentionPool {
         dfeatures: View<'_>,
         dx: ViewMut<'_>,
     ) {
-        let Query { heads, width, tokens } = self.attention;
+        let Query {
+            heads,
+            width,
+            tokens,
+        } = self.attention;
         let few = dfeatures.len() / self.c.outputs() * width;
         let saved = &mut self.saved;
-        let (attended, mut dattended) = (saved.attended.first(few), saved.dattended.first_mut(few));
+        let attended = saved.attended.first(few);
+        let mut dattended = saved.dattended.first_mut(few);
         self.c.backward(
             (values, gradients),
             attended,
@@ -121,17 +155,36 @@ impl AttentionPool {
             dattended.reborrow(),
             Onto::Replace,
         );
-        let (q, kv) = (saved.q.first(few), saved.kv.first(few * tokens * 2));
-        let (mut dq, mut dkv) = (saved.dq.first_mut(few), saved.dkv.first_mut(few * tokens * 2));
-        let inner = (saved.probabilities.first(few / width * heads * tokens), attended);
+        let q = saved.q.first(few);
+        let kv = saved.kv.first(few * tokens * 2);
+        let mut dq = saved.dq.first_mut(few);
+        let mut dkv = saved.dkv.first_mut(few * tokens * 2);
+        let inner = (
+            saved.probabilities.first(few / width * heads * tokens),
+            attended,
+        );
         let outer = (dq.reborrow(), dkv.reborrow());
-        self.attention.backward((q, kv), inner, dattended.view(), outer);
+        self.attention
+            .backward((q, kv), inner, dattended.view(), outer);
         // From here on the arrays of the forward pass's keys and queries hold gradients of tokens.
-        let (all, means) = (saved.tokens.first(few * tokens), saved.means.first(few));
+        let all = saved.tokens.first(few * tokens);
+        let means = saved.means.first(few);
         let mut dall = saved.kv.first_mut(few * tokens);
-        self.kv.backward((values, gradients), all, dkv.view(), dall.reborrow(), Onto::Replace);
+        self.kv.backward(
+            (values, gradients),
+            all,
+            dkv.view(),
+            dall.reborrow(),
+            Onto::Replace,
+        );
         let mut dmeans = saved.q.first_mut(few);
-        self.q.backward((values, gradients), means, dq.view(), dmeans.reborrow(), Onto::Replace);
+        self.q.backward(
+            (values, gradients),
+            means,
+            dq.view(),
+            dmeans.reborrow(),
+            Onto::Replace,
+        );
         let positions = self.positions.of(gradients.reborrow());
         mean_token::backward(width, positions, (dall, dmeans.view()), dx);
     }

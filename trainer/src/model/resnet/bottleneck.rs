@@ -78,50 +78,107 @@ impl Saved {
 impl Bottleneck {
     /// Declares the block's weights under `name`.
     pub(super) fn declare(layout: &mut Layout, name: &str, sizes: Sizes, lent: &mut Lent) -> Self {
-        let Sizes { batch, side, inputs, planes, stride } = sizes;
-        let (places, places_out) = (batch * side * side, batch * sizes.side_out().pow(2));
+        let Sizes {
+            batch,
+            side,
+            inputs,
+            planes,
+            stride,
+        } = sizes;
+        let places = batch * side * side;
+        let places_out = batch * sizes.side_out().pow(2);
         let mut point = |layout: &mut Layout, parts: [&str; 2], channels, size| {
             let [convolution, norm] = parts.map(|part| format!("{name}.{part}"));
             Unit::point(layout, (&convolution, &norm), channels, size, lent)
         };
-        let first = point(layout, ["conv1", "bn1"], (inputs, planes), (places, Init::Ones));
+        let first = point(
+            layout,
+            ["conv1", "bn1"],
+            (inputs, planes),
+            (places, Init::Ones),
+        );
         let names = [format!("{name}.conv2"), format!("{name}.bn2")];
         let channels = (planes, planes);
-        let second = Unit::square(layout, (&names[0], &names[1]), channels, (side, 1, batch), lent);
+        let second = Unit::square(
+            layout,
+            (&names[0], &names[1]),
+            channels,
+            (side, 1, batch),
+            lent,
+        );
         let mut point = |layout: &mut Layout, parts: [&str; 2], inputs, weight| {
             let [convolution, norm] = parts.map(|part| format!("{name}.{part}"));
             let channels = (inputs, sizes.outputs());
-            Unit::point(layout, (&convolution, &norm), channels, (places_out, weight), lent)
+            Unit::point(
+                layout,
+                (&convolution, &norm),
+                channels,
+                (places_out, weight),
+                lent,
+            )
         };
         let third = point(layout, ["conv3", "bn3"], planes, Init::Zeros);
         let shortcut = (stride > 1 || inputs != sizes.outputs())
             .then(|| point(layout, ["downsample.0", "downsample.1"], inputs, Init::Ones));
         let saved = Saved::new(layout.memory(), &sizes);
-        Self { sizes, units: [first, second, third], shortcut, saved }
+        Self {
+            sizes,
+            units: [first, second, third],
+            shortcut,
+            saved,
+        }
     }
 
     /// What the last forward pass gave, for so many pictures.
     pub(super) fn output(&self, batch: usize) -> View<'_> {
-        self.saved.output.first(batch * self.sizes.side_out().pow(2) * self.sizes.outputs())
+        self.saved
+            .output
+            .first(batch * self.sizes.side_out().pow(2) * self.sizes.outputs())
     }
 
     /// Computes `y`.
     pub(super) fn forward(&mut self, pass: &mut Pass<'_>, x: View<'_>) {
-        let Sizes { side, inputs, planes, stride, .. } = self.sizes;
+        let Sizes {
+            side,
+            inputs,
+            planes,
+            stride,
+            ..
+        } = self.sizes;
         let batch = x.len() / (side * side * inputs);
-        let Saved { first, second, pooled, pooled_input, output } = &mut self.saved;
+        let Saved {
+            first,
+            second,
+            pooled,
+            pooled_input,
+            output,
+        } = &mut self.saved;
         let [unit_1, unit_2, unit_3] = &mut self.units;
         let narrow = batch * side * side * planes;
         let mut output = output.first_mut(batch * (side / stride).pow(2) * EXPANSION * planes);
 
-        unit_1.forward(pass, x, first.first_mut(narrow), (Onto::Replace, Then::Rectify));
-        let (first, inner) = (first.first(narrow), second.first_mut(narrow));
+        unit_1.forward(
+            pass,
+            x,
+            first.first_mut(narrow),
+            (Onto::Replace, Then::Rectify),
+        );
+        let first = first.first(narrow);
+        let inner = second.first_mut(narrow);
         unit_2.forward(pass, first, inner, (Onto::Replace, Then::Rectify));
-        let (mut x, mut inner) = (x, second.first(narrow));
+        let mut x = x;
+        let mut inner = second.first(narrow);
         if stride > 1 {
-            let pool = AveragePool { side, channels: inputs };
+            let pool = AveragePool {
+                side,
+                channels: inputs,
+            };
             pool.forward(x, pooled_input.first_mut(x.len() / 4));
-            AveragePool { side, channels: planes }.forward(inner, pooled.first_mut(narrow / 4));
+            AveragePool {
+                side,
+                channels: planes,
+            }
+            .forward(inner, pooled.first_mut(narrow / 4));
             (x, inner) = (pooled_input.first(x.len() / 4), pooled.first(narrow / 4));
         }
         match &mut self.shortcut {
@@ -140,26 +197,56 @@ impl Bottleneck {
         x: View<'_>,
         scratch: &mut Scratch,
     ) {
-        let Sizes { side, inputs, planes, stride, .. } = self.sizes;
+        let Sizes {
+            side,
+            inputs,
+            planes,
+            stride,
+            ..
+        } = self.sizes;
         let batch = x.len() / (side * side * inputs);
-        let Scratch { lent, gradient, spare, branch } = scratch;
-        let (narrow, out) = (x.len() / inputs * planes, self.output(batch));
+        let Scratch {
+            lent,
+            gradient,
+            spare,
+            branch,
+        } = scratch;
+        let narrow = x.len() / inputs * planes;
+        let out = self.output(batch);
         let [unit_1, unit_2, unit_3] = &self.units;
         let saved = &self.saved;
-        branch::rectify(out, gradient.first_mut(out.len()), branch.first_mut(out.len()));
+        branch::rectify(
+            out,
+            gradient.first_mut(out.len()),
+            branch.first_mut(out.len()),
+        );
 
-        let (dy, inner) = (branch.first_mut(out.len()), narrow / (stride * stride));
+        let dy = branch.first_mut(out.len());
+        let inner = narrow / (stride * stride);
         let dinner = Some((spare.first_mut(inner), Onto::Replace));
-        let x_3 = if stride > 1 { saved.pooled.first(inner) } else { saved.second.first(inner) };
+        let x_3 = if stride > 1 {
+            saved.pooled.first(inner)
+        } else {
+            saved.second.first(inner)
+        };
         unit_3.backward((values, gradients), lent, x_3, (dy, Then::Nothing), dinner);
         if stride > 1 {
-            let pool = AveragePool { side, channels: planes };
+            let pool = AveragePool {
+                side,
+                channels: planes,
+            };
             pool.backward(spare.first(inner), branch.first_mut(narrow), Onto::Replace);
             std::mem::swap(spare, branch);
         }
         let dfirst = Some((branch.first_mut(narrow), Onto::Replace));
         let dy = (spare.first_mut(narrow), Then::Rectify);
-        unit_2.backward((values, gradients), lent, saved.first.first(narrow), dy, dfirst);
+        unit_2.backward(
+            (values, gradients),
+            lent,
+            saved.first.first(narrow),
+            dy,
+            dfirst,
+        );
         let dx = Some((spare.first_mut(x.len()), Onto::Replace));
         let dy = (branch.first_mut(narrow), Then::Rectify);
         unit_1.backward((values, gradients), lent, x, dy, dx);
@@ -171,16 +258,27 @@ impl Bottleneck {
         &self,
         (values, gradients): (View<'_>, &mut ViewMut<'_>),
         x: View<'_>,
-        Scratch { lent, gradient, spare, branch }: &mut Scratch,
+        Scratch {
+            lent,
+            gradient,
+            spare,
+            branch,
+        }: &mut Scratch,
     ) {
-        let Sizes { side, inputs, stride, .. } = self.sizes;
+        let Sizes {
+            side,
+            inputs,
+            stride,
+            ..
+        } = self.sizes;
         let batch = x.len() / (side * side * inputs);
         let dout = gradient.first_mut(self.output(batch).len());
         let dx = spare.first_mut(x.len());
         match &self.shortcut {
             None => branch::add(dout.view(), dx),
             Some(unit) if stride == 1 => {
-                let (dy, dx) = ((dout, Then::Nothing), Some((dx, Onto::Add)));
+                let dy = (dout, Then::Nothing);
+                let dx = Some((dx, Onto::Add));
                 unit.backward((values, gradients), lent, x, dy, dx);
             }
             Some(unit) => {
@@ -188,7 +286,11 @@ impl Bottleneck {
                 let pooled = self.saved.pooled_input.first(x.len() / 4);
                 let to = Some((dpooled.reborrow(), Onto::Replace));
                 unit.backward((values, gradients), lent, pooled, (dout, Then::Nothing), to);
-                AveragePool { side, channels: inputs }.backward(dpooled.view(), dx, Onto::Add);
+                AveragePool {
+                    side,
+                    channels: inputs,
+                }
+                .backward(dpooled.view(), dx, Onto::Add);
             }
         }
         std::mem::swap(gradient, spare);

@@ -63,26 +63,44 @@ impl Stem {
             output: memory.array(places / 4 * width),
         };
         let plate = Plate::new(memory, batch * side * side * 3);
-        Self { side, width, units, plate, saved }
+        Self {
+            side,
+            width,
+            units,
+            plate,
+            saved,
+        }
     }
 
     /// What the last forward pass gave, for so many pictures.
     pub(super) fn output(&self, batch: usize) -> View<'_> {
-        self.saved.output.first(batch * (self.side / 4).pow(2) * self.width)
+        self.saved
+            .output
+            .first(batch * (self.side / 4).pow(2) * self.width)
     }
 
     /// Computes the output.
     pub(super) fn forward(&mut self, pass: &mut Pass<'_>, pixels: Pixels<'_>) {
-        let Saved { picture, first, second, third, output } = &mut self.saved;
+        let Saved {
+            picture,
+            first,
+            second,
+            third,
+            output,
+        } = &mut self.saved;
         let mut picture = picture.first_mut(pixels.len());
         let full = pixels.len() / 3 / 4 * self.width;
-        let (mut first, mut second) = (first.first_mut(full / 2), second.first_mut(full / 2));
+        let mut first = first.first_mut(full / 2);
+        let mut second = second.first_mut(full / 2);
         let mut third = third.first_mut(full);
         interleave(self.plate.take(pixels), self.side, picture.reborrow());
         self.units[0].forward(pass, picture.view(), first.reborrow(), PLAIN);
         self.units[1].forward(pass, first.view(), second.reborrow(), PLAIN);
         self.units[2].forward(pass, second.view(), third.reborrow(), PLAIN);
-        let pool = AveragePool { side: self.side / 2, channels: self.width };
+        let pool = AveragePool {
+            side: self.side / 2,
+            channels: self.width,
+        };
         pool.forward(third.view(), output.first_mut(full / 4));
     }
 
@@ -91,17 +109,26 @@ impl Stem {
         &self,
         (values, gradients): (View<'_>, &mut ViewMut<'_>),
         batch: usize,
-        Scratch { lent, gradient, spare, .. }: &mut Scratch,
+        Scratch {
+            lent,
+            gradient,
+            spare,
+            ..
+        }: &mut Scratch,
     ) {
-        let (saved, out) = (&self.saved, self.output(batch).len());
+        let saved = &self.saved;
+        let out = self.output(batch).len();
         let half = 2 * out;
         let mut dthird = spare.first_mut(4 * out);
-        self.pool().backward(gradient.first(out), dthird.reborrow(), Onto::Replace);
+        self.pool()
+            .backward(gradient.first(out), dthird.reborrow(), Onto::Replace);
         let dx = Some((gradient.first_mut(half), Onto::Replace));
-        let (x, dy) = (saved.second.first(half), (dthird, Then::Rectify));
+        let x = saved.second.first(half);
+        let dy = (dthird, Then::Rectify);
         self.units[2].backward((values, gradients), lent, x, dy, dx);
         let dx = Some((spare.first_mut(half), Onto::Replace));
-        let (x, dy) = (saved.first.first(half), (gradient.first_mut(half), Then::Rectify));
+        let x = saved.first.first(half);
+        let dy = (gradient.first_mut(half), Then::Rectify);
         self.units[1].backward((values, gradients), lent, x, dy, dx);
         let x = saved.picture.first(batch * self.side * self.side * 3);
         let dy = (spare.first_mut(half), Then::Rectify);
@@ -109,6 +136,9 @@ impl Stem {
     }
 
     fn pool(&self) -> AveragePool {
-        AveragePool { side: self.side / 2, channels: self.width }
+        AveragePool {
+            side: self.side / 2,
+            channels: self.width,
+        }
     }
 }

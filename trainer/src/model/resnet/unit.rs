@@ -59,7 +59,13 @@ impl Unit {
         let name = format!("{}.weight", names.0);
         let matrix = layout.weight(&name, &[outputs, inputs, 1, 1], Init::fan_in(inputs));
         let convolution = Convolution::Point(Linear::new(matrix, None, inputs));
-        Self::new(layout, convolution, names.1, (outputs, places, weight), lent)
+        Self::new(
+            layout,
+            convolution,
+            names.1,
+            (outputs, places, weight),
+            lent,
+        )
     }
 
     /// Declares a convolution of 3 × 3 over pictures of `side` pixels, with memory for a batch.
@@ -74,7 +80,13 @@ impl Unit {
         let convolution = Conv2d::declare(layout, names.0, channels, (side, stride), memory);
         let places = batch * side.div_ceil(stride).pow(2);
         let convolution = Convolution::Square(convolution);
-        Self::new(layout, convolution, names.1, (channels.1, places, Init::Ones), lent)
+        Self::new(
+            layout,
+            convolution,
+            names.1,
+            (channels.1, places, Init::Ones),
+            lent,
+        )
     }
 
     fn new(
@@ -101,7 +113,12 @@ impl Unit {
         y: ViewMut<'_>,
         (onto, then): (Onto, Then),
     ) {
-        let Pass { values, state, training, lent } = pass;
+        let Pass {
+            values,
+            state,
+            training,
+            lent,
+        } = pass;
         let middle = self.middle.first_mut(y.len());
         match &self.convolution {
             Convolution::Point(linear) => {
@@ -131,7 +148,12 @@ impl Unit {
     ) {
         let Lent { workspace, sums } = lent;
         let middle = self.middle.first(dy.len());
-        self.norm.backward(gradients, (middle, &self.moments, sums), dy.reborrow(), then);
+        self.norm.backward(
+            gradients,
+            (middle, &self.moments, sums),
+            dy.reborrow(),
+            then,
+        );
         let dy = dy.view();
         match &self.convolution {
             Convolution::Point(linear) => match dx {

@@ -50,15 +50,25 @@ impl Block {
         keep: Keep,
     ) -> Self {
         let name = format!("visual.transformer.resblocks.{layer}");
-        let (width, hidden) = (attention.width, 4 * attention.width);
+        let width = attention.width;
+        let hidden = 4 * attention.width;
         let norm_1 = LayerNorm::declare(layout, &format!("{name}.ln_1"), width, super::EPSILON);
         let shape = [3 * width, width];
         let glorot = Init::glorot(width, 3 * width);
         let weight = layout.weight(&format!("{name}.attn.in_proj_weight"), &shape, glorot);
-        let bias = layout.weight(&format!("{name}.attn.in_proj_bias"), &[3 * width], Init::Zeros);
+        let bias = layout.weight(
+            &format!("{name}.attn.in_proj_bias"),
+            &[3 * width],
+            Init::Zeros,
+        );
         let mut linear = |part: &str, (inputs, outputs), bias| {
             let name = format!("{name}.{part}");
-            Linear::declare(layout, &name, (inputs, outputs), (Init::fan_in(inputs), bias))
+            Linear::declare(
+                layout,
+                &name,
+                (inputs, outputs),
+                (Init::fan_in(inputs), bias),
+            )
         };
         let out = linear("attn.out_proj", (width, width), Init::Zeros);
         let up = linear("mlp.c_fc", (width, hidden), Init::fan_in(width));
@@ -76,7 +86,8 @@ impl Block {
 
     /// Memory for what is kept of so many tokens of so many pictures.
     pub(super) fn reserve(&self, memory: &Memory, (rows, batch): (usize, usize)) -> Saved {
-        let (attention, width) = (self.attention, self.attention.width);
+        let attention = self.attention;
+        let width = self.attention.width;
         let kept = if self.keep == Keep::All { rows } else { batch };
         Saved {
             moments_1: memory.exact(rows * MOMENTS),
@@ -101,26 +112,46 @@ impl Block {
         (saved, scratch): (&mut Saved, &mut Scratch),
     ) {
         let sequences = sequences.keeping(self.keep);
-        let (tokens, kept, width) = (sequences.tokens(), sequences.kept(), self.attention.width);
-        let (all, few, row) = (tokens * width, kept * width, kept * self.attention.row());
-        let (x, mut y) = (x.first(all), y.first(few));
+        let tokens = sequences.tokens();
+        let kept = sequences.kept();
+        let width = self.attention.width;
+        let all = tokens * width;
+        let few = kept * width;
+        let row = kept * self.attention.row();
+        let x = x.first(all);
+        let mut y = y.first(few);
 
         let moments = saved.moments_1.first_mut(tokens * MOMENTS);
-        self.norm_1.forward(values, x, saved.normed_1.first_mut(all), moments);
-        let (normed, qkv) = (saved.normed_1.first(all), saved.qkv.first_mut(3 * all));
+        self.norm_1
+            .forward(values, x, saved.normed_1.first_mut(all), moments);
+        let normed = saved.normed_1.first(all);
+        let qkv = saved.qkv.first_mut(3 * all);
         self.qkv.forward(values, normed, qkv, Onto::Replace);
-        let weights = (saved.probabilities.first_mut(row), scratch.dropped.first_mut(row));
-        let (qkv, attended) = (saved.qkv.first(3 * all), saved.attended.first_mut(few));
-        self.attention.forward(sequences, Dropout::NONE, qkv, weights, attended);
+        let weights = (
+            saved.probabilities.first_mut(row),
+            scratch.dropped.first_mut(row),
+        );
+        let qkv = saved.qkv.first(3 * all);
+        let attended = saved.attended.first_mut(few);
+        self.attention
+            .forward(sequences, Dropout::NONE, qkv, weights, attended);
         take(sequences, width, x, saved.middle.first_mut(few));
         let attended = saved.attended.first(few);
-        self.out.forward(values, attended, saved.middle.first_mut(few), Onto::Add);
+        self.out
+            .forward(values, attended, saved.middle.first_mut(few), Onto::Add);
 
-        let (middle, moments) =
-            (saved.middle.first(few), saved.moments_2.first_mut(kept * MOMENTS));
-        self.norm_2.forward(values, middle, saved.normed_2.first_mut(few), moments);
+        let middle = saved.middle.first(few);
+        let moments = saved.moments_2.first_mut(kept * MOMENTS);
+        self.norm_2
+            .forward(values, middle, saved.normed_2.first_mut(few), moments);
         y.copy_from(middle);
-        self.feed_forward.forward(values, &mut saved.fed, saved.normed_2.first(few), y, Onto::Add);
+        self.feed_forward.forward(
+            values,
+            &mut saved.fed,
+            saved.normed_2.first(few),
+            y,
+            Onto::Add,
+        );
     }
 
     /// `scratch.gradient` holds the gradient of `y`, and then that of `x`.
@@ -132,33 +163,71 @@ impl Block {
         (saved, scratch): (&Saved, &mut Scratch),
     ) {
         let sequences = sequences.keeping(self.keep);
-        let (tokens, kept, width) = (sequences.tokens(), sequences.kept(), self.attention.width);
-        let (all, few, row) = (tokens * width, kept * width, kept * self.attention.row());
+        let tokens = sequences.tokens();
+        let kept = sequences.kept();
+        let width = self.attention.width;
+        let all = tokens * width;
+        let few = kept * width;
+        let row = kept * self.attention.row();
 
-        let Scratch { gradient, narrow, wide, qkv: dqkv, dropped, scores, .. } = scratch;
-        let (inner, dnormed) =
-            ((saved.normed_2.first(few), gradient.first(few)), narrow.first_mut(few));
-        let (weights, fed) = ((values, &mut *gradients), &saved.fed);
-        self.feed_forward.backward(weights, fed, inner, wide, dnormed, Onto::Replace);
-        let inner = (saved.middle.first(few), saved.moments_2.first(kept * MOMENTS));
-        let (dnormed, dmiddle) = (narrow.first(few), gradient.first_mut(few));
-        self.norm_2.backward((values, gradients), inner, dnormed, dmiddle, Onto::Add);
+        let Scratch {
+            gradient,
+            narrow,
+            wide,
+            qkv: dqkv,
+            dropped,
+            scores,
+            ..
+        } = scratch;
+        let inner = (saved.normed_2.first(few), gradient.first(few));
+        let dnormed = narrow.first_mut(few);
+        let weights = (values, &mut *gradients);
+        let fed = &saved.fed;
+        self.feed_forward
+            .backward(weights, fed, inner, wide, dnormed, Onto::Replace);
+        let inner = (
+            saved.middle.first(few),
+            saved.moments_2.first(kept * MOMENTS),
+        );
+        let dnormed = narrow.first(few);
+        let dmiddle = gradient.first_mut(few);
+        self.norm_2
+            .backward((values, gradients), inner, dnormed, dmiddle, Onto::Add);
 
-        let (attended, dmiddle) = (saved.attended.first(few), gradient.first(few));
+        let attended = saved.attended.first(few);
+        let dmiddle = gradient.first(few);
         let dattended = narrow.first_mut(few);
-        self.out.backward((values, gradients), attended, dmiddle, dattended, Onto::Replace);
-        let (qkv, probabilities) = (saved.qkv.first(3 * all), saved.probabilities.first(row));
+        self.out.backward(
+            (values, gradients),
+            attended,
+            dmiddle,
+            dattended,
+            Onto::Replace,
+        );
+        let qkv = saved.qkv.first(3 * all);
+        let probabilities = saved.probabilities.first(row);
         let inner = (qkv, probabilities, saved.attended.first(few));
         let memory = (dropped.first_mut(row), scores.first_mut(row));
-        let (dattended, dqkv_mut) = (narrow.first(few), dqkv.first_mut(3 * all));
-        self.attention.backward(sequences, Dropout::NONE, inner, dattended, memory, dqkv_mut);
+        let dattended = narrow.first(few);
+        let dqkv_mut = dqkv.first_mut(3 * all);
+        self.attention
+            .backward(sequences, Dropout::NONE, inner, dattended, memory, dqkv_mut);
 
         spread(sequences, width, gradient.first(few), narrow.first_mut(all));
         std::mem::swap(gradient, narrow);
-        let (normed, dnormed) = (saved.normed_1.first(all), narrow.first_mut(all));
-        self.qkv.backward((values, gradients), normed, dqkv.first(3 * all), dnormed, Onto::Replace);
+        let normed = saved.normed_1.first(all);
+        let dnormed = narrow.first_mut(all);
+        self.qkv.backward(
+            (values, gradients),
+            normed,
+            dqkv.first(3 * all),
+            dnormed,
+            Onto::Replace,
+        );
         let inner = (x.first(all), saved.moments_1.first(tokens * MOMENTS));
-        let (dnormed, dx) = (narrow.first(all), gradient.first_mut(all));
-        self.norm_1.backward((values, gradients), inner, dnormed, dx, Onto::Add);
+        let dnormed = narrow.first(all);
+        let dx = gradient.first_mut(all);
+        self.norm_1
+            .backward((values, gradients), inner, dnormed, dx, Onto::Add);
     }
 }

@@ -25,30 +25,38 @@ impl Attention {
         out: &mut [f32],
     ) {
         let row = self.row();
-        let arrays = ((Kept(probabilities, row), Kept(dropped, row)), Kept(out, self.width));
-        sequences.each((Tokens(qkv, 3 * self.width), arrays), |sample, (qkv, arrays)| {
-            let ((probabilities, dropped), out) = arrays;
-            for head in 0..self.heads {
-                self.attend(head, qkv.0, sequences.padding(sample), probabilities.0);
-                let weights = if dropout.is_active() {
-                    self.drop(head, dropout.mask(sample), probabilities.0, dropped.0);
-                    &*dropped.0
-                } else {
-                    &*probabilities.0
-                };
-                let tokens = qkv.0.len() / (3 * self.width);
-                let pair =
-                    (self.scores(head, weights, tokens), self.part(head, Part::Value, qkv.0));
-                multiply(
-                    self.precision,
-                    self.head_mut(head, out.0),
-                    Onto::Replace,
-                    1.0,
-                    pair,
-                    Threads::One,
-                );
-            }
-        });
+        let arrays = (
+            (Kept(probabilities, row), Kept(dropped, row)),
+            Kept(out, self.width),
+        );
+        sequences.each(
+            (Tokens(qkv, 3 * self.width), arrays),
+            |sample, (qkv, arrays)| {
+                let ((probabilities, dropped), out) = arrays;
+                for head in 0..self.heads {
+                    self.attend(head, qkv.0, sequences.padding(sample), probabilities.0);
+                    let weights = if dropout.is_active() {
+                        self.drop(head, dropout.mask(sample), probabilities.0, dropped.0);
+                        &*dropped.0
+                    } else {
+                        &*probabilities.0
+                    };
+                    let tokens = qkv.0.len() / (3 * self.width);
+                    let pair = (
+                        self.scores(head, weights, tokens),
+                        self.part(head, Part::Value, qkv.0),
+                    );
+                    multiply(
+                        self.precision,
+                        self.head_mut(head, out.0),
+                        Onto::Replace,
+                        1.0,
+                        pair,
+                        Threads::One,
+                    );
+                }
+            },
+        );
     }
 
     pub(super) fn backward_host(
@@ -60,7 +68,8 @@ impl Attention {
         (dropped, dscores): (&mut [f32], &mut [f32]),
         dqkv: &mut [f32],
     ) {
-        let (row, wide) = (self.row(), 3 * self.width);
+        let row = self.row();
+        let wide = 3 * self.width;
         let saved = (Tokens(qkv, wide), Kept(probabilities, row));
         let scratch = (Kept(dropped, row), Kept(dscores, row));
         let gradients = (Kept(dout, self.width), Tokens(dqkv, wide));
@@ -98,11 +107,25 @@ impl Attention {
             None => probabilities,
         };
         let mut write = |which, pair| {
-            let rows = if matches!(which, Part::Query) { dout.rows() } else { tokens };
+            let rows = if matches!(which, Part::Query) {
+                dout.rows()
+            } else {
+                tokens
+            };
             let target = self.part_mut(head, which, dqkv, rows);
-            multiply(self.precision, target, Onto::Replace, 1.0, pair, Threads::One);
+            multiply(
+                self.precision,
+                target,
+                Onto::Replace,
+                1.0,
+                pair,
+                Threads::One,
+            );
         };
-        write(Part::Value, (self.scores(head, weights, tokens).transposed(), dout));
+        write(
+            Part::Value,
+            (self.scores(head, weights, tokens).transposed(), dout),
+        );
         let target = self.scores_mut(head, dscores, tokens);
         multiply(
             self.precision,
@@ -142,10 +165,16 @@ impl Attention {
     }
 
     fn drop(&self, head: usize, mask: Mask, probabilities: &[f32], dropped: &mut [f32]) {
-        let rows = probabilities.chunks_exact(self.row()).zip(dropped.chunks_exact_mut(self.row()));
+        let rows = probabilities
+            .chunks_exact(self.row())
+            .zip(dropped.chunks_exact_mut(self.row()));
         for (row, (from, to)) in rows.enumerate() {
             let part = head * self.longest..(head + 1) * self.longest;
-            mask.apply(row * self.row() + part.start, &from[part.clone()], &mut to[part]);
+            mask.apply(
+                row * self.row() + part.start,
+                &from[part.clone()],
+                &mut to[part],
+            );
         }
     }
 
@@ -159,16 +188,23 @@ impl Attention {
         tokens: usize,
     ) {
         let scale = self.scale();
-        let rows = probabilities.chunks_exact(self.row()).zip(dscores.chunks_exact_mut(self.row()));
+        let rows = probabilities
+            .chunks_exact(self.row())
+            .zip(dscores.chunks_exact_mut(self.row()));
         for (row, (p, d)) in rows.enumerate() {
             let start = head * self.longest;
-            let (p, d) = (&p[start..start + tokens], &mut d[start..start + tokens]);
+            let p = &p[start..start + tokens];
+            let d = &mut d[start..start + tokens];
             if let Some(mask) = mask {
                 let first = row * self.row() + start;
-                d.iter_mut().enumerate().for_each(|(i, d)| *d *= mask.scale(first + i));
+                d.iter_mut()
+                    .enumerate()
+                    .for_each(|(i, d)| *d *= mask.scale(first + i));
             }
             let mean = sum(d, |i, d| d * p[i]);
-            d.iter_mut().zip(p).for_each(|(d, p)| *d = p * (*d - mean) * scale);
+            d.iter_mut()
+                .zip(p)
+                .for_each(|(d, p)| *d = p * (*d - mean) * scale);
         }
     }
 
@@ -182,7 +218,8 @@ impl Attention {
 
     /// Query, key or value of one head, of all tokens of a sequence.
     fn part<'a>(&self, head: usize, part: Part, qkv: &'a [f32]) -> Matrix<'a> {
-        let (wide, d) = (3 * self.width, self.head_width());
+        let wide = 3 * self.width;
+        let d = self.head_width();
         let start = part as usize * self.width + head * d;
         Matrix::strided(&qkv[start..], qkv.len() / wide, d, wide)
     }
@@ -205,7 +242,8 @@ impl Attention {
     }
 
     fn head_mut<'a>(&self, head: usize, out: &'a mut [f32]) -> MatrixMut<'a> {
-        let (d, rows) = (self.head_width(), out.len() / self.width);
+        let d = self.head_width();
+        let rows = out.len() / self.width;
         MatrixMut::strided(&mut out[head * d..], rows, d, self.width)
     }
 

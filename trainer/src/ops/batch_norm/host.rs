@@ -26,7 +26,13 @@ impl Moments {
     /// Memory for so many channels.
     pub(super) fn new(width: usize) -> Self {
         let array = || vec![0.0; span(width)];
-        Self { mean: array(), sharpness: array(), factor: array(), offset: array(), rows: 0.0 }
+        Self {
+            mean: array(),
+            sharpness: array(),
+            factor: array(),
+            offset: array(),
+            rows: 0.0,
+        }
     }
 }
 
@@ -38,7 +44,13 @@ impl BatchNorm {
         x: &[f32],
         (moments, sums): (&mut Moments, &mut Sums),
     ) {
-        let (width, Moments { mean, sharpness, rows, .. }) = (self.width, &mut *moments);
+        let width = self.width;
+        let Moments {
+            mean,
+            sharpness,
+            rows,
+            ..
+        } = &mut *moments;
         // Taken from a sample of the channel, a large mean costs the variance no digits.
         mean[..width].copy_from_slice(&x[..width]);
         repeat(mean, width);
@@ -65,7 +77,10 @@ impl BatchNorm {
         let follow = |running: &mut f32, now: f32| *running += MOMENTUM * (now - *running);
         for i in 0..width {
             follow(&mut self.running_mean.of_mut(state)[i], mean[i]);
-            follow(&mut self.running_variance.of_mut(state)[i], variances[i] * unbiased);
+            follow(
+                &mut self.running_variance.of_mut(state)[i],
+                variances[i] * unbiased,
+            );
             variances[i] = 1.0 / (variances[i] + EPSILON).sqrt();
         }
         self.batches.of_mut(state)[0] += 1.0;
@@ -82,8 +97,15 @@ impl BatchNorm {
     }
 
     fn prepare(&self, values: &[f32], moments: &mut Moments) {
-        let Moments { mean, sharpness, factor, offset, .. } = moments;
-        let (weight, bias) = (self.weight.of(values), self.bias.of(values));
+        let Moments {
+            mean,
+            sharpness,
+            factor,
+            offset,
+            ..
+        } = moments;
+        let weight = self.weight.of(values);
+        let bias = self.bias.of(values);
         for i in 0..self.width {
             factor[i] = sharpness[i] * weight[i];
             offset[i] = bias[i] - mean[i] * factor[i];
@@ -117,14 +139,16 @@ impl BatchNorm {
         f: impl Fn(f32, f32) -> f32 + Sync,
     ) {
         let Moments { factor, offset, .. } = moments;
-        y.par_chunks_mut(self.chunk()).zip(x.par_chunks(self.chunk())).for_each(|(y, x)| {
-            for (y, x) in y.chunks_mut(factor.len()).zip(x.chunks(factor.len())) {
-                let line = factor.iter().zip(offset);
-                for ((y, x), (factor, offset)) in y.iter_mut().zip(x).zip(line) {
-                    *y = f(*y, x.mul_add(*factor, *offset));
+        y.par_chunks_mut(self.chunk())
+            .zip(x.par_chunks(self.chunk()))
+            .for_each(|(y, x)| {
+                for (y, x) in y.chunks_mut(factor.len()).zip(x.chunks(factor.len())) {
+                    let line = factor.iter().zip(offset);
+                    for ((y, x), (factor, offset)) in y.iter_mut().zip(x).zip(line) {
+                        *y = f(*y, x.mul_add(*factor, *offset));
+                    }
                 }
-            }
-        });
+            });
     }
 
     pub(super) fn backward_host(
@@ -165,18 +189,30 @@ impl BatchNorm {
         }
         repeat(sum, self.width);
         repeat(along, self.width);
-        let (sum, along, Moments { mean, factor, offset, .. }) = (&*sum, &*along, moments);
-        dy.par_chunks_mut(self.chunk()).zip(x.par_chunks(self.chunk())).for_each(|(dy, x)| {
-            for (dy, x) in dy.chunks_mut(sum.len()).zip(x.chunks(sum.len())) {
-                let line = factor.iter().zip(offset).zip(mean.iter().zip(sum.iter().zip(along)));
-                for ((dy, x), ((factor, offset), (mean, (sum, along)))) in
-                    dy.iter_mut().zip(x).zip(line)
-                {
-                    let through = gate(x.mul_add(*factor, *offset), *dy) * factor;
-                    *dy = through - sum - along * (x - mean);
+        let sum = &*sum;
+        let along = &*along;
+        let Moments {
+            mean,
+            factor,
+            offset,
+            ..
+        } = moments;
+        dy.par_chunks_mut(self.chunk())
+            .zip(x.par_chunks(self.chunk()))
+            .for_each(|(dy, x)| {
+                for (dy, x) in dy.chunks_mut(sum.len()).zip(x.chunks(sum.len())) {
+                    let line = factor
+                        .iter()
+                        .zip(offset)
+                        .zip(mean.iter().zip(sum.iter().zip(along)));
+                    for ((dy, x), ((factor, offset), (mean, (sum, along)))) in
+                        dy.iter_mut().zip(x).zip(line)
+                    {
+                        let through = gate(x.mul_add(*factor, *offset), *dy) * factor;
+                        *dy = through - sum - along * (x - mean);
+                    }
                 }
-            }
-        });
+            });
     }
 
     /// For each channel the sums of `dy` and of `dy · (x - mean)`.
@@ -186,9 +222,16 @@ impl BatchNorm {
         dy: &[f32],
         gate: &(impl Fn(f32, f32) -> f32 + Sync),
     ) -> [&'a mut [f32]; 2] {
-        let Moments { mean, factor, offset, .. } = moments;
+        let Moments {
+            mean,
+            factor,
+            offset,
+            ..
+        } = moments;
         memory.over((dy.len(), self.width), |range, sum, along| {
-            let spans = x[range.clone()].chunks(mean.len()).zip(dy[range].chunks(mean.len()));
+            let spans = x[range.clone()]
+                .chunks(mean.len())
+                .zip(dy[range].chunks(mean.len()));
             for (x, dy) in spans {
                 let line = mean.iter().zip(factor.iter().zip(offset));
                 let sums = sum.iter_mut().zip(along.iter_mut());

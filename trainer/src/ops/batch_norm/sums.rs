@@ -52,7 +52,10 @@ impl Sums {
     /// Grows to what so many channels need.
     pub(super) fn fit(&mut self, memory: &array::Memory, width: usize) {
         match memory.device() {
-            None => self.memory.0.resize(self.memory.0.len().max(PARTS * 4 * span(width)), 0.0),
+            None => self
+                .memory
+                .0
+                .resize(self.memory.0.len().max(PARTS * 4 * span(width)), 0.0),
             Some(device) => {
                 let length = ops::batch_norm::room(width);
                 if self.device.as_ref().is_none_or(|sums| sums.len() < length) {
@@ -60,7 +63,8 @@ impl Sums {
                 }
             }
         }
-        self.shared.resize(self.shared.len().max(2 * width + 1), 0.0);
+        self.shared
+            .resize(self.shared.len().max(2 * width + 1), 0.0);
     }
 
     /// Whether other ranks' rows are counted in.
@@ -77,26 +81,41 @@ impl Sums {
         means: &mut [f32],
         variances: &mut [f32],
     ) -> f64 {
-        let Some(ranks) = &self.ranks else { return rows };
+        let Some(ranks) = &self.ranks else {
+            return rows;
+        };
         let width = means.len();
         let shared = &mut self.shared[..width + 1];
         shared[0] = rows;
-        shared[1..].iter_mut().zip(&*means).for_each(|(sum, mean)| *sum = rows * f64::from(*mean));
+        shared[1..]
+            .iter_mut()
+            .zip(&*means)
+            .for_each(|(sum, mean)| *sum = rows * f64::from(*mean));
         ranks.sum(shared);
-        let (total, sums) = (shared[0], &mut shared[1..]);
+        let total = shared[0];
+        let sums = &mut shared[1..];
         for ((sum, mean), variance) in sums.iter_mut().zip(means).zip(&*variances) {
-            let (own, common) = (f64::from(*mean), *sum / total);
+            let own = f64::from(*mean);
+            let common = *sum / total;
             *mean = common as f32;
             *sum = rows * (f64::from(*variance) + (own - common).powi(2));
         }
         ranks.sum(sums);
-        variances.iter_mut().zip(sums).for_each(|(own, sum)| *own = (*sum / total) as f32);
+        variances
+            .iter_mut()
+            .zip(sums)
+            .for_each(|(own, sum)| *own = (*sum / total) as f32);
         total
     }
 
     /// From a rank's own sums over its rows to those over all rows.
     pub(super) fn join(&mut self, width: usize) {
-        let Self { memory, shared, ranks, .. } = self;
+        let Self {
+            memory,
+            shared,
+            ranks,
+            ..
+        } = self;
         let Some(ranks) = ranks else { return };
         let [first, second] = memory.sums(width).map(|sums| &mut sums[..width]);
         join(&**ranks, shared, [first, second]);
@@ -113,10 +132,14 @@ impl Sums {
 fn join(ranks: &dyn Ranks, shared: &mut [f64], [first, second]: [&mut [f32]; 2]) {
     let shared = &mut shared[..2 * first.len()];
     let both = first.iter().chain(second.iter());
-    shared.iter_mut().zip(both).for_each(|(shared, own)| *shared = f64::from(*own));
+    shared
+        .iter_mut()
+        .zip(both)
+        .for_each(|(shared, own)| *shared = f64::from(*own));
     ranks.sum(shared);
     let both = first.iter_mut().chain(second);
-    both.zip(&*shared).for_each(|(own, shared)| *own = *shared as f32);
+    both.zip(&*shared)
+        .for_each(|(own, shared)| *own = *shared as f32);
 }
 
 impl Memory {
@@ -130,26 +153,37 @@ impl Memory {
         let span = span(width);
         let share = length.div_ceil(PARTS).next_multiple_of(span);
         let parts = &mut self.0[..PARTS * 4 * span];
-        parts.par_chunks_mut(4 * span).enumerate().for_each(|(part, memory)| {
-            let (total, block) = memory.split_at_mut(2 * span);
-            total.fill(0.0);
-            let end = length.min((part + 1) * share);
-            for start in (part * share..end).step_by(BLOCK * span) {
-                block.fill(0.0);
-                let (first, second) = block.split_at_mut(span);
-                add(start..end.min(start + BLOCK * span), first, second);
-                total.iter_mut().zip(&*block).for_each(|(total, sum)| *total += sum);
-            }
-        });
+        parts
+            .par_chunks_mut(4 * span)
+            .enumerate()
+            .for_each(|(part, memory)| {
+                let (total, block) = memory.split_at_mut(2 * span);
+                total.fill(0.0);
+                let end = length.min((part + 1) * share);
+                for start in (part * share..end).step_by(BLOCK * span) {
+                    block.fill(0.0);
+                    let (first, second) = block.split_at_mut(span);
+                    add(start..end.min(start + BLOCK * span), first, second);
+                    total
+                        .iter_mut()
+                        .zip(&*block)
+                        .for_each(|(total, sum)| *total += sum);
+                }
+            });
         let (total, others) = parts.split_at_mut(4 * span);
         for other in others.chunks_exact(4 * span) {
-            total[..2 * span].iter_mut().zip(other).for_each(|(total, sum)| *total += sum);
+            total[..2 * span]
+                .iter_mut()
+                .zip(other)
+                .for_each(|(total, sum)| *total += sum);
         }
         let (first, second) = total[..2 * span].split_at_mut(span);
         for sums in [&mut *first, &mut *second] {
             let (sums, others) = sums.split_at_mut(width);
             for other in others.chunks_exact(width) {
-                sums.iter_mut().zip(other).for_each(|(sum, other)| *sum += other);
+                sums.iter_mut()
+                    .zip(other)
+                    .for_each(|(sum, other)| *sum += other);
             }
         }
         [first, second]

@@ -34,10 +34,13 @@ pub(super) fn fit(parts: &mut Vec<Part>, convolution: &Conv2d) {
 impl Grid {
     /// Writes the neighbourhoods of all places from `first` on, counted through all pictures.
     fn unfold(&self, x: &[f32], first: usize, rows: &mut [f32]) {
-        let (line, picture) = (self.line(), self.side * self.side * self.channels);
+        let line = self.line();
+        let picture = self.side * self.side * self.channels;
         for (at, row) in rows.chunks_exact_mut(self.row()).enumerate() {
-            let (top, left) = ((first + at) / line, (first + at) % line);
-            let (sample, top) = (top / line, top % line);
+            let top = (first + at) / line;
+            let left = (first + at) % line;
+            let sample = top / line;
+            let top = top % line;
             let picture = &x[sample * picture..(sample + 1) * picture];
             self.neighbourhood(picture, (top * self.stride, left * self.stride), row);
         }
@@ -45,8 +48,10 @@ impl Grid {
 
     /// The channels of the 3 × 3 pixels around one, zero where the picture ends.
     fn neighbourhood(&self, picture: &[f32], (top, left): (usize, usize), row: &mut [f32]) {
-        let (side, channels) = (self.side, self.channels);
-        let (before, after) = (usize::from(left == 0), usize::from(left + 1 == side));
+        let side = self.side;
+        let channels = self.channels;
+        let before = usize::from(left == 0);
+        let after = usize::from(left + 1 == side);
         let inside = before * channels..(3 - after) * channels;
         for (tap, pixels) in row.chunks_exact_mut(3 * channels).enumerate() {
             let y = (top + tap).wrapping_sub(1);
@@ -63,7 +68,8 @@ impl Grid {
 
     /// Writes the product of all neighbourhoods with a matrix.
     fn convolve(&self, x: &[f32], matrix: Matrix<'_>, y: &mut [f32], parts: &mut [Part]) {
-        let (row, outputs) = (self.row(), y.len() / self.places(x));
+        let row = self.row();
+        let outputs = y.len() / self.places(x);
         let (share, step) = self.shares(x, parts.len());
         let work = y.par_chunks_mut(share * outputs).zip(parts).enumerate();
         work.for_each(|(part, (y, Part { rows, .. }))| {
@@ -86,7 +92,8 @@ impl Grid {
     /// Leaves in every part its share of the gradient of the matrix, given that of the product; gives
     /// how many parts have one.
     fn correlate(&self, x: &[f32], dy: &[f32], parts: &mut [Part]) -> usize {
-        let (row, outputs) = (self.row(), dy.len() / self.places(x));
+        let row = self.row();
+        let outputs = dy.len() / self.places(x);
         let (share, step) = self.shares(x, parts.len());
         let work = dy.par_chunks(share * outputs).zip(parts).enumerate();
         let count = work.len();
@@ -96,7 +103,10 @@ impl Grid {
                 self.unfold(x, part * share + piece * step, rows);
                 let target = MatrixMut::new(&mut sums[..row * outputs], outputs);
                 let onto = if piece == 0 { Onto::Replace } else { Onto::Add };
-                let pair = (Matrix::new(rows, row).transposed(), Matrix::new(dy, outputs));
+                let pair = (
+                    Matrix::new(rows, row).transposed(),
+                    Matrix::new(dy, outputs),
+                );
                 multiply(self.precision, target, onto, 1.0, pair, Threads::One);
             }
         });
@@ -123,7 +133,8 @@ impl Conv2d {
     ) {
         let matrix = &mut matrix[..self.weight.len()];
         self.pack(weight, matrix);
-        self.grid.convolve(x, Matrix::new(matrix, self.outputs), y, parts);
+        self.grid
+            .convolve(x, Matrix::new(matrix, self.outputs), y, parts);
     }
 
     pub(super) fn backward_weights_host(
@@ -148,18 +159,29 @@ impl Conv2d {
     ) {
         let matrix = &mut matrix[..self.weight.len()];
         self.pack_turned(weight, matrix);
-        self.grid.of(self.outputs).convolve(dy, Matrix::new(matrix, self.grid.channels), dx, parts);
+        self.grid
+            .of(self.outputs)
+            .convolve(dy, Matrix::new(matrix, self.grid.channels), dx, parts);
     }
 
     /// [outputs, inputs, taps] to [taps, inputs, outputs].
     fn pack(&self, weight: &[f32], matrix: &mut [f32]) {
-        let (row, outputs) = (self.grid.row(), self.outputs);
-        let taps = matrix.par_chunks_mut(self.grid.channels * outputs).enumerate();
+        let row = self.grid.row();
+        let outputs = self.outputs;
+        let taps = matrix
+            .par_chunks_mut(self.grid.channels * outputs)
+            .enumerate();
         taps.for_each(|(tap, matrix)| {
             for start in (0..outputs).step_by(LINE) {
                 for (input, line) in matrix.chunks_exact_mut(outputs).enumerate() {
-                    let from = weight[start * row + input * TAPS + tap..].iter().step_by(row);
-                    line[start..].iter_mut().take(LINE).zip(from).for_each(|(m, w)| *m = *w);
+                    let from = weight[start * row + input * TAPS + tap..]
+                        .iter()
+                        .step_by(row);
+                    line[start..]
+                        .iter_mut()
+                        .take(LINE)
+                        .zip(from)
+                        .for_each(|(m, w)| *m = *w);
                 }
             }
         });
@@ -167,10 +189,17 @@ impl Conv2d {
 
     /// [outputs, inputs, taps] to [taps backwards, outputs, inputs].
     fn pack_turned(&self, weight: &[f32], matrix: &mut [f32]) {
-        let (row, inputs) = (self.grid.row(), self.grid.channels);
-        let taps = matrix.par_chunks_mut(inputs * self.outputs).rev().enumerate();
+        let row = self.grid.row();
+        let inputs = self.grid.channels;
+        let taps = matrix
+            .par_chunks_mut(inputs * self.outputs)
+            .rev()
+            .enumerate();
         taps.for_each(|(tap, matrix)| {
-            for (line, weight) in matrix.chunks_exact_mut(inputs).zip(weight.chunks_exact(row)) {
+            for (line, weight) in matrix
+                .chunks_exact_mut(inputs)
+                .zip(weight.chunks_exact(row))
+            {
                 let from = weight[tap..].iter().step_by(TAPS);
                 line.iter_mut().zip(from).for_each(|(m, w)| *m = *w);
             }
@@ -179,13 +208,18 @@ impl Conv2d {
 
     /// Adds [taps, inputs, outputs] to [outputs, inputs, taps].
     fn unpack(&self, matrix: &[f32], weight: &mut [f32]) {
-        let (row, inputs, outputs) = (self.grid.row(), self.grid.channels, self.outputs);
-        weight.par_chunks_mut(LINE * row).enumerate().for_each(|(block, weight)| {
-            for at in 0..row {
-                let from = (at % TAPS * inputs + at / TAPS) * outputs + block * LINE;
-                let to = weight[at..].iter_mut().step_by(row);
-                to.zip(&matrix[from..]).for_each(|(w, m)| *w += m);
-            }
-        });
+        let row = self.grid.row();
+        let inputs = self.grid.channels;
+        let outputs = self.outputs;
+        weight
+            .par_chunks_mut(LINE * row)
+            .enumerate()
+            .for_each(|(block, weight)| {
+                for at in 0..row {
+                    let from = (at % TAPS * inputs + at / TAPS) * outputs + block * LINE;
+                    let to = weight[at..].iter_mut().step_by(row);
+                    to.zip(&matrix[from..]).for_each(|(w, m)| *w += m);
+                }
+            });
     }
 }

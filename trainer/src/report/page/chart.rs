@@ -66,17 +66,37 @@ impl Chart {
         stages: &[(String, f64)],
     ) -> Option<Self> {
         let finite = |curve: &Curve| Curve {
-            points: curve.points.iter().copied().filter(|(x, y)| (x + y).is_finite()).collect(),
+            points: curve
+                .points
+                .iter()
+                .copied()
+                .filter(|(x, y)| (x + y).is_finite())
+                .collect(),
             ..curve.clone()
         };
-        let curves: Vec<_> = curves.iter().map(finite).filter(|c| !c.points.is_empty()).collect();
-        let values = || curves.iter().flat_map(|curve| curve.points.iter().map(|point| point.1));
-        let (low, high) = (values().reduce(f64::min)?, values().reduce(f64::max)?);
+        let curves: Vec<_> = curves
+            .iter()
+            .map(finite)
+            .filter(|c| !c.points.is_empty())
+            .collect();
+        let values = || {
+            curves
+                .iter()
+                .flat_map(|curve| curve.points.iter().map(|point| point.1))
+        };
+        let low = values().reduce(f64::min)?;
+        let high = values().reduce(f64::max)?;
         let last = stages.iter().map(|stage| stage.1).fold(1.0, f64::max);
         let ((left, top), (right, bottom)) = INSET;
-        let (right, bottom) = (SIZE.0 - right, SIZE.1 - bottom);
+        let right = SIZE.0 - right;
+        let bottom = SIZE.1 - bottom;
         let values = Axis::around(low.min(0.0), high.max(0.0), (bottom, top));
-        let steps = Axis { low: 0.0, high: last, step: nice(last / 6.0), ends: (left, right) };
+        let steps = Axis {
+            low: 0.0,
+            high: last,
+            step: nice(last / 6.0),
+            ends: (left, right),
+        };
         Some(Self {
             title,
             unit,
@@ -89,18 +109,31 @@ impl Chart {
             bottom,
             across: steps.marks(),
             up: values.marks(),
-            boundaries: stages.iter().map(|stage| steps.place(stage.1)).rev().skip(1).collect(),
+            boundaries: stages
+                .iter()
+                .map(|stage| steps.place(stage.1))
+                .rev()
+                .skip(1)
+                .collect(),
             stages: names(stages, &steps),
-            lines: curves.iter().map(|curve| Line::draw(curve, &steps, &values)).collect(),
+            lines: curves
+                .iter()
+                .map(|curve| Line::draw(curve, &steps, &values))
+                .collect(),
         })
     }
 }
 
 fn summary(title: &str, curves: &[Curve], step: f64) -> String {
     let told = curves.iter().filter_map(|Curve { name, points }| {
-        let (first, last) = (points.first()?, points.last()?);
+        let first = points.first()?;
+        let last = points.last()?;
         let ends = format!("from {} to {}", label(first.1, step), label(last.1, step));
-        let steps = format!("over steps {} to {}", label(first.0, 1.0), label(last.0, 1.0));
+        let steps = format!(
+            "over steps {} to {}",
+            label(first.0, 1.0),
+            label(last.0, 1.0)
+        );
         Some(format!("{name} {ends} {steps}").trim().to_owned())
     });
     format!("{title}: {}", told.collect::<Vec<_>>().join("; "))
@@ -110,11 +143,18 @@ fn summary(title: &str, curves: &[Curve], step: f64) -> String {
 fn names(stages: &[(String, f64)], steps: &Axis) -> Vec<Mark> {
     let ends = stages.iter().map(|stage| stage.1);
     let starts = std::iter::once(0.0).chain(ends);
-    let marks = stages.iter().zip(starts).filter_map(|((name, end), start)| {
-        let (from, to) = (steps.place(start), steps.place(*end));
-        let fits = name.chars().count() as f64 * LETTER < to - from;
-        fits.then(|| Mark { at: round((from + to) / 2.0), label: name.clone() })
-    });
+    let marks = stages
+        .iter()
+        .zip(starts)
+        .filter_map(|((name, end), start)| {
+            let from = steps.place(start);
+            let to = steps.place(*end);
+            let fits = name.chars().count() as f64 * LETTER < to - from;
+            fits.then(|| Mark {
+                at: round((from + to) / 2.0),
+                label: name.clone(),
+            })
+        });
     marks.collect()
 }
 
@@ -123,12 +163,19 @@ impl Line {
         let points = thinned(&curve.points).map(|(x, y)| (steps.place(x), values.place(y)));
         let points: Vec<_> = points.collect();
         let corners = points.iter().map(|(x, y)| format!("{x} {y}"));
-        let last = curve.points.last().map(|point| label(point.1, values.step / 100.0));
+        let last = curve
+            .points
+            .last()
+            .map(|point| label(point.1, values.step / 100.0));
         Self {
             name: curve.name.clone(),
             last: last.unwrap_or_default(),
             path: format!("M{}", corners.collect::<Vec<_>>().join("L")),
-            dots: if points.len() < DOTS_BELOW { points } else { Vec::new() },
+            dots: if points.len() < DOTS_BELOW {
+                points
+            } else {
+                Vec::new()
+            },
         }
     }
 }
@@ -137,7 +184,9 @@ impl Line {
 fn thinned(points: &[(f64, f64)]) -> impl Iterator<Item = (f64, f64)> {
     let group = points.len().div_ceil(MOST_POINTS).max(1);
     points.chunks(group).map(|group| {
-        let sum = group.iter().fold((0.0, 0.0), |sum, point| (sum.0 + point.0, sum.1 + point.1));
+        let sum = group
+            .iter()
+            .fold((0.0, 0.0), |sum, point| (sum.0 + point.0, sum.1 + point.1));
         (sum.0 / group.len() as f64, sum.1 / group.len() as f64)
     })
 }
@@ -153,11 +202,21 @@ struct Axis {
 impl Axis {
     /// Begins and ends on round numbers around what is drawn.
     fn around(low: f64, high: f64, ends: (f64, f64)) -> Self {
-        let spread = if high > low { high - low } else { high.abs().max(1.0) };
+        let spread = if high > low {
+            high - low
+        } else {
+            high.abs().max(1.0)
+        };
         let step = nice(spread / 3.0);
-        let (low, high) = ((low / step).floor() * step, (high / step).ceil() * step);
+        let low = (low / step).floor() * step;
+        let high = (high / step).ceil() * step;
         let high = if high > low { high } else { low + step };
-        Self { low, high, step, ends }
+        Self {
+            low,
+            high,
+            step,
+            ends,
+        }
     }
 
     fn place(&self, value: f64) -> f64 {
@@ -170,7 +229,10 @@ impl Axis {
         let value = |number: usize| self.low + number as f64 * self.step;
         (0..=count)
             .map(value)
-            .map(|value| Mark { at: self.place(value), label: label(value, self.step) })
+            .map(|value| Mark {
+                at: self.place(value),
+                label: label(value, self.step),
+            })
             .collect()
     }
 }
@@ -179,7 +241,11 @@ impl Axis {
 fn nice(step: f64) -> f64 {
     let power = 10f64.powf(step.max(1e-12).log10().floor());
     let factors = [1.0, 2.0, 5.0, 10.0];
-    power * factors.into_iter().find(|factor| factor * power >= step * 0.999).unwrap_or(10.0)
+    power
+        * factors
+            .into_iter()
+            .find(|factor| factor * power >= step * 0.999)
+            .unwrap_or(10.0)
 }
 
 fn round(coordinate: f64) -> f64 {
@@ -198,7 +264,10 @@ fn label(value: f64, step: f64) -> String {
     match size {
         1e6.. => format!("{}M", value / 1e6),
         1e4.. if step >= 100.0 => format!("{}k", (value / 100.0).round() / 10.0),
-        _ => format!("{value:.*}", (-step.log10().floor()).clamp(0.0, 6.0) as usize),
+        _ => format!(
+            "{value:.*}",
+            (-step.log10().floor()).clamp(0.0, 6.0) as usize
+        ),
     }
 }
 
@@ -207,11 +276,17 @@ mod tests {
     use super::*;
 
     fn curve(points: &[(f64, f64)]) -> Curve {
-        Curve { points: points.to_vec(), ..Curve::default() }
+        Curve {
+            points: points.to_vec(),
+            ..Curve::default()
+        }
     }
 
     fn draw(curves: &[Curve], stages: &[(&str, f64)]) -> Option<Chart> {
-        let stages: Vec<_> = stages.iter().map(|(name, end)| ((*name).into(), *end)).collect();
+        let stages: Vec<_> = stages
+            .iter()
+            .map(|(name, end)| ((*name).into(), *end))
+            .collect();
         Chart::draw(("Loss", "nats"), curves, &stages)
     }
 
@@ -257,7 +332,10 @@ mod tests {
     #[test]
     fn everything_lies_inside_the_plot_and_long_curves_are_averaged() {
         let noise = |step: usize| (step as f64, 5.0 + (step as f64).sin());
-        let chart = draw(&[curve(&(1..9000).map(noise).collect::<Vec<_>>())], &[("a", 9000.0)]);
+        let chart = draw(
+            &[curve(&(1..9000).map(noise).collect::<Vec<_>>())],
+            &[("a", 9000.0)],
+        );
         let chart = chart.unwrap();
         let path = chart.lines[0].path.strip_prefix('M').unwrap();
         let points: Vec<(f64, f64)> = (path.split('L'))
@@ -273,10 +351,18 @@ mod tests {
 
     #[test]
     fn parts_are_divided_and_named_where_there_is_room() {
-        let stages = [("align", 500.0), ("a-very-long-name", 520.0), ("finetune", 1000.0)];
+        let stages = [
+            ("align", 500.0),
+            ("a-very-long-name", 520.0),
+            ("finetune", 1000.0),
+        ];
         let chart = draw(&[curve(&[(1.0, 2.0), (999.0, 1.0)])], &stages).unwrap();
         assert_eq!(chart.boundaries.len(), 2);
-        let names: Vec<_> = chart.stages.iter().map(|mark| mark.label.as_str()).collect();
+        let names: Vec<_> = chart
+            .stages
+            .iter()
+            .map(|mark| mark.label.as_str())
+            .collect();
         assert_eq!(names, ["align", "finetune"]);
         assert_eq!(chart.summary, "Loss: from 2.00 to 1.00 over steps 1 to 999");
     }

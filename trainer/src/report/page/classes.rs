@@ -83,9 +83,17 @@ impl Classes {
     /// # Errors
     /// If the store fails.
     pub fn of(scored: &Scored, dataset: &Store) -> Result<Self> {
-        let Scored { classes: names, confusion, .. } = scored;
+        let Scored {
+            classes: names,
+            confusion,
+            ..
+        } = scored;
         let mut best = sorted(names, confusion);
-        let ends = if names.len() > MOST_OPEN { END } else { names.len() };
+        let ends = if names.len() > MOST_OPEN {
+            END
+        } else {
+            names.len()
+        };
         let mut between = best.split_off(ends.min(best.len()));
         let worst = between.split_off(between.len().saturating_sub(END));
         let mistaken = mistaken(&scored.pictures).into_iter();
@@ -114,7 +122,11 @@ fn sorted(names: &[String], confusion: &[Vec<u64>]) -> Vec<Class> {
     let class = |(number, row): (usize, &Vec<u64>)| {
         let images: u64 = row.iter().sum();
         let right = (images > 0).then(|| percent(row[number], images));
-        Class { name: names[number].clone(), images, right }
+        Class {
+            name: names[number].clone(),
+            images,
+            right,
+        }
     };
     let mut classes: Vec<_> = confusion.iter().enumerate().map(class).collect();
     let place = |class: &Class| class.right.unwrap_or(-1.0);
@@ -125,8 +137,10 @@ fn sorted(names: &[String], confusion: &[Vec<u64>]) -> Vec<Class> {
 fn pairs(names: &[String], confusion: &[Vec<u64>]) -> Vec<Pair> {
     let row = |(class, row): (usize, &Vec<u64>)| {
         let all: u64 = row.iter().sum();
-        let others =
-            row.iter().enumerate().filter(move |&(other, &images)| other != class && images > 0);
+        let others = row
+            .iter()
+            .enumerate()
+            .filter(move |&(other, &images)| other != class && images > 0);
         let pair =
             move |(other, &images): (usize, &u64)| (class, other, images, percent(images, all));
         others.map(pair).collect::<Vec<_>>()
@@ -145,9 +159,12 @@ fn pairs(names: &[String], confusion: &[Vec<u64>]) -> Vec<Pair> {
 /// The pictures that the model is surest of and wrong about, and what they are taken for: first one
 /// of each pair of classes.
 fn mistaken(pictures: &[Picture]) -> Vec<(&Picture, usize)> {
-    let guesses = pictures.iter().map(|picture| (picture, most_probable(&picture.probabilities)));
-    let mut wrong: Vec<_> =
-        guesses.filter(|(picture, taken_for)| !picture.labels.contains(taken_for)).collect();
+    let guesses = pictures
+        .iter()
+        .map(|picture| (picture, most_probable(&picture.probabilities)));
+    let mut wrong: Vec<_> = guesses
+        .filter(|(picture, taken_for)| !picture.labels.contains(taken_for))
+        .collect();
     wrong.sort_by(|(a, x), (b, y)| b.probabilities[*y].total_cmp(&a.probabilities[*x]));
     let mut seen = HashSet::new();
     let new = |(picture, taken_for): &(&Picture, usize)| seen.insert((picture.class, *taken_for));

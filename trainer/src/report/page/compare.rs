@@ -43,11 +43,19 @@ struct View<'a> {
 pub fn compare(title: &str, runs: &[Curves], written_at: i64) -> String {
     let runs_of = |title: &'static str, unit, value: fn(&Point) -> Option<f64>| {
         let curves: Vec<_> = runs.iter().map(|run| run.curve(value)).collect();
-        let last = runs.iter().map(|run| run.sum(|point| point.step)).max().unwrap_or(0);
+        let last = runs
+            .iter()
+            .map(|run| run.sum(|point| point.step))
+            .max()
+            .unwrap_or(0);
         Chart::draw((title, unit), &curves, &[(String::new(), last as f64)])
     };
     let charts = [
-        runs_of("Validation recall", "mean of R@1, 5 and 10 of both directions, %", mean_recall),
+        runs_of(
+            "Validation recall",
+            "mean of R@1, 5 and 10 of both directions, %",
+            mean_recall,
+        ),
         runs_of("Loss", "nats", |point| point.loss),
     ];
     render(
@@ -62,21 +70,41 @@ pub fn compare(title: &str, runs: &[Curves], written_at: i64) -> String {
 }
 
 fn mean_recall(point: &Point) -> Option<f64> {
-    let Recalls { text_to_image, image_to_text } = point.recalls?;
+    let Recalls {
+        text_to_image,
+        image_to_text,
+    } = point.recalls?;
     Some((text_to_image.mean_recall + image_to_text.mean_recall) / 2.0)
 }
 
-const COLUMNS: [&str; 6] =
-    ["RUN", "STEPS", "PAIRS", "LOSS", "TEXT→IMAGE R@1/5/10/MR", "IMAGE→TEXT R@1/5/10/MR"];
+const COLUMNS: [&str; 6] = [
+    "RUN",
+    "STEPS",
+    "PAIRS",
+    "LOSS",
+    "TEXT→IMAGE R@1/5/10/MR",
+    "IMAGE→TEXT R@1/5/10/MR",
+];
 
 /// A line for each run: how much it trained, and its best validation in both directions, in percent.
 pub fn table(runs: &[Curves]) -> String {
     let row = |run: &Curves| {
-        let Row { name, steps, pairs, loss, recalls } = run.row();
+        let Row {
+            name,
+            steps,
+            pairs,
+            loss,
+            recalls,
+        } = run.row();
         let loss = loss.map_or("–".to_owned(), |loss| format!("{loss:.3}"));
-        let recalls = recalls.iter().map(|Recall { r1, r5, r10, mean_recall }| {
-            format!("{r1:.1}/{r5:.1}/{r10:.1}/{mean_recall:.1}")
-        });
+        let recalls = recalls.iter().map(
+            |Recall {
+                 r1,
+                 r5,
+                 r10,
+                 mean_recall,
+             }| { format!("{r1:.1}/{r5:.1}/{r10:.1}/{mean_recall:.1}") },
+        );
         let cells = [name.to_owned(), steps.to_string(), pairs.to_string(), loss];
         cells.into_iter().chain(recalls).collect()
     };
@@ -99,18 +127,26 @@ impl Curves {
 
     /// The last values of all stages together.
     fn sum(&self, value: fn(&Point) -> i64) -> i64 {
-        self.stages.iter().filter_map(|stage| stage.points.last()).map(value).sum()
+        self.stages
+            .iter()
+            .filter_map(|stage| stage.points.last())
+            .map(value)
+            .sum()
     }
 
     /// The stages behind one another.
     fn curve(&self, value: fn(&Point) -> Option<f64>) -> Curve {
-        let (mut points, mut start) = (Vec::new(), 0);
+        let mut points = Vec::new();
+        let mut start = 0;
         for stage in &self.stages {
             let at = |point: &Point| Some(((start + point.step) as f64, value(point)?));
             points.extend(stage.points.iter().filter_map(at));
             start += stage.points.last().map_or(0, |point| point.step);
         }
-        Curve { name: self.name.clone(), points }
+        Curve {
+            name: self.name.clone(),
+            points,
+        }
     }
 }
 
@@ -119,18 +155,29 @@ mod tests {
     use super::*;
 
     fn point(step: i64, mean_recall: f64) -> Point {
-        let recall = Recall { r1: 1.0, r5: 5.0, r10: 10.25, mean_recall };
+        let recall = Recall {
+            r1: 1.0,
+            r5: 5.0,
+            r10: 10.25,
+            mean_recall,
+        };
         Point {
             step,
             samples_seen: 4 * step,
             loss: Some(3.0 / step as f64),
-            recalls: Some(Recalls { text_to_image: recall, image_to_text: Recall::default() }),
+            recalls: Some(Recalls {
+                text_to_image: recall,
+                image_to_text: Recall::default(),
+            }),
             ..Point::default()
         }
     }
 
     fn runs() -> [Curves; 2] {
-        let stage = |name: &str, points| Stage { name: name.into(), points };
+        let stage = |name: &str, points| Stage {
+            name: name.into(),
+            points,
+        };
         [
             Curves {
                 name: "two <stages>".into(),
@@ -139,17 +186,30 @@ mod tests {
                     stage("pretrain", vec![point(5, 4.0)]),
                 ],
             },
-            Curves { name: "unmeasured".into(), stages: Vec::new() },
+            Curves {
+                name: "unmeasured".into(),
+                stages: Vec::new(),
+            },
         ]
     }
 
     #[test]
     fn a_line_adds_up_the_stages_and_shows_the_best_validation() {
         let table = table(&runs());
-        let lines: Vec<_> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+        let lines: Vec<_> = table
+            .lines()
+            .map(|line| line.split_whitespace().collect())
+            .collect();
         let [_, run, empty] = <[Vec<&str>; 3]>::try_from(lines).unwrap();
-        let right =
-            ["two", "<stages>", "25", "100", "0.600", "1.0/5.0/10.2/6.0", "0.0/0.0/0.0/0.0"];
+        let right = [
+            "two",
+            "<stages>",
+            "25",
+            "100",
+            "0.600",
+            "1.0/5.0/10.2/6.0",
+            "0.0/0.0/0.0/0.0",
+        ];
         assert_eq!(run, right);
         assert_eq!(empty, ["unmeasured", "0", "0", "–"]);
     }
@@ -158,9 +218,16 @@ mod tests {
     fn the_page_draws_a_line_for_each_run_that_has_one_and_escapes_their_names() {
         let html = compare("Ablation", &runs(), 0);
         assert!(html.contains("two &lt;stages&gt;") && !html.contains("two <stages>"));
-        assert_eq!(html.matches("class=\"line-1\"").count(), 2, "a curve in each chart");
+        assert_eq!(
+            html.matches("class=\"line-1\"").count(),
+            2,
+            "a curve in each chart"
+        );
         assert_eq!(html.matches("class=\"line-2\"").count(), 0);
-        assert!(html.contains("over steps 10 to 25"), "stages follow one another");
+        assert!(
+            html.contains("over steps 10 to 25"),
+            "stages follow one another"
+        );
         assert!(html.contains("not validated"));
     }
 }

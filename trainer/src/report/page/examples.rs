@@ -60,7 +60,8 @@ impl Examples {
     /// # Errors
     /// If the store fails.
     pub fn of(scored: &Scored, dataset: &Dataset) -> Result<Self> {
-        let (usual, worst) = (usual(scored), worst(scored));
+        let usual = usual(scored);
+        let worst = worst(scored);
         let shown: Vec<usize> = (usual.iter().chain(&worst))
             .flat_map(|&text| answers(scored, text).chain(wanted(scored, text)))
             .collect();
@@ -85,7 +86,9 @@ impl Example {
         let answers = answers(scored, text);
         Self {
             text: scored.gallery.texts[text].text.clone(),
-            answers: answers.map(|image| answer(scored, text, image, pictures)).collect(),
+            answers: answers
+                .map(|image| answer(scored, text, image, pictures))
+                .collect(),
             ..Self::default()
         }
     }
@@ -98,7 +101,9 @@ fn answers(scored: &Scored, text: usize) -> impl Iterator<Item = usize> {
 
 fn answer(scored: &Scored, text: usize, image: usize, of: &HashMap<usize, String>) -> Answer {
     let texts = &scored.retrieval.image_to_text.relevant[image];
-    let caption = texts.first().map(|&text| scored.gallery.texts[text].text.clone());
+    let caption = texts
+        .first()
+        .map(|&text| scored.gallery.texts[text].text.clone());
     Answer {
         picture: of.get(&image).cloned(),
         caption: caption.unwrap_or_default(),
@@ -114,7 +119,9 @@ fn usual(scored: &Scored) -> Vec<usize> {
     let able = |&text: &usize| !labelled || !relevant[text].is_empty();
     let able: Vec<_> = (0..relevant.len()).filter(able).collect();
     let count = able.len().min(USUAL);
-    (0..count).map(|number| able[(2 * number + 1) * able.len() / (2 * count)]).collect()
+    (0..count)
+        .map(|number| able[(2 * number + 1) * able.len() / (2 * count)])
+        .collect()
 }
 
 /// Queries that nothing right was found for, by how far it is below the best.

@@ -92,7 +92,13 @@ impl Matrix {
 }
 
 fn width(name: &str) -> f64 {
-    let letter = |letter: char| if letter.is_ascii() { LETTERS.0 } else { LETTERS.1 };
+    let letter = |letter: char| {
+        if letter.is_ascii() {
+            LETTERS.0
+        } else {
+            LETTERS.1
+        }
+    };
     name.chars().map(letter).sum()
 }
 
@@ -119,23 +125,46 @@ mod tests {
     fn a_row_is_a_class_and_a_square_what_it_is_taken_for() {
         let names = ["猫", "dog"].map(String::from);
         let matrix = Matrix::draw(&names, &[vec![3, 1], vec![0, 0]]);
-        let squares: Vec<_> = matrix.squares.iter().map(|one| (one.right, one.fill)).collect();
-        assert_eq!(squares, [(true, 0.75), (false, 0.25)], "nothing for a class without pictures");
+        let squares: Vec<_> = matrix
+            .squares
+            .iter()
+            .map(|one| (one.right, one.fill))
+            .collect();
+        assert_eq!(
+            squares,
+            [(true, 0.75), (false, 0.25)],
+            "nothing for a class without pictures"
+        );
         let [own, other] = <[Square; 2]>::try_from(matrix.squares).unwrap();
         assert_eq!((own.x, own.y), (matrix.start, matrix.start));
-        assert_eq!((other.x, other.y), (matrix.start + matrix.square, matrix.start));
+        assert_eq!(
+            (other.x, other.y),
+            (matrix.start + matrix.square, matrix.start)
+        );
         assert_eq!(other.told, "猫 → dog: 1 of 4");
         assert_eq!(other.label.as_deref(), Some("25"));
     }
 
     #[test]
     fn long_names_are_cut_and_many_classes_have_small_squares_without_numbers() {
-        let names: Vec<_> = (0..40).map(|class| format!("一个名字很长很长的类别{class}")).collect();
+        let names: Vec<_> = (0..40)
+            .map(|class| format!("一个名字很长很长的类别{class}"))
+            .collect();
         let confusion: Vec<_> = (0..40).map(|_| vec![1; 40]).collect();
         let matrix = Matrix::draw(&names, &confusion);
-        assert!(matrix.names.iter().all(|name| width(&name.short) <= WIDEST + LETTERS.1));
+        assert!(
+            matrix
+                .names
+                .iter()
+                .all(|name| width(&name.short) <= WIDEST + LETTERS.1)
+        );
         assert!(matrix.names[0].short.ends_with('…') && matrix.names[0].name.ends_with('0'));
-        assert!(matrix.squares.iter().all(|one| one.label.is_none() && one.fill == FAINTEST));
+        assert!(
+            matrix
+                .squares
+                .iter()
+                .all(|one| one.label.is_none() && one.fill == FAINTEST)
+        );
         assert!(matrix.side < 800.0, "{}", matrix.side);
     }
 }

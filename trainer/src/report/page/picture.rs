@@ -25,8 +25,17 @@ pub(super) fn data_uri(file: &[u8]) -> Option<String> {
     }
     let picture = decode(file).ok()?;
     let side = picture.width.min(picture.height);
-    let (left, top) = ((picture.width - side) / 2, (picture.height - side) / 2);
-    let square = picture.squashed(Region { left, top, width: side, height: side }, SIDE);
+    let left = (picture.width - side) / 2;
+    let top = (picture.height - side) / 2;
+    let square = picture.squashed(
+        Region {
+            left,
+            top,
+            width: side,
+            height: side,
+        },
+        SIDE,
+    );
     let image = turbojpeg::Image {
         pixels: square.as_flattened(),
         width: SIDE,
@@ -47,11 +56,17 @@ mod tests {
     use super::*;
 
     fn golden(name: &str) -> Vec<u8> {
-        std::fs::read(format!("{}/tests/golden/images/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+        std::fs::read(format!(
+            "{}/tests/golden/images/{name}",
+            env!("CARGO_MANIFEST_DIR")
+        ))
+        .unwrap()
     }
 
     fn carried(uri: &str) -> Vec<u8> {
-        STANDARD.decode(uri.split_once(";base64,").unwrap().1).unwrap()
+        STANDARD
+            .decode(uri.split_once(";base64,").unwrap().1)
+            .unwrap()
     }
 
     #[test]

@@ -98,28 +98,41 @@ impl Beside {
     /// Nothing for towers that were not published, and for a data set that is not named or that no
     /// number was published on.
     pub(super) fn of(task: &Task, model: Option<Architecture>) -> Option<Self> {
-        let (published, model) = (published(), model?);
+        let published = published();
+        let model = model?;
         match task.public.as_ref()? {
             Public::Retrieval(benchmark) => {
-                let found = published.retrieval.iter().find(|one| one.benchmark == *benchmark)?;
+                let found = published
+                    .retrieval
+                    .iter()
+                    .find(|one| one.benchmark == *benchmark)?;
                 found.beside(&task.result, model)
             }
             Public::ZeroShot(preset) => {
-                let found = published.zero_shot.iter().find(|one| one.preset == *preset)?;
+                let found = published
+                    .zero_shot
+                    .iter()
+                    .find(|one| one.preset == *preset)?;
                 found.beside(&task.result, model)
             }
         }
     }
 }
 
-#[expect(clippy::expect_used, reason = "the file is a part of the program, and tests read it")]
+#[expect(
+    clippy::expect_used,
+    reason = "the file is a part of the program, and tests read it"
+)]
 fn published() -> Published {
     serde_json::from_str(PUBLISHED).expect("the numbers are well formed")
 }
 
 impl Retrieval {
     fn beside(&self, result: &TaskResult, model: Architecture) -> Option<Beside> {
-        let Directions { text_to_image, image_to_text } = self.models.get(&model)?;
+        let Directions {
+            text_to_image,
+            image_to_text,
+        } = self.models.get(&model)?;
         let scores = match &result.measured {
             Measured::Retrieval(scores) => scores,
             Measured::ZeroShot(_) => return None,
@@ -129,7 +142,13 @@ impl Retrieval {
         let back = image_to_text.as_ref();
         let back = back.map(|back| back.rows(recalls.map(|both| both.image_to_text)));
         let same = (result.images, scores.texts) == (self.images, self.texts);
-        let sizes = || format!("{} images and {} texts", count(self.images), count(self.texts));
+        let sizes = || {
+            format!(
+                "{} images and {} texts",
+                count(self.images),
+                count(self.texts)
+            )
+        };
         Some(Beside {
             model,
             name: self.name.clone(),
@@ -145,16 +164,28 @@ impl Retrieval {
 
 impl Trained {
     fn rows(&self, measured: Option<Recall>) -> Vec<Row> {
-        let measured =
-            measured.map(|Recall { r1, r5, r10, mean_recall }| [r1, r5, r10, mean_recall]);
+        let measured = measured.map(
+            |Recall {
+                 r1,
+                 r5,
+                 r10,
+                 mean_recall,
+             }| [r1, r5, r10, mean_recall],
+        );
         let row = |trained, values: &[f64]| {
             let mean = values.iter().take(3).sum::<f64>() / 3.0;
             // Where no mean was published it is that of the three that were.
             let values = values.iter().copied().chain([mean]).take(4).enumerate();
             let number = |(at, value)| Number::new(value, measured.map(|measured| measured[at]));
-            Row { trained, numbers: values.map(number).collect() }
+            Row {
+                trained,
+                numbers: values.map(number).collect(),
+            }
         };
-        vec![row("zero-shot", &self.zero_shot), row("fine-tuned", &self.fine_tuned)]
+        vec![
+            row("zero-shot", &self.zero_shot),
+            row("fine-tuned", &self.fine_tuned),
+        ]
     }
 }
 
@@ -170,14 +201,20 @@ impl ZeroShot {
             size,
             text_to_image: Vec::new(),
             image_to_text: Vec::new(),
-            headline: [Some(Number::new(value, result.score(result.headline()))), None],
+            headline: [
+                Some(Number::new(value, result.score(result.headline()))),
+                None,
+            ],
         })
     }
 }
 
 impl Number {
     fn new(value: f64, measured: Option<f64>) -> Self {
-        Self { value, difference: measured.map(|measured| measured - value) }
+        Self {
+            value,
+            difference: measured.map(|measured| measured - value),
+        }
     }
 }
 
@@ -199,11 +236,22 @@ mod tests {
 
     fn result(measured: Measured) -> TaskResult {
         let (name, dataset) = ("task".to_owned(), "s3://data/".to_owned());
-        TaskResult { name, dataset, digest: String::new(), images: 1000, seconds: 1.0, measured }
+        TaskResult {
+            name,
+            dataset,
+            digest: String::new(),
+            images: 1000,
+            seconds: 1.0,
+            measured,
+        }
     }
 
     fn retrieval(benchmark: Benchmark, recalls: Option<Recalls>) -> Task {
-        let scores = RetrievalScores { texts: 5000, recalls, threshold: None };
+        let scores = RetrievalScores {
+            texts: 5000,
+            recalls,
+            threshold: None,
+        };
         Task {
             result: result(Measured::Retrieval(scores)),
             shown: Shown::Retrieval(Examples::default()),
@@ -232,12 +280,22 @@ mod tests {
     #[test]
     fn every_public_data_set_has_numbers_of_every_published_model() {
         let published = published();
-        assert_eq!((published.retrieval.len(), published.zero_shot.len()), (3, 21));
+        assert_eq!(
+            (published.retrieval.len(), published.zero_shot.len()),
+            (3, 21)
+        );
         for model in MODELS {
             for one in &published.retrieval {
                 let beside = Beside::of(&retrieval(one.benchmark, None), Some(model)).unwrap();
-                let back = if one.benchmark == Benchmark::MugeValid { 0 } else { 2 };
-                assert_eq!((beside.text_to_image.len(), beside.image_to_text.len()), (2, back));
+                let back = if one.benchmark == Benchmark::MugeValid {
+                    0
+                } else {
+                    2
+                };
+                assert_eq!(
+                    (beside.text_to_image.len(), beside.image_to_text.len()),
+                    (2, back)
+                );
                 assert!(beside.headline.iter().all(Option::is_some));
             }
             for one in &published.zero_shot {
@@ -275,34 +333,65 @@ mod tests {
     #[test]
     fn twenty_data_sets_have_the_published_averages() {
         let published = published();
-        let twenty = published.zero_shot.iter().filter(|one| one.preset != Preset::Imagenet1k);
+        let twenty = published
+            .zero_shot
+            .iter()
+            .filter(|one| one.preset != Preset::Imagenet1k);
         let twenty: Vec<_> = twenty.collect();
         for (model, average) in MODELS.into_iter().zip([40.9, 53.5, 60.0, 60.2, 62.3]) {
             let sum: f64 = twenty.iter().map(|one| one.models[&model]).sum();
             let found = sum / twenty.len() as f64;
-            assert!((found - average).abs() < 0.06, "{model:?}: {found}, published {average}");
+            assert!(
+                (found - average).abs() < 0.06,
+                "{model:?}: {found}, published {average}"
+            );
         }
     }
 
     #[test]
     fn differences_are_from_the_published_to_the_measured() {
-        let there = Recall { r1: 64.7, r5: 86.9, r10: 90.0, mean_recall: 80.0 };
-        let recalls = Recalls { text_to_image: there, image_to_text: Recall::default() };
+        let there = Recall {
+            r1: 64.7,
+            r5: 86.9,
+            r10: 90.0,
+            mean_recall: 80.0,
+        };
+        let recalls = Recalls {
+            text_to_image: there,
+            image_to_text: Recall::default(),
+        };
         let task = retrieval(Benchmark::Flickr30kCnTest, Some(recalls));
         let beside = Beside::of(&task, Some(Architecture::VitB16)).unwrap();
         let row = &beside.text_to_image[0];
         let values: Vec<_> = row.numbers.iter().map(|number| number.value).collect();
-        assert_eq!((row.trained, &values[..3]), ("zero-shot", &[62.7, 86.9, 92.8][..]));
+        assert_eq!(
+            (row.trained, &values[..3]),
+            ("zero-shot", &[62.7, 86.9, 92.8][..])
+        );
         let above = row.numbers.iter().map(|number| number.difference.unwrap());
         let expected = [2.0, 0.0, -2.8, 80.0 - (62.7 + 86.9 + 92.8) / 3.0];
-        assert!(above.zip(expected).all(|(found, right)| (found - right).abs() < 1e-9));
-        assert_eq!(beside.size, None, "1000 images and 5000 texts are the published data set");
+        assert!(
+            above
+                .zip(expected)
+                .all(|(found, right)| (found - right).abs() < 1e-9)
+        );
+        assert_eq!(
+            beside.size, None,
+            "1000 images and 5000 texts are the published data set"
+        );
         let classes =
             Beside::of(&zero_shot(Preset::HatefulMemes), Some(Architecture::VitB16)).unwrap();
         let [number, none] = classes.headline;
         assert_eq!((number.unwrap().value, none), (56.2, None));
-        assert!((number.unwrap().difference.unwrap() + 0.2).abs() < 1e-9, "ROC AUC, the headline");
-        assert_eq!(classes.size.as_deref(), Some("500 images"), "measured on 1000");
+        assert!(
+            (number.unwrap().difference.unwrap() + 0.2).abs() < 1e-9,
+            "ROC AUC, the headline"
+        );
+        assert_eq!(
+            classes.size.as_deref(),
+            Some("500 images"),
+            "measured on 1000"
+        );
     }
 
     #[test]
@@ -310,7 +399,10 @@ mod tests {
         let custom = Beside::of(&retrieval(Benchmark::MugeValid, None), None);
         let unpublished = Some(Architecture::VitB32);
         let unpublished = Beside::of(&retrieval(Benchmark::MugeValid, None), unpublished);
-        let own = Task { public: None, ..zero_shot(Preset::Mnist) };
+        let own = Task {
+            public: None,
+            ..zero_shot(Preset::Mnist)
+        };
         let own = Beside::of(&own, Some(Architecture::VitB16));
         assert_eq!((custom, unpublished, own), (None, None, None));
     }

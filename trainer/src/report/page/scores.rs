@@ -40,12 +40,18 @@ const CLASSIFICATION: [Metric; 5] = [
 impl<'a> Scores<'a> {
     pub(super) fn of(task: &'a Task, model: Option<Architecture>) -> Self {
         let result = &task.result;
-        let number = |metric| Number { metric: title(metric), value: result.score(metric) };
+        let number = |metric| Number {
+            metric: title(metric),
+            value: result.score(metric),
+        };
         let (kind, recalls) = match &result.measured {
             Measured::Retrieval(scores) => ("retrieval", scores.recalls),
             Measured::ZeroShot(_) => ("zero-shot", None),
         };
-        let numbers = CLASSIFICATION.into_iter().map(number).filter(|one| one.value.is_some());
+        let numbers = CLASSIFICATION
+            .into_iter()
+            .map(number)
+            .filter(|one| one.value.is_some());
         Self {
             task,
             kind,

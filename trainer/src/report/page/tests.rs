@@ -8,8 +8,16 @@ use crate::report::history::Point;
 use crate::store::Store;
 
 fn stage(name: &str, steps: i64) -> Stage {
-    let recall = Recall { r1: 1.0, r5: 2.0, r10: 3.0, mean_recall: 2.0 };
-    let recalls = Recalls { text_to_image: recall, image_to_text: recall };
+    let recall = Recall {
+        r1: 1.0,
+        r5: 2.0,
+        r10: 3.0,
+        mean_recall: 2.0,
+    };
+    let recalls = Recalls {
+        text_to_image: recall,
+        image_to_text: recall,
+    };
     let point = |step: i64| Point {
         step,
         reported_at: 1_800_000_000 + step,
@@ -18,7 +26,10 @@ fn stage(name: &str, steps: i64) -> Stage {
         recalls: (step % 50 == 0).then_some(recalls),
         ..Point::default()
     };
-    Stage { name: name.into(), points: (1..=steps / 10).map(|i| point(i * 10)).collect() }
+    Stage {
+        name: name.into(),
+        points: (1..=steps / 10).map(|i| point(i * 10)).collect(),
+    }
 }
 
 fn input() -> PageInput {
@@ -29,7 +40,11 @@ fn input() -> PageInput {
         title: "猫 <run> & \"co\"".into(),
         model: "ViT-B-16".into(),
         written_at: 1_800_000_000,
-        stages: vec![stage("<align>", 400), stage("pretrain", 100), stage("finetune", 300)],
+        stages: vec![
+            stage("<align>", 400),
+            stage("pretrain", 100),
+            stage("finetune", 300),
+        ],
         architecture: Some(Architecture::VitB16),
         tasks: vec![Task {
             result: scored.result,
@@ -57,7 +72,12 @@ fn the_page_needs_nothing_but_itself() {
     }
     let sources = attributes(&html, "src");
     assert!(!sources.is_empty());
-    assert!(sources.iter().all(|source| source.starts_with("data:image/")), "{sources:?}");
+    assert!(
+        sources
+            .iter()
+            .all(|source| source.starts_with("data:image/")),
+        "{sources:?}"
+    );
     assert!(attributes(&html, "href").is_empty());
 }
 
@@ -66,7 +86,9 @@ fn every_picture_on_the_page_decodes() {
     use base64::{Engine, engine::general_purpose::STANDARD};
     let html = page(&input());
     for source in attributes(&html, "src") {
-        let file = STANDARD.decode(source.split_once(";base64,").unwrap().1).unwrap();
+        let file = STANDARD
+            .decode(source.split_once(";base64,").unwrap().1)
+            .unwrap();
         decode(&file).unwrap();
     }
 }
@@ -88,12 +110,27 @@ fn what_users_wrote_is_shown_and_never_obeyed() {
 #[test]
 fn a_page_without_training_or_without_evaluation_says_only_what_is_known() {
     for (stages, tasks, said, unsaid) in [
-        (input().stages, vec![], "<h2>Training</h2>", "<h2>Recall</h2>"),
-        (vec![], input().tasks, "<h2>Recall</h2>", "<h2>Training</h2>"),
+        (
+            input().stages,
+            vec![],
+            "<h2>Training</h2>",
+            "<h2>Recall</h2>",
+        ),
+        (
+            vec![],
+            input().tasks,
+            "<h2>Recall</h2>",
+            "<h2>Training</h2>",
+        ),
         (vec![], vec![], "<h1>", "<section>"),
     ] {
         let title = "run".into();
-        let html = page(&PageInput { title, stages, tasks, ..PageInput::default() });
+        let html = page(&PageInput {
+            title,
+            stages,
+            tasks,
+            ..PageInput::default()
+        });
         assert!(html.contains(said), "{said}");
         assert!(!html.contains(unsaid), "{unsaid}");
     }
@@ -103,8 +140,14 @@ fn a_page_without_training_or_without_evaluation_says_only_what_is_known() {
 fn stages_follow_one_another_and_are_summed() {
     let html = page(&input());
     assert!(html.contains("<dd>204,800</dd>"), "800 steps of 256");
-    assert!(html.contains("<dd>12 min 50 s</dd>"), "390 s, 90 s and 290 s");
-    assert!(html.contains("Loss: from 0.550 to 0.018 over steps 10 to 800"), "one curve");
+    assert!(
+        html.contains("<dd>12 min 50 s</dd>"),
+        "390 s, 90 s and 290 s"
+    );
+    assert!(
+        html.contains("Loss: from 0.550 to 0.018 over steps 10 to 800"),
+        "one curve"
+    );
 }
 
 #[test]
@@ -114,11 +157,21 @@ fn examples_show_what_was_found_and_the_worst_are_misses() {
     let examples = Examples::of(&scored, &dataset).unwrap();
     assert!(!examples.usual.is_empty());
     for example in &examples.usual {
-        let text = scored.gallery.texts.iter().position(|text| text.text == example.text).unwrap();
+        let text = scored
+            .gallery
+            .texts
+            .iter()
+            .position(|text| text.text == example.text)
+            .unwrap();
         let found = &scored.retrieval.text_to_image.nearest[text][..5];
         let hit = first_hit(found, &scored.gallery.relevant[text]);
         assert_eq!(example.answers.iter().position(|answer| answer.right), hit);
-        assert!(example.answers.iter().all(|answer| answer.picture.is_some()));
+        assert!(
+            example
+                .answers
+                .iter()
+                .all(|answer| answer.picture.is_some())
+        );
     }
     for example in &examples.worst {
         assert!(example.answers.iter().all(|answer| !answer.right));
@@ -134,21 +187,42 @@ fn a_task_without_labels_says_so_and_shows_what_it_finds() {
     let examples = Examples::of(&scored, &dataset).unwrap();
     assert_eq!((examples.usual.len(), examples.worst.len()), (3, 0));
     let shown = Shown::Retrieval(examples);
-    let tasks = vec![Task { result: scored.result, shown, public: None }];
-    let html = page(&PageInput { tasks, ..PageInput::default() });
-    assert!(html.contains("No labels: 3 texts were searched for among 12 images"), "{html}");
-    assert!(html.contains("most similar of 12 images.</p>"), "no frame is promised");
+    let tasks = vec![Task {
+        result: scored.result,
+        shown,
+        public: None,
+    }];
+    let html = page(&PageInput {
+        tasks,
+        ..PageInput::default()
+    });
+    assert!(
+        html.contains("No labels: 3 texts were searched for among 12 images"),
+        "{html}"
+    );
+    assert!(
+        html.contains("most similar of 12 images.</p>"),
+        "no frame is promised"
+    );
     assert!(!html.contains("text→image"), "no recall is shown");
 }
 
 #[test]
 fn numbers_are_grouped_and_times_are_as_coarse_as_they_are_long() {
-    for (value, said) in [(0, "0"), (999, "999"), (1000, "1,000"), (12_345_678, "12,345,678")] {
+    for (value, said) in [
+        (0, "0"),
+        (999, "999"),
+        (1000, "1,000"),
+        (12_345_678, "12,345,678"),
+    ] {
         assert_eq!(count(value), said);
     }
-    for (seconds, said) in
-        [(59, "59 s"), (60, "1 min 0 s"), (3661, "1 h 1 min"), (200_000, "2 d 7 h")]
-    {
+    for (seconds, said) in [
+        (59, "59 s"),
+        (60, "1 min 0 s"),
+        (3661, "1 h 1 min"),
+        (200_000, "2 d 7 h"),
+    ] {
         assert_eq!(duration(seconds), said);
     }
 }
@@ -156,12 +230,25 @@ fn numbers_are_grouped_and_times_are_as_coarse_as_they_are_long() {
 #[test]
 fn published_numbers_stand_beside_those_of_the_same_model_and_data_set_only() {
     let html = page(&input());
-    assert_eq!(html.matches("<tr class=\"published\">").count(), 4, "two of each direction");
+    assert_eq!(
+        html.matches("<tr class=\"published\">").count(),
+        4,
+        "two of each direction"
+    );
     assert!(html.contains("arXiv:2211.01335, Table 2"));
     assert!(html.contains("Published for 1,000 images and 5,000 texts; here there are 12 and 15."));
     for input in [
-        PageInput { architecture: None, ..input() },
-        PageInput { tasks: vec![Task { public: None, ..input().tasks.remove(0) }], ..input() },
+        PageInput {
+            architecture: None,
+            ..input()
+        },
+        PageInput {
+            tasks: vec![Task {
+                public: None,
+                ..input().tasks.remove(0)
+            }],
+            ..input()
+        },
     ] {
         let html = page(&input);
         assert!(!html.contains("<tr class=\"published\">"));
@@ -175,38 +262,72 @@ fn many_tasks_begin_with_a_list_of_all() {
     let scored = scored(&unlabelled(&Store::memory()));
     let mut tasks = input().tasks;
     tasks.push(Task {
-        result: TaskResult { name: "muge-test".into(), ..scored.result },
+        result: TaskResult {
+            name: "muge-test".into(),
+            ..scored.result
+        },
         shown: Shown::Retrieval(Examples::default()),
         public: None,
     });
-    assert!(!page(&input()).contains("<h2>Tasks</h2>"), "one task needs no list");
+    assert!(
+        !page(&input()).contains("<h2>Tasks</h2>"),
+        "one task needs no list"
+    );
     let html = page(&PageInput { tasks, ..input() });
-    let list = html.split_once("<h2>Tasks</h2>").unwrap().1.split_once("</table>").unwrap().0;
-    assert!(list.contains("golden<small>R@1 text→image</small>"), "{list}");
+    let list = html
+        .split_once("<h2>Tasks</h2>")
+        .unwrap()
+        .1
+        .split_once("</table>")
+        .unwrap()
+        .0;
+    assert!(
+        list.contains("golden<small>R@1 text→image</small>"),
+        "{list}"
+    );
     assert!(list.contains("muge-test<small>retrieval</small>"), "{list}");
-    assert_eq!(list.matches(">–</td>").count(), 3, "no score and nothing published: {list}");
+    assert_eq!(
+        list.matches(">–</td>").count(),
+        3,
+        "no score and nothing published: {list}"
+    );
 }
 
 #[test]
 fn an_answer_that_is_not_similar_enough_is_no_match() {
     let mut input = input();
-    let Shown::Retrieval(examples) = &input.tasks[0].shown else { panic!("a retrieval") };
+    let Shown::Retrieval(examples) = &input.tasks[0].shown else {
+        panic!("a retrieval")
+    };
     let all = examples.usual.len();
     for (similarity, precision, unmatched) in [(2.0, 60.0, all), (-2.0, 60.0, 0), (2.0, 40.0, 0)] {
         let Measured::Retrieval(scores) = &mut input.tasks[0].result.measured else {
             panic!("a retrieval")
         };
-        scores.threshold = Some(Threshold { wanted: 50.0, similarity, precision, coverage: 70.0 });
+        scores.threshold = Some(Threshold {
+            wanted: 50.0,
+            similarity,
+            precision,
+            coverage: 70.0,
+        });
         let html = page(&input);
         assert_eq!(html.matches("<small>no match</small>").count(), unmatched);
         assert!(html.contains("<h2>What is a match</h2>"));
-        assert_eq!(html.contains("<td>none<small>best 2.000</small>"), precision < 50.0);
+        assert_eq!(
+            html.contains("<td>none<small>best 2.000</small>"),
+            precision < 50.0
+        );
     }
 }
 
 #[test]
 fn a_difference_has_a_sign() {
-    for (value, said) in [(6.34, "+6.3"), (-1.26, "−1.3"), (0.04, "±0.0"), (-0.04, "±0.0")] {
+    for (value, said) in [
+        (6.34, "+6.3"),
+        (-1.26, "−1.3"),
+        (0.04, "±0.0"),
+        (-0.04, "±0.0"),
+    ] {
         assert_eq!(difference(value), said);
     }
 }

@@ -47,9 +47,17 @@ impl<'a> Training<'a> {
 }
 
 fn row(stage: &Stage) -> Row<'_> {
-    let (first, last) = (stage.points.first(), stage.points.last());
-    let seconds = first.zip(last).map(|(first, last)| last.reported_at - first.reported_at);
-    let speeds = || stage.points.iter().filter_map(|point| point.samples_per_second);
+    let first = stage.points.first();
+    let last = stage.points.last();
+    let seconds = first
+        .zip(last)
+        .map(|(first, last)| last.reported_at - first.reported_at);
+    let speeds = || {
+        stage
+            .points
+            .iter()
+            .filter_map(|point| point.samples_per_second)
+    };
     let count = speeds().count();
     Row {
         name: &stage.name,
@@ -71,14 +79,26 @@ const CHARTS: [(&str, &str, &[Series]); 6] = [
         "Validation recall",
         "mean of R@1, 5 and 10, %",
         &[
-            ("text→image", |point| Some(point.recalls?.text_to_image.mean_recall)),
-            ("image→text", |point| Some(point.recalls?.image_to_text.mean_recall)),
+            ("text→image", |point| {
+                Some(point.recalls?.text_to_image.mean_recall)
+            }),
+            ("image→text", |point| {
+                Some(point.recalls?.image_to_text.mean_recall)
+            }),
         ],
     ),
     ("Learning rate", "", &[("", |point| point.learning_rate)]),
-    ("Scale of similarities", "factor", &[("", |point| Some(point.logit_scale?.exp()))]),
+    (
+        "Scale of similarities",
+        "factor",
+        &[("", |point| Some(point.logit_scale?.exp()))],
+    ),
     ("Gradient norm", "", &[("", |point| point.gradient_norm)]),
-    ("Speed", "pairs/s", &[("", |point| point.samples_per_second)]),
+    (
+        "Speed",
+        "pairs/s",
+        &[("", |point| point.samples_per_second)],
+    ),
 ];
 
 /// The curves of all stages behind one another.
@@ -87,16 +107,30 @@ fn charts(stages: &[Stage]) -> Vec<Chart> {
     let mut points = Vec::new();
     let mut start = 0.0;
     for stage in stages {
-        points.extend(stage.points.iter().map(|point| (start + point.step as f64, point)));
+        points.extend(
+            stage
+                .points
+                .iter()
+                .map(|point| (start + point.step as f64, point)),
+        );
         start += stage.points.last().map_or(0.0, |point| point.step as f64);
         ends.push((stage.name.clone(), start));
     }
     let curve = |&(name, value): &Series| {
-        let points = points.iter().filter_map(|(step, point)| Some((*step, value(point)?)));
-        Curve { name: name.to_owned(), points: points.collect() }
+        let points = points
+            .iter()
+            .filter_map(|(step, point)| Some((*step, value(point)?)));
+        Curve {
+            name: name.to_owned(),
+            points: points.collect(),
+        }
     };
     let draw = |(title, unit, curves): (_, _, &[Series])| {
-        Chart::draw((title, unit), &curves.iter().map(curve).collect::<Vec<_>>(), &ends)
+        Chart::draw(
+            (title, unit),
+            &curves.iter().map(curve).collect::<Vec<_>>(),
+            &ends,
+        )
     };
     CHARTS.into_iter().filter_map(draw).collect()
 }

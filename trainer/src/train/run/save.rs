@@ -22,7 +22,9 @@ impl Run {
             return Ok(());
         }
         let snapshot = self.snapshot()?;
-        let Some(writer) = &mut self.writer else { return Ok(()) };
+        let Some(writer) = &mut self.writer else {
+            return Ok(());
+        };
         told(writer.start(snapshot), reporter)
     }
 
@@ -31,8 +33,14 @@ impl Run {
             what.map_err(|error| Error::Bug(format!("a state cannot be written as JSON: {error}")))
         };
         let step = self.progress.step;
-        let measured = self.progress.validation.filter(|found| found.step == step as i64);
-        let unaveraged = self.average.as_ref().map(|_| write_safetensors(&self.params));
+        let measured = self
+            .progress
+            .validation
+            .filter(|found| found.step == step as i64);
+        let unaveraged = self
+            .average
+            .as_ref()
+            .map(|_| write_safetensors(&self.params));
         self.swap_average();
         let weights = write_safetensors(&self.params);
         self.swap_average();
@@ -46,9 +54,17 @@ impl Run {
             (CONFIG, json(serde_json::to_vec(&self.config))?),
             (HISTORY, self.progress.history.to_jsonl().into_bytes()),
         ];
-        let files = files.into_iter().chain(unaveraged.map(|bytes| (UNAVERAGED, bytes)));
-        let files = files.map(|(name, bytes)| (name.to_owned(), bytes.into())).collect();
-        Ok(Snapshot { step, score: measured.map(|found| ending::score(&found)), files })
+        let files = files
+            .into_iter()
+            .chain(unaveraged.map(|bytes| (UNAVERAGED, bytes)));
+        let files = files
+            .map(|(name, bytes)| (name.to_owned(), bytes.into()))
+            .collect();
+        Ok(Snapshot {
+            step,
+            score: measured.map(|found| ending::score(&found)),
+            files,
+        })
     }
 
     fn state(&self) -> State {
@@ -67,7 +83,9 @@ impl Run {
     /// # Errors
     /// If another process took over.
     pub(in crate::train) fn look_after_checkpoint(&mut self, reporter: &Reporter) -> Result<()> {
-        self.writer.as_mut().map_or(Ok(()), |writer| told(writer.poll(), reporter))
+        self.writer
+            .as_mut()
+            .map_or(Ok(()), |writer| told(writer.poll(), reporter))
     }
 
     /// Waits until the checkpoint begun last is visible, to all ranks.
@@ -79,7 +97,8 @@ impl Run {
             if let Some(written) = writer.finish()? {
                 tell(written, reporter);
             }
-            self.stage.put(artifacts::METRICS, self.progress.history.to_jsonl().into())?;
+            self.stage
+                .put(artifacts::METRICS, self.progress.history.to_jsonl().into())?;
         }
         self.together.world.meet()
     }
@@ -116,9 +135,16 @@ fn told(written: Result<Option<Written>>, reporter: &Reporter) -> Result<()> {
 }
 
 fn tell(written: Written, reporter: &Reporter) {
-    let Written { step, uri, digest, .. } = written;
+    let Written {
+        step, uri, digest, ..
+    } = written;
     let written_at = jiff::Timestamp::now().as_second();
-    let saved = CheckpointReport { step: step as i64, uri, digest, written_at };
+    let saved = CheckpointReport {
+        step: step as i64,
+        uri,
+        digest,
+        written_at,
+    };
     reporter.update(|report| {
         report.checkpoints.insert(0, saved);
         report.checkpoints.truncate(CHECKPOINTS);

@@ -58,7 +58,9 @@ impl Run {
         }
         // Moments know only of steps that were not skipped.
         let taken = step - self.progress.steps_skipped;
-        let norm = self.adamw.step(&mut self.params, taken, self.schedule.rate(step));
+        let norm = self
+            .adamw
+            .step(&mut self.params, taken, self.schedule.rate(step));
         self.progress.gradient_norm = Some(norm.map_err(|error| error.to_string())?);
         self.clip.clamp_logit_scale(&mut self.params);
         if let Some(average) = &mut self.average {
@@ -70,7 +72,8 @@ impl Run {
     fn skip(&mut self, reason: &str) -> Result<()> {
         self.params.state.copy_from(self.statistics.view());
         self.progress.steps_skipped += 1;
-        let (skipped, most) = (self.progress.steps_skipped, self.config.max_skipped_steps);
+        let skipped = self.progress.steps_skipped;
+        let most = self.config.max_skipped_steps;
         let step = self.progress.step;
         if skipped > most as u64 {
             return Err(Error::Data(format!(
@@ -88,15 +91,30 @@ impl Run {
     /// Forward, losses, backward: the gradients of one global batch, given this rank's share of it.
     fn differentiate(&mut self, step: u64, batch: &loader::Batch) -> Losses {
         let pairs = batch.pairs.len();
-        let texts = Texts { ids: &batch.ids, offsets: &batch.offsets };
-        let batch = Batch { pixels: Pixels::Bytes(&batch.pixels), texts };
+        let texts = Texts {
+            ids: &batch.ids,
+            offsets: &batch.offsets,
+        };
+        let batch = Batch {
+            pixels: Pixels::Bytes(&batch.pixels),
+            texts,
+        };
         let Together { world, buckets, .. } = &mut self.together;
         let first = world.rank() * pairs;
         let given = (batch, Dropout::new(self.config.seed, step, first as u64));
-        let Self { accumulator, clip, params, distillation, .. } = self;
+        let Self {
+            accumulator,
+            clip,
+            params,
+            distillation,
+            ..
+        } = self;
         params.clear_gradients();
         let score = accumulator.forward((clip, params), given);
-        let mut losses = Losses { total: score.loss, distillation: None };
+        let mut losses = Losses {
+            total: score.loss,
+            distillation: None,
+        };
         if let Some(distillation) = distillation {
             let images = accumulator.images(pairs);
             let distance = distillation.evaluate(batch.pixels, images, &**world);

@@ -64,7 +64,9 @@ fn is_silent(stream: &TcpStream) -> bool {
 
 /// Worker 0 does not know by which address it was found.
 fn answered(stream: TcpStream, mut rings: Vec<SocketAddr>, secret: u64) -> Result<Peers> {
-    let found = stream.peer_addr().map_err(|error| failed("know worker 0's address", &error))?;
+    let found = stream
+        .peer_addr()
+        .map_err(|error| failed("know worker 0's address", &error))?;
     if let Some(first) = rings.first_mut() {
         first.set_ip(found.ip());
     }
@@ -96,8 +98,14 @@ pub(super) fn neighbour(
             std::thread::sleep(TICK);
             continue;
         };
-        let word = Word::Neighbour { secret, worker, lane: lanes.len() };
-        let said = stream.set_nodelay(true).and_then(|()| word.write(&mut &stream));
+        let word = Word::Neighbour {
+            secret,
+            worker,
+            lane: lanes.len(),
+        };
+        let said = stream
+            .set_nodelay(true)
+            .and_then(|()| word.write(&mut &stream));
         said.map_err(|error| failed("speak to the next worker", &error))?;
         lanes.push(stream);
     }

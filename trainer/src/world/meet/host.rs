@@ -18,9 +18,13 @@ pub(super) type Peers = (Vec<(usize, TcpStream)>, Vec<SocketAddr>, u64);
 /// # Errors
 /// If the port of `coordinator` cannot be opened, or not all come in time.
 pub(super) fn host(coordinator: &str, own: &Hello, patience: &Patience<'_>) -> Result<Peers> {
-    let port = coordinator.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+    let port = coordinator
+        .rsplit_once(':')
+        .and_then(|(_, port)| port.parse().ok());
     let port = port.ok_or_else(|| {
-        Error::Config(format!("world.coordinator is {coordinator}; it must be host:port."))
+        Error::Config(format!(
+            "world.coordinator is {coordinator}; it must be host:port."
+        ))
     })?;
     let door = bind(port).map_err(|error| {
         Error::Config(format!(
@@ -37,26 +41,40 @@ pub(super) fn host(coordinator: &str, own: &Hello, patience: &Patience<'_>) -> R
     } {
         patience.check(|| missing(own.workers, &here))?;
         greet(&door, &come);
-        let Ok((hello, stream)) = newcomers.recv_timeout(TICK) else { continue };
+        let Ok((hello, stream)) = newcomers.recv_timeout(TICK) else {
+            continue;
+        };
         match refusal(own, &hello, |worker| here.contains_key(&worker)) {
             Some(refused) => turn_away(&hello, &stream, refused),
             None => {
-                let Ok(from) = stream.peer_addr() else { continue };
+                let Ok(from) = stream.peer_addr() else {
+                    continue;
+                };
                 let ring = SocketAddr::new(from.ip().to_canonical(), hello.port);
                 here.insert(hello.worker, (stream, ring));
             }
         }
     }
     let own_ring = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), own.port);
-    let rings: Vec<_> =
-        std::iter::once(own_ring).chain(here.values().map(|(_, ring)| *ring)).collect();
+    let rings: Vec<_> = std::iter::once(own_ring)
+        .chain(here.values().map(|(_, ring)| *ring))
+        .collect();
     let secret = RandomState::new().hash_one(own.port);
-    let table = Word::Table { rings: rings.clone(), secret };
+    let table = Word::Table {
+        rings: rings.clone(),
+        secret,
+    };
     for (worker, (stream, _)) in &here {
         let told = table.write(&mut &*stream);
         told.map_err(|error| failed(&format!("answer worker {worker}"), &error))?;
     }
-    Ok((here.into_iter().map(|(worker, (stream, _))| (worker, stream)).collect(), rings, secret))
+    Ok((
+        here.into_iter()
+            .map(|(worker, (stream, _))| (worker, stream))
+            .collect(),
+        rings,
+        secret,
+    ))
 }
 
 fn missing(workers: usize, here: &BTreeMap<usize, (TcpStream, SocketAddr)>) -> String {
@@ -75,7 +93,9 @@ fn greet(door: &TcpListener, come: &Sender<(Hello, TcpStream)>) {
             Ok(_) | Err(_) => tracing::debug!("{from} said nothing that a worker says"),
         };
         // Without a thread the newcomer is dropped, and comes again.
-        let _ = std::thread::Builder::new().name("greet".into()).spawn(listen);
+        let _ = std::thread::Builder::new()
+            .name("greet".into())
+            .spawn(listen);
     }
 }
 
@@ -95,9 +115,24 @@ pub(super) fn refusal(
     let rows = [
         ("run", &own.run, &its.run, false),
         ("stage", &own.stage, &its.stage, false),
-        ("attempt", &own.attempt.to_string(), &its.attempt.to_string(), true),
-        ("number of workers", &own.workers.to_string(), &its.workers.to_string(), false),
-        ("number of devices", &own.devices.to_string(), &its.devices.to_string(), false),
+        (
+            "attempt",
+            &own.attempt.to_string(),
+            &its.attempt.to_string(),
+            true,
+        ),
+        (
+            "number of workers",
+            &own.workers.to_string(),
+            &its.workers.to_string(),
+            false,
+        ),
+        (
+            "number of devices",
+            &own.devices.to_string(),
+            &its.devices.to_string(),
+            false,
+        ),
         ("version of cnclip", &own.version, &its.version, false),
         ("configuration", &own.config, &its.config, false),
     ];
@@ -116,7 +151,11 @@ pub(super) fn refusal(
 }
 
 fn turn_away(hello: &Hello, mut stream: &TcpStream, Refusal { why, again }: Refusal) {
-    tracing::warn!(worker = hello.worker, run = hello.run, "a worker was refused: {why}");
+    tracing::warn!(
+        worker = hello.worker,
+        run = hello.run,
+        "a worker was refused: {why}"
+    );
     // Whether it still listens is its own affair.
     let _ = Word::Refused { why, again }.write(&mut stream);
 }
@@ -148,7 +187,11 @@ pub(super) fn neighbour(
             std::thread::sleep(TICK);
             continue;
         };
-        if let Ok(Word::Neighbour { secret: said, worker: who, lane }) = first_word(&stream)
+        if let Ok(Word::Neighbour {
+            secret: said,
+            worker: who,
+            lane,
+        }) = first_word(&stream)
             && (said, who) == (secret, worker)
             && lane < LANES
         {

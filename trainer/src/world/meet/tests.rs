@@ -17,7 +17,9 @@ fn coordinator() -> String {
                 .wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed))
                 % 10_000
     };
-    let port = std::iter::repeat_with(port).find(|port| bind(*port).is_ok()).unwrap();
+    let port = std::iter::repeat_with(port)
+        .find(|port| bind(*port).is_ok())
+        .unwrap();
     format!("127.0.0.1:{port}")
 }
 
@@ -46,7 +48,9 @@ fn add_up(coordinator: &str, hello: Hello) -> Result<Vec<f64>> {
         let mut values = vec![world.rank() as f64; 100_000];
         world.sum(&mut values);
         world.meet()?;
-        sums.lock().unwrap().push(values.iter().sum::<f64>() / values.len() as f64);
+        sums.lock()
+            .unwrap()
+            .push(values.iter().sum::<f64>() / values.len() as f64);
         Ok(())
     };
     join(coordinator, hello)?.work(job, job)?;
@@ -73,9 +77,18 @@ fn workers_that_come_in_any_order_are_one_ring_whoever_else_knocks() {
         };
         let silent = TcpStream::connect(&at).unwrap();
         std::io::Write::write_all(&mut scanner, b"GET / HTTP/1.1\r\n\r\n").unwrap();
-        assert_eq!(scanner.read(&mut [0; 9]).unwrap_or(0), 0, "it is hung up on");
+        assert_eq!(
+            scanner.read(&mut [0; 9]).unwrap_or(0),
+            0,
+            "it is hung up on"
+        );
         let stranger = other(|hello| hello.run = "muge".into());
-        assert!(stranger.to_string().contains("another run than worker 0, muge"), "{stranger}");
+        assert!(
+            stranger
+                .to_string()
+                .contains("another run than worker 0, muge"),
+            "{stranger}"
+        );
         assert!(matches!(stranger, Error::Config(_)));
         assert!(matches!(other(|hello| hello.attempt = 1), Error::Lost(_)));
 
@@ -93,7 +106,11 @@ fn who_does_not_belong_is_refused_and_told_why() {
     let rows: [(Change, &str, bool); 9] = [
         (|h| h.run = "muge".into(), "another run", false),
         (|h| h.stage = "fit".into(), "another stage", false),
-        (|h| h.attempt = 1, "another attempt than worker 0, 1 and not 2", true),
+        (
+            |h| h.attempt = 1,
+            "another attempt than worker 0, 1 and not 2",
+            true,
+        ),
         (|h| h.workers = 4, "another number of workers", false),
         (|h| h.devices = 1, "another number of devices", false),
         (|h| h.version = "0".into(), "another version", false),
@@ -122,7 +139,12 @@ fn a_worker_that_left_while_others_came_may_come_again() {
                 break stream;
             }
         };
-        Word::Hello(Hello { port: 9, ..hello(1) }).write(&mut &early).unwrap();
+        Word::Hello(Hello {
+            port: 9,
+            ..hello(1)
+        })
+        .write(&mut &early)
+        .unwrap();
         drop(early);
         let [late, again] = [2, 1].map(|worker| {
             let at = &at;
@@ -138,6 +160,9 @@ fn a_worker_that_left_while_others_came_may_come_again() {
 fn who_is_asked_to_stop_waits_no_longer() {
     for worker in [0, 1] {
         let error = Crew::meet(&coordinator(), hello(worker), &|| true).unwrap_err();
-        assert!(matches!(&error, Error::Lost(text) if text.contains("asked to stop")), "{error}");
+        assert!(
+            matches!(&error, Error::Lost(text) if text.contains("asked to stop")),
+            "{error}"
+        );
     }
 }

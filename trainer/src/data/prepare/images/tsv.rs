@@ -26,7 +26,14 @@ impl Tsv {
     pub(super) fn open(path: &Path) -> Result<(Self, Vec<Id>)> {
         let mut file = File::open(path).map_err(Error::file("open", path))?;
         let (spans, ids) = scan(path, &mut file)?;
-        Ok((Self { path: path.to_owned(), file, spans }, ids))
+        Ok((
+            Self {
+                path: path.to_owned(),
+                file,
+                spans,
+            },
+            ids,
+        ))
     }
 
     pub(super) fn name(&self) -> String {
@@ -55,10 +62,15 @@ impl Tsv {
 
 fn scan(path: &Path, file: &mut File) -> Result<(Vec<Span>, Vec<Id>)> {
     let mut reader = BufReader::with_capacity(1 << 20, file);
-    let (mut spans, mut ids, mut text, mut offset) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    let mut spans = Vec::new();
+    let mut ids = Vec::new();
+    let mut text = Vec::new();
+    let mut offset = 0;
     for line in 1.. {
         text.clear();
-        let read = reader.read_until(b'\n', &mut text).map_err(Error::file("read", path))?;
+        let read = reader
+            .read_until(b'\n', &mut text)
+            .map_err(Error::file("read", path))?;
         if read == 0 {
             break;
         }
@@ -72,8 +84,13 @@ fn scan(path: &Path, file: &mut File) -> Result<(Vec<Span>, Vec<Id>)> {
                     path.display()
                 ))
             })?;
-            let (start, length) = (offset + tab as u64 + 1, trimmed.len() - tab - 1);
-            spans.push(Span { line, start, length });
+            let start = offset + tab as u64 + 1;
+            let length = trimmed.len() - tab - 1;
+            spans.push(Span {
+                line,
+                start,
+                length,
+            });
             ids.push(id);
         }
         offset += read as u64;

@@ -5,11 +5,17 @@ use crate::store::Store;
 const PNG: &[u8] = b"iVBORw0KGgo=";
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/dataset").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden/dataset")
+        .join(name)
 }
 
 fn options() -> Options {
-    Options { shard_bytes: 14 << 10, most_skipped: 0.1, ..Options::default() }
+    Options {
+        shard_bytes: 14 << 10,
+        most_skipped: 0.1,
+        ..Options::default()
+    }
 }
 
 /// The databases that the reference made of the golden files, in a folder of their own.
@@ -60,14 +66,27 @@ fn same(a: (&Store, Prepared), b: (&Store, Prepared)) {
 
 #[test]
 fn the_references_databases_give_the_bytes_of_the_files_they_were_made_of() {
-    let (folder, images, texts) = (copied(), golden("train_imgs.tsv"), golden("train_texts.jsonl"));
-    let (ours, theirs) = (Store::memory(), Store::memory());
+    let folder = copied();
+    let images = golden("train_imgs.tsv");
+    let texts = golden("train_texts.jsonl");
+    let ours = Store::memory();
+    let theirs = Store::memory();
     let found = prepare_databases(folder.path(), None, &ours, &options(), |_| ()).unwrap();
-    assert_eq!((found.index.images, found.index.pairs, found.skipped.empty_texts), (12, 16, 1));
+    assert_eq!(
+        (
+            found.index.images,
+            found.index.pairs,
+            found.skipped.empty_texts
+        ),
+        (12, 16, 1)
+    );
 
     // Pairs hold no text without an image.
     let lines = std::fs::read_to_string(&texts).unwrap();
-    let paired: String = lines.split_inclusive('\n').filter(|line| !line.contains("[]")).collect();
+    let paired: String = lines
+        .split_inclusive('\n')
+        .filter(|line| !line.contains("[]"))
+        .collect();
     let without = folder.path().join("paired.jsonl");
     std::fs::write(&without, paired).unwrap();
     let right = prepare(&images, &without, &theirs, &options(), |_| ()).unwrap();
@@ -82,8 +101,16 @@ fn the_references_databases_give_the_bytes_of_the_files_they_were_made_of() {
 #[test]
 fn a_torn_database_is_told_wherever_it_ends() {
     for (name, length, told) in [
-        ("imgs", 100_000, "imgs/data.mdb cannot be used: it ends after 100000 of 122880 bytes"),
-        ("pairs", 4096, "pairs/data.mdb cannot be used: it ends after 4096 of"),
+        (
+            "imgs",
+            100_000,
+            "imgs/data.mdb cannot be used: it ends after 100000 of 122880 bytes",
+        ),
+        (
+            "pairs",
+            4096,
+            "pairs/data.mdb cannot be used: it ends after 4096 of",
+        ),
         ("pairs", 100, "does not begin as LMDB files do"),
         ("imgs", 0, "does not begin as LMDB files do"),
     ] {
@@ -96,9 +123,20 @@ fn a_torn_database_is_told_wherever_it_ends() {
         assert!(error.to_string().contains(told), "{error}");
         assert_eq!(error.exit().code(), 65);
     }
-    let error = prepare_databases(Path::new("/absent"), None, &Store::memory(), &options(), |_| ());
+    let error = prepare_databases(
+        Path::new("/absent"),
+        None,
+        &Store::memory(),
+        &options(),
+        |_| (),
+    );
     let error = error.unwrap_err();
-    assert!(error.to_string().contains("cannot open /absent/imgs/data.mdb"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("cannot open /absent/imgs/data.mdb"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -112,19 +150,43 @@ fn a_database_that_disagrees_with_itself_is_told_with_what_to_do() {
     let good = || pairs("1", &[pair(7, 1, "猫")]);
     let table = [
         (images("1"), good(), ""),
-        (images("2"), good(), "its num_images says 2, it holds 1: whatever built it was stopped"),
-        (images("0"), good(), "its num_images says 0, it holds 1: it was built over an older one"),
+        (
+            images("2"),
+            good(),
+            "its num_images says 2, it holds 1: whatever built it was stopped",
+        ),
+        (
+            images("0"),
+            good(),
+            "its num_images says 0, it holds 1: it was built over an older one",
+        ),
         (images("many"), good(), "it has no num_images"),
         (vec![], good(), "it has no num_images"),
-        (vec![("num_images", "0".into())], good(), "imgs holds no image"),
+        (
+            vec![("num_images", "0".into())],
+            good(),
+            "imgs holds no image",
+        ),
         (
             vec![("7", b"*".to_vec()), ("num_images", "1".into())],
             good(),
             "imgs key 7: image 7 is not base64",
         ),
-        (images("1"), pairs("1", &[b"?".to_vec()]), "pairs key 0 is no pickled (image_id"),
-        (images("1"), pairs("1", &[b"cposix\nsystem\n.".to_vec()]), "is no pickled (image_id"),
-        (images("1"), pairs("1", &[pair(8, 1, "猫")]), "key 0: text 1 names image 8, which"),
+        (
+            images("1"),
+            pairs("1", &[b"?".to_vec()]),
+            "pairs key 0 is no pickled (image_id",
+        ),
+        (
+            images("1"),
+            pairs("1", &[b"cposix\nsystem\n.".to_vec()]),
+            "is no pickled (image_id",
+        ),
+        (
+            images("1"),
+            pairs("1", &[pair(8, 1, "猫")]),
+            "key 0: text 1 names image 8, which",
+        ),
         (
             images("1"),
             pairs("2", &[pair(7, 1, "猫"), pair(7, 1, "狗")]),
@@ -144,7 +206,10 @@ fn a_database_that_disagrees_with_itself_is_told_with_what_to_do() {
         match made {
             Ok(made) => assert_eq!((told, made.index.pairs), ("", 1)),
             Err(error) => {
-                assert!(!told.is_empty() && error.to_string().contains(told), "{told}: {error}");
+                assert!(
+                    !told.is_empty() && error.to_string().contains(told),
+                    "{told}: {error}"
+                );
                 assert_eq!(error.exit().code(), 65, "{error}");
             }
         }

@@ -24,7 +24,11 @@ pub(super) fn read(path: &Path) -> Result<Vec<(u64, Line)>> {
         let (image_id, text_id, text) = pair(&database, number)?;
         match texts.get_mut(&text_id) {
             None => {
-                let line = Line { text_id: text_id.clone(), text, image_ids: vec![image_id] };
+                let line = Line {
+                    text_id: text_id.clone(),
+                    text,
+                    image_ids: vec![image_id],
+                };
                 texts.insert(text_id, (number, line));
             }
             Some((_, line)) if line.text == text => line.image_ids.push(image_id),

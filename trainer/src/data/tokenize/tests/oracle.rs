@@ -29,7 +29,9 @@ impl Tokenizer {
     /// cut to length, frame.
     pub(super) fn ids(&self, text: &str, length: usize) -> Vec<u32> {
         let apart: String = clean(text).chars().map(set_apart).collect();
-        let stripped = apart.split_whitespace().map(|token| strip(&token.to_lowercase()));
+        let stripped = apart
+            .split_whitespace()
+            .map(|token| strip(&token.to_lowercase()));
         let words: Vec<String> = stripped.flat_map(|token| at_punctuation(&token)).collect();
         let pieces = words.iter().flat_map(|word| self.pieces(word));
         let inner = pieces.take(length - 2).map(|piece| self.0[&piece]);
@@ -42,12 +44,16 @@ impl Tokenizer {
         if letters.len() > 200 {
             return unknown;
         }
-        let (mut pieces, mut start) = (Vec::new(), 0);
+        let mut pieces = Vec::new();
+        let mut start = 0;
         while start < letters.len() {
             let prefix = if start == 0 { "" } else { "##" };
             let piece = |end: usize| format!("{prefix}{}", String::from_iter(&letters[start..end]));
             let ends = (start + 1..=letters.len()).rev();
-            let Some(end) = ends.into_iter().find(|&end| self.0.contains_key(&piece(end))) else {
+            let Some(end) = ends
+                .into_iter()
+                .find(|&end| self.0.contains_key(&piece(end)))
+            else {
                 return unknown;
             };
             pieces.push(piece(end));
@@ -72,11 +78,18 @@ fn clean(text: &str) -> String {
 
 fn set_apart(c: char) -> String {
     let inside = |(first, last): &(u32, u32)| (*first..=*last).contains(&u32::from(c));
-    if IDEOGRAPHS.iter().any(inside) { format!(" {c} ") } else { c.to_string() }
+    if IDEOGRAPHS.iter().any(inside) {
+        format!(" {c} ")
+    } else {
+        c.to_string()
+    }
 }
 
 fn strip(token: &str) -> String {
-    token.nfd().filter(|&c| get_general_category(c) != GeneralCategory::NonspacingMark).collect()
+    token
+        .nfd()
+        .filter(|&c| get_general_category(c) != GeneralCategory::NonspacingMark)
+        .collect()
 }
 
 /// Every mark becomes a word of its own.
@@ -85,7 +98,15 @@ fn at_punctuation(token: &str) -> Vec<String> {
         let ascii = matches!(u32::from(c), 33..=47 | 58..=64 | 91..=96 | 123..=126);
         ascii || category(c).starts_with('P')
     };
-    let spaced: String =
-        token.chars().map(|c| if mark(c) { format!(" {c} ") } else { c.to_string() }).collect();
+    let spaced: String = token
+        .chars()
+        .map(|c| {
+            if mark(c) {
+                format!(" {c} ")
+            } else {
+                c.to_string()
+            }
+        })
+        .collect();
     spaced.split_whitespace().map(str::to_owned).collect()
 }

@@ -33,12 +33,19 @@ pub(super) struct Side<'a> {
 
 impl Side<'_> {
     pub(super) fn transposed(self) -> Self {
-        Self { transposed: !self.transposed, ..self }
+        Self {
+            transposed: !self.transposed,
+            ..self
+        }
     }
 
     /// Rows and columns as they are multiplied.
     fn extents(self) -> (Extent, Extent) {
-        if self.transposed { (self.cols, self.rows) } else { (self.rows, self.cols) }
+        if self.transposed {
+            (self.cols, self.rows)
+        } else {
+            (self.rows, self.cols)
+        }
     }
 }
 
@@ -53,12 +60,25 @@ pub(super) struct Part {
 
 impl Part {
     pub(super) fn of(attention: &Attention) -> Self {
-        let Attention { heads, width, longest, .. } = *attention;
-        Self { width, head: width / heads, longest, heads }
+        let Attention {
+            heads,
+            width,
+            longest,
+            ..
+        } = *attention;
+        Self {
+            width,
+            head: width / heads,
+            longest,
+            heads,
+        }
     }
 
     pub(super) fn query(self, qkv: Span<'_>) -> Side<'_> {
-        Side { rows: Extent::Kept, ..self.third(0, qkv) }
+        Side {
+            rows: Extent::Kept,
+            ..self.third(0, qkv)
+        }
     }
 
     pub(super) fn key(self, qkv: Span<'_>) -> Side<'_> {
@@ -117,7 +137,10 @@ pub(super) fn multiply(
     if sequences.count() == 0 {
         return;
     }
-    match sequences.length().filter(|_| sequences.padded_on_device().is_none()) {
+    match sequences
+        .length()
+        .filter(|_| sequences.padded_on_device().is_none())
+    {
         Some(length) => batches(attention, sequences, length, target, pair, scale),
         None => ragged(attention, sequences, target, pair, scale),
     }
@@ -132,8 +155,13 @@ fn batches(
     (a, b): (Side<'_>, Side<'_>),
     scale: f32,
 ) {
-    let kept = if sequences.keep() == Keep::First { 1 } else { length };
-    let (count, heads) = (sequences.count(), attention.heads);
+    let kept = if sequences.keep() == Keep::First {
+        1
+    } else {
+        length
+    };
+    let count = sequences.count();
+    let heads = attention.heads;
     let size = |extent| match extent {
         Extent::Width => attention.width / heads,
         Extent::Tokens => length,
@@ -141,16 +169,27 @@ fn batches(
     };
     let operand = |side: Side<'_>, index: usize| {
         let sequence = if side.every_token { length } else { kept } * side.row;
-        let (one, every) =
-            if count >= heads { (side.head, sequence) } else { (sequence, side.head) };
+        let (one, every) = if count >= heads {
+            (side.head, sequence)
+        } else {
+            (sequence, side.head)
+        };
         let span = side.span.part(index * one..side.span.len());
         let operand = Operand::strided(span, size(side.rows), size(side.cols), side.row);
         let operand = operand.every(every);
-        if side.transposed { operand.transposed() } else { operand }
+        if side.transposed {
+            operand.transposed()
+        } else {
+            operand
+        }
     };
     for index in 0..count.min(heads) {
         let product = Product::new(operand(target, index), operand(a, index), operand(b, index));
-        let product = Product { scale, batch: count.max(heads), ..product };
+        let product = Product {
+            scale,
+            batch: count.max(heads),
+            ..product
+        };
         target.span.device().multiply(&product);
     }
 }
@@ -165,8 +204,13 @@ fn ragged(
 ) {
     /// Rows and columns of the target that one block writes.
     const TILE: usize = 32;
-    let (width, longest) = (attention.width / attention.heads, longest(sequences));
-    let kept = if sequences.keep() == Keep::First { 1 } else { longest };
+    let width = attention.width / attention.heads;
+    let longest = longest(sequences);
+    let kept = if sequences.keep() == Keep::First {
+        1
+    } else {
+        longest
+    };
     let tiles = |extent| {
         let size = match extent {
             Extent::Width => width,
@@ -175,15 +219,25 @@ fn ragged(
         };
         size.div_ceil(TILE)
     };
-    let ((rows, cols), (_, inner)) = (target.extents(), a.extents());
+    let (rows, cols) = target.extents();
+    let (_, inner) = a.extents();
     let launch = Launch::typed("ragged_product", target.span.format()).threads(64);
-    let grid = (sequences.count(), attention.heads, tiles(rows) * tiles(cols));
+    let grid = (
+        sequences.count(),
+        attention.heads,
+        tiles(rows) * tiles(cols),
+    );
     let launch = launch.grid(grid.0, grid.1, grid.2);
     let launch = [target, a, b].into_iter().fold(launch, |launch, side| {
         let launch = launch.read(side.span).whole(side.row).whole(side.head);
-        launch.whole(side.every_token.into()).whole(side.transposed.into())
+        launch
+            .whole(side.every_token.into())
+            .whole(side.transposed.into())
     });
-    let launch = launch.whole(rows as usize).whole(cols as usize).whole(inner as usize);
+    let launch = launch
+        .whole(rows as usize)
+        .whole(cols as usize)
+        .whole(inner as usize);
     let launch = launch.whole(width).whole(tiles(cols)).real(scale);
     launch.sequences(sequences).run(target.span.device());
 }

@@ -12,7 +12,9 @@ fn scored(confusion: Vec<Vec<u64>>) -> Scored {
         file: format!("test/{class}/{other}-{picture}.png"),
         class,
         labels: vec![class],
-        probabilities: (0..count).map(|at| if at == other { 0.75 } else { 0.0 }).collect(),
+        probabilities: (0..count)
+            .map(|at| if at == other { 0.75 } else { 0.0 })
+            .collect(),
     };
     let row = |(class, row): (usize, &Vec<u64>)| {
         let taken = row.iter().enumerate();
@@ -40,7 +42,12 @@ fn scored(confusion: Vec<Vec<u64>>) -> Scored {
         measured: Measured::ZeroShot(scores),
     };
     let classes = (0..count).map(|class| format!("类{class}")).collect();
-    Scored { result, classes, confusion, pictures }
+    Scored {
+        result,
+        classes,
+        confusion,
+        pictures,
+    }
 }
 
 fn shown(scored: &Scored) -> Classes {
@@ -54,9 +61,15 @@ fn shown(scored: &Scored) -> Classes {
 #[test]
 fn few_classes_are_all_shown_best_first_and_those_without_pictures_last() {
     let classes = shown(&scored(vec![vec![1, 3, 0], vec![0, 0, 0], vec![0, 1, 9]]));
-    let best: Vec<_> =
-        classes.best.iter().map(|class| (class.name.as_str(), class.right)).collect();
-    assert_eq!(best, [("类2", Some(90.0)), ("类0", Some(25.0)), ("类1", None)]);
+    let best: Vec<_> = classes
+        .best
+        .iter()
+        .map(|class| (class.name.as_str(), class.right))
+        .collect();
+    assert_eq!(
+        best,
+        [("类2", Some(90.0)), ("类0", Some(25.0)), ("类1", None)]
+    );
     assert!(classes.between.is_empty() && classes.worst.is_empty());
     assert!(classes.matrix.is_some());
 }
@@ -64,10 +77,25 @@ fn few_classes_are_all_shown_best_first_and_those_without_pictures_last() {
 #[test]
 fn of_many_classes_both_ends_are_shown_and_the_pairs_instead_of_a_matrix() {
     let row = |class: u64| {
-        (0..60).map(|at| if at == class { class } else { u64::from(at == 0) }).collect()
+        (0..60)
+            .map(|at| {
+                if at == class {
+                    class
+                } else {
+                    u64::from(at == 0)
+                }
+            })
+            .collect()
     };
     let classes = shown(&scored((0..60).map(row).collect()));
-    assert_eq!((classes.best.len(), classes.between.len(), classes.worst.len()), (END, 42, END));
+    assert_eq!(
+        (
+            classes.best.len(),
+            classes.between.len(),
+            classes.worst.len()
+        ),
+        (END, 42, END)
+    );
     assert_eq!(classes.best[0].name, "类59");
     assert_eq!(classes.worst[END - 1].name, "类0", "it has no picture");
     assert!(classes.matrix.is_none());
@@ -77,11 +105,22 @@ fn of_many_classes_both_ends_are_shown_and_the_pairs_instead_of_a_matrix() {
 #[test]
 fn pairs_are_in_the_order_of_how_often_they_are_mistaken() {
     let classes = shown(&scored(vec![vec![4, 4, 2], vec![5, 3, 0], vec![0, 2, 0]]));
-    let pair = |pair: &Pair| (pair.class.clone(), pair.taken_for.clone(), pair.images, pair.share);
+    let pair = |pair: &Pair| {
+        (
+            pair.class.clone(),
+            pair.taken_for.clone(),
+            pair.images,
+            pair.share,
+        )
+    };
     let pairs: Vec<_> = classes.pairs.iter().map(pair).collect();
     assert_eq!(pairs[0], ("类1".into(), "类0".into(), 5, 62.5));
     assert_eq!(pairs[1], ("类0".into(), "类1".into(), 4, 40.0));
-    assert_eq!(pairs[2], ("类2".into(), "类1".into(), 2, 100.0), "of as many, the larger share");
+    assert_eq!(
+        pairs[2],
+        ("类2".into(), "类1".into(), 2, 100.0),
+        "of as many, the larger share"
+    );
     assert_eq!(pairs.len(), 4);
 }
 
@@ -90,10 +129,27 @@ fn mistaken_pictures_are_the_surest_and_first_one_of_each_pair() {
     let mut scored = scored(vec![vec![3, 4], vec![1, 2]]);
     scored.pictures[3].probabilities = vec![0.1, 0.9];
     let classes = shown(&scored);
-    let found = classes.mistaken.iter().map(|wrong| (wrong.class.as_str(), wrong.probability));
+    let found = classes
+        .mistaken
+        .iter()
+        .map(|wrong| (wrong.class.as_str(), wrong.probability));
     let found: Vec<_> = found.collect();
-    assert_eq!(found, [("类0", 90.0), ("类1", 75.0), ("类0", 75.0), ("类0", 75.0), ("类0", 75.0)]);
-    assert!(classes.mistaken.iter().all(|wrong| wrong.class != wrong.taken_for));
+    assert_eq!(
+        found,
+        [
+            ("类0", 90.0),
+            ("类1", 75.0),
+            ("类0", 75.0),
+            ("类0", 75.0),
+            ("类0", 75.0)
+        ]
+    );
+    assert!(
+        classes
+            .mistaken
+            .iter()
+            .all(|wrong| wrong.class != wrong.taken_for)
+    );
     assert!(classes.mistaken.iter().all(|wrong| wrong.picture.is_some()));
 }
 
@@ -105,7 +161,10 @@ fn of_equally_probable_classes_the_first_is_meant_as_in_the_scores() {
     }
     let mistaken = shown(&scored).mistaken;
     assert_eq!(mistaken.len(), 1);
-    assert_eq!((mistaken[0].class.as_str(), mistaken[0].taken_for.as_str()), ("类1", "类0"));
+    assert_eq!(
+        (mistaken[0].class.as_str(), mistaken[0].taken_for.as_str()),
+        ("类1", "类0")
+    );
 }
 
 #[test]
@@ -121,12 +180,28 @@ fn a_picture_taken_for_another_of_its_classes_is_not_mistaken() {
 fn a_classification_is_shown_with_what_its_names_were_put_into() {
     let mut scored = scored(vec![vec![3, 1], vec![0, 4]]);
     scored.classes[1] = "<b>类".into();
-    let Measured::ZeroShot(scores) = &mut scored.result.measured else { panic!("no other") };
+    let Measured::ZeroShot(scores) = &mut scored.result.measured else {
+        panic!("no other")
+    };
     scores.templates.from = "own & more".into();
     scores.templates.count = 1183;
-    let (shown, result) = (Shown::ZeroShot(shown(&scored)), scored.result);
-    let tasks = vec![Task { result, shown, public: None }];
-    let html = page(&PageInput { tasks, ..PageInput::default() });
-    assert!(html.contains("1,183 of each (own &amp; more). This data set"), "{html}");
-    assert!(html.contains("&lt;b&gt;类") && !html.contains("<b>类"), "{html}");
+    let shown = Shown::ZeroShot(shown(&scored));
+    let result = scored.result;
+    let tasks = vec![Task {
+        result,
+        shown,
+        public: None,
+    }];
+    let html = page(&PageInput {
+        tasks,
+        ..PageInput::default()
+    });
+    assert!(
+        html.contains("1,183 of each (own &amp; more). This data set"),
+        "{html}"
+    );
+    assert!(
+        html.contains("&lt;b&gt;类") && !html.contains("<b>类"),
+        "{html}"
+    );
 }
