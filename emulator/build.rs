@@ -9,10 +9,12 @@ fn main() -> io::Result<()> {
     for watched in [KERNELS, "shim"] {
         println!("cargo:rerun-if-changed={watched}");
     }
+
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     let mut sources: Vec<PathBuf> = fs::read_dir(KERNELS)?
         .map(|file| Ok(file?.path()))
         .collect::<io::Result<_>>()?;
+
     sources.retain(|path| path.extension().is_some_and(|end| end == "cu"));
     sources.push("shim/faulty.cu".into());
     sources.sort();
@@ -23,15 +25,18 @@ fn main() -> io::Result<()> {
         .opt_level(2)
         .flag("-fno-strict-aliasing")
         .flag("-fno-math-errno");
+
     build
         .flag("-ffp-contract=off")
         .warnings(false)
         .include("shim")
         .include(KERNELS);
+
     build.flag("-Wno-unknown-pragmas").file("shim/run.cpp");
     for source in &sources {
         build.file(wrap(source, &out)?);
     }
+
     build.file(list(&sources, &out)?).compile("kernels");
     Ok(())
 }
@@ -44,6 +49,7 @@ fn wrap(source: &Path, out: &Path) -> io::Result<PathBuf> {
         "#include \"device.h\"\n#include \"{}\"\n",
         source.canonicalize()?.display()
     );
+
     text += &format!("extern const Kernel {stem}_kernels[] = {{\n");
     for name in code
         .lines()
@@ -53,12 +59,14 @@ fn wrap(source: &Path, out: &Path) -> io::Result<PathBuf> {
             text += &format!("    kernel<&of_{format}::{name}_{format}>(\"{name}_{format}\"),\n");
         }
     }
+
     for name in code
         .lines()
         .filter_map(|line| between(line, "extern \"C\" __global__ void ", "("))
     {
         text += &format!("    kernel<&{name}>(\"{name}\"),\n");
     }
+
     text += "    {nullptr, nullptr, nullptr},\n};\n";
     write(out.join(format!("{stem}.cpp")), &text)
 }
@@ -69,14 +77,17 @@ fn list(sources: &[PathBuf], out: &Path) -> io::Result<PathBuf> {
         .iter()
         .map(|source| format!("{}_kernels", stem(source)))
         .collect();
+
     let mut text = "#include \"device.h\"\n".to_owned();
     names
         .iter()
         .for_each(|name| text += &format!("extern const Kernel {name}[];\n"));
+
     text += &format!(
         "extern const Kernel *const ALL_KERNELS[] = {{{}, nullptr}};\n",
         names.join(", ")
     );
+
     write(out.join("all_kernels.cpp"), &text)
 }
 

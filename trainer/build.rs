@@ -17,14 +17,17 @@ fn main() -> ExitCode {
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return ExitCode::SUCCESS;
     }
+
     for name in ["CUDA_HOME", "NVCC_CCBIN"] {
         println!("cargo:rerun-if-env-changed={name}");
     }
+
     println!("cargo:rerun-if-changed=kernels");
     if let Err(error) = compile_all() {
         eprintln!("error: {error}");
         return ExitCode::FAILURE;
     }
+
     ExitCode::SUCCESS
 }
 
@@ -38,13 +41,16 @@ fn compile_all() -> Result<(), String> {
                 .collect::<io::Result<_>>()
         })
         .map_err(|error| format!("cannot read the folder trainer/kernels: {error}"))?;
+
     sources.retain(|path| path.extension().is_some_and(|end| end == "cu"));
     sources.sort();
     let workers = thread::available_parallelism().map_or(1, usize::from);
     let mut files = Vec::new();
+
     for sources in sources.chunks(workers) {
         files.extend(compile_some(sources, &out)?);
     }
+
     let table = out.join("kernels.rs");
     fs::write(&table, write_table(&files))
         .map_err(|error| format!("cannot write {}: {error}", table.display()))
@@ -56,11 +62,13 @@ fn compile_some(sources: &[PathBuf], out: &Path) -> Result<Vec<Compiled>, String
             .iter()
             .map(|source| scope.spawn(|| compile(source, out)))
             .collect();
+
         let join = |thread: thread::ScopedJoinHandle<'_, _>| {
             thread
                 .join()
                 .unwrap_or_else(|_| Err("a thread of the build script died".into()))
         };
+
         threads.into_iter().map(join).collect()
     })
 }
@@ -71,10 +79,12 @@ fn compile(source: &Path, out: &Path) -> Result<Compiled, String> {
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned();
+
     let compiler = env::var_os("CUDA_HOME").map_or_else(
         || PathBuf::from("nvcc"),
         |home| PathBuf::from(home).join("bin/nvcc"),
     );
+
     let done = Command::new(&compiler)
         .args(["-fatbin", "-std=c++17", "-O3", "-Werror", "all-warnings", "-Xptxas", "-v"])
         .args(["-gencode", "arch=compute_90a,code=sm_90a"])
@@ -90,6 +100,7 @@ fn compile(source: &Path, out: &Path) -> Result<Compiled, String> {
                  newer: set CUDA_HOME to a toolkit, or to what tests/cuda/toolkit prints"
             )
         })?;
+
     let words = String::from_utf8_lossy(&done.stderr).into_owned();
     match done.status.success() {
         true => Ok((name, read_spills(&words))),
@@ -104,11 +115,13 @@ fn read_spills(words: &str) -> Vec<(String, u32)> {
         if let Some(name) = between(line, "Compiling entry function '", "'") {
             kernels.push((name.to_owned(), 0));
         }
+
         let spilled = between(line, "stack frame, ", " bytes spill stores");
         if let (Some(count), Some(kernel)) = (spilled, kernels.last_mut()) {
             kernel.1 += count.parse::<u32>().unwrap_or(u32::MAX);
         }
     }
+
     kernels
 }
 
@@ -123,9 +136,11 @@ fn write_table(files: &[Compiled]) -> String {
         let path = format!("concat!(env!(\"OUT_DIR\"), \"/{name}.fatbin\")");
         code += &format!("    (\"{name}\", &Aligned(*include_bytes!({path})).0),\n");
     }
+
     code += "];\n#[cfg(test)]\nconst SPILLS: &[(&str, u32)] = &[\n";
     for (name, bytes) in files.iter().flat_map(|(_, kernels)| kernels) {
         code += &format!("    (\"{name}\", {bytes}),\n");
     }
+
     code + "];\n"
 }

@@ -66,6 +66,7 @@ mod tests {
         ] {
             assert_eq!(Exit::from_code(exit.code().into()), Some(exit));
         }
+
         assert_eq!(Exit::from_code(137), None);
     }
 }

@@ -29,6 +29,7 @@ impl ModelConfig {
             (None, Some(resnet)) => resnet.problem(image.resolution),
             _ => Some("image must have exactly one of vit and resnet".to_owned()),
         };
+
         let least = [
             ("embedDim", self.embed_dim, 1),
             ("image.resolution", image.resolution, 1),
@@ -45,6 +46,7 @@ impl ModelConfig {
                 0,
             ),
         ];
+
         too_small(&least).or(tower).or_else(|| text.problem())
     }
 }
@@ -72,9 +74,11 @@ impl std::fmt::Display for ImageTower {
         {
             write!(f, "ViT {layers}×{width} /{patch_size}")?;
         }
+
         if let Some(Resnet { layers, width }) = &self.resnet {
             write!(f, "ResNet {layers:?}×{width}")?;
         }
+
         write!(f, " at {} px", self.resolution)
     }
 }
@@ -137,10 +141,12 @@ impl Vit {
             ("image.vit.layers", self.layers, 1),
             ("image.vit.width", self.width, 1),
         ];
+
         let sizes = [
             ("image.vit.patchSize", patch, 1),
             ("image.vit.headWidth", head, 1),
         ];
+
         too_small(&rows)
             .or_else(|| too_small(&sizes))
             .or_else(|| {
@@ -179,6 +185,7 @@ impl Resnet {
         if self.layers.len() != 4 || self.layers.iter().any(|&layers| layers < 1) {
             return Some("image.resnet.layers must be four numbers of at least 1".to_owned());
         }
+
         too_small(&[("image.resnet.width", self.width, 2)])
             .or_else(|| not_a_multiple(("image.resnet.width", self.width), ("two halves", 2)))
             .or_else(|| not_a_multiple(("image.resolution", resolution), ("five halvings", 32)))
@@ -224,11 +231,13 @@ impl TextTower {
         let dropped = self
             .hidden_dropout_percent
             .max(self.attention_dropout_percent);
+
         if dropped >= 100 {
             return Some(format!(
                 "text drops {dropped} % of its values; it must be less than 100"
             ));
         }
+
         not_a_multiple(("text.width", self.width), ("text.heads", self.heads))
     }
 }
@@ -288,6 +297,7 @@ impl Architecture {
             attention_dropout_percent,
             ..
         } = model.text;
+
         let same = |mut towers: ModelConfig| {
             let text = towers.text;
             towers.text = TextTower {
@@ -295,8 +305,10 @@ impl Architecture {
                 attention_dropout_percent,
                 ..text
             };
+
             towers == *model
         };
+
         Self::PUBLISHED
             .into_iter()
             .find(|published| published.towers().is_some_and(same))
@@ -316,6 +328,7 @@ impl Architecture {
             Self::VitH14 => (1024, vit(224, 32, 1280, 14, 80), bert(24, 1024, 16)),
             Self::Custom => return None,
         };
+
         Some(ModelConfig {
             embed_dim,
             image,
@@ -331,6 +344,7 @@ fn vit(resolution: i32, layers: i32, width: i32, patch_size: i32, head_width: i3
         patch_size,
         head_width,
     };
+
     ImageTower {
         resolution,
         vit: Some(vit),
@@ -343,6 +357,7 @@ fn resnet(resolution: i32, layers: [i32; 4], width: i32) -> ImageTower {
         layers: layers.to_vec(),
         width,
     };
+
     ImageTower {
         resolution,
         vit: None,
@@ -376,6 +391,7 @@ mod tests {
                 "{architecture:?}"
             );
         }
+
         assert_eq!(Architecture::Custom.towers(), None);
     }
 
@@ -425,6 +441,7 @@ mod tests {
             ("text drops 100 %", |m| m.text.hidden_dropout_percent = 100),
             ("text.positions is 2", |m| m.text.positions = 2),
         ];
+
         for (expected, spoil) in table {
             let mut model = Architecture::VitB16.towers().unwrap();
             spoil(&mut model);

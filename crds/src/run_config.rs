@@ -150,15 +150,18 @@ impl WorldConfig {
         let Self {
             replicas, devices, ..
         } = self;
+
         if *replicas < 1 || *devices < 1 {
             return Some(format!(
                 "world has {replicas} workers of {devices} devices; there must be at least one of each."
             ));
         }
+
         let coordinator = self.coordinator.as_deref().unwrap_or_default();
         let reachable =
             |(host, port): (&str, &str)| !host.is_empty() && port.parse::<u16>().is_ok();
         let found = *replicas == 1 || coordinator.rsplit_once(':').is_some_and(reachable);
+
         (!found).then(|| {
             format!(
                 "world has {replicas} workers and coordinator is {coordinator:?}; it must be host:port, where \

@@ -155,6 +155,7 @@ impl Preset {
             Self::Voc2007 => (20, MeanAveragePrecision, General),
             Self::Imagenet1k => (1000, Accuracy, General),
         };
+
         Custom {
             classes,
             headline,
@@ -175,6 +176,7 @@ mod tests {
             let json = serde_json::Value::from(name.as_str());
             assert_eq!(serde_json::from_value::<Preset>(json).unwrap(), *preset);
         }
+
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), 21);
@@ -190,15 +192,18 @@ mod tests {
             .iter()
             .map(|preset| preset.custom().classes)
             .sum();
+
         assert_eq!(
             classes,
             1150 + 1000,
             "20 data sets of ELEVATER, and ImageNet"
         );
+
         let by = |metric| {
             let of = |preset: &&Preset| preset.custom().headline == metric;
             Preset::ALL.iter().filter(of).count()
         };
+
         assert_eq!(by(Metric::MeanPerClass), 4);
         assert_eq!(by(Metric::RocAuc), 1);
         assert_eq!(by(Metric::MeanAveragePrecision), 1);

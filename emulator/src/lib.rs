@@ -108,11 +108,13 @@ impl Driver for Emulator {
         let fault = |found: String| Fault::broken(format!("the kernel {}", launch.kernel), found);
         let pointers: Vec<Address> = launch.arguments.iter().filter_map(pointer).collect();
         drop(self.answer()?);
+
         for &at in &pointers {
             self.memory()
                 .read(at, 0)
                 .map_err(|found| fault(found.to_string()))?;
         }
+
         run(launch).map_err(fault)?;
         let memory = self.memory();
         match pointers.iter().find(|at| !memory.is_fenced(**at)) {
@@ -173,9 +175,11 @@ fn run(launch: &Launch) -> Result<(), String> {
             Argument::Long(number) => ('l', number),
             Argument::Real(number) => ('r', number.to_bits().into()),
         };
+
         kinds.push(kind);
         given.push(bits);
     }
+
     let words = |text: &str| CString::new(text).map_err(|error| error.to_string());
     let name = words(&launch.kernel)?;
     let kinds = words(&kinds)?;
@@ -193,6 +197,7 @@ fn run(launch: &Launch) -> Result<(), String> {
             wrong.len(),
         )
     };
+
     let said = wrong.split(|byte| *byte == 0).next().unwrap_or_default();
     if code == 0 {
         Ok(())

@@ -41,9 +41,11 @@ impl Memory {
                 all: self.all,
             });
         }
+
         let layout = layout(bytes)?;
         // SAFETY: the layout has a size, that of its fences.
         let start = unsafe { std::alloc::alloc(layout) };
+
         if start.is_null() {
             return Err(Fault::OutOfMemory {
                 wanted,
@@ -51,11 +53,13 @@ impl Memory {
                 all: self.all,
             });
         }
+
         // SAFETY: the memory was just made, and is as large as its layout.
         unsafe { start.write_bytes(NOTHING, layout.size()) };
         self.free -= wanted;
         let at = start as Address + FENCE as Address;
         self.lent.insert(at, bytes);
+
         Ok(at)
     }
 
@@ -63,6 +67,7 @@ impl Memory {
         let Some(bytes) = self.lent.remove(&at) else {
             return;
         };
+
         self.free += bytes as u64;
         if let Ok(layout) = layout(bytes) {
             // SAFETY: it was allocated here with this layout, and is forgotten now.
@@ -92,6 +97,7 @@ impl Memory {
             .range(..=at)
             .next_back()
             .map(|(&start, &size)| (start, size));
+
         found
             .filter(|(start, size)| at + bytes as u64 <= start + *size as u64)
             .ok_or_else(|| Fault::broken(format!("{bytes} bytes at {at:#x}"), "are in no memory"))
@@ -102,6 +108,7 @@ impl Memory {
         let Ok((start, size)) = self.find(at, 0) else {
             return false;
         };
+
         [start as usize - FENCE, start as usize + size]
             .iter()
             .all(|&fence| {

@@ -27,12 +27,14 @@ pub(crate) fn join(
         .entry(invitation.to_vec())
         .or_default()
         .clone();
+
     let own = Emulated {
         memory,
         meeting,
         rank,
         count,
     };
+
     own.exchange("to meet", Vec::new())?;
     lock(&MEETINGS).remove(invitation);
     Ok(own)
@@ -79,6 +81,7 @@ impl Meeting {
         let round = self
             .changed
             .wait_while(round, |round| round.over.is_none() && !so(round));
+
         let round = round.unwrap_or_else(PoisonError::into_inner);
         round.over.clone().map_or(Ok(round), Err)
     }
@@ -91,26 +94,32 @@ impl Emulated {
         let mut round = self
             .meeting
             .until(lock(round), |round| round.whole.is_none())?;
+
         round
             .brought
             .insert(self.rank, (format!("{what} {} numbers", own.len()), own));
+
         if round.brought.len() == self.count {
             match agreed(&mut round.brought) {
                 Ok(all) => round.whole = Some((Arc::new(all), self.count)),
                 Err(fault) => self.meeting.end(&mut round, fault),
             }
+
             changed.notify_all();
         }
+
         let mut round = self.meeting.until(round, |round| round.whole.is_some())?;
         let Some((all, takers)) = &mut round.whole else {
             return Ok(Arc::default());
         };
+
         let all = Arc::clone(all);
         *takers -= 1;
         if *takers == 0 {
             round.whole = None;
             changed.notify_all();
         }
+
         Ok(all)
     }
 
@@ -125,9 +134,11 @@ impl Emulated {
             .iter()
             .flat_map(|value| value.to_ne_bytes())
             .collect();
+
         lock(&self.memory)
             .write(at, bytes.len())?
             .copy_from_slice(&bytes);
+
         Ok(())
     }
 }
@@ -137,12 +148,14 @@ fn agreed(brought: &mut HashMap<usize, (String, Vec<f32>)>) -> Result<Vec<Vec<f3
     let mut all: Vec<_> = brought.drain().collect();
     all.sort_unstable_by_key(|(rank, _)| *rank);
     let asked: Vec<_> = all.iter().map(|(_, (what, _))| what.as_str()).collect();
+
     if asked.windows(2).any(|pair| pair[0] != pair[1]) {
         return Err(Fault::broken(
             "ranks ask for different things",
             asked.join(", "),
         ));
     }
+
     Ok(all.into_iter().map(|(_, (_, values))| values).collect())
 }
 
@@ -155,6 +168,7 @@ impl Peers for Emulated {
                 .zip(values)
                 .for_each(|(sum, value)| *sum += value);
         }
+
         self.write(at, &sums)
     }
 

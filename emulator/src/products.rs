@@ -12,24 +12,30 @@ pub(crate) fn multiply(memory: &mut Memory, wanted: &Product) -> Result<(), Faul
         Some(at) => line(memory, at, wanted.target.format, wanted.target.cols)?,
         None => vec![0.0; wanted.target.cols],
     };
+
     for index in 0..wanted.batch {
         let a = gather(memory, wanted.a, index)?;
         let b = gather(memory, wanted.b, index)?;
         let mut found = vec![0.0; wanted.target.rows * wanted.target.cols];
+
         if wanted.add {
             found = gather(memory, wanted.target, index)?;
         }
+
         if found.is_empty() {
             continue;
         }
+
         for row in found.chunks_exact_mut(bias.len()) {
             row.iter_mut().zip(&bias).for_each(|(y, b)| *y += b);
         }
+
         let pair = (matrix(&a, wanted.a), matrix(&b, wanted.b));
         let target = MatrixMut::new(&mut found, wanted.target.cols);
         product(target, Onto::Add, wanted.scale, pair, Threads::One);
         scatter(memory, wanted.target, index, &found)?;
     }
+
     Ok(())
 }
 
@@ -57,6 +63,7 @@ fn gather(memory: &Memory, operand: Operand, index: usize) -> Result<Vec<f32>, F
             operand.cols,
         )
     });
+
     Ok(rows.collect::<Result<Vec<_>, _>>()?.concat())
 }
 
@@ -78,6 +85,7 @@ fn line(memory: &Memory, at: Address, format: Format, count: usize) -> Result<Ve
             .collect(),
         Format::U32 | Format::U8 => return Err(Fault::broken("a product", "of whole numbers")),
     };
+
     Ok(values)
 }
 
@@ -98,9 +106,11 @@ fn scatter(
                 .flat_map(|&value| bf16::from_f32(value).to_ne_bytes())
                 .collect(),
         };
+
         memory
             .write(place(operand, index, row), bytes.len())?
             .copy_from_slice(&bytes);
     }
+
     Ok(())
 }

@@ -34,14 +34,17 @@ pub async fn apply<R: Run>(client: &Client, owner: &Owner, plan: &Plan) -> Resul
         delete::<Service>(client, owner, name).await?;
         delete::<Job>(client, owner, name).await?;
     }
+
     if let Some(objects) = &plan.create {
         create(client, owner, &objects.config_map).await?;
         create(client, owner, &objects.service).await?;
         create(client, owner, &objects.job).await?;
     }
+
     if plan.delete_run {
         delete_run::<R>(client, owner).await?;
     }
+
     Ok(())
 }
 
@@ -59,21 +62,25 @@ pub async fn write_status<R: Run>(
     if status == run.present_status() {
         return Ok(false);
     }
+
     let mut metadata = serde_json::json!({"name": owner.name});
     // Of the run that was looked at: one that took its name since is another.
     if let Some(version) = run.meta().resource_version.as_deref() {
         metadata["resourceVersion"] = version.into();
     }
+
     let patch = serde_json::json!({
         "apiVersion": owner.api_version,
         "kind": owner.api_kind,
         "metadata": metadata,
         "status": status,
     });
+
     let api = Api::<R>::namespaced(client.clone(), &owner.namespace);
     let written = api
         .patch_status(&owner.name, &manager(), &Patch::Apply(patch))
         .await;
+
     match written {
         Ok(_) => Ok(true),
         // It was deleted in between.
@@ -135,6 +142,7 @@ async fn delete_run<R: Run>(client: &Client, owner: &Owner) -> Result<(), Error>
         uid: Some(owner.uid.clone()),
         resource_version: None,
     };
+
     let params = DeleteParams::background().preconditions(preconditions);
     gone::<R>(
         &owner.name,

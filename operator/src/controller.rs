@@ -50,6 +50,7 @@ pub async fn run<R: Run>(
     .inspect_ok(move |event| forget(&forgetful, &known, event))
     .applied_objects()
     .predicate_filter(predicates::generation, Default::default());
+
     let jobs = children::<R, Job>(&client, namespace.as_deref());
     let pods = children::<R, Pod>(&client, namespace.as_deref());
     Controller::for_stream(runs, reader)

@@ -73,6 +73,7 @@ impl Error {
         | Self::Apply { source, .. }
         | Self::Delete { source, .. }
         | Self::WriteStatus { source, .. }) = self;
+
         matches!(&**source, kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422))
     }
 
@@ -84,6 +85,7 @@ impl Error {
             words += &format!(": {error}");
             source = error.source();
         }
+
         words
     }
 }

@@ -32,6 +32,7 @@ impl Leadership {
             holder_id: candidate.to_owned(),
             lease_ttl: LIFE,
         };
+
         Self {
             lock: LeaseLock::new(client, namespace, params),
             metrics,
@@ -45,8 +46,10 @@ impl Leadership {
                 self.metrics.leader.set(1);
                 return true;
             }
+
             pause(SEEK, stop).await;
         }
+
         false
     }
 
@@ -61,6 +64,7 @@ impl Leadership {
                 None => {}
             }
         }
+
         self.metrics.leader.set(0);
     }
 

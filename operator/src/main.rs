@@ -31,6 +31,7 @@ fn print_definitions() -> anyhow::Result<()> {
     for (_, yaml) in definitions::files()? {
         writeln!(out, "---\n{yaml}")?;
     }
+
     Ok(())
 }
 
@@ -46,16 +47,19 @@ async fn run(options: RunOptions) -> anyhow::Result<()> {
         metrics.clone(),
         stop.clone(),
     ));
+
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         trainer_image = options.trainer_image,
         "Started"
     );
+
     if options.leader_election {
         lead(client, options, metrics, &stop).await;
     } else {
         work(client, options, metrics, stop.clone()).await;
     }
+
     // Also when the lease was lost: Kubernetes starts a fresh candidate.
     stop.cancel();
     server.await?.context("serving metrics")
@@ -88,17 +92,21 @@ async fn lead(client: Client, options: RunOptions, metrics: Metrics, stop: &Canc
         &options.pod_name,
         metrics.clone(),
     );
+
     if !leadership.won(stop).await {
         return;
     }
+
     tracing::info!(candidate = options.pod_name, "Leading");
     let stop_work = stop.child_token();
     let working = tokio::spawn(work(client, options, metrics, stop_work.clone()));
     leadership.keep(stop).await;
     stop_work.cancel();
+
     if let Err(error) = working.await {
         tracing::error!(%error, "The controllers did not end in order");
     }
+
     leadership.release().await;
 }
 
@@ -111,6 +119,7 @@ async fn work(client: Client, options: RunOptions, metrics: Metrics, stop: Cance
         image: options.trainer_image,
         progress_interval_seconds: options.progress_interval,
     };
+
     let context = Arc::new(Context::new(client.clone(), defaults, metrics));
     let namespace = options.namespace.filter(|namespace| !namespace.is_empty());
     tokio::join!(
@@ -132,6 +141,7 @@ fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<impl Future<Output 
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+
         tracing::info!("Stopping");
         stop.cancel();
     })

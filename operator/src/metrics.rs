@@ -43,6 +43,7 @@ impl Metrics {
             registry.register(Box::new(counter.clone()))?;
             prometheus::Result::Ok(counter)
         };
+
         let reconcile_seconds = HistogramVec::new(
             HistogramOpts::new(
                 "cnclip_operator_reconcile_seconds",
@@ -51,12 +52,14 @@ impl Metrics {
             .buckets(vec![0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]),
             &["kind"],
         )?;
+
         registry.register(Box::new(reconcile_seconds.clone()))?;
         let leader = IntGauge::new("cnclip_operator_leader", "1 if this replica leads.")?;
         registry.register(Box::new(leader.clone()))?;
         registry.register(Box::new(
             prometheus::process_collector::ProcessCollector::for_self(),
         ))?;
+
         Ok(Self {
             reconciles: counter(
                 "cnclip_operator_reconciles_total",
@@ -110,6 +113,7 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         metrics.progress_reads.with_label_values(&["read"]).inc();
         let text = metrics.text().unwrap();
+
         for line in [
             "cnclip_operator_progress_reads_total{outcome=\"read\"} 1",
             "cnclip_operator_leader 0",

@@ -38,6 +38,7 @@ impl Objects {
         let config = stage
             .config
             .for_attempt(attempt, service::coordinator(&metadata));
+
         Self {
             config_map: config_map::build(metadata.clone(), &config),
             service: service::build(metadata.clone(), work.workers.replicas),

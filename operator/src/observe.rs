@@ -39,6 +39,7 @@ pub async fn observe<R: Run>(
         training: other(client, owner, run.training_name(), "CnClipTraining").await?,
         baseline: other(client, owner, run.baseline_name(), "CnClipEvaluation").await?,
     };
+
     seen.report = report(reader, owner, &seen).await;
     Ok(seen)
 }
@@ -57,6 +58,7 @@ where
         names::LABEL_RUN,
         owner.name
     );
+
     let api = Api::<K>::namespaced(client.clone(), &owner.namespace);
     api.list(&ListParams::default().labels(&selector))
         .await
@@ -95,6 +97,7 @@ async fn report(reader: &ProgressReader, owner: &Owner, seen: &Observed) -> Opti
         WorkerState::Ended { .. } => worker.last_report()?,
         WorkerState::Unscheduled { .. } | WorkerState::Waiting { .. } => return None,
     };
+
     progress::is_from(
         &report,
         &owner.identity(&worker.stage, worker.attempt),

@@ -44,6 +44,7 @@ impl Observed {
             .iter()
             .filter(|worker| worker.job_uid == job.uid)
             .collect();
+
         workers.sort_by_key(|worker| worker.index);
         workers
     }
@@ -189,6 +190,7 @@ pub fn job(job: &Job, run_uid: &str) -> Option<JobSeen> {
         .creation_timestamp()
         .map(|time| time.0)
         .unwrap_or_default();
+
     Some(JobSeen {
         uid: job.uid().unwrap_or_default(),
         foreign: owner_uid(&job.metadata) != run_uid,
@@ -211,6 +213,7 @@ fn job_state(job: &Job) -> JobState {
         .status
         .iter()
         .flat_map(|status| status.conditions.iter().flatten());
+
     for condition in conditions.filter(|condition| condition.status == "True") {
         match condition.type_.as_str() {
             "Complete" | "SuccessCriteriaMet" => return JobState::Complete,
@@ -220,6 +223,7 @@ fn job_state(job: &Job) -> JobState {
             _ => {}
         }
     }
+
     JobState::Active
 }
 
@@ -230,6 +234,7 @@ pub fn worker(pod: &Pod) -> Option<Worker> {
     let status = pod.status.clone().unwrap_or_default();
     let index = pod.labels().get("batch.kubernetes.io/job-completion-index");
     let disrupted = condition(pod, "DisruptionTarget").filter(|found| found.status == "True");
+
     Some(Worker {
         name: pod.name_any(),
         uid: pod.uid().unwrap_or_default(),
@@ -285,6 +290,7 @@ fn worker_state(pod: &Pod) -> WorkerState {
     if let Some(state) = container.and_then(container_state) {
         return state;
     }
+
     if matches!(status.phase.as_deref(), Some("Failed" | "Succeeded")) {
         return WorkerState::Ended {
             exit_code: None,
@@ -292,6 +298,7 @@ fn worker_state(pod: &Pod) -> WorkerState {
             message: status.message.unwrap_or_default(),
         };
     }
+
     match condition(pod, "PodScheduled").filter(|found| found.status == "False") {
         Some(found) => WorkerState::Unscheduled {
             reason: found.reason.clone().unwrap_or_default(),
@@ -313,9 +320,11 @@ fn container_state(container: &ContainerStatus) -> Option<WorkerState> {
             message: ended.message.clone().unwrap_or_default(),
         });
     }
+
     if state.running.is_some() {
         return Some(WorkerState::Running);
     }
+
     let waiting = state.waiting.as_ref()?;
     Some(WorkerState::Waiting {
         reason: waiting.reason.clone().unwrap_or_default(),
@@ -333,6 +342,7 @@ fn owner_uid(metadata: &ObjectMeta) -> String {
     let controller = owners
         .into_iter()
         .find(|owner| owner.controller == Some(true));
+
     controller
         .map(|owner| owner.uid.clone())
         .unwrap_or_default()

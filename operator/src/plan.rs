@@ -73,6 +73,7 @@ pub fn plan(
         remove: Vec::new(),
         look_again: Some(interval),
     };
+
     let gate = work.as_ref().ok().and_then(|work| work.gate.as_ref());
     let standing = match &work {
         _ if before.ended() => {
@@ -84,10 +85,12 @@ pub fn plan(
         }
         Ok(work) => draft.advance(owner, work, seen),
     };
+
     let mut ledger = draft.ledger;
     conditions::write(&mut ledger, &standing, owner.generation, seen);
     gate::judge(&mut ledger, before, gate, owner.generation, seen);
     let notices = notices::between(before, &ledger);
+
     Plan {
         notices,
         ledger,
@@ -114,10 +117,12 @@ fn after_the_end(
         observed_generation: owner.generation,
         ..before.clone()
     };
+
     let gate = work.and_then(|work| work.gate.as_ref());
     gate::judge(&mut ledger, before, gate, owner.generation, seen);
     let waits = gate::is_open(&ledger).then_some(interval);
     let left_or_one = left.map(|left| Duration::from_secs(left.max(1).unsigned_abs()));
+
     Plan {
         create: None,
         remove: Vec::new(),

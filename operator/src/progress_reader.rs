@@ -41,10 +41,12 @@ impl ProgressReader {
             }
             Err(_) => ("late", None),
         };
+
         self.metrics
             .progress_reads
             .with_label_values(&[outcome])
             .inc();
+
         report
     }
 }
@@ -56,16 +58,19 @@ async fn ask(address: &str, port: u16) -> Result<Report, Refusal> {
     let request = Request::get(names::PATH_PROGRESS)
         .header("host", format!("{address}:{port}"))
         .body(Empty::<Bytes>::new())?;
+
     let response = sender.send_request(request).await?;
     let status = response.status();
     let body = Limited::new(response.into_body(), LONGEST)
         .collect()
         .await?
         .to_bytes();
+
     connection.abort();
     if status != StatusCode::OK {
         return Err(format!("answered {status}").into());
     }
+
     Ok(serde_json::from_slice(&body)?)
 }
 
@@ -86,8 +91,10 @@ mod tests {
             let mut request = [0; 1024];
             let length = stream.read(&mut request).await.unwrap();
             stream.write_all(response.as_bytes()).await.unwrap();
+
             String::from_utf8_lossy(&request[..length]).into_owned()
         });
+
         let report = ask("127.0.0.1", port).await;
         assert!(
             server
@@ -95,6 +102,7 @@ mod tests {
                 .unwrap()
                 .starts_with("GET /progress HTTP/1.1\r\n")
         );
+
         report
     }
 
@@ -112,6 +120,7 @@ mod tests {
             steps: 9,
             ..Report::default()
         };
+
         let body = serde_json::to_string(&report).unwrap();
         assert_eq!(answer(http("200 OK", &body)).await.unwrap(), report);
     }
@@ -125,6 +134,7 @@ mod tests {
             ("404 Not Found", &report),
             ("200 OK", &endless),
         ];
+
         for (status, body) in rows {
             assert!(
                 answer(http(status, body)).await.is_err(),

@@ -80,10 +80,12 @@ pub async fn reconcile<R: Run>(
         .reconciles
         .with_label_values(&[R::KIND, outcome])
         .inc();
+
     metrics
         .reconcile_seconds
         .with_label_values(&[R::KIND])
         .observe(began.elapsed().as_secs_f64());
+
     result
 }
 
@@ -100,6 +102,7 @@ pub fn after_error<R: Run>(
         error = error.in_words(),
         "Reconcile failed"
     );
+
     Action::requeue(error.retry_after())
 }
 
@@ -107,6 +110,7 @@ async fn step<R: Run>(changed: &PartialObjectMeta<R>, context: &Context) -> Resu
     let Some(run) = read::<R>(changed, context).await? else {
         return Ok(Action::await_change());
     };
+
     let owner = Owner::of(&run);
     let observed = observe(&context.client, &context.reader, &owner, &run).await?;
     if let Some(results) = run.results() {
@@ -115,6 +119,7 @@ async fn step<R: Run>(changed: &PartialObjectMeta<R>, context: &Context) -> Resu
             .scores
             .tell(&owner.namespace, &owner.name, results);
     }
+
     let work = run.work(&observed, &context.defaults);
     let before = run.ledger();
     let mut plan = plan(&owner, work, &before, &observed, &context.defaults);
@@ -124,10 +129,12 @@ async fn step<R: Run>(changed: &PartialObjectMeta<R>, context: &Context) -> Resu
     {
         plan.refused(&owner, &before, &observed, error.in_words());
     }
+
     // Written even when applying failed: that is when people read it.
     if write_status(&context.client, &owner, &run, &plan).await? {
         tell(context, &run, &owner, &before, &plan).await;
     }
+
     applied?;
     Ok(plan
         .look_again
@@ -148,6 +155,7 @@ async fn read<R: Run>(
         what: "manifest",
         source: Box::new(source),
     })?;
+
     match found {
         Some(DeserializeGuard(Ok(run))) => {
             Ok(Some(run).filter(|run| run.meta().deletion_timestamp.is_none()))
@@ -158,11 +166,13 @@ async fn read<R: Run>(
                  Apply it again",
                 unreadable.error
             );
+
             let notice = Notice {
                 warning: true,
                 reason: "Unreadable".to_owned(),
                 message,
             };
+
             publish(context, changed, &notice).await;
             Ok(None)
         }
@@ -180,12 +190,15 @@ async fn tell<R: Run>(context: &Context, run: &R, owner: &Owner, before: &Ledger
             name,
             ..
         } = owner;
+
         let Notice {
             reason, message, ..
         } = notice;
+
         tracing::info!(kind, namespace, run = name, reason, message, "Told");
         publish(context, run, notice).await;
     }
+
     if let Some(failure) = &plan.ledger.last_failure
         && !before.has_failure_of(&failure.stage, failure.attempt)
     {
@@ -196,12 +209,14 @@ async fn tell<R: Run>(context: &Context, run: &R, owner: &Owner, before: &Ledger
             .with_label_values(&labels)
             .inc();
     }
+
     if plan.ledger.ended() && !before.ended() {
         let end = if plan.ledger.is(condition::COMPLETE) {
             "complete"
         } else {
             "failed"
         };
+
         context
             .metrics
             .ended_runs
@@ -223,11 +238,13 @@ async fn publish<K: Resource<DynamicType = ()>>(context: &Context, object: &K, n
         action: "Reconcile".to_owned(),
         secondary: None,
     };
+
     // A recorder of its own: one that lasts folds notices of the same reason into the first one's words.
     let reporter = Reporter {
         controller: FIELD_MANAGER.into(),
         instance: None,
     };
+
     let recorder = Recorder::new(context.client.clone(), reporter);
     let result = recorder.publish(&event, &object.object_ref(&())).await;
     if let Err(error) = result {

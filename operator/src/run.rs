@@ -37,6 +37,7 @@ impl Defaults {
             Accelerator::None => &self.image,
             Accelerator::Nvidia => &self.cuda_image,
         };
+
         workers.image.as_ref().unwrap_or(default).clone()
     }
 }

@@ -44,10 +44,12 @@ fn with(mut manifest: Value, path: &str, value: Value) -> Value {
     let parent = manifest
         .pointer_mut(&format!("/spec{parent}"))
         .expect("the parent is there");
+
     match parent {
         Value::Array(items) => items[key.parse::<usize>().expect("an index")] = value,
         parent => parent[key] = value,
     }
+
     manifest
 }
 
@@ -93,5 +95,6 @@ pub(crate) fn objects(run: &impl Run, observed: &Observed) -> Objects {
         number: 3,
         halved: false,
     };
+
     Objects::of_attempt(&Owner::of(run), &work, &work.stages[0], attempt)
 }

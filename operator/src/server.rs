@@ -20,9 +20,11 @@ pub async fn serve(
         let text = metrics.text();
         async move { text.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR) }
     };
+
     let router = Router::new()
         .route("/healthz", get(|| async { "ok" }))
         .route("/metrics", get(text));
+
     axum::serve(listener, router)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await

@@ -22,6 +22,7 @@ pub(crate) fn in_words(seconds: i64) -> String {
         .iter()
         .position(|(length, _)| seconds >= *length)
         .unwrap_or(3);
+
     let mut rest = seconds.max(0);
     let mut words = String::new();
     for (length, unit) in UNITS.iter().skip(first).take(2) {
@@ -31,6 +32,7 @@ pub(crate) fn in_words(seconds: i64) -> String {
             words += &format!("{count}{unit}");
         }
     }
+
     words
 }
 
@@ -49,6 +51,7 @@ mod tests {
             (3_661, "1h1m"),
             (97_205, "1d3h"),
         ];
+
         for (seconds, words) in rows {
             assert_eq!(in_words(seconds), words);
         }
@@ -62,6 +65,7 @@ mod tests {
             ("1970-01-01T01:00:00Z", 0),
             ("yesterday", 0),
         ];
+
         for (time, seconds) in rows {
             assert_eq!(seconds_since(time, now), seconds, "{time}");
         }

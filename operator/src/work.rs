@@ -112,6 +112,7 @@ impl Config {
             }
             Self::Evaluate(evaluate) => (&mut evaluate.run, &mut evaluate.world),
         };
+
         run.attempt = attempt.number;
         world.coordinator = (world.replicas > 1).then_some(coordinator);
         config

@@ -51,20 +51,24 @@ fn optional_words(schema: &Value, found: &mut Vec<(String, String)>) {
             .iter()
             .for_each(|schema| optional_words(schema, found));
     }
+
     let Some(schema) = schema.as_object() else {
         return;
     };
+
     let properties = schema
         .get("properties")
         .and_then(Value::as_object)
         .into_iter()
         .flatten();
+
     for (name, property) in properties {
         if property["enum"].is_array() && property["nullable"] == true {
             let told = property["description"].as_str().unwrap_or_default();
             found.push((name.clone(), told.to_owned()));
         }
     }
+
     schema
         .values()
         .for_each(|inner| optional_words(inner, found));
@@ -76,12 +80,14 @@ fn an_optional_field_is_explained_by_its_own_words_and_not_by_those_of_its_type(
     for (_, yaml) in definitions::files().unwrap() {
         optional_words(&serde_norway::from_str(&yaml).unwrap(), &mut found);
     }
+
     let expected = [
         ("benchmark", "The public data set that it is. The report"),
         ("metric", "The number that the evaluation is compared by."),
         ("preset", "Which data set it is. It sets"),
         ("templateSet", "Which of this project's template sets"),
     ];
+
     found.sort();
     assert_eq!(found.len(), expected.len(), "{found:?}");
     for ((name, told), (right, words)) in found.iter().zip(expected) {

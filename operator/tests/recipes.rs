@@ -41,8 +41,10 @@ fn recipes() -> Vec<(String, String)> {
         let tuned = tuned.map(move |data| (data.folder, finetune::recipe(model, data, at)));
         let pretrained = ("pretrain", pretrain::recipe(model, &pretrain::ROWS[at]));
         let path = move |(folder, yaml)| (format!("{folder}/{}.yaml", model.file), yaml);
+
         std::iter::once(pretrained).chain(tuned).map(path)
     });
+
     all.collect()
 }
 
@@ -63,10 +65,12 @@ fn the_committed_evaluations_are_what_the_operator_would_run() {
             &format!("charts/recipes/evaluate/{}.yaml", data.folder),
             &yaml,
         );
+
         let run: CnClipEvaluation = serde_norway::from_str(&yaml).unwrap();
         if let Err(cause) = admission::evaluation(&run.spec) {
             panic!("{}: {}", data.folder, cause.message);
         }
+
         for task in &run.spec.tasks {
             let retrieval = task.retrieval.as_ref().unwrap();
             // Every labelled task has its published numbers beside its own; MUGE's test part has neither.
@@ -76,6 +80,7 @@ fn the_committed_evaluations_are_what_the_operator_would_run() {
                 "{}",
                 retrieval.dataset
             );
+
             let has_labels = (data.folder, task.name.as_str()) != ("muge", "test");
             assert_eq!(retrieval.benchmark.is_some(), has_labels, "{}", data.folder);
         }
@@ -95,9 +100,11 @@ fn the_operator_finds_nothing_wrong_with_any_recipe() {
             },
             ..run.spec.clone()
         };
+
         if let Err(cause) = admission::training(&spec) {
             panic!("{path}: {}", cause.message);
         }
+
         for stage in &run.spec.stages {
             assert_eq!(stage.global_batch_size % devices, 0, "{path}");
         }
@@ -112,6 +119,7 @@ fn one_evaluation_classifies_every_data_set_of_the_paper_and_the_table_of_preset
     admission::evaluation(&run.spec).unwrap();
     assert_eq!(run.spec.tasks.len(), 21);
     let told = include_str!("../../docs/zero-shot.md");
+
     for preset in Preset::ALL {
         let row = classification::row(preset);
         assert!(told.contains(&row), "docs/zero-shot.md lacks {row}");

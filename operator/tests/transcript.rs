@@ -66,17 +66,20 @@ fn api_server(
                 .path_and_query()
                 .map(ToString::to_string)
                 .unwrap_or_default();
+
             let line = format!("{} {path}", request.method());
             let body = request.into_body().collect().await.unwrap().to_bytes();
             heard.0.lock().unwrap().push((
                 line.clone(),
                 serde_json::from_slice(&body).unwrap_or_default(),
             ));
+
             let (status, body) = answer(&line);
             let body = Body::from(serde_json::to_vec(&body).unwrap());
             Ok::<_, Infallible>(Response::builder().status(status).body(body).unwrap())
         }
     });
+
     (Client::new(service, "team"), transcript)
 }
 
@@ -108,6 +111,7 @@ fn cluster(status: Value, jobs: Value) -> impl Fn(&str) -> (StatusCode, Value) +
             path if path.ends_with("/pods") => list(json!([])),
             _ => json!({"metadata": {"name": "x"}}),
         };
+
         (StatusCode::OK, answer)
     }
 }
@@ -118,10 +122,12 @@ async fn step(client: Client) -> Result<(), String> {
         cuda_image: "cnclip/trainer-cuda:test".to_owned(),
         progress_interval_seconds: 5,
     };
+
     let context = Context::new(client, defaults, Metrics::new().unwrap());
     let changed: PartialObjectMeta<CnClipTraining> =
         serde_json::from_value(json!({"metadata": {"name": "muge", "namespace": "team"}})).unwrap();
     let result = reconcile(Arc::new(changed), Arc::new(context)).await;
+
     result.map(drop).map_err(|error| error.in_words())
 }
 
@@ -143,12 +149,14 @@ async fn a_new_run_is_read_once_and_given_its_objects_before_its_status() {
             format!("PATCH {CLIP}/status?{APPLY}"),
         ]
     );
+
     let config = transcript.body("configmaps");
     let told: Value = serde_json::from_str(config["data"]["run.json"].as_str().unwrap()).unwrap();
     assert_eq!(
         told["run"],
         json!({"name": "muge", "uid": "u-1", "stage": "align", "attempt": 1})
     );
+
     assert_eq!(told["optimizer"]["learningRate"], json!(1e-4));
     // The status is of the run that was read, and of no other that has its name since.
     let written = transcript.body("/status")["metadata"].clone();
@@ -161,12 +169,14 @@ async fn a_run_as_it_should_be_is_only_read() {
         "cnclip.dev/stage": "align", "cnclip.dev/attempt": "1"}, "ownerReferences": [
         {"apiVersion": "cnclip.dev/v1alpha1", "kind": "CnClipTraining", "name": "muge", "uid": "u-1", "controller": true}],
         "creationTimestamp": "2026-01-01T00:00:00Z"}});
+
     let first = api_server(cluster(json!(null), json!([job.clone()])));
     step(first.0).await.unwrap();
     let status = first.1.body("/status")["status"].clone();
     let (client, transcript) = api_server(cluster(status, json!([job])));
     step(client).await.unwrap();
     let lines = transcript.lines();
+
     assert!(
         lines.iter().all(|line| line.starts_with("GET ")),
         "{lines:#?}"
@@ -184,6 +194,7 @@ async fn what_the_api_server_refuses_stands_in_the_status() {
             "message": "exceeded quota: gpus", "reason": "Forbidden", "code": 403});
         (StatusCode::FORBIDDEN, refusal)
     });
+
     let error = step(client).await.unwrap_err();
     assert!(error.starts_with("applying Job muge-align-1: "), "{error}");
     let status = transcript.body("/status")["status"].clone();
@@ -192,6 +203,7 @@ async fn what_the_api_server_refuses_stands_in_the_status() {
         .unwrap()
         .iter()
         .find(|found| found["type"] == "Running");
+
     let message = running.unwrap()["message"].as_str().unwrap();
     assert!(message.contains("exceeded quota: gpus"), "{message}");
 }
@@ -203,6 +215,7 @@ async fn a_run_that_is_gone_is_left_in_peace() {
             "message": "not found", "reason": "NotFound", "code": 404});
         (StatusCode::NOT_FOUND, gone)
     });
+
     step(client).await.unwrap();
     assert_eq!(transcript.lines(), [format!("GET {CLIP}")]);
 }

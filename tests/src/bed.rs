@@ -66,6 +66,7 @@ impl Bed {
         let path = env::var(ENV_BED).with_context(|| {
             format!("{ENV_BED} is not set: run `make test`, or `make bed` and set it to the bed's bed.json")
         })?;
+
         let text = fs::read_to_string(&path).with_context(|| format!("no bed is up: {path}"))?;
         serde_json::from_str(&text).with_context(|| format!("{path} is no bed's"))
     }

@@ -127,6 +127,7 @@ impl House {
                 .as_ref()
                 .is_some_and(|who| who.name.as_deref() == Some("run"))
         });
+
         Ok(of_run.filter_map(|event| event.reason.clone()).collect())
     }
 }

@@ -27,17 +27,21 @@ pub async fn create(client: &Client, s3: &S3) -> anyhow::Result<String> {
         process::id(),
         COUNT.fetch_add(1, Ordering::Relaxed)
     );
+
     let namespace: Namespace = object(json!({"metadata": {
         "name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}))?;
     let secret: Secret = object(json!({"metadata": {"name": SECRET}, "stringData": {
         "AWS_ENDPOINT": s3.endpoint, "AWS_REGION": s3.region, "AWS_ALLOW_HTTP": "true",
         "AWS_ACCESS_KEY_ID": s3.access_key_id, "AWS_SECRET_ACCESS_KEY": s3.secret_access_key}}))?;
+
     let made = Api::all(client.clone())
         .create(&PostParams::default(), &namespace)
         .await?;
+
     Api::namespaced(client.clone(), &made.name_any())
         .create(&PostParams::default(), &secret)
         .await?;
+
     Ok(name)
 }
 

@@ -29,10 +29,12 @@ fn install_once(bed: &Bed) -> anyhow::Result<()> {
     let mut installed = INSTALLED
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
+
     if !*installed {
         install(bed)?;
         *installed = true;
     }
+
     Ok(())
 }
 
@@ -50,10 +52,12 @@ fn install(bed: &Bed) -> anyhow::Result<()> {
             .env("KUBECONFIG", &bed.kubeconfig),
         namespace,
     )?;
+
     let images = [
         format!("image.operator={}", bed.images.operator),
         format!("image.trainer={}", bed.images.trainer),
     ];
+
     run(
         Command::new(&bed.helm)
             .args(["upgrade", "--install", RELEASE])
@@ -79,11 +83,13 @@ pub fn run(command: &mut Command, input: &str) -> anyhow::Result<String> {
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("starting {command:?}"))?;
+
     child
         .stdin
         .take()
         .context("it has an input")?
         .write_all(input.as_bytes())?;
+
     let output = child.wait_with_output()?;
     let words = String::from_utf8_lossy(&output.stderr);
     ensure!(
@@ -91,5 +97,6 @@ pub fn run(command: &mut Command, input: &str) -> anyhow::Result<String> {
         "{command:?} ended with {}: {words}",
         output.status
     );
+
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -22,6 +22,7 @@ pub fn upload(house: &House) -> String {
         access_key_id,
         secret_access_key,
     } = &house.bed.s3;
+
     let uri = format!("s3://{bucket}/{}/data/", house.namespace);
     let program = std::env::var("CNCLIP_PROGRAM").expect("`make test` names the trainer's program");
     run(
@@ -43,6 +44,7 @@ pub fn upload(house: &House) -> String {
         "",
     )
     .unwrap();
+
     uri
 }
 
@@ -52,6 +54,7 @@ pub fn spec(house: &House, data: &str, name: &str, steps: i64) -> Value {
         json!({"name": name, "dataset": "pairs", "freeze": freeze, "steps": steps, "globalBatchSize": 12,
                "learningRate": "1e-3", "warmupSteps": 2, "validation": {"dataset": "pairs", "everySteps": steps}})
     };
+
     let text = json!({"layers": 2, "width": 64, "heads": 2, "intermediate": 256, "positions": 32});
     let vit = json!({"layers": 4, "width": 128, "patchSize": 8});
     json!({

@@ -24,9 +24,11 @@ pub async fn until<T: Debug, F: Future<Output = anyhow::Result<T>>>(
         if wanted(&answer) {
             return Ok(answer);
         }
+
         if Instant::now() > deadline {
             bail!("waited {limit:?} for {what}; the last answer was {answer:#?}");
         }
+
         sleep(PAUSE).await;
     }
 }
@@ -44,6 +46,7 @@ mod tests {
             || std::future::ready(Ok(answers.next())),
             |n| *n == Some(3),
         );
+
         assert_eq!(got.await.unwrap(), Some(3));
     }
 
@@ -56,6 +59,7 @@ mod tests {
             |n| *n == 2,
         )
         .await;
+
         assert_eq!(
             got.unwrap_err().to_string(),
             "waited 0ns for a two; the last answer was 1"

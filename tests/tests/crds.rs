@@ -57,17 +57,20 @@ impl Server {
             "CnClipTraining" => ApiResource::erase::<CnClipTraining>(&()),
             _ => ApiResource::erase::<CnClipEvaluation>(&()),
         };
+
         let api =
             Api::<DynamicObject>::namespaced_with(self.client.clone(), &self.namespace, &resource);
         let name = manifest["metadata"]["name"]
             .as_str()
             .expect("a manifest has a name");
+
         let params = PatchParams {
             dry_run: !keep,
             force: true,
             field_manager: Some("cnclip-tests".to_owned()),
             field_validation: Some(ValidationDirective::Strict),
         };
+
         match api.patch(name, &params, &Patch::Apply(manifest)).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) => Err(status.message.clone()),
@@ -87,6 +90,7 @@ impl Server {
             if let Err(words) = self.says(&changed(base.clone(), accepted), false).await {
                 broken.push(format!("{message}: refuses {accepted:?}: {words}"));
             }
+
             match self.says(&changed(base.clone(), refused), false).await {
                 Ok(()) => broken.push(format!("{message}: accepts {refused:?}")),
                 Err(words) if words.contains(message) => {}
@@ -95,6 +99,7 @@ impl Server {
                 }
             }
         }
+
         assert!(broken.is_empty(), "{}", broken.join("\n"));
     }
 }
@@ -116,6 +121,7 @@ fn manifests(folder: &Path) -> Vec<(PathBuf, Value)> {
     let entries = fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path());
+
     let read = |path: PathBuf| match path.extension().and_then(OsStr::to_str) {
         _ if path.is_dir() => manifests(&path),
         Some("yaml") => {
@@ -127,6 +133,7 @@ fn manifests(folder: &Path) -> Vec<(PathBuf, Value)> {
         }
         _ => Vec::new(),
     };
+
     entries.flat_map(read).collect()
 }
 
@@ -135,6 +142,7 @@ async fn every_manifest_that_the_project_ships_is_accepted_as_it_is_written() {
     let server = Server::open().await;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut broken = Vec::new();
+
     for (folder, count) in [("charts/recipes", 27), ("tests/demo", 9)] {
         let manifests = manifests(&root.join(folder));
         assert_eq!(manifests.len(), count, "{folder}");
@@ -144,6 +152,7 @@ async fn every_manifest_that_the_project_ships_is_accepted_as_it_is_written() {
             }
         }
     }
+
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
@@ -159,6 +168,7 @@ async fn what_a_run_has_begun_with_cannot_be_changed_under_it() {
             ],
         )
     };
+
     for (base, rules) in [
         (named(training()), trainings::frozen()),
         (named(evaluation()), evaluations::frozen()),
@@ -180,6 +190,7 @@ fn every_rule_of_the_definitions_is_tried() {
     .flatten()
     .map(|rule| rule.message)
     .collect();
+
     for definition in [CnClipTraining::crd(), CnClipEvaluation::crd()] {
         let mut messages = BTreeSet::new();
         collect_messages(&json!(definition), &mut messages);
@@ -188,6 +199,7 @@ fn every_rule_of_the_definitions_is_tried() {
             "{} has few rules",
             definition.name_any()
         );
+
         for message in messages {
             assert!(
                 tried.iter().any(|tried| message.contains(tried)),
@@ -213,6 +225,7 @@ fn collect_messages(value: &Value, messages: &mut BTreeSet<String>) {
                         .to_owned(),
                 );
             }
+
             fields
                 .values()
                 .for_each(|field| collect_messages(field, messages));

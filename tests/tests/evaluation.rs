@@ -76,6 +76,7 @@ impl<'a> Evaluations<'a> {
                         && (reason.is_empty() || condition.reason == reason)
                 })
         };
+
         let what = format!("{name}: {type_} {status} {reason}");
         until(&what, SOON, async || get(&self.api, name).await, says)
             .await
@@ -87,6 +88,7 @@ impl<'a> Evaluations<'a> {
         command
             .args(["--namespace", &self.house.namespace])
             .args(args);
+
         run(command.env("KUBECONFIG", &self.house.bed.kubeconfig), "")
     }
 }
@@ -112,6 +114,7 @@ fn score(evaluation: &CnClipEvaluation) -> f64 {
         .recalls
         .as_ref()
         .unwrap();
+
     recalls.text_to_image.mean_recall.parse().unwrap()
 }
 
@@ -121,6 +124,7 @@ async fn told(house: &House) -> anyhow::Result<Vec<String>> {
         Api::namespaced(house.client.clone(), NAMESPACE);
     let ours = format!("app.kubernetes.io/instance={RELEASE}");
     let mut lines = Vec::new();
+
     for pod in pods
         .list(&kube::api::ListParams::default().labels(&ours))
         .await?
@@ -132,8 +136,10 @@ async fn told(house: &House) -> anyhow::Result<Vec<String>> {
         let namespace = format!("namespace=\"{}\"", house.namespace);
         let of_test =
             |line: &&str| line.starts_with("cnclip_evaluation_score{") && line.contains(&namespace);
+
         lines.extend(text.lines().filter(of_test).map(str::to_owned));
     }
+
     Ok(lines)
 }
 
@@ -146,6 +152,7 @@ async fn gates_pass_and_fail_and_wait_for_their_baselines() {
     let of_run = json!({"trainingName": "run"});
     let beside =
         json!({"checkpoint": of_run, "tasks": task(&data), "gate": not_worse_than("score")});
+
     evaluations.create("beside", beside).await;
     evaluations.once("beside", "Complete", "True", "").await;
     // Scored, and the baseline was never applied.
@@ -158,15 +165,18 @@ async fn gates_pass_and_fail_and_wait_for_their_baselines() {
     let scored = evaluations
         .once("score", "GatePassed", "True", "Passed")
         .await;
+
     evaluations
         .once("beside", "GatePassed", "True", "Passed")
         .await;
+
     let arguments = [
         "wait",
         "cce/score",
         "--for=condition=GatePassed",
         "--timeout=60s",
     ];
+
     assert!(
         evaluations
             .kubectl(&arguments)
@@ -179,9 +189,11 @@ async fn gates_pass_and_fail_and_wait_for_their_baselines() {
     evaluations
         .gate("score", at_least(&format!("{:.2}", score + 0.01)))
         .await;
+
     let failed = evaluations
         .once("score", "GatePassed", "False", "BelowTheGate")
         .await;
+
     let status = failed.status.as_ref().unwrap();
     assert_eq!(status.summary.as_ref().unwrap().gate, "Failed");
     let failed = status
@@ -189,28 +201,33 @@ async fn gates_pass_and_fail_and_wait_for_their_baselines() {
         .iter()
         .find(|condition| condition.type_ == "Failed")
         .unwrap();
+
     assert_eq!(failed.status, "False", "a gate fails no evaluation");
 
     let provenance = scored.status.as_ref().unwrap().provenance.clone().unwrap();
     let training = house
         .training("its checkpoints", |run| run.status.is_some())
         .await;
+
     let last = training.status.unwrap().checkpoints.swap_remove(0);
     assert_eq!((last.stage.as_str(), last.step), ("pretrain", 20));
     assert_eq!(
         (provenance.checkpoint, provenance.digest),
         (last.uri, Some(last.digest))
     );
+
     assert_eq!(
         provenance.datasets[0].uri.trim_end_matches('/'),
         data.trim_end_matches('/')
     );
+
     assert_eq!(provenance.image, house.bed.images.trainer);
     assert!(provenance.image_id.unwrap().contains("sha256:"));
 
     let table = evaluations
         .kubectl(&["get", "cce", "--sort-by=.status.summary.score"])
         .unwrap();
+
     for word in [
         "METRIC",
         "SCORE",
@@ -221,6 +238,7 @@ async fn gates_pass_and_fail_and_wait_for_their_baselines() {
     ] {
         assert!(table.contains(word), "{table}");
     }
+
     until(
         "eight numbers of both",
         SOON,
@@ -229,11 +247,13 @@ async fn gates_pass_and_fail_and_wait_for_their_baselines() {
     )
     .await
     .unwrap();
+
     evaluations
         .api
         .delete("score", &DeleteParams::default())
         .await
         .unwrap();
+
     until(
         "those of the other",
         SOON,
@@ -276,6 +296,7 @@ async fn every_checkpoint_of_a_training_is_scored_by_pods_of_its_own() {
             (StageState::Succeeded, 1),
             "{entry:?}"
         );
+
         assert_eq!(entry.results[0].metric, "textToImage.r1", "{entry:?}");
         assert!(
             entry.results[0].score.is_some() && entry.digest.len() == 64,
@@ -301,6 +322,7 @@ async fn put(house: &House, folder: &str, files: Vec<(String, Vec<u8>)>) -> Stri
         access_key_id,
         secret_access_key,
     } = &house.bed.s3;
+
     let store = AmazonS3Builder::new()
         .with_endpoint(endpoint)
         .with_bucket_name(bucket)
@@ -310,6 +332,7 @@ async fn put(house: &House, folder: &str, files: Vec<(String, Vec<u8>)>) -> Stri
         .with_allow_http(true)
         .build()
         .unwrap();
+
     let folder = format!("{}/{folder}", house.namespace);
     for (name, bytes) in files {
         store
@@ -317,6 +340,7 @@ async fn put(house: &House, folder: &str, files: Vec<(String, Vec<u8>)>) -> Stri
             .await
             .unwrap();
     }
+
     format!("s3://{bucket}/{folder}")
 }
 
@@ -334,6 +358,7 @@ async fn upload_split(house: &House) -> String {
             std::fs::read(golden("dataset").join(name)).unwrap(),
         )
     };
+
     let files = vec![file("train_imgs.tsv"), file("train_texts.jsonl")];
     format!("{}/train", put(house, "golden", files).await)
 }
@@ -345,6 +370,7 @@ async fn upload_classes(house: &House) -> String {
         let files = std::fs::read_dir(golden("images/usual"))
             .unwrap()
             .map(|file| file.unwrap().path());
+
         for file in files.filter(|file| file.extension().is_some_and(|found| found == extension)) {
             let name = file.file_name().unwrap().to_string_lossy();
             pictures.push((
@@ -353,6 +379,7 @@ async fn upload_classes(house: &House) -> String {
             ));
         }
     }
+
     put(house, "classes", pictures).await
 }
 
@@ -363,6 +390,7 @@ async fn pictures_are_classified_by_names_beside_a_retrieval() {
     let data = upload(&house);
     let classes = upload_classes(&house).await;
     let split = upload_split(&house).await;
+
     house.train(spec(&house, &data, "run", 20)).await;
     let spec = json!({
         "checkpoint": {"trainingName": "run"},
@@ -376,16 +404,19 @@ async fn pictures_are_classified_by_names_beside_a_retrieval() {
         "workers": {"replicas": 2, "accelerator": "None"},
         "gate": {"task": "classes", "metric": "accuracy", "atLeast": "0"},
     });
+
     evaluations.create("both", spec).await;
     // A gate is judged as soon as its number is known.
     evaluations
         .once("both", "GatePassed", "True", "Passed")
         .await;
+
     let status = evaluations
         .once("both", "Complete", "True", "Done")
         .await
         .status
         .unwrap();
+
     let scores = status.results[0].zero_shot.as_ref().unwrap();
     assert_eq!((scores.classes, scores.headline.as_str()), (2, "rocAuc"));
     assert!(scores.roc_auc.is_some(), "{scores:?}");
@@ -394,11 +425,13 @@ async fn pictures_are_classified_by_names_beside_a_retrieval() {
         retrieval.recalls.is_some() && retrieval.threshold.is_some(),
         "{retrieval:?}"
     );
+
     let summary = status.summary.unwrap();
     assert_eq!(
         (summary.tasks.as_str(), summary.metric.as_str()),
         ("3/3", "rocAuc")
     );
+
     let of_split = status.results[2].retrieval.as_ref().unwrap();
     assert_eq!(of_split.recalls, retrieval.recalls);
     let datasets = &status.provenance.as_ref().unwrap().datasets;
@@ -416,6 +449,7 @@ async fn pictures_are_classified_by_names_beside_a_retrieval() {
             }),
         )
         .await;
+
     let failed = evaluations.once("wrong", "Failed", "True", "").await;
     let told = serde_json::to_string(&failed.status).unwrap();
     assert!(told.contains("label_cn.txt"), "{told}");
@@ -429,18 +463,21 @@ async fn the_leaderboard_is_sorted_by_numbers_and_not_by_letters() {
     let of_nothing =
         json!({"checkpoint": {"trainingName": "none"}, "tasks": task("s3://cnclip/x/")});
     let scores = [("nine", "9.50"), ("hundred", "100.00"), ("half", "58.40")];
+
     for (name, _) in scores {
         evaluations.create(name, of_nothing.clone()).await;
         evaluations
             .once(name, "Running", "False", "TrainingMissing")
             .await;
     }
+
     let sorted = [
         "get",
         "cce",
         "--sort-by=.status.summary.score",
         "--output=name",
     ];
+
     // The operator knows of no scores and takes these back every second.
     let ask = async || {
         for (name, score) in scores {
@@ -451,11 +488,14 @@ async fn the_leaderboard_is_sorted_by_numbers_and_not_by_letters() {
                 .patch_status(name, &PatchParams::default(), &patch)
                 .await?;
         }
+
         evaluations.kubectl(&sorted)
     };
+
     let in_order = |names: &String| {
         let names = names.lines().filter_map(|line| line.rsplit('/').next());
         names.eq(["nine", "half", "hundred"])
     };
+
     until("the order", SOON, ask, in_order).await.unwrap();
 }

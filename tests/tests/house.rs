@@ -78,13 +78,16 @@ fn files(path: &Path) -> Vec<PathBuf> {
     if path.is_file() {
         return vec![path.to_owned()];
     }
+
     let entries = std::fs::read_dir(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
     let mut found: Vec<_> = entries
         .flat_map(|entry| files(&entry.unwrap().path()))
         .collect();
+
     found.retain(|file| {
         file.extension().is_some_and(|end| end == "rs") && !file.ends_with("tests.rs")
     });
+
     found
 }
 
@@ -95,6 +98,7 @@ fn code(file: &Path) -> String {
     let lines = code
         .lines()
         .filter(|line| !line.trim_start().starts_with("//"));
+
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -108,6 +112,7 @@ fn no_room_knows_what_it_must_not() {
             broken.extend(words.map(|word| format!("{} uses {word}", file.display())));
         }
     }
+
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
@@ -118,5 +123,6 @@ fn the_trainer_is_built_without_the_contracts_kubernetes() {
         manifest.contains("cnclip-crds.workspace = true"),
         "the contract as it is, no feature"
     );
+
     assert!(!manifest.contains("kube"), "no crate of Kubernetes");
 }

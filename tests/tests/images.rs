@@ -31,6 +31,7 @@ async fn version(bed: &Bed, image: &str) -> anyhow::Result<String> {
             }],
         },
     }))?;
+
     pods.create(&PostParams::default(), &pod).await?;
     let phase = || async {
         Ok(pods
@@ -39,6 +40,7 @@ async fn version(bed: &Bed, image: &str) -> anyhow::Result<String> {
             .status
             .and_then(|status| status.phase))
     };
+
     until(
         "the pod to succeed",
         Duration::from_secs(60),
@@ -46,6 +48,7 @@ async fn version(bed: &Bed, image: &str) -> anyhow::Result<String> {
         |phase| phase.as_deref() == Some("Succeeded"),
     )
     .await?;
+
     Ok(pods.logs("version", &LogParams::default()).await?)
 }
 

@@ -58,26 +58,31 @@ async fn an_image_that_cannot_be_pulled_is_named_and_given_up_in_time() {
             says(run, "Running", "False", "ImagePullFailed")
         })
         .await;
+
     let words = message(&told, "Running");
     assert!(
         words.contains("cnclip.invalid/trainer:lost") && words.contains("spec.workers.image"),
         "{words}"
     );
+
     let ended = house
         .training("the end", |run| {
             says(run, "Failed", "True", "StartDeadlineExceeded")
         })
         .await;
+
     assert!(
         message(&ended, "Failed").contains("cnclip.invalid/trainer:lost"),
         "{}",
         message(&ended, "Failed")
     );
+
     assert_eq!(
         ended.status.unwrap().restarts.total,
         0,
         "no retry was burnt"
     );
+
     house.has_only::<Job>(&[]).await;
     let reasons = until(
         "the events",
@@ -87,6 +92,7 @@ async fn an_image_that_cannot_be_pulled_is_named_and_given_up_in_time() {
     )
     .await
     .unwrap();
+
     assert!(
         reasons.iter().any(|reason| reason == "ImagePullFailed"),
         "{reasons:?}"
@@ -105,6 +111,7 @@ async fn a_secret_that_is_missing_is_named_and_waited_for() {
         says(run, "Running", "False", "CredentialsMissing")
             && message(run, "Running").contains(words)
     };
+
     house.training("the cause", told).await;
 }
 
@@ -117,9 +124,11 @@ async fn an_image_without_the_trainer_is_not_tried_again() {
             json!({"accelerator": "None", "image": bed.images.operator}),
         ))
         .await;
+
     let ended = house
         .training("the end", |run| says(run, "Failed", "True", "Image"))
         .await;
+
     assert_eq!(ended.status.unwrap().stages[0].attempt, 1);
 }
 
@@ -129,11 +138,13 @@ async fn pods_that_find_no_node_say_what_is_asked_too_much() {
     house
         .train(spec(json!({"replicas": 2, "devices": 2})))
         .await;
+
     let told = house
         .training("the cause", |run| {
             says(run, "Running", "False", "Unschedulable")
         })
         .await;
+
     assert!(
         message(&told, "Running").contains("Insufficient nvidia.com/gpu"),
         "{}",
@@ -150,6 +161,7 @@ async fn a_run_held_back_has_no_pods_and_goes_on_as_the_next_attempt() {
     let held = house
         .training("rest", |run| says(run, "Suspended", "True", "ByUser"))
         .await;
+
     assert_eq!(held.status.unwrap().stages[0].state, StageState::Suspended);
     house.has_only::<Job>(&[]).await;
     house.has_only::<Pod>(&[]).await;
@@ -160,6 +172,7 @@ async fn a_run_held_back_has_no_pods_and_goes_on_as_the_next_attempt() {
             says(run, "Suspended", "False", "NotSuspended")
         })
         .await;
+
     assert_eq!(resumed.status.unwrap().restarts.total, 0);
 }
 
@@ -172,11 +185,13 @@ async fn a_job_that_somebody_deletes_is_made_again() {
             says(run, "Running", "False", "ImagePullFailed")
         })
         .await;
+
     house
         .api::<Job>()
         .delete("run-align-1", &DeleteParams::background())
         .await
         .unwrap();
+
     house.has_only::<Job>(&["run-align-2"]).await;
     let again = house
         .training("the restart", |run| {
@@ -185,6 +200,7 @@ async fn a_job_that_somebody_deletes_is_made_again() {
                 .is_some_and(|status| status.restarts.infrastructure == 1)
         })
         .await;
+
     assert_eq!(
         again.status.unwrap().last_failure.unwrap().class,
         "JobDeleted"
@@ -203,6 +219,7 @@ async fn a_deleted_run_leaves_nothing_behind() {
         .delete("run", &DeleteParams::default())
         .await
         .unwrap();
+
     house.has_only::<Job>(&[]).await;
     house.has_only::<Service>(&[]).await;
     house.has_only::<ConfigMap>(&[]).await;
@@ -219,12 +236,14 @@ async fn a_run_that_takes_the_name_of_a_deleted_one_begins_afresh() {
         .delete("run", &DeleteParams::default())
         .await
         .unwrap();
+
     house.train(spec(lost_image())).await;
     let begun = |run: &CnClipTraining| {
         run.status
             .as_ref()
             .is_some_and(|status| status.stages.iter().any(|stage| stage.attempt > 0))
     };
+
     let run = house.training("its first attempt", begun).await;
     let job = house.api::<Job>().get("run-align-1").await.unwrap();
     assert_eq!(job.owner_references()[0].uid, run.uid().unwrap());
@@ -240,6 +259,7 @@ async fn an_ended_run_goes_when_its_time_is_over() {
     spec["ttlSecondsAfterFinished"] = json!(2);
     house.train(spec).await;
     let trainings = house.api::<CnClipTraining>();
+
     until(
         "its end",
         SOON,
@@ -258,11 +278,13 @@ async fn an_evaluation_says_which_training_it_waits_for() {
         "tasks": [{"name": "valid", "retrieval": {"dataset": "s3://cnclip/nowhere/"}}],
     }}))
     .unwrap();
+
     let evaluations = house.api::<CnClipEvaluation>();
     evaluations
         .create(&PostParams::default(), &evaluation)
         .await
         .unwrap();
+
     let waits = async |reason: &str| {
         let ask = async || Ok(evaluations.get("scores").await?);
         let running = |run: &CnClipEvaluation| {
@@ -270,12 +292,15 @@ async fn an_evaluation_says_which_training_it_waits_for() {
                 .status
                 .iter()
                 .flat_map(|status| status.conditions.iter());
+
             conditions
                 .clone()
                 .any(|found| found.type_ == "Running" && found.reason == reason)
         };
+
         until(reason, SOON, ask, running).await.unwrap()
     };
+
     waits("TrainingMissing").await;
     house.train(spec(lost_image())).await;
     waits("TrainingNotComplete").await;
@@ -289,12 +314,15 @@ async fn the_operator_may_not_read_secrets_nor_do_anything_to_everything() {
             "user": format!("system:serviceaccount:{NAMESPACE}:{RELEASE}"),
             "resourceAttributes": {"group": group, "resource": resource, "verb": verb, "namespace": "default"},
         }})).unwrap();
+
         let answer = Api::all(client.clone())
             .create(&PostParams::default(), &review)
             .await
             .unwrap();
+
         answer.status.unwrap().allowed
     };
+
     assert!(allowed("batch", "jobs", "patch").await);
     for (group, resource, verb) in [
         ("", "secrets", "get"),
@@ -334,6 +362,7 @@ async fn an_operator_tells_its_numbers_and_hands_over_without_touching_what_it_m
     let first = until("a leader", SOON, || leader(client), |name| !name.is_empty())
         .await
         .unwrap();
+
     let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{first}:8080/proxy/metrics");
     let request = http::Request::get(path).body(Vec::new()).unwrap();
     let text = client.request_text(request).await.unwrap();
@@ -341,6 +370,7 @@ async fn an_operator_tells_its_numbers_and_hands_over_without_touching_what_it_m
     let memory = text
         .lines()
         .find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
+
     let megabytes = memory.unwrap().parse::<f64>().unwrap() / 1e6;
     assert!(megabytes < 64.0, "{megabytes} MB");
 
@@ -355,12 +385,14 @@ async fn an_operator_tells_its_numbers_and_hands_over_without_touching_what_it_m
     )
     .await
     .unwrap();
+
     house.change(json!({"reportEverySteps": 5})).await;
     let seen = |run: &CnClipTraining| {
         run.status
             .as_ref()
             .is_some_and(|status| status.observed_generation == Some(2))
     };
+
     house.training("the new leader's look", seen).await;
     house.has_only::<Job>(&["run-align-1"]).await;
     assert_eq!(
@@ -377,6 +409,7 @@ async fn every_switch_of_the_chart_gives_objects_that_the_api_server_takes() {
         let mut command = Command::new(&bed.helm);
         operator::run(command.args(arguments).arg(operator::chart()), "").unwrap()
     };
+
     helm(&["lint", "--strict"]);
     let switches = [
         "--set=podDisruptionBudget.enabled=true",
@@ -389,6 +422,7 @@ async fn every_switch_of_the_chart_gives_objects_that_the_api_server_takes() {
         "--set=podLabels.team=a",
         "--set=serviceAccount.name=other",
     ];
+
     for arguments in [&[][..], &switches[..]] {
         let rendered = helm(&[&["template", "probe", "--namespace=default"], arguments].concat());
         assert_eq!(rendered.matches("helm.sh/resource-policy: keep").count(), 2);
@@ -401,17 +435,20 @@ async fn every_switch_of_the_chart_gives_objects_that_the_api_server_takes() {
             "--filename",
             "-",
         ];
+
         operator::run(
             kubectl.args(dry).env("KUBECONFIG", &bed.kubeconfig),
             &rendered,
         )
         .unwrap();
     }
+
     let monitors = helm(&[
         "template",
         "probe",
         "--set=monitoring.podMonitors=true,monitoring.serviceMonitor=true",
     ]);
+
     assert_eq!(monitors.matches("kind: PodMonitor").count(), 2);
     assert_eq!(monitors.matches("kind: ServiceMonitor").count(), 1);
 }

@@ -61,6 +61,7 @@ async fn a_manifest_becomes_checkpoints_recalls_and_a_page() {
         "tasks": [{"name": "golden", "retrieval": {"dataset": data}}],
     }}))
     .unwrap();
+
     let evaluations: Api<CnClipEvaluation> = house.api();
     evaluations
         .create(&PostParams::default(), &evaluation)
@@ -74,14 +75,17 @@ async fn a_manifest_becomes_checkpoints_recalls_and_a_page() {
             (stage.state, stage.attempt, stage.step),
             (StageState::Succeeded, 1, 20)
         );
+
         assert_eq!(stage.samples_seen, 20 * 12);
         assert!(stage.loss.is_some() && stage.best.is_some() && stage.peak_rss_bytes.is_some());
     }
+
     let checkpoints = &training.status.as_ref().unwrap().checkpoints;
     assert!(
         checkpoints[0].uri.contains("/run/pretrain/checkpoints/"),
         "{checkpoints:?}"
     );
+
     let scored = until(
         "the scores",
         SOON,
@@ -99,6 +103,7 @@ async fn a_manifest_becomes_checkpoints_recalls_and_a_page() {
     .unwrap()
     .status
     .unwrap();
+
     assert_eq!((scored.results.len(), scored.results[0].images), (1, 12));
     let best: f64 = scored.results[0]
         .retrieval
@@ -111,10 +116,12 @@ async fn a_manifest_becomes_checkpoints_recalls_and_a_page() {
         .r10
         .parse()
         .unwrap();
+
     assert!(
         best > 50.0,
         "ten of a dozen pictures hold most answers: {best}"
     );
+
     assert!(scored.report.unwrap().ends_with("report.html"));
 }
 
@@ -124,6 +131,7 @@ fn trainers_of(pod: &Pod) -> Vec<PathBuf> {
     let processes = std::fs::read_dir("/proc")
         .unwrap()
         .filter_map(|entry| Some(entry.ok()?.path()));
+
     let reads = |path: &Path, name: &str| std::fs::read(path.join(name)).unwrap_or_default();
     processes
         .filter(|path| String::from_utf8_lossy(&reads(path, "cgroup")).contains(&uid))
@@ -152,6 +160,7 @@ async fn kill(house: &House, worker: &str) {
         .list(&ListParams::default().labels(&label))
         .await
         .unwrap();
+
     let killed: Vec<_> = pods.iter().flat_map(trainers_of).collect();
     assert!(!killed.is_empty(), "worker {worker} has ended by itself");
     for process in killed {
@@ -173,29 +182,35 @@ async fn two_workers_of_which_one_is_killed_end_as_one_that_works_alone() {
     both["workers"]["replicas"] = json!(2);
     house.train(both).await;
     let running = house.training("a dozen steps", runs_for_a_while).await;
+
     assert!(
         message(&running, "Running").ends_with("2 of 2 workers"),
         "{running:?}"
     );
+
     kill(&house, "1").await;
     let training = complete(&house).await;
     let expected = complete(&alone).await;
     let status = training.status.as_ref().unwrap();
     let failure = status.last_failure.as_ref().unwrap();
+
     assert_eq!(
         (failure.class.as_str(), failure.exit_code),
         ("Killed", Some(137)),
         "{failure:?}"
     );
+
     assert!(
         failure.message.starts_with("worker 1: pod run-align-1-1-"),
         "{}",
         failure.message
     );
+
     assert_eq!(
         (status.restarts.total, stage(&training, "align").attempt),
         (1, 2)
     );
+
     for name in ["align", "pretrain"] {
         let there = stage(&expected, name);
         let here = stage(&training, name);
@@ -203,6 +218,7 @@ async fn two_workers_of_which_one_is_killed_end_as_one_that_works_alone() {
         let loss = |stage: &StageStatus| stage.loss.as_ref().unwrap().parse::<f64>().unwrap();
         let there = loss(there);
         let here = loss(here);
+
         assert!((there - here).abs() < 1e-3, "{name}: {here} for {there}");
     }
 }
@@ -214,25 +230,30 @@ async fn a_trainer_killed_at_any_moment_ends_as_one_that_was_not() {
     straight
         .train(slow(spec(&straight, &upload(&straight), "run", steps)))
         .await;
+
     let expected = complete(&straight).await;
 
     let house = House::open().await;
     house
         .train(slow(spec(&house, &upload(&house), "run", steps)))
         .await;
+
     house.training("a dozen steps", runs_for_a_while).await;
     kill(&house, "0").await;
     let training = complete(&house).await;
     let status = training.status.as_ref().unwrap();
     let failure = status.last_failure.as_ref().unwrap();
+
     assert_eq!(
         (failure.exit_code, failure.stage.as_str()),
         (Some(137), "align")
     );
+
     assert_eq!(
         (status.restarts.total, stage(&training, "align").attempt),
         (1, 2)
     );
+
     for name in ["align", "pretrain"] {
         let there = stage(&expected, name);
         let here = stage(&training, name);
@@ -241,6 +262,7 @@ async fn a_trainer_killed_at_any_moment_ends_as_one_that_was_not() {
             (&there.loss, there.samples_seen),
             "{name}"
         );
+
         assert_eq!(here.best, there.best, "{name}");
     }
 }
@@ -253,6 +275,7 @@ async fn a_stage_that_does_not_fit_into_memory_is_told_so_before_its_first_step(
     house.train(spec).await;
     let training = house.training("the end", ended).await;
     let words = message(&training, "Failed");
+
     assert!(words.contains("of memory for 12 pairs at once"), "{words}");
     assert!(words.contains("and there are 64 MiB"), "{words}");
     assert_eq!(
@@ -291,25 +314,30 @@ async fn what_a_trainer_cannot_use_is_named_and_no_retry_is_burnt() {
             &wrong_digest,
         ),
     ];
+
     for (name, place, value, expected) in rows {
         let house = House::open().await;
         let S3 {
             endpoint, region, ..
         } = &house.bed.s3;
+
         let wrong: Secret = object(json!({"metadata": {"name": "wrong"}, "stringData": {
             "AWS_ENDPOINT": endpoint, "AWS_REGION": region, "AWS_ALLOW_HTTP": "true",
             "AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}}))
         .unwrap();
+
         house
             .api()
             .create(&PostParams::default(), &wrong)
             .await
             .unwrap();
+
         let mut spec = spec(&house, "s3://cnclip/nothing/", "run", 10);
         match spec.pointer_mut(place) {
             Some(field) => *field = value,
             None => spec["model"]["vocabulary"] = value,
         }
+
         house.train(spec).await;
         let training = house.training(name, ended).await;
         let words = message(&training, "Failed");

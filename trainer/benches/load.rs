@@ -46,6 +46,7 @@ fn main() -> anyhow::Result<()> {
             context: 8,
         },
     );
+
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("model.safetensors");
     write(&file, &params)?;
@@ -53,6 +54,7 @@ fn main() -> anyhow::Result<()> {
     let before = resident("VmRSS:")?;
     let started = Instant::now();
     let found = source::weights(&file.display().to_string())?;
+
     load(&mut params, &found.tensors, Part::All)?;
     let seconds = started.elapsed().as_secs_f64();
     let peak = resident("VmHWM:")?;
@@ -68,6 +70,7 @@ fn main() -> anyhow::Result<()> {
             "first_value": params.values.read()[0],
         })
     );
+
     Ok(())
 }
 
@@ -76,19 +79,23 @@ fn write(path: &Path, params: &Params) -> anyhow::Result<()> {
     let tensors = || params.tensors().map(|(segment, _)| segment);
     let mut header = Map::new();
     let mut end = 0;
+
     for segment in tensors() {
         let start = end;
         end += 4 * segment.range.len();
         let entry = json!({ "dtype": "F32", "shape": segment.shape, "data_offsets": [start, end] });
         header.insert(segment.name.clone(), entry);
     }
+
     let header = Value::Object(header).to_string();
     let mut file = BufWriter::new(File::create(path)?);
     file.write_all(&(header.len() as u64).to_le_bytes())?;
     file.write_all(header.as_bytes())?;
+
     for (at, segment) in tensors().enumerate() {
         write_noise(&mut file, at as u32, segment)?;
     }
+
     Ok(file.flush()?)
 }
 
@@ -97,6 +104,7 @@ fn write_noise(file: &mut impl Write, seed: u32, segment: &Segment) -> std::io::
         let noise = (at ^ seed << 20).wrapping_mul(2_654_435_761) >> 8;
         file.write_all(&(noise as f32 / (1 << 24) as f32 - 0.5).to_le_bytes())?;
     }
+
     Ok(())
 }
 

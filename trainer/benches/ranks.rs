@@ -67,6 +67,7 @@ fn measure(arguments: &Arguments, world: &Arc<World>) -> anyhow::Result<Found> {
             context: 16,
         },
     );
+
     params.initialize(1);
     let sizes = (arguments.batch, own);
     let mut accumulator = Accumulator::shared(&clip, &params, sizes, world.clone());
@@ -75,10 +76,12 @@ fn measure(arguments: &Arguments, world: &Arc<World>) -> anyhow::Result<Found> {
     let pixels: Vec<u8> = (0..own * picture).map(|i| (i * 37 % 251) as u8).collect();
     let ids: Vec<u32> = (0..own * 12).map(|i| 1 + i as u32 % 1000).collect();
     let offsets: Vec<usize> = (0..=own).map(|pair| pair * 12).collect();
+
     let texts = Texts {
         ids: &ids,
         offsets: &offsets,
     };
+
     let given = (
         Batch {
             pixels: Pixels::Bytes(&pixels),
@@ -86,14 +89,17 @@ fn measure(arguments: &Arguments, world: &Arc<World>) -> anyhow::Result<Found> {
         },
         Dropout::NONE,
     );
+
     let mut step = || {
         let score = accumulator.forward((&mut clip, &mut params), given);
         params.clear_gradients();
         clip.add_logit_scale_gradient(&mut params, score.logit_scale_gradient as f32);
         accumulator.backward((&mut clip, &mut params), given, &mut buckets);
         buckets.finish(&mut params.gradients.view_mut());
+
         world.waited() + buckets.waited()
     };
+
     let before = step();
     let start = Instant::now();
     let waited = (0..arguments.steps)
@@ -101,12 +107,14 @@ fn measure(arguments: &Arguments, world: &Arc<World>) -> anyhow::Result<Found> {
         .last()
         .unwrap_or(before)
         - before;
+
     let seconds = start.elapsed().as_secs_f64();
     let mut values = vec![1f32; arguments.mebibytes << 18];
     world.add(&mut values);
     let start = Instant::now();
     world.add(&mut values);
     let mebibytes_per_second = arguments.mebibytes as f64 / start.elapsed().as_secs_f64();
+
     world.meet()?;
     Ok(Found {
         pairs_per_second: f64::from(arguments.steps) * arguments.batch as f64 / seconds,
@@ -122,10 +130,12 @@ fn start(arguments: &Arguments) -> anyhow::Result<Vec<Child>> {
         command
             .args(std::env::args_os().skip(1))
             .env(ENV_WORKER, worker.to_string());
+
         command
             .env("RAYON_NUM_THREADS", arguments.threads.to_string())
             .spawn()
     };
+
     Ok((0..arguments.workers)
         .map(start)
         .collect::<Result<_, _>>()?)
@@ -139,15 +149,18 @@ fn main() -> anyhow::Result<()> {
         }
         return Ok(());
     }
+
     let config = WorldConfig {
         replicas: arguments.workers as i32,
         coordinator: Some(format!("127.0.0.1:{WORLD_PORT}")),
         ..WorldConfig::default()
     };
+
     let claim = Claim {
         run: &Identity::default(),
         config: String::new(),
     };
+
     let job = |world: Arc<World>| {
         let found = measure(&arguments, &world)
             .map_err(|error| cnclip::error::Error::Usage(error.to_string()))?;
@@ -159,9 +172,12 @@ fn main() -> anyhow::Result<()> {
                 "waitedShare": found.waited_share,
                 "ringMebibytesPerSecond": found.mebibytes_per_second,
             });
+
             println!("{result}");
         }
+
         Ok(())
     };
+
     Ok(Crew::join(&config, &claim, &|| false)?.work(job, job)?)
 }

@@ -48,9 +48,11 @@ fn main() -> anyhow::Result<()> {
         threads,
         ..
     } = Arguments::parse();
+
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build_global()?;
+
     let queries = read(&queries)?;
     let candidates = read(&candidates)?;
     let queries = Features::new(&queries, width);
@@ -59,10 +61,12 @@ fn main() -> anyhow::Result<()> {
     let started = Instant::now();
     let found = nearest(queries, candidates, count);
     let seconds = started.elapsed().as_secs_f64();
+
     let found: Vec<Vec<usize>> = found
         .into_iter()
         .map(|row| row.into_iter().map(|near| near.index).collect())
         .collect();
+
     println!(
         "{}",
         json!({
@@ -77,6 +81,7 @@ fn main() -> anyhow::Result<()> {
             "found": found,
         })
     );
+
     Ok(())
 }
 

@@ -69,6 +69,7 @@ fn main() -> anyhow::Result<()> {
         recompute: arguments.recompute,
         masked: arguments.masked,
     };
+
     let before = MEMORY.current_usage();
     let mut bench = Bench::new(&plan, &Memory::Host);
     let reserved = MEMORY.current_usage() - before - bench.pairs_bytes();
@@ -82,6 +83,7 @@ fn main() -> anyhow::Result<()> {
         "threads": rayon::current_num_threads(),
         "parameters": bench.parameters(),
     });
+
     println!("{result}");
     Ok(())
 }

@@ -65,6 +65,7 @@ impl Guess {
             let norm = row.iter().map(|value| value * value).sum::<f32>().sqrt();
             self.features.extend(row.iter().map(|value| value / norm));
         }
+
         self.features.as_slice().into()
     }
 }
@@ -86,6 +87,7 @@ impl Encoder for Guess {
         self.images += count;
         // One picture of each text is told from another by the text alone.
         let noise = if self.together.0 > 1 { 1.0 } else { 0.0 };
+
         self.keep(first..first + count, self.together.0, noise)
     }
     fn encode_texts(&mut self, texts: Texts<'_>) -> Cow<'_, [f32]> {
@@ -101,11 +103,13 @@ fn stage(name: &str, start: i64, steps: i64, (from, to): (f64, f64)) -> Stage {
         mean_recall: value,
         ..Recall::default()
     };
+
     let point = |step: i64| {
         let progress = step as f64 / steps as f64;
         let loss = to + (from - to) * (-4.0 * progress).exp();
         let noise = f64::from(noise_of((start + step) as usize));
         let warm = (progress * 20.0).min(1.0);
+
         Point {
             step,
             reported_at: start + step * 4 / 5,
@@ -123,6 +127,7 @@ fn stage(name: &str, start: i64, steps: i64, (from, to): (f64, f64)) -> Stage {
             }),
         }
     };
+
     Stage {
         name: name.into(),
         points: (1..=steps / 5).map(|i| point(i * 5)).collect(),
@@ -158,6 +163,7 @@ fn retrieval(name: &str, files: Files<'_>, public: Option<Benchmark>) -> Result<
         most_skipped: SKIPPED,
         ..Options::default()
     };
+
     prepare(files.images, files.texts, &store, &options, |_| ())?;
     let dataset = Dataset::new(store)?;
     let mut guess = Guess::new((1, 1));
@@ -170,6 +176,7 @@ fn retrieval(name: &str, files: Files<'_>, public: Option<Benchmark>) -> Result<
         limits,
         &World::alone(),
     )?;
+
     let mut scored = scored.context("one rank has the numbers")?;
     scored.calibrate(50.0);
     let shown = Shown::Retrieval(Examples::of(&scored, &dataset)?);
@@ -190,6 +197,7 @@ fn unlabelled(name: &str, files: Files<'_>) -> Result<Task> {
             serde_json::json!({"text_id": id, "text": text, "image_ids": []}).to_string()
         })
         .collect();
+
     std::fs::write(&texts, lines.join("\n"))?;
     retrieval(
         name,
@@ -207,6 +215,7 @@ fn texts_of(file: &Path) -> Result<impl Iterator<Item = String>> {
         .lines()
         .map(|line| Ok(serde_json::from_str::<serde_json::Value>(line)?["text"].to_string()))
         .collect::<Result<_>>()?;
+
     Ok(texts
         .into_iter()
         .map(|text| text.trim_matches('"').to_owned()))
@@ -223,28 +232,34 @@ fn zero_shot(
     let names: Vec<_> = texts_of(files.texts)?
         .filter(|text| !text.trim().is_empty())
         .collect();
+
     let names = (0..classes).map(|class| match class / names.len() {
         0 => names[class].clone(),
         again => format!("{} {}", names[class % names.len()], again + 1),
     });
+
     std::fs::write(
         folder.path().join("label_cn.txt"),
         names.collect::<Vec<_>>().join("\n"),
     )?;
+
     let images = std::fs::read_to_string(files.images)?;
     let mut pictures = images
         .lines()
         .filter_map(|line| line.split_once('\t'))
         .cycle();
+
     for (class, (_, picture)) in (0..classes).zip(&mut pictures) {
         let inside = folder.path().join(format!("test/{class:03}"));
         std::fs::create_dir_all(&inside)?;
         // Both alphabets of base64 are found in the reference's files.
         let picture = STANDARD.decode(picture.replace('-', "+").replace('_', "/"))?;
+
         for number in 0..each {
             std::fs::write(inside.join(format!("{number:03}.png")), &picture)?;
         }
     }
+
     let dataset = format!("file://{}", folder.path().display());
     let config = ZeroShotConfig {
         dataset,
@@ -253,11 +268,13 @@ fn zero_shot(
         templates: None,
         metric: None,
     };
+
     let ready = Ready::check(name, &config)?;
     let mut guess = Guess::new((each, ready.templates.texts.len()));
     let limits = (SIZES, SKIPPED);
     let scored = zero_shot::score(&ready, &tokenizer()?, &mut guess, limits, &World::alone())?;
     let shown = Shown::ZeroShot(Classes::of(&scored, &ready.store)?);
+
     Ok(Task {
         result: scored.result,
         shown,
@@ -282,6 +299,7 @@ fn evaluation(files: Files<'_>) -> Result<String> {
         zero_shot("cifar-100", files, (100, 4), Some(Preset::Cifar100))?,
         zero_shot("own-classes", files, (40, 6), None)?,
     ];
+
     let model = Architecture::VitB16.towers().context("it has towers")?;
     let digests = tasks.iter().map(|task| {
         (
@@ -289,10 +307,12 @@ fn evaluation(files: Files<'_>) -> Result<String> {
             task.result.digest.clone(),
         )
     });
+
     let provenance = [(
         "checkpoint".into(),
         "s3://runs/demo/finetune/checkpoints/150".into(),
     )];
+
     Ok(page(&PageInput {
         title: "demo".into(),
         written_at: START + 2000,
@@ -319,6 +339,7 @@ fn comparison() -> String {
         name: name.into(),
         stages: vec![stage("pretrain", START, 450, (from, 2.2))],
     };
+
     compare(
         "Ablation",
         &[run("two stages", 3.3), run("from scratch", 5.5)],
@@ -333,20 +354,24 @@ fn main() -> Result<()> {
         golden.join("train_imgs.tsv"),
         golden.join("train_texts.jsonl"),
     ];
+
     let (folder, images, texts) = match arguments.as_slice() {
         [folder] => (folder, &golden[0], &golden[1]),
         [folder, images, texts] => (folder, images, texts),
         _ => anyhow::bail!("expected: FOLDER [IMAGES.tsv TEXTS.jsonl]"),
     };
+
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let pages = [
         ("evaluation.html", evaluation(Files { images, texts })?),
         ("training.html", training()),
         ("comparison.html", comparison()),
     ];
+
     for (name, html) in pages {
         let file = folder.join(name);
         std::fs::write(&file, html).with_context(|| format!("cannot write {}", file.display()))?;
     }
+
     Ok(())
 }

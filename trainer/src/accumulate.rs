@@ -55,6 +55,7 @@ impl Accumulator {
         let memory = params.memory();
         let features = || memory.exact(global_batch * width);
         let own = ranks.share(global_batch).len();
+
         Self {
             loss: ContrastiveLoss::within(memory, (global_batch, own), width),
             ranks,
@@ -76,6 +77,7 @@ impl Accumulator {
         let pairs = batch.texts.count();
         let all = pairs * self.ranks.count();
         let first = self.ranks.share(all).start;
+
         for part in self.parts(pairs) {
             let place = (first + part.start) * self.width..(first + part.end) * self.width;
             let dropout = dropout.after(part.start);
@@ -84,15 +86,18 @@ impl Accumulator {
             self.images.part_mut(place.clone()).copy_from(images);
             self.texts.part_mut(place).copy_from(texts);
         }
+
         self.state.copy_from(params.state.view());
         for features in [&mut self.images, &mut self.texts] {
             self.ranks
                 .gather_array(features.first_mut(all * self.width));
         }
+
         let features = (
             self.images.first(all * self.width),
             self.texts.first(all * self.width),
         );
+
         self.loss
             .evaluate(features, clip.logit_scale(params), &*self.ranks)
     }
@@ -108,6 +113,7 @@ impl Accumulator {
         let features = self
             .images
             .part(own.start * self.width..own.end * self.width);
+
         (features, self.loss.image_gradients(0..pairs))
     }
 
@@ -127,12 +133,15 @@ impl Accumulator {
             let first = part.start == 0;
             let last = part.end == pairs;
             let part = batch.part(part, pairs, &mut self.offsets);
+
             if !last {
                 clip.forward_again(params, part, dropout);
             }
+
             let reducer: &mut dyn Reducer = if first { &mut *reducer } else { &mut () };
             clip.backward(params, part, dropout, gradients, reducer);
         }
+
         params.state.copy_from(self.state.view());
     }
 

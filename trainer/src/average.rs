@@ -74,6 +74,7 @@ mod tests {
         layout.weight("text_projection", &[values.len()], Init::Zeros);
         let mut params = layout.build();
         params.values = values.into();
+
         params
     }
 
@@ -90,6 +91,7 @@ mod tests {
                 "{step}: {right:?}"
             );
         }
+
         assert_eq!(
             average.values.read()[1],
             5.0,
@@ -106,6 +108,7 @@ mod tests {
             (average.values.read()[0], training.values.read()[0]),
             (2.0, 1.0)
         );
+
         average.swap(&mut training);
         assert_eq!(
             (average.values.read()[0], training.values.read()[0]),

@@ -83,15 +83,18 @@ impl Bench {
             batch: plan.micro_batch,
             context: plan.context,
         };
+
         let compute = Compute {
             recompute: plan.recompute,
             precision: plan.precision,
         };
+
         let (mut clip, mut params) = Clip::within(memory, &plan.model, capacity, compute);
         clip.mask_patches(plan.masked);
         params.initialize(1);
         let accumulator = Accumulator::new(&clip, &params, (plan.batch, plan.micro_batch));
         let adamw = AdamW::new(&params, SETTINGS);
+
         Self {
             clip,
             params,
@@ -119,6 +122,7 @@ impl Bench {
             ids,
             offsets,
         } = &self.pairs;
+
         pixels.len() + size_of_val(ids.as_slice()) + size_of_val(offsets.as_slice())
     }
 
@@ -130,6 +134,7 @@ impl Bench {
         for _ in 0..WARM_UP {
             self.step()?;
         }
+
         let mut parts = [0.0; 3];
         for _ in 0..steps {
             let times = self.step()?;
@@ -138,10 +143,12 @@ impl Bench {
                 .zip(times)
                 .for_each(|(sum, time)| *sum += time.as_secs_f64());
         }
+
         let [forward_seconds, backward_seconds, optimizer_seconds] =
             parts.map(|sum| sum / steps as f64);
         let pairs = self.pairs.count() as f64;
         let pairs_per_second = pairs * steps as f64 / parts.iter().sum::<f64>();
+
         Ok(Times {
             pairs_per_second,
             forward_seconds,
@@ -160,21 +167,25 @@ impl Bench {
             pairs,
             step,
         } = self;
+
         let given = (pairs.batch(), Dropout::new(1, *step, 0));
         let start = Instant::now();
         let score = accumulator.forward((clip, params), given);
         params.memory().check()?;
         let forward = Instant::now();
+
         params.clear_gradients();
         clip.add_logit_scale_gradient(params, score.logit_scale_gradient as f32);
         accumulator.backward((clip, params), given, &mut ());
         params.memory().check()?;
         let backward = Instant::now();
+
         *step += 1;
         // A step without finite gradients takes as long.
         let _ = adamw.step(params, *step, RATE);
         clip.clamp_logit_scale(params);
         params.memory().check()?;
+
         Ok([forward - start, backward - forward, backward.elapsed()])
     }
 }
@@ -202,9 +213,11 @@ impl Pairs {
         let vocabulary = plan.model.text.vocab_size as u32;
         let noise = |i: usize| (i as u32).wrapping_mul(2_654_435_761) >> 7;
         let mut offsets = vec![0];
+
         for tokens in plan.captions() {
             offsets.push(offsets[offsets.len() - 1] + tokens);
         }
+
         Self {
             pixels: (0..plan.batch * 3 * side * side)
                 .map(|i| noise(i) as u8)
@@ -225,6 +238,7 @@ impl Pairs {
             ids: &self.ids,
             offsets: &self.offsets,
         };
+
         Batch {
             pixels: Pixels::Bytes(&self.pixels),
             texts,

@@ -107,6 +107,7 @@ impl Checkpoint {
             },
             digest,
         ) = Manifest::read(folder)?;
+
         let uri = folder.uri().to_owned();
         let folder = folder.clone();
         let checkpoint = Self {
@@ -117,9 +118,11 @@ impl Checkpoint {
             folder,
             files,
         };
+
         for name in wanted {
             checkpoint.find(name)?.verify(&checkpoint.folder)?;
         }
+
         Ok(checkpoint)
     }
 
@@ -140,9 +143,11 @@ impl Checkpoint {
                 Err(error) => return Err(error),
             }
         }
+
         if damage.is_empty() {
             return Ok(None);
         }
+
         Err(Error::Data(format!(
             "no checkpoint of {} can be used: {}. Restore one of them, or delete them all to begin \
              again.",
@@ -250,6 +255,7 @@ pub fn list(store: &Store) -> Result<Vec<Kept>> {
         Err(Error::Data(_) | Error::Config(_)) => Ok(None),
         Err(error) => Err(error),
     };
+
     published(store)?
         .into_iter()
         .filter_map(|place| read(place).transpose())
@@ -265,6 +271,7 @@ fn published(store: &Store) -> Result<Vec<Place>> {
             (folder, MANIFEST) => Place::parse(folder),
             _ => None,
         });
+
     let mut places: Vec<_> = whole.collect();
     places.sort_unstable_by(|a, b| b.cmp(a));
     Ok(places)
@@ -276,6 +283,7 @@ fn places(store: &Store) -> Result<Vec<Place>> {
     let all = names
         .iter()
         .filter_map(|entry| Place::parse(entry.name.split_once('/')?.0));
+
     let mut places: Vec<_> = all.collect();
     places.sort_unstable();
     places.dedup();

@@ -82,6 +82,7 @@ impl Cli {
             // There is no log to say it in.
             Err(_) => return Exit::Bug,
         };
+
         let done = match self.command {
             Command::Train(job) => return jobs::train(&job.config, job.listen, &log),
             Command::Evaluate(job) => return jobs::evaluate(&job.config, job.listen, &log),
@@ -97,6 +98,7 @@ impl Cli {
             Command::Device(device) => device.run(),
             Command::Bench(bench) => bench.run(),
         };
+
         match done {
             Ok(()) => Exit::Done,
             Err(error) if error.is_closed_pipe() => Exit::Done,

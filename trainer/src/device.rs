@@ -163,6 +163,7 @@ impl Device {
         if self.0.fault.get().is_some() {
             return None;
         }
+
         match work(&*self.0.driver) {
             Ok(result) => Some(result),
             Err(fault) => {

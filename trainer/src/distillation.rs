@@ -88,6 +88,7 @@ impl CosineLoss {
         } else {
             Vec::new()
         };
+
         Self {
             weight,
             stretch,
@@ -113,6 +114,7 @@ impl CosineLoss {
         let scale = (self.weight / global_batch) as f32;
         let held = self.held.as_ref();
         let stretch = &self.stretch;
+
         match (self.cosines.first_mut(batch), gradients, held) {
             (ViewMut::Device(mut cosines), ViewMut::Device(mut gradients), Some(held)) => {
                 let own = (features.device(), &mut gradients);
@@ -129,6 +131,7 @@ impl CosineLoss {
                 );
             }
         }
+
         let mut sum = [self
             .cosines
             .first(batch)
@@ -136,6 +139,7 @@ impl CosineLoss {
             .iter()
             .map(|&cosine| f64::from(cosine))
             .sum()];
+
         ranks.sum(&mut sum);
         1.0 - sum[0] / global_batch
     }
@@ -147,9 +151,11 @@ fn differentiate(taught: &[f32], own: &mut [f32], scale: f32) -> f32 {
     let taught_inverse = inverse(taught);
     let own_inverse = inverse(own);
     let cosine = dot(taught, own) * taught_inverse * own_inverse;
+
     for (own, taught) in own.iter_mut().zip(taught) {
         *own = scale * own_inverse * (cosine * own_inverse * *own - taught_inverse * taught);
     }
+
     cosine
 }
 
@@ -172,6 +178,7 @@ impl Stretch {
                 (from.max(0.0) - first as f64) as f32,
             )
         };
+
         Self {
             width,
             places: (0..wide).map(place).collect(),
@@ -192,6 +199,7 @@ impl Stretch {
         let own = features
             .par_chunks(width)
             .zip(gradients.par_chunks_mut(width));
+
         let cosines = cosines.par_iter_mut();
         cosines
             .zip(rows)

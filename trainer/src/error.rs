@@ -133,6 +133,7 @@ mod tests {
             (Error::Config("x".into()), 78),
             (Error::Fenced("x".into()), 78),
         ];
+
         for (error, code) in table {
             assert_eq!(error.exit().code(), code, "{error}");
         }

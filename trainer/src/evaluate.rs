@@ -139,9 +139,11 @@ pub fn score(
     let start = Instant::now();
     world.agree("data set", (name, &dataset.index().dataset))?;
     let gallery = Gallery::encode(dataset, tokenizer, encoder, limits, world)?;
+
     if !world.is_first() {
         return Ok(None);
     }
+
     gallery.check(dataset)?;
     let retrieval = gallery.retrieval();
     tell(name, &gallery, &retrieval);
@@ -151,6 +153,7 @@ pub fn score(
         recalls: retrieval.recalls(),
         threshold: None,
     };
+
     let result = TaskResult {
         name: name.into(),
         dataset: dataset.uri().into(),
@@ -159,6 +162,7 @@ pub fn score(
         seconds: start.elapsed().as_secs_f64(),
         measured: Measured::Retrieval(scores),
     };
+
     Ok(Some(Scored {
         result,
         gallery,
@@ -174,10 +178,12 @@ fn tell(task: &str, gallery: &Gallery, retrieval: &Retrieval) {
             "some ids are names: the reference's scripts take whole numbers only"
         );
     }
+
     let Retrieval {
         text_to_image,
         image_to_text,
     } = retrieval;
+
     if text_to_image.recall.is_none() {
         tracing::info!(
             task,
@@ -215,6 +221,7 @@ pub fn recalls(
             dataset.uri()
         )));
     }
+
     Ok(world
         .is_first()
         .then(|| gallery.retrieval().recalls())

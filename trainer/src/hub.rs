@@ -54,6 +54,7 @@ impl Hub {
         let cache = home
             .map(|home| home.join("hub"))
             .filter(|cache| writable(cache));
+
         Self {
             endpoint: value("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned()),
             token: value("HF_TOKEN"),
@@ -81,6 +82,7 @@ impl Hub {
             revision,
             file,
         } = place;
+
         let repo = |revision: &str| {
             let revision = revision.to_owned();
             api.repo(Repo::with_revision(
@@ -89,29 +91,35 @@ impl Hub {
                 revision,
             ))
         };
+
         let info = repo(&revision).info().await.map_err(failed)?;
         let held: Vec<&str> = info
             .siblings
             .iter()
             .map(|file| file.rfilename.as_str())
             .collect();
+
         let file =
             file.or_else(|| Some((*files.iter().find(|file| held.contains(file))?).to_owned()));
         let file = file.filter(|file| held.contains(&file.as_str()));
         let file = file.ok_or_else(|| holds_none(uri, &held, files))?;
         let commit = repo(&info.sha);
         let path = commit.get(&file).await.map_err(failed)?;
+
         for beside in BESIDE.iter().filter(|beside| held.contains(beside)) {
             commit.get(beside).await.map_err(failed)?;
         }
+
         if file.ends_with(INDEX_ENDING) {
             self.fetch_shards(uri, &commit, &path).await?;
         }
+
         let folder = path
             .ancestors()
             .nth(file.split('/').count())
             .unwrap_or(&path)
             .to_owned();
+
         Ok(Fetched {
             uri: format!("{SCHEME}{repository}@{}/{file}", info.sha),
             folder,
@@ -127,6 +135,7 @@ impl Hub {
                 .await
                 .map_err(|error| self.failed(uri, error))?;
         }
+
         Ok(())
     }
 
@@ -147,6 +156,7 @@ impl Hub {
             ApiError::RequestError(error) => error.status().map(|status| status.as_u16()),
             _ => None,
         };
+
         match (status, &self.token) {
             (Some(401 | 403), None) => Error::Config(format!(
                 "{endpoint} does not hand out {uri}: it is private, gated or not there. Check the \
@@ -203,6 +213,7 @@ impl Place {
             }
             _ => None,
         };
+
         found.filter(|place| !place.revision.is_empty()).ok_or_else(|| {
             Error::Config(format!(
                 "{uri:?} is no place on the hub. Expected hf://organisation/name, with @revision or \

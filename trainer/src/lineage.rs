@@ -37,19 +37,23 @@ fn line(last: &TrainConfig, wanted: impl Fn(&TrainConfig) -> bool) -> Result<Vec
         let Some(curves) = store.find(METRICS)? else {
             break;
         };
+
         let points = History::from_jsonl(&String::from_utf8_lossy(&curves))
             .points()
             .to_vec();
+
         stages.push(Stage {
             name: name(&config, last),
             points,
         });
+
         let weights = config.initial_weights;
         next = match weights.model.or(weights.image) {
             Some(uri) => source::config(&uri)?,
             None => None,
         };
     }
+
     stages.reverse();
     Ok(stages)
 }

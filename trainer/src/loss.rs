@@ -88,9 +88,11 @@ impl ContrastiveLoss {
         let own = ranks.share(pairs);
         let [own_images, own_texts] =
             [images, texts].map(|all| all.part(own.start * self.width..own.end * self.width));
+
         if let Some(held) = &mut self.held {
             held.take(&self.targets, pairs);
         }
+
         let mut sums = [0.0; 3];
         self.compare((own_images, texts), logit_scale, &own);
         sums[1] = keep(
@@ -98,12 +100,14 @@ impl ContrastiveLoss {
             &mut self.images[own.clone()],
             &mut sums[0],
         );
+
         self.compare((own_texts, images), logit_scale, &own);
         sums[2] = keep(
             &self.rows[..own.len()],
             &mut self.texts[own.clone()],
             &mut sums[0],
         );
+
         ranks.sum(&mut sums);
         ranks.gather(&mut self.images[..pairs]);
         ranks.gather(&mut self.texts[..pairs]);
@@ -111,12 +115,14 @@ impl ContrastiveLoss {
         let part = own.len() * self.width;
         let logits = own.len() * pairs;
         let gradient = self.text_gradient.first_mut(part);
+
         products::gather(
             gradient,
             self.logits.first(logits),
             (images, self.width),
             logit_scale,
         );
+
         self.multiply((own_images, texts), logit_scale);
         self.differentiate(Side::Images, &own, pairs);
         let gradient = self.image_gradient.first_mut(part);
@@ -126,12 +132,15 @@ impl ContrastiveLoss {
             (texts, self.width),
             logit_scale,
         );
+
         if let Some(held) = &self.held {
             held.slopes(&mut self.slopes[..own.len()]);
         }
+
         let slopes = self.slopes[..own.len()]
             .iter()
             .map(|&slope| f64::from(slope));
+
         let [loss, image_to_text, text_to_image] = sums.map(|sum| sum / pairs as f64);
         Score {
             loss: loss / 2.0,
@@ -161,6 +170,7 @@ impl ContrastiveLoss {
         self.multiply(sides, scale);
         let pairs = sides.1.len() / self.width;
         let found = &mut self.rows[..own.len()];
+
         match (self.logits.first(own.len() * pairs), &mut self.held) {
             (View::Device(logits), Some(held)) => held.look(logits, (own.start, pairs), found),
             (logits, _) => rows::look(logits.host(), (own.start, pairs), &self.targets, found),
@@ -181,6 +191,7 @@ impl ContrastiveLoss {
             Side::Images => (&self.images[..pairs], &self.texts[..pairs]),
             Side::Texts => (&self.texts[..pairs], &self.images[..pairs]),
         };
+
         let slopes = &mut self.slopes[..own.len()];
         match (self.logits.first_mut(own.len() * pairs), &mut self.held) {
             (ViewMut::Device(mut logits), Some(held)) => {
@@ -206,6 +217,7 @@ fn keep(rows: &[Row], log_sums: &mut [f32], cross_entropy: &mut f64) -> f64 {
         .iter_mut()
         .zip(rows)
         .for_each(|(kept, row)| *kept = row.log_sum);
+
     *cross_entropy += rows.iter().map(|row| row.cross_entropy).sum::<f64>();
     rows.iter().filter(|row| row.hit).count() as f64
 }

@@ -108,6 +108,7 @@ impl Needs {
                 0
             }
         };
+
         Self {
             values: self.values + rounded(self.values),
             checkpoint: 0,
@@ -138,15 +139,18 @@ impl Load<'_> {
             trained,
             state,
         } = Numbers::of(model, config.freeze);
+
         let average = if config.optimizer.average_decay.is_some() {
             weights
         } else {
             0
         };
+
         let how = How {
             recompute: way.recompute,
             device: self.device,
         };
+
         let towers = towers::of(model, config.context_length as usize, how);
         let lent = towers::workspace(&model.image, self.threads, how);
         let needs = Needs {
@@ -172,6 +176,7 @@ impl Load<'_> {
             program: PROGRAM,
             cache: self.cache(),
         };
+
         self.device
             .map_or(needs, |precision| needs.on_device(precision))
     }
@@ -180,16 +185,19 @@ impl Load<'_> {
         let Some((image, width)) = self.teacher else {
             return 0;
         };
+
         let model = ModelConfig {
             image: image.clone(),
             embed_dim: width as i32,
             ..self.config.model.clone()
         };
+
         let weights = towers::image_numbers(&model);
         let how = How {
             recompute: true,
             device: self.device,
         };
+
         let pass = towers::image(image, how);
         let lent = micro * pass.lent + towers::workspace(image, self.threads, how);
         NUMBER * (weights + self.own as u64 * 2 * width as u64) + micro * pass.kept + lent
@@ -201,6 +209,7 @@ impl Load<'_> {
         } else {
             0
         };
+
         self.shards.min(2 * WINDOW_BYTES) + pictures.min(PICTURES)
     }
 }
@@ -219,6 +228,7 @@ impl Numbers {
             let counted = layout.segments().iter().filter(|segment| of(&segment.name));
             counted.map(|segment| segment.range.len() as u64).sum()
         };
+
         let frozen = |name: &str| freeze == Freeze::Image && name.starts_with("visual.");
         Self {
             weights: count(&|_| true),

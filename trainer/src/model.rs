@@ -45,6 +45,7 @@ impl<'a> Texts<'a> {
         let last = bounds[captions.len()];
         offsets.clear();
         offsets.extend(bounds.iter().map(|bound| bound - first));
+
         Texts {
             ids: &self.ids[first..last],
             offsets,

@@ -96,17 +96,21 @@ impl AdamW {
         if let Some(table) = &mut self.table {
             table.follow(params);
         }
+
         let length = self.gradient_length(params)?;
         let updates = [false, true].map(|decayed| self.update(decayed, (step, rate), length));
         let (segments, mut values, gradients) = params.walk();
+
         if let Some(table) = &self.table {
             let moments = (
                 self.first.view_mut().device(),
                 self.second.view_mut().device(),
             );
+
             table.step(values.device(), moments, gradients.device(), updates);
             return Ok(length);
         }
+
         for segment in segments.iter().filter(|segment| !segment.frozen) {
             let update = updates[usize::from(segment.decayed())];
             let range = || segment.range.clone();
@@ -114,9 +118,11 @@ impl AdamW {
                 self.first.part_mut(range()).host(),
                 self.second.part_mut(range()).host(),
             );
+
             let gradients = gradients.part(range()).host();
             update.walk(values.reborrow().part(range()).host(), moments, gradients);
         }
+
         Ok(length)
     }
 
@@ -125,16 +131,20 @@ impl AdamW {
         let on_device = self.table.as_mut().map(|table| table.squares(params));
         let mut total = 0.0;
         let trained = params.segments().iter().filter(|segment| !segment.frozen);
+
         for (number, segment) in trained.enumerate() {
             let squares = match &on_device {
                 Some(squares) => squares[number],
                 None => sum_of_squares(params.gradients.part(segment.range.clone()).host()),
             };
+
             if !squares.is_finite() {
                 return Err(NotFinite(segment.name.clone()));
             }
+
             total += squares;
         }
+
         Ok(total.sqrt())
     }
 
@@ -146,6 +156,7 @@ impl AdamW {
             weight_decay,
             ..
         } = self.settings;
+
         let power = (step + 1) as f64;
         let decay = if decayed { weight_decay } else { 0.0 };
         Update {
@@ -172,6 +183,7 @@ impl Update {
             .zip(first.par_chunks_mut(CHUNK))
             .zip(second.par_chunks_mut(CHUNK))
             .zip(gradients.par_chunks(CHUNK));
+
         chunks.for_each(|(((values, first), second), gradients)| {
             self.apply(values, (first, second), gradients);
         });
@@ -187,6 +199,7 @@ impl Update {
         let first = &mut first[..length];
         let second = &mut second[..length];
         let gradients = &gradients[..length];
+
         for i in 0..length {
             let gradient = self.clip * gradients[i];
             first[i] = self.beta_1 * first[i] + (1.0 - self.beta_1) * gradient;
@@ -208,6 +221,7 @@ fn sum_of_squares(values: &[f32]) -> f64 {
             let short = |values: &[f32]| f64::from(crate::ops::math::dot(values, values));
             *sum = values.chunks(1 << 10).map(short).sum();
         });
+
     sums.iter().sum()
 }
 
@@ -229,6 +243,7 @@ mod tests {
         for name in ["visual.proj", "text_projection", "logit_scale"] {
             layout.weight(name, &[5], Init::Ones);
         }
+
         let mut params = layout.build();
         params.initialize(0);
         params.gradients = (0..15).map(|i| i as f32 - 4.0).collect::<Vec<_>>().into();
@@ -252,6 +267,7 @@ mod tests {
             .abs()
                 < 1e-9
         );
+
         for (i, (value, gradient)) in params
             .values
             .read()
@@ -265,6 +281,7 @@ mod tests {
             } else {
                 gradient.signum()
             };
+
             assert!(
                 (value - (decayed - 0.01 * sign)).abs() < 1e-6,
                 "{i}: {value}"
@@ -283,6 +300,7 @@ mod tests {
             (&adamw.first.read()[..5], &adamw.second.read()[..5]),
             (&[0.0; 5][..], &[0.0; 5][..])
         );
+
         assert!(params.values.read()[5..].iter().all(|&value| value != 1.0));
     }
 
@@ -297,9 +315,11 @@ mod tests {
                     ..SETTINGS
                 },
             );
+
             let length = adamw.step(&mut params, 0, 0.01).unwrap();
             (length, adamw.first.read().into_owned())
         };
+
         let (length, free) = first_moments(None);
         let norm = |values: &[f32]| {
             values
@@ -308,10 +328,12 @@ mod tests {
                 .sum::<f64>()
                 .sqrt()
         };
+
         // The squares of -4 to 10 add up to 415; a moment is a tenth of its gradient.
         assert!(
             (length - 415f64.sqrt()).abs() < 1e-9 && (norm(&free) - length / 10.0).abs() < 1e-6
         );
+
         for limit in [0.5, 20.0] {
             let (told, clipped) = first_moments(Some(limit));
             assert_eq!(told, length);
@@ -325,6 +347,7 @@ mod tests {
                 "{limit}"
             );
         }
+
         assert_eq!(first_moments(Some(21.0)).1, free);
     }
 

@@ -206,6 +206,7 @@ fn declare(table: &mut Vec<Segment>, name: &str, shape: &[usize], init: Init) ->
         init,
         frozen: false,
     });
+
     range
 }
 
@@ -257,6 +258,7 @@ impl Params {
             .segments
             .iter()
             .map(|s| (s, self.values.part(s.range.clone())));
+
         trained.chain(
             self.state_segments
                 .iter()
@@ -318,6 +320,7 @@ mod tests {
         layout.weight("a.weight", &[2, 3], Init::Normal(1.0));
         layout.weight("a.bias", &[2], Init::Zeros);
         layout.state("a.running_var", &[4], Init::Ones);
+
         layout
     }
 
@@ -348,6 +351,7 @@ mod tests {
             ("visual.layer1.0.downsample.1.weight", true),
             ("text_projection", true),
         ];
+
         for (name, decayed) in table {
             let mut layout = Layout::default();
             layout.weight(name, &[1], Init::Zeros);
@@ -363,6 +367,7 @@ mod tests {
             assert_eq!(*params.state.read(), [1.0; 4]);
             params.values.read().into_owned()
         };
+
         assert_eq!(values(1), values(1));
         assert_ne!(values(1), values(2));
     }

@@ -15,6 +15,7 @@ pub fn of(world: &WorldConfig, rank: usize) -> Result<Memory> {
     if world.accelerator != Accelerator::Nvidia {
         return Ok(Memory::Host);
     }
+
     let card = card(world, rank);
     // A card that cannot be used may be another node's in the next attempt; a program without CUDA stays one.
     let device = cuda::open(card).map_err(|fault| match cuda::BUILT {
@@ -23,6 +24,7 @@ pub fn of(world: &WorldConfig, rank: usize) -> Result<Memory> {
             "world.accelerator is Nvidia, but {fault}. Set spec.workers.accelerator to None to compute on CPUs."
         )),
     })?;
+
     tracing::info!(card, name = device.name(), "computing on a card");
     Ok(Memory::Device(device, world.precision))
 }
@@ -36,9 +38,11 @@ pub fn exact(world: &WorldConfig, rank: usize) -> Result<Memory> {
         precision: Precision::Fp32,
         ..world.clone()
     };
+
     if world.accelerator == Accelerator::Nvidia {
         return of(&exact, rank);
     }
+
     of(
         &WorldConfig {
             accelerator: Accelerator::Nvidia,

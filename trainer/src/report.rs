@@ -63,17 +63,20 @@ impl Reporter {
             pod_uid,
             ..Report::default()
         };
+
         stamp(&mut report);
         let (current, reports) = watch::channel(report);
         let server = outlets
             .listen
             .map(|listen| Server::start(&listen, reports.clone()));
+
         let server = server.transpose()?;
         let bar = outlets.bars.as_ref().map(bar::Bar::new);
         let has_bar = bar.is_some();
         let teller = Teller::start(reports, bar, outlets.last_words);
         let _teller =
             teller.map_err(|error| Error::Bug(format!("no thread to report: {error}")))?;
+
         Ok(Self {
             current,
             _teller: Some(_teller),
@@ -88,6 +91,7 @@ impl Reporter {
             run,
             ..Report::default()
         });
+
         Self {
             current,
             _teller: None,
@@ -103,6 +107,7 @@ impl Reporter {
             change(report);
             stamp(report);
         });
+
         if self._teller.is_some() {
             lines::tell(&before, &self.current(), self.has_bar);
         }
@@ -115,6 +120,7 @@ impl Reporter {
             exit_code,
             message: error.to_string(),
         };
+
         self.update(|report| {
             report.activity = Activity::Failed;
             report.failure = Some(failure);

@@ -20,6 +20,7 @@ impl Schedule {
         if step < self.warmup_steps {
             return self.peak * (step + 1) as f64 / self.warmup_steps as f64;
         }
+
         let length = self.total_steps.saturating_sub(self.warmup_steps).max(1);
         let done = (step - self.warmup_steps).min(length) as f64 / length as f64;
         0.5 * (1.0 + (std::f64::consts::PI * done).cos()) * self.peak
@@ -37,6 +38,7 @@ mod tests {
             warmup_steps: 4,
             total_steps: 12,
         };
+
         let table = [
             (0, 0.5),
             (3, 2.0),
@@ -46,6 +48,7 @@ mod tests {
             (12, 0.0),
             (99, 0.0),
         ];
+
         for (step, rate) in table {
             assert!((schedule.rate(step) - rate).abs() < 1e-12, "step {step}");
         }
@@ -58,15 +61,18 @@ mod tests {
             warmup_steps: 2,
             total_steps: 2,
         };
+
         assert_eq!(
             (0..3).map(|step| schedule.rate(step)).collect::<Vec<_>>(),
             [0.5, 1.0, 1.0]
         );
+
         let schedule = Schedule {
             peak: 1.0,
             warmup_steps: 0,
             total_steps: 2,
         };
+
         assert_eq!(schedule.rate(0), 1.0);
     }
 }

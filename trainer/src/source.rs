@@ -62,6 +62,7 @@ impl Found {
                 self.uri, self.towers
             ))
         })?;
+
         match model.problem() {
             None => Ok(model),
             Some(problem) => Err(Error::Data(format!("{}: {problem}", self.uri))),
@@ -113,6 +114,7 @@ pub fn is_missing(uri: &str) -> bool {
         .trim_end_matches('/')
         .rsplit_once('/')
         .map(|(parent, _)| parent);
+
     let is_checkpoint = parent.is_some_and(|parent| parent.ends_with(CHECKPOINTS));
     let manifest = || Store::open(uri).and_then(|store| store.find(MANIFEST));
     is_checkpoint && matches!(manifest(), Ok(None))
@@ -134,11 +136,13 @@ fn find(uri: &str, proven: &[&str]) -> Result<Found> {
             folder,
             file: name,
         } = Hub::from_env().fetch(uri, &FILES)?;
+
         return Ok(Found {
             uri,
             ..file(&Store::open(&folder.display().to_string())?, &name)?
         });
     }
+
     match uri.rsplit_once('/') {
         Some((parent, name)) if is_file(name) => file(&Store::open(parent)?, name),
         None if is_file(uri) => file(&Store::open(".")?, uri),
@@ -159,6 +163,7 @@ pub fn config(uri: &str) -> Result<Option<TrainConfig>> {
     if uri.starts_with(hub::SCHEME) || uri.rsplit_once('/').is_some_and(|(_, name)| is_file(name)) {
         return Ok(None);
     }
+
     let found = find_checkpoint(&Store::open(uri)?, &[CONFIG])?;
     found.map(|checkpoint| config_of(&checkpoint)).transpose()
 }
@@ -168,9 +173,11 @@ fn find_checkpoint(store: &Store, wanted: &[&str]) -> Result<Option<Checkpoint>>
     if store.find(MANIFEST)?.is_some() {
         return Checkpoint::read(store, wanted).map(Some);
     }
+
     if let Some(ending) = ending(store)? {
         return Checkpoint::read(&store.join(&ending.checkpoint), wanted).map(Some);
     }
+
     Checkpoint::newest(&store.join(CHECKPOINTS), wanted)
 }
 
@@ -178,11 +185,13 @@ fn folder(store: &Store, proven: &[&str]) -> Result<Found> {
     if let Some(found) = find_checkpoint(store, proven)? {
         return checkpoint(found);
     }
+
     for name in FILES {
         if store.size(name)?.is_some() {
             return file(store, name);
         }
     }
+
     Err(Error::Config(format!(
         "{} holds no weights: there is no {MANIFEST} (a checkpoint), no {FINAL} (a stage that ended), \
          no {CHECKPOINTS}/ (a stage at work) and none of {}. Name one of these.",
@@ -199,12 +208,14 @@ fn ending(stage: &Store) -> Result<Option<Final>> {
     let Some(bytes) = stage.find(FINAL)? else {
         return Ok(None);
     };
+
     let ending = serde_json::from_slice(&bytes).map_err(|error| {
         let uri = stage.uri_of(FINAL);
         Error::Data(format!(
             "{uri} does not name a checkpoint: {error}. Delete it to use the newest."
         ))
     })?;
+
     Ok(Some(ending))
 }
 
@@ -213,6 +224,7 @@ fn checkpoint(checkpoint: Checkpoint) -> Result<Found> {
     let config = config_of(&checkpoint)?;
     let sha256 = checkpoint.sha256(WEIGHTS)?;
     let towers = Towers::of(&tensors, None);
+
     Ok(Found {
         uri: checkpoint.uri,
         digest: Some(checkpoint.digest),
@@ -239,6 +251,7 @@ fn file(store: &Store, name: &str) -> Result<Found> {
     let beside = store
         .find(CONFIG)?
         .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+
     let towers = Towers::of(&tensors, beside.as_ref());
     let uri = store.uri_of(name);
     let step = tensors.trained().step;
@@ -263,6 +276,7 @@ pub fn tokenizer(pinned: Option<&PinnedFile>, vocab_size: i32) -> Result<Tokeniz
     let (bytes, uri) = vocabulary(pinned)?;
     let unfit = |error| Error::Config(format!("The vocabulary {uri} cannot be used: {error}"));
     let vocabulary = Vocabulary::from_bytes(&bytes).map_err(unfit)?;
+
     if vocabulary.size() > vocab_size.max(0) as usize {
         return Err(Error::Config(format!(
             "The vocabulary {uri} has {} entries, but the model's text.vocabSize is {vocab_size}. Set one to \
@@ -270,6 +284,7 @@ pub fn tokenizer(pinned: Option<&PinnedFile>, vocab_size: i32) -> Result<Tokeniz
             vocabulary.size()
         )));
     }
+
     Ok(Tokenizer::new(vocabulary))
 }
 
@@ -297,6 +312,7 @@ pub fn vocabulary(pinned: Option<&PinnedFile>) -> Result<(Bytes, String)> {
             )
         }
     };
+
     let unfit = |error| Error::Config(format!("The vocabulary {uri} cannot be used: {error}"));
     Vocabulary::verify(&bytes, sha256).map_err(unfit)?;
     Ok((bytes, uri))

@@ -144,12 +144,14 @@ impl Store {
                 let objects = objects.clone();
                 async move { objects.get(&path).await?.bytes().await }
             };
+
             stream::iter(paths)
                 .map(get)
                 .buffered(OBJECTS_IN_FLIGHT)
                 .collect::<Vec<_>>()
                 .await
         });
+
         match answers {
             Ok(answers) => (names.iter().zip(answers))
                 .map(|(name, answer)| {
@@ -174,6 +176,7 @@ impl Store {
             name,
             async move { parts(&objects, &path, range).await },
         )?;
+
         match bytes.len() as u64 == wanted.end - wanted.start {
             true => Ok(bytes),
             false => Err(Error::Data(format!(
@@ -215,12 +218,14 @@ impl Store {
                         .map(AsRef::as_ref)
                         .collect::<Vec<&str>>()
                         .join("/");
+
                     Some(Entry {
                         name,
                         bytes: meta.size,
                     })
                 })
                 .collect();
+
             entries.sort_by(|a, b| a.name.cmp(&b.name));
             Ok(entries)
         })
@@ -241,6 +246,7 @@ impl Store {
                 Ok(())
             });
         }
+
         let objects = self.objects.clone();
         let path = self.path(name);
         self.call("write", name, async move {
@@ -322,6 +328,7 @@ impl Store {
                 self.uri_of(name)
             ))
         })?;
+
         answer.map_err(|source| StoreError::new(verb, self.uri_of(name), source).into())
     }
 }
@@ -336,10 +343,12 @@ async fn parts(
     let mut parts = stream::iter(ranges)
         .map(|range| async move { objects.get_range(path, range).await })
         .buffered(PARTS_IN_FLIGHT);
+
     let mut whole = BytesMut::with_capacity((end - start) as usize);
     while let Some(part) = parts.try_next().await? {
         whole.extend_from_slice(&part);
     }
+
     Ok(whole.freeze())
 }
 
@@ -364,6 +373,7 @@ fn runtime() -> Result<&'static Runtime> {
             .enable_all()
             .build()
     });
+
     built
         .as_ref()
         .map_err(|error| Error::Bug(format!("no threads for object stores: {error}")))
@@ -383,10 +393,12 @@ mod tests {
             store.join("a").get("small").unwrap() == small,
             "join and a name with / agree"
         );
+
         assert!(
             store.get("b").unwrap() == large,
             "an object of several parts comes back whole"
         );
+
         assert_eq!(store.find("absent").unwrap(), None);
         assert_eq!(store.get_range("a/small", 1..4).unwrap(), "mal");
         assert_eq!(store.get_range("a/small", 2..2).unwrap(), "");
@@ -401,6 +413,7 @@ mod tests {
             .into_iter()
             .map(|e| (e.name, e.bytes))
             .collect();
+
         assert_eq!(
             names,
             [("a/small".into(), 5), ("b".into(), large.len() as u64)]
@@ -410,6 +423,7 @@ mod tests {
         odd[..2]
             .iter()
             .for_each(|name| store.put(name, small.clone()).unwrap());
+
         let mut names: Vec<_> = store
             .join("目")
             .list()
@@ -417,18 +431,21 @@ mod tests {
             .into_iter()
             .map(|e| format!("目/{}", e.name))
             .collect();
+
         names.sort();
         assert_eq!(
             names,
             [odd[1].clone(), odd[0].clone()],
             "names are listed as they were given"
         );
+
         let found = store.get_many(&odd);
         assert!(
             found[..2]
                 .iter()
                 .all(|bytes| bytes.as_ref().unwrap() == &small)
         );
+
         let error = found[2].as_ref().unwrap_err().to_string();
         assert!(error.contains("目/absent"), "{error}");
 
@@ -458,6 +475,7 @@ mod tests {
         contract(&Store::open(path.to_str().unwrap()).unwrap());
         let uri = url::Url::from_file_path(&path).unwrap();
         let by_uri = Store::open(uri.as_str()).unwrap();
+
         assert_eq!(by_uri.get("a/small").unwrap(), "small");
     }
 
@@ -467,6 +485,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();
+
         runtime.block_on(async { store.put("x", Bytes::new()).unwrap() });
         assert_eq!(store.list().unwrap().len(), 1);
     }

@@ -54,6 +54,7 @@ pub fn train_within(
             ..config.clone()
         },
     )?;
+
     let crew = Crew::join(&config.world, &claim, &stop)?;
     let first = |world: Arc<World>| stage(config, (memory, &world), reporter, &stop);
     let silent = || Reporter::silent(config.run.clone());
@@ -75,21 +76,26 @@ fn stage(
         run.take_step()?;
         // ---- below this line nothing changes the model ----
         let stopping = run.agree(stop())?;
+
         if run.report_due() || stopping {
             run.report(reporter);
         }
+
         let validated = run.validation_due() && !stopping;
         if validated {
             run.validate(reporter)?;
         }
+
         if run.checkpoint_due() || validated || stopping {
             run.save(reporter)?;
         }
+
         run.look_after_checkpoint(reporter)?;
         if stopping && !run.done() {
             run.finish_saving(reporter)?;
             return Err(Error::Interrupted { step: run.step() });
         }
     }
+
     run.end(reporter)
 }

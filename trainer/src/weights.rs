@@ -65,11 +65,13 @@ impl Weights {
             true => sharded::list(store, name)?.into(),
             false => file::list(store, name)?,
         };
+
         let Named {
             layout,
             tensors,
             left_out,
         } = names::to_reference(listing.tensors);
+
         Ok(Self {
             layout,
             tensors,
@@ -156,6 +158,7 @@ mod tests {
             shape: &tensor.shape,
             values: crate::array::View::Host(&tensor.values),
         });
+
         Weights::from_bytes(write::bytes(tensors)).unwrap()
     }
 }

@@ -83,6 +83,7 @@ impl World {
             count: 1,
             devices: 1,
         };
+
         let fate = Arc::default();
         let ring = || Ring::new(seat, None, Arc::clone(&fate));
         let (ring, gradients) = (Mutex::new(ring()), Mutex::new(Some(ring())));
@@ -147,12 +148,14 @@ impl World {
             *end += *length as usize;
             Some(*end)
         });
+
         let ends: Vec<usize> = ends.collect();
         let place = |rank: usize| ends[rank] - lengths[rank] as usize..ends[rank];
         let mut all = vec![T::zeroed(); ends[ends.len() - 1]];
         all[place(self.seat.rank)].copy_from_slice(own);
         self.ring().gather(&mut all, place);
         self.check()?;
+
         Ok((0..self.seat.count)
             .map(|rank| all[place(rank)].to_vec())
             .collect())
@@ -187,6 +190,7 @@ impl World {
         if self.seat.count == 1 {
             return Ok(());
         }
+
         // The same for equal things in all workers.
         let mut hasher = DefaultHasher::new();
         of.hash(&mut hasher);
@@ -197,6 +201,7 @@ impl World {
         let Some(other) = values.iter().position(|found| *found != values[0]) else {
             return Ok(());
         };
+
         Err(Error::Config(format!(
             "rank {other} (worker {}) has another {what} than rank 0. All workers must see the same files: \
              give them the same, and begin again.",
@@ -222,15 +227,18 @@ impl World {
         if self.seat.count == 1 {
             return Ok(());
         }
+
         let invitation = if self.is_first() {
             device.invite()?
         } else {
             Vec::new()
         };
+
         let invitation = self.hear(&invitation)?;
         let group = group::join(self.own(), device, invitation)?;
         // Whoever connects twice keeps the first.
         self.group.get_or_init(|| group);
+
         Ok(())
     }
 
@@ -242,11 +250,13 @@ impl World {
         if let Some(group) = self.group.get() {
             return Ok(Buckets::of(Arc::clone(group)));
         }
+
         let ring = self
             .gradients
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
+
         Buckets::start(ring.filter(|_| self.seat.count > 1))
     }
 

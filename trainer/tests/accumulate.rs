@@ -18,6 +18,7 @@ fn model(name: &str) -> (Clip, Params, Pairs) {
     golden.config.text.attention_dropout_percent = 30;
     let (mut clip, params) = golden.model();
     clip.mask_patches(40);
+
     (clip, params, golden.pairs(0))
 }
 
@@ -28,6 +29,7 @@ fn differentiate(name: &str, frozen: bool, micro_batch: usize) -> (f64, Vec<f32>
     let mut accumulator = Accumulator::new(&clip, &params, (6, micro_batch));
     let given = (pairs.batch(), Dropout::new(1, 2, 0));
     let score = accumulator.forward((&mut clip, &mut params), given);
+
     accumulator.backward((&mut clip, &mut params), given, &mut ());
     (
         score.loss,
@@ -46,6 +48,7 @@ fn micro_batches_of_any_size_give_the_gradient_of_the_whole() {
                 (loss - right).abs() < 1e-6,
                 "{name}, {micro_batch}: {loss} for {right}"
             );
+
             assert_close(&format!("{name}, {micro_batch}"), &found, &gradient, 1e-5);
         }
     }
@@ -62,5 +65,6 @@ fn running_statistics_follow_each_micro_batch_once() {
             Dropout::new(1, 2, 0),
         );
     }
+
     assert_eq!(found, *params.state.read());
 }

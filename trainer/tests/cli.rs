@@ -31,12 +31,14 @@ fn words_that_make_no_sense_end_with_64_and_say_what_would() {
         (&["train"], "--config"),
         (&["prepare", "--images", "x"], "--texts"),
     ];
+
     for (arguments, expected) in rows {
         let output = cnclip(arguments, folder.path());
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(64), "{arguments:?}: {said}");
         assert!(said.contains(expected), "{arguments:?}: {said}");
     }
+
     assert_eq!(cnclip(&["--help"], folder.path()).status.code(), Some(0));
 }
 
@@ -45,6 +47,7 @@ fn a_machine_without_a_card_is_told_what_it_lacks() {
     if Path::new("/dev/nvidiactl").exists() {
         return;
     }
+
     let folder = tempfile::tempdir().unwrap();
     let output = cnclip(&["device"], folder.path());
     let said = String::from_utf8(output.stderr).unwrap();
@@ -54,6 +57,7 @@ fn a_machine_without_a_card_is_told_what_it_lacks() {
     } else {
         "trainer-cuda"
     };
+
     assert!(said.contains(lacking), "{said}");
 }
 
@@ -69,11 +73,13 @@ fn a_data_set_that_cannot_be_classified_is_told_of_before_weights_are_looked_for
         "tasks": [{"name": "digits", "zeroShot": {"dataset": data, "preset": "mnist"}}],
         "artifacts": folder.path().join("scores"),
     });
+
     std::fs::write(&file, config.to_string()).unwrap();
     let output = cnclip(
         &["evaluate", "--config", file.to_str().unwrap()],
         folder.path(),
     );
+
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(65), "{said}");
     for expected in [
@@ -96,20 +102,24 @@ fn a_stage_is_trained_and_scored_from_two_files() {
         &["train", "--config", file.to_str().unwrap()],
         folder.path(),
     );
+
     assert!(
         output.status.success(),
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
+
     let report = last_words(folder.path());
     assert_eq!(
         (report.activity, report.step),
         (Activity::Done, small::STEPS as i64)
     );
+
     assert_eq!(
         (report.run, report.samples_seen),
         (config.run, 5 * small::STEPS as i64)
     );
+
     assert!(
         report.validation.is_some() && !report.checkpoints.is_empty() && report.peak_rss_bytes > 0
     );
@@ -123,21 +133,25 @@ fn a_stage_is_trained_and_scored_from_two_files() {
          tasks: [{{name: golden, retrieval: {{dataset: {data}}}}}]\n",
         results.display()
     );
+
     std::fs::write(&file, text).unwrap();
     let output = cnclip(
         &["evaluate", "--config", file.to_str().unwrap()],
         folder.path(),
     );
+
     assert!(
         output.status.success(),
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
+
     let table = String::from_utf8(output.stdout).unwrap();
     assert!(
         table.contains("golden") && table.contains("text→image"),
         "{table}"
     );
+
     let report = last_words(folder.path());
     assert_eq!((report.activity, report.results.len()), (Activity::Done, 1));
     assert!(results.join("results.json").exists());
@@ -156,6 +170,7 @@ fn an_unknown_key_ends_with_78_and_is_named_in_the_last_words() {
         &["train", "--config", file.to_str().unwrap()],
         folder.path(),
     );
+
     assert_eq!(output.status.code(), Some(78));
     let failure = last_words(folder.path()).failure.unwrap();
     assert_eq!(failure.exit_code, 78);
@@ -189,6 +204,7 @@ fn runs_are_compared_by_the_curves_of_their_stages() {
     let output = cnclip(&["compare", &first, "--page", page], folder.path());
     let table = String::from_utf8(output.stdout).unwrap();
     let line: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
+
     assert_eq!(line[..2], ["first", "8"], "{table}");
     assert!(
         std::fs::read_to_string(page)

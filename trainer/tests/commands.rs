@@ -34,6 +34,7 @@ fn trained(folder: &Path) -> TrainConfig {
     let config = small::config(folder, "run");
     std::fs::write(&file, serde_json::to_vec(&config).unwrap()).unwrap();
     succeed(&["train", "--config", words(&file)], b"");
+
     config
 }
 
@@ -56,6 +57,7 @@ fn cnclip(arguments: &[&str], input: &[u8]) -> Output {
         // A program that refuses its arguments reads nothing.
         let _ = stdin.write_all(&input);
     });
+
     let output = program.wait_with_output().unwrap();
     feeder.join().unwrap();
     output
@@ -68,6 +70,7 @@ fn succeed(arguments: &[&str], input: &[u8]) -> Vec<u8> {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
+
     output.stdout
 }
 

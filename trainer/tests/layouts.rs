@@ -33,6 +33,7 @@ fn part(part: Part) -> Tensors {
         Part::Image => name.starts_with("visual.") || name == "logit_scale",
         Part::Text => name.starts_with("bert."),
     });
+
     tensors
 }
 
@@ -77,6 +78,7 @@ fn every_layout_gives_the_same_numbers_under_the_same_names() {
             "pooler.* (1)",
         ),
     ];
+
     for (file, layout, taken, left_out) in table {
         let found = find(&folder().join(file)).tensors;
         assert_eq!(found.to_tensors().unwrap(), part(taken), "{file}");
@@ -94,6 +96,7 @@ fn a_shard_that_is_not_there_is_named() {
     ] {
         std::fs::copy(folder().join("sharded").join(file), copy.path().join(file)).unwrap();
     }
+
     let error = source::weights(copy.path().to_str().unwrap()).unwrap_err();
     let right =
         "pytorch_model.bin.index.json names pytorch_model-00002-of-00002.bin, which is not there";
@@ -137,6 +140,7 @@ fn unwritten(folder: &Path, model: &ModelConfig) -> PathBuf {
             context: 3,
         },
     );
+
     let mut header = Map::new();
     let mut end = 0;
     for (segment, values) in params.tensors() {
@@ -145,11 +149,13 @@ fn unwritten(folder: &Path, model: &ModelConfig) -> PathBuf {
         let entry = json!({ "dtype": "F32", "shape": segment.shape, "data_offsets": [start, end] });
         header.insert(segment.name.clone(), entry);
     }
+
     let header = Value::Object(header).to_string();
     let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
     let path = folder.join("model.safetensors");
     std::fs::write(&path, &bytes).unwrap();
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+
     file.set_len((bytes.len() + end) as u64).unwrap();
     path
 }
@@ -176,16 +182,19 @@ fn what_shapes_do_not_tell_lies_beside_the_weights() {
         towers.text.hidden_dropout_percent,
         towers.text.attention_dropout_percent,
     ) = (5, 0);
+
     let hugging_face = json!({
         "vision_config": { "num_attention_heads": 8 },
         "text_config": {
             "num_attention_heads": 6, "hidden_dropout_prob": 0.05, "attention_probs_dropout_prob": 0
         }
     });
+
     let reference = json!({
         "vision_head_width": 96, "text_num_attention_heads": 6, "text_hidden_dropout_prob": 0.05,
         "text_attention_probs_dropout_prob": 0.0
     });
+
     for beside in [hugging_face, reference] {
         std::fs::write(folder.path().join("config.json"), beside.to_string()).unwrap();
         assert_eq!(find(&path).model().unwrap(), towers, "{beside}");
@@ -199,6 +208,7 @@ fn weights_of_something_else_say_what_they_are_of() {
         toy.towers.to_string(),
         "ViT 1×8 /2 at 4 px, BERT 1×6, 4 features"
     );
+
     let unfit = toy.model().unwrap_err().to_string();
     assert!(
         unfit.contains("ofa.pt: text.heads is 0; it must be at least 1"),
@@ -220,9 +230,11 @@ fn weights_of_something_else_say_what_they_are_of() {
             context: 3,
         },
     );
+
     let error = load(&mut params, &bert.tensors, Part::Text)
         .unwrap_err()
         .to_string();
+
     let right = "`bert.embeddings.word_embeddings.weight` is [10, 6], expected [21128, 768]";
     assert!(
         error.contains(right) && error.contains("the file holds BERT 1×6; compare"),

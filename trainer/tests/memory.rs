@@ -70,11 +70,14 @@ fn a_layer_that_computes_again_keeps_little_more_than_what_goes_into_it() {
                 let model: (Clip, _) = declare(&model(layers), capacity);
                 let held = MEMORY.current_usage() - before;
                 drop(model);
+
                 held
             })
         };
+
         (of(12) - of(4)) / 8
     };
+
     let inputs = (17 + 20) * 64 * size_of::<f32>();
     let kept = each_layer(Clip::new);
     let again = each_layer(Clip::recomputing);
@@ -88,6 +91,7 @@ fn counted<T>(make: impl FnOnce() -> T) -> u64 {
     let made = make();
     let held = MEMORY.current_usage() - before;
     drop(made);
+
     held as u64
 }
 
@@ -107,11 +111,13 @@ fn what_is_planned_is_what_is_reserved() {
             threads,
             device: None,
         };
+
         for recompute in [false, true] {
             let way = Way {
                 micro_batch: 12,
                 recompute,
             };
+
             let reserved = counted(|| reserve(&Memory::Host, &config, way));
             let needs = load.needs(way);
             let rest = needs.batches + needs.checkpoint + needs.program;
@@ -121,28 +127,34 @@ fn what_is_planned_is_what_is_reserved() {
                 &format!("{architecture:?}, again: {recompute}"),
             );
         }
+
         let taught = Load {
             own: 0,
             teacher: Some((&model.image, 40)),
             ..load
         };
+
         let way = Way {
             micro_batch: 12,
             recompute: false,
         };
+
         let reserved = counted(|| Teacher::new(&Memory::Host, &model.image, 40, way.micro_batch));
         // Its gradients are reserved with its weights, and never written.
         let layout = Clip::layout(&ModelConfig {
             embed_dim: 40,
             ..model.clone()
         });
+
         let of_image = layout
             .segments()
             .iter()
             .filter(|segment| segment.name.starts_with("visual."));
+
         let gradients: usize = of_image
             .map(|segment| segment.range.len() * size_of::<f32>())
             .sum();
+
         near(
             taught.needs(way).teacher,
             reserved - gradients as u64,
@@ -161,6 +173,7 @@ fn an_object_is_copied_in_the_memory_of_a_few_parts_however_large_it_is() {
         .unwrap()
         .set_len(512 << 20)
         .unwrap();
+
     let before = MEMORY.current_usage();
     MEMORY.reset_peak_usage();
     store.save("x", &at("copy")).unwrap();
@@ -177,15 +190,18 @@ fn an_object_is_written_in_the_memory_of_a_few_parts_however_large_it_is() {
     let store = Store::open(folder.path().to_str().unwrap()).unwrap();
     let piece = vec![7; 1 << 20];
     let before = MEMORY.current_usage();
+
     MEMORY.reset_peak_usage();
     let pieces = |to: &mut Upload<'_>| (0..PIECES).try_for_each(|_| to.write_all(&piece));
     store
         .write("x", |to| pieces(to).map_err(Error::file("write", "x")))
         .unwrap();
+
     let most = MEMORY.peak_usage() - before;
     assert_eq!(
         store.size("x").unwrap(),
         Some((PIECES * piece.len()) as u64)
     );
+
     assert!(most < PIECES * piece.len() / 4, "{most} bytes");
 }

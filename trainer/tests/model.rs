@@ -30,6 +30,7 @@ fn differentiate(clip: &mut Clip, params: &mut Params, pairs: &Pairs, micro: usi
     let given = (pairs.batch(), Dropout::NONE);
     params.clear_gradients();
     let score = accumulator.forward((clip, params), given);
+
     clip.add_logit_scale_gradient(params, score.logit_scale_gradient as f32);
     accumulator.backward((clip, params), given, &mut ());
     score
@@ -45,16 +46,19 @@ fn features_in_evaluation_are_the_references() {
             .encode_images(&mut params, pairs.batch().pixels)
             .read()
             .into_owned();
+
         assert_close(
             name,
             &images,
             &golden.io["eval.image_features"].values,
             1e-5,
         );
+
         let texts = clip
             .encode_texts(&params, pairs.texts())
             .read()
             .into_owned();
+
         assert_close(name, &texts, &golden.io["eval.text_features"].values, 1e-5);
     }
 }
@@ -70,10 +74,12 @@ fn logits_in_evaluation_and_in_training_are_the_references() {
             .encode_images(&mut params, pairs.batch().pixels)
             .read()
             .into_owned();
+
         let texts = clip
             .encode_texts(&params, pairs.texts())
             .read()
             .into_owned();
+
         let found = logits(&images, &texts, clip.features(), scale);
         assert_close(
             name,
@@ -81,6 +87,7 @@ fn logits_in_evaluation_and_in_training_are_the_references() {
             &golden.io["eval.logits_per_image"].values,
             1e-5,
         );
+
         let width = clip.features();
         let batch = pairs.batch();
         let (images, texts) = clip.forward(&mut params, batch, Dropout::NONE);
@@ -102,6 +109,7 @@ fn logits(images: &[f32], texts: &[f32], width: usize, scale: f32) -> Vec<f32> {
             .chunks(width)
             .map(move |text| scale * product(image, text))
     };
+
     images.chunks(width).flat_map(row).collect()
 }
 
@@ -116,22 +124,26 @@ fn every_gradient_is_the_references() {
             &golden.pairs(0),
             golden.pairs(0).texts().count(),
         );
+
         let right = golden.expect["train_loss"].as_f64().unwrap();
         assert!(
             (score.loss - right).abs() < 1e-5,
             "{name}: {} for {right}",
             score.loss
         );
+
         let names: Vec<&String> = params
             .segments()
             .iter()
             .map(|segment| &segment.name)
             .collect();
+
         assert_eq!(names.len(), golden.gradients.len());
         for segment in params.segments() {
             if without_gradient(&segment.name) {
                 continue;
             }
+
             let found = params.gradients.part(segment.range.clone()).read();
             assert_close(
                 &segment.name,
@@ -153,6 +165,7 @@ fn recipe(expect: &Value) -> (Settings, Schedule) {
         weight_decay: number("wd"),
         max_norm: None,
     };
+
     let peak = number("lr");
     let warmup_steps = number("warmup") as u64;
     (
@@ -185,18 +198,21 @@ fn train_in_parts(
     prepare(&mut clip, &mut params);
     let (settings, schedule) = recipe(expect);
     let mut adamw = AdamW::new(&params, settings);
+
     for step in 0..schedule.total_steps {
         let right = &expect["log"][step as usize];
         let pairs = golden.pairs(step as usize % 3).part(0, count);
         let score = differentiate(&mut clip, &mut params, &pairs, micro);
         let loss = right["loss"].as_f64().unwrap();
         let error = (score.loss / loss - 1.0).abs();
+
         assert!(error < tolerance, "{name}, {run}, step {step}: {error}");
         let rate = schedule.rate(step);
         assert!(
             (rate - right["lr"].as_f64().unwrap()).abs() < 1e-12,
             "{run}, step {step}"
         );
+
         adamw.step(&mut params, step, rate).unwrap();
         clip.clamp_logit_scale(&mut params);
         let scale = f64::from(params.value("logit_scale").unwrap()[0]);
@@ -206,6 +222,7 @@ fn train_in_parts(
             "{run}, step {step}: {scale} for {right}"
         );
     }
+
     compare_final(&params, &expect["final_sum_abssum_sqsum"], 10.0 * tolerance);
 }
 
@@ -215,6 +232,7 @@ fn compare_final(params: &Params, expect: &Value, tolerance: f64) {
         let values = values.read();
         let sum = |f: fn(f64) -> f64| values.iter().map(|&v| f(f64::from(v))).sum::<f64>();
         let found = [sum(|v| v), sum(f64::abs), sum(|v| v * v)];
+
         for (at, found) in found.iter().enumerate() {
             let right = expect[&segment.name][at].as_f64().unwrap();
             let scale = expect[&segment.name][1].as_f64().unwrap();
@@ -245,6 +263,7 @@ fn running_statistics_follow_training_and_rest_otherwise() {
         assert_eq!(*params.state.read(), before);
         clip.forward(&mut params, pairs.batch(), Dropout::NONE);
         assert_eq!(*params.state.read() == before, frozen);
+
         for (segment, values) in params
             .tensors()
             .filter(|(segment, _)| counts(&segment.name))
@@ -281,6 +300,7 @@ fn a_logit_scale_beyond_its_bound_is_clamped_as_the_reference_does() {
             .unwrap()
             .range
             .clone();
+
         params.values.part_mut(range).edit(|scale| scale.fill(4.7));
     });
 }
@@ -298,10 +318,12 @@ fn features_of_pictures_with_masked_patches_are_the_references() {
     let mut layout = Layout::default();
     let mut vit = Vit::declare(&mut layout, sizes, (64, 32), (6, false));
     let mut params = layout.build();
+
     for (segment, mut values) in params.tensors_mut() {
         let stored = golden.weights.get(&segment.name).unwrap();
         values.write(|values| stored.read(values)).unwrap();
     }
+
     // The reference keeps the patches that draw least.
     let noise = golden.io["flip.noise"].values.chunks(16);
     let seen = noise.flat_map(|noise| {
@@ -310,6 +332,7 @@ fn features_of_pictures_with_masked_patches_are_the_references() {
         patches.truncate(8);
         patches
     });
+
     let pairs = golden.pairs(0);
     let mut features = vec![9.0; 6 * 32];
     let given = (pairs.batch().pixels, &seen.collect::<Vec<_>>()[..]);
@@ -330,16 +353,19 @@ fn ten_steps_in_bfloat16_stay_near_the_references_and_leave_the_weights_in_fp32(
             precision: Precision::Bf16,
             ..Compute::default()
         };
+
         let capacity = Capacity {
             batch: 6,
             context: 20,
         };
+
         let (mut clip, mut params) = Clip::computing(&golden.config, capacity, compute);
         load(&mut params, &golden.weights, Part::All).unwrap();
         let expect = &golden.expect["adamw"];
         let mut rounded = false;
         let (settings, schedule) = recipe(expect);
         let mut adamw = AdamW::new(&params, settings);
+
         for step in 0..schedule.total_steps {
             let right = expect["log"][step as usize]["loss"].as_f64().unwrap();
             let pairs = golden.pairs(step as usize % 3);
@@ -351,10 +377,12 @@ fn ten_steps_in_bfloat16_stay_near_the_references_and_leave_the_weights_in_fp32(
                 "{name}, step {step}: {} for {right}",
                 score.loss
             );
+
             rounded |= error > 1e-4;
             adamw.step(&mut params, step, schedule.rate(step)).unwrap();
             clip.clamp_logit_scale(&mut params);
         }
+
         assert!(rounded, "{name}: nothing shows of bfloat16");
         let exact = |value: &f32| half::bf16::from_f32(*value).to_f32() == *value;
         let exact = params
@@ -363,6 +391,7 @@ fn ten_steps_in_bfloat16_stay_near_the_references_and_leave_the_weights_in_fp32(
             .iter()
             .filter(|value| exact(value))
             .count();
+
         assert!(
             exact * 10 < params.values.len(),
             "{name}: {exact} weights are bfloat16"

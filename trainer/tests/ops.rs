@@ -32,11 +32,13 @@ fn a_linear_layer_is_candles() {
         (inputs, outputs),
         (Init::Zeros, Init::Zeros),
     );
+
     let Params {
         values,
         mut gradients,
         ..
     } = params(layout);
+
     let x = numbers(rows * inputs, 1);
     let dy = numbers(rows * outputs, 2);
     let mut y = numbers(rows * outputs, 3);
@@ -44,6 +46,7 @@ fn a_linear_layer_is_candles() {
     let y_before = y.clone();
     let dx_before = dx.clone();
     let gradient = &mut ViewMut::from(&mut gradients);
+
     linear.forward((&values).into(), (&x).into(), (&mut y).into(), Onto::Add);
     let weights = ((&values).into(), gradient);
     linear.backward(
@@ -61,6 +64,7 @@ fn a_linear_layer_is_candles() {
     let (right, d) = oracle(&[&x, &weight, &bias], &dy, || {
         x.matmul(&weight.t()?)?.broadcast_add(&bias)? + tensor(&y_before, &[rows, outputs])
     });
+
     assert_close("y", &y, &right);
     let sum: Vec<f32> = d[0].iter().zip(&dx_before).map(|(a, b)| a + b).collect();
     assert_close("dx", &dx, &sum);
@@ -84,17 +88,20 @@ fn a_projection_is_candles() {
         mut gradients,
         ..
     } = params(layout);
+
     let x = numbers(rows * inputs, 1);
     let dy = numbers(rows * outputs, 2);
     let mut y = vec![9.0; rows * outputs];
     let mut dx = vec![9.0; rows * inputs];
     let gradient = &mut ViewMut::from(&mut gradients);
+
     projection.forward(
         (&values).into(),
         (&x).into(),
         (&mut y).into(),
         Onto::Replace,
     );
+
     let weights = ((&values).into(), gradient);
     projection.backward(
         weights,
@@ -124,17 +131,20 @@ fn layer_normalisation_is_candles() {
         mut gradients,
         ..
     } = params(layout);
+
     let x = numbers(rows * width, 1);
     let dy = numbers(rows * width, 2);
     let mut y = vec![9.0; rows * width];
     let mut moments = vec![9.0; rows * MOMENTS];
     let mut dx = vec![9.0; rows * width];
+
     norm.forward(
         (&values).into(),
         (&x).into(),
         (&mut y).into(),
         (&mut moments).into(),
     );
+
     let weights = ((&values).into(), &mut ViewMut::from(&mut gradients));
     let inner = ((&x).into(), (&moments).into());
     norm.backward(
@@ -156,6 +166,7 @@ fn layer_normalisation_is_candles() {
             .broadcast_mul(&weight)?
             .broadcast_add(&bias)
     });
+
     assert_close("y", &y, &right);
     assert_close("dx", &dx, &d[0]);
     assert_close(
@@ -179,6 +190,7 @@ fn both_activations_are_candles() {
             Activation::Gelu => x.gelu_erf(),
             Activation::QuickGelu => x.as_tensor() / (((x.as_tensor() * -1.702)?.exp()? + 1.0)?),
         });
+
         assert_close("y", &y, &right);
         assert_close("dx", &dx, &d[0]);
     }
@@ -189,12 +201,14 @@ fn plain_attention(qkv: &Var, offsets: &[usize], keep: Keep, sizes: Attention) -
     let width = sizes.width;
     let d = sizes.width / sizes.heads;
     let mut rows = Vec::new();
+
     for pair in offsets.windows(2) {
         let kept = if keep == Keep::All {
             pair[1] - pair[0]
         } else {
             1
         };
+
         let sequence = qkv.narrow(0, pair[0], pair[1] - pair[0])?;
         let mut heads = Vec::new();
         for head in 0..sizes.heads {
@@ -203,14 +217,17 @@ fn plain_attention(qkv: &Var, offsets: &[usize], keep: Keep, sizes: Attention) -
                     .narrow(1, which * width + head * d, d)?
                     .contiguous()
             };
+
             let scores =
                 (part(0)?.narrow(0, 0, kept)?.matmul(&part(1)?.t()?)? / (d as f64).sqrt())?;
             let scores = scores.exp()?;
             let weights = scores.broadcast_div(&scores.sum_keepdim(1)?)?;
             heads.push(weights.matmul(&part(2)?)?);
         }
+
         rows.push(Tensor::cat(&heads, 1)?);
     }
+
     Tensor::cat(&rows, 0)
 }
 
@@ -227,11 +244,13 @@ fn attention_over_packed_sequences_is_candles_over_each() {
         let scratch = || vec![9.0; kept * attention.row()];
         let mut probabilities = scratch();
         let mut dropped = scratch();
+
         let mut scores = scratch();
         let mut out = vec![9.0; kept * 35];
         let mut dqkv = vec![9.0; tokens * 105];
         let none = Dropout::NONE;
         let weights = ((&mut probabilities).into(), (&mut dropped).into());
+
         attention.forward(sequences, none, (&qkv).into(), weights, (&mut out).into());
         let saved = ((&qkv).into(), (&probabilities).into(), (&out).into());
         let memory = ((&mut dropped).into(), (&mut scores).into());
@@ -248,6 +267,7 @@ fn attention_over_packed_sequences_is_candles_over_each() {
         let (right, d) = oracle(&[&qkv], &dout, || {
             plain_attention(&qkv, &offsets, keep, attention)
         });
+
         assert_close("out", &out, &right);
         assert_close("dqkv", &dqkv, &d[0]);
     }
@@ -261,12 +281,14 @@ fn unit_vectors_are_candles() {
     let dy = numbers(rows * width, 2);
     let mut y = vec![9.0; rows * width];
     let mut dx = vec![9.0; rows * width];
+
     normalize::forward(width, (&x).into(), (&mut y).into());
     normalize::backward(width, (&x).into(), (&dy).into(), (&mut dx).into());
     let x = var(&x, &[rows, width]);
     let (right, d) = oracle(&[&x], &dy, || {
         x.broadcast_div(&x.sqr()?.sum_keepdim(1)?.sqrt()?)
     });
+
     assert_close("y", &y, &right);
     assert_close("dx", &dx, &d[0]);
 }
@@ -281,12 +303,14 @@ fn embeddings_are_candles() {
     let positions = numbers(4 * width, 2);
     let kind = numbers(width, 3);
     let dy = numbers(7 * width, 4);
+
     let mut y = vec![9.0; 7 * width];
     let tables = Tables {
         words: (&words).into(),
         positions: (&positions).into(),
         kind: (&kind).into(),
     };
+
     embedding::forward(tables, sequences, (&ids[..]).into(), (&mut y).into());
     let mut dwords = vec![1.0; 6 * width];
     let mut dpositions = vec![1.0; 4 * width];
@@ -302,6 +326,7 @@ fn embeddings_are_candles() {
         let sum = (words.index_select(&ids, 0)? + positions.index_select(&places, 0)?)?;
         sum.broadcast_add(&tensor(&kind, &[width]))
     });
+
     assert_close("y", &y, &right);
     d[0][..width].fill(0.0); // padding learns nothing
     assert_close("words", &dwords, &plus_one(&d[0]));

@@ -48,6 +48,7 @@ fn a_convolution_is_candles() {
             mut gradients,
             ..
         } = params(layout);
+
         let x = numbers(batch * side * side * inputs, 1);
         let dy = small(batch * side.div_ceil(stride).pow(2) * outputs, 2);
         let mut y = vec![9.0; dy.len()];
@@ -58,6 +59,7 @@ fn a_convolution_is_candles() {
             ViewMut::Host(&mut y),
             &mut memory,
         );
+
         let gradient = &mut ViewMut::Host(&mut gradients);
         conv.backward_weights(gradient, View::Host(&x), View::Host(&dy), &mut memory);
 
@@ -66,9 +68,11 @@ fn a_convolution_is_candles() {
         let (right, d) = oracle(&[&x, &weight], &dy, || {
             channels_last(&channels_first(&x)?.conv2d(&weight, 1, stride, 1, 1)?)
         });
+
         let what = format!("side {side}, stride {stride}");
         assert_close(&format!("{what}: y"), &y, &right);
         assert_close(&format!("{what}: weight"), &gradients, &plus_one(&d[1]));
+
         if stride == 1 {
             let pair = (View::Host(&dy), ViewMut::Host(&mut dx));
             conv.backward_input(View::Host(&values), pair.0, pair.1, &mut memory);
@@ -87,6 +91,7 @@ fn batch_norm(width: usize) -> (BatchNorm, Params, Moments, Sums) {
         .iter()
         .map(|value| value.abs() + 0.1)
         .collect();
+
     (norm, params, Moments::new(&Memory::Host, width), sums)
 }
 
@@ -104,6 +109,7 @@ fn batch_normalisation_in_training_is_candles() {
                 .iter()
                 .map(|value| value + mean)
                 .collect();
+
             let dy = small(x.len(), 2);
             let before = numbers(x.len(), 3);
             let mut y = before.clone();
@@ -111,6 +117,7 @@ fn batch_normalisation_in_training_is_candles() {
             let values = View::Host(&params.values);
             let state = &mut ViewMut::Host(&mut params.state);
             let seen = View::Host(&x);
+
             norm.measure(values, state, seen, (&mut moments, &mut sums));
             norm.apply(&moments, seen, ViewMut::Host(&mut y), onto, then);
             let gradients = &mut ViewMut::Host(&mut params.gradients);
@@ -126,12 +133,14 @@ fn batch_normalisation_in_training_is_candles() {
                 let deviation = (centred.sqr()?.mean_keepdim(0)? + 1e-5)?.sqrt()?;
                 let unit = centred.broadcast_div(&deviation)?;
                 let y = unit.broadcast_mul(&weight)?.broadcast_add(&bias)?;
+
                 if then == Then::Rectify {
                     y.relu()
                 } else {
                     y + tensor(&before, &[rows, width])
                 }
             });
+
             let what = format!("{rows} × {width}, {then:?}");
             assert_close(&format!("{what}: y"), &y, &right);
             assert_close(&format!("{what}: dx"), &dx, &d[0]);
@@ -152,6 +161,7 @@ fn batch_normalisation_in_evaluation_takes_the_running_statistics() {
             View::Host(&params.state),
             &mut moments,
         );
+
         norm.apply(
             &moments,
             View::Host(&x),
@@ -159,6 +169,7 @@ fn batch_normalisation_in_evaluation_takes_the_running_statistics() {
             Onto::Replace,
             Then::Nothing,
         );
+
         let (weight, bias) = params.values.split_at(width);
         for (at, (found, x)) in y.iter().zip(&x).enumerate() {
             let i = at % width;
@@ -180,6 +191,7 @@ fn running_statistics_move_a_tenth_towards_those_of_the_batch() {
     let x = [1.0, 10.0, 2.0, 20.0, 6.0, 30.0];
     let values = View::Host(&params.values);
     let state = &mut ViewMut::Host(&mut params.state);
+
     norm.measure(values, state, View::Host(&x), (&mut moments, &mut sums));
     let means = [3.0, 20.0];
     let variances = [7.0, 100.0];
@@ -191,6 +203,7 @@ fn running_statistics_move_a_tenth_towards_those_of_the_batch() {
         moved(8.0, variances[1]),
         4.0,
     ];
+
     assert_close("state", &params.state, &right);
 }
 
@@ -204,6 +217,7 @@ fn an_average_pool_is_candles() {
     let before = numbers(x.len(), 3);
     let mut y = vec![9.0; dy.len()];
     let mut dx = before.clone();
+
     let pool = AveragePool { side, channels };
     pool.forward(View::Host(&x), ViewMut::Host(&mut y));
     pool.backward(View::Host(&dy), ViewMut::Host(&mut dx), Onto::Add);
@@ -211,6 +225,7 @@ fn an_average_pool_is_candles() {
     let (right, d) = oracle(&[&x], &dy, || {
         channels_last(&channels_first(&x)?.avg_pool2d(2)?)
     });
+
     assert_close("y", &y, &right);
     let sum: Vec<f32> = d[0].iter().zip(&before).map(|(a, b)| a + b).collect();
     assert_close("dx, added", &dx, &sum);
@@ -230,6 +245,7 @@ fn attention_of_one_query_is_candles() {
         width,
         tokens,
     };
+
     let q = numbers(batch * width, 1);
     let kv = numbers(batch * tokens * 2 * width, 2);
     let dout = numbers(q.len(), 3);
@@ -238,12 +254,14 @@ fn attention_of_one_query_is_candles() {
     let mut dq = vec![9.0; q.len()];
     let mut dkv = vec![9.0; kv.len()];
     let inputs = (View::Host(&q), View::Host(&kv));
+
     query.forward(
         inputs.0,
         inputs.1,
         ViewMut::Host(&mut rows),
         ViewMut::Host(&mut out),
     );
+
     let kept = (View::Host(&rows), View::Host(&out));
     let dout_ = View::Host(&dout);
     query.backward(
@@ -263,11 +281,13 @@ fn attention_of_one_query_is_candles() {
                 .transpose(1, 2)?
                 .contiguous()
         };
+
         let scores = q.transpose(1, 2)?.contiguous()?.matmul(&part(0)?.t()?)?;
         let weights = (scores / (d as f64).sqrt())?.exp()?;
         let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
         weights.matmul(&part(1)?)?.transpose(1, 2)?.contiguous()
     });
+
     assert_close("out", &out, &right);
     assert_close("dq", &dq, &gradients[0]);
     assert_close("dkv", &dkv, &gradients[1]);

@@ -23,6 +23,7 @@ fn presets_have_the_published_numbers_of_parameters() {
         (VitL14At336, 406_560_769, 304_293_888),
         (VitH14, 957_598_209, 632_076_800),
     ];
+
     for (architecture, all, image) in table {
         let towers = architecture.towers().unwrap();
         let (_, params) = Clip::new(
@@ -32,10 +33,12 @@ fn presets_have_the_published_numbers_of_parameters() {
                 context: 3,
             },
         );
+
         let visual = params
             .segments()
             .iter()
             .filter(|s| s.name.starts_with("visual."));
+
         let visual: usize = visual.map(|segment| segment.range.len()).sum();
         assert_eq!(
             (params.values.len(), visual),
@@ -52,14 +55,17 @@ fn shrunk(architecture: Architecture) -> ModelConfig {
         (vit.layers, vit.width) = (2, 2 * vit.head_width);
         towers.image.resolution = 3 * vit.patch_size;
     }
+
     if let Some(resnet) = &mut towers.image.resnet {
         (resnet.layers, resnet.width) = (vec![2, 1, 1, 1], 6);
         towers.image.resolution = 64;
     }
+
     let text = &mut towers.text;
     let head = text.width / text.heads;
     (text.layers, text.heads, text.width, text.intermediate) = (2, 2, 2 * head, 67);
     (text.vocab_size, text.positions, towers.embed_dim) = (113, 16, 31);
+
     towers
 }
 
@@ -72,12 +78,14 @@ fn model(architecture: Architecture) -> (Clip, Params) {
             context: 7,
         },
     );
+
     params.initialize(3);
     params.values.edit(|values| {
         for (i, value) in values.iter_mut().enumerate() {
             *value += 0.05 * normal(stream(4, i as u64));
         }
     });
+
     (clip, params)
 }
 
@@ -86,16 +94,19 @@ fn differentiate(clip: &mut Clip, params: &mut Params, side: usize) {
     let pixels: Vec<f32> = (0..5 * 3 * side * side)
         .map(|i| normal(stream(5, i as u64)))
         .collect();
+
     let ids: Vec<u32> = (0..5 * 7).map(|i| 1 + i * 17 % 112).collect();
     let offsets = [0, 7, 10, 15, 20, 23];
     let texts = Texts {
         ids: &ids[..23],
         offsets: &offsets,
     };
+
     let batch = Batch {
         pixels: Pixels::Normalized(&pixels),
         texts,
     };
+
     let mut loss = ContrastiveLoss::new(5, clip.features());
     let scale = clip.logit_scale(params);
     let score = loss.evaluate(clip.forward(params, batch, Dropout::NONE), scale, &Alone);
@@ -117,6 +128,7 @@ fn step(architecture: Architecture, freeze: bool) -> (Params, Vec<f32>) {
         weight_decay: 0.1,
         max_norm: None,
     };
+
     let mut adamw = AdamW::new(&params, settings);
     let before = params.values.read().into_owned();
     adamw.step(&mut params, 0, 1e-3).unwrap();
@@ -131,6 +143,7 @@ fn trained(params: &Params, before: &[f32], segment: &Segment) -> (bool, bool) {
         .read()
         .iter()
         .any(|&gradient| gradient != 0.0);
+
     (
         gradient,
         *params.values.part(range.clone()).read() != before[range],

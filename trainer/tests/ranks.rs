@@ -41,16 +41,19 @@ fn step(world: &Arc<World>, synchronized: bool) -> (Vec<f32>, Vec<f32>) {
     if synchronized {
         clip.synchronize_batch_norm(world.clone());
     }
+
     let own = world.share(PAIRS);
     let pairs = golden.pairs(0).part(own.start, own.end);
     let given = (pairs.batch(), Dropout::NONE);
     let mut accumulator = Accumulator::shared(&clip, &params, (PAIRS, PAIRS), world.clone());
     let mut buckets = world.buckets().unwrap();
     let score = accumulator.forward((&mut clip, &mut params), given);
+
     params.clear_gradients();
     clip.add_logit_scale_gradient(&mut params, score.logit_scale_gradient as f32);
     accumulator.backward((&mut clip, &mut params), given, &mut buckets);
     buckets.finish(&mut params.gradients.view_mut());
+
     (
         params.gradients.read().into_owned(),
         params.state.read().into_owned(),
@@ -66,6 +69,7 @@ fn train(count: usize, synchronized: bool) -> (Vec<f32>, Vec<f32>) {
         done.lock().unwrap().push((world.rank(), made));
         Ok(())
     };
+
     Crew::threads(count).work(job, job).unwrap();
     let mut done = done.into_inner().unwrap();
     done.sort_by_key(|(rank, _)| *rank);
@@ -74,6 +78,7 @@ fn train(count: usize, synchronized: bool) -> (Vec<f32>, Vec<f32>) {
         done.iter().all(same),
         "every rank has the same gradients to the last bit"
     );
+
     done.swap_remove(0).1
 }
 
@@ -84,6 +89,7 @@ fn ranks_that_share_their_statistics_train_as_one_rank_with_the_whole_batch() {
         let (found, found_state) = train(count, true);
         assert_close("running statistics", &found_state, &state, 1e-6);
         let (_, params) = Golden::read("rn50").model();
+
         for segment in params
             .segments()
             .iter()
@@ -119,6 +125,7 @@ fn resnet(folder: &Path, name: &str, devices: i32) -> TrainConfig {
     config.optimizer.average_decay = Some(0.9);
     config.optimizer.max_gradient_norm = Some(0.5);
     config.duplicates = Duplicates::Positives;
+
     config
 }
 
@@ -132,6 +139,7 @@ fn vit(folder: &Path, name: &str, devices: i32) -> TrainConfig {
         patch_size: 8,
         head_width: 6,
     });
+
     (config.micro_batch_size, config.masked_patches_percent) = (Some(MicroBatch::Pairs(2)), 50);
     config.gradient_checkpointing = Some(true);
     let teacher = small::stage(folder, "teacher");
@@ -139,6 +147,7 @@ fn vit(folder: &Path, name: &str, devices: i32) -> TrainConfig {
         teacher,
         weight: 2.0,
     });
+
     config
 }
 
@@ -148,6 +157,7 @@ fn a_run_of_any_number_of_ranks_is_the_run_of_one() {
     whole(&small::config(folder.path(), "teacher"));
     type Kind = fn(&Path, &str, i32) -> TrainConfig;
     let kinds: [(&str, Kind); 2] = [("resnet", resnet), ("vit", vit)];
+
     for (kind, config) in kinds {
         let alone = format!("{kind}-1");
         let right = whole(&config(folder.path(), &alone, 1));
@@ -169,11 +179,13 @@ fn any_number_of_ranks_scores_what_one_scores() {
         config.world.devices = devices;
         let reporter = Reporter::start(config.run.clone(), Outlets::default()).unwrap();
         let table = evaluate(&config, &reporter, || false).unwrap();
+
         assert_eq!(reporter.current().activity, Activity::Done);
         let (tasks, files) = scores::scores(folder.path(), &name);
         assert!(tasks.len() == 2 && files.len() >= 2, "{tasks:?}, {files:?}");
         (table, tasks, files)
     };
+
     let right = scored(1);
     for devices in [2, 3] {
         assert_eq!(scored(devices), right, "{devices} ranks");
@@ -190,11 +202,13 @@ fn ranks_that_are_asked_to_stop_stop_after_the_same_step_and_go_on_as_if_they_ha
         error.to_string().contains("stopped after step 4"),
         "{error}"
     );
+
     let found = whole(&stopping);
     assert_eq!(
         (found.loss, found.validation),
         (right.loss, right.validation)
     );
+
     let weights = ["straight", "stopped"].map(|name| small::final_weights(folder.path(), name));
     assert!(weights[0] == weights[1]);
 }
@@ -218,11 +232,13 @@ fn a_batch_that_ranks_cannot_share_equally_is_refused() {
             &["2 workers and coordinator is \"\"", "host:port"],
         ),
     ];
+
     for (change, expected) in rows {
         let mut config = config(folder.path(), "never", 2);
         change(&mut config);
         let error = run(&config, u64::MAX).0.unwrap_err();
         assert_eq!(error.exit(), Exit::Config);
+
         for part in expected {
             assert!(error.to_string().contains(part), "no {part:?} in: {error}");
         }

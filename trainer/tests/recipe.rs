@@ -35,6 +35,7 @@ fn poisoned(folder: &Path, name: &str) -> TrainConfig {
             context: 12,
         },
     );
+
     params.initialize(config.seed);
     let width = config.model.text.width as usize;
     for (segment, mut values) in params.tensors_mut() {
@@ -42,6 +43,7 @@ fn poisoned(folder: &Path, name: &str) -> TrainConfig {
             values.edit(|values| values[4 * width..5 * width].fill(f32::NAN));
         }
     }
+
     let file = folder.join("poisoned.safetensors");
     std::fs::write(&file, write_safetensors(&params)).unwrap();
     config.initial_weights.model = Some(file.display().to_string());
@@ -60,10 +62,12 @@ fn a_step_that_is_not_finite_changes_nothing_and_is_counted_over_all_restarts() 
         "{}",
         straight.steps_skipped
     );
+
     assert_eq!(
         straight.samples_seen,
         5 * (straight.step - straight.steps_skipped)
     );
+
     assert!(straight.loss.unwrap().is_finite());
     for (name, tensor) in small::final_tensors(folder.path(), "straight") {
         let found = tensor
@@ -71,6 +75,7 @@ fn a_step_that_is_not_finite_changes_nothing_and_is_counted_over_all_restarts() 
             .iter()
             .filter(|value| !value.is_finite())
             .count();
+
         let poison = if name == WORDS { 10 } else { 0 };
         assert_eq!(found, poison, "{name}");
         if name.ends_with("num_batches_tracked") {
@@ -82,10 +87,12 @@ fn a_step_that_is_not_finite_changes_nothing_and_is_counted_over_all_restarts() 
             );
         }
     }
+
     let config = poisoned(folder.path(), "stopped");
     for _ in 0..2 {
         run(&config, 3).0.unwrap_err();
     }
+
     let stopped = whole(&config);
     assert_eq!(stopped.steps_skipped, straight.steps_skipped);
     let weights = ["straight", "stopped"].map(|name| small::final_weights(folder.path(), name));
@@ -99,6 +106,7 @@ fn more_skipped_steps_than_allowed_end_the_stage_and_name_what_was_not_finite() 
     config.max_skipped_steps = 1;
     let error = run(&config, u64::MAX).0.unwrap_err();
     assert_eq!(error.exit(), Exit::Data);
+
     for part in [
         "the loss is NaN",
         "so far: 2",
@@ -107,6 +115,7 @@ fn more_skipped_steps_than_allowed_end_the_stage_and_name_what_was_not_finite() 
     ] {
         assert!(error.to_string().contains(part), "no {part:?} in: {error}");
     }
+
     config.max_skipped_steps = 10;
     assert_eq!(whole(&config).step, STEPS as i64);
 }
@@ -120,6 +129,7 @@ fn duplicates_that_are_right_for_each_other_are_another_run() {
         (config.global_batch_size, config.duplicates) = (15, duplicates);
         run(&config, 1).1.loss.unwrap()
     });
+
     assert_ne!(losses[0], losses[1]);
     let mut config = small::config(folder.path(), "Positives");
     config.global_batch_size = 15;
@@ -137,23 +147,28 @@ fn an_averaged_run_ends_with_the_average_and_goes_on_from_the_weights_beside_it(
             config.optimizer.learning_rate,
             config.optimizer.average_decay,
         ) = (0.1, average_decay);
+
         config
     };
+
     let plain = whole(&config("plain", None));
     let straight = whole(&config("straight", Some(0.9)));
     assert_eq!(
         straight.loss, plain.loss,
         "the average does not touch training"
     );
+
     let file = |name, file| {
         std::fs::read(small::newest_checkpoint(folder.path(), name).join(file)).unwrap()
     };
+
     assert!(file("straight", UNAVERAGED) == file("plain", WEIGHTS));
     assert!(file("straight", WEIGHTS) != file("plain", WEIGHTS));
     assert_ne!(
         straight.validation, plain.validation,
         "the average is what is measured"
     );
+
     assert!(
         !small::newest_checkpoint(folder.path(), "plain")
             .join(UNAVERAGED)
@@ -164,11 +179,13 @@ fn an_averaged_run_ends_with_the_average_and_goes_on_from_the_weights_beside_it(
     for _ in 0..2 {
         run(&stopping, 3).0.unwrap_err();
     }
+
     let stopped = whole(&stopping);
     assert_eq!(stopped.validation, straight.validation);
     for name in [WEIGHTS, UNAVERAGED] {
         assert!(file("stopped", name) == file("straight", name), "{name}");
     }
+
     // Without a decay there would be nothing to go on with, and with one nothing to begin with.
     for other in [config("stopped", None), config("plain", Some(0.9))] {
         let error = run(&other, 1).0.unwrap_err();
@@ -188,6 +205,7 @@ fn taught(folder: &Path, name: &str, teacher: &str) -> TrainConfig {
         teacher: teacher.into(),
         weight: 2.0,
     });
+
     config
 }
 
@@ -197,6 +215,7 @@ fn teacher(folder: &Path, resolution: i32) -> String {
     (config.model.embed_dim, config.model.image.resolution) = (9, resolution);
     (config.length, config.validation, config.seed) = (Length::Steps(3), None, 8);
     whole(&config);
+
     small::stage(folder, &name)
 }
 
@@ -208,6 +227,7 @@ fn a_teacher_adds_its_distance_to_the_loss_and_a_stop_changes_nothing() {
         .1
         .loss
         .unwrap();
+
     let config = taught(folder.path(), "stopped", &teacher);
     let first = run(&config, 1).1;
     let distance = first.distillation_loss.unwrap();
@@ -215,11 +235,13 @@ fn a_teacher_adds_its_distance_to_the_loss_and_a_stop_changes_nothing() {
     assert!((first.loss.unwrap() - plain - 2.0 * distance).abs() < 1e-9);
     let stopped = whole(&config);
     let straight = whole(&taught(folder.path(), "straight", &teacher));
+
     assert_eq!(stopped.distillation_loss, straight.distillation_loss);
     assert!(
         straight.distillation_loss.unwrap() < distance,
         "what is taught is learned"
     );
+
     let weights = ["straight", "stopped"].map(|name| small::final_weights(folder.path(), name));
     assert!(weights[0] == weights[1]);
 }
@@ -236,6 +258,7 @@ fn a_teacher_is_known_by_its_weights_alone() {
             .distillation_loss
             .unwrap()
     };
+
     assert_eq!(
         distance("file", file.to_str().unwrap()),
         distance("stage", &stage)
@@ -250,6 +273,7 @@ fn a_teacher_that_cannot_teach_is_refused_before_anything_is_written() {
         config.freeze = Freeze::Image;
         config
     };
+
     for (config, expected) in [
         (
             taught(folder.path(), "never", &far),
@@ -291,6 +315,7 @@ fn a_teachers_features_are_those_of_its_model_in_evaluation() {
             context: 12,
         },
     );
+
     load(&mut params, &found.tensors, Part::All).unwrap();
     let width = clip.features();
     let mut teacher = Teacher::new(&Memory::Host, &config.model.image, width, 2);
@@ -298,6 +323,7 @@ fn a_teachers_features_are_those_of_its_model_in_evaluation() {
     let pixels: Vec<u8> = (0..5 * 3 * 32 * 32u32)
         .map(|i| ((i * 2_654_435) >> 9) as u8)
         .collect();
+
     let mut raw = vec![0.0; 5 * width];
     let mut unit = vec![0.0; 5 * width];
     teacher.encode(Pixels::Bytes(&pixels), ViewMut::Host(&mut raw));
@@ -305,6 +331,7 @@ fn a_teachers_features_are_those_of_its_model_in_evaluation() {
     let right = clip
         .encode_images(&mut params, Pixels::Bytes(&pixels))
         .read();
+
     for (found, right) in unit.iter().zip(&*right) {
         assert!((found - right).abs() < 1e-6, "{found} for {right}");
     }

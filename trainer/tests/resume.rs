@@ -31,6 +31,7 @@ fn a_run_stopped_at_any_step_ends_with_the_same_weights_as_one_that_was_not() {
     let straight = small::config(folder.path(), "straight");
     let expected = whole(&straight);
     let weights = small::final_weights(folder.path(), "straight");
+
     for stop in 1..STEPS {
         let name = format!("stopped-{stop}");
         let config = small::config(folder.path(), &name);
@@ -39,6 +40,7 @@ fn a_run_stopped_at_any_step_ends_with_the_same_weights_as_one_that_was_not() {
             matches!(stopped, Err(Error::Interrupted { step }) if step == stop),
             "{stopped:?}"
         );
+
         let report = whole(&config);
         assert_eq!(report.step, expected.step);
         assert_eq!(report.samples_seen, expected.samples_seen);
@@ -46,6 +48,7 @@ fn a_run_stopped_at_any_step_ends_with_the_same_weights_as_one_that_was_not() {
             report.loss, expected.loss,
             "the last loss after a stop at {stop}"
         );
+
         assert!(
             small::final_weights(folder.path(), &name) == weights,
             "weights after {stop}"
@@ -62,6 +65,7 @@ fn a_damaged_newest_checkpoint_is_passed_over_for_the_one_before() {
     small::flip_a_byte(
         &small::newest_checkpoint(folder.path(), "damaged").join("weights.safetensors"),
     );
+
     let report = whole(&config);
     assert_eq!((report.step, report.loss), (expected.step, expected.loss));
 }
@@ -71,9 +75,11 @@ fn where_every_checkpoint_is_damaged_the_run_ends_and_names_the_files() {
     let folder = tempfile::tempdir().unwrap();
     let config = small::config(folder.path(), "damaged");
     run(&config, 6).0.unwrap_err();
+
     for checkpoint in small::checkpoints(folder.path(), "damaged") {
         small::flip_a_byte(&checkpoint.join("moments.safetensors"));
     }
+
     refused(
         &config,
         Exit::Data,
@@ -93,6 +99,7 @@ fn going_on_with_another_learning_rate_or_other_data_is_refused() {
     config.optimizer.learning_rate *= 2.0;
     refused(&config, Exit::Config, &["another optimizer", "Put it back"]);
     let mut config = small::config(folder.path(), "run");
+
     config.dataset = small::dataset(&folder.path().join("other"), 1);
     refused(&config, Exit::Config, &["trained on other data"]);
 }
@@ -122,6 +129,7 @@ fn a_later_stage_begins_with_the_weights_that_the_one_before_ended_with() {
     let (first, second) = ["first", "second"]
         .map(|name| small::final_tensors(folder.path(), name))
         .into();
+
     for (name, tensor) in &first {
         let same = second[name] == *tensor;
         assert_eq!(
@@ -142,6 +150,7 @@ fn what_can_never_work_is_refused_before_anything_is_written() {
             sha256: sha256.to_owned(),
         })
     };
+
     let known = fresh().vocabulary.unwrap();
     let rows: [(&[&str], TrainConfig); 9] = [
         (&["maskedPatchesPercent is 50", "no patches"], {
@@ -196,6 +205,7 @@ fn what_can_never_work_is_refused_before_anything_is_written() {
             },
         ),
     ];
+
     for (expected, config) in rows {
         refused(&config, Exit::Config, expected);
         assert!(!Path::new(&small::stage(folder.path(), "never")).exists());
@@ -209,11 +219,13 @@ fn a_run_in_micro_batches_survives_a_stop_as_any_other() {
         micro_batch_size: Some(MicroBatch::Pairs(2)),
         ..small::config(folder.path(), name)
     };
+
     let expected = whole(&config("straight"));
     run(&config("stopped"), 3).0.unwrap_err();
     assert_eq!(whole(&config("stopped")).loss, expected.loss);
     let [straight, stopped] =
         ["straight", "stopped"].map(|name| small::final_weights(folder.path(), name));
+
     assert!(straight == stopped);
 }
 
@@ -228,11 +240,13 @@ fn a_run_that_chooses_how_much_it_computes_at_once_says_so_and_ends_as_any_other
             patch_size: 16,
             head_width: 4,
         };
+
         let image = ImageTower {
             resolution: 32,
             vit: Some(vit),
             resnet: None,
         };
+
         TrainConfig {
             model: ModelConfig {
                 image,
@@ -241,12 +255,14 @@ fn a_run_that_chooses_how_much_it_computes_at_once_says_so_and_ends_as_any_other
             ..plain
         }
     };
+
     let straight = whole(&config("straight"));
     let auto = |name: &str, halve_micro_batch| TrainConfig {
         micro_batch_size: Some(MicroBatch::AUTO),
         halve_micro_batch,
         ..config(name)
     };
+
     for (name, halved, at_once) in [("chosen", false, 5), ("halved", true, 3)] {
         let found = whole(&auto(name, halved));
         let memory = found.memory.unwrap();
@@ -254,10 +270,12 @@ fn a_run_that_chooses_how_much_it_computes_at_once_says_so_and_ends_as_any_other
             (memory.micro_batch_size, memory.gradient_checkpointing),
             (at_once, false)
         );
+
         assert!(
             memory.needed > 0 && memory.needed < memory.available,
             "{memory:?}"
         );
+
         let there = straight.loss.unwrap();
         let here = found.loss.unwrap();
         assert!((there - here).abs() < 1e-5, "{name}: {here} for {there}");

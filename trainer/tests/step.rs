@@ -30,6 +30,7 @@ fn declared(declare: Declare) -> (Clip, Params, Pairs) {
     let (mut clip, params) = golden.declared(declare);
     clip.mask_patches(40);
     let pairs = golden.pairs(0);
+
     (clip, params, pairs)
 }
 
@@ -44,6 +45,7 @@ fn evaluate(
     let mut loss = ContrastiveLoss::new(count, clip.features());
     let scale = clip.logit_scale(params);
     let score = loss.evaluate(clip.forward(params, pairs.batch(), dropout), scale, &Alone);
+
     (score.loss, loss)
 }
 
@@ -58,6 +60,7 @@ fn gradients(clip: &mut Clip, params: &mut Params, pairs: &Pairs, dropout: Dropo
         loss.gradients(0..count),
         &mut (),
     );
+
     params.gradients.read().into_owned()
 }
 
@@ -76,13 +79,16 @@ fn gradients_under_dropout_are_those_of_the_masks_that_were_drawn() {
     let dropout = Dropout::new(1, 2, 0);
     let gradient = gradients(&mut clip, &mut params, &pairs, dropout);
     let values = params.values.read().into_owned();
+
     for segment in params.segments().to_vec() {
         // Along its own gradient a tensor's loss changes by the gradient's length.
         let own = &gradient[segment.range.clone()];
         let length = own.iter().map(|g| f64::from(g * g)).sum::<f64>().sqrt();
+
         if length < 1e-3 {
             continue;
         }
+
         let step = 2e-3;
         let mut at = |sign: f64| {
             params.values.copy_from(View::Host(&values));
@@ -93,8 +99,10 @@ fn gradients_under_dropout_are_those_of_the_masks_that_were_drawn() {
                     let moved = values.iter_mut().zip(own);
                     moved.for_each(|(v, g)| *v += (sign * step * f64::from(*g) / length) as f32);
                 });
+
             evaluate(&mut clip, &mut params, &pairs, dropout).0
         };
+
         let slope = (at(1.0) - at(-1.0)) / (2.0 * step);
         let error = (slope / length - 1.0).abs();
         assert!(error < 0.02, "{}: {slope}, expected {length}", segment.name);
@@ -108,6 +116,7 @@ fn what_is_computed_again_gives_the_same_gradients_to_the_last_bit() {
         let (mut clip, mut params, pairs) = declared(declare);
         gradients(&mut clip, &mut params, &pairs, dropout)
     });
+
     assert!(kept == again && kept.iter().any(|&gradient| gradient != 0.0));
 }
 
@@ -118,6 +127,7 @@ fn a_frozen_image_tower_gets_no_gradient_and_the_text_tower_the_same() {
     let thawed = gradients(&mut clip, &mut params, &pairs, dropout);
     clip.freeze_image(&mut params, true);
     let frozen = gradients(&mut clip, &mut params, &pairs, dropout);
+
     for segment in params.segments() {
         assert_eq!(
             segment.frozen,
@@ -125,6 +135,7 @@ fn a_frozen_image_tower_gets_no_gradient_and_the_text_tower_the_same() {
             "{}",
             segment.name
         );
+
         let frozen = &frozen[segment.range.clone()];
         let thawed = &thawed[segment.range.clone()];
         if segment.frozen {
@@ -146,6 +157,7 @@ fn a_caption_is_worth_the_same_alone_and_in_any_company() {
         .encode_texts(&params, pairs.texts())
         .read()
         .into_owned();
+
     for (at, expected) in together.chunks(clip.features()).enumerate() {
         let alone = pairs.part(at, at + 1);
         let found = clip.encode_texts(&params, alone.texts());
@@ -159,27 +171,33 @@ fn bytes_are_worth_what_their_normalised_values_are() {
     let bytes: Vec<u8> = (0..2 * 3 * 64 * 64u32)
         .map(|i| ((i * 2_654_435) >> 9) as u8)
         .collect();
+
     let mut values = vec![0.0; bytes.len()];
     for (plane, values) in values.chunks_mut(64 * 64).enumerate() {
         Pixels::Bytes(&bytes).read(plane * 64 * 64, plane % 3, values);
     }
+
     let found = clip
         .encode_images(&mut params, Pixels::Bytes(&bytes))
         .read()
         .into_owned();
+
     let right = clip
         .encode_images(&mut params, Pixels::Normalized(&values))
         .read()
         .into_owned();
+
     assert_eq!((found.len(), &found), (2 * clip.features(), &right));
     let texts = Texts {
         offsets: &pairs.offsets[..3],
         ..pairs.texts()
     };
+
     let batch = Batch {
         pixels: Pixels::Bytes(&bytes),
         texts,
     };
+
     assert_eq!(
         *clip.forward(&mut params, batch, Dropout::NONE).0.read(),
         right

@@ -31,6 +31,7 @@ fn a_checkpoint_and_a_bare_state_dict_are_read_alike() {
             tensor(&[2, 3], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]),
         ),
     ];
+
     // The bare one is of a CLIP: its `input_resolution` is left out.
     for file in ["checkpoint.pt", "state_dict.pt"] {
         assert_eq!(read(file), Tensors::from(weights.clone()), "{file}");
@@ -42,9 +43,11 @@ fn a_file_that_is_no_checkpoint_is_named() {
     let error = Weights::open(&golden(), "README.md")
         .unwrap_err()
         .to_string();
+
     let right = format!(
         "{} is no readable PyTorch checkpoint",
         golden().uri_of("README.md")
     );
+
     assert!(error.starts_with(&right), "{error}");
 }

@@ -27,6 +27,7 @@ fn config(folder: &Path, name: &str, replicas: i32) -> TrainConfig {
     (config.checkpoint.every_steps, config.report_every_steps) = (10, 10);
     (config.synchronize_batch_norm, config.validation) = (true, None);
     (config.world.replicas, config.world.coordinator) = (replicas, Some(coordinator()));
+
     config
 }
 
@@ -45,6 +46,7 @@ fn disturb(
     run.signal(worker, signal);
     let hanging = (signal == "STOP").then_some(worker);
     let ends = run.end(hanging);
+
     (run, ends)
 }
 
@@ -57,14 +59,17 @@ fn processes_are_one_run_whatever_happens_to_one_of_them() {
     assert_eq!(run.end(None), [Some(0); 3]);
     let first = run.report(0);
     let second = run.report(1);
+
     assert_eq!(
         (first.activity, first.step, first.samples_seen),
         (Activity::Done, 120, 720)
     );
+
     assert_eq!(
         (second.activity, second.step, second.loss),
         (Activity::Done, 120, None)
     );
+
     assert!(second.wait_seconds > 0.0);
     let right = weights(folder, "straight");
 
@@ -77,14 +82,17 @@ fn processes_are_one_run_whatever_happens_to_one_of_them() {
     let killed = config(folder, "killed", 3);
     let (run, ends) = disturb((folder, &killed), (1, "KILL"));
     assert_eq!(ends, [Some(75), None, Some(75)]);
+
     for worker in [0, 2] {
         let told = run.failure(worker);
         assert!(
             told.starts_with("worker 1 (rank 1) was lost in step "),
             "{told}"
         );
+
         assert!(told.contains("run the same command again"), "{told}");
     }
+
     assert_eq!(start(folder, &killed, None).end(None), [Some(0); 3]);
     assert!(weights(folder, "killed") == right);
 
@@ -96,6 +104,7 @@ fn processes_are_one_run_whatever_happens_to_one_of_them() {
         steps[0] > 0 && steps[0] < 120 && steps == [steps[0]; 3],
         "{steps:?}"
     );
+
     let saved = small::newest_checkpoint(folder, "stopped");
     assert!(
         saved
@@ -104,6 +113,7 @@ fn processes_are_one_run_whatever_happens_to_one_of_them() {
             .contains(&format!("{:08}-", steps[0])),
         "{saved:?}"
     );
+
     assert_eq!(start(folder, &stopped, None).end(None), [Some(0); 3]);
     assert!(weights(folder, "stopped") == right);
 }
@@ -116,17 +126,20 @@ fn a_worker_that_hangs_is_missed_by_all_others() {
     hanging.length = Length::Steps(100_000);
     let begin = Instant::now();
     let (run, ends) = disturb((folder, &hanging), (2, "STOP"));
+
     assert_eq!(ends, [Some(75), Some(75), None]);
     assert!(
         begin.elapsed() > Duration::from_secs(9),
         "a breath is not missed"
     );
+
     for worker in [0, 1] {
         let told = run.failure(worker);
         assert!(
             told.starts_with("worker 2 (rank 2) was lost in step "),
             "{told}"
         );
+
         assert!(told.contains("nothing was heard of it for 10 s"), "{told}");
     }
 }
@@ -140,12 +153,14 @@ fn a_worker_that_ends_by_itself_keeps_its_code_and_the_others_say_why() {
     unfit.dataset = "data".into();
     unfit.world.devices = 3;
     let mut run = start(folder, &unfit, Some(1));
+
     assert_eq!(run.end(None), [Some(75), Some(78)]);
     assert!(
         run.failure(1).contains("data holds no index.json"),
         "{}",
         run.failure(1)
     );
+
     let told = run.failure(0);
     assert!(
         told.starts_with("worker 1 (rank ") && told.contains("data holds no index.json"),
@@ -163,16 +178,19 @@ fn processes_score_together_what_one_scores_and_know_of_each_others_end() {
         (config.world.replicas, config.world.coordinator) = (replicas, Some(coordinator()));
         config
     };
+
     assert_eq!(
         score(folder, &scoring("alone", 1, 2), None).end(None),
         [Some(0)]
     );
+
     let mut run = score(folder, &scoring("three", 3, 2), None);
     assert_eq!(run.end(None), [Some(0); 3]);
     assert_eq!(
         scores::scores(folder, "three"),
         scores::scores(folder, "alone")
     );
+
     let results = [0, 1, 2].map(|worker| run.report(worker).results.len());
     assert_eq!(results, [2, 0, 0], "worker 0 alone speaks");
 
@@ -182,6 +200,7 @@ fn processes_score_together_what_one_scores_and_know_of_each_others_end() {
     assert_eq!(run.end(None), [Some(75), None, Some(75)]);
     assert!(!folder.join("killed/results.json").exists());
     let told = run.failure(0);
+
     assert!(told.starts_with("worker 1 (rank 1) was lost"), "{told}");
 
     let mut astray = scoring("astray", 2, 1);

@@ -177,6 +177,7 @@ impl ResultStatus {
             .retrieval
             .as_ref()
             .and_then(|found| found.recalls.as_ref());
+
         let recalls = recalls.map(recalls_of).unwrap_or_default();
         recalls
             .into_iter()
@@ -190,6 +191,7 @@ fn recalls_of(recalls: &RecallsStatus) -> Vec<(Metric, &str)> {
         text_to_image: there,
         image_to_text: back,
     } = recalls;
+
     vec![
         (Metric::TextToImageR1, &there.r1),
         (Metric::TextToImageR5, &there.r5),
@@ -209,6 +211,7 @@ fn classes_of(scores: &ZeroShotStatus) -> Vec<(Metric, &str)> {
         (Metric::MeanPerClass, &scores.mean_per_class),
         (Metric::MeanAveragePrecision, &scores.mean_average_precision),
     ];
+
     let area = scores.roc_auc.as_deref().map(|area| (Metric::RocAuc, area));
     some.into_iter().chain(area).collect()
 }

@@ -236,6 +236,7 @@ impl RetrievalScores {
             text_to_image,
             image_to_text,
         } = self.recalls?;
+
         let of = |recall: Recall, r1, r5, r10, mean| {
             let Recall {
                 r1: first,
@@ -243,11 +244,13 @@ impl RetrievalScores {
                 r10: ten,
                 mean_recall,
             } = recall;
+
             let values = [(r1, first), (r5, five), (r10, ten), (mean, mean_recall)];
             values
                 .into_iter()
                 .find_map(|(name, value)| (name == metric).then_some(value))
         };
+
         use Metric as M;
         let r1 = M::TextToImageR1;
         let r5 = M::TextToImageR5;
@@ -256,6 +259,7 @@ impl RetrievalScores {
         let r1 = M::ImageToTextR1;
         let r5 = M::ImageToTextR5;
         let r10 = M::ImageToTextR10;
+
         there.or_else(|| of(image_to_text, r1, r5, r10, M::ImageToTextMeanRecall))
     }
 }
@@ -297,15 +301,18 @@ mod tests {
             r10: r1 + 2.0,
             mean_recall: r1 + 3.0,
         };
+
         let recalls = Recalls {
             text_to_image: recall(10.0),
             image_to_text: recall(20.0),
         };
+
         let scores = RetrievalScores {
             texts: 5,
             recalls: Some(recalls),
             threshold: None,
         };
+
         let retrieval = result(Measured::Retrieval(scores));
         let zero_shot = result(Measured::ZeroShot(ZeroShotScores {
             classes: 2,
@@ -317,6 +324,7 @@ mod tests {
             mean_average_precision: 5.0,
             templates: TemplatesReport::default(),
         }));
+
         let named = |name: &str| serde_json::from_str::<Metric>(&format!("\"{name}\"")).unwrap();
         for (name, value) in [
             ("textToImage.r1", 10.0),
@@ -332,6 +340,7 @@ mod tests {
             assert_eq!(zero_shot.score(named(name)), None, "{name}");
             assert_eq!(named(name).name(), name);
         }
+
         let names = [
             "accuracy",
             "top5",
@@ -339,11 +348,13 @@ mod tests {
             "rocAuc",
             "meanAveragePrecision",
         ];
+
         for (name, value) in names.into_iter().zip([1.0, 2.0, 3.0, 4.0, 5.0]) {
             assert_eq!(zero_shot.score(named(name)), Some(value), "{name}");
             assert_eq!(retrieval.score(named(name)), None, "{name}");
             assert_eq!(named(name).name(), name);
         }
+
         assert_eq!(zero_shot.headline(), Metric::RocAuc);
     }
 
@@ -353,6 +364,7 @@ mod tests {
             texts: 5,
             ..RetrievalScores::default()
         };
+
         let json = serde_json::to_value(result(Measured::Retrieval(scores))).unwrap();
         assert_eq!(json["retrieval"], serde_json::json!({"texts": 5}));
     }

@@ -13,12 +13,14 @@ fn evaluate(memory: &Memory, (batch, width, wide): (usize, usize, usize)) -> (f6
         array.copy_from(View::Host(&numbers(len, seed, Format::F32)));
         array
     };
+
     let features = place(batch * width, 1);
     let taught = place(batch * wide, 2);
     let mut gradients = place(batch * width, 3);
     let mut loss = CosineLoss::new(memory, 2.0, batch + 1, (width, wide));
     let given = (features.view(), gradients.view_mut());
     let distance = loss.evaluate(taught.view(), given, &Alone);
+
     (distance, gradients.read().into_owned())
 }
 
@@ -33,6 +35,7 @@ fn distances_and_gradients_are_those_of_this_machine() {
         (512, 768),
         (300, 1024),
     ];
+
     for (width, wide) in widths {
         let (found, gradients) = evaluate(&memory(Format::F32), (7, width, wide));
         DEVICE.check().unwrap();
@@ -41,9 +44,11 @@ fn distances_and_gradients_are_those_of_this_machine() {
             (found - right).abs() < 1e-6,
             "{width}, {wide}: {found} for {right}"
         );
+
         let largest = right_gradients
             .iter()
             .fold(1f32, |most, value| most.max(value.abs()));
+
         for (found, right) in gradients.iter().zip(&right_gradients) {
             assert!(
                 (found - right).abs() < 1e-6 * largest,

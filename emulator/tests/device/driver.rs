@@ -31,6 +31,7 @@ fn products_of_any_shape_from_any_place_are_those_of_this_machine() {
         (127, 1, 61),
         (1, 67, 131),
     ];
+
     let turns = [(false, false), (false, true), (true, false), (true, true)];
     for ((m, n, k), (turn_a, turn_b)) in shapes
         .into_iter()
@@ -46,9 +47,11 @@ fn products_of_any_shape_from_any_place_are_those_of_this_machine() {
                 let da = on_device(&a, format);
                 let db = on_device(&b, format);
                 let found = on_device(&vec![0.0; len((m, n))], target);
+
                 let turned = |operand: Operand, turn: bool| {
                     if turn { operand.transposed() } else { operand }
                 };
+
                 let left = turned(odd(&da, a_side, gap), turn_a);
                 let right = turned(odd(&db, b_side, gap), turn_b);
                 DEVICE.multiply(&Product::new(odd(&found, (m, n), gap), left, right));
@@ -56,6 +59,7 @@ fn products_of_any_shape_from_any_place_are_those_of_this_machine() {
                     host(&a, a_side, (gap, turn_a)),
                     host(&b, b_side, (gap, turn_b)),
                 );
+
                 let mut expected = vec![0.0; len((m, n))];
                 let out = MatrixMut::strided(&mut expected[3..], m, n, n + gap);
                 product(out, Onto::Add, 1.0, pair, Threads::One);
@@ -77,6 +81,7 @@ fn a_bias_is_added_in_every_format() {
         let bias = numbers(n, 3, target);
         let da = on_device(&a, format);
         let db = on_device(&b, format);
+
         let dbias = on_device(&bias, target);
         let found = Buffer::new(&DEVICE, m * n, target);
         let plain = Product::new(
@@ -84,10 +89,12 @@ fn a_bias_is_added_in_every_format() {
             Operand::new(da.span(), k),
             Operand::new(db.span(), n),
         );
+
         DEVICE.multiply(&Product {
             bias: Some(dbias.span().address()),
             ..plain
         });
+
         let mut right: Vec<f32> = (0..m).flat_map(|_| bias.iter().copied()).collect();
         let pair = (Matrix::new(&a, k), Matrix::new(&b, n));
         product(
@@ -97,6 +104,7 @@ fn a_bias_is_added_in_every_format() {
             pair,
             Threads::One,
         );
+
         assert_near("with a bias", &found, &right, target, 2.0);
     }
 }
@@ -109,11 +117,13 @@ fn an_upload_of_any_length_arrives_whole_and_leaves_its_source_free() {
         .iter()
         .map(|&len| Buffer::new(&DEVICE, len, Format::F32))
         .collect();
+
     for (buffer, len) in buffers.iter_mut().zip(lengths) {
         let mut values: Vec<f32> = (0..len).map(|i| (i % 9973) as f32).collect();
         buffer.span_mut().upload(&values);
         values.fill(-1.0);
     }
+
     for (buffer, len) in buffers.into_iter().zip(lengths) {
         let found = Array::Device(buffer);
         let found = found.read();

@@ -20,6 +20,7 @@ fn a_kernel_that_leaves_its_memory_is_found() {
             .write(&mut y.span_mut())
             .whole(count)
             .run(&device);
+
         match inside {
             true => assert_eq!(y.span().download()[9], 1.0),
             false => assert!(fault(&device).contains("around the memory")),
@@ -34,6 +35,7 @@ fn threads_that_wait_in_vain_are_found() {
     Launch::new("faulty_barrier")
         .write(&mut y.span_mut())
         .run(&device);
+
     assert!(fault(&device).contains("wait for others"));
 }
 
@@ -46,6 +48,7 @@ fn a_missing_barrier_shows() {
         launch.write(&mut y.span_mut()).whole(waits).run(&device);
         let found = y.span().download();
         let expected = |(i, y): (usize, &f32)| *y == ((i + 1) % 64) as f32;
+
         assert_eq!(found.iter().enumerate().all(expected), right);
     }
 }
@@ -58,6 +61,7 @@ fn arguments_that_are_not_the_kernels_are_refused() {
         .write(&mut y.span_mut())
         .real(0.0)
         .run(&device);
+
     assert!(fault(&device).contains("takes (pw) and is given (pr)"));
     let device = self::device();
     Launch::new("no_such").run(&device);
@@ -75,6 +79,7 @@ fn too_much_memory_is_refused_with_numbers() {
         free: 1 << 19,
         all: 1 << 20,
     };
+
     assert_eq!(device.check(), Err(right));
     drop(kept);
 }

@@ -22,6 +22,7 @@ fn measured(
     config.world.devices = devices;
     let reporter = Reporter::start(config.run.clone(), Outlets::default()).unwrap();
     evaluate_within(&config, &reporter, || false, &|_| Ok(memory.clone())).unwrap();
+
     scores(folder, name)
 }
 
@@ -32,6 +33,7 @@ fn a_checkpoint_is_worth_what_it_is_on_this_machine() {
     run(&config(folder, "model", false), &Memory::Host);
     let right = measured(folder, ("host", 1), &Memory::Host);
     let recalls = right.0[0].score(Metric::TextToImageR10).unwrap();
+
     assert!(recalls > 0.0, "{right:?}");
     for name in [("one", 1), ("two", 2)] {
         let found = measured(folder, name, &support::memory(Format::F32));

@@ -53,11 +53,13 @@ fn assert_ends_as(folder: &Path, (name, found): (&str, &Report), (other, right):
             weights[0] == weights[1],
             "{name} ends with other weights than {other}"
         );
+
         assert_eq!(
             (found.loss, found.validation),
             (right.loss, right.validation)
         );
     }
+
     assert_same(folder, (name, found), (other, right));
 }
 
@@ -71,10 +73,12 @@ fn a_run_that_stops_on_a_device_goes_on_as_if_it_had_not() {
     let (done, _) = run(&stopped, &|_| open(), || {
         steps.fetch_add(1, Ordering::Relaxed) == 3
     });
+
     assert!(
         matches!(done, Err(Error::Interrupted { step: 4 })),
         "{done:?}"
     );
+
     let found = whole(&stopped, &|_| open());
     assert_ends_as(folder, ("stopped", &found), ("straight", &right));
 }
@@ -87,6 +91,7 @@ fn a_device_that_breaks_ends_a_run_which_goes_on_from_its_last_checkpoint() {
     let right = whole(&config(folder, "straight"), &|_| {
         Emulator::breaking(PLENTY, left.clone())
     });
+
     let calls = u64::MAX - left.load(Ordering::Relaxed);
     for (percent, checkpoints) in [(2, 0), (60, 1), (99, 2)] {
         let name = format!("broken-{percent}");
@@ -95,6 +100,7 @@ fn a_device_that_breaks_ends_a_run_which_goes_on_from_its_last_checkpoint() {
         let device = |_| Emulator::breaking(PLENTY, left.clone());
         let (done, report) = run(&broken, &device, || false);
         let error = done.unwrap_err();
+
         assert_eq!(error.exit(), Exit::Retry, "{error}");
         assert!(
             error
@@ -102,6 +108,7 @@ fn a_device_that_breaks_ends_a_run_which_goes_on_from_its_last_checkpoint() {
                 .starts_with("cannot use an emulated device: it broke"),
             "{error}"
         );
+
         assert!(report.loss.is_none_or(|loss| loss > 0.0), "{report:?}");
         let there = folder.join(&name).join("train/checkpoints").exists();
         let there = if there {
@@ -109,10 +116,12 @@ fn a_device_that_breaks_ends_a_run_which_goes_on_from_its_last_checkpoint() {
         } else {
             0
         };
+
         assert!(
             there >= checkpoints,
             "{there} checkpoints after {percent} % of a run"
         );
+
         let found = whole(&broken, &|_| Emulator::device(PLENTY));
         let ends = [&name, "straight"].map(|name| small::final_weights(folder, name));
         assert!(ends[0] == ends[1], "{name} ends with other weights");
@@ -133,23 +142,28 @@ fn a_rank_whose_device_breaks_keeps_nobody_waiting() {
         1 => Emulator::breaking(PLENTY, left.clone()),
         _ => Emulator::device(PLENTY),
     };
+
     whole(&config, &device);
     let calls = u64::MAX - left.load(Ordering::Relaxed);
     let start = Instant::now();
+
     for percent in [40, 80] {
         config.artifacts = folder
             .path()
             .join(format!("{percent}"))
             .display()
             .to_string();
+
         left.store(calls * percent / 100, Ordering::Relaxed);
         let error = run(&config, &device, || false).0.unwrap_err();
         assert!(
             matches!(error, Error::Device(Fault::Broken { .. })),
             "{error}"
         );
+
         assert!(error.to_string().contains("it broke"), "{error}");
     }
+
     assert!(start.elapsed() < Duration::from_secs(120));
 }
 
@@ -164,11 +178,13 @@ fn taken(config: &TrainConfig) -> u64 {
             Emulator::device(PLENTY)
         }
     };
+
     let (done, _) = run(config, &devices, || {
         let (free, all) = device.memory().unwrap();
         most.fetch_max(all - free, Ordering::Relaxed);
         false
     });
+
     done.unwrap();
     most.into_inner()
 }
@@ -183,6 +199,7 @@ fn a_lack_of_memory_halves_what_was_left_to_choose_once_on_all_ranks() {
         config.world.devices = devices;
         config
     };
+
     for (devices, whole_share) in [(1, 12), (2, 6)] {
         let needs = [whole_share, whole_share / 2].map(|pairs| {
             taken(&config(
@@ -191,6 +208,7 @@ fn a_lack_of_memory_halves_what_was_left_to_choose_once_on_all_ranks() {
                 MicroBatch::Pairs(pairs),
             ))
         });
+
         assert!(needs[1] < needs[0], "{needs:?}");
         // The last rank's device has room for half of its share, or for less.
         let with = |given: u64| {
@@ -199,22 +217,26 @@ fn a_lack_of_memory_halves_what_was_left_to_choose_once_on_all_ranks() {
                 false => Emulator::device(PLENTY),
             }
         };
+
         let between = with(needs[0].midpoint(needs[1]));
         let too_little = with(needs[1] / 2);
         let name = format!("{devices}-halved");
         let plan = whole(&config(&name, devices, MicroBatch::AUTO), &between)
             .memory
             .unwrap();
+
         assert_eq!(
             (plan.micro_batch_size, plan.halved),
             (whole_share / 2, true)
         );
+
         let asked = format!("{devices}-{}", whole_share / 2);
         assert_eq!(losses(folder, &name), losses(folder, &asked));
         let rows: [(_, &(dyn Fn(usize) -> Device + Sync)); 2] = [
             (MicroBatch::Pairs(whole_share), &between),
             (MicroBatch::AUTO, &too_little),
         ];
+
         for (micro_batch, device) in rows {
             let config = config("refused", devices, micro_batch);
             let error = run(&config, device, || false).0.unwrap_err();
@@ -222,6 +244,7 @@ fn a_lack_of_memory_halves_what_was_left_to_choose_once_on_all_ranks() {
                 matches!(error, Error::Device(Fault::OutOfMemory { .. })),
                 "{error}"
             );
+
             assert_eq!(error.exit(), Exit::Config);
         }
     }

@@ -29,6 +29,7 @@ fn attention_by_tiles_is_attention() {
         (2, 64, &[31, 70, 2], 0.3),
         (1, 80, &[19, 64], 0.1),
     ];
+
     for row in rows {
         for (keep, padded) in [(Keep::All, false), (Keep::First, false), (Keep::All, true)] {
             compare(row, keep, padded);
@@ -49,6 +50,7 @@ fn compare((heads, head, lengths, rate): Row<'_>, keep: Keep, padded: bool) {
     } else {
         sequences
     };
+
     let dropout = Dropout::new(1, 2, 3).at(4, rate);
     let kept = sequences.kept();
     let format = Format::Bf16;
@@ -63,6 +65,7 @@ fn compare((heads, head, lengths, rate): Row<'_>, keep: Keep, padded: bool) {
     let mut out = vec![9.0; kept * width];
     let mut dqkv = vec![9.0; tokens * 3 * width];
     let weights = ((&mut probabilities).into(), (&mut dropped).into());
+
     host.forward(
         sequences,
         dropout,
@@ -70,6 +73,7 @@ fn compare((heads, head, lengths, rate): Row<'_>, keep: Keep, padded: bool) {
         weights,
         (&mut out).into(),
     );
+
     let saved = ((&qkv).into(), (&probabilities).into(), (&out).into());
     let lent = ((&mut dropped).into(), (&mut scores).into());
     host.backward(
@@ -92,6 +96,7 @@ fn compare((heads, head, lengths, rate): Row<'_>, keep: Keep, padded: bool) {
         offsets: begins.span(),
         ids,
     });
+
     let [mut sums, mut spare, mut along] = [0; 3].map(|_| device.reserve(&memory, kept));
     let given = on_device(&qkv, format);
     let gradient = on_device(&dout, format);
@@ -99,6 +104,7 @@ fn compare((heads, head, lengths, rate): Row<'_>, keep: Keep, padded: bool) {
     let mut dfound = on_device(&vec![9.0; tokens * 3 * width], format);
     let weights = (sums.view_mut(), spare.view_mut());
     let into = ViewMut::Device(found.span_mut());
+
     device.forward(
         sequences,
         dropout,
@@ -106,6 +112,7 @@ fn compare((heads, head, lengths, rate): Row<'_>, keep: Keep, padded: bool) {
         weights,
         into,
     );
+
     assert_near(&format!("{what}: out"), &found, &out, format, 3.0);
     let saved = (given.span().into(), sums.view(), found.span().into());
     let lent = (spare.view_mut(), along.view_mut());
@@ -118,5 +125,6 @@ fn compare((heads, head, lengths, rate): Row<'_>, keep: Keep, padded: bool) {
         lent,
         into,
     );
+
     assert_near(&format!("{what}: dqkv"), &dfound, &dqkv, format, 4.0);
 }

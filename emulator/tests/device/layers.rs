@@ -20,6 +20,7 @@ fn layout(format: Format) -> Layout {
     } else {
         Precision::Fp32
     };
+
     Layout::new(precision).within(&memory(format))
 }
 
@@ -36,12 +37,14 @@ fn linear_layers() {
                     let none = (Init::Zeros, Init::Zeros);
                     Linear::declare(&mut layout, "l", (inputs, outputs), none)
                 };
+
                 let values = Both::weights(layout.end(), 1, format);
                 let mut gradients = Both::exact(layout.end(), 2, format);
                 let x = Both::array(rows * inputs, 3, format);
                 let dy = Both::array(rows * outputs, 4, format);
                 let mut y = Both::array(rows * outputs, 5, format);
                 let mut dx = Both::array(rows * inputs, 6, format);
+
                 for place in PLACES {
                     linear.forward(values.view(place), x.view(place), y.view_mut(place), onto);
                     let gradients = &mut gradients.view_mut(place);
@@ -54,6 +57,7 @@ fn linear_layers() {
                         onto,
                     );
                 }
+
                 y.agree("linear y", 1.0);
                 dx.agree("linear dx", 1.0);
                 gradients.agree("linear gradients", 0.1);
@@ -69,10 +73,12 @@ fn sums_of_columns() {
             let x = Both::array(rows * width, 1, format);
             let mut sums = Both::exact(width, 2, Format::F32);
             let mut again = Both::exact(width, 2, Format::F32);
+
             for place in PLACES {
                 add_column_sums(x.view(place), sums.view_mut(place));
                 add_column_sums(x.view(place), again.view_mut(place));
             }
+
             sums.agree("sums of columns", 0.0);
             assert_eq!(
                 sums.on_device(),
@@ -96,6 +102,7 @@ fn layer_norms() {
                 let dy = Both::array(rows * width, 4, format);
                 let mut y = Both::array(rows * width, 5, format);
                 let mut dx = Both::array(rows * width, 6, format);
+
                 let mut moments = Both::exact(rows * 2, 7, Format::F32);
                 for place in PLACES {
                     let view = (values.view(place), x.view(place));
@@ -110,6 +117,7 @@ fn layer_norms() {
                         onto,
                     );
                 }
+
                 y.agree("layer norm y", 1.0);
                 moments.agree("moments", 0.0);
                 dx.agree("layer norm dx", 1.0);
@@ -127,12 +135,14 @@ fn activations() {
                 let mut x = Both::array(len, 1, format);
                 let mut y = Both::array(len, 2, format);
                 let mut dy = Both::array(len, 3, format);
+
                 for place in PLACES {
                     x.view_mut(place)
                         .edit(|x| x.iter_mut().for_each(|x| *x *= 8.0));
                     activation.forward(x.view(place), y.view_mut(place));
                     activation.backward(x.view(place), dy.view_mut(place));
                 }
+
                 y.agree("activation y", 1.0);
                 dy.agree("activation dx", 1.0);
             }
@@ -148,10 +158,12 @@ fn unit_vectors() {
             let mut y = Both::exact(rows * width, 2, Format::F32);
             let dy = Both::exact(rows * width, 3, Format::F32);
             let mut dx = Both::array(rows * width, 4, format);
+
             for place in PLACES {
                 normalize::forward(width, x.view(place), y.view_mut(place));
                 normalize::backward(width, x.view(place), dy.view(place), dx.view_mut(place));
             }
+
             y.agree("unit vectors", 0.0);
             dx.agree("unit vectors' gradient", 1.0);
         }

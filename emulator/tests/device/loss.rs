@@ -31,6 +31,7 @@ impl One<'_> {
         self.table.both.wait();
         let told = self.table.told.lock().unwrap().clone();
         self.table.both.wait();
+
         told
     }
 }
@@ -54,6 +55,7 @@ impl Ranks for One<'_> {
         let all = self
             .exchange(own.iter().map(|&value| value.into()).collect())
             .concat();
+
         values
             .iter_mut()
             .zip(all)
@@ -76,6 +78,7 @@ fn fingerprints(pairs: usize) -> Vec<Fingerprint> {
         image: number(i * 2 / 3),
         text: number(i % (pairs - pairs / 4)),
     };
+
     (0..pairs).map(pair).collect()
 }
 
@@ -93,15 +96,18 @@ fn evaluate(
     if duplicates {
         loss.targets.match_equal(&fingerprints(pairs));
     }
+
     let place = |seed| -> Array {
         let mut array = memory.exact(pairs * width);
         array.copy_from(View::Host(&features(pairs, width, seed)));
         array
     };
+
     let images = place(1);
     let texts = place(2);
     let score = loss.evaluate((images.view(), texts.view()), 20.0, ranks);
     let (images, texts) = loss.gradients(0..own);
+
     (
         score,
         [images, texts].map(|gradient| gradient.read().into_owned()),
@@ -114,22 +120,27 @@ fn shared((pairs, width): (usize, usize), duplicates: bool) -> Found {
         told: Mutex::default(),
         both: Barrier::new(2),
     };
+
     let rank = |rank| {
         let ranks = One {
             rank,
             table: &table,
         };
+
         evaluate(&memory(Format::F32), (pairs, width), duplicates, &ranks)
     };
+
     let [(first, mut left), (second, right)] = thread::scope(|scope| {
         let ranks = [0, 1].map(|number| scope.spawn(move || rank(number)));
         ranks.map(|rank| rank.join().unwrap())
     });
+
     let told = |score: Score| (score.loss, score.image_to_text, score.text_to_image);
     assert_eq!(told(first), told(second));
     left.iter_mut()
         .zip(&right)
         .for_each(|(all, part)| all.extend(part));
+
     let slope = first.logit_scale_gradient + second.logit_scale_gradient;
     (
         Score {
@@ -145,11 +156,13 @@ fn assert_near(what: &str, (found, gradients): Found, (right, right_gradients): 
         (found.loss - right.loss).abs() < 1e-5,
         "{what}: {found:?} for {right:?}"
     );
+
     assert_eq!(found.image_to_text, right.image_to_text, "{what}");
     assert_eq!(found.text_to_image, right.text_to_image, "{what}");
     let slopes = [found, *right].map(|score| score.logit_scale_gradient);
     let bound = 1e-5 * slopes[1].abs().max(1.0);
     assert!((slopes[0] - slopes[1]).abs() < bound, "{what}: {slopes:?}");
+
     for (found, right) in gradients.iter().zip(right_gradients) {
         let largest = right.iter().fold(0f32, |most, value| most.max(value.abs()));
         let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-4 * largest;
@@ -167,6 +180,7 @@ fn loss_hits_and_gradients_are_those_of_this_machine() {
             let found = evaluate(&memory(Format::F32), (pairs, width), duplicates, &Alone);
             DEVICE.check().unwrap();
             assert_near(&what, found, &right);
+
             if pairs % 2 == 0 {
                 let found = shared((pairs, width), duplicates);
                 DEVICE.check().unwrap();
@@ -184,11 +198,13 @@ fn of_equal_logits_the_first_is_the_nearest_on_a_device_too() {
     let mut array = memory.exact(pairs * width);
     array.copy_from(View::Host(&features(1, width, 1).repeat(pairs)));
     let mut loss = ContrastiveLoss::within(&memory, (pairs, pairs), width);
+
     // What is first is right for three pairs, and nothing else for more than one.
     let pair = |i: u64| Fingerprint {
         image: if i < 3 { 0 } else { i },
         text: i,
     };
+
     loss.targets
         .match_equal(&(0..pairs as u64).map(pair).collect::<Vec<_>>());
     let score = loss.evaluate((array.view(), array.view()), 20.0, &Alone);
@@ -196,9 +212,11 @@ fn of_equal_logits_the_first_is_the_nearest_on_a_device_too() {
         (score.image_to_text - 3.0 / pairs as f64).abs() < 1e-12,
         "{score:?}"
     );
+
     assert!(
         (score.text_to_image - 3.0 / pairs as f64).abs() < 1e-12,
         "{score:?}"
     );
+
     assert!((score.loss - (pairs as f64).ln()).abs() < 1e-5, "{score:?}");
 }

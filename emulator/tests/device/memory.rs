@@ -17,6 +17,7 @@ fn reserved(config: &TrainConfig, way: Way) -> u64 {
         config,
         way,
     );
+
     device.check().unwrap();
     let (free, all) = device.memory().unwrap();
     all - free
@@ -38,14 +39,17 @@ fn what_is_planned_for_a_device_is_what_is_reserved() {
                 threads: 1,
                 device: Some(precision),
             };
+
             let [few, many] = [4, 12].map(|micro_batch| {
                 let way = Way {
                     micro_batch,
                     recompute,
                 };
+
                 let needs = load.needs(way);
                 (needs.total() - needs.program, reserved(&config, way))
             });
+
             let what = format!("{architecture:?} in {precision:?}, again: {recompute}");
             near(many.0, many.1, &what);
             near(many.0 - few.0, many.1 - few.1, &format!("pairs of {what}"));

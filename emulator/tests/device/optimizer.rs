@@ -30,12 +30,14 @@ fn params(memory: &Memory, frozen: bool) -> Params {
     for (name, len) in SEGMENTS {
         layout.weight(name, &[len], Init::Zeros);
     }
+
     let mut params = layout.build();
     params.freeze(|name| frozen && name == "text_projection");
     let len = params.values.len();
     params
         .values
         .copy_from(View::Host(&numbers(len, 1, Format::F32)));
+
     params
 }
 
@@ -57,6 +59,7 @@ fn train(memory: &Memory, frozen: bool) -> (Params, [Vec<f32>; 4], Vec<f64>) {
         average.add(&params, step);
         length
     };
+
     let lengths = (0..3).map(&mut step).collect();
     let found = [&params.values, &adamw.first, &adamw.second, &average.values];
     let found = found.map(|array| array.read().into_owned());
@@ -86,6 +89,7 @@ fn weights_moments_and_averages_are_those_of_this_machine() {
                     "{lengths:?} for {right_lengths:?}"
                 );
             }
+
             for (which, (found, right)) in found.iter().zip(&right).enumerate() {
                 for (at, (found, right)) in found.iter().zip(right).enumerate() {
                     assert!(
@@ -94,6 +98,7 @@ fn weights_moments_and_averages_are_those_of_this_machine() {
                     );
                 }
             }
+
             if format == Format::Bf16 {
                 assert_rounded(&params, &found[0]);
             }
@@ -110,15 +115,18 @@ fn a_gradient_that_is_not_a_number_is_named_and_nothing_moves() {
     params
         .gradients
         .edit(|gradients| gradients[40_010] = f32::NAN);
+
     assert!(adamw.step(&mut params, 0, 0.01).is_ok());
     let before = params.values.read().into_owned();
     params
         .gradients
         .edit(|gradients| gradients[40_000] = f32::INFINITY);
+
     assert_eq!(
         adamw.step(&mut params, 1, 0.01),
         Err(NotFinite("visual.proj".into()))
     );
+
     assert_eq!(*params.values.read(), before);
     // What is thawed is looked at again.
     params.freeze(|_| false);
@@ -136,13 +144,16 @@ fn the_average_and_the_weights_change_places_and_both_are_rounded_where_products
     let mut average = Average::new(&params, 0.5);
     let other = numbers(trained.len(), 9, Format::F32);
     average.values.copy_from(View::Host(&other));
+
     for (values, averages) in [(&other, &trained), (&trained, &other)] {
         average.swap(&mut params);
         assert_eq!(
             (&*params.values.read(), &*average.values.read()),
             (&values[..], &averages[..])
         );
+
         assert_rounded(&params, values);
     }
+
     DEVICE.check().unwrap();
 }

@@ -38,6 +38,7 @@ impl Place {
                     .for_each(|x| *x = super::support::rounded(*x, self.1))
             });
         }
+
         array
     }
 
@@ -72,6 +73,7 @@ fn compare<const N: usize>(
         let right = run(&Place(Memory::Host, format));
         let found = run(&Place(memory(format), format));
         DEVICE.check().unwrap();
+
         for ((name, roundings), (found, right)) in names.iter().zip(found.iter().zip(&right)) {
             let found = found.read();
             let right = right.read();
@@ -80,9 +82,11 @@ fn compare<const N: usize>(
             } else {
                 1e-5_f32
             };
+
             let largest = right
                 .iter()
                 .fold(1e-6_f32, |largest, value| largest.max(value.abs()));
+
             for (i, (found, right)) in found.iter().zip(right.iter()).enumerate() {
                 let near = (found - right).abs() <= bound.max(1e-5) * largest;
                 assert!(
@@ -103,6 +107,7 @@ fn convolutions_are_those_of_this_machine() {
         (2, 6, 16, 3, 2),
         (1, 1, 2, 2, 1),
     ];
+
     for (batch, side, inputs, outputs, stride) in sizes.into_iter().chain([(30, 33, 29, 3, 1)]) {
         let what = format!("{batch} × {side}² × {inputs} to {outputs}, stride {stride}");
         let line = usize::div_ceil(side, stride);
@@ -116,15 +121,18 @@ fn convolutions_are_those_of_this_machine() {
             let values = place.weights(count, 1);
             let mut gradients = place.exact(count, 2);
             let x = place.array(batch * side * side * inputs, 3);
+
             let dy = place.array(batch * line * line * outputs, 4);
             let mut y = place.array(dy.len(), 5);
             let mut dx = place.array(x.len(), 6);
             conv.forward(values.view(), x.view(), y.view_mut(), &mut space);
             let gradient = &mut gradients.view_mut();
+
             conv.backward_weights(gradient, x.view(), dy.view(), &mut space);
             if stride == 1 {
                 conv.backward_input(values.view(), dy.view(), dx.view_mut(), &mut space);
             }
+
             [y, gradients, dx]
         });
     }
@@ -156,6 +164,7 @@ fn batch_norm(place: &Place, width: usize, sums: &mut Sums) -> (BatchNorm, Array
             .iter_mut()
             .for_each(|value| *value = value.abs() + 0.1)
     });
+
     (norm, place.exact(2 * width, 1), state)
 }
 
@@ -177,16 +186,19 @@ fn batch_normalisation_in_training_is_that_of_this_machine() {
                         if together {
                             sums.synchronize(Arc::new(Twice));
                         }
+
                         let mut moments = Moments::new(&place.0, width);
                         let x = place.shifted(rows * width, 3, 4.0);
                         let mut y = place.array(x.len(), 4);
                         let mut dy = place.array(x.len(), 5);
                         let mut gradients = place.exact(2 * width, 6);
                         let both = (&mut moments, &mut sums);
+
                         norm.measure(values.view(), &mut state.view_mut(), x.view(), both);
                         norm.apply(&moments, x.view(), y.view_mut(), onto, then);
                         let kept = (x.view(), &moments, &mut sums);
                         norm.backward(&mut gradients.view_mut(), kept, dy.view_mut(), then);
+
                         [y, state, gradients, dy]
                     },
                 );
@@ -205,6 +217,7 @@ fn batch_normalisation_in_evaluation_is_that_of_this_machine() {
             let mut y = place.array(x.len(), 4);
             norm.recall(values.view(), state.view(), &mut moments);
             norm.apply(&moments, x.view(), y.view_mut(), Onto::Add, Then::Rectify);
+
             [y]
         });
     }
@@ -224,6 +237,7 @@ fn pools_are_those_of_this_machine() {
                 let mut sum = place.array(x.len(), 3);
                 let mut y = place.array(x.len() / 4, 4);
                 let dy = place.array(x.len() / 4, 5);
+
                 pool.forward(x.view(), y.view_mut());
                 pool.backward(dy.view(), dx.view_mut(), Onto::Replace);
                 pool.backward(dy.view(), sum.view_mut(), Onto::Add);
@@ -242,6 +256,7 @@ fn attention_of_one_query_is_that_of_this_machine() {
             ("dq", 3.0),
             ("dkv", 3.0),
         ];
+
         compare(
             &format!("{batch} × {heads} × {tokens} × {size}"),
             names,
@@ -251,6 +266,7 @@ fn attention_of_one_query_is_that_of_this_machine() {
                     width: heads * size,
                     tokens,
                 };
+
                 let q = batch * query.width;
                 let kv = batch * tokens * 2 * query.width;
                 let mut out = place.array(q, 1);
@@ -258,10 +274,12 @@ fn attention_of_one_query_is_that_of_this_machine() {
                 let mut dkv = place.array(kv, 3);
                 let (q, kv, dout) = (place.array(q, 4), place.array(kv, 5), place.array(q, 6));
                 let mut rows = place.exact(batch * heads * tokens, 7);
+
                 query.forward(q.view(), kv.view(), rows.view_mut(), out.view_mut());
                 let kept = (rows.view(), out.view());
                 let to = (dq.view_mut(), dkv.view_mut());
                 query.backward((q.view(), kv.view()), kept, dout.view(), to);
+
                 [rows, out, dq, dkv]
             },
         );
@@ -280,6 +298,7 @@ fn branches_meet_as_on_this_machine() {
                 let mut copy = place.array(len, 3);
                 branch::rectify(y.view(), dy.view_mut(), copy.view_mut());
                 let mut sum = place.array(len, 4);
+
                 branch::add(y.view(), sum.view_mut());
                 [dy, copy, sum]
             },
@@ -297,6 +316,7 @@ fn mean_tokens_are_those_of_this_machine() {
             ("dtokens", 1.0),
             ("dx", 1.0),
         ];
+
         compare(&format!("{batch} × {places} × {width}"), names, |place| {
             let all = (1 + places) * width;
             let positions = place.weights(all, 1);
@@ -305,11 +325,13 @@ fn mean_tokens_are_those_of_this_machine() {
             let mut tokens = place.array(batch * all, 4);
             let mut means = place.array(batch * width, 5);
             let to = (tokens.view_mut(), means.view_mut());
+
             mean_token::forward(width, positions.view(), x.view(), to);
             let mut dtokens = place.array(batch * all, 6);
             let dmeans = place.array(batch * width, 7);
             let mut dx = place.array(x.len(), 8);
             let from = (dtokens.view_mut(), dmeans.view());
+
             mean_token::backward(width, gradient.view_mut(), from, dx.view_mut());
             [tokens, means, gradient, dtokens, dx]
         });

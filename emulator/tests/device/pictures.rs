@@ -18,6 +18,7 @@ fn patches_and_their_positions() {
     let picture: Vec<u8> = (0..batch * 3 * side * side)
         .map(|i| (i * 31 % 256) as u8)
         .collect();
+
     let mut plate = Buffer::new(&DEVICE, picture.len(), Format::U8);
     let plate = plate.take_bytes(&picture);
     for (format, percent) in FORMATS
@@ -32,20 +33,24 @@ fn patches_and_their_positions() {
         let table = Both::weights(10 * width, 2, format);
         let class = Both::weights(width, 3, format);
         let mut y = Both::array(rows * width, 4, format);
+
         let dy = Both::array(rows * width, 5, format);
         let mut dtable = Both::exact(10 * width, 6, Format::F32);
         let mut dclass = Both::exact(width, 7, Format::F32);
+
         for place in PLACES {
             let pixels = match place {
                 Place::Here => Pixels::Bytes(&picture),
                 Place::Device => Pixels::Device(plate),
             };
+
             cut_patches(pixels, (side, patch), seen.view(place), cut.view_mut(place));
             let tables = (table.view(place), class.view(place));
             positions::forward(tables, seen.view(place), batch, y.view_mut(place));
             let tables = (dtable.view_mut(place), dclass.view_mut(place));
             positions::backward(tables, seen.view(place), batch, dy.view(place));
         }
+
         cut.agree("patches", 1.0);
         y.agree("positions", 1.0);
         dtable.agree("positions' gradient", 0.0);
@@ -60,6 +65,7 @@ fn channels_become_neighbours() {
     let picture: Vec<u8> = (0..batch * 3 * side * side)
         .map(|i| (i * 31 % 256) as u8)
         .collect();
+
     let mut plate = Buffer::new(&DEVICE, picture.len(), Format::U8);
     let plate = plate.take_bytes(&picture);
     for format in FORMATS {

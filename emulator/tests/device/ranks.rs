@@ -39,10 +39,12 @@ fn a_run_on_any_number_of_devices_is_the_run_on_one() {
     let folder = folder.path();
     whole(&train::config(folder, "teacher", false), Precision::Fp32);
     let right = whole(&config(folder, "1", 1), Precision::Fp32);
+
     for (name, devices) in [("2", 2), ("3", 3)] {
         let found = whole(&config(folder, name, devices), Precision::Fp32);
         assert_same(folder, (name, &found), ("1", &right));
     }
+
     whole(&config(folder, "bf16", 2), Precision::Bf16);
     for (found, right) in losses(folder, "bf16").iter().zip(losses(folder, "1")) {
         assert!(
@@ -63,8 +65,10 @@ fn each<T: Send>(
         world.connect(&device)?;
         let done = work(&world, &Memory::Device(device, Precision::Fp32))?;
         made.lock().unwrap().push((world.rank(), done));
+
         Ok(())
     };
+
     let ended = Crew::threads(count).work(job, job);
     let mut made = made.into_inner().unwrap();
     made.sort_by_key(|(rank, _)| *rank);
@@ -96,19 +100,24 @@ fn sums_and_what_is_gathered_are_the_same_on_all_devices() {
             gathered.edit(|all| all[world.share(5 * count)].copy_from_slice(&own[..5]));
             // What asks a card for memory may wait for all that it does, and so for other ranks.
             world.meet()?;
+
             for range in [LENGTH - 7..LENGTH, 10..LENGTH - 7] {
                 buckets.reduce(&mut summed.view_mut(), range);
             }
+
             buckets.finish(&mut summed.view_mut());
             world.gather_array(gathered.view_mut());
             let made = (summed.read().into_owned(), gathered.read().into_owned());
             memory.check()?;
+
             Ok(made)
         });
+
         ended.unwrap();
         let all: Vec<_> = (0..count).map(|rank| numbers(rank, LENGTH)).collect();
         let gathered = all.iter().map(|own| &own[..5]).collect::<Vec<_>>().concat();
         assert_eq!(found.len(), count);
+
         for (rank, (summed, found)) in found.iter().enumerate() {
             assert_eq!(*found, gathered, "rank {rank} of {count}");
             for (at, found) in summed.iter().enumerate() {
@@ -117,6 +126,7 @@ fn sums_and_what_is_gathered_are_the_same_on_all_devices() {
                 } else {
                     all.iter().map(|own| own[at]).sum()
                 };
+
                 assert_eq!(*found, right, "number {at} of rank {rank} of {count}");
             }
         }
@@ -134,11 +144,13 @@ fn a_rank_that_is_lost_ends_what_the_others_wait_for_on_their_devices() {
         world.gather_array(features.view_mut());
         memory.check()?;
         world.meet()?;
+
         if world.rank() == 1 {
             // The others wait for it by now.
             std::thread::sleep(Duration::from_secs(1));
             return Err(Error::Data("bad picture".into()));
         }
+
         world.gather_array(features.view_mut());
         drop(features.read());
         let told = world.check();
@@ -146,8 +158,10 @@ fn a_rank_that_is_lost_ends_what_the_others_wait_for_on_their_devices() {
             .lock()
             .unwrap()
             .push(told.as_ref().map_err(ToString::to_string).unwrap_err());
+
         told
     });
+
     assert!(matches!(ended, Err(Error::Data(_))), "{ended:?}");
     let heard = heard.into_inner().unwrap();
     assert_eq!(heard.len(), 2);

@@ -21,6 +21,7 @@ fn step(memory: &Memory, format: Format) -> [Vec<f32>; 3] {
         layers: vec![2, 1, 1, 2],
         width: 8,
     };
+
     let mut tower = Resnet::declare(&mut layout, &sizes, (SIDE, FEATURES), BATCH);
     let mut params = layout.build();
     params.initialize(1);
@@ -30,15 +31,18 @@ fn step(memory: &Memory, format: Format) -> [Vec<f32>; 3] {
         let each = values.iter_mut().zip(&noise);
         each.for_each(|(value, noise)| *value = rounded(*value + 0.1 * noise, Format::Bf16));
     });
+
     let bytes: Vec<u8> = (0..BATCH * 3 * SIDE * SIDE)
         .map(|i| (i * i / 7 % 251) as u8)
         .collect();
+
     let mut features = memory.array(BATCH * FEATURES);
     let mut slopes = memory.array(BATCH * FEATURES);
     slopes.copy_from(View::Host(&numbers(BATCH * FEATURES, 3, format)));
     let given = (params.values.view(), params.state.view_mut());
     tower.forward(given, Pixels::Bytes(&bytes), true, features.view_mut());
     let weights = (params.values.view(), &mut params.gradients.view_mut());
+
     tower.backward(weights, slopes.view(), &mut ());
     [features, params.gradients, params.state].map(|array| array.read().into_owned())
 }
@@ -51,6 +55,7 @@ fn a_step_of_the_residual_network_is_that_of_this_machine() {
         let right = step(&Memory::Host, format);
         let found = step(&memory(format), format);
         DEVICE.check().unwrap();
+
         for (what, bound) in bounds.into_iter().enumerate() {
             let length = |values: &[f32]| values.iter().map(|v| v * v).sum::<f32>().sqrt();
             let pairs = found[what].iter().zip(&right[what]);

@@ -24,6 +24,7 @@ impl Texts {
             *end += length;
             Some(*end)
         });
+
         let offsets: Vec<usize> = std::iter::once(0).chain(ends).collect();
         let tokens = offsets[lengths.len()] as u32;
         let id = |i| {
@@ -33,6 +34,7 @@ impl Texts {
                 1 + i * i % 7
             }
         };
+
         Self {
             device: Wholes::new(offsets.iter().map(|&at| at as u32).collect()),
             ids: Wholes::new((0..tokens).map(id).collect()),
@@ -48,6 +50,7 @@ impl Texts {
         } else {
             sequences
         };
+
         let ids = self.padded.then(|| self.ids.buffer().span());
         match place {
             Place::Here => sequences,
@@ -98,6 +101,7 @@ fn attention_of_sequences() {
                     precision,
                     tiled: false,
                 };
+
                 let rows = texts.on(Place::Here, keep);
                 let tokens = rows.tokens();
                 let kept = rows.kept();
@@ -106,9 +110,11 @@ fn attention_of_sequences() {
                 let mut out = Both::array(kept * width, 2, format);
                 let mut probabilities = Both::array(kept * row, 3, format);
                 let mut dropped = Both::array(kept * row, 4, format);
+
                 let mut dscores = Both::array(kept * row, 5, format);
                 let dout = Both::array(kept * width, 6, format);
                 let mut dqkv = Both::array(tokens * 3 * width, 7, format);
+
                 for place in PLACES {
                     let sequences = texts.on(place, keep);
                     let weights = (probabilities.view_mut(place), dropped.view_mut(place));
@@ -119,6 +125,7 @@ fn attention_of_sequences() {
                         weights,
                         out.view_mut(place),
                     );
+
                     let inner = (qkv.view(place), probabilities.view(place), out.view(place));
                     let scratch = (dropped.view_mut(place), dscores.view_mut(place));
                     let target = dqkv.view_mut(place);
@@ -131,6 +138,7 @@ fn attention_of_sequences() {
                         target,
                     );
                 }
+
                 out.agree("attention", 4.0);
                 dqkv.agree("attention's gradient", 4.0);
             }
@@ -152,11 +160,13 @@ fn a_mask_is_the_same_on_a_device() {
                 let x = Both::array(kept * width, 1, format);
                 let mut sum = Both::array(kept * width, 2, format);
                 let mut masked = Both::array(kept * width, 3, format);
+
                 for place in PLACES {
                     let sequences = texts.on(place, keep);
                     dropout.add(sequences, width, sum.view_mut(place), x.view(place));
                     dropout.apply(sequences, width, x.view(place), masked.view_mut(place));
                 }
+
                 sum.agree("dropout and residual", 1.0);
                 masked.agree("dropout", 1.0);
                 let zeros = |values: Vec<f32>| {
@@ -165,6 +175,7 @@ fn a_mask_is_the_same_on_a_device() {
                         .map(|value| value == 0.0)
                         .collect::<Vec<_>>()
                 };
+
                 assert_eq!(zeros(masked.on_device()), zeros(masked.here()));
             }
         }
@@ -182,11 +193,13 @@ fn rows_that_go_on() {
             let all = Both::array(rows.tokens() * width, 1, format);
             let mut kept = Both::array(rows.kept() * width, 2, format);
             let mut again = Both::array(rows.tokens() * width, 3, format);
+
             for place in PLACES {
                 let sequences = texts.on(place, keep);
                 take(sequences, width, all.view(place), kept.view_mut(place));
                 spread(sequences, width, kept.view(place), again.view_mut(place));
             }
+
             assert_eq!(kept.on_device(), kept.here());
             assert_eq!(again.on_device(), again.here());
         }
@@ -208,6 +221,7 @@ fn embeddings() {
             let dy = Both::array(tokens * width, 4, format);
             let mut y = Both::array(tokens * width, 5, format);
             let mut dwords = Both::exact(8 * width, 6, Format::F32);
+
             let mut dpositions = Both::exact(70 * width, 7, Format::F32);
             for place in PLACES {
                 let words = words.view(place);
@@ -218,21 +232,25 @@ fn embeddings() {
                     positions,
                     kind,
                 };
+
                 let ids = texts.ids.view(place);
                 embedding::forward(tables, sequences(place), ids, y.view_mut(place));
                 embedding::backward_words(ids, width, dy.view(place), dwords.view_mut(place));
                 let target = dpositions.view_mut(place);
                 embedding::backward_positions(sequences(place), width, dy.view(place), target);
             }
+
             y.agree("embeddings", 1.0);
             dwords.agree("words' gradient", 0.0);
             dpositions.agree("positions' gradient", 0.0);
         }
     }
+
     // More tokens than a block looks at at once.
     let texts = Texts::new(&[300, 411], false);
     let dy = Both::array(711 * 8, 1, Format::F32);
     let mut dwords = Both::exact(64, 2, Format::F32);
+
     for place in PLACES {
         embedding::backward_words(
             texts.ids.view(place),
@@ -241,5 +259,6 @@ fn embeddings() {
             dwords.view_mut(place),
         );
     }
+
     dwords.agree("words' gradient", 0.0);
 }

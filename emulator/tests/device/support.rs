@@ -76,6 +76,7 @@ pub(crate) fn weights(values: &[f32], format: Format) -> Buffer {
     } else {
         buffer
     };
+
     buffer.span_mut().upload(values);
     buffer
 }
@@ -104,9 +105,11 @@ pub(crate) fn assert_near(
     } else {
         1e-5
     };
+
     let largest = right
         .iter()
         .fold(1e-6_f32, |largest, value| largest.max(value.abs()));
+
     for (i, (found, right)) in found.iter().zip(right).enumerate() {
         let near = (found - right).abs() <= bound * largest;
         assert!(

@@ -77,10 +77,12 @@ impl Case {
             batch: PAIRS + 1,
             context: 11,
         };
+
         let compute = Compute {
             recompute: self.recompute,
             precision,
         };
+
         let model = model(self.heads.0, self.heads.1);
         let (mut clip, mut params) = Clip::within(memory, &model, capacity, compute);
         params.initialize(1);
@@ -90,11 +92,13 @@ impl Case {
         let bytes: Vec<u8> = (0..PAIRS * 3 * SIDE * SIDE)
             .map(|i| ((i * 2_654_435) >> 9) as u8)
             .collect();
+
         let normalized = numbers(bytes.len(), 5, Format::F32);
         let pixels = match self.normalized {
             true => Pixels::Normalized(&normalized),
             false => Pixels::Bytes(&bytes),
         };
+
         let batch = Batch {
             pixels,
             texts: Texts {
@@ -102,11 +106,13 @@ impl Case {
                 offsets: &OFFSETS,
             },
         };
+
         let dropout = if self.training {
             Dropout::new(1, 2, 3)
         } else {
             Dropout::NONE
         };
+
         let (images, texts) = clip.forward(&mut params, batch, dropout);
         let images = images.read().into_owned();
         let texts = texts.read().into_owned();
@@ -115,6 +121,7 @@ impl Case {
             array.copy_from(View::Host(&numbers(PAIRS * WIDTH, seed, Format::F32)));
             array
         };
+
         let dimages = gradient(3);
         let dtexts = gradient(4);
         // Twice, to show that gradients are added.
@@ -123,6 +130,7 @@ impl Case {
             let gradients = (dimages.view(), dtexts.view());
             clip.backward(&mut params, batch, dropout, gradients, &mut ());
         }
+
         memory.check().unwrap();
         Step {
             images,
@@ -208,6 +216,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
             .map(|(a, b)| f64::from(*a) * f64::from(*b))
             .sum()
     };
+
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
@@ -219,11 +228,13 @@ fn a_step_in_bfloat16_stays_near_that_in_fp32() {
         recompute: true,
         ..Case::PLAIN
     };
+
     // Heads of widths that are computed tile by tile.
     let tiled = Case {
         heads: (64, 80),
         ..Case::PLAIN
     };
+
     for case in [
         Case::PLAIN,
         odd,
@@ -242,5 +253,6 @@ fn a_step_in_bfloat16_stays_near_that_in_fp32() {
         let near = cosine(&gradients, &rights);
         assert!(near > 0.999, "{case:?}: {near}");
     }
+
     DEVICE.check().unwrap();
 }

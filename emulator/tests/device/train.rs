@@ -24,12 +24,14 @@ pub(crate) fn config(folder: &Path, name: &str, taught: bool) -> TrainConfig {
         patch_size: 8,
         head_width: 6,
     });
+
     (config.global_batch_size, config.micro_batch_size) = (6, Some(MicroBatch::Pairs(4)));
     (config.masked_patches_percent, config.gradient_checkpointing) = (50, Some(true));
     (
         config.optimizer.average_decay,
         config.optimizer.max_gradient_norm,
     ) = (Some(0.9), Some(0.5));
+
     config.duplicates = Duplicates::Positives;
     if taught {
         let teacher = small::stage(folder, "teacher");
@@ -38,6 +40,7 @@ pub(crate) fn config(folder: &Path, name: &str, taught: bool) -> TrainConfig {
             weight: 2.0,
         });
     }
+
     config
 }
 
@@ -54,11 +57,13 @@ fn a_run_is_that_of_this_machine() {
     run(&config(folder, "teacher", false), &Memory::Host);
     run(&config(folder, "host", true), &Memory::Host);
     let right = losses(folder, "host");
+
     assert!(right.len() as u64 >= small::STEPS, "{right:?}");
     for (name, format, bound) in [("fp32", F32, 1e-4), ("bf16", Bf16, 5e-2)] {
         run(&config(folder, name, true), &memory(format));
         let found = losses(folder, name);
         assert_eq!(found.len(), right.len());
+
         for (found, right) in found.iter().zip(&right) {
             assert!(
                 (found / right - 1.0).abs() < bound,
@@ -66,12 +71,14 @@ fn a_run_is_that_of_this_machine() {
             );
         }
     }
+
     let right = small::final_tensors(folder, "host");
     for (name, found) in small::final_tensors(folder, "fp32") {
         let largest = right[&name]
             .values
             .iter()
             .fold(0f32, |most, value| most.max(value.abs()));
+
         // A key's bias has no gradient but that of rounding, of which AdamW makes steps.
         let exempt = name.ends_with("in_proj_bias") || name.ends_with("self.key.bias");
         for (found, right) in found

@@ -18,6 +18,7 @@ fn numbers_are_copied_between_formats_and_beside() {
                 .iter()
                 .map(|&value| rounded(rounded(value, from), to))
                 .collect();
+
             assert_eq!(target.span().download(), right);
             let beside = target.span().rounded().unwrap().download();
             assert!(
@@ -38,6 +39,7 @@ fn arrays_forget_nothing_on_a_device() {
         array.part_mut(3..8).copy_from(View::Host(&values));
         array.edit(|values| values[0] = 2.0);
         let right = [&[2.0, 0.0, 0.0], values.as_slice(), &[0.0; 3]].concat();
+
         assert_eq!(array.read().as_ref(), right);
     }
 }
@@ -48,6 +50,7 @@ fn products_are_those_of_this_machine() {
     let n = 24;
     let k = 40;
     let batch = 3;
+
     for format in FORMATS {
         let a = numbers(batch * k * 16, 1, format);
         let b = numbers(batch * n * 48, 2, format);
@@ -57,6 +60,7 @@ fn products_are_those_of_this_machine() {
         let db = on_device(&b, format);
         let dbias = weights(&bias, format);
         let target = on_device(&old, Format::F32);
+
         let wanted = Product::new(
             Operand::strided(target.span(), m, n, 32).every(m * 32),
             Operand::strided(da.span(), k, m, 16)
@@ -66,6 +70,7 @@ fn products_are_those_of_this_machine() {
                 .every(n * 48)
                 .transposed(),
         );
+
         let bias_at = Some(dbias.span().address());
         DEVICE.multiply(&Product {
             scale: 0.5,
@@ -74,17 +79,20 @@ fn products_are_those_of_this_machine() {
             batch,
             ..wanted
         });
+
         let mut right = old.clone();
         for i in 0..batch {
             let right = &mut right[i * m * 32..(i + 1) * m * 32];
             for row in right.chunks_exact_mut(32) {
                 row.iter_mut().zip(&bias).for_each(|(y, b)| *y += b);
             }
+
             let left = Matrix::strided(&a[i * k * 16..], k, m, 16).transposed();
             let pair = (
                 left,
                 Matrix::strided(&b[i * n * 48..], n, k, 48).transposed(),
             );
+
             product(
                 MatrixMut::strided(right, m, n, 32),
                 Onto::Add,
@@ -93,6 +101,7 @@ fn products_are_those_of_this_machine() {
                 Threads::One,
             );
         }
+
         assert_near("product", &target, &right, Format::F32, 1.0);
     }
 }

@@ -41,6 +41,7 @@ impl Scores {
         let score = GaugeVec::new(Opts::new(names::METRIC_SCORE, help), &labels)?;
         let help = "Numbers of evaluations that are not told, because there are too many.";
         let left_out = IntGauge::new("cnclip_operator_scores_left_out", help)?;
+
         registry.register(Box::new(score.clone()))?;
         registry.register(Box::new(left_out.clone()))?;
         Ok(Self {
@@ -57,16 +58,19 @@ impl Scores {
             self.withdraw(&key, known.remove(&key));
             let mut room = MOST.saturating_sub(known.values().map(|one| one.told.len()).sum());
             let mut fresh = Known::default();
+
             for (task, metric, value) in results.iter().flat_map(numbers) {
                 if room == 0 {
                     fresh.left_out += 1;
                     continue;
                 }
+
                 room -= 1;
                 let labels = [namespace, name, task, metric.name()];
                 self.score.with_label_values(&labels).set(value);
                 fresh.told.push((task.to_owned(), metric));
             }
+
             known.insert(key, fresh);
         });
     }
@@ -127,6 +131,7 @@ mod tests {
         let scores = text
             .lines()
             .filter(|line| line.starts_with("cnclip_evaluation_score{"));
+
         scores.map(str::to_owned).collect()
     }
 
@@ -139,16 +144,19 @@ mod tests {
         metrics.scores.tell("team", "a", &results(1, "58.40"));
         let expected = "cnclip_evaluation_score{metric=\"textToImage.r1\",name=\"a\",namespace=\"team\",task=\"t0\"} 58.4";
         let found = lines(&metrics);
+
         assert!(
             found.len() == 16 && found.iter().any(|line| line == expected),
             "{found:?}"
         );
+
         metrics.scores.forget("team", "a");
         assert!(
             lines(&metrics)
                 .iter()
                 .all(|line| line.contains("name=\"b\""))
         );
+
         metrics.scores.keep(|_, _| false);
         assert_eq!(lines(&metrics), [""; 0]);
     }
@@ -161,6 +169,7 @@ mod tests {
                 .scores
                 .tell("team", &format!("e{number}"), &results(64, "1.00"));
         }
+
         assert_eq!(lines(&metrics).len(), MOST);
         let left_out = 25 * 64 * 8 - MOST;
         let line = format!("cnclip_operator_scores_left_out {left_out}");

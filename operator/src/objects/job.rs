@@ -65,13 +65,16 @@ fn job_metadata(mut metadata: ObjectMeta, work: &Work, config: &Config) -> Objec
     if let (Some(labels), Some(queue)) = (&mut metadata.labels, &work.queue) {
         labels.insert(names::LABEL_QUEUE.to_owned(), queue.clone());
     }
+
     if let Config::Evaluate(evaluate) = config {
         let checkpoint = (
             names::ANNOTATION_CHECKPOINT.to_owned(),
             evaluate.checkpoint.clone(),
         );
+
         metadata.annotations = Some([checkpoint].into());
     }
+
     metadata
 }
 
@@ -122,12 +125,14 @@ fn tolerations(workers: &Workers) -> Vec<Toleration> {
         "node.kubernetes.io/not-ready",
         "node.kubernetes.io/unreachable",
     ];
+
     let named = |key: &str| {
         workers
             .tolerations
             .iter()
             .any(|own| own.key.as_deref() == Some(key))
     };
+
     let missing = lost
         .into_iter()
         .filter(|key| !named(key))
@@ -138,6 +143,7 @@ fn tolerations(workers: &Workers) -> Vec<Toleration> {
             toleration_seconds: Some(UNREACHABLE_SECONDS),
             ..Toleration::default()
         });
+
     workers.tolerations.iter().cloned().chain(missing).collect()
 }
 
@@ -150,11 +156,13 @@ fn volumes(config_map: &str) -> Vec<Volume> {
         }),
         ..Volume::default()
     };
+
     let scratch = Volume {
         name: "tmp".to_owned(),
         empty_dir: Some(EmptyDirVolumeSource::default()),
         ..Volume::default()
     };
+
     vec![config, scratch]
 }
 
@@ -220,11 +228,13 @@ fn environment() -> Vec<EnvVar> {
         }),
         ..EnvVar::default()
     };
+
     let termination_log = EnvVar {
         name: names::ENV_TERMINATION_LOG.to_owned(),
         value: Some(names::TERMINATION_LOG.to_owned()),
         ..EnvVar::default()
     };
+
     vec![pod_uid, termination_log]
 }
 
@@ -234,6 +244,7 @@ fn secret_environment(name: String) -> EnvFromSource {
         name,
         optional: Some(false),
     };
+
     EnvFromSource {
         secret_ref: Some(secret),
         ..EnvFromSource::default()
@@ -269,6 +280,7 @@ fn resources(workers: &Workers) -> ResourceRequirements {
     if workers.accelerator == Accelerator::Nvidia {
         limits.insert(GPU.to_owned(), Quantity(workers.devices.to_string()));
     }
+
     ResourceRequirements {
         requests: Some(quantities(requests)).filter(|wanted| !wanted.is_empty()),
         limits: Some(limits).filter(|wanted| !wanted.is_empty()),
@@ -281,6 +293,7 @@ fn quantities(amounts: BTreeMap<String, IntOrString>) -> BTreeMap<String, Quanti
         IntOrString::Int(number) => number.to_string(),
         IntOrString::String(text) => text,
     };
+
     amounts
         .into_iter()
         .map(|(name, amount)| (name, Quantity(text(amount))))
@@ -351,6 +364,7 @@ mod tests {
                 json!("8080"),
             ),
         ];
+
         for (path, expected) in rows {
             assert_eq!(job.pointer(path), Some(&expected), "{path}");
         }
@@ -364,6 +378,7 @@ mod tests {
         let limits = found.pointer(&format!("{container}/resources/limits"));
         assert_eq!(limits, Some(&json!({"nvidia.com/gpu": "2"})));
         let image = found.pointer(&format!("{container}/image"));
+
         assert_eq!(image, Some(&json!("cnclip/trainer-cuda:test")));
     }
 
@@ -376,6 +391,7 @@ mod tests {
             job.pointer(&format!("/metadata/{queue}")),
             Some(&json!("night"))
         );
+
         assert_eq!(
             job.pointer(&format!("/spec/template/metadata/{queue}")),
             None
@@ -390,15 +406,18 @@ mod tests {
             &samples::training_with("/workers", own),
             &Observed::default(),
         );
+
         let tolerations = job
             .pointer("/spec/template/spec/tolerations")
             .unwrap()
             .as_array()
             .unwrap();
+
         let seconds: Vec<_> = tolerations
             .iter()
             .map(|one| one["tolerationSeconds"].as_i64())
             .collect();
+
         assert_eq!(seconds, [Some(600), Some(30)]);
     }
 
@@ -414,6 +433,7 @@ mod tests {
                 ..Observed::default()
             },
         );
+
         let annotation = "/metadata/annotations/cnclip.dev~1checkpoint";
         assert_eq!(job.pointer(annotation), Some(&json!("s3://runs/x")));
         let args = "/spec/template/spec/containers/0/args/0";

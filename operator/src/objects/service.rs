@@ -71,19 +71,23 @@ mod tests {
             told(&objects)["world"]["coordinator"],
             "muge-align-3-0.muge-align-3.team.svc:8081"
         );
+
         assert_eq!(
             service["metadata"]["name"],
             job["spec"]["template"]["spec"]["subdomain"]
         );
+
         assert_eq!(service["spec"]["publishNotReadyAddresses"], true);
         assert_eq!(
             service["spec"]["selector"],
             job["spec"]["template"]["metadata"]["labels"]
         );
+
         assert_eq!(
             service["spec"]["ports"][1],
             json!({"name": "world", "port": 8081})
         );
+
         let ports = &job["spec"]["template"]["spec"]["containers"][0]["ports"];
         assert_eq!(ports[1], json!({"name": "world", "containerPort": 8081}));
         assert_eq!(

@@ -22,10 +22,12 @@ pub fn training(spec: &CnClipTrainingSpec) -> Result<(), Cause> {
         decimals(&path, stage)?;
         length(&path, stage)?;
         recipe(&path, stage, &spec.workers)?;
+
         for (field, name) in named_datasets(stage) {
             dataset(spec, &format!("{path}.{field}"), name)?;
         }
     }
+
     Ok(())
 }
 
@@ -40,11 +42,13 @@ pub fn evaluation(spec: &CnClipEvaluationSpec) -> Result<(), Cause> {
             "spec.checkpoint must have exactly one of trainingName and uri",
         ));
     }
+
     if source.uri.is_some() && spec.artifacts.is_none() {
         return Err(invalid(
             "spec.artifacts must be given when the checkpoint is a uri",
         ));
     }
+
     spec.gate
         .as_ref()
         .map_or(Ok(()), |found| gate(found, &spec.tasks))
@@ -59,6 +63,7 @@ fn gate(gate: &Gate, tasks: &[Task]) -> Result<(), Cause> {
             gate.task
         )));
     };
+
     if task.retrieval.is_some() != gate.metric.is_recall() {
         return Err(invalid(format!(
             "spec.gate.metric must be one of the task's kind: textToImage.… and imageToText.… of a \
@@ -66,6 +71,7 @@ fn gate(gate: &Gate, tasks: &[Task]) -> Result<(), Cause> {
             gate.metric
         )));
     }
+
     let percent = |text: &str| number(text).is_some_and(|found| (0.0..=100.0).contains(&found));
     match (&gate.at_least, &gate.not_worse_than) {
         (Some(least), None) if percent(least) => Ok(()),
@@ -90,6 +96,7 @@ pub fn towers(model: &ModelSpec) -> Result<ModelConfig, Cause> {
             "spec.model.custom must be given when architecture is Custom",
         ));
     };
+
     match towers.problem() {
         Some(problem) => Err(invalid(format!("spec.model.custom: {problem}"))),
         None => Ok(towers),
@@ -108,6 +115,7 @@ fn decimals(path: &str, stage: &Stage) -> Result<(), Cause> {
         let told = |text| format!("{path}.{field} must be a {must}, found {text:?}");
         unfit.map_or(Ok(()), |text| Err(invalid(told(text))))
     };
+
     let rate = stage.learning_rate.as_str();
     let decay = stage.weight_decay.as_str();
     let norm = stage.max_gradient_norm.as_deref();
@@ -116,24 +124,28 @@ fn decimals(path: &str, stage: &Stage) -> Result<(), Cause> {
         .distillation
         .as_ref()
         .map(|distillation| distillation.weight.as_str());
+
     decimal(
         "learningRate",
         Some(rate),
         "positive decimal such as \"1e-4\"",
         |x| x > 0.0,
     )?;
+
     decimal(
         "weightDecay",
         Some(decay),
         "decimal of at least 0 such as \"1e-3\"",
         |x| x >= 0.0,
     )?;
+
     decimal(
         "maxGradientNorm",
         norm,
         "positive decimal such as \"1.0\"",
         |x| x > 0.0,
     )?;
+
     let part = |x| x > 0.0 && x < 1.0;
     decimal(
         "averageDecay",
@@ -141,6 +153,7 @@ fn decimals(path: &str, stage: &Stage) -> Result<(), Cause> {
         "decimal between 0 and 1 such as \"0.999\"",
         part,
     )?;
+
     decimal(
         "distillation.weight",
         weight,
@@ -158,10 +171,12 @@ fn recipe(path: &str, stage: &Stage, workers: &Workers) -> Result<(), Cause> {
              {global} for {ranks}"
         )));
     }
+
     let micro = stage
         .micro_batch_size
         .and_then(MicroBatch::pairs)
         .unwrap_or(1);
+
     let share = global / ranks;
     let micro = i64::from(micro);
     if micro > share {
@@ -170,11 +185,13 @@ fn recipe(path: &str, stage: &Stage, workers: &Workers) -> Result<(), Cause> {
              workers.devices), found {micro} of {share}"
         )));
     }
+
     if stage.distillation.is_some() && stage.freeze == Freeze::Image {
         return Err(invalid(format!(
             "{path}.distillation trains the image tower: freeze must not be Image"
         )));
     }
+
     Ok(())
 }
 
@@ -202,11 +219,13 @@ fn dataset(spec: &CnClipTrainingSpec, path: &str, name: &str) -> Result<(), Caus
     if spec.datasets.iter().any(|dataset| dataset.name == name) {
         return Ok(());
     }
+
     let known: Vec<_> = spec
         .datasets
         .iter()
         .map(|dataset| dataset.name.as_str())
         .collect();
+
     Err(invalid(format!(
         "{path} must be the name of one of spec.datasets ({}), found {name:?}",
         known.join(", ")
@@ -325,6 +344,7 @@ mod tests {
                 "spec.model.custom must be given",
             ),
         ];
+
         for (path, value, expected) in rows {
             let spec = samples::training_with(path, value.clone()).spec;
             let found = training(&spec).expect_err(path).message;
@@ -339,6 +359,7 @@ mod tests {
             training(&samples::training_with("/workers/replicas", json!(4)).spec),
             Ok(())
         );
+
         assert_eq!(evaluation(&samples::evaluation().spec), Ok(()));
     }
 
@@ -349,6 +370,7 @@ mod tests {
             gate[change.0] = change.1;
             samples::evaluation_with("/gate", gate).spec
         };
+
         let decimal = "must be decimals from 0 to 100";
         let rows = [
             (
@@ -370,12 +392,14 @@ mod tests {
                 "exactly one of atLeast and",
             ),
         ];
+
         for (change, expected) in rows {
             let found = evaluation(&gate(change.clone()))
                 .expect_err(expected)
                 .message;
             assert!(found.contains(expected), "{change:?}: {found}");
         }
+
         assert_eq!(
             evaluation(&gate(("metric", json!("imageToText.meanRecall")))),
             Ok(())
@@ -396,6 +420,7 @@ mod tests {
                 "exactly one of trainingName and uri",
             ),
         ];
+
         for (path, value, expected) in rows {
             let spec = samples::evaluation_with(path, value).spec;
             let found = evaluation(&spec).expect_err(path).message;

@@ -43,9 +43,11 @@ impl Draft {
         let Some(index) = self.ledger.current() else {
             return self.end_well(work, seen);
         };
+
         if let Some(failure) = over_time(work, &self.ledger, seen) {
             return self.fail(owner, work, index, &failure, seen);
         }
+
         let stage = self.ledger.stages[index].clone();
         match stages::next(work, &self.ledger, &stage, seen) {
             Step::Wait(cause) => Standing::Waiting(cause),
@@ -66,6 +68,7 @@ impl Draft {
                     name,
                     ..StageStatus::default()
                 });
+
                 self.ledger.history.extend(stage.scores.clone());
             }
         }
@@ -80,10 +83,12 @@ impl Draft {
                 Standing::Waiting(cause.clone())
             };
         }
+
         self.look_again = AT_ONCE;
         self.ledger
             .finished_at
             .get_or_insert_with(|| time::rfc3339(seen.now));
+
         Standing::Complete(match work.stages.last().filter(|_| work.series) {
             Some(last) => format!("every checkpoint is scored; the last is {}", last.name),
             None => format!("all {} stages are done", work.stages.len()),
@@ -98,6 +103,7 @@ impl Draft {
         adopt_attempt(stage, seen);
         let name = stage.name.clone();
         let step = stage.step;
+
         self.remove_attempts(owner, seen, |_, _| true);
         let living = seen.workers.iter().find(|worker| worker.lives(seen.now));
         Standing::Suspended(living.map_or_else(
@@ -120,6 +126,7 @@ impl Draft {
             number: attempt,
             halved,
         };
+
         self.create = Some(Objects::of_attempt(owner, work, stage, made));
         // The last attempt stays for its logs; nobody reads those of the ones before.
         let last = work
@@ -127,6 +134,7 @@ impl Draft {
             .then(|| index.checked_sub(1))
             .flatten()
             .and_then(|i| work.stages.get(i));
+
         let is_last = |name: &str| last.is_none_or(|last| name == last.name);
         self.remove_attempts(owner, seen, |name, old| {
             if name == stage.name {
@@ -135,10 +143,12 @@ impl Draft {
                 work.series && !is_last(name)
             }
         });
+
         let message = format!(
             "stage {}, attempt {attempt}: its pods are being made",
             stage.name
         );
+
         Standing::Waiting(Cause::new("Starting", message))
     }
 
@@ -160,6 +170,7 @@ impl Draft {
         ) {
             return self.fail(owner, work, index, &failure, seen);
         }
+
         self.note_begin(index, job);
         let stage = &mut self.ledger.stages[index];
         stage.state = if obstacle.is_some() {
@@ -167,6 +178,7 @@ impl Draft {
         } else {
             StageState::Running
         };
+
         self.note_report(work, index, seen);
         match obstacle {
             Some(cause) => Standing::Waiting(cause),
@@ -201,6 +213,7 @@ impl Draft {
         stage.attempt = stage.attempt.max(job.attempt);
         stage.started_at.get_or_insert_with(|| started.clone());
         self.ledger.started_at.get_or_insert(started);
+
         if job.checkpoint.is_some() {
             self.ledger.checkpoint.clone_from(&job.checkpoint);
         }
@@ -212,13 +225,16 @@ impl Draft {
         if let Some(job) = seen.newest_job(&self.ledger.stages[index].name) {
             self.note_begin(index, job);
         }
+
         let stage = &mut self.ledger.stages[index];
         stage.state = StageState::Succeeded;
         stage.eta_seconds = None;
         stage.finished_at = Some(time::rfc3339(seen.now));
+
         if work.series {
             failure::forgive(&mut self.ledger.restarts);
         }
+
         let stage = &work.stages[index];
         self.ledger.report = Some(artifacts::join(stage.config.artifacts(), artifacts::REPORT));
         Standing::Waiting(Cause::new(
@@ -241,6 +257,7 @@ impl Draft {
         if work.series && misses_its_checkpoint(&self.ledger.stages[index], seen) {
             return self.skip(index, seen);
         }
+
         let given_up = failure::gives_up(failure.class, &self.ledger.restarts, &work.retries);
         let stage = &mut self.ledger.stages[index];
         adopt_attempt(stage, seen);
@@ -250,20 +267,24 @@ impl Draft {
         } else {
             StageState::Starting
         };
+
         let chosen = work.stages[index].config.chooses_micro_batch();
         stage.micro_batch_halved |= failure.class == Class::OutOfMemory && chosen;
         self.ledger.last_failure = Some(on_record(stage, failure, seen));
         let name = stage.name.clone();
         let attempt = stage.attempt;
+
         if let Some(why) = given_up {
             return self.give_up(owner, &name, failure, &why, seen);
         }
+
         failure::count(&mut self.ledger.restarts, failure.class);
         let message = format!(
             "attempt {attempt} of stage {name} ended ({}): {}",
             failure.class.name(),
             failure.message
         );
+
         Standing::Waiting(Cause::new("RestartPending", message))
     }
 
@@ -282,8 +303,10 @@ impl Draft {
                  all, or spec.checkpoint.everySteps to make fewer",
                 entry.checkpoint
             );
+
             entry.message.insert(message).clone()
         });
+
         Standing::Waiting(Cause::new(
             "CheckpointSkipped",
             format!("stage {name}: {gone}"),
@@ -302,10 +325,12 @@ impl Draft {
         if matches!(failure.class, Class::StartDeadline | Class::Deadline) {
             self.remove_attempts(owner, seen, |name, _| name == stage);
         }
+
         let message = format!(
             "stage {stage}: {} Not tried again: {why}.",
             full_stop(&failure.message)
         );
+
         Standing::Failed(Cause::new(failure.class.name(), message))
     }
 
@@ -319,6 +344,7 @@ impl Draft {
             .jobs
             .iter()
             .filter(|job| !job.deleting && !job.foreign && which(&job.stage, job.attempt));
+
         self.remove
             .extend(live.map(|job| owner.attempt_name(&job.stage, job.attempt)));
     }
@@ -336,6 +362,7 @@ fn misses_its_checkpoint(stage: &StageStatus, seen: &Observed) -> bool {
         .report
         .as_ref()
         .filter(|report| report.run.stage == stage.name);
+
     report
         .and_then(|report| report.evaluation.as_ref())
         .is_some_and(|found| found.missing)

@@ -139,6 +139,7 @@ impl Failure {
         if workers < 2 {
             return self;
         }
+
         Self {
             message: format!("worker {}: {}", worker.index, self.message),
             ..self
@@ -153,14 +154,17 @@ pub fn of_attempt(job: &JobSeen, workers: &[&Worker], now: Timestamp) -> Option<
         .iter()
         .filter_map(|worker| Some((*worker, of_worker(worker, now)?)))
         .collect();
+
     let nearest = failures
         .iter()
         .min_by_key(|(worker, failure)| distance(worker, failure.class));
+
     if let Some((worker, failure)) = nearest {
         let unsure =
             may_follow(worker, failure.class, now) && workers.iter().any(|one| one.lives(now));
         return (!unsure).then(|| failure.clone().told_of(worker, workers.len()));
     }
+
     match &job.state {
         JobState::Failed(message) => Some(Failure::new(
             Class::PodDeleted,
@@ -178,6 +182,7 @@ fn distance(worker: &Worker, class: Class) -> (u8, Timestamp, bool, i32) {
         Class::Requeued | Class::Terminated | Class::PodDeleted => 2,
         _ => 1,
     };
+
     (
         rank,
         worker.began_to_end(),
@@ -210,11 +215,13 @@ fn of_worker(worker: &Worker, now: Timestamp) -> Option<Failure> {
         _ if worker.is_lost(now) => (Class::NodeLost, None, String::new()),
         _ => return None,
     };
+
     let message = if told.is_empty() {
         sentence(class, worker, exit_code)
     } else {
         told
     };
+
     Some(Failure {
         class,
         exit_code,
@@ -230,9 +237,11 @@ fn class(worker: &Worker, exit_code: Option<i32>, reason: &str) -> Class {
         Some(Exit::Data) => return Class::Data,
         _ => {}
     }
+
     if let Some(class) = disruption(worker.disruption.as_deref(), reason) {
         return class;
     }
+
     match (exit_code, reason) {
         (_, "OOMKilled") => Class::OutOfMemory,
         (_, "StartError" | "ContainerCannotRun") | (Some(126..=128), _) => Class::Image,
@@ -270,6 +279,7 @@ fn last_words(worker: &Worker, message: &str) -> String {
             .unwrap_or_default(),
         None => message.trim().to_owned(),
     };
+
     told.chars().take(LONGEST).collect()
 }
 
@@ -280,6 +290,7 @@ fn sentence(class: Class, worker: &Worker, exit_code: Option<i32>) -> String {
         || "no exit code".to_owned(),
         |code| format!("exit code {code}"),
     );
+
     match class {
         Class::OutOfMemory => format!(
             "pod {name} needed more memory than it may have: raise spec.workers.resources.limits.memory, \
@@ -315,6 +326,7 @@ pub fn not_started(
             "not started within {limit} s (spec.startDeadlineSeconds): {}",
             cause.message
         );
+
         Failure::new(Class::StartDeadline, message)
     })
 }
@@ -330,6 +342,7 @@ pub fn gives_up(class: Class, restarts: &Restarts, retries: &Retries) -> Option<
             "infrastructure",
         ),
     };
+
     (used >= allowed).then(|| format!("all {allowed} restarts of spec.retries.{field} are used up"))
 }
 
@@ -341,6 +354,7 @@ pub fn count(restarts: &mut Restarts, class: Class) {
         Budget::Application => restarts.application += 1,
         Budget::Infrastructure => restarts.infrastructure += 1,
     }
+
     *restarts
         .by_class
         .entry(class.name().to_owned())

@@ -39,9 +39,11 @@ pub(super) fn judge(
                 ledger.ended(),
                 seen.baseline.as_ref(),
             );
+
             Some(conditions::merged(before, line, generation, seen))
         }
     };
+
     ledger.conditions.retain(|found| found.type_ != GATE_PASSED);
     ledger.conditions.extend(verdict);
 }
@@ -64,6 +66,7 @@ fn line(
         Some(asked) => beside(gate, score, asked, baseline),
         None => alone(gate, score),
     });
+
     let (status, reason, message) = told.unwrap_or_else(|undecided| undecided);
     (GATE_PASSED, status, reason.to_owned(), message)
 }
@@ -86,6 +89,7 @@ fn own(gate: &Gate, results: &[ResultStatus], ended: bool) -> Result<f64, Verdic
             )
         });
     };
+
     score(result, gate).ok_or_else(|| {
         let message = format!("task {task} has no {metric}: {}", has(result));
         ("False", "TaskHasNoSuchMetric", message)
@@ -102,9 +106,11 @@ fn has(result: &ResultStatus) -> String {
         .into_iter()
         .map(|(metric, _)| metric.name())
         .collect();
+
     if names.is_empty() {
         return "its data set does not say what belongs together".to_owned();
     }
+
     format!("it has {}", names.join(", "))
 }
 
@@ -116,6 +122,7 @@ fn alone(gate: &Gate, score: f64) -> Result<Verdict, Verdict> {
     } else {
         ("False", "BelowTheGate")
     };
+
     let Gate { task, metric, .. } = gate;
     let message = format!("{metric} of task {task} is {score:.2}, and must be at least {asked}");
     Ok((status, reason, message))
@@ -132,17 +139,20 @@ fn beside(
         evaluation_name,
         tolerance,
     } = asked;
+
     let passes = number(tolerance).is_some_and(|tolerance| score + tolerance + EQUAL >= other);
     let (status, reason) = if passes {
         ("True", "Passed")
     } else {
         ("False", "WorseThanBaseline")
     };
+
     let Gate { task, metric, .. } = gate;
     let message = format!(
         "{metric} of task {task} is {score:.2}; that of {evaluation_name} is {other:.2}, and \
          {tolerance} less would pass"
     );
+
     Ok((status, reason, message))
 }
 
@@ -159,12 +169,15 @@ fn of_baseline(
             "waits for CnClipEvaluation {name}, which is not in the namespace: apply it, or correct \
              spec.gate.notWorseThan.evaluationName"
         );
+
         return Err(("Unknown", "BaselineMissing", message));
     };
+
     if !baseline.spec.tasks.iter().any(|found| found.name == *task) {
         let message = format!("{} has no task {task}", baseline.name_any());
         return Err(("False", "BaselineHasNoSuchTask", message));
     }
+
     let ledger = baseline.ledger();
     let Some(result) = ledger.results.iter().find(|result| result.name == *task) else {
         return Err(if ledger.is(FAILED) || ledger.is(COMPLETE) {
@@ -178,12 +191,14 @@ fn of_baseline(
             )
         });
     };
+
     score(result, gate).ok_or_else(|| {
         let message = format!(
             "task {task} of {name} has no {}: {}",
             gate.metric,
             has(result)
         );
+
         ("False", "BaselineHasNoSuchMetric", message)
     })
 }

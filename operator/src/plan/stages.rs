@@ -35,12 +35,15 @@ pub fn next(work: &Work, ledger: &Ledger, stage: &StageStatus, seen: &Observed) 
     let job = seen
         .newest_job(&stage.name)
         .filter(|job| job.attempt >= stage.attempt);
+
     if job.is_some_and(|job| job.state == JobState::Complete) {
         return Step::Succeed;
     }
+
     if work.suspend {
         return Step::HoldBack;
     }
+
     if let Some(job) = job
         && !ledger.has_failure_of(&stage.name, job.attempt)
     {
@@ -48,13 +51,16 @@ pub fn next(work: &Work, ledger: &Ledger, stage: &StageStatus, seen: &Observed) 
         let failure = failure::of_attempt(job, &workers, seen.now);
         return failure.map_or_else(|| Step::Watch(job.clone()), Step::Fail);
     }
+
     if job.is_none() && was_at_work(stage) && !ledger.has_failure_of(&stage.name, stage.attempt) {
         let message = format!(
             "the Job of stage {}, attempt {} is gone",
             stage.name, stage.attempt
         );
+
         return Step::Fail(Failure::new(Class::JobDeleted, message));
     }
+
     wait_before(work, ledger, stage, seen).map_or(Step::Start(stage.attempt + 1), Step::Wait)
 }
 
@@ -72,21 +78,26 @@ fn wait_before(
     if let Some(cause) = &work.waits_for {
         return Some(cause.clone());
     }
+
     let next = |job: &&JobSeen| job.stage == stage.name && job.attempt == stage.attempt + 1;
     if let Some(job) = seen.jobs.iter().find(next) {
         let message = format!(
             "an old Job with the name of attempt {} is still going away",
             job.attempt
         );
+
         return Some(Cause::new("Ending", message));
     }
+
     if let Some(living) = seen.workers.iter().find(|worker| worker.lives(seen.now)) {
         let message = format!(
             "pod {} of attempt {} is still ending",
             living.name, living.attempt
         );
+
         return Some(Cause::new("Ending", message));
     }
+
     let failure = ledger.last_failure.as_ref()?;
     let wait = failure::backoff_seconds(&ledger.restarts);
     let waited = time::seconds_since(&failure.at, seen.now);
@@ -99,6 +110,7 @@ fn wait_before(
             failure.at,
             failure.class
         );
+
         Cause::new("RestartPending", message)
     })
 }
@@ -141,6 +153,7 @@ mod tests {
         let workers = states
             .iter()
             .map(|(attempt, state)| worker("align", *attempt, state.clone()));
+
         Observed {
             now: at(seconds),
             jobs,
@@ -159,11 +172,13 @@ mod tests {
             deleting: true,
             ..job("align", 1)
         };
+
         let foreign = || JobSeen {
             foreign: true,
             uid: "old".to_owned(),
             ..job_in("align", 1, JobState::Complete)
         };
+
         let rows: [(&str, StageStatus, Option<LastFailure>, Observed, &str); 18] = [
             (
                 "a new run, while the Job of a deleted one of its name is there",
@@ -298,14 +313,17 @@ mod tests {
                 "wait Ending",
             ),
         ];
+
         let work = samples::training()
             .work(&Observed::default(), &samples::defaults())
             .unwrap();
+
         for (name, stage, last_failure, seen, expected) in rows {
             let ledger = Ledger {
                 last_failure,
                 ..Ledger::default()
             };
+
             assert_eq!(
                 in_short(&next(&work, &ledger, &stage, &seen)),
                 expected,
@@ -319,6 +337,7 @@ mod tests {
         let mut work = samples::training()
             .work(&Observed::default(), &samples::defaults())
             .unwrap();
+
         work.suspend = true;
         let running = stage(StageState::Running, 1);
         let rows = [
@@ -333,6 +352,7 @@ mod tests {
                 "succeed",
             ),
         ];
+
         for (seen, expected) in rows {
             let step = next(&work, &Ledger::default(), &running, &seen);
             assert_eq!(in_short(&step), expected, "{seen:?}");
@@ -344,6 +364,7 @@ mod tests {
         let mut work = samples::training()
             .work(&Observed::default(), &samples::defaults())
             .unwrap();
+
         work.waits_for = Some(Cause::new("TrainingMissing", ""));
         let step = next(
             &work,
@@ -351,6 +372,7 @@ mod tests {
             &stage(StageState::Pending, 0),
             &seen(0, vec![], &[]),
         );
+
         assert_eq!(in_short(&step), "wait TrainingMissing");
     }
 

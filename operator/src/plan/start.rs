@@ -20,6 +20,7 @@ pub fn obstacle(work: &Work, stage: &str, job: &JobSeen, workers: &[&Worker]) ->
     } else {
         workers.iter().find_map(|worker| waits_for(work, worker))?
     };
+
     Some(Cause::new(
         reason,
         format!("stage {stage} cannot start: {found}"),
@@ -101,14 +102,17 @@ mod tests {
         let work = samples::training()
             .work(&Observed::default(), &samples::defaults())
             .unwrap();
+
         let wait = |reason: &str, message: &str| WorkerState::Waiting {
             reason: reason.to_owned(),
             message: message.to_owned(),
         };
+
         let no_node = |reason: &str| WorkerState::Unscheduled {
             reason: reason.to_owned(),
             message: "0/3 nodes are available".to_owned(),
         };
+
         let rows = [
             (
                 wait("ErrImagePull", "not found"),
@@ -152,6 +156,7 @@ mod tests {
             ),
             (no_node("SchedulingGated"), "Queued", "scheduling gate"),
         ];
+
         for (state, reason, part) in rows {
             let worker = seen::worker("align", 1, state.clone());
             let found = obstacle(&work, "align", &seen::job("align", 1), &[&worker]).unwrap();
@@ -170,15 +175,18 @@ mod tests {
         let work = samples::training()
             .work(&Observed::default(), &samples::defaults())
             .unwrap();
+
         let job = seen::job("align", 1);
         assert_eq!(
             obstacle(&work, "align", &job, &[]).unwrap().reason,
             "NoPods"
         );
+
         let queued = JobSeen {
             queued: true,
             ..job
         };
+
         assert_eq!(
             obstacle(&work, "align", &queued, &[]).unwrap().reason,
             "Queued"
@@ -190,6 +198,7 @@ mod tests {
         let work = samples::training()
             .work(&Observed::default(), &samples::defaults())
             .unwrap();
+
         let worker = seen::worker("align", 1, WorkerState::Running);
         assert_eq!(
             obstacle(&work, "align", &seen::job("align", 1), &[&worker]),

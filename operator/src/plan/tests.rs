@@ -62,6 +62,7 @@ fn report(stage: &str, step: i64) -> Report {
         stage: stage.to_owned(),
         ..Identity::default()
     };
+
     Report {
         run,
         step,
@@ -97,6 +98,7 @@ fn a_new_run_gets_the_objects_of_its_first_attempt_and_no_word_of_them_yet() {
         .iter()
         .map(|stage| (stage.state, stage.attempt))
         .collect();
+
     assert_eq!(stages, [(StageState::Pending, 0), (StageState::Pending, 0)]);
     assert_eq!(why(&plan.ledger, "Running"), "False Starting");
     assert_eq!(plan.ledger.started_at, None);
@@ -124,6 +126,7 @@ fn a_run_whose_pods_run_reports_its_progress() {
         (plan.ledger.stages[0].step, plan.ledger.stages[0].attempt),
         (3, 1)
     );
+
     assert_eq!(reasons(&plan), ["AttemptStarted"]);
     assert_eq!(plan.look_again, Some(Duration::from_secs(5)));
 }
@@ -146,6 +149,7 @@ fn the_next_stage_begins_when_the_end_of_the_one_before_is_on_record() {
         (created(&plan), plan.look_again),
         (None, Some(Duration::ZERO))
     );
+
     assert_eq!(reasons(&plan), ["StageSucceeded"]);
     let plan = decide(&run, &plan.ledger, &done(10, "align", 1));
     assert_eq!(created(&plan), Some("muge-tune-1"));
@@ -179,17 +183,20 @@ fn a_killed_worker_is_put_on_record_once_and_restarted_after_a_while() {
         (created(&plan), plan.ledger.restarts.application),
         (None, 1)
     );
+
     assert_eq!(reasons(&plan), ["AttemptStarted", "Killed"]);
     // The write was lost: the same is found again, and counted once.
     assert_eq!(
         decide(&run, &Ledger::default(), &killed(10)).ledger,
         plan.ledger
     );
+
     let soon = decide(&run, &plan.ledger, &killed(11));
     assert_eq!(
         (created(&soon), why(&soon.ledger, "Running").as_str()),
         (None, "False RestartPending")
     );
+
     let later = decide(&run, &plan.ledger, &killed(12));
     assert_eq!(created(&later), Some("muge-align-2"));
     assert_eq!(later.remove, [""; 0], "the last attempt stays for its logs");
@@ -218,6 +225,7 @@ fn an_attempt_that_ran_out_of_memory_is_followed_by_ones_that_compute_half_at_on
                 ..nothing(12)
             },
         );
+
         assert_eq!(told(&second), halved);
         // Another end later leaves it at that, and so does a second lack of memory.
         for (code, reason) in [(75, "Error"), (137, "OOMKilled")] {
@@ -230,8 +238,10 @@ fn an_attempt_that_ran_out_of_memory_is_followed_by_ones_that_compute_half_at_on
                     ..nothing(60)
                 },
             );
+
             assert_eq!(told(&third), halved, "{code}");
         }
+
         assert_eq!(
             why(&ledger, "Degraded"),
             if halved {
@@ -252,6 +262,7 @@ fn attempts_before_the_last_are_removed() {
         job("align", 1),
         job_in("align", 2, JobState::Failed(String::new())),
     ];
+
     let plan = decide(
         &run,
         &ledger,
@@ -260,6 +271,7 @@ fn attempts_before_the_last_are_removed() {
             ..nothing(60)
         },
     );
+
     assert_eq!(created(&plan), Some("muge-align-3"));
     assert_eq!(plan.remove, ["muge-align-1"]);
 }
@@ -273,6 +285,7 @@ fn a_failure_that_no_restart_cures_ends_the_run_without_burning_its_retries() {
         assert_eq!(plan.ledger.restarts.total, 0, "{class}");
         assert_eq!(plan.ledger.stages[0].state, StageState::Failed);
         let message = &plan.ledger.condition("Failed").unwrap().message;
+
         assert!(
             message.starts_with("stage align: no such prefix. Not tried again"),
             "{message}"
@@ -288,6 +301,7 @@ fn a_run_out_of_retries_is_given_up() {
     assert_eq!(why(&plan.ledger, "Failed"), "True Killed");
     let terminated = at_work(5, "align", 1, ended(143, "Error", ""));
     let plan = decide(&run, &Ledger::default(), &terminated);
+
     assert_eq!(why(&plan.ledger, "Failed"), "False NotFailed");
 }
 
@@ -298,6 +312,7 @@ fn a_run_held_back_loses_its_pods_and_goes_on_as_the_next_attempt() {
     let running = at_work(5, "align", 1, WorkerState::Running);
     let ledger = after(&run, std::slice::from_ref(&running));
     let plan = decide(&held, &ledger, &running);
+
     assert_eq!(plan.remove, ["muge-align-1"]);
     assert_eq!(why(&plan.ledger, "Suspended"), "True ByUser");
     assert_eq!(plan.ledger.stages[0].state, StageState::Suspended);
@@ -308,10 +323,12 @@ fn a_run_held_back_loses_its_pods_and_goes_on_as_the_next_attempt() {
         report: last_words,
         ..nothing(6)
     };
+
     assert_eq!(
         decide(&held, &plan.ledger, &ending).ledger.stages[0].step,
         42
     );
+
     assert_eq!(created(&decide(&run, &plan.ledger, &ending)), None);
     let resumed = decide(&run, &plan.ledger, &nothing(7));
     assert_eq!(created(&resumed), Some("muge-align-2"));
@@ -326,8 +343,10 @@ fn pods_that_cannot_start_are_told_and_given_up_after_the_start_deadline() {
             reason: "ErrImagePull".to_owned(),
             message: "not found".to_owned(),
         };
+
         at_work(seconds, "align", 1, waiting)
     };
+
     let plan = decide(&run, &Ledger::default(), &missing(3));
     assert_eq!(why(&plan.ledger, "Running"), "False ImagePullFailed");
     assert_eq!(reasons(&plan), ["AttemptStarted", "ImagePullFailed"]);
@@ -335,6 +354,7 @@ fn pods_that_cannot_start_are_told_and_given_up_after_the_start_deadline() {
     assert_eq!(why(&late.ledger, "Failed"), "True StartDeadlineExceeded");
     assert_eq!(late.remove, ["muge-align-1"]);
     let message = &late.ledger.condition("Failed").unwrap().message;
+
     assert!(
         message.contains("image cnclip/trainer:test (not found). Push it"),
         "{message}"
@@ -350,6 +370,7 @@ fn a_run_that_takes_too_long_is_ended() {
         why(&decide(&run, &ledger, &running(100)).ledger, "Failed"),
         "False NotFailed"
     );
+
     let late = decide(&run, &ledger, &running(101));
     assert_eq!(why(&late.ledger, "Failed"), "True DeadlineExceeded");
     assert_eq!(late.remove, ["muge-align-1"]);
@@ -364,6 +385,7 @@ fn an_ended_run_is_deleted_when_its_time_is_over() {
         (early.delete_run, early.look_again),
         (false, Some(Duration::from_secs(1)))
     );
+
     assert!(decide(&run, &ledger, &nothing(60)).delete_run);
 }
 
@@ -386,6 +408,7 @@ fn the_same_sight_gives_the_same_plan() {
         at_work(2, "align", 1, ended(137, "OOMKilled", "")),
         done(3, "align", 1),
     ];
+
     for seen in sights {
         let first = decide(&run, &Ledger::default(), &seen);
         let second = decide(&run, &Ledger::default(), &seen);

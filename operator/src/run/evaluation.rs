@@ -44,6 +44,7 @@ impl Run for CnClipEvaluation {
         } else {
             once(self, training, &artifacts.uri)
         };
+
         Ok(Work {
             image: defaults.image_of(&workers),
             secret: artifacts
@@ -78,6 +79,7 @@ impl Run for CnClipEvaluation {
             reported_at: status.reported_at.clone(),
             ..StageStatus::default()
         };
+
         let history: Vec<_> = status.history.into_iter().rev().collect();
         let stages = match self.spec.trigger {
             Trigger::Once => vec![stage],
@@ -86,6 +88,7 @@ impl Run for CnClipEvaluation {
                 .map(|entry| series::stage(entry, &stage))
                 .collect(),
         };
+
         Ledger {
             stages,
             history,
@@ -124,6 +127,7 @@ impl Run for CnClipEvaluation {
             finished_at: ledger.finished_at.clone(),
             summary: Some(summary::of_evaluation(ledger, self.spec.tasks.len())),
         };
+
         serde_json::to_value(status).unwrap_or_default()
     }
 
@@ -163,6 +167,7 @@ fn once(run: &CnClipEvaluation, training: Option<&CnClipTraining>, artifacts: &s
         Ok(checkpoint) => (checkpoint, None),
         Err(cause) => (String::new(), Some(cause)),
     };
+
     let config = config(
         run,
         training,
@@ -170,11 +175,13 @@ fn once(run: &CnClipEvaluation, training: Option<&CnClipTraining>, artifacts: &s
         checkpoint,
         artifacts.to_owned(),
     );
+
     let stage = Stage {
         name: STAGE_EVALUATE.to_owned(),
         config,
         scores: None,
     };
+
     Todo {
         stages: vec![stage],
         waits_for,
@@ -194,6 +201,7 @@ fn every(run: &CnClipEvaluation, training: Option<&CnClipTraining>, artifacts: &
             scores: Some(entry.clone()),
         }
     };
+
     let missing = training.is_none().then(|| missing(run));
     Todo {
         goes_on: missing
@@ -211,6 +219,7 @@ fn missing(run: &CnClipEvaluation) -> Cause {
         run.training_name().unwrap_or_default(),
         run.namespace().unwrap_or_default()
     );
+
     Cause::new("TrainingMissing", message)
 }
 
@@ -224,9 +233,11 @@ fn checkpoint(run: &CnClipEvaluation, training: Option<&CnClipTraining>) -> Resu
         .status
         .as_ref()
         .and_then(|status| status.checkpoint.clone());
+
     if let Some(uri) = run.spec.checkpoint.uri.clone() {
         return Ok(uri);
     }
+
     let training = training.ok_or_else(|| missing(run))?;
     recorded.map_or_else(|| outcome(training, run.spec.checkpoint.when), Ok)
 }
@@ -235,6 +246,7 @@ fn outcome(training: &CnClipTraining, when: When) -> Result<String, Cause> {
     let name = training.name_any();
     let ledger = training.ledger();
     let newest = ledger.checkpoints.first();
+
     if when == When::FirstCheckpoint {
         return newest.map(|newest| newest.uri.clone()).ok_or_else(|| {
             Cause::new(
@@ -243,6 +255,7 @@ fn outcome(training: &CnClipTraining, when: When) -> Result<String, Cause> {
             )
         });
     }
+
     if let Some(failed) = ledger
         .condition(condition::FAILED)
         .filter(|_| ledger.is(condition::FAILED))
@@ -252,13 +265,16 @@ fn outcome(training: &CnClipTraining, when: When) -> Result<String, Cause> {
              FirstCheckpoint in another evaluation to score its newest checkpoint",
             failed.reason
         );
+
         return Err(Cause::new("TrainingFailed", message));
     }
+
     let last = training
         .spec
         .stages
         .last()
         .filter(|_| ledger.is(condition::COMPLETE));
+
     last.map(|last| artifacts::stage(&training.spec.artifacts.uri, &last.name))
         .ok_or_else(|| {
             let message = format!("waits until CnClipTraining {name} is complete");
@@ -325,6 +341,7 @@ mod tests {
             let work = run
                 .work(&observed(status.clone()), &samples::defaults())
                 .unwrap();
+
             assert_eq!(
                 work.waits_for.map(|cause| cause.reason),
                 expected,
@@ -343,12 +360,14 @@ mod tests {
         let work = samples::evaluation()
             .work(&observed, &samples::defaults())
             .unwrap();
+
         assert_eq!(work.secret.as_deref(), Some("s3"));
         assert_eq!(work.artifacts, "s3://runs/muge/evaluations/muge-scores");
         assert_eq!(
             work.workers.resources,
             samples::training().spec.workers.resources
         );
+
         assert_eq!(config(&work).checkpoint, "s3://runs/muge/tune");
     }
 
@@ -361,10 +380,12 @@ mod tests {
             training: Some(training),
             ..Observed::default()
         };
+
         let told = |run: &CnClipEvaluation| {
             let work = run.work(&observed, &samples::defaults()).unwrap();
             config(&work).vocabulary.clone().unwrap().uri
         };
+
         assert_eq!(told(&samples::evaluation()), "s3://data/trainings.txt");
         let own = samples::evaluation_with("/vocabulary", json!({"uri": "s3://data/own.txt"}));
         assert_eq!(told(&own), "s3://data/own.txt");
@@ -377,10 +398,12 @@ mod tests {
             training.spec.workers.replicas,
             training.spec.workers.devices,
         ) = (3, 2);
+
         let observed = Observed {
             training: Some(training),
             ..Observed::default()
         };
+
         let sizes = |run: &CnClipEvaluation| {
             let work = run.work(&observed, &samples::defaults()).unwrap();
             let told = &config(&work).world;
@@ -388,8 +411,10 @@ mod tests {
                 (told.replicas, told.devices),
                 (work.workers.replicas, work.workers.devices)
             );
+
             (told.replicas, told.devices)
         };
+
         assert_eq!(sizes(&samples::evaluation()), (1, 2));
         let workers = json!({"replicas": 4, "devices": 3, "accelerator": "Nvidia"});
         assert_eq!(
@@ -406,6 +431,7 @@ mod tests {
         let work = run
             .work(&observed(json!({})), &samples::defaults())
             .unwrap();
+
         assert_eq!(work.waits_for, None);
         assert_eq!(config(&work).checkpoint, "s3://old");
     }

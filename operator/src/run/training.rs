@@ -31,6 +31,7 @@ impl Run for CnClipTraining {
         let stages = (0..spec.stages.len())
             .map(|index| stage(self, index, &model))
             .collect();
+
         Ok(Work {
             stages,
             workers: spec.workers.clone(),
@@ -83,6 +84,7 @@ impl Run for CnClipTraining {
             finished_at: ledger.finished_at.clone(),
             summary: Some(summary::of_training(ledger)),
         };
+
         serde_json::to_value(status).unwrap_or_default()
     }
 
@@ -137,6 +139,7 @@ fn stage(run: &CnClipTraining, index: usize, model: &ModelConfig) -> Stage {
         report_every_steps: spec.report_every_steps,
         listen: Some(pod_listen()),
     };
+
     Stage {
         name: stage.name.clone(),
         config: Config::Train(Box::new(config)),
@@ -152,6 +155,7 @@ fn optimizer(stage: &training::Stage, model: &ModelConfig) -> OptimizerConfig {
     } else {
         (0.999, 1e-8)
     };
+
     OptimizerConfig {
         learning_rate: admission::number(&stage.learning_rate).unwrap_or_default(),
         warmup_steps: stage.warmup_steps,
@@ -187,6 +191,7 @@ fn weights(spec: &CnClipTrainingSpec, index: usize) -> WeightSources {
             ..WeightSources::default()
         };
     }
+
     let first = spec.model.initial_weights.clone();
     first.map_or_else(
         WeightSources::default,
@@ -238,6 +243,7 @@ mod tests {
         let work = run
             .work(&Observed::default(), &samples::defaults())
             .unwrap();
+
         match &work.stages[index].config {
             Config::Train(config) => (**config).clone(),
             Config::Evaluate(_) => panic!("a training trains"),
@@ -251,6 +257,7 @@ mod tests {
         assert_eq!(first.image.as_deref(), Some("s3://models/clip.pt"));
         assert_eq!(first.model, None);
         let second = config(&run, 1).initial_weights;
+
         assert_eq!(second.model.as_deref(), Some("s3://runs/muge/align"));
         assert_eq!(second.image, None);
     }
@@ -275,24 +282,29 @@ mod tests {
             ),
             (None, None)
         );
+
         assert_eq!(
             (plain.duplicates, plain.distillation),
             (Duplicates::Negatives, None)
         );
+
         assert_eq!(
             (plain.micro_batch_size, plain.gradient_checkpointing),
             (None, None)
         );
+
         assert_eq!(
             (plain.masked_patches_percent, plain.max_skipped_steps),
             (0, 10)
         );
+
         let stage = json!({
             "name": "tune", "dataset": "pairs", "epochs": 2, "globalBatchSize": 16, "learningRate": "2e-5",
             "maxGradientNorm": "1.0", "averageDecay": "0.999", "duplicates": "Positives",
             "distillation": {"teacher": "s3://models/large.pt"}, "microBatchSize": 4,
             "gradientCheckpointing": true, "maskedPatchesPercent": 50, "maxSkippedSteps": 3,
         });
+
         let found = config(&samples::training_with("/stages/1", stage), 1);
         assert_eq!(found.optimizer.max_gradient_norm, Some(1.0));
         assert_eq!(found.optimizer.average_decay, Some(0.999));
@@ -301,6 +313,7 @@ mod tests {
             teacher: "s3://models/large.pt".into(),
             weight: 0.5,
         };
+
         assert_eq!(found.distillation, Some(teacher));
         assert_eq!(found.micro_batch_size, Some(MicroBatch::Pairs(4)));
         assert_eq!(found.gradient_checkpointing, Some(true));
@@ -320,6 +333,7 @@ mod tests {
                 (0.9, beta2),
                 "{architecture}"
             );
+
             assert_eq!(optimizer.epsilon, epsilon, "{architecture}");
         }
     }

@@ -31,9 +31,11 @@ pub fn write(ledger: &mut Ledger, standing: &Standing, generation: Option<i64>, 
         complete(standing),
         failed(standing),
     ];
+
     let fresh = lines
         .into_iter()
         .map(|line| merged(ledger, line, generation, seen));
+
     let gate = ledger.condition(condition::GATE_PASSED).cloned();
     ledger.conditions = fresh.chain(gate).collect();
     ledger.observed_generation = generation;
@@ -91,6 +93,7 @@ fn running(standing: &Standing) -> Line {
         Standing::Complete(_) => ("False", "Complete", String::new()),
         Standing::Failed(_) => ("False", "Failed", String::new()),
     };
+
     line(condition::RUNNING, status, reason, message)
 }
 
@@ -99,26 +102,32 @@ fn progressing(ledger: &Ledger, standing: &Standing, seen: &Observed) -> Line {
         .stages
         .iter()
         .find(|stage| stage.state == StageState::Running);
+
     let (Standing::Running(_), Some(stage)) = (standing, stage) else {
         return line(condition::PROGRESSING, "False", "NotRunning", "");
     };
+
     let Some(reported_at) = &stage.reported_at else {
         let message = "the trainer has not reported yet; it reads its data and its weights first";
         return line(condition::PROGRESSING, "Unknown", "NoReport", message);
     };
+
     let limit = if seen.report.is_some() {
         REPORT_SECONDS
     } else {
         ANSWER_SECONDS
     };
+
     if time::seconds_since(reported_at, seen.now) <= limit {
         let message = step_in_words(stage);
         return line(condition::PROGRESSING, "True", "ReportsFresh", message);
     }
+
     let message = format!(
         "{}, reported at {reported_at} and nothing since",
         step_in_words(stage)
     );
+
     line(condition::PROGRESSING, "Unknown", "ReportsStale", message)
 }
 
@@ -136,6 +145,7 @@ fn checkpoint(newest: Option<&CheckpointStatus>) -> Line {
                 "stage {}, step {}, {}, {}",
                 newest.stage, newest.step, newest.uri, newest.written_at
             );
+
             line(condition::CHECKPOINT_VERIFIED, "True", "Verified", message)
         }
         None => line(
@@ -153,24 +163,29 @@ fn degraded(ledger: &Ledger) -> Line {
         .iter()
         .map(|stage| stage.samples_skipped)
         .sum();
+
     if skipped > 0 {
         let message =
             format!("{skipped} samples could not be used and were skipped; the log names them");
         return line(condition::DEGRADED, "True", "SamplesSkipped", message);
     }
+
     let going_on = |stage: &&StageStatus| stage.state != StageState::Succeeded;
     let halved = ledger
         .stages
         .iter()
         .filter(going_on)
         .find(|stage| stage.micro_batch_halved);
+
     if let Some(StageStatus { name, .. }) = halved {
         let message = format!(
             "stage {name} ran out of memory: its workers compute half as many pairs at once as they \
              would choose, which is slower and gives the same gradients"
         );
+
         return line(condition::DEGRADED, "True", "MicroBatchHalved", message);
     }
+
     line(condition::DEGRADED, "False", "AsExpected", "")
 }
 
@@ -246,11 +261,13 @@ mod tests {
             Some(3),
             &seen(0, false),
         );
+
         let types: Vec<_> = ledger
             .conditions
             .iter()
             .map(|found| found.type_.as_str())
             .collect();
+
         let expected = [
             "Accepted",
             "Running",
@@ -261,11 +278,13 @@ mod tests {
             "Complete",
             "Failed",
         ];
+
         assert_eq!(types, expected);
         for found in &ledger.conditions {
             assert_eq!(found.observed_generation, Some(3), "{}", found.type_);
             assert!(!found.reason.is_empty(), "{}", found.type_);
         }
+
         assert_eq!(ledger.observed_generation, Some(3));
     }
 
@@ -280,6 +299,7 @@ mod tests {
             Some(1),
             &seen(10, false),
         );
+
         let running = ledger.condition("Running").unwrap();
         assert_eq!(running.last_transition_time.0.as_second(), NOW);
         assert_eq!(running.reason, "Unschedulable");
@@ -289,6 +309,7 @@ mod tests {
             Some(1),
             &seen(20, false),
         );
+
         let changed = |type_| {
             ledger
                 .condition(type_)
@@ -297,6 +318,7 @@ mod tests {
                 .0
                 .as_second()
         };
+
         assert_eq!(changed("Running"), NOW + 20);
         assert_eq!(changed("Accepted"), NOW);
     }
@@ -310,17 +332,20 @@ mod tests {
             (Some(0), 900, true, "True ReportsFresh"),
             (Some(0), 901, true, "Unknown ReportsStale"),
         ];
+
         for (reported_at, seconds, answers, expected) in rows {
             let mut ledger = Ledger {
                 stages: vec![stage(reported_at, 0)],
                 ..Ledger::default()
             };
+
             write(
                 &mut ledger,
                 &Standing::Running(String::new()),
                 None,
                 &seen(seconds, answers),
             );
+
             let found = ledger.condition("Progressing").unwrap();
             assert_eq!(format!("{} {}", found.status, found.reason), expected);
         }
@@ -349,6 +374,7 @@ mod tests {
             ),
             (Standing::Failed(cause()), "True False False True False"),
         ];
+
         for (standing, expected) in rows {
             let mut ledger = Ledger::default();
             write(&mut ledger, &standing, None, &seen(0, false));
@@ -364,12 +390,14 @@ mod tests {
             stages: vec![stage(Some(0), 3)],
             ..Ledger::default()
         };
+
         write(
             &mut ledger,
             &Standing::Running(String::new()),
             None,
             &seen(0, true),
         );
+
         assert!(ledger.is("Degraded"));
         assert!(
             ledger
@@ -388,16 +416,19 @@ mod tests {
                 state,
                 ..stage(Some(0), 0)
             };
+
             let mut ledger = Ledger {
                 stages: vec![halved],
                 ..Ledger::default()
             };
+
             write(
                 &mut ledger,
                 &Standing::Running(String::new()),
                 None,
                 &seen(0, true),
             );
+
             assert_eq!(ledger.is("Degraded"), degraded, "{state:?}");
         }
     }

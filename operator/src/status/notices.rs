@@ -24,6 +24,7 @@ pub fn between(before: &Ledger, after: &Ledger) -> Vec<Notice> {
     for (index, stage) in after.stages.iter().enumerate() {
         notices.extend(of_stage(before.stages.get(index), stage));
     }
+
     notices.extend(of_failure(before, after));
     notices.extend(of_obstacle(before, after));
     let changes = [
@@ -35,9 +36,11 @@ pub fn between(before: &Ledger, after: &Ledger) -> Vec<Notice> {
         (condition::GATE_PASSED, "True", "GatePassed", false),
         (condition::GATE_PASSED, "False", "GateNotPassed", true),
     ];
+
     for (type_, status, reason, warning) in changes {
         notices.extend(of_condition(before, after, type_, status, reason, warning));
     }
+
     notices
 }
 
@@ -47,17 +50,20 @@ fn of_stage(before: Option<&StageStatus>, after: &StageStatus) -> Option<Notice>
         let message = format!("stage {} is done after {} steps", after.name, after.step);
         return Some(normal("StageSucceeded", message));
     }
+
     if after.state == StageState::Skipped && before.is_none_or(|old| old.state != after.state) {
         let message = format!(
             "{}: its checkpoint was deleted before it was scored",
             after.name
         );
+
         return Some(Notice {
             warning: true,
             reason: "CheckpointSkipped".to_owned(),
             message,
         });
     }
+
     (after.attempt > attempt_before).then(|| {
         normal(
             "AttemptStarted",
@@ -90,6 +96,7 @@ fn of_obstacle(before: &Ledger, after: &Ledger) -> Option<Notice> {
         "TrainingMissing",
         "TrainingFailed",
     ];
+
     let reason = |ledger: &Ledger| Some(ledger.condition(condition::RUNNING)?.reason.clone());
     let new = reason(after).filter(|new| OBSTACLES.contains(&new.as_str()))?;
     let message = after.condition(condition::RUNNING)?.message.clone();
@@ -113,9 +120,11 @@ fn of_condition(
             .condition(type_)
             .is_some_and(|found| found.status == status)
     };
+
     if has(before) || !has(after) {
         return None;
     }
+
     let message = after.condition(type_)?.message.clone();
     Some(Notice {
         warning,

@@ -26,6 +26,7 @@ pub fn absorb(
     let Some(stage) = ledger.stages.get_mut(index) else {
         return;
     };
+
     stage.step = report.step;
     stage.steps = report.steps;
     stage.loss = report.loss.map(|loss| format!("{loss:.4}"));
@@ -39,6 +40,7 @@ pub fn absorb(
         .as_ref()
         .or(report.validation.as_ref())
         .map(validation);
+
     let peak = stage.peak_rss_bytes.unwrap_or(0).max(report.peak_rss_bytes);
     stage.peak_rss_bytes = (peak > 0).then_some(peak);
     stage.reported_at = Some(moment(report.reported_at));
@@ -49,6 +51,7 @@ pub fn absorb(
     {
         entry.results = report.results.iter().map(results::headline).collect();
     }
+
     results::absorb(ledger, report, seen);
 }
 
@@ -65,6 +68,7 @@ fn record(
         newer += usize::from(one.stage == stage);
         one.stage != stage || newer <= keeps
     });
+
     checkpoints.truncate(CHECKPOINTS);
 }
 
@@ -100,6 +104,7 @@ mod tests {
             name: "align".to_owned(),
             ..StageStatus::default()
         };
+
         Ledger {
             stages: vec![stage],
             ..Ledger::default()
@@ -114,6 +119,7 @@ mod tests {
             digest: "d".to_owned(),
             written_at: 1_800_000_000 + step,
         };
+
         Report {
             checkpoints: steps.iter().map(checkpoint).collect(),
             ..Report::default()
@@ -134,6 +140,7 @@ mod tests {
             reported_at: 1_800_000_000,
             ..Report::default()
         };
+
         absorb(&mut ledger, (0, 9), &report, &Observed::default());
         let stage = &ledger.stages[0];
         assert_eq!(stage.loss.as_deref(), Some("0.1235"));
@@ -144,6 +151,7 @@ mod tests {
             (stage.step, stage.steps, stage.eta_seconds),
             (5, 50, Some(9))
         );
+
         assert_eq!(stage.peak_rss_bytes, Some(77));
     }
 
@@ -153,13 +161,16 @@ mod tests {
         for told in [&[10][..], &[40, 30, 20, 10], &[40, 30, 20, 10]] {
             absorb(&mut ledger, (0, 9), &saved(told), &Observed::default());
         }
+
         let steps = |ledger: &Ledger| -> Vec<_> {
             ledger.checkpoints.iter().map(|found| found.step).collect()
         };
+
         assert_eq!(steps(&ledger), [40, 30, 20, 10]);
         for step in [50, 60, 70, 80, 90] {
             absorb(&mut ledger, (0, 9), &saved(&[step]), &Observed::default());
         }
+
         assert_eq!(steps(&ledger), [90, 80, 70, 60, 50, 40, 30, 20]);
         absorb(&mut ledger, (0, 2), &saved(&[100]), &Observed::default());
         assert_eq!(steps(&ledger), [100, 90], "the others are deleted");
@@ -176,11 +187,13 @@ mod tests {
             stage: "align".to_owned(),
             attempt: 2,
         };
+
         let report = Report {
             run: run.clone(),
             pod_uid: "p-1".to_owned(),
             ..Report::default()
         };
+
         assert!(is_from(&report, &run, "p-1"));
         let strangers = [
             (
@@ -213,6 +226,7 @@ mod tests {
             ),
             (run, "p-2"),
         ];
+
         for (run, pod_uid) in strangers {
             assert!(!is_from(&report, &run, pod_uid), "{run:?} {pod_uid}");
         }

@@ -25,13 +25,16 @@ pub(super) fn absorb(ledger: &mut Ledger, report: &Report, seen: &Observed) {
     let Some(evaluation) = &report.evaluation else {
         return;
     };
+
     let Some(fresh) = provenance(evaluation, report, seen) else {
         return;
     };
+
     let same = ledger
         .provenance
         .as_ref()
         .is_some_and(|old| old.checkpoint == fresh.checkpoint);
+
     if same {
         // Last words hold what was told last: what was told before them stays.
         let results = report.results.iter().map(result);
@@ -41,13 +44,16 @@ pub(super) fn absorb(ledger: &mut Ledger, report: &Report, seen: &Observed) {
             .take()
             .map(|old| old.datasets)
             .unwrap_or_default();
+
         fresh
             .datasets
             .iter()
             .for_each(|one| put(&mut datasets, one.clone(), |one| &one.task));
+
         ledger.provenance = Some(Provenance { datasets, ..fresh });
         return;
     }
+
     let all = report.results.len() as i64 == report.steps;
     if ledger.results.is_empty() || all || report.activity == Activity::Done {
         ledger.results = report.results.iter().map(result).collect();
@@ -79,10 +85,12 @@ fn provenance(
             Measured::Retrieval(_) => None,
         },
     };
+
     let worker = seen
         .workers
         .iter()
         .find(|worker| worker.uid == report.pod_uid);
+
     let image = |worker: &Worker| (worker.image.clone(), worker.image_id.clone());
     let (image, image_id) = worker.map(image).unwrap_or_default();
     Some(Provenance {
@@ -112,6 +120,7 @@ fn result(result: &TaskResult) -> ResultStatus {
         images: result.images,
         ..ResultStatus::default()
     };
+
     match &result.measured {
         Measured::Retrieval(scores) => {
             let recalls = scores.recalls.as_ref().map(recalls);
@@ -121,6 +130,7 @@ fn result(result: &TaskResult) -> ResultStatus {
                 recalls,
                 threshold,
             };
+
             ResultStatus {
                 retrieval: Some(retrieval),
                 ..status

@@ -16,14 +16,17 @@ pub fn of_training(ledger: &Ledger) -> Summary {
     let Some(stage) = ledger.stages.get(index) else {
         return Summary::default();
     };
+
     let step = if stage.steps > 0 {
         format!("{}/{}", stage.step, stage.steps)
     } else {
         String::new()
     };
+
     let eta = stage
         .eta_seconds
         .filter(|_| stage.state == StageState::Running);
+
     Summary {
         stage: format!("{}/{} {}", index + 1, ledger.stages.len(), stage.name),
         step,
@@ -45,14 +48,17 @@ pub fn of_evaluation(ledger: &Ledger, tasks: usize) -> EvaluationSummary {
         .results
         .iter()
         .find_map(|result| result.retrieval.as_ref()?.recalls.as_ref());
+
     let recall = recalls
         .map(|recalls| recalls.text_to_image.clone())
         .unwrap_or_default();
+
     let (metric, score) = ledger
         .results
         .first()
         .and_then(headline)
         .unwrap_or_default();
+
     EvaluationSummary {
         tasks: format!("{}/{tasks}", ledger.results.len()),
         metric,
@@ -72,6 +78,7 @@ fn headline(result: &ResultStatus) -> Option<(String, String)> {
         .zero_shot
         .as_ref()
         .map_or(recall, |scores| &scores.headline);
+
     let mut scores = result.scores().into_iter();
     scores.find_map(|(metric, score)| {
         (metric.name() == named).then(|| (named.to_owned(), score.to_owned()))
@@ -106,19 +113,23 @@ mod tests {
             eta_seconds,
             ..StageStatus::default()
         };
+
         let columns = |stages| {
             let summary = of_training(&Ledger {
                 stages,
                 ..Ledger::default()
             });
+
             format!("{} | {} | {}", summary.stage, summary.step, summary.eta)
         };
+
         let done = stage("align", StageState::Succeeded, None);
         let at_work = stage("tune", StageState::Running, Some(61));
         assert_eq!(
             columns(vec![done.clone(), at_work]),
             "2/2 tune | 4/8 | 1m1s"
         );
+
         assert_eq!(columns(vec![done]), "1/1 align | 4/8 | ");
     }
 }

@@ -10,6 +10,7 @@ pub(crate) fn recipe() -> String {
         let task = format!("{{dataset: s3://data/elevater/{name}/, preset: {name}}}");
         yaml += &format!("    - {{name: {name}, zeroShot: {task}}}\n");
     }
+
     yaml
 }
 
@@ -19,6 +20,7 @@ pub(crate) fn row(preset: Preset) -> String {
     let metric = serde_json::to_value(custom.headline).unwrap();
     let metric = metric.as_str().unwrap();
     let set = custom.templates;
+
     format!(
         "| {} | {} | {metric} | {set:?} |\n",
         preset.name(),

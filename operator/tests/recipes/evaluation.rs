@@ -38,6 +38,7 @@ pub(crate) fn recipe(data: &Scored) -> String {
         note,
         tasks,
     } = data;
+
     format!(
         "# Scores the published ViT-B-16 on {title}. Put your own addresses in the place of s3://, and another model or\n\
          # `{{trainingName: …}}` in the place of the checkpoint. The data is what OFA-Sys/chinese-clip-eval holds,\n\

@@ -74,6 +74,7 @@ pub(crate) fn recipe(model: &Model, data: &DataSet, at: usize) -> String {
         note,
         ..
     } = data;
+
     let Row(published, rate, epochs, warmup) = data.rows[at];
     let batch = fitting(published, *pairs);
     let (length, pass) = match data.filled_up {
@@ -83,22 +84,26 @@ pub(crate) fn recipe(model: &Model, data: &DataSet, at: usize) -> String {
         }
         false => (format!("epochs: {epochs}"), pairs / published),
     };
+
     let memory = if model.gradient_checkpointing {
         "      gradientCheckpointing: true\n"
     } else {
         ""
     };
+
     let small = if batch < published {
         "# The paper's batch of 24,576 is larger than the data set: the reference shows some pairs twice, here none is.\n"
     } else {
         ""
     };
+
     let Model {
         architecture,
         file,
         pretrained,
         ..
     } = model;
+
     format!(
         "# Fine-tuning of {architecture} on {title} as in the paper (table 9), validated after every pass over its\n\
          # {pairs} pairs. Put your own addresses in the place of s3://.\n\

@@ -59,10 +59,12 @@ pub(crate) fn recipe(model: &Model, row: &Row) -> String {
         text,
         ..
     } = model;
+
     let weights = match row.align {
         Some(_) => format!("{{image: \"{image}\", text: \"{text}\"}}"),
         None => format!("{{model: \"{}\"}}", MODELS[2].pretrained),
     };
+
     let (epochs, batch) = row.pretrain;
     let align = row.align.map_or_else(String::new, |epochs| {
         stage(
@@ -72,11 +74,13 @@ pub(crate) fn recipe(model: &Model, row: &Row) -> String {
             "1e-4",
         )
     });
+
     let memory = if model.gradient_checkpointing {
         "      gradientCheckpointing: true\n"
     } else {
         ""
     };
+
     let pretrain = stage("pretrain", memory, (epochs, batch), "2e-5");
     format!(
         "# Pretraining of {architecture} as in the paper (table 8): captions of at most 50 tokens and two more, random\n\

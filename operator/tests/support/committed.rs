@@ -9,6 +9,7 @@ pub(crate) fn assert_committed(file: &str, content: &str) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, content).unwrap();
     }
+
     let committed = fs::read_to_string(&path).unwrap_or_default();
     assert!(committed == content, "{file} is old: UPDATE=1 writes it");
 }

@@ -38,6 +38,7 @@ pub(crate) fn put(manifest: &mut Value, path: &str, value: Value) {
     if manifest.pointer(parent).is_none() {
         put(manifest, parent, Value::Object(Map::new()));
     }
+
     match manifest.pointer_mut(parent).expect("just put there") {
         Value::Array(items) => {
             let index: usize = key.parse().expect("an index");

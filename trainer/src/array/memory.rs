@@ -26,6 +26,7 @@ impl Memory {
                 } else {
                     Format::F32
                 };
+
                 Array::Device(Buffer::new(device, len, format))
             }
         }

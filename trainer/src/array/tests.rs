@@ -10,6 +10,7 @@ fn parts_of_an_array_are_written_where_they_lie() {
         (left.len(), right.view().read().as_ref()),
         (2, [2.0, 0.0, 3.0].as_slice())
     );
+
     left.clear();
     assert_eq!(array.read().as_ref(), [0.0, 0.0, 2.0, 0.0, 3.0]);
     assert!(

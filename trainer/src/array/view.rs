@@ -174,6 +174,7 @@ impl<'a> ViewMut<'a> {
             other.len(),
             "copies are as long as what they are of"
         );
+
         match (self, other) {
             (Self::Host(to), View::Host(from)) => to.copy_from_slice(from),
             (Self::Host(to), View::Device(from)) => to.copy_from_slice(&from.download()),

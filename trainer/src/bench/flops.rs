@@ -28,10 +28,12 @@ pub fn flops(plan: &Plan) -> Flops {
         image,
         text,
     } = &plan.model;
+
     let all: f64 = plan
         .captions()
         .map(|tokens| caption(text, tokens as f64))
         .sum();
+
     let projection = 2.0 * f64::from(text.width) * f64::from(*embed_dim);
     let text = all / plan.batch as f64 + projection;
     Flops {
@@ -56,6 +58,7 @@ fn transformer(vit: &Vit, side: f64, embed_dim: f64, masked: u32) -> f64 {
     let tokens = 1.0 + patches * (1.0 - f64::from(masked) / 100.0);
     let embedding = 2.0 * patches * 3.0 * patch * patch * width;
     let blocks = f64::from(vit.layers) * block(tokens, width, 4.0 * width);
+
     embedding + blocks + 2.0 * width * embed_dim
 }
 
@@ -77,11 +80,13 @@ fn convolutions(resnet: &Resnet, side: f64, embed_dim: f64) -> f64 {
     let conv = |side: f64, inputs: f64, outputs: f64, kernel: f64| {
         2.0 * side * side * inputs * outputs * kernel * kernel
     };
+
     let width = f64::from(resnet.width);
     let half = side / 2.0;
     let mut sum = conv(half, 3.0, width / 2.0, 3.0)
         + conv(half, width / 2.0, width / 2.0, 3.0)
         + conv(half, width / 2.0, width, 3.0);
+
     let mut inputs = width;
     let mut grid = side / 4.0;
     for (layer, &blocks) in resnet.layers.iter().enumerate() {
@@ -93,18 +98,22 @@ fn convolutions(resnet: &Resnet, side: f64, embed_dim: f64) -> f64 {
             } else {
                 grid
             };
+
             sum += conv(grid, inputs, planes, 1.0) + conv(grid, planes, planes, 3.0);
             sum += conv(after, planes, 4.0 * planes, 1.0);
             if block == 0 {
                 sum += conv(after, inputs, 4.0 * planes, 1.0);
             }
+
             (inputs, grid) = (4.0 * planes, after);
         }
     }
+
     // The pool asks with one token.
     let tokens = grid * grid + 1.0;
     let one = 2.0 * inputs * inputs;
     let pairs = 4.0 * inputs * tokens;
+
     sum + one + 2.0 * tokens * one + pairs + 2.0 * inputs * embed_dim
 }
 
@@ -138,6 +147,7 @@ mod tests {
             (Architecture::VitL14At336, 390.0),
             (Architecture::VitH14, 335.0),
         ];
+
         for (architecture, billions) in rows {
             let found = count(architecture, 0).image / 1e9;
             assert!(
@@ -145,6 +155,7 @@ mod tests {
                 "{architecture:?}: {found}"
             );
         }
+
         let text = count(Architecture::VitL14, 0).text / 1e9;
         assert!((text / 8.95 - 1.0).abs() < 0.02, "{text}");
     }
@@ -155,10 +166,12 @@ mod tests {
             image: 10.0,
             text: 1.0,
         };
+
         assert_eq!(
             (flops.of_a_step(true), flops.of_a_step(false)),
             (13.0, 33.0)
         );
+
         let all = count(Architecture::VitB16, 0);
         let half = count(Architecture::VitB16, 50);
         assert!(half.image < 0.53 * all.image && half.image > 0.45 * all.image);

@@ -41,11 +41,13 @@ impl Fence {
         let text = serde_json::to_vec(&claim)
             .map_err(|error| Error::Bug(format!("cannot write a claim as JSON: {error}")))?;
         let folder = store.join(FENCE);
+
         loop {
             let last = last_term(&folder)?;
             if let Some(term) = last {
                 claim.may_follow(&folder, &holder(&folder, term)?)?;
             }
+
             let term = last.unwrap_or(0) + 1;
             if folder.create(&name(term), text.clone().into())? {
                 return Ok(Self {
@@ -92,6 +94,7 @@ impl Claim {
                 held.run, self.run
             )));
         }
+
         if held.attempt > self.attempt {
             return Err(Error::Fenced(format!(
                 "{uri} says that attempt {} writes there, this is attempt {}. Let the later attempt \
@@ -99,6 +102,7 @@ impl Claim {
                 held.attempt, self.attempt
             )));
         }
+
         Ok(())
     }
 }
@@ -112,6 +116,7 @@ fn last_term(folder: &Store) -> Result<Option<u64>> {
     let terms = entries
         .iter()
         .filter_map(|entry| entry.name.strip_suffix(".json")?.parse().ok());
+
     Ok(terms.max())
 }
 
@@ -147,6 +152,7 @@ mod tests {
             again.term() > first.term(),
             "a process that was restarted replaces the old one"
         );
+
         let error = first.check().unwrap_err();
         assert!(matches!(&error, Error::Fenced(text) if text.contains("attempt 1 of run a")));
 
@@ -158,6 +164,7 @@ mod tests {
                 .contains("attempt 3 writes there, this is attempt 2"),
             "{late}"
         );
+
         let stranger = claim(store, "b", 9).unwrap_err();
         assert!(
             stranger
@@ -165,6 +172,7 @@ mod tests {
                 .contains("run a writes there, this is run b"),
             "{stranger}"
         );
+
         third.check().unwrap();
     }
 
@@ -185,10 +193,12 @@ mod tests {
                 std::thread::spawn(move || claim(&store, "a", 1).unwrap())
             })
             .collect();
+
         let fences: Vec<_> = threads
             .into_iter()
             .map(|thread| thread.join().unwrap())
             .collect();
+
         assert_eq!(
             fences.iter().filter(|fence| fence.check().is_ok()).count(),
             1

@@ -40,10 +40,12 @@ impl File {
         let gone = || Error::Data(format!("{} is gone", folder.uri_of(&self.name)));
         self.expect_size(folder, folder.size(&self.name)?.ok_or_else(gone)?)?;
         let mut hash = Sha256::new();
+
         for start in (0..self.bytes).step_by(WINDOW_BYTES) {
             let end = self.bytes.min(start + WINDOW_BYTES as u64);
             hash.update(folder.get_range(&self.name, start..end)?);
         }
+
         self.expect_digest(folder, &hex(&hash.finalize()))
     }
 
@@ -56,6 +58,7 @@ impl File {
         let bytes = folder.find(&self.name)?.ok_or_else(gone)?;
         self.expect_size(folder, bytes.len() as u64)?;
         self.expect_digest(folder, &sha256(&bytes))?;
+
         Ok(bytes)
     }
 
@@ -121,6 +124,7 @@ impl Manifest {
                 folder.uri()
             ))
         })?;
+
         let manifest: Self = serde_json::from_slice(&bytes)
             .map_err(|error| Error::Data(format!("{uri} is no manifest: {error}")))?;
         if manifest.format != FORMAT {
@@ -130,6 +134,7 @@ impl Manifest {
                 manifest.format
             )));
         }
+
         Ok((manifest, sha256(&bytes)))
     }
 }

@@ -23,12 +23,14 @@ fn snapshot(step: u64, score: Option<f64>) -> Snapshot {
         ..State::default()
     })
     .unwrap();
+
     let weights = format!("weights of step {step}");
     let files = [
         (WEIGHTS, weights.into()),
         (MOMENTS, Bytes::from("moments")),
         (STATE, state.into()),
     ];
+
     Snapshot {
         step,
         score,
@@ -62,6 +64,7 @@ fn contract(store: &Store) {
         (read.step, read.score, &read.digest),
         (7, Some(0.5), &written.digest)
     );
+
     assert_eq!(read.uri, written.uri);
     assert_eq!(read.file(WEIGHTS).unwrap(), "weights of step 7");
     assert_eq!(read.state().unwrap().step, 7);
@@ -86,6 +89,7 @@ fn one_flipped_bit_anywhere_leads_to_the_checkpoint_before_and_is_told() {
         let folder = store
             .join("checkpoints")
             .join(last.uri.rsplit('/').next().unwrap());
+
         let mut bytes = folder.get(name).unwrap().to_vec();
         bytes[4] ^= 1;
         folder.put(name, bytes.into()).unwrap();
@@ -105,12 +109,15 @@ fn a_checkpoint_that_lacks_a_file_or_its_end_is_passed_over() {
     save(&mut writer, 2, None);
     save(&mut writer, 3, None);
     let checkpoints = store.join("checkpoints");
+
     checkpoints
         .delete(&format!("00000003-1/{MOMENTS}"))
         .unwrap();
+
     checkpoints
         .put(&format!("00000002-1/{WEIGHTS}"), "weights".into())
         .unwrap();
+
     assert_eq!(newest(&store).unwrap().unwrap().step, 1);
 }
 
@@ -121,6 +128,7 @@ fn a_run_does_not_begin_again_in_silence_when_all_its_checkpoints_are_damaged() 
     store
         .put(&format!("checkpoints/00000001-1/{STATE}"), "{".into())
         .unwrap();
+
     let error = newest(&store).unwrap_err();
     assert!(
         error
@@ -128,6 +136,7 @@ fn a_run_does_not_begin_again_in_silence_when_all_its_checkpoints_are_damaged() 
             .contains("state.json has 1 bytes instead of"),
         "{error}"
     );
+
     assert_eq!(error.exit().code(), 65);
 }
 
@@ -138,6 +147,7 @@ fn a_writer_killed_between_any_two_writes_leaves_the_checkpoint_before() {
     save(&mut first, 1, None);
     save(&mut first, 2, None);
     let folder = "checkpoints/00000002-1";
+
     for written in 0..FILES.len() {
         let store = Store::memory();
         save(&mut writer(&store, 1, 3), 1, None);
@@ -145,6 +155,7 @@ fn a_writer_killed_between_any_two_writes_leaves_the_checkpoint_before() {
             let name = format!("{folder}/{name}");
             store.put(&name, whole.get(&name).unwrap()).unwrap();
         }
+
         assert_eq!(newest(&store).unwrap().unwrap().step, 1);
         // The next attempt writes that step and clears away what was left of it.
         save(&mut writer(&store, 2, 3), 2, None);
@@ -167,9 +178,11 @@ fn the_newest_and_the_best_are_kept() {
         None,
         None,
     ];
+
     for (step, score) in (1..).zip(scores) {
         save(&mut writer, step, score);
     }
+
     assert_eq!(steps(&store), [8, 7, 5]);
     let names: Vec<_> = store.join("checkpoints").list().unwrap();
     assert_eq!(names.len(), 3 * (FILES.len() + 1), "{names:?}");
@@ -183,6 +196,7 @@ fn an_attempt_that_was_replaced_publishes_nothing() {
     let mut new = writer(&store, 2, 3);
     old.start(snapshot(2, None)).unwrap();
     let error = old.finish().unwrap_err();
+
     assert!(matches!(error, Error::Fenced(_)), "{error}");
     assert_eq!(steps(&store), [1]);
     save(&mut new, 2, None);
@@ -196,6 +210,7 @@ fn a_checkpoint_is_written_while_the_run_goes_on_and_told_once() {
     assert!(writer.idle() && writer.poll().unwrap().is_none());
     assert!(writer.start(snapshot(1, None)).unwrap().is_none());
     let first = writer.start(snapshot(2, None)).unwrap().unwrap();
+
     assert_eq!(first.step, 1);
     assert_eq!(writer.finish().unwrap().unwrap().step, 2);
     assert!(writer.finish().unwrap().is_none());
@@ -210,5 +225,6 @@ fn a_folder_that_is_no_checkpoint_says_so() {
             .contains("memory:/x is no whole checkpoint"),
         "{error}"
     );
+
     assert_eq!(error.exit().code(), 78);
 }

@@ -59,6 +59,7 @@ impl Writer {
                 Error::Bug(format!("no thread to write a checkpoint: {error}"))
             })?);
         }
+
         before
     }
 
@@ -96,23 +97,28 @@ impl Target {
             step,
             term: self.fence.term(),
         };
+
         let folder = self.store.join(&place.folder());
         self.fence.check()?;
         folder.delete(MANIFEST)?;
         let mut entries = Vec::with_capacity(files.len());
         let mut bytes = 0;
+
         for (name, content) in files {
             entries.push(File::new(&name, &content));
             bytes += content.len() as u64;
             folder.put(&name, content)?;
         }
+
         let manifest = Manifest::new(step, score, entries).to_bytes()?;
         let digest = sha256(&manifest);
         self.fence.check()?;
         folder.put(MANIFEST, manifest)?;
+
         if let Err(error) = self.prune(place) {
             tracing::warn!("old checkpoints are still there: {error}");
         }
+
         let uri = folder.uri().to_owned();
         let seconds = started.elapsed().as_secs_f64();
         Ok(Written {
@@ -134,6 +140,7 @@ impl Target {
                 self.remove(place)?;
             }
         }
+
         Ok(())
     }
 
@@ -156,5 +163,6 @@ fn kept(published: &[Kept], keep: usize) -> Vec<Place> {
     let best = scored
         .rev()
         .max_by(|a, b| a.score.partial_cmp(&b.score).unwrap_or(a.step.cmp(&b.step)));
+
     newest.chain(best).map(|kept| kept.place).collect()
 }

@@ -59,14 +59,17 @@ impl Bench {
                 .device()
                 .map_or(Ok(0), |device| Ok(device.memory()?.0))
         };
+
         let before: u64 = free().map_err(Error::Device)?;
         let mut bench = bench::Bench::new(&plan, &memory);
         memory.check()?;
         let reserved = before - free().map_err(Error::Device)?;
+
         for stage in 1..=2 {
             if self.stage.is_some_and(|only| only != stage) {
                 continue;
             }
+
             bench.freeze_image(stage == 1);
             let times = bench.run(self.steps)?;
             let mut line = json!(times);
@@ -77,12 +80,15 @@ impl Bench {
                 "parameters": bench.parameters(),
                 "flopsPerPair": bench::flops(&plan).of_a_step(stage == 1),
             });
+
             if let (Some(line), Some(facts)) = (line.as_object_mut(), facts.as_object()) {
                 line.extend(facts.clone());
             }
+
             output::line(&mut std::io::stdout().lock(), &line)
                 .map_err(Error::file("write", "standard output"))?;
         }
+
         Ok(())
     }
 
@@ -92,6 +98,7 @@ impl Bench {
         } else {
             Precision::Fp32
         };
+
         Ok(Plan {
             model: self.towers()?,
             batch: self.batch,
@@ -110,10 +117,12 @@ impl Bench {
             return serde_json::from_slice(&bytes)
                 .map_err(|error| Error::Config(format!("{}: {error}", file.display())));
         }
+
         let preset = json!(self.preset);
         let towers = serde_json::from_value(preset.clone())
             .ok()
             .and_then(Architecture::towers);
+
         towers.ok_or_else(|| Error::Usage(format!("there is no published model {preset}")))
     }
 
@@ -121,6 +130,7 @@ impl Bench {
         if !self.card {
             return Ok(Memory::Host);
         }
+
         let device = cuda::open(0).map_err(|fault| Error::Config(fault.to_string()))?;
         Ok(Memory::Device(device, precision))
     }

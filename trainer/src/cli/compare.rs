@@ -37,6 +37,7 @@ impl Compare {
             let written = std::fs::write(page, compare(&self.title, &runs, now));
             written.map_err(Error::file("write", page))?;
         }
+
         let shown = std::io::stdout().write_all(table(&runs).as_bytes());
         shown.map_err(Error::file("write", "standard output"))
     }
@@ -48,6 +49,7 @@ fn read((name, uri): &(String, String)) -> Result<Curves> {
             "{name}: {uri} holds no checkpoint of ours. Name the prefix of a stage, <artifacts>/<stage>/."
         ))
     })?;
+
     Ok(Curves {
         name: name.clone(),
         stages: lineage::own_stages(&config)?,

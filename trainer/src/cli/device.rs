@@ -23,9 +23,11 @@ impl Device {
         let found = cuda::find().map_err(config)?;
         self.tell(&found)
             .map_err(Error::file("write", "standard output"))?;
+
         for index in 0..found.cards.len() {
             device::prove(&cuda::open(index).map_err(config)?)?;
         }
+
         match found.cards.is_empty() {
             true => Err(Error::Config("this process sees no NVIDIA card".into())),
             false => Ok(()),
@@ -37,11 +39,13 @@ impl Device {
         if self.json {
             return output::line(&mut out, &serde_json::json!(found));
         }
+
         writeln!(out, "driver: CUDA {}", found.driver)?;
         for library in &found.libraries {
             let word = if library.found { "found" } else { "not found" };
             writeln!(out, "{}: {word} ({})", library.name, library.does)?;
         }
+
         for (index, card) in found.cards.iter().enumerate() {
             let gibibytes = card.memory as f64 / (1_u64 << 30) as f64;
             let name = &card.name;
@@ -51,6 +55,7 @@ impl Device {
                 "card {index}: {name}, {gibibytes:.1} GiB, capability {capability}"
             )?;
         }
+
         Ok(())
     }
 }

@@ -57,18 +57,22 @@ impl Embed {
                 (None, Some(dataset)) => embedder.dataset_images(dataset, to, show(&bar))?,
                 (None, None) => return Err(lacks("--image-features", "--images")),
             }
+
             bar.finish_and_clear();
         }
+
         if let Some(to) = &self.text_features {
             let texts = match (&self.texts, &dataset) {
                 (Some(texts), _) => text_file(texts)?,
                 (None, Some(dataset)) => dataset_texts(dataset)?,
                 (None, None) => return Err(lacks("--text-features", "--texts")),
             };
+
             let bar = bar("texts");
             embedder.texts(&texts, to, show(&bar))?;
             bar.finish_and_clear();
         }
+
         Ok(())
     }
 
@@ -77,10 +81,12 @@ impl Embed {
         let context = self
             .context_length
             .map_or(model.context_length, |n| n as usize);
+
         let capacity = Capacity {
             batch: self.batch_size as usize,
             context,
         };
+
         let tokenizer = model.tokenizer(self.vocab.as_deref())?;
         Embedder::new(&model, tokenizer, capacity)
     }

@@ -39,6 +39,7 @@ impl Export {
             Format::Huggingface => export::Format::HuggingFace,
             Format::Ofa => export::Format::Ofa,
         };
+
         let model = Model::open(&self.model)?;
         let files = export(model, format, self.vocab.as_deref(), &self.to)?;
         tracing::info!(
@@ -46,6 +47,7 @@ impl Export {
             "Model written to {}",
             self.to.display()
         );
+
         Ok(())
     }
 }

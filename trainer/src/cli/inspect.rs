@@ -24,6 +24,7 @@ impl Inspect {
             true => output::line(&mut out, &serde_json::json!(found)),
             false => write!(out, "{found}"),
         };
+
         written.map_err(Error::file("write", "standard output"))
     }
 }

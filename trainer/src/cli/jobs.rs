@@ -19,6 +19,7 @@ pub(super) fn train(file: &Path, listen: Option<String>, log: &Log) -> Exit {
             train::train(&config, reporter, stop::asked)
         })
     };
+
     read(file).map_or_else(refuse, job)
 }
 
@@ -31,6 +32,7 @@ pub(super) fn evaluate(file: &Path, listen: Option<String>, log: &Log) -> Exit {
             shown.map_err(Error::file("write", "standard output"))
         })
     };
+
     read(file).map_or_else(refuse, job)
 }
 
@@ -43,6 +45,7 @@ fn read<C: DeserializeOwned>(file: &Path) -> Result<C> {
             file.display()
         ))
     };
+
     let value: serde_json::Value =
         serde_norway::from_str(&text).map_err(|error| unfit(error.to_string()))?;
     serde_json::from_value(value).map_err(|error| unfit(error.to_string()))
@@ -59,10 +62,12 @@ fn report(
         last_words: last_words::path(),
         bars: log.bars(),
     };
+
     let reporter = match Reporter::start(run, outlets) {
         Ok(reporter) => reporter,
         Err(error) => return refuse(error),
     };
+
     let heard = stop::listen().map_err(|error| Error::Bug(format!("cannot hear signals: {error}")));
     match heard.and_then(|()| job(&reporter)) {
         Ok(()) => Exit::Done,
@@ -79,9 +84,11 @@ fn refuse(error: Error) -> Exit {
         last_words: last_words::path(),
         ..Outlets::default()
     };
+
     match Reporter::start(Identity::default(), outlets) {
         Ok(reporter) => reporter.fail(&error),
         Err(_) => tracing::error!("{error}"),
     }
+
     error.exit()
 }

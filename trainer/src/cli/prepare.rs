@@ -42,9 +42,11 @@ impl Prepare {
         if let Some(shards) = &self.shards {
             return self.index(&Store::open(shards)?);
         }
+
         let Some(output) = &self.output else {
             return Err(lacks());
         };
+
         let store = Store::open(output)?;
         let options = self.options()?;
         let bar = bar("images");
@@ -58,6 +60,7 @@ impl Prepare {
             }
             _ => return Err(lacks()),
         };
+
         bar.finish_and_clear();
         made.tell(&format!("Data set written to {}", store.uri()));
         Ok(())
@@ -69,6 +72,7 @@ impl Prepare {
         let made = prepare::index(store, &options, |at| show(&bar, at))?;
         bar.finish_and_clear();
         made.tell(&format!("Data set written to {}", store.uri()));
+
         Ok(())
     }
 

@@ -35,6 +35,7 @@ impl Score {
         self.predictions
             .as_deref()
             .map_or(Ok(()), |folder| searched.write(folder))?;
+
         let Some(Recalls {
             text_to_image,
             image_to_text,
@@ -42,10 +43,12 @@ impl Score {
         else {
             return Ok(());
         };
+
         let scores = json!({
             "text_to_image": direction(text_to_image),
             "image_to_text": direction(image_to_text),
         });
+
         output::line(&mut std::io::stdout().lock(), &scores)
             .map_err(Error::file("write", "standard output"))
     }

@@ -19,6 +19,7 @@ pub(super) fn listen() -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
+
     let (mut term, mut int) = {
         let _inside = runtime.enter();
         (
@@ -26,6 +27,7 @@ pub(super) fn listen() -> std::io::Result<()> {
             signal(SignalKind::interrupt())?,
         )
     };
+
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
@@ -37,5 +39,6 @@ pub(super) fn listen() -> std::io::Result<()> {
                 std::process::exit(130);
             });
         })?;
+
     Ok(())
 }

@@ -30,6 +30,7 @@ impl Tokenize {
             context_length: self.context_length as usize,
             dataset: self.dataset_rules,
         };
+
         let input = std::io::stdin().lock();
         let mut output = std::io::stdout().lock();
         tokens::tokenize(&tokenizer, rules, input, &mut output)

@@ -48,6 +48,7 @@ impl Card {
         let place = context::card(index)?;
         let name = place.name()?;
         let (major, minor) = place.capability()?;
+
         if major < 8 {
             let found =
                 format!("{name} is of generation {major}.{minor}; 8.0 (A100) is the oldest");
@@ -56,11 +57,13 @@ impl Card {
                 found,
             ));
         }
+
         let context = Context::new(place)?;
         let stream = Stream::new()?;
         let kernels = Kernels::load()?;
         let staging = Mutex::new(Staging::new()?);
         let products = Mutex::new(Products::new()?);
+
         Ok(Self {
             name,
             products,
@@ -129,6 +132,7 @@ impl Driver for Card {
         if bytes == 0 {
             return Ok(());
         }
+
         // SAFETY: the caller's span lies in memory that it holds.
         self.ask("cannot clear a card's memory", |stream| unsafe {
             result::memset_d8_async(at, 0, bytes, stream)
@@ -139,6 +143,7 @@ impl Driver for Card {
         if bytes == 0 {
             return Ok(());
         }
+
         // SAFETY: the caller's spans lie in memory that it holds.
         self.ask("cannot copy on a card", |stream| unsafe {
             result::memcpy_dtod_async(to, from, bytes, stream)
@@ -154,10 +159,12 @@ impl Driver for Card {
         if to.is_empty() {
             return self.wait();
         }
+
         // SAFETY: the caller's span lies in memory that it holds, and `to` is written before we return.
         self.ask("cannot read a card's memory", |stream| unsafe {
             result::memcpy_dtoh_async(to, from, stream)
         })?;
+
         self.wait()
     }
 

@@ -48,17 +48,20 @@ pub(super) fn driver() -> Result<Driver, Fault> {
                      ask for nvidia.com/gpu";
         return Err(Fault::broken(doing, found));
     }
+
     let mut version = 0;
     // SAFETY: writes one number, and may be called before everything else.
     let answer = unsafe { sys::cuDriverGetVersion(&raw mut version) };
     answer.result().map_err(|error| told(doing, error))?;
     let mut driver = Driver { version, cards: 0 };
+
     if version < OLDEST {
         let version = driver.version();
         let found =
             format!("the driver serves CUDA up to {version}; 13.0 needs driver 580 or newer");
         return Err(Fault::broken(doing, found));
     }
+
     result::init().map_err(|error| told(doing, error))?;
     let cards = result::device::get_count().map_err(|error| told(doing, error))?;
     driver.cards = usize::try_from(cards).unwrap_or_default();
@@ -81,6 +84,7 @@ pub(super) fn card(index: usize) -> Result<Place, Fault> {
             format!("this process sees {cards}, counted from 0"),
         ));
     }
+
     let device = result::device::get(index as i32).map_err(|error| told(&doing, error))?;
     Ok(Place(device))
 }
@@ -101,6 +105,7 @@ impl Place {
         // SAFETY: the device comes from the driver.
         .map(|attribute| unsafe { result::device::get_attribute(self.0, attribute) });
         let tell = |error| told("cannot ask a card for its generation", error);
+
         Ok((major.map_err(tell)?, minor.map_err(tell)?))
     }
 
@@ -128,6 +133,7 @@ impl Context {
             device: place.0,
             context: Handle(context),
         };
+
         context.enter()?;
         Ok(context)
     }

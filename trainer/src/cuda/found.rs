@@ -58,6 +58,7 @@ pub fn find() -> Result<Found, Fault> {
     let cards = (0..driver.cards)
         .map(FoundCard::read)
         .collect::<Result<_, _>>()?;
+
     Ok(Found {
         driver: driver.version(),
         libraries: libraries(),
@@ -76,6 +77,7 @@ fn libraries() -> Vec<Library> {
             nccl::sys::is_culib_present(),
         )
     };
+
     vec![
         Library {
             name: "libcublasLt.so",

@@ -29,6 +29,7 @@ impl Kernels {
             modules: Vec::new(),
             known: RwLock::default(),
         };
+
         for &(file, image) in IMAGES {
             // SAFETY: the image is what nvcc wrote, whole.
             let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
@@ -37,6 +38,7 @@ impl Kernels {
                 .modules
                 .push(Handle(module.map_err(|error| told(&doing(), error))?));
         }
+
         Ok(kernels)
     }
 
@@ -48,20 +50,24 @@ impl Kernels {
             threads,
             arguments,
         } = launch;
+
         let function = self.find(kernel)?;
         // A kernel reads each argument's own size from where its pointer points, and the machine is
         // little-endian.
         let mut values: Vec<u64> = arguments.iter().copied().map(bits).collect();
+
         let mut pointers: Vec<*mut c_void> = values
             .iter_mut()
             .map(|value| std::ptr::from_mut(value).cast())
             .collect();
+
         let grid = (*x, *y, *z);
         let block = (*threads, 1, 1);
         // SAFETY: the function is of a loaded module, its arguments are copied before this returns, and
         // they point into memory that the caller's spans hold.
         let done =
             unsafe { result::launch_kernel(function.0, grid, block, 0, stream, &mut pointers) };
+
         done.map_err(|error| {
             told(
                 &format!("cannot run {kernel} in {grid:?} blocks of {threads} threads"),
@@ -77,20 +83,24 @@ impl Kernels {
             .unwrap_or_else(PoisonError::into_inner)
             .get(name)
             .copied();
+
         if let Some(function) = known {
             return Ok(function);
         }
+
         let doing = || format!("cannot find the kernel {name}");
         let text = CString::new(name).map_err(|error| Fault::broken(doing(), error))?;
         let found = self.modules.iter().find_map(|module| {
             // SAFETY: the module is loaded until this is dropped.
             unsafe { result::module::get_function(module.0, text.clone()) }.ok()
         });
+
         let Some(function) = found.map(Handle) else {
             let files: Vec<_> = IMAGES.iter().map(|(file, _)| *file).collect();
             let found = format!("it is in none of the compiled files: {}", files.join(", "));
             return Err(Fault::broken(doing(), found));
         };
+
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.insert(name.to_owned(), function);
         Ok(function)
@@ -125,10 +135,12 @@ mod tests {
             bits(Argument::Whole(7)).to_le_bytes()[..4],
             7_u32.to_le_bytes()
         );
+
         assert_eq!(
             bits(Argument::Real(1.5)).to_le_bytes()[..4],
             1.5_f32.to_le_bytes()
         );
+
         assert_eq!(bits(Argument::Long(1 << 40)), 1 << 40);
     }
 

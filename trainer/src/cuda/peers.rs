@@ -30,6 +30,7 @@ fn present() -> Result<(), Fault> {
     if unsafe { nccl_sys::is_culib_present() } {
         return Ok(());
     }
+
     let found = "the loader finds no libnccl.so; the image trainer-cuda has it";
     Err(Fault::broken("cannot reach other cards", found))
 }
@@ -60,17 +61,21 @@ impl Ring {
         let internal: [u8; 128] = invitation
             .try_into()
             .map_err(|_| Fault::broken(doing, "the invitation is not one of NCCL's"))?;
+
         let id = nccl_sys::ncclUniqueId {
             internal: internal.map(u8::cast_signed),
         };
+
         let travelling = stream::create(stream::StreamKind::NonBlocking)
             .map_err(|error| told("cannot make a stream", error))?;
         let mark = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
             .map_err(|error| told("cannot make an event", error))?;
         let mut communicator = std::ptr::null_mut();
+
         // SAFETY: writes one pointer; the context of the card is current.
         let joined =
             unsafe { nccl::comm_init_rank(&raw mut communicator, count as i32, id, rank as i32) };
+
         joined.map_err(|error| refused(doing, &error))?;
         Ok(Self {
             communicator: Handle(communicator),
@@ -89,6 +94,7 @@ impl Ring {
         let passed: Result<(), DriverError> = unsafe {
             result::event::record(mark.0, from).and_then(|()| stream::wait_event(to, mark.0, flags))
         };
+
         passed.map_err(|error| told("cannot order a card's work", error))
     }
 
@@ -103,6 +109,7 @@ impl Ring {
         if self.given_up.load(Ordering::Acquire) {
             return Err(Fault::broken(doing, "another rank is lost"));
         }
+
         self.pass(self.computing.0, self.travelling.0)?;
         let done = work(self.communicator.0, self.travelling.0.cast());
         done.map(drop).map_err(|error| refused(doing, &error))

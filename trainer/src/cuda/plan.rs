@@ -30,6 +30,7 @@ impl Key {
             address: alignment(operand.address),
             ..operand
         });
+
         Self {
             operands,
             bias: product.bias.map(alignment),
@@ -80,6 +81,7 @@ impl Plan {
         let second = second?;
         let target = target?;
         let choice = Choice::new(product)?;
+
         // SAFETY: all of these live until the end of this function.
         let found = unsafe {
             result::get_matmul_algo_heuristic(
@@ -92,6 +94,7 @@ impl Plan {
                 choice.0.0,
             )?
         };
+
         Ok(Self {
             description,
             first,
@@ -133,17 +136,20 @@ impl Description {
             sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
             sys::cudaDataType_t::CUDA_R_32F,
         )?;
+
         let mut description = Self(Handle(description));
         // CUBLAS_OP_N and CUBLAS_OP_T, which the bindings do not name.
         let turn = |operand: &Operand| i32::from(operand.transposed);
         description.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &turn(&product.b))?;
         description.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSB, &turn(&product.a))?;
+
         if product.bias.is_some() {
             let epilogue = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32;
             description.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
             let format = kind(product.target.format)? as i32;
             description.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &format)?;
         }
+
         Ok(description)
     }
 
@@ -175,10 +181,12 @@ impl Layout {
             batch_stride,
             ..
         } = *operand;
+
         let kind = kind(format)?;
         let layout =
             result::create_matrix_layout(kind, cols as u64, rows as u64, row_stride as i64)?;
         let mut layout = Self(Handle(layout));
+
         if batch > 1 {
             let batch = i32::try_from(batch)
                 .map_err(|_| CublasError(sys::cublasStatus_t::CUBLAS_STATUS_INVALID_VALUE))?;
@@ -189,6 +197,7 @@ impl Layout {
                 &apart,
             )?;
         }
+
         Ok(layout)
     }
 
@@ -217,12 +226,14 @@ impl Choice {
             Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
             &(WORKSPACE as u64),
         )?;
+
         let [first, second, target] =
             [product.b, product.a, product.target].map(|operand| alignment(operand.address));
         // The bias is read as the target is written.
         let target = product
             .bias
             .map_or(target, |bias| target.min(alignment(bias)));
+
         for (attribute, alignment) in [
             (
                 Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
@@ -243,6 +254,7 @@ impl Choice {
         ] {
             choice.set(attribute, &(alignment as u32))?;
         }
+
         Ok(choice)
     }
 

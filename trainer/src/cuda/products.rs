@@ -35,10 +35,12 @@ impl Products {
                          folder in LD_LIBRARY_PATH";
             return Err(Fault::broken(doing, found));
         }
+
         let library = result::create_handle().map_err(|error| failed(doing, error))?;
         // SAFETY: it is given back when this is dropped.
         let workspace = unsafe { driver::result::malloc_sync(WORKSPACE) };
         let workspace = workspace.map_err(|error| told(doing, error))?;
+
         Ok(Self {
             library: Handle(library),
             workspace,
@@ -57,10 +59,12 @@ impl Products {
         if target.rows * target.cols * product.batch == 0 {
             return Ok(());
         }
+
         let doing = || describe(product);
         let plan = self
             .plan(product)
             .map_err(|error| failed(&doing(), error))?;
+
         plan.set_bias(product.bias)
             .map_err(|error| failed(&doing(), error))?;
         let scale = product.scale;
@@ -69,6 +73,7 @@ impl Products {
             [b.address, a.address, target.address].map(|at| at as *mut c_void);
         let plan = plan.parts();
         let library = self.library.0;
+
         let workspace = self.workspace;
         // SAFETY: the plan's parts live in `self`, the operands in memory that the caller's spans hold, and
         // work of the one stream that uses the workspace is done in order.
@@ -92,6 +97,7 @@ impl Products {
                 stream.cast(),
             )
         };
+
         done.map_err(|error| failed(&doing(), error))
     }
 
@@ -102,12 +108,14 @@ impl Products {
         if self.plans.len() >= PLANS && !self.plans.contains_key(&key) {
             self.forget();
         }
+
         let plan = match self.plans.entry(key) {
             std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
             std::collections::hash_map::Entry::Vacant(new) => {
                 new.insert(Plan::new(self.library.0, product)?)
             }
         };
+
         plan.used = self.clock;
         Ok(plan)
     }
@@ -141,6 +149,7 @@ fn describe(product: &Product) -> String {
             m.format, m.rows, m.cols, m.row_stride
         )
     };
+
     let Product {
         a,
         b,
@@ -148,6 +157,7 @@ fn describe(product: &Product) -> String {
         batch,
         ..
     } = *product;
+
     format!(
         "cannot multiply {} by {} into {}, {batch} times",
         side(a),

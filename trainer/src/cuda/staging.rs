@@ -49,12 +49,14 @@ impl Staging {
             if self.pages[self.current].used == PAGE {
                 self.turn(stream).map_err(failed)?;
             }
+
             let page = &mut self.pages[self.current];
             let count = (bytes.len() - sent).min(PAGE - page.used);
             page.send(&bytes[sent..sent + count], to + sent as u64, stream)
                 .map_err(failed)?;
             sent += count;
         }
+
         Ok(())
     }
 
@@ -67,6 +69,7 @@ impl Staging {
         // SAFETY: as above; one that was never recorded has come.
         unsafe { result::event::synchronize(next.read.0)? };
         next.used = 0;
+
         Ok(())
     }
 }
@@ -95,10 +98,12 @@ impl Page {
             let start = self.memory.0.cast::<u8>().add(self.used);
             std::slice::from_raw_parts_mut(start, bytes.len())
         };
+
         place.copy_from_slice(bytes);
         self.used = (self.used + bytes.len())
             .next_multiple_of(ALIGNMENT)
             .min(PAGE);
+
         // SAFETY: the place is not written again before the card has read it.
         unsafe { result::memcpy_htod_async(to, place, stream) }
     }

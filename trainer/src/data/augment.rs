@@ -50,14 +50,17 @@ pub fn augment(picture: &Picture, side: usize, how: Augmentation, key: Key) -> V
     if how == Augmentation::None {
         return picture.squashed(picture.whole(), side);
     }
+
     let mut draws = Draws::new(key);
     let mut square = picture.squashed(crop(picture.width, picture.height, &mut draws), side);
     if draws.happens(0.5) {
         mirror(&mut square, side);
     }
+
     if how == Augmentation::AutoAugment {
         policy::apply(&mut square, side, &mut draws);
     }
+
     square
 }
 
@@ -73,6 +76,7 @@ fn crop(width: usize, height: usize, draws: &mut Draws) -> Region {
         let aspect = draws.between(ASPECT.0.ln(), ASPECT.1.ln()).exp();
         let w = rounded((area * aspect).sqrt());
         let h = rounded((area / aspect).sqrt());
+
         if w <= width && h <= height {
             let top = draws.below(height - h + 1);
             let left = draws.below(width - w + 1);
@@ -84,6 +88,7 @@ fn crop(width: usize, height: usize, draws: &mut Draws) -> Region {
             };
         }
     }
+
     middle(width, height)
 }
 
@@ -97,6 +102,7 @@ fn middle(width: usize, height: usize) -> Region {
     } else {
         (width, height)
     };
+
     Region {
         left: (width - w) / 2,
         top: (height - h) / 2,

@@ -51,6 +51,7 @@ pub(super) fn pictures() -> Vec<(String, Expected)> {
             .into_iter()
             .map(move |(name, file)| (format!("{folder}/{name}"), file))
     };
+
     listed("usual").chain(listed("odd")).collect()
 }
 

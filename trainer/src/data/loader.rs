@@ -100,6 +100,7 @@ impl Batch {
         self.pixels.extend(rows.pixels);
         self.pairs.extend(rows.pairs);
         self.fingerprints.extend(rows.fingerprints);
+
         for ids in rows.ids {
             self.ids.extend_from_slice(&ids);
             self.offsets.push(self.ids.len());
@@ -134,6 +135,7 @@ impl Loader {
                 options.global_batch
             )));
         }
+
         let order = Order::new(dataset.index(), options.seed, options.global_batch)?;
         let fetch_ahead = fetch_ahead(&dataset, &options);
         let threads = options.threads;
@@ -152,6 +154,7 @@ impl Loader {
                 work.rows(number / chunks, first..share.end.min(first + ROWS))
             },
         )?;
+
         let work = source.clone();
         let fetched = Pipeline::start(
             "fetch",
@@ -160,6 +163,7 @@ impl Loader {
             2,
             move |step| work.fetch(step),
         )?;
+
         Ok(Self {
             source,
             rows,
@@ -183,17 +187,20 @@ impl Loader {
         if let Some(fetched) = self.fetched.next() {
             fetched?;
         }
+
         let mut batch = Batch {
             step: self.next,
             offsets: vec![0],
             ..Batch::default()
         };
+
         for _ in 0..self.chunks {
             match self.rows.next() {
                 Some(rows) => batch.push(rows?),
                 None => return Ok(None),
             }
         }
+
         self.next += 1;
         Ok(Some(batch))
     }

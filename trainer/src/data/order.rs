@@ -70,6 +70,7 @@ impl Order {
                 index.pairs, index.pairs
             )));
         }
+
         Ok(Self {
             seed,
             dataset: index.dataset.clone(),
@@ -101,6 +102,7 @@ impl Order {
         let positions = first..first + self.global_batch;
         let mut batch: Vec<_> = positions.map(|position| self.at(epoch, position)).collect();
         batch.sort_by_key(|(place, _)| *place);
+
         batch.into_iter().map(|(_, draw)| draw).collect()
     }
 
@@ -130,10 +132,12 @@ impl Order {
         let found = kept
             .iter()
             .position(|window| window.covers(epoch, position));
+
         let window = match found {
             Some(place) => kept.remove(place),
             None => Arc::new(self.permute(epoch, position)),
         };
+
         kept.insert(0, window.clone());
         kept.truncate(WINDOWS_KEPT);
         window
@@ -150,6 +154,7 @@ impl Order {
                 (0..pairs as u32).map(move |pair| (place as u32, shard, pair))
             })
             .collect();
+
         self.draws(epoch, &format!("pairs from {start}"))
             .shuffle(&mut pairs);
         Window {
@@ -165,10 +170,12 @@ impl Order {
         let mut start = 0;
         let mut bytes = 0;
         let mut end = 0;
+
         for (place, shard) in shards.iter().enumerate() {
             let (shard_bytes, pairs) = self.shards[*shard as usize];
             bytes += shard_bytes;
             end += pairs;
+
             if bytes >= self.window_bytes {
                 if position < end {
                     return (first..place + 1, start);
@@ -176,6 +183,7 @@ impl Order {
                 (first, start, bytes) = (place + 1, end, 0);
             }
         }
+
         (first..shards.len(), start)
     }
 
@@ -200,6 +208,7 @@ impl Draws {
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+
         z ^ (z >> 31)
     }
 

@@ -78,6 +78,7 @@ impl Skipped {
         if skipped as f64 <= options.most_skipped * total as f64 {
             return Ok(());
         }
+
         Err(Error::Data(format!(
             "{skipped} of {total} {kind} cannot be used; at most {} % may be. The first: {}. \
              Correct them, or allow more with {}.",
@@ -111,6 +112,7 @@ impl Prepared {
             dataset = index.dataset,
             "{what}"
         );
+
         for example in &skipped.examples {
             tracing::warn!("Skipped: {example}");
         }
@@ -164,6 +166,7 @@ pub fn prepare_databases(
         Some(texts) => Texts::read(texts, images, skipped),
         None => Texts::read_pairs(&pairs, images, skipped),
     };
+
     make(images, read, output, options, progress)
 }
 
@@ -181,6 +184,7 @@ fn make(
     output.delete(INDEX)?;
     let mut writer = Writer::new(output, options.shard_bytes);
     let total = images.len() as u64;
+
     for place in 0..images.len() {
         let bytes = images.bytes(place)?;
         match extension(&bytes) {
@@ -193,17 +197,20 @@ fn make(
                 skipped.example(|| images.told(place));
             }
         }
+
         progress(Progress {
             done: place as u64 + 1,
             total,
             bytes: writer.bytes(),
         });
     }
+
     skipped.within("images", skipped.unknown_images, total, options)?;
     let shards = writer.finish()?;
     let loose = loose_texts(output, &texts)?;
     let index = Index::new(shards, loose);
     index.write(output)?;
+
     Ok(Prepared { index, skipped })
 }
 
@@ -223,12 +230,14 @@ pub fn index(
         .map(|e| &e.name)
         .filter(|n| n.ends_with(".tar"))
         .collect();
+
     if names.is_empty() {
         return Err(Error::Config(format!(
             "{} holds no .tar; name the folder that holds the shards",
             store.uri()
         )));
     }
+
     let mut shards = Vec::with_capacity(names.len());
     let mut size = 0;
     for name in &names {
@@ -241,9 +250,11 @@ pub fn index(
             bytes: size,
         });
     }
+
     let loose = store
         .find(LOOSE_TEXTS)?
         .map(|bytes| Part::new(LOOSE_TEXTS, &bytes, 0, 0));
+
     let index = Index::new(shards, loose);
     skipped.within("labels", skipped.bad_labels, index.images, options)?;
     index.write(store)?;
@@ -254,12 +265,14 @@ fn part_of(store: &Store, name: &str, skipped: &mut Skipped) -> Result<Part> {
     let bytes = store.get(name)?;
     let (members, torn) = read_tar(&bytes);
     let uri = store.uri_of(name);
+
     if let Some(why) = torn {
         return Err(Error::Data(format!(
             "Shard {uri} is torn after {} samples: {why}. Re-upload it.",
             members.len()
         )));
     }
+
     let mut pairs = 0;
     for member in &members {
         match &member.label {
@@ -270,6 +283,7 @@ fn part_of(store: &Store, name: &str, skipped: &mut Skipped) -> Result<Part> {
             }
         }
     }
+
     Ok(Part::new(name, &bytes, members.len() as u64, pairs))
 }
 
@@ -279,6 +293,7 @@ fn loose_texts(output: &Store, texts: &Texts) -> Result<Option<Part>> {
         output.delete(LOOSE_TEXTS)?;
         return Ok(None);
     }
+
     let part = Part::new(LOOSE_TEXTS, lines.as_bytes(), 0, 0);
     output.put(LOOSE_TEXTS, lines.into())?;
     Ok(Some(part))

@@ -134,6 +134,7 @@ impl Picture {
                     pitch: self.width,
                     region,
                 };
+
                 view.bicubic(side)
                     .into_iter()
                     .map(|level| [level.min(255) as u8; 3])
@@ -158,6 +159,7 @@ fn blended<const C: usize>(view: View<'_, u8, C>, side: usize) -> Vec<[u8; C]> {
     if (width, height) == (side, side) {
         return pixels;
     }
+
     pixels.iter_mut().for_each(|pixel| weigh(pixel, scaled));
     let region = Region {
         left: 0,
@@ -165,12 +167,14 @@ fn blended<const C: usize>(view: View<'_, u8, C>, side: usize) -> Vec<[u8; C]> {
         width,
         height,
     };
+
     let mut square = View {
         pixels: &pixels,
         pitch: width,
         region,
     }
     .bicubic(side);
+
     square.iter_mut().for_each(|pixel| weigh(pixel, unscaled));
     square
 }
@@ -179,6 +183,7 @@ fn weigh<const C: usize>(pixel: &mut [u8; C], change: fn(u8, u8) -> u8) {
     let [colours @ .., alpha] = pixel.as_mut_slice() else {
         return;
     };
+
     colours
         .iter_mut()
         .for_each(|level| *level = change(*level, *alpha));

@@ -77,6 +77,7 @@ impl<const C: usize> View<'_, u8, C> {
         } else {
             self.across(side)
         };
+
         down(&rows, side, height)
     }
 
@@ -86,12 +87,14 @@ impl<const C: usize> View<'_, u8, C> {
         let taps = Taps::new(width, side).fixed();
         let mut rows = vec![[0; C]; height * side];
         let mut band = vec![[[0; C]; BAND]; width];
+
         for (first, rows) in (0..).step_by(BAND).zip(rows.chunks_mut(side * BAND)) {
             for y in 0..rows.len() / side {
                 for (column, &pixel) in band.iter_mut().zip(self.row(first + y)) {
                     column[y] = pixel;
                 }
             }
+
             for (x, (start, weights)) in taps.iter().enumerate() {
                 let column = mixed(&band[start..], weights);
                 for (row, pixel) in rows.chunks_exact_mut(side).zip(column) {
@@ -99,6 +102,7 @@ impl<const C: usize> View<'_, u8, C> {
                 }
             }
         }
+
         rows
     }
 }
@@ -125,6 +129,7 @@ fn mixed<const C: usize>(columns: &[[[u8; C]; BAND]], weights: &[i32]) -> [[u8; 
             *sum += i32::from(level) * weight;
         }
     }
+
     sums.map(|pixel| pixel.map(byte))
 }
 
@@ -133,9 +138,11 @@ fn down<const C: usize>(source: &[[u8; C]], side: usize, height: usize) -> Vec<[
     if height == side {
         return source.to_vec();
     }
+
     let taps = Taps::new(height, side).fixed();
     let mut sums = vec![HALF; side * C];
     let mut square = vec![[0; C]; side * side];
+
     for (row, (start, weights)) in square.chunks_exact_mut(side).zip(taps.iter()) {
         sums.fill(HALF);
         for (source, weight) in source[start * side..].chunks_exact(side).zip(weights) {
@@ -143,10 +150,12 @@ fn down<const C: usize>(source: &[[u8; C]], side: usize, height: usize) -> Vec<[
                 *sum += i32::from(level) * weight;
             }
         }
+
         for (target, &sum) in row.as_flattened_mut().iter_mut().zip(&sums) {
             *target = byte(sum);
         }
     }
+
     square
 }
 
@@ -154,6 +163,7 @@ fn across_wide(source: &[u16], width: usize, side: usize) -> Vec<u16> {
     if width == side {
         return source.to_vec();
     }
+
     let taps = Taps::new(width, side);
     let sum = |row: &[u16], (start, weights): (usize, &[f64])| {
         let taken = row[start..].iter().zip(weights);
@@ -163,6 +173,7 @@ fn across_wide(source: &[u16], width: usize, side: usize) -> Vec<u16> {
                 .sum(),
         )
     };
+
     let rows = source.chunks_exact(width);
     rows.flat_map(|row| taps.iter().map(move |tap| sum(row, tap)))
         .collect()
@@ -214,18 +225,22 @@ impl Taps<f64> {
             weights: vec![0.0; count * output],
             count,
         };
+
         for (target, weights) in taps.weights.chunks_exact_mut(count).enumerate() {
             let centre = (target as f64 + 0.5) * scale;
             let start = (centre - reach + 0.5) as usize;
             let end = ((centre + reach + 0.5) as usize).min(input);
             let weights = &mut weights[..end - start];
+
             for (source, weight) in (start..).zip(weights.iter_mut()) {
                 *weight = cubic((source as f64 - centre + 0.5) * (1.0 / stretch));
             }
+
             let total: f64 = weights.iter().sum();
             weights.iter_mut().for_each(|weight| *weight /= total);
             taps.starts.push(start);
         }
+
         taps
     }
 
@@ -236,6 +251,7 @@ impl Taps<f64> {
             .iter()
             .map(|weight| (weight * one).round() as i32)
             .collect();
+
         Taps {
             starts: self.starts,
             weights,

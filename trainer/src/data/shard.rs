@@ -127,6 +127,7 @@ impl Dataset {
             }
             Err(error) => return Err(error),
         };
+
         let before = self.index.shards[..number].iter();
         let (images, pairs) = before.fold((0, 0), |(i, p), s| (i + s.images, p + s.pairs));
         let (members, damage) = verify(&uri, part, &bytes);
@@ -141,6 +142,7 @@ impl Dataset {
         let Some(part) = &self.index.loose_texts else {
             return Ok(Vec::new());
         };
+
         let bytes = self.store.get(&part.name)?;
         let uri = self.store.uri_of(&part.name);
         if sha256(&bytes) != part.sha256 {
@@ -151,9 +153,11 @@ impl Dataset {
                 part.bytes
             )));
         }
+
         let lines = bytes
             .split(|byte| *byte == b'\n')
             .filter(|line| !line.is_empty());
+
         lines
             .map(
                 |line| match Label::read(Some(line), None).map(|label| label.texts) {
@@ -193,8 +197,10 @@ fn verify(uri: &str, part: &Part, bytes: &Bytes) -> (Vec<Member>, Option<String>
              run `cnclip prepare --shards` again if the change is meant.",
             part.sha256
         );
+
         return (Vec::new(), Some(damage));
     }
+
     let (members, torn) = tar::read(bytes);
     let damage = match found.cmp(&part.bytes) {
         std::cmp::Ordering::Equal => torn.map(|why| format!("Shard {uri} is no tar: {why}.")),
@@ -210,6 +216,7 @@ fn verify(uri: &str, part: &Part, bytes: &Bytes) -> (Vec<Member>, Option<String>
             size(found - part.bytes)
         )),
     };
+
     match found > part.bytes {
         true => (Vec::new(), damage),
         false => (members, damage),
@@ -253,6 +260,7 @@ impl Shard {
                     text,
                 })
                 .collect();
+
             let sample = samples.len() as u32;
             pairs.extend((0..captions.len() as u32).map(|caption| (sample, caption)));
             let image_id = label.image_id.unwrap_or(Id::Number(image));
@@ -263,6 +271,7 @@ impl Shard {
                 captions,
             });
         }
+
         Self {
             uri,
             samples,

@@ -32,6 +32,7 @@ pub fn open(uri: &str, options: &Options) -> Result<Dataset> {
     if store.size(INDEX)?.is_some() {
         return Dataset::new(store);
     }
+
     match place(uri) {
         Some(place) => Split::find(uri, place)?.shards(uri, options),
         None => Dataset::new(store),
@@ -64,6 +65,7 @@ fn place(uri: &str) -> Option<(&str, String, &str)> {
     let (above, folder) = parent.rsplit_once('/').unwrap_or((".", parent));
     // What is left of `s3://bucket` and of `/folder` names no place.
     let is_place = |place: &str| !place.is_empty() && !place.ends_with('/');
+
     match folder {
         "lmdb" if is_place(above) => Some((above, format!("lmdb/{split}"), split)),
         _ => is_place(parent).then(|| (parent, split.to_owned(), split)),
@@ -99,6 +101,7 @@ impl Split {
                 root.uri_of(&beside)
             )));
         };
+
         Ok(Self { root, files })
     }
 
@@ -107,20 +110,24 @@ impl Split {
         let temporary = std::env::temp_dir();
         let folder = tempfile::tempdir().map_err(Error::file("create a folder in", temporary))?;
         let [copies, shards] = ["files", "shards"].map(|name| folder.path().join(name));
+
         for name in self.files.names() {
             tracing::info!("Copying {}", self.root.uri_of(&name));
             self.root.save(&name, &copies.join(&name))?;
         }
+
         let output = Store::open(&shards.display().to_string())?;
         let prepared = self.prepare(&copies, &output, options);
         let mut prepared = prepared.map_err(|error| match error {
             Error::Data(told) => Error::Data(self.by_place(&told, &copies)),
             other => other,
         })?;
+
         let examples = prepared.skipped.examples.iter_mut();
         examples.for_each(|told| *told = self.by_place(told, &copies));
         prepared.tell(&format!("Shards made of {uri}"));
         fs::remove_dir_all(&copies).map_err(Error::file("remove", &copies))?;
+
         Ok(Dataset::new(output.known_as(uri))?.within(folder))
     }
 

@@ -80,11 +80,13 @@ impl Vocabulary {
                 .copied()
                 .ok_or(VocabularyError::Missing { lines, token })
         };
+
         let unknown = id("[UNK]")?;
         let start = id("[CLS]")?;
         let end = id("[SEP]")?;
         let tails = tokens().filter_map(|(t, id)| Some((t.strip_prefix("##")?.into(), id)));
         let longest = heads.keys().map(|token| token.len()).max().unwrap_or(0);
+
         Ok(Self {
             tails: tails.collect(),
             heads,
@@ -110,9 +112,11 @@ impl Vocabulary {
             .iter()
             .map(|b| format!("{b:02x}"))
             .collect();
+
         if found.eq_ignore_ascii_case(expected_hex) {
             return Ok(());
         }
+
         Err(VocabularyError::Digest {
             expected: expected_hex.into(),
             found,
@@ -127,6 +131,7 @@ impl Vocabulary {
             .char_indices()
             .rev()
             .map(|(start, c)| start + c.len_utf8());
+
         ends.find_map(|end| Some((*tokens.get(&rest[..end])?, end)))
     }
 }
@@ -155,14 +160,17 @@ impl Tokenizer {
         let room = context_length.max(2) - 1;
         let mut ids = Vec::with_capacity((text.len() + 2).min(room + 1));
         ids.push(self.vocabulary.start);
+
         for token in spaced(text).split_whitespace() {
             for word in words(&folded(token)) {
                 self.push_pieces(word, &mut ids);
             }
+
             if ids.len() >= room {
                 break;
             }
         }
+
         ids.truncate(room);
         ids.push(self.vocabulary.end);
         ids
@@ -177,10 +185,12 @@ impl Tokenizer {
         let encode = |text| self.encode(AsRef::<str>::as_ref(text), context_length);
         let mut ids = Vec::new();
         let mut offsets = vec![0];
+
         for text in texts.par_iter().map(encode).collect::<Vec<_>>() {
             ids.extend(text);
             offsets.push(ids.len());
         }
+
         (ids, offsets)
     }
 
@@ -192,10 +202,12 @@ impl Tokenizer {
         } else {
             ""
         };
+
         while let Some((id, end)) = self.vocabulary.longest_piece(rest, ids.len() == before) {
             ids.push(id);
             rest = &rest[end..];
         }
+
         if ids.len() == before || !rest.is_empty() {
             ids.truncate(before);
             ids.push(self.vocabulary.unknown);
@@ -219,6 +231,7 @@ fn spaced(text: &str) -> String {
             spaced.push(c);
         }
     }
+
     spaced
 }
 
@@ -230,6 +243,7 @@ fn folded(token: &str) -> Cow<'_, str> {
     {
         return Cow::Borrowed(token);
     }
+
     let is_accent = |c: &char| get_general_category(*c) == GeneralCategory::NonspacingMark;
     Cow::Owned(
         token
@@ -250,6 +264,7 @@ fn words(token: &str) -> impl Iterator<Item = &str> {
         } else {
             rest.find(is_punctuation).unwrap_or(rest.len())
         };
+
         let (word, tail) = rest.split_at(end);
         rest = tail;
         Some(word)
@@ -279,6 +294,7 @@ fn is_punctuation(c: char) -> bool {
     if c.is_ascii() {
         return c.is_ascii_punctuation();
     }
+
     matches!(
         get_general_category(c),
         ConnectorPunctuation

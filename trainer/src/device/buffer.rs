@@ -81,6 +81,7 @@ impl Buffer {
             format,
             twin,
         } = self;
+
         Span {
             device,
             address: *address,
@@ -101,6 +102,7 @@ impl Buffer {
             self.format == Format::U32,
             "whole numbers lie in memory for whole numbers"
         );
+
         self.take(cast_slice(numbers), numbers.len())
     }
 
@@ -123,6 +125,7 @@ fn allocate(device: &Device, bytes: usize) -> Address {
         driver.clear(at, bytes)?;
         Ok(at)
     });
+
     found.unwrap_or_default()
 }
 
@@ -181,6 +184,7 @@ impl<'a> Span<'a> {
             "{range:?} of {}",
             self.len
         );
+
         let at = |address: Address, format: Format| address + (range.start * format.bytes()) as u64;
         Self {
             address: at(self.address, self.format),
@@ -211,6 +215,7 @@ impl<'a> Span<'a> {
         let mut bytes = vec![0_u8; self.len * self.format.bytes()];
         self.device
             .run(|driver| driver.download(self.address, &mut bytes));
+
         match self.format {
             Format::F32 => bytemuck::pod_collect_to_vec(&bytes),
             Format::Bf16 => {
@@ -283,6 +288,7 @@ impl<'a> SpanMut<'a> {
             format,
             twin,
         } = self.0;
+
         device.run(|driver| driver.clear(address, len * format.bytes()));
         if let Some(twin) = twin {
             device.run(|driver| driver.clear(twin, len * Format::Bf16.bytes()));
@@ -296,6 +302,7 @@ impl<'a> SpanMut<'a> {
             values.len(),
             "copies are as long as what they are of"
         );
+
         let Span {
             device,
             address,
@@ -303,6 +310,7 @@ impl<'a> SpanMut<'a> {
             twin,
             ..
         } = self.0;
+
         let rounded = || {
             let mut halves = vec![bf16::ZERO; values.len()];
             halves.convert_from_f32_slice(values);
@@ -311,11 +319,13 @@ impl<'a> SpanMut<'a> {
                 .map(|half| half.to_bits())
                 .collect::<Vec<u16>>()
         };
+
         match format {
             Format::F32 => device.run(|driver| driver.upload(cast_slice(values), address)),
             Format::Bf16 => device.run(|driver| driver.upload(cast_slice(&rounded()), address)),
             Format::U32 | Format::U8 => unreachable_format(),
         };
+
         if let Some(twin) = twin {
             device.run(|driver| driver.upload(cast_slice(&rounded()), twin));
         }
@@ -327,9 +337,11 @@ impl<'a> SpanMut<'a> {
             self.0.len, from.len,
             "copies are as long as what they are of"
         );
+
         if self.0.format != from.format || self.0.twin.is_some() {
             return super::ops::convert(from, self.reborrow());
         }
+
         let Span {
             device,
             address,
@@ -337,6 +349,7 @@ impl<'a> SpanMut<'a> {
             format,
             ..
         } = self.0;
+
         device.run(|driver| driver.copy(from.address, address, len * format.bytes()));
     }
 }

@@ -36,6 +36,7 @@ impl Launch {
         } else {
             "f32"
         };
+
         Self::new(&format!("{name}_{end}"))
     }
 
@@ -95,6 +96,7 @@ impl Launch {
             u32::try_from(number).is_ok(),
             "{number} does not fit into 32 bits"
         );
+
         self.arguments.push(Argument::Whole(number as u32));
         self
     }

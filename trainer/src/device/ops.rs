@@ -36,6 +36,7 @@ pub fn convert(from: Span<'_>, mut to: SpanMut<'_>) {
     let names =
         [from.format(), to.span().format()].map(|format| format!("{format:?}").to_lowercase());
     let launch = Launch::new(&format!("convert_{}_{}", names[0], names[1])).over(len.div_ceil(8));
+
     launch
         .read(from)
         .write(&mut to)

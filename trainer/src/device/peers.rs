@@ -92,6 +92,7 @@ impl Group {
             span.format() == Format::F32,
             "numbers travel between ranks in fp32"
         );
+
         (span.address(), span.len())
     }
 }

@@ -29,6 +29,7 @@ impl Operand {
         } else {
             (rows - 1) * row_stride + cols
         };
+
         assert!(end <= span.len(), "the matrix leaves its memory");
         Self {
             address: span.address(),
@@ -93,12 +94,14 @@ impl Product {
                 (m.rows, m.cols)
             }
         };
+
         let (rows, inner) = side(a);
         let (depth, cols) = side(b);
         assert!(
             inner == depth && (rows, cols) == side(target),
             "shapes do not chain"
         );
+
         Self {
             a,
             b,

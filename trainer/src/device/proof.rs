@@ -24,6 +24,7 @@ pub fn prove(device: &Device) -> Result<(), Fault> {
         Operand::new(near.span(), INNER),
         Operand::new(far.span(), COLS),
     );
+
     device.multiply(&product);
     let found = read(device, target.span_mut().span())?;
     compare("multiplied matrices", &found, &multiply(&a, &b), 1e-3)
@@ -42,12 +43,14 @@ fn round(device: &Device, values: &[f32]) -> Result<Buffer, Fault> {
     let mut rounded = Buffer::new(device, values.len(), Format::Bf16);
     rounded.span_mut().copy_from(exact.span());
     let here: Vec<f32> = values.iter().copied().map(rounding).collect();
+
     compare(
         "rounded numbers",
         &read(device, rounded.span())?,
         &here,
         0.0,
     )?;
+
     Ok(rounded)
 }
 
@@ -68,6 +71,7 @@ fn multiply(a: &[f32], b: &[f32]) -> Vec<f32> {
         let term = |k: usize| rounding(a[row * INNER + k]) * rounding(b[k * COLS + col]);
         (0..INNER).map(term).sum()
     };
+
     (0..ROWS * COLS).map(cell).collect()
 }
 
@@ -78,5 +82,6 @@ fn compare(what: &str, found: &[f32], expected: &[f32], tolerance: f32) -> Resul
     let found = found[i];
     let expected = expected[i];
     let words = format!("number {i} is {found}, this machine finds {expected}");
+
     Err(Fault::broken(format!("the device {what} wrongly"), words))
 }

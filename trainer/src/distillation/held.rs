@@ -26,6 +26,7 @@ impl Held {
             begins: memory.whole(begins.len())?,
             shares: memory.exact(shares.len()),
         };
+
         held.firsts.take_whole(&firsts);
         held.begins.take_whole(&begins);
         held.shares.copy_from(View::Host(&shares));

@@ -25,6 +25,7 @@ fn vectors_are_stretched_as_pytorch_does() {
             1.0, 1.545455, 2.909091, 4.454545, 6.727273, 9.0, 4.0, -1.0, 0.545455, 3.727274, 5.0,
         ],
     ];
+
     for right in rows {
         let mut found = vec![9.0; right.len()];
         Stretch::new(5, right.len()).forward(&[1.0, 4.0, 9.0, -2.0, 5.0], &mut found);
@@ -47,6 +48,7 @@ fn the_distance_and_its_gradient_are_candles() {
     let batch = 7;
     let width = 11;
     let weight = 0.3;
+
     for wide in [5, 11, 17] {
         let features = numbers(batch * width, 1);
         let taught = numbers(batch * wide, 2);
@@ -67,6 +69,7 @@ fn the_distance_and_its_gradient_are_candles() {
                 row
             })
             .collect();
+
         let tensor =
             |values: &[f32], shape| Tensor::from_slice(values, shape, &Device::Cpu).unwrap();
         let own = Var::from_slice(&features, (batch, width), &Device::Cpu).unwrap();
@@ -75,10 +78,12 @@ fn the_distance_and_its_gradient_are_candles() {
         let right = formula(&own, &taught, &stretch, weight).unwrap();
         let gradient = flat(right.backward().unwrap().get(&own).unwrap());
         let right = f64::from(right.to_scalar::<f32>().unwrap());
+
         assert!(
             (weight * distance - right).abs() < 1e-6,
             "{wide}: {distance} for {right}"
         );
+
         for ((found, before), right) in gradients.iter().zip(before).zip(gradient) {
             assert!(
                 (found - before - right).abs() < 1e-6,

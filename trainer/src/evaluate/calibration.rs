@@ -20,9 +20,11 @@ pub fn wanted(task: &TaskConfig, dataset: &Dataset) -> Result<Option<f64>> {
         .retrieval
         .as_ref()
         .and_then(|retrieval| retrieval.calibration);
+
     let Some(calibration) = calibration else {
         return Ok(None);
     };
+
     let name = &task.name;
     let wanted = calibration.precision_percent;
     if !(wanted > 0.0 && wanted <= 100.0) {
@@ -31,6 +33,7 @@ pub fn wanted(task: &TaskConfig, dataset: &Dataset) -> Result<Option<f64>> {
              most 100."
         )));
     }
+
     match dataset.index().pairs {
         0 => Err(Error::Data(format!(
             "Task {name} cannot be calibrated: {} says of no text which image it describes. Name a \
@@ -59,12 +62,14 @@ pub fn threshold(found: &Direction, wanted: f64) -> Option<Threshold> {
     let queries = firsts.len();
     let mut right = 0;
     let mut best = None::<Threshold>;
+
     for (place, &(similarity, is_right)) in (1..).zip(&firsts) {
         right += usize::from(is_right);
         // One of equally similar answers cannot be told without the others.
         if firsts.get(place).is_some_and(|next| next.0 == similarity) {
             continue;
         }
+
         let share = |part: usize, of: usize| 100.0 * part as f64 / of as f64;
         let precision = share(right, place);
         let coverage = share(place, queries);
@@ -74,13 +79,16 @@ pub fn threshold(found: &Direction, wanted: f64) -> Option<Threshold> {
             precision,
             coverage,
         };
+
         let better = match best {
             None => true,
             Some(best) if best.is_reached() => here.is_reached(),
             Some(best) => here.is_reached() || precision >= best.precision,
         };
+
         best = if better { Some(here) } else { best };
     }
+
     best
 }
 
@@ -107,6 +115,7 @@ mod tests {
                 similarity,
             }]
         };
+
         let mut nearest: Vec<_> = answers.iter().map(near).collect();
         let mut relevant = vec![vec![0]; answers.len()];
         // Nobody knows what would be right for this one.
@@ -114,6 +123,7 @@ mod tests {
             index: 0,
             similarity: 2.0,
         }]);
+
         relevant.push(vec![]);
         Direction {
             recall: None,
@@ -133,6 +143,7 @@ mod tests {
             (0.5, false),
             (0.4, true),
         ];
+
         // From the top: 100, 50, 66.7, 75, 60 and 66.7 %.
         for (wanted, similarity, precision, coverage) in [
             (100.0, 0.9, 100.0, 1.0 / 6.0),

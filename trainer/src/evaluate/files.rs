@@ -23,12 +23,15 @@ pub(super) fn write(scored: &Scored, formats: &[FeatureFormat], folder: &Store) 
     let ids = (texts.as_slice(), images.as_slice());
     let of_texts = &retrieval.text_to_image;
     let of_images = &retrieval.image_to_text;
+
     put(folder, TEXT_TO_IMAGE, |to| {
         predictions::of_texts(ids, of_texts, to)
     })?;
+
     put(folder, IMAGE_TO_TEXT, |to| {
         predictions::of_images(ids, of_images, to)
     })?;
+
     for (name, direction) in [
         (TEXT_TO_IMAGE_SCORE, of_texts),
         (IMAGE_TO_TEXT_SCORE, of_images),
@@ -38,12 +41,14 @@ pub(super) fn write(scored: &Scored, formats: &[FeatureFormat], folder: &Store) 
             .map(|recall| predictions::score(recall).to_string());
         score.map_or(Ok(()), |score| folder.put(name, score.into()))?;
     }
+
     if let Some(threshold) = scored.threshold() {
         let least = threshold.similarity as f32;
         put(folder, ANSWERS, |to| {
             predictions::answers(ids, of_texts, least, to)
         })?;
     }
+
     formats
         .iter()
         .try_for_each(|&format| features(scored, format, ids, folder))
@@ -70,6 +75,7 @@ fn features(
             folder.put(&format!("{name}.ids.jsonl"), ids.into())
         })?;
     }
+
     Ok(())
 }
 

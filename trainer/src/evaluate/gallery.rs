@@ -79,6 +79,7 @@ impl Gallery {
             width: encoder.width(),
             ..Self::default()
         };
+
         let mut own = Found::default();
         let mut features = Vec::new();
         let pictures: u64 = dataset.index().shards.iter().map(|part| part.images).sum();
@@ -89,26 +90,31 @@ impl Gallery {
                 // A refused chunk means that the reader has gone: there is nobody to tell.
                 let _ = read(dataset, sizes, part, |chunk| chunks.send(chunk).is_ok());
             });
+
             ready.into_iter().try_for_each(|chunk| {
                 let Chunk { planes, found } = chunk?;
                 if !found.images.is_empty() {
                     features.extend_from_slice(&encoder.encode_images(Pixels::Bytes(&planes)));
                 }
+
                 own.append(found);
                 Ok::<_, Error>(())
             })
         })?;
+
         encoder.check()?;
         gallery.image_features = world.concat(features)?;
         exchange(&own, world)?
             .into_iter()
             .for_each(|found| gallery.take(found));
+
         gallery.take(loose(dataset)?);
         gallery.judge(dataset, most_skipped)?;
         let part = share(gallery.texts.len(), world);
         let features = gallery.encode_texts(tokenizer, encoder, (sizes, part));
         encoder.check()?;
         gallery.text_features = world.concat(features)?;
+
         Ok(gallery)
     }
 
@@ -135,6 +141,7 @@ impl Gallery {
         images.sort_unstable_by_key(|&image| (self.images[image].shard, image));
         images.dedup();
         let mut found = HashMap::new();
+
         for group in images.chunk_by(|&a, &b| self.images[a].shard == self.images[b].shard) {
             let shard = dataset.shard(self.images[group[0]].shard)?;
             for &image in group {
@@ -143,6 +150,7 @@ impl Gallery {
                 found.extend(sample.map(|s| (image, Bytes::copy_from_slice(&s.image))));
             }
         }
+
         Ok(found)
     }
 
@@ -150,6 +158,7 @@ impl Gallery {
         let first = self.images.len();
         self.images.extend(found.images);
         self.unusable.append(found.unusable);
+
         for (caption, image) in found.captions {
             let text = self.text(caption);
             self.relevant[text].extend(image.map(|image| first + image));
@@ -179,13 +188,16 @@ impl Gallery {
                 .iter()
                 .map(|caption| dataset_rules(&caption.text))
                 .collect();
+
             let (ids, offsets) = tokenizer.pack(&texts, sizes.context_length);
             let texts = Texts {
                 ids: &ids,
                 offsets: &offsets,
             };
+
             features.extend_from_slice(&encoder.encode_texts(texts));
         }
+
         features
     }
 

@@ -56,11 +56,13 @@ pub fn evaluate_within(
         version,
         ..EvaluationReport::default()
     };
+
     reporter.update(|report| report.evaluation = Some(known));
     let result = score_all(config, reporter, &stop, memory);
     if result.is_err() && source::is_missing(&config.checkpoint) {
         tell(reporter, |evaluation| evaluation.missing = true);
     }
+
     result
 }
 
@@ -85,15 +87,18 @@ fn score_all(
             ..config.clone()
         },
     )?;
+
     let crew = Crew::join(&config.world, &claim, stop)?;
     let rank = |world: &World, reporter: &Reporter| {
         evaluation((config, &ready), (&memory(world.rank())?, world), reporter)
     };
+
     let mut table = String::new();
     let first = |world: Arc<World>| {
         table = rank(&world, reporter)?;
         Ok(())
     };
+
     let silent = || Reporter::silent(config.run.clone());
     crew.work(first, |world| rank(&world, &silent()).map(drop))?;
     Ok(table)
@@ -110,6 +115,7 @@ fn evaluation(
     subject.agree(world)?;
     begin(config, &subject, reporter);
     let mut tasks = Vec::new();
+
     for task in config.tasks.iter().zip(ready) {
         let done = subject.measure(task, (config, &artifacts), world)?;
         reporter.update(|report| {
@@ -118,12 +124,15 @@ fn evaluation(
                 .results
                 .extend(done.iter().map(|task| task.result.clone()));
         });
+
         tasks.extend(done);
     }
+
     let table = match world.is_first() {
         true => outcome::write(config, &subject.found, tasks, &artifacts)?,
         false => String::new(),
     };
+
     // Who ends well knows that all do.
     world.meet()?;
     reporter.update(|report| report.activity = Activity::Done);
@@ -135,6 +144,7 @@ fn begin(config: &EvaluateConfig, subject: &Subject, reporter: &Reporter) {
         report.activity = Activity::Evaluating;
         report.steps = config.tasks.len() as i64;
     });
+
     tell(reporter, |evaluation| {
         evaluation.checkpoint = Some(subject.found.uri.clone());
         evaluation.digest.clone_from(&subject.found.digest);
@@ -155,6 +165,7 @@ mod tests {
             "artifacts": artifacts.path(),
         }))
         .unwrap();
+
         let reporter = Reporter::silent(config.run.clone());
         evaluate(&config, &reporter, || false).unwrap_err();
         reporter.current().evaluation.unwrap()
@@ -170,6 +181,7 @@ mod tests {
             "{}",
         )
         .unwrap();
+
         let rows = [
             ("align/checkpoints/10-1", true),
             ("align/checkpoints/10-1/", true),
@@ -177,6 +189,7 @@ mod tests {
             ("align", false),
             ("weights.pt", false),
         ];
+
         for (path, missing) in rows {
             let found = told(&at(path));
             assert_eq!(found.missing, missing, "{path}");

@@ -96,6 +96,7 @@ pub fn answers<I: Serialize>(
             let image = first.filter(|first| first.similarity >= least);
             let image_id = image.map(|image| &images[image.index]);
             let similarity = first.map(|first| first.similarity);
+
             line(
                 writer,
                 &Answer {
@@ -118,9 +119,11 @@ pub fn score(recall: Recall) -> Value {
         r10,
         mean_recall,
     } = recall;
+
     let numbers = json!({
         "score": mean_recall, "mean_recall": mean_recall, "r1": r1, "r5": r5, "r10": r10
     });
+
     json!({"success": true, "score": mean_recall, "scoreJson": numbers})
 }
 

@@ -53,6 +53,7 @@ impl Retrieval {
             images,
             relevant,
         } = pool;
+
         let back = reversed(relevant, images.count());
         Self {
             text_to_image: Direction::new(nearest(texts, images, KEPT), relevant.to_vec()),
@@ -77,6 +78,7 @@ impl Direction {
         let places: Vec<_> = places
             .map(|(found, right)| first_hit(found, right))
             .collect();
+
         let unanswerable = relevant.iter().filter(|right| right.is_empty()).count();
         let queries = relevant.len() - unanswerable;
         let recall = (queries > 0).then(|| recall(&places, queries));
@@ -99,10 +101,12 @@ fn recall(places: &[Option<usize>], queries: usize) -> Recall {
         let hits = places.iter().flatten().filter(|&&place| place < k).count();
         hits as f64 / queries as f64
     };
+
     let r1 = share(1);
     let r5 = share(5);
     let r10 = share(10);
     let mean = (r1 + r5 + r10) / 3.0;
+
     Recall {
         r1: r1 * 100.0,
         r5: r5 * 100.0,
@@ -117,6 +121,7 @@ fn reversed(relevant: &[Vec<usize>], images: usize) -> Vec<Vec<usize>> {
     for (text, right) in relevant.iter().enumerate() {
         right.iter().for_each(|&image| texts[image].push(text));
     }
+
     texts
 }
 

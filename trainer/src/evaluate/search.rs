@@ -30,6 +30,7 @@ impl<'a> Features<'a> {
             width > 0 && values.len().is_multiple_of(width),
             "the vectors are not whole"
         );
+
         Self { values, width }
     }
 
@@ -82,6 +83,7 @@ pub fn nearest(queries: Features<'_>, candidates: Features<'_>, count: usize) ->
         queries.width, candidates.width,
         "queries and candidates are of one width"
     );
+
     // Few queries are shared by all threads; many are compared in blocks that make a product worth it.
     let share = queries.count().div_ceil(rayon::current_num_threads());
     let blocks = queries.blocks(share.clamp(1, QUERIES));
@@ -98,6 +100,7 @@ fn nearest_to_block(
     let mut best = vec![Best::new(count); queries.rows()];
     let mut similarities = Vec::new();
     let step = CANDIDATES * candidates.width;
+
     for (number, values) in candidates.values.chunks(step).enumerate() {
         let block = Matrix::new(values, candidates.width);
         similarities.resize(queries.rows() * block.rows(), 0.0);
@@ -109,10 +112,12 @@ fn nearest_to_block(
             (queries, block.transposed()),
             Threads::One,
         );
+
         for (best, row) in best.iter_mut().zip(similarities.chunks(block.rows())) {
             best.offer(number * CANDIDATES, row);
         }
     }
+
     best.into_iter().map(|best| best.found)
 }
 
@@ -163,12 +168,15 @@ impl Best {
         } else {
             similarity
         };
+
         if self.is_full() && similarity <= self.worst() {
             return;
         }
+
         let place = self
             .found
             .partition_point(|better| better.similarity >= similarity);
+
         self.found.insert(place, Near { index, similarity });
         self.found.truncate(self.count);
     }
@@ -189,12 +197,14 @@ mod tests {
                 .map(|(a, b)| a * b)
                 .sum()
         };
+
         let order = |q| {
             let mut order: Vec<usize> = (0..candidates.count()).collect();
             order.sort_by(|&a, &b| dot(q, b).total_cmp(&dot(q, a)));
             order.truncate(count);
             order
         };
+
         (0..queries.count()).map(order).collect()
     }
 
@@ -233,6 +243,7 @@ mod tests {
         let places: Vec<_> = found[0].iter().map(|near| near.index).collect();
         assert_eq!(places, [3, 1, 4, 0]);
         let similarities: Vec<_> = found[0].iter().map(|near| near.similarity).collect();
+
         assert_eq!(similarities, [2.0, 1.0, -3.0, f32::NEG_INFINITY]);
     }
 
@@ -250,6 +261,7 @@ mod tests {
             places(Features::new(&[1.0, 0.0], 2), none, 10),
             [[0usize; 0]]
         );
+
         assert!(nearest(none, Features::new(&[1.0, 0.0], 2), 10).is_empty());
         let axes = Features::new(&[1.0, 0.0, 0.0, 1.0], 2);
         assert_eq!(places(axes, axes, 0), [[0usize; 0]; 2]);

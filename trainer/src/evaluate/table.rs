@@ -40,16 +40,19 @@ fn pool(result: &TaskResult) -> String {
         seconds,
         ..
     } = result;
+
     let others = match &result.measured {
         Measured::Retrieval(scores) => format!("{} texts", scores.texts),
         Measured::ZeroShot(scores) => format!("{} classes", scores.classes),
     };
+
     let threshold = threshold(result).unwrap_or_default();
     let labels = if is_unlabelled(result) {
         ", no labels"
     } else {
         ""
     };
+
     format!("{name}: {others}, {images} images, {seconds:.1} s{labels}\n{threshold}")
 }
 
@@ -57,6 +60,7 @@ fn threshold(result: &TaskResult) -> Option<String> {
     let Measured::Retrieval(scores) = &result.measured else {
         return None;
     };
+
     let found = scores.threshold.as_ref()?;
     let Threshold {
         wanted,
@@ -64,6 +68,7 @@ fn threshold(result: &TaskResult) -> Option<String> {
         precision,
         coverage,
     } = found;
+
     let name = &result.name;
     Some(match found.is_reached() {
         true => format!(
@@ -85,9 +90,11 @@ fn recalls(result: &TaskResult) -> Vec<Vec<String>> {
     let Measured::Retrieval(scores) = &result.measured else {
         return Vec::new();
     };
+
     let Some(recalls) = &scores.recalls else {
         return Vec::new();
     };
+
     let row = |direction: &str, recall: &Recall| {
         let Recall {
             r1,
@@ -95,12 +102,14 @@ fn recalls(result: &TaskResult) -> Vec<Vec<String>> {
             r10,
             mean_recall,
         } = recall;
+
         let numbers = [r1, r5, r10, mean_recall].map(|value| format!("{value:.1}"));
         [result.name.clone(), direction.into()]
             .into_iter()
             .chain(numbers)
             .collect()
     };
+
     vec![
         row("text→image", &recalls.text_to_image),
         row("image→text", &recalls.image_to_text),
@@ -111,11 +120,13 @@ fn classified(result: &TaskResult) -> Option<Vec<String>> {
     let Measured::ZeroShot(scores) = &result.measured else {
         return None;
     };
+
     let number = |metric| {
         result
             .score(metric)
             .map_or("–".to_owned(), |value| format!("{value:.1}"))
     };
+
     let words = [result.name.clone(), scores.headline.to_string()];
     Some(words.into_iter().chain(NUMBERS.map(number)).collect())
 }
@@ -134,10 +145,12 @@ mod tests {
             r10: 100.0,
             mean_recall: 77.4,
         };
+
         let recalls = Recalls {
             text_to_image: recall,
             image_to_text: Recall::default(),
         };
+
         let result = |name: &str, recalls| TaskResult {
             name: name.into(),
             dataset: "d".into(),
@@ -150,6 +163,7 @@ mod tests {
                 threshold: None,
             }),
         };
+
         assert_eq!(
             table(&[
                 result("m", Some(recalls)),
@@ -186,6 +200,7 @@ mod tests {
                 templates: TemplatesReport::default(),
             }),
         };
+
         assert_eq!(
             table(&[
                 result("memes", Metric::RocAuc, Some(53.7)),
@@ -208,11 +223,13 @@ mod tests {
                 coverage: 60.0,
                 wanted,
             };
+
             let scores = RetrievalScores {
                 texts: 3,
                 threshold: Some(numbers),
                 recalls: None,
             };
+
             let result = TaskResult {
                 name: "m".into(),
                 dataset: "d".into(),
@@ -221,8 +238,10 @@ mod tests {
                 seconds: 1.0,
                 measured: Measured::Retrieval(scores),
             };
+
             threshold(&result).unwrap()
         };
+
         let reached = "m: no match below 0.3100: above, 90.5 % of first images are right for 60.0 % of texts\n";
         assert_eq!(told(90.0), reached);
         let missed = "m: no similarity makes 95 % of first images right: at best 90.5 % from 0.3100 on, for 60.0 % of texts\n";

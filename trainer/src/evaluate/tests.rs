@@ -27,6 +27,7 @@ impl Directions {
         self.features = angles
             .flat_map(|angle| [angle.cos(), angle.sin()])
             .collect();
+
         self.largest_batch = self.largest_batch.max(self.features.len() / 2);
         self.features.as_slice().into()
     }
@@ -44,12 +45,14 @@ impl Encoder for Plain {
         let Pixels::Bytes(planes) = pixels else {
             panic!("pictures come as bytes")
         };
+
         let mean = |planes: &[u8]| {
             planes
                 .iter()
                 .map(|&level| f32::from(level) / 48.0)
                 .sum::<f32>()
         };
+
         self.0.keep(
             planes
                 .chunks(3 * SIZES.side * SIZES.side)
@@ -79,6 +82,7 @@ pub(crate) fn golden(store: &Store) -> Dataset {
         most_skipped: 0.1,
         ..prepare::Options::default()
     };
+
     let images = folder.join("train_imgs.tsv");
     let texts = folder.join("train_texts.jsonl");
     prepare(&images, &texts, store, &options, |_| ()).unwrap();
@@ -92,6 +96,7 @@ pub(crate) fn unlabelled(store: &Store) -> Dataset {
     let line = |id: u64| format!("{{\"text_id\": {id}, \"text\": \"{id}\", \"image_ids\": []}}\n");
     std::fs::write(&texts, [70, 1000, 8].map(line).concat()).unwrap();
     let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/dataset/train_imgs.tsv");
+
     prepare(&images, &texts, store, &prepare::Options::default(), |_| ()).unwrap();
     Dataset::new(store.clone()).unwrap()
 }
@@ -134,6 +139,7 @@ fn every_picture_and_every_text_is_encoded_once_with_what_belongs_together() {
         &World::alone(),
     )
     .unwrap();
+
     let pairs: usize = gallery.relevant.iter().map(Vec::len).sum();
     assert_eq!(gallery.images.len() as u64, dataset.index().images);
     assert_eq!(pairs as u64, dataset.index().pairs);
@@ -141,19 +147,23 @@ fn every_picture_and_every_text_is_encoded_once_with_what_belongs_together() {
         gallery.relevant.iter().any(|images| images.len() > 1),
         "a text of two pictures"
     );
+
     assert!(
         gallery.relevant.iter().any(Vec::is_empty),
         "a text of no picture"
     );
+
     assert_eq!(
         (gallery.pool().images.count(), gallery.pool().texts.count()),
         (gallery.images.len(), gallery.texts.len())
     );
+
     assert!(
         encoder.0.largest_batch <= SIZES.batch,
         "{}",
         encoder.0.largest_batch
     );
+
     for (text, images) in gallery.relevant.iter().enumerate() {
         for &image in images {
             let Place { shard, sample, .. } = gallery.images[image];
@@ -170,6 +180,7 @@ fn pictures_are_found_again() {
     let last = gallery.images.len() - 1;
     let found = gallery.pictures(&dataset, &[last, 0, last]).unwrap();
     assert_eq!(found.len(), 2);
+
     for (image, bytes) in found {
         let Place { shard, sample, .. } = gallery.images[image];
         assert_eq!(bytes, dataset.shard(shard).unwrap().samples[sample].image);
@@ -183,6 +194,7 @@ fn a_torn_shard_costs_its_own_pictures_and_too_many_end_the_evaluation() {
     let whole = encode(&dataset, 0.0).unwrap();
     let part = &dataset.index().shards[1];
     let bytes = store.get(&part.name).unwrap();
+
     store
         .put(&part.name, bytes.slice(..bytes.len() / 2))
         .unwrap();
@@ -193,6 +205,7 @@ fn a_torn_shard_costs_its_own_pictures_and_too_many_end_the_evaluation() {
         torn.images.len() as u64 + torn.unusable.count,
         whole.images.len() as u64
     );
+
     let error = encode(&dataset, 0.01).unwrap_err();
     assert!(
         error
@@ -200,6 +213,7 @@ fn a_torn_shard_costs_its_own_pictures_and_too_many_end_the_evaluation() {
             .contains(&format!("{} of ", torn.unusable.count)),
         "{error}"
     );
+
     assert!(error.to_string().contains(&part.name), "{error}");
     assert_eq!(error.exit().code(), 65);
 }
@@ -215,6 +229,7 @@ fn a_task_is_scored_as_its_validation_would_be() {
         measured,
         ..
     } = &scored.result;
+
     let Measured::Retrieval(RetrievalScores {
         texts,
         recalls: Some(found),
@@ -223,6 +238,7 @@ fn a_task_is_scored_as_its_validation_would_be() {
     else {
         panic!("{measured:?}")
     };
+
     assert_eq!((name.as_str(), of.as_str()), ("golden", dataset.uri()));
     assert_eq!((*images, *texts), (12, scored.gallery.texts.len() as i64));
     assert_eq!(
@@ -237,6 +253,7 @@ fn a_task_is_scored_as_its_validation_would_be() {
         .unwrap()
         .unwrap()
     );
+
     assert!(
         found.text_to_image.r10 > 0.0,
         "ten of twelve pictures are among the first ten"
@@ -248,6 +265,7 @@ fn rows(store: &Store, name: &str) -> Vec<Value> {
     let lines = bytes
         .split(|&byte| byte == b'\n')
         .filter(|line| !line.is_empty());
+
     lines
         .map(|line| serde_json::from_slice(line).unwrap())
         .collect()
@@ -264,10 +282,12 @@ fn what_was_found_is_told_in_the_numbers_of_the_data_set() {
         .iter()
         .map(|image| image.image_id.clone())
         .collect();
+
     assert!(
         images.contains(&12_345_678_901.into()),
         "as in the file, not their places: {images:?}"
     );
+
     let found = rows(&folder, "text_to_image.jsonl");
     assert_eq!(found.len(), scored.gallery.texts.len());
     for (row, text) in found.iter().zip(0..) {
@@ -275,16 +295,19 @@ fn what_was_found_is_told_in_the_numbers_of_the_data_set() {
             row["text_id"],
             serde_json::json!(scored.gallery.texts[text].text_id)
         );
+
         let nearest = scored.retrieval.text_to_image.nearest[text].iter();
         let right: Vec<_> = nearest.map(|near| images[near.index].clone()).collect();
         assert_eq!(row["image_ids"], serde_json::json!(right));
         assert_eq!(right.len(), 10);
     }
+
     assert_eq!(rows(&folder, "image_to_text.jsonl").len(), 12);
     let recalls = scored.retrieval.recalls().unwrap();
     let score = &rows(&folder, "text_to_image_score.json")[0];
     assert_eq!(score["scoreJson"]["r10"], recalls.text_to_image.r10);
     let score = &rows(&folder, "image_to_text_score.json")[0];
+
     assert_eq!(score["score"], recalls.image_to_text.mean_recall);
 }
 
@@ -296,6 +319,7 @@ fn a_data_set_without_labels_is_searched_all_the_same() {
     let Measured::Retrieval(scores) = &scored.result.measured else {
         panic!("a retrieval")
     };
+
     assert_eq!((scores.texts, scores.recalls), (3, None));
     files::write(&scored, &[], &folder).unwrap();
     let found = rows(&folder, "text_to_image.jsonl");
@@ -303,12 +327,14 @@ fn a_data_set_without_labels_is_searched_all_the_same() {
         .iter()
         .map(|row| row["text_id"].as_u64().unwrap())
         .collect();
+
     assert_eq!(ids, [8, 70, 1000]);
     assert!(
         found
             .iter()
             .all(|row| row["image_ids"].as_array().unwrap().len() == 10)
     );
+
     assert_eq!(
         folder.find("text_to_image_score.json").unwrap(),
         None,
@@ -324,6 +350,7 @@ fn a_data_set_without_labels_is_searched_all_the_same() {
         &World::alone(),
     )
     .unwrap_err();
+
     assert!(
         error.to_string().contains("says of no text which image"),
         "{error}"

@@ -42,9 +42,11 @@ impl Unusable {
                 self.examples.join(" ")
             )));
         }
+
         if self.count as f64 <= most * total as f64 {
             return Ok(());
         }
+
         Err(Error::Data(format!(
             "{} of {total} {what} cannot be used; at most {} % may be. The first: {} Correct the data \
              set, or raise maxSkippedPercent.",

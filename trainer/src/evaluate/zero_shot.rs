@@ -80,6 +80,7 @@ pub fn score(
     let width = encoder.width();
     let names = names::encode(ready, tokenizer, encoder, sizes, world)?;
     let encoded = pictures::encode(ready, encoder, (sizes, most_skipped), world)?;
+
     finite(ready, &names, "names")?;
     finite(ready, &encoded.features, "pictures")?;
     let probabilities = names::probabilities(&encoded.features, &names, width);
@@ -88,12 +89,14 @@ pub fn score(
         .iter()
         .map(|&place| ready.files[place].class)
         .collect();
+
     let classes = ready.classes.len();
     let guesses = Guesses {
         probabilities: &probabilities,
         classes,
         right: &right,
     };
+
     let confusion = guesses.confusion();
     let measured = Measured::ZeroShot(scores(ready, guesses, &confusion, &encoded.used));
     let result = TaskResult {
@@ -104,6 +107,7 @@ pub fn score(
         seconds: start.elapsed().as_secs_f64(),
         measured,
     };
+
     let pictures = encoded.used.iter().zip(probabilities.chunks(classes));
     let pictures = pictures.map(|(&place, row)| Picture {
         file: ready.files[place].path(),
@@ -111,6 +115,7 @@ pub fn score(
         labels: ready.labels[place].clone(),
         probabilities: row.to_vec(),
     });
+
     Ok(Scored {
         result,
         classes: ready.classes.clone(),
@@ -130,6 +135,7 @@ fn scores(
         used.iter()
             .map(move |&place| ready.labels[place].contains(&class))
     };
+
     let precision =
         |class| average_precision(&guesses.of_class(class), &labels(class).collect::<Vec<_>>());
     let precisions: Vec<_> = (0..guesses.classes).map(precision).collect();
@@ -137,6 +143,7 @@ fn scores(
     let area = (guesses.classes == 2)
         .then(|| roc_auc(&guesses.of_class(1), &second))
         .flatten();
+
     ZeroShotScores {
         classes: guesses.classes as i64,
         headline: ready.headline,
@@ -156,6 +163,7 @@ fn own_templates(set: TemplateSet) -> &'static str {
             include_str!(concat!("zero_shot/templates/", $name, ".txt"))
         };
     }
+
     match set {
         TemplateSet::General => file!("general"),
         TemplateSet::Flower => file!("flower"),
@@ -180,6 +188,7 @@ fn finite(ready: &Ready, features: &[f32], of: &str) -> Result<()> {
     if features.iter().all(|value| value.is_finite()) {
         return Ok(());
     }
+
     Err(Error::Data(format!(
         "task {}: the features of some {of} are not numbers. The checkpoint is of no use: its training \
          diverged, or its files are damaged. Score another.",

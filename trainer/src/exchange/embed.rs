@@ -64,6 +64,7 @@ impl Embedder {
                 "texts of {context} tokens are too long: the model has {positions} positions"
             )));
         }
+
         let (clip, params) = model.build(capacity)?;
         let side = model.config.image.resolution as usize;
         Ok(Self {
@@ -95,6 +96,7 @@ impl Embedder {
                 self.pictures(&pictures.collect::<Result<Vec<_>>>()?, writer)?;
                 progress(last, images.len());
             }
+
             Ok(())
         })
     }
@@ -119,6 +121,7 @@ impl Embedder {
                     done += samples.len();
                     progress(done, total);
                 }
+
                 Ok(())
             })
         })
@@ -145,11 +148,13 @@ impl Embedder {
                     ids: &ids,
                     offsets: &offsets,
                 };
+
                 let features = self.clip.encode_texts(&self.params, packed).read();
                 writer.add(texts.iter().map(|text| &text.text_id), &features)?;
                 done += texts.len();
                 progress(done, total);
             }
+
             Ok(())
         })
     }
@@ -172,10 +177,12 @@ impl Embedder {
             )
             .map_err(|error| Error::Data(format!("{}: {error}", picture.place)))
         })?;
+
         let features = self
             .clip
             .encode_images(&mut self.params, Pixels::Bytes(&planes))
             .read();
+
         writer.add(pictures.iter().map(|picture| &picture.image_id), &features)
     }
 }
@@ -197,6 +204,7 @@ impl Picture {
             image,
             ..
         } = sample.clone();
+
         Self {
             image_id,
             place: key,
@@ -218,6 +226,7 @@ fn file(
         ids = writer.finish()?;
         Ok(())
     })?;
+
     let Some(ids) = ids else { return Ok(()) };
     let beside = to.with_extension("ids.jsonl");
     output::file(&beside, |file| {
@@ -235,6 +244,7 @@ pub fn text_file(path: &Path) -> Result<Vec<Text>> {
         texts.push(text);
         Ok(())
     })?;
+
     Ok(texts)
 }
 
@@ -250,13 +260,16 @@ pub fn dataset_texts(dataset: &Dataset) -> Result<Vec<Text>> {
             texts.push(Text { text_id, text });
         }
     };
+
     shards(dataset, |samples| {
         samples
             .into_iter()
             .flat_map(|sample| sample.captions)
             .for_each(&mut keep);
+
         Ok(())
     })?;
+
     dataset.loose_texts()?.into_iter().for_each(keep);
     Ok(texts)
 }
@@ -270,5 +283,6 @@ fn shards(dataset: &Dataset, mut take: impl FnMut(Vec<Sample>) -> Result<()>) ->
             None => take(shard.samples)?,
         }
     }
+
     Ok(())
 }

@@ -34,6 +34,7 @@ pub fn export(
         batch: 1,
         context: 1,
     })?;
+
     match format {
         Format::HuggingFace => {
             let description = huggingface::Description::of(&model, vocabulary)?;

@@ -88,6 +88,7 @@ impl<W: Write + Send> Writer<W> {
             }
             FeatureFormat::Parquet => Kept::Table(Box::new(Table::new(to, width))),
         };
+
         Ok(Self { of, width, kept })
     }
 
@@ -125,6 +126,7 @@ impl<W: Write + Send> Writer<W> {
                 ids.iter()
                     .try_for_each(|id| output::line(&mut lines, id))
                     .map_err(unwritten)?;
+
                 Ok(Some(lines))
             }
             Kept::Table(table) => table.finish().map(|()| None),

@@ -52,6 +52,7 @@ pub fn gradients(folder: &str, batch: &Path, to: &Path) -> Result<()> {
         batch: pairs.count(),
         context: pairs.context,
     };
+
     let (mut clip, mut params) = Clip::new(&config, capacity);
     load(&mut params, &found.tensors, Part::All)
         .map_err(|error| Error::Data(format!("{}: {error}", found.uri)))?;
@@ -66,6 +67,7 @@ pub fn gradients(folder: &str, batch: &Path, to: &Path) -> Result<()> {
             },
         )
     });
+
     output::tensors(to, outcome.into_iter().chain(gradients))
 }
 
@@ -80,10 +82,12 @@ fn differentiate(
         ids: &pairs.ids,
         offsets: &pairs.offsets,
     };
+
     let batch = Batch {
         pixels: Pixels::Normalized(&pairs.pixels),
         texts,
     };
+
     let mut loss = ContrastiveLoss::new(count, width);
     let scale = clip.logit_scale(params);
     let (images, texts) = clip.forward(params, batch, Dropout::NONE);
@@ -101,6 +105,7 @@ fn differentiate(
             texts.read().into_owned(),
         ),
     ];
+
     params.clear_gradients();
     clip.add_logit_scale_gradient(params, score.logit_scale_gradient as f32);
     clip.backward(
@@ -110,6 +115,7 @@ fn differentiate(
         loss.gradients(0..count),
         &mut (),
     );
+
     outcome.map(|(name, shape, values)| {
         (
             name.to_owned(),
@@ -134,6 +140,7 @@ fn read(bytes: &[u8], config: &ModelConfig) -> Result<Pairs, String> {
             texts.shape()
         ));
     };
+
     let positions = config.text.positions as usize;
     if (height, width) != (side, side) || batch != rows || batch == 0 {
         return Err(format!(
@@ -142,11 +149,13 @@ fn read(bytes: &[u8], config: &ModelConfig) -> Result<Pairs, String> {
             texts.shape()
         ));
     }
+
     if !(1..=positions).contains(&context) {
         return Err(format!(
             "texts have {context} tokens, and the model 1 to {positions}"
         ));
     }
+
     let pixels: Vec<f32> = images
         .data()
         .as_chunks()
@@ -154,15 +163,18 @@ fn read(bytes: &[u8], config: &ModelConfig) -> Result<Pairs, String> {
         .iter()
         .map(|&value| f32::from_le_bytes(value))
         .collect();
+
     if let Some(place) = pixels.iter().position(|value| !value.is_finite()) {
         return Err(format!("number {place} of images is {}", pixels[place]));
     }
+
     let ids = texts
         .data()
         .as_chunks()
         .0
         .iter()
         .map(|&value| i64::from_le_bytes(value));
+
     captions(ids, context, config.text.vocab_size).map(|(ids, offsets)| Pairs {
         pixels,
         ids,
@@ -175,6 +187,7 @@ fn tensor<'a>(file: &SafeTensors<'a>, name: &str, dtype: Dtype) -> Result<Tensor
     let tensor = file
         .tensor(name)
         .map_err(|_| format!("the batch has no tensor `{name}`"))?;
+
     match tensor.dtype() {
         found if found == dtype => Ok(tensor),
         found => Err(format!("`{name}` is of {found:?}, expected {dtype:?}")),
@@ -197,10 +210,12 @@ fn captions(
             vocab_size - 1
         )),
     };
+
     let padded = ids
         .enumerate()
         .map(id)
         .collect::<Result<Vec<u32>, String>>()?;
+
     let mut ids = Vec::with_capacity(padded.len());
     let mut offsets = vec![0];
     for row in padded.chunks(context) {
@@ -208,8 +223,10 @@ fn captions(
             .iter()
             .rposition(|&id| id != 0)
             .map_or(context, |last| last + 1);
+
         ids.extend(&row[..length]);
         offsets.push(ids.len());
     }
+
     Ok((ids, offsets))
 }

@@ -62,14 +62,17 @@ pub fn inspect(uri: &str) -> Result<Inspection> {
         towers,
         tensors,
     } = source::unproven(uri)?;
+
     let model = config
         .as_ref()
         .map(|config| config.model.clone())
         .or_else(|| towers.model());
+
     let layout = match config {
         Some(_) => "checkpoint of cnclip".to_owned(),
         None => tensors.layout().to_string(),
     };
+
     Ok(Inspection {
         uri,
         layout,
@@ -97,9 +100,11 @@ fn preset(model: &ModelConfig) -> Option<Architecture> {
                 attention_dropout_percent: model.text.attention_dropout_percent,
                 ..towers.text
             };
+
             *model == ModelConfig { text, ..towers }
         })
     };
+
     [Rn50, VitB32, VitB16, VitL14, VitL14At336, VitH14]
         .into_iter()
         .find(same)
@@ -120,6 +125,7 @@ impl Parameters {
             let taken = trained().filter(|(name, _)| starts.iter().any(|s| name.starts_with(s)));
             taken.map(|(_, stored)| stored.count()).sum()
         };
+
         Self {
             image: count(&["visual."]),
             text: count(&["bert.", "text_projection"]),
@@ -135,6 +141,7 @@ impl Display for Inspection {
         let preset = self
             .preset
             .and_then(|preset| serde_json::to_value(preset).ok());
+
         let preset = preset.as_ref().and_then(|preset| preset.as_str());
         let left_out = grouped(self.left_out.iter().map(String::as_str));
         let dtypes: Vec<&str> = self.dtypes.iter().map(String::as_str).collect();
@@ -154,11 +161,13 @@ impl Display for Inspection {
             ("sha256", self.sha256.clone()),
             ("left out", Some(left_out).filter(|names| !names.is_empty())),
         ];
+
         for (name, value) in rows {
             if let Some(value) = value {
                 writeln!(f, "{name:<14}{value}")?;
             }
         }
+
         Ok(())
     }
 }

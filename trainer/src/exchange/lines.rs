@@ -69,15 +69,18 @@ impl<R: BufRead> Lines<R> {
             name,
             expected,
         } = self;
+
         for (number, line) in (1..).zip(reader.split(b'\n')) {
             let line = line.map_err(Error::file("read", &name))?;
             if line.trim_ascii().is_empty() {
                 continue;
             }
+
             let place = Place {
                 name: &name,
                 number,
             };
+
             let value = serde_json::from_slice(&line).map_err(|error| {
                 let told = error.to_string();
                 let what = told.split(" at line ").next().unwrap_or(&told);
@@ -86,8 +89,10 @@ impl<R: BufRead> Lines<R> {
                     "{place}, column {column}: {what}. Expected {expected}."
                 ))
             })?;
+
             take(place, value)?;
         }
+
         Ok(())
     }
 }
@@ -106,11 +111,13 @@ mod tests {
                 Ok(())
             })
             .unwrap();
+
         let expected = [
             ("numbers line 1", 1),
             ("numbers line 4", 2),
             ("numbers line 5", 3),
         ];
+
         assert_eq!(
             seen,
             expected.map(|(place, value)| (place.to_owned(), value))

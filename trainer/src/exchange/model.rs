@@ -41,6 +41,7 @@ impl Model {
         let config = found.model()?;
         let trained = found.config.as_ref();
         let context_length = trained.map_or(CONTEXT_LENGTH, |c| c.context_length as usize);
+
         Ok(Self {
             config,
             context_length,
@@ -70,6 +71,7 @@ impl Model {
             let bytes = std::fs::read(path).map_err(Error::file("read", path))?;
             return Ok((bytes.into(), path.display().to_string()));
         }
+
         match (self.pinned(), self.beside()?) {
             (None, Some(beside)) => Ok(beside),
             (pinned, _) => source::vocabulary(pinned),
@@ -93,6 +95,7 @@ impl Model {
         let Some(folder) = &self.folder else {
             return Ok(None);
         };
+
         Ok(folder
             .find(VOCABULARY)?
             .map(|bytes| (bytes, folder.uri_of(VOCABULARY))))

@@ -58,6 +58,7 @@ pub fn file(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> Result<()>
     aside
         .persist(path)
         .map_err(|error| Error::file("write", path)(error.error))?;
+
     Ok(())
 }
 
@@ -72,17 +73,20 @@ pub fn tensors<V: View>(path: &Path, tensors: impl IntoIterator<Item = (String, 
         .metadata()
         .map_err(Error::file("write", path))?
         .permissions();
+
     // The format is what Hugging Face's readers ask for.
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     serialize_to_file(tensors, Some(format), aside.path()).map_err(|error| match error {
         SafeTensorError::IoError(error) => Error::file("write", path)(error),
         other => Error::Bug(format!("{} cannot be written: {other}", path.display())),
     })?;
+
     // It put a file of its own there, which nobody else may read.
     std::fs::set_permissions(aside.path(), mode).map_err(Error::file("write", path))?;
     aside
         .persist(path)
         .map_err(|error| Error::file("write", path)(error.error))?;
+
     Ok(())
 }
 
@@ -91,6 +95,7 @@ fn aside(path: &Path) -> Result<tempfile::NamedTempFile> {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
     };
+
     let mut builder = tempfile::Builder::new();
     builder.permissions(Permissions::from_mode(MODE));
     builder
@@ -119,12 +124,14 @@ mod tests {
             writer.write_all(b"old").map_err(Error::file("write", "f"))
         })
         .unwrap();
+
         let error = file(&path, |writer| {
             writer
                 .write_all(b"new")
                 .map_err(Error::file("write", "f"))?;
             Err(Error::Data("no more".into()))
         });
+
         assert_eq!(error.unwrap_err().to_string(), "no more");
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
@@ -138,6 +145,7 @@ mod tests {
         tensors(&tensor, [("a".to_owned(), View8(&[7]))]).unwrap();
         let [plain, tensor] =
             [plain, tensor].map(|path| path.metadata().unwrap().permissions().mode());
+
         assert_eq!(plain, tensor);
         assert_eq!(plain & 0o400, 0o400);
     }

@@ -33,6 +33,7 @@ impl<'a> Square<'a> {
             Content::Resized => [side, side, 3],
             Content::Pixels => [3, side, side],
         };
+
         Self {
             pixels,
             shape,
@@ -91,6 +92,7 @@ pub fn preprocess(images: &[PathBuf], side: usize, to: &Path) -> Result<()> {
             )
         })
     });
+
     output::tensors(to, tensors)
 }
 
@@ -99,6 +101,7 @@ fn names(images: &[PathBuf]) -> Result<Vec<&str>> {
         .iter()
         .map(|path| name(path))
         .collect::<Result<Vec<_>>>()?;
+
     let mut seen = BTreeSet::new();
     match names.iter().find(|name| !seen.insert(**name)) {
         Some(twice) => Err(Error::Usage(format!(

@@ -68,6 +68,7 @@ pub fn model(folder: &Store) -> Result<ModelConfig> {
         Some(problem) => Err(problem),
         None => Ok(model),
     });
+
     towers.map_err(|error| {
         Error::Config(format!(
             "{uri} does not describe a model: {error}. Expected the arguments of the reference's CLIP class."
@@ -102,6 +103,7 @@ fn parse(bytes: &[u8]) -> Result<ModelConfig, String> {
         ),
         Layers::Quoted(text) => return Err(format!("vision_layers is {text:?}")),
     };
+
     Ok(ModelConfig {
         embed_dim: a.embed_dim,
         image: ImageTower {
@@ -148,6 +150,7 @@ mod tests {
             "text_hidden_size": 768, "text_num_attention_heads": 12,
             "text_num_hidden_layers": 3, "text_intermediate_size": 3072
         });
+
         let more = others.as_object().unwrap().clone();
         arguments.as_object_mut().unwrap().extend(more);
         arguments
@@ -165,9 +168,11 @@ mod tests {
         for layers in [json!([3, 4, 6, 3]), json!("[3,4,6,3]")] {
             assert_eq!(read(&arguments(layers, json!({}))).unwrap(), rn50);
         }
+
         let vit = json!({
             "embed_dim": 512, "vision_width": 768, "vision_patch_size": 16, "text_num_hidden_layers": 12
         });
+
         let vit_b16 = Architecture::VitB16.towers().unwrap();
         assert_eq!(read(&arguments(json!(12), vit)).unwrap(), vit_b16);
     }
@@ -198,6 +203,7 @@ mod tests {
                 "five halvings",
             ),
         ];
+
         for (layers, others, expected) in table {
             let error = read(&arguments(layers, others)).unwrap_err();
             assert!(error.to_string().contains(expected), "{error}");

@@ -76,12 +76,14 @@ impl Table {
             values: vec![],
             width: 0,
         };
+
         Lines::open(path, R::EXPECTED)?.each(|place, row: R| {
             let (id, feature) = row.parts();
             table
                 .add(id, &feature)
                 .map_err(|why| Error::Data(format!("{place}: {why}.")))
         })?;
+
         match table.places.is_empty() {
             true => Err(Error::Data(format!("{} holds no feature.", table.file))),
             false => Ok(table),
@@ -94,9 +96,11 @@ impl Table {
                 "number {place} of feature {id} is no finite 32-bit number"
             ));
         }
+
         if self.places.is_empty() {
             self.width = feature.len();
         }
+
         if feature.is_empty() || feature.len() != self.width {
             let found = feature.len();
             let expected = self.width;
@@ -104,9 +108,11 @@ impl Table {
                 "feature {id} has {found} numbers, the first has {expected}"
             ));
         }
+
         if self.places.insert(id.clone(), self.ids.len()).is_some() {
             return Err(format!("feature {id} was given before"));
         }
+
         self.ids.push(id);
         self.values.extend(feature);
         Ok(())
@@ -154,16 +160,19 @@ pub fn score(images: &Path, texts: &Path, relevance: Option<&Path>) -> Result<Se
             images.file, images.width, texts.file, texts.width
         )));
     }
+
     let unknown = || vec![Vec::new(); texts.ids.len()];
     let relevant = relevance
         .map(|path| read(path, &images, &texts))
         .transpose()?;
+
     let relevant = relevant.unwrap_or_else(unknown);
     let pool = Pool {
         texts: texts.features(),
         images: images.features(),
         relevant: &relevant,
     };
+
     let retrieval = Retrieval::of(pool);
     Ok(Searched {
         texts: texts.ids,
@@ -188,14 +197,17 @@ fn read(path: &Path, images: &Table, texts: &Table) -> Result<Vec<Vec<usize>>> {
                 .map(|text| (text, image_id.clone()))
                 .collect(),
         };
+
         for (text, image) in pairs {
             let known = |why| Error::Data(format!("{place}: {why}."));
             let text = texts.place(&text);
             let image = images.place(&image);
             relevant[text.map_err(known)?].push(image.map_err(known)?);
         }
+
         Ok(())
     })?;
+
     match relevant.iter().all(Vec::is_empty) {
         true => Err(Error::Data(format!(
             "{} says of no text what it describes.",
@@ -219,12 +231,15 @@ impl Searched {
             let path = folder.join(name);
             output::file(&path, |to| rows(to).map_err(Error::file("write", &path)))
         };
+
         write(TEXT_TO_IMAGE, &|to| {
             predictions::of_texts(ids, of_texts, to)
         })?;
+
         write(IMAGE_TO_TEXT, &|to| {
             predictions::of_images(ids, of_images, to)
         })?;
+
         for (name, found) in [
             (TEXT_TO_IMAGE_SCORE, of_texts),
             (IMAGE_TO_TEXT_SCORE, of_images),
@@ -233,6 +248,7 @@ impl Searched {
                 write(name, &|to| output::line(to, &predictions::score(recall)))?;
             }
         }
+
         Ok(())
     }
 }

@@ -33,6 +33,7 @@ pub fn tokenizer(vocabulary: Option<&Path>) -> Result<Tokenizer> {
     let Some(path) = vocabulary else {
         return source::tokenizer(None, i32::MAX);
     };
+
     let bytes = std::fs::read(path).map_err(Error::file("read", path))?;
     of_vocabulary(&bytes, &path.display().to_string(), i32::MAX)
 }
@@ -69,6 +70,7 @@ pub fn tokenize(
         } else {
             text
         };
+
         let ids = tokenizer.encode(&text, rules.context_length);
         output::line(output, &ids).map_err(Error::file("write", "standard output"))
     })

@@ -22,16 +22,19 @@ fn serve() -> (Hub, Asked, tempfile::TempDir) {
     listener.set_nonblocking(true).unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let router = Router::new().fallback(answer).with_state(asked.clone());
+
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
+
         runtime.block_on(async {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             axum::serve(listener, router).await.unwrap();
         });
     });
+
     (
         Hub {
             endpoint,
@@ -49,6 +52,7 @@ async fn answer(State(asked): State<Asked>, request: Request) -> Response {
         .headers()
         .get(header::AUTHORIZATION)
         .map(|token| token.to_str().unwrap());
+
     asked.lock().unwrap().push(path.clone());
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     let held: &[&str] = match &parts[..] {
@@ -76,10 +80,12 @@ async fn answer(State(asked): State<Asked>, request: Request) -> Response {
         }
         _ => return StatusCode::NOT_FOUND.into_response(),
     };
+
     let siblings: Vec<_> = held
         .iter()
         .map(|name| json!({ "rfilename": name }))
         .collect();
+
     Json(json!({ "sha": COMMIT, "siblings": siblings })).into_response()
 }
 
@@ -89,10 +95,12 @@ fn file(name: &str, headers: &HeaderMap) -> Response {
         "pytorch_model.bin.index.json" => r#"{"weight_map":{"x":"a.bin","y":"b.bin"}}"#.to_owned(),
         name => format!("content of {name}"),
     };
+
     let range = headers[header::RANGE]
         .to_str()
         .unwrap()
         .trim_start_matches("bytes=");
+
     let (start, stop) = range.split_once('-').unwrap();
     let (start, stop): (usize, usize) = (start.parse().unwrap(), stop.parse().unwrap());
     let stop = stop.min(content.len() - 1);
@@ -104,6 +112,7 @@ fn file(name: &str, headers: &HeaderMap) -> Response {
             format!("bytes {start}-{stop}/{}", content.len()),
         ),
     ];
+
     (
         StatusCode::PARTIAL_CONTENT,
         told,
@@ -120,6 +129,7 @@ fn the_weights_of_a_repository_are_copied_once_with_what_lies_beside_them() {
         fetched.uri,
         format!("hf://org/single@{COMMIT}/model.safetensors")
     );
+
     let read = |name: &str| std::fs::read_to_string(fetched.folder.join(name)).unwrap();
     assert_eq!(read("model.safetensors"), "content of model.safetensors");
     assert_eq!(read("config.json"), "content of config.json");
@@ -139,6 +149,7 @@ fn a_file_of_a_revision_and_weights_in_several_files_are_copied() {
     let one = hub
         .fetch("hf://org/single@refs%2Fpr%2F3/sub/other.pt", &FILES)
         .unwrap();
+
     let content = std::fs::read_to_string(one.folder.join(&one.file)).unwrap();
     assert_eq!(
         (one.file.as_str(), content.as_str()),
@@ -160,12 +171,14 @@ fn a_gated_repository_opens_to_the_right_token() {
         token: token.map(Into::into),
         ..hub.clone()
     };
+
     let fetch = |token| with(token).fetch("hf://org/gated", &FILES);
     for (token, right) in [(None, "set HF_TOKEN"), (Some("wrong"), "to this HF_TOKEN")] {
         let error = fetch(token).unwrap_err();
         assert!(error.to_string().contains(right), "{error}");
         assert_eq!(error.exit().code(), 78);
     }
+
     assert_eq!(fetch(Some("right")).unwrap().file, "model.safetensors");
 }
 
@@ -176,6 +189,7 @@ fn what_the_hub_does_not_have_is_told() {
         endpoint: "http://127.0.0.1:1".into(),
         ..hub.clone()
     };
+
     let table = [
         (
             &hub,
@@ -205,6 +219,7 @@ fn what_the_hub_does_not_have_is_told() {
             "http://127.0.0.1:1 does not answer",
         ),
     ];
+
     for (hub, uri, code, right) in table {
         let error = hub.fetch(uri, &FILES).unwrap_err();
         assert!(error.to_string().contains(right), "{error}");

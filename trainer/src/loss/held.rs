@@ -45,6 +45,7 @@ impl Held {
             self.numbers.extend((0..pairs).map(groups));
             place.take_whole(&self.numbers);
         }
+
         self.shares
             .first_mut(pairs)
             .copy_from(View::Host(targets.shares(pairs)));
@@ -65,10 +66,12 @@ impl Held {
             found,
             ..
         } = self;
+
         let targets = of(images, texts, shares, pairs);
         let mut found = found.first_mut(FOUND * rows.len()).device();
         loss::rows(logits, (first, pairs), targets, &mut found);
         let found = found.span().download();
+
         for (row, found) in rows.iter_mut().zip(found.as_chunks::<FOUND>().0) {
             let [log_sum, right, hit] = *found;
             let cross_entropy = f64::from(log_sum) - f64::from(right);
@@ -96,11 +99,13 @@ impl Held {
             slopes,
             ..
         } = self;
+
         rows.first_mut(pairs).copy_from(View::Host(of_rows));
         columns.first_mut(pairs).copy_from(View::Host(of_columns));
         let sums = (rows.first(pairs).device(), columns.first(pairs).device());
         let mut slopes = slopes.first_mut(logits.len() / pairs).device();
         let targets = of(images, texts, shares, pairs);
+
         loss::differentiate(logits, (first, pairs), sums, targets, &mut slopes);
     }
 

@@ -21,6 +21,7 @@ pub(super) fn compare(
                 Matrix::new(rows, width),
                 Matrix::new(columns, width).transposed(),
             );
+
             product(
                 MatrixMut::new(logits, pairs),
                 Onto::Replace,
@@ -34,11 +35,13 @@ pub(super) fn compare(
                 Operand::new(rows, width),
                 Operand::new(columns, width).transposed(),
             );
+
             let target = Operand::new(logits.span(), pairs);
             let product = Product {
                 scale,
                 ..Product::new(target, sides.0, sides.1)
             };
+
             logits.device().multiply(&product);
         }
         _ => mixed(),
@@ -74,6 +77,7 @@ pub(super) fn gather(
                 scale,
                 ..Product::new(target, sides.0, sides.1)
             };
+
             gradient.device().multiply(&product);
         }
         _ => mixed(),

@@ -25,10 +25,12 @@ impl Row {
             .iter()
             .position(|&logit| logit == top)
             .unwrap_or_default();
+
         let right = targets
             .of(pair)
             .map(|other| f64::from(logits[other]))
             .sum::<f64>();
+
         Self {
             log_sum,
             cross_entropy: f64::from(log_sum) - right * f64::from(targets.share(pair)),
@@ -79,9 +81,11 @@ pub(super) fn differentiate(
             *slope += sum(logits, |i, x| {
                 share * (exp(x - row) + exp(x - columns[i])) * x
             });
+
             for (logit, column) in logits.iter_mut().zip(columns) {
                 *logit = share * (exp(*logit - row) + exp(*logit - column));
             }
+
             targets.of(own).for_each(|j| logits[j] -= expected(j));
         });
 }

@@ -102,12 +102,14 @@ impl Groups {
             .iter_mut()
             .zip(numbers)
             .for_each(|(old, new)| *old = new);
+
         let numbers = &self.numbers;
         let sorted = &mut self.sorted[..pairs];
         sorted
             .iter_mut()
             .zip(0..)
             .for_each(|(place, pair)| *place = pair);
+
         sorted.sort_unstable_by_key(|&pair| (numbers[pair as usize], pair));
         let mut start = 0;
         for equals in sorted.chunk_by(|&a, &b| numbers[a as usize] == numbers[b as usize]) {
@@ -115,6 +117,7 @@ impl Groups {
             equals
                 .iter()
                 .for_each(|&pair| self.places[pair as usize] = (start, end));
+
             start = end;
         }
     }

@@ -11,6 +11,7 @@ fn features(seed: u64) -> Vec<f32> {
     let raw: Vec<f32> = (0..PAIRS * WIDTH)
         .map(|i| normal(stream(seed, i as u64)))
         .collect();
+
     let mut unit = raw.clone();
     normalize::forward(WIDTH, (&raw).into(), (&mut unit).into());
     unit
@@ -29,9 +30,11 @@ fn duplicated() -> Vec<Pair> {
     for (pair, of) in [(5, 3), (9, 3), (36, 0)] {
         pairs[pair].0 = pairs[of].0;
     }
+
     for (pair, of) in [(11, 9), (20, 9), (5, 3)] {
         pairs[pair].1 = pairs[of].1;
     }
+
     pairs
 }
 
@@ -44,17 +47,20 @@ fn mean_cross_entropy(from: &[f32], to: &[f32], scale: f64, pairs: &[Pair]) -> f
         let pair = from[i * WIDTH..][..WIDTH]
             .iter()
             .zip(&to[j * WIDTH..][..WIDTH]);
+
         scale
             * pair
                 .map(|(a, b)| f64::from(*a) * f64::from(*b))
                 .sum::<f64>()
     };
+
     let row = |i: usize| {
         let right = |j: &usize| pairs[i].0 == pairs[*j].0 || pairs[i].1 == pairs[*j].1;
         let right: Vec<usize> = (0..PAIRS).filter(right).collect();
         let mean = right.iter().map(|&j| cosine(i, j)).sum::<f64>() / right.len() as f64;
         (0..PAIRS).map(|j| cosine(i, j).exp()).sum::<f64>().ln() - mean
     };
+
     (0..PAIRS).map(row).sum::<f64>() / PAIRS as f64
 }
 
@@ -76,6 +82,7 @@ fn the_loss_and_its_gradients_agree_with_the_formula_in_double_precision() {
     let images = features(1);
     let texts = features(2);
     let scale = 14.3;
+
     for pairs in [alone(), duplicated()] {
         let mut loss = ContrastiveLoss::new(PAIRS, WIDTH);
         loss.targets.match_equal(&fingerprints(&pairs));
@@ -83,17 +90,20 @@ fn the_loss_and_its_gradients_agree_with_the_formula_in_double_precision() {
             |images: &[f32], texts: &[f32], scale| right_loss(images, texts, scale, &pairs);
         let score = loss.evaluate((View::Host(&images), View::Host(&texts)), scale, &Alone);
         let right = right_loss(&images, &texts, scale.into());
+
         assert!(
             (score.loss - right).abs() < 1e-6,
             "{} for {right}",
             score.loss
         );
+
         let step = 1e-4f64;
         let up = step.exp();
         let down = (-step).exp();
         let right = (right_loss(&images, &texts, f64::from(scale) * up)
             - right_loss(&images, &texts, f64::from(scale) * down))
             / (2.0 * step);
+
         assert!((score.logit_scale_gradient - right).abs() < 1e-5, "{right}");
         let (dimages, dtexts) = read(loss.gradients(0..PAIRS));
         for at in [
@@ -138,12 +148,14 @@ fn a_batch_without_duplicates_is_worth_the_same_to_the_last_bit() {
     let pairs: Vec<Pair> = (0..PAIRS as u64)
         .map(|i| (i * 7 % 37, i * 5 % 37))
         .collect();
+
     matched.targets.match_equal(&fingerprints(&pairs));
     let score = plain.evaluate((View::Host(&images), View::Host(&texts)), 14.3, &Alone);
     assert_eq!(
         matched.evaluate((View::Host(&images), View::Host(&texts)), 14.3, &Alone),
         score
     );
+
     assert_eq!(
         read(matched.gradients(0..PAIRS)),
         read(plain.gradients(0..PAIRS))
@@ -158,6 +170,7 @@ fn a_hit_is_anything_that_is_right() {
     texts.rotate_left(WIDTH);
     let pairs: Vec<Pair> = (0..PAIRS as u64).map(|i| (i / 2, i)).collect();
     let mut loss = ContrastiveLoss::new(PAIRS, WIDTH);
+
     loss.targets.match_equal(&fingerprints(&pairs));
     let score = loss.evaluate((View::Host(&images), View::Host(&texts)), 20.0, &Alone);
     let half = (PAIRS / 2) as f64 / PAIRS as f64;
@@ -175,8 +188,10 @@ fn the_shares_of_ranks_are_the_gradient_of_one() {
         loss.targets.match_equal(&found);
         let score = loss.evaluate((View::Host(&images), View::Host(&texts)), 20.0, ranks);
         let (images, texts) = read(loss.gradients(0..own.len()));
+
         (score, images, texts)
     };
+
     let (right, right_images, right_texts) = loss(&Alone);
     for count in [2, 3, 4] {
         let mut slope = 0.0;
@@ -191,6 +206,7 @@ fn the_shares_of_ranks_are_the_gradient_of_one() {
                         .map(|(a, b)| (a - b).abs())
                         .fold(0.0, f32::max)
                 };
+
                 (
                     score,
                     error(&images, &right_images),
@@ -204,11 +220,13 @@ fn the_shares_of_ranks_are_the_gradient_of_one() {
                 score.loss,
                 right.loss
             );
+
             assert_eq!(score.image_to_text, right.image_to_text);
             assert_eq!(score.text_to_image, right.text_to_image);
             assert!(images < 1e-7 && texts < 1e-7, "{images}, {texts}");
             slope += score.logit_scale_gradient;
         }
+
         assert!((slope - right.logit_scale_gradient).abs() < 1e-7);
     }
 }
@@ -220,11 +238,13 @@ fn a_pair_is_a_hit_where_it_is_nearest_and_a_collapsed_model_hits_once() {
     let score = loss.evaluate((View::Host(&images), View::Host(&images)), 20.0, &Alone);
     assert_eq!((score.image_to_text, score.text_to_image), (1.0, 1.0));
     let mut texts = images.clone();
+
     texts.rotate_left(WIDTH);
     let score = loss.evaluate((View::Host(&images), View::Host(&texts)), 20.0, &Alone);
     assert_eq!((score.image_to_text, score.text_to_image), (0.0, 0.0));
     let one = images[..WIDTH].repeat(PAIRS);
     let score = loss.evaluate((View::Host(&one), View::Host(&one)), 20.0, &Alone);
+
     assert!((score.image_to_text - 1.0 / PAIRS as f64).abs() < 1e-12);
     assert!((score.loss - (PAIRS as f64).ln()).abs() < 1e-5);
 }

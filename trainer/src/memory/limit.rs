@@ -18,6 +18,7 @@ fn allowed(read: &dyn Fn(&str) -> Option<String>) -> Option<u64> {
         .lines()
         .flat_map(files)
         .filter_map(|file| limit(&read(&file)?));
+
     limits.min().or_else(|| of_machine(&read("/proc/meminfo")?))
 }
 
@@ -28,15 +29,18 @@ fn files(line: &str) -> Vec<String> {
     let (Some(controllers), Some(group)) = (parts.next(), parts.next()) else {
         return Vec::new();
     };
+
     let (root, file) = match controllers {
         "" => ("/sys/fs/cgroup", "memory.max"),
         "memory" => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
         _ => return Vec::new(),
     };
+
     let ends = group
         .match_indices('/')
         .map(|(at, _)| at)
         .chain([group.len()]);
+
     ends.map(|end| format!("{root}{}/{file}", &group[..end]))
         .collect()
 }
@@ -50,6 +54,7 @@ fn of_machine(meminfo: &str) -> Option<u64> {
     let line = meminfo
         .lines()
         .find_map(|line| line.strip_prefix("MemTotal:"))?;
+
     let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     Some(kibibytes * 1024)
 }
@@ -110,11 +115,13 @@ mod tests {
                 Some(2 << 20),
             ),
         ];
+
         for (name, there, expected) in rows {
             let read = |path: &str| {
                 let found = there.iter().find(|(file, _)| *file == path);
                 found.map(|(_, text)| (*text).to_owned())
             };
+
             assert_eq!(allowed(&read), expected, "{name}");
         }
     }

@@ -72,6 +72,7 @@ pub(super) fn image_numbers(model: &ModelConfig) -> u64 {
         .segments()
         .iter()
         .filter(|segment| segment.name.starts_with("visual."));
+
     1 + of_image
         .map(|segment| segment.range.len() as u64)
         .sum::<u64>()
@@ -109,6 +110,7 @@ impl Stack {
             moments,
             ..
         } = self;
+
         let all = tokens * (how.number() * (3 + normed) * width + NUMBER * moments.1);
         let few = how.number() * (narrow * width + 2 * hidden) + NUMBER * moments.0;
         all + kept * (few + self.probabilities(how))
@@ -122,12 +124,14 @@ impl Stack {
             layers,
             ..
         } = *self;
+
         let inner = self.block(if layers > 1 { tokens } else { 1 }, how);
         let all = || (layers - 1) * inner + self.block(1, how);
         let blocks = if how.recompute { inner } else { all() };
         // What goes into each block, what comes out of the last, and what was embedded.
         let between = tokens * (how.number() * width * (layers + 2) + 2 * NUMBER);
         let lent = how.number() * (6 * width + hidden) + 2 * self.probabilities(how);
+
         Pass {
             kept: blocks + between,
             lent: tokens * lent,
@@ -143,6 +147,7 @@ fn vit(sizes: &Vit, side: u64, how: How) -> Pass {
         sizes.head_width,
     ]
     .map(|n| n as u64);
+
     let patches = (side / patch).pow(2);
     let hidden = 4 * width;
     let tokens = 1 + patches;
@@ -158,6 +163,7 @@ fn vit(sizes: &Vit, side: u64, how: How) -> Pass {
         normed: 1,
         moments,
     };
+
     let pass = stack.pass(how);
     // Patches laid out as rows and the pooled token; which are seen, and where pictures begin.
     let around = how.number() * (tokens * 3 * patch * patch + width) + NUMBER * (patches + 4);
@@ -173,6 +179,7 @@ fn text(model: &ModelConfig, context: usize, how: How) -> Pass {
         [text.width, text.intermediate, text.heads, text.layers].map(|n| n as u64);
     let tokens = context as u64;
     let moments = (4, 0);
+
     Stack {
         tokens,
         width,
@@ -195,6 +202,7 @@ fn resnet(sizes: &Resnet, side: u64, how: How) -> Pass {
     let mut kept = 3 * side * side + 4 * half * width + half / 4 * width;
     let mut inputs = width;
     let mut grid = side / 4;
+
     for (layer, &count) in sizes.layers.iter().enumerate() {
         let planes = width << layer;
         for block in 0..count {
@@ -207,19 +215,23 @@ fn resnet(sizes: &Resnet, side: u64, how: How) -> Pass {
             } else {
                 0
             };
+
             let shortcut = if stride > 1 || inputs != outputs {
                 after * outputs
             } else {
                 0
             };
+
             kept += 4 * places * planes + 2 * after * outputs + pooled + shortcut;
             (inputs, grid) = (outputs, grid / stride);
         }
     }
+
     let tokens = 1 + grid * grid;
     let heads = inputs / 64;
     kept += tokens * 5 * inputs + 5 * inputs;
     let kept = how.number() * kept + NUMBER * tokens * heads;
+
     Pass {
         kept,
         lent: how.number() * 3 * half * width,
@@ -236,8 +248,10 @@ pub(super) fn workspace(tower: &ImageTower, threads: usize, how: How) -> u64 {
     let Some(sizes) = &tower.resnet else { return 0 };
     let planes = (sizes.width as u64) << (sizes.layers.len() - 1);
     let weight = 9 * planes * planes;
+
     if how.device.is_some() {
         return how.number() * (weight + (conv2d::PIECE as u64).max(9 * planes));
     }
+
     NUMBER * (weight + threads as u64 * (PIECE.max(9 * planes) + weight))
 }

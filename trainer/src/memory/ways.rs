@@ -47,9 +47,11 @@ pub fn choose(load: &Load<'_>, available: Option<u64>) -> Result<(Way, Needs)> {
                 let needs = load.needs(*way);
                 available.is_none_or(|bytes| needs.total() - needs.cache <= bytes)
             };
+
             Some(asked(load)).filter(surely)
         }
     };
+
     match way {
         Some(way) => Ok((way, load.needs(way))),
         None => Err(Error::Config(refusal(load, available.unwrap_or_default()))),
@@ -72,6 +74,7 @@ fn ways(own: usize, recompute: Option<bool>) -> impl Iterator<Item = Way> {
         micro_batch: own,
         recompute,
     });
+
     let parts = |recompute| {
         let sizes = (2..=own).map(move |parts| own.div_ceil(parts));
         sizes.map(move |micro_batch| Way {
@@ -79,12 +82,14 @@ fn ways(own: usize, recompute: Option<bool>) -> impl Iterator<Item = Way> {
             recompute,
         })
     };
+
     let large = parts(false).take_while(|way| way.micro_batch >= FEW);
     let all = whole
         .into_iter()
         .chain(large)
         .chain(parts(true))
         .chain(parts(false));
+
     all.filter(move |way| recompute.is_none_or(|asked| asked == way.recompute))
 }
 
@@ -100,10 +105,12 @@ fn refusal(load: &Load<'_>, available: u64) -> String {
         micro_batch: 1,
         recompute: true,
     };
+
     let wanted = match load.config.micro_batch_size {
         Some(MicroBatch::Chosen(_)) => least,
         _ => asked(load),
     };
+
     let needs = load.needs(wanted);
     let mut kinds = needs.kinds();
     kinds.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
@@ -111,6 +118,7 @@ fn refusal(load: &Load<'_>, available: u64) -> String {
         .iter()
         .map(|(kind, bytes)| format!("{kind} {}", mebibytes(*bytes)))
         .collect();
+
     let would = ways(load.own, None).find(|way| load.needs(*way).total() <= available);
     let advice = match would {
         Some(way) => format!(
@@ -128,6 +136,7 @@ fn refusal(load: &Load<'_>, available: u64) -> String {
             }
         ),
     };
+
     format!(
         "This stage needs {} of memory for {} pairs at once ({}), and there are {}. {advice}",
         mebibytes(needs.total()),
@@ -161,6 +170,7 @@ mod tests {
                 "beta2": 0.9, "epsilon": 1.0},
         }))
         .unwrap();
+
         (config.micro_batch_size, config.gradient_checkpointing) = (micro_batch, recompute);
         config
     }
@@ -196,6 +206,7 @@ mod tests {
             (way(3, true), None, way(3, true)),
             (way(1, true), None, way(1, true)),
         ];
+
         for (fits, recompute, chosen) in rows {
             let config = config(Some(MicroBatch::AUTO), recompute);
             let load = load(&config);
@@ -240,6 +251,7 @@ mod tests {
         let refused = choose(&load(&plain), Some(available)).unwrap_err();
         assert_eq!(refused.exit(), cnclip_crds::exit::Exit::Config);
         let told = refused.to_string();
+
         for part in [
             "for 100 pairs at once (activations ",
             "would fit with microBatchSize",
@@ -247,6 +259,7 @@ mod tests {
         ] {
             assert!(told.contains(part), "{told}");
         }
+
         for micro_batch in [None, Some(MicroBatch::AUTO)] {
             let config = config(micro_batch, None);
             let told = choose(&load(&config), Some(NEVER)).unwrap_err().to_string();

@@ -76,6 +76,7 @@ impl Bert {
             let name = format!("bert.embeddings.{name}_embeddings.weight");
             layout.weight(&name, &[entries, width], Init::Normal(0.02))
         };
+
         let words = table("word", sizes.vocab_size as usize);
         let positions = table("position", sizes.positions as usize);
         let kinds = table("token_type", 2);
@@ -87,14 +88,17 @@ impl Bert {
             } else {
                 Keep::All
             };
+
             let layer = Layer::declare(layout, layer, attention, hidden, keep);
             parts.end(layout);
             layer
         };
+
         let layers: Vec<_> = (0..count).map(layer).collect();
         let normal = Init::Normal((width as f32).powf(-0.5));
         let projection = layout.weight("text_projection", &[width, features], normal);
         parts.end(layout);
+
         Self {
             width,
             words,
@@ -134,6 +138,7 @@ impl Bert {
         for layer in 0..self.layers.len() {
             self.run(layer, values, texts, dropout);
         }
+
         let pooled = self.saved.tokens[self.layers.len()].first(texts.count() * self.width);
         self.projection
             .forward(values, pooled, features, Onto::Replace);
@@ -158,20 +163,24 @@ impl Bert {
             dpooled,
             Onto::Replace,
         );
+
         reducer.reduce(gradients, self.parts.last());
         for layer in (0..self.layers.len()).rev() {
             if self.shelf.overwritten(layer) {
                 self.run(layer, values, texts, dropout);
             }
+
             let inner = (
                 self.placed.on(texts.sequences()),
                 self.rates.at(dropout, layer),
             );
+
             let memory = (&*self.shelf.place(layer), &mut self.scratch);
             let x = self.saved.tokens[layer].view();
             self.layers[layer].backward((values, gradients), inner, x, memory);
             reducer.reduce(gradients, self.parts.range(1 + layer));
         }
+
         self.backward_embed((values, gradients), texts, dropout);
         reducer.reduce(gradients, self.parts.range(0));
     }
@@ -183,6 +192,7 @@ impl Bert {
             self.placed.on(texts.sequences()),
             self.rates.at(dropout, layer),
         );
+
         let memory = (self.shelf.place(layer), &mut self.scratch);
         let x = before[layer].view();
         let y = after[0].view_mut();
@@ -198,11 +208,13 @@ impl Bert {
             positions: self.positions.of(values),
             kind: self.kinds.of(values).first(width),
         };
+
         let Saved {
             embedded,
             moments,
             tokens,
         } = &mut self.saved;
+
         let normed = &mut self.scratch.narrow;
         embedding::forward(
             tables,
@@ -210,6 +222,7 @@ impl Bert {
             self.placed.numbers(texts.ids),
             embedded.first_mut(all),
         );
+
         let moments = moments.first_mut(sequences.tokens() * MOMENTS);
         self.norm
             .forward(values, embedded.first(all), normed.first_mut(all), moments);
@@ -234,12 +247,14 @@ impl Bert {
         let Scratch {
             gradient, narrow, ..
         } = &mut self.scratch;
+
         let dropout = dropout.at(0, self.rates.hidden);
         dropout.apply(sequences, width, gradient.first(all), narrow.first_mut(all));
         let moments = self.saved.moments.first(sequences.tokens() * MOMENTS);
         let inner = (self.saved.embedded.first(all), moments);
         let dnormed = narrow.first(all);
         let dembedded = gradient.first_mut(all);
+
         self.norm.backward(
             (values, gradients),
             inner,
@@ -247,6 +262,7 @@ impl Bert {
             dembedded,
             Onto::Replace,
         );
+
         let dembedded = gradient.first(all);
         let words = self.words.of(gradients.reborrow());
         embedding::backward_words(self.placed.numbers(texts.ids), width, dembedded, words);

@@ -87,6 +87,7 @@ impl Features {
         let raw = memory.exact(size);
         let unit = memory.exact(size);
         let gradient = memory.array(size);
+
         Self {
             width,
             used: 0,
@@ -143,6 +144,7 @@ impl Clip {
             recompute: true,
             ..Compute::default()
         };
+
         Self::computing(config, capacity, compute)
     }
 
@@ -175,6 +177,7 @@ impl Clip {
             },
             true,
         );
+
         layout
     }
 
@@ -306,6 +309,7 @@ impl Clip {
             self.image
                 .backward(params, self.image_features.backward(dimages), reducer);
         }
+
         let values = params.values.view();
         let mut gradients = params.gradients.view_mut();
         let dtexts = self.text_features.backward(dtexts);
@@ -315,6 +319,7 @@ impl Clip {
             dropout,
             (dtexts, reducer),
         );
+
         reducer.reduce(&mut gradients, self.logit_scale.range());
     }
 

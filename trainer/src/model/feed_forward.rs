@@ -83,6 +83,7 @@ impl FeedForward {
             wide.first_mut(all),
             Onto::Replace,
         );
+
         self.activation
             .backward(bent.first(all), wide.first_mut(all));
         self.up

@@ -33,11 +33,13 @@ impl ImageEncoder {
             let resnet = Resnet::declare(layout, sizes, (side, features), batch);
             return Self::Resnet(Box::new(resnet));
         }
+
         #[expect(
             clippy::expect_used,
             reason = "the contract admits exactly one of the two kinds"
         )]
         let sizes = tower.vit.as_ref().expect("an image tower of a known kind");
+
         let vit = Vit::declare(layout, sizes, (side, features), (batch, recompute));
         let patches = Patches::new(batch, vit.patches());
         Self::Vit(Box::new(vit), patches)

@@ -39,6 +39,7 @@ impl Placed {
                 .iter_mut()
                 .zip(offsets)
                 .for_each(|(short, offset)| *short = *offset as u32);
+
             room.offsets.take_whole(short);
             room.numbers.take_whole(numbers);
             room.zero = numbers.contains(&0);
@@ -57,6 +58,7 @@ impl Placed {
         let Some(room) = &self.0 else {
             return sequences;
         };
+
         let ids = sequences.ids().len();
         sequences.on(Places {
             offsets: room.offsets.span().first(1 + sequences.count()),

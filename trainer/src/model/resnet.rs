@@ -74,6 +74,7 @@ impl Resnet {
         let mut inputs = width;
         let mut grid = side / 4;
         let mut blocks = Vec::new();
+
         for (layer, &count) in sizes.layers.iter().enumerate() {
             for block in 0..count as usize {
                 let stride = if layer > 0 && block == 0 { 2 } else { 1 };
@@ -85,12 +86,14 @@ impl Resnet {
                     planes,
                     stride,
                 };
+
                 let name = format!("visual.layer{}.{block}", layer + 1);
                 blocks.push(Bottleneck::declare(layout, &name, sizes, &mut lent));
                 parts.end(layout);
                 (inputs, grid) = (EXPANSION * planes, grid / stride);
             }
         }
+
         let pool = AttentionPool::declare(layout, (grid * grid, inputs), features, batch);
         parts.end(layout);
         // The stem's last unit and the first layer give the largest activations of all.
@@ -101,6 +104,7 @@ impl Resnet {
             spare: array(),
             branch: array(),
         };
+
         Self {
             side,
             features,
@@ -138,12 +142,14 @@ impl Resnet {
             training,
             lent: &mut self.scratch.lent,
         };
+
         self.stem.forward(pass, pixels);
         let mut x = self.stem.output(batch);
         for block in &mut self.blocks {
             block.forward(pass, x);
             x = block.output(batch);
         }
+
         self.pool.forward(values, x, features);
     }
 
@@ -163,13 +169,16 @@ impl Resnet {
             Some(before) => blocks[before].output(batch),
             None => stem.output(batch),
         };
+
         let dx = scratch.gradient.first_mut(input(blocks.len()).len());
         self.pool.backward((values, gradients), dfeatures, dx);
         reducer.reduce(gradients, self.parts.last());
+
         for (at, block) in blocks.iter().enumerate().rev() {
             block.backward((values, gradients), input(at), scratch);
             reducer.reduce(gradients, self.parts.range(1 + at));
         }
+
         stem.backward((values, gradients), batch, scratch);
         reducer.reduce(gradients, self.parts.range(0));
     }

@@ -26,6 +26,7 @@ impl Teacher {
         let tower = ImageEncoder::declare(&mut layout, tower, width, (batch, true));
         // Files of an image tower hold it too.
         layout.weight("logit_scale", &[], Init::Zeros);
+
         Self {
             tower,
             params: layout.build(),
@@ -47,6 +48,7 @@ impl Teacher {
         let picture = pixels.len() / (features.len() / self.width);
         let mut first = 0;
         let mut rest = features;
+
         while !rest.is_empty() {
             let count = self.batch.min(rest.len() / self.width);
             let (features, others) = rest.split_at(count * self.width);

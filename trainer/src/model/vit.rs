@@ -97,6 +97,7 @@ impl Vit {
             sizes.head_width,
         ]
         .map(|n| n as usize);
+
         let tokens = 1 + (side / patch).pow(2);
         let row = 3 * patch * patch;
         let precision = layout.precision();
@@ -105,11 +106,13 @@ impl Vit {
         let attention = Attention::within(layout.memory(), heads, tokens, precision);
         let normal = Init::Normal((width as f32).powf(-0.5));
         let mut parts = Parts::begin(layout);
+
         let class = layout.weight("visual.class_embedding", &[width], normal);
         let positions = layout.weight("visual.positional_embedding", &[tokens, width], normal);
         let shape = [width, 3, patch, patch];
         let convolution = layout.weight("visual.conv1.weight", &shape, Init::fan_in(row));
         let norm_pre = LayerNorm::declare(layout, "visual.ln_pre", width, EPSILON);
+
         parts.end(layout);
         let block = |layer: usize| {
             let keep = if layer + 1 == layers {
@@ -117,15 +120,18 @@ impl Vit {
             } else {
                 Keep::All
             };
+
             let block = Block::declare(layout, layer, attention, keep);
             parts.end(layout);
             block
         };
+
         let blocks: Vec<_> = (0..layers).map(block).collect();
         let reserve = |block: &Block| block.reserve(&memory, (batch * tokens, batch));
         let norm_post = LayerNorm::declare(layout, "visual.ln_post", width, EPSILON);
         let projection = layout.weight("visual.proj", &[width, features], normal);
         parts.end(layout);
+
         Self {
             side,
             patch,
@@ -172,15 +178,18 @@ impl Vit {
         offsets.for_each(|(sample, offset)| *offset = sample * tokens);
         self.placed.take(&self.offsets[..=batch], seen);
         self.embed(values, (pixels, seen), batch);
+
         for layer in 0..self.blocks.len() {
             self.run(layer, values, batch);
         }
+
         let Saved {
             tokens,
             moments_post,
             pooled,
             ..
         } = &mut self.saved;
+
         let few = batch * self.width;
         let last = tokens[self.blocks.len()].first(few);
         let moments = moments_post.first_mut(batch * MOMENTS);
@@ -204,6 +213,7 @@ impl Vit {
         let Scratch {
             gradient, narrow, ..
         } = &mut self.scratch;
+
         let pooled = saved.pooled.first(few);
         let dpooled = narrow.first_mut(few);
         self.projection.backward(
@@ -213,6 +223,7 @@ impl Vit {
             dpooled,
             Onto::Replace,
         );
+
         let last = saved.tokens[self.blocks.len()].first(few);
         let inner = (last, saved.moments_post.first(batch * MOMENTS));
         let dpooled = narrow.first(few);
@@ -220,16 +231,19 @@ impl Vit {
         self.norm_post
             .backward((values, gradients), inner, dpooled, dlast, Onto::Replace);
         reducer.reduce(gradients, self.parts.last());
+
         for layer in (0..self.blocks.len()).rev() {
             if self.shelf.overwritten(layer) {
                 self.run(layer, values, batch);
             }
+
             let sequences = self.placed.on(Sequences::new(&self.offsets[..=batch]));
             let memory = (&*self.shelf.place(layer), &mut self.scratch);
             let x = self.saved.tokens[layer].view();
             self.blocks[layer].backward((values, gradients), sequences, x, memory);
             reducer.reduce(gradients, self.parts.range(1 + layer));
         }
+
         self.backward_embed((values, gradients), seen, batch);
         reducer.reduce(gradients, self.parts.range(0));
     }
@@ -241,6 +255,7 @@ impl Vit {
         let memory = (self.shelf.place(layer), &mut self.scratch);
         let x = before[layer].view();
         let y = after[0].view_mut();
+
         self.blocks[layer].forward(values, sequences, x, y, memory);
     }
 
@@ -256,6 +271,7 @@ impl Vit {
             tokens,
             ..
         } = &mut self.saved;
+
         let seen = self.placed.numbers(seen);
         let pixels = self.plate.take(pixels);
         cut_patches(
@@ -264,11 +280,13 @@ impl Vit {
             seen,
             patches.first_mut(cut),
         );
+
         let (class, places) = self.places.of(values).split_at(width);
         positions::forward((places, class), seen, batch, embedded.first_mut(all));
         // The class token's patch is zero, so the product leaves its row alone.
         let patches = patches.first(cut);
         let sum = embedded.first_mut(all);
+
         self.patch_embedding
             .forward(values, patches, sum, Onto::Add);
         let sum = embedded.first(all);
@@ -291,18 +309,21 @@ impl Vit {
         let Scratch {
             gradient, narrow, ..
         } = &mut self.scratch;
+
         let dy = gradient.first(all);
         let dx = narrow.first_mut(all);
         let inner = (
             saved.embedded.first(all),
             saved.moments_pre.first(rows * MOMENTS),
         );
+
         self.norm_pre
             .backward((values, gradients), inner, dy, dx, Onto::Replace);
         let dx = narrow.first(all);
         self.patch_embedding
             .backward_weights(gradients, saved.patches.first(cut), dx);
         let (class, places) = self.places.of(gradients.reborrow()).split_at(width);
+
         positions::backward((places, class), self.placed.numbers(seen), batch, dx);
     }
 }

@@ -26,6 +26,7 @@ fn rectify_host(y: &[f32], dy: &mut [f32], copy: &mut [f32]) {
         .par_chunks_mut(CHUNK)
         .zip(copy.par_chunks_mut(CHUNK))
         .zip(y.par_chunks(CHUNK));
+
     chunks.for_each(|((dy, copy), y)| {
         for ((dy, copy), y) in dy.iter_mut().zip(copy).zip(y) {
             *dy = if *y > 0.0 { *dy } else { 0.0 };

@@ -80,6 +80,7 @@ impl Workspace {
                 *array = memory.array(length);
             }
         };
+
         grow(&mut self.matrix, convolution.weight.len());
         if memory.device().is_some() {
             let row = TAPS * convolution.grid.channels.max(convolution.outputs);
@@ -109,11 +110,13 @@ impl Conv2d {
             stride,
             precision,
         };
+
         let convolution = Self {
             weight,
             grid,
             outputs,
         };
+
         workspace.fit(&convolution, layout.memory());
         convolution
     }
@@ -181,6 +184,7 @@ impl Conv2d {
             self.grid.stride, 1,
             "the first convolution's input needs no gradient"
         );
+
         match (self.weight.of(values), dy, dx, matrix, rows) {
             (View::Host(weight), View::Host(dy), ViewMut::Host(dx), Array::Host(matrix), _) => {
                 self.backward_input_host(weight, dy, dx, (matrix, parts));

@@ -37,6 +37,7 @@ impl Dropout {
         if self == Self::NONE {
             return self;
         }
+
         Self {
             first_sample: self.first_sample + samples as u64,
             ..self
@@ -185,6 +186,7 @@ mod tests {
             let mask = Dropout::new(seed, step, first).at(site, 0.5).mask(sample);
             (0..64).map(|i| mask.scale(i) > 0.0).collect()
         };
+
         let one = drawn(1, 2, 3, 4, 5);
         assert_eq!(one, drawn(1, 2, 3, 4, 5));
         assert_eq!(
@@ -192,6 +194,7 @@ mod tests {
             drawn(1, 2, 4, 4, 4),
             "the same sample of the global batch"
         );
+
         assert_eq!(Dropout::new(1, 2, 3).after(2), Dropout::new(1, 2, 5));
         for other in [
             (9, 2, 3, 4, 5),
@@ -215,9 +218,11 @@ mod tests {
         let mut y = [1.0, 2.0];
         let residual = View::Host(&[3.0, 4.0]);
         let sequences = Sequences::new(&offsets);
+
         Dropout::NONE
             .at(3, 0.5)
             .add(sequences, 1, ViewMut::Host(&mut y), residual);
+
         assert_eq!(y, [4.0, 6.0]);
     }
 }

@@ -39,6 +39,7 @@ pub fn forward(tables: Tables<'_>, sequences: Sequences<'_>, ids: Whole<'_>, y: 
                 positions: tables.positions.device(),
                 kind: tables.kind.device(),
             };
+
             device::forward(tables, sequences, ids.device(), &mut y);
         }
     }

@@ -57,11 +57,13 @@ impl LayerNorm {
             .par_chunks_mut(width)
             .zip(x.par_chunks(width))
             .zip(moments);
+
         rows.with_min_len(8).for_each(|((y, x), moments)| {
             let mean = sum(x, |_, v| v) / count;
             let variance = sum(x, |_, v| (v - mean) * (v - mean)) / count;
             let scale = 1.0 / (variance + self.epsilon).sqrt();
             *moments = [mean, scale];
+
             for i in 0..width {
                 y[i] = (x[i] - mean) * scale * weight[i] + bias[i];
             }
@@ -108,6 +110,7 @@ impl LayerNorm {
             .par_chunks_mut(width)
             .zip(x.par_chunks(width))
             .zip(dy.par_chunks(width));
+
         rows.zip(moments)
             .with_min_len(8)
             .for_each(|(((dx, x), dy), &[mean, scale])| {
@@ -138,12 +141,14 @@ impl LayerNorm {
         let columns = weight
             .par_chunks_mut(COLUMNS)
             .zip(bias.par_chunks_mut(COLUMNS));
+
         columns.enumerate().for_each(|(chunk, (weight, bias))| {
             let part = chunk * COLUMNS..chunk * COLUMNS + weight.len();
             let rows = x
                 .chunks_exact(width)
                 .zip(dy.chunks_exact(width))
                 .zip(moments);
+
             for ((x, dy), [mean, scale]) in rows {
                 let x = &x[part.clone()];
                 let dy = &dy[part.clone()];

@@ -91,10 +91,12 @@ impl Linear {
             }
             None => onto,
         };
+
         let pair = (
             Matrix::new(x, self.inputs),
             self.matrix(values).transposed(),
         );
+
         let precision = self.weight.precision();
         multiply(
             precision,
@@ -155,6 +157,7 @@ impl Linear {
                 device::backward_weight(gradient, self.outputs(), dy.device(), x.device());
             }
         }
+
         if let Some(bias) = &self.bias {
             add_column_sums(dy, bias.of(gradients));
         }
@@ -167,6 +170,7 @@ impl Linear {
             Stored::OutputsFirst => ((out.transposed(), x), self.inputs),
             Stored::InputsFirst => ((x.transposed(), out), self.outputs()),
         };
+
         let target = MatrixMut::new(self.weight.of_mut(gradients), cols);
         multiply(
             self.weight.precision(),
@@ -176,6 +180,7 @@ impl Linear {
             pair,
             Threads::All,
         );
+
         if let Some(bias) = &self.bias {
             column_sums(dy, bias.of_mut(gradients));
         }

@@ -14,6 +14,7 @@ pub fn sum(values: &[f32], f: impl Fn(usize, f32) -> f32) -> f32 {
             sums[j] += f(start + j, lane[j]);
         }
     }
+
     let tail: f32 = (whole..values.len()).map(|i| f(i, values[i])).sum();
     sums.iter().sum::<f32>() + tail
 }
@@ -31,6 +32,7 @@ pub fn max(values: &[f32]) -> f32 {
     let mut best = [f32::MIN; LANES];
     let chunks = values.chunks_exact(LANES);
     let tail = chunks.remainder().iter().copied().fold(f32::MIN, f32::max);
+
     for chunk in chunks {
         for j in 0..LANES {
             best[j] = if chunk[j] > best[j] {
@@ -40,6 +42,7 @@ pub fn max(values: &[f32]) -> f32 {
             };
         }
     }
+
     best.into_iter().fold(tail, f32::max)
 }
 
@@ -51,6 +54,7 @@ pub fn exp(x: f32) -> f32 {
     // e^x = 2^n · e^f with |f| ≤ ln 2 / 2; adding and taking away 1.5·2²³ rounds to an integer, which
     // is then also the low bits of the sum. ln 2 is taken away in two parts to keep f exact.
     const ROUND: f32 = 12_582_912.0;
+
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
     let f = (x - n * 0.693_359_4) + n * 2.121_944_4e-4;
@@ -58,6 +62,7 @@ pub fn exp(x: f32) -> f32 {
     let series = f * (f * (f * series + 1.0 / 24.0) + 1.0 / 6.0) + 0.5;
     let series = f * (f * series + 1.0) + 1.0;
     let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
+
     series * power * underflow
 }
 
@@ -79,6 +84,7 @@ pub fn normal(x: f32) -> (f32, f32) {
     let series = t * (t * (1.061_405_4 * t - 1.453_152) + 1.421_413_7) - 0.284_496_74;
     let half_tail = 0.5 * t * (t * series + 0.254_829_6) * bell;
     let cumulative = if x < 0.0 { half_tail } else { 1.0 - half_tail };
+
     (cumulative, bell * 0.398_942_3)
 }
 
@@ -97,10 +103,12 @@ mod tests {
                 exp(x)
             );
         }
+
         assert_eq!(
             (exp(-88.0), exp(f32::NEG_INFINITY), exp(0.0)),
             (0.0, 0.0, 1.0)
         );
+
         assert!(exp(f32::NAN).is_nan());
     }
 
@@ -109,6 +117,7 @@ mod tests {
         let density = |x: f64| (-x * x / 2.0).exp() / std::f64::consts::TAU.sqrt();
         let mut integral = 0.0;
         let step = 1e-3;
+
         for i in -8000..8000 {
             let x = f64::from(i) * step;
             let (cumulative, found) = normal(x as f32);
@@ -116,6 +125,7 @@ mod tests {
                 (f64::from(cumulative) - integral).abs() < 3e-7,
                 "{x}: {cumulative} {integral}"
             );
+
             assert!((f64::from(found) - density(x)).abs() < 1e-7, "{x}: {found}");
             integral +=
                 step * (density(x) + 4.0 * density(x + step / 2.0) + density(x + step)) / 6.0;
@@ -130,10 +140,12 @@ mod tests {
                 sum(&values, |i, v| v + i as f32),
                 values.iter().sum::<f32>() * 2.0 + 3.0 * length as f32
             );
+
             assert_eq!(
                 max(&values),
                 values.iter().copied().fold(f32::MIN, f32::max)
             );
+
             assert_eq!(
                 dot(&values, &values),
                 values.iter().map(|v| v * v).sum::<f32>()

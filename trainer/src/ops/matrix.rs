@@ -19,6 +19,7 @@ impl<'a> Matrix<'a> {
             end(rows, cols, row_stride) <= data.len(),
             "the view leaves its slice"
         );
+
         Self {
             data,
             rows,
@@ -59,6 +60,7 @@ impl<'a> Matrix<'a> {
         // Lines are what lies side by side already: rows, or the columns of a transposed view.
         let transposed = self.col_stride != 1;
         let view = if transposed { self.transposed() } else { self };
+
         for (line, target) in memory
             .chunks_exact_mut(view.cols.max(1))
             .take(view.rows)
@@ -67,6 +69,7 @@ impl<'a> Matrix<'a> {
             let start = line * view.row_stride;
             copy(target, &view.data[start..start + view.cols]);
         }
+
         let packed = Matrix::strided(memory, view.rows, view.cols, view.cols);
         if transposed {
             packed.transposed()
@@ -84,6 +87,7 @@ impl<'a> Matrix<'a> {
             row_stride,
             col_stride,
         } = self;
+
         Self {
             data,
             rows: cols,
@@ -110,10 +114,12 @@ impl<'a> MatrixMut<'a> {
             end(rows, cols, row_stride) <= data.len(),
             "the view leaves its slice"
         );
+
         assert!(
             rows <= 1 || cols <= row_stride,
             "rows of the target overlap"
         );
+
         Self {
             data,
             rows,
@@ -176,11 +182,13 @@ pub fn product(
         a.rows == rows && b.cols == cols && b.rows == inner,
         "shapes do not chain"
     );
+
     let keep = onto == Onto::Add;
     let parallelism = match threads {
         Threads::All if rayon::current_num_threads() > 1 => Parallelism::Rayon(0),
         _ => Parallelism::None,
     };
+
     // SAFETY: the constructors checked that every element of the three views lies in its slice, and
     // that rows of the target do not overlap; the target is borrowed mutably, so it aliases neither
     // source; the shapes were checked to chain just above.
@@ -228,12 +236,14 @@ mod tests {
         let lead = 17;
         let a = numbers(k * lead, 1);
         let b = numbers(n * lead, 2);
+
         for threads in [Threads::One, Threads::All] {
             let mut c = numbers(m * lead, 3);
             let before = c.clone();
             let left = Matrix::strided(&a, k, m, lead).transposed();
             let right = Matrix::strided(&b, n, k, lead).transposed();
             let target = MatrixMut::strided(&mut c, m, n, lead);
+
             product(target, Onto::Add, 0.5, (left, right), threads);
             for (at, (found, old)) in c.iter().zip(&before).enumerate() {
                 let i = at / lead;
@@ -244,6 +254,7 @@ mod tests {
                 } else {
                     *old
                 };
+
                 assert!(
                     (found - right).abs() < 1e-6,
                     "({i}, {j}): {found} for {right}"

@@ -49,6 +49,7 @@ pub fn backward(
         }
         _ => mixed(),
     }
+
     add_column_sums(dtokens.view(), positions);
 }
 
@@ -65,10 +66,12 @@ fn gather(positions: &[f32], x: &[f32], tokens: &mut [f32], means: &mut [f32], w
                     .zip(place)
                     .for_each(|(mean, value)| *mean += value);
             }
+
             let share = width as f32 / places as f32;
             mean.iter_mut()
                 .zip(positions)
                 .for_each(|(mean, p)| *mean = *mean * share + p);
+
             tokens[..width].copy_from_slice(mean);
             let sums = x.iter().zip(&positions[width..]);
             tokens[width..]
@@ -90,6 +93,7 @@ fn scatter(all: usize, dtokens: &mut [f32], dmeans: &[f32], dx: &mut [f32]) {
                 .iter_mut()
                 .zip(dmean)
                 .for_each(|(first, mean)| *first += mean);
+
             for (dx, place) in dx.chunks_exact_mut(width).zip(places.chunks_exact(width)) {
                 for i in 0..width {
                     dx[i] = place[i] + first[i] * share;

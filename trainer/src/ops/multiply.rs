@@ -29,6 +29,7 @@ pub fn multiply(
     if precision == Precision::Fp32 {
         return product(target, onto, scale, (a, b), threads);
     }
+
     // Taken, not borrowed: while this thread waits for others, it may begin another product.
     let mut memory = ROUNDED.take();
     let [first, second] = &mut memory;
@@ -63,6 +64,7 @@ mod tests {
         let mut y = [0.0];
         let pair = (Matrix::new(&a, 3), Matrix::new(&b, 1));
         let target = MatrixMut::new(&mut y, 1);
+
         multiply(
             Precision::Bf16,
             target,
@@ -71,6 +73,7 @@ mod tests {
             pair,
             Threads::One,
         );
+
         assert_eq!(y, [1.0 + (1.0 + 1.0 / 128.0) + 1.0 / 1024.0]);
     }
 
@@ -81,6 +84,7 @@ mod tests {
                 .map(|i| uniform(stream(seed, i)) - 0.5)
                 .collect()
         };
+
         let a = numbers(7 * 17, 1);
         let b = numbers(11 * 17, 2);
         let round = |values: &[f32]| -> Vec<f32> {
@@ -89,6 +93,7 @@ mod tests {
                 .map(|&value| bf16::from_f32(value).to_f32())
                 .collect()
         };
+
         let product_of = |precision, a: &[f32], b: &[f32]| {
             let mut y = vec![0.0; 77];
             let left = Matrix::strided(a, 7, 13, 17);
@@ -101,8 +106,10 @@ mod tests {
                 pair,
                 Threads::All,
             );
+
             y
         };
+
         let found = product_of(Precision::Bf16, &a, &b);
         assert_eq!(found, product_of(Precision::Fp32, &round(&a), &round(&b)));
         assert_ne!(found, product_of(Precision::Fp32, &a, &b));

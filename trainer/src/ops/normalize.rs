@@ -45,6 +45,7 @@ fn backward_host(width: usize, x: &[f32], dy: &[f32], dx: &mut [f32]) {
         .par_chunks_mut(width)
         .zip(x.par_chunks(width))
         .zip(dy.par_chunks(width));
+
     rows.for_each(|((dx, x), dy)| {
         let scale = 1.0 / dot(x, x).sqrt().max(SHORTEST);
         let along = dot(x, dy) * scale * scale;

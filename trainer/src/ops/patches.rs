@@ -45,6 +45,7 @@ impl Patches {
         } else {
             self.of_picture
         };
+
         self.used = pictures * kept;
         let all = 0..self.of_picture as u32;
         for (sample, seen) in self.seen[..self.used].chunks_exact_mut(kept).enumerate() {
@@ -52,10 +53,12 @@ impl Patches {
                 for (draw, patch) in self.draws.iter_mut().zip(all.clone()) {
                     *draw = dropout.number(sample, patch) << 32 | u64::from(patch);
                 }
+
                 self.draws.select_nth_unstable(kept);
                 seen.iter_mut()
                     .zip(&self.draws)
                     .for_each(|(seen, draw)| *seen = *draw as u32);
+
                 seen.sort_unstable();
             } else {
                 seen.iter_mut()
@@ -63,6 +66,7 @@ impl Patches {
                     .for_each(|(seen, patch)| *seen = patch);
             }
         }
+
         self.seen()
     }
 
@@ -108,6 +112,7 @@ mod tests {
                 seen.chunks(kept)
                     .all(|seen| seen.is_sorted_by(|a, b| a < b))
             );
+
             for patch in 0..49 {
                 let times = seen.iter().filter(|&&seen| seen == patch).count() as f64;
                 let mean = 500.0 * kept as f64 / 49.0;
@@ -128,6 +133,7 @@ mod tests {
             whole[24 * 3..],
             chosen(50, Dropout::new(1, 2, 3))[..24 * 497]
         );
+
         assert_ne!(whole, chosen(50, Dropout::new(1, 3, 0)));
     }
 }

@@ -131,6 +131,7 @@ fn cut(pixels: Pixels<'_>, (side, patch): (usize, usize), seen: &[u32], patches:
     let pictures = patches
         .par_chunks_mut((1 + of_picture) * row)
         .zip(seen.par_chunks(of_picture));
+
     pictures.enumerate().for_each(|(sample, (patches, seen))| {
         let (class, patches) = patches.split_at_mut(row);
         class.fill(0.0);
@@ -142,6 +143,7 @@ fn cut(pixels: Pixels<'_>, (side, patch): (usize, usize), seen: &[u32], patches:
             let top = place / grid * patch;
             let left = place % grid * patch;
             let start = ((sample * 3 + channel) * side + top + y) * side + left;
+
             pixels.read(start, channel, line);
         }
     });
@@ -169,6 +171,7 @@ fn interleave_host(pixels: Pixels<'_>, side: usize, out: &mut [f32]) {
             let sample = line / side;
             let y = line % side;
             let mut run = [0.0; RUN];
+
             for channel in 0..3 {
                 let start = ((sample * 3 + channel) * side + y) * side;
                 for (at, out) in out.chunks_mut(3 * RUN).enumerate() {
@@ -215,6 +218,7 @@ mod tests {
         let second = [
             2.0, 3.0, 6.0, 7.0, 18.0, 19.0, 22.0, 23.0, 34.0, 35.0, 38.0, 39.0,
         ];
+
         for (seen, at) in [(&[0, 1, 2, 3][..], 24), (&[1, 3], 12)] {
             let mut patches = vec![9.0; (1 + seen.len()) * 12];
             let pixels = Pixels::Normalized(&pixels);
@@ -230,6 +234,7 @@ mod tests {
         let pixels: Vec<f32> = (0..2 * 3 * side * side).map(|i| i as f32).collect();
         let mut out = vec![9.0; pixels.len()];
         interleave(Pixels::Normalized(&pixels), side, (&mut out).into());
+
         for (at, value) in out.iter().enumerate() {
             let place = at / 3;
             let channel = at % 3;

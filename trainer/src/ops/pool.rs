@@ -48,6 +48,7 @@ impl AveragePool {
                 let squares = upper
                     .chunks_exact(2 * channels)
                     .zip(lower.chunks_exact(2 * channels));
+
                 for (y, (upper, lower)) in y.chunks_exact_mut(channels).zip(squares) {
                     for i in 0..channels {
                         let pairs =

@@ -37,6 +37,7 @@ fn forward_host(
     let pictures = y
         .par_chunks_mut((1 + of_picture) * width)
         .zip(seen.par_chunks(of_picture));
+
     pictures.for_each(|(y, seen)| {
         for (y, place) in y.chunks_exact_mut(width).zip(places(seen)) {
             y.copy_from_slice(&positions[place * width..][..width]);
@@ -76,6 +77,7 @@ fn backward_host(
     let pictures = dy
         .chunks_exact((1 + of_picture) * width)
         .zip(seen.chunks_exact(of_picture));
+
     for (dy, seen) in pictures {
         for (dy, place) in dy.chunks_exact(width).zip(places(seen)) {
             add(&mut positions[place * width..][..width], dy);
@@ -111,10 +113,12 @@ mod tests {
             2,
             (&mut y).into(),
         );
+
         assert_eq!(
             y,
             [1.5, 2.25, 3.0, 4.0, 7.0, 8.0, 1.5, 2.25, 5.0, 6.0, 7.0, 8.0]
         );
+
         let dy: Vec<f32> = (1..=12).map(|i| i as f32).collect();
         let mut dclass = vec![1.0; 2];
         let mut dpositions = vec![1.0; 8];
@@ -124,6 +128,7 @@ mod tests {
             2,
             (&dy).into(),
         );
+
         assert_eq!(dclass, [9.0, 11.0]);
         assert_eq!(dpositions, [9.0, 11.0, 4.0, 5.0, 10.0, 11.0, 17.0, 19.0]);
     }

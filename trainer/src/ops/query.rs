@@ -76,6 +76,7 @@ impl Query {
                     for (p, (key, _)) in p.iter_mut().zip(self.pairs(kv, at)) {
                         *p = dot(q, key) * self.scale();
                     }
+
                     softmax(p);
                     out.fill(0.0);
                     for (p, (_, value)) in p.iter().zip(self.pairs(kv, at)) {
@@ -99,6 +100,7 @@ impl Query {
             kv.par_chunks(all),
             out.par_chunks(width),
         );
+
         let rows = probabilities.par_chunks(self.heads * self.tokens);
         let inner = forward.0.zip(forward.1).zip(forward.2.zip(rows));
         let outer = dq.par_chunks_mut(width).zip(dkv.par_chunks_mut(all));
@@ -125,6 +127,7 @@ impl Query {
         dq.fill(0.0);
         let mean = dot(dout, out);
         let tokens = self.pairs(kv, at).zip(dkv.chunks_exact_mut(2 * self.width));
+
         for (p, ((key, value), dkv)) in probabilities.iter().zip(tokens) {
             let dscore = p * (dot(dout, value) - mean) * self.scale();
             add(dq, dscore, key);
@@ -134,6 +137,7 @@ impl Query {
                 .iter_mut()
                 .zip(q)
                 .for_each(|(dkey, q)| *dkey = dscore * q);
+
             dvalue[part]
                 .iter_mut()
                 .zip(dout)

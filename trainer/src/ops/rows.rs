@@ -144,6 +144,7 @@ impl<'a> Sequences<'a> {
                 } else {
                     middle - from
                 };
+
                 let (left, right) = split.split(tokens, kept);
                 rayon::join(
                     || self.walk(from, middle, left, f),

@@ -28,6 +28,7 @@ impl Table {
         let trained = || segments.iter().filter(|segment| !segment.frozen);
         let numbers: Vec<u32> = trained().flat_map(chunks).flatten().collect();
         let mut chunks = memory.whole(numbers.len())?;
+
         chunks.take_whole(&numbers);
         Some(Self {
             frozen: segments.iter().map(|segment| segment.frozen).collect(),
@@ -57,6 +58,7 @@ impl Table {
             self.chunks.span(),
             &mut self.sums.view_mut().device(),
         );
+
         let sums = self.sums.read();
         let mut rest = &*sums;
         let sum = |&count: &usize| {
@@ -64,6 +66,7 @@ impl Table {
             rest = others;
             own.iter().map(|&sum| f64::from(sum)).sum()
         };
+
         self.counts.iter().map(sum).collect()
     }
 
@@ -84,6 +87,7 @@ impl Table {
             correction,
             keep,
         } = plain;
+
         let keep_decayed = decayed.keep;
         let step = ops::Step {
             beta_1,
@@ -95,6 +99,7 @@ impl Table {
             keep,
             keep_decayed,
         };
+
         let moments = (&mut first, &mut second);
         ops::step(&mut values, moments, gradients, self.chunks.span(), step);
     }

@@ -35,6 +35,7 @@ impl Init {
         let key = name
             .bytes()
             .fold(stream(seed, 0), |key, byte| mix(key ^ u64::from(byte)));
+
         let draw = move |index: usize| match self {
             Self::Zeros => 0.0,
             Self::Ones => 1.0,
@@ -42,6 +43,7 @@ impl Init {
             Self::Normal(deviation) => deviation * normal(stream(key, index as u64)),
             Self::Uniform(bound) => bound * (2.0 * uniform(stream(key, index as u64)) - 1.0),
         };
+
         values
             .par_iter_mut()
             .enumerate()
@@ -68,6 +70,7 @@ mod tests {
             (Init::fan_in(12), 1.0 / 6.0),
             (Init::glorot(10, 14), 0.5 / 3f64.sqrt()),
         ];
+
         for (init, deviation) in table {
             let (mean, found) = moments(init);
             assert!(mean.abs() < 0.01 * deviation, "{init:?}: mean {mean}");

@@ -6,6 +6,7 @@ pub(crate) fn aligned((head, words): (&[&str], usize), rows: &[Vec<String>]) -> 
     if rows.is_empty() {
         return String::new();
     }
+
     let head = head.iter().map(|&name| name.to_owned()).collect();
     let all: Vec<&Vec<String>> = [&head].into_iter().chain(rows).collect();
     let length = |row: &Vec<String>, at: usize| row.get(at).map_or(0, |cell| cell.chars().count());
@@ -15,6 +16,7 @@ pub(crate) fn aligned((head, words): (&[&str], usize), rows: &[Vec<String>]) -> 
         true => format!("{cell:<0$}", widths[column]),
         false => format!("{cell:>0$}", widths[column]),
     };
+
     let line = |row: &&Vec<String>| {
         row.iter()
             .enumerate()
@@ -22,5 +24,6 @@ pub(crate) fn aligned((head, words): (&[&str], usize), rows: &[Vec<String>]) -> 
             .collect::<Vec<_>>()
             .join("  ")
     };
+
     all.iter().map(line).map(|line| line + "\n").collect()
 }

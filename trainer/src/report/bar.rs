@@ -22,6 +22,7 @@ impl Bar {
         bar.set_length(report.steps.max(0) as u64);
         bar.set_position(report.step.max(0) as u64);
         bar.set_message(message(report));
+
         if matches!(report.activity, Activity::Done | Activity::Failed) {
             bar.abandon();
         }
@@ -34,6 +35,7 @@ fn message(report: &Report) -> String {
         Activity::Validating => Some("validating".to_owned()),
         Activity::Training | Activity::Evaluating | Activity::Done | Activity::Failed => None,
     };
+
     let parts = [
         doing,
         report.loss.map(|loss| format!("loss {loss:.3}")),
@@ -48,6 +50,7 @@ fn message(report: &Report) -> String {
             .filter(|_| report.activity == Activity::Training)
             .map(left),
     ];
+
     parts.into_iter().flatten().collect::<Vec<_>>().join(" · ")
 }
 
@@ -74,10 +77,12 @@ mod tests {
             eta_seconds: Some(130),
             ..Report::default()
         };
+
         let validating = Report {
             activity: Activity::Validating,
             ..training.clone()
         };
+
         for (report, said) in [
             (Report::default(), "starting"),
             (training, "loss 3.214 · 313 pairs/s · 2:10 left"),

@@ -51,6 +51,7 @@ impl History {
         let measured = report
             .validation
             .filter(|validation| validation.step == report.step);
+
         let point = Point {
             step: report.step,
             reported_at: report.reported_at,
@@ -62,9 +63,11 @@ impl History {
             samples_per_second: report.samples_per_second,
             recalls: measured.map(|validation| validation.recalls),
         };
+
         self.points
             .truncate(self.points.partition_point(|old| old.step < point.step));
         self.points.push(point);
+
         if self.points.len() > MOST_POINTS {
             self.thin();
         }
@@ -86,6 +89,7 @@ impl History {
         let (Some(first), Some(last)) = (self.points.first(), self.points.last()) else {
             return;
         };
+
         let first = first.step;
         let last = last.step;
         let distance = (last - first) / (MOST_POINTS as i64 / 4) + 1;
@@ -96,6 +100,7 @@ impl History {
             if keep {
                 *due = point.step + distance;
             }
+
             keep
         });
     }
@@ -106,6 +111,7 @@ impl History {
             .points
             .iter()
             .filter_map(|point| serde_json::to_string(point).ok());
+
         lines.flat_map(|line| [line, "\n".into()]).collect()
     }
 
@@ -116,6 +122,7 @@ impl History {
             .lines()
             .filter_map(|line| serde_json::from_str(line).ok())
             .collect();
+
         points.sort_by_key(|point| point.step);
         Self { points }
     }
@@ -127,6 +134,7 @@ pub(super) fn best<'a>(points: impl IntoIterator<Item = &'a Point>) -> Option<(i
     let measured = points
         .into_iter()
         .filter_map(|point| Some((point.step, point.recalls?)));
+
     let rank =
         |recalls: &Recalls| recalls.text_to_image.mean_recall + recalls.image_to_text.mean_recall;
     measured.max_by(|(_, a), (_, b)| rank(a).total_cmp(&rank(b)))
@@ -162,6 +170,7 @@ mod tests {
         [10, 20, 30, 40]
             .into_iter()
             .for_each(|step| history.push(&after(step)));
+
         let mut resumed = History::from_jsonl(&history.to_jsonl());
         assert_eq!(resumed, history);
         resumed.push(&after(30));
@@ -174,6 +183,7 @@ mod tests {
         [10, 20]
             .into_iter()
             .for_each(|step| history.push(&after(step)));
+
         history.push(&measured(20));
         assert_eq!(steps(&history), [10, 20]);
         assert!(history.points[1].recalls.is_some());
@@ -189,6 +199,7 @@ mod tests {
             step: 20,
             ..measured(10)
         });
+
         assert_eq!(history.points[1].recalls, None);
     }
 
@@ -201,20 +212,24 @@ mod tests {
             } else {
                 after(step)
             };
+
             history.push(&report);
         }
+
         let steps = steps(&history);
         assert!(
             (1000..=MOST_POINTS).contains(&steps.len()),
             "{}",
             steps.len()
         );
+
         assert_eq!((steps[0], steps[steps.len() - 1]), (10, 400_000));
         let validations = history
             .points
             .iter()
             .filter(|p| p.recalls.is_some())
             .count();
+
         assert_eq!(validations, 100);
         let gaps: Vec<i64> = steps.windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert!(

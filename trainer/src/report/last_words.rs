@@ -34,6 +34,7 @@ pub fn fit(report: &Report) -> String {
         else {
             return text;
         };
+
         shorten(&mut report, excess);
     }
 }
@@ -43,13 +44,16 @@ fn shorten(report: &mut Report, excess: usize) {
         report.results.remove(0);
         return;
     }
+
     if report.checkpoints.len() > 1 {
         report.checkpoints.pop();
         return;
     }
+
     if report.validation.take().is_some() || report.best.take().is_some() {
         return;
     }
+
     match report.failure.as_mut().map(|failure| &mut failure.message) {
         Some(message) if message.len() > "…".len() => {
             // A byte of the message is at most six of JSON: this never cuts more than it must.
@@ -91,6 +95,7 @@ mod tests {
             recalls: Some(Recalls::default()),
             threshold: None,
         };
+
         let digest = String::new();
         let measured = Measured::Retrieval(scores);
         TaskResult {
@@ -109,6 +114,7 @@ mod tests {
             results: vec![result("muge".into())],
             ..report()
         };
+
         assert_eq!(
             serde_json::from_str::<Report>(&fit(&report)).unwrap(),
             report
@@ -122,10 +128,12 @@ mod tests {
             "坏样本太多".repeat(800),
             "\"\\\n".repeat(3000),
         ];
+
         let validation = Validation {
             step: 3,
             recalls: Default::default(),
         };
+
         for message in messages {
             for results in [0, 9, 200] {
                 let results = (0..results).map(|i| result(format!("任务-{i}"))).collect();
@@ -133,17 +141,20 @@ mod tests {
                     exit_code: 65,
                     message: message.clone(),
                 });
+
                 let report = Report {
                     results,
                     failure,
                     validation: Some(validation),
                     ..report()
                 };
+
                 let text = fit(&report);
                 assert!(text.len() <= MOST_BYTES, "{}", text.len());
                 let kept: Report = serde_json::from_str(&text).unwrap();
                 assert_eq!((kept.step, kept.activity), (48_200, Activity::Failed));
                 let kept = kept.failure.unwrap();
+
                 assert_eq!(kept.exit_code, 65);
                 let start: String = message.chars().take(2).collect();
                 assert!(kept.message.starts_with(&start), "{}", kept.message);
@@ -159,6 +170,7 @@ mod tests {
             ..report()
         }))
         .unwrap();
+
         assert!(kept.results.len() > 5, "{}", kept.results.len());
         assert_eq!(kept.results.last().unwrap().name, "task-199");
     }
@@ -171,6 +183,7 @@ mod tests {
             digest: "d".repeat(64),
             written_at: 1,
         };
+
         let message = "Why. ".repeat(100);
         let report = Report {
             checkpoints: (1..9).rev().map(saved).collect(),
@@ -180,6 +193,7 @@ mod tests {
             }),
             ..report()
         };
+
         let kept: Report = serde_json::from_str(&fit(&report)).unwrap();
         assert_eq!(kept.failure.unwrap().message, message);
         let steps: Vec<_> = kept.checkpoints.iter().map(|saved| saved.step).collect();

@@ -7,6 +7,7 @@ pub(super) fn tell(before: &Report, now: &Report, has_bar: bool) {
     if now.step != before.step && !has_bar {
         step(now);
     }
+
     if let Some(found) = now
         .validation
         .filter(|found| Some(*found) != before.validation)
@@ -14,14 +15,17 @@ pub(super) fn tell(before: &Report, now: &Report, has_bar: bool) {
         let (text_to_image, image_to_text) = percents(&found.recalls);
         tracing::info!(step = found.step, text_to_image, image_to_text, "validated");
     }
+
     if let Some(saved) = now.checkpoints.first()
         && before.checkpoints.first() != Some(saved)
     {
         tracing::info!(step = saved.step, uri = saved.uri, "checkpoint saved");
     }
+
     for result in now.results.iter().skip(before.results.len()) {
         scored(result);
     }
+
     match &now.failure {
         Some(failure) if before.failure.is_none() => {
             tracing::error!(exit_code = failure.exit_code, "{}", failure.message);
@@ -60,6 +64,7 @@ fn scored(result: &TaskResult) {
                 let images = result.images;
                 return tracing::info!(task = result.name, texts, images, "searched, no labels");
             };
+
             tracing::info!(task = result.name, text_to_image, image_to_text, "scored");
             if let Some(found) = &scores.threshold {
                 let Threshold {
@@ -68,6 +73,7 @@ fn scored(result: &TaskResult) {
                     precision,
                     coverage,
                 } = found;
+
                 let reached = found.is_reached();
                 tracing::info!(
                     task = result.name,
@@ -103,6 +109,7 @@ fn percent(recall: &Recall) -> String {
         r10,
         mean_recall,
     } = recall;
+
     format!("R@1 {r1:.1} R@5 {r5:.1} R@10 {r10:.1} MR {mean_recall:.1}")
 }
 
@@ -136,6 +143,7 @@ mod tests {
         let log = log.with_writer(move || writer.clone()).finish();
         tracing::subscriber::with_default(log, || tell(before, now, has_bar));
         let text = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
+
         text.lines()
             .map(|line| serde_json::from_str(line).unwrap())
             .collect()
@@ -147,6 +155,7 @@ mod tests {
             step: 10,
             ..Report::default()
         };
+
         let checkpoint = |step| {
             let (uri, digest) = ("s3://runs/1".into(), "d".into());
             vec![CheckpointReport {
@@ -156,14 +165,17 @@ mod tests {
                 written_at: 0,
             }]
         };
+
         let validation = Some(Validation {
             step: 10,
             recalls: Recalls::default(),
         });
+
         let failure = Some(FailureReport {
             exit_code: 65,
             message: "no data".into(),
         });
+
         let at_10 = || before.clone();
         for (now, said) in [
             (at_10(), vec![]),
@@ -222,6 +234,7 @@ mod tests {
             step: 1,
             ..Report::default()
         };
+
         assert!(lines(&before, &now, true).is_empty());
     }
 
@@ -232,11 +245,13 @@ mod tests {
             loss: Some(2.5),
             ..Report::default()
         };
+
         let line = &lines(&Report::default(), &now, false)[0];
         assert_eq!(
             (&line["step"], &line["loss"]),
             (&Value::from(20), &Value::from(2.5))
         );
+
         assert_eq!(line.get("learning_rate"), None);
     }
 }

@@ -41,11 +41,13 @@ impl Log {
             .with_env_filter(filter.from_env_lossy())
             .with_target(false)
             .with_writer(move || writer.clone());
+
         match &bars {
             Some(_) => log.without_time().compact().try_init(),
             None => log.json().flatten_event(true).try_init(),
         }
         .map_err(std::io::Error::other)?;
+
         Ok(Self { orders, bars })
     }
 
@@ -99,10 +101,12 @@ fn writer(
         orders: orders.clone(),
         lost: lost.clone(),
     };
+
     let write = move || write_all(to, bars, waiting, &lost);
     std::thread::Builder::new()
         .name("log".into())
         .spawn(write)?;
+
     Ok((lines, orders))
 }
 
@@ -121,6 +125,7 @@ fn write_all(
             }
             Order::Line(line) => line,
         };
+
         let mut write = || write_line(&mut to, &line, lost.swap(0, Ordering::Relaxed));
         let _ = match &bars {
             Some(bars) => bars.suspend(write),
@@ -136,6 +141,7 @@ fn write_line(to: &mut impl Write, line: &[u8], lost: u64) -> std::io::Result<()
             "{{\"level\":\"WARN\",\"message\":\"lines lost\",\"lines\":{lost}}}"
         )?;
     }
+
     to.write_all(line)
 }
 
@@ -167,6 +173,7 @@ mod tests {
         (0..WAITING * 2).for_each(|_| lines.write_all(b"line\n").unwrap());
         drop(hang);
         let (done, wait) = sync_channel(1);
+
         orders.send(Order::Flush(done)).unwrap();
         wait.recv().unwrap();
         let text = String::from_utf8(reader.0.lock().unwrap().clone()).unwrap();
@@ -176,6 +183,7 @@ mod tests {
                 .as_u64()
                 .unwrap()
         });
+
         assert_eq!(lost.sum::<u64>() as usize + kept.len(), WAITING * 2);
         assert!(kept.len() < WAITING * 2, "{} lines were kept", kept.len());
     }

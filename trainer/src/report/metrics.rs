@@ -96,9 +96,11 @@ pub fn text(report: &Report) -> prometheus::Result<String> {
             }
         }
     }
+
     if let Some(validation) = report.validation {
         recalls(&registry, report, &validation.recalls)?;
     }
+
     scores(&registry, report)?;
     TextEncoder::new().encode_to_string(&registry.gather())
 }
@@ -110,6 +112,7 @@ fn recalls(registry: &Registry, report: &Report, recalls: &Recalls) -> prometheu
         text_to_image,
         image_to_text,
     } = recalls;
+
     for (direction, recall) in [
         ("text_to_image", text_to_image),
         ("image_to_text", image_to_text),
@@ -126,6 +129,7 @@ fn recalls(registry: &Registry, report: &Report, recalls: &Recalls) -> prometheu
         mean.with_label_values(&[direction])
             .set(mean_recall / 100.0);
     }
+
     register(registry, by_k)?;
     register(registry, mean)
 }
@@ -134,17 +138,20 @@ fn scores(registry: &Registry, report: &Report) -> prometheus::Result<()> {
     if report.results.is_empty() {
         return Ok(());
     }
+
     let by_task = GaugeVec::new(opts(report, SCORE.0, SCORE.1), &["task", "metric"])?;
     for result in &report.results {
         for metric in Metric::ALL {
             let Some(score) = result.score(metric) else {
                 continue;
             };
+
             by_task
                 .with_label_values(&[&result.name, metric.name()])
                 .set(score);
         }
     }
+
     register(registry, by_task)
 }
 
@@ -174,6 +181,7 @@ mod tests {
             stage: stage.into(),
             ..Identity::default()
         };
+
         Report {
             run,
             step: 7,
@@ -191,16 +199,19 @@ mod tests {
             r10: 90.0,
             mean_recall: 77.4,
         };
+
         let recalls = Recalls {
             text_to_image: recall,
             image_to_text: Recall::default(),
         };
+
         let validation = Some(Validation { step: 5, recalls });
         let report = Report {
             loss: Some(0.412),
             validation,
             ..report("align")
         };
+
         let text = text(&report).unwrap();
         for line in [
             "# TYPE cnclip_train_samples_total counter",
@@ -214,6 +225,7 @@ mod tests {
                 "{line} is not in\n{text}"
             );
         }
+
         assert!(text.contains("process_resident_memory_bytes"), "{text}");
     }
 
@@ -239,10 +251,12 @@ mod tests {
             r10: 90.0,
             mean_recall: 77.4,
         };
+
         let recalls = Some(Recalls {
             text_to_image: recall,
             image_to_text: recall,
         });
+
         let result = TaskResult {
             name: "muge".into(),
             dataset: "s3://data/muge/valid/".into(),
@@ -255,6 +269,7 @@ mod tests {
                 threshold: None,
             }),
         };
+
         let evaluation = Some(EvaluationReport::default());
         let results = vec![result];
         let text = text(&Report {
@@ -263,16 +278,19 @@ mod tests {
             ..report("align-3800")
         })
         .unwrap();
+
         let line = r#"cnclip_evaluation_score{metric="textToImage.meanRecall",run="muge \"b16\"\n",stage="align-3800",task="muge"} 77.4"#;
         assert!(
             text.lines().any(|found| found == line),
             "{line} is not in\n{text}"
         );
+
         assert_eq!(
             text.matches("cnclip_evaluation_score{").count(),
             8,
             "{text}"
         );
+
         assert!(!text.contains("cnclip_train"), "{text}");
     }
 

@@ -134,6 +134,7 @@ pub fn page(input: &PageInput) -> String {
         provenance: &input.provenance,
         configuration: &input.configuration,
     };
+
     render("page.html", &view)
 }
 
@@ -161,21 +162,26 @@ fn render(template: &str, view: &impl Serialize) -> String {
         .trim_blocks(true)
         .lstrip_blocks(true)
         .build();
+
     environment.set_syntax(syntax.expect("nothing but whitespace is changed"));
     environment.add_filter("fixed", |value: f64, digits: usize| {
         format!("{value:.digits$}")
     });
+
     environment.add_filter("difference", difference);
     environment.add_filter("count", count);
     environment.add_filter("duration", duration);
+
     for (name, text) in TEMPLATES {
         environment
             .add_template(name, text)
             .expect("the template is well formed");
     }
+
     let template = environment
         .get_template(template)
         .expect("it was just added");
+
     template
         .render(Serde(view))
         .expect("the template asks for what there is")
@@ -203,6 +209,7 @@ fn count(value: i64) -> String {
         let comma = at > 0 && (digits.len() - at).is_multiple_of(3) && value >= 0;
         [comma.then_some(','), Some(digit)]
     };
+
     digits.char_indices().flat_map(place).flatten().collect()
 }
 

@@ -40,6 +40,7 @@ mod tests {
         ] {
             assert_eq!(field(status, name), bytes, "{name}");
         }
+
         assert_eq!(field(status, "Threads:"), None, "not a size");
     }
 

@@ -32,6 +32,7 @@ impl Server {
                 names::PORT
             ))
         };
+
         let socket = TcpListener::bind(listen).map_err(refused)?;
         socket.set_nonblocking(true).map_err(refused)?;
         let address = socket.local_addr().map_err(refused)?;
@@ -39,16 +40,19 @@ impl Server {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
+
         let runtime = runtime.map_err(refused)?;
         let serve = move || {
             if let Err(error) = runtime.block_on(serve(socket, reports, closed)) {
                 tracing::warn!("no longer answering on {address}: {error}");
             }
         };
+
         std::thread::Builder::new()
             .name("report".into())
             .spawn(serve)
             .map_err(refused)?;
+
         Ok(Self {
             address,
             _open: open,

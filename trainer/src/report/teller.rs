@@ -36,6 +36,7 @@ impl Teller {
         std::thread::Builder::new()
             .name("teller".into())
             .spawn(tell)?;
+
         Ok(Self { ended })
     }
 }
@@ -59,6 +60,7 @@ fn tell(
         if let Some(bar) = &bar {
             bar.show(&report);
         }
+
         let Some(path) = &last_words else { continue };
         if let Err(error) = std::fs::write(path, last_words::fit(&report))
             && !std::mem::replace(&mut complained, true)

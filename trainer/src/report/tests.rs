@@ -31,6 +31,7 @@ fn ask(reporter: &Reporter, path: &str) -> (String, String) {
         "GET {path} HTTP/1.1\r\nHost: trainer\r\nConnection: close\r\n\r\n"
     )
     .unwrap();
+
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -45,6 +46,7 @@ fn progress_is_the_whole_report_as_it_is_now() {
             report.step = step;
             report.loss = Some(5.5);
         });
+
         let (head, body) = ask(&reporter, names::PATH_PROGRESS);
         assert!(head.starts_with("http/1.1 200"), "{head}");
         assert!(head.contains("application/json"), "{head}");
@@ -64,6 +66,7 @@ fn metrics_are_scraped_in_prometheus_format() {
         head.contains("content-type: text/plain; version=0.0.4"),
         "{head}"
     );
+
     let line = "cnclip_train_samples_total{run=\"muge\",stage=\"align\"} 512";
     assert!(body.lines().any(|found| found == line), "{body}");
     assert!(
@@ -71,6 +74,7 @@ fn metrics_are_scraped_in_prometheus_format() {
             .0
             .starts_with("http/1.1 200")
     );
+
     assert!(ask(&reporter, "/other").0.starts_with("http/1.1 404"));
 }
 
@@ -82,10 +86,12 @@ fn a_port_in_use_is_named_with_what_to_do() {
         listen: Some(taken.clone()),
         ..Outlets::default()
     };
+
     let error = Reporter::start(identity(), outlets).unwrap_err();
     for word in [taken.as_str(), "in use", "Set `listen`"] {
         assert!(error.to_string().contains(word), "{error}");
     }
+
     assert_eq!(error.exit().code(), 78);
 }
 
@@ -108,12 +114,14 @@ fn the_last_report_is_in_the_file_when_the_reporter_is_gone() {
         last_words: Some(file.clone()),
         ..Outlets::default()
     });
+
     reporter.update(|report| report.step = 7);
     reporter.fail(&Error::Data("Shard x ends after 3 of 9 bytes.".into()));
     drop(reporter);
     let told: Report = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
     assert_eq!((told.step, told.activity), (7, Activity::Failed));
     let failure = told.failure.unwrap();
+
     assert_eq!(failure.exit_code, 65);
     assert_eq!(failure.message, "Shard x ends after 3 of 9 bytes.");
 }
@@ -125,6 +133,7 @@ fn last_words_that_cannot_be_written_end_no_run() {
         last_words: Some(nowhere),
         ..Outlets::default()
     });
+
     (1..=3).for_each(|step| reporter.update(|report| report.step = step));
     assert_eq!(reporter.current().step, 3);
 }

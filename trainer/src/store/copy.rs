@@ -25,14 +25,17 @@ impl Store {
             name,
             async move { Ok(objects.head(&path).await?.size) },
         )?;
+
         if let Some(folder) = file.parent() {
             fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
         }
+
         let mut to = File::create(file).map_err(Error::file("create", file))?;
         for start in (0..size).step_by(PIECE as usize) {
             let piece = self.get_range(name, start..size.min(start + PIECE))?;
             to.write_all(&piece).map_err(Error::file("write", file))?;
         }
+
         Ok(())
     }
 }
@@ -52,6 +55,7 @@ mod tests {
             store.save("x", &file).unwrap();
             assert!(fs::read(&file).unwrap() == bytes, "{size} bytes");
         }
+
         let error = store.save("y", &folder.path().join("y")).unwrap_err();
         assert!(error.to_string().contains("memory:/y"), "{error}");
         assert!(

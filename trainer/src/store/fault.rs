@@ -106,19 +106,23 @@ fn detail(fault: Fault, source: &Option<Source>) -> String {
     let Some(source) = source else {
         return String::new();
     };
+
     let line = chain(source)
         .join(": ")
         .split_whitespace()
         .collect::<Vec<_>>()
         .join(" ");
+
     if fault != Fault::Unreachable {
         let code = line
             .split_once("<Code>")
             .and_then(|(_, rest)| rest.split_once("</Code>"));
+
         return code
             .map(|(code, _)| format!(" ({code})"))
             .unwrap_or_default();
     }
+
     match line.char_indices().nth(MOST) {
         Some((end, _)) => format!(" ({}…)", &line[..end]),
         None => format!(" ({line})"),
@@ -134,8 +138,10 @@ fn chain(error: &dyn std::error::Error) -> Vec<String> {
         if !told.iter().any(|said| said.contains(&text)) {
             told.push(text);
         }
+
         next = cause.source();
     }
+
     told
 }
 
@@ -150,14 +156,17 @@ mod tests {
             path: path(),
             source: text.into(),
         };
+
         let denied = |text: &str| Source::PermissionDenied {
             path: path(),
             source: text.into(),
         };
+
         let other = |text: &str| Source::Generic {
             store: "S3",
             source: text.into(),
         };
+
         let table = [
             (missing("<Code>NoSuchKey</Code>"), Fault::Missing, false),
             (missing("<Code>NoSuchBucket</Code>"), Fault::NoBucket, false),
@@ -179,6 +188,7 @@ mod tests {
             ),
             (other("connection refused"), Fault::Unreachable, true),
         ];
+
         for (source, fault, may_pass) in table {
             let error = StoreError::new("read", "s3://b/x".into(), source);
             assert_eq!(
@@ -186,10 +196,12 @@ mod tests {
                 (fault, may_pass),
                 "{error}"
             );
+
             assert!(
                 error.to_string().starts_with("cannot read s3://b/x: "),
                 "{error}"
             );
+
             assert!(!error.to_string().contains("<Code>"), "{error}");
         }
     }
@@ -201,6 +213,7 @@ mod tests {
             store: "HTTP",
             source: page.into(),
         };
+
         let text = StoreError::new("list", "https://h/x".into(), source).to_string();
         assert!(
             text.len() < 1000 && !text.contains('\n') && text.ends_with("…)"),

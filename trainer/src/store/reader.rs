@@ -39,9 +39,11 @@ impl Read for Reader {
             let end = self
                 .size
                 .min(self.position + AHEAD_BYTES.max(buffer.len() as u64));
+
             let read = self.store.get_range(&self.name, self.position..end);
             self.ahead = read.map_err(Error::other)?;
         }
+
         let count = buffer.len().min(self.ahead.len());
         buffer[..count].copy_from_slice(&self.ahead.split_to(count));
         self.position += count as u64;
@@ -56,14 +58,17 @@ impl Seek for Reader {
             SeekFrom::End(by) => self.size.checked_add_signed(by),
             SeekFrom::Current(by) => self.position.checked_add_signed(by),
         };
+
         let place = place.ok_or_else(|| Error::from(ErrorKind::InvalidInput))?;
         let skipped = place
             .checked_sub(self.position)
             .map(|skipped| skipped as usize);
+
         self.ahead = match skipped.filter(|&skipped| skipped <= self.ahead.len()) {
             Some(skipped) => self.ahead.slice(skipped..),
             None => Bytes::new(),
         };
+
         self.position = place;
         Ok(place)
     }
@@ -85,12 +90,14 @@ mod tests {
             (SeekFrom::Current(3), 150_193),
             (SeekFrom::End(-100), 199_900),
         ];
+
         for (to, place) in seeks {
             let mut found = [0; 100];
             assert_eq!(reader.seek(to).unwrap(), place as u64);
             reader.read_exact(&mut found).unwrap();
             assert_eq!(found, bytes[place..place + 100]);
         }
+
         assert_eq!(reader.read(&mut [0]).unwrap(), 0, "the end");
         assert!(reader.seek(SeekFrom::Current(-200_001)).is_err());
     }

@@ -31,6 +31,7 @@ pub(super) fn open(
     if !uri.contains("://") && !uri.starts_with("file:") {
         return folder(std::path::Path::new(uri), uri);
     }
+
     let url = Url::parse(uri).map_err(|error| unusable(uri, &error.to_string()))?;
     let (scheme, prefix) =
         ObjectStoreScheme::parse(&url).map_err(|error| unusable(uri, &error.to_string()))?;
@@ -50,6 +51,7 @@ pub(super) fn open(
             let start = GoogleCloudStorageBuilder::new()
                 .with_url(uri)
                 .with_retry(retry());
+
             let builder = configured(start, &environment, GoogleCloudStorageBuilder::with_config);
             Arc::new(
                 builder
@@ -62,6 +64,7 @@ pub(super) fn open(
             let start = MicrosoftAzureBuilder::new()
                 .with_url(uri)
                 .with_retry(retry());
+
             let builder = configured(start, &environment, MicrosoftAzureBuilder::with_config);
             Arc::new(
                 builder
@@ -83,6 +86,7 @@ pub(super) fn open(
         }
         _ => return Err(unusable(uri, "its scheme is not one we read")),
     };
+
     let read_only = scheme == ObjectStoreScheme::Http;
     Ok(Store {
         objects,
@@ -97,6 +101,7 @@ fn folder(path: &std::path::Path, uri: &str) -> Result<Store> {
     let prefix =
         Path::from_absolute_path(&absolute).map_err(|error| unusable(uri, &error.to_string()))?;
     let objects = Arc::new(LocalFileSystem::new().with_fsync(true));
+
     Ok(Store {
         objects,
         prefix,
@@ -113,9 +118,11 @@ fn s3(uri: &str, url: &Url, environment: &Environment) -> Result<AmazonS3Builder
             .find(|(key, _)| names.contains(&key.as_str()));
         found.map(|(_, value)| value.as_str())
     };
+
     let endpoint = value(&["aws_endpoint_url_s3", "aws_endpoint_url", "aws_endpoint"]);
     let signed = value(&["aws_skip_signature"]).is_none_or(|skip| skip != "true");
     let keys = ["aws_access_key_id", "aws_web_identity_token_file"];
+
     if endpoint.is_some() && signed && value(&keys).is_none() {
         return Err(Error::Config(format!(
             "cannot sign requests for {uri}: AWS_ENDPOINT_URL is set but AWS_ACCESS_KEY_ID is not. \
@@ -123,9 +130,11 @@ fn s3(uri: &str, url: &Url, environment: &Environment) -> Result<AmazonS3Builder
              public bucket)."
         )));
     }
+
     let start = AmazonS3Builder::new()
         .with_url(url.as_str())
         .with_retry(retry());
+
     let builder = configured(start, environment, AmazonS3Builder::with_config)
         .with_client_options(client(endpoint.is_some_and(|e| e.starts_with("http://"))));
     Ok(match endpoint {
@@ -218,6 +227,7 @@ mod tests {
             ("file:///a/b", &[], "LocalFileSystem(file:///)"),
             ("/a/b/", &[], "LocalFileSystem(file:///)"),
         ];
+
         for (uri, environment, store) in table {
             let opened = with(uri, environment).unwrap();
             assert!(
@@ -225,6 +235,7 @@ mod tests {
                 "{}",
                 opened.objects
             );
+
             assert_eq!(opened.prefix.as_ref(), "a/b", "{uri}");
             assert_eq!(opened.uri(), uri.trim_end_matches('/'));
         }
@@ -237,6 +248,7 @@ mod tests {
             ("AWS_ACCESS_KEY_ID", "a"),
             ("AWS_SECRET_ACCESS_KEY", "b"),
         ];
+
         let url = Url::parse("s3://bucket/x").unwrap();
         let environment = relevant(environment.map(|(k, v)| (k.into(), v.into())).into_iter());
         let builder = s3("s3://bucket/x", &url, &environment).unwrap();
@@ -246,10 +258,12 @@ mod tests {
             value(Key::Endpoint).as_deref(),
             Some("http://127.0.0.1:7070")
         );
+
         assert_eq!(
             value(Key::VirtualHostedStyleRequest).as_deref(),
             Some("false")
         );
+
         let allow = Key::Client(object_store::ClientConfigKey::AllowHttp);
         assert_eq!(value(allow).as_deref(), Some("true"));
     }
@@ -262,6 +276,7 @@ mod tests {
             ("ftp://host/x", &[], "Expected s3://bucket/prefix"),
             ("s3://", &[], "Expected s3://bucket/prefix"),
         ];
+
         for (uri, environment, advice) in table {
             let error = with(uri, environment).unwrap_err();
             assert!(error.to_string().contains(advice), "{error}");

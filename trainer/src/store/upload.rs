@@ -44,6 +44,7 @@ impl Store {
             sent: None,
             fault: None,
         };
+
         let written = write(&mut upload);
         match (upload.fault.take(), written) {
             (None, Ok(written)) => upload.finish().map(|()| written),
@@ -68,14 +69,17 @@ impl Upload<'_> {
                     WriteMultipart::new_with_chunk_size(objects.put_multipart(&path).await?, PART)
                 }
             };
+
             if let Err(error) = sent.wait_for_capacity(PARTS_IN_FLIGHT).await {
                 // What went wrong first is told.
                 sent.abort().await.ok();
                 return Err(error);
             }
+
             sent.put(part);
             Ok(sent)
         };
+
         self.sent = Some(self.store.call("write", self.name, send)?);
         Ok(())
     }
@@ -85,6 +89,7 @@ impl Upload<'_> {
         let Some(mut sent) = self.sent.take() else {
             return self.store.put(self.name, part);
         };
+
         sent.put(part);
         self.store.call(
             "write",
@@ -113,6 +118,7 @@ impl Write for Upload<'_> {
                 io::Error::other("the object store takes no more")
             })?;
         }
+
         Ok(taken)
     }
 
@@ -139,6 +145,7 @@ mod tests {
                     pieces.for_each(|piece| to.write_all(piece).unwrap());
                     Ok(bytes.len())
                 });
+
                 assert_eq!(written.unwrap(), size);
                 assert!(store.get("x").unwrap() == bytes, "{size} bytes");
             }
@@ -154,6 +161,7 @@ mod tests {
             to.write_all(&vec![1; PART + 1]).unwrap();
             Err(Error::Bug("enough".into()))
         });
+
         assert!(stopped.unwrap_err().to_string().contains("enough"));
         assert_eq!(store.get("x").unwrap(), "before");
         assert_eq!(store.list().unwrap().len(), 1, "no part is left");
@@ -169,6 +177,7 @@ mod tests {
             to.write_all(&vec![1; 3 * PART])
                 .map_err(|_| Error::Bug("of the writer".into()))
         });
+
         let error = error.unwrap_err().to_string();
         assert!(
             error.contains("cannot write") && error.contains("x/y"),

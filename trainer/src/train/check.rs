@@ -15,6 +15,7 @@ pub(super) fn check(config: &TrainConfig) -> Result<()> {
         optimizer(config),
         recipe(config),
     ];
+
     match problems.into_iter().flatten().next() {
         Some(problem) => Err(Error::Config(problem)),
         None => Ok(()),
@@ -38,6 +39,7 @@ fn shares(config: &TrainConfig, ranks: i64) -> Option<String> {
             (global / ranks + 1) * ranks
         ));
     }
+
     let share = global / ranks;
     (micro > share).then(|| {
         format!(
@@ -51,6 +53,7 @@ fn model(config: &TrainConfig) -> Option<String> {
     if let Some(problem) = config.model.problem() {
         return Some(format!("model: {problem}"));
     }
+
     let context = config.context_length;
     let positions = config.model.text.positions;
     (!(3..=positions).contains(&context)).then(|| {
@@ -103,6 +106,7 @@ fn optimizer(config: &TrainConfig) -> Option<String> {
             "between 0 and 1",
         ),
     ];
+
     let (name, value, _, must) = rows.into_iter().find(|(_, _, fits, _)| !fits)?;
     Some(format!("optimizer.{name} is {value}; it must be {must}."))
 }
@@ -112,10 +116,12 @@ fn numbers(config: &TrainConfig) -> Option<String> {
         Length::Epochs(epochs) => ("epochs", epochs),
         Length::Steps(steps) => ("steps", steps),
     };
+
     let validation = config
         .validation
         .as_ref()
         .map_or(1, |validation| validation.every_steps);
+
     let rows = [
         (name, length, 1),
         ("globalBatchSize", config.global_batch_size.into(), 2),
@@ -127,12 +133,14 @@ fn numbers(config: &TrainConfig) -> Option<String> {
         ("validation.everySteps", validation, 1),
         ("reportEverySteps", config.report_every_steps, 1),
     ];
+
     if !(0.0..=100.0).contains(&config.max_skipped_percent) {
         return Some(format!(
             "maxSkippedPercent is {}; it must be 0 to 100.",
             config.max_skipped_percent
         ));
     }
+
     let (name, value, least) = rows.into_iter().find(|(_, value, least)| value < least)?;
     Some(format!("{name} is {value}; it must be at least {least}."))
 }
@@ -153,18 +161,21 @@ fn recipe(config: &TrainConfig) -> Option<String> {
                 .into(),
         );
     }
+
     let masked = config.masked_patches_percent;
     if !(0..=90).contains(&masked) {
         return Some(format!(
             "maskedPatchesPercent is {masked}; it must be 0 to 90."
         ));
     }
+
     if masked > 0 && config.model.image.resnet.is_some() {
         return Some(format!(
             "maskedPatchesPercent is {masked}, but the image tower is a residual network, which has no \
              patches. Set it to 0."
         ));
     }
+
     distillation(config)
 }
 
@@ -175,6 +186,7 @@ fn distillation(config: &TrainConfig) -> Option<String> {
             "distillation.weight is {weight}; it must be positive."
         ));
     }
+
     (config.freeze == Freeze::Image).then(|| {
         "distillation trains the image tower, but freeze is Image. Set freeze to None, or leave \
          distillation out."

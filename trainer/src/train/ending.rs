@@ -35,6 +35,7 @@ pub(super) fn write(stage: &Store) -> Result<()> {
         checkpoint: format!("{CHECKPOINTS}/{}", best.folder()),
         step: best.step,
     };
+
     let bytes = serde_json::to_vec(&ending);
     let bytes = bytes.map_err(|error| Error::Bug(format!("{FINAL} cannot be written: {error}")))?;
     stage.put(FINAL, bytes.into())
@@ -69,6 +70,7 @@ mod tests {
             mean_recall,
             ..Recall::default()
         };
+
         Validation {
             step,
             recalls: Recalls {

@@ -21,6 +21,7 @@ pub(super) fn fit(load: &Load<'_>, memory: &Memory) -> Result<(TrainConfig, Memo
         // Ranks of one process live in the same memory.
         None => limit::available().map(|bytes| bytes / load.config.world.devices.max(1) as u64),
     };
+
     let (way, needs) = choose(load, available)?;
     tell(way, &needs, available);
     let plan = MemoryReport {
@@ -30,11 +31,13 @@ pub(super) fn fit(load: &Load<'_>, memory: &Memory) -> Result<(TrainConfig, Memo
         available: available.map_or(0, |bytes| bytes as i64),
         halved: load.config.halve_micro_batch,
     };
+
     let fitted = TrainConfig {
         micro_batch_size: Some(MicroBatch::Pairs(plan.micro_batch_size)),
         gradient_checkpointing: Some(plan.gradient_checkpointing),
         ..load.config.clone()
     };
+
     Ok((fitted, plan))
 }
 
@@ -48,6 +51,7 @@ pub(super) fn suffices(config: &TrainConfig, memory: &Memory, world: &World) -> 
         Err(fault @ Fault::OutOfMemory { .. }) => Some(fault),
         checked => checked.map(|()| None)?,
     };
+
     let mut lacks = vec![0_u64; world.count()];
     lacks[world.rank()] = lack.is_some().into();
     world.collect(&mut lacks);
@@ -55,18 +59,22 @@ pub(super) fn suffices(config: &TrainConfig, memory: &Memory, world: &World) -> 
     let Some(rank) = lacks.iter().position(|lack| *lack > 0) else {
         return Ok(true);
     };
+
     if config.micro_batch_size != Some(MicroBatch::AUTO) || config.halve_micro_batch {
         // Whoever lacks nothing hears of it.
         return lack.map_or(Ok(true), |fault| Err(fault.into()));
     }
+
     let fault = lack.map_or_else(
         || format!("rank {rank} has too little memory"),
         |fault| fault.to_string(),
     );
+
     tracing::warn!(
         rank,
         "{fault}, though what was planned fits: half as many pairs are computed at once"
     );
+
     Ok(false)
 }
 
@@ -88,6 +96,7 @@ fn tell(
         available_mib = available,
         "memory planned"
     );
+
     for (kind, bytes) in needs.kinds() {
         tracing::debug!(kind, mib = bytes.div_ceil(MEBIBYTE), "memory planned");
     }

@@ -26,9 +26,11 @@ impl Meter {
         self.steps += 1;
         self.pairs += pairs;
         self.losses.total += losses.total;
+
         if let Some(distance) = losses.distillation {
             *self.losses.distillation.get_or_insert_default() += distance;
         }
+
         self.spent += spent;
     }
 
@@ -79,6 +81,7 @@ mod tests {
             total,
             distillation: Some(distance),
         };
+
         meter.add(100, losses(3.0, 0.5), Duration::from_millis(500));
         meter.add(100, losses(1.0, 0.25), Duration::from_millis(1500));
         assert_eq!(meter.mean_loss(), Some(2.0));

@@ -37,9 +37,11 @@ pub(super) fn newest(
     } else {
         None
     };
+
     let told = found
         .as_ref()
         .map(|found| format!("{}/{}", folder(&found.uri), found.digest));
+
     let told = world.hear(told.unwrap_or_default().as_bytes())?;
     let found = match String::from_utf8_lossy(&told).split_once('/') {
         Some((folder, digest)) if found.is_none() => {
@@ -50,10 +52,12 @@ pub(super) fn newest(
                     found.uri
                 )));
             }
+
             Some(found)
         }
         _ => found,
     };
+
     found
         .map(|found| take(&found, config, params, adamw))
         .transpose()
@@ -81,6 +85,7 @@ fn find(checkpoints: &Store, config: &TrainConfig, dataset: &str) -> Result<Opti
     let Some(checkpoint) = Checkpoint::newest(checkpoints, &[STATE, CONFIG])? else {
         return Ok(None);
     };
+
     let state = checkpoint.state()?;
     same_run(&checkpoint, config)?;
     if state.dataset != dataset {
@@ -90,6 +95,7 @@ fn find(checkpoints: &Store, config: &TrainConfig, dataset: &str) -> Result<Opti
             checkpoint.uri, config.dataset, state.dataset
         )));
     }
+
     Checkpoint::newest(checkpoints, &wanted(config))
 }
 
@@ -107,13 +113,16 @@ fn take(
         .optimizer
         .average_decay
         .map(|decay| Average::new(params, decay));
+
     if average.is_some() {
         load(params, &checkpoint.weights(UNAVERAGED)?, Part::All).map_err(&damaged)?;
     }
+
     load_moments(params, &checkpoint.weights(MOMENTS)?, adamw).map_err(&damaged)?;
     let history = History::from_jsonl(&String::from_utf8_lossy(&checkpoint.file(HISTORY)?));
     tracing::info!(step = state.step, uri = checkpoint.uri, "resumed");
     let best = history.best();
+
     Ok(Resumed {
         state,
         average,
@@ -132,6 +141,7 @@ fn same_run(checkpoint: &Checkpoint, config: &TrainConfig) -> Result<()> {
             checkpoint.uri
         ))
     };
+
     let before: TrainConfig =
         serde_json::from_slice(&checkpoint.file(CONFIG)?).map_err(unreadable)?;
     let rows = [
@@ -160,6 +170,7 @@ fn same_run(checkpoint: &Checkpoint, config: &TrainConfig) -> Result<()> {
         ),
         ("seed", before.seed == config.seed),
     ];
+
     match rows.iter().find(|(_, same)| !same) {
         None => Ok(()),
         Some((name, _)) => Err(Error::Config(format!(

@@ -72,6 +72,7 @@ impl Progress {
             samples_skipped: skipped_before,
             ..
         } = state;
+
         Self {
             steps,
             steps_per_epoch,
@@ -153,6 +154,7 @@ impl Run {
             dataset = self.dataset,
             "ready to train"
         );
+
         let progress = &self.progress;
         reporter.update(|report| {
             report.activity = Activity::Training;
@@ -184,6 +186,7 @@ impl Run {
                 self.describe(meter, report);
             }
         });
+
         self.progress.history.push(&reporter.current());
     }
 
@@ -196,12 +199,14 @@ impl Run {
             .step
             .checked_sub(1)
             .map(|step| self.schedule.rate(step));
+
         report.logit_scale = Some(f64::from(self.clip.logit_scale(&self.params)).ln());
         report.gradient_norm = progress.gradient_norm.or(report.gradient_norm);
         report.samples_per_second = meter.pairs_per_second().or(report.samples_per_second);
         report.eta_seconds = meter
             .seconds_for(progress.steps - progress.step)
             .or(report.eta_seconds);
+
         report.samples_seen = progress.samples_seen as i64;
         report.samples_skipped = self.skipped() as i64;
         report.steps_skipped = progress.steps_skipped as i64;
@@ -229,6 +234,7 @@ impl Run {
         self.params.state.copy_from(View::Host(&state));
         self.swap_average();
         let recalls = self.recalls(reporter);
+
         self.swap_average();
         self.params.memory().check()?;
         let recalls = recalls?;
@@ -236,16 +242,19 @@ impl Run {
         let Some(recalls) = recalls else {
             return Ok(());
         };
+
         let found = Validation {
             step: self.progress.step as i64,
             recalls,
         };
+
         self.progress.validation = Some(found);
         self.progress.best = ending::better(self.progress.best, found);
         reporter.update(|report| {
             report.validation = Some(found);
             report.best = self.progress.best;
         });
+
         self.progress.history.push(&reporter.current());
         Ok(())
     }
@@ -255,16 +264,19 @@ impl Run {
         let Some(validator) = &self.validator else {
             return Ok(None);
         };
+
         reporter.update(|report| report.activity = Activity::Validating);
         let sizes = Sizes {
             side: self.config.model.image.resolution as usize,
             context_length: self.config.context_length as usize,
             batch: self.accumulator.at_once(),
         };
+
         let most_skipped = self.config.max_skipped_percent / 100.0;
         let mut encoder = (&mut self.clip, &mut self.params);
         let dataset = &validator.dataset;
         let tokenizer = &validator.tokenizer;
+
         recalls(
             dataset,
             tokenizer,

@@ -49,10 +49,12 @@ pub(super) fn set_up(
     if let Some(run) = attempt(config, world.clone(), &memory()?)? {
         return Ok(run);
     }
+
     let halved = TrainConfig {
         halve_micro_batch: true,
         ..config.clone()
     };
+
     // After a lack of memory a device does nothing any more: it is used anew.
     let run = attempt(&halved, world.clone(), &memory()?)?;
     run.ok_or_else(|| Error::Bug("a stage was to be halved twice".into()))
@@ -64,12 +66,14 @@ fn attempt(config: &TrainConfig, world: Arc<World>, place: &Memory) -> Result<Op
         config.vocabulary.as_ref(),
         config.model.text.vocab_size,
     )?);
+
     let dataset = Dataset::open(&config.dataset)?;
     let validator = validator(config, tokenizer.clone())?;
     let digest = dataset.index().dataset.clone();
     let validated = validator
         .as_ref()
         .map(|validator| &validator.dataset.index().dataset);
+
     world.agree("data set", (&digest, validated))?;
     let own = world.share(config.global_batch_size as usize);
     let teacher = config
@@ -77,6 +81,7 @@ fn attempt(config: &TrainConfig, world: Arc<World>, place: &Memory) -> Result<Op
         .as_ref()
         .map(|asked| Taught::find(config, asked))
         .transpose()?;
+
     let of = Load {
         config,
         own: own.len(),
@@ -85,6 +90,7 @@ fn attempt(config: &TrainConfig, world: Arc<World>, place: &Memory) -> Result<Op
         threads: rayon::current_num_threads(),
         device: place.device().map(|_| config.world.precision),
     };
+
     let asked = config;
     let (config, memory) = fit(&of, place)?;
     let config = &config;
@@ -93,9 +99,11 @@ fn attempt(config: &TrainConfig, world: Arc<World>, place: &Memory) -> Result<Op
         micro_batch: memory.micro_batch_size as usize,
         own,
     };
+
     let distillation = teacher
         .map(|teacher| teacher.build(place, config, &sizes))
         .transpose()?;
+
     let order = Order::new(dataset.index(), config.seed, sizes.global_batch)?;
     let steps = steps(config, order.steps_per_epoch())?;
     let steps_per_epoch = order.steps_per_epoch();
@@ -115,39 +123,48 @@ fn attempt(config: &TrainConfig, world: Arc<World>, place: &Memory) -> Result<Op
     if config.synchronize_batch_norm && world.count() > 1 {
         clip.synchronize_batch_norm(world.clone());
     }
+
     let mut adamw = AdamW::new(&params, settings(config));
     let of = (config, digest.as_str());
     let resumed = resume::newest((&checkpoints, &world), of, &mut params, &mut adamw)?;
+
     if resumed.is_none() {
         initialize(config, &mut params)?;
     }
+
     let Resumed {
         state,
         average,
         history,
         best,
     } = resumed.unwrap_or_default();
+
     let decay = config.optimizer.average_decay;
     let average = average.or_else(|| decay.map(|decay| Average::new(&params, decay)));
     let statistics = params.memory().exact(params.state.len());
     let batches = (sizes.global_batch, sizes.micro_batch);
     let accumulator = Accumulator::shared(&clip, &params, batches, world.clone());
+
     if !suffices(asked, place, &world)? {
         return Ok(None);
     }
+
     if let Some(device) = place.device() {
         world.connect(device)?;
     }
+
     world.agree(
         "weights",
         bytemuck::cast_slice::<f32, u32>(&params.values.read()),
     )?;
+
     let loader = loader(
         config,
         dataset,
         tokenizer,
         (state.step..steps, sizes.own.clone()),
     )?;
+
     Ok(Some(Run {
         config: config.clone(),
         memory,
@@ -184,11 +201,13 @@ fn model(memory: &Memory, config: &TrainConfig, sizes: &Sizes, recompute: bool) 
         batch: sizes.micro_batch,
         context: config.context_length as usize,
     };
+
     let precision = config.world.precision;
     let compute = Compute {
         recompute,
         precision,
     };
+
     let (mut clip, mut params) = Clip::within(memory, &config.model, capacity, compute);
     clip.freeze_image(&mut params, config.freeze == Freeze::Image);
     clip.mask_patches(config.masked_patches_percent as u32);
@@ -201,6 +220,7 @@ fn claim(config: &TrainConfig) -> Claim {
     } else {
         &config.run.uid
     };
+
     Claim {
         run: run.clone(),
         attempt: config.run.attempt.max(1) as u32,
@@ -213,6 +233,7 @@ fn steps(config: &TrainConfig, per_epoch: u64) -> Result<u64> {
         Length::Steps(steps) => steps as u64,
         Length::Epochs(epochs) => (epochs as u64).saturating_mul(per_epoch),
     };
+
     let warmup = config.optimizer.warmup_steps;
     if warmup as u64 >= steps {
         return Err(Error::Config(format!(
@@ -220,6 +241,7 @@ fn steps(config: &TrainConfig, per_epoch: u64) -> Result<u64> {
              or train longer."
         )));
     }
+
     Ok(steps)
 }
 
@@ -258,6 +280,7 @@ impl Taught {
             teacher: uri,
             weight,
         } = asked;
+
         let weights = source::weights(uri)?;
         let (image, embed_dim) = weights.image()?;
         let image = image.clone();
@@ -266,11 +289,13 @@ impl Taught {
             embed_dim,
             ..config.model.clone()
         };
+
         if let Some(problem) = whole.problem() {
             return Err(Error::Data(format!(
                 "The teacher {uri} cannot be built: {problem}."
             )));
         }
+
         let side = config.model.image.resolution;
         if image.resolution != side {
             return Err(Error::Config(format!(
@@ -279,6 +304,7 @@ impl Taught {
                 image.resolution
             )));
         }
+
         Ok(Self {
             weights,
             image,
@@ -299,10 +325,12 @@ impl Taught {
             self.embed_dim as usize,
             sizes.micro_batch,
         );
+
         let unfit = WeightsError::of(&self.weights.uri, Error::Config);
         load(&mut teacher.params, &self.weights.tensors, Part::Image).map_err(unfit)?;
         tracing::info!(uri = self.weights.uri, "teacher");
         let batch = (sizes.own.len(), config.model.embed_dim as usize);
+
         Ok(Distillation::new(teacher, self.weight, batch))
     }
 }
@@ -312,6 +340,7 @@ fn initialize(config: &TrainConfig, params: &mut Params) -> Result<()> {
     params.initialize(config.seed);
     let WeightSources { model, image, text } = &config.initial_weights;
     let parts = [(model, Part::All), (image, Part::Image), (text, Part::Text)];
+
     for (uri, part) in parts
         .into_iter()
         .filter_map(|(uri, part)| Some((uri.as_ref()?, part)))
@@ -322,6 +351,7 @@ fn initialize(config: &TrainConfig, params: &mut Params) -> Result<()> {
         let (part, left_out) = (format!("{part:?}"), left_out(&found.tensors, part));
         tracing::info!(uri = found.uri, part, left_out, "initial weights");
     }
+
     Ok(())
 }
 
@@ -329,6 +359,7 @@ fn validator(config: &TrainConfig, tokenizer: Arc<Tokenizer>) -> Result<Option<V
     let Some(validation) = &config.validation else {
         return Ok(None);
     };
+
     let dataset = Dataset::open(&validation.dataset)?;
     Ok(Some(Validator {
         dataset,
@@ -357,5 +388,6 @@ fn loader(
         most_skipped: config.max_skipped_percent / 100.0,
         ..Options::new(config.seed, global_batch, steps, side)
     };
+
     Loader::start(dataset, tokenizer, options)
 }

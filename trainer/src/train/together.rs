@@ -51,6 +51,7 @@ impl Together {
         let place = self.world.share(all.len());
         all[place].copy_from_slice(own);
         self.world.collect(all);
+
         all
     }
 
@@ -72,9 +73,11 @@ impl Together {
         self.waited = waited;
         self.world.collect(&mut self.told);
         self.world.check()?;
+
         if self.of_each(1).sum::<f64>() > 0.0 {
             loader.learn(&self.world.exchange(&skipped)?.concat())?;
         }
+
         self.look_for_the_slowest();
         Ok(self.of_each(0).any(|stop| stop > 0.0))
     }

@@ -69,6 +69,7 @@ impl File {
             // Nothing to get, which the error tells.
             None => store.get(name)?.len() as u64,
         };
+
         Ok(Self {
             store: store.clone(),
             name: name.to_owned(),
@@ -112,14 +113,17 @@ impl File {
             Place::Offset(offset) => return Ok(*offset),
             Place::Entry(name, offset) => (name, offset),
         };
+
         let damaged = |why: &str| self.damaged(pytorch::KIND)(format!("its entry {name} {why}"));
         let mut archive = self
             .archive
             .clone()
             .ok_or_else(|| damaged("is in no archive"))?;
+
         let entry = archive
             .by_name(name)
             .map_err(|error| damaged(&error.to_string()))?;
+
         match entry.data_start() {
             Some(start) if entry.compression() == CompressionMethod::Stored => Ok(start + offset),
             _ => Err(damaged("is compressed")),

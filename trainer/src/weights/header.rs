@@ -20,17 +20,20 @@ pub(super) fn list(file: Arc<File>) -> Result<Names> {
     let length = length
         .ok()
         .filter(|&length| length <= LONGEST.min(file.size - 8));
+
     let length = length.ok_or_else(|| damaged("it ends within its header".to_owned()))?;
     let header = file.bytes(8..8 + length)?;
     let header: Metadata =
         serde_json::from_slice(&header).map_err(|error| damaged(error.to_string()))?;
     let promised = header.data_len() as u64;
     let held = file.size - 8 - length;
+
     if promised != held {
         return Err(damaged(format!(
             "it holds {held} bytes of values instead of {promised}"
         )));
     }
+
     let stored = |info: &TensorInfo| {
         Stored::new(Block {
             file: file.clone(),
@@ -40,6 +43,7 @@ pub(super) fn list(file: Arc<File>) -> Result<Names> {
             strides: rows(&info.shape),
         })
     };
+
     Ok(header
         .tensors()
         .into_iter()
@@ -65,12 +69,14 @@ mod tests {
                 "it holds 7 bytes of values instead of 8",
             ),
         ];
+
         for (bytes, right) in table {
             let error = Weights::from_bytes(bytes).unwrap_err().to_string();
             assert!(
                 error.contains("bytes.safetensors is no readable safetensors"),
                 "{error}"
             );
+
             assert!(error.contains(right), "{error}");
         }
     }

@@ -77,6 +77,7 @@ impl Layout {
             Self::Bert => &["bert.pooler.", "pooler.", "cls."],
             Self::Unknown => &[],
         };
+
         name.ends_with(".position_ids") || starts.iter().any(|start| name.starts_with(start))
     }
 }
@@ -90,10 +91,12 @@ pub fn grouped<'a>(names: impl Iterator<Item = &'a str>) -> String {
             .map_or(name.to_owned(), |(first, _)| format!("{first}.*"));
         *groups.entry(group).or_default() += 1;
     }
+
     let told = groups.iter().map(|(group, count)| match count {
         1 if !group.ends_with('*') => group.clone(),
         _ => format!("{group} ({count})"),
     });
+
     told.collect::<Vec<_>>().join(", ")
 }
 
@@ -108,6 +111,7 @@ mod tests {
             grouped(names.into_iter()),
             "cls.* (2), pooler.* (1), text_projection"
         );
+
         assert_eq!(grouped([].into_iter()), "");
     }
 }

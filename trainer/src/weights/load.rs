@@ -50,6 +50,7 @@ pub fn load(params: &mut Params, weights: &Weights, part: Part) -> Result<(), We
         problems.push(format!("the file holds {}", Towers::of(weights, None)));
         return Err(WeightsError::Mismatch(problems));
     }
+
     for (segment, mut values) in params
         .tensors_mut()
         .filter(|(segment, _)| part.takes(&segment.name))
@@ -57,12 +58,14 @@ pub fn load(params: &mut Params, weights: &Weights, part: Part) -> Result<(), We
         let Some(stored) = weights.get(&segment.name) else {
             continue;
         };
+
         if stored.shape() == segment.shape {
             values.write(|values| stored.read(values))?;
         } else if let Some(resized) = positions::resize(&stored.to_tensor()?, &segment.shape) {
             values.copy_from(View::Host(&resized.values));
         }
     }
+
     Ok(())
 }
 
@@ -83,11 +86,13 @@ fn problems(params: &Params, weights: &Weights, part: Part) -> Vec<String> {
             .map(|(segment, _)| segment)
             .filter(|s| part.takes(&s.name))
     };
+
     let misfits = taken().filter_map(|segment| misfit(segment, weights.get(&segment.name), part));
     let known: BTreeSet<&str> = taken().map(|s| s.name.as_str()).collect();
     let strangers = weights
         .names()
         .filter(|name| part.takes(name) && !known.contains(name));
+
     misfits
         .chain(strangers.map(|name| format!("`{name}` is not part of the model")))
         .collect()
@@ -133,6 +138,7 @@ mod tests {
         layout.weight("logit_scale", &[], Init::Constant(2.0));
         layout.state("visual.bn1.running_mean", &[3], Init::Constant(3.0));
         layout.state("visual.bn1.num_batches_tracked", &[], Init::Constant(7.0));
+
         layout.build()
     }
 
@@ -171,16 +177,19 @@ mod tests {
             tensors.insert("visual.projection".into(), proj);
             tensors.get_mut("bert.word").unwrap().shape = vec![2, 2];
         });
+
         let mut found = params();
         let error = load(&mut found, &weights, Part::All)
             .unwrap_err()
             .to_string();
+
         assert_eq!(
             error,
             "the weights do not fit the model: `visual.proj` is missing, `bert.word` is [2, 2], \
              expected [4], `visual.projection` is not part of the model, the file holds no tower that we know; \
              compare `spec.model`"
         );
+
         assert_eq!(found.values.read(), params().values.read());
     }
 
@@ -196,6 +205,7 @@ mod tests {
                 },
             );
         });
+
         let mut found = params();
         load(&mut found, &weights, Part::Text).unwrap();
         assert_eq!(found.value("bert.word"), trained().value("bert.word"));
@@ -203,6 +213,7 @@ mod tests {
         let error = load(&mut found, &weights, Part::Image)
             .unwrap_err()
             .to_string();
+
         assert!(error.contains("`visual.proj` is missing, `visual.bn1.running_mean` is missing"));
     }
 
@@ -215,12 +226,14 @@ mod tests {
             shape: vec![5, 2],
             values: vec![7.0; 10],
         };
+
         load(
             &mut found,
             &file(&[(positions::NAME, positions)]),
             Part::Image,
         )
         .unwrap();
+
         let found = found.values.read();
         assert!(
             found.iter().all(|value| (value - 7.0).abs() < 1e-6),

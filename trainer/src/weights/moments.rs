@@ -36,18 +36,22 @@ pub fn load_moments(
         let tensor = weights.get(&format!("{prefix}{}", segment.name));
         tensor.filter(|tensor| tensor.shape() == segment.shape)
     };
+
     let wanted = || {
         PREFIXES
             .into_iter()
             .flat_map(|prefix| trained(params).map(move |s| (prefix, s)))
     };
+
     let missing = wanted().filter(|(prefix, segment)| find(prefix, segment).is_none());
     let problem =
         |(prefix, s): (&str, &Segment)| format!("`{prefix}{}` {:?} is missing", s.name, s.shape);
     let problems: Vec<String> = missing.map(problem).collect();
+
     if !problems.is_empty() {
         return Err(WeightsError::Mismatch(problems));
     }
+
     for (prefix, moments) in PREFIXES
         .into_iter()
         .zip([&mut adamw.first, &mut adamw.second])
@@ -59,6 +63,7 @@ pub fn load_moments(
             }
         }
     }
+
     Ok(())
 }
 
@@ -112,14 +117,17 @@ mod tests {
         let file = Weights::from_bytes(write_moments(&frozen, &adamw(1.5, 2.5))).unwrap();
         assert_eq!(file.names().count(), 2);
         let mut found = adamw(0.0, 0.0);
+
         load_moments(&frozen, &file, &mut found).unwrap();
         assert_eq!(
             *found.first.read(),
             [[0.0; 6].as_slice(), &[1.5; 2]].concat()
         );
+
         let error = load_moments(&params(), &file, &mut found)
             .unwrap_err()
             .to_string();
+
         assert!(
             error.contains("`first.visual.proj` [2, 3] is missing, `second.visual.proj`"),
             "{error}"

@@ -24,15 +24,18 @@ pub(super) fn to_reference(tensors: Names) -> Named {
             )
         })
         .collect();
+
     let layout = Layout::of(tensors.keys());
     let (out, mut named): (Names, Names) = tensors
         .into_iter()
         .partition(|(name, _)| layout.leaves_out(name));
+
     join_attention(&mut named);
     let tensors = named
         .into_iter()
         .map(|(name, tensor)| rename(layout, name, tensor))
         .collect();
+
     Named {
         layout,
         tensors,
@@ -48,6 +51,7 @@ fn join_attention(tensors: &mut Names) {
         .filter(|name| name.contains(QUERY))
         .cloned()
         .collect();
+
     for query in queries {
         let names =
             ["q", "k", "v"].map(|which| query.replace(QUERY, &format!(".self_attn.{which}_proj.")));
@@ -55,6 +59,7 @@ fn join_attention(tensors: &mut Names) {
             .iter()
             .map(|name| tensors.get(name).cloned())
             .collect();
+
         if let Some(stacked) = parts.and_then(|parts| Stored::stack(&parts)) {
             tensors.retain(|name, _| !names.contains(name));
             tensors.insert(query.replace(QUERY, ".attn.in_proj_"), stacked);
@@ -146,6 +151,7 @@ mod tests {
                 Some("visual.positional_embedding"),
             ),
         ];
+
         for (name, right) in table {
             let found = to_reference(&[(name, tensor(&[2], 0.0))]);
             assert_eq!(
@@ -166,6 +172,7 @@ mod tests {
             shape: vec![6],
             values: vec![0.0, 1.0, 10.0, 11.0, 20.0, 21.0],
         };
+
         assert_eq!(
             found,
             Tensors::from([(
@@ -182,6 +189,7 @@ mod tests {
             shape: vec![3, 2],
             values: vec![0.0, 3.0, 1.0, 4.0, 2.0, 5.0],
         };
+
         assert_eq!(found, Tensors::from([("visual.proj".into(), right)]));
     }
 }

@@ -49,11 +49,13 @@ mod tests {
             (Dtype::U8, &[3]),
             (Dtype::BOOL, &[3]),
         ];
+
         for (dtype, bytes) in table {
             let mut values = [0.0; 2];
             convert(dtype).unwrap()(&bytes.repeat(2), &mut values);
             assert_eq!(values, [3.0; 2], "{dtype}");
         }
+
         assert!(convert(Dtype::F8_E4M3).is_none());
     }
 }

@@ -50,6 +50,7 @@ pub(super) fn arrays(object: &Object) -> Result<BTreeMap<String, Array>, String>
             let whole = entries
                 .iter()
                 .find(|(key, _)| matches!(key, Object::Unicode(key) if key == "state_dict"));
+
             match whole {
                 Some((_, Object::Dict(entries))) => walk("", entries, &mut found)?,
                 _ => walk("", entries, &mut found)?,
@@ -62,6 +63,7 @@ pub(super) fn arrays(object: &Object) -> Result<BTreeMap<String, Array>, String>
         }
         _ => {}
     }
+
     match found.is_empty() {
         false => Ok(found),
         true => Err("it holds no tensors by name, neither at its top nor under state_dict".into()),
@@ -73,10 +75,12 @@ pub(super) fn trained(object: &Object) -> Trained {
     let Object::Dict(entries) = object else {
         return Trained::default();
     };
+
     let number = |name: &str| {
         let named = |(key, _): &&(Object, Object)| matches!(key, Object::Unicode(k) if k == name);
         count(&entries.iter().find(named)?.1).map(|number| number as u64)
     };
+
     Trained {
         epoch: number("epoch"),
         step: number("step"),
@@ -104,6 +108,7 @@ fn walk(
             }
         }
     }
+
     Ok(())
 }
 
@@ -112,9 +117,11 @@ fn array(object: &Object) -> Option<Result<Array, String>> {
     let Object::Reduce { callable, args } = object else {
         return None;
     };
+
     let (Object::Class { class_name, .. }, Object::Tuple(args)) = (&**callable, &**args) else {
         return None;
     };
+
     match (class_name.as_str(), &args[..]) {
         ("_rebuild_tensor_v2", [storage, offset, shape, strides, ..]) => {
             Some(on_storage(storage, offset, shape, strides))
@@ -142,9 +149,11 @@ fn on_storage(
         shape: counts(shape).ok_or_else(what)?,
         strides: counts(strides).ok_or_else(what)?,
     };
+
     if array.shape.len() != array.strides.len() {
         return Err(what());
     }
+
     Ok(array)
 }
 
@@ -173,9 +182,11 @@ fn storage(object: &Object) -> Option<Result<Storage, String>> {
     let Object::PersistentLoad(id) = object else {
         return None;
     };
+
     let Object::Tuple(id) = &**id else {
         return None;
     };
+
     let [
         _,
         Object::Class { class_name, .. },
@@ -187,6 +198,7 @@ fn storage(object: &Object) -> Option<Result<Storage, String>> {
     else {
         return None;
     };
+
     let key = key.clone();
     let count = count(size)?;
     let dtype = dtype(class_name).ok_or_else(|| format!("is a {class_name}"));

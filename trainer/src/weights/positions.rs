@@ -22,6 +22,7 @@ pub(super) fn resize(positions: &Tensor, shape: &[usize]) -> Option<Tensor> {
     let width = shape[1];
     let (class, patches) = positions.values.split_at(width);
     let mut values = class.to_vec();
+
     for place in 0..to * to {
         let rows = Taps::new(place / to, from, to);
         let cols = Taps::new(place % to, from, to);
@@ -30,6 +31,7 @@ pub(super) fn resize(positions: &Tensor, shape: &[usize]) -> Option<Tensor> {
             rows.sum(|y| cols.sum(|x| at(y, x)))
         }));
     }
+
     Some(Tensor {
         shape: shape.to_vec(),
         values,
@@ -41,6 +43,7 @@ fn grids(from: &[usize], to: &[usize]) -> Option<(usize, usize)> {
     let (&[old, width], &[new, new_width]) = (from, to) else {
         return None;
     };
+
     if width == new_width {
         Some((grid(old)?, grid(new)?))
     } else {
@@ -106,6 +109,7 @@ mod tests {
         let golden = Weights::open(&Store::open(golden).unwrap(), "positions.safetensors").unwrap();
         let [small, large] = ["small", "large"].map(|name| golden.get(name).unwrap());
         let found = resize(&small.to_tensor().unwrap(), large.shape()).unwrap();
+
         for (found, right) in found.values.iter().zip(&large.to_tensor().unwrap().values) {
             assert!((found - right).abs() < 1e-6, "{found}, expected {right}");
         }
@@ -118,6 +122,7 @@ mod tests {
             shape: vec![10, 2],
             values,
         };
+
         assert!(fit(&[10, 2], &[17, 2]));
         assert_eq!(resize(&positions, &[10, 2]), Some(positions));
     }
@@ -128,14 +133,17 @@ mod tests {
             shape: vec![5, 2],
             values: vec![0.0; 10],
         };
+
         for shape in [&[10, 3][..], &[11, 2], &[1, 2], &[10]] {
             assert_eq!(resize(&positions, shape), None, "{shape:?}");
             assert!(!fit(&positions.shape, shape), "{shape:?}");
         }
+
         let no_grid = Tensor {
             shape: vec![4, 2],
             values: vec![0.0; 8],
         };
+
         assert_eq!(resize(&no_grid, &[10, 2]), None);
     }
 }

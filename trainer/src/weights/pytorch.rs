@@ -34,17 +34,21 @@ pub(super) fn archive(file: File) -> Result<Listing> {
         .file_names()
         .filter_map(|name| Some(name.ok()?.into_owned()))
         .collect();
+
     let objects = names
         .iter()
         .find(|name| name.rsplit('/').next() == Some(OBJECTS));
+
     let objects = objects.ok_or_else(|| damaged(format!("it holds no {OBJECTS}")))?;
     let entry = archive
         .by_name(objects)
         .map_err(|error| damaged(error.to_string()))?;
+
     let object = pickle::read(&mut BufReader::new(entry));
     let object = object.map_err(|error| damaged(error.to_string()))?;
     let file = Arc::new(file.unpacked(archive));
     let folder = objects.trim_end_matches(".pkl");
+
     stored(&file, &object, |array| {
         let first = (array.offset * bytes(array.storage.dtype)) as u64;
         Some(Place::Entry(
@@ -67,6 +71,7 @@ pub(super) fn legacy(file: Arc<File>) -> Result<Listing> {
     let _protocol = next()?;
     let _system = next()?;
     let object = next()?;
+
     let keys = next()?;
     let starts = starts(&mut reader, &object, &keys).map_err(&damaged)?;
     stored(&file, &object, |array| {
@@ -84,32 +89,41 @@ fn starts(
     let Object::List(keys) = keys else {
         return Err("it lists no storages".into());
     };
+
     let mut dtypes = BTreeMap::new();
     pickle::storages(object, &mut dtypes);
     let mut starts = BTreeMap::new();
+
     for key in keys {
         let Object::Unicode(key) = key else {
             return Err("a storage has no name".into());
         };
+
         let dtype = dtypes
             .get(key)
             .ok_or_else(|| format!("no tensor lies in storage {key}"))?;
+
         let mut length = [0; 8];
         reader
             .read_exact(&mut length)
             .map_err(|error| error.to_string())?;
+
         let start = reader
             .stream_position()
             .map_err(|error| error.to_string())?;
+
         let skipped = i64::from_le_bytes(length).checked_mul(bytes(*dtype) as i64);
         let skipped = skipped
             .filter(|&bytes| bytes >= 0)
             .ok_or("a storage has no length")?;
+
         reader
             .seek_relative(skipped)
             .map_err(|error| error.to_string())?;
+
         starts.insert(key.clone(), start);
     }
+
     Ok(starts)
 }
 
@@ -128,6 +142,7 @@ fn stored(
             shape,
             strides,
         } = array;
+
         let block = Block {
             file: file.clone(),
             place,
@@ -135,16 +150,20 @@ fn stored(
             shape,
             strides,
         };
+
         let end = block.span().and_then(|span| span.checked_add(offset));
         let fits = end.is_some_and(|end| end <= storage.count);
         let stored = Stored::new(block);
         fits.then_some(()).ok_or_else(outside)?;
+
         Ok::<_, Error>((name, stored))
     };
+
     let tensors = pickle::arrays(object)
         .map_err(damaged)?
         .into_iter()
         .map(stored);
+
     Ok(Listing {
         tensors: tensors.collect::<Result<_>>()?,
         trained: pickle::trained(object),

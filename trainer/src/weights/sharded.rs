@@ -47,14 +47,17 @@ pub(super) fn list(store: &Store, name: &str) -> Result<Names> {
     let uri = store.uri_of(name);
     let index = Index::parse(&uri, &store.get(name)?)?;
     let mut tensors = Names::new();
+
     for shard in index.shards() {
         if store.size(shard)?.is_none() {
             return Err(Error::Data(format!(
                 "{uri} names {shard}, which is not there. Put it beside the index."
             )));
         }
+
         tensors.extend(file::list(store, shard)?.tensors);
     }
+
     match index
         .weight_map
         .iter()

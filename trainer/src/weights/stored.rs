@@ -53,6 +53,7 @@ impl Stored {
             part.read(values)?;
             rest = tail;
         }
+
         Ok(())
     }
 
@@ -76,6 +77,7 @@ impl Stored {
         let rows = tensors[1..]
             .iter()
             .map(|tensor| agree(tensor).then(|| tensor.shape[0]));
+
         let rows = rows.sum::<Option<usize>>()? + first;
         let shape = [&[rows], rest].concat();
         Some(Self {
@@ -94,6 +96,7 @@ impl Stored {
             part.shape.reverse();
             part.strides.reverse();
         }
+
         self
     }
 }
@@ -124,6 +127,7 @@ impl Block {
             .try_fold(0usize, |last, (size, stride)| {
                 last.checked_add(size.checked_sub(1)?.checked_mul(*stride)?)
             });
+
         last?.checked_add(1)
     }
 
@@ -131,6 +135,7 @@ impl Block {
         if self.strides == rows(&self.shape) {
             return self.read_span(values);
         }
+
         let mut span = vec![0.0; self.span().unwrap_or(0)];
         self.read_span(&mut span)?;
         for (at, value) in values.iter_mut().enumerate() {
@@ -143,8 +148,10 @@ impl Block {
                     index * stride
                 })
                 .sum();
+
             *value = span[place];
         }
+
         Ok(())
     }
 
@@ -157,6 +164,7 @@ impl Block {
                 "{uri} holds numbers of kind {dtype}, which weights do not come in"
             ))
         })?;
+
         let mut start = self.file.start(&self.place)?;
         let size = bytes(self.dtype);
         for window in values.chunks_mut(WINDOW_BYTES / size) {
@@ -164,6 +172,7 @@ impl Block {
             convert(&self.file.bytes(start..end)?, window);
             start = end;
         }
+
         Ok(())
     }
 }
@@ -174,5 +183,6 @@ pub(super) fn rows(shape: &[usize]) -> Vec<usize> {
     for axis in (1..shape.len()).rev() {
         strides[axis - 1] = strides[axis] * shape[axis];
     }
+
     strides
 }

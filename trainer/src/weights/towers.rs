@@ -33,6 +33,7 @@ impl Towers {
         let features = ["visual.proj", "text_projection"];
         let features = features.iter().find_map(|name| file.axis(name, 1));
         let pooled = || file.axis("visual.attnpool.c_proj.weight", 0);
+
         Self {
             image,
             text: file.bert(),
@@ -63,6 +64,7 @@ impl fmt::Display for Towers {
         } else {
             ""
         })?;
+
         f.write_str(&parts.join(", "))
     }
 }
@@ -83,6 +85,7 @@ impl File<'_> {
             .weights
             .names()
             .filter_map(|name| name.strip_prefix(prefix));
+
         let numbers = rest.filter_map(|rest| rest.split('.').next()?.parse::<u32>().ok());
         numbers.collect::<BTreeSet<_>>().len() as i32
     }
@@ -102,6 +105,7 @@ impl File<'_> {
         let heads = self
             .told(&["/vision_config/num_attention_heads"])
             .map(|n| n as i32);
+
         let told = self.told(&["/vision_head_width"]).map(|n| n as i32);
         let told = told.or_else(|| heads.filter(|&heads| heads > 0).map(|heads| width / heads));
         let head_width = told.unwrap_or(if width == 1280 { 80 } else { 64 });
@@ -112,6 +116,7 @@ impl File<'_> {
             patch_size: patch,
             head_width,
         };
+
         Some(ImageTower {
             resolution: patch.checked_mul(grid)?,
             vit: Some(vit),
@@ -125,6 +130,7 @@ impl File<'_> {
         let layers = (1..=4)
             .map(|layer| self.layers(&format!("visual.layer{layer}.")))
             .collect();
+
         let resnet = Resnet { layers, width };
         Some(ImageTower {
             resolution: grid.checked_mul(32)?,
@@ -141,14 +147,17 @@ impl File<'_> {
                 format!("/text_{name}"),
                 format!("/{name}"),
             ];
+
             self.told(&places.each_ref().map(String::as_str))
                 .map(|share| (share * 100.0).round() as i32)
         };
+
         let heads = [
             "/text_config/num_attention_heads",
             "/text_num_attention_heads",
             "/num_attention_heads",
         ];
+
         let width = self.axis(WORDS, 1)?;
         Some(TextTower {
             vocab_size: self.axis(WORDS, 0)?,

@@ -80,6 +80,7 @@ impl Bucket {
             gradients.reborrow().part(range).copy_from(View::Host(own));
             values = rest;
         }
+
         self.values.clear();
     }
 }
@@ -93,6 +94,7 @@ impl Buckets {
         let Some(mut ring) = ring else {
             return Ok(Self { way: Way::Alone });
         };
+
         let (go, full) = sync_channel::<Bucket>(BUCKETS);
         let (done, come) = sync_channel(BUCKETS);
         let sum = move || {
@@ -103,13 +105,16 @@ impl Buckets {
                 }
             }
         };
+
         let spawned = std::thread::Builder::new()
             .name("gradients".into())
             .spawn(sum);
+
         spawned.map_err(|error| Error::Bug(format!("no thread to sum gradients: {error}")))?;
         let open = Bucket::new();
         let waited = Duration::ZERO;
         let free = (1..BUCKETS).map(|_| Bucket::new()).collect();
+
         Ok(Self {
             way: Way::Thread(Thread {
                 go,
@@ -178,6 +183,7 @@ impl Thread {
         if self.free.is_empty() {
             self.take_back(gradients);
         }
+
         let next = self.free.pop().unwrap_or_else(Bucket::new);
         let full = std::mem::replace(&mut self.open, next);
         if self.go.send(full).is_ok() {
@@ -197,6 +203,7 @@ impl Thread {
             // The thread panicked; its ring is gone, and the others are told.
             Err(_) => self.under_way = 0,
         }
+
         self.waited += start.elapsed();
     }
 }

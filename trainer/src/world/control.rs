@@ -84,18 +84,22 @@ impl Control {
         let (alive, ended) = channel();
         let (open, closed) = channel::<()>();
         let mut readers = Vec::new();
+
         for (peer, stream) in &peers {
             stream.set_read_timeout(Some(LOST_AFTER))?;
             stream.set_write_timeout(Some(LOST_AFTER))?;
             readers.push((*peer, stream.try_clone()?));
         }
+
         let peers = peers
             .into_iter()
             .map(|(peer, stream)| (peer, Mutex::new(stream)));
+
         let peers = Arc::new(Peers {
             streams: peers.collect(),
             saying: Mutex::default(),
         });
+
         for (peer, stream) in readers {
             let peers = peers.clone();
             let fate = fate.clone();
@@ -104,22 +108,27 @@ impl Control {
                 if let Some(loss) = listen(&stream, peer, devices, &fate) {
                     peers.pass_on(loss, &fate, Some(peer).filter(|_| worker == 0));
                 }
+
                 let _ = stream.shutdown(Shutdown::Both);
                 drop(alive);
             };
+
             std::thread::Builder::new()
                 .name("listen".into())
                 .spawn(listen)?;
         }
+
         let beats = peers.clone();
         let beat = move || {
             while closed.recv_timeout(BEAT) == Err(RecvTimeoutError::Timeout) {
                 beats.tell(&Word::Beat, None);
             }
         };
+
         std::thread::Builder::new()
             .name("beat".into())
             .spawn(beat)?;
+
         Ok(Self {
             peers,
             fate,
@@ -138,6 +147,7 @@ impl Control {
             step: self.fate.step(),
             how,
         };
+
         self.peers.pass_on(loss, &self.fate, Some(self.worker));
     }
 
@@ -150,8 +160,10 @@ impl Control {
                 self.fate.end();
                 self.peers.tell(&Word::Done, None);
             }
+
             self.peers.shut(Shutdown::Write);
         }
+
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = ended.recv_timeout(PATIENCE);
     }
@@ -170,6 +182,7 @@ fn listen(mut from: &TcpStream, peer: usize, devices: usize, fate: &Fate) -> Opt
             Err(error) if is_timeout(error.kind()) => How::Silent(LOST_AFTER.as_secs()),
             Ok(_) | Err(_) => How::Gone,
         };
+
         let ranks: Range<usize> = peer * devices..(peer + 1) * devices;
         return Some(Loss {
             worker: peer,

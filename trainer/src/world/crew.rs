@@ -38,6 +38,7 @@ impl<'a> Claim<'a> {
                 "a configuration cannot be written as JSON: {error}"
             ))
         })?;
+
         Ok(Self {
             run,
             config: sha256(&told),
@@ -64,6 +65,7 @@ impl Crew {
         if workers == 1 {
             return Ok(Self::threads(devices));
         }
+
         let coordinator = config.coordinator.as_deref().unwrap_or_default();
         let worker = worker(std::env::var(ENV_WORKER).ok().as_deref(), workers)?;
         let run = claim.run;
@@ -83,12 +85,14 @@ impl Crew {
             worker,
             port: 0,
         };
+
         tracing::info!(
             worker,
             workers,
             coordinator,
             "waiting for the other workers"
         );
+
         let crew = Self::meet(coordinator, hello, stop)?;
         tracing::info!(worker, workers, "all workers are here");
         Ok(crew)
@@ -110,6 +114,7 @@ impl Crew {
                 control: None,
             };
         }
+
         Self::of((0, 1, count), Vec::new(), Arc::default(), None)
     }
 
@@ -124,6 +129,7 @@ impl Crew {
             count: workers * devices,
             devices,
         };
+
         let mut lanes = lanes.into_iter();
         let mut rings: Vec<_> = (0..LANES).map(|_| links(lanes.next(), devices)).collect();
         let world = |device: usize| {
@@ -139,6 +145,7 @@ impl Crew {
                 group: OnceLock::new(),
             }
         };
+
         Self {
             worlds: (0..devices).map(world).collect(),
             control: control.clone(),
@@ -159,21 +166,26 @@ impl Crew {
         let Some(own) = worlds.next() else {
             return Ok(());
         };
+
         let ends = std::thread::scope(|scope| {
             let others = &others;
             let rest: Vec<_> = worlds
                 .map(|world| scope.spawn(move || end(&world.clone(), || others(world))))
                 .collect();
+
             let mut ends = vec![end(&own.clone(), || first(own))];
             ends.extend(
                 rest.into_iter()
                     .map(|thread| thread.join().unwrap_or_else(|_| Ok(()))),
             );
+
             ends
         });
+
         if let Some(control) = control {
             control.close();
         }
+
         let heard = |end: &Result<()>| matches!(end, Err(Error::Lost(_)));
         let (heard, own): (Vec<_>, Vec<_>) = ends.into_iter().partition(heard);
         own.into_iter()
@@ -190,6 +202,7 @@ fn end(world: &World, work: impl FnOnce() -> Result<()>) -> Result<()> {
         // What it said went to standard error.
         Err(Error::Bug(format!("rank {rank} panicked")))
     });
+
     done.map_err(|error| {
         world.own().end(&error);
         world.reason(error)
@@ -234,6 +247,7 @@ impl Own {
         if matches!(why, Error::Lost(_) | Error::Interrupted { .. }) {
             return;
         }
+
         let Seat { rank, devices, .. } = self.seat;
         match &self.control {
             Some(control) => control.end(rank, why),
@@ -261,6 +275,7 @@ fn links(lane: Option<Links>, devices: usize) -> impl Iterator<Item = Links> {
         to.push(next);
         from.push(previous);
     }
+
     // What the last one gives to is where the first one takes from.
     from.rotate_right(1);
     to.into_iter()
@@ -273,6 +288,7 @@ fn worker(told: Option<&str>, workers: usize) -> Result<usize> {
     let number = told
         .and_then(|told| told.parse().ok())
         .filter(|worker| *worker < workers);
+
     number.ok_or_else(|| {
         let told = told.map_or("not set".into(), |told| format!("{told:?}"));
         Error::Config(format!(

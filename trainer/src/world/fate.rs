@@ -43,6 +43,7 @@ impl Loss {
             step,
             how,
         } = self;
+
         let who = match ranks.len() {
             1 => format!("worker {worker} (rank {})", ranks.start),
             _ => format!(
@@ -51,12 +52,14 @@ impl Loss {
                 ranks.end - 1
             ),
         };
+
         let lost = |how: String| {
             Error::Lost(format!(
                 "{who} was lost in step {step}: {how}. All workers end; run the same command again: a \
                  training goes on from its newest checkpoint."
             ))
         };
+
         match how {
             How::Gone => {
                 lost("its connection closed without a word, so its process was ended".into())
@@ -102,6 +105,7 @@ impl Fate {
             state.loss = Some(loss);
             self.changed.notify_all();
         }
+
         first
     }
 
@@ -168,6 +172,7 @@ mod tests {
                 .to_string()
                 .starts_with("worker 1 (rank 1) was lost")
         );
+
         let fate = Fate::default();
         fate.end();
         assert!(!fate.lose(loss(1, 1..2, How::Gone)));
@@ -192,6 +197,7 @@ mod tests {
                 "worker 3 (ranks 6 to 7) ended in step 17: bad",
             ),
         ];
+
         for (how, expected) in table {
             let told = loss(3, 6..8, how).error().to_string();
             assert!(told.contains(expected), "{told}");

@@ -21,6 +21,7 @@ pub(super) fn join(own: Own, device: &Device, invitation: Vec<u8>) -> Result<Arc
     let joined = unless_lost(&own.fate, move || Group::join(&device, &invitation, seat));
     let group = Arc::new(joined??);
     let watched = Arc::downgrade(&group);
+
     spawn(move || watch(&own, &watched))?;
     Ok(group)
 }
@@ -33,6 +34,7 @@ fn unless_lost<T: Send + 'static>(
     let (done, made) = sync_channel(1);
     // Whoever waited may be gone.
     spawn(move || drop(done.send(work())))?;
+
     loop {
         match made.recv_timeout(BEAT) {
             Ok(made) => return Ok(made),
@@ -53,6 +55,7 @@ fn watch(own: &Own, group: &Weak<Group>) {
         if own.fate.lost() {
             return group.give_up();
         }
+
         if let Some(fault) = group.fault() {
             own.end(&Error::Device(fault));
         }
@@ -83,11 +86,13 @@ mod tests {
             step: 0,
             how: How::Gone,
         });
+
         let start = Instant::now();
         let forever = || {
             std::thread::sleep(Duration::from_secs(3600));
             Ok(())
         };
+
         assert!(matches!(unless_lost(&fate, forever), Err(Error::Lost(_))));
         assert!(start.elapsed() < Duration::from_secs(60));
     }

@@ -78,6 +78,7 @@ pub(super) fn channel() -> (Outbox, Inbox) {
         // There is room, and the other end is here.
         let _ = emptied.send(Piece::new());
     }
+
     (
         Outbox {
             full,
@@ -114,6 +115,7 @@ impl Inbox {
         if piece.bytes != expected * size_of::<T>() {
             return Err(Broken(How::Cut));
         }
+
         take(piece.values());
         // A neighbour that left needs no memory back.
         let _ = self.empty.send(piece);
@@ -165,20 +167,24 @@ pub(super) fn outgoing(stream: TcpStream, fate: Arc<Fate>) -> std::io::Result<Ou
             {
                 return;
             }
+
             // Who sends no more needs no memory back, but what it sent is still to be written.
             let _ = inbox.empty.send(piece);
         }
     };
+
     let writer = Some(
         std::thread::Builder::new()
             .name("ring-out".into())
             .spawn(write)?,
     );
+
     outbox.wire = Some(Wire {
         stream,
         writer,
         fate,
     });
+
     Ok(outbox)
 }
 
@@ -196,14 +202,17 @@ pub(super) fn incoming(stream: TcpStream, fate: Arc<Fate>) -> std::io::Result<In
             }
         }
     };
+
     std::thread::Builder::new()
         .name("ring-in".into())
         .spawn(read)?;
+
     inbox.wire = Some(Wire {
         stream,
         writer: None,
         fate,
     });
+
     Ok(inbox)
 }
 
@@ -223,6 +232,7 @@ impl Drop for Wire {
             // It may be closed already.
             let _ = self.stream.shutdown(Shutdown::Both);
         }
+
         if let Some(writer) = self.writer.take() {
             let _ = writer.join();
             let _ = self.stream.shutdown(Shutdown::Write);

@@ -42,14 +42,17 @@ pub(super) fn meet(
         .local_addr()
         .map_err(|error| failed("listen for other workers", &error))?
         .port();
+
     let patience = Patience {
         until: Instant::now() + MEET_WITHIN,
         stop,
     };
+
     let (peers, rings, secret) = match hello.worker {
         0 => host::host(coordinator, &hello, &patience)?,
         _ => dial::dial(coordinator, &hello, &patience)?,
     };
+
     let worker = hello.worker;
     let devices = hello.devices;
     let control = Control::start(peers, fate.clone(), (worker, devices));
@@ -58,6 +61,7 @@ pub(super) fn meet(
     let previous = (worker + hello.workers - 1) % hello.workers;
     let to = dial::neighbour(next, (secret, worker), &patience)?;
     let from = host::neighbour(&ring, (secret, previous), &patience)?;
+
     let link = |(to, from)| {
         let next = outgoing(to, fate.clone())?;
         Ok(Links {
@@ -65,11 +69,13 @@ pub(super) fn meet(
             previous: incoming(from, fate.clone())?,
         })
     };
+
     let lanes = to
         .into_iter()
         .zip(from)
         .map(link)
         .collect::<std::io::Result<_>>();
+
     Ok(Met {
         control,
         lanes: lanes.map_err(|error| failed("link the workers", &error))?,
@@ -92,9 +98,11 @@ impl Patience<'_> {
                 what()
             )));
         }
+
         if Instant::now() < self.until {
             return Ok(());
         }
+
         Err(Error::Lost(format!(
             "waited {} s for {} in vain. See whether all workers run, and whether the network lets them \
              reach world.coordinator; then run the same command again.",
@@ -125,6 +133,7 @@ fn first_word(stream: &TcpStream) -> std::io::Result<Word> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let word = Word::read(&mut &*stream)?;
     stream.set_read_timeout(None)?;
+
     Ok(word)
 }
 

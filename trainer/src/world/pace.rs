@@ -40,10 +40,12 @@ impl Pace {
             .iter_mut()
             .zip(waited)
             .for_each(|(sum, waited)| *sum += waited);
+
         self.seconds += seconds;
         if self.seconds < WINDOW {
             return None;
         }
+
         let window = std::mem::replace(self, Self::new(self.waited.len()));
         window
             .slowest()
@@ -57,11 +59,13 @@ impl Pace {
             .iter()
             .enumerate()
             .min_by(|a, b| a.1.total_cmp(b.1))?;
+
         let others = self
             .waited
             .len()
             .checked_sub(1)
             .filter(|&others| others > 0)? as f64;
+
         let waited = (self.waited.iter().sum::<f64>() - least) / others - least;
         Some(Slowest {
             rank,
@@ -82,6 +86,7 @@ mod tests {
             let told: Vec<_> = (0..6)
                 .filter_map(|_| pace.add([3.0, 0.5, 4.0].into_iter(), 10.0))
                 .collect();
+
             assert_eq!(
                 told,
                 [Slowest {
@@ -102,6 +107,7 @@ mod tests {
                 "{waited:?}"
             );
         }
+
         assert_eq!(Pace::new(1).add([9.0].into_iter(), 99.0), None);
     }
 }

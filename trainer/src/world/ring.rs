@@ -61,6 +61,7 @@ impl Ring {
                 to.iter_mut().zip(from).for_each(|(to, from)| *to += *from);
             },
         );
+
         let whole = |step| part(rank + 1 + count - step);
         let done =
             grown.and_then(|()| self.pass(values, whole, |to, from| to.copy_from_slice(from)));
@@ -90,6 +91,7 @@ impl Ring {
         if self.fate.lost() {
             return Ok(());
         }
+
         (1..self.seat.count)
             .try_for_each(|step| self.exchange(values, (part(step - 1), part(step)), &take))
     }
@@ -105,28 +107,33 @@ impl Ring {
         let Some(Links { next, previous }) = &self.links else {
             return Ok(());
         };
+
         let most = PIECE_BYTES / size_of::<T>();
         let cut = |part: &mut Range<usize>| {
             let piece = part.start..part.end.min(part.start + most);
             part.start = piece.end;
             Some(piece).filter(|piece| !piece.is_empty())
         };
+
         loop {
             let out = cut(&mut sent);
             let into = cut(&mut got);
             if let Some(out) = &out {
                 next.send(&values[out.clone()], &self.fate)?;
             }
+
             let Some(into) = into else {
                 if out.is_none() {
                     return Ok(());
                 }
                 continue;
             };
+
             let start = Instant::now();
             let received = previous.receive(into.len(), &self.fate, |piece| {
                 take(&mut values[into], piece)
             });
+
             self.waited += start.elapsed();
             received?;
         }
@@ -140,6 +147,7 @@ impl Ring {
                 count,
                 devices,
             } = self.seat;
+
             let worker = (rank + count - 1) % count / devices;
             let ranks = worker * devices..(worker + 1) * devices;
             self.fate.lose(Loss {

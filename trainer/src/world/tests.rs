@@ -13,6 +13,7 @@ pub(crate) fn each<T: Send>(count: usize, work: impl Fn(&World) -> T + Sync) -> 
         made.lock().unwrap().push((world.rank(), done));
         Ok(())
     };
+
     Crew::threads(count).work(job, job).unwrap();
     let mut made = made.into_inner().unwrap();
     made.sort_by_key(|(rank, _)| *rank);
@@ -39,10 +40,12 @@ fn sums_are_right_and_the_same_bits_everywhere_whatever_the_length() {
                     .iter()
                     .map(|&x| f64::from(x))
                     .collect();
+
                 world.sum(&mut wide);
                 (values, wide)
             })
         });
+
         for (at, length) in LENGTHS.into_iter().enumerate() {
             let all: Vec<_> = (0..count).map(|rank| numbers(rank, length)).collect();
             let (narrow, wide) = &found[0][at];
@@ -52,8 +55,10 @@ fn sums_are_right_and_the_same_bits_everywhere_whatever_the_length() {
                     (sum - right).abs() < 1e-9,
                     "{count} ranks, {length}: {sum}, not {right}"
                 );
+
                 assert!((f64::from(narrow[place]) - right).abs() < 1e-4);
             }
+
             assert!(
                 found.iter().all(|other| other[at] == found[0][at]),
                 "{count} ranks, {length}"
@@ -71,8 +76,10 @@ fn every_rank_gets_what_each_brings_however_much_that_is() {
             world.gather(&mut equal);
             let own = numbers(world.rank(), LENGTHS[world.rank() + 4]);
             let heard = world.hear(&[7 + world.rank() as u64]).unwrap();
+
             (equal, world.exchange(&own).unwrap(), heard)
         });
+
         for (equal, any, heard) in found {
             assert!(
                 equal
@@ -80,9 +87,11 @@ fn every_rank_gets_what_each_brings_however_much_that_is() {
                     .enumerate()
                     .all(|(at, value)| *value == (at / 3) as f32)
             );
+
             let right: Vec<_> = (0..count)
                 .map(|rank| numbers(rank, LENGTHS[rank + 4]))
                 .collect();
+
             assert_eq!(any, right);
             assert_eq!(heard, [7]);
         }
@@ -101,16 +110,20 @@ fn gradients_are_summed_wherever_they_are_handed_in_and_left_alone_elsewhere() {
             for range in [length - 7..length, 10..length - 7, 4..9] {
                 buckets.reduce(&mut values, range);
             }
+
             buckets.finish(&mut values);
             all.push(numbers);
         }
+
         assert_eq!(all[0], all[1]);
         all.swap_remove(0)
     });
+
     let right = |place: usize| (0..3).map(|rank| numbers(rank, length)[place]).sum::<f32>();
     for place in [4, 8, 10, 1 << 20, length - 8, length - 7, length - 1] {
         assert!((found[0][place] - right(place)).abs() < 1e-4, "{place}");
     }
+
     assert!(found.iter().all(|values| values[10..] == found[0][10..]));
     assert_eq!(
         [found[1][3], found[1][9]],
@@ -132,20 +145,24 @@ fn a_rank_that_ends_badly_ends_all_and_its_own_word_is_the_one_that_counts() {
                     told.lock()
                         .unwrap()
                         .push(heard.as_ref().unwrap_err().to_string());
+
                     heard
                 }
             }
         };
+
         let ended = Crew::threads(3).work(job, job).unwrap_err();
         let own = if panics {
             "rank 1 panicked"
         } else {
             "bad picture"
         };
+
         assert!(
             !matches!(ended, Error::Lost(_)) && ended.to_string().contains(own),
             "{ended}"
         );
+
         let told = told.into_inner().unwrap();
         assert_eq!(told.len(), 2);
         let expected = format!("worker 0 (rank 1) ended in step 4: {own}");
@@ -161,6 +178,7 @@ fn ranks_that_have_something_else_are_named() {
     let found = each(3, |world| {
         world.agree("data set", u64::from(world.rank() == 2))
     });
+
     for told in found {
         let told = told.unwrap_err().to_string();
         assert!(
@@ -168,5 +186,6 @@ fn ranks_that_have_something_else_are_named() {
             "{told}"
         );
     }
+
     each(3, |world| world.agree("data set", 5).unwrap());
 }

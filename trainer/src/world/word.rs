@@ -66,9 +66,11 @@ impl Word {
         let mut length = [0; 4];
         from.read_exact(&mut length)?;
         let length = u32::from_le_bytes(length) as usize;
+
         if length > LONGEST {
             return Err(Error::from(ErrorKind::InvalidData));
         }
+
         let mut text = vec![0; length];
         from.read_exact(&mut text)?;
         serde_json::from_slice(&text).map_err(Error::from)
@@ -86,6 +88,7 @@ mod tests {
             worker: 3,
             lane: 1,
         };
+
         let mut bytes = Vec::new();
         word.write(&mut bytes).unwrap();
         assert_eq!(Word::read(&mut bytes.as_slice()).unwrap(), word);
@@ -96,6 +99,7 @@ mod tests {
             b"\xff\xff\xff\x7f",
             &bytes[..9],
         ];
+
         for bytes in table {
             Word::read(&mut &bytes[..]).unwrap_err();
         }

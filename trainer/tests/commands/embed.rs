@@ -18,8 +18,10 @@ fn features(path: &Path, key: &str) -> Vec<(u64, Vec<f32>)> {
             .iter()
             .map(|value| value.as_f64().unwrap() as f32)
             .collect();
+
         (row[key].as_u64().unwrap(), feature)
     };
+
     fs::read_to_string(path).unwrap().lines().map(row).collect()
 }
 
@@ -40,6 +42,7 @@ fn features_are_what_the_other_commands_say_piece_by_piece() {
         (2, "jpeg_420_q90.jpg"),
         (9, "gif_animated.gif"),
     ];
+
     let paths = pictures.map(|(_, name)| golden("images/usual").join(name));
     let [
         images,
@@ -50,14 +53,17 @@ fn features_are_what_the_other_commands_say_piece_by_piece() {
         batch,
         gradients,
     ] = ["i.tsv", "t.jsonl", "i.jsonl", "f.jsonl", "p", "b", "g"].map(file);
+
     let line = |(id, path): (u64, &PathBuf)| {
         format!("{id}\t{}\n", STANDARD.encode(fs::read(path).unwrap()))
     };
+
     let lines: String = pictures
         .iter()
         .zip(&paths)
         .map(|((id, _), p)| line((*id, p)))
         .collect();
+
     fs::write(&images, lines).unwrap();
     let sentences = [(70, "“ABC”猫"), (3, ""), (8, "狗狗狗狗狗狗狗狗狗")];
     let lines = sentences.map(|(id, text)| json!({"text_id": id, "text": text, "image_ids": []}));
@@ -85,6 +91,7 @@ fn features_are_what_the_other_commands_say_piece_by_piece() {
         ],
         &["--batch-size", "2", "--context-length", "7"],
     ];
+
     succeed(&arguments.concat(), b"");
 
     let arguments = ["preprocess", "--size", "64", "--output", words(&pixels)];
@@ -98,6 +105,7 @@ fn features_are_what_the_other_commands_say_piece_by_piece() {
         ids.resize(7, 0);
         ids
     });
+
     let ids: Vec<u8> = padded.flat_map(i64::to_le_bytes).collect();
     // The image file is read in the order of its numbers.
     let bytes = fs::read(&pixels).unwrap();
@@ -112,6 +120,7 @@ fn features_are_what_the_other_commands_say_piece_by_piece() {
         })
         .copied()
         .collect();
+
     let values = TensorView::new(Dtype::F32, vec![3, 3, 64, 64], &values).unwrap();
     let ids = TensorView::new(Dtype::I64, vec![3, 7], &ids).unwrap();
     serialize_to_file([("images", values), ("texts", ids)], None, &batch).unwrap();
@@ -134,6 +143,7 @@ fn features_are_what_the_other_commands_say_piece_by_piece() {
                 .zip(right)
                 .map(|(a, b)| (a - b).abs())
                 .fold(0.0, f32::max);
+
             assert!(error < 1e-6, "{name}: {error}");
         }
     }
@@ -150,6 +160,7 @@ fn features_of_a_checkpoint_are_worth_what_its_evaluation_says() {
         "maxSkippedPercent": 20,
         "tasks": [{"name": "golden", "retrieval": {"dataset": config.dataset}}],
     });
+
     let file = folder.path().join("evaluate.json");
     fs::write(&file, text.to_string()).unwrap();
     succeed(&["evaluate", "--config", words(&file)], b"");
@@ -161,6 +172,7 @@ fn features_of_a_checkpoint_are_worth_what_its_evaluation_says() {
         "--text-features",
         words(&files[1]),
     ];
+
     let arguments = ["embed", "--model", &stage, "--dataset", &config.dataset];
     succeed(&[&arguments[..], &outputs].concat(), b"");
     let texts = features(&files[1], "text_id");
@@ -169,14 +181,17 @@ fn features_of_a_checkpoint_are_worth_what_its_evaluation_says() {
         (known.len(), features(&files[0], "image_id").len()),
         (texts.len(), 12)
     );
+
     let relevance = fs::read_to_string(golden("dataset/train_texts.jsonl")).unwrap();
     let kept = relevance.lines().filter(|line| {
         known.contains(&line.parse::<Value>().unwrap()["text_id"].as_u64().unwrap())
     });
+
     fs::write(&files[2], kept.collect::<Vec<_>>().join("\n")).unwrap();
     let found: Value = serde_json::from_slice(&succeed(&score::score(&files), b"")).unwrap();
     let right = fs::read_to_string(results.join("results.json")).unwrap();
     let right = &right.parse::<Value>().unwrap()["tasks"][0]["retrieval"]["recalls"];
+
     for (direction, ours) in [
         ("text_to_image", "textToImage"),
         ("image_to_text", "imageToText"),
@@ -196,6 +211,7 @@ fn what_cannot_be_encoded_is_told_and_nothing_is_written() {
     let model = golden("model/vit_b16");
     let vocabulary = vocabulary(folder.path());
     let [images, texts, to] = ["i.tsv", "t.jsonl", "features"].map(file);
+
     fs::write(&images, "7\tQUJDREVGRw==\n").unwrap();
     fs::write(&texts, "{\"text_id\": \"\", \"text\": \"b\"}").unwrap();
     let start = [
@@ -205,28 +221,33 @@ fn what_cannot_be_encoded_is_told_and_nothing_is_written() {
         "--vocab",
         words(&vocabulary),
     ];
+
     let of_images = ["--images", words(&images), "--image-features", words(&to)];
     let of_texts = ["--texts", words(&texts), "--text-features", words(&to)];
     let run = |arguments: &[&str], code, expected: &str| {
         refuse(&[&start[..], arguments].concat(), b"", code, expected);
         assert!(!to.exists());
     };
+
     run(
         &of_images,
         65,
         "i.tsv line 1: a picture begins with the bytes",
     );
+
     run(
         &of_texts,
         65,
         "t.jsonl line 1, column 14: invalid value: string",
     );
+
     run(&of_texts[2..], 64, "give --texts or --dataset too");
     run(
         &[&of_texts[..], &["--context-length", "65"]].concat(),
         64,
         "the model has 64 positions",
     );
+
     let start = ["embed", "--model", words(&model)];
     refuse(&[&start[..], &of_texts].concat(), b"", 78, "the model");
     let nowhere = ["embed", "--model", words(folder.path())];

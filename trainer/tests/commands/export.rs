@@ -18,12 +18,14 @@ fn read(model: &Path, uri: &Path) -> Params {
             context: 1,
         },
     );
+
     load(
         &mut params,
         &source::weights(words(uri)).unwrap().tensors,
         Part::All,
     )
     .unwrap();
+
     params
 }
 
@@ -68,6 +70,7 @@ fn a_folder_for_transformers_says_what_the_model_is() {
         "--format",
         "huggingface",
     ];
+
     let more = ["--to", words(&to), "--vocab", words(&vocabulary)];
     succeed(&[&arguments[..], &more].concat(), b"");
     let json = |name| {
@@ -76,6 +79,7 @@ fn a_folder_for_transformers_says_what_the_model_is() {
             .parse::<Value>()
             .unwrap()
     };
+
     let config = json("config.json");
     assert_eq!(config["vision_config"]["num_attention_heads"], 3);
     assert_eq!(config["text_config"]["vocab_size"], 512);
@@ -99,12 +103,14 @@ fn a_model_that_a_layout_has_no_place_for_is_refused() {
         "--format",
         "huggingface",
     ];
+
     refuse(
         &[&arguments[..], &["--to", words(&to)]].concat(),
         b"",
         78,
         "with a ResNet",
     );
+
     let model = golden("model/vit_b16");
     let arguments = [
         "export",
@@ -113,6 +119,7 @@ fn a_model_that_a_layout_has_no_place_for_is_refused() {
         "--format",
         "huggingface",
     ];
+
     let expected = "it has 21128 entries, and the model knows 512";
     refuse(
         &[&arguments[..], &["--to", words(&to)]].concat(),
@@ -120,5 +127,6 @@ fn a_model_that_a_layout_has_no_place_for_is_refused() {
         78,
         expected,
     );
+
     assert!(!to.exists());
 }

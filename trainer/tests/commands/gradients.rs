@@ -10,6 +10,7 @@ fn assert_close(name: &str, found: &Tensor, right: &Tensor, tolerance: f32) {
         .values
         .iter()
         .fold(1e-6f32, |most, value| most.max(value.abs()));
+
     for (found, right) in found.values.iter().zip(&right.values) {
         assert!(
             (found - right).abs() <= tolerance * largest,
@@ -26,11 +27,13 @@ fn write_batch(to: &Path, io: &Tensors, texts: &Tensor) {
         .iter()
         .flat_map(|v| v.to_le_bytes())
         .collect();
+
     let ids: Vec<u8> = texts
         .values
         .iter()
         .flat_map(|&v| (v as i64).to_le_bytes())
         .collect();
+
     let images = TensorView::new(Dtype::F32, images.shape[1..].to_vec(), &pixels).unwrap();
     let texts = TensorView::new(Dtype::I64, texts.shape.clone(), &ids).unwrap();
     serialize_to_file([("images", images), ("texts", texts)], None, to).unwrap();
@@ -43,10 +46,12 @@ fn gradients(model: &str, texts: impl Fn(&Tensors) -> Tensor) -> Tensors {
     let io = tensors(&model.join("io.safetensors"));
     write_batch(&batch, &io, &texts(&io));
     let files = ["--batch", words(&batch), "--output", words(&output)];
+
     succeed(
         &[&["gradients", "--model", words(&model)], &files[..]].concat(),
         b"",
     );
+
     tensors(&output)
 }
 
@@ -67,16 +72,20 @@ fn gradients_are_the_references() {
                 values: values[..size].to_vec(),
             }
         });
+
         let folder = golden("model").join(model);
         let io = tensors(&folder.join("io.safetensors"));
         let right = tensors(&folder.join("grads.safetensors"));
         assert_eq!(found.len(), right.len() + 3);
+
         for (name, right) in right.iter().filter(|(name, _)| !without_gradient(name)) {
             assert_close(name, &found[&format!("grad/{name}")], right, 1e-4);
         }
+
         for name in ["image_features", "text_features"] {
             assert_close(name, &found[name], &io[&format!("train.{name}")], 1e-5);
         }
+
         let expect = std::fs::read_to_string(folder.join("expect.json")).unwrap();
         let expect: Value = expect.parse().unwrap();
         let right = expect["train_loss"].as_f64().unwrap() as f32;
@@ -102,15 +111,18 @@ fn padding_is_padding_wherever_it_stands() {
     {
         assert_close(name, &found[name], right, 1e-4);
     }
+
     let words = &found["grad/bert.embeddings.word_embeddings.weight"];
     let sums = words
         .values
         .chunks(words.shape[1])
         .map(|row| row.iter().map(|v| v.abs()).sum());
+
     let sums = Tensor {
         shape: vec![words.shape[0]],
         values: sums.collect(),
     };
+
     assert_close("words", &sums, &right["word_sums"], 1e-4);
 }
 
@@ -132,6 +144,7 @@ fn a_batch_that_does_not_fit_the_model_is_refused() {
             },
         );
     };
+
     refuse(&arguments, b"", 78, "batch");
     std::fs::write(&batch, "no tensors").unwrap();
     refuse(&arguments, b"", 65, "is no safetensors");
@@ -142,6 +155,7 @@ fn a_batch_that_does_not_fit_the_model_is_refused() {
         65,
         "texts[0, 0] is 512, and the vocabulary has the ids 0 to 511",
     );
+
     texts(6, 65, 1.0);
     refuse(
         &arguments,
@@ -149,6 +163,7 @@ fn a_batch_that_does_not_fit_the_model_is_refused() {
         65,
         "texts have 65 tokens, and the model 1 to 64",
     );
+
     texts(5, 5, 1.0);
     refuse(&arguments, b"", 65, "expected as many of both");
     let file = std::fs::read(model.join("io.safetensors")).unwrap();

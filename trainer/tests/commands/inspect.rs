@@ -18,6 +18,7 @@ fn weights_of_others_are_told_by_their_names_and_shapes() {
         clip["parameters"],
         json!({"image": 1080, "text": 0, "total": 1081})
     );
+
     assert_eq!(clip["dtypes"], json!(["F16"]));
     assert_eq!(clip["left_out"].as_array().unwrap().len(), 18);
     assert_eq!(
@@ -56,16 +57,19 @@ fn a_checkpoint_is_told_by_what_was_written_of_it_and_its_values_are_not_read() 
     let sha256 = cnclip::data::shard::sha256(&fs::read(&weights).unwrap());
     small::flip_a_byte(&weights);
     let told = inspect(words(&checkpoint));
+
     assert_eq!(told["uri"], words(&checkpoint));
     assert_eq!(told["layout"], "checkpoint of cnclip");
     assert_eq!(
         told["architecture"],
         "ResNet [1, 1, 1, 1]×4 at 32 px, BERT 1×10, 6 features"
     );
+
     assert_eq!(
         (&told["step"], &told["sha256"]),
         (&json!(small::STEPS), &json!(sha256))
     );
+
     let manifest = fs::read(checkpoint.join("manifest.json")).unwrap();
     assert_eq!(told["digest"], cnclip::data::shard::sha256(&manifest));
     assert_eq!(told["dtypes"], json!(["F32", "I64"]));
@@ -88,11 +92,13 @@ fn weights_that_come_without_a_training_are_scored_as_those_of_a_checkpoint() {
         published.join("model.safetensors"),
     )
     .unwrap();
+
     fs::write(
         published.join("config.json"),
         r#"{"text_config": {"num_attention_heads": 2}}"#,
     )
     .unwrap();
+
     let config = small::config(folder.path(), "run");
     let score = |model: &Path, name: &str| {
         let file = folder.path().join("evaluate.json");
@@ -102,13 +108,16 @@ fn weights_that_come_without_a_training_are_scored_as_those_of_a_checkpoint() {
             "vocabulary": config.vocabulary, "maxSkippedPercent": 20,
             "tasks": [{"name": "golden", "retrieval": {"dataset": config.dataset}}],
         });
+
         fs::write(&file, text.to_string()).unwrap();
         succeed(&["evaluate", "--config", words(&file)], b"");
         let page = fs::read_to_string(results.join("report.html")).unwrap();
         assert!(page.contains("ResNet [1, 1, 1, 1]×4 at 32 px"));
         let results = fs::read(results.join("results.json")).unwrap();
+
         serde_json::from_slice::<Value>(&results).unwrap()["tasks"][0]["retrieval"]["recalls"]
             .clone()
     };
+
     assert_eq!(score(&published, "a"), score(&checkpoint, "b"));
 }

@@ -12,23 +12,27 @@ fn every_golden_picture_becomes_the_references_pixels() {
     let folder = tempfile::tempdir().unwrap();
     let list = std::fs::read(golden("images/usual.json")).unwrap();
     let list: BTreeMap<String, Value> = serde_json::from_slice(&list).unwrap();
+
     for side in [224u64, 336] {
         let output = folder.path().join("pixels.safetensors");
         let files: Vec<_> = list
             .iter()
             .filter(|(_, file)| file["side"] == side)
             .collect();
+
         assert!(!files.is_empty());
         let paths: Vec<_> = files
             .iter()
             .map(|(name, _)| golden("images/usual").join(name))
             .collect();
+
         let text = side.to_string();
         let mut arguments = vec!["preprocess", "--size", &text, "--output", words(&output)];
         arguments.extend(paths.iter().map(|path| words(path)));
         succeed(&arguments, b"");
         let bytes = std::fs::read(&output).unwrap();
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
+
         assert_eq!(tensors.len(), 2 * files.len());
         for (name, file) in files {
             let resized = tensors.tensor(&format!("resized/{name}")).unwrap();
@@ -37,6 +41,7 @@ fn every_golden_picture_becomes_the_references_pixels() {
                 (resized.dtype(), resized.shape()),
                 (Dtype::U8, &[side, side, 3][..])
             );
+
             let digest = Sha256::digest(resized.data());
             let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
             assert_eq!(digest, file["resized"], "{name}");
@@ -45,6 +50,7 @@ fn every_golden_picture_becomes_the_references_pixels() {
                 (pixels.dtype(), pixels.shape()),
                 (Dtype::F32, &[3, side, side][..])
             );
+
             let values = pixels.data().as_chunks().0;
             for sample in file["normalised"].as_array().unwrap() {
                 let place = sample[0].as_u64().unwrap();
@@ -71,6 +77,7 @@ fn pictures_that_cannot_be_used_leave_no_file() {
             expected,
         );
     };
+
     run(&text, 65, "a.png: a picture begins with the bytes");
     run(&folder.path().join("none.png"), 78, "none.png");
     run(
@@ -78,5 +85,6 @@ fn pictures_that_cannot_be_used_leave_no_file() {
         64,
         "two images are called png_gray.png",
     );
+
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }

@@ -29,6 +29,7 @@ fn features_of_anybody_are_scored_as_the_reference_does() {
         let files = [FEATURES[0], FEATURES[1], relevance];
         let files = files.map(|name| golden("metrics").join(name));
         let found: Value = serde_json::from_slice(&succeed(&score(&files), b"")).unwrap();
+
         for direction in ["text_to_image", "image_to_text"] {
             for key in ["r1", "r5", "r10", "mean_recall"] {
                 let found = &found[direction][key];
@@ -50,16 +51,19 @@ fn what_was_found_is_written_for_the_references_evaluation() {
     let told = succeed(&[&arguments[..], &predictions[..]].concat(), b"");
     let told: Value = serde_json::from_slice(&told).unwrap();
     let read = |name: &str| std::fs::read_to_string(to.join(name)).unwrap();
+
     let rows = |text: &str| {
         text.lines()
             .map(|l| l.parse().unwrap())
             .collect::<Vec<Value>>()
     };
+
     let right = golden("metrics/test_predictions.jsonl");
     assert_eq!(
         rows(&read("text_to_image.jsonl")),
         rows(&std::fs::read_to_string(right).unwrap())
     );
+
     let score: Value = read("image_to_text_score.json").parse().unwrap();
     assert_eq!(score["scoreJson"]["r5"], told["image_to_text"]["r5"]);
 
@@ -70,6 +74,7 @@ fn what_was_found_is_written_for_the_references_evaluation() {
         succeed(&[&arguments[..5], &predictions[..]].concat(), b""),
         b""
     );
+
     let same = std::fs::read_to_string(blind.join("text_to_image.jsonl")).unwrap();
     assert_eq!(same, read("text_to_image.jsonl"));
     assert!(!blind.join("text_to_image_score.json").exists());
@@ -84,6 +89,7 @@ fn features_that_cannot_be_scored_are_told_by_their_line() {
         "{\"text_id\": 1, \"feature\": [1, 0]}",
         "{\"text_id\": 1, \"image_ids\": [2]}",
     ];
+
     let table = [
         (0, "", "holds no feature"),
         (
@@ -138,11 +144,13 @@ fn features_that_cannot_be_scored_are_told_by_their_line() {
             "Expected {\\\"text_id\\\": 1, \\\"image_ids\\\": [2, …]}",
         ),
     ];
+
     for (which, spoiled, expected) in table {
         for (place, text) in good.iter().enumerate() {
             let text = if place == which { spoiled } else { text };
             std::fs::write(&files[place], text).unwrap();
         }
+
         refuse(&score(&files), b"", 65, expected);
     }
 }

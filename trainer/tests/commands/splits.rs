@@ -14,6 +14,7 @@ fn a_split_of_the_reference_is_scored_as_the_shards_that_are_made_of_it() {
     let images = golden("dataset/train_imgs.tsv");
     let texts = golden("dataset/train_texts.jsonl");
     let files = ["--images", words(&images), "--texts", words(&texts)];
+
     let prepare = [
         "prepare",
         "--most-skipped",
@@ -21,6 +22,7 @@ fn a_split_of_the_reference_is_scored_as_the_shards_that_are_made_of_it() {
         "--output",
         words(&prepared),
     ];
+
     succeed(&[&prepare[..], &files].concat(), b"");
 
     let results = folder.path().join("results");
@@ -31,6 +33,7 @@ fn a_split_of_the_reference_is_scored_as_the_shards_that_are_made_of_it() {
         "run": {"name": "score", "stage": "evaluate"}, "artifacts": results, "tasks": tasks,
         "checkpoint": small::stage(folder.path(), "run"), "maxSkippedPercent": 20,
     });
+
     let file = folder.path().join("evaluate.json");
     fs::write(&file, text.to_string()).unwrap();
     let temporary = folder.path().join("tmp");
@@ -39,12 +42,14 @@ fn a_split_of_the_reference_is_scored_as_the_shards_that_are_made_of_it() {
     let evaluate = evaluate
         .args(["evaluate", "--config", words(&file)])
         .env("TMPDIR", &temporary);
+
     let output = evaluate.output().unwrap();
     assert_eq!(
         fs::read_dir(&temporary).unwrap().count(),
         0,
         "shards were left behind"
     );
+
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success() && told.contains(words(&images)),
@@ -58,6 +63,7 @@ fn a_split_of_the_reference_is_scored_as_the_shards_that_are_made_of_it() {
         found[0]["retrieval"]["recalls"]["textToImage"]["r1"].is_number(),
         "{found:?}"
     );
+
     for (task, dataset) in found.iter().zip(sets) {
         assert_eq!(task["dataset"], words(dataset));
         for same in ["digest", "retrieval", "images"] {
@@ -69,8 +75,10 @@ fn a_split_of_the_reference_is_scored_as_the_shards_that_are_made_of_it() {
             );
         }
     }
+
     let lines = |task: &str| {
         fs::read(results.join("tasks").join(task).join("text_to_image.jsonl")).unwrap()
     };
+
     assert!(lines("t0") == lines("t1") && lines("t0") == lines("t2"));
 }

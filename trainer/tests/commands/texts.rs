@@ -11,6 +11,7 @@ fn every_golden_text_becomes_the_references_ids() {
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
+
     for (length, rules, key) in [
         ("8", None, "ids8"),
         ("52", None, "ids52"),
@@ -45,10 +46,12 @@ fn texts_are_tokenized_with_a_vocabulary_of_ones_own() {
         "--vocab",
         words(&vocabulary),
     ];
+
     let output = succeed(
         &arguments,
         "{\"text\": \"abc猫猫\"}\n\n{\"text\": \"\", \"n\": 1}".as_bytes(),
     );
+
     assert_eq!(output, b"[1,4,5,3,2]\n[1,2]\n");
     refuse(
         &arguments,
@@ -56,6 +59,7 @@ fn texts_are_tokenized_with_a_vocabulary_of_ones_own() {
         65,
         "standard input line 2, column 10",
     );
+
     let nowhere = ["tokenize", "--context-length", "5", "--vocab", "/nowhere"];
     refuse(&nowhere, b"", 78, "/nowhere");
     assert_eq!(
@@ -76,6 +80,7 @@ fn a_reader_that_leaves_ends_the_program_quietly() {
     let _ = (0..100_000).try_for_each(|_| stdin.write_all(line.as_bytes()));
     drop(stdin);
     let output = program.wait_with_output().unwrap();
+
     assert_eq!(
         (output.status.code(), output.stderr.as_slice()),
         (Some(0), &b""[..])

@@ -66,11 +66,13 @@ impl Golden {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
             .join("tests/golden/model")
             .join(name);
+
         let json =
             |file| serde_json::from_slice(&std::fs::read(folder.join(file)).unwrap()).unwrap();
         let store = Store::open(folder.to_str().unwrap()).unwrap();
         let weights = |file| Weights::open(&store, file).unwrap();
         let tensors = |file| weights(file).to_tensors().unwrap();
+
         Self {
             config: config(&json("config.json")),
             weights: weights("model.safetensors"),
@@ -94,6 +96,7 @@ impl Golden {
                 context: 20,
             },
         );
+
         load(&mut params, &self.weights, Part::All).unwrap();
         (clip, params)
     }
@@ -107,10 +110,12 @@ impl Golden {
         let rows = &texts.values[batch * texts.shape[1] * context..][..texts.shape[1] * context];
         let mut ids = Vec::new();
         let mut offsets = vec![0];
+
         for row in rows.chunks(context) {
             ids.extend(row.iter().filter(|&&id| id != 0.0).map(|&id| id as u32));
             offsets.push(ids.len());
         }
+
         Pairs {
             pixels: images.values[batch * size..][..size].to_vec(),
             ids,
@@ -145,6 +150,7 @@ fn config(json: &Value) -> ModelConfig {
             resnet: None,
         },
     };
+
     let text = TextTower {
         vocab_size: int("vocab_size"),
         layers: int("text_num_hidden_layers"),
@@ -155,6 +161,7 @@ fn config(json: &Value) -> ModelConfig {
         hidden_dropout_percent: 0,
         attention_dropout_percent: 0,
     };
+
     ModelConfig {
         embed_dim: int("embed_dim"),
         image,

@@ -18,14 +18,17 @@ pub(crate) fn shrunk(architecture: Architecture) -> ModelConfig {
         (vit.layers, vit.width) = (3, 2 * vit.head_width);
         towers.image.resolution = 5 * vit.patch_size;
     }
+
     if let Some(resnet) = &mut towers.image.resnet {
         (resnet.layers, resnet.width) = (vec![2, 1, 1, 1], 16);
         towers.image.resolution = 96;
     }
+
     let text = &mut towers.text;
     let head = text.width / text.heads;
     (text.layers, text.heads, text.width, text.intermediate) = (3, 2, 2 * head, 300);
     (text.vocab_size, text.positions, towers.embed_dim) = (1000, 24, 64);
+
     towers
 }
 
@@ -53,10 +56,12 @@ pub(crate) fn reserve(
         batch: micro_batch,
         context: config.context_length as usize,
     };
+
     let compute = Compute {
         recompute,
         precision: config.world.precision,
     };
+
     let (clip, params) = Clip::within(memory, &config.model, capacity, compute);
     let settings = Settings {
         beta_1: 0.9,
@@ -65,10 +70,12 @@ pub(crate) fn reserve(
         weight_decay: 0.0,
         max_norm: None,
     };
+
     let adamw = AdamW::new(&params, settings);
     let average = Average::new(&params, 0.5);
     let batches = (config.global_batch_size as usize, micro_batch);
     let accumulator = Accumulator::new(&clip, &params, batches);
+
     (clip, params, adamw, average, accumulator)
 }
 

@@ -16,6 +16,7 @@ pub(crate) fn run(config: &TrainConfig, stop_after: u64) -> (Result<(), Error>, 
         steps.set(steps.get() + 1);
         steps.get() == stop_after
     });
+
     (done, reporter.current())
 }
 

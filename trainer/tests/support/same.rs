@@ -37,16 +37,19 @@ pub(crate) fn assert_same(
     let found_losses = losses(folder, name);
     let right_losses = losses(folder, other);
     assert_eq!(found_losses.len(), right_losses.len());
+
     for (found, right) in found_losses.iter().zip(&right_losses) {
         assert!(
             (found - right).abs() < 1e-5 * right,
             "{name}: {found_losses:?}, {right_losses:?}"
         );
     }
+
     assert_eq!(found.validation, right.validation, "{name}");
     assert_eq!(found.samples_seen, right.samples_seen, "{name}");
     assert_eq!(found.samples_skipped, right.samples_skipped, "{name}");
     let right = small::final_tensors(folder, other);
+
     for (tensor, found) in small::final_tensors(folder, name).iter() {
         let right = &right[tensor].values;
         if tensor.ends_with("in_proj_bias") {

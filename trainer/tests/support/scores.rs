@@ -15,6 +15,7 @@ pub(crate) fn scoring(folder: &Path, (run, name): (&str, &str), tasks: usize) ->
     let task =
         |number| json!({"name": format!("task-{number}"), "retrieval": {"dataset": dataset}});
     let tasks: Vec<_> = (0..tasks).map(task).collect();
+
     serde_json::from_value(json!({
         "run": {"name": name, "stage": "evaluate"}, "checkpoint": small::stage(folder, run), "tasks": tasks,
         "artifacts": folder.join(name), "batchSize": 3, "maxSkippedPercent": 20,
@@ -35,6 +36,7 @@ pub(crate) fn scores(folder: &Path, name: &str) -> (Vec<TaskResult>, Vec<(String
             let name = entry.file_name().into_string().unwrap();
             (name, std::fs::read_to_string(entry.path()).unwrap())
         });
+
     let mut files: Vec<_> = files.collect();
     files.sort();
     (results.tasks, files)

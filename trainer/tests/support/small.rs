@@ -119,6 +119,7 @@ pub(crate) fn dataset(folder: &Path, variant: u64) -> String {
         most_skipped: 0.1,
         ..prepare::Options::default()
     };
+
     prepare(&images, &texts, &store, &options, |_| ()).unwrap();
     folder.display().to_string()
 }
@@ -134,6 +135,7 @@ pub(crate) fn checkpoints(folder: &Path, name: &str) -> Vec<PathBuf> {
     let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.join("manifest.json").exists());
     paths.sort();
+
     paths
 }
 

@@ -28,6 +28,7 @@ pub(crate) fn coordinator() -> String {
         // Far from those of a neighbouring process.
         20_000 + (16 * std::process::id() + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000
     });
+
     let free = |port: &u32| TcpListener::bind(("0.0.0.0", *port as u16)).is_ok();
     format!("127.0.0.1:{}", ports.take(10_000).find(free).unwrap())
 }
@@ -69,18 +70,21 @@ fn begin(
             .args([job, "--config"])
             .arg(&file)
             .env(ENV_WORKER, worker.to_string());
+
         command.env(ENV_TERMINATION_LOG, last_words(folder, worker));
         command.current_dir(if astray == Some(worker) {
             Path::new("/")
         } else {
             folder
         });
+
         command
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap()
     };
+
     let children = (0..world.replicas as usize).map(start).collect();
     Workers {
         folder: folder.to_owned(),
@@ -121,11 +125,13 @@ impl Workers {
             for (child, ended) in self.children.iter_mut().zip(&mut ended) {
                 *ended = child.try_wait().unwrap();
             }
+
             ended
                 .iter()
                 .enumerate()
                 .all(|(worker, ended)| Some(worker) == hanging || ended.is_some())
         });
+
         ended
             .into_iter()
             .map(|ended| ended.and_then(|ended| ended.code()))

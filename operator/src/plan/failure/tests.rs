@@ -9,6 +9,7 @@ fn found(disruption: Option<&str>, deleted: bool, state: WorkerState) -> Option<
         ends_by: deleted.then(|| at(0)),
         ..worker("align", 1, state)
     };
+
     of_attempt(&job("align", 1), &[&worker], at(5))
 }
 
@@ -20,6 +21,7 @@ fn every_end_has_its_class_and_its_budget() {
         reason: reason.to_owned(),
         message: String::new(),
     };
+
     let rows = [
         (None, false, ended(64, "Error", ""), "Usage", Never),
         (None, false, ended(65, "Error", ""), "Data", Never),
@@ -162,6 +164,7 @@ fn every_end_has_its_class_and_its_budget() {
             Infrastructure,
         ),
     ];
+
     for (disruption, deleted, state, class, budget) in rows {
         let found = found(disruption, deleted, state.clone()).unwrap().class;
         assert_eq!(
@@ -185,6 +188,7 @@ fn a_deleted_pod_that_nobody_ends_has_lost_its_node() {
         ends_by: Some(at(0)),
         ..worker("align", 1, WorkerState::Running)
     };
+
     let class =
         |seconds| of_attempt(&job("align", 1), &[&lost], at(seconds)).map(|found| found.class);
     assert_eq!(class(10), None);
@@ -198,6 +202,7 @@ fn a_failed_job_without_pods_has_lost_them() {
         1,
         JobState::Failed("BackoffLimitExceeded".to_owned()),
     );
+
     let failure = of_attempt(&failed, &[], at(0)).unwrap();
     assert_eq!(failure.class, Class::PodDeleted);
     assert!(
@@ -214,6 +219,7 @@ fn worker_ended(index: i32, exit_code: i32, second: i64) -> Worker {
     } else {
         "Error"
     };
+
     let state = ended(exit_code, reason, "");
     Worker {
         index,
@@ -231,16 +237,19 @@ fn of_several_workers_the_one_is_told_that_the_others_ended_for() {
         index,
         ..worker("align", 1, WorkerState::Running)
     };
+
     let deleted = |index, exit_code, asked, second| Worker {
         ends_by: Some(at(asked + 120)),
         deleted_at: Some(at(asked)),
         ..worker_ended(index, exit_code, second)
     };
+
     let lost = |index| Worker {
         ends_by: Some(at(-16)),
         deleted_at: Some(at(-136)),
         ..running(index)
     };
+
     let rows: [(&str, Vec<Worker>, i64, Option<Cause>); 13] = [
         (
             "what no restart cures, though another was first",
@@ -325,6 +334,7 @@ fn of_several_workers_the_one_is_told_that_the_others_ended_for() {
             Some((Class::Crashed, 1)),
         ),
     ];
+
     for (name, workers, now, expected) in rows {
         let workers: Vec<_> = workers.iter().collect();
         let found = of_attempt(&job("align", 1), &workers, at(now));
@@ -334,6 +344,7 @@ fn of_several_workers_the_one_is_told_that_the_others_ended_for() {
         let worker = expected
             .map(|(_, index)| format!("worker {index}: "))
             .unwrap_or_default();
+
         assert!(told.starts_with(&worker), "{name}: {told}");
     }
 }
@@ -364,6 +375,7 @@ fn a_budget_ends_after_as_many_restarts_as_it_allows() {
         application: 2,
         infrastructure: 1,
     };
+
     let rows = [
         (Class::Config, 0, 0, Some("same way")),
         (Class::Killed, 1, 9, None),
@@ -381,12 +393,14 @@ fn a_budget_ends_after_as_many_restarts_as_it_allows() {
             Some("all 1 restarts of spec.retries.infrastructure"),
         ),
     ];
+
     for (class, application, infrastructure, expected) in rows {
         let restarts = Restarts {
             application,
             infrastructure,
             ..Restarts::default()
         };
+
         let why = gives_up(class, &restarts, &retries);
         match expected {
             None => assert_eq!(why, None, "{class:?}"),
@@ -401,6 +415,7 @@ fn restarts_are_counted_by_budget_and_by_class() {
     for class in [Class::Killed, Class::NodeLost, Class::NodeLost] {
         count(&mut restarts, class);
     }
+
     assert_eq!(
         (
             restarts.total,
@@ -409,6 +424,7 @@ fn restarts_are_counted_by_budget_and_by_class() {
         ),
         (3, 1, 2)
     );
+
     assert_eq!(restarts.by_class["NodeLost"], 2);
 }
 
@@ -440,17 +456,20 @@ fn pods_that_do_not_begin_in_time_are_given_up_with_the_reason() {
     let at_limit = not_started(60, &active, Some(&cause), at(60));
     assert_eq!(at_limit, None);
     let late = not_started(60, &active, Some(&cause), at(61)).unwrap();
+
     assert_eq!(late.class, Class::StartDeadline);
     assert!(late.message.contains("60 s") && late.message.contains("image x is not found"));
     let queued = JobSeen {
         queued: true,
         ..active.clone()
     };
+
     assert_eq!(
         not_started(60, &queued, Some(&cause), at(999)),
         None,
         "a queue may take its time"
     );
+
     assert_eq!(
         not_started(60, &active, None, at(999)),
         None,

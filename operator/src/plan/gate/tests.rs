@@ -82,6 +82,7 @@ fn a_number_passes_that_is_at_least_what_is_asked_for() {
             "does not say what belongs",
         ),
     ];
+
     for (asked, found, ended, expected, words) in rows {
         let (_, status, reason, message) = line(
             &gate(("atLeast", json!(asked))),
@@ -89,6 +90,7 @@ fn a_number_passes_that_is_at_least_what_is_asked_for() {
             ended,
             None,
         );
+
         assert_eq!(format!("{status} {reason}"), expected, "{asked} {found:?}");
         assert!(message.contains(words), "{message}");
     }
@@ -166,16 +168,19 @@ fn a_number_passes_that_is_not_worse_than_the_baselines() {
             "0.5 less would pass",
         ),
     ];
+
     for (tolerance, status_of_baseline, expected, words) in rows {
         let gate = gate((
             "notWorseThan",
             json!({"evaluationName": "old", "tolerance": tolerance}),
         ));
+
         let baseline = status_of_baseline.clone().map(|status| {
             let mut baseline = samples::evaluation();
             baseline.status = Some(serde_json::from_value(status).unwrap());
             baseline
         });
+
         let own = results(&[result("valid", "77.40")]);
         let (_, status, reason, message) = line(&gate, &own, true, baseline.as_ref());
         assert_eq!(
@@ -183,6 +188,7 @@ fn a_number_passes_that_is_not_worse_than_the_baselines() {
             expected,
             "{tolerance} {status_of_baseline:?}"
         );
+
         assert!(message.contains(words), "{message}");
     }
 }
@@ -205,10 +211,12 @@ fn judged(before: &Ledger, found: &[Value], gate: Option<&Gate>, generation: i64
         results: results(found),
         ..before.clone()
     };
+
     let seen = Observed {
         now: at(generation),
         ..Observed::default()
     };
+
     judge(&mut ledger, before, gate, Some(generation), &seen);
     ledger
 }
@@ -225,15 +233,18 @@ fn a_verdict_stays_until_the_gate_or_the_numbers_change() {
     let passed = judged(&Ledger::default(), &found, Some(&low), 1);
     assert_eq!(word(&passed), Some("Passed"));
     let same = judged(&passed, &found, Some(&high), 1);
+
     assert_eq!(
         word(&same),
         Some("Passed"),
         "the same generation has the same gate"
     );
+
     assert_eq!(
         word(&judged(&passed, &found, Some(&high), 2)),
         Some("BelowTheGate")
     );
+
     let worse = judged(&passed, &[result("valid", "60.00")], Some(&low), 1);
     assert_eq!(word(&worse), Some("BelowTheGate"));
     assert_eq!(word(&judged(&passed, &found, None, 2)), None);

@@ -27,6 +27,7 @@ fn training(checkpoints: &[Value], ended: Option<&str>) -> CnClipTraining {
         json!([{"type": type_, "status": "True", "reason": "Because", "message": "",
                 "lastTransitionTime": "2026-01-01T00:00:00Z"}])
     });
+
     let mut training = samples::training();
     let status = json!({"checkpoints": checkpoints, "conditions": conditions.unwrap_or(json!([]))});
     training.status = Some(serde_json::from_value(status).unwrap());
@@ -48,10 +49,12 @@ fn scored(run: &CnClipEvaluation, stage: &str, checkpoint: &str, r1: f64) -> Rep
         r10: r1 + 30.0,
         mean_recall: r1 + 15.0,
     };
+
     let recalls = Some(Recalls {
         text_to_image: recall,
         image_to_text: recall,
     });
+
     let result = TaskResult {
         name: "valid".to_owned(),
         dataset: "s3://data/valid/".to_owned(),
@@ -64,12 +67,14 @@ fn scored(run: &CnClipEvaluation, stage: &str, checkpoint: &str, r1: f64) -> Rep
             threshold: None,
         }),
     };
+
     let evaluation = EvaluationReport {
         checkpoint: Some(checkpoint.to_owned()),
         digest: Some("sha".to_owned()),
         missing: false,
         version: "0.1.0".to_owned(),
     };
+
     Report {
         run: Owner::of(run).identity(stage, 1),
         pod_uid: "pod-uid".to_owned(),
@@ -90,6 +95,7 @@ fn well(run: &CnClipEvaluation, seconds: i64, stage: &str, checkpoint: &str, r1:
         &Owner::of(run).identity(stage, 1),
         "pod-uid"
     ));
+
     Observed {
         workers: vec![worker(stage, 1, ended(0, "Completed", ""))],
         report: Some(report),
@@ -111,16 +117,19 @@ fn results_say_what_they_are_of_and_what_made_them() {
         "s3://runs/muge/tune/checkpoints/8-1",
         50.0,
     );
+
     reconcile(
         &mut run,
         &of_training(done, training(&[], Some("Complete"))),
     );
+
     let found = serde_json::to_value(&run.status).unwrap();
     let expected = json!({
         "checkpoint": "s3://runs/muge/tune/checkpoints/8-1", "digest": "sha",
         "datasets": [{"task": "valid", "uri": "s3://data/valid/", "digest": "d-1"}],
         "image": "cnclip/trainer:test", "imageId": "cnclip/trainer@sha256:0123", "version": "0.1.0",
     });
+
     assert_eq!(found["provenance"], expected);
     assert_eq!(found["summary"]["score"], "50.00");
     assert_eq!(found["summary"]["metric"], "textToImage.r1");
@@ -166,20 +175,24 @@ fn results_that_were_told_stay_when_the_last_words_have_only_the_last() {
             "s3://x/checkpoints/8-1",
             50.0,
         );
+
         let report = seen.report.unwrap();
         let one = |name: &&str| TaskResult {
             name: (*name).to_owned(),
             ..report.results[0].clone()
         };
+
         let results = names.iter().map(one).collect();
         let report = Some(Report {
             steps: 3,
             results,
             ..report.clone()
         });
+
         let seen = at_work(9, "evaluate", 1, WorkerState::Running);
         of_training(Observed { report, ..seen }, training(&[], Some("Complete")))
     };
+
     for (names, expected) in [
         (vec!["a", "b"], vec!["a", "b"]),
         (vec!["b", "c"], vec!["a", "b", "c"]),
@@ -248,10 +261,12 @@ fn a_failed_gate_fails_no_evaluation() {
     let complete = training(&[], Some("Complete"));
     let at_the_end = well(&run, 9, "evaluate", "s3://x/checkpoints/8-1", 50.0);
     let plan = reconcile(&mut run, &of_training(at_the_end, complete.clone()));
+
     assert_eq!(
         reasons(&plan),
         ["AttemptStarted", "StageSucceeded", "GateNotPassed"][1..]
     );
+
     let plan = reconcile(&mut run, &of_training(nothing(10), complete));
     assert_eq!(why(&plan.ledger, "Complete"), "True Done");
     assert_eq!(why(&plan.ledger, "Failed"), "False NotFailed");
@@ -273,10 +288,12 @@ fn every_checkpoint_is_scored_as_it_appears_until_the_training_has_ended() {
     assert_eq!(created(&plan), Some("muge-scores-align-10-1"));
     let objects = plan.create.unwrap();
     let told = objects.config_map.data.unwrap()["run.json"].clone();
+
     assert!(
         told.contains("s3://runs/muge/align/checkpoints/10-1"),
         "{told}"
     );
+
     assert!(
         told.contains("s3://runs/muge/evaluations/muge-scores/align-10"),
         "{told}"
@@ -295,9 +312,11 @@ fn every_checkpoint_is_scored_as_it_appears_until_the_training_has_ended() {
         checkpoint("align", 20),
         checkpoint("align", 10),
     ];
+
     let over = training(&both, Some("Failed"));
     let plan = reconcile(&mut run, &of_training(nothing(4), over.clone()));
     assert_eq!(created(&plan), Some("muge-scores-align-20-1"));
+
     for (stage, uri, r1) in [
         ("align-20", "s3://runs/muge/align/checkpoints/20-1", 60.0),
         ("tune-5", "s3://runs/muge/tune/checkpoints/5-1", 55.0),
@@ -305,6 +324,7 @@ fn every_checkpoint_is_scored_as_it_appears_until_the_training_has_ended() {
         let at_the_end = well(&run, 5, stage, uri, r1);
         reconcile(&mut run, &of_training(at_the_end, over.clone()));
     }
+
     let plan = reconcile(&mut run, &of_training(nothing(6), over));
     assert_eq!(why(&plan.ledger, "Complete"), "True Done");
     let status = run.status.as_ref().unwrap();
@@ -319,12 +339,14 @@ fn every_checkpoint_is_scored_as_it_appears_until_the_training_has_ended() {
             )
         })
         .collect();
+
     let succeeded = StageState::Succeeded;
     let expected = [
         ("tune-5", succeeded, Some("55.00")),
         ("align-20", succeeded, Some("60.00")),
         ("align-10", succeeded, Some("50.00")),
     ];
+
     assert_eq!(history, expected);
     let newest = &status.results[0]
         .retrieval
@@ -333,6 +355,7 @@ fn every_checkpoint_is_scored_as_it_appears_until_the_training_has_ended() {
         .recalls
         .as_ref()
         .unwrap();
+
     assert_eq!(newest.text_to_image.r1, "55.00");
     let report = "s3://runs/muge/evaluations/muge-scores/tune-5/report.html";
     assert_eq!(status.report.as_deref(), Some(report));
@@ -347,11 +370,13 @@ fn a_checkpoint_that_was_deleted_before_its_turn_is_skipped_and_said_so() {
         missing: true,
         ..EvaluationReport::default()
     };
+
     let report = Report {
         run: Owner::of(&run).identity("align-10", 1),
         evaluation: Some(gone),
         ..Report::default()
     };
+
     let mut seen = at_work(1, "align-10", 1, ended(78, "Error", ""));
     seen.report = Some(report);
     let plan = reconcile(&mut run, &of_training(seen, both.clone()));
@@ -360,6 +385,7 @@ fn a_checkpoint_that_was_deleted_before_its_turn_is_skipped_and_said_so() {
         (&plan.ledger.last_failure, plan.ledger.restarts.total),
         (&None, 0)
     );
+
     let plan = reconcile(&mut run, &of_training(nothing(2), both));
     assert_eq!(created(&plan), Some("muge-scores-align-20-1"));
     let skipped = &run.status.as_ref().unwrap().history[1];
@@ -367,6 +393,7 @@ fn a_checkpoint_that_was_deleted_before_its_turn_is_skipped_and_said_so() {
         (skipped.name.as_str(), skipped.state),
         ("align-10", StageState::Skipped)
     );
+
     assert!(
         skipped
             .message
@@ -386,6 +413,7 @@ fn each_checkpoint_has_its_own_retries() {
         let seconds = step * 100;
         let uri = format!("s3://runs/muge/align/checkpoints/{step}-1");
         reconcile(&mut run, &of_training(nothing(seconds), newest.clone()));
+
         for attempt in 1..=2 {
             let seen = at_work(seconds + 1, &stage, attempt, ended(137, "Error", ""));
             let plan = reconcile(&mut run, &of_training(seen, newest.clone()));
@@ -395,17 +423,21 @@ fn each_checkpoint_has_its_own_retries() {
                 "{step}, {attempt}"
             );
         }
+
         let report = scored(&run, &stage, &uri, 50.0);
         let report = Report {
             run: Owner::of(&run).identity(&stage, 3),
             ..report
         };
+
         let seen = Observed {
             report: Some(report),
             ..done(seconds + 9, &stage, 3)
         };
+
         reconcile(&mut run, &of_training(seen, newest));
     }
+
     let restarts = &run.status.as_ref().unwrap().restarts;
     assert_eq!(
         (
@@ -428,6 +460,7 @@ fn what_else_goes_wrong_with_a_checkpoint_is_a_failure() {
         1,
         ended(78, "Error", "the data set is not there"),
     );
+
     let plan = reconcile(&mut run, &of_training(seen, one));
     assert_eq!(why(&plan.ledger, "Failed"), "True Config");
 }
@@ -447,15 +480,18 @@ fn the_objects_of_old_checkpoints_go_and_the_record_is_bounded() {
                 .collect(),
             ..nothing(step)
         };
+
         let plan = reconcile(&mut run, &of_training(seen, newest.clone()));
         let expected: Vec<_> = (step > 2)
             .then(|| format!("muge-scores-align-{}-1", step - 2))
             .into_iter()
             .collect();
+
         assert_eq!(plan.remove, expected, "the last stays for its logs");
         let at_the_end = well(&run, step, &stage, &uri, 50.0);
         reconcile(&mut run, &of_training(at_the_end, newest));
     }
+
     let history = &run.status.as_ref().unwrap().history;
     assert_eq!(
         (history.len(), history[0].step, history[49].step),
@@ -478,12 +514,14 @@ fn results_of_one_checkpoint_stay_until_those_of_the_next_are_whole() {
         "s3://runs/muge/align/checkpoints/20-1",
         60.0,
     );
+
     seen.report = Some(Report {
         activity: Activity::Evaluating,
         step: 0,
         results: vec![],
         ..next
     });
+
     reconcile(&mut run, &of_training(seen, second));
     let status = run.status.as_ref().unwrap();
     assert_eq!(status.summary.as_ref().unwrap().score, "50.00");

@@ -28,10 +28,12 @@ pub(super) fn place(run: &CnClipEvaluation, training: Option<&CnClipTraining>) -
             credentials: artifacts.credentials.clone(),
         })
     };
+
     let nowhere = Artifacts {
         uri: String::new(),
         credentials: None,
     };
+
     run.spec
         .artifacts
         .clone()
@@ -47,6 +49,7 @@ pub(super) fn workers(run: &CnClipEvaluation, training: Option<&CnClipTraining>)
             ..training?.spec.workers.clone()
         })
     };
+
     run.spec
         .workers
         .clone()
@@ -81,6 +84,7 @@ pub(super) fn config(
         world: world(&workers(run, training)),
         listen: Some(pod_listen()),
     };
+
     Config::Evaluate(Box::new(config))
 }
 
@@ -95,6 +99,7 @@ fn task(task: &Task) -> TaskConfig {
                 precision_percent: calibration.precision_percent.into(),
             }),
     });
+
     let zero_shot = task.zero_shot.as_ref().map(|zero_shot| ZeroShotConfig {
         dataset: zero_shot.dataset.clone(),
         preset: zero_shot.preset,
@@ -102,6 +107,7 @@ fn task(task: &Task) -> TaskConfig {
         templates: zero_shot.templates.clone(),
         metric: zero_shot.metric,
     });
+
     TaskConfig {
         name: task.name.clone(),
         retrieval,

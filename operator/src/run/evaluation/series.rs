@@ -21,15 +21,18 @@ pub(super) fn checkpoints(
     let history = run.status.iter().flat_map(|status| &status.history).rev();
     let mut entries: Vec<_> = history.cloned().collect();
     let written = training.and_then(|training| training.status.as_ref());
+
     for checkpoint in written.iter().flat_map(|status| &status.checkpoints).rev() {
         // An attempt may write a step that an earlier one has written: the weights are the same.
         let same = |entry: &ScoredCheckpoint| {
             (&entry.stage, entry.step) == (&checkpoint.stage, checkpoint.step)
         };
+
         if !entries.iter().any(same) {
             entries.push(entry(run, training, checkpoint));
         }
     }
+
     entries
 }
 
@@ -45,6 +48,7 @@ fn entry(
         digest,
         ..
     } = checkpoint;
+
     let stages = training.iter().flat_map(|training| &training.spec.stages);
     let number = stages.take_while(|found| found.name != *stage).count() + 1;
     ScoredCheckpoint {
@@ -62,6 +66,7 @@ fn name(run: &str, stage: &str, number: usize, step: i64) -> String {
     let attempt = "-9999".len();
     let name = format!("{stage}-{step}");
     let fits = run.len() + 1 + name.len() + attempt <= LONGEST;
+
     if fits {
         name
     } else {
@@ -88,6 +93,7 @@ pub(super) fn goes_on(training: &CnClipTraining, entries: &[ScoredCheckpoint]) -
                 "waits for the next checkpoint of CnClipTraining {name}; the last was {}",
                 last.name
             );
+
             Some(Cause::new("WaitingForCheckpoint", message))
         }
     }
@@ -117,6 +123,7 @@ pub(super) fn history(ledger: &Ledger) -> Vec<ScoredCheckpoint> {
         finished_at: stage.finished_at.clone(),
         ..entry.clone()
     });
+
     let turn = ledger.current().unwrap_or(ledger.stages.len());
     entries
         .take(HISTORY.max(ledger.stages.len() - turn))
@@ -137,6 +144,7 @@ mod tests {
         let stage = "s".repeat(20);
         assert_eq!(name(&run, &stage, 2, 1234), format!("{stage}-1234"));
         assert_eq!(name(&run, &stage, 2, 1_234_567), "s2-1234567");
+
         for step in [1, 183_000, i64::from(i32::MAX)] {
             let job = format!("{run}-{}-9999", name(&run, &stage, 16, step));
             assert!(job.len() <= LONGEST, "{job}");
@@ -151,6 +159,7 @@ mod tests {
             json!({"stage": "align", "step": 40, "uri": format!("s3://runs/muge/align/checkpoints/40-{attempt}"),
                    "digest": "d", "writtenAt": "2026-01-01T00:00:00Z"})
         };
+
         let status = json!({"checkpoints": [written(2), written(1)]});
         training.status = Some(serde_json::from_value(status).unwrap());
         let found = checkpoints(&run, Some(&training));
@@ -158,6 +167,7 @@ mod tests {
             .iter()
             .map(|entry| entry.checkpoint.as_str())
             .collect();
+
         assert_eq!(found, ["s3://runs/muge/align/checkpoints/40-1"]);
     }
 
@@ -167,6 +177,7 @@ mod tests {
             state,
             ..StageStatus::default()
         };
+
         let ended = || std::iter::repeat_n(stage(StageState::Succeeded), 30);
         let pending = std::iter::repeat_n(stage(StageState::Pending), 70);
         let stages: Vec<_> = ended().chain(pending).collect();
@@ -176,11 +187,13 @@ mod tests {
             history: entries,
             ..Ledger::default()
         };
+
         assert_eq!(history(&ledger).len(), 70);
         let ledger = Ledger {
             stages: ended().chain(ended()).collect(),
             ..ledger
         };
+
         assert_eq!(history(&ledger).len(), 50);
     }
 }

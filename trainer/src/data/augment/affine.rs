@@ -20,6 +20,7 @@ pub(super) fn rotation(degrees: f64, side: usize) -> Matrix {
     let cos = short(angle.cos());
     let middle = side as f64 / 2.0;
     let shift = |across: f64, down: f64| across * -middle + down * -middle + 0.0 + middle;
+
     [cos, sin, shift(cos, sin), -sin, cos, shift(-sin, cos)]
 }
 
@@ -38,18 +39,21 @@ pub(super) fn transformed(square: &[Rgb], side: usize, matrix: Matrix) -> Vec<Rg
         .iter()
         .map(|&[r, g, b]| [r, g, b, 0].map(f64::from))
         .collect();
+
     let inside = 0.0..side as f64;
     let target = |index: usize| {
         let x = (index % side) as f64 + 0.5;
         let y = (index / side) as f64 + 0.5;
         let (x, y) = (a * x + b * y + c, d * x + e * y + f);
         let seen = inside.contains(&x) && inside.contains(&y);
+
         if seen {
             sample(&wide, side, x - 0.5, y - 0.5)
         } else {
             FILL
         }
     };
+
     (0..side * side).map(target).collect()
 }
 
@@ -59,6 +63,7 @@ fn sample(square: &[Wide], side: usize, x: f64, y: f64) -> Rgb {
     let near = |at: f64| -> [usize; 4] {
         array::from_fn(|i| (at.floor() as isize + i as isize - 1).clamp(0, last) as usize)
     };
+
     let columns = near(x);
     let rows = near(y);
     let dx = x - x.floor();
@@ -67,6 +72,7 @@ fn sample(square: &[Wide], side: usize, x: f64, y: f64) -> Rgb {
         let row = &square[row * side..][..side];
         cubic(columns.map(|column| row[column]), dx)
     });
+
     let [red, green, blue, _] = cubic(across, dy).map(|level| level as u8);
     [red, green, blue]
 }
@@ -80,6 +86,7 @@ fn cubic([p1, p2, p3, p4]: [Wide; 4], share: f64) -> Wide {
         let v4 = p4[c];
         let bend = 2.0 * (v1 - v2) + v3 - v4;
         let twist = -v1 + v2 - v3 + v4;
+
         v2 + share * (-v1 + v3 + share * (bend + share * twist))
     })
 }

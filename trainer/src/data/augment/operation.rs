@@ -82,9 +82,11 @@ fn map_each(square: &mut [Rgb], table: fn(&[usize; 256]) -> Option<[u8; 256]>) {
         square
             .iter()
             .for_each(|pixel| histogram[usize::from(pixel[channel])] += 1);
+
         let Some(table) = table(&histogram) else {
             continue;
         };
+
         square
             .iter_mut()
             .for_each(|pixel| pixel[channel] = table[usize::from(pixel[channel])]);
@@ -100,6 +102,7 @@ fn stretched(histogram: &[usize; 256]) -> Option<[u8; 256]> {
     } else {
         return None;
     };
+
     let offset = -(low as f64) * scale;
     Some(std::array::from_fn(|level| {
         (level as f64 * scale + offset) as u8
@@ -113,6 +116,7 @@ fn equalized(histogram: &[usize; 256]) -> Option<[u8; 256]> {
     if step == 0 {
         return None;
     }
+
     let mut darker = step / 2;
     Some(histogram.map(|count| {
         let level = (darker / step).min(255) as u8;
@@ -152,6 +156,7 @@ fn smoothed(square: &[Rgb], side: usize) -> Vec<Rgb> {
         let (above, levels) = levels.split_at(3 * side);
         let (here, below) = levels.split_at(3 * side);
         let target = target.as_flattened_mut();
+
         for at in 3..3 * side - 3 {
             let three = |row: &[u8]| [row[at - 3], row[at], row[at + 3]].map(u32::from);
             let nine = [above, here, below].map(three);
@@ -159,5 +164,6 @@ fn smoothed(square: &[Rgb], side: usize) -> Vec<Rgb> {
             target[at] = ((2 * sum + 13) / 26) as u8;
         }
     }
+
     smooth
 }

@@ -35,15 +35,18 @@ fn every_operation_at_every_level_gives_the_pixels_of_the_reference() {
         let Some(operation) = operation(kind) else {
             continue;
         };
+
         let (input, level) = match level.parse() {
             Ok(level) => ("base.png", level),
             Err(_) => ("flat.png", 0),
         };
+
         let (_, mut square) = square(input);
         operation.apply(&mut square, SIDE, level);
         assert_eq!(sha256(square.as_flattened()), golden.sha256, "{name}");
         seen += 1;
     }
+
     assert_eq!(seen, 76);
 }
 
@@ -56,6 +59,7 @@ fn every_pair_of_the_policy_gives_the_pixels_of_the_reference() {
         for ((operation, _, level), sign) in pair.into_iter().zip(expected.signs.unwrap()) {
             operation.apply(&mut square, SIDE, level * sign);
         }
+
         assert_eq!(
             sha256(square.as_flattened()),
             expected.sha256,
@@ -77,6 +81,7 @@ fn crops_and_the_mirror_give_the_pixels_of_the_reference() {
             width,
             size,
         } = *expected.crop.as_ref().unwrap();
+
         let square = picture.squashed(
             Region {
                 left,
@@ -86,12 +91,14 @@ fn crops_and_the_mirror_give_the_pixels_of_the_reference() {
             },
             size,
         );
+
         assert_eq!(
             sha256(square.as_flattened()),
             expected.sha256,
             "crop {number}"
         );
     }
+
     mirror(&mut square, SIDE);
     assert_eq!(sha256(square.as_flattened()), golden["hflip"].sha256);
 }
@@ -104,6 +111,7 @@ fn the_probabilities_of_the_policy_are_those_of_the_paper() {
             .map(|pair| (pair[side].1 * 10.0) as u32)
             .sum::<u32>()
     };
+
     assert_eq!([sum(0), sum(1)], [138, 172]);
 }
 
@@ -118,6 +126,7 @@ fn a_key_gives_the_same_picture_again_and_any_other_key_another() {
             Key { seed, step, sample },
         )
     };
+
     assert_eq!(drawn(1, 2, 3), drawn(1, 2, 3));
     for other in [
         drawn(2, 2, 3),
@@ -138,6 +147,7 @@ fn without_augmentation_the_key_changes_nothing() {
         step: 6,
         sample: 7,
     };
+
     assert_eq!(augment(&picture, SIDE, Augmentation::None, key), square);
 }
 
@@ -162,6 +172,7 @@ fn crops_keep_nine_tenths_and_lie_inside_at_any_shape() {
                 width: w,
                 height: h,
             } = crop(width, height, &mut draws);
+
             assert!(w > 0 && h > 0 && left + w <= width && top + h <= height);
             if (width, height) == (600, 500) {
                 let share = (w * h) as f64 / (width * height) as f64;
@@ -170,6 +181,7 @@ fn crops_keep_nine_tenths_and_lie_inside_at_any_shape() {
             }
         }
     }
+
     assert_eq!(
         middle(3, 500),
         Region {
@@ -179,6 +191,7 @@ fn crops_keep_nine_tenths_and_lie_inside_at_any_shape() {
             height: 4
         }
     );
+
     assert_eq!(
         middle(500, 3),
         Region {
@@ -195,22 +208,26 @@ fn draws_are_spread_as_they_say() {
     let mut heads = 0;
     let mut sum = 0.0;
     let mut counts = [0u32; 25];
+
     for mut draws in keys(20_000) {
         heads += u32::from(draws.happens(0.3));
         sum += draws.between(-1.0, 3.0);
         counts[draws.below(25)] += 1;
     }
+
     assert!((5_800..6_200).contains(&heads), "{heads}");
     assert!((0.96..1.04).contains(&(sum / 20_000.0)), "{sum}");
     assert!(
         counts.iter().all(|count| (700..900).contains(count)),
         "{counts:?}"
     );
+
     let mut draws = Draws::new(Key {
         seed: 0,
         step: 0,
         sample: 0,
     });
+
     assert!((0..1000).all(|_| !draws.happens(0.0) && draws.happens(1.0)));
 }
 
@@ -222,11 +239,13 @@ fn a_single_pixel_survives_every_operation() {
             height: 1,
             pixels: Pixels::Gray(vec![200]),
         };
+
         let key = Key {
             seed: 1,
             step: 1,
             sample,
         };
+
         assert_eq!(
             augment(&picture, 1, Augmentation::AutoAugment, key).len(),
             1
@@ -242,6 +261,7 @@ fn an_operation_is_done_as_often_as_the_policy_says_and_half_of_the_time_the_oth
         operation.apply(&mut square, 8, level);
         square
     };
+
     let wanted = [varied(Operation::ShearX, 5), varied(Operation::ShearX, -5)];
     let mut counts = [0; 2];
     for mut draws in keys(20_000) {
@@ -251,6 +271,7 @@ fn an_operation_is_done_as_often_as_the_policy_says_and_half_of_the_time_the_oth
             *count += u32::from(square == *wanted);
         }
     }
+
     // One pair of 25 shears, with probability 0.6; its other operation cannot change so few pixels.
     assert!(
         counts.iter().all(|count| (190..290).contains(count)),

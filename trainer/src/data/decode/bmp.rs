@@ -12,6 +12,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
         format: "BMP",
         bytes,
     };
+
     let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(|e| source.broken(e))?;
     let (width, height) = decoder.dimensions();
     let width = width as usize;
@@ -19,9 +20,11 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
     source.check(width, height)?;
     let colour = decoder.color_type();
     let mut buffer = vec![0; width * height * usize::from(colour.bytes_per_pixel())];
+
     decoder
         .read_image(&mut buffer)
         .map_err(|e| source.broken(e))?;
+
     let pixels = match (colour, palette(bytes)) {
         (ColorType::Rgba8, _) => Pixels::Rgba(buffer),
         (_, None) => Pixels::Rgb(buffer),
@@ -30,6 +33,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
         }
         (_, Some(_)) => Pixels::Listed(buffer),
     };
+
     Ok(Picture {
         width,
         height,
@@ -48,11 +52,13 @@ fn palette(bytes: &[u8]) -> Option<&[u8]> {
                 .fold(0, |value, &digit| value << 8 | usize::from(digit)),
         )
     };
+
     let header = number(14, 4)?;
     let bits = number(28, 2).filter(|bits| header >= 40 && *bits <= 8)?;
     let colours = number(46, 4)
         .filter(|&colours| colours > 0)
         .unwrap_or(1 << bits);
+
     let start = header.checked_add(14)?;
     bytes.get(start..start.checked_add(colours.checked_mul(4)?)?)
 }

@@ -9,6 +9,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
         format: "GIF",
         bytes,
     };
+
     let mut options = DecodeOptions::new();
     options.set_color_output(ColorOutput::Indexed);
     let mut decoder = options.read_info(bytes).map_err(|e| source.broken(e))?;
@@ -18,15 +19,18 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
     let width = screen
         .0
         .max(usize::from(frame.left) + usize::from(frame.width));
+
     let height = screen
         .1
         .max(usize::from(frame.top) + usize::from(frame.height));
+
     source.check(width, height)?;
     let mut frame = frame.clone();
     let mut indices = vec![0; decoder.buffer_size()];
     decoder
         .read_into_buffer(&mut indices)
         .map_err(|e| source.broken(e))?;
+
     frame.buffer = indices.into();
     let indices = on_screen(&frame, width, height);
     let palette = decoder
@@ -34,12 +38,14 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
         .map_err(|e| source.broken(e))?
         .as_chunks()
         .0;
+
     let pixels = if counts_up(palette) {
         Pixels::Gray(indices)
     } else {
         let colour = |&index: &u8| palette.get(usize::from(index)).copied().unwrap_or([0; 3]);
         Pixels::Listed(indices.iter().flat_map(colour).collect())
     };
+
     Ok(Picture {
         width,
         height,
@@ -54,9 +60,11 @@ fn on_screen(frame: &Frame<'_>, width: usize, height: usize) -> Vec<u8> {
     let across = usize::from(frame.width);
     let mut screen = vec![frame.transparent.unwrap_or(0); width * height];
     let rows = screen.chunks_exact_mut(width).skip(top);
+
     for (row, indices) in rows.zip(frame.buffer.chunks_exact(across.max(1))) {
         row[left..left + across].copy_from_slice(indices);
     }
+
     screen
 }
 

@@ -9,10 +9,12 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
         format: "JPEG",
         bytes,
     };
+
     let mut decompressor = Decompressor::new().map_err(|e| source.broken(e))?;
     let header = decompressor
         .read_header(bytes)
         .map_err(|e| source.broken(e))?;
+
     let width = header.width;
     let height = header.height;
     source.check(width, height)?;
@@ -21,6 +23,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
         Colorspace::CMYK | Colorspace::YCCK => PixelFormat::CMYK,
         Colorspace::RGB | Colorspace::YCbCr => PixelFormat::RGB,
     };
+
     let pitch = width * format.size();
     let mut pixels = vec![0; pitch * height];
     let image = Image {
@@ -30,15 +33,18 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
         height,
         format,
     };
+
     match decompressor.decompress(bytes, image) {
         Err(error) if !is_forgiven(&error) => return Err(source.broken(error)),
         _ => {}
     }
+
     let pixels = match format {
         PixelFormat::GRAY => Pixels::Gray(pixels),
         PixelFormat::CMYK => Pixels::Cmyk(inverted(pixels)),
         _ => Pixels::Rgb(pixels),
     };
+
     Ok(Picture {
         width,
         height,
@@ -51,6 +57,7 @@ fn is_forgiven(error: &Error) -> bool {
     let Error::TurboJpegError(message) = error else {
         return false;
     };
+
     [
         "Corrupt JPEG data",
         "Inconsistent progression",

@@ -41,14 +41,17 @@ fn every_file_opens_as_the_reference_opens_it() {
             (golden.width, golden.height),
             "{name}"
         );
+
         assert!(
             is_mode(&picture.pixels, &golden.mode),
             "{name} is no {}",
             golden.mode
         );
+
         assert_eq!(sha256(&rgb(&picture)), golden.decoded, "{name}");
         seen += 1;
     }
+
     assert_eq!(seen, 50);
 }
 
@@ -68,6 +71,7 @@ fn a_file_cut_short_says_what_it_is_and_how_long() {
                 .map(|_| ())
                 .expect_err(name)
                 .to_string();
+
             let expected = format!("a {format} of {length} bytes cannot be decoded: ");
             assert!(told.starts_with(&expected), "{name}: {told}");
         }
@@ -81,15 +85,18 @@ fn a_size_that_no_sample_has_is_refused_by_the_header() {
     let sum = crc32(&png[12..29]);
     png[29..33].copy_from_slice(&sum.to_be_bytes());
     let mut gif = golden::file("odd/gif_offset.gif");
+
     gif[6..10].copy_from_slice(&[255; 4]);
     let mut jpeg = golden::file("usual/jpeg_gray.jpg");
     let frame = jpeg
         .windows(2)
         .position(|marker| marker == [0xFF, 0xC0])
         .unwrap();
+
     jpeg[frame + 5..frame + 9].copy_from_slice(&[255, 220, 255, 220]);
     let mut bmp = golden::file("usual/bmp_rgb.bmp");
     bmp[18..26].copy_from_slice(&[0, 0x40, 0, 0, 0, 0x40, 0, 0]);
+
     for (bytes, size) in [(png, 32_768), (gif, 65_535), (jpeg, 65_500), (bmp, 16_384)] {
         match decode(&bytes) {
             Err(DecodeError::Size { width, height, .. }) => {
@@ -107,6 +114,7 @@ fn what_is_no_picture_shows_its_first_bytes() {
         "a picture begins with the bytes [3c, 68, 74, 6d, 6c, 3e, 6e, 6f], expected JPEG, PNG, WebP, \
          GIF or BMP; convert it, or leave the sample out"
     );
+
     assert_eq!(decode(b"").unwrap_err(), DecodeError::Format(Vec::new()));
 }
 
@@ -121,6 +129,7 @@ proptest::proptest! {
         let at = at % bytes.len();
         bytes[at] = value;
         if cut % 2 == 0 { bytes.truncate(cut) };
+
         if let Ok(picture) = decode(&bytes) {
             proptest::prop_assert_eq!(rgb(&picture).len(), picture.width * picture.height * 3);
         }

@@ -54,6 +54,7 @@ impl<T: Send + 'static> Pipeline<T> {
             done: BTreeMap::new(),
             stopped: false,
         };
+
         let state = Mutex::new(state);
         let changed = Condvar::new();
         let pipeline = Self {
@@ -63,6 +64,7 @@ impl<T: Send + 'static> Pipeline<T> {
                 ahead: ahead.max(1),
             }),
         };
+
         let work = Arc::new(work);
         for _ in 0..threads.max(1) {
             let shared = pipeline.shared.clone();
@@ -72,6 +74,7 @@ impl<T: Send + 'static> Pipeline<T> {
                 .spawn(move || shared.serve(work.as_ref()))
                 .map_err(|error| Error::Bug(format!("no thread to {name}: {error}")))?;
         }
+
         Ok(pipeline)
     }
 
@@ -85,9 +88,11 @@ impl<T: Send + 'static> Pipeline<T> {
                 self.shared.changed.notify_all();
                 return Some(result);
             }
+
             if state.next == state.waiting.end {
                 return None;
             }
+
             state = self.shared.wait(state);
         }
     }
@@ -128,11 +133,13 @@ impl<T> Shared<T> {
             if state.stopped || state.waiting.is_empty() {
                 return None;
             }
+
             if state.waiting.start < state.next + self.ahead {
                 let number = state.waiting.start;
                 state.waiting.start += 1;
                 return Some(number);
             }
+
             state = self.wait(state);
         }
     }
@@ -143,6 +150,7 @@ fn told(panic: &(dyn std::any::Any + Send)) -> String {
     let text = text
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("no message");
+
     format!("a loader thread panicked: {text}")
 }
 
@@ -164,8 +172,10 @@ mod tests {
                 for spin in 0..(200 - number) * 50 {
                     std::hint::black_box(spin);
                 }
+
                 Ok(number)
             };
+
             let results = all(Pipeline::start("test", 5..200, 16, threads, work).unwrap());
             let numbers: Vec<_> = results.into_iter().map(Result::unwrap).collect();
             assert_eq!(numbers, (5..200).collect::<Vec<_>>());
@@ -179,11 +189,13 @@ mod tests {
             2 => Err(Error::Data("bad".into())),
             _ => Ok(number),
         };
+
         let results = all(Pipeline::start("test", 0..4, 4, 2, work).unwrap());
         let told: Vec<_> = results
             .iter()
             .map(|r| r.as_ref().map_err(|error| error.exit().code()))
             .collect();
+
         assert_eq!(told, [Ok(&0), Err(70), Err(65), Ok(&3)]);
         assert!(
             results[1]
@@ -200,10 +212,12 @@ mod tests {
         let count = begun.clone();
         let work = move |_| Ok(count.fetch_add(1, Ordering::SeqCst));
         let mut pipeline = Pipeline::start("test", 0..1000, 3, 4, work).unwrap();
+
         for read in 1..=1000 {
             pipeline.next().unwrap().unwrap();
             assert!(begun.load(Ordering::SeqCst) <= read + 3);
         }
+
         assert!(pipeline.next().is_none());
     }
 }

@@ -69,6 +69,7 @@ impl Source {
         } else {
             0
         };
+
         let picture_bytes = AtomicU64::new(keep);
         let batches = Mutex::default();
         Self {
@@ -102,14 +103,17 @@ impl Source {
         let mut rows = Rows::default();
         rows.pixels.reserve_exact(places.len() * self.planes());
         self.skips.drawn(places.len() as u64);
+
         for place in places {
             let key = Key {
                 seed: self.options.seed,
                 step,
                 sample: place as u64,
             };
+
             self.push(batch[place], key, &mut rows)?;
         }
+
         Ok(rows)
     }
 
@@ -121,8 +125,10 @@ impl Source {
                 Ok(()) => return Ok(()),
                 Err(Bad { reason, told }) => self.skips.add(&draw, reason, || told)?,
             }
+
             draw = self.order.instead_of(&draw);
         }
+
         let examples = self.skips.so_far().examples.join(" ");
         Err(Error::Data(format!(
             "{REPLACEMENTS} pairs in a row cannot be used. The first of all: {examples}"
@@ -139,12 +145,14 @@ impl Source {
                 told,
             });
         };
+
         let place = sample as usize;
         let sample = &shard.samples[place];
         let bad = |reason, what: String| {
             let told = format!("{} of {}: {what}.", sample.key, shard.uri);
             Bad { reason, told }
         };
+
         let caption = &sample.captions[caption as usize];
         if caption.text.trim().is_empty() {
             return Err(bad(
@@ -152,6 +160,7 @@ impl Source {
                 format!("text {} is empty", caption.text_id),
             ));
         }
+
         self.picture(loaded, place, key, &mut rows.pixels)
             .map_err(|error| bad(Reason::Picture, error))?;
         let ids = loaded.captions[draw.pair as usize].get_or_init(|| {
@@ -160,6 +169,7 @@ impl Source {
                 .encode(&text, self.options.context_length)
                 .into()
         });
+
         if self.options.duplicates == Duplicates::Positives {
             let image = *loaded.fingerprints[place].get_or_init(|| fingerprint(&sample.image));
             rows.fingerprints.push(Fingerprint {
@@ -167,6 +177,7 @@ impl Source {
                 text: fingerprint(ids),
             });
         }
+
         rows.ids.push(ids.clone());
         rows.pairs
             .push((sample.image_id.clone(), caption.text_id.clone()));
@@ -185,6 +196,7 @@ impl Source {
         let Options {
             side, augmentation, ..
         } = self.options;
+
         match loaded.pictures[place].get() {
             Some(Ready::Planes(planes)) => pixels.extend_from_slice(planes),
             Some(Ready::Picture(picture)) => {
@@ -199,6 +211,7 @@ impl Source {
                 self.keep(loaded, place, picture, &pixels[start..]);
             }
         }
+
         Ok(())
     }
 
@@ -207,6 +220,7 @@ impl Source {
         let fixed = self.options.augmentation == Augmentation::None;
         let bytes = if fixed { planes.len() } else { size(&picture) } as u64;
         let room = |left: u64| left.checked_sub(bytes);
+
         if self
             .picture_bytes
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, room)
@@ -214,6 +228,7 @@ impl Source {
         {
             return;
         }
+
         loaded.pictures[place].get_or_init(|| match fixed {
             true => Ready::Planes(planes.into()),
             false => Ready::Picture(picture),
@@ -231,10 +246,12 @@ impl Source {
                 .find(|(of, _)| *of == step)
                 .map(|(_, batch)| batch.clone())
         };
+
         let mut kept = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(batch) = find(&kept) {
             return batch;
         }
+
         let batch: Arc<[Draw]> = self.order.batch(step).into();
         kept.insert(0, (step, batch.clone()));
         kept.truncate(BATCHES_KEPT);

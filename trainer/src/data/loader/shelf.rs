@@ -81,10 +81,12 @@ impl Shelf {
         if let Some(loaded) = shard.as_ref() {
             return Ok(loaded.clone());
         }
+
         let read = self.dataset.shard(number as usize)?;
         if let Some(damage) = &read.damage {
             tracing::warn!("{damage}");
         }
+
         let pictures = read.samples.iter().map(|_| OnceLock::new()).collect();
         let fingerprints = read.samples.iter().map(|_| OnceLock::new()).collect();
         let captions = read.pairs.iter().map(|_| OnceLock::new()).collect();
@@ -94,6 +96,7 @@ impl Shelf {
             fingerprints,
             captions,
         });
+
         Ok(shard.insert(loaded).clone())
     }
 
@@ -106,6 +109,7 @@ impl Shelf {
             let shard = Arc::default();
             Slot { used, bytes, shard }
         });
+
         slot.used = used;
         let shard = slot.shard.clone();
         slots.let_go(self.most_bytes);
@@ -122,6 +126,7 @@ impl Slots {
             let Some((&number, slot)) = oldest else {
                 return;
             };
+
             bytes -= slot.bytes;
             self.by_shard.remove(&number);
         }

@@ -104,9 +104,11 @@ impl Skips {
             pair: draw.pair,
             reason: reason as u32,
         };
+
         if !state.count(&bad) {
             return Ok(());
         }
+
         state.untold.push(bad);
         let example = example();
         if state.skipped.examples.len() < MOST_EXAMPLES
@@ -114,6 +116,7 @@ impl Skips {
         {
             state.skipped.examples.push(example);
         }
+
         self.judge(&state)
     }
 
@@ -131,6 +134,7 @@ impl Skips {
         for bad in told {
             state.count(bad);
         }
+
         self.judge(&state)
     }
 
@@ -139,6 +143,7 @@ impl Skips {
         if skipped.total() as f64 <= self.most * of as f64 {
             return Ok(());
         }
+
         Err(Error::Data(format!(
             "{} of {of} pairs cannot be used ({} pictures that do not decode, {} empty captions, {} \
              missing from shards); at most {} % may be. The first: {} Correct the data set, or raise \
@@ -167,6 +172,7 @@ impl State {
             reason if reason == Reason::Caption as u32 => &mut skipped.captions,
             _ => &mut skipped.missing,
         };
+
         *count += u64::from(new);
         new
     }

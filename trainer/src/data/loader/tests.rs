@@ -18,6 +18,7 @@ fn golden() -> Store {
         most_skipped: 0.1,
         ..prepare::Options::default()
     };
+
     let images = folder.join("train_imgs.tsv");
     let texts = folder.join("train_texts.jsonl");
     prepare(&images, &texts, &store, &options, |_| ()).unwrap();
@@ -58,11 +59,13 @@ fn batches_are_the_same_whatever_the_threads_and_wherever_a_run_resumes() {
                 },
             ))
         };
+
         let whole = of(1, 0..10);
         assert_eq!(
             whole.iter().map(|batch| batch.step).collect::<Vec<_>>(),
             Vec::from_iter(0..10)
         );
+
         assert_eq!(of(3, 0..10), whole);
         assert_eq!(of(2, 7..10), whole[7..]);
     }
@@ -74,6 +77,7 @@ fn pairs_are_known_by_their_pictures_and_their_tokens() {
         duplicates: Duplicates::Positives,
         ..options(0..3)
     };
+
     let mut batches = batches(load(&golden(), options));
     let batch = batches.iter_mut().reduce(|all, next| {
         all.ids.extend(&next.ids);
@@ -82,27 +86,33 @@ fn pairs_are_known_by_their_pictures_and_their_tokens() {
             .extend(next.offsets[1..].iter().map(|offset| end + offset));
         all.pairs.extend(next.pairs.iter().cloned());
         all.fingerprints.extend(&next.fingerprints);
+
         all
     });
+
     let batch = batch.unwrap();
     let caption = |i: usize| &batch.ids[batch.offsets[i]..batch.offsets[i + 1]];
     let mut pictures = 0;
     let mut captions = 0;
+
     for (a, first) in batch.fingerprints.iter().enumerate() {
         for (b, second) in batch.fingerprints.iter().enumerate().skip(a + 1) {
             let same = (
                 batch.pairs[a].0 == batch.pairs[b].0,
                 caption(a) == caption(b),
             );
+
             assert_eq!(
                 (first.image == second.image, first.text == second.text),
                 same,
                 "{a} {b}"
             );
+
             pictures += usize::from(same.0);
             captions += usize::from(same.1);
         }
     }
+
     assert!(pictures > 0 && captions > 0, "{pictures} {captions}");
 }
 
@@ -120,6 +130,7 @@ fn what_is_kept_of_pictures_changes_no_batch() {
                 },
             ))
         };
+
         assert_eq!(of(0), of(1 << 20));
         assert_eq!(of(0), of(20_000), "there is room for some");
     }
@@ -138,15 +149,18 @@ fn the_shares_of_two_ranks_are_the_batch_of_one() {
             },
         ))
     };
+
     for ((first, second), whole) in share(0..2).iter().zip(share(2..5)).zip(whole) {
         assert_eq!(
             [first.pixels.as_slice(), &second.pixels].concat(),
             whole.pixels
         );
+
         assert_eq!(
             [first.pairs.as_slice(), &second.pairs].concat(),
             whole.pairs
         );
+
         assert_eq!([first.ids.as_slice(), &second.ids].concat(), whole.ids);
     }
 }
@@ -162,6 +176,7 @@ fn an_epoch_shows_each_pair_once_with_its_picture_and_its_caption() {
             ..options(0..4)
         },
     ));
+
     let pairs: HashSet<_> = epoch.iter().flat_map(|batch| batch.pairs.clone()).collect();
     assert_eq!(pairs.len(), 16);
     for batch in epoch {
@@ -169,6 +184,7 @@ fn an_epoch_shows_each_pair_once_with_its_picture_and_its_caption() {
             (batch.pixels.len(), batch.offsets.len()),
             (4 * 3 * SIDE * SIDE, 5)
         );
+
         for (pair, ends) in batch.pairs.iter().zip(batch.offsets.windows(2)) {
             let ids = &batch.ids[ends[0]..ends[1]];
             assert_eq!((ids[0], ids[ids.len() - 1]), (2, 3));
@@ -183,6 +199,7 @@ fn made_of(samples: &[(bool, &str)]) -> Store {
     let gif = b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff,\x00\x00\x00\x00\x01\
                 \x00\x01\x00\x00\x02\x02D\x01\x00;";
     let mut tar = tar::Builder::new(Vec::new());
+
     for (number, (good, text)) in samples.iter().enumerate() {
         let picture: &[u8] = if *good { gif } else { b"GIF8 torn" };
         for (extension, bytes) in [("gif", picture), ("txt", text.as_bytes())] {
@@ -192,10 +209,12 @@ fn made_of(samples: &[(bool, &str)]) -> Store {
                 .unwrap();
         }
     }
+
     let store = Store::memory();
     store
         .put("0.tar", tar.into_inner().unwrap().into())
         .unwrap();
+
     prepare::index(&store, &prepare::Options::default(), |_| ()).unwrap();
     store
 }
@@ -214,26 +233,31 @@ fn a_bad_sample_is_counted_once_named_and_replaced_whatever_the_threads() {
                 ..options(0..12)
             },
         );
+
         let batches: Vec<_> = std::iter::from_fn(|| loader.next_batch().unwrap()).collect();
         (batches, loader.skipped())
     };
+
     let (batches, skipped) = of(1);
     assert_eq!(of(3).0, batches);
     let used: HashSet<_> = batches
         .iter()
         .flat_map(|batch| batch.pairs.clone())
         .collect();
+
     assert_eq!(used.len(), 18);
     assert!(batches.iter().all(|batch| batch.pairs.len() == 5));
     assert_eq!(
         (skipped.pictures, skipped.captions, skipped.missing),
         (1, 1, 0)
     );
+
     let told = skipped.examples.join(" ");
     assert!(
         told.contains("4 of memory:/0.tar: a GIF of 9 bytes"),
         "{told}"
     );
+
     assert!(
         told.contains("9 of memory:/0.tar: text 9 is empty."),
         "{told}"
@@ -251,12 +275,14 @@ fn too_many_bad_samples_end_the_run_and_are_named() {
             ..options(0..12)
         },
     );
+
     let error = (0..12).find_map(|_| loader.next_batch().err()).unwrap();
     assert_eq!(error.exit().code(), 65);
     assert!(
         error.to_string().contains("1 of 20 pairs cannot be used"),
         "{error}"
     );
+
     assert!(error.to_string().contains("4 of memory:/0.tar"), "{error}");
 }
 
@@ -270,6 +296,7 @@ fn a_data_set_of_nothing_but_bad_samples_ends_the_run() {
             ..options(0..12)
         },
     );
+
     let error = loader.next_batch().unwrap_err();
     assert!(
         error.to_string().contains("pairs in a row cannot be used"),
@@ -287,6 +314,7 @@ fn pairs_behind_a_tear_are_counted_as_missing_and_the_shard_is_named() {
     let pairs: usize = std::iter::from_fn(|| loader.next_batch().unwrap())
         .map(|batch| batch.pairs.len())
         .sum();
+
     assert_eq!(pairs, 15);
     assert!(loader.skipped().missing > 0);
     let told = loader.skipped().examples.join(" ");
@@ -303,6 +331,7 @@ fn a_share_outside_the_batch_is_a_fault_of_ours() {
         share: 3..6,
         ..options(0..1)
     };
+
     assert_eq!(
         Loader::start(dataset, tokenizer(), options)
             .unwrap_err()

@@ -18,6 +18,7 @@ fn order(pairs: &[u64], seed: u64, global_batch: usize, window_bytes: u64) -> Or
             sha256: String::new(),
         }
     });
+
     let index = Index::new(parts.collect(), None);
     Order {
         window_bytes,
@@ -50,6 +51,7 @@ proptest! {
             let all = (0u32..).zip(&pairs).flat_map(|(shard, pairs)| {
                 (0..*pairs as u32).map(move |pair| (shard, pair))
             });
+
             prop_assert_eq!(turns, all.collect::<Vec<_>>());
         }
     }
@@ -74,12 +76,14 @@ fn an_epoch_has_every_pair_at_most_once_and_leaves_out_less_than_a_batch() {
     let seen: HashSet<_> = (0..11).flat_map(|step| order.batch(step)).collect();
     assert_eq!(seen.len(), 110);
     let next: HashSet<_> = (11..22).flat_map(|step| order.batch(step)).collect();
+
     assert_eq!(next.len(), 110);
     let pairs = |set: &HashSet<Draw>| {
         set.iter()
             .map(|d| (d.shard, d.pair))
             .collect::<HashSet<_>>()
     };
+
     assert_ne!(
         pairs(&seen),
         pairs(&next),
@@ -97,6 +101,7 @@ fn seeds_epochs_and_data_sets_have_their_own_orders() {
         dataset: "another".into(),
         ..order(&[50], 1, 10, 9999)
     };
+
     assert_ne!(base, epoch(&other, 0));
 }
 
@@ -108,6 +113,7 @@ fn a_large_data_set_is_read_a_window_at_a_time_and_a_batch_in_runs_of_shards() {
         let shards: HashSet<_> = window.iter().map(|(shard, _)| *shard).collect();
         assert_eq!(shards.len(), 5);
     }
+
     let batch = order.batch(2);
     let runs = batch.chunk_by(|a, b| a.shard == b.shard).count();
     let shards: HashSet<_> = batch.iter().map(|draw| draw.shard).collect();
@@ -137,6 +143,7 @@ fn a_shuffle_is_uniform() {
         .values()
         .map(|count: &f64| (count - 1000.0).powi(2) / 1000.0)
         .sum();
+
     assert!(chi < 50.0, "{chi}");
 }
 
@@ -147,6 +154,7 @@ fn the_first_draws_never_change() {
         .iter()
         .map(|draw| draw.pair)
         .collect();
+
     assert_eq!(batch, [7, 3, 4, 1]);
 }
 
@@ -162,6 +170,7 @@ fn a_batch_larger_than_the_data_set_is_refused() {
         }],
         None,
     );
+
     let error = Order::new(&index, 0, 4).unwrap_err();
     assert!(error.to_string().contains("between 1 and 3"), "{error}");
     assert_eq!(error.exit().code(), 78);

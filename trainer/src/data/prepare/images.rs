@@ -39,6 +39,7 @@ impl Images {
         let (file, ids) = Tsv::open(path)?;
         let mut entries: Vec<_> = ids.into_iter().zip(file.lines()).collect();
         entries.sort();
+
         if let Some(twice) = entries.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return Err(Error::Data(format!(
                 "{} gives image {} twice, on lines {} and {}. Remove one of them.",
@@ -48,6 +49,7 @@ impl Images {
                 twice[1].1
             )));
         }
+
         Self {
             entries,
             kept: Kept::File(file),
@@ -62,6 +64,7 @@ impl Images {
         let ids = keys.iter().map(|key| Id::read(key).map(|id| (id, 0)));
         let ids: Option<Vec<_>> = ids.collect();
         let mut entries = ids.ok_or_else(|| database.damaged("it has a key of no bytes"))?;
+
         entries.sort();
         Self {
             entries,
@@ -118,6 +121,7 @@ impl Images {
                 database.get(&id.to_string(), read)?.ok_or_else(gone)?
             }
         };
+
         read.map_err(|error| {
             let told = self.told(place);
             let id = self.id(place);
@@ -137,5 +141,6 @@ fn decoded(text: &mut [u8]) -> Result<Vec<u8>, base64::DecodeError> {
             byte => byte,
         };
     }
+
     BASE64.decode(text)
 }

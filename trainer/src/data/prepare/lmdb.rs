@@ -41,6 +41,7 @@ impl Lmdb {
             options.flags(EnvFlags::READ_ONLY | EnvFlags::NO_LOCK);
             options.open(path)
         };
+
         let env = env.map_err(unfit)?;
         let entries = open(&env).map_err(unfit)?;
         let entries = entries.ok_or_else(|| damaged(path, "it has no table"))?;
@@ -50,6 +51,7 @@ impl Lmdb {
             entries,
             count: 0,
         };
+
         found.count = found.counted(counter)?;
         Ok(found)
     }
@@ -63,6 +65,7 @@ impl Lmdb {
             let why = format!("it has no {counter}: whatever built it was stopped before its end");
             return Err(damaged(&self.path, &why));
         };
+
         let entries = self.read(|entries, read| entries.len(read))?;
         match entries.checked_sub(1) {
             Some(entries) if entries == count => Ok(count),
@@ -72,6 +75,7 @@ impl Lmdb {
                     true => "it was built over an older one, whose entries are still there",
                     false => "whatever built it was stopped before its end",
                 };
+
                 let counts = format!("its {counter} says {count}, it holds {entries}: {why}");
                 Err(damaged(&self.path, &counts))
             }
@@ -84,11 +88,13 @@ impl Lmdb {
             let key = |entry: heed::Result<(&[u8], &[u8])>| {
                 entry.map(|(key, _)| String::from_utf8_lossy(key).into_owned())
             };
+
             entries
                 .iter(read)?
                 .map(key)
                 .collect::<heed::Result<Vec<_>>>()
         })?;
+
         Ok(found.into_iter().filter(|key| key != counter).collect())
     }
 
@@ -128,6 +134,7 @@ fn open(env: &Env) -> heed::Result<Option<Database<'static, Bytes, Bytes>>> {
             .open_database::<Bytes, Bytes>(read, None)
             .map(CommitOrAbort::<_, ()>::Commit)
     })?;
+
     Ok(opened.commit().flatten())
 }
 
@@ -140,10 +147,12 @@ fn whole(path: &Path) -> Result<u64> {
     let Some(first) = first else {
         return Err(damaged(path, "it does not begin as LMDB files do"));
     };
+
     let second = meta(&mut file, first.page).map_err(Error::file("read", path))?;
     let newest = second
         .filter(|second| second.transaction > first.transaction)
         .unwrap_or(first);
+
     let needed = newest.page * (newest.last + 1);
     match bytes < needed {
         true => Err(damaged(
@@ -171,6 +180,7 @@ fn meta(file: &mut File, at: u64) -> std::io::Result<Option<Meta>> {
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
         read => read?,
     }
+
     let number = |at: usize, size: usize| {
         let bytes = &bytes[at..at + size];
         bytes
@@ -178,11 +188,13 @@ fn meta(file: &mut File, at: u64) -> std::io::Result<Option<Meta>> {
             .rev()
             .fold(0, |number, &byte| number << 8 | u64::from(byte))
     };
+
     let meta = Meta {
         page: number(40, 4),
         last: number(136, 8),
         transaction: number(144, 8),
     };
+
     // A page is at least 512 bytes and at most 64 KiB, and no file has 2⁴⁸ of them.
     let sane = (1 << 9..=1 << 16).contains(&meta.page) && meta.last < 1 << 48;
     Ok((number(16, 4) == u64::from(MAGIC) && sane).then_some(meta))

@@ -30,6 +30,7 @@ fn made_of(images: &str, texts: &str) -> Result<Prepared> {
     let paths = ["imgs.tsv", "texts.jsonl"].map(|name| folder.path().join(name));
     std::fs::write(&paths[0], images).unwrap();
     std::fs::write(&paths[1], texts).unwrap();
+
     prepare(
         &paths[0],
         &paths[1],
@@ -46,6 +47,7 @@ fn the_golden_files_become_sixteen_pairs_in_the_order_of_their_numbers() {
     let images = golden("train_imgs.tsv");
     let texts = golden("train_texts.jsonl");
     let prepared = prepare(&images, &texts, &store, &lenient(), |p| last = Some(p)).unwrap();
+
     // 18 in the reference, which keeps the two pairs of the empty text.
     assert_eq!((prepared.index.images, prepared.index.pairs), (12, 16));
     assert_eq!(
@@ -55,6 +57,7 @@ fn the_golden_files_become_sixteen_pairs_in_the_order_of_their_numbers() {
         ),
         (1, 0)
     );
+
     assert_eq!(last.map(|p| (p.done, p.total)), Some((12, 12)));
 
     let shard = Dataset::new(store).unwrap().shard(0).unwrap();
@@ -63,6 +66,7 @@ fn the_golden_files_become_sixteen_pairs_in_the_order_of_their_numbers() {
         .iter()
         .map(|sample| sample.image_id.clone())
         .collect();
+
     let right = [1, 2, 3, 7, 10, 11, 20, 99, 100, 101, 1000, 12_345_678_901];
     assert_eq!(ids, right.map(Id::from));
     let of = |place: usize| {
@@ -71,6 +75,7 @@ fn the_golden_files_become_sixteen_pairs_in_the_order_of_their_numbers() {
             .map(|text| (text.text_id.to_string(), text.text.as_str()))
             .collect::<Vec<_>>()
     };
+
     assert_eq!(
         of(9),
         [
@@ -78,6 +83,7 @@ fn the_golden_files_become_sixteen_pairs_in_the_order_of_their_numbers() {
             ("500".into(), "“引号”与 Mixed CASE 文本")
         ]
     );
+
     assert_eq!(
         of(11)
             .iter()
@@ -95,22 +101,26 @@ fn the_same_files_give_the_same_bytes_and_the_index_can_be_made_again_from_the_s
         shard_bytes: 8 << 10,
         ..lenient()
     };
+
     let prepared = prepare_golden(&first, &small).unwrap();
     assert_eq!(
         prepared.index,
         prepare_golden(&second, &small).unwrap().index
     );
+
     for part in &prepared.index.shards {
         assert_eq!(
             first.get(&part.name).unwrap(),
             second.get(&part.name).unwrap()
         );
     }
+
     second.delete(INDEX).unwrap();
     assert_eq!(
         index(&second, &small, |_| ()).unwrap().index,
         prepared.index
     );
+
     assert_eq!(Index::read(&second).unwrap(), prepared.index);
 }
 
@@ -123,6 +133,7 @@ fn images_and_texts_that_have_names_keep_them() {
     std::fs::write(&paths[0], images).unwrap();
     std::fs::write(&paths[1], texts).unwrap();
     let store = Store::memory();
+
     prepare(&paths[0], &paths[1], &store, &Options::default(), |_| ()).unwrap();
     let shard = Dataset::new(store).unwrap().shard(0).unwrap();
     let of =
@@ -133,6 +144,7 @@ fn images_and_texts_that_have_names_keep_them() {
         ("b.png", "named-000000000002", 0),
         ("图/猫.png", "named-000000000003", 1),
     ];
+
     let right = right.map(|(id, key, texts)| (id.to_owned(), key.to_owned(), texts));
     assert_eq!(shard.samples.iter().map(of).collect::<Vec<_>>(), right);
 }
@@ -145,6 +157,7 @@ fn a_preparation_that_fails_leaves_no_data_set() {
     let images = folder.path().join("imgs.tsv");
     std::fs::write(&images, format!("1\t{PNG}\n2\tnot base64!\n")).unwrap();
     let texts = folder.path().join("texts.jsonl");
+
     std::fs::write(&texts, "").unwrap();
     prepare(&images, &texts, &store, &lenient(), |_| ()).unwrap_err();
     assert_eq!(store.find(INDEX).unwrap(), None);
@@ -156,6 +169,7 @@ fn a_line_that_cannot_be_used_is_named_with_what_to_do() {
     let text = |id: &str, images: &str| {
         format!("{{\"text_id\": {id}, \"text\": \"猫\", \"image_ids\": [{images}]}}\n")
     };
+
     let table = [
         (
             format!("{good}\t{PNG}\n"),
@@ -214,6 +228,7 @@ fn a_line_that_cannot_be_used_is_named_with_what_to_do() {
             "1 of 1 images cannot be used",
         ),
     ];
+
     for (images, texts, told) in table {
         let error = made_of(&images, &texts).unwrap_err();
         assert!(error.to_string().contains(told), "{error}");
@@ -230,11 +245,13 @@ fn a_file_that_is_not_there_is_named() {
         &Options::default(),
         |_| (),
     );
+
     let error = error.unwrap_err();
     assert!(
         error.to_string().contains("cannot open /absent/imgs.tsv"),
         "{error}"
     );
+
     assert_eq!(error.exit().code(), 78);
 }
 
@@ -249,6 +266,7 @@ fn an_index_is_not_made_of_torn_shards_or_of_none() {
     store
         .put("00000.tar", bytes.slice(..bytes.len() - 4000))
         .unwrap();
+
     let error = index(&store, &Options::default(), |_| ()).unwrap_err();
     assert!(
         error

@@ -52,6 +52,7 @@ impl Texts {
             found.push((place.number, line));
             Ok(())
         })?;
+
         Self::of((path, "line"), found, skipped)
     }
 
@@ -65,6 +66,7 @@ impl Texts {
                 images,
             )
         })?;
+
         Self::of((path, "key"), found, skipped)
     }
 
@@ -85,6 +87,7 @@ impl Texts {
                 false => kept.push((number, line)),
             }
         }
+
         refuse_twice((path, word), &kept)?;
         kept.sort_by(|(_, a), (_, b)| a.text_id.cmp(&b.text_id));
         Ok(Self::new(read, kept.into_iter().map(|(_, line)| line)))
@@ -97,15 +100,19 @@ impl Texts {
             edges: vec![],
             loose: vec![],
         };
+
         for (place, line) in (0..).zip(lines) {
             if line.image_ids.is_empty() {
                 texts.loose.push(place);
             }
+
             texts
                 .edges
                 .extend(line.image_ids.into_iter().map(|image_id| (image_id, place)));
+
             texts.texts.push((line.text_id, line.text));
         }
+
         texts.edges.sort_unstable();
         texts.edges.dedup();
         texts
@@ -117,6 +124,7 @@ impl Texts {
         let edges = self.edges[start..]
             .iter()
             .take_while(|(image, _)| image == image_id);
+
         edges.map(|(_, place)| self.numbered(*place)).collect()
     }
 
@@ -129,6 +137,7 @@ impl Texts {
                 serde_json::json!({"text_id": text_id, "text": text})
             )
         };
+
         self.loose.iter().map(line).collect()
     }
 
@@ -166,5 +175,6 @@ fn refuse_twice((path, word): (&Path, &str), lines: &[(u64, Line)]) -> Result<()
             )));
         }
     }
+
     Ok(())
 }

@@ -58,10 +58,12 @@ impl<'a> Writer<'a> {
             Id::Number(number) => format!("{number:012}"),
             Id::Name(_) => format!("named-{place:012}"),
         };
+
         self.append(&format!("{key}.{extension}"), image)?;
         self.append(&format!("{key}.json"), &label)?;
         self.images += 1;
         self.pairs += texts.len() as u64;
+
         match self.open.get_ref().len() as u64 >= self.shard_bytes {
             true => self.close(),
             false => Ok(()),
@@ -91,6 +93,7 @@ impl<'a> Writer<'a> {
         let bytes = open.into_inner().map_err(Error::file("write", &name))?;
         let images = std::mem::take(&mut self.images);
         let pairs = std::mem::take(&mut self.pairs);
+
         self.parts.push(Part::new(&name, &bytes, images, pairs));
         self.output.put(&name, bytes.into())
     }

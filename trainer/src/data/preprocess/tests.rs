@@ -23,6 +23,7 @@ fn the_planes_are_worth_what_the_reference_gives_a_tower() {
             &mut planes,
         )
         .unwrap();
+
         let mut values = vec![0.0; planes.len()];
         normalise(&planes, side, &mut values);
         for (place, expected) in golden.normalised {
@@ -54,5 +55,6 @@ fn a_picture_that_cannot_be_decoded_leaves_its_place_untouched() {
         )
         .is_err()
     );
+
     assert_eq!(planes, [7; 12]);
 }

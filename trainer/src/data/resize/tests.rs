@@ -31,17 +31,20 @@ fn a_region_is_resized_as_if_it_were_the_whole() {
     let pixels: Vec<[u8; 2]> = (0..40 * 30)
         .map(|i| [(i * 7 % 256) as u8, (i % 251) as u8])
         .collect();
+
     let region = Region {
         left: 5,
         top: 3,
         width: 20,
         height: 24,
     };
+
     let view = View {
         pixels: &pixels,
         pitch: 40,
         region,
     };
+
     let cut = view.copied();
     assert_eq!(cut[..2], [pixels[3 * 40 + 5], pixels[3 * 40 + 6]]);
     assert_eq!(view.bicubic(16), whole(&cut, 20, 24).bicubic(16));

@@ -26,6 +26,7 @@ impl Id {
             .parse()
             .ok()
             .filter(|number: &u64| number.to_string() == text);
+
         match number {
             Some(number) => Some(Self::Number(number)),
             None => (!text.is_empty()).then(|| Self::Name(text.into())),
@@ -100,9 +101,11 @@ mod tests {
             ("7.5", None),
             ("null", None),
         ];
+
         for (json, right) in rows {
             assert_eq!(serde_json::from_str::<Id>(json).ok(), right, "{json}");
         }
+
         assert!(Id::from(u64::MAX) < name("0"));
         let json = serde_json::to_string(&[Id::from(7), name("007")]).unwrap();
         assert_eq!(json, "[7,\"007\"]");

@@ -69,6 +69,7 @@ impl Index {
         let dataset = digest(&shards, loose_texts.as_ref());
         let images = shards.iter().map(|shard| shard.images).sum();
         let pairs = shards.iter().map(|shard| shard.pairs).sum();
+
         Self {
             format: FORMAT.into(),
             dataset,
@@ -93,9 +94,11 @@ impl Index {
                 store.uri()
             ))
         })?;
+
         let index: Self = serde_json::from_slice(&bytes)
             .map_err(|error| Error::Data(format!("{uri} is not an index of shards: {error}")))?;
         let remade = Self::new(index.shards.clone(), index.loose_texts.clone());
+
         if index != remade {
             return Err(Error::Data(format!(
                 "{uri} does not agree with itself: its parts make data set {} with {} images and \
@@ -108,6 +111,7 @@ impl Index {
                 index.pairs
             )));
         }
+
         Ok(index)
     }
 
@@ -141,8 +145,10 @@ fn digest(shards: &[Part], loose_texts: Option<&Part>) -> String {
             pairs,
             sha256,
         } = part;
+
         format!("{name} {bytes} {images} {pairs} {sha256}\n")
     });
+
     sha256(lines.collect::<String>().as_bytes())
 }
 
@@ -167,6 +173,7 @@ mod tests {
             vec![part("b.tar"), part("a.tar")],
             Some(part("texts.jsonl")),
         );
+
         index.write(&store).unwrap();
         assert_eq!(Index::read(&store).unwrap(), index);
         assert_eq!(
@@ -176,6 +183,7 @@ mod tests {
                 Some(part("texts.jsonl"))
             )
         );
+
         assert_eq!((index.images, index.pairs), (4, 6));
     }
 
@@ -189,6 +197,7 @@ mod tests {
                 .contains("cnclip prepare --shards memory:"),
             "{error}"
         );
+
         assert_eq!(error.exit().code(), 78);
 
         Index::new(vec![part("a.tar")], None).write(&store).unwrap();
@@ -196,11 +205,13 @@ mod tests {
         store
             .put(INDEX, text.replace("\"pairs\": 3", "\"pairs\": 4").into())
             .unwrap();
+
         let error = Index::read(&store).unwrap_err();
         assert!(
             error.to_string().contains("does not agree with itself"),
             "{error}"
         );
+
         assert_eq!(error.exit().code(), 65);
     }
 }

@@ -52,6 +52,7 @@ impl Label {
             }
             None => None,
         };
+
         let plain = |text: String, text_id| vec![Text { text_id, text }];
         let image_id = json.as_ref().and_then(|json| json.image_id.clone());
         let texts = match (json, txt) {
@@ -75,6 +76,7 @@ impl Label {
             }
             _ => Vec::new(),
         };
+
         Ok(Self { image_id, texts })
     }
 }
@@ -101,6 +103,7 @@ mod tests {
             Option<u64>,
             Texts,
         );
+
         type Texts = &'static [(Option<u64>, &'static str)];
         let table: [Row; 7] = [
             (None, Some("猫\n"), None, &[(None, "猫")]),
@@ -136,12 +139,14 @@ mod tests {
                 &[(Some(5), "猫")],
             ),
         ];
+
         for (json, txt, image_id, texts) in table {
             let label = Label::read(json.map(str::as_bytes), txt.map(str::as_bytes)).unwrap();
             let found = label
                 .texts
                 .iter()
                 .map(|t| (t.text_id.clone(), t.text.as_str()));
+
             let right = texts.iter().map(|&(id, text)| (id.map(Id::from), text));
             assert!(found.eq(right), "{json:?} {txt:?}");
             assert_eq!(label.image_id, image_id.map(Id::from), "{json:?}");

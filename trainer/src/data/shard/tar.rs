@@ -30,14 +30,17 @@ pub fn read(tar: &Bytes) -> (Vec<Member>, Option<String>) {
             members.extend(std::mem::take(&mut open).close());
             open.key = key.to_owned();
         }
+
         if let Some(bytes) = bytes {
             open.add(&extension, bytes);
         }
     });
+
     // The files of one sample may go on behind the tear, so the last one is not to be trusted.
     if torn.is_none() {
         members.extend(open.close());
     }
+
     (members, torn)
 }
 
@@ -49,17 +52,20 @@ fn walk(tar: &Bytes, mut each: impl FnMut(&str, Option<Bytes>)) -> Option<String
         Ok(entries) => entries,
         Err(error) => return Some(error.to_string()),
     };
+
     for entry in entries {
         let entry = match entry {
             Ok(entry) => entry,
             Err(error) => return Some(error.to_string()),
         };
+
         let name = entry.path_bytes();
         let start = entry.raw_file_position() as usize;
         let name = String::from_utf8_lossy(&name);
         let end = start
             .checked_add(entry.size() as usize)
             .filter(|end| *end <= tar.len());
+
         match end {
             Some(end) if entry.header().entry_type().is_file() => {
                 each(&name, Some(tar.slice(start..end)));
@@ -71,6 +77,7 @@ fn walk(tar: &Bytes, mut each: impl FnMut(&str, Option<Bytes>)) -> Option<String
             }
         }
     }
+
     // Two zero blocks end a tar; one that was cut between two files lacks them.
     let whole = tar.len() >= 1024 && tar[tar.len() - 1024..].iter().all(|byte| *byte == 0);
     (!whole).then(|| "its end mark is missing".into())
@@ -128,6 +135,7 @@ mod tests {
             header.set_size(bytes.len() as u64);
             builder.append_data(&mut header, name, *bytes).unwrap();
         }
+
         builder.into_inner().unwrap().into()
     }
 
@@ -157,11 +165,13 @@ mod tests {
                 )
             })
             .collect();
+
         let expected: [(&str, &[u8], Option<&str>); 3] = [
             ("a/1", b"first", Some("一")),
             ("3", b"third", Some("三")),
             ("4", b"fourth", None),
         ];
+
         assert_eq!(found, expected);
     }
 
@@ -170,12 +180,14 @@ mod tests {
         let whole = example();
         let keys = |members: &[Member]| members.iter().map(|m| m.key.clone()).collect::<Vec<_>>();
         let (all, _) = read(&whole);
+
         for length in 0..whole.len() {
             let (members, torn) = read(&whole.slice(..length));
             assert!(
                 torn.is_some() || length >= whole.len() - 512,
                 "cut at {length} goes unseen"
             );
+
             assert!(keys(&all).starts_with(&keys(&members)), "cut at {length}");
         }
     }

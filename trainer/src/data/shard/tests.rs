@@ -11,6 +11,7 @@ fn golden(store: &Store) -> Dataset {
         most_skipped: 0.1,
         ..Options::default()
     };
+
     let images = folder.join("train_imgs.tsv");
     let texts = folder.join("train_texts.jsonl");
     prepare(&images, &texts, store, &options, |_| ()).unwrap();
@@ -26,6 +27,7 @@ fn contract(store: &Store) {
         let counts = (shard.samples.len() as u64, shard.pairs.len() as u64);
         assert_eq!(counts, (part.images, part.pairs));
     }
+
     let loose = dataset.loose_texts().unwrap();
     assert_eq!(
         loose,
@@ -50,6 +52,7 @@ fn damaged(change: impl Fn(&[u8]) -> Vec<u8>) -> Shard {
     let name = &dataset.index().shards[1].name;
     let bytes = store.get(name).unwrap();
     store.put(name, change(&bytes).into()).unwrap();
+
     dataset.shard(1).unwrap()
 }
 
@@ -62,6 +65,7 @@ fn a_torn_shard_gives_what_is_before_the_tear_and_names_the_sample_where_it_ends
         damage.starts_with("Shard memory:/00001.tar ends after "),
         "{damage}"
     );
+
     assert!(
         damage.ends_with("(sample 2 of 3). Re-upload it."),
         "{damage}"
@@ -75,6 +79,7 @@ fn a_shard_with_a_flipped_bit_is_not_trusted_at_all() {
         bytes[1000] ^= 1;
         bytes
     });
+
     assert!(shard.samples.is_empty() && shard.pairs.is_empty());
     assert!(
         shard
@@ -117,8 +122,10 @@ fn images_and_texts_without_numbers_are_numbered_across_shards() {
                     .unwrap();
             }
         }
+
         store.put(shard, tar.into_inner().unwrap().into()).unwrap();
     }
+
     crate::data::prepare::index(&store, &Options::default(), |_| ()).unwrap();
     let shard = Dataset::new(store).unwrap().shard(1).unwrap();
     let of = |s: &Sample| {
@@ -128,6 +135,7 @@ fn images_and_texts_without_numbers_are_numbered_across_shards() {
             s.key.clone(),
         )
     };
+
     let found: Vec<_> = shard.samples.iter().map(of).collect();
     let right = [(2, 2, "c"), (3, 3, "d")];
     assert_eq!(
@@ -149,9 +157,11 @@ fn shards_that_were_made_for_a_data_set_alone_go_with_its_last_clone() {
     Index::new(vec![], None)
         .write(&Store::open(&path.display().to_string()).unwrap())
         .unwrap();
+
     let dataset = Dataset::open(&path.display().to_string())
         .unwrap()
         .within(folder);
+
     let clone = dataset.clone();
     drop(dataset);
     assert!(path.exists());

@@ -27,6 +27,7 @@ fn laid_out(files: &[(&str, &str)]) -> tempfile::TempDir {
         fs::create_dir_all(to.parent().unwrap()).unwrap();
         fs::copy(golden(from), to).unwrap();
     }
+
     folder
 }
 
@@ -51,6 +52,7 @@ fn a_split_is_the_data_set_that_is_prepared_of_its_files_wherever_they_are() {
         (pairs, "train/pairs/data.mdb"),
         (TEXTS, TEXTS),
     ];
+
     let table = [
         (&of_file[..], "train"),
         (&of_file, "train/"),
@@ -59,6 +61,7 @@ fn a_split_is_the_data_set_that_is_prepared_of_its_files_wherever_they_are() {
         (&of_databases, "lmdb/train/"),
         (&own_folder, "train"),
     ];
+
     let right = prepared();
     for (files, name) in table {
         let folder = laid_out(files);
@@ -67,9 +70,11 @@ fn a_split_is_the_data_set_that_is_prepared_of_its_files_wherever_they_are() {
         assert_eq!(found.uri(), uri(&folder, name));
         assert_eq!(found.loose_texts().unwrap(), right.loose_texts().unwrap());
         let [ours, theirs] = [&found, &right].map(|dataset| dataset.shard(0).unwrap());
+
         assert_eq!(ours.pairs, theirs.pairs);
         assert!(ours.uri.starts_with(found.uri()), "{}", ours.uri);
     }
+
     // Without a file of texts, those of the pairs are all there are.
     let folder = laid_out(&of_databases[..2]);
     let found = open(&uri(&folder, "lmdb/train"), &options()).unwrap();
@@ -87,6 +92,7 @@ fn shards_that_are_there_are_read_where_they_are() {
         shard_bytes: 14 << 10,
         ..options()
     };
+
     let made = prepare::prepare(&golden(IMAGES), &golden(TEXTS), &store, &small, |_| ()).unwrap();
     let found = open(&uri(&folder, "train"), &options()).unwrap();
     assert_eq!(found.index(), &made.index);
@@ -112,11 +118,13 @@ fn a_uri_says_where_the_files_of_its_split_are() {
         ("valid", Some((".", "valid"))),
         ("lmdb/valid", Some((".", "lmdb/valid"))),
     ];
+
     for (uri, expected) in table {
         let found = place(uri);
         let found = found
             .as_ref()
             .map(|(root, folder, _)| (*root, folder.as_str()));
+
         assert_eq!(found, expected, "{uri}");
         assert!(
             place(uri).is_none_or(|(.., split)| split == "valid"),
@@ -133,6 +141,7 @@ fn databases_are_preferred_where_they_are_named() {
         fs::write(folder.path().join(files[torn].1), "torn").unwrap();
         open(&uri(&folder, name), &options()).is_ok()
     };
+
     assert!(opens(0, "lmdb/train") && opens(2, "train"));
     assert!(!opens(2, "lmdb/train") && !opens(0, "train"));
 }
@@ -145,6 +154,7 @@ fn told(files: &[(&str, &str)], change: impl Fn(&Path), code: u8) -> String {
     assert_eq!(error.exit().code(), code, "{error}");
     let told = error.to_string();
     let place = format!("{}/", folder.path().display());
+
     assert!(told.contains(&place), "{told} does not tell of {place}");
     told.replace(&place, "")
 }
@@ -156,6 +166,7 @@ fn what_is_missing_or_wrong_is_told_by_where_it_is() {
         nothing.starts_with("train holds no index.json"),
         "{nothing}"
     );
+
     assert!(
         nothing.contains("neither train_imgs.tsv nor lmdb/train"),
         "{nothing}"
@@ -167,14 +178,17 @@ fn what_is_missing_or_wrong_is_told_by_where_it_is() {
         without_texts.contains("train_texts.jsonl"),
         "{without_texts}"
     );
+
     let write = |name: &'static str, text: &'static str| {
         move |folder: &Path| fs::write(folder.join(name), text).unwrap()
     };
+
     let no_picture = told(&files, write(IMAGES, "seven"), 65);
     assert!(
         no_picture.starts_with("train_imgs.tsv line 1 begins with"),
         "{no_picture}"
     );
+
     let no_text = told(&files, write(TEXTS, "{}"), 65);
     assert!(no_text.starts_with("train_texts.jsonl line 1"), "{no_text}");
 
@@ -184,6 +198,7 @@ fn what_is_missing_or_wrong_is_told_by_where_it_is() {
         write(database, "torn"),
         65,
     );
+
     assert!(
         torn.starts_with("lmdb/train/imgs/data.mdb cannot be used"),
         "{torn}"
@@ -197,13 +212,16 @@ fn too_much_that_is_skipped_is_told_in_the_words_of_who_asked() {
         most_skipped: 0.0,
         ..options()
     };
+
     let error = open(&uri(&folder, "train"), &strict)
         .unwrap_err()
         .to_string();
+
     assert!(
         error.contains("allow more with maxSkippedPercent"),
         "{error}"
     );
+
     assert!(
         error.contains(&format!("{} line", uri(&folder, TEXTS))),
         "{error}"

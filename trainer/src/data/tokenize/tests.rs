@@ -21,6 +21,7 @@ fn vocabulary_file() -> Vec<u8> {
         Some(cache) => PathBuf::from(cache),
         None => PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache"),
     };
+
     let path = std::env::var_os("CNCLIP_VOCAB")
         .map_or_else(|| cache().join("cnclip/vocab.txt"), PathBuf::from);
     let file = std::fs::read(&path).unwrap_or_else(|e| {
@@ -30,6 +31,7 @@ fn vocabulary_file() -> Vec<u8> {
             path.display()
         )
     });
+
     Vocabulary::verify(&file, VOCABULARY_SHA256).unwrap();
     file
 }
@@ -86,6 +88,7 @@ fn a_vocabulary_that_cannot_be_one_says_what_was_found() {
     let other = Vocabulary::verify(b"abc", VOCABULARY_SHA256)
         .unwrap_err()
         .to_string();
+
     assert!(
         other.contains("SHA-256 ba7816bf") && other.contains("expected 45bbac6b"),
         "{other}"
@@ -149,6 +152,7 @@ fn part() -> impl Strategy<Value = String> {
         " ",
         "  ",
     ];
+
     prop_oneof![
         2 => any::<char>().prop_map(String::from),
         2 => "[\u{3400}-\u{9fff}\u{f900}-\u{faff}]{1,6}",

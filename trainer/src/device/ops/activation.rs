@@ -22,6 +22,7 @@ fn name(activation: Activation, pass: &str) -> String {
     } else {
         "quick_gelu"
     };
+
     format!("{name}_{pass}")
 }
 

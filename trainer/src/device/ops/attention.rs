@@ -36,6 +36,7 @@ pub fn forward(
     } else {
         probabilities.span()
     };
+
     let pair = (part.scores(weights), part.value(qkv));
     multiply(attention, sequences, part.out(out.span()), pair, 1.0);
 }
@@ -54,6 +55,7 @@ fn softmax(
         sequences,
         probabilities.span(),
     );
+
     let dropped = dropout.is_active().then(|| dropped.span());
     let launch = launch.write(probabilities).read_or_null(dropped);
     let launch = launch.read_or_null(sequences.padded_on_device());
@@ -78,6 +80,7 @@ pub fn backward(
         // Queries of tokens that do not go on have no gradient.
         dqkv.clear();
     }
+
     let part = Part::of(attention);
     let dout = part.out(dout);
     let write = |target: Side<'_>, pair, scale| multiply(attention, sequences, target, pair, scale);
@@ -86,6 +89,7 @@ pub fn backward(
         (dout, part.value(qkv).transposed()),
         1.0,
     );
+
     backward_softmax(
         attention,
         sequences,
@@ -94,11 +98,13 @@ pub fn backward(
         dropped,
         dscores,
     );
+
     let weights = if dropout.is_active() {
         dropped.span()
     } else {
         probabilities
     };
+
     let weights = part.scores(weights);
     let dscores = part.scores(dscores.span());
     write(part.value(dqkv.span()), (weights.transposed(), dout), 1.0);
@@ -126,10 +132,12 @@ fn backward_softmax(
         .read(probabilities)
         .read_or_null(dropped)
         .write(dscores);
+
     let launch = launch
         .whole(attention.heads)
         .whole(attention.longest)
         .real(scale(attention));
+
     launch.sequences(sequences).masks(dropout).run(device);
 }
 

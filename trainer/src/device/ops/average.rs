@@ -10,6 +10,7 @@ pub fn add(averages: &mut SpanMut<'_>, values: Span<'_>, share: f32) {
         .over(count)
         .write(averages)
         .read(values);
+
     launch.whole(count).real(share).run(device);
 }
 
@@ -21,5 +22,6 @@ pub fn swap(averages: &mut SpanMut<'_>, values: &mut SpanMut<'_>) {
         .over(count)
         .write(averages)
         .write(values);
+
     launch.write_rounded(values).whole(count).run(device);
 }

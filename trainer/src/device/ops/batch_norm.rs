@@ -100,16 +100,19 @@ pub(crate) fn measure(
         .launch("batch_norm_sums", x.format())
         .read(x)
         .write(&mut parts);
+
     launch
         .whole(shares.rows)
         .whole(width)
         .whole(shares.share)
         .run(device);
+
     let launch = Launch::typed("batch_norm_moments", x.format()).over(32 * width);
     let launch = launch
         .read(x)
         .read(parts.span())
         .write(&mut moments.numbers.span_mut());
+
     launch
         .whole(width)
         .whole(shares.parts)
@@ -123,11 +126,13 @@ pub(crate) fn measure(
         moments.rows = sums.join_moments(moments.rows, means, variances);
         moments.numbers.span_mut().first(2 * width).upload(&both);
     }
+
     let unbiased = moments.rows / (moments.rows - 1.0).max(1.0);
     let launch = Launch::new("batch_norm_follow")
         .over(width)
         .read(affine)
         .write(&mut running);
+
     let launch = launch.write(&mut moments.numbers.span_mut()).whole(width);
     launch
         .real(unbiased as f32)
@@ -142,9 +147,11 @@ pub(crate) fn recall(affine: Span<'_>, running: Span<'_>, moments: &mut Moments)
         .over(moments.width)
         .read(affine)
         .read(running);
+
     let launch = launch
         .write(&mut moments.numbers.span_mut())
         .whole(moments.width);
+
     launch.real(EPSILON).run(affine.device());
 }
 
@@ -157,6 +164,7 @@ pub(crate) fn apply(moments: &Moments, x: Span<'_>, mut y: SpanMut<'_>, onto: On
         .whole(shares.rows)
         .whole(shares.width)
         .whole(shares.share);
+
     let launch = launch.whole(usize::from(onto == Onto::Add));
     launch
         .whole(usize::from(then == Then::Rectify))
@@ -178,18 +186,21 @@ pub(crate) fn backward(
     let launch = shares
         .launch("batch_norm_slopes", x.format())
         .read(moments.numbers.span());
+
     let launch = launch.read(x).read(dy.span()).write(&mut parts);
     let launch = launch
         .whole(shares.rows)
         .whole(width)
         .whole(shares.share)
         .whole(rectify);
+
     launch.run(device);
     let launch = Launch::new("batch_norm_gradients").over(32 * width);
     let launch = launch
         .read(moments.numbers.span())
         .read(parts.span())
         .write(&mut affine);
+
     launch
         .write(&mut slopes)
         .whole(width)
@@ -201,10 +212,12 @@ pub(crate) fn backward(
         sums.join_pair(&mut both);
         cut(sums, width).0.upload(&both);
     }
+
     let (slopes, _) = cut(sums, width);
     let launch = shares
         .launch("batch_norm_backward", x.format())
         .read(moments.numbers.span());
+
     let launch = launch.read(slopes.span()).read(x).write(&mut dy);
     let launch = launch.whole(shares.rows).whole(width).whole(shares.share);
     launch.real(moments.rows as f32).whole(rectify).run(device);

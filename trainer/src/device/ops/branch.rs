@@ -7,6 +7,7 @@ pub(crate) fn rectify(y: Span<'_>, mut dy: SpanMut<'_>, mut copy: SpanMut<'_>) {
     let launch = Launch::typed("branch_rectify", y.format())
         .over(y.len().div_ceil(8))
         .read(y);
+
     launch
         .write(&mut dy)
         .write(&mut copy)
@@ -20,5 +21,6 @@ pub(crate) fn add(x: Span<'_>, mut y: SpanMut<'_>) {
         .over(x.len().div_ceil(8))
         .read(x)
         .write(&mut y);
+
     launch.whole(x.len()).run(x.device());
 }

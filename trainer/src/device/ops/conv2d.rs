@@ -47,10 +47,12 @@ pub(crate) fn backward_weights(
             Operand::new(dy, outputs).transposed(),
             Operand::new(rows, row),
         );
+
         let product = Product {
             add: true,
             ..Product::new(target, pair.0, pair.1)
         };
+
         x.device().multiply(&product);
     });
 }
@@ -72,6 +74,7 @@ pub(crate) fn backward_input(
         .write(&mut turned)
         .whole(outputs)
         .whole(inputs);
+
     launch.run(dy.device());
     // The turned weight is its own rounding: it lies in the format of `dy`.
     let turned = Operand::new(turned.span(), TAPS * outputs).transposed();
@@ -97,6 +100,7 @@ fn unfold(
         stride,
         ..
     } = *grid;
+
     let places = x.len() / (side * side * channels) * grid.line().pow(2);
     let step = rows.len() / grid.row();
     for start in (0..places).step_by(step) {
@@ -106,12 +110,14 @@ fn unfold(
         let launch = launch
             .grid((count * channels).div_ceil(BLOCK), 1, 1)
             .threads(BLOCK);
+
         let launch = launch.read(x).write(&mut rows).whole(start).whole(count);
         launch
             .whole(side)
             .whole(channels)
             .whole(stride)
             .run(x.device());
+
         work(start..start + count, rows.span());
     }
 }

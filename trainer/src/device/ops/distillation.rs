@@ -32,11 +32,13 @@ pub fn cosines(
         .grid(rows, 1, 1)
         .read(taught)
         .read(features);
+
     let launch = launch.write(gradients).write(cosines);
     let launch = launch
         .read(stretch.firsts)
         .read(stretch.begins)
         .read(stretch.shares);
+
     launch
         .whole(width)
         .whole(wide)

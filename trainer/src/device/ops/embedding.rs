@@ -29,10 +29,12 @@ pub fn forward(tables: Tables<'_>, sequences: Sequences<'_>, ids: Span<'_>, y: &
     let launch = launch
         .grid(sequences.count(), longest(sequences), 1)
         .threads(128);
+
     let launch = launch
         .read(tables.words)
         .read(tables.positions)
         .read(tables.kind);
+
     launch
         .read(ids)
         .write(y)
@@ -77,5 +79,6 @@ pub fn backward_positions(
         .write(positions)
         .whole(sequences.count())
         .whole(width);
+
     launch.sequences(sequences).run(device);
 }

@@ -42,6 +42,7 @@ pub fn forward(
         .read_or_null(sequences.padded_on_device())
         .write(out)
         .write(log_sums);
+
     rest(launch, attention, sequences, dropout).run(device);
 }
 
@@ -66,6 +67,7 @@ pub fn backward(
         .grid(pairs.div_ceil(THREADS / 32), 1, 1)
         .read(out)
         .read(dout);
+
     means.write(along).whole(pairs).whole(width).run(device);
     for kernel in ["backward_keys", "backward_queries"] {
         let launch = launch(kernel, attention, sequences, longest(sequences)).read(qkv);
@@ -73,6 +75,7 @@ pub fn backward(
             .read_or_null(sequences.padded_on_device())
             .read(dout)
             .read(log_sums);
+
         let launch = launch.read(along.span()).write(dqkv);
         rest(launch, attention, sequences, dropout).run(device);
     }
@@ -97,5 +100,6 @@ fn rest(
         .whole(attention.width)
         .whole(attention.longest)
         .real(scale);
+
     launch.sequences(sequences).masks(dropout)
 }

@@ -23,6 +23,7 @@ pub fn forward(
     let rows = x.len() / width;
     let launch = Launch::typed("layer_norm_forward", x.format()).grid(rows.div_ceil(ROWS), 1, 1);
     let launch = launch.read(scale).read(x).write(y).write(moments);
+
     launch.whole(rows).whole(width).real(epsilon).run(device);
 }
 
@@ -43,6 +44,7 @@ pub fn backward(
     let (grid, parts) = columns(rows, width);
     let launch = Launch::typed("layer_norm_weights", x.format()).grid(grid, parts, 1);
     let launch = launch.read(x).read(moments).read(dy).write(gradients);
+
     launch.whole(rows).whole(width).run(device);
     let launch = Launch::typed("layer_norm_backward", x.format()).grid(rows.div_ceil(ROWS), 1, 1);
     let launch = launch.read(scale).read(x).read(moments).read(dy).write(dx);

@@ -78,6 +78,7 @@ pub fn forward(
         Operand::new(x, inputs),
         weight.operand(x.format()).transposed(),
     );
+
     let bias = bias.map(|bias| in_format(bias, y.span().format()).address());
     multiply(
         y,
@@ -118,6 +119,7 @@ pub fn backward_weight(gradient: &mut SpanMut<'_>, inputs: usize, x: Span<'_>, d
         Operand::new(dy, outputs).transposed(),
         Operand::new(x, inputs),
     );
+
     multiply(
         gradient,
         Product {
@@ -132,6 +134,7 @@ fn multiply(target: &SpanMut<'_>, product: Product) {
         product.a.format == product.b.format,
         "factors of a product have one format"
     );
+
     target.device().multiply(&product);
 }
 
@@ -145,6 +148,7 @@ pub fn add_column_sums(rows: Span<'_>, sums: &mut SpanMut<'_>) {
     let count = rows.len() / width;
     let (grid, parts) = columns(count, width);
     let launch = Launch::typed("column_sums", rows.format()).grid(grid, parts, 1);
+
     launch
         .read(rows)
         .write(sums)
@@ -163,5 +167,6 @@ pub(super) fn columns(rows: usize, width: usize) -> (usize, usize) {
     const PARTS: usize = 64;
     let across = width.div_ceil(COLUMNS);
     let wanted = BLOCKS.div_ceil(across.max(1)).min(PARTS);
+
     (across, rows.div_ceil(ROWS).clamp(1, wanted))
 }

@@ -34,6 +34,7 @@ pub fn rows(
         .read(targets.images)
         .read(targets.texts)
         .read(targets.shares);
+
     launch.write(found).whole(first).whole(pairs).run(device);
 }
 
@@ -54,15 +55,18 @@ pub fn differentiate(
     let launch = Launch::new("loss_differentiate")
         .grid(rows, 1, 1)
         .write(logits);
+
     let launch = launch.read(of_rows).read(of_columns);
     let launch = launch
         .read(targets.images)
         .read(targets.texts)
         .read(targets.shares);
+
     let launch = launch
         .write(slopes)
         .whole(first)
         .whole(pairs)
         .real(0.5 / pairs as f32);
+
     launch.run(device);
 }

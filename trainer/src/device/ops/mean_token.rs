@@ -16,11 +16,13 @@ pub(crate) fn forward(
         .grid(width.div_ceil(256), pictures, 1)
         .read(positions)
         .read(x);
+
     let launch = launch
         .write(&mut tokens)
         .write(&mut means)
         .whole(places)
         .whole(width);
+
     launch.run(x.device());
 }
 
@@ -37,9 +39,11 @@ pub(crate) fn backward(
         .grid(width.div_ceil(256), pictures, 1)
         .write(&mut dtokens)
         .read(dmeans);
+
     let launch = launch
         .write(&mut dx)
         .whole(dx.len() / dmeans.len())
         .whole(width);
+
     launch.run(dmeans.device());
 }

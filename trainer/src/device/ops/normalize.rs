@@ -29,5 +29,6 @@ pub fn backward(width: usize, x: Span<'_>, dy: Span<'_>, dx: &mut SpanMut<'_>) {
         .read(x)
         .read(dy)
         .write(dx);
+
     launch.whole(rows).whole(width).run(device);
 }

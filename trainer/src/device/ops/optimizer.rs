@@ -54,12 +54,14 @@ pub fn step(
         .write_rounded(values)
         .write(first)
         .write(second);
+
     let launch = launch.read(gradients).read(chunks);
     let launch = launch
         .real(step.beta_1)
         .real(step.beta_2)
         .real(step.epsilon)
         .real(step.clip);
+
     let launch = launch.real(step.rate).real(step.correction);
     launch.real(step.keep).real(step.keep_decayed).run(device);
 }
@@ -84,5 +86,6 @@ pub fn clamp(values: &mut SpanMut<'_>, (low, high): (f32, f32)) {
         .over(count)
         .write(values)
         .write_rounded(values);
+
     launch.whole(count).real(low).real(high).run(device);
 }

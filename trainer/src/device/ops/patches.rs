@@ -21,6 +21,7 @@ pub fn cut_patches(
         .grid(batch * (1 + of_picture), 1, 1)
         .read(pixels)
         .read(seen);
+
     launch
         .write(patches)
         .whole(of_picture)
@@ -51,5 +52,6 @@ fn name(name: &str, pixels: Span<'_>) -> String {
     } else {
         "numbers"
     };
+
     format!("{name}_{source}")
 }

@@ -10,6 +10,7 @@ pub(crate) fn forward(pool: AveragePool, x: Span<'_>, mut y: SpanMut<'_>) {
         .over(y.len())
         .read(x)
         .write(&mut y);
+
     launch
         .whole(y.len())
         .whole(pool.side)
@@ -23,6 +24,7 @@ pub(crate) fn backward(pool: AveragePool, dy: Span<'_>, mut dx: SpanMut<'_>, ont
         .over(dx.len())
         .read(dy)
         .write(&mut dx);
+
     let launch = launch.whole(dx.len()).whole(pool.side).whole(pool.channels);
     launch
         .whole(usize::from(onto == Onto::Add))

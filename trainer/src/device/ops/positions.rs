@@ -20,6 +20,7 @@ pub fn forward(
         .grid(batch * (1 + of_picture), 1, 1)
         .read(positions)
         .read(class);
+
     launch
         .read(seen)
         .write(y)
@@ -44,6 +45,7 @@ pub fn backward(
     let launch = Launch::typed("positions_backward", dy.format()).threads(128);
     let launch = launch.grid(positions.len() / width, width.div_ceil(128), 1);
     let launch = launch.write(positions).write(class).read(seen).read(dy);
+
     launch
         .whole(batch)
         .whole(of_picture)

@@ -16,6 +16,7 @@ pub fn take(sequences: Sequences<'_>, width: usize, all: Span<'_>, kept: &mut Sp
             let launch = Launch::typed("take", all.format())
                 .grid(count, 1, 1)
                 .threads(128);
+
             launch
                 .read(all)
                 .write(kept)
@@ -40,6 +41,7 @@ pub fn spread(sequences: Sequences<'_>, width: usize, kept: Span<'_>, all: &mut 
             let launch = Launch::typed("spread", kept.format())
                 .grid(count, 1, 1)
                 .threads(128);
+
             launch
                 .read(kept)
                 .write(all)

@@ -11,6 +11,7 @@ fn rows(store: &Store, name: &str) -> Vec<Value> {
     let lines = bytes
         .split(|&byte| byte == b'\n')
         .filter(|line| !line.is_empty());
+
     lines
         .map(|line| serde_json::from_slice(line).unwrap())
         .collect()
@@ -23,6 +24,7 @@ fn below_a_threshold_there_is_no_match() {
     let Measured::Retrieval(scores) = &mut scored.result.measured else {
         panic!("a retrieval")
     };
+
     assert!(scores.threshold.is_some());
     // The third best first answer divides the texts.
     let first = |near: &Vec<crate::evaluate::search::Near>| near[0].similarity;
@@ -33,6 +35,7 @@ fn below_a_threshold_there_is_no_match() {
         .iter()
         .map(first)
         .collect();
+
     firsts.sort_by(|a, b| b.total_cmp(a));
     let similarity = f64::from(firsts[2]);
     scores.threshold = Some(Threshold {
@@ -49,6 +52,7 @@ fn below_a_threshold_there_is_no_match() {
         .iter()
         .filter(|&&one| f64::from(one) >= similarity)
         .count();
+
     assert!(told >= 3 && told < answers.len(), "{firsts:?}");
     assert_eq!(
         answers
@@ -57,6 +61,7 @@ fn below_a_threshold_there_is_no_match() {
             .count(),
         told
     );
+
     for (answer, predicted) in answers.iter().zip(predicted) {
         assert_eq!(answer["text_id"], predicted["text_id"]);
         assert!(answer["image_id"].is_null() || answer["image_id"] == predicted["image_ids"][0]);
@@ -72,10 +77,12 @@ fn a_precision_that_is_not_reached_answers_nothing() {
     let Measured::Retrieval(scores) = &mut scored.result.measured else {
         panic!("a retrieval")
     };
+
     scores.threshold = scores.threshold.map(|found| Threshold {
         wanted: 101.0,
         ..found
     });
+
     let folder = Store::memory();
     write(&scored, &[], &folder).unwrap();
     assert_eq!(folder.find(ANSWERS).unwrap(), None);
@@ -92,12 +99,14 @@ fn a_calibration_that_cannot_be_is_told_before_anything_is_encoded() {
         }),
         zero_shot: None,
     };
+
     let labelled = golden(&Store::memory());
     let blind = unlabelled(&Store::memory());
     assert_eq!(
         calibration::wanted(&task(90.0), &labelled).unwrap(),
         Some(90.0)
     );
+
     for (precision, dataset, told, code) in [
         (
             0.0,
@@ -124,6 +133,7 @@ fn features_are_written_in_every_format_that_is_asked_for() {
         FeatureFormat::Npy,
         FeatureFormat::Parquet,
     ];
+
     write(&scored, &formats, &folder).unwrap();
     let pool = scored.gallery.pool();
     for (name, key, features) in [
@@ -145,6 +155,7 @@ fn features_are_written_in_every_format_that_is_asked_for() {
                 .starts_with(b"PAR1")
         );
     }
+
     let none = Store::memory();
     write(&scored, &[], &none).unwrap();
     let names: Vec<_> = none
@@ -153,5 +164,6 @@ fn features_are_written_in_every_format_that_is_asked_for() {
         .into_iter()
         .map(|entry| entry.name)
         .collect();
+
     assert_eq!(names.len(), 4, "{names:?}");
 }

@@ -17,6 +17,7 @@ impl Gallery {
             .empty()
             .or_else(|| self.twice())
             .or_else(|| self.unfit());
+
         problem.map_or(Ok(()), |why| {
             Err(Error::Data(format!("{}: {why}", dataset.uri())))
         })
@@ -35,6 +36,7 @@ impl Gallery {
             (false, true) => "text",
             (false, false) => return None,
         };
+
         Some(format!(
             "it holds no {what} that can be used, so there is nothing to retrieve. Name a data set \
              with images and texts."
@@ -52,11 +54,13 @@ impl Gallery {
                 ));
             }
         }
+
         let mut seen = HashMap::new();
         let text = self.texts.iter().find(|text| {
             seen.insert(&text.text_id, *text)
                 .is_some_and(|first| first.text != text.text)
         })?;
+
         Some(format!(
             "text {} has two wordings. Give each text its own text_id.",
             text.text_id
@@ -69,6 +73,7 @@ impl Gallery {
             rows.map(|row| row.iter().all(|number| number.is_finite()))
                 .position(|fine| !fine)
         };
+
         let image = unfit(&self.image_features).map(|at| ("image", &self.images[at].image_id));
         let text = || unfit(&self.text_features).map(|at| ("text", &self.texts[at].text_id));
         let (what, id) = image.or_else(text)?;

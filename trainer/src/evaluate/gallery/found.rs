@@ -43,14 +43,17 @@ pub(super) fn read(
         let begins = own.start == first;
         let ends = own.end == end;
         let own = own.start.saturating_sub(first)..own.end.saturating_sub(first);
+
         first = end;
         if own.is_empty() {
             continue;
         }
+
         let shard = match dataset.shard(number) {
             Ok(shard) => shard,
             Err(error) => return give(Err(error)),
         };
+
         // Whoever has its first picture tells what it lacks.
         if begins {
             give(Ok(Chunk {
@@ -58,12 +61,14 @@ pub(super) fn read(
                 ..Chunk::default()
             }))?;
         }
+
         // Whoever has its last one has all that there are.
         let last = if ends {
             shard.samples.len()
         } else {
             own.end.min(shard.samples.len())
         };
+
         let samples = shard.samples.get(own.start..last).unwrap_or_default();
         for (first, samples) in (own.start..)
             .step_by(sizes.batch)
@@ -73,6 +78,7 @@ pub(super) fn read(
             give(Ok(Chunk::of(&shard.uri, place, samples, sizes.side)))?;
         }
     }
+
     Some(())
 }
 
@@ -104,6 +110,7 @@ impl Chunk {
             mut planes,
             mut found,
         } = Self::default();
+
         for (number, (sample, picture)) in samples.iter().zip(pictures).enumerate() {
             let image = match picture {
                 Ok(picture) => {
@@ -114,6 +121,7 @@ impl Chunk {
                         sample,
                         image_id,
                     });
+
                     Some(found.images.len() - 1)
                 }
                 Err(error) => {
@@ -123,11 +131,13 @@ impl Chunk {
                     None
                 }
             };
+
             sample
                 .captions
                 .iter()
                 .for_each(|text| found.caption(uri, text.clone(), image));
         }
+
         Self { planes, found }
     }
 }

@@ -9,6 +9,7 @@ fn said(change: impl FnOnce(&mut Gallery)) -> Option<(String, i32)> {
     change(&mut gallery);
     let error = gallery.check(&dataset).err()?;
     let told = error.to_string();
+
     assert!(told.starts_with(&format!("{}: ", dataset.uri())), "{told}");
     Some((told, error.exit().code().into()))
 }
@@ -44,6 +45,7 @@ fn a_gallery_that_cannot_be_told_of_says_why() {
             "has numbers that are not finite: its weights are damaged",
         ),
     ];
+
     for (change, expected) in rows {
         let (told, code) = said(change).unwrap();
         assert!(told.contains(expected), "{told}");
@@ -58,5 +60,6 @@ fn a_text_of_several_images_is_one_text_and_names_are_noticed() {
     gallery.texts[3].text_id = Id::read("a").unwrap();
     assert!(gallery.has_names());
     let dataset = unlabelled(&Store::memory());
+
     assert!(scored(&dataset).gallery.check(&dataset).is_ok());
 }

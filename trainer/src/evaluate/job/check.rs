@@ -13,6 +13,7 @@ pub(super) fn check(config: &EvaluateConfig) -> Result<()> {
     if let Some(task) = config.tasks.iter().find(two_kinds) {
         return Err(kindless(task));
     }
+
     let problem = if let Some(problem) = config.world.problem() {
         problem
     } else if config.tasks.is_empty() {
@@ -27,6 +28,7 @@ pub(super) fn check(config: &EvaluateConfig) -> Result<()> {
     } else {
         return Ok(());
     };
+
     Err(Error::Config(problem))
 }
 

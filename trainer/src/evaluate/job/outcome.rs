@@ -25,6 +25,7 @@ pub(super) fn write(
     let table = table(&results);
     artifacts.put(RESULTS, json(found, results)?.into())?;
     artifacts.put(REPORT, page(&describe(config, found, tasks)?).into())?;
+
     Ok(table)
 }
 
@@ -35,6 +36,7 @@ fn json(found: &Found, tasks: Vec<TaskResult>) -> Result<Vec<u8>> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         tasks,
     };
+
     let unwritten = |error| Error::Bug(format!("{RESULTS} cannot be written: {error}"));
     serde_json::to_vec_pretty(&results).map_err(unwritten)
 }
@@ -44,16 +46,19 @@ fn describe(config: &EvaluateConfig, found: &Found, tasks: Vec<Task>) -> Result<
         Some(trained) => PageInput::of(trained, lineage::stages(trained)?),
         None => PageInput::of_weights(&found.model()?),
     };
+
     let digest = found.digest.clone().unwrap_or_default();
     let weights = [
         ("checkpoint", found.uri.clone()),
         ("checkpoint digest", digest),
     ];
+
     let weights = weights.map(|(name, value)| (name.to_owned(), value));
     let known = weights.into_iter().chain(tasks.iter().flat_map(inputs));
     input
         .provenance
         .extend(known.filter(|(_, value)| !value.is_empty()));
+
     Ok(PageInput {
         title: config.run.name.clone(),
         tasks,
@@ -70,6 +75,7 @@ fn inputs(task: &Task) -> Vec<(String, String)> {
         measured,
         ..
     } = &task.result;
+
     let mut found = vec![("data set", dataset.clone()), ("digest", digest.clone())];
     if let Measured::ZeroShot(scores) = measured {
         let TemplatesReport {
@@ -77,9 +83,11 @@ fn inputs(task: &Task) -> Vec<(String, String)> {
             count,
             digest,
         } = &scores.templates;
+
         found.push(("templates", format!("{from}, {count} of them")));
         found.push(("templates digest", digest.clone()));
     }
+
     found
         .into_iter()
         .map(|(what, value)| (format!("{name}: {what}"), value))

@@ -30,6 +30,7 @@ impl Ready {
             skipped_by: "maxSkippedPercent",
             ..Options::default()
         };
+
         let mut opened = HashMap::new();
         let ready = |task: &TaskConfig| match (&task.retrieval, &task.zero_shot) {
             (Some(retrieval), None) => {
@@ -37,6 +38,7 @@ impl Ready {
                 if !opened.contains_key(uri) {
                     opened.insert(uri.clone(), split::open(uri, &options)?);
                 }
+
                 Ok(Self::Retrieval(opened[uri].clone()))
             }
             (None, Some(config)) => {
@@ -45,6 +47,7 @@ impl Ready {
             }
             _ => Err(kindless(task)),
         };
+
         config.tasks.iter().map(ready).collect()
     }
 }

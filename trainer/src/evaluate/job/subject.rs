@@ -49,6 +49,7 @@ impl Subject {
         let tokenizer = source::tokenizer(vocabulary, model.text.vocab_size)?;
         let sizes = sizes(config, &model, trained);
         let (clip, params) = build(memory, &model, sizes, &found)?;
+
         let tensors = params.segments().iter();
         let tensors = tensors.map(|segment| (segment.name.as_str(), segment.range.len()));
         let model = Model::of(&model, tensors);
@@ -105,22 +106,27 @@ impl Subject {
             limits,
             world,
         )?;
+
         let Some(mut scored) = scored else {
             return Ok(None);
         };
+
         precision
             .into_iter()
             .for_each(|precision| scored.calibrate(precision));
+
         files::write(
             &scored,
             &config.features,
             &artifacts.join(&artifacts::task(&task.name)),
         )?;
+
         let shown = Shown::Retrieval(Examples::of(&scored, dataset)?);
         let benchmark = task
             .retrieval
             .as_ref()
             .and_then(|retrieval| retrieval.benchmark);
+
         Ok(Some(Task {
             result: scored.result,
             shown,
@@ -137,15 +143,18 @@ impl Subject {
         let limits = self.limits(config);
         let mut encoder = (&mut self.clip, &mut self.params);
         let scored = zero_shot::score(ready, &self.tokenizer, &mut encoder, limits, world)?;
+
         if !world.is_first() {
             return Ok(None);
         }
+
         scored.write(ready, &self.model, artifacts)?;
         let shown = Shown::ZeroShot(Classes::of(&scored, &ready.store)?);
         let preset = task
             .zero_shot
             .as_ref()
             .and_then(|zero_shot| zero_shot.preset);
+
         Ok(Some(Task {
             result: scored.result,
             shown,
@@ -178,14 +187,17 @@ fn build(
         context_length: context,
         ..
     } = sizes;
+
     let compute = Compute {
         recompute: true,
         ..Compute::default()
     };
+
     let capacity = Capacity { batch, context };
     let (clip, mut params) = Clip::within(memory, model, capacity, compute);
     let unfit = WeightsError::of(&found.uri, Error::Data);
     load(&mut params, &found.tensors, Part::All).map_err(unfit)?;
     memory.check()?;
+
     Ok((clip, params))
 }

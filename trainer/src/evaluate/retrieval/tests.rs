@@ -28,9 +28,11 @@ fn features(name: &str, key: &str) -> (Vec<i64>, Vec<f32>) {
     let numbers = lines
         .iter()
         .flat_map(|line| line["feature"].as_array().unwrap());
+
     let numbers = numbers
         .map(|number| number.as_f64().unwrap() as f32)
         .collect();
+
     (
         lines
             .iter()
@@ -55,6 +57,7 @@ fn recalls_and_the_ten_best_are_those_of_the_reference() {
     let relevant: Vec<Vec<usize>> = (lines("test_texts.jsonl").iter())
         .map(|line| ids(line, "image_ids").iter().map(|id| place[id]).collect())
         .collect();
+
     let found = Retrieval::of(Pool {
         texts: Features::new(&text_features, 24),
         images: Features::new(&image_features, 24),
@@ -71,6 +74,7 @@ fn recalls_and_the_ten_best_are_those_of_the_reference() {
         env!("CARGO_MANIFEST_DIR"),
         "/tests/golden/metrics/expect.json"
     );
+
     let expect: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let recall = |key: &str| {
         let number = |name| expect[key][name].as_f64().unwrap();
@@ -78,6 +82,7 @@ fn recalls_and_the_ten_best_are_those_of_the_reference() {
         let r5 = number("r5");
         let r10 = number("r10");
         let mean_recall = number("mean_recall");
+
         Recall {
             r1,
             r5,
@@ -85,16 +90,19 @@ fn recalls_and_the_ten_best_are_those_of_the_reference() {
             mean_recall,
         }
     };
+
     assert_eq!(found.text_to_image.recall, Some(recall("text_to_image")));
     assert_eq!(found.image_to_text.recall, Some(recall("image_to_text")));
     let answerable = expect["images_with_a_text"].as_u64().unwrap() as usize;
     assert_eq!(found.image_to_text.unanswerable, images.len() - answerable);
     assert_eq!(found.text_to_image.unanswerable, 0);
     let score = predictions::score(found.text_to_image.recall.unwrap());
+
     assert_eq!(
         (&score["success"], &score["score"]),
         (&true.into(), &score["scoreJson"]["score"])
     );
+
     assert_eq!(score["scoreJson"]["r5"], expect["text_to_image"]["r5"]);
 }
 
@@ -106,6 +114,7 @@ fn a_query_that_nothing_answers_is_left_out_and_counted() {
         images: Features::new(&axes, 2),
         relevant: &[vec![0], vec![]],
     };
+
     let found = Retrieval::of(pool);
     assert_eq!(found.recalls().unwrap().text_to_image.r1, 100.0);
     assert_eq!(found.text_to_image.unanswerable, 1);
@@ -120,12 +129,14 @@ fn a_pool_that_does_not_say_what_is_right_is_searched_and_has_no_recall() {
         images: Features::new(&[0.5, 1.0, -1.0], 1),
         relevant: &[vec![], vec![]],
     };
+
     let found = Retrieval::of(pool);
     assert_eq!(found.recalls(), None);
     let first: Vec<_> = found.text_to_image.nearest[1]
         .iter()
         .map(|near| near.index)
         .collect();
+
     assert_eq!(first, [1, 0, 2], "all three of a pool of less than ten");
     assert_eq!(found.text_to_image.nearest[1][0].similarity, 2.0);
 }

@@ -37,16 +37,19 @@ pub(super) fn pictures(found: &[String], names: &[String], mistakes: &mut Mistak
         let Some((folder, rest)) = name.split_once('/') else {
             continue;
         };
+
         let (inner, file) = rest.rsplit_once('/').unwrap_or(("", rest));
         if !file.starts_with('.') && file != "Thumbs.db" {
             folders.entry(folder).or_default().push((inner, name));
         }
     }
+
     let unknown: Vec<_> = folders
         .values()
         .flatten()
         .filter(|(_, file)| !is_picture(file))
         .collect();
+
     let unknown: Vec<_> = unknown.into_iter().map(|(_, file)| *file).collect();
     mistakes.of(&unknown, |files| {
         format!(
@@ -54,12 +57,14 @@ pub(super) fn pictures(found: &[String], names: &[String], mistakes: &mut Mistak
             PICTURES.join(" ")
         )
     });
+
     let ids: Vec<&str> = folders.keys().copied().collect();
     if ids.is_empty() {
         mistakes.add("There is no picture in test/<class>/.");
     } else if !names.is_empty() {
         check(&ids, names, mistakes);
     }
+
     let mut pictures = Vec::new();
     for (class, files) in folders.values_mut().enumerate() {
         files.sort_unstable();
@@ -68,6 +73,7 @@ pub(super) fn pictures(found: &[String], names: &[String], mistakes: &mut Mistak
             class,
         }));
     }
+
     pictures
 }
 
@@ -85,6 +91,7 @@ fn check(folders: &[&str], names: &[String], mistakes: &mut Mistakes) {
         .zip(&numbers)
         .filter(|(_, n)| n.is_none())
         .collect();
+
     let odd: Vec<_> = odd.into_iter().map(|(folder, _)| *folder).collect();
     if odd.len() == folders.len() {
         if folders.len() != names.len() {
@@ -95,12 +102,15 @@ fn check(folders: &[&str], names: &[String], mistakes: &mut Mistakes) {
                  each for every class."
             ));
         }
+
         return;
     }
+
     let before = mistakes.0.len();
     mistakes.of(&odd, |folders| {
         format!("test/ has folders that are no class numbers, as the others are: {folders}.")
     });
+
     let width = folders.iter().map(|folder| folder.len()).max().unwrap_or(1);
     let absent = |&class: &usize| !numbers.contains(&Some(class));
     let told = |class: usize| format!("{class:0width$} ({})", names[class]);
@@ -108,21 +118,25 @@ fn check(folders: &[&str], names: &[String], mistakes: &mut Mistakes) {
     mistakes.of(&missing, |folders| {
         format!("test/ lacks the folders of classes: {folders}.")
     });
+
     let nameless = |n: &Option<usize>| n.is_some_and(|n| n >= names.len());
     let nameless: Vec<_> = folders
         .iter()
         .zip(&numbers)
         .filter(|(_, n)| nameless(n))
         .collect();
+
     let nameless: Vec<_> = nameless.into_iter().map(|(folder, _)| *folder).collect();
     mistakes.of(&nameless, |folders| {
         let count = names.len();
         format!("label_cn.txt has {count} names, and so none for the folders {folders} of test/.")
     });
+
     let unordered = numbers
         .iter()
         .enumerate()
         .any(|(place, number)| *number != Some(place));
+
     if mistakes.0.len() == before && unordered {
         mistakes.add(
             "The folders of test/ do not sort as their numbers do: write all of them with equally many \
@@ -148,6 +162,7 @@ mod tests {
         let names: Vec<_> = (0..names).map(|class| format!("名{class}")).collect();
         let mut mistakes = Mistakes::default();
         let pictures = pictures(&files, &names, &mut mistakes);
+
         (pictures, mistakes.0.join(" "))
     }
 
@@ -165,12 +180,14 @@ mod tests {
             "0/Thumbs.db",
             "0/é.png",
         ];
+
         let (pictures, mistakes) = found(&files, 2);
         assert_eq!(mistakes, "");
         let order: Vec<_> = pictures
             .iter()
             .map(|file| (file.name.as_str(), file.class))
             .collect();
+
         let right = [
             ("0/B.jpeg", 0),
             ("0/b.jpg", 0),
@@ -180,6 +197,7 @@ mod tests {
             ("1/9.bmp", 1),
             ("1/b.PNG", 1),
         ];
+
         assert_eq!(order, right);
     }
 
@@ -223,10 +241,12 @@ mod tests {
                 "lacks the folders of classes: 1 (名1).",
             ),
         ];
+
         for (files, names, expected) in table {
             let (_, mistakes) = found(files, names);
             assert!(mistakes.contains(expected), "{mistakes}");
         }
+
         let files: Vec<_> = (0..11).map(|class| format!("{class}/a.jpg")).collect();
         let files: Vec<_> = files.iter().map(String::as_str).collect();
         assert!(
@@ -234,6 +254,7 @@ mod tests {
                 .1
                 .contains("do not sort as their numbers do")
         );
+
         assert_eq!(found(&["n01/a.jpg", "n02/a.jpg"], 2).1, "");
     }
 }

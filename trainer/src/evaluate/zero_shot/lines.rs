@@ -19,14 +19,17 @@ pub(super) fn names(
     while names.last().is_some_and(String::is_empty) {
         names.pop();
     }
+
     let empty: Vec<_> = (1..)
         .zip(&names)
         .filter(|(_, name)| name.is_empty())
         .collect();
+
     let empty: Vec<_> = empty.into_iter().map(|(line, _)| line).collect();
     mistakes.of(&empty, |lines| {
         format!("{file} has no name in line {lines}: every class needs one.")
     });
+
     let repeated = repeated(&names);
     match may_repeat {
         true if !repeated.is_empty() => {
@@ -40,6 +43,7 @@ pub(super) fn names(
             )
         }),
     }
+
     names
 }
 
@@ -51,14 +55,17 @@ pub(super) fn templates(file: &str, bytes: &[u8], mistakes: &mut Mistakes) -> Ve
     let found: Vec<(usize, String)> = lines.filter(|(_, line)| is_one(line)).collect();
     let whole = |(_, line): &&(usize, String)| !line.contains(HOLE);
     let without: Vec<_> = found.iter().filter(whole).map(|(line, _)| line).collect();
+
     mistakes.of(&without, |lines| {
         format!("{file} has no {HOLE} in line {lines}: a template needs one where the name goes.")
     });
+
     if found.is_empty() && mistakes.0.len() == before {
         mistakes.add(format!(
             "{file} has no template: write one a line, such as 一张{HOLE}的照片。"
         ));
     }
+
     found.into_iter().map(|(_, line)| line).collect()
 }
 
@@ -79,6 +86,7 @@ fn lines(file: &str, bytes: &[u8], mistakes: &mut Mistakes) -> Vec<String> {
                 "{file} is not UTF-8 from byte {place} on: convert it, such as with iconv -f GB18030 -t \
                  UTF-8."
             ));
+
             Vec::new()
         }
     }
@@ -90,15 +98,18 @@ fn repeated(names: &[String]) -> Vec<String> {
     for (line, name) in (1..).zip(names).filter(|(_, name)| !name.is_empty()) {
         lines.entry(name).or_default().push(line);
     }
+
     let mut repeated: Vec<_> = lines
         .into_iter()
         .filter(|(_, lines)| lines.len() > 1)
         .collect();
+
     repeated.sort_by(|(_, a), (_, b)| a.cmp(b));
     let told = |(name, lines): (&str, Vec<usize>)| {
         let lines: Vec<_> = lines.iter().map(usize::to_string).collect();
         format!("{name} in lines {}", lines.join(" and "))
     };
+
     repeated.into_iter().map(told).collect()
 }
 
@@ -140,10 +151,12 @@ mod tests {
             (&utf16, "not UTF-8 from byte 0 on"),
             (b"a\nb\xFF", "not UTF-8 from byte 3 on"),
         ];
+
         for (bytes, expected) in table {
             let (_, mistakes) = of_names(bytes, false);
             assert!(mistakes.contains(expected), "{mistakes}");
         }
+
         assert_eq!(
             of_names("猫\n猫\n".as_bytes(), true).1,
             "",
@@ -158,11 +171,13 @@ mod tests {
             let found = templates("a.txt", text.as_bytes(), &mut mistakes);
             (found, mistakes.0.join(" "))
         };
+
         let (found, mistakes) = of("\u{FEFF}# ours\r\n\r\n{}的画。\r\n{}\r\n{}\r\n");
         assert_eq!(
             (found.as_slice(), mistakes.as_str()),
             (&["{}的画。", "{}", "{}"].map(String::from)[..], "")
         );
+
         assert_eq!(fill(&found[0], "猫"), "猫的画。");
         assert!(of("{}\n画\n\n照片\n").1.contains("no {} in line 2, 4:"));
         assert!(of("# nothing\n\n").1.contains("has no template"));

@@ -32,6 +32,7 @@ pub(super) fn order(bytes: &[u8], pictures: usize, mistakes: &mut Mistakes) -> O
             return None;
         }
     };
+
     let mut sorted = order.clone();
     sorted.sort_unstable();
     if !sorted.iter().copied().eq(0..pictures) {
@@ -41,6 +42,7 @@ pub(super) fn order(bytes: &[u8], pictures: usize, mistakes: &mut Mistakes) -> O
             pictures.saturating_sub(1)
         ));
     }
+
     Some(order)
 }
 
@@ -54,10 +56,12 @@ pub(super) fn labels(
     let places: HashMap<&str, usize> = (files.iter().enumerate())
         .map(|(place, file)| (file.name.as_str(), place))
         .collect();
+
     let mut seen = vec![false; files.len()];
     let text = String::from_utf8_lossy(bytes);
     let lines = (1..).zip(text.trim_start_matches('\u{FEFF}').lines());
     let mut faults = Vec::new();
+
     for (number, line) in lines.filter(|(_, line): &(u32, &str)| !line.trim().is_empty()) {
         match one(line, &places, (files, classes)) {
             Ok((place, _)) if std::mem::replace(&mut seen[place], true) => {
@@ -67,12 +71,14 @@ pub(super) fn labels(
             Err(fault) => faults.push(format!("{number} ({fault})")),
         }
     }
+
     mistakes.of(&faults, |lines| {
         format!(
             "{LABELS} cannot be used in line {lines}: each line must be such as {{\"file\": \
              \"test/003/a.jpg\", \"classes\": [3, 14]}}."
         )
     });
+
     labels
 }
 
@@ -85,11 +91,13 @@ fn one(
         file,
         classes: mut found,
     } = serde_json::from_str(line).map_err(|error| error.to_string())?;
+
     let place = file.strip_prefix("test/").and_then(|name| places.get(name));
     let place = *place.ok_or_else(|| format!("there is no picture {file}"))?;
     found.sort_unstable();
     found.dedup();
     let own = files[place].class;
+
     match found.last() {
         Some(&last) if last >= classes => Err(format!("there is no class {last}")),
         _ if !found.contains(&own) => Err(format!("{own}, the class of its folder, is not listed")),
@@ -110,6 +118,7 @@ mod tests {
                 mistakes.0.join(" "),
             )
         };
+
         assert_eq!(of("[2, 0, 1]"), (Some(vec![2, 0, 1]), String::new()));
         for text in ["[0, 1]", "[0, 1, 1]", "[1, 2, 3]"] {
             assert!(
@@ -117,6 +126,7 @@ mod tests {
                 "{text}"
             );
         }
+
         for text in ["{\"0\": 1}", "[-1, 0, 1]", "[0.5, 1, 2]", ""] {
             assert!(of(text).1.contains("no JSON list of numbers"), "{text}");
         }
@@ -128,6 +138,7 @@ mod tests {
             name: name.into(),
             class,
         };
+
         let files = [file("0/a.jpg", 0), file("1/b.jpg", 1), file("1/c.jpg", 1)];
         let of = |text: &str| {
             let mut mistakes = Mistakes::default();
@@ -136,14 +147,17 @@ mod tests {
                 mistakes.0.join(" "),
             )
         };
+
         let line = |file: &str, classes: &str| {
             format!("{{\"file\": \"{file}\", \"classes\": {classes}}}\r\n")
         };
+
         let (found, mistakes) = of(&line("test/1/b.jpg", "[2, 1, 1]"));
         assert_eq!(
             (found, mistakes.as_str()),
             (vec![vec![0], vec![1, 2], vec![1]], "")
         );
+
         for (text, expected) in [
             (line("1/b.jpg", "[1]"), "there is no picture 1/b.jpg"),
             (line("test/0/a.jpg", "[0, 3]"), "there is no class 3"),

@@ -28,6 +28,7 @@ impl Guesses<'_> {
             .rows()
             .filter(|&(row, right)| rank(row, right) < k)
             .count();
+
         hits as f64 / self.right.len().max(1) as f64
     }
 
@@ -40,6 +41,7 @@ impl Guesses<'_> {
         for (row, right) in self.rows() {
             confusion[right][most_probable(row)] += 1;
         }
+
         confusion
     }
 
@@ -74,6 +76,7 @@ pub fn per_class(confusion: &[Vec<u64>]) -> Vec<Option<f64>> {
         let all: u64 = row.iter().sum();
         (all > 0).then(|| row[class] as f64 / all as f64)
     };
+
     confusion.iter().enumerate().map(share).collect()
 }
 
@@ -89,9 +92,11 @@ pub fn roc_auc(scores: &[f32], right: &[bool]) -> Option<f64> {
     let order = sorted(scores);
     let positives = count(right);
     let negatives = right.len() - positives;
+
     if positives == 0 || negatives == 0 {
         return None;
     }
+
     let mut seen = 0;
     let mut area = 0.0;
     for ties in order.chunk_by(|&a, &b| scores[a] == scores[b]) {
@@ -101,6 +106,7 @@ pub fn roc_auc(scores: &[f32], right: &[bool]) -> Option<f64> {
         area += misses as f64 * (seen as f64 + hits as f64 / 2.0);
         seen += hits;
     }
+
     Some(area / (positives as f64 * negatives as f64))
 }
 
@@ -115,18 +121,22 @@ pub fn average_precision(scores: &[f32], right: &[bool]) -> Option<f64> {
     if positives == 0 {
         return None;
     }
+
     let mut curve = vec![(1.0, 0.0)];
     let mut hits = 0;
     let mut seen = 0;
+
     for ties in sorted(scores).chunk_by(|&a, &b| scores[a] == scores[b]) {
         hits += ties.iter().filter(|&&place| right[place]).count();
         seen += ties.len();
         curve.push((hits as f64 / seen as f64, hits as f64 / positives as f64));
     }
+
     let best = |least: f64| {
         let reached = curve.iter().filter(|&&(_, recall)| recall >= least);
         reached.map(|&(precision, _)| precision).fold(0.0, f64::max)
     };
+
     // The very numbers of numpy's linspace(1, 0, 11): 0.7 less than 1 is not 0.3 in binary.
     let recalls = (0..=10).map(|tenth| {
         if tenth == 10 {
@@ -135,6 +145,7 @@ pub fn average_precision(scores: &[f32], right: &[bool]) -> Option<f64> {
             1.0 - f64::from(tenth) * 0.1
         }
     });
+
     Some(recalls.map(best).sum::<f64>() / 11.0)
 }
 

@@ -30,12 +30,14 @@ impl Mistakes {
         if self.0.is_empty() {
             return Ok(());
         }
+
         let rest = self.0.len().saturating_sub(TOLD);
         let more = if rest > 0 {
             format!(" And {rest} more.")
         } else {
             String::new()
         };
+
         let told = self
             .0
             .iter()
@@ -43,6 +45,7 @@ impl Mistakes {
             .cloned()
             .collect::<Vec<_>>()
             .join(" ");
+
         Err(Error::Data(format!(
             "{what} cannot be scored. {told}{more}"
         )))
@@ -56,6 +59,7 @@ fn listed(examples: &[impl ToString]) -> String {
         .take(EXAMPLES)
         .map(ToString::to_string)
         .collect();
+
     match examples.len().saturating_sub(EXAMPLES) {
         0 => told.join(", "),
         rest => format!("{} and {rest} more", told.join(", ")),
@@ -73,6 +77,7 @@ mod tests {
         mistakes.of(&[0; 0], |_| "never".to_owned());
         (0..9).for_each(|_| mistakes.add("X."));
         let told = mistakes.check("Task a").unwrap_err();
+
         assert_eq!(told.exit().code(), 65);
         let told = told.to_string();
         assert!(told.starts_with("Task a cannot be scored. Numbers 1, 2, 3, 4, 5 and 2 more. X."));

@@ -44,6 +44,7 @@ pub(super) fn encode(
                 .map(|template| dataset_rules(&fill(template, name)))
         })
         .collect();
+
     let mut sums = vec![0.0; own.len() * width];
     for (number, texts) in texts.chunks(sizes.batch).enumerate() {
         let (ids, offsets) = tokenizer.pack(texts, sizes.context_length);
@@ -51,6 +52,7 @@ pub(super) fn encode(
             ids: &ids,
             offsets: &offsets,
         });
+
         let first = number * sizes.batch;
         for (text, feature) in (first..).zip(features.chunks_exact(width)) {
             let sum = &mut sums[text / templates.len() * width..][..width];
@@ -59,6 +61,7 @@ pub(super) fn encode(
                 .for_each(|(sum, &value)| *sum += f64::from(value));
         }
     }
+
     encoder.check()?;
     world.concat(sums.chunks(width).flat_map(unit).collect())
 }
@@ -79,12 +82,14 @@ pub(super) fn probabilities(images: &[f32], names: &[f32], width: usize) -> Vec<
     let blocks = images
         .par_chunks(PICTURES * width)
         .zip(found.par_chunks_mut(PICTURES * classes));
+
     blocks.for_each(|(images, found)| {
         let target = MatrixMut::new(found, classes);
         let both = (Matrix::new(images, width), names.transposed());
         product(target, Onto::Replace, SCALE, both, Threads::One);
         found.chunks_mut(classes).for_each(softmax);
     });
+
     found
 }
 
@@ -94,6 +99,7 @@ fn softmax(row: &mut [f32]) {
         .iter()
         .map(|&value| f64::from(value - most).exp())
         .collect();
+
     let sum: f64 = powers.iter().sum();
     row.iter_mut()
         .zip(powers)
@@ -109,10 +115,12 @@ mod tests {
         let images = [0.6f32, 0.8, 1.0, 0.0];
         let names = [1.0f32, 0.0, 0.8, 0.6, 0.0, 1.0];
         let found = probabilities(&images, &names, 2);
+
         for (image, row) in images.chunks(2).zip(found.chunks(3)) {
             let scores: Vec<f64> = (names.chunks(2))
                 .map(|name| f64::from(image[0] * name[0] + image[1] * name[1]))
                 .collect();
+
             let all: f64 = scores.iter().map(|score| (100.0 * score).exp()).sum();
             for (found, score) in row.iter().zip(scores) {
                 let right = (100.0 * score).exp() / all;

@@ -66,20 +66,24 @@ pub(super) fn encode(
         let (decoded, chunks) = sync_channel(CHUNKS_AHEAD);
         scope.spawn(move || fetch(ready, share, sizes.batch, &fetched));
         scope.spawn(move || decode(ready, sizes.side, &files, &decoded));
+
         chunks.into_iter().try_for_each(|chunk: Result<Chunk>| {
             let (planes, found) = chunk?;
             if !found.used.is_empty() {
                 features.extend_from_slice(&encoder.encode_images(Pixels::Bytes(&planes)));
             }
+
             own.append(found);
             Ok::<_, Error>(())
         })
     })?;
+
     encoder.check()?;
     let mut found = Found::default();
     exchange(&own, world)?
         .into_iter()
         .for_each(|next| found.append(next));
+
     judge(ready, &found, most_skipped)?;
     Ok(Encoded {
         features: world.concat(features)?,
@@ -93,6 +97,7 @@ fn fetch(ready: &Ready, share: Range<usize>, batch: usize, to: &SyncSender<Files
         let chunk = first..share.end.min(first + batch);
         let names = ready.files[chunk.clone()].iter().map(|file| file.path());
         let files = ready.store.get_many(&names.collect::<Vec<_>>());
+
         if to.send((chunk, files)).is_err() {
             return;
         }
@@ -120,6 +125,7 @@ fn chunk(
         Err(Error::Store(fault)) if fault.fault == Fault::Missing => Ok(Err(fault.to_string())),
         Err(error) => Err(error),
     };
+
     let pictures: Vec<_> = files.into_par_iter().map(planes).collect();
     let (mut all, mut found) = Chunk::default();
     for (place, picture) in places.zip(pictures) {
@@ -135,6 +141,7 @@ fn chunk(
             }
         }
     }
+
     Ok((all, found))
 }
 

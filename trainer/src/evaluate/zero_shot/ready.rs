@@ -80,20 +80,24 @@ impl Ready {
                     "There is no {NAMES}: write the Chinese name of each class in it, one a line, in \
                      the order of the class folders."
                 ));
+
                 Vec::new()
             }
         };
+
         let files = listed(&store, &classes, (&mut digest, &mut mistakes))?;
         let found = store.find(ORDER)?;
         let order = found.and_then(|bytes| order(&bytes, files.len(), &mut mistakes));
         let found = store.find(LABELS)?.unwrap_or_default();
         digest.update(sha256(&found));
         let labels = labels(&found, (&files, classes.len()), &mut mistakes);
+
         count(config, custom, headline, classes.len(), &mut mistakes);
         mistakes.check(&format!("Task {name}: {}", store.uri()))?;
         let called = config
             .preset
             .map_or_else(|| name.to_owned(), |preset| preset.name());
+
         let name = name.to_owned();
         let digest = hex(&digest.finalize());
         Ok(Self {
@@ -119,6 +123,7 @@ impl Templates {
             sha256,
             texts,
         } = self;
+
         TemplatesReport {
             from: from.clone(),
             count: texts.len() as i64,
@@ -136,9 +141,11 @@ fn chosen(
     if config.template_set.is_some() && config.templates.is_some() {
         mistakes.add("templates and templateSet are both given: leave one of them out.");
     }
+
     let set = config
         .template_set
         .or(custom.map(|custom| custom.templates));
+
     let set = set.unwrap_or(TemplateSet::General);
     let (from, bytes) = match &config.templates {
         Some(uri) => (uri.clone(), Store::open(uri)?.get("")?),
@@ -147,6 +154,7 @@ fn chosen(
             super::own_templates(set).as_bytes().into(),
         ),
     };
+
     let texts = templates(&from, &bytes, mistakes);
     Ok(Templates {
         sha256: sha256(&bytes),
@@ -165,10 +173,12 @@ fn listed(
         .join(TEST)
         .list()
         .map_err(|error| unlisted(store, error))?;
+
     let mut entries = String::new();
     found
         .iter()
         .for_each(|entry| entries += &format!("{} {}\n", entry.bytes, entry.name));
+
     digest.update(sha256(entries.as_bytes()));
     let found: Vec<_> = found.into_iter().map(|entry| entry.name).collect();
     Ok(pictures(&found, names, mistakes))
@@ -179,6 +189,7 @@ fn unlisted(store: &Store, error: Error) -> Error {
     if !store.uri().starts_with("http") {
         return error;
     }
+
     Error::Config(format!(
         "{error}. Which pictures there are must be listed, which a web server does only with WebDAV \
          (PROPFIND): copy the data set to s3://, gs://, az:// or a folder, and name that."
@@ -203,9 +214,11 @@ fn count(
              preset out."
         ));
     }
+
     if headline.is_recall() {
         mistakes.add("The metric is one of a retrieval: choose another.");
     }
+
     if headline == Metric::RocAuc && classes > 0 && classes != 2 {
         mistakes.add(format!(
             "The metric rocAuc needs two classes, and there are {classes}: choose another."

@@ -40,9 +40,11 @@ impl Model {
             .as_ref()
             .and_then(|name| name.as_str())
             .map(str::to_owned);
+
         let visual = tensors
             .clone()
             .filter(|(name, _)| name.starts_with("visual."));
+
         Self {
             name: format!(
                 "CN-CLIP-{}",
@@ -130,8 +132,10 @@ impl Scored {
                 skipped = ready.files.len() - self.pictures.len(),
                 "no {SUBMISSION} is written, for it must have a row for every picture"
             );
+
             return Ok(());
         }
+
         put(&folder, SUBMISSION, &self.submission(ready, model))
     }
 
@@ -140,6 +144,7 @@ impl Scored {
             pictures: &self.pictures,
             order: ready.order.as_deref(),
         };
+
         Submission {
             model_name: &model.name,
             dataset_name: &ready.called,
@@ -161,6 +166,7 @@ impl Scored {
             pictures: row.iter().sum(),
             accuracy: accuracy.map(|share| 100.0 * share),
         };
+
         Classes {
             task: &ready.name,
             dataset: &self.result.dataset,

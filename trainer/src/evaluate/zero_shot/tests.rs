@@ -30,6 +30,7 @@ impl Encoder for Plain {
         let Pixels::Bytes(planes) = pixels else {
             panic!("pictures come as bytes")
         };
+
         let area = SIZES.side * SIZES.side;
         self.0.keep(
             planes
@@ -63,6 +64,7 @@ fn picture(red: u8) -> Bytes {
         .unwrap()
         .write_image_data(&pixels)
         .unwrap();
+
     bytes.into()
 }
 
@@ -80,6 +82,7 @@ fn colours() -> Store {
                 .unwrap();
         }
     }
+
     store
 }
 
@@ -105,11 +108,13 @@ fn scored(ready: &Ready, most_skipped: f64) -> Result<Scored> {
         (SIZES, most_skipped),
         &World::alone(),
     );
+
     assert!(
         encoder.0.largest_batch <= SIZES.batch,
         "{}",
         encoder.0.largest_batch
     );
+
     scored
 }
 
@@ -127,6 +132,7 @@ fn a_picture_is_taken_for_the_class_whose_name_is_nearest() {
     assert_eq!(scored.classes, ["黑", "灰", "红"]);
     let numbers = numbers(&scored);
     let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-9, "{a} for {b}");
+
     near(numbers.accuracy, 100.0 * 11.0 / 12.0);
     near(numbers.mean_per_class, 100.0 * (1.0 + 1.0 + 0.75) / 3.0);
     near(numbers.top5, 100.0);
@@ -134,10 +140,12 @@ fn a_picture_is_taken_for_the_class_whose_name_is_nearest() {
         (numbers.headline, numbers.roc_auc),
         (Metric::Accuracy, None)
     );
+
     assert!(numbers.mean_average_precision > 90.0 && numbers.mean_average_precision < 100.0);
     assert_eq!((scored.result.images, scored.pictures.len()), (12, 12));
     let last = &scored.pictures[11];
     assert_eq!((last.file.as_str(), last.class), ("test/2/3.png", 2));
+
     for picture in &scored.pictures {
         assert!((picture.probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-6);
     }
@@ -152,9 +160,11 @@ fn of_two_classes_there_is_an_area_under_the_curve() {
             .put(&format!("test/{file}.png"), picture(level))
             .unwrap();
     }
+
     let area = numbers(&scored(&ready(&store), 0.0).unwrap())
         .roc_auc
         .unwrap();
+
     assert!((area - 75.0).abs() < 1e-9, "{area}");
 }
 
@@ -165,6 +175,7 @@ fn a_picture_of_several_classes_counts_for_all_of_them() {
     let line = "{\"file\": \"test/2/3.png\", \"classes\": [1, 2]}\n";
     store.put("test_labels.jsonl", line.into()).unwrap();
     let several = numbers(&scored(&ready(&store), 0.0).unwrap());
+
     assert!(several.mean_average_precision > alone.mean_average_precision);
     assert_eq!(several.accuracy, alone.accuracy);
 }
@@ -176,10 +187,12 @@ fn a_picture_that_cannot_be_used_is_left_out_and_too_many_end_the_evaluation() {
     let ready = ready(&store);
     store.delete("test/2/3.png").unwrap();
     let few = scored(&ready, 0.2).unwrap();
+
     assert_eq!(few.confusion, [[4, 0, 0], [0, 3, 0], [0, 0, 3]]);
     let error = scored(&ready, 0.1).unwrap_err();
     assert_eq!(error.exit().code(), 65);
     let told = error.to_string();
+
     for expected in [
         "2 of 12 pictures of memory:",
         "test/1/2.png: a picture begins with",
@@ -187,14 +200,17 @@ fn a_picture_that_cannot_be_used_is_left_out_and_too_many_end_the_evaluation() {
     ] {
         assert!(told.contains(expected), "{told}");
     }
+
     for file in &ready.files {
         store.delete(&file.path()).unwrap();
     }
+
     let told = scored(&ready, 1.0).unwrap_err().to_string();
     assert!(
         told.starts_with("none of the 12 pictures of memory: can be used."),
         "{told}"
     );
+
     assert!(told.contains("it does not exist"), "{told}");
 }
 
@@ -209,6 +225,7 @@ fn a_model_that_says_no_numbers_is_refused() {
             let Pixels::Bytes(planes) = pixels else {
                 panic!("pictures come as bytes")
             };
+
             self.0 = vec![f32::NAN; planes.len() / 48];
             self.0.as_slice().into()
         }
@@ -217,6 +234,7 @@ fn a_model_that_says_no_numbers_is_refused() {
             self.0.as_slice().into()
         }
     }
+
     let ready = ready(&colours());
     let mut encoder = Broken(Vec::new());
     let found = score(
@@ -226,6 +244,7 @@ fn a_model_that_says_no_numbers_is_refused() {
         (SIZES, 0.0),
         &World::alone(),
     );
+
     let told = found.unwrap_err().to_string();
     assert!(
         told.contains("task colours: the features of some pictures are not numbers"),
@@ -246,10 +265,12 @@ fn any_number_of_ranks_gets_the_same() {
                 (SIZES, 0.0),
                 &world,
             )?;
+
             assert_eq!(found.pictures, alone.pictures, "{ranks} ranks");
             assert_eq!(numbers(&found), numbers(&alone), "{ranks} ranks");
             Ok(())
         };
+
         Crew::threads(ranks).work(job, job).unwrap();
     }
 }
@@ -261,6 +282,7 @@ fn a_submission_has_a_row_for_every_picture_in_the_order_of_the_data_set() {
         parameters: 7,
         visual: 3,
     };
+
     let store = colours();
     store
         .put(
@@ -268,6 +290,7 @@ fn a_submission_has_a_row_for_every_picture_in_the_order_of_the_data_set() {
             "[11, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]".into(),
         )
         .unwrap();
+
     let with_order = ready(&store);
     let to = Store::memory();
     let found = scored(&with_order, 0.0).unwrap();
@@ -278,6 +301,7 @@ fn a_submission_has_a_row_for_every_picture_in_the_order_of_the_data_set() {
         )
         .unwrap()
     };
+
     let submission = read(SUBMISSION);
     for (key, value) in [
         ("model_name", serde_json::json!("CN-CLIP-ViT-B-16")),
@@ -291,6 +315,7 @@ fn a_submission_has_a_row_for_every_picture_in_the_order_of_the_data_set() {
     ] {
         assert_eq!(submission[key], value, "{key}");
     }
+
     let rows = submission["predictions"][0].as_array().unwrap();
     assert_eq!(rows.len(), 12);
     for (row, picture) in rows.iter().zip([11, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]) {
@@ -305,17 +330,20 @@ fn a_submission_has_a_row_for_every_picture_in_the_order_of_the_data_set() {
                 (found - f64::from(*exact)).abs() <= 5.1e-7,
                 "{found} for {exact}"
             );
+
             assert!(
                 (found * 1e6).fract().abs().min(1.0 - (found * 1e6).fract()) < 1e-6,
                 "{found}"
             );
         }
     }
+
     let classes = read(CLASSES);
     assert_eq!(
         classes["classes"][2],
         serde_json::json!({"name": "红", "pictures": 4, "accuracy": 75.0})
     );
+
     assert_eq!(classes["confusion"][2], serde_json::json!([0, 1, 3]));
 
     store.put("test/1/2.png", "no picture".into()).unwrap();
@@ -325,11 +353,13 @@ fn a_submission_has_a_row_for_every_picture_in_the_order_of_the_data_set() {
         .unwrap()
         .write(&less, &model, &to)
         .unwrap();
+
     assert_eq!(
         to.find("tasks/colours/submission.json").unwrap(),
         None,
         "a row would be missing"
     );
+
     assert!(to.find("tasks/colours/classes.json").unwrap().is_some());
 }
 
@@ -341,6 +371,7 @@ fn a_model_is_called_as_it_was_published() {
         ("bert.x", 4),
         ("logit_scale", 1),
     ];
+
     let mut config = Architecture::VitH14.towers().unwrap();
     let of = |config: &_| Model::of(config, tensors.iter().copied());
     let known = of(&config);
@@ -348,6 +379,7 @@ fn a_model_is_called_as_it_was_published() {
         (known.name.as_str(), known.parameters, known.visual),
         ("CN-CLIP-ViT-H-14", 11, 6)
     );
+
     config.embed_dim = 7;
     assert_eq!(of(&config).name, "CN-CLIP-ViT 32×1280 /14 at 224 px");
 }

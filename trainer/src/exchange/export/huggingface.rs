@@ -38,6 +38,7 @@ impl Description {
                     .into(),
             ));
         };
+
         let (vocabulary, uri) = model.vocabulary(vocabulary)?;
         tokens::of_vocabulary(&vocabulary, &uri, text.vocab_size)?;
         let json = |value: Value| Bytes::from(format!("{value:#}\n"));
@@ -51,6 +52,7 @@ impl Description {
             ("special_tokens_map.json", json(special_tokens())),
             (VOCABULARY, vocabulary),
         ];
+
         Ok(Self { files })
     }
 }
@@ -60,6 +62,7 @@ pub(super) fn write(params: &Params, description: &Description, to: &Path) -> Re
     let tensors = params
         .tensors()
         .flat_map(|(segment, values)| tensors(segment, values.host()));
+
     output::tensors(&to.join(WEIGHTS), tensors)?;
     for (name, bytes) in &description.files {
         let path = to.join(name);
@@ -67,6 +70,7 @@ pub(super) fn write(params: &Params, description: &Description, to: &Path) -> Re
             writer.write_all(bytes).map_err(Error::file("write", &path))
         })?;
     }
+
     let names = description.files.iter().map(|(name, _)| *name);
     Ok([WEIGHTS]
         .into_iter()
@@ -113,6 +117,7 @@ fn tensors<'a>(segment: &Segment, values: &'a [f32]) -> Vec<(String, Numbers<'a>
             },
         )]
     };
+
     match name {
         "text_projection" => vec![("text_projection.weight".into(), transposed(&shape, values))],
         "visual.proj" => vec![(
@@ -126,6 +131,7 @@ fn tensors<'a>(segment: &Segment, values: &'a [f32]) -> Vec<(String, Numbers<'a>
                 .fold(name.to_owned(), |name, (ours, theirs)| {
                     name.replace(ours, theirs)
                 });
+
             match name.split_once(".attn.in_proj_") {
                 Some((layer, kind)) => apart((layer, kind), &shape, values),
                 None => whole(name),
@@ -143,6 +149,7 @@ fn apart<'a>(
     let parts = ["q", "k", "v"]
         .into_iter()
         .zip(values.chunks(values.len() / 3));
+
     let part = |(which, values)| {
         let name = format!("{layer}.self_attn.{which}_proj.{kind}");
         (
@@ -153,6 +160,7 @@ fn apart<'a>(
             },
         )
     };
+
     parts.map(part).collect()
 }
 
@@ -172,6 +180,7 @@ fn config(model: &ModelConfig, vit: &Vit) -> Value {
         image,
         text,
     } = model;
+
     json!({
         "architectures": ["ChineseCLIPModel"],
         "model_type": "chinese_clip",
@@ -240,9 +249,11 @@ fn tokenizer(context_length: usize) -> Value {
         "tokenize_chinese_chars": true,
         "model_max_length": context_length,
     });
+
     if let (Some(config), Value::Object(tokens)) = (config.as_object_mut(), special_tokens()) {
         config.extend(tokens);
     }
+
     config
 }
 

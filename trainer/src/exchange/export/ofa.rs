@@ -30,9 +30,11 @@ pub(super) fn name(model: &ModelConfig) -> String {
         (VitL14At336, "vit-l-14-336"),
         (VitH14, "vit-h-14"),
     ];
+
     let own = published
         .iter()
         .find(|(preset, _)| preset.towers().as_ref() == Some(model));
+
     own.map_or_else(
         || "clip_cn".to_owned(),
         |(_, name)| format!("clip_cn_{name}"),
@@ -46,6 +48,7 @@ pub(super) fn write(params: &Params, name: &str, to: &Path) -> Result<Vec<String
     output::file(&path, |writer| {
         archive(params, name, writer).map_err(Error::file("write", &path))
     })?;
+
     Ok(vec![file])
 }
 
@@ -56,17 +59,21 @@ fn archive(params: &Params, name: &str, writer: impl Write + Seek) -> io::Result
             .compression_method(CompressionMethod::Stored)
             .with_alignment(ALIGNMENT)
             .large_file(true);
+
         zip.start_file(format!("{FOLDER}/{name}"), options)?;
         write(&mut zip)
     };
+
     let pickle = pickle(params, name);
     add("data.pkl", &mut |file| file.write_all(&pickle))?;
     add("byteorder", &mut |file| file.write_all(b"little"))?;
+
     for (number, (segment, values)) in params.tensors().enumerate() {
         add(&format!("data/{number}"), &mut |file| {
             numbers(storage(segment), &values.read(), file)
         })?;
     }
+
     add("version", &mut |file| file.write_all(b"3\n"))?;
     zip.finish()?.flush()
 }
@@ -81,6 +88,7 @@ fn pickle(params: &Params, name: &str) -> Vec<u8> {
             .int(0)
             .text("name")
             .text(name);
+
         pickle.text("state_dict").ordered_dict(|pickle| {
             for (number, (segment, _)) in params.tensors().enumerate() {
                 // The reference trains behind DistributedDataParallel, and its loader expects that.
@@ -89,6 +97,7 @@ fn pickle(params: &Params, name: &str) -> Vec<u8> {
             }
         });
     });
+
     pickle.finish()
 }
 
@@ -113,6 +122,7 @@ fn numbers(storage: Storage, values: &[f32], file: &mut dyn Write) -> io::Result
                 .collect(),
         }
     };
+
     values
         .chunks(BLOCK)
         .try_for_each(|block| file.write_all(&bytes(block)))

@@ -44,6 +44,7 @@ impl Pickle {
                 self.0.extend((value as i64).to_le_bytes());
             }
         }
+
         self
     }
 
@@ -73,9 +74,11 @@ impl Pickle {
                         Storage::Float => "FloatStorage",
                         Storage::Long => "LongStorage",
                     };
+
                     pickle.text("storage").global("torch", kind);
                     pickle.text(&number.to_string()).text("cpu").int(count);
                 });
+
                 // The tuple names the storage; no offset; not trained; no hooks.
                 pickle.0.push(b'Q');
                 pickle.int(0);
@@ -83,6 +86,7 @@ impl Pickle {
                 pickle.0.push(0x89);
                 pickle.global("collections", "OrderedDict").0.extend(b")R");
             });
+
         self.0.push(b'R');
         self
     }

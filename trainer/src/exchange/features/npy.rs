@@ -10,6 +10,7 @@ pub(super) fn head(rows: usize, columns: usize) -> Vec<u8> {
         format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
     let length = (START + told.len() + 1).next_multiple_of(64) - START;
     let mut head = b"\x93NUMPY\x01\x00".to_vec();
+
     // A shape of two numbers needs less than 64 KiB.
     head.extend((length as u16).to_le_bytes());
     head.extend(format!("{told:<width$}\n", width = length - 1).bytes());

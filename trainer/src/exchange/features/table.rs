@@ -46,6 +46,7 @@ impl<W: Write + Send> Table<W> {
             Id::Number(number) => i64::try_from(*number).ok(),
             Id::Name(_) => None,
         };
+
         match (&mut self.ids, number) {
             (Ids::Numbers(ids), Some(number)) => ids.push(number),
             (Ids::Names(ids), _) => ids.push(id.to_string().as_str().into()),
@@ -54,6 +55,7 @@ impl<W: Write + Send> Table<W> {
                     .iter()
                     .map(|id| id.to_string().as_str().into())
                     .collect();
+
                 names.push(id.to_string().as_str().into());
                 self.ids = Ids::Names(names);
             }
@@ -64,6 +66,7 @@ impl<W: Write + Send> Table<W> {
                 )));
             }
         }
+
         self.values.extend_from_slice(feature);
         match self.values.len() >= GROUP {
             true => self.group().map_err(unwritten),
@@ -83,14 +86,17 @@ impl<W: Write + Send> Table<W> {
         if let Some(to) = self.to.take() {
             self.open = Some(begin(to, &self.ids)?);
         }
+
         let Some(open) = &mut self.open else {
             return Ok(());
         };
+
         let mut group = open.next_row_group()?;
         self.ids.write(&mut group)?;
         features(&mut group, &self.values, self.width)?;
         group.close()?;
         self.values.clear();
+
         Ok(())
     }
 }
@@ -103,6 +109,7 @@ impl Ids {
         let Some(mut column) = group.next_column()? else {
             return Ok(());
         };
+
         match self {
             Self::Numbers(ids) => {
                 column.typed::<Int64Type>().write_batch(ids, None, None)?;
@@ -115,6 +122,7 @@ impl Ids {
                 ids.clear();
             }
         }
+
         column.close()
     }
 }
@@ -127,15 +135,18 @@ fn begin<W: Write + Send>(
         Ids::Numbers(_) => "required int64 id;",
         Ids::Names(_) => "required binary id (string);",
     };
+
     let schema = format!(
         "message features {{ {id} required group feature (list) {{ repeated group list {{ \
          required float element; }} }} }}"
     );
+
     let schema = Arc::new(parse_message_type(&schema)?);
     // Features repeat nothing: a dictionary of them would only cost time.
     let plain = WriterProperties::builder()
         .set_dictionary_enabled(false)
         .build();
+
     SerializedFileWriter::new(to, schema, Arc::new(plain))
 }
 
@@ -148,13 +159,16 @@ fn features<W: Write + Send>(
     let Some(mut column) = group.next_column()? else {
         return Ok(());
     };
+
     let repeated: Vec<i16> = (0..values.len())
         .map(|at| i16::from(at % width > 0))
         .collect();
+
     let defined = vec![1; values.len()];
     column
         .typed::<FloatType>()
         .write_batch(values, Some(&defined), Some(&repeated))?;
+
     column.close()
 }
 

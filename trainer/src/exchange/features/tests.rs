@@ -13,6 +13,7 @@ fn written(format: FeatureFormat, of: Of, ids: &[Id; 3]) -> (Vec<u8>, Option<Vec
     writer.add(&ids[..1], &FEATURES[..2]).unwrap();
     writer.add(&ids[1..], &FEATURES[2..]).unwrap();
     let beside = writer.finish().unwrap();
+
     (file, beside)
 }
 
@@ -31,6 +32,7 @@ fn lines_are_the_references() {
                 {\"text_id\":\"猫.png\",\"feature\":[1.1754944e-38,-0.0]}\n";
     assert_eq!((std::str::from_utf8(&file).unwrap(), beside), (text, None));
     let (file, _) = written(FeatureFormat::Jsonl, Of::Images, &numbers());
+
     assert!(file.starts_with(b"{\"image_id\":7,"));
 }
 
@@ -42,14 +44,17 @@ fn an_array_has_its_shape_its_numbers_and_its_ids_beside_it() {
     let (head, numbers) = file.split_at(10 + length);
     assert!(head.len().is_multiple_of(64) && head.ends_with(b"\n"));
     let told = std::str::from_utf8(&head[10..]).unwrap();
+
     assert!(
         told.contains("'descr': '<f4'") && told.contains("'shape': (3, 2)"),
         "{told}"
     );
+
     let numbers: Vec<_> = numbers
         .chunks(4)
         .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
         .collect();
+
     assert_eq!(numbers, FEATURES);
     assert_eq!(beside.unwrap(), "7\n\"a\"\n\"猫.png\"\n".as_bytes());
 }
@@ -65,17 +70,20 @@ fn a_table_has_a_row_for_each_with_numbers_as_ids_where_all_are() {
             .unwrap()
             .map(Result::unwrap)
             .collect();
+
         assert_eq!(rows.len(), 3);
         for ((row, id), feature) in rows.iter().zip(&ids).zip(FEATURES.chunks(2)) {
             let found = match ids[1] {
                 Id::Number(_) => row.get_long(0).unwrap().to_string(),
                 Id::Name(_) => row.get_string(0).unwrap().clone(),
             };
+
             assert_eq!(found, id.to_string());
             let list = row.get_list(1).unwrap();
             let found: Vec<_> = (0..list.len())
                 .map(|at| list.get_float(at).unwrap())
                 .collect();
+
             assert_eq!(found, feature);
         }
     }
@@ -87,6 +95,7 @@ fn the_end_of_a_name_says_the_format() {
         ("a.npy", FeatureFormat::Npy),
         ("a.parquet", FeatureFormat::Parquet),
     ];
+
     for (name, format) in rows.into_iter().chain([
         ("a.jsonl", FeatureFormat::Jsonl),
         ("a", FeatureFormat::Jsonl),

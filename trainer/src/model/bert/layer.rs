@@ -90,6 +90,7 @@ impl Layer {
             &format!("{name}.attention.output.dense"),
             (width, width),
         );
+
         let norm = format!("{name}.attention.output.LayerNorm");
         let norm_1 = LayerNorm::declare(layout, &norm, width, super::EPSILON);
         let up = declare(
@@ -97,6 +98,7 @@ impl Layer {
             &format!("{name}.intermediate.dense"),
             (width, hidden),
         );
+
         let down = declare(layout, &format!("{name}.output.dense"), (hidden, width));
         let norm = format!("{name}.output.LayerNorm");
         Self {
@@ -145,6 +147,7 @@ impl Layer {
         let few = kept * width;
         let row = kept * self.attention.row();
         let x = x.first(all);
+
         let y = y.first(few);
 
         self.qkv
@@ -153,12 +156,14 @@ impl Layer {
             saved.probabilities.first_mut(row),
             scratch.dropped.first_mut(row),
         );
+
         let qkv = saved.qkv.first(3 * all);
         let attended = saved.attended.first_mut(few);
         self.attention
             .forward(sequences, dropouts.attention, qkv, weights, attended);
         let attended = saved.attended.first(few);
         let sum = saved.sum_1.first_mut(few);
+
         self.out.forward(values, attended, sum, Onto::Replace);
         take(sequences, width, x, scratch.spare.first_mut(few));
         let sum = saved.sum_1.first_mut(few);
@@ -166,6 +171,7 @@ impl Layer {
         dropouts.attended.add(sequences, width, sum, residual);
         let sum = saved.sum_1.first(few);
         let moments = saved.moments_1.first_mut(kept * MOMENTS);
+
         self.norm_1
             .forward(values, sum, saved.middle.first_mut(few), moments);
 
@@ -176,6 +182,7 @@ impl Layer {
         dropouts
             .fed
             .add(sequences, width, saved.sum_2.first_mut(few), middle);
+
         let sum = saved.sum_2.first(few);
         let moments = saved.moments_2.first_mut(kept * MOMENTS);
         self.norm_2.forward(values, sum, y, moments);
@@ -207,6 +214,7 @@ impl Layer {
             dropped,
             scores,
         } = scratch;
+
         let inner = (saved.sum_2.first(few), saved.moments_2.first(moments));
         let dy = gradient.first(few);
         let dsum = narrow.first_mut(few);
@@ -215,6 +223,7 @@ impl Layer {
         dropouts
             .fed
             .apply(sequences, width, narrow.first(few), spare.first_mut(few));
+
         let inner = (saved.middle.first(few), spare.first(few));
         let dmiddle = narrow.first_mut(few);
         let weights = (values, &mut *gradients);
@@ -230,6 +239,7 @@ impl Layer {
         dropouts
             .attended
             .apply(sequences, width, gradient.first(few), spare.first_mut(few));
+
         let inner = (saved.attended.first(few), spare.first(few));
         let dattended = narrow.first_mut(few);
         self.out.backward(
@@ -239,6 +249,7 @@ impl Layer {
             dattended,
             Onto::Replace,
         );
+
         let qkv = saved.qkv.first(3 * all);
         let probabilities = saved.probabilities.first(row);
         let inner = (qkv, probabilities, saved.attended.first(few));
@@ -246,6 +257,7 @@ impl Layer {
         let attention = &self.attention;
         let dattended = narrow.first(few);
         let dqkv_mut = dqkv.first_mut(3 * all);
+
         attention.backward(
             sequences,
             dropouts.attention,
@@ -277,6 +289,7 @@ fn declare_qkv(layout: &mut Layout, name: &str, width: usize) -> Linear {
         let names = ["query", "key", "value"].map(|which| format!("{name}.{which}.{part}"));
         Weight::join(&names.map(|name| layout.weight(&name, shape, init)))
     };
+
     let weight = three("weight", &[width, width], DEVIATION);
     let bias = three("bias", &[width], Init::Zeros);
     Linear::new(weight, Some(bias), width)
@@ -292,6 +305,7 @@ mod tests {
             hidden: 0.5,
             attention: 0.5,
         };
+
         let dropout = Dropout::new(1, 2, 0);
         let mut masks = vec![dropout.at(0, rates.hidden)];
         for layer in 0..3 {
@@ -300,8 +314,10 @@ mod tests {
                 attended,
                 fed,
             } = rates.at(dropout, layer);
+
             masks.extend([attention, attended, fed]);
         }
+
         for (i, mask) in masks.iter().enumerate() {
             assert!(masks[..i].iter().all(|other| other != mask), "place {i}");
         }

@@ -77,10 +77,12 @@ impl AttentionPool {
             width,
             tokens: 1 + places,
         };
+
         let normal = Init::Normal((width as f32).powf(-0.5));
         let mut weight = |name: &str, shape: &[usize], init| {
             layout.weight(&format!("visual.attnpool.{name}"), shape, init)
         };
+
         let positions = weight("positional_embedding", &[1 + places, width], normal);
         let keys = ["k_proj.weight", "v_proj.weight"];
         let matrices = keys.map(|name| weight(name, &[width, width], normal));
@@ -92,6 +94,7 @@ impl AttentionPool {
             let inits = (normal, Init::fan_in(width));
             Linear::declare(layout, &name, (width, outputs), inits)
         };
+
         let q = linear("q_proj", width);
         let c = linear("c_proj", features);
         let saved = Saved::new(layout.memory(), batch, attention);
@@ -112,11 +115,13 @@ impl AttentionPool {
             width,
             tokens,
         } = self.attention;
+
         let few = x.len() / (tokens - 1);
         let saved = &mut self.saved;
         let mut all = saved.tokens.first_mut(few * tokens);
         let mut means = saved.means.first_mut(few);
         let both = (all.reborrow(), means.reborrow());
+
         mean_token::forward(width, self.positions.of(values), x, both);
         let mut kv = saved.kv.first_mut(2 * few * tokens);
         let mut q = saved.q.first_mut(few);
@@ -125,6 +130,7 @@ impl AttentionPool {
         self.q
             .forward(values, means.view(), q.reborrow(), Onto::Replace);
         let probabilities = saved.probabilities.first_mut(few / width * heads * tokens);
+
         let mut attended = saved.attended.first_mut(few);
         self.attention
             .forward(q.view(), kv.view(), probabilities, attended.reborrow());
@@ -144,6 +150,7 @@ impl AttentionPool {
             width,
             tokens,
         } = self.attention;
+
         let few = dfeatures.len() / self.c.outputs() * width;
         let saved = &mut self.saved;
         let attended = saved.attended.first(few);
@@ -155,6 +162,7 @@ impl AttentionPool {
             dattended.reborrow(),
             Onto::Replace,
         );
+
         let q = saved.q.first(few);
         let kv = saved.kv.first(few * tokens * 2);
         let mut dq = saved.dq.first_mut(few);
@@ -163,6 +171,7 @@ impl AttentionPool {
             saved.probabilities.first(few / width * heads * tokens),
             attended,
         );
+
         let outer = (dq.reborrow(), dkv.reborrow());
         self.attention
             .backward((q, kv), inner, dattended.view(), outer);
@@ -170,6 +179,7 @@ impl AttentionPool {
         let all = saved.tokens.first(few * tokens);
         let means = saved.means.first(few);
         let mut dall = saved.kv.first_mut(few * tokens);
+
         self.kv.backward(
             (values, gradients),
             all,
@@ -177,6 +187,7 @@ impl AttentionPool {
             dall.reborrow(),
             Onto::Replace,
         );
+
         let mut dmeans = saved.q.first_mut(few);
         self.q.backward(
             (values, gradients),
@@ -185,6 +196,7 @@ impl AttentionPool {
             dmeans.reborrow(),
             Onto::Replace,
         );
+
         let positions = self.positions.of(gradients.reborrow());
         mean_token::backward(width, positions, (dall, dmeans.view()), dx);
     }

@@ -85,18 +85,21 @@ impl Bottleneck {
             planes,
             stride,
         } = sizes;
+
         let places = batch * side * side;
         let places_out = batch * sizes.side_out().pow(2);
         let mut point = |layout: &mut Layout, parts: [&str; 2], channels, size| {
             let [convolution, norm] = parts.map(|part| format!("{name}.{part}"));
             Unit::point(layout, (&convolution, &norm), channels, size, lent)
         };
+
         let first = point(
             layout,
             ["conv1", "bn1"],
             (inputs, planes),
             (places, Init::Ones),
         );
+
         let names = [format!("{name}.conv2"), format!("{name}.bn2")];
         let channels = (planes, planes);
         let second = Unit::square(
@@ -106,6 +109,7 @@ impl Bottleneck {
             (side, 1, batch),
             lent,
         );
+
         let mut point = |layout: &mut Layout, parts: [&str; 2], inputs, weight| {
             let [convolution, norm] = parts.map(|part| format!("{name}.{part}"));
             let channels = (inputs, sizes.outputs());
@@ -117,10 +121,12 @@ impl Bottleneck {
                 lent,
             )
         };
+
         let third = point(layout, ["conv3", "bn3"], planes, Init::Zeros);
         let shortcut = (stride > 1 || inputs != sizes.outputs())
             .then(|| point(layout, ["downsample.0", "downsample.1"], inputs, Init::Ones));
         let saved = Saved::new(layout.memory(), &sizes);
+
         Self {
             sizes,
             units: [first, second, third],
@@ -145,6 +151,7 @@ impl Bottleneck {
             stride,
             ..
         } = self.sizes;
+
         let batch = x.len() / (side * side * inputs);
         let Saved {
             first,
@@ -153,6 +160,7 @@ impl Bottleneck {
             pooled_input,
             output,
         } = &mut self.saved;
+
         let [unit_1, unit_2, unit_3] = &mut self.units;
         let narrow = batch * side * side * planes;
         let mut output = output.first_mut(batch * (side / stride).pow(2) * EXPANSION * planes);
@@ -163,30 +171,36 @@ impl Bottleneck {
             first.first_mut(narrow),
             (Onto::Replace, Then::Rectify),
         );
+
         let first = first.first(narrow);
         let inner = second.first_mut(narrow);
         unit_2.forward(pass, first, inner, (Onto::Replace, Then::Rectify));
         let mut x = x;
         let mut inner = second.first(narrow);
+
         if stride > 1 {
             let pool = AveragePool {
                 side,
                 channels: inputs,
             };
+
             pool.forward(x, pooled_input.first_mut(x.len() / 4));
             AveragePool {
                 side,
                 channels: planes,
             }
             .forward(inner, pooled.first_mut(narrow / 4));
+
             (x, inner) = (pooled_input.first(x.len() / 4), pooled.first(narrow / 4));
         }
+
         match &mut self.shortcut {
             Some(unit) => {
                 unit.forward(pass, x, output.reborrow(), (Onto::Replace, Then::Nothing));
             }
             None => output.copy_from(x),
         }
+
         unit_3.forward(pass, inner, output, (Onto::Add, Then::Rectify));
     }
 
@@ -204,6 +218,7 @@ impl Bottleneck {
             stride,
             ..
         } = self.sizes;
+
         let batch = x.len() / (side * side * inputs);
         let Scratch {
             lent,
@@ -211,6 +226,7 @@ impl Bottleneck {
             spare,
             branch,
         } = scratch;
+
         let narrow = x.len() / inputs * planes;
         let out = self.output(batch);
         let [unit_1, unit_2, unit_3] = &self.units;
@@ -229,15 +245,18 @@ impl Bottleneck {
         } else {
             saved.second.first(inner)
         };
+
         unit_3.backward((values, gradients), lent, x_3, (dy, Then::Nothing), dinner);
         if stride > 1 {
             let pool = AveragePool {
                 side,
                 channels: planes,
             };
+
             pool.backward(spare.first(inner), branch.first_mut(narrow), Onto::Replace);
             std::mem::swap(spare, branch);
         }
+
         let dfirst = Some((branch.first_mut(narrow), Onto::Replace));
         let dy = (spare.first_mut(narrow), Then::Rectify);
         unit_2.backward(
@@ -247,6 +266,7 @@ impl Bottleneck {
             dy,
             dfirst,
         );
+
         let dx = Some((spare.first_mut(x.len()), Onto::Replace));
         let dy = (branch.first_mut(narrow), Then::Rectify);
         unit_1.backward((values, gradients), lent, x, dy, dx);
@@ -271,9 +291,11 @@ impl Bottleneck {
             stride,
             ..
         } = self.sizes;
+
         let batch = x.len() / (side * side * inputs);
         let dout = gradient.first_mut(self.output(batch).len());
         let dx = spare.first_mut(x.len());
+
         match &self.shortcut {
             None => branch::add(dout.view(), dx),
             Some(unit) if stride == 1 => {
@@ -293,6 +315,7 @@ impl Bottleneck {
                 .backward(dpooled.view(), dx, Onto::Add);
             }
         }
+
         std::mem::swap(gradient, spare);
     }
 }

@@ -48,11 +48,13 @@ impl Stem {
             let size = (side, stride, batch);
             Unit::square(layout, (&names[0], &names[1]), channels, size, lent)
         };
+
         let units = [
             unit(1, (3, width / 2), side, 2),
             unit(2, (width / 2, width / 2), half, 1),
             unit(3, (width / 2, width), half, 1),
         ];
+
         let places = batch * half * half;
         let memory = layout.memory();
         let saved = Saved {
@@ -62,6 +64,7 @@ impl Stem {
             third: memory.array(places * width),
             output: memory.array(places / 4 * width),
         };
+
         let plate = Plate::new(memory, batch * side * side * 3);
         Self {
             side,
@@ -88,11 +91,13 @@ impl Stem {
             third,
             output,
         } = &mut self.saved;
+
         let mut picture = picture.first_mut(pixels.len());
         let full = pixels.len() / 3 / 4 * self.width;
         let mut first = first.first_mut(full / 2);
         let mut second = second.first_mut(full / 2);
         let mut third = third.first_mut(full);
+
         interleave(self.plate.take(pixels), self.side, picture.reborrow());
         self.units[0].forward(pass, picture.view(), first.reborrow(), PLAIN);
         self.units[1].forward(pass, first.view(), second.reborrow(), PLAIN);
@@ -101,6 +106,7 @@ impl Stem {
             side: self.side / 2,
             channels: self.width,
         };
+
         pool.forward(third.view(), output.first_mut(full / 4));
     }
 
@@ -124,11 +130,13 @@ impl Stem {
             .backward(gradient.first(out), dthird.reborrow(), Onto::Replace);
         let dx = Some((gradient.first_mut(half), Onto::Replace));
         let x = saved.second.first(half);
+
         let dy = (dthird, Then::Rectify);
         self.units[2].backward((values, gradients), lent, x, dy, dx);
         let dx = Some((spare.first_mut(half), Onto::Replace));
         let x = saved.first.first(half);
         let dy = (gradient.first_mut(half), Then::Rectify);
+
         self.units[1].backward((values, gradients), lent, x, dy, dx);
         let x = saved.picture.first(batch * self.side * self.side * 3);
         let dy = (spare.first_mut(half), Then::Rectify);

@@ -80,6 +80,7 @@ impl Unit {
         let convolution = Conv2d::declare(layout, names.0, channels, (side, stride), memory);
         let places = batch * side.div_ceil(stride).pow(2);
         let convolution = Convolution::Square(convolution);
+
         Self::new(
             layout,
             convolution,
@@ -119,6 +120,7 @@ impl Unit {
             training,
             lent,
         } = pass;
+
         let middle = self.middle.first_mut(y.len());
         match &self.convolution {
             Convolution::Point(linear) => {
@@ -126,6 +128,7 @@ impl Unit {
             }
             Convolution::Square(conv) => conv.forward(*values, x, middle, &mut lent.workspace),
         }
+
         let middle = self.middle.first(y.len());
         if *training {
             let memory = (&mut self.moments, &mut lent.sums);
@@ -133,6 +136,7 @@ impl Unit {
         } else {
             self.norm.recall(*values, state.view(), &mut self.moments);
         }
+
         self.norm.apply(&self.moments, middle, y, onto, then);
     }
 
@@ -154,6 +158,7 @@ impl Unit {
             dy.reborrow(),
             then,
         );
+
         let dy = dy.view();
         match &self.convolution {
             Convolution::Point(linear) => match dx {

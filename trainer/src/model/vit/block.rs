@@ -61,6 +61,7 @@ impl Block {
             &[3 * width],
             Init::Zeros,
         );
+
         let mut linear = |part: &str, (inputs, outputs), bias| {
             let name = format!("{name}.{part}");
             Linear::declare(
@@ -70,6 +71,7 @@ impl Block {
                 (Init::fan_in(inputs), bias),
             )
         };
+
         let out = linear("attn.out_proj", (width, width), Init::Zeros);
         let up = linear("mlp.c_fc", (width, hidden), Init::fan_in(width));
         let down = linear("mlp.c_proj", (hidden, width), Init::fan_in(hidden));
@@ -119,6 +121,7 @@ impl Block {
         let few = kept * width;
         let row = kept * self.attention.row();
         let x = x.first(all);
+
         let mut y = y.first(few);
 
         let moments = saved.moments_1.first_mut(tokens * MOMENTS);
@@ -126,17 +129,20 @@ impl Block {
             .forward(values, x, saved.normed_1.first_mut(all), moments);
         let normed = saved.normed_1.first(all);
         let qkv = saved.qkv.first_mut(3 * all);
+
         self.qkv.forward(values, normed, qkv, Onto::Replace);
         let weights = (
             saved.probabilities.first_mut(row),
             scratch.dropped.first_mut(row),
         );
+
         let qkv = saved.qkv.first(3 * all);
         let attended = saved.attended.first_mut(few);
         self.attention
             .forward(sequences, Dropout::NONE, qkv, weights, attended);
         take(sequences, width, x, saved.middle.first_mut(few));
         let attended = saved.attended.first(few);
+
         self.out
             .forward(values, attended, saved.middle.first_mut(few), Onto::Add);
 
@@ -179,6 +185,7 @@ impl Block {
             scores,
             ..
         } = scratch;
+
         let inner = (saved.normed_2.first(few), gradient.first(few));
         let dnormed = narrow.first_mut(few);
         let weights = (values, &mut *gradients);
@@ -189,6 +196,7 @@ impl Block {
             saved.middle.first(few),
             saved.moments_2.first(kept * MOMENTS),
         );
+
         let dnormed = narrow.first(few);
         let dmiddle = gradient.first_mut(few);
         self.norm_2
@@ -204,12 +212,14 @@ impl Block {
             dattended,
             Onto::Replace,
         );
+
         let qkv = saved.qkv.first(3 * all);
         let probabilities = saved.probabilities.first(row);
         let inner = (qkv, probabilities, saved.attended.first(few));
         let memory = (dropped.first_mut(row), scores.first_mut(row));
         let dattended = narrow.first(few);
         let dqkv_mut = dqkv.first_mut(3 * all);
+
         self.attention
             .backward(sequences, Dropout::NONE, inner, dattended, memory, dqkv_mut);
 
@@ -224,6 +234,7 @@ impl Block {
             dnormed,
             Onto::Replace,
         );
+
         let inner = (x.first(all), saved.moments_1.first(tokens * MOMENTS));
         let dnormed = narrow.first(all);
         let dx = gradient.first_mut(all);

@@ -29,6 +29,7 @@ impl Attention {
             (Kept(probabilities, row), Kept(dropped, row)),
             Kept(out, self.width),
         );
+
         sequences.each(
             (Tokens(qkv, 3 * self.width), arrays),
             |sample, (qkv, arrays)| {
@@ -41,11 +42,13 @@ impl Attention {
                     } else {
                         &*probabilities.0
                     };
+
                     let tokens = qkv.0.len() / (3 * self.width);
                     let pair = (
                         self.scores(head, weights, tokens),
                         self.part(head, Part::Value, qkv.0),
                     );
+
                     multiply(
                         self.precision,
                         self.head_mut(head, out.0),
@@ -73,12 +76,14 @@ impl Attention {
         let saved = (Tokens(qkv, wide), Kept(probabilities, row));
         let scratch = (Kept(dropped, row), Kept(dscores, row));
         let gradients = (Kept(dout, self.width), Tokens(dqkv, wide));
+
         sequences.each(((saved, scratch), gradients), |sample, parts| {
             let (((qkv, probabilities), (dropped, dscores)), (dout, dqkv)) = parts;
             if dout.0.len() * 3 < dqkv.0.len() {
                 // Queries of tokens that do not go on have no gradient.
                 dqkv.0.fill(0.0);
             }
+
             let mask = dropout.is_active().then(|| dropout.mask(sample));
             for head in 0..self.heads {
                 let saved = (qkv.0, probabilities.0);
@@ -106,12 +111,14 @@ impl Attention {
             }
             None => probabilities,
         };
+
         let mut write = |which, pair| {
             let rows = if matches!(which, Part::Query) {
                 dout.rows()
             } else {
                 tokens
             };
+
             let target = self.part_mut(head, which, dqkv, rows);
             multiply(
                 self.precision,
@@ -122,10 +129,12 @@ impl Attention {
                 Threads::One,
             );
         };
+
         write(
             Part::Value,
             (self.scores(head, weights, tokens).transposed(), dout),
         );
+
         let target = self.scores_mut(head, dscores, tokens);
         multiply(
             self.precision,
@@ -135,6 +144,7 @@ impl Attention {
             (dout, part(Part::Value).transposed()),
             Threads::One,
         );
+
         self.backward_softmax(head, mask, probabilities, dscores, tokens);
         let dscores = self.scores(head, dscores, tokens);
         write(Part::Query, (dscores, part(Part::Key)));
@@ -155,11 +165,13 @@ impl Attention {
             (queries, keys.transposed()),
             Threads::One,
         );
+
         for row in probabilities.chunks_exact_mut(self.row()) {
             let scores = &mut row[head * self.longest..][..keys.rows()];
             if let Some(ids) = padding {
                 hide(ids, scores);
             }
+
             softmax(scores);
         }
     }
@@ -168,6 +180,7 @@ impl Attention {
         let rows = probabilities
             .chunks_exact(self.row())
             .zip(dropped.chunks_exact_mut(self.row()));
+
         for (row, (from, to)) in rows.enumerate() {
             let part = head * self.longest..(head + 1) * self.longest;
             mask.apply(
@@ -191,16 +204,19 @@ impl Attention {
         let rows = probabilities
             .chunks_exact(self.row())
             .zip(dscores.chunks_exact_mut(self.row()));
+
         for (row, (p, d)) in rows.enumerate() {
             let start = head * self.longest;
             let p = &p[start..start + tokens];
             let d = &mut d[start..start + tokens];
+
             if let Some(mask) = mask {
                 let first = row * self.row() + start;
                 d.iter_mut()
                     .enumerate()
                     .for_each(|(i, d)| *d *= mask.scale(first + i));
             }
+
             let mean = sum(d, |i, d| d * p[i]);
             d.iter_mut()
                 .zip(p)

@@ -51,6 +51,7 @@ impl BatchNorm {
             rows,
             ..
         } = &mut *moments;
+
         // Taken from a sample of the channel, a large mean costs the variance no digits.
         mean[..width].copy_from_slice(&x[..width]);
         repeat(mean, width);
@@ -65,6 +66,7 @@ impl BatchNorm {
                 }
             }
         });
+
         let count = (x.len() / width) as f32;
         let variances = &mut sharpness[..width];
         for i in 0..width {
@@ -72,17 +74,21 @@ impl BatchNorm {
             variances[i] = (squares[i] / count - distance * distance).max(0.0);
             mean[i] += distance;
         }
+
         *rows = sums.join_moments(f64::from(count), &mut mean[..width], variances);
         let unbiased = (*rows / (*rows - 1.0).max(1.0)) as f32;
         let follow = |running: &mut f32, now: f32| *running += MOMENTUM * (now - *running);
+
         for i in 0..width {
             follow(&mut self.running_mean.of_mut(state)[i], mean[i]);
             follow(
                 &mut self.running_variance.of_mut(state)[i],
                 variances[i] * unbiased,
             );
+
             variances[i] = 1.0 / (variances[i] + EPSILON).sqrt();
         }
+
         self.batches.of_mut(state)[0] += 1.0;
         self.prepare(values, moments);
     }
@@ -93,6 +99,7 @@ impl BatchNorm {
         for (sharpness, variance) in moments.sharpness.iter_mut().zip(variances) {
             *sharpness = 1.0 / (variance + EPSILON).sqrt();
         }
+
         self.prepare(values, moments);
     }
 
@@ -104,12 +111,14 @@ impl BatchNorm {
             offset,
             ..
         } = moments;
+
         let weight = self.weight.of(values);
         let bias = self.bias.of(values);
         for i in 0..self.width {
             factor[i] = sharpness[i] * weight[i];
             offset[i] = bias[i] - mean[i] * factor[i];
         }
+
         for array in [mean, sharpness, factor, offset] {
             repeat(array, self.width);
         }
@@ -179,14 +188,17 @@ impl BatchNorm {
             self.weight.of_mut(gradients)[i] += along[i] * moments.sharpness[i];
             self.bias.of_mut(gradients)[i] += sum[i];
         }
+
         sums.join(self.width);
         let [sum, along] = sums.memory.sums(self.width);
         let count = moments.rows as f32;
+
         for i in 0..self.width {
             let weight = along[i] * moments.sharpness[i];
             along[i] = moments.factor[i] * moments.sharpness[i] * weight / count;
             sum[i] *= moments.factor[i] / count;
         }
+
         repeat(sum, self.width);
         repeat(along, self.width);
         let sum = &*sum;
@@ -197,6 +209,7 @@ impl BatchNorm {
             offset,
             ..
         } = moments;
+
         dy.par_chunks_mut(self.chunk())
             .zip(x.par_chunks(self.chunk()))
             .for_each(|(dy, x)| {
@@ -205,6 +218,7 @@ impl BatchNorm {
                         .iter()
                         .zip(offset)
                         .zip(mean.iter().zip(sum.iter().zip(along)));
+
                     for ((dy, x), ((factor, offset), (mean, (sum, along)))) in
                         dy.iter_mut().zip(x).zip(line)
                     {
@@ -228,10 +242,12 @@ impl BatchNorm {
             offset,
             ..
         } = moments;
+
         memory.over((dy.len(), self.width), |range, sum, along| {
             let spans = x[range.clone()]
                 .chunks(mean.len())
                 .zip(dy[range].chunks(mean.len()));
+
             for (x, dy) in spans {
                 let line = mean.iter().zip(factor.iter().zip(offset));
                 let sums = sum.iter_mut().zip(along.iter_mut());

@@ -63,6 +63,7 @@ impl Sums {
                 }
             }
         }
+
         self.shared
             .resize(self.shared.len().max(2 * width + 1), 0.0);
     }
@@ -84,6 +85,7 @@ impl Sums {
         let Some(ranks) = &self.ranks else {
             return rows;
         };
+
         let width = means.len();
         let shared = &mut self.shared[..width + 1];
         shared[0] = rows;
@@ -91,20 +93,24 @@ impl Sums {
             .iter_mut()
             .zip(&*means)
             .for_each(|(sum, mean)| *sum = rows * f64::from(*mean));
+
         ranks.sum(shared);
         let total = shared[0];
         let sums = &mut shared[1..];
+
         for ((sum, mean), variance) in sums.iter_mut().zip(means).zip(&*variances) {
             let own = f64::from(*mean);
             let common = *sum / total;
             *mean = common as f32;
             *sum = rows * (f64::from(*variance) + (own - common).powi(2));
         }
+
         ranks.sum(sums);
         variances
             .iter_mut()
             .zip(sums)
             .for_each(|(own, sum)| *own = (*sum / total) as f32);
+
         total
     }
 
@@ -116,6 +122,7 @@ impl Sums {
             ranks,
             ..
         } = self;
+
         let Some(ranks) = ranks else { return };
         let [first, second] = memory.sums(width).map(|sums| &mut sums[..width]);
         join(&**ranks, shared, [first, second]);
@@ -136,6 +143,7 @@ fn join(ranks: &dyn Ranks, shared: &mut [f64], [first, second]: [&mut [f32]; 2])
         .iter_mut()
         .zip(both)
         .for_each(|(shared, own)| *shared = f64::from(*own));
+
     ranks.sum(shared);
     let both = first.iter_mut().chain(second);
     both.zip(&*shared)
@@ -160,6 +168,7 @@ impl Memory {
                 let (total, block) = memory.split_at_mut(2 * span);
                 total.fill(0.0);
                 let end = length.min((part + 1) * share);
+
                 for start in (part * share..end).step_by(BLOCK * span) {
                     block.fill(0.0);
                     let (first, second) = block.split_at_mut(span);
@@ -170,6 +179,7 @@ impl Memory {
                         .for_each(|(total, sum)| *total += sum);
                 }
             });
+
         let (total, others) = parts.split_at_mut(4 * span);
         for other in others.chunks_exact(4 * span) {
             total[..2 * span]
@@ -177,6 +187,7 @@ impl Memory {
                 .zip(other)
                 .for_each(|(total, sum)| *total += sum);
         }
+
         let (first, second) = total[..2 * span].split_at_mut(span);
         for sums in [&mut *first, &mut *second] {
             let (sums, others) = sums.split_at_mut(width);
@@ -186,6 +197,7 @@ impl Memory {
                     .for_each(|(sum, other)| *sum += other);
             }
         }
+
         [first, second]
     }
 

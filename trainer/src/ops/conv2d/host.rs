@@ -25,6 +25,7 @@ pub(super) fn fit(parts: &mut Vec<Part>, convolution: &Conv2d) {
     let row = TAPS * convolution.grid.channels.max(convolution.outputs);
     let grow = |array: &mut Vec<f32>, length| array.resize(array.len().max(length), 0.0);
     parts.resize_with(rayon::current_num_threads(), Part::default);
+
     for Part { rows, sums } in parts {
         grow(rows, PIECE.max(row));
         grow(sums, convolution.weight.len());
@@ -42,6 +43,7 @@ impl Grid {
             let sample = top / line;
             let top = top % line;
             let picture = &x[sample * picture..(sample + 1) * picture];
+
             self.neighbourhood(picture, (top * self.stride, left * self.stride), row);
         }
     }
@@ -53,12 +55,14 @@ impl Grid {
         let before = usize::from(left == 0);
         let after = usize::from(left + 1 == side);
         let inside = before * channels..(3 - after) * channels;
+
         for (tap, pixels) in row.chunks_exact_mut(3 * channels).enumerate() {
             let y = (top + tap).wrapping_sub(1);
             if y >= side {
                 pixels.fill(0.0);
                 continue;
             }
+
             let start = (y * side + left + before - 1) * channels;
             pixels[..inside.start].fill(0.0);
             pixels[inside.clone()].copy_from_slice(&picture[start..start + inside.len()]);
@@ -97,6 +101,7 @@ impl Grid {
         let (share, step) = self.shares(x, parts.len());
         let work = dy.par_chunks(share * outputs).zip(parts).enumerate();
         let count = work.len();
+
         work.for_each(|(part, (dy, Part { rows, sums }))| {
             for (piece, dy) in dy.chunks(step * outputs).enumerate() {
                 let rows = &mut rows[..dy.len() / outputs * row];
@@ -107,9 +112,11 @@ impl Grid {
                     Matrix::new(rows, row).transposed(),
                     Matrix::new(dy, outputs),
                 );
+
                 multiply(self.precision, target, onto, 1.0, pair, Threads::One);
             }
         });
+
         count
     }
 
@@ -171,12 +178,14 @@ impl Conv2d {
         let taps = matrix
             .par_chunks_mut(self.grid.channels * outputs)
             .enumerate();
+
         taps.for_each(|(tap, matrix)| {
             for start in (0..outputs).step_by(LINE) {
                 for (input, line) in matrix.chunks_exact_mut(outputs).enumerate() {
                     let from = weight[start * row + input * TAPS + tap..]
                         .iter()
                         .step_by(row);
+
                     line[start..]
                         .iter_mut()
                         .take(LINE)
@@ -195,6 +204,7 @@ impl Conv2d {
             .par_chunks_mut(inputs * self.outputs)
             .rev()
             .enumerate();
+
         taps.for_each(|(tap, matrix)| {
             for (line, weight) in matrix
                 .chunks_exact_mut(inputs)

@@ -74,16 +74,19 @@ impl Chart {
                 .collect(),
             ..curve.clone()
         };
+
         let curves: Vec<_> = curves
             .iter()
             .map(finite)
             .filter(|c| !c.points.is_empty())
             .collect();
+
         let values = || {
             curves
                 .iter()
                 .flat_map(|curve| curve.points.iter().map(|point| point.1))
         };
+
         let low = values().reduce(f64::min)?;
         let high = values().reduce(f64::max)?;
         let last = stages.iter().map(|stage| stage.1).fold(1.0, f64::max);
@@ -97,6 +100,7 @@ impl Chart {
             step: nice(last / 6.0),
             ends: (left, right),
         };
+
         Some(Self {
             title,
             unit,
@@ -134,8 +138,10 @@ fn summary(title: &str, curves: &[Curve], step: f64) -> String {
             label(first.0, 1.0),
             label(last.0, 1.0)
         );
+
         Some(format!("{name} {ends} {steps}").trim().to_owned())
     });
+
     format!("{title}: {}", told.collect::<Vec<_>>().join("; "))
 }
 
@@ -155,6 +161,7 @@ fn names(stages: &[(String, f64)], steps: &Axis) -> Vec<Mark> {
                 label: name.clone(),
             })
         });
+
     marks.collect()
 }
 
@@ -167,6 +174,7 @@ impl Line {
             .points
             .last()
             .map(|point| label(point.1, values.step / 100.0));
+
         Self {
             name: curve.name.clone(),
             last: last.unwrap_or_default(),
@@ -207,10 +215,12 @@ impl Axis {
         } else {
             high.abs().max(1.0)
         };
+
         let step = nice(spread / 3.0);
         let low = (low / step).floor() * step;
         let high = (high / step).ceil() * step;
         let high = if high > low { high } else { low + step };
+
         Self {
             low,
             high,
@@ -258,9 +268,11 @@ fn label(value: f64, step: f64) -> String {
     if size < step / 1000.0 {
         return "0".into();
     }
+
     if size < 1e-3 || step < 1e-3 {
         return format!("{value:.1e}").replace(".0e", "e");
     }
+
     match size {
         1e6.. => format!("{}M", value / 1e6),
         1e4.. if step >= 100.0 => format!("{}k", (value / 100.0).round() / 10.0),
@@ -287,6 +299,7 @@ mod tests {
             .iter()
             .map(|(name, end)| ((*name).into(), *end))
             .collect();
+
         Chart::draw(("Loss", "nats"), curves, &stages)
     }
 
@@ -336,12 +349,14 @@ mod tests {
             &[curve(&(1..9000).map(noise).collect::<Vec<_>>())],
             &[("a", 9000.0)],
         );
+
         let chart = chart.unwrap();
         let path = chart.lines[0].path.strip_prefix('M').unwrap();
         let points: Vec<(f64, f64)> = (path.split('L'))
             .map(|point| point.split_once(' ').unwrap())
             .map(|(x, y)| (x.parse().unwrap(), y.parse().unwrap()))
             .collect();
+
         assert!(points.len() <= MOST_POINTS, "{}", points.len());
         for (x, y) in points {
             assert!((chart.left..=chart.right).contains(&x), "{x}");
@@ -356,6 +371,7 @@ mod tests {
             ("a-very-long-name", 520.0),
             ("finetune", 1000.0),
         ];
+
         let chart = draw(&[curve(&[(1.0, 2.0), (999.0, 1.0)])], &stages).unwrap();
         assert_eq!(chart.boundaries.len(), 2);
         let names: Vec<_> = chart
@@ -363,6 +379,7 @@ mod tests {
             .iter()
             .map(|mark| mark.label.as_str())
             .collect();
+
         assert_eq!(names, ["align", "finetune"]);
         assert_eq!(chart.summary, "Loss: from 2.00 to 1.00 over steps 1 to 999");
     }

@@ -88,12 +88,14 @@ impl Classes {
             confusion,
             ..
         } = scored;
+
         let mut best = sorted(names, confusion);
         let ends = if names.len() > MOST_OPEN {
             END
         } else {
             names.len()
         };
+
         let mut between = best.split_off(ends.min(best.len()));
         let worst = between.split_off(between.len().saturating_sub(END));
         let mistaken = mistaken(&scored.pictures).into_iter();
@@ -106,6 +108,7 @@ impl Classes {
                 probability: 100.0 * picture.probabilities[taken_for],
             })
         });
+
         Ok(Self {
             best,
             between,
@@ -128,6 +131,7 @@ fn sorted(names: &[String], confusion: &[Vec<u64>]) -> Vec<Class> {
             right,
         }
     };
+
     let mut classes: Vec<_> = confusion.iter().enumerate().map(class).collect();
     let place = |class: &Class| class.right.unwrap_or(-1.0);
     classes.sort_by(|a, b| place(b).total_cmp(&place(a)));
@@ -141,10 +145,12 @@ fn pairs(names: &[String], confusion: &[Vec<u64>]) -> Vec<Pair> {
             .iter()
             .enumerate()
             .filter(move |&(other, &images)| other != class && images > 0);
+
         let pair =
             move |(other, &images): (usize, &u64)| (class, other, images, percent(images, all));
         others.map(pair).collect::<Vec<_>>()
     };
+
     let mut pairs: Vec<_> = confusion.iter().enumerate().flat_map(row).collect();
     pairs.sort_by(|a, b| b.2.cmp(&a.2).then(b.3.total_cmp(&a.3)));
     let pair = |(class, other, images, share): (usize, usize, u64, f64)| Pair {
@@ -153,6 +159,7 @@ fn pairs(names: &[String], confusion: &[Vec<u64>]) -> Vec<Pair> {
         images,
         share,
     };
+
     pairs.into_iter().take(PAIRS).map(pair).collect()
 }
 
@@ -162,15 +169,18 @@ fn mistaken(pictures: &[Picture]) -> Vec<(&Picture, usize)> {
     let guesses = pictures
         .iter()
         .map(|picture| (picture, most_probable(&picture.probabilities)));
+
     let mut wrong: Vec<_> = guesses
         .filter(|(picture, taken_for)| !picture.labels.contains(taken_for))
         .collect();
+
     wrong.sort_by(|(a, x), (b, y)| b.probabilities[*y].total_cmp(&a.probabilities[*x]));
     let mut seen = HashSet::new();
     let new = |(picture, taken_for): &(&Picture, usize)| seen.insert((picture.class, *taken_for));
     let (mut first, more): (Vec<_>, Vec<_>) = wrong.into_iter().partition(new);
     first.extend(more);
     first.truncate(MISTAKEN);
+
     first
 }
 

@@ -48,8 +48,10 @@ pub fn compare(title: &str, runs: &[Curves], written_at: i64) -> String {
             .map(|run| run.sum(|point| point.step))
             .max()
             .unwrap_or(0);
+
         Chart::draw((title, unit), &curves, &[(String::new(), last as f64)])
     };
+
     let charts = [
         runs_of(
             "Validation recall",
@@ -58,6 +60,7 @@ pub fn compare(title: &str, runs: &[Curves], written_at: i64) -> String {
         ),
         runs_of("Loss", "nats", |point| point.loss),
     ];
+
     render(
         "compare.html",
         &View {
@@ -74,6 +77,7 @@ fn mean_recall(point: &Point) -> Option<f64> {
         text_to_image,
         image_to_text,
     } = point.recalls?;
+
     Some((text_to_image.mean_recall + image_to_text.mean_recall) / 2.0)
 }
 
@@ -96,6 +100,7 @@ pub fn table(runs: &[Curves]) -> String {
             loss,
             recalls,
         } = run.row();
+
         let loss = loss.map_or("–".to_owned(), |loss| format!("{loss:.3}"));
         let recalls = recalls.iter().map(
             |Recall {
@@ -105,9 +110,11 @@ pub fn table(runs: &[Curves]) -> String {
                  mean_recall,
              }| { format!("{r1:.1}/{r5:.1}/{r10:.1}/{mean_recall:.1}") },
         );
+
         let cells = [name.to_owned(), steps.to_string(), pairs.to_string(), loss];
         cells.into_iter().chain(recalls).collect()
     };
+
     let rows: Vec<_> = runs.iter().map(row).collect();
     aligned((&COLUMNS, 1), &rows)
 }
@@ -143,6 +150,7 @@ impl Curves {
             points.extend(stage.points.iter().filter_map(at));
             start += stage.points.last().map_or(0, |point| point.step);
         }
+
         Curve {
             name: self.name.clone(),
             points,
@@ -161,6 +169,7 @@ mod tests {
             r10: 10.25,
             mean_recall,
         };
+
         Point {
             step,
             samples_seen: 4 * step,
@@ -178,6 +187,7 @@ mod tests {
             name: name.into(),
             points,
         };
+
         [
             Curves {
                 name: "two <stages>".into(),
@@ -200,6 +210,7 @@ mod tests {
             .lines()
             .map(|line| line.split_whitespace().collect())
             .collect();
+
         let [_, run, empty] = <[Vec<&str>; 3]>::try_from(lines).unwrap();
         let right = [
             "two",
@@ -210,6 +221,7 @@ mod tests {
             "1.0/5.0/10.2/6.0",
             "0.0/0.0/0.0/0.0",
         ];
+
         assert_eq!(run, right);
         assert_eq!(empty, ["unmeasured", "0", "0", "–"]);
     }
@@ -223,11 +235,13 @@ mod tests {
             2,
             "a curve in each chart"
         );
+
         assert_eq!(html.matches("class=\"line-2\"").count(), 0);
         assert!(
             html.contains("over steps 10 to 25"),
             "stages follow one another"
         );
+
         assert!(html.contains("not validated"));
     }
 }

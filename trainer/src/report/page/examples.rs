@@ -65,6 +65,7 @@ impl Examples {
         let shown: Vec<usize> = (usual.iter().chain(&worst))
             .flat_map(|&text| answers(scored, text).chain(wanted(scored, text)))
             .collect();
+
         let files = scored.gallery.pictures(dataset, &shown)?;
         let carry = |(image, file): (usize, bytes::Bytes)| Some((image, data_uri(&file)?));
         let pictures: HashMap<usize, String> = files.into_iter().filter_map(carry).collect();
@@ -74,6 +75,7 @@ impl Examples {
             place: wanted(scored, text).map(|image| place(scored, text, image)),
             ..example(text)
         };
+
         Ok(Self {
             usual: usual.into_iter().map(example).collect(),
             worst: worst.into_iter().map(failed).collect(),
@@ -104,6 +106,7 @@ fn answer(scored: &Scored, text: usize, image: usize, of: &HashMap<usize, String
     let caption = texts
         .first()
         .map(|&text| scored.gallery.texts[text].text.clone());
+
     Answer {
         picture: of.get(&image).cloned(),
         caption: caption.unwrap_or_default(),
@@ -119,6 +122,7 @@ fn usual(scored: &Scored) -> Vec<usize> {
     let able = |&text: &usize| !labelled || !relevant[text].is_empty();
     let able: Vec<_> = (0..relevant.len()).filter(able).collect();
     let count = able.len().min(USUAL);
+
     (0..count)
         .map(|number| able[(2 * number + 1) * able.len() / (2 * count)])
         .collect()
@@ -135,6 +139,7 @@ fn worst(scored: &Scored) -> Vec<usize> {
             similarity(scored, text, best) - similarity(scored, text, wanted(scored, text)?);
         Some((below, text))
     };
+
     let mut gaps: Vec<_> = (0..nearest.len()).filter(missed).filter_map(gap).collect();
     gaps.sort_by(|a, b| b.0.total_cmp(&a.0));
     gaps.into_iter().take(WORST).map(|(_, text)| text).collect()

@@ -56,6 +56,7 @@ impl Matrix {
             16..=25 => 22.0,
             _ => 15.0,
         };
+
         let short: Vec<_> = names.iter().map(|name| short(name)).collect();
         let start = short.iter().map(|name| width(name)).fold(0.0, f64::max) + GAP;
         let place = |class: usize| start + class as f64 * square;
@@ -64,6 +65,7 @@ impl Matrix {
             short,
             name: names[class].clone(),
         };
+
         let of = |(class, row): (usize, &Vec<u64>)| {
             let all: u64 = row.iter().sum();
             let taken = row.iter().enumerate().filter(|&(_, &images)| images > 0);
@@ -79,8 +81,10 @@ impl Matrix {
                     told: format!("{} → {}: {images} of {all}", names[class], names[other]),
                 }
             };
+
             taken.map(draw).collect::<Vec<_>>()
         };
+
         Self {
             side: place(names.len()) + 1.0,
             start,
@@ -99,6 +103,7 @@ fn width(name: &str) -> f64 {
             LETTERS.1
         }
     };
+
     name.chars().map(letter).sum()
 }
 
@@ -107,6 +112,7 @@ fn short(name: &str) -> String {
     if width(name) <= WIDEST {
         return name.to_owned();
     }
+
     let mut kept = String::new();
     for letter in name.chars() {
         if width(&kept) + 2.0 * LETTERS.1 > WIDEST {
@@ -114,6 +120,7 @@ fn short(name: &str) -> String {
         }
         kept.push(letter);
     }
+
     kept + "…"
 }
 
@@ -130,17 +137,20 @@ mod tests {
             .iter()
             .map(|one| (one.right, one.fill))
             .collect();
+
         assert_eq!(
             squares,
             [(true, 0.75), (false, 0.25)],
             "nothing for a class without pictures"
         );
+
         let [own, other] = <[Square; 2]>::try_from(matrix.squares).unwrap();
         assert_eq!((own.x, own.y), (matrix.start, matrix.start));
         assert_eq!(
             (other.x, other.y),
             (matrix.start + matrix.square, matrix.start)
         );
+
         assert_eq!(other.told, "猫 → dog: 1 of 4");
         assert_eq!(other.label.as_deref(), Some("25"));
     }
@@ -150,6 +160,7 @@ mod tests {
         let names: Vec<_> = (0..40)
             .map(|class| format!("一个名字很长很长的类别{class}"))
             .collect();
+
         let confusion: Vec<_> = (0..40).map(|_| vec![1; 40]).collect();
         let matrix = Matrix::draw(&names, &confusion);
         assert!(
@@ -158,6 +169,7 @@ mod tests {
                 .iter()
                 .all(|name| width(&name.short) <= WIDEST + LETTERS.1)
         );
+
         assert!(matrix.names[0].short.ends_with('…') && matrix.names[0].name.ends_with('0'));
         assert!(
             matrix
@@ -165,6 +177,7 @@ mod tests {
                 .iter()
                 .all(|one| one.label.is_none() && one.fill == FAINTEST)
         );
+
         assert!(matrix.side < 800.0, "{}", matrix.side);
     }
 }

@@ -20,9 +20,11 @@ pub(super) fn data_uri(file: &[u8]) -> Option<String> {
         [0xFF, 0xD8, 0xFF, ..] => "jpeg",
         _ => "",
     };
+
     if !format.is_empty() && file.len() <= KEPT_BYTES && decode(file).is_ok() {
         return Some(uri(format, file));
     }
+
     let picture = decode(file).ok()?;
     let side = picture.width.min(picture.height);
     let left = (picture.width - side) / 2;
@@ -36,6 +38,7 @@ pub(super) fn data_uri(file: &[u8]) -> Option<String> {
         },
         SIDE,
     );
+
     let image = turbojpeg::Image {
         pixels: square.as_flattened(),
         width: SIDE,
@@ -43,6 +46,7 @@ pub(super) fn data_uri(file: &[u8]) -> Option<String> {
         height: SIDE,
         format: turbojpeg::PixelFormat::RGB,
     };
+
     let jpeg = turbojpeg::compress(image, QUALITY, turbojpeg::Subsamp::Sub2x2).ok()?;
     Some(uri("jpeg", &jpeg))
 }

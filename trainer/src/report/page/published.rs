@@ -106,6 +106,7 @@ impl Beside {
                     .retrieval
                     .iter()
                     .find(|one| one.benchmark == *benchmark)?;
+
                 found.beside(&task.result, model)
             }
             Public::ZeroShot(preset) => {
@@ -113,6 +114,7 @@ impl Beside {
                     .zero_shot
                     .iter()
                     .find(|one| one.preset == *preset)?;
+
                 found.beside(&task.result, model)
             }
         }
@@ -133,10 +135,12 @@ impl Retrieval {
             text_to_image,
             image_to_text,
         } = self.models.get(&model)?;
+
         let scores = match &result.measured {
             Measured::Retrieval(scores) => scores,
             Measured::ZeroShot(_) => return None,
         };
+
         let recalls = scores.recalls.as_ref();
         let there = text_to_image.rows(recalls.map(|both| both.text_to_image));
         let back = image_to_text.as_ref();
@@ -149,6 +153,7 @@ impl Retrieval {
                 count(self.texts)
             )
         };
+
         Some(Beside {
             model,
             name: self.name.clone(),
@@ -172,16 +177,19 @@ impl Trained {
                  mean_recall,
              }| [r1, r5, r10, mean_recall],
         );
+
         let row = |trained, values: &[f64]| {
             let mean = values.iter().take(3).sum::<f64>() / 3.0;
             // Where no mean was published it is that of the three that were.
             let values = values.iter().copied().chain([mean]).take(4).enumerate();
             let number = |(at, value)| Number::new(value, measured.map(|measured| measured[at]));
+
             Row {
                 trained,
                 numbers: values.map(number).collect(),
             }
         };
+
         vec![
             row("zero-shot", &self.zero_shot),
             row("fine-tuned", &self.fine_tuned),
@@ -252,6 +260,7 @@ mod tests {
             recalls,
             threshold: None,
         };
+
         Task {
             result: result(Measured::Retrieval(scores)),
             shown: Shown::Retrieval(Examples::default()),
@@ -270,6 +279,7 @@ mod tests {
             mean_average_precision: 51.0,
             templates: TemplatesReport::default(),
         };
+
         Task {
             result: result(Measured::ZeroShot(scores)),
             shown: Shown::ZeroShot(Classes::default()),
@@ -284,6 +294,7 @@ mod tests {
             (published.retrieval.len(), published.zero_shot.len()),
             (3, 21)
         );
+
         for model in MODELS {
             for one in &published.retrieval {
                 let beside = Beside::of(&retrieval(one.benchmark, None), Some(model)).unwrap();
@@ -292,12 +303,15 @@ mod tests {
                 } else {
                     2
                 };
+
                 assert_eq!(
                     (beside.text_to_image.len(), beside.image_to_text.len()),
                     (2, back)
                 );
+
                 assert!(beside.headline.iter().all(Option::is_some));
             }
+
             for one in &published.zero_shot {
                 assert!(Beside::of(&zero_shot(one.preset), Some(model)).is_some());
             }
@@ -337,6 +351,7 @@ mod tests {
             .zero_shot
             .iter()
             .filter(|one| one.preset != Preset::Imagenet1k);
+
         let twenty: Vec<_> = twenty.collect();
         for (model, average) in MODELS.into_iter().zip([40.9, 53.5, 60.0, 60.2, 62.3]) {
             let sum: f64 = twenty.iter().map(|one| one.models[&model]).sum();
@@ -356,10 +371,12 @@ mod tests {
             r10: 90.0,
             mean_recall: 80.0,
         };
+
         let recalls = Recalls {
             text_to_image: there,
             image_to_text: Recall::default(),
         };
+
         let task = retrieval(Benchmark::Flickr30kCnTest, Some(recalls));
         let beside = Beside::of(&task, Some(Architecture::VitB16)).unwrap();
         let row = &beside.text_to_image[0];
@@ -368,6 +385,7 @@ mod tests {
             (row.trained, &values[..3]),
             ("zero-shot", &[62.7, 86.9, 92.8][..])
         );
+
         let above = row.numbers.iter().map(|number| number.difference.unwrap());
         let expected = [2.0, 0.0, -2.8, 80.0 - (62.7 + 86.9 + 92.8) / 3.0];
         assert!(
@@ -375,10 +393,12 @@ mod tests {
                 .zip(expected)
                 .all(|(found, right)| (found - right).abs() < 1e-9)
         );
+
         assert_eq!(
             beside.size, None,
             "1000 images and 5000 texts are the published data set"
         );
+
         let classes =
             Beside::of(&zero_shot(Preset::HatefulMemes), Some(Architecture::VitB16)).unwrap();
         let [number, none] = classes.headline;
@@ -387,6 +407,7 @@ mod tests {
             (number.unwrap().difference.unwrap() + 0.2).abs() < 1e-9,
             "ROC AUC, the headline"
         );
+
         assert_eq!(
             classes.size.as_deref(),
             Some("500 images"),
@@ -403,6 +424,7 @@ mod tests {
             public: None,
             ..zero_shot(Preset::Mnist)
         };
+
         let own = Beside::of(&own, Some(Architecture::VitB16));
         assert_eq!((custom, unpublished, own), (None, None, None));
     }

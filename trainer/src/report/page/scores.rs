@@ -44,14 +44,17 @@ impl<'a> Scores<'a> {
             metric: title(metric),
             value: result.score(metric),
         };
+
         let (kind, recalls) = match &result.measured {
             Measured::Retrieval(scores) => ("retrieval", scores.recalls),
             Measured::ZeroShot(_) => ("zero-shot", None),
         };
+
         let numbers = CLASSIFICATION
             .into_iter()
             .map(number)
             .filter(|one| one.value.is_some());
+
         Self {
             task,
             kind,

@@ -14,10 +14,12 @@ fn stage(name: &str, steps: i64) -> Stage {
         r10: 3.0,
         mean_recall: 2.0,
     };
+
     let recalls = Recalls {
         text_to_image: recall,
         image_to_text: recall,
     };
+
     let point = |step: i64| Point {
         step,
         reported_at: 1_800_000_000 + step,
@@ -26,6 +28,7 @@ fn stage(name: &str, steps: i64) -> Stage {
         recalls: (step % 50 == 0).then_some(recalls),
         ..Point::default()
     };
+
     Stage {
         name: name.into(),
         points: (1..=steps / 10).map(|i| point(i * 10)).collect(),
@@ -70,6 +73,7 @@ fn the_page_needs_nothing_but_itself() {
     for reference in ["<script", "<link", "@import", "url(", "srcset", "<iframe"] {
         assert!(!html.contains(reference), "{reference}");
     }
+
     let sources = attributes(&html, "src");
     assert!(!sources.is_empty());
     assert!(
@@ -78,6 +82,7 @@ fn the_page_needs_nothing_but_itself() {
             .all(|source| source.starts_with("data:image/")),
         "{sources:?}"
     );
+
     assert!(attributes(&html, "href").is_empty());
 }
 
@@ -144,6 +149,7 @@ fn stages_follow_one_another_and_are_summed() {
         html.contains("<dd>12 min 50 s</dd>"),
         "390 s, 90 s and 290 s"
     );
+
     assert!(
         html.contains("Loss: from 0.550 to 0.018 over steps 10 to 800"),
         "one curve"
@@ -156,6 +162,7 @@ fn examples_show_what_was_found_and_the_worst_are_misses() {
     let scored = scored(&dataset);
     let examples = Examples::of(&scored, &dataset).unwrap();
     assert!(!examples.usual.is_empty());
+
     for example in &examples.usual {
         let text = scored
             .gallery
@@ -163,6 +170,7 @@ fn examples_show_what_was_found_and_the_worst_are_misses() {
             .iter()
             .position(|text| text.text == example.text)
             .unwrap();
+
         let found = &scored.retrieval.text_to_image.nearest[text][..5];
         let hit = first_hit(found, &scored.gallery.relevant[text]);
         assert_eq!(example.answers.iter().position(|answer| answer.right), hit);
@@ -173,6 +181,7 @@ fn examples_show_what_was_found_and_the_worst_are_misses() {
                 .all(|answer| answer.picture.is_some())
         );
     }
+
     for example in &examples.worst {
         assert!(example.answers.iter().all(|answer| !answer.right));
         assert!(example.wanted.as_ref().unwrap().right);
@@ -192,18 +201,22 @@ fn a_task_without_labels_says_so_and_shows_what_it_finds() {
         shown,
         public: None,
     }];
+
     let html = page(&PageInput {
         tasks,
         ..PageInput::default()
     });
+
     assert!(
         html.contains("No labels: 3 texts were searched for among 12 images"),
         "{html}"
     );
+
     assert!(
         html.contains("most similar of 12 images.</p>"),
         "no frame is promised"
     );
+
     assert!(!html.contains("text→image"), "no recall is shown");
 }
 
@@ -217,6 +230,7 @@ fn numbers_are_grouped_and_times_are_as_coarse_as_they_are_long() {
     ] {
         assert_eq!(count(value), said);
     }
+
     for (seconds, said) in [
         (59, "59 s"),
         (60, "1 min 0 s"),
@@ -235,6 +249,7 @@ fn published_numbers_stand_beside_those_of_the_same_model_and_data_set_only() {
         4,
         "two of each direction"
     );
+
     assert!(html.contains("arXiv:2211.01335, Table 2"));
     assert!(html.contains("Published for 1,000 images and 5,000 texts; here there are 12 and 15."));
     for input in [
@@ -269,10 +284,12 @@ fn many_tasks_begin_with_a_list_of_all() {
         shown: Shown::Retrieval(Examples::default()),
         public: None,
     });
+
     assert!(
         !page(&input()).contains("<h2>Tasks</h2>"),
         "one task needs no list"
     );
+
     let html = page(&PageInput { tasks, ..input() });
     let list = html
         .split_once("<h2>Tasks</h2>")
@@ -281,10 +298,12 @@ fn many_tasks_begin_with_a_list_of_all() {
         .split_once("</table>")
         .unwrap()
         .0;
+
     assert!(
         list.contains("golden<small>R@1 text→image</small>"),
         "{list}"
     );
+
     assert!(list.contains("muge-test<small>retrieval</small>"), "{list}");
     assert_eq!(
         list.matches(">–</td>").count(),
@@ -299,17 +318,20 @@ fn an_answer_that_is_not_similar_enough_is_no_match() {
     let Shown::Retrieval(examples) = &input.tasks[0].shown else {
         panic!("a retrieval")
     };
+
     let all = examples.usual.len();
     for (similarity, precision, unmatched) in [(2.0, 60.0, all), (-2.0, 60.0, 0), (2.0, 40.0, 0)] {
         let Measured::Retrieval(scores) = &mut input.tasks[0].result.measured else {
             panic!("a retrieval")
         };
+
         scores.threshold = Some(Threshold {
             wanted: 50.0,
             similarity,
             precision,
             coverage: 70.0,
         });
+
         let html = page(&input);
         assert_eq!(html.matches("<small>no match</small>").count(), unmatched);
         assert!(html.contains("<h2>What is a match</h2>"));

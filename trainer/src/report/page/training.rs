@@ -52,12 +52,14 @@ fn row(stage: &Stage) -> Row<'_> {
     let seconds = first
         .zip(last)
         .map(|(first, last)| last.reported_at - first.reported_at);
+
     let speeds = || {
         stage
             .points
             .iter()
             .filter_map(|point| point.samples_per_second)
     };
+
     let count = speeds().count();
     Row {
         name: &stage.name,
@@ -106,6 +108,7 @@ fn charts(stages: &[Stage]) -> Vec<Chart> {
     let mut ends = Vec::new();
     let mut points = Vec::new();
     let mut start = 0.0;
+
     for stage in stages {
         points.extend(
             stage
@@ -113,18 +116,22 @@ fn charts(stages: &[Stage]) -> Vec<Chart> {
                 .iter()
                 .map(|point| (start + point.step as f64, point)),
         );
+
         start += stage.points.last().map_or(0.0, |point| point.step as f64);
         ends.push((stage.name.clone(), start));
     }
+
     let curve = |&(name, value): &Series| {
         let points = points
             .iter()
             .filter_map(|(step, point)| Some((*step, value(point)?)));
+
         Curve {
             name: name.to_owned(),
             points: points.collect(),
         }
     };
+
     let draw = |(title, unit, curves): (_, _, &[Series])| {
         Chart::draw(
             (title, unit),
@@ -132,5 +139,6 @@ fn charts(stages: &[Stage]) -> Vec<Chart> {
             &ends,
         )
     };
+
     CHARTS.into_iter().filter_map(draw).collect()
 }

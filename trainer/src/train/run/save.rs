@@ -21,10 +21,12 @@ impl Run {
         if self.writer.is_none() {
             return Ok(());
         }
+
         let snapshot = self.snapshot()?;
         let Some(writer) = &mut self.writer else {
             return Ok(());
         };
+
         told(writer.start(snapshot), reporter)
     }
 
@@ -32,15 +34,18 @@ impl Run {
         let json = |what: serde_json::Result<Vec<u8>>| {
             what.map_err(|error| Error::Bug(format!("a state cannot be written as JSON: {error}")))
         };
+
         let step = self.progress.step;
         let measured = self
             .progress
             .validation
             .filter(|found| found.step == step as i64);
+
         let unaveraged = self
             .average
             .as_ref()
             .map(|_| write_safetensors(&self.params));
+
         self.swap_average();
         let weights = write_safetensors(&self.params);
         self.swap_average();
@@ -54,12 +59,15 @@ impl Run {
             (CONFIG, json(serde_json::to_vec(&self.config))?),
             (HISTORY, self.progress.history.to_jsonl().into_bytes()),
         ];
+
         let files = files
             .into_iter()
             .chain(unaveraged.map(|bytes| (UNAVERAGED, bytes)));
+
         let files = files
             .map(|(name, bytes)| (name.to_owned(), bytes.into()))
             .collect();
+
         Ok(Snapshot {
             step,
             score: measured.map(|found| ending::score(&found)),
@@ -97,9 +105,11 @@ impl Run {
             if let Some(written) = writer.finish()? {
                 tell(written, reporter);
             }
+
             self.stage
                 .put(artifacts::METRICS, self.progress.history.to_jsonl().into())?;
         }
+
         self.together.world.meet()
     }
 
@@ -113,12 +123,14 @@ impl Run {
             ending::write(&self.stage)?;
             ending::write_page(&self.config)?;
         }
+
         // Who ends well knows that all do.
         self.together.world.meet()?;
         reporter.update(|report| {
             report.activity = Activity::Done;
             report.eta_seconds = Some(0);
         });
+
         Ok(())
     }
 }
@@ -131,6 +143,7 @@ fn told(written: Result<Option<Written>>, reporter: &Reporter) -> Result<()> {
         Err(error @ Error::Fenced(_)) => return Err(error),
         Err(error) => tracing::warn!("a checkpoint was not written, the run goes on: {error}"),
     }
+
     Ok(())
 }
 
@@ -138,6 +151,7 @@ fn tell(written: Written, reporter: &Reporter) {
     let Written {
         step, uri, digest, ..
     } = written;
+
     let written_at = jiff::Timestamp::now().as_second();
     let saved = CheckpointReport {
         step: step as i64,
@@ -145,6 +159,7 @@ fn tell(written: Written, reporter: &Reporter) {
         digest,
         written_at,
     };
+
     reporter.update(|report| {
         report.checkpoints.insert(0, saved);
         report.checkpoints.truncate(CHECKPOINTS);

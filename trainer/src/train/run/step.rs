@@ -28,21 +28,25 @@ impl Run {
         let batch = batch.ok_or_else(|| Error::Bug(format!("the loader ended at step {step}")))?;
         self.together.world.at(step);
         self.statistics.copy_from(self.params.state.view());
+
         if self.config.duplicates == Duplicates::Positives {
             let found = self.together.fingerprints(&batch.fingerprints);
             self.accumulator.loss.targets.match_equal(found);
         }
+
         let losses = self.differentiate(step, &batch);
         // Of a rank that is lost the others have only a part.
         self.together.world.check()?;
         let pairs = batch.pairs.len() * self.together.world.count();
         let updated = self.update(step, losses.total);
+
         // After a fault of a device the numbers read back of it are made up.
         self.params.memory().check()?;
         match updated {
             Ok(()) => self.count(pairs as u64, losses, start),
             Err(reason) => self.skip(&reason)?,
         }
+
         self.progress.step += 1;
         self.progress.train_seconds += start.elapsed().as_secs_f64();
         Ok(())
@@ -56,16 +60,19 @@ impl Run {
         if !loss.is_finite() {
             return Err(format!("the loss is {loss}"));
         }
+
         // Moments know only of steps that were not skipped.
         let taken = step - self.progress.steps_skipped;
         let norm = self
             .adamw
             .step(&mut self.params, taken, self.schedule.rate(step));
+
         self.progress.gradient_norm = Some(norm.map_err(|error| error.to_string())?);
         self.clip.clamp_logit_scale(&mut self.params);
         if let Some(average) = &mut self.average {
             average.add(&self.params, taken);
         }
+
         Ok(())
     }
 
@@ -75,6 +82,7 @@ impl Run {
         let skipped = self.progress.steps_skipped;
         let most = self.config.max_skipped_steps;
         let step = self.progress.step;
+
         if skipped > most as u64 {
             return Err(Error::Data(format!(
                 "Step {step} cannot be taken: {reason}. Steps without a finite loss and gradient so far: \
@@ -82,9 +90,11 @@ impl Run {
                  set maxGradientNorm, or begin with an earlier checkpoint."
             )));
         }
+
         if self.together.world.is_first() {
             tracing::warn!(step, skipped, "step skipped: {reason}");
         }
+
         Ok(())
     }
 
@@ -95,10 +105,12 @@ impl Run {
             ids: &batch.ids,
             offsets: &batch.offsets,
         };
+
         let batch = Batch {
             pixels: Pixels::Bytes(&batch.pixels),
             texts,
         };
+
         let Together { world, buckets, .. } = &mut self.together;
         let first = world.rank() * pairs;
         let given = (batch, Dropout::new(self.config.seed, step, first as u64));
@@ -109,18 +121,21 @@ impl Run {
             distillation,
             ..
         } = self;
+
         params.clear_gradients();
         let score = accumulator.forward((clip, params), given);
         let mut losses = Losses {
             total: score.loss,
             distillation: None,
         };
+
         if let Some(distillation) = distillation {
             let images = accumulator.images(pairs);
             let distance = distillation.evaluate(batch.pixels, images, &**world);
             losses.total += distillation.weight() * distance;
             losses.distillation = Some(distance);
         }
+
         clip.add_logit_scale_gradient(params, score.logit_scale_gradient as f32);
         accumulator.backward((clip, params), given, buckets);
         buckets.finish(&mut params.gradients.view_mut());

@@ -22,14 +22,17 @@ pub(super) fn dial(coordinator: &str, hello: &Hello, patience: &Patience<'_>) ->
             std::thread::sleep(TICK);
             continue;
         };
+
         if Word::Hello(hello.clone()).write(&mut &stream).is_err() {
             std::thread::sleep(TICK);
             continue;
         }
+
         // Worker 0 answers when all are there.
         while is_silent(&stream) {
             patience.check(|| format!("the other workers, with {}", waited()))?;
         }
+
         match first_word(&stream) {
             Ok(Word::Table { rings, secret }) => return answered(stream, rings, secret),
             Ok(Word::Refused { why, again }) => {
@@ -53,6 +56,7 @@ fn connect(to: &str) -> std::io::Result<TcpStream> {
             Err(error) => last = error,
         }
     }
+
     Err(last)
 }
 
@@ -67,9 +71,11 @@ fn answered(stream: TcpStream, mut rings: Vec<SocketAddr>, secret: u64) -> Resul
     let found = stream
         .peer_addr()
         .map_err(|error| failed("know worker 0's address", &error))?;
+
     if let Some(first) = rings.first_mut() {
         first.set_ip(found.ip());
     }
+
     Ok((vec![(0, stream)], rings, secret))
 }
 
@@ -98,16 +104,20 @@ pub(super) fn neighbour(
             std::thread::sleep(TICK);
             continue;
         };
+
         let word = Word::Neighbour {
             secret,
             worker,
             lane: lanes.len(),
         };
+
         let said = stream
             .set_nodelay(true)
             .and_then(|()| word.write(&mut &stream));
+
         said.map_err(|error| failed("speak to the next worker", &error))?;
         lanes.push(stream);
     }
+
     Ok(lanes)
 }

@@ -21,17 +21,20 @@ pub(super) fn host(coordinator: &str, own: &Hello, patience: &Patience<'_>) -> R
     let port = coordinator
         .rsplit_once(':')
         .and_then(|(_, port)| port.parse().ok());
+
     let port = port.ok_or_else(|| {
         Error::Config(format!(
             "world.coordinator is {coordinator}; it must be host:port."
         ))
     })?;
+
     let door = bind(port).map_err(|error| {
         Error::Config(format!(
             "cannot await the other workers on port {port}: {error}. Set the port of world.coordinator to \
              a free one."
         ))
     })?;
+
     let (come, newcomers) = channel();
     let mut here: BTreeMap<usize, (TcpStream, SocketAddr)> = BTreeMap::new();
     while {
@@ -50,24 +53,29 @@ pub(super) fn host(coordinator: &str, own: &Hello, patience: &Patience<'_>) -> R
                 let Ok(from) = stream.peer_addr() else {
                     continue;
                 };
+
                 let ring = SocketAddr::new(from.ip().to_canonical(), hello.port);
                 here.insert(hello.worker, (stream, ring));
             }
         }
     }
+
     let own_ring = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), own.port);
     let rings: Vec<_> = std::iter::once(own_ring)
         .chain(here.values().map(|(_, ring)| *ring))
         .collect();
+
     let secret = RandomState::new().hash_one(own.port);
     let table = Word::Table {
         rings: rings.clone(),
         secret,
     };
+
     for (worker, (stream, _)) in &here {
         let told = table.write(&mut &*stream);
         told.map_err(|error| failed(&format!("answer worker {worker}"), &error))?;
     }
+
     Ok((
         here.into_iter()
             .map(|(worker, (stream, _))| (worker, stream))
@@ -92,6 +100,7 @@ fn greet(door: &TcpListener, come: &Sender<(Hello, TcpStream)>) {
             Ok(Word::Hello(hello)) => drop(come.send((hello, stream))),
             Ok(_) | Err(_) => tracing::debug!("{from} said nothing that a worker says"),
         };
+
         // Without a thread the newcomer is dropped, and comes again.
         let _ = std::thread::Builder::new()
             .name("greet".into())
@@ -136,16 +145,19 @@ pub(super) fn refusal(
         ("version of cnclip", &own.version, &its.version, false),
         ("configuration", &own.config, &its.config, false),
     ];
+
     let other = rows.into_iter().find(|(_, own, its, _)| own != its);
     if let Some((what, own, its, again)) = other {
         let why = format!("it has another {what} than worker 0, {its} and not {own}");
         return Some(Refusal { why, again });
     }
+
     let worker = its.worker;
     if worker == 0 || worker >= own.workers {
         let why = format!("its number must be 1 to {}", own.workers - 1);
         return Some(Refusal { why, again: false });
     }
+
     let why = format!("another worker {worker} is here already");
     present(worker).then_some(Refusal { why, again: true })
 }
@@ -156,6 +168,7 @@ fn turn_away(hello: &Hello, mut stream: &TcpStream, Refusal { why, again }: Refu
         run = hello.run,
         "a worker was refused: {why}"
     );
+
     // Whether it still listens is its own affair.
     let _ = Word::Refused { why, again }.write(&mut stream);
 }
@@ -168,6 +181,7 @@ fn connected(stream: &TcpStream) -> bool {
         stream.set_nonblocking(false)?;
         found
     };
+
     matches!(look(), Err(error) if error.kind() == ErrorKind::WouldBlock)
 }
 
@@ -187,6 +201,7 @@ pub(super) fn neighbour(
             std::thread::sleep(TICK);
             continue;
         };
+
         if let Ok(Word::Neighbour {
             secret: said,
             worker: who,
@@ -198,5 +213,6 @@ pub(super) fn neighbour(
             lanes[lane] = Some(stream);
         }
     }
+
     Ok(lanes.into_iter().flatten().collect())
 }

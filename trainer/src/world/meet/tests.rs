@@ -17,9 +17,11 @@ fn coordinator() -> String {
                 .wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed))
                 % 10_000
     };
+
     let port = std::iter::repeat_with(port)
         .find(|port| bind(*port).is_ok())
         .unwrap();
+
     format!("127.0.0.1:{port}")
 }
 
@@ -51,8 +53,10 @@ fn add_up(coordinator: &str, hello: Hello) -> Result<Vec<f64>> {
         sums.lock()
             .unwrap()
             .push(values.iter().sum::<f64>() / values.len() as f64);
+
         Ok(())
     };
+
     join(coordinator, hello)?.work(job, job)?;
     Ok(sums.into_inner().unwrap())
 }
@@ -66,6 +70,7 @@ fn workers_that_come_in_any_order_are_one_ring_whoever_else_knocks() {
             change(&mut hello);
             join(&at, hello).map(drop).unwrap_err()
         };
+
         let late = scope.spawn(|| add_up(&at, hello(2)));
         let first = scope.spawn(|| add_up(&at, hello(0)));
         // Those that do not belong: they knock while worker 1 is missing.
@@ -75,6 +80,7 @@ fn workers_that_come_in_any_order_are_one_ring_whoever_else_knocks() {
                 Err(_) => thread::yield_now(),
             }
         };
+
         let silent = TcpStream::connect(&at).unwrap();
         std::io::Write::write_all(&mut scanner, b"GET / HTTP/1.1\r\n\r\n").unwrap();
         assert_eq!(
@@ -82,6 +88,7 @@ fn workers_that_come_in_any_order_are_one_ring_whoever_else_knocks() {
             0,
             "it is hung up on"
         );
+
         let stranger = other(|hello| hello.run = "muge".into());
         assert!(
             stranger
@@ -89,6 +96,7 @@ fn workers_that_come_in_any_order_are_one_ring_whoever_else_knocks() {
                 .contains("another run than worker 0, muge"),
             "{stranger}"
         );
+
         assert!(matches!(stranger, Error::Config(_)));
         assert!(matches!(other(|hello| hello.attempt = 1), Error::Lost(_)));
 
@@ -96,6 +104,7 @@ fn workers_that_come_in_any_order_are_one_ring_whoever_else_knocks() {
         for worker in [first, second, late] {
             assert_eq!(worker.join().unwrap().unwrap(), [15.0, 15.0]);
         }
+
         drop(silent);
     });
 }
@@ -118,6 +127,7 @@ fn who_does_not_belong_is_refused_and_told_why() {
         (|h| h.worker = 3, "must be 1 to 2", false),
         (|h| h.worker = 2, "worker 2 is here already", true),
     ];
+
     let present = |worker| worker == 2;
     for (change, expected, again) in rows {
         let mut its = hello(1);
@@ -126,6 +136,7 @@ fn who_does_not_belong_is_refused_and_told_why() {
         assert!(refused.why.contains(expected), "{refused:?}");
         assert_eq!(refused.again, again, "{refused:?}");
     }
+
     assert_eq!(refusal(&hello(0), &hello(1), present), None);
 }
 
@@ -139,17 +150,20 @@ fn a_worker_that_left_while_others_came_may_come_again() {
                 break stream;
             }
         };
+
         Word::Hello(Hello {
             port: 9,
             ..hello(1)
         })
         .write(&mut &early)
         .unwrap();
+
         drop(early);
         let [late, again] = [2, 1].map(|worker| {
             let at = &at;
             scope.spawn(move || add_up(at, hello(worker)))
         });
+
         for worker in [again, first, late] {
             assert_eq!(worker.join().unwrap().unwrap(), [15.0, 15.0]);
         }

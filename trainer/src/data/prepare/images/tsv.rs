@@ -51,11 +51,13 @@ impl Tsv {
         let Ok(Span { start, length, .. }) = found.map(|place| &self.spans[place]) else {
             return Err(Error::Bug(format!("{} has no line {line}", self.name())));
         };
+
         let mut text = vec![0; *length];
         self.file
             .seek(SeekFrom::Start(*start))
             .and_then(|_| self.file.read_exact(&mut text))
             .map_err(Error::file("read", &self.path))?;
+
         Ok(text)
     }
 }
@@ -66,14 +68,17 @@ fn scan(path: &Path, file: &mut File) -> Result<(Vec<Span>, Vec<Id>)> {
     let mut ids = Vec::new();
     let mut text = Vec::new();
     let mut offset = 0;
+
     for line in 1.. {
         text.clear();
         let read = reader
             .read_until(b'\n', &mut text)
             .map_err(Error::file("read", path))?;
+
         if read == 0 {
             break;
         }
+
         let trimmed = text.trim_ascii_end();
         if !trimmed.is_empty() {
             let (id, tab) = name(trimmed).ok_or_else(|| {
@@ -84,6 +89,7 @@ fn scan(path: &Path, file: &mut File) -> Result<(Vec<Span>, Vec<Id>)> {
                     path.display()
                 ))
             })?;
+
             let start = offset + tab as u64 + 1;
             let length = trimmed.len() - tab - 1;
             spans.push(Span {
@@ -91,10 +97,13 @@ fn scan(path: &Path, file: &mut File) -> Result<(Vec<Span>, Vec<Id>)> {
                 start,
                 length,
             });
+
             ids.push(id);
         }
+
         offset += read as u64;
     }
+
     Ok((spans, ids))
 }
 

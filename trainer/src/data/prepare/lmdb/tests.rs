@@ -26,6 +26,7 @@ fn copied() -> tempfile::TempDir {
         let from = golden("lmdb/train").join(name).join("data.mdb");
         std::fs::copy(from, folder.path().join(name).join("data.mdb")).unwrap();
     }
+
     folder
 }
 
@@ -46,10 +47,12 @@ fn build(folder: &Path, name: &str, entries: &[(&str, Vec<u8>)]) {
         .unwrap()
         .commit()
         .unwrap();
+
     let mut write = env.write_txn().unwrap();
     for (key, value) in entries {
         table.put(&mut write, key.as_bytes(), value).unwrap();
     }
+
     write.commit().unwrap();
 }
 
@@ -72,6 +75,7 @@ fn the_references_databases_give_the_bytes_of_the_files_they_were_made_of() {
     let ours = Store::memory();
     let theirs = Store::memory();
     let found = prepare_databases(folder.path(), None, &ours, &options(), |_| ()).unwrap();
+
     assert_eq!(
         (
             found.index.images,
@@ -87,6 +91,7 @@ fn the_references_databases_give_the_bytes_of_the_files_they_were_made_of() {
         .split_inclusive('\n')
         .filter(|line| !line.contains("[]"))
         .collect();
+
     let without = folder.path().join("paired.jsonl");
     std::fs::write(&without, paired).unwrap();
     let right = prepare(&images, &without, &theirs, &options(), |_| ()).unwrap();
@@ -123,6 +128,7 @@ fn a_torn_database_is_told_wherever_it_ends() {
         assert!(error.to_string().contains(told), "{error}");
         assert_eq!(error.exit().code(), 65);
     }
+
     let error = prepare_databases(
         Path::new("/absent"),
         None,
@@ -130,6 +136,7 @@ fn a_torn_database_is_told_wherever_it_ends() {
         &options(),
         |_| (),
     );
+
     let error = error.unwrap_err();
     assert!(
         error
@@ -147,6 +154,7 @@ fn a_database_that_disagrees_with_itself_is_told_with_what_to_do() {
         entries.push(("num_samples", count.into()));
         entries
     };
+
     let good = || pairs("1", &[pair(7, 1, "猫")]);
     let table = [
         (images("1"), good(), ""),
@@ -198,11 +206,13 @@ fn a_database_that_disagrees_with_itself_is_told_with_what_to_do() {
             "it lacks pair 0",
         ),
     ];
+
     for (images, pairs, told) in table {
         let folder = tempfile::tempdir().unwrap();
         build(folder.path(), "imgs", &images);
         build(folder.path(), "pairs", &pairs);
         let made = prepare_databases(folder.path(), None, &Store::memory(), &options(), |_| ());
+
         match made {
             Ok(made) => assert_eq!((told, made.index.pairs), ("", 1)),
             Err(error) => {
@@ -210,6 +220,7 @@ fn a_database_that_disagrees_with_itself_is_told_with_what_to_do() {
                     !told.is_empty() && error.to_string().contains(told),
                     "{told}: {error}"
                 );
+
                 assert_eq!(error.exit().code(), 65, "{error}");
             }
         }

@@ -29,6 +29,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<(u64, Line)>> {
                     text,
                     image_ids: vec![image_id],
                 };
+
                 texts.insert(text_id, (number, line));
             }
             Some((_, line)) if line.text == text => line.image_ids.push(image_id),
@@ -41,6 +42,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<(u64, Line)>> {
             }
         }
     }
+
     Ok(texts.into_values().collect())
 }
 
@@ -49,6 +51,7 @@ fn pair(database: &Lmdb, number: u64) -> Result<Pair> {
     let read = |bytes: &[u8]| Some(serde_pickle::from_slice::<Pair>(bytes, DeOptions::new()));
     let found = database.get(&number.to_string(), read)?;
     let found = found.ok_or_else(|| database.damaged(&format!("it lacks pair {number}")))?;
+
     found.map_err(|error| {
         Error::Data(format!(
             "{} key {number} is no pickled (image_id, text_id, text): {error}. Build the database \

@@ -32,6 +32,7 @@ impl Tokenizer {
         let stripped = apart
             .split_whitespace()
             .map(|token| strip(&token.to_lowercase()));
+
         let words: Vec<String> = stripped.flat_map(|token| at_punctuation(&token)).collect();
         let pieces = words.iter().flat_map(|word| self.pieces(word));
         let inner = pieces.take(length - 2).map(|piece| self.0[&piece]);
@@ -44,6 +45,7 @@ impl Tokenizer {
         if letters.len() > 200 {
             return unknown;
         }
+
         let mut pieces = Vec::new();
         let mut start = 0;
         while start < letters.len() {
@@ -56,9 +58,11 @@ impl Tokenizer {
             else {
                 return unknown;
             };
+
             pieces.push(piece(end));
             start = end;
         }
+
         pieces
     }
 }
@@ -72,6 +76,7 @@ fn clean(text: &str) -> String {
         let control = !"\t\n\r".contains(c) && ["Cc", "Cf"].contains(&category(c));
         c != '\0' && c != '\u{FFFD}' && !control
     });
+
     let space = |c: char| " \t\n\r".contains(c) || category(c) == "Zs";
     kept.map(|c| if space(c) { ' ' } else { c }).collect()
 }
@@ -98,6 +103,7 @@ fn at_punctuation(token: &str) -> Vec<String> {
         let ascii = matches!(u32::from(c), 33..=47 | 58..=64 | 91..=96 | 123..=126);
         ascii || category(c).starts_with('P')
     };
+
     let spaced: String = token
         .chars()
         .map(|c| {
@@ -108,5 +114,6 @@ fn at_punctuation(token: &str) -> Vec<String> {
             }
         })
         .collect();
+
     spaced.split_whitespace().map(str::to_owned).collect()
 }

@@ -66,6 +66,7 @@ impl Part {
             longest,
             ..
         } = *attention;
+
         Self {
             width,
             head: width / heads,
@@ -137,6 +138,7 @@ pub(super) fn multiply(
     if sequences.count() == 0 {
         return;
     }
+
     match sequences
         .length()
         .filter(|_| sequences.padded_on_device().is_none())
@@ -160,6 +162,7 @@ fn batches(
     } else {
         length
     };
+
     let count = sequences.count();
     let heads = attention.heads;
     let size = |extent| match extent {
@@ -167,6 +170,7 @@ fn batches(
         Extent::Tokens => length,
         Extent::Kept => kept,
     };
+
     let operand = |side: Side<'_>, index: usize| {
         let sequence = if side.every_token { length } else { kept } * side.row;
         let (one, every) = if count >= heads {
@@ -174,15 +178,18 @@ fn batches(
         } else {
             (sequence, side.head)
         };
+
         let span = side.span.part(index * one..side.span.len());
         let operand = Operand::strided(span, size(side.rows), size(side.cols), side.row);
         let operand = operand.every(every);
+
         if side.transposed {
             operand.transposed()
         } else {
             operand
         }
     };
+
     for index in 0..count.min(heads) {
         let product = Product::new(operand(target, index), operand(a, index), operand(b, index));
         let product = Product {
@@ -190,6 +197,7 @@ fn batches(
             batch: count.max(heads),
             ..product
         };
+
         target.span.device().multiply(&product);
     }
 }
@@ -211,14 +219,17 @@ fn ragged(
     } else {
         longest
     };
+
     let tiles = |extent| {
         let size = match extent {
             Extent::Width => width,
             Extent::Tokens => longest,
             Extent::Kept => kept,
         };
+
         size.div_ceil(TILE)
     };
+
     let (rows, cols) = target.extents();
     let (_, inner) = a.extents();
     let launch = Launch::typed("ragged_product", target.span.format()).threads(64);
@@ -227,6 +238,7 @@ fn ragged(
         attention.heads,
         tiles(rows) * tiles(cols),
     );
+
     let launch = launch.grid(grid.0, grid.1, grid.2);
     let launch = [target, a, b].into_iter().fold(launch, |launch, side| {
         let launch = launch.read(side.span).whole(side.row).whole(side.head);
@@ -234,10 +246,12 @@ fn ragged(
             .whole(side.every_token.into())
             .whole(side.transposed.into())
     });
+
     let launch = launch
         .whole(rows as usize)
         .whole(cols as usize)
         .whole(inner as usize);
+
     let launch = launch.whole(width).whole(tiles(cols)).real(scale);
     launch.sequences(sequences).run(target.span.device());
 }

@@ -18,6 +18,7 @@ impl Golden {
         let expect: Value = serde_json::from_slice(&expect).unwrap();
         let file = format!("{FOLDER}zero_shot.safetensors");
         let tensors = candle_core::safetensors::load(file, &Device::Cpu).unwrap();
+
         Self {
             tensors,
             expect: expect["zero_shot"].clone(),
@@ -30,6 +31,7 @@ impl Golden {
             .unwrap()
             .to_vec1::<f64>()
             .unwrap();
+
         scores.into_iter().map(|score| score as f32).collect()
     }
 
@@ -39,6 +41,7 @@ impl Golden {
             .unwrap()
             .to_vec1::<i64>()
             .unwrap();
+
         labels.into_iter().map(|label| label as usize).collect()
     }
 
@@ -62,12 +65,14 @@ fn accuracies_are_those_of_the_reference() {
         classes: 12,
         right: &right,
     };
+
     golden.near("accuracy", guesses.top(1));
     let found = per_class(&guesses.confusion());
     golden.near("mean_per_class", mean(&found));
     let empty = golden.expect["empty_class"].as_u64().unwrap() as usize;
     assert_eq!(found.iter().position(Option::is_none), Some(empty));
     let found: Vec<_> = found.into_iter().flatten().collect();
+
     assert_eq!(
         serde_json::to_value(found).unwrap(),
         golden.expect["per_class"]
@@ -84,11 +89,13 @@ fn without_the_empty_class_the_mean_is_that_of_elevater() {
         .chunks(12)
         .flat_map(|row| row[..11].to_vec())
         .collect();
+
     let guesses = Guesses {
         probabilities: &kept,
         classes: 11,
         right: &right,
     };
+
     golden.near(
         "mean_per_class_elevater",
         mean(&per_class(&guesses.confusion())),
@@ -103,10 +110,12 @@ fn the_area_under_the_curve_is_that_of_scikit_learn_with_ties() {
         .iter()
         .map(|&label| label == 1)
         .collect();
+
     golden.near(
         "roc_auc",
         roc_auc(&golden.scores("binary_scores"), &right).unwrap(),
     );
+
     assert_eq!(roc_auc(&[0.1, 0.2], &[true, true]), None);
     assert_eq!(roc_auc(&[0.1, 0.1], &[true, false]), Some(0.5));
 }
@@ -121,10 +130,12 @@ fn the_average_precision_is_that_of_elevater_with_ties() {
         classes: 12,
         right: &vec![0; 400],
     };
+
     let of = |class: usize| {
         let right: Vec<_> = labels.chunks(12).map(|row| row[class] == 1).collect();
         average_precision(&guesses.of_class(class), &right)
     };
+
     let found: Vec<_> = (0..12).map(of).collect();
     let right = golden.expect["ap_11_point"].as_array().unwrap();
     for (class, (found, right)) in found.iter().zip(right).enumerate() {
@@ -135,6 +146,7 @@ fn the_average_precision_is_that_of_elevater_with_ties() {
             "class {class}: {found} for {right}"
         );
     }
+
     golden.near("map_11_point", mean(&found));
     assert_eq!(average_precision(&[0.5], &[false]), None);
 }
@@ -147,10 +159,12 @@ fn of_equally_probable_classes_the_first_is_the_most_probable() {
         classes: 4,
         right,
     };
+
     assert_eq!(
         (of(&[0]).top(1), of(&[1]).top(1), of(&[1]).top(2)),
         (1.0, 0.0, 1.0)
     );
+
     assert_eq!(of(&[3]).confusion()[3], [1, 0, 0, 0]);
     assert_eq!(of(&[3]).top(5), 1.0, "fewer classes than five");
 }

@@ -9,6 +9,7 @@ fn small() -> Store {
     for file in ["test/0/a.jpg", "test/1/b.jpg"] {
         store.put(file, "no picture is looked at".into()).unwrap();
     }
+
     store
 }
 
@@ -18,6 +19,7 @@ fn config(more: serde_json::Value) -> ZeroShotConfig {
         .as_object_mut()
         .unwrap()
         .extend(more.as_object().unwrap().clone());
+
     serde_json::from_value(config).unwrap()
 }
 
@@ -44,6 +46,7 @@ fn what_is_whole_is_ready() {
         .iter()
         .map(|file| (file.path(), file.class))
         .collect();
+
     assert_eq!(
         files,
         [
@@ -51,10 +54,12 @@ fn what_is_whole_is_ready() {
             ("test/1/b.jpg".to_owned(), 1)
         ]
     );
+
     assert_eq!(
         (ready.headline, ready.called.as_str()),
         (Metric::Accuracy, "pets")
     );
+
     assert_eq!(ready.templates.from, "cnclip: General");
 }
 
@@ -66,6 +71,7 @@ fn a_preset_brings_its_customs_and_the_user_may_choose_others() {
         (memes.headline, memes.called.as_str()),
         (Metric::RocAuc, "hateful-memes")
     );
+
     let other = ready(serde_json::json!({"preset": "hateful-memes", "metric": "top5"}));
     assert_eq!(other.headline, Metric::Top5);
     let set = ready(serde_json::json!({"preset": "hateful-memes", "templateSet": "Meme"}));
@@ -73,6 +79,7 @@ fn a_preset_brings_its_customs_and_the_user_may_choose_others() {
         (set.templates.from.as_str(), set.templates.texts.len()),
         ("cnclip: Meme", 2)
     );
+
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("templates.txt");
     std::fs::write(&file, "{}的画\n{}的雕像\n").unwrap();
@@ -80,21 +87,25 @@ fn a_preset_brings_its_customs_and_the_user_may_choose_others() {
     assert_eq!(own.templates.texts, ["{}的画", "{}的雕像"]);
     let both = serde_json::json!({"templates": file.to_str().unwrap(), "templateSet": "Pet"});
     let told = fault(&small(), &config(both));
+
     assert!(
         told.contains("templates and templateSet are both given"),
         "{told}"
     );
+
     std::fs::write(&file, "的画\n").unwrap();
     let told = fault(
         &small(),
         &config(serde_json::json!({"templates": file.to_str().unwrap()})),
     );
+
     assert!(told.contains("has no {} in line 1"), "{told}");
     std::fs::remove_file(&file).unwrap();
     let told = fault(
         &small(),
         &config(serde_json::json!({"templates": file.to_str().unwrap()})),
     );
+
     assert!(told.contains("templates.txt: it does not exist"), "{told}");
 }
 
@@ -117,6 +128,7 @@ fn everything_that_is_wrong_is_told_at_once() {
         &store,
         &config(serde_json::json!({"preset": "mnist", "metric": "rocAuc"})),
     );
+
     for expected in [
         "no name in line 2",
         "猫 in lines 1 and 3",
@@ -129,10 +141,12 @@ fn everything_that_is_wrong_is_told_at_once() {
     ] {
         assert!(told.contains(expected), "{expected}: {told}");
     }
+
     let told = fault(
         &small(),
         &config(serde_json::json!({"metric": "imageToText.r1"})),
     );
+
     assert!(told.contains("The metric is one of a retrieval"), "{told}");
 }
 
@@ -141,16 +155,19 @@ fn imagenet_may_name_two_classes_alike() {
     let preset = Preset::Imagenet1k;
     let store = Store::memory();
     let mut names = Vec::new();
+
     for class in 0..preset.custom().classes {
         names.push(if class == 837 {
             "名836".to_owned()
         } else {
             format!("名{class}")
         });
+
         store
             .put(&format!("test/n{class:08}/a.jpg"), "".into())
             .unwrap();
     }
+
     store.put(NAMES, names.join("\n").into()).unwrap();
     assert_eq!(
         check(
@@ -162,6 +179,7 @@ fn imagenet_may_name_two_classes_alike() {
         .len(),
         1000
     );
+
     assert!(fault(&store, &plain()).contains("名836 in lines 837 and 838"));
 }
 
@@ -172,6 +190,7 @@ fn the_digest_is_that_of_names_and_files() {
     let first = digest(&small());
     store.put(NAMES, "猫\n犬\n".into()).unwrap();
     let renamed = digest(&store);
+
     store.put("test/1/c.jpg", "".into()).unwrap();
     let more = digest(&store);
     store.put("test/1/c.jpg", "larger".into()).unwrap();
@@ -198,6 +217,7 @@ fn every_set_of_templates_has_the_size_of_the_references_and_says_nothing_twice(
             super::super::own_templates(set).as_bytes(),
             &mut mistakes,
         );
+
         assert_eq!(mistakes, Mistakes::default());
         assert_eq!(found.len(), size, "{set:?}");
         found.sort_unstable();
@@ -208,6 +228,7 @@ fn every_set_of_templates_has_the_size_of_the_references_and_says_nothing_twice(
             .lines()
             .find(is_of)
             .unwrap_or_else(|| panic!("{set:?} is not told of"));
+
         assert!(row.contains(&format!(" | {size} | ")), "{row}");
     }
 }
@@ -219,6 +240,7 @@ fn a_web_server_that_lists_nothing_is_told_of() {
         &store,
         Error::Data("cannot list https://host/data/test".into()),
     );
+
     assert_eq!(told.exit().code(), 78);
     assert!(
         told.to_string()

@@ -16,12 +16,14 @@ fn scored(confusion: Vec<Vec<u64>>) -> Scored {
             .map(|at| if at == other { 0.75 } else { 0.0 })
             .collect(),
     };
+
     let row = |(class, row): (usize, &Vec<u64>)| {
         let taken = row.iter().enumerate();
         taken
             .flat_map(move |(other, &images)| (0..images).map(move |n| number(class, other, n)))
             .collect::<Vec<_>>()
     };
+
     let pictures: Vec<_> = confusion.iter().enumerate().flat_map(row).collect();
     let scores = ZeroShotScores {
         classes: count as i64,
@@ -33,6 +35,7 @@ fn scored(confusion: Vec<Vec<u64>>) -> Scored {
         mean_average_precision: 50.0,
         templates: TemplatesReport::default(),
     };
+
     let result = TaskResult {
         name: "task".into(),
         dataset: "s3://data/".into(),
@@ -41,6 +44,7 @@ fn scored(confusion: Vec<Vec<u64>>) -> Scored {
         seconds: 1.0,
         measured: Measured::ZeroShot(scores),
     };
+
     let classes = (0..count).map(|class| format!("类{class}")).collect();
     Scored {
         result,
@@ -55,6 +59,7 @@ fn shown(scored: &Scored) -> Classes {
     for picture in &scored.pictures {
         store.put(&picture.file, RED.into()).unwrap();
     }
+
     Classes::of(scored, &store).unwrap()
 }
 
@@ -66,10 +71,12 @@ fn few_classes_are_all_shown_best_first_and_those_without_pictures_last() {
         .iter()
         .map(|class| (class.name.as_str(), class.right))
         .collect();
+
     assert_eq!(
         best,
         [("类2", Some(90.0)), ("类0", Some(25.0)), ("类1", None)]
     );
+
     assert!(classes.between.is_empty() && classes.worst.is_empty());
     assert!(classes.matrix.is_some());
 }
@@ -87,6 +94,7 @@ fn of_many_classes_both_ends_are_shown_and_the_pairs_instead_of_a_matrix() {
             })
             .collect()
     };
+
     let classes = shown(&scored((0..60).map(row).collect()));
     assert_eq!(
         (
@@ -96,6 +104,7 @@ fn of_many_classes_both_ends_are_shown_and_the_pairs_instead_of_a_matrix() {
         ),
         (END, 42, END)
     );
+
     assert_eq!(classes.best[0].name, "类59");
     assert_eq!(classes.worst[END - 1].name, "类0", "it has no picture");
     assert!(classes.matrix.is_none());
@@ -113,6 +122,7 @@ fn pairs_are_in_the_order_of_how_often_they_are_mistaken() {
             pair.share,
         )
     };
+
     let pairs: Vec<_> = classes.pairs.iter().map(pair).collect();
     assert_eq!(pairs[0], ("类1".into(), "类0".into(), 5, 62.5));
     assert_eq!(pairs[1], ("类0".into(), "类1".into(), 4, 40.0));
@@ -121,6 +131,7 @@ fn pairs_are_in_the_order_of_how_often_they_are_mistaken() {
         ("类2".into(), "类1".into(), 2, 100.0),
         "of as many, the larger share"
     );
+
     assert_eq!(pairs.len(), 4);
 }
 
@@ -133,6 +144,7 @@ fn mistaken_pictures_are_the_surest_and_first_one_of_each_pair() {
         .mistaken
         .iter()
         .map(|wrong| (wrong.class.as_str(), wrong.probability));
+
     let found: Vec<_> = found.collect();
     assert_eq!(
         found,
@@ -144,12 +156,14 @@ fn mistaken_pictures_are_the_surest_and_first_one_of_each_pair() {
             ("类0", 75.0)
         ]
     );
+
     assert!(
         classes
             .mistaken
             .iter()
             .all(|wrong| wrong.class != wrong.taken_for)
     );
+
     assert!(classes.mistaken.iter().all(|wrong| wrong.picture.is_some()));
 }
 
@@ -159,6 +173,7 @@ fn of_equally_probable_classes_the_first_is_meant_as_in_the_scores() {
     for picture in &mut scored.pictures {
         picture.probabilities = vec![0.5, 0.5];
     }
+
     let mistaken = shown(&scored).mistaken;
     assert_eq!(mistaken.len(), 1);
     assert_eq!(
@@ -183,6 +198,7 @@ fn a_classification_is_shown_with_what_its_names_were_put_into() {
     let Measured::ZeroShot(scores) = &mut scored.result.measured else {
         panic!("no other")
     };
+
     scores.templates.from = "own & more".into();
     scores.templates.count = 1183;
     let shown = Shown::ZeroShot(shown(&scored));
@@ -192,14 +208,17 @@ fn a_classification_is_shown_with_what_its_names_were_put_into() {
         shown,
         public: None,
     }];
+
     let html = page(&PageInput {
         tasks,
         ..PageInput::default()
     });
+
     assert!(
         html.contains("1,183 of each (own &amp; more). This data set"),
         "{html}"
     );
+
     assert!(
         html.contains("&lt;b&gt;类") && !html.contains("<b>类"),
         "{html}"
