@@ -54,7 +54,7 @@ def check(*command):
 def gpu():
     """Compiles every kernel for real cards, and lints what drives them; only `make gpu-check` runs it."""
     command = ("cargo", "clippy", "--release", "--locked", "--quiet", "--package", "cnclip-trainer", "--package",
-               "cnclip-emulator", "--all-targets", "--features", "cuda", "--", "-D", "warnings")
+               "cnclip-compute", "--all-targets", "--features", "cuda", "--", "-D", "warnings")
     show(*command, cwd=images.PROJECT, env=images.cuda_environment())
 
 

@@ -56,7 +56,7 @@ def half(source, split, folder):
 
 def test_program():
     """Compiles the tests of operations on a device and says where they are."""
-    done = subprocess.run(["cargo", "test", *BUILD, "--no-run", "--package", "cnclip-emulator", "--test", "device",
+    done = subprocess.run(["cargo", "test", *BUILD, "--no-run", "--package", "cnclip-trainer", "--test", "device",
                            "--message-format", "json-render-diagnostics"],
                           cwd=PROJECT, env=images.cuda_environment(), text=True, stdout=subprocess.PIPE)
     if done.returncode:

@@ -12,11 +12,11 @@ use std::path::Path;
 use std::time::Instant;
 
 use clap::Parser;
-use cnclip::model::clip::{Capacity, Clip};
-use cnclip::params::{Params, Segment};
 use cnclip::source;
 use cnclip::weights::{Part, load};
+use cnclip_compute::params::{Params, Segment};
 use cnclip_crds::model::{Architecture, ModelConfig};
+use cnclip_nn::model::clip::{Capacity, Clip};
 use serde_json::{Map, Value, json};
 
 /// Loads the weights of one model.

@@ -13,16 +13,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Parser;
-use cnclip::accumulate::Accumulator;
-use cnclip::model::Texts;
-use cnclip::model::clip::{Batch, Capacity, Clip};
-use cnclip::ops::dropout::Dropout;
-use cnclip::ops::pixels::Pixels;
-use cnclip::ops::ranks::Ranks;
-use cnclip::world::{Claim, Crew, World};
+use cnclip_compute::collective::Ranks;
+use cnclip_compute::ops::dropout::Dropout;
+use cnclip_compute::ops::patchify::Pixels;
 use cnclip_crds::model::ModelConfig;
 use cnclip_crds::names::{ENV_WORKER, WORLD_PORT};
 use cnclip_crds::run_config::{Identity, WorldConfig};
+use cnclip_distributed::{Claim, Crew, World};
+use cnclip_nn::accumulate::Accumulator;
+use cnclip_nn::model::Texts;
+use cnclip_nn::model::clip::{Batch, Capacity, Clip};
 
 /// Times a ring, and forward and backward passes of one model on made-up pairs.
 #[derive(Clone, Parser)]
@@ -179,5 +179,5 @@ fn main() -> anyhow::Result<()> {
         Ok(())
     };
 
-    Ok(Crew::join(&config, &claim, &|| false)?.work(job, job)?)
+    Ok(Crew::join(&config, &claim, &|| false)?.work::<cnclip::error::Error>(job, job)?)
 }

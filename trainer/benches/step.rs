@@ -10,8 +10,8 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use cnclip::array::Memory;
 use cnclip::bench::{Bench, Plan};
+use cnclip_compute::tensor::Memory;
 use cnclip_crds::stage::Precision;
 use peak_alloc::PeakAlloc;
 

@@ -7,24 +7,24 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use cnclip::data::prepare::{Options, prepare};
-use cnclip::data::shard::Dataset;
-use cnclip::data::tokenize::{Tokenizer, Vocabulary};
 use cnclip::evaluate::zero_shot::{self, Ready};
 use cnclip::evaluate::{Encoder, Sizes, score};
-use cnclip::model::Texts;
-use cnclip::ops::pixels::Pixels;
 use cnclip::report::history::Point;
 use cnclip::report::page::{
     Classes, Curves, Examples, PageInput, Public, Shown, Stage, Task, compare, page,
 };
-use cnclip::store::Store;
-use cnclip::world::World;
+use cnclip_compute::ops::patchify::Pixels;
 use cnclip_crds::benchmark::Benchmark;
 use cnclip_crds::model::Architecture;
 use cnclip_crds::report::{Recall, Recalls};
 use cnclip_crds::run_config::ZeroShotConfig;
 use cnclip_crds::zero_shot::Preset;
+use cnclip_data::prepare::{Options, prepare};
+use cnclip_data::shard::Dataset;
+use cnclip_data::store::Store;
+use cnclip_data::tokenize::{Tokenizer, Vocabulary};
+use cnclip_distributed::World;
+use cnclip_nn::model::Texts;
 
 const WIDTH: usize = 16;
 const SIDE: usize = 8;

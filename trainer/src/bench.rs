@@ -10,15 +10,15 @@ use serde::Serialize;
 
 pub use flops::{Flops, flops};
 
-use crate::accumulate::Accumulator;
-use crate::array::Memory;
-use crate::device::Fault;
-use crate::model::Texts;
-use crate::model::clip::{Batch, Capacity, Clip, Compute};
-use crate::ops::dropout::Dropout;
-use crate::ops::pixels::Pixels;
-use crate::optimizer::{AdamW, Settings};
-use crate::params::Params;
+use cnclip_compute::device::Fault;
+use cnclip_compute::ops::dropout::Dropout;
+use cnclip_compute::ops::patchify::Pixels;
+use cnclip_compute::params::Params;
+use cnclip_compute::tensor::Memory;
+use cnclip_nn::accumulate::Accumulator;
+use cnclip_nn::model::Texts;
+use cnclip_nn::model::clip::{Batch, Capacity, Clip, Compute};
+use cnclip_nn::optimizer::{AdamW, Settings};
 
 /// Steps before those that are timed: memory is touched and products are planned in them.
 const WARM_UP: u64 = 2;

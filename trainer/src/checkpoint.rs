@@ -17,8 +17,8 @@ pub use fence::{Claim, Fence};
 pub use write::Writer;
 
 use crate::error::{Error, Result};
-use crate::store::Store;
 use crate::weights::Weights;
+use cnclip_data::store::Store;
 use manifest::{File, MANIFEST, Manifest};
 
 /// The model, under the reference's names: the average, where weights are averaged.

@@ -3,8 +3,11 @@
 
 use cnclip_crds::exit::Exit;
 
-use crate::device::Fault;
-use crate::store::StoreError;
+use cnclip_compute::device::Fault;
+use cnclip_data::error::file_exit;
+use cnclip_data::store::StoreError;
+use cnclip_distributed::{Origin, RankError};
+use cnclip_nn::memory::DoesNotFit;
 
 /// The result of everything that can fail here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -68,12 +71,9 @@ impl Error {
             Self::Device(Fault::OutOfMemory { .. }) => Exit::Config,
             Self::Device(Fault::Broken { .. }) => Exit::Retry,
             Self::Data(_) => Exit::Data,
-            Self::Store(fault) if fault.may_pass() => Exit::Retry,
-            Self::Store(_) => Exit::Config,
-            Self::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-                Exit::Config
-            }
-            Self::File { .. } | Self::Interrupted { .. } | Self::Lost(_) => Exit::Retry,
+            Self::Store(fault) => fault.exit(),
+            Self::File { source, .. } => file_exit(source),
+            Self::Interrupted { .. } | Self::Lost(_) => Exit::Retry,
             Self::Tensor(_) | Self::Bug(_) => Exit::Bug,
         }
     }
@@ -90,6 +90,50 @@ impl Error {
     ) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().display().to_string();
         move |source| Self::File { verb, path, source }
+    }
+}
+
+impl From<cnclip_data::error::Error> for Error {
+    fn from(error: cnclip_data::error::Error) -> Self {
+        use cnclip_data::error::Error as Data;
+
+        match error {
+            Data::Config(words) => Self::Config(words),
+            Data::Data(words) => Self::Data(words),
+            Data::Store(fault) => Self::Store(fault),
+            Data::File { verb, path, source } => Self::File { verb, path, source },
+            Data::Bug(words) => Self::Bug(words),
+        }
+    }
+}
+
+impl From<cnclip_distributed::Error> for Error {
+    fn from(error: cnclip_distributed::Error) -> Self {
+        use cnclip_distributed::Error as Distributed;
+
+        match error {
+            Distributed::Config(words) => Self::Config(words),
+            Distributed::Lost(words) => Self::Lost(words),
+            Distributed::Device(fault) => Self::Device(fault),
+            Distributed::Bug(words) => Self::Bug(words),
+        }
+    }
+}
+
+impl From<DoesNotFit> for Error {
+    fn from(DoesNotFit(words): DoesNotFit) -> Self {
+        Self::Config(words)
+    }
+}
+
+impl RankError for Error {
+    fn origin(&self) -> Origin {
+        match self {
+            Self::Lost(_) => Origin::Lost,
+            Self::Interrupted { .. } => Origin::Interrupted,
+            Self::Device(_) => Origin::Device,
+            _ => Origin::Own,
+        }
     }
 }
 

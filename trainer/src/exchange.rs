@@ -7,7 +7,6 @@ pub mod export;
 pub mod features;
 pub mod gradients;
 pub mod inspect;
-pub mod lines;
 pub mod model;
 pub mod output;
 pub mod pictures;

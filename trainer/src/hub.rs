@@ -7,8 +7,8 @@ use hf_hub::api::tokio::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Repo, RepoType};
 
 use crate::error::{Error, Result};
-use crate::store;
 use crate::weights::{INDEX_ENDING, shards};
+use cnclip_data::store;
 
 /// How URIs of the hub begin.
 pub const SCHEME: &str = "hf://";

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::report::history::History;
 use crate::report::page::Stage;
 use crate::source;
-use crate::store::Store;
+use cnclip_data::store::Store;
 
 /// Longer lines of ancestors are cut: somebody made a circle.
 const MOST_STAGES: usize = 32;

@@ -3,9 +3,9 @@
 use cnclip_crds::run_config::WorldConfig;
 use cnclip_crds::stage::{Accelerator, Precision};
 
-use crate::array::Memory;
-use crate::cuda;
 use crate::error::{Error, Result};
+use cnclip_compute::cuda;
+use cnclip_compute::tensor::Memory;
 
 /// Where a rank must compute: on the card of its number in its worker, or in this machine's memory.
 ///

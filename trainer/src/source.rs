@@ -11,11 +11,11 @@ use cnclip_crds::run_config::{PinnedFile, TrainConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{CONFIG, Checkpoint, WEIGHTS};
-use crate::data::tokenize::{Tokenizer, Vocabulary};
 use crate::error::{Error, Result};
 use crate::hub::{self, Fetched, Hub};
-use crate::store::Store;
 use crate::weights::{INDEX_ENDING, Towers, Weights};
+use cnclip_data::store::Store;
+use cnclip_data::tokenize::{Tokenizer, Vocabulary};
 
 /// Tokens of the longest text of the published models.
 pub const CONTEXT_LENGTH: usize = 52;

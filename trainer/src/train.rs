@@ -14,12 +14,12 @@ use std::sync::Arc;
 
 use cnclip_crds::run_config::TrainConfig;
 
-use crate::array::Memory;
 use crate::error::{Error, Result};
-use crate::ops::ranks::Ranks;
 use crate::place;
 use crate::report::Reporter;
-use crate::world::{Claim, Crew, World};
+use cnclip_compute::collective::Ranks;
+use cnclip_compute::tensor::Memory;
+use cnclip_distributed::{Claim, Crew, World};
 
 /// Trains a stage to its last step, from its newest checkpoint on if there is one, together with the
 /// other workers of the run. `stop` is asked after every step.

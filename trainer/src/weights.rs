@@ -29,7 +29,7 @@ pub use towers::Towers;
 pub use write::write_safetensors;
 
 use crate::error::Result;
-use crate::store::Store;
+use cnclip_data::store::Store;
 use names::Named;
 pub use sharded::{INDEX_ENDING, shards};
 
@@ -156,7 +156,7 @@ mod tests {
         let tensors = tensors.iter().map(|(name, tensor)| Outgoing {
             name: Cow::Borrowed(*name),
             shape: &tensor.shape,
-            values: crate::array::View::Host(&tensor.values),
+            values: cnclip_compute::tensor::View::Host(&tensor.values),
         });
 
         Weights::from_bytes(write::bytes(tensors)).unwrap()

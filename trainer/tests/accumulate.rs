@@ -5,10 +5,10 @@
 #[allow(dead_code, reason = "shared with the tests of the reference's numbers")]
 mod golden;
 
-use cnclip::accumulate::Accumulator;
-use cnclip::model::clip::Clip;
-use cnclip::ops::dropout::Dropout;
-use cnclip::params::Params;
+use cnclip_compute::ops::dropout::Dropout;
+use cnclip_compute::params::Params;
+use cnclip_nn::accumulate::Accumulator;
+use cnclip_nn::model::clip::Clip;
 use golden::{Golden, Pairs, assert_close};
 
 /// A golden model with dropout and, where it has any, masked patches; and six pairs.

@@ -3,11 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use cnclip::model::clip::{Capacity, Clip};
 use cnclip::source::{self, Found};
-use cnclip::store::Store;
 use cnclip::weights::{Layout, Part, Tensors, Weights, grouped, load};
 use cnclip_crds::model::{Architecture, ModelConfig};
+use cnclip_data::store::Store;
+use cnclip_nn::model::clip::{Capacity, Clip};
 use serde_json::{Map, Value, json};
 
 fn folder() -> PathBuf {

@@ -7,13 +7,13 @@ mod planned;
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
-use cnclip::array::Memory;
 use cnclip::error::Error;
-use cnclip::memory::{Load, Way};
-use cnclip::model::clip::{Capacity, Clip};
-use cnclip::model::teacher::Teacher;
-use cnclip::store::{Store, Upload};
+use cnclip_compute::tensor::Memory;
 use cnclip_crds::model::{Architecture, ImageTower, ModelConfig, TextTower, Vit};
+use cnclip_data::store::{Store, Upload};
+use cnclip_nn::memory::{Load, Way};
+use cnclip_nn::model::clip::{Capacity, Clip};
+use cnclip_nn::model::teacher::Teacher;
 use peak_alloc::PeakAlloc;
 use planned::{near, reserve, shrunk, stage};
 
@@ -108,6 +108,7 @@ fn what_is_planned_is_what_is_reserved() {
             own: 24,
             shards: 0,
             teacher: None,
+            shuffle_window: 1 << 30,
             threads,
             device: None,
         };

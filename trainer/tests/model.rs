@@ -4,16 +4,16 @@
 #[path = "support/golden.rs"]
 mod golden;
 
-use cnclip::accumulate::Accumulator;
-use cnclip::loss::Score;
-use cnclip::model::clip::{Capacity, Clip, Compute};
-use cnclip::model::vit::Vit;
-use cnclip::ops::dropout::Dropout;
-use cnclip::optimizer::{AdamW, Settings};
-use cnclip::params::{Layout, Params, Segment};
-use cnclip::schedule::Schedule;
 use cnclip::weights::{Part, load};
+use cnclip_compute::ops::dropout::Dropout;
+use cnclip_compute::params::{Layout, Params, Segment};
 use cnclip_crds::stage::Precision;
+use cnclip_nn::accumulate::Accumulator;
+use cnclip_nn::loss::Score;
+use cnclip_nn::model::clip::{Capacity, Clip, Compute};
+use cnclip_nn::model::vit::Vit;
+use cnclip_nn::optimizer::{AdamW, Settings};
+use cnclip_nn::schedule::Schedule;
 use golden::{Golden, Pairs, assert_close, without_gradient};
 use serde_json::Value;
 

@@ -6,17 +6,17 @@
 mod oracle;
 
 use candle_core::{D, Device, Result, Tensor, Var};
-use cnclip::array::{Memory, ViewMut};
-use cnclip::ops::activation::Activation;
-use cnclip::ops::attention::Attention;
-use cnclip::ops::dropout::Dropout;
-use cnclip::ops::embedding::{self, Tables};
-use cnclip::ops::layer_norm::{LayerNorm, MOMENTS};
-use cnclip::ops::linear::Linear;
-use cnclip::ops::matrix::Onto;
-use cnclip::ops::normalize;
-use cnclip::ops::rows::{Keep, Sequences};
-use cnclip::params::{Init, Layout};
+use cnclip_compute::gemm::Onto;
+use cnclip_compute::ops::activation::Activation;
+use cnclip_compute::ops::attention::Attention;
+use cnclip_compute::ops::dropout::Dropout;
+use cnclip_compute::ops::embedding::{self, Tables};
+use cnclip_compute::ops::layer_norm::{LayerNorm, MOMENTS};
+use cnclip_compute::ops::linear::Linear;
+use cnclip_compute::ops::normalize;
+use cnclip_compute::ops::rows::{Keep, Sequences};
+use cnclip_compute::params::{Init, Layout};
+use cnclip_compute::tensor::{Memory, ViewMut};
 use cnclip_crds::stage::Precision;
 use oracle::{Params, assert_close, numbers, oracle, params, plus_one, tensor, var};
 

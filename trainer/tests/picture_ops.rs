@@ -6,13 +6,13 @@
 mod oracle;
 
 use candle_core::{D, Result, Tensor};
-use cnclip::array::{Memory, View, ViewMut};
-use cnclip::ops::batch_norm::{BatchNorm, Moments, Sums, Then};
-use cnclip::ops::conv2d::{Conv2d, Workspace};
-use cnclip::ops::matrix::Onto;
-use cnclip::ops::pool::AveragePool;
-use cnclip::ops::query::Query;
-use cnclip::params::{Init, Layout};
+use cnclip_compute::gemm::Onto;
+use cnclip_compute::ops::attention_pool::Query;
+use cnclip_compute::ops::batch_norm::{BatchNorm, Moments, Sums, Then};
+use cnclip_compute::ops::conv2d::{Conv2d, Workspace};
+use cnclip_compute::ops::pool::AveragePool;
+use cnclip_compute::params::{Init, Layout};
+use cnclip_compute::tensor::{Memory, View, ViewMut};
 use oracle::{Params, assert_close, numbers, oracle, params, plus_one, tensor, var};
 
 /// Numbers small enough for long sums.

@@ -1,16 +1,16 @@
 //! The published models: as large as they are published, and trained in every variable.
 #![cfg(test)]
 
-use cnclip::loss::ContrastiveLoss;
-use cnclip::model::Texts;
-use cnclip::model::clip::{Batch, Capacity, Clip};
-use cnclip::ops::dropout::Dropout;
-use cnclip::ops::pixels::Pixels;
-use cnclip::ops::random::{normal, stream};
-use cnclip::ops::ranks::Alone;
-use cnclip::optimizer::{AdamW, Settings};
-use cnclip::params::{Params, Segment};
+use cnclip_compute::collective::Alone;
+use cnclip_compute::ops::dropout::Dropout;
+use cnclip_compute::ops::patchify::Pixels;
+use cnclip_compute::params::{Params, Segment};
+use cnclip_compute::random::{normal, stream};
 use cnclip_crds::model::{Architecture, ModelConfig};
+use cnclip_nn::loss::ContrastiveLoss;
+use cnclip_nn::model::Texts;
+use cnclip_nn::model::clip::{Batch, Capacity, Clip};
+use cnclip_nn::optimizer::{AdamW, Settings};
 
 #[test]
 fn presets_have_the_published_numbers_of_parameters() {

@@ -17,17 +17,17 @@ mod small;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use cnclip::accumulate::Accumulator;
 use cnclip::evaluate::evaluate;
-use cnclip::ops::dropout::Dropout;
-use cnclip::ops::ranks::Ranks;
 use cnclip::report::{Outlets, Reporter};
-use cnclip::world::{Crew, World};
+use cnclip_compute::collective::Ranks;
+use cnclip_compute::ops::dropout::Dropout;
 use cnclip_crds::exit::Exit;
 use cnclip_crds::model::Vit;
 use cnclip_crds::report::Activity;
 use cnclip_crds::run_config::{DistillationConfig, TrainConfig};
 use cnclip_crds::stage::{Duplicates, MicroBatch};
+use cnclip_distributed::{Crew, World};
+use cnclip_nn::accumulate::Accumulator;
 use golden::{Golden, assert_close, without_gradient};
 use runs::{run, whole};
 use same::assert_same;
@@ -70,7 +70,9 @@ fn train(count: usize, synchronized: bool) -> (Vec<f32>, Vec<f32>) {
         Ok(())
     };
 
-    Crew::threads(count).work(job, job).unwrap();
+    Crew::threads(count)
+        .work::<cnclip_distributed::Error>(job, job)
+        .unwrap();
     let mut done = done.into_inner().unwrap();
     done.sort_by_key(|(rank, _)| *rank);
     let same = |(_, (gradients, _)): &(usize, (Vec<f32>, Vec<f32>))| *gradients == done[0].1.0;

@@ -4,17 +4,17 @@
 
 use std::path::Path;
 
-use cnclip::array::{Memory, ViewMut};
 use cnclip::checkpoint::{UNAVERAGED, WEIGHTS};
-use cnclip::model::clip::{Capacity, Clip};
-use cnclip::model::teacher::Teacher;
-use cnclip::ops::normalize;
-use cnclip::ops::pixels::Pixels;
 use cnclip::source;
 use cnclip::weights::{Part, load, write_safetensors};
+use cnclip_compute::ops::normalize;
+use cnclip_compute::ops::patchify::Pixels;
+use cnclip_compute::tensor::{Memory, ViewMut};
 use cnclip_crds::exit::Exit;
 use cnclip_crds::run_config::{DistillationConfig, Length, TrainConfig};
 use cnclip_crds::stage::{Duplicates, Freeze};
+use cnclip_nn::model::clip::{Capacity, Clip};
+use cnclip_nn::model::teacher::Teacher;
 
 #[path = "support/runs.rs"]
 mod runs;

@@ -6,14 +6,14 @@
 #[allow(dead_code, reason = "shared with the tests of the reference's numbers")]
 mod golden;
 
-use cnclip::array::View;
-use cnclip::loss::ContrastiveLoss;
-use cnclip::model::Texts;
-use cnclip::model::clip::{Batch, Clip};
-use cnclip::ops::dropout::Dropout;
-use cnclip::ops::pixels::Pixels;
-use cnclip::ops::ranks::Alone;
-use cnclip::params::Params;
+use cnclip_compute::collective::Alone;
+use cnclip_compute::ops::dropout::Dropout;
+use cnclip_compute::ops::patchify::Pixels;
+use cnclip_compute::params::Params;
+use cnclip_compute::tensor::View;
+use cnclip_nn::loss::ContrastiveLoss;
+use cnclip_nn::model::Texts;
+use cnclip_nn::model::clip::{Batch, Clip};
 use golden::{Declare, Golden, Pairs, assert_close};
 
 const MODEL: &str = "vit_b16";

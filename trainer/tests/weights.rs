@@ -1,8 +1,8 @@
 //! Files that PyTorch wrote.
 #![cfg(test)]
 
-use cnclip::store::Store;
 use cnclip::weights::{Tensor, Tensors, Weights};
+use cnclip_data::store::Store;
 
 fn golden() -> Store {
     Store::open(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/model")).unwrap()

@@ -8,7 +8,7 @@ use cnclip_crds::artifacts::FENCE;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::store::Store;
+use cnclip_data::store::Store;
 
 /// Who claims a prefix.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

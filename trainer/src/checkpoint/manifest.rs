@@ -5,9 +5,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::data::shard::{hex, sha256};
 use crate::error::{Error, Result};
-use crate::store::Store;
+use cnclip_compute::digest::{hex, sha256};
+use cnclip_data::store::Store;
 
 pub(super) use cnclip_crds::artifacts::MANIFEST;
 const FORMAT: &str = "cnclip-checkpoint/1";

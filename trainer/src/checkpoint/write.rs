@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use super::manifest::{File, MANIFEST, Manifest};
 use super::{Fence, Kept, Place, Snapshot, Written, list, places};
-use crate::data::shard::sha256;
 use crate::error::{Error, Result};
-use crate::store::Store;
+use cnclip_compute::digest::sha256;
+use cnclip_data::store::Store;
 
 /// Writes the checkpoints of a run, one at a time, while the run goes on.
 #[derive(Debug)]
@@ -148,10 +148,11 @@ impl Target {
     fn remove(&self, place: Place) -> Result<()> {
         let folder = self.store.join(&place.folder());
         folder.delete(MANIFEST)?;
-        folder
-            .list()?
-            .iter()
-            .try_for_each(|entry| folder.delete(&entry.name))
+        for entry in folder.list()? {
+            folder.delete(&entry.name)?;
+        }
+
+        Ok(())
     }
 }
 

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use cnclip::array::Memory;
 use cnclip::bench::{self, Plan};
-use cnclip::cuda;
 use cnclip::error::{Error, Result};
 use cnclip::exchange::output;
+use cnclip_compute::cuda;
+use cnclip_compute::tensor::Memory;
 use cnclip_crds::model::{Architecture, ModelConfig};
 use cnclip_crds::stage::Precision;
 use serde_json::json;

@@ -3,10 +3,10 @@
 use std::io::Write;
 
 use clap::Args;
-use cnclip::cuda::{self, Found};
-use cnclip::device;
 use cnclip::error::{Error, Result};
 use cnclip::exchange::output;
+use cnclip_compute::cuda::{self, Found};
+use cnclip_compute::device;
 
 /// Asks the driver, looks for the libraries, and has each card run a kernel and a product.
 #[derive(Args, Debug)]

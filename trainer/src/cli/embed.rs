@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use cnclip::data::shard::Dataset;
 use cnclip::error::{Error, Result};
 use cnclip::exchange::embed::{Embedder, dataset_texts, text_file};
 use cnclip::exchange::model::Model;
-use cnclip::model::clip::Capacity;
+use cnclip_data::shard::Dataset;
+use cnclip_nn::model::clip::Capacity;
 use indicatif::ProgressBar;
 
 use super::bar::bar;

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use cnclip::data::prepare::{self, Options, Progress};
 use cnclip::error::{Error, Result};
-use cnclip::store::Store;
+use cnclip_data::prepare::{self, Options, Progress};
+use cnclip_data::store::Store;
 use indicatif::ProgressBar;
 
 use super::bar::bar;

@@ -5,8 +5,8 @@ use cnclip_crds::report::Threshold;
 use cnclip_crds::run_config::TaskConfig;
 
 use super::retrieval::Direction;
-use crate::data::shard::Dataset;
 use crate::error::{Error, Result};
+use cnclip_data::shard::Dataset;
 
 /// What a task wants of a threshold, if it wants one.
 ///

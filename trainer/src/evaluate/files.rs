@@ -5,10 +5,10 @@ use cnclip_crds::run_config::FeatureFormat;
 use super::Scored;
 use super::predictions::{self, ANSWERS, IMAGE_TO_TEXT, TEXT_TO_IMAGE};
 use super::predictions::{IMAGE_TO_TEXT_SCORE, TEXT_TO_IMAGE_SCORE};
-use crate::data::shard::Id;
 use crate::error::{Error, Result};
 use crate::exchange::features::{Of, Writer, ending};
-use crate::store::{Store, Upload};
+use cnclip_data::shard::Id;
+use cnclip_data::store::{Store, Upload};
 
 /// Writes what was found for each query in both directions, how good that is where it is known, what
 /// is told as an answer where that was asked for, and the features in every format.

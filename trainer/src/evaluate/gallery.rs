@@ -16,12 +16,12 @@ use super::search::Features;
 use super::shares::{exchange, share};
 use super::unusable::Unusable;
 use super::{Encoder, Sizes};
-use crate::data::shard::{Caption, Dataset, Id};
-use crate::data::tokenize::{Tokenizer, dataset_rules};
 use crate::error::{Error, Result};
-use crate::model::Texts;
-use crate::ops::pixels::Pixels;
-use crate::world::World;
+use cnclip_compute::ops::patchify::Pixels;
+use cnclip_data::shard::{Caption, Dataset, Id};
+use cnclip_data::tokenize::{Tokenizer, dataset_rules};
+use cnclip_distributed::World;
+use cnclip_nn::model::Texts;
 use found::{Chunk, Found, loose, read};
 
 /// Chunks of pictures that are ready before the encoder asks.

@@ -11,14 +11,14 @@ use std::sync::Arc;
 use cnclip_crds::report::{Activity, EvaluationReport};
 use cnclip_crds::run_config::EvaluateConfig;
 
-use crate::array::Memory;
 use crate::error::Result;
-use crate::ops::ranks::Ranks;
 use crate::place;
 use crate::report::Reporter;
 use crate::source;
-use crate::store::Store;
-use crate::world::{Claim, Crew, World};
+use cnclip_compute::collective::Ranks;
+use cnclip_compute::tensor::Memory;
+use cnclip_data::store::Store;
+use cnclip_distributed::{Claim, Crew, World};
 use ready::Ready;
 use subject::Subject;
 

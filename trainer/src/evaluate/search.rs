@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use crate::ops::matrix::{Matrix, MatrixMut, Onto, Threads, product};
+use cnclip_compute::gemm::{Matrix, MatrixMut, Onto, Threads, product};
 
 /// Most queries that one thread compares at a time: every candidate is read once for so many.
 const QUERIES: usize = 512;
@@ -185,7 +185,7 @@ impl Best {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::random::{stream, uniform};
+    use cnclip_compute::random::{stream, uniform};
 
     /// The definition: every similarity, and a stable sort.
     fn sorted(queries: Features<'_>, candidates: Features<'_>, count: usize) -> Vec<Vec<usize>> {

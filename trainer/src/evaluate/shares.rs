@@ -6,8 +6,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
-use crate::ops::ranks::Ranks;
-use crate::world::World;
+use cnclip_compute::collective::Ranks;
+use cnclip_distributed::World;
 
 /// A rank's share of so many things, of which the shares need not be equal.
 pub(super) fn share(things: usize, world: &World) -> Range<usize> {

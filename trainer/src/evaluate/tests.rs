@@ -5,9 +5,9 @@ use serde_json::Value;
 
 use super::gallery::Place;
 use super::*;
-use crate::data::prepare::{self, prepare};
-use crate::data::tokenize::Vocabulary;
-use crate::store::Store;
+use cnclip_data::prepare::{self, prepare};
+use cnclip_data::store::Store;
+use cnclip_data::tokenize::Vocabulary;
 
 const SIZES: Sizes = Sizes {
     side: 4,

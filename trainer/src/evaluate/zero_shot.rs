@@ -23,9 +23,9 @@ use cnclip_crds::report::{Measured, TaskResult, ZeroShotScores};
 use cnclip_crds::zero_shot::TemplateSet;
 
 use super::{Encoder, Sizes};
-use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Result};
-use crate::world::World;
+use cnclip_data::tokenize::Tokenizer;
+use cnclip_distributed::World;
 pub use folders::File;
 use metrics::{Guesses, average_precision, mean, per_class, roc_auc};
 pub use ready::{Ready, Templates};

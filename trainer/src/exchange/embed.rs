@@ -11,19 +11,19 @@ use rayon::prelude::*;
 use serde::Deserialize;
 
 use super::features::{self, Of, Writer};
-use super::lines::Lines;
 use super::model::Model;
 use super::output;
-use crate::data::augment::Key;
-use crate::data::prepare::Images;
-use crate::data::preprocess::preprocess;
-use crate::data::shard::{Caption, Dataset, Id, Sample};
-use crate::data::tokenize::{Tokenizer, dataset_rules};
 use crate::error::{Error, Result};
-use crate::model::Texts;
-use crate::model::clip::{Capacity, Clip};
-use crate::ops::pixels::Pixels;
-use crate::params::Params;
+use cnclip_compute::ops::patchify::Pixels;
+use cnclip_compute::params::Params;
+use cnclip_data::augment::Key;
+use cnclip_data::jsonl::Lines;
+use cnclip_data::prepare::Images;
+use cnclip_data::preprocess::preprocess;
+use cnclip_data::shard::{Caption, Dataset, Id, Sample};
+use cnclip_data::tokenize::{Tokenizer, dataset_rules};
+use cnclip_nn::model::Texts;
+use cnclip_nn::model::clip::{Capacity, Clip};
 
 /// A text to be encoded.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -240,10 +240,12 @@ fn file(
 /// If it cannot be read.
 pub fn text_file(path: &Path) -> Result<Vec<Text>> {
     let mut texts = Vec::new();
-    Lines::open(path, "{\"text_id\": 1, \"text\": \"…\"}")?.each(|_, text: Text| {
-        texts.push(text);
-        Ok(())
-    })?;
+    Lines::open(path, "{\"text_id\": 1, \"text\": \"…\"}")?.each(
+        |_, text: Text| -> Result<()> {
+            texts.push(text);
+            Ok(())
+        },
+    )?;
 
     Ok(texts)
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::model::Model;
 use crate::error::{Error, Result};
-use crate::model::clip::Capacity;
+use cnclip_nn::model::clip::Capacity;
 
 /// A layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

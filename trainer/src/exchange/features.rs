@@ -11,8 +11,8 @@ use cnclip_crds::run_config::FeatureFormat;
 use serde::Serialize;
 
 use super::output;
-use crate::data::shard::Id;
 use crate::error::{Error, Result};
+use cnclip_data::shard::Id;
 use table::Table;
 
 /// What features are of.

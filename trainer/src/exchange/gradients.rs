@@ -8,16 +8,16 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use super::output::{self, Numbers};
 use super::reference;
 use crate::error::{Error, Result};
-use crate::loss::ContrastiveLoss;
-use crate::model::Texts;
-use crate::model::clip::{Batch, Capacity, Clip};
-use crate::ops::dropout::Dropout;
-use crate::ops::pixels::Pixels;
-use crate::ops::ranks::Alone;
-use crate::params::Params;
 use crate::source;
-use crate::store::Store;
 use crate::weights::{Part, load};
+use cnclip_compute::collective::Alone;
+use cnclip_compute::ops::dropout::Dropout;
+use cnclip_compute::ops::patchify::Pixels;
+use cnclip_compute::params::Params;
+use cnclip_data::store::Store;
+use cnclip_nn::loss::ContrastiveLoss;
+use cnclip_nn::model::Texts;
+use cnclip_nn::model::clip::{Batch, Capacity, Clip};
 
 /// Pictures, and padded captions without the padding behind them.
 struct Pairs {

@@ -7,13 +7,13 @@ use cnclip_crds::model::ModelConfig;
 use cnclip_crds::run_config::PinnedFile;
 
 use super::tokens;
-use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Result};
-use crate::model::clip::{Capacity, Clip};
-use crate::params::Params;
 use crate::source::{self, CONTEXT_LENGTH, Found};
-use crate::store::Store;
 use crate::weights::{Part, load};
+use cnclip_compute::params::Params;
+use cnclip_data::store::Store;
+use cnclip_data::tokenize::Tokenizer;
+use cnclip_nn::model::clip::{Capacity, Clip};
 
 /// The vocabulary in a folder of a model, as Hugging Face lays it there.
 pub const VOCABULARY: &str = "vocab.txt";

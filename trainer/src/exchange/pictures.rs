@@ -8,9 +8,9 @@ use rayon::prelude::*;
 use safetensors::tensor::{Dtype, View};
 
 use super::output;
-use crate::data::decode::decode;
-use crate::data::preprocess::{DEVIATION, MEAN, Rgb};
 use crate::error::{Error, Result};
+use cnclip_data::decode::decode;
+use cnclip_data::preprocess::{DEVIATION, MEAN, Rgb};
 
 /// What of a picture a tensor holds.
 #[derive(Clone, Copy)]

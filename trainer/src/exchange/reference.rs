@@ -4,7 +4,7 @@ use cnclip_crds::model::{ImageTower, ModelConfig, Resnet, TextTower, Vit};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
-use crate::store::Store;
+use cnclip_data::store::Store;
 
 /// The file.
 pub const CONFIG: &str = "config.json";

@@ -8,14 +8,14 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::lines::Lines;
 use super::output;
-use crate::data::shard::Id;
 use crate::error::{Error, Result};
 use crate::evaluate::predictions::{self, IMAGE_TO_TEXT, TEXT_TO_IMAGE};
 use crate::evaluate::predictions::{IMAGE_TO_TEXT_SCORE, TEXT_TO_IMAGE_SCORE};
 use crate::evaluate::retrieval::{Pool, Retrieval};
 use crate::evaluate::search::Features;
+use cnclip_data::jsonl::Lines;
+use cnclip_data::shard::Id;
 
 /// A line of a feature file.
 trait Row: DeserializeOwned {
@@ -186,7 +186,7 @@ fn read(path: &Path, images: &Table, texts: &Table) -> Result<Vec<Vec<usize>>> {
     let mut relevant = vec![Vec::new(); texts.places.len()];
     let expected =
         "{\"text_id\": 1, \"image_ids\": [2, …]} or {\"image_id\": 2, \"text_ids\": [1, …]}";
-    Lines::open(path, expected)?.each(|place, line: Relevance| {
+    Lines::open(path, expected)?.each(|place, line: Relevance| -> Result<()> {
         let pairs: Vec<_> = match line {
             Relevance::OfText { text_id, image_ids } => image_ids
                 .into_iter()

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::lines::Lines;
 use super::output;
-use crate::data::tokenize::{Tokenizer, Vocabulary, dataset_rules};
 use crate::error::{Error, Result};
 use crate::source;
+use cnclip_data::jsonl::Lines;
+use cnclip_data::tokenize::{Tokenizer, Vocabulary, dataset_rules};
 
 #[derive(Deserialize)]
 struct Line {

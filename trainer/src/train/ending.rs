@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::lineage;
 use crate::report::page::{PageInput, page};
 use crate::source::Final;
-use crate::store::Store;
+use cnclip_data::store::Store;
 
 /// What a validation is worth: mean recall, over both directions.
 pub(super) fn score(found: &Validation) -> f64 {
@@ -38,7 +38,7 @@ pub(super) fn write(stage: &Store) -> Result<()> {
 
     let bytes = serde_json::to_vec(&ending);
     let bytes = bytes.map_err(|error| Error::Bug(format!("{FINAL} cannot be written: {error}")))?;
-    stage.put(FINAL, bytes.into())
+    Ok(stage.put(FINAL, bytes.into())?)
 }
 
 /// Writes the page of the run, with the curves of all stages up to this one.
@@ -47,7 +47,7 @@ pub(super) fn write(stage: &Store) -> Result<()> {
 /// If the store fails.
 pub(super) fn write_page(config: &TrainConfig) -> Result<()> {
     let page = page(&PageInput::of(config, lineage::stages(config)?));
-    Store::open(&config.artifacts)?.put(REPORT, page.into())
+    Ok(Store::open(&config.artifacts)?.put(REPORT, page.into())?)
 }
 
 /// Of checkpoints, newest first: the one with the highest score, the newest of equals.

@@ -4,12 +4,13 @@ use cnclip_crds::report::MemoryReport;
 use cnclip_crds::run_config::TrainConfig;
 use cnclip_crds::stage::MicroBatch;
 
-use crate::array::Memory;
-use crate::device::Fault;
 use crate::error::Result;
-use crate::memory::{Load, Needs, Way, choose, limit};
-use crate::ops::ranks::Ranks;
-use crate::world::World;
+use crate::memory_limit as limit;
+use cnclip_compute::collective::Ranks;
+use cnclip_compute::device::Fault;
+use cnclip_compute::tensor::Memory;
+use cnclip_distributed::World;
+use cnclip_nn::memory::{Load, Needs, Way, choose};
 
 /// The configuration with what was left to the trainer decided, and the plan behind it.
 ///

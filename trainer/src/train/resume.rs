@@ -3,15 +3,15 @@
 use cnclip_crds::report::Validation;
 use cnclip_crds::run_config::TrainConfig;
 
-use crate::average::Average;
 use crate::checkpoint::{CONFIG, Checkpoint, HISTORY, MOMENTS, STATE, State, UNAVERAGED, WEIGHTS};
 use crate::error::{Error, Result};
-use crate::optimizer::AdamW;
-use crate::params::Params;
 use crate::report::history::History;
-use crate::store::Store;
 use crate::weights::{Part, WeightsError, load, load_moments};
-use crate::world::World;
+use cnclip_compute::params::Params;
+use cnclip_data::store::Store;
+use cnclip_distributed::World;
+use cnclip_nn::average::Average;
+use cnclip_nn::optimizer::AdamW;
 
 /// What an earlier attempt left behind besides weights and moments.
 #[derive(Debug, Default)]

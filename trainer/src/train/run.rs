@@ -11,24 +11,24 @@ use cnclip_crds::run_config::TrainConfig;
 use super::ending;
 use super::meter::Meter;
 use super::together::Together;
-use crate::accumulate::Accumulator;
-use crate::array::{Array, View};
-use crate::average::Average;
 use crate::checkpoint::{State, Writer};
-use crate::data::loader::Loader;
-use crate::data::shard::Dataset;
-use crate::data::tokenize::Tokenizer;
-use crate::distillation::Distillation;
 use crate::error::Result;
 use crate::evaluate::{Sizes, recalls};
-use crate::model::clip::Clip;
-use crate::ops::ranks::Ranks;
-use crate::optimizer::AdamW;
-use crate::params::Params;
 use crate::report::Reporter;
 use crate::report::history::History;
-use crate::schedule::Schedule;
-use crate::store::Store;
+use cnclip_compute::collective::Ranks;
+use cnclip_compute::params::Params;
+use cnclip_compute::tensor::{Array, View};
+use cnclip_data::loader::Loader;
+use cnclip_data::shard::Dataset;
+use cnclip_data::store::Store;
+use cnclip_data::tokenize::Tokenizer;
+use cnclip_nn::accumulate::Accumulator;
+use cnclip_nn::average::Average;
+use cnclip_nn::distillation::Distillation;
+use cnclip_nn::model::clip::Clip;
+use cnclip_nn::optimizer::AdamW;
+use cnclip_nn::schedule::Schedule;
 
 /// Held-out pairs, and how often they are looked at.
 #[derive(Debug)]

@@ -13,27 +13,28 @@ use super::fit::{fit, suffices};
 use super::resume::{self, Resumed};
 use super::run::{Progress, Run, Validator};
 use super::together::Together;
-use crate::accumulate::Accumulator;
-use crate::array::Memory;
-use crate::average::Average;
 use crate::checkpoint::{Claim, Fence, Writer};
-use crate::data::loader::{Loader, Options};
-use crate::data::order::Order;
-use crate::data::shard::Dataset;
-use crate::data::tokenize::Tokenizer;
-use crate::distillation::Distillation;
 use crate::error::{Error, Result};
-use crate::memory::Load;
-use crate::model::clip::{Capacity, Clip, Compute};
-use crate::model::teacher::Teacher;
-use crate::ops::ranks::Ranks;
-use crate::optimizer::{AdamW, Settings};
-use crate::params::Params;
-use crate::schedule::Schedule;
 use crate::source;
-use crate::store::Store;
 use crate::weights::{Part, WeightsError, left_out, load};
-use crate::world::World;
+use cnclip_compute::collective::Ranks;
+use cnclip_compute::params::Params;
+use cnclip_compute::tensor::Memory;
+use cnclip_data::loader::{Loader, Options};
+use cnclip_data::order::Order;
+use cnclip_data::order::WINDOW_BYTES;
+use cnclip_data::shard::Dataset;
+use cnclip_data::store::Store;
+use cnclip_data::tokenize::Tokenizer;
+use cnclip_distributed::World;
+use cnclip_nn::accumulate::Accumulator;
+use cnclip_nn::average::Average;
+use cnclip_nn::distillation::Distillation;
+use cnclip_nn::memory::Load;
+use cnclip_nn::model::clip::{Capacity, Clip, Compute};
+use cnclip_nn::model::teacher::Teacher;
+use cnclip_nn::optimizer::{AdamW, Settings};
+use cnclip_nn::schedule::Schedule;
 
 /// A run that is ready to take its next step: the first, or the one after its newest checkpoint. Where a
 /// device turns out to have too little memory, the same with half as many pairs at once, if that is free.
@@ -86,6 +87,7 @@ fn attempt(config: &TrainConfig, world: Arc<World>, place: &Memory) -> Result<Op
         config,
         own: own.len(),
         shards: dataset.index().shards.iter().map(|shard| shard.bytes).sum(),
+        shuffle_window: WINDOW_BYTES,
         teacher: teacher.as_ref().map(Taught::tower),
         threads: rayon::current_num_threads(),
         device: place.device().map(|_| config.world.precision),
@@ -389,5 +391,5 @@ fn loader(
         ..Options::new(config.seed, global_batch, steps, side)
     };
 
-    Loader::start(dataset, tokenizer, options)
+    Ok(Loader::start(dataset, tokenizer, options)?)
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::setup::Sizes;
-use crate::data::loader::Loader;
 use crate::error::Result;
-use crate::loss::Fingerprint;
-use crate::ops::ranks::Ranks;
-use crate::world::{Buckets, Pace, World};
+use cnclip_compute::collective::Ranks;
+use cnclip_compute::digest::Fingerprint;
+use cnclip_data::loader::Loader;
+use cnclip_distributed::{Buckets, Pace, World};
 
 /// A rank's way to the others, and what it keeps of them.
 #[derive(Debug)]

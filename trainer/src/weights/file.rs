@@ -11,7 +11,7 @@ use zip::{CompressionMethod, ZipArchive};
 use super::stored::Stored;
 use super::{header, pytorch};
 use crate::error::{Error, Result};
-use crate::store::{Reader, Store};
+use cnclip_data::store::{Reader, Store};
 
 /// What files call their tensors.
 pub(super) type Names = BTreeMap<String, Stored>;
@@ -83,7 +83,7 @@ impl File {
     }
 
     pub(super) fn bytes(&self, range: Range<u64>) -> Result<Bytes> {
-        self.store.get_range(&self.name, range)
+        Ok(self.store.get_range(&self.name, range)?)
     }
 
     pub(super) fn reader(&self) -> Reader {

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::{Stored, Towers, Weights, grouped, positions};
-use crate::array::View;
 use crate::error::Error;
-use crate::params::{Params, Segment};
+use cnclip_compute::params::{Params, Segment};
+use cnclip_compute::tensor::View;
 
 /// Which part of a model a file is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +128,7 @@ mod tests {
     use super::super::tests::file;
     use super::super::{Tensor, Tensors, write_safetensors};
     use super::*;
-    use crate::params::{Init, Layout};
+    use cnclip_compute::params::{Init, Layout};
 
     fn params() -> Params {
         let mut layout = Layout::default();

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use super::write::{Outgoing, bytes};
 use super::{Weights, WeightsError};
-use crate::optimizer::AdamW;
-use crate::params::{Params, Segment};
+use cnclip_compute::params::{Params, Segment};
+use cnclip_nn::optimizer::AdamW;
 
 /// What the two moments of a tensor are called: this, then the tensor's name.
 const PREFIXES: [&str; 2] = ["first.", "second."];
@@ -74,8 +74,8 @@ fn trained(params: &Params) -> impl Iterator<Item = &Segment> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::optimizer::Settings;
-    use crate::params::{Init, Layout};
+    use cnclip_compute::params::{Init, Layout};
+    use cnclip_nn::optimizer::Settings;
 
     const SETTINGS: Settings = Settings {
         beta_1: 0.9,

@@ -100,8 +100,8 @@ fn cubic(distance: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Store;
     use crate::weights::Weights;
+    use cnclip_data::store::Store;
 
     #[test]
     fn a_larger_grid_is_that_of_the_reference() {

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::file::{self, Names};
 use crate::error::{Error, Result};
-use crate::store::Store;
+use cnclip_data::store::Store;
 
 /// How the name of an index ends.
 pub const INDEX_ENDING: &str = ".index.json";

@@ -4,14 +4,14 @@ use std::borrow::Cow;
 
 use safetensors::tensor::{Dtype, View, serialize};
 
-use crate::array;
-use crate::params::Params;
+use cnclip_compute::params::Params;
+use cnclip_compute::tensor;
 
 /// A tensor on its way into a file.
 pub(super) struct Outgoing<'a> {
     pub(super) name: Cow<'a, str>,
     pub(super) shape: &'a [usize],
-    pub(super) values: array::View<'a>,
+    pub(super) values: tensor::View<'a>,
 }
 
 impl Outgoing<'_> {

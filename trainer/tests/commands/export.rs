@@ -1,9 +1,9 @@
 use cnclip::exchange::reference;
-use cnclip::model::clip::{Capacity, Clip};
-use cnclip::params::Params;
 use cnclip::source;
-use cnclip::store::Store;
 use cnclip::weights::{Part, load};
+use cnclip_compute::params::Params;
+use cnclip_data::store::Store;
+use cnclip_nn::model::clip::{Capacity, Clip};
 use serde_json::Value;
 
 use super::*;

@@ -54,7 +54,7 @@ fn a_checkpoint_is_told_by_what_was_written_of_it_and_its_values_are_not_read() 
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = checkpoint(folder.path());
     let weights = checkpoint.join("weights.safetensors");
-    let sha256 = cnclip::data::shard::sha256(&fs::read(&weights).unwrap());
+    let sha256 = cnclip_compute::digest::sha256(&fs::read(&weights).unwrap());
     small::flip_a_byte(&weights);
     let told = inspect(words(&checkpoint));
 
@@ -71,7 +71,7 @@ fn a_checkpoint_is_told_by_what_was_written_of_it_and_its_values_are_not_read() 
     );
 
     let manifest = fs::read(checkpoint.join("manifest.json")).unwrap();
-    assert_eq!(told["digest"], cnclip::data::shard::sha256(&manifest));
+    assert_eq!(told["digest"], cnclip_compute::digest::sha256(&manifest));
     assert_eq!(told["dtypes"], json!(["F32", "I64"]));
     refuse(
         &["inspect", words(folder.path())],

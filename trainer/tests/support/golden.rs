@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use cnclip::model::Texts;
-use cnclip::model::clip::{Batch, Capacity, Clip};
-use cnclip::ops::pixels::Pixels;
-use cnclip::params::Params;
-use cnclip::store::Store;
 use cnclip::weights::{Part, Tensors, Weights, load};
+use cnclip_compute::ops::patchify::Pixels;
+use cnclip_compute::params::Params;
 use cnclip_crds::model::{ImageTower, ModelConfig, Resnet, TextTower, Vit};
+use cnclip_data::store::Store;
+use cnclip_nn::model::Texts;
+use cnclip_nn::model::clip::{Batch, Capacity, Clip};
 use serde_json::Value;
 
 /// A way to declare a model.

@@ -1,8 +1,8 @@
 //! What candle's autograd says of a formula, and the made-up numbers it is asked about.
 
 use candle_core::{Device, Result, Tensor, Var};
-use cnclip::ops::random::{normal, stream};
-use cnclip::params::Layout;
+use cnclip_compute::params::Layout;
+use cnclip_compute::random::{normal, stream};
 
 pub(crate) fn numbers(length: usize, seed: u64) -> Vec<f32> {
     (0..length as u64)

@@ -1,14 +1,14 @@
 //! Small models of all kinds, and everything that a stage reserves for them.
 
-use cnclip::accumulate::Accumulator;
-use cnclip::array::Memory;
-use cnclip::average::Average;
-use cnclip::memory::Way;
-use cnclip::model::clip::{Capacity, Clip, Compute};
-use cnclip::optimizer::{AdamW, Settings};
-use cnclip::params::Params;
+use cnclip_compute::params::Params;
+use cnclip_compute::tensor::Memory;
 use cnclip_crds::model::{Architecture, ModelConfig};
 use cnclip_crds::run_config::TrainConfig;
+use cnclip_nn::accumulate::Accumulator;
+use cnclip_nn::average::Average;
+use cnclip_nn::memory::Way;
+use cnclip_nn::model::clip::{Capacity, Clip, Compute};
+use cnclip_nn::optimizer::{AdamW, Settings};
 use serde_json::json;
 
 /// A preset with few layers and narrow towers: what sets it apart stays.

@@ -3,17 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use cnclip::checkpoint::WEIGHTS;
-use cnclip::data::prepare::{self, prepare};
-use cnclip::data::shard::sha256;
 use cnclip::source;
-use cnclip::store::Store;
 use cnclip::weights::Tensors;
+use cnclip_compute::digest::sha256;
 use cnclip_crds::model::{ImageTower, ModelConfig, Resnet, TextTower};
 use cnclip_crds::run_config::{
     CheckpointConfig, Identity, Length, OptimizerConfig, PinnedFile, TrainConfig, ValidationConfig,
     WeightSources, WorldConfig,
 };
 use cnclip_crds::stage::{Augmentation, Duplicates, Freeze};
+use cnclip_data::prepare::{self, prepare};
+use cnclip_data::store::Store;
 
 pub(crate) const STEPS: u64 = 8;
 
@@ -108,7 +108,7 @@ fn vocabulary(folder: &Path) -> PinnedFile {
 /// Shards of the golden data set; another `variant` has other bytes.
 pub(crate) fn dataset(folder: &Path, variant: u64) -> String {
     // A test program that was carried to another machine is told where the tree is there.
-    let here = concat!(env!("CARGO_MANIFEST_DIR"), "/../trainer/tests/golden");
+    let here = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
     let golden = std::env::var("CNCLIP_GOLDEN").unwrap_or_else(|_| here.to_owned());
     let golden = Path::new(&golden).join("dataset");
     let images = golden.join("train_imgs.tsv");

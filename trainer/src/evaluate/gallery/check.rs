@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::Gallery;
-use crate::data::shard::{Dataset, Id};
 use crate::error::{Error, Result};
+use cnclip_data::shard::{Dataset, Id};
 
 impl Gallery {
     /// Whether it can be searched and told of.

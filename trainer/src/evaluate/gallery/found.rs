@@ -6,11 +6,11 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::Place;
-use crate::data::preprocess::plain;
-use crate::data::shard::{Caption, Dataset, Sample, Shard};
 use crate::error::Result;
 use crate::evaluate::Sizes;
 use crate::evaluate::unusable::Unusable;
+use cnclip_data::preprocess::plain;
+use cnclip_data::shard::{Caption, Dataset, Sample, Shard};
 
 /// Pictures on their way to the encoder, and what is known of them.
 #[derive(Default)]
@@ -51,7 +51,7 @@ pub(super) fn read(
 
         let shard = match dataset.shard(number) {
             Ok(shard) => shard,
-            Err(error) => return give(Err(error)),
+            Err(error) => return give(Err(error.into())),
         };
 
         // Whoever has its first picture tells what it lacks.

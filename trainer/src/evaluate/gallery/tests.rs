@@ -1,6 +1,6 @@
 use super::*;
 use crate::evaluate::tests::{golden, scored, unlabelled};
-use crate::store::Store;
+use cnclip_data::store::Store;
 
 /// What is said of the golden gallery after a change.
 fn said(change: impl FnOnce(&mut Gallery)) -> Option<(String, i32)> {

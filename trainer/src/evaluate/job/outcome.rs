@@ -9,7 +9,7 @@ use crate::evaluate::{Results, table};
 use crate::lineage;
 use crate::report::page::{PageInput, Task, page};
 use crate::source::Found;
-use crate::store::Store;
+use cnclip_data::store::Store;
 
 /// Writes the results and the page, and gives the table.
 ///

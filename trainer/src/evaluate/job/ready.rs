@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use cnclip_crds::run_config::{EvaluateConfig, TaskConfig};
 
 use super::check::kindless;
-use crate::data::prepare::Options;
-use crate::data::shard::Dataset;
-use crate::data::split;
 use crate::error::Result;
 use crate::evaluate::zero_shot;
+use cnclip_data::prepare::Options;
+use cnclip_data::shard::Dataset;
+use cnclip_data::split;
 
 /// What a task is scored on, once for all ranks of this process.
 pub(super) enum Ready {

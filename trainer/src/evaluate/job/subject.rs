@@ -6,19 +6,19 @@ use cnclip_crds::model::ModelConfig;
 use cnclip_crds::run_config::{EvaluateConfig, TaskConfig, TrainConfig};
 
 use super::ready::Ready;
-use crate::array::Memory;
-use crate::data::shard::Dataset;
-use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Result};
 use crate::evaluate::zero_shot::{self, Model};
 use crate::evaluate::{Sizes, calibration, files, score};
-use crate::model::clip::{Capacity, Clip, Compute};
-use crate::params::Params;
 use crate::report::page::{Classes, Examples, Public, Shown, Task};
 use crate::source::{self, CONTEXT_LENGTH, Found};
-use crate::store::Store;
 use crate::weights::{Part, WeightsError, load};
-use crate::world::World;
+use cnclip_compute::params::Params;
+use cnclip_compute::tensor::Memory;
+use cnclip_data::shard::Dataset;
+use cnclip_data::store::Store;
+use cnclip_data::tokenize::Tokenizer;
+use cnclip_distributed::World;
+use cnclip_nn::model::clip::{Capacity, Clip, Compute};
 
 /// What an evaluation asks for, and where its files go.
 type Asked<'a> = (&'a EvaluateConfig, &'a Store);
@@ -70,7 +70,8 @@ impl Subject {
     pub(super) fn agree(&self, world: &World) -> Result<()> {
         let values = self.params.values.read();
         let bits: &[u32] = bytemuck::cast_slice(&values);
-        world.agree("checkpoint", (&self.found.digest, bits))
+        world.agree("checkpoint", (&self.found.digest, bits))?;
+        Ok(())
     }
 
     /// Scores one task on all ranks; rank 0 writes its files, and chooses what is shown.

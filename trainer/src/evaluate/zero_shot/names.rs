@@ -4,13 +4,13 @@ use rayon::prelude::*;
 
 use super::lines::fill;
 use super::ready::Ready;
-use crate::data::tokenize::{Tokenizer, dataset_rules};
 use crate::error::Result;
 use crate::evaluate::shares::share;
 use crate::evaluate::{Encoder, Sizes};
-use crate::model::Texts;
-use crate::ops::matrix::{Matrix, MatrixMut, Onto, Threads, product};
-use crate::world::World;
+use cnclip_compute::gemm::{Matrix, MatrixMut, Onto, Threads, product};
+use cnclip_data::tokenize::{Tokenizer, dataset_rules};
+use cnclip_distributed::World;
+use cnclip_nn::model::Texts;
 
 /// What the similarity of a picture and a name is multiplied with, as in the reference, whatever the
 /// model learned.
@@ -63,7 +63,7 @@ pub(super) fn encode(
     }
 
     encoder.check()?;
-    world.concat(sums.chunks(width).flat_map(unit).collect())
+    Ok(world.concat(sums.chunks(width).flat_map(unit).collect())?)
 }
 
 fn unit(sum: &[f64]) -> impl Iterator<Item = f32> {

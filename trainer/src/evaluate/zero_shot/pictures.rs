@@ -9,14 +9,14 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::ready::Ready;
-use crate::data::preprocess::plain;
 use crate::error::{Error, Result};
 use crate::evaluate::shares::{exchange, share};
 use crate::evaluate::unusable::Unusable;
 use crate::evaluate::{Encoder, Sizes};
-use crate::ops::pixels::Pixels;
-use crate::store::Fault;
-use crate::world::World;
+use cnclip_compute::ops::patchify::Pixels;
+use cnclip_data::preprocess::plain;
+use cnclip_data::store::Fault;
+use cnclip_distributed::World;
 
 /// Chunks of pictures that wait between two who work on them.
 const CHUNKS_AHEAD: usize = 2;
@@ -96,7 +96,12 @@ fn fetch(ready: &Ready, share: Range<usize>, batch: usize, to: &SyncSender<Files
     for first in share.clone().step_by(batch) {
         let chunk = first..share.end.min(first + batch);
         let names = ready.files[chunk.clone()].iter().map(|file| file.path());
-        let files = ready.store.get_many(&names.collect::<Vec<_>>());
+        let files = ready
+            .store
+            .get_many(&names.collect::<Vec<_>>())
+            .into_iter()
+            .map(|file| file.map_err(Error::from))
+            .collect();
 
         if to.send((chunk, files)).is_err() {
             return;

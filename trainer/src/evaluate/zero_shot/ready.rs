@@ -10,9 +10,9 @@ use super::folders::{File, TEST, pictures};
 use super::lines::{names, templates};
 use super::listing::{LABELS, ORDER, labels, order};
 use super::mistakes::Mistakes;
-use crate::data::shard::{hex, sha256};
 use crate::error::{Error, Result};
-use crate::store::Store;
+use cnclip_compute::digest::{hex, sha256};
+use cnclip_data::store::Store;
 
 /// Where the names of the classes are.
 pub(super) const NAMES: &str = "label_cn.txt";
@@ -172,7 +172,7 @@ fn listed(
     let found = store
         .join(TEST)
         .list()
-        .map_err(|error| unlisted(store, error))?;
+        .map_err(|error| unlisted(store, error.into()))?;
 
     let mut entries = String::new();
     found

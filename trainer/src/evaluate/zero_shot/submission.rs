@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 use super::metrics::per_class;
 use super::{Picture, Ready, Scored};
 use crate::error::{Error, Result};
-use crate::store::Store;
+use cnclip_data::store::Store;
 
 /// The file for EvalAI.
 pub const SUBMISSION: &str = "submission.json";

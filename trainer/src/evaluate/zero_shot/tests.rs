@@ -5,12 +5,12 @@ use bytes::Bytes;
 use cnclip_crds::report::Metric;
 
 use super::*;
-use crate::data::tokenize::Vocabulary;
 use crate::evaluate::tests::Directions;
-use crate::model::Texts;
-use crate::ops::pixels::Pixels;
-use crate::store::Store;
-use crate::world::Crew;
+use cnclip_compute::ops::patchify::Pixels;
+use cnclip_data::store::Store;
+use cnclip_data::tokenize::Vocabulary;
+use cnclip_distributed::Crew;
+use cnclip_nn::model::Texts;
 
 const SIZES: Sizes = Sizes {
     side: 4,
@@ -271,7 +271,7 @@ fn any_number_of_ranks_gets_the_same() {
             Ok(())
         };
 
-        Crew::threads(ranks).work(job, job).unwrap();
+        Crew::threads(ranks).work::<Error>(job, job).unwrap();
     }
 }
 

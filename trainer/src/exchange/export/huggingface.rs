@@ -8,12 +8,12 @@ use bytes::Bytes;
 use cnclip_crds::model::{ImageTower, ModelConfig, TextTower, Vit};
 use serde_json::{Value, json};
 
-use crate::data::preprocess::{DEVIATION, MEAN};
 use crate::error::{Error, Result};
 use crate::exchange::model::{Model, VOCABULARY};
 use crate::exchange::output::{self, Numbers};
 use crate::exchange::tokens;
-use crate::params::{Params, Segment};
+use cnclip_compute::params::{Params, Segment};
+use cnclip_data::preprocess::{DEVIATION, MEAN};
 
 const WEIGHTS: &str = "model.safetensors";
 /// Of a text tower and of a vision transformer.

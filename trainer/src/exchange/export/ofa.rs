@@ -11,7 +11,7 @@ use zip::{CompressionMethod, ZipWriter};
 use super::pickle::{Pickle, Storage};
 use crate::error::{Error, Result};
 use crate::exchange::output;
-use crate::params::{Params, Segment};
+use cnclip_compute::params::{Params, Segment};
 
 /// The folder in the zip: any name does.
 const FOLDER: &str = "archive";

@@ -9,8 +9,8 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 
-use crate::data::shard::Id;
 use crate::error::{Error, Result};
+use cnclip_data::shard::Id;
 
 /// Numbers that are gathered before they are written as a group: 16 MiB.
 const GROUP: usize = 1 << 22;

@@ -10,7 +10,7 @@ use super::picture::data_uri;
 use crate::error::Result;
 use crate::evaluate::zero_shot::metrics::most_probable;
 use crate::evaluate::zero_shot::{Picture, Scored};
-use crate::store::Store;
+use cnclip_data::store::Store;
 
 /// More classes than this are folded but for both ends.
 const MOST_OPEN: usize = 30;

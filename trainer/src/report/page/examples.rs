@@ -6,11 +6,11 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::picture::data_uri;
-use crate::data::shard::Dataset;
 use crate::error::Result;
 use crate::evaluate::Scored;
 use crate::evaluate::retrieval::first_hit;
-use crate::ops::math::dot;
+use cnclip_compute::math::dot;
+use cnclip_data::shard::Dataset;
 
 /// Queries shown as they come.
 const USUAL: usize = 16;

@@ -3,8 +3,8 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use crate::data::decode::decode;
-use crate::data::resize::Region;
+use cnclip_data::decode::decode;
+use cnclip_data::resize::Region;
 
 /// Files up to this size are carried as they are.
 const KEPT_BYTES: usize = 6 << 10;

@@ -1,11 +1,11 @@
 use cnclip_crds::report::{Measured, Recall, Recalls, Threshold};
 
 use super::*;
-use crate::data::decode::decode;
 use crate::evaluate::retrieval::first_hit;
 use crate::evaluate::tests::{golden, scored, unlabelled};
 use crate::report::history::Point;
-use crate::store::Store;
+use cnclip_data::decode::decode;
+use cnclip_data::store::Store;
 
 fn stage(name: &str, steps: i64) -> Stage {
     let recall = Recall {

@@ -110,7 +110,7 @@ impl Run {
                 .put(artifacts::METRICS, self.progress.history.to_jsonl().into())?;
         }
 
-        self.together.world.meet()
+        Ok(self.together.world.meet()?)
     }
 
     /// Waits for the last checkpoint and names the one that the stage ends with.

@@ -5,15 +5,15 @@ use std::time::Instant;
 use cnclip_crds::stage::Duplicates;
 
 use super::Run;
-use crate::data::loader;
 use crate::error::{Error, Result};
-use crate::model::Texts;
-use crate::model::clip::Batch;
-use crate::ops::dropout::Dropout;
-use crate::ops::pixels::Pixels;
-use crate::ops::ranks::Ranks;
 use crate::train::meter::Losses;
 use crate::train::together::Together;
+use cnclip_compute::collective::Ranks;
+use cnclip_compute::ops::dropout::Dropout;
+use cnclip_compute::ops::patchify::Pixels;
+use cnclip_data::loader;
+use cnclip_nn::model::Texts;
+use cnclip_nn::model::clip::Batch;
 
 impl Run {
     /// One optimizer step over the next global batch. One whose loss or gradient is not finite is

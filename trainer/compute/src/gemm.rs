@@ -1,0 +1,288 @@
+//! Matrix products over strided views: the one door to the gemm library, and its bounds checks.
+
+pub mod multiply;
+
+use gemm::Parallelism;
+
+/// A matrix seen in a slice: element (r, c) lies at `r * row_stride + c * col_stride`.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// A view of `rows` × `cols` whose rows lie `row_stride` apart.
+    pub fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        assert!(
+            end(rows, cols, row_stride) <= data.len(),
+            "the view leaves its slice"
+        );
+
+        Self {
+            data,
+            rows,
+            cols,
+            row_stride,
+            col_stride: 1,
+        }
+    }
+
+    /// A view of rows that lie one behind the other.
+    pub fn new(data: &'a [f32], cols: usize) -> Self {
+        Self::strided(data, data.len() / cols, cols, cols)
+    }
+
+    /// How many rows there are.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The first so many rows.
+    pub fn first(self, rows: usize) -> Self {
+        assert!(rows <= self.rows, "fewer rows than asked for");
+        Self { rows, ..self }
+    }
+
+    /// How many numbers it has.
+    pub(super) fn len(&self) -> usize {
+        self.rows * self.cols
+    }
+
+    /// The same matrix with its lines side by side in other memory, each written by `copy` from where
+    /// it lay.
+    pub(super) fn packed(
+        self,
+        memory: &mut [f32],
+        copy: impl Fn(&mut [f32], &[f32]),
+    ) -> Matrix<'_> {
+        // Lines are what lies side by side already: rows, or the columns of a transposed view.
+        let transposed = self.col_stride != 1;
+        let view = if transposed { self.transposed() } else { self };
+
+        for (line, target) in memory
+            .chunks_exact_mut(view.cols.max(1))
+            .take(view.rows)
+            .enumerate()
+        {
+            let start = line * view.row_stride;
+            copy(target, &view.data[start..start + view.cols]);
+        }
+
+        let packed = Matrix::strided(memory, view.rows, view.cols, view.cols);
+        if transposed {
+            packed.transposed()
+        } else {
+            packed
+        }
+    }
+
+    /// The same numbers with rows and columns exchanged.
+    pub fn transposed(self) -> Self {
+        let Self {
+            data,
+            rows,
+            cols,
+            row_stride,
+            col_stride,
+        } = self;
+
+        Self {
+            data,
+            rows: cols,
+            cols: rows,
+            row_stride: col_stride,
+            col_stride: row_stride,
+        }
+    }
+}
+
+/// A matrix in a slice that a product is written to; columns are neighbours.
+#[derive(Debug)]
+pub struct MatrixMut<'a> {
+    data: &'a mut [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+}
+
+impl<'a> MatrixMut<'a> {
+    /// A view of `rows` × `cols` whose rows lie `row_stride` apart.
+    pub fn strided(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        assert!(
+            end(rows, cols, row_stride) <= data.len(),
+            "the view leaves its slice"
+        );
+
+        assert!(
+            rows <= 1 || cols <= row_stride,
+            "rows of the target overlap"
+        );
+
+        Self {
+            data,
+            rows,
+            cols,
+            row_stride,
+        }
+    }
+
+    /// How many rows there are.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// A view of rows that lie one behind the other.
+    pub fn new(data: &'a mut [f32], cols: usize) -> Self {
+        let rows = data.len() / cols;
+        Self::strided(data, rows, cols, cols)
+    }
+}
+
+/// One more than the index of the last element.
+fn end(rows: usize, cols: usize, row_stride: usize) -> usize {
+    if rows == 0 || cols == 0 {
+        0
+    } else {
+        (rows - 1) * row_stride + cols
+    }
+}
+
+/// What becomes of the numbers that the target holds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Onto {
+    /// They are replaced.
+    Replace,
+    /// The product is added to them.
+    Add,
+}
+
+/// Who computes a product.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Threads {
+    /// The calling thread: the caller already runs many products side by side.
+    One,
+    /// All threads of the pool.
+    All,
+}
+
+/// `target = scale · a · b`, or added to the target.
+pub fn product(
+    target: MatrixMut<'_>,
+    onto: Onto,
+    scale: f32,
+    (a, b): (Matrix<'_>, Matrix<'_>),
+    threads: Threads,
+) {
+    let rows = target.rows;
+    let cols = target.cols;
+    let inner = a.cols;
+    assert!(
+        a.rows == rows && b.cols == cols && b.rows == inner,
+        "shapes do not chain"
+    );
+
+    let keep = onto == Onto::Add;
+    let parallelism = match threads {
+        Threads::All if rayon::current_num_threads() > 1 => Parallelism::Rayon(0),
+        _ => Parallelism::None,
+    };
+
+    // SAFETY: the constructors checked that every element of the three views lies in its slice, and
+    // that rows of the target do not overlap; the target is borrowed mutably, so it aliases neither
+    // source; the shapes were checked to chain just above.
+    unsafe {
+        gemm::gemm(
+            rows,
+            cols,
+            inner,
+            target.data.as_mut_ptr(),
+            1,
+            target.row_stride as isize,
+            keep,
+            a.data.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            if keep { 1.0 } else { 0.0 },
+            scale,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::{stream, uniform};
+
+    fn numbers(length: usize, seed: u64) -> Vec<f32> {
+        (0..length as u64)
+            .map(|i| uniform(stream(seed, i)) - 0.5)
+            .collect()
+    }
+
+    #[test]
+    fn a_product_of_strided_and_transposed_views_is_the_sum_over_the_inner_index() {
+        let m = 7;
+        let n = 11;
+        let k = 13;
+        let lead = 17;
+        let a = numbers(k * lead, 1);
+        let b = numbers(n * lead, 2);
+
+        for threads in [Threads::One, Threads::All] {
+            let mut c = numbers(m * lead, 3);
+            let before = c.clone();
+            let left = Matrix::strided(&a, k, m, lead).transposed();
+            let right = Matrix::strided(&b, n, k, lead).transposed();
+            let target = MatrixMut::strided(&mut c, m, n, lead);
+
+            product(target, Onto::Add, 0.5, (left, right), threads);
+            for (at, (found, old)) in c.iter().zip(&before).enumerate() {
+                let i = at / lead;
+                let j = at % lead;
+                let inner = (0..k).map(|x| a[x * lead + i] * b.get(j * lead + x).unwrap_or(&0.0));
+                let right = if j < n {
+                    old + 0.5 * inner.sum::<f32>()
+                } else {
+                    *old
+                };
+
+                assert!(
+                    (found - right).abs() < 1e-6,
+                    "({i}, {j}): {found} for {right}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_view_that_leaves_its_slice_is_refused() {
+        let refused = |f: fn()| assert!(std::panic::catch_unwind(f).is_err());
+        refused(|| assert!(Matrix::strided(&[0.0; 11], 2, 3, 9).rows() > 0));
+        refused(|| assert!(MatrixMut::strided(&mut [0.0; 11], 2, 3, 9).rows() > 0));
+        refused(|| assert!(MatrixMut::strided(&mut [0.0; 12], 3, 4, 3).rows() > 0));
+        refused(|| {
+            let a = [0.0; 6];
+            let b = [0.0; 8];
+            let mut c = [0.0; 8];
+            let pair = (Matrix::new(&a, 3), Matrix::new(&b, 4));
+            product(
+                MatrixMut::new(&mut c, 4),
+                Onto::Replace,
+                1.0,
+                pair,
+                Threads::One,
+            );
+        });
+    }
+}

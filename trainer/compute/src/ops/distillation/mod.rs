@@ -1,0 +1,3 @@
+//! The cosines of a teacher's features and one's own.
+
+pub mod gpu;

@@ -1,0 +1,229 @@
+//! Dropout whose masks are functions of (seed, step, site, sample, element): a backward makes its
+//! mask again instead of keeping it, and a resumed run drops what the first run dropped.
+
+pub mod gpu;
+
+use crate::ops::rows::{Kept, Sequences};
+use crate::random::{mix32, stream};
+use crate::tensor::{View, ViewMut};
+
+/// Which values are dropped, at one place of the model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dropout {
+    key: u64,
+    first_sample: u64,
+    rate: f32,
+}
+
+impl Dropout {
+    /// Drops nothing: evaluation.
+    pub const NONE: Self = Self {
+        key: 0,
+        first_sample: 0,
+        rate: 0.0,
+    };
+
+    /// The masks of one step; `first_sample` is the place of this batch's first sample in the global
+    /// batch, so that two workers draw different masks.
+    pub fn new(seed: u64, step: u64, first_sample: u64) -> Self {
+        Self {
+            key: stream(seed, step),
+            first_sample,
+            rate: 0.0,
+        }
+    }
+
+    /// The masks of the samples that come so many later in the global batch.
+    pub fn after(self, samples: usize) -> Self {
+        if self == Self::NONE {
+            return self;
+        }
+
+        Self {
+            first_sample: self.first_sample + samples as u64,
+            ..self
+        }
+    }
+
+    /// The masks at one place of the model, where a share of values is dropped.
+    pub fn at(self, site: u64, rate: f32) -> Self {
+        // NONE stays NONE: it has no key.
+        let rate = if self == Self::NONE { 0.0 } else { rate };
+        Self {
+            key: stream(self.key, site),
+            rate,
+            ..self
+        }
+    }
+
+    /// Whether anything is dropped at all.
+    pub fn is_active(self) -> bool {
+        self.rate > 0.0
+    }
+
+    /// What a device makes the same masks of: the key of the place, the first sample, below which number
+    /// an element is dropped (none below 0), and what others are multiplied with.
+    pub(crate) fn rule(self) -> (u64, u64, u32, f32) {
+        let mask = self.mask(0);
+        (self.key, self.first_sample, mask.dropped_below, mask.scale)
+    }
+
+    /// The mask of one sample.
+    pub fn mask(self, sample: usize) -> Mask {
+        Mask {
+            key: stream(self.key, self.first_sample + sample as u64) as u32,
+            dropped_below: (f64::from(self.rate) * f64::from(u32::MAX)) as u32,
+            scale: 1.0 / (1.0 - self.rate),
+        }
+    }
+
+    /// A random number for an element of a sample, where a share of values does not say it all.
+    pub fn number(self, sample: usize, element: u32) -> u64 {
+        stream(
+            stream(self.key, self.first_sample + sample as u64),
+            element.into(),
+        )
+    }
+
+    /// `y = mask(y) + residual`.
+    ///
+    /// # Shapes
+    /// `y`, `residual` [kept, width].
+    pub fn add(self, sequences: Sequences<'_>, width: usize, y: ViewMut<'_>, residual: View<'_>) {
+        match y {
+            ViewMut::Host(y) => self.add_host(sequences, width, y, residual.host()),
+            ViewMut::Device(mut y) => {
+                gpu::add(self, sequences, width, &mut y, residual.device());
+            }
+        }
+    }
+
+    fn add_host(self, sequences: Sequences<'_>, width: usize, y: &mut [f32], residual: &[f32]) {
+        sequences.each(
+            (Kept(y, width), Kept(residual, width)),
+            |sample, (y, residual)| {
+                if self.is_active() {
+                    let mask = self.mask(sample);
+                    for (i, (y, residual)) in y.0.iter_mut().zip(residual.0).enumerate() {
+                        *y = *y * mask.scale(i) + residual;
+                    }
+                } else {
+                    y.0.iter_mut()
+                        .zip(residual.0)
+                        .for_each(|(y, residual)| *y += residual);
+                }
+            },
+        );
+    }
+
+    /// `y = mask(x)`: forward, and backward alike.
+    ///
+    /// # Shapes
+    /// `x`, `y` [kept, width].
+    pub fn apply(self, sequences: Sequences<'_>, width: usize, x: View<'_>, y: ViewMut<'_>) {
+        match y {
+            ViewMut::Host(y) => self.apply_host(sequences, width, x.host(), y),
+            ViewMut::Device(mut y) => gpu::apply(self, sequences, width, x.device(), &mut y),
+        }
+    }
+
+    fn apply_host(self, sequences: Sequences<'_>, width: usize, x: &[f32], y: &mut [f32]) {
+        sequences.each((Kept(x, width), Kept(y, width)), |sample, (x, y)| {
+            if self.is_active() {
+                self.mask(sample).apply(0, x.0, y.0);
+            } else {
+                y.0.copy_from_slice(x.0);
+            }
+        });
+    }
+}
+
+/// The mask of one sample at one site.
+#[derive(Clone, Copy, Debug)]
+pub struct Mask {
+    key: u32,
+    dropped_below: u32,
+    scale: f32,
+}
+
+impl Mask {
+    /// What an element is multiplied with: 0, or the inverse of the share that is kept.
+    #[inline(always)]
+    pub fn scale(self, element: usize) -> f32 {
+        let kept = mix32((element as u32).wrapping_add(self.key)) >= self.dropped_below;
+        if kept { self.scale } else { 0.0 }
+    }
+
+    /// `y = mask(x)` for neighbours that start with element `first`.
+    #[inline(always)]
+    pub fn apply(self, first: usize, x: &[f32], y: &mut [f32]) {
+        for (i, (x, y)) in x.iter().zip(y).enumerate() {
+            *y = x * self.scale(first + i);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mask_keeps_the_share_and_the_mean_it_promises() {
+        for rate in [0.1, 0.5, 0.9] {
+            let mask = Dropout::new(1, 2, 3).at(4, rate).mask(5);
+            let mean = (0..100_000).map(|i| mask.scale(i)).sum::<f32>() / 1e5;
+            let kept = (0..100_000).filter(|&i| mask.scale(i) > 0.0).count() as f32 / 1e5;
+            assert!((mean - 1.0).abs() < 0.02, "rate {rate}: mean {mean}");
+            assert!(
+                (kept - (1.0 - rate)).abs() < 0.005,
+                "rate {rate}: kept {kept}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_part_of_the_key_changes_the_mask() {
+        let drawn = |seed, step, first, site, sample| -> Vec<bool> {
+            let mask = Dropout::new(seed, step, first).at(site, 0.5).mask(sample);
+            (0..64).map(|i| mask.scale(i) > 0.0).collect()
+        };
+
+        let one = drawn(1, 2, 3, 4, 5);
+        assert_eq!(one, drawn(1, 2, 3, 4, 5));
+        assert_eq!(
+            one,
+            drawn(1, 2, 4, 4, 4),
+            "the same sample of the global batch"
+        );
+
+        assert_eq!(Dropout::new(1, 2, 3).after(2), Dropout::new(1, 2, 5));
+        for other in [
+            (9, 2, 3, 4, 5),
+            (1, 9, 3, 4, 5),
+            (1, 2, 9, 4, 5),
+            (1, 2, 3, 9, 5),
+        ] {
+            assert_ne!(
+                one,
+                drawn(other.0, other.1, other.2, other.3, other.4),
+                "{other:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn evaluation_drops_nothing_at_any_site() {
+        assert!(!Dropout::NONE.at(3, 0.5).is_active());
+        assert!(!Dropout::NONE.after(7).at(3, 0.5).is_active());
+        let offsets = [0, 2];
+        let mut y = [1.0, 2.0];
+        let residual = View::Host(&[3.0, 4.0]);
+        let sequences = Sequences::new(&offsets);
+
+        Dropout::NONE
+            .at(3, 0.5)
+            .add(sequences, 1, ViewMut::Host(&mut y), residual);
+
+        assert_eq!(y, [4.0, 6.0]);
+    }
+}

@@ -1,0 +1,3 @@
+//! A running average of the weights.
+
+pub mod gpu;

@@ -1,0 +1,83 @@
+//! What a tensor holds before training: drawn from (seed, name, index), so that neither the order of
+//! declarations nor the number of threads matters.
+
+use rayon::prelude::*;
+
+use crate::random::{mix, normal, stream, uniform};
+
+/// The distribution of a tensor's first values.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// All zero.
+    Zeros,
+    /// All one.
+    Ones,
+    /// All the same.
+    Constant(f32),
+    /// Normal around zero with this standard deviation.
+    Normal(f32),
+    /// Uniform between minus and plus this bound.
+    Uniform(f32),
+}
+
+impl Init {
+    /// The bound that PyTorch gives a linear or convolution layer of `inputs` inputs by default.
+    pub fn fan_in(inputs: usize) -> Self {
+        Self::Uniform(1.0 / (inputs as f32).sqrt())
+    }
+
+    /// Glorot's bound for a matrix.
+    pub fn glorot(inputs: usize, outputs: usize) -> Self {
+        Self::Uniform((6.0 / (inputs + outputs) as f32).sqrt())
+    }
+
+    pub(super) fn fill(self, seed: u64, name: &str, values: &mut [f32]) {
+        let key = name
+            .bytes()
+            .fold(stream(seed, 0), |key, byte| mix(key ^ u64::from(byte)));
+
+        let draw = move |index: usize| match self {
+            Self::Zeros => 0.0,
+            Self::Ones => 1.0,
+            Self::Constant(value) => value,
+            Self::Normal(deviation) => deviation * normal(stream(key, index as u64)),
+            Self::Uniform(bound) => bound * (2.0 * uniform(stream(key, index as u64)) - 1.0),
+        };
+
+        values
+            .par_iter_mut()
+            .enumerate()
+            .for_each(|(index, value)| *value = draw(index));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moments(init: Init) -> (f64, f64) {
+        let mut values = vec![0.0; 100_000];
+        init.fill(7, "some.weight", &mut values);
+        let mean = |f: fn(f64) -> f64| values.iter().map(|&v| f(f64::from(v))).sum::<f64>() / 1e5;
+        (mean(|v| v), mean(|v| v * v).sqrt())
+    }
+
+    #[test]
+    fn draws_have_the_mean_and_the_deviation_they_promise() {
+        let table = [
+            (Init::Normal(0.02), 0.02),
+            (Init::Uniform(0.3), 0.3 / 3f64.sqrt()),
+            (Init::fan_in(12), 1.0 / 6.0),
+            (Init::glorot(10, 14), 0.5 / 3f64.sqrt()),
+        ];
+
+        for (init, deviation) in table {
+            let (mean, found) = moments(init);
+            assert!(mean.abs() < 0.01 * deviation, "{init:?}: mean {mean}");
+            assert!(
+                (found / deviation - 1.0).abs() < 0.01,
+                "{init:?}: {found} for {deviation}"
+            );
+        }
+    }
+}

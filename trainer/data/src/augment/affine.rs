@@ -1,0 +1,92 @@
+//! Rotates and shears a square about its pixels, bicubic, in double precision as Pillow does.
+
+use std::array;
+
+use crate::preprocess::Rgb;
+
+/// What comes into view from outside: the mean colour of the pictures.
+const FILL: Rgb = [123, 117, 104];
+
+/// A pixel in double precision; the fourth channel counts for nothing and fills the vector.
+type Wide = [f64; 4];
+
+/// Where a target point lies in the source: `x' = a·x + b·y + c`, `y' = d·x + e·y + f`.
+pub(super) type Matrix = [f64; 6];
+
+/// Counter-clockwise about the middle.
+pub(super) fn rotation(degrees: f64, side: usize) -> Matrix {
+    let angle = -degrees.rem_euclid(360.0).to_radians();
+    let sin = short(angle.sin());
+    let cos = short(angle.cos());
+    let middle = side as f64 / 2.0;
+    let shift = |across: f64, down: f64| across * -middle + down * -middle + 0.0 + middle;
+
+    [cos, sin, shift(cos, sin), -sin, cos, shift(-sin, cos)]
+}
+
+pub(super) fn shear_across(share: f64) -> Matrix {
+    [1.0, share, 0.0, 0.0, 1.0, 0.0]
+}
+
+/// To 15 decimals, as the reference keeps its sines.
+fn short(value: f64) -> f64 {
+    format!("{value:.15}").parse().unwrap_or(value)
+}
+
+pub(super) fn transformed(square: &[Rgb], side: usize, matrix: Matrix) -> Vec<Rgb> {
+    let [a, b, c, d, e, f] = matrix;
+    let wide: Vec<Wide> = square
+        .iter()
+        .map(|&[r, g, b]| [r, g, b, 0].map(f64::from))
+        .collect();
+
+    let inside = 0.0..side as f64;
+    let target = |index: usize| {
+        let x = (index % side) as f64 + 0.5;
+        let y = (index / side) as f64 + 0.5;
+        let (x, y) = (a * x + b * y + c, d * x + e * y + f);
+        let seen = inside.contains(&x) && inside.contains(&y);
+
+        if seen {
+            sample(&wide, side, x - 0.5, y - 0.5)
+        } else {
+            FILL
+        }
+    };
+
+    (0..side * side).map(target).collect()
+}
+
+/// The cubic through the 4×4 pixels about a point; the border is repeated outwards.
+fn sample(square: &[Wide], side: usize, x: f64, y: f64) -> Rgb {
+    let last = side as isize - 1;
+    let near = |at: f64| -> [usize; 4] {
+        array::from_fn(|i| (at.floor() as isize + i as isize - 1).clamp(0, last) as usize)
+    };
+
+    let columns = near(x);
+    let rows = near(y);
+    let dx = x - x.floor();
+    let dy = y - y.floor();
+    let across = rows.map(|row| {
+        let row = &square[row * side..][..side];
+        cubic(columns.map(|column| row[column]), dx)
+    });
+
+    let [red, green, blue, _] = cubic(across, dy).map(|level| level as u8);
+    [red, green, blue]
+}
+
+/// Between the second and the third of four pixels, at a share of the way.
+fn cubic([p1, p2, p3, p4]: [Wide; 4], share: f64) -> Wide {
+    array::from_fn(|c| {
+        let v1 = p1[c];
+        let v2 = p2[c];
+        let v3 = p3[c];
+        let v4 = p4[c];
+        let bend = 2.0 * (v1 - v2) + v3 - v4;
+        let twist = -v1 + v2 - v3 + v4;
+
+        v2 + share * (-v1 + v3 + share * (bend + share * twist))
+    })
+}

@@ -1,0 +1,49 @@
+//! The 25 pairs of operations that AutoAugment found for ImageNet.
+//!
+//! # Source
+//! Cubuk et al., "AutoAugment: Learning Augmentation Policies from Data", arXiv 1805.09501, table 9.
+
+use super::draws::Draws;
+use super::operation::Operation::{self, *};
+use crate::preprocess::Rgb;
+
+/// An operation, the probability of its use, and its level of 0 to 10.
+type Step = (Operation, f64, i32);
+
+pub(super) const POLICY: [[Step; 2]; 25] = [
+    [(Posterize, 0.4, 8), (Rotate, 0.6, 9)],
+    [(Solarize, 0.6, 5), (AutoContrast, 0.6, 5)],
+    [(Equalize, 0.8, 8), (Equalize, 0.6, 3)],
+    [(Posterize, 0.6, 7), (Posterize, 0.6, 6)],
+    [(Equalize, 0.4, 7), (Solarize, 0.2, 4)],
+    [(Equalize, 0.4, 4), (Rotate, 0.8, 8)],
+    [(Solarize, 0.6, 3), (Equalize, 0.6, 7)],
+    [(Posterize, 0.8, 5), (Equalize, 1.0, 2)],
+    [(Rotate, 0.2, 3), (Solarize, 0.6, 8)],
+    [(Equalize, 0.6, 8), (Posterize, 0.4, 6)],
+    [(Rotate, 0.8, 8), (Color, 0.4, 0)],
+    [(Rotate, 0.4, 9), (Equalize, 0.6, 2)],
+    [(Equalize, 0.0, 7), (Equalize, 0.8, 8)],
+    [(Invert, 0.6, 4), (Equalize, 1.0, 8)],
+    [(Color, 0.6, 4), (Contrast, 1.0, 8)],
+    [(Rotate, 0.8, 8), (Color, 1.0, 2)],
+    [(Color, 0.8, 8), (Solarize, 0.8, 7)],
+    [(Sharpness, 0.4, 7), (Invert, 0.6, 8)],
+    [(ShearX, 0.6, 5), (Equalize, 1.0, 9)],
+    [(Color, 0.4, 0), (Equalize, 0.6, 3)],
+    [(Equalize, 0.4, 7), (Solarize, 0.2, 4)],
+    [(Solarize, 0.6, 5), (AutoContrast, 0.6, 5)],
+    [(Invert, 0.6, 4), (Equalize, 1.0, 8)],
+    [(Color, 0.6, 4), (Contrast, 1.0, 8)],
+    [(Equalize, 0.8, 8), (Equalize, 0.6, 3)],
+];
+
+/// Draws a pair and does what is drawn of it.
+pub(super) fn apply(square: &mut Vec<Rgb>, side: usize, draws: &mut Draws) {
+    for (operation, probability, level) in POLICY[draws.below(POLICY.len())] {
+        if draws.happens(probability) {
+            let turned = operation.has_sign() && draws.happens(0.5);
+            operation.apply(square, side, if turned { -level } else { level });
+        }
+    }
+}

@@ -1,0 +1,280 @@
+use super::operation::Operation;
+use super::*;
+use crate::decode::{Pixels, decode};
+use crate::golden::{self, sha256};
+
+const SIDE: usize = 64;
+
+fn square(name: &str) -> (Picture, Vec<Rgb>) {
+    let picture = decode(&golden::file(name)).unwrap();
+    let square = picture.squashed(picture.whole(), SIDE);
+    (picture, square)
+}
+
+fn operation(name: &str) -> Option<Operation> {
+    Some(match name {
+        "AutoContrast" => Operation::AutoContrast,
+        "Color" => Operation::Color,
+        "Contrast" => Operation::Contrast,
+        "Equalize" => Operation::Equalize,
+        "Invert" => Operation::Invert,
+        "PosterizeOriginal" => Operation::Posterize,
+        "Rotate" => Operation::Rotate,
+        "Sharpness" => Operation::Sharpness,
+        "ShearX" => Operation::ShearX,
+        "Solarize" => Operation::Solarize,
+        _ => return None,
+    })
+}
+
+#[test]
+fn every_operation_at_every_level_gives_the_pixels_of_the_reference() {
+    let mut seen = 0;
+    for (name, golden) in golden::augmented() {
+        let (kind, level) = name.split_once('/').unwrap_or((&name, "0"));
+        let Some(operation) = operation(kind) else {
+            continue;
+        };
+
+        let (input, level) = match level.parse() {
+            Ok(level) => ("base.png", level),
+            Err(_) => ("flat.png", 0),
+        };
+
+        let (_, mut square) = square(input);
+        operation.apply(&mut square, SIDE, level);
+        assert_eq!(sha256(square.as_flattened()), golden.sha256, "{name}");
+        seen += 1;
+    }
+
+    assert_eq!(seen, 76);
+}
+
+#[test]
+fn every_pair_of_the_policy_gives_the_pixels_of_the_reference() {
+    let golden = golden::augmented();
+    for (number, pair) in (1..).zip(policy::POLICY) {
+        let expected = &golden[&format!("policy/{number}")];
+        let (_, mut square) = square("base.png");
+        for ((operation, _, level), sign) in pair.into_iter().zip(expected.signs.unwrap()) {
+            operation.apply(&mut square, SIDE, level * sign);
+        }
+
+        assert_eq!(
+            sha256(square.as_flattened()),
+            expected.sha256,
+            "pair {number}"
+        );
+    }
+}
+
+#[test]
+fn crops_and_the_mirror_give_the_pixels_of_the_reference() {
+    let golden = golden::augmented();
+    let (picture, mut square) = square("base.png");
+    for number in 0..4 {
+        let expected = &golden[&format!("crop/{number}")];
+        let golden::Crop {
+            top,
+            left,
+            height,
+            width,
+            size,
+        } = *expected.crop.as_ref().unwrap();
+
+        let square = picture.squashed(
+            Region {
+                left,
+                top,
+                width,
+                height,
+            },
+            size,
+        );
+
+        assert_eq!(
+            sha256(square.as_flattened()),
+            expected.sha256,
+            "crop {number}"
+        );
+    }
+
+    mirror(&mut square, SIDE);
+    assert_eq!(sha256(square.as_flattened()), golden["hflip"].sha256);
+}
+
+#[test]
+fn the_probabilities_of_the_policy_are_those_of_the_paper() {
+    let sum = |side: usize| {
+        policy::POLICY
+            .iter()
+            .map(|pair| (pair[side].1 * 10.0) as u32)
+            .sum::<u32>()
+    };
+
+    assert_eq!([sum(0), sum(1)], [138, 172]);
+}
+
+#[test]
+fn a_key_gives_the_same_picture_again_and_any_other_key_another() {
+    let (picture, _) = square("base.png");
+    let drawn = |seed, step, sample| {
+        augment(
+            &picture,
+            32,
+            Augmentation::AutoAugment,
+            Key { seed, step, sample },
+        )
+    };
+
+    assert_eq!(drawn(1, 2, 3), drawn(1, 2, 3));
+    for other in [
+        drawn(2, 2, 3),
+        drawn(1, 3, 3),
+        drawn(1, 2, 4),
+        drawn(2, 1, 3),
+        drawn(1, 3, 2),
+    ] {
+        assert_ne!(drawn(1, 2, 3), other);
+    }
+}
+
+#[test]
+fn without_augmentation_the_key_changes_nothing() {
+    let (picture, square) = square("base.png");
+    let key = Key {
+        seed: 5,
+        step: 6,
+        sample: 7,
+    };
+
+    assert_eq!(augment(&picture, SIDE, Augmentation::None, key), square);
+}
+
+/// The numbers of many pictures.
+fn keys(count: u64) -> impl Iterator<Item = Draws> {
+    (0..count).map(|sample| {
+        Draws::new(Key {
+            seed: 9,
+            step: 4,
+            sample,
+        })
+    })
+}
+
+#[test]
+fn crops_keep_nine_tenths_and_lie_inside_at_any_shape() {
+    for (width, height) in [(1, 1), (3, 500), (500, 3), (64, 64), (600, 500)] {
+        for mut draws in keys(200) {
+            let Region {
+                left,
+                top,
+                width: w,
+                height: h,
+            } = crop(width, height, &mut draws);
+
+            assert!(w > 0 && h > 0 && left + w <= width && top + h <= height);
+            if (width, height) == (600, 500) {
+                let share = (w * h) as f64 / (width * height) as f64;
+                let aspect = w as f64 / h as f64;
+                assert!((0.895..1.005).contains(&share) && (0.74..1.34).contains(&aspect));
+            }
+        }
+    }
+
+    assert_eq!(
+        middle(3, 500),
+        Region {
+            left: 0,
+            top: 248,
+            width: 3,
+            height: 4
+        }
+    );
+
+    assert_eq!(
+        middle(500, 3),
+        Region {
+            left: 248,
+            top: 0,
+            width: 4,
+            height: 3
+        }
+    );
+}
+
+#[test]
+fn draws_are_spread_as_they_say() {
+    let mut heads = 0;
+    let mut sum = 0.0;
+    let mut counts = [0u32; 25];
+
+    for mut draws in keys(20_000) {
+        heads += u32::from(draws.happens(0.3));
+        sum += draws.between(-1.0, 3.0);
+        counts[draws.below(25)] += 1;
+    }
+
+    assert!((5_800..6_200).contains(&heads), "{heads}");
+    assert!((0.96..1.04).contains(&(sum / 20_000.0)), "{sum}");
+    assert!(
+        counts.iter().all(|count| (700..900).contains(count)),
+        "{counts:?}"
+    );
+
+    let mut draws = Draws::new(Key {
+        seed: 0,
+        step: 0,
+        sample: 0,
+    });
+
+    assert!((0..1000).all(|_| !draws.happens(0.0) && draws.happens(1.0)));
+}
+
+#[test]
+fn a_single_pixel_survives_every_operation() {
+    for sample in 0..200 {
+        let picture = Picture {
+            width: 1,
+            height: 1,
+            pixels: Pixels::Gray(vec![200]),
+        };
+
+        let key = Key {
+            seed: 1,
+            step: 1,
+            sample,
+        };
+
+        assert_eq!(
+            augment(&picture, 1, Augmentation::AutoAugment, key).len(),
+            1
+        );
+    }
+}
+
+#[test]
+fn an_operation_is_done_as_often_as_the_policy_says_and_half_of_the_time_the_other_way() {
+    let square: Vec<Rgb> = (0..64).map(|i: u8| [i * 3, i * 2, 255 - i]).collect();
+    let varied = |operation: Operation, level| {
+        let mut square = square.clone();
+        operation.apply(&mut square, 8, level);
+        square
+    };
+
+    let wanted = [varied(Operation::ShearX, 5), varied(Operation::ShearX, -5)];
+    let mut counts = [0; 2];
+    for mut draws in keys(20_000) {
+        let mut square = square.clone();
+        policy::apply(&mut square, 8, &mut draws);
+        for (count, wanted) in counts.iter_mut().zip(&wanted) {
+            *count += u32::from(square == *wanted);
+        }
+    }
+
+    // One pair of 25 shears, with probability 0.6; its other operation cannot change so few pixels.
+    assert!(
+        counts.iter().all(|count| (190..290).contains(count)),
+        "{counts:?}"
+    );
+}

@@ -1,0 +1,146 @@
+use super::*;
+use crate::golden::{self, sha256};
+
+/// All of a picture as RGB, nothing resized: what decoding alone did.
+fn rgb(picture: &Picture) -> Vec<u8> {
+    match &picture.pixels {
+        Pixels::Rgb(pixels) | Pixels::Listed(pixels) => pixels.clone(),
+        Pixels::Gray(levels) => tripled(levels),
+        Pixels::GrayAlpha(pixels) => tripled(&without_last(2, pixels)),
+        Pixels::Rgba(pixels) => without_last(4, pixels),
+        Pixels::Gray16(levels) => levels.iter().flat_map(|&l| [l.min(255) as u8; 3]).collect(),
+        Pixels::Cmyk(pixels) => {
+            let inks = pixels.as_chunks().0;
+            inks.iter()
+                .flat_map(|&inks| crate::preprocess::from_inks(inks))
+                .collect()
+        }
+    }
+}
+
+/// Pillow's names for what it opened.
+fn is_mode(pixels: &Pixels, mode: &str) -> bool {
+    match pixels {
+        Pixels::Gray(_) => mode == "L",
+        Pixels::Gray16(_) => mode == "I;16",
+        Pixels::GrayAlpha(_) => mode == "LA" || mode == "RGBA",
+        Pixels::Rgb(_) => mode == "RGB",
+        Pixels::Listed(_) => mode == "P" || mode == "1",
+        Pixels::Rgba(_) => mode == "RGBA",
+        Pixels::Cmyk(_) => mode == "CMYK",
+    }
+}
+
+#[test]
+fn every_file_opens_as_the_reference_opens_it() {
+    let mut seen = 0;
+    for (name, golden) in golden::pictures() {
+        let picture = decode(&golden::file(&name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(
+            (picture.width, picture.height),
+            (golden.width, golden.height),
+            "{name}"
+        );
+
+        assert!(
+            is_mode(&picture.pixels, &golden.mode),
+            "{name} is no {}",
+            golden.mode
+        );
+
+        assert_eq!(sha256(&rgb(&picture)), golden.decoded, "{name}");
+        seen += 1;
+    }
+
+    assert_eq!(seen, 50);
+}
+
+#[test]
+fn a_file_cut_short_says_what_it_is_and_how_long() {
+    for (name, format) in [
+        ("usual/jpeg_420_q90.jpg", "JPEG"),
+        ("usual/jpeg_444_q75_progressive.jpg", "JPEG"),
+        ("usual/png_rgb.png", "PNG"),
+        ("usual/webp_lossy.webp", "WebP"),
+        ("odd/gif_interlaced.gif", "GIF"),
+        ("usual/bmp_rgb.bmp", "BMP"),
+    ] {
+        let whole = golden::file(name);
+        for length in [whole.len() / 2, 30, 13] {
+            let told = decode(&whole[..length])
+                .map(|_| ())
+                .expect_err(name)
+                .to_string();
+
+            let expected = format!("a {format} of {length} bytes cannot be decoded: ");
+            assert!(told.starts_with(&expected), "{name}: {told}");
+        }
+    }
+}
+
+#[test]
+fn a_size_that_no_sample_has_is_refused_by_the_header() {
+    let mut png = golden::file("usual/tiny_1x1.png");
+    png[16..24].copy_from_slice(&[0, 0, 0x80, 0, 0, 0, 0x80, 0]);
+    let sum = crc32(&png[12..29]);
+    png[29..33].copy_from_slice(&sum.to_be_bytes());
+    let mut gif = golden::file("odd/gif_offset.gif");
+
+    gif[6..10].copy_from_slice(&[255; 4]);
+    let mut jpeg = golden::file("usual/jpeg_gray.jpg");
+    let frame = jpeg
+        .windows(2)
+        .position(|marker| marker == [0xFF, 0xC0])
+        .unwrap();
+
+    jpeg[frame + 5..frame + 9].copy_from_slice(&[255, 220, 255, 220]);
+    let mut bmp = golden::file("usual/bmp_rgb.bmp");
+    bmp[18..26].copy_from_slice(&[0, 0x40, 0, 0, 0, 0x40, 0, 0]);
+
+    for (bytes, size) in [(png, 32_768), (gif, 65_535), (jpeg, 65_500), (bmp, 16_384)] {
+        match decode(&bytes) {
+            Err(DecodeError::Size { width, height, .. }) => {
+                assert_eq!((width, height), (size, size));
+            }
+            other => panic!("{size}: {:?}", other.map(|picture| picture.width)),
+        }
+    }
+}
+
+#[test]
+fn what_is_no_picture_shows_its_first_bytes() {
+    assert_eq!(
+        decode(b"<html>not found").unwrap_err().to_string(),
+        "a picture begins with the bytes [3c, 68, 74, 6d, 6c, 3e, 6e, 6f], expected JPEG, PNG, WebP, \
+         GIF or BMP; convert it, or leave the sample out"
+    );
+
+    assert_eq!(decode(b"").unwrap_err(), DecodeError::Format(Vec::new()));
+}
+
+proptest::proptest! {
+    #[test]
+    fn damage_is_an_error_or_a_picture_but_never_a_panic(
+        which in 0..50usize, at in 0..4096usize, value: u8, cut in 0..4096usize,
+    ) {
+        let (name, _) = golden::pictures().swap_remove(which);
+        let mut bytes = golden::file(&name);
+        bytes.truncate(4096);
+        let at = at % bytes.len();
+        bytes[at] = value;
+        if cut % 2 == 0 { bytes.truncate(cut) };
+
+        if let Ok(picture) = decode(&bytes) {
+            proptest::prop_assert_eq!(rgb(&picture).len(), picture.width * picture.height * 3);
+        }
+    }
+}
+
+/// The checksum of PNG, so that only the size is wrong.
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |sum, &byte| {
+        (0..8).fold(sum ^ u32::from(byte), |sum, _| {
+            (sum >> 1) ^ (0xEDB8_8320 & (sum & 1).wrapping_neg())
+        })
+    })
+}

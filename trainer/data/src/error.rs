@@ -1,0 +1,67 @@
+//! What can be wrong with data, and with the places it is read from and written to.
+
+use std::io::{self, ErrorKind};
+use std::path::Path;
+
+use cnclip_crds::exit::Exit;
+
+use crate::store::StoreError;
+
+/// The result of what reads or writes data.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why data could not be read or written. A message says what was tried, on what, what was found, what was
+/// expected and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration can never work as it stands.
+    #[error("{0}")]
+    Config(String),
+    /// The data is unusable.
+    #[error("{0}")]
+    Data(String),
+    /// An object store or a file system did not do what it was asked.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A file of this machine could not be read or written.
+    #[error("cannot {verb} {path}: {source}")]
+    File {
+        /// What was tried: `open`, `read`, `write`.
+        verb: &'static str,
+        /// On which file.
+        path: String,
+        /// What the system answered.
+        source: std::io::Error,
+    },
+    /// We are wrong.
+    #[error("{0}; this is a fault of cnclip, please report it")]
+    Bug(String),
+}
+
+impl Error {
+    /// The exit code that this error ends the process with.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Config(_) => Exit::Config,
+            Self::Data(_) => Exit::Data,
+            Self::Store(fault) => fault.exit(),
+            Self::File { source, .. } => file_exit(source),
+            Self::Bug(_) => Exit::Bug,
+        }
+    }
+
+    /// For `map_err`: the error of `verb` on the local file `path`.
+    pub fn file(verb: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().display().to_string();
+        move |source| Self::File { verb, path, source }
+    }
+}
+
+/// The exit code of what the system answered about a file: another node may have the space or the rights,
+/// but none has a file that is not there.
+pub fn file_exit(source: &io::Error) -> Exit {
+    match source.kind() {
+        ErrorKind::NotFound => Exit::Config,
+        _ => Exit::Retry,
+    }
+}

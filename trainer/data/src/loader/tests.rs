@@ -1,0 +1,342 @@
+use std::collections::HashSet;
+use std::path::Path;
+
+use super::*;
+use crate::prepare::{self, prepare};
+use crate::shard::Part;
+use crate::store::Store;
+use crate::tokenize::Vocabulary;
+
+const SIDE: usize = 8;
+
+/// The golden data set, 16 pairs in five shards.
+fn golden() -> Store {
+    let store = Store::memory();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/dataset");
+    let options = prepare::Options {
+        shard_bytes: 14 << 10,
+        most_skipped: 0.1,
+        ..prepare::Options::default()
+    };
+
+    let images = folder.join("train_imgs.tsv");
+    let texts = folder.join("train_texts.jsonl");
+    prepare(&images, &texts, &store, &options, |_| ()).unwrap();
+    store
+}
+
+fn tokenizer() -> Arc<Tokenizer> {
+    let vocabulary = b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n\xe9\x95\xbf\nab\n";
+    Arc::new(Tokenizer::new(Vocabulary::from_bytes(vocabulary).unwrap()))
+}
+
+fn load(store: &Store, options: Options) -> Loader {
+    Loader::start(Dataset::new(store.clone()).unwrap(), tokenizer(), options).unwrap()
+}
+
+fn batches(mut loader: Loader) -> Vec<Batch> {
+    std::iter::from_fn(|| loader.next_batch().unwrap()).collect()
+}
+
+fn options(steps: Range<u64>) -> Options {
+    Options {
+        most_skipped: 0.5,
+        ..Options::new(3, 5, steps, SIDE)
+    }
+}
+
+#[test]
+fn batches_are_the_same_whatever_the_threads_and_wherever_a_run_resumes() {
+    let store = golden();
+    for augmentation in [Augmentation::None, Augmentation::AutoAugment] {
+        let of = |threads, steps| {
+            batches(load(
+                &store,
+                Options {
+                    threads,
+                    augmentation,
+                    ..options(steps)
+                },
+            ))
+        };
+
+        let whole = of(1, 0..10);
+        assert_eq!(
+            whole.iter().map(|batch| batch.step).collect::<Vec<_>>(),
+            Vec::from_iter(0..10)
+        );
+
+        assert_eq!(of(3, 0..10), whole);
+        assert_eq!(of(2, 7..10), whole[7..]);
+    }
+}
+
+#[test]
+fn pairs_are_known_by_their_pictures_and_their_tokens() {
+    let options = Options {
+        duplicates: Duplicates::Positives,
+        ..options(0..3)
+    };
+
+    let mut batches = batches(load(&golden(), options));
+    let batch = batches.iter_mut().reduce(|all, next| {
+        all.ids.extend(&next.ids);
+        let end = all.offsets[all.offsets.len() - 1];
+        all.offsets
+            .extend(next.offsets[1..].iter().map(|offset| end + offset));
+        all.pairs.extend(next.pairs.iter().cloned());
+        all.fingerprints.extend(&next.fingerprints);
+
+        all
+    });
+
+    let batch = batch.unwrap();
+    let caption = |i: usize| &batch.ids[batch.offsets[i]..batch.offsets[i + 1]];
+    let mut pictures = 0;
+    let mut captions = 0;
+
+    for (a, first) in batch.fingerprints.iter().enumerate() {
+        for (b, second) in batch.fingerprints.iter().enumerate().skip(a + 1) {
+            let same = (
+                batch.pairs[a].0 == batch.pairs[b].0,
+                caption(a) == caption(b),
+            );
+
+            assert_eq!(
+                (first.image == second.image, first.text == second.text),
+                same,
+                "{a} {b}"
+            );
+
+            pictures += usize::from(same.0);
+            captions += usize::from(same.1);
+        }
+    }
+
+    assert!(pictures > 0 && captions > 0, "{pictures} {captions}");
+}
+
+#[test]
+fn what_is_kept_of_pictures_changes_no_batch() {
+    let store = golden();
+    for augmentation in [Augmentation::None, Augmentation::CropFlip] {
+        let of = |picture_bytes| {
+            batches(load(
+                &store,
+                Options {
+                    picture_bytes,
+                    augmentation,
+                    ..options(0..12)
+                },
+            ))
+        };
+
+        assert_eq!(of(0), of(1 << 20));
+        assert_eq!(of(0), of(20_000), "there is room for some");
+    }
+}
+
+#[test]
+fn the_shares_of_two_ranks_are_the_batch_of_one() {
+    let store = golden();
+    let whole = batches(load(&store, options(0..6)));
+    let share = |share| {
+        batches(load(
+            &store,
+            Options {
+                share,
+                ..options(0..6)
+            },
+        ))
+    };
+
+    for ((first, second), whole) in share(0..2).iter().zip(share(2..5)).zip(whole) {
+        assert_eq!(
+            [first.pixels.as_slice(), &second.pixels].concat(),
+            whole.pixels
+        );
+
+        assert_eq!(
+            [first.pairs.as_slice(), &second.pairs].concat(),
+            whole.pairs
+        );
+
+        assert_eq!([first.ids.as_slice(), &second.ids].concat(), whole.ids);
+    }
+}
+
+#[test]
+fn an_epoch_shows_each_pair_once_with_its_picture_and_its_caption() {
+    let store = golden();
+    let epoch = batches(load(
+        &store,
+        Options {
+            share: 0..4,
+            global_batch: 4,
+            ..options(0..4)
+        },
+    ));
+
+    let pairs: HashSet<_> = epoch.iter().flat_map(|batch| batch.pairs.clone()).collect();
+    assert_eq!(pairs.len(), 16);
+    for batch in epoch {
+        assert_eq!(
+            (batch.pixels.len(), batch.offsets.len()),
+            (4 * 3 * SIDE * SIDE, 5)
+        );
+
+        for (pair, ends) in batch.pairs.iter().zip(batch.offsets.windows(2)) {
+            let ids = &batch.ids[ends[0]..ends[1]];
+            assert_eq!((ids[0], ids[ids.len() - 1]), (2, 3));
+            // Text 7 is 长 seventy times, cut to the context.
+            assert_eq!(ids.len() == 52, pair.1 == 7.into(), "{pair:?} {ids:?}");
+        }
+    }
+}
+
+/// A data set of one-pixel pictures: one sample a label, its picture good or not.
+fn made_of(samples: &[(bool, &str)]) -> Store {
+    let gif = b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff,\x00\x00\x00\x00\x01\
+                \x00\x01\x00\x00\x02\x02D\x01\x00;";
+    let mut tar = tar::Builder::new(Vec::new());
+
+    for (number, (good, text)) in samples.iter().enumerate() {
+        let picture: &[u8] = if *good { gif } else { b"GIF8 torn" };
+        for (extension, bytes) in [("gif", picture), ("txt", text.as_bytes())] {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(bytes.len() as u64);
+            tar.append_data(&mut header, format!("{number}.{extension}"), bytes)
+                .unwrap();
+        }
+    }
+
+    let store = Store::memory();
+    store
+        .put("0.tar", tar.into_inner().unwrap().into())
+        .unwrap();
+
+    prepare::index(&store, &prepare::Options::default(), |_| ()).unwrap();
+    store
+}
+
+#[test]
+fn a_bad_sample_is_counted_once_named_and_replaced_whatever_the_threads() {
+    let mut samples = [(true, "ab"); 20];
+    samples[4].0 = false;
+    samples[9].1 = " ";
+    let store = made_of(&samples);
+    let of = |threads| {
+        let mut loader = load(
+            &store,
+            Options {
+                threads,
+                ..options(0..12)
+            },
+        );
+
+        let batches: Vec<_> = std::iter::from_fn(|| loader.next_batch().unwrap()).collect();
+        (batches, loader.skipped())
+    };
+
+    let (batches, skipped) = of(1);
+    assert_eq!(of(3).0, batches);
+    let used: HashSet<_> = batches
+        .iter()
+        .flat_map(|batch| batch.pairs.clone())
+        .collect();
+
+    assert_eq!(used.len(), 18);
+    assert!(batches.iter().all(|batch| batch.pairs.len() == 5));
+    assert_eq!(
+        (skipped.pictures, skipped.captions, skipped.missing),
+        (1, 1, 0)
+    );
+
+    let told = skipped.examples.join(" ");
+    assert!(
+        told.contains("4 of memory:/0.tar: a GIF of 9 bytes"),
+        "{told}"
+    );
+
+    assert!(
+        told.contains("9 of memory:/0.tar: text 9 is empty."),
+        "{told}"
+    );
+}
+
+#[test]
+fn too_many_bad_samples_end_the_run_and_are_named() {
+    let mut samples = [(true, "ab"); 20];
+    samples[4].0 = false;
+    let mut loader = load(
+        &made_of(&samples),
+        Options {
+            most_skipped: 0.01,
+            ..options(0..12)
+        },
+    );
+
+    let error = (0..12).find_map(|_| loader.next_batch().err()).unwrap();
+    assert_eq!(error.exit().code(), 65);
+    assert!(
+        error.to_string().contains("1 of 20 pairs cannot be used"),
+        "{error}"
+    );
+
+    assert!(error.to_string().contains("4 of memory:/0.tar"), "{error}");
+}
+
+#[test]
+fn a_data_set_of_nothing_but_bad_samples_ends_the_run() {
+    let store = made_of(&[(false, "ab"); 20]);
+    let mut loader = load(
+        &store,
+        Options {
+            most_skipped: 1.0,
+            ..options(0..12)
+        },
+    );
+
+    let error = loader.next_batch().unwrap_err();
+    assert!(
+        error.to_string().contains("pairs in a row cannot be used"),
+        "{error}"
+    );
+}
+
+#[test]
+fn pairs_behind_a_tear_are_counted_as_missing_and_the_shard_is_named() {
+    let store = golden();
+    let Part { name, .. } = Dataset::new(store.clone()).unwrap().index().shards[1].clone();
+    let bytes = store.get(&name).unwrap();
+    store.put(&name, bytes.slice(..bytes.len() - 2000)).unwrap();
+    let mut loader = load(&store, options(0..3));
+    let pairs: usize = std::iter::from_fn(|| loader.next_batch().unwrap())
+        .map(|batch| batch.pairs.len())
+        .sum();
+
+    assert_eq!(pairs, 15);
+    assert!(loader.skipped().missing > 0);
+    let told = loader.skipped().examples.join(" ");
+    assert!(
+        told.contains("Shard memory:/00001.tar ends after"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_share_outside_the_batch_is_a_fault_of_ours() {
+    let dataset = Dataset::new(golden()).unwrap();
+    let options = Options {
+        share: 3..6,
+        ..options(0..1)
+    };
+
+    assert_eq!(
+        Loader::start(dataset, tokenizer(), options)
+            .unwrap_err()
+            .exit()
+            .code(),
+        70
+    );
+}

@@ -1,0 +1,228 @@
+use super::*;
+use crate::prepare::{Options, Prepared, prepare, prepare_databases};
+use crate::store::Store;
+
+const PNG: &[u8] = b"iVBORw0KGgo=";
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests/golden/dataset")
+        .join(name)
+}
+
+fn options() -> Options {
+    Options {
+        shard_bytes: 14 << 10,
+        most_skipped: 0.1,
+        ..Options::default()
+    }
+}
+
+/// The databases that the reference made of the golden files, in a folder of their own.
+fn copied() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["imgs", "pairs"] {
+        std::fs::create_dir(folder.path().join(name)).unwrap();
+        let from = golden("lmdb/train").join(name).join("data.mdb");
+        std::fs::copy(from, folder.path().join(name).join("data.mdb")).unwrap();
+    }
+
+    folder
+}
+
+/// A database of these entries.
+fn build(folder: &Path, name: &str, entries: &[(&str, Vec<u8>)]) {
+    let path = folder.join(name);
+    std::fs::create_dir(&path).unwrap();
+    let mut options = EnvOpenOptions::new();
+    options.map_size(1 << 20);
+    // SAFETY: nobody else knows of the folder.
+    let env = unsafe { options.open(&path) }.unwrap();
+    let write = env.write_txn().unwrap();
+    let table = env
+        .create_databases_and_commit(write, |opener, write| {
+            let table = opener.create_database::<Bytes, Bytes>(write, None);
+            table.map(CommitOrAbort::<_, ()>::Commit)
+        })
+        .unwrap()
+        .commit()
+        .unwrap();
+
+    let mut write = env.write_txn().unwrap();
+    for (key, value) in entries {
+        table.put(&mut write, key.as_bytes(), value).unwrap();
+    }
+
+    write.commit().unwrap();
+}
+
+fn pair(image: u64, text: u64, words: &str) -> Vec<u8> {
+    serde_pickle::to_vec(&(image, text, words), serde_pickle::SerOptions::new()).unwrap()
+}
+
+fn same(a: (&Store, Prepared), b: (&Store, Prepared)) {
+    assert_eq!(a.1.index, b.1.index);
+    for part in a.1.index.shards.iter().chain(&a.1.index.loose_texts) {
+        assert_eq!(a.0.get(&part.name).unwrap(), b.0.get(&part.name).unwrap());
+    }
+}
+
+#[test]
+fn the_references_databases_give_the_bytes_of_the_files_they_were_made_of() {
+    let folder = copied();
+    let images = golden("train_imgs.tsv");
+    let texts = golden("train_texts.jsonl");
+    let ours = Store::memory();
+    let theirs = Store::memory();
+    let found = prepare_databases(folder.path(), None, &ours, &options(), |_| ()).unwrap();
+
+    assert_eq!(
+        (
+            found.index.images,
+            found.index.pairs,
+            found.skipped.empty_texts
+        ),
+        (12, 16, 1)
+    );
+
+    // Pairs hold no text without an image.
+    let lines = std::fs::read_to_string(&texts).unwrap();
+    let paired: String = lines
+        .split_inclusive('\n')
+        .filter(|line| !line.contains("[]"))
+        .collect();
+
+    let without = folder.path().join("paired.jsonl");
+    std::fs::write(&without, paired).unwrap();
+    let right = prepare(&images, &without, &theirs, &options(), |_| ()).unwrap();
+    same((&ours, found), (&theirs, right));
+
+    let found = prepare_databases(folder.path(), Some(&texts), &ours, &options(), |_| ()).unwrap();
+    let right = prepare(&images, &texts, &theirs, &options(), |_| ()).unwrap();
+    assert!(right.index.loose_texts.is_some());
+    same((&ours, found), (&theirs, right));
+}
+
+#[test]
+fn a_torn_database_is_told_wherever_it_ends() {
+    for (name, length, told) in [
+        (
+            "imgs",
+            100_000,
+            "imgs/data.mdb cannot be used: it ends after 100000 of 122880 bytes",
+        ),
+        (
+            "pairs",
+            4096,
+            "pairs/data.mdb cannot be used: it ends after 4096 of",
+        ),
+        ("pairs", 100, "does not begin as LMDB files do"),
+        ("imgs", 0, "does not begin as LMDB files do"),
+    ] {
+        let folder = copied();
+        let path = folder.path().join(name).join("data.mdb");
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..length]).unwrap();
+        let error = prepare_databases(folder.path(), None, &Store::memory(), &options(), |_| ());
+        let error = error.unwrap_err();
+        assert!(error.to_string().contains(told), "{error}");
+        assert_eq!(error.exit().code(), 65);
+    }
+
+    let error = prepare_databases(
+        Path::new("/absent"),
+        None,
+        &Store::memory(),
+        &options(),
+        |_| (),
+    );
+
+    let error = error.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("cannot open /absent/imgs/data.mdb"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_database_that_disagrees_with_itself_is_told_with_what_to_do() {
+    let images = |count: &str| vec![("7", PNG.to_vec()), ("num_images", count.into())];
+    let pairs = |count: &str, pairs: &[Vec<u8>]| {
+        let mut entries: Vec<_> = ["0", "1", "2"].into_iter().zip(pairs.to_vec()).collect();
+        entries.push(("num_samples", count.into()));
+        entries
+    };
+
+    let good = || pairs("1", &[pair(7, 1, "猫")]);
+    let table = [
+        (images("1"), good(), ""),
+        (
+            images("2"),
+            good(),
+            "its num_images says 2, it holds 1: whatever built it was stopped",
+        ),
+        (
+            images("0"),
+            good(),
+            "its num_images says 0, it holds 1: it was built over an older one",
+        ),
+        (images("many"), good(), "it has no num_images"),
+        (vec![], good(), "it has no num_images"),
+        (
+            vec![("num_images", "0".into())],
+            good(),
+            "imgs holds no image",
+        ),
+        (
+            vec![("7", b"*".to_vec()), ("num_images", "1".into())],
+            good(),
+            "imgs key 7: image 7 is not base64",
+        ),
+        (
+            images("1"),
+            pairs("1", &[b"?".to_vec()]),
+            "pairs key 0 is no pickled (image_id",
+        ),
+        (
+            images("1"),
+            pairs("1", &[b"cposix\nsystem\n.".to_vec()]),
+            "is no pickled (image_id",
+        ),
+        (
+            images("1"),
+            pairs("1", &[pair(8, 1, "猫")]),
+            "key 0: text 1 names image 8, which",
+        ),
+        (
+            images("1"),
+            pairs("2", &[pair(7, 1, "猫"), pair(7, 1, "狗")]),
+            "key 1: text 1 says something else than in",
+        ),
+        (
+            images("1"),
+            vec![("1", pair(7, 1, "猫")), ("num_samples", "1".into())],
+            "it lacks pair 0",
+        ),
+    ];
+
+    for (images, pairs, told) in table {
+        let folder = tempfile::tempdir().unwrap();
+        build(folder.path(), "imgs", &images);
+        build(folder.path(), "pairs", &pairs);
+        let made = prepare_databases(folder.path(), None, &Store::memory(), &options(), |_| ());
+
+        match made {
+            Ok(made) => assert_eq!((told, made.index.pairs), ("", 1)),
+            Err(error) => {
+                assert!(
+                    !told.is_empty() && error.to_string().contains(told),
+                    "{told}: {error}"
+                );
+
+                assert_eq!(error.exit().code(), 65, "{error}");
+            }
+        }
+    }
+}

@@ -1,0 +1,276 @@
+use std::path::PathBuf;
+
+use super::*;
+use crate::shard::{Dataset, Id};
+
+const PNG: &str = "iVBORw0KGgo="; // The eight bytes every PNG begins with.
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests/golden/dataset")
+        .join(name)
+}
+
+fn lenient() -> Options {
+    Options {
+        most_skipped: 0.1,
+        ..Options::default()
+    }
+}
+
+fn prepare_golden(store: &Store, options: &Options) -> Result<Prepared> {
+    let images = golden("train_imgs.tsv");
+    let texts = golden("train_texts.jsonl");
+    prepare(&images, &texts, store, options, |_| ())
+}
+
+/// Prepares files of this content.
+fn made_of(images: &str, texts: &str) -> Result<Prepared> {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = ["imgs.tsv", "texts.jsonl"].map(|name| folder.path().join(name));
+    std::fs::write(&paths[0], images).unwrap();
+    std::fs::write(&paths[1], texts).unwrap();
+
+    prepare(
+        &paths[0],
+        &paths[1],
+        &Store::memory(),
+        &Options::default(),
+        |_| (),
+    )
+}
+
+#[test]
+fn the_golden_files_become_sixteen_pairs_in_the_order_of_their_numbers() {
+    let store = Store::memory();
+    let mut last = None;
+    let images = golden("train_imgs.tsv");
+    let texts = golden("train_texts.jsonl");
+    let prepared = prepare(&images, &texts, &store, &lenient(), |p| last = Some(p)).unwrap();
+
+    // 18 in the reference, which keeps the two pairs of the empty text.
+    assert_eq!((prepared.index.images, prepared.index.pairs), (12, 16));
+    assert_eq!(
+        (
+            prepared.skipped.empty_texts,
+            prepared.skipped.unknown_images
+        ),
+        (1, 0)
+    );
+
+    assert_eq!(last.map(|p| (p.done, p.total)), Some((12, 12)));
+
+    let shard = Dataset::new(store).unwrap().shard(0).unwrap();
+    let ids: Vec<_> = shard
+        .samples
+        .iter()
+        .map(|sample| sample.image_id.clone())
+        .collect();
+
+    let right = [1, 2, 3, 7, 10, 11, 20, 99, 100, 101, 1000, 12_345_678_901];
+    assert_eq!(ids, right.map(Id::from));
+    let of = |place: usize| {
+        let captions = shard.samples[place].captions.iter();
+        captions
+            .map(|text| (text.text_id.to_string(), text.text.as_str()))
+            .collect::<Vec<_>>()
+    };
+
+    assert_eq!(
+        of(9),
+        [
+            ("100".into(), "女生举手"),
+            ("500".into(), "“引号”与 Mixed CASE 文本")
+        ]
+    );
+
+    assert_eq!(
+        of(11)
+            .iter()
+            .map(|(text_id, _)| text_id.as_str())
+            .collect::<Vec<_>>(),
+        ["7", "101"]
+    );
+}
+
+#[test]
+fn the_same_files_give_the_same_bytes_and_the_index_can_be_made_again_from_the_shards() {
+    let first = Store::memory();
+    let second = Store::memory();
+    let small = Options {
+        shard_bytes: 8 << 10,
+        ..lenient()
+    };
+
+    let prepared = prepare_golden(&first, &small).unwrap();
+    assert_eq!(
+        prepared.index,
+        prepare_golden(&second, &small).unwrap().index
+    );
+
+    for part in &prepared.index.shards {
+        assert_eq!(
+            first.get(&part.name).unwrap(),
+            second.get(&part.name).unwrap()
+        );
+    }
+
+    second.delete(INDEX).unwrap();
+    assert_eq!(
+        index(&second, &small, |_| ()).unwrap().index,
+        prepared.index
+    );
+
+    assert_eq!(Index::read(&second).unwrap(), prepared.index);
+}
+
+#[test]
+fn images_and_texts_that_have_names_keep_them() {
+    let images = format!("b.png\t{PNG}\n012\t{PNG}\n7\t{PNG}\n图/猫.png\t{PNG}\n");
+    let texts = "{\"text_id\": \"t\", \"text\": \"猫\", \"image_ids\": [\"7\", \"图/猫.png\"]}\n";
+    let folder = tempfile::tempdir().unwrap();
+    let paths = ["imgs.tsv", "texts.jsonl"].map(|name| folder.path().join(name));
+    std::fs::write(&paths[0], images).unwrap();
+    std::fs::write(&paths[1], texts).unwrap();
+    let store = Store::memory();
+
+    prepare(&paths[0], &paths[1], &store, &Options::default(), |_| ()).unwrap();
+    let shard = Dataset::new(store).unwrap().shard(0).unwrap();
+    let of = |s: &crate::shard::Sample| (s.image_id.to_string(), s.key.clone(), s.captions.len());
+    let right = [
+        ("7", "000000000007", 1),
+        ("012", "named-000000000001", 0),
+        ("b.png", "named-000000000002", 0),
+        ("图/猫.png", "named-000000000003", 1),
+    ];
+
+    let right = right.map(|(id, key, texts)| (id.to_owned(), key.to_owned(), texts));
+    assert_eq!(shard.samples.iter().map(of).collect::<Vec<_>>(), right);
+}
+
+#[test]
+fn a_preparation_that_fails_leaves_no_data_set() {
+    let store = Store::memory();
+    prepare_golden(&store, &lenient()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let images = folder.path().join("imgs.tsv");
+    std::fs::write(&images, format!("1\t{PNG}\n2\tnot base64!\n")).unwrap();
+    let texts = folder.path().join("texts.jsonl");
+
+    std::fs::write(&texts, "").unwrap();
+    prepare(&images, &texts, &store, &lenient(), |_| ()).unwrap_err();
+    assert_eq!(store.find(INDEX).unwrap(), None);
+}
+
+#[test]
+fn a_line_that_cannot_be_used_is_named_with_what_to_do() {
+    let good = format!("7\t{PNG}\n");
+    let text = |id: &str, images: &str| {
+        format!("{{\"text_id\": {id}, \"text\": \"猫\", \"image_ids\": [{images}]}}\n")
+    };
+
+    let table = [
+        (
+            format!("{good}\t{PNG}\n"),
+            text("1", "7"),
+            "line 2 begins with \"\\t",
+        ),
+        (
+            format!("{good}8 {PNG}\n"),
+            text("1", "7"),
+            "expected what the image is called",
+        ),
+        (
+            format!("8\t{PNG}\n{good}{good}"),
+            text("1", "7"),
+            "image 7 twice, on lines 2 and 3",
+        ),
+        (
+            format!("{good}8\t*\n"),
+            text("1", "7"),
+            "line 2: image 8 is not base64",
+        ),
+        (String::new(), text("1", "7"), "holds no image"),
+        (
+            good.clone(),
+            text("1", "7") + &text("2", "9"),
+            "line 2: text 2 names image 9",
+        ),
+        (
+            good.clone(),
+            text("1", "7") + &text("1", "7"),
+            "gives text 1 twice: ",
+        ),
+        (
+            good.clone(),
+            text("1.5", "7"),
+            "line 1, column 15: invalid type: floating point `1.5`",
+        ),
+        (
+            good.clone(),
+            text("1", "7") + "{",
+            "line 2, column 1: EOF while parsing",
+        ),
+        (
+            good.clone(),
+            text("1", "-7"),
+            "invalid value: integer `-7`, expected a whole number from 0 or a name",
+        ),
+        (
+            good.clone(),
+            text("1", "7").replace('猫', " "),
+            "1 of 1 texts cannot be used",
+        ),
+        (
+            "7\tbm90IGEgcGljdHVyZQ==\n".into(),
+            text("1", "7"),
+            "1 of 1 images cannot be used",
+        ),
+    ];
+
+    for (images, texts, told) in table {
+        let error = made_of(&images, &texts).unwrap_err();
+        assert!(error.to_string().contains(told), "{error}");
+        assert_eq!(error.exit().code(), 65, "{error}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let error = prepare(
+        Path::new("/absent/imgs.tsv"),
+        Path::new("/absent/texts.jsonl"),
+        &Store::memory(),
+        &Options::default(),
+        |_| (),
+    );
+
+    let error = error.unwrap_err();
+    assert!(
+        error.to_string().contains("cannot open /absent/imgs.tsv"),
+        "{error}"
+    );
+
+    assert_eq!(error.exit().code(), 78);
+}
+
+#[test]
+fn an_index_is_not_made_of_torn_shards_or_of_none() {
+    let store = Store::memory();
+    let error = index(&store, &Options::default(), |_| ()).unwrap_err();
+    assert!(error.to_string().contains("holds no .tar"), "{error}");
+
+    prepare_golden(&store, &lenient()).unwrap();
+    let bytes = store.get("00000.tar").unwrap();
+    store
+        .put("00000.tar", bytes.slice(..bytes.len() - 4000))
+        .unwrap();
+
+    let error = index(&store, &Options::default(), |_| ()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("00000.tar is torn after 11 samples"),
+        "{error}"
+    );
+}

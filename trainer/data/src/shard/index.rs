@@ -1,0 +1,208 @@
+//! The table of contents of a data set: which shards, how much is in each, and the digest of it
+//! all. Written last, so a data set with an index is whole. Never looks into a shard.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use cnclip_compute::digest::sha256;
+
+use crate::error::{Error, Result};
+use crate::store::Store;
+
+/// The name of the index beside the shards.
+pub const INDEX: &str = "index.json";
+const FORMAT: &str = "cnclip-shards/1";
+
+/// One tar of samples.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    /// The object's name beside the index.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Images in it.
+    pub images: u64,
+    /// Image-caption pairs in it.
+    pub pairs: u64,
+    /// SHA-256 of its bytes, in hexadecimal.
+    pub sha256: String,
+}
+
+impl Part {
+    /// The part these bytes are.
+    pub fn new(name: &str, bytes: &[u8], images: u64, pairs: u64) -> Self {
+        let name = name.to_owned();
+        let sha256 = sha256(bytes);
+        Self {
+            name,
+            bytes: bytes.len() as u64,
+            images,
+            pairs,
+            sha256,
+        }
+    }
+}
+
+/// The table of contents of a data set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Index {
+    format: String,
+    /// SHA-256 over the name, counts and digest of every part, in hexadecimal: two data sets with
+    /// one digest hold the same pairs in the same places.
+    pub dataset: String,
+    /// Images in all shards.
+    pub images: u64,
+    /// Image-caption pairs in all shards.
+    pub pairs: u64,
+    /// The shards, in the order of their names.
+    pub shards: Vec<Part>,
+    /// The texts that belong to no image, if there are any: one JSON object a line, with `text_id`
+    /// and `text`. `images` and `pairs` are 0.
+    pub loose_texts: Option<Part>,
+}
+
+impl Index {
+    /// The index of these parts.
+    pub fn new(mut shards: Vec<Part>, loose_texts: Option<Part>) -> Self {
+        shards.sort_by(|a, b| a.name.cmp(&b.name));
+        let dataset = digest(&shards, loose_texts.as_ref());
+        let images = shards.iter().map(|shard| shard.images).sum();
+        let pairs = shards.iter().map(|shard| shard.pairs).sum();
+
+        Self {
+            format: FORMAT.into(),
+            dataset,
+            images,
+            pairs,
+            shards,
+            loose_texts,
+        }
+    }
+
+    /// The index of the data set at `store`.
+    ///
+    /// # Errors
+    /// If there is none, or if it does not agree with itself.
+    pub fn read(store: &Store) -> Result<Self> {
+        let uri = store.uri_of(INDEX);
+        let bytes = store.find(INDEX)?.ok_or_else(|| {
+            Error::Config(format!(
+                "{} holds no {INDEX}. If it holds WebDataset shards, make one with `cnclip prepare \
+                 --shards {}`; else make shards with `cnclip prepare --images … --texts …`.",
+                store.uri(),
+                store.uri()
+            ))
+        })?;
+
+        let index: Self = serde_json::from_slice(&bytes)
+            .map_err(|error| Error::Data(format!("{uri} is not an index of shards: {error}")))?;
+        let remade = Self::new(index.shards.clone(), index.loose_texts.clone());
+
+        if index != remade {
+            return Err(Error::Data(format!(
+                "{uri} does not agree with itself: its parts make data set {} with {} images and \
+                 {} pairs, it says {} with {} and {}. Prepare the data set again.",
+                remade.dataset,
+                remade.images,
+                remade.pairs,
+                index.dataset,
+                index.images,
+                index.pairs
+            )));
+        }
+
+        Ok(index)
+    }
+
+    /// Publishes the index.
+    ///
+    /// # Errors
+    /// If the store does not take it.
+    pub fn write(&self, store: &Store) -> Result<()> {
+        let text = serde_json::to_vec_pretty(self)
+            .map_err(|error| Error::Bug(format!("cannot write an index as JSON: {error}")))?;
+        store.put(INDEX, Bytes::from(text))
+    }
+}
+
+fn digest(shards: &[Part], loose_texts: Option<&Part>) -> String {
+    let lines = shards.iter().chain(loose_texts).map(|part| {
+        let Part {
+            name,
+            bytes,
+            images,
+            pairs,
+            sha256,
+        } = part;
+
+        format!("{name} {bytes} {images} {pairs} {sha256}\n")
+    });
+
+    sha256(lines.collect::<String>().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(name: &str) -> Part {
+        Part {
+            name: name.into(),
+            bytes: 10,
+            images: 2,
+            pairs: 3,
+            sha256: sha256(b"x"),
+        }
+    }
+
+    #[test]
+    fn an_index_is_read_as_it_was_written_whatever_order_its_parts_came_in() {
+        let store = Store::memory();
+        let index = Index::new(
+            vec![part("b.tar"), part("a.tar")],
+            Some(part("texts.jsonl")),
+        );
+
+        index.write(&store).unwrap();
+        assert_eq!(Index::read(&store).unwrap(), index);
+        assert_eq!(
+            index,
+            Index::new(
+                vec![part("a.tar"), part("b.tar")],
+                Some(part("texts.jsonl"))
+            )
+        );
+
+        assert_eq!((index.images, index.pairs), (4, 6));
+    }
+
+    #[test]
+    fn an_edited_index_and_an_absent_one_say_what_to_do() {
+        let store = Store::memory();
+        let error = Index::read(&store).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("cnclip prepare --shards memory:"),
+            "{error}"
+        );
+
+        assert_eq!(error.exit().code(), 78);
+
+        Index::new(vec![part("a.tar")], None).write(&store).unwrap();
+        let text = String::from_utf8(store.get(INDEX).unwrap().to_vec()).unwrap();
+        store
+            .put(INDEX, text.replace("\"pairs\": 3", "\"pairs\": 4").into())
+            .unwrap();
+
+        let error = Index::read(&store).unwrap_err();
+        assert!(
+            error.to_string().contains("does not agree with itself"),
+            "{error}"
+        );
+
+        assert_eq!(error.exit().code(), 65);
+    }
+}

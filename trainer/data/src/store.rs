@@ -1,0 +1,492 @@
+//! Reads and writes objects under one URI, wherever it points: `s3://`, `gs://`, `az://`,
+//! `file://`, a plain path, or `https://` (read-only). Never interprets what it moves.
+
+mod copy;
+mod fault;
+mod reader;
+mod scheme;
+mod upload;
+
+use std::future::Future;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock, mpsc};
+
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::path::{Path, PathPart};
+use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use tokio::runtime::Runtime;
+
+use crate::error::{Error, Result};
+pub use fault::{Fault, StoreError};
+pub use reader::Reader;
+pub use upload::Upload;
+
+/// Larger objects move in parts of this size, so that no single request can take long.
+const PART_BYTES: u64 = 16 << 20;
+/// Parts of one object in flight.
+const PARTS_IN_FLIGHT: usize = 4;
+/// Small objects in flight.
+const OBJECTS_IN_FLIGHT: usize = 32;
+
+/// One object below a [`Store`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The name relative to the store it was listed in, with `/` between folders.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// Everything below one URI. Cloning is cheap; all calls block the calling thread, and may be
+/// made from any thread.
+///
+/// # Guarantees
+/// An object is visible whole or not at all. Requests that fail for a passing reason are repeated
+/// for half a minute.
+#[derive(Clone, Debug)]
+pub struct Store {
+    objects: Arc<dyn ObjectStore>,
+    prefix: Path,
+    uri: String,
+    read_only: bool,
+}
+
+impl Store {
+    /// The store at a URI or a plain path. Credentials, region and endpoint come from the
+    /// environment: `AWS_*`, `GOOGLE_*`, `AZURE_*`.
+    ///
+    /// # Errors
+    /// If the URI has no scheme we know, or what the environment says cannot work. Whether the
+    /// place exists is only seen at the first call.
+    pub fn open(uri: &str) -> Result<Self> {
+        scheme::open(uri, std::env::vars())
+    }
+
+    /// An empty store that lives as long as its clones.
+    pub fn memory() -> Self {
+        let objects = Arc::new(object_store::memory::InMemory::new());
+        Self {
+            objects,
+            prefix: Path::default(),
+            uri: "memory:".into(),
+            read_only: false,
+        }
+    }
+
+    /// Where this store is.
+    pub fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    /// The URI of an object.
+    pub fn uri_of(&self, name: &str) -> String {
+        match name {
+            "" => self.uri.clone(),
+            _ => format!("{}/{name}", self.uri.trim_end_matches('/')),
+        }
+    }
+
+    /// The store of everything below `folder`.
+    pub fn join(&self, folder: &str) -> Self {
+        Self {
+            prefix: self.path(folder),
+            uri: self.uri_of(folder),
+            ..self.clone()
+        }
+    }
+
+    /// The same place under another name, for what is told of it.
+    pub fn known_as(self, uri: &str) -> Self {
+        Self {
+            uri: uri.to_owned(),
+            ..self
+        }
+    }
+
+    /// All bytes of an object.
+    ///
+    /// # Errors
+    /// If it is not there, or the store does not answer.
+    pub fn get(&self, name: &str) -> Result<Bytes> {
+        let objects = self.objects.clone();
+        let path = self.path(name);
+        self.call("read", name, async move {
+            let first = objects.get_opts(&path, GetOptions::default()).await?;
+            match first.meta.size {
+                size if size <= PART_BYTES => first.bytes().await,
+                size => parts(&objects, &path, 0..size).await,
+            }
+        })
+    }
+
+    /// All bytes of an object, `None` if there is none of that name.
+    ///
+    /// # Errors
+    /// If the bucket is missing, or the store does not answer.
+    pub fn find(&self, name: &str) -> Result<Option<Bytes>> {
+        match self.get(name) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(Error::Store(fault)) if fault.fault == Fault::Missing => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All bytes of each of several objects, many of which are asked for at once: for small ones.
+    ///
+    /// # Errors
+    /// For each, as [`Store::get`].
+    pub fn get_many(&self, names: &[String]) -> Vec<Result<Bytes>> {
+        let objects = self.objects.clone();
+        let paths: Vec<_> = names.iter().map(|name| self.path(name)).collect();
+        let answers = wait(async move {
+            let get = |path| {
+                let objects = objects.clone();
+                async move { objects.get(&path).await?.bytes().await }
+            };
+
+            stream::iter(paths)
+                .map(get)
+                .buffered(OBJECTS_IN_FLIGHT)
+                .collect::<Vec<_>>()
+                .await
+        });
+
+        match answers {
+            Ok(answers) => (names.iter().zip(answers))
+                .map(|(name, answer)| {
+                    answer
+                        .map_err(|source| StoreError::new("read", self.uri_of(name), source).into())
+                })
+                .collect(),
+            Err(error) => vec![Err(error)],
+        }
+    }
+
+    /// The bytes of an object from one place to another.
+    ///
+    /// # Errors
+    /// As [`Store::get`]; if the object ends before that place.
+    pub fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
+        let objects = self.objects.clone();
+        let path = self.path(name);
+        let wanted = range.clone();
+        let bytes = self.call(
+            "read",
+            name,
+            async move { parts(&objects, &path, range).await },
+        )?;
+
+        match bytes.len() as u64 == wanted.end - wanted.start {
+            true => Ok(bytes),
+            false => Err(Error::Data(format!(
+                "{} ends before byte {}: it was cut off. Write it again.",
+                self.uri_of(name),
+                wanted.end
+            ))),
+        }
+    }
+
+    /// The size of an object, `None` if there is none of that name.
+    ///
+    /// # Errors
+    /// As [`Store::find`].
+    pub fn size(&self, name: &str) -> Result<Option<u64>> {
+        let objects = self.objects.clone();
+        let path = self.path(name);
+        match self.call("read", name, async move { objects.head(&path).await }) {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(Error::Store(fault)) if fault.fault == Fault::Missing => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Every object below this store, in name order.
+    ///
+    /// # Errors
+    /// If the store cannot be listed.
+    pub fn list(&self) -> Result<Vec<Entry>> {
+        let objects = self.objects.clone();
+        let prefix = self.prefix.clone();
+        self.call("list", "", async move {
+            let found: Vec<_> = objects.list(Some(&prefix)).try_collect().await?;
+            let mut entries: Vec<Entry> = (found.iter())
+                .filter_map(|meta| {
+                    let parts: Vec<_> = meta.location.prefix_match(&prefix)?.collect();
+                    let name = parts
+                        .iter()
+                        .map(AsRef::as_ref)
+                        .collect::<Vec<&str>>()
+                        .join("/");
+
+                    Some(Entry {
+                        name,
+                        bytes: meta.size,
+                    })
+                })
+                .collect();
+
+            entries.sort_by(|a, b| a.name.cmp(&b.name));
+            Ok(entries)
+        })
+    }
+
+    /// Writes an object, over one that is there.
+    ///
+    /// # Errors
+    /// If the store is read-only, refuses, or does not answer.
+    pub fn put(&self, name: &str, mut bytes: Bytes) -> Result<()> {
+        self.refuse_if_read_only(name)?;
+        if bytes.len() as u64 > PART_BYTES {
+            let part = |bytes: &mut Bytes| bytes.split_to(bytes.len().min(PART_BYTES as usize));
+            return self.write(name, |to| {
+                while !bytes.is_empty() {
+                    to.send(part(&mut bytes))?;
+                }
+                Ok(())
+            });
+        }
+
+        let objects = self.objects.clone();
+        let path = self.path(name);
+        self.call("write", name, async move {
+            objects
+                .put(&path, PutPayload::from_bytes(bytes))
+                .await
+                .map(drop)
+        })
+    }
+
+    /// Writes an object only if there is none of that name; says whether it did.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    ///
+    /// # Guarantees
+    /// Of all callers with one name, at most one is told `true`.
+    pub fn create(&self, name: &str, bytes: Bytes) -> Result<bool> {
+        self.refuse_if_read_only(name)?;
+        let objects = self.objects.clone();
+        let path = self.path(name);
+        self.call("write", name, async move {
+            let options = PutOptions::from(PutMode::Create);
+            match objects
+                .put_opts(&path, PutPayload::from_bytes(bytes), options)
+                .await
+            {
+                Ok(_) => Ok(true),
+                Err(
+                    object_store::Error::AlreadyExists { .. }
+                    | object_store::Error::Precondition { .. },
+                ) => Ok(false),
+                Err(error) => Err(error),
+            }
+        })
+    }
+
+    /// Removes an object; one that is not there is no error.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    pub fn delete(&self, name: &str) -> Result<()> {
+        self.refuse_if_read_only(name)?;
+        let objects = self.objects.clone();
+        let path = self.path(name);
+        self.call("delete", name, async move {
+            match objects.delete(&path).await {
+                Err(object_store::Error::NotFound { .. }) => Ok(()),
+                done => done,
+            }
+        })
+    }
+
+    fn path(&self, name: &str) -> Path {
+        let parts = name.split('/').filter(|part| !part.is_empty());
+        // A name is taken as it is: what a store lists can be asked for.
+        let part = |part| PathPart::parse(part).unwrap_or_else(|_| PathPart::from(part));
+        parts.fold(self.prefix.clone(), |path, name| path.join(part(name)))
+    }
+
+    fn refuse_if_read_only(&self, name: &str) -> Result<()> {
+        match self.read_only {
+            true => Err(StoreError::read_only(self.uri_of(name)).into()),
+            false => Ok(()),
+        }
+    }
+
+    /// Runs a request on the store's own threads, so that any thread may wait for it, one that
+    /// belongs to an async runtime too.
+    fn call<T: Send + 'static>(
+        &self,
+        verb: &'static str,
+        name: &str,
+        request: impl Future<Output = object_store::Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let answer = wait(request).map_err(|_| {
+            Error::Bug(format!(
+                "the request to {verb} {} never answered",
+                self.uri_of(name)
+            ))
+        })?;
+
+        answer.map_err(|source| StoreError::new(verb, self.uri_of(name), source).into())
+    }
+}
+
+async fn parts(
+    objects: &Arc<dyn ObjectStore>,
+    path: &Path,
+    Range { start, end }: Range<u64>,
+) -> object_store::Result<Bytes> {
+    let starts = (start..end).step_by(PART_BYTES as usize);
+    let ranges = starts.map(|start| start..end.min(start + PART_BYTES));
+    let mut parts = stream::iter(ranges)
+        .map(|range| async move { objects.get_range(path, range).await })
+        .buffered(PARTS_IN_FLIGHT);
+
+    let mut whole = BytesMut::with_capacity((end - start) as usize);
+    while let Some(part) = parts.try_next().await? {
+        whole.extend_from_slice(&part);
+    }
+
+    Ok(whole.freeze())
+}
+
+/// Does something on the threads that stores talk on, while the caller's own waits.
+///
+/// # Errors
+/// If it ends without an answer.
+pub fn wait<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> Result<T> {
+    let (answer, wait) = mpsc::sync_channel(1);
+    runtime()?.spawn(async move { answer.send(task.await) });
+    wait.recv()
+        .map_err(|_| Error::Bug("a request never answered".into()))
+}
+
+/// The threads that all stores of the process talk on.
+fn runtime() -> Result<&'static Runtime> {
+    static RUNTIME: OnceLock<std::io::Result<Runtime>> = OnceLock::new();
+    let built = RUNTIME.get_or_init(|| {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("store")
+            .enable_all()
+            .build()
+    });
+
+    built
+        .as_ref()
+        .map_err(|error| Error::Bug(format!("no threads for object stores: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contract(store: &Store) {
+        let small = Bytes::from_static(b"small");
+        let large = Bytes::from(vec![7u8; PART_BYTES as usize * 2 + 3]);
+        store.put("a/small", small.clone()).unwrap();
+        store.put("b", large.clone()).unwrap();
+        assert_eq!(store.get("a/small").unwrap(), small);
+        assert!(
+            store.join("a").get("small").unwrap() == small,
+            "join and a name with / agree"
+        );
+
+        assert!(
+            store.get("b").unwrap() == large,
+            "an object of several parts comes back whole"
+        );
+
+        assert_eq!(store.find("absent").unwrap(), None);
+        assert_eq!(store.get_range("a/small", 1..4).unwrap(), "mal");
+        assert_eq!(store.get_range("a/small", 2..2).unwrap(), "");
+        let cut = store.get_range("a/small", 1..9).unwrap_err().to_string();
+        assert!(cut.contains("a/small ends before byte 9"), "{cut}");
+        assert_eq!(store.size("b").unwrap(), Some(large.len() as u64));
+        assert_eq!(store.size("absent").unwrap(), None);
+
+        let names: Vec<_> = store
+            .list()
+            .unwrap()
+            .into_iter()
+            .map(|e| (e.name, e.bytes))
+            .collect();
+
+        assert_eq!(
+            names,
+            [("a/small".into(), 5), ("b".into(), large.len() as u64)]
+        );
+
+        let odd = ["目/猫 #1 100%.png", "目/[a]~b.png", "目/absent"].map(String::from);
+        odd[..2]
+            .iter()
+            .for_each(|name| store.put(name, small.clone()).unwrap());
+
+        let mut names: Vec<_> = store
+            .join("目")
+            .list()
+            .unwrap()
+            .into_iter()
+            .map(|e| format!("目/{}", e.name))
+            .collect();
+
+        names.sort();
+        assert_eq!(
+            names,
+            [odd[1].clone(), odd[0].clone()],
+            "names are listed as they were given"
+        );
+
+        let found = store.get_many(&odd);
+        assert!(
+            found[..2]
+                .iter()
+                .all(|bytes| bytes.as_ref().unwrap() == &small)
+        );
+
+        let error = found[2].as_ref().unwrap_err().to_string();
+        assert!(error.contains("目/absent"), "{error}");
+
+        assert!(store.create("claim", small.clone()).unwrap());
+        assert!(!store.create("claim", large).unwrap());
+        assert_eq!(
+            store.get("claim").unwrap(),
+            small,
+            "the second create changed nothing"
+        );
+
+        store.delete("claim").unwrap();
+        store.delete("claim").unwrap();
+        let error = store.get("claim").unwrap_err().to_string();
+        assert!(error.contains(&store.uri_of("claim")), "{error}");
+    }
+
+    #[test]
+    fn memory_keeps_the_contract() {
+        contract(&Store::memory());
+    }
+
+    #[test]
+    fn a_folder_keeps_the_contract_by_path_and_by_uri() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("目录 with space");
+        contract(&Store::open(path.to_str().unwrap()).unwrap());
+        let uri = url::Url::from_file_path(&path).unwrap();
+        let by_uri = Store::open(uri.as_str()).unwrap();
+
+        assert_eq!(by_uri.get("a/small").unwrap(), "small");
+    }
+
+    #[test]
+    fn a_thread_of_an_async_runtime_may_wait_too() {
+        let store = Store::memory();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+
+        runtime.block_on(async { store.put("x", Bytes::new()).unwrap() });
+        assert_eq!(store.list().unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,94 @@
+use candle_core::{D, Device, Result, Tensor, Var};
+
+use super::*;
+use cnclip_compute::collective::Alone;
+use cnclip_compute::random::{normal, stream};
+
+fn numbers(length: usize, seed: u64) -> Vec<f32> {
+    (0..length as u64)
+        .map(|i| normal(stream(seed, i)))
+        .collect()
+}
+
+fn flat(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn vectors_are_stretched_as_pytorch_does() {
+    // F.interpolate([1, 4, 9, -2, 5], mode="bilinear", align_corners=False)
+    let rows: [&[f32]; 4] = [
+        &[1.0, 2.714286, 5.428572, 9.0, 1.142856, 1.0, 5.0],
+        &[2.0, 9.0, 2.666666],
+        &[1.0, 4.0, 9.0, -2.0, 5.0],
+        &[
+            1.0, 1.545455, 2.909091, 4.454545, 6.727273, 9.0, 4.0, -1.0, 0.545455, 3.727274, 5.0,
+        ],
+    ];
+
+    for right in rows {
+        let mut found = vec![9.0; right.len()];
+        Stretch::new(5, right.len()).forward(&[1.0, 4.0, 9.0, -2.0, 5.0], &mut found);
+        for (found, right) in found.iter().zip(right) {
+            assert!((found - right).abs() < 1e-5, "{found} for {right}");
+        }
+    }
+}
+
+/// The same in plain differentiable operations; stretching is a product with a matrix.
+fn formula(own: &Var, taught: &Tensor, stretch: &Tensor, weight: f64) -> Result<Tensor> {
+    let own = own.matmul(stretch)?;
+    let length = |x: &Tensor| x.sqr()?.sum(D::Minus1)?.sqrt();
+    let cosine = ((&own * taught)?.sum(D::Minus1)? / (length(&own)? * length(taught)?)?)?;
+    ((1.0 - cosine.mean_all()?)? * weight)?.reshape(())
+}
+
+#[test]
+fn the_distance_and_its_gradient_are_candles() {
+    let batch = 7;
+    let width = 11;
+    let weight = 0.3;
+
+    for wide in [5, 11, 17] {
+        let features = numbers(batch * width, 1);
+        let taught = numbers(batch * wide, 2);
+        let before = numbers(batch * width, 3);
+        let mut gradients = before.clone();
+        let mut loss = CosineLoss::new(&Memory::Host, weight, batch, (width, wide));
+        let distance = loss.evaluate(
+            View::Host(&taught),
+            (View::Host(&features), ViewMut::Host(&mut gradients)),
+            &Alone,
+        );
+
+        let stretch: Vec<f32> = (0..width)
+            .flat_map(|at| {
+                let unit: Vec<f32> = (0..width).map(|i| f32::from(u8::from(i == at))).collect();
+                let mut row = vec![0.0; wide];
+                Stretch::new(width, wide).forward(&unit, &mut row);
+                row
+            })
+            .collect();
+
+        let tensor =
+            |values: &[f32], shape| Tensor::from_slice(values, shape, &Device::Cpu).unwrap();
+        let own = Var::from_slice(&features, (batch, width), &Device::Cpu).unwrap();
+        let taught = tensor(&taught, (batch, wide));
+        let stretch = tensor(&stretch, (width, wide));
+        let right = formula(&own, &taught, &stretch, weight).unwrap();
+        let gradient = flat(right.backward().unwrap().get(&own).unwrap());
+        let right = f64::from(right.to_scalar::<f32>().unwrap());
+
+        assert!(
+            (weight * distance - right).abs() < 1e-6,
+            "{wide}: {distance} for {right}"
+        );
+
+        for ((found, before), right) in gradients.iter().zip(before).zip(gradient) {
+            assert!(
+                (found - before - right).abs() < 1e-6,
+                "{wide}: {found} for {right}"
+            );
+        }
+    }
+}

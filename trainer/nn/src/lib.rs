@@ -1,0 +1,11 @@
+//! Chinese-CLIP: both towers, the contrastive loss and the optimizer, forward and backward written out over
+//! flat parameters. Reads no files and knows no network but a communicator.
+
+pub mod accumulate;
+pub mod average;
+pub mod distillation;
+pub mod loss;
+pub mod memory;
+pub mod model;
+pub mod optimizer;
+pub mod schedule;

@@ -1,0 +1,258 @@
+//! How much the towers keep and lend for each sample: what their blocks reserve, added up from their
+//! sizes alone. Tests hold it to what allocators count.
+
+use cnclip_crds::model::{ImageTower, ModelConfig, Resnet, Vit};
+use cnclip_crds::stage::Precision;
+
+use super::NUMBER;
+use crate::model::clip::Clip;
+use cnclip_compute::ops::conv2d::gpu as conv2d;
+use cnclip_compute::ops::flash_attention::gpu as flash_attention;
+
+/// Bytes for each sample.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Pass {
+    /// Kept from the forward to the backward pass.
+    pub(super) kept: u64,
+    /// Borrowed by block after block.
+    pub(super) lent: u64,
+}
+
+/// How a pass is computed, as far as its memory depends on that.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct How {
+    /// Whether blocks compute again what their gradient needs.
+    pub(super) recompute: bool,
+    /// The number format of a device's products; none in this machine's memory.
+    pub(super) device: Option<Precision>,
+}
+
+impl How {
+    /// Bytes of a number on its way through a tower.
+    fn number(self) -> u64 {
+        if self.device == Some(Precision::Bf16) {
+            NUMBER / 2
+        } else {
+            NUMBER
+        }
+    }
+
+    /// Bytes that attention keeps for a token and a head that sees so many tokens.
+    fn probabilities(self, head_width: u64, tokens: u64) -> u64 {
+        match self.device {
+            Some(precision) if flash_attention::serves(precision, head_width as usize) => NUMBER,
+            _ => tokens * self.number(),
+        }
+    }
+}
+
+/// Both towers.
+pub(super) fn of(model: &ModelConfig, context: usize, how: How) -> Pass {
+    let images = image(&model.image, how);
+    let texts = text(model, context, how);
+    Pass {
+        kept: images.kept + texts.kept,
+        lent: images.lent + texts.lent,
+    }
+}
+
+/// An image tower of either kind.
+pub(super) fn image(tower: &ImageTower, how: How) -> Pass {
+    let side = tower.resolution as u64;
+    match (&tower.vit, &tower.resnet) {
+        (Some(sizes), _) => vit(sizes, side, how),
+        (None, Some(sizes)) => resnet(sizes, side, how),
+        (None, None) => Pass::default(),
+    }
+}
+
+/// Weights of the image tower, its projection and the logit scale.
+pub(super) fn image_numbers(model: &ModelConfig) -> u64 {
+    let layout = Clip::layout(model);
+    let of_image = layout
+        .segments()
+        .iter()
+        .filter(|segment| segment.name.starts_with("visual."));
+
+    1 + of_image
+        .map(|segment| segment.range.len() as u64)
+        .sum::<u64>()
+}
+
+/// The sizes of a stack of transformer blocks.
+struct Stack {
+    tokens: u64,
+    width: u64,
+    hidden: u64,
+    heads: u64,
+    layers: u64,
+    /// Arrays as wide as the tower that a block keeps of tokens that go on.
+    narrow: u64,
+    /// And of all.
+    normed: u64,
+    /// Numbers that normalisation keeps of tokens that go on, and of all.
+    moments: (u64, u64),
+}
+
+impl Stack {
+    /// Bytes of what attention keeps of a token.
+    fn probabilities(&self, how: How) -> u64 {
+        self.heads * how.probabilities(self.width / self.heads, self.tokens)
+    }
+
+    /// What one block keeps if so many tokens go on: all, or the first alone from the last block.
+    fn block(&self, kept: u64, how: How) -> u64 {
+        let Self {
+            tokens,
+            width,
+            hidden,
+            narrow,
+            normed,
+            moments,
+            ..
+        } = self;
+
+        let all = tokens * (how.number() * (3 + normed) * width + NUMBER * moments.1);
+        let few = how.number() * (narrow * width + 2 * hidden) + NUMBER * moments.0;
+        all + kept * (few + self.probabilities(how))
+    }
+
+    fn pass(&self, how: How) -> Pass {
+        let Self {
+            tokens,
+            width,
+            hidden,
+            layers,
+            ..
+        } = *self;
+
+        let inner = self.block(if layers > 1 { tokens } else { 1 }, how);
+        let all = || (layers - 1) * inner + self.block(1, how);
+        let blocks = if how.recompute { inner } else { all() };
+        // What goes into each block, what comes out of the last, and what was embedded.
+        let between = tokens * (how.number() * width * (layers + 2) + 2 * NUMBER);
+        let lent = how.number() * (6 * width + hidden) + 2 * self.probabilities(how);
+
+        Pass {
+            kept: blocks + between,
+            lent: tokens * lent,
+        }
+    }
+}
+
+fn vit(sizes: &Vit, side: u64, how: How) -> Pass {
+    let [width, patch, layers, head] = [
+        sizes.width,
+        sizes.patch_size,
+        sizes.layers,
+        sizes.head_width,
+    ]
+    .map(|n| n as u64);
+
+    let patches = (side / patch).pow(2);
+    let hidden = 4 * width;
+    let tokens = 1 + patches;
+    let heads = width / head;
+    let moments = (2, 2);
+    let stack = Stack {
+        tokens,
+        width,
+        hidden,
+        heads,
+        layers,
+        narrow: 3,
+        normed: 1,
+        moments,
+    };
+
+    let pass = stack.pass(how);
+    // Patches laid out as rows and the pooled token; which are seen, and where pictures begin.
+    let around = how.number() * (tokens * 3 * patch * patch + width) + NUMBER * (patches + 4);
+    Pass {
+        kept: pass.kept + around,
+        ..pass
+    }
+}
+
+fn text(model: &ModelConfig, context: usize, how: How) -> Pass {
+    let text = &model.text;
+    let [width, hidden, heads, layers] =
+        [text.width, text.intermediate, text.heads, text.layers].map(|n| n as u64);
+    let tokens = context as u64;
+    let moments = (4, 0);
+
+    Stack {
+        tokens,
+        width,
+        hidden,
+        heads,
+        layers,
+        narrow: 4,
+        normed: 0,
+        moments,
+    }
+    .pass(how)
+}
+
+/// A residual network keeps everything, however it is told to compute.
+fn resnet(sizes: &Resnet, side: u64, how: How) -> Pass {
+    const EXPANSION: u64 = 4;
+    let width = sizes.width as u64;
+    let half = (side / 2).pow(2);
+    // A convolution keeps what it gives before it is normalised, and the next one what goes into it.
+    let mut kept = 3 * side * side + 4 * half * width + half / 4 * width;
+    let mut inputs = width;
+    let mut grid = side / 4;
+
+    for (layer, &count) in sizes.layers.iter().enumerate() {
+        let planes = width << layer;
+        for block in 0..count {
+            let stride = if layer > 0 && block == 0 { 2 } else { 1 };
+            let outputs = EXPANSION * planes;
+            let places = grid * grid;
+            let after = (grid / stride).pow(2);
+            let pooled = if stride > 1 {
+                after * (planes + inputs)
+            } else {
+                0
+            };
+
+            let shortcut = if stride > 1 || inputs != outputs {
+                after * outputs
+            } else {
+                0
+            };
+
+            kept += 4 * places * planes + 2 * after * outputs + pooled + shortcut;
+            (inputs, grid) = (outputs, grid / stride);
+        }
+    }
+
+    let tokens = 1 + grid * grid;
+    let heads = inputs / 64;
+    kept += tokens * 5 * inputs + 5 * inputs;
+    let kept = how.number() * kept + NUMBER * tokens * heads;
+
+    Pass {
+        kept,
+        lent: how.number() * 3 * half * width,
+    }
+}
+
+/// What neighbourhoods of convolutions are laid out in, for any number of samples: by so many threads, or by
+/// a device.
+///
+/// # Units
+/// Bytes
+pub(super) fn workspace(tower: &ImageTower, threads: usize, how: How) -> u64 {
+    const PIECE: u64 = 1 << 18;
+    let Some(sizes) = &tower.resnet else { return 0 };
+    let planes = (sizes.width as u64) << (sizes.layers.len() - 1);
+    let weight = 9 * planes * planes;
+
+    if how.device.is_some() {
+        return how.number() * (weight + (conv2d::PIECE as u64).max(9 * planes));
+    }
+
+    NUMBER * (weight + threads as u64 * (PIECE.max(9 * planes) + weight))
+}

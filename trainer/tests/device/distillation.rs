@@ -1,0 +1,59 @@
+//! The distance from a teacher's features on a device is that of this machine, and so is its gradient.
+
+use cnclip_compute::collective::Alone;
+use cnclip_compute::device::Format;
+use cnclip_compute::tensor::{Array, Memory, View};
+use cnclip_nn::distillation::CosineLoss;
+
+use crate::support::{DEVICE, memory, numbers};
+
+fn evaluate(memory: &Memory, (batch, width, wide): (usize, usize, usize)) -> (f64, Vec<f32>) {
+    let place = |len: usize, seed: u64| -> Array {
+        let mut array = memory.exact(len);
+        array.copy_from(View::Host(&numbers(len, seed, Format::F32)));
+        array
+    };
+
+    let features = place(batch * width, 1);
+    let taught = place(batch * wide, 2);
+    let mut gradients = place(batch * width, 3);
+    let mut loss = CosineLoss::new(memory, 2.0, batch + 1, (width, wide));
+    let given = (features.view(), gradients.view_mut());
+    let distance = loss.evaluate(taught.view(), given, &Alone);
+
+    (distance, gradients.read().into_owned())
+}
+
+#[test]
+fn distances_and_gradients_are_those_of_this_machine() {
+    let widths = [
+        (11, 5),
+        (11, 11),
+        (11, 17),
+        (1, 3),
+        (3, 1),
+        (512, 768),
+        (300, 1024),
+    ];
+
+    for (width, wide) in widths {
+        let (found, gradients) = evaluate(&memory(Format::F32), (7, width, wide));
+        DEVICE.check().unwrap();
+        let (right, right_gradients) = evaluate(&Memory::Host, (7, width, wide));
+        assert!(
+            (found - right).abs() < 1e-6,
+            "{width}, {wide}: {found} for {right}"
+        );
+
+        let largest = right_gradients
+            .iter()
+            .fold(1f32, |most, value| most.max(value.abs()));
+
+        for (found, right) in gradients.iter().zip(&right_gradients) {
+            assert!(
+                (found - right).abs() < 1e-6 * largest,
+                "{width}, {wide}: {found} for {right}"
+            );
+        }
+    }
+}

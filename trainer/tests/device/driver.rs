@@ -1,0 +1,138 @@
+//! What every driver must do, however a product's matrices lie and however much is uploaded at once.
+
+use cnclip_compute::device::{Buffer, Format, Operand, Product, prove};
+use cnclip_compute::gemm::{Matrix, MatrixMut, Onto, Threads, product};
+use cnclip_compute::tensor::Array;
+
+use crate::support::{DEVICE, FORMATS, assert_near, numbers, on_device};
+
+#[test]
+fn the_device_computes_at_all() {
+    prove(&DEVICE).unwrap();
+}
+
+/// A matrix that begins at a number of its memory that is no multiple of anything, in rows that are apart.
+fn odd(memory: &Buffer, (rows, cols): (usize, usize), gap: usize) -> Operand {
+    let span = memory.span();
+    Operand::strided(span.part(3..span.len()), rows, cols, cols + gap)
+}
+
+fn host(values: &[f32], (rows, cols): (usize, usize), (gap, turn): (usize, bool)) -> Matrix<'_> {
+    let matrix = Matrix::strided(&values[3..], rows, cols, cols + gap);
+    if turn { matrix.transposed() } else { matrix }
+}
+
+#[test]
+fn products_of_any_shape_from_any_place_are_those_of_this_machine() {
+    let shapes = [
+        (1, 1, 1),
+        (13, 29, 7),
+        (64, 128, 32),
+        (127, 1, 61),
+        (1, 67, 131),
+    ];
+
+    let turns = [(false, false), (false, true), (true, false), (true, true)];
+    for ((m, n, k), (turn_a, turn_b)) in shapes
+        .into_iter()
+        .flat_map(|shape| turns.map(|turn| (shape, turn)))
+    {
+        for (format, target) in [(0, 0), (1, 1), (1, 0)].map(|(a, b)| (FORMATS[a], FORMATS[b])) {
+            for gap in [0, 5] {
+                let a_side = if turn_a { (k, m) } else { (m, k) };
+                let b_side = if turn_b { (n, k) } else { (k, n) };
+                let len = |(rows, cols): (usize, usize)| 3 + rows * (cols + gap);
+                let a = numbers(len(a_side), 1, format);
+                let b = numbers(len(b_side), 2, format);
+                let da = on_device(&a, format);
+                let db = on_device(&b, format);
+                let found = on_device(&vec![0.0; len((m, n))], target);
+
+                let turned = |operand: Operand, turn: bool| {
+                    if turn { operand.transposed() } else { operand }
+                };
+
+                let left = turned(odd(&da, a_side, gap), turn_a);
+                let right = turned(odd(&db, b_side, gap), turn_b);
+                DEVICE.multiply(&Product::new(odd(&found, (m, n), gap), left, right));
+                let pair = (
+                    host(&a, a_side, (gap, turn_a)),
+                    host(&b, b_side, (gap, turn_b)),
+                );
+
+                let mut expected = vec![0.0; len((m, n))];
+                let out = MatrixMut::strided(&mut expected[3..], m, n, n + gap);
+                product(out, Onto::Add, 1.0, pair, Threads::One);
+                let what = format!("{m}×{n}×{k} {turn_a} {turn_b} {format:?} every {gap} more");
+                assert_near(&what, &found, &expected, target, 2.0);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_bias_is_added_in_every_format() {
+    for (format, target) in [(0, 0), (1, 1), (1, 0)].map(|(a, b)| (FORMATS[a], FORMATS[b])) {
+        let m = 37;
+        let n = 64;
+        let k = 48;
+        let a = numbers(m * k, 1, format);
+        let b = numbers(k * n, 2, format);
+        let bias = numbers(n, 3, target);
+        let da = on_device(&a, format);
+        let db = on_device(&b, format);
+
+        let dbias = on_device(&bias, target);
+        let found = Buffer::new(&DEVICE, m * n, target);
+        let plain = Product::new(
+            Operand::new(found.span(), n),
+            Operand::new(da.span(), k),
+            Operand::new(db.span(), n),
+        );
+
+        DEVICE.multiply(&Product {
+            bias: Some(dbias.span().address()),
+            ..plain
+        });
+
+        let mut right: Vec<f32> = (0..m).flat_map(|_| bias.iter().copied()).collect();
+        let pair = (Matrix::new(&a, k), Matrix::new(&b, n));
+        product(
+            MatrixMut::new(&mut right, n),
+            Onto::Add,
+            1.0,
+            pair,
+            Threads::One,
+        );
+
+        assert_near("with a bias", &found, &right, target, 2.0);
+    }
+}
+
+#[test]
+fn an_upload_of_any_length_arrives_whole_and_leaves_its_source_free() {
+    // More than is staged at once, in lengths that no page ends with.
+    let lengths = [1, 63, 1 << 20, (2 << 20) + 1, 18_000_001];
+    let mut buffers: Vec<Buffer> = lengths
+        .iter()
+        .map(|&len| Buffer::new(&DEVICE, len, Format::F32))
+        .collect();
+
+    for (buffer, len) in buffers.iter_mut().zip(lengths) {
+        let mut values: Vec<f32> = (0..len).map(|i| (i % 9973) as f32).collect();
+        buffer.span_mut().upload(&values);
+        values.fill(-1.0);
+    }
+
+    for (buffer, len) in buffers.into_iter().zip(lengths) {
+        let found = Array::Device(buffer);
+        let found = found.read();
+        assert!(
+            found.len() == len
+                && found
+                    .iter()
+                    .enumerate()
+                    .all(|(i, v)| *v == (i % 9973) as f32)
+        );
+    }
+}

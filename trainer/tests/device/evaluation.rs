@@ -1,0 +1,42 @@
+//! A checkpoint is worth the same on a device as on this machine, on one rank and on two.
+
+use std::path::Path;
+
+use cnclip::evaluate::evaluate_within;
+use cnclip::report::{Outlets, Reporter};
+use cnclip_compute::device::Format;
+use cnclip_compute::tensor::Memory;
+use cnclip_crds::report::{Metric, TaskResult};
+
+use crate::scores::{scores, scoring};
+use crate::support;
+use crate::train::{config, run};
+
+/// What is measured by so many ranks, with the files of what was found.
+fn measured(
+    folder: &Path,
+    (name, devices): (&str, i32),
+    memory: &Memory,
+) -> (Vec<TaskResult>, Vec<(String, String)>) {
+    let mut config = scoring(folder, ("model", name), 1);
+    config.world.devices = devices;
+    let reporter = Reporter::start(config.run.clone(), Outlets::default()).unwrap();
+    evaluate_within(&config, &reporter, || false, &|_| Ok(memory.clone())).unwrap();
+
+    scores(folder, name)
+}
+
+#[test]
+fn a_checkpoint_is_worth_what_it_is_on_this_machine() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    run(&config(folder, "model", false), &Memory::Host);
+    let right = measured(folder, ("host", 1), &Memory::Host);
+    let recalls = right.0[0].score(Metric::TextToImageR10).unwrap();
+
+    assert!(recalls > 0.0, "{right:?}");
+    for name in [("one", 1), ("two", 2)] {
+        let found = measured(folder, name, &support::memory(Format::F32));
+        assert_eq!(found, right, "{name:?}");
+    }
+}

@@ -1,0 +1,159 @@
+//! What changes weights on a device changes them as this machine does, and rounds them anew.
+
+use cnclip_compute::device::Format;
+use cnclip_compute::params::{Init, Layout, Params};
+use cnclip_compute::tensor::{Memory, View};
+use cnclip_nn::average::Average;
+use cnclip_nn::optimizer::{AdamW, NotFinite, Settings};
+
+use crate::support::{DEVICE, FORMATS, memory, numbers, rounded};
+
+const SETTINGS: Settings = Settings {
+    beta_1: 0.9,
+    beta_2: 0.98,
+    epsilon: 1e-6,
+    weight_decay: 0.1,
+    max_norm: Some(0.5),
+};
+
+/// Segments of a chunk, of several, and of a part; some decay, one is frozen.
+const SEGMENTS: [(&str, usize); 5] = [
+    ("visual.proj", 40_009),
+    ("text_projection", 16_384),
+    ("bert.pooler.bias", 1),
+    ("bert.word", 300),
+    ("logit_scale", 1),
+];
+
+fn params(memory: &Memory, frozen: bool) -> Params {
+    let mut layout = Layout::default().within(memory);
+    for (name, len) in SEGMENTS {
+        layout.weight(name, &[len], Init::Zeros);
+    }
+
+    let mut params = layout.build();
+    params.freeze(|name| frozen && name == "text_projection");
+    let len = params.values.len();
+    params
+        .values
+        .copy_from(View::Host(&numbers(len, 1, Format::F32)));
+
+    params
+}
+
+fn give_gradients(params: &mut Params, seed: u64) {
+    let len = params.values.len();
+    params
+        .gradients
+        .copy_from(View::Host(&numbers(len, seed, Format::F32)));
+}
+
+/// Weights, both moments and the average after three steps, and the lengths of the gradients.
+fn train(memory: &Memory, frozen: bool) -> (Params, [Vec<f32>; 4], Vec<f64>) {
+    let mut params = params(memory, frozen);
+    let mut adamw = AdamW::new(&params, SETTINGS);
+    let mut average = Average::new(&params, 0.75);
+    let mut step = |step: u64| {
+        give_gradients(&mut params, 2 + step);
+        let length = adamw.step(&mut params, step, 0.01).unwrap();
+        average.add(&params, step);
+        length
+    };
+
+    let lengths = (0..3).map(&mut step).collect();
+    let found = [&params.values, &adamw.first, &adamw.second, &average.values];
+    let found = found.map(|array| array.read().into_owned());
+    (params, found, lengths)
+}
+
+fn assert_rounded(params: &Params, values: &[f32]) {
+    let beside = params.values.view().device().rounded().unwrap().download();
+    assert!(
+        beside
+            .iter()
+            .zip(values)
+            .all(|(a, b)| *a == rounded(*b, Format::Bf16))
+    );
+}
+
+#[test]
+fn weights_moments_and_averages_are_those_of_this_machine() {
+    for frozen in [false, true] {
+        let (_, right, right_lengths) = train(&Memory::Host, frozen);
+        for format in FORMATS {
+            let (params, found, lengths) = train(&memory(format), frozen);
+            DEVICE.check().unwrap();
+            for (found, right) in lengths.iter().zip(&right_lengths) {
+                assert!(
+                    (found / right - 1.0).abs() < 1e-6,
+                    "{lengths:?} for {right_lengths:?}"
+                );
+            }
+
+            for (which, (found, right)) in found.iter().zip(&right).enumerate() {
+                for (at, (found, right)) in found.iter().zip(right).enumerate() {
+                    assert!(
+                        (found - right).abs() < 1e-6,
+                        "{which}, {at}: {found} for {right}"
+                    );
+                }
+            }
+
+            if format == Format::Bf16 {
+                assert_rounded(&params, &found[0]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gradient_that_is_not_a_number_is_named_and_nothing_moves() {
+    let mut params = params(&memory(Format::F32), true);
+    let mut adamw = AdamW::new(&params, SETTINGS);
+    give_gradients(&mut params, 2);
+    // That of a frozen tensor is not looked at; the second of two chunks of another is.
+    params
+        .gradients
+        .edit(|gradients| gradients[40_010] = f32::NAN);
+
+    assert!(adamw.step(&mut params, 0, 0.01).is_ok());
+    let before = params.values.read().into_owned();
+    params
+        .gradients
+        .edit(|gradients| gradients[40_000] = f32::INFINITY);
+
+    assert_eq!(
+        adamw.step(&mut params, 1, 0.01),
+        Err(NotFinite("visual.proj".into()))
+    );
+
+    assert_eq!(*params.values.read(), before);
+    // What is thawed is looked at again.
+    params.freeze(|_| false);
+    params.gradients.edit(|gradients| gradients[40_000] = 0.0);
+    assert_eq!(
+        adamw.step(&mut params, 1, 0.01),
+        Err(NotFinite("text_projection".into()))
+    );
+}
+
+#[test]
+fn the_average_and_the_weights_change_places_and_both_are_rounded_where_products_read_them() {
+    let mut params = params(&memory(Format::Bf16), false);
+    let trained = params.values.read().into_owned();
+    let mut average = Average::new(&params, 0.5);
+    let other = numbers(trained.len(), 9, Format::F32);
+    average.values.copy_from(View::Host(&other));
+
+    for (values, averages) in [(&other, &trained), (&trained, &other)] {
+        average.swap(&mut params);
+        assert_eq!(
+            (&*params.values.read(), &*average.values.read()),
+            (&values[..], &averages[..])
+        );
+
+        assert_rounded(&params, values);
+    }
+
+    DEVICE.check().unwrap();
+}

@@ -1,0 +1,120 @@
+//! The device under test, numbers to give it, and how near its answers must be.
+
+use std::sync::LazyLock;
+
+use cnclip_compute::device::{Buffer, Device, Format};
+use cnclip_compute::random::{stream, uniform};
+use cnclip_compute::tensor::Memory;
+use cnclip_crds::stage::Precision;
+use cnclip_emulator::Emulator;
+use half::bf16;
+
+/// The device that operations are tried on.
+pub(crate) static DEVICE: LazyLock<Device> = LazyLock::new(open);
+
+/// Whether devices are emulated.
+pub(crate) fn is_emulated() -> bool {
+    std::env::var("CNCLIP_DEVICE").as_deref() != Ok("cuda")
+}
+
+/// A device of its own. All ranks of a test share one card, whose NCCL must be told that they may.
+pub(crate) fn open() -> Device {
+    if is_emulated() {
+        Emulator::device(1 << 34)
+    } else {
+        cnclip_compute::cuda::open(0).unwrap()
+    }
+}
+
+/// Both formats of activations.
+pub(crate) const FORMATS: [Format; 2] = [Format::F32, Format::Bf16];
+
+/// The memory of the device whose activations have a format.
+pub(crate) fn memory(format: Format) -> Memory {
+    Memory::Device(DEVICE.clone(), precision(format))
+}
+
+/// The precision whose activations have a format.
+pub(crate) fn precision(format: Format) -> Precision {
+    if format == Format::Bf16 {
+        Precision::Bf16
+    } else {
+        Precision::Fp32
+    }
+}
+
+/// Numbers in [-1, 1), representable in the format; another seed, other numbers.
+pub(crate) fn numbers(len: usize, seed: u64, format: Format) -> Vec<f32> {
+    let number = |i: usize| 2.0 * uniform(stream(seed, i as u64)) - 1.0;
+    (0..len)
+        .map(number)
+        .map(|value| rounded(value, format))
+        .collect()
+}
+
+/// A number as a format keeps it.
+pub(crate) fn rounded(value: f32, format: Format) -> f32 {
+    if format == Format::Bf16 {
+        bf16::from_f32(value).to_f32()
+    } else {
+        value
+    }
+}
+
+/// Numbers on the device.
+pub(crate) fn on_device(values: &[f32], format: Format) -> Buffer {
+    let mut buffer = Buffer::new(&DEVICE, values.len(), format);
+    buffer.span_mut().upload(values);
+    buffer
+}
+
+/// Weights on the device, rounded beside if activations are.
+pub(crate) fn weights(values: &[f32], format: Format) -> Buffer {
+    let buffer = Buffer::new(&DEVICE, values.len(), Format::F32);
+    let mut buffer = if format == Format::Bf16 {
+        buffer.with_twin()
+    } else {
+        buffer
+    };
+
+    buffer.span_mut().upload(values);
+    buffer
+}
+
+/// Whole numbers on the device.
+pub(crate) fn wholes(values: &[u32]) -> Buffer {
+    let mut buffer = Buffer::new(&DEVICE, values.len(), Format::U32);
+    buffer.take_whole(values);
+    buffer
+}
+
+/// Fails unless the device found what this machine found: to 1e-5 of the largest number, or for numbers that
+/// are rounded on their way to `roundings` halves of a last bit.
+pub(crate) fn assert_near(
+    what: &str,
+    found: &Buffer,
+    right: &[f32],
+    format: Format,
+    roundings: f32,
+) {
+    let found = found.span().download();
+    DEVICE.check().unwrap();
+    assert_eq!(found.len(), right.len(), "{what}");
+    let bound = if format == Format::Bf16 {
+        roundings / 256.0
+    } else {
+        1e-5
+    };
+
+    let largest = right
+        .iter()
+        .fold(1e-6_f32, |largest, value| largest.max(value.abs()));
+
+    for (i, (found, right)) in found.iter().zip(right).enumerate() {
+        let near = (found - right).abs() <= bound * largest;
+        assert!(
+            near,
+            "{what} {format:?}: number {i} is {found}, not {right} (largest {largest})"
+        );
+    }
+}
