@@ -11,22 +11,22 @@
 //! ```
 
 /// The folder of claims to write under a stage's prefix; the last one holds.
-pub const FENCE: &str = "fence";
+pub const FENCE_FOLDER: &str = "fence";
 /// The page people look at.
-pub const REPORT: &str = "report.html";
+pub const REPORT_FILE: &str = "report.html";
 /// What an evaluation measured.
-pub const RESULTS: &str = "results.json";
+pub const RESULTS_FILE: &str = "results.json";
 /// One line a report, for curves.
-pub const METRICS: &str = "metrics.jsonl";
+pub const METRICS_FILE: &str = "metrics.jsonl";
 /// The folder of a stage's checkpoints.
-pub const CHECKPOINTS: &str = "checkpoints";
+pub const CHECKPOINTS_FOLDER: &str = "checkpoints";
 /// Which checkpoint a stage ended with.
-pub const FINAL: &str = "final.json";
+pub const FINAL_FILE: &str = "final.json";
 /// Digests of a checkpoint's files; written last, so that what has one is whole.
-pub const MANIFEST: &str = "manifest.json";
+pub const MANIFEST_FILE: &str = "manifest.json";
 
 /// Joins two parts of a URI with exactly one slash between them.
-pub fn join(prefix: &str, rest: &str) -> String {
+pub fn join_uri(prefix: &str, rest: &str) -> String {
     format!(
         "{}/{}",
         prefix.trim_end_matches('/'),
@@ -35,13 +35,13 @@ pub fn join(prefix: &str, rest: &str) -> String {
 }
 
 /// The folder of a task's files under the prefix of an evaluation.
-pub fn task(name: &str) -> String {
-    join("tasks", name)
+pub fn task_folder(name: &str) -> String {
+    join_uri("tasks", name)
 }
 
 /// The prefix of one stage.
-pub fn stage(prefix: &str, stage: &str) -> String {
-    join(prefix, stage)
+pub fn stage_prefix(prefix: &str, stage: &str) -> String {
+    join_uri(prefix, stage)
 }
 
 #[cfg(test)]
@@ -51,7 +51,7 @@ mod tests {
     #[test]
     fn one_slash_joins_whatever_the_user_wrote() {
         for (prefix, rest) in [("s3://a/b", "c"), ("s3://a/b/", "c"), ("s3://a/b/", "/c")] {
-            assert_eq!(join(prefix, rest), "s3://a/b/c");
+            assert_eq!(join_uri(prefix, rest), "s3://a/b/c");
         }
     }
 }

@@ -8,14 +8,15 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::run_config::FeatureFormat;
-use crate::shared::{Artifacts, Retries, VocabularyFile, Workers};
-pub use gate::{Baseline, Gate, Trigger};
+use crate::common::{ArtifactLocation, RetryLimits, VocabularyFile, WorkersSpec};
+use crate::trainer_config::FeatureFormat;
+pub use gate::{EvaluationTrigger, GateBaseline, GateSpec};
 pub use status::{
-    CnClipEvaluationStatus, DatasetProvenance, EvaluationSummary, Headline, Provenance,
-    ResultStatus, RetrievalStatus, ScoredCheckpoint, ThresholdStatus, ZeroShotStatus,
+    CnClipEvaluationStatus, DatasetProvenance, EvaluationProvenance, EvaluationSummary,
+    PrimaryMetricStatus, ResultStatus, RetrievalStatus, ScoredCheckpoint, ThresholdStatus,
+    ZeroShotStatus,
 };
-pub use task::{Calibration, Retrieval, Task, ZeroShot};
+pub use task::{CalibrationSpec, RetrievalSpec, TaskSpec, ZeroShotSpec};
 
 /// One checkpoint scored on a list of tasks.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -55,24 +56,24 @@ pub struct CnClipEvaluationSpec {
     /// Whether one checkpoint is scored, or each as it appears.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("is immutable: another trigger is another evaluation"))]
-    pub trigger: Trigger,
+    pub trigger: EvaluationTrigger,
     /// What is measured.
     #[schemars(length(min = 1, max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("is immutable: another task is another evaluation"))]
-    pub tasks: Vec<Task>,
+    pub tasks: Vec<TaskSpec>,
     /// What must be reached to pass. May be changed at any time: the numbers on record are judged again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gate: Option<Gate>,
+    pub gate: Option<GateSpec>,
     /// Where results go. The default for a training is `evaluations/<name>/` under its prefix, with
     /// its credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub artifacts: Option<Artifacts>,
+    pub artifacts: Option<ArtifactLocation>,
     /// The vocabulary. The default is the training's, or that of the trainer image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vocabulary: Option<VocabularyFile>,
     /// Who does it. The default is one of the training's workers, with all its devices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workers: Option<Workers>,
+    pub workers: Option<WorkersSpec>,
     /// Pictures or texts encoded at once.
     #[serde(default = "batch_size")]
     #[schemars(range(min = 1, max = 65536))]
@@ -88,7 +89,7 @@ pub struct CnClipEvaluationSpec {
     pub max_skipped_percent: i32,
     /// How often something may fail before the evaluation is given up.
     #[serde(default)]
-    pub retries: Retries,
+    pub retries: RetryLimits,
     /// Seconds that the evaluation may wait for its pod to run before it fails.
     #[serde(default = "start_deadline_seconds")]
     #[schemars(range(min = 1, max = 604800))]
@@ -131,7 +132,7 @@ pub struct CheckpointSource {
     pub training_name: Option<String>,
     /// What is waited for in a training.
     #[serde(default)]
-    pub when: When,
+    pub when: CheckpointWait,
     /// A checkpoint, the prefix of a stage that ended, or weights that others published: a file, a
     /// folder, or `hf://organisation/name[@revision][/file]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -142,7 +143,7 @@ pub struct CheckpointSource {
 
 /// What an evaluation waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum When {
+pub enum CheckpointWait {
     /// The training is complete; the checkpoint its last stage ended with is scored.
     #[default]
     Complete,

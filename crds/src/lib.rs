@@ -9,16 +9,16 @@
 pub mod artifacts;
 pub mod benchmark;
 #[cfg(feature = "kube")]
+pub mod common;
+#[cfg(feature = "kube")]
 pub mod evaluation;
-pub mod exit;
+pub mod exit_code;
 pub mod model;
 pub mod names;
 pub mod report;
-pub mod run_config;
 mod schema;
-#[cfg(feature = "kube")]
-pub mod shared;
 pub mod stage;
+pub mod trainer_config;
 #[cfg(feature = "kube")]
 pub mod training;
 pub mod zero_shot;

@@ -21,12 +21,12 @@ pub struct ModelConfig {
 
 impl ModelConfig {
     /// The first thing that keeps these towers from being built, if there is one.
-    pub fn problem(&self) -> Option<String> {
+    pub fn validation_error(&self) -> Option<String> {
         let image = &self.image;
         let text = &self.text;
         let tower = match (&image.vit, &image.resnet) {
-            (Some(vit), None) => vit.problem(image.resolution),
-            (None, Some(resnet)) => resnet.problem(image.resolution),
+            (Some(vit), None) => vit.validation_error(image.resolution),
+            (None, Some(resnet)) => resnet.validation_error(image.resolution),
             _ => Some("image must have exactly one of vit and resnet".to_owned()),
         };
 
@@ -47,7 +47,9 @@ impl ModelConfig {
             ),
         ];
 
-        too_small(&least).or(tower).or_else(|| text.problem())
+        minimum_error(&least)
+            .or(tower)
+            .or_else(|| text.validation_error())
     }
 }
 
@@ -65,7 +67,7 @@ impl std::fmt::Display for ModelConfig {
 /// In a few words: `ViT 12×768 /16 at 224 px`.
 impl std::fmt::Display for ImageTower {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if let Some(Vit {
+        if let Some(VitConfig {
             layers,
             width,
             patch_size,
@@ -75,7 +77,7 @@ impl std::fmt::Display for ImageTower {
             write!(f, "ViT {layers}×{width} /{patch_size}")?;
         }
 
-        if let Some(Resnet { layers, width }) = &self.resnet {
+        if let Some(ResnetConfig { layers, width }) = &self.resnet {
             write!(f, "ResNet {layers:?}×{width}")?;
         }
 
@@ -90,12 +92,12 @@ impl std::fmt::Display for TextTower {
     }
 }
 
-fn too_small(rows: &[(&str, i32, i32)]) -> Option<String> {
+fn minimum_error(rows: &[(&str, i32, i32)]) -> Option<String> {
     let (name, value, least) = rows.iter().find(|(_, value, least)| value < least)?;
     Some(format!("{name} is {value}; it must be at least {least}"))
 }
 
-fn not_a_multiple((name, value): (&str, i32), (of, unit): (&str, i32)) -> Option<String> {
+fn multiple_error((name, value): (&str, i32), (of, unit): (&str, i32)) -> Option<String> {
     (value % unit != 0).then(|| format!("{name} is {value}; it must be a multiple of {of}, {unit}"))
 }
 
@@ -108,16 +110,16 @@ pub struct ImageTower {
     pub resolution: i32,
     /// A vision transformer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vit: Option<Vit>,
+    pub vit: Option<VitConfig>,
     /// A modified ResNet with attention pooling. Its side must be divisible by 32.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resnet: Option<Resnet>,
+    pub resnet: Option<ResnetConfig>,
 }
 
 /// A vision transformer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Vit {
+pub struct VitConfig {
     /// Transformer blocks.
     #[schemars(range(min = 1, max = 128))]
     pub layers: i32,
@@ -133,8 +135,8 @@ pub struct Vit {
     pub head_width: i32,
 }
 
-impl Vit {
-    fn problem(&self, resolution: i32) -> Option<String> {
+impl VitConfig {
+    fn validation_error(&self, resolution: i32) -> Option<String> {
         let patch = self.patch_size;
         let head = self.head_width;
         let rows = [
@@ -147,16 +149,16 @@ impl Vit {
             ("image.vit.headWidth", head, 1),
         ];
 
-        too_small(&rows)
-            .or_else(|| too_small(&sizes))
+        minimum_error(&rows)
+            .or_else(|| minimum_error(&sizes))
             .or_else(|| {
-                not_a_multiple(
+                multiple_error(
                     ("image.resolution", resolution),
                     ("image.vit.patchSize", patch),
                 )
             })
             .or_else(|| {
-                not_a_multiple(
+                multiple_error(
                     ("image.vit.width", self.width),
                     ("image.vit.headWidth", head),
                 )
@@ -171,7 +173,7 @@ fn head_width() -> i32 {
 /// A modified ResNet: three-convolution stem, anti-aliased strides, attention pooling.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Resnet {
+pub struct ResnetConfig {
     /// Bottleneck blocks in each of the four layers.
     #[schemars(length(min = 4, max = 4))]
     pub layers: Vec<i32>,
@@ -180,15 +182,15 @@ pub struct Resnet {
     pub width: i32,
 }
 
-impl Resnet {
-    fn problem(&self, resolution: i32) -> Option<String> {
+impl ResnetConfig {
+    fn validation_error(&self, resolution: i32) -> Option<String> {
         if self.layers.len() != 4 || self.layers.iter().any(|&layers| layers < 1) {
             return Some("image.resnet.layers must be four numbers of at least 1".to_owned());
         }
 
-        too_small(&[("image.resnet.width", self.width, 2)])
-            .or_else(|| not_a_multiple(("image.resnet.width", self.width), ("two halves", 2)))
-            .or_else(|| not_a_multiple(("image.resolution", resolution), ("five halvings", 32)))
+        minimum_error(&[("image.resnet.width", self.width, 2)])
+            .or_else(|| multiple_error(("image.resnet.width", self.width), ("two halves", 2)))
+            .or_else(|| multiple_error(("image.resolution", resolution), ("five halvings", 32)))
     }
 }
 
@@ -227,7 +229,7 @@ pub struct TextTower {
 }
 
 impl TextTower {
-    fn problem(&self) -> Option<String> {
+    fn validation_error(&self) -> Option<String> {
         let dropped = self
             .hidden_dropout_percent
             .max(self.attention_dropout_percent);
@@ -238,7 +240,7 @@ impl TextTower {
             ));
         }
 
-        not_a_multiple(("text.width", self.width), ("text.heads", self.heads))
+        multiple_error(("text.width", self.width), ("text.heads", self.heads))
     }
 }
 
@@ -291,7 +293,7 @@ impl Architecture {
     ];
 
     /// The published model that has these towers, whatever they drop while training.
-    pub fn of(model: &ModelConfig) -> Option<Self> {
+    pub fn from_model(model: &ModelConfig) -> Option<Self> {
         let TextTower {
             hidden_dropout_percent,
             attention_dropout_percent,
@@ -311,21 +313,45 @@ impl Architecture {
 
         Self::PUBLISHED
             .into_iter()
-            .find(|published| published.towers().is_some_and(same))
+            .find(|published| published.published_model().is_some_and(same))
     }
 
     /// The towers of a published model; `None` for `Custom`.
     ///
     /// # Source
     /// `cn_clip/clip/model_configs/*.json` of the reference.
-    pub fn towers(self) -> Option<ModelConfig> {
+    pub fn published_model(self) -> Option<ModelConfig> {
         let (embed_dim, image, text) = match self {
-            Self::Rn50 => (1024, resnet(224, [3, 4, 6, 3], 64), bert(3, 768, 12)),
-            Self::VitB32 => (512, vit(224, 12, 768, 32, 64), bert(12, 768, 12)),
-            Self::VitB16 => (512, vit(224, 12, 768, 16, 64), bert(12, 768, 12)),
-            Self::VitL14 => (768, vit(224, 24, 1024, 14, 64), bert(12, 768, 12)),
-            Self::VitL14At336 => (768, vit(336, 24, 1024, 14, 64), bert(12, 768, 12)),
-            Self::VitH14 => (1024, vit(224, 32, 1280, 14, 80), bert(24, 1024, 16)),
+            Self::Rn50 => (
+                1024,
+                resnet_tower(224, [3, 4, 6, 3], 64),
+                bert_tower(3, 768, 12),
+            ),
+            Self::VitB32 => (
+                512,
+                vit_tower(224, 12, 768, 32, 64),
+                bert_tower(12, 768, 12),
+            ),
+            Self::VitB16 => (
+                512,
+                vit_tower(224, 12, 768, 16, 64),
+                bert_tower(12, 768, 12),
+            ),
+            Self::VitL14 => (
+                768,
+                vit_tower(224, 24, 1024, 14, 64),
+                bert_tower(12, 768, 12),
+            ),
+            Self::VitL14At336 => (
+                768,
+                vit_tower(336, 24, 1024, 14, 64),
+                bert_tower(12, 768, 12),
+            ),
+            Self::VitH14 => (
+                1024,
+                vit_tower(224, 32, 1280, 14, 80),
+                bert_tower(24, 1024, 16),
+            ),
             Self::Custom => return None,
         };
 
@@ -337,8 +363,14 @@ impl Architecture {
     }
 }
 
-fn vit(resolution: i32, layers: i32, width: i32, patch_size: i32, head_width: i32) -> ImageTower {
-    let vit = Vit {
+fn vit_tower(
+    resolution: i32,
+    layers: i32,
+    width: i32,
+    patch_size: i32,
+    head_width: i32,
+) -> ImageTower {
+    let vit = VitConfig {
         layers,
         width,
         patch_size,
@@ -352,8 +384,8 @@ fn vit(resolution: i32, layers: i32, width: i32, patch_size: i32, head_width: i3
     }
 }
 
-fn resnet(resolution: i32, layers: [i32; 4], width: i32) -> ImageTower {
-    let resnet = Resnet {
+fn resnet_tower(resolution: i32, layers: [i32; 4], width: i32) -> ImageTower {
+    let resnet = ResnetConfig {
         layers: layers.to_vec(),
         width,
     };
@@ -365,7 +397,7 @@ fn resnet(resolution: i32, layers: [i32; 4], width: i32) -> ImageTower {
     }
 }
 
-fn bert(layers: i32, width: i32, heads: i32) -> TextTower {
+fn bert_tower(layers: i32, width: i32, heads: i32) -> TextTower {
     TextTower {
         vocab_size: vocab_size(),
         layers,
@@ -386,24 +418,24 @@ mod tests {
     fn every_published_model_can_be_built() {
         for architecture in Architecture::PUBLISHED {
             assert_eq!(
-                architecture.towers().unwrap().problem(),
+                architecture.published_model().unwrap().validation_error(),
                 None,
                 "{architecture:?}"
             );
         }
 
-        assert_eq!(Architecture::Custom.towers(), None);
+        assert_eq!(Architecture::Custom.published_model(), None);
     }
 
     #[test]
     fn towers_are_known_again_whatever_they_drop() {
         for architecture in Architecture::PUBLISHED {
-            let mut model = architecture.towers().unwrap();
+            let mut model = architecture.published_model().unwrap();
             model.text.hidden_dropout_percent = 0;
-            assert_eq!(Architecture::of(&model), Some(architecture));
+            assert_eq!(Architecture::from_model(&model), Some(architecture));
             model.text.layers += 1;
             assert_eq!(
-                Architecture::of(&model),
+                Architecture::from_model(&model),
                 None,
                 "{architecture:?} with a layer more"
             );
@@ -417,7 +449,7 @@ mod tests {
             ("embedDim is 0", |m| m.embed_dim = 0),
             ("exactly one of vit and resnet", |m| m.image.vit = None),
             ("exactly one of vit and resnet", |m| {
-                m.image.resnet = resnet(32, [1; 4], 8).resnet
+                m.image.resnet = resnet_tower(32, [1; 4], 8).resnet
             }),
             (
                 "image.resolution is 225; it must be a multiple of image.vit.patchSize, 16",
@@ -428,11 +460,11 @@ mod tests {
             (
                 "image.resolution is 48; it must be a multiple of five halvings, 32",
                 |m| {
-                    m.image = resnet(48, [1; 4], 8);
+                    m.image = resnet_tower(48, [1; 4], 8);
                 },
             ),
             ("four numbers of at least 1", |m| {
-                m.image = resnet(32, [1, 0, 1, 1], 8)
+                m.image = resnet_tower(32, [1, 0, 1, 1], 8)
             }),
             (
                 "text.width is 768; it must be a multiple of text.heads, 7",
@@ -443,9 +475,9 @@ mod tests {
         ];
 
         for (expected, spoil) in table {
-            let mut model = Architecture::VitB16.towers().unwrap();
+            let mut model = Architecture::VitB16.published_model().unwrap();
             spoil(&mut model);
-            let problem = model.problem().unwrap();
+            let problem = model.validation_error().unwrap();
             assert!(problem.contains(expected), "{problem}");
         }
     }

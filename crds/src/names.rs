@@ -18,9 +18,9 @@ pub const ANNOTATION_CHECKPOINT: &str = "cnclip.dev/checkpoint";
 pub const LABEL_QUEUE: &str = "kueue.x-k8s.io/queue-name";
 
 /// The port on which a trainer answers.
-pub const PORT: u16 = 8080;
+pub const HTTP_PORT: u16 = 8080;
 /// The port on which worker 0 awaits the other workers of its run.
-pub const WORLD_PORT: u16 = 8081;
+pub const RENDEZVOUS_PORT: u16 = 8081;
 /// The last report, as JSON.
 pub const PATH_PROGRESS: &str = "/progress";
 /// Prometheus metrics.
@@ -45,7 +45,7 @@ pub const VOCABULARY_SHA256: &str =
 /// Environment: the UID of the pod, echoed in every report.
 pub const ENV_POD_UID: &str = "POD_UID";
 /// Environment: the number of a worker, from 0; an Indexed Job sets it.
-pub const ENV_WORKER: &str = "JOB_COMPLETION_INDEX";
+pub const ENV_WORKER_INDEX: &str = "JOB_COMPLETION_INDEX";
 /// Environment: the file for the last report.
 pub const ENV_TERMINATION_LOG: &str = "CNCLIP_TERMINATION_LOG";
 /// Kubernetes' own place for a container's last words.

@@ -4,14 +4,15 @@ mod task;
 
 use serde::{Deserialize, Serialize};
 
-use crate::run_config::Identity;
+use crate::trainer_config::RunIdentity;
 pub use task::{
-    Measured, Metric, RetrievalScores, TaskResult, TemplatesReport, Threshold, ZeroShotScores,
+    Metric, RetrievalScores, SimilarityThreshold, TaskResult, TaskScores, TemplatesReport,
+    ZeroShotScores,
 };
 
 /// What a trainer is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Activity {
+pub enum TrainerActivity {
     /// Reading its file, its data and its weights.
     #[default]
     Starting,
@@ -33,7 +34,7 @@ pub enum Activity {
 /// Percent of queries with at least one relevant candidate among the first 1, 5 and 10.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Recall {
+pub struct RecallAtK {
     /// Among the first.
     pub r1: f64,
     /// Among the first five.
@@ -47,21 +48,21 @@ pub struct Recall {
 /// Recall in both directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Recalls {
+pub struct RetrievalRecalls {
     /// Texts ask, images answer.
-    pub text_to_image: Recall,
+    pub text_to_image: RecallAtK,
     /// Images ask, texts answer.
-    pub image_to_text: Recall,
+    pub image_to_text: RecallAtK,
 }
 
 /// Recall measured on the validation pairs.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Validation {
+pub struct ValidationReport {
     /// After this many steps.
     pub step: i64,
     /// What came out.
-    pub recalls: Recalls,
+    pub recalls: RetrievalRecalls,
 }
 
 /// A checkpoint that is whole in the store.
@@ -79,7 +80,7 @@ pub struct CheckpointReport {
 }
 
 /// How many checkpoints are told and on record.
-pub const CHECKPOINTS: usize = 8;
+pub const MAX_CHECKPOINTS: usize = 8;
 
 /// Why a trainer ended badly.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -131,14 +132,14 @@ pub struct MemoryReport {
 /// The state of one trainer, whole; each report replaces the last.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Report {
+pub struct ProgressReport {
     /// Whose.
-    pub run: Identity,
+    pub run: RunIdentity,
     /// UID of the pod; empty by hand.
     #[serde(default)]
     pub pod_uid: String,
     /// What it is doing.
-    pub activity: Activity,
+    pub activity: TrainerActivity,
     /// Steps completed in this stage over all restarts, skipped ones among them; tasks done for an
     /// evaluation.
     pub step: i64,
@@ -182,10 +183,10 @@ pub struct Report {
     pub checkpoints: Vec<CheckpointReport>,
     /// The last validation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub validation: Option<Validation>,
+    pub validation: Option<ValidationReport>,
     /// The best validation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub best: Option<Validation>,
+    pub best: Option<ValidationReport>,
     /// What an evaluation scores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluation: Option<EvaluationReport>,

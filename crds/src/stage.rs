@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// What a stage leaves untouched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum Freeze {
+pub enum FrozenTower {
     /// Everything is trained.
     #[default]
     None,
@@ -29,7 +29,7 @@ pub enum Augmentation {
 
 /// What pairs of one batch are to each other that have the same picture or the same caption.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum Duplicates {
+pub enum DuplicatePolicy {
     /// Wrong for each other, as in the reference: the loss drives equal things apart.
     #[default]
     Negatives,
@@ -45,25 +45,25 @@ pub enum MicroBatch {
     /// So many.
     Pairs(i32),
     /// As many as memory allows; the trainer finds out.
-    Chosen(Auto),
+    Chosen(AutoKeyword),
 }
 
 /// The word for what is left to the trainer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Auto {
+pub enum AutoKeyword {
     /// It chooses.
     Auto,
 }
 
 impl MicroBatch {
     /// As many as memory allows.
-    pub const AUTO: Self = Self::Chosen(Auto::Auto);
+    pub const AUTO: Self = Self::Chosen(AutoKeyword::Auto);
 
     /// The number, where one is given.
-    pub fn pairs(self) -> Option<i32> {
+    pub fn fixed_size(self) -> Option<i32> {
         match self {
             Self::Pairs(pairs) => Some(pairs),
-            Self::Chosen(Auto::Auto) => None,
+            Self::Chosen(AutoKeyword::Auto) => None,
         }
     }
 }

@@ -7,16 +7,17 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    common::{ArtifactLocation, RetryLimits, VocabularyFile, WorkersSpec},
     model::{Architecture, ModelConfig},
-    shared::{Artifacts, Retries, VocabularyFile, Workers},
 };
 
 mod stage;
 mod status;
 
-pub use stage::{Distillation, Stage, StageValidation};
+pub use stage::{DistillationSpec, StageSpec, StageValidation};
 pub use status::{
-    CheckpointStatus, CnClipTrainingStatus, StageState, StageStatus, Summary, ValidationStatus,
+    CheckpointStatus, CnClipTrainingStatus, StageState, StageStatus, TrainingSummary,
+    ValidationStatus,
 };
 
 /// One run: a model, its data sets, an ordered list of stages, and where artifacts go.
@@ -56,17 +57,17 @@ pub struct CnClipTrainingSpec {
     pub model: ModelSpec,
     /// Where pairs come from, by name.
     #[schemars(length(min = 1, max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
-    pub datasets: Vec<Dataset>,
+    pub datasets: Vec<DatasetSpec>,
     /// What is done, in this order.
     #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     #[x_kube(validation = Rule::new("self.map(s, s.name) == oldSelf.map(s, s.name)").message("names and order are immutable: other stages are another run"))]
-    pub stages: Vec<Stage>,
+    pub stages: Vec<StageSpec>,
     /// Who does it.
     #[serde(default)]
-    pub workers: Workers,
+    pub workers: WorkersSpec,
     /// Where artifacts go.
     #[x_kube(validation = Rule::new("self.uri == oldSelf.uri").message("uri is immutable: checkpoints already there would be lost from sight"))]
-    pub artifacts: Artifacts,
+    pub artifacts: ArtifactLocation,
     /// When the state is saved and how much of it is kept.
     #[serde(default)]
     pub checkpoint: CheckpointPolicy,
@@ -80,7 +81,7 @@ pub struct CnClipTrainingSpec {
     pub max_skipped_percent: i32,
     /// How often something may fail before the run is given up.
     #[serde(default)]
-    pub retries: Retries,
+    pub retries: RetryLimits,
     /// Seconds that a stage may wait for its pods to run (a free node, the image) before the run fails.
     #[serde(default = "start_deadline_seconds")]
     #[schemars(range(min = 1, max = 604800))]
@@ -177,7 +178,7 @@ pub struct InitialWeights {
 /// A prefix with shards, as `cnclip prepare` makes them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Dataset {
+pub struct DatasetSpec {
     /// Name by which stages speak of it.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,

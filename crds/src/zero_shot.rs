@@ -13,7 +13,7 @@ pub use template_set::TemplateSet;
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[schemars(transform = crate::schema::leave_words_to_fields)]
-pub enum Preset {
+pub enum DatasetPreset {
     /// 101 kinds of objects; mean per class.
     #[serde(rename = "caltech-101")]
     Caltech101,
@@ -81,18 +81,18 @@ pub enum Preset {
 
 /// What is the custom of a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Custom {
+pub struct DatasetDefaults {
     /// How many classes it has.
     pub classes: usize,
     /// The number that it is compared by.
-    pub headline: Metric,
+    pub primary_metric: Metric,
     /// The sentences that its names are put into.
     pub templates: TemplateSet,
     /// Whether two of its classes share a name, which is a mistake elsewhere.
-    pub repeats_names: bool,
+    pub has_duplicate_names: bool,
 }
 
-impl Preset {
+impl DatasetPreset {
     /// Every preset.
     pub const ALL: [Self; 21] = [
         Self::Caltech101,
@@ -129,7 +129,7 @@ impl Preset {
     ///
     /// # Source
     /// The paper's table 11, and which template set its evaluation puts the names into.
-    pub fn custom(self) -> Custom {
+    pub fn defaults(self) -> DatasetDefaults {
         use Metric::{Accuracy, MeanAveragePrecision, MeanPerClass, RocAuc};
         use TemplateSet::{Aircraft, Country, Flower, Food, General, Satellite};
         let (classes, headline, templates) = match self {
@@ -156,11 +156,11 @@ impl Preset {
             Self::Imagenet1k => (1000, Accuracy, General),
         };
 
-        Custom {
+        DatasetDefaults {
             classes,
-            headline,
+            primary_metric: headline,
             templates,
-            repeats_names: self == Self::Imagenet1k,
+            has_duplicate_names: self == Self::Imagenet1k,
         }
     }
 }
@@ -171,10 +171,16 @@ mod tests {
 
     #[test]
     fn every_preset_is_known_by_its_name_and_only_once() {
-        let mut names: Vec<_> = Preset::ALL.iter().map(|preset| preset.name()).collect();
-        for (preset, name) in Preset::ALL.iter().zip(&names) {
+        let mut names: Vec<_> = DatasetPreset::ALL
+            .iter()
+            .map(|preset| preset.name())
+            .collect();
+        for (preset, name) in DatasetPreset::ALL.iter().zip(&names) {
             let json = serde_json::Value::from(name.as_str());
-            assert_eq!(serde_json::from_value::<Preset>(json).unwrap(), *preset);
+            assert_eq!(
+                serde_json::from_value::<DatasetPreset>(json).unwrap(),
+                *preset
+            );
         }
 
         names.sort_unstable();
@@ -188,9 +194,9 @@ mod tests {
 
     #[test]
     fn the_customs_are_those_of_the_papers_table() {
-        let classes: usize = Preset::ALL
+        let classes: usize = DatasetPreset::ALL
             .iter()
-            .map(|preset| preset.custom().classes)
+            .map(|preset| preset.defaults().classes)
             .sum();
 
         assert_eq!(
@@ -200,8 +206,8 @@ mod tests {
         );
 
         let by = |metric| {
-            let of = |preset: &&Preset| preset.custom().headline == metric;
-            Preset::ALL.iter().filter(of).count()
+            let of = |preset: &&DatasetPreset| preset.defaults().primary_metric == metric;
+            DatasetPreset::ALL.iter().filter(of).count()
         };
 
         assert_eq!(by(Metric::MeanPerClass), 4);

@@ -18,27 +18,31 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    error::Error,
-    plan::Plan,
-    run::{Owner, Run},
+    error::ReconcileError,
+    plan::ReconcilePlan,
+    run::{RunRef, RunResource},
 };
 
 /// Makes the plan's objects come and go.
 ///
 /// # Errors
 /// At the first object that could not be written. What was written stays, and is written again next time.
-pub async fn apply<R: Run>(client: &Client, owner: &Owner, plan: &Plan) -> Result<(), Error> {
+pub async fn apply_plan<R: RunResource>(
+    client: &Client,
+    owner: &RunRef,
+    plan: &ReconcilePlan,
+) -> Result<(), ReconcileError> {
     for name in &plan.remove {
         // The Job last: as long as it is there, its removal is planned again.
-        delete::<ConfigMap>(client, owner, name).await?;
-        delete::<Service>(client, owner, name).await?;
-        delete::<Job>(client, owner, name).await?;
+        delete_object::<ConfigMap>(client, owner, name).await?;
+        delete_object::<Service>(client, owner, name).await?;
+        delete_object::<Job>(client, owner, name).await?;
     }
 
     if let Some(objects) = &plan.create {
-        create(client, owner, &objects.config_map).await?;
-        create(client, owner, &objects.service).await?;
-        create(client, owner, &objects.job).await?;
+        apply_object(client, owner, &objects.config_map).await?;
+        apply_object(client, owner, &objects.service).await?;
+        apply_object(client, owner, &objects.job).await?;
     }
 
     if plan.delete_run {
@@ -52,14 +56,14 @@ pub async fn apply<R: Run>(client: &Client, owner: &Owner, plan: &Plan) -> Resul
 ///
 /// # Errors
 /// If the API server did not take it; if the run changed since it was looked at.
-pub async fn write_status<R: Run>(
+pub async fn write_status<R: RunResource>(
     client: &Client,
-    owner: &Owner,
+    owner: &RunRef,
     run: &R,
-    plan: &Plan,
-) -> Result<bool, Error> {
-    let status = run.status(&plan.ledger);
-    if status == run.present_status() {
+    plan: &ReconcilePlan,
+) -> Result<bool, ReconcileError> {
+    let status = run.to_status_json(&plan.status);
+    if status == run.current_status_json() {
         return Ok(false);
     }
 
@@ -78,7 +82,7 @@ pub async fn write_status<R: Run>(
 
     let api = Api::<R>::namespaced(client.clone(), &owner.namespace);
     let written = api
-        .patch_status(&owner.name, &manager(), &Patch::Apply(patch))
+        .patch_status(&owner.name, &apply_params(), &Patch::Apply(patch))
         .await;
 
     match written {
@@ -87,7 +91,7 @@ pub async fn write_status<R: Run>(
         Err(kube::Error::Api(error)) if error.code == 404 => Ok(false),
         Err(source) => {
             let run = format!("{} {}/{}", owner.api_kind, owner.namespace, owner.name);
-            Err(Error::WriteStatus {
+            Err(ReconcileError::WriteStatus {
                 run,
                 source: Box::new(source),
             })
@@ -95,11 +99,11 @@ pub async fn write_status<R: Run>(
     }
 }
 
-fn manager() -> PatchParams {
+fn apply_params() -> PatchParams {
     PatchParams::apply(names::FIELD_MANAGER).force()
 }
 
-async fn create<K>(client: &Client, owner: &Owner, object: &K) -> Result<(), Error>
+async fn apply_object<K>(client: &Client, owner: &RunRef, object: &K) -> Result<(), ReconcileError>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Clone
@@ -109,17 +113,17 @@ where
 {
     let api = Api::<K>::namespaced(client.clone(), &owner.namespace);
     let name = object.name_any();
-    api.patch(&name, &manager(), &Patch::Apply(object))
+    api.patch(&name, &apply_params(), &Patch::Apply(object))
         .await
         .map(drop)
-        .map_err(|source| Error::Apply {
-            kind: kind::<K>(),
+        .map_err(|source| ReconcileError::Apply {
+            kind: kind_name::<K>(),
             name,
             source: Box::new(source),
         })
 }
 
-async fn delete<K>(client: &Client, owner: &Owner, name: &str) -> Result<(), Error>
+async fn delete_object<K>(client: &Client, owner: &RunRef, name: &str) -> Result<(), ReconcileError>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Clone
@@ -127,7 +131,7 @@ where
         + DeserializeOwned,
 {
     let api = Api::<K>::namespaced(client.clone(), &owner.namespace);
-    gone::<K>(
+    ignore_not_found::<K>(
         name,
         api.delete(name, &DeleteParams::background())
             .await
@@ -136,7 +140,7 @@ where
 }
 
 /// Only this very run, not another that has taken its name since.
-async fn delete_run<R: Run>(client: &Client, owner: &Owner) -> Result<(), Error> {
+async fn delete_run<R: RunResource>(client: &Client, owner: &RunRef) -> Result<(), ReconcileError> {
     let api = Api::<R>::namespaced(client.clone(), &owner.namespace);
     let preconditions = Preconditions {
         uid: Some(owner.uid.clone()),
@@ -144,18 +148,21 @@ async fn delete_run<R: Run>(client: &Client, owner: &Owner) -> Result<(), Error>
     };
 
     let params = DeleteParams::background().preconditions(preconditions);
-    gone::<R>(
+    ignore_not_found::<R>(
         &owner.name,
         api.delete(&owner.name, &params).await.map(drop),
     )
 }
 
 /// What is not there is deleted.
-fn gone<K: Resource<DynamicType = ()>>(name: &str, result: kube::Result<()>) -> Result<(), Error> {
+fn ignore_not_found<K: Resource<DynamicType = ()>>(
+    name: &str,
+    result: kube::Result<()>,
+) -> Result<(), ReconcileError> {
     match result {
         Err(kube::Error::Api(error)) if error.code == 404 => Ok(()),
-        Err(source) => Err(Error::Delete {
-            kind: kind::<K>(),
+        Err(source) => Err(ReconcileError::Delete {
+            kind: kind_name::<K>(),
             name: name.to_owned(),
             source: Box::new(source),
         }),
@@ -163,7 +170,7 @@ fn gone<K: Resource<DynamicType = ()>>(name: &str, result: kube::Result<()>) -> 
     }
 }
 
-fn kind<K: Resource<DynamicType = ()>>() -> &'static str {
+fn kind_name<K: Resource<DynamicType = ()>>() -> &'static str {
     match K::kind(&()) {
         std::borrow::Cow::Borrowed(kind) => kind,
         std::borrow::Cow::Owned(_) => "object",

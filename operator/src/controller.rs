@@ -20,8 +20,8 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    reconcile::{Context, after_error, reconcile},
-    run::Run,
+    reconcile::{ReconcileContext, error_policy, reconcile},
+    run::RunResource,
 };
 
 /// Runs reconciled at the same time, of each kind.
@@ -31,34 +31,34 @@ const CONCURRENCY: u16 = 16;
 ///
 /// Only metadata is kept: ten thousand runs are a few megabytes, and a manifest that cannot be read
 /// stops nobody else's.
-pub async fn run<R: Run>(
+pub async fn run_controller<R: RunResource>(
     client: Client,
     namespace: Option<String>,
-    context: Arc<Context>,
+    context: Arc<ReconcileContext>,
     stop: CancellationToken,
 ) {
     let (reader, writer) = reflector::store();
     let known = reader.clone();
     let forgetful = context.clone();
     let runs = watcher(
-        api::<R>(&client, namespace.as_deref()),
+        metadata_api::<R>(&client, namespace.as_deref()),
         watcher::Config::default(),
     )
     .default_backoff()
     .modify(|run| run.managed_fields_mut().clear())
     .reflect(writer)
-    .inspect_ok(move |event| forget(&forgetful, &known, event))
+    .inspect_ok(move |event| forget_deleted(&forgetful, &known, event))
     .applied_objects()
     .predicate_filter(predicates::generation, Default::default());
 
-    let jobs = children::<R, Job>(&client, namespace.as_deref());
-    let pods = children::<R, Pod>(&client, namespace.as_deref());
+    let jobs = watch_children::<R, Job>(&client, namespace.as_deref());
+    let pods = watch_children::<R, Pod>(&client, namespace.as_deref());
     Controller::for_stream(runs, reader)
         .with_config(controller::Config::default().concurrency(CONCURRENCY))
-        .watches_stream(jobs, |job| owner::<R>(&job))
-        .watches_stream(pods, |pod| owner::<R>(&pod))
+        .watches_stream(jobs, |job| owner_ref::<R>(&job))
+        .watches_stream(pods, |pod| owner_ref::<R>(&pod))
         .graceful_shutdown_on(stop.cancelled_owned())
-        .run(reconcile::<R>, after_error::<R>, context)
+        .run(reconcile::<R>, error_policy::<R>, context)
         .for_each(|result| async move {
             if let Err(error) = result {
                 tracing::debug!(%error, "Controller");
@@ -68,14 +68,14 @@ pub async fn run<R: Run>(
 }
 
 /// Runs that are gone wake no reconcile: what is told of them ends here.
-fn forget<R: Run>(
-    context: &Context,
+fn forget_deleted<R: RunResource>(
+    context: &ReconcileContext,
     known: &reflector::Store<PartialObjectMeta<R>>,
     event: &watcher::Event<PartialObjectMeta<R>>,
 ) {
     match event {
-        watcher::Event::Delete(run) => context.forget::<R>(run),
-        watcher::Event::InitDone => context.keep::<R>(|namespace, name| {
+        watcher::Event::Delete(run) => context.forget_scores::<R>(run),
+        watcher::Event::InitDone => context.retain_scores::<R>(|namespace, name| {
             known.get(&ObjectRef::new(name).within(namespace)).is_some()
         }),
         _ => {}
@@ -83,7 +83,7 @@ fn forget<R: Run>(
 }
 
 /// The API of the metadata of a kind.
-fn api<K>(client: &Client, namespace: Option<&str>) -> Api<PartialObjectMeta<K>>
+fn metadata_api<K>(client: &Client, namespace: Option<&str>) -> Api<PartialObjectMeta<K>>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
@@ -94,7 +94,7 @@ where
 }
 
 /// Everything that happens to Jobs or pods of this kind of run.
-fn children<R: Run, K>(
+fn watch_children<R: RunResource, K>(
     client: &Client,
     namespace: Option<&str>,
 ) -> impl Stream<Item = Result<PartialObjectMeta<K>, watcher::Error>> + Send + 'static
@@ -107,12 +107,12 @@ where
         + 'static,
 {
     let ours = watcher::Config::default().labels(&format!("{}={}", names::LABEL_KIND, R::KIND));
-    watcher(api::<K>(client, namespace), ours)
+    watcher(metadata_api::<K>(client, namespace), ours)
         .default_backoff()
         .touched_objects()
 }
 
-fn owner<R: Run>(child: &impl ResourceExt) -> Option<ObjectRef<PartialObjectMeta<R>>> {
+fn owner_ref<R: RunResource>(child: &impl ResourceExt) -> Option<ObjectRef<PartialObjectMeta<R>>> {
     let name = child.labels().get(names::LABEL_RUN)?;
     Some(ObjectRef::new(name).within(&child.namespace()?))
 }

@@ -6,7 +6,7 @@ use thiserror::Error;
 
 /// Why a reconcile could not be finished. One variant for each thing that was tried.
 #[derive(Debug, Error)]
-pub enum Error {
+pub enum ReconcileError {
     /// Something could not be read.
     #[error("reading {what} of {run}")]
     Observe {
@@ -51,9 +51,9 @@ pub enum Error {
     },
 }
 
-impl Error {
+impl ReconcileError {
     /// A short, stable name: the `error` label of the metrics. Never the message, which names objects.
-    pub fn class(&self) -> &'static str {
+    pub fn metric_label(&self) -> &'static str {
         match self {
             Self::Observe { .. } => "observe",
             Self::Apply { .. } => "apply",
@@ -78,7 +78,7 @@ impl Error {
     }
 
     /// The whole chain in one line.
-    pub fn in_words(&self) -> String {
+    pub fn error_chain(&self) -> String {
         let mut words = self.to_string();
         let mut source = std::error::Error::source(self);
         while let Some(error) = source {

@@ -10,27 +10,27 @@ use tokio_util::sync::CancellationToken;
 use crate::metrics::Metrics;
 
 /// How long the lease lives without its holder.
-const LIFE: Duration = Duration::from_secs(15);
+const LEASE_DURATION: Duration = Duration::from_secs(15);
 /// How often its holder renews it.
-const BEAT: Duration = Duration::from_secs(3);
+const RENEW_PERIOD: Duration = Duration::from_secs(3);
 /// How often others try to get it.
-const SEEK: Duration = Duration::from_secs(1);
+const RETRY_PERIOD: Duration = Duration::from_secs(1);
 /// How long a holder that cannot renew still believes in it: less than the lease lives.
-const TRUST: Duration = Duration::from_secs(10);
+const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The lease of the operator.
-pub struct Leadership {
+pub struct LeaderElection {
     lock: LeaseLock,
     metrics: Metrics,
 }
 
-impl Leadership {
+impl LeaderElection {
     /// A candidate under this name.
     pub fn new(client: Client, namespace: &str, candidate: &str, metrics: Metrics) -> Self {
         let params = LeaseLockParams {
             lease_name: "cnclip-operator".to_owned(),
             holder_id: candidate.to_owned(),
-            lease_ttl: LIFE,
+            lease_ttl: LEASE_DURATION,
         };
 
         Self {
@@ -40,25 +40,25 @@ impl Leadership {
     }
 
     /// Waits until this replica leads; `false` if it was told to stop before.
-    pub async fn won(&self, stop: &CancellationToken) -> bool {
+    pub async fn wait_until_leader(&self, stop: &CancellationToken) -> bool {
         while !stop.is_cancelled() {
-            if self.holds().await == Some(true) {
+            if self.renew_lease().await == Some(true) {
                 self.metrics.leader.set(1);
                 return true;
             }
 
-            pause(SEEK, stop).await;
+            sleep_or_stop(RETRY_PERIOD, stop).await;
         }
 
         false
     }
 
     /// Keeps the lease until told to stop or until it is lost; then it is given back or given up.
-    pub async fn keep(&self, stop: &CancellationToken) {
+    pub async fn keep_renewing(&self, stop: &CancellationToken) {
         let mut renewed = Instant::now();
-        while !stop.is_cancelled() && renewed.elapsed() < TRUST {
-            pause(BEAT, stop).await;
-            match self.holds().await {
+        while !stop.is_cancelled() && renewed.elapsed() < RENEW_DEADLINE {
+            sleep_or_stop(RENEW_PERIOD, stop).await;
+            match self.renew_lease().await {
                 Some(true) => renewed = Instant::now(),
                 Some(false) => break,
                 None => {}
@@ -69,15 +69,15 @@ impl Leadership {
     }
 
     /// Gives the lease back, so that another replica need not wait for its end.
-    pub async fn release(&self) {
+    pub async fn release_lease(&self) {
         if let Err(error) = self.lock.step_down().await {
             tracing::warn!(%error, "The lease could not be given back");
         }
     }
 
     /// Whether this replica holds the lease; `None` when nobody could be asked in time.
-    async fn holds(&self) -> Option<bool> {
-        match timeout(BEAT, self.lock.try_acquire_or_renew()).await {
+    async fn renew_lease(&self) -> Option<bool> {
+        match timeout(RENEW_PERIOD, self.lock.try_acquire_or_renew()).await {
             Ok(Ok(LeaseLockResult::Acquired(_))) => Some(true),
             Ok(Ok(LeaseLockResult::NotAcquired(_))) => Some(false),
             Ok(Err(error)) => {
@@ -92,7 +92,7 @@ impl Leadership {
     }
 }
 
-async fn pause(length: Duration, stop: &CancellationToken) {
+async fn sleep_or_stop(length: Duration, stop: &CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => {}
         () = sleep(length) => {}

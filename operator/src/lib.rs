@@ -14,9 +14,9 @@ pub mod observe;
 pub mod observed;
 pub mod progress_reader;
 
-pub mod ledger;
+pub mod recorded_status;
+pub mod resolved_run;
 pub mod run;
-pub mod work;
 
 pub mod plan;
 
@@ -25,10 +25,10 @@ pub mod error;
 pub mod objects;
 pub mod status;
 
-pub mod definitions;
+pub mod crd_manifests;
 mod time;
 
 #[cfg(test)]
-mod samples;
+mod cluster_fixtures;
 #[cfg(test)]
-mod seen;
+mod manifest_fixtures;

@@ -6,12 +6,12 @@ use anyhow::Context as _;
 use clap::Parser;
 use cnclip_crds::{evaluation::CnClipEvaluation, training::CnClipTraining};
 use cnclip_operator::{
-    controller, definitions,
-    lease::Leadership,
+    controller, crd_manifests,
+    lease::LeaderElection,
     metrics::Metrics,
-    options::{Command, Options, RunOptions},
-    reconcile::Context,
-    run::Defaults,
+    options::{OperatorCommand, OperatorOptions, RunOptions},
+    reconcile::ReconcileContext,
+    run::TrainerDefaults,
     server,
 };
 use kube::{Client, Config};
@@ -20,15 +20,15 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> anyhow::Result<()> {
-    match Options::parse().command {
-        Command::Crds => print_definitions(),
-        Command::Run(options) => run(options),
+    match OperatorOptions::parse().command {
+        OperatorCommand::Crds => print_crds(),
+        OperatorCommand::Run(options) => run_operator(options),
     }
 }
 
-fn print_definitions() -> anyhow::Result<()> {
+fn print_crds() -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    for (_, yaml) in definitions::files()? {
+    for (_, yaml) in crd_manifests::crd_files()? {
         writeln!(out, "---\n{yaml}")?;
     }
 
@@ -36,13 +36,13 @@ fn print_definitions() -> anyhow::Result<()> {
 }
 
 #[tokio::main]
-async fn run(options: RunOptions) -> anyhow::Result<()> {
-    start_logging();
-    let client = connect().await.context("no access to a cluster")?;
+async fn run_operator(options: RunOptions) -> anyhow::Result<()> {
+    init_logging();
+    let client = connect_client().await.context("no access to a cluster")?;
     let metrics = Metrics::new()?;
     let stop = CancellationToken::new();
     tokio::spawn(stop_on_signal(stop.clone())?);
-    let server = tokio::spawn(server::serve(
+    let server = tokio::spawn(server::serve_metrics(
         options.listen.clone(),
         metrics.clone(),
         stop.clone(),
@@ -55,9 +55,9 @@ async fn run(options: RunOptions) -> anyhow::Result<()> {
     );
 
     if options.leader_election {
-        lead(client, options, metrics, &stop).await;
+        run_as_leader(client, options, metrics, &stop).await;
     } else {
-        work(client, options, metrics, stop.clone()).await;
+        run_controllers(client, options, metrics, stop.clone()).await;
     }
 
     // Also when the lease was lost: Kubernetes starts a fresh candidate.
@@ -66,7 +66,7 @@ async fn run(options: RunOptions) -> anyhow::Result<()> {
 }
 
 /// A client that gives up soon on an API server that does not answer, and tries again.
-async fn connect() -> anyhow::Result<Client> {
+async fn connect_client() -> anyhow::Result<Client> {
     let mut config = Config::infer().await?;
     config.connect_timeout = Some(Duration::from_secs(5));
     config.write_timeout = Some(Duration::from_secs(10));
@@ -74,7 +74,7 @@ async fn connect() -> anyhow::Result<Client> {
 }
 
 /// One JSON object a line; the libraries say only what went wrong.
-fn start_logging() {
+fn init_logging() {
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new("warn,cnclip_operator=info"));
     let json = tracing_subscriber::fmt().json().flatten_event(true);
@@ -85,34 +85,44 @@ fn start_logging() {
 }
 
 /// Works while this replica leads.
-async fn lead(client: Client, options: RunOptions, metrics: Metrics, stop: &CancellationToken) {
-    let leadership = Leadership::new(
+async fn run_as_leader(
+    client: Client,
+    options: RunOptions,
+    metrics: Metrics,
+    stop: &CancellationToken,
+) {
+    let leadership = LeaderElection::new(
         client.clone(),
         &options.pod_namespace,
         &options.pod_name,
         metrics.clone(),
     );
 
-    if !leadership.won(stop).await {
+    if !leadership.wait_until_leader(stop).await {
         return;
     }
 
     tracing::info!(candidate = options.pod_name, "Leading");
     let stop_work = stop.child_token();
-    let working = tokio::spawn(work(client, options, metrics, stop_work.clone()));
-    leadership.keep(stop).await;
+    let working = tokio::spawn(run_controllers(client, options, metrics, stop_work.clone()));
+    leadership.keep_renewing(stop).await;
     stop_work.cancel();
 
     if let Err(error) = working.await {
         tracing::error!(%error, "The controllers did not end in order");
     }
 
-    leadership.release().await;
+    leadership.release_lease().await;
 }
 
 /// Reconciles both kinds until told to stop.
-async fn work(client: Client, options: RunOptions, metrics: Metrics, stop: CancellationToken) {
-    let defaults = Defaults {
+async fn run_controllers(
+    client: Client,
+    options: RunOptions,
+    metrics: Metrics,
+    stop: CancellationToken,
+) {
+    let defaults = TrainerDefaults {
         cuda_image: options
             .trainer_cuda_image
             .unwrap_or_else(|| options.trainer_image.clone()),
@@ -120,16 +130,16 @@ async fn work(client: Client, options: RunOptions, metrics: Metrics, stop: Cance
         progress_interval_seconds: options.progress_interval,
     };
 
-    let context = Arc::new(Context::new(client.clone(), defaults, metrics));
+    let context = Arc::new(ReconcileContext::new(client.clone(), defaults, metrics));
     let namespace = options.namespace.filter(|namespace| !namespace.is_empty());
     tokio::join!(
-        controller::run::<CnClipTraining>(
+        controller::run_controller::<CnClipTraining>(
             client.clone(),
             namespace.clone(),
             context.clone(),
             stop.clone()
         ),
-        controller::run::<CnClipEvaluation>(client, namespace, context, stop),
+        controller::run_controller::<CnClipEvaluation>(client, namespace, context, stop),
     );
 }
 

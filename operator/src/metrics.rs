@@ -7,7 +7,7 @@ use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
 
-pub use scores::Scores;
+pub use scores::ScoreGauges;
 
 /// The operator's metrics; cheap to clone.
 #[derive(Clone)]
@@ -28,7 +28,7 @@ pub struct Metrics {
     /// Whether this replica leads.
     pub leader: IntGauge,
     /// What evaluations measured.
-    pub scores: Scores,
+    pub scores: ScoreGauges,
 }
 
 impl Metrics {
@@ -86,7 +86,7 @@ impl Metrics {
                 "Questions to trainers, by how they went.",
                 &["outcome"],
             )?,
-            scores: Scores::register(&registry)?,
+            scores: ScoreGauges::register_gauges(&registry)?,
             reconcile_seconds,
             leader,
             registry,
@@ -97,7 +97,7 @@ impl Metrics {
     ///
     /// # Errors
     /// If they cannot be written as text.
-    pub fn text(&self) -> prometheus::Result<String> {
+    pub fn encode_text(&self) -> prometheus::Result<String> {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(String::from_utf8_lossy(&text).into_owned())
@@ -112,7 +112,7 @@ mod tests {
     fn the_operator_tells_its_own_memory_and_what_it_did() {
         let metrics = Metrics::new().unwrap();
         metrics.progress_reads.with_label_values(&["read"]).inc();
-        let text = metrics.text().unwrap();
+        let text = metrics.encode_text().unwrap();
 
         for line in [
             "cnclip_operator_progress_reads_total{outcome=\"read\"} 1",

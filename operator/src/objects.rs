@@ -12,8 +12,8 @@ use k8s_openapi::{
 };
 
 use crate::{
-    run::Owner,
-    work::{Attempt, Stage, Work},
+    resolved_run::{Attempt, ResolvedRun, ResolvedStage},
+    run::RunRef,
 };
 
 pub mod config_map;
@@ -22,7 +22,7 @@ pub mod service;
 
 /// Everything that one attempt is made of, in the order in which it must come to exist.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Objects {
+pub struct AttemptObjects {
     /// What the trainers are told.
     pub config_map: ConfigMap,
     /// The names of the workers.
@@ -31,27 +31,32 @@ pub struct Objects {
     pub job: Job,
 }
 
-impl Objects {
+impl AttemptObjects {
     /// The objects of one attempt at one stage.
-    pub fn of_attempt(owner: &Owner, work: &Work, stage: &Stage, attempt: Attempt) -> Self {
-        let metadata = metadata(owner, &stage.name, attempt.number);
+    pub fn for_attempt(
+        owner: &RunRef,
+        work: &ResolvedRun,
+        stage: &ResolvedStage,
+        attempt: Attempt,
+    ) -> Self {
+        let metadata = object_metadata(owner, &stage.name, attempt.number);
         let config = stage
             .config
-            .for_attempt(attempt, service::coordinator(&metadata));
+            .for_attempt(attempt, service::coordinator_address(&metadata));
 
         Self {
-            config_map: config_map::build(metadata.clone(), &config),
-            service: service::build(metadata.clone(), work.workers.replicas),
-            job: job::build(metadata, work, &config),
+            config_map: config_map::build_config_map(metadata.clone(), &config),
+            service: service::build_service(metadata.clone(), work.workers.replicas),
+            job: job::build_job(metadata, work, &config),
         }
     }
 }
 
-fn metadata(owner: &Owner, stage: &str, attempt: i32) -> ObjectMeta {
+fn object_metadata(owner: &RunRef, stage: &str, attempt: i32) -> ObjectMeta {
     ObjectMeta {
         name: Some(owner.attempt_name(stage, attempt)),
         namespace: Some(owner.namespace.clone()),
-        labels: Some(labels(owner, stage, attempt)),
+        labels: Some(object_labels(owner, stage, attempt)),
         owner_references: Some(vec![OwnerReference {
             api_version: owner.api_version.clone(),
             kind: owner.api_kind.clone(),
@@ -64,7 +69,7 @@ fn metadata(owner: &Owner, stage: &str, attempt: i32) -> ObjectMeta {
     }
 }
 
-fn labels(owner: &Owner, stage: &str, attempt: i32) -> BTreeMap<String, String> {
+fn object_labels(owner: &RunRef, stage: &str, attempt: i32) -> BTreeMap<String, String> {
     let attempt = attempt.to_string();
     [
         ("app.kubernetes.io/managed-by", names::FIELD_MANAGER),

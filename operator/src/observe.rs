@@ -1,6 +1,6 @@
 //! Reads everything that a decision may depend on, once, into one value. Judges nothing.
 
-use cnclip_crds::{names, report::Report};
+use cnclip_crds::{names, report::ProgressReport};
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use k8s_openapi::jiff::Timestamp;
 use kube::{
@@ -9,10 +9,10 @@ use kube::{
 };
 
 use crate::{
-    error::Error,
-    observed::{self, Observed, Worker, WorkerState},
+    error::ReconcileError,
+    observed::{self, ObservedState, WorkerPod, WorkerState},
     progress_reader::ProgressReader,
-    run::{Owner, Run},
+    run::{RunRef, RunResource},
     status::progress,
 };
 
@@ -20,31 +20,37 @@ use crate::{
 ///
 /// # Errors
 /// If the API server could not be read. A trainer that does not answer is no error.
-pub async fn observe<R: Run>(
+pub async fn observe_run<R: RunResource>(
     client: &Client,
     reader: &ProgressReader,
-    owner: &Owner,
+    owner: &RunRef,
     run: &R,
-) -> Result<Observed, Error> {
-    let jobs = list::<Job>(client, owner, "Jobs").await?;
-    let pods = list::<Pod>(client, owner, "Pods").await?;
-    let mut seen = Observed {
+) -> Result<ObservedState, ReconcileError> {
+    let jobs = list_owned::<Job>(client, owner, "Jobs").await?;
+    let pods = list_owned::<Pod>(client, owner, "Pods").await?;
+    let mut seen = ObservedState {
         now: Timestamp::now(),
         jobs: jobs
             .iter()
-            .filter_map(|job| observed::job(job, &owner.uid))
+            .filter_map(|job| observed::parse_job(job, &owner.uid))
             .collect(),
-        workers: pods.iter().filter_map(observed::worker).collect(),
+        workers: pods.iter().filter_map(observed::parse_worker_pod).collect(),
         report: None,
-        training: other(client, owner, run.training_name(), "CnClipTraining").await?,
-        baseline: other(client, owner, run.baseline_name(), "CnClipEvaluation").await?,
+        training: fetch_referenced_run(client, owner, run.training_name(), "CnClipTraining")
+            .await?,
+        baseline: fetch_referenced_run(client, owner, run.baseline_name(), "CnClipEvaluation")
+            .await?,
     };
 
-    seen.report = report(reader, owner, &seen).await;
+    seen.report = fetch_report(reader, owner, &seen).await;
     Ok(seen)
 }
 
-async fn list<K>(client: &Client, owner: &Owner, what: &'static str) -> Result<ObjectList<K>, Error>
+async fn list_owned<K>(
+    client: &Client,
+    owner: &RunRef,
+    what: &'static str,
+) -> Result<ObjectList<K>, ReconcileError>
 where
     K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
         + Clone
@@ -62,26 +68,26 @@ where
     let api = Api::<K>::namespaced(client.clone(), &owner.namespace);
     api.list(&ListParams::default().labels(&selector))
         .await
-        .map_err(|source| failed(owner, what, source))
+        .map_err(|source| observe_error(owner, what, source))
 }
 
 /// Another run that this one names.
-async fn other<R: Run>(
+async fn fetch_referenced_run<R: RunResource>(
     client: &Client,
-    owner: &Owner,
+    owner: &RunRef,
     name: Option<&str>,
     what: &'static str,
-) -> Result<Option<R>, Error> {
+) -> Result<Option<R>, ReconcileError> {
     let Some(name) = name else { return Ok(None) };
     let api = Api::<R>::namespaced(client.clone(), &owner.namespace);
     api.get_opt(name)
         .await
-        .map_err(|source| failed(owner, what, source))
+        .map_err(|source| observe_error(owner, what, source))
 }
 
-fn failed(owner: &Owner, what: &'static str, source: kube::Error) -> Error {
+fn observe_error(owner: &RunRef, what: &'static str, source: kube::Error) -> ReconcileError {
     let run = format!("{} {}/{}", owner.api_kind, owner.namespace, owner.name);
-    Error::Observe {
+    ReconcileError::Observe {
         run,
         what,
         source: Box::new(source),
@@ -89,27 +95,31 @@ fn failed(owner: &Owner, what: &'static str, source: kube::Error) -> Error {
 }
 
 /// What the first worker of the newest attempt says, or said last.
-async fn report(reader: &ProgressReader, owner: &Owner, seen: &Observed) -> Option<Report> {
+async fn fetch_report(
+    reader: &ProgressReader,
+    owner: &RunRef,
+    seen: &ObservedState,
+) -> Option<ProgressReport> {
     let first = seen.workers.iter().filter(|worker| worker.index == 0);
-    let worker = first.max_by_key(|worker| began(seen, worker))?;
+    let worker = first.max_by_key(|worker| job_start(seen, worker))?;
     let report = match &worker.state {
-        WorkerState::Running => reader.read(worker.ip.as_deref()?).await?,
+        WorkerState::Running => reader.read_report(worker.ip.as_deref()?).await?,
         WorkerState::Ended { .. } => worker.last_report()?,
         WorkerState::Unscheduled { .. } | WorkerState::Waiting { .. } => return None,
     };
 
-    progress::is_from(
+    progress::matches_attempt(
         &report,
-        &owner.identity(&worker.stage, worker.attempt),
+        &owner.attempt_identity(&worker.stage, worker.attempt),
         &worker.uid,
     )
     .then_some(report)
 }
 
 /// Stages follow each other, so the newest Job is the one at work.
-fn began(seen: &Observed, worker: &Worker) -> Option<(Timestamp, i32)> {
+fn job_start(seen: &ObservedState, worker: &WorkerPod) -> Option<(Timestamp, i32)> {
     let of_worker =
-        |job: &&observed::JobSeen| job.stage == worker.stage && job.attempt == worker.attempt;
+        |job: &&observed::ObservedJob| job.stage == worker.stage && job.attempt == worker.attempt;
     seen.jobs
         .iter()
         .find(of_worker)

@@ -1,7 +1,9 @@
 //! What was found in the cluster, reduced to what a decision may depend on. Pure: reads objects, not
 //! the API server, and judges nothing.
 
-use cnclip_crds::{evaluation::CnClipEvaluation, names, report::Report, training::CnClipTraining};
+use cnclip_crds::{
+    evaluation::CnClipEvaluation, names, report::ProgressReport, training::CnClipTraining,
+};
 use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::{
     api::{
@@ -14,31 +16,31 @@ use kube::ResourceExt;
 
 /// Everything outside a run's own object that a decision may depend on, read once a reconcile.
 #[derive(Clone, Debug, Default)]
-pub struct Observed {
+pub struct ObservedState {
     /// The time.
     pub now: Timestamp,
     /// The run's Jobs.
-    pub jobs: Vec<JobSeen>,
+    pub jobs: Vec<ObservedJob>,
     /// The run's pods.
-    pub workers: Vec<Worker>,
+    pub workers: Vec<WorkerPod>,
     /// What worker 0 of the newest attempt says, if it answered.
-    pub report: Option<Report>,
+    pub report: Option<ProgressReport>,
     /// The training that an evaluation names, if there is one.
     pub training: Option<CnClipTraining>,
     /// The evaluation that a gate names, if there is one.
     pub baseline: Option<CnClipEvaluation>,
 }
 
-impl Observed {
+impl ObservedState {
     /// The newest Job of a stage that is the run's own and not being deleted.
-    pub fn newest_job(&self, stage: &str) -> Option<&JobSeen> {
-        let stays = |job: &&JobSeen| job.stage == stage && !job.deleting && !job.foreign;
+    pub fn newest_job(&self, stage: &str) -> Option<&ObservedJob> {
+        let stays = |job: &&ObservedJob| job.stage == stage && !job.deleting && !job.foreign;
         let jobs = self.jobs.iter().filter(stays);
         jobs.max_by_key(|job| job.attempt)
     }
 
     /// The pods of a Job, by number.
-    pub fn workers_of(&self, job: &JobSeen) -> Vec<&Worker> {
+    pub fn workers_of(&self, job: &ObservedJob) -> Vec<&WorkerPod> {
         let mut workers: Vec<_> = self
             .workers
             .iter()
@@ -52,7 +54,7 @@ impl Observed {
 
 /// A Job.
 #[derive(Clone, Debug, PartialEq)]
-pub struct JobSeen {
+pub struct ObservedJob {
     /// Its UID.
     pub uid: String,
     /// The stage it works on.
@@ -86,7 +88,7 @@ pub enum JobState {
 
 /// A pod.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Worker {
+pub struct WorkerPod {
     /// Name of the pod.
     pub name: String,
     /// UID of the pod.
@@ -149,23 +151,23 @@ pub enum WorkerState {
     },
 }
 
-impl Worker {
+impl WorkerPod {
     /// Whether it may still be at work.
-    pub fn lives(&self, now: Timestamp) -> bool {
+    pub fn is_alive(&self, now: Timestamp) -> bool {
         !matches!(self.state, WorkerState::Ended { .. }) && !self.is_lost(now)
     }
 
     /// Whether it was deleted and should have ended, but nobody on its node says so.
     pub fn is_lost(&self, now: Timestamp) -> bool {
-        const PATIENCE_SECONDS: i64 = 15;
+        const NODE_LOST_TIMEOUT_SECONDS: i64 = 15;
         !matches!(self.state, WorkerState::Ended { .. })
             && self
                 .ends_by
-                .is_some_and(|time| now.as_second() > time.as_second() + PATIENCE_SECONDS)
+                .is_some_and(|time| now.as_second() > time.as_second() + NODE_LOST_TIMEOUT_SECONDS)
     }
 
     /// When it was deleted or ended, whichever came first; the end of time as long as it did neither.
-    pub fn began_to_end(&self) -> Timestamp {
+    pub fn termination_time(&self) -> Timestamp {
         self.deleted_at
             .into_iter()
             .chain(self.ended_at)
@@ -174,7 +176,7 @@ impl Worker {
     }
 
     /// The last report, if its last words were one.
-    pub fn last_report(&self) -> Option<Report> {
+    pub fn last_report(&self) -> Option<ProgressReport> {
         match &self.state {
             WorkerState::Ended { message, .. } => serde_json::from_str(message).ok(),
             _ => None,
@@ -183,15 +185,15 @@ impl Worker {
 }
 
 /// Reads a Job of the run with this UID; `None` when its labels are not ours.
-pub fn job(job: &Job, run_uid: &str) -> Option<JobSeen> {
-    let (stage, attempt) = labels(&job.metadata)?;
+pub fn parse_job(job: &Job, run_uid: &str) -> Option<ObservedJob> {
+    let (stage, attempt) = stage_labels(&job.metadata)?;
     let status = job.status.clone().unwrap_or_default();
     let created = job
         .creation_timestamp()
         .map(|time| time.0)
         .unwrap_or_default();
 
-    Some(JobSeen {
+    Some(ObservedJob {
         uid: job.uid().unwrap_or_default(),
         foreign: owner_uid(&job.metadata) != run_uid,
         stage,
@@ -228,14 +230,14 @@ fn job_state(job: &Job) -> JobState {
 }
 
 /// Reads a pod; `None` when its labels are not ours.
-pub fn worker(pod: &Pod) -> Option<Worker> {
-    let (stage, attempt) = labels(&pod.metadata)?;
+pub fn parse_worker_pod(pod: &Pod) -> Option<WorkerPod> {
+    let (stage, attempt) = stage_labels(&pod.metadata)?;
     let spec = pod.spec.as_ref()?;
     let status = pod.status.clone().unwrap_or_default();
     let index = pod.labels().get("batch.kubernetes.io/job-completion-index");
-    let disrupted = condition(pod, "DisruptionTarget").filter(|found| found.status == "True");
+    let disrupted = pod_condition(pod, "DisruptionTarget").filter(|found| found.status == "True");
 
-    Some(Worker {
+    Some(WorkerPod {
         name: pod.name_any(),
         uid: pod.uid().unwrap_or_default(),
         job_uid: owner_uid(&pod.metadata),
@@ -299,7 +301,7 @@ fn worker_state(pod: &Pod) -> WorkerState {
         };
     }
 
-    match condition(pod, "PodScheduled").filter(|found| found.status == "False") {
+    match pod_condition(pod, "PodScheduled").filter(|found| found.status == "False") {
         Some(found) => WorkerState::Unscheduled {
             reason: found.reason.clone().unwrap_or_default(),
             message: found.message.clone().unwrap_or_default(),
@@ -332,7 +334,7 @@ fn container_state(container: &ContainerStatus) -> Option<WorkerState> {
     })
 }
 
-fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
+fn pod_condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
     conditions.iter().find(|condition| condition.type_ == type_)
 }
@@ -348,7 +350,7 @@ fn owner_uid(metadata: &ObjectMeta) -> String {
         .unwrap_or_default()
 }
 
-fn labels(metadata: &ObjectMeta) -> Option<(String, i32)> {
+fn stage_labels(metadata: &ObjectMeta) -> Option<(String, i32)> {
     let labels = metadata.labels.as_ref()?;
     let stage = labels.get(names::LABEL_STAGE)?.clone();
     let attempt = labels.get(names::LABEL_ATTEMPT)?.parse().ok()?;

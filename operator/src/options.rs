@@ -5,15 +5,15 @@ use clap::{Args, Parser, Subcommand};
 /// Reconciles CnClipTraining and CnClipEvaluation into pods.
 #[derive(Debug, Parser)]
 #[command(version)]
-pub struct Options {
+pub struct OperatorOptions {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: OperatorCommand,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum OperatorCommand {
     /// Watch the cluster and reconcile.
     Run(RunOptions),
     /// Print the CustomResourceDefinitions.

@@ -6,48 +6,48 @@
 use std::time::Duration;
 
 use crate::{
-    ledger::Ledger,
-    objects::Objects,
-    observed::Observed,
-    run::{Defaults, Owner},
-    status::{conditions, notices},
+    objects::AttemptObjects,
+    observed::ObservedState,
+    recorded_status::RecordedStatus,
+    resolved_run::{ResolvedRun, StatusReason},
+    run::{RunRef, TrainerDefaults},
+    status::{conditions, events},
     time,
-    work::{Cause, Work},
 };
 
-pub mod admission;
-mod draft;
+mod builder;
 pub mod failure;
 mod gate;
+pub mod pending;
 pub mod stages;
-pub mod start;
+pub mod validate;
 
-use draft::Draft;
+use builder::PlanBuilder;
 
 /// What should be done about one run.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct ReconcilePlan {
     /// What will be on record.
-    pub ledger: Ledger,
+    pub status: RecordedStatus,
     /// Objects of the attempt that should begin.
-    pub create: Option<Objects>,
+    pub create: Option<AttemptObjects>,
     /// Names of the objects of attempts that should go.
     pub remove: Vec<String>,
     /// The run's time is over: its own object should go.
     pub delete_run: bool,
     /// What people should hear of.
-    pub notices: Vec<notices::Notice>,
+    pub events: Vec<events::RunEvent>,
     /// When to look again even if nothing changes.
-    pub look_again: Option<Duration>,
+    pub requeue_after: Option<Duration>,
 }
 
 /// How a run stands, in one word and a sentence; becomes the conditions.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Standing {
+pub enum Phase {
     /// The manifest can never work.
-    Rejected(Cause),
+    Rejected(StatusReason),
     /// No pods are at work, for this reason.
-    Waiting(Cause),
+    Waiting(StatusReason),
     /// Pods are at work.
     Running(String),
     /// The user holds it back.
@@ -55,91 +55,97 @@ pub enum Standing {
     /// Everything is done.
     Complete(String),
     /// It is given up.
-    Failed(Cause),
+    Failed(StatusReason),
 }
 
 /// What should be done about a run.
-pub fn plan(
-    owner: &Owner,
-    work: Result<Work, Cause>,
-    before: &Ledger,
-    seen: &Observed,
-    defaults: &Defaults,
-) -> Plan {
+pub fn plan_run(
+    owner: &RunRef,
+    work: Result<ResolvedRun, StatusReason>,
+    before: &RecordedStatus,
+    seen: &ObservedState,
+    defaults: &TrainerDefaults,
+) -> ReconcilePlan {
     let interval = Duration::from_secs(defaults.progress_interval_seconds);
-    let mut draft = Draft {
-        ledger: before.clone(),
+    let mut draft = PlanBuilder {
+        status: before.clone(),
         create: None,
         remove: Vec::new(),
-        look_again: Some(interval),
+        requeue_after: Some(interval),
     };
 
     let gate = work.as_ref().ok().and_then(|work| work.gate.as_ref());
     let standing = match &work {
-        _ if before.ended() => {
-            return after_the_end(owner, work.as_ref().ok(), before, seen, interval);
+        _ if before.has_ended() => {
+            return plan_ended_run(owner, work.as_ref().ok(), before, seen, interval);
         }
         Err(cause) => {
-            draft.look_again = None;
-            Standing::Rejected(cause.clone())
+            draft.requeue_after = None;
+            Phase::Rejected(cause.clone())
         }
-        Ok(work) => draft.advance(owner, work, seen),
+        Ok(work) => draft.advance_run(owner, work, seen),
     };
 
-    let mut ledger = draft.ledger;
-    conditions::write(&mut ledger, &standing, owner.generation, seen);
-    gate::judge(&mut ledger, before, gate, owner.generation, seen);
-    let notices = notices::between(before, &ledger);
+    let mut ledger = draft.status;
+    conditions::write_conditions(&mut ledger, &standing, owner.generation, seen);
+    gate::evaluate_gate(&mut ledger, before, gate, owner.generation, seen);
+    let notices = events::diff_statuses(before, &ledger);
 
-    Plan {
-        notices,
-        ledger,
+    ReconcilePlan {
+        events: notices,
+        status: ledger,
         create: draft.create,
         remove: draft.remove,
         delete_run: false,
-        look_again: draft.look_again,
+        requeue_after: draft.requeue_after,
     }
 }
 
 /// An ended run is never begun again, also when its Jobs are gone. A gate may still wait for its baseline,
 /// or be another than it was.
-fn after_the_end(
-    owner: &Owner,
-    work: Option<&Work>,
-    before: &Ledger,
-    seen: &Observed,
+fn plan_ended_run(
+    owner: &RunRef,
+    work: Option<&ResolvedRun>,
+    before: &RecordedStatus,
+    seen: &ObservedState,
     interval: Duration,
-) -> Plan {
+) -> ReconcilePlan {
     let ttl = work.and_then(|work| work.ttl_seconds);
     let ended = before.finished_at.as_deref().unwrap_or_default();
     let left = ttl.map(|ttl| ttl - time::seconds_since(ended, seen.now));
-    let mut ledger = Ledger {
+    let mut ledger = RecordedStatus {
         observed_generation: owner.generation,
         ..before.clone()
     };
 
     let gate = work.and_then(|work| work.gate.as_ref());
-    gate::judge(&mut ledger, before, gate, owner.generation, seen);
-    let waits = gate::is_open(&ledger).then_some(interval);
+    gate::evaluate_gate(&mut ledger, before, gate, owner.generation, seen);
+    let waits = gate::is_undecided(&ledger).then_some(interval);
     let left_or_one = left.map(|left| Duration::from_secs(left.max(1).unsigned_abs()));
 
-    Plan {
+    ReconcilePlan {
         create: None,
         remove: Vec::new(),
         delete_run: left.is_some_and(|left| left <= 0),
-        notices: notices::between(before, &ledger),
-        ledger,
-        look_again: left_or_one.into_iter().chain(waits).min(),
+        events: events::diff_statuses(before, &ledger),
+        status: ledger,
+        requeue_after: left_or_one.into_iter().chain(waits).min(),
     }
 }
 
-impl Plan {
+impl ReconcilePlan {
     /// The same plan with what the API server said against it, told as why no pods are at work.
-    pub fn refused(&mut self, owner: &Owner, before: &Ledger, seen: &Observed, message: String) {
-        if !self.ledger.ended() {
-            let standing = Standing::Waiting(Cause::new("Refused", message));
-            conditions::write(&mut self.ledger, &standing, owner.generation, seen);
-            self.notices = notices::between(before, &self.ledger);
+    pub fn mark_refused(
+        &mut self,
+        owner: &RunRef,
+        before: &RecordedStatus,
+        seen: &ObservedState,
+        message: String,
+    ) {
+        if !self.status.has_ended() {
+            let standing = Phase::Waiting(StatusReason::new("Refused", message));
+            conditions::write_conditions(&mut self.status, &standing, owner.generation, seen);
+            self.events = events::diff_statuses(before, &self.status);
         }
     }
 }

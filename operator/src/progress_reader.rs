@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use cnclip_crds::{names, report::Report};
+use cnclip_crds::{names, report::ProgressReport};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Request, StatusCode, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -12,11 +12,11 @@ use tokio::{net::TcpStream, time::timeout};
 use crate::metrics::Metrics;
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long an answer may be, in bytes.
-const LONGEST: usize = 64 * 1024;
+const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 
-type Refusal = Box<dyn std::error::Error + Send + Sync>;
+type RequestError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Reads progress, and counts how that went.
 #[derive(Clone)]
@@ -31,8 +31,8 @@ impl ProgressReader {
     }
 
     /// The last report of the trainer at this address, if it gives one in time.
-    pub async fn read(&self, address: &str) -> Option<Report> {
-        let answer = timeout(PATIENCE, ask(address, names::PORT)).await;
+    pub async fn read_report(&self, address: &str) -> Option<ProgressReport> {
+        let answer = timeout(REQUEST_TIMEOUT, request_report(address, names::HTTP_PORT)).await;
         let (outcome, report) = match answer {
             Ok(Ok(report)) => ("read", Some(report)),
             Ok(Err(error)) => {
@@ -51,7 +51,7 @@ impl ProgressReader {
     }
 }
 
-async fn ask(address: &str, port: u16) -> Result<Report, Refusal> {
+async fn request_report(address: &str, port: u16) -> Result<ProgressReport, RequestError> {
     let stream = TcpStream::connect((address, port)).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
@@ -61,7 +61,7 @@ async fn ask(address: &str, port: u16) -> Result<Report, Refusal> {
 
     let response = sender.send_request(request).await?;
     let status = response.status();
-    let body = Limited::new(response.into_body(), LONGEST)
+    let body = Limited::new(response.into_body(), MAX_RESPONSE_BYTES)
         .collect()
         .await?
         .to_bytes();
@@ -83,7 +83,7 @@ mod tests {
 
     use super::*;
 
-    async fn answer(response: String) -> Result<Report, Refusal> {
+    async fn answer(response: String) -> Result<ProgressReport, RequestError> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let server = tokio::spawn(async move {
@@ -95,7 +95,7 @@ mod tests {
             String::from_utf8_lossy(&request[..length]).into_owned()
         });
 
-        let report = ask("127.0.0.1", port).await;
+        let report = request_report("127.0.0.1", port).await;
         assert!(
             server
                 .await
@@ -115,10 +115,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_report_is_read_as_it_was_said() {
-        let report = Report {
+        let report = ProgressReport {
             step: 7,
             steps: 9,
-            ..Report::default()
+            ..ProgressReport::default()
         };
 
         let body = serde_json::to_string(&report).unwrap();
@@ -127,8 +127,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_report_is_refused() {
-        let endless = " ".repeat(LONGEST + 1);
-        let report = serde_json::to_string(&Report::default()).unwrap();
+        let endless = " ".repeat(MAX_RESPONSE_BYTES + 1);
+        let report = serde_json::to_string(&ProgressReport::default()).unwrap();
         let rows = [
             ("200 OK", "<html>"),
             ("404 Not Found", &report),

@@ -16,44 +16,44 @@ use kube::{
 };
 
 use crate::{
-    apply::{apply, write_status},
-    error::Error,
-    ledger::Ledger,
+    apply::{apply_plan, write_status},
+    error::ReconcileError,
     metrics::Metrics,
-    observe::observe,
-    plan::{Plan, plan},
+    observe::observe_run,
+    plan::{ReconcilePlan, plan_run},
     progress_reader::ProgressReader,
-    run::{Defaults, Owner, Run},
-    status::notices::Notice,
+    recorded_status::RecordedStatus,
+    run::{RunRef, RunResource, TrainerDefaults},
+    status::events::RunEvent,
 };
 
 /// What every reconcile may use.
-pub struct Context {
+pub struct ReconcileContext {
     client: Client,
     reader: ProgressReader,
-    defaults: Defaults,
+    defaults: TrainerDefaults,
     metrics: Metrics,
 }
 
-impl Context {
+impl ReconcileContext {
     /// Forgets what is told of a run that is gone.
-    pub fn forget<R: Run>(&self, run: &impl ResourceExt) {
+    pub fn forget_scores<R: RunResource>(&self, run: &impl ResourceExt) {
         if R::KIND == CnClipEvaluation::KIND {
             self.metrics
                 .scores
-                .forget(&run.namespace().unwrap_or_default(), &run.name_any());
+                .remove_evaluation(&run.namespace().unwrap_or_default(), &run.name_any());
         }
     }
 
     /// Forgets what is told of runs that went while nobody watched.
-    pub fn keep<R: Run>(&self, is_there: impl Fn(&str, &str) -> bool) {
+    pub fn retain_scores<R: RunResource>(&self, is_there: impl Fn(&str, &str) -> bool) {
         if R::KIND == CnClipEvaluation::KIND {
-            self.metrics.scores.keep(is_there);
+            self.metrics.scores.retain_evaluations(is_there);
         }
     }
 
     /// Built once; tests build it over a scripted client.
-    pub fn new(client: Client, defaults: Defaults, metrics: Metrics) -> Self {
+    pub fn new(client: Client, defaults: TrainerDefaults, metrics: Metrics) -> Self {
         let reader = ProgressReader::new(metrics.clone());
         Self {
             client,
@@ -68,13 +68,15 @@ impl Context {
 ///
 /// # Errors
 /// If the API server could not be talked to.
-pub async fn reconcile<R: Run>(
+pub async fn reconcile<R: RunResource>(
     changed: Arc<PartialObjectMeta<R>>,
-    context: Arc<Context>,
-) -> Result<Action, Error> {
+    context: Arc<ReconcileContext>,
+) -> Result<Action, ReconcileError> {
     let began = Instant::now();
-    let result = step::<R>(&changed, &context).await;
-    let outcome = result.as_ref().map_or_else(Error::class, |_| "ok");
+    let result = reconcile_once::<R>(&changed, &context).await;
+    let outcome = result
+        .as_ref()
+        .map_or_else(ReconcileError::metric_label, |_| "ok");
     let metrics = &context.metrics;
     metrics
         .reconciles
@@ -90,71 +92,77 @@ pub async fn reconcile<R: Run>(
 }
 
 /// When to try again.
-pub fn after_error<R: Run>(
+pub fn error_policy<R: RunResource>(
     run: Arc<PartialObjectMeta<R>>,
-    error: &Error,
-    _: Arc<Context>,
+    error: &ReconcileError,
+    _: Arc<ReconcileContext>,
 ) -> Action {
     let name = run.meta().name.as_deref();
     tracing::warn!(
         run = name,
         kind = R::KIND,
-        error = error.in_words(),
+        error = error.error_chain(),
         "Reconcile failed"
     );
 
     Action::requeue(error.retry_after())
 }
 
-async fn step<R: Run>(changed: &PartialObjectMeta<R>, context: &Context) -> Result<Action, Error> {
-    let Some(run) = read::<R>(changed, context).await? else {
+async fn reconcile_once<R: RunResource>(
+    changed: &PartialObjectMeta<R>,
+    context: &ReconcileContext,
+) -> Result<Action, ReconcileError> {
+    let Some(run) = fetch_run::<R>(changed, context).await? else {
         return Ok(Action::await_change());
     };
 
-    let owner = Owner::of(&run);
-    let observed = observe(&context.client, &context.reader, &owner, &run).await?;
-    if let Some(results) = run.results() {
+    let owner = RunRef::from_run(&run);
+    let observed = observe_run(&context.client, &context.reader, &owner, &run).await?;
+    if let Some(results) = run.task_results() {
         context
             .metrics
             .scores
-            .tell(&owner.namespace, &owner.name, results);
+            .set_gauges(&owner.namespace, &owner.name, results);
     }
 
-    let work = run.work(&observed, &context.defaults);
-    let before = run.ledger();
-    let mut plan = plan(&owner, work, &before, &observed, &context.defaults);
-    let applied = apply::<R>(&context.client, &owner, &plan).await;
+    let work = run.resolve_run(&observed, &context.defaults);
+    let before = run.recorded_status();
+    let mut plan = plan_run(&owner, work, &before, &observed, &context.defaults);
+    let applied = apply_plan::<R>(&context.client, &owner, &plan).await;
     if let Err(error) = &applied
         && error.is_refusal()
     {
-        plan.refused(&owner, &before, &observed, error.in_words());
+        plan.mark_refused(&owner, &before, &observed, error.error_chain());
     }
 
     // Written even when applying failed: that is when people read it.
     if write_status(&context.client, &owner, &run, &plan).await? {
-        tell(context, &run, &owner, &before, &plan).await;
+        publish_changes(context, &run, &owner, &before, &plan).await;
     }
 
     applied?;
     Ok(plan
-        .look_again
+        .requeue_after
         .map_or_else(Action::await_change, Action::requeue))
 }
 
 /// The run as it is now, and not as it was when the watch last heard of it: the status is the
 /// operator's memory.
-async fn read<R: Run>(
+async fn fetch_run<R: RunResource>(
     changed: &PartialObjectMeta<R>,
-    context: &Context,
-) -> Result<Option<R>, Error> {
+    context: &ReconcileContext,
+) -> Result<Option<R>, ReconcileError> {
     let name = changed.meta().name.clone().unwrap_or_default();
     let namespace = changed.meta().namespace.clone().unwrap_or_default();
     let api = Api::<DeserializeGuard<R>>::namespaced(context.client.clone(), &namespace);
-    let found = api.get_opt(&name).await.map_err(|source| Error::Observe {
-        run: format!("{} {namespace}/{name}", R::kind(&())),
-        what: "manifest",
-        source: Box::new(source),
-    })?;
+    let found = api
+        .get_opt(&name)
+        .await
+        .map_err(|source| ReconcileError::Observe {
+            run: format!("{} {namespace}/{name}", R::kind(&())),
+            what: "manifest",
+            source: Box::new(source),
+        })?;
 
     match found {
         Some(DeserializeGuard(Ok(run))) => {
@@ -167,13 +175,13 @@ async fn read<R: Run>(
                 unreadable.error
             );
 
-            let notice = Notice {
+            let notice = RunEvent {
                 warning: true,
                 reason: "Unreadable".to_owned(),
                 message,
             };
 
-            publish(context, changed, &notice).await;
+            publish_event(context, changed, &notice).await;
             Ok(None)
         }
         None => Ok(None),
@@ -181,26 +189,32 @@ async fn read<R: Run>(
 }
 
 /// Says in the log, as events and in the metrics what happened, once it is on record.
-async fn tell<R: Run>(context: &Context, run: &R, owner: &Owner, before: &Ledger, plan: &Plan) {
+async fn publish_changes<R: RunResource>(
+    context: &ReconcileContext,
+    run: &R,
+    owner: &RunRef,
+    before: &RecordedStatus,
+    plan: &ReconcilePlan,
+) {
     context.metrics.writes.with_label_values(&["status"]).inc();
-    for notice in &plan.notices {
-        let Owner {
+    for notice in &plan.events {
+        let RunRef {
             kind,
             namespace,
             name,
             ..
         } = owner;
 
-        let Notice {
+        let RunEvent {
             reason, message, ..
         } = notice;
 
         tracing::info!(kind, namespace, run = name, reason, message, "Told");
-        publish(context, run, notice).await;
+        publish_event(context, run, notice).await;
     }
 
-    if let Some(failure) = &plan.ledger.last_failure
-        && !before.has_failure_of(&failure.stage, failure.attempt)
+    if let Some(failure) = &plan.status.last_failure
+        && !before.has_failure_of_attempt(&failure.stage, failure.attempt)
     {
         let labels = [R::KIND, failure.class.as_str()];
         context
@@ -210,8 +224,8 @@ async fn tell<R: Run>(context: &Context, run: &R, owner: &Owner, before: &Ledger
             .inc();
     }
 
-    if plan.ledger.ended() && !before.ended() {
-        let end = if plan.ledger.is(condition::COMPLETE) {
+    if plan.status.has_ended() && !before.has_ended() {
+        let end = if plan.status.is_condition_true(condition::COMPLETE) {
             "complete"
         } else {
             "failed"
@@ -226,7 +240,11 @@ async fn tell<R: Run>(context: &Context, run: &R, owner: &Owner, before: &Ledger
 }
 
 /// An event that is lost is no harm: the status says the same.
-async fn publish<K: Resource<DynamicType = ()>>(context: &Context, object: &K, notice: &Notice) {
+async fn publish_event<K: Resource<DynamicType = ()>>(
+    context: &ReconcileContext,
+    object: &K,
+    notice: &RunEvent,
+) {
     let event = Event {
         type_: if notice.warning {
             EventType::Warning

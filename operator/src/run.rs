@@ -4,16 +4,16 @@
 use std::fmt::Debug;
 
 use cnclip_crds::{
-    evaluation::ResultStatus, run_config::Identity, shared::Workers, stage::Accelerator,
+    common::WorkersSpec, evaluation::ResultStatus, stage::Accelerator, trainer_config::RunIdentity,
 };
 use k8s_openapi::NamespaceResourceScope;
 use kube::Resource;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    ledger::Ledger,
-    observed::Observed,
-    work::{Cause, Work},
+    observed::ObservedState,
+    recorded_status::RecordedStatus,
+    resolved_run::{ResolvedRun, StatusReason},
 };
 
 mod evaluation;
@@ -21,7 +21,7 @@ mod training;
 
 /// What the operator was installed with.
 #[derive(Clone, Debug)]
-pub struct Defaults {
+pub struct TrainerDefaults {
     /// Image of trainers whose manifest names none.
     pub image: String,
     /// The same of those that compute on GPUs.
@@ -30,9 +30,9 @@ pub struct Defaults {
     pub progress_interval_seconds: u64,
 }
 
-impl Defaults {
+impl TrainerDefaults {
     /// The image that workers are started from.
-    fn image_of(&self, workers: &Workers) -> String {
+    fn trainer_image(&self, workers: &WorkersSpec) -> String {
         let default = match workers.accelerator {
             Accelerator::None => &self.image,
             Accelerator::Nvidia => &self.cuda_image,
@@ -43,7 +43,7 @@ impl Defaults {
 }
 
 /// A kind of run.
-pub trait Run:
+pub trait RunResource:
     Resource<DynamicType = (), Scope = NamespaceResourceScope>
     + Clone
     + Debug
@@ -60,19 +60,23 @@ pub trait Run:
     ///
     /// # Errors
     /// A manifest that cannot work is told to the user; it is no fault of the operator's.
-    fn work(&self, observed: &Observed, defaults: &Defaults) -> Result<Work, Cause>;
+    fn resolve_run(
+        &self,
+        observed: &ObservedState,
+        defaults: &TrainerDefaults,
+    ) -> Result<ResolvedRun, StatusReason>;
 
     /// What is on record.
-    fn ledger(&self) -> Ledger;
+    fn recorded_status(&self) -> RecordedStatus;
 
     /// The record as the kind's status.
-    fn status(&self, ledger: &Ledger) -> serde_json::Value;
+    fn to_status_json(&self, ledger: &RecordedStatus) -> serde_json::Value;
 
     /// The present status.
-    fn present_status(&self) -> serde_json::Value;
+    fn current_status_json(&self) -> serde_json::Value;
 
     /// What it measured; `None` of a kind that measures nothing.
-    fn results(&self) -> Option<&[ResultStatus]> {
+    fn task_results(&self) -> Option<&[ResultStatus]> {
         None
     }
 
@@ -89,7 +93,7 @@ pub trait Run:
 
 /// Who a run is: what goes into names, labels, owner references and reports.
 #[derive(Clone, Debug)]
-pub struct Owner {
+pub struct RunRef {
     /// The label's value.
     pub kind: &'static str,
     /// The kind as the API writes it.
@@ -106,9 +110,9 @@ pub struct Owner {
     pub generation: Option<i64>,
 }
 
-impl Owner {
+impl RunRef {
     /// Reads a run's metadata.
-    pub fn of<R: Run>(run: &R) -> Self {
+    pub fn from_run<R: RunResource>(run: &R) -> Self {
         let meta = run.meta();
         Self {
             kind: R::KIND,
@@ -122,10 +126,10 @@ impl Owner {
     }
 
     /// Who the trainers of one attempt are.
-    pub fn identity(&self, stage: &str, attempt: i32) -> Identity {
+    pub fn attempt_identity(&self, stage: &str, attempt: i32) -> RunIdentity {
         let name = self.name.clone();
         let uid = self.uid.clone();
-        Identity {
+        RunIdentity {
             name,
             uid,
             stage: stage.to_owned(),

@@ -10,14 +10,14 @@ use crate::metrics::Metrics;
 ///
 /// # Errors
 /// If the address cannot be listened on.
-pub async fn serve(
+pub async fn serve_metrics(
     address: String,
     metrics: Metrics,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let listener = TcpListener::bind(&address).await?;
     let text = move || {
-        let text = metrics.text();
+        let text = metrics.encode_text();
         async move { text.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR) }
     };
 

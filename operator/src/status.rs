@@ -2,7 +2,7 @@
 //! of them.
 
 pub mod conditions;
-pub mod notices;
+pub mod events;
 pub mod progress;
 mod results;
 pub mod summary;

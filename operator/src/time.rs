@@ -3,7 +3,7 @@
 use k8s_openapi::jiff::Timestamp;
 
 /// RFC 3339 with whole seconds.
-pub(crate) fn rfc3339(time: Timestamp) -> String {
+pub(crate) fn to_rfc3339(time: Timestamp) -> String {
     Timestamp::from_second(time.as_second())
         .unwrap_or(time)
         .to_string()
@@ -16,7 +16,7 @@ pub(crate) fn seconds_since(time: &str, now: Timestamp) -> i64 {
 }
 
 /// The two largest units that matter, such as `1d3h` or `5m12s`.
-pub(crate) fn in_words(seconds: i64) -> String {
+pub(crate) fn format_duration(seconds: i64) -> String {
     const UNITS: [(i64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
     let first = UNITS
         .iter()
@@ -53,7 +53,7 @@ mod tests {
         ];
 
         for (seconds, words) in rows {
-            assert_eq!(in_words(seconds), words);
+            assert_eq!(format_duration(seconds), words);
         }
     }
 

@@ -7,7 +7,7 @@
     reason = "a test ends where something is not as it should be"
 )]
 
-use cnclip_operator::definitions;
+use cnclip_operator::crd_manifests;
 use serde_json::Value;
 
 #[path = "support/committed.rs"]
@@ -20,7 +20,7 @@ const FOLDERS: [&str; 2] = ["crds", "charts/cn-clip/files/crds"];
 
 #[test]
 fn the_committed_definitions_are_those_of_the_code() {
-    for (name, yaml) in definitions::files().unwrap() {
+    for (name, yaml) in crd_manifests::crd_files().unwrap() {
         for folder in FOLDERS {
             assert_committed(&format!("{folder}/{name}"), &yaml);
         }
@@ -29,7 +29,7 @@ fn the_committed_definitions_are_those_of_the_code() {
 
 #[test]
 fn every_definition_is_small_and_explains_itself() {
-    for (name, yaml) in definitions::files().unwrap() {
+    for (name, yaml) in crd_manifests::crd_files().unwrap() {
         // `kubectl apply` keeps a copy in an annotation, and those have room for 262,144 bytes.
         assert!(yaml.len() < 130_000, "{name} has {} bytes", yaml.len());
         for noise in [
@@ -77,7 +77,7 @@ fn optional_words(schema: &Value, found: &mut Vec<(String, String)>) {
 #[test]
 fn an_optional_field_is_explained_by_its_own_words_and_not_by_those_of_its_type() {
     let mut found = Vec::new();
-    for (_, yaml) in definitions::files().unwrap() {
+    for (_, yaml) in crd_manifests::crd_files().unwrap() {
         optional_words(&serde_norway::from_str(&yaml).unwrap(), &mut found);
     }
 

@@ -11,12 +11,12 @@
     reason = "a test ends where something is not as it should be"
 )]
 
+use cnclip_crds::common::WorkersSpec;
 use cnclip_crds::evaluation::CnClipEvaluation;
-use cnclip_crds::shared::Workers;
 use cnclip_crds::stage::Accelerator;
 use cnclip_crds::training::{CnClipTraining, CnClipTrainingSpec};
-use cnclip_crds::zero_shot::Preset;
-use cnclip_operator::plan::admission;
+use cnclip_crds::zero_shot::DatasetPreset;
+use cnclip_operator::plan::validate;
 
 #[path = "recipes/classification.rs"]
 mod classification;
@@ -67,7 +67,7 @@ fn the_committed_evaluations_are_what_the_operator_would_run() {
         );
 
         let run: CnClipEvaluation = serde_norway::from_str(&yaml).unwrap();
-        if let Err(cause) = admission::evaluation(&run.spec) {
+        if let Err(cause) = validate::validate_evaluation(&run.spec) {
             panic!("{}: {}", data.folder, cause.message);
         }
 
@@ -94,14 +94,14 @@ fn the_operator_finds_nothing_wrong_with_any_recipe() {
         let devices = run.spec.workers.replicas * run.spec.workers.devices;
         // Devices are refused while the trainer has none; everything else of a recipe must stand.
         let spec = CnClipTrainingSpec {
-            workers: Workers {
+            workers: WorkersSpec {
                 accelerator: Accelerator::None,
-                ..Workers::default()
+                ..WorkersSpec::default()
             },
             ..run.spec.clone()
         };
 
-        if let Err(cause) = admission::training(&spec) {
+        if let Err(cause) = validate::validate_training(&spec) {
             panic!("{path}: {}", cause.message);
         }
 
@@ -116,11 +116,11 @@ fn one_evaluation_classifies_every_data_set_of_the_paper_and_the_table_of_preset
     let yaml = classification::recipe();
     assert_committed("charts/recipes/elevater.yaml", &yaml);
     let run: CnClipEvaluation = serde_norway::from_str(&yaml).unwrap();
-    admission::evaluation(&run.spec).unwrap();
+    validate::validate_evaluation(&run.spec).unwrap();
     assert_eq!(run.spec.tasks.len(), 21);
     let told = include_str!("../../docs/zero-shot.md");
 
-    for preset in Preset::ALL {
+    for preset in DatasetPreset::ALL {
         let row = classification::row(preset);
         assert!(told.contains(&row), "docs/zero-shot.md lacks {row}");
     }

@@ -15,8 +15,8 @@ use std::{
 use cnclip_crds::training::CnClipTraining;
 use cnclip_operator::{
     metrics::Metrics,
-    reconcile::{Context, reconcile},
-    run::Defaults,
+    reconcile::{ReconcileContext, reconcile},
+    run::TrainerDefaults,
 };
 use http_body_util::BodyExt;
 use hyper::{Request, Response, StatusCode};
@@ -117,18 +117,18 @@ fn cluster(status: Value, jobs: Value) -> impl Fn(&str) -> (StatusCode, Value) +
 }
 
 async fn step(client: Client) -> Result<(), String> {
-    let defaults = Defaults {
+    let defaults = TrainerDefaults {
         image: "cnclip/trainer:test".to_owned(),
         cuda_image: "cnclip/trainer-cuda:test".to_owned(),
         progress_interval_seconds: 5,
     };
 
-    let context = Context::new(client, defaults, Metrics::new().unwrap());
+    let context = ReconcileContext::new(client, defaults, Metrics::new().unwrap());
     let changed: PartialObjectMeta<CnClipTraining> =
         serde_json::from_value(json!({"metadata": {"name": "muge", "namespace": "team"}})).unwrap();
     let result = reconcile(Arc::new(changed), Arc::new(context)).await;
 
-    result.map(drop).map_err(|error| error.in_words())
+    result.map(drop).map_err(|error| error.error_chain())
 }
 
 #[tokio::test]

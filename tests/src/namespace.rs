@@ -9,28 +9,29 @@ use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{Api, Client, ResourceExt, api::PostParams};
 use serde_json::{Value, json};
 
-use crate::bed::S3;
+use crate::testbed::S3Store;
 
 /// Name of the Secret with access to the store.
-pub const SECRET: &str = "s3";
+pub const S3_SECRET_NAME: &str = "s3";
 
-static COUNT: AtomicU32 = AtomicU32::new(0);
+static NAMESPACE_COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// Makes a namespace with a name that nobody had before, and in it the Secret [`SECRET`]. It goes
 /// when the bed goes.
 ///
 /// # Errors
 /// When the API server refuses.
-pub async fn create(client: &Client, s3: &S3) -> anyhow::Result<String> {
+pub async fn create_namespace(client: &Client, s3: &S3Store) -> anyhow::Result<String> {
     let name = format!(
         "test-{}-{}",
         process::id(),
-        COUNT.fetch_add(1, Ordering::Relaxed)
+        NAMESPACE_COUNT.fetch_add(1, Ordering::Relaxed)
     );
 
-    let namespace: Namespace = object(json!({"metadata": {
+    let namespace: Namespace = parse_object(json!({"metadata": {
         "name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}))?;
-    let secret: Secret = object(json!({"metadata": {"name": SECRET}, "stringData": {
+    let secret: Secret =
+        parse_object(json!({"metadata": {"name": S3_SECRET_NAME}, "stringData": {
         "AWS_ENDPOINT": s3.endpoint, "AWS_REGION": s3.region, "AWS_ALLOW_HTTP": "true",
         "AWS_ACCESS_KEY_ID": s3.access_key_id, "AWS_SECRET_ACCESS_KEY": s3.secret_access_key}}))?;
 
@@ -49,6 +50,6 @@ pub async fn create(client: &Client, s3: &S3) -> anyhow::Result<String> {
 ///
 /// # Errors
 /// When the JSON is no such object.
-pub fn object<T: serde::de::DeserializeOwned>(json: Value) -> serde_json::Result<T> {
+pub fn parse_object<T: serde::de::DeserializeOwned>(json: Value) -> serde_json::Result<T> {
     serde_json::from_value(json)
 }

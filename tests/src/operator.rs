@@ -5,7 +5,7 @@ use std::{path::Path, process::Command, sync::Mutex};
 use anyhow::{Context, ensure};
 use kube::Client;
 
-use crate::bed::Bed;
+use crate::testbed::Testbed;
 
 /// Where the operator is.
 pub const NAMESPACE: &str = "cnclip-system";
@@ -18,20 +18,20 @@ static INSTALLED: Mutex<bool> = Mutex::new(false);
 ///
 /// # Errors
 /// When no bed is up, or Helm cannot install.
-pub async fn installed() -> anyhow::Result<(Bed, Client)> {
-    let bed = Bed::from_environment()?;
+pub async fn install_operator() -> anyhow::Result<(Testbed, Client)> {
+    let bed = Testbed::from_env()?;
     install_once(&bed)?;
     let client = bed.client().await?;
     Ok((bed, client))
 }
 
-fn install_once(bed: &Bed) -> anyhow::Result<()> {
+fn install_once(bed: &Testbed) -> anyhow::Result<()> {
     let mut installed = INSTALLED
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
 
     if !*installed {
-        install(bed)?;
+        install_chart(bed)?;
         *installed = true;
     }
 
@@ -39,14 +39,14 @@ fn install_once(bed: &Bed) -> anyhow::Result<()> {
 }
 
 /// The chart's folder.
-pub fn chart() -> &'static Path {
+pub fn chart_folder() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/cn-clip"))
 }
 
-fn install(bed: &Bed) -> anyhow::Result<()> {
+fn install_chart(bed: &Testbed) -> anyhow::Result<()> {
     let namespace = "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: cnclip-system\n  labels: \
                      {pod-security.kubernetes.io/enforce: restricted}\n";
-    run(
+    run_command(
         Command::new(&bed.kubectl)
             .args(["apply", "--server-side", "--filename", "-"])
             .env("KUBECONFIG", &bed.kubeconfig),
@@ -58,10 +58,10 @@ fn install(bed: &Bed) -> anyhow::Result<()> {
         format!("image.trainer={}", bed.images.trainer),
     ];
 
-    run(
+    run_command(
         Command::new(&bed.helm)
             .args(["upgrade", "--install", RELEASE])
-            .arg(chart())
+            .arg(chart_folder())
             .args(["--namespace", NAMESPACE, "--wait", "--timeout", "2m"])
             .args(["--set", "progressIntervalSeconds=1"])
             .args(images.iter().flat_map(|image| ["--set", image]))
@@ -75,7 +75,7 @@ fn install(bed: &Bed) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// When it does not; then with its own words.
-pub fn run(command: &mut Command, input: &str) -> anyhow::Result<String> {
+pub fn run_command(command: &mut Command, input: &str) -> anyhow::Result<String> {
     use std::{io::Write, process::Stdio};
     let mut child = command
         .stdin(Stdio::piped())

@@ -10,22 +10,22 @@ use std::{path::Path, process::Command};
 
 use serde_json::{Value, json};
 
-use crate::{bed::S3, house::House, operator::run};
+use crate::{cluster::TestCluster, operator::run_command, testbed::S3Store};
 
 /// Uploads the golden data set to a place of the test's own, with the trainer's own command.
-pub fn upload(house: &House) -> String {
+pub fn upload_dataset(house: &TestCluster) -> String {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../trainer/tests/golden/dataset");
-    let S3 {
+    let S3Store {
         endpoint,
         bucket,
         region,
         access_key_id,
         secret_access_key,
-    } = &house.bed.s3;
+    } = &house.testbed.s3;
 
     let uri = format!("s3://{bucket}/{}/data/", house.namespace);
     let program = std::env::var("CNCLIP_PROGRAM").expect("`make test` names the trainer's program");
-    run(
+    run_command(
         Command::new(program)
             .args(["prepare", "--most-skipped", "10", "--output", &uri])
             .args([
@@ -49,7 +49,7 @@ pub fn upload(house: &House) -> String {
 }
 
 /// Two stages of a tiny model; `steps` each.
-pub fn spec(house: &House, data: &str, name: &str, steps: i64) -> Value {
+pub fn tiny_training_spec(house: &TestCluster, data: &str, name: &str, steps: i64) -> Value {
     let stage = |name: &str, freeze: &str| {
         json!({"name": name, "dataset": "pairs", "freeze": freeze, "steps": steps, "globalBatchSize": 12,
                "learningRate": "1e-3", "warmupSteps": 2, "validation": {"dataset": "pairs", "everySteps": steps}})
@@ -68,7 +68,7 @@ pub fn spec(house: &House, data: &str, name: &str, steps: i64) -> Value {
         "workers": {"accelerator": "None"},
         "checkpoint": {"everySteps": 10, "keep": 2},
         "artifacts": {
-            "uri": format!("s3://{}/{}/{name}/", house.bed.s3.bucket, house.namespace),
+            "uri": format!("s3://{}/{}/{name}/", house.testbed.s3.bucket, house.namespace),
             "credentials": {"secretName": "s3"},
         },
     })
@@ -76,7 +76,7 @@ pub fn spec(house: &House, data: &str, name: &str, steps: i64) -> Value {
 
 /// The same with so long a first stage that it is still at work when somebody who saw it begin comes to
 /// kill it.
-pub fn slow(mut spec: Value) -> Value {
+pub fn lengthen_first_stage(mut spec: Value) -> Value {
     spec["stages"][0]["steps"] = json!(300);
     spec
 }

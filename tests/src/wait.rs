@@ -6,13 +6,13 @@ use anyhow::bail;
 use tokio::time::{Instant, sleep};
 
 /// How often is asked.
-const PAUSE: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Asks until `wanted` says yes, and returns the answer it said yes to.
 ///
 /// # Errors
 /// When asking fails, or the limit passes; then the error holds the last answer.
-pub async fn until<T: Debug, F: Future<Output = anyhow::Result<T>>>(
+pub async fn wait_until<T: Debug, F: Future<Output = anyhow::Result<T>>>(
     what: &str,
     limit: Duration,
     mut ask: impl FnMut() -> F,
@@ -29,7 +29,7 @@ pub async fn until<T: Debug, F: Future<Output = anyhow::Result<T>>>(
             bail!("waited {limit:?} for {what}; the last answer was {answer:#?}");
         }
 
-        sleep(PAUSE).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -40,7 +40,7 @@ mod tests {
     #[tokio::test]
     async fn the_first_answer_that_is_wanted_is_returned() {
         let mut answers = 0..;
-        let got = until(
+        let got = wait_until(
             "three",
             Duration::MAX / 4,
             || std::future::ready(Ok(answers.next())),
@@ -52,7 +52,7 @@ mod tests {
 
     #[tokio::test]
     async fn when_the_time_is_up_the_last_answer_is_told() {
-        let got = until(
+        let got = wait_until(
             "a two",
             Duration::ZERO,
             || std::future::ready(Ok(1)),

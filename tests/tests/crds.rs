@@ -16,7 +16,7 @@ use std::{
 };
 
 use cnclip_crds::{evaluation::CnClipEvaluation, training::CnClipTraining};
-use cnclip_tests::{namespace, operator::installed};
+use cnclip_tests::{namespace, operator::install_operator};
 use kube::{
     Api, Client, CustomResourceExt, ResourceExt,
     api::{ApiResource, DynamicObject, Patch, PatchParams, ValidationDirective},
@@ -45,8 +45,8 @@ struct Server {
 
 impl Server {
     async fn open() -> Self {
-        let (bed, client) = installed().await.unwrap();
-        let namespace = namespace::create(&client, &bed.s3).await.unwrap();
+        let (bed, client) = install_operator().await.unwrap();
+        let namespace = namespace::create_namespace(&client, &bed.s3).await.unwrap();
         Self { client, namespace }
     }
 

@@ -16,12 +16,12 @@ use std::{
 
 use cnclip_crds::{evaluation::CnClipEvaluation, training::StageState};
 use cnclip_tests::{
-    bed::S3,
-    house::{House, get},
-    namespace::object,
-    operator::{NAMESPACE, RELEASE, run},
-    training::{slow, spec, upload},
-    wait::until,
+    cluster::{TestCluster, get_object},
+    namespace::parse_object,
+    operator::{NAMESPACE, RELEASE, run_command},
+    testbed::S3Store,
+    training::{lengthen_first_stage, tiny_training_spec, upload_dataset},
+    wait::wait_until,
 };
 use kube::{
     Api,
@@ -34,12 +34,12 @@ use serde_json::{Value, json};
 const SOON: Duration = Duration::from_secs(300);
 
 struct Evaluations<'a> {
-    house: &'a House,
+    house: &'a TestCluster,
     api: Api<CnClipEvaluation>,
 }
 
 impl<'a> Evaluations<'a> {
-    fn of(house: &'a House) -> Self {
+    fn of(house: &'a TestCluster) -> Self {
         Self {
             house,
             api: house.api(),
@@ -48,7 +48,7 @@ impl<'a> Evaluations<'a> {
 
     async fn create(&self, name: &str, spec: Value) {
         let evaluation: CnClipEvaluation =
-            object(json!({"metadata": {"name": name}, "spec": spec})).unwrap();
+            parse_object(json!({"metadata": {"name": name}, "spec": spec})).unwrap();
         self.api
             .create(&PostParams::default(), &evaluation)
             .await
@@ -78,18 +78,26 @@ impl<'a> Evaluations<'a> {
         };
 
         let what = format!("{name}: {type_} {status} {reason}");
-        until(&what, SOON, async || get(&self.api, name).await, says)
-            .await
-            .unwrap()
+        wait_until(
+            &what,
+            SOON,
+            async || get_object(&self.api, name).await,
+            says,
+        )
+        .await
+        .unwrap()
     }
 
     fn kubectl(&self, args: &[&str]) -> anyhow::Result<String> {
-        let mut command = Command::new(&self.house.bed.kubectl);
+        let mut command = Command::new(&self.house.testbed.kubectl);
         command
             .args(["--namespace", &self.house.namespace])
             .args(args);
 
-        run(command.env("KUBECONFIG", &self.house.bed.kubeconfig), "")
+        run_command(
+            command.env("KUBECONFIG", &self.house.testbed.kubeconfig),
+            "",
+        )
     }
 }
 
@@ -119,7 +127,7 @@ fn score(evaluation: &CnClipEvaluation) -> f64 {
 }
 
 /// What the operator tells Prometheus of evaluations.
-async fn told(house: &House) -> anyhow::Result<Vec<String>> {
+async fn told(house: &TestCluster) -> anyhow::Result<Vec<String>> {
     let pods: Api<k8s_openapi::api::core::v1::Pod> =
         Api::namespaced(house.client.clone(), NAMESPACE);
     let ours = format!("app.kubernetes.io/instance={RELEASE}");
@@ -145,10 +153,12 @@ async fn told(house: &House) -> anyhow::Result<Vec<String>> {
 
 #[tokio::test]
 async fn gates_pass_and_fail_and_wait_for_their_baselines() {
-    let house = House::open().await;
+    let house = TestCluster::connect().await;
     let evaluations = Evaluations::of(&house);
-    let data = upload(&house);
-    house.train(spec(&house, &data, "run", 20)).await;
+    let data = upload_dataset(&house);
+    house
+        .create_training(tiny_training_spec(&house, &data, "run", 20))
+        .await;
     let of_run = json!({"trainingName": "run"});
     let beside =
         json!({"checkpoint": of_run, "tasks": task(&data), "gate": not_worse_than("score")});
@@ -206,7 +216,7 @@ async fn gates_pass_and_fail_and_wait_for_their_baselines() {
 
     let provenance = scored.status.as_ref().unwrap().provenance.clone().unwrap();
     let training = house
-        .training("its checkpoints", |run| run.status.is_some())
+        .wait_for_training("its checkpoints", |run| run.status.is_some())
         .await;
 
     let last = training.status.unwrap().checkpoints.swap_remove(0);
@@ -221,7 +231,7 @@ async fn gates_pass_and_fail_and_wait_for_their_baselines() {
         data.trim_end_matches('/')
     );
 
-    assert_eq!(provenance.image, house.bed.images.trainer);
+    assert_eq!(provenance.image, house.testbed.images.trainer);
     assert!(provenance.image_id.unwrap().contains("sha256:"));
 
     let table = evaluations
@@ -239,7 +249,7 @@ async fn gates_pass_and_fail_and_wait_for_their_baselines() {
         assert!(table.contains(word), "{table}");
     }
 
-    until(
+    wait_until(
         "eight numbers of both",
         SOON,
         || told(&house),
@@ -254,7 +264,7 @@ async fn gates_pass_and_fail_and_wait_for_their_baselines() {
         .await
         .unwrap();
 
-    until(
+    wait_until(
         "those of the other",
         SOON,
         || told(&house),
@@ -266,12 +276,12 @@ async fn gates_pass_and_fail_and_wait_for_their_baselines() {
 
 #[tokio::test]
 async fn every_checkpoint_of_a_training_is_scored_by_pods_of_its_own() {
-    let house = House::open().await;
+    let house = TestCluster::connect().await;
     let evaluations = Evaluations::of(&house);
-    let data = upload(&house);
-    let mut spec = slow(spec(&house, &data, "run", 20));
+    let data = upload_dataset(&house);
+    let mut spec = lengthen_first_stage(tiny_training_spec(&house, &data, "run", 20));
     spec["checkpoint"] = json!({"everySteps": 100, "keep": 50});
-    house.train(spec).await;
+    house.create_training(spec).await;
     let spec = json!({"checkpoint": {"trainingName": "run"}, "trigger": "EveryCheckpoint",
                       "tasks": task(&data)});
     evaluations.create("each", spec).await;
@@ -314,14 +324,14 @@ async fn every_checkpoint_of_a_training_is_scored_by_pods_of_its_own() {
 }
 
 /// Uploads files to a folder of the test's own.
-async fn put(house: &House, folder: &str, files: Vec<(String, Vec<u8>)>) -> String {
-    let S3 {
+async fn put(house: &TestCluster, folder: &str, files: Vec<(String, Vec<u8>)>) -> String {
+    let S3Store {
         endpoint,
         bucket,
         region,
         access_key_id,
         secret_access_key,
-    } = &house.bed.s3;
+    } = &house.testbed.s3;
 
     let store = AmazonS3Builder::new()
         .with_endpoint(endpoint)
@@ -351,7 +361,7 @@ fn golden(name: &str) -> PathBuf {
 }
 
 /// Uploads a split as the reference lays it out, and says where it is.
-async fn upload_split(house: &House) -> String {
+async fn upload_split(house: &TestCluster) -> String {
     let file = |name: &str| {
         (
             name.to_owned(),
@@ -364,7 +374,7 @@ async fn upload_split(house: &House) -> String {
 }
 
 /// Uploads pictures of two classes, in the layout of ELEVATER.
-async fn upload_classes(house: &House) -> String {
+async fn upload_classes(house: &TestCluster) -> String {
     let mut pictures = vec![("label_cn.txt".to_owned(), "照片\n图形\n".into())];
     for (class, extension) in ["jpg", "png"].into_iter().enumerate() {
         let files = std::fs::read_dir(golden("images/usual"))
@@ -385,13 +395,15 @@ async fn upload_classes(house: &House) -> String {
 
 #[tokio::test]
 async fn pictures_are_classified_by_names_beside_a_retrieval() {
-    let house = House::open().await;
+    let house = TestCluster::connect().await;
     let evaluations = Evaluations::of(&house);
-    let data = upload(&house);
+    let data = upload_dataset(&house);
     let classes = upload_classes(&house).await;
     let split = upload_split(&house).await;
 
-    house.train(spec(&house, &data, "run", 20)).await;
+    house
+        .create_training(tiny_training_spec(&house, &data, "run", 20))
+        .await;
     let spec = json!({
         "checkpoint": {"trainingName": "run"},
         "tasks": [
@@ -458,7 +470,7 @@ async fn pictures_are_classified_by_names_beside_a_retrieval() {
 /// What `kubectl` sorts by is text with a point.
 #[tokio::test]
 async fn the_leaderboard_is_sorted_by_numbers_and_not_by_letters() {
-    let house = House::open().await;
+    let house = TestCluster::connect().await;
     let evaluations = Evaluations::of(&house);
     let of_nothing =
         json!({"checkpoint": {"trainingName": "none"}, "tasks": task("s3://cnclip/x/")});
@@ -497,5 +509,5 @@ async fn the_leaderboard_is_sorted_by_numbers_and_not_by_letters() {
         names.eq(["nine", "half", "hundred"])
     };
 
-    until("the order", SOON, ask, in_order).await.unwrap();
+    wait_until("the order", SOON, ask, in_order).await.unwrap();
 }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use cnclip_tests::{
-    bed::Bed,
-    namespace::{self, object},
-    wait::until,
+    namespace::{self, parse_object},
+    testbed::Testbed,
+    wait::wait_until,
 };
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -15,11 +15,11 @@ use kube::{
 use serde_json::json;
 
 /// Runs `--version` in a pod that may do nothing, and returns what it printed.
-async fn version(bed: &Bed, image: &str) -> anyhow::Result<String> {
+async fn version(bed: &Testbed, image: &str) -> anyhow::Result<String> {
     let client = bed.client().await?;
-    let namespace = namespace::create(&client, &bed.s3).await?;
+    let namespace = namespace::create_namespace(&client, &bed.s3).await?;
     let pods: Api<Pod> = Api::namespaced(client, &namespace);
-    let pod = object(json!({
+    let pod = parse_object(json!({
         "metadata": {"name": "version"},
         "spec": {
             "restartPolicy": "Never",
@@ -41,7 +41,7 @@ async fn version(bed: &Bed, image: &str) -> anyhow::Result<String> {
             .and_then(|status| status.phase))
     };
 
-    until(
+    wait_until(
         "the pod to succeed",
         Duration::from_secs(60),
         phase,
@@ -54,14 +54,14 @@ async fn version(bed: &Bed, image: &str) -> anyhow::Result<String> {
 
 #[tokio::test]
 async fn the_trainer_runs_as_a_pod_without_rights() {
-    let bed = Bed::from_environment().unwrap();
+    let bed = Testbed::from_env().unwrap();
     let said = version(&bed, &bed.images.trainer).await.unwrap();
     assert!(said.starts_with("cnclip "), "{said}");
 }
 
 #[tokio::test]
 async fn the_operator_runs_as_a_pod_without_rights() {
-    let bed = Bed::from_environment().unwrap();
+    let bed = Testbed::from_env().unwrap();
     let said = version(&bed, &bed.images.operator).await.unwrap();
     assert!(said.starts_with("cnclip-operator "), "{said}");
 }

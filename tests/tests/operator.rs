@@ -15,10 +15,10 @@ use cnclip_crds::{
     training::{CnClipTraining, StageState},
 };
 use cnclip_tests::{
-    house::{House, SOON, message, says},
-    namespace::object,
-    operator::{self, NAMESPACE, RELEASE, installed},
-    wait::until,
+    cluster::{CLUSTER_TIMEOUT, TestCluster, condition_message, has_condition},
+    namespace::parse_object,
+    operator::{self, NAMESPACE, RELEASE, install_operator},
+    wait::wait_until,
 };
 use k8s_openapi::api::{
     authorization::v1::SubjectAccessReview,
@@ -49,32 +49,32 @@ fn lost_image() -> Value {
 
 #[tokio::test]
 async fn an_image_that_cannot_be_pulled_is_named_and_given_up_in_time() {
-    let house = House::open().await;
+    let house = TestCluster::connect().await;
     let mut spec = spec(lost_image());
     spec["startDeadlineSeconds"] = json!(90);
-    house.train(spec).await;
+    house.create_training(spec).await;
     let told = house
-        .training("the cause", |run| {
-            says(run, "Running", "False", "ImagePullFailed")
+        .wait_for_training("the cause", |run| {
+            has_condition(run, "Running", "False", "ImagePullFailed")
         })
         .await;
 
-    let words = message(&told, "Running");
+    let words = condition_message(&told, "Running");
     assert!(
         words.contains("cnclip.invalid/trainer:lost") && words.contains("spec.workers.image"),
         "{words}"
     );
 
     let ended = house
-        .training("the end", |run| {
-            says(run, "Failed", "True", "StartDeadlineExceeded")
+        .wait_for_training("the end", |run| {
+            has_condition(run, "Failed", "True", "StartDeadlineExceeded")
         })
         .await;
 
     assert!(
-        message(&ended, "Failed").contains("cnclip.invalid/trainer:lost"),
+        condition_message(&ended, "Failed").contains("cnclip.invalid/trainer:lost"),
         "{}",
-        message(&ended, "Failed")
+        condition_message(&ended, "Failed")
     );
 
     assert_eq!(
@@ -83,11 +83,11 @@ async fn an_image_that_cannot_be_pulled_is_named_and_given_up_in_time() {
         "no retry was burnt"
     );
 
-    house.has_only::<Job>(&[]).await;
-    let reasons = until(
+    house.wait_for_only::<Job>(&[]).await;
+    let reasons = wait_until(
         "the events",
-        SOON,
-        || house.reasons(),
+        CLUSTER_TIMEOUT,
+        || house.event_reasons(),
         |found| found.iter().any(|one| one == "Failed"),
     )
     .await
@@ -101,32 +101,34 @@ async fn an_image_that_cannot_be_pulled_is_named_and_given_up_in_time() {
 
 #[tokio::test]
 async fn a_secret_that_is_missing_is_named_and_waited_for() {
-    let house = House::open().await;
+    let house = TestCluster::connect().await;
     let mut spec = spec(json!({"accelerator": "None"}));
     spec["artifacts"]["credentials"]["secretName"] = json!("forgotten");
-    house.train(spec).await;
+    house.create_training(spec).await;
     // A kubelet that is slow to look says first that it could not, then that there is none.
     let words = "secret \"forgotten\" not found. Create Secret forgotten";
     let told = |run: &_| {
-        says(run, "Running", "False", "CredentialsMissing")
-            && message(run, "Running").contains(words)
+        has_condition(run, "Running", "False", "CredentialsMissing")
+            && condition_message(run, "Running").contains(words)
     };
 
-    house.training("the cause", told).await;
+    house.wait_for_training("the cause", told).await;
 }
 
 #[tokio::test]
 async fn an_image_without_the_trainer_is_not_tried_again() {
-    let house = House::open().await;
-    let (bed, _) = installed().await.unwrap();
+    let house = TestCluster::connect().await;
+    let (bed, _) = install_operator().await.unwrap();
     house
-        .train(spec(
+        .create_training(spec(
             json!({"accelerator": "None", "image": bed.images.operator}),
         ))
         .await;
 
     let ended = house
-        .training("the end", |run| says(run, "Failed", "True", "Image"))
+        .wait_for_training("the end", |run| {
+            has_condition(run, "Failed", "True", "Image")
+        })
         .await;
 
     assert_eq!(ended.status.unwrap().stages[0].attempt, 1);
@@ -134,42 +136,44 @@ async fn an_image_without_the_trainer_is_not_tried_again() {
 
 #[tokio::test]
 async fn pods_that_find_no_node_say_what_is_asked_too_much() {
-    let house = House::open().await;
+    let house = TestCluster::connect().await;
     house
-        .train(spec(json!({"replicas": 2, "devices": 2})))
+        .create_training(spec(json!({"replicas": 2, "devices": 2})))
         .await;
 
     let told = house
-        .training("the cause", |run| {
-            says(run, "Running", "False", "Unschedulable")
+        .wait_for_training("the cause", |run| {
+            has_condition(run, "Running", "False", "Unschedulable")
         })
         .await;
 
     assert!(
-        message(&told, "Running").contains("Insufficient nvidia.com/gpu"),
+        condition_message(&told, "Running").contains("Insufficient nvidia.com/gpu"),
         "{}",
-        message(&told, "Running")
+        condition_message(&told, "Running")
     );
 }
 
 #[tokio::test]
 async fn a_run_held_back_has_no_pods_and_goes_on_as_the_next_attempt() {
-    let house = House::open().await;
-    house.train(spec(lost_image())).await;
-    house.has_only::<Job>(&["run-align-1"]).await;
-    house.change(json!({"suspend": true})).await;
+    let house = TestCluster::connect().await;
+    house.create_training(spec(lost_image())).await;
+    house.wait_for_only::<Job>(&["run-align-1"]).await;
+    house.patch_training(json!({"suspend": true})).await;
     let held = house
-        .training("rest", |run| says(run, "Suspended", "True", "ByUser"))
+        .wait_for_training("rest", |run| {
+            has_condition(run, "Suspended", "True", "ByUser")
+        })
         .await;
 
     assert_eq!(held.status.unwrap().stages[0].state, StageState::Suspended);
-    house.has_only::<Job>(&[]).await;
-    house.has_only::<Pod>(&[]).await;
-    house.change(json!({"suspend": false})).await;
-    house.has_only::<Job>(&["run-align-2"]).await;
+    house.wait_for_only::<Job>(&[]).await;
+    house.wait_for_only::<Pod>(&[]).await;
+    house.patch_training(json!({"suspend": false})).await;
+    house.wait_for_only::<Job>(&["run-align-2"]).await;
     let resumed = house
-        .training("work", |run| {
-            says(run, "Suspended", "False", "NotSuspended")
+        .wait_for_training("work", |run| {
+            has_condition(run, "Suspended", "False", "NotSuspended")
         })
         .await;
 
@@ -178,11 +182,11 @@ async fn a_run_held_back_has_no_pods_and_goes_on_as_the_next_attempt() {
 
 #[tokio::test]
 async fn a_job_that_somebody_deletes_is_made_again() {
-    let house = House::open().await;
-    house.train(spec(lost_image())).await;
+    let house = TestCluster::connect().await;
+    house.create_training(spec(lost_image())).await;
     house
-        .training("its pod", |run| {
-            says(run, "Running", "False", "ImagePullFailed")
+        .wait_for_training("its pod", |run| {
+            has_condition(run, "Running", "False", "ImagePullFailed")
         })
         .await;
 
@@ -192,9 +196,9 @@ async fn a_job_that_somebody_deletes_is_made_again() {
         .await
         .unwrap();
 
-    house.has_only::<Job>(&["run-align-2"]).await;
+    house.wait_for_only::<Job>(&["run-align-2"]).await;
     let again = house
-        .training("the restart", |run| {
+        .wait_for_training("the restart", |run| {
             run.status
                 .as_ref()
                 .is_some_and(|status| status.restarts.infrastructure == 1)
@@ -209,42 +213,42 @@ async fn a_job_that_somebody_deletes_is_made_again() {
 
 #[tokio::test]
 async fn a_deleted_run_leaves_nothing_behind() {
-    let house = House::open().await;
-    house.train(spec(lost_image())).await;
-    house.has_only::<Job>(&["run-align-1"]).await;
-    house.has_only::<Service>(&["run-align-1"]).await;
-    house.has_only::<ConfigMap>(&["run-align-1"]).await;
+    let house = TestCluster::connect().await;
+    house.create_training(spec(lost_image())).await;
+    house.wait_for_only::<Job>(&["run-align-1"]).await;
+    house.wait_for_only::<Service>(&["run-align-1"]).await;
+    house.wait_for_only::<ConfigMap>(&["run-align-1"]).await;
     house
         .api::<CnClipTraining>()
         .delete("run", &DeleteParams::default())
         .await
         .unwrap();
 
-    house.has_only::<Job>(&[]).await;
-    house.has_only::<Service>(&[]).await;
-    house.has_only::<ConfigMap>(&[]).await;
-    house.has_only::<Pod>(&[]).await;
+    house.wait_for_only::<Job>(&[]).await;
+    house.wait_for_only::<Service>(&[]).await;
+    house.wait_for_only::<ConfigMap>(&[]).await;
+    house.wait_for_only::<Pod>(&[]).await;
 }
 
 #[tokio::test]
 async fn a_run_that_takes_the_name_of_a_deleted_one_begins_afresh() {
-    let house = House::open().await;
-    house.train(spec(lost_image())).await;
-    house.has_only::<Job>(&["run-align-1"]).await;
+    let house = TestCluster::connect().await;
+    house.create_training(spec(lost_image())).await;
+    house.wait_for_only::<Job>(&["run-align-1"]).await;
     house
         .api::<CnClipTraining>()
         .delete("run", &DeleteParams::default())
         .await
         .unwrap();
 
-    house.train(spec(lost_image())).await;
+    house.create_training(spec(lost_image())).await;
     let begun = |run: &CnClipTraining| {
         run.status
             .as_ref()
             .is_some_and(|status| status.stages.iter().any(|stage| stage.attempt > 0))
     };
 
-    let run = house.training("its first attempt", begun).await;
+    let run = house.wait_for_training("its first attempt", begun).await;
     let job = house.api::<Job>().get("run-align-1").await.unwrap();
     assert_eq!(job.owner_references()[0].uid, run.uid().unwrap());
     let status = run.status.unwrap();
@@ -253,16 +257,16 @@ async fn a_run_that_takes_the_name_of_a_deleted_one_begins_afresh() {
 
 #[tokio::test]
 async fn an_ended_run_goes_when_its_time_is_over() {
-    let house = House::open().await;
-    let (bed, _) = installed().await.unwrap();
+    let house = TestCluster::connect().await;
+    let (bed, _) = install_operator().await.unwrap();
     let mut spec = spec(json!({"accelerator": "None", "image": bed.images.operator}));
     spec["ttlSecondsAfterFinished"] = json!(2);
-    house.train(spec).await;
+    house.create_training(spec).await;
     let trainings = house.api::<CnClipTraining>();
 
-    until(
+    wait_until(
         "its end",
-        SOON,
+        CLUSTER_TIMEOUT,
         async || Ok(trainings.get_opt("run").await?),
         Option::is_none,
     )
@@ -272,12 +276,13 @@ async fn an_ended_run_goes_when_its_time_is_over() {
 
 #[tokio::test]
 async fn an_evaluation_says_which_training_it_waits_for() {
-    let house = House::open().await;
-    let evaluation: CnClipEvaluation = object(json!({"metadata": {"name": "scores"}, "spec": {
-        "checkpoint": {"trainingName": "run"},
-        "tasks": [{"name": "valid", "retrieval": {"dataset": "s3://cnclip/nowhere/"}}],
-    }}))
-    .unwrap();
+    let house = TestCluster::connect().await;
+    let evaluation: CnClipEvaluation =
+        parse_object(json!({"metadata": {"name": "scores"}, "spec": {
+            "checkpoint": {"trainingName": "run"},
+            "tasks": [{"name": "valid", "retrieval": {"dataset": "s3://cnclip/nowhere/"}}],
+        }}))
+        .unwrap();
 
     let evaluations = house.api::<CnClipEvaluation>();
     evaluations
@@ -298,19 +303,21 @@ async fn an_evaluation_says_which_training_it_waits_for() {
                 .any(|found| found.type_ == "Running" && found.reason == reason)
         };
 
-        until(reason, SOON, ask, running).await.unwrap()
+        wait_until(reason, CLUSTER_TIMEOUT, ask, running)
+            .await
+            .unwrap()
     };
 
     waits("TrainingMissing").await;
-    house.train(spec(lost_image())).await;
+    house.create_training(spec(lost_image())).await;
     waits("TrainingNotComplete").await;
 }
 
 #[tokio::test]
 async fn the_operator_may_not_read_secrets_nor_do_anything_to_everything() {
-    let (_, client) = installed().await.unwrap();
+    let (_, client) = install_operator().await.unwrap();
     let allowed = async |group: &str, resource: &str, verb: &str| {
-        let review: SubjectAccessReview = object(json!({"metadata": {}, "spec": {
+        let review: SubjectAccessReview = parse_object(json!({"metadata": {}, "spec": {
             "user": format!("system:serviceaccount:{NAMESPACE}:{RELEASE}"),
             "resourceAttributes": {"group": group, "resource": resource, "verb": verb, "namespace": "default"},
         }})).unwrap();
@@ -353,15 +360,20 @@ async fn leader(client: &Client) -> anyhow::Result<String> {
 
 #[tokio::test]
 async fn an_operator_tells_its_numbers_and_hands_over_without_touching_what_it_made() {
-    let house = House::open().await;
+    let house = TestCluster::connect().await;
     let client = &house.client;
-    house.train(spec(lost_image())).await;
-    house.has_only::<Job>(&["run-align-1"]).await;
+    house.create_training(spec(lost_image())).await;
+    house.wait_for_only::<Job>(&["run-align-1"]).await;
     let made = house.api::<Job>().get("run-align-1").await.unwrap().uid();
 
-    let first = until("a leader", SOON, || leader(client), |name| !name.is_empty())
-        .await
-        .unwrap();
+    let first = wait_until(
+        "a leader",
+        CLUSTER_TIMEOUT,
+        || leader(client),
+        |name| !name.is_empty(),
+    )
+    .await
+    .unwrap();
 
     let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{first}:8080/proxy/metrics");
     let request = http::Request::get(path).body(Vec::new()).unwrap();
@@ -377,7 +389,7 @@ async fn an_operator_tells_its_numbers_and_hands_over_without_touching_what_it_m
     let pods = Api::<Pod>::namespaced(client.clone(), NAMESPACE);
     pods.delete(&first, &DeleteParams::default()).await.unwrap();
     let other = |name: &String| !name.is_empty() && *name != first;
-    until(
+    wait_until(
         "another leader",
         Duration::from_secs(20),
         || leader(client),
@@ -386,15 +398,15 @@ async fn an_operator_tells_its_numbers_and_hands_over_without_touching_what_it_m
     .await
     .unwrap();
 
-    house.change(json!({"reportEverySteps": 5})).await;
+    house.patch_training(json!({"reportEverySteps": 5})).await;
     let seen = |run: &CnClipTraining| {
         run.status
             .as_ref()
             .is_some_and(|status| status.observed_generation == Some(2))
     };
 
-    house.training("the new leader's look", seen).await;
-    house.has_only::<Job>(&["run-align-1"]).await;
+    house.wait_for_training("the new leader's look", seen).await;
+    house.wait_for_only::<Job>(&["run-align-1"]).await;
     assert_eq!(
         house.api::<Job>().get("run-align-1").await.unwrap().uid(),
         made
@@ -404,10 +416,10 @@ async fn an_operator_tells_its_numbers_and_hands_over_without_touching_what_it_m
 #[tokio::test]
 async fn every_switch_of_the_chart_gives_objects_that_the_api_server_takes() {
     use std::process::Command;
-    let (bed, _) = installed().await.unwrap();
+    let (bed, _) = install_operator().await.unwrap();
     let helm = |arguments: &[&str]| {
         let mut command = Command::new(&bed.helm);
-        operator::run(command.args(arguments).arg(operator::chart()), "").unwrap()
+        operator::run_command(command.args(arguments).arg(operator::chart_folder()), "").unwrap()
     };
 
     helm(&["lint", "--strict"]);
@@ -436,7 +448,7 @@ async fn every_switch_of_the_chart_gives_objects_that_the_api_server_takes() {
             "-",
         ];
 
-        operator::run(
+        operator::run_command(
             kubectl.args(dry).env("KUBECONFIG", &bed.kubeconfig),
             &rendered,
         )
@@ -455,7 +467,7 @@ async fn every_switch_of_the_chart_gives_objects_that_the_api_server_takes() {
 
 #[tokio::test]
 async fn a_value_that_the_chart_does_not_know_is_refused() {
-    let (bed, _) = installed().await.unwrap();
+    let (bed, _) = install_operator().await.unwrap();
     for value in [
         "replica=2",
         "image.operator=no-tag",
@@ -463,10 +475,10 @@ async fn a_value_that_the_chart_does_not_know_is_refused() {
         "monitoring.interval=fast",
     ] {
         let mut command = std::process::Command::new(&bed.helm);
-        let refused = operator::run(
+        let refused = operator::run_command(
             command
                 .args(["template", "probe", "--set", value])
-                .arg(operator::chart()),
+                .arg(operator::chart_folder()),
             "",
         );
         let words = refused.expect_err(value).to_string();

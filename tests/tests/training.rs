@@ -16,12 +16,12 @@ use cnclip_crds::{
     training::{CnClipTraining, StageState, StageStatus},
 };
 use cnclip_tests::{
-    bed::S3,
-    house::{House, SOON, condition, message},
-    namespace::object,
-    operator::run,
-    training::{slow, spec, upload},
-    wait::until,
+    cluster::{CLUSTER_TIMEOUT, TestCluster, condition_message, find_condition},
+    namespace::parse_object,
+    operator::run_command,
+    testbed::S3Store,
+    training::{lengthen_first_stage, tiny_training_spec, upload_dataset},
+    wait::wait_until,
 };
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{
@@ -40,27 +40,31 @@ fn stage<'a>(training: &'a CnClipTraining, name: &str) -> &'a StageStatus {
 }
 
 fn ended(training: &CnClipTraining) -> bool {
-    let is_true = |type_| condition(training, type_).is_some_and(|found| found.status == "True");
+    let is_true =
+        |type_| find_condition(training, type_).is_some_and(|found| found.status == "True");
     is_true("Complete") || is_true("Failed")
 }
 
-async fn complete(house: &House) -> CnClipTraining {
-    let training = house.training("the end", ended).await;
-    let failed = condition(&training, "Failed").unwrap();
+async fn complete(house: &TestCluster) -> CnClipTraining {
+    let training = house.wait_for_training("the end", ended).await;
+    let failed = find_condition(&training, "Failed").unwrap();
     assert_eq!(failed.status, "False", "{}", failed.message);
     training
 }
 
 #[tokio::test]
 async fn a_manifest_becomes_checkpoints_recalls_and_a_page() {
-    let house = House::open().await;
-    let data = upload(&house);
-    house.train(spec(&house, &data, "run", 20)).await;
-    let evaluation: CnClipEvaluation = object(json!({"metadata": {"name": "score"}, "spec": {
-        "checkpoint": {"trainingName": "run"},
-        "tasks": [{"name": "golden", "retrieval": {"dataset": data}}],
-    }}))
-    .unwrap();
+    let house = TestCluster::connect().await;
+    let data = upload_dataset(&house);
+    house
+        .create_training(tiny_training_spec(&house, &data, "run", 20))
+        .await;
+    let evaluation: CnClipEvaluation =
+        parse_object(json!({"metadata": {"name": "score"}, "spec": {
+            "checkpoint": {"trainingName": "run"},
+            "tasks": [{"name": "golden", "retrieval": {"dataset": data}}],
+        }}))
+        .unwrap();
 
     let evaluations: Api<CnClipEvaluation> = house.api();
     evaluations
@@ -86,9 +90,9 @@ async fn a_manifest_becomes_checkpoints_recalls_and_a_page() {
         "{checkpoints:?}"
     );
 
-    let scored = until(
+    let scored = wait_until(
         "the scores",
-        SOON,
+        CLUSTER_TIMEOUT,
         async || Ok(evaluations.get("score").await?),
         |evaluation| {
             evaluation.status.as_ref().is_some_and(|status| {
@@ -153,7 +157,7 @@ fn runs_for_a_while(run: &CnClipTraining) -> bool {
 }
 
 /// Kills the worker of a number, as a lack of memory or an administrator would.
-async fn kill(house: &House, worker: &str) {
+async fn kill(house: &TestCluster, worker: &str) {
     let label = format!("batch.kubernetes.io/job-completion-index={worker}");
     let pods = house
         .api::<Pod>()
@@ -165,26 +169,38 @@ async fn kill(house: &House, worker: &str) {
     assert!(!killed.is_empty(), "worker {worker} has ended by itself");
     for process in killed {
         let pid = process.file_name().unwrap().to_string_lossy().into_owned();
-        run(Command::new("kill").args(["-9", &pid]), "").unwrap();
+        run_command(Command::new("kill").args(["-9", &pid]), "").unwrap();
     }
 }
 
 #[tokio::test]
 async fn two_workers_of_which_one_is_killed_end_as_one_that_works_alone() {
     let steps = 20;
-    let alone = House::open().await;
+    let alone = TestCluster::connect().await;
     alone
-        .train(slow(spec(&alone, &upload(&alone), "run", steps)))
+        .create_training(lengthen_first_stage(tiny_training_spec(
+            &alone,
+            &upload_dataset(&alone),
+            "run",
+            steps,
+        )))
         .await;
 
-    let house = House::open().await;
-    let mut both = slow(spec(&house, &upload(&house), "run", steps));
+    let house = TestCluster::connect().await;
+    let mut both = lengthen_first_stage(tiny_training_spec(
+        &house,
+        &upload_dataset(&house),
+        "run",
+        steps,
+    ));
     both["workers"]["replicas"] = json!(2);
-    house.train(both).await;
-    let running = house.training("a dozen steps", runs_for_a_while).await;
+    house.create_training(both).await;
+    let running = house
+        .wait_for_training("a dozen steps", runs_for_a_while)
+        .await;
 
     assert!(
-        message(&running, "Running").ends_with("2 of 2 workers"),
+        condition_message(&running, "Running").ends_with("2 of 2 workers"),
         "{running:?}"
     );
 
@@ -226,19 +242,31 @@ async fn two_workers_of_which_one_is_killed_end_as_one_that_works_alone() {
 #[tokio::test]
 async fn a_trainer_killed_at_any_moment_ends_as_one_that_was_not() {
     let steps = 30;
-    let straight = House::open().await;
+    let straight = TestCluster::connect().await;
     straight
-        .train(slow(spec(&straight, &upload(&straight), "run", steps)))
+        .create_training(lengthen_first_stage(tiny_training_spec(
+            &straight,
+            &upload_dataset(&straight),
+            "run",
+            steps,
+        )))
         .await;
 
     let expected = complete(&straight).await;
 
-    let house = House::open().await;
+    let house = TestCluster::connect().await;
     house
-        .train(slow(spec(&house, &upload(&house), "run", steps)))
+        .create_training(lengthen_first_stage(tiny_training_spec(
+            &house,
+            &upload_dataset(&house),
+            "run",
+            steps,
+        )))
         .await;
 
-    house.training("a dozen steps", runs_for_a_while).await;
+    house
+        .wait_for_training("a dozen steps", runs_for_a_while)
+        .await;
     kill(&house, "0").await;
     let training = complete(&house).await;
     let status = training.status.as_ref().unwrap();
@@ -269,12 +297,12 @@ async fn a_trainer_killed_at_any_moment_ends_as_one_that_was_not() {
 
 #[tokio::test]
 async fn a_stage_that_does_not_fit_into_memory_is_told_so_before_its_first_step() {
-    let house = House::open().await;
-    let mut spec = spec(&house, &upload(&house), "run", 10);
+    let house = TestCluster::connect().await;
+    let mut spec = tiny_training_spec(&house, &upload_dataset(&house), "run", 10);
     spec["workers"]["resources"] = json!({"limits": {"memory": "64Mi"}});
-    house.train(spec).await;
-    let training = house.training("the end", ended).await;
-    let words = message(&training, "Failed");
+    house.create_training(spec).await;
+    let training = house.wait_for_training("the end", ended).await;
+    let words = condition_message(&training, "Failed");
 
     assert!(words.contains("of memory for 12 pairs at once"), "{words}");
     assert!(words.contains("and there are 64 MiB"), "{words}");
@@ -316,12 +344,12 @@ async fn what_a_trainer_cannot_use_is_named_and_no_retry_is_burnt() {
     ];
 
     for (name, place, value, expected) in rows {
-        let house = House::open().await;
-        let S3 {
+        let house = TestCluster::connect().await;
+        let S3Store {
             endpoint, region, ..
-        } = &house.bed.s3;
+        } = &house.testbed.s3;
 
-        let wrong: Secret = object(json!({"metadata": {"name": "wrong"}, "stringData": {
+        let wrong: Secret = parse_object(json!({"metadata": {"name": "wrong"}, "stringData": {
             "AWS_ENDPOINT": endpoint, "AWS_REGION": region, "AWS_ALLOW_HTTP": "true",
             "AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}}))
         .unwrap();
@@ -332,15 +360,15 @@ async fn what_a_trainer_cannot_use_is_named_and_no_retry_is_burnt() {
             .await
             .unwrap();
 
-        let mut spec = spec(&house, "s3://cnclip/nothing/", "run", 10);
+        let mut spec = tiny_training_spec(&house, "s3://cnclip/nothing/", "run", 10);
         match spec.pointer_mut(place) {
             Some(field) => *field = value,
             None => spec["model"]["vocabulary"] = value,
         }
 
-        house.train(spec).await;
-        let training = house.training(name, ended).await;
-        let words = message(&training, "Failed");
+        house.create_training(spec).await;
+        let training = house.wait_for_training(name, ended).await;
+        let words = condition_message(&training, "Failed");
         assert!(words.contains(expected), "{name}: {words}");
         assert_eq!(
             training.status.as_ref().unwrap().restarts.total,

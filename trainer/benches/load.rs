@@ -12,11 +12,11 @@ use std::path::Path;
 use std::time::Instant;
 
 use clap::Parser;
-use cnclip::source;
-use cnclip::weights::{Part, load};
+use cnclip::model_resolver;
+use cnclip::weights::{ModelPart, load_weights};
 use cnclip_compute::params::{Params, Segment};
 use cnclip_crds::model::{Architecture, ModelConfig};
-use cnclip_nn::model::clip::{Capacity, Clip};
+use cnclip_nn::model::clip::{BatchCapacity, Clip};
 use serde_json::{Map, Value, json};
 
 /// Loads the weights of one model.
@@ -33,7 +33,7 @@ struct Arguments {
 fn model(name: &str) -> anyhow::Result<ModelConfig> {
     let architecture: Architecture = serde_json::from_value(name.into())?;
     architecture
-        .towers()
+        .published_model()
         .ok_or_else(|| anyhow::anyhow!("{name} is no published model"))
 }
 
@@ -41,7 +41,7 @@ fn main() -> anyhow::Result<()> {
     let Arguments { model, .. } = Arguments::parse();
     let (_clip, mut params) = Clip::new(
         &model,
-        Capacity {
+        BatchCapacity {
             batch: 1,
             context: 8,
         },
@@ -53,9 +53,9 @@ fn main() -> anyhow::Result<()> {
     let bytes = file.metadata()?.len();
     let before = resident("VmRSS:")?;
     let started = Instant::now();
-    let found = source::weights(&file.display().to_string())?;
+    let found = model_resolver::resolve_weights(&file.display().to_string())?;
 
-    load(&mut params, &found.tensors, Part::All)?;
+    load_weights(&mut params, &found.tensors, ModelPart::All)?;
     let seconds = started.elapsed().as_secs_f64();
     let peak = resident("VmHWM:")?;
     println!(
@@ -67,7 +67,7 @@ fn main() -> anyhow::Result<()> {
             "resident_before_bytes": before,
             "resident_peak_bytes": peak,
             "peak_to_file": peak as f64 / bytes as f64,
-            "first_value": params.values.read()[0],
+            "first_value": params.values.to_host()[0],
         })
     );
 
@@ -76,7 +76,7 @@ fn main() -> anyhow::Result<()> {
 
 /// Random numbers under the model's names, written as they are made.
 fn write(path: &Path, params: &Params) -> anyhow::Result<()> {
-    let tensors = || params.tensors().map(|(segment, _)| segment);
+    let tensors = || params.named_tensors().map(|(segment, _)| segment);
     let mut header = Map::new();
     let mut end = 0;
 

@@ -13,16 +13,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Parser;
-use cnclip_compute::collective::Ranks;
+use cnclip_compute::collective::Collective;
 use cnclip_compute::ops::dropout::Dropout;
-use cnclip_compute::ops::patchify::Pixels;
+use cnclip_compute::ops::patchify::PixelBatch;
 use cnclip_crds::model::ModelConfig;
-use cnclip_crds::names::{ENV_WORKER, WORLD_PORT};
-use cnclip_crds::run_config::{Identity, WorldConfig};
-use cnclip_distributed::{Claim, Crew, World};
-use cnclip_nn::accumulate::Accumulator;
-use cnclip_nn::model::Texts;
-use cnclip_nn::model::clip::{Batch, Capacity, Clip};
+use cnclip_crds::names::{ENV_WORKER_INDEX, RENDEZVOUS_PORT};
+use cnclip_crds::trainer_config::{DistributedConfig, RunIdentity};
+use cnclip_distributed::{Communicator, JoinRequest, LocalRanks};
+use cnclip_nn::accumulate::GradientAccumulator;
+use cnclip_nn::model::PackedTexts;
+use cnclip_nn::model::clip::{BatchCapacity, Clip, ClipBatch};
 
 /// Times a ring, and forward and backward passes of one model on made-up pairs.
 #[derive(Clone, Parser)]
@@ -57,34 +57,34 @@ struct Found {
     waited_share: f64,
 }
 
-fn measure(arguments: &Arguments, world: &Arc<World>) -> anyhow::Result<Found> {
+fn measure(arguments: &Arguments, world: &Arc<Communicator>) -> anyhow::Result<Found> {
     let config: ModelConfig = serde_json::from_slice(&std::fs::read(&arguments.model)?)?;
-    let own = world.share(arguments.batch).len();
+    let own = world.rank_range(arguments.batch).len();
     let (mut clip, mut params) = Clip::new(
         &config,
-        Capacity {
+        BatchCapacity {
             batch: own,
             context: 16,
         },
     );
 
-    params.initialize(1);
+    params.init_values(1);
     let sizes = (arguments.batch, own);
-    let mut accumulator = Accumulator::shared(&clip, &params, sizes, world.clone());
-    let mut buckets = world.buckets()?;
+    let mut accumulator = GradientAccumulator::with_ranks(&clip, &params, sizes, world.clone());
+    let mut buckets = world.gradient_buckets()?;
     let picture = 3 * (config.image.resolution as usize).pow(2);
     let pixels: Vec<u8> = (0..own * picture).map(|i| (i * 37 % 251) as u8).collect();
     let ids: Vec<u32> = (0..own * 12).map(|i| 1 + i as u32 % 1000).collect();
     let offsets: Vec<usize> = (0..=own).map(|pair| pair * 12).collect();
 
-    let texts = Texts {
+    let texts = PackedTexts {
         ids: &ids,
         offsets: &offsets,
     };
 
     let given = (
-        Batch {
-            pixels: Pixels::Bytes(&pixels),
+        ClipBatch {
+            pixels: PixelBatch::Bytes(&pixels),
             texts,
         },
         Dropout::NONE,
@@ -95,9 +95,9 @@ fn measure(arguments: &Arguments, world: &Arc<World>) -> anyhow::Result<Found> {
         params.clear_gradients();
         clip.add_logit_scale_gradient(&mut params, score.logit_scale_gradient as f32);
         accumulator.backward((&mut clip, &mut params), given, &mut buckets);
-        buckets.finish(&mut params.gradients.view_mut());
+        buckets.finish_all_reduce(&mut params.gradients.view_mut());
 
-        world.waited() + buckets.waited()
+        world.wait_time() + buckets.wait_time()
     };
 
     let before = step();
@@ -110,12 +110,12 @@ fn measure(arguments: &Arguments, world: &Arc<World>) -> anyhow::Result<Found> {
 
     let seconds = start.elapsed().as_secs_f64();
     let mut values = vec![1f32; arguments.mebibytes << 18];
-    world.add(&mut values);
+    world.all_reduce_sum(&mut values);
     let start = Instant::now();
-    world.add(&mut values);
+    world.all_reduce_sum(&mut values);
     let mebibytes_per_second = arguments.mebibytes as f64 / start.elapsed().as_secs_f64();
 
-    world.meet()?;
+    world.barrier()?;
     Ok(Found {
         pairs_per_second: f64::from(arguments.steps) * arguments.batch as f64 / seconds,
         mebibytes_per_second,
@@ -129,7 +129,7 @@ fn start(arguments: &Arguments) -> anyhow::Result<Vec<Child>> {
         let mut command = Command::new(std::env::current_exe()?);
         command
             .args(std::env::args_os().skip(1))
-            .env(ENV_WORKER, worker.to_string());
+            .env(ENV_WORKER_INDEX, worker.to_string());
 
         command
             .env("RAYON_NUM_THREADS", arguments.threads.to_string())
@@ -143,28 +143,28 @@ fn start(arguments: &Arguments) -> anyhow::Result<Vec<Child>> {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    if std::env::var_os(ENV_WORKER).is_none() {
+    if std::env::var_os(ENV_WORKER_INDEX).is_none() {
         for mut worker in start(&arguments)? {
             worker.wait()?;
         }
         return Ok(());
     }
 
-    let config = WorldConfig {
+    let config = DistributedConfig {
         replicas: arguments.workers as i32,
-        coordinator: Some(format!("127.0.0.1:{WORLD_PORT}")),
-        ..WorldConfig::default()
+        coordinator: Some(format!("127.0.0.1:{RENDEZVOUS_PORT}")),
+        ..DistributedConfig::default()
     };
 
-    let claim = Claim {
-        run: &Identity::default(),
+    let claim = JoinRequest {
+        run: &RunIdentity::default(),
         config: String::new(),
     };
 
-    let job = |world: Arc<World>| {
+    let job = |world: Arc<Communicator>| {
         let found = measure(&arguments, &world)
             .map_err(|error| cnclip::error::Error::Usage(error.to_string()))?;
-        if world.is_first() {
+        if world.is_rank_zero() {
             let result = serde_json::json!({
                 "workers": arguments.workers,
                 "threads": arguments.threads,
@@ -179,5 +179,6 @@ fn main() -> anyhow::Result<()> {
         Ok(())
     };
 
-    Ok(Crew::join(&config, &claim, &|| false)?.work::<cnclip::error::Error>(job, job)?)
+    Ok(LocalRanks::join_workers(&config, &claim, &|| false)?
+        .run_ranks::<cnclip::error::Error>(job, job)?)
 }

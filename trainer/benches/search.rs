@@ -12,8 +12,8 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::Parser;
-use cnclip::evaluate::search::{Features, nearest};
-use cnclip::report::process;
+use cnclip::evaluate::search::{FeatureMatrix, nearest_neighbors};
+use cnclip::report::process_memory;
 use serde_json::json;
 
 /// Searches files of fp32 numbers.
@@ -55,11 +55,11 @@ fn main() -> anyhow::Result<()> {
 
     let queries = read(&queries)?;
     let candidates = read(&candidates)?;
-    let queries = Features::new(&queries, width);
-    let candidates = Features::new(&candidates, width);
+    let queries = FeatureMatrix::new(&queries, width);
+    let candidates = FeatureMatrix::new(&candidates, width);
     let before = peak()?;
     let started = Instant::now();
-    let found = nearest(queries, candidates, count);
+    let found = nearest_neighbors(queries, candidates, count);
     let seconds = started.elapsed().as_secs_f64();
 
     let found: Vec<Vec<usize>> = found
@@ -93,5 +93,6 @@ fn read(path: &Path) -> anyhow::Result<Vec<f32>> {
 }
 
 fn peak() -> anyhow::Result<i64> {
-    process::peak_resident_bytes().context("the kernel does not say how much memory was held")
+    process_memory::peak_resident_bytes()
+        .context("the kernel does not say how much memory was held")
 }

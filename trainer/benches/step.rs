@@ -10,7 +10,7 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use cnclip::bench::{Bench, Plan};
+use cnclip::bench::{BenchConfig, TrainingBench};
 use cnclip_compute::tensor::Memory;
 use cnclip_crds::stage::Precision;
 use peak_alloc::PeakAlloc;
@@ -55,7 +55,7 @@ struct Arguments {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let plan = Plan {
+    let plan = BenchConfig {
         model: serde_json::from_slice(&std::fs::read(&arguments.model)?)?,
         batch: arguments.batch,
         micro_batch: arguments.micro_batch.unwrap_or(arguments.batch),
@@ -67,13 +67,13 @@ fn main() -> anyhow::Result<()> {
             Precision::Fp32
         },
         recompute: arguments.recompute,
-        masked: arguments.masked,
+        masked_percent: arguments.masked,
     };
 
     let before = MEMORY.current_usage();
-    let mut bench = Bench::new(&plan, &Memory::Host);
-    let reserved = MEMORY.current_usage() - before - bench.pairs_bytes();
-    let times = bench.run(arguments.steps)?;
+    let mut bench = TrainingBench::new(&plan, &Memory::Host);
+    let reserved = MEMORY.current_usage() - before - bench.batch_bytes();
+    let times = bench.time_steps(arguments.steps)?;
     let result = serde_json::json!({
         "pairsPerSecond": times.pairs_per_second,
         "forwardSeconds": times.forward_seconds,
@@ -81,7 +81,7 @@ fn main() -> anyhow::Result<()> {
         "optimizerSeconds": times.optimizer_seconds,
         "reservedBytes": reserved,
         "threads": rayon::current_num_threads(),
-        "parameters": bench.parameters(),
+        "parameters": bench.param_count(),
     });
 
     println!("{result}");

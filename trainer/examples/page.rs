@@ -7,24 +7,25 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use cnclip::evaluate::zero_shot::{self, Ready};
-use cnclip::evaluate::{Encoder, Sizes, score};
-use cnclip::report::history::Point;
+use cnclip::evaluate::zero_shot::{self, PreparedZeroShot};
+use cnclip::evaluate::{Encoder, EncoderInputSizes, score_retrieval};
+use cnclip::report::history::HistoryPoint;
 use cnclip::report::page::{
-    Classes, Curves, Examples, PageInput, Public, Shown, Stage, Task, compare, page,
+    ClassDetails, PageInput, PublicDataset, RetrievalExamples, RunCurves, StageCurves, TaskDetails,
+    TaskSection, render_comparison, render_page,
 };
-use cnclip_compute::ops::patchify::Pixels;
+use cnclip_compute::ops::patchify::PixelBatch;
 use cnclip_crds::benchmark::Benchmark;
 use cnclip_crds::model::Architecture;
-use cnclip_crds::report::{Recall, Recalls};
-use cnclip_crds::run_config::ZeroShotConfig;
-use cnclip_crds::zero_shot::Preset;
-use cnclip_data::prepare::{Options, prepare};
+use cnclip_crds::report::{RecallAtK, RetrievalRecalls};
+use cnclip_crds::trainer_config::ZeroShotConfig;
+use cnclip_crds::zero_shot::DatasetPreset;
+use cnclip_data::prepare::{PrepareOptions, prepare_files};
 use cnclip_data::shard::Dataset;
 use cnclip_data::store::Store;
-use cnclip_data::tokenize::{Tokenizer, Vocabulary};
-use cnclip_distributed::World;
-use cnclip_nn::model::Texts;
+use cnclip_data::tokenizer::{Tokenizer, Vocabulary};
+use cnclip_distributed::Communicator;
+use cnclip_nn::model::PackedTexts;
 
 const WIDTH: usize = 16;
 const SIDE: usize = 8;
@@ -78,10 +79,10 @@ fn noise_of(seed: usize) -> f32 {
 }
 
 impl Encoder for Guess {
-    fn width(&self) -> usize {
+    fn embedding_dim(&self) -> usize {
         WIDTH
     }
-    fn encode_images(&mut self, pixels: Pixels<'_>) -> Cow<'_, [f32]> {
+    fn encode_images(&mut self, pixels: PixelBatch<'_>) -> Cow<'_, [f32]> {
         let count = pixels.len() / (3 * SIDE * SIDE);
         let first = self.images;
         self.images += count;
@@ -90,18 +91,18 @@ impl Encoder for Guess {
 
         self.keep(first..first + count, self.together.0, noise)
     }
-    fn encode_texts(&mut self, texts: Texts<'_>) -> Cow<'_, [f32]> {
-        let count = texts.count();
+    fn encode_texts(&mut self, texts: PackedTexts<'_>) -> Cow<'_, [f32]> {
+        let count = texts.text_count();
         let first = self.texts;
         self.texts += count;
         self.keep(first..first + count, self.together.1, 1.3)
     }
 }
 
-fn stage(name: &str, start: i64, steps: i64, (from, to): (f64, f64)) -> Stage {
-    let recall = |value: f64| Recall {
+fn stage(name: &str, start: i64, steps: i64, (from, to): (f64, f64)) -> StageCurves {
+    let recall = |value: f64| RecallAtK {
         mean_recall: value,
-        ..Recall::default()
+        ..RecallAtK::default()
     };
 
     let point = |step: i64| {
@@ -110,7 +111,7 @@ fn stage(name: &str, start: i64, steps: i64, (from, to): (f64, f64)) -> Stage {
         let noise = f64::from(noise_of((start + step) as usize));
         let warm = (progress * 20.0).min(1.0);
 
-        Point {
+        HistoryPoint {
             step,
             reported_at: start + step * 4 / 5,
             samples_seen: step * 256,
@@ -121,14 +122,14 @@ fn stage(name: &str, start: i64, steps: i64, (from, to): (f64, f64)) -> Stage {
             logit_scale: Some(2.66 + 0.8 * progress),
             gradient_norm: Some(1.1 - 0.5 * progress + 0.2 * noise.abs()),
             samples_per_second: Some(313.0 + 9.0 * noise),
-            recalls: (step % 50 == 0).then(|| Recalls {
+            recalls: (step % 50 == 0).then(|| RetrievalRecalls {
                 text_to_image: recall(10.0 * (6.0 - loss)),
                 image_to_text: recall(9.0 * (6.0 - loss)),
             }),
         }
     };
 
-    Stage {
+    StageCurves {
         name: name.into(),
         points: (1..=steps / 5).map(|i| point(i * 5)).collect(),
     }
@@ -141,10 +142,10 @@ struct Files<'a> {
     texts: &'a Path,
 }
 
-const SIZES: Sizes = Sizes {
-    side: SIDE,
+const SIZES: EncoderInputSizes = EncoderInputSizes {
+    image_size: SIDE,
     context_length: 8,
-    batch: 256,
+    batch_size: 256,
 };
 /// The share of a data set that may be unusable.
 const SKIPPED: f64 = 0.2;
@@ -156,39 +157,39 @@ fn tokenizer() -> Result<Tokenizer> {
 }
 
 /// Scores a retrieval with guesses.
-fn retrieval(name: &str, files: Files<'_>, public: Option<Benchmark>) -> Result<Task> {
-    let store = Store::memory();
-    let options = Options {
+fn retrieval(name: &str, files: Files<'_>, public: Option<Benchmark>) -> Result<TaskSection> {
+    let store = Store::in_memory();
+    let options = PrepareOptions {
         shard_bytes: 4 << 20,
-        most_skipped: SKIPPED,
-        ..Options::default()
+        max_skipped_ratio: SKIPPED,
+        ..PrepareOptions::default()
     };
 
-    prepare(files.images, files.texts, &store, &options, |_| ())?;
+    prepare_files(files.images, files.texts, &store, &options, |_| ())?;
     let dataset = Dataset::new(store)?;
     let mut guess = Guess::new((1, 1));
     let limits = (SIZES, SKIPPED);
-    let scored = score(
+    let scored = score_retrieval(
         name,
         &dataset,
         &tokenizer()?,
         &mut guess,
         limits,
-        &World::alone(),
+        &Communicator::single_rank(),
     )?;
 
     let mut scored = scored.context("one rank has the numbers")?;
-    scored.calibrate(50.0);
-    let shown = Shown::Retrieval(Examples::of(&scored, &dataset)?);
-    Ok(Task {
+    scored.calibrate_threshold(50.0);
+    let shown = TaskDetails::Retrieval(RetrievalExamples::from_scored(&scored, &dataset)?);
+    Ok(TaskSection {
         result: scored.result,
         shown,
-        public: public.map(Public::Retrieval),
+        public: public.map(PublicDataset::Retrieval),
     })
 }
 
 /// The same, as if nobody had said what belongs together.
-fn unlabelled(name: &str, files: Files<'_>) -> Result<Task> {
+fn unlabelled(name: &str, files: Files<'_>) -> Result<TaskSection> {
     let folder = tempfile::tempdir()?;
     let texts = folder.path().join("texts.jsonl");
     let lines: Vec<String> = texts_of(files.texts)?
@@ -226,8 +227,8 @@ fn zero_shot(
     name: &str,
     files: Files<'_>,
     (classes, each): (usize, usize),
-    preset: Option<Preset>,
-) -> Result<Task> {
+    preset: Option<DatasetPreset>,
+) -> Result<TaskSection> {
     let folder = tempfile::tempdir()?;
     let names: Vec<_> = texts_of(files.texts)?
         .filter(|text| !text.trim().is_empty())
@@ -269,20 +270,26 @@ fn zero_shot(
         metric: None,
     };
 
-    let ready = Ready::check(name, &config)?;
+    let ready = PreparedZeroShot::from_config(name, &config)?;
     let mut guess = Guess::new((each, ready.templates.texts.len()));
     let limits = (SIZES, SKIPPED);
-    let scored = zero_shot::score(&ready, &tokenizer()?, &mut guess, limits, &World::alone())?;
-    let shown = Shown::ZeroShot(Classes::of(&scored, &ready.store)?);
+    let scored = zero_shot::score_zero_shot(
+        &ready,
+        &tokenizer()?,
+        &mut guess,
+        limits,
+        &Communicator::single_rank(),
+    )?;
+    let shown = TaskDetails::ZeroShot(ClassDetails::from_scored(&scored, &ready.store)?);
 
-    Ok(Task {
+    Ok(TaskSection {
         result: scored.result,
         shown,
-        public: preset.map(Public::ZeroShot),
+        public: preset.map(PublicDataset::ZeroShot),
     })
 }
 
-fn stages() -> Vec<Stage> {
+fn stages() -> Vec<StageCurves> {
     vec![
         stage("align", START, 300, (5.56, 3.4)),
         stage("pretrain", START + 300, 450, (3.3, 2.2)),
@@ -295,12 +302,14 @@ fn evaluation(files: Files<'_>) -> Result<String> {
         retrieval("flickr30k-cn", files, Some(Benchmark::Flickr30kCnTest))?,
         retrieval("own", files, None)?,
         unlabelled("muge-test", files)?,
-        zero_shot("cifar-10", files, (10, 12), Some(Preset::Cifar10))?,
-        zero_shot("cifar-100", files, (100, 4), Some(Preset::Cifar100))?,
+        zero_shot("cifar-10", files, (10, 12), Some(DatasetPreset::Cifar10))?,
+        zero_shot("cifar-100", files, (100, 4), Some(DatasetPreset::Cifar100))?,
         zero_shot("own-classes", files, (40, 6), None)?,
     ];
 
-    let model = Architecture::VitB16.towers().context("it has towers")?;
+    let model = Architecture::VitB16
+        .published_model()
+        .context("it has towers")?;
     let digests = tasks.iter().map(|task| {
         (
             format!("{}: digest", task.result.name),
@@ -313,19 +322,19 @@ fn evaluation(files: Files<'_>) -> Result<String> {
         "s3://runs/demo/finetune/checkpoints/150".into(),
     )];
 
-    Ok(page(&PageInput {
+    Ok(render_page(&PageInput {
         title: "demo".into(),
         written_at: START + 2000,
         stages: stages(),
         provenance: provenance.into_iter().chain(digests).collect(),
         tasks,
         configuration: "embedDim: 512\ncontextLength: 52\n".into(),
-        ..PageInput::of_weights(&model)
+        ..PageInput::from_model(&model)
     }))
 }
 
 fn training() -> String {
-    page(&PageInput {
+    render_page(&PageInput {
         title: "training".into(),
         model: "ResNet [3, 4, 6, 3]×64 at 32 px, BERT 4×256, 256 features".into(),
         written_at: START + 2000,
@@ -335,12 +344,12 @@ fn training() -> String {
 }
 
 fn comparison() -> String {
-    let run = |name: &str, from| Curves {
+    let run = |name: &str, from| RunCurves {
         name: name.into(),
         stages: vec![stage("pretrain", START, 450, (from, 2.2))],
     };
 
-    compare(
+    render_comparison(
         "Ablation",
         &[run("two stages", 3.3), run("from scratch", 5.5)],
         START,

@@ -8,24 +8,24 @@ use cnclip_crds::model::ModelConfig;
 use cnclip_crds::stage::Precision;
 use serde::Serialize;
 
-pub use flops::{Flops, flops};
+pub use flops::{ForwardFlops, count_flops};
 
-use cnclip_compute::device::Fault;
+use cnclip_compute::device::DeviceError;
 use cnclip_compute::ops::dropout::Dropout;
-use cnclip_compute::ops::patchify::Pixels;
+use cnclip_compute::ops::patchify::PixelBatch;
 use cnclip_compute::params::Params;
 use cnclip_compute::tensor::Memory;
-use cnclip_nn::accumulate::Accumulator;
-use cnclip_nn::model::Texts;
-use cnclip_nn::model::clip::{Batch, Capacity, Clip, Compute};
-use cnclip_nn::optimizer::{AdamW, Settings};
+use cnclip_nn::accumulate::GradientAccumulator;
+use cnclip_nn::model::PackedTexts;
+use cnclip_nn::model::clip::{BatchCapacity, Clip, ClipBatch, ComputeOptions};
+use cnclip_nn::optimizer::{AdamW, AdamWSettings};
 
 /// Steps before those that are timed: memory is touched and products are planned in them.
-const WARM_UP: u64 = 2;
+const WARM_UP_STEPS: u64 = 2;
 
 /// What is timed.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct BenchConfig {
     /// The towers.
     pub model: ModelConfig,
     /// Pairs in a step.
@@ -41,12 +41,12 @@ pub struct Plan {
     /// Whether the backward pass computes again what blocks would keep.
     pub recompute: bool,
     /// Patches of each picture that are left out, in percent.
-    pub masked: u32,
+    pub masked_percent: u32,
 }
 
-impl Plan {
+impl BenchConfig {
     /// Tokens of each caption of a batch: all lengths in turn.
-    pub fn captions(&self) -> impl Iterator<Item = usize> + use<> {
+    pub fn text_lengths(&self) -> impl Iterator<Item = usize> + use<> {
         let (shortest, longest) = self.tokens;
         (0..self.batch).map(move |pair| shortest + pair % (longest + 1 - shortest))
     }
@@ -55,7 +55,7 @@ impl Plan {
 /// What was measured, on average of a step.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Times {
+pub struct BenchTimings {
     /// Pairs that are trained on in a second.
     pub pairs_per_second: f64,
     /// Features and loss.
@@ -67,40 +67,40 @@ pub struct Times {
 }
 
 /// A model in training on one batch of made-up pairs.
-pub struct Bench {
+pub struct TrainingBench {
     clip: Clip,
     params: Params,
-    accumulator: Accumulator,
+    accumulator: GradientAccumulator,
     adamw: AdamW,
-    pairs: Pairs,
+    batch: SyntheticBatch,
     step: u64,
 }
 
-impl Bench {
+impl TrainingBench {
     /// Reserves everything that training needs.
-    pub fn new(plan: &Plan, memory: &Memory) -> Self {
-        let capacity = Capacity {
+    pub fn new(plan: &BenchConfig, memory: &Memory) -> Self {
+        let capacity = BatchCapacity {
             batch: plan.micro_batch,
             context: plan.context,
         };
 
-        let compute = Compute {
+        let compute = ComputeOptions {
             recompute: plan.recompute,
             precision: plan.precision,
         };
 
-        let (mut clip, mut params) = Clip::within(memory, &plan.model, capacity, compute);
-        clip.mask_patches(plan.masked);
-        params.initialize(1);
-        let accumulator = Accumulator::new(&clip, &params, (plan.batch, plan.micro_batch));
-        let adamw = AdamW::new(&params, SETTINGS);
+        let (mut clip, mut params) = Clip::new_in(memory, &plan.model, capacity, compute);
+        clip.mask_patches(plan.masked_percent);
+        params.init_values(1);
+        let accumulator = GradientAccumulator::new(&clip, &params, (plan.batch, plan.micro_batch));
+        let adamw = AdamW::new(&params, ADAMW_SETTINGS);
 
         Self {
             clip,
             params,
             accumulator,
             adamw,
-            pairs: Pairs::new(plan),
+            batch: SyntheticBatch::new(plan),
             step: 0,
         }
     }
@@ -111,17 +111,17 @@ impl Bench {
     }
 
     /// How many numbers are trained.
-    pub fn parameters(&self) -> usize {
+    pub fn param_count(&self) -> usize {
         self.params.values.len()
     }
 
     /// Bytes of the made-up pairs themselves, which a loader would hold.
-    pub fn pairs_bytes(&self) -> usize {
-        let Pairs {
+    pub fn batch_bytes(&self) -> usize {
+        let SyntheticBatch {
             pixels,
             ids,
             offsets,
-        } = &self.pairs;
+        } = &self.batch;
 
         pixels.len() + size_of_val(ids.as_slice()) + size_of_val(offsets.as_slice())
     }
@@ -130,14 +130,14 @@ impl Bench {
     ///
     /// # Errors
     /// If the device cannot do them.
-    pub fn run(&mut self, steps: u64) -> Result<Times, Fault> {
-        for _ in 0..WARM_UP {
-            self.step()?;
+    pub fn time_steps(&mut self, steps: u64) -> Result<BenchTimings, DeviceError> {
+        for _ in 0..WARM_UP_STEPS {
+            self.run_timed_step()?;
         }
 
         let mut parts = [0.0; 3];
         for _ in 0..steps {
-            let times = self.step()?;
+            let times = self.run_timed_step()?;
             parts
                 .iter_mut()
                 .zip(times)
@@ -146,10 +146,10 @@ impl Bench {
 
         let [forward_seconds, backward_seconds, optimizer_seconds] =
             parts.map(|sum| sum / steps as f64);
-        let pairs = self.pairs.count() as f64;
+        let pairs = self.batch.sample_count() as f64;
         let pairs_per_second = pairs * steps as f64 / parts.iter().sum::<f64>();
 
-        Ok(Times {
+        Ok(BenchTimings {
             pairs_per_second,
             forward_seconds,
             backward_seconds,
@@ -158,41 +158,41 @@ impl Bench {
     }
 
     /// One step, and how long its three parts took.
-    fn step(&mut self) -> Result<[Duration; 3], Fault> {
+    fn run_timed_step(&mut self) -> Result<[Duration; 3], DeviceError> {
         let Self {
             clip,
             params,
             accumulator,
             adamw,
-            pairs,
+            batch: pairs,
             step,
         } = self;
 
-        let given = (pairs.batch(), Dropout::new(1, *step, 0));
+        let given = (pairs.as_clip_batch(), Dropout::new(1, *step, 0));
         let start = Instant::now();
         let score = accumulator.forward((clip, params), given);
-        params.memory().check()?;
+        params.memory().synchronize()?;
         let forward = Instant::now();
 
         params.clear_gradients();
         clip.add_logit_scale_gradient(params, score.logit_scale_gradient as f32);
         accumulator.backward((clip, params), given, &mut ());
-        params.memory().check()?;
+        params.memory().synchronize()?;
         let backward = Instant::now();
 
         *step += 1;
         // A step without finite gradients takes as long.
-        let _ = adamw.step(params, *step, RATE);
+        let _ = adamw.step(params, *step, LEARNING_RATE);
         clip.clamp_logit_scale(params);
-        params.memory().check()?;
+        params.memory().synchronize()?;
 
         Ok([forward - start, backward - forward, backward.elapsed()])
     }
 }
 
 /// Too small to lead random weights anywhere.
-const RATE: f64 = 1e-6;
-const SETTINGS: Settings = Settings {
+const LEARNING_RATE: f64 = 1e-6;
+const ADAMW_SETTINGS: AdamWSettings = AdamWSettings {
     beta_1: 0.9,
     beta_2: 0.98,
     epsilon: 1e-6,
@@ -201,20 +201,20 @@ const SETTINGS: Settings = Settings {
 };
 
 /// Made-up pairs: noise for pictures, captions of all lengths in turn.
-struct Pairs {
+struct SyntheticBatch {
     pixels: Vec<u8>,
     ids: Vec<u32>,
     offsets: Vec<usize>,
 }
 
-impl Pairs {
-    fn new(plan: &Plan) -> Self {
+impl SyntheticBatch {
+    fn new(plan: &BenchConfig) -> Self {
         let side = plan.model.image.resolution as usize;
         let vocabulary = plan.model.text.vocab_size as u32;
         let noise = |i: usize| (i as u32).wrapping_mul(2_654_435_761) >> 7;
         let mut offsets = vec![0];
 
-        for tokens in plan.captions() {
+        for tokens in plan.text_lengths() {
             offsets.push(offsets[offsets.len() - 1] + tokens);
         }
 
@@ -229,18 +229,18 @@ impl Pairs {
         }
     }
 
-    fn count(&self) -> usize {
+    fn sample_count(&self) -> usize {
         self.offsets.len() - 1
     }
 
-    fn batch(&self) -> Batch<'_> {
-        let texts = Texts {
+    fn as_clip_batch(&self) -> ClipBatch<'_> {
+        let texts = PackedTexts {
             ids: &self.ids,
             offsets: &self.offsets,
         };
 
-        Batch {
-            pixels: Pixels::Bytes(&self.pixels),
+        ClipBatch {
+            pixels: PixelBatch::Bytes(&self.pixels),
             texts,
         }
     }

@@ -8,37 +8,37 @@
 
 mod fence;
 mod manifest;
-mod write;
+mod writer;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-pub use fence::{Claim, Fence};
-pub use write::Writer;
+pub use fence::{Fence, FenceClaim};
+pub use writer::CheckpointWriter;
 
 use crate::error::{Error, Result};
 use crate::weights::Weights;
 use cnclip_data::store::Store;
-use manifest::{File, MANIFEST, Manifest};
+use manifest::{MANIFEST_FILE, Manifest, ManifestEntry};
 
 /// The model, under the reference's names: the average, where weights are averaged.
-pub const WEIGHTS: &str = "weights.safetensors";
+pub const WEIGHTS_FILE: &str = "weights.safetensors";
 /// The weights that go on training, where those of the model are their average.
-pub const UNAVERAGED: &str = "unaveraged.safetensors";
+pub const UNAVERAGED_WEIGHTS_FILE: &str = "unaveraged.safetensors";
 /// The optimizer's moments.
-pub const MOMENTS: &str = "moments.safetensors";
+pub const MOMENTS_FILE: &str = "moments.safetensors";
 /// A [`State`] as JSON.
-pub const STATE: &str = "state.json";
+pub const STATE_FILE: &str = "state.json";
 
 /// The whole configuration of the run, as JSON.
-pub const CONFIG: &str = "config.json";
+pub const CONFIG_FILE: &str = "config.json";
 /// The curves so far, one JSON object a line.
-pub const HISTORY: &str = "metrics.jsonl";
+pub const HISTORY_FILE: &str = "metrics.jsonl";
 
 /// Everything a run needs to go on besides weights and moments.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct State {
+pub struct TrainingState {
     /// Steps completed, skipped ones among them.
     pub step: u64,
     /// Steps without a finite loss and gradient, which changed nothing.
@@ -56,7 +56,7 @@ pub struct State {
 
 /// A state on its way into the store.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Snapshot {
+pub struct CheckpointSnapshot {
     /// Steps completed.
     pub step: u64,
     /// What validation gave it, if it was validated: more is better.
@@ -67,7 +67,7 @@ pub struct Snapshot {
 
 /// A checkpoint that became visible.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Written {
+pub struct WrittenCheckpoint {
     /// Steps completed.
     pub step: u64,
     /// Where it is.
@@ -92,7 +92,7 @@ pub struct Checkpoint {
     /// What validation gave it, if it was validated.
     pub score: Option<f64>,
     folder: Store,
-    files: Vec<File>,
+    files: Vec<ManifestEntry>,
 }
 
 impl Checkpoint {
@@ -100,13 +100,13 @@ impl Checkpoint {
     ///
     /// # Errors
     /// If it is not whole, lacks a wanted file, or a file is not what was written.
-    pub fn read(folder: &Store, wanted: &[&str]) -> Result<Self> {
+    pub fn open_verified(folder: &Store, wanted: &[&str]) -> Result<Self> {
         let (
             Manifest {
                 step, score, files, ..
             },
             digest,
-        ) = Manifest::read(folder)?;
+        ) = Manifest::read_from(folder)?;
 
         let uri = folder.uri().to_owned();
         let folder = folder.clone();
@@ -120,7 +120,9 @@ impl Checkpoint {
         };
 
         for name in wanted {
-            checkpoint.find(name)?.verify(&checkpoint.folder)?;
+            checkpoint
+                .find_file(name)?
+                .verify_content(&checkpoint.folder)?;
         }
 
         Ok(checkpoint)
@@ -131,10 +133,10 @@ impl Checkpoint {
     ///
     /// # Errors
     /// If there are checkpoints and none is whole; if the store fails.
-    pub fn newest(store: &Store, wanted: &[&str]) -> Result<Option<Self>> {
+    pub fn find_newest(store: &Store, wanted: &[&str]) -> Result<Option<Self>> {
         let mut damage = Vec::new();
-        for place in published(store)? {
-            match Self::read(&store.join(&place.folder()), wanted) {
+        for place in list_published_ids(store)? {
+            match Self::open_verified(&store.join_prefix(&place.folder_name()), wanted) {
                 Ok(checkpoint) => return Ok(Some(checkpoint)),
                 Err(error @ (Error::Data(_) | Error::Config(_))) => {
                     tracing::warn!("this checkpoint is passed over: {error}");
@@ -160,27 +162,27 @@ impl Checkpoint {
     ///
     /// # Errors
     /// If it is not there, or not what was written.
-    pub fn file(&self, name: &str) -> Result<Bytes> {
-        self.find(name)?.read(&self.folder)
+    pub fn read_file(&self, name: &str) -> Result<Bytes> {
+        self.find_file(name)?.read_verified(&self.folder)
     }
 
     /// The tensors of a file that was wanted; their values stay there.
     ///
     /// # Errors
     /// If it holds none.
-    pub fn weights(&self, name: &str) -> Result<Weights> {
-        Weights::open(&self.folder, self.find(name).map(|file| &file.name)?)
+    pub fn open_weights(&self, name: &str) -> Result<Weights> {
+        Weights::open(&self.folder, self.find_file(name).map(|file| &file.name)?)
     }
 
     /// SHA-256 of a file, as it was written down.
     ///
     /// # Errors
     /// If it is not there.
-    pub fn sha256(&self, name: &str) -> Result<String> {
-        Ok(self.find(name)?.sha256.clone())
+    pub fn file_sha256(&self, name: &str) -> Result<String> {
+        Ok(self.find_file(name)?.sha256.clone())
     }
 
-    fn find(&self, name: &str) -> Result<&File> {
+    fn find_file(&self, name: &str) -> Result<&ManifestEntry> {
         let missing = || Error::Data(format!("{} holds no {name}", self.uri));
         self.files
             .iter()
@@ -192,10 +194,10 @@ impl Checkpoint {
     ///
     /// # Errors
     /// If `state.json` is not one.
-    pub fn state(&self) -> Result<State> {
-        serde_json::from_slice(&self.file(STATE)?).map_err(|error| {
+    pub fn read_state(&self) -> Result<TrainingState> {
+        serde_json::from_slice(&self.read_file(STATE_FILE)?).map_err(|error| {
             Error::Data(format!(
-                "{}/{STATE} is no state of a run: {error}",
+                "{}/{STATE_FILE} is no state of a run: {error}",
                 self.uri
             ))
         })
@@ -204,14 +206,14 @@ impl Checkpoint {
 
 /// Which folder a checkpoint is in. The order is that of age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+struct CheckpointId {
     step: u64,
     /// The claim of the process that wrote it: no two write to one place.
     term: u64,
 }
 
-impl Place {
-    fn folder(self) -> String {
+impl CheckpointId {
+    fn folder_name(self) -> String {
         format!("{:08}-{}", self.step, self.term)
     }
 
@@ -226,18 +228,18 @@ impl Place {
 
 /// A published checkpoint that is there.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Kept {
+pub struct ListedCheckpoint {
     /// Steps completed.
     pub step: u64,
     /// What validation gave it, if it was validated.
     pub score: Option<f64>,
-    place: Place,
+    id: CheckpointId,
 }
 
-impl Kept {
+impl ListedCheckpoint {
     /// Its folder below the store that was listed.
-    pub fn folder(&self) -> String {
-        self.place.folder()
+    pub fn folder_name(&self) -> String {
+        self.id.folder_name()
     }
 }
 
@@ -245,30 +247,31 @@ impl Kept {
 ///
 /// # Errors
 /// If the store fails.
-pub fn list(store: &Store) -> Result<Vec<Kept>> {
-    let read = |place: Place| match Manifest::read(&store.join(&place.folder())) {
-        Ok((manifest, _)) => Ok(Some(Kept {
-            step: place.step,
-            score: manifest.score,
-            place,
-        })),
-        Err(Error::Data(_) | Error::Config(_)) => Ok(None),
-        Err(error) => Err(error),
-    };
+pub fn list_checkpoints(store: &Store) -> Result<Vec<ListedCheckpoint>> {
+    let read =
+        |place: CheckpointId| match Manifest::read_from(&store.join_prefix(&place.folder_name())) {
+            Ok((manifest, _)) => Ok(Some(ListedCheckpoint {
+                step: place.step,
+                score: manifest.score,
+                id: place,
+            })),
+            Err(Error::Data(_) | Error::Config(_)) => Ok(None),
+            Err(error) => Err(error),
+        };
 
-    published(store)?
+    list_published_ids(store)?
         .into_iter()
         .filter_map(|place| read(place).transpose())
         .collect()
 }
 
 /// Folders that hold a manifest, newest first.
-fn published(store: &Store) -> Result<Vec<Place>> {
-    let names = store.list()?;
+fn list_published_ids(store: &Store) -> Result<Vec<CheckpointId>> {
+    let names = store.list_objects()?;
     let whole = names
         .iter()
         .filter_map(|entry| match entry.name.split_once('/')? {
-            (folder, MANIFEST) => Place::parse(folder),
+            (folder, MANIFEST) => CheckpointId::parse(folder),
             _ => None,
         });
 
@@ -278,11 +281,11 @@ fn published(store: &Store) -> Result<Vec<Place>> {
 }
 
 /// Folders that hold anything, whole or not.
-fn places(store: &Store) -> Result<Vec<Place>> {
-    let names = store.list()?;
+fn list_all_ids(store: &Store) -> Result<Vec<CheckpointId>> {
+    let names = store.list_objects()?;
     let all = names
         .iter()
-        .filter_map(|entry| Place::parse(entry.name.split_once('/')?.0));
+        .filter_map(|entry| CheckpointId::parse(entry.name.split_once('/')?.0));
 
     let mut places: Vec<_> = all.collect();
     places.sort_unstable();

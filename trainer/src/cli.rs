@@ -1,6 +1,5 @@
 //! What a user may ask for on the command line, and what the exit code says about it.
 
-mod bar;
 mod bench;
 mod compare;
 mod device;
@@ -11,61 +10,62 @@ mod inspect;
 mod jobs;
 mod prepare;
 mod preprocess;
+mod progress_bar;
 mod score;
-mod stop;
+mod signals;
 mod tokenize;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use cnclip::report::log::Log;
-use cnclip_crds::exit::Exit;
+use cnclip::report::logging::ProcessLog;
+use cnclip_crds::exit_code::TrainerExit;
 
 /// Trains and scores Chinese-CLIP from one file, with or without a cluster.
 #[derive(Debug, Parser)]
 #[command(name = "cnclip", version, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 64 usage, 65 the data cannot be used, 70 a fault of cnclip, \
 75 stopped with the state saved (run it again), 78 the configuration or a place it names cannot work.";
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CliCommand {
     /// Train one stage; go on from the newest checkpoint if there is one.
-    Train(Job),
+    Train(JobArgs),
     /// Score a checkpoint on a list of tasks.
-    Evaluate(Job),
+    Evaluate(JobArgs),
     /// Make a data set of shards from the reference's TSV and JSONL files, or index shards.
-    Prepare(prepare::Prepare),
+    Prepare(prepare::PrepareArgs),
     /// Turn texts into ids: JSON objects with a `text` on standard input, a JSON array a line back.
-    Tokenize(tokenize::Tokenize),
+    Tokenize(tokenize::TokenizeArgs),
     /// Turn pictures into what a tower is given, as safetensors.
-    Preprocess(preprocess::Preprocess),
+    Preprocess(preprocess::PreprocessArgs),
     /// Write loss, features and every gradient of one batch, to hold against another implementation.
-    Gradients(gradients::Gradients),
+    Gradients(gradients::GradientsArgs),
     /// Write the unit features of pictures and texts in the reference's feature files.
-    Embed(embed::Embed),
+    Embed(embed::EmbedArgs),
     /// Write a model as others load it: for `transformers`, or for the reference's `cn_clip`.
-    Export(export::Export),
+    Export(export::ExportArgs),
     /// Score retrieval from feature files: recall in both directions as JSON.
-    Score(score::Score),
+    Score(score::ScoreArgs),
     /// Put runs beside one another: a table of their recalls, and a page with their curves.
-    Compare(compare::Compare),
+    Compare(compare::CompareArgs),
     /// Tell what weights are: towers, parameters, whose layout, step, digests.
-    Inspect(inspect::Inspect),
+    Inspect(inspect::InspectArgs),
     /// Tell which NVIDIA cards this machine has, and whether they compute.
-    Device(device::Device),
+    Device(device::DeviceArgs),
     /// Time training steps on made-up pairs.
     #[command(hide = true)]
-    Bench(bench::Bench),
+    Bench(bench::BenchArgs),
 }
 
 /// A job that one file describes.
 #[derive(Args, Debug)]
-struct Job {
+struct JobArgs {
     /// The file: JSON or YAML, as the operator writes it to run.json.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
@@ -76,35 +76,37 @@ struct Job {
 
 impl Cli {
     /// Does what was asked.
-    pub(crate) fn run(self) -> Exit {
-        let log = match Log::start() {
+    pub(crate) fn run(self) -> TrainerExit {
+        let log = match ProcessLog::init_logging() {
             Ok(log) => log,
             // There is no log to say it in.
-            Err(_) => return Exit::Bug,
+            Err(_) => return TrainerExit::Bug,
         };
 
         let done = match self.command {
-            Command::Train(job) => return jobs::train(&job.config, job.listen, &log),
-            Command::Evaluate(job) => return jobs::evaluate(&job.config, job.listen, &log),
-            Command::Prepare(prepare) => prepare.run(),
-            Command::Tokenize(tokenize) => tokenize.run(),
-            Command::Preprocess(preprocess) => preprocess.run(),
-            Command::Gradients(gradients) => gradients.run(),
-            Command::Embed(embed) => embed.run(),
-            Command::Export(export) => export.run(),
-            Command::Score(score) => score.run(),
-            Command::Compare(compare) => compare.run(),
-            Command::Inspect(inspect) => inspect.run(),
-            Command::Device(device) => device.run(),
-            Command::Bench(bench) => bench.run(),
+            CliCommand::Train(job) => return jobs::run_training(&job.config, job.listen, &log),
+            CliCommand::Evaluate(job) => {
+                return jobs::run_evaluation(&job.config, job.listen, &log);
+            }
+            CliCommand::Prepare(prepare) => prepare.run(),
+            CliCommand::Tokenize(tokenize) => tokenize.run(),
+            CliCommand::Preprocess(preprocess) => preprocess.run(),
+            CliCommand::Gradients(gradients) => gradients.run(),
+            CliCommand::Embed(embed) => embed.run(),
+            CliCommand::Export(export) => export.run(),
+            CliCommand::Score(score) => score.run(),
+            CliCommand::Compare(compare) => compare.run(),
+            CliCommand::Inspect(inspect) => inspect.run(),
+            CliCommand::Device(device) => device.run(),
+            CliCommand::Bench(bench) => bench.run(),
         };
 
         match done {
-            Ok(()) => Exit::Done,
-            Err(error) if error.is_closed_pipe() => Exit::Done,
+            Ok(()) => TrainerExit::Done,
+            Err(error) if error.is_broken_pipe() => TrainerExit::Done,
             Err(error) => {
                 tracing::error!("{error}");
-                error.exit()
+                error.exit_code()
             }
         }
     }

@@ -1,9 +1,9 @@
 //! What can go wrong in the trainer, told so that a user can act, and the exit code of each. Never
 //! decides about another try: that is the operator's part, from the code alone.
 
-use cnclip_crds::exit::Exit;
+use cnclip_crds::exit_code::TrainerExit;
 
-use cnclip_compute::device::Fault;
+use cnclip_compute::device::DeviceError;
 use cnclip_data::error::file_exit;
 use cnclip_data::store::StoreError;
 use cnclip_distributed::{Origin, RankError};
@@ -49,10 +49,10 @@ pub enum Error {
     },
     /// Another worker of the run was lost, or ended: there is nobody to go on with.
     #[error("{0}")]
-    Lost(String),
+    WorkerLost(String),
     /// A device has too little memory, or stopped working.
-    #[error("{0}{advice}", advice = advice(.0))]
-    Device(#[from] Fault),
+    #[error("{0}{advice}", advice = remediation_hint(.0))]
+    Device(#[from] DeviceError),
     /// A tensor operation refused its operands.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
@@ -63,28 +63,28 @@ pub enum Error {
 
 impl Error {
     /// The exit code this error ends the process with.
-    pub fn exit(&self) -> Exit {
+    pub fn exit_code(&self) -> TrainerExit {
         match self {
-            Self::Usage(_) => Exit::Usage,
-            Self::Config(_) | Self::Fenced(_) => Exit::Config,
+            Self::Usage(_) => TrainerExit::Usage,
+            Self::Config(_) | Self::Fenced(_) => TrainerExit::Config,
             // Another try finds the same memory, but may find a device that works.
-            Self::Device(Fault::OutOfMemory { .. }) => Exit::Config,
-            Self::Device(Fault::Broken { .. }) => Exit::Retry,
-            Self::Data(_) => Exit::Data,
+            Self::Device(DeviceError::OutOfMemory { .. }) => TrainerExit::Config,
+            Self::Device(DeviceError::Failed { .. }) => TrainerExit::Retry,
+            Self::Data(_) => TrainerExit::Data,
             Self::Store(fault) => fault.exit(),
             Self::File { source, .. } => file_exit(source),
-            Self::Interrupted { .. } | Self::Lost(_) => Exit::Retry,
-            Self::Tensor(_) | Self::Bug(_) => Exit::Bug,
+            Self::Interrupted { .. } | Self::WorkerLost(_) => TrainerExit::Retry,
+            Self::Tensor(_) | Self::Bug(_) => TrainerExit::Bug,
         }
     }
 
     /// Whether the reader of what was written has gone: its own choice, and no fault.
-    pub fn is_closed_pipe(&self) -> bool {
+    pub fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::File { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe)
     }
 
     /// For `map_err`: the error of `verb` on the local file `path`.
-    pub fn file(
+    pub fn io_context(
         verb: &'static str,
         path: impl AsRef<std::path::Path>,
     ) -> impl FnOnce(std::io::Error) -> Self {
@@ -113,7 +113,7 @@ impl From<cnclip_distributed::Error> for Error {
 
         match error {
             Distributed::Config(words) => Self::Config(words),
-            Distributed::Lost(words) => Self::Lost(words),
+            Distributed::Lost(words) => Self::WorkerLost(words),
             Distributed::Device(fault) => Self::Device(fault),
             Distributed::Bug(words) => Self::Bug(words),
         }
@@ -129,7 +129,7 @@ impl From<DoesNotFit> for Error {
 impl RankError for Error {
     fn origin(&self) -> Origin {
         match self {
-            Self::Lost(_) => Origin::Lost,
+            Self::WorkerLost(_) => Origin::Lost,
             Self::Interrupted { .. } => Origin::Interrupted,
             Self::Device(_) => Origin::Device,
             _ => Origin::Own,
@@ -138,12 +138,12 @@ impl RankError for Error {
 }
 
 /// What to do about a device's fault, where that is known.
-fn advice(fault: &Fault) -> &'static str {
+fn remediation_hint(fault: &DeviceError) -> &'static str {
     match fault {
-        Fault::OutOfMemory { .. } => {
+        DeviceError::OutOfMemory { .. } => {
             ". Lower microBatchSize or set it to Auto, set gradientCheckpointing, or take a card with more memory."
         }
-        Fault::Broken { .. } => "",
+        DeviceError::Failed { .. } => "",
     }
 }
 
@@ -159,9 +159,9 @@ mod tests {
             (Error::Usage("x".into()), 64),
             (Error::Data("x".into()), 65),
             (Error::Bug("x".into()), 70),
-            (Fault::broken("x", "y").into(), 75),
+            (DeviceError::failed("x", "y").into(), 75),
             (
-                Fault::OutOfMemory {
+                DeviceError::OutOfMemory {
                     wanted: 3,
                     free: 1,
                     all: 2,
@@ -171,15 +171,15 @@ mod tests {
             ),
             (Error::Tensor(candle_core::Error::Msg("x".into())), 70),
             (Error::Interrupted { step: 7 }, 75),
-            (Error::Lost("x".into()), 75),
-            (Error::file("write", "/x")(full), 75),
-            (Error::file("open", "/x")(absent), 78),
+            (Error::WorkerLost("x".into()), 75),
+            (Error::io_context("write", "/x")(full), 75),
+            (Error::io_context("open", "/x")(absent), 78),
             (Error::Config("x".into()), 78),
             (Error::Fenced("x".into()), 78),
         ];
 
         for (error, code) in table {
-            assert_eq!(error.exit().code(), code, "{error}");
+            assert_eq!(error.exit_code().exit_code(), code, "{error}");
         }
     }
 }

@@ -1,117 +1,119 @@
 //! Scores: what a model is worth on a data set. Loads no weights and writes nothing.
 
 pub mod calibration;
-mod files;
-pub mod gallery;
+pub mod corpus;
 mod job;
 pub mod predictions;
+mod results_table;
 pub mod retrieval;
+mod retrieval_files;
 pub mod search;
-mod shares;
-mod table;
-mod unusable;
+mod sharding;
+mod skip_budget;
 pub mod zero_shot;
 
 use std::borrow::Cow;
 use std::time::Instant;
 
-use cnclip_crds::report::{Measured, Recalls, RetrievalScores, TaskResult, Threshold};
+use cnclip_crds::report::{
+    RetrievalRecalls, RetrievalScores, SimilarityThreshold, TaskResult, TaskScores,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use cnclip_compute::ops::patchify::Pixels;
+use cnclip_compute::ops::patchify::PixelBatch;
 use cnclip_compute::params::Params;
 use cnclip_data::shard::Dataset;
-use cnclip_data::tokenize::Tokenizer;
-use cnclip_distributed::World;
-use cnclip_nn::model::Texts;
+use cnclip_data::tokenizer::Tokenizer;
+use cnclip_distributed::Communicator;
+use cnclip_nn::model::PackedTexts;
 use cnclip_nn::model::clip::Clip;
-use gallery::Gallery;
-pub use job::{evaluate, evaluate_within};
-use retrieval::Retrieval;
-pub use table::table;
+use corpus::RetrievalCorpus;
+pub use job::{run_evaluation, run_evaluation_with_memory};
+pub use results_table::format_results_table;
+use retrieval::RetrievalResult;
 
 /// A model that is only asked for features.
 pub trait Encoder {
     /// Numbers in a feature vector.
-    fn width(&self) -> usize;
+    fn embedding_dim(&self) -> usize;
     /// The unit features of pictures.
     ///
     /// # Shapes
     /// `[batch, width]`
-    fn encode_images(&mut self, pixels: Pixels<'_>) -> Cow<'_, [f32]>;
+    fn encode_images(&mut self, pixels: PixelBatch<'_>) -> Cow<'_, [f32]>;
     /// The unit features of texts.
     ///
     /// # Shapes
     /// `[batch, width]`
-    fn encode_texts(&mut self, texts: Texts<'_>) -> Cow<'_, [f32]>;
+    fn encode_texts(&mut self, texts: PackedTexts<'_>) -> Cow<'_, [f32]>;
     /// Whether the features given so far are those that were asked for.
     ///
     /// # Errors
     /// If a device could not compute them.
-    fn check(&self) -> Result<()> {
+    fn check_device_errors(&self) -> Result<()> {
         Ok(())
     }
 }
 
 impl Encoder for (&mut Clip, &mut Params) {
-    fn width(&self) -> usize {
-        self.0.features()
+    fn embedding_dim(&self) -> usize {
+        self.0.feature_width()
     }
-    fn encode_images(&mut self, pixels: Pixels<'_>) -> Cow<'_, [f32]> {
-        self.0.encode_images(self.1, pixels).read()
+    fn encode_images(&mut self, pixels: PixelBatch<'_>) -> Cow<'_, [f32]> {
+        self.0.encode_images(self.1, pixels).to_host()
     }
-    fn encode_texts(&mut self, texts: Texts<'_>) -> Cow<'_, [f32]> {
-        self.0.encode_texts(self.1, texts).read()
+    fn encode_texts(&mut self, texts: PackedTexts<'_>) -> Cow<'_, [f32]> {
+        self.0.encode_texts(self.1, texts).to_host()
     }
-    fn check(&self) -> Result<()> {
-        Ok(self.1.memory().check()?)
+    fn check_device_errors(&self) -> Result<()> {
+        Ok(self.1.memory().synchronize()?)
     }
 }
 
 /// What an encoder takes.
 #[derive(Clone, Copy, Debug)]
-pub struct Sizes {
+pub struct EncoderInputSizes {
     /// Width and height of a picture, in pixels.
-    pub side: usize,
+    pub image_size: usize,
     /// Longest text, in tokens.
     pub context_length: usize,
     /// Most pictures, and most texts, at once.
-    pub batch: usize,
+    pub batch_size: usize,
 }
 
 /// A retrieval, scored, with what it was scored on.
 #[derive(Debug)]
-pub struct Scored {
+pub struct ScoredRetrieval {
     /// The numbers.
     pub result: TaskResult,
     /// The data set as the model sees it.
-    pub gallery: Gallery,
+    pub corpus: RetrievalCorpus,
     /// What was found for each query.
-    pub retrieval: Retrieval,
+    pub retrieval: RetrievalResult,
 }
 
-impl Scored {
+impl ScoredRetrieval {
     /// Finds how similar a first answer must be to be right so often, in percent.
-    pub fn calibrate(&mut self, precision: f64) {
-        if let Measured::Retrieval(scores) = &mut self.result.measured {
-            scores.threshold = calibration::threshold(&self.retrieval.text_to_image, precision);
+    pub fn calibrate_threshold(&mut self, precision: f64) {
+        if let TaskScores::Retrieval(scores) = &mut self.result.measured {
+            scores.threshold = calibration::fit_threshold(&self.retrieval.text_to_image, precision);
         }
     }
 
     /// How similar a first answer must be, where that is known and reaches what was wanted.
-    pub fn threshold(&self) -> Option<Threshold> {
-        let Measured::Retrieval(scores) = &self.result.measured else {
+    pub fn reached_threshold(&self) -> Option<SimilarityThreshold> {
+        let TaskScores::Retrieval(scores) = &self.result.measured else {
             return None;
         };
-        scores.threshold.filter(Threshold::is_reached)
+        scores.threshold.filter(SimilarityThreshold::is_reached)
     }
 }
 
 /// What an evaluation leaves behind as JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Results {
+pub struct EvaluationResults {
     /// Where the weights came from.
     pub checkpoint: String,
     /// sha256 of the checkpoint's manifest.
@@ -128,25 +130,25 @@ pub struct Results {
 /// # Errors
 /// If the data set cannot be read or is not that of all ranks, if a larger share than `most_skipped` of
 /// it cannot be used, as [`Gallery::check`], or if a rank is lost.
-pub fn score(
+pub fn score_retrieval(
     name: &str,
     dataset: &Dataset,
     tokenizer: &Tokenizer,
     encoder: &mut impl Encoder,
-    limits: (Sizes, f64),
-    world: &World,
-) -> Result<Option<Scored>> {
+    limits: (EncoderInputSizes, f64),
+    world: &Communicator,
+) -> Result<Option<ScoredRetrieval>> {
     let start = Instant::now();
-    world.agree("data set", (name, &dataset.index().dataset))?;
-    let gallery = Gallery::encode(dataset, tokenizer, encoder, limits, world)?;
+    world.ensure_equal_across_ranks("data set", (name, &dataset.index().dataset))?;
+    let gallery = RetrievalCorpus::encode_dataset(dataset, tokenizer, encoder, limits, world)?;
 
-    if !world.is_first() {
+    if !world.is_rank_zero() {
         return Ok(None);
     }
 
-    gallery.check(dataset)?;
-    let retrieval = gallery.retrieval();
-    tell(name, &gallery, &retrieval);
+    gallery.check_searchable(dataset)?;
+    let retrieval = gallery.search_both_directions();
+    log_label_coverage(name, &gallery, &retrieval);
     let texts = gallery.texts.len() as i64;
     let scores = RetrievalScores {
         texts,
@@ -160,26 +162,26 @@ pub fn score(
         digest: dataset.index().dataset.clone(),
         images: gallery.images.len() as i64,
         seconds: start.elapsed().as_secs_f64(),
-        measured: Measured::Retrieval(scores),
+        measured: TaskScores::Retrieval(scores),
     };
 
-    Ok(Some(Scored {
+    Ok(Some(ScoredRetrieval {
         result,
-        gallery,
+        corpus: gallery,
         retrieval,
     }))
 }
 
 /// Says what of a data set counts for nothing.
-fn tell(task: &str, gallery: &Gallery, retrieval: &Retrieval) {
-    if gallery.has_names() {
+fn log_label_coverage(task: &str, gallery: &RetrievalCorpus, retrieval: &RetrievalResult) {
+    if gallery.has_string_ids() {
         tracing::warn!(
             task,
             "some ids are names: the reference's scripts take whole numbers only"
         );
     }
 
-    let Retrieval {
+    let RetrievalResult {
         text_to_image,
         image_to_text,
     } = retrieval;
@@ -206,14 +208,15 @@ fn tell(task: &str, gallery: &Gallery, retrieval: &Retrieval) {
 ///
 /// # Errors
 /// As [`score`], if nothing is said to belong together, or if a rank is lost.
-pub fn recalls(
+pub fn evaluate_recalls(
     dataset: &Dataset,
     tokenizer: &Tokenizer,
     encoder: &mut impl Encoder,
-    (sizes, most_skipped): (Sizes, f64),
-    world: &World,
-) -> Result<Option<Recalls>> {
-    let gallery = Gallery::encode(dataset, tokenizer, encoder, (sizes, most_skipped), world)?;
+    (sizes, most_skipped): (EncoderInputSizes, f64),
+    world: &Communicator,
+) -> Result<Option<RetrievalRecalls>> {
+    let gallery =
+        RetrievalCorpus::encode_dataset(dataset, tokenizer, encoder, (sizes, most_skipped), world)?;
     if gallery.relevant.iter().all(Vec::is_empty) {
         return Err(Error::Data(format!(
             "{} says of no text which image it describes, so nothing can be validated on it. Name a \
@@ -223,8 +226,8 @@ pub fn recalls(
     }
 
     Ok(world
-        .is_first()
-        .then(|| gallery.retrieval().recalls())
+        .is_rank_zero()
+        .then(|| gallery.search_both_directions().recalls())
         .flatten())
 }
 

@@ -7,19 +7,19 @@ use hf_hub::api::tokio::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Repo, RepoType};
 
 use crate::error::{Error, Result};
-use crate::weights::{INDEX_ENDING, shards};
+use crate::weights::{INDEX_SUFFIX, list_shard_files};
 use cnclip_data::store;
 
 /// How URIs of the hub begin.
-pub const SCHEME: &str = "hf://";
+pub const HUB_SCHEME: &str = "hf://";
 /// What is useful beside weights.
-const BESIDE: [&str; 2] = ["config.json", "vocab.txt"];
+const COMPANION_FILES: [&str; 2] = ["config.json", "vocab.txt"];
 /// Parts of a file in flight.
-const PARTS_IN_FLIGHT: usize = 4;
+const MAX_PARALLEL_DOWNLOADS: usize = 4;
 
 /// A hub, and where copies of its files are kept.
 #[derive(Clone, Debug)]
-pub struct Hub {
+pub struct HubClient {
     endpoint: String,
     token: Option<String>,
     cache: PathBuf,
@@ -27,7 +27,7 @@ pub struct Hub {
 
 /// Weights of the hub on this machine.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Fetched {
+pub struct FetchedWeights {
     /// What was fetched, with the commit for a revision.
     pub uri: String,
     /// The folder that holds it.
@@ -38,13 +38,13 @@ pub struct Fetched {
 
 /// `hf://organisation/name[@revision][/file]`.
 #[derive(Clone, Debug, PartialEq)]
-struct Place {
+struct HubUri {
     repository: String,
     revision: String,
     file: Option<String>,
 }
 
-impl Hub {
+impl HubClient {
     /// The hub of the environment: `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME`. Where neither `HF_HOME` nor
     /// the user's cache can be written to, copies are kept in the folder for temporary files.
     pub fn from_env() -> Self {
@@ -53,7 +53,7 @@ impl Hub {
         let home = home.or_else(|| Some(Path::new(&value("HOME")?).join(".cache/huggingface")));
         let cache = home
             .map(|home| home.join("hub"))
-            .filter(|cache| writable(cache));
+            .filter(|cache| is_writable_dir(cache));
 
         Self {
             endpoint: value("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned()),
@@ -67,17 +67,26 @@ impl Hub {
     ///
     /// # Errors
     /// If it is no URI of the hub, names nothing that is there, or the hub does not hand it out.
-    pub fn fetch(&self, uri: &str, files: &'static [&'static str]) -> Result<Fetched> {
+    pub fn fetch_weights(
+        &self,
+        uri: &str,
+        files: &'static [&'static str],
+    ) -> Result<FetchedWeights> {
         let hub = self.clone();
-        let place = Place::parse(uri)?;
+        let place = HubUri::parse(uri)?;
         let uri = uri.to_owned();
-        store::wait(async move { hub.fetch_all(&uri, place, files).await })?
+        store::block_on(async move { hub.fetch_files(&uri, place, files).await })?
     }
 
-    async fn fetch_all(&self, uri: &str, place: Place, files: &[&str]) -> Result<Fetched> {
-        let failed = |error| self.failed(uri, error);
-        let api = self.api().map_err(failed)?;
-        let Place {
+    async fn fetch_files(
+        &self,
+        uri: &str,
+        place: HubUri,
+        files: &[&str],
+    ) -> Result<FetchedWeights> {
+        let failed = |error| self.convert_api_error(uri, error);
+        let api = self.build_api().map_err(failed)?;
+        let HubUri {
             repository,
             revision,
             file,
@@ -102,15 +111,18 @@ impl Hub {
         let file =
             file.or_else(|| Some((*files.iter().find(|file| held.contains(file))?).to_owned()));
         let file = file.filter(|file| held.contains(&file.as_str()));
-        let file = file.ok_or_else(|| holds_none(uri, &held, files))?;
+        let file = file.ok_or_else(|| no_weights_error(uri, &held, files))?;
         let commit = repo(&info.sha);
         let path = commit.get(&file).await.map_err(failed)?;
 
-        for beside in BESIDE.iter().filter(|beside| held.contains(beside)) {
+        for beside in COMPANION_FILES
+            .iter()
+            .filter(|beside| held.contains(beside))
+        {
             commit.get(beside).await.map_err(failed)?;
         }
 
-        if file.ends_with(INDEX_ENDING) {
+        if file.ends_with(INDEX_SUFFIX) {
             self.fetch_shards(uri, &commit, &path).await?;
         }
 
@@ -120,37 +132,37 @@ impl Hub {
             .unwrap_or(&path)
             .to_owned();
 
-        Ok(Fetched {
-            uri: format!("{SCHEME}{repository}@{}/{file}", info.sha),
+        Ok(FetchedWeights {
+            uri: format!("{HUB_SCHEME}{repository}@{}/{file}", info.sha),
             folder,
             file,
         })
     }
 
     async fn fetch_shards(&self, uri: &str, commit: &ApiRepo, index: &Path) -> Result<()> {
-        let bytes = std::fs::read(index).map_err(Error::file("read", index))?;
-        for shard in shards(uri, &bytes)? {
+        let bytes = std::fs::read(index).map_err(Error::io_context("read", index))?;
+        for shard in list_shard_files(uri, &bytes)? {
             commit
                 .get(&shard)
                 .await
-                .map_err(|error| self.failed(uri, error))?;
+                .map_err(|error| self.convert_api_error(uri, error))?;
         }
 
         Ok(())
     }
 
-    fn api(&self) -> Result<Api, ApiError> {
+    fn build_api(&self) -> Result<Api, ApiError> {
         ApiBuilder::new()
             .with_endpoint(self.endpoint.trim_end_matches('/').to_owned())
             .with_token(self.token.clone())
             .with_cache_dir(self.cache.clone())
-            .with_max_files(PARTS_IN_FLIGHT)
+            .with_max_files(MAX_PARALLEL_DOWNLOADS)
             .with_progress(false)
             .build()
     }
 
     /// What an answer of the hub means.
-    fn failed(&self, uri: &str, error: ApiError) -> Error {
+    fn convert_api_error(&self, uri: &str, error: ApiError) -> Error {
         let endpoint = &self.endpoint;
         let status = match &error {
             ApiError::RequestError(error) => error.status().map(|status| status.as_u16()),
@@ -181,7 +193,7 @@ impl Hub {
     }
 }
 
-fn holds_none(uri: &str, held: &[&str], files: &[&str]) -> Error {
+fn no_weights_error(uri: &str, held: &[&str], files: &[&str]) -> Error {
     Error::Config(format!(
         "{uri} holds no weights that are looked for ({}). It holds {}. Name one of these behind the \
          repository.",
@@ -191,13 +203,17 @@ fn holds_none(uri: &str, held: &[&str], files: &[&str]) -> Error {
 }
 
 /// Whether files can be kept in a folder, which is made if it is not there.
-fn writable(folder: &Path) -> bool {
+fn is_writable_dir(folder: &Path) -> bool {
     std::fs::create_dir_all(folder).is_ok() && tempfile::tempfile_in(folder).is_ok()
 }
 
-impl Place {
+impl HubUri {
     fn parse(uri: &str) -> Result<Self> {
-        let parts: Vec<&str> = uri.strip_prefix(SCHEME).unwrap_or(uri).split('/').collect();
+        let parts: Vec<&str> = uri
+            .strip_prefix(HUB_SCHEME)
+            .unwrap_or(uri)
+            .split('/')
+            .collect();
         let found = match parts.as_slice() {
             [organisation, name, file @ ..]
                 if !parts.iter().any(|p| ["", ".", ".."].contains(p)) =>

@@ -3,14 +3,14 @@
 
 pub mod bench;
 pub mod checkpoint;
+pub mod device_placement;
 pub mod error;
 pub mod evaluate;
-pub mod exchange;
 pub mod hub;
-pub mod lineage;
+pub mod interop;
 pub mod memory_limit;
-pub mod place;
+pub mod model_resolver;
 pub mod report;
-pub mod source;
+pub mod stage_chain;
 pub mod train;
 pub mod weights;

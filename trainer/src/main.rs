@@ -5,18 +5,25 @@ mod cli;
 use std::process::ExitCode;
 
 use clap::Parser;
-use cnclip_crds::exit::Exit;
+use cnclip_crds::exit_code::TrainerExit;
 
 use cli::Cli;
 
 fn main() -> ExitCode {
     match Cli::try_parse() {
-        Ok(cli) => ExitCode::from(cli.run().code()),
+        Ok(cli) => ExitCode::from(cli.run().exit_code()),
         Err(question) => {
             let asked = !question.use_stderr();
             // A closed pipe is the reader's choice.
             let _ = question.print();
-            ExitCode::from(if asked { Exit::Done } else { Exit::Usage }.code())
+            ExitCode::from(
+                if asked {
+                    TrainerExit::Done
+                } else {
+                    TrainerExit::Usage
+                }
+                .exit_code(),
+            )
         }
     }
 }

@@ -7,24 +7,26 @@ use std::fs;
 ///
 /// # Units
 /// Bytes
-pub fn available() -> Option<u64> {
-    allowed(&|path| fs::read_to_string(path).ok())
+pub fn available_memory() -> Option<u64> {
+    find_memory_limit(&|path| fs::read_to_string(path).ok())
 }
 
 /// The same, with the system's files read by `read`.
-fn allowed(read: &dyn Fn(&str) -> Option<String>) -> Option<u64> {
+fn find_memory_limit(read: &dyn Fn(&str) -> Option<String>) -> Option<u64> {
     let groups = read("/proc/self/cgroup").unwrap_or_default();
     let limits = groups
         .lines()
-        .flat_map(files)
-        .filter_map(|file| limit(&read(&file)?));
+        .flat_map(cgroup_limit_files)
+        .filter_map(|file| parse_cgroup_limit(&read(&file)?));
 
-    limits.min().or_else(|| of_machine(&read("/proc/meminfo")?))
+    limits
+        .min()
+        .or_else(|| parse_meminfo_total(&read("/proc/meminfo")?))
 }
 
 /// The files with the limits of one line of /proc/self/cgroup: those of a group and of all it is in.
 /// In a container of its own the group is the root, whatever it is called outside.
-fn files(line: &str) -> Vec<String> {
+fn cgroup_limit_files(line: &str) -> Vec<String> {
     let mut parts = line.splitn(3, ':').skip(1);
     let (Some(controllers), Some(group)) = (parts.next(), parts.next()) else {
         return Vec::new();
@@ -46,11 +48,11 @@ fn files(line: &str) -> Vec<String> {
 }
 
 /// No limit is a word in version 2, and more than any machine has in version 1.
-fn limit(text: &str) -> Option<u64> {
+fn parse_cgroup_limit(text: &str) -> Option<u64> {
     text.trim().parse().ok().filter(|&bytes| bytes < 1 << 60)
 }
 
-fn of_machine(meminfo: &str) -> Option<u64> {
+fn parse_meminfo_total(meminfo: &str) -> Option<u64> {
     let line = meminfo
         .lines()
         .find_map(|line| line.strip_prefix("MemTotal:"))?;
@@ -122,12 +124,12 @@ mod tests {
                 found.map(|(_, text)| (*text).to_owned())
             };
 
-            assert_eq!(allowed(&read), expected, "{name}");
+            assert_eq!(find_memory_limit(&read), expected, "{name}");
         }
     }
 
     #[test]
     fn this_machine_has_memory() {
-        assert!(available() > Some(1 << 20));
+        assert!(available_memory() > Some(1 << 20));
     }
 }

@@ -1,39 +1,39 @@
 //! What a run says of itself while it runs: on its port, in its log, on a terminal, as its last
 //! words, and afterwards as a page. Never makes a step slower, and never ends a run.
 
-pub(crate) mod aligned;
-mod bar;
+mod background_writer;
 pub mod history;
-pub mod last_words;
-mod lines;
-pub mod log;
+mod http_server;
+mod log_changes;
+pub mod logging;
 pub mod metrics;
 pub mod page;
-pub mod process;
-mod server;
-mod teller;
+pub mod process_memory;
+mod terminal_bar;
+pub mod termination_message;
+pub(crate) mod text_table;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use cnclip_crds::report::{Activity, FailureReport, Report};
-use cnclip_crds::{names, run_config::Identity};
+use cnclip_crds::report::{FailureReport, ProgressReport, TrainerActivity};
+use cnclip_crds::{names, trainer_config::RunIdentity};
 use indicatif::MultiProgress;
 use tokio::sync::watch;
 
 use crate::error::{Error, Result};
-use server::Server;
-use teller::Teller;
+use background_writer::BackgroundWriter;
+use http_server::ProgressServer;
 
 /// Where reports go besides the log.
 #[derive(Clone, Debug, Default)]
-pub struct Outlets {
+pub struct ReportOutputs {
     /// The address that answers `/progress`, `/metrics` and `/healthz`.
     pub listen: Option<String>,
     /// The file of last words.
-    pub last_words: Option<PathBuf>,
+    pub termination_log: Option<PathBuf>,
     /// The bars of a terminal.
-    pub bars: Option<MultiProgress>,
+    pub progress_bars: Option<MultiProgress>,
 }
 
 /// Holds the one report of a run and tells every change of it; may be shared between threads.
@@ -44,10 +44,10 @@ pub struct Outlets {
 #[derive(Debug)]
 pub struct Reporter {
     // Dropped first: the teller ends when there is nobody left to say anything.
-    current: watch::Sender<Report>,
+    current: watch::Sender<ProgressReport>,
     /// None where nobody is to hear of it.
-    _teller: Option<Teller>,
-    server: Option<Server>,
+    _background_writer: Option<BackgroundWriter>,
+    server: Option<ProgressServer>,
     has_bar: bool,
 }
 
@@ -56,91 +56,94 @@ impl Reporter {
     ///
     /// # Errors
     /// If the port cannot be opened.
-    pub fn start(run: Identity, outlets: Outlets) -> Result<Self> {
+    pub fn start(run: RunIdentity, outlets: ReportOutputs) -> Result<Self> {
         let pod_uid = std::env::var(names::ENV_POD_UID).unwrap_or_default();
-        let mut report = Report {
+        let mut report = ProgressReport {
             run,
             pod_uid,
-            ..Report::default()
+            ..ProgressReport::default()
         };
 
-        stamp(&mut report);
+        stamp_report(&mut report);
         let (current, reports) = watch::channel(report);
         let server = outlets
             .listen
-            .map(|listen| Server::start(&listen, reports.clone()));
+            .map(|listen| ProgressServer::start(&listen, reports.clone()));
 
         let server = server.transpose()?;
-        let bar = outlets.bars.as_ref().map(bar::Bar::new);
+        let bar = outlets
+            .progress_bars
+            .as_ref()
+            .map(terminal_bar::TerminalBar::new);
         let has_bar = bar.is_some();
-        let teller = Teller::start(reports, bar, outlets.last_words);
+        let teller = BackgroundWriter::start(reports, bar, outlets.termination_log);
         let _teller =
             teller.map_err(|error| Error::Bug(format!("no thread to report: {error}")))?;
 
         Ok(Self {
             current,
-            _teller: Some(_teller),
+            _background_writer: Some(_teller),
             server,
             has_bar,
         })
     }
 
     /// Keeps a report that nobody hears of: of a rank for which another speaks.
-    pub fn silent(run: Identity) -> Self {
-        let (current, _) = watch::channel(Report {
+    pub fn without_outputs(run: RunIdentity) -> Self {
+        let (current, _) = watch::channel(ProgressReport {
             run,
-            ..Report::default()
+            ..ProgressReport::default()
         });
 
         Self {
             current,
-            _teller: None,
+            _background_writer: None,
             server: None,
             has_bar: false,
         }
     }
 
     /// Changes the report and tells it.
-    pub fn update(&self, change: impl FnOnce(&mut Report)) {
-        let before = self.current();
+    pub fn update_report(&self, change: impl FnOnce(&mut ProgressReport)) {
+        let before = self.current_report();
         self.current.send_modify(|report| {
             change(report);
-            stamp(report);
+            stamp_report(report);
         });
 
-        if self._teller.is_some() {
-            lines::tell(&before, &self.current(), self.has_bar);
+        if self._background_writer.is_some() {
+            log_changes::log_report_changes(&before, &self.current_report(), self.has_bar);
         }
     }
 
     /// Tells that the run ended badly, and why.
-    pub fn fail(&self, error: &Error) {
-        let exit_code = error.exit().code().into();
+    pub fn report_failure(&self, error: &Error) {
+        let exit_code = error.exit_code().exit_code().into();
         let failure = FailureReport {
             exit_code,
             message: error.to_string(),
         };
 
-        self.update(|report| {
-            report.activity = Activity::Failed;
+        self.update_report(|report| {
+            report.activity = TrainerActivity::Failed;
             report.failure = Some(failure);
         });
     }
 
     /// The report as it was last told.
-    pub fn current(&self) -> Report {
+    pub fn current_report(&self) -> ProgressReport {
         self.current.borrow().clone()
     }
 
     /// Where it answers, if it does.
-    pub fn address(&self) -> Option<SocketAddr> {
-        self.server.as_ref().map(Server::address)
+    pub fn listen_address(&self) -> Option<SocketAddr> {
+        self.server.as_ref().map(ProgressServer::address)
     }
 }
 
-fn stamp(report: &mut Report) {
+fn stamp_report(report: &mut ProgressReport) {
     report.reported_at = jiff::Timestamp::now().as_second();
-    report.peak_rss_bytes = process::peak_resident_bytes().unwrap_or(report.peak_rss_bytes);
+    report.peak_rss_bytes = process_memory::peak_resident_bytes().unwrap_or(report.peak_rss_bytes);
 }
 
 #[cfg(test)]

@@ -1,37 +1,37 @@
 //! Weights by name: from the files that others publish into a model, and back. Decides which names
 //! must be there; values stay in their file until they are copied to where they belong.
 
-mod file;
-mod header;
-mod layout;
+mod dtype_convert;
 mod load;
 mod moments;
-mod names;
-mod number;
+mod name_mapping;
 mod pickle;
-mod positions;
+mod position_embedding;
 mod pytorch;
+mod safetensors_header;
+mod safetensors_writer;
 mod sharded;
-mod stored;
-mod towers;
-mod write;
+mod state_dict_format;
+mod stored_tensor;
+mod tensor_file;
+mod tower_detection;
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-pub use file::Trained;
-pub use layout::{Layout, grouped};
-pub use load::{Part, WeightsError, left_out, load};
+pub use load::{ModelPart, WeightsError, load_weights, summarize_ignored};
 pub use moments::{load_moments, write_moments};
-pub use stored::Stored;
-pub use towers::Towers;
-pub use write::write_safetensors;
+pub use safetensors_writer::write_safetensors;
+pub use state_dict_format::{StateDictFormat, summarize_names};
+pub use stored_tensor::StoredTensor;
+pub use tensor_file::RecordedProgress;
+pub use tower_detection::DetectedTowers;
 
 use crate::error::Result;
 use cnclip_data::store::Store;
-use names::Named;
-pub use sharded::{INDEX_ENDING, shards};
+use name_mapping::ReferenceTensors;
+pub use sharded::{INDEX_SUFFIX, list_shard_files};
 
 /// A tensor read from a file.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,15 +43,15 @@ pub struct Tensor {
 }
 
 /// Tensors read from a file, under the names of the reference's state dict.
-pub type Tensors = BTreeMap<String, Tensor>;
+pub type TensorMap = BTreeMap<String, Tensor>;
 
 /// The tensors that lie in a file, under the names of the reference's state dict. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Weights {
-    layout: Layout,
-    tensors: BTreeMap<String, Stored>,
-    left_out: Vec<String>,
-    trained: Trained,
+    format: StateDictFormat,
+    tensors: BTreeMap<String, StoredTensor>,
+    ignored: Vec<String>,
+    recorded_progress: RecordedProgress,
 }
 
 impl Weights {
@@ -61,22 +61,22 @@ impl Weights {
     /// # Errors
     /// If there is no such object, or it is of no kind that we read.
     pub fn open(store: &Store, name: &str) -> Result<Self> {
-        let listing = match name.ends_with(INDEX_ENDING) {
-            true => sharded::list(store, name)?.into(),
-            false => file::list(store, name)?,
+        let listing = match name.ends_with(INDEX_SUFFIX) {
+            true => sharded::list_sharded_tensors(store, name)?.into(),
+            false => tensor_file::list_tensors(store, name)?,
         };
 
-        let Named {
-            layout,
+        let ReferenceTensors {
+            format: layout,
             tensors,
-            left_out,
-        } = names::to_reference(listing.tensors);
+            ignored: left_out,
+        } = name_mapping::to_reference_names(listing.tensors);
 
         Ok(Self {
-            layout,
+            format: layout,
             tensors,
-            left_out,
-            trained: listing.trained,
+            ignored: left_out,
+            recorded_progress: listing.recorded_progress,
         })
     }
 
@@ -86,34 +86,34 @@ impl Weights {
     /// If the bytes are none.
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Self> {
         const NAME: &str = "bytes.safetensors";
-        let store = Store::memory();
+        let store = Store::in_memory();
         store.put(NAME, bytes.into())?;
         Self::open(&store, NAME)
     }
 
     /// Whose names they had.
-    pub fn layout(&self) -> Layout {
-        self.layout
+    pub fn format(&self) -> StateDictFormat {
+        self.format
     }
 
     /// How long they were trained, as far as their file says it.
-    pub fn trained(&self) -> Trained {
-        self.trained
+    pub fn recorded_progress(&self) -> RecordedProgress {
+        self.recorded_progress
     }
 
     /// Tensors of the file that no model of ours has, under its own names: poolers, heads, the text
     /// tower of another language.
-    pub fn left_out(&self) -> impl Iterator<Item = &str> {
-        self.left_out.iter().map(String::as_str)
+    pub fn ignored_names(&self) -> impl Iterator<Item = &str> {
+        self.ignored.iter().map(String::as_str)
     }
 
     /// What the tensors are called, in order.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub fn tensor_names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
     /// A tensor by name.
-    pub fn get(&self, name: &str) -> Option<&Stored> {
+    pub fn get(&self, name: &str) -> Option<&StoredTensor> {
         self.tensors.get(name)
     }
 
@@ -121,8 +121,9 @@ impl Weights {
     ///
     /// # Errors
     /// If the file cannot be read.
-    pub fn to_tensors(&self) -> Result<Tensors> {
-        let read = |(name, stored): (&String, &Stored)| Ok((name.clone(), stored.to_tensor()?));
+    pub fn to_tensors(&self) -> Result<TensorMap> {
+        let read =
+            |(name, stored): (&String, &StoredTensor)| Ok((name.clone(), stored.to_tensor()?));
         self.tensors.iter().map(read).collect()
     }
 }
@@ -131,7 +132,7 @@ impl Weights {
 ///
 /// # Errors
 /// Bytes that are no safetensors of numbers.
-pub fn read_safetensors(bytes: &[u8]) -> Result<Tensors> {
+pub fn read_safetensors(bytes: &[u8]) -> Result<TensorMap> {
     Weights::from_bytes(bytes.to_vec())?.to_tensors()
 }
 
@@ -139,7 +140,7 @@ pub fn read_safetensors(bytes: &[u8]) -> Result<Tensors> {
 mod tests {
     use std::borrow::Cow;
 
-    use super::write::Outgoing;
+    use super::safetensors_writer::OutgoingTensor;
     use super::*;
 
     /// A tensor of the numbers from `first` on.
@@ -153,12 +154,12 @@ mod tests {
 
     /// A file that holds these.
     pub(super) fn file(tensors: &[(&str, Tensor)]) -> Weights {
-        let tensors = tensors.iter().map(|(name, tensor)| Outgoing {
+        let tensors = tensors.iter().map(|(name, tensor)| OutgoingTensor {
             name: Cow::Borrowed(*name),
             shape: &tensor.shape,
-            values: cnclip_compute::tensor::View::Host(&tensor.values),
+            values: cnclip_compute::tensor::TensorView::Host(&tensor.values),
         });
 
-        Weights::from_bytes(write::bytes(tensors)).unwrap()
+        Weights::from_bytes(safetensors_writer::serialize_tensors(tensors)).unwrap()
     }
 }

@@ -7,34 +7,34 @@ mod golden;
 
 use cnclip_compute::ops::dropout::Dropout;
 use cnclip_compute::params::Params;
-use cnclip_nn::accumulate::Accumulator;
+use cnclip_nn::accumulate::GradientAccumulator;
 use cnclip_nn::model::clip::Clip;
-use golden::{Golden, Pairs, assert_close};
+use golden::{GoldenBatch, GoldenModel, assert_close};
 
 /// A golden model with dropout and, where it has any, masked patches; and six pairs.
-fn model(name: &str) -> (Clip, Params, Pairs) {
-    let mut golden = Golden::read(name);
+fn model(name: &str) -> (Clip, Params, GoldenBatch) {
+    let mut golden = GoldenModel::read(name);
     golden.config.text.hidden_dropout_percent = 20;
     golden.config.text.attention_dropout_percent = 30;
     let (mut clip, params) = golden.model();
     clip.mask_patches(40);
 
-    (clip, params, golden.pairs(0))
+    (clip, params, golden.load_batch(0))
 }
 
 /// The loss, the gradient, and the running statistics after it.
 fn differentiate(name: &str, frozen: bool, micro_batch: usize) -> (f64, Vec<f32>, Vec<f32>) {
     let (mut clip, mut params, pairs) = model(name);
     clip.freeze_image(&mut params, frozen);
-    let mut accumulator = Accumulator::new(&clip, &params, (6, micro_batch));
+    let mut accumulator = GradientAccumulator::new(&clip, &params, (6, micro_batch));
     let given = (pairs.batch(), Dropout::new(1, 2, 0));
     let score = accumulator.forward((&mut clip, &mut params), given);
 
     accumulator.backward((&mut clip, &mut params), given, &mut ());
     (
         score.loss,
-        params.gradients.read().into_owned(),
-        params.state.read().into_owned(),
+        params.gradients.to_host().into_owned(),
+        params.buffers.to_host().into_owned(),
     )
 }
 
@@ -61,10 +61,10 @@ fn running_statistics_follow_each_micro_batch_once() {
     for (from, to) in [(0, 4), (4, 6)] {
         clip.forward(
             &mut params,
-            pairs.part(from, to).batch(),
+            pairs.slice_samples(from, to).batch(),
             Dropout::new(1, 2, 0),
         );
     }
 
-    assert_eq!(found, *params.state.read());
+    assert_eq!(found, *params.buffers.to_host());
 }

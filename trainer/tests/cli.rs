@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use cnclip_crds::report::{Activity, Report};
+use cnclip_crds::report::{ProgressReport, TrainerActivity};
 
 #[path = "support/small.rs"]
 #[expect(dead_code, reason = "what other tests ask for is there too")]
@@ -18,7 +18,7 @@ fn cnclip(arguments: &[&str], folder: &Path) -> Output {
         .unwrap()
 }
 
-fn last_words(folder: &Path) -> Report {
+fn last_words(folder: &Path) -> ProgressReport {
     serde_json::from_str(&std::fs::read_to_string(folder.join("last-words")).unwrap()).unwrap()
 }
 
@@ -94,7 +94,7 @@ fn a_data_set_that_cannot_be_classified_is_told_of_before_weights_are_looked_for
 #[test]
 fn a_stage_is_trained_and_scored_from_two_files() {
     let folder = tempfile::tempdir().unwrap();
-    let mut config = small::config(folder.path(), "run");
+    let mut config = small::train_config(folder.path(), "run");
     config.run.attempt = 3;
     let file = folder.path().join("train.json");
     std::fs::write(&file, serde_json::to_vec(&config).unwrap()).unwrap();
@@ -112,7 +112,7 @@ fn a_stage_is_trained_and_scored_from_two_files() {
     let report = last_words(folder.path());
     assert_eq!(
         (report.activity, report.step),
-        (Activity::Done, small::STEPS as i64)
+        (TrainerActivity::Done, small::STEPS as i64)
     );
 
     assert_eq!(
@@ -125,7 +125,7 @@ fn a_stage_is_trained_and_scored_from_two_files() {
     );
 
     let file = folder.path().join("evaluate.yaml");
-    let checkpoint = small::stage(folder.path(), "run");
+    let checkpoint = small::stage_uri(folder.path(), "run");
     let data = config.dataset;
     let results = folder.path().join("results");
     let text = format!(
@@ -153,7 +153,10 @@ fn a_stage_is_trained_and_scored_from_two_files() {
     );
 
     let report = last_words(folder.path());
-    assert_eq!((report.activity, report.results.len()), (Activity::Done, 1));
+    assert_eq!(
+        (report.activity, report.results.len()),
+        (TrainerActivity::Done, 1)
+    );
     assert!(results.join("results.json").exists());
     let page = std::fs::read_to_string(results.join("report.html")).unwrap();
     assert!(page.contains("golden") && page.contains("<svg") && page.contains("data:image/png"));
@@ -162,7 +165,7 @@ fn a_stage_is_trained_and_scored_from_two_files() {
 #[test]
 fn an_unknown_key_ends_with_78_and_is_named_in_the_last_words() {
     let folder = tempfile::tempdir().unwrap();
-    let mut config = serde_json::to_value(small::config(folder.path(), "run")).unwrap();
+    let mut config = serde_json::to_value(small::train_config(folder.path(), "run")).unwrap();
     config["learningRat"] = 1.into();
     let file = folder.path().join("train.json");
     std::fs::write(&file, config.to_string()).unwrap();
@@ -184,7 +187,7 @@ fn an_unknown_key_ends_with_78_and_is_named_in_the_last_words() {
 #[test]
 fn runs_are_compared_by_the_curves_of_their_stages() {
     let folder = tempfile::tempdir().unwrap();
-    let mut config = small::config(folder.path(), "one");
+    let mut config = small::train_config(folder.path(), "one");
     config.run.name = "one".into();
     let file = folder.path().join("run.json");
     std::fs::write(&file, serde_json::to_vec(&config).unwrap()).unwrap();
@@ -197,7 +200,7 @@ fn runs_are_compared_by_the_curves_of_their_stages() {
         .success()
     );
 
-    let run = small::stage(folder.path(), "one");
+    let run = small::stage_uri(folder.path(), "one");
     let page = folder.path().join("page.html");
     let first = format!("first={run}");
     let page = page.to_str().unwrap();

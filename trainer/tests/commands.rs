@@ -5,8 +5,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use cnclip::weights::{Tensors, read_safetensors};
-use cnclip_crds::run_config::TrainConfig;
+use cnclip::weights::{TensorMap, read_safetensors};
+use cnclip_crds::trainer_config::TrainConfig;
 
 #[path = "commands/embed.rs"]
 mod embed;
@@ -31,7 +31,7 @@ mod texts;
 /// Trains a small model in a folder; says of what and where.
 fn trained(folder: &Path) -> TrainConfig {
     let file = folder.join("train.json");
-    let config = small::config(folder, "run");
+    let config = small::train_config(folder, "run");
     std::fs::write(&file, serde_json::to_vec(&config).unwrap()).unwrap();
     succeed(&["train", "--config", words(&file)], b"");
 
@@ -93,6 +93,6 @@ fn words(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-fn tensors(path: &Path) -> Tensors {
+fn tensors(path: &Path) -> TensorMap {
     read_safetensors(&std::fs::read(path).unwrap()).unwrap()
 }

@@ -3,22 +3,24 @@
 
 use std::path::{Path, PathBuf};
 
-use cnclip::source::{self, Found};
-use cnclip::weights::{Layout, Part, Tensors, Weights, grouped, load};
+use cnclip::model_resolver::{self, ResolvedWeights};
+use cnclip::weights::{
+    ModelPart, StateDictFormat, TensorMap, Weights, load_weights, summarize_names,
+};
 use cnclip_crds::model::{Architecture, ModelConfig};
 use cnclip_data::store::Store;
-use cnclip_nn::model::clip::{Capacity, Clip};
+use cnclip_nn::model::clip::{BatchCapacity, Clip};
 use serde_json::{Map, Value, json};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/model/layouts")
 }
 
-fn find(path: &Path) -> Found {
-    source::weights(path.to_str().unwrap()).unwrap()
+fn find(path: &Path) -> ResolvedWeights {
+    model_resolver::resolve_weights(path.to_str().unwrap()).unwrap()
 }
 
-fn reference() -> Tensors {
+fn reference() -> TensorMap {
     find(&folder().join("reference.safetensors"))
         .tensors
         .to_tensors()
@@ -26,12 +28,12 @@ fn reference() -> Tensors {
 }
 
 /// What a part of the model is made of.
-fn part(part: Part) -> Tensors {
+fn part(part: ModelPart) -> TensorMap {
     let mut tensors = reference();
     tensors.retain(|name, _| match part {
-        Part::All => true,
-        Part::Image => name.starts_with("visual.") || name == "logit_scale",
-        Part::Text => name.starts_with("bert."),
+        ModelPart::All => true,
+        ModelPart::Image => name.starts_with("visual.") || name == "logit_scale",
+        ModelPart::Text => name.starts_with("bert."),
     });
 
     tensors
@@ -43,38 +45,58 @@ fn every_layout_gives_the_same_numbers_under_the_same_names() {
                    token_embedding.* (1), transformer.* (12)";
     let without_resolution = english.strip_prefix("input_resolution, ").unwrap();
     let table = [
-        ("reference.safetensors", Layout::Reference, Part::All, ""),
-        ("ofa.pt", Layout::Reference, Part::All, "bert.* (1)"),
-        ("before_1_6.pt", Layout::Reference, Part::All, ""),
+        (
+            "reference.safetensors",
+            StateDictFormat::Reference,
+            ModelPart::All,
+            "",
+        ),
+        (
+            "ofa.pt",
+            StateDictFormat::Reference,
+            ModelPart::All,
+            "bert.* (1)",
+        ),
+        (
+            "before_1_6.pt",
+            StateDictFormat::Reference,
+            ModelPart::All,
+            "",
+        ),
         (
             "sharded",
-            Layout::HuggingFace,
-            Part::All,
+            StateDictFormat::HuggingFace,
+            ModelPart::All,
             "text_model.* (1)",
         ),
         (
             "openai.state_dict.pt",
-            Layout::Clip,
-            Part::Image,
+            StateDictFormat::Clip,
+            ModelPart::Image,
             without_resolution,
         ),
-        ("openai.torchscript.pt", Layout::Clip, Part::Image, english),
+        (
+            "openai.torchscript.pt",
+            StateDictFormat::Clip,
+            ModelPart::Image,
+            english,
+        ),
         (
             "clip.safetensors",
-            Layout::HuggingFaceClip,
-            Part::Image,
+            StateDictFormat::HuggingFaceClip,
+            ModelPart::Image,
             "text_model.* (1), text_projection.* (1), vision_model.* (1)",
         ),
         (
             "bert.bin",
-            Layout::Bert,
-            Part::Text,
+            StateDictFormat::Bert,
+            ModelPart::Text,
             "bert.* (2), cls.* (1)",
         ),
         (
             "bert_bare.safetensors",
-            Layout::Bert,
-            Part::Text,
+            StateDictFormat::Bert,
+            ModelPart::Text,
             "pooler.* (1)",
         ),
     ];
@@ -82,8 +104,8 @@ fn every_layout_gives_the_same_numbers_under_the_same_names() {
     for (file, layout, taken, left_out) in table {
         let found = find(&folder().join(file)).tensors;
         assert_eq!(found.to_tensors().unwrap(), part(taken), "{file}");
-        assert_eq!(found.layout(), layout, "{file}");
-        assert_eq!(grouped(found.left_out()), left_out, "{file}");
+        assert_eq!(found.format(), layout, "{file}");
+        assert_eq!(summarize_names(found.ignored_names()), left_out, "{file}");
     }
 }
 
@@ -97,11 +119,11 @@ fn a_shard_that_is_not_there_is_named() {
         std::fs::copy(folder().join("sharded").join(file), copy.path().join(file)).unwrap();
     }
 
-    let error = source::weights(copy.path().to_str().unwrap()).unwrap_err();
+    let error = model_resolver::resolve_weights(copy.path().to_str().unwrap()).unwrap_err();
     let right =
         "pytorch_model.bin.index.json names pytorch_model-00002-of-00002.bin, which is not there";
     assert!(error.to_string().contains(right), "{error}");
-    assert_eq!(error.exit().code(), 65);
+    assert_eq!(error.exit_code().exit_code(), 65);
 }
 
 #[test]
@@ -114,7 +136,7 @@ fn a_file_of_pytorch_that_was_cut_off_or_spoiled_is_an_error() {
     ] {
         let bytes = std::fs::read(folder().join(file)).unwrap();
         for kept in (0..bytes.len()).step_by(97) {
-            let store = Store::memory();
+            let store = Store::in_memory();
             store.put(file, bytes[..kept].to_vec().into()).unwrap();
             let read = Weights::open(&store, file).and_then(|weights| weights.to_tensors());
             let error = read.expect_err(file).to_string();
@@ -123,7 +145,7 @@ fn a_file_of_pytorch_that_was_cut_off_or_spoiled_is_an_error() {
         for spoiled in (0..bytes.len()).step_by(31) {
             let mut bytes = bytes.clone();
             bytes[spoiled] ^= 0x55;
-            let store = Store::memory();
+            let store = Store::in_memory();
             store.put(file, bytes.into()).unwrap();
             // Nothing proves the numbers; but nothing panics.
             let _ = Weights::open(&store, file).and_then(|weights| weights.to_tensors());
@@ -135,7 +157,7 @@ fn a_file_of_pytorch_that_was_cut_off_or_spoiled_is_an_error() {
 fn unwritten(folder: &Path, model: &ModelConfig) -> PathBuf {
     let (_, params) = Clip::new(
         model,
-        Capacity {
+        BatchCapacity {
             batch: 1,
             context: 3,
         },
@@ -143,7 +165,7 @@ fn unwritten(folder: &Path, model: &ModelConfig) -> PathBuf {
 
     let mut header = Map::new();
     let mut end = 0;
-    for (segment, values) in params.tensors() {
+    for (segment, values) in params.named_tensors() {
         let start = end;
         end += 4 * values.len();
         let entry = json!({ "dtype": "F32", "shape": segment.shape, "data_offsets": [start, end] });
@@ -165,16 +187,16 @@ fn the_names_and_shapes_of_a_published_model_tell_its_towers() {
     use Architecture::*;
     for architecture in [Rn50, VitB32, VitB16, VitL14, VitL14At336, VitH14] {
         let folder = tempfile::tempdir().unwrap();
-        let towers = architecture.towers().unwrap();
+        let towers = architecture.published_model().unwrap();
         let found = find(&unwritten(folder.path(), &towers));
-        assert_eq!(found.model().unwrap(), towers, "{architecture:?}");
+        assert_eq!(found.model_config().unwrap(), towers, "{architecture:?}");
     }
 }
 
 #[test]
 fn what_shapes_do_not_tell_lies_beside_the_weights() {
     let folder = tempfile::tempdir().unwrap();
-    let mut towers = Architecture::VitB16.towers().unwrap();
+    let mut towers = Architecture::VitB16.published_model().unwrap();
     let path = unwritten(folder.path(), &towers);
     towers.image.vit.as_mut().unwrap().head_width = 96;
     towers.text.heads = 6;
@@ -197,7 +219,7 @@ fn what_shapes_do_not_tell_lies_beside_the_weights() {
 
     for beside in [hugging_face, reference] {
         std::fs::write(folder.path().join("config.json"), beside.to_string()).unwrap();
-        assert_eq!(find(&path).model().unwrap(), towers, "{beside}");
+        assert_eq!(find(&path).model_config().unwrap(), towers, "{beside}");
     }
 }
 
@@ -209,29 +231,29 @@ fn weights_of_something_else_say_what_they_are_of() {
         "ViT 1×8 /2 at 4 px, BERT 1×6, 4 features"
     );
 
-    let unfit = toy.model().unwrap_err().to_string();
+    let unfit = toy.model_config().unwrap_err().to_string();
     assert!(
         unfit.contains("ofa.pt: text.heads is 0; it must be at least 1"),
         "{unfit}"
     );
 
     let bert = find(&folder().join("bert.bin"));
-    let part = bert.model().unwrap_err().to_string();
+    let part = bert.model_config().unwrap_err().to_string();
     assert!(
         part.contains("bert.bin is no whole model: it holds BERT 1×6. Name weights"),
         "{part}"
     );
 
-    let model = Architecture::VitB16.towers().unwrap();
+    let model = Architecture::VitB16.published_model().unwrap();
     let (_, mut params) = Clip::new(
         &model,
-        Capacity {
+        BatchCapacity {
             batch: 1,
             context: 3,
         },
     );
 
-    let error = load(&mut params, &bert.tensors, Part::Text)
+    let error = load_weights(&mut params, &bert.tensors, ModelPart::Text)
         .unwrap_err()
         .to_string();
 
@@ -249,15 +271,20 @@ fn the_projection_of_another_language_is_not_taken_for_ours() {
         "openai.torchscript.pt",
         "clip.safetensors",
     ] {
-        let model = Architecture::VitB16.towers().unwrap();
+        let model = Architecture::VitB16.published_model().unwrap();
         let (_, mut params) = Clip::new(
             &model,
-            Capacity {
+            BatchCapacity {
                 batch: 1,
                 context: 3,
             },
         );
-        let error = load(&mut params, &find(&folder().join(file)).tensors, Part::Text).unwrap_err();
+        let error = load_weights(
+            &mut params,
+            &find(&folder().join(file)).tensors,
+            ModelPart::Text,
+        )
+        .unwrap_err();
         assert!(
             error
                 .to_string()

@@ -9,13 +9,13 @@ use std::sync::{Mutex, PoisonError};
 
 use cnclip::error::Error;
 use cnclip_compute::tensor::Memory;
-use cnclip_crds::model::{Architecture, ImageTower, ModelConfig, TextTower, Vit};
-use cnclip_data::store::{Store, Upload};
-use cnclip_nn::memory::{Load, Way};
-use cnclip_nn::model::clip::{Capacity, Clip};
+use cnclip_crds::model::{Architecture, ImageTower, ModelConfig, TextTower, VitConfig};
+use cnclip_data::store::{ObjectWriter, Store};
+use cnclip_nn::memory::{BatchPlan, MemoryInputs};
+use cnclip_nn::model::clip::{BatchCapacity, Clip};
 use cnclip_nn::model::teacher::Teacher;
 use peak_alloc::PeakAlloc;
-use planned::{near, reserve, shrunk, stage};
+use planned::{allocate_training_state, assert_near_plan, shrink_preset, train_config};
 
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
@@ -28,7 +28,7 @@ fn model(layers: i32) -> ModelConfig {
         embed_dim: 32,
         image: ImageTower {
             resolution: 64,
-            vit: Some(Vit {
+            vit: Some(VitConfig {
                 layers,
                 width: 64,
                 patch_size: 16,
@@ -50,11 +50,11 @@ fn model(layers: i32) -> ModelConfig {
 }
 
 /// Bytes that a model takes for each pair of its batch.
-fn bytes_of_a_pair(declare: impl Fn(Capacity) -> usize) -> usize {
-    (declare(Capacity {
+fn bytes_of_a_pair(declare: impl Fn(BatchCapacity) -> usize) -> usize {
+    (declare(BatchCapacity {
         batch: 40,
         context: 20,
-    }) - declare(Capacity {
+    }) - declare(BatchCapacity {
         batch: 20,
         context: 20,
     })) / 20
@@ -63,7 +63,7 @@ fn bytes_of_a_pair(declare: impl Fn(Capacity) -> usize) -> usize {
 #[test]
 fn a_layer_that_computes_again_keeps_little_more_than_what_goes_into_it() {
     let _alone = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
-    let each_layer = |declare: fn(&ModelConfig, Capacity) -> _| {
+    let each_layer = |declare: fn(&ModelConfig, BatchCapacity) -> _| {
         let of = |layers| {
             bytes_of_a_pair(|capacity| {
                 let before = MEMORY.current_usage();
@@ -80,7 +80,7 @@ fn a_layer_that_computes_again_keeps_little_more_than_what_goes_into_it() {
 
     let inputs = (17 + 20) * 64 * size_of::<f32>();
     let kept = each_layer(Clip::new);
-    let again = each_layer(Clip::recomputing);
+    let again = each_layer(Clip::with_recompute);
     assert_eq!(again, inputs);
     assert!(kept > 15 * again, "{kept} bytes, and {again}");
 }
@@ -100,13 +100,13 @@ fn what_is_planned_is_what_is_reserved() {
     let _alone = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
     use Architecture::{Rn50, VitB16, VitH14, VitL14, VitL14At336};
     for architecture in [Rn50, VitB16, VitL14, VitL14At336, VitH14] {
-        let config = stage(&shrunk(architecture));
+        let config = train_config(&shrink_preset(architecture));
         let model = &config.model;
         let threads = rayon::current_num_threads();
-        let load = Load {
+        let load = MemoryInputs {
             config: &config,
-            own: 24,
-            shards: 0,
+            local_batch_size: 24,
+            shard_bytes: 0,
             teacher: None,
             shuffle_window: 1 << 30,
             threads,
@@ -114,35 +114,35 @@ fn what_is_planned_is_what_is_reserved() {
         };
 
         for recompute in [false, true] {
-            let way = Way {
+            let way = BatchPlan {
                 micro_batch: 12,
                 recompute,
             };
 
-            let reserved = counted(|| reserve(&Memory::Host, &config, way));
-            let needs = load.needs(way);
+            let reserved = counted(|| allocate_training_state(&Memory::Host, &config, way));
+            let needs = load.estimate_memory(way);
             let rest = needs.batches + needs.checkpoint + needs.program;
-            near(
-                needs.total() - rest,
+            assert_near_plan(
+                needs.total_bytes() - rest,
                 reserved,
                 &format!("{architecture:?}, again: {recompute}"),
             );
         }
 
-        let taught = Load {
-            own: 0,
+        let taught = MemoryInputs {
+            local_batch_size: 0,
             teacher: Some((&model.image, 40)),
             ..load
         };
 
-        let way = Way {
+        let way = BatchPlan {
             micro_batch: 12,
             recompute: false,
         };
 
         let reserved = counted(|| Teacher::new(&Memory::Host, &model.image, 40, way.micro_batch));
         // Its gradients are reserved with its weights, and never written.
-        let layout = Clip::layout(&ModelConfig {
+        let layout = Clip::param_layout(&ModelConfig {
             embed_dim: 40,
             ..model.clone()
         });
@@ -156,8 +156,8 @@ fn what_is_planned_is_what_is_reserved() {
             .map(|segment| segment.range.len() * size_of::<f32>())
             .sum();
 
-        near(
-            taught.needs(way).teacher,
+        assert_near_plan(
+            taught.estimate_memory(way).teacher,
             reserved - gradients as u64,
             &format!("teacher of {architecture:?}"),
         );
@@ -177,7 +177,7 @@ fn an_object_is_copied_in_the_memory_of_a_few_parts_however_large_it_is() {
 
     let before = MEMORY.current_usage();
     MEMORY.reset_peak_usage();
-    store.save("x", &at("copy")).unwrap();
+    store.download_to("x", &at("copy")).unwrap();
     let most = MEMORY.peak_usage() - before;
     assert_eq!(std::fs::metadata(at("copy")).unwrap().len(), 512 << 20);
     assert!(most < (512 << 20) / 4, "{most} bytes");
@@ -193,14 +193,16 @@ fn an_object_is_written_in_the_memory_of_a_few_parts_however_large_it_is() {
     let before = MEMORY.current_usage();
 
     MEMORY.reset_peak_usage();
-    let pieces = |to: &mut Upload<'_>| (0..PIECES).try_for_each(|_| to.write_all(&piece));
+    let pieces = |to: &mut ObjectWriter<'_>| (0..PIECES).try_for_each(|_| to.write_all(&piece));
     store
-        .write("x", |to| pieces(to).map_err(Error::file("write", "x")))
+        .write_with("x", |to| {
+            pieces(to).map_err(Error::io_context("write", "x"))
+        })
         .unwrap();
 
     let most = MEMORY.peak_usage() - before;
     assert_eq!(
-        store.size("x").unwrap(),
+        store.object_size("x").unwrap(),
         Some((PIECES * piece.len()) as u64)
     );
 

@@ -4,17 +4,17 @@
 #[path = "support/golden.rs"]
 mod golden;
 
-use cnclip::weights::{Part, load};
+use cnclip::weights::{ModelPart, load_weights};
 use cnclip_compute::ops::dropout::Dropout;
-use cnclip_compute::params::{Layout, Params, Segment};
+use cnclip_compute::params::{ParamLayout, Params, Segment};
 use cnclip_crds::stage::Precision;
-use cnclip_nn::accumulate::Accumulator;
-use cnclip_nn::loss::Score;
-use cnclip_nn::model::clip::{Capacity, Clip, Compute};
-use cnclip_nn::model::vit::Vit;
-use cnclip_nn::optimizer::{AdamW, Settings};
-use cnclip_nn::schedule::Schedule;
-use golden::{Golden, Pairs, assert_close, without_gradient};
+use cnclip_nn::accumulate::GradientAccumulator;
+use cnclip_nn::loss::LossOutput;
+use cnclip_nn::model::clip::{BatchCapacity, Clip, ComputeOptions};
+use cnclip_nn::model::vit::VisionTransformer;
+use cnclip_nn::optimizer::{AdamW, AdamWSettings};
+use cnclip_nn::schedule::LearningRateSchedule;
+use golden::{GoldenBatch, GoldenModel, assert_close, without_gradient};
 use serde_json::Value;
 
 /// The models with golden values.
@@ -24,9 +24,14 @@ const MODELS: [&str; 5] = ["vit_b16", "vit_l14", "vit_l14_336", "vit_h14", "rn50
 const FREEZABLE: [&str; 2] = ["vit_b16", "rn50"];
 
 /// Forward, loss and backward of one batch in micro batches; the gradients are in `params`.
-fn differentiate(clip: &mut Clip, params: &mut Params, pairs: &Pairs, micro: usize) -> Score {
-    let count = pairs.texts().count();
-    let mut accumulator = Accumulator::new(clip, params, (count, micro));
+fn differentiate(
+    clip: &mut Clip,
+    params: &mut Params,
+    pairs: &GoldenBatch,
+    micro: usize,
+) -> LossOutput {
+    let count = pairs.texts().text_count();
+    let mut accumulator = GradientAccumulator::new(clip, params, (count, micro));
     let given = (pairs.batch(), Dropout::NONE);
     params.clear_gradients();
     let score = accumulator.forward((clip, params), given);
@@ -39,12 +44,12 @@ fn differentiate(clip: &mut Clip, params: &mut Params, pairs: &Pairs, micro: usi
 #[test]
 fn features_in_evaluation_are_the_references() {
     for name in MODELS {
-        let golden = Golden::read(name);
+        let golden = GoldenModel::read(name);
         let (mut clip, mut params) = golden.model();
-        let pairs = golden.pairs(0);
+        let pairs = golden.load_batch(0);
         let images = clip
             .encode_images(&mut params, pairs.batch().pixels)
-            .read()
+            .to_host()
             .into_owned();
 
         assert_close(
@@ -56,7 +61,7 @@ fn features_in_evaluation_are_the_references() {
 
         let texts = clip
             .encode_texts(&params, pairs.texts())
-            .read()
+            .to_host()
             .into_owned();
 
         assert_close(name, &texts, &golden.io["eval.text_features"].values, 1e-5);
@@ -66,21 +71,21 @@ fn features_in_evaluation_are_the_references() {
 #[test]
 fn logits_in_evaluation_and_in_training_are_the_references() {
     for name in MODELS {
-        let golden = Golden::read(name);
+        let golden = GoldenModel::read(name);
         let (mut clip, mut params) = golden.model();
-        let pairs = golden.pairs(0);
+        let pairs = golden.load_batch(0);
         let scale = clip.logit_scale(&params);
         let images = clip
             .encode_images(&mut params, pairs.batch().pixels)
-            .read()
+            .to_host()
             .into_owned();
 
         let texts = clip
             .encode_texts(&params, pairs.texts())
-            .read()
+            .to_host()
             .into_owned();
 
-        let found = logits(&images, &texts, clip.features(), scale);
+        let found = logits(&images, &texts, clip.feature_width(), scale);
         assert_close(
             name,
             &found,
@@ -88,10 +93,10 @@ fn logits_in_evaluation_and_in_training_are_the_references() {
             1e-5,
         );
 
-        let width = clip.features();
+        let width = clip.feature_width();
         let batch = pairs.batch();
         let (images, texts) = clip.forward(&mut params, batch, Dropout::NONE);
-        let found = logits(&images.read(), &texts.read(), width, scale);
+        let found = logits(&images.to_host(), &texts.to_host(), width, scale);
         assert_close(
             name,
             &found,
@@ -116,13 +121,13 @@ fn logits(images: &[f32], texts: &[f32], width: usize, scale: f32) -> Vec<f32> {
 #[test]
 fn every_gradient_is_the_references() {
     for name in MODELS {
-        let golden = Golden::read(name);
+        let golden = GoldenModel::read(name);
         let (mut clip, mut params) = golden.model();
         let score = differentiate(
             &mut clip,
             &mut params,
-            &golden.pairs(0),
-            golden.pairs(0).texts().count(),
+            &golden.load_batch(0),
+            golden.load_batch(0).texts().text_count(),
         );
 
         let right = golden.expect["train_loss"].as_f64().unwrap();
@@ -144,7 +149,7 @@ fn every_gradient_is_the_references() {
                 continue;
             }
 
-            let found = params.gradients.part(segment.range.clone()).read();
+            let found = params.gradients.slice(segment.range.clone()).to_host();
             assert_close(
                 &segment.name,
                 &found,
@@ -156,9 +161,9 @@ fn every_gradient_is_the_references() {
 }
 
 /// Optimizer and schedule of one of the reference's runs.
-fn recipe(expect: &Value) -> (Settings, Schedule) {
+fn recipe(expect: &Value) -> (AdamWSettings, LearningRateSchedule) {
     let number = |name: &str| expect[name].as_f64().unwrap();
-    let settings = Settings {
+    let settings = AdamWSettings {
         beta_1: expect["betas"][0].as_f64().unwrap(),
         beta_2: expect["betas"][1].as_f64().unwrap(),
         epsilon: number("eps"),
@@ -170,7 +175,7 @@ fn recipe(expect: &Value) -> (Settings, Schedule) {
     let warmup_steps = number("warmup") as u64;
     (
         settings,
-        Schedule {
+        LearningRateSchedule {
             peak,
             warmup_steps,
             total_steps: number("total_steps") as u64,
@@ -180,7 +185,7 @@ fn recipe(expect: &Value) -> (Settings, Schedule) {
 
 /// Trains as the reference did, and compares every loss and every final tensor.
 fn train(name: &str, run: &str, tolerance: f64, prepare: impl Fn(&mut Clip, &mut Params)) {
-    let all = Golden::read(name).pairs(0).texts().count();
+    let all = GoldenModel::read(name).load_batch(0).texts().text_count();
     train_in_parts(name, run, tolerance, (all, all), prepare);
 }
 
@@ -192,7 +197,7 @@ fn train_in_parts(
     (count, micro): (usize, usize),
     prepare: impl Fn(&mut Clip, &mut Params),
 ) {
-    let golden = Golden::read(name);
+    let golden = GoldenModel::read(name);
     let expect = &golden.expect[run];
     let (mut clip, mut params) = golden.model();
     prepare(&mut clip, &mut params);
@@ -201,13 +206,13 @@ fn train_in_parts(
 
     for step in 0..schedule.total_steps {
         let right = &expect["log"][step as usize];
-        let pairs = golden.pairs(step as usize % 3).part(0, count);
+        let pairs = golden.load_batch(step as usize % 3).slice_samples(0, count);
         let score = differentiate(&mut clip, &mut params, &pairs, micro);
         let loss = right["loss"].as_f64().unwrap();
         let error = (score.loss / loss - 1.0).abs();
 
         assert!(error < tolerance, "{name}, {run}, step {step}: {error}");
-        let rate = schedule.rate(step);
+        let rate = schedule.learning_rate(step);
         assert!(
             (rate - right["lr"].as_f64().unwrap()).abs() < 1e-12,
             "{run}, step {step}"
@@ -215,7 +220,7 @@ fn train_in_parts(
 
         adamw.step(&mut params, step, rate).unwrap();
         clip.clamp_logit_scale(&mut params);
-        let scale = f64::from(params.value("logit_scale").unwrap()[0]);
+        let scale = f64::from(params.value_by_name("logit_scale").unwrap()[0]);
         let right = right["logit_scale_after"].as_f64().unwrap();
         assert!(
             (scale - right).abs() < tolerance,
@@ -228,8 +233,11 @@ fn train_in_parts(
 
 fn compare_final(params: &Params, expect: &Value, tolerance: f64) {
     let compared = |segment: &Segment| !without_gradient(&segment.name) && !counts(&segment.name);
-    for (segment, values) in params.tensors().filter(|(segment, _)| compared(segment)) {
-        let values = values.read();
+    for (segment, values) in params
+        .named_tensors()
+        .filter(|(segment, _)| compared(segment))
+    {
+        let values = values.to_host();
         let sum = |f: fn(f64) -> f64| values.iter().map(|&v| f(f64::from(v))).sum::<f64>();
         let found = [sum(|v| v), sum(f64::abs), sum(|v| v * v)];
 
@@ -253,22 +261,22 @@ fn counts(name: &str) -> bool {
 
 #[test]
 fn running_statistics_follow_training_and_rest_otherwise() {
-    let golden = Golden::read("rn50");
+    let golden = GoldenModel::read("rn50");
     for (frozen, batches) in [(false, 1.0), (true, 0.0)] {
         let (mut clip, mut params) = golden.model();
         clip.freeze_image(&mut params, frozen);
-        let before = params.state.read().into_owned();
-        let pairs = golden.pairs(0);
+        let before = params.buffers.to_host().into_owned();
+        let pairs = golden.load_batch(0);
         clip.encode_images(&mut params, pairs.batch().pixels);
-        assert_eq!(*params.state.read(), before);
+        assert_eq!(*params.buffers.to_host(), before);
         clip.forward(&mut params, pairs.batch(), Dropout::NONE);
-        assert_eq!(*params.state.read() == before, frozen);
+        assert_eq!(*params.buffers.to_host() == before, frozen);
 
         for (segment, values) in params
-            .tensors()
+            .named_tensors()
             .filter(|(segment, _)| counts(&segment.name))
         {
-            assert_eq!(*values.read(), [batches], "{}", segment.name);
+            assert_eq!(*values.to_host(), [batches], "{}", segment.name);
         }
     }
 }
@@ -301,7 +309,10 @@ fn a_logit_scale_beyond_its_bound_is_clamped_as_the_reference_does() {
             .range
             .clone();
 
-        params.values.part_mut(range).edit(|scale| scale.fill(4.7));
+        params
+            .values
+            .slice_mut(range)
+            .update_on_host(|scale| scale.fill(4.7));
     });
 }
 
@@ -313,15 +324,17 @@ fn ten_steps_in_micro_batches_are_the_references() {
 
 #[test]
 fn features_of_pictures_with_masked_patches_are_the_references() {
-    let golden = Golden::read("vit_b16");
+    let golden = GoldenModel::read("vit_b16");
     let sizes = golden.config.image.vit.as_ref().unwrap();
-    let mut layout = Layout::default();
-    let mut vit = Vit::declare(&mut layout, sizes, (64, 32), (6, false));
-    let mut params = layout.build();
+    let mut layout = ParamLayout::default();
+    let mut vit = VisionTransformer::declare_params(&mut layout, sizes, (64, 32), (6, false));
+    let mut params = layout.allocate_params();
 
-    for (segment, mut values) in params.tensors_mut() {
+    for (segment, mut values) in params.named_tensors_mut() {
         let stored = golden.weights.get(&segment.name).unwrap();
-        values.write(|values| stored.read(values)).unwrap();
+        values
+            .overwrite_with(|values| stored.read_into(values))
+            .unwrap();
     }
 
     // The reference keeps the patches that draw least.
@@ -333,7 +346,7 @@ fn features_of_pictures_with_masked_patches_are_the_references() {
         patches
     });
 
-    let pairs = golden.pairs(0);
+    let pairs = golden.load_batch(0);
     let mut features = vec![9.0; 6 * 32];
     let given = (pairs.batch().pixels, &seen.collect::<Vec<_>>()[..]);
     vit.forward(params.values.view(), given, (&mut features).into());
@@ -348,19 +361,19 @@ fn features_of_pictures_with_masked_patches_are_the_references() {
 #[test]
 fn ten_steps_in_bfloat16_stay_near_the_references_and_leave_the_weights_in_fp32() {
     for name in MODELS {
-        let golden = Golden::read(name);
-        let compute = Compute {
+        let golden = GoldenModel::read(name);
+        let compute = ComputeOptions {
             precision: Precision::Bf16,
-            ..Compute::default()
+            ..ComputeOptions::default()
         };
 
-        let capacity = Capacity {
+        let capacity = BatchCapacity {
             batch: 6,
             context: 20,
         };
 
-        let (mut clip, mut params) = Clip::computing(&golden.config, capacity, compute);
-        load(&mut params, &golden.weights, Part::All).unwrap();
+        let (mut clip, mut params) = Clip::with_options(&golden.config, capacity, compute);
+        load_weights(&mut params, &golden.weights, ModelPart::All).unwrap();
         let expect = &golden.expect["adamw"];
         let mut rounded = false;
         let (settings, schedule) = recipe(expect);
@@ -368,8 +381,8 @@ fn ten_steps_in_bfloat16_stay_near_the_references_and_leave_the_weights_in_fp32(
 
         for step in 0..schedule.total_steps {
             let right = expect["log"][step as usize]["loss"].as_f64().unwrap();
-            let pairs = golden.pairs(step as usize % 3);
-            let score = differentiate(&mut clip, &mut params, &pairs, pairs.texts().count());
+            let pairs = golden.load_batch(step as usize % 3);
+            let score = differentiate(&mut clip, &mut params, &pairs, pairs.texts().text_count());
             let error = (score.loss / right - 1.0).abs();
             // PyTorch's autocast moves the reference's own losses by up to 5 %.
             assert!(
@@ -379,7 +392,9 @@ fn ten_steps_in_bfloat16_stay_near_the_references_and_leave_the_weights_in_fp32(
             );
 
             rounded |= error > 1e-4;
-            adamw.step(&mut params, step, schedule.rate(step)).unwrap();
+            adamw
+                .step(&mut params, step, schedule.learning_rate(step))
+                .unwrap();
             clip.clamp_logit_scale(&mut params);
         }
 
@@ -387,7 +402,7 @@ fn ten_steps_in_bfloat16_stay_near_the_references_and_leave_the_weights_in_fp32(
         let exact = |value: &f32| half::bf16::from_f32(*value).to_f32() == *value;
         let exact = params
             .values
-            .read()
+            .to_host()
             .iter()
             .filter(|value| exact(value))
             .count();

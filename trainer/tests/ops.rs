@@ -6,55 +6,60 @@
 mod oracle;
 
 use candle_core::{D, Device, Result, Tensor, Var};
-use cnclip_compute::gemm::Onto;
+use cnclip_compute::gemm::Accumulate;
 use cnclip_compute::ops::activation::Activation;
 use cnclip_compute::ops::attention::Attention;
 use cnclip_compute::ops::dropout::Dropout;
-use cnclip_compute::ops::embedding::{self, Tables};
-use cnclip_compute::ops::layer_norm::{LayerNorm, MOMENTS};
+use cnclip_compute::ops::embedding::{self, EmbeddingTables};
+use cnclip_compute::ops::l2_normalize;
+use cnclip_compute::ops::layer_norm::{LayerNorm, MOMENTS_PER_ROW};
 use cnclip_compute::ops::linear::Linear;
-use cnclip_compute::ops::normalize;
-use cnclip_compute::ops::rows::{Keep, Sequences};
-use cnclip_compute::params::{Init, Layout};
-use cnclip_compute::tensor::{Memory, ViewMut};
+use cnclip_compute::ops::sequences::{Pooling, Sequences};
+use cnclip_compute::params::{ParamInit, ParamLayout};
+use cnclip_compute::tensor::{Memory, TensorViewMut};
 use cnclip_crds::stage::Precision;
-use oracle::{Params, assert_close, numbers, oracle, params, plus_one, tensor, var};
+use oracle::{OracleParams, assert_close, oracle, params, plus_one, random_values, tensor, var};
 
 #[test]
 fn a_linear_layer_is_candles() {
     let rows = 7;
     let inputs = 5;
     let outputs = 37;
-    let mut layout = Layout::default();
-    let linear = Linear::declare(
+    let mut layout = ParamLayout::default();
+    let linear = Linear::declare_params(
         &mut layout,
         "l",
         (inputs, outputs),
-        (Init::Zeros, Init::Zeros),
+        (ParamInit::Zeros, ParamInit::Zeros),
     );
 
-    let Params {
+    let OracleParams {
         values,
         mut gradients,
         ..
     } = params(layout);
 
-    let x = numbers(rows * inputs, 1);
-    let dy = numbers(rows * outputs, 2);
-    let mut y = numbers(rows * outputs, 3);
-    let mut dx = numbers(rows * inputs, 4);
+    let x = random_values(rows * inputs, 1);
+    let dy = random_values(rows * outputs, 2);
+    let mut y = random_values(rows * outputs, 3);
+    let mut dx = random_values(rows * inputs, 4);
     let y_before = y.clone();
     let dx_before = dx.clone();
-    let gradient = &mut ViewMut::from(&mut gradients);
+    let gradient = &mut TensorViewMut::from(&mut gradients);
 
-    linear.forward((&values).into(), (&x).into(), (&mut y).into(), Onto::Add);
+    linear.forward(
+        (&values).into(),
+        (&x).into(),
+        (&mut y).into(),
+        Accumulate::Yes,
+    );
     let weights = ((&values).into(), gradient);
     linear.backward(
         weights,
         (&x).into(),
         (&dy).into(),
         (&mut dx).into(),
-        Onto::Add,
+        Accumulate::Yes,
     );
 
     let (weight, bias) = values.split_at(inputs * outputs);
@@ -80,26 +85,26 @@ fn a_projection_is_candles() {
     let rows = 7;
     let inputs = 5;
     let outputs = 37;
-    let mut layout = Layout::default();
-    let weight = layout.weight("proj", &[inputs, outputs], Init::Zeros);
-    let projection = Linear::projection(weight, inputs);
-    let Params {
+    let mut layout = ParamLayout::default();
+    let weight = layout.register_weight("proj", &[inputs, outputs], ParamInit::Zeros);
+    let projection = Linear::new_projection(weight, inputs);
+    let OracleParams {
         values,
         mut gradients,
         ..
     } = params(layout);
 
-    let x = numbers(rows * inputs, 1);
-    let dy = numbers(rows * outputs, 2);
+    let x = random_values(rows * inputs, 1);
+    let dy = random_values(rows * outputs, 2);
     let mut y = vec![9.0; rows * outputs];
     let mut dx = vec![9.0; rows * inputs];
-    let gradient = &mut ViewMut::from(&mut gradients);
+    let gradient = &mut TensorViewMut::from(&mut gradients);
 
     projection.forward(
         (&values).into(),
         (&x).into(),
         (&mut y).into(),
-        Onto::Replace,
+        Accumulate::No,
     );
 
     let weights = ((&values).into(), gradient);
@@ -108,7 +113,7 @@ fn a_projection_is_candles() {
         (&x).into(),
         (&dy).into(),
         (&mut dx).into(),
-        Onto::Replace,
+        Accumulate::No,
     );
 
     let x = var(&x, &[rows, inputs]);
@@ -124,18 +129,18 @@ fn layer_normalisation_is_candles() {
     let rows = 7;
     let width = 37;
     let epsilon = 1e-5;
-    let mut layout = Layout::default();
-    let norm = LayerNorm::declare(&mut layout, "ln", width, epsilon);
-    let Params {
+    let mut layout = ParamLayout::default();
+    let norm = LayerNorm::declare_params(&mut layout, "ln", width, epsilon);
+    let OracleParams {
         values,
         mut gradients,
         ..
     } = params(layout);
 
-    let x = numbers(rows * width, 1);
-    let dy = numbers(rows * width, 2);
+    let x = random_values(rows * width, 1);
+    let dy = random_values(rows * width, 2);
     let mut y = vec![9.0; rows * width];
-    let mut moments = vec![9.0; rows * MOMENTS];
+    let mut moments = vec![9.0; rows * MOMENTS_PER_ROW];
     let mut dx = vec![9.0; rows * width];
 
     norm.forward(
@@ -145,14 +150,14 @@ fn layer_normalisation_is_candles() {
         (&mut moments).into(),
     );
 
-    let weights = ((&values).into(), &mut ViewMut::from(&mut gradients));
+    let weights = ((&values).into(), &mut TensorViewMut::from(&mut gradients));
     let inner = ((&x).into(), (&moments).into());
     norm.backward(
         weights,
         inner,
         (&dy).into(),
         (&mut dx).into(),
-        Onto::Replace,
+        Accumulate::No,
     );
 
     let weight = var(&values[..width], &[width]);
@@ -179,7 +184,7 @@ fn layer_normalisation_is_candles() {
 #[test]
 fn both_activations_are_candles() {
     let x: Vec<f32> = (-400..400).map(|i| i as f32 / 40.0).collect();
-    let dy = numbers(x.len(), 2);
+    let dy = random_values(x.len(), 2);
     for activation in [Activation::Gelu, Activation::QuickGelu] {
         let mut y = vec![9.0; x.len()];
         let mut dx = dy.clone();
@@ -197,13 +202,18 @@ fn both_activations_are_candles() {
 }
 
 /// Attention of packed sequences, one after the other, in plain operations.
-fn plain_attention(qkv: &Var, offsets: &[usize], keep: Keep, sizes: Attention) -> Result<Tensor> {
+fn plain_attention(
+    qkv: &Var,
+    offsets: &[usize],
+    keep: Pooling,
+    sizes: Attention,
+) -> Result<Tensor> {
     let width = sizes.width;
     let d = sizes.width / sizes.heads;
     let mut rows = Vec::new();
 
     for pair in offsets.windows(2) {
-        let kept = if keep == Keep::All {
+        let kept = if keep == Pooling::AllTokens {
             pair[1] - pair[0]
         } else {
             1
@@ -234,14 +244,14 @@ fn plain_attention(qkv: &Var, offsets: &[usize], keep: Keep, sizes: Attention) -
 #[test]
 fn attention_over_packed_sequences_is_candles_over_each() {
     let offsets = [0, 3, 4, 17, 22];
-    let attention = Attention::within(&Memory::Host, (5, 35), 19, Precision::Fp32);
-    for keep in [Keep::All, Keep::First] {
-        let sequences = Sequences::new(&offsets).keeping(keep);
-        let tokens = sequences.tokens();
-        let kept = sequences.kept();
-        let qkv = numbers(tokens * 105, 1);
-        let dout = numbers(kept * 35, 2);
-        let scratch = || vec![9.0; kept * attention.row()];
+    let attention = Attention::for_memory(&Memory::Host, (5, 35), 19, Precision::Fp32);
+    for keep in [Pooling::AllTokens, Pooling::FirstToken] {
+        let sequences = Sequences::new(&offsets).with_pooling(keep);
+        let tokens = sequences.token_count();
+        let kept = sequences.pooled_count();
+        let qkv = random_values(tokens * 105, 1);
+        let dout = random_values(kept * 35, 2);
+        let scratch = || vec![9.0; kept * attention.probabilities_per_token()];
         let mut probabilities = scratch();
         let mut dropped = scratch();
 
@@ -277,13 +287,13 @@ fn attention_over_packed_sequences_is_candles_over_each() {
 fn unit_vectors_are_candles() {
     let rows = 7;
     let width = 37;
-    let x = numbers(rows * width, 1);
-    let dy = numbers(rows * width, 2);
+    let x = random_values(rows * width, 1);
+    let dy = random_values(rows * width, 2);
     let mut y = vec![9.0; rows * width];
     let mut dx = vec![9.0; rows * width];
 
-    normalize::forward(width, (&x).into(), (&mut y).into());
-    normalize::backward(width, (&x).into(), (&dy).into(), (&mut dx).into());
+    l2_normalize::forward(width, (&x).into(), (&mut y).into());
+    l2_normalize::backward(width, (&x).into(), (&dy).into(), (&mut dx).into());
     let x = var(&x, &[rows, width]);
     let (right, d) = oracle(&[&x], &dy, || {
         x.broadcast_div(&x.sqr()?.sum_keepdim(1)?.sqrt()?)
@@ -299,16 +309,16 @@ fn embeddings_are_candles() {
     let ids = [5, 0, 5, 3, 1, 5, 2];
     let width = 11;
     let sequences = Sequences::new(&offsets);
-    let words = numbers(6 * width, 1);
-    let positions = numbers(4 * width, 2);
-    let kind = numbers(width, 3);
-    let dy = numbers(7 * width, 4);
+    let words = random_values(6 * width, 1);
+    let positions = random_values(4 * width, 2);
+    let kind = random_values(width, 3);
+    let dy = random_values(7 * width, 4);
 
     let mut y = vec![9.0; 7 * width];
-    let tables = Tables {
+    let tables = EmbeddingTables {
         words: (&words).into(),
         positions: (&positions).into(),
-        kind: (&kind).into(),
+        token_type: (&kind).into(),
     };
 
     embedding::forward(tables, sequences, (&ids[..]).into(), (&mut y).into());

@@ -1,16 +1,16 @@
 //! The published models: as large as they are published, and trained in every variable.
 #![cfg(test)]
 
-use cnclip_compute::collective::Alone;
+use cnclip_compute::collective::SingleRank;
 use cnclip_compute::ops::dropout::Dropout;
-use cnclip_compute::ops::patchify::Pixels;
+use cnclip_compute::ops::patchify::PixelBatch;
 use cnclip_compute::params::{Params, Segment};
-use cnclip_compute::random::{normal, stream};
+use cnclip_compute::random::{derive_key, normal_f32};
 use cnclip_crds::model::{Architecture, ModelConfig};
 use cnclip_nn::loss::ContrastiveLoss;
-use cnclip_nn::model::Texts;
-use cnclip_nn::model::clip::{Batch, Capacity, Clip};
-use cnclip_nn::optimizer::{AdamW, Settings};
+use cnclip_nn::model::PackedTexts;
+use cnclip_nn::model::clip::{BatchCapacity, Clip, ClipBatch};
+use cnclip_nn::optimizer::{AdamW, AdamWSettings};
 
 #[test]
 fn presets_have_the_published_numbers_of_parameters() {
@@ -25,10 +25,10 @@ fn presets_have_the_published_numbers_of_parameters() {
     ];
 
     for (architecture, all, image) in table {
-        let towers = architecture.towers().unwrap();
+        let towers = architecture.published_model().unwrap();
         let (_, params) = Clip::new(
             &towers,
-            Capacity {
+            BatchCapacity {
                 batch: 1,
                 context: 3,
             },
@@ -50,7 +50,7 @@ fn presets_have_the_published_numbers_of_parameters() {
 
 /// A preset with few layers and narrow towers: what sets it apart stays.
 fn shrunk(architecture: Architecture) -> ModelConfig {
-    let mut towers = architecture.towers().unwrap();
+    let mut towers = architecture.published_model().unwrap();
     if let Some(vit) = &mut towers.image.vit {
         (vit.layers, vit.width) = (2, 2 * vit.head_width);
         towers.image.resolution = 3 * vit.patch_size;
@@ -73,16 +73,16 @@ fn shrunk(architecture: Architecture) -> ModelConfig {
 fn model(architecture: Architecture) -> (Clip, Params) {
     let (clip, mut params) = Clip::new(
         &shrunk(architecture),
-        Capacity {
+        BatchCapacity {
             batch: 5,
             context: 7,
         },
     );
 
-    params.initialize(3);
-    params.values.edit(|values| {
+    params.init_values(3);
+    params.values.update_on_host(|values| {
         for (i, value) in values.iter_mut().enumerate() {
-            *value += 0.05 * normal(stream(4, i as u64));
+            *value += 0.05 * normal_f32(derive_key(4, i as u64));
         }
     });
 
@@ -92,27 +92,37 @@ fn model(architecture: Architecture) -> (Clip, Params) {
 /// Forward, loss and backward of five made-up pairs.
 fn differentiate(clip: &mut Clip, params: &mut Params, side: usize) {
     let pixels: Vec<f32> = (0..5 * 3 * side * side)
-        .map(|i| normal(stream(5, i as u64)))
+        .map(|i| normal_f32(derive_key(5, i as u64)))
         .collect();
 
     let ids: Vec<u32> = (0..5 * 7).map(|i| 1 + i * 17 % 112).collect();
     let offsets = [0, 7, 10, 15, 20, 23];
-    let texts = Texts {
+    let texts = PackedTexts {
         ids: &ids[..23],
         offsets: &offsets,
     };
 
-    let batch = Batch {
-        pixels: Pixels::Normalized(&pixels),
+    let batch = ClipBatch {
+        pixels: PixelBatch::Normalized(&pixels),
         texts,
     };
 
-    let mut loss = ContrastiveLoss::new(5, clip.features());
+    let mut loss = ContrastiveLoss::new(5, clip.feature_width());
     let scale = clip.logit_scale(params);
-    let score = loss.evaluate(clip.forward(params, batch, Dropout::NONE), scale, &Alone);
+    let score = loss.compute_loss(
+        clip.forward(params, batch, Dropout::NONE),
+        scale,
+        &SingleRank,
+    );
     params.clear_gradients();
     clip.add_logit_scale_gradient(params, score.logit_scale_gradient as f32);
-    clip.backward(params, batch, Dropout::NONE, loss.gradients(0..5), &mut ());
+    clip.backward(
+        params,
+        batch,
+        Dropout::NONE,
+        loss.feature_gradients(0..5),
+        &mut (),
+    );
 }
 
 /// The shrunk preset after one step, and what it was before.
@@ -121,7 +131,7 @@ fn step(architecture: Architecture, freeze: bool) -> (Params, Vec<f32>) {
     clip.freeze_image(&mut params, freeze);
     let side = shrunk(architecture).image.resolution as usize;
     differentiate(&mut clip, &mut params, side);
-    let settings = Settings {
+    let settings = AdamWSettings {
         beta_1: 0.9,
         beta_2: 0.98,
         epsilon: 1e-6,
@@ -130,7 +140,7 @@ fn step(architecture: Architecture, freeze: bool) -> (Params, Vec<f32>) {
     };
 
     let mut adamw = AdamW::new(&params, settings);
-    let before = params.values.read().into_owned();
+    let before = params.values.to_host().into_owned();
     adamw.step(&mut params, 0, 1e-3).unwrap();
     (params, before)
 }
@@ -139,14 +149,14 @@ fn trained(params: &Params, before: &[f32], segment: &Segment) -> (bool, bool) {
     let range = segment.range.clone();
     let gradient = params
         .gradients
-        .part(range.clone())
-        .read()
+        .slice(range.clone())
+        .to_host()
         .iter()
         .any(|&gradient| gradient != 0.0);
 
     (
         gradient,
-        *params.values.part(range.clone()).read() != before[range],
+        *params.values.slice(range.clone()).to_host() != before[range],
     )
 }
 

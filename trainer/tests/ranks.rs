@@ -17,61 +17,62 @@ mod small;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use cnclip::evaluate::evaluate;
-use cnclip::report::{Outlets, Reporter};
-use cnclip_compute::collective::Ranks;
+use cnclip::evaluate::run_evaluation;
+use cnclip::report::{ReportOutputs, Reporter};
+use cnclip_compute::collective::Collective;
 use cnclip_compute::ops::dropout::Dropout;
-use cnclip_crds::exit::Exit;
-use cnclip_crds::model::Vit;
-use cnclip_crds::report::Activity;
-use cnclip_crds::run_config::{DistillationConfig, TrainConfig};
-use cnclip_crds::stage::{Duplicates, MicroBatch};
-use cnclip_distributed::{Crew, World};
-use cnclip_nn::accumulate::Accumulator;
-use golden::{Golden, assert_close, without_gradient};
-use runs::{run, whole};
+use cnclip_crds::exit_code::TrainerExit;
+use cnclip_crds::model::VitConfig;
+use cnclip_crds::report::TrainerActivity;
+use cnclip_crds::stage::{DuplicatePolicy, MicroBatch};
+use cnclip_crds::trainer_config::{DistillationConfig, TrainConfig};
+use cnclip_distributed::{Communicator, LocalRanks};
+use cnclip_nn::accumulate::GradientAccumulator;
+use golden::{GoldenModel, assert_close, without_gradient};
+use runs::{train_to_end, train_until};
 use same::assert_same;
 
 const PAIRS: usize = 6;
 
 /// What one rank has after a step: the gradients of all ranks, and running statistics.
-fn step(world: &Arc<World>, synchronized: bool) -> (Vec<f32>, Vec<f32>) {
-    let golden = Golden::read("rn50");
+fn step(world: &Arc<Communicator>, synchronized: bool) -> (Vec<f32>, Vec<f32>) {
+    let golden = GoldenModel::read("rn50");
     let (mut clip, mut params) = golden.model();
     if synchronized {
         clip.synchronize_batch_norm(world.clone());
     }
 
-    let own = world.share(PAIRS);
-    let pairs = golden.pairs(0).part(own.start, own.end);
+    let own = world.rank_range(PAIRS);
+    let pairs = golden.load_batch(0).slice_samples(own.start, own.end);
     let given = (pairs.batch(), Dropout::NONE);
-    let mut accumulator = Accumulator::shared(&clip, &params, (PAIRS, PAIRS), world.clone());
-    let mut buckets = world.buckets().unwrap();
+    let mut accumulator =
+        GradientAccumulator::with_ranks(&clip, &params, (PAIRS, PAIRS), world.clone());
+    let mut buckets = world.gradient_buckets().unwrap();
     let score = accumulator.forward((&mut clip, &mut params), given);
 
     params.clear_gradients();
     clip.add_logit_scale_gradient(&mut params, score.logit_scale_gradient as f32);
     accumulator.backward((&mut clip, &mut params), given, &mut buckets);
-    buckets.finish(&mut params.gradients.view_mut());
+    buckets.finish_all_reduce(&mut params.gradients.view_mut());
 
     (
-        params.gradients.read().into_owned(),
-        params.state.read().into_owned(),
+        params.gradients.to_host().into_owned(),
+        params.buffers.to_host().into_owned(),
     )
 }
 
 /// The same of so many ranks, of which the first is asked; all must have the same gradients.
 fn train(count: usize, synchronized: bool) -> (Vec<f32>, Vec<f32>) {
     let done = Mutex::new(Vec::new());
-    let job = |world: Arc<World>| {
+    let job = |world: Arc<Communicator>| {
         let made = step(&world, synchronized);
-        world.meet()?;
+        world.barrier()?;
         done.lock().unwrap().push((world.rank(), made));
         Ok(())
     };
 
-    Crew::threads(count)
-        .work::<cnclip_distributed::Error>(job, job)
+    LocalRanks::single_process(count)
+        .run_ranks::<cnclip_distributed::Error>(job, job)
         .unwrap();
     let mut done = done.into_inner().unwrap();
     done.sort_by_key(|(rank, _)| *rank);
@@ -90,7 +91,7 @@ fn ranks_that_share_their_statistics_train_as_one_rank_with_the_whole_batch() {
     for count in [2, 3] {
         let (found, found_state) = train(count, true);
         assert_close("running statistics", &found_state, &state, 1e-6);
-        let (_, params) = Golden::read("rn50").model();
+        let (_, params) = GoldenModel::read("rn50").model();
 
         for segment in params
             .segments()
@@ -115,7 +116,7 @@ fn ranks_that_do_not_share_them_follow_their_own_batches() {
 
 /// A run of six steps with everything that ranks could see otherwise than one rank.
 fn config(folder: &Path, name: &str, devices: i32) -> TrainConfig {
-    let mut config = small::config(folder, name);
+    let mut config = small::train_config(folder, name);
     (config.global_batch_size, config.world.devices) = (12, devices);
     config.synchronize_batch_norm = true;
     config
@@ -126,7 +127,7 @@ fn resnet(folder: &Path, name: &str, devices: i32) -> TrainConfig {
     let mut config = config(folder, name, devices);
     config.optimizer.average_decay = Some(0.9);
     config.optimizer.max_gradient_norm = Some(0.5);
-    config.duplicates = Duplicates::Positives;
+    config.duplicates = DuplicatePolicy::Positives;
 
     config
 }
@@ -135,7 +136,7 @@ fn resnet(folder: &Path, name: &str, devices: i32) -> TrainConfig {
 fn vit(folder: &Path, name: &str, devices: i32) -> TrainConfig {
     let mut config = config(folder, name, devices);
     config.model.image.resnet = None;
-    config.model.image.vit = Some(Vit {
+    config.model.image.vit = Some(VitConfig {
         layers: 2,
         width: 12,
         patch_size: 8,
@@ -144,7 +145,7 @@ fn vit(folder: &Path, name: &str, devices: i32) -> TrainConfig {
 
     (config.micro_batch_size, config.masked_patches_percent) = (Some(MicroBatch::Pairs(2)), 50);
     config.gradient_checkpointing = Some(true);
-    let teacher = small::stage(folder, "teacher");
+    let teacher = small::stage_uri(folder, "teacher");
     config.distillation = Some(DistillationConfig {
         teacher,
         weight: 2.0,
@@ -156,16 +157,16 @@ fn vit(folder: &Path, name: &str, devices: i32) -> TrainConfig {
 #[test]
 fn a_run_of_any_number_of_ranks_is_the_run_of_one() {
     let folder = tempfile::tempdir().unwrap();
-    whole(&small::config(folder.path(), "teacher"));
+    train_to_end(&small::train_config(folder.path(), "teacher"));
     type Kind = fn(&Path, &str, i32) -> TrainConfig;
     let kinds: [(&str, Kind); 2] = [("resnet", resnet), ("vit", vit)];
 
     for (kind, config) in kinds {
         let alone = format!("{kind}-1");
-        let right = whole(&config(folder.path(), &alone, 1));
+        let right = train_to_end(&config(folder.path(), &alone, 1));
         for devices in [2, 3, 4] {
             let name = format!("{kind}-{devices}");
-            let found = whole(&config(folder.path(), &name, devices));
+            let found = train_to_end(&config(folder.path(), &name, devices));
             assert_same(folder.path(), (&name, &found), (&alone, &right));
         }
     }
@@ -174,16 +175,16 @@ fn a_run_of_any_number_of_ranks_is_the_run_of_one() {
 #[test]
 fn any_number_of_ranks_scores_what_one_scores() {
     let folder = tempfile::tempdir().unwrap();
-    whole(&small::config(folder.path(), "run"));
+    train_to_end(&small::train_config(folder.path(), "run"));
     let scored = |devices: i32| {
         let name = format!("scores-{devices}");
-        let mut config = scores::scoring(folder.path(), ("run", &name), 2);
+        let mut config = scores::evaluation_config(folder.path(), ("run", &name), 2);
         config.world.devices = devices;
-        let reporter = Reporter::start(config.run.clone(), Outlets::default()).unwrap();
-        let table = evaluate(&config, &reporter, || false).unwrap();
+        let reporter = Reporter::start(config.run.clone(), ReportOutputs::default()).unwrap();
+        let table = run_evaluation(&config, &reporter, || false).unwrap();
 
-        assert_eq!(reporter.current().activity, Activity::Done);
-        let (tasks, files) = scores::scores(folder.path(), &name);
+        assert_eq!(reporter.current_report().activity, TrainerActivity::Done);
+        let (tasks, files) = scores::read_scores(folder.path(), &name);
         assert!(tasks.len() == 2 && files.len() >= 2, "{tasks:?}, {files:?}");
         (table, tasks, files)
     };
@@ -197,15 +198,15 @@ fn any_number_of_ranks_scores_what_one_scores() {
 #[test]
 fn ranks_that_are_asked_to_stop_stop_after_the_same_step_and_go_on_as_if_they_had_not() {
     let folder = tempfile::tempdir().unwrap();
-    let right = whole(&resnet(folder.path(), "straight", 3));
+    let right = train_to_end(&resnet(folder.path(), "straight", 3));
     let stopping = resnet(folder.path(), "stopped", 3);
-    let error = run(&stopping, 4).0.unwrap_err();
+    let error = train_until(&stopping, 4).0.unwrap_err();
     assert!(
         error.to_string().contains("stopped after step 4"),
         "{error}"
     );
 
-    let found = whole(&stopping);
+    let found = train_to_end(&stopping);
     assert_eq!(
         (found.loss, found.validation),
         (right.loss, right.validation)
@@ -238,8 +239,8 @@ fn a_batch_that_ranks_cannot_share_equally_is_refused() {
     for (change, expected) in rows {
         let mut config = config(folder.path(), "never", 2);
         change(&mut config);
-        let error = run(&config, u64::MAX).0.unwrap_err();
-        assert_eq!(error.exit(), Exit::Config);
+        let error = train_until(&config, u64::MAX).0.unwrap_err();
+        assert_eq!(error.exit_code(), TrainerExit::Config);
 
         for part in expected {
             assert!(error.to_string().contains(part), "no {part:?} in: {error}");

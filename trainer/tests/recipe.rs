@@ -4,16 +4,16 @@
 
 use std::path::Path;
 
-use cnclip::checkpoint::{UNAVERAGED, WEIGHTS};
-use cnclip::source;
-use cnclip::weights::{Part, load, write_safetensors};
-use cnclip_compute::ops::normalize;
-use cnclip_compute::ops::patchify::Pixels;
-use cnclip_compute::tensor::{Memory, ViewMut};
-use cnclip_crds::exit::Exit;
-use cnclip_crds::run_config::{DistillationConfig, Length, TrainConfig};
-use cnclip_crds::stage::{Duplicates, Freeze};
-use cnclip_nn::model::clip::{Capacity, Clip};
+use cnclip::checkpoint::{UNAVERAGED_WEIGHTS_FILE, WEIGHTS_FILE};
+use cnclip::model_resolver;
+use cnclip::weights::{ModelPart, load_weights, write_safetensors};
+use cnclip_compute::ops::l2_normalize;
+use cnclip_compute::ops::patchify::PixelBatch;
+use cnclip_compute::tensor::{Memory, TensorViewMut};
+use cnclip_crds::exit_code::TrainerExit;
+use cnclip_crds::stage::{DuplicatePolicy, FrozenTower};
+use cnclip_crds::trainer_config::{DistillationConfig, TrainConfig, TrainingLength};
+use cnclip_nn::model::clip::{BatchCapacity, Clip};
 use cnclip_nn::model::teacher::Teacher;
 
 #[path = "support/runs.rs"]
@@ -21,26 +21,26 @@ mod runs;
 #[path = "support/small.rs"]
 #[allow(dead_code, reason = "shared with the tests of stops")]
 mod small;
-use runs::{run, whole};
+use runs::{train_to_end, train_until};
 use small::STEPS;
 
 /// A run on weights that are no numbers for one word, which one caption of the data set has.
 fn poisoned(folder: &Path, name: &str) -> TrainConfig {
-    let mut config = small::config(folder, name);
+    let mut config = small::train_config(folder, name);
     config.validation = None;
     let (_, mut params) = Clip::new(
         &config.model,
-        Capacity {
+        BatchCapacity {
             batch: 1,
             context: 12,
         },
     );
 
-    params.initialize(config.seed);
+    params.init_values(config.seed);
     let width = config.model.text.width as usize;
-    for (segment, mut values) in params.tensors_mut() {
+    for (segment, mut values) in params.named_tensors_mut() {
         if segment.name == WORDS {
-            values.edit(|values| values[4 * width..5 * width].fill(f32::NAN));
+            values.update_on_host(|values| values[4 * width..5 * width].fill(f32::NAN));
         }
     }
 
@@ -55,7 +55,7 @@ const WORDS: &str = "bert.embeddings.word_embeddings.weight";
 #[test]
 fn a_step_that_is_not_finite_changes_nothing_and_is_counted_over_all_restarts() {
     let folder = tempfile::tempdir().unwrap();
-    let straight = whole(&poisoned(folder.path(), "straight"));
+    let straight = train_to_end(&poisoned(folder.path(), "straight"));
     assert_eq!(straight.step, STEPS as i64);
     assert!(
         (1..STEPS as i64).contains(&straight.steps_skipped),
@@ -90,10 +90,10 @@ fn a_step_that_is_not_finite_changes_nothing_and_is_counted_over_all_restarts() 
 
     let config = poisoned(folder.path(), "stopped");
     for _ in 0..2 {
-        run(&config, 3).0.unwrap_err();
+        train_until(&config, 3).0.unwrap_err();
     }
 
-    let stopped = whole(&config);
+    let stopped = train_to_end(&config);
     assert_eq!(stopped.steps_skipped, straight.steps_skipped);
     let weights = ["straight", "stopped"].map(|name| small::final_weights(folder.path(), name));
     assert!(weights[0] == weights[1]);
@@ -104,8 +104,8 @@ fn more_skipped_steps_than_allowed_end_the_stage_and_name_what_was_not_finite() 
     let folder = tempfile::tempdir().unwrap();
     let mut config = poisoned(folder.path(), "run");
     config.max_skipped_steps = 1;
-    let error = run(&config, u64::MAX).0.unwrap_err();
-    assert_eq!(error.exit(), Exit::Data);
+    let error = train_until(&config, u64::MAX).0.unwrap_err();
+    assert_eq!(error.exit_code(), TrainerExit::Data);
 
     for part in [
         "the loss is NaN",
@@ -117,23 +117,23 @@ fn more_skipped_steps_than_allowed_end_the_stage_and_name_what_was_not_finite() 
     }
 
     config.max_skipped_steps = 10;
-    assert_eq!(whole(&config).step, STEPS as i64);
+    assert_eq!(train_to_end(&config).step, STEPS as i64);
 }
 
 #[test]
 fn duplicates_that_are_right_for_each_other_are_another_run() {
     let folder = tempfile::tempdir().unwrap();
-    let losses = [Duplicates::Negatives, Duplicates::Positives].map(|duplicates| {
-        let mut config = small::config(folder.path(), &format!("{duplicates:?}"));
+    let losses = [DuplicatePolicy::Negatives, DuplicatePolicy::Positives].map(|duplicates| {
+        let mut config = small::train_config(folder.path(), &format!("{duplicates:?}"));
         // A batch of all pairs has duplicates whatever the order.
         (config.global_batch_size, config.duplicates) = (15, duplicates);
-        run(&config, 1).1.loss.unwrap()
+        train_until(&config, 1).1.loss.unwrap()
     });
 
     assert_ne!(losses[0], losses[1]);
-    let mut config = small::config(folder.path(), "Positives");
+    let mut config = small::train_config(folder.path(), "Positives");
     config.global_batch_size = 15;
-    let error = run(&config, 1).0.unwrap_err();
+    let error = train_until(&config, 1).0.unwrap_err();
     assert!(error.to_string().contains("another duplicates"), "{error}");
 }
 
@@ -141,7 +141,7 @@ fn duplicates_that_are_right_for_each_other_are_another_run() {
 fn an_averaged_run_ends_with_the_average_and_goes_on_from_the_weights_beside_it() {
     let folder = tempfile::tempdir().unwrap();
     let config = |name, average_decay| {
-        let mut config = small::config(folder.path(), name);
+        let mut config = small::train_config(folder.path(), name);
         // Strides that are long enough for another recall.
         (
             config.optimizer.learning_rate,
@@ -151,8 +151,8 @@ fn an_averaged_run_ends_with_the_average_and_goes_on_from_the_weights_beside_it(
         config
     };
 
-    let plain = whole(&config("plain", None));
-    let straight = whole(&config("straight", Some(0.9)));
+    let plain = train_to_end(&config("plain", None));
+    let straight = train_to_end(&config("straight", Some(0.9)));
     assert_eq!(
         straight.loss, plain.loss,
         "the average does not touch training"
@@ -162,8 +162,8 @@ fn an_averaged_run_ends_with_the_average_and_goes_on_from_the_weights_beside_it(
         std::fs::read(small::newest_checkpoint(folder.path(), name).join(file)).unwrap()
     };
 
-    assert!(file("straight", UNAVERAGED) == file("plain", WEIGHTS));
-    assert!(file("straight", WEIGHTS) != file("plain", WEIGHTS));
+    assert!(file("straight", UNAVERAGED_WEIGHTS_FILE) == file("plain", WEIGHTS_FILE));
+    assert!(file("straight", WEIGHTS_FILE) != file("plain", WEIGHTS_FILE));
     assert_ne!(
         straight.validation, plain.validation,
         "the average is what is measured"
@@ -171,24 +171,24 @@ fn an_averaged_run_ends_with_the_average_and_goes_on_from_the_weights_beside_it(
 
     assert!(
         !small::newest_checkpoint(folder.path(), "plain")
-            .join(UNAVERAGED)
+            .join(UNAVERAGED_WEIGHTS_FILE)
             .exists()
     );
 
     let stopping = config("stopped", Some(0.9));
     for _ in 0..2 {
-        run(&stopping, 3).0.unwrap_err();
+        train_until(&stopping, 3).0.unwrap_err();
     }
 
-    let stopped = whole(&stopping);
+    let stopped = train_to_end(&stopping);
     assert_eq!(stopped.validation, straight.validation);
-    for name in [WEIGHTS, UNAVERAGED] {
+    for name in [WEIGHTS_FILE, UNAVERAGED_WEIGHTS_FILE] {
         assert!(file("stopped", name) == file("straight", name), "{name}");
     }
 
     // Without a decay there would be nothing to go on with, and with one nothing to begin with.
     for other in [config("stopped", None), config("plain", Some(0.9))] {
-        let error = run(&other, 1).0.unwrap_err();
+        let error = train_until(&other, 1).0.unwrap_err();
         assert!(error.to_string().contains("another optimizer"), "{error}");
     }
 }
@@ -200,7 +200,7 @@ const BERT: &str = concat!(
 
 /// A run with a teacher of wider features.
 fn taught(folder: &Path, name: &str, teacher: &str) -> TrainConfig {
-    let mut config = small::config(folder, name);
+    let mut config = small::train_config(folder, name);
     config.distillation = Some(DistillationConfig {
         teacher: teacher.into(),
         weight: 2.0,
@@ -211,30 +211,30 @@ fn taught(folder: &Path, name: &str, teacher: &str) -> TrainConfig {
 
 fn teacher(folder: &Path, resolution: i32) -> String {
     let name = format!("teacher-{resolution}");
-    let mut config = small::config(folder, &name);
+    let mut config = small::train_config(folder, &name);
     (config.model.embed_dim, config.model.image.resolution) = (9, resolution);
-    (config.length, config.validation, config.seed) = (Length::Steps(3), None, 8);
-    whole(&config);
+    (config.length, config.validation, config.seed) = (TrainingLength::Steps(3), None, 8);
+    train_to_end(&config);
 
-    small::stage(folder, &name)
+    small::stage_uri(folder, &name)
 }
 
 #[test]
 fn a_teacher_adds_its_distance_to_the_loss_and_a_stop_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let teacher = teacher(folder.path(), 32);
-    let plain = run(&small::config(folder.path(), "plain"), 1)
+    let plain = train_until(&small::train_config(folder.path(), "plain"), 1)
         .1
         .loss
         .unwrap();
 
     let config = taught(folder.path(), "stopped", &teacher);
-    let first = run(&config, 1).1;
+    let first = train_until(&config, 1).1;
     let distance = first.distillation_loss.unwrap();
     assert!((0.01..2.0).contains(&distance), "{distance}");
     assert!((first.loss.unwrap() - plain - 2.0 * distance).abs() < 1e-9);
-    let stopped = whole(&config);
-    let straight = whole(&taught(folder.path(), "straight", &teacher));
+    let stopped = train_to_end(&config);
+    let straight = train_to_end(&taught(folder.path(), "straight", &teacher));
 
     assert_eq!(stopped.distillation_loss, straight.distillation_loss);
     assert!(
@@ -253,7 +253,7 @@ fn a_teacher_is_known_by_its_weights_alone() {
     let file = folder.path().join("published.safetensors");
     std::fs::write(&file, small::final_weights(folder.path(), "teacher-32")).unwrap();
     let distance = |name, teacher: &str| {
-        run(&taught(folder.path(), name, teacher), 1)
+        train_until(&taught(folder.path(), name, teacher), 1)
             .1
             .distillation_loss
             .unwrap()
@@ -270,7 +270,7 @@ fn a_teacher_that_cannot_teach_is_refused_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let far = teacher(folder.path(), 64);
     let frozen = |mut config: TrainConfig| {
-        config.freeze = Freeze::Image;
+        config.freeze = FrozenTower::Image;
         config
     };
 
@@ -292,45 +292,46 @@ fn a_teacher_that_cannot_teach_is_refused_before_anything_is_written() {
             "freeze is Image",
         ),
     ] {
-        let error = run(&config, 1).0.unwrap_err();
-        assert_eq!(error.exit(), Exit::Config, "{error}");
+        let error = train_until(&config, 1).0.unwrap_err();
+        assert_eq!(error.exit_code(), TrainerExit::Config, "{error}");
         assert!(
             error.to_string().contains(expected),
             "no {expected:?} in: {error}"
         );
-        assert!(!Path::new(&small::stage(folder.path(), "never")).exists());
+        assert!(!Path::new(&small::stage_uri(folder.path(), "never")).exists());
     }
 }
 
 #[test]
 fn a_teachers_features_are_those_of_its_model_in_evaluation() {
     let folder = tempfile::tempdir().unwrap();
-    let config = small::config(folder.path(), "teacher");
-    whole(&config);
-    let found = source::weights(&small::stage(folder.path(), "teacher")).unwrap();
+    let config = small::train_config(folder.path(), "teacher");
+    train_to_end(&config);
+    let found =
+        model_resolver::resolve_weights(&small::stage_uri(folder.path(), "teacher")).unwrap();
     let (mut clip, mut params) = Clip::new(
         &config.model,
-        Capacity {
+        BatchCapacity {
             batch: 5,
             context: 12,
         },
     );
 
-    load(&mut params, &found.tensors, Part::All).unwrap();
-    let width = clip.features();
+    load_weights(&mut params, &found.tensors, ModelPart::All).unwrap();
+    let width = clip.feature_width();
     let mut teacher = Teacher::new(&Memory::Host, &config.model.image, width, 2);
-    load(&mut teacher.params, &found.tensors, Part::Image).unwrap();
+    load_weights(&mut teacher.params, &found.tensors, ModelPart::Image).unwrap();
     let pixels: Vec<u8> = (0..5 * 3 * 32 * 32u32)
         .map(|i| ((i * 2_654_435) >> 9) as u8)
         .collect();
 
     let mut raw = vec![0.0; 5 * width];
     let mut unit = vec![0.0; 5 * width];
-    teacher.encode(Pixels::Bytes(&pixels), ViewMut::Host(&mut raw));
-    normalize::forward(width, (&raw).into(), (&mut unit).into());
+    teacher.encode_images(PixelBatch::Bytes(&pixels), TensorViewMut::Host(&mut raw));
+    l2_normalize::forward(width, (&raw).into(), (&mut unit).into());
     let right = clip
-        .encode_images(&mut params, Pixels::Bytes(&pixels))
-        .read();
+        .encode_images(&mut params, PixelBatch::Bytes(&pixels))
+        .to_host();
 
     for (found, right) in unit.iter().zip(&*right) {
         assert!((found - right).abs() < 1e-6, "{found} for {right}");

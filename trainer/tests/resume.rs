@@ -5,21 +5,21 @@
 use std::path::Path;
 
 use cnclip::error::Error;
-use cnclip_crds::exit::Exit;
-use cnclip_crds::model::{ImageTower, ModelConfig, Vit};
-use cnclip_crds::run_config::{PinnedFile, TrainConfig};
-use cnclip_crds::stage::{Freeze, MicroBatch};
+use cnclip_crds::exit_code::TrainerExit;
+use cnclip_crds::model::{ImageTower, ModelConfig, VitConfig};
+use cnclip_crds::stage::{FrozenTower, MicroBatch};
+use cnclip_crds::trainer_config::{PinnedFile, TrainConfig};
 
 #[path = "support/runs.rs"]
 mod runs;
 #[path = "support/small.rs"]
 mod small;
-use runs::{run, whole};
+use runs::{train_to_end, train_until};
 use small::STEPS;
 
-fn refused(config: &TrainConfig, exit: Exit, expected: &[&str]) {
-    let error = run(config, u64::MAX).0.unwrap_err();
-    assert_eq!(error.exit(), exit, "{error}");
+fn refused(config: &TrainConfig, exit: TrainerExit, expected: &[&str]) {
+    let error = train_until(config, u64::MAX).0.unwrap_err();
+    assert_eq!(error.exit_code(), exit, "{error}");
     for part in expected {
         assert!(error.to_string().contains(part), "no {part:?} in: {error}");
     }
@@ -28,20 +28,20 @@ fn refused(config: &TrainConfig, exit: Exit, expected: &[&str]) {
 #[test]
 fn a_run_stopped_at_any_step_ends_with_the_same_weights_as_one_that_was_not() {
     let folder = tempfile::tempdir().unwrap();
-    let straight = small::config(folder.path(), "straight");
-    let expected = whole(&straight);
+    let straight = small::train_config(folder.path(), "straight");
+    let expected = train_to_end(&straight);
     let weights = small::final_weights(folder.path(), "straight");
 
     for stop in 1..STEPS {
         let name = format!("stopped-{stop}");
-        let config = small::config(folder.path(), &name);
-        let (stopped, _) = run(&config, stop);
+        let config = small::train_config(folder.path(), &name);
+        let (stopped, _) = train_until(&config, stop);
         assert!(
             matches!(stopped, Err(Error::Interrupted { step }) if step == stop),
             "{stopped:?}"
         );
 
-        let report = whole(&config);
+        let report = train_to_end(&config);
         assert_eq!(report.step, expected.step);
         assert_eq!(report.samples_seen, expected.samples_seen);
         assert_eq!(
@@ -59,22 +59,22 @@ fn a_run_stopped_at_any_step_ends_with_the_same_weights_as_one_that_was_not() {
 #[test]
 fn a_damaged_newest_checkpoint_is_passed_over_for_the_one_before() {
     let folder = tempfile::tempdir().unwrap();
-    let expected = whole(&small::config(folder.path(), "straight"));
-    let config = small::config(folder.path(), "damaged");
-    run(&config, 6).0.unwrap_err();
+    let expected = train_to_end(&small::train_config(folder.path(), "straight"));
+    let config = small::train_config(folder.path(), "damaged");
+    train_until(&config, 6).0.unwrap_err();
     small::flip_a_byte(
         &small::newest_checkpoint(folder.path(), "damaged").join("weights.safetensors"),
     );
 
-    let report = whole(&config);
+    let report = train_to_end(&config);
     assert_eq!((report.step, report.loss), (expected.step, expected.loss));
 }
 
 #[test]
 fn where_every_checkpoint_is_damaged_the_run_ends_and_names_the_files() {
     let folder = tempfile::tempdir().unwrap();
-    let config = small::config(folder.path(), "damaged");
-    run(&config, 6).0.unwrap_err();
+    let config = small::train_config(folder.path(), "damaged");
+    train_until(&config, 6).0.unwrap_err();
 
     for checkpoint in small::checkpoints(folder.path(), "damaged") {
         small::flip_a_byte(&checkpoint.join("moments.safetensors"));
@@ -82,7 +82,7 @@ fn where_every_checkpoint_is_damaged_the_run_ends_and_names_the_files() {
 
     refused(
         &config,
-        Exit::Data,
+        TrainerExit::Data,
         &[
             "moments.safetensors",
             "was changed after it was written",
@@ -94,26 +94,30 @@ fn where_every_checkpoint_is_damaged_the_run_ends_and_names_the_files() {
 #[test]
 fn going_on_with_another_learning_rate_or_other_data_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let mut config = small::config(folder.path(), "run");
-    run(&config, 2).0.unwrap_err();
+    let mut config = small::train_config(folder.path(), "run");
+    train_until(&config, 2).0.unwrap_err();
     config.optimizer.learning_rate *= 2.0;
-    refused(&config, Exit::Config, &["another optimizer", "Put it back"]);
-    let mut config = small::config(folder.path(), "run");
+    refused(
+        &config,
+        TrainerExit::Config,
+        &["another optimizer", "Put it back"],
+    );
+    let mut config = small::train_config(folder.path(), "run");
 
-    config.dataset = small::dataset(&folder.path().join("other"), 1);
-    refused(&config, Exit::Config, &["trained on other data"]);
+    config.dataset = small::write_dataset(&folder.path().join("other"), 1);
+    refused(&config, TrainerExit::Config, &["trained on other data"]);
 }
 
 #[test]
 fn an_older_attempt_cannot_write_beside_a_newer_one() {
     let folder = tempfile::tempdir().unwrap();
-    let mut config = small::config(folder.path(), "run");
+    let mut config = small::train_config(folder.path(), "run");
     config.run.attempt = 2;
-    run(&config, 2).0.unwrap_err();
+    train_until(&config, 2).0.unwrap_err();
     config.run.attempt = 1;
     refused(
         &config,
-        Exit::Config,
+        TrainerExit::Config,
         &["attempt 2 writes there, this is attempt 1"],
     );
 }
@@ -121,11 +125,11 @@ fn an_older_attempt_cannot_write_beside_a_newer_one() {
 #[test]
 fn a_later_stage_begins_with_the_weights_that_the_one_before_ended_with() {
     let folder = tempfile::tempdir().unwrap();
-    whole(&small::config(folder.path(), "first"));
-    let mut config = small::config(folder.path(), "second");
-    config.initial_weights.model = Some(small::stage(folder.path(), "first"));
-    config.freeze = Freeze::Image;
-    whole(&config);
+    train_to_end(&small::train_config(folder.path(), "first"));
+    let mut config = small::train_config(folder.path(), "second");
+    config.initial_weights.model = Some(small::stage_uri(folder.path(), "first"));
+    config.freeze = FrozenTower::Image;
+    train_to_end(&config);
     let (first, second) = ["first", "second"]
         .map(|name| small::final_tensors(folder.path(), name))
         .into();
@@ -143,7 +147,7 @@ fn a_later_stage_begins_with_the_weights_that_the_one_before_ended_with() {
 #[test]
 fn what_can_never_work_is_refused_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();
-    let fresh = || small::config(folder.path(), "never");
+    let fresh = || small::train_config(folder.path(), "never");
     let vocabulary = |uri: &Path, sha256: &str| {
         Some(PinnedFile {
             uri: uri.display().to_string(),
@@ -207,8 +211,8 @@ fn what_can_never_work_is_refused_before_anything_is_written() {
     ];
 
     for (expected, config) in rows {
-        refused(&config, Exit::Config, expected);
-        assert!(!Path::new(&small::stage(folder.path(), "never")).exists());
+        refused(&config, TrainerExit::Config, expected);
+        assert!(!Path::new(&small::stage_uri(folder.path(), "never")).exists());
     }
 }
 
@@ -217,12 +221,12 @@ fn a_run_in_micro_batches_survives_a_stop_as_any_other() {
     let folder = tempfile::tempdir().unwrap();
     let config = |name: &str| TrainConfig {
         micro_batch_size: Some(MicroBatch::Pairs(2)),
-        ..small::config(folder.path(), name)
+        ..small::train_config(folder.path(), name)
     };
 
-    let expected = whole(&config("straight"));
-    run(&config("stopped"), 3).0.unwrap_err();
-    assert_eq!(whole(&config("stopped")).loss, expected.loss);
+    let expected = train_to_end(&config("straight"));
+    train_until(&config("stopped"), 3).0.unwrap_err();
+    assert_eq!(train_to_end(&config("stopped")).loss, expected.loss);
     let [straight, stopped] =
         ["straight", "stopped"].map(|name| small::final_weights(folder.path(), name));
 
@@ -233,8 +237,8 @@ fn a_run_in_micro_batches_survives_a_stop_as_any_other() {
 fn a_run_that_chooses_how_much_it_computes_at_once_says_so_and_ends_as_any_other() {
     let folder = tempfile::tempdir().unwrap();
     let config = |name: &str| {
-        let plain = small::config(folder.path(), name);
-        let vit = Vit {
+        let plain = small::train_config(folder.path(), name);
+        let vit = VitConfig {
             layers: 2,
             width: 8,
             patch_size: 16,
@@ -256,7 +260,7 @@ fn a_run_that_chooses_how_much_it_computes_at_once_says_so_and_ends_as_any_other
         }
     };
 
-    let straight = whole(&config("straight"));
+    let straight = train_to_end(&config("straight"));
     let auto = |name: &str, halve_micro_batch| TrainConfig {
         micro_batch_size: Some(MicroBatch::AUTO),
         halve_micro_batch,
@@ -264,7 +268,7 @@ fn a_run_that_chooses_how_much_it_computes_at_once_says_so_and_ends_as_any_other
     };
 
     for (name, halved, at_once) in [("chosen", false, 5), ("halved", true, 3)] {
-        let found = whole(&auto(name, halved));
+        let found = train_to_end(&auto(name, halved));
         let memory = found.memory.unwrap();
         assert_eq!(
             (memory.micro_batch_size, memory.gradient_checkpointing),

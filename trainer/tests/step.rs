@@ -6,30 +6,30 @@
 #[allow(dead_code, reason = "shared with the tests of the reference's numbers")]
 mod golden;
 
-use cnclip_compute::collective::Alone;
+use cnclip_compute::collective::SingleRank;
 use cnclip_compute::ops::dropout::Dropout;
-use cnclip_compute::ops::patchify::Pixels;
+use cnclip_compute::ops::patchify::PixelBatch;
 use cnclip_compute::params::Params;
-use cnclip_compute::tensor::View;
+use cnclip_compute::tensor::TensorView;
 use cnclip_nn::loss::ContrastiveLoss;
-use cnclip_nn::model::Texts;
-use cnclip_nn::model::clip::{Batch, Clip};
-use golden::{Declare, Golden, Pairs, assert_close};
+use cnclip_nn::model::PackedTexts;
+use cnclip_nn::model::clip::{Clip, ClipBatch};
+use golden::{BuildClip, GoldenBatch, GoldenModel, assert_close};
 
 const MODEL: &str = "vit_b16";
 
 /// The golden model with dropout and masked patches, and six pairs.
-fn model() -> (Clip, Params, Pairs) {
+fn model() -> (Clip, Params, GoldenBatch) {
     declared(Clip::new)
 }
 
-fn declared(declare: Declare) -> (Clip, Params, Pairs) {
-    let mut golden = Golden::read(MODEL);
+fn declared(declare: BuildClip) -> (Clip, Params, GoldenBatch) {
+    let mut golden = GoldenModel::read(MODEL);
     golden.config.text.hidden_dropout_percent = 20;
     golden.config.text.attention_dropout_percent = 30;
-    let (mut clip, params) = golden.declared(declare);
+    let (mut clip, params) = golden.build_with(declare);
     clip.mask_patches(40);
-    let pairs = golden.pairs(0);
+    let pairs = golden.load_batch(0);
 
     (clip, params, pairs)
 }
@@ -38,30 +38,39 @@ fn declared(declare: Declare) -> (Clip, Params, Pairs) {
 fn evaluate(
     clip: &mut Clip,
     params: &mut Params,
-    pairs: &Pairs,
+    pairs: &GoldenBatch,
     dropout: Dropout,
 ) -> (f64, ContrastiveLoss) {
-    let count = pairs.texts().count();
-    let mut loss = ContrastiveLoss::new(count, clip.features());
+    let count = pairs.texts().text_count();
+    let mut loss = ContrastiveLoss::new(count, clip.feature_width());
     let scale = clip.logit_scale(params);
-    let score = loss.evaluate(clip.forward(params, pairs.batch(), dropout), scale, &Alone);
+    let score = loss.compute_loss(
+        clip.forward(params, pairs.batch(), dropout),
+        scale,
+        &SingleRank,
+    );
 
     (score.loss, loss)
 }
 
-fn gradients(clip: &mut Clip, params: &mut Params, pairs: &Pairs, dropout: Dropout) -> Vec<f32> {
+fn gradients(
+    clip: &mut Clip,
+    params: &mut Params,
+    pairs: &GoldenBatch,
+    dropout: Dropout,
+) -> Vec<f32> {
     let (_, loss) = evaluate(clip, params, pairs, dropout);
     params.clear_gradients();
-    let count = pairs.texts().count();
+    let count = pairs.texts().text_count();
     clip.backward(
         params,
         pairs.batch(),
         dropout,
-        loss.gradients(0..count),
+        loss.feature_gradients(0..count),
         &mut (),
     );
 
-    params.gradients.read().into_owned()
+    params.gradients.to_host().into_owned()
 }
 
 #[test]
@@ -78,7 +87,7 @@ fn gradients_under_dropout_are_those_of_the_masks_that_were_drawn() {
     let (mut clip, mut params, pairs) = model();
     let dropout = Dropout::new(1, 2, 0);
     let gradient = gradients(&mut clip, &mut params, &pairs, dropout);
-    let values = params.values.read().into_owned();
+    let values = params.values.to_host().into_owned();
 
     for segment in params.segments().to_vec() {
         // Along its own gradient a tensor's loss changes by the gradient's length.
@@ -91,11 +100,11 @@ fn gradients_under_dropout_are_those_of_the_masks_that_were_drawn() {
 
         let step = 2e-3;
         let mut at = |sign: f64| {
-            params.values.copy_from(View::Host(&values));
+            params.values.copy_from(TensorView::Host(&values));
             params
                 .values
-                .part_mut(segment.range.clone())
-                .edit(|values| {
+                .slice_mut(segment.range.clone())
+                .update_on_host(|values| {
                     let moved = values.iter_mut().zip(own);
                     moved.for_each(|(v, g)| *v += (sign * step * f64::from(*g) / length) as f32);
                 });
@@ -112,7 +121,7 @@ fn gradients_under_dropout_are_those_of_the_masks_that_were_drawn() {
 #[test]
 fn what_is_computed_again_gives_the_same_gradients_to_the_last_bit() {
     let dropout = Dropout::new(1, 2, 0);
-    let [kept, again] = [Clip::new, Clip::recomputing].map(|declare: Declare| {
+    let [kept, again] = [Clip::new, Clip::with_recompute].map(|declare: BuildClip| {
         let (mut clip, mut params, pairs) = declared(declare);
         gradients(&mut clip, &mut params, &pairs, dropout)
     });
@@ -155,13 +164,13 @@ fn a_caption_is_worth_the_same_alone_and_in_any_company() {
     let (mut clip, params, pairs) = model();
     let together = clip
         .encode_texts(&params, pairs.texts())
-        .read()
+        .to_host()
         .into_owned();
 
-    for (at, expected) in together.chunks(clip.features()).enumerate() {
-        let alone = pairs.part(at, at + 1);
+    for (at, expected) in together.chunks(clip.feature_width()).enumerate() {
+        let alone = pairs.slice_samples(at, at + 1);
         let found = clip.encode_texts(&params, alone.texts());
-        assert_close("caption", &found.read(), expected, 1e-5);
+        assert_close("caption", &found.to_host(), expected, 1e-5);
     }
 }
 
@@ -174,32 +183,32 @@ fn bytes_are_worth_what_their_normalised_values_are() {
 
     let mut values = vec![0.0; bytes.len()];
     for (plane, values) in values.chunks_mut(64 * 64).enumerate() {
-        Pixels::Bytes(&bytes).read(plane * 64 * 64, plane % 3, values);
+        PixelBatch::Bytes(&bytes).read_normalized(plane * 64 * 64, plane % 3, values);
     }
 
     let found = clip
-        .encode_images(&mut params, Pixels::Bytes(&bytes))
-        .read()
+        .encode_images(&mut params, PixelBatch::Bytes(&bytes))
+        .to_host()
         .into_owned();
 
     let right = clip
-        .encode_images(&mut params, Pixels::Normalized(&values))
-        .read()
+        .encode_images(&mut params, PixelBatch::Normalized(&values))
+        .to_host()
         .into_owned();
 
-    assert_eq!((found.len(), &found), (2 * clip.features(), &right));
-    let texts = Texts {
+    assert_eq!((found.len(), &found), (2 * clip.feature_width(), &right));
+    let texts = PackedTexts {
         offsets: &pairs.offsets[..3],
         ..pairs.texts()
     };
 
-    let batch = Batch {
-        pixels: Pixels::Bytes(&bytes),
+    let batch = ClipBatch {
+        pixels: PixelBatch::Bytes(&bytes),
         texts,
     };
 
     assert_eq!(
-        *clip.forward(&mut params, batch, Dropout::NONE).0.read(),
+        *clip.forward(&mut params, batch, Dropout::NONE).0.to_host(),
         right
     );
 }

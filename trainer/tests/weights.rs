@@ -1,14 +1,14 @@
 //! Files that PyTorch wrote.
 #![cfg(test)]
 
-use cnclip::weights::{Tensor, Tensors, Weights};
+use cnclip::weights::{Tensor, TensorMap, Weights};
 use cnclip_data::store::Store;
 
 fn golden() -> Store {
     Store::open(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/model")).unwrap()
 }
 
-fn read(file: &str) -> Tensors {
+fn read(file: &str) -> TensorMap {
     Weights::open(&golden(), file)
         .unwrap()
         .to_tensors()
@@ -34,7 +34,7 @@ fn a_checkpoint_and_a_bare_state_dict_are_read_alike() {
 
     // The bare one is of a CLIP: its `input_resolution` is left out.
     for file in ["checkpoint.pt", "state_dict.pt"] {
-        assert_eq!(read(file), Tensors::from(weights.clone()), "{file}");
+        assert_eq!(read(file), TensorMap::from(weights.clone()), "{file}");
     }
 }
 
@@ -46,7 +46,7 @@ fn a_file_that_is_no_checkpoint_is_named() {
 
     let right = format!(
         "{} is no readable PyTorch checkpoint",
-        golden().uri_of("README.md")
+        golden().object_uri("README.md")
     );
 
     assert!(error.starts_with(&right), "{error}");

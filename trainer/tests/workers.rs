@@ -5,8 +5,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cnclip_crds::report::Activity;
-use cnclip_crds::run_config::{Length, TrainConfig};
+use cnclip_crds::report::TrainerActivity;
+use cnclip_crds::trainer_config::{TrainConfig, TrainingLength};
 
 #[path = "support/runs.rs"]
 #[allow(dead_code, reason = "shared with the tests of stops")]
@@ -18,15 +18,16 @@ mod scores;
 mod small;
 #[path = "support/workers.rs"]
 mod workers;
-use workers::{coordinator, score, start, until};
+use workers::{free_coordinator_address, start_evaluation, start_training, wait_until};
 
 /// A run of many short steps, of so many workers.
 fn config(folder: &Path, name: &str, replicas: i32) -> TrainConfig {
-    let mut config = small::config(folder, name);
-    (config.global_batch_size, config.length) = (6, Length::Steps(120));
+    let mut config = small::train_config(folder, name);
+    (config.global_batch_size, config.length) = (6, TrainingLength::Steps(120));
     (config.checkpoint.every_steps, config.report_every_steps) = (10, 10);
     (config.synchronize_batch_norm, config.validation) = (true, None);
-    (config.world.replicas, config.world.coordinator) = (replicas, Some(coordinator()));
+    (config.world.replicas, config.world.coordinator) =
+        (replicas, Some(free_coordinator_address()));
 
     config
 }
@@ -39,13 +40,13 @@ fn weights(folder: &Path, name: &str) -> Vec<u8> {
 fn disturb(
     (folder, config): (&Path, &TrainConfig),
     (worker, signal): (usize, &str),
-) -> (workers::Workers, Vec<Option<i32>>) {
-    let mut run = start(folder, config, None);
+) -> (workers::WorkerProcesses, Vec<Option<i32>>) {
+    let mut run = start_training(folder, config, None);
     let checkpoints = folder.join(&config.run.name).join("train/checkpoints");
-    until(|| checkpoints.exists() && !small::checkpoints(folder, &config.run.name).is_empty());
-    run.signal(worker, signal);
+    wait_until(|| checkpoints.exists() && !small::checkpoints(folder, &config.run.name).is_empty());
+    run.send_signal(worker, signal);
     let hanging = (signal == "STOP").then_some(worker);
-    let ends = run.end(hanging);
+    let ends = run.wait_for_exit(hanging);
 
     (run, ends)
 }
@@ -55,19 +56,19 @@ fn processes_are_one_run_whatever_happens_to_one_of_them() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     let straight = config(folder, "straight", 3);
-    let mut run = start(folder, &straight, None);
-    assert_eq!(run.end(None), [Some(0); 3]);
-    let first = run.report(0);
-    let second = run.report(1);
+    let mut run = start_training(folder, &straight, None);
+    assert_eq!(run.wait_for_exit(None), [Some(0); 3]);
+    let first = run.last_report(0);
+    let second = run.last_report(1);
 
     assert_eq!(
         (first.activity, first.step, first.samples_seen),
-        (Activity::Done, 120, 720)
+        (TrainerActivity::Done, 120, 720)
     );
 
     assert_eq!(
         (second.activity, second.step, second.loss),
-        (Activity::Done, 120, None)
+        (TrainerActivity::Done, 120, None)
     );
 
     assert!(second.wait_seconds > 0.0);
@@ -76,7 +77,7 @@ fn processes_are_one_run_whatever_happens_to_one_of_them() {
     // In threads the ring is as long and the sums are in the same order.
     let mut threads = config(folder, "threads", 1);
     threads.world.devices = 3;
-    runs::whole(&threads);
+    runs::train_to_end(&threads);
     assert!(weights(folder, "threads") == right);
 
     let killed = config(folder, "killed", 3);
@@ -84,7 +85,7 @@ fn processes_are_one_run_whatever_happens_to_one_of_them() {
     assert_eq!(ends, [Some(75), None, Some(75)]);
 
     for worker in [0, 2] {
-        let told = run.failure(worker);
+        let told = run.failure_message(worker);
         assert!(
             told.starts_with("worker 1 (rank 1) was lost in step "),
             "{told}"
@@ -93,13 +94,16 @@ fn processes_are_one_run_whatever_happens_to_one_of_them() {
         assert!(told.contains("run the same command again"), "{told}");
     }
 
-    assert_eq!(start(folder, &killed, None).end(None), [Some(0); 3]);
+    assert_eq!(
+        start_training(folder, &killed, None).wait_for_exit(None),
+        [Some(0); 3]
+    );
     assert!(weights(folder, "killed") == right);
 
     let stopped = config(folder, "stopped", 3);
     let (run, ends) = disturb((folder, &stopped), (2, "TERM"));
     assert_eq!(ends, [Some(75); 3]);
-    let steps = [0, 1, 2].map(|worker| run.report(worker).step);
+    let steps = [0, 1, 2].map(|worker| run.last_report(worker).step);
     assert!(
         steps[0] > 0 && steps[0] < 120 && steps == [steps[0]; 3],
         "{steps:?}"
@@ -114,7 +118,10 @@ fn processes_are_one_run_whatever_happens_to_one_of_them() {
         "{saved:?}"
     );
 
-    assert_eq!(start(folder, &stopped, None).end(None), [Some(0); 3]);
+    assert_eq!(
+        start_training(folder, &stopped, None).wait_for_exit(None),
+        [Some(0); 3]
+    );
     assert!(weights(folder, "stopped") == right);
 }
 
@@ -123,7 +130,7 @@ fn a_worker_that_hangs_is_missed_by_all_others() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     let mut hanging = config(folder, "hanging", 3);
-    hanging.length = Length::Steps(100_000);
+    hanging.length = TrainingLength::Steps(100_000);
     let begin = Instant::now();
     let (run, ends) = disturb((folder, &hanging), (2, "STOP"));
 
@@ -134,7 +141,7 @@ fn a_worker_that_hangs_is_missed_by_all_others() {
     );
 
     for worker in [0, 1] {
-        let told = run.failure(worker);
+        let told = run.failure_message(worker);
         assert!(
             told.starts_with("worker 2 (rank 2) was lost in step "),
             "{told}"
@@ -152,16 +159,16 @@ fn a_worker_that_ends_by_itself_keeps_its_code_and_the_others_say_why() {
     // Beside the first worker, but not beside the second.
     unfit.dataset = "data".into();
     unfit.world.devices = 3;
-    let mut run = start(folder, &unfit, Some(1));
+    let mut run = start_training(folder, &unfit, Some(1));
 
-    assert_eq!(run.end(None), [Some(75), Some(78)]);
+    assert_eq!(run.wait_for_exit(None), [Some(75), Some(78)]);
     assert!(
-        run.failure(1).contains("data holds no index.json"),
+        run.failure_message(1).contains("data holds no index.json"),
         "{}",
-        run.failure(1)
+        run.failure_message(1)
     );
 
-    let told = run.failure(0);
+    let told = run.failure_message(0);
     assert!(
         told.starts_with("worker 1 (rank ") && told.contains("data holds no index.json"),
         "{told}"
@@ -172,44 +179,46 @@ fn a_worker_that_ends_by_itself_keeps_its_code_and_the_others_say_why() {
 fn processes_score_together_what_one_scores_and_know_of_each_others_end() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
-    runs::whole(&small::config(folder, "run"));
+    runs::train_to_end(&small::train_config(folder, "run"));
     let scoring = |name: &str, replicas: i32, tasks: usize| {
-        let mut config = scores::scoring(folder, ("run", name), tasks);
-        (config.world.replicas, config.world.coordinator) = (replicas, Some(coordinator()));
+        let mut config = scores::evaluation_config(folder, ("run", name), tasks);
+        (config.world.replicas, config.world.coordinator) =
+            (replicas, Some(free_coordinator_address()));
         config
     };
 
     assert_eq!(
-        score(folder, &scoring("alone", 1, 2), None).end(None),
+        start_evaluation(folder, &scoring("alone", 1, 2), None).wait_for_exit(None),
         [Some(0)]
     );
 
-    let mut run = score(folder, &scoring("three", 3, 2), None);
-    assert_eq!(run.end(None), [Some(0); 3]);
+    let mut run = start_evaluation(folder, &scoring("three", 3, 2), None);
+    assert_eq!(run.wait_for_exit(None), [Some(0); 3]);
     assert_eq!(
-        scores::scores(folder, "three"),
-        scores::scores(folder, "alone")
+        scores::read_scores(folder, "three"),
+        scores::read_scores(folder, "alone")
     );
 
-    let results = [0, 1, 2].map(|worker| run.report(worker).results.len());
+    let results = [0, 1, 2].map(|worker| run.last_report(worker).results.len());
     assert_eq!(results, [2, 0, 0], "worker 0 alone speaks");
 
-    let mut run = score(folder, &scoring("killed", 3, 2000), None);
-    until(|| folder.join("killed/tasks/task-1").exists());
-    run.signal(1, "KILL");
-    assert_eq!(run.end(None), [Some(75), None, Some(75)]);
+    let mut run = start_evaluation(folder, &scoring("killed", 3, 2000), None);
+    wait_until(|| folder.join("killed/tasks/task-1").exists());
+    run.send_signal(1, "KILL");
+    assert_eq!(run.wait_for_exit(None), [Some(75), None, Some(75)]);
     assert!(!folder.join("killed/results.json").exists());
-    let told = run.failure(0);
+    let told = run.failure_message(0);
 
     assert!(told.starts_with("worker 1 (rank 1) was lost"), "{told}");
 
     let mut astray = scoring("astray", 2, 1);
     astray.checkpoint = "run/train".into();
-    let mut run = score(folder, &astray, Some(1));
-    assert_eq!(run.end(None), [Some(75), Some(78)]);
+    let mut run = start_evaluation(folder, &astray, Some(1));
+    assert_eq!(run.wait_for_exit(None), [Some(75), Some(78)]);
     assert!(
-        run.failure(0).starts_with("worker 1 (rank 1) ended"),
+        run.failure_message(0)
+            .starts_with("worker 1 (rank 1) ended"),
         "{}",
-        run.failure(0)
+        run.failure_message(0)
     );
 }

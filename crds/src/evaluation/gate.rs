@@ -11,7 +11,7 @@ use crate::report::Metric;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.atLeast) != has(self.notWorseThan)").message("give exactly one of atLeast and notWorseThan"))]
-pub struct Gate {
+pub struct GateSpec {
     /// Name of the task.
     #[schemars(length(min = 1, max = 63))]
     pub task: String,
@@ -24,13 +24,13 @@ pub struct Gate {
     pub at_least: Option<String>,
     /// The evaluation whose number it must reach.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub not_worse_than: Option<Baseline>,
+    pub not_worse_than: Option<GateBaseline>,
 }
 
 /// Another evaluation, of the same task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Baseline {
+pub struct GateBaseline {
     /// A `CnClipEvaluation` in the same namespace with a task of that name. The gate waits for its result.
     #[schemars(length(min = 1, max = 253))]
     pub evaluation_name: String,
@@ -47,7 +47,7 @@ fn none() -> String {
 
 /// When checkpoints are scored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum Trigger {
+pub enum EvaluationTrigger {
     /// One checkpoint, once.
     #[default]
     Once,

@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    common::{LastFailure, RecallsStatus, RestartCounts},
     report::{Metric, TemplatesReport},
-    shared::{LastFailure, RecallsStatus, Restarts},
     training::StageState,
 };
 
@@ -36,7 +36,7 @@ pub struct CnClipEvaluationStatus {
     pub results: Vec<ResultStatus>,
     /// What the results are of, and what made them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub provenance: Option<Provenance>,
+    pub provenance: Option<EvaluationProvenance>,
     /// Where trigger is EveryCheckpoint: the newest 50 checkpoints, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<ScoredCheckpoint>,
@@ -45,7 +45,7 @@ pub struct CnClipEvaluationStatus {
     pub report: Option<String>,
     /// Restarts so far.
     #[serde(default)]
-    pub restarts: Restarts,
+    pub restarts: RestartCounts,
     /// The last thing that went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<LastFailure>,
@@ -69,7 +69,7 @@ pub struct CnClipEvaluationStatus {
 /// What the results are of, and what made them: enough to find or to repeat them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Provenance {
+pub struct EvaluationProvenance {
     /// The weights that were found.
     pub checkpoint: String,
     /// sha256 of the checkpoint's manifest; none of weights that others published.
@@ -125,7 +125,7 @@ pub struct ScoredCheckpoint {
     pub digest: String,
     /// The number that each task is compared by.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub results: Vec<Headline>,
+    pub results: Vec<PrimaryMetricStatus>,
     /// Why it was skipped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -137,7 +137,7 @@ pub struct ScoredCheckpoint {
 /// The number that a task is compared by.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Headline {
+pub struct PrimaryMetricStatus {
     /// Name of the task.
     pub task: String,
     /// Name of the number.
@@ -165,28 +165,28 @@ pub struct ResultStatus {
 
 impl ResultStatus {
     /// One of its numbers; `None` if it has no such one.
-    pub fn score(&self, metric: Metric) -> Option<&str> {
-        self.scores()
+    pub fn find_score(&self, metric: Metric) -> Option<&str> {
+        self.all_scores()
             .into_iter()
             .find_map(|(name, score)| (name == metric).then_some(score))
     }
 
     /// All its numbers.
-    pub fn scores(&self) -> Vec<(Metric, &str)> {
+    pub fn all_scores(&self) -> Vec<(Metric, &str)> {
         let recalls = self
             .retrieval
             .as_ref()
             .and_then(|found| found.recalls.as_ref());
 
-        let recalls = recalls.map(recalls_of).unwrap_or_default();
+        let recalls = recalls.map(recall_scores).unwrap_or_default();
         recalls
             .into_iter()
-            .chain(self.zero_shot.iter().flat_map(classes_of))
+            .chain(self.zero_shot.iter().flat_map(zero_shot_scores))
             .collect()
     }
 }
 
-fn recalls_of(recalls: &RecallsStatus) -> Vec<(Metric, &str)> {
+fn recall_scores(recalls: &RecallsStatus) -> Vec<(Metric, &str)> {
     let RecallsStatus {
         text_to_image: there,
         image_to_text: back,
@@ -204,7 +204,7 @@ fn recalls_of(recalls: &RecallsStatus) -> Vec<(Metric, &str)> {
     ]
 }
 
-fn classes_of(scores: &ZeroShotStatus) -> Vec<(Metric, &str)> {
+fn zero_shot_scores(scores: &ZeroShotStatus) -> Vec<(Metric, &str)> {
     let some: [(Metric, &str); 4] = [
         (Metric::Accuracy, &scores.accuracy),
         (Metric::Top5, &scores.top5),

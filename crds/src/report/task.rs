@@ -5,7 +5,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Recall, Recalls};
+use super::{RecallAtK, RetrievalRecalls};
 
 /// One number that a task can measure, in percent.
 #[derive(
@@ -120,13 +120,13 @@ pub struct TaskResult {
     pub seconds: f64,
     /// What came out.
     #[serde(flatten)]
-    pub measured: Measured,
+    pub measured: TaskScores,
 }
 
 /// What came out of a task, by its kind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Measured {
+pub enum TaskScores {
     /// Of a retrieval.
     Retrieval(RetrievalScores),
     /// Of a zero-shot classification.
@@ -141,17 +141,17 @@ pub struct RetrievalScores {
     pub texts: i64,
     /// Recall in both directions; none where the data set does not say what belongs together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recalls: Option<Recalls>,
+    pub recalls: Option<RetrievalRecalls>,
     /// How similar the first image must be to a text, where that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub threshold: Option<Threshold>,
+    pub threshold: Option<SimilarityThreshold>,
 }
 
 /// The similarity from which on the first image that is found for a text is told as its answer; below it
 /// there is no match.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Threshold {
+pub struct SimilarityThreshold {
     /// First answers that shall be right, in percent of those told.
     pub wanted: f64,
     /// The inner product of unit features.
@@ -163,7 +163,7 @@ pub struct Threshold {
     pub coverage: f64,
 }
 
-impl Threshold {
+impl SimilarityThreshold {
     /// Whether the precision is what was wanted.
     pub fn is_reached(&self) -> bool {
         self.precision >= self.wanted
@@ -211,34 +211,34 @@ pub struct TemplatesReport {
 
 impl TaskResult {
     /// One of its numbers; `None` if it has no such one.
-    pub fn score(&self, metric: Metric) -> Option<f64> {
+    pub fn find_score(&self, metric: Metric) -> Option<f64> {
         match &self.measured {
-            Measured::Retrieval(scores) => scores.score(metric),
-            Measured::ZeroShot(scores) => scores.score(metric),
+            TaskScores::Retrieval(scores) => scores.find_score(metric),
+            TaskScores::ZeroShot(scores) => scores.find_score(metric),
         }
     }
 
     /// The number that it is compared by: R@1 from texts to images, or that of its data set.
-    pub fn headline(&self) -> Metric {
+    pub fn primary_metric(&self) -> Metric {
         match &self.measured {
-            Measured::Retrieval(_) => RetrievalScores::HEADLINE,
-            Measured::ZeroShot(scores) => scores.headline,
+            TaskScores::Retrieval(_) => RetrievalScores::PRIMARY_METRIC,
+            TaskScores::ZeroShot(scores) => scores.headline,
         }
     }
 }
 
 impl RetrievalScores {
     /// The number that retrievals are compared by.
-    pub const HEADLINE: Metric = Metric::TextToImageR1;
+    pub const PRIMARY_METRIC: Metric = Metric::TextToImageR1;
 
-    fn score(&self, metric: Metric) -> Option<f64> {
-        let Recalls {
+    fn find_score(&self, metric: Metric) -> Option<f64> {
+        let RetrievalRecalls {
             text_to_image,
             image_to_text,
         } = self.recalls?;
 
-        let of = |recall: Recall, r1, r5, r10, mean| {
-            let Recall {
+        let of = |recall: RecallAtK, r1, r5, r10, mean| {
+            let RecallAtK {
                 r1: first,
                 r5: five,
                 r10: ten,
@@ -265,7 +265,7 @@ impl RetrievalScores {
 }
 
 impl ZeroShotScores {
-    fn score(&self, metric: Metric) -> Option<f64> {
+    fn find_score(&self, metric: Metric) -> Option<f64> {
         match metric {
             Metric::Accuracy => Some(self.accuracy),
             Metric::Top5 => Some(self.top5),
@@ -281,7 +281,7 @@ impl ZeroShotScores {
 mod tests {
     use super::*;
 
-    fn result(measured: Measured) -> TaskResult {
+    fn result(measured: TaskScores) -> TaskResult {
         let (name, dataset) = ("muge".to_owned(), "s3://data/muge/valid/".to_owned());
         TaskResult {
             name,
@@ -295,14 +295,14 @@ mod tests {
 
     #[test]
     fn every_number_is_found_by_its_name_and_only_there() {
-        let recall = |r1| Recall {
+        let recall = |r1| RecallAtK {
             r1,
             r5: r1 + 1.0,
             r10: r1 + 2.0,
             mean_recall: r1 + 3.0,
         };
 
-        let recalls = Recalls {
+        let recalls = RetrievalRecalls {
             text_to_image: recall(10.0),
             image_to_text: recall(20.0),
         };
@@ -313,8 +313,8 @@ mod tests {
             threshold: None,
         };
 
-        let retrieval = result(Measured::Retrieval(scores));
-        let zero_shot = result(Measured::ZeroShot(ZeroShotScores {
+        let retrieval = result(TaskScores::Retrieval(scores));
+        let zero_shot = result(TaskScores::ZeroShot(ZeroShotScores {
             classes: 2,
             headline: Metric::RocAuc,
             accuracy: 1.0,
@@ -336,8 +336,8 @@ mod tests {
             ("imageToText.r10", 22.0),
             ("imageToText.meanRecall", 23.0),
         ] {
-            assert_eq!(retrieval.score(named(name)), Some(value), "{name}");
-            assert_eq!(zero_shot.score(named(name)), None, "{name}");
+            assert_eq!(retrieval.find_score(named(name)), Some(value), "{name}");
+            assert_eq!(zero_shot.find_score(named(name)), None, "{name}");
             assert_eq!(named(name).name(), name);
         }
 
@@ -350,12 +350,12 @@ mod tests {
         ];
 
         for (name, value) in names.into_iter().zip([1.0, 2.0, 3.0, 4.0, 5.0]) {
-            assert_eq!(zero_shot.score(named(name)), Some(value), "{name}");
-            assert_eq!(retrieval.score(named(name)), None, "{name}");
+            assert_eq!(zero_shot.find_score(named(name)), Some(value), "{name}");
+            assert_eq!(retrieval.find_score(named(name)), None, "{name}");
             assert_eq!(named(name).name(), name);
         }
 
-        assert_eq!(zero_shot.headline(), Metric::RocAuc);
+        assert_eq!(zero_shot.primary_metric(), Metric::RocAuc);
     }
 
     #[test]
@@ -365,7 +365,7 @@ mod tests {
             ..RetrievalScores::default()
         };
 
-        let json = serde_json::to_value(result(Measured::Retrieval(scores))).unwrap();
+        let json = serde_json::to_value(result(TaskScores::Retrieval(scores))).unwrap();
         assert_eq!(json["retrieval"], serde_json::json!({"texts": 5}));
     }
 }

@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::stage::{Augmentation, Duplicates, Freeze, MicroBatch};
+use crate::stage::{Augmentation, DuplicatePolicy, FrozenTower, MicroBatch};
 
 /// One stage of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -12,7 +12,7 @@ use crate::stage::{Augmentation, Duplicates, Freeze, MicroBatch};
 #[x_kube(validation = Rule::new("has(self.epochs) != has(self.steps)").message("give exactly one of epochs and steps"))]
 #[x_kube(validation = Rule::new("!has(self.steps) || self.warmupSteps < self.steps").message("warmupSteps must be less than steps"))]
 #[x_kube(validation = Rule::new("!has(self.distillation) || self.freeze != 'Image'").message("distillation trains the image tower: freeze must not be Image"))]
-pub struct Stage {
+pub struct StageSpec {
     /// Name of the stage, unique in the run; part of object names and of the artifact prefix.
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("must be lower-case letters, digits and dashes"))]
     #[schemars(length(min = 1, max = 20))]
@@ -22,7 +22,7 @@ pub struct Stage {
     pub dataset: String,
     /// What is left untouched.
     #[serde(default)]
-    pub freeze: Freeze,
+    pub freeze: FrozenTower,
     /// Passes over the data. Give this or `steps`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100000))]
@@ -81,10 +81,10 @@ pub struct Stage {
     /// What two pairs of one batch are to each other that have the same picture or the same caption:
     /// `Negatives` drives them apart as the reference does, `Positives` makes each right for the other.
     #[serde(default)]
-    pub duplicates: Duplicates,
+    pub duplicates: DuplicatePolicy,
     /// Pulls the pictures' features toward those of a larger model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub distillation: Option<Distillation>,
+    pub distillation: Option<DistillationSpec>,
     /// What happens to pictures before the tower sees them.
     #[serde(default)]
     pub augmentation: Augmentation,
@@ -112,7 +112,7 @@ fn max_skipped_steps() -> i64 {
 /// A teacher, and how much its word counts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Distillation {
+pub struct DistillationSpec {
     /// Where the teacher's weights are, in any place and layout that `initialWeights` can name. Only its
     /// image tower is used; its pictures must have the resolution of the trained one.
     #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https|hf)://.+')").message("must be s3://…, gs://…, az://…, file://…, https://… or hf://…"))]

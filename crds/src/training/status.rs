@@ -5,7 +5,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::shared::{LastFailure, RecallsStatus, Restarts};
+use crate::common::{LastFailure, RecallsStatus, RestartCounts};
 
 /// What the operator last saw of the run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -23,7 +23,7 @@ pub struct CnClipTrainingStatus {
     pub stages: Vec<StageStatus>,
     /// Restarts so far.
     #[serde(default)]
-    pub restarts: Restarts,
+    pub restarts: RestartCounts,
     /// The last thing that went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<LastFailure>,
@@ -41,7 +41,7 @@ pub struct CnClipTrainingStatus {
     pub finished_at: Option<String>,
     /// For the eye: the columns of `kubectl get`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub summary: Option<Summary>,
+    pub summary: Option<TrainingSummary>,
 }
 
 /// How one stage stands.
@@ -150,7 +150,7 @@ pub struct CheckpointStatus {
 /// The columns of `kubectl get`. For the eye only; programs read the fields beside it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Summary {
+pub struct TrainingSummary {
     /// Such as `2/3 pretrain`.
     pub stage: String,
     /// Such as `48200/183000`.

@@ -10,32 +10,32 @@ use cnclip_crds::{evaluation::ResultStatus, names, report::Metric};
 use prometheus::{GaugeVec, IntGauge, Opts, Registry};
 
 /// The most numbers told: names of evaluations and tasks are the user's, and Prometheus keeps each.
-const MOST: usize = 10_000;
+const MAX_SERIES: usize = 10_000;
 
 /// Namespace and name of an evaluation.
-type Key = (String, String);
+type EvaluationKey = (String, String);
 
 /// What evaluations measured; cheap to clone.
 #[derive(Clone)]
-pub struct Scores {
+pub struct ScoreGauges {
     score: GaugeVec,
     left_out: IntGauge,
-    known: Arc<Mutex<BTreeMap<Key, Known>>>,
+    known: Arc<Mutex<BTreeMap<EvaluationKey, ExportedScores>>>,
 }
 
 /// Of one evaluation: which numbers are told, and how many are not.
 #[derive(Default)]
-struct Known {
-    told: Vec<(String, Metric)>,
+struct ExportedScores {
+    exported: Vec<(String, Metric)>,
     left_out: usize,
 }
 
-impl Scores {
+impl ScoreGauges {
     /// None yet.
     ///
     /// # Errors
     /// If the registry has metrics of these names.
-    pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {
+    pub(super) fn register_gauges(registry: &Registry) -> prometheus::Result<Self> {
         let help = "What an evaluation measured, in percent, by task and number.";
         let labels = ["namespace", "name", "task", "metric"];
         let score = GaugeVec::new(Opts::new(names::METRIC_SCORE, help), &labels)?;
@@ -52,14 +52,15 @@ impl Scores {
     }
 
     /// Tells the numbers of an evaluation, in the place of those told before.
-    pub fn tell(&self, namespace: &str, name: &str, results: &[ResultStatus]) {
-        self.change(|known| {
+    pub fn set_gauges(&self, namespace: &str, name: &str, results: &[ResultStatus]) {
+        self.update_known(|known| {
             let key = (namespace.to_owned(), name.to_owned());
-            self.withdraw(&key, known.remove(&key));
-            let mut room = MOST.saturating_sub(known.values().map(|one| one.told.len()).sum());
-            let mut fresh = Known::default();
+            self.remove_gauges(&key, known.remove(&key));
+            let mut room =
+                MAX_SERIES.saturating_sub(known.values().map(|one| one.exported.len()).sum());
+            let mut fresh = ExportedScores::default();
 
-            for (task, metric, value) in results.iter().flat_map(numbers) {
+            for (task, metric, value) in results.iter().flat_map(parse_scores) {
                 if room == 0 {
                     fresh.left_out += 1;
                     continue;
@@ -68,7 +69,7 @@ impl Scores {
                 room -= 1;
                 let labels = [namespace, name, task, metric.name()];
                 self.score.with_label_values(&labels).set(value);
-                fresh.told.push((task.to_owned(), metric));
+                fresh.exported.push((task.to_owned(), metric));
             }
 
             known.insert(key, fresh);
@@ -76,19 +77,19 @@ impl Scores {
     }
 
     /// Forgets an evaluation that is gone.
-    pub fn forget(&self, namespace: &str, name: &str) {
-        self.keep(|of, one| (of, one) != (namespace, name));
+    pub fn remove_evaluation(&self, namespace: &str, name: &str) {
+        self.retain_evaluations(|of, one| (of, one) != (namespace, name));
     }
 
     /// Forgets all evaluations but these.
-    pub fn keep(&self, is_there: impl Fn(&str, &str) -> bool) {
-        self.change(|known| {
+    pub fn retain_evaluations(&self, is_there: impl Fn(&str, &str) -> bool) {
+        self.update_known(|known| {
             let gone = known.extract_if(.., |(namespace, name), _| !is_there(namespace, name));
-            gone.for_each(|(key, old)| self.withdraw(&key, Some(old)));
+            gone.for_each(|(key, old)| self.remove_gauges(&key, Some(old)));
         });
     }
 
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<Key, Known>)) {
+    fn update_known(&self, change: impl FnOnce(&mut BTreeMap<EvaluationKey, ExportedScores>)) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut known);
         let left_out: usize = known.values().map(|one| one.left_out).sum();
@@ -96,8 +97,8 @@ impl Scores {
             .set(i64::try_from(left_out).unwrap_or(i64::MAX));
     }
 
-    fn withdraw(&self, (namespace, name): &Key, old: Option<Known>) {
-        for (task, metric) in old.into_iter().flat_map(|old| old.told) {
+    fn remove_gauges(&self, (namespace, name): &EvaluationKey, old: Option<ExportedScores>) {
+        for (task, metric) in old.into_iter().flat_map(|old| old.exported) {
             // What is not there is withdrawn.
             drop(
                 self.score
@@ -107,8 +108,8 @@ impl Scores {
     }
 }
 
-fn numbers(result: &ResultStatus) -> impl Iterator<Item = (&str, Metric, f64)> {
-    let scores = result.scores().into_iter();
+fn parse_scores(result: &ResultStatus) -> impl Iterator<Item = (&str, Metric, f64)> {
+    let scores = result.all_scores().into_iter();
     scores.filter_map(|(metric, text)| Some((result.name.as_str(), metric, text.parse().ok()?)))
 }
 
@@ -127,7 +128,7 @@ mod tests {
     }
 
     fn lines(metrics: &Metrics) -> Vec<String> {
-        let text = metrics.text().unwrap();
+        let text = metrics.encode_text().unwrap();
         let scores = text
             .lines()
             .filter(|line| line.starts_with("cnclip_evaluation_score{"));
@@ -138,10 +139,10 @@ mod tests {
     #[test]
     fn numbers_of_evaluations_come_change_and_go_with_them() {
         let metrics = Metrics::new().unwrap();
-        metrics.scores.tell("team", "a", &results(2, "1.00"));
-        metrics.scores.tell("team", "b", &results(1, "1.00"));
+        metrics.scores.set_gauges("team", "a", &results(2, "1.00"));
+        metrics.scores.set_gauges("team", "b", &results(1, "1.00"));
         assert_eq!(lines(&metrics).len(), 24);
-        metrics.scores.tell("team", "a", &results(1, "58.40"));
+        metrics.scores.set_gauges("team", "a", &results(1, "58.40"));
         let expected = "cnclip_evaluation_score{metric=\"textToImage.r1\",name=\"a\",namespace=\"team\",task=\"t0\"} 58.4";
         let found = lines(&metrics);
 
@@ -150,14 +151,14 @@ mod tests {
             "{found:?}"
         );
 
-        metrics.scores.forget("team", "a");
+        metrics.scores.remove_evaluation("team", "a");
         assert!(
             lines(&metrics)
                 .iter()
                 .all(|line| line.contains("name=\"b\""))
         );
 
-        metrics.scores.keep(|_, _| false);
+        metrics.scores.retain_evaluations(|_, _| false);
         assert_eq!(lines(&metrics), [""; 0]);
     }
 
@@ -167,12 +168,12 @@ mod tests {
         for number in 0..25 {
             metrics
                 .scores
-                .tell("team", &format!("e{number}"), &results(64, "1.00"));
+                .set_gauges("team", &format!("e{number}"), &results(64, "1.00"));
         }
 
-        assert_eq!(lines(&metrics).len(), MOST);
-        let left_out = 25 * 64 * 8 - MOST;
+        assert_eq!(lines(&metrics).len(), MAX_SERIES);
+        let left_out = 25 * 64 * 8 - MAX_SERIES;
         let line = format!("cnclip_operator_scores_left_out {left_out}");
-        assert!(metrics.text().unwrap().contains(&line));
+        assert!(metrics.encode_text().unwrap().contains(&line));
     }
 }

@@ -5,10 +5,10 @@ use std::path::Path;
 use cnclip_crds::names;
 use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
-use crate::work::Config;
+use crate::resolved_run::TrainerConfig;
 
 /// The ConfigMap.
-pub fn build(metadata: ObjectMeta, config: &Config) -> ConfigMap {
+pub fn build_config_map(metadata: ObjectMeta, config: &TrainerConfig) -> ConfigMap {
     let json = serde_json::to_string_pretty(config).unwrap_or_default();
     ConfigMap {
         metadata,
@@ -26,7 +26,7 @@ pub fn file_name() -> &'static str {
 }
 
 /// The folder that the file is mounted in.
-pub fn folder() -> &'static str {
+pub fn mount_folder() -> &'static str {
     Path::new(names::CONFIG_PATH)
         .parent()
         .and_then(|folder| folder.to_str())

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use cnclip_crds::{
+    common::{WorkerResources, WorkersSpec},
     names,
-    shared::{Resources, Workers},
     stage::Accelerator,
 };
 use k8s_openapi::{
@@ -24,19 +24,19 @@ use k8s_openapi::{
 };
 
 use super::{config_map, service};
-use crate::work::{Config, Work};
+use crate::resolved_run::{ResolvedRun, TrainerConfig};
 
 /// The user that trainers run as.
-const USER: i64 = 65532;
+const TRAINER_UID: i64 = 65532;
 /// Seconds that a trainer has to save its state.
-const GRACE_SECONDS: i64 = 120;
+const TERMINATION_GRACE_SECONDS: i64 = 120;
 /// Seconds that a pod stays on a node that does not answer.
-const UNREACHABLE_SECONDS: i64 = 30;
+const UNREACHABLE_TOLERATION_SECONDS: i64 = 30;
 /// The extended resource of one GPU.
-const GPU: &str = "nvidia.com/gpu";
+const GPU_RESOURCE: &str = "nvidia.com/gpu";
 
 /// The Job.
-pub fn build(metadata: ObjectMeta, work: &Work, config: &Config) -> Job {
+pub fn build_job(metadata: ObjectMeta, work: &ResolvedRun, config: &TrainerConfig) -> Job {
     let name = metadata.name.clone().unwrap_or_default();
     let labels = metadata.labels.clone();
     Job {
@@ -50,10 +50,10 @@ pub fn build(metadata: ObjectMeta, work: &Work, config: &Config) -> Job {
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
                     labels,
-                    annotations: Some(annotations()),
+                    annotations: Some(scrape_annotations()),
                     ..ObjectMeta::default()
                 }),
-                spec: Some(pod(&name, work, config)),
+                spec: Some(pod_spec(&name, work, config)),
             },
             ..JobSpec::default()
         }),
@@ -61,12 +61,16 @@ pub fn build(metadata: ObjectMeta, work: &Work, config: &Config) -> Job {
     }
 }
 
-fn job_metadata(mut metadata: ObjectMeta, work: &Work, config: &Config) -> ObjectMeta {
+fn job_metadata(
+    mut metadata: ObjectMeta,
+    work: &ResolvedRun,
+    config: &TrainerConfig,
+) -> ObjectMeta {
     if let (Some(labels), Some(queue)) = (&mut metadata.labels, &work.queue) {
         labels.insert(names::LABEL_QUEUE.to_owned(), queue.clone());
     }
 
-    if let Config::Evaluate(evaluate) = config {
+    if let TrainerConfig::Evaluate(evaluate) = config {
         let checkpoint = (
             names::ANNOTATION_CHECKPOINT.to_owned(),
             evaluate.checkpoint.clone(),
@@ -78,8 +82,8 @@ fn job_metadata(mut metadata: ObjectMeta, work: &Work, config: &Config) -> Objec
     metadata
 }
 
-fn annotations() -> BTreeMap<String, String> {
-    let port = names::PORT.to_string();
+fn scrape_annotations() -> BTreeMap<String, String> {
+    let port = names::HTTP_PORT.to_string();
     [
         ("prometheus.io/scrape", "true"),
         ("prometheus.io/port", &port),
@@ -89,11 +93,11 @@ fn annotations() -> BTreeMap<String, String> {
     .into()
 }
 
-fn pod(name: &str, work: &Work, config: &Config) -> PodSpec {
+fn pod_spec(name: &str, work: &ResolvedRun, config: &TrainerConfig) -> PodSpec {
     let workers = &work.workers;
     PodSpec {
         automount_service_account_token: Some(false),
-        containers: vec![container(work, config)],
+        containers: vec![trainer_container(work, config)],
         restart_policy: Some("Never".to_owned()),
         enable_service_links: Some(false),
         subdomain: Some(name.to_owned()),
@@ -101,26 +105,26 @@ fn pod(name: &str, work: &Work, config: &Config) -> PodSpec {
         priority_class_name: workers.priority_class_name.clone(),
         node_selector: Some(workers.node_selector.clone()).filter(|wanted| !wanted.is_empty()),
         affinity: workers.affinity.clone(),
-        tolerations: Some(tolerations(workers)),
-        termination_grace_period_seconds: Some(GRACE_SECONDS),
+        tolerations: Some(pod_tolerations(workers)),
+        termination_grace_period_seconds: Some(TERMINATION_GRACE_SECONDS),
         security_context: Some(PodSecurityContext {
             run_as_non_root: Some(true),
-            run_as_user: Some(USER),
-            run_as_group: Some(USER),
-            fs_group: Some(USER),
+            run_as_user: Some(TRAINER_UID),
+            run_as_group: Some(TRAINER_UID),
+            fs_group: Some(TRAINER_UID),
             seccomp_profile: Some(SeccompProfile {
                 type_: "RuntimeDefault".to_owned(),
                 localhost_profile: None,
             }),
             ..PodSecurityContext::default()
         }),
-        volumes: Some(volumes(name)),
+        volumes: Some(pod_volumes(name)),
         ..PodSpec::default()
     }
 }
 
 /// Those of the user, and shorter ones than Kubernetes' five minutes for a node that is lost.
-fn tolerations(workers: &Workers) -> Vec<Toleration> {
+fn pod_tolerations(workers: &WorkersSpec) -> Vec<Toleration> {
     let lost = [
         "node.kubernetes.io/not-ready",
         "node.kubernetes.io/unreachable",
@@ -140,14 +144,14 @@ fn tolerations(workers: &Workers) -> Vec<Toleration> {
             key: Some(key.to_owned()),
             operator: Some("Exists".to_owned()),
             effect: Some("NoExecute".to_owned()),
-            toleration_seconds: Some(UNREACHABLE_SECONDS),
+            toleration_seconds: Some(UNREACHABLE_TOLERATION_SECONDS),
             ..Toleration::default()
         });
 
     workers.tolerations.iter().cloned().chain(missing).collect()
 }
 
-fn volumes(config_map: &str) -> Vec<Volume> {
+fn pod_volumes(config_map: &str) -> Vec<Volume> {
     let config = Volume {
         name: "config".to_owned(),
         config_map: Some(ConfigMapVolumeSource {
@@ -166,29 +170,29 @@ fn volumes(config_map: &str) -> Vec<Volume> {
     vec![config, scratch]
 }
 
-fn container(work: &Work, config: &Config) -> Container {
+fn trainer_container(work: &ResolvedRun, config: &TrainerConfig) -> Container {
     Container {
         name: "trainer".to_owned(),
         image: Some(work.image.clone()),
         command: Some(vec!["cnclip".to_owned()]),
         args: Some(vec![
-            config.command().to_owned(),
+            config.trainer_subcommand().to_owned(),
             "--config".to_owned(),
             names::CONFIG_PATH.to_owned(),
         ]),
-        env: Some(environment()),
+        env: Some(container_env()),
         env_from: work
             .secret
             .clone()
-            .map(|secret| vec![secret_environment(secret)]),
+            .map(|secret| vec![secret_env_from(secret)]),
         ports: Some(
-            service::ports(work.workers.replicas)
+            service::worker_ports(work.workers.replicas)
                 .map(container_port)
                 .collect(),
         ),
-        liveness_probe: Some(probe(60, 5)),
-        readiness_probe: Some(probe(5, 1)),
-        resources: Some(resources(&work.workers)),
+        liveness_probe: Some(health_probe(60, 5)),
+        readiness_probe: Some(health_probe(5, 1)),
+        resources: Some(resource_requirements(&work.workers)),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),
@@ -201,8 +205,8 @@ fn container(work: &Work, config: &Config) -> Container {
         termination_message_path: Some(names::TERMINATION_LOG.to_owned()),
         termination_message_policy: Some("File".to_owned()),
         volume_mounts: Some(vec![
-            mount("config", config_map::folder(), true),
-            mount("tmp", "/tmp", false),
+            volume_mount("config", config_map::mount_folder(), true),
+            volume_mount("tmp", "/tmp", false),
         ]),
         ..Container::default()
     }
@@ -216,7 +220,7 @@ fn container_port((name, port): (&str, u16)) -> ContainerPort {
     }
 }
 
-fn environment() -> Vec<EnvVar> {
+fn container_env() -> Vec<EnvVar> {
     let pod_uid = EnvVar {
         name: names::ENV_POD_UID.to_owned(),
         value_from: Some(EnvVarSource {
@@ -239,7 +243,7 @@ fn environment() -> Vec<EnvVar> {
 }
 
 /// By name only: the kubelet reads the Secret, the operator has no right to.
-fn secret_environment(name: String) -> EnvFromSource {
+fn secret_env_from(name: String) -> EnvFromSource {
     let secret = SecretEnvSource {
         name,
         optional: Some(false),
@@ -251,11 +255,11 @@ fn secret_environment(name: String) -> EnvFromSource {
     }
 }
 
-fn probe(period_seconds: i32, failure_threshold: i32) -> Probe {
+fn health_probe(period_seconds: i32, failure_threshold: i32) -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
             path: Some(names::PATH_HEALTHZ.to_owned()),
-            port: IntOrString::Int(names::PORT.into()),
+            port: IntOrString::Int(names::HTTP_PORT.into()),
             ..HTTPGetAction::default()
         }),
         period_seconds: Some(period_seconds),
@@ -265,7 +269,7 @@ fn probe(period_seconds: i32, failure_threshold: i32) -> Probe {
     }
 }
 
-fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
+fn volume_mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
     VolumeMount {
         name: name.to_owned(),
         mount_path: path.to_owned(),
@@ -274,21 +278,24 @@ fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
     }
 }
 
-fn resources(workers: &Workers) -> ResourceRequirements {
-    let Resources { requests, limits } = workers.resources.clone().unwrap_or_default();
-    let mut limits = quantities(limits);
+fn resource_requirements(workers: &WorkersSpec) -> ResourceRequirements {
+    let WorkerResources { requests, limits } = workers.resources.clone().unwrap_or_default();
+    let mut limits = to_quantities(limits);
     if workers.accelerator == Accelerator::Nvidia {
-        limits.insert(GPU.to_owned(), Quantity(workers.devices.to_string()));
+        limits.insert(
+            GPU_RESOURCE.to_owned(),
+            Quantity(workers.devices.to_string()),
+        );
     }
 
     ResourceRequirements {
-        requests: Some(quantities(requests)).filter(|wanted| !wanted.is_empty()),
+        requests: Some(to_quantities(requests)).filter(|wanted| !wanted.is_empty()),
         limits: Some(limits).filter(|wanted| !wanted.is_empty()),
         claims: None,
     }
 }
 
-fn quantities(amounts: BTreeMap<String, IntOrString>) -> BTreeMap<String, Quantity> {
+fn to_quantities(amounts: BTreeMap<String, IntOrString>) -> BTreeMap<String, Quantity> {
     let text = |amount| match amount {
         IntOrString::Int(number) => number.to_string(),
         IntOrString::String(text) => text,
@@ -304,15 +311,18 @@ fn quantities(amounts: BTreeMap<String, IntOrString>) -> BTreeMap<String, Quanti
 mod tests {
     use serde_json::json;
 
-    use crate::{observed::Observed, run::Run, samples};
+    use crate::{manifest_fixtures, observed::ObservedState, run::RunResource};
 
-    fn job(run: &impl Run, observed: &Observed) -> serde_json::Value {
-        json!(samples::objects(run, observed).job)
+    fn job(run: &impl RunResource, observed: &ObservedState) -> serde_json::Value {
+        json!(manifest_fixtures::attempt_objects(run, observed).job)
     }
 
     #[test]
     fn pods_are_restricted_and_restarted_by_nobody_else() {
-        let job = job(&samples::training(), &Observed::default());
+        let job = job(
+            &manifest_fixtures::sample_training(),
+            &ObservedState::default(),
+        );
         let rows = [
             ("/metadata/name", json!("muge-align-3")),
             ("/metadata/ownerReferences/0/uid", json!("u-1")),
@@ -372,9 +382,9 @@ mod tests {
 
     #[test]
     fn gpus_are_asked_for_by_number_of_devices() {
-        let run = samples::training_with("/workers", json!({"devices": 2}));
+        let run = manifest_fixtures::sample_training_with("/workers", json!({"devices": 2}));
         let container = "/spec/template/spec/containers/0";
-        let found = job(&run, &Observed::default());
+        let found = job(&run, &ObservedState::default());
         let limits = found.pointer(&format!("{container}/resources/limits"));
         assert_eq!(limits, Some(&json!({"nvidia.com/gpu": "2"})));
         let image = found.pointer(&format!("{container}/image"));
@@ -384,8 +394,8 @@ mod tests {
 
     #[test]
     fn a_queue_is_named_on_the_job_and_not_on_its_pods() {
-        let run = samples::training_with("/queueName", json!("night"));
-        let job = job(&run, &Observed::default());
+        let run = manifest_fixtures::sample_training_with("/queueName", json!("night"));
+        let job = job(&run, &ObservedState::default());
         let queue = "labels/kueue.x-k8s.io~1queue-name";
         assert_eq!(
             job.pointer(&format!("/metadata/{queue}")),
@@ -403,8 +413,8 @@ mod tests {
         let own = json!({"accelerator": "None", "tolerations": [
             {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "tolerationSeconds": 600}]});
         let job = job(
-            &samples::training_with("/workers", own),
-            &Observed::default(),
+            &manifest_fixtures::sample_training_with("/workers", own),
+            &ObservedState::default(),
         );
 
         let tolerations = job
@@ -423,14 +433,14 @@ mod tests {
 
     #[test]
     fn an_evaluations_job_says_what_it_scores() {
-        let training = Some(samples::training());
-        let mut run = samples::evaluation();
+        let training = Some(manifest_fixtures::sample_training());
+        let mut run = manifest_fixtures::sample_evaluation();
         run.status = Some(serde_json::from_value(json!({"checkpoint": "s3://runs/x"})).unwrap());
         let job = job(
             &run,
-            &Observed {
+            &ObservedState {
                 training,
-                ..Observed::default()
+                ..ObservedState::default()
             },
         );
 

@@ -8,14 +8,14 @@ use k8s_openapi::{
 };
 
 /// The Service. Workers find each other before they are ready.
-pub fn build(metadata: ObjectMeta, workers: i32) -> Service {
+pub fn build_service(metadata: ObjectMeta, workers: i32) -> Service {
     let selector = metadata.labels.clone();
     Service {
         spec: Some(ServiceSpec {
             cluster_ip: Some("None".to_owned()),
             publish_not_ready_addresses: Some(true),
             selector,
-            ports: Some(ports(workers).map(service_port).collect()),
+            ports: Some(worker_ports(workers).map(service_port).collect()),
             ..ServiceSpec::default()
         }),
         metadata,
@@ -24,17 +24,17 @@ pub fn build(metadata: ObjectMeta, workers: i32) -> Service {
 }
 
 /// What each of so many workers listens on: a name and a port.
-pub fn ports(workers: i32) -> impl Iterator<Item = (&'static str, u16)> {
-    let world = (workers > 1).then_some(("world", names::WORLD_PORT));
-    std::iter::once(("http", names::PORT)).chain(world)
+pub fn worker_ports(workers: i32) -> impl Iterator<Item = (&'static str, u16)> {
+    let world = (workers > 1).then_some(("world", names::RENDEZVOUS_PORT));
+    std::iter::once(("http", names::HTTP_PORT)).chain(world)
 }
 
 /// Where worker 0 awaits the others: the name that the Service of an attempt gives to the first pod
 /// of its Job. Both have the attempt's name.
-pub fn coordinator(metadata: &ObjectMeta) -> String {
+pub fn coordinator_address(metadata: &ObjectMeta) -> String {
     let name = metadata.name.as_deref().unwrap_or_default();
     let namespace = metadata.namespace.as_deref().unwrap_or_default();
-    format!("{name}-0.{name}.{namespace}.svc:{}", names::WORLD_PORT)
+    format!("{name}-0.{name}.{namespace}.svc:{}", names::RENDEZVOUS_PORT)
 }
 
 fn service_port((name, port): (&str, u16)) -> ServicePort {
@@ -49,15 +49,15 @@ fn service_port((name, port): (&str, u16)) -> ServicePort {
 mod tests {
     use serde_json::json;
 
-    use crate::{objects::Objects, observed::Observed, samples};
+    use crate::{manifest_fixtures, objects::AttemptObjects, observed::ObservedState};
 
-    fn objects(replicas: i32) -> Objects {
+    fn objects(replicas: i32) -> AttemptObjects {
         let workers = json!({"accelerator": "None", "replicas": replicas});
-        let run = samples::training_with("/workers", workers);
-        samples::objects(&run, &Observed::default())
+        let run = manifest_fixtures::sample_training_with("/workers", workers);
+        manifest_fixtures::attempt_objects(&run, &ObservedState::default())
     }
 
-    fn told(objects: &Objects) -> serde_json::Value {
+    fn told(objects: &AttemptObjects) -> serde_json::Value {
         let told = objects.config_map.data.as_ref().unwrap()["run.json"].clone();
         serde_json::from_str(&told).unwrap()
     }

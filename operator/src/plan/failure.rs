@@ -1,19 +1,19 @@
 //! What went wrong with an attempt, whose fault it was, and whether another try is worth it. Pure.
 
 use cnclip_crds::{
-    exit::Exit,
-    shared::{Restarts, Retries},
+    common::{RestartCounts, RetryLimits},
+    exit_code::TrainerExit,
 };
 use k8s_openapi::jiff::Timestamp;
 
 use crate::{
-    observed::{JobSeen, JobState, Worker, WorkerState},
-    work::Cause,
+    observed::{JobState, ObservedJob, WorkerPod, WorkerState},
+    resolved_run::StatusReason,
 };
 
 /// What ended an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub enum FailureClass {
     /// The trainer was called wrongly (exit code 64).
     Usage,
     /// The configuration can never work (78).
@@ -54,7 +54,7 @@ pub enum Class {
 
 /// Which budget a restart is paid from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Budget {
+pub enum RetryBudget {
     /// None: it would end the same way.
     Never,
     /// `retries.application`.
@@ -63,7 +63,7 @@ pub enum Budget {
     Infrastructure,
 }
 
-impl Class {
+impl FailureClass {
     /// The name that status, events and metrics use.
     pub fn name(self) -> &'static str {
         match self {
@@ -89,15 +89,17 @@ impl Class {
     }
 
     /// Who pays for another try.
-    pub fn budget(self) -> Budget {
+    pub fn retry_budget(self) -> RetryBudget {
         match self {
             Self::Usage
             | Self::Config
             | Self::Data
             | Self::Image
             | Self::StartDeadline
-            | Self::Deadline => Budget::Never,
-            Self::Bug | Self::OutOfMemory | Self::Killed | Self::Crashed => Budget::Application,
+            | Self::Deadline => RetryBudget::Never,
+            Self::Bug | Self::OutOfMemory | Self::Killed | Self::Crashed => {
+                RetryBudget::Application
+            }
             Self::Requeued
             | Self::Terminated
             | Self::Preempted
@@ -105,16 +107,16 @@ impl Class {
             | Self::NodeRefused
             | Self::NodeLost
             | Self::PodDeleted
-            | Self::JobDeleted => Budget::Infrastructure,
+            | Self::JobDeleted => RetryBudget::Infrastructure,
         }
     }
 }
 
 /// One failure, with what is known of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
+pub struct AttemptFailure {
     /// What it was.
-    pub class: Class,
+    pub class: FailureClass,
     /// Exit code of the trainer.
     pub exit_code: Option<i32>,
     /// Node of the pod.
@@ -123,9 +125,9 @@ pub struct Failure {
     pub message: String,
 }
 
-impl Failure {
+impl AttemptFailure {
     /// A failure of which no pod tells.
-    pub fn new(class: Class, message: impl Into<String>) -> Self {
+    pub fn new(class: FailureClass, message: impl Into<String>) -> Self {
         Self {
             class,
             exit_code: None,
@@ -135,7 +137,7 @@ impl Failure {
     }
 
     /// The same, told of one worker among several.
-    fn told_of(self, worker: &Worker, workers: usize) -> Self {
+    fn with_worker_prefix(self, worker: &WorkerPod, workers: usize) -> Self {
         if workers < 2 {
             return self;
         }
@@ -149,25 +151,29 @@ impl Failure {
 
 /// What ended the attempt of a Job, if something did: of several failures the cause, and not what
 /// followed from it.
-pub fn of_attempt(job: &JobSeen, workers: &[&Worker], now: Timestamp) -> Option<Failure> {
+pub fn attempt_failure(
+    job: &ObservedJob,
+    workers: &[&WorkerPod],
+    now: Timestamp,
+) -> Option<AttemptFailure> {
     let failures: Vec<_> = workers
         .iter()
-        .filter_map(|worker| Some((*worker, of_worker(worker, now)?)))
+        .filter_map(|worker| Some((*worker, worker_failure(worker, now)?)))
         .collect();
 
     let nearest = failures
         .iter()
-        .min_by_key(|(worker, failure)| distance(worker, failure.class));
+        .min_by_key(|(worker, failure)| root_cause_rank(worker, failure.class));
 
     if let Some((worker, failure)) = nearest {
-        let unsure =
-            may_follow(worker, failure.class, now) && workers.iter().any(|one| one.lives(now));
-        return (!unsure).then(|| failure.clone().told_of(worker, workers.len()));
+        let unsure = may_be_consequence(worker, failure.class, now)
+            && workers.iter().any(|one| one.is_alive(now));
+        return (!unsure).then(|| failure.clone().with_worker_prefix(worker, workers.len()));
     }
 
     match &job.state {
-        JobState::Failed(message) => Some(Failure::new(
-            Class::PodDeleted,
+        JobState::Failed(message) => Some(AttemptFailure::new(
+            FailureClass::PodDeleted,
             format!("the pods are gone before their work was done ({message})"),
         )),
         _ => None,
@@ -176,29 +182,29 @@ pub fn of_attempt(job: &JobSeen, workers: &[&Worker], now: Timestamp) -> Option<
 
 /// Orders the ends of workers by how near each is to the cause: what no restart cures, then what
 /// befell one worker, then what a worker also does because another ended; of equals the first.
-fn distance(worker: &Worker, class: Class) -> (u8, Timestamp, bool, i32) {
+fn root_cause_rank(worker: &WorkerPod, class: FailureClass) -> (u8, Timestamp, bool, i32) {
     let rank = match class {
-        _ if class.budget() == Budget::Never => 0,
-        Class::Requeued | Class::Terminated | Class::PodDeleted => 2,
+        _ if class.retry_budget() == RetryBudget::Never => 0,
+        FailureClass::Requeued | FailureClass::Terminated | FailureClass::PodDeleted => 2,
         _ => 1,
     };
 
     (
         rank,
-        worker.began_to_end(),
-        class == Class::Requeued,
+        worker.termination_time(),
+        class == FailureClass::Requeued,
         worker.index,
     )
 }
 
 /// Whether a worker may have ended because of another whose end is not seen yet.
-fn may_follow(worker: &Worker, class: Class, now: Timestamp) -> bool {
-    const PATIENCE_SECONDS: i64 = 10;
-    let waited = now.as_second() - worker.began_to_end().as_second();
-    class == Class::Requeued && waited < PATIENCE_SECONDS
+fn may_be_consequence(worker: &WorkerPod, class: FailureClass, now: Timestamp) -> bool {
+    const ROOT_CAUSE_TIMEOUT_SECONDS: i64 = 10;
+    let waited = now.as_second() - worker.termination_time().as_second();
+    class == FailureClass::Requeued && waited < ROOT_CAUSE_TIMEOUT_SECONDS
 }
 
-fn of_worker(worker: &Worker, now: Timestamp) -> Option<Failure> {
+fn worker_failure(worker: &WorkerPod, now: Timestamp) -> Option<AttemptFailure> {
     let (class, exit_code, told) = match &worker.state {
         WorkerState::Ended {
             exit_code: Some(0), ..
@@ -208,21 +214,21 @@ fn of_worker(worker: &Worker, now: Timestamp) -> Option<Failure> {
             reason,
             message,
         } => (
-            class(worker, *exit_code, reason),
+            classify_exit(worker, *exit_code, reason),
             *exit_code,
-            last_words(worker, message),
+            termination_message(worker, message),
         ),
-        _ if worker.is_lost(now) => (Class::NodeLost, None, String::new()),
+        _ if worker.is_lost(now) => (FailureClass::NodeLost, None, String::new()),
         _ => return None,
     };
 
     let message = if told.is_empty() {
-        sentence(class, worker, exit_code)
+        describe_failure(class, worker, exit_code)
     } else {
         told
     };
 
-    Some(Failure {
+    Some(AttemptFailure {
         class,
         exit_code,
         node: worker.node.clone(),
@@ -230,48 +236,48 @@ fn of_worker(worker: &Worker, now: Timestamp) -> Option<Failure> {
     })
 }
 
-fn class(worker: &Worker, exit_code: Option<i32>, reason: &str) -> Class {
-    match exit_code.and_then(Exit::from_code) {
-        Some(Exit::Usage) => return Class::Usage,
-        Some(Exit::Config) => return Class::Config,
-        Some(Exit::Data) => return Class::Data,
+fn classify_exit(worker: &WorkerPod, exit_code: Option<i32>, reason: &str) -> FailureClass {
+    match exit_code.and_then(TrainerExit::from_code) {
+        Some(TrainerExit::Usage) => return FailureClass::Usage,
+        Some(TrainerExit::Config) => return FailureClass::Config,
+        Some(TrainerExit::Data) => return FailureClass::Data,
         _ => {}
     }
 
-    if let Some(class) = disruption(worker.disruption.as_deref(), reason) {
+    if let Some(class) = classify_disruption(worker.disruption.as_deref(), reason) {
         return class;
     }
 
     match (exit_code, reason) {
-        (_, "OOMKilled") => Class::OutOfMemory,
-        (_, "StartError" | "ContainerCannotRun") | (Some(126..=128), _) => Class::Image,
-        _ if worker.ends_by.is_some() => Class::PodDeleted,
-        (Some(75), _) => Class::Requeued,
-        (Some(143), _) => Class::Terminated,
-        (Some(137), _) => Class::Killed,
-        (Some(129..=255), _) => Class::Crashed,
-        (Some(_), _) => Class::Bug,
-        (None, _) => Class::NodeRefused,
+        (_, "OOMKilled") => FailureClass::OutOfMemory,
+        (_, "StartError" | "ContainerCannotRun") | (Some(126..=128), _) => FailureClass::Image,
+        _ if worker.ends_by.is_some() => FailureClass::PodDeleted,
+        (Some(75), _) => FailureClass::Requeued,
+        (Some(143), _) => FailureClass::Terminated,
+        (Some(137), _) => FailureClass::Killed,
+        (Some(129..=255), _) => FailureClass::Crashed,
+        (Some(_), _) => FailureClass::Bug,
+        (None, _) => FailureClass::NodeRefused,
     }
 }
 
 /// What Kubernetes itself did to the pod.
-fn disruption(disruption: Option<&str>, reason: &str) -> Option<Class> {
+fn classify_disruption(disruption: Option<&str>, reason: &str) -> Option<FailureClass> {
     match (disruption, reason) {
-        (Some("PreemptionByScheduler"), _) | (_, "Preempting") => Some(Class::Preempted),
+        (Some("PreemptionByScheduler"), _) | (_, "Preempting") => Some(FailureClass::Preempted),
         (Some("DeletionByTaintManager" | "DeletionByPodGC"), _) | (_, "NodeLost") => {
-            Some(Class::NodeLost)
+            Some(FailureClass::NodeLost)
         }
         (Some("EvictionByEvictionAPI" | "TerminationByKubelet"), _) | (_, "Evicted") => {
-            Some(Class::Evicted)
+            Some(FailureClass::Evicted)
         }
         _ => None,
     }
 }
 
 /// What the trainer said of its end.
-fn last_words(worker: &Worker, message: &str) -> String {
-    const LONGEST: usize = 1024;
+fn termination_message(worker: &WorkerPod, message: &str) -> String {
+    const MAX_MESSAGE_CHARS: usize = 1024;
     let told = match worker.last_report() {
         Some(report) => report
             .failure
@@ -280,10 +286,10 @@ fn last_words(worker: &Worker, message: &str) -> String {
         None => message.trim().to_owned(),
     };
 
-    told.chars().take(LONGEST).collect()
+    told.chars().take(MAX_MESSAGE_CHARS).collect()
 }
 
-fn sentence(class: Class, worker: &Worker, exit_code: Option<i32>) -> String {
+fn describe_failure(class: FailureClass, worker: &WorkerPod, exit_code: Option<i32>) -> String {
     let node = worker.node.as_deref().unwrap_or("unknown");
     let name = &worker.name;
     let code = exit_code.map_or_else(
@@ -292,17 +298,17 @@ fn sentence(class: Class, worker: &Worker, exit_code: Option<i32>) -> String {
     );
 
     match class {
-        Class::OutOfMemory => format!(
+        FailureClass::OutOfMemory => format!(
             "pod {name} needed more memory than it may have: raise spec.workers.resources.limits.memory, \
              or set microBatchSize of the stage to Auto"
         ),
-        Class::NodeLost => format!("node {node} of pod {name} stopped answering"),
-        Class::Preempted => {
+        FailureClass::NodeLost => format!("node {node} of pod {name} stopped answering"),
+        FailureClass::Preempted => {
             format!("pod {name} made way on node {node} for one of higher priority")
         }
-        Class::Evicted => format!("pod {name} was evicted from node {node}"),
-        Class::PodDeleted => format!("pod {name} was deleted ({code})"),
-        Class::Image => format!(
+        FailureClass::Evicted => format!("pod {name} was evicted from node {node}"),
+        FailureClass::PodDeleted => format!("pod {name} was deleted ({code})"),
+        FailureClass::Image => format!(
             "image {} could not be started: it must hold the program cnclip of this release",
             worker.image
         ),
@@ -313,12 +319,12 @@ fn sentence(class: Class, worker: &Worker, exit_code: Option<i32>) -> String {
 }
 
 /// Why pods that did not begin in time never will, if their time is over.
-pub fn not_started(
+pub fn start_deadline_failure(
     limit: i64,
-    job: &JobSeen,
-    cause: Option<&Cause>,
+    job: &ObservedJob,
+    cause: Option<&StatusReason>,
     now: Timestamp,
-) -> Option<Failure> {
+) -> Option<AttemptFailure> {
     let cause = cause?;
     let waited = now.as_second() - job.started.as_second();
     (job.state == JobState::Active && !job.queued && waited > limit).then(|| {
@@ -327,16 +333,20 @@ pub fn not_started(
             cause.message
         );
 
-        Failure::new(Class::StartDeadline, message)
+        AttemptFailure::new(FailureClass::StartDeadline, message)
     })
 }
 
 /// Whether a failure is the last; if so, why. `restarts` holds those before it.
-pub fn gives_up(class: Class, restarts: &Restarts, retries: &Retries) -> Option<String> {
-    let (used, allowed, field) = match class.budget() {
-        Budget::Never => return Some("it would end the same way again".to_owned()),
-        Budget::Application => (restarts.application, retries.application, "application"),
-        Budget::Infrastructure => (
+pub fn retries_exhausted(
+    class: FailureClass,
+    restarts: &RestartCounts,
+    retries: &RetryLimits,
+) -> Option<String> {
+    let (used, allowed, field) = match class.retry_budget() {
+        RetryBudget::Never => return Some("it would end the same way again".to_owned()),
+        RetryBudget::Application => (restarts.application, retries.application, "application"),
+        RetryBudget::Infrastructure => (
             restarts.infrastructure,
             retries.infrastructure,
             "infrastructure",
@@ -347,12 +357,12 @@ pub fn gives_up(class: Class, restarts: &Restarts, retries: &Retries) -> Option<
 }
 
 /// One more restart on record.
-pub fn count(restarts: &mut Restarts, class: Class) {
+pub fn count_restart(restarts: &mut RestartCounts, class: FailureClass) {
     restarts.total += 1;
-    match class.budget() {
-        Budget::Never => {}
-        Budget::Application => restarts.application += 1,
-        Budget::Infrastructure => restarts.infrastructure += 1,
+    match class.retry_budget() {
+        RetryBudget::Never => {}
+        RetryBudget::Application => restarts.application += 1,
+        RetryBudget::Infrastructure => restarts.infrastructure += 1,
     }
 
     *restarts
@@ -362,13 +372,13 @@ pub fn count(restarts: &mut Restarts, class: Class) {
 }
 
 /// Those so far no longer count against a budget: each checkpoint of a series has its own.
-pub fn forgive(restarts: &mut Restarts) {
+pub fn reset_retry_budget(restarts: &mut RestartCounts) {
     restarts.application = 0;
     restarts.infrastructure = 0;
 }
 
 /// Seconds to wait before the restart that was counted last: 2, 4, 8 … 300.
-pub fn backoff_seconds(restarts: &Restarts) -> i64 {
+pub fn backoff_seconds(restarts: &RestartCounts) -> i64 {
     let counted = restarts.application + restarts.infrastructure;
     2_i64.pow(counted.clamp(1, 9).unsigned_abs()).min(300)
 }

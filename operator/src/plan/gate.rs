@@ -2,45 +2,45 @@
 //! do, whatever becomes of the baseline.
 
 use cnclip_crds::{
-    evaluation::{Baseline, CnClipEvaluation, Gate, ResultStatus},
+    evaluation::{CnClipEvaluation, GateBaseline, GateSpec, ResultStatus},
     names::condition::{COMPLETE, FAILED, GATE_PASSED},
 };
 use kube::ResourceExt;
 
-use super::admission::number;
+use super::validate::parse_decimal;
 use crate::{
-    ledger::Ledger,
-    observed::Observed,
-    run::Run,
-    status::conditions::{self, Line},
+    observed::ObservedState,
+    recorded_status::RecordedStatus,
+    run::RunResource,
+    status::conditions::{self, ConditionFields},
 };
 
 /// Numbers are text with two decimals: what is nearer than this is equal.
-const EQUAL: f64 = 1e-6;
+const SCORE_EPSILON: f64 = 1e-6;
 
 /// Puts on record whether the gate is passed; nothing of it where there is none.
-pub(super) fn judge(
-    ledger: &mut Ledger,
-    before: &Ledger,
-    gate: Option<&Gate>,
+pub(super) fn evaluate_gate(
+    ledger: &mut RecordedStatus,
+    before: &RecordedStatus,
+    gate: Option<&GateSpec>,
     generation: Option<i64>,
-    seen: &Observed,
+    seen: &ObservedState,
 ) {
-    let old = before.condition(GATE_PASSED);
+    let old = before.find_condition(GATE_PASSED);
     let stays =
         old.is_some_and(|old| old.status != "Unknown" && old.observed_generation == generation);
     let verdict = match (gate, old) {
         (None, _) => None,
         (Some(_), Some(old)) if stays && before.results == ledger.results => Some(old.clone()),
         (Some(gate), _) => {
-            let line = line(
+            let line = gate_condition(
                 gate,
                 &ledger.results,
-                ledger.ended(),
+                ledger.has_ended(),
                 seen.baseline.as_ref(),
             );
 
-            Some(conditions::merged(before, line, generation, seen))
+            Some(conditions::merge_condition(before, line, generation, seen))
         }
     };
 
@@ -49,22 +49,22 @@ pub(super) fn judge(
 }
 
 /// Whether time alone may still change the verdict.
-pub(super) fn is_open(ledger: &Ledger) -> bool {
+pub(super) fn is_undecided(ledger: &RecordedStatus) -> bool {
     ledger
-        .condition(GATE_PASSED)
+        .find_condition(GATE_PASSED)
         .is_some_and(|found| found.status == "Unknown")
 }
 
 /// The verdict as a condition.
-fn line(
-    gate: &Gate,
+fn gate_condition(
+    gate: &GateSpec,
     results: &[ResultStatus],
     ended: bool,
     baseline: Option<&CnClipEvaluation>,
-) -> Line {
-    let told = own(gate, results, ended).and_then(|score| match &gate.not_worse_than {
-        Some(asked) => beside(gate, score, asked, baseline),
-        None => alone(gate, score),
+) -> ConditionFields {
+    let told = gated_score(gate, results, ended).and_then(|score| match &gate.not_worse_than {
+        Some(asked) => compare_to_baseline(gate, score, asked, baseline),
+        None => compare_to_threshold(gate, score),
     });
 
     let (status, reason, message) = told.unwrap_or_else(|undecided| undecided);
@@ -72,11 +72,11 @@ fn line(
 }
 
 /// Status, reason and message. As an error: nothing to compare.
-type Verdict = (&'static str, &'static str, String);
+type GateVerdict = (&'static str, &'static str, String);
 
 /// The number of the gate.
-fn own(gate: &Gate, results: &[ResultStatus], ended: bool) -> Result<f64, Verdict> {
-    let Gate { task, metric, .. } = gate;
+fn gated_score(gate: &GateSpec, results: &[ResultStatus], ended: bool) -> Result<f64, GateVerdict> {
+    let GateSpec { task, metric, .. } = gate;
     let Some(result) = results.iter().find(|result| result.name == *task) else {
         return Err(if ended {
             let message = format!("ended without a result of task {task}");
@@ -90,19 +90,19 @@ fn own(gate: &Gate, results: &[ResultStatus], ended: bool) -> Result<f64, Verdic
         });
     };
 
-    score(result, gate).ok_or_else(|| {
-        let message = format!("task {task} has no {metric}: {}", has(result));
+    parse_score(result, gate).ok_or_else(|| {
+        let message = format!("task {task} has no {metric}: {}", describe_metrics(result));
         ("False", "TaskHasNoSuchMetric", message)
     })
 }
 
-fn score(result: &ResultStatus, gate: &Gate) -> Option<f64> {
-    number(result.score(gate.metric)?)
+fn parse_score(result: &ResultStatus, gate: &GateSpec) -> Option<f64> {
+    parse_decimal(result.find_score(gate.metric)?)
 }
 
-fn has(result: &ResultStatus) -> String {
+fn describe_metrics(result: &ResultStatus) -> String {
     let names: Vec<_> = result
-        .scores()
+        .all_scores()
         .into_iter()
         .map(|(metric, _)| metric.name())
         .collect();
@@ -114,40 +114,41 @@ fn has(result: &ResultStatus) -> String {
     format!("it has {}", names.join(", "))
 }
 
-fn alone(gate: &Gate, score: f64) -> Result<Verdict, Verdict> {
+fn compare_to_threshold(gate: &GateSpec, score: f64) -> Result<GateVerdict, GateVerdict> {
     let asked = gate.at_least.as_deref().unwrap_or_default();
-    let passes = number(asked).is_some_and(|least| score + EQUAL >= least);
+    let passes = parse_decimal(asked).is_some_and(|least| score + SCORE_EPSILON >= least);
     let (status, reason) = if passes {
         ("True", "Passed")
     } else {
         ("False", "BelowTheGate")
     };
 
-    let Gate { task, metric, .. } = gate;
+    let GateSpec { task, metric, .. } = gate;
     let message = format!("{metric} of task {task} is {score:.2}, and must be at least {asked}");
     Ok((status, reason, message))
 }
 
-fn beside(
-    gate: &Gate,
+fn compare_to_baseline(
+    gate: &GateSpec,
     score: f64,
-    asked: &Baseline,
+    asked: &GateBaseline,
     baseline: Option<&CnClipEvaluation>,
-) -> Result<Verdict, Verdict> {
-    let other = of_baseline(gate, asked, baseline)?;
-    let Baseline {
+) -> Result<GateVerdict, GateVerdict> {
+    let other = baseline_score(gate, asked, baseline)?;
+    let GateBaseline {
         evaluation_name,
         tolerance,
     } = asked;
 
-    let passes = number(tolerance).is_some_and(|tolerance| score + tolerance + EQUAL >= other);
+    let passes = parse_decimal(tolerance)
+        .is_some_and(|tolerance| score + tolerance + SCORE_EPSILON >= other);
     let (status, reason) = if passes {
         ("True", "Passed")
     } else {
         ("False", "WorseThanBaseline")
     };
 
-    let Gate { task, metric, .. } = gate;
+    let GateSpec { task, metric, .. } = gate;
     let message = format!(
         "{metric} of task {task} is {score:.2}; that of {evaluation_name} is {other:.2}, and \
          {tolerance} less would pass"
@@ -157,11 +158,11 @@ fn beside(
 }
 
 /// The number that must be reached.
-fn of_baseline(
-    gate: &Gate,
-    asked: &Baseline,
+fn baseline_score(
+    gate: &GateSpec,
+    asked: &GateBaseline,
     baseline: Option<&CnClipEvaluation>,
-) -> Result<f64, Verdict> {
+) -> Result<f64, GateVerdict> {
     let task = &gate.task;
     let name = &asked.evaluation_name;
     let Some(baseline) = baseline else {
@@ -178,25 +179,27 @@ fn of_baseline(
         return Err(("False", "BaselineHasNoSuchTask", message));
     }
 
-    let ledger = baseline.ledger();
+    let ledger = baseline.recorded_status();
     let Some(result) = ledger.results.iter().find(|result| result.name == *task) else {
-        return Err(if ledger.is(FAILED) || ledger.is(COMPLETE) {
-            let message = format!("{name} ended without a result of task {task}");
-            ("False", "BaselineNotScored", message)
-        } else {
-            (
-                "Unknown",
-                "WaitingForBaseline",
-                format!("waits until {name} has scored task {task}"),
-            )
-        });
+        return Err(
+            if ledger.is_condition_true(FAILED) || ledger.is_condition_true(COMPLETE) {
+                let message = format!("{name} ended without a result of task {task}");
+                ("False", "BaselineNotScored", message)
+            } else {
+                (
+                    "Unknown",
+                    "WaitingForBaseline",
+                    format!("waits until {name} has scored task {task}"),
+                )
+            },
+        );
     };
 
-    score(result, gate).ok_or_else(|| {
+    parse_score(result, gate).ok_or_else(|| {
         let message = format!(
             "task {task} of {name} has no {}: {}",
             gate.metric,
-            has(result)
+            describe_metrics(result)
         );
 
         ("False", "BaselineHasNoSuchMetric", message)

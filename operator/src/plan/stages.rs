@@ -5,127 +5,136 @@
 
 use cnclip_crds::training::{StageState, StageStatus};
 
-use super::failure::{self, Class, Failure};
+use super::failure::{self, AttemptFailure, FailureClass};
 use crate::{
-    ledger::Ledger,
-    observed::{JobSeen, JobState, Observed},
+    observed::{JobState, ObservedJob, ObservedState},
+    recorded_status::RecordedStatus,
+    resolved_run::{ResolvedRun, StatusReason},
     time,
-    work::{Cause, Work},
 };
 
 /// What the current stage needs next.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Step {
+pub enum StageAction {
     /// Nothing but time.
-    Wait(Cause),
+    Wait(StatusReason),
     /// No pods, because the user holds the run back.
-    HoldBack,
+    Suspend,
     /// Pods for this attempt.
     Start(i32),
     /// To be looked at: its pods are being made or at work.
-    Watch(JobSeen),
+    Watch(ObservedJob),
     /// To be put on record as done.
     Succeed,
     /// To be put on record as failed, once.
-    Fail(Failure),
+    Fail(AttemptFailure),
 }
 
 /// What the stage needs next, given what is on record and what was seen.
-pub fn next(work: &Work, ledger: &Ledger, stage: &StageStatus, seen: &Observed) -> Step {
+pub fn next_action(
+    work: &ResolvedRun,
+    ledger: &RecordedStatus,
+    stage: &StageStatus,
+    seen: &ObservedState,
+) -> StageAction {
     let job = seen
         .newest_job(&stage.name)
         .filter(|job| job.attempt >= stage.attempt);
 
     if job.is_some_and(|job| job.state == JobState::Complete) {
-        return Step::Succeed;
+        return StageAction::Succeed;
     }
 
     if work.suspend {
-        return Step::HoldBack;
+        return StageAction::Suspend;
     }
 
     if let Some(job) = job
-        && !ledger.has_failure_of(&stage.name, job.attempt)
+        && !ledger.has_failure_of_attempt(&stage.name, job.attempt)
     {
         let workers = seen.workers_of(job);
-        let failure = failure::of_attempt(job, &workers, seen.now);
-        return failure.map_or_else(|| Step::Watch(job.clone()), Step::Fail);
+        let failure = failure::attempt_failure(job, &workers, seen.now);
+        return failure.map_or_else(|| StageAction::Watch(job.clone()), StageAction::Fail);
     }
 
-    if job.is_none() && was_at_work(stage) && !ledger.has_failure_of(&stage.name, stage.attempt) {
+    if job.is_none()
+        && was_active(stage)
+        && !ledger.has_failure_of_attempt(&stage.name, stage.attempt)
+    {
         let message = format!(
             "the Job of stage {}, attempt {} is gone",
             stage.name, stage.attempt
         );
 
-        return Step::Fail(Failure::new(Class::JobDeleted, message));
+        return StageAction::Fail(AttemptFailure::new(FailureClass::JobDeleted, message));
     }
 
-    wait_before(work, ledger, stage, seen).map_or(Step::Start(stage.attempt + 1), Step::Wait)
+    blocking_reason(work, ledger, stage, seen)
+        .map_or(StageAction::Start(stage.attempt + 1), StageAction::Wait)
 }
 
-fn was_at_work(stage: &StageStatus) -> bool {
+fn was_active(stage: &StageStatus) -> bool {
     matches!(stage.state, StageState::Starting | StageState::Running)
 }
 
 /// What must pass before the next attempt.
-fn wait_before(
-    work: &Work,
-    ledger: &Ledger,
+fn blocking_reason(
+    work: &ResolvedRun,
+    ledger: &RecordedStatus,
     stage: &StageStatus,
-    seen: &Observed,
-) -> Option<Cause> {
-    if let Some(cause) = &work.waits_for {
+    seen: &ObservedState,
+) -> Option<StatusReason> {
+    if let Some(cause) = &work.blocked_on {
         return Some(cause.clone());
     }
 
-    let next = |job: &&JobSeen| job.stage == stage.name && job.attempt == stage.attempt + 1;
+    let next = |job: &&ObservedJob| job.stage == stage.name && job.attempt == stage.attempt + 1;
     if let Some(job) = seen.jobs.iter().find(next) {
         let message = format!(
             "an old Job with the name of attempt {} is still going away",
             job.attempt
         );
 
-        return Some(Cause::new("Ending", message));
+        return Some(StatusReason::new("Ending", message));
     }
 
-    if let Some(living) = seen.workers.iter().find(|worker| worker.lives(seen.now)) {
+    if let Some(living) = seen.workers.iter().find(|worker| worker.is_alive(seen.now)) {
         let message = format!(
             "pod {} of attempt {} is still ending",
             living.name, living.attempt
         );
 
-        return Some(Cause::new("Ending", message));
+        return Some(StatusReason::new("Ending", message));
     }
 
     let failure = ledger.last_failure.as_ref()?;
     let wait = failure::backoff_seconds(&ledger.restarts);
     let waited = time::seconds_since(&failure.at, seen.now);
-    (ledger.has_failure_of(&stage.name, stage.attempt) && waited < wait).then(|| {
+    (ledger.has_failure_of_attempt(&stage.name, stage.attempt) && waited < wait).then(|| {
         let message = format!(
             "attempt {} of stage {} begins {} after {} ({})",
             stage.attempt + 1,
             stage.name,
-            time::in_words(wait),
+            time::format_duration(wait),
             failure.at,
             failure.class
         );
 
-        Cause::new("RestartPending", message)
+        StatusReason::new("RestartPending", message)
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use cnclip_crds::shared::LastFailure;
+    use cnclip_crds::common::LastFailure;
     use k8s_openapi::jiff::Timestamp;
 
     use super::*;
     use crate::{
-        observed::{Worker, WorkerState},
-        run::Run,
-        samples,
-        seen::{at, ended, job, job_in, worker},
+        cluster_fixtures::{active_job, ended_state, job_in, time_at, worker_pod},
+        manifest_fixtures,
+        observed::{WorkerPod, WorkerState},
+        run::RunResource,
     };
 
     const RUNNING: WorkerState = WorkerState::Running;
@@ -144,21 +153,21 @@ mod tests {
             class: "Killed".to_owned(),
             stage: "align".to_owned(),
             attempt,
-            at: time::rfc3339(time),
+            at: time::to_rfc3339(time),
             ..LastFailure::default()
         })
     }
 
-    fn seen(seconds: i64, jobs: Vec<JobSeen>, states: &[(i32, WorkerState)]) -> Observed {
+    fn seen(seconds: i64, jobs: Vec<ObservedJob>, states: &[(i32, WorkerState)]) -> ObservedState {
         let workers = states
             .iter()
-            .map(|(attempt, state)| worker("align", *attempt, state.clone()));
+            .map(|(attempt, state)| worker_pod("align", *attempt, state.clone()));
 
-        Observed {
-            now: at(seconds),
+        ObservedState {
+            now: time_at(seconds),
             jobs,
             workers: workers.collect(),
-            ..Observed::default()
+            ..ObservedState::default()
         }
     }
 
@@ -168,18 +177,18 @@ mod tests {
         use StageState::{Pending, Running, Starting, Suspended};
         let complete = || job_in("align", 1, JobState::Complete);
         let lost = || job_in("align", 1, JobState::Failed("why".to_owned()));
-        let deleting = || JobSeen {
+        let deleting = || ObservedJob {
             deleting: true,
-            ..job("align", 1)
+            ..active_job("align", 1)
         };
 
-        let foreign = || JobSeen {
+        let foreign = || ObservedJob {
             foreign: true,
             uid: "old".to_owned(),
             ..job_in("align", 1, JobState::Complete)
         };
 
-        let rows: [(&str, StageStatus, Option<LastFailure>, Observed, &str); 18] = [
+        let rows: [(&str, StageStatus, Option<LastFailure>, ObservedState, &str); 18] = [
             (
                 "a new run, while the Job of a deleted one of its name is there",
                 stage(Pending, 0),
@@ -191,12 +200,12 @@ mod tests {
                 "at work, while a pod of a deleted run of its name ends badly",
                 stage(Running, 1),
                 None,
-                Observed {
-                    workers: vec![Worker {
+                ObservedState {
+                    workers: vec![WorkerPod {
                         job_uid: "old".to_owned(),
-                        ..worker("align", 1, ended(143, "Error", ""))
+                        ..worker_pod("align", 1, ended_state(143, "Error", ""))
                     }],
-                    ..seen(0, vec![job("align", 1)], &[])
+                    ..seen(0, vec![active_job("align", 1)], &[])
                 },
                 "watch 1",
             ),
@@ -211,14 +220,14 @@ mod tests {
                 "its Job was made but never put on record",
                 stage(Pending, 0),
                 None,
-                seen(0, vec![job("align", 1)], &[]),
+                seen(0, vec![active_job("align", 1)], &[]),
                 "watch 1",
             ),
             (
                 "its pods are at work",
                 stage(Running, 1),
                 None,
-                seen(0, vec![job("align", 1)], &[(1, RUNNING)]),
+                seen(0, vec![active_job("align", 1)], &[(1, RUNNING)]),
                 "watch 1",
             ),
             (
@@ -232,7 +241,11 @@ mod tests {
                 "its pod was killed",
                 stage(Running, 1),
                 None,
-                seen(0, vec![job("align", 1)], &[(1, ended(137, "Error", ""))]),
+                seen(
+                    0,
+                    vec![active_job("align", 1)],
+                    &[(1, ended_state(137, "Error", ""))],
+                ),
                 "fail Killed",
             ),
             (
@@ -266,36 +279,40 @@ mod tests {
             (
                 "a failure is on record, a moment ago",
                 stage(Starting, 1),
-                failed_at(at(0), 1),
+                failed_at(time_at(0), 1),
                 seen(1, vec![lost()], &[]),
                 "wait RestartPending",
             ),
             (
                 "a failure is on record, long ago",
                 stage(Starting, 1),
-                failed_at(at(0), 1),
+                failed_at(time_at(0), 1),
                 seen(2, vec![lost()], &[]),
                 "start 2",
             ),
             (
                 "a failure is on record, its pod still ends",
                 stage(Starting, 1),
-                failed_at(at(0), 1),
+                failed_at(time_at(0), 1),
                 seen(9, vec![], &[(1, RUNNING)]),
                 "wait Ending",
             ),
             (
                 "the next attempt was made but never put on record",
                 stage(Starting, 1),
-                failed_at(at(0), 1),
-                seen(9, vec![lost(), job("align", 2)], &[]),
+                failed_at(time_at(0), 1),
+                seen(9, vec![lost(), active_job("align", 2)], &[]),
                 "watch 2",
             ),
             (
                 "an old failure, a new one",
                 stage(Running, 2),
-                failed_at(at(0), 1),
-                seen(9, vec![job("align", 2)], &[(2, ended(1, "Error", ""))]),
+                failed_at(time_at(0), 1),
+                seen(
+                    9,
+                    vec![active_job("align", 2)],
+                    &[(2, ended_state(1, "Error", ""))],
+                ),
                 "fail Bug",
             ),
             (
@@ -314,18 +331,21 @@ mod tests {
             ),
         ];
 
-        let work = samples::training()
-            .work(&Observed::default(), &samples::defaults())
+        let work = manifest_fixtures::sample_training()
+            .resolve_run(
+                &ObservedState::default(),
+                &manifest_fixtures::trainer_defaults(),
+            )
             .unwrap();
 
         for (name, stage, last_failure, seen, expected) in rows {
-            let ledger = Ledger {
+            let ledger = RecordedStatus {
                 last_failure,
-                ..Ledger::default()
+                ..RecordedStatus::default()
             };
 
             assert_eq!(
-                in_short(&next(&work, &ledger, &stage, &seen)),
+                in_short(&next_action(&work, &ledger, &stage, &seen)),
                 expected,
                 "{name}"
             );
@@ -334,17 +354,27 @@ mod tests {
 
     #[test]
     fn a_run_held_back_has_no_pods_unless_its_work_is_done() {
-        let mut work = samples::training()
-            .work(&Observed::default(), &samples::defaults())
+        let mut work = manifest_fixtures::sample_training()
+            .resolve_run(
+                &ObservedState::default(),
+                &manifest_fixtures::trainer_defaults(),
+            )
             .unwrap();
 
         work.suspend = true;
         let running = stage(StageState::Running, 1);
         let rows = [
-            (seen(0, vec![job("align", 1)], &[(1, RUNNING)]), "hold back"),
+            (
+                seen(0, vec![active_job("align", 1)], &[(1, RUNNING)]),
+                "hold back",
+            ),
             (seen(0, vec![], &[]), "hold back"),
             (
-                seen(0, vec![job("align", 1)], &[(1, ended(75, "Error", ""))]),
+                seen(
+                    0,
+                    vec![active_job("align", 1)],
+                    &[(1, ended_state(75, "Error", ""))],
+                ),
                 "hold back",
             ),
             (
@@ -354,21 +384,24 @@ mod tests {
         ];
 
         for (seen, expected) in rows {
-            let step = next(&work, &Ledger::default(), &running, &seen);
+            let step = next_action(&work, &RecordedStatus::default(), &running, &seen);
             assert_eq!(in_short(&step), expected, "{seen:?}");
         }
     }
 
     #[test]
     fn a_run_that_waits_for_another_makes_no_pods() {
-        let mut work = samples::training()
-            .work(&Observed::default(), &samples::defaults())
+        let mut work = manifest_fixtures::sample_training()
+            .resolve_run(
+                &ObservedState::default(),
+                &manifest_fixtures::trainer_defaults(),
+            )
             .unwrap();
 
-        work.waits_for = Some(Cause::new("TrainingMissing", ""));
-        let step = next(
+        work.blocked_on = Some(StatusReason::new("TrainingMissing", ""));
+        let step = next_action(
             &work,
-            &Ledger::default(),
+            &RecordedStatus::default(),
             &stage(StageState::Pending, 0),
             &seen(0, vec![], &[]),
         );
@@ -376,14 +409,14 @@ mod tests {
         assert_eq!(in_short(&step), "wait TrainingMissing");
     }
 
-    fn in_short(step: &Step) -> String {
+    fn in_short(step: &StageAction) -> String {
         match step {
-            Step::Wait(cause) => format!("wait {}", cause.reason),
-            Step::HoldBack => "hold back".to_owned(),
-            Step::Start(attempt) => format!("start {attempt}"),
-            Step::Watch(job) => format!("watch {}", job.attempt),
-            Step::Succeed => "succeed".to_owned(),
-            Step::Fail(failure) => format!("fail {}", failure.class.name()),
+            StageAction::Wait(cause) => format!("wait {}", cause.reason),
+            StageAction::Suspend => "hold back".to_owned(),
+            StageAction::Start(attempt) => format!("start {attempt}"),
+            StageAction::Watch(job) => format!("watch {}", job.attempt),
+            StageAction::Succeed => "succeed".to_owned(),
+            StageAction::Fail(failure) => format!("fail {}", failure.class.name()),
         }
     }
 }

@@ -1,173 +1,183 @@
 //! What the operator does, told as short stories: what is on record, what is seen, what follows.
 
 use cnclip_crds::{
-    report::Report,
-    run_config::Identity,
+    report::ProgressReport,
+    trainer_config::RunIdentity,
     training::{CnClipTraining, StageState},
 };
 use serde_json::json;
 
 use super::*;
 use crate::{
+    cluster_fixtures::{active_job, ended_state, job_in, time_at, worker_pod},
+    manifest_fixtures,
     observed::{JobState, WorkerState},
-    run::Run,
-    samples,
-    seen::{at, ended, job, job_in, worker},
+    run::RunResource,
 };
 
 mod evaluations;
 
-fn decide(run: &impl Run, ledger: &Ledger, seen: &Observed) -> Plan {
-    let defaults = samples::defaults();
-    plan(
-        &Owner::of(run),
-        run.work(seen, &defaults),
+fn decide(run: &impl RunResource, ledger: &RecordedStatus, seen: &ObservedState) -> ReconcilePlan {
+    let defaults = manifest_fixtures::trainer_defaults();
+    plan_run(
+        &RunRef::from_run(run),
+        run.resolve_run(seen, &defaults),
         ledger,
         seen,
         &defaults,
     )
 }
 
-fn nothing(seconds: i64) -> Observed {
-    Observed {
-        now: at(seconds),
-        ..Observed::default()
+fn nothing(seconds: i64) -> ObservedState {
+    ObservedState {
+        now: time_at(seconds),
+        ..ObservedState::default()
     }
 }
 
-fn at_work(seconds: i64, stage: &str, attempt: i32, state: WorkerState) -> Observed {
-    Observed {
-        jobs: vec![job(stage, attempt)],
-        workers: vec![worker(stage, attempt, state)],
+fn at_work(seconds: i64, stage: &str, attempt: i32, state: WorkerState) -> ObservedState {
+    ObservedState {
+        jobs: vec![active_job(stage, attempt)],
+        workers: vec![worker_pod(stage, attempt, state)],
         ..nothing(seconds)
     }
 }
 
-fn done(seconds: i64, stage: &str, attempt: i32) -> Observed {
-    Observed {
+fn done(seconds: i64, stage: &str, attempt: i32) -> ObservedState {
+    ObservedState {
         jobs: vec![job_in(stage, attempt, JobState::Complete)],
         ..nothing(seconds)
     }
 }
 
 /// The record after these sights, one after the other.
-fn after(run: &CnClipTraining, sights: &[Observed]) -> Ledger {
-    sights.iter().fold(Ledger::default(), |ledger, seen| {
-        decide(run, &ledger, seen).ledger
-    })
+fn after(run: &CnClipTraining, sights: &[ObservedState]) -> RecordedStatus {
+    sights
+        .iter()
+        .fold(RecordedStatus::default(), |ledger, seen| {
+            decide(run, &ledger, seen).status
+        })
 }
 
-fn report(stage: &str, step: i64) -> Report {
-    let run = Identity {
+fn report(stage: &str, step: i64) -> ProgressReport {
+    let run = RunIdentity {
         stage: stage.to_owned(),
-        ..Identity::default()
+        ..RunIdentity::default()
     };
 
-    Report {
+    ProgressReport {
         run,
         step,
         steps: 100,
-        reported_at: at(step).as_second(),
-        ..Report::default()
+        reported_at: time_at(step).as_second(),
+        ..ProgressReport::default()
     }
 }
 
-fn created(plan: &Plan) -> Option<&str> {
+fn created(plan: &ReconcilePlan) -> Option<&str> {
     plan.create.as_ref()?.job.metadata.name.as_deref()
 }
 
-fn reasons(plan: &Plan) -> Vec<&str> {
-    plan.notices
+fn reasons(plan: &ReconcilePlan) -> Vec<&str> {
+    plan.events
         .iter()
         .map(|notice| notice.reason.as_str())
         .collect()
 }
 
-fn why(ledger: &Ledger, type_: &str) -> String {
-    let found = ledger.condition(type_).unwrap();
+fn why(ledger: &RecordedStatus, type_: &str) -> String {
+    let found = ledger.find_condition(type_).unwrap();
     format!("{} {}", found.status, found.reason)
 }
 
 #[test]
 fn a_new_run_gets_the_objects_of_its_first_attempt_and_no_word_of_them_yet() {
-    let plan = decide(&samples::training(), &Ledger::default(), &nothing(0));
+    let plan = decide(
+        &manifest_fixtures::sample_training(),
+        &RecordedStatus::default(),
+        &nothing(0),
+    );
     assert_eq!(created(&plan), Some("muge-align-1"));
     let stages: Vec<_> = plan
-        .ledger
+        .status
         .stages
         .iter()
         .map(|stage| (stage.state, stage.attempt))
         .collect();
 
     assert_eq!(stages, [(StageState::Pending, 0), (StageState::Pending, 0)]);
-    assert_eq!(why(&plan.ledger, "Running"), "False Starting");
-    assert_eq!(plan.ledger.started_at, None);
+    assert_eq!(why(&plan.status, "Running"), "False Starting");
+    assert_eq!(plan.status.started_at, None);
 }
 
 #[test]
 fn a_manifest_that_cannot_work_makes_no_objects() {
-    let run = samples::training_with("/stages/0/learningRate", json!("fast"));
-    let plan = decide(&run, &Ledger::default(), &nothing(0));
+    let run = manifest_fixtures::sample_training_with("/stages/0/learningRate", json!("fast"));
+    let plan = decide(&run, &RecordedStatus::default(), &nothing(0));
     assert_eq!(created(&plan), None);
-    assert_eq!(why(&plan.ledger, "Accepted"), "False Invalid");
+    assert_eq!(why(&plan.status, "Accepted"), "False Invalid");
     assert_eq!(reasons(&plan), ["Rejected"]);
-    assert_eq!(plan.look_again, None);
+    assert_eq!(plan.requeue_after, None);
 }
 
 #[test]
 fn a_run_whose_pods_run_reports_its_progress() {
     let mut seen = at_work(5, "align", 1, WorkerState::Running);
     seen.report = Some(report("align", 3));
-    let plan = decide(&samples::training(), &Ledger::default(), &seen);
+    let plan = decide(
+        &manifest_fixtures::sample_training(),
+        &RecordedStatus::default(),
+        &seen,
+    );
     assert_eq!(created(&plan), None);
-    assert_eq!(why(&plan.ledger, "Running"), "True StageRunning");
-    assert_eq!(why(&plan.ledger, "Progressing"), "True ReportsFresh");
+    assert_eq!(why(&plan.status, "Running"), "True StageRunning");
+    assert_eq!(why(&plan.status, "Progressing"), "True ReportsFresh");
     assert_eq!(
-        (plan.ledger.stages[0].step, plan.ledger.stages[0].attempt),
+        (plan.status.stages[0].step, plan.status.stages[0].attempt),
         (3, 1)
     );
 
     assert_eq!(reasons(&plan), ["AttemptStarted"]);
-    assert_eq!(plan.look_again, Some(Duration::from_secs(5)));
+    assert_eq!(plan.requeue_after, Some(Duration::from_secs(5)));
 }
 
 #[test]
 fn the_last_words_of_one_stage_are_not_taken_for_the_nexts() {
-    let run = samples::training();
+    let run = manifest_fixtures::sample_training();
     let ledger = after(&run, &[done(1, "align", 1)]);
     let mut seen = at_work(5, "tune", 1, WorkerState::Running);
     seen.report = Some(report("align", 100));
-    assert_eq!(decide(&run, &ledger, &seen).ledger.stages[1].step, 0);
+    assert_eq!(decide(&run, &ledger, &seen).status.stages[1].step, 0);
 }
 
 #[test]
 fn the_next_stage_begins_when_the_end_of_the_one_before_is_on_record() {
-    let run = samples::training();
+    let run = manifest_fixtures::sample_training();
     let ledger = after(&run, &[at_work(0, "align", 1, WorkerState::Running)]);
     let plan = decide(&run, &ledger, &done(9, "align", 1));
     assert_eq!(
-        (created(&plan), plan.look_again),
+        (created(&plan), plan.requeue_after),
         (None, Some(Duration::ZERO))
     );
 
     assert_eq!(reasons(&plan), ["StageSucceeded"]);
-    let plan = decide(&run, &plan.ledger, &done(10, "align", 1));
+    let plan = decide(&run, &plan.status, &done(10, "align", 1));
     assert_eq!(created(&plan), Some("muge-tune-1"));
 }
 
 #[test]
 fn a_run_is_complete_when_its_last_stage_is_done_and_is_never_begun_again() {
-    let run = samples::training();
+    let run = manifest_fixtures::sample_training();
     let sights = [done(1, "align", 1), done(2, "tune", 1), nothing(3)];
     let ledger = after(&run, &sights);
     assert_eq!(why(&ledger, "Complete"), "True Done");
     assert_eq!(ledger.finished_at.as_deref(), Some("2027-01-15T08:00:03Z"));
     // Its Jobs were collected, and the run looks as if it had never begun.
     let plan = decide(&run, &ledger, &nothing(999));
-    assert_eq!((created(&plan), plan.look_again), (None, None));
+    assert_eq!((created(&plan), plan.requeue_after), (None, None));
     assert_eq!(
-        plan.ledger,
-        Ledger {
+        plan.status,
+        RecordedStatus {
             observed_generation: Some(1),
             ..ledger
         }
@@ -176,52 +186,58 @@ fn a_run_is_complete_when_its_last_stage_is_done_and_is_never_begun_again() {
 
 #[test]
 fn a_killed_worker_is_put_on_record_once_and_restarted_after_a_while() {
-    let run = samples::training();
-    let killed = |seconds| at_work(seconds, "align", 1, ended(137, "Error", ""));
-    let plan = decide(&run, &Ledger::default(), &killed(10));
+    let run = manifest_fixtures::sample_training();
+    let killed = |seconds| at_work(seconds, "align", 1, ended_state(137, "Error", ""));
+    let plan = decide(&run, &RecordedStatus::default(), &killed(10));
     assert_eq!(
-        (created(&plan), plan.ledger.restarts.application),
+        (created(&plan), plan.status.restarts.application),
         (None, 1)
     );
 
     assert_eq!(reasons(&plan), ["AttemptStarted", "Killed"]);
     // The write was lost: the same is found again, and counted once.
     assert_eq!(
-        decide(&run, &Ledger::default(), &killed(10)).ledger,
-        plan.ledger
+        decide(&run, &RecordedStatus::default(), &killed(10)).status,
+        plan.status
     );
 
-    let soon = decide(&run, &plan.ledger, &killed(11));
+    let soon = decide(&run, &plan.status, &killed(11));
     assert_eq!(
-        (created(&soon), why(&soon.ledger, "Running").as_str()),
+        (created(&soon), why(&soon.status, "Running").as_str()),
         (None, "False RestartPending")
     );
 
-    let later = decide(&run, &plan.ledger, &killed(12));
+    let later = decide(&run, &plan.status, &killed(12));
     assert_eq!(created(&later), Some("muge-align-2"));
     assert_eq!(later.remove, [""; 0], "the last attempt stays for its logs");
-    assert_eq!(later.ledger.restarts.total, 1);
+    assert_eq!(later.status.restarts.total, 1);
 }
 
 #[test]
 fn an_attempt_that_ran_out_of_memory_is_followed_by_ones_that_compute_half_at_once_if_they_may_choose()
  {
-    let told = |plan: &Plan| {
+    let told = |plan: &ReconcilePlan| {
         let objects = plan.create.as_ref().unwrap();
         let told = objects.config_map.data.as_ref().unwrap()["run.json"].as_str();
         serde_json::from_str::<serde_json::Value>(told).unwrap()["halveMicroBatch"].clone()
     };
     for (micro_batch, halved) in [(json!("Auto"), true), (json!(8), false)] {
-        let run = samples::training_with("/stages/0/microBatchSize", micro_batch);
-        let first = decide(&run, &Ledger::default(), &nothing(0));
+        let run = manifest_fixtures::sample_training_with("/stages/0/microBatchSize", micro_batch);
+        let first = decide(&run, &RecordedStatus::default(), &nothing(0));
         assert_eq!(told(&first), false);
-        let killed = |attempt, code, reason| at_work(10, "align", attempt, ended(code, reason, ""));
-        let ledger = decide(&run, &Ledger::default(), &killed(1, 137, "OOMKilled")).ledger;
+        let killed =
+            |attempt, code, reason| at_work(10, "align", attempt, ended_state(code, reason, ""));
+        let ledger = decide(
+            &run,
+            &RecordedStatus::default(),
+            &killed(1, 137, "OOMKilled"),
+        )
+        .status;
         let second = decide(
             &run,
             &ledger,
-            &Observed {
-                jobs: vec![job("align", 1)],
+            &ObservedState {
+                jobs: vec![active_job("align", 1)],
                 ..nothing(12)
             },
         );
@@ -229,12 +245,12 @@ fn an_attempt_that_ran_out_of_memory_is_followed_by_ones_that_compute_half_at_on
         assert_eq!(told(&second), halved);
         // Another end later leaves it at that, and so does a second lack of memory.
         for (code, reason) in [(75, "Error"), (137, "OOMKilled")] {
-            let ledger = decide(&run, &second.ledger, &killed(2, code, reason)).ledger;
+            let ledger = decide(&run, &second.status, &killed(2, code, reason)).status;
             let third = decide(
                 &run,
                 &ledger,
-                &Observed {
-                    jobs: vec![job("align", 2)],
+                &ObservedState {
+                    jobs: vec![active_job("align", 2)],
                     ..nothing(60)
                 },
             );
@@ -255,18 +271,18 @@ fn an_attempt_that_ran_out_of_memory_is_followed_by_ones_that_compute_half_at_on
 
 #[test]
 fn attempts_before_the_last_are_removed() {
-    let run = samples::training();
-    let mut ledger = after(&run, &[at_work(0, "align", 2, ended(1, "Error", ""))]);
+    let run = manifest_fixtures::sample_training();
+    let mut ledger = after(&run, &[at_work(0, "align", 2, ended_state(1, "Error", ""))]);
     ledger.restarts.total = 1;
     let jobs = vec![
-        job("align", 1),
+        active_job("align", 1),
         job_in("align", 2, JobState::Failed(String::new())),
     ];
 
     let plan = decide(
         &run,
         &ledger,
-        &Observed {
+        &ObservedState {
             jobs,
             ..nothing(60)
         },
@@ -279,12 +295,16 @@ fn attempts_before_the_last_are_removed() {
 #[test]
 fn a_failure_that_no_restart_cures_ends_the_run_without_burning_its_retries() {
     for (code, class) in [(64, "Usage"), (65, "Data"), (78, "Config")] {
-        let seen = at_work(5, "align", 1, ended(code, "Error", "no such prefix"));
-        let plan = decide(&samples::training(), &Ledger::default(), &seen);
-        assert_eq!(why(&plan.ledger, "Failed"), format!("True {class}"));
-        assert_eq!(plan.ledger.restarts.total, 0, "{class}");
-        assert_eq!(plan.ledger.stages[0].state, StageState::Failed);
-        let message = &plan.ledger.condition("Failed").unwrap().message;
+        let seen = at_work(5, "align", 1, ended_state(code, "Error", "no such prefix"));
+        let plan = decide(
+            &manifest_fixtures::sample_training(),
+            &RecordedStatus::default(),
+            &seen,
+        );
+        assert_eq!(why(&plan.status, "Failed"), format!("True {class}"));
+        assert_eq!(plan.status.restarts.total, 0, "{class}");
+        assert_eq!(plan.status.stages[0].state, StageState::Failed);
+        let message = &plan.status.find_condition("Failed").unwrap().message;
 
         assert!(
             message.starts_with("stage align: no such prefix. Not tried again"),
@@ -295,49 +315,52 @@ fn a_failure_that_no_restart_cures_ends_the_run_without_burning_its_retries() {
 
 #[test]
 fn a_run_out_of_retries_is_given_up() {
-    let run = samples::training_with("/retries", json!({"application": 0, "infrastructure": 1}));
-    let killed = at_work(5, "align", 1, ended(137, "Error", ""));
-    let plan = decide(&run, &Ledger::default(), &killed);
-    assert_eq!(why(&plan.ledger, "Failed"), "True Killed");
-    let terminated = at_work(5, "align", 1, ended(143, "Error", ""));
-    let plan = decide(&run, &Ledger::default(), &terminated);
+    let run = manifest_fixtures::sample_training_with(
+        "/retries",
+        json!({"application": 0, "infrastructure": 1}),
+    );
+    let killed = at_work(5, "align", 1, ended_state(137, "Error", ""));
+    let plan = decide(&run, &RecordedStatus::default(), &killed);
+    assert_eq!(why(&plan.status, "Failed"), "True Killed");
+    let terminated = at_work(5, "align", 1, ended_state(143, "Error", ""));
+    let plan = decide(&run, &RecordedStatus::default(), &terminated);
 
-    assert_eq!(why(&plan.ledger, "Failed"), "False NotFailed");
+    assert_eq!(why(&plan.status, "Failed"), "False NotFailed");
 }
 
 #[test]
 fn a_run_held_back_loses_its_pods_and_goes_on_as_the_next_attempt() {
-    let run = samples::training();
-    let held = samples::training_with("/suspend", json!(true));
+    let run = manifest_fixtures::sample_training();
+    let held = manifest_fixtures::sample_training_with("/suspend", json!(true));
     let running = at_work(5, "align", 1, WorkerState::Running);
     let ledger = after(&run, std::slice::from_ref(&running));
     let plan = decide(&held, &ledger, &running);
 
     assert_eq!(plan.remove, ["muge-align-1"]);
-    assert_eq!(why(&plan.ledger, "Suspended"), "True ByUser");
-    assert_eq!(plan.ledger.stages[0].state, StageState::Suspended);
+    assert_eq!(why(&plan.status, "Suspended"), "True ByUser");
+    assert_eq!(plan.status.stages[0].state, StageState::Suspended);
     // The pod still saves its state: nothing begins before it has ended, and its last words count.
     let last_words = Some(report("align", 42));
-    let ending = Observed {
+    let ending = ObservedState {
         workers: running.workers,
         report: last_words,
         ..nothing(6)
     };
 
     assert_eq!(
-        decide(&held, &plan.ledger, &ending).ledger.stages[0].step,
+        decide(&held, &plan.status, &ending).status.stages[0].step,
         42
     );
 
-    assert_eq!(created(&decide(&run, &plan.ledger, &ending)), None);
-    let resumed = decide(&run, &plan.ledger, &nothing(7));
+    assert_eq!(created(&decide(&run, &plan.status, &ending)), None);
+    let resumed = decide(&run, &plan.status, &nothing(7));
     assert_eq!(created(&resumed), Some("muge-align-2"));
-    assert_eq!(resumed.ledger.restarts.total, 0);
+    assert_eq!(resumed.status.restarts.total, 0);
 }
 
 #[test]
 fn pods_that_cannot_start_are_told_and_given_up_after_the_start_deadline() {
-    let run = samples::training_with("/startDeadlineSeconds", json!(60));
+    let run = manifest_fixtures::sample_training_with("/startDeadlineSeconds", json!(60));
     let missing = |seconds| {
         let waiting = WorkerState::Waiting {
             reason: "ErrImagePull".to_owned(),
@@ -347,13 +370,13 @@ fn pods_that_cannot_start_are_told_and_given_up_after_the_start_deadline() {
         at_work(seconds, "align", 1, waiting)
     };
 
-    let plan = decide(&run, &Ledger::default(), &missing(3));
-    assert_eq!(why(&plan.ledger, "Running"), "False ImagePullFailed");
+    let plan = decide(&run, &RecordedStatus::default(), &missing(3));
+    assert_eq!(why(&plan.status, "Running"), "False ImagePullFailed");
     assert_eq!(reasons(&plan), ["AttemptStarted", "ImagePullFailed"]);
-    let late = decide(&run, &plan.ledger, &missing(61));
-    assert_eq!(why(&late.ledger, "Failed"), "True StartDeadlineExceeded");
+    let late = decide(&run, &plan.status, &missing(61));
+    assert_eq!(why(&late.status, "Failed"), "True StartDeadlineExceeded");
     assert_eq!(late.remove, ["muge-align-1"]);
-    let message = &late.ledger.condition("Failed").unwrap().message;
+    let message = &late.status.find_condition("Failed").unwrap().message;
 
     assert!(
         message.contains("image cnclip/trainer:test (not found). Push it"),
@@ -363,26 +386,29 @@ fn pods_that_cannot_start_are_told_and_given_up_after_the_start_deadline() {
 
 #[test]
 fn a_run_that_takes_too_long_is_ended() {
-    let run = samples::training_with("/deadlineSeconds", json!(100));
+    let run = manifest_fixtures::sample_training_with("/deadlineSeconds", json!(100));
     let running = |seconds| at_work(seconds, "align", 1, WorkerState::Running);
     let ledger = after(&run, &[running(1)]);
     assert_eq!(
-        why(&decide(&run, &ledger, &running(100)).ledger, "Failed"),
+        why(&decide(&run, &ledger, &running(100)).status, "Failed"),
         "False NotFailed"
     );
 
     let late = decide(&run, &ledger, &running(101));
-    assert_eq!(why(&late.ledger, "Failed"), "True DeadlineExceeded");
+    assert_eq!(why(&late.status, "Failed"), "True DeadlineExceeded");
     assert_eq!(late.remove, ["muge-align-1"]);
 }
 
 #[test]
 fn an_ended_run_is_deleted_when_its_time_is_over() {
-    let run = samples::training_with("/ttlSecondsAfterFinished", json!(60));
-    let ledger = after(&run, &[at_work(0, "align", 1, ended(78, "Error", ""))]);
+    let run = manifest_fixtures::sample_training_with("/ttlSecondsAfterFinished", json!(60));
+    let ledger = after(
+        &run,
+        &[at_work(0, "align", 1, ended_state(78, "Error", ""))],
+    );
     let early = decide(&run, &ledger, &nothing(59));
     assert_eq!(
-        (early.delete_run, early.look_again),
+        (early.delete_run, early.requeue_after),
         (false, Some(Duration::from_secs(1)))
     );
 
@@ -391,30 +417,35 @@ fn an_ended_run_is_deleted_when_its_time_is_over() {
 
 #[test]
 fn what_the_api_server_refuses_is_told() {
-    let run = samples::training();
-    let mut plan = decide(&run, &Ledger::default(), &nothing(0));
+    let run = manifest_fixtures::sample_training();
+    let mut plan = decide(&run, &RecordedStatus::default(), &nothing(0));
     let quota = "applying Job muge-align-1: exceeded quota".to_owned();
-    plan.refused(&Owner::of(&run), &Ledger::default(), &nothing(0), quota);
-    assert_eq!(why(&plan.ledger, "Running"), "False Refused");
+    plan.mark_refused(
+        &RunRef::from_run(&run),
+        &RecordedStatus::default(),
+        &nothing(0),
+        quota,
+    );
+    assert_eq!(why(&plan.status, "Running"), "False Refused");
     assert_eq!(reasons(&plan), ["Refused"]);
 }
 
 #[test]
 fn the_same_sight_gives_the_same_plan() {
-    let run = samples::training();
+    let run = manifest_fixtures::sample_training();
     let sights = [
         nothing(0),
         at_work(1, "align", 1, WorkerState::Running),
-        at_work(2, "align", 1, ended(137, "OOMKilled", "")),
+        at_work(2, "align", 1, ended_state(137, "OOMKilled", "")),
         done(3, "align", 1),
     ];
 
     for seen in sights {
-        let first = decide(&run, &Ledger::default(), &seen);
-        let second = decide(&run, &Ledger::default(), &seen);
+        let first = decide(&run, &RecordedStatus::default(), &seen);
+        let second = decide(&run, &RecordedStatus::default(), &seen);
         assert_eq!(
-            (first.ledger, first.create, first.remove),
-            (second.ledger, second.create, second.remove)
+            (first.status, first.create, first.remove),
+            (second.status, second.create, second.remove)
         );
     }
 }

@@ -1,13 +1,14 @@
 //! A `CnClipEvaluation` as work: of one stage, or of one for each checkpoint of its training. What it
 //! leaves out is taken from its training. Pure.
 
-mod config;
-mod series;
+mod checkpoint_series;
+mod trainer_config;
 
 use cnclip_crds::{
     artifacts,
     evaluation::{
-        CnClipEvaluation, CnClipEvaluationStatus, ResultStatus, ScoredCheckpoint, Trigger, When,
+        CheckpointWait, CnClipEvaluation, CnClipEvaluationStatus, EvaluationTrigger, ResultStatus,
+        ScoredCheckpoint,
     },
     names::{STAGE_EVALUATE, condition},
     training::{CnClipTraining, StageStatus},
@@ -15,45 +16,49 @@ use cnclip_crds::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
-use super::{Defaults, Run};
+use super::{RunResource, TrainerDefaults};
 use crate::{
-    ledger::Ledger,
-    observed::Observed,
-    plan::admission,
+    observed::ObservedState,
+    plan::validate,
+    recorded_status::RecordedStatus,
+    resolved_run::{ResolvedRun, ResolvedStage, StatusReason},
     status::summary,
-    work::{Cause, Stage, Work},
 };
-use config::{config, place, workers};
+use trainer_config::{evaluate_config, resolve_artifacts, resolve_workers};
 
-impl Run for CnClipEvaluation {
+impl RunResource for CnClipEvaluation {
     const KIND: &'static str = "evaluation";
 
-    fn work(&self, observed: &Observed, defaults: &Defaults) -> Result<Work, Cause> {
+    fn resolve_run(
+        &self,
+        observed: &ObservedState,
+        defaults: &TrainerDefaults,
+    ) -> Result<ResolvedRun, StatusReason> {
         let spec = &self.spec;
-        admission::evaluation(spec)?;
+        validate::validate_evaluation(spec)?;
         let training = observed.training.as_ref();
-        let workers = workers(self, training);
-        let artifacts = place(self, training);
-        let series = spec.trigger == Trigger::EveryCheckpoint;
-        let Todo {
+        let workers = resolve_workers(self, training);
+        let artifacts = resolve_artifacts(self, training);
+        let series = spec.trigger == EvaluationTrigger::EveryCheckpoint;
+        let EvaluationStages {
             stages,
-            waits_for,
-            goes_on,
+            blocked_on: waits_for,
+            pending_on: goes_on,
         } = if series {
-            every(self, training, &artifacts.uri)
+            checkpoint_evaluations(self, training, &artifacts.uri)
         } else {
-            once(self, training, &artifacts.uri)
+            single_evaluation(self, training, &artifacts.uri)
         };
 
-        Ok(Work {
-            image: defaults.image_of(&workers),
+        Ok(ResolvedRun {
+            image: defaults.trainer_image(&workers),
             secret: artifacts
                 .credentials
                 .as_ref()
                 .map(|found| found.secret_name.clone()),
             stages,
-            series,
-            goes_on,
+            per_checkpoint: series,
+            pending_on: goes_on,
             workers,
             artifacts: artifacts.uri,
             queue: spec.queue_name.clone(),
@@ -62,19 +67,19 @@ impl Run for CnClipEvaluation {
             deadline_seconds: spec.deadline_seconds,
             ttl_seconds: spec.ttl_seconds_after_finished,
             suspend: spec.suspend,
-            waits_for,
+            blocked_on: waits_for,
             gate: spec.gate.clone(),
         })
     }
 
-    fn ledger(&self) -> Ledger {
+    fn recorded_status(&self) -> RecordedStatus {
         let status = self.status.clone().unwrap_or_default();
         let stage = StageStatus {
             name: STAGE_EVALUATE.to_owned(),
             state: status.state,
             attempt: status.attempt,
-            step: count(status.results.len()),
-            steps: count(self.spec.tasks.len()),
+            step: saturating_i64(status.results.len()),
+            steps: saturating_i64(self.spec.tasks.len()),
             peak_rss_bytes: status.peak_rss_bytes,
             reported_at: status.reported_at.clone(),
             ..StageStatus::default()
@@ -82,14 +87,14 @@ impl Run for CnClipEvaluation {
 
         let history: Vec<_> = status.history.into_iter().rev().collect();
         let stages = match self.spec.trigger {
-            Trigger::Once => vec![stage],
-            Trigger::EveryCheckpoint => history
+            EvaluationTrigger::Once => vec![stage],
+            EvaluationTrigger::EveryCheckpoint => history
                 .iter()
-                .map(|entry| series::stage(entry, &stage))
+                .map(|entry| checkpoint_series::stage_status(entry, &stage))
                 .collect(),
         };
 
-        Ledger {
+        RecordedStatus {
             stages,
             history,
             provenance: status.provenance,
@@ -102,22 +107,24 @@ impl Run for CnClipEvaluation {
             finished_at: status.finished_at,
             observed_generation: status.observed_generation,
             conditions: status.conditions,
-            ..Ledger::default()
+            ..RecordedStatus::default()
         }
     }
 
-    fn status(&self, ledger: &Ledger) -> serde_json::Value {
-        let turn = ledger.current().and_then(|index| ledger.stages.get(index));
+    fn to_status_json(&self, ledger: &RecordedStatus) -> serde_json::Value {
+        let turn = ledger
+            .current_stage()
+            .and_then(|index| ledger.stages.get(index));
         let stage = turn.or(ledger.stages.last()).cloned().unwrap_or_default();
         let status = CnClipEvaluationStatus {
             observed_generation: ledger.observed_generation,
-            conditions: conditions(ledger),
+            conditions: evaluation_conditions(ledger),
             state: stage.state,
             attempt: stage.attempt,
             checkpoint: ledger.checkpoint.clone(),
             results: ledger.results.clone(),
             provenance: ledger.provenance.clone(),
-            history: series::history(ledger),
+            history: checkpoint_series::newest_history(ledger),
             report: ledger.report.clone(),
             restarts: ledger.restarts.clone(),
             last_failure: ledger.last_failure.clone(),
@@ -125,17 +132,17 @@ impl Run for CnClipEvaluation {
             peak_rss_bytes: stage.peak_rss_bytes,
             started_at: ledger.started_at.clone(),
             finished_at: ledger.finished_at.clone(),
-            summary: Some(summary::of_evaluation(ledger, self.spec.tasks.len())),
+            summary: Some(summary::evaluation_summary(ledger, self.spec.tasks.len())),
         };
 
         serde_json::to_value(status).unwrap_or_default()
     }
 
-    fn present_status(&self) -> serde_json::Value {
+    fn current_status_json(&self) -> serde_json::Value {
         serde_json::to_value(&self.status).unwrap_or_default()
     }
 
-    fn results(&self) -> Option<&[ResultStatus]> {
+    fn task_results(&self) -> Option<&[ResultStatus]> {
         Some(self.status.as_ref().map_or(&[], |status| &status.results))
     }
 
@@ -150,25 +157,29 @@ impl Run for CnClipEvaluation {
 }
 
 /// All but that of checkpoints, for an evaluation makes none.
-fn conditions(ledger: &Ledger) -> Vec<Condition> {
+fn evaluation_conditions(ledger: &RecordedStatus) -> Vec<Condition> {
     let own = |found: &&Condition| found.type_ != condition::CHECKPOINT_VERIFIED;
     ledger.conditions.iter().filter(own).cloned().collect()
 }
 
 /// What is to be done.
-struct Todo {
-    stages: Vec<Stage>,
-    waits_for: Option<Cause>,
-    goes_on: Option<Cause>,
+struct EvaluationStages {
+    stages: Vec<ResolvedStage>,
+    blocked_on: Option<StatusReason>,
+    pending_on: Option<StatusReason>,
 }
 
-fn once(run: &CnClipEvaluation, training: Option<&CnClipTraining>, artifacts: &str) -> Todo {
-    let (checkpoint, waits_for) = match checkpoint(run, training) {
+fn single_evaluation(
+    run: &CnClipEvaluation,
+    training: Option<&CnClipTraining>,
+    artifacts: &str,
+) -> EvaluationStages {
+    let (checkpoint, waits_for) = match resolve_checkpoint(run, training) {
         Ok(checkpoint) => (checkpoint, None),
         Err(cause) => (String::new(), Some(cause)),
     };
 
-    let config = config(
+    let config = evaluate_config(
         run,
         training,
         STAGE_EVALUATE,
@@ -176,43 +187,53 @@ fn once(run: &CnClipEvaluation, training: Option<&CnClipTraining>, artifacts: &s
         artifacts.to_owned(),
     );
 
-    let stage = Stage {
+    let stage = ResolvedStage {
         name: STAGE_EVALUATE.to_owned(),
         config,
-        scores: None,
+        scored_checkpoint: None,
     };
 
-    Todo {
+    EvaluationStages {
         stages: vec![stage],
-        waits_for,
-        goes_on: None,
+        blocked_on: waits_for,
+        pending_on: None,
     }
 }
 
-fn every(run: &CnClipEvaluation, training: Option<&CnClipTraining>, artifacts: &str) -> Todo {
-    let entries = series::checkpoints(run, training);
+fn checkpoint_evaluations(
+    run: &CnClipEvaluation,
+    training: Option<&CnClipTraining>,
+    artifacts: &str,
+) -> EvaluationStages {
+    let entries = checkpoint_series::list_checkpoints(run, training);
     let stage = |entry: &ScoredCheckpoint| {
         let name = entry.name.clone();
         let uri = entry.checkpoint.clone();
-        let config = config(run, training, &name, uri, artifacts::join(artifacts, &name));
-        Stage {
+        let config = evaluate_config(
+            run,
+            training,
+            &name,
+            uri,
+            artifacts::join_uri(artifacts, &name),
+        );
+        ResolvedStage {
             name,
             config,
-            scores: Some(entry.clone()),
+            scored_checkpoint: Some(entry.clone()),
         }
     };
 
-    let missing = training.is_none().then(|| missing(run));
-    Todo {
-        goes_on: missing
+    let missing = training.is_none().then(|| training_missing(run));
+    EvaluationStages {
+        pending_on: missing
             .clone()
-            .or_else(|| series::goes_on(training?, &entries)),
+            .or_else(|| checkpoint_series::pending_reason(training?, &entries)),
         stages: entries.iter().map(stage).collect(),
-        waits_for: missing,
+        blocked_on: missing,
     }
 }
 
-fn missing(run: &CnClipEvaluation) -> Cause {
+fn training_missing(run: &CnClipEvaluation) -> StatusReason {
     let message = format!(
         "waits for CnClipTraining {}, which is not in namespace {}: apply it, or correct \
          spec.checkpoint.trainingName",
@@ -220,15 +241,18 @@ fn missing(run: &CnClipEvaluation) -> Cause {
         run.namespace().unwrap_or_default()
     );
 
-    Cause::new("TrainingMissing", message)
+    StatusReason::new("TrainingMissing", message)
 }
 
-fn count(number: usize) -> i64 {
+fn saturating_i64(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// What is scored, or what must happen before that is known. Once on record it does not change.
-fn checkpoint(run: &CnClipEvaluation, training: Option<&CnClipTraining>) -> Result<String, Cause> {
+fn resolve_checkpoint(
+    run: &CnClipEvaluation,
+    training: Option<&CnClipTraining>,
+) -> Result<String, StatusReason> {
     let recorded = run
         .status
         .as_ref()
@@ -238,18 +262,24 @@ fn checkpoint(run: &CnClipEvaluation, training: Option<&CnClipTraining>) -> Resu
         return Ok(uri);
     }
 
-    let training = training.ok_or_else(|| missing(run))?;
-    recorded.map_or_else(|| outcome(training, run.spec.checkpoint.when), Ok)
+    let training = training.ok_or_else(|| training_missing(run))?;
+    recorded.map_or_else(
+        || training_checkpoint(training, run.spec.checkpoint.when),
+        Ok,
+    )
 }
 
-fn outcome(training: &CnClipTraining, when: When) -> Result<String, Cause> {
+fn training_checkpoint(
+    training: &CnClipTraining,
+    when: CheckpointWait,
+) -> Result<String, StatusReason> {
     let name = training.name_any();
-    let ledger = training.ledger();
+    let ledger = training.recorded_status();
     let newest = ledger.checkpoints.first();
 
-    if when == When::FirstCheckpoint {
+    if when == CheckpointWait::FirstCheckpoint {
         return newest.map(|newest| newest.uri.clone()).ok_or_else(|| {
-            Cause::new(
+            StatusReason::new(
                 "NoCheckpoint",
                 format!("waits for the first checkpoint of CnClipTraining {name}"),
             )
@@ -257,8 +287,8 @@ fn outcome(training: &CnClipTraining, when: When) -> Result<String, Cause> {
     }
 
     if let Some(failed) = ledger
-        .condition(condition::FAILED)
-        .filter(|_| ledger.is(condition::FAILED))
+        .find_condition(condition::FAILED)
+        .filter(|_| ledger.is_condition_true(condition::FAILED))
     {
         let message = format!(
             "waits for CnClipTraining {name}, which has failed ({}): set spec.checkpoint.when to \
@@ -266,36 +296,36 @@ fn outcome(training: &CnClipTraining, when: When) -> Result<String, Cause> {
             failed.reason
         );
 
-        return Err(Cause::new("TrainingFailed", message));
+        return Err(StatusReason::new("TrainingFailed", message));
     }
 
     let last = training
         .spec
         .stages
         .last()
-        .filter(|_| ledger.is(condition::COMPLETE));
+        .filter(|_| ledger.is_condition_true(condition::COMPLETE));
 
-    last.map(|last| artifacts::stage(&training.spec.artifacts.uri, &last.name))
+    last.map(|last| artifacts::stage_prefix(&training.spec.artifacts.uri, &last.name))
         .ok_or_else(|| {
             let message = format!("waits until CnClipTraining {name} is complete");
-            Cause::new("TrainingNotComplete", message)
+            StatusReason::new("TrainingNotComplete", message)
         })
 }
 
 #[cfg(test)]
 mod tests {
-    use cnclip_crds::run_config::EvaluateConfig;
+    use cnclip_crds::trainer_config::EvaluateConfig;
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::{samples, work::Config};
+    use crate::{manifest_fixtures, resolved_run::TrainerConfig};
 
-    fn observed(status: Value) -> Observed {
-        let mut training = samples::training();
+    fn observed(status: Value) -> ObservedState {
+        let mut training = manifest_fixtures::sample_training();
         training.status = Some(serde_json::from_value(status).unwrap());
-        Observed {
+        ObservedState {
             training: Some(training),
-            ..Observed::default()
+            ..ObservedState::default()
         }
     }
 
@@ -304,10 +334,10 @@ mod tests {
                 "lastTransitionTime": "2026-01-01T00:00:00Z"}])
     }
 
-    fn config(work: &Work) -> &EvaluateConfig {
+    fn config(work: &ResolvedRun) -> &EvaluateConfig {
         match &work.stages[0].config {
-            Config::Evaluate(config) => config,
-            Config::Train(_) => panic!("an evaluation scores"),
+            TrainerConfig::Evaluate(config) => config,
+            TrainerConfig::Train(_) => panic!("an evaluation scores"),
         }
     }
 
@@ -337,35 +367,41 @@ mod tests {
         ];
         for (when, status, expected) in rows {
             let source = json!({"trainingName": "muge", "when": when});
-            let run = samples::evaluation_with("/checkpoint", source);
+            let run = manifest_fixtures::sample_evaluation_with("/checkpoint", source);
             let work = run
-                .work(&observed(status.clone()), &samples::defaults())
+                .resolve_run(
+                    &observed(status.clone()),
+                    &manifest_fixtures::trainer_defaults(),
+                )
                 .unwrap();
 
             assert_eq!(
-                work.waits_for.map(|cause| cause.reason),
+                work.blocked_on.map(|cause| cause.reason),
                 expected,
                 "{when} {status}"
             );
         }
-        let work = samples::evaluation()
-            .work(&Observed::default(), &samples::defaults())
+        let work = manifest_fixtures::sample_evaluation()
+            .resolve_run(
+                &ObservedState::default(),
+                &manifest_fixtures::trainer_defaults(),
+            )
             .unwrap();
-        assert_eq!(work.waits_for.unwrap().reason, "TrainingMissing");
+        assert_eq!(work.blocked_on.unwrap().reason, "TrainingMissing");
     }
 
     #[test]
     fn what_an_evaluation_leaves_out_is_its_trainings() {
         let observed = observed(json!({"conditions": condition("Complete")}));
-        let work = samples::evaluation()
-            .work(&observed, &samples::defaults())
+        let work = manifest_fixtures::sample_evaluation()
+            .resolve_run(&observed, &manifest_fixtures::trainer_defaults())
             .unwrap();
 
         assert_eq!(work.secret.as_deref(), Some("s3"));
         assert_eq!(work.artifacts, "s3://runs/muge/evaluations/muge-scores");
         assert_eq!(
             work.workers.resources,
-            samples::training().spec.workers.resources
+            manifest_fixtures::sample_training().spec.workers.resources
         );
 
         assert_eq!(config(&work).checkpoint, "s3://runs/muge/tune");
@@ -373,39 +409,49 @@ mod tests {
 
     #[test]
     fn a_vocabulary_of_its_own_is_read_instead_of_its_trainings() {
-        let mut training = samples::training();
+        let mut training = manifest_fixtures::sample_training();
         let file = |uri| serde_json::from_value(json!({"uri": uri})).unwrap();
         training.spec.model.vocabulary = Some(file("s3://data/trainings.txt"));
-        let observed = Observed {
+        let observed = ObservedState {
             training: Some(training),
-            ..Observed::default()
+            ..ObservedState::default()
         };
 
         let told = |run: &CnClipEvaluation| {
-            let work = run.work(&observed, &samples::defaults()).unwrap();
+            let work = run
+                .resolve_run(&observed, &manifest_fixtures::trainer_defaults())
+                .unwrap();
             config(&work).vocabulary.clone().unwrap().uri
         };
 
-        assert_eq!(told(&samples::evaluation()), "s3://data/trainings.txt");
-        let own = samples::evaluation_with("/vocabulary", json!({"uri": "s3://data/own.txt"}));
+        assert_eq!(
+            told(&manifest_fixtures::sample_evaluation()),
+            "s3://data/trainings.txt"
+        );
+        let own = manifest_fixtures::sample_evaluation_with(
+            "/vocabulary",
+            json!({"uri": "s3://data/own.txt"}),
+        );
         assert_eq!(told(&own), "s3://data/own.txt");
     }
 
     #[test]
     fn an_evaluation_takes_one_of_its_trainings_workers_or_all_that_it_asks_for() {
-        let mut training = samples::training();
+        let mut training = manifest_fixtures::sample_training();
         (
             training.spec.workers.replicas,
             training.spec.workers.devices,
         ) = (3, 2);
 
-        let observed = Observed {
+        let observed = ObservedState {
             training: Some(training),
-            ..Observed::default()
+            ..ObservedState::default()
         };
 
         let sizes = |run: &CnClipEvaluation| {
-            let work = run.work(&observed, &samples::defaults()).unwrap();
+            let work = run
+                .resolve_run(&observed, &manifest_fixtures::trainer_defaults())
+                .unwrap();
             let told = &config(&work).world;
             assert_eq!(
                 (told.replicas, told.devices),
@@ -415,24 +461,26 @@ mod tests {
             (told.replicas, told.devices)
         };
 
-        assert_eq!(sizes(&samples::evaluation()), (1, 2));
+        assert_eq!(sizes(&manifest_fixtures::sample_evaluation()), (1, 2));
         let workers = json!({"replicas": 4, "devices": 3, "accelerator": "Nvidia"});
         assert_eq!(
-            sizes(&samples::evaluation_with("/workers", workers)),
+            sizes(&manifest_fixtures::sample_evaluation_with(
+                "/workers", workers
+            )),
             (4, 3)
         );
     }
 
     #[test]
     fn what_is_scored_stays_once_it_is_on_record() {
-        let mut run = samples::evaluation();
+        let mut run = manifest_fixtures::sample_evaluation();
         run.status =
             Some(serde_json::from_value(json!({"checkpoint": "s3://old", "attempt": 1})).unwrap());
         let work = run
-            .work(&observed(json!({})), &samples::defaults())
+            .resolve_run(&observed(json!({})), &manifest_fixtures::trainer_defaults())
             .unwrap();
 
-        assert_eq!(work.waits_for, None);
+        assert_eq!(work.blocked_on, None);
         assert_eq!(config(&work).checkpoint, "s3://old");
     }
 
@@ -441,9 +489,9 @@ mod tests {
         let asked = json!({"dataset": "s3://data/pets/", "preset": "oxford-iiit-pets",
                            "templateSet": "Pet", "templates": "s3://data/pets.txt", "metric": "top5"});
         let tasks = json!([{"name": "pets", "zeroShot": asked}]);
-        let run = samples::evaluation_with("/tasks", tasks);
+        let run = manifest_fixtures::sample_evaluation_with("/tasks", tasks);
         let work = run
-            .work(&observed(json!({})), &samples::defaults())
+            .resolve_run(&observed(json!({})), &manifest_fixtures::trainer_defaults())
             .unwrap();
         let told = serde_json::to_value(&config(&work).tasks[0].zero_shot).unwrap();
         assert_eq!(told, asked);

@@ -2,40 +2,45 @@
 
 use cnclip_crds::{
     artifacts,
+    common::{VocabularyFile, WorkersSpec},
     model::ModelConfig,
-    run_config::{
-        CheckpointConfig, DistillationConfig, Identity, Length, OptimizerConfig, PinnedFile,
-        TrainConfig, ValidationConfig, WeightSources, WorldConfig, pod_listen,
+    trainer_config::{
+        CheckpointConfig, DistillationConfig, DistributedConfig, OptimizerConfig, PinnedFile,
+        RunIdentity, TrainConfig, TrainingLength, ValidationConfig, WeightSources,
+        pod_listen_address,
     },
-    shared::{VocabularyFile, Workers},
     training::{self, CnClipTraining, CnClipTrainingSpec, CnClipTrainingStatus, InitialWeights},
 };
 use kube::ResourceExt;
 
-use super::{Defaults, Run};
+use super::{RunResource, TrainerDefaults};
 use crate::{
-    ledger::Ledger,
-    observed::Observed,
-    plan::admission,
+    observed::ObservedState,
+    plan::validate,
+    recorded_status::RecordedStatus,
+    resolved_run::{ResolvedRun, ResolvedStage, StatusReason, TrainerConfig},
     status::summary,
-    work::{Cause, Config, Stage, Work},
 };
 
-impl Run for CnClipTraining {
+impl RunResource for CnClipTraining {
     const KIND: &'static str = "training";
 
-    fn work(&self, _: &Observed, defaults: &Defaults) -> Result<Work, Cause> {
+    fn resolve_run(
+        &self,
+        _: &ObservedState,
+        defaults: &TrainerDefaults,
+    ) -> Result<ResolvedRun, StatusReason> {
         let spec = &self.spec;
-        admission::training(spec)?;
-        let model = admission::towers(&spec.model)?;
+        validate::validate_training(spec)?;
+        let model = validate::resolve_model(&spec.model)?;
         let stages = (0..spec.stages.len())
-            .map(|index| stage(self, index, &model))
+            .map(|index| resolve_stage(self, index, &model))
             .collect();
 
-        Ok(Work {
+        Ok(ResolvedRun {
             stages,
             workers: spec.workers.clone(),
-            image: defaults.image_of(&spec.workers),
+            image: defaults.trainer_image(&spec.workers),
             secret: spec
                 .artifacts
                 .credentials
@@ -48,16 +53,16 @@ impl Run for CnClipTraining {
             deadline_seconds: spec.deadline_seconds,
             ttl_seconds: spec.ttl_seconds_after_finished,
             suspend: spec.suspend,
-            series: false,
-            goes_on: None,
-            waits_for: None,
+            per_checkpoint: false,
+            pending_on: None,
+            blocked_on: None,
             gate: None,
         })
     }
 
-    fn ledger(&self) -> Ledger {
+    fn recorded_status(&self) -> RecordedStatus {
         let status = self.status.clone().unwrap_or_default();
-        Ledger {
+        RecordedStatus {
             stages: status.stages,
             restarts: status.restarts,
             last_failure: status.last_failure,
@@ -67,11 +72,11 @@ impl Run for CnClipTraining {
             finished_at: status.finished_at,
             observed_generation: status.observed_generation,
             conditions: status.conditions,
-            ..Ledger::default()
+            ..RecordedStatus::default()
         }
     }
 
-    fn status(&self, ledger: &Ledger) -> serde_json::Value {
+    fn to_status_json(&self, ledger: &RecordedStatus) -> serde_json::Value {
         let status = CnClipTrainingStatus {
             observed_generation: ledger.observed_generation,
             conditions: ledger.conditions.clone(),
@@ -82,42 +87,42 @@ impl Run for CnClipTraining {
             report: ledger.report.clone(),
             started_at: ledger.started_at.clone(),
             finished_at: ledger.finished_at.clone(),
-            summary: Some(summary::of_training(ledger)),
+            summary: Some(summary::training_summary(ledger)),
         };
 
         serde_json::to_value(status).unwrap_or_default()
     }
 
-    fn present_status(&self) -> serde_json::Value {
+    fn current_status_json(&self) -> serde_json::Value {
         serde_json::to_value(&self.status).unwrap_or_default()
     }
 }
 
-fn stage(run: &CnClipTraining, index: usize, model: &ModelConfig) -> Stage {
+fn resolve_stage(run: &CnClipTraining, index: usize, model: &ModelConfig) -> ResolvedStage {
     let spec = &run.spec;
     let stage = &spec.stages[index];
     let config = TrainConfig {
-        run: Identity {
+        run: RunIdentity {
             name: run.name_any(),
             uid: run.uid().unwrap_or_default(),
             stage: stage.name.clone(),
             attempt: 1,
         },
-        optimizer: optimizer(stage, model),
+        optimizer: optimizer_config(stage, model),
         model: model.clone(),
         context_length: spec.model.context_length,
-        vocabulary: spec.model.vocabulary.as_ref().map(pinned),
-        initial_weights: weights(spec, index),
-        dataset: uri(spec, &stage.dataset),
+        vocabulary: spec.model.vocabulary.as_ref().map(pinned_file),
+        initial_weights: weight_sources(spec, index),
+        dataset: dataset_uri(spec, &stage.dataset),
         freeze: stage.freeze,
-        length: length(stage),
+        length: training_length(stage),
         global_batch_size: stage.global_batch_size,
         micro_batch_size: stage.micro_batch_size,
         halve_micro_batch: false,
         gradient_checkpointing: stage.gradient_checkpointing,
         max_skipped_steps: stage.max_skipped_steps,
         duplicates: stage.duplicates,
-        distillation: stage.distillation.as_ref().map(distillation),
+        distillation: stage.distillation.as_ref().map(distillation_config),
         augmentation: stage.augmentation,
         synchronize_batch_norm: stage.synchronize_batch_norm,
         masked_patches_percent: stage.masked_patches_percent,
@@ -125,7 +130,7 @@ fn stage(run: &CnClipTraining, index: usize, model: &ModelConfig) -> Stage {
             .validation
             .as_ref()
             .map(|validation| ValidationConfig {
-                dataset: uri(spec, &validation.dataset),
+                dataset: dataset_uri(spec, &validation.dataset),
                 every_steps: validation.every_steps,
             }),
         checkpoint: CheckpointConfig {
@@ -135,21 +140,21 @@ fn stage(run: &CnClipTraining, index: usize, model: &ModelConfig) -> Stage {
         artifacts: spec.artifacts.uri.clone(),
         seed: spec.seed.unsigned_abs(),
         max_skipped_percent: spec.max_skipped_percent.into(),
-        world: world(&spec.workers),
+        world: distributed_config(&spec.workers),
         report_every_steps: spec.report_every_steps,
-        listen: Some(pod_listen()),
+        listen: Some(pod_listen_address()),
     };
 
-    Stage {
+    ResolvedStage {
         name: stage.name.clone(),
-        config: Config::Train(Box::new(config)),
-        scores: None,
+        config: TrainerConfig::Train(Box::new(config)),
+        scored_checkpoint: None,
     }
 }
 
 /// # Source
 /// The reference's defaults: `--beta1`, `--beta2`, `--eps` by the kind of image tower.
-fn optimizer(stage: &training::Stage, model: &ModelConfig) -> OptimizerConfig {
+fn optimizer_config(stage: &training::StageSpec, model: &ModelConfig) -> OptimizerConfig {
     let (beta2, epsilon) = if model.image.vit.is_some() {
         (0.98, 1e-6)
     } else {
@@ -157,22 +162,25 @@ fn optimizer(stage: &training::Stage, model: &ModelConfig) -> OptimizerConfig {
     };
 
     OptimizerConfig {
-        learning_rate: admission::number(&stage.learning_rate).unwrap_or_default(),
+        learning_rate: validate::parse_decimal(&stage.learning_rate).unwrap_or_default(),
         warmup_steps: stage.warmup_steps,
-        weight_decay: admission::number(&stage.weight_decay).unwrap_or_default(),
+        weight_decay: validate::parse_decimal(&stage.weight_decay).unwrap_or_default(),
         beta1: 0.9,
         beta2,
         epsilon,
         max_gradient_norm: stage
             .max_gradient_norm
             .as_deref()
-            .and_then(admission::number),
-        average_decay: stage.average_decay.as_deref().and_then(admission::number),
+            .and_then(validate::parse_decimal),
+        average_decay: stage
+            .average_decay
+            .as_deref()
+            .and_then(validate::parse_decimal),
     }
 }
 
-fn distillation(told: &training::Distillation) -> DistillationConfig {
-    let weight = admission::number(&told.weight).unwrap_or_default();
+fn distillation_config(told: &training::DistillationSpec) -> DistillationConfig {
+    let weight = validate::parse_decimal(&told.weight).unwrap_or_default();
     DistillationConfig {
         teacher: told.teacher.clone(),
         weight,
@@ -180,12 +188,12 @@ fn distillation(told: &training::Distillation) -> DistillationConfig {
 }
 
 /// A stage begins with what the stage before it ended with.
-fn weights(spec: &CnClipTrainingSpec, index: usize) -> WeightSources {
+fn weight_sources(spec: &CnClipTrainingSpec, index: usize) -> WeightSources {
     if let Some(previous) = index
         .checked_sub(1)
         .and_then(|previous| spec.stages.get(previous))
     {
-        let model = artifacts::stage(&spec.artifacts.uri, &previous.name);
+        let model = artifacts::stage_prefix(&spec.artifacts.uri, &previous.name);
         return WeightSources {
             model: Some(model),
             ..WeightSources::default()
@@ -199,13 +207,14 @@ fn weights(spec: &CnClipTrainingSpec, index: usize) -> WeightSources {
     )
 }
 
-fn length(stage: &training::Stage) -> Length {
-    stage
-        .steps
-        .map_or_else(|| Length::Epochs(stage.epochs.unwrap_or(1)), Length::Steps)
+fn training_length(stage: &training::StageSpec) -> TrainingLength {
+    stage.steps.map_or_else(
+        || TrainingLength::Epochs(stage.epochs.unwrap_or(1)),
+        TrainingLength::Steps,
+    )
 }
 
-fn uri(spec: &CnClipTrainingSpec, name: &str) -> String {
+fn dataset_uri(spec: &CnClipTrainingSpec, name: &str) -> String {
     let dataset = spec.datasets.iter().find(|dataset| dataset.name == name);
     dataset
         .map(|dataset| dataset.uri.clone())
@@ -213,8 +222,8 @@ fn uri(spec: &CnClipTrainingSpec, name: &str) -> String {
 }
 
 /// Workers as a trainer is told of them.
-pub(super) fn world(workers: &Workers) -> WorldConfig {
-    WorldConfig {
+pub(super) fn distributed_config(workers: &WorkersSpec) -> DistributedConfig {
+    DistributedConfig {
         replicas: workers.replicas,
         devices: workers.devices,
         accelerator: workers.accelerator,
@@ -224,7 +233,7 @@ pub(super) fn world(workers: &Workers) -> WorldConfig {
 }
 
 /// A vocabulary as a trainer is told of it.
-pub(super) fn pinned(file: &VocabularyFile) -> PinnedFile {
+pub(super) fn pinned_file(file: &VocabularyFile) -> PinnedFile {
     PinnedFile {
         uri: file.uri.clone(),
         sha256: file.sha256.clone(),
@@ -233,26 +242,29 @@ pub(super) fn pinned(file: &VocabularyFile) -> PinnedFile {
 
 #[cfg(test)]
 mod tests {
-    use cnclip_crds::stage::{Duplicates, MicroBatch};
+    use cnclip_crds::stage::{DuplicatePolicy, MicroBatch};
     use serde_json::json;
 
     use super::*;
-    use crate::samples;
+    use crate::manifest_fixtures;
 
     fn config(run: &CnClipTraining, index: usize) -> TrainConfig {
         let work = run
-            .work(&Observed::default(), &samples::defaults())
+            .resolve_run(
+                &ObservedState::default(),
+                &manifest_fixtures::trainer_defaults(),
+            )
             .unwrap();
 
         match &work.stages[index].config {
-            Config::Train(config) => (**config).clone(),
-            Config::Evaluate(_) => panic!("a training trains"),
+            TrainerConfig::Train(config) => (**config).clone(),
+            TrainerConfig::Evaluate(_) => panic!("a training trains"),
         }
     }
 
     #[test]
     fn a_stage_begins_with_what_the_stage_before_it_ended_with() {
-        let run = samples::training();
+        let run = manifest_fixtures::sample_training();
         let first = config(&run, 0).initial_weights;
         assert_eq!(first.image.as_deref(), Some("s3://models/clip.pt"));
         assert_eq!(first.model, None);
@@ -264,17 +276,17 @@ mod tests {
 
     #[test]
     fn text_becomes_numbers_and_names_become_addresses() {
-        let tune = config(&samples::training(), 1);
+        let tune = config(&manifest_fixtures::sample_training(), 1);
         assert_eq!(tune.optimizer.learning_rate, 2e-5);
         assert_eq!(tune.optimizer.weight_decay, 1e-3);
         assert_eq!(tune.dataset, "s3://data/pairs/");
         assert_eq!(tune.validation.unwrap().dataset, "s3://data/valid/");
-        assert_eq!(tune.length, Length::Epochs(2));
+        assert_eq!(tune.length, TrainingLength::Epochs(2));
     }
 
     #[test]
     fn the_recipe_of_a_stage_is_that_of_the_reference_unless_it_says_otherwise() {
-        let plain = config(&samples::training(), 0);
+        let plain = config(&manifest_fixtures::sample_training(), 0);
         assert_eq!(
             (
                 plain.optimizer.max_gradient_norm,
@@ -285,7 +297,7 @@ mod tests {
 
         assert_eq!(
             (plain.duplicates, plain.distillation),
-            (Duplicates::Negatives, None)
+            (DuplicatePolicy::Negatives, None)
         );
 
         assert_eq!(
@@ -305,10 +317,13 @@ mod tests {
             "gradientCheckpointing": true, "maskedPatchesPercent": 50, "maxSkippedSteps": 3,
         });
 
-        let found = config(&samples::training_with("/stages/1", stage), 1);
+        let found = config(
+            &manifest_fixtures::sample_training_with("/stages/1", stage),
+            1,
+        );
         assert_eq!(found.optimizer.max_gradient_norm, Some(1.0));
         assert_eq!(found.optimizer.average_decay, Some(0.999));
-        assert_eq!(found.duplicates, Duplicates::Positives);
+        assert_eq!(found.duplicates, DuplicatePolicy::Positives);
         let teacher = DistillationConfig {
             teacher: "s3://models/large.pt".into(),
             weight: 0.5,
@@ -326,7 +341,10 @@ mod tests {
     #[test]
     fn moments_follow_the_kind_of_image_tower() {
         for (architecture, beta2, epsilon) in [("ViT-B-16", 0.98, 1e-6), ("RN50", 0.999, 1e-8)] {
-            let run = samples::training_with("/model", json!({"architecture": architecture}));
+            let run = manifest_fixtures::sample_training_with(
+                "/model",
+                json!({"architecture": architecture}),
+            );
             let optimizer = config(&run, 0).optimizer;
             assert_eq!(
                 (optimizer.beta1, optimizer.beta2),
@@ -340,9 +358,9 @@ mod tests {
 
     #[test]
     fn what_a_trainer_is_told_is_what_it_reads() {
-        let told = config(&samples::training(), 1);
+        let told = config(&manifest_fixtures::sample_training(), 1);
         let read: TrainConfig =
-            serde_json::from_value(json!(Config::Train(Box::new(told.clone())))).unwrap();
+            serde_json::from_value(json!(TrainerConfig::Train(Box::new(told.clone())))).unwrap();
         assert_eq!(read, told);
     }
 }

@@ -7,49 +7,56 @@ use cnclip_crds::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use crate::{ledger::Ledger, observed::Observed, plan::Standing, time};
+use crate::{observed::ObservedState, plan::Phase, recorded_status::RecordedStatus, time};
 
 /// Seconds without an answer after which a report is stale.
-const ANSWER_SECONDS: i64 = 60;
+const UNREACHABLE_TIMEOUT_SECONDS: i64 = 60;
 /// Seconds without a new report after which a trainer that still answers is stale: longer than a
 /// validation over a large set takes.
-const REPORT_SECONDS: i64 = 900;
+const STALE_REPORT_TIMEOUT_SECONDS: i64 = 900;
 
 /// Type, status, reason and message.
-pub(crate) type Line = (&'static str, &'static str, String, String);
+pub(crate) type ConditionFields = (&'static str, &'static str, String, String);
 
 /// Writes all conditions of a run but that of its gate, which stays as it is, and which generation they
 /// speak of.
-pub fn write(ledger: &mut Ledger, standing: &Standing, generation: Option<i64>, seen: &Observed) {
+pub fn write_conditions(
+    ledger: &mut RecordedStatus,
+    standing: &Phase,
+    generation: Option<i64>,
+    seen: &ObservedState,
+) {
     let lines = [
-        accepted(standing, generation),
-        running(standing),
-        progressing(ledger, standing, seen),
-        checkpoint(ledger.checkpoints.first()),
-        degraded(ledger),
-        suspended(standing),
-        complete(standing),
-        failed(standing),
+        accepted_condition(standing, generation),
+        running_condition(standing),
+        progressing_condition(ledger, standing, seen),
+        checkpoint_condition(ledger.checkpoints.first()),
+        degraded_condition(ledger),
+        suspended_condition(standing),
+        complete_condition(standing),
+        failed_condition(standing),
     ];
 
     let fresh = lines
         .into_iter()
-        .map(|line| merged(ledger, line, generation, seen));
+        .map(|line| merge_condition(ledger, line, generation, seen));
 
-    let gate = ledger.condition(condition::GATE_PASSED).cloned();
+    let gate = ledger.find_condition(condition::GATE_PASSED).cloned();
     ledger.conditions = fresh.chain(gate).collect();
     ledger.observed_generation = generation;
 }
 
 /// Keeps the time of the last change where the status did not change.
-pub(crate) fn merged(
-    ledger: &Ledger,
-    line: Line,
+pub(crate) fn merge_condition(
+    ledger: &RecordedStatus,
+    line: ConditionFields,
     generation: Option<i64>,
-    seen: &Observed,
+    seen: &ObservedState,
 ) -> Condition {
     let (type_, status, reason, message) = line;
-    let same = ledger.condition(type_).filter(|old| old.status == status);
+    let same = ledger
+        .find_condition(type_)
+        .filter(|old| old.status == status);
     Condition {
         last_transition_time: same.map_or(Time(seen.now), |old| old.last_transition_time.clone()),
         message,
@@ -60,18 +67,18 @@ pub(crate) fn merged(
     }
 }
 
-fn line(
+fn condition_fields(
     type_: &'static str,
     status: &'static str,
     reason: &str,
     message: impl Into<String>,
-) -> Line {
+) -> ConditionFields {
     (type_, status, reason.to_owned(), message.into())
 }
 
-fn accepted(standing: &Standing, generation: Option<i64>) -> Line {
+fn accepted_condition(standing: &Phase, generation: Option<i64>) -> ConditionFields {
     match standing {
-        Standing::Rejected(cause) => line(
+        Phase::Rejected(cause) => condition_fields(
             condition::ACCEPTED,
             "False",
             cause.reason,
@@ -79,66 +86,70 @@ fn accepted(standing: &Standing, generation: Option<i64>) -> Line {
         ),
         _ => {
             let message = format!("generation {}", generation.unwrap_or_default());
-            line(condition::ACCEPTED, "True", "Valid", message)
+            condition_fields(condition::ACCEPTED, "True", "Valid", message)
         }
     }
 }
 
-fn running(standing: &Standing) -> Line {
+fn running_condition(standing: &Phase) -> ConditionFields {
     let (status, reason, message) = match standing {
-        Standing::Running(message) => ("True", "StageRunning", message.clone()),
-        Standing::Waiting(cause) => ("False", cause.reason, cause.message.clone()),
-        Standing::Rejected(_) => ("False", "Rejected", String::new()),
-        Standing::Suspended(message) => ("False", "Suspended", message.clone()),
-        Standing::Complete(_) => ("False", "Complete", String::new()),
-        Standing::Failed(_) => ("False", "Failed", String::new()),
+        Phase::Running(message) => ("True", "StageRunning", message.clone()),
+        Phase::Waiting(cause) => ("False", cause.reason, cause.message.clone()),
+        Phase::Rejected(_) => ("False", "Rejected", String::new()),
+        Phase::Suspended(message) => ("False", "Suspended", message.clone()),
+        Phase::Complete(_) => ("False", "Complete", String::new()),
+        Phase::Failed(_) => ("False", "Failed", String::new()),
     };
 
-    line(condition::RUNNING, status, reason, message)
+    condition_fields(condition::RUNNING, status, reason, message)
 }
 
-fn progressing(ledger: &Ledger, standing: &Standing, seen: &Observed) -> Line {
+fn progressing_condition(
+    ledger: &RecordedStatus,
+    standing: &Phase,
+    seen: &ObservedState,
+) -> ConditionFields {
     let stage = ledger
         .stages
         .iter()
         .find(|stage| stage.state == StageState::Running);
 
-    let (Standing::Running(_), Some(stage)) = (standing, stage) else {
-        return line(condition::PROGRESSING, "False", "NotRunning", "");
+    let (Phase::Running(_), Some(stage)) = (standing, stage) else {
+        return condition_fields(condition::PROGRESSING, "False", "NotRunning", "");
     };
 
     let Some(reported_at) = &stage.reported_at else {
         let message = "the trainer has not reported yet; it reads its data and its weights first";
-        return line(condition::PROGRESSING, "Unknown", "NoReport", message);
+        return condition_fields(condition::PROGRESSING, "Unknown", "NoReport", message);
     };
 
     let limit = if seen.report.is_some() {
-        REPORT_SECONDS
+        STALE_REPORT_TIMEOUT_SECONDS
     } else {
-        ANSWER_SECONDS
+        UNREACHABLE_TIMEOUT_SECONDS
     };
 
     if time::seconds_since(reported_at, seen.now) <= limit {
-        let message = step_in_words(stage);
-        return line(condition::PROGRESSING, "True", "ReportsFresh", message);
+        let message = describe_step(stage);
+        return condition_fields(condition::PROGRESSING, "True", "ReportsFresh", message);
     }
 
     let message = format!(
         "{}, reported at {reported_at} and nothing since",
-        step_in_words(stage)
+        describe_step(stage)
     );
 
-    line(condition::PROGRESSING, "Unknown", "ReportsStale", message)
+    condition_fields(condition::PROGRESSING, "Unknown", "ReportsStale", message)
 }
 
-fn step_in_words(stage: &StageStatus) -> String {
+fn describe_step(stage: &StageStatus) -> String {
     match stage.steps {
         0 => format!("step {}", stage.step),
         steps => format!("step {} of {steps}", stage.step),
     }
 }
 
-fn checkpoint(newest: Option<&CheckpointStatus>) -> Line {
+fn checkpoint_condition(newest: Option<&CheckpointStatus>) -> ConditionFields {
     match newest {
         Some(newest) => {
             let message = format!(
@@ -146,9 +157,9 @@ fn checkpoint(newest: Option<&CheckpointStatus>) -> Line {
                 newest.stage, newest.step, newest.uri, newest.written_at
             );
 
-            line(condition::CHECKPOINT_VERIFIED, "True", "Verified", message)
+            condition_fields(condition::CHECKPOINT_VERIFIED, "True", "Verified", message)
         }
-        None => line(
+        None => condition_fields(
             condition::CHECKPOINT_VERIFIED,
             "False",
             "NoCheckpoint",
@@ -157,7 +168,7 @@ fn checkpoint(newest: Option<&CheckpointStatus>) -> Line {
     }
 }
 
-fn degraded(ledger: &Ledger) -> Line {
+fn degraded_condition(ledger: &RecordedStatus) -> ConditionFields {
     let skipped: i64 = ledger
         .stages
         .iter()
@@ -167,7 +178,7 @@ fn degraded(ledger: &Ledger) -> Line {
     if skipped > 0 {
         let message =
             format!("{skipped} samples could not be used and were skipped; the log names them");
-        return line(condition::DEGRADED, "True", "SamplesSkipped", message);
+        return condition_fields(condition::DEGRADED, "True", "SamplesSkipped", message);
     }
 
     let going_on = |stage: &&StageStatus| stage.state != StageState::Succeeded;
@@ -183,60 +194,62 @@ fn degraded(ledger: &Ledger) -> Line {
              would choose, which is slower and gives the same gradients"
         );
 
-        return line(condition::DEGRADED, "True", "MicroBatchHalved", message);
+        return condition_fields(condition::DEGRADED, "True", "MicroBatchHalved", message);
     }
 
-    line(condition::DEGRADED, "False", "AsExpected", "")
+    condition_fields(condition::DEGRADED, "False", "AsExpected", "")
 }
 
-fn suspended(standing: &Standing) -> Line {
+fn suspended_condition(standing: &Phase) -> ConditionFields {
     match standing {
-        Standing::Suspended(message) => {
-            line(condition::SUSPENDED, "True", "ByUser", message.clone())
+        Phase::Suspended(message) => {
+            condition_fields(condition::SUSPENDED, "True", "ByUser", message.clone())
         }
-        _ => line(condition::SUSPENDED, "False", "NotSuspended", ""),
+        _ => condition_fields(condition::SUSPENDED, "False", "NotSuspended", ""),
     }
 }
 
-fn complete(standing: &Standing) -> Line {
+fn complete_condition(standing: &Phase) -> ConditionFields {
     match standing {
-        Standing::Complete(message) => line(condition::COMPLETE, "True", "Done", message.clone()),
-        Standing::Failed(_) => line(condition::COMPLETE, "False", "Failed", ""),
-        Standing::Rejected(_) => line(condition::COMPLETE, "Unknown", "Rejected", ""),
-        Standing::Waiting(_) | Standing::Suspended(_) => {
-            line(condition::COMPLETE, "Unknown", "Waiting", "")
+        Phase::Complete(message) => {
+            condition_fields(condition::COMPLETE, "True", "Done", message.clone())
         }
-        Standing::Running(_) => line(condition::COMPLETE, "Unknown", "Running", ""),
+        Phase::Failed(_) => condition_fields(condition::COMPLETE, "False", "Failed", ""),
+        Phase::Rejected(_) => condition_fields(condition::COMPLETE, "Unknown", "Rejected", ""),
+        Phase::Waiting(_) | Phase::Suspended(_) => {
+            condition_fields(condition::COMPLETE, "Unknown", "Waiting", "")
+        }
+        Phase::Running(_) => condition_fields(condition::COMPLETE, "Unknown", "Running", ""),
     }
 }
 
-fn failed(standing: &Standing) -> Line {
+fn failed_condition(standing: &Phase) -> ConditionFields {
     match standing {
-        Standing::Failed(cause) => line(
+        Phase::Failed(cause) => condition_fields(
             condition::FAILED,
             "True",
             cause.reason,
             cause.message.clone(),
         ),
-        _ => line(condition::FAILED, "False", "NotFailed", ""),
+        _ => condition_fields(condition::FAILED, "False", "NotFailed", ""),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use cnclip_crds::report::Report;
+    use cnclip_crds::report::ProgressReport;
 
     use super::*;
     use crate::{
-        seen::{NOW, at},
-        work::Cause,
+        cluster_fixtures::{NOW_SECONDS, time_at},
+        resolved_run::StatusReason,
     };
 
-    fn seen(seconds: i64, answers: bool) -> Observed {
-        Observed {
-            now: at(seconds),
-            report: answers.then(Report::default),
-            ..Observed::default()
+    fn seen(seconds: i64, answers: bool) -> ObservedState {
+        ObservedState {
+            now: time_at(seconds),
+            report: answers.then(ProgressReport::default),
+            ..ObservedState::default()
         }
     }
 
@@ -247,17 +260,17 @@ mod tests {
             step: 7,
             steps: 9,
             samples_skipped: skipped,
-            reported_at: reported_at.map(|seconds| time::rfc3339(at(seconds))),
+            reported_at: reported_at.map(|seconds| time::to_rfc3339(time_at(seconds))),
             ..StageStatus::default()
         }
     }
 
     #[test]
     fn all_conditions_are_there_from_the_first_write_on() {
-        let mut ledger = Ledger::default();
-        write(
+        let mut ledger = RecordedStatus::default();
+        write_conditions(
             &mut ledger,
-            &Standing::Waiting(Cause::new("Starting", "")),
+            &Phase::Waiting(StatusReason::new("Starting", "")),
             Some(3),
             &seen(0, false),
         );
@@ -290,37 +303,37 @@ mod tests {
 
     #[test]
     fn a_condition_keeps_the_time_of_its_last_change() {
-        let mut ledger = Ledger::default();
-        let waiting = |reason| Standing::Waiting(Cause::new(reason, ""));
-        write(&mut ledger, &waiting("Starting"), Some(1), &seen(0, false));
-        write(
+        let mut ledger = RecordedStatus::default();
+        let waiting = |reason| Phase::Waiting(StatusReason::new(reason, ""));
+        write_conditions(&mut ledger, &waiting("Starting"), Some(1), &seen(0, false));
+        write_conditions(
             &mut ledger,
             &waiting("Unschedulable"),
             Some(1),
             &seen(10, false),
         );
 
-        let running = ledger.condition("Running").unwrap();
-        assert_eq!(running.last_transition_time.0.as_second(), NOW);
+        let running = ledger.find_condition("Running").unwrap();
+        assert_eq!(running.last_transition_time.0.as_second(), NOW_SECONDS);
         assert_eq!(running.reason, "Unschedulable");
-        write(
+        write_conditions(
             &mut ledger,
-            &Standing::Running(String::new()),
+            &Phase::Running(String::new()),
             Some(1),
             &seen(20, false),
         );
 
         let changed = |type_| {
             ledger
-                .condition(type_)
+                .find_condition(type_)
                 .unwrap()
                 .last_transition_time
                 .0
                 .as_second()
         };
 
-        assert_eq!(changed("Running"), NOW + 20);
-        assert_eq!(changed("Accepted"), NOW);
+        assert_eq!(changed("Running"), NOW_SECONDS + 20);
+        assert_eq!(changed("Accepted"), NOW_SECONDS);
     }
 
     #[test]
@@ -334,74 +347,71 @@ mod tests {
         ];
 
         for (reported_at, seconds, answers, expected) in rows {
-            let mut ledger = Ledger {
+            let mut ledger = RecordedStatus {
                 stages: vec![stage(reported_at, 0)],
-                ..Ledger::default()
+                ..RecordedStatus::default()
             };
 
-            write(
+            write_conditions(
                 &mut ledger,
-                &Standing::Running(String::new()),
+                &Phase::Running(String::new()),
                 None,
                 &seen(seconds, answers),
             );
 
-            let found = ledger.condition("Progressing").unwrap();
+            let found = ledger.find_condition("Progressing").unwrap();
             assert_eq!(format!("{} {}", found.status, found.reason), expected);
         }
     }
 
     #[test]
     fn at_most_one_of_the_ends_is_true() {
-        let cause = || Cause::new("Why", "");
+        let cause = || StatusReason::new("Why", "");
         let rows = [
+            (Phase::Rejected(cause()), "False False Unknown False False"),
+            (Phase::Waiting(cause()), "True False Unknown False False"),
             (
-                Standing::Rejected(cause()),
-                "False False Unknown False False",
-            ),
-            (Standing::Waiting(cause()), "True False Unknown False False"),
-            (
-                Standing::Running(String::new()),
+                Phase::Running(String::new()),
                 "True True Unknown False False",
             ),
             (
-                Standing::Suspended(String::new()),
+                Phase::Suspended(String::new()),
                 "True False Unknown False True",
             ),
             (
-                Standing::Complete(String::new()),
+                Phase::Complete(String::new()),
                 "True False True False False",
             ),
-            (Standing::Failed(cause()), "True False False True False"),
+            (Phase::Failed(cause()), "True False False True False"),
         ];
 
         for (standing, expected) in rows {
-            let mut ledger = Ledger::default();
-            write(&mut ledger, &standing, None, &seen(0, false));
+            let mut ledger = RecordedStatus::default();
+            write_conditions(&mut ledger, &standing, None, &seen(0, false));
             let status = ["Accepted", "Running", "Complete", "Failed", "Suspended"]
-                .map(|type_| ledger.condition(type_).unwrap().status.clone());
+                .map(|type_| ledger.find_condition(type_).unwrap().status.clone());
             assert_eq!(status.join(" "), expected, "{standing:?}");
         }
     }
 
     #[test]
     fn skipped_samples_degrade_a_run() {
-        let mut ledger = Ledger {
+        let mut ledger = RecordedStatus {
             stages: vec![stage(Some(0), 3)],
-            ..Ledger::default()
+            ..RecordedStatus::default()
         };
 
-        write(
+        write_conditions(
             &mut ledger,
-            &Standing::Running(String::new()),
+            &Phase::Running(String::new()),
             None,
             &seen(0, true),
         );
 
-        assert!(ledger.is("Degraded"));
+        assert!(ledger.is_condition_true("Degraded"));
         assert!(
             ledger
-                .condition("Degraded")
+                .find_condition("Degraded")
                 .unwrap()
                 .message
                 .starts_with("3 samples")
@@ -417,19 +427,19 @@ mod tests {
                 ..stage(Some(0), 0)
             };
 
-            let mut ledger = Ledger {
+            let mut ledger = RecordedStatus {
                 stages: vec![halved],
-                ..Ledger::default()
+                ..RecordedStatus::default()
             };
 
-            write(
+            write_conditions(
                 &mut ledger,
-                &Standing::Running(String::new()),
+                &Phase::Running(String::new()),
                 None,
                 &seen(0, true),
             );
 
-            assert_eq!(ledger.is("Degraded"), degraded, "{state:?}");
+            assert_eq!(ledger.is_condition_true("Degraded"), degraded, "{state:?}");
         }
     }
 }

@@ -2,26 +2,26 @@
 //! evaluation measured, `results` puts there.
 
 use cnclip_crds::{
-    report::{CHECKPOINTS, CheckpointReport, Report, Validation},
-    run_config::Identity,
+    report::{CheckpointReport, MAX_CHECKPOINTS, ProgressReport, ValidationReport},
+    trainer_config::RunIdentity,
     training::{CheckpointStatus, ValidationStatus},
 };
 use k8s_openapi::jiff::Timestamp;
 
 use super::results;
-use crate::{ledger::Ledger, observed::Observed, time};
+use crate::{observed::ObservedState, recorded_status::RecordedStatus, time};
 
 /// Whether a report is that of one attempt's pod, and not a stranger's that now has its address.
-pub fn is_from(report: &Report, run: &Identity, pod_uid: &str) -> bool {
+pub fn matches_attempt(report: &ProgressReport, run: &RunIdentity, pod_uid: &str) -> bool {
     report.run == *run && report.pod_uid == pod_uid
 }
 
 /// Puts a report of a stage on record, which keeps so many checkpoints: others are not there any more.
-pub fn absorb(
-    ledger: &mut Ledger,
+pub fn record_progress(
+    ledger: &mut RecordedStatus,
     (index, keeps): (usize, usize),
-    report: &Report,
-    seen: &Observed,
+    report: &ProgressReport,
+    seen: &ObservedState,
 ) {
     let Some(stage) = ledger.stages.get_mut(index) else {
         return;
@@ -39,57 +39,61 @@ pub fn absorb(
         .best
         .as_ref()
         .or(report.validation.as_ref())
-        .map(validation);
+        .map(validation_status);
 
     let peak = stage.peak_rss_bytes.unwrap_or(0).max(report.peak_rss_bytes);
     stage.peak_rss_bytes = (peak > 0).then_some(peak);
-    stage.reported_at = Some(moment(report.reported_at));
+    stage.reported_at = Some(format_timestamp(report.reported_at));
     let name = stage.name.clone();
-    record(&mut ledger.checkpoints, (&name, keeps), &report.checkpoints);
+    merge_checkpoints(&mut ledger.checkpoints, (&name, keeps), &report.checkpoints);
     if let Some(entry) = ledger.history.get_mut(index)
         && report.results.len() >= entry.results.len()
     {
-        entry.results = report.results.iter().map(results::headline).collect();
+        entry.results = report
+            .results
+            .iter()
+            .map(results::primary_metric_status)
+            .collect();
     }
 
-    results::absorb(ledger, report, seen);
+    results::record_results(ledger, report, seen);
 }
 
 /// Puts those that a stage tells of before the older ones, without those that it has deleted.
-fn record(
+fn merge_checkpoints(
     checkpoints: &mut Vec<CheckpointStatus>,
     (stage, keeps): (&str, usize),
     told: &[CheckpointReport],
 ) {
     checkpoints.retain(|old| told.iter().all(|one| one.uri != old.uri));
-    checkpoints.splice(..0, told.iter().map(|one| checkpoint(stage, one)));
+    checkpoints.splice(..0, told.iter().map(|one| checkpoint_status(stage, one)));
     let mut newer = 0;
     checkpoints.retain(|one| {
         newer += usize::from(one.stage == stage);
         one.stage != stage || newer <= keeps
     });
 
-    checkpoints.truncate(CHECKPOINTS);
+    checkpoints.truncate(MAX_CHECKPOINTS);
 }
 
-fn checkpoint(stage: &str, told: &CheckpointReport) -> CheckpointStatus {
+fn checkpoint_status(stage: &str, told: &CheckpointReport) -> CheckpointStatus {
     CheckpointStatus {
         stage: stage.to_owned(),
         step: told.step,
         uri: told.uri.clone(),
         digest: told.digest.clone(),
-        written_at: moment(told.written_at),
+        written_at: format_timestamp(told.written_at),
     }
 }
 
-fn moment(seconds: i64) -> String {
-    time::rfc3339(Timestamp::from_second(seconds).unwrap_or_default())
+fn format_timestamp(seconds: i64) -> String {
+    time::to_rfc3339(Timestamp::from_second(seconds).unwrap_or_default())
 }
 
-fn validation(validation: &Validation) -> ValidationStatus {
+fn validation_status(validation: &ValidationReport) -> ValidationStatus {
     ValidationStatus {
         step: validation.step,
-        recalls: results::recalls(&validation.recalls),
+        recalls: results::recalls_status(&validation.recalls),
     }
 }
 
@@ -99,20 +103,20 @@ mod tests {
 
     use super::*;
 
-    fn ledger() -> Ledger {
+    fn ledger() -> RecordedStatus {
         let stage = StageStatus {
             name: "align".to_owned(),
             ..StageStatus::default()
         };
 
-        Ledger {
+        RecordedStatus {
             stages: vec![stage],
-            ..Ledger::default()
+            ..RecordedStatus::default()
         }
     }
 
     /// A report that tells of these.
-    fn saved(steps: &[i64]) -> Report {
+    fn saved(steps: &[i64]) -> ProgressReport {
         let checkpoint = |&step: &i64| CheckpointReport {
             step,
             uri: format!("s3://runs/muge/align/checkpoints/{step}"),
@@ -120,16 +124,16 @@ mod tests {
             written_at: 1_800_000_000 + step,
         };
 
-        Report {
+        ProgressReport {
             checkpoints: steps.iter().map(checkpoint).collect(),
-            ..Report::default()
+            ..ProgressReport::default()
         }
     }
 
     #[test]
     fn numbers_become_text_of_a_readable_length() {
         let mut ledger = ledger();
-        let report = Report {
+        let report = ProgressReport {
             step: 5,
             steps: 50,
             loss: Some(0.123_456),
@@ -138,10 +142,10 @@ mod tests {
             eta_seconds: Some(9),
             peak_rss_bytes: 77,
             reported_at: 1_800_000_000,
-            ..Report::default()
+            ..ProgressReport::default()
         };
 
-        absorb(&mut ledger, (0, 9), &report, &Observed::default());
+        record_progress(&mut ledger, (0, 9), &report, &ObservedState::default());
         let stage = &ledger.stages[0];
         assert_eq!(stage.loss.as_deref(), Some("0.1235"));
         assert_eq!(stage.learning_rate.as_deref(), Some("2.000e-5"));
@@ -159,66 +163,76 @@ mod tests {
     fn the_newest_checkpoints_are_on_record_once_each_those_between_two_reports_too() {
         let mut ledger = ledger();
         for told in [&[10][..], &[40, 30, 20, 10], &[40, 30, 20, 10]] {
-            absorb(&mut ledger, (0, 9), &saved(told), &Observed::default());
+            record_progress(&mut ledger, (0, 9), &saved(told), &ObservedState::default());
         }
 
-        let steps = |ledger: &Ledger| -> Vec<_> {
+        let steps = |ledger: &RecordedStatus| -> Vec<_> {
             ledger.checkpoints.iter().map(|found| found.step).collect()
         };
 
         assert_eq!(steps(&ledger), [40, 30, 20, 10]);
         for step in [50, 60, 70, 80, 90] {
-            absorb(&mut ledger, (0, 9), &saved(&[step]), &Observed::default());
+            record_progress(
+                &mut ledger,
+                (0, 9),
+                &saved(&[step]),
+                &ObservedState::default(),
+            );
         }
 
         assert_eq!(steps(&ledger), [90, 80, 70, 60, 50, 40, 30, 20]);
-        absorb(&mut ledger, (0, 2), &saved(&[100]), &Observed::default());
+        record_progress(
+            &mut ledger,
+            (0, 2),
+            &saved(&[100]),
+            &ObservedState::default(),
+        );
         assert_eq!(steps(&ledger), [100, 90], "the others are deleted");
         ledger.stages[0].name = "tune".to_owned();
-        absorb(&mut ledger, (0, 2), &saved(&[5]), &Observed::default());
+        record_progress(&mut ledger, (0, 2), &saved(&[5]), &ObservedState::default());
         assert_eq!(steps(&ledger), [5, 100, 90], "each stage has its own");
     }
 
     #[test]
     fn a_strangers_report_is_not_believed() {
-        let run = Identity {
+        let run = RunIdentity {
             name: "muge".to_owned(),
             uid: "u-1".to_owned(),
             stage: "align".to_owned(),
             attempt: 2,
         };
 
-        let report = Report {
+        let report = ProgressReport {
             run: run.clone(),
             pod_uid: "p-1".to_owned(),
-            ..Report::default()
+            ..ProgressReport::default()
         };
 
-        assert!(is_from(&report, &run, "p-1"));
+        assert!(matches_attempt(&report, &run, "p-1"));
         let strangers = [
             (
-                Identity {
+                RunIdentity {
                     uid: "u-2".to_owned(),
                     ..run.clone()
                 },
                 "p-1",
             ),
             (
-                Identity {
+                RunIdentity {
                     stage: "tune".to_owned(),
                     ..run.clone()
                 },
                 "p-1",
             ),
             (
-                Identity {
+                RunIdentity {
                     attempt: 1,
                     ..run.clone()
                 },
                 "p-1",
             ),
             (
-                Identity {
+                RunIdentity {
                     name: "other".to_owned(),
                     ..run.clone()
                 },
@@ -228,7 +242,10 @@ mod tests {
         ];
 
         for (run, pod_uid) in strangers {
-            assert!(!is_from(&report, &run, pod_uid), "{run:?} {pod_uid}");
+            assert!(
+                !matches_attempt(&report, &run, pod_uid),
+                "{run:?} {pod_uid}"
+            );
         }
     }
 }

@@ -4,29 +4,33 @@
 //! whole, or its trainer has ended.
 
 use cnclip_crds::{
+    common::{RecallStatus, RecallsStatus},
     evaluation::{
-        DatasetProvenance, Headline, Provenance, ResultStatus, RetrievalStatus, ThresholdStatus,
-        ZeroShotStatus,
+        DatasetProvenance, EvaluationProvenance, PrimaryMetricStatus, ResultStatus,
+        RetrievalStatus, ThresholdStatus, ZeroShotStatus,
     },
     report::{
-        Activity, EvaluationReport, Measured, Recall, Recalls, Report, TaskResult, Threshold,
-        ZeroShotScores,
+        EvaluationReport, ProgressReport, RecallAtK, RetrievalRecalls, SimilarityThreshold,
+        TaskResult, TaskScores, TrainerActivity, ZeroShotScores,
     },
-    shared::{RecallStatus, RecallsStatus},
 };
 
 use crate::{
-    ledger::Ledger,
-    observed::{Observed, Worker},
+    observed::{ObservedState, WorkerPod},
+    recorded_status::RecordedStatus,
 };
 
 /// Puts what a report says of results on record.
-pub(super) fn absorb(ledger: &mut Ledger, report: &Report, seen: &Observed) {
+pub(super) fn record_results(
+    ledger: &mut RecordedStatus,
+    report: &ProgressReport,
+    seen: &ObservedState,
+) {
     let Some(evaluation) = &report.evaluation else {
         return;
     };
 
-    let Some(fresh) = provenance(evaluation, report, seen) else {
+    let Some(fresh) = build_provenance(evaluation, report, seen) else {
         return;
     };
 
@@ -37,8 +41,8 @@ pub(super) fn absorb(ledger: &mut Ledger, report: &Report, seen: &Observed) {
 
     if same {
         // Last words hold what was told last: what was told before them stays.
-        let results = report.results.iter().map(result);
-        results.for_each(|result| put(&mut ledger.results, result, |one| &one.name));
+        let results = report.results.iter().map(result_status);
+        results.for_each(|result| upsert_by_name(&mut ledger.results, result, |one| &one.name));
         let mut datasets = ledger
             .provenance
             .take()
@@ -48,21 +52,21 @@ pub(super) fn absorb(ledger: &mut Ledger, report: &Report, seen: &Observed) {
         fresh
             .datasets
             .iter()
-            .for_each(|one| put(&mut datasets, one.clone(), |one| &one.task));
+            .for_each(|one| upsert_by_name(&mut datasets, one.clone(), |one| &one.task));
 
-        ledger.provenance = Some(Provenance { datasets, ..fresh });
+        ledger.provenance = Some(EvaluationProvenance { datasets, ..fresh });
         return;
     }
 
     let all = report.results.len() as i64 == report.steps;
-    if ledger.results.is_empty() || all || report.activity == Activity::Done {
-        ledger.results = report.results.iter().map(result).collect();
+    if ledger.results.is_empty() || all || report.activity == TrainerActivity::Done {
+        ledger.results = report.results.iter().map(result_status).collect();
         ledger.provenance = Some(fresh);
     }
 }
 
 /// Puts something in the place of that of the same name, or at the end.
-fn put<T>(all: &mut Vec<T>, fresh: T, name: impl Fn(&T) -> &String) {
+fn upsert_by_name<T>(all: &mut Vec<T>, fresh: T, name: impl Fn(&T) -> &String) {
     let old = all.iter().position(|old| name(old) == name(&fresh));
     match old.and_then(|index| all.get_mut(index)) {
         Some(old) => *old = fresh,
@@ -71,18 +75,18 @@ fn put<T>(all: &mut Vec<T>, fresh: T, name: impl Fn(&T) -> &String) {
 }
 
 /// What a report's results are of; `None` until its trainer has found it.
-fn provenance(
+fn build_provenance(
     evaluation: &EvaluationReport,
-    report: &Report,
-    seen: &Observed,
-) -> Option<Provenance> {
+    report: &ProgressReport,
+    seen: &ObservedState,
+) -> Option<EvaluationProvenance> {
     let dataset = |result: &TaskResult| DatasetProvenance {
         task: result.name.clone(),
         uri: result.dataset.clone(),
         digest: result.digest.clone(),
         templates: match &result.measured {
-            Measured::ZeroShot(scores) => Some(scores.templates.clone()),
-            Measured::Retrieval(_) => None,
+            TaskScores::ZeroShot(scores) => Some(scores.templates.clone()),
+            TaskScores::Retrieval(_) => None,
         },
     };
 
@@ -91,9 +95,9 @@ fn provenance(
         .iter()
         .find(|worker| worker.uid == report.pod_uid);
 
-    let image = |worker: &Worker| (worker.image.clone(), worker.image_id.clone());
+    let image = |worker: &WorkerPod| (worker.image.clone(), worker.image_id.clone());
     let (image, image_id) = worker.map(image).unwrap_or_default();
-    Some(Provenance {
+    Some(EvaluationProvenance {
         checkpoint: evaluation.checkpoint.clone()?,
         digest: evaluation.digest.clone(),
         datasets: report.results.iter().map(dataset).collect(),
@@ -104,17 +108,17 @@ fn provenance(
 }
 
 /// The number that a task is compared by, as text.
-pub(super) fn headline(result: &TaskResult) -> Headline {
-    let metric = result.headline();
-    let score = result.score(metric).map(percent);
-    Headline {
+pub(super) fn primary_metric_status(result: &TaskResult) -> PrimaryMetricStatus {
+    let metric = result.primary_metric();
+    let score = result.find_score(metric).map(format_percent);
+    PrimaryMetricStatus {
         task: result.name.clone(),
         metric: metric.name().to_owned(),
         score,
     }
 }
 
-fn result(result: &TaskResult) -> ResultStatus {
+fn result_status(result: &TaskResult) -> ResultStatus {
     let status = ResultStatus {
         name: result.name.clone(),
         images: result.images,
@@ -122,9 +126,9 @@ fn result(result: &TaskResult) -> ResultStatus {
     };
 
     match &result.measured {
-        Measured::Retrieval(scores) => {
-            let recalls = scores.recalls.as_ref().map(recalls);
-            let threshold = scores.threshold.as_ref().map(threshold);
+        TaskScores::Retrieval(scores) => {
+            let recalls = scores.recalls.as_ref().map(recalls_status);
+            let threshold = scores.threshold.as_ref().map(threshold_status);
             let retrieval = RetrievalStatus {
                 texts: scores.texts,
                 recalls,
@@ -136,51 +140,51 @@ fn result(result: &TaskResult) -> ResultStatus {
                 ..status
             }
         }
-        Measured::ZeroShot(scores) => ResultStatus {
-            zero_shot: Some(zero_shot(scores)),
+        TaskScores::ZeroShot(scores) => ResultStatus {
+            zero_shot: Some(zero_shot_status(scores)),
             ..status
         },
     }
 }
 
-fn threshold(found: &Threshold) -> ThresholdStatus {
+fn threshold_status(found: &SimilarityThreshold) -> ThresholdStatus {
     ThresholdStatus {
         reached: found.is_reached(),
         similarity: format!("{:.4}", found.similarity),
-        precision: percent(found.precision),
-        coverage: percent(found.coverage),
+        precision: format_percent(found.precision),
+        coverage: format_percent(found.coverage),
     }
 }
 
-fn zero_shot(scores: &ZeroShotScores) -> ZeroShotStatus {
+fn zero_shot_status(scores: &ZeroShotScores) -> ZeroShotStatus {
     ZeroShotStatus {
         classes: scores.classes,
         headline: scores.headline.name().to_owned(),
-        accuracy: percent(scores.accuracy),
-        top5: percent(scores.top5),
-        mean_per_class: percent(scores.mean_per_class),
-        roc_auc: scores.roc_auc.map(percent),
-        mean_average_precision: percent(scores.mean_average_precision),
+        accuracy: format_percent(scores.accuracy),
+        top5: format_percent(scores.top5),
+        mean_per_class: format_percent(scores.mean_per_class),
+        roc_auc: scores.roc_auc.map(format_percent),
+        mean_average_precision: format_percent(scores.mean_average_precision),
     }
 }
 
 /// Recalls as text.
-pub(super) fn recalls(recalls: &Recalls) -> RecallsStatus {
+pub(super) fn recalls_status(recalls: &RetrievalRecalls) -> RecallsStatus {
     RecallsStatus {
-        text_to_image: recall(recalls.text_to_image),
-        image_to_text: recall(recalls.image_to_text),
+        text_to_image: recall_status(recalls.text_to_image),
+        image_to_text: recall_status(recalls.image_to_text),
     }
 }
 
-fn percent(value: f64) -> String {
+fn format_percent(value: f64) -> String {
     format!("{value:.2}")
 }
 
-fn recall(recall: Recall) -> RecallStatus {
+fn recall_status(recall: RecallAtK) -> RecallStatus {
     RecallStatus {
-        r1: percent(recall.r1),
-        r5: percent(recall.r5),
-        r10: percent(recall.r10),
-        mean_recall: percent(recall.mean_recall),
+        r1: format_percent(recall.r1),
+        r5: format_percent(recall.r5),
+        r10: format_percent(recall.r10),
+        mean_recall: format_percent(recall.mean_recall),
     }
 }

@@ -4,17 +4,17 @@ use cnclip_crds::{
     evaluation::{EvaluationSummary, ResultStatus},
     names::condition,
     report::RetrievalScores,
-    training::{StageState, Summary},
+    training::{StageState, TrainingSummary},
 };
 
-use crate::{ledger::Ledger, time};
+use crate::{recorded_status::RecordedStatus, time};
 
 /// The columns of a training: those of the stage whose turn it is, or of the last.
-pub fn of_training(ledger: &Ledger) -> Summary {
+pub fn training_summary(ledger: &RecordedStatus) -> TrainingSummary {
     let last = ledger.stages.len().saturating_sub(1);
-    let index = ledger.current().unwrap_or(last);
+    let index = ledger.current_stage().unwrap_or(last);
     let Some(stage) = ledger.stages.get(index) else {
-        return Summary::default();
+        return TrainingSummary::default();
     };
 
     let step = if stage.steps > 0 {
@@ -27,7 +27,7 @@ pub fn of_training(ledger: &Ledger) -> Summary {
         .eta_seconds
         .filter(|_| stage.state == StageState::Running);
 
-    Summary {
+    TrainingSummary {
         stage: format!("{}/{} {}", index + 1, ledger.stages.len(), stage.name),
         step,
         loss: stage.loss.clone().unwrap_or_default(),
@@ -37,13 +37,13 @@ pub fn of_training(ledger: &Ledger) -> Summary {
             .map(|best| best.recalls.text_to_image.r1.clone())
             .unwrap_or_default(),
         samples_per_second: stage.samples_per_second.clone().unwrap_or_default(),
-        eta: eta.map(time::in_words).unwrap_or_default(),
+        eta: eta.map(time::format_duration).unwrap_or_default(),
     }
 }
 
 /// The columns of an evaluation: what its first task is compared by, and the recalls of the first
 /// retrieval from texts to images.
-pub fn of_evaluation(ledger: &Ledger, tasks: usize) -> EvaluationSummary {
+pub fn evaluation_summary(ledger: &RecordedStatus, tasks: usize) -> EvaluationSummary {
     let recalls = ledger
         .results
         .iter()
@@ -56,14 +56,14 @@ pub fn of_evaluation(ledger: &Ledger, tasks: usize) -> EvaluationSummary {
     let (metric, score) = ledger
         .results
         .first()
-        .and_then(headline)
+        .and_then(primary_metric)
         .unwrap_or_default();
 
     EvaluationSummary {
         tasks: format!("{}/{tasks}", ledger.results.len()),
         metric,
         score,
-        gate: gate(ledger).to_owned(),
+        gate: gate_column(ledger).to_owned(),
         r1: recall.r1,
         r5: recall.r5,
         r10: recall.r10,
@@ -72,22 +72,22 @@ pub fn of_evaluation(ledger: &Ledger, tasks: usize) -> EvaluationSummary {
 }
 
 /// The number that a task is compared by, with its name.
-fn headline(result: &ResultStatus) -> Option<(String, String)> {
-    let recall = RetrievalScores::HEADLINE.name();
+fn primary_metric(result: &ResultStatus) -> Option<(String, String)> {
+    let recall = RetrievalScores::PRIMARY_METRIC.name();
     let named = result
         .zero_shot
         .as_ref()
         .map_or(recall, |scores| &scores.headline);
 
-    let mut scores = result.scores().into_iter();
+    let mut scores = result.all_scores().into_iter();
     scores.find_map(|(metric, score)| {
         (metric.name() == named).then(|| (named.to_owned(), score.to_owned()))
     })
 }
 
-fn gate(ledger: &Ledger) -> &'static str {
+fn gate_column(ledger: &RecordedStatus) -> &'static str {
     match ledger
-        .condition(condition::GATE_PASSED)
+        .find_condition(condition::GATE_PASSED)
         .map(|found| found.status.as_str())
     {
         None => "",
@@ -115,9 +115,9 @@ mod tests {
         };
 
         let columns = |stages| {
-            let summary = of_training(&Ledger {
+            let summary = training_summary(&RecordedStatus {
                 stages,
-                ..Ledger::default()
+                ..RecordedStatus::default()
             });
 
             format!("{} | {} | {}", summary.stage, summary.step, summary.eta)

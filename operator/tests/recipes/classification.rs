@@ -1,11 +1,11 @@
 //! One evaluation with a task for each data set that the paper classifies by names.
 
-use cnclip_crds::zero_shot::Preset;
+use cnclip_crds::zero_shot::DatasetPreset;
 
 /// The manifest.
 pub(crate) fn recipe() -> String {
     let mut yaml = HEAD.to_owned();
-    for preset in Preset::ALL {
+    for preset in DatasetPreset::ALL {
         let name = preset.name();
         let task = format!("{{dataset: s3://data/elevater/{name}/, preset: {name}}}");
         yaml += &format!("    - {{name: {name}, zeroShot: {task}}}\n");
@@ -15,9 +15,9 @@ pub(crate) fn recipe() -> String {
 }
 
 /// A row of the table in docs/zero-shot.md.
-pub(crate) fn row(preset: Preset) -> String {
-    let custom = preset.custom();
-    let metric = serde_json::to_value(custom.headline).unwrap();
+pub(crate) fn row(preset: DatasetPreset) -> String {
+    let custom = preset.defaults();
+    let metric = serde_json::to_value(custom.primary_metric).unwrap();
     let metric = metric.as_str().unwrap();
     let set = custom.templates;
 

@@ -2,27 +2,27 @@
 //! with and without them. A build without the feature `cuda` has the same functions and finds no card.
 
 #[cfg(feature = "cuda")]
-mod card;
-#[cfg(feature = "cuda")]
 mod context;
-mod found;
+#[cfg(feature = "cuda")]
+mod cuda_device;
+#[cfg(feature = "cuda")]
+mod gemm_cache;
+#[cfg(feature = "cuda")]
+mod gemm_plan;
 #[cfg(feature = "cuda")]
 mod kernels;
 #[cfg(feature = "cuda")]
-mod peers;
-#[cfg(feature = "cuda")]
-mod plan;
-#[cfg(feature = "cuda")]
-mod products;
+mod nccl_communicator;
+mod probe;
 #[cfg(feature = "cuda")]
 mod staging;
 
-pub use found::{Found, FoundCard, Library, find};
+pub use probe::{CudaInventory, CudaLibrary, GpuInfo, probe_cuda};
 
-use crate::device::{Device, Fault};
+use crate::device::{Device, DeviceError};
 
 /// Whether this program was built with CUDA.
-pub const BUILT: bool = cfg!(feature = "cuda");
+pub const BUILT_WITH_CUDA: bool = cfg!(feature = "cuda");
 
 /// The card of this number, as the driver counts them.
 ///
@@ -30,7 +30,7 @@ pub const BUILT: bool = cfg!(feature = "cuda");
 /// If there is none, if it or its driver is too old, if a library is missing, or if this program was built
 /// without CUDA.
 #[cfg(feature = "cuda")]
-pub fn open(index: usize) -> Result<Device, Fault> {
+pub fn open_device(index: usize) -> Result<Device, Fault> {
     card::Card::open(index).map(Device::new)
 }
 
@@ -39,14 +39,14 @@ pub fn open(index: usize) -> Result<Device, Fault> {
 /// # Errors
 /// Always.
 #[cfg(not(feature = "cuda"))]
-pub fn open(index: usize) -> Result<Device, Fault> {
-    Err(Fault::broken(
+pub fn open_device(index: usize) -> Result<Device, DeviceError> {
+    Err(DeviceError::failed(
         format!("cannot use CUDA device {index}"),
-        WITHOUT,
+        NO_CUDA_MESSAGE,
     ))
 }
 
 /// What a program that was built without CUDA says.
 #[cfg(not(feature = "cuda"))]
-const WITHOUT: &str =
+const NO_CUDA_MESSAGE: &str =
     "this program was built without CUDA; use the image trainer-cuda, or build with `make cuda`";

@@ -1,12 +1,12 @@
 //! Matrix products over strided views: the one door to the gemm library, and its bounds checks.
 
-pub mod multiply;
+pub mod matmul;
 
 use gemm::Parallelism;
 
 /// A matrix seen in a slice: element (r, c) lies at `r * row_stride + c * col_stride`.
 #[derive(Clone, Copy, Debug)]
-pub struct Matrix<'a> {
+pub struct MatrixView<'a> {
     data: &'a [f32],
     rows: usize,
     cols: usize,
@@ -14,11 +14,11 @@ pub struct Matrix<'a> {
     col_stride: usize,
 }
 
-impl<'a> Matrix<'a> {
+impl<'a> MatrixView<'a> {
     /// A view of `rows` × `cols` whose rows lie `row_stride` apart.
     pub fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(
-            end(rows, cols, row_stride) <= data.len(),
+            required_len(rows, cols, row_stride) <= data.len(),
             "the view leaves its slice"
         );
 
@@ -42,7 +42,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// The first so many rows.
-    pub fn first(self, rows: usize) -> Self {
+    pub fn first_rows(self, rows: usize) -> Self {
         assert!(rows <= self.rows, "fewer rows than asked for");
         Self { rows, ..self }
     }
@@ -54,11 +54,11 @@ impl<'a> Matrix<'a> {
 
     /// The same matrix with its lines side by side in other memory, each written by `copy` from where
     /// it lay.
-    pub(super) fn packed(
+    pub(super) fn pack_into(
         self,
         memory: &mut [f32],
         copy: impl Fn(&mut [f32], &[f32]),
-    ) -> Matrix<'_> {
+    ) -> MatrixView<'_> {
         // Lines are what lies side by side already: rows, or the columns of a transposed view.
         let transposed = self.col_stride != 1;
         let view = if transposed { self.transposed() } else { self };
@@ -72,7 +72,7 @@ impl<'a> Matrix<'a> {
             copy(target, &view.data[start..start + view.cols]);
         }
 
-        let packed = Matrix::strided(memory, view.rows, view.cols, view.cols);
+        let packed = MatrixView::strided(memory, view.rows, view.cols, view.cols);
         if transposed {
             packed.transposed()
         } else {
@@ -102,18 +102,18 @@ impl<'a> Matrix<'a> {
 
 /// A matrix in a slice that a product is written to; columns are neighbours.
 #[derive(Debug)]
-pub struct MatrixMut<'a> {
+pub struct MatrixViewMut<'a> {
     data: &'a mut [f32],
     rows: usize,
     cols: usize,
     row_stride: usize,
 }
 
-impl<'a> MatrixMut<'a> {
+impl<'a> MatrixViewMut<'a> {
     /// A view of `rows` × `cols` whose rows lie `row_stride` apart.
     pub fn strided(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(
-            end(rows, cols, row_stride) <= data.len(),
+            required_len(rows, cols, row_stride) <= data.len(),
             "the view leaves its slice"
         );
 
@@ -143,7 +143,7 @@ impl<'a> MatrixMut<'a> {
 }
 
 /// One more than the index of the last element.
-fn end(rows: usize, cols: usize, row_stride: usize) -> usize {
+fn required_len(rows: usize, cols: usize, row_stride: usize) -> usize {
     if rows == 0 || cols == 0 {
         0
     } else {
@@ -153,16 +153,16 @@ fn end(rows: usize, cols: usize, row_stride: usize) -> usize {
 
 /// What becomes of the numbers that the target holds.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Onto {
+pub enum Accumulate {
     /// They are replaced.
-    Replace,
+    No,
     /// The product is added to them.
-    Add,
+    Yes,
 }
 
 /// Who computes a product.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Threads {
+pub enum GemmThreads {
     /// The calling thread: the caller already runs many products side by side.
     One,
     /// All threads of the pool.
@@ -170,12 +170,12 @@ pub enum Threads {
 }
 
 /// `target = scale · a · b`, or added to the target.
-pub fn product(
-    target: MatrixMut<'_>,
-    onto: Onto,
+pub fn gemm_f32(
+    target: MatrixViewMut<'_>,
+    onto: Accumulate,
     scale: f32,
-    (a, b): (Matrix<'_>, Matrix<'_>),
-    threads: Threads,
+    (a, b): (MatrixView<'_>, MatrixView<'_>),
+    threads: GemmThreads,
 ) {
     let rows = target.rows;
     let cols = target.cols;
@@ -185,9 +185,9 @@ pub fn product(
         "shapes do not chain"
     );
 
-    let keep = onto == Onto::Add;
+    let keep = onto == Accumulate::Yes;
     let parallelism = match threads {
-        Threads::All if rayon::current_num_threads() > 1 => Parallelism::Rayon(0),
+        GemmThreads::All if rayon::current_num_threads() > 1 => Parallelism::Rayon(0),
         _ => Parallelism::None,
     };
 
@@ -222,11 +222,11 @@ pub fn product(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::{stream, uniform};
+    use crate::random::{derive_key, uniform_f32};
 
     fn numbers(length: usize, seed: u64) -> Vec<f32> {
         (0..length as u64)
-            .map(|i| uniform(stream(seed, i)) - 0.5)
+            .map(|i| uniform_f32(derive_key(seed, i)) - 0.5)
             .collect()
     }
 
@@ -239,14 +239,14 @@ mod tests {
         let a = numbers(k * lead, 1);
         let b = numbers(n * lead, 2);
 
-        for threads in [Threads::One, Threads::All] {
+        for threads in [GemmThreads::One, GemmThreads::All] {
             let mut c = numbers(m * lead, 3);
             let before = c.clone();
-            let left = Matrix::strided(&a, k, m, lead).transposed();
-            let right = Matrix::strided(&b, n, k, lead).transposed();
-            let target = MatrixMut::strided(&mut c, m, n, lead);
+            let left = MatrixView::strided(&a, k, m, lead).transposed();
+            let right = MatrixView::strided(&b, n, k, lead).transposed();
+            let target = MatrixViewMut::strided(&mut c, m, n, lead);
 
-            product(target, Onto::Add, 0.5, (left, right), threads);
+            gemm_f32(target, Accumulate::Yes, 0.5, (left, right), threads);
             for (at, (found, old)) in c.iter().zip(&before).enumerate() {
                 let i = at / lead;
                 let j = at % lead;
@@ -268,20 +268,20 @@ mod tests {
     #[test]
     fn a_view_that_leaves_its_slice_is_refused() {
         let refused = |f: fn()| assert!(std::panic::catch_unwind(f).is_err());
-        refused(|| assert!(Matrix::strided(&[0.0; 11], 2, 3, 9).rows() > 0));
-        refused(|| assert!(MatrixMut::strided(&mut [0.0; 11], 2, 3, 9).rows() > 0));
-        refused(|| assert!(MatrixMut::strided(&mut [0.0; 12], 3, 4, 3).rows() > 0));
+        refused(|| assert!(MatrixView::strided(&[0.0; 11], 2, 3, 9).rows() > 0));
+        refused(|| assert!(MatrixViewMut::strided(&mut [0.0; 11], 2, 3, 9).rows() > 0));
+        refused(|| assert!(MatrixViewMut::strided(&mut [0.0; 12], 3, 4, 3).rows() > 0));
         refused(|| {
             let a = [0.0; 6];
             let b = [0.0; 8];
             let mut c = [0.0; 8];
-            let pair = (Matrix::new(&a, 3), Matrix::new(&b, 4));
-            product(
-                MatrixMut::new(&mut c, 4),
-                Onto::Replace,
+            let pair = (MatrixView::new(&a, 3), MatrixView::new(&b, 4));
+            gemm_f32(
+                MatrixViewMut::new(&mut c, 4),
+                Accumulate::No,
                 1.0,
                 pair,
-                Threads::One,
+                GemmThreads::One,
             );
         });
     }

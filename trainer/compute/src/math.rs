@@ -1,16 +1,16 @@
 //! Scalar functions and reductions written so that the compiler makes vector code of their loops.
 
 /// Sums that run side by side in one reduction, to fill the vector registers.
-const LANES: usize = 16;
+const SIMD_LANES: usize = 16;
 
 /// The sum of `f(index, value)`.
 #[inline(always)]
-pub fn sum(values: &[f32], f: impl Fn(usize, f32) -> f32) -> f32 {
-    let mut sums = [0f32; LANES];
-    let whole = values.len() / LANES * LANES;
-    for start in (0..whole).step_by(LANES) {
-        let lane = &values[start..start + LANES];
-        for j in 0..LANES {
+pub fn sum_map(values: &[f32], f: impl Fn(usize, f32) -> f32) -> f32 {
+    let mut sums = [0f32; SIMD_LANES];
+    let whole = values.len() / SIMD_LANES * SIMD_LANES;
+    for start in (0..whole).step_by(SIMD_LANES) {
+        let lane = &values[start..start + SIMD_LANES];
+        for j in 0..SIMD_LANES {
             sums[j] += f(start + j, lane[j]);
         }
     }
@@ -21,20 +21,20 @@ pub fn sum(values: &[f32], f: impl Fn(usize, f32) -> f32) -> f32 {
 
 /// The dot product.
 #[inline(always)]
-pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub fn dot_product(a: &[f32], b: &[f32]) -> f32 {
     let b = &b[..a.len()];
-    sum(a, |i, value| value * b[i])
+    sum_map(a, |i, value| value * b[i])
 }
 
 /// The largest value.
 #[inline(always)]
-pub fn max(values: &[f32]) -> f32 {
-    let mut best = [f32::MIN; LANES];
-    let chunks = values.chunks_exact(LANES);
+pub fn max_value(values: &[f32]) -> f32 {
+    let mut best = [f32::MIN; SIMD_LANES];
+    let chunks = values.chunks_exact(SIMD_LANES);
     let tail = chunks.remainder().iter().copied().fold(f32::MIN, f32::max);
 
     for chunk in chunks {
-        for j in 0..LANES {
+        for j in 0..SIMD_LANES {
             best[j] = if chunk[j] > best[j] {
                 chunk[j]
             } else {
@@ -48,7 +48,7 @@ pub fn max(values: &[f32]) -> f32 {
 
 /// e to the power of x, within 3e-7 of the value; 0 below -87, and never above e⁸⁸.
 #[inline(always)]
-pub fn exp(x: f32) -> f32 {
+pub fn fast_exp(x: f32) -> f32 {
     let underflow = if x < -87.0 { 0.0 } else { 1.0 };
     let x = x.clamp(-87.0, 88.0);
     // e^x = 2^n · e^f with |f| ≤ ln 2 / 2; adding and taking away 1.5·2²³ rounds to an integer, which
@@ -69,7 +69,7 @@ pub fn exp(x: f32) -> f32 {
 /// 1 / (1 + e⁻ˣ).
 #[inline(always)]
 pub fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + exp(-x))
+    1.0 / (1.0 + fast_exp(-x))
 }
 
 /// The normal distribution at x: its cumulative function and its density, within 2e-7.
@@ -77,9 +77,9 @@ pub fn sigmoid(x: f32) -> f32 {
 /// # Source
 /// Abramowitz and Stegun, formula 7.1.26, for the error function of x/√2.
 #[inline(always)]
-pub fn normal(x: f32) -> (f32, f32) {
+pub fn normal_cdf_pdf(x: f32) -> (f32, f32) {
     let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
-    let bell = exp(-z * z);
+    let bell = fast_exp(-z * z);
     let t = 1.0 / (1.0 + 0.327_591_1 * z);
     let series = t * (t * (1.061_405_4 * t - 1.453_152) + 1.421_413_7) - 0.284_496_74;
     let half_tail = 0.5 * t * (t * series + 0.254_829_6) * bell;
@@ -98,18 +98,18 @@ mod tests {
             let x = i as f32 / 100.0;
             let right = f64::from(x).exp();
             assert!(
-                (f64::from(exp(x)) / right - 1.0).abs() < 3e-7,
+                (f64::from(fast_exp(x)) / right - 1.0).abs() < 3e-7,
                 "{x}: {} {right}",
-                exp(x)
+                fast_exp(x)
             );
         }
 
         assert_eq!(
-            (exp(-88.0), exp(f32::NEG_INFINITY), exp(0.0)),
+            (fast_exp(-88.0), fast_exp(f32::NEG_INFINITY), fast_exp(0.0)),
             (0.0, 0.0, 1.0)
         );
 
-        assert!(exp(f32::NAN).is_nan());
+        assert!(fast_exp(f32::NAN).is_nan());
     }
 
     #[test]
@@ -120,7 +120,7 @@ mod tests {
 
         for i in -8000..8000 {
             let x = f64::from(i) * step;
-            let (cumulative, found) = normal(x as f32);
+            let (cumulative, found) = normal_cdf_pdf(x as f32);
             assert!(
                 (f64::from(cumulative) - integral).abs() < 3e-7,
                 "{x}: {cumulative} {integral}"
@@ -137,17 +137,17 @@ mod tests {
         for length in [0, 1, 15, 16, 17, 40] {
             let values: Vec<f32> = (0..length).map(|i| i as f32 - 3.0).collect();
             assert_eq!(
-                sum(&values, |i, v| v + i as f32),
+                sum_map(&values, |i, v| v + i as f32),
                 values.iter().sum::<f32>() * 2.0 + 3.0 * length as f32
             );
 
             assert_eq!(
-                max(&values),
+                max_value(&values),
                 values.iter().copied().fold(f32::MIN, f32::max)
             );
 
             assert_eq!(
-                dot(&values, &values),
+                dot_product(&values, &values),
                 values.iter().map(|v| v * v).sum::<f32>()
             );
         }

@@ -7,9 +7,9 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use cnclip_crds::stage::Precision;
-pub use init::Init;
+pub use init::ParamInit;
 
-use crate::tensor::{Array, Memory, View, ViewMut};
+use crate::tensor::{Memory, Tensor, TensorView, TensorViewMut};
 
 /// A named part of a flat array: one tensor of the model.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,7 +21,7 @@ pub struct Segment {
     /// Where it lies in the flat array.
     pub range: Range<usize>,
     /// What it holds before any training.
-    pub init: Init,
+    pub init: ParamInit,
     /// Whether it is left as it is: no gradient is made, no step changes it.
     pub frozen: bool,
 }
@@ -31,7 +31,7 @@ impl Segment {
     ///
     /// # Source
     /// The reference excludes by substring, so BERT's `LayerNorm.weight` is decayed.
-    pub fn decayed(&self) -> bool {
+    pub fn has_weight_decay(&self) -> bool {
         !["bn", "ln", "bias", "logit_scale"]
             .iter()
             .any(|part| self.name.contains(part))
@@ -54,12 +54,12 @@ impl Weight {
     }
 
     /// This weight in a flat array of values, gradients or moments.
-    pub fn of<F: Flat>(&self, flat: F) -> F {
-        flat.cut(self.range.clone())
+    pub fn slice_of<F: FlatArray>(&self, flat: F) -> F {
+        flat.slice_range(self.range.clone())
     }
 
     /// This weight in a flat array, to be written.
-    pub fn of_mut<'a>(&self, flat: &'a mut [f32]) -> &'a mut [f32] {
+    pub fn slice_of_mut<'a>(&self, flat: &'a mut [f32]) -> &'a mut [f32] {
         &mut flat[self.range.clone()]
     }
 
@@ -74,7 +74,7 @@ impl Weight {
     }
 
     /// Neighbours as one weight: query, key and value as one matrix.
-    pub fn join(parts: &[Weight]) -> Weight {
+    pub fn join_adjacent(parts: &[Weight]) -> Weight {
         let touch = |pair: &[Weight]| pair[0].range.end == pair[1].range.start;
         assert!(parts.windows(2).all(touch), "not neighbours");
         let range = parts[0].range.start..parts[parts.len() - 1].range.end;
@@ -86,39 +86,39 @@ impl Weight {
 }
 
 /// A flat array from which a weight can be cut.
-pub trait Flat {
+pub trait FlatArray {
     /// The part in a range.
-    fn cut(self, range: Range<usize>) -> Self;
+    fn slice_range(self, range: Range<usize>) -> Self;
 }
 
-impl Flat for &[f32] {
-    fn cut(self, range: Range<usize>) -> Self {
+impl FlatArray for &[f32] {
+    fn slice_range(self, range: Range<usize>) -> Self {
         &self[range]
     }
 }
 
-impl Flat for View<'_> {
-    fn cut(self, range: Range<usize>) -> Self {
-        self.part(range)
+impl FlatArray for TensorView<'_> {
+    fn slice_range(self, range: Range<usize>) -> Self {
+        self.slice(range)
     }
 }
 
-impl Flat for ViewMut<'_> {
-    fn cut(self, range: Range<usize>) -> Self {
-        self.part(range)
+impl FlatArray for TensorViewMut<'_> {
+    fn slice_range(self, range: Range<usize>) -> Self {
+        self.slice(range)
     }
 }
 
 /// The tables under construction: blocks declare their tensors in forward order.
 #[derive(Debug, Default)]
-pub struct Layout {
+pub struct ParamLayout {
     segments: Vec<Segment>,
-    state: Vec<Segment>,
+    buffers: Vec<Segment>,
     precision: Precision,
     memory: Memory,
 }
 
-impl Layout {
+impl ParamLayout {
     /// An empty table of a model that multiplies in a number format.
     pub fn new(precision: Precision) -> Self {
         Self {
@@ -128,7 +128,7 @@ impl Layout {
     }
 
     /// The same, of a model that computes in this memory.
-    pub fn within(self, memory: &Memory) -> Self {
+    pub fn with_memory(self, memory: &Memory) -> Self {
         Self {
             memory: memory.clone(),
             ..self
@@ -146,7 +146,7 @@ impl Layout {
     }
 
     /// Where the next trained tensor will lie.
-    pub fn end(&self) -> usize {
+    pub fn next_offset(&self) -> usize {
         self.segments.last().map_or(0, |last| last.range.end)
     }
 
@@ -156,13 +156,13 @@ impl Layout {
     }
 
     /// What was declared to be saved without being trained.
-    pub fn state_segments(&self) -> &[Segment] {
-        &self.state
+    pub fn buffer_segments(&self) -> &[Segment] {
+        &self.buffers
     }
 
     /// Declares a trained tensor.
-    pub fn weight(&mut self, name: &str, shape: &[usize], init: Init) -> Weight {
-        let range = declare(&mut self.segments, name, shape, init);
+    pub fn register_weight(&mut self, name: &str, shape: &[usize], init: ParamInit) -> Weight {
+        let range = push_segment(&mut self.segments, name, shape, init);
         Weight {
             range,
             precision: self.precision,
@@ -170,8 +170,8 @@ impl Layout {
     }
 
     /// Declares a tensor that is saved with the model but not trained: running statistics.
-    pub fn state(&mut self, name: &str, shape: &[usize], init: Init) -> Weight {
-        let range = declare(&mut self.state, name, shape, init);
+    pub fn register_buffer(&mut self, name: &str, shape: &[usize], init: ParamInit) -> Weight {
+        let range = push_segment(&mut self.buffers, name, shape, init);
         Weight {
             range,
             precision: self.precision,
@@ -179,22 +179,27 @@ impl Layout {
     }
 
     /// The arrays, zero until they are initialised or loaded.
-    pub fn build(self) -> Params {
+    pub fn allocate_params(self) -> Params {
         let end = |table: &[Segment]| table.last().map_or(0, |last| last.range.end);
         let trained = end(&self.segments);
-        let state = end(&self.state);
+        let state = end(&self.buffers);
         Params {
-            values: self.memory.weights(trained),
-            gradients: self.memory.exact(trained),
-            state: self.memory.exact(state),
+            values: self.memory.alloc_weights(trained),
+            gradients: self.memory.alloc_f32(trained),
+            buffers: self.memory.alloc_f32(state),
             segments: self.segments,
-            state_segments: self.state,
+            buffer_segments: self.buffers,
             memory: self.memory,
         }
     }
 }
 
-fn declare(table: &mut Vec<Segment>, name: &str, shape: &[usize], init: Init) -> Range<usize> {
+fn push_segment(
+    table: &mut Vec<Segment>,
+    name: &str,
+    shape: &[usize],
+    init: ParamInit,
+) -> Range<usize> {
     let start = table.last().map_or(0, |last| last.range.end);
     let range = start..start + shape.iter().product::<usize>();
     let name = name.to_owned();
@@ -217,13 +222,13 @@ fn declare(table: &mut Vec<Segment>, name: &str, shape: &[usize], init: Init) ->
 #[derive(Debug)]
 pub struct Params {
     /// Trained values, segment after segment.
-    pub values: Array,
+    pub values: Tensor,
     /// Their gradients; backward passes add, [`Params::clear_gradients`] starts afresh.
-    pub gradients: Array,
+    pub gradients: Tensor,
     /// Values that are saved but not trained.
-    pub state: Array,
+    pub buffers: Tensor,
     segments: Vec<Segment>,
-    state_segments: Vec<Segment>,
+    buffer_segments: Vec<Segment>,
     memory: Memory,
 }
 
@@ -239,12 +244,12 @@ impl Params {
     }
 
     /// The table of `state`.
-    pub fn state_segments(&self) -> &[Segment] {
-        &self.state_segments
+    pub fn buffer_segments(&self) -> &[Segment] {
+        &self.buffer_segments
     }
 
     /// The table, the values and the gradients at once: what an optimizer walks.
-    pub fn walk(&mut self) -> (&[Segment], ViewMut<'_>, View<'_>) {
+    pub fn split_for_update(&mut self) -> (&[Segment], TensorViewMut<'_>, TensorView<'_>) {
         (
             &self.segments,
             self.values.view_mut(),
@@ -253,34 +258,37 @@ impl Params {
     }
 
     /// Every tensor that is saved, trained or not.
-    pub fn tensors(&self) -> impl Iterator<Item = (&Segment, View<'_>)> {
+    pub fn named_tensors(&self) -> impl Iterator<Item = (&Segment, TensorView<'_>)> {
         let trained = self
             .segments
             .iter()
-            .map(|s| (s, self.values.part(s.range.clone())));
+            .map(|s| (s, self.values.slice(s.range.clone())));
 
         trained.chain(
-            self.state_segments
+            self.buffer_segments
                 .iter()
-                .map(|s| (s, self.state.part(s.range.clone()))),
+                .map(|s| (s, self.buffers.slice(s.range.clone()))),
         )
     }
 
     /// Every tensor that is saved, trained or not, to be written.
-    pub fn tensors_mut(&mut self) -> impl Iterator<Item = (&Segment, ViewMut<'_>)> {
-        let trained = cut(&self.segments, self.values.view_mut());
-        trained.chain(cut(&self.state_segments, self.state.view_mut()))
+    pub fn named_tensors_mut(&mut self) -> impl Iterator<Item = (&Segment, TensorViewMut<'_>)> {
+        let trained = split_by_segment(&self.segments, self.values.view_mut());
+        trained.chain(split_by_segment(
+            &self.buffer_segments,
+            self.buffers.view_mut(),
+        ))
     }
 
     /// Fills everything as the reference does before training; the seed and the name decide.
-    pub fn initialize(&mut self, seed: u64) {
-        for (segment, mut values) in self.tensors_mut() {
-            values.write(|values| segment.init.fill(seed, &segment.name, values));
+    pub fn init_values(&mut self, seed: u64) {
+        for (segment, mut values) in self.named_tensors_mut() {
+            values.overwrite_with(|values| segment.init.fill_values(seed, &segment.name, values));
         }
     }
 
     /// Freezes the segments whose name the rule accepts, and thaws all others.
-    pub fn freeze(&mut self, rule: impl Fn(&str) -> bool) {
+    pub fn freeze_matching(&mut self, rule: impl Fn(&str) -> bool) {
         for segment in &mut self.segments {
             segment.frozen = rule(&segment.name);
         }
@@ -288,21 +296,21 @@ impl Params {
 
     /// Sets every gradient to zero.
     pub fn clear_gradients(&mut self) {
-        self.gradients.view_mut().clear();
+        self.gradients.view_mut().fill_zeros();
     }
 
     /// The values of a segment by name.
-    pub fn value(&self, name: &str) -> Option<Cow<'_, [f32]>> {
+    pub fn value_by_name(&self, name: &str) -> Option<Cow<'_, [f32]>> {
         let segment = self.segments.iter().find(|segment| segment.name == name)?;
-        Some(self.values.part(segment.range.clone()).read())
+        Some(self.values.slice(segment.range.clone()).to_host())
     }
 }
 
 /// The parts of a flat array that a table names.
-fn cut<'a>(
+fn split_by_segment<'a>(
     table: &'a [Segment],
-    rest: ViewMut<'a>,
-) -> impl Iterator<Item = (&'a Segment, ViewMut<'a>)> {
+    rest: TensorViewMut<'a>,
+) -> impl Iterator<Item = (&'a Segment, TensorViewMut<'a>)> {
     let mut rest = Some(rest);
     table.iter().filter_map(move |segment| {
         let (part, tail) = rest.take()?.split_at(segment.range.len());
@@ -315,29 +323,30 @@ fn cut<'a>(
 mod tests {
     use super::*;
 
-    fn layout() -> Layout {
-        let mut layout = Layout::default();
-        layout.weight("a.weight", &[2, 3], Init::Normal(1.0));
-        layout.weight("a.bias", &[2], Init::Zeros);
-        layout.state("a.running_var", &[4], Init::Ones);
+    fn layout() -> ParamLayout {
+        let mut layout = ParamLayout::default();
+        layout.register_weight("a.weight", &[2, 3], ParamInit::Normal(1.0));
+        layout.register_weight("a.bias", &[2], ParamInit::Zeros);
+        layout.register_buffer("a.running_var", &[4], ParamInit::Ones);
 
         layout
     }
 
     #[test]
     fn segments_lie_one_behind_the_other() {
-        let params = layout().build();
+        let params = layout().allocate_params();
         let ranges: Vec<_> = params.segments().iter().map(|s| s.range.clone()).collect();
         assert_eq!(ranges, [0..6, 6..8]);
-        assert_eq!((params.values.len(), params.state.len()), (8, 4));
+        assert_eq!((params.values.len(), params.buffers.len()), (8, 4));
     }
 
     #[test]
     fn neighbours_join_and_strangers_do_not() {
-        let mut layout = Layout::default();
-        let [a, b, c] = ["a", "b", "c"].map(|name| layout.weight(name, &[2], Init::Zeros));
-        assert_eq!(Weight::join(&[a.clone(), b]).range, 0..4);
-        assert!(std::panic::catch_unwind(|| Weight::join(&[a, c])).is_err());
+        let mut layout = ParamLayout::default();
+        let [a, b, c] =
+            ["a", "b", "c"].map(|name| layout.register_weight(name, &[2], ParamInit::Zeros));
+        assert_eq!(Weight::join_adjacent(&[a.clone(), b]).range, 0..4);
+        assert!(std::panic::catch_unwind(|| Weight::join_adjacent(&[a, c])).is_err());
     }
 
     #[test]
@@ -353,19 +362,23 @@ mod tests {
         ];
 
         for (name, decayed) in table {
-            let mut layout = Layout::default();
-            layout.weight(name, &[1], Init::Zeros);
-            assert_eq!(layout.build().segments()[0].decayed(), decayed, "{name}");
+            let mut layout = ParamLayout::default();
+            layout.register_weight(name, &[1], ParamInit::Zeros);
+            assert_eq!(
+                layout.allocate_params().segments()[0].has_weight_decay(),
+                decayed,
+                "{name}"
+            );
         }
     }
 
     #[test]
     fn the_same_seed_gives_the_same_model_and_another_seed_another() {
         let values = |seed| {
-            let mut params = layout().build();
-            params.initialize(seed);
-            assert_eq!(*params.state.read(), [1.0; 4]);
-            params.values.read().into_owned()
+            let mut params = layout().allocate_params();
+            params.init_values(seed);
+            assert_eq!(*params.buffers.to_host(), [1.0; 4]);
+            params.values.to_host().into_owned()
         };
 
         assert_eq!(values(1), values(1));

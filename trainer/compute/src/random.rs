@@ -5,7 +5,7 @@
 ///
 /// # Source
 /// The output step of SplitMix64 (Steele, Lea, Flood, 2014).
-pub fn mix(x: u64) -> u64 {
+pub fn mix64(x: u64) -> u64 {
     let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -13,12 +13,12 @@ pub fn mix(x: u64) -> u64 {
 }
 
 /// The key of one stream under another key.
-pub fn stream(key: u64, index: u64) -> u64 {
-    mix(mix(key) ^ index)
+pub fn derive_key(key: u64, index: u64) -> u64 {
+    mix64(mix64(key) ^ index)
 }
 
 /// A number in [0, 1) from 24 of the key's bits.
-pub fn uniform(key: u64) -> f32 {
+pub fn uniform_f32(key: u64) -> f32 {
     (key >> 40) as f32 * (1.0 / (1 << 24) as f32)
 }
 
@@ -26,9 +26,9 @@ pub fn uniform(key: u64) -> f32 {
 ///
 /// # Source
 /// Box and Muller (1958).
-pub fn normal(key: u64) -> f32 {
-    let a = uniform(key);
-    let b = uniform(mix(key));
+pub fn normal_f32(key: u64) -> f32 {
+    let a = uniform_f32(key);
+    let b = uniform_f32(mix64(key));
     (-2.0 * (1.0 - a).ln()).sqrt() * (std::f32::consts::TAU * b).cos()
 }
 

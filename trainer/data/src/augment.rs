@@ -4,30 +4,30 @@
 //! compared with a run of it. No generator is carried from one picture to the next.
 
 mod affine;
-mod draws;
 mod operation;
 mod policy;
+mod rng;
 
 #[cfg(test)]
 mod tests;
 
 use cnclip_crds::stage::Augmentation;
 
-use super::decode::Picture;
+use super::decode::DecodedImage;
 use super::preprocess::Rgb;
-use super::resize::Region;
-use draws::Draws;
+use super::resize::PixelRegion;
+use rng::AugmentRng;
 
 /// Share of the picture's area that a crop keeps.
-const AREA: (f64, f64) = (0.9, 1.0);
+const CROP_AREA: (f64, f64) = (0.9, 1.0);
 /// Width over height of a crop.
-const ASPECT: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
+const CROP_ASPECT: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
 /// Crops drawn before the middle of the picture is taken.
-const ATTEMPTS: usize = 10;
+const MAX_CROP_ATTEMPTS: usize = 10;
 
 /// What a picture's variation is drawn from.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Key {
+pub struct AugmentKey {
     /// Of the run.
     pub seed: u64,
     /// The optimizer step that the picture is for.
@@ -46,41 +46,51 @@ pub struct Key {
 ///
 /// # Source
 /// timm 1.0 `create_transform(scale=(0.9, 1.0), auto_augment="original", interpolation="bicubic")`.
-pub fn augment(picture: &Picture, side: usize, how: Augmentation, key: Key) -> Vec<Rgb> {
+pub fn augment_image(
+    picture: &DecodedImage,
+    side: usize,
+    how: Augmentation,
+    key: AugmentKey,
+) -> Vec<Rgb> {
     if how == Augmentation::None {
-        return picture.squashed(picture.whole(), side);
+        return picture.resize_to_square(picture.full_region(), side);
     }
 
-    let mut draws = Draws::new(key);
-    let mut square = picture.squashed(crop(picture.width, picture.height, &mut draws), side);
-    if draws.happens(0.5) {
-        mirror(&mut square, side);
+    let mut draws = AugmentRng::new(key);
+    let mut square = picture.resize_to_square(
+        random_crop_region(picture.width, picture.height, &mut draws),
+        side,
+    );
+    if draws.random_bool(0.5) {
+        flip_horizontal(&mut square, side);
     }
 
     if how == Augmentation::AutoAugment {
-        policy::apply(&mut square, side, &mut draws);
+        policy::apply_policy(&mut square, side, &mut draws);
     }
 
     square
 }
 
-fn mirror(square: &mut [Rgb], side: usize) {
+fn flip_horizontal(square: &mut [Rgb], side: usize) {
     square.chunks_exact_mut(side).for_each(<[Rgb]>::reverse);
 }
 
 /// Draws an area and an aspect until they fit.
-fn crop(width: usize, height: usize, draws: &mut Draws) -> Region {
+fn random_crop_region(width: usize, height: usize, draws: &mut AugmentRng) -> PixelRegion {
     let area = (width * height) as f64;
-    for _ in 0..ATTEMPTS {
-        let area = draws.between(AREA.0, AREA.1) * area;
-        let aspect = draws.between(ASPECT.0.ln(), ASPECT.1.ln()).exp();
-        let w = rounded((area * aspect).sqrt());
-        let h = rounded((area / aspect).sqrt());
+    for _ in 0..MAX_CROP_ATTEMPTS {
+        let area = draws.random_range(CROP_AREA.0, CROP_AREA.1) * area;
+        let aspect = draws
+            .random_range(CROP_ASPECT.0.ln(), CROP_ASPECT.1.ln())
+            .exp();
+        let w = round_length((area * aspect).sqrt());
+        let h = round_length((area / aspect).sqrt());
 
         if w <= width && h <= height {
-            let top = draws.below(height - h + 1);
-            let left = draws.below(width - w + 1);
-            return Region {
+            let top = draws.random_index(height - h + 1);
+            let left = draws.random_index(width - w + 1);
+            return PixelRegion {
                 left,
                 top,
                 width: w,
@@ -89,21 +99,21 @@ fn crop(width: usize, height: usize, draws: &mut Draws) -> Region {
         }
     }
 
-    middle(width, height)
+    center_crop_region(width, height)
 }
 
 /// The largest region in the middle that is neither too tall nor too wide.
-fn middle(width: usize, height: usize) -> Region {
+fn center_crop_region(width: usize, height: usize) -> PixelRegion {
     let aspect = width as f64 / height as f64;
-    let (w, h) = if aspect < ASPECT.0 {
-        (width, rounded(width as f64 / ASPECT.0))
-    } else if aspect > ASPECT.1 {
-        (rounded(height as f64 * ASPECT.1), height)
+    let (w, h) = if aspect < CROP_ASPECT.0 {
+        (width, round_length(width as f64 / CROP_ASPECT.0))
+    } else if aspect > CROP_ASPECT.1 {
+        (round_length(height as f64 * CROP_ASPECT.1), height)
     } else {
         (width, height)
     };
 
-    Region {
+    PixelRegion {
         left: (width - w) / 2,
         top: (height - h) / 2,
         width: w,
@@ -111,6 +121,6 @@ fn middle(width: usize, height: usize) -> Region {
     }
 }
 
-fn rounded(length: f64) -> usize {
+fn round_length(length: f64) -> usize {
     length.round_ties_even() as usize
 }

@@ -13,22 +13,22 @@ mod webp;
 mod tests;
 
 /// A larger picture is refused by its header, as Pillow refuses it.
-pub const MOST_PIXELS: usize = 178_956_970;
+pub const MAX_IMAGE_PIXELS: usize = 178_956_970;
 
 /// A picture as it lies in its file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Picture {
+pub struct DecodedImage {
     /// Pixels in a row.
     pub width: usize,
     /// Rows.
     pub height: usize,
     /// The pixels, row after row from the top.
-    pub pixels: Pixels,
+    pub pixels: PixelData,
 }
 
 /// Interleaved channels, and with them how the picture may be resized.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Pixels {
+pub enum PixelData {
     /// One channel.
     Gray(Vec<u8>),
     /// One channel of 16 bits.
@@ -38,7 +38,7 @@ pub enum Pixels {
     /// Three channels.
     Rgb(Vec<u8>),
     /// Three channels out of a palette or of a single bit: two of them must never be mixed.
-    Listed(Vec<u8>),
+    Palette(Vec<u8>),
     /// Three channels and alpha, not premultiplied.
     Rgba(Vec<u8>),
     /// Four inks, 255 being full ink.
@@ -52,12 +52,12 @@ pub enum DecodeError {
     #[error(
         "a picture begins with the bytes {0:02x?}, expected JPEG, PNG, WebP, GIF or BMP; convert it, or leave the sample out"
     )]
-    Format(Vec<u8>),
+    UnknownFormat(Vec<u8>),
     /// The header announces more pixels than are decoded.
     #[error(
-        "a {format} of {width}×{height} pixels, expected 1 to {MOST_PIXELS} pixels; shrink it, or leave the sample out"
+        "a {format} of {width}×{height} pixels, expected 1 to {MAX_IMAGE_PIXELS} pixels; shrink it, or leave the sample out"
     )]
-    Size {
+    InvalidSize {
         /// The format found.
         format: &'static str,
         /// Pixels in a row, by the header.
@@ -69,7 +69,7 @@ pub enum DecodeError {
     #[error(
         "a {format} of {length} bytes cannot be decoded: {reason}; fetch it again, or leave the sample out"
     )]
-    Broken {
+    Corrupt {
         /// The format found.
         format: &'static str,
         /// Bytes given.
@@ -86,10 +86,10 @@ pub enum DecodeError {
 ///
 /// # Guarantees
 /// The pixels equal those of Pillow with libjpeg-turbo and libwebp.
-pub fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
+pub fn decode_image(bytes: &[u8]) -> Result<DecodedImage, DecodeError> {
     match bytes {
-        [0xFF, 0xD8, 0xFF, ..] => jpeg::decode(bytes),
-        [0x89, b'P', b'N', b'G', ..] => png::decode(bytes),
+        [0xFF, 0xD8, 0xFF, ..] => jpeg::decode_jpeg(bytes),
+        [0x89, b'P', b'N', b'G', ..] => png::decode_png(bytes),
         [
             b'R',
             b'I',
@@ -104,24 +104,26 @@ pub fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
             b'B',
             b'P',
             ..,
-        ] => webp::decode(bytes),
-        [b'G', b'I', b'F', b'8', ..] => gif::decode(bytes),
-        [b'B', b'M', ..] => bmp::decode(bytes),
-        _ => Err(DecodeError::Format(bytes[..bytes.len().min(8)].to_vec())),
+        ] => webp::decode_webp(bytes),
+        [b'G', b'I', b'F', b'8', ..] => gif::decode_gif(bytes),
+        [b'B', b'M', ..] => bmp::decode_bmp(bytes),
+        _ => Err(DecodeError::UnknownFormat(
+            bytes[..bytes.len().min(8)].to_vec(),
+        )),
     }
 }
 
 /// What a decoder knows of its input for the message of a failure.
 #[derive(Debug, Clone, Copy)]
-struct Source<'a> {
+struct EncodedImage<'a> {
     format: &'static str,
     bytes: &'a [u8],
 }
 
-impl Source<'_> {
-    fn broken(self, reason: impl ToString) -> DecodeError {
+impl EncodedImage<'_> {
+    fn decode_error(self, reason: impl ToString) -> DecodeError {
         let Self { format, bytes } = self;
-        DecodeError::Broken {
+        DecodeError::Corrupt {
             format,
             length: bytes.len(),
             reason: reason.to_string(),
@@ -129,10 +131,10 @@ impl Source<'_> {
     }
 
     /// Refuses a size before memory is asked for it.
-    fn check(self, width: usize, height: usize) -> Result<(), DecodeError> {
+    fn check_dimensions(self, width: usize, height: usize) -> Result<(), DecodeError> {
         match width.checked_mul(height) {
-            Some(1..=MOST_PIXELS) => Ok(()),
-            _ => Err(DecodeError::Size {
+            Some(1..=MAX_IMAGE_PIXELS) => Ok(()),
+            _ => Err(DecodeError::InvalidSize {
                 format: self.format,
                 width,
                 height,
@@ -142,7 +144,7 @@ impl Source<'_> {
 }
 
 /// Drops the last of `channels`.
-fn without_last(channels: usize, pixels: &[u8]) -> Vec<u8> {
+fn drop_last_channel(channels: usize, pixels: &[u8]) -> Vec<u8> {
     pixels
         .chunks_exact(channels)
         .flat_map(|pixel| &pixel[..channels - 1])
@@ -151,6 +153,6 @@ fn without_last(channels: usize, pixels: &[u8]) -> Vec<u8> {
 }
 
 /// Gray as three equal channels.
-fn tripled(gray: &[u8]) -> Vec<u8> {
+fn gray_to_rgb(gray: &[u8]) -> Vec<u8> {
     gray.iter().flat_map(|&level| [level; 3]).collect()
 }

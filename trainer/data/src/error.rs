@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-use cnclip_crds::exit::Exit;
+use cnclip_crds::exit_code::TrainerExit;
 
 use crate::store::StoreError;
 
@@ -40,13 +40,13 @@ pub enum Error {
 
 impl Error {
     /// The exit code that this error ends the process with.
-    pub fn exit(&self) -> Exit {
+    pub fn exit(&self) -> TrainerExit {
         match self {
-            Self::Config(_) => Exit::Config,
-            Self::Data(_) => Exit::Data,
+            Self::Config(_) => TrainerExit::Config,
+            Self::Data(_) => TrainerExit::Data,
             Self::Store(fault) => fault.exit(),
             Self::File { source, .. } => file_exit(source),
-            Self::Bug(_) => Exit::Bug,
+            Self::Bug(_) => TrainerExit::Bug,
         }
     }
 
@@ -59,9 +59,9 @@ impl Error {
 
 /// The exit code of what the system answered about a file: another node may have the space or the rights,
 /// but none has a file that is not there.
-pub fn file_exit(source: &io::Error) -> Exit {
+pub fn file_exit(source: &io::Error) -> TrainerExit {
     match source.kind() {
-        ErrorKind::NotFound => Exit::Config,
-        _ => Exit::Retry,
+        ErrorKind::NotFound => TrainerExit::Config,
+        _ => TrainerExit::Retry,
     }
 }

@@ -6,11 +6,11 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
-const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/images/");
+const GOLDEN_FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/images/");
 
 /// What the reference made of one file.
 #[derive(Deserialize)]
-pub(super) struct Expected {
+pub(super) struct ExpectedImage {
     pub(super) mode: String,
     pub(super) width: usize,
     pub(super) height: usize,
@@ -25,17 +25,17 @@ pub(super) struct Expected {
 
 /// What the reference made of one operation.
 #[derive(Deserialize)]
-pub(super) struct Varied {
+pub(super) struct ExpectedAugmentation {
     pub(super) sha256: String,
     /// Of a pair of operations: which way each went.
     pub(super) signs: Option<[i32; 2]>,
     /// Of a crop: its box, and the side that it was resized to.
     #[serde(flatten)]
-    pub(super) crop: Option<Crop>,
+    pub(super) crop: Option<ExpectedCrop>,
 }
 
 #[derive(Deserialize)]
-pub(super) struct Crop {
+pub(super) struct ExpectedCrop {
     pub(super) top: usize,
     pub(super) left: usize,
     pub(super) height: usize,
@@ -44,9 +44,9 @@ pub(super) struct Crop {
 }
 
 /// The usual and the odd files.
-pub(super) fn pictures() -> Vec<(String, Expected)> {
+pub(super) fn expected_images() -> Vec<(String, ExpectedImage)> {
     let listed = |folder: &'static str| {
-        let files: BTreeMap<String, Expected> = json(&format!("{folder}.json"));
+        let files: BTreeMap<String, ExpectedImage> = read_golden_json(&format!("{folder}.json"));
         files
             .into_iter()
             .map(move |(name, file)| (format!("{folder}/{name}"), file))
@@ -55,21 +55,22 @@ pub(super) fn pictures() -> Vec<(String, Expected)> {
     listed("usual").chain(listed("odd")).collect()
 }
 
-pub(super) fn augmented() -> BTreeMap<String, Varied> {
-    json("augment.json")
+pub(super) fn expected_augmentations() -> BTreeMap<String, ExpectedAugmentation> {
+    read_golden_json("augment.json")
 }
 
-pub(super) fn file(name: &str) -> Vec<u8> {
-    std::fs::read(format!("{FOLDER}{name}")).unwrap_or_else(|e| panic!("{FOLDER}{name}: {e}"))
+pub(super) fn read_golden_file(name: &str) -> Vec<u8> {
+    std::fs::read(format!("{GOLDEN_FOLDER}{name}"))
+        .unwrap_or_else(|e| panic!("{GOLDEN_FOLDER}{name}: {e}"))
 }
 
-pub(super) fn sha256(bytes: &[u8]) -> String {
+pub(super) fn sha256_hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes)
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect()
 }
 
-fn json<T: DeserializeOwned>(name: &str) -> T {
-    serde_json::from_slice(&file(name)).unwrap()
+fn read_golden_json<T: DeserializeOwned>(name: &str) -> T {
+    serde_json::from_slice(&read_golden_file(name)).unwrap()
 }

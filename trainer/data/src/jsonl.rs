@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 
 /// Lines of JSON, and how they are told.
 #[derive(Debug)]
-pub struct Lines<R> {
+pub struct JsonLines<R> {
     reader: R,
     name: String,
     expected: &'static str,
@@ -19,19 +19,19 @@ pub struct Lines<R> {
 
 /// A line of something, as a refusal tells it.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
+pub struct LinePosition<'a> {
     name: &'a str,
     /// From 1.
     pub number: u64,
 }
 
-impl fmt::Display for Place<'_> {
+impl fmt::Display for LinePosition<'_> {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(to, "{} line {}", self.name, self.number)
     }
 }
 
-impl Lines<BufReader<File>> {
+impl JsonLines<BufReader<File>> {
     /// The lines of a file; `expected` is shown where one is something else.
     ///
     /// # Errors
@@ -46,7 +46,7 @@ impl Lines<BufReader<File>> {
     }
 }
 
-impl<R: BufRead> Lines<R> {
+impl<R: BufRead> JsonLines<R> {
     /// The lines of anything that is read; `name` says what that is.
     pub fn new(reader: R, name: impl Into<String>, expected: &'static str) -> Self {
         Self {
@@ -60,9 +60,9 @@ impl<R: BufRead> Lines<R> {
     ///
     /// # Errors
     /// A line that is no `T`, or the first error of `take`.
-    pub fn each<T: DeserializeOwned, E: From<Error>>(
+    pub fn for_each<T: DeserializeOwned, E: From<Error>>(
         self,
-        mut take: impl FnMut(Place<'_>, T) -> Result<(), E>,
+        mut take: impl FnMut(LinePosition<'_>, T) -> Result<(), E>,
     ) -> Result<(), E> {
         let Self {
             reader,
@@ -76,7 +76,7 @@ impl<R: BufRead> Lines<R> {
                 continue;
             }
 
-            let place = Place {
+            let place = LinePosition {
                 name: &name,
                 number,
             };
@@ -104,9 +104,9 @@ mod tests {
     #[test]
     fn blank_lines_count_and_are_left_out() {
         let mut seen = Vec::new();
-        let lines = Lines::new(&b"1\n\n \r\n2\r\n3"[..], "numbers", "a number");
+        let lines = JsonLines::new(&b"1\n\n \r\n2\r\n3"[..], "numbers", "a number");
         lines
-            .each(|place, value: u8| -> Result<()> {
+            .for_each(|place, value: u8| -> Result<()> {
                 seen.push((place.to_string(), value));
                 Ok(())
             })
@@ -126,12 +126,14 @@ mod tests {
 
     #[test]
     fn a_line_of_something_else_is_told_with_its_place() {
-        let lines = Lines::new(&b"1\n[2]"[..], "numbers", "a number");
-        let error = lines.each(|_, _: u8| -> Result<()> { Ok(()) }).unwrap_err();
+        let lines = JsonLines::new(&b"1\n[2]"[..], "numbers", "a number");
+        let error = lines
+            .for_each(|_, _: u8| -> Result<()> { Ok(()) })
+            .unwrap_err();
         let told =
             "numbers line 2, column 0: invalid type: sequence, expected u8. Expected a number.";
         assert_eq!(
-            (error.to_string().as_str(), error.exit().code()),
+            (error.to_string().as_str(), error.exit().exit_code()),
             (told, 65)
         );
     }

@@ -12,7 +12,7 @@ pub mod resize;
 pub mod shard;
 pub mod split;
 pub mod store;
-pub mod tokenize;
+pub mod tokenizer;
 
 #[cfg(test)]
 mod golden;

@@ -9,17 +9,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 
-use super::shard::Index;
+use super::shard::ShardIndex;
 use crate::error::{Error, Result};
 
 /// Shards that are shuffled together. More mixes better and holds more in memory.
-pub const WINDOW_BYTES: u64 = 1 << 30;
+pub const SHUFFLE_WINDOW_BYTES: u64 = 1 << 30;
 /// Windows kept permuted: a batch touches two, its replacements may touch the next.
-const WINDOWS_KEPT: usize = 4;
+const MAX_CACHED_WINDOWS: usize = 4;
 
 /// A pair in its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Draw {
+pub struct SampleRef {
     /// The shard that holds it.
     pub shard: u32,
     /// Its place among the pairs of that shard.
@@ -30,7 +30,7 @@ pub struct Draw {
 
 /// The order of a data set's pairs.
 #[derive(Debug)]
-pub struct Order {
+pub struct BatchSampler {
     seed: u64,
     dataset: String,
     /// `(bytes, pairs)` of every shard.
@@ -38,11 +38,11 @@ pub struct Order {
     pairs: u64,
     global_batch: u64,
     window_bytes: u64,
-    windows: Mutex<Vec<Arc<Window>>>,
+    windows: Mutex<Vec<Arc<ShuffleWindow>>>,
 }
 
 #[derive(Debug)]
-struct Window {
+struct ShuffleWindow {
     epoch: u64,
     /// Positions in the epoch that it covers.
     start: u64,
@@ -50,19 +50,19 @@ struct Window {
     pairs: Vec<(u32, u32, u32)>,
 }
 
-impl Window {
-    fn covers(&self, epoch: u64, position: u64) -> bool {
+impl ShuffleWindow {
+    fn covers_position(&self, epoch: u64, position: u64) -> bool {
         let end = self.start + self.pairs.len() as u64;
         self.epoch == epoch && (self.start..end).contains(&position)
     }
 }
 
-impl Order {
+impl BatchSampler {
     /// The order of the pairs of `index` in batches of `global_batch`.
     ///
     /// # Errors
     /// If a batch needs more pairs than there are.
-    pub fn new(index: &Index, seed: u64, global_batch: usize) -> Result<Self> {
+    pub fn new(index: &ShardIndex, seed: u64, global_batch: usize) -> Result<Self> {
         if global_batch == 0 || (global_batch as u64) > index.pairs {
             return Err(Error::Config(format!(
                 "a global batch of {global_batch} cannot be drawn from a data set of {} pairs. Set \
@@ -81,7 +81,7 @@ impl Order {
                 .collect(),
             pairs: index.pairs,
             global_batch: global_batch as u64,
-            window_bytes: WINDOW_BYTES,
+            window_bytes: SHUFFLE_WINDOW_BYTES,
             windows: Mutex::default(),
         })
     }
@@ -96,28 +96,30 @@ impl Order {
 
     /// The global batch of a step. Its pairs are grouped by shard, in the order that the epoch gives
     /// the shards, so that each rank's share of it lies in few of them.
-    pub fn batch(&self, step: u64) -> Vec<Draw> {
+    pub fn draw_batch(&self, step: u64) -> Vec<SampleRef> {
         let epoch = step / self.steps_per_epoch();
         let first = step % self.steps_per_epoch() * self.global_batch;
         let positions = first..first + self.global_batch;
-        let mut batch: Vec<_> = positions.map(|position| self.at(epoch, position)).collect();
+        let mut batch: Vec<_> = positions
+            .map(|position| self.sample_at(epoch, position))
+            .collect();
         batch.sort_by_key(|(place, _)| *place);
 
         batch.into_iter().map(|(_, draw)| draw).collect()
     }
 
     /// The pair to use where `draw` cannot be: the one that has its turn a batch later.
-    pub fn instead_of(&self, draw: &Draw) -> Draw {
-        self.at(draw.epoch, (draw.position + self.global_batch) % self.pairs)
+    pub fn replacement_for(&self, draw: &SampleRef) -> SampleRef {
+        self.sample_at(draw.epoch, (draw.position + self.global_batch) % self.pairs)
             .1
     }
 
-    fn at(&self, epoch: u64, position: u64) -> (u32, Draw) {
-        let window = self.window(epoch, position);
+    fn sample_at(&self, epoch: u64, position: u64) -> (u32, SampleRef) {
+        let window = self.cached_window(epoch, position);
         let (place, shard, pair) = window.pairs[(position - window.start) as usize];
         (
             place,
-            Draw {
+            SampleRef {
                 shard,
                 pair,
                 epoch,
@@ -127,26 +129,26 @@ impl Order {
     }
 
     /// The window that covers a position, permuted once and then kept for a while.
-    fn window(&self, epoch: u64, position: u64) -> Arc<Window> {
+    fn cached_window(&self, epoch: u64, position: u64) -> Arc<ShuffleWindow> {
         let mut kept = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         let found = kept
             .iter()
-            .position(|window| window.covers(epoch, position));
+            .position(|window| window.covers_position(epoch, position));
 
         let window = match found {
             Some(place) => kept.remove(place),
-            None => Arc::new(self.permute(epoch, position)),
+            None => Arc::new(self.shuffle_window(epoch, position)),
         };
 
         kept.insert(0, window.clone());
-        kept.truncate(WINDOWS_KEPT);
+        kept.truncate(MAX_CACHED_WINDOWS);
         window
     }
 
-    fn permute(&self, epoch: u64, position: u64) -> Window {
+    fn shuffle_window(&self, epoch: u64, position: u64) -> ShuffleWindow {
         let mut shards: Vec<u32> = (0..self.shards.len() as u32).collect();
-        self.draws(epoch, "shards").shuffle(&mut shards);
-        let (places, start) = self.cut(&shards, position);
+        self.seeded_rng(epoch, "shards").shuffle(&mut shards);
+        let (places, start) = self.window_bounds(&shards, position);
         let mut pairs: Vec<_> = places
             .flat_map(|place| {
                 let shard = shards[place];
@@ -155,9 +157,9 @@ impl Order {
             })
             .collect();
 
-        self.draws(epoch, &format!("pairs from {start}"))
+        self.seeded_rng(epoch, &format!("pairs from {start}"))
             .shuffle(&mut pairs);
-        Window {
+        ShuffleWindow {
             epoch,
             start,
             pairs,
@@ -165,7 +167,7 @@ impl Order {
     }
 
     /// The places in the epoch of the shards whose window covers a position, and where it starts.
-    fn cut(&self, shards: &[u32], position: u64) -> (std::ops::Range<usize>, u64) {
+    fn window_bounds(&self, shards: &[u32], position: u64) -> (std::ops::Range<usize>, u64) {
         let mut first = 0;
         let mut start = 0;
         let mut bytes = 0;
@@ -187,11 +189,11 @@ impl Order {
         (first..shards.len(), start)
     }
 
-    fn draws(&self, epoch: u64, what: &str) -> Draws {
+    fn seeded_rng(&self, epoch: u64, what: &str) -> ShuffleRng {
         let Self { seed, dataset, .. } = self;
         let digest = Sha256::digest(format!("{seed} {dataset} {epoch} {what}"));
         let (first, _) = digest.as_slice().split_at(8);
-        Draws(
+        ShuffleRng(
             first
                 .iter()
                 .fold(0, |number, byte| number << 8 | u64::from(*byte)),
@@ -200,10 +202,10 @@ impl Order {
 }
 
 /// SplitMix64. Fixed for good: a resumed run must draw what the run before it drew.
-struct Draws(u64);
+struct ShuffleRng(u64);
 
-impl Draws {
-    fn next(&mut self) -> u64 {
+impl ShuffleRng {
+    fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -215,7 +217,7 @@ impl Draws {
     /// Fisher-Yates.
     fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
-            let chosen = (u128::from(self.next()) * (last as u128 + 1)) >> 64;
+            let chosen = (u128::from(self.next_u64()) * (last as u128 + 1)) >> 64;
             items.swap(last, chosen as usize);
         }
     }

@@ -1,47 +1,47 @@
 //! Makes a data set of shards from the reference's files, or an index beside shards that are there.
 //! Decides which lines can be used; never decodes a picture, and never changes one.
 
-mod images;
+mod image_source;
 mod lmdb;
+mod shard_writer;
 mod texts;
-mod write;
 
 use std::path::Path;
 
-use super::shard::{INDEX, Index, Part, read_tar};
+use super::shard::{INDEX_FILE, IndexedFile, ShardIndex, read_tar};
 use crate::error::{Error, Result};
 use crate::store::Store;
-pub use images::Images;
-use texts::Texts;
-use write::Writer;
+pub use image_source::ImageSource;
+use shard_writer::ShardWriter;
+use texts::TextIndex;
 
 /// The file of texts that belong to no image.
-const LOOSE_TEXTS: &str = "loose_texts.jsonl";
+const LOOSE_TEXTS_FILE: &str = "loose_texts.jsonl";
 
 /// How a data set is made.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct PrepareOptions {
     /// A shard is closed when it has grown to this size.
     pub shard_bytes: u64,
     /// The largest share of the images, and of the texts, that may be unusable; 0 to 1.
-    pub most_skipped: f64,
+    pub max_skipped_ratio: f64,
     /// What its user calls that share.
-    pub skipped_by: &'static str,
+    pub limit_name: &'static str,
 }
 
-impl Default for Options {
+impl Default for PrepareOptions {
     fn default() -> Self {
         Self {
             shard_bytes: 128 << 20,
-            most_skipped: 0.01,
-            skipped_by: "--most-skipped",
+            max_skipped_ratio: 0.01,
+            limit_name: "--most-skipped",
         }
     }
 }
 
 /// How far a preparation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
+pub struct PrepareProgress {
     /// Images (or shards, when only an index is made) done.
     pub done: u64,
     /// Of so many.
@@ -52,7 +52,7 @@ pub struct Progress {
 
 /// What was left out, and the first of each kind by line or name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Skipped {
+pub struct SkippedRecords {
     /// Texts without a character that is not white space.
     pub empty_texts: u64,
     /// Images in no format we can read.
@@ -63,44 +63,50 @@ pub struct Skipped {
     pub examples: Vec<String>,
 }
 
-impl Skipped {
-    const MOST_EXAMPLES: usize = 5;
+impl SkippedRecords {
+    const MAX_EXAMPLES: usize = 5;
 
-    fn example(&mut self, place: impl FnOnce() -> String) {
-        if self.examples.len() < Self::MOST_EXAMPLES {
+    fn add_example(&mut self, place: impl FnOnce() -> String) {
+        if self.examples.len() < Self::MAX_EXAMPLES {
             self.examples.push(place());
         }
     }
 
     /// # Errors
     /// If `skipped` of `total` is more than the options allow.
-    fn within(&self, kind: &str, skipped: u64, total: u64, options: &Options) -> Result<()> {
-        if skipped as f64 <= options.most_skipped * total as f64 {
+    fn check_limit(
+        &self,
+        kind: &str,
+        skipped: u64,
+        total: u64,
+        options: &PrepareOptions,
+    ) -> Result<()> {
+        if skipped as f64 <= options.max_skipped_ratio * total as f64 {
             return Ok(());
         }
 
         Err(Error::Data(format!(
             "{skipped} of {total} {kind} cannot be used; at most {} % may be. The first: {}. \
              Correct them, or allow more with {}.",
-            options.most_skipped * 100.0,
+            options.max_skipped_ratio * 100.0,
             self.examples.join("; "),
-            options.skipped_by
+            options.limit_name
         )))
     }
 }
 
 /// A data set that was made.
 #[derive(Clone, Debug)]
-pub struct Prepared {
+pub struct PreparedDataset {
     /// What is in it.
-    pub index: Index,
+    pub index: ShardIndex,
     /// What is not.
-    pub skipped: Skipped,
+    pub skipped: SkippedRecords,
 }
 
-impl Prepared {
+impl PreparedDataset {
     /// Says in the log what it holds, and what it leaves out, after `what` was done.
-    pub fn tell(&self, what: &str) {
+    pub fn log_summary(&self, what: &str) {
         let Self { index, skipped } = self;
         tracing::info!(
             images = index.images,
@@ -128,17 +134,17 @@ impl Prepared {
 ///
 /// # Guarantees
 /// The same input gives the same bytes. Texts are held in memory, images are not.
-pub fn prepare(
+pub fn prepare_files(
     images: &Path,
     texts: &Path,
     output: &Store,
-    options: &Options,
-    progress: impl FnMut(Progress),
-) -> Result<Prepared> {
-    let images = Images::open(images)?;
-    make(
+    options: &PrepareOptions,
+    progress: impl FnMut(PrepareProgress),
+) -> Result<PreparedDataset> {
+    let images = ImageSource::open_tsv(images)?;
+    write_dataset(
         images,
-        |images, skipped| Texts::read(texts, images, skipped),
+        |images, skipped| TextIndex::read_jsonl(texts, images, skipped),
         output,
         options,
         progress,
@@ -153,78 +159,78 @@ pub fn prepare(
 ///
 /// # Guarantees
 /// As [`prepare`]; the bytes are those of the files that the databases were made of.
-pub fn prepare_databases(
+pub fn prepare_lmdb(
     folder: &Path,
     texts: Option<&Path>,
     output: &Store,
-    options: &Options,
-    progress: impl FnMut(Progress),
-) -> Result<Prepared> {
-    let images = Images::open_database(&folder.join("imgs"))?;
+    options: &PrepareOptions,
+    progress: impl FnMut(PrepareProgress),
+) -> Result<PreparedDataset> {
+    let images = ImageSource::open_lmdb(&folder.join("imgs"))?;
     let pairs = folder.join("pairs");
-    let read = |images: &Images, skipped: &mut Skipped| match texts {
-        Some(texts) => Texts::read(texts, images, skipped),
-        None => Texts::read_pairs(&pairs, images, skipped),
+    let read = |images: &ImageSource, skipped: &mut SkippedRecords| match texts {
+        Some(texts) => TextIndex::read_jsonl(texts, images, skipped),
+        None => TextIndex::read_lmdb(&pairs, images, skipped),
     };
 
-    make(images, read, output, options, progress)
+    write_dataset(images, read, output, options, progress)
 }
 
-fn make(
-    mut images: Images,
-    texts: impl FnOnce(&Images, &mut Skipped) -> Result<Texts>,
+fn write_dataset(
+    mut images: ImageSource,
+    texts: impl FnOnce(&ImageSource, &mut SkippedRecords) -> Result<TextIndex>,
     output: &Store,
-    options: &Options,
-    mut progress: impl FnMut(Progress),
-) -> Result<Prepared> {
-    let mut skipped = Skipped::default();
+    options: &PrepareOptions,
+    mut progress: impl FnMut(PrepareProgress),
+) -> Result<PreparedDataset> {
+    let mut skipped = SkippedRecords::default();
     let texts = texts(&images, &mut skipped)?;
-    skipped.within("texts", skipped.empty_texts, texts.read, options)?;
+    skipped.check_limit("texts", skipped.empty_texts, texts.total_read, options)?;
 
-    output.delete(INDEX)?;
-    let mut writer = Writer::new(output, options.shard_bytes);
+    output.delete(INDEX_FILE)?;
+    let mut writer = ShardWriter::new(output, options.shard_bytes);
     let total = images.len() as u64;
 
     for place in 0..images.len() {
-        let bytes = images.bytes(place)?;
-        match extension(&bytes) {
+        let bytes = images.read_image(place)?;
+        match image_extension(&bytes) {
             Some(extension) => {
-                let id = images.id(place);
-                writer.add((id, place), extension, &bytes, &texts.of_image(id))?;
+                let id = images.image_id(place);
+                writer.add_sample((id, place), extension, &bytes, &texts.texts_of_image(id))?;
             }
             None => {
                 skipped.unknown_images += 1;
-                skipped.example(|| images.told(place));
+                skipped.add_example(|| images.image_location(place));
             }
         }
 
-        progress(Progress {
+        progress(PrepareProgress {
             done: place as u64 + 1,
             total,
-            bytes: writer.bytes(),
+            bytes: writer.total_bytes(),
         });
     }
 
-    skipped.within("images", skipped.unknown_images, total, options)?;
-    let shards = writer.finish()?;
-    let loose = loose_texts(output, &texts)?;
-    let index = Index::new(shards, loose);
-    index.write(output)?;
+    skipped.check_limit("images", skipped.unknown_images, total, options)?;
+    let shards = writer.finish_shards()?;
+    let loose = write_loose_texts(output, &texts)?;
+    let index = ShardIndex::new(shards, loose);
+    index.write_to(output)?;
 
-    Ok(Prepared { index, skipped })
+    Ok(PreparedDataset { index, skipped })
 }
 
 /// Writes the index of WebDataset shards that are there, reading each of them once.
 ///
 /// # Errors
 /// If there are no shards, one is torn, or more labels are unusable than allowed.
-pub fn index(
+pub fn index_shards(
     store: &Store,
-    options: &Options,
-    mut progress: impl FnMut(Progress),
-) -> Result<Prepared> {
-    let mut skipped = Skipped::default();
-    let found = store.list()?;
+    options: &PrepareOptions,
+    mut progress: impl FnMut(PrepareProgress),
+) -> Result<PreparedDataset> {
+    let mut skipped = SkippedRecords::default();
+    let found = store.list_objects()?;
     let names: Vec<_> = found
         .iter()
         .map(|e| &e.name)
@@ -241,10 +247,10 @@ pub fn index(
     let mut shards = Vec::with_capacity(names.len());
     let mut size = 0;
     for name in &names {
-        let part = part_of(store, name, &mut skipped)?;
+        let part = index_shard(store, name, &mut skipped)?;
         size += part.bytes;
         shards.push(part);
-        progress(Progress {
+        progress(PrepareProgress {
             done: shards.len() as u64,
             total: names.len() as u64,
             bytes: size,
@@ -252,19 +258,19 @@ pub fn index(
     }
 
     let loose = store
-        .find(LOOSE_TEXTS)?
-        .map(|bytes| Part::new(LOOSE_TEXTS, &bytes, 0, 0));
+        .get_if_exists(LOOSE_TEXTS_FILE)?
+        .map(|bytes| IndexedFile::new(LOOSE_TEXTS_FILE, &bytes, 0, 0));
 
-    let index = Index::new(shards, loose);
-    skipped.within("labels", skipped.bad_labels, index.images, options)?;
-    index.write(store)?;
-    Ok(Prepared { index, skipped })
+    let index = ShardIndex::new(shards, loose);
+    skipped.check_limit("labels", skipped.bad_labels, index.images, options)?;
+    index.write_to(store)?;
+    Ok(PreparedDataset { index, skipped })
 }
 
-fn part_of(store: &Store, name: &str, skipped: &mut Skipped) -> Result<Part> {
+fn index_shard(store: &Store, name: &str, skipped: &mut SkippedRecords) -> Result<IndexedFile> {
     let bytes = store.get(name)?;
     let (members, torn) = read_tar(&bytes);
-    let uri = store.uri_of(name);
+    let uri = store.object_uri(name);
 
     if let Some(why) = torn {
         return Err(Error::Data(format!(
@@ -279,28 +285,28 @@ fn part_of(store: &Store, name: &str, skipped: &mut Skipped) -> Result<Part> {
             Ok(label) => pairs += label.texts.len() as u64,
             Err(error) => {
                 skipped.bad_labels += 1;
-                skipped.example(|| format!("{uri} {}: {error}", member.key));
+                skipped.add_example(|| format!("{uri} {}: {error}", member.key));
             }
         }
     }
 
-    Ok(Part::new(name, &bytes, members.len() as u64, pairs))
+    Ok(IndexedFile::new(name, &bytes, members.len() as u64, pairs))
 }
 
-fn loose_texts(output: &Store, texts: &Texts) -> Result<Option<Part>> {
-    let lines = texts.loose();
+fn write_loose_texts(output: &Store, texts: &TextIndex) -> Result<Option<IndexedFile>> {
+    let lines = texts.loose_jsonl();
     if lines.is_empty() {
-        output.delete(LOOSE_TEXTS)?;
+        output.delete(LOOSE_TEXTS_FILE)?;
         return Ok(None);
     }
 
-    let part = Part::new(LOOSE_TEXTS, lines.as_bytes(), 0, 0);
-    output.put(LOOSE_TEXTS, lines.into())?;
+    let part = IndexedFile::new(LOOSE_TEXTS_FILE, lines.as_bytes(), 0, 0);
+    output.put(LOOSE_TEXTS_FILE, lines.into())?;
     Ok(Some(part))
 }
 
 /// The file extension of an encoded picture, `None` if it is in no format we read.
-fn extension(bytes: &[u8]) -> Option<&'static str> {
+fn image_extension(bytes: &[u8]) -> Option<&'static str> {
     use image::ImageFormat;
     match image::guess_format(bytes).ok()? {
         ImageFormat::Jpeg => Some("jpg"),

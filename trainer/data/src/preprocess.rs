@@ -4,9 +4,9 @@
 
 use cnclip_crds::stage::Augmentation;
 
-use super::augment::{Key, augment};
-use super::decode::{DecodeError, Picture, Pixels, decode};
-use super::resize::{Region, View};
+use super::augment::{AugmentKey, augment_image};
+use super::decode::{DecodeError, DecodedImage, PixelData, decode_image};
+use super::resize::{PixelRegion, PixelView};
 
 #[cfg(test)]
 mod tests;
@@ -15,9 +15,9 @@ mod tests;
 pub type Rgb = [u8; 3];
 
 /// Means of the three channels, 1 being the brightest level.
-pub const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+pub const CHANNEL_MEANS: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// Standard deviations of the three channels.
-pub const DEVIATION: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
+pub const CHANNEL_STDS: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// Decodes, augments and squashes a picture into its place in a batch.
 ///
@@ -29,14 +29,14 @@ pub const DEVIATION: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 ///
 /// # Guarantees
 /// The same bytes, side, augmentation and key give the same planes.
-pub fn preprocess(
+pub fn preprocess_image(
     bytes: &[u8],
     side: usize,
     augmentation: Augmentation,
-    key: Key,
+    key: AugmentKey,
     planes: &mut [u8],
 ) -> Result<(), DecodeError> {
-    vary(&decode(bytes)?, side, augmentation, key, planes);
+    augment_into(&decode_image(bytes)?, side, augmentation, key, planes);
     Ok(())
 }
 
@@ -47,9 +47,15 @@ pub fn preprocess(
 ///
 /// # Errors
 /// Those of [`preprocess`].
-pub fn plain(bytes: &[u8], side: usize) -> Result<Vec<u8>, DecodeError> {
+pub fn preprocess_for_eval(bytes: &[u8], side: usize) -> Result<Vec<u8>, DecodeError> {
     let mut planes = vec![0; 3 * side * side];
-    preprocess(bytes, side, Augmentation::None, Key::default(), &mut planes)?;
+    preprocess_image(
+        bytes,
+        side,
+        Augmentation::None,
+        AugmentKey::default(),
+        &mut planes,
+    )?;
     Ok(planes)
 }
 
@@ -60,14 +66,14 @@ pub fn plain(bytes: &[u8], side: usize) -> Result<Vec<u8>, DecodeError> {
 ///
 /// # Guarantees
 /// As [`preprocess`].
-pub fn vary(
-    picture: &Picture,
+pub fn augment_into(
+    picture: &DecodedImage,
     side: usize,
     augmentation: Augmentation,
-    key: Key,
+    key: AugmentKey,
     planes: &mut [u8],
 ) {
-    let square = augment(picture, side, augmentation, key);
+    let square = augment_image(picture, side, augmentation, key);
     for (channel, plane) in planes.chunks_exact_mut(side * side).enumerate() {
         for (level, pixel) in plane.iter_mut().zip(&square) {
             *level = pixel[channel];
@@ -79,7 +85,7 @@ pub fn vary(
 ///
 /// # Shapes
 /// `planes` is `[.., 3, side, side]`, `values` the same.
-pub fn normalise(planes: &[u8], side: usize, values: &mut [f32]) {
+pub fn normalize_pixels(planes: &[u8], side: usize, values: &mut [f32]) {
     let area = side * side;
     let channels = (0..3).cycle();
     for ((plane, values), c) in planes
@@ -88,15 +94,15 @@ pub fn normalise(planes: &[u8], side: usize, values: &mut [f32]) {
         .zip(channels)
     {
         for (value, &level) in values.iter_mut().zip(plane) {
-            *value = (f32::from(level) / 255.0 - MEAN[c]) / DEVIATION[c];
+            *value = (f32::from(level) / 255.0 - CHANNEL_MEANS[c]) / CHANNEL_STDS[c];
         }
     }
 }
 
-impl Picture {
+impl DecodedImage {
     /// All of it.
-    pub fn whole(&self) -> Region {
-        Region {
+    pub fn full_region(&self) -> PixelRegion {
+        PixelRegion {
             left: 0,
             top: 0,
             width: self.width,
@@ -108,34 +114,34 @@ impl Picture {
     ///
     /// # Shapes
     /// `[side, side]` pixels.
-    pub fn squashed(&self, region: Region, side: usize) -> Vec<Rgb> {
+    pub fn resize_to_square(&self, region: PixelRegion, side: usize) -> Vec<Rgb> {
         match &self.pixels {
-            Pixels::Rgb(pixels) => self.view::<3>(pixels, region).bicubic(side),
-            Pixels::Listed(pixels) => self.view::<3>(pixels, region).nearest(side),
-            Pixels::Gray(pixels) => {
-                let square = self.view(pixels, region).bicubic(side);
+            PixelData::Rgb(pixels) => self.pixel_view::<3>(pixels, region).resize_bicubic(side),
+            PixelData::Palette(pixels) => self.pixel_view::<3>(pixels, region).resize_nearest(side),
+            PixelData::Gray(pixels) => {
+                let square = self.pixel_view(pixels, region).resize_bicubic(side);
                 square.into_iter().map(|[level]| [level; 3]).collect()
             }
-            Pixels::GrayAlpha(pixels) => {
-                let square = blended(self.view(pixels, region), side);
+            PixelData::GrayAlpha(pixels) => {
+                let square = resize_premultiplied(self.pixel_view(pixels, region), side);
                 square.into_iter().map(|[level, _]| [level; 3]).collect()
             }
-            Pixels::Rgba(pixels) => {
-                let square = blended(self.view(pixels, region), side);
+            PixelData::Rgba(pixels) => {
+                let square = resize_premultiplied(self.pixel_view(pixels, region), side);
                 square.into_iter().map(|[r, g, b, _]| [r, g, b]).collect()
             }
-            Pixels::Cmyk(pixels) => {
-                let square = self.view(pixels, region).bicubic(side);
-                square.into_iter().map(from_inks).collect()
+            PixelData::Cmyk(pixels) => {
+                let square = self.pixel_view(pixels, region).resize_bicubic(side);
+                square.into_iter().map(cmyk_to_rgb).collect()
             }
-            Pixels::Gray16(levels) => {
-                let view = View {
+            PixelData::Gray16(levels) => {
+                let view = PixelView {
                     pixels: levels.as_chunks().0,
-                    pitch: self.width,
+                    row_stride: self.width,
                     region,
                 };
 
-                view.bicubic(side)
+                view.resize_bicubic(side)
                     .into_iter()
                     .map(|level| [level.min(255) as u8; 3])
                     .collect()
@@ -143,43 +149,51 @@ impl Picture {
         }
     }
 
-    fn view<'a, const C: usize>(&self, pixels: &'a [u8], region: Region) -> View<'a, u8, C> {
-        View {
+    fn pixel_view<'a, const C: usize>(
+        &self,
+        pixels: &'a [u8],
+        region: PixelRegion,
+    ) -> PixelView<'a, u8, C> {
+        PixelView {
             pixels: pixels.as_chunks().0,
-            pitch: self.width,
+            row_stride: self.width,
             region,
         }
     }
 }
 
 /// Resizes colours weighted with their alpha, which comes last. What fits already is left alone.
-fn blended<const C: usize>(view: View<'_, u8, C>, side: usize) -> Vec<[u8; C]> {
-    let Region { width, height, .. } = view.region;
-    let mut pixels = view.copied();
+fn resize_premultiplied<const C: usize>(view: PixelView<'_, u8, C>, side: usize) -> Vec<[u8; C]> {
+    let PixelRegion { width, height, .. } = view.region;
+    let mut pixels = view.to_pixels();
     if (width, height) == (side, side) {
         return pixels;
     }
 
-    pixels.iter_mut().for_each(|pixel| weigh(pixel, scaled));
-    let region = Region {
+    pixels
+        .iter_mut()
+        .for_each(|pixel| map_color_channels(pixel, multiply_alpha));
+    let region = PixelRegion {
         left: 0,
         top: 0,
         width,
         height,
     };
 
-    let mut square = View {
+    let mut square = PixelView {
         pixels: &pixels,
-        pitch: width,
+        row_stride: width,
         region,
     }
-    .bicubic(side);
+    .resize_bicubic(side);
 
-    square.iter_mut().for_each(|pixel| weigh(pixel, unscaled));
+    square
+        .iter_mut()
+        .for_each(|pixel| map_color_channels(pixel, divide_alpha));
     square
 }
 
-fn weigh<const C: usize>(pixel: &mut [u8; C], change: fn(u8, u8) -> u8) {
+fn map_color_channels<const C: usize>(pixel: &mut [u8; C], change: fn(u8, u8) -> u8) {
     let [colours @ .., alpha] = pixel.as_mut_slice() else {
         return;
     };
@@ -190,20 +204,20 @@ fn weigh<const C: usize>(pixel: &mut [u8; C], change: fn(u8, u8) -> u8) {
 }
 
 /// `level · share / 255`, rounded.
-fn scaled(level: u8, share: u8) -> u8 {
+fn multiply_alpha(level: u8, share: u8) -> u8 {
     let product = u32::from(level) * u32::from(share) + 128;
     (((product >> 8) + product) >> 8) as u8
 }
 
 /// The inverse of [`scaled`], as far as it has one.
-fn unscaled(level: u8, share: u8) -> u8 {
+fn divide_alpha(level: u8, share: u8) -> u8 {
     match share {
         0 | 255 => level,
         _ => (u32::from(level) * 255 / u32::from(share)).min(255) as u8,
     }
 }
 
-pub(super) fn from_inks([cyan, magenta, yellow, black]: [u8; 4]) -> Rgb {
+pub(super) fn cmyk_to_rgb([cyan, magenta, yellow, black]: [u8; 4]) -> Rgb {
     let light = 255 - black;
-    [cyan, magenta, yellow].map(|ink| light.saturating_sub(scaled(ink, light)))
+    [cyan, magenta, yellow].map(|ink| light.saturating_sub(multiply_alpha(ink, light)))
 }

@@ -9,16 +9,16 @@ mod tests;
 /// What is left of 32 bits beside 8 of a level and 2 of overshoot.
 const FRACTION_BITS: u32 = 22;
 /// Half a level: the sums are cut, not rounded.
-const HALF: i32 = 1 << (FRACTION_BITS - 1);
+const ROUNDING_HALF: i32 = 1 << (FRACTION_BITS - 1);
 /// How far the cubic reaches, in pixels of the coarser side.
-const REACH: f64 = 2.0;
+const CUBIC_RADIUS: f64 = 2.0;
 
 /// Rows that are resized together.
-const BAND: usize = 16;
+const ROWS_PER_BAND: usize = 16;
 
 /// A rectangle of a picture, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Region {
+pub struct PixelRegion {
     /// Pixels left of it.
     pub left: usize,
     /// Rows above it.
@@ -31,72 +31,75 @@ pub struct Region {
 
 /// A region of interleaved pixels that lie in rows of `pitch` pixels.
 #[derive(Debug, Clone, Copy)]
-pub struct View<'a, T, const C: usize> {
+pub struct PixelView<'a, T, const C: usize> {
     /// The pixels of the whole picture.
     pub pixels: &'a [[T; C]],
     /// Pixels from one row to the next.
-    pub pitch: usize,
+    pub row_stride: usize,
     /// What is looked at.
-    pub region: Region,
+    pub region: PixelRegion,
 }
 
-impl<'a, T: Copy, const C: usize> View<'a, T, C> {
-    fn row(&self, y: usize) -> &'a [[T; C]] {
-        let start = (self.region.top + y) * self.pitch + self.region.left;
+impl<'a, T: Copy, const C: usize> PixelView<'a, T, C> {
+    fn pixel_row(&self, y: usize) -> &'a [[T; C]] {
+        let start = (self.region.top + y) * self.row_stride + self.region.left;
         &self.pixels[start..start + self.region.width]
     }
 
     /// The rows themselves, nothing resized.
-    pub fn copied(&self) -> Vec<[T; C]> {
+    pub fn to_pixels(&self) -> Vec<[T; C]> {
         (0..self.region.height)
-            .flat_map(|y| self.row(y))
+            .flat_map(|y| self.pixel_row(y))
             .copied()
             .collect()
     }
 
     /// Each pixel is the nearest one: no two are mixed.
-    pub fn nearest(&self, side: usize) -> Vec<[T; C]> {
-        let columns = nearest(self.region.width, side);
-        let pick = |y| columns.iter().map(move |&x| self.row(y)[x]);
-        nearest(self.region.height, side)
+    pub fn resize_nearest(&self, side: usize) -> Vec<[T; C]> {
+        let columns = nearest_indices(self.region.width, side);
+        let pick = |y| columns.iter().map(move |&x| self.pixel_row(y)[x]);
+        nearest_indices(self.region.height, side)
             .into_iter()
             .flat_map(pick)
             .collect()
     }
 }
 
-impl<const C: usize> View<'_, u8, C> {
+impl<const C: usize> PixelView<'_, u8, C> {
     /// The region as a square, bicubic. An axis that fits already is left as it is.
     ///
     /// # Shapes
     /// `[side, side]` pixels of `C` channels.
-    pub fn bicubic(&self, side: usize) -> Vec<[u8; C]> {
-        let Region { width, height, .. } = self.region;
+    pub fn resize_bicubic(&self, side: usize) -> Vec<[u8; C]> {
+        let PixelRegion { width, height, .. } = self.region;
         let rows = if width == side {
-            self.copied()
+            self.to_pixels()
         } else {
-            self.across(side)
+            self.resize_rows(side)
         };
 
-        down(&rows, side, height)
+        resize_columns(&rows, side, height)
     }
 
     /// Every row resized. A band of rows goes together, so that a vector of sums is full.
-    fn across(&self, side: usize) -> Vec<[u8; C]> {
-        let Region { width, height, .. } = self.region;
-        let taps = Taps::new(width, side).fixed();
+    fn resize_rows(&self, side: usize) -> Vec<[u8; C]> {
+        let PixelRegion { width, height, .. } = self.region;
+        let taps = FilterTaps::new(width, side).into_fixed_point();
         let mut rows = vec![[0; C]; height * side];
-        let mut band = vec![[[0; C]; BAND]; width];
+        let mut band = vec![[[0; C]; ROWS_PER_BAND]; width];
 
-        for (first, rows) in (0..).step_by(BAND).zip(rows.chunks_mut(side * BAND)) {
+        for (first, rows) in (0..)
+            .step_by(ROWS_PER_BAND)
+            .zip(rows.chunks_mut(side * ROWS_PER_BAND))
+        {
             for y in 0..rows.len() / side {
-                for (column, &pixel) in band.iter_mut().zip(self.row(first + y)) {
+                for (column, &pixel) in band.iter_mut().zip(self.pixel_row(first + y)) {
                     column[y] = pixel;
                 }
             }
 
             for (x, (start, weights)) in taps.iter().enumerate() {
-                let column = mixed(&band[start..], weights);
+                let column = weighted_column(&band[start..], weights);
                 for (row, pixel) in rows.chunks_exact_mut(side).zip(column) {
                     row[x] = pixel;
                 }
@@ -107,19 +110,22 @@ impl<const C: usize> View<'_, u8, C> {
     }
 }
 
-impl View<'_, u16, 1> {
+impl PixelView<'_, u16, 1> {
     /// The region as a square, bicubic, in floating point: 16 bits leave no room for fixed point.
-    pub fn bicubic(&self, side: usize) -> Vec<u16> {
-        let Region { width, height, .. } = self.region;
-        let rows = across_wide(self.copied().as_flattened(), width, side);
-        let columns = across_wide(&transposed(&rows, side), height, side);
-        transposed(&columns, side)
+    pub fn resize_bicubic(&self, side: usize) -> Vec<u16> {
+        let PixelRegion { width, height, .. } = self.region;
+        let rows = resize_rows_u16(self.to_pixels().as_flattened(), width, side);
+        let columns = resize_rows_u16(&transpose_pixels(&rows, side), height, side);
+        transpose_pixels(&columns, side)
     }
 }
 
 /// One target column of a band out of the source columns under it.
-fn mixed<const C: usize>(columns: &[[[u8; C]; BAND]], weights: &[i32]) -> [[u8; C]; BAND] {
-    let mut sums = [[HALF; C]; BAND];
+fn weighted_column<const C: usize>(
+    columns: &[[[u8; C]; ROWS_PER_BAND]],
+    weights: &[i32],
+) -> [[u8; C]; ROWS_PER_BAND] {
+    let mut sums = [[ROUNDING_HALF; C]; ROWS_PER_BAND];
     for (column, weight) in columns.iter().zip(weights) {
         for (sum, &level) in sums
             .as_flattened_mut()
@@ -130,21 +136,21 @@ fn mixed<const C: usize>(columns: &[[[u8; C]; BAND]], weights: &[i32]) -> [[u8; 
         }
     }
 
-    sums.map(|pixel| pixel.map(byte))
+    sums.map(|pixel| pixel.map(clamp_to_u8))
 }
 
 /// Every column at once: a row of sums takes whole source rows.
-fn down<const C: usize>(source: &[[u8; C]], side: usize, height: usize) -> Vec<[u8; C]> {
+fn resize_columns<const C: usize>(source: &[[u8; C]], side: usize, height: usize) -> Vec<[u8; C]> {
     if height == side {
         return source.to_vec();
     }
 
-    let taps = Taps::new(height, side).fixed();
-    let mut sums = vec![HALF; side * C];
+    let taps = FilterTaps::new(height, side).into_fixed_point();
+    let mut sums = vec![ROUNDING_HALF; side * C];
     let mut square = vec![[0; C]; side * side];
 
     for (row, (start, weights)) in square.chunks_exact_mut(side).zip(taps.iter()) {
-        sums.fill(HALF);
+        sums.fill(ROUNDING_HALF);
         for (source, weight) in source[start * side..].chunks_exact(side).zip(weights) {
             for (sum, &level) in sums.iter_mut().zip(source.as_flattened()) {
                 *sum += i32::from(level) * weight;
@@ -152,22 +158,22 @@ fn down<const C: usize>(source: &[[u8; C]], side: usize, height: usize) -> Vec<[
         }
 
         for (target, &sum) in row.as_flattened_mut().iter_mut().zip(&sums) {
-            *target = byte(sum);
+            *target = clamp_to_u8(sum);
         }
     }
 
     square
 }
 
-fn across_wide(source: &[u16], width: usize, side: usize) -> Vec<u16> {
+fn resize_rows_u16(source: &[u16], width: usize, side: usize) -> Vec<u16> {
     if width == side {
         return source.to_vec();
     }
 
-    let taps = Taps::new(width, side);
+    let taps = FilterTaps::new(width, side);
     let sum = |row: &[u16], (start, weights): (usize, &[f64])| {
         let taken = row[start..].iter().zip(weights);
-        word(
+        clamp_to_u16(
             taken
                 .map(|(&level, weight)| f64::from(level) * weight)
                 .sum(),
@@ -179,17 +185,17 @@ fn across_wide(source: &[u16], width: usize, side: usize) -> Vec<u16> {
         .collect()
 }
 
-fn transposed(source: &[u16], width: usize) -> Vec<u16> {
+fn transpose_pixels(source: &[u16], width: usize) -> Vec<u16> {
     let column = |x| source.iter().skip(x).step_by(width).copied();
     (0..width).flat_map(column).collect()
 }
 
-fn byte(sum: i32) -> u8 {
+fn clamp_to_u8(sum: i32) -> u8 {
     (sum >> FRACTION_BITS).clamp(0, 255) as u8
 }
 
 /// Rounds half away from zero, then limits the two bytes of the word apart, as Pillow does.
-fn word(sum: f64) -> u16 {
+fn clamp_to_u16(sum: f64) -> u16 {
     let level = sum.round() as i32;
     let low = (level % 256).max(0);
     let high = (level >> 8).clamp(0, 255);
@@ -197,14 +203,14 @@ fn word(sum: f64) -> u16 {
 }
 
 /// Which source pixels make each target pixel, and with what weight.
-struct Taps<W> {
+struct FilterTaps<W> {
     starts: Vec<usize>,
     /// The same number for every target, zeros at the end.
     weights: Vec<W>,
     count: usize,
 }
 
-impl<W> Taps<W> {
+impl<W> FilterTaps<W> {
     /// For every target the first source pixel and the weights from there on.
     fn iter(&self) -> impl Iterator<Item = (usize, &[W])> {
         self.starts
@@ -214,11 +220,11 @@ impl<W> Taps<W> {
     }
 }
 
-impl Taps<f64> {
+impl FilterTaps<f64> {
     fn new(input: usize, output: usize) -> Self {
         let scale = input as f64 / output as f64;
         let stretch = scale.max(1.0);
-        let reach = REACH * stretch;
+        let reach = CUBIC_RADIUS * stretch;
         let count = reach.ceil() as usize * 2 + 1;
         let mut taps = Self {
             starts: Vec::new(),
@@ -233,7 +239,7 @@ impl Taps<f64> {
             let weights = &mut weights[..end - start];
 
             for (source, weight) in (start..).zip(weights.iter_mut()) {
-                *weight = cubic((source as f64 - centre + 0.5) * (1.0 / stretch));
+                *weight = cubic_kernel((source as f64 - centre + 0.5) * (1.0 / stretch));
             }
 
             let total: f64 = weights.iter().sum();
@@ -244,7 +250,7 @@ impl Taps<f64> {
         taps
     }
 
-    fn fixed(self) -> Taps<i32> {
+    fn into_fixed_point(self) -> FilterTaps<i32> {
         let one = f64::from(1 << FRACTION_BITS);
         let weights = self
             .weights
@@ -252,7 +258,7 @@ impl Taps<f64> {
             .map(|weight| (weight * one).round() as i32)
             .collect();
 
-        Taps {
+        FilterTaps {
             starts: self.starts,
             weights,
             count: self.count,
@@ -261,7 +267,7 @@ impl Taps<f64> {
 }
 
 /// Keys' cubic convolution with a = -1/2.
-fn cubic(distance: f64) -> f64 {
+fn cubic_kernel(distance: f64) -> f64 {
     let x = distance.abs();
     if x < 1.0 {
         (1.5 * x - 2.5) * x * x + 1.0
@@ -273,7 +279,7 @@ fn cubic(distance: f64) -> f64 {
 }
 
 /// The source pixel under the middle of each target pixel, by adding the step up as Pillow does.
-fn nearest(input: usize, output: usize) -> Vec<usize> {
+fn nearest_indices(input: usize, output: usize) -> Vec<usize> {
     let step = input as f64 / output as f64;
     let middles = std::iter::successors(Some(step * 0.5), |middle| Some(middle + step));
     middles

@@ -13,19 +13,19 @@ use cnclip_compute::digest::sha256;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-pub use id::Id;
-pub use index::{INDEX, Index, Part};
-pub use label::{Label, Text};
-pub use tar::{Member, read as read_tar};
+pub use id::ItemId;
+pub use index::{INDEX_FILE, IndexedFile, ShardIndex};
+pub use label::{LabelText, SampleLabel};
+pub use tar::{TarSample, read_tar};
 
 use crate::error::{Error, Result};
-use crate::store::{Fault, Store};
+use crate::store::{Store, StoreErrorKind};
 
 /// A caption with its number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Caption {
+pub struct SampleText {
     /// What the data set calls the text, else its place among all pairs.
-    pub text_id: Id,
+    pub text_id: ItemId,
     /// The text.
     pub text: String,
 }
@@ -34,13 +34,13 @@ pub struct Caption {
 #[derive(Clone, Debug)]
 pub struct Sample {
     /// What the data set calls the image, else its place among all images.
-    pub image_id: Id,
+    pub image_id: ItemId,
     /// What its files are called in the shard.
     pub key: String,
     /// The encoded picture.
     pub image: Bytes,
     /// Its captions; none for an image that only evaluation uses.
-    pub captions: Vec<Caption>,
+    pub texts: Vec<SampleText>,
 }
 
 /// The samples of one shard that could be read.
@@ -60,9 +60,9 @@ pub struct Shard {
 #[derive(Clone, Debug)]
 pub struct Dataset {
     store: Store,
-    index: Arc<Index>,
+    index: Arc<ShardIndex>,
     /// The folder of shards that were made for it alone.
-    _own: Option<Arc<TempDir>>,
+    _temp_dir: Option<Arc<TempDir>>,
 }
 
 impl Dataset {
@@ -79,24 +79,24 @@ impl Dataset {
     /// # Errors
     /// As [`Dataset::open`].
     pub fn new(store: Store) -> Result<Self> {
-        let index = Arc::new(Index::read(&store)?);
+        let index = Arc::new(ShardIndex::read_from(&store)?);
         Ok(Self {
             store,
             index,
-            _own: None,
+            _temp_dir: None,
         })
     }
 
     /// The same, whose shards are in a folder that nobody else uses: it goes with the last clone.
-    pub(super) fn within(self, folder: TempDir) -> Self {
+    pub(super) fn with_temp_dir(self, folder: TempDir) -> Self {
         Self {
-            _own: Some(Arc::new(folder)),
+            _temp_dir: Some(Arc::new(folder)),
             ..self
         }
     }
 
     /// What is in it.
-    pub fn index(&self) -> &Index {
+    pub fn index(&self) -> &ShardIndex {
         &self.index
     }
 
@@ -110,13 +110,13 @@ impl Dataset {
     ///
     /// # Errors
     /// If the store does not answer.
-    pub fn shard(&self, number: usize) -> Result<Shard> {
+    pub fn read_shard(&self, number: usize) -> Result<Shard> {
         let part = (self.index.shards.get(number))
             .ok_or_else(|| Error::Bug(format!("{} has no shard {number}", self.uri())))?;
-        let uri = self.store.uri_of(&part.name);
+        let uri = self.store.object_uri(&part.name);
         let bytes = match self.store.get(&part.name) {
             Ok(bytes) => bytes,
-            Err(Error::Store(fault)) if fault.fault == Fault::Missing => {
+            Err(Error::Store(fault)) if fault.kind == StoreErrorKind::NotFound => {
                 let damage =
                     format!("Shard {uri} is missing. Upload it or prepare the data again.");
                 return Ok(Shard {
@@ -131,7 +131,7 @@ impl Dataset {
 
         let before = self.index.shards[..number].iter();
         let (images, pairs) = before.fold((0, 0), |(i, p), s| (i + s.images, p + s.pairs));
-        let (members, damage) = verify(&uri, part, &bytes);
+        let (members, damage) = verify_shard(&uri, part, &bytes);
         Ok(Shard::new(uri, members, damage, images, pairs))
     }
 
@@ -139,13 +139,13 @@ impl Dataset {
     ///
     /// # Errors
     /// If they are missing or damaged, or the store does not answer.
-    pub fn loose_texts(&self) -> Result<Vec<Caption>> {
+    pub fn read_loose_texts(&self) -> Result<Vec<SampleText>> {
         let Some(part) = &self.index.loose_texts else {
             return Ok(Vec::new());
         };
 
         let bytes = self.store.get(&part.name)?;
-        let uri = self.store.uri_of(&part.name);
+        let uri = self.store.object_uri(&part.name);
         if sha256(&bytes) != part.sha256 {
             return Err(Error::Data(format!(
                 "{uri} is not the file that was indexed: {} bytes with another digest, {} \
@@ -161,8 +161,8 @@ impl Dataset {
 
         lines
             .map(
-                |line| match Label::read(Some(line), None).map(|label| label.texts) {
-                    Ok(texts) => numbered(&uri, texts),
+                |line| match SampleLabel::parse_label(Some(line), None).map(|label| label.texts) {
+                    Ok(texts) => parse_loose_text(&uri, texts),
                     Err(error) => Err(Error::Data(format!(
                         "{uri} is not a list of texts: {error}"
                     ))),
@@ -172,14 +172,14 @@ impl Dataset {
     }
 }
 
-fn numbered(uri: &str, texts: Vec<Text>) -> Result<Caption> {
+fn parse_loose_text(uri: &str, texts: Vec<LabelText>) -> Result<SampleText> {
     match texts.as_slice() {
         [
-            Text {
+            LabelText {
                 text_id: Some(text_id),
                 text,
             },
-        ] => Ok(Caption {
+        ] => Ok(SampleText {
             text_id: text_id.clone(),
             text: text.clone(),
         }),
@@ -190,7 +190,7 @@ fn numbered(uri: &str, texts: Vec<Text>) -> Result<Caption> {
 }
 
 /// The members that can be trusted, and what is wrong with the rest.
-fn verify(uri: &str, part: &Part, bytes: &Bytes) -> (Vec<Member>, Option<String>) {
+fn verify_shard(uri: &str, part: &IndexedFile, bytes: &Bytes) -> (Vec<TarSample>, Option<String>) {
     let found = bytes.len() as u64;
     if found == part.bytes && sha256(bytes) != part.sha256 {
         let damage = format!(
@@ -202,19 +202,19 @@ fn verify(uri: &str, part: &Part, bytes: &Bytes) -> (Vec<Member>, Option<String>
         return (Vec::new(), Some(damage));
     }
 
-    let (members, torn) = tar::read(bytes);
+    let (members, torn) = tar::read_tar(bytes);
     let damage = match found.cmp(&part.bytes) {
         std::cmp::Ordering::Equal => torn.map(|why| format!("Shard {uri} is no tar: {why}.")),
         std::cmp::Ordering::Less => Some(format!(
             "Shard {uri} ends after {} of {} (sample {} of {}). Re-upload it.",
-            size(found),
-            size(part.bytes),
+            format_size(found),
+            format_size(part.bytes),
             members.len(),
             part.images
         )),
         std::cmp::Ordering::Greater => Some(format!(
             "Shard {uri} has {} more than when it was indexed. Re-upload it, or index again.",
-            size(found - part.bytes)
+            format_size(found - part.bytes)
         )),
     };
 
@@ -224,7 +224,7 @@ fn verify(uri: &str, part: &Part, bytes: &Bytes) -> (Vec<Member>, Option<String>
     }
 }
 
-fn size(bytes: u64) -> String {
+fn format_size(bytes: u64) -> String {
     match bytes {
         0..10_240 => format!("{bytes} bytes"),
         10_240..10_485_760 => format!("{} KiB", bytes >> 10),
@@ -235,7 +235,7 @@ fn size(bytes: u64) -> String {
 impl Shard {
     fn new(
         uri: String,
-        members: Vec<Member>,
+        members: Vec<TarSample>,
         damage: Option<String>,
         first_image: u64,
         first_pair: u64,
@@ -244,7 +244,7 @@ impl Shard {
         let mut pairs = Vec::new();
         for (
             image,
-            Member {
+            TarSample {
                 key,
                 image: bytes,
                 label,
@@ -256,20 +256,20 @@ impl Shard {
             let first = first_pair + pairs.len() as u64;
             let captions: Vec<_> = (first..)
                 .zip(label.texts)
-                .map(|(place, Text { text_id, text })| Caption {
-                    text_id: text_id.unwrap_or(Id::Number(place)),
+                .map(|(place, LabelText { text_id, text })| SampleText {
+                    text_id: text_id.unwrap_or(ItemId::Number(place)),
                     text,
                 })
                 .collect();
 
             let sample = samples.len() as u32;
             pairs.extend((0..captions.len() as u32).map(|caption| (sample, caption)));
-            let image_id = label.image_id.unwrap_or(Id::Number(image));
+            let image_id = label.image_id.unwrap_or(ItemId::Number(image));
             samples.push(Sample {
                 image_id,
                 key,
                 image: bytes,
-                captions,
+                texts: captions,
             });
         }
 

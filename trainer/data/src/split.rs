@@ -11,13 +11,13 @@
 use std::fs;
 use std::path::Path;
 
-use super::prepare::{self, Options, Prepared, Progress};
-use super::shard::{Dataset, INDEX};
+use super::prepare::{self, PrepareOptions, PrepareProgress, PreparedDataset};
+use super::shard::{Dataset, INDEX_FILE};
 use crate::error::{Error, Result};
 use crate::store::Store;
 
 /// The file of a database.
-const DATABASE: &str = "data.mdb";
+const LMDB_DATA_FILE: &str = "data.mdb";
 
 /// The data set at a URI or path: shards that are there, or those of a split, `<folder>/<split>` or
 /// `<folder>/lmdb/<split>`, which lie on this machine as long as anybody has them.
@@ -27,31 +27,31 @@ const DATABASE: &str = "data.mdb";
 ///
 /// # Guarantees
 /// A split is the data set that `cnclip prepare` makes of the same files, with the same digest.
-pub fn open(uri: &str, options: &Options) -> Result<Dataset> {
+pub fn open_dataset(uri: &str, options: &PrepareOptions) -> Result<Dataset> {
     let store = Store::open(uri)?;
-    if store.size(INDEX)?.is_some() {
+    if store.object_size(INDEX_FILE)?.is_some() {
         return Dataset::new(store);
     }
 
-    match place(uri) {
-        Some(place) => Split::find(uri, place)?.shards(uri, options),
+    match locate_split(uri) {
+        Some(place) => DatasetSplit::find_files(uri, place)?.build_shards(uri, options),
         None => Dataset::new(store),
     }
 }
 
 /// The files of a split, all below one place.
-struct Split {
+struct DatasetSplit {
     root: Store,
-    files: Files,
+    files: SplitFiles,
 }
 
 /// What they are called from there.
-enum Files {
-    Lines {
+enum SplitFiles {
+    TsvJsonl {
         images: String,
         texts: String,
     },
-    Databases {
+    Lmdb {
         folder: String,
         texts: Option<String>,
     },
@@ -59,7 +59,7 @@ enum Files {
 
 /// Where a split is looked for: the place that its files are below, what the URI is from there, and what
 /// the split is called.
-fn place(uri: &str) -> Option<(&str, String, &str)> {
+fn locate_split(uri: &str) -> Option<(&str, String, &str)> {
     let uri = uri.trim_end_matches('/');
     let (parent, split) = uri.rsplit_once('/').unwrap_or((".", uri));
     let (above, folder) = parent.rsplit_once('/').unwrap_or((".", parent));
@@ -72,33 +72,33 @@ fn place(uri: &str) -> Option<(&str, String, &str)> {
     }
 }
 
-impl Split {
+impl DatasetSplit {
     /// The split that a URI names.
-    fn find(uri: &str, (root, folder, split): (&str, String, &str)) -> Result<Self> {
+    fn find_files(uri: &str, (root, folder, split): (&str, String, &str)) -> Result<Self> {
         let root = Store::open(root)?;
-        let there = |name: &str| root.size(name).map(|size| size.is_some());
+        let there = |name: &str| root.object_size(name).map(|size| size.is_some());
         let images = format!("{split}_imgs.tsv");
         let texts = format!("{split}_texts.jsonl");
         let beside = format!("lmdb/{split}");
-        let files = if there(&format!("{folder}/imgs/{DATABASE}"))? {
-            Files::Databases {
+        let files = if there(&format!("{folder}/imgs/{LMDB_DATA_FILE}"))? {
+            SplitFiles::Lmdb {
                 folder,
                 texts: there(&texts)?.then_some(texts),
             }
         } else if there(&images)? {
-            Files::Lines { images, texts }
-        } else if there(&format!("{beside}/imgs/{DATABASE}"))? {
-            Files::Databases {
+            SplitFiles::TsvJsonl { images, texts }
+        } else if there(&format!("{beside}/imgs/{LMDB_DATA_FILE}"))? {
+            SplitFiles::Lmdb {
                 folder: beside,
                 texts: there(&texts)?.then_some(texts),
             }
         } else {
             return Err(Error::Config(format!(
-                "{uri} holds no {INDEX}, and there is neither {} nor {} to make shards of. If it \
+                "{uri} holds no {INDEX_FILE}, and there is neither {} nor {} to make shards of. If it \
                  holds WebDataset shards, make an index with `cnclip prepare --shards {uri}`; else \
                  correct the address.",
-                root.uri_of(&images),
-                root.uri_of(&beside)
+                root.object_uri(&images),
+                root.object_uri(&beside)
             )));
         };
 
@@ -106,47 +106,52 @@ impl Split {
     }
 
     /// Copies its files to this machine, makes shards of them and drops the copies.
-    fn shards(&self, uri: &str, options: &Options) -> Result<Dataset> {
+    fn build_shards(&self, uri: &str, options: &PrepareOptions) -> Result<Dataset> {
         let temporary = std::env::temp_dir();
         let folder = tempfile::tempdir().map_err(Error::file("create a folder in", temporary))?;
         let [copies, shards] = ["files", "shards"].map(|name| folder.path().join(name));
 
-        for name in self.files.names() {
-            tracing::info!("Copying {}", self.root.uri_of(&name));
-            self.root.save(&name, &copies.join(&name))?;
+        for name in self.files.file_names() {
+            tracing::info!("Copying {}", self.root.object_uri(&name));
+            self.root.download_to(&name, &copies.join(&name))?;
         }
 
         let output = Store::open(&shards.display().to_string())?;
-        let prepared = self.prepare(&copies, &output, options);
+        let prepared = self.prepare_shards(&copies, &output, options);
         let mut prepared = prepared.map_err(|error| match error {
-            Error::Data(told) => Error::Data(self.by_place(&told, &copies)),
+            Error::Data(told) => Error::Data(self.with_source_uris(&told, &copies)),
             other => other,
         })?;
 
         let examples = prepared.skipped.examples.iter_mut();
-        examples.for_each(|told| *told = self.by_place(told, &copies));
-        prepared.tell(&format!("Shards made of {uri}"));
+        examples.for_each(|told| *told = self.with_source_uris(told, &copies));
+        prepared.log_summary(&format!("Shards made of {uri}"));
         fs::remove_dir_all(&copies).map_err(Error::file("remove", &copies))?;
 
-        Ok(Dataset::new(output.known_as(uri))?.within(folder))
+        Ok(Dataset::new(output.with_display_uri(uri))?.with_temp_dir(folder))
     }
 
-    fn prepare(&self, copies: &Path, output: &Store, options: &Options) -> Result<Prepared> {
+    fn prepare_shards(
+        &self,
+        copies: &Path,
+        output: &Store,
+        options: &PrepareOptions,
+    ) -> Result<PreparedDataset> {
         let copy = |name: &String| copies.join(name);
         match &self.files {
-            Files::Lines { images, texts } => {
-                prepare::prepare(&copy(images), &copy(texts), output, options, shown)
+            SplitFiles::TsvJsonl { images, texts } => {
+                prepare::prepare_files(&copy(images), &copy(texts), output, options, log_progress)
             }
-            Files::Databases { folder, texts } => {
+            SplitFiles::Lmdb { folder, texts } => {
                 let texts = texts.as_ref().map(copy);
                 let texts = texts.as_deref();
-                prepare::prepare_databases(&copy(folder), texts, output, options, shown)
+                prepare::prepare_lmdb(&copy(folder), texts, output, options, log_progress)
             }
         }
     }
 
     /// What is told of copies, told of where they are from.
-    fn by_place(&self, told: &str, copies: &Path) -> String {
+    fn with_source_uris(&self, told: &str, copies: &Path) -> String {
         told.replace(
             &format!("{}/", copies.display()),
             &format!("{}/", self.root.uri()),
@@ -154,13 +159,13 @@ impl Split {
     }
 }
 
-impl Files {
+impl SplitFiles {
     /// All of them; the small ones first.
-    fn names(&self) -> Vec<String> {
+    fn file_names(&self) -> Vec<String> {
         match self {
-            Self::Lines { images, texts } => vec![texts.clone(), images.clone()],
-            Self::Databases { folder, texts } => {
-                let database = |name| format!("{folder}/{name}/{DATABASE}");
+            Self::TsvJsonl { images, texts } => vec![texts.clone(), images.clone()],
+            Self::Lmdb { folder, texts } => {
+                let database = |name| format!("{folder}/{name}/{LMDB_DATA_FILE}");
                 vec![
                     texts.clone().unwrap_or_else(|| database("pairs")),
                     database("imgs"),
@@ -171,7 +176,7 @@ impl Files {
 }
 
 /// Ten lines in the log, however many images there are.
-fn shown(Progress { done, total, .. }: Progress) {
+fn log_progress(PrepareProgress { done, total, .. }: PrepareProgress) {
     if done * 10 / total > (done - 1) * 10 / total {
         tracing::info!(done, total, "Making shards");
     }

@@ -1,10 +1,10 @@
 //! Reads and writes objects under one URI, wherever it points: `s3://`, `gs://`, `az://`,
 //! `file://`, a plain path, or `https://` (read-only). Never interprets what it moves.
 
-mod copy;
-mod fault;
+mod download;
 mod reader;
 mod scheme;
+mod store_error;
 mod upload;
 
 use std::future::Future;
@@ -18,9 +18,9 @@ use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
 use tokio::runtime::Runtime;
 
 use crate::error::{Error, Result};
-pub use fault::{Fault, StoreError};
-pub use reader::Reader;
-pub use upload::Upload;
+pub use reader::ObjectReader;
+pub use store_error::{StoreError, StoreErrorKind};
+pub use upload::ObjectWriter;
 
 /// Larger objects move in parts of this size, so that no single request can take long.
 const PART_BYTES: u64 = 16 << 20;
@@ -31,7 +31,7 @@ const OBJECTS_IN_FLIGHT: usize = 32;
 
 /// One object below a [`Store`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct ObjectEntry {
     /// The name relative to the store it was listed in, with `/` between folders.
     pub name: String,
     /// Its size.
@@ -60,11 +60,11 @@ impl Store {
     /// If the URI has no scheme we know, or what the environment says cannot work. Whether the
     /// place exists is only seen at the first call.
     pub fn open(uri: &str) -> Result<Self> {
-        scheme::open(uri, std::env::vars())
+        scheme::open_uri(uri, std::env::vars())
     }
 
     /// An empty store that lives as long as its clones.
-    pub fn memory() -> Self {
+    pub fn in_memory() -> Self {
         let objects = Arc::new(object_store::memory::InMemory::new());
         Self {
             objects,
@@ -80,7 +80,7 @@ impl Store {
     }
 
     /// The URI of an object.
-    pub fn uri_of(&self, name: &str) -> String {
+    pub fn object_uri(&self, name: &str) -> String {
         match name {
             "" => self.uri.clone(),
             _ => format!("{}/{name}", self.uri.trim_end_matches('/')),
@@ -88,16 +88,16 @@ impl Store {
     }
 
     /// The store of everything below `folder`.
-    pub fn join(&self, folder: &str) -> Self {
+    pub fn join_prefix(&self, folder: &str) -> Self {
         Self {
-            prefix: self.path(folder),
-            uri: self.uri_of(folder),
+            prefix: self.object_path(folder),
+            uri: self.object_uri(folder),
             ..self.clone()
         }
     }
 
     /// The same place under another name, for what is told of it.
-    pub fn known_as(self, uri: &str) -> Self {
+    pub fn with_display_uri(self, uri: &str) -> Self {
         Self {
             uri: uri.to_owned(),
             ..self
@@ -110,12 +110,12 @@ impl Store {
     /// If it is not there, or the store does not answer.
     pub fn get(&self, name: &str) -> Result<Bytes> {
         let objects = self.objects.clone();
-        let path = self.path(name);
-        self.call("read", name, async move {
+        let path = self.object_path(name);
+        self.run_request("read", name, async move {
             let first = objects.get_opts(&path, GetOptions::default()).await?;
             match first.meta.size {
                 size if size <= PART_BYTES => first.bytes().await,
-                size => parts(&objects, &path, 0..size).await,
+                size => fetch_parts(&objects, &path, 0..size).await,
             }
         })
     }
@@ -124,10 +124,10 @@ impl Store {
     ///
     /// # Errors
     /// If the bucket is missing, or the store does not answer.
-    pub fn find(&self, name: &str) -> Result<Option<Bytes>> {
+    pub fn get_if_exists(&self, name: &str) -> Result<Option<Bytes>> {
         match self.get(name) {
             Ok(bytes) => Ok(Some(bytes)),
-            Err(Error::Store(fault)) if fault.fault == Fault::Missing => Ok(None),
+            Err(Error::Store(fault)) if fault.kind == StoreErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -138,8 +138,8 @@ impl Store {
     /// For each, as [`Store::get`].
     pub fn get_many(&self, names: &[String]) -> Vec<Result<Bytes>> {
         let objects = self.objects.clone();
-        let paths: Vec<_> = names.iter().map(|name| self.path(name)).collect();
-        let answers = wait(async move {
+        let paths: Vec<_> = names.iter().map(|name| self.object_path(name)).collect();
+        let answers = block_on(async move {
             let get = |path| {
                 let objects = objects.clone();
                 async move { objects.get(&path).await?.bytes().await }
@@ -155,8 +155,9 @@ impl Store {
         match answers {
             Ok(answers) => (names.iter().zip(answers))
                 .map(|(name, answer)| {
-                    answer
-                        .map_err(|source| StoreError::new("read", self.uri_of(name), source).into())
+                    answer.map_err(|source| {
+                        StoreError::new("read", self.object_uri(name), source).into()
+                    })
                 })
                 .collect(),
             Err(error) => vec![Err(error)],
@@ -169,19 +170,17 @@ impl Store {
     /// As [`Store::get`]; if the object ends before that place.
     pub fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
         let objects = self.objects.clone();
-        let path = self.path(name);
+        let path = self.object_path(name);
         let wanted = range.clone();
-        let bytes = self.call(
-            "read",
-            name,
-            async move { parts(&objects, &path, range).await },
-        )?;
+        let bytes = self.run_request("read", name, async move {
+            fetch_parts(&objects, &path, range).await
+        })?;
 
         match bytes.len() as u64 == wanted.end - wanted.start {
             true => Ok(bytes),
             false => Err(Error::Data(format!(
                 "{} ends before byte {}: it was cut off. Write it again.",
-                self.uri_of(name),
+                self.object_uri(name),
                 wanted.end
             ))),
         }
@@ -191,12 +190,12 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::find`].
-    pub fn size(&self, name: &str) -> Result<Option<u64>> {
+    pub fn object_size(&self, name: &str) -> Result<Option<u64>> {
         let objects = self.objects.clone();
-        let path = self.path(name);
-        match self.call("read", name, async move { objects.head(&path).await }) {
+        let path = self.object_path(name);
+        match self.run_request("read", name, async move { objects.head(&path).await }) {
             Ok(meta) => Ok(Some(meta.size)),
-            Err(Error::Store(fault)) if fault.fault == Fault::Missing => Ok(None),
+            Err(Error::Store(fault)) if fault.kind == StoreErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -205,12 +204,12 @@ impl Store {
     ///
     /// # Errors
     /// If the store cannot be listed.
-    pub fn list(&self) -> Result<Vec<Entry>> {
+    pub fn list_objects(&self) -> Result<Vec<ObjectEntry>> {
         let objects = self.objects.clone();
         let prefix = self.prefix.clone();
-        self.call("list", "", async move {
+        self.run_request("list", "", async move {
             let found: Vec<_> = objects.list(Some(&prefix)).try_collect().await?;
-            let mut entries: Vec<Entry> = (found.iter())
+            let mut entries: Vec<ObjectEntry> = (found.iter())
                 .filter_map(|meta| {
                     let parts: Vec<_> = meta.location.prefix_match(&prefix)?.collect();
                     let name = parts
@@ -219,7 +218,7 @@ impl Store {
                         .collect::<Vec<&str>>()
                         .join("/");
 
-                    Some(Entry {
+                    Some(ObjectEntry {
                         name,
                         bytes: meta.size,
                     })
@@ -236,20 +235,20 @@ impl Store {
     /// # Errors
     /// If the store is read-only, refuses, or does not answer.
     pub fn put(&self, name: &str, mut bytes: Bytes) -> Result<()> {
-        self.refuse_if_read_only(name)?;
+        self.ensure_writable(name)?;
         if bytes.len() as u64 > PART_BYTES {
             let part = |bytes: &mut Bytes| bytes.split_to(bytes.len().min(PART_BYTES as usize));
-            return self.write(name, |to| {
+            return self.write_with(name, |to| {
                 while !bytes.is_empty() {
-                    to.send(part(&mut bytes))?;
+                    to.send_part(part(&mut bytes))?;
                 }
                 Ok(())
             });
         }
 
         let objects = self.objects.clone();
-        let path = self.path(name);
-        self.call("write", name, async move {
+        let path = self.object_path(name);
+        self.run_request("write", name, async move {
             objects
                 .put(&path, PutPayload::from_bytes(bytes))
                 .await
@@ -264,11 +263,11 @@ impl Store {
     ///
     /// # Guarantees
     /// Of all callers with one name, at most one is told `true`.
-    pub fn create(&self, name: &str, bytes: Bytes) -> Result<bool> {
-        self.refuse_if_read_only(name)?;
+    pub fn put_if_absent(&self, name: &str, bytes: Bytes) -> Result<bool> {
+        self.ensure_writable(name)?;
         let objects = self.objects.clone();
-        let path = self.path(name);
-        self.call("write", name, async move {
+        let path = self.object_path(name);
+        self.run_request("write", name, async move {
             let options = PutOptions::from(PutMode::Create);
             match objects
                 .put_opts(&path, PutPayload::from_bytes(bytes), options)
@@ -289,10 +288,10 @@ impl Store {
     /// # Errors
     /// As [`Store::put`].
     pub fn delete(&self, name: &str) -> Result<()> {
-        self.refuse_if_read_only(name)?;
+        self.ensure_writable(name)?;
         let objects = self.objects.clone();
-        let path = self.path(name);
-        self.call("delete", name, async move {
+        let path = self.object_path(name);
+        self.run_request("delete", name, async move {
             match objects.delete(&path).await {
                 Err(object_store::Error::NotFound { .. }) => Ok(()),
                 done => done,
@@ -300,40 +299,40 @@ impl Store {
         })
     }
 
-    fn path(&self, name: &str) -> Path {
+    fn object_path(&self, name: &str) -> Path {
         let parts = name.split('/').filter(|part| !part.is_empty());
         // A name is taken as it is: what a store lists can be asked for.
         let part = |part| PathPart::parse(part).unwrap_or_else(|_| PathPart::from(part));
         parts.fold(self.prefix.clone(), |path, name| path.join(part(name)))
     }
 
-    fn refuse_if_read_only(&self, name: &str) -> Result<()> {
+    fn ensure_writable(&self, name: &str) -> Result<()> {
         match self.read_only {
-            true => Err(StoreError::read_only(self.uri_of(name)).into()),
+            true => Err(StoreError::read_only(self.object_uri(name)).into()),
             false => Ok(()),
         }
     }
 
     /// Runs a request on the store's own threads, so that any thread may wait for it, one that
     /// belongs to an async runtime too.
-    fn call<T: Send + 'static>(
+    fn run_request<T: Send + 'static>(
         &self,
         verb: &'static str,
         name: &str,
         request: impl Future<Output = object_store::Result<T>> + Send + 'static,
     ) -> Result<T> {
-        let answer = wait(request).map_err(|_| {
+        let answer = block_on(request).map_err(|_| {
             Error::Bug(format!(
                 "the request to {verb} {} never answered",
-                self.uri_of(name)
+                self.object_uri(name)
             ))
         })?;
 
-        answer.map_err(|source| StoreError::new(verb, self.uri_of(name), source).into())
+        answer.map_err(|source| StoreError::new(verb, self.object_uri(name), source).into())
     }
 }
 
-async fn parts(
+async fn fetch_parts(
     objects: &Arc<dyn ObjectStore>,
     path: &Path,
     Range { start, end }: Range<u64>,
@@ -356,15 +355,15 @@ async fn parts(
 ///
 /// # Errors
 /// If it ends without an answer.
-pub fn wait<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> Result<T> {
+pub fn block_on<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> Result<T> {
     let (answer, wait) = mpsc::sync_channel(1);
-    runtime()?.spawn(async move { answer.send(task.await) });
+    shared_runtime()?.spawn(async move { answer.send(task.await) });
     wait.recv()
         .map_err(|_| Error::Bug("a request never answered".into()))
 }
 
 /// The threads that all stores of the process talk on.
-fn runtime() -> Result<&'static Runtime> {
+fn shared_runtime() -> Result<&'static Runtime> {
     static RUNTIME: OnceLock<std::io::Result<Runtime>> = OnceLock::new();
     let built = RUNTIME.get_or_init(|| {
         tokio::runtime::Builder::new_multi_thread()
@@ -390,7 +389,7 @@ mod tests {
         store.put("b", large.clone()).unwrap();
         assert_eq!(store.get("a/small").unwrap(), small);
         assert!(
-            store.join("a").get("small").unwrap() == small,
+            store.join_prefix("a").get("small").unwrap() == small,
             "join and a name with / agree"
         );
 
@@ -399,16 +398,16 @@ mod tests {
             "an object of several parts comes back whole"
         );
 
-        assert_eq!(store.find("absent").unwrap(), None);
+        assert_eq!(store.get_if_exists("absent").unwrap(), None);
         assert_eq!(store.get_range("a/small", 1..4).unwrap(), "mal");
         assert_eq!(store.get_range("a/small", 2..2).unwrap(), "");
         let cut = store.get_range("a/small", 1..9).unwrap_err().to_string();
         assert!(cut.contains("a/small ends before byte 9"), "{cut}");
-        assert_eq!(store.size("b").unwrap(), Some(large.len() as u64));
-        assert_eq!(store.size("absent").unwrap(), None);
+        assert_eq!(store.object_size("b").unwrap(), Some(large.len() as u64));
+        assert_eq!(store.object_size("absent").unwrap(), None);
 
         let names: Vec<_> = store
-            .list()
+            .list_objects()
             .unwrap()
             .into_iter()
             .map(|e| (e.name, e.bytes))
@@ -425,8 +424,8 @@ mod tests {
             .for_each(|name| store.put(name, small.clone()).unwrap());
 
         let mut names: Vec<_> = store
-            .join("目")
-            .list()
+            .join_prefix("目")
+            .list_objects()
             .unwrap()
             .into_iter()
             .map(|e| format!("目/{}", e.name))
@@ -449,8 +448,8 @@ mod tests {
         let error = found[2].as_ref().unwrap_err().to_string();
         assert!(error.contains("目/absent"), "{error}");
 
-        assert!(store.create("claim", small.clone()).unwrap());
-        assert!(!store.create("claim", large).unwrap());
+        assert!(store.put_if_absent("claim", small.clone()).unwrap());
+        assert!(!store.put_if_absent("claim", large).unwrap());
         assert_eq!(
             store.get("claim").unwrap(),
             small,
@@ -460,12 +459,12 @@ mod tests {
         store.delete("claim").unwrap();
         store.delete("claim").unwrap();
         let error = store.get("claim").unwrap_err().to_string();
-        assert!(error.contains(&store.uri_of("claim")), "{error}");
+        assert!(error.contains(&store.object_uri("claim")), "{error}");
     }
 
     #[test]
     fn memory_keeps_the_contract() {
-        contract(&Store::memory());
+        contract(&Store::in_memory());
     }
 
     #[test]
@@ -481,12 +480,12 @@ mod tests {
 
     #[test]
     fn a_thread_of_an_async_runtime_may_wait_too() {
-        let store = Store::memory();
+        let store = Store::in_memory();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();
 
         runtime.block_on(async { store.put("x", Bytes::new()).unwrap() });
-        assert_eq!(store.list().unwrap().len(), 1);
+        assert_eq!(store.list_objects().unwrap().len(), 1);
     }
 }

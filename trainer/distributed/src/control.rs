@@ -8,18 +8,18 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::fate::{Fate, How, Loss};
-use super::word::Word;
-use super::{BEAT, LOST_AFTER};
+use super::abort_state::{AbortState, LossCause, WorkerLost};
+use super::control_message::ControlMessage;
+use super::{HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT};
 
 /// How long the end waits for the others to hear of it.
-const PATIENCE: Duration = Duration::from_secs(2);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// This process's connections: to all others at worker 0, to worker 0 at the others.
 #[derive(Debug)]
-pub(super) struct Control {
-    peers: Arc<Peers>,
-    fate: Arc<Fate>,
+pub(super) struct ControlPlane {
+    peers: Arc<PeerStreams>,
+    abort_state: Arc<AbortState>,
     worker: usize,
     /// Nothing is ever sent: readers and the beat drop their ends when they end.
     ended: Mutex<Receiver<()>>,
@@ -27,40 +27,42 @@ pub(super) struct Control {
 }
 
 #[derive(Debug)]
-struct Peers {
+struct PeerStreams {
     streams: Vec<(usize, Mutex<TcpStream>)>,
     /// Held by who learns of a loss until it has passed that on, and by who closes the connections.
-    saying: Mutex<()>,
+    announcing: Mutex<()>,
 }
 
-impl Peers {
-    fn saying(&self) -> MutexGuard<'_, ()> {
-        self.saying.lock().unwrap_or_else(PoisonError::into_inner)
+impl PeerStreams {
+    fn lock_announcing(&self) -> MutexGuard<'_, ()> {
+        self.announcing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps a loss, and tells it to all but one; to nobody where there is nobody to leave out.
-    fn pass_on(&self, loss: Loss, fate: &Fate, except: Option<usize>) {
-        let _saying = self.saying();
-        if fate.lose(loss.clone())
+    fn propagate_loss(&self, loss: WorkerLost, fate: &AbortState, except: Option<usize>) {
+        let _saying = self.lock_announcing();
+        if fate.record_loss(loss.clone())
             && let Some(except) = except
         {
-            self.tell(&Word::Lost(loss), Some(except));
+            self.broadcast_message(&ControlMessage::Lost(loss), Some(except));
         }
     }
 
     /// A peer that does not hear is found out by who listens to it.
-    fn tell(&self, word: &Word, except: Option<usize>) {
+    fn broadcast_message(&self, word: &ControlMessage, except: Option<usize>) {
         for (_, stream) in self
             .streams
             .iter()
             .filter(|(worker, _)| Some(*worker) != except)
         {
             let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
-            let _ = word.write(&mut *stream);
+            let _ = word.write_to(&mut *stream);
         }
     }
 
-    fn shut(&self, how: Shutdown) {
+    fn shutdown_streams(&self, how: Shutdown) {
         for (_, stream) in &self.streams {
             let _ = stream
                 .lock()
@@ -70,14 +72,14 @@ impl Peers {
     }
 }
 
-impl Control {
+impl ControlPlane {
     /// Listens to the peers from now on, and lets them hear of this worker.
     ///
     /// # Errors
     /// If the system gives no thread.
-    pub(super) fn start(
+    pub(super) fn start_heartbeat(
         peers: Vec<(usize, TcpStream)>,
-        fate: Arc<Fate>,
+        fate: Arc<AbortState>,
         (worker, devices): (usize, usize),
     ) -> std::io::Result<Self> {
         let (alive, ended) = channel();
@@ -85,8 +87,8 @@ impl Control {
         let mut readers = Vec::new();
 
         for (peer, stream) in &peers {
-            stream.set_read_timeout(Some(LOST_AFTER))?;
-            stream.set_write_timeout(Some(LOST_AFTER))?;
+            stream.set_read_timeout(Some(HEARTBEAT_TIMEOUT))?;
+            stream.set_write_timeout(Some(HEARTBEAT_TIMEOUT))?;
             readers.push((*peer, stream.try_clone()?));
         }
 
@@ -94,9 +96,9 @@ impl Control {
             .into_iter()
             .map(|(peer, stream)| (peer, Mutex::new(stream)));
 
-        let peers = Arc::new(Peers {
+        let peers = Arc::new(PeerStreams {
             streams: peers.collect(),
-            saying: Mutex::default(),
+            announcing: Mutex::default(),
         });
 
         for (peer, stream) in readers {
@@ -104,8 +106,8 @@ impl Control {
             let fate = fate.clone();
             let alive = alive.clone();
             let listen = move || {
-                if let Some(loss) = listen(&stream, peer, devices, &fate) {
-                    peers.pass_on(loss, &fate, Some(peer).filter(|_| worker == 0));
+                if let Some(loss) = monitor_peer(&stream, peer, devices, &fate) {
+                    peers.propagate_loss(loss, &fate, Some(peer).filter(|_| worker == 0));
                 }
 
                 let _ = stream.shutdown(Shutdown::Both);
@@ -119,8 +121,8 @@ impl Control {
 
         let beats = peers.clone();
         let beat = move || {
-            while closed.recv_timeout(BEAT) == Err(RecvTimeoutError::Timeout) {
-                beats.tell(&Word::Beat, None);
+            while closed.recv_timeout(HEARTBEAT_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                beats.broadcast_message(&ControlMessage::Beat, None);
             }
         };
 
@@ -130,7 +132,7 @@ impl Control {
 
         Ok(Self {
             peers,
-            fate,
+            abort_state: fate,
             worker,
             ended: Mutex::new(ended),
             _open: open,
@@ -138,55 +140,63 @@ impl Control {
     }
 
     /// Says that a rank of this worker ended, and why.
-    pub(super) fn end(&self, rank: usize, why: &str) {
-        let how = How::Ended(why.to_string());
-        let loss = Loss {
+    pub(super) fn announce_failure(&self, rank: usize, why: &str) {
+        let how = LossCause::Ended(why.to_string());
+        let loss = WorkerLost {
             worker: self.worker,
             ranks: rank..rank + 1,
-            step: self.fate.step(),
+            step: self.abort_state.current_step(),
             how,
         };
 
-        self.peers.pass_on(loss, &self.fate, Some(self.worker));
+        self.peers
+            .propagate_loss(loss, &self.abort_state, Some(self.worker));
     }
 
     /// Closes the connections once the others have heard what was said: the end of all, or why this
     /// worker ended.
-    pub(super) fn close(&self) {
+    pub(super) fn close_connections(&self) {
         {
-            let _said = self.peers.saying();
-            if !self.fate.lost() {
-                self.fate.end();
-                self.peers.tell(&Word::Done, None);
+            let _said = self.peers.lock_announcing();
+            if !self.abort_state.is_lost() {
+                self.abort_state.mark_finished();
+                self.peers.broadcast_message(&ControlMessage::Done, None);
             }
 
-            self.peers.shut(Shutdown::Write);
+            self.peers.shutdown_streams(Shutdown::Write);
         }
 
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = ended.recv_timeout(PATIENCE);
+        let _ = ended.recv_timeout(SHUTDOWN_TIMEOUT);
     }
 }
 
 /// Listens to a peer until it has nothing more to say; what is lost, if anything is.
-fn listen(mut from: &TcpStream, peer: usize, devices: usize, fate: &Fate) -> Option<Loss> {
+fn monitor_peer(
+    mut from: &TcpStream,
+    peer: usize,
+    devices: usize,
+    fate: &AbortState,
+) -> Option<WorkerLost> {
     loop {
-        let how = match Word::read(&mut from) {
-            Ok(Word::Beat) => continue,
-            Ok(Word::Lost(loss)) => return Some(loss),
-            Ok(Word::Done) => {
+        let how = match ControlMessage::read_from(&mut from) {
+            Ok(ControlMessage::Beat) => continue,
+            Ok(ControlMessage::Lost(loss)) => return Some(loss),
+            Ok(ControlMessage::Done) => {
                 // It saw the last meeting of all ranks, so this process will too.
                 return None;
             }
-            Err(error) if is_timeout(error.kind()) => How::Silent(LOST_AFTER.as_secs()),
-            Ok(_) | Err(_) => How::Gone,
+            Err(error) if is_timeout(error.kind()) => {
+                LossCause::Silent(HEARTBEAT_TIMEOUT.as_secs())
+            }
+            Ok(_) | Err(_) => LossCause::Gone,
         };
 
         let ranks: Range<usize> = peer * devices..(peer + 1) * devices;
-        return Some(Loss {
+        return Some(WorkerLost {
             worker: peer,
             ranks,
-            step: fate.step(),
+            step: fate.current_step(),
             how,
         });
     }

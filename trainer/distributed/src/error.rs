@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use cnclip_compute::device::Fault;
+use cnclip_compute::device::DeviceError;
 
 /// The result of what a communicator does.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -18,7 +18,7 @@ pub enum Error {
     Lost(String),
     /// A device has too little memory, or stopped working.
     #[error(transparent)]
-    Device(#[from] Fault),
+    Device(#[from] DeviceError),
     /// We are wrong.
     #[error("{0}; this is a fault of cnclip, please report it")]
     Bug(String),

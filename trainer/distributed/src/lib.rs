@@ -7,17 +7,17 @@
 //! control   each worker ↔ worker 0: hello, heartbeats, who was lost
 //! ```
 
-mod buckets;
+mod abort_state;
 mod control;
-mod crew;
+mod control_message;
+mod device_group;
 pub mod error;
-mod fate;
-mod group;
+mod gradient_buckets;
 mod link;
-mod meet;
-mod pace;
+mod local_ranks;
+mod rendezvous;
 mod ring;
-mod word;
+mod straggler;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::AddAssign;
@@ -26,37 +26,37 @@ use std::time::Duration;
 
 use bytemuck::Pod;
 
-pub use buckets::Buckets;
-pub use crew::{Claim, Crew, each};
 pub use error::{Error, Origin, RankError, Result};
-pub use pace::{Pace, Slowest};
+pub use gradient_buckets::GradientBuckets;
+pub use local_ranks::{JoinRequest, LocalRanks, each};
+pub use straggler::{Straggler, StragglerDetector};
 
-use cnclip_compute::collective::Ranks;
-use cnclip_compute::device::{Device, Group};
-use cnclip_compute::tensor::ViewMut;
-use control::Control;
-use fate::Fate;
-use ring::Ring;
+use abort_state::AbortState;
+use cnclip_compute::collective::Collective;
+use cnclip_compute::device::{Device, DeviceGroup};
+use cnclip_compute::tensor::TensorViewMut;
+use control::ControlPlane;
+use ring::RingCollective;
 
 /// How often a worker lets the others hear of it.
-const BEAT: Duration = Duration::from_secs(1);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// A worker that was not heard of for so long is lost.
-const LOST_AFTER: Duration = Duration::from_secs(10);
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A neighbour that is heard of and yet sends nothing for so long is lost too: it may write a large
 /// checkpoint, or read a large data set.
-const STUCK_AFTER: Duration = Duration::from_secs(1800);
+const STUCK_TIMEOUT: Duration = Duration::from_secs(1800);
 /// How long the workers of a run may take to come.
-const MEET_WITHIN: Duration = Duration::from_secs(600);
+const RENDEZVOUS_TIMEOUT: Duration = Duration::from_secs(600);
 /// Rings beside each other: what a step asks for, and the gradients that travel meanwhile.
-const LANES: usize = 2;
+const RING_CHANNELS: usize = 2;
 
 /// Where a rank sits in the ring.
 #[derive(Clone, Copy, Debug)]
-struct Seat {
+struct RankTopology {
     rank: usize,
-    count: usize,
+    world_size: usize,
     /// Ranks of one worker.
-    devices: usize,
+    local_world_size: usize,
 }
 
 /// One rank's way to all the others.
@@ -65,86 +65,86 @@ struct Seat {
 /// All ranks get the same bits. Once a rank is lost, nothing waits any longer: values stay as they
 /// are, and [`World::check`] tells.
 #[derive(Debug)]
-pub struct World {
-    seat: Seat,
-    fate: Arc<Fate>,
-    control: Option<Arc<Control>>,
-    ring: Mutex<Ring>,
+pub struct Communicator {
+    topology: RankTopology,
+    abort_state: Arc<AbortState>,
+    control: Option<Arc<ControlPlane>>,
+    ring: Mutex<RingCollective>,
     /// Until it is asked for.
-    gradients: Mutex<Option<Ring>>,
+    gradient_ring: Mutex<Option<RingCollective>>,
     /// The ranks' devices, where they reach one another by themselves.
-    group: OnceLock<Arc<Group>>,
+    device_group: OnceLock<Arc<DeviceGroup>>,
 }
 
-impl World {
+impl Communicator {
     /// A rank by itself.
-    pub fn alone() -> Self {
-        let seat = Seat {
+    pub fn single_rank() -> Self {
+        let seat = RankTopology {
             rank: 0,
-            count: 1,
-            devices: 1,
+            world_size: 1,
+            local_world_size: 1,
         };
 
         let fate = Arc::default();
-        let ring = || Ring::new(seat, None, Arc::clone(&fate));
+        let ring = || RingCollective::new(seat, None, Arc::clone(&fate));
         let (ring, gradients) = (Mutex::new(ring()), Mutex::new(Some(ring())));
         Self {
-            seat,
-            fate,
+            topology: seat,
+            abort_state: fate,
             control: None,
             ring,
-            gradients,
-            group: OnceLock::new(),
+            gradient_ring: gradients,
+            device_group: OnceLock::new(),
         }
     }
 
     /// Whether this is rank 0, which speaks for all.
-    pub fn is_first(&self) -> bool {
-        self.seat.rank == 0
+    pub fn is_rank_zero(&self) -> bool {
+        self.topology.rank == 0
     }
 
     /// The worker that a rank is part of.
-    pub fn worker(&self, rank: usize) -> usize {
-        rank / self.seat.devices
+    pub fn worker_of_rank(&self, rank: usize) -> usize {
+        rank / self.topology.local_world_size
     }
 
     /// # Errors
     /// Which worker is no longer there, if one is not.
-    pub fn check(&self) -> Result<()> {
-        self.fate.check()
+    pub fn check_peers(&self) -> Result<()> {
+        self.abort_state.check_lost()
     }
 
     /// Keeps which step this rank is at, for what is told of a loss.
-    pub fn at(&self, step: u64) {
-        self.fate.at(step);
+    pub fn set_step(&self, step: u64) {
+        self.abort_state.set_step(step);
     }
 
     /// How long others let this rank wait so far.
-    pub fn waited(&self) -> Duration {
-        self.ring().waited()
+    pub fn wait_time(&self) -> Duration {
+        self.lock_ring().wait_time()
     }
 
     /// Makes every value its sum over all ranks.
-    pub fn add<T: Pod + AddAssign>(&self, values: &mut [T]) {
-        self.ring().sum(values);
+    pub fn all_reduce_sum<T: Pod + AddAssign>(&self, values: &mut [T]) {
+        self.lock_ring().all_reduce_sum(values);
     }
 
     /// Fills in the values of the others: each rank brings an equal part, in the order of the ranks.
-    pub fn collect<T: Pod>(&self, values: &mut [T]) {
-        let part = values.len() / self.seat.count;
-        self.ring()
-            .gather(values, |rank| rank * part..(rank + 1) * part);
+    pub fn all_gather<T: Pod>(&self, values: &mut [T]) {
+        let part = values.len() / self.topology.world_size;
+        self.lock_ring()
+            .all_gather(values, |rank| rank * part..(rank + 1) * part);
     }
 
     /// What each rank brings, however much it is.
     ///
     /// # Errors
     /// If a rank is lost.
-    pub fn exchange<T: Pod>(&self, own: &[T]) -> Result<Vec<Vec<T>>> {
-        let mut lengths = vec![0u64; self.seat.count];
-        lengths[self.seat.rank] = own.len() as u64;
-        self.collect(&mut lengths);
-        self.check()?;
+    pub fn all_gather_varlen<T: Pod>(&self, own: &[T]) -> Result<Vec<Vec<T>>> {
+        let mut lengths = vec![0u64; self.topology.world_size];
+        lengths[self.topology.rank] = own.len() as u64;
+        self.all_gather(&mut lengths);
+        self.check_peers()?;
         let ends = lengths.iter().scan(0, |end, length| {
             *end += *length as usize;
             Some(*end)
@@ -153,11 +153,11 @@ impl World {
         let ends: Vec<usize> = ends.collect();
         let place = |rank: usize| ends[rank] - lengths[rank] as usize..ends[rank];
         let mut all = vec![T::zeroed(); ends[ends.len() - 1]];
-        all[place(self.seat.rank)].copy_from_slice(own);
-        self.ring().gather(&mut all, place);
-        self.check()?;
+        all[place(self.topology.rank)].copy_from_slice(own);
+        self.lock_ring().all_gather(&mut all, place);
+        self.check_peers()?;
 
-        Ok((0..self.seat.count)
+        Ok((0..self.topology.world_size)
             .map(|rank| all[place(rank)].to_vec())
             .collect())
     }
@@ -166,11 +166,11 @@ impl World {
     ///
     /// # Errors
     /// If a rank is lost.
-    pub fn concat<T: Pod>(&self, own: Vec<T>) -> Result<Vec<T>> {
-        if self.seat.count == 1 {
+    pub fn all_gather_concat<T: Pod>(&self, own: Vec<T>) -> Result<Vec<T>> {
+        if self.topology.world_size == 1 {
             Ok(own)
         } else {
-            Ok(self.exchange(&own)?.concat())
+            Ok(self.all_gather_varlen(&own)?.concat())
         }
     }
 
@@ -178,27 +178,27 @@ impl World {
     ///
     /// # Errors
     /// If a rank is lost.
-    pub fn hear<T: Pod>(&self, own: &[T]) -> Result<Vec<T>> {
-        let own = if self.is_first() { own } else { &[] };
-        Ok(self.exchange(own)?.swap_remove(0))
+    pub fn broadcast<T: Pod>(&self, own: &[T]) -> Result<Vec<T>> {
+        let own = if self.is_rank_zero() { own } else { &[] };
+        Ok(self.all_gather_varlen(own)?.swap_remove(0))
     }
 
     /// Makes sure that all have the same: `what` is told where they do not.
     ///
     /// # Errors
     /// If a rank has another, or is lost.
-    pub fn agree(&self, what: &str, of: impl Hash) -> Result<()> {
-        if self.seat.count == 1 {
+    pub fn ensure_equal_across_ranks(&self, what: &str, of: impl Hash) -> Result<()> {
+        if self.topology.world_size == 1 {
             return Ok(());
         }
 
         // The same for equal things in all workers.
         let mut hasher = DefaultHasher::new();
         of.hash(&mut hasher);
-        let mut values = vec![0; self.seat.count];
-        values[self.seat.rank] = hasher.finish();
-        self.collect(&mut values);
-        self.check()?;
+        let mut values = vec![0; self.topology.world_size];
+        values[self.topology.rank] = hasher.finish();
+        self.all_gather(&mut values);
+        self.check_peers()?;
         let Some(other) = values.iter().position(|found| *found != values[0]) else {
             return Ok(());
         };
@@ -206,7 +206,7 @@ impl World {
         Err(Error::Config(format!(
             "rank {other} (worker {}) has another {what} than rank 0. All workers must see the same files: \
              give them the same, and begin again.",
-            self.worker(other)
+            self.worker_of_rank(other)
         )))
     }
 
@@ -214,9 +214,9 @@ impl World {
     ///
     /// # Errors
     /// If a rank is lost.
-    pub fn meet(&self) -> Result<()> {
-        self.add(&mut [0f64]);
-        self.check()
+    pub fn barrier(&self) -> Result<()> {
+        self.all_reduce_sum(&mut [0f64]);
+        self.check_peers()
     }
 
     /// Lets the ranks' devices reach one another: from now on what lies in their memory does not go
@@ -224,21 +224,21 @@ impl World {
     ///
     /// # Errors
     /// If they cannot, or a rank is lost.
-    pub fn connect(&self, device: &Device) -> Result<()> {
-        if self.seat.count == 1 {
+    pub fn connect_devices(&self, device: &Device) -> Result<()> {
+        if self.topology.world_size == 1 {
             return Ok(());
         }
 
-        let invitation = if self.is_first() {
-            device.invite()?
+        let invitation = if self.is_rank_zero() {
+            device.new_communicator_id()?
         } else {
             Vec::new()
         };
 
-        let invitation = self.hear(&invitation)?;
-        let group = group::join(self.own(), device, invitation)?;
+        let invitation = self.broadcast(&invitation)?;
+        let group = device_group::join_device_group(self.failure_reporter(), device, invitation)?;
         // Whoever connects twice keeps the first.
-        self.group.get_or_init(|| group);
+        self.device_group.get_or_init(|| group);
 
         Ok(())
     }
@@ -247,42 +247,44 @@ impl World {
     ///
     /// # Errors
     /// If the system gives no thread.
-    pub fn buckets(&self) -> Result<Buckets> {
-        if let Some(group) = self.group.get() {
-            return Ok(Buckets::of(Arc::clone(group)));
+    pub fn gradient_buckets(&self) -> Result<GradientBuckets> {
+        if let Some(group) = self.device_group.get() {
+            return Ok(GradientBuckets::with_device_group(Arc::clone(group)));
         }
 
         let ring = self
-            .gradients
+            .gradient_ring
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
 
-        Buckets::start(ring.filter(|_| self.seat.count > 1))
+        GradientBuckets::with_ring(ring.filter(|_| self.topology.world_size > 1))
     }
 
-    fn ring(&self) -> MutexGuard<'_, Ring> {
+    fn lock_ring(&self) -> MutexGuard<'_, RingCollective> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Ranks for World {
+impl Collective for Communicator {
     fn rank(&self) -> usize {
-        self.seat.rank
+        self.topology.rank
     }
-    fn count(&self) -> usize {
-        self.seat.count
+    fn world_size(&self) -> usize {
+        self.topology.world_size
     }
-    fn sum(&self, values: &mut [f64]) {
-        self.add(values);
+    fn all_reduce_sum_f64(&self, values: &mut [f64]) {
+        self.all_reduce_sum(values);
     }
-    fn gather(&self, values: &mut [f32]) {
-        self.collect(values);
+    fn all_gather_f32(&self, values: &mut [f32]) {
+        self.all_gather(values);
     }
-    fn gather_array(&self, mut values: ViewMut<'_>) {
-        match (self.group.get(), &mut values) {
-            (Some(group), ViewMut::Device(span)) => group.gather(span),
-            _ if self.seat.count > 1 => values.edit(|values| self.gather(values)),
+    fn all_gather_tensor(&self, mut values: TensorViewMut<'_>) {
+        match (self.device_group.get(), &mut values) {
+            (Some(group), TensorViewMut::Device(span)) => group.all_gather(span),
+            _ if self.topology.world_size > 1 => {
+                values.update_on_host(|values| self.all_gather(values))
+            }
             _ => {}
         }
     }

@@ -10,113 +10,119 @@ use std::time::{Duration, Instant};
 
 use bytemuck::{Pod, cast_slice, cast_slice_mut};
 
-use super::fate::{Fate, How};
-use super::{LOST_AFTER, STUCK_AFTER};
+use super::abort_state::{AbortState, LossCause};
+use super::{HEARTBEAT_TIMEOUT, STUCK_TIMEOUT};
 
 /// What travels at once: large enough for few meetings, small enough to overlap.
-pub(super) const PIECE_BYTES: usize = 1 << 18;
+pub(super) const CHUNK_BYTES: usize = 1 << 18;
 /// Pieces of a channel.
-const PIECES: usize = 3;
+const CHUNKS_PER_LINK: usize = 3;
 /// How often who waits looks up.
-const TICK: Duration = Duration::from_millis(50);
+const LINK_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Memory that is lent: words, so that numbers of any kind lie well in it.
 #[derive(Debug)]
-struct Piece {
+struct LinkChunk {
     words: Box<[u64]>,
-    bytes: usize,
+    byte_len: usize,
 }
 
-impl Piece {
+impl LinkChunk {
     fn new() -> Self {
         Self {
-            words: vec![0; PIECE_BYTES / size_of::<u64>()].into(),
-            bytes: 0,
+            words: vec![0; CHUNK_BYTES / size_of::<u64>()].into(),
+            byte_len: 0,
         }
     }
 
-    fn reserve(&mut self, bytes: usize) -> &mut [u8] {
-        self.bytes = bytes;
+    fn reserve_bytes(&mut self, bytes: usize) -> &mut [u8] {
+        self.byte_len = bytes;
         &mut cast_slice_mut(&mut self.words)[..bytes]
     }
 
-    fn bytes(&self) -> &[u8] {
-        &cast_slice(&self.words)[..self.bytes]
+    fn as_bytes(&self) -> &[u8] {
+        &cast_slice(&self.words)[..self.byte_len]
     }
 
-    fn values<T: Pod>(&self) -> &[T] {
-        &cast_slice(&self.words)[..self.bytes / size_of::<T>()]
+    fn as_values<T: Pod>(&self) -> &[T] {
+        &cast_slice(&self.words)[..self.byte_len / size_of::<T>()]
     }
 }
 
 /// Nothing will come any more; the fate may know better why.
 #[derive(Debug)]
-pub(super) struct Broken(pub(super) How);
+pub(super) struct LinkBroken(pub(super) LossCause);
 
 /// Where pieces go in.
 #[derive(Debug)]
-pub(super) struct Outbox {
-    full: SyncSender<Piece>,
-    empty: Receiver<Piece>,
+pub(super) struct LinkSender {
+    full: SyncSender<LinkChunk>,
+    empty: Receiver<LinkChunk>,
     // Dropped last: what is in the box is still written.
-    wire: Option<Wire>,
+    stream: Option<LinkStream>,
 }
 
 /// Where pieces come out.
 #[derive(Debug)]
-pub(super) struct Inbox {
-    full: Receiver<Piece>,
-    empty: SyncSender<Piece>,
-    wire: Option<Wire>,
+pub(super) struct LinkReceiver {
+    full: Receiver<LinkChunk>,
+    empty: SyncSender<LinkChunk>,
+    stream: Option<LinkStream>,
 }
 
 /// A link between two threads.
-pub(super) fn channel() -> (Outbox, Inbox) {
-    let (full, filled) = sync_channel(PIECES);
-    let (emptied, empty) = sync_channel(PIECES);
-    for _ in 0..PIECES {
+pub(super) fn create_link() -> (LinkSender, LinkReceiver) {
+    let (full, filled) = sync_channel(CHUNKS_PER_LINK);
+    let (emptied, empty) = sync_channel(CHUNKS_PER_LINK);
+    for _ in 0..CHUNKS_PER_LINK {
         // There is room, and the other end is here.
-        let _ = emptied.send(Piece::new());
+        let _ = emptied.send(LinkChunk::new());
     }
 
     (
-        Outbox {
+        LinkSender {
             full,
             empty,
-            wire: None,
+            stream: None,
         },
-        Inbox {
+        LinkReceiver {
             full: filled,
             empty: emptied,
-            wire: None,
+            stream: None,
         },
     )
 }
 
-impl Outbox {
+impl LinkSender {
     /// Sends at most [`PIECE_BYTES`] of values.
-    pub(super) fn send<T: Pod>(&self, values: &[T], fate: &Fate) -> Result<(), Broken> {
-        let mut piece = wait(&self.empty, fate)?;
+    pub(super) fn send_values<T: Pod>(
+        &self,
+        values: &[T],
+        fate: &AbortState,
+    ) -> Result<(), LinkBroken> {
+        let mut piece = wait_for_chunk(&self.empty, fate)?;
         let bytes: &[u8] = cast_slice(values);
-        piece.reserve(bytes.len()).copy_from_slice(bytes);
-        self.full.send(piece).map_err(|_| Broken(How::Cut))
+        piece.reserve_bytes(bytes.len()).copy_from_slice(bytes);
+        self.full
+            .send(piece)
+            .map_err(|_| LinkBroken(LossCause::Cut))
     }
 }
 
-impl Inbox {
+impl LinkReceiver {
     /// Hands over the next values, as many as are expected.
-    pub(super) fn receive<T: Pod>(
+    pub(super) fn receive_values<T: Pod>(
         &self,
         expected: usize,
-        fate: &Fate,
+        fate: &AbortState,
         take: impl FnOnce(&[T]),
-    ) -> Result<(), Broken> {
-        let piece = wait(&self.full, fate)?;
-        if piece.bytes != expected * size_of::<T>() {
-            return Err(Broken(How::Cut));
+    ) -> Result<(), LinkBroken> {
+        let piece = wait_for_chunk(&self.full, fate)?;
+        if piece.byte_len != expected * size_of::<T>() {
+            return Err(LinkBroken(LossCause::Cut));
         }
 
-        take(piece.values());
+        take(piece.as_values());
         // A neighbour that left needs no memory back.
         let _ = self.empty.send(piece);
         Ok(())
@@ -124,19 +130,20 @@ impl Inbox {
 }
 
 /// Waits for a piece until there is one, somebody is lost, or it has been too long.
-fn wait(from: &Receiver<Piece>, fate: &Fate) -> Result<Piece, Broken> {
+fn wait_for_chunk(from: &Receiver<LinkChunk>, fate: &AbortState) -> Result<LinkChunk, LinkBroken> {
     let start = Instant::now();
     loop {
-        match from.recv_timeout(TICK) {
+        match from.recv_timeout(LINK_POLL_INTERVAL) {
             Ok(piece) => return Ok(piece),
-            Err(RecvTimeoutError::Timeout) if !fate.lost() && start.elapsed() < STUCK_AFTER => {}
+            Err(RecvTimeoutError::Timeout)
+                if !fate.is_lost() && start.elapsed() < STUCK_TIMEOUT => {}
             Err(RecvTimeoutError::Timeout) => {
-                return Err(Broken(How::Stuck(STUCK_AFTER.as_secs())));
+                return Err(LinkBroken(LossCause::Stuck(STUCK_TIMEOUT.as_secs())));
             }
             Err(RecvTimeoutError::Disconnected) => {
                 // Worker 0 knows more than who only sees a closed connection.
-                fate.wait(LOST_AFTER + Duration::from_secs(2));
-                return Err(Broken(How::Cut));
+                fate.wait_for_loss(HEARTBEAT_TIMEOUT + Duration::from_secs(2));
+                return Err(LinkBroken(LossCause::Cut));
             }
         }
     }
@@ -144,25 +151,28 @@ fn wait(from: &Receiver<Piece>, fate: &Fate) -> Result<Piece, Broken> {
 
 /// The connection under a link; dropping it ends the link.
 #[derive(Debug)]
-struct Wire {
+struct LinkStream {
     stream: TcpStream,
     writer: Option<JoinHandle<()>>,
-    fate: Arc<Fate>,
+    abort_state: Arc<AbortState>,
 }
 
 /// A link that goes on in another process: what is put into it is written by a thread.
 ///
 /// # Errors
 /// If the system gives no thread.
-pub(super) fn outgoing(stream: TcpStream, fate: Arc<Fate>) -> std::io::Result<Outbox> {
-    let (mut outbox, inbox) = channel();
+pub(super) fn start_outgoing_link(
+    stream: TcpStream,
+    fate: Arc<AbortState>,
+) -> std::io::Result<LinkSender> {
+    let (mut outbox, inbox) = create_link();
     let mut to = stream.try_clone()?;
     let write = move || {
         for piece in &inbox.full {
-            let length = (piece.bytes as u32).to_le_bytes();
+            let length = (piece.byte_len as u32).to_le_bytes();
             if to
                 .write_all(&length)
-                .and_then(|()| to.write_all(piece.bytes()))
+                .and_then(|()| to.write_all(piece.as_bytes()))
                 .is_err()
             {
                 return;
@@ -179,10 +189,10 @@ pub(super) fn outgoing(stream: TcpStream, fate: Arc<Fate>) -> std::io::Result<Ou
             .spawn(write)?,
     );
 
-    outbox.wire = Some(Wire {
+    outbox.stream = Some(LinkStream {
         stream,
         writer,
-        fate,
+        abort_state: fate,
     });
 
     Ok(outbox)
@@ -192,12 +202,15 @@ pub(super) fn outgoing(stream: TcpStream, fate: Arc<Fate>) -> std::io::Result<Ou
 ///
 /// # Errors
 /// If the system gives no thread.
-pub(super) fn incoming(stream: TcpStream, fate: Arc<Fate>) -> std::io::Result<Inbox> {
-    let (outbox, mut inbox) = channel();
+pub(super) fn start_incoming_link(
+    stream: TcpStream,
+    fate: Arc<AbortState>,
+) -> std::io::Result<LinkReceiver> {
+    let (outbox, mut inbox) = create_link();
     let mut from = stream.try_clone()?;
     let read = move || {
         while let Ok(mut piece) = outbox.empty.recv() {
-            if fill(&mut piece, &mut from).is_err() || outbox.full.send(piece).is_err() {
+            if read_chunk(&mut piece, &mut from).is_err() || outbox.full.send(piece).is_err() {
                 return;
             }
         }
@@ -207,28 +220,28 @@ pub(super) fn incoming(stream: TcpStream, fate: Arc<Fate>) -> std::io::Result<In
         .name("ring-in".into())
         .spawn(read)?;
 
-    inbox.wire = Some(Wire {
+    inbox.stream = Some(LinkStream {
         stream,
         writer: None,
-        fate,
+        abort_state: fate,
     });
 
     Ok(inbox)
 }
 
-fn fill(piece: &mut Piece, from: &mut impl Read) -> std::io::Result<()> {
+fn read_chunk(piece: &mut LinkChunk, from: &mut impl Read) -> std::io::Result<()> {
     let mut length = [0; 4];
     from.read_exact(&mut length)?;
     match u32::from_le_bytes(length) as usize {
-        length if length <= PIECE_BYTES => from.read_exact(piece.reserve(length)),
+        length if length <= CHUNK_BYTES => from.read_exact(piece.reserve_bytes(length)),
         _ => Err(std::io::ErrorKind::InvalidData.into()),
     }
 }
 
-impl Drop for Wire {
+impl Drop for LinkStream {
     /// Waits until what was sent is written, unless somebody is lost.
     fn drop(&mut self) {
-        if self.fate.lost() || self.writer.is_none() {
+        if self.abort_state.is_lost() || self.writer.is_none() {
             // It may be closed already.
             let _ = self.stream.shutdown(Shutdown::Both);
         }

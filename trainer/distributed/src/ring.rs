@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
 
-use super::Seat;
-use super::fate::{Fate, Loss};
-use super::link::{Broken, Inbox, Outbox, PIECE_BYTES};
+use super::RankTopology;
+use super::abort_state::{AbortState, WorkerLost};
+use super::link::{CHUNK_BYTES, LinkBroken, LinkReceiver, LinkSender};
 
 /// One rank's place in a ring.
 ///
@@ -17,44 +17,44 @@ use super::link::{Broken, Inbox, Outbox, PIECE_BYTES};
 /// Every number is summed at one rank, in the order of the ring, and copied to the others: all get
 /// the same bits, in every run of as many ranks. Once somebody is lost, values stay as they are.
 #[derive(Debug)]
-pub(super) struct Ring {
-    seat: Seat,
-    links: Option<Links>,
-    fate: Arc<Fate>,
-    waited: Duration,
+pub(super) struct RingCollective {
+    topology: RankTopology,
+    links: Option<RingLinks>,
+    abort_state: Arc<AbortState>,
+    wait_time: Duration,
 }
 
 /// To the next rank and from the one before.
 #[derive(Debug)]
-pub(super) struct Links {
-    pub(super) next: Outbox,
-    pub(super) previous: Inbox,
+pub(super) struct RingLinks {
+    pub(super) next: LinkSender,
+    pub(super) previous: LinkReceiver,
 }
 
-impl Ring {
+impl RingCollective {
     /// A place among others, or alone where there are no links.
-    pub(super) fn new(seat: Seat, links: Option<Links>, fate: Arc<Fate>) -> Self {
+    pub(super) fn new(seat: RankTopology, links: Option<RingLinks>, fate: Arc<AbortState>) -> Self {
         Self {
-            seat,
+            topology: seat,
             links,
-            fate,
-            waited: Duration::ZERO,
+            abort_state: fate,
+            wait_time: Duration::ZERO,
         }
     }
 
     /// How long others let this rank wait so far.
-    pub(super) fn waited(&self) -> Duration {
-        self.waited
+    pub(super) fn wait_time(&self) -> Duration {
+        self.wait_time
     }
 
     /// Makes every value its sum over all ranks.
-    pub(super) fn sum<T: Pod + AddAssign>(&mut self, values: &mut [T]) {
+    pub(super) fn all_reduce_sum<T: Pod + AddAssign>(&mut self, values: &mut [T]) {
         let length = values.len();
-        let count = self.seat.count;
-        let rank = self.seat.rank;
+        let count = self.topology.world_size;
+        let rank = self.topology.rank;
         let part = |at: usize| length * (at % count) / count..length * (at % count + 1) / count;
         // Each part travels once around, growing; then once more, whole.
-        let grown = self.pass(
+        let grown = self.pass_around(
             values,
             |step| part(rank + count - step),
             |to, from| {
@@ -63,52 +63,52 @@ impl Ring {
         );
 
         let whole = |step| part(rank + 1 + count - step);
-        let done =
-            grown.and_then(|()| self.pass(values, whole, |to, from| to.copy_from_slice(from)));
-        self.judge(done);
+        let done = grown
+            .and_then(|()| self.pass_around(values, whole, |to, from| to.copy_from_slice(from)));
+        self.record_link_failure(done);
     }
 
     /// Fills in the values that other ranks have; `place` says where those of each rank are.
-    pub(super) fn gather<T: Pod>(
+    pub(super) fn all_gather<T: Pod>(
         &mut self,
         values: &mut [T],
         place: impl Fn(usize) -> Range<usize>,
     ) {
-        let count = self.seat.count;
-        let rank = self.seat.rank;
+        let count = self.topology.world_size;
+        let rank = self.topology.rank;
         let places = |step| place((rank + count - step) % count);
-        let done = self.pass(values, places, |to, from| to.copy_from_slice(from));
-        self.judge(done);
+        let done = self.pass_around(values, places, |to, from| to.copy_from_slice(from));
+        self.record_link_failure(done);
     }
 
     /// In each step a rank sends the part it got in the step before, the first time its own.
-    fn pass<T: Pod>(
+    fn pass_around<T: Pod>(
         &mut self,
         values: &mut [T],
         part: impl Fn(usize) -> Range<usize>,
         take: impl Fn(&mut [T], &[T]),
-    ) -> Result<(), Broken> {
-        if self.fate.lost() {
+    ) -> Result<(), LinkBroken> {
+        if self.abort_state.is_lost() {
             return Ok(());
         }
 
-        (1..self.seat.count)
-            .try_for_each(|step| self.exchange(values, (part(step - 1), part(step)), &take))
+        (1..self.topology.world_size)
+            .try_for_each(|step| self.exchange_chunks(values, (part(step - 1), part(step)), &take))
     }
 
     /// Sends a part and receives another, a piece of each in turn: so nobody waits for a neighbour
     /// that waits for it.
-    fn exchange<T: Pod>(
+    fn exchange_chunks<T: Pod>(
         &mut self,
         values: &mut [T],
         (mut sent, mut got): (Range<usize>, Range<usize>),
         take: impl Fn(&mut [T], &[T]),
-    ) -> Result<(), Broken> {
-        let Some(Links { next, previous }) = &self.links else {
+    ) -> Result<(), LinkBroken> {
+        let Some(RingLinks { next, previous }) = &self.links else {
             return Ok(());
         };
 
-        let most = PIECE_BYTES / size_of::<T>();
+        let most = CHUNK_BYTES / size_of::<T>();
         let cut = |part: &mut Range<usize>| {
             let piece = part.start..part.end.min(part.start + most);
             part.start = piece.end;
@@ -119,7 +119,7 @@ impl Ring {
             let out = cut(&mut sent);
             let into = cut(&mut got);
             if let Some(out) = &out {
-                next.send(&values[out.clone()], &self.fate)?;
+                next.send_values(&values[out.clone()], &self.abort_state)?;
             }
 
             let Some(into) = into else {
@@ -130,30 +130,30 @@ impl Ring {
             };
 
             let start = Instant::now();
-            let received = previous.receive(into.len(), &self.fate, |piece| {
+            let received = previous.receive_values(into.len(), &self.abort_state, |piece| {
                 take(&mut values[into], piece)
             });
 
-            self.waited += start.elapsed();
+            self.wait_time += start.elapsed();
             received?;
         }
     }
 
     /// A link that broke without a loss that is known of is the neighbour's.
-    fn judge(&self, done: Result<(), Broken>) {
-        if let Err(Broken(how)) = done {
-            let Seat {
+    fn record_link_failure(&self, done: Result<(), LinkBroken>) {
+        if let Err(LinkBroken(how)) = done {
+            let RankTopology {
                 rank,
-                count,
-                devices,
-            } = self.seat;
+                world_size: count,
+                local_world_size: devices,
+            } = self.topology;
 
             let worker = (rank + count - 1) % count / devices;
             let ranks = worker * devices..(worker + 1) * devices;
-            self.fate.lose(Loss {
+            self.abort_state.record_loss(WorkerLost {
                 worker,
                 ranks,
-                step: self.fate.step(),
+                step: self.abort_state.current_step(),
                 how,
             });
         }

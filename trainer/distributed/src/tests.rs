@@ -1,8 +1,8 @@
 use std::sync::Mutex;
 
 use super::*;
-use cnclip_compute::collective::Reducer;
-use cnclip_compute::tensor::ViewMut;
+use cnclip_compute::collective::GradientReducer;
+use cnclip_compute::tensor::TensorViewMut;
 
 /// Numbers whose sums round.
 fn numbers(rank: usize, length: usize) -> Vec<f32> {
@@ -19,13 +19,13 @@ fn sums_are_right_and_the_same_bits_everywhere_whatever_the_length() {
         let found = each(count, |world| {
             LENGTHS.map(|length| {
                 let mut values = numbers(world.rank(), length);
-                world.add(&mut values);
+                world.all_reduce_sum(&mut values);
                 let mut wide: Vec<_> = numbers(world.rank(), length)
                     .iter()
                     .map(|&x| f64::from(x))
                     .collect();
 
-                world.sum(&mut wide);
+                world.all_reduce_sum(&mut wide);
                 (values, wide)
             })
         })
@@ -57,12 +57,12 @@ fn every_rank_gets_what_each_brings_however_much_that_is() {
     for count in 1..=4 {
         let found = each(count, |world| {
             let mut equal = vec![0f32; 3 * count];
-            equal[world.share(3 * count)].fill(world.rank() as f32);
-            world.gather(&mut equal);
+            equal[world.rank_range(3 * count)].fill(world.rank() as f32);
+            world.all_gather(&mut equal);
             let own = numbers(world.rank(), LENGTHS[world.rank() + 4]);
-            let heard = world.hear(&[7 + world.rank() as u64]).unwrap();
+            let heard = world.broadcast(&[7 + world.rank() as u64]).unwrap();
 
-            (equal, world.exchange(&own).unwrap(), heard)
+            (equal, world.all_gather_varlen(&own).unwrap(), heard)
         })
         .unwrap();
 
@@ -88,16 +88,16 @@ fn every_rank_gets_what_each_brings_however_much_that_is() {
 fn gradients_are_summed_wherever_they_are_handed_in_and_left_alone_elsewhere() {
     let length = 2_500_000;
     let found = each(3, |world| {
-        let mut buckets = world.buckets().unwrap();
+        let mut buckets = world.gradient_buckets().unwrap();
         let mut all = Vec::new();
         for _ in 0..2 {
             let mut numbers = numbers(world.rank(), length);
-            let mut values = ViewMut::Host(&mut numbers);
+            let mut values = TensorViewMut::Host(&mut numbers);
             for range in [length - 7..length, 10..length - 7, 4..9] {
-                buckets.reduce(&mut values, range);
+                buckets.reduce_gradients(&mut values, range);
             }
 
-            buckets.finish(&mut values);
+            buckets.finish_all_reduce(&mut values);
             all.push(numbers);
         }
 
@@ -122,13 +122,13 @@ fn gradients_are_summed_wherever_they_are_handed_in_and_left_alone_elsewhere() {
 fn a_rank_that_ends_badly_ends_all_and_its_own_word_is_the_one_that_counts() {
     for panics in [false, true] {
         let told = Mutex::new(Vec::new());
-        let job = |world: Arc<World>| {
-            world.at(4);
+        let job = |world: Arc<Communicator>| {
+            world.set_step(4);
             match world.rank() {
                 1 if panics => panic!("of no use"),
                 1 => Err(Error::Config("bad picture".into())),
                 _ => {
-                    let heard = world.meet().and(world.meet());
+                    let heard = world.barrier().and(world.barrier());
                     told.lock()
                         .unwrap()
                         .push(heard.as_ref().unwrap_err().to_string());
@@ -138,7 +138,9 @@ fn a_rank_that_ends_badly_ends_all_and_its_own_word_is_the_one_that_counts() {
             }
         };
 
-        let ended = Crew::threads(3).work(job, job).unwrap_err();
+        let ended = LocalRanks::single_process(3)
+            .run_ranks(job, job)
+            .unwrap_err();
         let own = if panics {
             "rank 1 panicked"
         } else {
@@ -163,7 +165,7 @@ fn a_rank_that_ends_badly_ends_all_and_its_own_word_is_the_one_that_counts() {
 #[test]
 fn ranks_that_have_something_else_are_named() {
     let found = each(3, |world| {
-        world.agree("data set", u64::from(world.rank() == 2))
+        world.ensure_equal_across_ranks("data set", u64::from(world.rank() == 2))
     })
     .unwrap();
 
@@ -175,5 +177,8 @@ fn ranks_that_have_something_else_are_named() {
         );
     }
 
-    each(3, |world| world.agree("data set", 5).unwrap()).unwrap();
+    each(3, |world| {
+        world.ensure_equal_across_ranks("data set", 5).unwrap()
+    })
+    .unwrap();
 }

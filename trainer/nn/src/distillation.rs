@@ -1,26 +1,26 @@
 //! Pulls the features of pictures toward a teacher's, and its gradient. Knows neither captions nor
 //! weights.
 
-mod held;
+mod interpolation_buffers;
 
-use held::Held;
+use interpolation_buffers::InterpolationBuffers;
 use rayon::prelude::*;
 
 use crate::model::teacher::Teacher;
-use cnclip_compute::collective::Ranks;
-use cnclip_compute::math::dot;
+use cnclip_compute::collective::Collective;
+use cnclip_compute::math::dot_product;
 use cnclip_compute::ops::distillation::gpu as ops;
-use cnclip_compute::ops::patchify::Pixels;
-use cnclip_compute::tensor::{Array, Memory, View, ViewMut};
+use cnclip_compute::ops::patchify::PixelBatch;
+use cnclip_compute::tensor::{Memory, Tensor, TensorView, TensorViewMut};
 
 /// PyTorch's bound below lengths that are divided by.
-const SHORTEST: f32 = 1e-8;
+const COSINE_EPSILON: f32 = 1e-8;
 
 /// A teacher, and how far the features of a batch are from its own.
 #[derive(Debug)]
 pub struct Distillation {
     teacher: Teacher,
-    taught: Array,
+    teacher_features: Tensor,
     loss: CosineLoss,
 }
 
@@ -28,17 +28,17 @@ impl Distillation {
     /// Memory for batches of so many features of a width.
     pub fn new(teacher: Teacher, weight: f64, (batch, width): (usize, usize)) -> Self {
         let memory = teacher.params.memory();
-        let taught = memory.exact(batch * teacher.width());
-        let loss = CosineLoss::new(memory, weight, batch, (width, teacher.width()));
+        let taught = memory.alloc_f32(batch * teacher.feature_width());
+        let loss = CosineLoss::new(memory, weight, batch, (width, teacher.feature_width()));
         Self {
-            taught,
+            teacher_features: taught,
             teacher,
             loss,
         }
     }
 
     /// What the distance is multiplied with before it is added to the loss.
-    pub fn weight(&self) -> f64 {
+    pub fn loss_weight(&self) -> f64 {
         self.loss.weight
     }
 
@@ -47,17 +47,21 @@ impl Distillation {
     ///
     /// # Shapes
     /// `features`, `gradients` [batch, width].
-    pub fn evaluate(
+    pub fn compute_loss(
         &mut self,
-        pixels: Pixels<'_>,
-        (features, gradients): (View<'_>, ViewMut<'_>),
-        ranks: &dyn Ranks,
+        pixels: PixelBatch<'_>,
+        (features, gradients): (TensorView<'_>, TensorViewMut<'_>),
+        ranks: &dyn Collective,
     ) -> f64 {
-        let batch = features.len() / self.loss.stretch.width;
-        let size = batch * self.teacher.width();
-        self.teacher.encode(pixels, self.taught.first_mut(size));
-        self.loss
-            .evaluate(self.taught.first(size), (features, gradients), ranks)
+        let batch = features.len() / self.loss.interpolation.width;
+        let size = batch * self.teacher.feature_width();
+        self.teacher
+            .encode_images(pixels, self.teacher_features.first_n_mut(size));
+        self.loss.compute_loss(
+            self.teacher_features.first_n(size),
+            (features, gradients),
+            ranks,
+        )
     }
 }
 
@@ -70,19 +74,19 @@ impl Distillation {
 #[derive(Debug)]
 pub struct CosineLoss {
     weight: f64,
-    stretch: Stretch,
+    interpolation: LinearInterpolation,
     /// One's own features as wide as the teacher's, in this machine's memory.
-    stretched: Vec<f32>,
-    cosines: Array,
+    interpolated: Vec<f32>,
+    cosines: Tensor,
     /// How vectors are stretched, in a device's memory.
-    held: Option<Held>,
+    device_buffers: Option<InterpolationBuffers>,
 }
 
 impl CosineLoss {
     /// Memory for so many features of a width, and for those of a teacher.
     pub fn new(memory: &Memory, weight: f64, batch: usize, (width, wide): (usize, usize)) -> Self {
-        let stretch = Stretch::new(width, wide);
-        let held = Held::new(memory, &stretch);
+        let stretch = LinearInterpolation::new(width, wide);
+        let held = InterpolationBuffers::new(memory, &stretch);
         let stretched = if held.is_none() {
             vec![0.0; batch * wide]
         } else {
@@ -91,10 +95,10 @@ impl CosineLoss {
 
         Self {
             weight,
-            stretch,
-            stretched,
-            cosines: memory.exact(batch),
-            held,
+            interpolation: stretch,
+            interpolated: stretched,
+            cosines: memory.alloc_f32(batch),
+            device_buffers: held,
         }
     }
 
@@ -103,30 +107,40 @@ impl CosineLoss {
     ///
     /// # Shapes
     /// `taught` [batch, teacher's width], `features`, `gradients` [batch, width].
-    pub fn evaluate(
+    pub fn compute_loss(
         &mut self,
-        taught: View<'_>,
-        (features, gradients): (View<'_>, ViewMut<'_>),
-        ranks: &dyn Ranks,
+        taught: TensorView<'_>,
+        (features, gradients): (TensorView<'_>, TensorViewMut<'_>),
+        ranks: &dyn Collective,
     ) -> f64 {
-        let batch = features.len() / self.stretch.width;
-        let global_batch = (batch * ranks.count()) as f64;
+        let batch = features.len() / self.interpolation.width;
+        let global_batch = (batch * ranks.world_size()) as f64;
         let scale = (self.weight / global_batch) as f32;
-        let held = self.held.as_ref();
-        let stretch = &self.stretch;
+        let held = self.device_buffers.as_ref();
+        let stretch = &self.interpolation;
 
-        match (self.cosines.first_mut(batch), gradients, held) {
-            (ViewMut::Device(mut cosines), ViewMut::Device(mut gradients), Some(held)) => {
-                let own = (features.device(), &mut gradients);
-                let bounds = (scale, SHORTEST);
-                ops::cosines(held.stretch(), taught.device(), own, &mut cosines, bounds);
+        match (self.cosines.first_n_mut(batch), gradients, held) {
+            (
+                TensorViewMut::Device(mut cosines),
+                TensorViewMut::Device(mut gradients),
+                Some(held),
+            ) => {
+                let own = (features.expect_device(), &mut gradients);
+                let bounds = (scale, COSINE_EPSILON);
+                ops::cosine_similarity_grad(
+                    held.as_device_op(),
+                    taught.expect_device(),
+                    own,
+                    &mut cosines,
+                    bounds,
+                );
             }
             (cosines, gradients, _) => {
-                let own = (features.host(), gradients.host());
-                stretch.cosines(
-                    taught.host(),
+                let own = (features.expect_host(), gradients.expect_host());
+                stretch.cosines_with_gradients(
+                    taught.expect_host(),
                     own,
-                    (cosines.host(), &mut self.stretched),
+                    (cosines.expect_host(), &mut self.interpolated),
                     scale,
                 );
             }
@@ -134,23 +148,23 @@ impl CosineLoss {
 
         let mut sum = [self
             .cosines
-            .first(batch)
-            .read()
+            .first_n(batch)
+            .to_host()
             .iter()
             .map(|&cosine| f64::from(cosine))
             .sum()];
 
-        ranks.sum(&mut sum);
+        ranks.all_reduce_sum_f64(&mut sum);
         1.0 - sum[0] / global_batch
     }
 }
 
 /// The cosine of two vectors; the second becomes the gradient of `−scale · cosine`.
-fn differentiate(taught: &[f32], own: &mut [f32], scale: f32) -> f32 {
-    let inverse = |x: &[f32]| 1.0 / dot(x, x).sqrt().max(SHORTEST);
+fn cosine_with_gradient(taught: &[f32], own: &mut [f32], scale: f32) -> f32 {
+    let inverse = |x: &[f32]| 1.0 / dot_product(x, x).sqrt().max(COSINE_EPSILON);
     let taught_inverse = inverse(taught);
     let own_inverse = inverse(own);
-    let cosine = dot(taught, own) * taught_inverse * own_inverse;
+    let cosine = dot_product(taught, own) * taught_inverse * own_inverse;
 
     for (own, taught) in own.iter_mut().zip(taught) {
         *own = scale * own_inverse * (cosine * own_inverse * *own - taught_inverse * taught);
@@ -161,13 +175,13 @@ fn differentiate(taught: &[f32], own: &mut [f32], scale: f32) -> f32 {
 
 /// Linear interpolation of a vector to another width.
 #[derive(Debug)]
-struct Stretch {
+struct LinearInterpolation {
     width: usize,
     /// For each place the two neighbours it lies between, and the share of the second.
-    places: Vec<(usize, usize, f32)>,
+    taps: Vec<(usize, usize, f32)>,
 }
 
-impl Stretch {
+impl LinearInterpolation {
     fn new(width: usize, wide: usize) -> Self {
         let place = |at: usize| {
             let from = (at as f64 + 0.5) * width as f64 / wide as f64 - 0.5;
@@ -181,12 +195,12 @@ impl Stretch {
 
         Self {
             width,
-            places: (0..wide).map(place).collect(),
+            taps: (0..wide).map(place).collect(),
         }
     }
 
     /// The cosine of each pair of rows; adds the gradient of `−scale · cosine` to that of the features.
-    fn cosines(
+    fn cosines_with_gradients(
         &self,
         taught: &[f32],
         (features, gradients): (&[f32], &mut [f32]),
@@ -194,7 +208,7 @@ impl Stretch {
         scale: f32,
     ) {
         let width = self.width;
-        let wide = self.places.len();
+        let wide = self.taps.len();
         let rows = taught.par_chunks(wide).zip(stretched.par_chunks_mut(wide));
         let own = features
             .par_chunks(width)
@@ -206,20 +220,20 @@ impl Stretch {
             .zip(own)
             .for_each(|((cosine, (taught, row)), (own, gradient))| {
                 self.forward(own, row);
-                *cosine = differentiate(taught, row, scale);
+                *cosine = cosine_with_gradient(taught, row, scale);
                 self.backward(row, gradient);
             });
     }
 
     fn forward(&self, from: &[f32], to: &mut [f32]) {
-        for (to, &(first, second, share)) in to.iter_mut().zip(&self.places) {
+        for (to, &(first, second, share)) in to.iter_mut().zip(&self.taps) {
             *to = (1.0 - share) * from[first] + share * from[second];
         }
     }
 
     /// Adds to the gradient of what was stretched.
     fn backward(&self, dto: &[f32], dfrom: &mut [f32]) {
-        for (dto, &(first, second, share)) in dto.iter().zip(&self.places) {
+        for (dto, &(first, second, share)) in dto.iter().zip(&self.taps) {
             dfrom[first] += (1.0 - share) * dto;
             dfrom[second] += share * dto;
         }

@@ -2,8 +2,8 @@
 //! flat parameters. Reads no files and knows no network but a communicator.
 
 pub mod accumulate;
-pub mod average;
 pub mod distillation;
+pub mod ema;
 pub mod loss;
 pub mod memory;
 pub mod model;

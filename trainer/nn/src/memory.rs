@@ -2,39 +2,39 @@
 //! it may compute at once. Reserves nothing, and is pure but for `limit`, which asks the system how much
 //! there is.
 
+mod batch_plan;
 mod towers;
-mod ways;
 
 use cnclip_crds::model::{ImageTower, ModelConfig};
-use cnclip_crds::run_config::TrainConfig;
-use cnclip_crds::stage::{Freeze, Precision};
+use cnclip_crds::stage::{FrozenTower, Precision};
+use cnclip_crds::trainer_config::TrainConfig;
 
 use crate::model::clip::Clip;
-use towers::How;
-pub use ways::{DoesNotFit, Way, choose};
+pub use batch_plan::{BatchPlan, DoesNotFit, choose_batch_plan};
+use towers::ComputeMode;
 
 /// Bytes of a number.
-const NUMBER: u64 = size_of::<f32>() as u64;
+const BYTES_PER_VALUE: u64 = size_of::<f32>() as u64;
 /// The program, its threads and what they pack for their products.
-const PROGRAM: u64 = 64 << 20;
+const HOST_OVERHEAD_BYTES: u64 = 64 << 20;
 /// A device's libraries, and the room that their products take.
-const CONTEXT: u64 = 512 << 20;
+const DEVICE_OVERHEAD_BYTES: u64 = 512 << 20;
 /// Batches that the loader has at once: one in use, and those ahead of it.
-const BATCHES: u64 = 3;
+const LOADER_BATCHES: u64 = 3;
 /// Times that a picture grows when it is decoded, as far as that can be known.
-const DECODED: u64 = 8;
+const DECODE_EXPANSION: u64 = 8;
 /// The most that is kept of decoded pictures.
-const PICTURES: u64 = 512 << 20;
+const MAX_DECODED_BYTES: u64 = 512 << 20;
 
 /// What decides how much a worker needs, but for the way it computes.
 #[derive(Clone, Copy, Debug)]
-pub struct Load<'a> {
+pub struct MemoryInputs<'a> {
     /// The stage.
     pub config: &'a TrainConfig,
     /// Pairs of a global batch that are this rank's.
-    pub own: usize,
+    pub local_batch_size: usize,
     /// Bytes of the data set's shards.
-    pub shards: u64,
+    pub shard_bytes: u64,
     /// Bytes of the shards that are shuffled together.
     pub shuffle_window: u64,
     /// A teacher's tower and the length of its features.
@@ -50,7 +50,7 @@ pub struct Load<'a> {
 /// # Units
 /// Bytes
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Needs {
+pub struct MemoryEstimate {
     /// Weights and running statistics.
     pub values: u64,
     /// Their gradients.
@@ -58,7 +58,7 @@ pub struct Needs {
     /// The optimizer's moments of what is trained.
     pub moments: u64,
     /// The running average of the weights.
-    pub average: u64,
+    pub ema: u64,
     /// A teacher, and what it computes with.
     pub teacher: u64,
     /// What the towers keep of each pair for their gradients.
@@ -79,14 +79,14 @@ pub struct Needs {
     pub cache: u64,
 }
 
-impl Needs {
+impl MemoryEstimate {
     /// Every kind and its bytes.
-    pub fn kinds(&self) -> [(&'static str, u64); 13] {
+    pub fn bytes_by_kind(&self) -> [(&'static str, u64); 13] {
         [
             ("values", self.values),
             ("gradients", self.gradients),
             ("moments", self.moments),
-            ("average", self.average),
+            ("average", self.ema),
             ("teacher", self.teacher),
             ("activations", self.activations),
             ("scratch", self.scratch),
@@ -112,33 +112,33 @@ impl Needs {
         Self {
             values: self.values + rounded(self.values),
             checkpoint: 0,
-            program: CONTEXT,
+            program: DEVICE_OVERHEAD_BYTES,
             cache: 0,
             ..self
         }
     }
 
     /// All of it.
-    pub fn total(&self) -> u64 {
-        self.kinds().iter().map(|(_, bytes)| bytes).sum()
+    pub fn total_bytes(&self) -> u64 {
+        self.bytes_by_kind().iter().map(|(_, bytes)| bytes).sum()
     }
 }
 
-impl Load<'_> {
+impl MemoryInputs<'_> {
     /// What a rank needs that computes in some way.
-    pub fn needs(&self, way: Way) -> Needs {
+    pub fn estimate_memory(&self, way: BatchPlan) -> MemoryEstimate {
         let config = self.config;
         let model = &config.model;
         let micro = way.micro_batch as u64;
         let all = config.global_batch_size as u64;
-        let own = self.own as u64;
+        let own = self.local_batch_size as u64;
         let width = model.embed_dim as u64;
         let side = model.image.resolution as u64;
-        let Numbers {
+        let ParamCounts {
             weights,
             trained,
-            state,
-        } = Numbers::of(model, config.freeze);
+            buffers: state,
+        } = ParamCounts::count_params(model, config.freeze);
 
         let average = if config.optimizer.average_decay.is_some() {
             weights
@@ -146,42 +146,42 @@ impl Load<'_> {
             0
         };
 
-        let how = How {
+        let how = ComputeMode {
             recompute: way.recompute,
             device: self.device,
         };
 
-        let towers = towers::of(model, config.context_length as usize, how);
-        let lent = towers::workspace(&model.image, self.threads, how);
-        let needs = Needs {
+        let towers = towers::estimate_towers(model, config.context_length as usize, how);
+        let lent = towers::conv_workspace_bytes(&model.image, self.threads, how);
+        let needs = MemoryEstimate {
             // The statistics are kept before and after a step too.
-            values: NUMBER * (weights + 3 * state),
-            gradients: NUMBER * weights,
-            moments: NUMBER * 2 * trained,
-            average: NUMBER * average,
-            teacher: self.teacher(micro),
-            activations: micro * towers.kept,
-            scratch: micro * towers.lent + lent,
-            features: NUMBER * width * (2 * all + 2 * own + 6 * micro),
-            loss: NUMBER * own * all,
+            values: BYTES_PER_VALUE * (weights + 3 * state),
+            gradients: BYTES_PER_VALUE * weights,
+            moments: BYTES_PER_VALUE * 2 * trained,
+            ema: BYTES_PER_VALUE * average,
+            teacher: self.teacher_bytes(micro),
+            activations: micro * towers.activations,
+            scratch: micro * towers.scratch + lent,
+            features: BYTES_PER_VALUE * width * (2 * all + 2 * own + 6 * micro),
+            loss: BYTES_PER_VALUE * own * all,
             // A device gets the pictures that it looks at as bytes.
             batches: if self.device.is_some() {
                 micro
             } else {
-                BATCHES * own
+                LOADER_BATCHES * own
             } * 3
                 * side
                 * side,
-            checkpoint: NUMBER * (weights + 2 * trained + average),
-            program: PROGRAM,
-            cache: self.cache(),
+            checkpoint: BYTES_PER_VALUE * (weights + 2 * trained + average),
+            program: HOST_OVERHEAD_BYTES,
+            cache: self.cache_bytes(),
         };
 
         self.device
             .map_or(needs, |precision| needs.on_device(precision))
     }
 
-    fn teacher(&self, micro: u64) -> u64 {
+    fn teacher_bytes(&self, micro: u64) -> u64 {
         let Some((image, width)) = self.teacher else {
             return 0;
         };
@@ -192,49 +192,51 @@ impl Load<'_> {
             ..self.config.model.clone()
         };
 
-        let weights = towers::image_numbers(&model);
-        let how = How {
+        let weights = towers::count_image_params(&model);
+        let how = ComputeMode {
             recompute: true,
             device: self.device,
         };
 
-        let pass = towers::image(image, how);
-        let lent = micro * pass.lent + towers::workspace(image, self.threads, how);
-        NUMBER * (weights + self.own as u64 * 2 * width as u64) + micro * pass.kept + lent
+        let pass = towers::estimate_image_tower(image, how);
+        let lent = micro * pass.scratch + towers::conv_workspace_bytes(image, self.threads, how);
+        BYTES_PER_VALUE * (weights + self.local_batch_size as u64 * 2 * width as u64)
+            + micro * pass.activations
+            + lent
     }
 
-    fn cache(&self) -> u64 {
-        let pictures = if self.shards <= 2 * self.shuffle_window {
-            DECODED * self.shards
+    fn cache_bytes(&self) -> u64 {
+        let pictures = if self.shard_bytes <= 2 * self.shuffle_window {
+            DECODE_EXPANSION * self.shard_bytes
         } else {
             0
         };
 
-        self.shards.min(2 * self.shuffle_window) + pictures.min(PICTURES)
+        self.shard_bytes.min(2 * self.shuffle_window) + pictures.min(MAX_DECODED_BYTES)
     }
 }
 
 /// How many numbers a model has.
-struct Numbers {
+struct ParamCounts {
     weights: u64,
     trained: u64,
-    state: u64,
+    buffers: u64,
 }
 
-impl Numbers {
-    fn of(model: &ModelConfig, freeze: Freeze) -> Self {
-        let layout = Clip::layout(model);
+impl ParamCounts {
+    fn count_params(model: &ModelConfig, freeze: FrozenTower) -> Self {
+        let layout = Clip::param_layout(model);
         let count = |of: &dyn Fn(&str) -> bool| {
             let counted = layout.segments().iter().filter(|segment| of(&segment.name));
             counted.map(|segment| segment.range.len() as u64).sum()
         };
 
-        let frozen = |name: &str| freeze == Freeze::Image && name.starts_with("visual.");
+        let frozen = |name: &str| freeze == FrozenTower::Image && name.starts_with("visual.");
         Self {
             weights: count(&|_| true),
             trained: count(&|name| !frozen(name)),
-            state: layout
-                .state_segments()
+            buffers: layout
+                .buffer_segments()
                 .iter()
                 .map(|segment| segment.range.len() as u64)
                 .sum(),

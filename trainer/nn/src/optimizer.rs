@@ -1,20 +1,20 @@
 //! AdamW over the flat arrays: changes every weight that is not frozen, or none at all where a
 //! gradient is not a number.
 
-mod table;
+mod device_buffers;
 
+use device_buffers::AdamWBuffers;
 use rayon::prelude::*;
-use table::Table;
 
 use cnclip_compute::params::Params;
-use cnclip_compute::tensor::Array;
+use cnclip_compute::tensor::Tensor;
 
 /// Values that one thread takes at a time.
-const CHUNK: usize = 1 << 15;
+const ADAMW_CHUNK_LEN: usize = 1 << 15;
 
 /// What a run may set.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Settings {
+pub struct AdamWSettings {
     /// How much of the mean gradient is kept in a step.
     pub beta_1: f64,
     /// How much of the mean squared gradient is kept in a step.
@@ -27,12 +27,12 @@ pub struct Settings {
     pub max_norm: Option<f64>,
 }
 
-impl Settings {
+impl AdamWSettings {
     /// What a gradient of this length is multiplied with.
     ///
     /// # Source
     /// PyTorch's `clip_grad_norm_`.
-    fn clip(&self, length: f64) -> f64 {
+    fn clip_factor(&self, length: f64) -> f64 {
         self.max_norm
             .map_or(1.0, |most| (most / (length + 1e-6)).min(1.0))
     }
@@ -41,7 +41,7 @@ impl Settings {
 /// A gradient that is infinite or not a number: the first tensor that has one.
 #[derive(Debug, PartialEq, thiserror::Error)]
 #[error("the gradient of `{0}` is not finite")]
-pub struct NotFinite(pub String);
+pub struct NonFiniteGradient(pub String);
 
 /// The optimizer's memory.
 ///
@@ -50,17 +50,17 @@ pub struct NotFinite(pub String);
 #[derive(Debug)]
 pub struct AdamW {
     /// Mean gradients, in the layout of the parameters.
-    pub first: Array,
+    pub exp_avg: Tensor,
     /// Mean squared gradients, in the layout of the parameters.
-    pub second: Array,
-    settings: Settings,
+    pub exp_avg_sq: Tensor,
+    settings: AdamWSettings,
     /// What is to be walked over, in a device's memory.
-    table: Option<Table>,
+    device_buffers: Option<AdamWBuffers>,
 }
 
 /// The numbers of one step that all weights of a decay group share.
 #[derive(Clone, Copy)]
-struct Update {
+struct UpdateConstants {
     beta_1: f32,
     beta_2: f32,
     epsilon: f32,
@@ -76,14 +76,14 @@ struct Update {
 
 impl AdamW {
     /// Moments of zero.
-    pub fn new(params: &Params, settings: Settings) -> Self {
-        let array = || params.memory().exact(params.values.len());
-        let table = Table::new(params);
+    pub fn new(params: &Params, settings: AdamWSettings) -> Self {
+        let array = || params.memory().alloc_f32(params.values.len());
+        let table = AdamWBuffers::new(params);
         Self {
-            first: array(),
-            second: array(),
+            exp_avg: array(),
+            exp_avg_sq: array(),
             settings,
-            table,
+            device_buffers: table,
         }
     }
 
@@ -92,54 +92,72 @@ impl AdamW {
     ///
     /// # Errors
     /// A gradient that is not finite; then nothing is changed.
-    pub fn step(&mut self, params: &mut Params, step: u64, rate: f64) -> Result<f64, NotFinite> {
-        if let Some(table) = &mut self.table {
-            table.follow(params);
+    pub fn step(
+        &mut self,
+        params: &mut Params,
+        step: u64,
+        rate: f64,
+    ) -> Result<f64, NonFiniteGradient> {
+        if let Some(table) = &mut self.device_buffers {
+            table.refresh_frozen(params);
         }
 
-        let length = self.gradient_length(params)?;
-        let updates = [false, true].map(|decayed| self.update(decayed, (step, rate), length));
-        let (segments, mut values, gradients) = params.walk();
+        let length = self.gradient_norm(params)?;
+        let updates =
+            [false, true].map(|decayed| self.update_constants(decayed, (step, rate), length));
+        let (segments, mut values, gradients) = params.split_for_update();
 
-        if let Some(table) = &self.table {
+        if let Some(table) = &self.device_buffers {
             let moments = (
-                self.first.view_mut().device(),
-                self.second.view_mut().device(),
+                self.exp_avg.view_mut().expect_device(),
+                self.exp_avg_sq.view_mut().expect_device(),
             );
 
-            table.step(values.device(), moments, gradients.device(), updates);
+            table.adamw_step(
+                values.expect_device(),
+                moments,
+                gradients.expect_device(),
+                updates,
+            );
             return Ok(length);
         }
 
         for segment in segments.iter().filter(|segment| !segment.frozen) {
-            let update = updates[usize::from(segment.decayed())];
+            let update = updates[usize::from(segment.has_weight_decay())];
             let range = || segment.range.clone();
             let moments = (
-                self.first.part_mut(range()).host(),
-                self.second.part_mut(range()).host(),
+                self.exp_avg.slice_mut(range()).expect_host(),
+                self.exp_avg_sq.slice_mut(range()).expect_host(),
             );
 
-            let gradients = gradients.part(range()).host();
-            update.walk(values.reborrow().part(range()).host(), moments, gradients);
+            let gradients = gradients.slice(range()).expect_host();
+            update.par_apply(
+                values.reborrow().slice(range()).expect_host(),
+                moments,
+                gradients,
+            );
         }
 
         Ok(length)
     }
 
     /// The Euclidean length of the whole gradient, the same for any number of threads.
-    fn gradient_length(&mut self, params: &Params) -> Result<f64, NotFinite> {
-        let on_device = self.table.as_mut().map(|table| table.squares(params));
+    fn gradient_norm(&mut self, params: &Params) -> Result<f64, NonFiniteGradient> {
+        let on_device = self
+            .device_buffers
+            .as_mut()
+            .map(|table| table.sums_of_squares(params));
         let mut total = 0.0;
         let trained = params.segments().iter().filter(|segment| !segment.frozen);
 
         for (number, segment) in trained.enumerate() {
             let squares = match &on_device {
                 Some(squares) => squares[number],
-                None => sum_of_squares(params.gradients.part(segment.range.clone()).host()),
+                None => sum_of_squares(params.gradients.slice(segment.range.clone()).expect_host()),
             };
 
             if !squares.is_finite() {
-                return Err(NotFinite(segment.name.clone()));
+                return Err(NonFiniteGradient(segment.name.clone()));
             }
 
             total += squares;
@@ -148,8 +166,13 @@ impl AdamW {
         Ok(total.sqrt())
     }
 
-    fn update(&self, decayed: bool, (step, rate): (u64, f64), length: f64) -> Update {
-        let Settings {
+    fn update_constants(
+        &self,
+        decayed: bool,
+        (step, rate): (u64, f64),
+        length: f64,
+    ) -> UpdateConstants {
+        let AdamWSettings {
             beta_1,
             beta_2,
             epsilon,
@@ -159,11 +182,11 @@ impl AdamW {
 
         let power = (step + 1) as f64;
         let decay = if decayed { weight_decay } else { 0.0 };
-        Update {
+        UpdateConstants {
             beta_1: beta_1 as f32,
             beta_2: beta_2 as f32,
             epsilon: epsilon as f32,
-            clip: self.settings.clip(length) as f32,
+            clip: self.settings.clip_factor(length) as f32,
             rate: (rate / (1.0 - beta_1.powf(power))) as f32,
             correction: (1.0 / (1.0 - beta_2.powf(power)).sqrt()) as f32,
             keep: (1.0 - rate * decay) as f32,
@@ -171,25 +194,25 @@ impl AdamW {
     }
 }
 
-impl Update {
-    fn walk(
+impl UpdateConstants {
+    fn par_apply(
         self,
         values: &mut [f32],
         (first, second): (&mut [f32], &mut [f32]),
         gradients: &[f32],
     ) {
         let chunks = values
-            .par_chunks_mut(CHUNK)
-            .zip(first.par_chunks_mut(CHUNK))
-            .zip(second.par_chunks_mut(CHUNK))
-            .zip(gradients.par_chunks(CHUNK));
+            .par_chunks_mut(ADAMW_CHUNK_LEN)
+            .zip(first.par_chunks_mut(ADAMW_CHUNK_LEN))
+            .zip(second.par_chunks_mut(ADAMW_CHUNK_LEN))
+            .zip(gradients.par_chunks(ADAMW_CHUNK_LEN));
 
         chunks.for_each(|(((values, first), second), gradients)| {
-            self.apply(values, (first, second), gradients);
+            self.apply_update(values, (first, second), gradients);
         });
     }
 
-    fn apply(
+    fn apply_update(
         self,
         values: &mut [f32],
         (first, second): (&mut [f32], &mut [f32]),
@@ -218,7 +241,8 @@ fn sum_of_squares(values: &[f32]) -> f64 {
     sums.par_iter_mut()
         .zip(values.par_chunks(part))
         .for_each(|(sum, values)| {
-            let short = |values: &[f32]| f64::from(cnclip_compute::math::dot(values, values));
+            let short =
+                |values: &[f32]| f64::from(cnclip_compute::math::dot_product(values, values));
             *sum = values.chunks(1 << 10).map(short).sum();
         });
 
@@ -228,9 +252,9 @@ fn sum_of_squares(values: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cnclip_compute::params::{Init, Layout};
+    use cnclip_compute::params::{ParamInit, ParamLayout};
 
-    const SETTINGS: Settings = Settings {
+    const SETTINGS: AdamWSettings = AdamWSettings {
         beta_1: 0.9,
         beta_2: 0.98,
         epsilon: 1e-6,
@@ -239,13 +263,13 @@ mod tests {
     };
 
     fn params() -> Params {
-        let mut layout = Layout::default();
+        let mut layout = ParamLayout::default();
         for name in ["visual.proj", "text_projection", "logit_scale"] {
-            layout.weight(name, &[5], Init::Ones);
+            layout.register_weight(name, &[5], ParamInit::Ones);
         }
 
-        let mut params = layout.build();
-        params.initialize(0);
+        let mut params = layout.allocate_params();
+        params.init_values(0);
         params.gradients = (0..15).map(|i| i as f32 - 4.0).collect::<Vec<_>>().into();
         params
     }
@@ -259,7 +283,7 @@ mod tests {
             (length
                 - params
                     .gradients
-                    .read()
+                    .to_host()
                     .iter()
                     .map(|g| f64::from(g * g))
                     .sum::<f64>()
@@ -270,9 +294,9 @@ mod tests {
 
         for (i, (value, gradient)) in params
             .values
-            .read()
+            .to_host()
             .iter()
-            .zip(&*params.gradients.read())
+            .zip(&*params.gradients.to_host())
             .enumerate()
         {
             let decayed = if i < 10 { 1.0 - 0.001 } else { 1.0 };
@@ -292,16 +316,23 @@ mod tests {
     #[test]
     fn frozen_weights_and_their_moments_are_left_alone() {
         let mut params = params();
-        params.freeze(|name| name.starts_with("visual."));
+        params.freeze_matching(|name| name.starts_with("visual."));
         let mut adamw = AdamW::new(&params, SETTINGS);
         adamw.step(&mut params, 0, 0.01).unwrap();
-        assert_eq!(params.values.read()[..5], [1.0; 5]);
+        assert_eq!(params.values.to_host()[..5], [1.0; 5]);
         assert_eq!(
-            (&adamw.first.read()[..5], &adamw.second.read()[..5]),
+            (
+                &adamw.exp_avg.to_host()[..5],
+                &adamw.exp_avg_sq.to_host()[..5]
+            ),
             (&[0.0; 5][..], &[0.0; 5][..])
         );
 
-        assert!(params.values.read()[5..].iter().all(|&value| value != 1.0));
+        assert!(
+            params.values.to_host()[5..]
+                .iter()
+                .all(|&value| value != 1.0)
+        );
     }
 
     #[test]
@@ -310,14 +341,14 @@ mod tests {
             let mut params = params();
             let mut adamw = AdamW::new(
                 &params,
-                Settings {
+                AdamWSettings {
                     max_norm,
                     ..SETTINGS
                 },
             );
 
             let length = adamw.step(&mut params, 0, 0.01).unwrap();
-            (length, adamw.first.read().into_owned())
+            (length, adamw.exp_avg.to_host().into_owned())
         };
 
         let (length, free) = first_moments(None);
@@ -355,14 +386,16 @@ mod tests {
     fn a_gradient_that_is_not_a_number_is_named_and_nothing_moves() {
         for bad in [f32::NAN, f32::INFINITY] {
             let mut params = params();
-            params.gradients.edit(|gradients| gradients[7] = bad);
+            params
+                .gradients
+                .update_on_host(|gradients| gradients[7] = bad);
             let mut adamw = AdamW::new(&params, SETTINGS);
             let error = adamw.step(&mut params, 3, 0.01).unwrap_err();
-            assert_eq!(error, NotFinite("text_projection".into()));
+            assert_eq!(error, NonFiniteGradient("text_projection".into()));
             assert_eq!(
                 (
-                    &params.values.read()[..],
-                    adamw.first.read().iter().sum::<f32>()
+                    &params.values.to_host()[..],
+                    adamw.exp_avg.to_host().iter().sum::<f32>()
                 ),
                 (&[1.0; 15][..], 0.0)
             );

@@ -5,7 +5,7 @@
 /// # Source
 /// The reference's `cosine_lr`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Schedule {
+pub struct LearningRateSchedule {
     /// The rate at the end of the warm-up.
     pub peak: f64,
     /// Steps of the warm-up.
@@ -14,9 +14,9 @@ pub struct Schedule {
     pub total_steps: u64,
 }
 
-impl Schedule {
+impl LearningRateSchedule {
     /// The rate of a step, the first of which is step 0.
-    pub fn rate(&self, step: u64) -> f64 {
+    pub fn learning_rate(&self, step: u64) -> f64 {
         if step < self.warmup_steps {
             return self.peak * (step + 1) as f64 / self.warmup_steps as f64;
         }
@@ -33,7 +33,7 @@ mod tests {
 
     #[test]
     fn the_rate_climbs_to_its_peak_and_falls_to_zero() {
-        let schedule = Schedule {
+        let schedule = LearningRateSchedule {
             peak: 2.0,
             warmup_steps: 4,
             total_steps: 12,
@@ -50,29 +50,34 @@ mod tests {
         ];
 
         for (step, rate) in table {
-            assert!((schedule.rate(step) - rate).abs() < 1e-12, "step {step}");
+            assert!(
+                (schedule.learning_rate(step) - rate).abs() < 1e-12,
+                "step {step}"
+            );
         }
     }
 
     #[test]
     fn a_stage_of_warm_up_alone_never_divides_by_zero() {
-        let schedule = Schedule {
+        let schedule = LearningRateSchedule {
             peak: 1.0,
             warmup_steps: 2,
             total_steps: 2,
         };
 
         assert_eq!(
-            (0..3).map(|step| schedule.rate(step)).collect::<Vec<_>>(),
+            (0..3)
+                .map(|step| schedule.learning_rate(step))
+                .collect::<Vec<_>>(),
             [0.5, 1.0, 1.0]
         );
 
-        let schedule = Schedule {
+        let schedule = LearningRateSchedule {
             peak: 1.0,
             warmup_steps: 0,
             total_steps: 2,
         };
 
-        assert_eq!(schedule.rate(0), 1.0);
+        assert_eq!(schedule.learning_rate(0), 1.0);
     }
 }

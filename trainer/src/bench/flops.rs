@@ -1,28 +1,28 @@
 //! How much there is to multiply in a training step, from the shapes alone.
 
-use cnclip_crds::model::{ImageTower, ModelConfig, Resnet, TextTower, Vit};
+use cnclip_crds::model::{ImageTower, ModelConfig, ResnetConfig, TextTower, VitConfig};
 
-use super::Plan;
+use super::BenchConfig;
 
 /// Multiplications and additions of one pair's forward pass. A backward pass has twice as many; what is
 /// computed a second time to save memory is not counted.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Flops {
+pub struct ForwardFlops {
     /// Of the image tower.
     pub image: f64,
     /// Of the text tower, on average of a plan's captions.
     pub text: f64,
 }
 
-impl Flops {
+impl ForwardFlops {
     /// Those of a pair's whole training step.
-    pub fn of_a_step(self, image_frozen: bool) -> f64 {
+    pub fn per_training_step(self, image_frozen: bool) -> f64 {
         self.image * if image_frozen { 1.0 } else { 3.0 } + 3.0 * self.text
     }
 }
 
 /// Counts those of a plan's model.
-pub fn flops(plan: &Plan) -> Flops {
+pub fn count_flops(plan: &BenchConfig) -> ForwardFlops {
     let ModelConfig {
         embed_dim,
         image,
@@ -30,41 +30,41 @@ pub fn flops(plan: &Plan) -> Flops {
     } = &plan.model;
 
     let all: f64 = plan
-        .captions()
-        .map(|tokens| caption(text, tokens as f64))
+        .text_lengths()
+        .map(|tokens| text_tower_flops(text, tokens as f64))
         .sum();
 
     let projection = 2.0 * f64::from(text.width) * f64::from(*embed_dim);
     let text = all / plan.batch as f64 + projection;
-    Flops {
-        image: picture(image, f64::from(*embed_dim), plan.masked),
+    ForwardFlops {
+        image: image_tower_flops(image, f64::from(*embed_dim), plan.masked_percent),
         text,
     }
 }
 
-fn picture(tower: &ImageTower, embed_dim: f64, masked: u32) -> f64 {
+fn image_tower_flops(tower: &ImageTower, embed_dim: f64, masked: u32) -> f64 {
     let side = f64::from(tower.resolution);
     match (&tower.vit, &tower.resnet) {
-        (Some(vit), _) => transformer(vit, side, embed_dim, masked),
-        (None, Some(resnet)) => convolutions(resnet, side, embed_dim),
+        (Some(vit), _) => vit_flops(vit, side, embed_dim, masked),
+        (None, Some(resnet)) => resnet_flops(resnet, side, embed_dim),
         (None, None) => 0.0,
     }
 }
 
-fn transformer(vit: &Vit, side: f64, embed_dim: f64, masked: u32) -> f64 {
+fn vit_flops(vit: &VitConfig, side: f64, embed_dim: f64, masked: u32) -> f64 {
     let width = f64::from(vit.width);
     let patch = f64::from(vit.patch_size);
     let patches = (side / patch).powi(2);
     let tokens = 1.0 + patches * (1.0 - f64::from(masked) / 100.0);
     let embedding = 2.0 * patches * 3.0 * patch * patch * width;
-    let blocks = f64::from(vit.layers) * block(tokens, width, 4.0 * width);
+    let blocks = f64::from(vit.layers) * transformer_block_flops(tokens, width, 4.0 * width);
 
     embedding + blocks + 2.0 * width * embed_dim
 }
 
-fn caption(tower: &TextTower, tokens: f64) -> f64 {
+fn text_tower_flops(tower: &TextTower, tokens: f64) -> f64 {
     f64::from(tower.layers)
-        * block(
+        * transformer_block_flops(
             tokens,
             f64::from(tower.width),
             f64::from(tower.intermediate),
@@ -72,11 +72,11 @@ fn caption(tower: &TextTower, tokens: f64) -> f64 {
 }
 
 /// Four projections, two products of attention, and the feed-forward layer.
-fn block(tokens: f64, width: f64, inner: f64) -> f64 {
+fn transformer_block_flops(tokens: f64, width: f64, inner: f64) -> f64 {
     tokens * (8.0 * width * width + 4.0 * width * inner) + 4.0 * tokens * tokens * width
 }
 
-fn convolutions(resnet: &Resnet, side: f64, embed_dim: f64) -> f64 {
+fn resnet_flops(resnet: &ResnetConfig, side: f64, embed_dim: f64) -> f64 {
     let conv = |side: f64, inputs: f64, outputs: f64, kernel: f64| {
         2.0 * side * side * inputs * outputs * kernel * kernel
     };
@@ -124,16 +124,16 @@ mod tests {
 
     use super::*;
 
-    fn count(architecture: Architecture, masked: u32) -> Flops {
-        flops(&Plan {
-            model: architecture.towers().unwrap(),
+    fn count(architecture: Architecture, masked: u32) -> ForwardFlops {
+        count_flops(&BenchConfig {
+            model: architecture.published_model().unwrap(),
             batch: 4,
             micro_batch: 4,
             context: 52,
             tokens: (52, 52),
             precision: Precision::Bf16,
             recompute: false,
-            masked,
+            masked_percent: masked,
         })
     }
 
@@ -162,13 +162,16 @@ mod tests {
 
     #[test]
     fn a_frozen_tower_has_no_backward_pass_and_a_masked_one_fewer_tokens() {
-        let flops = Flops {
+        let flops = ForwardFlops {
             image: 10.0,
             text: 1.0,
         };
 
         assert_eq!(
-            (flops.of_a_step(true), flops.of_a_step(false)),
+            (
+                flops.per_training_step(true),
+                flops.per_training_step(false)
+            ),
             (13.0, 33.0)
         );
 

@@ -4,7 +4,7 @@
 //! A claim is an object named by its term, `fence/<term>.json`. Terms only grow; whoever finds a
 //! higher one than its own has been replaced.
 
-use cnclip_crds::artifacts::FENCE;
+use cnclip_crds::artifacts::FENCE_FOLDER;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -13,7 +13,7 @@ use cnclip_data::store::Store;
 /// Who claims a prefix.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Claim {
+pub struct FenceClaim {
     /// The run: its UID, or its name when there is no cluster.
     pub run: String,
     /// The attempt at the stage, from 1.
@@ -24,7 +24,7 @@ pub struct Claim {
 #[derive(Clone, Debug)]
 pub struct Fence {
     store: Store,
-    claim: Claim,
+    claim: FenceClaim,
     term: u64,
 }
 
@@ -37,19 +37,19 @@ impl Fence {
     ///
     /// # Guarantees
     /// No two processes get the same term.
-    pub fn claim(store: &Store, claim: Claim) -> Result<Self> {
+    pub fn acquire(store: &Store, claim: FenceClaim) -> Result<Self> {
         let text = serde_json::to_vec(&claim)
             .map_err(|error| Error::Bug(format!("cannot write a claim as JSON: {error}")))?;
-        let folder = store.join(FENCE);
+        let folder = store.join_prefix(FENCE_FOLDER);
 
         loop {
             let last = last_term(&folder)?;
             if let Some(term) = last {
-                claim.may_follow(&folder, &holder(&folder, term)?)?;
+                claim.ensure_may_replace(&folder, &read_claim(&folder, term)?)?;
             }
 
             let term = last.unwrap_or(0) + 1;
-            if folder.create(&name(term), text.clone().into())? {
+            if folder.put_if_absent(&claim_file_name(term), text.clone().into())? {
                 return Ok(Self {
                     store: folder,
                     claim,
@@ -68,10 +68,10 @@ impl Fence {
     ///
     /// # Errors
     /// If another process claimed the prefix since; if the store fails.
-    pub fn check(&self) -> Result<()> {
+    pub fn ensure_held(&self) -> Result<()> {
         match last_term(&self.store)? {
             Some(term) if term > self.term => {
-                let Claim { run, attempt } = holder(&self.store, term)?;
+                let FenceClaim { run, attempt } = read_claim(&self.store, term)?;
                 Err(Error::Fenced(format!(
                     "attempt {} may no longer write to {}: attempt {attempt} of run {run} took it \
                      over. Nothing was written; let the later attempt go on.",
@@ -84,8 +84,8 @@ impl Fence {
     }
 }
 
-impl Claim {
-    fn may_follow(&self, folder: &Store, held: &Claim) -> Result<()> {
+impl FenceClaim {
+    fn ensure_may_replace(&self, folder: &Store, held: &FenceClaim) -> Result<()> {
         let uri = folder.uri();
         if held.run != self.run {
             return Err(Error::Fenced(format!(
@@ -107,12 +107,12 @@ impl Claim {
     }
 }
 
-fn name(term: u64) -> String {
+fn claim_file_name(term: u64) -> String {
     format!("{term:08}.json")
 }
 
 fn last_term(folder: &Store) -> Result<Option<u64>> {
-    let entries = folder.list()?;
+    let entries = folder.list_objects()?;
     let terms = entries
         .iter()
         .filter_map(|entry| entry.name.strip_suffix(".json")?.parse().ok());
@@ -120,12 +120,12 @@ fn last_term(folder: &Store) -> Result<Option<u64>> {
     Ok(terms.max())
 }
 
-fn holder(folder: &Store, term: u64) -> Result<Claim> {
-    let bytes = folder.get(&name(term))?;
+fn read_claim(folder: &Store, term: u64) -> Result<FenceClaim> {
+    let bytes = folder.get(&claim_file_name(term))?;
     serde_json::from_slice(&bytes).map_err(|error| {
         Error::Data(format!(
             "{} is no claim: {error}. Delete it.",
-            folder.uri_of(&name(term))
+            folder.object_uri(&claim_file_name(term))
         ))
     })
 }
@@ -135,9 +135,9 @@ mod tests {
     use super::*;
 
     fn claim(store: &Store, run: &str, attempt: u32) -> Result<Fence> {
-        Fence::claim(
+        Fence::acquire(
             store,
-            Claim {
+            FenceClaim {
                 run: run.into(),
                 attempt,
             },
@@ -146,18 +146,18 @@ mod tests {
 
     fn contract(store: &Store) {
         let first = claim(store, "a", 1).unwrap();
-        first.check().unwrap();
+        first.ensure_held().unwrap();
         let again = claim(store, "a", 1).unwrap();
         assert!(
             again.term() > first.term(),
             "a process that was restarted replaces the old one"
         );
 
-        let error = first.check().unwrap_err();
+        let error = first.ensure_held().unwrap_err();
         assert!(matches!(&error, Error::Fenced(text) if text.contains("attempt 1 of run a")));
 
         let third = claim(store, "a", 3).unwrap();
-        again.check().unwrap_err();
+        again.ensure_held().unwrap_err();
         let late = claim(store, "a", 2).unwrap_err();
         assert!(
             late.to_string()
@@ -173,12 +173,12 @@ mod tests {
             "{stranger}"
         );
 
-        third.check().unwrap();
+        third.ensure_held().unwrap();
     }
 
     #[test]
     fn a_fence_in_memory_and_in_a_folder_keeps_the_contract() {
-        contract(&Store::memory());
+        contract(&Store::in_memory());
         let folder = tempfile::tempdir().unwrap();
         contract(&Store::open(folder.path().to_str().unwrap()).unwrap());
     }
@@ -200,7 +200,10 @@ mod tests {
             .collect();
 
         assert_eq!(
-            fences.iter().filter(|fence| fence.check().is_ok()).count(),
+            fences
+                .iter()
+                .filter(|fence| fence.ensure_held().is_ok())
+                .count(),
             1
         );
     }

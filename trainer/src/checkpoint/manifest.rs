@@ -9,21 +9,21 @@ use crate::error::{Error, Result};
 use cnclip_compute::digest::{hex, sha256};
 use cnclip_data::store::Store;
 
-pub(super) use cnclip_crds::artifacts::MANIFEST;
-const FORMAT: &str = "cnclip-checkpoint/1";
+pub(super) use cnclip_crds::artifacts::MANIFEST_FILE;
+const MANIFEST_FORMAT: &str = "cnclip-checkpoint/1";
 /// So much of a file is in memory while it is proven.
 const WINDOW_BYTES: usize = 64 << 20;
 
 /// A file of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct File {
+pub(super) struct ManifestEntry {
     pub(super) name: String,
     bytes: u64,
     pub(super) sha256: String,
 }
 
-impl File {
+impl ManifestEntry {
     pub(super) fn new(name: &str, bytes: &[u8]) -> Self {
         Self {
             name: name.into(),
@@ -36,9 +36,9 @@ impl File {
     ///
     /// # Errors
     /// If it is gone or does not hold what was written; the message says what differs and how.
-    pub(super) fn verify(&self, folder: &Store) -> Result<()> {
-        let gone = || Error::Data(format!("{} is gone", folder.uri_of(&self.name)));
-        self.expect_size(folder, folder.size(&self.name)?.ok_or_else(gone)?)?;
+    pub(super) fn verify_content(&self, folder: &Store) -> Result<()> {
+        let gone = || Error::Data(format!("{} is gone", folder.object_uri(&self.name)));
+        self.expect_size(folder, folder.object_size(&self.name)?.ok_or_else(gone)?)?;
         let mut hash = Sha256::new();
 
         for start in (0..self.bytes).step_by(WINDOW_BYTES) {
@@ -53,9 +53,9 @@ impl File {
     ///
     /// # Errors
     /// As [`File::verify`].
-    pub(super) fn read(&self, folder: &Store) -> Result<Bytes> {
-        let gone = || Error::Data(format!("{} is gone", folder.uri_of(&self.name)));
-        let bytes = folder.find(&self.name)?.ok_or_else(gone)?;
+    pub(super) fn read_verified(&self, folder: &Store) -> Result<Bytes> {
+        let gone = || Error::Data(format!("{} is gone", folder.object_uri(&self.name)));
+        let bytes = folder.get_if_exists(&self.name)?.ok_or_else(gone)?;
         self.expect_size(folder, bytes.len() as u64)?;
         self.expect_digest(folder, &sha256(&bytes))?;
 
@@ -63,7 +63,7 @@ impl File {
     }
 
     fn expect_size(&self, folder: &Store, found: u64) -> Result<()> {
-        let uri = folder.uri_of(&self.name);
+        let uri = folder.object_uri(&self.name);
         let right = self.bytes;
         match found == right {
             true => Ok(()),
@@ -74,7 +74,7 @@ impl File {
     }
 
     fn expect_digest(&self, folder: &Store, found: &str) -> Result<()> {
-        let uri = folder.uri_of(&self.name);
+        let uri = folder.object_uri(&self.name);
         let right = &self.sha256;
         match found == right {
             true => Ok(()),
@@ -93,13 +93,13 @@ pub(super) struct Manifest {
     pub(super) step: u64,
     /// What validation gave it, if it was validated: more is better.
     pub(super) score: Option<f64>,
-    pub(super) files: Vec<File>,
+    pub(super) files: Vec<ManifestEntry>,
 }
 
 impl Manifest {
-    pub(super) fn new(step: u64, score: Option<f64>, files: Vec<File>) -> Self {
+    pub(super) fn new(step: u64, score: Option<f64>, files: Vec<ManifestEntry>) -> Self {
         Self {
-            format: FORMAT.into(),
+            format: MANIFEST_FORMAT.into(),
             step,
             score,
             files,
@@ -116,20 +116,20 @@ impl Manifest {
     ///
     /// # Errors
     /// If there is none, or it is not one we can read.
-    pub(super) fn read(folder: &Store) -> Result<(Self, String)> {
-        let uri = folder.uri_of(MANIFEST);
-        let bytes = folder.find(MANIFEST)?.ok_or_else(|| {
+    pub(super) fn read_from(folder: &Store) -> Result<(Self, String)> {
+        let uri = folder.object_uri(MANIFEST_FILE);
+        let bytes = folder.get_if_exists(MANIFEST_FILE)?.ok_or_else(|| {
             Error::Config(format!(
-                "{} is no whole checkpoint: it holds no {MANIFEST}. Name a folder that does.",
+                "{} is no whole checkpoint: it holds no {MANIFEST_FILE}. Name a folder that does.",
                 folder.uri()
             ))
         })?;
 
         let manifest: Self = serde_json::from_slice(&bytes)
             .map_err(|error| Error::Data(format!("{uri} is no manifest: {error}")))?;
-        if manifest.format != FORMAT {
+        if manifest.format != MANIFEST_FORMAT {
             return Err(Error::Data(format!(
-                "{uri} is of format {:?}, this version reads {FORMAT:?}. Use the version of cnclip \
+                "{uri} is of format {:?}, this version reads {MANIFEST_FORMAT:?}. Use the version of cnclip \
                  that wrote it, or a newer one.",
                 manifest.format
             )));

@@ -1,11 +1,11 @@
 use super::*;
 
-const FILES: [&str; 3] = [WEIGHTS, MOMENTS, STATE];
+const FILES: [&str; 3] = [WEIGHTS_FILE, MOMENTS_FILE, STATE_FILE];
 
 fn fence(store: &Store, attempt: u32) -> Fence {
-    Fence::claim(
+    Fence::acquire(
         store,
-        Claim {
+        FenceClaim {
             run: "run".into(),
             attempt,
         },
@@ -13,42 +13,46 @@ fn fence(store: &Store, attempt: u32) -> Fence {
     .unwrap()
 }
 
-fn writer(store: &Store, attempt: u32, keep: usize) -> Writer {
-    Writer::new(store.join("checkpoints"), fence(store, attempt), keep)
+fn writer(store: &Store, attempt: u32, keep: usize) -> CheckpointWriter {
+    CheckpointWriter::new(
+        store.join_prefix("checkpoints"),
+        fence(store, attempt),
+        keep,
+    )
 }
 
-fn snapshot(step: u64, score: Option<f64>) -> Snapshot {
-    let state = serde_json::to_vec(&State {
+fn snapshot(step: u64, score: Option<f64>) -> CheckpointSnapshot {
+    let state = serde_json::to_vec(&TrainingState {
         step,
-        ..State::default()
+        ..TrainingState::default()
     })
     .unwrap();
 
     let weights = format!("weights of step {step}");
     let files = [
-        (WEIGHTS, weights.into()),
-        (MOMENTS, Bytes::from("moments")),
-        (STATE, state.into()),
+        (WEIGHTS_FILE, weights.into()),
+        (MOMENTS_FILE, Bytes::from("moments")),
+        (STATE_FILE, state.into()),
     ];
 
-    Snapshot {
+    CheckpointSnapshot {
         step,
         score,
         files: files.map(|(name, bytes)| (name.to_owned(), bytes)).into(),
     }
 }
 
-fn save(writer: &mut Writer, step: u64, score: Option<f64>) -> Written {
-    writer.start(snapshot(step, score)).unwrap();
-    writer.finish().unwrap().unwrap()
+fn save(writer: &mut CheckpointWriter, step: u64, score: Option<f64>) -> WrittenCheckpoint {
+    writer.start_write(snapshot(step, score)).unwrap();
+    writer.finish_write().unwrap().unwrap()
 }
 
 fn newest(store: &Store) -> Result<Option<Checkpoint>> {
-    Checkpoint::newest(&store.join("checkpoints"), &FILES)
+    Checkpoint::find_newest(&store.join_prefix("checkpoints"), &FILES)
 }
 
 fn steps(store: &Store) -> Vec<u64> {
-    list(&store.join("checkpoints"))
+    list_checkpoints(&store.join_prefix("checkpoints"))
         .unwrap()
         .iter()
         .map(|kept| kept.step)
@@ -66,56 +70,59 @@ fn contract(store: &Store) {
     );
 
     assert_eq!(read.uri, written.uri);
-    assert_eq!(read.file(WEIGHTS).unwrap(), "weights of step 7");
-    assert_eq!(read.state().unwrap().step, 7);
+    assert_eq!(read.read_file(WEIGHTS_FILE).unwrap(), "weights of step 7");
+    assert_eq!(read.read_state().unwrap().step, 7);
     save(&mut writer, 8, None);
     assert_eq!(newest(store).unwrap().unwrap().step, 8);
 }
 
 #[test]
 fn checkpoints_in_memory_and_in_a_folder_keep_the_contract() {
-    contract(&Store::memory());
+    contract(&Store::in_memory());
     let folder = tempfile::tempdir().unwrap();
     contract(&Store::open(folder.path().to_str().unwrap()).unwrap());
 }
 
 #[test]
 fn one_flipped_bit_anywhere_leads_to_the_checkpoint_before_and_is_told() {
-    for name in [WEIGHTS, MOMENTS, STATE, MANIFEST] {
-        let store = Store::memory();
+    for name in [WEIGHTS_FILE, MOMENTS_FILE, STATE_FILE, MANIFEST_FILE] {
+        let store = Store::in_memory();
         let mut writer = writer(&store, 1, 3);
         save(&mut writer, 1, None);
         let last = save(&mut writer, 2, None);
         let folder = store
-            .join("checkpoints")
-            .join(last.uri.rsplit('/').next().unwrap());
+            .join_prefix("checkpoints")
+            .join_prefix(last.uri.rsplit('/').next().unwrap());
 
         let mut bytes = folder.get(name).unwrap().to_vec();
         bytes[4] ^= 1;
         folder.put(name, bytes.into()).unwrap();
 
         assert_eq!(newest(&store).unwrap().unwrap().step, 1, "{name}");
-        let error = Checkpoint::read(&folder, &FILES).unwrap_err();
-        assert_eq!(error.exit().code(), 65);
-        assert!(error.to_string().contains(&folder.uri_of(name)), "{error}");
+        let error = Checkpoint::open_verified(&folder, &FILES).unwrap_err();
+        assert_eq!(error.exit_code().exit_code(), 65);
+        assert!(
+            error.to_string().contains(&folder.object_uri(name)),
+            "{error}"
+        );
     }
 }
 
 #[test]
 fn a_checkpoint_that_lacks_a_file_or_its_end_is_passed_over() {
-    let store = Store::memory();
+    let store = Store::in_memory();
     let mut writer = writer(&store, 1, 3);
     save(&mut writer, 1, None);
     save(&mut writer, 2, None);
     save(&mut writer, 3, None);
-    let checkpoints = store.join("checkpoints");
+    let checkpoints = store.join_prefix("checkpoints");
 
     checkpoints
-        .delete(&format!("00000003-1/{MOMENTS}"))
+        .delete(&format!("00000003-1/{MOMENTS_FILE}"))
         .unwrap();
 
     checkpoints
-        .put(&format!("00000002-1/{WEIGHTS}"), "weights".into())
+        .put(&format!("00000002-1/{WEIGHTS_FILE}"), "weights".into())
         .unwrap();
 
     assert_eq!(newest(&store).unwrap().unwrap().step, 1);
@@ -123,10 +130,10 @@ fn a_checkpoint_that_lacks_a_file_or_its_end_is_passed_over() {
 
 #[test]
 fn a_run_does_not_begin_again_in_silence_when_all_its_checkpoints_are_damaged() {
-    let store = Store::memory();
+    let store = Store::in_memory();
     save(&mut writer(&store, 1, 3), 1, None);
     store
-        .put(&format!("checkpoints/00000001-1/{STATE}"), "{".into())
+        .put(&format!("checkpoints/00000001-1/{STATE_FILE}"), "{".into())
         .unwrap();
 
     let error = newest(&store).unwrap_err();
@@ -137,19 +144,19 @@ fn a_run_does_not_begin_again_in_silence_when_all_its_checkpoints_are_damaged() 
         "{error}"
     );
 
-    assert_eq!(error.exit().code(), 65);
+    assert_eq!(error.exit_code().exit_code(), 65);
 }
 
 #[test]
 fn a_writer_killed_between_any_two_writes_leaves_the_checkpoint_before() {
-    let whole = Store::memory();
+    let whole = Store::in_memory();
     let mut first = writer(&whole, 1, 3);
     save(&mut first, 1, None);
     save(&mut first, 2, None);
     let folder = "checkpoints/00000002-1";
 
     for written in 0..FILES.len() {
-        let store = Store::memory();
+        let store = Store::in_memory();
         save(&mut writer(&store, 1, 3), 1, None);
         for name in &FILES[..written] {
             let name = format!("{folder}/{name}");
@@ -160,13 +167,13 @@ fn a_writer_killed_between_any_two_writes_leaves_the_checkpoint_before() {
         // The next attempt writes that step and clears away what was left of it.
         save(&mut writer(&store, 2, 3), 2, None);
         assert_eq!(newest(&store).unwrap().unwrap().step, 2);
-        assert_eq!(store.join(folder).list().unwrap(), []);
+        assert_eq!(store.join_prefix(folder).list_objects().unwrap(), []);
     }
 }
 
 #[test]
 fn the_newest_and_the_best_are_kept() {
-    let store = Store::memory();
+    let store = Store::in_memory();
     let mut writer = writer(&store, 1, 2);
     let scores = [
         Some(0.1),
@@ -184,18 +191,18 @@ fn the_newest_and_the_best_are_kept() {
     }
 
     assert_eq!(steps(&store), [8, 7, 5]);
-    let names: Vec<_> = store.join("checkpoints").list().unwrap();
+    let names: Vec<_> = store.join_prefix("checkpoints").list_objects().unwrap();
     assert_eq!(names.len(), 3 * (FILES.len() + 1), "{names:?}");
 }
 
 #[test]
 fn an_attempt_that_was_replaced_publishes_nothing() {
-    let store = Store::memory();
+    let store = Store::in_memory();
     let mut old = writer(&store, 1, 3);
     save(&mut old, 1, None);
     let mut new = writer(&store, 2, 3);
-    old.start(snapshot(2, None)).unwrap();
-    let error = old.finish().unwrap_err();
+    old.start_write(snapshot(2, None)).unwrap();
+    let error = old.finish_write().unwrap_err();
 
     assert!(matches!(error, Error::Fenced(_)), "{error}");
     assert_eq!(steps(&store), [1]);
@@ -205,20 +212,21 @@ fn an_attempt_that_was_replaced_publishes_nothing() {
 
 #[test]
 fn a_checkpoint_is_written_while_the_run_goes_on_and_told_once() {
-    let store = Store::memory();
+    let store = Store::in_memory();
     let mut writer = writer(&store, 1, 3);
-    assert!(writer.idle() && writer.poll().unwrap().is_none());
-    assert!(writer.start(snapshot(1, None)).unwrap().is_none());
-    let first = writer.start(snapshot(2, None)).unwrap().unwrap();
+    assert!(writer.is_idle() && writer.poll_finished().unwrap().is_none());
+    assert!(writer.start_write(snapshot(1, None)).unwrap().is_none());
+    let first = writer.start_write(snapshot(2, None)).unwrap().unwrap();
 
     assert_eq!(first.step, 1);
-    assert_eq!(writer.finish().unwrap().unwrap().step, 2);
-    assert!(writer.finish().unwrap().is_none());
+    assert_eq!(writer.finish_write().unwrap().unwrap().step, 2);
+    assert!(writer.finish_write().unwrap().is_none());
 }
 
 #[test]
 fn a_folder_that_is_no_checkpoint_says_so() {
-    let error = Checkpoint::read(&Store::memory().join("x"), &FILES).unwrap_err();
+    let error =
+        Checkpoint::open_verified(&Store::in_memory().join_prefix("x"), &FILES).unwrap_err();
     assert!(
         error
             .to_string()
@@ -226,5 +234,5 @@ fn a_folder_that_is_no_checkpoint_says_so() {
         "{error}"
     );
 
-    assert_eq!(error.exit().code(), 78);
+    assert_eq!(error.exit_code().exit_code(), 78);
 }

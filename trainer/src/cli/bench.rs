@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use cnclip::bench::{self, Plan};
+use cnclip::bench::{self, BenchConfig};
 use cnclip::error::{Error, Result};
-use cnclip::exchange::output;
+use cnclip::interop::atomic_file;
 use cnclip_compute::cuda;
 use cnclip_compute::tensor::Memory;
 use cnclip_crds::model::{Architecture, ModelConfig};
@@ -14,7 +14,7 @@ use serde_json::json;
 
 /// A line of JSON for each stage of pretraining: the image tower frozen, and both towers trained.
 #[derive(Args, Debug)]
-pub(super) struct Bench {
+pub(super) struct BenchArgs {
     /// A published model: ViT-L-14, say.
     #[arg(long, required_unless_present = "model")]
     preset: Option<String>,
@@ -50,19 +50,19 @@ pub(super) struct Bench {
     stage: Option<u32>,
 }
 
-impl Bench {
+impl BenchArgs {
     pub(super) fn run(&self) -> Result<()> {
-        let plan = self.plan()?;
-        let memory = self.memory(plan.precision)?;
+        let plan = self.bench_plan()?;
+        let memory = self.open_memory(plan.precision)?;
         let free = || {
             memory
                 .device()
-                .map_or(Ok(0), |device| Ok(device.memory()?.0))
+                .map_or(Ok(0), |device| Ok(device.memory_info()?.0))
         };
 
         let before: u64 = free().map_err(Error::Device)?;
-        let mut bench = bench::Bench::new(&plan, &memory);
-        memory.check()?;
+        let mut bench = bench::TrainingBench::new(&plan, &memory);
+        memory.synchronize()?;
         let reserved = before - free().map_err(Error::Device)?;
 
         for stage in 1..=2 {
@@ -71,49 +71,49 @@ impl Bench {
             }
 
             bench.freeze_image(stage == 1);
-            let times = bench.run(self.steps)?;
+            let times = bench.time_steps(self.steps)?;
             let mut line = json!(times);
             let facts = json!({
                 "preset": self.preset, "stage": stage, "batch": plan.batch,
                 "microBatch": plan.micro_batch, "recompute": plan.recompute,
                 "precision": plan.precision, "deviceBytes": reserved,
-                "parameters": bench.parameters(),
-                "flopsPerPair": bench::flops(&plan).of_a_step(stage == 1),
+                "parameters": bench.param_count(),
+                "flopsPerPair": bench::count_flops(&plan).per_training_step(stage == 1),
             });
 
             if let (Some(line), Some(facts)) = (line.as_object_mut(), facts.as_object()) {
                 line.extend(facts.clone());
             }
 
-            output::line(&mut std::io::stdout().lock(), &line)
-                .map_err(Error::file("write", "standard output"))?;
+            atomic_file::write_json_line(&mut std::io::stdout().lock(), &line)
+                .map_err(Error::io_context("write", "standard output"))?;
         }
 
         Ok(())
     }
 
-    fn plan(&self) -> Result<Plan> {
+    fn bench_plan(&self) -> Result<BenchConfig> {
         let precision = if self.bf16 {
             Precision::Bf16
         } else {
             Precision::Fp32
         };
 
-        Ok(Plan {
-            model: self.towers()?,
+        Ok(BenchConfig {
+            model: self.model_config()?,
             batch: self.batch,
             micro_batch: self.micro_batch.unwrap_or(self.batch),
             context: self.context,
             tokens: (self.tokens[0], self.tokens[1]),
             precision,
             recompute: self.recompute,
-            masked: 0,
+            masked_percent: 0,
         })
     }
 
-    fn towers(&self) -> Result<ModelConfig> {
+    fn model_config(&self) -> Result<ModelConfig> {
         if let Some(file) = &self.model {
-            let bytes = std::fs::read(file).map_err(Error::file("read", file))?;
+            let bytes = std::fs::read(file).map_err(Error::io_context("read", file))?;
             return serde_json::from_slice(&bytes)
                 .map_err(|error| Error::Config(format!("{}: {error}", file.display())));
         }
@@ -121,17 +121,17 @@ impl Bench {
         let preset = json!(self.preset);
         let towers = serde_json::from_value(preset.clone())
             .ok()
-            .and_then(Architecture::towers);
+            .and_then(Architecture::published_model);
 
         towers.ok_or_else(|| Error::Usage(format!("there is no published model {preset}")))
     }
 
-    fn memory(&self, precision: Precision) -> Result<Memory> {
+    fn open_memory(&self, precision: Precision) -> Result<Memory> {
         if !self.card {
             return Ok(Memory::Host);
         }
 
-        let device = cuda::open(0).map_err(|fault| Error::Config(fault.to_string()))?;
+        let device = cuda::open_device(0).map_err(|fault| Error::Config(fault.to_string()))?;
         Ok(Memory::Device(device, precision))
     }
 }

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 use cnclip::error::{Error, Result};
-use cnclip::report::page::{Curves, compare, table};
-use cnclip::{lineage, source};
+use cnclip::report::page::{RunCurves, format_comparison_table, render_comparison};
+use cnclip::{model_resolver, stage_chain};
 
 /// Names and places of runs.
 #[derive(Args, Debug)]
-pub(super) struct Compare {
+pub(super) struct CompareArgs {
     /// NAME=URI: what to call a run, and the prefix of its last stage.
-    #[arg(required = true, value_name = "NAME=URI", value_parser = named)]
+    #[arg(required = true, value_name = "NAME=URI", value_parser = parse_named_uri)]
     runs: Vec<(String, String)>,
     /// Also write a page with the curves.
     #[arg(long, value_name = "FILE")]
@@ -22,36 +22,40 @@ pub(super) struct Compare {
     title: String,
 }
 
-fn named(word: &str) -> std::result::Result<(String, String), String> {
+fn parse_named_uri(word: &str) -> std::result::Result<(String, String), String> {
     match word.split_once('=') {
         Some((name, uri)) if !name.is_empty() && !uri.is_empty() => Ok((name.into(), uri.into())),
         _ => Err("write NAME=URI, such as two-stage=s3://runs/two-stage/pretrain/".into()),
     }
 }
 
-impl Compare {
+impl CompareArgs {
     pub(super) fn run(&self) -> Result<()> {
-        let runs = self.runs.iter().map(read).collect::<Result<Vec<_>>>()?;
+        let runs = self
+            .runs
+            .iter()
+            .map(read_run_curves)
+            .collect::<Result<Vec<_>>>()?;
         if let Some(page) = &self.page {
             let now = jiff::Timestamp::now().as_second();
-            let written = std::fs::write(page, compare(&self.title, &runs, now));
-            written.map_err(Error::file("write", page))?;
+            let written = std::fs::write(page, render_comparison(&self.title, &runs, now));
+            written.map_err(Error::io_context("write", page))?;
         }
 
-        let shown = std::io::stdout().write_all(table(&runs).as_bytes());
-        shown.map_err(Error::file("write", "standard output"))
+        let shown = std::io::stdout().write_all(format_comparison_table(&runs).as_bytes());
+        shown.map_err(Error::io_context("write", "standard output"))
     }
 }
 
-fn read((name, uri): &(String, String)) -> Result<Curves> {
-    let config = source::config(uri)?.ok_or_else(|| {
+fn read_run_curves((name, uri): &(String, String)) -> Result<RunCurves> {
+    let config = model_resolver::find_training_config(uri)?.ok_or_else(|| {
         Error::Config(format!(
             "{name}: {uri} holds no checkpoint of ours. Name the prefix of a stage, <artifacts>/<stage>/."
         ))
     })?;
 
-    Ok(Curves {
+    Ok(RunCurves {
         name: name.clone(),
-        stages: lineage::own_stages(&config)?,
+        stages: stage_chain::collect_run_stages(&config)?,
     })
 }

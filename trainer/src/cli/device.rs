@@ -4,28 +4,28 @@ use std::io::Write;
 
 use clap::Args;
 use cnclip::error::{Error, Result};
-use cnclip::exchange::output;
-use cnclip_compute::cuda::{self, Found};
+use cnclip::interop::atomic_file;
+use cnclip_compute::cuda::{self, CudaInventory};
 use cnclip_compute::device;
 
 /// Asks the driver, looks for the libraries, and has each card run a kernel and a product.
 #[derive(Args, Debug)]
-pub(super) struct Device {
+pub(super) struct DeviceArgs {
     /// One JSON object instead of a table.
     #[arg(long)]
     json: bool,
 }
 
-impl Device {
+impl DeviceArgs {
     pub(super) fn run(&self) -> Result<()> {
         // Whoever asks wants to know what to change.
-        let config = |fault: device::Fault| Error::Config(fault.to_string());
-        let found = cuda::find().map_err(config)?;
-        self.tell(&found)
-            .map_err(Error::file("write", "standard output"))?;
+        let config = |fault: device::DeviceError| Error::Config(fault.to_string());
+        let found = cuda::probe_cuda().map_err(config)?;
+        self.print_devices(&found)
+            .map_err(Error::io_context("write", "standard output"))?;
 
         for index in 0..found.cards.len() {
-            device::prove(&cuda::open(index).map_err(config)?)?;
+            device::run_self_test(&cuda::open_device(index).map_err(config)?)?;
         }
 
         match found.cards.is_empty() {
@@ -34,10 +34,10 @@ impl Device {
         }
     }
 
-    fn tell(&self, found: &Found) -> std::io::Result<()> {
+    fn print_devices(&self, found: &CudaInventory) -> std::io::Result<()> {
         let mut out = std::io::stdout().lock();
         if self.json {
-            return output::line(&mut out, &serde_json::json!(found));
+            return atomic_file::write_json_line(&mut out, &serde_json::json!(found));
         }
 
         writeln!(out, "driver: CUDA {}", found.driver)?;

@@ -4,18 +4,18 @@ use std::path::PathBuf;
 
 use clap::Args;
 use cnclip::error::{Error, Result};
-use cnclip::exchange::embed::{Embedder, dataset_texts, text_file};
-use cnclip::exchange::model::Model;
+use cnclip::interop::embed::{Embedder, read_dataset_texts, read_text_file};
+use cnclip::interop::resolved_model::ResolvedModel;
 use cnclip_data::shard::Dataset;
-use cnclip_nn::model::clip::Capacity;
+use cnclip_nn::model::clip::BatchCapacity;
 use indicatif::ProgressBar;
 
-use super::bar::bar;
+use super::progress_bar::progress_bar;
 
 /// Pictures and texts come from the reference's files or from a prepared data set, and are treated
 /// as the reference's extract_features treats them. Features are unit vectors.
 #[derive(Args, Debug)]
-pub(super) struct Embed {
+pub(super) struct EmbedArgs {
     /// A checkpoint, the prefix of a stage, a folder of a model, or a file of weights.
     #[arg(long, value_name = "URI")]
     model: String,
@@ -46,16 +46,20 @@ pub(super) struct Embed {
     vocab: Option<PathBuf>,
 }
 
-impl Embed {
+impl EmbedArgs {
     pub(super) fn run(&self) -> Result<()> {
         let dataset = self.dataset.as_deref().map(Dataset::open).transpose()?;
-        let mut embedder = self.embedder()?;
+        let mut embedder = self.build_embedder()?;
         if let Some(to) = &self.image_features {
-            let bar = bar("images");
+            let bar = progress_bar("images");
             match (&self.images, &dataset) {
-                (Some(images), _) => embedder.image_file(images, to, show(&bar))?,
-                (None, Some(dataset)) => embedder.dataset_images(dataset, to, show(&bar))?,
-                (None, None) => return Err(lacks("--image-features", "--images")),
+                (Some(images), _) => {
+                    embedder.embed_image_file(images, to, progress_callback(&bar))?
+                }
+                (None, Some(dataset)) => {
+                    embedder.embed_dataset_images(dataset, to, progress_callback(&bar))?
+                }
+                (None, None) => return Err(missing_input_error("--image-features", "--images")),
             }
 
             bar.finish_and_clear();
@@ -63,36 +67,36 @@ impl Embed {
 
         if let Some(to) = &self.text_features {
             let texts = match (&self.texts, &dataset) {
-                (Some(texts), _) => text_file(texts)?,
-                (None, Some(dataset)) => dataset_texts(dataset)?,
-                (None, None) => return Err(lacks("--text-features", "--texts")),
+                (Some(texts), _) => read_text_file(texts)?,
+                (None, Some(dataset)) => read_dataset_texts(dataset)?,
+                (None, None) => return Err(missing_input_error("--text-features", "--texts")),
             };
 
-            let bar = bar("texts");
-            embedder.texts(&texts, to, show(&bar))?;
+            let bar = progress_bar("texts");
+            embedder.embed_texts(&texts, to, progress_callback(&bar))?;
             bar.finish_and_clear();
         }
 
         Ok(())
     }
 
-    fn embedder(&self) -> Result<Embedder> {
-        let model = Model::open(&self.model)?;
+    fn build_embedder(&self) -> Result<Embedder> {
+        let model = ResolvedModel::open(&self.model)?;
         let context = self
             .context_length
             .map_or(model.context_length, |n| n as usize);
 
-        let capacity = Capacity {
+        let capacity = BatchCapacity {
             batch: self.batch_size as usize,
             context,
         };
 
-        let tokenizer = model.tokenizer(self.vocab.as_deref())?;
+        let tokenizer = model.build_tokenizer(self.vocab.as_deref())?;
         Embedder::new(&model, tokenizer, capacity)
     }
 }
 
-fn show(bar: &ProgressBar) -> impl FnMut(usize, usize) {
+fn progress_callback(bar: &ProgressBar) -> impl FnMut(usize, usize) {
     |done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
@@ -100,7 +104,7 @@ fn show(bar: &ProgressBar) -> impl FnMut(usize, usize) {
     }
 }
 
-fn lacks(output: &str, input: &str) -> Error {
+fn missing_input_error(output: &str, input: &str) -> Error {
     Error::Usage(format!(
         "{output} says where features go; give {input} or --dataset too"
     ))

@@ -4,18 +4,18 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use cnclip::error::Result;
-use cnclip::exchange::export::{self, export};
-use cnclip::exchange::model::Model;
+use cnclip::interop::export::{self, export_model};
+use cnclip::interop::resolved_model::ResolvedModel;
 
 /// No number changes, only names and places: the features are the same there and here.
 #[derive(Args, Debug)]
-pub(super) struct Export {
+pub(super) struct ExportArgs {
     /// A checkpoint, the prefix of a stage, a folder of a model, or a file of weights.
     #[arg(long, value_name = "URI")]
     model: String,
     /// How the model is laid out.
     #[arg(long)]
-    format: Format,
+    format: ExportFormatArg,
     /// The folder to write into.
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
@@ -26,22 +26,22 @@ pub(super) struct Export {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
+enum ExportFormatArg {
     /// A folder for `ChineseCLIPModel.from_pretrained` and `ChineseCLIPProcessor.from_pretrained`.
     Huggingface,
     /// One .pt for `cn_clip.clip.load_from_name`, in the layout of the published ones.
     Ofa,
 }
 
-impl Export {
+impl ExportArgs {
     pub(super) fn run(&self) -> Result<()> {
         let format = match self.format {
-            Format::Huggingface => export::Format::HuggingFace,
-            Format::Ofa => export::Format::Ofa,
+            ExportFormatArg::Huggingface => export::ExportFormat::HuggingFace,
+            ExportFormatArg::Ofa => export::ExportFormat::Ofa,
         };
 
-        let model = Model::open(&self.model)?;
-        let files = export(model, format, self.vocab.as_deref(), &self.to)?;
+        let model = ResolvedModel::open(&self.model)?;
+        let files = export_model(model, format, self.vocab.as_deref(), &self.to)?;
         tracing::info!(
             files = files.join(", "),
             "Model written to {}",

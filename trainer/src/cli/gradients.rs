@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 use cnclip::error::Result;
-use cnclip::exchange::gradients;
+use cnclip::interop::gradients;
 
 /// Training mode (batch normalisation uses the batch), dropout off, symmetric contrastive loss. The
 /// output holds `loss`, the unit features `image_features` and `text_features` [b, features], and
 /// `grad/<name>` of every parameter under the reference's name.
 #[derive(Args, Debug)]
-pub(super) struct Gradients {
+pub(super) struct GradientsArgs {
     /// A folder with `config.json`, the arguments of the reference's `CLIP`, and
     /// `model.safetensors`, its state dict.
     #[arg(long, value_name = "DIR")]
@@ -23,8 +23,8 @@ pub(super) struct Gradients {
     output: PathBuf,
 }
 
-impl Gradients {
+impl GradientsArgs {
     pub(super) fn run(&self) -> Result<()> {
-        gradients::gradients(&self.model, &self.batch, &self.output)
+        gradients::write_gradients(&self.model, &self.batch, &self.output)
     }
 }

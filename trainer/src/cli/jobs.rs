@@ -4,41 +4,41 @@ use std::io::Write;
 use std::path::Path;
 
 use cnclip::error::{Error, Result};
-use cnclip::report::{Outlets, Reporter, last_words, log::Log};
+use cnclip::report::{ReportOutputs, Reporter, logging::ProcessLog, termination_message};
 use cnclip::{evaluate, train};
-use cnclip_crds::exit::Exit;
-use cnclip_crds::run_config::{EvaluateConfig, Identity, TrainConfig};
+use cnclip_crds::exit_code::TrainerExit;
+use cnclip_crds::trainer_config::{EvaluateConfig, RunIdentity, TrainConfig};
 use serde::de::DeserializeOwned;
 
-use super::stop;
+use super::signals;
 
-pub(super) fn train(file: &Path, listen: Option<String>, log: &Log) -> Exit {
+pub(super) fn run_training(file: &Path, listen: Option<String>, log: &ProcessLog) -> TrainerExit {
     let job = |config: TrainConfig| {
         let place = (config.run.clone(), listen.or_else(|| config.listen.clone()));
-        report(place, log, |reporter| {
-            train::train(&config, reporter, stop::asked)
+        run_with_reporter(place, log, |reporter| {
+            train::train_stage(&config, reporter, signals::stop_requested)
         })
     };
 
-    read(file).map_or_else(refuse, job)
+    read_config(file).map_or_else(fail_before_start, job)
 }
 
-pub(super) fn evaluate(file: &Path, listen: Option<String>, log: &Log) -> Exit {
+pub(super) fn run_evaluation(file: &Path, listen: Option<String>, log: &ProcessLog) -> TrainerExit {
     let job = |config: EvaluateConfig| {
         let place = (config.run.clone(), listen.or_else(|| config.listen.clone()));
-        report(place, log, |reporter| {
-            let table = evaluate::evaluate(&config, reporter, stop::asked)?;
+        run_with_reporter(place, log, |reporter| {
+            let table = evaluate::run_evaluation(&config, reporter, signals::stop_requested)?;
             let shown = std::io::stdout().write_all(table.as_bytes());
-            shown.map_err(Error::file("write", "standard output"))
+            shown.map_err(Error::io_context("write", "standard output"))
         })
     };
 
-    read(file).map_or_else(refuse, job)
+    read_config(file).map_or_else(fail_before_start, job)
 }
 
 /// JSON is YAML too; unknown keys are refused.
-fn read<C: DeserializeOwned>(file: &Path) -> Result<C> {
-    let text = std::fs::read_to_string(file).map_err(Error::file("read", file))?;
+fn read_config<C: DeserializeOwned>(file: &Path) -> Result<C> {
+    let text = std::fs::read_to_string(file).map_err(Error::io_context("read", file))?;
     let unfit = |error: String| {
         Error::Config(format!(
             "{} is not a configuration: {error}",
@@ -52,43 +52,44 @@ fn read<C: DeserializeOwned>(file: &Path) -> Result<C> {
 }
 
 /// Does a job with a reporter that hears of its end, however it ends.
-fn report(
-    (run, listen): (Identity, Option<String>),
-    log: &Log,
+fn run_with_reporter(
+    (run, listen): (RunIdentity, Option<String>),
+    log: &ProcessLog,
     job: impl FnOnce(&Reporter) -> Result<()>,
-) -> Exit {
-    let outlets = Outlets {
+) -> TrainerExit {
+    let outlets = ReportOutputs {
         listen,
-        last_words: last_words::path(),
-        bars: log.bars(),
+        termination_log: termination_message::termination_log_path(),
+        progress_bars: log.progress_bars(),
     };
 
     let reporter = match Reporter::start(run, outlets) {
         Ok(reporter) => reporter,
-        Err(error) => return refuse(error),
+        Err(error) => return fail_before_start(error),
     };
 
-    let heard = stop::listen().map_err(|error| Error::Bug(format!("cannot hear signals: {error}")));
+    let heard = signals::install_signal_handlers()
+        .map_err(|error| Error::Bug(format!("cannot hear signals: {error}")));
     match heard.and_then(|()| job(&reporter)) {
-        Ok(()) => Exit::Done,
+        Ok(()) => TrainerExit::Done,
         Err(error) => {
-            reporter.fail(&error);
-            error.exit()
+            reporter.report_failure(&error);
+            error.exit_code()
         }
     }
 }
 
 /// Leaves last words about a job that could not begin.
-fn refuse(error: Error) -> Exit {
-    let outlets = Outlets {
-        last_words: last_words::path(),
-        ..Outlets::default()
+fn fail_before_start(error: Error) -> TrainerExit {
+    let outlets = ReportOutputs {
+        termination_log: termination_message::termination_log_path(),
+        ..ReportOutputs::default()
     };
 
-    match Reporter::start(Identity::default(), outlets) {
-        Ok(reporter) => reporter.fail(&error),
+    match Reporter::start(RunIdentity::default(), outlets) {
+        Ok(reporter) => reporter.report_failure(&error),
         Err(_) => tracing::error!("{error}"),
     }
 
-    error.exit()
+    error.exit_code()
 }

@@ -4,15 +4,15 @@ use std::path::PathBuf;
 
 use clap::Args;
 use cnclip::error::{Error, Result};
-use cnclip_data::prepare::{self, Options, Progress};
+use cnclip_data::prepare::{self, PrepareOptions, PrepareProgress};
 use cnclip_data::store::Store;
 use indicatif::ProgressBar;
 
-use super::bar::bar;
+use super::progress_bar::progress_bar;
 
 /// Images and texts in files or in a database, or shards that are there.
 #[derive(Args, Debug)]
-pub(super) struct Prepare {
+pub(super) struct PrepareArgs {
     /// `<split>_imgs.tsv`: image id, tab, the encoded picture in base64.
     #[arg(long, value_name = "FILE", required_unless_present_any = ["shards", "lmdb"])]
     images: Option<PathBuf>,
@@ -37,51 +37,51 @@ pub(super) struct Prepare {
     most_skipped: f64,
 }
 
-impl Prepare {
+impl PrepareArgs {
     pub(super) fn run(&self) -> Result<()> {
         if let Some(shards) = &self.shards {
-            return self.index(&Store::open(shards)?);
+            return self.index_shards(&Store::open(shards)?);
         }
 
         let Some(output) = &self.output else {
-            return Err(lacks());
+            return Err(missing_arguments_error());
         };
 
         let store = Store::open(output)?;
-        let options = self.options()?;
-        let bar = bar("images");
-        let shown = |at| show(&bar, at);
+        let options = self.prepare_options()?;
+        let bar = progress_bar("images");
+        let shown = |at| update_progress(&bar, at);
         let made = match (&self.lmdb, &self.images, &self.texts) {
             (Some(folder), _, texts) => {
-                prepare::prepare_databases(folder, texts.as_deref(), &store, &options, shown)?
+                prepare::prepare_lmdb(folder, texts.as_deref(), &store, &options, shown)?
             }
             (None, Some(images), Some(texts)) => {
-                prepare::prepare(images, texts, &store, &options, shown)?
+                prepare::prepare_files(images, texts, &store, &options, shown)?
             }
-            _ => return Err(lacks()),
+            _ => return Err(missing_arguments_error()),
         };
 
         bar.finish_and_clear();
-        made.tell(&format!("Data set written to {}", store.uri()));
+        made.log_summary(&format!("Data set written to {}", store.uri()));
         Ok(())
     }
 
-    fn index(&self, store: &Store) -> Result<()> {
-        let options = self.options()?;
-        let bar = bar("shards");
-        let made = prepare::index(store, &options, |at| show(&bar, at))?;
+    fn index_shards(&self, store: &Store) -> Result<()> {
+        let options = self.prepare_options()?;
+        let bar = progress_bar("shards");
+        let made = prepare::index_shards(store, &options, |at| update_progress(&bar, at))?;
         bar.finish_and_clear();
-        made.tell(&format!("Data set written to {}", store.uri()));
+        made.log_summary(&format!("Data set written to {}", store.uri()));
 
         Ok(())
     }
 
-    fn options(&self) -> Result<Options> {
+    fn prepare_options(&self) -> Result<PrepareOptions> {
         match self.most_skipped {
-            percent if (0.0..=100.0).contains(&percent) => Ok(Options {
+            percent if (0.0..=100.0).contains(&percent) => Ok(PrepareOptions {
                 shard_bytes: self.shard_size << 20,
-                most_skipped: percent / 100.0,
-                ..Options::default()
+                max_skipped_ratio: percent / 100.0,
+                ..PrepareOptions::default()
             }),
             other => Err(Error::Usage(format!(
                 "--most-skipped must be 0 to 100 percent, found {other}"
@@ -90,11 +90,11 @@ impl Prepare {
     }
 }
 
-fn lacks() -> Error {
+fn missing_arguments_error() -> Error {
     Error::Usage("give --images and --texts, or --lmdb, and --output; or --shards".into())
 }
 
-fn show(bar: &ProgressBar, at: Progress) {
+fn update_progress(bar: &ProgressBar, at: PrepareProgress) {
     bar.set_length(at.total);
     bar.set_position(at.done);
     bar.set_message(indicatif::HumanBytes(at.bytes).to_string());

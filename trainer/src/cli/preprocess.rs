@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 use cnclip::error::Result;
-use cnclip::exchange::pictures;
+use cnclip::interop::preprocess;
 
 /// For each picture the reference's evaluation transform: decoded, squashed to a square by Pillow's
 /// bicubic, converted to RGB (`resized/<file name>`, u8 [S, S, 3]) and normalised
 /// (`pixels/<file name>`, f32 [3, S, S]).
 #[derive(Args, Debug)]
-pub(super) struct Preprocess {
+pub(super) struct PreprocessArgs {
     /// Side of the square, in pixels.
     #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(1..=4096))]
     size: u32,
@@ -22,8 +22,8 @@ pub(super) struct Preprocess {
     images: Vec<PathBuf>,
 }
 
-impl Preprocess {
+impl PreprocessArgs {
     pub(super) fn run(&self) -> Result<()> {
-        pictures::preprocess(&self.images, self.size as usize, &self.output)
+        preprocess::preprocess_images(&self.images, self.size as usize, &self.output)
     }
 }

@@ -4,15 +4,15 @@ use std::path::PathBuf;
 
 use clap::Args;
 use cnclip::error::{Error, Result};
-use cnclip::exchange::{output, score};
-use cnclip_crds::report::{Recall, Recalls};
+use cnclip::interop::{atomic_file, score};
+use cnclip_crds::report::{RecallAtK, RetrievalRecalls};
 use serde_json::{Value, json};
 
 /// Features are compared by inner product, as they are: make them unit vectors before. Recalls are
 /// in percent, over the texts and images that have something relevant. Of equally similar candidates the one
 /// that comes first in its file wins.
 #[derive(Args, Debug)]
-pub(super) struct Score {
+pub(super) struct ScoreArgs {
     /// {"image_id": 1, "feature": [0.1, …]} a line, as the reference's extract_features writes it.
     #[arg(long, value_name = "FILE")]
     images: PathBuf,
@@ -29,14 +29,15 @@ pub(super) struct Score {
     predictions: Option<PathBuf>,
 }
 
-impl Score {
+impl ScoreArgs {
     pub(super) fn run(&self) -> Result<()> {
-        let searched = score::score(&self.images, &self.texts, self.relevance.as_deref())?;
+        let searched =
+            score::score_feature_files(&self.images, &self.texts, self.relevance.as_deref())?;
         self.predictions
             .as_deref()
-            .map_or(Ok(()), |folder| searched.write(folder))?;
+            .map_or(Ok(()), |folder| searched.write_predictions(folder))?;
 
-        let Some(Recalls {
+        let Some(RetrievalRecalls {
             text_to_image,
             image_to_text,
         }) = searched.retrieval.recalls()
@@ -45,22 +46,22 @@ impl Score {
         };
 
         let scores = json!({
-            "text_to_image": direction(text_to_image),
-            "image_to_text": direction(image_to_text),
+            "text_to_image": recall_json(text_to_image),
+            "image_to_text": recall_json(image_to_text),
         });
 
-        output::line(&mut std::io::stdout().lock(), &scores)
-            .map_err(Error::file("write", "standard output"))
+        atomic_file::write_json_line(&mut std::io::stdout().lock(), &scores)
+            .map_err(Error::io_context("write", "standard output"))
     }
 }
 
-fn direction(
-    Recall {
+fn recall_json(
+    RecallAtK {
         r1,
         r5,
         r10,
         mean_recall,
-    }: Recall,
+    }: RecallAtK,
 ) -> Value {
     json!({"r1": r1, "r5": r5, "r10": r10, "mean_recall": mean_recall})
 }

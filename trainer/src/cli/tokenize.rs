@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use cnclip::error::Result;
-use cnclip::exchange::tokens::{self, Rules};
+use cnclip::interop::tokenize::{self, TokenizeOptions};
 
 /// The ids are those of the reference's `tokenize`, `[CLS]` and `[SEP]` included, without padding.
 /// Every line is answered before the next one is read.
 #[derive(Args, Debug)]
-pub(super) struct Tokenize {
+pub(super) struct TokenizeArgs {
     /// Most ids of a text; a longer text is cut, and still ends in `[SEP]`. The published models
     /// were trained with 52.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=8192))]
@@ -23,16 +23,16 @@ pub(super) struct Tokenize {
     vocab: Option<PathBuf>,
 }
 
-impl Tokenize {
+impl TokenizeArgs {
     pub(super) fn run(&self) -> Result<()> {
-        let tokenizer = tokens::tokenizer(self.vocab.as_deref())?;
-        let rules = Rules {
+        let tokenizer = tokenize::load_tokenizer(self.vocab.as_deref())?;
+        let rules = TokenizeOptions {
             context_length: self.context_length as usize,
-            dataset: self.dataset_rules,
+            dataset_rules: self.dataset_rules,
         };
 
         let input = std::io::stdin().lock();
         let mut output = std::io::stdout().lock();
-        tokens::tokenize(&tokenizer, rules, input, &mut output)
+        tokenize::tokenize_lines(&tokenizer, rules, input, &mut output)
     }
 }

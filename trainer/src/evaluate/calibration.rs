@@ -1,10 +1,10 @@
 //! How similar a first answer must be to be told as one: the similarity from which on enough of them
 //! are right. Searches for nothing.
 
-use cnclip_crds::report::Threshold;
-use cnclip_crds::run_config::TaskConfig;
+use cnclip_crds::report::SimilarityThreshold;
+use cnclip_crds::trainer_config::TaskConfig;
 
-use super::retrieval::Direction;
+use super::retrieval::DirectionResult;
 use crate::error::{Error, Result};
 use cnclip_data::shard::Dataset;
 
@@ -15,7 +15,7 @@ use cnclip_data::shard::Dataset;
 ///
 /// # Units
 /// Percent
-pub fn wanted(task: &TaskConfig, dataset: &Dataset) -> Result<Option<f64>> {
+pub fn requested_precision(task: &TaskConfig, dataset: &Dataset) -> Result<Option<f64>> {
     let calibration = task
         .retrieval
         .as_ref()
@@ -56,12 +56,12 @@ pub fn wanted(task: &TaskConfig, dataset: &Dataset) -> Result<Option<f64>> {
 ///
 /// # Units
 /// `wanted` in percent
-pub fn threshold(found: &Direction, wanted: f64) -> Option<Threshold> {
-    let mut firsts = firsts(found);
+pub fn fit_threshold(found: &DirectionResult, wanted: f64) -> Option<SimilarityThreshold> {
+    let mut firsts = top1_outcomes(found);
     firsts.sort_by(|a, b| b.0.total_cmp(&a.0));
     let queries = firsts.len();
     let mut right = 0;
-    let mut best = None::<Threshold>;
+    let mut best = None::<SimilarityThreshold>;
 
     for (place, &(similarity, is_right)) in (1..).zip(&firsts) {
         right += usize::from(is_right);
@@ -73,7 +73,7 @@ pub fn threshold(found: &Direction, wanted: f64) -> Option<Threshold> {
         let share = |part: usize, of: usize| 100.0 * part as f64 / of as f64;
         let precision = share(right, place);
         let coverage = share(place, queries);
-        let here = Threshold {
+        let here = SimilarityThreshold {
             wanted,
             similarity: similarity.into(),
             precision,
@@ -93,7 +93,7 @@ pub fn threshold(found: &Direction, wanted: f64) -> Option<Threshold> {
 }
 
 /// The similarity of the first answer to each query that has a right one, and whether it is right.
-fn firsts(found: &Direction) -> Vec<(f32, bool)> {
+fn top1_outcomes(found: &DirectionResult) -> Vec<(f32, bool)> {
     let queries = found.nearest.iter().zip(&found.relevant);
     let labelled = queries.filter(|(_, right)| !right.is_empty());
     let first = labelled.filter_map(|(nearest, right)| Some((nearest.first()?, right)));
@@ -105,12 +105,12 @@ fn firsts(found: &Direction) -> Vec<(f32, bool)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evaluate::search::Near;
+    use crate::evaluate::search::Neighbor;
 
     /// A query for each similarity; the right answer is candidate 0.
-    fn direction(answers: &[(f32, bool)]) -> Direction {
+    fn direction(answers: &[(f32, bool)]) -> DirectionResult {
         let near = |&(similarity, right): &(f32, bool)| {
-            vec![Near {
+            vec![Neighbor {
                 index: usize::from(!right),
                 similarity,
             }]
@@ -119,13 +119,13 @@ mod tests {
         let mut nearest: Vec<_> = answers.iter().map(near).collect();
         let mut relevant = vec![vec![0]; answers.len()];
         // Nobody knows what would be right for this one.
-        nearest.push(vec![Near {
+        nearest.push(vec![Neighbor {
             index: 0,
             similarity: 2.0,
         }]);
 
         relevant.push(vec![]);
-        Direction {
+        DirectionResult {
             recall: None,
             nearest,
             relevant,
@@ -151,7 +151,7 @@ mod tests {
             (66.0, 0.4, 400.0 / 6.0, 1.0),
             (1.0, 0.4, 400.0 / 6.0, 1.0),
         ] {
-            let found = threshold(&direction(&answers), wanted).unwrap();
+            let found = fit_threshold(&direction(&answers), wanted).unwrap();
             assert_eq!(found.similarity as f32, similarity, "{wanted}");
             assert!(
                 (found.precision - precision).abs() < 1e-9,
@@ -166,9 +166,9 @@ mod tests {
     #[test]
     fn equally_similar_answers_stand_or_fall_together() {
         let answers = [(0.9, true), (0.9, false), (0.5, true)];
-        let found = threshold(&direction(&answers), 60.0).unwrap();
+        let found = fit_threshold(&direction(&answers), 60.0).unwrap();
         assert_eq!((found.similarity as f32, found.is_reached()), (0.5, true));
-        let found = threshold(&direction(&answers), 90.0).unwrap();
+        let found = fit_threshold(&direction(&answers), 90.0).unwrap();
         assert_eq!(
             (found.similarity as f32, found.is_reached()),
             (0.5, false),
@@ -179,11 +179,11 @@ mod tests {
     #[test]
     fn a_precision_that_is_never_reached_gives_the_best_there_is() {
         let answers = [(0.9, false), (0.8, true), (0.7, true), (0.6, false)];
-        let found = threshold(&direction(&answers), 90.0).unwrap();
+        let found = fit_threshold(&direction(&answers), 90.0).unwrap();
         assert_eq!((found.similarity as f32, found.is_reached()), (0.7, false));
         assert!((found.precision - 200.0 / 3.0).abs() < 1e-9);
         assert_eq!(
-            threshold(&direction(&[]), 90.0),
+            fit_threshold(&direction(&[]), 90.0),
             None,
             "no query has a right answer"
         );

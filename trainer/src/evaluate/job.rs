@@ -2,25 +2,25 @@
 //! writes what came out.
 
 mod check;
-mod outcome;
-mod ready;
-mod subject;
+mod evaluated_model;
+mod prepared_task;
+mod result_files;
 
 use std::sync::Arc;
 
-use cnclip_crds::report::{Activity, EvaluationReport};
-use cnclip_crds::run_config::EvaluateConfig;
+use cnclip_crds::report::{EvaluationReport, TrainerActivity};
+use cnclip_crds::trainer_config::EvaluateConfig;
 
+use crate::device_placement;
 use crate::error::Result;
-use crate::place;
+use crate::model_resolver;
 use crate::report::Reporter;
-use crate::source;
-use cnclip_compute::collective::Ranks;
+use cnclip_compute::collective::Collective;
 use cnclip_compute::tensor::Memory;
 use cnclip_data::store::Store;
-use cnclip_distributed::{Claim, Crew, World};
-use ready::Ready;
-use subject::Subject;
+use cnclip_distributed::{Communicator, JoinRequest, LocalRanks};
+use evaluated_model::EvaluatedModel;
+use prepared_task::PreparedTask;
 
 /// Scores a checkpoint on every task, together with the other workers of the run, and gives the table of
 /// what came out: worker 0 alone writes, and has one. `stop` is asked while waiting for the others.
@@ -31,13 +31,13 @@ use subject::Subject;
 ///
 /// # Guarantees
 /// Any number of ranks finds the same, but for the rounding of features that are encoded in other batches.
-pub fn evaluate(
+pub fn run_evaluation(
     config: &EvaluateConfig,
     reporter: &Reporter,
     stop: impl Fn() -> bool,
 ) -> Result<String> {
-    evaluate_within(config, reporter, stop, &|rank| {
-        place::exact(&config.world, rank)
+    run_evaluation_with_memory(config, reporter, stop, &|rank| {
+        device_placement::open_fp32_memory(&config.world, rank)
     })
 }
 
@@ -45,7 +45,7 @@ pub fn evaluate(
 ///
 /// # Errors
 /// Those of [`evaluate`], and of `memory`.
-pub fn evaluate_within(
+pub fn run_evaluation_with_memory(
     config: &EvaluateConfig,
     reporter: &Reporter,
     stop: impl Fn() -> bool,
@@ -57,30 +57,30 @@ pub fn evaluate_within(
         ..EvaluationReport::default()
     };
 
-    reporter.update(|report| report.evaluation = Some(known));
-    let result = score_all(config, reporter, &stop, memory);
-    if result.is_err() && source::is_missing(&config.checkpoint) {
-        tell(reporter, |evaluation| evaluation.missing = true);
+    reporter.update_report(|report| report.evaluation = Some(known));
+    let result = score_on_local_ranks(config, reporter, &stop, memory);
+    if result.is_err() && model_resolver::is_missing_checkpoint(&config.checkpoint) {
+        update_evaluation(reporter, |evaluation| evaluation.missing = true);
     }
 
     result
 }
 
 /// Changes what is told of what is scored.
-fn tell(reporter: &Reporter, change: impl FnOnce(&mut EvaluationReport)) {
-    reporter.update(|report| report.evaluation.as_mut().map(change).unwrap_or_default());
+fn update_evaluation(reporter: &Reporter, change: impl FnOnce(&mut EvaluationReport)) {
+    reporter.update_report(|report| report.evaluation.as_mut().map(change).unwrap_or_default());
 }
 
 /// Scores on all ranks of this process.
-fn score_all(
+fn score_on_local_ranks(
     config: &EvaluateConfig,
     reporter: &Reporter,
     stop: &dyn Fn() -> bool,
     memory: &(dyn Fn(usize) -> Result<Memory> + Sync),
 ) -> Result<String> {
-    check::check(config)?;
-    let ready = Ready::all(config)?;
-    let claim = Claim::new(
+    check::check_config(config)?;
+    let ready = PreparedTask::prepare_all(config)?;
+    let claim = JoinRequest::new(
         &config.run,
         &EvaluateConfig {
             listen: None,
@@ -88,37 +88,37 @@ fn score_all(
         },
     )?;
 
-    let crew = Crew::join(&config.world, &claim, stop)?;
-    let rank = |world: &World, reporter: &Reporter| {
-        evaluation((config, &ready), (&memory(world.rank())?, world), reporter)
+    let crew = LocalRanks::join_workers(&config.world, &claim, stop)?;
+    let rank = |world: &Communicator, reporter: &Reporter| {
+        evaluate_on_rank((config, &ready), (&memory(world.rank())?, world), reporter)
     };
 
     let mut table = String::new();
-    let first = |world: Arc<World>| {
+    let first = |world: Arc<Communicator>| {
         table = rank(&world, reporter)?;
         Ok(())
     };
 
-    let silent = || Reporter::silent(config.run.clone());
-    crew.work(first, |world| rank(&world, &silent()).map(drop))?;
+    let silent = || Reporter::without_outputs(config.run.clone());
+    crew.run_ranks(first, |world| rank(&world, &silent()).map(drop))?;
     Ok(table)
 }
 
 /// The evaluation as one rank sees it; rank 0 gives the table.
-fn evaluation(
-    (config, ready): (&EvaluateConfig, &[Ready]),
-    (memory, world): (&Memory, &World),
+fn evaluate_on_rank(
+    (config, ready): (&EvaluateConfig, &[PreparedTask]),
+    (memory, world): (&Memory, &Communicator),
     reporter: &Reporter,
 ) -> Result<String> {
     let artifacts = Store::open(&config.artifacts)?;
-    let mut subject = Subject::find(config, memory)?;
-    subject.agree(world)?;
-    begin(config, &subject, reporter);
+    let mut subject = EvaluatedModel::load_checkpoint(config, memory)?;
+    subject.ensure_same_weights(world)?;
+    report_start(config, &subject, reporter);
     let mut tasks = Vec::new();
 
     for task in config.tasks.iter().zip(ready) {
-        let done = subject.measure(task, (config, &artifacts), world)?;
-        reporter.update(|report| {
+        let done = subject.score_task(task, (config, &artifacts), world)?;
+        reporter.update_report(|report| {
             report.step += 1;
             report
                 .results
@@ -128,26 +128,26 @@ fn evaluation(
         tasks.extend(done);
     }
 
-    let table = match world.is_first() {
-        true => outcome::write(config, &subject.found, tasks, &artifacts)?,
+    let table = match world.is_rank_zero() {
+        true => result_files::write_results(config, &subject.weights, tasks, &artifacts)?,
         false => String::new(),
     };
 
     // Who ends well knows that all do.
-    world.meet()?;
-    reporter.update(|report| report.activity = Activity::Done);
+    world.barrier()?;
+    reporter.update_report(|report| report.activity = TrainerActivity::Done);
     Ok(table)
 }
 
-fn begin(config: &EvaluateConfig, subject: &Subject, reporter: &Reporter) {
-    reporter.update(|report| {
-        report.activity = Activity::Evaluating;
+fn report_start(config: &EvaluateConfig, subject: &EvaluatedModel, reporter: &Reporter) {
+    reporter.update_report(|report| {
+        report.activity = TrainerActivity::Evaluating;
         report.steps = config.tasks.len() as i64;
     });
 
-    tell(reporter, |evaluation| {
-        evaluation.checkpoint = Some(subject.found.uri.clone());
-        evaluation.digest.clone_from(&subject.found.digest);
+    update_evaluation(reporter, |evaluation| {
+        evaluation.checkpoint = Some(subject.weights.uri.clone());
+        evaluation.digest.clone_from(&subject.weights.digest);
     });
 }
 
@@ -166,9 +166,9 @@ mod tests {
         }))
         .unwrap();
 
-        let reporter = Reporter::silent(config.run.clone());
-        evaluate(&config, &reporter, || false).unwrap_err();
-        reporter.current().evaluation.unwrap()
+        let reporter = Reporter::without_outputs(config.run.clone());
+        run_evaluation(&config, &reporter, || false).unwrap_err();
+        reporter.current_report().evaluation.unwrap()
     }
 
     #[test]

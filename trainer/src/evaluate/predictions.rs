@@ -3,31 +3,31 @@
 
 use std::io::{self, Write};
 
-use cnclip_crds::report::Recall;
+use cnclip_crds::report::RecallAtK;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::retrieval::Direction;
+use super::retrieval::DirectionResult;
 
 /// The images found for each text.
-pub const TEXT_TO_IMAGE: &str = "text_to_image.jsonl";
+pub const TEXT_TO_IMAGE_FILE: &str = "text_to_image.jsonl";
 /// The texts found for each image.
-pub const IMAGE_TO_TEXT: &str = "image_to_text.jsonl";
+pub const IMAGE_TO_TEXT_FILE: &str = "image_to_text.jsonl";
 /// The image that answers each text, or that none does.
-pub const ANSWERS: &str = "answers.jsonl";
+pub const ANSWERS_FILE: &str = "answers.jsonl";
 /// How good the images found for texts are.
-pub const TEXT_TO_IMAGE_SCORE: &str = "text_to_image_score.json";
+pub const TEXT_TO_IMAGE_SCORE_FILE: &str = "text_to_image_score.json";
 /// How good the texts found for images are.
-pub const IMAGE_TO_TEXT_SCORE: &str = "image_to_text_score.json";
+pub const IMAGE_TO_TEXT_SCORE_FILE: &str = "image_to_text_score.json";
 
 #[derive(Serialize)]
-struct TextRow<'a, I> {
+struct TextPrediction<'a, I> {
     text_id: &'a I,
     image_ids: Vec<&'a I>,
 }
 
 #[derive(Serialize)]
-struct ImageRow<'a, I> {
+struct ImagePrediction<'a, I> {
     image_id: &'a I,
     text_ids: Vec<&'a I>,
 }
@@ -37,9 +37,9 @@ struct ImageRow<'a, I> {
 ///
 /// # Errors
 /// Those of the writer.
-pub fn of_texts<I: Serialize>(
+pub fn write_text_to_image<I: Serialize>(
     (texts, images): (&[I], &[I]),
-    found: &Direction,
+    found: &DirectionResult,
     writer: &mut impl Write,
 ) -> io::Result<()> {
     texts
@@ -47,7 +47,7 @@ pub fn of_texts<I: Serialize>(
         .zip(&found.nearest)
         .try_for_each(|(text_id, nearest)| {
             let image_ids = nearest.iter().map(|near| &images[near.index]).collect();
-            line(writer, &TextRow { text_id, image_ids })
+            write_json_line(writer, &TextPrediction { text_id, image_ids })
         })
 }
 
@@ -56,9 +56,9 @@ pub fn of_texts<I: Serialize>(
 ///
 /// # Errors
 /// Those of the writer.
-pub fn of_images<I: Serialize>(
+pub fn write_image_to_text<I: Serialize>(
     (texts, images): (&[I], &[I]),
-    found: &Direction,
+    found: &DirectionResult,
     writer: &mut impl Write,
 ) -> io::Result<()> {
     images
@@ -66,12 +66,12 @@ pub fn of_images<I: Serialize>(
         .zip(&found.nearest)
         .try_for_each(|(image_id, nearest)| {
             let text_ids = nearest.iter().map(|near| &texts[near.index]).collect();
-            line(writer, &ImageRow { image_id, text_ids })
+            write_json_line(writer, &ImagePrediction { image_id, text_ids })
         })
 }
 
 #[derive(Serialize)]
-struct Answer<'a, I> {
+struct MatchAnswer<'a, I> {
     text_id: &'a I,
     image_id: Option<&'a I>,
     similarity: Option<f32>,
@@ -82,9 +82,9 @@ struct Answer<'a, I> {
 ///
 /// # Errors
 /// Those of the writer.
-pub fn answers<I: Serialize>(
+pub fn write_answers<I: Serialize>(
     (texts, images): (&[I], &[I]),
-    found: &Direction,
+    found: &DirectionResult,
     least: f32,
     writer: &mut impl Write,
 ) -> io::Result<()> {
@@ -97,9 +97,9 @@ pub fn answers<I: Serialize>(
             let image_id = image.map(|image| &images[image.index]);
             let similarity = first.map(|first| first.similarity);
 
-            line(
+            write_json_line(
                 writer,
-                &Answer {
+                &MatchAnswer {
                     text_id,
                     image_id,
                     similarity,
@@ -112,8 +112,8 @@ pub fn answers<I: Serialize>(
 ///
 /// # Units
 /// Percent
-pub fn score(recall: Recall) -> Value {
-    let Recall {
+pub fn score_json(recall: RecallAtK) -> Value {
+    let RecallAtK {
         r1,
         r5,
         r10,
@@ -127,7 +127,7 @@ pub fn score(recall: Recall) -> Value {
     json!({"success": true, "score": mean_recall, "scoreJson": numbers})
 }
 
-fn line(writer: &mut impl Write, row: &impl Serialize) -> io::Result<()> {
+fn write_json_line(writer: &mut impl Write, row: &impl Serialize) -> io::Result<()> {
     serde_json::to_writer(&mut *writer, row)?;
     writer.write_all(b"\n")
 }

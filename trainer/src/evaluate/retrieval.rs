@@ -1,31 +1,31 @@
 //! Scores retrieval in both directions: how often a right candidate is among the first. Never
 //! encodes anything.
 
-use cnclip_crds::report::{Recall, Recalls};
+use cnclip_crds::report::{RecallAtK, RetrievalRecalls};
 
-use super::search::{Features, Near, nearest};
+use super::search::{FeatureMatrix, Neighbor, nearest_neighbors};
 
 /// Candidates kept for each query: as many as the largest k of recall at k.
-pub const KEPT: usize = 10;
+pub const TOP_K: usize = 10;
 
 /// What a model and the data set say of the same texts and images.
 #[derive(Clone, Copy, Debug)]
-pub struct Pool<'a> {
+pub struct RetrievalPool<'a> {
     /// Unit vectors of the texts.
-    pub texts: Features<'a>,
+    pub texts: FeatureMatrix<'a>,
     /// Unit vectors of the images.
-    pub images: Features<'a>,
+    pub images: FeatureMatrix<'a>,
     /// For each text, the images it describes.
     pub relevant: &'a [Vec<usize>],
 }
 
 /// One direction of a retrieval.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Direction {
+pub struct DirectionResult {
     /// Over the queries that have a relevant candidate; none if no query has.
-    pub recall: Option<Recall>,
+    pub recall: Option<RecallAtK>,
     /// For each query its [`KEPT`] best candidates, best first; all where there are fewer.
-    pub nearest: Vec<Vec<Near>>,
+    pub nearest: Vec<Vec<Neighbor>>,
     /// For each query, the candidates that are right.
     pub relevant: Vec<Vec<usize>>,
     /// Queries without a relevant candidate; they count for nothing.
@@ -34,46 +34,49 @@ pub struct Direction {
 
 /// A retrieval in both directions.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Retrieval {
+pub struct RetrievalResult {
     /// Texts ask, images answer.
-    pub text_to_image: Direction,
+    pub text_to_image: DirectionResult,
     /// Images ask, texts answer.
-    pub image_to_text: Direction,
+    pub image_to_text: DirectionResult,
 }
 
-impl Retrieval {
+impl RetrievalResult {
     /// Searches the whole pool for each of its texts and images.
     ///
     /// # Guarantees
     /// The numbers of the reference: recall at k is the share of queries with at least one relevant
     /// candidate among the first k, and ties go to the candidate that comes first in the pool.
-    pub fn of(pool: Pool<'_>) -> Self {
-        let Pool {
+    pub fn search_pool(pool: RetrievalPool<'_>) -> Self {
+        let RetrievalPool {
             texts,
             images,
             relevant,
         } = pool;
 
-        let back = reversed(relevant, images.count());
+        let back = invert_relevance(relevant, images.count());
         Self {
-            text_to_image: Direction::new(nearest(texts, images, KEPT), relevant.to_vec()),
-            image_to_text: Direction::new(nearest(images, texts, KEPT), back),
+            text_to_image: DirectionResult::new(
+                nearest_neighbors(texts, images, TOP_K),
+                relevant.to_vec(),
+            ),
+            image_to_text: DirectionResult::new(nearest_neighbors(images, texts, TOP_K), back),
         }
     }
 
     /// Recall in both directions; none if nothing is said to belong together.
-    pub fn recalls(&self) -> Option<Recalls> {
+    pub fn recalls(&self) -> Option<RetrievalRecalls> {
         let text_to_image = self.text_to_image.recall;
         let image_to_text = self.image_to_text.recall;
-        Some(Recalls {
+        Some(RetrievalRecalls {
             text_to_image: text_to_image?,
             image_to_text: image_to_text?,
         })
     }
 }
 
-impl Direction {
-    fn new(nearest: Vec<Vec<Near>>, relevant: Vec<Vec<usize>>) -> Self {
+impl DirectionResult {
+    fn new(nearest: Vec<Vec<Neighbor>>, relevant: Vec<Vec<usize>>) -> Self {
         let places = nearest.iter().zip(&relevant);
         let places: Vec<_> = places
             .map(|(found, right)| first_hit(found, right))
@@ -81,7 +84,7 @@ impl Direction {
 
         let unanswerable = relevant.iter().filter(|right| right.is_empty()).count();
         let queries = relevant.len() - unanswerable;
-        let recall = (queries > 0).then(|| recall(&places, queries));
+        let recall = (queries > 0).then(|| compute_recall(&places, queries));
         Self {
             recall,
             nearest,
@@ -92,11 +95,11 @@ impl Direction {
 }
 
 /// The place of the first right candidate, from 0.
-pub fn first_hit(found: &[Near], right: &[usize]) -> Option<usize> {
+pub fn first_hit(found: &[Neighbor], right: &[usize]) -> Option<usize> {
     found.iter().position(|near| right.contains(&near.index))
 }
 
-fn recall(places: &[Option<usize>], queries: usize) -> Recall {
+fn compute_recall(places: &[Option<usize>], queries: usize) -> RecallAtK {
     let share = |k| {
         let hits = places.iter().flatten().filter(|&&place| place < k).count();
         hits as f64 / queries as f64
@@ -107,7 +110,7 @@ fn recall(places: &[Option<usize>], queries: usize) -> Recall {
     let r10 = share(10);
     let mean = (r1 + r5 + r10) / 3.0;
 
-    Recall {
+    RecallAtK {
         r1: r1 * 100.0,
         r5: r5 * 100.0,
         r10: r10 * 100.0,
@@ -116,7 +119,7 @@ fn recall(places: &[Option<usize>], queries: usize) -> Recall {
 }
 
 /// For each image, the texts that describe it.
-fn reversed(relevant: &[Vec<usize>], images: usize) -> Vec<Vec<usize>> {
+fn invert_relevance(relevant: &[Vec<usize>], images: usize) -> Vec<Vec<usize>> {
     let mut texts = vec![Vec::new(); images];
     for (text, right) in relevant.iter().enumerate() {
         right.iter().for_each(|&image| texts[image].push(text));

@@ -3,13 +3,13 @@
 
 use rayon::prelude::*;
 
-use cnclip_compute::gemm::{Matrix, MatrixMut, Onto, Threads, product};
+use cnclip_compute::gemm::{Accumulate, GemmThreads, MatrixView, MatrixViewMut, gemm_f32};
 
 /// Most queries that one thread compares at a time: every candidate is read once for so many.
-const QUERIES: usize = 512;
+const QUERY_BLOCK_ROWS: usize = 512;
 /// Candidates they are compared with at a time: the similarities of a block are 1 MiB, half of a
 /// core's second-level cache.
-const CANDIDATES: usize = 512;
+const CANDIDATE_BLOCK_ROWS: usize = 512;
 /// Similarities that are looked at together: one of them must be good enough, or none is.
 const LANES: usize = 64;
 
@@ -18,12 +18,12 @@ const LANES: usize = 64;
 /// # Shapes
 /// `[count, width]`
 #[derive(Clone, Copy, Debug)]
-pub struct Features<'a> {
+pub struct FeatureMatrix<'a> {
     values: &'a [f32],
     width: usize,
 }
 
-impl<'a> Features<'a> {
+impl<'a> FeatureMatrix<'a> {
     /// The vectors of `width` numbers that lie in `values`.
     pub fn new(values: &'a [f32], width: usize) -> Self {
         assert!(
@@ -54,17 +54,17 @@ impl<'a> Features<'a> {
         self.values
     }
 
-    fn blocks(&self, rows: usize) -> impl IndexedParallelIterator<Item = Matrix<'a>> {
+    fn row_blocks(&self, rows: usize) -> impl IndexedParallelIterator<Item = MatrixView<'a>> {
         let width = self.width;
         self.values
             .par_chunks(rows * width)
-            .map(move |block| Matrix::new(block, width))
+            .map(move |block| MatrixView::new(block, width))
     }
 }
 
 /// A candidate and how similar it is to the query.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Near {
+pub struct Neighbor {
     /// Its place among the candidates.
     pub index: usize,
     /// The inner product with the query; minus infinity where that is not a number.
@@ -78,7 +78,11 @@ pub struct Near {
 /// Of equally similar candidates the earlier one wins, as in a stable sort. A similarity that is not
 /// a number loses to every other. Memory beyond the answers is a few MiB for each thread, however
 /// many candidates there are.
-pub fn nearest(queries: Features<'_>, candidates: Features<'_>, count: usize) -> Vec<Vec<Near>> {
+pub fn nearest_neighbors(
+    queries: FeatureMatrix<'_>,
+    candidates: FeatureMatrix<'_>,
+    count: usize,
+) -> Vec<Vec<Neighbor>> {
     assert_eq!(
         queries.width, candidates.width,
         "queries and candidates are of one width"
@@ -86,109 +90,113 @@ pub fn nearest(queries: Features<'_>, candidates: Features<'_>, count: usize) ->
 
     // Few queries are shared by all threads; many are compared in blocks that make a product worth it.
     let share = queries.count().div_ceil(rayon::current_num_threads());
-    let blocks = queries.blocks(share.clamp(1, QUERIES));
+    let blocks = queries.row_blocks(share.clamp(1, QUERY_BLOCK_ROWS));
     blocks
-        .flat_map_iter(|block| nearest_to_block(block, candidates, count))
+        .flat_map_iter(|block| nearest_to_query_block(block, candidates, count))
         .collect()
 }
 
-fn nearest_to_block(
-    queries: Matrix<'_>,
-    candidates: Features<'_>,
+fn nearest_to_query_block(
+    queries: MatrixView<'_>,
+    candidates: FeatureMatrix<'_>,
     count: usize,
-) -> impl Iterator<Item = Vec<Near>> {
-    let mut best = vec![Best::new(count); queries.rows()];
+) -> impl Iterator<Item = Vec<Neighbor>> {
+    let mut best = vec![TopCandidates::new(count); queries.rows()];
     let mut similarities = Vec::new();
-    let step = CANDIDATES * candidates.width;
+    let step = CANDIDATE_BLOCK_ROWS * candidates.width;
 
     for (number, values) in candidates.values.chunks(step).enumerate() {
-        let block = Matrix::new(values, candidates.width);
+        let block = MatrixView::new(values, candidates.width);
         similarities.resize(queries.rows() * block.rows(), 0.0);
-        let target = MatrixMut::new(&mut similarities, block.rows());
-        product(
+        let target = MatrixViewMut::new(&mut similarities, block.rows());
+        gemm_f32(
             target,
-            Onto::Replace,
+            Accumulate::No,
             1.0,
             (queries, block.transposed()),
-            Threads::One,
+            GemmThreads::One,
         );
 
         for (best, row) in best.iter_mut().zip(similarities.chunks(block.rows())) {
-            best.offer(number * CANDIDATES, row);
+            best.offer_block(number * CANDIDATE_BLOCK_ROWS, row);
         }
     }
 
-    best.into_iter().map(|best| best.found)
+    best.into_iter().map(|best| best.neighbors)
 }
 
 /// The best candidates seen so far, best first.
 #[derive(Clone, Debug)]
-struct Best {
-    found: Vec<Near>,
+struct TopCandidates {
+    neighbors: Vec<Neighbor>,
     count: usize,
 }
 
-impl Best {
+impl TopCandidates {
     fn new(count: usize) -> Self {
         Self {
-            found: Vec::with_capacity(count + 1),
+            neighbors: Vec::with_capacity(count + 1),
             count,
         }
     }
 
     /// Candidates from `first` on, which come behind all seen before.
-    fn offer(&mut self, first: usize, similarities: &[f32]) {
+    fn offer_block(&mut self, first: usize, similarities: &[f32]) {
         for (first, lanes) in (first..).step_by(LANES).zip(similarities.chunks(LANES)) {
             // Without a branch for each, so that it becomes vector code: few lanes hold a good one.
-            let worst = self.worst();
+            let worst = self.worst_similarity();
             if lanes.iter().fold(false, |any, &one| any | (one > worst)) || !self.is_full() {
                 (first..)
                     .zip(lanes)
-                    .for_each(|(index, &similarity)| self.take(index, similarity));
+                    .for_each(|(index, &similarity)| self.insert_candidate(index, similarity));
             }
         }
     }
 
     fn is_full(&self) -> bool {
-        self.found.len() >= self.count
+        self.neighbors.len() >= self.count
     }
 
     /// What a candidate must exceed.
-    fn worst(&self) -> f32 {
-        self.found
+    fn worst_similarity(&self) -> f32 {
+        self.neighbors
             .last()
             .map_or(f32::INFINITY, |near| near.similarity)
     }
 
     /// Candidates come in rising order of their index, so one that is only as good as another
     /// belongs behind it.
-    fn take(&mut self, index: usize, similarity: f32) {
+    fn insert_candidate(&mut self, index: usize, similarity: f32) {
         let similarity = if similarity.is_nan() {
             f32::NEG_INFINITY
         } else {
             similarity
         };
 
-        if self.is_full() && similarity <= self.worst() {
+        if self.is_full() && similarity <= self.worst_similarity() {
             return;
         }
 
         let place = self
-            .found
+            .neighbors
             .partition_point(|better| better.similarity >= similarity);
 
-        self.found.insert(place, Near { index, similarity });
-        self.found.truncate(self.count);
+        self.neighbors.insert(place, Neighbor { index, similarity });
+        self.neighbors.truncate(self.count);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cnclip_compute::random::{stream, uniform};
+    use cnclip_compute::random::{derive_key, uniform_f32};
 
     /// The definition: every similarity, and a stable sort.
-    fn sorted(queries: Features<'_>, candidates: Features<'_>, count: usize) -> Vec<Vec<usize>> {
+    fn sorted(
+        queries: FeatureMatrix<'_>,
+        candidates: FeatureMatrix<'_>,
+        count: usize,
+    ) -> Vec<Vec<usize>> {
         let dot = |q: usize, c: usize| -> f32 {
             queries
                 .row(q)
@@ -208,8 +216,12 @@ mod tests {
         (0..queries.count()).map(order).collect()
     }
 
-    fn places(queries: Features<'_>, candidates: Features<'_>, count: usize) -> Vec<Vec<usize>> {
-        let found = nearest(queries, candidates, count).into_iter();
+    fn places(
+        queries: FeatureMatrix<'_>,
+        candidates: FeatureMatrix<'_>,
+        count: usize,
+    ) -> Vec<Vec<usize>> {
+        let found = nearest_neighbors(queries, candidates, count).into_iter();
         found
             .map(|row| row.iter().map(|near| near.index).collect())
             .collect()
@@ -217,7 +229,7 @@ mod tests {
 
     /// Small integers: their inner products are exact, and many are equal.
     fn small(count: usize, width: usize, seed: u64) -> Vec<f32> {
-        let draw = |i| (uniform(stream(seed, i)) * 5.0).floor() - 2.0;
+        let draw = |i| (uniform_f32(derive_key(seed, i)) * 5.0).floor() - 2.0;
         (0..(count * width) as u64).map(draw).collect()
     }
 
@@ -226,8 +238,8 @@ mod tests {
         for (queries, candidates) in [(1, 1), (3, 9), (65, 4097), (1030, 513), (2, 9000)] {
             let q = small(queries, 3, 1);
             let c = small(candidates, 3, 2);
-            let q = Features::new(&q, 3);
-            let c = Features::new(&c, 3);
+            let q = FeatureMatrix::new(&q, 3);
+            let c = FeatureMatrix::new(&c, 3);
             assert_eq!(
                 places(q, c, 10),
                 sorted(q, c, 10),
@@ -239,7 +251,11 @@ mod tests {
     #[test]
     fn a_similarity_that_is_not_a_number_comes_last() {
         let candidates = [f32::NAN, 1.0, f32::NAN, 2.0, -3.0];
-        let found = nearest(Features::new(&[1.0], 1), Features::new(&candidates, 1), 4);
+        let found = nearest_neighbors(
+            FeatureMatrix::new(&[1.0], 1),
+            FeatureMatrix::new(&candidates, 1),
+            4,
+        );
         let places: Vec<_> = found[0].iter().map(|near| near.index).collect();
         assert_eq!(places, [3, 1, 4, 0]);
         let similarities: Vec<_> = found[0].iter().map(|near| near.similarity).collect();
@@ -250,20 +266,24 @@ mod tests {
     #[test]
     fn a_pool_of_fewer_than_asked_for_is_ordered_whole() {
         let axes = [1.0, 0.0, 0.5, 0.5, 0.0, 1.0];
-        let found = places(Features::new(&[0.0, 1.0], 2), Features::new(&axes, 2), 10);
+        let found = places(
+            FeatureMatrix::new(&[0.0, 1.0], 2),
+            FeatureMatrix::new(&axes, 2),
+            10,
+        );
         assert_eq!(found, [[2, 1, 0]]);
     }
 
     #[test]
     fn nothing_is_found_among_nothing() {
-        let none = Features::new(&[], 2);
+        let none = FeatureMatrix::new(&[], 2);
         assert_eq!(
-            places(Features::new(&[1.0, 0.0], 2), none, 10),
+            places(FeatureMatrix::new(&[1.0, 0.0], 2), none, 10),
             [[0usize; 0]]
         );
 
-        assert!(nearest(none, Features::new(&[1.0, 0.0], 2), 10).is_empty());
-        let axes = Features::new(&[1.0, 0.0, 0.0, 1.0], 2);
+        assert!(nearest_neighbors(none, FeatureMatrix::new(&[1.0, 0.0], 2), 10).is_empty());
+        let axes = FeatureMatrix::new(&[1.0, 0.0, 0.0, 1.0], 2);
         assert_eq!(places(axes, axes, 0), [[0usize; 0]; 2]);
     }
 }

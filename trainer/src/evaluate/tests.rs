@@ -3,16 +3,16 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::gallery::Place;
+use super::corpus::ImageLocation;
 use super::*;
-use cnclip_data::prepare::{self, prepare};
+use cnclip_data::prepare::{self, prepare_files};
 use cnclip_data::store::Store;
-use cnclip_data::tokenize::Vocabulary;
+use cnclip_data::tokenizer::Vocabulary;
 
-const SIZES: Sizes = Sizes {
-    side: 4,
+const SIZES: EncoderInputSizes = EncoderInputSizes {
+    image_size: 4,
     context_length: 8,
-    batch: 5,
+    batch_size: 5,
 };
 
 /// Features that are directions in a plane, and the most that were asked for at once.
@@ -38,11 +38,11 @@ impl Directions {
 struct Plain(Directions);
 
 impl Encoder for Plain {
-    fn width(&self) -> usize {
+    fn embedding_dim(&self) -> usize {
         2
     }
-    fn encode_images(&mut self, pixels: Pixels<'_>) -> Cow<'_, [f32]> {
-        let Pixels::Bytes(planes) = pixels else {
+    fn encode_images(&mut self, pixels: PixelBatch<'_>) -> Cow<'_, [f32]> {
+        let PixelBatch::Bytes(planes) = pixels else {
             panic!("pictures come as bytes")
         };
 
@@ -55,11 +55,11 @@ impl Encoder for Plain {
 
         self.0.keep(
             planes
-                .chunks(3 * SIZES.side * SIZES.side)
+                .chunks(3 * SIZES.image_size * SIZES.image_size)
                 .map(|planes| mean(planes) / 256.0),
         )
     }
-    fn encode_texts(&mut self, texts: Texts<'_>) -> Cow<'_, [f32]> {
+    fn encode_texts(&mut self, texts: PackedTexts<'_>) -> Cow<'_, [f32]> {
         self.0.keep(
             texts
                 .offsets
@@ -77,15 +77,15 @@ fn tokenizer() -> Tokenizer {
 /// The golden data set in several shards.
 pub(crate) fn golden(store: &Store) -> Dataset {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/dataset");
-    let options = prepare::Options {
+    let options = prepare::PrepareOptions {
         shard_bytes: 14 << 10,
-        most_skipped: 0.1,
-        ..prepare::Options::default()
+        max_skipped_ratio: 0.1,
+        ..prepare::PrepareOptions::default()
     };
 
     let images = folder.join("train_imgs.tsv");
     let texts = folder.join("train_texts.jsonl");
-    prepare(&images, &texts, store, &options, |_| ()).unwrap();
+    prepare_files(&images, &texts, store, &options, |_| ()).unwrap();
     Dataset::new(store.clone()).unwrap()
 }
 
@@ -97,15 +97,22 @@ pub(crate) fn unlabelled(store: &Store) -> Dataset {
     std::fs::write(&texts, [70, 1000, 8].map(line).concat()).unwrap();
     let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/dataset/train_imgs.tsv");
 
-    prepare(&images, &texts, store, &prepare::Options::default(), |_| ()).unwrap();
+    prepare_files(
+        &images,
+        &texts,
+        store,
+        &prepare::PrepareOptions::default(),
+        |_| (),
+    )
+    .unwrap();
     Dataset::new(store.clone()).unwrap()
 }
 
 /// A data set as a simple model scores it.
-pub(crate) fn scored(dataset: &Dataset) -> Scored {
+pub(crate) fn scored(dataset: &Dataset) -> ScoredRetrieval {
     let mut plain = Plain::default();
-    let alone = World::alone();
-    score(
+    let alone = Communicator::single_rank();
+    score_retrieval(
         "golden",
         dataset,
         &tokenizer(),
@@ -117,26 +124,26 @@ pub(crate) fn scored(dataset: &Dataset) -> Scored {
     .unwrap()
 }
 
-fn encode(dataset: &Dataset, most_skipped: f64) -> Result<Gallery> {
-    Gallery::encode(
+fn encode(dataset: &Dataset, most_skipped: f64) -> Result<RetrievalCorpus> {
+    RetrievalCorpus::encode_dataset(
         dataset,
         &tokenizer(),
         &mut Plain::default(),
         (SIZES, most_skipped),
-        &World::alone(),
+        &Communicator::single_rank(),
     )
 }
 
 #[test]
 fn every_picture_and_every_text_is_encoded_once_with_what_belongs_together() {
-    let dataset = golden(&Store::memory());
+    let dataset = golden(&Store::in_memory());
     let mut encoder = Plain::default();
-    let gallery = Gallery::encode(
+    let gallery = RetrievalCorpus::encode_dataset(
         &dataset,
         &tokenizer(),
         &mut encoder,
         (SIZES, 0.0),
-        &World::alone(),
+        &Communicator::single_rank(),
     )
     .unwrap();
 
@@ -154,42 +161,48 @@ fn every_picture_and_every_text_is_encoded_once_with_what_belongs_together() {
     );
 
     assert_eq!(
-        (gallery.pool().images.count(), gallery.pool().texts.count()),
+        (
+            gallery.retrieval_pool().images.count(),
+            gallery.retrieval_pool().texts.count()
+        ),
         (gallery.images.len(), gallery.texts.len())
     );
 
     assert!(
-        encoder.0.largest_batch <= SIZES.batch,
+        encoder.0.largest_batch <= SIZES.batch_size,
         "{}",
         encoder.0.largest_batch
     );
 
     for (text, images) in gallery.relevant.iter().enumerate() {
         for &image in images {
-            let Place { shard, sample, .. } = gallery.images[image];
-            let sample = &dataset.shard(shard).unwrap().samples[sample];
-            assert!(sample.captions.contains(&gallery.texts[text]));
+            let ImageLocation { shard, sample, .. } = gallery.images[image];
+            let sample = &dataset.read_shard(shard).unwrap().samples[sample];
+            assert!(sample.texts.contains(&gallery.texts[text]));
         }
     }
 }
 
 #[test]
 fn pictures_are_found_again() {
-    let dataset = golden(&Store::memory());
+    let dataset = golden(&Store::in_memory());
     let gallery = encode(&dataset, 0.0).unwrap();
     let last = gallery.images.len() - 1;
-    let found = gallery.pictures(&dataset, &[last, 0, last]).unwrap();
+    let found = gallery.read_images(&dataset, &[last, 0, last]).unwrap();
     assert_eq!(found.len(), 2);
 
     for (image, bytes) in found {
-        let Place { shard, sample, .. } = gallery.images[image];
-        assert_eq!(bytes, dataset.shard(shard).unwrap().samples[sample].image);
+        let ImageLocation { shard, sample, .. } = gallery.images[image];
+        assert_eq!(
+            bytes,
+            dataset.read_shard(shard).unwrap().samples[sample].image
+        );
     }
 }
 
 #[test]
 fn a_torn_shard_costs_its_own_pictures_and_too_many_end_the_evaluation() {
-    let store = Store::memory();
+    let store = Store::in_memory();
     let dataset = golden(&store);
     let whole = encode(&dataset, 0.0).unwrap();
     let part = &dataset.index().shards[1];
@@ -215,12 +228,12 @@ fn a_torn_shard_costs_its_own_pictures_and_too_many_end_the_evaluation() {
     );
 
     assert!(error.to_string().contains(&part.name), "{error}");
-    assert_eq!(error.exit().code(), 65);
+    assert_eq!(error.exit_code().exit_code(), 65);
 }
 
 #[test]
 fn a_task_is_scored_as_its_validation_would_be() {
-    let dataset = golden(&Store::memory());
+    let dataset = golden(&Store::in_memory());
     let scored = scored(&dataset);
     let TaskResult {
         name,
@@ -230,7 +243,7 @@ fn a_task_is_scored_as_its_validation_would_be() {
         ..
     } = &scored.result;
 
-    let Measured::Retrieval(RetrievalScores {
+    let TaskScores::Retrieval(RetrievalScores {
         texts,
         recalls: Some(found),
         ..
@@ -240,15 +253,15 @@ fn a_task_is_scored_as_its_validation_would_be() {
     };
 
     assert_eq!((name.as_str(), of.as_str()), ("golden", dataset.uri()));
-    assert_eq!((*images, *texts), (12, scored.gallery.texts.len() as i64));
+    assert_eq!((*images, *texts), (12, scored.corpus.texts.len() as i64));
     assert_eq!(
         *found,
-        recalls(
+        evaluate_recalls(
             &dataset,
             &tokenizer(),
             &mut Plain::default(),
             (SIZES, 0.0),
-            &World::alone()
+            &Communicator::single_rank()
         )
         .unwrap()
         .unwrap()
@@ -273,11 +286,11 @@ fn rows(store: &Store, name: &str) -> Vec<Value> {
 
 #[test]
 fn what_was_found_is_told_in_the_numbers_of_the_data_set() {
-    let scored = scored(&golden(&Store::memory()));
-    let folder = Store::memory();
-    files::write(&scored, &[], &folder).unwrap();
+    let scored = scored(&golden(&Store::in_memory()));
+    let folder = Store::in_memory();
+    retrieval_files::write_retrieval_files(&scored, &[], &folder).unwrap();
     let images: Vec<_> = scored
-        .gallery
+        .corpus
         .images
         .iter()
         .map(|image| image.image_id.clone())
@@ -289,11 +302,11 @@ fn what_was_found_is_told_in_the_numbers_of_the_data_set() {
     );
 
     let found = rows(&folder, "text_to_image.jsonl");
-    assert_eq!(found.len(), scored.gallery.texts.len());
+    assert_eq!(found.len(), scored.corpus.texts.len());
     for (row, text) in found.iter().zip(0..) {
         assert_eq!(
             row["text_id"],
-            serde_json::json!(scored.gallery.texts[text].text_id)
+            serde_json::json!(scored.corpus.texts[text].text_id)
         );
 
         let nearest = scored.retrieval.text_to_image.nearest[text].iter();
@@ -313,15 +326,15 @@ fn what_was_found_is_told_in_the_numbers_of_the_data_set() {
 
 #[test]
 fn a_data_set_without_labels_is_searched_all_the_same() {
-    let dataset = unlabelled(&Store::memory());
-    let folder = Store::memory();
+    let dataset = unlabelled(&Store::in_memory());
+    let folder = Store::in_memory();
     let scored = scored(&dataset);
-    let Measured::Retrieval(scores) = &scored.result.measured else {
+    let TaskScores::Retrieval(scores) = &scored.result.measured else {
         panic!("a retrieval")
     };
 
     assert_eq!((scores.texts, scores.recalls), (3, None));
-    files::write(&scored, &[], &folder).unwrap();
+    retrieval_files::write_retrieval_files(&scored, &[], &folder).unwrap();
     let found = rows(&folder, "text_to_image.jsonl");
     let ids: Vec<_> = found
         .iter()
@@ -336,18 +349,18 @@ fn a_data_set_without_labels_is_searched_all_the_same() {
     );
 
     assert_eq!(
-        folder.find("text_to_image_score.json").unwrap(),
+        folder.get_if_exists("text_to_image_score.json").unwrap(),
         None,
         "nothing is known of it"
     );
 
     let limits = (SIZES, 0.0);
-    let error = recalls(
+    let error = evaluate_recalls(
         &dataset,
         &tokenizer(),
         &mut Plain::default(),
         limits,
-        &World::alone(),
+        &Communicator::single_rank(),
     )
     .unwrap_err();
 

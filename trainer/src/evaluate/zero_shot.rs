@@ -7,33 +7,33 @@
 //! <data set>/index.json              the order of a submission; may be left out
 //! ```
 
-mod folders;
-mod lines;
-mod listing;
+mod class_embeddings;
+mod class_folders;
+mod dataset_errors;
+mod image_features;
+mod index_files;
+mod line_files;
 pub mod metrics;
-mod mistakes;
-mod names;
-mod pictures;
-mod ready;
+mod prepared;
 mod submission;
 
 use std::time::Instant;
 
-use cnclip_crds::report::{Measured, TaskResult, ZeroShotScores};
+use cnclip_crds::report::{TaskResult, TaskScores, ZeroShotScores};
 use cnclip_crds::zero_shot::TemplateSet;
 
-use super::{Encoder, Sizes};
+use super::{Encoder, EncoderInputSizes};
 use crate::error::{Error, Result};
-use cnclip_data::tokenize::Tokenizer;
-use cnclip_distributed::World;
-pub use folders::File;
-use metrics::{Guesses, average_precision, mean, per_class, roc_auc};
-pub use ready::{Ready, Templates};
-pub use submission::{CLASSES, Model, SUBMISSION};
+pub use class_folders::ClassImage;
+use cnclip_data::tokenizer::Tokenizer;
+use cnclip_distributed::Communicator;
+use metrics::{ClassPredictions, average_precision, mean_of_known, per_class_accuracy, roc_auc};
+pub use prepared::{PreparedZeroShot, PromptTemplates};
+pub use submission::{CLASSES_FILE, SUBMISSION_FILE, SubmissionModel};
 
 /// A zero-shot classification, scored.
 #[derive(Clone, Debug)]
-pub struct Scored {
+pub struct ScoredZeroShot {
     /// The numbers.
     pub result: TaskResult,
     /// Names of the classes.
@@ -44,12 +44,12 @@ pub struct Scored {
     /// `[classes, classes]`
     pub confusion: Vec<Vec<u64>>,
     /// Every picture that could be used, in the order of the classes and of their files' names.
-    pub pictures: Vec<Picture>,
+    pub images: Vec<ClassifiedImage>,
 }
 
 /// One picture, and what it was taken for.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Picture {
+pub struct ClassifiedImage {
     /// Where it is, under the data set's prefix.
     pub file: String,
     /// The class it belongs to.
@@ -68,22 +68,23 @@ pub struct Picture {
 ///
 /// # Guarantees
 /// All ranks get the same, whatever their number.
-pub fn score(
-    ready: &Ready,
+pub fn score_zero_shot(
+    ready: &PreparedZeroShot,
     tokenizer: &Tokenizer,
     encoder: &mut impl Encoder,
-    (sizes, most_skipped): (Sizes, f64),
-    world: &World,
-) -> Result<Scored> {
+    (sizes, most_skipped): (EncoderInputSizes, f64),
+    world: &Communicator,
+) -> Result<ScoredZeroShot> {
     let start = Instant::now();
-    world.agree("list of pictures", &ready.digest)?;
-    let width = encoder.width();
-    let names = names::encode(ready, tokenizer, encoder, sizes, world)?;
-    let encoded = pictures::encode(ready, encoder, (sizes, most_skipped), world)?;
+    world.ensure_equal_across_ranks("list of pictures", &ready.digest)?;
+    let width = encoder.embedding_dim();
+    let names = class_embeddings::encode_class_names(ready, tokenizer, encoder, sizes, world)?;
+    let encoded =
+        image_features::encode_dataset_images(ready, encoder, (sizes, most_skipped), world)?;
 
-    finite(ready, &names, "names")?;
-    finite(ready, &encoded.features, "pictures")?;
-    let probabilities = names::probabilities(&encoded.features, &names, width);
+    check_finite(ready, &names, "names")?;
+    check_finite(ready, &encoded.features, "pictures")?;
+    let probabilities = class_embeddings::class_probabilities(&encoded.features, &names, width);
     let right: Vec<_> = encoded
         .used
         .iter()
@@ -91,14 +92,14 @@ pub fn score(
         .collect();
 
     let classes = ready.classes.len();
-    let guesses = Guesses {
+    let guesses = ClassPredictions {
         probabilities: &probabilities,
         classes,
-        right: &right,
+        labels: &right,
     };
 
-    let confusion = guesses.confusion();
-    let measured = Measured::ZeroShot(scores(ready, guesses, &confusion, &encoded.used));
+    let confusion = guesses.confusion_matrix();
+    let measured = TaskScores::ZeroShot(compute_scores(ready, guesses, &confusion, &encoded.used));
     let result = TaskResult {
         name: ready.name.clone(),
         dataset: ready.store.uri().to_owned(),
@@ -109,25 +110,25 @@ pub fn score(
     };
 
     let pictures = encoded.used.iter().zip(probabilities.chunks(classes));
-    let pictures = pictures.map(|(&place, row)| Picture {
+    let pictures = pictures.map(|(&place, row)| ClassifiedImage {
         file: ready.files[place].path(),
         class: ready.files[place].class,
         labels: ready.labels[place].clone(),
         probabilities: row.to_vec(),
     });
 
-    Ok(Scored {
+    Ok(ScoredZeroShot {
         result,
         classes: ready.classes.clone(),
         confusion,
-        pictures: pictures.collect(),
+        images: pictures.collect(),
     })
 }
 
 /// The numbers, in percent.
-fn scores(
-    ready: &Ready,
-    guesses: Guesses<'_>,
+fn compute_scores(
+    ready: &PreparedZeroShot,
+    guesses: ClassPredictions<'_>,
     confusion: &[Vec<u64>],
     used: &[usize],
 ) -> ZeroShotScores {
@@ -136,28 +137,32 @@ fn scores(
             .map(move |&place| ready.labels[place].contains(&class))
     };
 
-    let precision =
-        |class| average_precision(&guesses.of_class(class), &labels(class).collect::<Vec<_>>());
+    let precision = |class| {
+        average_precision(
+            &guesses.class_probabilities(class),
+            &labels(class).collect::<Vec<_>>(),
+        )
+    };
     let precisions: Vec<_> = (0..guesses.classes).map(precision).collect();
-    let second: Vec<_> = guesses.right.iter().map(|&class| class == 1).collect();
+    let second: Vec<_> = guesses.labels.iter().map(|&class| class == 1).collect();
     let area = (guesses.classes == 2)
-        .then(|| roc_auc(&guesses.of_class(1), &second))
+        .then(|| roc_auc(&guesses.class_probabilities(1), &second))
         .flatten();
 
     ZeroShotScores {
         classes: guesses.classes as i64,
-        headline: ready.headline,
-        accuracy: 100.0 * guesses.top(1),
-        top5: 100.0 * guesses.top(5),
-        mean_per_class: 100.0 * mean(&per_class(confusion)),
+        headline: ready.primary_metric,
+        accuracy: 100.0 * guesses.top_k_accuracy(1),
+        top5: 100.0 * guesses.top_k_accuracy(5),
+        mean_per_class: 100.0 * mean_of_known(&per_class_accuracy(confusion)),
         roc_auc: area.map(|area| 100.0 * area),
-        mean_average_precision: 100.0 * mean(&precisions),
-        templates: ready.templates.report(),
+        mean_average_precision: 100.0 * mean_of_known(&precisions),
+        templates: ready.templates.to_report(),
     }
 }
 
 /// Our own templates, one a line.
-fn own_templates(set: TemplateSet) -> &'static str {
+fn builtin_templates(set: TemplateSet) -> &'static str {
     macro_rules! file {
         ($name:literal) => {
             include_str!(concat!("zero_shot/templates/", $name, ".txt"))
@@ -184,7 +189,7 @@ fn own_templates(set: TemplateSet) -> &'static str {
     }
 }
 
-fn finite(ready: &Ready, features: &[f32], of: &str) -> Result<()> {
+fn check_finite(ready: &PreparedZeroShot, features: &[f32], of: &str) -> Result<()> {
     if features.iter().all(|value| value.is_finite()) {
         return Ok(());
     }

@@ -15,7 +15,7 @@ type Asked = Arc<Mutex<Vec<String>>>;
 
 /// A server that speaks the hub's API and hands out three repositories: one of one file, one of
 /// several, and one that is gated.
-fn serve() -> (Hub, Asked, tempfile::TempDir) {
+fn serve() -> (HubClient, Asked, tempfile::TempDir) {
     let asked = Asked::default();
     let cache = tempfile::tempdir().unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -36,7 +36,7 @@ fn serve() -> (Hub, Asked, tempfile::TempDir) {
     });
 
     (
-        Hub {
+        HubClient {
             endpoint,
             token: None,
             cache: cache.path().to_owned(),
@@ -124,7 +124,7 @@ fn file(name: &str, headers: &HeaderMap) -> Response {
 #[test]
 fn the_weights_of_a_repository_are_copied_once_with_what_lies_beside_them() {
     let (hub, asked, _cache) = serve();
-    let fetched = hub.fetch("hf://org/single", &FILES).unwrap();
+    let fetched = hub.fetch_weights("hf://org/single", &FILES).unwrap();
     assert_eq!(
         fetched.uri,
         format!("hf://org/single@{COMMIT}/model.safetensors")
@@ -136,7 +136,10 @@ fn the_weights_of_a_repository_are_copied_once_with_what_lies_beside_them() {
     assert!(!fetched.folder.join("README.md").exists());
 
     asked.lock().unwrap().clear();
-    assert_eq!(hub.fetch("hf://org/single", &FILES).unwrap(), fetched);
+    assert_eq!(
+        hub.fetch_weights("hf://org/single", &FILES).unwrap(),
+        fetched
+    );
     assert_eq!(
         *asked.lock().unwrap(),
         ["/api/models/org/single/revision/main"]
@@ -147,7 +150,7 @@ fn the_weights_of_a_repository_are_copied_once_with_what_lies_beside_them() {
 fn a_file_of_a_revision_and_weights_in_several_files_are_copied() {
     let (hub, _, _cache) = serve();
     let one = hub
-        .fetch("hf://org/single@refs%2Fpr%2F3/sub/other.pt", &FILES)
+        .fetch_weights("hf://org/single@refs%2Fpr%2F3/sub/other.pt", &FILES)
         .unwrap();
 
     let content = std::fs::read_to_string(one.folder.join(&one.file)).unwrap();
@@ -156,7 +159,7 @@ fn a_file_of_a_revision_and_weights_in_several_files_are_copied() {
         ("sub/other.pt", "content of sub/other.pt")
     );
 
-    let several = hub.fetch("hf://org/several", &FILES).unwrap();
+    let several = hub.fetch_weights("hf://org/several", &FILES).unwrap();
     assert_eq!(several.file, "pytorch_model.bin.index.json");
     for shard in ["a.bin", "b.bin"] {
         let content = std::fs::read_to_string(several.folder.join(shard)).unwrap();
@@ -167,16 +170,16 @@ fn a_file_of_a_revision_and_weights_in_several_files_are_copied() {
 #[test]
 fn a_gated_repository_opens_to_the_right_token() {
     let (hub, _, _cache) = serve();
-    let with = |token: Option<&str>| Hub {
+    let with = |token: Option<&str>| HubClient {
         token: token.map(Into::into),
         ..hub.clone()
     };
 
-    let fetch = |token| with(token).fetch("hf://org/gated", &FILES);
+    let fetch = |token| with(token).fetch_weights("hf://org/gated", &FILES);
     for (token, right) in [(None, "set HF_TOKEN"), (Some("wrong"), "to this HF_TOKEN")] {
         let error = fetch(token).unwrap_err();
         assert!(error.to_string().contains(right), "{error}");
-        assert_eq!(error.exit().code(), 78);
+        assert_eq!(error.exit_code().exit_code(), 78);
     }
 
     assert_eq!(fetch(Some("right")).unwrap().file, "model.safetensors");
@@ -185,7 +188,7 @@ fn a_gated_repository_opens_to_the_right_token() {
 #[test]
 fn what_the_hub_does_not_have_is_told() {
     let (hub, _, _cache) = serve();
-    let nobody = Hub {
+    let nobody = HubClient {
         endpoint: "http://127.0.0.1:1".into(),
         ..hub.clone()
     };
@@ -221,8 +224,8 @@ fn what_the_hub_does_not_have_is_told() {
     ];
 
     for (hub, uri, code, right) in table {
-        let error = hub.fetch(uri, &FILES).unwrap_err();
+        let error = hub.fetch_weights(uri, &FILES).unwrap_err();
         assert!(error.to_string().contains(right), "{error}");
-        assert_eq!(error.exit().code(), code, "{error}");
+        assert_eq!(error.exit_code().exit_code(), code, "{error}");
     }
 }

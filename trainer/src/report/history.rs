@@ -1,16 +1,16 @@
 //! The curves of one stage: a bounded list of points that survives restarts as JSON lines. Reads and
 //! writes no file.
 
-use cnclip_crds::report::{Recalls, Report, Validation};
+use cnclip_crds::report::{ProgressReport, RetrievalRecalls, ValidationReport};
 use serde::{Deserialize, Serialize};
 
 /// More points are thinned to about half as many.
-const MOST_POINTS: usize = 5000;
+const MAX_POINTS: usize = 5000;
 
 /// What one report adds to the curves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Point {
+pub struct HistoryPoint {
     /// Steps completed.
     pub step: i64,
     /// When this was said, in seconds since 1970.
@@ -36,23 +36,23 @@ pub struct Point {
     pub samples_per_second: Option<f64>,
     /// Recall, where it was measured after this step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recalls: Option<Recalls>,
+    pub recalls: Option<RetrievalRecalls>,
 }
 
 /// The points of a stage in the order of their steps.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct History {
-    points: Vec<Point>,
+pub struct TrainingHistory {
+    points: Vec<HistoryPoint>,
 }
 
-impl History {
+impl TrainingHistory {
     /// Adds what a report says; one of the same step as the last is merged with it.
-    pub fn push(&mut self, report: &Report) {
+    pub fn push(&mut self, report: &ProgressReport) {
         let measured = report
             .validation
             .filter(|validation| validation.step == report.step);
 
-        let point = Point {
+        let point = HistoryPoint {
             step: report.step,
             reported_at: report.reported_at,
             samples_seen: report.samples_seen,
@@ -68,31 +68,31 @@ impl History {
             .truncate(self.points.partition_point(|old| old.step < point.step));
         self.points.push(point);
 
-        if self.points.len() > MOST_POINTS {
-            self.thin();
+        if self.points.len() > MAX_POINTS {
+            self.thin_points();
         }
     }
 
     /// The points.
-    pub fn points(&self) -> &[Point] {
+    pub fn points(&self) -> &[HistoryPoint] {
         &self.points
     }
 
     /// The validation with the highest mean recall over both directions, the later of equals.
-    pub fn best(&self) -> Option<Validation> {
-        best(&self.points).map(|(step, recalls)| Validation { step, recalls })
+    pub fn best_validation(&self) -> Option<ValidationReport> {
+        best_recalls(&self.points).map(|(step, recalls)| ValidationReport { step, recalls })
     }
 
     /// Keeps points at even distances, so that the curve's shape stays; those with a recall have
     /// their own distances, so that none is lost to a neighbour without one.
-    fn thin(&mut self) {
+    fn thin_points(&mut self) {
         let (Some(first), Some(last)) = (self.points.first(), self.points.last()) else {
             return;
         };
 
         let first = first.step;
         let last = last.step;
-        let distance = (last - first) / (MOST_POINTS as i64 / 4) + 1;
+        let distance = (last - first) / (MAX_POINTS as i64 / 4) + 1;
         let mut due = [first; 2];
         self.points.retain(|point| {
             let due = &mut due[usize::from(point.recalls.is_some())];
@@ -118,7 +118,7 @@ impl History {
     /// Reads what [`History::to_jsonl`] wrote. Lines that are no points are left out: a curve is not
     /// worth a run.
     pub fn from_jsonl(text: &str) -> Self {
-        let mut points: Vec<Point> = text
+        let mut points: Vec<HistoryPoint> = text
             .lines()
             .filter_map(|line| serde_json::from_str(line).ok())
             .collect();
@@ -130,13 +130,16 @@ impl History {
 
 /// Of points, the step and the recalls with the highest mean over both directions, the later of
 /// equals.
-pub(super) fn best<'a>(points: impl IntoIterator<Item = &'a Point>) -> Option<(i64, Recalls)> {
+pub(super) fn best_recalls<'a>(
+    points: impl IntoIterator<Item = &'a HistoryPoint>,
+) -> Option<(i64, RetrievalRecalls)> {
     let measured = points
         .into_iter()
         .filter_map(|point| Some((point.step, point.recalls?)));
 
-    let rank =
-        |recalls: &Recalls| recalls.text_to_image.mean_recall + recalls.image_to_text.mean_recall;
+    let rank = |recalls: &RetrievalRecalls| {
+        recalls.text_to_image.mean_recall + recalls.image_to_text.mean_recall
+    };
     measured.max_by(|(_, a), (_, b)| rank(a).total_cmp(&rank(b)))
 }
 
@@ -144,34 +147,34 @@ pub(super) fn best<'a>(points: impl IntoIterator<Item = &'a Point>) -> Option<(i
 mod tests {
     use super::*;
 
-    fn after(step: i64) -> Report {
-        Report {
+    fn after(step: i64) -> ProgressReport {
+        ProgressReport {
             step,
             loss: Some(1.0 / step as f64),
-            ..Report::default()
+            ..ProgressReport::default()
         }
     }
 
-    fn measured(step: i64) -> Report {
-        let recalls = Recalls::default();
-        Report {
-            validation: Some(Validation { step, recalls }),
+    fn measured(step: i64) -> ProgressReport {
+        let recalls = RetrievalRecalls::default();
+        ProgressReport {
+            validation: Some(ValidationReport { step, recalls }),
             ..after(step)
         }
     }
 
-    fn steps(history: &History) -> Vec<i64> {
+    fn steps(history: &TrainingHistory) -> Vec<i64> {
         history.points.iter().map(|point| point.step).collect()
     }
 
     #[test]
     fn a_resumed_run_goes_on_where_its_checkpoint_was() {
-        let mut history = History::default();
+        let mut history = TrainingHistory::default();
         [10, 20, 30, 40]
             .into_iter()
             .for_each(|step| history.push(&after(step)));
 
-        let mut resumed = History::from_jsonl(&history.to_jsonl());
+        let mut resumed = TrainingHistory::from_jsonl(&history.to_jsonl());
         assert_eq!(resumed, history);
         resumed.push(&after(30));
         assert_eq!(steps(&resumed), [10, 20, 30]);
@@ -179,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_step_has_one_point_even_if_it_is_told_twice_or_late() {
-        let mut history = History::default();
+        let mut history = TrainingHistory::default();
         [10, 20]
             .into_iter()
             .for_each(|step| history.push(&after(step)));
@@ -193,9 +196,9 @@ mod tests {
 
     #[test]
     fn an_old_validation_belongs_to_its_own_step_alone() {
-        let mut history = History::default();
+        let mut history = TrainingHistory::default();
         history.push(&measured(10));
-        history.push(&Report {
+        history.push(&ProgressReport {
             step: 20,
             ..measured(10)
         });
@@ -205,7 +208,7 @@ mod tests {
 
     #[test]
     fn long_curves_stay_short_even_and_keep_their_validations() {
-        let mut history = History::default();
+        let mut history = TrainingHistory::default();
         for step in (10..=400_000).step_by(10) {
             let report = if step % 4000 == 0 {
                 measured(step)
@@ -218,7 +221,7 @@ mod tests {
 
         let steps = steps(&history);
         assert!(
-            (1000..=MOST_POINTS).contains(&steps.len()),
+            (1000..=MAX_POINTS).contains(&steps.len()),
             "{}",
             steps.len()
         );
@@ -242,6 +245,6 @@ mod tests {
     #[test]
     fn lines_that_are_no_points_cost_only_themselves() {
         let text = "{\"step\":10,\"loss\":2.5}\n{\"step\":20,\"lo\nnull\n{\"step\":30}\n";
-        assert_eq!(steps(&History::from_jsonl(text)), [10, 30]);
+        assert_eq!(steps(&TrainingHistory::from_jsonl(text)), [10, 30]);
     }
 }

@@ -4,59 +4,59 @@
 mod chart;
 mod classes;
 mod compare;
+mod confusion_matrix;
 mod examples;
-mod matrix;
-mod picture;
 mod published;
 mod scores;
+mod thumbnail;
 mod training;
 
 use cnclip_crds::benchmark::Benchmark;
 use cnclip_crds::model::{Architecture, ModelConfig};
 use cnclip_crds::report::TaskResult;
-use cnclip_crds::run_config::TrainConfig;
-use cnclip_crds::zero_shot::Preset;
+use cnclip_crds::trainer_config::TrainConfig;
+use cnclip_crds::zero_shot::DatasetPreset;
 use minijinja::Environment;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use serde::Serialize;
 
-pub use classes::{Class, Classes, Mistaken, Pair};
-pub use compare::{Curves, compare, table};
-pub use examples::{Answer, Example, Examples};
-use scores::Scores;
-pub use training::Stage;
-use training::Training;
+pub use classes::{ClassDetails, ClassSummary, ConfusedPair, MisclassifiedImage};
+pub use compare::{RunCurves, format_comparison_table, render_comparison};
+pub use examples::{QueryExample, RetrievalExamples, RetrievedImage};
+use scores::TaskScoreSection;
+pub use training::StageCurves;
+use training::TrainingSection;
 
 /// One task of the evaluation.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Task {
+pub struct TaskSection {
     /// What was measured.
     pub result: TaskResult,
     /// What is shown of it.
-    pub shown: Shown,
+    pub shown: TaskDetails,
     /// The public data set that it was measured on, if it is one.
-    pub public: Option<Public>,
+    pub public: Option<PublicDataset>,
 }
 
 /// A public data set, by the name that a manifest has for it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Public {
+pub enum PublicDataset {
     /// One of retrieval.
     Retrieval(Benchmark),
     /// One of classification.
-    ZeroShot(Preset),
+    ZeroShot(DatasetPreset),
 }
 
 /// What is shown of a task, by its kind.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Shown {
+pub enum TaskDetails {
     /// Of a retrieval.
-    Retrieval(Examples),
+    Retrieval(RetrievalExamples),
     /// Of a zero-shot classification.
-    ZeroShot(Classes),
+    ZeroShot(ClassDetails),
 }
 
 /// Everything that a page says.
@@ -71,9 +71,9 @@ pub struct PageInput {
     /// When the page is written, in seconds since 1970.
     pub written_at: i64,
     /// The stages in their order; none if only a checkpoint is known.
-    pub stages: Vec<Stage>,
+    pub stages: Vec<StageCurves>,
     /// The tasks in their order; none while there is no evaluation.
-    pub tasks: Vec<Task>,
+    pub tasks: Vec<TaskSection>,
     /// Where everything came from: names and values.
     pub provenance: Vec<(String, String)>,
     /// The configuration, as people would write it.
@@ -82,20 +82,20 @@ pub struct PageInput {
 
 impl PageInput {
     /// What there is to say of a training by itself.
-    pub fn of(config: &TrainConfig, stages: Vec<Stage>) -> Self {
+    pub fn from_training(config: &TrainConfig, stages: Vec<StageCurves>) -> Self {
         Self {
             title: config.run.name.clone(),
             stages,
             configuration: serde_norway::to_string(config).unwrap_or_default(),
-            ..Self::of_weights(&config.model)
+            ..Self::from_model(&config.model)
         }
     }
 
     /// What there is to say of weights that come without a training.
-    pub fn of_weights(model: &ModelConfig) -> Self {
+    pub fn from_model(model: &ModelConfig) -> Self {
         Self {
             model: model.to_string(),
-            architecture: Architecture::of(model),
+            architecture: Architecture::from_model(model),
             written_at: jiff::Timestamp::now().as_second(),
             provenance: vec![("cnclip".to_owned(), env!("CARGO_PKG_VERSION").to_owned())],
             ..Self::default()
@@ -104,13 +104,13 @@ impl PageInput {
 }
 
 #[derive(Serialize)]
-struct View<'a> {
+struct PageView<'a> {
     title: &'a str,
     model: &'a str,
     architecture: Option<Architecture>,
     written: String,
-    tasks: Vec<Scores<'a>>,
-    training: Training<'a>,
+    tasks: Vec<TaskScoreSection<'a>>,
+    training: TrainingSection<'a>,
     provenance: &'a [(String, String)],
     configuration: &'a str,
 }
@@ -119,23 +119,23 @@ struct View<'a> {
 ///
 /// # Guarantees
 /// Refers to nothing outside itself, and shows every name and text as it was given.
-pub fn page(input: &PageInput) -> String {
-    let view = View {
+pub fn render_page(input: &PageInput) -> String {
+    let view = PageView {
         title: &input.title,
         model: &input.model,
         architecture: input.architecture,
-        written: written(input.written_at),
+        written: format_timestamp(input.written_at),
         tasks: input
             .tasks
             .iter()
-            .map(|task| Scores::of(task, input.architecture))
+            .map(|task| TaskScoreSection::from_task(task, input.architecture))
             .collect(),
-        training: Training::of(&input.stages),
+        training: TrainingSection::from_stages(&input.stages),
         provenance: &input.provenance,
         configuration: &input.configuration,
     };
 
-    render("page.html", &view)
+    render_template("page.html", &view)
 }
 
 /// Every template, by the name under which the others know it.
@@ -156,7 +156,7 @@ const TEMPLATES: [(&str, &str); 10] = [
     clippy::expect_used,
     reason = "the templates are a part of the program, and tests render them"
 )]
-fn render(template: &str, view: &impl Serialize) -> String {
+fn render_template(template: &str, view: &impl Serialize) -> String {
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder()
         .trim_blocks(true)
@@ -168,9 +168,9 @@ fn render(template: &str, view: &impl Serialize) -> String {
         format!("{value:.digits$}")
     });
 
-    environment.add_filter("difference", difference);
-    environment.add_filter("count", count);
-    environment.add_filter("duration", duration);
+    environment.add_filter("difference", format_difference);
+    environment.add_filter("count", format_count);
+    environment.add_filter("duration", format_duration);
 
     for (name, text) in TEMPLATES {
         environment
@@ -187,14 +187,14 @@ fn render(template: &str, view: &impl Serialize) -> String {
         .expect("the template asks for what there is")
 }
 
-fn written(at: i64) -> String {
+fn format_timestamp(at: i64) -> String {
     jiff::Timestamp::from_second(at)
         .map(|time| time.strftime("%Y-%m-%d %H:%M UTC").to_string())
         .unwrap_or_default()
 }
 
 /// How far one percentage is above another, with its sign.
-fn difference(value: f64) -> String {
+fn format_difference(value: f64) -> String {
     match (value * 10.0).round() / 10.0 {
         0.0 => "±0.0".to_owned(),
         above if above > 0.0 => format!("+{above:.1}"),
@@ -203,7 +203,7 @@ fn difference(value: f64) -> String {
 }
 
 /// A number in groups of three digits.
-fn count(value: i64) -> String {
+fn format_count(value: i64) -> String {
     let digits = value.to_string();
     let place = |(at, digit): (usize, char)| {
         let comma = at > 0 && (digits.len() - at).is_multiple_of(3) && value >= 0;
@@ -213,7 +213,7 @@ fn count(value: i64) -> String {
     digits.char_indices().flat_map(place).flatten().collect()
 }
 
-fn duration(seconds: i64) -> String {
+fn format_duration(seconds: i64) -> String {
     match seconds {
         ..60 => format!("{seconds} s"),
         60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),

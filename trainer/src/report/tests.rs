@@ -3,8 +3,8 @@ use std::net::TcpStream;
 
 use super::*;
 
-fn identity() -> Identity {
-    Identity {
+fn identity() -> RunIdentity {
+    RunIdentity {
         name: "muge".into(),
         uid: "u-1".into(),
         stage: "align".into(),
@@ -12,20 +12,20 @@ fn identity() -> Identity {
     }
 }
 
-fn started(outlets: Outlets) -> Reporter {
+fn started(outlets: ReportOutputs) -> Reporter {
     Reporter::start(identity(), outlets).unwrap()
 }
 
-fn listening() -> Outlets {
-    Outlets {
+fn listening() -> ReportOutputs {
+    ReportOutputs {
         listen: Some("127.0.0.1:0".into()),
-        ..Outlets::default()
+        ..ReportOutputs::default()
     }
 }
 
 /// The status line, the headers, and the body of an answer.
 fn ask(reporter: &Reporter, path: &str) -> (String, String) {
-    let mut stream = TcpStream::connect(reporter.address().unwrap()).unwrap();
+    let mut stream = TcpStream::connect(reporter.listen_address().unwrap()).unwrap();
     write!(
         stream,
         "GET {path} HTTP/1.1\r\nHost: trainer\r\nConnection: close\r\n\r\n"
@@ -42,7 +42,7 @@ fn ask(reporter: &Reporter, path: &str) -> (String, String) {
 fn progress_is_the_whole_report_as_it_is_now() {
     let reporter = started(listening());
     for step in [1, 2] {
-        reporter.update(|report| {
+        reporter.update_report(|report| {
             report.step = step;
             report.loss = Some(5.5);
         });
@@ -50,8 +50,8 @@ fn progress_is_the_whole_report_as_it_is_now() {
         let (head, body) = ask(&reporter, names::PATH_PROGRESS);
         assert!(head.starts_with("http/1.1 200"), "{head}");
         assert!(head.contains("application/json"), "{head}");
-        let told: Report = serde_json::from_str(&body).unwrap();
-        assert_eq!(told, reporter.current());
+        let told: ProgressReport = serde_json::from_str(&body).unwrap();
+        assert_eq!(told, reporter.current_report());
         assert_eq!((told.step, told.run), (step, identity()));
         assert!(told.reported_at > 1_700_000_000 && told.peak_rss_bytes > 0);
     }
@@ -60,7 +60,7 @@ fn progress_is_the_whole_report_as_it_is_now() {
 #[test]
 fn metrics_are_scraped_in_prometheus_format() {
     let reporter = started(listening());
-    reporter.update(|report| report.samples_seen = 512);
+    reporter.update_report(|report| report.samples_seen = 512);
     let (head, body) = ask(&reporter, names::PATH_METRICS);
     assert!(
         head.contains("content-type: text/plain; version=0.0.4"),
@@ -81,10 +81,10 @@ fn metrics_are_scraped_in_prometheus_format() {
 #[test]
 fn a_port_in_use_is_named_with_what_to_do() {
     let first = started(listening());
-    let taken = first.address().unwrap().to_string();
-    let outlets = Outlets {
+    let taken = first.listen_address().unwrap().to_string();
+    let outlets = ReportOutputs {
         listen: Some(taken.clone()),
-        ..Outlets::default()
+        ..ReportOutputs::default()
     };
 
     let error = Reporter::start(identity(), outlets).unwrap_err();
@@ -92,16 +92,16 @@ fn a_port_in_use_is_named_with_what_to_do() {
         assert!(error.to_string().contains(word), "{error}");
     }
 
-    assert_eq!(error.exit().code(), 78);
+    assert_eq!(error.exit_code().exit_code(), 78);
 }
 
 #[test]
 fn a_client_that_says_nothing_delays_neither_a_step_nor_the_end() {
     let reporter = started(listening());
-    let address = reporter.address().unwrap();
+    let address = reporter.listen_address().unwrap();
     let _silent = TcpStream::connect(address).unwrap();
     let start = std::time::Instant::now();
-    reporter.update(|report| report.step = 1);
+    reporter.update_report(|report| report.step = 1);
     drop(reporter);
     assert!(start.elapsed().as_millis() < 500, "{:?}", start.elapsed());
 }
@@ -110,16 +110,16 @@ fn a_client_that_says_nothing_delays_neither_a_step_nor_the_end() {
 fn the_last_report_is_in_the_file_when_the_reporter_is_gone() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("last");
-    let reporter = started(Outlets {
-        last_words: Some(file.clone()),
-        ..Outlets::default()
+    let reporter = started(ReportOutputs {
+        termination_log: Some(file.clone()),
+        ..ReportOutputs::default()
     });
 
-    reporter.update(|report| report.step = 7);
-    reporter.fail(&Error::Data("Shard x ends after 3 of 9 bytes.".into()));
+    reporter.update_report(|report| report.step = 7);
+    reporter.report_failure(&Error::Data("Shard x ends after 3 of 9 bytes.".into()));
     drop(reporter);
-    let told: Report = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
-    assert_eq!((told.step, told.activity), (7, Activity::Failed));
+    let told: ProgressReport = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    assert_eq!((told.step, told.activity), (7, TrainerActivity::Failed));
     let failure = told.failure.unwrap();
 
     assert_eq!(failure.exit_code, 65);
@@ -129,11 +129,11 @@ fn the_last_report_is_in_the_file_when_the_reporter_is_gone() {
 #[test]
 fn last_words_that_cannot_be_written_end_no_run() {
     let nowhere = PathBuf::from("/proc/none/last");
-    let reporter = started(Outlets {
-        last_words: Some(nowhere),
-        ..Outlets::default()
+    let reporter = started(ReportOutputs {
+        termination_log: Some(nowhere),
+        ..ReportOutputs::default()
     });
 
-    (1..=3).for_each(|step| reporter.update(|report| report.step = step));
-    assert_eq!(reporter.current().step, 3);
+    (1..=3).for_each(|step| reporter.update_report(|report| report.step = step));
+    assert_eq!(reporter.current_report().step, 3);
 }

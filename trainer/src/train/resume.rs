@@ -1,51 +1,57 @@
 //! Goes on from the newest checkpoint that is whole, or says why that would be another run.
 
-use cnclip_crds::report::Validation;
-use cnclip_crds::run_config::TrainConfig;
+use cnclip_crds::report::ValidationReport;
+use cnclip_crds::trainer_config::TrainConfig;
 
-use crate::checkpoint::{CONFIG, Checkpoint, HISTORY, MOMENTS, STATE, State, UNAVERAGED, WEIGHTS};
+use crate::checkpoint::{
+    CONFIG_FILE, Checkpoint, HISTORY_FILE, MOMENTS_FILE, STATE_FILE, TrainingState,
+    UNAVERAGED_WEIGHTS_FILE, WEIGHTS_FILE,
+};
 use crate::error::{Error, Result};
-use crate::report::history::History;
-use crate::weights::{Part, WeightsError, load, load_moments};
+use crate::report::history::TrainingHistory;
+use crate::weights::{ModelPart, WeightsError, load_moments, load_weights};
 use cnclip_compute::params::Params;
 use cnclip_data::store::Store;
-use cnclip_distributed::World;
-use cnclip_nn::average::Average;
+use cnclip_distributed::Communicator;
+use cnclip_nn::ema::WeightEma;
 use cnclip_nn::optimizer::AdamW;
 
 /// What an earlier attempt left behind besides weights and moments.
 #[derive(Debug, Default)]
-pub(super) struct Resumed {
-    pub(super) state: State,
-    pub(super) average: Option<Average>,
-    pub(super) history: History,
-    pub(super) best: Option<Validation>,
+pub(super) struct ResumedState {
+    pub(super) state: TrainingState,
+    pub(super) ema: Option<WeightEma>,
+    pub(super) history: TrainingHistory,
+    pub(super) best: Option<ValidationReport>,
 }
 
 /// Loads the newest checkpoint; `None` if there is none. Rank 0 decides which that is.
 ///
 /// # Errors
 /// If none is whole, or the run it belongs to had another model, data set or schedule.
-pub(super) fn newest(
-    (checkpoints, world): (&Store, &World),
+pub(super) fn resume_newest_checkpoint(
+    (checkpoints, world): (&Store, &Communicator),
     (config, dataset): (&TrainConfig, &str),
     params: &mut Params,
     adamw: &mut AdamW,
-) -> Result<Option<Resumed>> {
-    let found = if world.is_first() {
-        find(checkpoints, config, dataset)?
+) -> Result<Option<ResumedState>> {
+    let found = if world.is_rank_zero() {
+        find_resumable_checkpoint(checkpoints, config, dataset)?
     } else {
         None
     };
 
     let told = found
         .as_ref()
-        .map(|found| format!("{}/{}", folder(&found.uri), found.digest));
+        .map(|found| format!("{}/{}", folder_name(&found.uri), found.digest));
 
-    let told = world.hear(told.unwrap_or_default().as_bytes())?;
+    let told = world.broadcast(told.unwrap_or_default().as_bytes())?;
     let found = match String::from_utf8_lossy(&told).split_once('/') {
         Some((folder, digest)) if found.is_none() => {
-            let found = Checkpoint::read(&checkpoints.join(folder), &wanted(config))?;
+            let found = Checkpoint::open_verified(
+                &checkpoints.join_prefix(folder),
+                &required_files(config),
+            )?;
             if found.digest != digest {
                 return Err(Error::Data(format!(
                     "{} is not what rank 0 found there.",
@@ -59,12 +65,12 @@ pub(super) fn newest(
     };
 
     found
-        .map(|found| take(&found, config, params, adamw))
+        .map(|found| restore_checkpoint(&found, config, params, adamw))
         .transpose()
 }
 
 /// The name of a checkpoint's folder.
-fn folder(uri: &str) -> &str {
+fn folder_name(uri: &str) -> &str {
     uri.trim_end_matches('/')
         .rsplit('/')
         .next()
@@ -72,22 +78,37 @@ fn folder(uri: &str) -> &str {
 }
 
 /// What is read of a checkpoint.
-fn wanted(config: &TrainConfig) -> Vec<&'static str> {
-    let wanted = [WEIGHTS, MOMENTS, STATE, CONFIG, HISTORY];
+fn required_files(config: &TrainConfig) -> Vec<&'static str> {
+    let wanted = [
+        WEIGHTS_FILE,
+        MOMENTS_FILE,
+        STATE_FILE,
+        CONFIG_FILE,
+        HISTORY_FILE,
+    ];
     wanted
         .into_iter()
-        .chain(config.optimizer.average_decay.map(|_| UNAVERAGED))
+        .chain(
+            config
+                .optimizer
+                .average_decay
+                .map(|_| UNAVERAGED_WEIGHTS_FILE),
+        )
         .collect()
 }
 
 /// The newest checkpoint that is whole, if it is of this run.
-fn find(checkpoints: &Store, config: &TrainConfig, dataset: &str) -> Result<Option<Checkpoint>> {
-    let Some(checkpoint) = Checkpoint::newest(checkpoints, &[STATE, CONFIG])? else {
+fn find_resumable_checkpoint(
+    checkpoints: &Store,
+    config: &TrainConfig,
+    dataset: &str,
+) -> Result<Option<Checkpoint>> {
+    let Some(checkpoint) = Checkpoint::find_newest(checkpoints, &[STATE_FILE, CONFIG_FILE])? else {
         return Ok(None);
     };
 
-    let state = checkpoint.state()?;
-    same_run(&checkpoint, config)?;
+    let state = checkpoint.read_state()?;
+    ensure_same_run(&checkpoint, config)?;
     if state.dataset != dataset {
         return Err(Error::Config(format!(
             "{} was trained on other data: {} changed since ({} then, {dataset} now). Put the data back, or \
@@ -96,36 +117,48 @@ fn find(checkpoints: &Store, config: &TrainConfig, dataset: &str) -> Result<Opti
         )));
     }
 
-    Checkpoint::newest(checkpoints, &wanted(config))
+    Checkpoint::find_newest(checkpoints, &required_files(config))
 }
 
 /// Takes over what a checkpoint holds.
-fn take(
+fn restore_checkpoint(
     checkpoint: &Checkpoint,
     config: &TrainConfig,
     params: &mut Params,
     adamw: &mut AdamW,
-) -> Result<Resumed> {
-    let state = checkpoint.state()?;
-    let damaged = WeightsError::of(&checkpoint.uri, Error::Data);
-    load(params, &checkpoint.weights(WEIGHTS)?, Part::All).map_err(&damaged)?;
+) -> Result<ResumedState> {
+    let state = checkpoint.read_state()?;
+    let damaged = WeightsError::error_mapper(&checkpoint.uri, Error::Data);
+    load_weights(
+        params,
+        &checkpoint.open_weights(WEIGHTS_FILE)?,
+        ModelPart::All,
+    )
+    .map_err(&damaged)?;
     let average = config
         .optimizer
         .average_decay
-        .map(|decay| Average::new(params, decay));
+        .map(|decay| WeightEma::new(params, decay));
 
     if average.is_some() {
-        load(params, &checkpoint.weights(UNAVERAGED)?, Part::All).map_err(&damaged)?;
+        load_weights(
+            params,
+            &checkpoint.open_weights(UNAVERAGED_WEIGHTS_FILE)?,
+            ModelPart::All,
+        )
+        .map_err(&damaged)?;
     }
 
-    load_moments(params, &checkpoint.weights(MOMENTS)?, adamw).map_err(&damaged)?;
-    let history = History::from_jsonl(&String::from_utf8_lossy(&checkpoint.file(HISTORY)?));
+    load_moments(params, &checkpoint.open_weights(MOMENTS_FILE)?, adamw).map_err(&damaged)?;
+    let history = TrainingHistory::from_jsonl(&String::from_utf8_lossy(
+        &checkpoint.read_file(HISTORY_FILE)?,
+    ));
     tracing::info!(step = state.step, uri = checkpoint.uri, "resumed");
-    let best = history.best();
+    let best = history.best_validation();
 
-    Ok(Resumed {
+    Ok(ResumedState {
         state,
-        average,
+        ema: average,
         history,
         best,
     })
@@ -134,16 +167,16 @@ fn take(
 /// # Errors
 /// If a setting that the batches or the weights depend on changed; where the run is reported, how
 /// often it is saved, who runs it and how much memory it takes may change.
-fn same_run(checkpoint: &Checkpoint, config: &TrainConfig) -> Result<()> {
+fn ensure_same_run(checkpoint: &Checkpoint, config: &TrainConfig) -> Result<()> {
     let unreadable = |error| {
         Error::Data(format!(
-            "{}/{CONFIG} is no configuration: {error}",
+            "{}/{CONFIG_FILE} is no configuration: {error}",
             checkpoint.uri
         ))
     };
 
     let before: TrainConfig =
-        serde_json::from_slice(&checkpoint.file(CONFIG)?).map_err(unreadable)?;
+        serde_json::from_slice(&checkpoint.read_file(CONFIG_FILE)?).map_err(unreadable)?;
     let rows = [
         ("model", before.model == config.model),
         (

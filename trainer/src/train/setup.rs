@@ -4,37 +4,37 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use cnclip_crds::artifacts::{self, CHECKPOINTS};
+use cnclip_crds::artifacts::{self, CHECKPOINTS_FOLDER};
 use cnclip_crds::model::{ImageTower, ModelConfig};
-use cnclip_crds::run_config::{DistillationConfig, Length, TrainConfig, WeightSources};
-use cnclip_crds::stage::Freeze;
+use cnclip_crds::stage::FrozenTower;
+use cnclip_crds::trainer_config::{DistillationConfig, TrainConfig, TrainingLength, WeightSources};
 
-use super::fit::{fit, suffices};
-use super::resume::{self, Resumed};
-use super::run::{Progress, Run, Validator};
-use super::together::Together;
-use crate::checkpoint::{Claim, Fence, Writer};
+use super::batch_planner::{memory_suffices, plan_batch};
+use super::rank_sync::RankSync;
+use super::resume::{self, ResumedState};
+use super::training_run::{RunProgress, TrainingRun, Validator};
+use crate::checkpoint::{CheckpointWriter, Fence, FenceClaim};
 use crate::error::{Error, Result};
-use crate::source;
-use crate::weights::{Part, WeightsError, left_out, load};
-use cnclip_compute::collective::Ranks;
+use crate::model_resolver;
+use crate::weights::{ModelPart, WeightsError, load_weights, summarize_ignored};
+use cnclip_compute::collective::Collective;
 use cnclip_compute::params::Params;
 use cnclip_compute::tensor::Memory;
-use cnclip_data::loader::{Loader, Options};
-use cnclip_data::order::Order;
-use cnclip_data::order::WINDOW_BYTES;
+use cnclip_data::loader::{DataLoader, LoaderOptions};
+use cnclip_data::order::BatchSampler;
+use cnclip_data::order::SHUFFLE_WINDOW_BYTES;
 use cnclip_data::shard::Dataset;
 use cnclip_data::store::Store;
-use cnclip_data::tokenize::Tokenizer;
-use cnclip_distributed::World;
-use cnclip_nn::accumulate::Accumulator;
-use cnclip_nn::average::Average;
+use cnclip_data::tokenizer::Tokenizer;
+use cnclip_distributed::Communicator;
+use cnclip_nn::accumulate::GradientAccumulator;
 use cnclip_nn::distillation::Distillation;
-use cnclip_nn::memory::Load;
-use cnclip_nn::model::clip::{Capacity, Clip, Compute};
+use cnclip_nn::ema::WeightEma;
+use cnclip_nn::memory::MemoryInputs;
+use cnclip_nn::model::clip::{BatchCapacity, Clip, ComputeOptions};
 use cnclip_nn::model::teacher::Teacher;
-use cnclip_nn::optimizer::{AdamW, Settings};
-use cnclip_nn::schedule::Schedule;
+use cnclip_nn::optimizer::{AdamW, AdamWSettings};
+use cnclip_nn::schedule::LearningRateSchedule;
 
 /// A run that is ready to take its next step: the first, or the one after its newest checkpoint. Where a
 /// device turns out to have too little memory, the same with half as many pairs at once, if that is free.
@@ -42,12 +42,12 @@ use cnclip_nn::schedule::Schedule;
 /// # Errors
 /// If the data, the weights or the artifact prefix cannot be used, other ranks see others, or memory does
 /// not suffice.
-pub(super) fn set_up(
+pub(super) fn set_up_run(
     config: &TrainConfig,
-    world: &Arc<World>,
+    world: &Arc<Communicator>,
     memory: impl Fn() -> Result<Memory>,
-) -> Result<Run> {
-    if let Some(run) = attempt(config, world.clone(), &memory()?)? {
+) -> Result<TrainingRun> {
+    if let Some(run) = try_set_up(config, world.clone(), &memory()?)? {
         return Ok(run);
     }
 
@@ -57,130 +57,138 @@ pub(super) fn set_up(
     };
 
     // After a lack of memory a device does nothing any more: it is used anew.
-    let run = attempt(&halved, world.clone(), &memory()?)?;
+    let run = try_set_up(&halved, world.clone(), &memory()?)?;
     run.ok_or_else(|| Error::Bug("a stage was to be halved twice".into()))
 }
 
 /// The same, unless a device has too little memory and half as many pairs at once may fit.
-fn attempt(config: &TrainConfig, world: Arc<World>, place: &Memory) -> Result<Option<Run>> {
-    let tokenizer = Arc::new(source::tokenizer(
+fn try_set_up(
+    config: &TrainConfig,
+    world: Arc<Communicator>,
+    place: &Memory,
+) -> Result<Option<TrainingRun>> {
+    let tokenizer = Arc::new(model_resolver::load_tokenizer(
         config.vocabulary.as_ref(),
         config.model.text.vocab_size,
     )?);
 
     let dataset = Dataset::open(&config.dataset)?;
-    let validator = validator(config, tokenizer.clone())?;
+    let validator = open_validator(config, tokenizer.clone())?;
     let digest = dataset.index().dataset.clone();
     let validated = validator
         .as_ref()
         .map(|validator| &validator.dataset.index().dataset);
 
-    world.agree("data set", (&digest, validated))?;
-    let own = world.share(config.global_batch_size as usize);
+    world.ensure_equal_across_ranks("data set", (&digest, validated))?;
+    let own = world.rank_range(config.global_batch_size as usize);
     let teacher = config
         .distillation
         .as_ref()
-        .map(|asked| Taught::find(config, asked))
+        .map(|asked| ResolvedTeacher::resolve_teacher(config, asked))
         .transpose()?;
 
-    let of = Load {
+    let of = MemoryInputs {
         config,
-        own: own.len(),
-        shards: dataset.index().shards.iter().map(|shard| shard.bytes).sum(),
-        shuffle_window: WINDOW_BYTES,
-        teacher: teacher.as_ref().map(Taught::tower),
+        local_batch_size: own.len(),
+        shard_bytes: dataset.index().shards.iter().map(|shard| shard.bytes).sum(),
+        shuffle_window: SHUFFLE_WINDOW_BYTES,
+        teacher: teacher.as_ref().map(ResolvedTeacher::image_tower),
         threads: rayon::current_num_threads(),
         device: place.device().map(|_| config.world.precision),
     };
 
     let asked = config;
-    let (config, memory) = fit(&of, place)?;
+    let (config, memory) = plan_batch(&of, place)?;
     let config = &config;
-    let sizes = Sizes {
+    let sizes = BatchSizes {
         global_batch: config.global_batch_size as usize,
         micro_batch: memory.micro_batch_size as usize,
-        own,
+        local_range: own,
     };
 
     let distillation = teacher
-        .map(|teacher| teacher.build(place, config, &sizes))
+        .map(|teacher| teacher.build_distillation(place, config, &sizes))
         .transpose()?;
 
-    let order = Order::new(dataset.index(), config.seed, sizes.global_batch)?;
-    let steps = steps(config, order.steps_per_epoch())?;
+    let order = BatchSampler::new(dataset.index(), config.seed, sizes.global_batch)?;
+    let steps = count_total_steps(config, order.steps_per_epoch())?;
     let steps_per_epoch = order.steps_per_epoch();
 
-    let stage = Store::open(&artifacts::stage(&config.artifacts, &config.run.stage))?;
-    let checkpoints = stage.join(CHECKPOINTS);
-    let writer = match world.is_first() {
-        true => Some(Writer::new(
+    let stage = Store::open(&artifacts::stage_prefix(
+        &config.artifacts,
+        &config.run.stage,
+    ))?;
+    let checkpoints = stage.join_prefix(CHECKPOINTS_FOLDER);
+    let writer = match world.is_rank_zero() {
+        true => Some(CheckpointWriter::new(
             checkpoints.clone(),
-            Fence::claim(&stage, claim(config))?,
+            Fence::acquire(&stage, fence_claim(config))?,
             config.checkpoint.keep as usize,
         )),
         false => None,
     };
 
-    let (mut clip, mut params) = model(place, config, &sizes, memory.gradient_checkpointing);
-    if config.synchronize_batch_norm && world.count() > 1 {
+    let (mut clip, mut params) = build_model(place, config, &sizes, memory.gradient_checkpointing);
+    if config.synchronize_batch_norm && world.world_size() > 1 {
         clip.synchronize_batch_norm(world.clone());
     }
 
-    let mut adamw = AdamW::new(&params, settings(config));
+    let mut adamw = AdamW::new(&params, adamw_settings(config));
     let of = (config, digest.as_str());
-    let resumed = resume::newest((&checkpoints, &world), of, &mut params, &mut adamw)?;
+    let resumed =
+        resume::resume_newest_checkpoint((&checkpoints, &world), of, &mut params, &mut adamw)?;
 
     if resumed.is_none() {
-        initialize(config, &mut params)?;
+        initialize_weights(config, &mut params)?;
     }
 
-    let Resumed {
+    let ResumedState {
         state,
-        average,
+        ema: average,
         history,
         best,
     } = resumed.unwrap_or_default();
 
     let decay = config.optimizer.average_decay;
-    let average = average.or_else(|| decay.map(|decay| Average::new(&params, decay)));
-    let statistics = params.memory().exact(params.state.len());
+    let average = average.or_else(|| decay.map(|decay| WeightEma::new(&params, decay)));
+    let statistics = params.memory().alloc_f32(params.buffers.len());
     let batches = (sizes.global_batch, sizes.micro_batch);
-    let accumulator = Accumulator::shared(&clip, &params, batches, world.clone());
+    let accumulator = GradientAccumulator::with_ranks(&clip, &params, batches, world.clone());
 
-    if !suffices(asked, place, &world)? {
+    if !memory_suffices(asked, place, &world)? {
         return Ok(None);
     }
 
     if let Some(device) = place.device() {
-        world.connect(device)?;
+        world.connect_devices(device)?;
     }
 
-    world.agree(
+    world.ensure_equal_across_ranks(
         "weights",
-        bytemuck::cast_slice::<f32, u32>(&params.values.read()),
+        bytemuck::cast_slice::<f32, u32>(&params.values.to_host()),
     )?;
 
-    let loader = loader(
+    let loader = start_loader(
         config,
         dataset,
         tokenizer,
-        (state.step..steps, sizes.own.clone()),
+        (state.step..steps, sizes.local_range.clone()),
     )?;
 
-    Ok(Some(Run {
+    Ok(Some(TrainingRun {
         config: config.clone(),
         memory,
-        progress: Progress::new((steps, steps_per_epoch), state, history, best),
+        progress: RunProgress::new((steps, steps_per_epoch), state, history, best),
         dataset: digest,
-        statistics,
+        buffers_before_step: statistics,
         accumulator,
-        schedule: schedule(config, steps),
-        together: Together::new(world, &sizes)?,
+        schedule: build_schedule(config, steps),
+        rank_sync: RankSync::new(world, &sizes)?,
         writer,
         clip,
         params,
         adamw,
-        average,
+        ema: average,
         distillation,
         loader,
         validator,
@@ -190,50 +198,55 @@ fn attempt(config: &TrainConfig, world: Arc<World>, place: &Memory) -> Result<Op
 
 /// Pairs.
 #[derive(Debug)]
-pub(super) struct Sizes {
+pub(super) struct BatchSizes {
     pub(super) global_batch: usize,
     /// What this rank computes at once.
     pub(super) micro_batch: usize,
     /// Which of a global batch are this rank's.
-    pub(super) own: Range<usize>,
+    pub(super) local_range: Range<usize>,
 }
 
-fn model(memory: &Memory, config: &TrainConfig, sizes: &Sizes, recompute: bool) -> (Clip, Params) {
-    let capacity = Capacity {
+fn build_model(
+    memory: &Memory,
+    config: &TrainConfig,
+    sizes: &BatchSizes,
+    recompute: bool,
+) -> (Clip, Params) {
+    let capacity = BatchCapacity {
         batch: sizes.micro_batch,
         context: config.context_length as usize,
     };
 
     let precision = config.world.precision;
-    let compute = Compute {
+    let compute = ComputeOptions {
         recompute,
         precision,
     };
 
-    let (mut clip, mut params) = Clip::within(memory, &config.model, capacity, compute);
-    clip.freeze_image(&mut params, config.freeze == Freeze::Image);
+    let (mut clip, mut params) = Clip::new_in(memory, &config.model, capacity, compute);
+    clip.freeze_image(&mut params, config.freeze == FrozenTower::Image);
     clip.mask_patches(config.masked_patches_percent as u32);
     (clip, params)
 }
 
-fn claim(config: &TrainConfig) -> Claim {
+fn fence_claim(config: &TrainConfig) -> FenceClaim {
     let run = if config.run.uid.is_empty() {
         &config.run.name
     } else {
         &config.run.uid
     };
 
-    Claim {
+    FenceClaim {
         run: run.clone(),
         attempt: config.run.attempt.max(1) as u32,
     }
 }
 
 /// Optimizer steps of the stage.
-fn steps(config: &TrainConfig, per_epoch: u64) -> Result<u64> {
+fn count_total_steps(config: &TrainConfig, per_epoch: u64) -> Result<u64> {
     let steps = match config.length {
-        Length::Steps(steps) => steps as u64,
-        Length::Epochs(epochs) => (epochs as u64).saturating_mul(per_epoch),
+        TrainingLength::Steps(steps) => steps as u64,
+        TrainingLength::Epochs(epochs) => (epochs as u64).saturating_mul(per_epoch),
     };
 
     let warmup = config.optimizer.warmup_steps;
@@ -247,9 +260,9 @@ fn steps(config: &TrainConfig, per_epoch: u64) -> Result<u64> {
     Ok(steps)
 }
 
-fn settings(config: &TrainConfig) -> Settings {
+fn adamw_settings(config: &TrainConfig) -> AdamWSettings {
     let optimizer = &config.optimizer;
-    Settings {
+    AdamWSettings {
         beta_1: optimizer.beta1,
         beta_2: optimizer.beta2,
         epsilon: optimizer.epsilon,
@@ -258,10 +271,10 @@ fn settings(config: &TrainConfig) -> Settings {
     }
 }
 
-fn schedule(config: &TrainConfig, total_steps: u64) -> Schedule {
+fn build_schedule(config: &TrainConfig, total_steps: u64) -> LearningRateSchedule {
     let optimizer = &config.optimizer;
     let warmup_steps = optimizer.warmup_steps as u64;
-    Schedule {
+    LearningRateSchedule {
         peak: optimizer.learning_rate,
         warmup_steps,
         total_steps,
@@ -269,22 +282,22 @@ fn schedule(config: &TrainConfig, total_steps: u64) -> Schedule {
 }
 
 /// The teacher that a stage asks for, found but not built.
-struct Taught {
-    weights: source::Found,
+struct ResolvedTeacher {
+    weights: model_resolver::ResolvedWeights,
     image: ImageTower,
     embed_dim: i32,
-    weight: f64,
+    loss_weight: f64,
 }
 
-impl Taught {
-    fn find(config: &TrainConfig, asked: &DistillationConfig) -> Result<Self> {
+impl ResolvedTeacher {
+    fn resolve_teacher(config: &TrainConfig, asked: &DistillationConfig) -> Result<Self> {
         let DistillationConfig {
             teacher: uri,
             weight,
         } = asked;
 
-        let weights = source::weights(uri)?;
-        let (image, embed_dim) = weights.image()?;
+        let weights = model_resolver::resolve_weights(uri)?;
+        let (image, embed_dim) = weights.image_tower()?;
         let image = image.clone();
         let whole = ModelConfig {
             image: image.clone(),
@@ -292,7 +305,7 @@ impl Taught {
             ..config.model.clone()
         };
 
-        if let Some(problem) = whole.problem() {
+        if let Some(problem) = whole.validation_error() {
             return Err(Error::Data(format!(
                 "The teacher {uri} cannot be built: {problem}."
             )));
@@ -311,16 +324,21 @@ impl Taught {
             weights,
             image,
             embed_dim,
-            weight: *weight,
+            loss_weight: *weight,
         })
     }
 
     /// What it looks with, and the length of its features.
-    fn tower(&self) -> (&ImageTower, usize) {
+    fn image_tower(&self) -> (&ImageTower, usize) {
         (&self.image, self.embed_dim as usize)
     }
 
-    fn build(self, memory: &Memory, config: &TrainConfig, sizes: &Sizes) -> Result<Distillation> {
+    fn build_distillation(
+        self,
+        memory: &Memory,
+        config: &TrainConfig,
+        sizes: &BatchSizes,
+    ) -> Result<Distillation> {
         let mut teacher = Teacher::new(
             memory,
             &self.image,
@@ -328,36 +346,41 @@ impl Taught {
             sizes.micro_batch,
         );
 
-        let unfit = WeightsError::of(&self.weights.uri, Error::Config);
-        load(&mut teacher.params, &self.weights.tensors, Part::Image).map_err(unfit)?;
+        let unfit = WeightsError::error_mapper(&self.weights.uri, Error::Config);
+        load_weights(&mut teacher.params, &self.weights.tensors, ModelPart::Image)
+            .map_err(unfit)?;
         tracing::info!(uri = self.weights.uri, "teacher");
-        let batch = (sizes.own.len(), config.model.embed_dim as usize);
+        let batch = (sizes.local_range.len(), config.model.embed_dim as usize);
 
-        Ok(Distillation::new(teacher, self.weight, batch))
+        Ok(Distillation::new(teacher, self.loss_weight, batch))
     }
 }
 
 /// Random weights, then what the sources give, the more special over the more general.
-fn initialize(config: &TrainConfig, params: &mut Params) -> Result<()> {
-    params.initialize(config.seed);
+fn initialize_weights(config: &TrainConfig, params: &mut Params) -> Result<()> {
+    params.init_values(config.seed);
     let WeightSources { model, image, text } = &config.initial_weights;
-    let parts = [(model, Part::All), (image, Part::Image), (text, Part::Text)];
+    let parts = [
+        (model, ModelPart::All),
+        (image, ModelPart::Image),
+        (text, ModelPart::Text),
+    ];
 
     for (uri, part) in parts
         .into_iter()
         .filter_map(|(uri, part)| Some((uri.as_ref()?, part)))
     {
-        let found = source::weights(uri)?;
-        let unfit = WeightsError::of(&found.uri, Error::Config);
-        load(params, &found.tensors, part).map_err(unfit)?;
-        let (part, left_out) = (format!("{part:?}"), left_out(&found.tensors, part));
+        let found = model_resolver::resolve_weights(uri)?;
+        let unfit = WeightsError::error_mapper(&found.uri, Error::Config);
+        load_weights(params, &found.tensors, part).map_err(unfit)?;
+        let (part, left_out) = (format!("{part:?}"), summarize_ignored(&found.tensors, part));
         tracing::info!(uri = found.uri, part, left_out, "initial weights");
     }
 
     Ok(())
 }
 
-fn validator(config: &TrainConfig, tokenizer: Arc<Tokenizer>) -> Result<Option<Validator>> {
+fn open_validator(config: &TrainConfig, tokenizer: Arc<Tokenizer>) -> Result<Option<Validator>> {
     let Some(validation) = &config.validation else {
         return Ok(None);
     };
@@ -370,26 +393,26 @@ fn validator(config: &TrainConfig, tokenizer: Arc<Tokenizer>) -> Result<Option<V
     }))
 }
 
-fn loader(
+fn start_loader(
     config: &TrainConfig,
     dataset: Dataset,
     tokenizer: Arc<Tokenizer>,
     (steps, share): (Range<u64>, Range<usize>),
-) -> Result<Loader> {
+) -> Result<DataLoader> {
     let side = config.model.image.resolution as usize;
     let global_batch = config.global_batch_size as usize;
     let devices = config.world.devices as usize;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = cores.div_ceil(2 * devices);
-    let options = Options {
-        share,
+    let options = LoaderOptions {
+        rank_range: share,
         augmentation: config.augmentation,
         duplicates: config.duplicates,
         context_length: config.context_length as usize,
         threads,
-        most_skipped: config.max_skipped_percent / 100.0,
-        ..Options::new(config.seed, global_batch, steps, side)
+        max_skipped_ratio: config.max_skipped_percent / 100.0,
+        ..LoaderOptions::new(config.seed, global_batch, steps, side)
     };
 
-    Ok(Loader::start(dataset, tokenizer, options)?)
+    Ok(DataLoader::start_workers(dataset, tokenizer, options)?)
 }

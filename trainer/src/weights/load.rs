@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use super::{Stored, Towers, Weights, grouped, positions};
+use super::{DetectedTowers, StoredTensor, Weights, position_embedding, summarize_names};
 use crate::error::Error;
 use cnclip_compute::params::{Params, Segment};
-use cnclip_compute::tensor::View;
+use cnclip_compute::tensor::TensorView;
 
 /// Which part of a model a file is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum ModelPart {
     /// Both towers: every name of the model, and no other.
     All,
     /// The image tower, from a CLIP of any language: `visual.*`, and `logit_scale` if it is there.
@@ -26,14 +26,14 @@ pub enum WeightsError {
     Mismatch(Vec<String>),
     /// The file cannot be read.
     #[error(transparent)]
-    Unread(#[from] Error),
+    Unreadable(#[from] Error),
 }
 
 impl WeightsError {
     /// For `map_err`: what to tell of the weights at a URI that do not fit.
-    pub fn of(uri: &str, told: fn(String) -> Error) -> impl Fn(Self) -> Error {
+    pub fn error_mapper(uri: &str, told: fn(String) -> Error) -> impl Fn(Self) -> Error {
         move |error| match error {
-            Self::Unread(error) => error,
+            Self::Unreadable(error) => error,
             misfit => told(format!("{uri}: {misfit}")),
         }
     }
@@ -44,25 +44,34 @@ impl WeightsError {
 /// # Errors
 /// The names that are missing, not known, or of another shape; then nothing is copied. If the file
 /// cannot be read; then the model is of no use.
-pub fn load(params: &mut Params, weights: &Weights, part: Part) -> Result<(), WeightsError> {
-    let mut problems = problems(params, weights, part);
+pub fn load_weights(
+    params: &mut Params,
+    weights: &Weights,
+    part: ModelPart,
+) -> Result<(), WeightsError> {
+    let mut problems = find_mismatches(params, weights, part);
     if !problems.is_empty() {
-        problems.push(format!("the file holds {}", Towers::of(weights, None)));
+        problems.push(format!(
+            "the file holds {}",
+            DetectedTowers::from_weights(weights, None)
+        ));
         return Err(WeightsError::Mismatch(problems));
     }
 
     for (segment, mut values) in params
-        .tensors_mut()
-        .filter(|(segment, _)| part.takes(&segment.name))
+        .named_tensors_mut()
+        .filter(|(segment, _)| part.includes_tensor(&segment.name))
     {
         let Some(stored) = weights.get(&segment.name) else {
             continue;
         };
 
         if stored.shape() == segment.shape {
-            values.write(|values| stored.read(values))?;
-        } else if let Some(resized) = positions::resize(&stored.to_tensor()?, &segment.shape) {
-            values.copy_from(View::Host(&resized.values));
+            values.overwrite_with(|values| stored.read_into(values))?;
+        } else if let Some(resized) =
+            position_embedding::resize_positions(&stored.to_tensor()?, &segment.shape)
+        {
+            values.copy_from(TensorView::Host(&resized.values));
         }
     }
 
@@ -70,47 +79,61 @@ pub fn load(params: &mut Params, weights: &Weights, part: Part) -> Result<(), We
 }
 
 /// What of a file is not part of what is taken from it, in a few words; empty if nothing is.
-pub fn left_out(weights: &Weights, part: Part) -> String {
-    grouped(
-        weights
-            .left_out()
-            .chain(weights.names().filter(|name| !part.takes(name))),
+pub fn summarize_ignored(weights: &Weights, part: ModelPart) -> String {
+    summarize_names(
+        weights.ignored_names().chain(
+            weights
+                .tensor_names()
+                .filter(|name| !part.includes_tensor(name)),
+        ),
     )
 }
 
 /// What keeps a part from being loaded.
-fn problems(params: &Params, weights: &Weights, part: Part) -> Vec<String> {
+fn find_mismatches(params: &Params, weights: &Weights, part: ModelPart) -> Vec<String> {
     let taken = || {
         params
-            .tensors()
+            .named_tensors()
             .map(|(segment, _)| segment)
-            .filter(|s| part.takes(&s.name))
+            .filter(|s| part.includes_tensor(&s.name))
     };
 
-    let misfits = taken().filter_map(|segment| misfit(segment, weights.get(&segment.name), part));
+    let misfits =
+        taken().filter_map(|segment| tensor_mismatch(segment, weights.get(&segment.name), part));
     let known: BTreeSet<&str> = taken().map(|s| s.name.as_str()).collect();
     let strangers = weights
-        .names()
-        .filter(|name| part.takes(name) && !known.contains(name));
+        .tensor_names()
+        .filter(|name| part.includes_tensor(name) && !known.contains(name));
 
     misfits
         .chain(strangers.map(|name| format!("`{name}` is not part of the model")))
         .collect()
 }
 
-fn misfit(segment: &Segment, found: Option<&Stored>, part: Part) -> Option<String> {
+fn tensor_mismatch(
+    segment: &Segment,
+    found: Option<&StoredTensor>,
+    part: ModelPart,
+) -> Option<String> {
     let name = &segment.name;
     let right = &segment.shape;
-    match found.map(Stored::shape) {
-        None => part.requires(name).then(|| format!("`{name}` is missing")),
+    match found.map(StoredTensor::shape) {
+        None => part
+            .requires_tensor(name)
+            .then(|| format!("`{name}` is missing")),
         Some(shape) if shape == right => None,
-        Some(shape) if name == positions::NAME && positions::fit(shape, right) => None,
+        Some(shape)
+            if name == position_embedding::POSITION_EMBEDDING
+                && position_embedding::can_resize(shape, right) =>
+        {
+            None
+        }
         Some(shape) => Some(format!("`{name}` is {shape:?}, expected {right:?}")),
     }
 }
 
-impl Part {
-    fn takes(self, name: &str) -> bool {
+impl ModelPart {
+    fn includes_tensor(self, name: &str) -> bool {
         match self {
             Self::All => true,
             Self::Image => name.starts_with("visual.") || name == "logit_scale",
@@ -118,7 +141,7 @@ impl Part {
         }
     }
 
-    fn requires(self, name: &str) -> bool {
+    fn requires_tensor(self, name: &str) -> bool {
         self == Self::All || name.starts_with("visual.") || name.starts_with("bert.")
     }
 }
@@ -126,29 +149,33 @@ impl Part {
 #[cfg(test)]
 mod tests {
     use super::super::tests::file;
-    use super::super::{Tensor, Tensors, write_safetensors};
+    use super::super::{Tensor, TensorMap, write_safetensors};
     use super::*;
-    use cnclip_compute::params::{Init, Layout};
+    use cnclip_compute::params::{ParamInit, ParamLayout};
 
     fn params() -> Params {
-        let mut layout = Layout::default();
-        layout.weight("visual.proj", &[2, 3], Init::Normal(1.0));
-        layout.weight("bert.word", &[4], Init::Normal(1.0));
-        layout.weight("text_projection", &[2], Init::Normal(1.0));
-        layout.weight("logit_scale", &[], Init::Constant(2.0));
-        layout.state("visual.bn1.running_mean", &[3], Init::Constant(3.0));
-        layout.state("visual.bn1.num_batches_tracked", &[], Init::Constant(7.0));
+        let mut layout = ParamLayout::default();
+        layout.register_weight("visual.proj", &[2, 3], ParamInit::Normal(1.0));
+        layout.register_weight("bert.word", &[4], ParamInit::Normal(1.0));
+        layout.register_weight("text_projection", &[2], ParamInit::Normal(1.0));
+        layout.register_weight("logit_scale", &[], ParamInit::Constant(2.0));
+        layout.register_buffer("visual.bn1.running_mean", &[3], ParamInit::Constant(3.0));
+        layout.register_buffer(
+            "visual.bn1.num_batches_tracked",
+            &[],
+            ParamInit::Constant(7.0),
+        );
 
-        layout.build()
+        layout.allocate_params()
     }
 
     fn trained() -> Params {
         let mut params = params();
-        params.initialize(5);
+        params.init_values(5);
         params
     }
 
-    fn changed(change: impl Fn(&mut Tensors)) -> Weights {
+    fn changed(change: impl Fn(&mut TensorMap)) -> Weights {
         let written = Weights::from_bytes(write_safetensors(&trained())).unwrap();
         let mut tensors = written.to_tensors().unwrap();
         change(&mut tensors);
@@ -163,10 +190,10 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again() {
         let mut found = params();
-        load(&mut found, &changed(|_| {}), Part::All).unwrap();
+        load_weights(&mut found, &changed(|_| {}), ModelPart::All).unwrap();
         assert_eq!(
-            (found.values.read(), found.state.read()),
-            (trained().values.read(), trained().state.read())
+            (found.values.to_host(), found.buffers.to_host()),
+            (trained().values.to_host(), trained().buffers.to_host())
         );
     }
 
@@ -179,7 +206,7 @@ mod tests {
         });
 
         let mut found = params();
-        let error = load(&mut found, &weights, Part::All)
+        let error = load_weights(&mut found, &weights, ModelPart::All)
             .unwrap_err()
             .to_string();
 
@@ -190,7 +217,7 @@ mod tests {
              compare `spec.model`"
         );
 
-        assert_eq!(found.values.read(), params().values.read());
+        assert_eq!(found.values.to_host(), params().values.to_host());
     }
 
     #[test]
@@ -207,10 +234,16 @@ mod tests {
         });
 
         let mut found = params();
-        load(&mut found, &weights, Part::Text).unwrap();
-        assert_eq!(found.value("bert.word"), trained().value("bert.word"));
-        assert_eq!(found.value("logit_scale").as_deref(), Some(&[0.0][..]));
-        let error = load(&mut found, &weights, Part::Image)
+        load_weights(&mut found, &weights, ModelPart::Text).unwrap();
+        assert_eq!(
+            found.value_by_name("bert.word"),
+            trained().value_by_name("bert.word")
+        );
+        assert_eq!(
+            found.value_by_name("logit_scale").as_deref(),
+            Some(&[0.0][..])
+        );
+        let error = load_weights(&mut found, &weights, ModelPart::Image)
             .unwrap_err()
             .to_string();
 
@@ -219,22 +252,26 @@ mod tests {
 
     #[test]
     fn positions_of_another_resolution_are_resized() {
-        let mut layout = Layout::default();
-        layout.weight(positions::NAME, &[10, 2], Init::Zeros);
-        let mut found = layout.build();
+        let mut layout = ParamLayout::default();
+        layout.register_weight(
+            position_embedding::POSITION_EMBEDDING,
+            &[10, 2],
+            ParamInit::Zeros,
+        );
+        let mut found = layout.allocate_params();
         let positions = Tensor {
             shape: vec![5, 2],
             values: vec![7.0; 10],
         };
 
-        load(
+        load_weights(
             &mut found,
-            &file(&[(positions::NAME, positions)]),
-            Part::Image,
+            &file(&[(position_embedding::POSITION_EMBEDDING, positions)]),
+            ModelPart::Image,
         )
         .unwrap();
 
-        let found = found.values.read();
+        let found = found.values.to_host();
         assert!(
             found.iter().all(|value| (value - 7.0).abs() < 1e-6),
             "{found:?}"

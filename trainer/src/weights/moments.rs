@@ -2,22 +2,24 @@
 
 use std::borrow::Cow;
 
-use super::write::{Outgoing, bytes};
+use super::safetensors_writer::{OutgoingTensor, serialize_tensors};
 use super::{Weights, WeightsError};
 use cnclip_compute::params::{Params, Segment};
 use cnclip_nn::optimizer::AdamW;
 
 /// What the two moments of a tensor are called: this, then the tensor's name.
-const PREFIXES: [&str; 2] = ["first.", "second."];
+const MOMENT_PREFIXES: [&str; 2] = ["first.", "second."];
 
 /// The moments of what is trained: frozen tensors have none.
 pub fn write_moments(params: &Params, adamw: &AdamW) -> Vec<u8> {
-    let both = PREFIXES.into_iter().zip([&adamw.first, &adamw.second]);
-    bytes(both.flat_map(|(prefix, moments)| {
-        trained(params).map(move |segment| Outgoing {
+    let both = MOMENT_PREFIXES
+        .into_iter()
+        .zip([&adamw.exp_avg, &adamw.exp_avg_sq]);
+    serialize_tensors(both.flat_map(|(prefix, moments)| {
+        trainable_segments(params).map(move |segment| OutgoingTensor {
             name: Cow::Owned(format!("{prefix}{}", segment.name)),
             shape: &segment.shape,
-            values: moments.part(segment.range.clone()),
+            values: moments.slice(segment.range.clone()),
         })
     }))
 }
@@ -38,9 +40,9 @@ pub fn load_moments(
     };
 
     let wanted = || {
-        PREFIXES
+        MOMENT_PREFIXES
             .into_iter()
-            .flat_map(|prefix| trained(params).map(move |s| (prefix, s)))
+            .flat_map(|prefix| trainable_segments(params).map(move |s| (prefix, s)))
     };
 
     let missing = wanted().filter(|(prefix, segment)| find(prefix, segment).is_none());
@@ -52,14 +54,14 @@ pub fn load_moments(
         return Err(WeightsError::Mismatch(problems));
     }
 
-    for (prefix, moments) in PREFIXES
+    for (prefix, moments) in MOMENT_PREFIXES
         .into_iter()
-        .zip([&mut adamw.first, &mut adamw.second])
+        .zip([&mut adamw.exp_avg, &mut adamw.exp_avg_sq])
     {
-        for segment in trained(params) {
+        for segment in trainable_segments(params) {
             if let Some(tensor) = find(prefix, segment) {
-                let mut moments = moments.part_mut(segment.range.clone());
-                moments.write(|moments| tensor.read(moments))?;
+                let mut moments = moments.slice_mut(segment.range.clone());
+                moments.overwrite_with(|moments| tensor.read_into(moments))?;
             }
         }
     }
@@ -67,17 +69,17 @@ pub fn load_moments(
     Ok(())
 }
 
-fn trained(params: &Params) -> impl Iterator<Item = &Segment> {
+fn trainable_segments(params: &Params) -> impl Iterator<Item = &Segment> {
     params.segments().iter().filter(|segment| !segment.frozen)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cnclip_compute::params::{Init, Layout};
-    use cnclip_nn::optimizer::Settings;
+    use cnclip_compute::params::{ParamInit, ParamLayout};
+    use cnclip_nn::optimizer::AdamWSettings;
 
-    const SETTINGS: Settings = Settings {
+    const SETTINGS: AdamWSettings = AdamWSettings {
         beta_1: 0.9,
         beta_2: 0.98,
         epsilon: 1e-6,
@@ -86,16 +88,18 @@ mod tests {
     };
 
     fn params() -> Params {
-        let mut layout = Layout::default();
-        layout.weight("visual.proj", &[2, 3], Init::Ones);
-        layout.weight("text_projection", &[2], Init::Ones);
-        layout.build()
+        let mut layout = ParamLayout::default();
+        layout.register_weight("visual.proj", &[2, 3], ParamInit::Ones);
+        layout.register_weight("text_projection", &[2], ParamInit::Ones);
+        layout.allocate_params()
     }
 
     fn adamw(first: f32, second: f32) -> AdamW {
         let mut adamw = AdamW::new(&params(), SETTINGS);
-        adamw.first.edit(|values| values.fill(first));
-        adamw.second.edit(|values| values.fill(second));
+        adamw.exp_avg.update_on_host(|values| values.fill(first));
+        adamw
+            .exp_avg_sq
+            .update_on_host(|values| values.fill(second));
         adamw
     }
 
@@ -105,7 +109,7 @@ mod tests {
         let mut found = adamw(0.0, 0.0);
         load_moments(&params(), &file, &mut found).unwrap();
         assert_eq!(
-            (&*found.first.read(), &*found.second.read()),
+            (&*found.exp_avg.to_host(), &*found.exp_avg_sq.to_host()),
             (&[1.5; 8][..], &[2.5; 8][..])
         );
     }
@@ -113,14 +117,14 @@ mod tests {
     #[test]
     fn a_file_of_a_frozen_run_lacks_moments_that_a_thawed_run_wants() {
         let mut frozen = params();
-        frozen.freeze(|name| name.starts_with("visual."));
+        frozen.freeze_matching(|name| name.starts_with("visual."));
         let file = Weights::from_bytes(write_moments(&frozen, &adamw(1.5, 2.5))).unwrap();
-        assert_eq!(file.names().count(), 2);
+        assert_eq!(file.tensor_names().count(), 2);
         let mut found = adamw(0.0, 0.0);
 
         load_moments(&frozen, &file, &mut found).unwrap();
         assert_eq!(
-            *found.first.read(),
+            *found.exp_avg.to_host(),
             [[0.0; 6].as_slice(), &[1.5; 2]].concat()
         );
 

@@ -6,13 +6,13 @@ use std::io::BufRead;
 
 use candle_core::pickle::{Object, Stack};
 
-use super::file::Trained;
-use super::number::Dtype;
+use super::dtype_convert::Dtype;
+use super::tensor_file::RecordedProgress;
 
 /// An array on a storage.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Array {
-    pub(super) storage: Storage,
+pub(super) struct TorchTensor {
+    pub(super) storage: TorchStorage,
     /// Numbers of the storage before its first.
     pub(super) offset: usize,
     pub(super) shape: Vec<usize>,
@@ -22,7 +22,7 @@ pub(super) struct Array {
 
 /// Numbers that lie in some other place under a key.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Storage {
+pub(super) struct TorchStorage {
     pub(super) key: String,
     pub(super) dtype: Dtype,
     pub(super) count: usize,
@@ -32,7 +32,7 @@ pub(super) struct Storage {
 ///
 /// # Errors
 /// If it ends early, or has parts that no weights have.
-pub(super) fn read(reader: &mut impl BufRead) -> Result<Object, candle_core::Error> {
+pub(super) fn read_object(reader: &mut impl BufRead) -> Result<Object, candle_core::Error> {
     let mut stack = Stack::empty();
     stack.read_loop(reader)?;
     stack.finalize()
@@ -43,7 +43,7 @@ pub(super) fn read(reader: &mut impl BufRead) -> Result<Object, candle_core::Err
 ///
 /// # Errors
 /// If an array is not described as PyTorch does; the message names it.
-pub(super) fn arrays(object: &Object) -> Result<BTreeMap<String, Array>, String> {
+pub(super) fn collect_tensors(object: &Object) -> Result<BTreeMap<String, TorchTensor>, String> {
     let mut found = BTreeMap::new();
     match object {
         Object::Dict(entries) => {
@@ -52,13 +52,13 @@ pub(super) fn arrays(object: &Object) -> Result<BTreeMap<String, Array>, String>
                 .find(|(key, _)| matches!(key, Object::Unicode(key) if key == "state_dict"));
 
             match whole {
-                Some((_, Object::Dict(entries))) => walk("", entries, &mut found)?,
-                _ => walk("", entries, &mut found)?,
+                Some((_, Object::Dict(entries))) => walk_state_dict("", entries, &mut found)?,
+                _ => walk_state_dict("", entries, &mut found)?,
             }
         }
         Object::Build { args, .. } => {
             if let Object::Dict(entries) = &**args {
-                walk("", entries, &mut found)?;
+                walk_state_dict("", entries, &mut found)?;
             }
         }
         _ => {}
@@ -71,26 +71,26 @@ pub(super) fn arrays(object: &Object) -> Result<BTreeMap<String, Array>, String>
 }
 
 /// How long a checkpoint says that it was trained.
-pub(super) fn trained(object: &Object) -> Trained {
+pub(super) fn recorded_progress(object: &Object) -> RecordedProgress {
     let Object::Dict(entries) = object else {
-        return Trained::default();
+        return RecordedProgress::default();
     };
 
     let number = |name: &str| {
         let named = |(key, _): &&(Object, Object)| matches!(key, Object::Unicode(k) if k == name);
-        count(&entries.iter().find(named)?.1).map(|number| number as u64)
+        parse_usize(&entries.iter().find(named)?.1).map(|number| number as u64)
     };
 
-    Trained {
+    RecordedProgress {
         epoch: number("epoch"),
         step: number("step"),
     }
 }
 
-fn walk(
+fn walk_state_dict(
     prefix: &str,
     entries: &[(Object, Object)],
-    found: &mut BTreeMap<String, Array>,
+    found: &mut BTreeMap<String, TorchTensor>,
 ) -> Result<(), String> {
     for (key, value) in entries {
         let Object::Unicode(key) = key else { continue };
@@ -98,11 +98,11 @@ fn walk(
         match value {
             Object::Build { args, .. } => {
                 if let Object::Dict(entries) = &**args {
-                    walk(&format!("{name}."), entries, found)?;
+                    walk_state_dict(&format!("{name}."), entries, found)?;
                 }
             }
             value => {
-                if let Some(array) = array(value) {
+                if let Some(array) = parse_tensor(value) {
                     found.insert(name.clone(), array.map_err(|why| format!("{name} {why}"))?);
                 }
             }
@@ -113,7 +113,7 @@ fn walk(
 }
 
 /// The array that an object is; `None` if it is something else.
-fn array(object: &Object) -> Option<Result<Array, String>> {
+fn parse_tensor(object: &Object) -> Option<Result<TorchTensor, String>> {
     let Object::Reduce { callable, args } = object else {
         return None;
     };
@@ -124,30 +124,30 @@ fn array(object: &Object) -> Option<Result<Array, String>> {
 
     match (class_name.as_str(), &args[..]) {
         ("_rebuild_tensor_v2", [storage, offset, shape, strides, ..]) => {
-            Some(on_storage(storage, offset, shape, strides))
+            Some(rebuild_tensor(storage, offset, shape, strides))
         }
-        ("_rebuild_parameter", [inner, ..]) => array(inner),
+        ("_rebuild_parameter", [inner, ..]) => parse_tensor(inner),
         ("_rebuild_from_type_v2", [callable, _, args, ..]) => {
             let callable = Box::new(callable.clone());
             let args = Box::new(args.clone());
-            array(&Object::Reduce { callable, args })
+            parse_tensor(&Object::Reduce { callable, args })
         }
         _ => None,
     }
 }
 
-fn on_storage(
+fn rebuild_tensor(
     storage: &Object,
     offset: &Object,
     shape: &Object,
     strides: &Object,
-) -> Result<Array, String> {
+) -> Result<TorchTensor, String> {
     let what = || "is described in a way that PyTorch does not use".to_owned();
-    let array = Array {
-        storage: self::storage(storage).ok_or_else(what)??,
-        offset: count(offset).ok_or_else(what)?,
-        shape: counts(shape).ok_or_else(what)?,
-        strides: counts(strides).ok_or_else(what)?,
+    let array = TorchTensor {
+        storage: self::parse_storage(storage).ok_or_else(what)??,
+        offset: parse_usize(offset).ok_or_else(what)?,
+        shape: parse_usize_tuple(shape).ok_or_else(what)?,
+        strides: parse_usize_tuple(strides).ok_or_else(what)?,
     };
 
     if array.shape.len() != array.strides.len() {
@@ -158,27 +158,31 @@ fn on_storage(
 }
 
 /// Every storage that an object or anything in it names.
-pub(super) fn storages(object: &Object, found: &mut BTreeMap<String, Dtype>) {
+pub(super) fn collect_storage_dtypes(object: &Object, found: &mut BTreeMap<String, Dtype>) {
     match object {
         Object::PersistentLoad(_) => {
-            if let Some(Ok(storage)) = storage(object) {
+            if let Some(Ok(storage)) = parse_storage(object) {
                 found.insert(storage.key, storage.dtype);
             }
         }
         Object::Tuple(parts) | Object::List(parts) => {
-            parts.iter().for_each(|part| storages(part, found));
+            parts
+                .iter()
+                .for_each(|part| collect_storage_dtypes(part, found));
         }
-        Object::Dict(entries) => entries.iter().for_each(|(_, value)| storages(value, found)),
+        Object::Dict(entries) => entries
+            .iter()
+            .for_each(|(_, value)| collect_storage_dtypes(value, found)),
         Object::Reduce { callable, args } | Object::Build { callable, args } => {
             [callable, args]
                 .iter()
-                .for_each(|part| storages(part, found));
+                .for_each(|part| collect_storage_dtypes(part, found));
         }
         _ => {}
     }
 }
 
-fn storage(object: &Object) -> Option<Result<Storage, String>> {
+fn parse_storage(object: &Object) -> Option<Result<TorchStorage, String>> {
     let Object::PersistentLoad(id) = object else {
         return None;
     };
@@ -200,12 +204,12 @@ fn storage(object: &Object) -> Option<Result<Storage, String>> {
     };
 
     let key = key.clone();
-    let count = count(size)?;
-    let dtype = dtype(class_name).ok_or_else(|| format!("is a {class_name}"));
-    Some(dtype.map(|dtype| Storage { key, dtype, count }))
+    let count = parse_usize(size)?;
+    let dtype = storage_dtype(class_name).ok_or_else(|| format!("is a {class_name}"));
+    Some(dtype.map(|dtype| TorchStorage { key, dtype, count }))
 }
 
-fn dtype(class: &str) -> Option<Dtype> {
+fn storage_dtype(class: &str) -> Option<Dtype> {
     Some(match class {
         "FloatStorage" => Dtype::F32,
         "DoubleStorage" => Dtype::F64,
@@ -219,7 +223,7 @@ fn dtype(class: &str) -> Option<Dtype> {
     })
 }
 
-fn count(object: &Object) -> Option<usize> {
+fn parse_usize(object: &Object) -> Option<usize> {
     match object {
         Object::Int(count) => usize::try_from(*count).ok(),
         Object::Long(count) => usize::try_from(*count).ok(),
@@ -227,9 +231,9 @@ fn count(object: &Object) -> Option<usize> {
     }
 }
 
-fn counts(object: &Object) -> Option<Vec<usize>> {
+fn parse_usize_tuple(object: &Object) -> Option<Vec<usize>> {
     match object {
-        Object::Tuple(parts) => parts.iter().map(count).collect(),
+        Object::Tuple(parts) => parts.iter().map(parse_usize).collect(),
         _ => None,
     }
 }

@@ -8,17 +8,17 @@ use std::sync::Arc;
 use candle_core::pickle::Object;
 use zip::ZipArchive;
 
-use super::file::{File, Listing, Place};
-use super::number::bytes;
-use super::pickle::{self, Array};
-use super::stored::{Block, Stored};
+use super::dtype_convert::dtype_size;
+use super::pickle::{self, TorchTensor};
+use super::stored_tensor::{StoredTensor, StridedBlock};
+use super::tensor_file::{DataLocation, TensorFile, TensorListing};
 use crate::error::{Error, Result};
 
 /// What these files are called in messages.
-pub(super) const KIND: &str = "PyTorch checkpoint";
+pub(super) const PYTORCH_FORMAT: &str = "PyTorch checkpoint";
 
 /// How the stream begins: the number that PyTorch put there, pickled.
-pub(super) const MAGIC: [u8; 15] = [
+pub(super) const LEGACY_MAGIC: [u8; 15] = [
     0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, b'.',
 ];
 
@@ -26,10 +26,11 @@ pub(super) const MAGIC: [u8; 15] = [
 ///
 /// # Errors
 /// If it is no such archive.
-pub(super) fn archive(file: File) -> Result<Listing> {
+pub(super) fn list_archive(file: TensorFile) -> Result<TensorListing> {
     const OBJECTS: &str = "data.pkl";
-    let damaged = file.damaged(KIND);
-    let mut archive = ZipArchive::new(file.reader()).map_err(|error| damaged(error.to_string()))?;
+    let damaged = file.corrupt_file_error(PYTORCH_FORMAT);
+    let mut archive =
+        ZipArchive::new(file.open_reader()).map_err(|error| damaged(error.to_string()))?;
     let names: Vec<String> = archive
         .file_names()
         .filter_map(|name| Some(name.ok()?.into_owned()))
@@ -44,14 +45,14 @@ pub(super) fn archive(file: File) -> Result<Listing> {
         .by_name(objects)
         .map_err(|error| damaged(error.to_string()))?;
 
-    let object = pickle::read(&mut BufReader::new(entry));
+    let object = pickle::read_object(&mut BufReader::new(entry));
     let object = object.map_err(|error| damaged(error.to_string()))?;
-    let file = Arc::new(file.unpacked(archive));
+    let file = Arc::new(file.with_archive(archive));
     let folder = objects.trim_end_matches(".pkl");
 
-    stored(&file, &object, |array| {
-        let first = (array.offset * bytes(array.storage.dtype)) as u64;
-        Some(Place::Entry(
+    list_stored_tensors(&file, &object, |array| {
+        let first = (array.offset * dtype_size(array.storage.dtype)) as u64;
+        Some(DataLocation::Entry(
             format!("{folder}/{}", array.storage.key),
             first,
         ))
@@ -62,26 +63,28 @@ pub(super) fn archive(file: File) -> Result<Listing> {
 ///
 /// # Errors
 /// If it is no such stream.
-pub(super) fn legacy(file: Arc<File>) -> Result<Listing> {
-    let damaged = |error: String| file.damaged(KIND)(error);
-    let mut reader = BufReader::new(file.reader());
-    let skipped = reader.read_exact(&mut [0; MAGIC.len()]);
+pub(super) fn list_legacy(file: Arc<TensorFile>) -> Result<TensorListing> {
+    let damaged = |error: String| file.corrupt_file_error(PYTORCH_FORMAT)(error);
+    let mut reader = BufReader::new(file.open_reader());
+    let skipped = reader.read_exact(&mut [0; LEGACY_MAGIC.len()]);
     skipped.map_err(|error| damaged(error.to_string()))?;
-    let mut next = || pickle::read(&mut reader).map_err(|error| damaged(error.to_string()));
+    let mut next = || pickle::read_object(&mut reader).map_err(|error| damaged(error.to_string()));
     let _protocol = next()?;
     let _system = next()?;
     let object = next()?;
 
     let keys = next()?;
-    let starts = starts(&mut reader, &object, &keys).map_err(&damaged)?;
-    stored(&file, &object, |array| {
-        let first = (array.offset * bytes(array.storage.dtype)) as u64;
-        Some(Place::Offset(starts.get(&array.storage.key)? + first))
+    let starts = storage_offsets(&mut reader, &object, &keys).map_err(&damaged)?;
+    list_stored_tensors(&file, &object, |array| {
+        let first = (array.offset * dtype_size(array.storage.dtype)) as u64;
+        Some(DataLocation::Offset(
+            starts.get(&array.storage.key)? + first,
+        ))
     })
 }
 
 /// Where each storage begins: they follow one another, each behind its length.
-fn starts(
+fn storage_offsets(
     reader: &mut (impl Read + Seek),
     object: &Object,
     keys: &Object,
@@ -91,7 +94,7 @@ fn starts(
     };
 
     let mut dtypes = BTreeMap::new();
-    pickle::storages(object, &mut dtypes);
+    pickle::collect_storage_dtypes(object, &mut dtypes);
     let mut starts = BTreeMap::new();
 
     for key in keys {
@@ -112,7 +115,7 @@ fn starts(
             .stream_position()
             .map_err(|error| error.to_string())?;
 
-        let skipped = i64::from_le_bytes(length).checked_mul(bytes(*dtype) as i64);
+        let skipped = i64::from_le_bytes(length).checked_mul(dtype_size(*dtype) as i64);
         let skipped = skipped
             .filter(|&bytes| bytes >= 0)
             .ok_or("a storage has no length")?;
@@ -127,45 +130,45 @@ fn starts(
     Ok(starts)
 }
 
-fn stored(
-    file: &Arc<File>,
+fn list_stored_tensors(
+    file: &Arc<TensorFile>,
     object: &Object,
-    place: impl Fn(&Array) -> Option<Place>,
-) -> Result<Listing> {
-    let damaged = |why: String| file.damaged(KIND)(why);
-    let stored = |(name, array): (String, Array)| {
+    place: impl Fn(&TorchTensor) -> Option<DataLocation>,
+) -> Result<TensorListing> {
+    let damaged = |why: String| file.corrupt_file_error(PYTORCH_FORMAT)(why);
+    let stored = |(name, array): (String, TorchTensor)| {
         let outside = || damaged(format!("{name} reaches beyond its storage"));
         let place = place(&array).ok_or_else(outside)?;
-        let Array {
+        let TorchTensor {
             storage,
             offset,
             shape,
             strides,
         } = array;
 
-        let block = Block {
+        let block = StridedBlock {
             file: file.clone(),
-            place,
+            location: place,
             dtype: storage.dtype,
             shape,
             strides,
         };
 
-        let end = block.span().and_then(|span| span.checked_add(offset));
+        let end = block.span_len().and_then(|span| span.checked_add(offset));
         let fits = end.is_some_and(|end| end <= storage.count);
-        let stored = Stored::new(block);
+        let stored = StoredTensor::new(block);
         fits.then_some(()).ok_or_else(outside)?;
 
         Ok::<_, Error>((name, stored))
     };
 
-    let tensors = pickle::arrays(object)
+    let tensors = pickle::collect_tensors(object)
         .map_err(damaged)?
         .into_iter()
         .map(stored);
 
-    Ok(Listing {
+    Ok(TensorListing {
         tensors: tensors.collect::<Result<_>>()?,
-        trained: pickle::trained(object),
+        recorded_progress: pickle::recorded_progress(object),
     })
 }

@@ -4,25 +4,25 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
-use super::file::{self, Names};
+use super::tensor_file::{self, StoredTensorMap};
 use crate::error::{Error, Result};
 use cnclip_data::store::Store;
 
 /// How the name of an index ends.
-pub const INDEX_ENDING: &str = ".index.json";
+pub const INDEX_SUFFIX: &str = ".index.json";
 
 #[derive(Deserialize)]
-struct Index {
+struct WeightsIndex {
     weight_map: BTreeMap<String, String>,
 }
 
-impl Index {
+impl WeightsIndex {
     fn parse(uri: &str, bytes: &[u8]) -> Result<Self> {
         serde_json::from_slice(bytes)
             .map_err(|error| Error::Data(format!("{uri} is no index of weights: {error}")))
     }
 
-    fn shards(&self) -> BTreeSet<&String> {
+    fn shard_names(&self) -> BTreeSet<&String> {
         self.weight_map.values().collect()
     }
 }
@@ -31,9 +31,9 @@ impl Index {
 ///
 /// # Errors
 /// If the bytes are none.
-pub fn shards(uri: &str, bytes: &[u8]) -> Result<Vec<String>> {
-    Ok(Index::parse(uri, bytes)?
-        .shards()
+pub fn list_shard_files(uri: &str, bytes: &[u8]) -> Result<Vec<String>> {
+    Ok(WeightsIndex::parse(uri, bytes)?
+        .shard_names()
         .into_iter()
         .cloned()
         .collect())
@@ -43,19 +43,19 @@ pub fn shards(uri: &str, bytes: &[u8]) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// If it is none; if a file or a tensor that it promises is not there.
-pub(super) fn list(store: &Store, name: &str) -> Result<Names> {
-    let uri = store.uri_of(name);
-    let index = Index::parse(&uri, &store.get(name)?)?;
-    let mut tensors = Names::new();
+pub(super) fn list_sharded_tensors(store: &Store, name: &str) -> Result<StoredTensorMap> {
+    let uri = store.object_uri(name);
+    let index = WeightsIndex::parse(&uri, &store.get(name)?)?;
+    let mut tensors = StoredTensorMap::new();
 
-    for shard in index.shards() {
-        if store.size(shard)?.is_none() {
+    for shard in index.shard_names() {
+        if store.object_size(shard)?.is_none() {
             return Err(Error::Data(format!(
                 "{uri} names {shard}, which is not there. Put it beside the index."
             )));
         }
 
-        tensors.extend(file::list(store, shard)?.tensors);
+        tensors.extend(tensor_file::list_tensors(store, shard)?.tensors);
     }
 
     match index

@@ -153,7 +153,7 @@ fn features_are_what_the_other_commands_say_piece_by_piece() {
 fn features_of_a_checkpoint_are_worth_what_its_evaluation_says() {
     let folder = tempfile::tempdir().unwrap();
     let config = trained(folder.path());
-    let stage = small::stage(folder.path(), "run");
+    let stage = small::stage_uri(folder.path(), "run");
     let results = folder.path().join("results");
     let text = json!({
         "run": {"name": "score", "stage": "evaluate"}, "checkpoint": stage, "artifacts": results,

@@ -1,28 +1,28 @@
-use cnclip::exchange::reference;
-use cnclip::source;
-use cnclip::weights::{Part, load};
+use cnclip::interop::reference_config;
+use cnclip::model_resolver;
+use cnclip::weights::{ModelPart, load_weights};
 use cnclip_compute::params::Params;
 use cnclip_data::store::Store;
-use cnclip_nn::model::clip::{Capacity, Clip};
+use cnclip_nn::model::clip::{BatchCapacity, Clip};
 use serde_json::Value;
 
 use super::*;
 
 /// The towers of a golden model with the weights at a URI.
 fn read(model: &Path, uri: &Path) -> Params {
-    let config = reference::model(&Store::open(words(model)).unwrap()).unwrap();
+    let config = reference_config::read_model_config(&Store::open(words(model)).unwrap()).unwrap();
     let (_, mut params) = Clip::new(
         &config,
-        Capacity {
+        BatchCapacity {
             batch: 1,
             context: 1,
         },
     );
 
-    load(
+    load_weights(
         &mut params,
-        &source::weights(words(uri)).unwrap().tensors,
-        Part::All,
+        &model_resolver::resolve_weights(words(uri)).unwrap().tensors,
+        ModelPart::All,
     )
     .unwrap();
 
@@ -51,8 +51,8 @@ fn a_model_in_the_layouts_of_others_is_read_again_bit_for_bit() {
         succeed(&[&arguments[..], &more].concat(), b"");
         let found = read(&model, &to.join(file));
         let right = read(&model, &model);
-        for (found, right) in [(found.values, right.values), (found.state, right.state)] {
-            assert_eq!(found.read(), right.read(), "{name} as {format}");
+        for (found, right) in [(found.values, right.values), (found.buffers, right.buffers)] {
+            assert_eq!(found.to_host(), right.to_host(), "{name} as {format}");
         }
     }
 }

@@ -20,7 +20,7 @@ fn assert_close(name: &str, found: &Tensor, right: &Tensor, tolerance: f32) {
 }
 
 /// Writes a batch of the golden pictures of a model with some captions.
-fn write_batch(to: &Path, io: &Tensors, texts: &Tensor) {
+fn write_batch(to: &Path, io: &TensorMap, texts: &Tensor) {
     let images = &io["images"];
     let size: usize = images.shape[1..].iter().product();
     let pixels: Vec<u8> = images.values[..size]
@@ -39,7 +39,7 @@ fn write_batch(to: &Path, io: &Tensors, texts: &Tensor) {
     serialize_to_file([("images", images), ("texts", texts)], None, to).unwrap();
 }
 
-fn gradients(model: &str, texts: impl Fn(&Tensors) -> Tensor) -> Tensors {
+fn gradients(model: &str, texts: impl Fn(&TensorMap) -> Tensor) -> TensorMap {
     let folder = tempfile::tempdir().unwrap();
     let [batch, output] = ["batch", "output"].map(|name| folder.path().join(name));
     let model = golden("model").join(model);

@@ -99,7 +99,7 @@ fn weights_that_come_without_a_training_are_scored_as_those_of_a_checkpoint() {
     )
     .unwrap();
 
-    let config = small::config(folder.path(), "run");
+    let config = small::train_config(folder.path(), "run");
     let score = |model: &Path, name: &str| {
         let file = folder.path().join("evaluate.json");
         let results = folder.path().join(name);

@@ -31,7 +31,7 @@ fn a_split_of_the_reference_is_scored_as_the_shards_that_are_made_of_it() {
     let tasks: Vec<_> = sets.into_iter().enumerate().map(task).collect();
     let text = json!({
         "run": {"name": "score", "stage": "evaluate"}, "artifacts": results, "tasks": tasks,
-        "checkpoint": small::stage(folder.path(), "run"), "maxSkippedPercent": 20,
+        "checkpoint": small::stage_uri(folder.path(), "run"), "maxSkippedPercent": 20,
     });
 
     let file = folder.path().join("evaluate.json");

@@ -1,7 +1,7 @@
 //! The same arrays on this machine and on the device, for operations that are done on both.
 
-use cnclip_compute::device::{Buffer, Format};
-use cnclip_compute::tensor::{Array, Memory, View, ViewMut, Whole};
+use cnclip_compute::device::{DType, DeviceBuffer};
+use cnclip_compute::tensor::{IndexView, Memory, Tensor, TensorView, TensorViewMut};
 
 use crate::support::{assert_near, memory, numbers, wholes};
 
@@ -17,43 +17,43 @@ pub(crate) const PLACES: [Place; 2] = [Place::Here, Place::Device];
 
 /// The same numbers in both memories.
 pub(crate) struct Both {
-    here: Array,
-    device: Array,
-    format: Format,
+    here: Tensor,
+    device: Tensor,
+    format: DType,
 }
 
 impl Both {
     /// Activations.
-    pub(crate) fn array(len: usize, seed: u64, format: Format) -> Self {
+    pub(crate) fn array(len: usize, seed: u64, format: DType) -> Self {
         Self::new(
             numbers(len, seed, format),
-            memory(format).array(len),
+            memory(format).alloc_activations(len),
             format,
         )
     }
 
     /// Numbers that are fp32 in any format; they are compared as numbers of that.
-    pub(crate) fn exact(len: usize, seed: u64, format: Format) -> Self {
+    pub(crate) fn exact(len: usize, seed: u64, format: DType) -> Self {
         Self::new(
-            numbers(len, seed, Format::F32),
-            memory(format).exact(len),
+            numbers(len, seed, DType::F32),
+            memory(format).alloc_f32(len),
             format,
         )
     }
 
     /// Weights.
-    pub(crate) fn weights(len: usize, seed: u64, format: Format) -> Self {
+    pub(crate) fn weights(len: usize, seed: u64, format: DType) -> Self {
         Self::new(
-            numbers(len, seed, Format::F32),
-            memory(format).weights(len),
+            numbers(len, seed, DType::F32),
+            memory(format).alloc_weights(len),
             format,
         )
     }
 
-    fn new(values: Vec<f32>, mut device: Array, format: Format) -> Self {
-        device.copy_from(View::Host(&values));
-        let mut here = Memory::Host.array(values.len());
-        here.copy_from(View::Host(&values));
+    fn new(values: Vec<f32>, mut device: Tensor, format: DType) -> Self {
+        device.copy_from(TensorView::Host(&values));
+        let mut here = Memory::Host.alloc_activations(values.len());
+        here.copy_from(TensorView::Host(&values));
         Self {
             here,
             device,
@@ -61,7 +61,7 @@ impl Both {
         }
     }
 
-    pub(crate) fn view(&self, place: Place) -> View<'_> {
+    pub(crate) fn view(&self, place: Place) -> TensorView<'_> {
         if place == Place::Here {
             self.here.view()
         } else {
@@ -69,7 +69,7 @@ impl Both {
         }
     }
 
-    pub(crate) fn view_mut(&mut self, place: Place) -> ViewMut<'_> {
+    pub(crate) fn view_mut(&mut self, place: Place) -> TensorViewMut<'_> {
         if place == Place::Here {
             self.here.view_mut()
         } else {
@@ -79,25 +79,25 @@ impl Both {
 
     /// Fails unless both are as near as so many roundings allow.
     pub(crate) fn agree(&self, what: &str, roundings: f32) {
-        let Array::Device(device) = &self.device else {
+        let Tensor::Device(device) = &self.device else {
             panic!("it is on a device")
         };
-        assert_near(what, device, &self.here.read(), self.format, roundings);
+        assert_near(what, device, &self.here.to_host(), self.format, roundings);
     }
 
     /// The numbers on the device.
     pub(crate) fn on_device(&self) -> Vec<f32> {
-        self.device.read().into_owned()
+        self.device.to_host().into_owned()
     }
 
     /// The numbers here.
     pub(crate) fn here(&self) -> Vec<f32> {
-        self.here.read().into_owned()
+        self.here.to_host().into_owned()
     }
 }
 
 /// The same whole numbers in both memories.
-pub(crate) struct Wholes(pub(crate) Vec<u32>, Buffer);
+pub(crate) struct Wholes(pub(crate) Vec<u32>, DeviceBuffer);
 
 impl Wholes {
     pub(crate) fn new(numbers: Vec<u32>) -> Self {
@@ -105,11 +105,12 @@ impl Wholes {
         Self(numbers, buffer)
     }
 
-    pub(crate) fn view(&self, place: Place) -> Whole<'_> {
-        Whole::from(self.0.as_slice()).on((place == Place::Device).then(|| self.1.span()))
+    pub(crate) fn view(&self, place: Place) -> IndexView<'_> {
+        IndexView::from(self.0.as_slice())
+            .with_device_view((place == Place::Device).then(|| self.1.as_view()))
     }
 
-    pub(crate) fn buffer(&self) -> &Buffer {
+    pub(crate) fn buffer(&self) -> &DeviceBuffer {
         &self.1
     }
 }

@@ -1,16 +1,16 @@
 //! The distance from a teacher's features on a device is that of this machine, and so is its gradient.
 
-use cnclip_compute::collective::Alone;
-use cnclip_compute::device::Format;
-use cnclip_compute::tensor::{Array, Memory, View};
+use cnclip_compute::collective::SingleRank;
+use cnclip_compute::device::DType;
+use cnclip_compute::tensor::{Memory, Tensor, TensorView};
 use cnclip_nn::distillation::CosineLoss;
 
 use crate::support::{DEVICE, memory, numbers};
 
 fn evaluate(memory: &Memory, (batch, width, wide): (usize, usize, usize)) -> (f64, Vec<f32>) {
-    let place = |len: usize, seed: u64| -> Array {
-        let mut array = memory.exact(len);
-        array.copy_from(View::Host(&numbers(len, seed, Format::F32)));
+    let place = |len: usize, seed: u64| -> Tensor {
+        let mut array = memory.alloc_f32(len);
+        array.copy_from(TensorView::Host(&numbers(len, seed, DType::F32)));
         array
     };
 
@@ -19,9 +19,9 @@ fn evaluate(memory: &Memory, (batch, width, wide): (usize, usize, usize)) -> (f6
     let mut gradients = place(batch * width, 3);
     let mut loss = CosineLoss::new(memory, 2.0, batch + 1, (width, wide));
     let given = (features.view(), gradients.view_mut());
-    let distance = loss.evaluate(taught.view(), given, &Alone);
+    let distance = loss.compute_loss(taught.view(), given, &SingleRank);
 
-    (distance, gradients.read().into_owned())
+    (distance, gradients.to_host().into_owned())
 }
 
 #[test]
@@ -37,8 +37,8 @@ fn distances_and_gradients_are_those_of_this_machine() {
     ];
 
     for (width, wide) in widths {
-        let (found, gradients) = evaluate(&memory(Format::F32), (7, width, wide));
-        DEVICE.check().unwrap();
+        let (found, gradients) = evaluate(&memory(DType::F32), (7, width, wide));
+        DEVICE.synchronize().unwrap();
         let (right, right_gradients) = evaluate(&Memory::Host, (7, width, wide));
         assert!(
             (found - right).abs() < 1e-6,

@@ -1,24 +1,28 @@
 //! What every driver must do, however a product's matrices lie and however much is uploaded at once.
 
-use cnclip_compute::device::{Buffer, Format, Operand, Product, prove};
-use cnclip_compute::gemm::{Matrix, MatrixMut, Onto, Threads, product};
-use cnclip_compute::tensor::Array;
+use cnclip_compute::device::{DType, DeviceBuffer, Gemm, MatrixDesc, run_self_test};
+use cnclip_compute::gemm::{Accumulate, GemmThreads, MatrixView, MatrixViewMut, gemm_f32};
+use cnclip_compute::tensor::Tensor;
 
 use crate::support::{DEVICE, FORMATS, assert_near, numbers, on_device};
 
 #[test]
 fn the_device_computes_at_all() {
-    prove(&DEVICE).unwrap();
+    run_self_test(&DEVICE).unwrap();
 }
 
 /// A matrix that begins at a number of its memory that is no multiple of anything, in rows that are apart.
-fn odd(memory: &Buffer, (rows, cols): (usize, usize), gap: usize) -> Operand {
-    let span = memory.span();
-    Operand::strided(span.part(3..span.len()), rows, cols, cols + gap)
+fn odd(memory: &DeviceBuffer, (rows, cols): (usize, usize), gap: usize) -> MatrixDesc {
+    let span = memory.as_view();
+    MatrixDesc::strided(span.slice(3..span.len()), rows, cols, cols + gap)
 }
 
-fn host(values: &[f32], (rows, cols): (usize, usize), (gap, turn): (usize, bool)) -> Matrix<'_> {
-    let matrix = Matrix::strided(&values[3..], rows, cols, cols + gap);
+fn host(
+    values: &[f32],
+    (rows, cols): (usize, usize),
+    (gap, turn): (usize, bool),
+) -> MatrixView<'_> {
+    let matrix = MatrixView::strided(&values[3..], rows, cols, cols + gap);
     if turn { matrix.transposed() } else { matrix }
 }
 
@@ -48,21 +52,21 @@ fn products_of_any_shape_from_any_place_are_those_of_this_machine() {
                 let db = on_device(&b, format);
                 let found = on_device(&vec![0.0; len((m, n))], target);
 
-                let turned = |operand: Operand, turn: bool| {
+                let turned = |operand: MatrixDesc, turn: bool| {
                     if turn { operand.transposed() } else { operand }
                 };
 
                 let left = turned(odd(&da, a_side, gap), turn_a);
                 let right = turned(odd(&db, b_side, gap), turn_b);
-                DEVICE.multiply(&Product::new(odd(&found, (m, n), gap), left, right));
+                DEVICE.gemm(&Gemm::new(odd(&found, (m, n), gap), left, right));
                 let pair = (
                     host(&a, a_side, (gap, turn_a)),
                     host(&b, b_side, (gap, turn_b)),
                 );
 
                 let mut expected = vec![0.0; len((m, n))];
-                let out = MatrixMut::strided(&mut expected[3..], m, n, n + gap);
-                product(out, Onto::Add, 1.0, pair, Threads::One);
+                let out = MatrixViewMut::strided(&mut expected[3..], m, n, n + gap);
+                gemm_f32(out, Accumulate::Yes, 1.0, pair, GemmThreads::One);
                 let what = format!("{m}×{n}×{k} {turn_a} {turn_b} {format:?} every {gap} more");
                 assert_near(&what, &found, &expected, target, 2.0);
             }
@@ -83,26 +87,26 @@ fn a_bias_is_added_in_every_format() {
         let db = on_device(&b, format);
 
         let dbias = on_device(&bias, target);
-        let found = Buffer::new(&DEVICE, m * n, target);
-        let plain = Product::new(
-            Operand::new(found.span(), n),
-            Operand::new(da.span(), k),
-            Operand::new(db.span(), n),
+        let found = DeviceBuffer::new(&DEVICE, m * n, target);
+        let plain = Gemm::new(
+            MatrixDesc::new(found.as_view(), n),
+            MatrixDesc::new(da.as_view(), k),
+            MatrixDesc::new(db.as_view(), n),
         );
 
-        DEVICE.multiply(&Product {
-            bias: Some(dbias.span().address()),
+        DEVICE.gemm(&Gemm {
+            bias: Some(dbias.as_view().address()),
             ..plain
         });
 
         let mut right: Vec<f32> = (0..m).flat_map(|_| bias.iter().copied()).collect();
-        let pair = (Matrix::new(&a, k), Matrix::new(&b, n));
-        product(
-            MatrixMut::new(&mut right, n),
-            Onto::Add,
+        let pair = (MatrixView::new(&a, k), MatrixView::new(&b, n));
+        gemm_f32(
+            MatrixViewMut::new(&mut right, n),
+            Accumulate::Yes,
             1.0,
             pair,
-            Threads::One,
+            GemmThreads::One,
         );
 
         assert_near("with a bias", &found, &right, target, 2.0);
@@ -113,20 +117,20 @@ fn a_bias_is_added_in_every_format() {
 fn an_upload_of_any_length_arrives_whole_and_leaves_its_source_free() {
     // More than is staged at once, in lengths that no page ends with.
     let lengths = [1, 63, 1 << 20, (2 << 20) + 1, 18_000_001];
-    let mut buffers: Vec<Buffer> = lengths
+    let mut buffers: Vec<DeviceBuffer> = lengths
         .iter()
-        .map(|&len| Buffer::new(&DEVICE, len, Format::F32))
+        .map(|&len| DeviceBuffer::new(&DEVICE, len, DType::F32))
         .collect();
 
     for (buffer, len) in buffers.iter_mut().zip(lengths) {
         let mut values: Vec<f32> = (0..len).map(|i| (i % 9973) as f32).collect();
-        buffer.span_mut().upload(&values);
+        buffer.as_view_mut().copy_from_host(&values);
         values.fill(-1.0);
     }
 
     for (buffer, len) in buffers.into_iter().zip(lengths) {
-        let found = Array::Device(buffer);
-        let found = found.read();
+        let found = Tensor::Device(buffer);
+        let found = found.to_host();
         assert!(
             found.len() == len
                 && found

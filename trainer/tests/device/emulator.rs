@@ -1,28 +1,28 @@
 //! What the emulator finds.
 
-use cnclip_compute::device::{Buffer, Device, Fault, Format, Launch};
+use cnclip_compute::device::{DType, Device, DeviceBuffer, DeviceError, KernelLaunch};
 use cnclip_emulator::Emulator;
 
 fn device() -> Device {
-    Emulator::device(1 << 20)
+    Emulator::new_device(1 << 20)
 }
 
 fn fault(device: &Device) -> String {
-    device.check().unwrap_err().to_string()
+    device.synchronize().unwrap_err().to_string()
 }
 
 #[test]
 fn a_kernel_that_leaves_its_memory_is_found() {
     for (count, inside) in [(9, true), (10, false)] {
         let device = device();
-        let mut y = Buffer::new(&device, 10, Format::F32);
-        Launch::new("faulty_beyond")
-            .write(&mut y.span_mut())
-            .whole(count)
-            .run(&device);
+        let mut y = DeviceBuffer::new(&device, 10, DType::F32);
+        KernelLaunch::new("faulty_beyond")
+            .arg_output(&mut y.as_view_mut())
+            .arg_u32(count)
+            .launch_on(&device);
 
         match inside {
-            true => assert_eq!(y.span().download()[9], 1.0),
+            true => assert_eq!(y.as_view().to_host()[9], 1.0),
             false => assert!(fault(&device).contains("around the memory")),
         }
     }
@@ -31,10 +31,10 @@ fn a_kernel_that_leaves_its_memory_is_found() {
 #[test]
 fn threads_that_wait_in_vain_are_found() {
     let device = device();
-    let mut y = Buffer::new(&device, 1, Format::F32);
-    Launch::new("faulty_barrier")
-        .write(&mut y.span_mut())
-        .run(&device);
+    let mut y = DeviceBuffer::new(&device, 1, DType::F32);
+    KernelLaunch::new("faulty_barrier")
+        .arg_output(&mut y.as_view_mut())
+        .launch_on(&device);
 
     assert!(fault(&device).contains("wait for others"));
 }
@@ -43,10 +43,13 @@ fn threads_that_wait_in_vain_are_found() {
 fn a_missing_barrier_shows() {
     for (waits, right) in [(1, true), (0, false)] {
         let device = device();
-        let mut y = Buffer::new(&device, 64, Format::F32);
-        let launch = Launch::new("faulty_neighbour").threads(64);
-        launch.write(&mut y.span_mut()).whole(waits).run(&device);
-        let found = y.span().download();
+        let mut y = DeviceBuffer::new(&device, 64, DType::F32);
+        let launch = KernelLaunch::new("faulty_neighbour").with_threads(64);
+        launch
+            .arg_output(&mut y.as_view_mut())
+            .arg_u32(waits)
+            .launch_on(&device);
+        let found = y.as_view().to_host();
         let expected = |(i, y): (usize, &f32)| *y == ((i + 1) % 64) as f32;
 
         assert_eq!(found.iter().enumerate().all(expected), right);
@@ -56,30 +59,30 @@ fn a_missing_barrier_shows() {
 #[test]
 fn arguments_that_are_not_the_kernels_are_refused() {
     let device = device();
-    let mut y = Buffer::new(&device, 1, Format::F32);
-    Launch::new("faulty_beyond")
-        .write(&mut y.span_mut())
-        .real(0.0)
-        .run(&device);
+    let mut y = DeviceBuffer::new(&device, 1, DType::F32);
+    KernelLaunch::new("faulty_beyond")
+        .arg_output(&mut y.as_view_mut())
+        .arg_f32(0.0)
+        .launch_on(&device);
 
     assert!(fault(&device).contains("takes (pw) and is given (pr)"));
     let device = self::device();
-    Launch::new("no_such").run(&device);
+    KernelLaunch::new("no_such").launch_on(&device);
     assert!(fault(&device).contains("no such kernel"));
 }
 
 #[test]
 fn too_much_memory_is_refused_with_numbers() {
     let device = device();
-    let kept = Buffer::new(&device, 1 << 19, Format::U8);
-    assert_eq!(device.memory(), Ok((1 << 19, 1 << 20)));
-    drop(Buffer::new(&device, 1 << 18, Format::F32));
-    let right = Fault::OutOfMemory {
+    let kept = DeviceBuffer::new(&device, 1 << 19, DType::U8);
+    assert_eq!(device.memory_info(), Ok((1 << 19, 1 << 20)));
+    drop(DeviceBuffer::new(&device, 1 << 18, DType::F32));
+    let right = DeviceError::OutOfMemory {
         wanted: 1 << 20,
         free: 1 << 19,
         all: 1 << 20,
     };
 
-    assert_eq!(device.check(), Err(right));
+    assert_eq!(device.synchronize(), Err(right));
     drop(kept);
 }

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use cnclip::evaluate::evaluate_within;
-use cnclip::report::{Outlets, Reporter};
-use cnclip_compute::device::Format;
+use cnclip::evaluate::run_evaluation_with_memory;
+use cnclip::report::{ReportOutputs, Reporter};
+use cnclip_compute::device::DType;
 use cnclip_compute::tensor::Memory;
 use cnclip_crds::report::{Metric, TaskResult};
 
-use crate::scores::{scores, scoring};
+use crate::scores::{evaluation_config, read_scores};
 use crate::support;
 use crate::train::{config, run};
 
@@ -18,12 +18,12 @@ fn measured(
     (name, devices): (&str, i32),
     memory: &Memory,
 ) -> (Vec<TaskResult>, Vec<(String, String)>) {
-    let mut config = scoring(folder, ("model", name), 1);
+    let mut config = evaluation_config(folder, ("model", name), 1);
     config.world.devices = devices;
-    let reporter = Reporter::start(config.run.clone(), Outlets::default()).unwrap();
-    evaluate_within(&config, &reporter, || false, &|_| Ok(memory.clone())).unwrap();
+    let reporter = Reporter::start(config.run.clone(), ReportOutputs::default()).unwrap();
+    run_evaluation_with_memory(&config, &reporter, || false, &|_| Ok(memory.clone())).unwrap();
 
-    scores(folder, name)
+    read_scores(folder, name)
 }
 
 #[test]
@@ -32,11 +32,11 @@ fn a_checkpoint_is_worth_what_it_is_on_this_machine() {
     let folder = folder.path();
     run(&config(folder, "model", false), &Memory::Host);
     let right = measured(folder, ("host", 1), &Memory::Host);
-    let recalls = right.0[0].score(Metric::TextToImageR10).unwrap();
+    let recalls = right.0[0].find_score(Metric::TextToImageR10).unwrap();
 
     assert!(recalls > 0.0, "{right:?}");
     for name in [("one", 1), ("two", 2)] {
-        let found = measured(folder, name, &support::memory(Format::F32));
+        let found = measured(folder, name, &support::memory(DType::F32));
         assert_eq!(found, right, "{name:?}");
     }
 }

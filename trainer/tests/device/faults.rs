@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cnclip::error::{Error, Result};
-use cnclip::report::{Outlets, Reporter};
-use cnclip::train::train_within;
-use cnclip_compute::device::{Device, Fault};
+use cnclip::report::{ReportOutputs, Reporter};
+use cnclip::train::train_stage_with_memory;
+use cnclip_compute::device::{Device, DeviceError};
 use cnclip_compute::tensor::Memory;
-use cnclip_crds::exit::Exit;
-use cnclip_crds::report::Report;
-use cnclip_crds::run_config::TrainConfig;
+use cnclip_crds::exit_code::TrainerExit;
+use cnclip_crds::report::ProgressReport;
 use cnclip_crds::stage::{MicroBatch, Precision};
+use cnclip_crds::trainer_config::TrainConfig;
 use cnclip_emulator::Emulator;
 
 use crate::same::{assert_same, losses};
@@ -27,14 +27,14 @@ fn run(
     config: &TrainConfig,
     device: &(dyn Fn(usize) -> Device + Sync),
     stop: impl Fn() -> bool,
-) -> (Result<()>, Report) {
-    let reporter = Reporter::start(config.run.clone(), Outlets::default()).unwrap();
+) -> (Result<()>, ProgressReport) {
+    let reporter = Reporter::start(config.run.clone(), ReportOutputs::default()).unwrap();
     let memory = |rank| Ok(Memory::Device(device(rank), Precision::Fp32));
-    let done = train_within(config, &reporter, stop, &memory);
-    (done, reporter.current())
+    let done = train_stage_with_memory(config, &reporter, stop, &memory);
+    (done, reporter.current_report())
 }
 
-fn whole(config: &TrainConfig, device: &(dyn Fn(usize) -> Device + Sync)) -> Report {
+fn whole(config: &TrainConfig, device: &(dyn Fn(usize) -> Device + Sync)) -> ProgressReport {
     let (done, report) = run(config, device, || false);
     done.unwrap();
     report
@@ -46,7 +46,11 @@ fn config(folder: &Path, name: &str) -> TrainConfig {
 }
 
 /// Fails unless a run ended with the weights of another: to the last bit, unless a card adds in any order.
-fn assert_ends_as(folder: &Path, (name, found): (&str, &Report), (other, right): (&str, &Report)) {
+fn assert_ends_as(
+    folder: &Path,
+    (name, found): (&str, &ProgressReport),
+    (other, right): (&str, &ProgressReport),
+) {
     if is_emulated() {
         let weights = [name, other].map(|name| small::final_weights(folder, name));
         assert!(
@@ -89,7 +93,7 @@ fn a_device_that_breaks_ends_a_run_which_goes_on_from_its_last_checkpoint() {
     let folder = folder.path();
     let left = Arc::new(AtomicU64::new(u64::MAX));
     let right = whole(&config(folder, "straight"), &|_| {
-        Emulator::breaking(PLENTY, left.clone())
+        Emulator::failing_after(PLENTY, left.clone())
     });
 
     let calls = u64::MAX - left.load(Ordering::Relaxed);
@@ -97,11 +101,11 @@ fn a_device_that_breaks_ends_a_run_which_goes_on_from_its_last_checkpoint() {
         let name = format!("broken-{percent}");
         let broken = config(folder, &name);
         let left = Arc::new(AtomicU64::new(calls * percent / 100));
-        let device = |_| Emulator::breaking(PLENTY, left.clone());
+        let device = |_| Emulator::failing_after(PLENTY, left.clone());
         let (done, report) = run(&broken, &device, || false);
         let error = done.unwrap_err();
 
-        assert_eq!(error.exit(), Exit::Retry, "{error}");
+        assert_eq!(error.exit_code(), TrainerExit::Retry, "{error}");
         assert!(
             error
                 .to_string()
@@ -122,7 +126,7 @@ fn a_device_that_breaks_ends_a_run_which_goes_on_from_its_last_checkpoint() {
             "{there} checkpoints after {percent} % of a run"
         );
 
-        let found = whole(&broken, &|_| Emulator::device(PLENTY));
+        let found = whole(&broken, &|_| Emulator::new_device(PLENTY));
         let ends = [&name, "straight"].map(|name| small::final_weights(folder, name));
         assert!(ends[0] == ends[1], "{name} ends with other weights");
         assert_eq!(
@@ -139,8 +143,8 @@ fn a_rank_whose_device_breaks_keeps_nobody_waiting() {
     (config.world.devices, config.micro_batch_size) = (3, Some(MicroBatch::Pairs(2)));
     let left = Arc::new(AtomicU64::new(u64::MAX));
     let device = |rank| match rank {
-        1 => Emulator::breaking(PLENTY, left.clone()),
-        _ => Emulator::device(PLENTY),
+        1 => Emulator::failing_after(PLENTY, left.clone()),
+        _ => Emulator::new_device(PLENTY),
     };
 
     whole(&config, &device);
@@ -157,7 +161,7 @@ fn a_rank_whose_device_breaks_keeps_nobody_waiting() {
         left.store(calls * percent / 100, Ordering::Relaxed);
         let error = run(&config, &device, || false).0.unwrap_err();
         assert!(
-            matches!(error, Error::Device(Fault::Broken { .. })),
+            matches!(error, Error::Device(DeviceError::Failed { .. })),
             "{error}"
         );
 
@@ -169,18 +173,18 @@ fn a_rank_whose_device_breaks_keeps_nobody_waiting() {
 
 /// Bytes that a run takes of its first device.
 fn taken(config: &TrainConfig) -> u64 {
-    let device = Emulator::device(PLENTY);
+    let device = Emulator::new_device(PLENTY);
     let most = AtomicU64::new(0);
     let devices = |rank| {
         if rank == 0 {
             device.clone()
         } else {
-            Emulator::device(PLENTY)
+            Emulator::new_device(PLENTY)
         }
     };
 
     let (done, _) = run(config, &devices, || {
-        let (free, all) = device.memory().unwrap();
+        let (free, all) = device.memory_info().unwrap();
         most.fetch_max(all - free, Ordering::Relaxed);
         false
     });
@@ -213,8 +217,8 @@ fn a_lack_of_memory_halves_what_was_left_to_choose_once_on_all_ranks() {
         // The last rank's device has room for half of its share, or for less.
         let with = |given: u64| {
             move |rank| match rank + 1 == devices as usize {
-                true => Emulator::crowded(PLENTY, PLENTY - given),
-                false => Emulator::device(PLENTY),
+                true => Emulator::with_foreign_memory(PLENTY, PLENTY - given),
+                false => Emulator::new_device(PLENTY),
             }
         };
 
@@ -241,11 +245,11 @@ fn a_lack_of_memory_halves_what_was_left_to_choose_once_on_all_ranks() {
             let config = config("refused", devices, micro_batch);
             let error = run(&config, device, || false).0.unwrap_err();
             assert!(
-                matches!(error, Error::Device(Fault::OutOfMemory { .. })),
+                matches!(error, Error::Device(DeviceError::OutOfMemory { .. })),
                 "{error}"
             );
 
-            assert_eq!(error.exit(), Exit::Config);
+            assert_eq!(error.exit_code(), TrainerExit::Config);
         }
     }
 }

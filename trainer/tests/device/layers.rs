@@ -1,27 +1,27 @@
 //! Operations on rows: products with weights, normalisations, activations.
 
-use cnclip_compute::gemm::Onto;
+use cnclip_compute::gemm::Accumulate;
 use cnclip_compute::ops::activation::Activation;
+use cnclip_compute::ops::l2_normalize;
 use cnclip_compute::ops::layer_norm::LayerNorm;
 use cnclip_compute::ops::linear::{Linear, add_column_sums};
-use cnclip_compute::ops::normalize;
-use cnclip_compute::params::{Init, Layout};
+use cnclip_compute::params::{ParamInit, ParamLayout};
 use cnclip_crds::stage::Precision;
 
 use crate::both::{Both, PLACES};
 use crate::support::{FORMATS, memory};
-use cnclip_compute::device::Format;
+use cnclip_compute::device::DType;
 
-const BOTH_WAYS: [Onto; 2] = [Onto::Replace, Onto::Add];
+const BOTH_WAYS: [Accumulate; 2] = [Accumulate::No, Accumulate::Yes];
 
-fn layout(format: Format) -> Layout {
-    let precision = if format == Format::Bf16 {
+fn layout(format: DType) -> ParamLayout {
+    let precision = if format == DType::Bf16 {
         Precision::Bf16
     } else {
         Precision::Fp32
     };
 
-    Layout::new(precision).within(&memory(format))
+    ParamLayout::new(precision).with_memory(&memory(format))
 }
 
 #[test]
@@ -31,15 +31,15 @@ fn linear_layers() {
             for (onto, projects) in BOTH_WAYS.into_iter().zip([false, true]) {
                 let mut layout = layout(format);
                 let linear = if projects {
-                    let weight = layout.weight("w", &[inputs, outputs], Init::Zeros);
-                    Linear::projection(weight, inputs)
+                    let weight = layout.register_weight("w", &[inputs, outputs], ParamInit::Zeros);
+                    Linear::new_projection(weight, inputs)
                 } else {
-                    let none = (Init::Zeros, Init::Zeros);
-                    Linear::declare(&mut layout, "l", (inputs, outputs), none)
+                    let none = (ParamInit::Zeros, ParamInit::Zeros);
+                    Linear::declare_params(&mut layout, "l", (inputs, outputs), none)
                 };
 
-                let values = Both::weights(layout.end(), 1, format);
-                let mut gradients = Both::exact(layout.end(), 2, format);
+                let values = Both::weights(layout.next_offset(), 1, format);
+                let mut gradients = Both::exact(layout.next_offset(), 2, format);
                 let x = Both::array(rows * inputs, 3, format);
                 let dy = Both::array(rows * outputs, 4, format);
                 let mut y = Both::array(rows * outputs, 5, format);
@@ -71,8 +71,8 @@ fn sums_of_columns() {
     for format in FORMATS {
         for (rows, width) in [(1, 1), (31, 64), (2003, 17), (777, 200)] {
             let x = Both::array(rows * width, 1, format);
-            let mut sums = Both::exact(width, 2, Format::F32);
-            let mut again = Both::exact(width, 2, Format::F32);
+            let mut sums = Both::exact(width, 2, DType::F32);
+            let mut again = Both::exact(width, 2, DType::F32);
 
             for place in PLACES {
                 add_column_sums(x.view(place), sums.view_mut(place));
@@ -95,15 +95,15 @@ fn layer_norms() {
         for (rows, width) in [(1, 8), (13, 24), (203, 768), (67, 17), (9, 331)] {
             for onto in BOTH_WAYS {
                 let mut layout = layout(format);
-                let norm = LayerNorm::declare(&mut layout, "n", width, 1e-5);
-                let values = Both::weights(layout.end(), 1, format);
-                let mut gradients = Both::exact(layout.end(), 2, Format::F32);
+                let norm = LayerNorm::declare_params(&mut layout, "n", width, 1e-5);
+                let values = Both::weights(layout.next_offset(), 1, format);
+                let mut gradients = Both::exact(layout.next_offset(), 2, DType::F32);
                 let x = Both::array(rows * width, 3, format);
                 let dy = Both::array(rows * width, 4, format);
                 let mut y = Both::array(rows * width, 5, format);
                 let mut dx = Both::array(rows * width, 6, format);
 
-                let mut moments = Both::exact(rows * 2, 7, Format::F32);
+                let mut moments = Both::exact(rows * 2, 7, DType::F32);
                 for place in PLACES {
                     let view = (values.view(place), x.view(place));
                     norm.forward(view.0, view.1, y.view_mut(place), moments.view_mut(place));
@@ -138,7 +138,7 @@ fn activations() {
 
                 for place in PLACES {
                     x.view_mut(place)
-                        .edit(|x| x.iter_mut().for_each(|x| *x *= 8.0));
+                        .update_on_host(|x| x.iter_mut().for_each(|x| *x *= 8.0));
                     activation.forward(x.view(place), y.view_mut(place));
                     activation.backward(x.view(place), dy.view_mut(place));
                 }
@@ -154,14 +154,14 @@ fn activations() {
 fn unit_vectors() {
     for format in FORMATS {
         for (rows, width) in [(1, 1), (13, 64), (8, 331)] {
-            let x = Both::exact(rows * width, 1, Format::F32);
-            let mut y = Both::exact(rows * width, 2, Format::F32);
-            let dy = Both::exact(rows * width, 3, Format::F32);
+            let x = Both::exact(rows * width, 1, DType::F32);
+            let mut y = Both::exact(rows * width, 2, DType::F32);
+            let dy = Both::exact(rows * width, 3, DType::F32);
             let mut dx = Both::array(rows * width, 4, format);
 
             for place in PLACES {
-                normalize::forward(width, x.view(place), y.view_mut(place));
-                normalize::backward(width, x.view(place), dy.view(place), dx.view_mut(place));
+                l2_normalize::forward(width, x.view(place), y.view_mut(place));
+                l2_normalize::backward(width, x.view(place), dy.view(place), dx.view_mut(place));
             }
 
             y.agree("unit vectors", 0.0);

@@ -3,12 +3,12 @@
 use std::sync::{Barrier, Mutex};
 use std::thread;
 
-use cnclip_compute::collective::{Alone, Ranks};
-use cnclip_compute::device::Format;
+use cnclip_compute::collective::{Collective, SingleRank};
+use cnclip_compute::device::DType;
 use cnclip_compute::digest::Fingerprint;
-use cnclip_compute::ops::normalize;
-use cnclip_compute::tensor::{Array, Memory, View};
-use cnclip_nn::loss::{ContrastiveLoss, Score};
+use cnclip_compute::ops::l2_normalize;
+use cnclip_compute::tensor::{Memory, Tensor, TensorView};
+use cnclip_nn::loss::{ContrastiveLoss, LossOutput};
 
 use crate::support::{DEVICE, memory, numbers};
 
@@ -37,22 +37,22 @@ impl One<'_> {
     }
 }
 
-impl Ranks for One<'_> {
+impl Collective for One<'_> {
     fn rank(&self) -> usize {
         self.rank
     }
-    fn count(&self) -> usize {
+    fn world_size(&self) -> usize {
         2
     }
-    fn sum(&self, values: &mut [f64]) {
+    fn all_reduce_sum_f64(&self, values: &mut [f64]) {
         let [first, second] = self.exchange(values.to_vec());
         values
             .iter_mut()
             .zip(first.iter().zip(&second))
             .for_each(|(sum, (a, b))| *sum = a + b);
     }
-    fn gather(&self, values: &mut [f32]) {
-        let own = &values[self.share(values.len())];
+    fn all_gather_f32(&self, values: &mut [f32]) {
+        let own = &values[self.rank_range(values.len())];
         let all = self
             .exchange(own.iter().map(|&value| value.into()).collect())
             .concat();
@@ -66,9 +66,9 @@ impl Ranks for One<'_> {
 
 /// Unit features, made and kept by this machine.
 fn features(pairs: usize, width: usize, seed: u64) -> Vec<f32> {
-    let raw = numbers(pairs * width, seed, Format::F32);
+    let raw = numbers(pairs * width, seed, DType::F32);
     let mut unit = vec![0.0; pairs * width];
-    normalize::forward(width, View::Host(&raw), (&mut unit).into());
+    l2_normalize::forward(width, TensorView::Host(&raw), (&mut unit).into());
     unit
 }
 
@@ -84,34 +84,34 @@ fn fingerprints(pairs: usize) -> Vec<Fingerprint> {
 }
 
 /// The score, and the gradients of this rank's pictures and captions.
-type Found = (Score, [Vec<f32>; 2]);
+type Found = (LossOutput, [Vec<f32>; 2]);
 
 fn evaluate(
     memory: &Memory,
     (pairs, width): (usize, usize),
     duplicates: bool,
-    ranks: &dyn Ranks,
+    ranks: &dyn Collective,
 ) -> Found {
-    let own = ranks.share(pairs).len();
-    let mut loss = ContrastiveLoss::within(memory, (pairs + 3, own + 2), width);
+    let own = ranks.rank_range(pairs).len();
+    let mut loss = ContrastiveLoss::new_in(memory, (pairs + 3, own + 2), width);
     if duplicates {
         loss.targets.match_equal(&fingerprints(pairs));
     }
 
-    let place = |seed| -> Array {
-        let mut array = memory.exact(pairs * width);
-        array.copy_from(View::Host(&features(pairs, width, seed)));
+    let place = |seed| -> Tensor {
+        let mut array = memory.alloc_f32(pairs * width);
+        array.copy_from(TensorView::Host(&features(pairs, width, seed)));
         array
     };
 
     let images = place(1);
     let texts = place(2);
-    let score = loss.evaluate((images.view(), texts.view()), 20.0, ranks);
-    let (images, texts) = loss.gradients(0..own);
+    let score = loss.compute_loss((images.view(), texts.view()), 20.0, ranks);
+    let (images, texts) = loss.feature_gradients(0..own);
 
     (
         score,
-        [images, texts].map(|gradient| gradient.read().into_owned()),
+        [images, texts].map(|gradient| gradient.to_host().into_owned()),
     )
 }
 
@@ -128,7 +128,7 @@ fn shared((pairs, width): (usize, usize), duplicates: bool) -> Found {
             table: &table,
         };
 
-        evaluate(&memory(Format::F32), (pairs, width), duplicates, &ranks)
+        evaluate(&memory(DType::F32), (pairs, width), duplicates, &ranks)
     };
 
     let [(first, mut left), (second, right)] = thread::scope(|scope| {
@@ -136,7 +136,13 @@ fn shared((pairs, width): (usize, usize), duplicates: bool) -> Found {
         ranks.map(|rank| rank.join().unwrap())
     });
 
-    let told = |score: Score| (score.loss, score.image_to_text, score.text_to_image);
+    let told = |score: LossOutput| {
+        (
+            score.loss,
+            score.image_to_text_accuracy,
+            score.text_to_image_accuracy,
+        )
+    };
     assert_eq!(told(first), told(second));
     left.iter_mut()
         .zip(&right)
@@ -144,7 +150,7 @@ fn shared((pairs, width): (usize, usize), duplicates: bool) -> Found {
 
     let slope = first.logit_scale_gradient + second.logit_scale_gradient;
     (
-        Score {
+        LossOutput {
             logit_scale_gradient: slope,
             ..first
         },
@@ -158,8 +164,14 @@ fn assert_near(what: &str, (found, gradients): Found, (right, right_gradients): 
         "{what}: {found:?} for {right:?}"
     );
 
-    assert_eq!(found.image_to_text, right.image_to_text, "{what}");
-    assert_eq!(found.text_to_image, right.text_to_image, "{what}");
+    assert_eq!(
+        found.image_to_text_accuracy, right.image_to_text_accuracy,
+        "{what}"
+    );
+    assert_eq!(
+        found.text_to_image_accuracy, right.text_to_image_accuracy,
+        "{what}"
+    );
     let slopes = [found, *right].map(|score| score.logit_scale_gradient);
     let bound = 1e-5 * slopes[1].abs().max(1.0);
     assert!((slopes[0] - slopes[1]).abs() < bound, "{what}: {slopes:?}");
@@ -177,14 +189,14 @@ fn loss_hits_and_gradients_are_those_of_this_machine() {
     for (pairs, width) in [(2, 5), (3, 7), (37, 11), (38, 11), (313, 67), (314, 64)] {
         for duplicates in [false, true] {
             let what = format!("{pairs} pairs of {width}, duplicates {duplicates}");
-            let right = evaluate(&Memory::Host, (pairs, width), duplicates, &Alone);
-            let found = evaluate(&memory(Format::F32), (pairs, width), duplicates, &Alone);
-            DEVICE.check().unwrap();
+            let right = evaluate(&Memory::Host, (pairs, width), duplicates, &SingleRank);
+            let found = evaluate(&memory(DType::F32), (pairs, width), duplicates, &SingleRank);
+            DEVICE.synchronize().unwrap();
             assert_near(&what, found, &right);
 
             if pairs % 2 == 0 {
                 let found = shared((pairs, width), duplicates);
-                DEVICE.check().unwrap();
+                DEVICE.synchronize().unwrap();
                 assert_near(&format!("{what}, shared"), found, &right);
             }
         }
@@ -195,10 +207,10 @@ fn loss_hits_and_gradients_are_those_of_this_machine() {
 fn of_equal_logits_the_first_is_the_nearest_on_a_device_too() {
     let pairs = 300;
     let width = 8;
-    let memory = memory(Format::F32);
-    let mut array = memory.exact(pairs * width);
-    array.copy_from(View::Host(&features(1, width, 1).repeat(pairs)));
-    let mut loss = ContrastiveLoss::within(&memory, (pairs, pairs), width);
+    let memory = memory(DType::F32);
+    let mut array = memory.alloc_f32(pairs * width);
+    array.copy_from(TensorView::Host(&features(1, width, 1).repeat(pairs)));
+    let mut loss = ContrastiveLoss::new_in(&memory, (pairs, pairs), width);
 
     // What is first is right for three pairs, and nothing else for more than one.
     let pair = |i: u64| Fingerprint {
@@ -208,14 +220,14 @@ fn of_equal_logits_the_first_is_the_nearest_on_a_device_too() {
 
     loss.targets
         .match_equal(&(0..pairs as u64).map(pair).collect::<Vec<_>>());
-    let score = loss.evaluate((array.view(), array.view()), 20.0, &Alone);
+    let score = loss.compute_loss((array.view(), array.view()), 20.0, &SingleRank);
     assert!(
-        (score.image_to_text - 3.0 / pairs as f64).abs() < 1e-12,
+        (score.image_to_text_accuracy - 3.0 / pairs as f64).abs() < 1e-12,
         "{score:?}"
     );
 
     assert!(
-        (score.text_to_image - 3.0 / pairs as f64).abs() < 1e-12,
+        (score.text_to_image_accuracy - 3.0 / pairs as f64).abs() < 1e-12,
         "{score:?}"
     );
 

@@ -1,14 +1,14 @@
 //! What changes weights on a device changes them as this machine does, and rounds them anew.
 
-use cnclip_compute::device::Format;
-use cnclip_compute::params::{Init, Layout, Params};
-use cnclip_compute::tensor::{Memory, View};
-use cnclip_nn::average::Average;
-use cnclip_nn::optimizer::{AdamW, NotFinite, Settings};
+use cnclip_compute::device::DType;
+use cnclip_compute::params::{ParamInit, ParamLayout, Params};
+use cnclip_compute::tensor::{Memory, TensorView};
+use cnclip_nn::ema::WeightEma;
+use cnclip_nn::optimizer::{AdamW, AdamWSettings, NonFiniteGradient};
 
 use crate::support::{DEVICE, FORMATS, memory, numbers, rounded};
 
-const SETTINGS: Settings = Settings {
+const SETTINGS: AdamWSettings = AdamWSettings {
     beta_1: 0.9,
     beta_2: 0.98,
     epsilon: 1e-6,
@@ -26,17 +26,17 @@ const SEGMENTS: [(&str, usize); 5] = [
 ];
 
 fn params(memory: &Memory, frozen: bool) -> Params {
-    let mut layout = Layout::default().within(memory);
+    let mut layout = ParamLayout::default().with_memory(memory);
     for (name, len) in SEGMENTS {
-        layout.weight(name, &[len], Init::Zeros);
+        layout.register_weight(name, &[len], ParamInit::Zeros);
     }
 
-    let mut params = layout.build();
-    params.freeze(|name| frozen && name == "text_projection");
+    let mut params = layout.allocate_params();
+    params.freeze_matching(|name| frozen && name == "text_projection");
     let len = params.values.len();
     params
         .values
-        .copy_from(View::Host(&numbers(len, 1, Format::F32)));
+        .copy_from(TensorView::Host(&numbers(len, 1, DType::F32)));
 
     params
 }
@@ -45,34 +45,45 @@ fn give_gradients(params: &mut Params, seed: u64) {
     let len = params.values.len();
     params
         .gradients
-        .copy_from(View::Host(&numbers(len, seed, Format::F32)));
+        .copy_from(TensorView::Host(&numbers(len, seed, DType::F32)));
 }
 
 /// Weights, both moments and the average after three steps, and the lengths of the gradients.
 fn train(memory: &Memory, frozen: bool) -> (Params, [Vec<f32>; 4], Vec<f64>) {
     let mut params = params(memory, frozen);
     let mut adamw = AdamW::new(&params, SETTINGS);
-    let mut average = Average::new(&params, 0.75);
+    let mut average = WeightEma::new(&params, 0.75);
     let mut step = |step: u64| {
         give_gradients(&mut params, 2 + step);
         let length = adamw.step(&mut params, step, 0.01).unwrap();
-        average.add(&params, step);
+        average.update_average(&params, step);
         length
     };
 
     let lengths = (0..3).map(&mut step).collect();
-    let found = [&params.values, &adamw.first, &adamw.second, &average.values];
-    let found = found.map(|array| array.read().into_owned());
+    let found = [
+        &params.values,
+        &adamw.exp_avg,
+        &adamw.exp_avg_sq,
+        &average.values,
+    ];
+    let found = found.map(|array| array.to_host().into_owned());
     (params, found, lengths)
 }
 
 fn assert_rounded(params: &Params, values: &[f32]) {
-    let beside = params.values.view().device().rounded().unwrap().download();
+    let beside = params
+        .values
+        .view()
+        .expect_device()
+        .bf16_copy()
+        .unwrap()
+        .to_host();
     assert!(
         beside
             .iter()
             .zip(values)
-            .all(|(a, b)| *a == rounded(*b, Format::Bf16))
+            .all(|(a, b)| *a == rounded(*b, DType::Bf16))
     );
 }
 
@@ -82,7 +93,7 @@ fn weights_moments_and_averages_are_those_of_this_machine() {
         let (_, right, right_lengths) = train(&Memory::Host, frozen);
         for format in FORMATS {
             let (params, found, lengths) = train(&memory(format), frozen);
-            DEVICE.check().unwrap();
+            DEVICE.synchronize().unwrap();
             for (found, right) in lengths.iter().zip(&right_lengths) {
                 assert!(
                     (found / right - 1.0).abs() < 1e-6,
@@ -99,7 +110,7 @@ fn weights_moments_and_averages_are_those_of_this_machine() {
                 }
             }
 
-            if format == Format::Bf16 {
+            if format == DType::Bf16 {
                 assert_rounded(&params, &found[0]);
             }
         }
@@ -108,52 +119,54 @@ fn weights_moments_and_averages_are_those_of_this_machine() {
 
 #[test]
 fn a_gradient_that_is_not_a_number_is_named_and_nothing_moves() {
-    let mut params = params(&memory(Format::F32), true);
+    let mut params = params(&memory(DType::F32), true);
     let mut adamw = AdamW::new(&params, SETTINGS);
     give_gradients(&mut params, 2);
     // That of a frozen tensor is not looked at; the second of two chunks of another is.
     params
         .gradients
-        .edit(|gradients| gradients[40_010] = f32::NAN);
+        .update_on_host(|gradients| gradients[40_010] = f32::NAN);
 
     assert!(adamw.step(&mut params, 0, 0.01).is_ok());
-    let before = params.values.read().into_owned();
+    let before = params.values.to_host().into_owned();
     params
         .gradients
-        .edit(|gradients| gradients[40_000] = f32::INFINITY);
+        .update_on_host(|gradients| gradients[40_000] = f32::INFINITY);
 
     assert_eq!(
         adamw.step(&mut params, 1, 0.01),
-        Err(NotFinite("visual.proj".into()))
+        Err(NonFiniteGradient("visual.proj".into()))
     );
 
-    assert_eq!(*params.values.read(), before);
+    assert_eq!(*params.values.to_host(), before);
     // What is thawed is looked at again.
-    params.freeze(|_| false);
-    params.gradients.edit(|gradients| gradients[40_000] = 0.0);
+    params.freeze_matching(|_| false);
+    params
+        .gradients
+        .update_on_host(|gradients| gradients[40_000] = 0.0);
     assert_eq!(
         adamw.step(&mut params, 1, 0.01),
-        Err(NotFinite("text_projection".into()))
+        Err(NonFiniteGradient("text_projection".into()))
     );
 }
 
 #[test]
 fn the_average_and_the_weights_change_places_and_both_are_rounded_where_products_read_them() {
-    let mut params = params(&memory(Format::Bf16), false);
-    let trained = params.values.read().into_owned();
-    let mut average = Average::new(&params, 0.5);
-    let other = numbers(trained.len(), 9, Format::F32);
-    average.values.copy_from(View::Host(&other));
+    let mut params = params(&memory(DType::Bf16), false);
+    let trained = params.values.to_host().into_owned();
+    let mut average = WeightEma::new(&params, 0.5);
+    let other = numbers(trained.len(), 9, DType::F32);
+    average.values.copy_from(TensorView::Host(&other));
 
     for (values, averages) in [(&other, &trained), (&trained, &other)] {
-        average.swap(&mut params);
+        average.swap_with_params(&mut params);
         assert_eq!(
-            (&*params.values.read(), &*average.values.read()),
+            (&*params.values.to_host(), &*average.values.to_host()),
             (&values[..], &averages[..])
         );
 
         assert_rounded(&params, values);
     }
 
-    DEVICE.check().unwrap();
+    DEVICE.synchronize().unwrap();
 }

@@ -2,37 +2,39 @@
 
 use std::sync::Arc;
 
-use cnclip_compute::collective::Ranks;
-use cnclip_compute::device::Format;
-use cnclip_compute::gemm::Onto;
-use cnclip_compute::ops::attention_pool::Query;
-use cnclip_compute::ops::batch_norm::{BatchNorm, Moments, Sums, Then};
-use cnclip_compute::ops::conv2d::{Conv2d, Workspace};
-use cnclip_compute::ops::pool::AveragePool;
+use cnclip_compute::collective::Collective;
+use cnclip_compute::device::DType;
+use cnclip_compute::gemm::Accumulate;
+use cnclip_compute::ops::attention_pool::SingleQueryAttention;
+use cnclip_compute::ops::average_pool::AveragePool;
+use cnclip_compute::ops::batch_norm::{
+    BatchNorm, BatchNormMoments, BatchNormWorkspace, PostActivation,
+};
+use cnclip_compute::ops::conv2d::{Conv2d, ConvWorkspace};
 use cnclip_compute::ops::{mean_pool_token, residual};
-use cnclip_compute::params::{Init, Layout};
-use cnclip_compute::tensor::{Array, Memory, View};
+use cnclip_compute::params::{ParamInit, ParamLayout};
+use cnclip_compute::tensor::{Memory, Tensor, TensorView};
 use cnclip_crds::stage::Precision;
 
 use crate::support::{DEVICE, FORMATS, memory, numbers};
 
 /// Where an operation is tried, and in which format its numbers are given.
-struct Place(Memory, Format);
+struct Place(Memory, DType);
 
 impl Place {
     /// Activations.
-    fn array(&self, len: usize, seed: u64) -> Array {
-        self.filled(self.0.array(len), &numbers(len, seed, self.1))
+    fn array(&self, len: usize, seed: u64) -> Tensor {
+        self.filled(self.0.alloc_activations(len), &numbers(len, seed, self.1))
     }
 
     /// Activations around another mean.
-    fn shifted(&self, len: usize, seed: u64, by: f32) -> Array {
-        let mut array = self.0.array(len);
+    fn shifted(&self, len: usize, seed: u64, by: f32) -> Tensor {
+        let mut array = self.0.alloc_activations(len);
         let shifted: Vec<f32> = numbers(len, seed, self.1).iter().map(|x| x + by).collect();
-        array.copy_from(View::Host(&shifted));
+        array.copy_from(TensorView::Host(&shifted));
         // Both memories begin with the same numbers.
         if let Memory::Host = self.0 {
-            array.edit(|values| {
+            array.update_on_host(|values| {
                 values
                     .iter_mut()
                     .for_each(|x| *x = super::support::rounded(*x, self.1))
@@ -43,22 +45,22 @@ impl Place {
     }
 
     /// Weights, as a product rounds them.
-    fn weights(&self, len: usize, seed: u64) -> Array {
-        self.filled(self.0.weights(len), &numbers(len, seed, Format::Bf16))
+    fn weights(&self, len: usize, seed: u64) -> Tensor {
+        self.filled(self.0.alloc_weights(len), &numbers(len, seed, DType::Bf16))
     }
 
     /// Gradients of weights, or statistics.
-    fn exact(&self, len: usize, seed: u64) -> Array {
-        self.filled(self.0.exact(len), &numbers(len, seed, Format::F32))
+    fn exact(&self, len: usize, seed: u64) -> Tensor {
+        self.filled(self.0.alloc_f32(len), &numbers(len, seed, DType::F32))
     }
 
-    fn filled(&self, mut array: Array, values: &[f32]) -> Array {
-        array.copy_from(View::Host(values));
+    fn filled(&self, mut array: Tensor, values: &[f32]) -> Tensor {
+        array.copy_from(TensorView::Host(values));
         array
     }
 
-    fn layout(&self) -> Layout {
-        Layout::new(Precision::Fp32).within(&self.0)
+    fn layout(&self) -> ParamLayout {
+        ParamLayout::new(Precision::Fp32).with_memory(&self.0)
     }
 }
 
@@ -67,17 +69,17 @@ impl Place {
 fn compare<const N: usize>(
     what: &str,
     names: [(&str, f32); N],
-    run: impl Fn(&Place) -> [Array; N],
+    run: impl Fn(&Place) -> [Tensor; N],
 ) {
     for format in FORMATS {
         let right = run(&Place(Memory::Host, format));
         let found = run(&Place(memory(format), format));
-        DEVICE.check().unwrap();
+        DEVICE.synchronize().unwrap();
 
         for ((name, roundings), (found, right)) in names.iter().zip(found.iter().zip(&right)) {
-            let found = found.read();
-            let right = right.read();
-            let bound = if format == Format::Bf16 {
+            let found = found.to_host();
+            let right = right.to_host();
+            let bound = if format == DType::Bf16 {
                 roundings / 256.0
             } else {
                 1e-5_f32
@@ -114,9 +116,10 @@ fn convolutions_are_those_of_this_machine() {
         let names = [("y", 1.0), ("weight", 0.0), ("dx", 1.0)];
         compare(&what, names, |place| {
             let mut layout = place.layout();
-            let mut space = Workspace::default();
+            let mut space = ConvWorkspace::default();
             let channels = (inputs, outputs);
-            let conv = Conv2d::declare(&mut layout, "c", channels, (side, stride), &mut space);
+            let conv =
+                Conv2d::declare_params(&mut layout, "c", channels, (side, stride), &mut space);
             let count = 9 * inputs * outputs;
             let values = place.weights(count, 1);
             let mut gradients = place.exact(count, 2);
@@ -142,24 +145,28 @@ fn convolutions_are_those_of_this_machine() {
 #[derive(Debug)]
 struct Twice;
 
-impl Ranks for Twice {
+impl Collective for Twice {
     fn rank(&self) -> usize {
         0
     }
-    fn count(&self) -> usize {
+    fn world_size(&self) -> usize {
         2
     }
-    fn sum(&self, values: &mut [f64]) {
+    fn all_reduce_sum_f64(&self, values: &mut [f64]) {
         values.iter_mut().for_each(|value| *value *= 2.0);
     }
-    fn gather(&self, _: &mut [f32]) {}
+    fn all_gather_f32(&self, _: &mut [f32]) {}
 }
 
 /// A declared normalisation, its values and its state.
-fn batch_norm(place: &Place, width: usize, sums: &mut Sums) -> (BatchNorm, Array, Array) {
-    let norm = BatchNorm::declare(&mut place.layout(), "bn", width, Init::Ones, sums);
+fn batch_norm(
+    place: &Place,
+    width: usize,
+    sums: &mut BatchNormWorkspace,
+) -> (BatchNorm, Tensor, Tensor) {
+    let norm = BatchNorm::declare_params(&mut place.layout(), "bn", width, ParamInit::Ones, sums);
     let mut state = place.exact(2 * width + 1, 2);
-    state.edit(|state| {
+    state.update_on_host(|state| {
         state
             .iter_mut()
             .for_each(|value| *value = value.abs() + 0.1)
@@ -174,28 +181,36 @@ const SIZES: [(usize, usize); 5] = [(67, 5), (11, 300), (5000, 3), (1009, 64), (
 #[test]
 fn batch_normalisation_in_training_is_that_of_this_machine() {
     for (rows, width) in SIZES {
-        for (onto, then) in [(Onto::Add, Then::Nothing), (Onto::Replace, Then::Rectify)] {
+        for (onto, then) in [
+            (Accumulate::Yes, PostActivation::Identity),
+            (Accumulate::No, PostActivation::Relu),
+        ] {
             for together in [false, true] {
                 let names = [("y", 1.0), ("state", 0.0), ("gradients", 0.0), ("dx", 1.0)];
                 compare(
                     &format!("{rows} × {width}, {then:?}, {together}"),
                     names,
                     |place| {
-                        let mut sums = Sums::default();
+                        let mut sums = BatchNormWorkspace::default();
                         let (norm, values, mut state) = batch_norm(place, width, &mut sums);
                         if together {
-                            sums.synchronize(Arc::new(Twice));
+                            sums.sync_across_ranks(Arc::new(Twice));
                         }
 
-                        let mut moments = Moments::new(&place.0, width);
+                        let mut moments = BatchNormMoments::new(&place.0, width);
                         let x = place.shifted(rows * width, 3, 4.0);
                         let mut y = place.array(x.len(), 4);
                         let mut dy = place.array(x.len(), 5);
                         let mut gradients = place.exact(2 * width, 6);
                         let both = (&mut moments, &mut sums);
 
-                        norm.measure(values.view(), &mut state.view_mut(), x.view(), both);
-                        norm.apply(&moments, x.view(), y.view_mut(), onto, then);
+                        norm.compute_batch_stats(
+                            values.view(),
+                            &mut state.view_mut(),
+                            x.view(),
+                            both,
+                        );
+                        norm.apply_normalization(&moments, x.view(), y.view_mut(), onto, then);
                         let kept = (x.view(), &moments, &mut sums);
                         norm.backward(&mut gradients.view_mut(), kept, dy.view_mut(), then);
 
@@ -211,12 +226,19 @@ fn batch_normalisation_in_training_is_that_of_this_machine() {
 fn batch_normalisation_in_evaluation_is_that_of_this_machine() {
     for (rows, width) in SIZES {
         compare(&format!("{rows} × {width}"), [("y", 1.0)], |place| {
-            let (norm, values, state) = batch_norm(place, width, &mut Sums::default());
-            let mut moments = Moments::new(&place.0, width);
+            let (norm, values, state) =
+                batch_norm(place, width, &mut BatchNormWorkspace::default());
+            let mut moments = BatchNormMoments::new(&place.0, width);
             let x = place.array(rows * width, 3);
             let mut y = place.array(x.len(), 4);
-            norm.recall(values.view(), state.view(), &mut moments);
-            norm.apply(&moments, x.view(), y.view_mut(), Onto::Add, Then::Rectify);
+            norm.load_running_stats(values.view(), state.view(), &mut moments);
+            norm.apply_normalization(
+                &moments,
+                x.view(),
+                y.view_mut(),
+                Accumulate::Yes,
+                PostActivation::Relu,
+            );
 
             [y]
         });
@@ -239,8 +261,8 @@ fn pools_are_those_of_this_machine() {
                 let dy = place.array(x.len() / 4, 5);
 
                 pool.forward(x.view(), y.view_mut());
-                pool.backward(dy.view(), dx.view_mut(), Onto::Replace);
-                pool.backward(dy.view(), sum.view_mut(), Onto::Add);
+                pool.backward(dy.view(), dx.view_mut(), Accumulate::No);
+                pool.backward(dy.view(), sum.view_mut(), Accumulate::Yes);
                 [y, dx, sum]
             },
         );
@@ -261,7 +283,7 @@ fn attention_of_one_query_is_that_of_this_machine() {
             &format!("{batch} × {heads} × {tokens} × {size}"),
             names,
             |place| {
-                let query = Query {
+                let query = SingleQueryAttention {
                     heads,
                     width: heads * size,
                     tokens,
@@ -296,10 +318,10 @@ fn branches_meet_as_on_this_machine() {
                 let y = place.array(len, 1);
                 let mut dy = place.array(len, 2);
                 let mut copy = place.array(len, 3);
-                residual::rectify(y.view(), dy.view_mut(), copy.view_mut());
+                residual::relu_backward_split(y.view(), dy.view_mut(), copy.view_mut());
                 let mut sum = place.array(len, 4);
 
-                residual::add(y.view(), sum.view_mut());
+                residual::add_residual(y.view(), sum.view_mut());
                 [dy, copy, sum]
             },
         );

@@ -1,10 +1,10 @@
 //! Operations on pictures before the first block.
 
-use cnclip_compute::device::{Buffer, Format};
+use cnclip_compute::device::{DType, DeviceBuffer};
 use cnclip_compute::ops::dropout::Dropout;
-use cnclip_compute::ops::patch_dropout::Patches;
-use cnclip_compute::ops::patchify::{Pixels, cut_patches, interleave};
-use cnclip_compute::ops::positions;
+use cnclip_compute::ops::patch_dropout::PatchDropout;
+use cnclip_compute::ops::patchify::{PixelBatch, extract_patches, nchw_to_nhwc};
+use cnclip_compute::ops::position_embedding;
 
 use crate::both::{Both, PLACES, Place, Wholes};
 use crate::support::{DEVICE, FORMATS};
@@ -19,15 +19,19 @@ fn patches_and_their_positions() {
         .map(|i| (i * 31 % 256) as u8)
         .collect();
 
-    let mut plate = Buffer::new(&DEVICE, picture.len(), Format::U8);
-    let plate = plate.take_bytes(&picture);
+    let mut plate = DeviceBuffer::new(&DEVICE, picture.len(), DType::U8);
+    let plate = plate.upload_bytes(&picture);
     for (format, percent) in FORMATS
         .into_iter()
         .flat_map(|format| [(format, 0), (format, 50)])
     {
-        let mut patches = Patches::new(batch, 9);
-        patches.mask(percent);
-        let seen = Wholes::new(patches.choose(batch, Dropout::new(1, 2, 3)).to_vec());
+        let mut patches = PatchDropout::new(batch, 9);
+        patches.set_masked_percent(percent);
+        let seen = Wholes::new(
+            patches
+                .sample_patches(batch, Dropout::new(1, 2, 3))
+                .to_vec(),
+        );
         let rows = batch + seen.0.len();
         let mut cut = Both::array(rows * 48, 1, format);
         let table = Both::weights(10 * width, 2, format);
@@ -35,20 +39,20 @@ fn patches_and_their_positions() {
         let mut y = Both::array(rows * width, 4, format);
 
         let dy = Both::array(rows * width, 5, format);
-        let mut dtable = Both::exact(10 * width, 6, Format::F32);
-        let mut dclass = Both::exact(width, 7, Format::F32);
+        let mut dtable = Both::exact(10 * width, 6, DType::F32);
+        let mut dclass = Both::exact(width, 7, DType::F32);
 
         for place in PLACES {
             let pixels = match place {
-                Place::Here => Pixels::Bytes(&picture),
-                Place::Device => Pixels::Device(plate),
+                Place::Here => PixelBatch::Bytes(&picture),
+                Place::Device => PixelBatch::Device(plate),
             };
 
-            cut_patches(pixels, (side, patch), seen.view(place), cut.view_mut(place));
+            extract_patches(pixels, (side, patch), seen.view(place), cut.view_mut(place));
             let tables = (table.view(place), class.view(place));
-            positions::forward(tables, seen.view(place), batch, y.view_mut(place));
+            position_embedding::forward(tables, seen.view(place), batch, y.view_mut(place));
             let tables = (dtable.view_mut(place), dclass.view_mut(place));
-            positions::backward(tables, seen.view(place), batch, dy.view(place));
+            position_embedding::backward(tables, seen.view(place), batch, dy.view(place));
         }
 
         cut.agree("patches", 1.0);
@@ -66,12 +70,12 @@ fn channels_become_neighbours() {
         .map(|i| (i * 31 % 256) as u8)
         .collect();
 
-    let mut plate = Buffer::new(&DEVICE, picture.len(), Format::U8);
-    let plate = plate.take_bytes(&picture);
+    let mut plate = DeviceBuffer::new(&DEVICE, picture.len(), DType::U8);
+    let plate = plate.upload_bytes(&picture);
     for format in FORMATS {
         let mut out = Both::array(picture.len(), 1, format);
-        interleave(Pixels::Bytes(&picture), side, out.view_mut(Place::Here));
-        interleave(Pixels::Device(plate), side, out.view_mut(Place::Device));
+        nchw_to_nhwc(PixelBatch::Bytes(&picture), side, out.view_mut(Place::Here));
+        nchw_to_nhwc(PixelBatch::Device(plate), side, out.view_mut(Place::Device));
         out.agree("pictures", 1.0);
     }
 }

@@ -5,25 +5,25 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cnclip::error::{Error, Result};
-use cnclip::report::{Outlets, Reporter};
-use cnclip::train::train_within;
-use cnclip_compute::collective::{Ranks, Reducer};
-use cnclip_compute::tensor::{Array, Memory};
-use cnclip_crds::report::Report;
-use cnclip_crds::run_config::TrainConfig;
+use cnclip::report::{ReportOutputs, Reporter};
+use cnclip::train::train_stage_with_memory;
+use cnclip_compute::collective::{Collective, GradientReducer};
+use cnclip_compute::tensor::{Memory, Tensor};
+use cnclip_crds::report::ProgressReport;
 use cnclip_crds::stage::{MicroBatch, Precision};
-use cnclip_distributed::{Crew, World};
+use cnclip_crds::trainer_config::TrainConfig;
+use cnclip_distributed::{Communicator, LocalRanks};
 
 use crate::same::{assert_same, losses};
 use crate::support::open;
 use crate::train;
 
 /// Trains, each rank on a device of its own.
-fn whole(config: &TrainConfig, precision: Precision) -> Report {
-    let reporter = Reporter::start(config.run.clone(), Outlets::default()).unwrap();
+fn whole(config: &TrainConfig, precision: Precision) -> ProgressReport {
+    let reporter = Reporter::start(config.run.clone(), ReportOutputs::default()).unwrap();
     let memory = |_| Ok(Memory::Device(open(), precision));
-    train_within(config, &reporter, || false, &memory).unwrap();
-    reporter.current()
+    train_stage_with_memory(config, &reporter, || false, &memory).unwrap();
+    reporter.current_report()
 }
 
 fn config(folder: &Path, name: &str, devices: i32) -> TrainConfig {
@@ -57,19 +57,19 @@ fn a_run_on_any_number_of_devices_is_the_run_on_one() {
 /// Ranks whose devices reach one another, at work; each gives what it made, in the order of the ranks.
 fn each<T: Send>(
     count: usize,
-    work: impl Fn(&World, &Memory) -> Result<T> + Sync,
+    work: impl Fn(&Communicator, &Memory) -> Result<T> + Sync,
 ) -> (Result<()>, Vec<T>) {
     let made = Mutex::new(Vec::new());
-    let job = |world: Arc<World>| {
+    let job = |world: Arc<Communicator>| {
         let device = open();
-        world.connect(&device)?;
+        world.connect_devices(&device)?;
         let done = work(&world, &Memory::Device(device, Precision::Fp32))?;
         made.lock().unwrap().push((world.rank(), done));
 
         Ok(())
     };
 
-    let ended = Crew::threads(count).work(job, job);
+    let ended = LocalRanks::single_process(count).run_ranks(job, job);
     let mut made = made.into_inner().unwrap();
     made.sort_by_key(|(rank, _)| *rank);
     (ended, made.into_iter().map(|(_, done)| done).collect())
@@ -82,9 +82,9 @@ fn numbers(rank: usize, length: usize) -> Vec<f32> {
         .collect()
 }
 
-fn array(memory: &Memory, values: &[f32]) -> Array {
-    let mut array = memory.exact(values.len());
-    array.edit(|own| own.copy_from_slice(values));
+fn array(memory: &Memory, values: &[f32]) -> Tensor {
+    let mut array = memory.alloc_f32(values.len());
+    array.update_on_host(|own| own.copy_from_slice(values));
     array
 }
 
@@ -94,21 +94,25 @@ fn sums_and_what_is_gathered_are_the_same_on_all_devices() {
     for count in [2, 3] {
         let (ended, found) = each(count, |world, memory| {
             let own = numbers(world.rank(), LENGTH);
-            let mut buckets = world.buckets()?;
+            let mut buckets = world.gradient_buckets()?;
             let mut summed = array(memory, &own);
             let mut gathered = array(memory, &vec![0.0; 5 * count]);
-            gathered.edit(|all| all[world.share(5 * count)].copy_from_slice(&own[..5]));
+            gathered
+                .update_on_host(|all| all[world.rank_range(5 * count)].copy_from_slice(&own[..5]));
             // What asks a card for memory may wait for all that it does, and so for other ranks.
-            world.meet()?;
+            world.barrier()?;
 
             for range in [LENGTH - 7..LENGTH, 10..LENGTH - 7] {
-                buckets.reduce(&mut summed.view_mut(), range);
+                buckets.reduce_gradients(&mut summed.view_mut(), range);
             }
 
-            buckets.finish(&mut summed.view_mut());
-            world.gather_array(gathered.view_mut());
-            let made = (summed.read().into_owned(), gathered.read().into_owned());
-            memory.check()?;
+            buckets.finish_all_reduce(&mut summed.view_mut());
+            world.all_gather_tensor(gathered.view_mut());
+            let made = (
+                summed.to_host().into_owned(),
+                gathered.to_host().into_owned(),
+            );
+            memory.synchronize()?;
 
             Ok(made)
         });
@@ -138,12 +142,12 @@ fn a_rank_that_is_lost_ends_what_the_others_wait_for_on_their_devices() {
     let start = Instant::now();
     let heard = Mutex::new(Vec::new());
     let (ended, _) = each(3, |world, memory| {
-        world.at(4);
+        world.set_step(4);
         let mut features = array(memory, &[0.0; 6]);
-        world.meet()?;
-        world.gather_array(features.view_mut());
-        memory.check()?;
-        world.meet()?;
+        world.barrier()?;
+        world.all_gather_tensor(features.view_mut());
+        memory.synchronize()?;
+        world.barrier()?;
 
         if world.rank() == 1 {
             // The others wait for it by now.
@@ -151,9 +155,9 @@ fn a_rank_that_is_lost_ends_what_the_others_wait_for_on_their_devices() {
             return Err(Error::Data("bad picture".into()));
         }
 
-        world.gather_array(features.view_mut());
-        drop(features.read());
-        let told = world.check();
+        world.all_gather_tensor(features.view_mut());
+        drop(features.to_host());
+        let told = world.check_peers();
         heard
             .lock()
             .unwrap()

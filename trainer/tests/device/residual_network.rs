@@ -1,12 +1,12 @@
 //! The whole residual network, a step of training on a device and on this machine.
 
-use cnclip_compute::device::Format;
-use cnclip_compute::ops::patchify::Pixels;
-use cnclip_compute::params::Layout;
-use cnclip_compute::tensor::{Memory, View};
-use cnclip_crds::model::Resnet as Sizes;
+use cnclip_compute::device::DType;
+use cnclip_compute::ops::patchify::PixelBatch;
+use cnclip_compute::params::ParamLayout;
+use cnclip_compute::tensor::{Memory, TensorView};
+use cnclip_crds::model::ResnetConfig as Sizes;
 use cnclip_crds::stage::Precision;
-use cnclip_nn::model::resnet::Resnet;
+use cnclip_nn::model::resnet::ModifiedResnet;
 
 use crate::support::{DEVICE, FORMATS, memory, numbers, rounded};
 
@@ -15,36 +15,36 @@ const SIDE: usize = 64;
 const FEATURES: usize = 24;
 
 /// Features, gradients of the weights, and the running statistics, after one step.
-fn step(memory: &Memory, format: Format) -> [Vec<f32>; 3] {
-    let mut layout = Layout::new(Precision::Fp32).within(memory);
+fn step(memory: &Memory, format: DType) -> [Vec<f32>; 3] {
+    let mut layout = ParamLayout::new(Precision::Fp32).with_memory(memory);
     let sizes = Sizes {
         layers: vec![2, 1, 1, 2],
         width: 8,
     };
 
-    let mut tower = Resnet::declare(&mut layout, &sizes, (SIDE, FEATURES), BATCH);
-    let mut params = layout.build();
-    params.initialize(1);
+    let mut tower = ModifiedResnet::declare_params(&mut layout, &sizes, (SIDE, FEATURES), BATCH);
+    let mut params = layout.allocate_params();
+    params.init_values(1);
     // Every branch counts, and both memories multiply with the same weights.
-    let noise = numbers(params.values.len(), 2, Format::F32);
-    params.values.edit(|values| {
+    let noise = numbers(params.values.len(), 2, DType::F32);
+    params.values.update_on_host(|values| {
         let each = values.iter_mut().zip(&noise);
-        each.for_each(|(value, noise)| *value = rounded(*value + 0.1 * noise, Format::Bf16));
+        each.for_each(|(value, noise)| *value = rounded(*value + 0.1 * noise, DType::Bf16));
     });
 
     let bytes: Vec<u8> = (0..BATCH * 3 * SIDE * SIDE)
         .map(|i| (i * i / 7 % 251) as u8)
         .collect();
 
-    let mut features = memory.array(BATCH * FEATURES);
-    let mut slopes = memory.array(BATCH * FEATURES);
-    slopes.copy_from(View::Host(&numbers(BATCH * FEATURES, 3, format)));
-    let given = (params.values.view(), params.state.view_mut());
-    tower.forward(given, Pixels::Bytes(&bytes), true, features.view_mut());
+    let mut features = memory.alloc_activations(BATCH * FEATURES);
+    let mut slopes = memory.alloc_activations(BATCH * FEATURES);
+    slopes.copy_from(TensorView::Host(&numbers(BATCH * FEATURES, 3, format)));
+    let given = (params.values.view(), params.buffers.view_mut());
+    tower.forward(given, PixelBatch::Bytes(&bytes), true, features.view_mut());
     let weights = (params.values.view(), &mut params.gradients.view_mut());
 
     tower.backward(weights, slopes.view(), &mut ());
-    [features, params.gradients, params.state].map(|array| array.read().into_owned())
+    [features, params.gradients, params.buffers].map(|array| array.to_host().into_owned())
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn a_step_of_the_residual_network_is_that_of_this_machine() {
     for (format, bounds) in FORMATS.into_iter().zip([[1e-4; 3], [0.05, 0.3, 0.02]]) {
         let right = step(&Memory::Host, format);
         let found = step(&memory(format), format);
-        DEVICE.check().unwrap();
+        DEVICE.synchronize().unwrap();
 
         for (what, bound) in bounds.into_iter().enumerate() {
             let length = |values: &[f32]| values.iter().map(|v| v * v).sum::<f32>().sqrt();

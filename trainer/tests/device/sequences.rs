@@ -1,10 +1,12 @@
 //! Operations that know where sequences begin: attention, dropout, embeddings, rows that go on.
 
-use cnclip_compute::device::Format;
+use cnclip_compute::device::DType;
 use cnclip_compute::ops::attention::Attention;
 use cnclip_compute::ops::dropout::Dropout;
-use cnclip_compute::ops::embedding::{self, Tables};
-use cnclip_compute::ops::rows::{Keep, Places, Sequences, spread, take};
+use cnclip_compute::ops::embedding::{self, EmbeddingTables};
+use cnclip_compute::ops::sequences::{
+    DeviceSequenceView, Pooling, Sequences, gather_rows, scatter_rows,
+};
 use cnclip_crds::stage::Precision;
 
 use crate::both::{Both, PLACES, Place, Wholes};
@@ -43,20 +45,20 @@ impl Texts {
         }
     }
 
-    fn on(&self, place: Place, keep: Keep) -> Sequences<'_> {
-        let sequences = Sequences::new(&self.offsets).keeping(keep);
+    fn on(&self, place: Place, keep: Pooling) -> Sequences<'_> {
+        let sequences = Sequences::new(&self.offsets).with_pooling(keep);
         let sequences = if self.padded {
-            sequences.padded(&self.ids.0)
+            sequences.with_padding(&self.ids.0)
         } else {
             sequences
         };
 
-        let ids = self.padded.then(|| self.ids.buffer().span());
+        let ids = self.padded.then(|| self.ids.buffer().as_view());
         match place {
             Place::Here => sequences,
-            Place::Device => sequences.on(Places {
-                offsets: self.device.buffer().span(),
-                ids,
+            Place::Device => sequences.with_device(DeviceSequenceView {
+                offsets: self.device.buffer().as_view(),
+                token_ids: ids,
             }),
         }
     }
@@ -74,10 +76,10 @@ fn texts() -> Vec<Texts> {
     ]
 }
 
-const KEEPS: [Keep; 2] = [Keep::All, Keep::First];
+const KEEPS: [Pooling; 2] = [Pooling::AllTokens, Pooling::FirstToken];
 
 fn dropouts() -> [Dropout; 2] {
-    [Dropout::NONE, Dropout::new(1, 2, 3).at(4, 0.3)]
+    [Dropout::NONE, Dropout::new(1, 2, 3).at_site(4, 0.3)]
 }
 
 #[test]
@@ -97,15 +99,15 @@ fn attention_of_sequences() {
                 let attention = Attention {
                     heads,
                     width,
-                    longest,
+                    max_tokens: longest,
                     precision,
-                    tiled: false,
+                    flash: false,
                 };
 
                 let rows = texts.on(Place::Here, keep);
-                let tokens = rows.tokens();
-                let kept = rows.kept();
-                let row = attention.row();
+                let tokens = rows.token_count();
+                let kept = rows.pooled_count();
+                let row = attention.probabilities_per_token();
                 let qkv = Both::array(tokens * 3 * width, 1, format);
                 let mut out = Both::array(kept * width, 2, format);
                 let mut probabilities = Both::array(kept * row, 3, format);
@@ -156,15 +158,15 @@ fn a_mask_is_the_same_on_a_device() {
             for (width, dropout) in
                 [(24, 0), (17, 0), (24, 1), (17, 1)].map(|(w, d)| (w, dropouts()[d]))
             {
-                let kept = texts.on(Place::Here, keep).kept();
+                let kept = texts.on(Place::Here, keep).pooled_count();
                 let x = Both::array(kept * width, 1, format);
                 let mut sum = Both::array(kept * width, 2, format);
                 let mut masked = Both::array(kept * width, 3, format);
 
                 for place in PLACES {
                     let sequences = texts.on(place, keep);
-                    dropout.add(sequences, width, sum.view_mut(place), x.view(place));
-                    dropout.apply(sequences, width, x.view(place), masked.view_mut(place));
+                    dropout.mask_and_add(sequences, width, sum.view_mut(place), x.view(place));
+                    dropout.apply_mask(sequences, width, x.view(place), masked.view_mut(place));
                 }
 
                 sum.agree("dropout and residual", 1.0);
@@ -190,14 +192,14 @@ fn rows_that_go_on() {
             .flat_map(|texts| KEEPS.map(|keep| (texts, keep)))
         {
             let rows = texts.on(Place::Here, keep);
-            let all = Both::array(rows.tokens() * width, 1, format);
-            let mut kept = Both::array(rows.kept() * width, 2, format);
-            let mut again = Both::array(rows.tokens() * width, 3, format);
+            let all = Both::array(rows.token_count() * width, 1, format);
+            let mut kept = Both::array(rows.pooled_count() * width, 2, format);
+            let mut again = Both::array(rows.token_count() * width, 3, format);
 
             for place in PLACES {
                 let sequences = texts.on(place, keep);
-                take(sequences, width, all.view(place), kept.view_mut(place));
-                spread(sequences, width, kept.view(place), again.view_mut(place));
+                gather_rows(sequences, width, all.view(place), kept.view_mut(place));
+                scatter_rows(sequences, width, kept.view(place), again.view_mut(place));
             }
 
             assert_eq!(kept.on_device(), kept.here());
@@ -213,24 +215,24 @@ fn embeddings() {
         .flat_map(|format| [(format, 24), (format, 331)])
     {
         for texts in texts() {
-            let sequences = |place| texts.on(place, Keep::All);
-            let tokens = sequences(Place::Here).tokens();
+            let sequences = |place| texts.on(place, Pooling::AllTokens);
+            let tokens = sequences(Place::Here).token_count();
             let words = Both::weights(8 * width, 1, format);
             let positions = Both::weights(70 * width, 2, format);
             let kind = Both::weights(width, 3, format);
             let dy = Both::array(tokens * width, 4, format);
             let mut y = Both::array(tokens * width, 5, format);
-            let mut dwords = Both::exact(8 * width, 6, Format::F32);
+            let mut dwords = Both::exact(8 * width, 6, DType::F32);
 
-            let mut dpositions = Both::exact(70 * width, 7, Format::F32);
+            let mut dpositions = Both::exact(70 * width, 7, DType::F32);
             for place in PLACES {
                 let words = words.view(place);
                 let positions = positions.view(place);
                 let kind = kind.view(place);
-                let tables = Tables {
+                let tables = EmbeddingTables {
                     words,
                     positions,
-                    kind,
+                    token_type: kind,
                 };
 
                 let ids = texts.ids.view(place);
@@ -248,8 +250,8 @@ fn embeddings() {
 
     // More tokens than a block looks at at once.
     let texts = Texts::new(&[300, 411], false);
-    let dy = Both::array(711 * 8, 1, Format::F32);
-    let mut dwords = Both::exact(64, 2, Format::F32);
+    let dy = Both::array(711 * 8, 1, DType::F32);
+    let mut dwords = Both::exact(64, 2, DType::F32);
 
     for place in PLACES {
         embedding::backward_words(

@@ -2,8 +2,8 @@
 
 use std::sync::LazyLock;
 
-use cnclip_compute::device::{Buffer, Device, Format};
-use cnclip_compute::random::{stream, uniform};
+use cnclip_compute::device::{DType, Device, DeviceBuffer};
+use cnclip_compute::random::{derive_key, uniform_f32};
 use cnclip_compute::tensor::Memory;
 use cnclip_crds::stage::Precision;
 use cnclip_emulator::Emulator;
@@ -20,23 +20,23 @@ pub(crate) fn is_emulated() -> bool {
 /// A device of its own. All ranks of a test share one card, whose NCCL must be told that they may.
 pub(crate) fn open() -> Device {
     if is_emulated() {
-        Emulator::device(1 << 34)
+        Emulator::new_device(1 << 34)
     } else {
-        cnclip_compute::cuda::open(0).unwrap()
+        cnclip_compute::cuda::open_device(0).unwrap()
     }
 }
 
 /// Both formats of activations.
-pub(crate) const FORMATS: [Format; 2] = [Format::F32, Format::Bf16];
+pub(crate) const FORMATS: [DType; 2] = [DType::F32, DType::Bf16];
 
 /// The memory of the device whose activations have a format.
-pub(crate) fn memory(format: Format) -> Memory {
+pub(crate) fn memory(format: DType) -> Memory {
     Memory::Device(DEVICE.clone(), precision(format))
 }
 
 /// The precision whose activations have a format.
-pub(crate) fn precision(format: Format) -> Precision {
-    if format == Format::Bf16 {
+pub(crate) fn precision(format: DType) -> Precision {
+    if format == DType::Bf16 {
         Precision::Bf16
     } else {
         Precision::Fp32
@@ -44,8 +44,8 @@ pub(crate) fn precision(format: Format) -> Precision {
 }
 
 /// Numbers in [-1, 1), representable in the format; another seed, other numbers.
-pub(crate) fn numbers(len: usize, seed: u64, format: Format) -> Vec<f32> {
-    let number = |i: usize| 2.0 * uniform(stream(seed, i as u64)) - 1.0;
+pub(crate) fn numbers(len: usize, seed: u64, format: DType) -> Vec<f32> {
+    let number = |i: usize| 2.0 * uniform_f32(derive_key(seed, i as u64)) - 1.0;
     (0..len)
         .map(number)
         .map(|value| rounded(value, format))
@@ -53,8 +53,8 @@ pub(crate) fn numbers(len: usize, seed: u64, format: Format) -> Vec<f32> {
 }
 
 /// A number as a format keeps it.
-pub(crate) fn rounded(value: f32, format: Format) -> f32 {
-    if format == Format::Bf16 {
+pub(crate) fn rounded(value: f32, format: DType) -> f32 {
+    if format == DType::Bf16 {
         bf16::from_f32(value).to_f32()
     } else {
         value
@@ -62,29 +62,29 @@ pub(crate) fn rounded(value: f32, format: Format) -> f32 {
 }
 
 /// Numbers on the device.
-pub(crate) fn on_device(values: &[f32], format: Format) -> Buffer {
-    let mut buffer = Buffer::new(&DEVICE, values.len(), format);
-    buffer.span_mut().upload(values);
+pub(crate) fn on_device(values: &[f32], format: DType) -> DeviceBuffer {
+    let mut buffer = DeviceBuffer::new(&DEVICE, values.len(), format);
+    buffer.as_view_mut().copy_from_host(values);
     buffer
 }
 
 /// Weights on the device, rounded beside if activations are.
-pub(crate) fn weights(values: &[f32], format: Format) -> Buffer {
-    let buffer = Buffer::new(&DEVICE, values.len(), Format::F32);
-    let mut buffer = if format == Format::Bf16 {
-        buffer.with_twin()
+pub(crate) fn weights(values: &[f32], format: DType) -> DeviceBuffer {
+    let buffer = DeviceBuffer::new(&DEVICE, values.len(), DType::F32);
+    let mut buffer = if format == DType::Bf16 {
+        buffer.with_bf16_copy()
     } else {
         buffer
     };
 
-    buffer.span_mut().upload(values);
+    buffer.as_view_mut().copy_from_host(values);
     buffer
 }
 
 /// Whole numbers on the device.
-pub(crate) fn wholes(values: &[u32]) -> Buffer {
-    let mut buffer = Buffer::new(&DEVICE, values.len(), Format::U32);
-    buffer.take_whole(values);
+pub(crate) fn wholes(values: &[u32]) -> DeviceBuffer {
+    let mut buffer = DeviceBuffer::new(&DEVICE, values.len(), DType::U32);
+    buffer.upload_u32(values);
     buffer
 }
 
@@ -92,15 +92,15 @@ pub(crate) fn wholes(values: &[u32]) -> Buffer {
 /// are rounded on their way to `roundings` halves of a last bit.
 pub(crate) fn assert_near(
     what: &str,
-    found: &Buffer,
+    found: &DeviceBuffer,
     right: &[f32],
-    format: Format,
+    format: DType,
     roundings: f32,
 ) {
-    let found = found.span().download();
-    DEVICE.check().unwrap();
+    let found = found.as_view().to_host();
+    DEVICE.synchronize().unwrap();
     assert_eq!(found.len(), right.len(), "{what}");
-    let bound = if format == Format::Bf16 {
+    let bound = if format == DType::Bf16 {
         roundings / 256.0
     } else {
         1e-5

@@ -1,14 +1,14 @@
 //! Whole models on a device against the same models on this machine.
 
-use cnclip_compute::device::Format;
+use cnclip_compute::device::DType;
 use cnclip_compute::ops::dropout::Dropout;
-use cnclip_compute::ops::patchify::Pixels;
+use cnclip_compute::ops::patchify::PixelBatch;
 use cnclip_compute::params::Params;
-use cnclip_compute::tensor::{Memory, View};
-use cnclip_crds::model::{ImageTower, ModelConfig, TextTower, Vit};
+use cnclip_compute::tensor::{Memory, TensorView};
+use cnclip_crds::model::{ImageTower, ModelConfig, TextTower, VitConfig};
 use cnclip_crds::stage::Precision;
-use cnclip_nn::model::Texts;
-use cnclip_nn::model::clip::{Batch, Capacity, Clip, Compute};
+use cnclip_nn::model::PackedTexts;
+use cnclip_nn::model::clip::{BatchCapacity, Clip, ClipBatch, ComputeOptions};
 
 use crate::support::{DEVICE, memory, numbers};
 
@@ -23,7 +23,7 @@ fn model(image: i32, text: i32) -> ModelConfig {
         embed_dim: WIDTH as i32,
         image: ImageTower {
             resolution: SIDE as i32,
-            vit: Some(Vit {
+            vit: Some(VitConfig {
                 layers: 3,
                 width: 3 * image,
                 patch_size: 4,
@@ -73,19 +73,19 @@ impl Case {
     };
 
     fn step(self, memory: &Memory, precision: Precision) -> Step {
-        let capacity = Capacity {
+        let capacity = BatchCapacity {
             batch: PAIRS + 1,
             context: 11,
         };
 
-        let compute = Compute {
+        let compute = ComputeOptions {
             recompute: self.recompute,
             precision,
         };
 
         let model = model(self.heads.0, self.heads.1);
-        let (mut clip, mut params) = Clip::within(memory, &model, capacity, compute);
-        params.initialize(1);
+        let (mut clip, mut params) = Clip::new_in(memory, &model, capacity, compute);
+        params.init_values(1);
         clip.mask_patches(self.masked);
         let first = u32::from(!self.padded);
         let ids: Vec<u32> = (0..28).map(|i| (first + i * 7 % 5) % 40).collect();
@@ -93,15 +93,15 @@ impl Case {
             .map(|i| ((i * 2_654_435) >> 9) as u8)
             .collect();
 
-        let normalized = numbers(bytes.len(), 5, Format::F32);
+        let normalized = numbers(bytes.len(), 5, DType::F32);
         let pixels = match self.normalized {
-            true => Pixels::Normalized(&normalized),
-            false => Pixels::Bytes(&bytes),
+            true => PixelBatch::Normalized(&normalized),
+            false => PixelBatch::Bytes(&bytes),
         };
 
-        let batch = Batch {
+        let batch = ClipBatch {
             pixels,
-            texts: Texts {
+            texts: PackedTexts {
                 ids: &ids,
                 offsets: &OFFSETS,
             },
@@ -114,11 +114,11 @@ impl Case {
         };
 
         let (images, texts) = clip.forward(&mut params, batch, dropout);
-        let images = images.read().into_owned();
-        let texts = texts.read().into_owned();
+        let images = images.to_host().into_owned();
+        let texts = texts.to_host().into_owned();
         let gradient = |seed| {
-            let mut array = memory.exact(PAIRS * WIDTH);
-            array.copy_from(View::Host(&numbers(PAIRS * WIDTH, seed, Format::F32)));
+            let mut array = memory.alloc_f32(PAIRS * WIDTH);
+            array.copy_from(TensorView::Host(&numbers(PAIRS * WIDTH, seed, DType::F32)));
             array
         };
 
@@ -126,12 +126,12 @@ impl Case {
         let dtexts = gradient(4);
         // Twice, to show that gradients are added.
         for _ in 0..2 {
-            clip.forward_again(&mut params, batch, dropout);
+            clip.recompute_forward(&mut params, batch, dropout);
             let gradients = (dimages.view(), dtexts.view());
             clip.backward(&mut params, batch, dropout, gradients, &mut ());
         }
 
-        memory.check().unwrap();
+        memory.synchronize().unwrap();
         Step {
             images,
             texts,
@@ -182,7 +182,7 @@ fn a_step_in_fp32_is_that_of_this_machine() {
             ..plain
         },
     ] {
-        let found = case.step(&memory(Format::F32), Precision::Fp32);
+        let found = case.step(&memory(DType::F32), Precision::Fp32);
         let right = case.step(&Memory::Host, Precision::Fp32);
         assert_near(
             &format!("{case:?}, images"),
@@ -196,8 +196,8 @@ fn a_step_in_fp32_is_that_of_this_machine() {
             &right.texts,
             1e-5,
         );
-        let gradients = found.params.gradients.read();
-        let rights = right.params.gradients.read();
+        let gradients = found.params.gradients.to_host();
+        let rights = right.params.gradients.to_host();
         let all = largest(&rights);
         for segment in right.params.segments() {
             let found = &gradients[segment.range.clone()];
@@ -244,15 +244,15 @@ fn a_step_in_bfloat16_stays_near_that_in_fp32() {
             ..odd
         },
     ] {
-        let found = case.step(&memory(Format::Bf16), Precision::Bf16);
+        let found = case.step(&memory(DType::Bf16), Precision::Bf16);
         let right = case.step(&Memory::Host, Precision::Fp32);
         assert!(cosine(&found.images, &right.images) > 0.9995, "{case:?}");
         assert!(cosine(&found.texts, &right.texts) > 0.9995, "{case:?}");
-        let gradients = found.params.gradients.read();
-        let rights = right.params.gradients.read();
+        let gradients = found.params.gradients.to_host();
+        let rights = right.params.gradients.to_host();
         let near = cosine(&gradients, &rights);
         assert!(near > 0.999, "{case:?}: {near}");
     }
 
-    DEVICE.check().unwrap();
+    DEVICE.synchronize().unwrap();
 }

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use cnclip::report::{Outlets, Reporter};
-use cnclip::train::train_within;
+use cnclip::report::{ReportOutputs, Reporter};
+use cnclip::train::train_stage_with_memory;
 use cnclip_compute::tensor::Memory;
-use cnclip_crds::model::Vit;
-use cnclip_crds::run_config::{DistillationConfig, TrainConfig};
-use cnclip_crds::stage::{Duplicates, MicroBatch};
+use cnclip_crds::model::VitConfig;
+use cnclip_crds::stage::{DuplicatePolicy, MicroBatch};
+use cnclip_crds::trainer_config::{DistillationConfig, TrainConfig};
 
 use crate::same::losses;
 use crate::small;
@@ -16,9 +16,9 @@ use crate::support::memory;
 /// A transformer in micro batches with masked patches, dropout, a teacher, an average and clipped
 /// gradients.
 pub(crate) fn config(folder: &Path, name: &str, taught: bool) -> TrainConfig {
-    let mut config = small::config(folder, name);
+    let mut config = small::train_config(folder, name);
     config.model.image.resnet = None;
-    config.model.image.vit = Some(Vit {
+    config.model.image.vit = Some(VitConfig {
         layers: 2,
         width: 12,
         patch_size: 8,
@@ -32,9 +32,9 @@ pub(crate) fn config(folder: &Path, name: &str, taught: bool) -> TrainConfig {
         config.optimizer.max_gradient_norm,
     ) = (Some(0.9), Some(0.5));
 
-    config.duplicates = Duplicates::Positives;
+    config.duplicates = DuplicatePolicy::Positives;
     if taught {
-        let teacher = small::stage(folder, "teacher");
+        let teacher = small::stage_uri(folder, "teacher");
         config.distillation = Some(DistillationConfig {
             teacher,
             weight: 2.0,
@@ -45,13 +45,13 @@ pub(crate) fn config(folder: &Path, name: &str, taught: bool) -> TrainConfig {
 }
 
 pub(crate) fn run(config: &TrainConfig, memory: &Memory) {
-    let reporter = Reporter::start(config.run.clone(), Outlets::default()).unwrap();
-    train_within(config, &reporter, || false, &|_| Ok(memory.clone())).unwrap();
+    let reporter = Reporter::start(config.run.clone(), ReportOutputs::default()).unwrap();
+    train_stage_with_memory(config, &reporter, || false, &|_| Ok(memory.clone())).unwrap();
 }
 
 #[test]
 fn a_run_is_that_of_this_machine() {
-    use cnclip_compute::device::Format::{Bf16, F32};
+    use cnclip_compute::device::DType::{Bf16, F32};
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     run(&config(folder, "teacher", false), &Memory::Host);

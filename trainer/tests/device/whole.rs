@@ -1,31 +1,31 @@
 //! What arrays do by themselves: copies between formats, products.
 
-use cnclip_compute::device::{Buffer, Format, Operand, Product};
-use cnclip_compute::gemm::{Matrix, MatrixMut, Onto, Threads, product};
-use cnclip_compute::tensor::{Array, View};
+use cnclip_compute::device::{DType, DeviceBuffer, Gemm, MatrixDesc};
+use cnclip_compute::gemm::{Accumulate, GemmThreads, MatrixView, MatrixViewMut, gemm_f32};
+use cnclip_compute::tensor::{Tensor, TensorView};
 
 use crate::support::{DEVICE, FORMATS, assert_near, memory, numbers, on_device, rounded, weights};
 
 #[test]
 fn numbers_are_copied_between_formats_and_beside() {
     for len in [1, 7, 8, 1009] {
-        let values = numbers(len, 1, Format::F32);
+        let values = numbers(len, 1, DType::F32);
         for (from, to) in [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(a, b)| (FORMATS[a], FORMATS[b])) {
             let source = on_device(&values, from);
-            let mut target = Buffer::new(&DEVICE, len, to).with_twin();
-            target.span_mut().copy_from(source.span());
+            let mut target = DeviceBuffer::new(&DEVICE, len, to).with_bf16_copy();
+            target.as_view_mut().copy_from(source.as_view());
             let right: Vec<f32> = values
                 .iter()
                 .map(|&value| rounded(rounded(value, from), to))
                 .collect();
 
-            assert_eq!(target.span().download(), right);
-            let beside = target.span().rounded().unwrap().download();
+            assert_eq!(target.as_view().to_host(), right);
+            let beside = target.as_view().bf16_copy().unwrap().to_host();
             assert!(
                 beside
                     .iter()
                     .zip(&right)
-                    .all(|(a, b)| *a == rounded(*b, Format::Bf16))
+                    .all(|(a, b)| *a == rounded(*b, DType::Bf16))
             );
         }
     }
@@ -34,13 +34,13 @@ fn numbers_are_copied_between_formats_and_beside() {
 #[test]
 fn arrays_forget_nothing_on_a_device() {
     for format in FORMATS {
-        let mut array: Array = memory(format).array(11);
+        let mut array: Tensor = memory(format).alloc_activations(11);
         let values = numbers(5, 2, format);
-        array.part_mut(3..8).copy_from(View::Host(&values));
-        array.edit(|values| values[0] = 2.0);
+        array.slice_mut(3..8).copy_from(TensorView::Host(&values));
+        array.update_on_host(|values| values[0] = 2.0);
         let right = [&[2.0, 0.0, 0.0], values.as_slice(), &[0.0; 3]].concat();
 
-        assert_eq!(array.read().as_ref(), right);
+        assert_eq!(array.to_host().as_ref(), right);
     }
 }
 
@@ -54,27 +54,27 @@ fn products_are_those_of_this_machine() {
     for format in FORMATS {
         let a = numbers(batch * k * 16, 1, format);
         let b = numbers(batch * n * 48, 2, format);
-        let old = numbers(batch * m * 32, 3, Format::F32);
+        let old = numbers(batch * m * 32, 3, DType::F32);
         let bias = numbers(n, 4, format);
         let da = on_device(&a, format);
         let db = on_device(&b, format);
         let dbias = weights(&bias, format);
-        let target = on_device(&old, Format::F32);
+        let target = on_device(&old, DType::F32);
 
-        let wanted = Product::new(
-            Operand::strided(target.span(), m, n, 32).every(m * 32),
-            Operand::strided(da.span(), k, m, 16)
-                .every(k * 16)
+        let wanted = Gemm::new(
+            MatrixDesc::strided(target.as_view(), m, n, 32).with_batch_stride(m * 32),
+            MatrixDesc::strided(da.as_view(), k, m, 16)
+                .with_batch_stride(k * 16)
                 .transposed(),
-            Operand::strided(db.span(), n, k, 48)
-                .every(n * 48)
+            MatrixDesc::strided(db.as_view(), n, k, 48)
+                .with_batch_stride(n * 48)
                 .transposed(),
         );
 
-        let bias_at = Some(dbias.span().address());
-        DEVICE.multiply(&Product {
-            scale: 0.5,
-            add: true,
+        let bias_at = Some(dbias.as_view().address());
+        DEVICE.gemm(&Gemm {
+            alpha: 0.5,
+            accumulate: true,
             bias: bias_at,
             batch,
             ..wanted
@@ -87,21 +87,21 @@ fn products_are_those_of_this_machine() {
                 row.iter_mut().zip(&bias).for_each(|(y, b)| *y += b);
             }
 
-            let left = Matrix::strided(&a[i * k * 16..], k, m, 16).transposed();
+            let left = MatrixView::strided(&a[i * k * 16..], k, m, 16).transposed();
             let pair = (
                 left,
-                Matrix::strided(&b[i * n * 48..], n, k, 48).transposed(),
+                MatrixView::strided(&b[i * n * 48..], n, k, 48).transposed(),
             );
 
-            product(
-                MatrixMut::strided(right, m, n, 32),
-                Onto::Add,
+            gemm_f32(
+                MatrixViewMut::strided(right, m, n, 32),
+                Accumulate::Yes,
                 0.5,
                 pair,
-                Threads::One,
+                GemmThreads::One,
             );
         }
 
-        assert_near("product", &target, &right, Format::F32, 1.0);
+        assert_near("product", &target, &right, DType::F32, 1.0);
     }
 }

@@ -2,45 +2,45 @@
 
 use std::path::PathBuf;
 
-use cnclip::weights::{Part, Tensors, Weights, load};
-use cnclip_compute::ops::patchify::Pixels;
+use cnclip::weights::{ModelPart, TensorMap, Weights, load_weights};
+use cnclip_compute::ops::patchify::PixelBatch;
 use cnclip_compute::params::Params;
-use cnclip_crds::model::{ImageTower, ModelConfig, Resnet, TextTower, Vit};
+use cnclip_crds::model::{ImageTower, ModelConfig, ResnetConfig, TextTower, VitConfig};
 use cnclip_data::store::Store;
-use cnclip_nn::model::Texts;
-use cnclip_nn::model::clip::{Batch, Capacity, Clip};
+use cnclip_nn::model::PackedTexts;
+use cnclip_nn::model::clip::{BatchCapacity, Clip, ClipBatch};
 use serde_json::Value;
 
 /// A way to declare a model.
-pub(crate) type Declare = fn(&ModelConfig, Capacity) -> (Clip, Params);
+pub(crate) type BuildClip = fn(&ModelConfig, BatchCapacity) -> (Clip, Params);
 
 /// One model's files.
-pub(crate) struct Golden {
+pub(crate) struct GoldenModel {
     pub(crate) config: ModelConfig,
     pub(crate) weights: Weights,
-    pub(crate) io: Tensors,
-    pub(crate) gradients: Tensors,
+    pub(crate) io: TensorMap,
+    pub(crate) gradients: TensorMap,
     pub(crate) expect: Value,
 }
 
 /// Captions of true length, and pictures.
-pub(crate) struct Pairs {
+pub(crate) struct GoldenBatch {
     pub(crate) pixels: Vec<f32>,
     pub(crate) ids: Vec<u32>,
     pub(crate) offsets: Vec<usize>,
 }
 
-impl Pairs {
-    pub(crate) fn batch(&self) -> Batch<'_> {
-        Batch {
-            pixels: Pixels::Normalized(&self.pixels),
+impl GoldenBatch {
+    pub(crate) fn batch(&self) -> ClipBatch<'_> {
+        ClipBatch {
+            pixels: PixelBatch::Normalized(&self.pixels),
             texts: self.texts(),
         }
     }
 
     /// Pairs `from..to`.
-    pub(crate) fn part(&self, from: usize, to: usize) -> Self {
-        let picture = self.pixels.len() / self.texts().count();
+    pub(crate) fn slice_samples(&self, from: usize, to: usize) -> Self {
+        let picture = self.pixels.len() / self.texts().text_count();
         let first = self.offsets[from];
         let last = self.offsets[to];
         Self {
@@ -53,15 +53,15 @@ impl Pairs {
         }
     }
 
-    pub(crate) fn texts(&self) -> Texts<'_> {
-        Texts {
+    pub(crate) fn texts(&self) -> PackedTexts<'_> {
+        PackedTexts {
             ids: &self.ids,
             offsets: &self.offsets,
         }
     }
 }
 
-impl Golden {
+impl GoldenModel {
     pub(crate) fn read(name: &str) -> Self {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
             .join("tests/golden/model")
@@ -84,25 +84,25 @@ impl Golden {
 
     /// The model with the golden weights.
     pub(crate) fn model(&self) -> (Clip, Params) {
-        self.declared(Clip::new)
+        self.build_with(Clip::new)
     }
 
     /// The same, declared in another way.
-    pub(crate) fn declared(&self, declare: Declare) -> (Clip, Params) {
+    pub(crate) fn build_with(&self, declare: BuildClip) -> (Clip, Params) {
         let (clip, mut params) = declare(
             &self.config,
-            Capacity {
+            BatchCapacity {
                 batch: 6,
                 context: 20,
             },
         );
 
-        load(&mut params, &self.weights, Part::All).unwrap();
+        load_weights(&mut params, &self.weights, ModelPart::All).unwrap();
         (clip, params)
     }
 
     /// One of the three batches.
-    pub(crate) fn pairs(&self, batch: usize) -> Pairs {
+    pub(crate) fn load_batch(&self, batch: usize) -> GoldenBatch {
         let images = &self.io["images"];
         let texts = &self.io["texts"];
         let size: usize = images.shape[1..].iter().product();
@@ -116,7 +116,7 @@ impl Golden {
             offsets.push(ids.len());
         }
 
-        Pairs {
+        GoldenBatch {
             pixels: images.values[batch * size..][..size].to_vec(),
             ids,
             offsets,
@@ -131,7 +131,7 @@ fn config(json: &Value) -> ModelConfig {
         Value::Array(layers) => ImageTower {
             resolution: int("image_resolution"),
             vit: None,
-            resnet: Some(Resnet {
+            resnet: Some(ResnetConfig {
                 layers: layers
                     .iter()
                     .map(|layer| layer.as_i64().unwrap() as i32)
@@ -141,7 +141,7 @@ fn config(json: &Value) -> ModelConfig {
         },
         _ => ImageTower {
             resolution: int("image_resolution"),
-            vit: Some(Vit {
+            vit: Some(VitConfig {
                 layers: int("vision_layers"),
                 width: int("vision_width"),
                 patch_size: int("vision_patch_size"),

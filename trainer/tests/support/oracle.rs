@@ -1,12 +1,12 @@
 //! What candle's autograd says of a formula, and the made-up numbers it is asked about.
 
 use candle_core::{Device, Result, Tensor, Var};
-use cnclip_compute::params::Layout;
-use cnclip_compute::random::{normal, stream};
+use cnclip_compute::params::ParamLayout;
+use cnclip_compute::random::{derive_key, normal_f32};
 
-pub(crate) fn numbers(length: usize, seed: u64) -> Vec<f32> {
+pub(crate) fn random_values(length: usize, seed: u64) -> Vec<f32> {
     (0..length as u64)
-        .map(|i| normal(stream(seed, i)))
+        .map(|i| normal_f32(derive_key(seed, i)))
         .collect()
 }
 
@@ -49,7 +49,7 @@ pub(crate) fn assert_close(what: &str, found: &[f32], right: &[f32]) {
 }
 
 /// Parameters in this machine's memory.
-pub(crate) struct Params {
+pub(crate) struct OracleParams {
     pub(crate) values: Vec<f32>,
     pub(crate) gradients: Vec<f32>,
     #[allow(dead_code, reason = "batch normalisation alone has one")]
@@ -57,12 +57,12 @@ pub(crate) struct Params {
 }
 
 /// Parameters with these values, and gradients that start at 1 to show that they are added to.
-pub(crate) fn params(layout: Layout) -> Params {
-    let params = layout.build();
+pub(crate) fn params(layout: ParamLayout) -> OracleParams {
+    let params = layout.allocate_params();
     let trained = params.values.len();
-    let state = params.state.len();
-    Params {
-        values: numbers(trained, 99),
+    let state = params.buffers.len();
+    OracleParams {
+        values: random_values(trained, 99),
         gradients: vec![1.0; trained],
         state: vec![0.0; state],
     }

@@ -3,17 +3,17 @@
 use cnclip_compute::params::Params;
 use cnclip_compute::tensor::Memory;
 use cnclip_crds::model::{Architecture, ModelConfig};
-use cnclip_crds::run_config::TrainConfig;
-use cnclip_nn::accumulate::Accumulator;
-use cnclip_nn::average::Average;
-use cnclip_nn::memory::Way;
-use cnclip_nn::model::clip::{Capacity, Clip, Compute};
-use cnclip_nn::optimizer::{AdamW, Settings};
+use cnclip_crds::trainer_config::TrainConfig;
+use cnclip_nn::accumulate::GradientAccumulator;
+use cnclip_nn::ema::WeightEma;
+use cnclip_nn::memory::BatchPlan;
+use cnclip_nn::model::clip::{BatchCapacity, Clip, ComputeOptions};
+use cnclip_nn::optimizer::{AdamW, AdamWSettings};
 use serde_json::json;
 
 /// A preset with few layers and narrow towers: what sets it apart stays.
-pub(crate) fn shrunk(architecture: Architecture) -> ModelConfig {
-    let mut towers = architecture.towers().unwrap();
+pub(crate) fn shrink_preset(architecture: Architecture) -> ModelConfig {
+    let mut towers = architecture.published_model().unwrap();
     if let Some(vit) = &mut towers.image.vit {
         (vit.layers, vit.width) = (3, 2 * vit.head_width);
         towers.image.resolution = 5 * vit.patch_size;
@@ -32,7 +32,7 @@ pub(crate) fn shrunk(architecture: Architecture) -> ModelConfig {
     towers
 }
 
-pub(crate) fn stage(model: &ModelConfig) -> TrainConfig {
+pub(crate) fn train_config(model: &ModelConfig) -> TrainConfig {
     serde_json::from_value(json!({
         "run": {"name": "run", "stage": "train"}, "model": model, "contextLength": 20, "dataset": "nowhere",
         "length": {"steps": 1}, "globalBatchSize": 24, "checkpoint": {"everySteps": 1, "keep": 1},
@@ -44,26 +44,26 @@ pub(crate) fn stage(model: &ModelConfig) -> TrainConfig {
 }
 
 /// Everything of size that a rank reserves.
-pub(crate) fn reserve(
+pub(crate) fn allocate_training_state(
     memory: &Memory,
     config: &TrainConfig,
-    Way {
+    BatchPlan {
         micro_batch,
         recompute,
-    }: Way,
-) -> (Clip, Params, AdamW, Average, Accumulator) {
-    let capacity = Capacity {
+    }: BatchPlan,
+) -> (Clip, Params, AdamW, WeightEma, GradientAccumulator) {
+    let capacity = BatchCapacity {
         batch: micro_batch,
         context: config.context_length as usize,
     };
 
-    let compute = Compute {
+    let compute = ComputeOptions {
         recompute,
         precision: config.world.precision,
     };
 
-    let (clip, params) = Clip::within(memory, &config.model, capacity, compute);
-    let settings = Settings {
+    let (clip, params) = Clip::new_in(memory, &config.model, capacity, compute);
+    let settings = AdamWSettings {
         beta_1: 0.9,
         beta_2: 0.9,
         epsilon: 1.0,
@@ -72,15 +72,15 @@ pub(crate) fn reserve(
     };
 
     let adamw = AdamW::new(&params, settings);
-    let average = Average::new(&params, 0.5);
+    let average = WeightEma::new(&params, 0.5);
     let batches = (config.global_batch_size as usize, micro_batch);
-    let accumulator = Accumulator::new(&clip, &params, batches);
+    let accumulator = GradientAccumulator::new(&clip, &params, batches);
 
     (clip, params, adamw, average, accumulator)
 }
 
 /// Fails unless a plan is within a hundredth of what was reserved.
-pub(crate) fn near(planned: u64, reserved: u64, what: &str) {
+pub(crate) fn assert_near_plan(planned: u64, reserved: u64, what: &str) {
     let planned = planned as f64;
     let reserved = reserved as f64;
     assert!(

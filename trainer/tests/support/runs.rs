@@ -3,25 +3,28 @@
 use std::cell::Cell;
 
 use cnclip::error::Error;
-use cnclip::report::{Outlets, Reporter};
-use cnclip::train::train;
-use cnclip_crds::report::Report;
-use cnclip_crds::run_config::TrainConfig;
+use cnclip::report::{ReportOutputs, Reporter};
+use cnclip::train::train_stage;
+use cnclip_crds::report::ProgressReport;
+use cnclip_crds::trainer_config::TrainConfig;
 
 /// Trains until `stop` says so after a step, counted from this call's first.
-pub(crate) fn run(config: &TrainConfig, stop_after: u64) -> (Result<(), Error>, Report) {
-    let reporter = Reporter::start(config.run.clone(), Outlets::default()).unwrap();
+pub(crate) fn train_until(
+    config: &TrainConfig,
+    stop_after: u64,
+) -> (Result<(), Error>, ProgressReport) {
+    let reporter = Reporter::start(config.run.clone(), ReportOutputs::default()).unwrap();
     let steps = Cell::new(0);
-    let done = train(config, &reporter, || {
+    let done = train_stage(config, &reporter, || {
         steps.set(steps.get() + 1);
         steps.get() == stop_after
     });
 
-    (done, reporter.current())
+    (done, reporter.current_report())
 }
 
-pub(crate) fn whole(config: &TrainConfig) -> Report {
-    let (done, report) = run(config, u64::MAX);
+pub(crate) fn train_to_end(config: &TrainConfig) -> ProgressReport {
+    let (done, report) = train_until(config, u64::MAX);
     done.unwrap();
     report
 }

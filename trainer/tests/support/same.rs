@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cnclip_crds::report::Report;
+use cnclip_crds::report::ProgressReport;
 
 use crate::small;
 
@@ -31,8 +31,8 @@ fn assert_weights(name: &str, found: &[f32], right: &[f32]) {
 /// Asserts that two runs are one, but for rounding.
 pub(crate) fn assert_same(
     folder: &Path,
-    (name, found): (&str, &Report),
-    (other, right): (&str, &Report),
+    (name, found): (&str, &ProgressReport),
+    (other, right): (&str, &ProgressReport),
 ) {
     let found_losses = losses(folder, name);
     let right_losses = losses(folder, other);

@@ -2,32 +2,36 @@
 
 use std::path::Path;
 
-use cnclip::evaluate::Results;
+use cnclip::evaluate::EvaluationResults;
 use cnclip_crds::report::TaskResult;
-use cnclip_crds::run_config::EvaluateConfig;
+use cnclip_crds::trainer_config::EvaluateConfig;
 use serde_json::json;
 
 use crate::small;
 
 /// An evaluation of what a run ended with, on so many tasks of the golden data set.
-pub(crate) fn scoring(folder: &Path, (run, name): (&str, &str), tasks: usize) -> EvaluateConfig {
-    let dataset = small::dataset(&folder.join("data"), 0);
+pub(crate) fn evaluation_config(
+    folder: &Path,
+    (run, name): (&str, &str),
+    tasks: usize,
+) -> EvaluateConfig {
+    let dataset = small::write_dataset(&folder.join("data"), 0);
     let task =
         |number| json!({"name": format!("task-{number}"), "retrieval": {"dataset": dataset}});
     let tasks: Vec<_> = (0..tasks).map(task).collect();
 
     serde_json::from_value(json!({
-        "run": {"name": name, "stage": "evaluate"}, "checkpoint": small::stage(folder, run), "tasks": tasks,
+        "run": {"name": name, "stage": "evaluate"}, "checkpoint": small::stage_uri(folder, run), "tasks": tasks,
         "artifacts": folder.join(name), "batchSize": 3, "maxSkippedPercent": 20,
     }))
     .unwrap()
 }
 
 /// What an evaluation wrote: its results without how long they took, and the files of its first task.
-pub(crate) fn scores(folder: &Path, name: &str) -> (Vec<TaskResult>, Vec<(String, String)>) {
+pub(crate) fn read_scores(folder: &Path, name: &str) -> (Vec<TaskResult>, Vec<(String, String)>) {
     let folder = folder.join(name);
     let results = std::fs::read(folder.join("results.json")).unwrap();
-    let mut results: Results = serde_json::from_slice(&results).unwrap();
+    let mut results: EvaluationResults = serde_json::from_slice(&results).unwrap();
     results.tasks.iter_mut().for_each(|task| task.seconds = 0.0);
     let files = std::fs::read_dir(folder.join("tasks/task-0"))
         .unwrap()

@@ -2,26 +2,26 @@
 
 use std::path::{Path, PathBuf};
 
-use cnclip::checkpoint::WEIGHTS;
-use cnclip::source;
-use cnclip::weights::Tensors;
+use cnclip::checkpoint::WEIGHTS_FILE;
+use cnclip::model_resolver;
+use cnclip::weights::TensorMap;
 use cnclip_compute::digest::sha256;
-use cnclip_crds::model::{ImageTower, ModelConfig, Resnet, TextTower};
-use cnclip_crds::run_config::{
-    CheckpointConfig, Identity, Length, OptimizerConfig, PinnedFile, TrainConfig, ValidationConfig,
-    WeightSources, WorldConfig,
+use cnclip_crds::model::{ImageTower, ModelConfig, ResnetConfig, TextTower};
+use cnclip_crds::stage::{Augmentation, DuplicatePolicy, FrozenTower};
+use cnclip_crds::trainer_config::{
+    CheckpointConfig, DistributedConfig, OptimizerConfig, PinnedFile, RunIdentity, TrainConfig,
+    TrainingLength, ValidationConfig, WeightSources,
 };
-use cnclip_crds::stage::{Augmentation, Duplicates, Freeze};
-use cnclip_data::prepare::{self, prepare};
+use cnclip_data::prepare::{self, prepare_files};
 use cnclip_data::store::Store;
 
 pub(crate) const STEPS: u64 = 8;
 
 /// A tiny model with everything that must survive a stop: batch normalisation's running statistics,
 /// dropout, augmentation, and an epoch that ends between two steps.
-pub(crate) fn config(folder: &Path, name: &str) -> TrainConfig {
+pub(crate) fn train_config(folder: &Path, name: &str) -> TrainConfig {
     TrainConfig {
-        run: Identity {
+        run: RunIdentity {
             name: name.into(),
             uid: String::new(),
             stage: "train".into(),
@@ -31,9 +31,9 @@ pub(crate) fn config(folder: &Path, name: &str) -> TrainConfig {
         context_length: 12,
         vocabulary: Some(vocabulary(folder)),
         initial_weights: WeightSources::default(),
-        dataset: dataset(&folder.join("data"), 0),
-        freeze: Freeze::None,
-        length: Length::Steps(STEPS as i64),
+        dataset: write_dataset(&folder.join("data"), 0),
+        freeze: FrozenTower::None,
+        length: TrainingLength::Steps(STEPS as i64),
         global_batch_size: 5,
         optimizer: OptimizerConfig {
             learning_rate: 1e-3,
@@ -49,13 +49,13 @@ pub(crate) fn config(folder: &Path, name: &str) -> TrainConfig {
         halve_micro_batch: false,
         gradient_checkpointing: None,
         max_skipped_steps: 10,
-        duplicates: Duplicates::Negatives,
+        duplicates: DuplicatePolicy::Negatives,
         distillation: None,
         augmentation: Augmentation::AutoAugment,
         synchronize_batch_norm: false,
         masked_patches_percent: 0,
         validation: Some(ValidationConfig {
-            dataset: dataset(&folder.join("data"), 0),
+            dataset: write_dataset(&folder.join("data"), 0),
             every_steps: 5,
         }),
         checkpoint: CheckpointConfig {
@@ -65,7 +65,7 @@ pub(crate) fn config(folder: &Path, name: &str) -> TrainConfig {
         artifacts: folder.join(name).display().to_string(),
         seed: 7,
         max_skipped_percent: 20.0,
-        world: WorldConfig::default(),
+        world: DistributedConfig::default(),
         report_every_steps: 1,
         listen: None,
     }
@@ -77,7 +77,7 @@ fn model() -> ModelConfig {
         image: ImageTower {
             resolution: 32,
             vit: None,
-            resnet: Some(Resnet {
+            resnet: Some(ResnetConfig {
                 layers: vec![1, 1, 1, 1],
                 width: 4,
             }),
@@ -106,7 +106,7 @@ fn vocabulary(folder: &Path) -> PinnedFile {
 }
 
 /// Shards of the golden data set; another `variant` has other bytes.
-pub(crate) fn dataset(folder: &Path, variant: u64) -> String {
+pub(crate) fn write_dataset(folder: &Path, variant: u64) -> String {
     // A test program that was carried to another machine is told where the tree is there.
     let here = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
     let golden = std::env::var("CNCLIP_GOLDEN").unwrap_or_else(|_| here.to_owned());
@@ -114,18 +114,18 @@ pub(crate) fn dataset(folder: &Path, variant: u64) -> String {
     let images = golden.join("train_imgs.tsv");
     let texts = golden.join("train_texts.jsonl");
     let store = Store::open(folder.to_str().unwrap()).unwrap();
-    let options = prepare::Options {
+    let options = prepare::PrepareOptions {
         shard_bytes: (14 + 9 * variant) << 10,
-        most_skipped: 0.1,
-        ..prepare::Options::default()
+        max_skipped_ratio: 0.1,
+        ..prepare::PrepareOptions::default()
     };
 
-    prepare(&images, &texts, &store, &options, |_| ()).unwrap();
+    prepare_files(&images, &texts, &store, &options, |_| ()).unwrap();
     folder.display().to_string()
 }
 
 /// The prefix of a run's stage.
-pub(crate) fn stage(folder: &Path, name: &str) -> String {
+pub(crate) fn stage_uri(folder: &Path, name: &str) -> String {
     folder.join(name).join("train").display().to_string()
 }
 
@@ -145,12 +145,12 @@ pub(crate) fn newest_checkpoint(folder: &Path, name: &str) -> PathBuf {
 
 /// The bytes of the last weights.
 pub(crate) fn final_weights(folder: &Path, name: &str) -> Vec<u8> {
-    std::fs::read(newest_checkpoint(folder, name).join(WEIGHTS)).unwrap()
+    std::fs::read(newest_checkpoint(folder, name).join(WEIGHTS_FILE)).unwrap()
 }
 
 /// The weights that a run ended with, as a later stage finds them.
-pub(crate) fn final_tensors(folder: &Path, name: &str) -> Tensors {
-    source::weights(&stage(folder, name))
+pub(crate) fn final_tensors(folder: &Path, name: &str) -> TensorMap {
+    model_resolver::resolve_weights(&stage_uri(folder, name))
         .unwrap()
         .tensors
         .to_tensors()

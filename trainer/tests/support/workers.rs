@@ -7,22 +7,22 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cnclip_crds::names::{ENV_TERMINATION_LOG, ENV_WORKER};
-use cnclip_crds::report::Report;
-use cnclip_crds::run_config::{EvaluateConfig, TrainConfig, WorldConfig};
+use cnclip_crds::names::{ENV_TERMINATION_LOG, ENV_WORKER_INDEX};
+use cnclip_crds::report::ProgressReport;
+use cnclip_crds::trainer_config::{DistributedConfig, EvaluateConfig, TrainConfig};
 use serde::Serialize;
 
 /// Longer than anything takes here.
-const PATIENCE: Duration = Duration::from_secs(120);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Processes; they are killed when this is dropped.
-pub(crate) struct Workers {
+pub(crate) struct WorkerProcesses {
     folder: PathBuf,
     children: Vec<Child>,
 }
 
 /// Where workers meet: below the ports that the system gives away by itself.
-pub(crate) fn coordinator() -> String {
+pub(crate) fn free_coordinator_address() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let ports = std::iter::repeat_with(|| {
         // Far from those of a neighbouring process.
@@ -34,8 +34,12 @@ pub(crate) fn coordinator() -> String {
 }
 
 /// Starts as many workers as the configuration has, in a folder; `astray` in another one.
-pub(crate) fn start(folder: &Path, config: &TrainConfig, astray: Option<usize>) -> Workers {
-    begin(
+pub(crate) fn start_training(
+    folder: &Path,
+    config: &TrainConfig,
+    astray: Option<usize>,
+) -> WorkerProcesses {
+    start_workers(
         folder,
         "train",
         (&config.run.name, &config.world),
@@ -45,8 +49,12 @@ pub(crate) fn start(folder: &Path, config: &TrainConfig, astray: Option<usize>) 
 }
 
 /// The same for an evaluation.
-pub(crate) fn score(folder: &Path, config: &EvaluateConfig, astray: Option<usize>) -> Workers {
-    begin(
+pub(crate) fn start_evaluation(
+    folder: &Path,
+    config: &EvaluateConfig,
+    astray: Option<usize>,
+) -> WorkerProcesses {
+    start_workers(
         folder,
         "evaluate",
         (&config.run.name, &config.world),
@@ -55,13 +63,13 @@ pub(crate) fn score(folder: &Path, config: &EvaluateConfig, astray: Option<usize
     )
 }
 
-fn begin(
+fn start_workers(
     folder: &Path,
     job: &str,
-    (name, world): (&str, &WorldConfig),
+    (name, world): (&str, &DistributedConfig),
     config: &impl Serialize,
     astray: Option<usize>,
-) -> Workers {
+) -> WorkerProcesses {
     let file = folder.join(format!("{name}.json"));
     std::fs::write(&file, serde_json::to_vec(config).unwrap()).unwrap();
     let start = |worker: usize| {
@@ -69,9 +77,12 @@ fn begin(
         command
             .args([job, "--config"])
             .arg(&file)
-            .env(ENV_WORKER, worker.to_string());
+            .env(ENV_WORKER_INDEX, worker.to_string());
 
-        command.env(ENV_TERMINATION_LOG, last_words(folder, worker));
+        command.env(
+            ENV_TERMINATION_LOG,
+            termination_message_path(folder, worker),
+        );
         command.current_dir(if astray == Some(worker) {
             Path::new("/")
         } else {
@@ -86,28 +97,28 @@ fn begin(
     };
 
     let children = (0..world.replicas as usize).map(start).collect();
-    Workers {
+    WorkerProcesses {
         folder: folder.to_owned(),
         children,
     }
 }
 
-fn last_words(folder: &Path, worker: usize) -> PathBuf {
+fn termination_message_path(folder: &Path, worker: usize) -> PathBuf {
     folder.join(format!("last-words-{worker}"))
 }
 
 /// Waits until something is so.
-pub(crate) fn until(mut so: impl FnMut() -> bool) {
+pub(crate) fn wait_until(mut so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !so() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain");
+        assert!(start.elapsed() < WAIT_TIMEOUT, "waited in vain");
         thread::sleep(Duration::from_millis(5));
     }
 }
 
-impl Workers {
+impl WorkerProcesses {
     /// Sends a signal, by its name.
-    pub(crate) fn signal(&self, worker: usize, name: &str) {
+    pub(crate) fn send_signal(&self, worker: usize, name: &str) {
         let pid = self.children[worker].id().to_string();
         assert!(
             Command::new("kill")
@@ -119,9 +130,9 @@ impl Workers {
     }
 
     /// The exit code of each, none of a killed one; those that hang are left out.
-    pub(crate) fn end(&mut self, hanging: Option<usize>) -> Vec<Option<i32>> {
+    pub(crate) fn wait_for_exit(&mut self, hanging: Option<usize>) -> Vec<Option<i32>> {
         let mut ended: Vec<Option<ExitStatus>> = vec![None; self.children.len()];
-        until(|| {
+        wait_until(|| {
             for (child, ended) in self.children.iter_mut().zip(&mut ended) {
                 *ended = child.try_wait().unwrap();
             }
@@ -139,18 +150,18 @@ impl Workers {
     }
 
     /// The last report of a worker.
-    pub(crate) fn report(&self, worker: usize) -> Report {
-        let text = std::fs::read_to_string(last_words(&self.folder, worker)).unwrap();
+    pub(crate) fn last_report(&self, worker: usize) -> ProgressReport {
+        let text = std::fs::read_to_string(termination_message_path(&self.folder, worker)).unwrap();
         serde_json::from_str(&text).unwrap()
     }
 
     /// What a worker that ended badly said.
-    pub(crate) fn failure(&self, worker: usize) -> String {
-        self.report(worker).failure.unwrap().message
+    pub(crate) fn failure_message(&self, worker: usize) -> String {
+        self.last_report(worker).failure.unwrap().message
     }
 }
 
-impl Drop for Workers {
+impl Drop for WorkerProcesses {
     fn drop(&mut self) {
         for child in &mut self.children {
             // It may have ended.

@@ -1,21 +1,21 @@
 //! Which end is whose fault: one row an end.
 
 use super::*;
-use crate::seen::{at, ended, job, job_in, worker};
+use crate::cluster_fixtures::{active_job, ended_state, job_in, time_at, worker_pod};
 
-fn found(disruption: Option<&str>, deleted: bool, state: WorkerState) -> Option<Failure> {
-    let worker = Worker {
+fn found(disruption: Option<&str>, deleted: bool, state: WorkerState) -> Option<AttemptFailure> {
+    let worker = WorkerPod {
         disruption: disruption.map(str::to_owned),
-        ends_by: deleted.then(|| at(0)),
-        ..worker("align", 1, state)
+        ends_by: deleted.then(|| time_at(0)),
+        ..worker_pod("align", 1, state)
     };
 
-    of_attempt(&job("align", 1), &[&worker], at(5))
+    attempt_failure(&active_job("align", 1), &[&worker], time_at(5))
 }
 
 #[test]
 fn every_end_has_its_class_and_its_budget() {
-    use Budget::{Application, Infrastructure, Never};
+    use RetryBudget::{Application, Infrastructure, Never};
     let refused = |reason: &str| WorkerState::Ended {
         exit_code: None,
         reason: reason.to_owned(),
@@ -23,99 +23,135 @@ fn every_end_has_its_class_and_its_budget() {
     };
 
     let rows = [
-        (None, false, ended(64, "Error", ""), "Usage", Never),
-        (None, false, ended(65, "Error", ""), "Data", Never),
-        (None, false, ended(78, "Error", ""), "Config", Never),
-        (None, true, ended(78, "Error", ""), "Config", Never),
+        (None, false, ended_state(64, "Error", ""), "Usage", Never),
+        (None, false, ended_state(65, "Error", ""), "Data", Never),
+        (None, false, ended_state(78, "Error", ""), "Config", Never),
+        (None, true, ended_state(78, "Error", ""), "Config", Never),
         (
             Some("PreemptionByScheduler"),
             true,
-            ended(65, "Error", ""),
+            ended_state(65, "Error", ""),
             "Data",
             Never,
         ),
         (
             None,
             false,
-            ended(128, "StartError", "no such file"),
+            ended_state(128, "StartError", "no such file"),
             "Image",
             Never,
         ),
-        (None, false, ended(127, "Error", ""), "Image", Never),
+        (None, false, ended_state(127, "Error", ""), "Image", Never),
         (
             None,
             false,
-            ended(126, "ContainerCannotRun", ""),
+            ended_state(126, "ContainerCannotRun", ""),
             "Image",
             Never,
         ),
-        (None, false, ended(70, "Error", ""), "Bug", Application),
-        (None, false, ended(1, "Error", ""), "Bug", Application),
-        (None, false, ended(101, "Error", ""), "Bug", Application),
         (
             None,
             false,
-            ended(137, "OOMKilled", ""),
+            ended_state(70, "Error", ""),
+            "Bug",
+            Application,
+        ),
+        (None, false, ended_state(1, "Error", ""), "Bug", Application),
+        (
+            None,
+            false,
+            ended_state(101, "Error", ""),
+            "Bug",
+            Application,
+        ),
+        (
+            None,
+            false,
+            ended_state(137, "OOMKilled", ""),
             "OutOfMemory",
             Application,
         ),
         (
             None,
             false,
-            ended(1, "OOMKilled", ""),
+            ended_state(1, "OOMKilled", ""),
             "OutOfMemory",
             Application,
         ),
-        (None, false, ended(137, "Error", ""), "Killed", Application),
-        (None, false, ended(134, "Error", ""), "Crashed", Application),
-        (None, false, ended(139, "Error", ""), "Crashed", Application),
-        (None, false, ended(135, "Error", ""), "Crashed", Application),
         (
             None,
             false,
-            ended(75, "Error", ""),
+            ended_state(137, "Error", ""),
+            "Killed",
+            Application,
+        ),
+        (
+            None,
+            false,
+            ended_state(134, "Error", ""),
+            "Crashed",
+            Application,
+        ),
+        (
+            None,
+            false,
+            ended_state(139, "Error", ""),
+            "Crashed",
+            Application,
+        ),
+        (
+            None,
+            false,
+            ended_state(135, "Error", ""),
+            "Crashed",
+            Application,
+        ),
+        (
+            None,
+            false,
+            ended_state(75, "Error", ""),
             "Requeued",
             Infrastructure,
         ),
         (
             None,
             false,
-            ended(143, "Error", ""),
+            ended_state(143, "Error", ""),
             "Terminated",
             Infrastructure,
         ),
         (
             None,
             true,
-            ended(75, "Error", ""),
+            ended_state(75, "Error", ""),
             "PodDeleted",
             Infrastructure,
         ),
         (
             None,
             true,
-            ended(137, "Error", ""),
+            ended_state(137, "Error", ""),
             "PodDeleted",
             Infrastructure,
         ),
         (
             Some("PreemptionByScheduler"),
             true,
-            ended(75, "Error", ""),
+            ended_state(75, "Error", ""),
             "Preempted",
             Infrastructure,
         ),
         (
             Some("PreemptionByScheduler"),
             true,
-            ended(137, "Error", ""),
+            ended_state(137, "Error", ""),
             "Preempted",
             Infrastructure,
         ),
         (
             Some("DeletionByTaintManager"),
             true,
-            ended(137, "Error", ""),
+            ended_state(137, "Error", ""),
             "NodeLost",
             Infrastructure,
         ),
@@ -129,14 +165,14 @@ fn every_end_has_its_class_and_its_budget() {
         (
             Some("EvictionByEvictionAPI"),
             true,
-            ended(75, "Error", ""),
+            ended_state(75, "Error", ""),
             "Evicted",
             Infrastructure,
         ),
         (
             Some("TerminationByKubelet"),
             false,
-            ended(137, "Error", ""),
+            ended_state(137, "Error", ""),
             "Evicted",
             Infrastructure,
         ),
@@ -168,7 +204,7 @@ fn every_end_has_its_class_and_its_budget() {
     for (disruption, deleted, state, class, budget) in rows {
         let found = found(disruption, deleted, state.clone()).unwrap().class;
         assert_eq!(
-            (found.name(), found.budget()),
+            (found.name(), found.retry_budget()),
             (class, budget),
             "{disruption:?} {state:?}"
         );
@@ -177,22 +213,24 @@ fn every_end_has_its_class_and_its_budget() {
 
 #[test]
 fn work_that_is_done_or_goes_on_is_no_failure() {
-    for state in [ended(0, "Completed", ""), WorkerState::Running] {
+    for state in [ended_state(0, "Completed", ""), WorkerState::Running] {
         assert_eq!(found(None, false, state.clone()), None, "{state:?}");
     }
 }
 
 #[test]
 fn a_deleted_pod_that_nobody_ends_has_lost_its_node() {
-    let lost = Worker {
-        ends_by: Some(at(0)),
-        ..worker("align", 1, WorkerState::Running)
+    let lost = WorkerPod {
+        ends_by: Some(time_at(0)),
+        ..worker_pod("align", 1, WorkerState::Running)
     };
 
-    let class =
-        |seconds| of_attempt(&job("align", 1), &[&lost], at(seconds)).map(|found| found.class);
+    let class = |seconds| {
+        attempt_failure(&active_job("align", 1), &[&lost], time_at(seconds))
+            .map(|found| found.class)
+    };
     assert_eq!(class(10), None);
-    assert_eq!(class(16), Some(Class::NodeLost));
+    assert_eq!(class(16), Some(FailureClass::NodeLost));
 }
 
 #[test]
@@ -203,8 +241,8 @@ fn a_failed_job_without_pods_has_lost_them() {
         JobState::Failed("BackoffLimitExceeded".to_owned()),
     );
 
-    let failure = of_attempt(&failed, &[], at(0)).unwrap();
-    assert_eq!(failure.class, Class::PodDeleted);
+    let failure = attempt_failure(&failed, &[], time_at(0)).unwrap();
+    assert_eq!(failure.class, FailureClass::PodDeleted);
     assert!(
         failure.message.contains("BackoffLimitExceeded"),
         "{}",
@@ -213,18 +251,18 @@ fn a_failed_job_without_pods_has_lost_them() {
 }
 
 /// A worker that ended with a code after some seconds; one that was killed for memory says so.
-fn worker_ended(index: i32, exit_code: i32, second: i64) -> Worker {
+fn worker_ended(index: i32, exit_code: i32, second: i64) -> WorkerPod {
     let reason = if exit_code == 137 {
         "OOMKilled"
     } else {
         "Error"
     };
 
-    let state = ended(exit_code, reason, "");
-    Worker {
+    let state = ended_state(exit_code, reason, "");
+    WorkerPod {
         index,
-        ended_at: Some(at(second)),
-        ..worker("align", 1, state)
+        ended_at: Some(time_at(second)),
+        ..worker_pod("align", 1, state)
     }
 }
 
@@ -232,30 +270,30 @@ fn worker_ended(index: i32, exit_code: i32, second: i64) -> Worker {
 #[test]
 fn of_several_workers_the_one_is_told_that_the_others_ended_for() {
     // The class, and the number of the worker.
-    type Cause = (Class, i32);
-    let running = |index| Worker {
+    type Cause = (FailureClass, i32);
+    let running = |index| WorkerPod {
         index,
-        ..worker("align", 1, WorkerState::Running)
+        ..worker_pod("align", 1, WorkerState::Running)
     };
 
-    let deleted = |index, exit_code, asked, second| Worker {
-        ends_by: Some(at(asked + 120)),
-        deleted_at: Some(at(asked)),
+    let deleted = |index, exit_code, asked, second| WorkerPod {
+        ends_by: Some(time_at(asked + 120)),
+        deleted_at: Some(time_at(asked)),
         ..worker_ended(index, exit_code, second)
     };
 
-    let lost = |index| Worker {
-        ends_by: Some(at(-16)),
-        deleted_at: Some(at(-136)),
+    let lost = |index| WorkerPod {
+        ends_by: Some(time_at(-16)),
+        deleted_at: Some(time_at(-136)),
         ..running(index)
     };
 
-    let rows: [(&str, Vec<Worker>, i64, Option<Cause>); 13] = [
+    let rows: [(&str, Vec<WorkerPod>, i64, Option<Cause>); 13] = [
         (
             "what no restart cures, though another was first",
             vec![worker_ended(0, 137, 1), worker_ended(1, 78, 3)],
             4,
-            Some((Class::Config, 1)),
+            Some((FailureClass::Config, 1)),
         ),
         (
             "out of memory, though the others have ended first",
@@ -265,49 +303,49 @@ fn of_several_workers_the_one_is_told_that_the_others_ended_for() {
                 worker_ended(2, 75, 1),
             ],
             4,
-            Some((Class::OutOfMemory, 1)),
+            Some((FailureClass::OutOfMemory, 1)),
         ),
         (
             "the first of two that fell by themselves",
             vec![worker_ended(0, 139, 3), worker_ended(1, 70, 2)],
             4,
-            Some((Class::Bug, 1)),
+            Some((FailureClass::Bug, 1)),
         ),
         (
             "at once the lower number",
             vec![worker_ended(0, 139, 2), worker_ended(1, 70, 2)],
             4,
-            Some((Class::Crashed, 0)),
+            Some((FailureClass::Crashed, 0)),
         ),
         (
             "deleted by somebody, though another has ended first",
             vec![worker_ended(0, 75, 2), deleted(1, 75, 1, 3)],
             4,
-            Some((Class::PodDeleted, 1)),
+            Some((FailureClass::PodDeleted, 1)),
         ),
         (
             "deleted in the same second",
             vec![worker_ended(0, 75, 1), deleted(1, 75, 1, 3)],
             4,
-            Some((Class::PodDeleted, 1)),
+            Some((FailureClass::PodDeleted, 1)),
         ),
         (
             "killed, and the others deleted with the Job for it",
             vec![deleted(0, 75, 2, 3), worker_ended(1, 139, 1)],
             4,
-            Some((Class::Crashed, 1)),
+            Some((FailureClass::Crashed, 1)),
         ),
         (
             "asked to be run again, and the others deleted with the Job for it",
             vec![deleted(0, 75, 3, 4), worker_ended(1, 75, 1)],
             5,
-            Some((Class::Requeued, 1)),
+            Some((FailureClass::Requeued, 1)),
         ),
         (
             "lost with its node",
             vec![lost(0), worker_ended(1, 75, 0)],
             0,
-            Some((Class::NodeLost, 0)),
+            Some((FailureClass::NodeLost, 0)),
         ),
         (
             "the others' end may have a cause that is not seen yet",
@@ -319,25 +357,25 @@ fn of_several_workers_the_one_is_told_that_the_others_ended_for() {
             "the cause is not seen in time",
             vec![running(0), worker_ended(1, 75, 1)],
             11,
-            Some((Class::Requeued, 1)),
+            Some((FailureClass::Requeued, 1)),
         ),
         (
             "all have ended",
             vec![worker_ended(0, 75, 2), worker_ended(1, 75, 1)],
             2,
-            Some((Class::Requeued, 1)),
+            Some((FailureClass::Requeued, 1)),
         ),
         (
             "a cause is not waited for",
             vec![running(0), worker_ended(1, 139, 1)],
             1,
-            Some((Class::Crashed, 1)),
+            Some((FailureClass::Crashed, 1)),
         ),
     ];
 
     for (name, workers, now, expected) in rows {
         let workers: Vec<_> = workers.iter().collect();
-        let found = of_attempt(&job("align", 1), &workers, at(now));
+        let found = attempt_failure(&active_job("align", 1), &workers, time_at(now));
         let class = found.as_ref().map(|failure| failure.class);
         assert_eq!(class, expected.map(|(class, _)| class), "{name}");
         let told = found.map(|failure| failure.message).unwrap_or_default();
@@ -362,7 +400,7 @@ fn the_trainers_own_words_are_told() {
         ),
     ];
     for (message, expected) in rows {
-        let told = found(None, false, ended(65, "Error", message))
+        let told = found(None, false, ended_state(65, "Error", message))
             .unwrap()
             .message;
         assert!(told.starts_with(expected), "{told}");
@@ -371,23 +409,23 @@ fn the_trainers_own_words_are_told() {
 
 #[test]
 fn a_budget_ends_after_as_many_restarts_as_it_allows() {
-    let retries = Retries {
+    let retries = RetryLimits {
         application: 2,
         infrastructure: 1,
     };
 
     let rows = [
-        (Class::Config, 0, 0, Some("same way")),
-        (Class::Killed, 1, 9, None),
+        (FailureClass::Config, 0, 0, Some("same way")),
+        (FailureClass::Killed, 1, 9, None),
         (
-            Class::Killed,
+            FailureClass::Killed,
             2,
             0,
             Some("all 2 restarts of spec.retries.application"),
         ),
-        (Class::NodeLost, 9, 0, None),
+        (FailureClass::NodeLost, 9, 0, None),
         (
-            Class::NodeLost,
+            FailureClass::NodeLost,
             0,
             1,
             Some("all 1 restarts of spec.retries.infrastructure"),
@@ -395,13 +433,13 @@ fn a_budget_ends_after_as_many_restarts_as_it_allows() {
     ];
 
     for (class, application, infrastructure, expected) in rows {
-        let restarts = Restarts {
+        let restarts = RestartCounts {
             application,
             infrastructure,
-            ..Restarts::default()
+            ..RestartCounts::default()
         };
 
-        let why = gives_up(class, &restarts, &retries);
+        let why = retries_exhausted(class, &restarts, &retries);
         match expected {
             None => assert_eq!(why, None, "{class:?}"),
             Some(part) => assert!(why.unwrap().contains(part), "{class:?}"),
@@ -411,9 +449,13 @@ fn a_budget_ends_after_as_many_restarts_as_it_allows() {
 
 #[test]
 fn restarts_are_counted_by_budget_and_by_class() {
-    let mut restarts = Restarts::default();
-    for class in [Class::Killed, Class::NodeLost, Class::NodeLost] {
-        count(&mut restarts, class);
+    let mut restarts = RestartCounts::default();
+    for class in [
+        FailureClass::Killed,
+        FailureClass::NodeLost,
+        FailureClass::NodeLost,
+    ] {
+        count_restart(&mut restarts, class);
     }
 
     assert_eq!(
@@ -440,9 +482,9 @@ fn each_restart_waits_longer_up_to_five_minutes() {
         (1000, 300),
     ] {
         assert_eq!(
-            backoff_seconds(&Restarts {
+            backoff_seconds(&RestartCounts {
                 application: total,
-                ..Restarts::default()
+                ..RestartCounts::default()
             }),
             seconds
         );
@@ -451,27 +493,27 @@ fn each_restart_waits_longer_up_to_five_minutes() {
 
 #[test]
 fn pods_that_do_not_begin_in_time_are_given_up_with_the_reason() {
-    let cause = Cause::new("ImagePullFailed", "image x is not found");
-    let active = job("align", 1);
-    let at_limit = not_started(60, &active, Some(&cause), at(60));
+    let cause = StatusReason::new("ImagePullFailed", "image x is not found");
+    let active = active_job("align", 1);
+    let at_limit = start_deadline_failure(60, &active, Some(&cause), time_at(60));
     assert_eq!(at_limit, None);
-    let late = not_started(60, &active, Some(&cause), at(61)).unwrap();
+    let late = start_deadline_failure(60, &active, Some(&cause), time_at(61)).unwrap();
 
-    assert_eq!(late.class, Class::StartDeadline);
+    assert_eq!(late.class, FailureClass::StartDeadline);
     assert!(late.message.contains("60 s") && late.message.contains("image x is not found"));
-    let queued = JobSeen {
+    let queued = ObservedJob {
         queued: true,
         ..active.clone()
     };
 
     assert_eq!(
-        not_started(60, &queued, Some(&cause), at(999)),
+        start_deadline_failure(60, &queued, Some(&cause), time_at(999)),
         None,
         "a queue may take its time"
     );
 
     assert_eq!(
-        not_started(60, &active, None, at(999)),
+        start_deadline_failure(60, &active, None, time_at(999)),
         None,
         "a run that runs has started"
     );

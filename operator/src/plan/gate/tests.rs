@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{samples, seen::at};
+use crate::{cluster_fixtures::time_at, manifest_fixtures};
 
 fn result(task: &str, mean_recall: &str) -> Value {
     let recall = json!({"r1": "58.40", "r5": "83.60", "r10": "90.00", "meanRecall": mean_recall});
@@ -17,7 +17,7 @@ fn results(values: &[Value]) -> Vec<ResultStatus> {
     serde_json::from_value(json!(values)).unwrap()
 }
 
-fn gate(condition: (&str, Value)) -> Gate {
+fn gate(condition: (&str, Value)) -> GateSpec {
     let mut gate = json!({"task": "valid", "metric": "textToImage.meanRecall"});
     gate[condition.0] = condition.1;
     serde_json::from_value(gate).unwrap()
@@ -84,7 +84,7 @@ fn a_number_passes_that_is_at_least_what_is_asked_for() {
     ];
 
     for (asked, found, ended, expected, words) in rows {
-        let (_, status, reason, message) = line(
+        let (_, status, reason, message) = gate_condition(
             &gate(("atLeast", json!(asked))),
             &results(&found),
             ended,
@@ -101,7 +101,8 @@ fn a_classification_has_no_recall_and_says_what_it_has() {
     let zero_shot = json!({"classes": 10, "headline": "accuracy", "accuracy": "91.00", "top5": "99.00",
                            "meanPerClass": "90.00", "meanAveragePrecision": "80.00"});
     let found = results(&[json!({"name": "valid", "images": 5, "zeroShot": zero_shot})]);
-    let (_, status, reason, message) = line(&gate(("atLeast", json!("1"))), &found, false, None);
+    let (_, status, reason, message) =
+        gate_condition(&gate(("atLeast", json!("1"))), &found, false, None);
     assert_eq!((status, reason.as_str()), ("False", "TaskHasNoSuchMetric"));
     let words =
         "has no textToImage.meanRecall: it has accuracy, top5, meanPerClass, meanAveragePrecision";
@@ -176,13 +177,13 @@ fn a_number_passes_that_is_not_worse_than_the_baselines() {
         ));
 
         let baseline = status_of_baseline.clone().map(|status| {
-            let mut baseline = samples::evaluation();
+            let mut baseline = manifest_fixtures::sample_evaluation();
             baseline.status = Some(serde_json::from_value(status).unwrap());
             baseline
         });
 
         let own = results(&[result("valid", "77.40")]);
-        let (_, status, reason, message) = line(&gate, &own, true, baseline.as_ref());
+        let (_, status, reason, message) = gate_condition(&gate, &own, true, baseline.as_ref());
         assert_eq!(
             format!("{status} {reason}"),
             expected,
@@ -198,7 +199,12 @@ fn a_baseline_without_such_a_task_will_never_have_its_result() {
     let mut gate = gate(("notWorseThan", json!({"evaluationName": "old"})));
     gate.task = "flickr".to_owned();
     let own = results(&[result("flickr", "77.40")]);
-    let (_, status, reason, message) = line(&gate, &own, true, Some(&samples::evaluation()));
+    let (_, status, reason, message) = gate_condition(
+        &gate,
+        &own,
+        true,
+        Some(&manifest_fixtures::sample_evaluation()),
+    );
     assert_eq!(
         (status, reason.as_str()),
         ("False", "BaselineHasNoSuchTask"),
@@ -206,23 +212,28 @@ fn a_baseline_without_such_a_task_will_never_have_its_result() {
     );
 }
 
-fn judged(before: &Ledger, found: &[Value], gate: Option<&Gate>, generation: i64) -> Ledger {
-    let mut ledger = Ledger {
+fn judged(
+    before: &RecordedStatus,
+    found: &[Value],
+    gate: Option<&GateSpec>,
+    generation: i64,
+) -> RecordedStatus {
+    let mut ledger = RecordedStatus {
         results: results(found),
         ..before.clone()
     };
 
-    let seen = Observed {
-        now: at(generation),
-        ..Observed::default()
+    let seen = ObservedState {
+        now: time_at(generation),
+        ..ObservedState::default()
     };
 
-    judge(&mut ledger, before, gate, Some(generation), &seen);
+    evaluate_gate(&mut ledger, before, gate, Some(generation), &seen);
     ledger
 }
 
-fn word(ledger: &Ledger) -> Option<&str> {
-    Some(ledger.condition(GATE_PASSED)?.reason.as_str())
+fn word(ledger: &RecordedStatus) -> Option<&str> {
+    Some(ledger.find_condition(GATE_PASSED)?.reason.as_str())
 }
 
 #[test]
@@ -230,7 +241,7 @@ fn a_verdict_stays_until_the_gate_or_the_numbers_change() {
     let found = [result("valid", "77.40")];
     let low = gate(("atLeast", json!("76")));
     let high = gate(("atLeast", json!("80")));
-    let passed = judged(&Ledger::default(), &found, Some(&low), 1);
+    let passed = judged(&RecordedStatus::default(), &found, Some(&low), 1);
     assert_eq!(word(&passed), Some("Passed"));
     let same = judged(&passed, &found, Some(&high), 1);
 
@@ -248,5 +259,8 @@ fn a_verdict_stays_until_the_gate_or_the_numbers_change() {
     let worse = judged(&passed, &[result("valid", "60.00")], Some(&low), 1);
     assert_eq!(word(&worse), Some("BelowTheGate"));
     assert_eq!(word(&judged(&passed, &found, None, 2)), None);
-    assert!(!is_open(&passed) && is_open(&judged(&Ledger::default(), &[], Some(&low), 1)));
+    assert!(
+        !is_undecided(&passed)
+            && is_undecided(&judged(&RecordedStatus::default(), &[], Some(&low), 1))
+    );
 }

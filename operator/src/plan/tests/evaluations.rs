@@ -2,17 +2,20 @@
 
 use cnclip_crds::{
     evaluation::CnClipEvaluation,
-    report::{Activity, EvaluationReport, Measured, Recall, Recalls, RetrievalScores, TaskResult},
+    report::{
+        EvaluationReport, RecallAtK, RetrievalRecalls, RetrievalScores, TaskResult, TaskScores,
+        TrainerActivity,
+    },
 };
 use serde_json::Value;
 
 use super::*;
-use crate::status::progress::is_from;
+use crate::status::progress::matches_attempt;
 
 /// What the operator does in one reconcile: plans from what is on record, and puts the plan there.
-fn reconcile(run: &mut CnClipEvaluation, seen: &Observed) -> Plan {
-    let plan = decide(run, &run.ledger(), seen);
-    run.status = Some(serde_json::from_value(run.status(&plan.ledger)).unwrap());
+fn reconcile(run: &mut CnClipEvaluation, seen: &ObservedState) -> ReconcilePlan {
+    let plan = decide(run, &run.recorded_status(), seen);
+    run.status = Some(serde_json::from_value(run.to_status_json(&plan.status)).unwrap());
     plan
 }
 
@@ -28,29 +31,29 @@ fn training(checkpoints: &[Value], ended: Option<&str>) -> CnClipTraining {
                 "lastTransitionTime": "2026-01-01T00:00:00Z"}])
     });
 
-    let mut training = samples::training();
+    let mut training = manifest_fixtures::sample_training();
     let status = json!({"checkpoints": checkpoints, "conditions": conditions.unwrap_or(json!([]))});
     training.status = Some(serde_json::from_value(status).unwrap());
     training
 }
 
-fn of_training(seen: Observed, training: CnClipTraining) -> Observed {
-    Observed {
+fn of_training(seen: ObservedState, training: CnClipTraining) -> ObservedState {
+    ObservedState {
         training: Some(training),
         ..seen
     }
 }
 
 /// What a trainer says that has found a checkpoint and scored it.
-fn scored(run: &CnClipEvaluation, stage: &str, checkpoint: &str, r1: f64) -> Report {
-    let recall = Recall {
+fn scored(run: &CnClipEvaluation, stage: &str, checkpoint: &str, r1: f64) -> ProgressReport {
+    let recall = RecallAtK {
         r1,
         r5: r1 + 20.0,
         r10: r1 + 30.0,
         mean_recall: r1 + 15.0,
     };
 
-    let recalls = Some(Recalls {
+    let recalls = Some(RetrievalRecalls {
         text_to_image: recall,
         image_to_text: recall,
     });
@@ -61,7 +64,7 @@ fn scored(run: &CnClipEvaluation, stage: &str, checkpoint: &str, r1: f64) -> Rep
         digest: "d-1".to_owned(),
         images: 5,
         seconds: 1.0,
-        measured: Measured::Retrieval(RetrievalScores {
+        measured: TaskScores::Retrieval(RetrievalScores {
             texts: 5,
             recalls,
             threshold: None,
@@ -75,41 +78,47 @@ fn scored(run: &CnClipEvaluation, stage: &str, checkpoint: &str, r1: f64) -> Rep
         version: "0.1.0".to_owned(),
     };
 
-    Report {
-        run: Owner::of(run).identity(stage, 1),
+    ProgressReport {
+        run: RunRef::from_run(run).attempt_identity(stage, 1),
         pod_uid: "pod-uid".to_owned(),
-        activity: Activity::Done,
+        activity: TrainerActivity::Done,
         step: 1,
         steps: 1,
         evaluation: Some(evaluation),
         results: vec![result],
-        ..Report::default()
+        ..ProgressReport::default()
     }
 }
 
 /// An attempt that is done, with its last words.
-fn well(run: &CnClipEvaluation, seconds: i64, stage: &str, checkpoint: &str, r1: f64) -> Observed {
+fn well(
+    run: &CnClipEvaluation,
+    seconds: i64,
+    stage: &str,
+    checkpoint: &str,
+    r1: f64,
+) -> ObservedState {
     let report = scored(run, stage, checkpoint, r1);
-    assert!(is_from(
+    assert!(matches_attempt(
         &report,
-        &Owner::of(run).identity(stage, 1),
+        &RunRef::from_run(run).attempt_identity(stage, 1),
         "pod-uid"
     ));
 
-    Observed {
-        workers: vec![worker(stage, 1, ended(0, "Completed", ""))],
+    ObservedState {
+        workers: vec![worker_pod(stage, 1, ended_state(0, "Completed", ""))],
         report: Some(report),
         ..done(seconds, stage, 1)
     }
 }
 
 fn series() -> CnClipEvaluation {
-    samples::evaluation_with("/trigger", json!("EveryCheckpoint"))
+    manifest_fixtures::sample_evaluation_with("/trigger", json!("EveryCheckpoint"))
 }
 
 #[test]
 fn results_say_what_they_are_of_and_what_made_them() {
-    let mut run = samples::evaluation();
+    let mut run = manifest_fixtures::sample_evaluation();
     let done = well(
         &run,
         9,
@@ -142,7 +151,7 @@ fn results_say_what_they_are_of_and_what_made_them() {
 
 #[test]
 fn a_classification_is_of_its_templates_too() {
-    let mut run = samples::evaluation();
+    let mut run = manifest_fixtures::sample_evaluation();
     let mut done = well(
         &run,
         9,
@@ -166,10 +175,10 @@ fn a_classification_is_of_its_templates_too() {
 
 #[test]
 fn results_that_were_told_stay_when_the_last_words_have_only_the_last() {
-    let mut run = samples::evaluation();
+    let mut run = manifest_fixtures::sample_evaluation();
     let told = |names: &[&str]| {
         let seen = well(
-            &samples::evaluation(),
+            &manifest_fixtures::sample_evaluation(),
             9,
             "evaluate",
             "s3://x/checkpoints/8-1",
@@ -183,14 +192,17 @@ fn results_that_were_told_stay_when_the_last_words_have_only_the_last() {
         };
 
         let results = names.iter().map(one).collect();
-        let report = Some(Report {
+        let report = Some(ProgressReport {
             steps: 3,
             results,
             ..report.clone()
         });
 
         let seen = at_work(9, "evaluate", 1, WorkerState::Running);
-        of_training(Observed { report, ..seen }, training(&[], Some("Complete")))
+        of_training(
+            ObservedState { report, ..seen },
+            training(&[], Some("Complete")),
+        )
     };
 
     for (names, expected) in [
@@ -215,34 +227,34 @@ fn results_that_were_told_stay_when_the_last_words_have_only_the_last() {
 fn a_gate_waits_for_its_baseline_after_the_end_and_is_judged_once() {
     let gate = json!({"task": "valid", "metric": "textToImage.r1",
                       "notWorseThan": {"evaluationName": "old", "tolerance": "1"}});
-    let mut run = samples::evaluation_with("/gate", gate);
+    let mut run = manifest_fixtures::sample_evaluation_with("/gate", gate);
     let complete = training(&[], Some("Complete"));
     let at_the_end = well(&run, 9, "evaluate", "s3://x/checkpoints/8-1", 50.0);
     reconcile(&mut run, &of_training(at_the_end, complete.clone()));
     let waiting = reconcile(&mut run, &of_training(nothing(10), complete.clone()));
-    assert_eq!(why(&waiting.ledger, "Complete"), "True Done");
+    assert_eq!(why(&waiting.status, "Complete"), "True Done");
     assert_eq!(
-        why(&waiting.ledger, "GatePassed"),
+        why(&waiting.status, "GatePassed"),
         "Unknown BaselineMissing"
     );
     let still = reconcile(&mut run, &of_training(nothing(11), complete.clone()));
     assert_eq!(
-        still.look_again,
+        still.requeue_after,
         Some(Duration::from_secs(5)),
         "the baseline may yet be applied"
     );
 
-    let mut old = samples::evaluation();
+    let mut old = manifest_fixtures::sample_evaluation();
     let its = well(&old, 12, "evaluate", "s3://y/checkpoints/8-1", 50.9);
     reconcile(&mut old, &of_training(its, complete.clone()));
-    let beside = Observed {
+    let beside = ObservedState {
         baseline: Some(old),
         ..of_training(nothing(13), complete.clone())
     };
     let judged = reconcile(&mut run, &beside);
-    assert_eq!(why(&judged.ledger, "GatePassed"), "True Passed");
+    assert_eq!(why(&judged.status, "GatePassed"), "True Passed");
     assert_eq!(
-        (reasons(&judged), judged.look_again),
+        (reasons(&judged), judged.requeue_after),
         (vec!["GatePassed"], None)
     );
     assert_eq!(
@@ -251,13 +263,13 @@ fn a_gate_waits_for_its_baseline_after_the_end_and_is_judged_once() {
     );
     // The baseline goes; the verdict stays.
     let after = reconcile(&mut run, &of_training(nothing(14), complete));
-    assert_eq!(why(&after.ledger, "GatePassed"), "True Passed");
+    assert_eq!(why(&after.status, "GatePassed"), "True Passed");
 }
 
 #[test]
 fn a_failed_gate_fails_no_evaluation() {
     let gate = json!({"task": "valid", "metric": "textToImage.r1", "atLeast": "76"});
-    let mut run = samples::evaluation_with("/gate", gate);
+    let mut run = manifest_fixtures::sample_evaluation_with("/gate", gate);
     let complete = training(&[], Some("Complete"));
     let at_the_end = well(&run, 9, "evaluate", "s3://x/checkpoints/8-1", 50.0);
     let plan = reconcile(&mut run, &of_training(at_the_end, complete.clone()));
@@ -268,9 +280,9 @@ fn a_failed_gate_fails_no_evaluation() {
     );
 
     let plan = reconcile(&mut run, &of_training(nothing(10), complete));
-    assert_eq!(why(&plan.ledger, "Complete"), "True Done");
-    assert_eq!(why(&plan.ledger, "Failed"), "False NotFailed");
-    assert_eq!(why(&plan.ledger, "GatePassed"), "False BelowTheGate");
+    assert_eq!(why(&plan.status, "Complete"), "True Done");
+    assert_eq!(why(&plan.status, "Failed"), "False NotFailed");
+    assert_eq!(why(&plan.status, "GatePassed"), "False BelowTheGate");
 }
 
 #[test]
@@ -279,7 +291,7 @@ fn every_checkpoint_is_scored_as_it_appears_until_the_training_has_ended() {
     let young = training(&[], None);
     let plan = reconcile(&mut run, &of_training(nothing(0), young));
     assert_eq!(
-        (created(&plan), why(&plan.ledger, "Running").as_str()),
+        (created(&plan), why(&plan.status, "Running").as_str()),
         (None, "False NoCheckpoint")
     );
 
@@ -303,8 +315,8 @@ fn every_checkpoint_is_scored_as_it_appears_until_the_training_has_ended() {
     let at_the_end = well(&run, 2, "align-10", uri, 50.0);
     reconcile(&mut run, &of_training(at_the_end, first.clone()));
     let plan = reconcile(&mut run, &of_training(nothing(3), first));
-    assert_eq!(why(&plan.ledger, "Running"), "False WaitingForCheckpoint");
-    assert_eq!(why(&plan.ledger, "Complete"), "Unknown Waiting");
+    assert_eq!(why(&plan.status, "Running"), "False WaitingForCheckpoint");
+    assert_eq!(why(&plan.status, "Complete"), "Unknown Waiting");
 
     // Two more in between, of two stages; the older is scored first.
     let both = [
@@ -326,7 +338,7 @@ fn every_checkpoint_is_scored_as_it_appears_until_the_training_has_ended() {
     }
 
     let plan = reconcile(&mut run, &of_training(nothing(6), over));
-    assert_eq!(why(&plan.ledger, "Complete"), "True Done");
+    assert_eq!(why(&plan.status, "Complete"), "True Done");
     let status = run.status.as_ref().unwrap();
     let history: Vec<_> = status
         .history
@@ -371,18 +383,18 @@ fn a_checkpoint_that_was_deleted_before_its_turn_is_skipped_and_said_so() {
         ..EvaluationReport::default()
     };
 
-    let report = Report {
-        run: Owner::of(&run).identity("align-10", 1),
+    let report = ProgressReport {
+        run: RunRef::from_run(&run).attempt_identity("align-10", 1),
         evaluation: Some(gone),
-        ..Report::default()
+        ..ProgressReport::default()
     };
 
-    let mut seen = at_work(1, "align-10", 1, ended(78, "Error", ""));
+    let mut seen = at_work(1, "align-10", 1, ended_state(78, "Error", ""));
     seen.report = Some(report);
     let plan = reconcile(&mut run, &of_training(seen, both.clone()));
     assert_eq!(reasons(&plan), ["CheckpointSkipped"]);
     assert_eq!(
-        (&plan.ledger.last_failure, plan.ledger.restarts.total),
+        (&plan.status.last_failure, plan.status.restarts.total),
         (&None, 0)
     );
 
@@ -415,22 +427,22 @@ fn each_checkpoint_has_its_own_retries() {
         reconcile(&mut run, &of_training(nothing(seconds), newest.clone()));
 
         for attempt in 1..=2 {
-            let seen = at_work(seconds + 1, &stage, attempt, ended(137, "Error", ""));
+            let seen = at_work(seconds + 1, &stage, attempt, ended_state(137, "Error", ""));
             let plan = reconcile(&mut run, &of_training(seen, newest.clone()));
             assert_eq!(
-                why(&plan.ledger, "Failed"),
+                why(&plan.status, "Failed"),
                 "False NotFailed",
                 "{step}, {attempt}"
             );
         }
 
         let report = scored(&run, &stage, &uri, 50.0);
-        let report = Report {
-            run: Owner::of(&run).identity(&stage, 3),
+        let report = ProgressReport {
+            run: RunRef::from_run(&run).attempt_identity(&stage, 3),
             ..report
         };
 
-        let seen = Observed {
+        let seen = ObservedState {
             report: Some(report),
             ..done(seconds + 9, &stage, 3)
         };
@@ -458,11 +470,11 @@ fn what_else_goes_wrong_with_a_checkpoint_is_a_failure() {
         1,
         "align-10",
         1,
-        ended(78, "Error", "the data set is not there"),
+        ended_state(78, "Error", "the data set is not there"),
     );
 
     let plan = reconcile(&mut run, &of_training(seen, one));
-    assert_eq!(why(&plan.ledger, "Failed"), "True Config");
+    assert_eq!(why(&plan.status, "Failed"), "True Config");
 }
 
 #[test]
@@ -472,7 +484,7 @@ fn the_objects_of_old_checkpoints_go_and_the_record_is_bounded() {
         let newest = training(&[checkpoint("align", step)], None);
         let stage = format!("align-{step}");
         let uri = format!("s3://runs/muge/align/checkpoints/{step}-1");
-        let seen = Observed {
+        let seen = ObservedState {
             jobs: [step - 2, step - 1]
                 .into_iter()
                 .filter(|old| *old > 0)
@@ -515,8 +527,8 @@ fn results_of_one_checkpoint_stay_until_those_of_the_next_are_whole() {
         60.0,
     );
 
-    seen.report = Some(Report {
-        activity: Activity::Evaluating,
+    seen.report = Some(ProgressReport {
+        activity: TrainerActivity::Evaluating,
         step: 0,
         results: vec![],
         ..next

@@ -1,16 +1,19 @@
 //! Runs the trainer's kernels on this machine's processor: a [`Driver`] for tests, which finds what a card
 //! would not tell of. Slow, and never part of an image.
 
+mod communicator;
+mod matmul;
 mod memory;
-mod peers;
-mod products;
 
 use std::ffi::{CString, c_char, c_int};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cnclip_compute::device::{Address, Argument, Device, Driver, Fault, Launch, Peers, Product};
-use memory::Memory;
+use cnclip_compute::device::{
+    Device, DeviceAddress, DeviceCommunicator, DeviceDriver, DeviceError, Gemm, KernelArgument,
+    KernelLaunch,
+};
+use memory::EmulatedMemory;
 
 /// A processor that does what a card does.
 ///
@@ -19,124 +22,144 @@ use memory::Memory;
 /// whose threads wait for each other in vain is a fault. Memory that was not written holds no numbers.
 #[derive(Debug)]
 pub struct Emulator {
-    memory: Arc<Mutex<Memory>>,
+    memory: Arc<Mutex<EmulatedMemory>>,
     /// Calls that it still answers.
-    calls: Arc<AtomicU64>,
+    calls_left: Arc<AtomicU64>,
 }
 
 impl Emulator {
     /// A device with so many bytes of memory.
-    pub fn device(bytes: u64) -> Device {
-        Self::breaking(bytes, Arc::new(AtomicU64::new(u64::MAX)))
+    pub fn new_device(bytes: u64) -> Device {
+        Self::failing_after(bytes, Arc::new(AtomicU64::new(u64::MAX)))
     }
 
     /// The same, which breaks after so many calls: how many are left is seen and set from outside.
-    pub fn breaking(bytes: u64, calls: Arc<AtomicU64>) -> Device {
+    pub fn failing_after(bytes: u64, calls: Arc<AtomicU64>) -> Device {
         Device::new(Self {
-            memory: Arc::new(Mutex::new(Memory::new(bytes, 0))),
-            calls,
+            memory: Arc::new(Mutex::new(EmulatedMemory::new(bytes, 0))),
+            calls_left: calls,
         })
     }
 
     /// The same, of whose memory something else takes a part that it does not tell of.
-    pub fn crowded(bytes: u64, taken: u64) -> Device {
+    pub fn with_foreign_memory(bytes: u64, taken: u64) -> Device {
         let calls = Arc::new(AtomicU64::new(u64::MAX));
         Device::new(Self {
-            memory: Arc::new(Mutex::new(Memory::new(bytes, taken))),
-            calls,
+            memory: Arc::new(Mutex::new(EmulatedMemory::new(bytes, taken))),
+            calls_left: calls,
         })
     }
 
-    fn memory(&self) -> MutexGuard<'_, Memory> {
+    fn lock_memory(&self) -> MutexGuard<'_, EmulatedMemory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Answers a call, unless it is broken.
-    fn answer(&self) -> Result<MutexGuard<'_, Memory>, Fault> {
+    fn begin_call(&self) -> Result<MutexGuard<'_, EmulatedMemory>, DeviceError> {
         let left = |calls: u64| calls.checked_sub(1);
         match self
-            .calls
+            .calls_left
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, left)
         {
-            Ok(_) => Ok(self.memory()),
-            Err(_) => Err(Fault::broken("cannot use an emulated device", "it broke")),
+            Ok(_) => Ok(self.lock_memory()),
+            Err(_) => Err(DeviceError::failed(
+                "cannot use an emulated device",
+                "it broke",
+            )),
         }
     }
 }
 
-impl Driver for Emulator {
+impl DeviceDriver for Emulator {
     fn name(&self) -> String {
         "an emulated device".into()
     }
 
-    fn memory(&self) -> Result<(u64, u64), Fault> {
-        let memory = self.memory();
-        Ok((memory.free, memory.all))
+    fn memory_info(&self) -> Result<(u64, u64), DeviceError> {
+        let memory = self.lock_memory();
+        Ok((memory.free, memory.total))
     }
 
-    fn allocate(&self, bytes: usize) -> Result<Address, Fault> {
-        self.answer()?.allocate(bytes)
+    fn allocate(&self, bytes: usize) -> Result<DeviceAddress, DeviceError> {
+        self.begin_call()?.allocate_guarded(bytes)
     }
 
-    fn free(&self, at: Address) {
-        self.memory().release(at);
+    fn free(&self, at: DeviceAddress) {
+        self.lock_memory().release_guarded(at);
     }
 
-    fn clear(&self, at: Address, bytes: usize) -> Result<(), Fault> {
-        self.answer()?.write(at, bytes)?.fill(0);
+    fn memset_zeros(&self, at: DeviceAddress, bytes: usize) -> Result<(), DeviceError> {
+        self.begin_call()?.bytes_mut(at, bytes)?.fill(0);
         Ok(())
     }
 
-    fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<(), Fault> {
-        let mut memory = self.answer()?;
-        let copied = memory.read(from, bytes)?.to_vec();
-        memory.write(to, bytes)?.copy_from_slice(&copied);
+    fn copy_on_device(
+        &self,
+        from: DeviceAddress,
+        to: DeviceAddress,
+        bytes: usize,
+    ) -> Result<(), DeviceError> {
+        let mut memory = self.begin_call()?;
+        let copied = memory.read_bytes(from, bytes)?.to_vec();
+        memory.bytes_mut(to, bytes)?.copy_from_slice(&copied);
         Ok(())
     }
 
-    fn upload(&self, from: &[u8], to: Address) -> Result<(), Fault> {
-        self.answer()?.write(to, from.len())?.copy_from_slice(from);
+    fn copy_to_device(&self, from: &[u8], to: DeviceAddress) -> Result<(), DeviceError> {
+        self.begin_call()?
+            .bytes_mut(to, from.len())?
+            .copy_from_slice(from);
         Ok(())
     }
 
-    fn download(&self, from: Address, to: &mut [u8]) -> Result<(), Fault> {
-        to.copy_from_slice(self.answer()?.read(from, to.len())?);
+    fn copy_to_host(&self, from: DeviceAddress, to: &mut [u8]) -> Result<(), DeviceError> {
+        to.copy_from_slice(self.begin_call()?.read_bytes(from, to.len())?);
         Ok(())
     }
 
-    fn launch(&self, launch: &Launch) -> Result<(), Fault> {
-        let fault = |found: String| Fault::broken(format!("the kernel {}", launch.kernel), found);
-        let pointers: Vec<Address> = launch.arguments.iter().filter_map(pointer).collect();
-        drop(self.answer()?);
+    fn launch_kernel(&self, launch: &KernelLaunch) -> Result<(), DeviceError> {
+        let fault =
+            |found: String| DeviceError::failed(format!("the kernel {}", launch.kernel), found);
+        let pointers: Vec<DeviceAddress> = launch
+            .arguments
+            .iter()
+            .filter_map(argument_pointer)
+            .collect();
+        drop(self.begin_call()?);
 
         for &at in &pointers {
-            self.memory()
-                .read(at, 0)
+            self.lock_memory()
+                .read_bytes(at, 0)
                 .map_err(|found| fault(found.to_string()))?;
         }
 
-        run(launch).map_err(fault)?;
-        let memory = self.memory();
-        match pointers.iter().find(|at| !memory.is_fenced(**at)) {
+        run_kernel(launch).map_err(fault)?;
+        let memory = self.lock_memory();
+        match pointers.iter().find(|at| !memory.are_guards_intact(**at)) {
             Some(at) => Err(fault(format!("it wrote around the memory at {at:#x}"))),
             None => Ok(()),
         }
     }
 
-    fn multiply(&self, product: &Product) -> Result<(), Fault> {
-        products::multiply(&mut *self.answer()?, product)
+    fn gemm(&self, product: &Gemm) -> Result<(), DeviceError> {
+        matmul::batched_gemm(&mut *self.begin_call()?, product)
     }
 
-    fn wait(&self) -> Result<(), Fault> {
-        self.answer().map(drop)
+    fn synchronize(&self) -> Result<(), DeviceError> {
+        self.begin_call().map(drop)
     }
 
-    fn invite(&self) -> Result<Vec<u8>, Fault> {
-        Ok(peers::invite())
+    fn new_communicator_id(&self) -> Result<Vec<u8>, DeviceError> {
+        Ok(communicator::new_communicator_id())
     }
 
-    fn join(&self, invitation: &[u8], rank: usize, count: usize) -> Result<Box<dyn Peers>, Fault> {
-        Ok(Box::new(peers::join(
+    fn join_communicator(
+        &self,
+        invitation: &[u8],
+        rank: usize,
+        count: usize,
+    ) -> Result<Box<dyn DeviceCommunicator>, DeviceError> {
+        Ok(Box::new(communicator::join_communicator(
             self.memory.clone(),
             invitation,
             (rank, count),
@@ -144,9 +167,9 @@ impl Driver for Emulator {
     }
 }
 
-fn pointer(argument: &Argument) -> Option<Address> {
+fn argument_pointer(argument: &KernelArgument) -> Option<DeviceAddress> {
     match argument {
-        Argument::Address(at) if *at != 0 => Some(*at),
+        KernelArgument::Address(at) if *at != 0 => Some(*at),
         _ => None,
     }
 }
@@ -165,15 +188,15 @@ unsafe extern "C" {
 }
 
 /// Runs all threads of a kernel.
-fn run(launch: &Launch) -> Result<(), String> {
+fn run_kernel(launch: &KernelLaunch) -> Result<(), String> {
     let mut kinds = String::new();
     let mut given = Vec::new();
     for argument in &launch.arguments {
         let (kind, bits) = match *argument {
-            Argument::Address(at) => ('p', at),
-            Argument::Whole(number) => ('w', number.into()),
-            Argument::Long(number) => ('l', number),
-            Argument::Real(number) => ('r', number.to_bits().into()),
+            KernelArgument::Address(at) => ('p', at),
+            KernelArgument::U32(number) => ('w', number.into()),
+            KernelArgument::U64(number) => ('l', number),
+            KernelArgument::F32(number) => ('r', number.to_bits().into()),
         };
 
         kinds.push(kind);

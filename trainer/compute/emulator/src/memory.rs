@@ -3,131 +3,141 @@
 use std::alloc::Layout;
 use std::collections::BTreeMap;
 
-use cnclip_compute::device::{Address, Fault};
+use cnclip_compute::device::{DeviceAddress, DeviceError};
 
 /// Bytes of a fence.
-const FENCE: usize = 4096;
+const GUARD_BYTES: usize = 4096;
 
 /// What lies in fences and in memory that was not written: no number in any format.
-const NOTHING: u8 = 0xff;
+const UNINITIALIZED_BYTE: u8 = 0xff;
 
 /// What is allocated.
 #[derive(Debug)]
-pub(crate) struct Memory {
+pub(crate) struct EmulatedMemory {
     pub(crate) free: u64,
-    pub(crate) all: u64,
+    pub(crate) total: u64,
     /// Bytes of the free ones that are not.
-    taken: u64,
+    foreign_bytes: u64,
     /// Bytes at each address.
-    lent: BTreeMap<Address, usize>,
+    allocations: BTreeMap<DeviceAddress, usize>,
 }
 
-impl Memory {
+impl EmulatedMemory {
     pub(crate) fn new(all: u64, taken: u64) -> Self {
         Self {
             free: all,
-            all,
-            taken,
-            lent: BTreeMap::new(),
+            total: all,
+            foreign_bytes: taken,
+            allocations: BTreeMap::new(),
         }
     }
 
-    pub(crate) fn allocate(&mut self, bytes: usize) -> Result<Address, Fault> {
+    pub(crate) fn allocate_guarded(&mut self, bytes: usize) -> Result<DeviceAddress, DeviceError> {
         let wanted = bytes as u64;
-        if wanted + self.taken > self.free {
-            return Err(Fault::OutOfMemory {
+        if wanted + self.foreign_bytes > self.free {
+            return Err(DeviceError::OutOfMemory {
                 wanted,
                 free: self.free,
-                all: self.all,
+                all: self.total,
             });
         }
 
-        let layout = layout(bytes)?;
+        let layout = guarded_layout(bytes)?;
         // SAFETY: the layout has a size, that of its fences.
         let start = unsafe { std::alloc::alloc(layout) };
 
         if start.is_null() {
-            return Err(Fault::OutOfMemory {
+            return Err(DeviceError::OutOfMemory {
                 wanted,
                 free: self.free,
-                all: self.all,
+                all: self.total,
             });
         }
 
         // SAFETY: the memory was just made, and is as large as its layout.
-        unsafe { start.write_bytes(NOTHING, layout.size()) };
+        unsafe { start.write_bytes(UNINITIALIZED_BYTE, layout.size()) };
         self.free -= wanted;
-        let at = start as Address + FENCE as Address;
-        self.lent.insert(at, bytes);
+        let at = start as DeviceAddress + GUARD_BYTES as DeviceAddress;
+        self.allocations.insert(at, bytes);
 
         Ok(at)
     }
 
-    pub(crate) fn release(&mut self, at: Address) {
-        let Some(bytes) = self.lent.remove(&at) else {
+    pub(crate) fn release_guarded(&mut self, at: DeviceAddress) {
+        let Some(bytes) = self.allocations.remove(&at) else {
             return;
         };
 
         self.free += bytes as u64;
-        if let Ok(layout) = layout(bytes) {
+        if let Ok(layout) = guarded_layout(bytes) {
             // SAFETY: it was allocated here with this layout, and is forgotten now.
-            unsafe { std::alloc::dealloc((at as usize - FENCE) as *mut u8, layout) };
+            unsafe { std::alloc::dealloc((at as usize - GUARD_BYTES) as *mut u8, layout) };
         }
     }
 
     /// Bytes that lie in one allocation.
-    pub(crate) fn read(&self, at: Address, bytes: usize) -> Result<&[u8], Fault> {
-        self.find(at, bytes)?;
+    pub(crate) fn read_bytes(&self, at: DeviceAddress, bytes: usize) -> Result<&[u8], DeviceError> {
+        self.find_allocation(at, bytes)?;
         // SAFETY: they lie in memory that is lent, was written when it was made, and stays until `self`
         // is borrowed mutably.
         Ok(unsafe { std::slice::from_raw_parts(at as usize as *const u8, bytes) })
     }
 
     /// Bytes that lie in one allocation, to be written.
-    pub(crate) fn write(&mut self, at: Address, bytes: usize) -> Result<&mut [u8], Fault> {
-        self.find(at, bytes)?;
+    pub(crate) fn bytes_mut(
+        &mut self,
+        at: DeviceAddress,
+        bytes: usize,
+    ) -> Result<&mut [u8], DeviceError> {
+        self.find_allocation(at, bytes)?;
         // SAFETY: as in `read`, and `self` is borrowed mutably.
         Ok(unsafe { std::slice::from_raw_parts_mut(at as usize as *mut u8, bytes) })
     }
 
     /// The allocation that bytes lie in.
-    fn find(&self, at: Address, bytes: usize) -> Result<(Address, usize), Fault> {
+    fn find_allocation(
+        &self,
+        at: DeviceAddress,
+        bytes: usize,
+    ) -> Result<(DeviceAddress, usize), DeviceError> {
         let found = self
-            .lent
+            .allocations
             .range(..=at)
             .next_back()
             .map(|(&start, &size)| (start, size));
 
         found
             .filter(|(start, size)| at + bytes as u64 <= start + *size as u64)
-            .ok_or_else(|| Fault::broken(format!("{bytes} bytes at {at:#x}"), "are in no memory"))
+            .ok_or_else(|| {
+                DeviceError::failed(format!("{bytes} bytes at {at:#x}"), "are in no memory")
+            })
     }
 
     /// Whether nothing was written around the allocation at an address.
-    pub(crate) fn is_fenced(&self, at: Address) -> bool {
-        let Ok((start, size)) = self.find(at, 0) else {
+    pub(crate) fn are_guards_intact(&self, at: DeviceAddress) -> bool {
+        let Ok((start, size)) = self.find_allocation(at, 0) else {
             return false;
         };
 
-        [start as usize - FENCE, start as usize + size]
+        [start as usize - GUARD_BYTES, start as usize + size]
             .iter()
             .all(|&fence| {
                 // SAFETY: every allocation has a fence of so many bytes before and behind it.
-                let fence = unsafe { std::slice::from_raw_parts(fence as *const u8, FENCE) };
-                fence.iter().all(|byte| *byte == NOTHING)
+                let fence = unsafe { std::slice::from_raw_parts(fence as *const u8, GUARD_BYTES) };
+                fence.iter().all(|byte| *byte == UNINITIALIZED_BYTE)
             })
     }
 }
 
-impl Drop for Memory {
+impl Drop for EmulatedMemory {
     fn drop(&mut self) {
-        for at in self.lent.keys().copied().collect::<Vec<_>>() {
-            self.release(at);
+        for at in self.allocations.keys().copied().collect::<Vec<_>>() {
+            self.release_guarded(at);
         }
     }
 }
 
-fn layout(bytes: usize) -> Result<Layout, Fault> {
-    Layout::from_size_align(bytes + 2 * FENCE, FENCE)
-        .map_err(|error| Fault::broken(format!("{bytes} bytes of memory"), error))
+fn guarded_layout(bytes: usize) -> Result<Layout, DeviceError> {
+    Layout::from_size_align(bytes + 2 * GUARD_BYTES, GUARD_BYTES)
+        .map_err(|error| DeviceError::failed(format!("{bytes} bytes of memory"), error))
 }

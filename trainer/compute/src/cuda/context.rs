@@ -6,10 +6,10 @@ use cudarc::driver::sys;
 use crate::device::Fault;
 
 /// The oldest driver that runs what the toolkit of this build makes, as the driver counts versions.
-const OLDEST: i32 = 13_000;
+const MIN_DRIVER_VERSION: i32 = 13_000;
 
 /// A name that CUDA gave something. CUDA guards what the name stands for, whichever thread says it.
-pub(super) struct Handle<T>(pub(super) *mut T);
+pub(super) struct RawHandle<T>(pub(super) *mut T);
 
 impl<T> Clone for Handle<T> {
     fn clone(&self) -> Self {
@@ -23,15 +23,15 @@ unsafe impl<T> Send for Handle<T> {}
 unsafe impl<T> Sync for Handle<T> {}
 
 /// A driver that answers.
-pub(super) struct Driver {
+pub(super) struct CudaDriver {
     version: i32,
     /// How many cards it has.
-    pub(super) cards: usize,
+    pub(super) device_count: usize,
 }
 
 impl Driver {
     /// The newest CUDA that it can serve.
-    pub(super) fn version(&self) -> String {
+    pub(super) fn cuda_version(&self) -> String {
         format!("{}.{}", self.version / 1000, self.version % 1000 / 10)
     }
 }
@@ -40,7 +40,7 @@ impl Driver {
 ///
 /// # Errors
 /// If there is none, if it is too old, or if it does not answer.
-pub(super) fn driver() -> Result<Driver, Fault> {
+pub(super) fn init_driver() -> Result<Driver, Fault> {
     let doing = "cannot use CUDA";
     // SAFETY: loads the driver's library and lets go of it.
     if !unsafe { sys::is_culib_present() } {
@@ -69,13 +69,13 @@ pub(super) fn driver() -> Result<Driver, Fault> {
 }
 
 /// One of the driver's cards, which is not used yet.
-pub(super) struct Place(sys::CUdevice);
+pub(super) struct DeviceOrdinal(sys::CUdevice);
 
 /// The card of this number.
 ///
 /// # Errors
 /// If there is no driver or no such card.
-pub(super) fn card(index: usize) -> Result<Place, Fault> {
+pub(super) fn find_device(index: usize) -> Result<Place, Fault> {
     let doing = format!("cannot use CUDA device {index}");
     let cards = driver()?.cards;
     if index >= cards {
@@ -91,12 +91,12 @@ pub(super) fn card(index: usize) -> Result<Place, Fault> {
 
 impl Place {
     /// As its maker calls it.
-    pub(super) fn name(&self) -> Result<String, Fault> {
+    pub(super) fn device_name(&self) -> Result<String, Fault> {
         result::device::get_name(self.0).map_err(|error| told("cannot name a card", error))
     }
 
     /// The generation of its instructions.
-    pub(super) fn capability(&self) -> Result<(i32, i32), Fault> {
+    pub(super) fn compute_capability(&self) -> Result<(i32, i32), Fault> {
         use sys::CUdevice_attribute as Attribute;
         let [major, minor] = [
             Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
@@ -110,7 +110,7 @@ impl Place {
     }
 
     /// Bytes of its memory.
-    pub(super) fn memory(&self) -> Result<u64, Fault> {
+    pub(super) fn total_memory(&self) -> Result<u64, Fault> {
         // SAFETY: the device comes from the driver.
         let bytes = unsafe { result::device::total_mem(self.0) };
         Ok(bytes.map_err(|error| told("cannot ask a card for its memory", error))? as u64)
@@ -118,7 +118,7 @@ impl Place {
 }
 
 /// This process's use of a card; given up when it is dropped.
-pub(super) struct Context {
+pub(super) struct CudaContext {
     device: sys::CUdevice,
     context: Handle<sys::CUctx_st>,
 }
@@ -139,7 +139,7 @@ impl Context {
     }
 
     /// Lets this thread's calls go to the card.
-    pub(super) fn enter(&self) -> Result<(), Fault> {
+    pub(super) fn make_current(&self) -> Result<(), Fault> {
         // SAFETY: the context is kept until it is dropped.
         let entered = unsafe { result::ctx::set_current(self.context.0) };
         entered.map_err(|error| told("cannot use a card from another thread", error))
@@ -154,7 +154,7 @@ impl Drop for Context {
 }
 
 /// What the driver answered, as a fault.
-pub(super) fn told(doing: &str, error: DriverError) -> Fault {
+pub(super) fn to_device_error(doing: &str, error: DriverError) -> Fault {
     let [what, name] = [error.error_string(), error.error_name()]
         .map(|text| text.map_or_else(|_| String::new(), |text| text.to_string_lossy().into()));
     match name.is_empty() {

@@ -17,14 +17,14 @@ include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 struct Aligned<T: ?Sized>(T);
 
 /// All kernels, loaded onto one card.
-pub(super) struct Kernels {
+pub(super) struct KernelModules {
     modules: Vec<Handle<sys::CUmod_st>>,
-    known: RwLock<HashMap<String, Handle<sys::CUfunc_st>>>,
+    functions: RwLock<HashMap<String, Handle<sys::CUfunc_st>>>,
 }
 
 impl Kernels {
     /// Loads every compiled file onto the card of this thread.
-    pub(super) fn load() -> Result<Self, Fault> {
+    pub(super) fn load_modules() -> Result<Self, Fault> {
         let mut kernels = Self {
             modules: Vec::new(),
             known: RwLock::default(),
@@ -43,7 +43,11 @@ impl Kernels {
     }
 
     /// Runs a kernel on a stream.
-    pub(super) fn launch(&self, launch: &Launch, stream: sys::CUstream) -> Result<(), Fault> {
+    pub(super) fn launch_kernel(
+        &self,
+        launch: &Launch,
+        stream: sys::CUstream,
+    ) -> Result<(), Fault> {
         let Launch {
             kernel,
             grid: [x, y, z],
@@ -76,7 +80,7 @@ impl Kernels {
         })
     }
 
-    fn find(&self, name: &str) -> Result<Handle<sys::CUfunc_st>, Fault> {
+    fn find_function(&self, name: &str) -> Result<Handle<sys::CUfunc_st>, Fault> {
         let known = self
             .known
             .read()
@@ -117,7 +121,7 @@ impl Drop for Kernels {
 }
 
 /// An argument's bytes, in the first bytes of a number.
-fn bits(argument: Argument) -> u64 {
+fn argument_bits(argument: Argument) -> u64 {
     match argument {
         Argument::Address(number) | Argument::Long(number) => number,
         Argument::Whole(number) => number.into(),

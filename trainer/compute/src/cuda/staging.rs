@@ -10,18 +10,18 @@ use super::context::{Handle, told};
 use crate::device::{Address, Fault};
 
 /// Bytes of a page.
-const PAGE: usize = 8 << 20;
-const PAGES: usize = 8;
+const PAGE_BYTES: usize = 8 << 20;
+const PAGE_COUNT: usize = 8;
 /// Uploads begin at multiples of this.
-const ALIGNMENT: usize = 256;
+const UPLOAD_ALIGNMENT: usize = 256;
 
 /// Pages that are filled in turn; one is filled again when the card has read it.
-pub(super) struct Staging {
+pub(super) struct StagingBuffers {
     pages: Vec<Page>,
     current: usize,
 }
 
-struct Page {
+struct StagingPage {
     memory: Handle<c_void>,
     /// Comes when the card has read the page.
     read: Handle<sys::CUevent_st>,
@@ -38,7 +38,7 @@ impl Staging {
     }
 
     /// Copies bytes, and has the stream copy them on to the card.
-    pub(super) fn send(
+    pub(super) fn copy_to_device(
         &mut self,
         bytes: &[u8],
         to: Address,
@@ -61,7 +61,7 @@ impl Staging {
     }
 
     /// Goes on to the next page when the card has read what was on it.
-    fn turn(&mut self, stream: sys::CUstream) -> Result<(), DriverError> {
+    fn advance_page(&mut self, stream: sys::CUstream) -> Result<(), DriverError> {
         // SAFETY: event and stream live as long as the card.
         unsafe { result::event::record(self.pages[self.current].read.0, stream)? };
         self.current = (self.current + 1) % PAGES;
@@ -86,7 +86,7 @@ impl Page {
         })
     }
 
-    fn send(
+    fn copy_async(
         &mut self,
         bytes: &[u8],
         to: Address,
@@ -119,6 +119,6 @@ impl Drop for Page {
     }
 }
 
-fn failed(error: DriverError) -> Fault {
+fn copy_error(error: DriverError) -> Fault {
     told("cannot copy to a card", error)
 }

@@ -1,19 +1,20 @@
 //! Writes numbers in another format.
 
-use super::{Launch, Span, SpanMut};
+use super::{DeviceView, DeviceViewMut, KernelLaunch};
 
 /// Writes numbers in another format, and rounded beside them where they are kept so.
-pub(super) fn convert(from: Span<'_>, mut to: SpanMut<'_>) {
+pub(super) fn convert_dtype(from: DeviceView<'_>, mut to: DeviceViewMut<'_>) {
     let device = to.device();
     let len = to.len();
     let names =
-        [from.format(), to.span().format()].map(|format| format!("{format:?}").to_lowercase());
-    let launch = Launch::new(&format!("convert_{}_{}", names[0], names[1])).over(len.div_ceil(8));
+        [from.dtype(), to.as_view().dtype()].map(|format| format!("{format:?}").to_lowercase());
+    let launch = KernelLaunch::new(&format!("convert_{}_{}", names[0], names[1]))
+        .with_thread_per_item(len.div_ceil(8));
 
     launch
-        .read(from)
-        .write(&mut to)
-        .write_rounded(&mut to)
-        .whole(len)
-        .run(device);
+        .arg_input(from)
+        .arg_output(&mut to)
+        .arg_bf16_output(&mut to)
+        .arg_u32(len)
+        .launch_on(device);
 }

@@ -3,11 +3,11 @@
 
 use rayon::prelude::*;
 
-use crate::random::{mix, normal, stream, uniform};
+use crate::random::{derive_key, mix64, normal_f32, uniform_f32};
 
 /// The distribution of a tensor's first values.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Init {
+pub enum ParamInit {
     /// All zero.
     Zeros,
     /// All one.
@@ -20,28 +20,30 @@ pub enum Init {
     Uniform(f32),
 }
 
-impl Init {
+impl ParamInit {
     /// The bound that PyTorch gives a linear or convolution layer of `inputs` inputs by default.
-    pub fn fan_in(inputs: usize) -> Self {
+    pub fn uniform_fan_in(inputs: usize) -> Self {
         Self::Uniform(1.0 / (inputs as f32).sqrt())
     }
 
     /// Glorot's bound for a matrix.
-    pub fn glorot(inputs: usize, outputs: usize) -> Self {
+    pub fn xavier_uniform(inputs: usize, outputs: usize) -> Self {
         Self::Uniform((6.0 / (inputs + outputs) as f32).sqrt())
     }
 
-    pub(super) fn fill(self, seed: u64, name: &str, values: &mut [f32]) {
-        let key = name
-            .bytes()
-            .fold(stream(seed, 0), |key, byte| mix(key ^ u64::from(byte)));
+    pub(super) fn fill_values(self, seed: u64, name: &str, values: &mut [f32]) {
+        let key = name.bytes().fold(derive_key(seed, 0), |key, byte| {
+            mix64(key ^ u64::from(byte))
+        });
 
         let draw = move |index: usize| match self {
             Self::Zeros => 0.0,
             Self::Ones => 1.0,
             Self::Constant(value) => value,
-            Self::Normal(deviation) => deviation * normal(stream(key, index as u64)),
-            Self::Uniform(bound) => bound * (2.0 * uniform(stream(key, index as u64)) - 1.0),
+            Self::Normal(deviation) => deviation * normal_f32(derive_key(key, index as u64)),
+            Self::Uniform(bound) => {
+                bound * (2.0 * uniform_f32(derive_key(key, index as u64)) - 1.0)
+            }
         };
 
         values
@@ -55,9 +57,9 @@ impl Init {
 mod tests {
     use super::*;
 
-    fn moments(init: Init) -> (f64, f64) {
+    fn moments(init: ParamInit) -> (f64, f64) {
         let mut values = vec![0.0; 100_000];
-        init.fill(7, "some.weight", &mut values);
+        init.fill_values(7, "some.weight", &mut values);
         let mean = |f: fn(f64) -> f64| values.iter().map(|&v| f(f64::from(v))).sum::<f64>() / 1e5;
         (mean(|v| v), mean(|v| v * v).sqrt())
     }
@@ -65,10 +67,10 @@ mod tests {
     #[test]
     fn draws_have_the_mean_and_the_deviation_they_promise() {
         let table = [
-            (Init::Normal(0.02), 0.02),
-            (Init::Uniform(0.3), 0.3 / 3f64.sqrt()),
-            (Init::fan_in(12), 1.0 / 6.0),
-            (Init::glorot(10, 14), 0.5 / 3f64.sqrt()),
+            (ParamInit::Normal(0.02), 0.02),
+            (ParamInit::Uniform(0.3), 0.3 / 3f64.sqrt()),
+            (ParamInit::uniform_fan_in(12), 1.0 / 6.0),
+            (ParamInit::xavier_uniform(10, 14), 0.5 / 3f64.sqrt()),
         ];
 
         for (init, deviation) in table {

@@ -2,8 +2,8 @@
 
 use cnclip_crds::stage::Precision;
 
-use super::Array;
-use crate::device::{Buffer, Device, Fault, Format};
+use super::Tensor;
+use crate::device::{DType, Device, DeviceBuffer, DeviceError};
 
 /// The memory that a model computes in.
 #[derive(Clone, Debug, Default)]
@@ -17,51 +17,51 @@ pub enum Memory {
 
 impl Memory {
     /// Numbers on their way through a model, zero: on a device in the number format of products.
-    pub fn array(&self, len: usize) -> Array {
+    pub fn alloc_activations(&self, len: usize) -> Tensor {
         match self {
             Self::Host => vec![0.0; len].into(),
             Self::Device(device, precision) => {
                 let format = if *precision == Precision::Bf16 {
-                    Format::Bf16
+                    DType::Bf16
                 } else {
-                    Format::F32
+                    DType::F32
                 };
 
-                Array::Device(Buffer::new(device, len, format))
+                Tensor::Device(DeviceBuffer::new(device, len, format))
             }
         }
     }
 
     /// Numbers that are fp32 everywhere, zero: gradients of weights, moments, statistics, unit features.
-    pub fn exact(&self, len: usize) -> Array {
+    pub fn alloc_f32(&self, len: usize) -> Tensor {
         match self {
             Self::Host => vec![0.0; len].into(),
-            Self::Device(device, _) => Array::Device(Buffer::new(device, len, Format::F32)),
+            Self::Device(device, _) => Tensor::Device(DeviceBuffer::new(device, len, DType::F32)),
         }
     }
 
     /// Weights, zero: fp32, and on a device that multiplies in bfloat16 rounded beside it.
-    pub fn weights(&self, len: usize) -> Array {
+    pub fn alloc_weights(&self, len: usize) -> Tensor {
         match self {
             Self::Device(device, Precision::Bf16) => {
-                Array::Device(Buffer::new(device, len, Format::F32).with_twin())
+                Tensor::Device(DeviceBuffer::new(device, len, DType::F32).with_bf16_copy())
             }
-            _ => self.exact(len),
+            _ => self.alloc_f32(len),
         }
     }
 
     /// Memory for whole numbers on a device; a host has them already.
-    pub fn whole(&self, len: usize) -> Option<Buffer> {
+    pub fn alloc_u32(&self, len: usize) -> Option<DeviceBuffer> {
         match self {
             Self::Host => None,
-            Self::Device(device, _) => Some(Buffer::new(device, len, Format::U32)),
+            Self::Device(device, _) => Some(DeviceBuffer::new(device, len, DType::U32)),
         }
     }
 
     /// Memory for bytes on a device; a host has them already.
-    pub fn bytes(&self, len: usize) -> Option<Buffer> {
+    pub fn alloc_bytes(&self, len: usize) -> Option<DeviceBuffer> {
         self.device()
-            .map(|device| Buffer::new(device, len, Format::U8))
+            .map(|device| DeviceBuffer::new(device, len, DType::U8))
     }
 
     /// The device, if it is one's.
@@ -76,7 +76,7 @@ impl Memory {
     ///
     /// # Errors
     /// What went wrong first.
-    pub fn check(&self) -> Result<(), Fault> {
-        self.device().map_or(Ok(()), Device::check)
+    pub fn synchronize(&self) -> Result<(), DeviceError> {
+        self.device().map_or(Ok(()), Device::synchronize)
     }
 }

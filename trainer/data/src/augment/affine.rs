@@ -5,37 +5,37 @@ use std::array;
 use crate::preprocess::Rgb;
 
 /// What comes into view from outside: the mean colour of the pictures.
-const FILL: Rgb = [123, 117, 104];
+const FILL_COLOR: Rgb = [123, 117, 104];
 
 /// A pixel in double precision; the fourth channel counts for nothing and fills the vector.
-type Wide = [f64; 4];
+type PixelF64 = [f64; 4];
 
 /// Where a target point lies in the source: `x' = a·x + b·y + c`, `y' = d·x + e·y + f`.
-pub(super) type Matrix = [f64; 6];
+pub(super) type AffineMatrix = [f64; 6];
 
 /// Counter-clockwise about the middle.
-pub(super) fn rotation(degrees: f64, side: usize) -> Matrix {
+pub(super) fn rotation_matrix(degrees: f64, side: usize) -> AffineMatrix {
     let angle = -degrees.rem_euclid(360.0).to_radians();
-    let sin = short(angle.sin());
-    let cos = short(angle.cos());
+    let sin = round_15_decimals(angle.sin());
+    let cos = round_15_decimals(angle.cos());
     let middle = side as f64 / 2.0;
     let shift = |across: f64, down: f64| across * -middle + down * -middle + 0.0 + middle;
 
     [cos, sin, shift(cos, sin), -sin, cos, shift(-sin, cos)]
 }
 
-pub(super) fn shear_across(share: f64) -> Matrix {
+pub(super) fn shear_x_matrix(share: f64) -> AffineMatrix {
     [1.0, share, 0.0, 0.0, 1.0, 0.0]
 }
 
 /// To 15 decimals, as the reference keeps its sines.
-fn short(value: f64) -> f64 {
+fn round_15_decimals(value: f64) -> f64 {
     format!("{value:.15}").parse().unwrap_or(value)
 }
 
-pub(super) fn transformed(square: &[Rgb], side: usize, matrix: Matrix) -> Vec<Rgb> {
+pub(super) fn affine_transform(square: &[Rgb], side: usize, matrix: AffineMatrix) -> Vec<Rgb> {
     let [a, b, c, d, e, f] = matrix;
-    let wide: Vec<Wide> = square
+    let wide: Vec<PixelF64> = square
         .iter()
         .map(|&[r, g, b]| [r, g, b, 0].map(f64::from))
         .collect();
@@ -48,9 +48,9 @@ pub(super) fn transformed(square: &[Rgb], side: usize, matrix: Matrix) -> Vec<Rg
         let seen = inside.contains(&x) && inside.contains(&y);
 
         if seen {
-            sample(&wide, side, x - 0.5, y - 0.5)
+            sample_bicubic(&wide, side, x - 0.5, y - 0.5)
         } else {
-            FILL
+            FILL_COLOR
         }
     };
 
@@ -58,7 +58,7 @@ pub(super) fn transformed(square: &[Rgb], side: usize, matrix: Matrix) -> Vec<Rg
 }
 
 /// The cubic through the 4×4 pixels about a point; the border is repeated outwards.
-fn sample(square: &[Wide], side: usize, x: f64, y: f64) -> Rgb {
+fn sample_bicubic(square: &[PixelF64], side: usize, x: f64, y: f64) -> Rgb {
     let last = side as isize - 1;
     let near = |at: f64| -> [usize; 4] {
         array::from_fn(|i| (at.floor() as isize + i as isize - 1).clamp(0, last) as usize)
@@ -70,15 +70,15 @@ fn sample(square: &[Wide], side: usize, x: f64, y: f64) -> Rgb {
     let dy = y - y.floor();
     let across = rows.map(|row| {
         let row = &square[row * side..][..side];
-        cubic(columns.map(|column| row[column]), dx)
+        cubic_interpolate(columns.map(|column| row[column]), dx)
     });
 
-    let [red, green, blue, _] = cubic(across, dy).map(|level| level as u8);
+    let [red, green, blue, _] = cubic_interpolate(across, dy).map(|level| level as u8);
     [red, green, blue]
 }
 
 /// Between the second and the third of four pixels, at a share of the way.
-fn cubic([p1, p2, p3, p4]: [Wide; 4], share: f64) -> Wide {
+fn cubic_interpolate([p1, p2, p3, p4]: [PixelF64; 4], share: f64) -> PixelF64 {
     array::from_fn(|c| {
         let v1 = p1[c];
         let v2 = p2[c];

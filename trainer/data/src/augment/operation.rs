@@ -5,7 +5,7 @@ use crate::preprocess::Rgb;
 
 /// What is done to a square.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Operation {
+pub(super) enum AugmentOp {
     AutoContrast,
     Color,
     Contrast,
@@ -18,27 +18,27 @@ pub(super) enum Operation {
     Solarize,
 }
 
-impl Operation {
+impl AugmentOp {
     /// Whether half of its uses go the other way.
-    pub(super) fn has_sign(self) -> bool {
+    pub(super) fn is_signed(self) -> bool {
         matches!(self, Self::Rotate | Self::ShearX)
     }
 
     /// Does it with a level of -10 to 10, of which only some take notice.
-    pub(super) fn apply(self, square: &mut Vec<Rgb>, side: usize, level: i32) {
+    pub(super) fn apply_level(self, square: &mut Vec<Rgb>, side: usize, level: i32) {
         let strength = f64::from(level) / 10.0;
         let factor = (strength * 1.8 + 0.1) as f32;
         match self {
-            Self::AutoContrast => map_each(square, stretched),
-            Self::Equalize => map_each(square, equalized),
-            Self::Invert => map(square, |level| !level),
+            Self::AutoContrast => map_channels(square, autocontrast_table),
+            Self::Equalize => map_channels(square, equalize_table),
+            Self::Invert => map_levels(square, |level| !level),
             Self::Posterize => {
                 let dropped = 8 - ((strength * 4.0) as u32 + 4);
-                map(square, |level| level >> dropped << dropped);
+                map_levels(square, |level| level >> dropped << dropped);
             }
             Self::Solarize => {
                 let threshold = (strength * 256.0) as u32;
-                map(square, |level| {
+                map_levels(square, |level| {
                     if u32::from(level) < threshold {
                         level
                     } else {
@@ -46,29 +46,29 @@ impl Operation {
                     }
                 });
             }
-            Self::Color => blend(square, factor, |pixel| [luma(pixel); 3]),
+            Self::Color => blend_pixels(square, factor, |pixel| [pixel_luma(pixel); 3]),
             Self::Contrast => {
                 let mean = mean_luma(square);
-                blend(square, factor, |_| [mean; 3]);
+                blend_pixels(square, factor, |_| [mean; 3]);
             }
             Self::Sharpness => {
-                let smooth = smoothed(square, side);
+                let smooth = smooth_pixels(square, side);
                 let mut smooth = smooth.into_iter();
-                blend(square, factor, |pixel| smooth.next().unwrap_or(pixel));
+                blend_pixels(square, factor, |pixel| smooth.next().unwrap_or(pixel));
             }
             Self::Rotate => {
-                let matrix = affine::rotation(strength * 30.0, side);
-                *square = affine::transformed(square, side, matrix);
+                let matrix = affine::rotation_matrix(strength * 30.0, side);
+                *square = affine::affine_transform(square, side, matrix);
             }
             Self::ShearX => {
-                let matrix = affine::shear_across(strength * 0.3);
-                *square = affine::transformed(square, side, matrix);
+                let matrix = affine::shear_x_matrix(strength * 0.3);
+                *square = affine::affine_transform(square, side, matrix);
             }
         }
     }
 }
 
-fn map(square: &mut [Rgb], change: impl Fn(u8) -> u8) {
+fn map_levels(square: &mut [Rgb], change: impl Fn(u8) -> u8) {
     square
         .as_flattened_mut()
         .iter_mut()
@@ -76,7 +76,7 @@ fn map(square: &mut [Rgb], change: impl Fn(u8) -> u8) {
 }
 
 /// Changes each channel by a table made from its own histogram, if there is one to make.
-fn map_each(square: &mut [Rgb], table: fn(&[usize; 256]) -> Option<[u8; 256]>) {
+fn map_channels(square: &mut [Rgb], table: fn(&[usize; 256]) -> Option<[u8; 256]>) {
     for channel in 0..3 {
         let mut histogram = [0; 256];
         square
@@ -94,7 +94,7 @@ fn map_each(square: &mut [Rgb], table: fn(&[usize; 256]) -> Option<[u8; 256]>) {
 }
 
 /// The darkest level goes to 0, the brightest to 255.
-fn stretched(histogram: &[usize; 256]) -> Option<[u8; 256]> {
+fn autocontrast_table(histogram: &[usize; 256]) -> Option<[u8; 256]> {
     let low = histogram.iter().position(|&count| count > 0)?;
     let high = histogram.iter().rposition(|&count| count > 0)?;
     let scale = if high > low {
@@ -110,7 +110,7 @@ fn stretched(histogram: &[usize; 256]) -> Option<[u8; 256]> {
 }
 
 /// Every level gets its share of 0 to 255 by how many pixels are darker.
-fn equalized(histogram: &[usize; 256]) -> Option<[u8; 256]> {
+fn equalize_table(histogram: &[usize; 256]) -> Option<[u8; 256]> {
     let brightest = *histogram.iter().rfind(|&&count| count > 0)?;
     let step = (histogram.iter().sum::<usize>() - brightest) / 255;
     if step == 0 {
@@ -126,7 +126,7 @@ fn equalized(histogram: &[usize; 256]) -> Option<[u8; 256]> {
 }
 
 /// Away from (factor above 1) or towards (below 1) another version of each pixel, cut to a level.
-fn blend(square: &mut [Rgb], factor: f32, mut other: impl FnMut(Rgb) -> Rgb) {
+fn blend_pixels(square: &mut [Rgb], factor: f32, mut other: impl FnMut(Rgb) -> Rgb) {
     for pixel in square {
         let other = other(*pixel);
         for (level, from) in pixel.iter_mut().zip(other) {
@@ -137,18 +137,21 @@ fn blend(square: &mut [Rgb], factor: f32, mut other: impl FnMut(Rgb) -> Rgb) {
 }
 
 /// ITU-R 601 in 16 bits of fraction, rounded.
-fn luma([red, green, blue]: Rgb) -> u8 {
+fn pixel_luma([red, green, blue]: Rgb) -> u8 {
     let sum = u32::from(red) * 19_595 + u32::from(green) * 38_470 + u32::from(blue) * 7_471;
     ((sum + 0x8000) >> 16) as u8
 }
 
 fn mean_luma(square: &[Rgb]) -> u8 {
-    let sum: u64 = square.iter().map(|&pixel| u64::from(luma(pixel))).sum();
+    let sum: u64 = square
+        .iter()
+        .map(|&pixel| u64::from(pixel_luma(pixel)))
+        .sum();
     (sum as f64 / square.len() as f64 + 0.5) as u8
 }
 
 /// Each pixel five times and its eight neighbours, over 13; the border is left as it is.
-fn smoothed(square: &[Rgb], side: usize) -> Vec<Rgb> {
+fn smooth_pixels(square: &[Rgb], side: usize) -> Vec<Rgb> {
     let mut smooth = square.to_vec();
     let rows = square.windows(3 * side).step_by(side);
     for (target, rows) in smooth.chunks_exact_mut(side).skip(1).zip(rows) {

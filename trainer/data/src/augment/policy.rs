@@ -3,14 +3,14 @@
 //! # Source
 //! Cubuk et al., "AutoAugment: Learning Augmentation Policies from Data", arXiv 1805.09501, table 9.
 
-use super::draws::Draws;
-use super::operation::Operation::{self, *};
+use super::operation::AugmentOp::{self, *};
+use super::rng::AugmentRng;
 use crate::preprocess::Rgb;
 
 /// An operation, the probability of its use, and its level of 0 to 10.
-type Step = (Operation, f64, i32);
+type PolicyStep = (AugmentOp, f64, i32);
 
-pub(super) const POLICY: [[Step; 2]; 25] = [
+pub(super) const AUTO_AUGMENT_POLICY: [[PolicyStep; 2]; 25] = [
     [(Posterize, 0.4, 8), (Rotate, 0.6, 9)],
     [(Solarize, 0.6, 5), (AutoContrast, 0.6, 5)],
     [(Equalize, 0.8, 8), (Equalize, 0.6, 3)],
@@ -39,11 +39,13 @@ pub(super) const POLICY: [[Step; 2]; 25] = [
 ];
 
 /// Draws a pair and does what is drawn of it.
-pub(super) fn apply(square: &mut Vec<Rgb>, side: usize, draws: &mut Draws) {
-    for (operation, probability, level) in POLICY[draws.below(POLICY.len())] {
-        if draws.happens(probability) {
-            let turned = operation.has_sign() && draws.happens(0.5);
-            operation.apply(square, side, if turned { -level } else { level });
+pub(super) fn apply_policy(square: &mut Vec<Rgb>, side: usize, draws: &mut AugmentRng) {
+    for (operation, probability, level) in
+        AUTO_AUGMENT_POLICY[draws.random_index(AUTO_AUGMENT_POLICY.len())]
+    {
+        if draws.random_bool(probability) {
+            let turned = operation.is_signed() && draws.random_bool(0.5);
+            operation.apply_level(square, side, if turned { -level } else { level });
         }
     }
 }

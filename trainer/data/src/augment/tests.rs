@@ -1,28 +1,28 @@
-use super::operation::Operation;
+use super::operation::AugmentOp;
 use super::*;
-use crate::decode::{Pixels, decode};
-use crate::golden::{self, sha256};
+use crate::decode::{PixelData, decode_image};
+use crate::golden::{self, sha256_hex};
 
 const SIDE: usize = 64;
 
-fn square(name: &str) -> (Picture, Vec<Rgb>) {
-    let picture = decode(&golden::file(name)).unwrap();
-    let square = picture.squashed(picture.whole(), SIDE);
+fn square(name: &str) -> (DecodedImage, Vec<Rgb>) {
+    let picture = decode_image(&golden::read_golden_file(name)).unwrap();
+    let square = picture.resize_to_square(picture.full_region(), SIDE);
     (picture, square)
 }
 
-fn operation(name: &str) -> Option<Operation> {
+fn operation(name: &str) -> Option<AugmentOp> {
     Some(match name {
-        "AutoContrast" => Operation::AutoContrast,
-        "Color" => Operation::Color,
-        "Contrast" => Operation::Contrast,
-        "Equalize" => Operation::Equalize,
-        "Invert" => Operation::Invert,
-        "PosterizeOriginal" => Operation::Posterize,
-        "Rotate" => Operation::Rotate,
-        "Sharpness" => Operation::Sharpness,
-        "ShearX" => Operation::ShearX,
-        "Solarize" => Operation::Solarize,
+        "AutoContrast" => AugmentOp::AutoContrast,
+        "Color" => AugmentOp::Color,
+        "Contrast" => AugmentOp::Contrast,
+        "Equalize" => AugmentOp::Equalize,
+        "Invert" => AugmentOp::Invert,
+        "PosterizeOriginal" => AugmentOp::Posterize,
+        "Rotate" => AugmentOp::Rotate,
+        "Sharpness" => AugmentOp::Sharpness,
+        "ShearX" => AugmentOp::ShearX,
+        "Solarize" => AugmentOp::Solarize,
         _ => return None,
     })
 }
@@ -30,7 +30,7 @@ fn operation(name: &str) -> Option<Operation> {
 #[test]
 fn every_operation_at_every_level_gives_the_pixels_of_the_reference() {
     let mut seen = 0;
-    for (name, golden) in golden::augmented() {
+    for (name, golden) in golden::expected_augmentations() {
         let (kind, level) = name.split_once('/').unwrap_or((&name, "0"));
         let Some(operation) = operation(kind) else {
             continue;
@@ -42,8 +42,8 @@ fn every_operation_at_every_level_gives_the_pixels_of_the_reference() {
         };
 
         let (_, mut square) = square(input);
-        operation.apply(&mut square, SIDE, level);
-        assert_eq!(sha256(square.as_flattened()), golden.sha256, "{name}");
+        operation.apply_level(&mut square, SIDE, level);
+        assert_eq!(sha256_hex(square.as_flattened()), golden.sha256, "{name}");
         seen += 1;
     }
 
@@ -52,16 +52,16 @@ fn every_operation_at_every_level_gives_the_pixels_of_the_reference() {
 
 #[test]
 fn every_pair_of_the_policy_gives_the_pixels_of_the_reference() {
-    let golden = golden::augmented();
-    for (number, pair) in (1..).zip(policy::POLICY) {
+    let golden = golden::expected_augmentations();
+    for (number, pair) in (1..).zip(policy::AUTO_AUGMENT_POLICY) {
         let expected = &golden[&format!("policy/{number}")];
         let (_, mut square) = square("base.png");
         for ((operation, _, level), sign) in pair.into_iter().zip(expected.signs.unwrap()) {
-            operation.apply(&mut square, SIDE, level * sign);
+            operation.apply_level(&mut square, SIDE, level * sign);
         }
 
         assert_eq!(
-            sha256(square.as_flattened()),
+            sha256_hex(square.as_flattened()),
             expected.sha256,
             "pair {number}"
         );
@@ -70,11 +70,11 @@ fn every_pair_of_the_policy_gives_the_pixels_of_the_reference() {
 
 #[test]
 fn crops_and_the_mirror_give_the_pixels_of_the_reference() {
-    let golden = golden::augmented();
+    let golden = golden::expected_augmentations();
     let (picture, mut square) = square("base.png");
     for number in 0..4 {
         let expected = &golden[&format!("crop/{number}")];
-        let golden::Crop {
+        let golden::ExpectedCrop {
             top,
             left,
             height,
@@ -82,8 +82,8 @@ fn crops_and_the_mirror_give_the_pixels_of_the_reference() {
             size,
         } = *expected.crop.as_ref().unwrap();
 
-        let square = picture.squashed(
-            Region {
+        let square = picture.resize_to_square(
+            PixelRegion {
                 left,
                 top,
                 width,
@@ -93,20 +93,20 @@ fn crops_and_the_mirror_give_the_pixels_of_the_reference() {
         );
 
         assert_eq!(
-            sha256(square.as_flattened()),
+            sha256_hex(square.as_flattened()),
             expected.sha256,
             "crop {number}"
         );
     }
 
-    mirror(&mut square, SIDE);
-    assert_eq!(sha256(square.as_flattened()), golden["hflip"].sha256);
+    flip_horizontal(&mut square, SIDE);
+    assert_eq!(sha256_hex(square.as_flattened()), golden["hflip"].sha256);
 }
 
 #[test]
 fn the_probabilities_of_the_policy_are_those_of_the_paper() {
     let sum = |side: usize| {
-        policy::POLICY
+        policy::AUTO_AUGMENT_POLICY
             .iter()
             .map(|pair| (pair[side].1 * 10.0) as u32)
             .sum::<u32>()
@@ -119,11 +119,11 @@ fn the_probabilities_of_the_policy_are_those_of_the_paper() {
 fn a_key_gives_the_same_picture_again_and_any_other_key_another() {
     let (picture, _) = square("base.png");
     let drawn = |seed, step, sample| {
-        augment(
+        augment_image(
             &picture,
             32,
             Augmentation::AutoAugment,
-            Key { seed, step, sample },
+            AugmentKey { seed, step, sample },
         )
     };
 
@@ -142,19 +142,22 @@ fn a_key_gives_the_same_picture_again_and_any_other_key_another() {
 #[test]
 fn without_augmentation_the_key_changes_nothing() {
     let (picture, square) = square("base.png");
-    let key = Key {
+    let key = AugmentKey {
         seed: 5,
         step: 6,
         sample: 7,
     };
 
-    assert_eq!(augment(&picture, SIDE, Augmentation::None, key), square);
+    assert_eq!(
+        augment_image(&picture, SIDE, Augmentation::None, key),
+        square
+    );
 }
 
 /// The numbers of many pictures.
-fn keys(count: u64) -> impl Iterator<Item = Draws> {
+fn keys(count: u64) -> impl Iterator<Item = AugmentRng> {
     (0..count).map(|sample| {
-        Draws::new(Key {
+        AugmentRng::new(AugmentKey {
             seed: 9,
             step: 4,
             sample,
@@ -166,12 +169,12 @@ fn keys(count: u64) -> impl Iterator<Item = Draws> {
 fn crops_keep_nine_tenths_and_lie_inside_at_any_shape() {
     for (width, height) in [(1, 1), (3, 500), (500, 3), (64, 64), (600, 500)] {
         for mut draws in keys(200) {
-            let Region {
+            let PixelRegion {
                 left,
                 top,
                 width: w,
                 height: h,
-            } = crop(width, height, &mut draws);
+            } = random_crop_region(width, height, &mut draws);
 
             assert!(w > 0 && h > 0 && left + w <= width && top + h <= height);
             if (width, height) == (600, 500) {
@@ -183,8 +186,8 @@ fn crops_keep_nine_tenths_and_lie_inside_at_any_shape() {
     }
 
     assert_eq!(
-        middle(3, 500),
-        Region {
+        center_crop_region(3, 500),
+        PixelRegion {
             left: 0,
             top: 248,
             width: 3,
@@ -193,8 +196,8 @@ fn crops_keep_nine_tenths_and_lie_inside_at_any_shape() {
     );
 
     assert_eq!(
-        middle(500, 3),
-        Region {
+        center_crop_region(500, 3),
+        PixelRegion {
             left: 248,
             top: 0,
             width: 4,
@@ -210,9 +213,9 @@ fn draws_are_spread_as_they_say() {
     let mut counts = [0u32; 25];
 
     for mut draws in keys(20_000) {
-        heads += u32::from(draws.happens(0.3));
-        sum += draws.between(-1.0, 3.0);
-        counts[draws.below(25)] += 1;
+        heads += u32::from(draws.random_bool(0.3));
+        sum += draws.random_range(-1.0, 3.0);
+        counts[draws.random_index(25)] += 1;
     }
 
     assert!((5_800..6_200).contains(&heads), "{heads}");
@@ -222,32 +225,32 @@ fn draws_are_spread_as_they_say() {
         "{counts:?}"
     );
 
-    let mut draws = Draws::new(Key {
+    let mut draws = AugmentRng::new(AugmentKey {
         seed: 0,
         step: 0,
         sample: 0,
     });
 
-    assert!((0..1000).all(|_| !draws.happens(0.0) && draws.happens(1.0)));
+    assert!((0..1000).all(|_| !draws.random_bool(0.0) && draws.random_bool(1.0)));
 }
 
 #[test]
 fn a_single_pixel_survives_every_operation() {
     for sample in 0..200 {
-        let picture = Picture {
+        let picture = DecodedImage {
             width: 1,
             height: 1,
-            pixels: Pixels::Gray(vec![200]),
+            pixels: PixelData::Gray(vec![200]),
         };
 
-        let key = Key {
+        let key = AugmentKey {
             seed: 1,
             step: 1,
             sample,
         };
 
         assert_eq!(
-            augment(&picture, 1, Augmentation::AutoAugment, key).len(),
+            augment_image(&picture, 1, Augmentation::AutoAugment, key).len(),
             1
         );
     }
@@ -256,17 +259,17 @@ fn a_single_pixel_survives_every_operation() {
 #[test]
 fn an_operation_is_done_as_often_as_the_policy_says_and_half_of_the_time_the_other_way() {
     let square: Vec<Rgb> = (0..64).map(|i: u8| [i * 3, i * 2, 255 - i]).collect();
-    let varied = |operation: Operation, level| {
+    let varied = |operation: AugmentOp, level| {
         let mut square = square.clone();
-        operation.apply(&mut square, 8, level);
+        operation.apply_level(&mut square, 8, level);
         square
     };
 
-    let wanted = [varied(Operation::ShearX, 5), varied(Operation::ShearX, -5)];
+    let wanted = [varied(AugmentOp::ShearX, 5), varied(AugmentOp::ShearX, -5)];
     let mut counts = [0; 2];
     for mut draws in keys(20_000) {
         let mut square = square.clone();
-        policy::apply(&mut square, 8, &mut draws);
+        policy::apply_policy(&mut square, 8, &mut draws);
         for (count, wanted) in counts.iter_mut().zip(&wanted) {
             *count += u32::from(square == *wanted);
         }

@@ -5,36 +5,36 @@ use std::io::Cursor;
 use image::codecs::bmp::BmpDecoder;
 use image::{ColorType, ImageDecoder};
 
-use super::{DecodeError, Picture, Pixels, Source};
+use super::{DecodeError, DecodedImage, EncodedImage, PixelData};
 
-pub(super) fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
-    let source = Source {
+pub(super) fn decode_bmp(bytes: &[u8]) -> Result<DecodedImage, DecodeError> {
+    let source = EncodedImage {
         format: "BMP",
         bytes,
     };
 
-    let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(|e| source.broken(e))?;
+    let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(|e| source.decode_error(e))?;
     let (width, height) = decoder.dimensions();
     let width = width as usize;
     let height = height as usize;
-    source.check(width, height)?;
+    source.check_dimensions(width, height)?;
     let colour = decoder.color_type();
     let mut buffer = vec![0; width * height * usize::from(colour.bytes_per_pixel())];
 
     decoder
         .read_image(&mut buffer)
-        .map_err(|e| source.broken(e))?;
+        .map_err(|e| source.decode_error(e))?;
 
-    let pixels = match (colour, palette(bytes)) {
-        (ColorType::Rgba8, _) => Pixels::Rgba(buffer),
-        (_, None) => Pixels::Rgb(buffer),
-        (_, Some(palette)) if counts_up(palette) => {
-            Pixels::Gray(buffer.into_iter().step_by(3).collect())
+    let pixels = match (colour, find_palette(bytes)) {
+        (ColorType::Rgba8, _) => PixelData::Rgba(buffer),
+        (_, None) => PixelData::Rgb(buffer),
+        (_, Some(palette)) if is_gray_ramp(palette) => {
+            PixelData::Gray(buffer.into_iter().step_by(3).collect())
         }
-        (_, Some(_)) => Pixels::Listed(buffer),
+        (_, Some(_)) => PixelData::Palette(buffer),
     };
 
-    Ok(Picture {
+    Ok(DecodedImage {
         width,
         height,
         pixels,
@@ -42,7 +42,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
 }
 
 /// The palette, four bytes a colour, of a file that has one.
-fn palette(bytes: &[u8]) -> Option<&[u8]> {
+fn find_palette(bytes: &[u8]) -> Option<&[u8]> {
     let number = |at: usize, length: usize| {
         let digits = bytes.get(at..at + length)?;
         Some(
@@ -64,7 +64,7 @@ fn palette(bytes: &[u8]) -> Option<&[u8]> {
 }
 
 /// Black and white alone stay a palette: a bit a pixel is never mixed.
-fn counts_up(palette: &[u8]) -> bool {
+fn is_gray_ramp(palette: &[u8]) -> bool {
     let colours = palette.as_chunks::<4>().0;
     colours.len() > 2
         && (0..).zip(colours).all(|(index, colour): (usize, _)| {

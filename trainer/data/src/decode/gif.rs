@@ -2,20 +2,24 @@
 
 use gif::{ColorOutput, DecodeOptions, Frame};
 
-use super::{DecodeError, Picture, Pixels, Source};
+use super::{DecodeError, DecodedImage, EncodedImage, PixelData};
 
-pub(super) fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
-    let source = Source {
+pub(super) fn decode_gif(bytes: &[u8]) -> Result<DecodedImage, DecodeError> {
+    let source = EncodedImage {
         format: "GIF",
         bytes,
     };
 
     let mut options = DecodeOptions::new();
     options.set_color_output(ColorOutput::Indexed);
-    let mut decoder = options.read_info(bytes).map_err(|e| source.broken(e))?;
+    let mut decoder = options
+        .read_info(bytes)
+        .map_err(|e| source.decode_error(e))?;
     let screen = (usize::from(decoder.width()), usize::from(decoder.height()));
-    let frame = decoder.next_frame_info().map_err(|e| source.broken(e))?;
-    let frame = frame.ok_or_else(|| source.broken("it has no frame"))?;
+    let frame = decoder
+        .next_frame_info()
+        .map_err(|e| source.decode_error(e))?;
+    let frame = frame.ok_or_else(|| source.decode_error("it has no frame"))?;
     let width = screen
         .0
         .max(usize::from(frame.left) + usize::from(frame.width));
@@ -24,29 +28,29 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
         .1
         .max(usize::from(frame.top) + usize::from(frame.height));
 
-    source.check(width, height)?;
+    source.check_dimensions(width, height)?;
     let mut frame = frame.clone();
     let mut indices = vec![0; decoder.buffer_size()];
     decoder
         .read_into_buffer(&mut indices)
-        .map_err(|e| source.broken(e))?;
+        .map_err(|e| source.decode_error(e))?;
 
     frame.buffer = indices.into();
-    let indices = on_screen(&frame, width, height);
+    let indices = place_on_canvas(&frame, width, height);
     let palette = decoder
         .palette()
-        .map_err(|e| source.broken(e))?
+        .map_err(|e| source.decode_error(e))?
         .as_chunks()
         .0;
 
-    let pixels = if counts_up(palette) {
-        Pixels::Gray(indices)
+    let pixels = if is_gray_ramp(palette) {
+        PixelData::Gray(indices)
     } else {
         let colour = |&index: &u8| palette.get(usize::from(index)).copied().unwrap_or([0; 3]);
-        Pixels::Listed(indices.iter().flat_map(colour).collect())
+        PixelData::Palette(indices.iter().flat_map(colour).collect())
     };
 
-    Ok(Picture {
+    Ok(DecodedImage {
         width,
         height,
         pixels,
@@ -54,7 +58,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
 }
 
 /// The frame's indices at their place; around it lies the transparent one, or the first.
-fn on_screen(frame: &Frame<'_>, width: usize, height: usize) -> Vec<u8> {
+fn place_on_canvas(frame: &Frame<'_>, width: usize, height: usize) -> Vec<u8> {
     let left = usize::from(frame.left);
     let top = usize::from(frame.top);
     let across = usize::from(frame.width);
@@ -68,7 +72,7 @@ fn on_screen(frame: &Frame<'_>, width: usize, height: usize) -> Vec<u8> {
     screen
 }
 
-fn counts_up(palette: &[[u8; 3]]) -> bool {
+fn is_gray_ramp(palette: &[[u8; 3]]) -> bool {
     (0..)
         .zip(palette)
         .all(|(index, colour)| *colour == [index; 3])

@@ -2,22 +2,22 @@
 
 use turbojpeg::{Colorspace, Decompressor, Error, Image, PixelFormat};
 
-use super::{DecodeError, Picture, Pixels, Source};
+use super::{DecodeError, DecodedImage, EncodedImage, PixelData};
 
-pub(super) fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
-    let source = Source {
+pub(super) fn decode_jpeg(bytes: &[u8]) -> Result<DecodedImage, DecodeError> {
+    let source = EncodedImage {
         format: "JPEG",
         bytes,
     };
 
-    let mut decompressor = Decompressor::new().map_err(|e| source.broken(e))?;
+    let mut decompressor = Decompressor::new().map_err(|e| source.decode_error(e))?;
     let header = decompressor
         .read_header(bytes)
-        .map_err(|e| source.broken(e))?;
+        .map_err(|e| source.decode_error(e))?;
 
     let width = header.width;
     let height = header.height;
-    source.check(width, height)?;
+    source.check_dimensions(width, height)?;
     let format = match header.colorspace {
         Colorspace::Gray => PixelFormat::GRAY,
         Colorspace::CMYK | Colorspace::YCCK => PixelFormat::CMYK,
@@ -35,17 +35,17 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
     };
 
     match decompressor.decompress(bytes, image) {
-        Err(error) if !is_forgiven(&error) => return Err(source.broken(error)),
+        Err(error) if !is_decoder_warning(&error) => return Err(source.decode_error(error)),
         _ => {}
     }
 
     let pixels = match format {
-        PixelFormat::GRAY => Pixels::Gray(pixels),
-        PixelFormat::CMYK => Pixels::Cmyk(inverted(pixels)),
-        _ => Pixels::Rgb(pixels),
+        PixelFormat::GRAY => PixelData::Gray(pixels),
+        PixelFormat::CMYK => PixelData::Cmyk(invert_cmyk(pixels)),
+        _ => PixelData::Rgb(pixels),
     };
 
-    Ok(Picture {
+    Ok(DecodedImage {
         width,
         height,
         pixels,
@@ -53,7 +53,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
 }
 
 /// The library goes on after these and so does the reference; a file cut short is not one of them.
-fn is_forgiven(error: &Error) -> bool {
+fn is_decoder_warning(error: &Error) -> bool {
     let Error::TurboJpegError(message) = error else {
         return false;
     };
@@ -69,7 +69,7 @@ fn is_forgiven(error: &Error) -> bool {
 }
 
 /// Files with four inks hold them the other way round, as Adobe's do.
-fn inverted(mut inks: Vec<u8>) -> Vec<u8> {
+fn invert_cmyk(mut inks: Vec<u8>) -> Vec<u8> {
     inks.iter_mut().for_each(|ink| *ink = !*ink);
     inks
 }

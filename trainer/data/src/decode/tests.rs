@@ -1,41 +1,42 @@
 use super::*;
-use crate::golden::{self, sha256};
+use crate::golden::{self, sha256_hex};
 
 /// All of a picture as RGB, nothing resized: what decoding alone did.
-fn rgb(picture: &Picture) -> Vec<u8> {
+fn rgb(picture: &DecodedImage) -> Vec<u8> {
     match &picture.pixels {
-        Pixels::Rgb(pixels) | Pixels::Listed(pixels) => pixels.clone(),
-        Pixels::Gray(levels) => tripled(levels),
-        Pixels::GrayAlpha(pixels) => tripled(&without_last(2, pixels)),
-        Pixels::Rgba(pixels) => without_last(4, pixels),
-        Pixels::Gray16(levels) => levels.iter().flat_map(|&l| [l.min(255) as u8; 3]).collect(),
-        Pixels::Cmyk(pixels) => {
+        PixelData::Rgb(pixels) | PixelData::Palette(pixels) => pixels.clone(),
+        PixelData::Gray(levels) => gray_to_rgb(levels),
+        PixelData::GrayAlpha(pixels) => gray_to_rgb(&drop_last_channel(2, pixels)),
+        PixelData::Rgba(pixels) => drop_last_channel(4, pixels),
+        PixelData::Gray16(levels) => levels.iter().flat_map(|&l| [l.min(255) as u8; 3]).collect(),
+        PixelData::Cmyk(pixels) => {
             let inks = pixels.as_chunks().0;
             inks.iter()
-                .flat_map(|&inks| crate::preprocess::from_inks(inks))
+                .flat_map(|&inks| crate::preprocess::cmyk_to_rgb(inks))
                 .collect()
         }
     }
 }
 
 /// Pillow's names for what it opened.
-fn is_mode(pixels: &Pixels, mode: &str) -> bool {
+fn is_mode(pixels: &PixelData, mode: &str) -> bool {
     match pixels {
-        Pixels::Gray(_) => mode == "L",
-        Pixels::Gray16(_) => mode == "I;16",
-        Pixels::GrayAlpha(_) => mode == "LA" || mode == "RGBA",
-        Pixels::Rgb(_) => mode == "RGB",
-        Pixels::Listed(_) => mode == "P" || mode == "1",
-        Pixels::Rgba(_) => mode == "RGBA",
-        Pixels::Cmyk(_) => mode == "CMYK",
+        PixelData::Gray(_) => mode == "L",
+        PixelData::Gray16(_) => mode == "I;16",
+        PixelData::GrayAlpha(_) => mode == "LA" || mode == "RGBA",
+        PixelData::Rgb(_) => mode == "RGB",
+        PixelData::Palette(_) => mode == "P" || mode == "1",
+        PixelData::Rgba(_) => mode == "RGBA",
+        PixelData::Cmyk(_) => mode == "CMYK",
     }
 }
 
 #[test]
 fn every_file_opens_as_the_reference_opens_it() {
     let mut seen = 0;
-    for (name, golden) in golden::pictures() {
-        let picture = decode(&golden::file(&name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    for (name, golden) in golden::expected_images() {
+        let picture = decode_image(&golden::read_golden_file(&name))
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(
             (picture.width, picture.height),
             (golden.width, golden.height),
@@ -48,7 +49,7 @@ fn every_file_opens_as_the_reference_opens_it() {
             golden.mode
         );
 
-        assert_eq!(sha256(&rgb(&picture)), golden.decoded, "{name}");
+        assert_eq!(sha256_hex(&rgb(&picture)), golden.decoded, "{name}");
         seen += 1;
     }
 
@@ -65,9 +66,9 @@ fn a_file_cut_short_says_what_it_is_and_how_long() {
         ("odd/gif_interlaced.gif", "GIF"),
         ("usual/bmp_rgb.bmp", "BMP"),
     ] {
-        let whole = golden::file(name);
+        let whole = golden::read_golden_file(name);
         for length in [whole.len() / 2, 30, 13] {
-            let told = decode(&whole[..length])
+            let told = decode_image(&whole[..length])
                 .map(|_| ())
                 .expect_err(name)
                 .to_string();
@@ -80,26 +81,26 @@ fn a_file_cut_short_says_what_it_is_and_how_long() {
 
 #[test]
 fn a_size_that_no_sample_has_is_refused_by_the_header() {
-    let mut png = golden::file("usual/tiny_1x1.png");
+    let mut png = golden::read_golden_file("usual/tiny_1x1.png");
     png[16..24].copy_from_slice(&[0, 0, 0x80, 0, 0, 0, 0x80, 0]);
     let sum = crc32(&png[12..29]);
     png[29..33].copy_from_slice(&sum.to_be_bytes());
-    let mut gif = golden::file("odd/gif_offset.gif");
+    let mut gif = golden::read_golden_file("odd/gif_offset.gif");
 
     gif[6..10].copy_from_slice(&[255; 4]);
-    let mut jpeg = golden::file("usual/jpeg_gray.jpg");
+    let mut jpeg = golden::read_golden_file("usual/jpeg_gray.jpg");
     let frame = jpeg
         .windows(2)
         .position(|marker| marker == [0xFF, 0xC0])
         .unwrap();
 
     jpeg[frame + 5..frame + 9].copy_from_slice(&[255, 220, 255, 220]);
-    let mut bmp = golden::file("usual/bmp_rgb.bmp");
+    let mut bmp = golden::read_golden_file("usual/bmp_rgb.bmp");
     bmp[18..26].copy_from_slice(&[0, 0x40, 0, 0, 0, 0x40, 0, 0]);
 
     for (bytes, size) in [(png, 32_768), (gif, 65_535), (jpeg, 65_500), (bmp, 16_384)] {
-        match decode(&bytes) {
-            Err(DecodeError::Size { width, height, .. }) => {
+        match decode_image(&bytes) {
+            Err(DecodeError::InvalidSize { width, height, .. }) => {
                 assert_eq!((width, height), (size, size));
             }
             other => panic!("{size}: {:?}", other.map(|picture| picture.width)),
@@ -110,12 +111,15 @@ fn a_size_that_no_sample_has_is_refused_by_the_header() {
 #[test]
 fn what_is_no_picture_shows_its_first_bytes() {
     assert_eq!(
-        decode(b"<html>not found").unwrap_err().to_string(),
+        decode_image(b"<html>not found").unwrap_err().to_string(),
         "a picture begins with the bytes [3c, 68, 74, 6d, 6c, 3e, 6e, 6f], expected JPEG, PNG, WebP, \
          GIF or BMP; convert it, or leave the sample out"
     );
 
-    assert_eq!(decode(b"").unwrap_err(), DecodeError::Format(Vec::new()));
+    assert_eq!(
+        decode_image(b"").unwrap_err(),
+        DecodeError::UnknownFormat(Vec::new())
+    );
 }
 
 proptest::proptest! {
@@ -123,14 +127,14 @@ proptest::proptest! {
     fn damage_is_an_error_or_a_picture_but_never_a_panic(
         which in 0..50usize, at in 0..4096usize, value: u8, cut in 0..4096usize,
     ) {
-        let (name, _) = golden::pictures().swap_remove(which);
-        let mut bytes = golden::file(&name);
+        let (name, _) = golden::expected_images().swap_remove(which);
+        let mut bytes = golden::read_golden_file(&name);
         bytes.truncate(4096);
         let at = at % bytes.len();
         bytes[at] = value;
         if cut % 2 == 0 { bytes.truncate(cut) };
 
-        if let Ok(picture) = decode(&bytes) {
+        if let Ok(picture) = decode_image(&bytes) {
             proptest::prop_assert_eq!(rgb(&picture).len(), picture.width * picture.height * 3);
         }
     }

@@ -5,32 +5,32 @@ use std::io::Cursor;
 use image::codecs::webp::WebPDecoder;
 use image::{ColorType, ImageDecoder};
 
-use super::{DecodeError, Picture, Pixels, Source};
+use super::{DecodeError, DecodedImage, EncodedImage, PixelData};
 
-pub(super) fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
-    let source = Source {
+pub(super) fn decode_webp(bytes: &[u8]) -> Result<DecodedImage, DecodeError> {
+    let source = EncodedImage {
         format: "WebP",
         bytes,
     };
 
-    let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|e| source.broken(e))?;
+    let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|e| source.decode_error(e))?;
     let (width, height) = decoder.dimensions();
     let width = width as usize;
     let height = height as usize;
-    source.check(width, height)?;
+    source.check_dimensions(width, height)?;
     let colour = decoder.color_type();
     let mut buffer = vec![0; width * height * usize::from(colour.bytes_per_pixel())];
 
     decoder
         .read_image(&mut buffer)
-        .map_err(|e| source.broken(e))?;
+        .map_err(|e| source.decode_error(e))?;
 
     let pixels = match colour {
-        ColorType::Rgba8 => Pixels::Rgba(buffer),
-        _ => Pixels::Rgb(buffer),
+        ColorType::Rgba8 => PixelData::Rgba(buffer),
+        _ => PixelData::Rgb(buffer),
     };
 
-    Ok(Picture {
+    Ok(DecodedImage {
         width,
         height,
         pixels,

@@ -13,34 +13,34 @@ use crate::error::{Error, Result};
 /// # Guarantees
 /// Work that panics is an error in its turn, so the reader waits no longer than the work takes.
 #[derive(Debug)]
-pub(super) struct Pipeline<T> {
-    shared: Arc<Shared<T>>,
+pub(super) struct PrefetchPipeline<T> {
+    shared: Arc<PipelineShared<T>>,
 }
 
 #[derive(Debug)]
-struct Shared<T> {
-    state: Mutex<State<T>>,
+struct PipelineShared<T> {
+    state: Mutex<PipelineState<T>>,
     changed: Condvar,
-    ahead: u64,
+    max_ahead: u64,
 }
 
 #[derive(Debug)]
-struct State<T> {
+struct PipelineState<T> {
     /// Numbers that nobody has begun.
-    waiting: Range<u64>,
+    pending: Range<u64>,
     /// The number that is read next.
     next: u64,
-    done: BTreeMap<u64, Result<T>>,
+    completed: BTreeMap<u64, Result<T>>,
     stopped: bool,
 }
 
-impl<T: Send + 'static> Pipeline<T> {
+impl<T: Send + 'static> PrefetchPipeline<T> {
     /// Starts `threads` threads that do `work` for each of `numbers`, at most `ahead` of them before
     /// the reader.
     ///
     /// # Errors
     /// If the system gives no thread.
-    pub(super) fn start(
+    pub(super) fn spawn_workers(
         name: &str,
         numbers: Range<u64>,
         ahead: u64,
@@ -48,20 +48,20 @@ impl<T: Send + 'static> Pipeline<T> {
         work: impl Fn(u64) -> Result<T> + Send + Sync + 'static,
     ) -> Result<Self> {
         let next = numbers.start;
-        let state = State {
-            waiting: numbers,
+        let state = PipelineState {
+            pending: numbers,
             next,
-            done: BTreeMap::new(),
+            completed: BTreeMap::new(),
             stopped: false,
         };
 
         let state = Mutex::new(state);
         let changed = Condvar::new();
         let pipeline = Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(PipelineShared {
                 state,
                 changed,
-                ahead: ahead.max(1),
+                max_ahead: ahead.max(1),
             }),
         };
 
@@ -71,7 +71,7 @@ impl<T: Send + 'static> Pipeline<T> {
             let work = work.clone();
             std::thread::Builder::new()
                 .name(name.to_owned())
-                .spawn(move || shared.serve(work.as_ref()))
+                .spawn(move || shared.run_worker(work.as_ref()))
                 .map_err(|error| Error::Bug(format!("no thread to {name}: {error}")))?;
         }
 
@@ -79,73 +79,76 @@ impl<T: Send + 'static> Pipeline<T> {
     }
 
     /// The next result; `None` after the last.
-    pub(super) fn next(&mut self) -> Option<Result<T>> {
-        let mut state = self.shared.lock();
+    pub(super) fn next_result(&mut self) -> Option<Result<T>> {
+        let mut state = self.shared.lock_state();
         loop {
             let number = state.next;
-            if let Some(result) = state.done.remove(&number) {
+            if let Some(result) = state.completed.remove(&number) {
                 state.next += 1;
                 self.shared.changed.notify_all();
                 return Some(result);
             }
 
-            if state.next == state.waiting.end {
+            if state.next == state.pending.end {
                 return None;
             }
 
-            state = self.shared.wait(state);
+            state = self.shared.wait_for_change(state);
         }
     }
 }
 
-impl<T> Drop for Pipeline<T> {
+impl<T> Drop for PrefetchPipeline<T> {
     /// Tells the threads to end; one that waits for a store ends when that answers.
     fn drop(&mut self) {
-        self.shared.lock().stopped = true;
+        self.shared.lock_state().stopped = true;
         self.shared.changed.notify_all();
     }
 }
 
-impl<T> Shared<T> {
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
+impl<T> PipelineShared<T> {
+    fn lock_state(&self) -> MutexGuard<'_, PipelineState<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State<T>>) -> MutexGuard<'a, State<T>> {
+    fn wait_for_change<'a>(
+        &self,
+        state: MutexGuard<'a, PipelineState<T>>,
+    ) -> MutexGuard<'a, PipelineState<T>> {
         self.changed
             .wait(state)
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn serve(&self, work: &impl Fn(u64) -> Result<T>) {
-        while let Some(number) = self.begin() {
+    fn run_worker(&self, work: &impl Fn(u64) -> Result<T>) {
+        while let Some(number) = self.claim_next() {
             let result = catch_unwind(AssertUnwindSafe(|| work(number)))
-                .unwrap_or_else(|panic| Err(Error::Bug(told(panic.as_ref()))));
-            self.lock().done.insert(number, result);
+                .unwrap_or_else(|panic| Err(Error::Bug(panic_message(panic.as_ref()))));
+            self.lock_state().completed.insert(number, result);
             self.changed.notify_all();
         }
     }
 
     /// The next number to work on, as soon as the reader is near enough.
-    fn begin(&self) -> Option<u64> {
-        let mut state = self.lock();
+    fn claim_next(&self) -> Option<u64> {
+        let mut state = self.lock_state();
         loop {
-            if state.stopped || state.waiting.is_empty() {
+            if state.stopped || state.pending.is_empty() {
                 return None;
             }
 
-            if state.waiting.start < state.next + self.ahead {
-                let number = state.waiting.start;
-                state.waiting.start += 1;
+            if state.pending.start < state.next + self.max_ahead {
+                let number = state.pending.start;
+                state.pending.start += 1;
                 return Some(number);
             }
 
-            state = self.wait(state);
+            state = self.wait_for_change(state);
         }
     }
 }
 
-fn told(panic: &(dyn std::any::Any + Send)) -> String {
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text
         .or_else(|| panic.downcast_ref::<&str>().copied())
@@ -160,8 +163,8 @@ mod tests {
 
     use super::*;
 
-    fn all<T: Send + 'static>(mut pipeline: Pipeline<T>) -> Vec<Result<T>> {
-        std::iter::from_fn(|| pipeline.next()).collect()
+    fn all<T: Send + 'static>(mut pipeline: PrefetchPipeline<T>) -> Vec<Result<T>> {
+        std::iter::from_fn(|| pipeline.next_result()).collect()
     }
 
     #[test]
@@ -176,7 +179,8 @@ mod tests {
                 Ok(number)
             };
 
-            let results = all(Pipeline::start("test", 5..200, 16, threads, work).unwrap());
+            let results =
+                all(PrefetchPipeline::spawn_workers("test", 5..200, 16, threads, work).unwrap());
             let numbers: Vec<_> = results.into_iter().map(Result::unwrap).collect();
             assert_eq!(numbers, (5..200).collect::<Vec<_>>());
         }
@@ -190,10 +194,10 @@ mod tests {
             _ => Ok(number),
         };
 
-        let results = all(Pipeline::start("test", 0..4, 4, 2, work).unwrap());
+        let results = all(PrefetchPipeline::spawn_workers("test", 0..4, 4, 2, work).unwrap());
         let told: Vec<_> = results
             .iter()
-            .map(|r| r.as_ref().map_err(|error| error.exit().code()))
+            .map(|r| r.as_ref().map_err(|error| error.exit().exit_code()))
             .collect();
 
         assert_eq!(told, [Ok(&0), Err(70), Err(65), Ok(&3)]);
@@ -211,13 +215,13 @@ mod tests {
         let begun = Arc::new(AtomicU64::new(0));
         let count = begun.clone();
         let work = move |_| Ok(count.fetch_add(1, Ordering::SeqCst));
-        let mut pipeline = Pipeline::start("test", 0..1000, 3, 4, work).unwrap();
+        let mut pipeline = PrefetchPipeline::spawn_workers("test", 0..1000, 3, 4, work).unwrap();
 
         for read in 1..=1000 {
-            pipeline.next().unwrap().unwrap();
+            pipeline.next_result().unwrap().unwrap();
             assert!(begun.load(Ordering::SeqCst) <= read + 3);
         }
 
-        assert!(pipeline.next().is_none());
+        assert!(pipeline.next_result().is_none());
     }
 }

@@ -2,26 +2,26 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::*;
-use crate::prepare::{self, prepare};
-use crate::shard::Part;
+use crate::prepare::{self, prepare_files};
+use crate::shard::IndexedFile;
 use crate::store::Store;
-use crate::tokenize::Vocabulary;
+use crate::tokenizer::Vocabulary;
 
 const SIDE: usize = 8;
 
 /// The golden data set, 16 pairs in five shards.
 fn golden() -> Store {
-    let store = Store::memory();
+    let store = Store::in_memory();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/dataset");
-    let options = prepare::Options {
+    let options = prepare::PrepareOptions {
         shard_bytes: 14 << 10,
-        most_skipped: 0.1,
-        ..prepare::Options::default()
+        max_skipped_ratio: 0.1,
+        ..prepare::PrepareOptions::default()
     };
 
     let images = folder.join("train_imgs.tsv");
     let texts = folder.join("train_texts.jsonl");
-    prepare(&images, &texts, &store, &options, |_| ()).unwrap();
+    prepare_files(&images, &texts, &store, &options, |_| ()).unwrap();
     store
 }
 
@@ -30,18 +30,18 @@ fn tokenizer() -> Arc<Tokenizer> {
     Arc::new(Tokenizer::new(Vocabulary::from_bytes(vocabulary).unwrap()))
 }
 
-fn load(store: &Store, options: Options) -> Loader {
-    Loader::start(Dataset::new(store.clone()).unwrap(), tokenizer(), options).unwrap()
+fn load(store: &Store, options: LoaderOptions) -> DataLoader {
+    DataLoader::start_workers(Dataset::new(store.clone()).unwrap(), tokenizer(), options).unwrap()
 }
 
-fn batches(mut loader: Loader) -> Vec<Batch> {
+fn batches(mut loader: DataLoader) -> Vec<SampleBatch> {
     std::iter::from_fn(|| loader.next_batch().unwrap()).collect()
 }
 
-fn options(steps: Range<u64>) -> Options {
-    Options {
-        most_skipped: 0.5,
-        ..Options::new(3, 5, steps, SIDE)
+fn options(steps: Range<u64>) -> LoaderOptions {
+    LoaderOptions {
+        max_skipped_ratio: 0.5,
+        ..LoaderOptions::new(3, 5, steps, SIDE)
     }
 }
 
@@ -52,7 +52,7 @@ fn batches_are_the_same_whatever_the_threads_and_wherever_a_run_resumes() {
         let of = |threads, steps| {
             batches(load(
                 &store,
-                Options {
+                LoaderOptions {
                     threads,
                     augmentation,
                     ..options(steps)
@@ -73,32 +73,32 @@ fn batches_are_the_same_whatever_the_threads_and_wherever_a_run_resumes() {
 
 #[test]
 fn pairs_are_known_by_their_pictures_and_their_tokens() {
-    let options = Options {
-        duplicates: Duplicates::Positives,
+    let options = LoaderOptions {
+        duplicates: DuplicatePolicy::Positives,
         ..options(0..3)
     };
 
     let mut batches = batches(load(&golden(), options));
     let batch = batches.iter_mut().reduce(|all, next| {
-        all.ids.extend(&next.ids);
+        all.token_ids.extend(&next.token_ids);
         let end = all.offsets[all.offsets.len() - 1];
         all.offsets
             .extend(next.offsets[1..].iter().map(|offset| end + offset));
-        all.pairs.extend(next.pairs.iter().cloned());
+        all.sample_ids.extend(next.sample_ids.iter().cloned());
         all.fingerprints.extend(&next.fingerprints);
 
         all
     });
 
     let batch = batch.unwrap();
-    let caption = |i: usize| &batch.ids[batch.offsets[i]..batch.offsets[i + 1]];
+    let caption = |i: usize| &batch.token_ids[batch.offsets[i]..batch.offsets[i + 1]];
     let mut pictures = 0;
     let mut captions = 0;
 
     for (a, first) in batch.fingerprints.iter().enumerate() {
         for (b, second) in batch.fingerprints.iter().enumerate().skip(a + 1) {
             let same = (
-                batch.pairs[a].0 == batch.pairs[b].0,
+                batch.sample_ids[a].0 == batch.sample_ids[b].0,
                 caption(a) == caption(b),
             );
 
@@ -123,8 +123,8 @@ fn what_is_kept_of_pictures_changes_no_batch() {
         let of = |picture_bytes| {
             batches(load(
                 &store,
-                Options {
-                    picture_bytes,
+                LoaderOptions {
+                    image_cache_bytes: picture_bytes,
                     augmentation,
                     ..options(0..12)
                 },
@@ -143,8 +143,8 @@ fn the_shares_of_two_ranks_are_the_batch_of_one() {
     let share = |share| {
         batches(load(
             &store,
-            Options {
-                share,
+            LoaderOptions {
+                rank_range: share,
                 ..options(0..6)
             },
         ))
@@ -157,11 +157,14 @@ fn the_shares_of_two_ranks_are_the_batch_of_one() {
         );
 
         assert_eq!(
-            [first.pairs.as_slice(), &second.pairs].concat(),
-            whole.pairs
+            [first.sample_ids.as_slice(), &second.sample_ids].concat(),
+            whole.sample_ids
         );
 
-        assert_eq!([first.ids.as_slice(), &second.ids].concat(), whole.ids);
+        assert_eq!(
+            [first.token_ids.as_slice(), &second.token_ids].concat(),
+            whole.token_ids
+        );
     }
 }
 
@@ -170,14 +173,17 @@ fn an_epoch_shows_each_pair_once_with_its_picture_and_its_caption() {
     let store = golden();
     let epoch = batches(load(
         &store,
-        Options {
-            share: 0..4,
+        LoaderOptions {
+            rank_range: 0..4,
             global_batch: 4,
             ..options(0..4)
         },
     ));
 
-    let pairs: HashSet<_> = epoch.iter().flat_map(|batch| batch.pairs.clone()).collect();
+    let pairs: HashSet<_> = epoch
+        .iter()
+        .flat_map(|batch| batch.sample_ids.clone())
+        .collect();
     assert_eq!(pairs.len(), 16);
     for batch in epoch {
         assert_eq!(
@@ -185,8 +191,8 @@ fn an_epoch_shows_each_pair_once_with_its_picture_and_its_caption() {
             (4 * 3 * SIDE * SIDE, 5)
         );
 
-        for (pair, ends) in batch.pairs.iter().zip(batch.offsets.windows(2)) {
-            let ids = &batch.ids[ends[0]..ends[1]];
+        for (pair, ends) in batch.sample_ids.iter().zip(batch.offsets.windows(2)) {
+            let ids = &batch.token_ids[ends[0]..ends[1]];
             assert_eq!((ids[0], ids[ids.len() - 1]), (2, 3));
             // Text 7 is 长 seventy times, cut to the context.
             assert_eq!(ids.len() == 52, pair.1 == 7.into(), "{pair:?} {ids:?}");
@@ -210,12 +216,12 @@ fn made_of(samples: &[(bool, &str)]) -> Store {
         }
     }
 
-    let store = Store::memory();
+    let store = Store::in_memory();
     store
         .put("0.tar", tar.into_inner().unwrap().into())
         .unwrap();
 
-    prepare::index(&store, &prepare::Options::default(), |_| ()).unwrap();
+    prepare::index_shards(&store, &prepare::PrepareOptions::default(), |_| ()).unwrap();
     store
 }
 
@@ -228,27 +234,31 @@ fn a_bad_sample_is_counted_once_named_and_replaced_whatever_the_threads() {
     let of = |threads| {
         let mut loader = load(
             &store,
-            Options {
+            LoaderOptions {
                 threads,
                 ..options(0..12)
             },
         );
 
         let batches: Vec<_> = std::iter::from_fn(|| loader.next_batch().unwrap()).collect();
-        (batches, loader.skipped())
+        (batches, loader.skip_counts())
     };
 
     let (batches, skipped) = of(1);
     assert_eq!(of(3).0, batches);
     let used: HashSet<_> = batches
         .iter()
-        .flat_map(|batch| batch.pairs.clone())
+        .flat_map(|batch| batch.sample_ids.clone())
         .collect();
 
     assert_eq!(used.len(), 18);
-    assert!(batches.iter().all(|batch| batch.pairs.len() == 5));
+    assert!(batches.iter().all(|batch| batch.sample_ids.len() == 5));
     assert_eq!(
-        (skipped.pictures, skipped.captions, skipped.missing),
+        (
+            skipped.undecodable_images,
+            skipped.empty_texts,
+            skipped.missing_pairs
+        ),
         (1, 1, 0)
     );
 
@@ -270,14 +280,14 @@ fn too_many_bad_samples_end_the_run_and_are_named() {
     samples[4].0 = false;
     let mut loader = load(
         &made_of(&samples),
-        Options {
-            most_skipped: 0.01,
+        LoaderOptions {
+            max_skipped_ratio: 0.01,
             ..options(0..12)
         },
     );
 
     let error = (0..12).find_map(|_| loader.next_batch().err()).unwrap();
-    assert_eq!(error.exit().code(), 65);
+    assert_eq!(error.exit().exit_code(), 65);
     assert!(
         error.to_string().contains("1 of 20 pairs cannot be used"),
         "{error}"
@@ -291,8 +301,8 @@ fn a_data_set_of_nothing_but_bad_samples_ends_the_run() {
     let store = made_of(&[(false, "ab"); 20]);
     let mut loader = load(
         &store,
-        Options {
-            most_skipped: 1.0,
+        LoaderOptions {
+            max_skipped_ratio: 1.0,
             ..options(0..12)
         },
     );
@@ -307,17 +317,17 @@ fn a_data_set_of_nothing_but_bad_samples_ends_the_run() {
 #[test]
 fn pairs_behind_a_tear_are_counted_as_missing_and_the_shard_is_named() {
     let store = golden();
-    let Part { name, .. } = Dataset::new(store.clone()).unwrap().index().shards[1].clone();
+    let IndexedFile { name, .. } = Dataset::new(store.clone()).unwrap().index().shards[1].clone();
     let bytes = store.get(&name).unwrap();
     store.put(&name, bytes.slice(..bytes.len() - 2000)).unwrap();
     let mut loader = load(&store, options(0..3));
     let pairs: usize = std::iter::from_fn(|| loader.next_batch().unwrap())
-        .map(|batch| batch.pairs.len())
+        .map(|batch| batch.sample_ids.len())
         .sum();
 
     assert_eq!(pairs, 15);
-    assert!(loader.skipped().missing > 0);
-    let told = loader.skipped().examples.join(" ");
+    assert!(loader.skip_counts().missing_pairs > 0);
+    let told = loader.skip_counts().examples.join(" ");
     assert!(
         told.contains("Shard memory:/00001.tar ends after"),
         "{told}"
@@ -327,16 +337,16 @@ fn pairs_behind_a_tear_are_counted_as_missing_and_the_shard_is_named() {
 #[test]
 fn a_share_outside_the_batch_is_a_fault_of_ours() {
     let dataset = Dataset::new(golden()).unwrap();
-    let options = Options {
-        share: 3..6,
+    let options = LoaderOptions {
+        rank_range: 3..6,
         ..options(0..1)
     };
 
     assert_eq!(
-        Loader::start(dataset, tokenizer(), options)
+        DataLoader::start_workers(dataset, tokenizer(), options)
             .unwrap_err()
             .exit()
-            .code(),
+            .exit_code(),
         70
     );
 }

@@ -3,14 +3,14 @@ use std::collections::HashSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::shard::Part;
+use crate::shard::IndexedFile;
 
 /// An order over shards of these numbers of pairs, ten bytes a pair.
-fn order(pairs: &[u64], seed: u64, global_batch: usize, window_bytes: u64) -> Order {
+fn order(pairs: &[u64], seed: u64, global_batch: usize, window_bytes: u64) -> BatchSampler {
     let parts = pairs.iter().zip(0..).map(|(pairs, number)| {
         let name = format!("{number:05}.tar");
         let bytes = pairs * 10;
-        Part {
+        IndexedFile {
             name,
             bytes,
             images: *pairs,
@@ -19,16 +19,16 @@ fn order(pairs: &[u64], seed: u64, global_batch: usize, window_bytes: u64) -> Or
         }
     });
 
-    let index = Index::new(parts.collect(), None);
-    Order {
+    let index = ShardIndex::new(parts.collect(), None);
+    BatchSampler {
         window_bytes,
-        ..Order::new(&index, seed, global_batch).unwrap()
+        ..BatchSampler::new(&index, seed, global_batch).unwrap()
     }
 }
 
 /// All pairs of an epoch, in their turn.
-fn epoch(order: &Order, epoch: u64) -> Vec<(u32, u32)> {
-    let turn = |position| order.at(epoch, position).1;
+fn epoch(order: &BatchSampler, epoch: u64) -> Vec<(u32, u32)> {
+    let turn = |position| order.sample_at(epoch, position).1;
     (0..order.pairs)
         .map(turn)
         .map(|draw| (draw.shard, draw.pair))
@@ -64,7 +64,7 @@ proptest! {
         let pairs = [30, 5, 17, 60, 1];
         let asked_before = order(&pairs, seed, 7, 300);
         for step in steps {
-            prop_assert_eq!(asked_before.batch(step), order(&pairs, seed, 7, 300).batch(step));
+            prop_assert_eq!(asked_before.draw_batch(step), order(&pairs, seed, 7, 300).draw_batch(step));
         }
     }
 }
@@ -73,12 +73,12 @@ proptest! {
 fn an_epoch_has_every_pair_at_most_once_and_leaves_out_less_than_a_batch() {
     let order = order(&[30, 5, 17, 60, 1], 1, 10, 300);
     assert_eq!(order.steps_per_epoch(), 11);
-    let seen: HashSet<_> = (0..11).flat_map(|step| order.batch(step)).collect();
+    let seen: HashSet<_> = (0..11).flat_map(|step| order.draw_batch(step)).collect();
     assert_eq!(seen.len(), 110);
-    let next: HashSet<_> = (11..22).flat_map(|step| order.batch(step)).collect();
+    let next: HashSet<_> = (11..22).flat_map(|step| order.draw_batch(step)).collect();
 
     assert_eq!(next.len(), 110);
-    let pairs = |set: &HashSet<Draw>| {
+    let pairs = |set: &HashSet<SampleRef>| {
         set.iter()
             .map(|d| (d.shard, d.pair))
             .collect::<HashSet<_>>()
@@ -97,7 +97,7 @@ fn seeds_epochs_and_data_sets_have_their_own_orders() {
     assert_eq!(base, epoch(&order(&[50], 1, 10, 9999), 0));
     assert_ne!(base, epoch(&order(&[50], 2, 10, 9999), 0));
     assert_ne!(base, epoch(&order(&[50], 1, 10, 9999), 1));
-    let other = Order {
+    let other = BatchSampler {
         dataset: "another".into(),
         ..order(&[50], 1, 10, 9999)
     };
@@ -114,7 +114,7 @@ fn a_large_data_set_is_read_a_window_at_a_time_and_a_batch_in_runs_of_shards() {
         assert_eq!(shards.len(), 5);
     }
 
-    let batch = order.batch(2);
+    let batch = order.draw_batch(2);
     let runs = batch.chunk_by(|a, b| a.shard == b.shard).count();
     let shards: HashSet<_> = batch.iter().map(|draw| draw.shard).collect();
     assert_eq!(runs, shards.len());
@@ -124,10 +124,14 @@ fn a_large_data_set_is_read_a_window_at_a_time_and_a_batch_in_runs_of_shards() {
 fn a_replacement_is_no_pair_of_the_same_batch() {
     let order = order(&[100], 1, 10, 9999);
     for step in 0..9 {
-        let batch = order.batch(step);
+        let batch = order.draw_batch(step);
         for draw in &batch {
-            assert!(!batch.contains(&order.instead_of(draw)));
-            assert!(order.batch(step + 1).contains(&order.instead_of(draw)));
+            assert!(!batch.contains(&order.replacement_for(draw)));
+            assert!(
+                order
+                    .draw_batch(step + 1)
+                    .contains(&order.replacement_for(draw))
+            );
         }
     }
 }
@@ -150,7 +154,7 @@ fn a_shuffle_is_uniform() {
 #[test]
 fn the_first_draws_never_change() {
     let batch: Vec<_> = order(&[8], 7, 4, 9999)
-        .batch(0)
+        .draw_batch(0)
         .iter()
         .map(|draw| draw.pair)
         .collect();
@@ -160,8 +164,8 @@ fn the_first_draws_never_change() {
 
 #[test]
 fn a_batch_larger_than_the_data_set_is_refused() {
-    let index = Index::new(
-        vec![Part {
+    let index = ShardIndex::new(
+        vec![IndexedFile {
             name: "0.tar".into(),
             bytes: 1,
             images: 3,
@@ -171,7 +175,7 @@ fn a_batch_larger_than_the_data_set_is_refused() {
         None,
     );
 
-    let error = Order::new(&index, 0, 4).unwrap_err();
+    let error = BatchSampler::new(&index, 0, 4).unwrap_err();
     assert!(error.to_string().contains("between 1 and 3"), "{error}");
-    assert_eq!(error.exit().code(), 78);
+    assert_eq!(error.exit().exit_code(), 78);
 }

@@ -11,13 +11,13 @@ use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, RoTxn};
 use crate::error::{Error, Result};
 
 /// What maps are a multiple of.
-const PAGE: u64 = 1 << 16;
+const MAP_ALIGNMENT: u64 = 1 << 16;
 /// Where pages begin to be of the file's own size, and what each of the first two tells.
-const MAGIC: u32 = 0xBEEF_C0DE;
-const META_BYTES: usize = 152;
+const LMDB_MAGIC: u32 = 0xBEEF_C0DE;
+const META_PAGE_BYTES: usize = 152;
 
 /// A database of the reference: entries under keys in ASCII digits, and their number under one more.
-pub(super) struct Lmdb {
+pub(super) struct LmdbReader {
     path: PathBuf,
     env: Env,
     entries: Database<'static, Bytes, Bytes>,
@@ -25,16 +25,16 @@ pub(super) struct Lmdb {
     pub(super) count: u64,
 }
 
-impl Lmdb {
+impl LmdbReader {
     /// Opens the database in a folder; `counter` is the key of its count.
     ///
     /// # Errors
     /// If there is none, it is torn, or it holds another number of entries than it says.
     pub(super) fn open(path: &Path, counter: &'static str) -> Result<Self> {
-        let bytes = whole(&path.join("data.mdb"))?;
-        let unfit = |error| unreadable(path, error);
+        let bytes = verified_file_size(&path.join("data.mdb"))?;
+        let unfit = |error| lmdb_error(path, error);
         let mut options = EnvOpenOptions::new();
-        options.map_size(bytes.next_multiple_of(PAGE) as usize);
+        options.map_size(bytes.next_multiple_of(MAP_ALIGNMENT) as usize);
         // SAFETY: nothing is written through this map and no reader is registered; a program that
         // rebuilds the file at the same time could change it below us, as it could any input file.
         let env = unsafe {
@@ -43,8 +43,8 @@ impl Lmdb {
         };
 
         let env = env.map_err(unfit)?;
-        let entries = open(&env).map_err(unfit)?;
-        let entries = entries.ok_or_else(|| damaged(path, "it has no table"))?;
+        let entries = open_entries(&env).map_err(unfit)?;
+        let entries = entries.ok_or_else(|| damaged_database(path, "it has no table"))?;
         let mut found = Self {
             path: path.to_owned(),
             env,
@@ -52,21 +52,21 @@ impl Lmdb {
             count: 0,
         };
 
-        found.count = found.counted(counter)?;
+        found.count = found.verified_count(counter)?;
         Ok(found)
     }
 
     /// Its own count, which must be that of its entries.
-    fn counted(&self, counter: &str) -> Result<u64> {
-        let Some(count) = self.get(counter, |bytes| {
+    fn verified_count(&self, counter: &str) -> Result<u64> {
+        let Some(count) = self.get_with(counter, |bytes| {
             std::str::from_utf8(bytes).ok()?.parse().ok()
         })?
         else {
             let why = format!("it has no {counter}: whatever built it was stopped before its end");
-            return Err(damaged(&self.path, &why));
+            return Err(damaged_database(&self.path, &why));
         };
 
-        let entries = self.read(|entries, read| entries.len(read))?;
+        let entries = self.with_read_txn(|entries, read| entries.len(read))?;
         match entries.checked_sub(1) {
             Some(entries) if entries == count => Ok(count),
             other => {
@@ -77,14 +77,14 @@ impl Lmdb {
                 };
 
                 let counts = format!("its {counter} says {count}, it holds {entries}: {why}");
-                Err(damaged(&self.path, &counts))
+                Err(damaged_database(&self.path, &counts))
             }
         }
     }
 
     /// Every key that is a number or a name of an entry, in the order of their bytes.
-    pub(super) fn keys(&self, counter: &str) -> Result<Vec<String>> {
-        let found = self.read(|entries, read| {
+    pub(super) fn entry_keys(&self, counter: &str) -> Result<Vec<String>> {
+        let found = self.with_read_txn(|entries, read| {
             let key = |entry: heed::Result<(&[u8], &[u8])>| {
                 entry.map(|(key, _)| String::from_utf8_lossy(key).into_owned())
             };
@@ -99,17 +99,17 @@ impl Lmdb {
     }
 
     /// What `use_it` makes of an entry; `None` if there is none, or it makes none of it.
-    pub(super) fn get<T>(
+    pub(super) fn get_with<T>(
         &self,
         key: &str,
         use_it: impl FnOnce(&[u8]) -> Option<T>,
     ) -> Result<Option<T>> {
-        self.read(|entries, read| Ok(entries.get(read, key.as_bytes())?.and_then(use_it)))
+        self.with_read_txn(|entries, read| Ok(entries.get(read, key.as_bytes())?.and_then(use_it)))
     }
 
     /// What cannot be used of it, and what to do.
-    pub(super) fn damaged(&self, why: &str) -> Error {
-        damaged(&self.path, why)
+    pub(super) fn damaged_error(&self, why: &str) -> Error {
+        damaged_database(&self.path, why)
     }
 
     /// Where it is.
@@ -117,17 +117,17 @@ impl Lmdb {
         self.path.display().to_string()
     }
 
-    fn read<T>(
+    fn with_read_txn<T>(
         &self,
         work: impl FnOnce(&Database<'static, Bytes, Bytes>, &RoTxn<'_>) -> heed::Result<T>,
     ) -> Result<T> {
-        let unfit = |error| unreadable(&self.path, error);
+        let unfit = |error| lmdb_error(&self.path, error);
         let read = self.env.read_txn().map_err(unfit)?;
         work(&self.entries, &read).map_err(unfit)
     }
 }
 
-fn open(env: &Env) -> heed::Result<Option<Database<'static, Bytes, Bytes>>> {
+fn open_entries(env: &Env) -> heed::Result<Option<Database<'static, Bytes, Bytes>>> {
     let read = env.read_txn()?;
     let opened = env.open_databases_and_commit(read, |opener, read| {
         opener
@@ -140,22 +140,22 @@ fn open(env: &Env) -> heed::Result<Option<Database<'static, Bytes, Bytes>>> {
 
 /// The size of a database file, which must hold every page that it says it has: reading behind the end
 /// of a torn one would end the process.
-fn whole(path: &Path) -> Result<u64> {
+fn verified_file_size(path: &Path) -> Result<u64> {
     let mut file = File::open(path).map_err(Error::file("open", path))?;
     let bytes = file.metadata().map_err(Error::file("read", path))?.len();
-    let first = meta(&mut file, 0).map_err(Error::file("read", path))?;
+    let first = read_meta_page(&mut file, 0).map_err(Error::file("read", path))?;
     let Some(first) = first else {
-        return Err(damaged(path, "it does not begin as LMDB files do"));
+        return Err(damaged_database(path, "it does not begin as LMDB files do"));
     };
 
-    let second = meta(&mut file, first.page).map_err(Error::file("read", path))?;
+    let second = read_meta_page(&mut file, first.page_size).map_err(Error::file("read", path))?;
     let newest = second
         .filter(|second| second.transaction > first.transaction)
         .unwrap_or(first);
 
-    let needed = newest.page * (newest.last + 1);
+    let needed = newest.page_size * (newest.last_page + 1);
     match bytes < needed {
-        true => Err(damaged(
+        true => Err(damaged_database(
             path,
             &format!("it ends after {bytes} of {needed} bytes"),
         )),
@@ -165,16 +165,16 @@ fn whole(path: &Path) -> Result<u64> {
 
 /// What one of a file's first two pages says of all pages.
 #[derive(Clone, Copy)]
-struct Meta {
+struct LmdbMetaPage {
     /// Bytes of a page.
-    page: u64,
+    page_size: u64,
     /// Number of the last page.
-    last: u64,
+    last_page: u64,
     transaction: u64,
 }
 
-fn meta(file: &mut File, at: u64) -> std::io::Result<Option<Meta>> {
-    let mut bytes = [0; META_BYTES];
+fn read_meta_page(file: &mut File, at: u64) -> std::io::Result<Option<LmdbMetaPage>> {
+    let mut bytes = [0; META_PAGE_BYTES];
     file.seek(SeekFrom::Start(at))?;
     match file.read_exact(&mut bytes) {
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
@@ -189,26 +189,26 @@ fn meta(file: &mut File, at: u64) -> std::io::Result<Option<Meta>> {
             .fold(0, |number, &byte| number << 8 | u64::from(byte))
     };
 
-    let meta = Meta {
-        page: number(40, 4),
-        last: number(136, 8),
+    let meta = LmdbMetaPage {
+        page_size: number(40, 4),
+        last_page: number(136, 8),
         transaction: number(144, 8),
     };
 
     // A page is at least 512 bytes and at most 64 KiB, and no file has 2⁴⁸ of them.
-    let sane = (1 << 9..=1 << 16).contains(&meta.page) && meta.last < 1 << 48;
-    Ok((number(16, 4) == u64::from(MAGIC) && sane).then_some(meta))
+    let sane = (1 << 9..=1 << 16).contains(&meta.page_size) && meta.last_page < 1 << 48;
+    Ok((number(16, 4) == u64::from(LMDB_MAGIC) && sane).then_some(meta))
 }
 
-fn damaged(path: &Path, why: &str) -> Error {
+fn damaged_database(path: &Path, why: &str) -> Error {
     Error::Data(format!(
         "{} cannot be used: {why}. Copy it again, or delete its folder and build it again.",
         path.display()
     ))
 }
 
-fn unreadable(path: &Path, error: heed::Error) -> Error {
-    damaged(path, &error.to_string())
+fn lmdb_error(path: &Path, error: heed::Error) -> Error {
+    damaged_database(path, &error.to_string())
 }
 
 #[cfg(test)]

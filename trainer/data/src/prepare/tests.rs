@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::shard::{Dataset, Id};
+use crate::shard::{Dataset, ItemId};
 
 const PNG: &str = "iVBORw0KGgo="; // The eight bytes every PNG begins with.
 
@@ -11,42 +11,42 @@ fn golden(name: &str) -> PathBuf {
         .join(name)
 }
 
-fn lenient() -> Options {
-    Options {
-        most_skipped: 0.1,
-        ..Options::default()
+fn lenient() -> PrepareOptions {
+    PrepareOptions {
+        max_skipped_ratio: 0.1,
+        ..PrepareOptions::default()
     }
 }
 
-fn prepare_golden(store: &Store, options: &Options) -> Result<Prepared> {
+fn prepare_golden(store: &Store, options: &PrepareOptions) -> Result<PreparedDataset> {
     let images = golden("train_imgs.tsv");
     let texts = golden("train_texts.jsonl");
-    prepare(&images, &texts, store, options, |_| ())
+    prepare_files(&images, &texts, store, options, |_| ())
 }
 
 /// Prepares files of this content.
-fn made_of(images: &str, texts: &str) -> Result<Prepared> {
+fn made_of(images: &str, texts: &str) -> Result<PreparedDataset> {
     let folder = tempfile::tempdir().unwrap();
     let paths = ["imgs.tsv", "texts.jsonl"].map(|name| folder.path().join(name));
     std::fs::write(&paths[0], images).unwrap();
     std::fs::write(&paths[1], texts).unwrap();
 
-    prepare(
+    prepare_files(
         &paths[0],
         &paths[1],
-        &Store::memory(),
-        &Options::default(),
+        &Store::in_memory(),
+        &PrepareOptions::default(),
         |_| (),
     )
 }
 
 #[test]
 fn the_golden_files_become_sixteen_pairs_in_the_order_of_their_numbers() {
-    let store = Store::memory();
+    let store = Store::in_memory();
     let mut last = None;
     let images = golden("train_imgs.tsv");
     let texts = golden("train_texts.jsonl");
-    let prepared = prepare(&images, &texts, &store, &lenient(), |p| last = Some(p)).unwrap();
+    let prepared = prepare_files(&images, &texts, &store, &lenient(), |p| last = Some(p)).unwrap();
 
     // 18 in the reference, which keeps the two pairs of the empty text.
     assert_eq!((prepared.index.images, prepared.index.pairs), (12, 16));
@@ -60,7 +60,7 @@ fn the_golden_files_become_sixteen_pairs_in_the_order_of_their_numbers() {
 
     assert_eq!(last.map(|p| (p.done, p.total)), Some((12, 12)));
 
-    let shard = Dataset::new(store).unwrap().shard(0).unwrap();
+    let shard = Dataset::new(store).unwrap().read_shard(0).unwrap();
     let ids: Vec<_> = shard
         .samples
         .iter()
@@ -68,9 +68,9 @@ fn the_golden_files_become_sixteen_pairs_in_the_order_of_their_numbers() {
         .collect();
 
     let right = [1, 2, 3, 7, 10, 11, 20, 99, 100, 101, 1000, 12_345_678_901];
-    assert_eq!(ids, right.map(Id::from));
+    assert_eq!(ids, right.map(ItemId::from));
     let of = |place: usize| {
-        let captions = shard.samples[place].captions.iter();
+        let captions = shard.samples[place].texts.iter();
         captions
             .map(|text| (text.text_id.to_string(), text.text.as_str()))
             .collect::<Vec<_>>()
@@ -95,9 +95,9 @@ fn the_golden_files_become_sixteen_pairs_in_the_order_of_their_numbers() {
 
 #[test]
 fn the_same_files_give_the_same_bytes_and_the_index_can_be_made_again_from_the_shards() {
-    let first = Store::memory();
-    let second = Store::memory();
-    let small = Options {
+    let first = Store::in_memory();
+    let second = Store::in_memory();
+    let small = PrepareOptions {
         shard_bytes: 8 << 10,
         ..lenient()
     };
@@ -115,13 +115,13 @@ fn the_same_files_give_the_same_bytes_and_the_index_can_be_made_again_from_the_s
         );
     }
 
-    second.delete(INDEX).unwrap();
+    second.delete(INDEX_FILE).unwrap();
     assert_eq!(
-        index(&second, &small, |_| ()).unwrap().index,
+        index_shards(&second, &small, |_| ()).unwrap().index,
         prepared.index
     );
 
-    assert_eq!(Index::read(&second).unwrap(), prepared.index);
+    assert_eq!(ShardIndex::read_from(&second).unwrap(), prepared.index);
 }
 
 #[test]
@@ -132,11 +132,18 @@ fn images_and_texts_that_have_names_keep_them() {
     let paths = ["imgs.tsv", "texts.jsonl"].map(|name| folder.path().join(name));
     std::fs::write(&paths[0], images).unwrap();
     std::fs::write(&paths[1], texts).unwrap();
-    let store = Store::memory();
+    let store = Store::in_memory();
 
-    prepare(&paths[0], &paths[1], &store, &Options::default(), |_| ()).unwrap();
-    let shard = Dataset::new(store).unwrap().shard(0).unwrap();
-    let of = |s: &crate::shard::Sample| (s.image_id.to_string(), s.key.clone(), s.captions.len());
+    prepare_files(
+        &paths[0],
+        &paths[1],
+        &store,
+        &PrepareOptions::default(),
+        |_| (),
+    )
+    .unwrap();
+    let shard = Dataset::new(store).unwrap().read_shard(0).unwrap();
+    let of = |s: &crate::shard::Sample| (s.image_id.to_string(), s.key.clone(), s.texts.len());
     let right = [
         ("7", "000000000007", 1),
         ("012", "named-000000000001", 0),
@@ -150,7 +157,7 @@ fn images_and_texts_that_have_names_keep_them() {
 
 #[test]
 fn a_preparation_that_fails_leaves_no_data_set() {
-    let store = Store::memory();
+    let store = Store::in_memory();
     prepare_golden(&store, &lenient()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let images = folder.path().join("imgs.tsv");
@@ -158,8 +165,8 @@ fn a_preparation_that_fails_leaves_no_data_set() {
     let texts = folder.path().join("texts.jsonl");
 
     std::fs::write(&texts, "").unwrap();
-    prepare(&images, &texts, &store, &lenient(), |_| ()).unwrap_err();
-    assert_eq!(store.find(INDEX).unwrap(), None);
+    prepare_files(&images, &texts, &store, &lenient(), |_| ()).unwrap_err();
+    assert_eq!(store.get_if_exists(INDEX_FILE).unwrap(), None);
 }
 
 #[test]
@@ -231,17 +238,17 @@ fn a_line_that_cannot_be_used_is_named_with_what_to_do() {
     for (images, texts, told) in table {
         let error = made_of(&images, &texts).unwrap_err();
         assert!(error.to_string().contains(told), "{error}");
-        assert_eq!(error.exit().code(), 65, "{error}");
+        assert_eq!(error.exit().exit_code(), 65, "{error}");
     }
 }
 
 #[test]
 fn a_file_that_is_not_there_is_named() {
-    let error = prepare(
+    let error = prepare_files(
         Path::new("/absent/imgs.tsv"),
         Path::new("/absent/texts.jsonl"),
-        &Store::memory(),
-        &Options::default(),
+        &Store::in_memory(),
+        &PrepareOptions::default(),
         |_| (),
     );
 
@@ -251,13 +258,13 @@ fn a_file_that_is_not_there_is_named() {
         "{error}"
     );
 
-    assert_eq!(error.exit().code(), 78);
+    assert_eq!(error.exit().exit_code(), 78);
 }
 
 #[test]
 fn an_index_is_not_made_of_torn_shards_or_of_none() {
-    let store = Store::memory();
-    let error = index(&store, &Options::default(), |_| ()).unwrap_err();
+    let store = Store::in_memory();
+    let error = index_shards(&store, &PrepareOptions::default(), |_| ()).unwrap_err();
     assert!(error.to_string().contains("holds no .tar"), "{error}");
 
     prepare_golden(&store, &lenient()).unwrap();
@@ -266,7 +273,7 @@ fn an_index_is_not_made_of_torn_shards_or_of_none() {
         .put("00000.tar", bytes.slice(..bytes.len() - 4000))
         .unwrap();
 
-    let error = index(&store, &Options::default(), |_| ()).unwrap_err();
+    let error = index_shards(&store, &PrepareOptions::default(), |_| ()).unwrap_err();
     assert!(
         error
             .to_string()

@@ -1,31 +1,31 @@
 use super::*;
-use crate::golden::{self, sha256};
+use crate::golden::{self, sha256_hex};
 
 #[test]
 fn every_file_becomes_the_square_of_the_reference() {
-    for (name, golden) in golden::pictures() {
-        let picture = decode(&golden::file(&name)).unwrap();
-        let square = picture.squashed(picture.whole(), golden.side);
-        assert_eq!(sha256(square.as_flattened()), golden.resized, "{name}");
+    for (name, golden) in golden::expected_images() {
+        let picture = decode_image(&golden::read_golden_file(&name)).unwrap();
+        let square = picture.resize_to_square(picture.full_region(), golden.side);
+        assert_eq!(sha256_hex(square.as_flattened()), golden.resized, "{name}");
     }
 }
 
 #[test]
 fn the_planes_are_worth_what_the_reference_gives_a_tower() {
-    for (name, golden) in golden::pictures() {
+    for (name, golden) in golden::expected_images() {
         let side = golden.side;
         let mut planes = vec![0; 3 * side * side];
-        preprocess(
-            &golden::file(&name),
+        preprocess_image(
+            &golden::read_golden_file(&name),
             side,
             Augmentation::None,
-            Key::default(),
+            AugmentKey::default(),
             &mut planes,
         )
         .unwrap();
 
         let mut values = vec![0.0; planes.len()];
-        normalise(&planes, side, &mut values);
+        normalize_pixels(&planes, side, &mut values);
         for (place, expected) in golden.normalised {
             assert!((values[place] - expected).abs() < 1e-6, "{name} at {place}");
         }
@@ -37,8 +37,8 @@ fn a_second_picture_of_a_batch_is_normalised_like_the_first() {
     let planes: Vec<u8> = (0..3 * 4).map(|level| level * 20).collect();
     let mut one = vec![0.0; 12];
     let mut two = vec![0.0; 24];
-    normalise(&planes, 2, &mut one);
-    normalise(&[planes.as_slice(); 2].concat(), 2, &mut two);
+    normalize_pixels(&planes, 2, &mut one);
+    normalize_pixels(&[planes.as_slice(); 2].concat(), 2, &mut two);
     assert_eq!(two, [one.as_slice(); 2].concat());
 }
 
@@ -46,11 +46,11 @@ fn a_second_picture_of_a_batch_is_normalised_like_the_first() {
 fn a_picture_that_cannot_be_decoded_leaves_its_place_untouched() {
     let mut planes = vec![7; 12];
     assert!(
-        preprocess(
+        preprocess_image(
             b"GIF89a",
             2,
             Augmentation::None,
-            Key::default(),
+            AugmentKey::default(),
             &mut planes
         )
         .is_err()

@@ -1,10 +1,10 @@
 use super::*;
 
-fn whole<T, const C: usize>(pixels: &[[T; C]], width: usize, height: usize) -> View<'_, T, C> {
-    View {
+fn whole<T, const C: usize>(pixels: &[[T; C]], width: usize, height: usize) -> PixelView<'_, T, C> {
+    PixelView {
         pixels,
-        pitch: width,
-        region: Region {
+        row_stride: width,
+        region: PixelRegion {
             left: 0,
             top: 0,
             width,
@@ -17,7 +17,7 @@ fn whole<T, const C: usize>(pixels: &[[T; C]], width: usize, height: usize) -> V
 fn a_flat_picture_stays_flat_at_any_size() {
     for (width, height, side) in [(1, 1, 8), (7, 500, 16), (64, 64, 224), (300, 31, 24)] {
         let pixels = vec![[3u8, 128, 255]; width * height];
-        let square = whole(&pixels, width, height).bicubic(side);
+        let square = whole(&pixels, width, height).resize_bicubic(side);
         assert_eq!(
             square,
             vec![[3, 128, 255]; side * side],
@@ -32,37 +32,43 @@ fn a_region_is_resized_as_if_it_were_the_whole() {
         .map(|i| [(i * 7 % 256) as u8, (i % 251) as u8])
         .collect();
 
-    let region = Region {
+    let region = PixelRegion {
         left: 5,
         top: 3,
         width: 20,
         height: 24,
     };
 
-    let view = View {
+    let view = PixelView {
         pixels: &pixels,
-        pitch: 40,
+        row_stride: 40,
         region,
     };
 
-    let cut = view.copied();
+    let cut = view.to_pixels();
     assert_eq!(cut[..2], [pixels[3 * 40 + 5], pixels[3 * 40 + 6]]);
-    assert_eq!(view.bicubic(16), whole(&cut, 20, 24).bicubic(16));
-    assert_eq!(view.nearest(16), whole(&cut, 20, 24).nearest(16));
+    assert_eq!(
+        view.resize_bicubic(16),
+        whole(&cut, 20, 24).resize_bicubic(16)
+    );
+    assert_eq!(
+        view.resize_nearest(16),
+        whole(&cut, 20, 24).resize_nearest(16)
+    );
 }
 
 #[test]
 fn the_nearest_pixels_are_those_under_the_middles() {
-    assert_eq!(nearest(4, 2), [1, 3]);
-    assert_eq!(nearest(2, 4), [0, 0, 1, 1]);
-    assert_eq!(nearest(3, 5), [0, 0, 1, 2, 2]);
-    assert_eq!(nearest(1, 3), [0, 0, 0]);
+    assert_eq!(nearest_indices(4, 2), [1, 3]);
+    assert_eq!(nearest_indices(2, 4), [0, 0, 1, 1]);
+    assert_eq!(nearest_indices(3, 5), [0, 0, 1, 2, 2]);
+    assert_eq!(nearest_indices(1, 3), [0, 0, 0]);
 }
 
 #[test]
 fn the_weights_of_every_target_add_up_to_one() {
     for (input, output) in [(1, 5), (64, 63), (63, 64), (826, 224), (5000, 16)] {
-        for (start, weights) in Taps::new(input, output).iter() {
+        for (start, weights) in FilterTaps::new(input, output).iter() {
             assert!(start < input);
             assert!(
                 (weights.iter().sum::<f64>() - 1.0).abs() < 1e-12,

@@ -12,16 +12,16 @@ use serde::{Deserialize, Deserializer, Serialize};
 /// come before names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(untagged)]
-pub enum Id {
+pub enum ItemId {
     /// A whole number, as the reference has them.
     Number(u64),
     /// Anything else, such as the name of a file.
     Name(Box<str>),
 }
 
-impl Id {
+impl ItemId {
     /// What is written here; `None` if that is nothing.
-    pub fn read(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         let number = text
             .parse()
             .ok()
@@ -34,13 +34,13 @@ impl Id {
     }
 }
 
-impl From<u64> for Id {
+impl From<u64> for ItemId {
     fn from(number: u64) -> Self {
         Self::Number(number)
     }
 }
 
-impl fmt::Display for Id {
+impl fmt::Display for ItemId {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Number(number) => number.fmt(to),
@@ -49,32 +49,32 @@ impl fmt::Display for Id {
     }
 }
 
-impl<'de> Deserialize<'de> for Id {
+impl<'de> Deserialize<'de> for ItemId {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(Reader)
+        from.deserialize_any(ItemIdVisitor)
     }
 }
 
-struct Reader;
+struct ItemIdVisitor;
 
-impl Visitor<'_> for Reader {
-    type Value = Id;
+impl Visitor<'_> for ItemIdVisitor {
+    type Value = ItemId;
 
     fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         to.write_str("a whole number from 0 or a name")
     }
 
-    fn visit_u64<E: Error>(self, number: u64) -> Result<Id, E> {
-        Ok(Id::Number(number))
+    fn visit_u64<E: Error>(self, number: u64) -> Result<ItemId, E> {
+        Ok(ItemId::Number(number))
     }
 
-    fn visit_i64<E: Error>(self, number: i64) -> Result<Id, E> {
+    fn visit_i64<E: Error>(self, number: i64) -> Result<ItemId, E> {
         let unfit = |_| E::invalid_value(Unexpected::Signed(number), &self);
-        u64::try_from(number).map(Id::Number).map_err(unfit)
+        u64::try_from(number).map(ItemId::Number).map_err(unfit)
     }
 
-    fn visit_str<E: Error>(self, text: &str) -> Result<Id, E> {
-        Id::read(text).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+    fn visit_str<E: Error>(self, text: &str) -> Result<ItemId, E> {
+        ItemId::parse(text).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
     }
 }
 
@@ -84,14 +84,14 @@ mod tests {
 
     #[test]
     fn digits_are_numbers_everything_else_is_a_name_and_nothing_is_neither() {
-        let name = |text: &str| Id::Name(text.into());
+        let name = |text: &str| ItemId::Name(text.into());
         let rows = [
-            ("7", Some(Id::Number(7))),
-            ("\"7\"", Some(Id::Number(7))),
+            ("7", Some(ItemId::Number(7))),
+            ("\"7\"", Some(ItemId::Number(7))),
             ("\"007\"", Some(name("007"))),
             ("\"+7\"", Some(name("+7"))),
             ("\"猫.jpg\"", Some(name("猫.jpg"))),
-            ("18446744073709551615", Some(Id::Number(u64::MAX))),
+            ("18446744073709551615", Some(ItemId::Number(u64::MAX))),
             (
                 "\"18446744073709551616\"",
                 Some(name("18446744073709551616")),
@@ -103,11 +103,11 @@ mod tests {
         ];
 
         for (json, right) in rows {
-            assert_eq!(serde_json::from_str::<Id>(json).ok(), right, "{json}");
+            assert_eq!(serde_json::from_str::<ItemId>(json).ok(), right, "{json}");
         }
 
-        assert!(Id::from(u64::MAX) < name("0"));
-        let json = serde_json::to_string(&[Id::from(7), name("007")]).unwrap();
+        assert!(ItemId::from(u64::MAX) < name("0"));
+        let json = serde_json::to_string(&[ItemId::from(7), name("007")]).unwrap();
         assert_eq!(json, "[7,\"007\"]");
     }
 }

@@ -10,13 +10,13 @@ use crate::error::{Error, Result};
 use crate::store::Store;
 
 /// The name of the index beside the shards.
-pub const INDEX: &str = "index.json";
-const FORMAT: &str = "cnclip-shards/1";
+pub const INDEX_FILE: &str = "index.json";
+const INDEX_FORMAT: &str = "cnclip-shards/1";
 
 /// One tar of samples.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Part {
+pub struct IndexedFile {
     /// The object's name beside the index.
     pub name: String,
     /// Its size.
@@ -29,7 +29,7 @@ pub struct Part {
     pub sha256: String,
 }
 
-impl Part {
+impl IndexedFile {
     /// The part these bytes are.
     pub fn new(name: &str, bytes: &[u8], images: u64, pairs: u64) -> Self {
         let name = name.to_owned();
@@ -47,7 +47,7 @@ impl Part {
 /// The table of contents of a data set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Index {
+pub struct ShardIndex {
     format: String,
     /// SHA-256 over the name, counts and digest of every part, in hexadecimal: two data sets with
     /// one digest hold the same pairs in the same places.
@@ -57,22 +57,22 @@ pub struct Index {
     /// Image-caption pairs in all shards.
     pub pairs: u64,
     /// The shards, in the order of their names.
-    pub shards: Vec<Part>,
+    pub shards: Vec<IndexedFile>,
     /// The texts that belong to no image, if there are any: one JSON object a line, with `text_id`
     /// and `text`. `images` and `pairs` are 0.
-    pub loose_texts: Option<Part>,
+    pub loose_texts: Option<IndexedFile>,
 }
 
-impl Index {
+impl ShardIndex {
     /// The index of these parts.
-    pub fn new(mut shards: Vec<Part>, loose_texts: Option<Part>) -> Self {
+    pub fn new(mut shards: Vec<IndexedFile>, loose_texts: Option<IndexedFile>) -> Self {
         shards.sort_by(|a, b| a.name.cmp(&b.name));
-        let dataset = digest(&shards, loose_texts.as_ref());
+        let dataset = dataset_digest(&shards, loose_texts.as_ref());
         let images = shards.iter().map(|shard| shard.images).sum();
         let pairs = shards.iter().map(|shard| shard.pairs).sum();
 
         Self {
-            format: FORMAT.into(),
+            format: INDEX_FORMAT.into(),
             dataset,
             images,
             pairs,
@@ -85,11 +85,11 @@ impl Index {
     ///
     /// # Errors
     /// If there is none, or if it does not agree with itself.
-    pub fn read(store: &Store) -> Result<Self> {
-        let uri = store.uri_of(INDEX);
-        let bytes = store.find(INDEX)?.ok_or_else(|| {
+    pub fn read_from(store: &Store) -> Result<Self> {
+        let uri = store.object_uri(INDEX_FILE);
+        let bytes = store.get_if_exists(INDEX_FILE)?.ok_or_else(|| {
             Error::Config(format!(
-                "{} holds no {INDEX}. If it holds WebDataset shards, make one with `cnclip prepare \
+                "{} holds no {INDEX_FILE}. If it holds WebDataset shards, make one with `cnclip prepare \
                  --shards {}`; else make shards with `cnclip prepare --images … --texts …`.",
                 store.uri(),
                 store.uri()
@@ -120,16 +120,16 @@ impl Index {
     ///
     /// # Errors
     /// If the store does not take it.
-    pub fn write(&self, store: &Store) -> Result<()> {
+    pub fn write_to(&self, store: &Store) -> Result<()> {
         let text = serde_json::to_vec_pretty(self)
             .map_err(|error| Error::Bug(format!("cannot write an index as JSON: {error}")))?;
-        store.put(INDEX, Bytes::from(text))
+        store.put(INDEX_FILE, Bytes::from(text))
     }
 }
 
-fn digest(shards: &[Part], loose_texts: Option<&Part>) -> String {
+fn dataset_digest(shards: &[IndexedFile], loose_texts: Option<&IndexedFile>) -> String {
     let lines = shards.iter().chain(loose_texts).map(|part| {
-        let Part {
+        let IndexedFile {
             name,
             bytes,
             images,
@@ -147,8 +147,8 @@ fn digest(shards: &[Part], loose_texts: Option<&Part>) -> String {
 mod tests {
     use super::*;
 
-    fn part(name: &str) -> Part {
-        Part {
+    fn part(name: &str) -> IndexedFile {
+        IndexedFile {
             name: name.into(),
             bytes: 10,
             images: 2,
@@ -159,17 +159,17 @@ mod tests {
 
     #[test]
     fn an_index_is_read_as_it_was_written_whatever_order_its_parts_came_in() {
-        let store = Store::memory();
-        let index = Index::new(
+        let store = Store::in_memory();
+        let index = ShardIndex::new(
             vec![part("b.tar"), part("a.tar")],
             Some(part("texts.jsonl")),
         );
 
-        index.write(&store).unwrap();
-        assert_eq!(Index::read(&store).unwrap(), index);
+        index.write_to(&store).unwrap();
+        assert_eq!(ShardIndex::read_from(&store).unwrap(), index);
         assert_eq!(
             index,
-            Index::new(
+            ShardIndex::new(
                 vec![part("a.tar"), part("b.tar")],
                 Some(part("texts.jsonl"))
             )
@@ -180,8 +180,8 @@ mod tests {
 
     #[test]
     fn an_edited_index_and_an_absent_one_say_what_to_do() {
-        let store = Store::memory();
-        let error = Index::read(&store).unwrap_err();
+        let store = Store::in_memory();
+        let error = ShardIndex::read_from(&store).unwrap_err();
         assert!(
             error
                 .to_string()
@@ -189,20 +189,25 @@ mod tests {
             "{error}"
         );
 
-        assert_eq!(error.exit().code(), 78);
+        assert_eq!(error.exit().exit_code(), 78);
 
-        Index::new(vec![part("a.tar")], None).write(&store).unwrap();
-        let text = String::from_utf8(store.get(INDEX).unwrap().to_vec()).unwrap();
+        ShardIndex::new(vec![part("a.tar")], None)
+            .write_to(&store)
+            .unwrap();
+        let text = String::from_utf8(store.get(INDEX_FILE).unwrap().to_vec()).unwrap();
         store
-            .put(INDEX, text.replace("\"pairs\": 3", "\"pairs\": 4").into())
+            .put(
+                INDEX_FILE,
+                text.replace("\"pairs\": 3", "\"pairs\": 4").into(),
+            )
             .unwrap();
 
-        let error = Index::read(&store).unwrap_err();
+        let error = ShardIndex::read_from(&store).unwrap_err();
         assert!(
             error.to_string().contains("does not agree with itself"),
             "{error}"
         );
 
-        assert_eq!(error.exit().code(), 65);
+        assert_eq!(error.exit().exit_code(), 65);
     }
 }

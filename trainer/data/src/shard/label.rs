@@ -3,67 +3,70 @@
 
 use serde::Deserialize;
 
-use super::Id;
+use super::ItemId;
 
 /// A caption and, where the data set numbers its texts, its number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Text {
+pub struct LabelText {
     /// What its data set calls the text.
-    pub text_id: Option<Id>,
+    pub text_id: Option<ItemId>,
     /// The caption.
     pub text: String,
 }
 
 /// What is known of an image besides its bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Label {
+pub struct SampleLabel {
     /// What its data set calls the image.
-    pub image_id: Option<Id>,
+    pub image_id: Option<ItemId>,
     /// Its captions.
-    pub texts: Vec<Text>,
+    pub texts: Vec<LabelText>,
 }
 
 #[derive(Deserialize)]
-struct Json {
-    image_id: Option<Id>,
-    text_id: Option<Id>,
+struct LabelFields {
+    image_id: Option<ItemId>,
+    text_id: Option<ItemId>,
     #[serde(alias = "caption")]
     text: Option<String>,
-    texts: Option<Vec<Caption>>,
+    texts: Option<Vec<LabelTextJson>>,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Caption {
+enum LabelTextJson {
     Plain(String),
-    Numbered { text_id: Option<Id>, text: String },
+    Numbered {
+        text_id: Option<ItemId>,
+        text: String,
+    },
 }
 
-impl Label {
+impl SampleLabel {
     /// What the two files of a sample say together: `texts` of the JSON, else its `text` (or
     /// `caption`, as img2dataset writes), else the text file.
     ///
     /// # Errors
     /// If a file is not UTF-8 or not the JSON expected; the message names neither sample nor shard.
-    pub fn read(json: Option<&[u8]>, txt: Option<&[u8]>) -> Result<Self, String> {
+    pub fn parse_label(json: Option<&[u8]>, txt: Option<&[u8]>) -> Result<Self, String> {
         let json = match json {
-            Some(bytes) => {
-                Some(serde_json::from_slice::<Json>(bytes).map_err(|error| error.to_string())?)
-            }
+            Some(bytes) => Some(
+                serde_json::from_slice::<LabelFields>(bytes).map_err(|error| error.to_string())?,
+            ),
             None => None,
         };
 
-        let plain = |text: String, text_id| vec![Text { text_id, text }];
+        let plain = |text: String, text_id| vec![LabelText { text_id, text }];
         let image_id = json.as_ref().and_then(|json| json.image_id.clone());
         let texts = match (json, txt) {
             (
-                Some(Json {
+                Some(LabelFields {
                     texts: Some(texts), ..
                 }),
                 _,
-            ) => texts.into_iter().map(into_text).collect(),
+            ) => texts.into_iter().map(into_label_text).collect(),
             (
-                Some(Json {
+                Some(LabelFields {
                     text: Some(text),
                     text_id,
                     ..
@@ -81,13 +84,13 @@ impl Label {
     }
 }
 
-fn into_text(caption: Caption) -> Text {
+fn into_label_text(caption: LabelTextJson) -> LabelText {
     match caption {
-        Caption::Plain(text) => Text {
+        LabelTextJson::Plain(text) => LabelText {
             text_id: None,
             text,
         },
-        Caption::Numbered { text_id, text } => Text { text_id, text },
+        LabelTextJson::Numbered { text_id, text } => LabelText { text_id, text },
     }
 }
 
@@ -141,29 +144,30 @@ mod tests {
         ];
 
         for (json, txt, image_id, texts) in table {
-            let label = Label::read(json.map(str::as_bytes), txt.map(str::as_bytes)).unwrap();
+            let label =
+                SampleLabel::parse_label(json.map(str::as_bytes), txt.map(str::as_bytes)).unwrap();
             let found = label
                 .texts
                 .iter()
                 .map(|t| (t.text_id.clone(), t.text.as_str()));
 
-            let right = texts.iter().map(|&(id, text)| (id.map(Id::from), text));
+            let right = texts.iter().map(|&(id, text)| (id.map(ItemId::from), text));
             assert!(found.eq(right), "{json:?} {txt:?}");
-            assert_eq!(label.image_id, image_id.map(Id::from), "{json:?}");
+            assert_eq!(label.image_id, image_id.map(ItemId::from), "{json:?}");
         }
     }
 
     #[test]
     fn an_image_and_its_texts_may_have_names() {
         let json = r#"{"image_id": "猫.jpg", "texts": [{"text_id": "a-1", "text": "猫"}]}"#;
-        let label = Label::read(Some(json.as_bytes()), None).unwrap();
-        assert_eq!(label.image_id, Id::read("猫.jpg"));
-        assert_eq!(label.texts[0].text_id, Id::read("a-1"));
+        let label = SampleLabel::parse_label(Some(json.as_bytes()), None).unwrap();
+        assert_eq!(label.image_id, ItemId::parse("猫.jpg"));
+        assert_eq!(label.texts[0].text_id, ItemId::parse("a-1"));
     }
 
     #[test]
     fn a_label_that_cannot_be_read_is_an_error() {
-        assert!(Label::read(Some(b"{\"text\": 3}"), None).is_err());
-        assert!(Label::read(None, Some(b"\xff\xfe")).is_err());
+        assert!(SampleLabel::parse_label(Some(b"{\"text\": 3}"), None).is_err());
+        assert!(SampleLabel::parse_label(None, Some(b"\xff\xfe")).is_err());
     }
 }

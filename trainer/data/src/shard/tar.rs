@@ -5,40 +5,40 @@ use std::io::Cursor;
 
 use bytes::Bytes;
 
-use super::label::Label;
+use super::label::SampleLabel;
 
-const PICTURES: [&str; 6] = ["jpg", "jpeg", "png", "webp", "gif", "bmp"];
+const IMAGE_EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "gif", "bmp"];
 
 /// One image with its captions, as it lies in the tar.
 #[derive(Clone, Debug)]
-pub struct Member {
+pub struct TarSample {
     /// What the names of its files have in common.
     pub key: String,
     /// The encoded picture.
     pub image: Bytes,
     /// What its label says, or why it could not be read.
-    pub label: Result<Label, String>,
+    pub label: Result<SampleLabel, String>,
 }
 
 /// The samples of a tar in their order, and why there are no more of them if it is torn.
-pub fn read(tar: &Bytes) -> (Vec<Member>, Option<String>) {
+pub fn read_tar(tar: &Bytes) -> (Vec<TarSample>, Option<String>) {
     let mut members = Vec::new();
-    let mut open = Files::default();
-    let torn = walk(tar, |name, bytes| {
-        let (key, extension) = split(name);
+    let mut open = SampleFiles::default();
+    let torn = visit_tar_files(tar, |name, bytes| {
+        let (key, extension) = split_sample_key(name);
         if key != open.key {
-            members.extend(std::mem::take(&mut open).close());
+            members.extend(std::mem::take(&mut open).into_sample());
             open.key = key.to_owned();
         }
 
         if let Some(bytes) = bytes {
-            open.add(&extension, bytes);
+            open.add_file(&extension, bytes);
         }
     });
 
     // The files of one sample may go on behind the tear, so the last one is not to be trusted.
     if torn.is_none() {
-        members.extend(open.close());
+        members.extend(open.into_sample());
     }
 
     (members, torn)
@@ -46,7 +46,7 @@ pub fn read(tar: &Bytes) -> (Vec<Member>, Option<String>) {
 
 /// Calls `each` for every file, without bytes for one that is cut off; returns why the walk ended
 /// before the tar's own end mark.
-fn walk(tar: &Bytes, mut each: impl FnMut(&str, Option<Bytes>)) -> Option<String> {
+fn visit_tar_files(tar: &Bytes, mut each: impl FnMut(&str, Option<Bytes>)) -> Option<String> {
     let mut archive = tar::Archive::new(Cursor::new(tar.as_ref()));
     let entries = match archive.entries_with_seek() {
         Ok(entries) => entries,
@@ -84,7 +84,7 @@ fn walk(tar: &Bytes, mut each: impl FnMut(&str, Option<Bytes>)) -> Option<String
 }
 
 /// WebDataset's rule: the key ends at the first dot of the last path part.
-fn split(name: &str) -> (&str, String) {
+fn split_sample_key(name: &str) -> (&str, String) {
     let start = name.rfind('/').map_or(0, |slash| slash + 1);
     match name[start..].find('.') {
         Some(dot) => (
@@ -96,27 +96,27 @@ fn split(name: &str) -> (&str, String) {
 }
 
 #[derive(Default)]
-struct Files {
+struct SampleFiles {
     key: String,
     image: Option<Bytes>,
     json: Option<Bytes>,
     txt: Option<Bytes>,
 }
 
-impl Files {
-    fn add(&mut self, extension: &str, bytes: Bytes) {
+impl SampleFiles {
+    fn add_file(&mut self, extension: &str, bytes: Bytes) {
         match extension {
             "json" => self.json = Some(bytes),
             "txt" => self.txt = Some(bytes),
-            _ if PICTURES.contains(&extension) => self.image = Some(bytes),
+            _ if IMAGE_EXTENSIONS.contains(&extension) => self.image = Some(bytes),
             _ => {}
         }
     }
 
     /// The sample these files make; files without a picture make none.
-    fn close(self) -> Option<Member> {
-        let label = Label::read(self.json.as_deref(), self.txt.as_deref());
-        Some(Member {
+    fn into_sample(self) -> Option<TarSample> {
+        let label = SampleLabel::parse_label(self.json.as_deref(), self.txt.as_deref());
+        Some(TarSample {
             key: self.key,
             image: self.image?,
             label,
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn files_that_share_a_key_make_a_sample() {
-        let (members, torn) = read(&example());
+        let (members, torn) = read_tar(&example());
         assert_eq!(torn, None);
         let found: Vec<_> = (members.iter())
             .map(|m| {
@@ -178,11 +178,12 @@ mod tests {
     #[test]
     fn a_torn_tar_gives_the_samples_before_the_tear_wherever_it_is() {
         let whole = example();
-        let keys = |members: &[Member]| members.iter().map(|m| m.key.clone()).collect::<Vec<_>>();
-        let (all, _) = read(&whole);
+        let keys =
+            |members: &[TarSample]| members.iter().map(|m| m.key.clone()).collect::<Vec<_>>();
+        let (all, _) = read_tar(&whole);
 
         for length in 0..whole.len() {
-            let (members, torn) = read(&whole.slice(..length));
+            let (members, torn) = read_tar(&whole.slice(..length));
             assert!(
                 torn.is_some() || length >= whole.len() - 512,
                 "cut at {length} goes unseen"

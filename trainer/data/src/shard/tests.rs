@@ -1,20 +1,20 @@
 use std::path::Path;
 
 use super::*;
-use crate::prepare::{Options, prepare};
+use crate::prepare::{PrepareOptions, prepare_files};
 
 /// The golden data set in shards of about 14 KiB.
 fn golden(store: &Store) -> Dataset {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/dataset");
-    let options = Options {
+    let options = PrepareOptions {
         shard_bytes: 14 << 10,
-        most_skipped: 0.1,
-        ..Options::default()
+        max_skipped_ratio: 0.1,
+        ..PrepareOptions::default()
     };
 
     let images = folder.join("train_imgs.tsv");
     let texts = folder.join("train_texts.jsonl");
-    prepare(&images, &texts, store, &options, |_| ()).unwrap();
+    prepare_files(&images, &texts, store, &options, |_| ()).unwrap();
     Dataset::new(store.clone()).unwrap()
 }
 
@@ -22,16 +22,16 @@ fn contract(store: &Store) {
     let dataset = golden(store);
     assert!(dataset.index().shards.len() > 3);
     for (number, part) in dataset.index().shards.iter().enumerate() {
-        let shard = dataset.shard(number).unwrap();
+        let shard = dataset.read_shard(number).unwrap();
         assert_eq!(shard.damage, None);
         let counts = (shard.samples.len() as u64, shard.pairs.len() as u64);
         assert_eq!(counts, (part.images, part.pairs));
     }
 
-    let loose = dataset.loose_texts().unwrap();
+    let loose = dataset.read_loose_texts().unwrap();
     assert_eq!(
         loose,
-        [Caption {
+        [SampleText {
             text_id: 501.into(),
             text: "没有图片的文本".into()
         }]
@@ -40,20 +40,20 @@ fn contract(store: &Store) {
 
 #[test]
 fn shards_in_memory_and_in_a_folder_keep_the_contract() {
-    contract(&Store::memory());
+    contract(&Store::in_memory());
     let folder = tempfile::tempdir().unwrap();
     contract(&Store::open(folder.path().to_str().unwrap()).unwrap());
 }
 
 /// The data set with its first shard replaced by what `change` makes of it.
 fn damaged(change: impl Fn(&[u8]) -> Vec<u8>) -> Shard {
-    let store = Store::memory();
+    let store = Store::in_memory();
     let dataset = golden(&store);
     let name = &dataset.index().shards[1].name;
     let bytes = store.get(name).unwrap();
     store.put(name, change(&bytes).into()).unwrap();
 
-    dataset.shard(1).unwrap()
+    dataset.read_shard(1).unwrap()
 }
 
 #[test]
@@ -91,12 +91,12 @@ fn a_shard_with_a_flipped_bit_is_not_trusted_at_all() {
 
 #[test]
 fn a_shard_that_is_missing_or_grew_is_told() {
-    let store = Store::memory();
+    let store = Store::in_memory();
     let dataset = golden(&store);
     store.delete(&dataset.index().shards[1].name).unwrap();
     assert!(
         dataset
-            .shard(1)
+            .read_shard(1)
             .unwrap()
             .damage
             .unwrap()
@@ -110,7 +110,7 @@ fn a_shard_that_is_missing_or_grew_is_told() {
 
 #[test]
 fn images_and_texts_without_numbers_are_numbered_across_shards() {
-    let store = Store::memory();
+    let store = Store::in_memory();
     for (shard, keys) in [("0.tar", ["a", "b"]), ("1.tar", ["c", "d"])] {
         let mut tar = ::tar::Builder::new(Vec::new());
         for key in keys {
@@ -126,12 +126,12 @@ fn images_and_texts_without_numbers_are_numbered_across_shards() {
         store.put(shard, tar.into_inner().unwrap().into()).unwrap();
     }
 
-    crate::prepare::index(&store, &Options::default(), |_| ()).unwrap();
-    let shard = Dataset::new(store).unwrap().shard(1).unwrap();
+    crate::prepare::index_shards(&store, &PrepareOptions::default(), |_| ()).unwrap();
+    let shard = Dataset::new(store).unwrap().read_shard(1).unwrap();
     let of = |s: &Sample| {
         (
             s.image_id.clone(),
-            s.captions[0].text_id.clone(),
+            s.texts[0].text_id.clone(),
             s.key.clone(),
         )
     };
@@ -140,27 +140,27 @@ fn images_and_texts_without_numbers_are_numbered_across_shards() {
     let right = [(2, 2, "c"), (3, 3, "d")];
     assert_eq!(
         found,
-        right.map(|(image, text, key)| (Id::from(image), text.into(), key.into()))
+        right.map(|(image, text, key)| (ItemId::from(image), text.into(), key.into()))
     );
 }
 
 #[test]
 fn a_shard_no_index_lists_is_a_fault_of_ours() {
-    let dataset = golden(&Store::memory());
-    assert_eq!(dataset.shard(99).unwrap_err().exit().code(), 70);
+    let dataset = golden(&Store::in_memory());
+    assert_eq!(dataset.read_shard(99).unwrap_err().exit().exit_code(), 70);
 }
 
 #[test]
 fn shards_that_were_made_for_a_data_set_alone_go_with_its_last_clone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_owned();
-    Index::new(vec![], None)
-        .write(&Store::open(&path.display().to_string()).unwrap())
+    ShardIndex::new(vec![], None)
+        .write_to(&Store::open(&path.display().to_string()).unwrap())
         .unwrap();
 
     let dataset = Dataset::open(&path.display().to_string())
         .unwrap()
-        .within(folder);
+        .with_temp_dir(folder);
 
     let clone = dataset.clone();
     drop(dataset);

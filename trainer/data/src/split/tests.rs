@@ -11,11 +11,11 @@ fn golden(name: &str) -> PathBuf {
         .join(name)
 }
 
-fn options() -> Options {
-    Options {
-        most_skipped: 0.1,
-        skipped_by: "maxSkippedPercent",
-        ..Options::default()
+fn options() -> PrepareOptions {
+    PrepareOptions {
+        max_skipped_ratio: 0.1,
+        limit_name: "maxSkippedPercent",
+        ..PrepareOptions::default()
     }
 }
 
@@ -37,8 +37,8 @@ fn uri(folder: &tempfile::TempDir, name: &str) -> String {
 
 /// What `cnclip prepare` makes of the golden files.
 fn prepared() -> Dataset {
-    let store = Store::memory();
-    prepare::prepare(&golden(IMAGES), &golden(TEXTS), &store, &options(), |_| ()).unwrap();
+    let store = Store::in_memory();
+    prepare::prepare_files(&golden(IMAGES), &golden(TEXTS), &store, &options(), |_| ()).unwrap();
     Dataset::new(store).unwrap()
 }
 
@@ -65,11 +65,14 @@ fn a_split_is_the_data_set_that_is_prepared_of_its_files_wherever_they_are() {
     let right = prepared();
     for (files, name) in table {
         let folder = laid_out(files);
-        let found = open(&uri(&folder, name), &options()).unwrap();
+        let found = open_dataset(&uri(&folder, name), &options()).unwrap();
         assert_eq!(found.index(), right.index(), "{name} of {files:?}");
         assert_eq!(found.uri(), uri(&folder, name));
-        assert_eq!(found.loose_texts().unwrap(), right.loose_texts().unwrap());
-        let [ours, theirs] = [&found, &right].map(|dataset| dataset.shard(0).unwrap());
+        assert_eq!(
+            found.read_loose_texts().unwrap(),
+            right.read_loose_texts().unwrap()
+        );
+        let [ours, theirs] = [&found, &right].map(|dataset| dataset.read_shard(0).unwrap());
 
         assert_eq!(ours.pairs, theirs.pairs);
         assert!(ours.uri.starts_with(found.uri()), "{}", ours.uri);
@@ -77,7 +80,7 @@ fn a_split_is_the_data_set_that_is_prepared_of_its_files_wherever_they_are() {
 
     // Without a file of texts, those of the pairs are all there are.
     let folder = laid_out(&of_databases[..2]);
-    let found = open(&uri(&folder, "lmdb/train"), &options()).unwrap();
+    let found = open_dataset(&uri(&folder, "lmdb/train"), &options()).unwrap();
     assert_eq!(
         (found.index().pairs, &found.index().loose_texts),
         (16, &None)
@@ -88,13 +91,14 @@ fn a_split_is_the_data_set_that_is_prepared_of_its_files_wherever_they_are() {
 fn shards_that_are_there_are_read_where_they_are() {
     let folder = laid_out(&[(IMAGES, IMAGES), (TEXTS, TEXTS)]);
     let store = Store::open(&uri(&folder, "train")).unwrap();
-    let small = Options {
+    let small = PrepareOptions {
         shard_bytes: 14 << 10,
         ..options()
     };
 
-    let made = prepare::prepare(&golden(IMAGES), &golden(TEXTS), &store, &small, |_| ()).unwrap();
-    let found = open(&uri(&folder, "train"), &options()).unwrap();
+    let made =
+        prepare::prepare_files(&golden(IMAGES), &golden(TEXTS), &store, &small, |_| ()).unwrap();
+    let found = open_dataset(&uri(&folder, "train"), &options()).unwrap();
     assert_eq!(found.index(), &made.index);
     assert_ne!(found.index(), prepared().index());
 }
@@ -120,14 +124,14 @@ fn a_uri_says_where_the_files_of_its_split_are() {
     ];
 
     for (uri, expected) in table {
-        let found = place(uri);
+        let found = locate_split(uri);
         let found = found
             .as_ref()
             .map(|(root, folder, _)| (*root, folder.as_str()));
 
         assert_eq!(found, expected, "{uri}");
         assert!(
-            place(uri).is_none_or(|(.., split)| split == "valid"),
+            locate_split(uri).is_none_or(|(.., split)| split == "valid"),
             "{uri}"
         );
     }
@@ -139,7 +143,7 @@ fn databases_are_preferred_where_they_are_named() {
     let opens = |torn: usize, name: &str| {
         let folder = laid_out(&files);
         fs::write(folder.path().join(files[torn].1), "torn").unwrap();
-        open(&uri(&folder, name), &options()).is_ok()
+        open_dataset(&uri(&folder, name), &options()).is_ok()
     };
 
     assert!(opens(0, "lmdb/train") && opens(2, "train"));
@@ -150,8 +154,8 @@ fn databases_are_preferred_where_they_are_named() {
 fn told(files: &[(&str, &str)], change: impl Fn(&Path), code: u8) -> String {
     let folder = laid_out(files);
     change(folder.path());
-    let error = open(&uri(&folder, "train"), &options()).unwrap_err();
-    assert_eq!(error.exit().code(), code, "{error}");
+    let error = open_dataset(&uri(&folder, "train"), &options()).unwrap_err();
+    assert_eq!(error.exit().exit_code(), code, "{error}");
     let told = error.to_string();
     let place = format!("{}/", folder.path().display());
 
@@ -208,12 +212,12 @@ fn what_is_missing_or_wrong_is_told_by_where_it_is() {
 #[test]
 fn too_much_that_is_skipped_is_told_in_the_words_of_who_asked() {
     let folder = laid_out(&[(IMAGES, IMAGES), (TEXTS, TEXTS)]);
-    let strict = Options {
-        most_skipped: 0.0,
+    let strict = PrepareOptions {
+        max_skipped_ratio: 0.0,
         ..options()
     };
 
-    let error = open(&uri(&folder, "train"), &strict)
+    let error = open_dataset(&uri(&folder, "train"), &strict)
         .unwrap_err()
         .to_string();
 

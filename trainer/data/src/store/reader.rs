@@ -7,20 +7,20 @@ use bytes::Bytes;
 use super::Store;
 
 /// What one request brings at least: larger than most of what archives say of themselves.
-const AHEAD_BYTES: u64 = 64 << 10;
+const READ_AHEAD_BYTES: u64 = 64 << 10;
 
 /// An object, read where the position is. Cloning is cheap.
 #[derive(Clone, Debug)]
-pub struct Reader {
+pub struct ObjectReader {
     store: Store,
     name: String,
     size: u64,
     position: u64,
     /// What lies behind `position` and was read already.
-    ahead: Bytes,
+    read_ahead: Bytes,
 }
 
-impl Reader {
+impl ObjectReader {
     /// An object of that size, from its beginning.
     pub fn new(store: Store, name: &str, size: u64) -> Self {
         Self {
@@ -28,30 +28,30 @@ impl Reader {
             name: name.to_owned(),
             size,
             position: 0,
-            ahead: Bytes::new(),
+            read_ahead: Bytes::new(),
         }
     }
 }
 
-impl Read for Reader {
+impl Read for ObjectReader {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
-        if self.ahead.is_empty() && self.position < self.size {
+        if self.read_ahead.is_empty() && self.position < self.size {
             let end = self
                 .size
-                .min(self.position + AHEAD_BYTES.max(buffer.len() as u64));
+                .min(self.position + READ_AHEAD_BYTES.max(buffer.len() as u64));
 
             let read = self.store.get_range(&self.name, self.position..end);
-            self.ahead = read.map_err(Error::other)?;
+            self.read_ahead = read.map_err(Error::other)?;
         }
 
-        let count = buffer.len().min(self.ahead.len());
-        buffer[..count].copy_from_slice(&self.ahead.split_to(count));
+        let count = buffer.len().min(self.read_ahead.len());
+        buffer[..count].copy_from_slice(&self.read_ahead.split_to(count));
         self.position += count as u64;
         Ok(count)
     }
 }
 
-impl Seek for Reader {
+impl Seek for ObjectReader {
     fn seek(&mut self, to: SeekFrom) -> Result<u64> {
         let place = match to {
             SeekFrom::Start(place) => Some(place),
@@ -64,8 +64,8 @@ impl Seek for Reader {
             .checked_sub(self.position)
             .map(|skipped| skipped as usize);
 
-        self.ahead = match skipped.filter(|&skipped| skipped <= self.ahead.len()) {
-            Some(skipped) => self.ahead.slice(skipped..),
+        self.read_ahead = match skipped.filter(|&skipped| skipped <= self.read_ahead.len()) {
+            Some(skipped) => self.read_ahead.slice(skipped..),
             None => Bytes::new(),
         };
 
@@ -81,9 +81,9 @@ mod tests {
     #[test]
     fn an_object_is_read_wherever_one_seeks() {
         let bytes: Vec<u8> = (0..200_000u32).map(|i| (i / 7) as u8).collect();
-        let store = Store::memory();
+        let store = Store::in_memory();
         store.put("x", bytes.clone().into()).unwrap();
-        let mut reader = Reader::new(store, "x", 200_000);
+        let mut reader = ObjectReader::new(store, "x", 200_000);
         let seeks = [
             (SeekFrom::Start(150_000), 150_000),
             (SeekFrom::Current(-10), 150_090),

@@ -16,46 +16,49 @@ use super::{Store, StoreError};
 use crate::error::{Error, Result};
 
 /// A request that finds no answer is repeated this long: enough for a store that restarts.
-const RETRY_SECONDS: u64 = 30;
+const RETRY_TIMEOUT_SECONDS: u64 = 30;
 /// Repeats come ever further apart, so that this many take longer than that.
-const RETRIES: usize = 30;
+const MAX_RETRIES: usize = 30;
 /// A single request moves at most one part (16 MiB): slower than 140 KB/s is no answer.
-const REQUEST_SECONDS: u64 = 120;
+const REQUEST_TIMEOUT_SECONDS: u64 = 120;
 
-type Environment = Vec<(String, String)>;
+type StoreEnvironment = Vec<(String, String)>;
 
-pub(super) fn open(
+pub(super) fn open_uri(
     uri: &str,
     environment: impl Iterator<Item = (String, String)>,
 ) -> Result<Store> {
     if !uri.contains("://") && !uri.starts_with("file:") {
-        return folder(std::path::Path::new(uri), uri);
+        return open_local_folder(std::path::Path::new(uri), uri);
     }
 
-    let url = Url::parse(uri).map_err(|error| unusable(uri, &error.to_string()))?;
+    let url = Url::parse(uri).map_err(|error| invalid_uri(uri, &error.to_string()))?;
     let (scheme, prefix) =
-        ObjectStoreScheme::parse(&url).map_err(|error| unusable(uri, &error.to_string()))?;
-    let environment = relevant(environment);
+        ObjectStoreScheme::parse(&url).map_err(|error| invalid_uri(uri, &error.to_string()))?;
+    let environment = store_variables(environment);
     let failed = |source| StoreError::new("open", uri.to_owned(), source);
     let objects: Arc<dyn ObjectStore> = match scheme {
         ObjectStoreScheme::Local => {
             let path = url
                 .to_file_path()
-                .map_err(|()| unusable(uri, "it names no local path"))?;
-            return folder(&path, uri);
+                .map_err(|()| invalid_uri(uri, "it names no local path"))?;
+            return open_local_folder(&path, uri);
         }
-        ObjectStoreScheme::AmazonS3 => {
-            Arc::new(s3(uri, &url, &environment)?.build().map_err(failed)?)
-        }
+        ObjectStoreScheme::AmazonS3 => Arc::new(
+            s3_builder(uri, &url, &environment)?
+                .build()
+                .map_err(failed)?,
+        ),
         ObjectStoreScheme::GoogleCloudStorage => {
             let start = GoogleCloudStorageBuilder::new()
                 .with_url(uri)
-                .with_retry(retry());
+                .with_retry(retry_config());
 
-            let builder = configured(start, &environment, GoogleCloudStorageBuilder::with_config);
+            let builder =
+                apply_environment(start, &environment, GoogleCloudStorageBuilder::with_config);
             Arc::new(
                 builder
-                    .with_client_options(client(false))
+                    .with_client_options(client_options(false))
                     .build()
                     .map_err(failed)?,
             )
@@ -63,20 +66,21 @@ pub(super) fn open(
         ObjectStoreScheme::MicrosoftAzure => {
             let start = MicrosoftAzureBuilder::new()
                 .with_url(uri)
-                .with_retry(retry());
+                .with_retry(retry_config());
 
-            let builder = configured(start, &environment, MicrosoftAzureBuilder::with_config);
+            let builder =
+                apply_environment(start, &environment, MicrosoftAzureBuilder::with_config);
             Arc::new(
                 builder
-                    .with_client_options(client(false))
+                    .with_client_options(client_options(false))
                     .build()
                     .map_err(failed)?,
             )
         }
         ObjectStoreScheme::Http => {
             let host = &url[..url::Position::BeforePath];
-            let builder = HttpBuilder::new().with_url(host).with_retry(retry());
-            let options = client(url.scheme() == "http");
+            let builder = HttpBuilder::new().with_url(host).with_retry(retry_config());
+            let options = client_options(url.scheme() == "http");
             Arc::new(
                 builder
                     .with_client_options(options)
@@ -84,7 +88,7 @@ pub(super) fn open(
                     .map_err(failed)?,
             )
         }
-        _ => return Err(unusable(uri, "its scheme is not one we read")),
+        _ => return Err(invalid_uri(uri, "its scheme is not one we read")),
     };
 
     let read_only = scheme == ObjectStoreScheme::Http;
@@ -96,10 +100,10 @@ pub(super) fn open(
     })
 }
 
-fn folder(path: &std::path::Path, uri: &str) -> Result<Store> {
+fn open_local_folder(path: &std::path::Path, uri: &str) -> Result<Store> {
     let absolute = std::path::absolute(path).map_err(Error::file("open", path))?;
-    let prefix =
-        Path::from_absolute_path(&absolute).map_err(|error| unusable(uri, &error.to_string()))?;
+    let prefix = Path::from_absolute_path(&absolute)
+        .map_err(|error| invalid_uri(uri, &error.to_string()))?;
     let objects = Arc::new(LocalFileSystem::new().with_fsync(true));
 
     Ok(Store {
@@ -111,7 +115,7 @@ fn folder(path: &std::path::Path, uri: &str) -> Result<Store> {
 }
 
 /// Path-style addresses and the endpoint as given: what MinIO, Ceph and versitygw expect.
-fn s3(uri: &str, url: &Url, environment: &Environment) -> Result<AmazonS3Builder> {
+fn s3_builder(uri: &str, url: &Url, environment: &StoreEnvironment) -> Result<AmazonS3Builder> {
     let value = |names: &[&str]| {
         let found = environment
             .iter()
@@ -133,10 +137,12 @@ fn s3(uri: &str, url: &Url, environment: &Environment) -> Result<AmazonS3Builder
 
     let start = AmazonS3Builder::new()
         .with_url(url.as_str())
-        .with_retry(retry());
+        .with_retry(retry_config());
 
-    let builder = configured(start, environment, AmazonS3Builder::with_config)
-        .with_client_options(client(endpoint.is_some_and(|e| e.starts_with("http://"))));
+    let builder = apply_environment(start, environment, AmazonS3Builder::with_config)
+        .with_client_options(client_options(
+            endpoint.is_some_and(|e| e.starts_with("http://")),
+        ));
     Ok(match endpoint {
         Some(endpoint) => builder.with_endpoint(endpoint.trim_end_matches('/')),
         None => builder,
@@ -144,7 +150,7 @@ fn s3(uri: &str, url: &Url, environment: &Environment) -> Result<AmazonS3Builder
 }
 
 /// The variables that configure a store, keys in lower case, names we do not know left out later.
-fn relevant(environment: impl Iterator<Item = (String, String)>) -> Environment {
+fn store_variables(environment: impl Iterator<Item = (String, String)>) -> StoreEnvironment {
     environment
         .map(|(key, value)| (key.to_ascii_lowercase(), value))
         .filter(|(key, value)| {
@@ -156,9 +162,9 @@ fn relevant(environment: impl Iterator<Item = (String, String)>) -> Environment 
         .collect()
 }
 
-fn configured<B, K: std::str::FromStr>(
+fn apply_environment<B, K: std::str::FromStr>(
     builder: B,
-    environment: &Environment,
+    environment: &StoreEnvironment,
     with: impl Fn(B, K, String) -> B,
 ) -> B {
     environment
@@ -169,17 +175,17 @@ fn configured<B, K: std::str::FromStr>(
         })
 }
 
-fn client(allow_http: bool) -> ClientOptions {
+fn client_options(allow_http: bool) -> ClientOptions {
     ClientOptions::new()
         .with_allow_http(allow_http)
-        .with_timeout(Duration::from_secs(REQUEST_SECONDS))
+        .with_timeout(Duration::from_secs(REQUEST_TIMEOUT_SECONDS))
         .with_connect_timeout(Duration::from_secs(5))
 }
 
-fn retry() -> RetryConfig {
+fn retry_config() -> RetryConfig {
     RetryConfig {
-        max_retries: RETRIES,
-        retry_timeout: Duration::from_secs(RETRY_SECONDS),
+        max_retries: MAX_RETRIES,
+        retry_timeout: Duration::from_secs(RETRY_TIMEOUT_SECONDS),
         backoff: BackoffConfig {
             max_backoff: Duration::from_secs(5),
             ..BackoffConfig::default()
@@ -187,7 +193,7 @@ fn retry() -> RetryConfig {
     }
 }
 
-fn unusable(uri: &str, found: &str) -> Error {
+fn invalid_uri(uri: &str, found: &str) -> Error {
     Error::Config(format!(
         "{uri:?} is not a place to read or write: {found}. Expected s3://bucket/prefix, \
          gs://bucket/prefix, az://container/prefix, https://host/path, file:///path or a path."
@@ -202,7 +208,7 @@ mod tests {
     type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
 
     fn with(uri: &str, environment: &[(&str, &str)]) -> Result<Store> {
-        open(
+        open_uri(
             uri,
             environment
                 .iter()
@@ -250,8 +256,9 @@ mod tests {
         ];
 
         let url = Url::parse("s3://bucket/x").unwrap();
-        let environment = relevant(environment.map(|(k, v)| (k.into(), v.into())).into_iter());
-        let builder = s3("s3://bucket/x", &url, &environment).unwrap();
+        let environment =
+            store_variables(environment.map(|(k, v)| (k.into(), v.into())).into_iter());
+        let builder = s3_builder("s3://bucket/x", &url, &environment).unwrap();
         let value = |key| builder.get_config_value(&key);
         use object_store::aws::AmazonS3ConfigKey as Key;
         assert_eq!(
@@ -280,7 +287,7 @@ mod tests {
         for (uri, environment, advice) in table {
             let error = with(uri, environment).unwrap_err();
             assert!(error.to_string().contains(advice), "{error}");
-            assert_eq!(error.exit().code(), 78);
+            assert_eq!(error.exit().exit_code(), 78);
         }
     }
 
@@ -288,7 +295,7 @@ mod tests {
     fn a_web_server_is_read_only() {
         let store = with("https://host/data", &[]).unwrap();
         let error = store.put("x", bytes::Bytes::new()).unwrap_err();
-        assert_eq!(error.exit().code(), 78);
+        assert_eq!(error.exit().exit_code(), 78);
         assert!(error.to_string().contains("https://host/data/x"), "{error}");
     }
 }

@@ -10,17 +10,17 @@ use object_store::{ObjectStoreExt, WriteMultipart};
 use super::{PART_BYTES, PARTS_IN_FLIGHT, Store};
 use crate::error::{Error, Result};
 
-const PART: usize = PART_BYTES as usize;
+const PART_LEN: usize = PART_BYTES as usize;
 
 /// Where the bytes of one object go.
-pub struct Upload<'a> {
+pub struct ObjectWriter<'a> {
     store: &'a Store,
     name: &'a str,
     /// What was written since the last part.
     part: Vec<u8>,
     /// Begun with the first whole part: smaller objects are one request.
-    sent: Option<WriteMultipart>,
-    fault: Option<Error>,
+    multipart: Option<WriteMultipart>,
+    error: Option<Error>,
 }
 
 impl Store {
@@ -31,47 +31,48 @@ impl Store {
     ///
     /// # Guarantees
     /// After an error there is what there was before.
-    pub fn write<T, E: From<Error>>(
+    pub fn write_with<T, E: From<Error>>(
         &self,
         name: &str,
-        write: impl FnOnce(&mut Upload<'_>) -> Result<T, E>,
+        write: impl FnOnce(&mut ObjectWriter<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        self.refuse_if_read_only(name)?;
-        let mut upload = Upload {
+        self.ensure_writable(name)?;
+        let mut upload = ObjectWriter {
             store: self,
             name,
             part: vec![],
-            sent: None,
-            fault: None,
+            multipart: None,
+            error: None,
         };
 
         let written = write(&mut upload);
-        match (upload.fault.take(), written) {
-            (None, Ok(written)) => Ok(upload.finish().map(|()| written)?),
+        match (upload.error.take(), written) {
+            (None, Ok(written)) => Ok(upload.finish_upload().map(|()| written)?),
             (None, Err(error)) => {
-                upload.give_up();
+                upload.abort_upload();
                 Err(error)
             }
             (Some(fault), _) => {
-                upload.give_up();
+                upload.abort_upload();
                 Err(fault.into())
             }
         }
     }
 }
 
-impl Upload<'_> {
+impl ObjectWriter<'_> {
     /// Sends a part, which the last one alone may fall short of.
-    pub(super) fn send(&mut self, part: Bytes) -> Result<()> {
+    pub(super) fn send_part(&mut self, part: Bytes) -> Result<()> {
         let objects = self.store.objects.clone();
-        let path = self.store.path(self.name);
-        let sent = self.sent.take();
+        let path = self.store.object_path(self.name);
+        let sent = self.multipart.take();
         let send = async move {
             let mut sent = match sent {
                 Some(sent) => sent,
-                None => {
-                    WriteMultipart::new_with_chunk_size(objects.put_multipart(&path).await?, PART)
-                }
+                None => WriteMultipart::new_with_chunk_size(
+                    objects.put_multipart(&path).await?,
+                    PART_LEN,
+                ),
             };
 
             if let Err(error) = sent.wait_for_capacity(PARTS_IN_FLIGHT).await {
@@ -84,41 +85,41 @@ impl Upload<'_> {
             Ok(sent)
         };
 
-        self.sent = Some(self.store.call("write", self.name, send)?);
+        self.multipart = Some(self.store.run_request("write", self.name, send)?);
         Ok(())
     }
 
-    fn finish(mut self) -> Result<()> {
+    fn finish_upload(mut self) -> Result<()> {
         let part = Bytes::from(mem::take(&mut self.part));
-        let Some(mut sent) = self.sent.take() else {
+        let Some(mut sent) = self.multipart.take() else {
             return self.store.put(self.name, part);
         };
 
         sent.put(part);
-        self.store.call(
+        self.store.run_request(
             "write",
             self.name,
             async move { sent.finish().await.map(drop) },
         )
     }
 
-    fn give_up(mut self) {
-        if let Some(sent) = self.sent.take() {
+    fn abort_upload(mut self) {
+        if let Some(sent) = self.multipart.take() {
             self.store
-                .call("write", self.name, async move { sent.abort().await })
+                .run_request("write", self.name, async move { sent.abort().await })
                 .ok();
         }
     }
 }
 
-impl Write for Upload<'_> {
+impl Write for ObjectWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = bytes.len().min(PART - self.part.len());
+        let taken = bytes.len().min(PART_LEN - self.part.len());
         self.part.extend_from_slice(&bytes[..taken]);
-        if self.part.len() == PART {
+        if self.part.len() == PART_LEN {
             let part = mem::take(&mut self.part).into();
-            self.send(part).map_err(|error| {
-                self.fault = Some(error);
+            self.send_part(part).map_err(|error| {
+                self.error = Some(error);
                 io::Error::other("the object store takes no more")
             })?;
         }
@@ -139,12 +140,12 @@ mod tests {
     fn an_object_of_any_size_is_what_was_written() {
         let folder = tempfile::tempdir().unwrap();
         for store in [
-            Store::memory(),
+            Store::in_memory(),
             Store::open(folder.path().to_str().unwrap()).unwrap(),
         ] {
-            for size in [0, 1, PART - 1, PART, PART + 1, 2 * PART + 5] {
+            for size in [0, 1, PART_LEN - 1, PART_LEN, PART_LEN + 1, 2 * PART_LEN + 5] {
                 let bytes: Vec<u8> = (0..size).map(|place| (place / 1009) as u8).collect();
-                let written = store.write("x", |to| -> Result<usize> {
+                let written = store.write_with("x", |to| -> Result<usize> {
                     let pieces = bytes.chunks(3 << 20);
                     pieces.for_each(|piece| to.write_all(piece).unwrap());
                     Ok(bytes.len())
@@ -161,14 +162,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path().to_str().unwrap()).unwrap();
         store.put("x", "before".into()).unwrap();
-        let stopped = store.write::<(), Error>("x", |to| {
-            to.write_all(&vec![1; PART + 1]).unwrap();
+        let stopped = store.write_with::<(), Error>("x", |to| {
+            to.write_all(&vec![1; PART_LEN + 1]).unwrap();
             Err(Error::Bug("enough".into()))
         });
 
         assert!(stopped.unwrap_err().to_string().contains("enough"));
         assert_eq!(store.get("x").unwrap(), "before");
-        assert_eq!(store.list().unwrap().len(), 1, "no part is left");
+        assert_eq!(store.list_objects().unwrap().len(), 1, "no part is left");
     }
 
     #[test]
@@ -177,8 +178,8 @@ mod tests {
         let store = Store::open(folder.path().to_str().unwrap()).unwrap();
         // Where a folder has to be there is a file.
         store.put("x", "".into()).unwrap();
-        let error = store.write("x/y", |to| {
-            to.write_all(&vec![1; 3 * PART])
+        let error = store.write_with("x/y", |to| {
+            to.write_all(&vec![1; 3 * PART_LEN])
                 .map_err(|_| Error::Bug("of the writer".into()))
         });
 

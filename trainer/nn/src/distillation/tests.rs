@@ -1,12 +1,12 @@
 use candle_core::{D, Device, Result, Tensor, Var};
 
 use super::*;
-use cnclip_compute::collective::Alone;
-use cnclip_compute::random::{normal, stream};
+use cnclip_compute::collective::SingleRank;
+use cnclip_compute::random::{derive_key, normal_f32};
 
 fn numbers(length: usize, seed: u64) -> Vec<f32> {
     (0..length as u64)
-        .map(|i| normal(stream(seed, i)))
+        .map(|i| normal_f32(derive_key(seed, i)))
         .collect()
 }
 
@@ -28,7 +28,7 @@ fn vectors_are_stretched_as_pytorch_does() {
 
     for right in rows {
         let mut found = vec![9.0; right.len()];
-        Stretch::new(5, right.len()).forward(&[1.0, 4.0, 9.0, -2.0, 5.0], &mut found);
+        LinearInterpolation::new(5, right.len()).forward(&[1.0, 4.0, 9.0, -2.0, 5.0], &mut found);
         for (found, right) in found.iter().zip(right) {
             assert!((found - right).abs() < 1e-5, "{found} for {right}");
         }
@@ -55,17 +55,20 @@ fn the_distance_and_its_gradient_are_candles() {
         let before = numbers(batch * width, 3);
         let mut gradients = before.clone();
         let mut loss = CosineLoss::new(&Memory::Host, weight, batch, (width, wide));
-        let distance = loss.evaluate(
-            View::Host(&taught),
-            (View::Host(&features), ViewMut::Host(&mut gradients)),
-            &Alone,
+        let distance = loss.compute_loss(
+            TensorView::Host(&taught),
+            (
+                TensorView::Host(&features),
+                TensorViewMut::Host(&mut gradients),
+            ),
+            &SingleRank,
         );
 
         let stretch: Vec<f32> = (0..width)
             .flat_map(|at| {
                 let unit: Vec<f32> = (0..width).map(|i| f32::from(u8::from(i == at))).collect();
                 let mut row = vec![0.0; wide];
-                Stretch::new(width, wide).forward(&unit, &mut row);
+                LinearInterpolation::new(width, wide).forward(&unit, &mut row);
                 row
             })
             .collect();

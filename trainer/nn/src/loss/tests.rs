@@ -1,8 +1,8 @@
 use super::*;
-use cnclip_compute::collective::Alone;
+use cnclip_compute::collective::SingleRank;
 use cnclip_compute::digest::Fingerprint;
-use cnclip_compute::ops::normalize;
-use cnclip_compute::random::{normal, stream};
+use cnclip_compute::ops::l2_normalize;
+use cnclip_compute::random::{derive_key, normal_f32};
 use cnclip_distributed::each;
 
 const PAIRS: usize = 37;
@@ -10,11 +10,11 @@ const WIDTH: usize = 11;
 
 fn features(seed: u64) -> Vec<f32> {
     let raw: Vec<f32> = (0..PAIRS * WIDTH)
-        .map(|i| normal(stream(seed, i as u64)))
+        .map(|i| normal_f32(derive_key(seed, i as u64)))
         .collect();
 
     let mut unit = raw.clone();
-    normalize::forward(WIDTH, (&raw).into(), (&mut unit).into());
+    l2_normalize::forward(WIDTH, (&raw).into(), (&mut unit).into());
     unit
 }
 
@@ -39,8 +39,8 @@ fn duplicated() -> Vec<Pair> {
     pairs
 }
 
-fn read((images, texts): (View<'_>, View<'_>)) -> (Vec<f32>, Vec<f32>) {
-    (images.read().into_owned(), texts.read().into_owned())
+fn read((images, texts): (TensorView<'_>, TensorView<'_>)) -> (Vec<f32>, Vec<f32>) {
+    (images.to_host().into_owned(), texts.to_host().into_owned())
 }
 
 fn mean_cross_entropy(from: &[f32], to: &[f32], scale: f64, pairs: &[Pair]) -> f64 {
@@ -89,7 +89,11 @@ fn the_loss_and_its_gradients_agree_with_the_formula_in_double_precision() {
         loss.targets.match_equal(&fingerprints(&pairs));
         let right_loss =
             |images: &[f32], texts: &[f32], scale| right_loss(images, texts, scale, &pairs);
-        let score = loss.evaluate((View::Host(&images), View::Host(&texts)), scale, &Alone);
+        let score = loss.compute_loss(
+            (TensorView::Host(&images), TensorView::Host(&texts)),
+            scale,
+            &SingleRank,
+        );
         let right = right_loss(&images, &texts, scale.into());
 
         assert!(
@@ -106,7 +110,7 @@ fn the_loss_and_its_gradients_agree_with_the_formula_in_double_precision() {
             / (2.0 * step);
 
         assert!((score.logit_scale_gradient - right).abs() < 1e-5, "{right}");
-        let (dimages, dtexts) = read(loss.gradients(0..PAIRS));
+        let (dimages, dtexts) = read(loss.feature_gradients(0..PAIRS));
         for at in [
             0,
             17,
@@ -151,15 +155,23 @@ fn a_batch_without_duplicates_is_worth_the_same_to_the_last_bit() {
         .collect();
 
     matched.targets.match_equal(&fingerprints(&pairs));
-    let score = plain.evaluate((View::Host(&images), View::Host(&texts)), 14.3, &Alone);
+    let score = plain.compute_loss(
+        (TensorView::Host(&images), TensorView::Host(&texts)),
+        14.3,
+        &SingleRank,
+    );
     assert_eq!(
-        matched.evaluate((View::Host(&images), View::Host(&texts)), 14.3, &Alone),
+        matched.compute_loss(
+            (TensorView::Host(&images), TensorView::Host(&texts)),
+            14.3,
+            &SingleRank
+        ),
         score
     );
 
     assert_eq!(
-        read(matched.gradients(0..PAIRS)),
-        read(plain.gradients(0..PAIRS))
+        read(matched.feature_gradients(0..PAIRS)),
+        read(plain.feature_gradients(0..PAIRS))
     );
 }
 
@@ -173,9 +185,16 @@ fn a_hit_is_anything_that_is_right() {
     let mut loss = ContrastiveLoss::new(PAIRS, WIDTH);
 
     loss.targets.match_equal(&fingerprints(&pairs));
-    let score = loss.evaluate((View::Host(&images), View::Host(&texts)), 20.0, &Alone);
+    let score = loss.compute_loss(
+        (TensorView::Host(&images), TensorView::Host(&texts)),
+        20.0,
+        &SingleRank,
+    );
     let half = (PAIRS / 2) as f64 / PAIRS as f64;
-    assert_eq!((score.image_to_text, score.text_to_image), (half, half));
+    assert_eq!(
+        (score.image_to_text_accuracy, score.text_to_image_accuracy),
+        (half, half)
+    );
 }
 
 #[test]
@@ -183,20 +202,24 @@ fn the_shares_of_ranks_are_the_gradient_of_one() {
     let pairs = 36;
     let [images, texts] = [1, 2].map(|seed| features(seed)[..pairs * WIDTH].to_vec());
     let found = fingerprints(&duplicated()[..pairs]);
-    let loss = |ranks: &dyn Ranks| {
-        let own = ranks.share(pairs);
-        let mut loss = ContrastiveLoss::within(&Memory::Host, (pairs, own.len()), WIDTH);
+    let loss = |ranks: &dyn Collective| {
+        let own = ranks.rank_range(pairs);
+        let mut loss = ContrastiveLoss::new_in(&Memory::Host, (pairs, own.len()), WIDTH);
         loss.targets.match_equal(&found);
-        let score = loss.evaluate((View::Host(&images), View::Host(&texts)), 20.0, ranks);
-        let (images, texts) = read(loss.gradients(0..own.len()));
+        let score = loss.compute_loss(
+            (TensorView::Host(&images), TensorView::Host(&texts)),
+            20.0,
+            ranks,
+        );
+        let (images, texts) = read(loss.feature_gradients(0..own.len()));
 
         (score, images, texts)
     };
 
-    let (right, right_images, right_texts) = loss(&Alone);
+    let (right, right_images, right_texts) = loss(&SingleRank);
     for count in [2, 3, 4] {
         let mut slope = 0.0;
-        for (score, images, texts) in each(count, |world| (world.share(pairs), loss(world)))
+        for (score, images, texts) in each(count, |world| (world.rank_range(pairs), loss(world)))
             .unwrap()
             .into_iter()
             .map(|(own, (score, images, texts))| {
@@ -223,8 +246,8 @@ fn the_shares_of_ranks_are_the_gradient_of_one() {
                 right.loss
             );
 
-            assert_eq!(score.image_to_text, right.image_to_text);
-            assert_eq!(score.text_to_image, right.text_to_image);
+            assert_eq!(score.image_to_text_accuracy, right.image_to_text_accuracy);
+            assert_eq!(score.text_to_image_accuracy, right.text_to_image_accuracy);
             assert!(images < 1e-7 && texts < 1e-7, "{images}, {texts}");
             slope += score.logit_scale_gradient;
         }
@@ -237,16 +260,34 @@ fn the_shares_of_ranks_are_the_gradient_of_one() {
 fn a_pair_is_a_hit_where_it_is_nearest_and_a_collapsed_model_hits_once() {
     let images = features(1);
     let mut loss = ContrastiveLoss::new(PAIRS, WIDTH);
-    let score = loss.evaluate((View::Host(&images), View::Host(&images)), 20.0, &Alone);
-    assert_eq!((score.image_to_text, score.text_to_image), (1.0, 1.0));
+    let score = loss.compute_loss(
+        (TensorView::Host(&images), TensorView::Host(&images)),
+        20.0,
+        &SingleRank,
+    );
+    assert_eq!(
+        (score.image_to_text_accuracy, score.text_to_image_accuracy),
+        (1.0, 1.0)
+    );
     let mut texts = images.clone();
 
     texts.rotate_left(WIDTH);
-    let score = loss.evaluate((View::Host(&images), View::Host(&texts)), 20.0, &Alone);
-    assert_eq!((score.image_to_text, score.text_to_image), (0.0, 0.0));
+    let score = loss.compute_loss(
+        (TensorView::Host(&images), TensorView::Host(&texts)),
+        20.0,
+        &SingleRank,
+    );
+    assert_eq!(
+        (score.image_to_text_accuracy, score.text_to_image_accuracy),
+        (0.0, 0.0)
+    );
     let one = images[..WIDTH].repeat(PAIRS);
-    let score = loss.evaluate((View::Host(&one), View::Host(&one)), 20.0, &Alone);
+    let score = loss.compute_loss(
+        (TensorView::Host(&one), TensorView::Host(&one)),
+        20.0,
+        &SingleRank,
+    );
 
-    assert!((score.image_to_text - 1.0 / PAIRS as f64).abs() < 1e-12);
+    assert!((score.image_to_text_accuracy - 1.0 / PAIRS as f64).abs() < 1e-12);
     assert!((score.loss - (PAIRS as f64).ln()).abs() < 1e-5);
 }

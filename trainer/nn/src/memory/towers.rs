@@ -1,74 +1,80 @@
 //! How much the towers keep and lend for each sample: what their blocks reserve, added up from their
 //! sizes alone. Tests hold it to what allocators count.
 
-use cnclip_crds::model::{ImageTower, ModelConfig, Resnet, Vit};
+use cnclip_crds::model::{ImageTower, ModelConfig, ResnetConfig, VitConfig};
 use cnclip_crds::stage::Precision;
 
-use super::NUMBER;
+use super::BYTES_PER_VALUE;
 use crate::model::clip::Clip;
 use cnclip_compute::ops::conv2d::gpu as conv2d;
 use cnclip_compute::ops::flash_attention::gpu as flash_attention;
 
 /// Bytes for each sample.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Pass {
+pub(super) struct TowerMemory {
     /// Kept from the forward to the backward pass.
-    pub(super) kept: u64,
+    pub(super) activations: u64,
     /// Borrowed by block after block.
-    pub(super) lent: u64,
+    pub(super) scratch: u64,
 }
 
 /// How a pass is computed, as far as its memory depends on that.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct How {
+pub(super) struct ComputeMode {
     /// Whether blocks compute again what their gradient needs.
     pub(super) recompute: bool,
     /// The number format of a device's products; none in this machine's memory.
     pub(super) device: Option<Precision>,
 }
 
-impl How {
+impl ComputeMode {
     /// Bytes of a number on its way through a tower.
-    fn number(self) -> u64 {
+    fn bytes_per_value(self) -> u64 {
         if self.device == Some(Precision::Bf16) {
-            NUMBER / 2
+            BYTES_PER_VALUE / 2
         } else {
-            NUMBER
+            BYTES_PER_VALUE
         }
     }
 
     /// Bytes that attention keeps for a token and a head that sees so many tokens.
-    fn probabilities(self, head_width: u64, tokens: u64) -> u64 {
+    fn attention_bytes(self, head_width: u64, tokens: u64) -> u64 {
         match self.device {
-            Some(precision) if flash_attention::serves(precision, head_width as usize) => NUMBER,
-            _ => tokens * self.number(),
+            Some(precision) if flash_attention::is_supported(precision, head_width as usize) => {
+                BYTES_PER_VALUE
+            }
+            _ => tokens * self.bytes_per_value(),
         }
     }
 }
 
 /// Both towers.
-pub(super) fn of(model: &ModelConfig, context: usize, how: How) -> Pass {
-    let images = image(&model.image, how);
-    let texts = text(model, context, how);
-    Pass {
-        kept: images.kept + texts.kept,
-        lent: images.lent + texts.lent,
+pub(super) fn estimate_towers(
+    model: &ModelConfig,
+    context: usize,
+    how: ComputeMode,
+) -> TowerMemory {
+    let images = estimate_image_tower(&model.image, how);
+    let texts = estimate_text_tower(model, context, how);
+    TowerMemory {
+        activations: images.activations + texts.activations,
+        scratch: images.scratch + texts.scratch,
     }
 }
 
 /// An image tower of either kind.
-pub(super) fn image(tower: &ImageTower, how: How) -> Pass {
+pub(super) fn estimate_image_tower(tower: &ImageTower, how: ComputeMode) -> TowerMemory {
     let side = tower.resolution as u64;
     match (&tower.vit, &tower.resnet) {
-        (Some(sizes), _) => vit(sizes, side, how),
-        (None, Some(sizes)) => resnet(sizes, side, how),
-        (None, None) => Pass::default(),
+        (Some(sizes), _) => estimate_vit(sizes, side, how),
+        (None, Some(sizes)) => estimate_resnet(sizes, side, how),
+        (None, None) => TowerMemory::default(),
     }
 }
 
 /// Weights of the image tower, its projection and the logit scale.
-pub(super) fn image_numbers(model: &ModelConfig) -> u64 {
-    let layout = Clip::layout(model);
+pub(super) fn count_image_params(model: &ModelConfig) -> u64 {
+    let layout = Clip::param_layout(model);
     let of_image = layout
         .segments()
         .iter()
@@ -80,7 +86,7 @@ pub(super) fn image_numbers(model: &ModelConfig) -> u64 {
 }
 
 /// The sizes of a stack of transformer blocks.
-struct Stack {
+struct TransformerShape {
     tokens: u64,
     width: u64,
     hidden: u64,
@@ -94,14 +100,14 @@ struct Stack {
     moments: (u64, u64),
 }
 
-impl Stack {
+impl TransformerShape {
     /// Bytes of what attention keeps of a token.
-    fn probabilities(&self, how: How) -> u64 {
-        self.heads * how.probabilities(self.width / self.heads, self.tokens)
+    fn attention_bytes(&self, how: ComputeMode) -> u64 {
+        self.heads * how.attention_bytes(self.width / self.heads, self.tokens)
     }
 
     /// What one block keeps if so many tokens go on: all, or the first alone from the last block.
-    fn block(&self, kept: u64, how: How) -> u64 {
+    fn block_bytes(&self, kept: u64, how: ComputeMode) -> u64 {
         let Self {
             tokens,
             width,
@@ -112,12 +118,14 @@ impl Stack {
             ..
         } = self;
 
-        let all = tokens * (how.number() * (3 + normed) * width + NUMBER * moments.1);
-        let few = how.number() * (narrow * width + 2 * hidden) + NUMBER * moments.0;
-        all + kept * (few + self.probabilities(how))
+        let all =
+            tokens * (how.bytes_per_value() * (3 + normed) * width + BYTES_PER_VALUE * moments.1);
+        let few =
+            how.bytes_per_value() * (narrow * width + 2 * hidden) + BYTES_PER_VALUE * moments.0;
+        all + kept * (few + self.attention_bytes(how))
     }
 
-    fn pass(&self, how: How) -> Pass {
+    fn estimate_memory(&self, how: ComputeMode) -> TowerMemory {
         let Self {
             tokens,
             width,
@@ -126,21 +134,21 @@ impl Stack {
             ..
         } = *self;
 
-        let inner = self.block(if layers > 1 { tokens } else { 1 }, how);
-        let all = || (layers - 1) * inner + self.block(1, how);
+        let inner = self.block_bytes(if layers > 1 { tokens } else { 1 }, how);
+        let all = || (layers - 1) * inner + self.block_bytes(1, how);
         let blocks = if how.recompute { inner } else { all() };
         // What goes into each block, what comes out of the last, and what was embedded.
-        let between = tokens * (how.number() * width * (layers + 2) + 2 * NUMBER);
-        let lent = how.number() * (6 * width + hidden) + 2 * self.probabilities(how);
+        let between = tokens * (how.bytes_per_value() * width * (layers + 2) + 2 * BYTES_PER_VALUE);
+        let lent = how.bytes_per_value() * (6 * width + hidden) + 2 * self.attention_bytes(how);
 
-        Pass {
-            kept: blocks + between,
-            lent: tokens * lent,
+        TowerMemory {
+            activations: blocks + between,
+            scratch: tokens * lent,
         }
     }
 }
 
-fn vit(sizes: &Vit, side: u64, how: How) -> Pass {
+fn estimate_vit(sizes: &VitConfig, side: u64, how: ComputeMode) -> TowerMemory {
     let [width, patch, layers, head] = [
         sizes.width,
         sizes.patch_size,
@@ -154,7 +162,7 @@ fn vit(sizes: &Vit, side: u64, how: How) -> Pass {
     let tokens = 1 + patches;
     let heads = width / head;
     let moments = (2, 2);
-    let stack = Stack {
+    let stack = TransformerShape {
         tokens,
         width,
         hidden,
@@ -165,23 +173,24 @@ fn vit(sizes: &Vit, side: u64, how: How) -> Pass {
         moments,
     };
 
-    let pass = stack.pass(how);
+    let pass = stack.estimate_memory(how);
     // Patches laid out as rows and the pooled token; which are seen, and where pictures begin.
-    let around = how.number() * (tokens * 3 * patch * patch + width) + NUMBER * (patches + 4);
-    Pass {
-        kept: pass.kept + around,
+    let around = how.bytes_per_value() * (tokens * 3 * patch * patch + width)
+        + BYTES_PER_VALUE * (patches + 4);
+    TowerMemory {
+        activations: pass.activations + around,
         ..pass
     }
 }
 
-fn text(model: &ModelConfig, context: usize, how: How) -> Pass {
+fn estimate_text_tower(model: &ModelConfig, context: usize, how: ComputeMode) -> TowerMemory {
     let text = &model.text;
     let [width, hidden, heads, layers] =
         [text.width, text.intermediate, text.heads, text.layers].map(|n| n as u64);
     let tokens = context as u64;
     let moments = (4, 0);
 
-    Stack {
+    TransformerShape {
         tokens,
         width,
         hidden,
@@ -191,11 +200,11 @@ fn text(model: &ModelConfig, context: usize, how: How) -> Pass {
         normed: 0,
         moments,
     }
-    .pass(how)
+    .estimate_memory(how)
 }
 
 /// A residual network keeps everything, however it is told to compute.
-fn resnet(sizes: &Resnet, side: u64, how: How) -> Pass {
+fn estimate_resnet(sizes: &ResnetConfig, side: u64, how: ComputeMode) -> TowerMemory {
     const EXPANSION: u64 = 4;
     let width = sizes.width as u64;
     let half = (side / 2).pow(2);
@@ -231,11 +240,11 @@ fn resnet(sizes: &Resnet, side: u64, how: How) -> Pass {
     let tokens = 1 + grid * grid;
     let heads = inputs / 64;
     kept += tokens * 5 * inputs + 5 * inputs;
-    let kept = how.number() * kept + NUMBER * tokens * heads;
+    let kept = how.bytes_per_value() * kept + BYTES_PER_VALUE * tokens * heads;
 
-    Pass {
-        kept,
-        lent: how.number() * 3 * half * width,
+    TowerMemory {
+        activations: kept,
+        scratch: how.bytes_per_value() * 3 * half * width,
     }
 }
 
@@ -244,15 +253,15 @@ fn resnet(sizes: &Resnet, side: u64, how: How) -> Pass {
 ///
 /// # Units
 /// Bytes
-pub(super) fn workspace(tower: &ImageTower, threads: usize, how: How) -> u64 {
+pub(super) fn conv_workspace_bytes(tower: &ImageTower, threads: usize, how: ComputeMode) -> u64 {
     const PIECE: u64 = 1 << 18;
     let Some(sizes) = &tower.resnet else { return 0 };
     let planes = (sizes.width as u64) << (sizes.layers.len() - 1);
     let weight = 9 * planes * planes;
 
     if how.device.is_some() {
-        return how.number() * (weight + (conv2d::PIECE as u64).max(9 * planes));
+        return how.bytes_per_value() * (weight + (conv2d::MAX_IM2COL_LEN as u64).max(9 * planes));
     }
 
-    NUMBER * (weight + threads as u64 * (PIECE.max(9 * planes) + weight))
+    BYTES_PER_VALUE * (weight + threads as u64 * (PIECE.max(9 * planes) + weight))
 }

@@ -7,26 +7,26 @@ use std::sync::Arc;
 use cnclip_crds::model::ModelConfig;
 use cnclip_crds::stage::Precision;
 
-use super::Texts;
+use super::PackedTexts;
 use super::bert::Bert;
 use super::image_encoder::ImageEncoder;
-use cnclip_compute::collective::{Ranks, Reducer};
+use cnclip_compute::collective::{Collective, GradientReducer};
 use cnclip_compute::ops::adamw;
 use cnclip_compute::ops::dropout::Dropout;
-use cnclip_compute::ops::normalize;
-use cnclip_compute::ops::patchify::Pixels;
-use cnclip_compute::params::{Init, Layout, Params, Weight};
-use cnclip_compute::tensor::{Array, Memory, View, ViewMut};
+use cnclip_compute::ops::l2_normalize;
+use cnclip_compute::ops::patchify::PixelBatch;
+use cnclip_compute::params::{ParamInit, ParamLayout, Params, Weight};
+use cnclip_compute::tensor::{Memory, Tensor, TensorView, TensorViewMut};
 
 /// The logarithm of the temperature's inverse before training, ln(1 / 0.07).
-const LOGIT_SCALE: f32 = 2.659_26;
+const INITIAL_LOGIT_SCALE: f32 = 2.659_26;
 
 /// Its bounds: the reference clamps it after every step, to ln 100.
 const LOGIT_SCALE_BOUNDS: (f32, f32) = (0.0, 4.6052);
 
 /// The most that one forward pass is given.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Capacity {
+pub struct BatchCapacity {
     /// Pictures, and captions.
     pub batch: usize,
     /// Tokens of one caption.
@@ -35,7 +35,7 @@ pub struct Capacity {
 
 /// What changes the way to the features and gradients, and not what they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Compute {
+pub struct ComputeOptions {
     /// Whether a backward pass computes again what blocks would otherwise keep.
     pub recompute: bool,
     /// Number format of the operands of products.
@@ -44,53 +44,53 @@ pub struct Compute {
 
 /// Pairs of a picture and a caption.
 #[derive(Clone, Copy, Debug)]
-pub struct Batch<'a> {
+pub struct ClipBatch<'a> {
     /// The pictures.
-    pub pixels: Pixels<'a>,
+    pub pixels: PixelBatch<'a>,
     /// Their captions.
-    pub texts: Texts<'a>,
+    pub texts: PackedTexts<'a>,
 }
 
-impl<'a> Batch<'a> {
+impl<'a> ClipBatch<'a> {
     /// Some of so many pairs; `offsets` is memory for where their captions begin.
-    pub fn part<'b>(
+    pub fn slice_samples<'b>(
         self,
         some: Range<usize>,
         pairs: usize,
         offsets: &'b mut Vec<usize>,
-    ) -> Batch<'b>
+    ) -> ClipBatch<'b>
     where
         'a: 'b,
     {
         let picture = self.pixels.len() / pairs;
-        let pixels = self.pixels.part(some.start * picture..some.end * picture);
-        Batch {
+        let pixels = self.pixels.slice(some.start * picture..some.end * picture);
+        ClipBatch {
             pixels,
-            texts: self.texts.part(some, offsets),
+            texts: self.texts.slice_texts(some, offsets),
         }
     }
 }
 
 /// The features of one tower, before and after they are made unit vectors.
 #[derive(Debug)]
-struct Features {
+struct FeatureBuffers {
     width: usize,
-    used: usize,
-    raw: Array,
-    unit: Array,
-    gradient: Array,
+    used_len: usize,
+    raw: Tensor,
+    unit: Tensor,
+    gradient: Tensor,
 }
 
-impl Features {
+impl FeatureBuffers {
     fn new(memory: &Memory, batch: usize, width: usize) -> Self {
         let size = batch * width;
-        let raw = memory.exact(size);
-        let unit = memory.exact(size);
-        let gradient = memory.array(size);
+        let raw = memory.alloc_f32(size);
+        let unit = memory.alloc_f32(size);
+        let gradient = memory.alloc_activations(size);
 
         Self {
             width,
-            used: 0,
+            used_len: 0,
             raw,
             unit,
             gradient,
@@ -98,22 +98,22 @@ impl Features {
     }
 
     /// Where a tower writes the features of so many samples.
-    fn reserve(&mut self, count: usize) -> ViewMut<'_> {
-        self.used = count * self.width;
-        self.raw.first_mut(self.used)
+    fn prepare_output(&mut self, count: usize) -> TensorViewMut<'_> {
+        self.used_len = count * self.width;
+        self.raw.first_n_mut(self.used_len)
     }
 
-    fn normalize(&mut self) -> View<'_> {
-        let raw = self.raw.first(self.used);
-        normalize::forward(self.width, raw, self.unit.first_mut(self.used));
-        self.unit.first(self.used)
+    fn normalize_rows(&mut self) -> TensorView<'_> {
+        let raw = self.raw.first_n(self.used_len);
+        l2_normalize::forward(self.width, raw, self.unit.first_n_mut(self.used_len));
+        self.unit.first_n(self.used_len)
     }
 
-    fn backward(&mut self, dunit: View<'_>) -> View<'_> {
-        let raw = self.raw.first(self.used);
-        let gradient = self.gradient.first_mut(self.used);
-        normalize::backward(self.width, raw, dunit, gradient);
-        self.gradient.first(self.used)
+    fn backward(&mut self, dunit: TensorView<'_>) -> TensorView<'_> {
+        let raw = self.raw.first_n(self.used_len);
+        let gradient = self.gradient.first_n_mut(self.used_len);
+        l2_normalize::backward(self.width, raw, dunit, gradient);
+        self.gradient.first_n(self.used_len)
     }
 }
 
@@ -123,15 +123,15 @@ pub struct Clip {
     image: ImageEncoder,
     text: Bert,
     logit_scale: Weight,
-    image_features: Features,
-    text_features: Features,
+    image_features: FeatureBuffers,
+    text_features: FeatureBuffers,
     image_frozen: bool,
 }
 
 impl Clip {
     /// The model, and the arrays for its numbers, all zero.
-    pub fn new(config: &ModelConfig, capacity: Capacity) -> (Self, Params) {
-        Self::computing(config, capacity, Compute::default())
+    pub fn new(config: &ModelConfig, capacity: BatchCapacity) -> (Self, Params) {
+        Self::with_options(config, capacity, ComputeOptions::default())
     }
 
     /// The same in less memory: a backward pass computes again, block by block, what blocks would
@@ -139,39 +139,43 @@ impl Clip {
     ///
     /// # Guarantees
     /// The gradients are equal to the last bit.
-    pub fn recomputing(config: &ModelConfig, capacity: Capacity) -> (Self, Params) {
-        let compute = Compute {
+    pub fn with_recompute(config: &ModelConfig, capacity: BatchCapacity) -> (Self, Params) {
+        let compute = ComputeOptions {
             recompute: true,
-            ..Compute::default()
+            ..ComputeOptions::default()
         };
 
-        Self::computing(config, capacity, compute)
+        Self::with_options(config, capacity, compute)
     }
 
     /// The model, computing as it is told to.
-    pub fn computing(config: &ModelConfig, capacity: Capacity, compute: Compute) -> (Self, Params) {
-        Self::within(&Memory::Host, config, capacity, compute)
+    pub fn with_options(
+        config: &ModelConfig,
+        capacity: BatchCapacity,
+        compute: ComputeOptions,
+    ) -> (Self, Params) {
+        Self::new_in(&Memory::Host, config, capacity, compute)
     }
 
     /// The same in some memory.
-    pub fn within(
+    pub fn new_in(
         memory: &Memory,
         config: &ModelConfig,
-        capacity: Capacity,
-        compute: Compute,
+        capacity: BatchCapacity,
+        compute: ComputeOptions,
     ) -> (Self, Params) {
-        let mut layout = Layout::new(compute.precision).within(memory);
-        let clip = Self::declare(&mut layout, config, capacity, compute.recompute);
-        (clip, layout.build())
+        let mut layout = ParamLayout::new(compute.precision).with_memory(memory);
+        let clip = Self::declare_params(&mut layout, config, capacity, compute.recompute);
+        (clip, layout.allocate_params())
     }
 
     /// The table of a model's numbers, without the numbers.
-    pub fn layout(config: &ModelConfig) -> Layout {
-        let mut layout = Layout::default();
-        Self::declare(
+    pub fn param_layout(config: &ModelConfig) -> ParamLayout {
+        let mut layout = ParamLayout::default();
+        Self::declare_params(
             &mut layout,
             config,
-            Capacity {
+            BatchCapacity {
                 batch: 0,
                 context: 0,
             },
@@ -181,20 +185,24 @@ impl Clip {
         layout
     }
 
-    fn declare(
-        layout: &mut Layout,
+    fn declare_params(
+        layout: &mut ParamLayout,
         config: &ModelConfig,
-        Capacity { batch, context }: Capacity,
+        BatchCapacity { batch, context }: BatchCapacity,
         recompute: bool,
     ) -> Self {
         let width = config.embed_dim as usize;
         let memory = layout.memory().clone();
         Self {
-            image: ImageEncoder::declare(layout, &config.image, width, (batch, recompute)),
-            text: Bert::declare(layout, &config.text, width, (batch, context, recompute)),
-            logit_scale: layout.weight("logit_scale", &[], Init::Constant(LOGIT_SCALE)),
-            image_features: Features::new(&memory, batch, width),
-            text_features: Features::new(&memory, batch, width),
+            image: ImageEncoder::declare_params(layout, &config.image, width, (batch, recompute)),
+            text: Bert::declare_params(layout, &config.text, width, (batch, context, recompute)),
+            logit_scale: layout.register_weight(
+                "logit_scale",
+                &[],
+                ParamInit::Constant(INITIAL_LOGIT_SCALE),
+            ),
+            image_features: FeatureBuffers::new(&memory, batch, width),
+            text_features: FeatureBuffers::new(&memory, batch, width),
             image_frozen: false,
         }
     }
@@ -202,7 +210,7 @@ impl Clip {
     /// Freezes the image tower, projection included, or thaws it.
     pub fn freeze_image(&mut self, params: &mut Params, frozen: bool) {
         self.image_frozen = frozen;
-        params.freeze(|name| frozen && name.starts_with("visual."));
+        params.freeze_matching(|name| frozen && name.starts_with("visual."));
     }
 
     /// From now on batch normalisation in training takes the statistics of all ranks' batches, not
@@ -210,7 +218,7 @@ impl Clip {
     ///
     /// # Source
     /// The reference's `--use-bn-sync`.
-    pub fn synchronize_batch_norm(&mut self, ranks: Arc<dyn Ranks>) {
+    pub fn synchronize_batch_norm(&mut self, ranks: Arc<dyn Collective>) {
         self.image.synchronize_batch_norm(ranks);
     }
 
@@ -221,30 +229,30 @@ impl Clip {
     }
 
     /// Length of a feature.
-    pub fn features(&self) -> usize {
+    pub fn feature_width(&self) -> usize {
         self.image_features.width
     }
 
     /// The factor of the cosines in the loss; a device is waited for, which the loss does next anyway.
     pub fn logit_scale(&self, params: &Params) -> f32 {
-        self.logit_scale.of(params.values.view()).read()[0].exp()
+        self.logit_scale.slice_of(params.values.view()).to_host()[0].exp()
     }
 
     /// Adds to the gradient of the factor's logarithm.
     pub fn add_logit_scale_gradient(&self, params: &mut Params, gradient: f32) {
-        match self.logit_scale.of(params.gradients.view_mut()) {
-            ViewMut::Host(sum) => sum[0] += gradient,
-            ViewMut::Device(mut sum) => adamw::gpu::add(&mut sum, gradient),
+        match self.logit_scale.slice_of(params.gradients.view_mut()) {
+            TensorViewMut::Host(sum) => sum[0] += gradient,
+            TensorViewMut::Device(mut sum) => adamw::gpu::add_scalar(&mut sum, gradient),
         }
     }
 
     /// Keeps the factor's logarithm in its bounds: to be called after every step.
     pub fn clamp_logit_scale(&self, params: &mut Params) {
         let (low, high) = LOGIT_SCALE_BOUNDS;
-        match self.logit_scale.of(params.values.view_mut()) {
-            ViewMut::Host(value) => value[0] = value[0].clamp(low, high),
-            ViewMut::Device(mut value) => {
-                adamw::gpu::clamp(&mut value, LOGIT_SCALE_BOUNDS);
+        match self.logit_scale.slice_of(params.values.view_mut()) {
+            TensorViewMut::Host(value) => value[0] = value[0].clamp(low, high),
+            TensorViewMut::Device(mut value) => {
+                adamw::gpu::clamp_values(&mut value, LOGIT_SCALE_BOUNDS);
             }
         }
     }
@@ -256,19 +264,24 @@ impl Clip {
     pub fn forward(
         &mut self,
         params: &mut Params,
-        batch: Batch<'_>,
+        batch: ClipBatch<'_>,
         dropout: Dropout,
-    ) -> (View<'_>, View<'_>) {
+    ) -> (TensorView<'_>, TensorView<'_>) {
         self.forward_images(params, batch.pixels, (!self.image_frozen, dropout));
         self.forward_texts(params, batch.texts, dropout);
         (
-            self.image_features.normalize(),
-            self.text_features.normalize(),
+            self.image_features.normalize_rows(),
+            self.text_features.normalize_rows(),
         )
     }
 
     /// Makes again what the backward pass needs of an earlier forward pass.
-    pub fn forward_again(&mut self, params: &mut Params, batch: Batch<'_>, dropout: Dropout) {
+    pub fn recompute_forward(
+        &mut self,
+        params: &mut Params,
+        batch: ClipBatch<'_>,
+        dropout: Dropout,
+    ) {
         if !self.image_frozen {
             self.forward_images(params, batch.pixels, (true, dropout));
         }
@@ -278,15 +291,17 @@ impl Clip {
     fn forward_images(
         &mut self,
         params: &mut Params,
-        pixels: Pixels<'_>,
+        pixels: PixelBatch<'_>,
         training: (bool, Dropout),
     ) {
-        let images = self.image_features.reserve(self.image.count(pixels));
+        let images = self
+            .image_features
+            .prepare_output(self.image.image_count(pixels));
         self.image.forward(params, pixels, training, images);
     }
 
-    fn forward_texts(&mut self, params: &Params, texts: Texts<'_>, dropout: Dropout) {
-        let features = self.text_features.reserve(texts.count());
+    fn forward_texts(&mut self, params: &Params, texts: PackedTexts<'_>, dropout: Dropout) {
+        let features = self.text_features.prepare_output(texts.text_count());
         self.text
             .forward(params.values.view(), texts, dropout, features);
     }
@@ -300,10 +315,10 @@ impl Clip {
     pub fn backward(
         &mut self,
         params: &mut Params,
-        batch: Batch<'_>,
+        batch: ClipBatch<'_>,
         dropout: Dropout,
-        (dimages, dtexts): (View<'_>, View<'_>),
-        reducer: &mut dyn Reducer,
+        (dimages, dtexts): (TensorView<'_>, TensorView<'_>),
+        reducer: &mut dyn GradientReducer,
     ) {
         if !self.image_frozen {
             self.image
@@ -320,24 +335,24 @@ impl Clip {
             (dtexts, reducer),
         );
 
-        reducer.reduce(&mut gradients, self.logit_scale.range());
+        reducer.reduce_gradients(&mut gradients, self.logit_scale.range());
     }
 
     /// The unit features of pictures, in evaluation.
     ///
     /// # Shapes
     /// [batch, features]
-    pub fn encode_images(&mut self, params: &mut Params, pixels: Pixels<'_>) -> View<'_> {
+    pub fn encode_images(&mut self, params: &mut Params, pixels: PixelBatch<'_>) -> TensorView<'_> {
         self.forward_images(params, pixels, (false, Dropout::NONE));
-        self.image_features.normalize()
+        self.image_features.normalize_rows()
     }
 
     /// The unit features of captions, in evaluation.
     ///
     /// # Shapes
     /// [batch, features]
-    pub fn encode_texts(&mut self, params: &Params, texts: Texts<'_>) -> View<'_> {
+    pub fn encode_texts(&mut self, params: &Params, texts: PackedTexts<'_>) -> TensorView<'_> {
         self.forward_texts(params, texts, Dropout::NONE);
-        self.text_features.normalize()
+        self.text_features.normalize_rows()
     }
 }

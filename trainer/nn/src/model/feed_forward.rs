@@ -1,9 +1,9 @@
 //! The feed-forward part of a transformer block: wider, bent, narrow again.
 
-use cnclip_compute::gemm::Onto;
+use cnclip_compute::gemm::Accumulate;
 use cnclip_compute::ops::activation::Activation;
 use cnclip_compute::ops::linear::Linear;
-use cnclip_compute::tensor::{Array, Memory, View, ViewMut};
+use cnclip_compute::tensor::{Memory, Tensor, TensorView, TensorViewMut};
 
 /// `y = f(x · Uᵀ + b) · Vᵀ + c`.
 ///
@@ -19,11 +19,11 @@ pub(super) struct FeedForward {
 
 /// What the forward pass keeps for the backward pass.
 #[derive(Debug)]
-pub(super) struct Saved {
+pub(super) struct FeedForwardCache {
     /// Before the activation.
-    bent: Array,
+    preactivation: Tensor,
     /// After it.
-    active: Array,
+    activated: Tensor,
 }
 
 impl FeedForward {
@@ -39,54 +39,60 @@ impl FeedForward {
     }
 
     /// Memory for what is kept of so many rows.
-    pub(super) fn reserve(&self, memory: &Memory, rows: usize) -> Saved {
-        let array = || memory.array(rows * self.hidden);
-        Saved {
-            bent: array(),
-            active: array(),
+    pub(super) fn alloc_cache(&self, memory: &Memory, rows: usize) -> FeedForwardCache {
+        let array = || memory.alloc_activations(rows * self.hidden);
+        FeedForwardCache {
+            preactivation: array(),
+            activated: array(),
         }
     }
 
     /// Writes `y`, or adds to it.
     pub(super) fn forward(
         &self,
-        values: View<'_>,
-        Saved { bent, active }: &mut Saved,
-        x: View<'_>,
-        y: ViewMut<'_>,
-        onto: Onto,
+        values: TensorView<'_>,
+        FeedForwardCache {
+            preactivation: bent,
+            activated: active,
+        }: &mut FeedForwardCache,
+        x: TensorView<'_>,
+        y: TensorViewMut<'_>,
+        onto: Accumulate,
     ) {
         let all = x.len() / self.up.inputs() * self.hidden;
         self.up
-            .forward(values, x, bent.first_mut(all), Onto::Replace);
+            .forward(values, x, bent.first_n_mut(all), Accumulate::No);
         self.activation
-            .forward(bent.first(all), active.first_mut(all));
-        self.down.forward(values, active.first(all), y, onto);
+            .forward(bent.first_n(all), active.first_n_mut(all));
+        self.down.forward(values, active.first_n(all), y, onto);
     }
 
     /// Adds to the gradients of the weights; writes `dx`, or adds to it. `wide` is scratch.
     pub(super) fn backward(
         &self,
-        (values, gradients): (View<'_>, &mut ViewMut<'_>),
-        Saved { bent, active }: &Saved,
-        (x, dy): (View<'_>, View<'_>),
-        wide: &mut Array,
-        dx: ViewMut<'_>,
-        onto: Onto,
+        (values, gradients): (TensorView<'_>, &mut TensorViewMut<'_>),
+        FeedForwardCache {
+            preactivation: bent,
+            activated: active,
+        }: &FeedForwardCache,
+        (x, dy): (TensorView<'_>, TensorView<'_>),
+        wide: &mut Tensor,
+        dx: TensorViewMut<'_>,
+        onto: Accumulate,
     ) {
         let all = dx.len() / self.up.inputs() * self.hidden;
         let weights = (values, &mut *gradients);
         self.down.backward(
             weights,
-            active.first(all),
+            active.first_n(all),
             dy,
-            wide.first_mut(all),
-            Onto::Replace,
+            wide.first_n_mut(all),
+            Accumulate::No,
         );
 
         self.activation
-            .backward(bent.first(all), wide.first_mut(all));
+            .backward(bent.first_n(all), wide.first_n_mut(all));
         self.up
-            .backward((values, gradients), x, wide.first(all), dx, onto);
+            .backward((values, gradients), x, wide.first_n(all), dx, onto);
     }
 }

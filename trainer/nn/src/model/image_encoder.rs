@@ -5,32 +5,32 @@ use std::sync::Arc;
 
 use cnclip_crds::model::ImageTower;
 
-use super::resnet::Resnet;
-use super::vit::Vit;
-use cnclip_compute::collective::{Ranks, Reducer};
+use super::resnet::ModifiedResnet;
+use super::vit::VisionTransformer;
+use cnclip_compute::collective::{Collective, GradientReducer};
 use cnclip_compute::ops::dropout::Dropout;
-use cnclip_compute::ops::patch_dropout::Patches;
-use cnclip_compute::ops::patchify::Pixels;
-use cnclip_compute::params::{Layout, Params};
-use cnclip_compute::tensor::{View, ViewMut};
+use cnclip_compute::ops::patch_dropout::PatchDropout;
+use cnclip_compute::ops::patchify::PixelBatch;
+use cnclip_compute::params::{ParamLayout, Params};
+use cnclip_compute::tensor::{TensorView, TensorViewMut};
 
 /// An image tower of either kind.
 #[derive(Debug)]
 pub(super) enum ImageEncoder {
-    Vit(Box<Vit>, Patches),
-    Resnet(Box<Resnet>),
+    Vit(Box<VisionTransformer>, PatchDropout),
+    Resnet(Box<ModifiedResnet>),
 }
 
 impl ImageEncoder {
-    pub(super) fn declare(
-        layout: &mut Layout,
+    pub(super) fn declare_params(
+        layout: &mut ParamLayout,
         tower: &ImageTower,
         features: usize,
         (batch, recompute): (usize, bool),
     ) -> Self {
         let side = tower.resolution as usize;
         if let Some(sizes) = &tower.resnet {
-            let resnet = Resnet::declare(layout, sizes, (side, features), batch);
+            let resnet = ModifiedResnet::declare_params(layout, sizes, (side, features), batch);
             return Self::Resnet(Box::new(resnet));
         }
 
@@ -40,16 +40,17 @@ impl ImageEncoder {
         )]
         let sizes = tower.vit.as_ref().expect("an image tower of a known kind");
 
-        let vit = Vit::declare(layout, sizes, (side, features), (batch, recompute));
-        let patches = Patches::new(batch, vit.patches());
+        let vit =
+            VisionTransformer::declare_params(layout, sizes, (side, features), (batch, recompute));
+        let patches = PatchDropout::new(batch, vit.patch_count());
         Self::Vit(Box::new(vit), patches)
     }
 
     /// How many pictures these are.
-    pub(super) fn count(&self, pixels: Pixels<'_>) -> usize {
+    pub(super) fn image_count(&self, pixels: PixelBatch<'_>) -> usize {
         match self {
-            Self::Vit(vit, _) => pixels.len() / vit.picture(),
-            Self::Resnet(resnet) => pixels.len() / resnet.picture(),
+            Self::Vit(vit, _) => pixels.len() / vit.values_per_image(),
+            Self::Resnet(resnet) => pixels.len() / resnet.values_per_image(),
         }
     }
 
@@ -58,17 +59,17 @@ impl ImageEncoder {
     pub(super) fn forward(
         &mut self,
         params: &mut Params,
-        pixels: Pixels<'_>,
+        pixels: PixelBatch<'_>,
         (training, dropout): (bool, Dropout),
-        features: ViewMut<'_>,
+        features: TensorViewMut<'_>,
     ) {
         match self {
             Self::Vit(vit, patches) => {
-                let seen = patches.choose(pixels.len() / vit.picture(), dropout);
+                let seen = patches.sample_patches(pixels.len() / vit.values_per_image(), dropout);
                 vit.forward(params.values.view(), (pixels, seen), features);
             }
             Self::Resnet(resnet) => {
-                let given = (params.values.view(), params.state.view_mut());
+                let given = (params.values.view(), params.buffers.view_mut());
                 resnet.forward(given, pixels, training, features);
             }
         }
@@ -78,15 +79,15 @@ impl ImageEncoder {
     pub(super) fn backward(
         &mut self,
         params: &mut Params,
-        dfeatures: View<'_>,
-        reducer: &mut dyn Reducer,
+        dfeatures: TensorView<'_>,
+        reducer: &mut dyn GradientReducer,
     ) {
         let values = params.values.view();
         let mut gradients = params.gradients.view_mut();
         match self {
             Self::Vit(vit, patches) => {
                 let given = (values, &mut gradients);
-                vit.backward(given, patches.seen(), (dfeatures, reducer));
+                vit.backward(given, patches.visible_patches(), (dfeatures, reducer));
             }
             Self::Resnet(resnet) => {
                 resnet.backward((values, &mut gradients), dfeatures, reducer);
@@ -95,16 +96,16 @@ impl ImageEncoder {
     }
 
     /// Batch normalisation takes the statistics of all ranks, where there is any.
-    pub(super) fn synchronize_batch_norm(&mut self, ranks: Arc<dyn Ranks>) {
+    pub(super) fn synchronize_batch_norm(&mut self, ranks: Arc<dyn Collective>) {
         if let Self::Resnet(resnet) = self {
-            resnet.synchronize(ranks);
+            resnet.synchronize_batch_norm(ranks);
         }
     }
 
     /// Leaves out a share of each picture's patches in training, where there are any.
     pub(super) fn mask_patches(&mut self, percent: u32) {
         if let Self::Vit(_, patches) = self {
-            patches.mask(percent);
+            patches.set_masked_percent(percent);
         }
     }
 }

@@ -3,74 +3,74 @@
 
 mod attention_pool;
 mod bottleneck;
+mod conv_batch_norm;
 mod stem;
-mod unit;
 
 use attention_pool::AttentionPool;
 use bottleneck::{Bottleneck, EXPANSION};
 use std::sync::Arc;
 
-use cnclip_crds::model::Resnet as Sizes;
-use stem::Stem;
-use unit::Lent;
+use cnclip_crds::model::ResnetConfig as Sizes;
+use conv_batch_norm::ResnetWorkspace;
+use stem::ResnetStem;
 
-use super::parts::Parts;
-use cnclip_compute::collective::{Ranks, Reducer};
-use cnclip_compute::ops::patchify::Pixels;
-use cnclip_compute::params::Layout;
-use cnclip_compute::tensor::{Array, View, ViewMut};
+use super::param_ranges::ParamRanges;
+use cnclip_compute::collective::{Collective, GradientReducer};
+use cnclip_compute::ops::patchify::PixelBatch;
+use cnclip_compute::params::ParamLayout;
+use cnclip_compute::tensor::{Tensor, TensorView, TensorViewMut};
 
 /// The image tower of RN50.
 ///
 /// # Shapes
 /// Pixels [batch, 3, side, side] in, features [batch, features] out.
 #[derive(Debug)]
-pub struct Resnet {
+pub struct ModifiedResnet {
     side: usize,
     features: usize,
-    stem: Stem,
+    stem: ResnetStem,
     blocks: Vec<Bottleneck>,
     pool: AttentionPool,
     /// The stem, each block, and the pool.
-    parts: Parts,
-    scratch: Scratch,
+    param_ranges: ParamRanges,
+    scratch: ResnetScratch,
 }
 
 /// Memory that the parts of the tower borrow in turn.
 #[derive(Debug)]
-struct Scratch {
-    lent: Lent,
+struct ResnetScratch {
+    workspace: ResnetWorkspace,
     /// The gradient on its way through the blocks.
-    gradient: Array,
+    gradient: Tensor,
     /// Whatever a block needs for a moment.
-    spare: Array,
+    spare: Tensor,
     /// And something else.
-    branch: Array,
+    branch: Tensor,
 }
 
 /// What a forward pass reads and changes besides activations.
-struct Pass<'a> {
-    values: View<'a>,
+struct ResnetForwardContext<'a> {
+    values: TensorView<'a>,
     /// The running statistics.
-    state: ViewMut<'a>,
+    buffers: TensorViewMut<'a>,
     /// Whether batches are normalised by their own statistics.
     training: bool,
-    lent: &'a mut Lent,
+    workspace: &'a mut ResnetWorkspace,
 }
 
-impl Resnet {
+impl ModifiedResnet {
     /// Declares the tower's weights under `visual`, with memory for `batch` pictures.
-    pub fn declare(
-        layout: &mut Layout,
+    pub fn declare_params(
+        layout: &mut ParamLayout,
         sizes: &Sizes,
         (side, features): (usize, usize),
         batch: usize,
     ) -> Self {
         let width = sizes.width as usize;
-        let mut lent = Lent::default();
-        let mut parts = Parts::begin(layout);
-        let stem = Stem::declare(layout, (side, width, batch), &mut lent);
-        parts.end(layout);
+        let mut lent = ResnetWorkspace::default();
+        let mut parts = ParamRanges::starting_at_end(layout);
+        let stem = ResnetStem::declare_params(layout, (side, width, batch), &mut lent);
+        parts.close_range(layout);
         let mut inputs = width;
         let mut grid = side / 4;
         let mut blocks = Vec::new();
@@ -79,7 +79,7 @@ impl Resnet {
             for block in 0..count as usize {
                 let stride = if layer > 0 && block == 0 { 2 } else { 1 };
                 let planes = width << layer;
-                let sizes = bottleneck::Sizes {
+                let sizes = bottleneck::BottleneckShape {
                     batch,
                     side: grid,
                     inputs,
@@ -88,18 +88,22 @@ impl Resnet {
                 };
 
                 let name = format!("visual.layer{}.{block}", layer + 1);
-                blocks.push(Bottleneck::declare(layout, &name, sizes, &mut lent));
-                parts.end(layout);
+                blocks.push(Bottleneck::declare_params(layout, &name, sizes, &mut lent));
+                parts.close_range(layout);
                 (inputs, grid) = (EXPANSION * planes, grid / stride);
             }
         }
 
-        let pool = AttentionPool::declare(layout, (grid * grid, inputs), features, batch);
-        parts.end(layout);
+        let pool = AttentionPool::declare_params(layout, (grid * grid, inputs), features, batch);
+        parts.close_range(layout);
         // The stem's last unit and the first layer give the largest activations of all.
-        let array = || layout.memory().array(batch * (side / 2).pow(2) * width);
-        let scratch = Scratch {
-            lent,
+        let array = || {
+            layout
+                .memory()
+                .alloc_activations(batch * (side / 2).pow(2) * width)
+        };
+        let scratch = ResnetScratch {
+            workspace: lent,
             gradient: array(),
             spare: array(),
             branch: array(),
@@ -111,43 +115,43 @@ impl Resnet {
             stem,
             blocks,
             pool,
-            parts,
+            param_ranges: parts,
             scratch,
         }
     }
 
     /// Numbers in one picture.
-    pub fn picture(&self) -> usize {
+    pub fn values_per_image(&self) -> usize {
         3 * self.side * self.side
     }
 
     /// From now on a batch in training is normalised by the statistics of all ranks' batches.
-    pub fn synchronize(&mut self, ranks: Arc<dyn Ranks>) {
-        self.scratch.lent.synchronize(ranks);
+    pub fn synchronize_batch_norm(&mut self, ranks: Arc<dyn Collective>) {
+        self.scratch.workspace.synchronize_batch_norm(ranks);
     }
 
     /// Writes the features of a batch: in training, normalised by the batch's own statistics, which
     /// the running ones in `state` then follow.
     pub fn forward(
         &mut self,
-        (values, state): (View<'_>, ViewMut<'_>),
-        pixels: Pixels<'_>,
+        (values, state): (TensorView<'_>, TensorViewMut<'_>),
+        pixels: PixelBatch<'_>,
         training: bool,
-        features: ViewMut<'_>,
+        features: TensorViewMut<'_>,
     ) {
-        let batch = pixels.len() / self.picture();
-        let pass = &mut Pass {
+        let batch = pixels.len() / self.values_per_image();
+        let pass = &mut ResnetForwardContext {
             values,
-            state,
+            buffers: state,
             training,
-            lent: &mut self.scratch.lent,
+            workspace: &mut self.scratch.workspace,
         };
 
         self.stem.forward(pass, pixels);
-        let mut x = self.stem.output(batch);
+        let mut x = self.stem.output_view(batch);
         for block in &mut self.blocks {
             block.forward(pass, x);
-            x = block.output(batch);
+            x = block.output_view(batch);
         }
 
         self.pool.forward(values, x, features);
@@ -157,29 +161,29 @@ impl Resnet {
     /// To be called after a forward pass in training.
     pub fn backward(
         &mut self,
-        (values, gradients): (View<'_>, &mut ViewMut<'_>),
-        dfeatures: View<'_>,
-        reducer: &mut dyn Reducer,
+        (values, gradients): (TensorView<'_>, &mut TensorViewMut<'_>),
+        dfeatures: TensorView<'_>,
+        reducer: &mut dyn GradientReducer,
     ) {
         let batch = dfeatures.len() / self.features;
         let stem = &self.stem;
         let blocks = &self.blocks;
         let scratch = &mut self.scratch;
         let input = |at: usize| match at.checked_sub(1) {
-            Some(before) => blocks[before].output(batch),
-            None => stem.output(batch),
+            Some(before) => blocks[before].output_view(batch),
+            None => stem.output_view(batch),
         };
 
-        let dx = scratch.gradient.first_mut(input(blocks.len()).len());
+        let dx = scratch.gradient.first_n_mut(input(blocks.len()).len());
         self.pool.backward((values, gradients), dfeatures, dx);
-        reducer.reduce(gradients, self.parts.last());
+        reducer.reduce_gradients(gradients, self.param_ranges.last_range());
 
         for (at, block) in blocks.iter().enumerate().rev() {
             block.backward((values, gradients), input(at), scratch);
-            reducer.reduce(gradients, self.parts.range(1 + at));
+            reducer.reduce_gradients(gradients, self.param_ranges.part_range(1 + at));
         }
 
         stem.backward((values, gradients), batch, scratch);
-        reducer.reduce(gradients, self.parts.range(0));
+        reducer.reduce_gradients(gradients, self.param_ranges.part_range(0));
     }
 }

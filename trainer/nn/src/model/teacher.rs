@@ -4,9 +4,9 @@ use cnclip_crds::model::ImageTower;
 
 use super::image_encoder::ImageEncoder;
 use cnclip_compute::ops::dropout::Dropout;
-use cnclip_compute::ops::patchify::Pixels;
-use cnclip_compute::params::{Init, Layout, Params};
-use cnclip_compute::tensor::{Memory, ViewMut};
+use cnclip_compute::ops::patchify::PixelBatch;
+use cnclip_compute::params::{ParamInit, ParamLayout, Params};
+use cnclip_compute::tensor::{Memory, TensorViewMut};
 
 /// An image tower in evaluation.
 #[derive(Debug)]
@@ -21,22 +21,22 @@ pub struct Teacher {
 impl Teacher {
     /// A tower whose features have a width, and room in some memory for so many pictures at once.
     pub fn new(memory: &Memory, tower: &ImageTower, width: usize, batch: usize) -> Self {
-        let mut layout = Layout::default().within(memory);
+        let mut layout = ParamLayout::default().with_memory(memory);
         // Blocks that keep nothing are enough for a tower without a backward pass.
-        let tower = ImageEncoder::declare(&mut layout, tower, width, (batch, true));
+        let tower = ImageEncoder::declare_params(&mut layout, tower, width, (batch, true));
         // Files of an image tower hold it too.
-        layout.weight("logit_scale", &[], Init::Zeros);
+        layout.register_weight("logit_scale", &[], ParamInit::Zeros);
 
         Self {
             tower,
-            params: layout.build(),
+            params: layout.allocate_params(),
             width,
             batch,
         }
     }
 
     /// Length of a feature.
-    pub fn width(&self) -> usize {
+    pub fn feature_width(&self) -> usize {
         self.width
     }
 
@@ -44,7 +44,7 @@ impl Teacher {
     ///
     /// # Shapes
     /// `features` [pictures, width].
-    pub fn encode(&mut self, pixels: Pixels<'_>, features: ViewMut<'_>) {
+    pub fn encode_images(&mut self, pixels: PixelBatch<'_>, features: TensorViewMut<'_>) {
         let picture = pixels.len() / (features.len() / self.width);
         let mut first = 0;
         let mut rest = features;
@@ -52,7 +52,7 @@ impl Teacher {
         while !rest.is_empty() {
             let count = self.batch.min(rest.len() / self.width);
             let (features, others) = rest.split_at(count * self.width);
-            let pixels = pixels.part(first * picture..(first + count) * picture);
+            let pixels = pixels.slice(first * picture..(first + count) * picture);
             self.tower
                 .forward(&mut self.params, pixels, (false, Dropout::NONE), features);
             (first, rest) = (first + count, others);

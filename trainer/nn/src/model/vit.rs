@@ -2,67 +2,67 @@
 
 mod block;
 
-use block::Block;
-use cnclip_crds::model::Vit as Sizes;
+use block::VitBlock;
+use cnclip_crds::model::VitConfig as Sizes;
 
-use super::parts::Parts;
-use super::placed::Placed;
-use super::scratch::Scratch;
-use super::shelf::Shelf;
-use cnclip_compute::collective::Reducer;
-use cnclip_compute::gemm::Onto;
+use super::activation_store::ActivationStore;
+use super::param_ranges::ParamRanges;
+use super::scratch::TransformerScratch;
+use super::sequence_buffers::SequenceBuffers;
+use cnclip_compute::collective::GradientReducer;
+use cnclip_compute::gemm::Accumulate;
 use cnclip_compute::ops::attention::Attention;
-use cnclip_compute::ops::layer_norm::{LayerNorm, MOMENTS};
+use cnclip_compute::ops::layer_norm::{LayerNorm, MOMENTS_PER_ROW};
 use cnclip_compute::ops::linear::Linear;
-use cnclip_compute::ops::patchify::{Pixels, Plate, cut_patches};
-use cnclip_compute::ops::positions;
-use cnclip_compute::ops::rows::{Keep, Sequences};
-use cnclip_compute::params::{Init, Layout, Weight};
-use cnclip_compute::tensor::{Array, Memory, View, ViewMut};
+use cnclip_compute::ops::patchify::{PixelBatch, PixelBuffers, extract_patches};
+use cnclip_compute::ops::position_embedding;
+use cnclip_compute::ops::sequences::{Pooling, Sequences};
+use cnclip_compute::params::{ParamInit, ParamLayout, Weight};
+use cnclip_compute::tensor::{Memory, Tensor, TensorView, TensorViewMut};
 
 /// PyTorch's default.
-const EPSILON: f32 = 1e-5;
+const LAYER_NORM_EPSILON: f32 = 1e-5;
 
 /// The image tower of all models but RN50.
 ///
 /// # Shapes
 /// Pixels [batch, 3, side, side] in, features [batch, features] out.
 #[derive(Debug)]
-pub struct Vit {
+pub struct VisionTransformer {
     side: usize,
     patch: usize,
     width: usize,
     patch_embedding: Linear,
     /// The class token, then the positions.
-    places: Weight,
+    token_embedding: Weight,
     norm_pre: LayerNorm,
-    blocks: Vec<Block>,
+    blocks: Vec<VitBlock>,
     norm_post: LayerNorm,
     projection: Linear,
     /// The embedding, each block, and what comes behind them.
-    parts: Parts,
+    param_ranges: ParamRanges,
     offsets: Vec<usize>,
     /// The pictures, where they begin and which of their patches are seen, on a device.
-    plate: Plate,
-    placed: Placed,
-    shelf: Shelf<block::Saved>,
-    scratch: Scratch,
-    saved: Saved,
+    pixel_buffer: PixelBuffers,
+    sequence_buffers: SequenceBuffers,
+    activations: ActivationStore<block::VitBlockCache>,
+    scratch: TransformerScratch,
+    cache: VitCache,
 }
 
 /// What the forward pass keeps for the backward pass.
 #[derive(Debug)]
-struct Saved {
-    patches: Array,
-    embedded: Array,
-    moments_pre: Array,
+struct VitCache {
+    patches: Tensor,
+    embedded: Tensor,
+    moments_pre: Tensor,
     /// What goes into each block, and what comes out of the last.
-    tokens: Vec<Array>,
-    moments_post: Array,
-    pooled: Array,
+    tokens: Vec<Tensor>,
+    moments_post: Tensor,
+    pooled: Tensor,
 }
 
-impl Saved {
+impl VitCache {
     fn new(
         memory: &Memory,
         (batch, tokens): (usize, usize),
@@ -71,21 +71,23 @@ impl Saved {
     ) -> Self {
         let rows = batch * tokens;
         Self {
-            patches: memory.array(rows * row),
-            embedded: memory.array(rows * width),
-            moments_pre: memory.exact(rows * MOMENTS),
-            tokens: (0..=layers).map(|_| memory.array(rows * width)).collect(),
-            moments_post: memory.exact(batch * MOMENTS),
-            pooled: memory.array(batch * width),
+            patches: memory.alloc_activations(rows * row),
+            embedded: memory.alloc_activations(rows * width),
+            moments_pre: memory.alloc_f32(rows * MOMENTS_PER_ROW),
+            tokens: (0..=layers)
+                .map(|_| memory.alloc_activations(rows * width))
+                .collect(),
+            moments_post: memory.alloc_f32(batch * MOMENTS_PER_ROW),
+            pooled: memory.alloc_activations(batch * width),
         }
     }
 }
 
-impl Vit {
+impl VisionTransformer {
     /// Declares the tower's weights under `visual`, with memory for `batch` pictures; `recompute` has
     /// its blocks share some.
-    pub fn declare(
-        layout: &mut Layout,
+    pub fn declare_params(
+        layout: &mut ParamLayout,
         sizes: &Sizes,
         (side, features): (usize, usize),
         (batch, recompute): (usize, bool),
@@ -103,62 +105,69 @@ impl Vit {
         let precision = layout.precision();
         let memory = layout.memory().clone();
         let heads = (width / head, width);
-        let attention = Attention::within(layout.memory(), heads, tokens, precision);
-        let normal = Init::Normal((width as f32).powf(-0.5));
-        let mut parts = Parts::begin(layout);
+        let attention = Attention::for_memory(layout.memory(), heads, tokens, precision);
+        let normal = ParamInit::Normal((width as f32).powf(-0.5));
+        let mut parts = ParamRanges::starting_at_end(layout);
 
-        let class = layout.weight("visual.class_embedding", &[width], normal);
-        let positions = layout.weight("visual.positional_embedding", &[tokens, width], normal);
+        let class = layout.register_weight("visual.class_embedding", &[width], normal);
+        let positions =
+            layout.register_weight("visual.positional_embedding", &[tokens, width], normal);
         let shape = [width, 3, patch, patch];
-        let convolution = layout.weight("visual.conv1.weight", &shape, Init::fan_in(row));
-        let norm_pre = LayerNorm::declare(layout, "visual.ln_pre", width, EPSILON);
+        let convolution = layout.register_weight(
+            "visual.conv1.weight",
+            &shape,
+            ParamInit::uniform_fan_in(row),
+        );
+        let norm_pre =
+            LayerNorm::declare_params(layout, "visual.ln_pre", width, LAYER_NORM_EPSILON);
 
-        parts.end(layout);
+        parts.close_range(layout);
         let block = |layer: usize| {
             let keep = if layer + 1 == layers {
-                Keep::First
+                Pooling::FirstToken
             } else {
-                Keep::All
+                Pooling::AllTokens
             };
 
-            let block = Block::declare(layout, layer, attention, keep);
-            parts.end(layout);
+            let block = VitBlock::declare_params(layout, layer, attention, keep);
+            parts.close_range(layout);
             block
         };
 
         let blocks: Vec<_> = (0..layers).map(block).collect();
-        let reserve = |block: &Block| block.reserve(&memory, (batch * tokens, batch));
-        let norm_post = LayerNorm::declare(layout, "visual.ln_post", width, EPSILON);
-        let projection = layout.weight("visual.proj", &[width, features], normal);
-        parts.end(layout);
+        let reserve = |block: &VitBlock| block.alloc_cache(&memory, (batch * tokens, batch));
+        let norm_post =
+            LayerNorm::declare_params(layout, "visual.ln_post", width, LAYER_NORM_EPSILON);
+        let projection = layout.register_weight("visual.proj", &[width, features], normal);
+        parts.close_range(layout);
 
         Self {
             side,
             patch,
             width,
-            shelf: Shelf::new(&blocks, recompute, reserve),
+            activations: ActivationStore::new(&blocks, recompute, reserve),
             patch_embedding: Linear::new(convolution, None, row),
-            places: Weight::join(&[class, positions]),
+            token_embedding: Weight::join_adjacent(&[class, positions]),
             norm_pre,
             blocks,
             norm_post,
-            projection: Linear::projection(projection, width),
-            parts,
+            projection: Linear::new_projection(projection, width),
+            param_ranges: parts,
             offsets: (0..=batch).map(|sample| sample * tokens).collect(),
-            plate: Plate::new(&memory, batch * 3 * side * side),
-            placed: Placed::new(&memory, batch, batch * (tokens - 1)),
-            scratch: Scratch::new(&memory, batch * tokens, 4 * width, attention),
-            saved: Saved::new(&memory, (batch, tokens), (row, width), layers),
+            pixel_buffer: PixelBuffers::new(&memory, batch * 3 * side * side),
+            sequence_buffers: SequenceBuffers::new(&memory, batch, batch * (tokens - 1)),
+            scratch: TransformerScratch::new(&memory, batch * tokens, 4 * width, attention),
+            cache: VitCache::new(&memory, (batch, tokens), (row, width), layers),
         }
     }
 
     /// Numbers in one picture.
-    pub fn picture(&self) -> usize {
+    pub fn values_per_image(&self) -> usize {
         3 * self.side * self.side
     }
 
     /// Patches of one picture.
-    pub fn patches(&self) -> usize {
+    pub fn patch_count(&self) -> usize {
         (self.side / self.patch).pow(2)
     }
 
@@ -168,136 +177,146 @@ impl Vit {
     /// `seen` [batch, seen]
     pub fn forward(
         &mut self,
-        values: View<'_>,
-        (pixels, seen): (Pixels<'_>, &[u32]),
-        features: ViewMut<'_>,
+        values: TensorView<'_>,
+        (pixels, seen): (PixelBatch<'_>, &[u32]),
+        features: TensorViewMut<'_>,
     ) {
-        let batch = pixels.len() / self.picture();
+        let batch = pixels.len() / self.values_per_image();
         let tokens = 1 + seen.len() / batch;
         let offsets = self.offsets.iter_mut().enumerate();
         offsets.for_each(|(sample, offset)| *offset = sample * tokens);
-        self.placed.take(&self.offsets[..=batch], seen);
-        self.embed(values, (pixels, seen), batch);
+        self.sequence_buffers
+            .upload_batch(&self.offsets[..=batch], seen);
+        self.embed_patches(values, (pixels, seen), batch);
 
         for layer in 0..self.blocks.len() {
-            self.run(layer, values, batch);
+            self.run_block(layer, values, batch);
         }
 
-        let Saved {
+        let VitCache {
             tokens,
             moments_post,
             pooled,
             ..
-        } = &mut self.saved;
+        } = &mut self.cache;
 
         let few = batch * self.width;
-        let last = tokens[self.blocks.len()].first(few);
-        let moments = moments_post.first_mut(batch * MOMENTS);
+        let last = tokens[self.blocks.len()].first_n(few);
+        let moments = moments_post.first_n_mut(batch * MOMENTS_PER_ROW);
         self.norm_post
-            .forward(values, last, pooled.first_mut(few), moments);
+            .forward(values, last, pooled.first_n_mut(few), moments);
         self.projection
-            .forward(values, pooled.first(few), features, Onto::Replace);
+            .forward(values, pooled.first_n(few), features, Accumulate::No);
     }
 
     /// Adds to the gradients of the weights, given that of the features and the patches that the
     /// forward pass saw; hands them on part by part.
     pub fn backward(
         &mut self,
-        (values, gradients): (View<'_>, &mut ViewMut<'_>),
+        (values, gradients): (TensorView<'_>, &mut TensorViewMut<'_>),
         seen: &[u32],
-        (dfeatures, reducer): (View<'_>, &mut dyn Reducer),
+        (dfeatures, reducer): (TensorView<'_>, &mut dyn GradientReducer),
     ) {
         let batch = dfeatures.len() / self.projection.outputs();
         let few = batch * self.width;
-        let saved = &self.saved;
-        let Scratch {
+        let saved = &self.cache;
+        let TransformerScratch {
             gradient, narrow, ..
         } = &mut self.scratch;
 
-        let pooled = saved.pooled.first(few);
-        let dpooled = narrow.first_mut(few);
+        let pooled = saved.pooled.first_n(few);
+        let dpooled = narrow.first_n_mut(few);
         self.projection.backward(
             (values, gradients),
             pooled,
             dfeatures,
             dpooled,
-            Onto::Replace,
+            Accumulate::No,
         );
 
-        let last = saved.tokens[self.blocks.len()].first(few);
-        let inner = (last, saved.moments_post.first(batch * MOMENTS));
-        let dpooled = narrow.first(few);
-        let dlast = gradient.first_mut(few);
+        let last = saved.tokens[self.blocks.len()].first_n(few);
+        let inner = (last, saved.moments_post.first_n(batch * MOMENTS_PER_ROW));
+        let dpooled = narrow.first_n(few);
+        let dlast = gradient.first_n_mut(few);
         self.norm_post
-            .backward((values, gradients), inner, dpooled, dlast, Onto::Replace);
-        reducer.reduce(gradients, self.parts.last());
+            .backward((values, gradients), inner, dpooled, dlast, Accumulate::No);
+        reducer.reduce_gradients(gradients, self.param_ranges.last_range());
 
         for layer in (0..self.blocks.len()).rev() {
-            if self.shelf.overwritten(layer) {
-                self.run(layer, values, batch);
+            if self.activations.is_overwritten(layer) {
+                self.run_block(layer, values, batch);
             }
 
-            let sequences = self.placed.on(Sequences::new(&self.offsets[..=batch]));
-            let memory = (&*self.shelf.place(layer), &mut self.scratch);
-            let x = self.saved.tokens[layer].view();
+            let sequences = self
+                .sequence_buffers
+                .bind_sequences(Sequences::new(&self.offsets[..=batch]));
+            let memory = (&*self.activations.cache_mut(layer), &mut self.scratch);
+            let x = self.cache.tokens[layer].view();
             self.blocks[layer].backward((values, gradients), sequences, x, memory);
-            reducer.reduce(gradients, self.parts.range(1 + layer));
+            reducer.reduce_gradients(gradients, self.param_ranges.part_range(1 + layer));
         }
 
-        self.backward_embed((values, gradients), seen, batch);
-        reducer.reduce(gradients, self.parts.range(0));
+        self.backward_embedding((values, gradients), seen, batch);
+        reducer.reduce_gradients(gradients, self.param_ranges.part_range(0));
     }
 
     /// One block forward.
-    fn run(&mut self, layer: usize, values: View<'_>, batch: usize) {
-        let sequences = self.placed.on(Sequences::new(&self.offsets[..=batch]));
-        let (before, after) = self.saved.tokens.split_at_mut(layer + 1);
-        let memory = (self.shelf.place(layer), &mut self.scratch);
+    fn run_block(&mut self, layer: usize, values: TensorView<'_>, batch: usize) {
+        let sequences = self
+            .sequence_buffers
+            .bind_sequences(Sequences::new(&self.offsets[..=batch]));
+        let (before, after) = self.cache.tokens.split_at_mut(layer + 1);
+        let memory = (self.activations.cache_mut(layer), &mut self.scratch);
         let x = before[layer].view();
         let y = after[0].view_mut();
 
         self.blocks[layer].forward(values, sequences, x, y, memory);
     }
 
-    fn embed(&mut self, values: View<'_>, (pixels, seen): (Pixels<'_>, &[u32]), batch: usize) {
+    fn embed_patches(
+        &mut self,
+        values: TensorView<'_>,
+        (pixels, seen): (PixelBatch<'_>, &[u32]),
+        batch: usize,
+    ) {
         let rows = self.offsets[batch];
         let width = self.width;
         let all = rows * width;
         let cut = rows * self.patch_embedding.inputs();
-        let Saved {
+        let VitCache {
             patches,
             embedded,
             moments_pre,
             tokens,
             ..
-        } = &mut self.saved;
+        } = &mut self.cache;
 
-        let seen = self.placed.numbers(seen);
-        let pixels = self.plate.take(pixels);
-        cut_patches(
+        let seen = self.sequence_buffers.bind_indices(seen);
+        let pixels = self.pixel_buffer.upload_pixels(pixels);
+        extract_patches(
             pixels,
             (self.side, self.patch),
             seen,
-            patches.first_mut(cut),
+            patches.first_n_mut(cut),
         );
 
-        let (class, places) = self.places.of(values).split_at(width);
-        positions::forward((places, class), seen, batch, embedded.first_mut(all));
+        let (class, places) = self.token_embedding.slice_of(values).split_at(width);
+        position_embedding::forward((places, class), seen, batch, embedded.first_n_mut(all));
         // The class token's patch is zero, so the product leaves its row alone.
-        let patches = patches.first(cut);
-        let sum = embedded.first_mut(all);
+        let patches = patches.first_n(cut);
+        let sum = embedded.first_n_mut(all);
 
         self.patch_embedding
-            .forward(values, patches, sum, Onto::Add);
-        let sum = embedded.first(all);
-        let moments = moments_pre.first_mut(rows * MOMENTS);
+            .forward(values, patches, sum, Accumulate::Yes);
+        let sum = embedded.first_n(all);
+        let moments = moments_pre.first_n_mut(rows * MOMENTS_PER_ROW);
         self.norm_pre
-            .forward(values, sum, tokens[0].first_mut(all), moments);
+            .forward(values, sum, tokens[0].first_n_mut(all), moments);
     }
 
-    fn backward_embed(
+    fn backward_embedding(
         &mut self,
-        (values, gradients): (View<'_>, &mut ViewMut<'_>),
+        (values, gradients): (TensorView<'_>, &mut TensorViewMut<'_>),
         seen: &[u32],
         batch: usize,
     ) {
@@ -305,25 +324,33 @@ impl Vit {
         let width = self.width;
         let all = rows * width;
         let cut = rows * self.patch_embedding.inputs();
-        let saved = &self.saved;
-        let Scratch {
+        let saved = &self.cache;
+        let TransformerScratch {
             gradient, narrow, ..
         } = &mut self.scratch;
 
-        let dy = gradient.first(all);
-        let dx = narrow.first_mut(all);
+        let dy = gradient.first_n(all);
+        let dx = narrow.first_n_mut(all);
         let inner = (
-            saved.embedded.first(all),
-            saved.moments_pre.first(rows * MOMENTS),
+            saved.embedded.first_n(all),
+            saved.moments_pre.first_n(rows * MOMENTS_PER_ROW),
         );
 
         self.norm_pre
-            .backward((values, gradients), inner, dy, dx, Onto::Replace);
-        let dx = narrow.first(all);
+            .backward((values, gradients), inner, dy, dx, Accumulate::No);
+        let dx = narrow.first_n(all);
         self.patch_embedding
-            .backward_weights(gradients, saved.patches.first(cut), dx);
-        let (class, places) = self.places.of(gradients.reborrow()).split_at(width);
+            .backward_weights(gradients, saved.patches.first_n(cut), dx);
+        let (class, places) = self
+            .token_embedding
+            .slice_of(gradients.reborrow())
+            .split_at(width);
 
-        positions::backward((places, class), self.placed.numbers(seen), batch, dx);
+        position_embedding::backward(
+            (places, class),
+            self.sequence_buffers.bind_indices(seen),
+            batch,
+            dx,
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! Whether an evaluation was asked for that can be. Looks at nothing but the configuration.
 
-use cnclip_crds::run_config::{EvaluateConfig, TaskConfig};
+use cnclip_crds::trainer_config::{EvaluateConfig, TaskConfig};
 
 use crate::error::{Error, Result};
 
@@ -8,13 +8,13 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// If not; with what is wrong and what to do.
-pub(super) fn check(config: &EvaluateConfig) -> Result<()> {
+pub(super) fn check_config(config: &EvaluateConfig) -> Result<()> {
     let two_kinds = |task: &&TaskConfig| task.retrieval.is_some() == task.zero_shot.is_some();
     if let Some(task) = config.tasks.iter().find(two_kinds) {
-        return Err(kindless(task));
+        return Err(task_kind_error(task));
     }
 
-    let problem = if let Some(problem) = config.world.problem() {
+    let problem = if let Some(problem) = config.world.validation_error() {
         problem
     } else if config.tasks.is_empty() {
         "tasks is empty; name at least one.".to_owned()
@@ -33,7 +33,7 @@ pub(super) fn check(config: &EvaluateConfig) -> Result<()> {
 }
 
 /// What is told of a task that is of no kind, or of two.
-pub(super) fn kindless(task: &TaskConfig) -> Error {
+pub(super) fn task_kind_error(task: &TaskConfig) -> Error {
     Error::Config(format!(
         "task {} must have exactly one of retrieval and zeroShot.",
         task.name

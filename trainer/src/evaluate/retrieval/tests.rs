@@ -58,16 +58,18 @@ fn recalls_and_the_ten_best_are_those_of_the_reference() {
         .map(|line| ids(line, "image_ids").iter().map(|id| place[id]).collect())
         .collect();
 
-    let found = Retrieval::of(Pool {
-        texts: Features::new(&text_features, 24),
-        images: Features::new(&image_features, 24),
+    let found = RetrievalResult::search_pool(RetrievalPool {
+        texts: FeatureMatrix::new(&text_features, 24),
+        images: FeatureMatrix::new(&image_features, 24),
         relevant: &relevant,
     });
 
     let mut of_texts = Vec::new();
     let mut of_images = Vec::new();
-    predictions::of_texts((&texts, &images), &found.text_to_image, &mut of_texts).unwrap();
-    predictions::of_images((&texts, &images), &found.image_to_text, &mut of_images).unwrap();
+    predictions::write_text_to_image((&texts, &images), &found.text_to_image, &mut of_texts)
+        .unwrap();
+    predictions::write_image_to_text((&texts, &images), &found.image_to_text, &mut of_images)
+        .unwrap();
     assert_eq!(parsed(&of_texts), lines("test_predictions.jsonl"));
     assert_eq!(parsed(&of_images), lines("test_tr_predictions.jsonl"));
     let path = concat!(
@@ -83,7 +85,7 @@ fn recalls_and_the_ten_best_are_those_of_the_reference() {
         let r10 = number("r10");
         let mean_recall = number("mean_recall");
 
-        Recall {
+        RecallAtK {
             r1,
             r5,
             r10,
@@ -96,7 +98,7 @@ fn recalls_and_the_ten_best_are_those_of_the_reference() {
     let answerable = expect["images_with_a_text"].as_u64().unwrap() as usize;
     assert_eq!(found.image_to_text.unanswerable, images.len() - answerable);
     assert_eq!(found.text_to_image.unanswerable, 0);
-    let score = predictions::score(found.text_to_image.recall.unwrap());
+    let score = predictions::score_json(found.text_to_image.recall.unwrap());
 
     assert_eq!(
         (&score["success"], &score["score"]),
@@ -109,13 +111,13 @@ fn recalls_and_the_ten_best_are_those_of_the_reference() {
 #[test]
 fn a_query_that_nothing_answers_is_left_out_and_counted() {
     let axes = [1.0, 0.0, 0.0, 1.0];
-    let pool = Pool {
-        texts: Features::new(&axes, 2),
-        images: Features::new(&axes, 2),
+    let pool = RetrievalPool {
+        texts: FeatureMatrix::new(&axes, 2),
+        images: FeatureMatrix::new(&axes, 2),
         relevant: &[vec![0], vec![]],
     };
 
-    let found = Retrieval::of(pool);
+    let found = RetrievalResult::search_pool(pool);
     assert_eq!(found.recalls().unwrap().text_to_image.r1, 100.0);
     assert_eq!(found.text_to_image.unanswerable, 1);
     assert_eq!(found.image_to_text.relevant, [vec![0], vec![]]);
@@ -124,13 +126,13 @@ fn a_query_that_nothing_answers_is_left_out_and_counted() {
 
 #[test]
 fn a_pool_that_does_not_say_what_is_right_is_searched_and_has_no_recall() {
-    let pool = Pool {
-        texts: Features::new(&[1.0, 2.0], 1),
-        images: Features::new(&[0.5, 1.0, -1.0], 1),
+    let pool = RetrievalPool {
+        texts: FeatureMatrix::new(&[1.0, 2.0], 1),
+        images: FeatureMatrix::new(&[0.5, 1.0, -1.0], 1),
         relevant: &[vec![], vec![]],
     };
 
-    let found = Retrieval::of(pool);
+    let found = RetrievalResult::search_pool(pool);
     assert_eq!(found.recalls(), None);
     let first: Vec<_> = found.text_to_image.nearest[1]
         .iter()

@@ -2,43 +2,43 @@
 
 /// Probabilities of every class, one picture after the other, and what is right.
 #[derive(Clone, Copy, Debug)]
-pub struct Guesses<'a> {
+pub struct ClassPredictions<'a> {
     /// # Shapes
     /// `[pictures, classes]`
     pub probabilities: &'a [f32],
     /// How many classes there are.
     pub classes: usize,
     /// The class of each picture.
-    pub right: &'a [usize],
+    pub labels: &'a [usize],
 }
 
-impl Guesses<'_> {
-    fn rows(&self) -> impl Iterator<Item = (&[f32], usize)> {
+impl ClassPredictions<'_> {
+    fn labeled_rows(&self) -> impl Iterator<Item = (&[f32], usize)> {
         self.probabilities
             .chunks_exact(self.classes.max(1))
-            .zip(self.right.iter().copied())
+            .zip(self.labels.iter().copied())
     }
 
     /// The share of pictures whose class is among the `k` most probable.
     ///
     /// # Guarantees
     /// Of equally probable classes the earlier one counts as more probable.
-    pub fn top(&self, k: usize) -> f64 {
+    pub fn top_k_accuracy(&self, k: usize) -> f64 {
         let hits = self
-            .rows()
-            .filter(|&(row, right)| rank(row, right) < k)
+            .labeled_rows()
+            .filter(|&(row, right)| class_rank(row, right) < k)
             .count();
 
-        hits as f64 / self.right.len().max(1) as f64
+        hits as f64 / self.labels.len().max(1) as f64
     }
 
     /// For each class, how often its pictures were taken for each.
     ///
     /// # Shapes
     /// `[classes, classes]`
-    pub fn confusion(&self) -> Vec<Vec<u64>> {
+    pub fn confusion_matrix(&self) -> Vec<Vec<u64>> {
         let mut confusion = vec![vec![0; self.classes]; self.classes];
-        for (row, right) in self.rows() {
+        for (row, right) in self.labeled_rows() {
             confusion[right][most_probable(row)] += 1;
         }
 
@@ -46,8 +46,8 @@ impl Guesses<'_> {
     }
 
     /// The probabilities of one class.
-    pub fn of_class(&self, class: usize) -> Vec<f32> {
-        self.rows().map(|(row, _)| row[class]).collect()
+    pub fn class_probabilities(&self, class: usize) -> Vec<f32> {
+        self.labeled_rows().map(|(row, _)| row[class]).collect()
     }
 }
 
@@ -60,7 +60,7 @@ pub fn most_probable(row: &[f32]) -> usize {
 }
 
 /// How many classes are more probable than one.
-fn rank(row: &[f32], class: usize) -> usize {
+fn class_rank(row: &[f32], class: usize) -> usize {
     let own = row[class];
     let before = row[..class].iter().filter(|&&other| other >= own).count();
     before
@@ -71,7 +71,7 @@ fn rank(row: &[f32], class: usize) -> usize {
 }
 
 /// The share of each class's pictures that are taken for it; `None` for a class without any.
-pub fn per_class(confusion: &[Vec<u64>]) -> Vec<Option<f64>> {
+pub fn per_class_accuracy(confusion: &[Vec<u64>]) -> Vec<Option<f64>> {
     let share = |(class, row): (usize, &Vec<u64>)| {
         let all: u64 = row.iter().sum();
         (all > 0).then(|| row[class] as f64 / all as f64)
@@ -81,7 +81,7 @@ pub fn per_class(confusion: &[Vec<u64>]) -> Vec<Option<f64>> {
 }
 
 /// The mean of what there is.
-pub fn mean(values: &[Option<f64>]) -> f64 {
+pub fn mean_of_known(values: &[Option<f64>]) -> f64 {
     let count = values.iter().flatten().count();
     values.iter().flatten().sum::<f64>() / count.max(1) as f64
 }
@@ -89,8 +89,8 @@ pub fn mean(values: &[Option<f64>]) -> f64 {
 /// Area under the receiver operating characteristic: how probable it is that a right picture scores
 /// more than a wrong one, an equal score being worth half. `None` if all are right or all are wrong.
 pub fn roc_auc(scores: &[f32], right: &[bool]) -> Option<f64> {
-    let order = sorted(scores);
-    let positives = count(right);
+    let order = argsort_descending(scores);
+    let positives = count_positives(right);
     let negatives = right.len() - positives;
 
     if positives == 0 || negatives == 0 {
@@ -117,7 +117,7 @@ pub fn roc_auc(scores: &[f32], right: &[bool]) -> Option<f64> {
 /// vision-evaluation's `MeanAveragePrecisionNPointsEvaluator` with 11 points, which ELEVATER scores
 /// with. Equal scores are one point of the curve, and the curve has the point of precision 1 at recall 0.
 pub fn average_precision(scores: &[f32], right: &[bool]) -> Option<f64> {
-    let positives = count(right);
+    let positives = count_positives(right);
     if positives == 0 {
         return None;
     }
@@ -126,7 +126,7 @@ pub fn average_precision(scores: &[f32], right: &[bool]) -> Option<f64> {
     let mut hits = 0;
     let mut seen = 0;
 
-    for ties in sorted(scores).chunk_by(|&a, &b| scores[a] == scores[b]) {
+    for ties in argsort_descending(scores).chunk_by(|&a, &b| scores[a] == scores[b]) {
         hits += ties.iter().filter(|&&place| right[place]).count();
         seen += ties.len();
         curve.push((hits as f64 / seen as f64, hits as f64 / positives as f64));
@@ -150,13 +150,13 @@ pub fn average_precision(scores: &[f32], right: &[bool]) -> Option<f64> {
 }
 
 /// Places from the highest score down.
-fn sorted(scores: &[f32]) -> Vec<usize> {
+fn argsort_descending(scores: &[f32]) -> Vec<usize> {
     let mut order: Vec<_> = (0..scores.len()).collect();
     order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
     order
 }
 
-fn count(right: &[bool]) -> usize {
+fn count_positives(right: &[bool]) -> usize {
     right.iter().filter(|&&right| right).count()
 }
 

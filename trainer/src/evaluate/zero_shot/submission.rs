@@ -6,34 +6,35 @@ use cnclip_crds::model::{Architecture, ModelConfig};
 use cnclip_crds::report::{Metric, TemplatesReport};
 use serde::{Serialize, Serializer};
 
-use super::metrics::per_class;
-use super::{Picture, Ready, Scored};
+use super::metrics::per_class_accuracy;
+use super::{ClassifiedImage, PreparedZeroShot, ScoredZeroShot};
 use crate::error::{Error, Result};
 use cnclip_data::store::Store;
 
 /// The file for EvalAI.
-pub const SUBMISSION: &str = "submission.json";
+pub const SUBMISSION_FILE: &str = "submission.json";
 /// The file of the classes.
-pub const CLASSES: &str = "classes.json";
+pub const CLASSES_FILE: &str = "classes.json";
 
 /// What a submission says of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Model {
+pub struct SubmissionModel {
     /// Its name.
     pub name: String,
     /// Numbers that were trained, of both towers.
     pub parameters: usize,
     /// Those of the image tower.
-    pub visual: usize,
+    pub visual_parameters: usize,
 }
 
-impl Model {
+impl SubmissionModel {
     /// A model of which these are the names and sizes of its tensors.
-    pub fn of<'a>(
+    pub fn from_tensors<'a>(
         config: &ModelConfig,
         tensors: impl Iterator<Item = (&'a str, usize)> + Clone,
     ) -> Self {
-        let known = |architecture: &&Architecture| architecture.towers().as_ref() == Some(config);
+        let known =
+            |architecture: &&Architecture| architecture.published_model().as_ref() == Some(config);
         let known = Architecture::PUBLISHED.iter().find(known);
         let name = known.and_then(|known| serde_json::to_value(known).ok());
         let name = name
@@ -51,7 +52,7 @@ impl Model {
                 name.unwrap_or_else(|| config.image.to_string())
             ),
             parameters: tensors.map(|(_, size)| size).sum(),
-            visual: visual.map(|(_, size)| size).sum(),
+            visual_parameters: visual.map(|(_, size)| size).sum(),
         }
     }
 }
@@ -67,18 +68,18 @@ struct Submission<'a> {
     n_shot: usize,
     rnd_seeds: [u64; 1],
     /// Of the one seed, for each picture the probability of each class.
-    predictions: [Rows<'a>; 1],
+    predictions: [PredictionRows<'a>; 1],
 }
 
 /// Rows of probabilities, each made when it is written: those of ImageNet are 450 MB of JSON.
-struct Rows<'a> {
-    pictures: &'a [Picture],
+struct PredictionRows<'a> {
+    pictures: &'a [ClassifiedImage],
     order: Option<&'a [usize]>,
 }
 
-impl Serialize for Rows<'_> {
+impl Serialize for PredictionRows<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
-        let row = |place: usize| Row(&self.pictures[place].probabilities);
+        let row = |place: usize| PredictionRow(&self.pictures[place].probabilities);
         match self.order {
             Some(order) => to.collect_seq(order.iter().map(|&place| row(place))),
             None => to.collect_seq((0..self.pictures.len()).map(row)),
@@ -86,36 +87,36 @@ impl Serialize for Rows<'_> {
     }
 }
 
-struct Row<'a>(&'a [f32]);
+struct PredictionRow<'a>(&'a [f32]);
 
-impl Serialize for Row<'_> {
+impl Serialize for PredictionRow<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
-        to.collect_seq(self.0.iter().map(rounded))
+        to.collect_seq(self.0.iter().map(round_probability))
     }
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Classes<'a> {
+struct ClassReport<'a> {
     task: &'a str,
     dataset: &'a str,
     digest: &'a str,
     headline: Metric,
     templates: TemplatesReport,
-    classes: Vec<Class<'a>>,
+    classes: Vec<ClassAccuracy<'a>>,
     /// Row by right class, column by the class that its pictures were taken for.
     confusion: &'a [Vec<u64>],
 }
 
 #[derive(Serialize)]
-struct Class<'a> {
+struct ClassAccuracy<'a> {
     name: &'a str,
     pictures: u64,
     /// In percent.
     accuracy: Option<f64>,
 }
 
-impl Scored {
+impl ScoredZeroShot {
     /// Writes what other programs take under the task's folder of the artifacts.
     ///
     /// # Errors
@@ -123,34 +124,47 @@ impl Scored {
     ///
     /// # Guarantees
     /// There is a submission only if every picture could be used: it must have a row for each.
-    pub fn write(&self, ready: &Ready, model: &Model, to: &Store) -> Result<()> {
-        let folder = to.join(&artifacts::task(&ready.name));
-        put(&folder, CLASSES, &self.by_class(ready))?;
-        if self.pictures.len() < ready.files.len() {
+    pub fn write_files(
+        &self,
+        ready: &PreparedZeroShot,
+        model: &SubmissionModel,
+        to: &Store,
+    ) -> Result<()> {
+        let folder = to.join_prefix(&artifacts::task_folder(&ready.name));
+        write_json(&folder, CLASSES_FILE, &self.class_report(ready))?;
+        if self.images.len() < ready.files.len() {
             tracing::warn!(
                 task = ready.name,
-                skipped = ready.files.len() - self.pictures.len(),
-                "no {SUBMISSION} is written, for it must have a row for every picture"
+                skipped = ready.files.len() - self.images.len(),
+                "no {SUBMISSION_FILE} is written, for it must have a row for every picture"
             );
 
             return Ok(());
         }
 
-        put(&folder, SUBMISSION, &self.submission(ready, model))
+        write_json(
+            &folder,
+            SUBMISSION_FILE,
+            &self.build_submission(ready, model),
+        )
     }
 
-    fn submission<'a>(&'a self, ready: &'a Ready, model: &'a Model) -> Submission<'a> {
-        let rows = Rows {
-            pictures: &self.pictures,
+    fn build_submission<'a>(
+        &'a self,
+        ready: &'a PreparedZeroShot,
+        model: &'a SubmissionModel,
+    ) -> Submission<'a> {
+        let rows = PredictionRows {
+            pictures: &self.images,
             order: ready.order.as_deref(),
         };
 
         Submission {
             model_name: &model.name,
-            dataset_name: &ready.called,
+            dataset_name: &ready.dataset_name,
             num_trainable_params: 0,
             num_params: model.parameters,
-            num_visual_params: model.visual,
+            num_visual_params: model.visual_parameters,
             num_backbone_params: model.parameters,
             n_shot: 0,
             rnd_seeds: [123],
@@ -158,21 +172,22 @@ impl Scored {
         }
     }
 
-    fn by_class<'a>(&'a self, ready: &'a Ready) -> Classes<'a> {
-        let accuracies = per_class(&self.confusion);
+    fn class_report<'a>(&'a self, ready: &'a PreparedZeroShot) -> ClassReport<'a> {
+        let accuracies = per_class_accuracy(&self.confusion);
         let classes = self.classes.iter().zip(&self.confusion).zip(accuracies);
-        let class = |((name, row), accuracy): ((&'a String, &Vec<u64>), Option<f64>)| Class {
-            name,
-            pictures: row.iter().sum(),
-            accuracy: accuracy.map(|share| 100.0 * share),
-        };
+        let class =
+            |((name, row), accuracy): ((&'a String, &Vec<u64>), Option<f64>)| ClassAccuracy {
+                name,
+                pictures: row.iter().sum(),
+                accuracy: accuracy.map(|share| 100.0 * share),
+            };
 
-        Classes {
+        ClassReport {
             task: &ready.name,
             dataset: &self.result.dataset,
             digest: &self.result.digest,
-            headline: ready.headline,
-            templates: ready.templates.report(),
+            headline: ready.primary_metric,
+            templates: ready.templates.to_report(),
             classes: classes.map(class).collect(),
             confusion: &self.confusion,
         }
@@ -180,13 +195,13 @@ impl Scored {
 }
 
 /// To six decimals.
-fn rounded(probability: &f32) -> f64 {
+fn round_probability(probability: &f32) -> f64 {
     (f64::from(*probability) * 1e6).round() / 1e6
 }
 
-fn put(folder: &Store, name: &str, value: &impl Serialize) -> Result<()> {
+fn write_json(folder: &Store, name: &str, value: &impl Serialize) -> Result<()> {
     let unwritten = |error| Error::Bug(format!("no JSON can be made: {error}"));
-    folder.write(name, |to| {
+    folder.write_with(name, |to| {
         serde_json::to_writer(to, value).map_err(unwritten)
     })
 }

@@ -6,16 +6,16 @@ use cnclip_crds::report::Metric;
 
 use super::*;
 use crate::evaluate::tests::Directions;
-use cnclip_compute::ops::patchify::Pixels;
+use cnclip_compute::ops::patchify::PixelBatch;
 use cnclip_data::store::Store;
-use cnclip_data::tokenize::Vocabulary;
-use cnclip_distributed::Crew;
-use cnclip_nn::model::Texts;
+use cnclip_data::tokenizer::Vocabulary;
+use cnclip_distributed::LocalRanks;
+use cnclip_nn::model::PackedTexts;
 
-const SIZES: Sizes = Sizes {
-    side: 4,
+const SIZES: EncoderInputSizes = EncoderInputSizes {
+    image_size: 4,
     context_length: 8,
-    batch: 3,
+    batch_size: 3,
 };
 
 /// Sees how red a picture is, and takes the second token of a text as a direction.
@@ -23,22 +23,22 @@ const SIZES: Sizes = Sizes {
 struct Plain(Directions);
 
 impl Encoder for Plain {
-    fn width(&self) -> usize {
+    fn embedding_dim(&self) -> usize {
         2
     }
-    fn encode_images(&mut self, pixels: Pixels<'_>) -> Cow<'_, [f32]> {
-        let Pixels::Bytes(planes) = pixels else {
+    fn encode_images(&mut self, pixels: PixelBatch<'_>) -> Cow<'_, [f32]> {
+        let PixelBatch::Bytes(planes) = pixels else {
             panic!("pictures come as bytes")
         };
 
-        let area = SIZES.side * SIZES.side;
+        let area = SIZES.image_size * SIZES.image_size;
         self.0.keep(
             planes
                 .chunks(3 * area)
                 .map(|planes| f32::from(planes[0]) / 200.0),
         )
     }
-    fn encode_texts(&mut self, texts: Texts<'_>) -> Cow<'_, [f32]> {
+    fn encode_texts(&mut self, texts: PackedTexts<'_>) -> Cow<'_, [f32]> {
         let first = texts.offsets.windows(2).map(|pair| texts.ids[pair[0] + 1]);
         self.0.keep(
             first
@@ -70,7 +70,7 @@ fn picture(red: u8) -> Bytes {
 
 /// Pictures of three levels of red; one of the last class looks like the second.
 fn colours() -> Store {
-    let store = Store::memory();
+    let store = Store::in_memory();
     store.put("label_cn.txt", "黑\n灰\n红\n".into()).unwrap();
     for (class, levels) in [[0u8, 5, 10, 15], [100, 105, 95, 90], [200, 205, 210, 110]]
         .iter()
@@ -86,12 +86,12 @@ fn colours() -> Store {
     store
 }
 
-fn ready(store: &Store) -> Ready {
+fn ready(store: &Store) -> PreparedZeroShot {
     let config = serde_json::from_value(serde_json::json!({"dataset": ""})).unwrap();
-    let ready = Ready::of("colours", &config, store.clone()).unwrap();
+    let ready = PreparedZeroShot::from_store("colours", &config, store.clone()).unwrap();
     let texts = vec!["{}".to_owned(), "{}红".to_owned()];
-    Ready {
-        templates: Templates {
+    PreparedZeroShot {
+        templates: PromptTemplates {
             texts,
             ..ready.templates
         },
@@ -99,18 +99,18 @@ fn ready(store: &Store) -> Ready {
     }
 }
 
-fn scored(ready: &Ready, most_skipped: f64) -> Result<Scored> {
+fn scored(ready: &PreparedZeroShot, most_skipped: f64) -> Result<ScoredZeroShot> {
     let mut encoder = Plain::default();
-    let scored = score(
+    let scored = score_zero_shot(
         ready,
         &tokenizer(),
         &mut encoder,
         (SIZES, most_skipped),
-        &World::alone(),
+        &Communicator::single_rank(),
     );
 
     assert!(
-        encoder.0.largest_batch <= SIZES.batch,
+        encoder.0.largest_batch <= SIZES.batch_size,
         "{}",
         encoder.0.largest_batch
     );
@@ -118,10 +118,10 @@ fn scored(ready: &Ready, most_skipped: f64) -> Result<Scored> {
     scored
 }
 
-fn numbers(scored: &Scored) -> ZeroShotScores {
+fn numbers(scored: &ScoredZeroShot) -> ZeroShotScores {
     match &scored.result.measured {
-        Measured::ZeroShot(scores) => scores.clone(),
-        Measured::Retrieval(_) => panic!("it is a classification"),
+        TaskScores::ZeroShot(scores) => scores.clone(),
+        TaskScores::Retrieval(_) => panic!("it is a classification"),
     }
 }
 
@@ -142,18 +142,18 @@ fn a_picture_is_taken_for_the_class_whose_name_is_nearest() {
     );
 
     assert!(numbers.mean_average_precision > 90.0 && numbers.mean_average_precision < 100.0);
-    assert_eq!((scored.result.images, scored.pictures.len()), (12, 12));
-    let last = &scored.pictures[11];
+    assert_eq!((scored.result.images, scored.images.len()), (12, 12));
+    let last = &scored.images[11];
     assert_eq!((last.file.as_str(), last.class), ("test/2/3.png", 2));
 
-    for picture in &scored.pictures {
+    for picture in &scored.images {
         assert!((picture.probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-6);
     }
 }
 
 #[test]
 fn of_two_classes_there_is_an_area_under_the_curve() {
-    let store = Store::memory();
+    let store = Store::in_memory();
     store.put("label_cn.txt", "黑\n红\n".into()).unwrap();
     for (file, level) in [("0/a", 98), ("0/b", 102), ("1/c", 100), ("1/d", 104)] {
         store
@@ -190,7 +190,7 @@ fn a_picture_that_cannot_be_used_is_left_out_and_too_many_end_the_evaluation() {
 
     assert_eq!(few.confusion, [[4, 0, 0], [0, 3, 0], [0, 0, 3]]);
     let error = scored(&ready, 0.1).unwrap_err();
-    assert_eq!(error.exit().code(), 65);
+    assert_eq!(error.exit_code().exit_code(), 65);
     let told = error.to_string();
 
     for expected in [
@@ -218,31 +218,31 @@ fn a_picture_that_cannot_be_used_is_left_out_and_too_many_end_the_evaluation() {
 fn a_model_that_says_no_numbers_is_refused() {
     struct Broken(Vec<f32>);
     impl Encoder for Broken {
-        fn width(&self) -> usize {
+        fn embedding_dim(&self) -> usize {
             1
         }
-        fn encode_images(&mut self, pixels: Pixels<'_>) -> Cow<'_, [f32]> {
-            let Pixels::Bytes(planes) = pixels else {
+        fn encode_images(&mut self, pixels: PixelBatch<'_>) -> Cow<'_, [f32]> {
+            let PixelBatch::Bytes(planes) = pixels else {
                 panic!("pictures come as bytes")
             };
 
             self.0 = vec![f32::NAN; planes.len() / 48];
             self.0.as_slice().into()
         }
-        fn encode_texts(&mut self, texts: Texts<'_>) -> Cow<'_, [f32]> {
-            self.0 = vec![1.0; texts.count()];
+        fn encode_texts(&mut self, texts: PackedTexts<'_>) -> Cow<'_, [f32]> {
+            self.0 = vec![1.0; texts.text_count()];
             self.0.as_slice().into()
         }
     }
 
     let ready = ready(&colours());
     let mut encoder = Broken(Vec::new());
-    let found = score(
+    let found = score_zero_shot(
         &ready,
         &tokenizer(),
         &mut encoder,
         (SIZES, 0.0),
-        &World::alone(),
+        &Communicator::single_rank(),
     );
 
     let told = found.unwrap_err().to_string();
@@ -257,8 +257,8 @@ fn any_number_of_ranks_gets_the_same() {
     let ready = ready(&colours());
     let alone = scored(&ready, 0.0).unwrap();
     for ranks in [2, 5, 20] {
-        let job = |world: Arc<World>| {
-            let found = score(
+        let job = |world: Arc<Communicator>| {
+            let found = score_zero_shot(
                 &ready,
                 &tokenizer(),
                 &mut Plain::default(),
@@ -266,21 +266,23 @@ fn any_number_of_ranks_gets_the_same() {
                 &world,
             )?;
 
-            assert_eq!(found.pictures, alone.pictures, "{ranks} ranks");
+            assert_eq!(found.images, alone.images, "{ranks} ranks");
             assert_eq!(numbers(&found), numbers(&alone), "{ranks} ranks");
             Ok(())
         };
 
-        Crew::threads(ranks).work::<Error>(job, job).unwrap();
+        LocalRanks::single_process(ranks)
+            .run_ranks::<Error>(job, job)
+            .unwrap();
     }
 }
 
 #[test]
 fn a_submission_has_a_row_for_every_picture_in_the_order_of_the_data_set() {
-    let model = Model {
+    let model = SubmissionModel {
         name: "CN-CLIP-ViT-B-16".into(),
         parameters: 7,
-        visual: 3,
+        visual_parameters: 3,
     };
 
     let store = colours();
@@ -292,9 +294,9 @@ fn a_submission_has_a_row_for_every_picture_in_the_order_of_the_data_set() {
         .unwrap();
 
     let with_order = ready(&store);
-    let to = Store::memory();
+    let to = Store::in_memory();
     let found = scored(&with_order, 0.0).unwrap();
-    found.write(&with_order, &model, &to).unwrap();
+    found.write_files(&with_order, &model, &to).unwrap();
     let read = |name: &str| {
         serde_json::from_slice::<serde_json::Value>(
             &to.get(&format!("tasks/colours/{name}")).unwrap(),
@@ -302,7 +304,7 @@ fn a_submission_has_a_row_for_every_picture_in_the_order_of_the_data_set() {
         .unwrap()
     };
 
-    let submission = read(SUBMISSION);
+    let submission = read(SUBMISSION_FILE);
     for (key, value) in [
         ("model_name", serde_json::json!("CN-CLIP-ViT-B-16")),
         ("dataset_name", serde_json::json!("colours")),
@@ -323,7 +325,7 @@ fn a_submission_has_a_row_for_every_picture_in_the_order_of_the_data_set() {
             .as_array()
             .unwrap()
             .iter()
-            .zip(&found.pictures[picture].probabilities)
+            .zip(&found.images[picture].probabilities)
         {
             let found = found.as_f64().unwrap();
             assert!(
@@ -338,7 +340,7 @@ fn a_submission_has_a_row_for_every_picture_in_the_order_of_the_data_set() {
         }
     }
 
-    let classes = read(CLASSES);
+    let classes = read(CLASSES_FILE);
     assert_eq!(
         classes["classes"][2],
         serde_json::json!({"name": "红", "pictures": 4, "accuracy": 75.0})
@@ -348,19 +350,23 @@ fn a_submission_has_a_row_for_every_picture_in_the_order_of_the_data_set() {
 
     store.put("test/1/2.png", "no picture".into()).unwrap();
     let less = ready(&store);
-    let to = Store::memory();
+    let to = Store::in_memory();
     scored(&less, 0.2)
         .unwrap()
-        .write(&less, &model, &to)
+        .write_files(&less, &model, &to)
         .unwrap();
 
     assert_eq!(
-        to.find("tasks/colours/submission.json").unwrap(),
+        to.get_if_exists("tasks/colours/submission.json").unwrap(),
         None,
         "a row would be missing"
     );
 
-    assert!(to.find("tasks/colours/classes.json").unwrap().is_some());
+    assert!(
+        to.get_if_exists("tasks/colours/classes.json")
+            .unwrap()
+            .is_some()
+    );
 }
 
 #[test]
@@ -372,11 +378,15 @@ fn a_model_is_called_as_it_was_published() {
         ("logit_scale", 1),
     ];
 
-    let mut config = Architecture::VitH14.towers().unwrap();
-    let of = |config: &_| Model::of(config, tensors.iter().copied());
+    let mut config = Architecture::VitH14.published_model().unwrap();
+    let of = |config: &_| SubmissionModel::from_tensors(config, tensors.iter().copied());
     let known = of(&config);
     assert_eq!(
-        (known.name.as_str(), known.parameters, known.visual),
+        (
+            known.name.as_str(),
+            known.parameters,
+            known.visual_parameters
+        ),
         ("CN-CLIP-ViT-H-14", 11, 6)
     );
 

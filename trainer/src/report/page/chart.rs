@@ -3,15 +3,15 @@
 use serde::Serialize;
 
 /// Width and height of the drawing. Near the width of a phone, so that letters keep their size.
-const SIZE: (f64, f64) = (360.0, 188.0);
+const CHART_SIZE: (f64, f64) = (360.0, 188.0);
 /// The corner of the plot at the top left, and its distance from the bottom right.
-const INSET: ((f64, f64), (f64, f64)) = ((42.0, 20.0), (8.0, 22.0));
+const PLOT_INSET: ((f64, f64), (f64, f64)) = ((42.0, 20.0), (8.0, 22.0));
 /// More points than this are averaged in groups: a screen shows no more.
-const MOST_POINTS: usize = 300;
+const MAX_POINTS: usize = 300;
 /// Fewer points than this are drawn as dots too.
-const DOTS_BELOW: usize = 40;
+const MAX_DOTTED_POINTS: usize = 40;
 /// What a letter of a label needs.
-const LETTER: f64 = 6.2;
+const LETTER_WIDTH: f64 = 6.2;
 
 /// One curve of a chart, as (step, value).
 #[derive(Clone, Debug, Default)]
@@ -24,13 +24,13 @@ pub(super) struct Curve {
 
 /// A label at a place along an axis.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-struct Mark {
+struct AxisLabel {
     at: f64,
     label: String,
 }
 
 #[derive(Clone, Debug, Serialize)]
-struct Line {
+struct ChartLine {
     name: String,
     last: String,
     path: String,
@@ -50,17 +50,17 @@ pub(super) struct Chart {
     right: f64,
     top: f64,
     bottom: f64,
-    across: Vec<Mark>,
-    up: Vec<Mark>,
+    across: Vec<AxisLabel>,
+    up: Vec<AxisLabel>,
     boundaries: Vec<f64>,
-    stages: Vec<Mark>,
-    lines: Vec<Line>,
+    stages: Vec<AxisLabel>,
+    lines: Vec<ChartLine>,
 }
 
 impl Chart {
     /// Draws curves over steps; nothing if there is no point. `stages` are the names of the parts
     /// and the steps at which they end.
-    pub(super) fn draw(
+    pub(super) fn draw_curves(
         (title, unit): (&'static str, &'static str),
         curves: &[Curve],
         stages: &[(String, f64)],
@@ -90,53 +90,57 @@ impl Chart {
         let low = values().reduce(f64::min)?;
         let high = values().reduce(f64::max)?;
         let last = stages.iter().map(|stage| stage.1).fold(1.0, f64::max);
-        let ((left, top), (right, bottom)) = INSET;
-        let right = SIZE.0 - right;
-        let bottom = SIZE.1 - bottom;
-        let values = Axis::around(low.min(0.0), high.max(0.0), (bottom, top));
-        let steps = Axis {
+        let ((left, top), (right, bottom)) = PLOT_INSET;
+        let right = CHART_SIZE.0 - right;
+        let bottom = CHART_SIZE.1 - bottom;
+        let values = ChartAxis::from_value_range(low.min(0.0), high.max(0.0), (bottom, top));
+        let steps = ChartAxis {
             low: 0.0,
             high: last,
-            step: nice(last / 6.0),
+            step: nice_step(last / 6.0),
             ends: (left, right),
         };
 
         Some(Self {
             title,
             unit,
-            summary: summary(title, &curves, values.step / 100.0),
-            width: SIZE.0,
-            height: SIZE.1,
+            summary: describe_curves(title, &curves, values.step / 100.0),
+            width: CHART_SIZE.0,
+            height: CHART_SIZE.1,
             left,
             right,
             top,
             bottom,
-            across: steps.marks(),
-            up: values.marks(),
+            across: steps.tick_labels(),
+            up: values.tick_labels(),
             boundaries: stages
                 .iter()
-                .map(|stage| steps.place(stage.1))
+                .map(|stage| steps.to_coordinate(stage.1))
                 .rev()
                 .skip(1)
                 .collect(),
-            stages: names(stages, &steps),
+            stages: stage_labels(stages, &steps),
             lines: curves
                 .iter()
-                .map(|curve| Line::draw(curve, &steps, &values))
+                .map(|curve| ChartLine::from_curve(curve, &steps, &values))
                 .collect(),
         })
     }
 }
 
-fn summary(title: &str, curves: &[Curve], step: f64) -> String {
+fn describe_curves(title: &str, curves: &[Curve], step: f64) -> String {
     let told = curves.iter().filter_map(|Curve { name, points }| {
         let first = points.first()?;
         let last = points.last()?;
-        let ends = format!("from {} to {}", label(first.1, step), label(last.1, step));
+        let ends = format!(
+            "from {} to {}",
+            format_value(first.1, step),
+            format_value(last.1, step)
+        );
         let steps = format!(
             "over steps {} to {}",
-            label(first.0, 1.0),
-            label(last.0, 1.0)
+            format_value(first.0, 1.0),
+            format_value(last.0, 1.0)
         );
 
         Some(format!("{name} {ends} {steps}").trim().to_owned())
@@ -146,18 +150,18 @@ fn summary(title: &str, curves: &[Curve], step: f64) -> String {
 }
 
 /// The names of the parts in the middle of each, where there is room.
-fn names(stages: &[(String, f64)], steps: &Axis) -> Vec<Mark> {
+fn stage_labels(stages: &[(String, f64)], steps: &ChartAxis) -> Vec<AxisLabel> {
     let ends = stages.iter().map(|stage| stage.1);
     let starts = std::iter::once(0.0).chain(ends);
     let marks = stages
         .iter()
         .zip(starts)
         .filter_map(|((name, end), start)| {
-            let from = steps.place(start);
-            let to = steps.place(*end);
-            let fits = name.chars().count() as f64 * LETTER < to - from;
-            fits.then(|| Mark {
-                at: round((from + to) / 2.0),
+            let from = steps.to_coordinate(start);
+            let to = steps.to_coordinate(*end);
+            let fits = name.chars().count() as f64 * LETTER_WIDTH < to - from;
+            fits.then(|| AxisLabel {
+                at: round_coordinate((from + to) / 2.0),
                 label: name.clone(),
             })
         });
@@ -165,21 +169,22 @@ fn names(stages: &[(String, f64)], steps: &Axis) -> Vec<Mark> {
     marks.collect()
 }
 
-impl Line {
-    fn draw(curve: &Curve, steps: &Axis, values: &Axis) -> Self {
-        let points = thinned(&curve.points).map(|(x, y)| (steps.place(x), values.place(y)));
+impl ChartLine {
+    fn from_curve(curve: &Curve, steps: &ChartAxis, values: &ChartAxis) -> Self {
+        let points = downsample_points(&curve.points)
+            .map(|(x, y)| (steps.to_coordinate(x), values.to_coordinate(y)));
         let points: Vec<_> = points.collect();
         let corners = points.iter().map(|(x, y)| format!("{x} {y}"));
         let last = curve
             .points
             .last()
-            .map(|point| label(point.1, values.step / 100.0));
+            .map(|point| format_value(point.1, values.step / 100.0));
 
         Self {
             name: curve.name.clone(),
             last: last.unwrap_or_default(),
             path: format!("M{}", corners.collect::<Vec<_>>().join("L")),
-            dots: if points.len() < DOTS_BELOW {
+            dots: if points.len() < MAX_DOTTED_POINTS {
                 points
             } else {
                 Vec::new()
@@ -189,8 +194,8 @@ impl Line {
 }
 
 /// Means of neighbours, so many that few enough are left.
-fn thinned(points: &[(f64, f64)]) -> impl Iterator<Item = (f64, f64)> {
-    let group = points.len().div_ceil(MOST_POINTS).max(1);
+fn downsample_points(points: &[(f64, f64)]) -> impl Iterator<Item = (f64, f64)> {
+    let group = points.len().div_ceil(MAX_POINTS).max(1);
     points.chunks(group).map(|group| {
         let sum = group
             .iter()
@@ -200,23 +205,23 @@ fn thinned(points: &[(f64, f64)]) -> impl Iterator<Item = (f64, f64)> {
 }
 
 /// A range of values and the range of coordinates it is drawn on.
-struct Axis {
+struct ChartAxis {
     low: f64,
     high: f64,
     step: f64,
     ends: (f64, f64),
 }
 
-impl Axis {
+impl ChartAxis {
     /// Begins and ends on round numbers around what is drawn.
-    fn around(low: f64, high: f64, ends: (f64, f64)) -> Self {
+    fn from_value_range(low: f64, high: f64, ends: (f64, f64)) -> Self {
         let spread = if high > low {
             high - low
         } else {
             high.abs().max(1.0)
         };
 
-        let step = nice(spread / 3.0);
+        let step = nice_step(spread / 3.0);
         let low = (low / step).floor() * step;
         let high = (high / step).ceil() * step;
         let high = if high > low { high } else { low + step };
@@ -229,26 +234,26 @@ impl Axis {
         }
     }
 
-    fn place(&self, value: f64) -> f64 {
+    fn to_coordinate(&self, value: f64) -> f64 {
         let (start, end) = self.ends;
-        round(start + (value - self.low) / (self.high - self.low) * (end - start))
+        round_coordinate(start + (value - self.low) / (self.high - self.low) * (end - start))
     }
 
-    fn marks(&self) -> Vec<Mark> {
+    fn tick_labels(&self) -> Vec<AxisLabel> {
         let count = ((self.high - self.low) / self.step + 1e-6).floor() as usize;
         let value = |number: usize| self.low + number as f64 * self.step;
         (0..=count)
             .map(value)
-            .map(|value| Mark {
-                at: self.place(value),
-                label: label(value, self.step),
+            .map(|value| AxisLabel {
+                at: self.to_coordinate(value),
+                label: format_value(value, self.step),
             })
             .collect()
     }
 }
 
 /// The next larger of 1, 2 and 5 times a power of ten.
-fn nice(step: f64) -> f64 {
+fn nice_step(step: f64) -> f64 {
     let power = 10f64.powf(step.max(1e-12).log10().floor());
     let factors = [1.0, 2.0, 5.0, 10.0];
     power
@@ -258,12 +263,12 @@ fn nice(step: f64) -> f64 {
             .unwrap_or(10.0)
 }
 
-fn round(coordinate: f64) -> f64 {
+fn round_coordinate(coordinate: f64) -> f64 {
     (coordinate * 10.0).round() / 10.0
 }
 
 /// A value with as many digits as its distance to the next needs.
-fn label(value: f64, step: f64) -> String {
+fn format_value(value: f64, step: f64) -> String {
     let size = value.abs();
     if size < step / 1000.0 {
         return "0".into();
@@ -300,7 +305,7 @@ mod tests {
             .map(|(name, end)| ((*name).into(), *end))
             .collect();
 
-        Chart::draw(("Loss", "nats"), curves, &stages)
+        Chart::draw_curves(("Loss", "nats"), curves, &stages)
     }
 
     #[test]
@@ -316,7 +321,11 @@ mod tests {
             (2_000_000.0, 1e6, "2M"),
             (1e-17, 0.1, "0"),
         ] {
-            assert_eq!(label(value, step), said, "{value} in steps of {step}");
+            assert_eq!(
+                format_value(value, step),
+                said,
+                "{value} in steps of {step}"
+            );
         }
     }
 
@@ -329,7 +338,7 @@ mod tests {
             (0.0, 0.0, vec!["0", "0.5"]),
             (-3.0, 2.0, vec!["-4", "-2", "0", "2"]),
         ] {
-            let marks = Axis::around(low, high, (0.0, 1.0)).marks();
+            let marks = ChartAxis::from_value_range(low, high, (0.0, 1.0)).tick_labels();
             let found: Vec<_> = marks.into_iter().map(|mark| mark.label).collect();
             assert_eq!(found, labels, "{low} to {high}");
         }
@@ -357,7 +366,7 @@ mod tests {
             .map(|(x, y)| (x.parse().unwrap(), y.parse().unwrap()))
             .collect();
 
-        assert!(points.len() <= MOST_POINTS, "{}", points.len());
+        assert!(points.len() <= MAX_POINTS, "{}", points.len());
         for (x, y) in points {
             assert!((chart.left..=chart.right).contains(&x), "{x}");
             assert!((chart.top..=chart.bottom).contains(&y), "{y}");

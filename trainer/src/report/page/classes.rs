@@ -5,27 +5,27 @@ use std::collections::HashSet;
 
 use serde::Serialize;
 
-use super::matrix::Matrix;
-use super::picture::data_uri;
+use super::confusion_matrix::ConfusionMatrix;
+use super::thumbnail::thumbnail_data_uri;
 use crate::error::Result;
 use crate::evaluate::zero_shot::metrics::most_probable;
-use crate::evaluate::zero_shot::{Picture, Scored};
+use crate::evaluate::zero_shot::{ClassifiedImage, ScoredZeroShot};
 use cnclip_data::store::Store;
 
 /// More classes than this are folded but for both ends.
-const MOST_OPEN: usize = 30;
+const MAX_UNFOLDED_CLASSES: usize = 30;
 /// Classes shown at each end then.
-const END: usize = 9;
+const MAX_CLASSES_PER_END: usize = 9;
 /// More classes than this are no matrix that anyone could read.
-const MOST_DRAWN: usize = 50;
+const MAX_MATRIX_CLASSES: usize = 50;
 /// Pairs of classes shown.
-const PAIRS: usize = 10;
+const MAX_CONFUSED_PAIRS: usize = 10;
 /// Pictures shown that were mistaken.
-const MISTAKEN: usize = 12;
+const MAX_MISCLASSIFIED: usize = 12;
 
 /// One class.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Class {
+pub struct ClassSummary {
     /// Its name.
     pub name: String,
     /// How many pictures it has.
@@ -36,7 +36,7 @@ pub struct Class {
 
 /// A class and another that its pictures are taken for.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Pair {
+pub struct ConfusedPair {
     /// What they are.
     pub class: String,
     /// What they are taken for.
@@ -49,7 +49,7 @@ pub struct Pair {
 
 /// A picture that was taken for something else.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Mistaken {
+pub struct MisclassifiedImage {
     /// The picture as a `data:` URI; `None` if it cannot be shown.
     pub picture: Option<String>,
     /// What it is.
@@ -62,47 +62,47 @@ pub struct Mistaken {
 
 /// The classes of a task.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Classes {
+pub struct ClassDetails {
     /// The best, best first; all of them if they are few.
-    pub best: Vec<Class>,
+    pub best: Vec<ClassSummary>,
     /// Those between.
-    pub between: Vec<Class>,
+    pub between: Vec<ClassSummary>,
     /// The worst, best of them first.
-    pub worst: Vec<Class>,
+    pub worst: Vec<ClassSummary>,
     /// Which are taken for which, if they are few.
-    pub(super) matrix: Option<Matrix>,
+    pub(super) matrix: Option<ConfusionMatrix>,
     /// The pairs that are mistaken most often, the most often first.
-    pub pairs: Vec<Pair>,
+    pub pairs: Vec<ConfusedPair>,
     /// Pictures that the model is surest of and wrong about.
-    pub mistaken: Vec<Mistaken>,
+    pub mistaken: Vec<MisclassifiedImage>,
 }
 
-impl Classes {
+impl ClassDetails {
     /// Those of a classification; its pictures are read again from the data set.
     ///
     /// # Errors
     /// If the store fails.
-    pub fn of(scored: &Scored, dataset: &Store) -> Result<Self> {
-        let Scored {
+    pub fn from_scored(scored: &ScoredZeroShot, dataset: &Store) -> Result<Self> {
+        let ScoredZeroShot {
             classes: names,
             confusion,
             ..
         } = scored;
 
-        let mut best = sorted(names, confusion);
-        let ends = if names.len() > MOST_OPEN {
-            END
+        let mut best = rank_classes(names, confusion);
+        let ends = if names.len() > MAX_UNFOLDED_CLASSES {
+            MAX_CLASSES_PER_END
         } else {
             names.len()
         };
 
         let mut between = best.split_off(ends.min(best.len()));
-        let worst = between.split_off(between.len().saturating_sub(END));
-        let mistaken = mistaken(&scored.pictures).into_iter();
+        let worst = between.split_off(between.len().saturating_sub(MAX_CLASSES_PER_END));
+        let mistaken = misclassified_images(&scored.images).into_iter();
         let mistaken = mistaken.map(|(picture, taken_for)| {
             let file = dataset.get(&picture.file)?;
-            Ok(Mistaken {
-                picture: data_uri(&file),
+            Ok(MisclassifiedImage {
+                picture: thumbnail_data_uri(&file),
                 class: names[picture.class].clone(),
                 taken_for: names[taken_for].clone(),
                 probability: 100.0 * picture.probabilities[taken_for],
@@ -113,19 +113,20 @@ impl Classes {
             best,
             between,
             worst,
-            matrix: (names.len() <= MOST_DRAWN).then(|| Matrix::draw(names, confusion)),
-            pairs: pairs(names, confusion),
+            matrix: (names.len() <= MAX_MATRIX_CLASSES)
+                .then(|| ConfusionMatrix::from_confusion(names, confusion)),
+            pairs: most_confused_pairs(names, confusion),
             mistaken: mistaken.collect::<Result<_>>()?,
         })
     }
 }
 
 /// The best first, those without pictures last.
-fn sorted(names: &[String], confusion: &[Vec<u64>]) -> Vec<Class> {
+fn rank_classes(names: &[String], confusion: &[Vec<u64>]) -> Vec<ClassSummary> {
     let class = |(number, row): (usize, &Vec<u64>)| {
         let images: u64 = row.iter().sum();
-        let right = (images > 0).then(|| percent(row[number], images));
-        Class {
+        let right = (images > 0).then(|| percent_of(row[number], images));
+        ClassSummary {
             name: names[number].clone(),
             images,
             right,
@@ -133,12 +134,12 @@ fn sorted(names: &[String], confusion: &[Vec<u64>]) -> Vec<Class> {
     };
 
     let mut classes: Vec<_> = confusion.iter().enumerate().map(class).collect();
-    let place = |class: &Class| class.right.unwrap_or(-1.0);
+    let place = |class: &ClassSummary| class.right.unwrap_or(-1.0);
     classes.sort_by(|a, b| place(b).total_cmp(&place(a)));
     classes
 }
 
-fn pairs(names: &[String], confusion: &[Vec<u64>]) -> Vec<Pair> {
+fn most_confused_pairs(names: &[String], confusion: &[Vec<u64>]) -> Vec<ConfusedPair> {
     let row = |(class, row): (usize, &Vec<u64>)| {
         let all: u64 = row.iter().sum();
         let others = row
@@ -147,25 +148,29 @@ fn pairs(names: &[String], confusion: &[Vec<u64>]) -> Vec<Pair> {
             .filter(move |&(other, &images)| other != class && images > 0);
 
         let pair =
-            move |(other, &images): (usize, &u64)| (class, other, images, percent(images, all));
+            move |(other, &images): (usize, &u64)| (class, other, images, percent_of(images, all));
         others.map(pair).collect::<Vec<_>>()
     };
 
     let mut pairs: Vec<_> = confusion.iter().enumerate().flat_map(row).collect();
     pairs.sort_by(|a, b| b.2.cmp(&a.2).then(b.3.total_cmp(&a.3)));
-    let pair = |(class, other, images, share): (usize, usize, u64, f64)| Pair {
+    let pair = |(class, other, images, share): (usize, usize, u64, f64)| ConfusedPair {
         class: names[class].clone(),
         taken_for: names[other].clone(),
         images,
         share,
     };
 
-    pairs.into_iter().take(PAIRS).map(pair).collect()
+    pairs
+        .into_iter()
+        .take(MAX_CONFUSED_PAIRS)
+        .map(pair)
+        .collect()
 }
 
 /// The pictures that the model is surest of and wrong about, and what they are taken for: first one
 /// of each pair of classes.
-fn mistaken(pictures: &[Picture]) -> Vec<(&Picture, usize)> {
+fn misclassified_images(pictures: &[ClassifiedImage]) -> Vec<(&ClassifiedImage, usize)> {
     let guesses = pictures
         .iter()
         .map(|picture| (picture, most_probable(&picture.probabilities)));
@@ -176,15 +181,16 @@ fn mistaken(pictures: &[Picture]) -> Vec<(&Picture, usize)> {
 
     wrong.sort_by(|(a, x), (b, y)| b.probabilities[*y].total_cmp(&a.probabilities[*x]));
     let mut seen = HashSet::new();
-    let new = |(picture, taken_for): &(&Picture, usize)| seen.insert((picture.class, *taken_for));
+    let new =
+        |(picture, taken_for): &(&ClassifiedImage, usize)| seen.insert((picture.class, *taken_for));
     let (mut first, more): (Vec<_>, Vec<_>) = wrong.into_iter().partition(new);
     first.extend(more);
-    first.truncate(MISTAKEN);
+    first.truncate(MAX_MISCLASSIFIED);
 
     first
 }
 
-fn percent(part: u64, of: u64) -> f64 {
+fn percent_of(part: u64, of: u64) -> f64 {
     100.0 * part as f64 / of.max(1) as f64
 }
 

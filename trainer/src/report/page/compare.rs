@@ -1,38 +1,38 @@
 //! Several runs beside one another, as a table and as a page: what an ablation is read by. Reads and
 //! writes nothing.
 
-use cnclip_crds::report::{Recall, Recalls};
+use cnclip_crds::report::{RecallAtK, RetrievalRecalls};
 use serde::Serialize;
 
 use super::chart::{Chart, Curve};
-use super::{Stage, render, written};
-use crate::report::aligned::aligned;
-use crate::report::history::{Point, best};
+use super::{StageCurves, format_timestamp, render_template};
+use crate::report::history::{HistoryPoint, best_recalls};
+use crate::report::text_table::format_table;
 
 /// The curves of one run.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Curves {
+pub struct RunCurves {
     /// What it is called here.
     pub name: String,
     /// Its stages in their order.
-    pub stages: Vec<Stage>,
+    pub stages: Vec<StageCurves>,
 }
 
 #[derive(Serialize)]
-struct Row<'a> {
+struct RunRow<'a> {
     name: &'a str,
     steps: i64,
     pairs: i64,
     loss: Option<f64>,
     /// Texts ask, then images; empty if it was never validated.
-    recalls: Vec<Recall>,
+    recalls: Vec<RecallAtK>,
 }
 
 #[derive(Serialize)]
-struct View<'a> {
+struct ComparisonView<'a> {
     title: &'a str,
     written: String,
-    runs: Vec<Row<'a>>,
+    runs: Vec<RunRow<'a>>,
     charts: Vec<Chart>,
 }
 
@@ -40,16 +40,16 @@ struct View<'a> {
 ///
 /// # Units
 /// `written_at` is in seconds since 1970.
-pub fn compare(title: &str, runs: &[Curves], written_at: i64) -> String {
-    let runs_of = |title: &'static str, unit, value: fn(&Point) -> Option<f64>| {
-        let curves: Vec<_> = runs.iter().map(|run| run.curve(value)).collect();
+pub fn render_comparison(title: &str, runs: &[RunCurves], written_at: i64) -> String {
+    let runs_of = |title: &'static str, unit, value: fn(&HistoryPoint) -> Option<f64>| {
+        let curves: Vec<_> = runs.iter().map(|run| run.concat_curve(value)).collect();
         let last = runs
             .iter()
-            .map(|run| run.sum(|point| point.step))
+            .map(|run| run.total_over_stages(|point| point.step))
             .max()
             .unwrap_or(0);
 
-        Chart::draw((title, unit), &curves, &[(String::new(), last as f64)])
+        Chart::draw_curves((title, unit), &curves, &[(String::new(), last as f64)])
     };
 
     let charts = [
@@ -61,19 +61,19 @@ pub fn compare(title: &str, runs: &[Curves], written_at: i64) -> String {
         runs_of("Loss", "nats", |point| point.loss),
     ];
 
-    render(
+    render_template(
         "compare.html",
-        &View {
+        &ComparisonView {
             title,
-            written: written(written_at),
-            runs: runs.iter().map(Curves::row).collect(),
+            written: format_timestamp(written_at),
+            runs: runs.iter().map(RunCurves::summary_row).collect(),
             charts: charts.into_iter().flatten().collect(),
         },
     )
 }
 
-fn mean_recall(point: &Point) -> Option<f64> {
-    let Recalls {
+fn mean_recall(point: &HistoryPoint) -> Option<f64> {
+    let RetrievalRecalls {
         text_to_image,
         image_to_text,
     } = point.recalls?;
@@ -81,7 +81,7 @@ fn mean_recall(point: &Point) -> Option<f64> {
     Some((text_to_image.mean_recall + image_to_text.mean_recall) / 2.0)
 }
 
-const COLUMNS: [&str; 6] = [
+const COMPARISON_COLUMNS: [&str; 6] = [
     "RUN",
     "STEPS",
     "PAIRS",
@@ -91,19 +91,19 @@ const COLUMNS: [&str; 6] = [
 ];
 
 /// A line for each run: how much it trained, and its best validation in both directions, in percent.
-pub fn table(runs: &[Curves]) -> String {
-    let row = |run: &Curves| {
-        let Row {
+pub fn format_comparison_table(runs: &[RunCurves]) -> String {
+    let row = |run: &RunCurves| {
+        let RunRow {
             name,
             steps,
             pairs,
             loss,
             recalls,
-        } = run.row();
+        } = run.summary_row();
 
         let loss = loss.map_or("–".to_owned(), |loss| format!("{loss:.3}"));
         let recalls = recalls.iter().map(
-            |Recall {
+            |RecallAtK {
                  r1,
                  r5,
                  r10,
@@ -116,24 +116,24 @@ pub fn table(runs: &[Curves]) -> String {
     };
 
     let rows: Vec<_> = runs.iter().map(row).collect();
-    aligned((&COLUMNS, 1), &rows)
+    format_table((&COMPARISON_COLUMNS, 1), &rows)
 }
 
-impl Curves {
-    fn row(&self) -> Row<'_> {
+impl RunCurves {
+    fn summary_row(&self) -> RunRow<'_> {
         let points = || self.stages.iter().flat_map(|stage| &stage.points);
-        let best = best(points()).map(|(_, best)| [best.text_to_image, best.image_to_text]);
-        Row {
+        let best = best_recalls(points()).map(|(_, best)| [best.text_to_image, best.image_to_text]);
+        RunRow {
             name: &self.name,
-            steps: self.sum(|point| point.step),
-            pairs: self.sum(|point| point.samples_seen),
+            steps: self.total_over_stages(|point| point.step),
+            pairs: self.total_over_stages(|point| point.samples_seen),
             loss: points().filter_map(|point| point.loss).next_back(),
             recalls: best.map(Vec::from).unwrap_or_default(),
         }
     }
 
     /// The last values of all stages together.
-    fn sum(&self, value: fn(&Point) -> i64) -> i64 {
+    fn total_over_stages(&self, value: fn(&HistoryPoint) -> i64) -> i64 {
         self.stages
             .iter()
             .filter_map(|stage| stage.points.last())
@@ -142,11 +142,11 @@ impl Curves {
     }
 
     /// The stages behind one another.
-    fn curve(&self, value: fn(&Point) -> Option<f64>) -> Curve {
+    fn concat_curve(&self, value: fn(&HistoryPoint) -> Option<f64>) -> Curve {
         let mut points = Vec::new();
         let mut start = 0;
         for stage in &self.stages {
-            let at = |point: &Point| Some(((start + point.step) as f64, value(point)?));
+            let at = |point: &HistoryPoint| Some(((start + point.step) as f64, value(point)?));
             points.extend(stage.points.iter().filter_map(at));
             start += stage.points.last().map_or(0, |point| point.step);
         }
@@ -162,41 +162,41 @@ impl Curves {
 mod tests {
     use super::*;
 
-    fn point(step: i64, mean_recall: f64) -> Point {
-        let recall = Recall {
+    fn point(step: i64, mean_recall: f64) -> HistoryPoint {
+        let recall = RecallAtK {
             r1: 1.0,
             r5: 5.0,
             r10: 10.25,
             mean_recall,
         };
 
-        Point {
+        HistoryPoint {
             step,
             samples_seen: 4 * step,
             loss: Some(3.0 / step as f64),
-            recalls: Some(Recalls {
+            recalls: Some(RetrievalRecalls {
                 text_to_image: recall,
-                image_to_text: Recall::default(),
+                image_to_text: RecallAtK::default(),
             }),
-            ..Point::default()
+            ..HistoryPoint::default()
         }
     }
 
-    fn runs() -> [Curves; 2] {
-        let stage = |name: &str, points| Stage {
+    fn runs() -> [RunCurves; 2] {
+        let stage = |name: &str, points| StageCurves {
             name: name.into(),
             points,
         };
 
         [
-            Curves {
+            RunCurves {
                 name: "two <stages>".into(),
                 stages: vec![
                     stage("align", vec![point(10, 2.0), point(20, 6.0)]),
                     stage("pretrain", vec![point(5, 4.0)]),
                 ],
             },
-            Curves {
+            RunCurves {
                 name: "unmeasured".into(),
                 stages: Vec::new(),
             },
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_line_adds_up_the_stages_and_shows_the_best_validation() {
-        let table = table(&runs());
+        let table = format_comparison_table(&runs());
         let lines: Vec<_> = table
             .lines()
             .map(|line| line.split_whitespace().collect())
@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn the_page_draws_a_line_for_each_run_that_has_one_and_escapes_their_names() {
-        let html = compare("Ablation", &runs(), 0);
+        let html = render_comparison("Ablation", &runs(), 0);
         assert!(html.contains("two &lt;stages&gt;") && !html.contains("two <stages>"));
         assert_eq!(
             html.matches("class=\"line-1\"").count(),

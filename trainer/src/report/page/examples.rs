@@ -5,23 +5,23 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::picture::data_uri;
+use super::thumbnail::thumbnail_data_uri;
 use crate::error::Result;
-use crate::evaluate::Scored;
+use crate::evaluate::ScoredRetrieval;
 use crate::evaluate::retrieval::first_hit;
-use cnclip_compute::math::dot;
+use cnclip_compute::math::dot_product;
 use cnclip_data::shard::Dataset;
 
 /// Queries shown as they come.
-const USUAL: usize = 16;
+const MAX_TYPICAL_QUERIES: usize = 16;
 /// Queries shown because they went wrong.
-const WORST: usize = 6;
+const MAX_WORST_QUERIES: usize = 6;
 /// Answers shown of each.
-const ANSWERS: usize = 5;
+const MAX_ANSWERS: usize = 5;
 
 /// A picture that a text was answered with.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Answer {
+pub struct RetrievedImage {
     /// The picture as a `data:` URI; `None` if it cannot be shown.
     pub picture: Option<String>,
     /// The first text that belongs to it.
@@ -34,45 +34,47 @@ pub struct Answer {
 
 /// A text, and the pictures that the model finds most similar to it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Example {
+pub struct QueryExample {
     /// The query.
     pub text: String,
     /// The best, best first.
-    pub answers: Vec<Answer>,
+    pub answers: Vec<RetrievedImage>,
     /// The right picture of a query that went wrong.
-    pub wanted: Option<Answer>,
+    pub wanted: Option<RetrievedImage>,
     /// Its place among all pictures, from 1.
     pub place: Option<usize>,
 }
 
 /// The examples of a task.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Examples {
+pub struct RetrievalExamples {
     /// Evenly spread over the queries.
-    pub usual: Vec<Example>,
+    pub usual: Vec<QueryExample>,
     /// Those whose right picture is furthest below the best.
-    pub worst: Vec<Example>,
+    pub worst: Vec<QueryExample>,
 }
 
-impl Examples {
+impl RetrievalExamples {
     /// Chooses the examples of a task and fetches their pictures.
     ///
     /// # Errors
     /// If the store fails.
-    pub fn of(scored: &Scored, dataset: &Dataset) -> Result<Self> {
-        let usual = usual(scored);
-        let worst = worst(scored);
+    pub fn from_scored(scored: &ScoredRetrieval, dataset: &Dataset) -> Result<Self> {
+        let usual = typical_queries(scored);
+        let worst = worst_queries(scored);
         let shown: Vec<usize> = (usual.iter().chain(&worst))
-            .flat_map(|&text| answers(scored, text).chain(wanted(scored, text)))
+            .flat_map(|&text| top_images(scored, text).chain(best_relevant_image(scored, text)))
             .collect();
 
-        let files = scored.gallery.pictures(dataset, &shown)?;
-        let carry = |(image, file): (usize, bytes::Bytes)| Some((image, data_uri(&file)?));
+        let files = scored.corpus.read_images(dataset, &shown)?;
+        let carry =
+            |(image, file): (usize, bytes::Bytes)| Some((image, thumbnail_data_uri(&file)?));
         let pictures: HashMap<usize, String> = files.into_iter().filter_map(carry).collect();
-        let example = |text: usize| Example::of(scored, text, &pictures);
-        let failed = |text: usize| Example {
-            wanted: wanted(scored, text).map(|image| answer(scored, text, image, &pictures)),
-            place: wanted(scored, text).map(|image| place(scored, text, image)),
+        let example = |text: usize| QueryExample::from_query(scored, text, &pictures);
+        let failed = |text: usize| QueryExample {
+            wanted: best_relevant_image(scored, text)
+                .map(|image| describe_retrieved_image(scored, text, image, &pictures)),
+            place: best_relevant_image(scored, text).map(|image| image_rank(scored, text, image)),
             ..example(text)
         };
 
@@ -83,45 +85,54 @@ impl Examples {
     }
 }
 
-impl Example {
-    fn of(scored: &Scored, text: usize, pictures: &HashMap<usize, String>) -> Self {
-        let answers = answers(scored, text);
+impl QueryExample {
+    fn from_query(
+        scored: &ScoredRetrieval,
+        text: usize,
+        pictures: &HashMap<usize, String>,
+    ) -> Self {
+        let answers = top_images(scored, text);
         Self {
-            text: scored.gallery.texts[text].text.clone(),
+            text: scored.corpus.texts[text].text.clone(),
             answers: answers
-                .map(|image| answer(scored, text, image, pictures))
+                .map(|image| describe_retrieved_image(scored, text, image, pictures))
                 .collect(),
             ..Self::default()
         }
     }
 }
 
-fn answers(scored: &Scored, text: usize) -> impl Iterator<Item = usize> {
+fn top_images(scored: &ScoredRetrieval, text: usize) -> impl Iterator<Item = usize> {
     let nearest = &scored.retrieval.text_to_image.nearest[text];
-    nearest.iter().take(ANSWERS).map(|near| near.index)
+    nearest.iter().take(MAX_ANSWERS).map(|near| near.index)
 }
 
-fn answer(scored: &Scored, text: usize, image: usize, of: &HashMap<usize, String>) -> Answer {
+fn describe_retrieved_image(
+    scored: &ScoredRetrieval,
+    text: usize,
+    image: usize,
+    of: &HashMap<usize, String>,
+) -> RetrievedImage {
     let texts = &scored.retrieval.image_to_text.relevant[image];
     let caption = texts
         .first()
-        .map(|&text| scored.gallery.texts[text].text.clone());
+        .map(|&text| scored.corpus.texts[text].text.clone());
 
-    Answer {
+    RetrievedImage {
         picture: of.get(&image).cloned(),
         caption: caption.unwrap_or_default(),
-        right: scored.gallery.relevant[text].contains(&image),
-        similarity: similarity(scored, text, image),
+        right: scored.corpus.relevant[text].contains(&image),
+        similarity: query_similarity(scored, text, image),
     }
 }
 
 /// Queries that can be answered, evenly spread; any where no right answer is known.
-fn usual(scored: &Scored) -> Vec<usize> {
-    let relevant = &scored.gallery.relevant;
+fn typical_queries(scored: &ScoredRetrieval) -> Vec<usize> {
+    let relevant = &scored.corpus.relevant;
     let labelled = scored.retrieval.text_to_image.recall.is_some();
     let able = |&text: &usize| !labelled || !relevant[text].is_empty();
     let able: Vec<_> = (0..relevant.len()).filter(able).collect();
-    let count = able.len().min(USUAL);
+    let count = able.len().min(MAX_TYPICAL_QUERIES);
 
     (0..count)
         .map(|number| able[(2 * number + 1) * able.len() / (2 * count)])
@@ -129,36 +140,40 @@ fn usual(scored: &Scored) -> Vec<usize> {
 }
 
 /// Queries that nothing right was found for, by how far it is below the best.
-fn worst(scored: &Scored) -> Vec<usize> {
+fn worst_queries(scored: &ScoredRetrieval) -> Vec<usize> {
     let nearest = &scored.retrieval.text_to_image.nearest;
-    let missed =
-        |&text: &usize| first_hit(&nearest[text], &scored.gallery.relevant[text]).is_none();
+    let missed = |&text: &usize| first_hit(&nearest[text], &scored.corpus.relevant[text]).is_none();
     let gap = |text: usize| {
         let best = nearest[text].first()?.index;
-        let below =
-            similarity(scored, text, best) - similarity(scored, text, wanted(scored, text)?);
+        let below = query_similarity(scored, text, best)
+            - query_similarity(scored, text, best_relevant_image(scored, text)?);
         Some((below, text))
     };
 
     let mut gaps: Vec<_> = (0..nearest.len()).filter(missed).filter_map(gap).collect();
     gaps.sort_by(|a, b| b.0.total_cmp(&a.0));
-    gaps.into_iter().take(WORST).map(|(_, text)| text).collect()
+    gaps.into_iter()
+        .take(MAX_WORST_QUERIES)
+        .map(|(_, text)| text)
+        .collect()
 }
 
 /// The right picture that is most similar to the query.
-fn wanted(scored: &Scored, text: usize) -> Option<usize> {
-    let right = scored.gallery.relevant[text].iter().copied();
-    right.max_by(|&a, &b| similarity(scored, text, a).total_cmp(&similarity(scored, text, b)))
+fn best_relevant_image(scored: &ScoredRetrieval, text: usize) -> Option<usize> {
+    let right = scored.corpus.relevant[text].iter().copied();
+    right.max_by(|&a, &b| {
+        query_similarity(scored, text, a).total_cmp(&query_similarity(scored, text, b))
+    })
 }
 
 /// The place of a picture among all, from 1.
-fn place(scored: &Scored, text: usize, image: usize) -> usize {
-    let own = similarity(scored, text, image);
-    let better = |&other: &usize| similarity(scored, text, other) > own;
-    (0..scored.gallery.images.len()).filter(better).count() + 1
+fn image_rank(scored: &ScoredRetrieval, text: usize, image: usize) -> usize {
+    let own = query_similarity(scored, text, image);
+    let better = |&other: &usize| query_similarity(scored, text, other) > own;
+    (0..scored.corpus.images.len()).filter(better).count() + 1
 }
 
-fn similarity(scored: &Scored, text: usize, image: usize) -> f32 {
-    let pool = scored.gallery.pool();
-    dot(pool.texts.row(text), pool.images.row(image))
+fn query_similarity(scored: &ScoredRetrieval, text: usize, image: usize) -> f32 {
+    let pool = scored.corpus.retrieval_pool();
+    dot_product(pool.texts.row(text), pool.images.row(image))
 }

@@ -5,53 +5,53 @@ use std::collections::BTreeMap;
 
 use cnclip_crds::benchmark::Benchmark;
 use cnclip_crds::model::Architecture;
-use cnclip_crds::report::{Measured, Recall, TaskResult};
-use cnclip_crds::zero_shot::Preset;
+use cnclip_crds::report::{RecallAtK, TaskResult, TaskScores};
+use cnclip_crds::zero_shot::DatasetPreset;
 use serde::{Deserialize, Serialize};
 
-use super::{Public, Task, count};
+use super::{PublicDataset, TaskSection, format_count};
 
 /// Numbers of the paper and of the reference's own list of results.
-const PUBLISHED: &str = include_str!("published.json");
+const PUBLISHED_JSON: &str = include_str!("published.json");
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Published {
-    retrieval: Vec<Retrieval>,
-    zero_shot: Vec<ZeroShot>,
+struct PublishedResults {
+    retrieval: Vec<PublishedRetrieval>,
+    zero_shot: Vec<PublishedZeroShot>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Retrieval {
+struct PublishedRetrieval {
     benchmark: Benchmark,
     name: String,
     source: String,
     images: i64,
     texts: i64,
     note: Option<String>,
-    models: BTreeMap<Architecture, Directions>,
+    models: BTreeMap<Architecture, PublishedDirections>,
 }
 
 #[derive(Clone, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Directions {
-    text_to_image: Trained,
-    image_to_text: Option<Trained>,
+struct PublishedDirections {
+    text_to_image: PublishedRecalls,
+    image_to_text: Option<PublishedRecalls>,
 }
 
 /// R@1, R@5, R@10, and their mean where it was published.
 #[derive(Clone, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Trained {
+struct PublishedRecalls {
     zero_shot: Vec<f64>,
     fine_tuned: Vec<f64>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct ZeroShot {
-    preset: Preset,
+struct PublishedZeroShot {
+    preset: DatasetPreset,
     name: String,
     source: String,
     images: i64,
@@ -60,7 +60,7 @@ struct ZeroShot {
 
 /// What was published for the model and the data set of a task.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct Beside {
+pub(super) struct PublishedComparison {
     model: Architecture,
     /// The data set as the paper calls it.
     name: String,
@@ -69,18 +69,18 @@ pub(super) struct Beside {
     note: Option<String>,
     /// How large the data set is there, if it is larger or smaller here.
     size: Option<String>,
-    text_to_image: Vec<Row>,
-    image_to_text: Vec<Row>,
+    text_to_image: Vec<PublishedRecallRow>,
+    image_to_text: Vec<PublishedRecallRow>,
     /// The number that the data set is compared by, without and with training on it.
-    pub(super) headline: [Option<Number>; 2],
+    pub(super) headline: [Option<PublishedNumber>; 2],
 }
 
 /// Published recalls of one way of training.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-struct Row {
+struct PublishedRecallRow {
     trained: &'static str,
     /// R@1, R@5, R@10 and their mean.
-    numbers: Vec<Number>,
+    numbers: Vec<PublishedNumber>,
 }
 
 /// A published number.
@@ -88,34 +88,34 @@ struct Row {
 /// # Units
 /// Percent
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(super) struct Number {
+pub(super) struct PublishedNumber {
     value: f64,
     /// How far the measured one is above it; none if there is no measured one.
     difference: Option<f64>,
 }
 
-impl Beside {
+impl PublishedComparison {
     /// Nothing for towers that were not published, and for a data set that is not named or that no
     /// number was published on.
-    pub(super) fn of(task: &Task, model: Option<Architecture>) -> Option<Self> {
-        let published = published();
+    pub(super) fn for_task(task: &TaskSection, model: Option<Architecture>) -> Option<Self> {
+        let published = load_published();
         let model = model?;
         match task.public.as_ref()? {
-            Public::Retrieval(benchmark) => {
+            PublicDataset::Retrieval(benchmark) => {
                 let found = published
                     .retrieval
                     .iter()
                     .find(|one| one.benchmark == *benchmark)?;
 
-                found.beside(&task.result, model)
+                found.compare_result(&task.result, model)
             }
-            Public::ZeroShot(preset) => {
+            PublicDataset::ZeroShot(preset) => {
                 let found = published
                     .zero_shot
                     .iter()
                     .find(|one| one.preset == *preset)?;
 
-                found.beside(&task.result, model)
+                found.compare_result(&task.result, model)
             }
         }
     }
@@ -125,36 +125,40 @@ impl Beside {
     clippy::expect_used,
     reason = "the file is a part of the program, and tests read it"
 )]
-fn published() -> Published {
-    serde_json::from_str(PUBLISHED).expect("the numbers are well formed")
+fn load_published() -> PublishedResults {
+    serde_json::from_str(PUBLISHED_JSON).expect("the numbers are well formed")
 }
 
-impl Retrieval {
-    fn beside(&self, result: &TaskResult, model: Architecture) -> Option<Beside> {
-        let Directions {
+impl PublishedRetrieval {
+    fn compare_result(
+        &self,
+        result: &TaskResult,
+        model: Architecture,
+    ) -> Option<PublishedComparison> {
+        let PublishedDirections {
             text_to_image,
             image_to_text,
         } = self.models.get(&model)?;
 
         let scores = match &result.measured {
-            Measured::Retrieval(scores) => scores,
-            Measured::ZeroShot(_) => return None,
+            TaskScores::Retrieval(scores) => scores,
+            TaskScores::ZeroShot(_) => return None,
         };
 
         let recalls = scores.recalls.as_ref();
-        let there = text_to_image.rows(recalls.map(|both| both.text_to_image));
+        let there = text_to_image.recall_rows(recalls.map(|both| both.text_to_image));
         let back = image_to_text.as_ref();
-        let back = back.map(|back| back.rows(recalls.map(|both| both.image_to_text)));
+        let back = back.map(|back| back.recall_rows(recalls.map(|both| both.image_to_text)));
         let same = (result.images, scores.texts) == (self.images, self.texts);
         let sizes = || {
             format!(
                 "{} images and {} texts",
-                count(self.images),
-                count(self.texts)
+                format_count(self.images),
+                format_count(self.texts)
             )
         };
 
-        Some(Beside {
+        Some(PublishedComparison {
             model,
             name: self.name.clone(),
             source: self.source.clone(),
@@ -167,10 +171,10 @@ impl Retrieval {
     }
 }
 
-impl Trained {
-    fn rows(&self, measured: Option<Recall>) -> Vec<Row> {
+impl PublishedRecalls {
+    fn recall_rows(&self, measured: Option<RecallAtK>) -> Vec<PublishedRecallRow> {
         let measured = measured.map(
-            |Recall {
+            |RecallAtK {
                  r1,
                  r5,
                  r10,
@@ -182,9 +186,10 @@ impl Trained {
             let mean = values.iter().take(3).sum::<f64>() / 3.0;
             // Where no mean was published it is that of the three that were.
             let values = values.iter().copied().chain([mean]).take(4).enumerate();
-            let number = |(at, value)| Number::new(value, measured.map(|measured| measured[at]));
+            let number =
+                |(at, value)| PublishedNumber::new(value, measured.map(|measured| measured[at]));
 
-            Row {
+            PublishedRecallRow {
                 trained,
                 numbers: values.map(number).collect(),
             }
@@ -197,11 +202,16 @@ impl Trained {
     }
 }
 
-impl ZeroShot {
-    fn beside(&self, result: &TaskResult, model: Architecture) -> Option<Beside> {
+impl PublishedZeroShot {
+    fn compare_result(
+        &self,
+        result: &TaskResult,
+        model: Architecture,
+    ) -> Option<PublishedComparison> {
         let value = *self.models.get(&model)?;
-        let size = (result.images != self.images).then(|| format!("{} images", count(self.images)));
-        Some(Beside {
+        let size =
+            (result.images != self.images).then(|| format!("{} images", format_count(self.images)));
+        Some(PublishedComparison {
             model,
             name: self.name.clone(),
             source: self.source.clone(),
@@ -210,14 +220,17 @@ impl ZeroShot {
             text_to_image: Vec::new(),
             image_to_text: Vec::new(),
             headline: [
-                Some(Number::new(value, result.score(result.headline()))),
+                Some(PublishedNumber::new(
+                    value,
+                    result.find_score(result.primary_metric()),
+                )),
                 None,
             ],
         })
     }
 }
 
-impl Number {
+impl PublishedNumber {
     fn new(value: f64, measured: Option<f64>) -> Self {
         Self {
             value,
@@ -228,10 +241,12 @@ impl Number {
 
 #[cfg(test)]
 mod tests {
-    use cnclip_crds::report::{Metric, Recalls, RetrievalScores, TemplatesReport, ZeroShotScores};
-    use cnclip_crds::zero_shot::Preset;
+    use cnclip_crds::report::{
+        Metric, RetrievalRecalls, RetrievalScores, TemplatesReport, ZeroShotScores,
+    };
+    use cnclip_crds::zero_shot::DatasetPreset;
 
-    use super::super::{Classes, Examples, Shown};
+    use super::super::{ClassDetails, RetrievalExamples, TaskDetails};
     use super::*;
 
     const MODELS: [Architecture; 5] = [
@@ -242,7 +257,7 @@ mod tests {
         Architecture::VitH14,
     ];
 
-    fn result(measured: Measured) -> TaskResult {
+    fn result(measured: TaskScores) -> TaskResult {
         let (name, dataset) = ("task".to_owned(), "s3://data/".to_owned());
         TaskResult {
             name,
@@ -254,21 +269,21 @@ mod tests {
         }
     }
 
-    fn retrieval(benchmark: Benchmark, recalls: Option<Recalls>) -> Task {
+    fn retrieval(benchmark: Benchmark, recalls: Option<RetrievalRecalls>) -> TaskSection {
         let scores = RetrievalScores {
             texts: 5000,
             recalls,
             threshold: None,
         };
 
-        Task {
-            result: result(Measured::Retrieval(scores)),
-            shown: Shown::Retrieval(Examples::default()),
-            public: Some(Public::Retrieval(benchmark)),
+        TaskSection {
+            result: result(TaskScores::Retrieval(scores)),
+            shown: TaskDetails::Retrieval(RetrievalExamples::default()),
+            public: Some(PublicDataset::Retrieval(benchmark)),
         }
     }
 
-    fn zero_shot(preset: Preset) -> Task {
+    fn zero_shot(preset: DatasetPreset) -> TaskSection {
         let scores = ZeroShotScores {
             classes: 2,
             headline: Metric::RocAuc,
@@ -280,16 +295,16 @@ mod tests {
             templates: TemplatesReport::default(),
         };
 
-        Task {
-            result: result(Measured::ZeroShot(scores)),
-            shown: Shown::ZeroShot(Classes::default()),
-            public: Some(Public::ZeroShot(preset)),
+        TaskSection {
+            result: result(TaskScores::ZeroShot(scores)),
+            shown: TaskDetails::ZeroShot(ClassDetails::default()),
+            public: Some(PublicDataset::ZeroShot(preset)),
         }
     }
 
     #[test]
     fn every_public_data_set_has_numbers_of_every_published_model() {
-        let published = published();
+        let published = load_published();
         assert_eq!(
             (published.retrieval.len(), published.zero_shot.len()),
             (3, 21)
@@ -297,7 +312,9 @@ mod tests {
 
         for model in MODELS {
             for one in &published.retrieval {
-                let beside = Beside::of(&retrieval(one.benchmark, None), Some(model)).unwrap();
+                let beside =
+                    PublishedComparison::for_task(&retrieval(one.benchmark, None), Some(model))
+                        .unwrap();
                 let back = if one.benchmark == Benchmark::MugeValid {
                     0
                 } else {
@@ -313,14 +330,16 @@ mod tests {
             }
 
             for one in &published.zero_shot {
-                assert!(Beside::of(&zero_shot(one.preset), Some(model)).is_some());
+                assert!(
+                    PublishedComparison::for_task(&zero_shot(one.preset), Some(model)).is_some()
+                );
             }
         }
     }
 
     #[test]
     fn published_recalls_grow_with_k_and_means_are_theirs_up_to_rounding() {
-        for one in published().retrieval {
+        for one in load_published().retrieval {
             for directions in one.models.values() {
                 let back = directions.image_to_text.iter();
                 for trained in back.chain([&directions.text_to_image]) {
@@ -336,9 +355,13 @@ mod tests {
 
     #[test]
     fn every_preset_has_published_numbers() {
-        let mut told: Vec<_> = published().zero_shot.iter().map(|one| one.preset).collect();
+        let mut told: Vec<_> = load_published()
+            .zero_shot
+            .iter()
+            .map(|one| one.preset)
+            .collect();
         told.sort_unstable();
-        let mut all = Preset::ALL;
+        let mut all = DatasetPreset::ALL;
         all.sort_unstable();
         assert_eq!(told, all);
     }
@@ -346,11 +369,11 @@ mod tests {
     /// The macro averages that the paper's table 12 ends in.
     #[test]
     fn twenty_data_sets_have_the_published_averages() {
-        let published = published();
+        let published = load_published();
         let twenty = published
             .zero_shot
             .iter()
-            .filter(|one| one.preset != Preset::Imagenet1k);
+            .filter(|one| one.preset != DatasetPreset::Imagenet1k);
 
         let twenty: Vec<_> = twenty.collect();
         for (model, average) in MODELS.into_iter().zip([40.9, 53.5, 60.0, 60.2, 62.3]) {
@@ -365,20 +388,20 @@ mod tests {
 
     #[test]
     fn differences_are_from_the_published_to_the_measured() {
-        let there = Recall {
+        let there = RecallAtK {
             r1: 64.7,
             r5: 86.9,
             r10: 90.0,
             mean_recall: 80.0,
         };
 
-        let recalls = Recalls {
+        let recalls = RetrievalRecalls {
             text_to_image: there,
-            image_to_text: Recall::default(),
+            image_to_text: RecallAtK::default(),
         };
 
         let task = retrieval(Benchmark::Flickr30kCnTest, Some(recalls));
-        let beside = Beside::of(&task, Some(Architecture::VitB16)).unwrap();
+        let beside = PublishedComparison::for_task(&task, Some(Architecture::VitB16)).unwrap();
         let row = &beside.text_to_image[0];
         let values: Vec<_> = row.numbers.iter().map(|number| number.value).collect();
         assert_eq!(
@@ -399,8 +422,11 @@ mod tests {
             "1000 images and 5000 texts are the published data set"
         );
 
-        let classes =
-            Beside::of(&zero_shot(Preset::HatefulMemes), Some(Architecture::VitB16)).unwrap();
+        let classes = PublishedComparison::for_task(
+            &zero_shot(DatasetPreset::HatefulMemes),
+            Some(Architecture::VitB16),
+        )
+        .unwrap();
         let [number, none] = classes.headline;
         assert_eq!((number.unwrap().value, none), (56.2, None));
         assert!(
@@ -417,15 +443,16 @@ mod tests {
 
     #[test]
     fn nothing_is_beside_what_was_not_published() {
-        let custom = Beside::of(&retrieval(Benchmark::MugeValid, None), None);
+        let custom = PublishedComparison::for_task(&retrieval(Benchmark::MugeValid, None), None);
         let unpublished = Some(Architecture::VitB32);
-        let unpublished = Beside::of(&retrieval(Benchmark::MugeValid, None), unpublished);
-        let own = Task {
+        let unpublished =
+            PublishedComparison::for_task(&retrieval(Benchmark::MugeValid, None), unpublished);
+        let own = TaskSection {
             public: None,
-            ..zero_shot(Preset::Mnist)
+            ..zero_shot(DatasetPreset::Mnist)
         };
 
-        let own = Beside::of(&own, Some(Architecture::VitB16));
+        let own = PublishedComparison::for_task(&own, Some(Architecture::VitB16));
         assert_eq!((custom, unpublished, own), (None, None, None));
     }
 }

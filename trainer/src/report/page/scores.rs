@@ -2,34 +2,34 @@
 //! what was measured. Measures nothing.
 
 use cnclip_crds::model::Architecture;
-use cnclip_crds::report::{Measured, Metric, Recalls};
+use cnclip_crds::report::{Metric, RetrievalRecalls, TaskScores};
 use serde::Serialize;
 
-use super::Task;
-use super::published::Beside;
+use super::TaskSection;
+use super::published::PublishedComparison;
 
 /// A task, and what is told of it.
 #[derive(Serialize)]
-pub(super) struct Scores<'a> {
-    task: &'a Task,
+pub(super) struct TaskScoreSection<'a> {
+    task: &'a TaskSection,
     kind: &'static str,
     /// The number that tells most of it.
-    headline: Number,
+    headline: MetricValue,
     /// All numbers of a classification.
-    numbers: Vec<Number>,
+    numbers: Vec<MetricValue>,
     /// Those of a retrieval; none where the data set does not say what belongs together.
-    recalls: Option<Recalls>,
-    published: Option<Beside>,
+    recalls: Option<RetrievalRecalls>,
+    published: Option<PublishedComparison>,
 }
 
 #[derive(Serialize)]
-struct Number {
+struct MetricValue {
     metric: &'static str,
     value: Option<f64>,
 }
 
 /// What a classification may measure.
-const CLASSIFICATION: [Metric; 5] = [
+const CLASSIFICATION_METRICS: [Metric; 5] = [
     Metric::Accuracy,
     Metric::Top5,
     Metric::MeanPerClass,
@@ -37,20 +37,20 @@ const CLASSIFICATION: [Metric; 5] = [
     Metric::MeanAveragePrecision,
 ];
 
-impl<'a> Scores<'a> {
-    pub(super) fn of(task: &'a Task, model: Option<Architecture>) -> Self {
+impl<'a> TaskScoreSection<'a> {
+    pub(super) fn from_task(task: &'a TaskSection, model: Option<Architecture>) -> Self {
         let result = &task.result;
-        let number = |metric| Number {
-            metric: title(metric),
-            value: result.score(metric),
+        let number = |metric| MetricValue {
+            metric: metric_title(metric),
+            value: result.find_score(metric),
         };
 
         let (kind, recalls) = match &result.measured {
-            Measured::Retrieval(scores) => ("retrieval", scores.recalls),
-            Measured::ZeroShot(_) => ("zero-shot", None),
+            TaskScores::Retrieval(scores) => ("retrieval", scores.recalls),
+            TaskScores::ZeroShot(_) => ("zero-shot", None),
         };
 
-        let numbers = CLASSIFICATION
+        let numbers = CLASSIFICATION_METRICS
             .into_iter()
             .map(number)
             .filter(|one| one.value.is_some());
@@ -58,16 +58,16 @@ impl<'a> Scores<'a> {
         Self {
             task,
             kind,
-            headline: number(result.headline()),
+            headline: number(result.primary_metric()),
             numbers: numbers.collect(),
             recalls,
-            published: Beside::of(task, model),
+            published: PublishedComparison::for_task(task, model),
         }
     }
 }
 
 /// A metric as people call it.
-fn title(metric: Metric) -> &'static str {
+fn metric_title(metric: Metric) -> &'static str {
     match metric {
         Metric::TextToImageR1 => "R@1 text→image",
         Metric::TextToImageR5 => "R@5 text→image",

@@ -1,44 +1,44 @@
-use cnclip_crds::report::{Measured, Recall, Recalls, Threshold};
+use cnclip_crds::report::{RecallAtK, RetrievalRecalls, SimilarityThreshold, TaskScores};
 
 use super::*;
 use crate::evaluate::retrieval::first_hit;
 use crate::evaluate::tests::{golden, scored, unlabelled};
-use crate::report::history::Point;
-use cnclip_data::decode::decode;
+use crate::report::history::HistoryPoint;
+use cnclip_data::decode::decode_image;
 use cnclip_data::store::Store;
 
-fn stage(name: &str, steps: i64) -> Stage {
-    let recall = Recall {
+fn stage(name: &str, steps: i64) -> StageCurves {
+    let recall = RecallAtK {
         r1: 1.0,
         r5: 2.0,
         r10: 3.0,
         mean_recall: 2.0,
     };
 
-    let recalls = Recalls {
+    let recalls = RetrievalRecalls {
         text_to_image: recall,
         image_to_text: recall,
     };
 
-    let point = |step: i64| Point {
+    let point = |step: i64| HistoryPoint {
         step,
         reported_at: 1_800_000_000 + step,
         samples_seen: 256 * step,
         loss: Some(5.5 / step as f64),
         recalls: (step % 50 == 0).then_some(recalls),
-        ..Point::default()
+        ..HistoryPoint::default()
     };
 
-    Stage {
+    StageCurves {
         name: name.into(),
         points: (1..=steps / 10).map(|i| point(i * 10)).collect(),
     }
 }
 
 fn input() -> PageInput {
-    let dataset = golden(&Store::memory());
+    let dataset = golden(&Store::in_memory());
     let scored = scored(&dataset);
-    let examples = Examples::of(&scored, &dataset).unwrap();
+    let examples = RetrievalExamples::from_scored(&scored, &dataset).unwrap();
     PageInput {
         title: "猫 <run> & \"co\"".into(),
         model: "ViT-B-16".into(),
@@ -49,10 +49,10 @@ fn input() -> PageInput {
             stage("finetune", 300),
         ],
         architecture: Some(Architecture::VitB16),
-        tasks: vec![Task {
+        tasks: vec![TaskSection {
             result: scored.result,
-            shown: Shown::Retrieval(examples),
-            public: Some(Public::Retrieval(Benchmark::Flickr30kCnTest)),
+            shown: TaskDetails::Retrieval(examples),
+            public: Some(PublicDataset::Retrieval(Benchmark::Flickr30kCnTest)),
         }],
         provenance: vec![("Checkpoint".into(), "s3://runs/<b>".into())],
         configuration: "{\"a\": \"</pre><script>alert(1)</script>\"}".into(),
@@ -68,7 +68,7 @@ fn attributes<'a>(html: &'a str, name: &str) -> Vec<&'a str> {
 
 #[test]
 fn the_page_needs_nothing_but_itself() {
-    let html = page(&input());
+    let html = render_page(&input());
     assert!(html.starts_with("<!doctype html>"), "{}", &html[..80]);
     for reference in ["<script", "<link", "@import", "url(", "srcset", "<iframe"] {
         assert!(!html.contains(reference), "{reference}");
@@ -89,18 +89,18 @@ fn the_page_needs_nothing_but_itself() {
 #[test]
 fn every_picture_on_the_page_decodes() {
     use base64::{Engine, engine::general_purpose::STANDARD};
-    let html = page(&input());
+    let html = render_page(&input());
     for source in attributes(&html, "src") {
         let file = STANDARD
             .decode(source.split_once(";base64,").unwrap().1)
             .unwrap();
-        decode(&file).unwrap();
+        decode_image(&file).unwrap();
     }
 }
 
 #[test]
 fn what_users_wrote_is_shown_and_never_obeyed() {
-    let html = page(&input());
+    let html = render_page(&input());
     for (written, shown) in [
         ("<run>", "猫 &lt;run&gt; &amp; "),
         ("<align>", "&lt;align&gt;"),
@@ -130,7 +130,7 @@ fn a_page_without_training_or_without_evaluation_says_only_what_is_known() {
         (vec![], vec![], "<h1>", "<section>"),
     ] {
         let title = "run".into();
-        let html = page(&PageInput {
+        let html = render_page(&PageInput {
             title,
             stages,
             tasks,
@@ -143,7 +143,7 @@ fn a_page_without_training_or_without_evaluation_says_only_what_is_known() {
 
 #[test]
 fn stages_follow_one_another_and_are_summed() {
-    let html = page(&input());
+    let html = render_page(&input());
     assert!(html.contains("<dd>204,800</dd>"), "800 steps of 256");
     assert!(
         html.contains("<dd>12 min 50 s</dd>"),
@@ -158,21 +158,21 @@ fn stages_follow_one_another_and_are_summed() {
 
 #[test]
 fn examples_show_what_was_found_and_the_worst_are_misses() {
-    let dataset = golden(&Store::memory());
+    let dataset = golden(&Store::in_memory());
     let scored = scored(&dataset);
-    let examples = Examples::of(&scored, &dataset).unwrap();
+    let examples = RetrievalExamples::from_scored(&scored, &dataset).unwrap();
     assert!(!examples.usual.is_empty());
 
     for example in &examples.usual {
         let text = scored
-            .gallery
+            .corpus
             .texts
             .iter()
             .position(|text| text.text == example.text)
             .unwrap();
 
         let found = &scored.retrieval.text_to_image.nearest[text][..5];
-        let hit = first_hit(found, &scored.gallery.relevant[text]);
+        let hit = first_hit(found, &scored.corpus.relevant[text]);
         assert_eq!(example.answers.iter().position(|answer| answer.right), hit);
         assert!(
             example
@@ -191,18 +191,18 @@ fn examples_show_what_was_found_and_the_worst_are_misses() {
 
 #[test]
 fn a_task_without_labels_says_so_and_shows_what_it_finds() {
-    let dataset = unlabelled(&Store::memory());
+    let dataset = unlabelled(&Store::in_memory());
     let scored = scored(&dataset);
-    let examples = Examples::of(&scored, &dataset).unwrap();
+    let examples = RetrievalExamples::from_scored(&scored, &dataset).unwrap();
     assert_eq!((examples.usual.len(), examples.worst.len()), (3, 0));
-    let shown = Shown::Retrieval(examples);
-    let tasks = vec![Task {
+    let shown = TaskDetails::Retrieval(examples);
+    let tasks = vec![TaskSection {
         result: scored.result,
         shown,
         public: None,
     }];
 
-    let html = page(&PageInput {
+    let html = render_page(&PageInput {
         tasks,
         ..PageInput::default()
     });
@@ -228,7 +228,7 @@ fn numbers_are_grouped_and_times_are_as_coarse_as_they_are_long() {
         (1000, "1,000"),
         (12_345_678, "12,345,678"),
     ] {
-        assert_eq!(count(value), said);
+        assert_eq!(format_count(value), said);
     }
 
     for (seconds, said) in [
@@ -237,13 +237,13 @@ fn numbers_are_grouped_and_times_are_as_coarse_as_they_are_long() {
         (3661, "1 h 1 min"),
         (200_000, "2 d 7 h"),
     ] {
-        assert_eq!(duration(seconds), said);
+        assert_eq!(format_duration(seconds), said);
     }
 }
 
 #[test]
 fn published_numbers_stand_beside_those_of_the_same_model_and_data_set_only() {
-    let html = page(&input());
+    let html = render_page(&input());
     assert_eq!(
         html.matches("<tr class=\"published\">").count(),
         4,
@@ -258,14 +258,14 @@ fn published_numbers_stand_beside_those_of_the_same_model_and_data_set_only() {
             ..input()
         },
         PageInput {
-            tasks: vec![Task {
+            tasks: vec![TaskSection {
                 public: None,
                 ..input().tasks.remove(0)
             }],
             ..input()
         },
     ] {
-        let html = page(&input);
+        let html = render_page(&input);
         assert!(!html.contains("<tr class=\"published\">"));
         assert!(!html.contains("<h2>Published numbers</h2>"));
         assert!(html.contains("<h2>Recall</h2>"));
@@ -274,23 +274,23 @@ fn published_numbers_stand_beside_those_of_the_same_model_and_data_set_only() {
 
 #[test]
 fn many_tasks_begin_with_a_list_of_all() {
-    let scored = scored(&unlabelled(&Store::memory()));
+    let scored = scored(&unlabelled(&Store::in_memory()));
     let mut tasks = input().tasks;
-    tasks.push(Task {
+    tasks.push(TaskSection {
         result: TaskResult {
             name: "muge-test".into(),
             ..scored.result
         },
-        shown: Shown::Retrieval(Examples::default()),
+        shown: TaskDetails::Retrieval(RetrievalExamples::default()),
         public: None,
     });
 
     assert!(
-        !page(&input()).contains("<h2>Tasks</h2>"),
+        !render_page(&input()).contains("<h2>Tasks</h2>"),
         "one task needs no list"
     );
 
-    let html = page(&PageInput { tasks, ..input() });
+    let html = render_page(&PageInput { tasks, ..input() });
     let list = html
         .split_once("<h2>Tasks</h2>")
         .unwrap()
@@ -315,24 +315,24 @@ fn many_tasks_begin_with_a_list_of_all() {
 #[test]
 fn an_answer_that_is_not_similar_enough_is_no_match() {
     let mut input = input();
-    let Shown::Retrieval(examples) = &input.tasks[0].shown else {
+    let TaskDetails::Retrieval(examples) = &input.tasks[0].shown else {
         panic!("a retrieval")
     };
 
     let all = examples.usual.len();
     for (similarity, precision, unmatched) in [(2.0, 60.0, all), (-2.0, 60.0, 0), (2.0, 40.0, 0)] {
-        let Measured::Retrieval(scores) = &mut input.tasks[0].result.measured else {
+        let TaskScores::Retrieval(scores) = &mut input.tasks[0].result.measured else {
             panic!("a retrieval")
         };
 
-        scores.threshold = Some(Threshold {
+        scores.threshold = Some(SimilarityThreshold {
             wanted: 50.0,
             similarity,
             precision,
             coverage: 70.0,
         });
 
-        let html = page(&input);
+        let html = render_page(&input);
         assert_eq!(html.matches("<small>no match</small>").count(), unmatched);
         assert!(html.contains("<h2>What is a match</h2>"));
         assert_eq!(
@@ -350,6 +350,6 @@ fn a_difference_has_a_sign() {
         (0.04, "±0.0"),
         (-0.04, "±0.0"),
     ] {
-        assert_eq!(difference(value), said);
+        assert_eq!(format_difference(value), said);
     }
 }

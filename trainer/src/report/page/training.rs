@@ -3,28 +3,28 @@
 use serde::Serialize;
 
 use super::chart::{Chart, Curve};
-use crate::report::history::Point;
+use crate::report::history::HistoryPoint;
 
 /// One stage of the training.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Stage {
+pub struct StageCurves {
     /// Its name.
     pub name: String,
     /// Its curves.
-    pub points: Vec<Point>,
+    pub points: Vec<HistoryPoint>,
 }
 
 /// All stages together.
 #[derive(Serialize)]
-pub(super) struct Training<'a> {
-    stages: Vec<Row<'a>>,
+pub(super) struct TrainingSection<'a> {
+    stages: Vec<StageRow<'a>>,
     pairs: i64,
     seconds: i64,
     charts: Vec<Chart>,
 }
 
 #[derive(Serialize)]
-struct Row<'a> {
+struct StageRow<'a> {
     name: &'a str,
     steps: i64,
     pairs: i64,
@@ -33,20 +33,20 @@ struct Row<'a> {
     loss: Option<f64>,
 }
 
-impl<'a> Training<'a> {
+impl<'a> TrainingSection<'a> {
     /// Their lines, sums and curves.
-    pub(super) fn of(stages: &'a [Stage]) -> Self {
-        let rows: Vec<_> = stages.iter().map(row).collect();
+    pub(super) fn from_stages(stages: &'a [StageCurves]) -> Self {
+        let rows: Vec<_> = stages.iter().map(stage_row).collect();
         Self {
             pairs: rows.iter().map(|stage| stage.pairs).sum(),
             seconds: rows.iter().map(|stage| stage.seconds).sum(),
             stages: rows,
-            charts: charts(stages),
+            charts: draw_charts(stages),
         }
     }
 }
 
-fn row(stage: &Stage) -> Row<'_> {
+fn stage_row(stage: &StageCurves) -> StageRow<'_> {
     let first = stage.points.first();
     let last = stage.points.last();
     let seconds = first
@@ -61,7 +61,7 @@ fn row(stage: &Stage) -> Row<'_> {
     };
 
     let count = speeds().count();
-    Row {
+    StageRow {
         name: &stage.name,
         steps: last.map_or(0, |point| point.step),
         pairs: last.map_or(0, |point| point.samples_seen),
@@ -72,10 +72,10 @@ fn row(stage: &Stage) -> Row<'_> {
 }
 
 /// The name of a curve and its value at a point.
-type Series = (&'static str, fn(&Point) -> Option<f64>);
+type CurveSpec = (&'static str, fn(&HistoryPoint) -> Option<f64>);
 
 /// Title, unit and curves of each chart.
-const CHARTS: [(&str, &str, &[Series]); 6] = [
+const CHART_SPECS: [(&str, &str, &[CurveSpec]); 6] = [
     ("Loss", "nats", &[("", |point| point.loss)]),
     (
         "Validation recall",
@@ -104,7 +104,7 @@ const CHARTS: [(&str, &str, &[Series]); 6] = [
 ];
 
 /// The curves of all stages behind one another.
-fn charts(stages: &[Stage]) -> Vec<Chart> {
+fn draw_charts(stages: &[StageCurves]) -> Vec<Chart> {
     let mut ends = Vec::new();
     let mut points = Vec::new();
     let mut start = 0.0;
@@ -121,7 +121,7 @@ fn charts(stages: &[Stage]) -> Vec<Chart> {
         ends.push((stage.name.clone(), start));
     }
 
-    let curve = |&(name, value): &Series| {
+    let curve = |&(name, value): &CurveSpec| {
         let points = points
             .iter()
             .filter_map(|(step, point)| Some((*step, value(point)?)));
@@ -132,13 +132,13 @@ fn charts(stages: &[Stage]) -> Vec<Chart> {
         }
     };
 
-    let draw = |(title, unit, curves): (_, _, &[Series])| {
-        Chart::draw(
+    let draw = |(title, unit, curves): (_, _, &[CurveSpec])| {
+        Chart::draw_curves(
             (title, unit),
             &curves.iter().map(curve).collect::<Vec<_>>(),
             &ends,
         )
     };
 
-    CHARTS.into_iter().filter_map(draw).collect()
+    CHART_SPECS.into_iter().filter_map(draw).collect()
 }

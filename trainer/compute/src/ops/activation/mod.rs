@@ -4,11 +4,11 @@ pub mod gpu;
 
 use rayon::prelude::*;
 
-use crate::math::{normal, sigmoid};
-use crate::tensor::{View, ViewMut};
+use crate::math::{normal_cdf_pdf, sigmoid};
+use crate::tensor::{TensorView, TensorViewMut};
 
 /// Values that one thread takes at a time: small enough to stay in its cache.
-const CHUNK: usize = 1 << 13;
+const CHUNK_LEN: usize = 1 << 13;
 
 /// A smooth step from 0 to the identity.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,55 +20,61 @@ pub enum Activation {
 }
 
 /// The slope that makes the logistic function resemble the normal distribution.
-const SLOPE: f32 = 1.702;
+const QUICK_GELU_SLOPE: f32 = 1.702;
 
 #[inline(always)]
 fn quick_gelu(x: f32) -> f32 {
-    x * sigmoid(SLOPE * x)
+    x * sigmoid(QUICK_GELU_SLOPE * x)
 }
 
 #[inline(always)]
-fn quick_gelu_slope(x: f32) -> f32 {
-    let gate = sigmoid(SLOPE * x);
-    gate + SLOPE * x * gate * (1.0 - gate)
+fn quick_gelu_derivative(x: f32) -> f32 {
+    let gate = sigmoid(QUICK_GELU_SLOPE * x);
+    gate + QUICK_GELU_SLOPE * x * gate * (1.0 - gate)
 }
 
 #[inline(always)]
 fn gelu(x: f32) -> f32 {
-    x * normal(x).0
+    x * normal_cdf_pdf(x).0
 }
 
 #[inline(always)]
-fn gelu_slope(x: f32) -> f32 {
-    let (cumulative, density) = normal(x);
+fn gelu_derivative(x: f32) -> f32 {
+    let (cumulative, density) = normal_cdf_pdf(x);
     cumulative + x * density
 }
 
 impl Activation {
     /// `y = f(x)`.
-    pub fn forward(self, x: View<'_>, y: ViewMut<'_>) {
+    pub fn forward(self, x: TensorView<'_>, y: TensorViewMut<'_>) {
         match (self, y) {
-            (Self::Gelu, ViewMut::Host(y)) => each(x.host(), y, |x, _| gelu(x)),
-            (Self::QuickGelu, ViewMut::Host(y)) => each(x.host(), y, |x, _| quick_gelu(x)),
-            (_, ViewMut::Device(mut y)) => gpu::forward(self, x.device(), &mut y),
+            (Self::Gelu, TensorViewMut::Host(y)) => {
+                zip_chunks_parallel(x.expect_host(), y, |x, _| gelu(x))
+            }
+            (Self::QuickGelu, TensorViewMut::Host(y)) => {
+                zip_chunks_parallel(x.expect_host(), y, |x, _| quick_gelu(x))
+            }
+            (_, TensorViewMut::Device(mut y)) => gpu::forward(self, x.expect_device(), &mut y),
         }
     }
 
     /// `dy` becomes `dx`: it is multiplied by the slope at `x`.
-    pub fn backward(self, x: View<'_>, dy: ViewMut<'_>) {
+    pub fn backward(self, x: TensorView<'_>, dy: TensorViewMut<'_>) {
         match (self, dy) {
-            (Self::Gelu, ViewMut::Host(dy)) => each(x.host(), dy, |x, dy| dy * gelu_slope(x)),
-            (Self::QuickGelu, ViewMut::Host(dy)) => {
-                each(x.host(), dy, |x, dy| dy * quick_gelu_slope(x));
+            (Self::Gelu, TensorViewMut::Host(dy)) => {
+                zip_chunks_parallel(x.expect_host(), dy, |x, dy| dy * gelu_derivative(x))
             }
-            (_, ViewMut::Device(mut dy)) => gpu::backward(self, x.device(), &mut dy),
+            (Self::QuickGelu, TensorViewMut::Host(dy)) => {
+                zip_chunks_parallel(x.expect_host(), dy, |x, dy| dy * quick_gelu_derivative(x));
+            }
+            (_, TensorViewMut::Device(mut dy)) => gpu::backward(self, x.expect_device(), &mut dy),
         }
     }
 }
 
-fn each(x: &[f32], y: &mut [f32], f: impl Fn(f32, f32) -> f32 + Sync) {
-    y.par_chunks_mut(CHUNK)
-        .zip(x.par_chunks(CHUNK))
+fn zip_chunks_parallel(x: &[f32], y: &mut [f32], f: impl Fn(f32, f32) -> f32 + Sync) {
+    y.par_chunks_mut(CHUNK_LEN)
+        .zip(x.par_chunks(CHUNK_LEN))
         .for_each(|(y, x)| {
             for i in 0..y.len() {
                 y[i] = f(x[i], y[i]);

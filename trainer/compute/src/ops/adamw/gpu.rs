@@ -1,13 +1,13 @@
 //! AdamW over a table of chunks, of which none holds numbers of two segments.
 
-use crate::device::{Launch, Span, SpanMut};
+use crate::device::{DeviceView, DeviceViewMut, KernelLaunch};
 
 /// Numbers of the table for each chunk: where it begins, how long it is, whether its weights decay.
-pub const CHUNK: usize = 3;
+pub const CHUNK_FIELDS: usize = 3;
 
 /// What all weights share in a step.
 #[derive(Clone, Copy, Debug)]
-pub struct Step {
+pub struct AdamWConstants {
     /// How much of the mean gradient is kept.
     pub beta_1: f32,
     /// How much of the mean squared gradient is kept.
@@ -30,62 +30,73 @@ pub struct Step {
 ///
 /// # Shapes
 /// `chunks` [chunks, 3], `sums` [chunks].
-pub fn squares(gradients: Span<'_>, chunks: Span<'_>, sums: &mut SpanMut<'_>) {
-    let launch = Launch::new("optimizer_squares").grid(sums.len(), 1, 1);
+pub fn chunk_sums_of_squares(
+    gradients: DeviceView<'_>,
+    chunks: DeviceView<'_>,
+    sums: &mut DeviceViewMut<'_>,
+) {
+    let launch = KernelLaunch::new("optimizer_squares").with_grid(sums.len(), 1, 1);
     launch
-        .read(gradients)
-        .read(chunks)
-        .write(sums)
-        .run(sums.device());
+        .arg_input(gradients)
+        .arg_input(chunks)
+        .arg_output(sums)
+        .launch_on(sums.device());
 }
 
 /// Changes the weights of all chunks, and both moments.
-pub fn step(
-    values: &mut SpanMut<'_>,
-    (first, second): (&mut SpanMut<'_>, &mut SpanMut<'_>),
-    gradients: Span<'_>,
-    chunks: Span<'_>,
-    step: Step,
+pub fn adamw_step(
+    values: &mut DeviceViewMut<'_>,
+    (first, second): (&mut DeviceViewMut<'_>, &mut DeviceViewMut<'_>),
+    gradients: DeviceView<'_>,
+    chunks: DeviceView<'_>,
+    step: AdamWConstants,
 ) {
     let device = values.device();
-    let launch = Launch::new("optimizer_step").grid(chunks.len() / CHUNK, 1, 1);
+    let launch = KernelLaunch::new("optimizer_step").with_grid(chunks.len() / CHUNK_FIELDS, 1, 1);
     let launch = launch
-        .write(values)
-        .write_rounded(values)
-        .write(first)
-        .write(second);
+        .arg_output(values)
+        .arg_bf16_output(values)
+        .arg_output(first)
+        .arg_output(second);
 
-    let launch = launch.read(gradients).read(chunks);
+    let launch = launch.arg_input(gradients).arg_input(chunks);
     let launch = launch
-        .real(step.beta_1)
-        .real(step.beta_2)
-        .real(step.epsilon)
-        .real(step.clip);
+        .arg_f32(step.beta_1)
+        .arg_f32(step.beta_2)
+        .arg_f32(step.epsilon)
+        .arg_f32(step.clip);
 
-    let launch = launch.real(step.rate).real(step.correction);
-    launch.real(step.keep).real(step.keep_decayed).run(device);
+    let launch = launch.arg_f32(step.rate).arg_f32(step.correction);
+    launch
+        .arg_f32(step.keep)
+        .arg_f32(step.keep_decayed)
+        .launch_on(device);
 }
 
 /// Adds a number to each.
-pub fn add(values: &mut SpanMut<'_>, number: f32) {
+pub fn add_scalar(values: &mut DeviceViewMut<'_>, number: f32) {
     let device = values.device();
     let count = values.len();
-    Launch::new("optimizer_add")
-        .over(count)
-        .write(values)
-        .whole(count)
-        .real(number)
-        .run(device);
+    KernelLaunch::new("optimizer_add")
+        .with_thread_per_item(count)
+        .arg_output(values)
+        .arg_u32(count)
+        .arg_f32(number)
+        .launch_on(device);
 }
 
 /// Keeps each in bounds.
-pub fn clamp(values: &mut SpanMut<'_>, (low, high): (f32, f32)) {
+pub fn clamp_values(values: &mut DeviceViewMut<'_>, (low, high): (f32, f32)) {
     let device = values.device();
     let count = values.len();
-    let launch = Launch::new("optimizer_clamp")
-        .over(count)
-        .write(values)
-        .write_rounded(values);
+    let launch = KernelLaunch::new("optimizer_clamp")
+        .with_thread_per_item(count)
+        .arg_output(values)
+        .arg_bf16_output(values);
 
-    launch.whole(count).real(low).real(high).run(device);
+    launch
+        .arg_u32(count)
+        .arg_f32(low)
+        .arg_f32(high)
+        .launch_on(device);
 }

@@ -1,15 +1,15 @@
 //! Attention in this machine's memory: sequences side by side, each head by itself.
 
 use super::Attention;
-use crate::gemm::multiply::multiply;
-use crate::gemm::{Matrix, MatrixMut, Onto, Threads};
-use crate::math::{exp, max, sum};
-use crate::ops::dropout::{Dropout, Mask};
-use crate::ops::rows::{Kept, Sequences, Tokens};
+use crate::gemm::matmul::gemm;
+use crate::gemm::{Accumulate, GemmThreads, MatrixView, MatrixViewMut};
+use crate::math::{fast_exp, max_value, sum_map};
+use crate::ops::dropout::{Dropout, DropoutMask};
+use crate::ops::sequences::{PooledRows, Sequences, TokenRows};
 
 /// Which part of `qkv`.
 #[derive(Clone, Copy)]
-enum Part {
+enum QkvPart {
     Query = 0,
     Key = 1,
     Value = 2,
@@ -24,20 +24,30 @@ impl Attention {
         (probabilities, dropped): (&mut [f32], &mut [f32]),
         out: &mut [f32],
     ) {
-        let row = self.row();
+        let row = self.probabilities_per_token();
         let arrays = (
-            (Kept(probabilities, row), Kept(dropped, row)),
-            Kept(out, self.width),
+            (PooledRows(probabilities, row), PooledRows(dropped, row)),
+            PooledRows(out, self.width),
         );
 
-        sequences.each(
-            (Tokens(qkv, 3 * self.width), arrays),
+        sequences.par_for_each(
+            (TokenRows(qkv, 3 * self.width), arrays),
             |sample, (qkv, arrays)| {
                 let ((probabilities, dropped), out) = arrays;
                 for head in 0..self.heads {
-                    self.attend(head, qkv.0, sequences.padding(sample), probabilities.0);
+                    self.head_probabilities(
+                        head,
+                        qkv.0,
+                        sequences.padded_token_ids(sample),
+                        probabilities.0,
+                    );
                     let weights = if dropout.is_active() {
-                        self.drop(head, dropout.mask(sample), probabilities.0, dropped.0);
+                        self.apply_dropout(
+                            head,
+                            dropout.sample_mask(sample),
+                            probabilities.0,
+                            dropped.0,
+                        );
                         &*dropped.0
                     } else {
                         &*probabilities.0
@@ -45,17 +55,17 @@ impl Attention {
 
                     let tokens = qkv.0.len() / (3 * self.width);
                     let pair = (
-                        self.scores(head, weights, tokens),
-                        self.part(head, Part::Value, qkv.0),
+                        self.score_matrix(head, weights, tokens),
+                        self.qkv_matrix(head, QkvPart::Value, qkv.0),
                     );
 
-                    multiply(
+                    gemm(
                         self.precision,
-                        self.head_mut(head, out.0),
-                        Onto::Replace,
+                        self.head_matrix_mut(head, out.0),
+                        Accumulate::No,
                         1.0,
                         pair,
-                        Threads::One,
+                        GemmThreads::One,
                     );
                 }
             },
@@ -71,20 +81,20 @@ impl Attention {
         (dropped, dscores): (&mut [f32], &mut [f32]),
         dqkv: &mut [f32],
     ) {
-        let row = self.row();
+        let row = self.probabilities_per_token();
         let wide = 3 * self.width;
-        let saved = (Tokens(qkv, wide), Kept(probabilities, row));
-        let scratch = (Kept(dropped, row), Kept(dscores, row));
-        let gradients = (Kept(dout, self.width), Tokens(dqkv, wide));
+        let saved = (TokenRows(qkv, wide), PooledRows(probabilities, row));
+        let scratch = (PooledRows(dropped, row), PooledRows(dscores, row));
+        let gradients = (PooledRows(dout, self.width), TokenRows(dqkv, wide));
 
-        sequences.each(((saved, scratch), gradients), |sample, parts| {
+        sequences.par_for_each(((saved, scratch), gradients), |sample, parts| {
             let (((qkv, probabilities), (dropped, dscores)), (dout, dqkv)) = parts;
             if dout.0.len() * 3 < dqkv.0.len() {
                 // Queries of tokens that do not go on have no gradient.
                 dqkv.0.fill(0.0);
             }
 
-            let mask = dropout.is_active().then(|| dropout.mask(sample));
+            let mask = dropout.is_active().then(|| dropout.sample_mask(sample));
             for head in 0..self.heads {
                 let saved = (qkv.0, probabilities.0);
                 self.backward_head(head, mask, saved, dout.0, (dropped.0, dscores.0), dqkv.0);
@@ -95,96 +105,110 @@ impl Attention {
     fn backward_head(
         &self,
         head: usize,
-        mask: Option<Mask>,
+        mask: Option<DropoutMask>,
         (qkv, probabilities): (&[f32], &[f32]),
         dout: &[f32],
         (dropped, dscores): (&mut [f32], &mut [f32]),
         dqkv: &mut [f32],
     ) {
         let tokens = qkv.len() / (3 * self.width);
-        let part = |part| self.part(head, part, qkv);
-        let dout = self.head(head, dout);
+        let part = |part| self.qkv_matrix(head, part, qkv);
+        let dout = self.head_matrix(head, dout);
         let weights = match mask {
             Some(mask) => {
-                self.drop(head, mask, probabilities, dropped);
+                self.apply_dropout(head, mask, probabilities, dropped);
                 &*dropped
             }
             None => probabilities,
         };
 
         let mut write = |which, pair| {
-            let rows = if matches!(which, Part::Query) {
+            let rows = if matches!(which, QkvPart::Query) {
                 dout.rows()
             } else {
                 tokens
             };
 
-            let target = self.part_mut(head, which, dqkv, rows);
-            multiply(
+            let target = self.qkv_matrix_mut(head, which, dqkv, rows);
+            gemm(
                 self.precision,
                 target,
-                Onto::Replace,
+                Accumulate::No,
                 1.0,
                 pair,
-                Threads::One,
+                GemmThreads::One,
             );
         };
 
         write(
-            Part::Value,
-            (self.scores(head, weights, tokens).transposed(), dout),
+            QkvPart::Value,
+            (self.score_matrix(head, weights, tokens).transposed(), dout),
         );
 
-        let target = self.scores_mut(head, dscores, tokens);
-        multiply(
+        let target = self.score_matrix_mut(head, dscores, tokens);
+        gemm(
             self.precision,
             target,
-            Onto::Replace,
+            Accumulate::No,
             1.0,
-            (dout, part(Part::Value).transposed()),
-            Threads::One,
+            (dout, part(QkvPart::Value).transposed()),
+            GemmThreads::One,
         );
 
-        self.backward_softmax(head, mask, probabilities, dscores, tokens);
-        let dscores = self.scores(head, dscores, tokens);
-        write(Part::Query, (dscores, part(Part::Key)));
-        let queries = part(Part::Query).first(dout.rows());
-        write(Part::Key, (dscores.transposed(), queries));
+        self.softmax_backward(head, mask, probabilities, dscores, tokens);
+        let dscores = self.score_matrix(head, dscores, tokens);
+        write(QkvPart::Query, (dscores, part(QkvPart::Key)));
+        let queries = part(QkvPart::Query).first_rows(dout.rows());
+        write(QkvPart::Key, (dscores.transposed(), queries));
     }
 
     /// The probabilities of one head.
-    fn attend(&self, head: usize, qkv: &[f32], padding: Option<&[u32]>, probabilities: &mut [f32]) {
-        let keys = self.part(head, Part::Key, qkv);
-        let target = self.scores_mut(head, probabilities, keys.rows());
-        let queries = self.part(head, Part::Query, qkv).first(target.rows());
-        multiply(
+    fn head_probabilities(
+        &self,
+        head: usize,
+        qkv: &[f32],
+        padding: Option<&[u32]>,
+        probabilities: &mut [f32],
+    ) {
+        let keys = self.qkv_matrix(head, QkvPart::Key, qkv);
+        let target = self.score_matrix_mut(head, probabilities, keys.rows());
+        let queries = self
+            .qkv_matrix(head, QkvPart::Query, qkv)
+            .first_rows(target.rows());
+        gemm(
             self.precision,
             target,
-            Onto::Replace,
-            self.scale(),
+            Accumulate::No,
+            self.softmax_scale(),
             (queries, keys.transposed()),
-            Threads::One,
+            GemmThreads::One,
         );
 
-        for row in probabilities.chunks_exact_mut(self.row()) {
-            let scores = &mut row[head * self.longest..][..keys.rows()];
+        for row in probabilities.chunks_exact_mut(self.probabilities_per_token()) {
+            let scores = &mut row[head * self.max_tokens..][..keys.rows()];
             if let Some(ids) = padding {
-                hide(ids, scores);
+                mask_padding(ids, scores);
             }
 
-            softmax(scores);
+            softmax_in_place(scores);
         }
     }
 
-    fn drop(&self, head: usize, mask: Mask, probabilities: &[f32], dropped: &mut [f32]) {
+    fn apply_dropout(
+        &self,
+        head: usize,
+        mask: DropoutMask,
+        probabilities: &[f32],
+        dropped: &mut [f32],
+    ) {
         let rows = probabilities
-            .chunks_exact(self.row())
-            .zip(dropped.chunks_exact_mut(self.row()));
+            .chunks_exact(self.probabilities_per_token())
+            .zip(dropped.chunks_exact_mut(self.probabilities_per_token()));
 
         for (row, (from, to)) in rows.enumerate() {
-            let part = head * self.longest..(head + 1) * self.longest;
-            mask.apply(
-                row * self.row() + part.start,
+            let part = head * self.max_tokens..(head + 1) * self.max_tokens;
+            mask.apply_to(
+                row * self.probabilities_per_token() + part.start,
                 &from[part.clone()],
                 &mut to[part],
             );
@@ -192,39 +216,39 @@ impl Attention {
     }
 
     /// `dscores` holds the gradient of the dropped probabilities, and becomes that of `q · kᵀ`.
-    fn backward_softmax(
+    fn softmax_backward(
         &self,
         head: usize,
-        mask: Option<Mask>,
+        mask: Option<DropoutMask>,
         probabilities: &[f32],
         dscores: &mut [f32],
         tokens: usize,
     ) {
-        let scale = self.scale();
+        let scale = self.softmax_scale();
         let rows = probabilities
-            .chunks_exact(self.row())
-            .zip(dscores.chunks_exact_mut(self.row()));
+            .chunks_exact(self.probabilities_per_token())
+            .zip(dscores.chunks_exact_mut(self.probabilities_per_token()));
 
         for (row, (p, d)) in rows.enumerate() {
-            let start = head * self.longest;
+            let start = head * self.max_tokens;
             let p = &p[start..start + tokens];
             let d = &mut d[start..start + tokens];
 
             if let Some(mask) = mask {
-                let first = row * self.row() + start;
+                let first = row * self.probabilities_per_token() + start;
                 d.iter_mut()
                     .enumerate()
-                    .for_each(|(i, d)| *d *= mask.scale(first + i));
+                    .for_each(|(i, d)| *d *= mask.element_scale(first + i));
             }
 
-            let mean = sum(d, |i, d| d * p[i]);
+            let mean = sum_map(d, |i, d| d * p[i]);
             d.iter_mut()
                 .zip(p)
                 .for_each(|(d, p)| *d = p * (*d - mean) * scale);
         }
     }
 
-    fn scale(&self) -> f32 {
+    fn softmax_scale(&self) -> f32 {
         1.0 / (self.head_width() as f32).sqrt()
     }
 
@@ -233,44 +257,59 @@ impl Attention {
     }
 
     /// Query, key or value of one head, of all tokens of a sequence.
-    fn part<'a>(&self, head: usize, part: Part, qkv: &'a [f32]) -> Matrix<'a> {
+    fn qkv_matrix<'a>(&self, head: usize, part: QkvPart, qkv: &'a [f32]) -> MatrixView<'a> {
         let wide = 3 * self.width;
         let d = self.head_width();
         let start = part as usize * self.width + head * d;
-        Matrix::strided(&qkv[start..], qkv.len() / wide, d, wide)
+        MatrixView::strided(&qkv[start..], qkv.len() / wide, d, wide)
     }
 
-    fn part_mut<'a>(
+    fn qkv_matrix_mut<'a>(
         &self,
         head: usize,
-        part: Part,
+        part: QkvPart,
         qkv: &'a mut [f32],
         rows: usize,
-    ) -> MatrixMut<'a> {
+    ) -> MatrixViewMut<'a> {
         let d = self.head_width();
         let start = part as usize * self.width + head * d;
-        MatrixMut::strided(&mut qkv[start..], rows, d, 3 * self.width)
+        MatrixViewMut::strided(&mut qkv[start..], rows, d, 3 * self.width)
     }
 
-    fn head<'a>(&self, head: usize, out: &'a [f32]) -> Matrix<'a> {
+    fn head_matrix<'a>(&self, head: usize, out: &'a [f32]) -> MatrixView<'a> {
         let d = self.head_width();
-        Matrix::strided(&out[head * d..], out.len() / self.width, d, self.width)
+        MatrixView::strided(&out[head * d..], out.len() / self.width, d, self.width)
     }
 
-    fn head_mut<'a>(&self, head: usize, out: &'a mut [f32]) -> MatrixMut<'a> {
+    fn head_matrix_mut<'a>(&self, head: usize, out: &'a mut [f32]) -> MatrixViewMut<'a> {
         let d = self.head_width();
         let rows = out.len() / self.width;
-        MatrixMut::strided(&mut out[head * d..], rows, d, self.width)
+        MatrixViewMut::strided(&mut out[head * d..], rows, d, self.width)
     }
 
-    fn scores<'a>(&self, head: usize, scores: &'a [f32], tokens: usize) -> Matrix<'a> {
-        let rows = scores.len() / self.row();
-        Matrix::strided(&scores[head * self.longest..], rows, tokens, self.row())
+    fn score_matrix<'a>(&self, head: usize, scores: &'a [f32], tokens: usize) -> MatrixView<'a> {
+        let rows = scores.len() / self.probabilities_per_token();
+        MatrixView::strided(
+            &scores[head * self.max_tokens..],
+            rows,
+            tokens,
+            self.probabilities_per_token(),
+        )
     }
 
-    fn scores_mut<'a>(&self, head: usize, scores: &'a mut [f32], tokens: usize) -> MatrixMut<'a> {
-        let rows = scores.len() / self.row();
-        MatrixMut::strided(&mut scores[head * self.longest..], rows, tokens, self.row())
+    fn score_matrix_mut<'a>(
+        &self,
+        head: usize,
+        scores: &'a mut [f32],
+        tokens: usize,
+    ) -> MatrixViewMut<'a> {
+        let rows = scores.len() / self.probabilities_per_token();
+        MatrixViewMut::strided(
+            &mut scores[head * self.max_tokens..],
+            rows,
+            tokens,
+            self.probabilities_per_token(),
+        )
     }
 }
 
@@ -278,16 +317,17 @@ impl Attention {
 ///
 /// # Source
 /// The reference adds -10,000, so a sequence of nothing but padding attends to all of it.
-fn hide(ids: &[u32], scores: &mut [f32]) {
+fn mask_padding(ids: &[u32], scores: &mut [f32]) {
     for (score, _) in scores.iter_mut().zip(ids).filter(|(_, id)| **id == 0) {
         *score -= 10_000.0;
     }
 }
 
 /// Makes positive numbers that sum to 1 of any numbers.
-pub(in crate::ops) fn softmax(row: &mut [f32]) {
-    let top = max(row);
-    row.iter_mut().for_each(|value| *value = exp(*value - top));
-    let scale = 1.0 / sum(row, |_, value| value);
+pub(in crate::ops) fn softmax_in_place(row: &mut [f32]) {
+    let top = max_value(row);
+    row.iter_mut()
+        .for_each(|value| *value = fast_exp(*value - top));
+    let scale = 1.0 / sum_map(row, |_, value| value);
     row.iter_mut().for_each(|value| *value *= scale);
 }

@@ -1,18 +1,18 @@
 //! Multi-head self-attention. Sequences of one length without padding are multiplied as batches; of
 //! others a kernel multiplies each at its own length. What lies between the products is the same.
 
-mod part;
+mod batched_gemm;
 
-use part::{Part, Side, multiply};
+use batched_gemm::{BatchedMatrix, QkvLayout, gemm_per_head};
 
-use crate::device::{Launch, Span, SpanMut};
+use crate::device::{DeviceView, DeviceViewMut, KernelLaunch};
 use crate::ops::attention::Attention;
 use crate::ops::dropout::Dropout;
-use crate::ops::rows::{Keep, Sequences};
-use crate::ops::sequences::most_kept;
+use crate::ops::launch_arguments::max_pooled_rows;
+use crate::ops::sequences::{Pooling, Sequences};
 
 /// Rows of scores that one block takes: a warp each.
-const ROWS: usize = 8;
+const ROWS_PER_BLOCK: usize = 8;
 
 /// Writes `out`, and the probabilities that the backward needs; `dropped` is scratch.
 ///
@@ -22,45 +22,56 @@ pub fn forward(
     attention: &Attention,
     sequences: Sequences<'_>,
     dropout: Dropout,
-    qkv: Span<'_>,
-    (probabilities, dropped): (&mut SpanMut<'_>, &mut SpanMut<'_>),
-    out: &mut SpanMut<'_>,
+    qkv: DeviceView<'_>,
+    (probabilities, dropped): (&mut DeviceViewMut<'_>, &mut DeviceViewMut<'_>),
+    out: &mut DeviceViewMut<'_>,
 ) {
-    let part = Part::of(attention);
-    let scores = part.scores(probabilities.span());
-    let pair = (part.query(qkv), part.key(qkv).transposed());
-    multiply(attention, sequences, scores, pair, scale(attention));
-    softmax(attention, sequences, dropout, probabilities, dropped);
+    let part = QkvLayout::from_attention(attention);
+    let scores = part.score_matrix(probabilities.as_view());
+    let pair = (part.query_matrix(qkv), part.key_matrix(qkv).transposed());
+    gemm_per_head(attention, sequences, scores, pair, softmax_scale(attention));
+    softmax_forward(attention, sequences, dropout, probabilities, dropped);
     let weights = if dropout.is_active() {
-        dropped.span()
+        dropped.as_view()
     } else {
-        probabilities.span()
+        probabilities.as_view()
     };
 
-    let pair = (part.scores(weights), part.value(qkv));
-    multiply(attention, sequences, part.out(out.span()), pair, 1.0);
+    let pair = (part.score_matrix(weights), part.value_matrix(qkv));
+    gemm_per_head(
+        attention,
+        sequences,
+        part.output_matrix(out.as_view()),
+        pair,
+        1.0,
+    );
 }
 
-fn softmax(
+fn softmax_forward(
     attention: &Attention,
     sequences: Sequences<'_>,
     dropout: Dropout,
-    probabilities: &mut SpanMut<'_>,
-    dropped: &mut SpanMut<'_>,
+    probabilities: &mut DeviceViewMut<'_>,
+    dropped: &mut DeviceViewMut<'_>,
 ) {
     let device = probabilities.device();
-    let launch = rows(
+    let launch = score_row_kernel(
         "softmax_forward",
         attention,
         sequences,
-        probabilities.span(),
+        probabilities.as_view(),
     );
 
-    let dropped = dropout.is_active().then(|| dropped.span());
-    let launch = launch.write(probabilities).read_or_null(dropped);
-    let launch = launch.read_or_null(sequences.padded_on_device());
-    let launch = launch.whole(attention.heads).whole(attention.longest);
-    launch.sequences(sequences).masks(dropout).run(device);
+    let dropped = dropout.is_active().then(|| dropped.as_view());
+    let launch = launch.arg_output(probabilities).arg_input_or_null(dropped);
+    let launch = launch.arg_input_or_null(sequences.device_token_ids());
+    let launch = launch
+        .arg_u32(attention.heads)
+        .arg_u32(attention.max_tokens);
+    launch
+        .arg_sequences(sequences)
+        .arg_dropout(dropout)
+        .launch_on(device);
 }
 
 /// Writes `dqkv`; `dropped` and `dscores` are scratch of the shape of `probabilities`.
@@ -71,26 +82,28 @@ pub fn backward(
     attention: &Attention,
     sequences: Sequences<'_>,
     dropout: Dropout,
-    (qkv, probabilities): (Span<'_>, Span<'_>),
-    dout: Span<'_>,
-    (dropped, dscores): (&mut SpanMut<'_>, &mut SpanMut<'_>),
-    dqkv: &mut SpanMut<'_>,
+    (qkv, probabilities): (DeviceView<'_>, DeviceView<'_>),
+    dout: DeviceView<'_>,
+    (dropped, dscores): (&mut DeviceViewMut<'_>, &mut DeviceViewMut<'_>),
+    dqkv: &mut DeviceViewMut<'_>,
 ) {
-    if sequences.keep() == Keep::First {
+    if sequences.pooling() == Pooling::FirstToken {
         // Queries of tokens that do not go on have no gradient.
-        dqkv.clear();
+        dqkv.fill_zeros();
     }
 
-    let part = Part::of(attention);
-    let dout = part.out(dout);
-    let write = |target: Side<'_>, pair, scale| multiply(attention, sequences, target, pair, scale);
+    let part = QkvLayout::from_attention(attention);
+    let dout = part.output_matrix(dout);
+    let write = |target: BatchedMatrix<'_>, pair, scale| {
+        gemm_per_head(attention, sequences, target, pair, scale)
+    };
     write(
-        part.scores(dscores.span()),
-        (dout, part.value(qkv).transposed()),
+        part.score_matrix(dscores.as_view()),
+        (dout, part.value_matrix(qkv).transposed()),
         1.0,
     );
 
-    backward_softmax(
+    softmax_backward(
         attention,
         sequences,
         dropout,
@@ -100,58 +113,73 @@ pub fn backward(
     );
 
     let weights = if dropout.is_active() {
-        dropped.span()
+        dropped.as_view()
     } else {
         probabilities
     };
 
-    let weights = part.scores(weights);
-    let dscores = part.scores(dscores.span());
-    write(part.value(dqkv.span()), (weights.transposed(), dout), 1.0);
-    write(part.query(dqkv.span()), (dscores, part.key(qkv)), 1.0);
+    let weights = part.score_matrix(weights);
+    let dscores = part.score_matrix(dscores.as_view());
     write(
-        part.key(dqkv.span()),
-        (dscores.transposed(), part.query(qkv)),
+        part.value_matrix(dqkv.as_view()),
+        (weights.transposed(), dout),
+        1.0,
+    );
+    write(
+        part.query_matrix(dqkv.as_view()),
+        (dscores, part.key_matrix(qkv)),
+        1.0,
+    );
+    write(
+        part.key_matrix(dqkv.as_view()),
+        (dscores.transposed(), part.query_matrix(qkv)),
         1.0,
     );
 }
 
 /// `dscores` holds the gradient of the dropped probabilities, and becomes that of `q · kᵀ`.
-fn backward_softmax(
+fn softmax_backward(
     attention: &Attention,
     sequences: Sequences<'_>,
     dropout: Dropout,
-    probabilities: Span<'_>,
-    dropped: &mut SpanMut<'_>,
-    dscores: &mut SpanMut<'_>,
+    probabilities: DeviceView<'_>,
+    dropped: &mut DeviceViewMut<'_>,
+    dscores: &mut DeviceViewMut<'_>,
 ) {
     let device = dscores.device();
-    let launch = rows("softmax_backward", attention, sequences, probabilities);
-    let dropped = dropout.is_active().then(|| dropped.span());
+    let launch = score_row_kernel("softmax_backward", attention, sequences, probabilities);
+    let dropped = dropout.is_active().then(|| dropped.as_view());
     let launch = launch
-        .read(probabilities)
-        .read_or_null(dropped)
-        .write(dscores);
+        .arg_input(probabilities)
+        .arg_input_or_null(dropped)
+        .arg_output(dscores);
 
     let launch = launch
-        .whole(attention.heads)
-        .whole(attention.longest)
-        .real(scale(attention));
+        .arg_u32(attention.heads)
+        .arg_u32(attention.max_tokens)
+        .arg_f32(softmax_scale(attention));
 
-    launch.sequences(sequences).masks(dropout).run(device);
+    launch
+        .arg_sequences(sequences)
+        .arg_dropout(dropout)
+        .launch_on(device);
 }
 
 /// A kernel that gives every row of every head's scores a warp.
-fn rows(
+fn score_row_kernel(
     name: &str,
     attention: &Attention,
     sequences: Sequences<'_>,
-    probabilities: Span<'_>,
-) -> Launch {
-    let blocks = (most_kept(sequences) * attention.heads).div_ceil(ROWS);
-    Launch::typed(name, probabilities.format()).grid(sequences.count(), blocks, 1)
+    probabilities: DeviceView<'_>,
+) -> KernelLaunch {
+    let blocks = (max_pooled_rows(sequences) * attention.heads).div_ceil(ROWS_PER_BLOCK);
+    KernelLaunch::for_dtype(name, probabilities.dtype()).with_grid(
+        sequences.sequence_count(),
+        blocks,
+        1,
+    )
 }
 
-fn scale(attention: &Attention) -> f32 {
+fn softmax_scale(attention: &Attention) -> f32 {
     1.0 / ((attention.width / attention.heads) as f32).sqrt()
 }

@@ -5,12 +5,12 @@ mod cpu;
 pub mod gpu;
 
 use cnclip_crds::stage::Precision;
-pub(super) use cpu::softmax;
+pub(super) use cpu::softmax_in_place;
 
 use crate::ops::dropout::Dropout;
 use crate::ops::flash_attention::gpu as tiled;
-use crate::ops::rows::Sequences;
-use crate::tensor::{Array, Memory, View, ViewMut};
+use crate::ops::sequences::Sequences;
+use crate::tensor::{Memory, Tensor, TensorView, TensorViewMut};
 
 /// `out = dropout(softmax(q · kᵀ / sqrt(d))) · v` for each head.
 ///
@@ -24,47 +24,47 @@ pub struct Attention {
     /// Width of a token: heads times the width of a head.
     pub width: usize,
     /// Tokens of the longest sequence that memory is there for.
-    pub longest: usize,
+    pub max_tokens: usize,
     /// Number format of the products; the softmax between them is in fp32.
     pub precision: Precision,
     /// Whether a device makes probabilities tile by tile, and keeps one number for each head of them.
-    pub tiled: bool,
+    pub flash: bool,
 }
 
 impl Attention {
     /// Attention in some memory, of sequences of at most so many tokens.
-    pub fn within(
+    pub fn for_memory(
         memory: &Memory,
         (heads, width): (usize, usize),
         longest: usize,
         precision: Precision,
     ) -> Self {
-        let tiled = memory.device().is_some() && tiled::serves(precision, width / heads);
+        let tiled = memory.device().is_some() && tiled::is_supported(precision, width / heads);
         Self {
             heads,
             width,
-            longest,
+            max_tokens: longest,
             precision,
-            tiled,
+            flash: tiled,
         }
     }
 
     /// Numbers for each kept token in `probabilities` and in either scratch array.
-    pub fn row(&self) -> usize {
-        if self.tiled {
+    pub fn probabilities_per_token(&self) -> usize {
+        if self.flash {
             self.heads
         } else {
-            self.heads * self.longest
+            self.heads * self.max_tokens
         }
     }
 
     /// Memory for the probabilities of so many kept tokens, or for a scratch array.
-    pub fn reserve(&self, memory: &Memory, kept: usize) -> Array {
-        let len = kept * self.row();
-        if self.tiled {
-            memory.exact(len)
+    pub fn alloc_probabilities(&self, memory: &Memory, kept: usize) -> Tensor {
+        let len = kept * self.probabilities_per_token();
+        if self.flash {
+            memory.alloc_f32(len)
         } else {
-            memory.array(len)
+            memory.alloc_activations(len)
         }
     }
 
@@ -73,22 +73,39 @@ impl Attention {
         &self,
         sequences: Sequences<'_>,
         dropout: Dropout,
-        qkv: View<'_>,
-        (probabilities, dropped): (ViewMut<'_>, ViewMut<'_>),
-        out: ViewMut<'_>,
+        qkv: TensorView<'_>,
+        (probabilities, dropped): (TensorViewMut<'_>, TensorViewMut<'_>),
+        out: TensorViewMut<'_>,
     ) {
         match out {
-            ViewMut::Host(out) => {
-                let weights = (probabilities.host(), dropped.host());
-                self.forward_host(sequences, dropout, qkv.host(), weights, out);
+            TensorViewMut::Host(out) => {
+                let weights = (probabilities.expect_host(), dropped.expect_host());
+                self.forward_host(sequences, dropout, qkv.expect_host(), weights, out);
             }
-            ViewMut::Device(mut out) if self.tiled => {
-                let log_sums = &mut probabilities.device();
-                tiled::forward(self, sequences, dropout, qkv.device(), log_sums, &mut out);
+            TensorViewMut::Device(mut out) if self.flash => {
+                let log_sums = &mut probabilities.expect_device();
+                tiled::forward(
+                    self,
+                    sequences,
+                    dropout,
+                    qkv.expect_device(),
+                    log_sums,
+                    &mut out,
+                );
             }
-            ViewMut::Device(mut out) => {
-                let weights = (&mut probabilities.device(), &mut dropped.device());
-                gpu::forward(self, sequences, dropout, qkv.device(), weights, &mut out);
+            TensorViewMut::Device(mut out) => {
+                let weights = (
+                    &mut probabilities.expect_device(),
+                    &mut dropped.expect_device(),
+                );
+                gpu::forward(
+                    self,
+                    sequences,
+                    dropout,
+                    qkv.expect_device(),
+                    weights,
+                    &mut out,
+                );
             }
         }
     }
@@ -99,28 +116,32 @@ impl Attention {
         &self,
         sequences: Sequences<'_>,
         dropout: Dropout,
-        (qkv, probabilities, out): (View<'_>, View<'_>, View<'_>),
-        dout: View<'_>,
-        (dropped, dscores): (ViewMut<'_>, ViewMut<'_>),
-        dqkv: ViewMut<'_>,
+        (qkv, probabilities, out): (TensorView<'_>, TensorView<'_>, TensorView<'_>),
+        dout: TensorView<'_>,
+        (dropped, dscores): (TensorViewMut<'_>, TensorViewMut<'_>),
+        dqkv: TensorViewMut<'_>,
     ) {
         match dqkv {
-            ViewMut::Host(dqkv) => {
-                let saved = (qkv.host(), probabilities.host());
-                let dout = dout.host();
-                let scratch = (dropped.host(), dscores.host());
+            TensorViewMut::Host(dqkv) => {
+                let saved = (qkv.expect_host(), probabilities.expect_host());
+                let dout = dout.expect_host();
+                let scratch = (dropped.expect_host(), dscores.expect_host());
                 self.backward_host(sequences, dropout, saved, dout, scratch, dqkv);
             }
-            ViewMut::Device(mut dqkv) if self.tiled => {
-                let saved = (qkv.device(), probabilities.device(), out.device());
-                let dout = dout.device();
-                let along = &mut dscores.device();
+            TensorViewMut::Device(mut dqkv) if self.flash => {
+                let saved = (
+                    qkv.expect_device(),
+                    probabilities.expect_device(),
+                    out.expect_device(),
+                );
+                let dout = dout.expect_device();
+                let along = &mut dscores.expect_device();
                 tiled::backward(self, sequences, dropout, saved, dout, along, &mut dqkv);
             }
-            ViewMut::Device(mut dqkv) => {
-                let saved = (qkv.device(), probabilities.device());
-                let dout = dout.device();
-                let scratch = (&mut dropped.device(), &mut dscores.device());
+            TensorViewMut::Device(mut dqkv) => {
+                let saved = (qkv.expect_device(), probabilities.expect_device());
+                let dout = dout.expect_device();
+                let scratch = (&mut dropped.expect_device(), &mut dscores.expect_device());
                 gpu::backward(self, sequences, dropout, saved, dout, scratch, &mut dqkv);
             }
         }

@@ -1,46 +1,57 @@
 //! Attention of one query on a device: a block of threads for each head of each picture.
 
-use crate::device::{Launch, Span, SpanMut};
-use crate::ops::attention_pool::Query;
+use crate::device::{DeviceView, DeviceViewMut, KernelLaunch};
+use crate::ops::attention_pool::SingleQueryAttention;
 
 /// Writes `out` and the probabilities.
 pub(crate) fn forward(
-    query: Query,
-    q: Span<'_>,
-    kv: Span<'_>,
-    mut probabilities: SpanMut<'_>,
-    mut out: SpanMut<'_>,
+    query: SingleQueryAttention,
+    q: DeviceView<'_>,
+    kv: DeviceView<'_>,
+    mut probabilities: DeviceViewMut<'_>,
+    mut out: DeviceViewMut<'_>,
 ) {
-    let launch = launch(query, "query_forward", q).read(q).read(kv);
-    shape(query, launch.write(&mut probabilities).write(&mut out)).run(q.device());
+    let launch = pool_kernel(query, "query_forward", q)
+        .arg_input(q)
+        .arg_input(kv);
+    with_shape_args(
+        query,
+        launch.arg_output(&mut probabilities).arg_output(&mut out),
+    )
+    .launch_on(q.device());
 }
 
 /// Writes `dq` and `dkv`.
 pub(crate) fn backward(
-    query: Query,
-    (q, kv): (Span<'_>, Span<'_>),
-    (probabilities, out): (Span<'_>, Span<'_>),
-    dout: Span<'_>,
-    (mut dq, mut dkv): (SpanMut<'_>, SpanMut<'_>),
+    query: SingleQueryAttention,
+    (q, kv): (DeviceView<'_>, DeviceView<'_>),
+    (probabilities, out): (DeviceView<'_>, DeviceView<'_>),
+    dout: DeviceView<'_>,
+    (mut dq, mut dkv): (DeviceViewMut<'_>, DeviceViewMut<'_>),
 ) {
-    let launch = launch(query, "query_backward", q).read(q).read(kv);
-    let launch = launch.read(probabilities).read(out).read(dout);
-    shape(query, launch.write(&mut dq).write(&mut dkv)).run(q.device());
+    let launch = pool_kernel(query, "query_backward", q)
+        .arg_input(q)
+        .arg_input(kv);
+    let launch = launch
+        .arg_input(probabilities)
+        .arg_input(out)
+        .arg_input(dout);
+    with_shape_args(query, launch.arg_output(&mut dq).arg_output(&mut dkv)).launch_on(q.device());
 }
 
-fn launch(query: Query, name: &str, q: Span<'_>) -> Launch {
+fn pool_kernel(query: SingleQueryAttention, name: &str, q: DeviceView<'_>) -> KernelLaunch {
     let pictures = q.len() / query.width;
     let heads = query.heads;
-    Launch::typed(name, q.format())
-        .grid(heads, pictures, 1)
-        .threads(128)
+    KernelLaunch::for_dtype(name, q.dtype())
+        .with_grid(heads, pictures, 1)
+        .with_threads(128)
 }
 
-fn shape(query: Query, launch: Launch) -> Launch {
-    let Query { heads, tokens, .. } = query;
+fn with_shape_args(query: SingleQueryAttention, launch: KernelLaunch) -> KernelLaunch {
+    let SingleQueryAttention { heads, tokens, .. } = query;
     launch
-        .whole(heads)
-        .whole(query.head())
-        .whole(tokens)
-        .real(query.scale())
+        .arg_u32(heads)
+        .arg_u32(query.head_width())
+        .arg_u32(tokens)
+        .arg_f32(query.softmax_scale())
 }

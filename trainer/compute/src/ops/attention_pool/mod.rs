@@ -5,17 +5,17 @@ pub mod gpu;
 
 use rayon::prelude::*;
 
-use crate::math::dot;
-use crate::ops::attention::softmax;
-use crate::tensor::{View, ViewMut, mixed};
+use crate::math::dot_product;
+use crate::ops::attention::softmax_in_place;
+use crate::tensor::{TensorView, TensorViewMut, panic_mixed_memories};
 
-/// `out = softmax(q · kᵀ / sqrt(d)) · v` for each head.
+/// `out = softmax_in_place(q · kᵀ / sqrt(d)) · v` for each head.
 ///
 /// # Shapes
 /// `q`, `out` [batch, width]; `kv` [batch, tokens, 2 · width], key and value of a token side by side;
 /// `probabilities` [batch, heads, tokens], an exact array.
 #[derive(Clone, Copy, Debug)]
-pub struct Query {
+pub struct SingleQueryAttention {
     /// Heads.
     pub heads: usize,
     /// Width of a token: heads times the width of a head.
@@ -24,47 +24,63 @@ pub struct Query {
     pub tokens: usize,
 }
 
-impl Query {
+impl SingleQueryAttention {
     /// Writes `out`, and the probabilities that the backward needs.
-    pub fn forward(self, q: View<'_>, kv: View<'_>, probabilities: ViewMut<'_>, out: ViewMut<'_>) {
+    pub fn forward(
+        self,
+        q: TensorView<'_>,
+        kv: TensorView<'_>,
+        probabilities: TensorViewMut<'_>,
+        out: TensorViewMut<'_>,
+    ) {
         match (q, kv, probabilities, out) {
-            (View::Host(q), View::Host(kv), ViewMut::Host(p), ViewMut::Host(out)) => {
+            (
+                TensorView::Host(q),
+                TensorView::Host(kv),
+                TensorViewMut::Host(p),
+                TensorViewMut::Host(out),
+            ) => {
                 self.forward_host(q, kv, p, out);
             }
-            (View::Device(q), View::Device(kv), ViewMut::Device(p), ViewMut::Device(out)) => {
+            (
+                TensorView::Device(q),
+                TensorView::Device(kv),
+                TensorViewMut::Device(p),
+                TensorViewMut::Device(out),
+            ) => {
                 gpu::forward(self, q, kv, p, out);
             }
-            _ => mixed(),
+            _ => panic_mixed_memories(),
         }
     }
 
     /// Writes `dq` and `dkv`.
     pub fn backward(
         self,
-        (q, kv): (View<'_>, View<'_>),
-        (probabilities, out): (View<'_>, View<'_>),
-        dout: View<'_>,
-        (dq, dkv): (ViewMut<'_>, ViewMut<'_>),
+        (q, kv): (TensorView<'_>, TensorView<'_>),
+        (probabilities, out): (TensorView<'_>, TensorView<'_>),
+        dout: TensorView<'_>,
+        (dq, dkv): (TensorViewMut<'_>, TensorViewMut<'_>),
     ) {
         match ((q, kv), (probabilities, out), dout, (dq, dkv)) {
             (
-                (View::Host(q), View::Host(kv)),
-                (View::Host(p), View::Host(out)),
-                View::Host(dout),
-                (ViewMut::Host(dq), ViewMut::Host(dkv)),
+                (TensorView::Host(q), TensorView::Host(kv)),
+                (TensorView::Host(p), TensorView::Host(out)),
+                TensorView::Host(dout),
+                (TensorViewMut::Host(dq), TensorViewMut::Host(dkv)),
             ) => self.backward_host((q, kv), (p, out), dout, (dq, dkv)),
             (
-                (View::Device(q), View::Device(kv)),
-                (View::Device(p), View::Device(out)),
-                View::Device(dout),
-                (ViewMut::Device(dq), ViewMut::Device(dkv)),
+                (TensorView::Device(q), TensorView::Device(kv)),
+                (TensorView::Device(p), TensorView::Device(out)),
+                TensorView::Device(dout),
+                (TensorViewMut::Device(dq), TensorViewMut::Device(dkv)),
             ) => gpu::backward(self, (q, kv), (p, out), dout, (dq, dkv)),
-            _ => mixed(),
+            _ => panic_mixed_memories(),
         }
     }
 
     fn forward_host(self, q: &[f32], kv: &[f32], probabilities: &mut [f32], out: &mut [f32]) {
-        let head = self.head();
+        let head = self.head_width();
         let pictures = out.par_chunks_mut(self.width).zip(q.par_chunks(self.width));
         let tokens = kv.par_chunks(self.tokens * 2 * self.width);
         let rows = probabilities.par_chunks_mut(self.heads * self.tokens);
@@ -74,14 +90,14 @@ impl Query {
                 let heads = out.chunks_exact_mut(head).zip(q.chunks_exact(head));
                 for (at, ((out, q), p)) in heads.zip(rows.chunks_exact_mut(self.tokens)).enumerate()
                 {
-                    for (p, (key, _)) in p.iter_mut().zip(self.pairs(kv, at)) {
-                        *p = dot(q, key) * self.scale();
+                    for (p, (key, _)) in p.iter_mut().zip(self.key_value_pairs(kv, at)) {
+                        *p = dot_product(q, key) * self.softmax_scale();
                     }
 
-                    softmax(p);
+                    softmax_in_place(p);
                     out.fill(0.0);
-                    for (p, (_, value)) in p.iter().zip(self.pairs(kv, at)) {
-                        add(out, *p, value);
+                    for (p, (_, value)) in p.iter().zip(self.key_value_pairs(kv, at)) {
+                        add_scaled(out, *p, value);
                     }
                 }
             });
@@ -108,7 +124,7 @@ impl Query {
         let work = inner.zip(outer.zip(dout.par_chunks(width)));
         work.for_each(|(((q, kv), (out, rows)), ((dq, dkv), dout))| {
             for (at, p) in rows.chunks_exact(self.tokens).enumerate() {
-                let part = at * self.head()..(at + 1) * self.head();
+                let part = at * self.head_width()..(at + 1) * self.head_width();
                 let q = &q[part.clone()];
                 let out = &out[part.clone()];
                 let dout = &dout[part.clone()];
@@ -126,14 +142,16 @@ impl Query {
         (dq, dkv): (&mut [f32], &mut [f32]),
     ) {
         dq.fill(0.0);
-        let mean = dot(dout, out);
-        let tokens = self.pairs(kv, at).zip(dkv.chunks_exact_mut(2 * self.width));
+        let mean = dot_product(dout, out);
+        let tokens = self
+            .key_value_pairs(kv, at)
+            .zip(dkv.chunks_exact_mut(2 * self.width));
 
         for (p, ((key, value), dkv)) in probabilities.iter().zip(tokens) {
-            let dscore = p * (dot(dout, value) - mean) * self.scale();
-            add(dq, dscore, key);
+            let dscore = p * (dot_product(dout, value) - mean) * self.softmax_scale();
+            add_scaled(dq, dscore, key);
             let (dkey, dvalue) = dkv.split_at_mut(self.width);
-            let part = at * self.head()..(at + 1) * self.head();
+            let part = at * self.head_width()..(at + 1) * self.head_width();
             dkey[part.clone()]
                 .iter_mut()
                 .zip(q)
@@ -147,24 +165,28 @@ impl Query {
     }
 
     /// Key and value of one head of each token of a picture.
-    fn pairs<'a>(self, kv: &'a [f32], at: usize) -> impl Iterator<Item = (&'a [f32], &'a [f32])> {
-        let key = at * self.head();
-        let value = self.width + at * self.head();
-        let part = move |row: &'a [f32], start: usize| &row[start..start + self.head()];
+    fn key_value_pairs<'a>(
+        self,
+        kv: &'a [f32],
+        at: usize,
+    ) -> impl Iterator<Item = (&'a [f32], &'a [f32])> {
+        let key = at * self.head_width();
+        let value = self.width + at * self.head_width();
+        let part = move |row: &'a [f32], start: usize| &row[start..start + self.head_width()];
         kv.chunks_exact(2 * self.width)
             .map(move |row| (part(row, key), part(row, value)))
     }
 
-    pub(crate) fn head(self) -> usize {
+    pub(crate) fn head_width(self) -> usize {
         self.width / self.heads
     }
 
-    pub(crate) fn scale(self) -> f32 {
-        1.0 / (self.head() as f32).sqrt()
+    pub(crate) fn softmax_scale(self) -> f32 {
+        1.0 / (self.head_width() as f32).sqrt()
     }
 }
 
-fn add(sums: &mut [f32], factor: f32, values: &[f32]) {
+fn add_scaled(sums: &mut [f32], factor: f32, values: &[f32]) {
     sums.iter_mut()
         .zip(values)
         .for_each(|(sum, value)| *sum += factor * value);

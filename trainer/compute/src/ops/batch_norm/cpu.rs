@@ -2,19 +2,19 @@
 
 use rayon::prelude::*;
 
-use super::sums::{Memory, Sums, repeat, span};
-use super::{BatchNorm, EPSILON, MOMENTUM, Then};
-use crate::gemm::Onto;
+use super::workspace::{BatchNormWorkspace, PartialSums, repeat_channels, span_len};
+use super::{BatchNorm, EPSILON, MOMENTUM, PostActivation};
+use crate::gemm::Accumulate;
 
 /// Numbers that one thread takes at a time.
-const CHUNK: usize = 1 << 13;
+const CHUNK_LEN: usize = 1 << 13;
 
 /// What each channel was normalised with, the channels repeated to one span.
 #[derive(Debug)]
-pub(super) struct Moments {
+pub(super) struct HostMoments {
     mean: Vec<f32>,
     /// One over the standard deviation.
-    sharpness: Vec<f32>,
+    inv_std: Vec<f32>,
     /// `y = x · factor + offset`.
     factor: Vec<f32>,
     offset: Vec<f32>,
@@ -22,13 +22,13 @@ pub(super) struct Moments {
     rows: f64,
 }
 
-impl Moments {
+impl HostMoments {
     /// Memory for so many channels.
     pub(super) fn new(width: usize) -> Self {
-        let array = || vec![0.0; span(width)];
+        let array = || vec![0.0; span_len(width)];
         Self {
             mean: array(),
-            sharpness: array(),
+            inv_std: array(),
             factor: array(),
             offset: array(),
             rows: 0.0,
@@ -37,35 +37,37 @@ impl Moments {
 }
 
 impl BatchNorm {
-    pub(super) fn measure_host(
+    pub(super) fn compute_batch_stats_host(
         &self,
         values: &[f32],
         state: &mut [f32],
         x: &[f32],
-        (moments, sums): (&mut Moments, &mut Sums),
+        (moments, sums): (&mut HostMoments, &mut BatchNormWorkspace),
     ) {
         let width = self.width;
-        let Moments {
+        let HostMoments {
             mean,
-            sharpness,
+            inv_std: sharpness,
             rows,
             ..
         } = &mut *moments;
 
         // Taken from a sample of the channel, a large mean costs the variance no digits.
         mean[..width].copy_from_slice(&x[..width]);
-        repeat(mean, width);
+        repeat_channels(mean, width);
         let origin = &*mean;
-        let [sum, squares] = sums.memory.over((x.len(), width), |range, sum, squares| {
-            for x in x[range].chunks(origin.len()) {
-                let sums = sum.iter_mut().zip(squares.iter_mut());
-                for ((sum, squares), (x, origin)) in sums.zip(x.iter().zip(origin)) {
-                    let distance = x - origin;
-                    *sum += distance;
-                    *squares = distance.mul_add(distance, *squares);
-                }
-            }
-        });
+        let [sum, squares] =
+            sums.partial_sums
+                .sum_over_rows((x.len(), width), |range, sum, squares| {
+                    for x in x[range].chunks(origin.len()) {
+                        let sums = sum.iter_mut().zip(squares.iter_mut());
+                        for ((sum, squares), (x, origin)) in sums.zip(x.iter().zip(origin)) {
+                            let distance = x - origin;
+                            *sum += distance;
+                            *squares = distance.mul_add(distance, *squares);
+                        }
+                    }
+                });
 
         let count = (x.len() / width) as f32;
         let variances = &mut sharpness[..width];
@@ -75,81 +77,94 @@ impl BatchNorm {
             mean[i] += distance;
         }
 
-        *rows = sums.join_moments(f64::from(count), &mut mean[..width], variances);
+        *rows = sums.all_reduce_moments(f64::from(count), &mut mean[..width], variances);
         let unbiased = (*rows / (*rows - 1.0).max(1.0)) as f32;
         let follow = |running: &mut f32, now: f32| *running += MOMENTUM * (now - *running);
 
         for i in 0..width {
-            follow(&mut self.running_mean.of_mut(state)[i], mean[i]);
+            follow(&mut self.running_mean.slice_of_mut(state)[i], mean[i]);
             follow(
-                &mut self.running_variance.of_mut(state)[i],
+                &mut self.running_variance.slice_of_mut(state)[i],
                 variances[i] * unbiased,
             );
 
             variances[i] = 1.0 / (variances[i] + EPSILON).sqrt();
         }
 
-        self.batches.of_mut(state)[0] += 1.0;
-        self.prepare(values, moments);
+        self.num_batches_tracked.slice_of_mut(state)[0] += 1.0;
+        self.compute_affine(values, moments);
     }
 
-    pub(super) fn recall_host(&self, values: &[f32], state: &[f32], moments: &mut Moments) {
-        moments.mean[..self.width].copy_from_slice(self.running_mean.of(state));
-        let variances = self.running_variance.of(state);
-        for (sharpness, variance) in moments.sharpness.iter_mut().zip(variances) {
+    pub(super) fn load_running_stats_host(
+        &self,
+        values: &[f32],
+        state: &[f32],
+        moments: &mut HostMoments,
+    ) {
+        moments.mean[..self.width].copy_from_slice(self.running_mean.slice_of(state));
+        let variances = self.running_variance.slice_of(state);
+        for (sharpness, variance) in moments.inv_std.iter_mut().zip(variances) {
             *sharpness = 1.0 / (variance + EPSILON).sqrt();
         }
 
-        self.prepare(values, moments);
+        self.compute_affine(values, moments);
     }
 
-    fn prepare(&self, values: &[f32], moments: &mut Moments) {
-        let Moments {
+    fn compute_affine(&self, values: &[f32], moments: &mut HostMoments) {
+        let HostMoments {
             mean,
-            sharpness,
+            inv_std: sharpness,
             factor,
             offset,
             ..
         } = moments;
 
-        let weight = self.weight.of(values);
-        let bias = self.bias.of(values);
+        let weight = self.weight.slice_of(values);
+        let bias = self.bias.slice_of(values);
         for i in 0..self.width {
             factor[i] = sharpness[i] * weight[i];
             offset[i] = bias[i] - mean[i] * factor[i];
         }
 
         for array in [mean, sharpness, factor, offset] {
-            repeat(array, self.width);
+            repeat_channels(array, self.width);
         }
     }
 
-    pub(super) fn apply_host(
+    pub(super) fn apply_normalization_host(
         &self,
-        moments: &Moments,
+        moments: &HostMoments,
         x: &[f32],
         y: &mut [f32],
-        onto: Onto,
-        then: Then,
+        onto: Accumulate,
+        then: PostActivation,
     ) {
         match (onto, then) {
-            (Onto::Replace, Then::Nothing) => self.each(moments, x, y, |_, v| v),
-            (Onto::Replace, Then::Rectify) => self.each(moments, x, y, |_, v| v.max(0.0)),
-            (Onto::Add, Then::Nothing) => self.each(moments, x, y, |y, v| y + v),
-            (Onto::Add, Then::Rectify) => self.each(moments, x, y, |y, v| (y + v).max(0.0)),
+            (Accumulate::No, PostActivation::Identity) => {
+                self.zip_rows_parallel(moments, x, y, |_, v| v)
+            }
+            (Accumulate::No, PostActivation::Relu) => {
+                self.zip_rows_parallel(moments, x, y, |_, v| v.max(0.0))
+            }
+            (Accumulate::Yes, PostActivation::Identity) => {
+                self.zip_rows_parallel(moments, x, y, |y, v| y + v)
+            }
+            (Accumulate::Yes, PostActivation::Relu) => {
+                self.zip_rows_parallel(moments, x, y, |y, v| (y + v).max(0.0))
+            }
         }
     }
 
-    fn each(
+    fn zip_rows_parallel(
         &self,
-        moments: &Moments,
+        moments: &HostMoments,
         x: &[f32],
         y: &mut [f32],
         f: impl Fn(f32, f32) -> f32 + Sync,
     ) {
-        let Moments { factor, offset, .. } = moments;
-        y.par_chunks_mut(self.chunk())
-            .zip(x.par_chunks(self.chunk()))
+        let HostMoments { factor, offset, .. } = moments;
+        y.par_chunks_mut(self.chunk_len())
+            .zip(x.par_chunks(self.chunk_len()))
             .for_each(|(y, x)| {
                 for (y, x) in y.chunks_mut(factor.len()).zip(x.chunks(factor.len())) {
                     let line = factor.iter().zip(offset);
@@ -163,55 +178,57 @@ impl BatchNorm {
     pub(super) fn backward_host(
         &self,
         gradients: &mut [f32],
-        (x, moments, sums): (&[f32], &Moments, &mut Sums),
+        (x, moments, sums): (&[f32], &HostMoments, &mut BatchNormWorkspace),
         dy: &mut [f32],
-        then: Then,
+        then: PostActivation,
     ) {
         match then {
-            Then::Nothing => self.backward_through(gradients, (x, moments, sums), dy, |_, dy| dy),
-            Then::Rectify => {
+            PostActivation::Identity => {
+                self.backward_with_gate(gradients, (x, moments, sums), dy, |_, dy| dy)
+            }
+            PostActivation::Relu => {
                 let gate = |y: f32, dy: f32| if y > 0.0 { dy } else { 0.0 };
-                self.backward_through(gradients, (x, moments, sums), dy, gate);
+                self.backward_with_gate(gradients, (x, moments, sums), dy, gate);
             }
         }
     }
 
-    fn backward_through(
+    fn backward_with_gate(
         &self,
         gradients: &mut [f32],
-        (x, moments, sums): (&[f32], &Moments, &mut Sums),
+        (x, moments, sums): (&[f32], &HostMoments, &mut BatchNormWorkspace),
         dy: &mut [f32],
         gate: impl Fn(f32, f32) -> f32 + Sync,
     ) {
-        let [sum, along] = self.slopes((x, moments, &mut sums.memory), dy, &gate);
+        let [sum, along] = self.gradient_sums((x, moments, &mut sums.partial_sums), dy, &gate);
         for i in 0..self.width {
-            self.weight.of_mut(gradients)[i] += along[i] * moments.sharpness[i];
-            self.bias.of_mut(gradients)[i] += sum[i];
+            self.weight.slice_of_mut(gradients)[i] += along[i] * moments.inv_std[i];
+            self.bias.slice_of_mut(gradients)[i] += sum[i];
         }
 
-        sums.join(self.width);
-        let [sum, along] = sums.memory.sums(self.width);
+        sums.all_reduce_sums(self.width);
+        let [sum, along] = sums.partial_sums.last_sums(self.width);
         let count = moments.rows as f32;
 
         for i in 0..self.width {
-            let weight = along[i] * moments.sharpness[i];
-            along[i] = moments.factor[i] * moments.sharpness[i] * weight / count;
+            let weight = along[i] * moments.inv_std[i];
+            along[i] = moments.factor[i] * moments.inv_std[i] * weight / count;
             sum[i] *= moments.factor[i] / count;
         }
 
-        repeat(sum, self.width);
-        repeat(along, self.width);
+        repeat_channels(sum, self.width);
+        repeat_channels(along, self.width);
         let sum = &*sum;
         let along = &*along;
-        let Moments {
+        let HostMoments {
             mean,
             factor,
             offset,
             ..
         } = moments;
 
-        dy.par_chunks_mut(self.chunk())
-            .zip(x.par_chunks(self.chunk()))
+        dy.par_chunks_mut(self.chunk_len())
+            .zip(x.par_chunks(self.chunk_len()))
             .for_each(|(dy, x)| {
                 for (dy, x) in dy.chunks_mut(sum.len()).zip(x.chunks(sum.len())) {
                     let line = factor
@@ -230,20 +247,20 @@ impl BatchNorm {
     }
 
     /// For each channel the sums of `dy` and of `dy · (x - mean)`.
-    fn slopes<'a>(
+    fn gradient_sums<'a>(
         &self,
-        (x, moments, memory): (&[f32], &Moments, &'a mut Memory),
+        (x, moments, memory): (&[f32], &HostMoments, &'a mut PartialSums),
         dy: &[f32],
         gate: &(impl Fn(f32, f32) -> f32 + Sync),
     ) -> [&'a mut [f32]; 2] {
-        let Moments {
+        let HostMoments {
             mean,
             factor,
             offset,
             ..
         } = moments;
 
-        memory.over((dy.len(), self.width), |range, sum, along| {
+        memory.sum_over_rows((dy.len(), self.width), |range, sum, along| {
             let spans = x[range.clone()]
                 .chunks(mean.len())
                 .zip(dy[range].chunks(mean.len()));
@@ -263,7 +280,7 @@ impl BatchNorm {
     }
 
     /// Whole spans that one thread takes at a time.
-    fn chunk(&self) -> usize {
-        CHUNK.next_multiple_of(span(self.width))
+    fn chunk_len(&self) -> usize {
+        CHUNK_LEN.next_multiple_of(span_len(self.width))
     }
 }

@@ -1,35 +1,35 @@
 //! Batch normalisation on a device: threads keep their channels and walk over rows. Sums are made in
 //! parts that depend on the shape alone, and added in one order.
 
-use crate::device::{Buffer, Device, Format};
-use crate::device::{Launch, Span, SpanMut};
-use crate::gemm::Onto;
-use crate::ops::batch_norm::{EPSILON, MOMENTUM, Sums, Then};
+use crate::device::{DType, Device, DeviceBuffer};
+use crate::device::{DeviceView, DeviceViewMut, KernelLaunch};
+use crate::gemm::Accumulate;
+use crate::ops::batch_norm::{BatchNormWorkspace, EPSILON, MOMENTUM, PostActivation};
 
 /// Channels of a block of threads, which takes several rows at a time.
-const CHANNELS: usize = 64;
+const CHANNELS_PER_BLOCK: usize = 64;
 
 /// About as many blocks as keep a device busy.
-const BLOCKS: usize = 1024;
+const TARGET_BLOCKS: usize = 1024;
 
 /// Rows below which a block is not worth its start.
-const FEW: usize = 32;
+const MIN_ROWS_PER_BLOCK: usize = 32;
 
 /// What each channel was normalised with: mean, one over the standard deviation, and the factor and the
 /// offset that do it.
 #[derive(Debug)]
-pub struct Moments {
-    numbers: Buffer,
+pub struct DeviceMoments {
+    numbers: DeviceBuffer,
     width: usize,
     /// Rows that they were taken from.
     rows: f64,
 }
 
-impl Moments {
+impl DeviceMoments {
     /// Memory for so many channels.
     pub fn new(device: &Device, width: usize) -> Self {
         Self {
-            numbers: Buffer::new(device, 4 * width, Format::F32),
+            numbers: DeviceBuffer::new(device, 4 * width, DType::F32),
             width,
             rows: 0.0,
         }
@@ -37,36 +37,40 @@ impl Moments {
 }
 
 /// How the rows of an array are shared out.
-struct Shares {
+struct RowPartition {
     rows: usize,
     width: usize,
     /// Rows of one part.
-    share: usize,
+    rows_per_part: usize,
     parts: usize,
 }
 
-impl Shares {
-    fn of(length: usize, width: usize) -> Self {
+impl RowPartition {
+    fn for_length(length: usize, width: usize) -> Self {
         let rows = length / width;
-        let most = BLOCKS.div_ceil(width.div_ceil(CHANNELS));
-        let share = rows.div_ceil(most).max(FEW);
+        let most = TARGET_BLOCKS.div_ceil(width.div_ceil(CHANNELS_PER_BLOCK));
+        let share = rows.div_ceil(most).max(MIN_ROWS_PER_BLOCK);
         Self {
             rows,
             width,
-            share,
+            rows_per_part: share,
             parts: rows.div_ceil(share),
         }
     }
 
     /// A kernel over all rows.
-    fn launch(&self, name: &str, format: Format) -> Launch {
-        Launch::typed(name, format).grid(self.width.div_ceil(CHANNELS), self.parts, 1)
+    fn partitioned_kernel(&self, name: &str, format: DType) -> KernelLaunch {
+        KernelLaunch::for_dtype(name, format).with_grid(
+            self.width.div_ceil(CHANNELS_PER_BLOCK),
+            self.parts,
+            1,
+        )
     }
 }
 
 /// Length of the memory for sums of so many channels: the sums, and those of each part.
-pub fn room(width: usize) -> usize {
-    2 * width * (1 + BLOCKS.div_ceil(width.div_ceil(CHANNELS)))
+pub fn sums_buffer_len(width: usize) -> usize {
+    2 * width * (1 + TARGET_BLOCKS.div_ceil(width.div_ceil(CHANNELS_PER_BLOCK)))
 }
 
 /// The memory for sums, cut in two: the sums and those of each part.
@@ -74,11 +78,14 @@ pub fn room(width: usize) -> usize {
     clippy::expect_used,
     reason = "a normalisation makes room where it is declared"
 )]
-fn cut(sums: &mut Sums, width: usize) -> (SpanMut<'_>, SpanMut<'_>) {
+fn split_sums(
+    sums: &mut BatchNormWorkspace,
+    width: usize,
+) -> (DeviceViewMut<'_>, DeviceViewMut<'_>) {
     sums.device
         .as_mut()
         .expect("room on the device")
-        .span_mut()
+        .as_view_mut()
         .split_at(2 * width)
 }
 
@@ -86,139 +93,171 @@ fn cut(sums: &mut Sums, width: usize) -> (SpanMut<'_>, SpanMut<'_>) {
 ///
 /// # Shapes
 /// `affine` [weight, bias]; `running` [mean, variance, number of batches].
-pub(crate) fn measure(
-    affine: Span<'_>,
-    mut running: SpanMut<'_>,
-    x: Span<'_>,
-    (moments, sums): (&mut Moments, &mut Sums),
+pub(crate) fn compute_batch_stats(
+    affine: DeviceView<'_>,
+    mut running: DeviceViewMut<'_>,
+    x: DeviceView<'_>,
+    (moments, sums): (&mut DeviceMoments, &mut BatchNormWorkspace),
 ) {
     let device = x.device();
     let width = moments.width;
-    let shares = Shares::of(x.len(), width);
-    let (_, mut parts) = cut(sums, width);
+    let shares = RowPartition::for_length(x.len(), width);
+    let (_, mut parts) = split_sums(sums, width);
     let launch = shares
-        .launch("batch_norm_sums", x.format())
-        .read(x)
-        .write(&mut parts);
+        .partitioned_kernel("batch_norm_sums", x.dtype())
+        .arg_input(x)
+        .arg_output(&mut parts);
 
     launch
-        .whole(shares.rows)
-        .whole(width)
-        .whole(shares.share)
-        .run(device);
+        .arg_u32(shares.rows)
+        .arg_u32(width)
+        .arg_u32(shares.rows_per_part)
+        .launch_on(device);
 
-    let launch = Launch::typed("batch_norm_moments", x.format()).over(32 * width);
+    let launch =
+        KernelLaunch::for_dtype("batch_norm_moments", x.dtype()).with_thread_per_item(32 * width);
     let launch = launch
-        .read(x)
-        .read(parts.span())
-        .write(&mut moments.numbers.span_mut());
+        .arg_input(x)
+        .arg_input(parts.as_view())
+        .arg_output(&mut moments.numbers.as_view_mut());
 
     launch
-        .whole(width)
-        .whole(shares.parts)
-        .real(shares.rows as f32)
-        .run(device);
+        .arg_u32(width)
+        .arg_u32(shares.parts)
+        .arg_f32(shares.rows as f32)
+        .launch_on(device);
 
     moments.rows = shares.rows as f64;
-    if sums.synchronized() {
-        let mut both = moments.numbers.span().first(2 * width).download();
+    if sums.is_synchronized() {
+        let mut both = moments.numbers.as_view().first_n(2 * width).to_host();
         let (means, variances) = both.split_at_mut(width);
-        moments.rows = sums.join_moments(moments.rows, means, variances);
-        moments.numbers.span_mut().first(2 * width).upload(&both);
+        moments.rows = sums.all_reduce_moments(moments.rows, means, variances);
+        moments
+            .numbers
+            .as_view_mut()
+            .first_n(2 * width)
+            .copy_from_host(&both);
     }
 
     let unbiased = moments.rows / (moments.rows - 1.0).max(1.0);
-    let launch = Launch::new("batch_norm_follow")
-        .over(width)
-        .read(affine)
-        .write(&mut running);
+    let launch = KernelLaunch::new("batch_norm_follow")
+        .with_thread_per_item(width)
+        .arg_input(affine)
+        .arg_output(&mut running);
 
-    let launch = launch.write(&mut moments.numbers.span_mut()).whole(width);
+    let launch = launch
+        .arg_output(&mut moments.numbers.as_view_mut())
+        .arg_u32(width);
     launch
-        .real(unbiased as f32)
-        .real(MOMENTUM)
-        .real(EPSILON)
-        .run(device);
+        .arg_f32(unbiased as f32)
+        .arg_f32(MOMENTUM)
+        .arg_f32(EPSILON)
+        .launch_on(device);
 }
 
 /// Takes the running statistics.
-pub(crate) fn recall(affine: Span<'_>, running: Span<'_>, moments: &mut Moments) {
-    let launch = Launch::new("batch_norm_recall")
-        .over(moments.width)
-        .read(affine)
-        .read(running);
+pub(crate) fn load_running_stats(
+    affine: DeviceView<'_>,
+    running: DeviceView<'_>,
+    moments: &mut DeviceMoments,
+) {
+    let launch = KernelLaunch::new("batch_norm_recall")
+        .with_thread_per_item(moments.width)
+        .arg_input(affine)
+        .arg_input(running);
 
     let launch = launch
-        .write(&mut moments.numbers.span_mut())
-        .whole(moments.width);
+        .arg_output(&mut moments.numbers.as_view_mut())
+        .arg_u32(moments.width);
 
-    launch.real(EPSILON).run(affine.device());
+    launch.arg_f32(EPSILON).launch_on(affine.device());
 }
 
 /// Writes `y`, or adds to it, before the rectifier.
-pub(crate) fn apply(moments: &Moments, x: Span<'_>, mut y: SpanMut<'_>, onto: Onto, then: Then) {
-    let shares = Shares::of(x.len(), moments.width);
-    let launch = shares.launch("batch_norm_apply", x.format());
-    let launch = launch.read(moments.numbers.span()).read(x).write(&mut y);
+pub(crate) fn apply_normalization(
+    moments: &DeviceMoments,
+    x: DeviceView<'_>,
+    mut y: DeviceViewMut<'_>,
+    onto: Accumulate,
+    then: PostActivation,
+) {
+    let shares = RowPartition::for_length(x.len(), moments.width);
+    let launch = shares.partitioned_kernel("batch_norm_apply", x.dtype());
     let launch = launch
-        .whole(shares.rows)
-        .whole(shares.width)
-        .whole(shares.share);
+        .arg_input(moments.numbers.as_view())
+        .arg_input(x)
+        .arg_output(&mut y);
+    let launch = launch
+        .arg_u32(shares.rows)
+        .arg_u32(shares.width)
+        .arg_u32(shares.rows_per_part);
 
-    let launch = launch.whole(usize::from(onto == Onto::Add));
+    let launch = launch.arg_u32(usize::from(onto == Accumulate::Yes));
     launch
-        .whole(usize::from(then == Then::Rectify))
-        .run(x.device());
+        .arg_u32(usize::from(then == PostActivation::Relu))
+        .launch_on(x.device());
 }
 
 /// Adds to the gradients of the weights; `dy` becomes `dx`.
 pub(crate) fn backward(
-    mut affine: SpanMut<'_>,
-    (x, moments, sums): (Span<'_>, &Moments, &mut Sums),
-    mut dy: SpanMut<'_>,
-    then: Then,
+    mut affine: DeviceViewMut<'_>,
+    (x, moments, sums): (DeviceView<'_>, &DeviceMoments, &mut BatchNormWorkspace),
+    mut dy: DeviceViewMut<'_>,
+    then: PostActivation,
 ) {
     let device = x.device();
     let width = moments.width;
-    let rectify = usize::from(then == Then::Rectify);
-    let shares = Shares::of(x.len(), width);
-    let (mut slopes, mut parts) = cut(sums, width);
+    let rectify = usize::from(then == PostActivation::Relu);
+    let shares = RowPartition::for_length(x.len(), width);
+    let (mut slopes, mut parts) = split_sums(sums, width);
     let launch = shares
-        .launch("batch_norm_slopes", x.format())
-        .read(moments.numbers.span());
+        .partitioned_kernel("batch_norm_slopes", x.dtype())
+        .arg_input(moments.numbers.as_view());
 
-    let launch = launch.read(x).read(dy.span()).write(&mut parts);
     let launch = launch
-        .whole(shares.rows)
-        .whole(width)
-        .whole(shares.share)
-        .whole(rectify);
+        .arg_input(x)
+        .arg_input(dy.as_view())
+        .arg_output(&mut parts);
+    let launch = launch
+        .arg_u32(shares.rows)
+        .arg_u32(width)
+        .arg_u32(shares.rows_per_part)
+        .arg_u32(rectify);
 
-    launch.run(device);
-    let launch = Launch::new("batch_norm_gradients").over(32 * width);
+    launch.launch_on(device);
+    let launch = KernelLaunch::new("batch_norm_gradients").with_thread_per_item(32 * width);
     let launch = launch
-        .read(moments.numbers.span())
-        .read(parts.span())
-        .write(&mut affine);
+        .arg_input(moments.numbers.as_view())
+        .arg_input(parts.as_view())
+        .arg_output(&mut affine);
 
     launch
-        .write(&mut slopes)
-        .whole(width)
-        .whole(shares.parts)
-        .run(device);
+        .arg_output(&mut slopes)
+        .arg_u32(width)
+        .arg_u32(shares.parts)
+        .launch_on(device);
 
-    if sums.synchronized() {
-        let mut both = cut(sums, width).0.span().download();
-        sums.join_pair(&mut both);
-        cut(sums, width).0.upload(&both);
+    if sums.is_synchronized() {
+        let mut both = split_sums(sums, width).0.as_view().to_host();
+        sums.all_reduce_pair(&mut both);
+        split_sums(sums, width).0.copy_from_host(&both);
     }
 
-    let (slopes, _) = cut(sums, width);
+    let (slopes, _) = split_sums(sums, width);
     let launch = shares
-        .launch("batch_norm_backward", x.format())
-        .read(moments.numbers.span());
+        .partitioned_kernel("batch_norm_backward", x.dtype())
+        .arg_input(moments.numbers.as_view());
 
-    let launch = launch.read(slopes.span()).read(x).write(&mut dy);
-    let launch = launch.whole(shares.rows).whole(width).whole(shares.share);
-    launch.real(moments.rows as f32).whole(rectify).run(device);
+    let launch = launch
+        .arg_input(slopes.as_view())
+        .arg_input(x)
+        .arg_output(&mut dy);
+    let launch = launch
+        .arg_u32(shares.rows)
+        .arg_u32(width)
+        .arg_u32(shares.rows_per_part);
+    launch
+        .arg_f32(moments.rows as f32)
+        .arg_u32(rectify)
+        .launch_on(device);
 }

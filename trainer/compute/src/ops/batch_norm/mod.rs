@@ -3,15 +3,15 @@
 
 mod cpu;
 pub mod gpu;
-mod sums;
+mod workspace;
 
 use std::ops::Range;
 
-pub use sums::Sums;
+pub use workspace::BatchNormWorkspace;
 
-use crate::gemm::Onto;
-use crate::params::{Init, Layout, Weight};
-use crate::tensor::{Memory, View, ViewMut, mixed};
+use crate::gemm::Accumulate;
+use crate::params::{ParamInit, ParamLayout, Weight};
+use crate::tensor::{Memory, TensorView, TensorViewMut, panic_mixed_memories};
 
 /// PyTorch's default.
 pub(crate) const EPSILON: f32 = 1e-5;
@@ -21,11 +21,11 @@ pub(crate) const MOMENTUM: f32 = 0.1;
 
 /// What follows the normalisation.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Then {
+pub enum PostActivation {
     /// Nothing.
-    Nothing,
+    Identity,
     /// Negative values become zero.
-    Rectify,
+    Relu,
 }
 
 /// `y = (x - mean) / sqrt(variance + 1e-5) · weight + bias`, channel by channel.
@@ -38,102 +38,131 @@ pub struct BatchNorm {
     bias: Weight,
     running_mean: Weight,
     running_variance: Weight,
-    batches: Weight,
+    num_batches_tracked: Weight,
     width: usize,
 }
 
 /// What each channel was normalised with.
 #[derive(Debug)]
-pub struct Moments(Kept);
+pub struct BatchNormMoments(MomentsStorage);
 
 #[derive(Debug)]
-enum Kept {
-    Host(cpu::Moments),
-    Device(gpu::Moments),
+enum MomentsStorage {
+    Host(cpu::HostMoments),
+    Device(gpu::DeviceMoments),
 }
 
-impl Moments {
+impl BatchNormMoments {
     /// Memory for so many channels.
     pub fn new(memory: &Memory, width: usize) -> Self {
         Self(match memory.device() {
-            None => Kept::Host(cpu::Moments::new(width)),
-            Some(device) => Kept::Device(gpu::Moments::new(device, width)),
+            None => MomentsStorage::Host(cpu::HostMoments::new(width)),
+            Some(device) => MomentsStorage::Device(gpu::DeviceMoments::new(device, width)),
         })
     }
 }
 
 impl BatchNorm {
     /// Declares `<name>.weight` and `<name>.bias`, and the running statistics.
-    pub fn declare(
-        layout: &mut Layout,
+    pub fn declare_params(
+        layout: &mut ParamLayout,
         name: &str,
         width: usize,
-        weight: Init,
-        sums: &mut Sums,
+        weight: ParamInit,
+        sums: &mut BatchNormWorkspace,
     ) -> Self {
-        sums.fit(layout.memory(), width);
+        sums.reserve_for(layout.memory(), width);
         let name = |part: &str| format!("{name}.{part}");
         Self {
-            weight: layout.weight(&name("weight"), &[width], weight),
-            bias: layout.weight(&name("bias"), &[width], Init::Zeros),
-            running_mean: layout.state(&name("running_mean"), &[width], Init::Zeros),
-            running_variance: layout.state(&name("running_var"), &[width], Init::Ones),
-            batches: layout.state(&name("num_batches_tracked"), &[], Init::Zeros),
+            weight: layout.register_weight(&name("weight"), &[width], weight),
+            bias: layout.register_weight(&name("bias"), &[width], ParamInit::Zeros),
+            running_mean: layout.register_buffer(&name("running_mean"), &[width], ParamInit::Zeros),
+            running_variance: layout.register_buffer(
+                &name("running_var"),
+                &[width],
+                ParamInit::Ones,
+            ),
+            num_batches_tracked: layout.register_buffer(
+                &name("num_batches_tracked"),
+                &[],
+                ParamInit::Zeros,
+            ),
             width,
         }
     }
 
     /// Takes the statistics of the batch, and lets the running ones follow.
-    pub fn measure(
+    pub fn compute_batch_stats(
         &self,
-        values: View<'_>,
-        state: &mut ViewMut<'_>,
-        x: View<'_>,
-        (moments, sums): (&mut Moments, &mut Sums),
+        values: TensorView<'_>,
+        state: &mut TensorViewMut<'_>,
+        x: TensorView<'_>,
+        (moments, sums): (&mut BatchNormMoments, &mut BatchNormWorkspace),
     ) {
         match (values, state.reborrow(), x, &mut moments.0) {
-            (View::Host(values), ViewMut::Host(state), View::Host(x), Kept::Host(moments)) => {
-                self.measure_host(values, state, x, (moments, sums));
+            (
+                TensorView::Host(values),
+                TensorViewMut::Host(state),
+                TensorView::Host(x),
+                MomentsStorage::Host(moments),
+            ) => {
+                self.compute_batch_stats_host(values, state, x, (moments, sums));
             }
             (
-                View::Device(values),
-                ViewMut::Device(state),
-                View::Device(x),
-                Kept::Device(moments),
+                TensorView::Device(values),
+                TensorViewMut::Device(state),
+                TensorView::Device(x),
+                MomentsStorage::Device(moments),
             ) => {
-                let affine = values.part(self.affine());
-                let running = state.part(self.running());
-                gpu::measure(affine, running, x, (moments, sums));
+                let affine = values.slice(self.affine_range());
+                let running = state.slice(self.running_stats_range());
+                gpu::compute_batch_stats(affine, running, x, (moments, sums));
             }
-            _ => mixed(),
+            _ => panic_mixed_memories(),
         }
     }
 
     /// Takes the running statistics.
-    pub fn recall(&self, values: View<'_>, state: View<'_>, moments: &mut Moments) {
+    pub fn load_running_stats(
+        &self,
+        values: TensorView<'_>,
+        state: TensorView<'_>,
+        moments: &mut BatchNormMoments,
+    ) {
         match (values, state, &mut moments.0) {
-            (View::Host(values), View::Host(state), Kept::Host(moments)) => {
-                self.recall_host(values, state, moments);
+            (TensorView::Host(values), TensorView::Host(state), MomentsStorage::Host(moments)) => {
+                self.load_running_stats_host(values, state, moments);
             }
-            (View::Device(values), View::Device(state), Kept::Device(moments)) => {
-                let affine = values.part(self.affine());
-                let running = state.part(self.running());
-                gpu::recall(affine, running, moments);
+            (
+                TensorView::Device(values),
+                TensorView::Device(state),
+                MomentsStorage::Device(moments),
+            ) => {
+                let affine = values.slice(self.affine_range());
+                let running = state.slice(self.running_stats_range());
+                gpu::load_running_stats(affine, running, moments);
             }
-            _ => mixed(),
+            _ => panic_mixed_memories(),
         }
     }
 
     /// Writes `y`, or adds to it, before the rectifier.
-    pub fn apply(&self, moments: &Moments, x: View<'_>, y: ViewMut<'_>, onto: Onto, then: Then) {
+    pub fn apply_normalization(
+        &self,
+        moments: &BatchNormMoments,
+        x: TensorView<'_>,
+        y: TensorViewMut<'_>,
+        onto: Accumulate,
+        then: PostActivation,
+    ) {
         match (&moments.0, x, y) {
-            (Kept::Host(moments), View::Host(x), ViewMut::Host(y)) => {
-                self.apply_host(moments, x, y, onto, then);
+            (MomentsStorage::Host(moments), TensorView::Host(x), TensorViewMut::Host(y)) => {
+                self.apply_normalization_host(moments, x, y, onto, then);
             }
-            (Kept::Device(moments), View::Device(x), ViewMut::Device(y)) => {
-                gpu::apply(moments, x, y, onto, then);
+            (MomentsStorage::Device(moments), TensorView::Device(x), TensorViewMut::Device(y)) => {
+                gpu::apply_normalization(moments, x, y, onto, then);
             }
-            _ => mixed(),
+            _ => panic_mixed_memories(),
         }
     }
 
@@ -141,32 +170,40 @@ impl BatchNorm {
     /// here, so a rectifier behind an addition is the caller's.
     pub fn backward(
         &self,
-        gradients: &mut ViewMut<'_>,
-        (x, moments, sums): (View<'_>, &Moments, &mut Sums),
-        dy: ViewMut<'_>,
-        then: Then,
+        gradients: &mut TensorViewMut<'_>,
+        (x, moments, sums): (TensorView<'_>, &BatchNormMoments, &mut BatchNormWorkspace),
+        dy: TensorViewMut<'_>,
+        then: PostActivation,
     ) {
         match (gradients.reborrow(), x, &moments.0, dy) {
-            (ViewMut::Host(gradients), View::Host(x), Kept::Host(moments), ViewMut::Host(dy)) => {
-                self.backward_host(gradients, (x, moments, sums), dy, then)
-            }
             (
-                ViewMut::Device(gradients),
-                View::Device(x),
-                Kept::Device(moments),
-                ViewMut::Device(dy),
-            ) => gpu::backward(gradients.part(self.affine()), (x, moments, sums), dy, then),
-            _ => mixed(),
+                TensorViewMut::Host(gradients),
+                TensorView::Host(x),
+                MomentsStorage::Host(moments),
+                TensorViewMut::Host(dy),
+            ) => self.backward_host(gradients, (x, moments, sums), dy, then),
+            (
+                TensorViewMut::Device(gradients),
+                TensorView::Device(x),
+                MomentsStorage::Device(moments),
+                TensorViewMut::Device(dy),
+            ) => gpu::backward(
+                gradients.slice(self.affine_range()),
+                (x, moments, sums),
+                dy,
+                then,
+            ),
+            _ => panic_mixed_memories(),
         }
     }
 
     /// Where the weight and the bias behind it lie.
-    fn affine(&self) -> Range<usize> {
+    fn affine_range(&self) -> Range<usize> {
         self.weight.range().start..self.bias.range().end
     }
 
     /// Where the running mean, the running variance and the count of batches lie, in this order.
-    fn running(&self) -> Range<usize> {
-        self.running_mean.range().start..self.batches.range().end
+    fn running_stats_range(&self) -> Range<usize> {
+        self.running_mean.range().start..self.num_batches_tracked.range().end
     }
 }

@@ -1,41 +1,47 @@
 //! Rows of logits: what is to know of each, and their gradients.
 
-use crate::device::{Launch, Span, SpanMut};
+use crate::device::{DeviceView, DeviceViewMut, KernelLaunch};
 
 /// Which pairs are right for each other: those with the same number for a picture or for a caption.
 #[derive(Clone, Copy, Debug)]
-pub struct Targets<'a> {
+pub struct DeviceTargets<'a> {
     /// A number for the picture of each pair.
-    pub images: Span<'a>,
+    pub images: DeviceView<'a>,
     /// A number for its caption.
-    pub texts: Span<'a>,
+    pub texts: DeviceView<'a>,
     /// What each pair that is right for a pair is worth to it.
-    pub shares: Span<'a>,
+    pub target_weights: DeviceView<'a>,
 }
 
 /// Numbers that [`rows`] finds of each row.
-pub const FOUND: usize = 3;
+pub const STATISTICS_PER_ROW: usize = 3;
 
 /// Finds of each row, of which the first is that of pair `first`: ln Σ eˣ, the mean of what is right, and
 /// whether the nearest is right.
 ///
 /// # Shapes
 /// `logits` [rows, pairs], `found` [rows, 3].
-pub fn rows(
-    logits: Span<'_>,
+pub fn row_statistics(
+    logits: DeviceView<'_>,
     (first, pairs): (usize, usize),
-    targets: Targets<'_>,
-    found: &mut SpanMut<'_>,
+    targets: DeviceTargets<'_>,
+    found: &mut DeviceViewMut<'_>,
 ) {
     let rows = logits.len() / pairs;
     let device = found.device();
-    let launch = Launch::new("loss_rows").grid(rows, 1, 1).read(logits);
+    let launch = KernelLaunch::new("loss_rows")
+        .with_grid(rows, 1, 1)
+        .arg_input(logits);
     let launch = launch
-        .read(targets.images)
-        .read(targets.texts)
-        .read(targets.shares);
+        .arg_input(targets.images)
+        .arg_input(targets.texts)
+        .arg_input(targets.target_weights);
 
-    launch.write(found).whole(first).whole(pairs).run(device);
+    launch
+        .arg_output(found)
+        .arg_u32(first)
+        .arg_u32(pairs)
+        .launch_on(device);
 }
 
 /// Logits become their gradients, given ln Σ eˣ of all rows and of all columns; each row's part of the
@@ -43,30 +49,30 @@ pub fn rows(
 ///
 /// # Shapes
 /// `logits` [rows, pairs], both sums [pairs], `slopes` [rows].
-pub fn differentiate(
-    logits: &mut SpanMut<'_>,
+pub fn logits_to_gradients(
+    logits: &mut DeviceViewMut<'_>,
     (first, pairs): (usize, usize),
-    (of_rows, of_columns): (Span<'_>, Span<'_>),
-    targets: Targets<'_>,
-    slopes: &mut SpanMut<'_>,
+    (of_rows, of_columns): (DeviceView<'_>, DeviceView<'_>),
+    targets: DeviceTargets<'_>,
+    slopes: &mut DeviceViewMut<'_>,
 ) {
     let rows = logits.len() / pairs;
     let device = logits.device();
-    let launch = Launch::new("loss_differentiate")
-        .grid(rows, 1, 1)
-        .write(logits);
+    let launch = KernelLaunch::new("loss_differentiate")
+        .with_grid(rows, 1, 1)
+        .arg_output(logits);
 
-    let launch = launch.read(of_rows).read(of_columns);
+    let launch = launch.arg_input(of_rows).arg_input(of_columns);
     let launch = launch
-        .read(targets.images)
-        .read(targets.texts)
-        .read(targets.shares);
+        .arg_input(targets.images)
+        .arg_input(targets.texts)
+        .arg_input(targets.target_weights);
 
     let launch = launch
-        .write(slopes)
-        .whole(first)
-        .whole(pairs)
-        .real(0.5 / pairs as f32);
+        .arg_output(slopes)
+        .arg_u32(first)
+        .arg_u32(pairs)
+        .arg_f32(0.5 / pairs as f32);
 
-    launch.run(device);
+    launch.launch_on(device);
 }

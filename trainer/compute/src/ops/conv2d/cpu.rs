@@ -3,53 +3,53 @@
 
 use rayon::prelude::*;
 
-use super::{Conv2d, Grid, TAPS};
-use crate::gemm::multiply::multiply;
-use crate::gemm::{Matrix, MatrixMut, Onto, Threads};
+use super::{Conv2d, ConvGeometry, KERNEL_TAPS};
+use crate::gemm::matmul::gemm;
+use crate::gemm::{Accumulate, GemmThreads, MatrixView, MatrixViewMut};
 
 /// Numbers of laid out rows that one thread multiplies at a time.
-const PIECE: usize = 1 << 18;
+const MAX_IM2COL_LEN: usize = 1 << 18;
 
 /// Numbers in a cache line: how many outputs of a weight are moved at a time.
-const LINE: usize = 16;
+const CACHE_LINE_LEN: usize = 16;
 
 /// What one thread needs.
 #[derive(Debug, Default)]
-pub(super) struct Part {
+pub(super) struct ConvThreadScratch {
     rows: Vec<f32>,
     sums: Vec<f32>,
 }
 
 /// Grows to what this convolution needs of every thread.
-pub(super) fn fit(parts: &mut Vec<Part>, convolution: &Conv2d) {
-    let row = TAPS * convolution.grid.channels.max(convolution.outputs);
+pub(super) fn reserve_scratch(parts: &mut Vec<ConvThreadScratch>, convolution: &Conv2d) {
+    let row = KERNEL_TAPS * convolution.geometry.channels.max(convolution.outputs);
     let grow = |array: &mut Vec<f32>, length| array.resize(array.len().max(length), 0.0);
-    parts.resize_with(rayon::current_num_threads(), Part::default);
+    parts.resize_with(rayon::current_num_threads(), ConvThreadScratch::default);
 
-    for Part { rows, sums } in parts {
-        grow(rows, PIECE.max(row));
+    for ConvThreadScratch { rows, sums } in parts {
+        grow(rows, MAX_IM2COL_LEN.max(row));
         grow(sums, convolution.weight.len());
     }
 }
 
-impl Grid {
+impl ConvGeometry {
     /// Writes the neighbourhoods of all places from `first` on, counted through all pictures.
-    fn unfold(&self, x: &[f32], first: usize, rows: &mut [f32]) {
-        let line = self.line();
+    fn im2col(&self, x: &[f32], first: usize, rows: &mut [f32]) {
+        let line = self.output_side();
         let picture = self.side * self.side * self.channels;
-        for (at, row) in rows.chunks_exact_mut(self.row()).enumerate() {
+        for (at, row) in rows.chunks_exact_mut(self.patch_len()).enumerate() {
             let top = (first + at) / line;
             let left = (first + at) % line;
             let sample = top / line;
             let top = top % line;
             let picture = &x[sample * picture..(sample + 1) * picture];
 
-            self.neighbourhood(picture, (top * self.stride, left * self.stride), row);
+            self.copy_window(picture, (top * self.stride, left * self.stride), row);
         }
     }
 
     /// The channels of the 3 × 3 pixels around one, zero where the picture ends.
-    fn neighbourhood(&self, picture: &[f32], (top, left): (usize, usize), row: &mut [f32]) {
+    fn copy_window(&self, picture: &[f32], (top, left): (usize, usize), row: &mut [f32]) {
         let side = self.side;
         let channels = self.channels;
         let before = usize::from(left == 0);
@@ -71,23 +71,29 @@ impl Grid {
     }
 
     /// Writes the product of all neighbourhoods with a matrix.
-    fn convolve(&self, x: &[f32], matrix: Matrix<'_>, y: &mut [f32], parts: &mut [Part]) {
-        let row = self.row();
-        let outputs = y.len() / self.places(x);
-        let (share, step) = self.shares(x, parts.len());
+    fn im2col_gemm(
+        &self,
+        x: &[f32],
+        matrix: MatrixView<'_>,
+        y: &mut [f32],
+        parts: &mut [ConvThreadScratch],
+    ) {
+        let row = self.patch_len();
+        let outputs = y.len() / self.count_output_pixels(x);
+        let (share, step) = self.split_output_pixels(x, parts.len());
         let work = y.par_chunks_mut(share * outputs).zip(parts).enumerate();
-        work.for_each(|(part, (y, Part { rows, .. }))| {
+        work.for_each(|(part, (y, ConvThreadScratch { rows, .. }))| {
             for (piece, y) in y.chunks_mut(step * outputs).enumerate() {
                 let rows = &mut rows[..y.len() / outputs * row];
-                self.unfold(x, part * share + piece * step, rows);
-                let pair = (Matrix::new(rows, row), matrix);
-                multiply(
+                self.im2col(x, part * share + piece * step, rows);
+                let pair = (MatrixView::new(rows, row), matrix);
+                gemm(
                     self.precision,
-                    MatrixMut::new(y, outputs),
-                    Onto::Replace,
+                    MatrixViewMut::new(y, outputs),
+                    Accumulate::No,
                     1.0,
                     pair,
-                    Threads::One,
+                    GemmThreads::One,
                 );
             }
         });
@@ -95,38 +101,45 @@ impl Grid {
 
     /// Leaves in every part its share of the gradient of the matrix, given that of the product; gives
     /// how many parts have one.
-    fn correlate(&self, x: &[f32], dy: &[f32], parts: &mut [Part]) -> usize {
-        let row = self.row();
-        let outputs = dy.len() / self.places(x);
-        let (share, step) = self.shares(x, parts.len());
+    fn weight_gradients(&self, x: &[f32], dy: &[f32], parts: &mut [ConvThreadScratch]) -> usize {
+        let row = self.patch_len();
+        let outputs = dy.len() / self.count_output_pixels(x);
+        let (share, step) = self.split_output_pixels(x, parts.len());
         let work = dy.par_chunks(share * outputs).zip(parts).enumerate();
         let count = work.len();
 
-        work.for_each(|(part, (dy, Part { rows, sums }))| {
+        work.for_each(|(part, (dy, ConvThreadScratch { rows, sums }))| {
             for (piece, dy) in dy.chunks(step * outputs).enumerate() {
                 let rows = &mut rows[..dy.len() / outputs * row];
-                self.unfold(x, part * share + piece * step, rows);
-                let target = MatrixMut::new(&mut sums[..row * outputs], outputs);
-                let onto = if piece == 0 { Onto::Replace } else { Onto::Add };
+                self.im2col(x, part * share + piece * step, rows);
+                let target = MatrixViewMut::new(&mut sums[..row * outputs], outputs);
+                let onto = if piece == 0 {
+                    Accumulate::No
+                } else {
+                    Accumulate::Yes
+                };
                 let pair = (
-                    Matrix::new(rows, row).transposed(),
-                    Matrix::new(dy, outputs),
+                    MatrixView::new(rows, row).transposed(),
+                    MatrixView::new(dy, outputs),
                 );
 
-                multiply(self.precision, target, onto, 1.0, pair, Threads::One);
+                gemm(self.precision, target, onto, 1.0, pair, GemmThreads::One);
             }
         });
 
         count
     }
 
-    fn places(&self, x: &[f32]) -> usize {
-        x.len() / (self.side * self.side * self.channels) * self.line().pow(2)
+    fn count_output_pixels(&self, x: &[f32]) -> usize {
+        x.len() / (self.side * self.side * self.channels) * self.output_side().pow(2)
     }
 
     /// Places for each part, and places that a part takes at a time.
-    fn shares(&self, x: &[f32], parts: usize) -> (usize, usize) {
-        (self.places(x).div_ceil(parts), (PIECE / self.row()).max(1))
+    fn split_output_pixels(&self, x: &[f32], parts: usize) -> (usize, usize) {
+        (
+            self.count_output_pixels(x).div_ceil(parts),
+            (MAX_IM2COL_LEN / self.patch_len()).max(1),
+        )
     }
 }
 
@@ -136,12 +149,12 @@ impl Conv2d {
         weight: &[f32],
         x: &[f32],
         y: &mut [f32],
-        (matrix, parts): (&mut [f32], &mut [Part]),
+        (matrix, parts): (&mut [f32], &mut [ConvThreadScratch]),
     ) {
         let matrix = &mut matrix[..self.weight.len()];
-        self.pack(weight, matrix);
-        self.grid
-            .convolve(x, Matrix::new(matrix, self.outputs), y, parts);
+        self.pack_weight(weight, matrix);
+        self.geometry
+            .im2col_gemm(x, MatrixView::new(matrix, self.outputs), y, parts);
     }
 
     pub(super) fn backward_weights_host(
@@ -149,11 +162,11 @@ impl Conv2d {
         gradient: &mut [f32],
         x: &[f32],
         dy: &[f32],
-        parts: &mut [Part],
+        parts: &mut [ConvThreadScratch],
     ) {
-        let count = self.grid.correlate(x, dy, parts);
-        for Part { sums, .. } in &parts[..count] {
-            self.unpack(sums, gradient);
+        let count = self.geometry.weight_gradients(x, dy, parts);
+        for ConvThreadScratch { sums, .. } in &parts[..count] {
+            self.unpack_weight_gradient(sums, gradient);
         }
     }
 
@@ -162,33 +175,36 @@ impl Conv2d {
         weight: &[f32],
         dy: &[f32],
         dx: &mut [f32],
-        (matrix, parts): (&mut [f32], &mut [Part]),
+        (matrix, parts): (&mut [f32], &mut [ConvThreadScratch]),
     ) {
         let matrix = &mut matrix[..self.weight.len()];
-        self.pack_turned(weight, matrix);
-        self.grid
-            .of(self.outputs)
-            .convolve(dy, Matrix::new(matrix, self.grid.channels), dx, parts);
+        self.pack_flipped_weight(weight, matrix);
+        self.geometry.with_channels(self.outputs).im2col_gemm(
+            dy,
+            MatrixView::new(matrix, self.geometry.channels),
+            dx,
+            parts,
+        );
     }
 
     /// [outputs, inputs, taps] to [taps, inputs, outputs].
-    fn pack(&self, weight: &[f32], matrix: &mut [f32]) {
-        let row = self.grid.row();
+    fn pack_weight(&self, weight: &[f32], matrix: &mut [f32]) {
+        let row = self.geometry.patch_len();
         let outputs = self.outputs;
         let taps = matrix
-            .par_chunks_mut(self.grid.channels * outputs)
+            .par_chunks_mut(self.geometry.channels * outputs)
             .enumerate();
 
         taps.for_each(|(tap, matrix)| {
-            for start in (0..outputs).step_by(LINE) {
+            for start in (0..outputs).step_by(CACHE_LINE_LEN) {
                 for (input, line) in matrix.chunks_exact_mut(outputs).enumerate() {
-                    let from = weight[start * row + input * TAPS + tap..]
+                    let from = weight[start * row + input * KERNEL_TAPS + tap..]
                         .iter()
                         .step_by(row);
 
                     line[start..]
                         .iter_mut()
-                        .take(LINE)
+                        .take(CACHE_LINE_LEN)
                         .zip(from)
                         .for_each(|(m, w)| *m = *w);
                 }
@@ -197,9 +213,9 @@ impl Conv2d {
     }
 
     /// [outputs, inputs, taps] to [taps backwards, outputs, inputs].
-    fn pack_turned(&self, weight: &[f32], matrix: &mut [f32]) {
-        let row = self.grid.row();
-        let inputs = self.grid.channels;
+    fn pack_flipped_weight(&self, weight: &[f32], matrix: &mut [f32]) {
+        let row = self.geometry.patch_len();
+        let inputs = self.geometry.channels;
         let taps = matrix
             .par_chunks_mut(inputs * self.outputs)
             .rev()
@@ -210,23 +226,24 @@ impl Conv2d {
                 .chunks_exact_mut(inputs)
                 .zip(weight.chunks_exact(row))
             {
-                let from = weight[tap..].iter().step_by(TAPS);
+                let from = weight[tap..].iter().step_by(KERNEL_TAPS);
                 line.iter_mut().zip(from).for_each(|(m, w)| *m = *w);
             }
         });
     }
 
     /// Adds [taps, inputs, outputs] to [outputs, inputs, taps].
-    fn unpack(&self, matrix: &[f32], weight: &mut [f32]) {
-        let row = self.grid.row();
-        let inputs = self.grid.channels;
+    fn unpack_weight_gradient(&self, matrix: &[f32], weight: &mut [f32]) {
+        let row = self.geometry.patch_len();
+        let inputs = self.geometry.channels;
         let outputs = self.outputs;
         weight
-            .par_chunks_mut(LINE * row)
+            .par_chunks_mut(CACHE_LINE_LEN * row)
             .enumerate()
             .for_each(|(block, weight)| {
                 for at in 0..row {
-                    let from = (at % TAPS * inputs + at / TAPS) * outputs + block * LINE;
+                    let from = (at % KERNEL_TAPS * inputs + at / KERNEL_TAPS) * outputs
+                        + block * CACHE_LINE_LEN;
                     let to = weight[at..].iter_mut().step_by(row);
                     to.zip(&matrix[from..]).for_each(|(w, m)| *w += m);
                 }

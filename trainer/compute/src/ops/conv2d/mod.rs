@@ -6,13 +6,13 @@ mod cpu;
 pub mod gpu;
 
 use cnclip_crds::stage::Precision;
-use cpu::Part;
+use cpu::ConvThreadScratch;
 
-use crate::params::{Init, Layout, Weight};
-use crate::tensor::{Array, Memory, View, ViewMut, mixed};
+use crate::params::{ParamInit, ParamLayout, Weight};
+use crate::tensor::{Memory, Tensor, TensorView, TensorViewMut, panic_mixed_memories};
 
 /// Weights of one input channel for one output channel.
-pub(crate) const TAPS: usize = 9;
+pub(crate) const KERNEL_TAPS: usize = 9;
 
 /// A convolution without bias.
 ///
@@ -22,89 +22,93 @@ pub(crate) const TAPS: usize = 9;
 #[derive(Clone, Debug)]
 pub struct Conv2d {
     weight: Weight,
-    grid: Grid,
+    geometry: ConvGeometry,
     outputs: usize,
 }
 
 /// Square pictures, and the places in them that a convolution looks at.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Grid {
+pub(crate) struct ConvGeometry {
     pub(crate) side: usize,
     pub(crate) channels: usize,
     pub(crate) stride: usize,
     precision: Precision,
 }
 
-impl Grid {
+impl ConvGeometry {
     /// Places of a picture along one side.
-    pub(crate) fn line(&self) -> usize {
+    pub(crate) fn output_side(&self) -> usize {
         self.side.div_ceil(self.stride)
     }
 
     /// The same places of pictures with so many channels.
-    pub(crate) fn of(self, channels: usize) -> Self {
+    pub(crate) fn with_channels(self, channels: usize) -> Self {
         Self { channels, ..self }
     }
 
     /// Length of a neighbourhood.
-    pub(crate) fn row(&self) -> usize {
-        TAPS * self.channels
+    pub(crate) fn patch_len(&self) -> usize {
+        KERNEL_TAPS * self.channels
     }
 }
 
 /// Memory that convolutions borrow in turn.
 #[derive(Debug)]
-pub struct Workspace {
+pub struct ConvWorkspace {
     /// The weight as a matrix.
-    matrix: Array,
+    weight_matrix: Tensor,
     /// Neighbourhoods that a device lays out at a time.
-    rows: Array,
-    parts: Vec<Part>,
+    im2col_rows: Tensor,
+    thread_scratch: Vec<ConvThreadScratch>,
 }
 
-impl Default for Workspace {
+impl Default for ConvWorkspace {
     fn default() -> Self {
         Self {
-            matrix: Vec::new().into(),
-            rows: Vec::new().into(),
-            parts: Vec::new(),
+            weight_matrix: Vec::new().into(),
+            im2col_rows: Vec::new().into(),
+            thread_scratch: Vec::new(),
         }
     }
 }
 
-impl Workspace {
+impl ConvWorkspace {
     /// Grows to what this convolution needs.
-    fn fit(&mut self, convolution: &Conv2d, memory: &Memory) {
-        let grow = |array: &mut Array, length| {
+    fn reserve_for(&mut self, convolution: &Conv2d, memory: &Memory) {
+        let grow = |array: &mut Tensor, length| {
             if array.len() < length {
-                *array = memory.array(length);
+                *array = memory.alloc_activations(length);
             }
         };
 
-        grow(&mut self.matrix, convolution.weight.len());
+        grow(&mut self.weight_matrix, convolution.weight.len());
         if memory.device().is_some() {
-            let row = TAPS * convolution.grid.channels.max(convolution.outputs);
-            grow(&mut self.rows, gpu::PIECE.max(row));
+            let row = KERNEL_TAPS * convolution.geometry.channels.max(convolution.outputs);
+            grow(&mut self.im2col_rows, gpu::MAX_IM2COL_LEN.max(row));
         } else {
-            cpu::fit(&mut self.parts, convolution);
+            cpu::reserve_scratch(&mut self.thread_scratch, convolution);
         }
     }
 }
 
 impl Conv2d {
     /// Declares `<name>.weight`, over pictures of `side` pixels, and makes room for it.
-    pub fn declare(
-        layout: &mut Layout,
+    pub fn declare_params(
+        layout: &mut ParamLayout,
         name: &str,
         (inputs, outputs): (usize, usize),
         (side, stride): (usize, usize),
-        workspace: &mut Workspace,
+        workspace: &mut ConvWorkspace,
     ) -> Self {
         let name = format!("{name}.weight");
         let shape = [outputs, inputs, 3, 3];
-        let weight = layout.weight(&name, &shape, Init::fan_in(TAPS * inputs));
+        let weight = layout.register_weight(
+            &name,
+            &shape,
+            ParamInit::uniform_fan_in(KERNEL_TAPS * inputs),
+        );
         let precision = layout.precision();
-        let grid = Grid {
+        let grid = ConvGeometry {
             side,
             channels: inputs,
             stride,
@@ -113,11 +117,11 @@ impl Conv2d {
 
         let convolution = Self {
             weight,
-            grid,
+            geometry: grid,
             outputs,
         };
 
-        workspace.fit(&convolution, layout.memory());
+        workspace.reserve_for(&convolution, layout.memory());
         convolution
     }
 
@@ -129,74 +133,99 @@ impl Conv2d {
     /// Writes `y`.
     pub fn forward(
         &self,
-        values: View<'_>,
-        x: View<'_>,
-        y: ViewMut<'_>,
-        Workspace {
-            matrix,
-            rows,
-            parts,
-        }: &mut Workspace,
+        values: TensorView<'_>,
+        x: TensorView<'_>,
+        y: TensorViewMut<'_>,
+        ConvWorkspace {
+            weight_matrix: matrix,
+            im2col_rows: rows,
+            thread_scratch: parts,
+        }: &mut ConvWorkspace,
     ) {
-        match (self.weight.of(values), x, y, matrix, rows) {
-            (View::Host(weight), View::Host(x), ViewMut::Host(y), Array::Host(matrix), _) => {
+        match (self.weight.slice_of(values), x, y, matrix, rows) {
+            (
+                TensorView::Host(weight),
+                TensorView::Host(x),
+                TensorViewMut::Host(y),
+                Tensor::Host(matrix),
+                _,
+            ) => {
                 self.forward_host(weight, x, y, (matrix, parts));
             }
-            (View::Device(weight), View::Device(x), ViewMut::Device(y), _, Array::Device(rows)) => {
-                gpu::forward(&self.grid, weight, x, y, rows);
+            (
+                TensorView::Device(weight),
+                TensorView::Device(x),
+                TensorViewMut::Device(y),
+                _,
+                Tensor::Device(rows),
+            ) => {
+                gpu::forward(&self.geometry, weight, x, y, rows);
             }
-            _ => mixed(),
+            _ => panic_mixed_memories(),
         }
     }
 
     /// Adds to the gradient of the weight.
     pub fn backward_weights(
         &self,
-        gradients: &mut ViewMut<'_>,
-        x: View<'_>,
-        dy: View<'_>,
-        Workspace { rows, parts, .. }: &mut Workspace,
+        gradients: &mut TensorViewMut<'_>,
+        x: TensorView<'_>,
+        dy: TensorView<'_>,
+        ConvWorkspace {
+            im2col_rows: rows,
+            thread_scratch: parts,
+            ..
+        }: &mut ConvWorkspace,
     ) {
-        match (self.weight.of(gradients.reborrow()), x, dy, rows) {
-            (ViewMut::Host(gradient), View::Host(x), View::Host(dy), _) => {
+        match (self.weight.slice_of(gradients.reborrow()), x, dy, rows) {
+            (TensorViewMut::Host(gradient), TensorView::Host(x), TensorView::Host(dy), _) => {
                 self.backward_weights_host(gradient, x, dy, parts);
             }
-            (ViewMut::Device(gradient), View::Device(x), View::Device(dy), Array::Device(rows)) => {
-                gpu::backward_weights(&self.grid, gradient, x, dy, rows)
-            }
-            _ => mixed(),
+            (
+                TensorViewMut::Device(gradient),
+                TensorView::Device(x),
+                TensorView::Device(dy),
+                Tensor::Device(rows),
+            ) => gpu::backward_weights(&self.geometry, gradient, x, dy, rows),
+            _ => panic_mixed_memories(),
         }
     }
 
     /// Writes `dx`, for a stride of 1: the same convolution of `dy`, with the weight turned around.
     pub fn backward_input(
         &self,
-        values: View<'_>,
-        dy: View<'_>,
-        dx: ViewMut<'_>,
-        Workspace {
-            matrix,
-            rows,
-            parts,
-        }: &mut Workspace,
+        values: TensorView<'_>,
+        dy: TensorView<'_>,
+        dx: TensorViewMut<'_>,
+        ConvWorkspace {
+            weight_matrix: matrix,
+            im2col_rows: rows,
+            thread_scratch: parts,
+        }: &mut ConvWorkspace,
     ) {
         assert_eq!(
-            self.grid.stride, 1,
+            self.geometry.stride, 1,
             "the first convolution's input needs no gradient"
         );
 
-        match (self.weight.of(values), dy, dx, matrix, rows) {
-            (View::Host(weight), View::Host(dy), ViewMut::Host(dx), Array::Host(matrix), _) => {
+        match (self.weight.slice_of(values), dy, dx, matrix, rows) {
+            (
+                TensorView::Host(weight),
+                TensorView::Host(dy),
+                TensorViewMut::Host(dx),
+                Tensor::Host(matrix),
+                _,
+            ) => {
                 self.backward_input_host(weight, dy, dx, (matrix, parts));
             }
             (
-                View::Device(weight),
-                View::Device(dy),
-                ViewMut::Device(dx),
-                Array::Device(turned),
-                Array::Device(rows),
-            ) => gpu::backward_input(&self.grid, weight, dy, dx, (turned, rows)),
-            _ => mixed(),
+                TensorView::Device(weight),
+                TensorView::Device(dy),
+                TensorViewMut::Device(dx),
+                Tensor::Device(turned),
+                Tensor::Device(rows),
+            ) => gpu::backward_input(&self.geometry, weight, dy, dx, (turned, rows)),
+            _ => panic_mixed_memories(),
         }
     }
 }

@@ -1,59 +1,60 @@
 //! Dropout with the masks of [`crate::ops::dropout`].
 
-use crate::device::{Launch, Span, SpanMut};
+use crate::device::{DeviceView, DeviceViewMut, KernelLaunch};
 use crate::ops::dropout::Dropout;
-use crate::ops::rows::Sequences;
-use crate::ops::sequences::most_kept;
+use crate::ops::launch_arguments::max_pooled_rows;
+use crate::ops::sequences::Sequences;
 
 /// Numbers that one block takes.
-const BLOCK: usize = 256 * 8;
+const VALUES_PER_BLOCK: usize = 256 * 8;
 
 /// `y = mask(y) + residual`.
 ///
 /// # Shapes
 /// `y`, `residual` [kept, width].
-pub fn add(
+pub fn mask_and_add(
     dropout: Dropout,
     sequences: Sequences<'_>,
     width: usize,
-    y: &mut SpanMut<'_>,
-    residual: Span<'_>,
+    y: &mut DeviceViewMut<'_>,
+    residual: DeviceView<'_>,
 ) {
-    run("dropout_add", (dropout, sequences, width), residual, y);
+    launch_dropout("dropout_add", (dropout, sequences, width), residual, y);
 }
 
 /// `y = mask(x)`: forward, and backward alike.
 ///
 /// # Shapes
 /// `x`, `y` [kept, width].
-pub fn apply(
+pub fn apply_mask(
     dropout: Dropout,
     sequences: Sequences<'_>,
     width: usize,
-    x: Span<'_>,
-    y: &mut SpanMut<'_>,
+    x: DeviceView<'_>,
+    y: &mut DeviceViewMut<'_>,
 ) {
     if dropout.is_active() {
-        run("dropout_apply", (dropout, sequences, width), x, y);
+        launch_dropout("dropout_apply", (dropout, sequences, width), x, y);
     } else {
         y.copy_from(x);
     }
 }
 
-fn run(
+fn launch_dropout(
     name: &str,
     (dropout, sequences, width): (Dropout, Sequences<'_>, usize),
-    x: Span<'_>,
-    y: &mut SpanMut<'_>,
+    x: DeviceView<'_>,
+    y: &mut DeviceViewMut<'_>,
 ) {
     let device = y.device();
-    let blocks = (most_kept(sequences) * width).div_ceil(BLOCK);
-    let launch = Launch::typed(name, x.format()).grid(sequences.count(), blocks, 1);
+    let blocks = (max_pooled_rows(sequences) * width).div_ceil(VALUES_PER_BLOCK);
+    let launch =
+        KernelLaunch::for_dtype(name, x.dtype()).with_grid(sequences.sequence_count(), blocks, 1);
     launch
-        .read(x)
-        .write(y)
-        .whole(width)
-        .sequences(sequences)
-        .masks(dropout)
-        .run(device);
+        .arg_input(x)
+        .arg_output(y)
+        .arg_u32(width)
+        .arg_sequences(sequences)
+        .arg_dropout(dropout)
+        .launch_on(device);
 }

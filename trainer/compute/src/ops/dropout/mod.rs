@@ -3,9 +3,9 @@
 
 pub mod gpu;
 
-use crate::ops::rows::{Kept, Sequences};
-use crate::random::{mix32, stream};
-use crate::tensor::{View, ViewMut};
+use crate::ops::sequences::{PooledRows, Sequences};
+use crate::random::{derive_key, mix32};
+use crate::tensor::{TensorView, TensorViewMut};
 
 /// Which values are dropped, at one place of the model.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,14 +27,14 @@ impl Dropout {
     /// batch, so that two workers draw different masks.
     pub fn new(seed: u64, step: u64, first_sample: u64) -> Self {
         Self {
-            key: stream(seed, step),
+            key: derive_key(seed, step),
             first_sample,
             rate: 0.0,
         }
     }
 
     /// The masks of the samples that come so many later in the global batch.
-    pub fn after(self, samples: usize) -> Self {
+    pub fn skip_samples(self, samples: usize) -> Self {
         if self == Self::NONE {
             return self;
         }
@@ -46,11 +46,11 @@ impl Dropout {
     }
 
     /// The masks at one place of the model, where a share of values is dropped.
-    pub fn at(self, site: u64, rate: f32) -> Self {
+    pub fn at_site(self, site: u64, rate: f32) -> Self {
         // NONE stays NONE: it has no key.
         let rate = if self == Self::NONE { 0.0 } else { rate };
         Self {
-            key: stream(self.key, site),
+            key: derive_key(self.key, site),
             rate,
             ..self
         }
@@ -63,24 +63,24 @@ impl Dropout {
 
     /// What a device makes the same masks of: the key of the place, the first sample, below which number
     /// an element is dropped (none below 0), and what others are multiplied with.
-    pub(crate) fn rule(self) -> (u64, u64, u32, f32) {
-        let mask = self.mask(0);
+    pub(crate) fn device_parameters(self) -> (u64, u64, u32, f32) {
+        let mask = self.sample_mask(0);
         (self.key, self.first_sample, mask.dropped_below, mask.scale)
     }
 
     /// The mask of one sample.
-    pub fn mask(self, sample: usize) -> Mask {
-        Mask {
-            key: stream(self.key, self.first_sample + sample as u64) as u32,
+    pub fn sample_mask(self, sample: usize) -> DropoutMask {
+        DropoutMask {
+            key: derive_key(self.key, self.first_sample + sample as u64) as u32,
             dropped_below: (f64::from(self.rate) * f64::from(u32::MAX)) as u32,
             scale: 1.0 / (1.0 - self.rate),
         }
     }
 
     /// A random number for an element of a sample, where a share of values does not say it all.
-    pub fn number(self, sample: usize, element: u32) -> u64 {
-        stream(
-            stream(self.key, self.first_sample + sample as u64),
+    pub fn random_u64(self, sample: usize, element: u32) -> u64 {
+        derive_key(
+            derive_key(self.key, self.first_sample + sample as u64),
             element.into(),
         )
     }
@@ -89,23 +89,37 @@ impl Dropout {
     ///
     /// # Shapes
     /// `y`, `residual` [kept, width].
-    pub fn add(self, sequences: Sequences<'_>, width: usize, y: ViewMut<'_>, residual: View<'_>) {
+    pub fn mask_and_add(
+        self,
+        sequences: Sequences<'_>,
+        width: usize,
+        y: TensorViewMut<'_>,
+        residual: TensorView<'_>,
+    ) {
         match y {
-            ViewMut::Host(y) => self.add_host(sequences, width, y, residual.host()),
-            ViewMut::Device(mut y) => {
-                gpu::add(self, sequences, width, &mut y, residual.device());
+            TensorViewMut::Host(y) => {
+                self.mask_and_add_host(sequences, width, y, residual.expect_host())
+            }
+            TensorViewMut::Device(mut y) => {
+                gpu::mask_and_add(self, sequences, width, &mut y, residual.expect_device());
             }
         }
     }
 
-    fn add_host(self, sequences: Sequences<'_>, width: usize, y: &mut [f32], residual: &[f32]) {
-        sequences.each(
-            (Kept(y, width), Kept(residual, width)),
+    fn mask_and_add_host(
+        self,
+        sequences: Sequences<'_>,
+        width: usize,
+        y: &mut [f32],
+        residual: &[f32],
+    ) {
+        sequences.par_for_each(
+            (PooledRows(y, width), PooledRows(residual, width)),
             |sample, (y, residual)| {
                 if self.is_active() {
-                    let mask = self.mask(sample);
+                    let mask = self.sample_mask(sample);
                     for (i, (y, residual)) in y.0.iter_mut().zip(residual.0).enumerate() {
-                        *y = *y * mask.scale(i) + residual;
+                        *y = *y * mask.element_scale(i) + residual;
                     }
                 } else {
                     y.0.iter_mut()
@@ -120,45 +134,56 @@ impl Dropout {
     ///
     /// # Shapes
     /// `x`, `y` [kept, width].
-    pub fn apply(self, sequences: Sequences<'_>, width: usize, x: View<'_>, y: ViewMut<'_>) {
+    pub fn apply_mask(
+        self,
+        sequences: Sequences<'_>,
+        width: usize,
+        x: TensorView<'_>,
+        y: TensorViewMut<'_>,
+    ) {
         match y {
-            ViewMut::Host(y) => self.apply_host(sequences, width, x.host(), y),
-            ViewMut::Device(mut y) => gpu::apply(self, sequences, width, x.device(), &mut y),
+            TensorViewMut::Host(y) => self.apply_mask_host(sequences, width, x.expect_host(), y),
+            TensorViewMut::Device(mut y) => {
+                gpu::apply_mask(self, sequences, width, x.expect_device(), &mut y)
+            }
         }
     }
 
-    fn apply_host(self, sequences: Sequences<'_>, width: usize, x: &[f32], y: &mut [f32]) {
-        sequences.each((Kept(x, width), Kept(y, width)), |sample, (x, y)| {
-            if self.is_active() {
-                self.mask(sample).apply(0, x.0, y.0);
-            } else {
-                y.0.copy_from_slice(x.0);
-            }
-        });
+    fn apply_mask_host(self, sequences: Sequences<'_>, width: usize, x: &[f32], y: &mut [f32]) {
+        sequences.par_for_each(
+            (PooledRows(x, width), PooledRows(y, width)),
+            |sample, (x, y)| {
+                if self.is_active() {
+                    self.sample_mask(sample).apply_to(0, x.0, y.0);
+                } else {
+                    y.0.copy_from_slice(x.0);
+                }
+            },
+        );
     }
 }
 
 /// The mask of one sample at one site.
 #[derive(Clone, Copy, Debug)]
-pub struct Mask {
+pub struct DropoutMask {
     key: u32,
     dropped_below: u32,
     scale: f32,
 }
 
-impl Mask {
+impl DropoutMask {
     /// What an element is multiplied with: 0, or the inverse of the share that is kept.
     #[inline(always)]
-    pub fn scale(self, element: usize) -> f32 {
+    pub fn element_scale(self, element: usize) -> f32 {
         let kept = mix32((element as u32).wrapping_add(self.key)) >= self.dropped_below;
         if kept { self.scale } else { 0.0 }
     }
 
     /// `y = mask(x)` for neighbours that start with element `first`.
     #[inline(always)]
-    pub fn apply(self, first: usize, x: &[f32], y: &mut [f32]) {
+    pub fn apply_to(self, first: usize, x: &[f32], y: &mut [f32]) {
         for (i, (x, y)) in x.iter().zip(y).enumerate() {
-            *y = x * self.scale(first + i);
+            *y = x * self.element_scale(first + i);
         }
     }
 }
@@ -170,9 +195,12 @@ mod tests {
     #[test]
     fn a_mask_keeps_the_share_and_the_mean_it_promises() {
         for rate in [0.1, 0.5, 0.9] {
-            let mask = Dropout::new(1, 2, 3).at(4, rate).mask(5);
-            let mean = (0..100_000).map(|i| mask.scale(i)).sum::<f32>() / 1e5;
-            let kept = (0..100_000).filter(|&i| mask.scale(i) > 0.0).count() as f32 / 1e5;
+            let mask = Dropout::new(1, 2, 3).at_site(4, rate).sample_mask(5);
+            let mean = (0..100_000).map(|i| mask.element_scale(i)).sum::<f32>() / 1e5;
+            let kept = (0..100_000)
+                .filter(|&i| mask.element_scale(i) > 0.0)
+                .count() as f32
+                / 1e5;
             assert!((mean - 1.0).abs() < 0.02, "rate {rate}: mean {mean}");
             assert!(
                 (kept - (1.0 - rate)).abs() < 0.005,
@@ -184,8 +212,10 @@ mod tests {
     #[test]
     fn every_part_of_the_key_changes_the_mask() {
         let drawn = |seed, step, first, site, sample| -> Vec<bool> {
-            let mask = Dropout::new(seed, step, first).at(site, 0.5).mask(sample);
-            (0..64).map(|i| mask.scale(i) > 0.0).collect()
+            let mask = Dropout::new(seed, step, first)
+                .at_site(site, 0.5)
+                .sample_mask(sample);
+            (0..64).map(|i| mask.element_scale(i) > 0.0).collect()
         };
 
         let one = drawn(1, 2, 3, 4, 5);
@@ -196,7 +226,7 @@ mod tests {
             "the same sample of the global batch"
         );
 
-        assert_eq!(Dropout::new(1, 2, 3).after(2), Dropout::new(1, 2, 5));
+        assert_eq!(Dropout::new(1, 2, 3).skip_samples(2), Dropout::new(1, 2, 5));
         for other in [
             (9, 2, 3, 4, 5),
             (1, 9, 3, 4, 5),
@@ -213,16 +243,19 @@ mod tests {
 
     #[test]
     fn evaluation_drops_nothing_at_any_site() {
-        assert!(!Dropout::NONE.at(3, 0.5).is_active());
-        assert!(!Dropout::NONE.after(7).at(3, 0.5).is_active());
+        assert!(!Dropout::NONE.at_site(3, 0.5).is_active());
+        assert!(!Dropout::NONE.skip_samples(7).at_site(3, 0.5).is_active());
         let offsets = [0, 2];
         let mut y = [1.0, 2.0];
-        let residual = View::Host(&[3.0, 4.0]);
+        let residual = TensorView::Host(&[3.0, 4.0]);
         let sequences = Sequences::new(&offsets);
 
-        Dropout::NONE
-            .at(3, 0.5)
-            .add(sequences, 1, ViewMut::Host(&mut y), residual);
+        Dropout::NONE.at_site(3, 0.5).mask_and_add(
+            sequences,
+            1,
+            TensorViewMut::Host(&mut y),
+            residual,
+        );
 
         assert_eq!(y, [4.0, 6.0]);
     }

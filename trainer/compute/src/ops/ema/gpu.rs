@@ -1,27 +1,30 @@
 //! A running average of the weights.
 
-use crate::device::{Launch, Span, SpanMut};
+use crate::device::{DeviceView, DeviceViewMut, KernelLaunch};
 
 /// Moves each average by a share of the way to its value.
-pub fn add(averages: &mut SpanMut<'_>, values: Span<'_>, share: f32) {
+pub fn ema_update(averages: &mut DeviceViewMut<'_>, values: DeviceView<'_>, share: f32) {
     let device = averages.device();
     let count = averages.len();
-    let launch = Launch::new("average_add")
-        .over(count)
-        .write(averages)
-        .read(values);
+    let launch = KernelLaunch::new("average_add")
+        .with_thread_per_item(count)
+        .arg_output(averages)
+        .arg_input(values);
 
-    launch.whole(count).real(share).run(device);
+    launch.arg_u32(count).arg_f32(share).launch_on(device);
 }
 
 /// Exchanges the numbers of both; those that the weights take are rounded, too.
-pub fn swap(averages: &mut SpanMut<'_>, values: &mut SpanMut<'_>) {
+pub fn swap_values(averages: &mut DeviceViewMut<'_>, values: &mut DeviceViewMut<'_>) {
     let device = averages.device();
     let count = averages.len();
-    let launch = Launch::new("average_swap")
-        .over(count)
-        .write(averages)
-        .write(values);
+    let launch = KernelLaunch::new("average_swap")
+        .with_thread_per_item(count)
+        .arg_output(averages)
+        .arg_output(values);
 
-    launch.write_rounded(values).whole(count).run(device);
+    launch
+        .arg_bf16_output(values)
+        .arg_u32(count)
+        .launch_on(device);
 }

@@ -4,49 +4,58 @@ pub mod gpu;
 
 use rayon::prelude::*;
 
-use crate::ops::rows::{Sequences, Tokens};
-use crate::tensor::{View, ViewMut, Whole};
+use crate::ops::sequences::{Sequences, TokenRows};
+use crate::tensor::{IndexView, TensorView, TensorViewMut};
 
 /// The tables of a text tower.
 ///
 /// # Shapes
 /// `words` [vocabulary, width], `positions` [longest, width], `kind` [width].
 #[derive(Clone, Copy, Debug)]
-pub struct Tables<'a> {
+pub struct EmbeddingTables<'a> {
     /// A row for each entry of the vocabulary.
-    pub words: View<'a>,
+    pub words: TensorView<'a>,
     /// A row for each place in a sequence.
-    pub positions: View<'a>,
+    pub positions: TensorView<'a>,
     /// Added to every token: Chinese-CLIP knows one kind of sentence.
-    pub kind: View<'a>,
+    pub token_type: TensorView<'a>,
 }
 
 /// `y = words[id] + positions[place] + kind`.
 ///
 /// # Shapes
 /// `ids` [tokens], `y` [tokens, width].
-pub fn forward(tables: Tables<'_>, sequences: Sequences<'_>, ids: Whole<'_>, y: ViewMut<'_>) {
+pub fn forward(
+    tables: EmbeddingTables<'_>,
+    sequences: Sequences<'_>,
+    ids: IndexView<'_>,
+    y: TensorViewMut<'_>,
+) {
     match y {
-        ViewMut::Host(y) => {
-            look_up((tables.words.host(), tables.kind.host()), ids.host(), y);
-            let positions = tables.positions.host();
-            sequences.each(Tokens(y, tables.kind.len()), |_, y| {
+        TensorViewMut::Host(y) => {
+            gather_embeddings(
+                (tables.words.expect_host(), tables.token_type.expect_host()),
+                ids.expect_host(),
+                y,
+            );
+            let positions = tables.positions.expect_host();
+            sequences.par_for_each(TokenRows(y, tables.token_type.len()), |_, y| {
                 add_positions(positions, y.0)
             });
         }
-        ViewMut::Device(mut y) => {
-            let tables = gpu::Tables {
-                words: tables.words.device(),
-                positions: tables.positions.device(),
-                kind: tables.kind.device(),
+        TensorViewMut::Device(mut y) => {
+            let tables = gpu::DeviceEmbeddingTables {
+                words: tables.words.expect_device(),
+                positions: tables.positions.expect_device(),
+                token_type: tables.token_type.expect_device(),
             };
 
-            gpu::forward(tables, sequences, ids.device(), &mut y);
+            gpu::forward(tables, sequences, ids.expect_device(), &mut y);
         }
     }
 }
 
-fn look_up((words, kind): (&[f32], &[f32]), ids: &[u32], y: &mut [f32]) {
+fn gather_embeddings((words, kind): (&[f32], &[f32]), ids: &[u32], y: &mut [f32]) {
     let width = kind.len();
     y.par_chunks_mut(width)
         .zip(ids)
@@ -69,16 +78,21 @@ fn add_positions(positions: &[f32], y: &mut [f32]) {
 ///
 /// # Shapes
 /// As in [`forward`].
-pub fn backward_words(ids: Whole<'_>, width: usize, dy: View<'_>, words: ViewMut<'_>) {
+pub fn backward_words(
+    ids: IndexView<'_>,
+    width: usize,
+    dy: TensorView<'_>,
+    words: TensorViewMut<'_>,
+) {
     match words {
-        ViewMut::Host(words) => {
-            let rows = dy.host().chunks_exact(width).zip(ids.host());
+        TensorViewMut::Host(words) => {
+            let rows = dy.expect_host().chunks_exact(width).zip(ids.expect_host());
             for (dy, &id) in rows.filter(|(_, id)| **id != 0) {
-                add(&mut words[id as usize * width..][..width], dy);
+                add_row(&mut words[id as usize * width..][..width], dy);
             }
         }
-        ViewMut::Device(mut words) => {
-            gpu::backward_words(ids.device(), width, dy.device(), &mut words);
+        TensorViewMut::Device(mut words) => {
+            gpu::backward_words(ids.expect_device(), width, dy.expect_device(), &mut words);
         }
     }
 }
@@ -90,24 +104,24 @@ pub fn backward_words(ids: Whole<'_>, width: usize, dy: View<'_>, words: ViewMut
 pub fn backward_positions(
     sequences: Sequences<'_>,
     width: usize,
-    dy: View<'_>,
-    positions: ViewMut<'_>,
+    dy: TensorView<'_>,
+    positions: TensorViewMut<'_>,
 ) {
     match positions {
-        ViewMut::Host(positions) => {
-            let dy = dy.host();
+        TensorViewMut::Host(positions) => {
+            let dy = dy.expect_host();
             for pair in sequences.offsets().windows(2) {
                 let dy = &dy[pair[0] * width..pair[1] * width];
-                add(&mut positions[..dy.len()], dy);
+                add_row(&mut positions[..dy.len()], dy);
             }
         }
-        ViewMut::Device(mut positions) => {
-            gpu::backward_positions(sequences, width, dy.device(), &mut positions);
+        TensorViewMut::Device(mut positions) => {
+            gpu::backward_positions(sequences, width, dy.expect_device(), &mut positions);
         }
     }
 }
 
-fn add(sums: &mut [f32], values: &[f32]) {
+fn add_row(sums: &mut [f32], values: &[f32]) {
     sums.iter_mut()
         .zip(values)
         .for_each(|(sum, value)| *sum += value);

@@ -6,22 +6,22 @@
 
 use cnclip_crds::stage::Precision;
 
-use crate::device::{Launch, Span, SpanMut};
+use crate::device::{DeviceView, DeviceViewMut, KernelLaunch};
 use crate::ops::attention::Attention;
 use crate::ops::dropout::Dropout;
-use crate::ops::rows::Sequences;
-use crate::ops::sequences::{longest, most_kept};
+use crate::ops::launch_arguments::{max_pooled_rows, max_sequence_len};
+use crate::ops::sequences::Sequences;
 
 /// Widths of heads that there are kernels for.
-const WIDTHS: [usize; 2] = [64, 80];
+const HEAD_WIDTHS: [usize; 2] = [64, 80];
 /// Queries, or keys, of one block.
-const TILE: usize = 64;
+const TILE_ROWS: usize = 64;
 /// Threads of one block.
-const THREADS: usize = 128;
+const THREADS_PER_BLOCK: usize = 128;
 
 /// Whether there are kernels for heads of a width.
-pub fn serves(precision: Precision, head_width: usize) -> bool {
-    precision == Precision::Bf16 && WIDTHS.contains(&head_width)
+pub fn is_supported(precision: Precision, head_width: usize) -> bool {
+    precision == Precision::Bf16 && HEAD_WIDTHS.contains(&head_width)
 }
 
 /// Writes `out`, and the logarithms of the sums that the backward needs.
@@ -32,18 +32,19 @@ pub fn forward(
     attention: &Attention,
     sequences: Sequences<'_>,
     dropout: Dropout,
-    qkv: Span<'_>,
-    log_sums: &mut SpanMut<'_>,
-    out: &mut SpanMut<'_>,
+    qkv: DeviceView<'_>,
+    log_sums: &mut DeviceViewMut<'_>,
+    out: &mut DeviceViewMut<'_>,
 ) {
     let device = qkv.device();
-    let launch = launch("forward", attention, sequences, most_kept(sequences)).read(qkv);
+    let launch =
+        flash_kernel("forward", attention, sequences, max_pooled_rows(sequences)).arg_input(qkv);
     let launch = launch
-        .read_or_null(sequences.padded_on_device())
-        .write(out)
-        .write(log_sums);
+        .arg_input_or_null(sequences.device_token_ids())
+        .arg_output(out)
+        .arg_output(log_sums);
 
-    rest(launch, attention, sequences, dropout).run(device);
+    with_common_args(launch, attention, sequences, dropout).launch_on(device);
 }
 
 /// Writes `dqkv`; `along` is scratch of the shape of `log_sums`.
@@ -54,52 +55,67 @@ pub fn backward(
     attention: &Attention,
     sequences: Sequences<'_>,
     dropout: Dropout,
-    (qkv, log_sums, out): (Span<'_>, Span<'_>, Span<'_>),
-    dout: Span<'_>,
-    along: &mut SpanMut<'_>,
-    dqkv: &mut SpanMut<'_>,
+    (qkv, log_sums, out): (DeviceView<'_>, DeviceView<'_>, DeviceView<'_>),
+    dout: DeviceView<'_>,
+    along: &mut DeviceViewMut<'_>,
+    dqkv: &mut DeviceViewMut<'_>,
 ) {
     let device = qkv.device();
     let pairs = log_sums.len();
     let width = attention.width / attention.heads;
-    let means = Launch::new("flash_along").threads(THREADS);
+    let means = KernelLaunch::new("flash_along").with_threads(THREADS_PER_BLOCK);
     let means = means
-        .grid(pairs.div_ceil(THREADS / 32), 1, 1)
-        .read(out)
-        .read(dout);
+        .with_grid(pairs.div_ceil(THREADS_PER_BLOCK / 32), 1, 1)
+        .arg_input(out)
+        .arg_input(dout);
 
-    means.write(along).whole(pairs).whole(width).run(device);
+    means
+        .arg_output(along)
+        .arg_u32(pairs)
+        .arg_u32(width)
+        .launch_on(device);
     for kernel in ["backward_keys", "backward_queries"] {
-        let launch = launch(kernel, attention, sequences, longest(sequences)).read(qkv);
+        let launch =
+            flash_kernel(kernel, attention, sequences, max_sequence_len(sequences)).arg_input(qkv);
         let launch = launch
-            .read_or_null(sequences.padded_on_device())
-            .read(dout)
-            .read(log_sums);
+            .arg_input_or_null(sequences.device_token_ids())
+            .arg_input(dout)
+            .arg_input(log_sums);
 
-        let launch = launch.read(along.span()).write(dqkv);
-        rest(launch, attention, sequences, dropout).run(device);
+        let launch = launch.arg_input(along.as_view()).arg_output(dqkv);
+        with_common_args(launch, attention, sequences, dropout).launch_on(device);
     }
 }
 
 /// A kernel that gives every so many rows of every head of every sequence a block.
-fn launch(name: &str, attention: &Attention, sequences: Sequences<'_>, rows: usize) -> Launch {
+fn flash_kernel(
+    name: &str,
+    attention: &Attention,
+    sequences: Sequences<'_>,
+    rows: usize,
+) -> KernelLaunch {
     let width = attention.width / attention.heads;
-    let launch = Launch::new(&format!("flash_{name}_{width}")).threads(THREADS);
-    launch.grid(rows.div_ceil(TILE), attention.heads, sequences.count())
+    let launch =
+        KernelLaunch::new(&format!("flash_{name}_{width}")).with_threads(THREADS_PER_BLOCK);
+    launch.with_grid(
+        rows.div_ceil(TILE_ROWS),
+        attention.heads,
+        sequences.sequence_count(),
+    )
 }
 
 /// What all kernels are given last.
-fn rest(
-    launch: Launch,
+fn with_common_args(
+    launch: KernelLaunch,
     attention: &Attention,
     sequences: Sequences<'_>,
     dropout: Dropout,
-) -> Launch {
+) -> KernelLaunch {
     let scale = 1.0 / ((attention.width / attention.heads) as f32).sqrt();
     let launch = launch
-        .whole(attention.width)
-        .whole(attention.longest)
-        .real(scale);
+        .arg_u32(attention.width)
+        .arg_u32(attention.max_tokens)
+        .arg_f32(scale);
 
-    launch.sequences(sequences).masks(dropout)
+    launch.arg_sequences(sequences).arg_dropout(dropout)
 }

@@ -1,30 +1,42 @@
 //! Layer normalisation.
 
-use crate::device::{Launch, Span, SpanMut};
-use crate::gemm::Onto;
-use crate::ops::linear::gpu::columns;
+use crate::device::{DeviceView, DeviceViewMut, KernelLaunch};
+use crate::gemm::Accumulate;
+use crate::ops::linear::gpu::column_sum_blocks;
 
 /// Rows that one block takes: a warp each.
-const ROWS: usize = 8;
+const ROWS_PER_BLOCK: usize = 8;
 
 /// Writes `y`, and the moments that the backward needs.
 ///
 /// # Shapes
 /// `scale` [2, width]: weight and bias; `x`, `y` [rows, width]; `moments` [rows, 2].
 pub fn forward(
-    scale: Span<'_>,
+    scale: DeviceView<'_>,
     epsilon: f32,
-    x: Span<'_>,
-    y: &mut SpanMut<'_>,
-    moments: &mut SpanMut<'_>,
+    x: DeviceView<'_>,
+    y: &mut DeviceViewMut<'_>,
+    moments: &mut DeviceViewMut<'_>,
 ) {
     let width = scale.len() / 2;
     let device = y.device();
     let rows = x.len() / width;
-    let launch = Launch::typed("layer_norm_forward", x.format()).grid(rows.div_ceil(ROWS), 1, 1);
-    let launch = launch.read(scale).read(x).write(y).write(moments);
+    let launch = KernelLaunch::for_dtype("layer_norm_forward", x.dtype()).with_grid(
+        rows.div_ceil(ROWS_PER_BLOCK),
+        1,
+        1,
+    );
+    let launch = launch
+        .arg_input(scale)
+        .arg_input(x)
+        .arg_output(y)
+        .arg_output(moments);
 
-    launch.whole(rows).whole(width).real(epsilon).run(device);
+    launch
+        .arg_u32(rows)
+        .arg_u32(width)
+        .arg_f32(epsilon)
+        .launch_on(device);
 }
 
 /// Adds to the gradients of the weights; writes `dx`, or adds to it.
@@ -32,25 +44,38 @@ pub fn forward(
 /// # Shapes
 /// As in [`forward`]; `gradients` as `scale`.
 pub fn backward(
-    (scale, gradients): (Span<'_>, &mut SpanMut<'_>),
-    (x, moments): (Span<'_>, Span<'_>),
-    dy: Span<'_>,
-    dx: &mut SpanMut<'_>,
-    onto: Onto,
+    (scale, gradients): (DeviceView<'_>, &mut DeviceViewMut<'_>),
+    (x, moments): (DeviceView<'_>, DeviceView<'_>),
+    dy: DeviceView<'_>,
+    dx: &mut DeviceViewMut<'_>,
+    onto: Accumulate,
 ) {
     let width = scale.len() / 2;
     let device = dx.device();
     let rows = x.len() / width;
-    let (grid, parts) = columns(rows, width);
-    let launch = Launch::typed("layer_norm_weights", x.format()).grid(grid, parts, 1);
-    let launch = launch.read(x).read(moments).read(dy).write(gradients);
+    let (grid, parts) = column_sum_blocks(rows, width);
+    let launch = KernelLaunch::for_dtype("layer_norm_weights", x.dtype()).with_grid(grid, parts, 1);
+    let launch = launch
+        .arg_input(x)
+        .arg_input(moments)
+        .arg_input(dy)
+        .arg_output(gradients);
 
-    launch.whole(rows).whole(width).run(device);
-    let launch = Launch::typed("layer_norm_backward", x.format()).grid(rows.div_ceil(ROWS), 1, 1);
-    let launch = launch.read(scale).read(x).read(moments).read(dy).write(dx);
+    launch.arg_u32(rows).arg_u32(width).launch_on(device);
+    let launch = KernelLaunch::for_dtype("layer_norm_backward", x.dtype()).with_grid(
+        rows.div_ceil(ROWS_PER_BLOCK),
+        1,
+        1,
+    );
+    let launch = launch
+        .arg_input(scale)
+        .arg_input(x)
+        .arg_input(moments)
+        .arg_input(dy)
+        .arg_output(dx);
     launch
-        .whole(rows)
-        .whole(width)
-        .whole((onto == Onto::Add).into())
-        .run(device);
+        .arg_u32(rows)
+        .arg_u32(width)
+        .arg_u32((onto == Accumulate::Yes).into())
+        .launch_on(device);
 }

@@ -4,13 +4,13 @@ pub mod gpu;
 
 use rayon::prelude::*;
 
-use crate::gemm::Onto;
-use crate::math::sum;
-use crate::params::{Init, Layout, Weight};
-use crate::tensor::{View, ViewMut};
+use crate::gemm::Accumulate;
+use crate::math::sum_map;
+use crate::params::{ParamInit, ParamLayout, Weight};
+use crate::tensor::{TensorView, TensorViewMut};
 
 /// How many numbers say what a row was normalised with: its mean, and one over its standard deviation.
-pub const MOMENTS: usize = 2;
+pub const MOMENTS_PER_ROW: usize = 2;
 
 /// `y = (x - mean) / sqrt(variance + epsilon) · weight + bias`, row by row.
 ///
@@ -26,25 +26,41 @@ pub struct LayerNorm {
 
 impl LayerNorm {
     /// Declares `<name>.weight` and `<name>.bias`.
-    pub fn declare(layout: &mut Layout, name: &str, width: usize, epsilon: f32) -> Self {
-        let weight = layout.weight(&format!("{name}.weight"), &[width], Init::Ones);
-        let bias = layout.weight(&format!("{name}.bias"), &[width], Init::Zeros);
+    pub fn declare_params(
+        layout: &mut ParamLayout,
+        name: &str,
+        width: usize,
+        epsilon: f32,
+    ) -> Self {
+        let weight = layout.register_weight(&format!("{name}.weight"), &[width], ParamInit::Ones);
+        let bias = layout.register_weight(&format!("{name}.bias"), &[width], ParamInit::Zeros);
         Self {
-            scale: Weight::join(&[weight, bias]),
+            scale: Weight::join_adjacent(&[weight, bias]),
             width,
             epsilon,
         }
     }
 
     /// Writes `y`, and the moments that the backward needs.
-    pub fn forward(&self, values: View<'_>, x: View<'_>, y: ViewMut<'_>, moments: ViewMut<'_>) {
-        let scale = self.scale.of(values);
+    pub fn forward(
+        &self,
+        values: TensorView<'_>,
+        x: TensorView<'_>,
+        y: TensorViewMut<'_>,
+        moments: TensorViewMut<'_>,
+    ) {
+        let scale = self.scale.slice_of(values);
         match y {
-            ViewMut::Host(y) => self.forward_host(scale.host(), x.host(), y, moments.host()),
-            ViewMut::Device(mut y) => {
-                let scale = scale.device();
-                let mut moments = moments.device();
-                gpu::forward(scale, self.epsilon, x.device(), &mut y, &mut moments);
+            TensorViewMut::Host(y) => self.forward_host(
+                scale.expect_host(),
+                x.expect_host(),
+                y,
+                moments.expect_host(),
+            ),
+            TensorViewMut::Device(mut y) => {
+                let scale = scale.expect_device();
+                let mut moments = moments.expect_device();
+                gpu::forward(scale, self.epsilon, x.expect_device(), &mut y, &mut moments);
             }
         }
     }
@@ -53,15 +69,15 @@ impl LayerNorm {
         let width = self.width;
         let count = self.width as f32;
         let (weight, bias) = scale.split_at(width);
-        let moments = moments.as_chunks_mut::<MOMENTS>().0;
+        let moments = moments.as_chunks_mut::<MOMENTS_PER_ROW>().0;
         let rows = y
             .par_chunks_mut(width)
             .zip(x.par_chunks(width))
             .zip(moments);
 
         rows.with_min_len(8).for_each(|((y, x), moments)| {
-            let mean = sum(x, |_, v| v) / count;
-            let variance = sum(x, |_, v| (v - mean) * (v - mean)) / count;
+            let mean = sum_map(x, |_, v| v) / count;
+            let variance = sum_map(x, |_, v| (v - mean) * (v - mean)) / count;
             let scale = 1.0 / (variance + self.epsilon).sqrt();
             *moments = [mean, scale];
 
@@ -74,24 +90,33 @@ impl LayerNorm {
     /// Adds to the gradients of the weights; writes `dx`, or adds to it.
     pub fn backward(
         &self,
-        (values, gradients): (View<'_>, &mut ViewMut<'_>),
-        (x, moments): (View<'_>, View<'_>),
-        dy: View<'_>,
-        dx: ViewMut<'_>,
-        onto: Onto,
+        (values, gradients): (TensorView<'_>, &mut TensorViewMut<'_>),
+        (x, moments): (TensorView<'_>, TensorView<'_>),
+        dy: TensorView<'_>,
+        dx: TensorViewMut<'_>,
+        onto: Accumulate,
     ) {
-        let scale = (self.scale.of(values), self.scale.of(gradients.reborrow()));
+        let scale = (
+            self.scale.slice_of(values),
+            self.scale.slice_of(gradients.reborrow()),
+        );
         match dx {
-            ViewMut::Host(dx) => {
-                let x = x.host();
-                let moments = moments.host().as_chunks::<MOMENTS>().0;
-                self.backward_weights(scale.1.host(), (x, moments), dy.host());
-                self.backward_input(scale.0.host(), (x, moments), dy.host(), dx, onto);
+            TensorViewMut::Host(dx) => {
+                let x = x.expect_host();
+                let moments = moments.expect_host().as_chunks::<MOMENTS_PER_ROW>().0;
+                self.backward_weights(scale.1.expect_host(), (x, moments), dy.expect_host());
+                self.backward_input(
+                    scale.0.expect_host(),
+                    (x, moments),
+                    dy.expect_host(),
+                    dx,
+                    onto,
+                );
             }
-            ViewMut::Device(mut dx) => {
-                let weights = (scale.0.device(), &mut scale.1.device());
-                let inner = (x.device(), moments.device());
-                gpu::backward(weights, inner, dy.device(), &mut dx, onto);
+            TensorViewMut::Device(mut dx) => {
+                let weights = (scale.0.expect_device(), &mut scale.1.expect_device());
+                let inner = (x.expect_device(), moments.expect_device());
+                gpu::backward(weights, inner, dy.expect_device(), &mut dx, onto);
             }
         }
     }
@@ -99,10 +124,10 @@ impl LayerNorm {
     fn backward_input(
         &self,
         scale: &[f32],
-        (x, moments): (&[f32], &[[f32; MOMENTS]]),
+        (x, moments): (&[f32], &[[f32; MOMENTS_PER_ROW]]),
         dy: &[f32],
         dx: &mut [f32],
-        onto: Onto,
+        onto: Accumulate,
     ) {
         let width = self.width;
         let count = self.width as f32;
@@ -115,12 +140,12 @@ impl LayerNorm {
         rows.zip(moments)
             .with_min_len(8)
             .for_each(|(((dx, x), dy), &[mean, scale])| {
-                let along = sum(dy, |i, v| v * weight[i]) / count;
-                let across = sum(dy, |i, v| v * weight[i] * (x[i] - mean)) * scale / count;
+                let along = sum_map(dy, |i, v| v * weight[i]) / count;
+                let across = sum_map(dy, |i, v| v * weight[i] * (x[i] - mean)) * scale / count;
                 for i in 0..width {
                     let unit = (x[i] - mean) * scale;
                     let gradient = scale * (dy[i] * weight[i] - along - unit * across);
-                    dx[i] = if onto == Onto::Add {
+                    dx[i] = if onto == Accumulate::Yes {
                         dx[i] + gradient
                     } else {
                         gradient
@@ -132,7 +157,7 @@ impl LayerNorm {
     fn backward_weights(
         &self,
         gradients: &mut [f32],
-        (x, moments): (&[f32], &[[f32; MOMENTS]]),
+        (x, moments): (&[f32], &[[f32; MOMENTS_PER_ROW]]),
         dy: &[f32],
     ) {
         /// Columns that one thread sums: two cache lines.

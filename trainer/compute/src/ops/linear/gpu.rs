@@ -1,19 +1,19 @@
 //! Rows times a weight matrix. Factors of a product have one format: that of the rows.
 
-use crate::device::{Format, Launch, Operand, Product, Span, SpanMut};
-use crate::gemm::Onto;
+use crate::device::{DType, DeviceView, DeviceViewMut, Gemm, KernelLaunch, MatrixDesc};
+use crate::gemm::Accumulate;
 
 /// A weight as a matrix.
 #[derive(Clone, Copy, Debug)]
-pub struct Matrix<'a> {
-    weight: Span<'a>,
+pub struct WeightMatrix<'a> {
+    weight: DeviceView<'a>,
     cols: usize,
     transposed: bool,
 }
 
-impl<'a> Matrix<'a> {
+impl<'a> WeightMatrix<'a> {
     /// Rows that lie one behind the other.
-    pub fn new(weight: Span<'a>, cols: usize) -> Self {
+    pub fn new(weight: DeviceView<'a>, cols: usize) -> Self {
         Self {
             weight,
             cols,
@@ -30,7 +30,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// Rows and columns as they are multiplied.
-    fn shape(self) -> (usize, usize) {
+    fn gemm_shape(self) -> (usize, usize) {
         let rows = self.weight.len() / self.cols;
         if self.transposed {
             (self.cols, rows)
@@ -39,8 +39,8 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    fn operand(self, format: Format) -> Operand {
-        let operand = Operand::new(in_format(self.weight, format), self.cols);
+    fn matrix_desc(self, format: DType) -> MatrixDesc {
+        let operand = MatrixDesc::new(weight_in_dtype(self.weight, format), self.cols);
         if self.transposed {
             operand.transposed()
         } else {
@@ -54,11 +54,13 @@ impl<'a> Matrix<'a> {
     clippy::expect_used,
     reason = "a memory of bfloat16 numbers keeps weights rounded, too"
 )]
-pub(in crate::ops) fn in_format(weight: Span<'_>, format: Format) -> Span<'_> {
-    if weight.format() == format {
+pub(in crate::ops) fn weight_in_dtype(weight: DeviceView<'_>, format: DType) -> DeviceView<'_> {
+    if weight.dtype() == format {
         return weight;
     }
-    weight.rounded().expect("weights are kept in both formats")
+    weight
+        .bf16_copy()
+        .expect("weights are kept in both formats")
 }
 
 /// `y = x · Wᵀ + b`, or added to `y`.
@@ -66,26 +68,26 @@ pub(in crate::ops) fn in_format(weight: Span<'_>, format: Format) -> Span<'_> {
 /// # Shapes
 /// `x` [rows, inputs], `weight` [outputs, inputs], `bias` [outputs], `y` [rows, outputs].
 pub fn forward(
-    weight: Matrix<'_>,
-    bias: Option<Span<'_>>,
-    x: Span<'_>,
-    y: &mut SpanMut<'_>,
-    onto: Onto,
+    weight: WeightMatrix<'_>,
+    bias: Option<DeviceView<'_>>,
+    x: DeviceView<'_>,
+    y: &mut DeviceViewMut<'_>,
+    onto: Accumulate,
 ) {
-    let (outputs, inputs) = weight.shape();
-    let target = Operand::new(y.span(), outputs);
+    let (outputs, inputs) = weight.gemm_shape();
+    let target = MatrixDesc::new(y.as_view(), outputs);
     let pair = (
-        Operand::new(x, inputs),
-        weight.operand(x.format()).transposed(),
+        MatrixDesc::new(x, inputs),
+        weight.matrix_desc(x.dtype()).transposed(),
     );
 
-    let bias = bias.map(|bias| in_format(bias, y.span().format()).address());
-    multiply(
+    let bias = bias.map(|bias| weight_in_dtype(bias, y.as_view().dtype()).address());
+    launch_gemm(
         y,
-        Product {
+        Gemm {
             bias,
-            add: onto == Onto::Add,
-            ..Product::new(target, pair.0, pair.1)
+            accumulate: onto == Accumulate::Yes,
+            ..Gemm::new(target, pair.0, pair.1)
         },
     );
 }
@@ -94,15 +96,20 @@ pub fn forward(
 ///
 /// # Shapes
 /// As in [`forward`].
-pub fn backward_input(weight: Matrix<'_>, dy: Span<'_>, dx: &mut SpanMut<'_>, onto: Onto) {
-    let (outputs, inputs) = weight.shape();
-    let target = Operand::new(dx.span(), inputs);
-    let pair = (Operand::new(dy, outputs), weight.operand(dy.format()));
-    multiply(
+pub fn backward_input(
+    weight: WeightMatrix<'_>,
+    dy: DeviceView<'_>,
+    dx: &mut DeviceViewMut<'_>,
+    onto: Accumulate,
+) {
+    let (outputs, inputs) = weight.gemm_shape();
+    let target = MatrixDesc::new(dx.as_view(), inputs);
+    let pair = (MatrixDesc::new(dy, outputs), weight.matrix_desc(dy.dtype()));
+    launch_gemm(
         dx,
-        Product {
-            add: onto == Onto::Add,
-            ..Product::new(target, pair.0, pair.1)
+        Gemm {
+            accumulate: onto == Accumulate::Yes,
+            ..Gemm::new(target, pair.0, pair.1)
         },
     );
 }
@@ -112,53 +119,58 @@ pub fn backward_input(weight: Matrix<'_>, dy: Span<'_>, dx: &mut SpanMut<'_>, on
 ///
 /// # Shapes
 /// `gradient` [outputs, inputs], `x` [rows, inputs], `dy` [rows, outputs].
-pub fn backward_weight(gradient: &mut SpanMut<'_>, inputs: usize, x: Span<'_>, dy: Span<'_>) {
+pub fn backward_weight(
+    gradient: &mut DeviceViewMut<'_>,
+    inputs: usize,
+    x: DeviceView<'_>,
+    dy: DeviceView<'_>,
+) {
     let outputs = gradient.len() / inputs;
-    let target = Operand::new(gradient.span(), inputs);
+    let target = MatrixDesc::new(gradient.as_view(), inputs);
     let pair = (
-        Operand::new(dy, outputs).transposed(),
-        Operand::new(x, inputs),
+        MatrixDesc::new(dy, outputs).transposed(),
+        MatrixDesc::new(x, inputs),
     );
 
-    multiply(
+    launch_gemm(
         gradient,
-        Product {
-            add: true,
-            ..Product::new(target, pair.0, pair.1)
+        Gemm {
+            accumulate: true,
+            ..Gemm::new(target, pair.0, pair.1)
         },
     );
 }
 
-fn multiply(target: &SpanMut<'_>, product: Product) {
+fn launch_gemm(target: &DeviceViewMut<'_>, product: Gemm) {
     assert!(
-        product.a.format == product.b.format,
+        product.a.dtype == product.b.dtype,
         "factors of a product have one format"
     );
 
-    target.device().multiply(&product);
+    target.device().gemm(&product);
 }
 
 /// Adds the sum of every column to `sums`.
 ///
 /// # Shapes
 /// `rows` [rows, width], `sums` [width].
-pub fn add_column_sums(rows: Span<'_>, sums: &mut SpanMut<'_>) {
+pub fn add_column_sums(rows: DeviceView<'_>, sums: &mut DeviceViewMut<'_>) {
     let width = sums.len();
     let device = sums.device();
     let count = rows.len() / width;
-    let (grid, parts) = columns(count, width);
-    let launch = Launch::typed("column_sums", rows.format()).grid(grid, parts, 1);
+    let (grid, parts) = column_sum_blocks(count, width);
+    let launch = KernelLaunch::for_dtype("column_sums", rows.dtype()).with_grid(grid, parts, 1);
 
     launch
-        .read(rows)
-        .write(sums)
-        .whole(count)
-        .whole(width)
-        .run(device);
+        .arg_input(rows)
+        .arg_output(sums)
+        .arg_u32(count)
+        .arg_u32(width)
+        .launch_on(device);
 }
 
 /// Blocks across and along so many rows whose columns are summed.
-pub(in crate::ops) fn columns(rows: usize, width: usize) -> (usize, usize) {
+pub(in crate::ops) fn column_sum_blocks(rows: usize, width: usize) -> (usize, usize) {
     /// Columns that one block sums, and rows that it should at least be given.
     const COLUMNS: usize = 64;
     const ROWS: usize = 64;

@@ -4,10 +4,10 @@ pub mod gpu;
 
 use rayon::prelude::*;
 
-use crate::gemm::multiply::multiply;
-use crate::gemm::{Matrix, MatrixMut, Onto, Threads};
-use crate::params::{Init, Layout, Weight};
-use crate::tensor::{View, ViewMut};
+use crate::gemm::matmul::gemm;
+use crate::gemm::{Accumulate, GemmThreads, MatrixView, MatrixViewMut};
+use crate::params::{ParamInit, ParamLayout, Weight};
+use crate::tensor::{TensorView, TensorViewMut};
 
 /// `y = x · Wᵀ + b`.
 ///
@@ -18,12 +18,12 @@ pub struct Linear {
     weight: Weight,
     bias: Option<Weight>,
     inputs: usize,
-    stored: Stored,
+    layout: WeightLayout,
 }
 
 /// How a weight lies in the state dict.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Stored {
+enum WeightLayout {
     /// [outputs, inputs]: layers.
     OutputsFirst,
     /// [inputs, outputs]: the projections that both towers end in.
@@ -37,29 +37,29 @@ impl Linear {
             weight,
             bias,
             inputs,
-            stored: Stored::OutputsFirst,
+            layout: WeightLayout::OutputsFirst,
         }
     }
 
     /// A layer without bias over a weight [inputs, outputs].
-    pub fn projection(weight: Weight, inputs: usize) -> Self {
+    pub fn new_projection(weight: Weight, inputs: usize) -> Self {
         Self {
             weight,
             bias: None,
             inputs,
-            stored: Stored::InputsFirst,
+            layout: WeightLayout::InputsFirst,
         }
     }
 
     /// Declares `<name>.weight` and `<name>.bias`.
-    pub fn declare(
-        layout: &mut Layout,
+    pub fn declare_params(
+        layout: &mut ParamLayout,
         name: &str,
         (inputs, outputs): (usize, usize),
-        (weight, bias): (Init, Init),
+        (weight, bias): (ParamInit, ParamInit),
     ) -> Self {
-        let weight = layout.weight(&format!("{name}.weight"), &[outputs, inputs], weight);
-        let bias = layout.weight(&format!("{name}.bias"), &[outputs], bias);
+        let weight = layout.register_weight(&format!("{name}.weight"), &[outputs, inputs], weight);
+        let bias = layout.register_weight(&format!("{name}.bias"), &[outputs], bias);
         Self::new(weight, Some(bias), inputs)
     }
 
@@ -74,144 +74,190 @@ impl Linear {
     }
 
     /// Writes `y`, or adds to it: the latter is a residual connection.
-    pub fn forward(&self, values: View<'_>, x: View<'_>, y: ViewMut<'_>, onto: Onto) {
+    pub fn forward(
+        &self,
+        values: TensorView<'_>,
+        x: TensorView<'_>,
+        y: TensorViewMut<'_>,
+        onto: Accumulate,
+    ) {
         match y {
-            ViewMut::Host(y) => self.forward_host(values.host(), x.host(), y, onto),
-            ViewMut::Device(mut y) => {
-                let bias = self.bias.as_ref().map(|bias| bias.of(values).device());
-                gpu::forward(self.on_device(values), bias, x.device(), &mut y, onto);
+            TensorViewMut::Host(y) => {
+                self.forward_host(values.expect_host(), x.expect_host(), y, onto)
+            }
+            TensorViewMut::Device(mut y) => {
+                let bias = self
+                    .bias
+                    .as_ref()
+                    .map(|bias| bias.slice_of(values).expect_device());
+                gpu::forward(
+                    self.device_matrix(values),
+                    bias,
+                    x.expect_device(),
+                    &mut y,
+                    onto,
+                );
             }
         }
     }
 
-    fn forward_host(&self, values: &[f32], x: &[f32], y: &mut [f32], onto: Onto) {
+    fn forward_host(&self, values: &[f32], x: &[f32], y: &mut [f32], onto: Accumulate) {
         let onto = match &self.bias {
             Some(bias) => {
-                add_bias(bias.of(values), y, onto);
-                Onto::Add
+                add_bias(bias.slice_of(values), y, onto);
+                Accumulate::Yes
             }
             None => onto,
         };
 
         let pair = (
-            Matrix::new(x, self.inputs),
-            self.matrix(values).transposed(),
+            MatrixView::new(x, self.inputs),
+            self.weight_matrix(values).transposed(),
         );
 
         let precision = self.weight.precision();
-        multiply(
+        gemm(
             precision,
-            MatrixMut::new(y, self.outputs()),
+            MatrixViewMut::new(y, self.outputs()),
             onto,
             1.0,
             pair,
-            Threads::All,
+            GemmThreads::All,
         );
     }
 
     /// Adds to the gradients of the weights; writes `dx = dy · W`, or adds to it.
     pub fn backward(
         &self,
-        (values, gradients): (View<'_>, &mut ViewMut<'_>),
-        x: View<'_>,
-        dy: View<'_>,
-        dx: ViewMut<'_>,
-        onto: Onto,
+        (values, gradients): (TensorView<'_>, &mut TensorViewMut<'_>),
+        x: TensorView<'_>,
+        dy: TensorView<'_>,
+        dx: TensorViewMut<'_>,
+        onto: Accumulate,
     ) {
         self.backward_weights(gradients, x, dy);
         match dx {
-            ViewMut::Host(dx) => self.backward_input(values.host(), dy.host(), dx, onto),
-            ViewMut::Device(mut dx) => {
-                gpu::backward_input(self.on_device(values), dy.device(), &mut dx, onto);
+            TensorViewMut::Host(dx) => {
+                self.backward_input(values.expect_host(), dy.expect_host(), dx, onto)
+            }
+            TensorViewMut::Device(mut dx) => {
+                gpu::backward_input(
+                    self.device_matrix(values),
+                    dy.expect_device(),
+                    &mut dx,
+                    onto,
+                );
             }
         }
     }
 
-    fn backward_input(&self, values: &[f32], dy: &[f32], dx: &mut [f32], onto: Onto) {
-        let pair = (Matrix::new(dy, self.outputs()), self.matrix(values));
+    fn backward_input(&self, values: &[f32], dy: &[f32], dx: &mut [f32], onto: Accumulate) {
+        let pair = (
+            MatrixView::new(dy, self.outputs()),
+            self.weight_matrix(values),
+        );
         let precision = self.weight.precision();
-        multiply(
+        gemm(
             precision,
-            MatrixMut::new(dx, self.inputs),
+            MatrixViewMut::new(dx, self.inputs),
             onto,
             1.0,
             pair,
-            Threads::All,
+            GemmThreads::All,
         );
     }
 
     /// Adds to the gradients of the weights alone: of the first layer, whose input needs none.
-    pub fn backward_weights(&self, gradients: &mut ViewMut<'_>, x: View<'_>, dy: View<'_>) {
+    pub fn backward_weights(
+        &self,
+        gradients: &mut TensorViewMut<'_>,
+        x: TensorView<'_>,
+        dy: TensorView<'_>,
+    ) {
         match gradients.reborrow() {
-            ViewMut::Host(gradients) => self.backward_host(gradients, x.host(), dy.host()),
+            TensorViewMut::Host(gradients) => {
+                self.backward_host(gradients, x.expect_host(), dy.expect_host())
+            }
             gradients => self.backward_device(gradients, x, dy),
         }
     }
 
-    fn backward_device(&self, mut gradients: ViewMut<'_>, x: View<'_>, dy: View<'_>) {
-        let gradient = &mut self.weight.of(gradients.reborrow()).device();
-        match self.stored {
-            Stored::OutputsFirst => {
-                gpu::backward_weight(gradient, self.inputs, x.device(), dy.device());
+    fn backward_device(
+        &self,
+        mut gradients: TensorViewMut<'_>,
+        x: TensorView<'_>,
+        dy: TensorView<'_>,
+    ) {
+        let gradient = &mut self.weight.slice_of(gradients.reborrow()).expect_device();
+        match self.layout {
+            WeightLayout::OutputsFirst => {
+                gpu::backward_weight(gradient, self.inputs, x.expect_device(), dy.expect_device());
             }
-            Stored::InputsFirst => {
-                gpu::backward_weight(gradient, self.outputs(), dy.device(), x.device());
+            WeightLayout::InputsFirst => {
+                gpu::backward_weight(
+                    gradient,
+                    self.outputs(),
+                    dy.expect_device(),
+                    x.expect_device(),
+                );
             }
         }
 
         if let Some(bias) = &self.bias {
-            add_column_sums(dy, bias.of(gradients));
+            add_column_sums(dy, bias.slice_of(gradients));
         }
     }
 
     fn backward_host(&self, gradients: &mut [f32], x: &[f32], dy: &[f32]) {
-        let x = Matrix::new(x, self.inputs);
-        let out = Matrix::new(dy, self.outputs());
-        let (pair, cols) = match self.stored {
-            Stored::OutputsFirst => ((out.transposed(), x), self.inputs),
-            Stored::InputsFirst => ((x.transposed(), out), self.outputs()),
+        let x = MatrixView::new(x, self.inputs);
+        let out = MatrixView::new(dy, self.outputs());
+        let (pair, cols) = match self.layout {
+            WeightLayout::OutputsFirst => ((out.transposed(), x), self.inputs),
+            WeightLayout::InputsFirst => ((x.transposed(), out), self.outputs()),
         };
 
-        let target = MatrixMut::new(self.weight.of_mut(gradients), cols);
-        multiply(
+        let target = MatrixViewMut::new(self.weight.slice_of_mut(gradients), cols);
+        gemm(
             self.weight.precision(),
             target,
-            Onto::Add,
+            Accumulate::Yes,
             1.0,
             pair,
-            Threads::All,
+            GemmThreads::All,
         );
 
         if let Some(bias) = &self.bias {
-            column_sums(dy, bias.of_mut(gradients));
+            add_column_sums_host(dy, bias.slice_of_mut(gradients));
         }
     }
 
     /// `W` on a device.
-    fn on_device<'a>(&self, values: View<'a>) -> gpu::Matrix<'a> {
-        let weight = self.weight.of(values).device();
-        match self.stored {
-            Stored::OutputsFirst => gpu::Matrix::new(weight, self.inputs),
-            Stored::InputsFirst => gpu::Matrix::new(weight, self.outputs()).transposed(),
+    fn device_matrix<'a>(&self, values: TensorView<'a>) -> gpu::WeightMatrix<'a> {
+        let weight = self.weight.slice_of(values).expect_device();
+        match self.layout {
+            WeightLayout::OutputsFirst => gpu::WeightMatrix::new(weight, self.inputs),
+            WeightLayout::InputsFirst => {
+                gpu::WeightMatrix::new(weight, self.outputs()).transposed()
+            }
         }
     }
 
     /// `W`.
-    fn matrix<'a>(&self, values: &'a [f32]) -> Matrix<'a> {
-        let weight = self.weight.of(values);
-        match self.stored {
-            Stored::OutputsFirst => Matrix::new(weight, self.inputs),
-            Stored::InputsFirst => Matrix::new(weight, self.outputs()).transposed(),
+    fn weight_matrix<'a>(&self, values: &'a [f32]) -> MatrixView<'a> {
+        let weight = self.weight.slice_of(values);
+        match self.layout {
+            WeightLayout::OutputsFirst => MatrixView::new(weight, self.inputs),
+            WeightLayout::InputsFirst => MatrixView::new(weight, self.outputs()).transposed(),
         }
     }
 }
 
-fn add_bias(bias: &[f32], y: &mut [f32], onto: Onto) {
+fn add_bias(bias: &[f32], y: &mut [f32], onto: Accumulate) {
     y.par_chunks_mut(bias.len())
         .with_min_len(16)
         .for_each(|row| match onto {
-            Onto::Replace => row.copy_from_slice(bias),
-            Onto::Add => row.iter_mut().zip(bias).for_each(|(y, b)| *y += b),
+            Accumulate::No => row.copy_from_slice(bias),
+            Accumulate::Yes => row.iter_mut().zip(bias).for_each(|(y, b)| *y += b),
         });
 }
 
@@ -219,14 +265,14 @@ fn add_bias(bias: &[f32], y: &mut [f32], onto: Onto) {
 ///
 /// # Shapes
 /// `rows` [rows, width], `sums` [width].
-pub fn add_column_sums(rows: View<'_>, sums: ViewMut<'_>) {
+pub fn add_column_sums(rows: TensorView<'_>, sums: TensorViewMut<'_>) {
     match sums {
-        ViewMut::Host(sums) => column_sums(rows.host(), sums),
-        ViewMut::Device(mut sums) => gpu::add_column_sums(rows.device(), &mut sums),
+        TensorViewMut::Host(sums) => add_column_sums_host(rows.expect_host(), sums),
+        TensorViewMut::Device(mut sums) => gpu::add_column_sums(rows.expect_device(), &mut sums),
     }
 }
 
-fn column_sums(rows: &[f32], sums: &mut [f32]) {
+fn add_column_sums_host(rows: &[f32], sums: &mut [f32]) {
     /// Columns that one thread sums: two cache lines.
     const COLUMNS: usize = 32;
     let width = sums.len();

@@ -6,7 +6,7 @@ pub mod gpu;
 use rayon::prelude::*;
 
 use crate::ops::linear::add_column_sums;
-use crate::tensor::{View, ViewMut, mixed};
+use crate::tensor::{TensorView, TensorViewMut, panic_mixed_memories};
 
 /// Writes the tokens of each picture, and the first of each a second time.
 ///
@@ -15,18 +15,28 @@ use crate::tensor::{View, ViewMut, mixed};
 /// `means` [batch, width].
 pub fn forward(
     width: usize,
-    positions: View<'_>,
-    x: View<'_>,
-    (tokens, means): (ViewMut<'_>, ViewMut<'_>),
+    positions: TensorView<'_>,
+    x: TensorView<'_>,
+    (tokens, means): (TensorViewMut<'_>, TensorViewMut<'_>),
 ) {
     match (positions, x, tokens, means) {
-        (View::Host(p), View::Host(x), ViewMut::Host(tokens), ViewMut::Host(means)) => {
-            gather(p, x, tokens, means, width);
+        (
+            TensorView::Host(p),
+            TensorView::Host(x),
+            TensorViewMut::Host(tokens),
+            TensorViewMut::Host(means),
+        ) => {
+            prepend_mean_token(p, x, tokens, means, width);
         }
-        (View::Device(p), View::Device(x), ViewMut::Device(tokens), ViewMut::Device(means)) => {
+        (
+            TensorView::Device(p),
+            TensorView::Device(x),
+            TensorViewMut::Device(tokens),
+            TensorViewMut::Device(means),
+        ) => {
             gpu::forward(width, p, x, (tokens, means));
         }
-        _ => mixed(),
+        _ => panic_mixed_memories(),
     }
 }
 
@@ -37,24 +47,30 @@ pub fn forward(
 /// As in [`forward`].
 pub fn backward(
     width: usize,
-    positions: ViewMut<'_>,
-    (mut dtokens, dmeans): (ViewMut<'_>, View<'_>),
-    dx: ViewMut<'_>,
+    positions: TensorViewMut<'_>,
+    (mut dtokens, dmeans): (TensorViewMut<'_>, TensorView<'_>),
+    dx: TensorViewMut<'_>,
 ) {
     match (dtokens.reborrow(), dmeans, dx) {
-        (ViewMut::Host(dtokens), View::Host(dmeans), ViewMut::Host(dx)) => {
-            scatter(positions.len(), dtokens, dmeans, dx);
+        (TensorViewMut::Host(dtokens), TensorView::Host(dmeans), TensorViewMut::Host(dx)) => {
+            scatter_gradients(positions.len(), dtokens, dmeans, dx);
         }
-        (ViewMut::Device(dtokens), View::Device(dmeans), ViewMut::Device(dx)) => {
+        (TensorViewMut::Device(dtokens), TensorView::Device(dmeans), TensorViewMut::Device(dx)) => {
             gpu::backward(width, dtokens, dmeans, dx);
         }
-        _ => mixed(),
+        _ => panic_mixed_memories(),
     }
 
-    add_column_sums(dtokens.view(), positions);
+    add_column_sums(dtokens.as_view(), positions);
 }
 
-fn gather(positions: &[f32], x: &[f32], tokens: &mut [f32], means: &mut [f32], width: usize) {
+fn prepend_mean_token(
+    positions: &[f32],
+    x: &[f32],
+    tokens: &mut [f32],
+    means: &mut [f32],
+    width: usize,
+) {
     let all = positions.len();
     let places = positions.len() - width;
     let pictures = tokens.par_chunks_mut(all).zip(means.par_chunks_mut(width));
@@ -82,7 +98,7 @@ fn gather(positions: &[f32], x: &[f32], tokens: &mut [f32], means: &mut [f32], w
         });
 }
 
-fn scatter(all: usize, dtokens: &mut [f32], dmeans: &[f32], dx: &mut [f32]) {
+fn scatter_gradients(all: usize, dtokens: &mut [f32], dmeans: &[f32], dx: &mut [f32]) {
     let width = all - dx.len() / (dtokens.len() / all);
     let share = width as f32 / (all - width) as f32;
     let pictures = dtokens.par_chunks_mut(all).zip(dmeans.par_chunks(width));

@@ -3,55 +3,58 @@
 use crate::ops::dropout::Dropout;
 
 /// The place at which patches are dropped: no other has this number.
-const SITE: u64 = u64::MAX;
+const PATCH_DROPOUT_SITE: u64 = u64::MAX;
 
 /// The patches that are seen of each picture of a batch.
 ///
 /// # Source
 /// FLIP (Li and others, 2022), as the reference's `--mask-ratio`.
 #[derive(Debug)]
-pub struct Patches {
-    of_picture: usize,
+pub struct PatchDropout {
+    patches_per_image: usize,
     masked_percent: u32,
     /// Of each picture in rising order.
-    seen: Vec<u32>,
-    used: usize,
+    visible: Vec<u32>,
+    visible_len: usize,
     /// A random number for each patch of a picture, whose lower half is the patch.
     draws: Vec<u64>,
 }
 
-impl Patches {
+impl PatchDropout {
     /// Memory for so many pictures of so many patches.
     pub fn new(batch: usize, of_picture: usize) -> Self {
         Self {
-            of_picture,
+            patches_per_image: of_picture,
             masked_percent: 0,
-            seen: vec![0; batch * of_picture],
-            used: 0,
+            visible: vec![0; batch * of_picture],
+            visible_len: 0,
             draws: vec![0; of_picture],
         }
     }
 
     /// Leaves out a share of the patches from now on, wherever something is dropped.
-    pub fn mask(&mut self, percent: u32) {
+    pub fn set_masked_percent(&mut self, percent: u32) {
         self.masked_percent = percent;
     }
 
     /// Chooses the patches of so many pictures: the same for the same dropout, and all without one.
-    pub fn choose(&mut self, pictures: usize, dropout: Dropout) -> &[u32] {
-        let dropout = dropout.at(SITE, self.masked_percent as f32 / 100.0);
+    pub fn sample_patches(&mut self, pictures: usize, dropout: Dropout) -> &[u32] {
+        let dropout = dropout.at_site(PATCH_DROPOUT_SITE, self.masked_percent as f32 / 100.0);
         let kept = if dropout.is_active() {
-            self.kept()
+            self.visible_per_image()
         } else {
-            self.of_picture
+            self.patches_per_image
         };
 
-        self.used = pictures * kept;
-        let all = 0..self.of_picture as u32;
-        for (sample, seen) in self.seen[..self.used].chunks_exact_mut(kept).enumerate() {
-            if kept < self.of_picture {
+        self.visible_len = pictures * kept;
+        let all = 0..self.patches_per_image as u32;
+        for (sample, seen) in self.visible[..self.visible_len]
+            .chunks_exact_mut(kept)
+            .enumerate()
+        {
+            if kept < self.patches_per_image {
                 for (draw, patch) in self.draws.iter_mut().zip(all.clone()) {
-                    *draw = dropout.number(sample, patch) << 32 | u64::from(patch);
+                    *draw = dropout.random_u64(sample, patch) << 32 | u64::from(patch);
                 }
 
                 self.draws.select_nth_unstable(kept);
@@ -67,21 +70,21 @@ impl Patches {
             }
         }
 
-        self.seen()
+        self.visible_patches()
     }
 
     /// What was chosen last.
     ///
     /// # Shapes
     /// [pictures, seen]
-    pub fn seen(&self) -> &[u32] {
-        &self.seen[..self.used]
+    pub fn visible_patches(&self) -> &[u32] {
+        &self.visible[..self.visible_len]
     }
 
     /// Rounded as the reference rounds, but never none.
-    fn kept(&self) -> usize {
+    fn visible_per_image(&self) -> usize {
         let share = 1.0 - f64::from(self.masked_percent) / 100.0;
-        ((self.of_picture as f64 * share) as usize).max(1)
+        ((self.patches_per_image as f64 * share) as usize).max(1)
     }
 }
 
@@ -90,9 +93,9 @@ mod tests {
     use super::*;
 
     fn chosen(percent: u32, dropout: Dropout) -> Vec<u32> {
-        let mut patches = Patches::new(500, 49);
-        patches.mask(percent);
-        patches.choose(500, dropout).to_vec()
+        let mut patches = PatchDropout::new(500, 49);
+        patches.set_masked_percent(percent);
+        patches.sample_patches(500, dropout).to_vec()
     }
 
     #[test]

@@ -6,36 +6,36 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::device::{Buffer, Span};
-use crate::tensor::{Memory, View, ViewMut, Whole, mixed};
+use crate::device::{DeviceBuffer, DeviceView};
+use crate::tensor::{IndexView, Memory, TensorView, TensorViewMut, panic_mixed_memories};
 
 /// Mean of each channel of the training pictures of CLIP, in [0, 1].
-const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 
 /// Standard deviation of each channel.
-const DEVIATION: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
+const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// A batch of square pictures.
 ///
 /// # Shapes
 /// [batch, 3, side, side]
 #[derive(Clone, Copy, Debug)]
-pub enum Pixels<'a> {
+pub enum PixelBatch<'a> {
     /// Red, green and blue as decoded, normalised when they are read.
     Bytes(&'a [u8]),
     /// Normalised already.
     Normalized(&'a [f32]),
     /// As decoded, in a device's memory.
-    Device(Span<'a>),
+    Device(DeviceView<'a>),
 }
 
-impl<'a> Pixels<'a> {
+impl<'a> PixelBatch<'a> {
     /// Some of the numbers.
-    pub fn part(self, range: Range<usize>) -> Pixels<'a> {
+    pub fn slice(self, range: Range<usize>) -> PixelBatch<'a> {
         match self {
             Self::Bytes(bytes) => Self::Bytes(&bytes[range]),
             Self::Normalized(values) => Self::Normalized(&values[range]),
-            Self::Device(bytes) => Self::Device(bytes.part(range)),
+            Self::Device(bytes) => Self::Device(bytes.slice(range)),
         }
     }
 
@@ -54,36 +54,38 @@ impl<'a> Pixels<'a> {
     }
 
     /// Reads normalised neighbours of one channel, starting at `start` of the whole array.
-    pub fn read(&self, start: usize, channel: usize, out: &mut [f32]) {
+    pub fn read_normalized(&self, start: usize, channel: usize, out: &mut [f32]) {
         match self {
             Self::Bytes(bytes) => {
-                let scale = 1.0 / (255.0 * DEVIATION[channel]);
-                let shift = -MEAN[channel] / DEVIATION[channel];
+                let scale = 1.0 / (255.0 * CLIP_STD[channel]);
+                let shift = -CLIP_MEAN[channel] / CLIP_STD[channel];
                 let bytes = &bytes[start..start + out.len()];
                 out.iter_mut()
                     .zip(bytes)
                     .for_each(|(o, &b)| *o = f32::from(b) * scale + shift);
             }
             Self::Normalized(values) => out.copy_from_slice(&values[start..start + out.len()]),
-            Self::Device(_) => mixed(),
+            Self::Device(_) => panic_mixed_memories(),
         }
     }
 }
 
 /// Where a tower puts pictures before it looks at them: on a device, which gets them as bytes.
 #[derive(Debug)]
-pub struct Plate(Option<Buffer>);
+pub struct PixelBuffers(Option<DeviceBuffer>);
 
-impl Plate {
+impl PixelBuffers {
     /// Room for so many numbers of pictures.
     pub fn new(memory: &Memory, numbers: usize) -> Self {
-        Self(memory.bytes(numbers))
+        Self(memory.alloc_bytes(numbers))
     }
 
     /// The same pictures where the tower computes. Those that are normalised already stay where they are.
-    pub fn take<'a>(&'a mut self, pixels: Pixels<'a>) -> Pixels<'a> {
+    pub fn upload_pixels<'a>(&'a mut self, pixels: PixelBatch<'a>) -> PixelBatch<'a> {
         match (&mut self.0, pixels) {
-            (Some(plate), Pixels::Bytes(bytes)) => Pixels::Device(plate.take_bytes(bytes)),
+            (Some(plate), PixelBatch::Bytes(bytes)) => {
+                PixelBatch::Device(plate.upload_bytes(bytes))
+            }
             _ => pixels,
         }
     }
@@ -94,19 +96,19 @@ impl Plate {
 ///
 /// # Shapes
 /// `patches` [batch, 1 + seen, 3 · patch²]
-pub fn cut_patches(
-    pixels: Pixels<'_>,
+pub fn extract_patches(
+    pixels: PixelBatch<'_>,
     (side, patch): (usize, usize),
-    seen: Whole<'_>,
-    patches: ViewMut<'_>,
+    seen: IndexView<'_>,
+    patches: TensorViewMut<'_>,
 ) {
     match (pixels, patches) {
-        (Pixels::Device(pixels), ViewMut::Device(mut patches)) => {
-            gpu::cut_patches(pixels, (side, patch), seen.device(), &mut patches);
+        (PixelBatch::Device(pixels), TensorViewMut::Device(mut patches)) => {
+            gpu::extract_patches(pixels, (side, patch), seen.expect_device(), &mut patches);
         }
         (_, patches) => {
-            from_host(patches, |patches| {
-                cut(pixels, (side, patch), seen.host(), patches)
+            write_from_host(patches, |patches| {
+                extract_patches_host(pixels, (side, patch), seen.expect_host(), patches)
             });
         }
     }
@@ -114,18 +116,23 @@ pub fn cut_patches(
 
 /// Writes what this machine makes of pixels that lie in its memory. Only pictures that other programs
 /// normalised take this way to a device.
-fn from_host(mut out: ViewMut<'_>, make: impl FnOnce(&mut [f32])) {
+fn write_from_host(mut out: TensorViewMut<'_>, make: impl FnOnce(&mut [f32])) {
     match out {
-        ViewMut::Host(out) => make(out),
-        ViewMut::Device(_) => {
+        TensorViewMut::Host(out) => make(out),
+        TensorViewMut::Device(_) => {
             let mut values = vec![0.0; out.len()];
             make(&mut values);
-            out.copy_from(View::Host(&values));
+            out.copy_from(TensorView::Host(&values));
         }
     }
 }
 
-fn cut(pixels: Pixels<'_>, (side, patch): (usize, usize), seen: &[u32], patches: &mut [f32]) {
+fn extract_patches_host(
+    pixels: PixelBatch<'_>,
+    (side, patch): (usize, usize),
+    seen: &[u32],
+    patches: &mut [f32],
+) {
     let grid = side / patch;
     let row = 3 * patch * patch;
     let of_picture = seen.len() / (pixels.len() / (3 * side * side));
@@ -145,7 +152,7 @@ fn cut(pixels: Pixels<'_>, (side, patch): (usize, usize), seen: &[u32], patches:
             let left = place % grid * patch;
             let start = ((sample * 3 + channel) * side + top + y) * side + left;
 
-            pixels.read(start, channel, line);
+            pixels.read_normalized(start, channel, line);
         }
     });
 }
@@ -154,16 +161,16 @@ fn cut(pixels: Pixels<'_>, (side, patch): (usize, usize), seen: &[u32], patches:
 ///
 /// # Shapes
 /// `out` [batch, side, side, 3]
-pub fn interleave(pixels: Pixels<'_>, side: usize, out: ViewMut<'_>) {
+pub fn nchw_to_nhwc(pixels: PixelBatch<'_>, side: usize, out: TensorViewMut<'_>) {
     match (pixels, out) {
-        (Pixels::Device(pixels), ViewMut::Device(mut out)) => {
-            gpu::interleave(pixels, side, &mut out);
+        (PixelBatch::Device(pixels), TensorViewMut::Device(mut out)) => {
+            gpu::nchw_to_nhwc(pixels, side, &mut out);
         }
-        (_, out) => from_host(out, |out| interleave_host(pixels, side, out)),
+        (_, out) => write_from_host(out, |out| nchw_to_nhwc_host(pixels, side, out)),
     }
 }
 
-fn interleave_host(pixels: Pixels<'_>, side: usize, out: &mut [f32]) {
+fn nchw_to_nhwc_host(pixels: PixelBatch<'_>, side: usize, out: &mut [f32]) {
     /// Neighbours of one channel that are read at a time.
     const RUN: usize = 64;
     out.par_chunks_mut(3 * side)
@@ -177,7 +184,7 @@ fn interleave_host(pixels: Pixels<'_>, side: usize, out: &mut [f32]) {
                 let start = ((sample * 3 + channel) * side + y) * side;
                 for (at, out) in out.chunks_mut(3 * RUN).enumerate() {
                     let run = &mut run[..out.len() / 3];
-                    pixels.read(start + at * RUN, channel, run);
+                    pixels.read_normalized(start + at * RUN, channel, run);
                     out[channel..]
                         .iter_mut()
                         .step_by(3)
@@ -203,7 +210,7 @@ mod tests {
         .iter()
         .enumerate()
         {
-            Pixels::Bytes(&[9, 0, 255, 9]).read(1, channel, &mut out);
+            PixelBatch::Bytes(&[9, 0, 255, 9]).read_normalized(1, channel, &mut out);
             assert!(
                 out.iter()
                     .zip(right)
@@ -222,8 +229,8 @@ mod tests {
 
         for (seen, at) in [(&[0, 1, 2, 3][..], 24), (&[1, 3], 12)] {
             let mut patches = vec![9.0; (1 + seen.len()) * 12];
-            let pixels = Pixels::Normalized(&pixels);
-            cut_patches(pixels, (4, 2), seen.into(), (&mut patches).into());
+            let pixels = PixelBatch::Normalized(&pixels);
+            extract_patches(pixels, (4, 2), seen.into(), (&mut patches).into());
             assert_eq!(patches[..12], [0.0; 12]);
             assert_eq!(patches[at..at + 12], second);
         }
@@ -234,7 +241,7 @@ mod tests {
         let side = 96;
         let pixels: Vec<f32> = (0..2 * 3 * side * side).map(|i| i as f32).collect();
         let mut out = vec![9.0; pixels.len()];
-        interleave(Pixels::Normalized(&pixels), side, (&mut out).into());
+        nchw_to_nhwc(PixelBatch::Normalized(&pixels), side, (&mut out).into());
 
         for (at, value) in out.iter().enumerate() {
             let place = at / 3;

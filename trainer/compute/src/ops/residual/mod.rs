@@ -4,24 +4,26 @@ pub mod gpu;
 
 use rayon::prelude::*;
 
-use crate::tensor::{View, ViewMut, mixed};
+use crate::tensor::{TensorView, TensorViewMut, panic_mixed_memories};
 
 /// Writes the gradient before a rectifier that gave `y`, twice: for each of the two branches that were
 /// added. `dy` becomes the first.
 ///
 /// # Shapes
 /// All alike.
-pub fn rectify(y: View<'_>, dy: ViewMut<'_>, copy: ViewMut<'_>) {
+pub fn relu_backward_split(y: TensorView<'_>, dy: TensorViewMut<'_>, copy: TensorViewMut<'_>) {
     match (y, dy, copy) {
-        (View::Host(y), ViewMut::Host(dy), ViewMut::Host(copy)) => rectify_host(y, dy, copy),
-        (View::Device(y), ViewMut::Device(dy), ViewMut::Device(copy)) => {
-            gpu::rectify(y, dy, copy);
+        (TensorView::Host(y), TensorViewMut::Host(dy), TensorViewMut::Host(copy)) => {
+            relu_backward_split_host(y, dy, copy)
         }
-        _ => mixed(),
+        (TensorView::Device(y), TensorViewMut::Device(dy), TensorViewMut::Device(copy)) => {
+            gpu::relu_backward_split(y, dy, copy);
+        }
+        _ => panic_mixed_memories(),
     }
 }
 
-fn rectify_host(y: &[f32], dy: &mut [f32], copy: &mut [f32]) {
+fn relu_backward_split_host(y: &[f32], dy: &mut [f32], copy: &mut [f32]) {
     const CHUNK: usize = 1 << 13;
     let chunks = dy
         .par_chunks_mut(CHUNK)
@@ -40,10 +42,12 @@ fn rectify_host(y: &[f32], dy: &mut [f32], copy: &mut [f32]) {
 ///
 /// # Shapes
 /// Both alike.
-pub fn add(x: View<'_>, y: ViewMut<'_>) {
+pub fn add_residual(x: TensorView<'_>, y: TensorViewMut<'_>) {
     match (x, y) {
-        (View::Host(x), ViewMut::Host(y)) => y.iter_mut().zip(x).for_each(|(y, x)| *y += x),
-        (View::Device(x), ViewMut::Device(y)) => gpu::add(x, y),
-        _ => mixed(),
+        (TensorView::Host(x), TensorViewMut::Host(y)) => {
+            y.iter_mut().zip(x).for_each(|(y, x)| *y += x)
+        }
+        (TensorView::Device(x), TensorViewMut::Device(y)) => gpu::add_residual(x, y),
+        _ => panic_mixed_memories(),
     }
 }

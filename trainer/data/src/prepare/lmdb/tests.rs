@@ -1,5 +1,5 @@
 use super::*;
-use crate::prepare::{Options, Prepared, prepare, prepare_databases};
+use crate::prepare::{PrepareOptions, PreparedDataset, prepare_files, prepare_lmdb};
 use crate::store::Store;
 
 const PNG: &[u8] = b"iVBORw0KGgo=";
@@ -10,11 +10,11 @@ fn golden(name: &str) -> PathBuf {
         .join(name)
 }
 
-fn options() -> Options {
-    Options {
+fn options() -> PrepareOptions {
+    PrepareOptions {
         shard_bytes: 14 << 10,
-        most_skipped: 0.1,
-        ..Options::default()
+        max_skipped_ratio: 0.1,
+        ..PrepareOptions::default()
     }
 }
 
@@ -60,7 +60,7 @@ fn pair(image: u64, text: u64, words: &str) -> Vec<u8> {
     serde_pickle::to_vec(&(image, text, words), serde_pickle::SerOptions::new()).unwrap()
 }
 
-fn same(a: (&Store, Prepared), b: (&Store, Prepared)) {
+fn same(a: (&Store, PreparedDataset), b: (&Store, PreparedDataset)) {
     assert_eq!(a.1.index, b.1.index);
     for part in a.1.index.shards.iter().chain(&a.1.index.loose_texts) {
         assert_eq!(a.0.get(&part.name).unwrap(), b.0.get(&part.name).unwrap());
@@ -72,9 +72,9 @@ fn the_references_databases_give_the_bytes_of_the_files_they_were_made_of() {
     let folder = copied();
     let images = golden("train_imgs.tsv");
     let texts = golden("train_texts.jsonl");
-    let ours = Store::memory();
-    let theirs = Store::memory();
-    let found = prepare_databases(folder.path(), None, &ours, &options(), |_| ()).unwrap();
+    let ours = Store::in_memory();
+    let theirs = Store::in_memory();
+    let found = prepare_lmdb(folder.path(), None, &ours, &options(), |_| ()).unwrap();
 
     assert_eq!(
         (
@@ -94,11 +94,11 @@ fn the_references_databases_give_the_bytes_of_the_files_they_were_made_of() {
 
     let without = folder.path().join("paired.jsonl");
     std::fs::write(&without, paired).unwrap();
-    let right = prepare(&images, &without, &theirs, &options(), |_| ()).unwrap();
+    let right = prepare_files(&images, &without, &theirs, &options(), |_| ()).unwrap();
     same((&ours, found), (&theirs, right));
 
-    let found = prepare_databases(folder.path(), Some(&texts), &ours, &options(), |_| ()).unwrap();
-    let right = prepare(&images, &texts, &theirs, &options(), |_| ()).unwrap();
+    let found = prepare_lmdb(folder.path(), Some(&texts), &ours, &options(), |_| ()).unwrap();
+    let right = prepare_files(&images, &texts, &theirs, &options(), |_| ()).unwrap();
     assert!(right.index.loose_texts.is_some());
     same((&ours, found), (&theirs, right));
 }
@@ -123,16 +123,16 @@ fn a_torn_database_is_told_wherever_it_ends() {
         let path = folder.path().join(name).join("data.mdb");
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..length]).unwrap();
-        let error = prepare_databases(folder.path(), None, &Store::memory(), &options(), |_| ());
+        let error = prepare_lmdb(folder.path(), None, &Store::in_memory(), &options(), |_| ());
         let error = error.unwrap_err();
         assert!(error.to_string().contains(told), "{error}");
-        assert_eq!(error.exit().code(), 65);
+        assert_eq!(error.exit().exit_code(), 65);
     }
 
-    let error = prepare_databases(
+    let error = prepare_lmdb(
         Path::new("/absent"),
         None,
-        &Store::memory(),
+        &Store::in_memory(),
         &options(),
         |_| (),
     );
@@ -211,7 +211,7 @@ fn a_database_that_disagrees_with_itself_is_told_with_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
         build(folder.path(), "imgs", &images);
         build(folder.path(), "pairs", &pairs);
-        let made = prepare_databases(folder.path(), None, &Store::memory(), &options(), |_| ());
+        let made = prepare_lmdb(folder.path(), None, &Store::in_memory(), &options(), |_| ());
 
         match made {
             Ok(made) => assert_eq!((told, made.index.pairs), ("", 1)),
@@ -221,7 +221,7 @@ fn a_database_that_disagrees_with_itself_is_told_with_what_to_do() {
                     "{told}: {error}"
                 );
 
-                assert_eq!(error.exit().code(), 65, "{error}");
+                assert_eq!(error.exit().exit_code(), 65, "{error}");
             }
         }
     }

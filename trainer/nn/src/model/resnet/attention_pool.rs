@@ -1,14 +1,14 @@
 //! The end of the tower: one attention layer whose only query is the mean of all places.
 
-use cnclip_compute::gemm::Onto;
-use cnclip_compute::ops::attention_pool::Query;
+use cnclip_compute::gemm::Accumulate;
+use cnclip_compute::ops::attention_pool::SingleQueryAttention;
 use cnclip_compute::ops::linear::Linear;
 use cnclip_compute::ops::mean_pool_token;
-use cnclip_compute::params::{Init, Layout, Weight};
-use cnclip_compute::tensor::{Array, Memory, View, ViewMut};
+use cnclip_compute::params::{ParamInit, ParamLayout, Weight};
+use cnclip_compute::tensor::{Memory, Tensor, TensorView, TensorViewMut};
 
 /// Width of an attention head.
-const HEAD: usize = 64;
+const HEAD_WIDTH: usize = 64;
 
 /// `features = c(attention(q(mean), k(tokens), v(tokens)))`, where the tokens are the mean and the
 /// places, each with its learned position added.
@@ -17,45 +17,45 @@ const HEAD: usize = 64;
 /// `x` [batch, places, width], features [batch, features].
 #[derive(Debug)]
 pub(super) struct AttentionPool {
-    attention: Query,
+    attention: SingleQueryAttention,
     positions: Weight,
     kv: Linear,
     q: Linear,
     c: Linear,
-    saved: Saved,
+    cache: AttentionPoolCache,
 }
 
 /// What the forward pass keeps for the backward pass, and the gradients that take the same room.
 #[derive(Debug)]
-struct Saved {
-    tokens: Array,
-    means: Array,
-    kv: Array,
-    q: Array,
-    probabilities: Array,
-    attended: Array,
-    dkv: Array,
-    dq: Array,
-    dattended: Array,
+struct AttentionPoolCache {
+    tokens: Tensor,
+    means: Tensor,
+    kv: Tensor,
+    q: Tensor,
+    probabilities: Tensor,
+    attended: Tensor,
+    dkv: Tensor,
+    dq: Tensor,
+    dattended: Tensor,
 }
 
-impl Saved {
+impl AttentionPoolCache {
     fn new(
         memory: &Memory,
         batch: usize,
-        Query {
+        SingleQueryAttention {
             heads,
             width,
             tokens,
-        }: Query,
+        }: SingleQueryAttention,
     ) -> Self {
-        let array = |row: usize| memory.array(batch * row);
+        let array = |row: usize| memory.alloc_activations(batch * row);
         Self {
             tokens: array(tokens * width),
             means: array(width),
             kv: array(tokens * 2 * width),
             q: array(width),
-            probabilities: memory.exact(batch * tokens * heads),
+            probabilities: memory.alloc_f32(batch * tokens * heads),
             attended: array(width),
             dkv: array(tokens * 2 * width),
             dq: array(width),
@@ -66,138 +66,153 @@ impl Saved {
 
 impl AttentionPool {
     /// Declares the weights under `visual.attnpool`, with memory for a batch.
-    pub(super) fn declare(
-        layout: &mut Layout,
+    pub(super) fn declare_params(
+        layout: &mut ParamLayout,
         (places, width): (usize, usize),
         features: usize,
         batch: usize,
     ) -> Self {
-        let attention = Query {
-            heads: width / HEAD,
+        let attention = SingleQueryAttention {
+            heads: width / HEAD_WIDTH,
             width,
             tokens: 1 + places,
         };
 
-        let normal = Init::Normal((width as f32).powf(-0.5));
+        let normal = ParamInit::Normal((width as f32).powf(-0.5));
         let mut weight = |name: &str, shape: &[usize], init| {
-            layout.weight(&format!("visual.attnpool.{name}"), shape, init)
+            layout.register_weight(&format!("visual.attnpool.{name}"), shape, init)
         };
 
         let positions = weight("positional_embedding", &[1 + places, width], normal);
         let keys = ["k_proj.weight", "v_proj.weight"];
         let matrices = keys.map(|name| weight(name, &[width, width], normal));
         let keys = ["k_proj.bias", "v_proj.bias"];
-        let biases = keys.map(|name| weight(name, &[width], Init::fan_in(width)));
-        let kv = Linear::new(Weight::join(&matrices), Some(Weight::join(&biases)), width);
+        let biases = keys.map(|name| weight(name, &[width], ParamInit::uniform_fan_in(width)));
+        let kv = Linear::new(
+            Weight::join_adjacent(&matrices),
+            Some(Weight::join_adjacent(&biases)),
+            width,
+        );
         let mut linear = |name: &str, outputs| {
             let name = format!("visual.attnpool.{name}");
-            let inits = (normal, Init::fan_in(width));
-            Linear::declare(layout, &name, (width, outputs), inits)
+            let inits = (normal, ParamInit::uniform_fan_in(width));
+            Linear::declare_params(layout, &name, (width, outputs), inits)
         };
 
         let q = linear("q_proj", width);
         let c = linear("c_proj", features);
-        let saved = Saved::new(layout.memory(), batch, attention);
+        let saved = AttentionPoolCache::new(layout.memory(), batch, attention);
         Self {
             attention,
             positions,
             kv,
             q,
             c,
-            saved,
+            cache: saved,
         }
     }
 
     /// Writes the features.
-    pub(super) fn forward(&mut self, values: View<'_>, x: View<'_>, features: ViewMut<'_>) {
-        let Query {
+    pub(super) fn forward(
+        &mut self,
+        values: TensorView<'_>,
+        x: TensorView<'_>,
+        features: TensorViewMut<'_>,
+    ) {
+        let SingleQueryAttention {
             heads,
             width,
             tokens,
         } = self.attention;
 
         let few = x.len() / (tokens - 1);
-        let saved = &mut self.saved;
-        let mut all = saved.tokens.first_mut(few * tokens);
-        let mut means = saved.means.first_mut(few);
+        let saved = &mut self.cache;
+        let mut all = saved.tokens.first_n_mut(few * tokens);
+        let mut means = saved.means.first_n_mut(few);
         let both = (all.reborrow(), means.reborrow());
 
-        mean_pool_token::forward(width, self.positions.of(values), x, both);
-        let mut kv = saved.kv.first_mut(2 * few * tokens);
-        let mut q = saved.q.first_mut(few);
+        mean_pool_token::forward(width, self.positions.slice_of(values), x, both);
+        let mut kv = saved.kv.first_n_mut(2 * few * tokens);
+        let mut q = saved.q.first_n_mut(few);
         self.kv
-            .forward(values, all.view(), kv.reborrow(), Onto::Replace);
+            .forward(values, all.as_view(), kv.reborrow(), Accumulate::No);
         self.q
-            .forward(values, means.view(), q.reborrow(), Onto::Replace);
-        let probabilities = saved.probabilities.first_mut(few / width * heads * tokens);
+            .forward(values, means.as_view(), q.reborrow(), Accumulate::No);
+        let probabilities = saved
+            .probabilities
+            .first_n_mut(few / width * heads * tokens);
 
-        let mut attended = saved.attended.first_mut(few);
-        self.attention
-            .forward(q.view(), kv.view(), probabilities, attended.reborrow());
+        let mut attended = saved.attended.first_n_mut(few);
+        self.attention.forward(
+            q.as_view(),
+            kv.as_view(),
+            probabilities,
+            attended.reborrow(),
+        );
         self.c
-            .forward(values, attended.view(), features, Onto::Replace);
+            .forward(values, attended.as_view(), features, Accumulate::No);
     }
 
     /// Adds to the gradients of the weights; writes `dx`.
     pub(super) fn backward(
         &mut self,
-        (values, gradients): (View<'_>, &mut ViewMut<'_>),
-        dfeatures: View<'_>,
-        dx: ViewMut<'_>,
+        (values, gradients): (TensorView<'_>, &mut TensorViewMut<'_>),
+        dfeatures: TensorView<'_>,
+        dx: TensorViewMut<'_>,
     ) {
-        let Query {
+        let SingleQueryAttention {
             heads,
             width,
             tokens,
         } = self.attention;
 
         let few = dfeatures.len() / self.c.outputs() * width;
-        let saved = &mut self.saved;
-        let attended = saved.attended.first(few);
-        let mut dattended = saved.dattended.first_mut(few);
+        let saved = &mut self.cache;
+        let attended = saved.attended.first_n(few);
+        let mut dattended = saved.dattended.first_n_mut(few);
         self.c.backward(
             (values, gradients),
             attended,
             dfeatures,
             dattended.reborrow(),
-            Onto::Replace,
+            Accumulate::No,
         );
 
-        let q = saved.q.first(few);
-        let kv = saved.kv.first(few * tokens * 2);
-        let mut dq = saved.dq.first_mut(few);
-        let mut dkv = saved.dkv.first_mut(few * tokens * 2);
+        let q = saved.q.first_n(few);
+        let kv = saved.kv.first_n(few * tokens * 2);
+        let mut dq = saved.dq.first_n_mut(few);
+        let mut dkv = saved.dkv.first_n_mut(few * tokens * 2);
         let inner = (
-            saved.probabilities.first(few / width * heads * tokens),
+            saved.probabilities.first_n(few / width * heads * tokens),
             attended,
         );
 
         let outer = (dq.reborrow(), dkv.reborrow());
         self.attention
-            .backward((q, kv), inner, dattended.view(), outer);
+            .backward((q, kv), inner, dattended.as_view(), outer);
         // From here on the arrays of the forward pass's keys and queries hold gradients of tokens.
-        let all = saved.tokens.first(few * tokens);
-        let means = saved.means.first(few);
-        let mut dall = saved.kv.first_mut(few * tokens);
+        let all = saved.tokens.first_n(few * tokens);
+        let means = saved.means.first_n(few);
+        let mut dall = saved.kv.first_n_mut(few * tokens);
 
         self.kv.backward(
             (values, gradients),
             all,
-            dkv.view(),
+            dkv.as_view(),
             dall.reborrow(),
-            Onto::Replace,
+            Accumulate::No,
         );
 
-        let mut dmeans = saved.q.first_mut(few);
+        let mut dmeans = saved.q.first_n_mut(few);
         self.q.backward(
             (values, gradients),
             means,
-            dq.view(),
+            dq.as_view(),
             dmeans.reborrow(),
-            Onto::Replace,
+            Accumulate::No,
         );
 
-        let positions = self.positions.of(gradients.reborrow());
-        mean_pool_token::backward(width, positions, (dall, dmeans.view()), dx);
+        let positions = self.positions.slice_of(gradients.reborrow());
+        mean_pool_token::backward(width, positions, (dall, dmeans.as_view()), dx);
     }
 }

@@ -1,52 +1,52 @@
 //! The first three convolutions, which bring a picture to a quarter of its side.
 
-use super::unit::{Lent, Unit};
-use super::{Pass, Scratch};
-use cnclip_compute::gemm::Onto;
-use cnclip_compute::ops::batch_norm::Then;
-use cnclip_compute::ops::patchify::{Pixels, Plate, interleave};
-use cnclip_compute::ops::pool::AveragePool;
-use cnclip_compute::params::Layout;
-use cnclip_compute::tensor::{Array, View, ViewMut};
+use super::conv_batch_norm::{ConvBatchNorm, ResnetWorkspace};
+use super::{ResnetForwardContext, ResnetScratch};
+use cnclip_compute::gemm::Accumulate;
+use cnclip_compute::ops::average_pool::AveragePool;
+use cnclip_compute::ops::batch_norm::PostActivation;
+use cnclip_compute::ops::patchify::{PixelBatch, PixelBuffers, nchw_to_nhwc};
+use cnclip_compute::params::ParamLayout;
+use cnclip_compute::tensor::{Tensor, TensorView, TensorViewMut};
 
 /// What the forward pass of a unit is told: nothing is added, and negative values become zero.
-const PLAIN: (Onto, Then) = (Onto::Replace, Then::Rectify);
+const REPLACE_WITH_RELU: (Accumulate, PostActivation) = (Accumulate::No, PostActivation::Relu);
 
 /// Three units and a pool.
 ///
 /// # Shapes
 /// Pixels [batch, 3, side, side] in, [batch, side / 4, side / 4, width] out.
 #[derive(Debug)]
-pub(super) struct Stem {
+pub(super) struct ResnetStem {
     side: usize,
     width: usize,
-    units: [Unit; 3],
-    plate: Plate,
-    saved: Saved,
+    convolutions: [ConvBatchNorm; 3],
+    pixel_buffer: PixelBuffers,
+    cache: ResnetStemCache,
 }
 
 /// What the forward pass keeps for the backward pass.
 #[derive(Debug)]
-struct Saved {
-    picture: Array,
-    first: Array,
-    second: Array,
-    third: Array,
-    output: Array,
+struct ResnetStemCache {
+    image: Tensor,
+    first: Tensor,
+    second: Tensor,
+    third: Tensor,
+    output: Tensor,
 }
 
-impl Stem {
+impl ResnetStem {
     /// Declares the weights, with memory for a batch of pictures.
-    pub(super) fn declare(
-        layout: &mut Layout,
+    pub(super) fn declare_params(
+        layout: &mut ParamLayout,
         (side, width, batch): (usize, usize, usize),
-        lent: &mut Lent,
+        lent: &mut ResnetWorkspace,
     ) -> Self {
         let half = side / 2;
         let mut unit = |at: usize, channels, side, stride| {
             let names = [format!("visual.conv{at}"), format!("visual.bn{at}")];
             let size = (side, stride, batch);
-            Unit::square(layout, (&names[0], &names[1]), channels, size, lent)
+            ConvBatchNorm::declare_conv3x3(layout, (&names[0], &names[1]), channels, size, lent)
         };
 
         let units = [
@@ -57,93 +57,97 @@ impl Stem {
 
         let places = batch * half * half;
         let memory = layout.memory();
-        let saved = Saved {
-            picture: memory.array(batch * side * side * 3),
-            first: memory.array(places * width / 2),
-            second: memory.array(places * width / 2),
-            third: memory.array(places * width),
-            output: memory.array(places / 4 * width),
+        let saved = ResnetStemCache {
+            image: memory.alloc_activations(batch * side * side * 3),
+            first: memory.alloc_activations(places * width / 2),
+            second: memory.alloc_activations(places * width / 2),
+            third: memory.alloc_activations(places * width),
+            output: memory.alloc_activations(places / 4 * width),
         };
 
-        let plate = Plate::new(memory, batch * side * side * 3);
+        let plate = PixelBuffers::new(memory, batch * side * side * 3);
         Self {
             side,
             width,
-            units,
-            plate,
-            saved,
+            convolutions: units,
+            pixel_buffer: plate,
+            cache: saved,
         }
     }
 
     /// What the last forward pass gave, for so many pictures.
-    pub(super) fn output(&self, batch: usize) -> View<'_> {
-        self.saved
+    pub(super) fn output_view(&self, batch: usize) -> TensorView<'_> {
+        self.cache
             .output
-            .first(batch * (self.side / 4).pow(2) * self.width)
+            .first_n(batch * (self.side / 4).pow(2) * self.width)
     }
 
     /// Computes the output.
-    pub(super) fn forward(&mut self, pass: &mut Pass<'_>, pixels: Pixels<'_>) {
-        let Saved {
-            picture,
+    pub(super) fn forward(&mut self, pass: &mut ResnetForwardContext<'_>, pixels: PixelBatch<'_>) {
+        let ResnetStemCache {
+            image: picture,
             first,
             second,
             third,
             output,
-        } = &mut self.saved;
+        } = &mut self.cache;
 
-        let mut picture = picture.first_mut(pixels.len());
+        let mut picture = picture.first_n_mut(pixels.len());
         let full = pixels.len() / 3 / 4 * self.width;
-        let mut first = first.first_mut(full / 2);
-        let mut second = second.first_mut(full / 2);
-        let mut third = third.first_mut(full);
+        let mut first = first.first_n_mut(full / 2);
+        let mut second = second.first_n_mut(full / 2);
+        let mut third = third.first_n_mut(full);
 
-        interleave(self.plate.take(pixels), self.side, picture.reborrow());
-        self.units[0].forward(pass, picture.view(), first.reborrow(), PLAIN);
-        self.units[1].forward(pass, first.view(), second.reborrow(), PLAIN);
-        self.units[2].forward(pass, second.view(), third.reborrow(), PLAIN);
+        nchw_to_nhwc(
+            self.pixel_buffer.upload_pixels(pixels),
+            self.side,
+            picture.reborrow(),
+        );
+        self.convolutions[0].forward(pass, picture.as_view(), first.reborrow(), REPLACE_WITH_RELU);
+        self.convolutions[1].forward(pass, first.as_view(), second.reborrow(), REPLACE_WITH_RELU);
+        self.convolutions[2].forward(pass, second.as_view(), third.reborrow(), REPLACE_WITH_RELU);
         let pool = AveragePool {
             side: self.side / 2,
             channels: self.width,
         };
 
-        pool.forward(third.view(), output.first_mut(full / 4));
+        pool.forward(third.as_view(), output.first_n_mut(full / 4));
     }
 
     /// `scratch.gradient` holds the gradient of the output of so many pictures; it is used up.
     pub(super) fn backward(
         &self,
-        (values, gradients): (View<'_>, &mut ViewMut<'_>),
+        (values, gradients): (TensorView<'_>, &mut TensorViewMut<'_>),
         batch: usize,
-        Scratch {
-            lent,
+        ResnetScratch {
+            workspace: lent,
             gradient,
             spare,
             ..
-        }: &mut Scratch,
+        }: &mut ResnetScratch,
     ) {
-        let saved = &self.saved;
-        let out = self.output(batch).len();
+        let saved = &self.cache;
+        let out = self.output_view(batch).len();
         let half = 2 * out;
-        let mut dthird = spare.first_mut(4 * out);
-        self.pool()
-            .backward(gradient.first(out), dthird.reborrow(), Onto::Replace);
-        let dx = Some((gradient.first_mut(half), Onto::Replace));
-        let x = saved.second.first(half);
+        let mut dthird = spare.first_n_mut(4 * out);
+        self.average_pool()
+            .backward(gradient.first_n(out), dthird.reborrow(), Accumulate::No);
+        let dx = Some((gradient.first_n_mut(half), Accumulate::No));
+        let x = saved.second.first_n(half);
 
-        let dy = (dthird, Then::Rectify);
-        self.units[2].backward((values, gradients), lent, x, dy, dx);
-        let dx = Some((spare.first_mut(half), Onto::Replace));
-        let x = saved.first.first(half);
-        let dy = (gradient.first_mut(half), Then::Rectify);
+        let dy = (dthird, PostActivation::Relu);
+        self.convolutions[2].backward((values, gradients), lent, x, dy, dx);
+        let dx = Some((spare.first_n_mut(half), Accumulate::No));
+        let x = saved.first.first_n(half);
+        let dy = (gradient.first_n_mut(half), PostActivation::Relu);
 
-        self.units[1].backward((values, gradients), lent, x, dy, dx);
-        let x = saved.picture.first(batch * self.side * self.side * 3);
-        let dy = (spare.first_mut(half), Then::Rectify);
-        self.units[0].backward((values, gradients), lent, x, dy, None);
+        self.convolutions[1].backward((values, gradients), lent, x, dy, dx);
+        let x = saved.image.first_n(batch * self.side * self.side * 3);
+        let dy = (spare.first_n_mut(half), PostActivation::Relu);
+        self.convolutions[0].backward((values, gradients), lent, x, dy, None);
     }
 
-    fn pool(&self) -> AveragePool {
+    fn average_pool(&self) -> AveragePool {
         AveragePool {
             side: self.side / 2,
             channels: self.width,

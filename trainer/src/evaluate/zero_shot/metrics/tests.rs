@@ -60,15 +60,15 @@ fn accuracies_are_those_of_the_reference() {
     let golden = Golden::read();
     let probabilities = golden.scores("probs");
     let right = golden.labels("labels");
-    let guesses = Guesses {
+    let guesses = ClassPredictions {
         probabilities: &probabilities,
         classes: 12,
-        right: &right,
+        labels: &right,
     };
 
-    golden.near("accuracy", guesses.top(1));
-    let found = per_class(&guesses.confusion());
-    golden.near("mean_per_class", mean(&found));
+    golden.near("accuracy", guesses.top_k_accuracy(1));
+    let found = per_class_accuracy(&guesses.confusion_matrix());
+    golden.near("mean_per_class", mean_of_known(&found));
     let empty = golden.expect["empty_class"].as_u64().unwrap() as usize;
     assert_eq!(found.iter().position(Option::is_none), Some(empty));
     let found: Vec<_> = found.into_iter().flatten().collect();
@@ -90,15 +90,15 @@ fn without_the_empty_class_the_mean_is_that_of_elevater() {
         .flat_map(|row| row[..11].to_vec())
         .collect();
 
-    let guesses = Guesses {
+    let guesses = ClassPredictions {
         probabilities: &kept,
         classes: 11,
-        right: &right,
+        labels: &right,
     };
 
     golden.near(
         "mean_per_class_elevater",
-        mean(&per_class(&guesses.confusion())),
+        mean_of_known(&per_class_accuracy(&guesses.confusion_matrix())),
     );
 }
 
@@ -125,15 +125,15 @@ fn the_average_precision_is_that_of_elevater_with_ties() {
     let golden = Golden::read();
     let scores = golden.scores("multi_scores");
     let labels = golden.labels("multi_labels");
-    let guesses = Guesses {
+    let guesses = ClassPredictions {
         probabilities: &scores,
         classes: 12,
-        right: &vec![0; 400],
+        labels: &vec![0; 400],
     };
 
     let of = |class: usize| {
         let right: Vec<_> = labels.chunks(12).map(|row| row[class] == 1).collect();
-        average_precision(&guesses.of_class(class), &right)
+        average_precision(&guesses.class_probabilities(class), &right)
     };
 
     let found: Vec<_> = (0..12).map(of).collect();
@@ -147,24 +147,28 @@ fn the_average_precision_is_that_of_elevater_with_ties() {
         );
     }
 
-    golden.near("map_11_point", mean(&found));
+    golden.near("map_11_point", mean_of_known(&found));
     assert_eq!(average_precision(&[0.5], &[false]), None);
 }
 
 #[test]
 fn of_equally_probable_classes_the_first_is_the_most_probable() {
     let probabilities = [0.25, 0.25, 0.25, 0.25];
-    let of = |right| Guesses {
+    let of = |right| ClassPredictions {
         probabilities: &probabilities,
         classes: 4,
-        right,
+        labels: right,
     };
 
     assert_eq!(
-        (of(&[0]).top(1), of(&[1]).top(1), of(&[1]).top(2)),
+        (
+            of(&[0]).top_k_accuracy(1),
+            of(&[1]).top_k_accuracy(1),
+            of(&[1]).top_k_accuracy(2)
+        ),
         (1.0, 0.0, 1.0)
     );
 
-    assert_eq!(of(&[3]).confusion()[3], [1, 0, 0, 0]);
-    assert_eq!(of(&[3]).top(5), 1.0, "fewer classes than five");
+    assert_eq!(of(&[3]).confusion_matrix()[3], [1, 0, 0, 0]);
+    assert_eq!(of(&[3]).top_k_accuracy(5), 1.0, "fewer classes than five");
 }

@@ -1,14 +1,14 @@
-use cnclip_crds::report::{Measured, Metric, TaskResult, TemplatesReport, ZeroShotScores};
+use cnclip_crds::report::{Metric, TaskResult, TaskScores, TemplatesReport, ZeroShotScores};
 
 use super::*;
-use crate::report::page::{PageInput, Shown, Task, page};
+use crate::report::page::{PageInput, TaskDetails, TaskSection, render_page};
 
 const RED: &[u8] = include_bytes!("../../../../tests/golden/images/odd/png_gray2.png");
 
 /// Classes whose pictures are each of the first class, or of its own, as the confusion says.
-fn scored(confusion: Vec<Vec<u64>>) -> Scored {
+fn scored(confusion: Vec<Vec<u64>>) -> ScoredZeroShot {
     let count = confusion.len();
-    let number = |class: usize, other: usize, picture: u64| Picture {
+    let number = |class: usize, other: usize, picture: u64| ClassifiedImage {
         file: format!("test/{class}/{other}-{picture}.png"),
         class,
         labels: vec![class],
@@ -42,25 +42,25 @@ fn scored(confusion: Vec<Vec<u64>>) -> Scored {
         digest: String::new(),
         images: pictures.len() as i64,
         seconds: 1.0,
-        measured: Measured::ZeroShot(scores),
+        measured: TaskScores::ZeroShot(scores),
     };
 
     let classes = (0..count).map(|class| format!("类{class}")).collect();
-    Scored {
+    ScoredZeroShot {
         result,
         classes,
         confusion,
-        pictures,
+        images: pictures,
     }
 }
 
-fn shown(scored: &Scored) -> Classes {
-    let store = Store::memory();
-    for picture in &scored.pictures {
+fn shown(scored: &ScoredZeroShot) -> ClassDetails {
+    let store = Store::in_memory();
+    for picture in &scored.images {
         store.put(&picture.file, RED.into()).unwrap();
     }
 
-    Classes::of(scored, &store).unwrap()
+    ClassDetails::from_scored(scored, &store).unwrap()
 }
 
 #[test]
@@ -102,19 +102,23 @@ fn of_many_classes_both_ends_are_shown_and_the_pairs_instead_of_a_matrix() {
             classes.between.len(),
             classes.worst.len()
         ),
-        (END, 42, END)
+        (MAX_CLASSES_PER_END, 42, MAX_CLASSES_PER_END)
     );
 
     assert_eq!(classes.best[0].name, "类59");
-    assert_eq!(classes.worst[END - 1].name, "类0", "it has no picture");
+    assert_eq!(
+        classes.worst[MAX_CLASSES_PER_END - 1].name,
+        "类0",
+        "it has no picture"
+    );
     assert!(classes.matrix.is_none());
-    assert_eq!(classes.pairs.len(), PAIRS);
+    assert_eq!(classes.pairs.len(), MAX_CONFUSED_PAIRS);
 }
 
 #[test]
 fn pairs_are_in_the_order_of_how_often_they_are_mistaken() {
     let classes = shown(&scored(vec![vec![4, 4, 2], vec![5, 3, 0], vec![0, 2, 0]]));
-    let pair = |pair: &Pair| {
+    let pair = |pair: &ConfusedPair| {
         (
             pair.class.clone(),
             pair.taken_for.clone(),
@@ -138,7 +142,7 @@ fn pairs_are_in_the_order_of_how_often_they_are_mistaken() {
 #[test]
 fn mistaken_pictures_are_the_surest_and_first_one_of_each_pair() {
     let mut scored = scored(vec![vec![3, 4], vec![1, 2]]);
-    scored.pictures[3].probabilities = vec![0.1, 0.9];
+    scored.images[3].probabilities = vec![0.1, 0.9];
     let classes = shown(&scored);
     let found = classes
         .mistaken
@@ -170,7 +174,7 @@ fn mistaken_pictures_are_the_surest_and_first_one_of_each_pair() {
 #[test]
 fn of_equally_probable_classes_the_first_is_meant_as_in_the_scores() {
     let mut scored = scored(vec![vec![1, 0], vec![0, 1]]);
-    for picture in &mut scored.pictures {
+    for picture in &mut scored.images {
         picture.probabilities = vec![0.5, 0.5];
     }
 
@@ -185,7 +189,7 @@ fn of_equally_probable_classes_the_first_is_meant_as_in_the_scores() {
 #[test]
 fn a_picture_taken_for_another_of_its_classes_is_not_mistaken() {
     let mut scored = scored(vec![vec![0, 1], vec![1, 0]]);
-    scored.pictures[0].labels = vec![0, 1];
+    scored.images[0].labels = vec![0, 1];
     let mistaken = shown(&scored).mistaken;
     assert_eq!(mistaken.len(), 1);
     assert_eq!(mistaken[0].class, "类1");
@@ -195,21 +199,21 @@ fn a_picture_taken_for_another_of_its_classes_is_not_mistaken() {
 fn a_classification_is_shown_with_what_its_names_were_put_into() {
     let mut scored = scored(vec![vec![3, 1], vec![0, 4]]);
     scored.classes[1] = "<b>类".into();
-    let Measured::ZeroShot(scores) = &mut scored.result.measured else {
+    let TaskScores::ZeroShot(scores) = &mut scored.result.measured else {
         panic!("no other")
     };
 
     scores.templates.from = "own & more".into();
     scores.templates.count = 1183;
-    let shown = Shown::ZeroShot(shown(&scored));
+    let shown = TaskDetails::ZeroShot(shown(&scored));
     let result = scored.result;
-    let tasks = vec![Task {
+    let tasks = vec![TaskSection {
         result,
         shown,
         public: None,
     }];
 
-    let html = page(&PageInput {
+    let html = render_page(&PageInput {
         tasks,
         ..PageInput::default()
     });

@@ -1,0 +1,66 @@
+//! Jobs and pods that the tests pretend to have seen. Nothing else uses them.
+
+use k8s_openapi::jiff::Timestamp;
+
+use crate::observed::{JobState, ObservedJob, WorkerPod, WorkerState};
+
+/// When everything in the tests happens.
+pub(crate) const NOW_SECONDS: i64 = 1_800_000_000;
+
+/// Seconds after [`NOW`].
+pub(crate) fn time_at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(NOW_SECONDS + seconds).expect("a time within range")
+}
+
+/// A Job at work.
+pub(crate) fn active_job(stage: &str, attempt: i32) -> ObservedJob {
+    ObservedJob {
+        uid: format!("{stage}-{attempt}"),
+        foreign: false,
+        stage: stage.to_owned(),
+        attempt,
+        started: time_at(0),
+        deleting: false,
+        queued: false,
+        checkpoint: None,
+        state: JobState::Active,
+    }
+}
+
+/// A Job in another state.
+pub(crate) fn job_in(stage: &str, attempt: i32, state: JobState) -> ObservedJob {
+    ObservedJob {
+        state,
+        ..active_job(stage, attempt)
+    }
+}
+
+/// The only pod of an attempt.
+pub(crate) fn worker_pod(stage: &str, attempt: i32, state: WorkerState) -> WorkerPod {
+    WorkerPod {
+        name: format!("muge-{stage}-{attempt}-0-abcde"),
+        uid: "pod-uid".to_owned(),
+        job_uid: format!("{stage}-{attempt}"),
+        stage: stage.to_owned(),
+        attempt,
+        index: 0,
+        image: "cnclip/trainer:test".to_owned(),
+        image_id: Some("cnclip/trainer@sha256:0123".to_owned()),
+        node: Some("node-1".to_owned()),
+        ip: Some("10.0.0.7".to_owned()),
+        ends_by: None,
+        deleted_at: None,
+        ended_at: None,
+        disruption: None,
+        state,
+    }
+}
+
+/// How a pod stands that ended with this code.
+pub(crate) fn ended_state(exit_code: i32, reason: &str, message: &str) -> WorkerState {
+    WorkerState::Ended {
+        exit_code: Some(exit_code),
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+    }
+}

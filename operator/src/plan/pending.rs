@@ -1,0 +1,245 @@
+//! Why pods do not run yet, and what to do about it. Pure.
+
+use crate::{
+    observed::{ObservedJob, WorkerPod, WorkerState},
+    resolved_run::{ResolvedRun, StatusReason},
+};
+
+/// What the first worker that does not run waits for; `None` when all run.
+pub fn pending_reason(
+    work: &ResolvedRun,
+    stage: &str,
+    job: &ObservedJob,
+    workers: &[&WorkerPod],
+) -> Option<StatusReason> {
+    let (reason, found) = if job.queued {
+        let queue = work.queue.as_deref().unwrap_or("unknown");
+        (
+            "Queued",
+            format!("waits in queue {queue} until it has room"),
+        )
+    } else if workers.is_empty() {
+        let found = "has no pod yet; if this lasts, `kubectl describe job` says why: a service account \
+                     that is missing, or a quota that is used up";
+        ("NoPods", found.to_owned())
+    } else {
+        workers
+            .iter()
+            .find_map(|worker| worker_pending_reason(work, worker))?
+    };
+
+    Some(StatusReason::new(
+        reason,
+        format!("stage {stage} cannot start: {found}"),
+    ))
+}
+
+fn worker_pending_reason(work: &ResolvedRun, worker: &WorkerPod) -> Option<(&'static str, String)> {
+    let index = worker.index;
+    match &worker.state {
+        WorkerState::Unscheduled { reason, message } if reason == "SchedulingGated" => Some((
+            "Queued",
+            format!("worker {index} is held back by a scheduling gate ({message})"),
+        )),
+        WorkerState::Unscheduled { message, .. } => Some((
+            "Unschedulable",
+            format!(
+                "no node takes worker {index} ({message}). Free a node, or ask for less in \
+                 spec.workers.resources, nodeSelector or tolerations"
+            ),
+        )),
+        WorkerState::Waiting { reason, message } => {
+            Some(container_waiting_reason(work, worker, reason, message))
+        }
+        WorkerState::Running | WorkerState::Ended { .. } => None,
+    }
+}
+
+fn container_waiting_reason(
+    work: &ResolvedRun,
+    worker: &WorkerPod,
+    reason: &str,
+    message: &str,
+) -> (&'static str, String) {
+    let index = worker.index;
+    match reason {
+        "ErrImagePull"
+        | "ImagePullBackOff"
+        | "InvalidImageName"
+        | "ErrImageNeverPull"
+        | "ImageInspectError"
+        | "RegistryUnavailable" => (
+            "ImagePullFailed",
+            format!(
+                "worker {index} waits for image {} ({message}). Push it, or set spec.workers.image to \
+                 one that the node can pull",
+                worker.image
+            ),
+        ),
+        "CreateContainerConfigError" => (
+            "CredentialsMissing",
+            format!(
+                "worker {index} waits: {message}. {}",
+                credentials_hint(work)
+            ),
+        ),
+        "" | "ContainerCreating" | "PodInitializing" => {
+            let node = worker.node.as_deref().unwrap_or("a node");
+            (
+                "Starting",
+                format!("worker {index} is being made on {node}"),
+            )
+        }
+        reason => (
+            "ContainerRefused",
+            format!("worker {index}: {reason} ({message})"),
+        ),
+    }
+}
+
+fn credentials_hint(work: &ResolvedRun) -> String {
+    work.secret.as_ref().map_or_else(
+        || "Create what is missing".to_owned(),
+        |secret| {
+            format!(
+                "Create Secret {secret} in the run's namespace, or correct \
+                 spec.artifacts.credentials.secretName"
+            )
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cluster_fixtures, manifest_fixtures, observed::ObservedState, run::RunResource};
+
+    #[test]
+    fn what_pods_wait_for_is_named_with_what_to_do() {
+        let work = manifest_fixtures::sample_training()
+            .resolve_run(
+                &ObservedState::default(),
+                &manifest_fixtures::trainer_defaults(),
+            )
+            .unwrap();
+
+        let wait = |reason: &str, message: &str| WorkerState::Waiting {
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+        };
+
+        let no_node = |reason: &str| WorkerState::Unscheduled {
+            reason: reason.to_owned(),
+            message: "0/3 nodes are available".to_owned(),
+        };
+
+        let rows = [
+            (
+                wait("ErrImagePull", "not found"),
+                "ImagePullFailed",
+                "image cnclip/trainer:test (not found). Push it",
+            ),
+            (
+                wait("ImagePullBackOff", "back-off"),
+                "ImagePullFailed",
+                "set spec.workers.image",
+            ),
+            (
+                wait("InvalidImageName", "bad"),
+                "ImagePullFailed",
+                "worker 0 waits for image",
+            ),
+            (
+                wait("ErrImageNeverPull", "policy"),
+                "ImagePullFailed",
+                "(policy)",
+            ),
+            (
+                wait("CreateContainerConfigError", "secret \"s3\" not found"),
+                "CredentialsMissing",
+                "secret \"s3\" not found. Create Secret s3",
+            ),
+            (
+                wait("CreateContainerError", "why"),
+                "ContainerRefused",
+                "CreateContainerError (why)",
+            ),
+            (
+                wait("ContainerCreating", ""),
+                "Starting",
+                "worker 0 is being made on node-1",
+            ),
+            (
+                no_node("Unschedulable"),
+                "Unschedulable",
+                "no node takes worker 0 (0/3 nodes are available). Free",
+            ),
+            (no_node("SchedulingGated"), "Queued", "scheduling gate"),
+        ];
+
+        for (state, reason, part) in rows {
+            let worker = cluster_fixtures::worker_pod("align", 1, state.clone());
+            let found = pending_reason(
+                &work,
+                "align",
+                &cluster_fixtures::active_job("align", 1),
+                &[&worker],
+            )
+            .unwrap();
+            assert_eq!(found.reason, reason, "{state:?}");
+            assert!(found.message.contains(part), "{}", found.message);
+            assert!(
+                found.message.starts_with("stage align cannot start: "),
+                "{}",
+                found.message
+            );
+        }
+    }
+
+    #[test]
+    fn a_job_without_pods_and_a_queued_job_say_so() {
+        let work = manifest_fixtures::sample_training()
+            .resolve_run(
+                &ObservedState::default(),
+                &manifest_fixtures::trainer_defaults(),
+            )
+            .unwrap();
+
+        let job = cluster_fixtures::active_job("align", 1);
+        assert_eq!(
+            pending_reason(&work, "align", &job, &[]).unwrap().reason,
+            "NoPods"
+        );
+
+        let queued = ObservedJob {
+            queued: true,
+            ..job
+        };
+
+        assert_eq!(
+            pending_reason(&work, "align", &queued, &[]).unwrap().reason,
+            "Queued"
+        );
+    }
+
+    #[test]
+    fn a_worker_that_runs_waits_for_nothing() {
+        let work = manifest_fixtures::sample_training()
+            .resolve_run(
+                &ObservedState::default(),
+                &manifest_fixtures::trainer_defaults(),
+            )
+            .unwrap();
+
+        let worker = cluster_fixtures::worker_pod("align", 1, WorkerState::Running);
+        assert_eq!(
+            pending_reason(
+                &work,
+                "align",
+                &cluster_fixtures::active_job("align", 1),
+                &[&worker]
+            ),
+            None
+        );
+    }
+}

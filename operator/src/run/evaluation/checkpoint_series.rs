@@ -1,0 +1,202 @@
+//! Every checkpoint of a training as a stage of its own, in the order in which they appeared. Pure.
+
+use cnclip_crds::{
+    evaluation::{CnClipEvaluation, ScoredCheckpoint},
+    training::{CheckpointStatus, CnClipTraining, StageState, StageStatus},
+};
+use kube::ResourceExt;
+
+use crate::{recorded_status::RecordedStatus, resolved_run::StatusReason, run::RunResource};
+
+/// How many checkpoints are on record.
+const MAX_HISTORY: usize = 50;
+/// The longest name of a Job.
+const MAX_JOB_NAME_CHARS: usize = 63;
+
+/// What is on record, and then what the training has written since, oldest first.
+pub(super) fn list_checkpoints(
+    run: &CnClipEvaluation,
+    training: Option<&CnClipTraining>,
+) -> Vec<ScoredCheckpoint> {
+    let history = run.status.iter().flat_map(|status| &status.history).rev();
+    let mut entries: Vec<_> = history.cloned().collect();
+    let written = training.and_then(|training| training.status.as_ref());
+
+    for checkpoint in written.iter().flat_map(|status| &status.checkpoints).rev() {
+        // An attempt may write a step that an earlier one has written: the weights are the same.
+        let same = |entry: &ScoredCheckpoint| {
+            (&entry.stage, entry.step) == (&checkpoint.stage, checkpoint.step)
+        };
+
+        if !entries.iter().any(same) {
+            entries.push(history_entry(run, training, checkpoint));
+        }
+    }
+
+    entries
+}
+
+fn history_entry(
+    run: &CnClipEvaluation,
+    training: Option<&CnClipTraining>,
+    checkpoint: &CheckpointStatus,
+) -> ScoredCheckpoint {
+    let CheckpointStatus {
+        stage,
+        step,
+        uri,
+        digest,
+        ..
+    } = checkpoint;
+
+    let stages = training.iter().flat_map(|training| &training.spec.stages);
+    let number = stages.take_while(|found| found.name != *stage).count() + 1;
+    ScoredCheckpoint {
+        name: stage_name(&run.name_any(), stage, number, *step),
+        stage: stage.clone(),
+        step: *step,
+        checkpoint: uri.clone(),
+        digest: digest.clone(),
+        ..ScoredCheckpoint::default()
+    }
+}
+
+/// Such as `align-3800`; where that makes the name of a Job too long, the stage is told by its number.
+fn stage_name(run: &str, stage: &str, number: usize, step: i64) -> String {
+    let attempt = "-9999".len();
+    let name = format!("{stage}-{step}");
+    let fits = run.len() + 1 + name.len() + attempt <= MAX_JOB_NAME_CHARS;
+
+    if fits {
+        name
+    } else {
+        format!("s{number}-{step}")
+    }
+}
+
+/// What must happen before all of them are scored.
+pub(super) fn pending_reason(
+    training: &CnClipTraining,
+    entries: &[ScoredCheckpoint],
+) -> Option<StatusReason> {
+    let name = training.name_any();
+    let ended = training.recorded_status().has_ended();
+    match entries.last() {
+        Some(_) if ended => None,
+        None if ended => {
+            let message = format!("CnClipTraining {name} has ended without a checkpoint");
+            Some(StatusReason::new("NoCheckpoint", message))
+        }
+        None => {
+            let message = format!("waits for the first checkpoint of CnClipTraining {name}");
+            Some(StatusReason::new("NoCheckpoint", message))
+        }
+        Some(last) => {
+            let message = format!(
+                "waits for the next checkpoint of CnClipTraining {name}; the last was {}",
+                last.name
+            );
+
+            Some(StatusReason::new("WaitingForCheckpoint", message))
+        }
+    }
+}
+
+/// The stage that scores a checkpoint on record. What is told only of the one at work, `present` tells.
+pub(super) fn stage_status(entry: &ScoredCheckpoint, present: &StageStatus) -> StageStatus {
+    let over = matches!(entry.state, StageState::Succeeded | StageState::Skipped);
+    let reported = present.reported_at.clone().filter(|_| !over);
+    StageStatus {
+        name: entry.name.clone(),
+        state: entry.state,
+        attempt: entry.attempt,
+        step: super::saturating_i64(entry.results.len()),
+        finished_at: entry.finished_at.clone(),
+        reported_at: reported.filter(|_| entry.state != StageState::Pending),
+        ..present.clone()
+    }
+}
+
+/// The newest of them, newest first: none is forgotten before its turn.
+pub(super) fn newest_history(ledger: &RecordedStatus) -> Vec<ScoredCheckpoint> {
+    let entries = ledger.history.iter().zip(&ledger.stages).rev();
+    let entries = entries.map(|(entry, stage)| ScoredCheckpoint {
+        state: stage.state,
+        attempt: stage.attempt,
+        finished_at: stage.finished_at.clone(),
+        ..entry.clone()
+    });
+
+    let turn = ledger.current_stage().unwrap_or(ledger.stages.len());
+    entries
+        .take(MAX_HISTORY.max(ledger.stages.len() - turn))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::manifest_fixtures;
+
+    #[test]
+    fn the_name_of_a_job_fits_whatever_the_names_of_runs_and_stages() {
+        assert_eq!(stage_name("muge", "align", 1, 3800), "align-3800");
+        let run = "r".repeat(32);
+        let stage = "s".repeat(20);
+        assert_eq!(stage_name(&run, &stage, 2, 1234), format!("{stage}-1234"));
+        assert_eq!(stage_name(&run, &stage, 2, 1_234_567), "s2-1234567");
+
+        for step in [1, 183_000, i64::from(i32::MAX)] {
+            let job = format!("{run}-{}-9999", stage_name(&run, &stage, 16, step));
+            assert!(job.len() <= MAX_JOB_NAME_CHARS, "{job}");
+        }
+    }
+
+    #[test]
+    fn a_step_that_is_written_again_is_scored_once() {
+        let run = manifest_fixtures::sample_evaluation();
+        let mut training = manifest_fixtures::sample_training();
+        let written = |attempt| {
+            json!({"stage": "align", "step": 40, "uri": format!("s3://runs/muge/align/checkpoints/40-{attempt}"),
+                   "digest": "d", "writtenAt": "2026-01-01T00:00:00Z"})
+        };
+
+        let status = json!({"checkpoints": [written(2), written(1)]});
+        training.status = Some(serde_json::from_value(status).unwrap());
+        let found = list_checkpoints(&run, Some(&training));
+        let found: Vec<_> = found
+            .iter()
+            .map(|entry| entry.checkpoint.as_str())
+            .collect();
+
+        assert_eq!(found, ["s3://runs/muge/align/checkpoints/40-1"]);
+    }
+
+    #[test]
+    fn a_checkpoint_waits_for_its_turn_however_many_come_after_it() {
+        let stage = |state| StageStatus {
+            state,
+            ..StageStatus::default()
+        };
+
+        let ended = || std::iter::repeat_n(stage(StageState::Succeeded), 30);
+        let pending = std::iter::repeat_n(stage(StageState::Pending), 70);
+        let stages: Vec<_> = ended().chain(pending).collect();
+        let entries = vec![ScoredCheckpoint::default(); 100];
+        let ledger = RecordedStatus {
+            stages,
+            history: entries,
+            ..RecordedStatus::default()
+        };
+
+        assert_eq!(newest_history(&ledger).len(), 70);
+        let ledger = RecordedStatus {
+            stages: ended().chain(ended()).collect(),
+            ..ledger
+        };
+
+        assert_eq!(newest_history(&ledger).len(), 50);
+    }
+}

@@ -1,0 +1,127 @@
+//! What an evaluation's trainers are told: what the manifest says, and what it leaves out from its
+//! training. Pure.
+
+use cnclip_crds::{
+    artifacts,
+    common::{ArtifactLocation, WorkersSpec},
+    evaluation::{CnClipEvaluation, TaskSpec},
+    trainer_config::{
+        CalibrationConfig, EvaluateConfig, RetrievalConfig, RunIdentity, TaskConfig,
+        ZeroShotConfig, pod_listen_address,
+    },
+    training::CnClipTraining,
+};
+use kube::ResourceExt;
+
+use crate::{
+    resolved_run::TrainerConfig,
+    run::training::{distributed_config, pinned_file},
+};
+
+/// Where results go.
+pub(super) fn resolve_artifacts(
+    run: &CnClipEvaluation,
+    training: Option<&CnClipTraining>,
+) -> ArtifactLocation {
+    let of_training = || {
+        let artifacts = &training?.spec.artifacts;
+        let prefix =
+            artifacts::join_uri(&artifacts.uri, &format!("evaluations/{}", run.name_any()));
+        Some(ArtifactLocation {
+            uri: prefix,
+            credentials: artifacts.credentials.clone(),
+        })
+    };
+
+    let nowhere = ArtifactLocation {
+        uri: String::new(),
+        credentials: None,
+    };
+
+    run.spec
+        .artifacts
+        .clone()
+        .or_else(of_training)
+        .unwrap_or(nowhere)
+}
+
+/// Its own, or one of its training's, with all devices that one has.
+pub(super) fn resolve_workers(
+    run: &CnClipEvaluation,
+    training: Option<&CnClipTraining>,
+) -> WorkersSpec {
+    let of_training = || {
+        Some(WorkersSpec {
+            replicas: 1,
+            ..training?.spec.workers.clone()
+        })
+    };
+
+    run.spec
+        .workers
+        .clone()
+        .or_else(of_training)
+        .unwrap_or_default()
+}
+
+/// The whole of what they are told.
+pub(super) fn evaluate_config(
+    run: &CnClipEvaluation,
+    training: Option<&CnClipTraining>,
+    stage: &str,
+    checkpoint: String,
+    artifacts: String,
+) -> TrainerConfig {
+    let spec = &run.spec;
+    let of_training = || training?.spec.model.vocabulary.as_ref();
+    let config = EvaluateConfig {
+        run: RunIdentity {
+            name: run.name_any(),
+            uid: run.uid().unwrap_or_default(),
+            stage: stage.to_owned(),
+            attempt: 1,
+        },
+        checkpoint,
+        vocabulary: spec
+            .vocabulary
+            .as_ref()
+            .or_else(of_training)
+            .map(pinned_file),
+        tasks: spec.tasks.iter().map(task_config).collect(),
+        artifacts,
+        batch_size: spec.batch_size,
+        features: spec.features.clone(),
+        max_skipped_percent: spec.max_skipped_percent.into(),
+        world: distributed_config(&resolve_workers(run, training)),
+        listen: Some(pod_listen_address()),
+    };
+
+    TrainerConfig::Evaluate(Box::new(config))
+}
+
+fn task_config(task: &TaskSpec) -> TaskConfig {
+    let retrieval = task.retrieval.as_ref().map(|retrieval| RetrievalConfig {
+        dataset: retrieval.dataset.clone(),
+        benchmark: retrieval.benchmark,
+        calibration: retrieval
+            .calibration
+            .as_ref()
+            .map(|calibration| CalibrationConfig {
+                precision_percent: calibration.precision_percent.into(),
+            }),
+    });
+
+    let zero_shot = task.zero_shot.as_ref().map(|zero_shot| ZeroShotConfig {
+        dataset: zero_shot.dataset.clone(),
+        preset: zero_shot.preset,
+        template_set: zero_shot.template_set,
+        templates: zero_shot.templates.clone(),
+        metric: zero_shot.metric,
+    });
+
+    TaskConfig {
+        name: task.name.clone(),
+        retrieval,
+        zero_shot,
+    }
+}

@@ -1,0 +1,145 @@
+//! What people should hear of, found by comparing the record before and after: the run's events. Pure.
+
+use cnclip_crds::{
+    names::condition,
+    training::{StageState, StageStatus},
+};
+
+use crate::recorded_status::RecordedStatus;
+
+/// One event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunEvent {
+    /// Something went wrong.
+    pub warning: bool,
+    /// A word for programs.
+    pub reason: String,
+    /// A sentence for people.
+    pub message: String,
+}
+
+/// What happened between two records.
+pub fn diff_statuses(before: &RecordedStatus, after: &RecordedStatus) -> Vec<RunEvent> {
+    let mut notices = Vec::new();
+    for (index, stage) in after.stages.iter().enumerate() {
+        notices.extend(stage_event(before.stages.get(index), stage));
+    }
+
+    notices.extend(failure_event(before, after));
+    notices.extend(blocked_event(before, after));
+    let changes = [
+        (condition::SUSPENDED, "True", "Suspended", false),
+        (condition::ACCEPTED, "False", "Rejected", true),
+        (condition::DEGRADED, "True", "Degraded", true),
+        (condition::FAILED, "True", "Failed", true),
+        (condition::COMPLETE, "True", "Complete", false),
+        (condition::GATE_PASSED, "True", "GatePassed", false),
+        (condition::GATE_PASSED, "False", "GateNotPassed", true),
+    ];
+
+    for (type_, status, reason, warning) in changes {
+        notices.extend(condition_event(
+            before, after, type_, status, reason, warning,
+        ));
+    }
+
+    notices
+}
+
+fn stage_event(before: Option<&StageStatus>, after: &StageStatus) -> Option<RunEvent> {
+    let attempt_before = before.map_or(0, |stage| stage.attempt);
+    if after.state == StageState::Succeeded && before.is_none_or(|old| old.state != after.state) {
+        let message = format!("stage {} is done after {} steps", after.name, after.step);
+        return Some(normal_event("StageSucceeded", message));
+    }
+
+    if after.state == StageState::Skipped && before.is_none_or(|old| old.state != after.state) {
+        let message = format!(
+            "{}: its checkpoint was deleted before it was scored",
+            after.name
+        );
+
+        return Some(RunEvent {
+            warning: true,
+            reason: "CheckpointSkipped".to_owned(),
+            message,
+        });
+    }
+
+    (after.attempt > attempt_before).then(|| {
+        normal_event(
+            "AttemptStarted",
+            format!("stage {}, attempt {}", after.name, after.attempt),
+        )
+    })
+}
+
+fn failure_event(before: &RecordedStatus, after: &RecordedStatus) -> Option<RunEvent> {
+    let failure = after.last_failure.as_ref()?;
+    let known = before.has_failure_of_attempt(&failure.stage, failure.attempt);
+    (!known).then(|| RunEvent {
+        warning: true,
+        reason: failure.class.clone(),
+        message: format!(
+            "stage {}, attempt {} ended: {}",
+            failure.stage, failure.attempt, failure.message
+        ),
+    })
+}
+
+/// Why pods do not run, when that is not the ordinary course of things.
+fn blocked_event(before: &RecordedStatus, after: &RecordedStatus) -> Option<RunEvent> {
+    const BLOCKING_REASONS: [&str; 7] = [
+        "ImagePullFailed",
+        "CredentialsMissing",
+        "ContainerRefused",
+        "Unschedulable",
+        "Refused",
+        "TrainingMissing",
+        "TrainingFailed",
+    ];
+
+    let reason =
+        |ledger: &RecordedStatus| Some(ledger.find_condition(condition::RUNNING)?.reason.clone());
+    let new = reason(after).filter(|new| BLOCKING_REASONS.contains(&new.as_str()))?;
+    let message = after.find_condition(condition::RUNNING)?.message.clone();
+    (reason(before).as_ref() != Some(&new)).then_some(RunEvent {
+        warning: true,
+        reason: new,
+        message,
+    })
+}
+
+fn condition_event(
+    before: &RecordedStatus,
+    after: &RecordedStatus,
+    type_: &str,
+    status: &str,
+    reason: &str,
+    warning: bool,
+) -> Option<RunEvent> {
+    let has = |ledger: &RecordedStatus| {
+        ledger
+            .find_condition(type_)
+            .is_some_and(|found| found.status == status)
+    };
+
+    if has(before) || !has(after) {
+        return None;
+    }
+
+    let message = after.find_condition(type_)?.message.clone();
+    Some(RunEvent {
+        warning,
+        reason: reason.to_owned(),
+        message,
+    })
+}
+
+fn normal_event(reason: &str, message: String) -> RunEvent {
+    RunEvent {
+        warning: false,
+        reason: reason.to_owned(),
+        message,
+    }
+}

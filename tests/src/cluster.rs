@@ -1,0 +1,174 @@
+//! A cluster with the operator at work, and what tests ask of it.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test ends where something is not as it should be"
+)]
+
+use std::time::Duration;
+
+use cnclip_crds::{names, training::CnClipTraining};
+use k8s_openapi::{api::events::v1::Event, apimachinery::pkg::apis::meta::v1::Condition};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ListParams, Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    namespace::{self, parse_object},
+    operator::install_operator,
+    testbed::Testbed,
+    wait::wait_until,
+};
+
+/// How long the cluster may take for anything.
+pub const CLUSTER_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// A cluster with the operator, and a namespace of one test's own.
+pub struct TestCluster {
+    /// How to reach what the bed has.
+    pub testbed: Testbed,
+    /// An administrator's client.
+    pub client: Client,
+    /// The test's own namespace.
+    pub namespace: String,
+}
+
+impl TestCluster {
+    /// A fresh namespace beside the operator.
+    pub async fn connect() -> Self {
+        let (bed, client) = install_operator().await.unwrap();
+        let namespace = namespace::create_namespace(&client, &bed.s3).await.unwrap();
+        Self {
+            testbed: bed,
+            client,
+            namespace,
+        }
+    }
+
+    /// The objects of a kind in the namespace.
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Creates a training named `run`.
+    pub async fn create_training(&self, spec: Value) {
+        let training: CnClipTraining =
+            parse_object(json!({"metadata": {"name": "run"}, "spec": spec})).unwrap();
+        self.api()
+            .create(&PostParams::default(), &training)
+            .await
+            .unwrap();
+    }
+
+    /// Changes its spec.
+    pub async fn patch_training(&self, spec: Value) {
+        let patch = Patch::Merge(json!({"spec": spec}));
+        self.api::<CnClipTraining>()
+            .patch("run", &PatchParams::default(), &patch)
+            .await
+            .unwrap();
+    }
+
+    /// The training once it is as wanted.
+    pub async fn wait_for_training(
+        &self,
+        what: &str,
+        wanted: impl Fn(&CnClipTraining) -> bool,
+    ) -> CnClipTraining {
+        let trainings = self.api::<CnClipTraining>();
+        wait_until(
+            what,
+            CLUSTER_TIMEOUT,
+            async || get_object(&trainings, "run").await,
+            wanted,
+        )
+        .await
+        .unwrap()
+    }
+
+    /// The names of all that the operator made of a kind.
+    pub async fn list_created<K>(&self) -> anyhow::Result<Vec<String>>
+    where
+        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+            + Clone
+            + std::fmt::Debug
+            + serde::de::DeserializeOwned,
+    {
+        let ours = ListParams::default().labels(names::LABEL_RUN);
+        let found = self.api::<K>().list(&ours).await?;
+        Ok(found.iter().map(ResourceExt::name_any).collect())
+    }
+
+    /// Waits until there is nothing of a kind but this.
+    pub async fn wait_for_only<K>(&self, expected: &[&str])
+    where
+        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+            + Clone
+            + std::fmt::Debug
+            + serde::de::DeserializeOwned,
+    {
+        wait_until(
+            "only these",
+            CLUSTER_TIMEOUT,
+            || self.list_created::<K>(),
+            |made| made == expected,
+        )
+        .await
+        .unwrap();
+    }
+
+    /// The reasons of the events about it.
+    pub async fn event_reasons(&self) -> anyhow::Result<Vec<String>> {
+        let events = self.api::<Event>().list(&ListParams::default()).await?;
+        let of_run = events.iter().filter(|event| {
+            event
+                .regarding
+                .as_ref()
+                .is_some_and(|who| who.name.as_deref() == Some("run"))
+        });
+
+        Ok(of_run.filter_map(|event| event.reason.clone()).collect())
+    }
+}
+
+/// An object without the long record of who wrote what, which buries in a message what it says.
+///
+/// # Errors
+/// When the API server does not have it.
+pub async fn get_object<K>(api: &Api<K>, name: &str) -> anyhow::Result<K>
+where
+    K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    let mut found = api.get(name).await?;
+    found.managed_fields_mut().clear();
+    Ok(found)
+}
+
+/// A condition of a training.
+pub fn find_condition<'a>(training: &'a CnClipTraining, type_: &str) -> Option<&'a Condition> {
+    training
+        .status
+        .as_ref()?
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == type_)
+}
+
+/// Whether a condition is as expected.
+pub fn has_condition(training: &CnClipTraining, type_: &str, status: &str, reason: &str) -> bool {
+    find_condition(training, type_)
+        .is_some_and(|found| found.status == status && found.reason == reason)
+}
+
+/// What a condition tells.
+pub fn condition_message<'a>(training: &'a CnClipTraining, type_: &str) -> &'a str {
+    find_condition(training, type_)
+        .map(|found| found.message.as_str())
+        .unwrap_or_default()
+}

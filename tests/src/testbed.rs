@@ -1,0 +1,84 @@
+//! How to reach the test bed: its cluster, its S3 store, its images. Brings nothing up and ends nothing.
+
+use std::{env, fs, path::PathBuf};
+
+use anyhow::Context;
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde::Deserialize;
+
+/// The environment variable with the path of the file that `make bed` and `make test` leave.
+pub const ENV_TESTBED: &str = "CNCLIP_BED";
+
+/// A bed that is up.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Testbed {
+    /// An administrator's access to the cluster.
+    pub kubeconfig: PathBuf,
+    /// The kubectl of the cluster's version.
+    pub kubectl: PathBuf,
+    /// Helm.
+    pub helm: PathBuf,
+    /// Name of the only node.
+    pub node: String,
+    /// Base address of Prometheus, which reads the pods that ask for it by annotation.
+    pub prometheus: String,
+    /// The object store, at an address that pods reach too.
+    pub s3: S3Store,
+    /// The images under test, which the node has already.
+    pub images: TestImages,
+}
+
+/// An S3 store with one bucket.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct S3Store {
+    /// Base address.
+    pub endpoint: String,
+    /// The bucket.
+    pub bucket: String,
+    /// Its region.
+    pub region: String,
+    /// Who may use it.
+    pub access_key_id: String,
+    /// The proof.
+    pub secret_access_key: String,
+}
+
+/// Full image names.
+#[derive(Clone, Debug, Deserialize)]
+pub struct TestImages {
+    /// The trainer's.
+    pub trainer: String,
+    /// The operator's.
+    pub operator: String,
+}
+
+impl Testbed {
+    /// The bed that the environment names.
+    ///
+    /// # Errors
+    /// When it names none, or none is there.
+    pub fn from_env() -> anyhow::Result<Self> {
+        let path = env::var(ENV_TESTBED).with_context(|| {
+            format!("{ENV_TESTBED} is not set: run `make test`, or `make bed` and set it to the bed's bed.json")
+        })?;
+
+        let text = fs::read_to_string(&path).with_context(|| format!("no bed is up: {path}"))?;
+        serde_json::from_str(&text).with_context(|| format!("{path} is no bed's"))
+    }
+
+    /// A client with an administrator's rights.
+    ///
+    /// # Errors
+    /// When the kubeconfig can't be read.
+    pub async fn client(&self) -> anyhow::Result<Client> {
+        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig)?;
+        let config =
+            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        Ok(Client::try_from(config)?)
+    }
+}

@@ -1,0 +1,211 @@
+//! A card as a [`Driver`]: one stream, which does everything in the order in which it is asked for.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys;
+
+use super::context::{self, Context, Handle, told};
+use super::kernels::Kernels;
+use super::peers;
+use super::products::Products;
+use super::staging::Staging;
+use crate::device::{Address, Driver, Fault, Launch, Peers, Product};
+
+/// A card that is used.
+pub(super) struct CudaDevice {
+    name: String,
+    // Dropped in this order: the context last.
+    gemm_cache: Mutex<Products>,
+    staging: Mutex<Staging>,
+    kernels: Kernels,
+    stream: Stream,
+    context: Context,
+}
+
+/// Work of a card in its order.
+struct CudaStream(Handle<sys::CUstream_st>);
+
+impl Stream {
+    fn new() -> Result<Self, Fault> {
+        let stream = result::stream::create(result::stream::StreamKind::NonBlocking);
+        stream
+            .map(|stream| Self(Handle(stream)))
+            .map_err(|error| told("cannot make a stream", error))
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // SAFETY: it was made once, and nothing uses it any more. Nobody is left to be told of a fault.
+        let _ = unsafe { result::stream::destroy(self.0.0) };
+    }
+}
+
+impl Card {
+    /// Begins to use a card.
+    pub(super) fn open(index: usize) -> Result<Self, Fault> {
+        let place = context::card(index)?;
+        let name = place.name()?;
+        let (major, minor) = place.capability()?;
+
+        if major < 8 {
+            let found =
+                format!("{name} is of generation {major}.{minor}; 8.0 (A100) is the oldest");
+            return Err(Fault::broken(
+                format!("cannot use CUDA device {index}"),
+                found,
+            ));
+        }
+
+        let context = Context::new(place)?;
+        let stream = Stream::new()?;
+        let kernels = Kernels::load()?;
+        let staging = Mutex::new(Staging::new()?);
+        let products = Mutex::new(Products::new()?);
+
+        Ok(Self {
+            name,
+            products,
+            staging,
+            kernels,
+            stream,
+            context,
+        })
+    }
+
+    fn raw_stream(&self) -> sys::CUstream {
+        self.stream.0.0
+    }
+
+    /// Asks the driver for something.
+    fn call_driver(
+        &self,
+        doing: &str,
+        work: impl FnOnce(sys::CUstream) -> Result<(), DriverError>,
+    ) -> Result<(), Fault> {
+        self.context.enter()?;
+        work(self.stream()).map_err(|error| told(doing, error))
+    }
+}
+
+impl std::fmt::Debug for Card {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl Driver for Card {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn memory(&self) -> Result<(u64, u64), Fault> {
+        self.context.enter()?;
+        let (free, all) = result::mem_get_info()
+            .map_err(|error| told("cannot ask a card for its free memory", error))?;
+        Ok((free as u64, all as u64))
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Address, Fault> {
+        self.context.enter()?;
+        // SAFETY: whoever asks gives it back by `free`, once.
+        match unsafe { result::malloc_sync(bytes) } {
+            Err(error) if error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                let (free, all) = self.memory()?;
+                Err(Fault::OutOfMemory {
+                    wanted: bytes as u64,
+                    free,
+                    all,
+                })
+            }
+            answer => answer.map_err(|error| told("cannot reserve a card's memory", error)),
+        }
+    }
+
+    fn free(&self, at: Address) {
+        // SAFETY: `at` comes from `allocate`. Nobody is left to be told of a fault.
+        let _ = self.ask("", |_| unsafe { result::free_sync(at) });
+    }
+
+    fn clear(&self, at: Address, bytes: usize) -> Result<(), Fault> {
+        if bytes == 0 {
+            return Ok(());
+        }
+
+        // SAFETY: the caller's span lies in memory that it holds.
+        self.ask("cannot clear a card's memory", |stream| unsafe {
+            result::memset_d8_async(at, 0, bytes, stream)
+        })
+    }
+
+    fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<(), Fault> {
+        if bytes == 0 {
+            return Ok(());
+        }
+
+        // SAFETY: the caller's spans lie in memory that it holds.
+        self.ask("cannot copy on a card", |stream| unsafe {
+            result::memcpy_dtod_async(to, from, bytes, stream)
+        })
+    }
+
+    fn upload(&self, from: &[u8], to: Address) -> Result<(), Fault> {
+        self.context.enter()?;
+        locked(&self.staging).send(from, to, self.stream())
+    }
+
+    fn download(&self, from: Address, to: &mut [u8]) -> Result<(), Fault> {
+        if to.is_empty() {
+            return self.wait();
+        }
+
+        // SAFETY: the caller's span lies in memory that it holds, and `to` is written before we return.
+        self.ask("cannot read a card's memory", |stream| unsafe {
+            result::memcpy_dtoh_async(to, from, stream)
+        })?;
+
+        self.wait()
+    }
+
+    fn launch(&self, launch: &Launch) -> Result<(), Fault> {
+        self.context.enter()?;
+        self.kernels.launch(launch, self.stream())
+    }
+
+    fn multiply(&self, product: &Product) -> Result<(), Fault> {
+        self.context.enter()?;
+        locked(&self.products).multiply(product, self.stream())
+    }
+
+    fn wait(&self) -> Result<(), Fault> {
+        // SAFETY: the stream lives as long as the card.
+        self.ask(
+            "something that was asked of the card failed",
+            |stream| unsafe { result::stream::synchronize(stream) },
+        )
+    }
+
+    fn invite(&self) -> Result<Vec<u8>, Fault> {
+        self.context.enter()?;
+        peers::invite()
+    }
+
+    fn join(&self, invitation: &[u8], rank: usize, count: usize) -> Result<Box<dyn Peers>, Fault> {
+        self.context.enter()?;
+        let ring = peers::Ring::join(invitation, (rank, count), self.stream())?;
+        Ok(Box::new(ring))
+    }
+}
+
+impl Drop for Card {
+    fn drop(&mut self) {
+        // What is dropped after this belongs to the card, on this thread too.
+        let _ = self.wait();
+    }
+}
+
+/// The lock of something that a panic leaves whole.
+pub(super) fn lock_ignoring_poison<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

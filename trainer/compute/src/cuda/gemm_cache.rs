@@ -1,0 +1,171 @@
+//! Products of matrices by cublasLt, each planned once.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+
+use cudarc::cublaslt::result::{self, CublasError};
+use cudarc::cublaslt::sys;
+use cudarc::driver;
+
+use super::context::{Handle, told};
+use super::plan::{Key, Plan};
+use crate::device::{Fault, Product};
+
+/// Bytes that a product may use beside its operands: what NVIDIA recommends for Hopper.
+pub(super) const WORKSPACE_BYTES: usize = 32 << 20;
+/// Plans that are kept. Captions have other token counts in every batch, and each makes some twenty.
+const MAX_PLANS: usize = 4096;
+
+/// What makes products on one card.
+pub(super) struct GemmCache {
+    library: Handle<sys::cublasLtContext>,
+    workspace: driver::sys::CUdeviceptr,
+    plans: HashMap<Key, Plan>,
+    /// Counts products, to know which plans were used last.
+    clock: u64,
+}
+
+impl Products {
+    /// For the card of this thread.
+    pub(super) fn new() -> Result<Self, Fault> {
+        let doing = "cannot multiply on a card";
+        // SAFETY: loads the library and lets go of it.
+        if !unsafe { sys::is_culib_present() } {
+            let found = "the loader finds no libcublasLt.so.13; use the image trainer-cuda, or name its \
+                         folder in LD_LIBRARY_PATH";
+            return Err(Fault::broken(doing, found));
+        }
+
+        let library = result::create_handle().map_err(|error| failed(doing, error))?;
+        // SAFETY: it is given back when this is dropped.
+        let workspace = unsafe { driver::result::malloc_sync(WORKSPACE) };
+        let workspace = workspace.map_err(|error| told(doing, error))?;
+
+        Ok(Self {
+            library: Handle(library),
+            workspace,
+            plans: HashMap::new(),
+            clock: 0,
+        })
+    }
+
+    /// Has the stream multiply.
+    pub(super) fn gemm(
+        &mut self,
+        product: &Product,
+        stream: driver::sys::CUstream,
+    ) -> Result<(), Fault> {
+        let Product { a, b, target, .. } = product;
+        if target.rows * target.cols * product.batch == 0 {
+            return Ok(());
+        }
+
+        let doing = || describe(product);
+        let plan = self
+            .plan(product)
+            .map_err(|error| failed(&doing(), error))?;
+
+        plan.set_bias(product.bias)
+            .map_err(|error| failed(&doing(), error))?;
+        let scale = product.scale;
+        let kept = f32::from(u8::from(product.add));
+        let [first, second, out] =
+            [b.address, a.address, target.address].map(|at| at as *mut c_void);
+        let plan = plan.parts();
+        let library = self.library.0;
+
+        let workspace = self.workspace;
+        // SAFETY: the plan's parts live in `self`, the operands in memory that the caller's spans hold, and
+        // work of the one stream that uses the workspace is done in order.
+        let done = unsafe {
+            result::matmul(
+                library,
+                plan.description,
+                (&raw const scale).cast(),
+                (&raw const kept).cast(),
+                first,
+                plan.first,
+                second,
+                plan.second,
+                out,
+                plan.target,
+                out,
+                plan.target,
+                plan.algorithm,
+                workspace as *mut c_void,
+                WORKSPACE,
+                stream.cast(),
+            )
+        };
+
+        done.map_err(|error| failed(&doing(), error))
+    }
+
+    /// The plan of a product, made if it is new.
+    fn find_or_create_plan(&mut self, product: &Product) -> Result<&mut Plan, CublasError> {
+        self.clock += 1;
+        let key = Key::of(product);
+        if self.plans.len() >= PLANS && !self.plans.contains_key(&key) {
+            self.forget();
+        }
+
+        let plan = match self.plans.entry(key) {
+            std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
+            std::collections::hash_map::Entry::Vacant(new) => {
+                new.insert(Plan::new(self.library.0, product)?)
+            }
+        };
+
+        plan.used = self.clock;
+        Ok(plan)
+    }
+
+    /// Drops the half of the plans that was not used for longest.
+    fn evict_oldest_half(&mut self) {
+        let mut times: Vec<u64> = self.plans.values().map(|plan| plan.used).collect();
+        let middle = times.len() / 2;
+        let (_, &mut oldest, _) = times.select_nth_unstable(middle);
+        self.plans.retain(|_, plan| plan.used >= oldest);
+    }
+}
+
+impl Drop for Products {
+    fn drop(&mut self) {
+        self.plans.clear();
+        // SAFETY: both were made once, and nothing runs any more. Nobody is left to be told of a fault.
+        unsafe {
+            let _ = driver::result::free_sync(self.workspace);
+            let _ = result::destroy_handle(self.library.0);
+        }
+    }
+}
+
+/// What was tried, for people.
+fn describe_gemm(product: &Product) -> String {
+    let side = |m: crate::device::Operand| {
+        let sign = if m.transposed { "ᵀ" } else { "" };
+        format!(
+            "{:?} {}×{}{sign} every {}",
+            m.format, m.rows, m.cols, m.row_stride
+        )
+    };
+
+    let Product {
+        a,
+        b,
+        target,
+        batch,
+        ..
+    } = *product;
+
+    format!(
+        "cannot multiply {} by {} into {}, {batch} times",
+        side(a),
+        side(b),
+        side(target)
+    )
+}
+
+fn cublas_error(doing: &str, error: CublasError) -> Fault {
+    Fault::broken(doing, format!("cublasLt answers {error}"))
+}

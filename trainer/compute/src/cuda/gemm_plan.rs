@@ -1,0 +1,292 @@
+//! How cublasLt does one kind of product: shapes, formats and the algorithm that it chose.
+
+use std::ffi::c_void;
+
+use cudarc::cublaslt::result::{self, CublasError};
+use cudarc::cublaslt::sys;
+use sys::cublasLtMatmulDescAttributes_t as Attribute;
+use sys::cublasLtMatmulPreferenceAttributes_t as Preference;
+use sys::cublasLtMatrixLayoutAttribute_t as LayoutAttribute;
+
+use super::context::Handle;
+use super::products::WORKSPACE;
+use crate::device::{Address, Format, Operand, Product};
+
+/// Alignment that makes no difference any more.
+const MAX_USEFUL_ALIGNMENT: u64 = 16;
+
+/// What two products have in common that are done in the same way.
+#[derive(PartialEq, Eq, Hash)]
+pub(super) struct GemmPlanKey {
+    operands: [Operand; 3],
+    bias: Option<Address>,
+    batch: usize,
+}
+
+impl Key {
+    pub(super) fn from_gemm(product: &Product) -> Self {
+        // Only how far an address is aligned decides.
+        let operands = [product.a, product.b, product.target].map(|operand| Operand {
+            address: alignment(operand.address),
+            ..operand
+        });
+
+        Self {
+            operands,
+            bias: product.bias.map(alignment),
+            batch: product.batch,
+        }
+    }
+}
+
+fn address_alignment(address: Address) -> u64 {
+    (1 << address.trailing_zeros().min(63)).min(ALIGNMENT)
+}
+
+/// A kind of product, planned. cublasLt counts columns first, so each matrix is its own transpose there, and
+/// `target = a · b` is `targetᵀ = bᵀ · aᵀ`: the second factor comes first.
+pub(super) struct GemmPlan {
+    matmul_desc: Description,
+    first: Layout,
+    second: Layout,
+    target: Layout,
+    algorithm: sys::cublasLtMatmulAlgo_t,
+    /// When it was used last.
+    pub(super) last_used: u64,
+}
+
+// SAFETY: the algorithm is plain data without pointers of this process's memory.
+unsafe impl Send for Plan {}
+
+/// The parts of a plan as cublasLt takes them.
+pub(super) struct GemmPlanHandles {
+    pub(super) matmul_desc: sys::cublasLtMatmulDesc_t,
+    pub(super) first: sys::cublasLtMatrixLayout_t,
+    pub(super) second: sys::cublasLtMatrixLayout_t,
+    pub(super) target: sys::cublasLtMatrixLayout_t,
+    pub(super) algorithm: *const sys::cublasLtMatmulAlgo_t,
+}
+
+impl Plan {
+    /// Asks cublasLt for the fastest way.
+    pub(super) fn new(
+        library: sys::cublasLtHandle_t,
+        product: &Product,
+    ) -> Result<Self, CublasError> {
+        let Product { a, b, target, .. } = product;
+        let description = Description::new(product)?;
+        let [first, second, target] =
+            [b, a, target].map(|operand| Layout::new(operand, product.batch));
+        let first = first?;
+        let second = second?;
+        let target = target?;
+        let choice = Choice::new(product)?;
+
+        // SAFETY: all of these live until the end of this function.
+        let found = unsafe {
+            result::get_matmul_algo_heuristic(
+                library,
+                description.0.0,
+                first.0.0,
+                second.0.0,
+                target.0.0,
+                target.0.0,
+                choice.0.0,
+            )?
+        };
+
+        Ok(Self {
+            description,
+            first,
+            second,
+            target,
+            algorithm: found.algo,
+            used: 0,
+        })
+    }
+
+    /// Says where the bias of the next product lies.
+    pub(super) fn set_bias(&mut self, bias: Option<Address>) -> Result<(), CublasError> {
+        match bias {
+            Some(at) => self
+                .description
+                .set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &at),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn raw_handles(&self) -> Parts {
+        Parts {
+            description: self.description.0.0,
+            first: self.first.0.0,
+            second: self.second.0.0,
+            target: self.target.0.0,
+            algorithm: &raw const self.algorithm,
+        }
+    }
+}
+
+/// What is computed.
+struct MatmulDesc(Handle<sys::cublasLtMatmulDescOpaque_t>);
+
+impl Description {
+    fn new(product: &Product) -> Result<Self, CublasError> {
+        // Sums are kept in fp32, and fp32 factors are not shortened to fewer bits.
+        let description = result::create_matmul_desc(
+            sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+            sys::cudaDataType_t::CUDA_R_32F,
+        )?;
+
+        let mut description = Self(Handle(description));
+        // CUBLAS_OP_N and CUBLAS_OP_T, which the bindings do not name.
+        let turn = |operand: &Operand| i32::from(operand.transposed);
+        description.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &turn(&product.b))?;
+        description.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSB, &turn(&product.a))?;
+
+        if product.bias.is_some() {
+            let epilogue = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32;
+            description.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
+            let format = kind(product.target.format)? as i32;
+            description.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &format)?;
+        }
+
+        Ok(description)
+    }
+
+    fn set_attribute<T: Copy>(
+        &mut self,
+        attribute: Attribute,
+        value: &T,
+    ) -> Result<(), CublasError> {
+        let at = (&raw const *value).cast();
+        let size = size_of::<T>();
+        // SAFETY: the description is this one's own, and the value is copied.
+        unsafe { result::set_matmul_desc_attribute(self.0.0, attribute, at, size) }
+    }
+}
+
+impl Drop for Description {
+    fn drop(&mut self) {
+        // SAFETY: it was made once. Nobody is left to be told of a fault.
+        let _ = unsafe { result::destroy_matmul_desc(self.0.0) };
+    }
+}
+
+/// Where a matrix has its numbers.
+struct MatrixLayout(Handle<sys::cublasLtMatrixLayoutOpaque_t>);
+
+impl Layout {
+    fn new(operand: &Operand, batch: usize) -> Result<Self, CublasError> {
+        let Operand {
+            format,
+            rows,
+            cols,
+            row_stride,
+            batch_stride,
+            ..
+        } = *operand;
+
+        let kind = kind(format)?;
+        let layout =
+            result::create_matrix_layout(kind, cols as u64, rows as u64, row_stride as i64)?;
+        let mut layout = Self(Handle(layout));
+
+        if batch > 1 {
+            let batch = i32::try_from(batch)
+                .map_err(|_| CublasError(sys::cublasStatus_t::CUBLAS_STATUS_INVALID_VALUE))?;
+            layout.set(LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch)?;
+            let apart = batch_stride as i64;
+            layout.set(
+                LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
+                &apart,
+            )?;
+        }
+
+        Ok(layout)
+    }
+
+    fn set_attribute<T: Copy>(
+        &mut self,
+        attribute: LayoutAttribute,
+        value: &T,
+    ) -> Result<(), CublasError> {
+        let at = (&raw const *value).cast();
+        let size = size_of::<T>();
+        // SAFETY: the layout is this one's own, and the value is copied.
+        unsafe { result::set_matrix_layout_attribute(self.0.0, attribute, at, size) }
+    }
+}
+
+impl Drop for Layout {
+    fn drop(&mut self) {
+        // SAFETY: it was made once. Nobody is left to be told of a fault.
+        let _ = unsafe { result::destroy_matrix_layout(self.0.0) };
+    }
+}
+
+/// What an algorithm may count on.
+struct MatmulPreference(Handle<sys::cublasLtMatmulPreferenceOpaque_t>);
+
+impl Choice {
+    fn new(product: &Product) -> Result<Self, CublasError> {
+        let choice = Self(Handle(result::create_matmul_pref()?));
+        choice.set(
+            Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+            &(WORKSPACE as u64),
+        )?;
+
+        let [first, second, target] =
+            [product.b, product.a, product.target].map(|operand| alignment(operand.address));
+        // The bias is read as the target is written.
+        let target = product
+            .bias
+            .map_or(target, |bias| target.min(alignment(bias)));
+
+        for (attribute, alignment) in [
+            (
+                Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+                first,
+            ),
+            (
+                Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+                second,
+            ),
+            (
+                Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+                target,
+            ),
+            (
+                Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+                target,
+            ),
+        ] {
+            choice.set(attribute, &(alignment as u32))?;
+        }
+
+        Ok(choice)
+    }
+
+    fn set_attribute<T: Copy>(&self, attribute: Preference, value: &T) -> Result<(), CublasError> {
+        let (at, size): (*const c_void, _) = ((&raw const *value).cast(), size_of::<T>());
+        // SAFETY: the preference is this one's own, and the value is copied.
+        unsafe { result::set_matmul_pref_attribute(self.0.0, attribute, at, size) }
+    }
+}
+
+impl Drop for Choice {
+    fn drop(&mut self) {
+        // SAFETY: it was made once. Nobody is left to be told of a fault.
+        let _ = unsafe { result::destroy_matmul_pref(self.0.0) };
+    }
+}
+
+/// cublasLt's word for a format.
+fn cuda_data_type(format: Format) -> Result<sys::cudaDataType_t, CublasError> {
+    match format {
+        Format::F32 => Ok(sys::cudaDataType_t::CUDA_R_32F),
+        Format::Bf16 => Ok(sys::cudaDataType_t::CUDA_R_16BF),
+        Format::U32 | Format::U8 => Err(CublasError(
+            sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED,
+        )),
+    }
+}

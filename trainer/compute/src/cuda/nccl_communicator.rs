@@ -1,0 +1,174 @@
+//! Cards that reach one another through NCCL, on a stream of their own beside that of the computation.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use cudarc::driver::result::{self, DriverError, stream};
+use cudarc::driver::sys;
+use cudarc::nccl::result as nccl;
+use cudarc::nccl::sys as nccl_sys;
+
+use super::context::{Handle, told};
+use crate::device::{Address, Fault, Peers};
+
+/// What rank 0 tells the others so that they find one another.
+///
+/// # Errors
+/// If NCCL is missing or does not answer.
+pub(super) fn new_unique_id() -> Result<Vec<u8>, Fault> {
+    present()?;
+    let id = nccl::get_uniqueid().map_err(|error| refused("cannot invite other cards", &error))?;
+    Ok(id
+        .internal
+        .iter()
+        .map(|byte| byte.cast_unsigned())
+        .collect())
+}
+
+fn ensure_nccl_present() -> Result<(), Fault> {
+    // SAFETY: loads NVIDIA's library, which does nothing when loaded, and lets go of it.
+    if unsafe { nccl_sys::is_culib_present() } {
+        return Ok(());
+    }
+
+    let found = "the loader finds no libnccl.so; the image trainer-cuda has it";
+    Err(Fault::broken("cannot reach other cards", found))
+}
+
+/// A card's communicator.
+pub(super) struct NcclCommunicator {
+    communicator: Handle<nccl_sys::ncclComm>,
+    /// The stream of the computation, which the card keeps.
+    compute_stream: Handle<sys::CUstream_st>,
+    comm_stream: Handle<sys::CUstream_st>,
+    /// Passed once from one stream to the other, and taken again.
+    event: Mutex<Handle<sys::CUevent_st>>,
+    aborted: AtomicBool,
+}
+
+impl Ring {
+    /// Waits for all that were invited. The card's context must be this thread's.
+    ///
+    /// # Errors
+    /// If they do not find one another.
+    pub(super) fn init_rank(
+        invitation: &[u8],
+        (rank, count): (usize, usize),
+        computing: sys::CUstream,
+    ) -> Result<Self, Fault> {
+        present()?;
+        let doing = "cannot reach other cards";
+        let internal: [u8; 128] = invitation
+            .try_into()
+            .map_err(|_| Fault::broken(doing, "the invitation is not one of NCCL's"))?;
+
+        let id = nccl_sys::ncclUniqueId {
+            internal: internal.map(u8::cast_signed),
+        };
+
+        let travelling = stream::create(stream::StreamKind::NonBlocking)
+            .map_err(|error| told("cannot make a stream", error))?;
+        let mark = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+            .map_err(|error| told("cannot make an event", error))?;
+        let mut communicator = std::ptr::null_mut();
+
+        // SAFETY: writes one pointer; the context of the card is current.
+        let joined =
+            unsafe { nccl::comm_init_rank(&raw mut communicator, count as i32, id, rank as i32) };
+
+        joined.map_err(|error| refused(doing, &error))?;
+        Ok(Self {
+            communicator: Handle(communicator),
+            computing: Handle(computing),
+            travelling: Handle(travelling),
+            mark: Mutex::new(Handle(mark)),
+            given_up: AtomicBool::new(false),
+        })
+    }
+
+    /// Lets what comes next on one stream wait for what came before on the other.
+    fn stream_wait_stream(&self, from: sys::CUstream, to: sys::CUstream) -> Result<(), Fault> {
+        let mark = super::card::locked(&self.mark);
+        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+        // SAFETY: streams and event are kept until this is dropped, the card's stream longer.
+        let passed: Result<(), DriverError> = unsafe {
+            result::event::record(mark.0, from).and_then(|()| stream::wait_event(to, mark.0, flags))
+        };
+
+        passed.map_err(|error| told("cannot order a card's work", error))
+    }
+
+    fn run_on_comm_stream(
+        &self,
+        doing: &str,
+        work: impl FnOnce(
+            nccl_sys::ncclComm_t,
+            nccl_sys::cudaStream_t,
+        ) -> Result<nccl::NcclStatus, nccl::NcclError>,
+    ) -> Result<(), Fault> {
+        if self.given_up.load(Ordering::Acquire) {
+            return Err(Fault::broken(doing, "another rank is lost"));
+        }
+
+        self.pass(self.computing.0, self.travelling.0)?;
+        let done = work(self.communicator.0, self.travelling.0.cast());
+        done.map(drop).map_err(|error| refused(doing, &error))
+    }
+}
+
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("NCCL")
+    }
+}
+
+impl Peers for Ring {
+    fn sum(&self, at: Address, count: usize) -> Result<(), Fault> {
+        let data = nccl_sys::ncclDataType_t::ncclFloat32;
+        let sum = nccl_sys::ncclRedOp_t::ncclSum;
+        // SAFETY: the caller's span lies in memory that it holds until the device has done this.
+        self.travel("cannot sum over all cards", |communicator, stream| unsafe {
+            nccl::all_reduce(at as _, at as _, count, data, sum, communicator, stream)
+        })
+    }
+
+    fn gather(&self, at: Address, part: usize) -> Result<(), Fault> {
+        let data = nccl_sys::ncclDataType_t::ncclFloat32;
+        // SAFETY: as above; a rank's own part lies where NCCL looks for it when it gathers in place.
+        self.travel(
+            "cannot gather from all cards",
+            |communicator, stream| unsafe {
+                let rank = nccl::comm_user_rank(communicator)? as u64;
+                let own = at + rank * part as u64 * size_of::<f32>() as u64;
+                nccl::all_gather(own as _, at as _, part, data, communicator, stream)
+            },
+        )
+    }
+
+    fn settle(&self) -> Result<(), Fault> {
+        self.pass(self.travelling.0, self.computing.0)
+    }
+
+    fn give_up(&self) {
+        if !self.given_up.swap(true, Ordering::AcqRel) {
+            // SAFETY: once, and nothing is asked of the communicator after it. Nobody is left to be told.
+            let _ = unsafe { nccl::comm_abort(self.communicator.0) };
+        }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.give_up();
+        // SAFETY: made once, and nothing uses them any more. Nobody is left to be told of a fault.
+        unsafe {
+            let _ = result::event::destroy(super::card::locked(&self.mark).0);
+            let _ = stream::destroy(self.travelling.0);
+        }
+    }
+}
+
+/// What NCCL answered, as a fault.
+fn nccl_error(doing: &str, error: &nccl::NcclError) -> Fault {
+    Fault::broken(doing, format!("NCCL answers {:?}", error.0))
+}

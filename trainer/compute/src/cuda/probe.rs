@@ -1,0 +1,109 @@
+//! What CUDA has on this machine, asked without touching a card's memory.
+
+use serde::Serialize;
+
+use crate::device::DeviceError;
+
+/// The driver, the libraries and the cards of a machine.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CudaInventory {
+    /// The newest CUDA that the driver can serve: `13.0`.
+    pub driver: String,
+    /// The libraries that this program may call.
+    pub libraries: Vec<CudaLibrary>,
+    /// In the driver's order.
+    pub cards: Vec<GpuInfo>,
+}
+
+/// A library, and whether the loader finds it.
+#[derive(Debug, Serialize)]
+pub struct CudaLibrary {
+    /// Its file, without the version.
+    pub name: &'static str,
+    /// What it is called for.
+    pub does: &'static str,
+    /// Whether it could be loaded.
+    pub found: bool,
+}
+
+/// A card.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GpuInfo {
+    /// As its maker calls it.
+    pub name: String,
+    /// The generation of its instructions: `9.0`.
+    pub capability: String,
+    /// Bytes of its memory.
+    pub memory: u64,
+}
+
+/// What there is.
+///
+/// # Errors
+/// If there is no driver, or if this program was built without CUDA.
+#[cfg(not(feature = "cuda"))]
+pub fn probe_cuda() -> Result<CudaInventory, DeviceError> {
+    Err(DeviceError::failed(
+        "cannot look for cards",
+        super::NO_CUDA_MESSAGE,
+    ))
+}
+
+/// What there is.
+///
+/// # Errors
+/// If there is no driver, or if it does not answer.
+#[cfg(feature = "cuda")]
+pub fn probe_cuda() -> Result<Found, Fault> {
+    let driver = super::context::driver()?;
+    let cards = (0..driver.cards)
+        .map(FoundCard::read)
+        .collect::<Result<_, _>>()?;
+
+    Ok(Found {
+        driver: driver.version(),
+        libraries: libraries(),
+        cards,
+    })
+}
+
+/// Every library that this program may call, looked for.
+#[cfg(feature = "cuda")]
+fn probe_libraries() -> Vec<Library> {
+    use cudarc::{cublaslt, nccl};
+    // SAFETY: loads a library of this name and lets go of it; NVIDIA's libraries do nothing when loaded.
+    let (products, gradients) = unsafe {
+        (
+            cublaslt::sys::is_culib_present(),
+            nccl::sys::is_culib_present(),
+        )
+    };
+
+    vec![
+        Library {
+            name: "libcublasLt.so",
+            does: "products of matrices",
+            found: products,
+        },
+        Library {
+            name: "libnccl.so",
+            does: "sums over several cards",
+            found: gradients,
+        },
+    ]
+}
+
+#[cfg(feature = "cuda")]
+impl FoundCard {
+    fn probe_gpu(index: usize) -> Result<Self, Fault> {
+        let card = super::context::card(index)?;
+        let (major, minor) = card.capability()?;
+        Ok(Self {
+            name: card.name()?,
+            capability: format!("{major}.{minor}"),
+            memory: card.memory()?,
+        })
+    }
+}

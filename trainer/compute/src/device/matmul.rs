@@ -1,0 +1,115 @@
+//! A product of matrices, and where they lie.
+
+use super::{DType, DeviceAddress, DeviceView};
+
+/// A matrix in row-major order, or several of one shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MatrixDesc {
+    /// Where the first number of the first matrix lies.
+    pub address: DeviceAddress,
+    /// How numbers are stored.
+    pub dtype: DType,
+    /// Rows as stored.
+    pub rows: usize,
+    /// Columns as stored.
+    pub cols: usize,
+    /// Numbers from one row to the next.
+    pub row_stride: usize,
+    /// Numbers from one matrix to the next.
+    pub batch_stride: usize,
+    /// Whether rows and columns are exchanged when it is multiplied.
+    pub transposed: bool,
+}
+
+impl MatrixDesc {
+    /// Rows that lie `row_stride` apart, the first at the beginning of `span`.
+    pub fn strided(span: DeviceView<'_>, rows: usize, cols: usize, row_stride: usize) -> Self {
+        let end = if rows * cols == 0 {
+            0
+        } else {
+            (rows - 1) * row_stride + cols
+        };
+
+        assert!(end <= span.len(), "the matrix leaves its memory");
+        Self {
+            address: span.address(),
+            dtype: span.dtype(),
+            rows,
+            cols,
+            row_stride,
+            batch_stride: 0,
+            transposed: false,
+        }
+    }
+
+    /// Rows that lie one behind the other.
+    pub fn new(span: DeviceView<'_>, cols: usize) -> Self {
+        Self::strided(span, span.len() / cols, cols, cols)
+    }
+
+    /// Several matrices that lie so far apart.
+    pub fn with_batch_stride(self, batch_stride: usize) -> Self {
+        Self {
+            batch_stride,
+            ..self
+        }
+    }
+
+    /// Rows and columns exchanged.
+    pub fn transposed(self) -> Self {
+        Self {
+            transposed: !self.transposed,
+            ..self
+        }
+    }
+}
+
+/// `target = scale · a · b + bias`, or added to the target, for each of `batch` triples. Numbers of any
+/// format are added up in fp32.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Gemm {
+    /// The first factor.
+    pub a: MatrixDesc,
+    /// The second.
+    pub b: MatrixDesc,
+    /// What is written; never transposed.
+    pub target: MatrixDesc,
+    /// What the product is multiplied with.
+    pub alpha: f32,
+    /// Whether the target's numbers are kept, and added to.
+    pub accumulate: bool,
+    /// Added to every row of the target; in the target's format, as long as a row.
+    pub bias: Option<DeviceAddress>,
+    /// How many triples of matrices.
+    pub batch: usize,
+}
+
+impl Gemm {
+    /// One product that replaces its target.
+    pub fn new(target: MatrixDesc, a: MatrixDesc, b: MatrixDesc) -> Self {
+        let side = |m: MatrixDesc| {
+            if m.transposed {
+                (m.cols, m.rows)
+            } else {
+                (m.rows, m.cols)
+            }
+        };
+
+        let (rows, inner) = side(a);
+        let (depth, cols) = side(b);
+        assert!(
+            inner == depth && (rows, cols) == side(target),
+            "shapes do not chain"
+        );
+
+        Self {
+            a,
+            b,
+            target,
+            alpha: 1.0,
+            accumulate: false,
+            bias: None,
+            batch: 1,
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Packs samples into shards of a bounded size with bytes that depend on nothing but the samples.
+//! Never holds more than one shard.
+
+use serde::Serialize;
+
+use super::texts::TextWithId;
+use crate::error::{Error, Result};
+use crate::shard::{IndexedFile, ItemId};
+use crate::store::Store;
+
+#[derive(Serialize)]
+struct LabelJson<'a> {
+    image_id: &'a ItemId,
+    texts: &'a [TextWithId<'a>],
+}
+
+/// Writes shards `00000.tar`, `00001.tar` … to a store.
+pub(super) struct ShardWriter<'a> {
+    output: &'a Store,
+    shard_bytes: u64,
+    parts: Vec<IndexedFile>,
+    archive: tar::Builder<Vec<u8>>,
+    images: u64,
+    pairs: u64,
+}
+
+impl<'a> ShardWriter<'a> {
+    pub(super) fn new(output: &'a Store, shard_bytes: u64) -> Self {
+        let open = tar::Builder::new(Vec::new());
+        Self {
+            output,
+            shard_bytes,
+            parts: Vec::new(),
+            archive: open,
+            images: 0,
+            pairs: 0,
+        }
+    }
+
+    /// Bytes of shards so far, the open one included.
+    pub(super) fn total_bytes(&self) -> u64 {
+        let closed: u64 = self.parts.iter().map(|part| part.bytes).sum();
+        closed + self.archive.get_ref().len() as u64
+    }
+
+    /// Adds an image with its texts. Its files are called after its number, or after its place among
+    /// all images: a name may hold anything.
+    pub(super) fn add_sample(
+        &mut self,
+        (image_id, place): (&ItemId, usize),
+        extension: &str,
+        image: &[u8],
+        texts: &[TextWithId<'_>],
+    ) -> Result<()> {
+        let label = serde_json::to_vec(&LabelJson { image_id, texts })
+            .map_err(|error| Error::Bug(format!("cannot write a label as JSON: {error}")))?;
+        let key = match image_id {
+            ItemId::Number(number) => format!("{number:012}"),
+            ItemId::Name(_) => format!("named-{place:012}"),
+        };
+
+        self.append_file(&format!("{key}.{extension}"), image)?;
+        self.append_file(&format!("{key}.json"), &label)?;
+        self.images += 1;
+        self.pairs += texts.len() as u64;
+
+        match self.archive.get_ref().len() as u64 >= self.shard_bytes {
+            true => self.close_shard(),
+            false => Ok(()),
+        }
+    }
+
+    /// Closes the last shard; says what was written.
+    pub(super) fn finish_shards(mut self) -> Result<Vec<IndexedFile>> {
+        if self.images > 0 {
+            self.close_shard()?;
+        }
+        Ok(self.parts)
+    }
+
+    fn append_file(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        self.archive
+            .append_data(&mut header, name, bytes)
+            .map_err(Error::file("write", name))
+    }
+
+    fn close_shard(&mut self) -> Result<()> {
+        let open = std::mem::replace(&mut self.archive, tar::Builder::new(Vec::new()));
+        let name = format!("{:05}.tar", self.parts.len());
+        let bytes = open.into_inner().map_err(Error::file("write", &name))?;
+        let images = std::mem::take(&mut self.images);
+        let pairs = std::mem::take(&mut self.pairs);
+
+        self.parts
+            .push(IndexedFile::new(&name, &bytes, images, pairs));
+        self.output.put(&name, bytes.into())
+    }
+}

@@ -1,0 +1,181 @@
+//! Publishes a checkpoint in an order that a kill at any moment cannot spoil, then removes those
+//! that nobody keeps. Never changes one that is published.
+
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use super::manifest::{MANIFEST_FILE, Manifest, ManifestEntry};
+use super::{
+    CheckpointId, CheckpointSnapshot, Fence, ListedCheckpoint, WrittenCheckpoint, list_all_ids,
+    list_checkpoints,
+};
+use crate::error::{Error, Result};
+use cnclip_compute::digest::sha256;
+use cnclip_data::store::Store;
+
+/// Writes the checkpoints of a run, one at a time, while the run goes on.
+#[derive(Debug)]
+pub struct CheckpointWriter {
+    target: CheckpointTarget,
+    in_progress: Option<JoinHandle<Result<WrittenCheckpoint>>>,
+}
+
+#[derive(Clone, Debug)]
+struct CheckpointTarget {
+    /// The folder of all checkpoints.
+    store: Store,
+    fence: Fence,
+    keep: usize,
+}
+
+impl CheckpointWriter {
+    /// Writes below `store`, as long as the fence holds; keeps the `keep` newest and the best.
+    pub fn new(store: Store, fence: Fence, keep: usize) -> Self {
+        Self {
+            target: CheckpointTarget {
+                store,
+                fence,
+                keep: keep.max(1),
+            },
+            in_progress: None,
+        }
+    }
+
+    /// Whether [`Writer::start`] would not wait.
+    pub fn is_idle(&self) -> bool {
+        self.in_progress
+            .as_ref()
+            .is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Begins to write a checkpoint and returns at once; gives what became of the one before, and
+    /// waits for that if it is not done.
+    ///
+    /// # Errors
+    /// If the one before could not be written. The new one is begun all the same, unless the fence
+    /// is lost.
+    pub fn start_write(
+        &mut self,
+        snapshot: CheckpointSnapshot,
+    ) -> Result<Option<WrittenCheckpoint>> {
+        let before = self.finish_write();
+        if !matches!(before, Err(Error::Fenced(_))) {
+            let to = self.target.clone();
+            let thread = std::thread::Builder::new().name("checkpoint".into());
+            let running = thread.spawn(move || to.publish_checkpoint(snapshot));
+            self.in_progress = Some(running.map_err(|error| {
+                Error::Bug(format!("no thread to write a checkpoint: {error}"))
+            })?);
+        }
+
+        before
+    }
+
+    /// What became of the checkpoint begun last, if it is done.
+    ///
+    /// # Errors
+    /// If it could not be written: the fence is lost, or the store failed.
+    pub fn poll_finished(&mut self) -> Result<Option<WrittenCheckpoint>> {
+        if self.is_idle() {
+            self.finish_write()
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Waits for the checkpoint begun last.
+    ///
+    /// # Errors
+    /// As [`Writer::poll`].
+    pub fn finish_write(&mut self) -> Result<Option<WrittenCheckpoint>> {
+        match self.in_progress.take().map(JoinHandle::join) {
+            None => Ok(None),
+            Some(Ok(written)) => written.map(Some),
+            Some(Err(_)) => Err(Error::Bug(
+                "the thread that wrote a checkpoint panicked".into(),
+            )),
+        }
+    }
+}
+
+impl CheckpointTarget {
+    /// Files, then the manifest; the fence is looked at before either. The folder carries the term,
+    /// so a process that was replaced and does not know it yet writes beside its successor, never
+    /// over it.
+    fn publish_checkpoint(&self, snapshot: CheckpointSnapshot) -> Result<WrittenCheckpoint> {
+        let started = Instant::now();
+        let CheckpointSnapshot { step, score, files } = snapshot;
+        let place = CheckpointId {
+            step,
+            term: self.fence.term(),
+        };
+
+        let folder = self.store.join_prefix(&place.folder_name());
+        self.fence.ensure_held()?;
+        folder.delete(MANIFEST_FILE)?;
+        let mut entries = Vec::with_capacity(files.len());
+        let mut bytes = 0;
+
+        for (name, content) in files {
+            entries.push(ManifestEntry::new(&name, &content));
+            bytes += content.len() as u64;
+            folder.put(&name, content)?;
+        }
+
+        let manifest = Manifest::new(step, score, entries).to_bytes()?;
+        let digest = sha256(&manifest);
+        self.fence.ensure_held()?;
+        folder.put(MANIFEST_FILE, manifest)?;
+
+        if let Err(error) = self.prune_checkpoints(place) {
+            tracing::warn!("old checkpoints are still there: {error}");
+        }
+
+        let uri = folder.uri().to_owned();
+        let seconds = started.elapsed().as_secs_f64();
+        Ok(WrittenCheckpoint {
+            step,
+            uri,
+            digest,
+            bytes,
+            seconds,
+        })
+    }
+
+    /// Removes checkpoints that are neither among the newest nor the best, and what killed writers
+    /// of this term or an earlier one left behind.
+    fn prune_checkpoints(&self, newest: CheckpointId) -> Result<()> {
+        let published = list_checkpoints(&self.store)?;
+        let kept = select_retained(&published, self.keep);
+        for place in list_all_ids(&self.store)? {
+            if place != newest && !kept.contains(&place) && place.term <= newest.term {
+                self.remove_checkpoint(place)?;
+            }
+        }
+
+        Ok(())
+    }
+
+    /// The manifest goes first, so that what is left is never taken for a checkpoint.
+    fn remove_checkpoint(&self, place: CheckpointId) -> Result<()> {
+        let folder = self.store.join_prefix(&place.folder_name());
+        folder.delete(MANIFEST_FILE)?;
+        for entry in folder.list_objects()? {
+            folder.delete(&entry.name)?;
+        }
+
+        Ok(())
+    }
+}
+
+/// The `keep` newest of these, newest first, and the best.
+fn select_retained(published: &[ListedCheckpoint], keep: usize) -> Vec<CheckpointId> {
+    let newest = published.iter().take(keep);
+    let scored = published.iter().filter(|kept| kept.score.is_some());
+    // Of equals the newest, which comes first.
+    let best = scored
+        .rev()
+        .max_by(|a, b| a.score.partial_cmp(&b.score).unwrap_or(a.step.cmp(&b.step)));
+
+    newest.chain(best).map(|kept| kept.id).collect()
+}

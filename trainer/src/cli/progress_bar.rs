@@ -1,0 +1,11 @@
+//! The bar of a command that takes a while.
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Hidden by indicatif where standard error is no terminal.
+pub(super) fn progress_bar(what: &str) -> ProgressBar {
+    let template = format!("{{bar:32}} {{pos}}/{{len}} {what} · {{msg}} · {{eta}}");
+    let style =
+        ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(0).with_style(style)
+}

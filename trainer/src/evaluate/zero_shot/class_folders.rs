@@ -1,0 +1,267 @@
+//! The class folders of a data set and the pictures in them, in the order of torchvision's
+//! `ImageFolder`. Opens no picture.
+
+use std::collections::BTreeMap;
+
+use super::dataset_errors::DatasetErrors;
+
+/// Where the class folders are.
+pub(super) const TEST_FOLDER: &str = "test";
+/// Names that end so are pictures, in any case of letters: those that `ImageFolder` takes and we decode.
+const IMAGE_EXTENSIONS: [&str; 5] = [".jpg", ".jpeg", ".png", ".bmp", ".webp"];
+
+/// One picture of a data set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassImage {
+    /// Its name under the folder of the classes, such as `003/cat.jpg`.
+    pub name: String,
+    /// Its class.
+    pub class: usize,
+}
+
+impl ClassImage {
+    /// Its name under the data set's prefix.
+    pub fn path(&self) -> String {
+        format!("{TEST_FOLDER}/{}", self.name)
+    }
+}
+
+/// The pictures among the files under the folder of the classes.
+///
+/// # Guarantees
+/// Classes are in the order of their folders' names, the pictures of each in the order of the folder
+/// they are in, and then of their names. Hidden files and files outside the class folders are left out.
+pub(super) fn list_class_images(
+    found: &[String],
+    names: &[String],
+    mistakes: &mut DatasetErrors,
+) -> Vec<ClassImage> {
+    let mut folders: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
+    for name in found {
+        let Some((folder, rest)) = name.split_once('/') else {
+            continue;
+        };
+
+        let (inner, file) = rest.rsplit_once('/').unwrap_or(("", rest));
+        if !file.starts_with('.') && file != "Thumbs.db" {
+            folders.entry(folder).or_default().push((inner, name));
+        }
+    }
+
+    let unknown: Vec<_> = folders
+        .values()
+        .flatten()
+        .filter(|(_, file)| !is_image(file))
+        .collect();
+
+    let unknown: Vec<_> = unknown.into_iter().map(|(_, file)| *file).collect();
+    mistakes.push_with_examples(&unknown, |files| {
+        format!(
+            "These files are no {} pictures: {files}. Convert them, or remove them.",
+            IMAGE_EXTENSIONS.join(" ")
+        )
+    });
+
+    let ids: Vec<&str> = folders.keys().copied().collect();
+    if ids.is_empty() {
+        mistakes.push_error("There is no picture in test/<class>/.");
+    } else if !names.is_empty() {
+        check_folder_names(&ids, names, mistakes);
+    }
+
+    let mut pictures = Vec::new();
+    for (class, files) in folders.values_mut().enumerate() {
+        files.sort_unstable();
+        pictures.extend(files.iter().map(|(_, name)| ClassImage {
+            name: (*name).to_owned(),
+            class,
+        }));
+    }
+
+    pictures
+}
+
+fn is_image(file: &str) -> bool {
+    let file = file.to_lowercase();
+    IMAGE_EXTENSIONS.iter().any(|end| file.ends_with(end))
+}
+
+/// Compares the class folders with the names. Folders that are numbers must be those of the classes, and
+/// sort as such: as text, 10 comes before 2.
+fn check_folder_names(folders: &[&str], names: &[String], mistakes: &mut DatasetErrors) {
+    let numbers: Vec<Option<usize>> = folders
+        .iter()
+        .map(|folder| parse_class_number(folder))
+        .collect();
+    let odd: Vec<_> = folders
+        .iter()
+        .zip(&numbers)
+        .filter(|(_, n)| n.is_none())
+        .collect();
+
+    let odd: Vec<_> = odd.into_iter().map(|(folder, _)| *folder).collect();
+    if odd.len() == folders.len() {
+        if folders.len() != names.len() {
+            let folders = folders.len();
+            let names = names.len();
+            mistakes.push_error(format!(
+                "test/ has {folders} class folders, and label_cn.txt {names} names: there must be one of \
+                 each for every class."
+            ));
+        }
+
+        return;
+    }
+
+    let before = mistakes.0.len();
+    mistakes.push_with_examples(&odd, |folders| {
+        format!("test/ has folders that are no class numbers, as the others are: {folders}.")
+    });
+
+    let width = folders.iter().map(|folder| folder.len()).max().unwrap_or(1);
+    let absent = |&class: &usize| !numbers.contains(&Some(class));
+    let told = |class: usize| format!("{class:0width$} ({})", names[class]);
+    let missing: Vec<_> = (0..names.len()).filter(absent).map(told).collect();
+    mistakes.push_with_examples(&missing, |folders| {
+        format!("test/ lacks the folders of classes: {folders}.")
+    });
+
+    let nameless = |n: &Option<usize>| n.is_some_and(|n| n >= names.len());
+    let nameless: Vec<_> = folders
+        .iter()
+        .zip(&numbers)
+        .filter(|(_, n)| nameless(n))
+        .collect();
+
+    let nameless: Vec<_> = nameless.into_iter().map(|(folder, _)| *folder).collect();
+    mistakes.push_with_examples(&nameless, |folders| {
+        let count = names.len();
+        format!("label_cn.txt has {count} names, and so none for the folders {folders} of test/.")
+    });
+
+    let unordered = numbers
+        .iter()
+        .enumerate()
+        .any(|(place, number)| *number != Some(place));
+
+    if mistakes.0.len() == before && unordered {
+        mistakes.push_error(
+            "The folders of test/ do not sort as their numbers do: write all of them with equally many \
+             digits, such as 002 and 010.",
+        );
+    }
+}
+
+fn parse_class_number(folder: &str) -> Option<usize> {
+    folder
+        .bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| folder.parse().ok())
+        .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(files: &[&str], names: usize) -> (Vec<ClassImage>, String) {
+        let files: Vec<_> = files.iter().map(|&file| file.to_owned()).collect();
+        let names: Vec<_> = (0..names).map(|class| format!("名{class}")).collect();
+        let mut mistakes = DatasetErrors::default();
+        let pictures = list_class_images(&files, &names, &mut mistakes);
+
+        (pictures, mistakes.0.join(" "))
+    }
+
+    #[test]
+    fn pictures_are_in_the_order_of_image_folder() {
+        let files = [
+            "1/b.PNG",
+            "0/z/a.jpg",
+            "0/b.jpg",
+            "0/B.jpeg",
+            "0/.DS_Store",
+            "notes.txt",
+            "1/10.webp",
+            "1/9.bmp",
+            "0/Thumbs.db",
+            "0/é.png",
+        ];
+
+        let (pictures, mistakes) = found(&files, 2);
+        assert_eq!(mistakes, "");
+        let order: Vec<_> = pictures
+            .iter()
+            .map(|file| (file.name.as_str(), file.class))
+            .collect();
+
+        let right = [
+            ("0/B.jpeg", 0),
+            ("0/b.jpg", 0),
+            ("0/é.png", 0),
+            ("0/z/a.jpg", 0),
+            ("1/10.webp", 1),
+            ("1/9.bmp", 1),
+            ("1/b.PNG", 1),
+        ];
+
+        assert_eq!(order, right);
+    }
+
+    #[test]
+    fn folders_that_do_not_fit_the_names_are_told() {
+        let table: [(&[&str], usize, &str); 8] = [
+            (&[], 2, "There is no picture in test/<class>/."),
+            (
+                &["0/a.jpg", "2/a.jpg"],
+                3,
+                "lacks the folders of classes: 1 (名1).",
+            ),
+            (
+                &["000/a.jpg"],
+                2,
+                "lacks the folders of classes: 001 (名1).",
+            ),
+            (
+                &["1/a.jpg", "2/a.jpg"],
+                2,
+                "none for the folders 2 of test/",
+            ),
+            (
+                &["n01/a.jpg", "n02/a.jpg"],
+                3,
+                "2 class folders, and label_cn.txt 3 names",
+            ),
+            (
+                &["0/a.jpg", "1/a.jpg", "old/a.jpg"],
+                2,
+                "no class numbers, as the others are: old.",
+            ),
+            (
+                &["0/a.txt", "1/a.tif"],
+                2,
+                "pictures: 0/a.txt, 1/a.tif. Convert them",
+            ),
+            (
+                &["0/a.jpg", "1/.keep"],
+                2,
+                "lacks the folders of classes: 1 (名1).",
+            ),
+        ];
+
+        for (files, names, expected) in table {
+            let (_, mistakes) = found(files, names);
+            assert!(mistakes.contains(expected), "{mistakes}");
+        }
+
+        let files: Vec<_> = (0..11).map(|class| format!("{class}/a.jpg")).collect();
+        let files: Vec<_> = files.iter().map(String::as_str).collect();
+        assert!(
+            found(&files, 11)
+                .1
+                .contains("do not sort as their numbers do")
+        );
+
+        assert_eq!(found(&["n01/a.jpg", "n02/a.jpg"], 2).1, "");
+    }
+}

@@ -1,0 +1,186 @@
+//! What may lie beside the names of the classes: the order of a submission, and the further classes of
+//! pictures that show several things.
+
+use std::collections::HashMap;
+
+use serde::Deserialize;
+
+use super::class_folders::ClassImage;
+use super::dataset_errors::DatasetErrors;
+
+/// Where the order of a submission is.
+pub(super) const ORDER_FILE: &str = "index.json";
+/// Where the further classes of pictures are.
+pub(super) const LABELS_FILE: &str = "test_labels.jsonl";
+
+/// One line of [`LABELS`].
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ImageLabelsLine {
+    file: String,
+    classes: Vec<usize>,
+}
+
+/// For each row of a submission, the picture that it is of.
+pub(super) fn parse_order(
+    bytes: &[u8],
+    pictures: usize,
+    mistakes: &mut DatasetErrors,
+) -> Option<Vec<usize>> {
+    let order: Vec<usize> = match serde_json::from_slice(bytes) {
+        Ok(order) => order,
+        Err(error) => {
+            mistakes.push_error(format!(
+                "{ORDER_FILE} is no JSON list of numbers of pictures: {error}."
+            ));
+            return None;
+        }
+    };
+
+    let mut sorted = order.clone();
+    sorted.sort_unstable();
+    if !sorted.iter().copied().eq(0..pictures) {
+        mistakes.push_error(format!(
+            "{ORDER_FILE} has {} numbers; it must have each of 0 to {} once, for there are {pictures} pictures.",
+            order.len(),
+            pictures.saturating_sub(1)
+        ));
+    }
+
+    Some(order)
+}
+
+/// For each picture all its classes, its folder's being one of them.
+pub(super) fn parse_labels(
+    bytes: &[u8],
+    (files, classes): (&[ClassImage], usize),
+    mistakes: &mut DatasetErrors,
+) -> Vec<Vec<usize>> {
+    let mut labels: Vec<_> = files.iter().map(|file| vec![file.class]).collect();
+    let places: HashMap<&str, usize> = (files.iter().enumerate())
+        .map(|(place, file)| (file.name.as_str(), place))
+        .collect();
+
+    let mut seen = vec![false; files.len()];
+    let text = String::from_utf8_lossy(bytes);
+    let lines = (1..).zip(text.trim_start_matches('\u{FEFF}').lines());
+    let mut faults = Vec::new();
+
+    for (number, line) in lines.filter(|(_, line): &(u32, &str)| !line.trim().is_empty()) {
+        match parse_labels_line(line, &places, (files, classes)) {
+            Ok((place, _)) if std::mem::replace(&mut seen[place], true) => {
+                faults.push(format!("{number} (a file that an earlier line has)"));
+            }
+            Ok((place, found)) => labels[place] = found,
+            Err(fault) => faults.push(format!("{number} ({fault})")),
+        }
+    }
+
+    mistakes.push_with_examples(&faults, |lines| {
+        format!(
+            "{LABELS_FILE} cannot be used in line {lines}: each line must be such as {{\"file\": \
+             \"test/003/a.jpg\", \"classes\": [3, 14]}}."
+        )
+    });
+
+    labels
+}
+
+fn parse_labels_line(
+    line: &str,
+    places: &HashMap<&str, usize>,
+    (files, classes): (&[ClassImage], usize),
+) -> Result<(usize, Vec<usize>), String> {
+    let ImageLabelsLine {
+        file,
+        classes: mut found,
+    } = serde_json::from_str(line).map_err(|error| error.to_string())?;
+
+    let place = file.strip_prefix("test/").and_then(|name| places.get(name));
+    let place = *place.ok_or_else(|| format!("there is no picture {file}"))?;
+    found.sort_unstable();
+    found.dedup();
+    let own = files[place].class;
+
+    match found.last() {
+        Some(&last) if last >= classes => Err(format!("there is no class {last}")),
+        _ if !found.contains(&own) => Err(format!("{own}, the class of its folder, is not listed")),
+        _ => Ok((place, found)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_has_every_picture_once() {
+        let of = |text: &str| {
+            let mut mistakes = DatasetErrors::default();
+            (
+                parse_order(text.as_bytes(), 3, &mut mistakes),
+                mistakes.0.join(" "),
+            )
+        };
+
+        assert_eq!(of("[2, 0, 1]"), (Some(vec![2, 0, 1]), String::new()));
+        for text in ["[0, 1]", "[0, 1, 1]", "[1, 2, 3]"] {
+            assert!(
+                of(text).1.contains("must have each of 0 to 2 once"),
+                "{text}"
+            );
+        }
+
+        for text in ["{\"0\": 1}", "[-1, 0, 1]", "[0.5, 1, 2]", ""] {
+            assert!(of(text).1.contains("no JSON list of numbers"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_picture_can_have_more_classes_than_that_of_its_folder() {
+        let file = |name: &str, class| ClassImage {
+            name: name.into(),
+            class,
+        };
+
+        let files = [file("0/a.jpg", 0), file("1/b.jpg", 1), file("1/c.jpg", 1)];
+        let of = |text: &str| {
+            let mut mistakes = DatasetErrors::default();
+            (
+                parse_labels(text.as_bytes(), (&files, 3), &mut mistakes),
+                mistakes.0.join(" "),
+            )
+        };
+
+        let line = |file: &str, classes: &str| {
+            format!("{{\"file\": \"{file}\", \"classes\": {classes}}}\r\n")
+        };
+
+        let (found, mistakes) = of(&line("test/1/b.jpg", "[2, 1, 1]"));
+        assert_eq!(
+            (found, mistakes.as_str()),
+            (vec![vec![0], vec![1, 2], vec![1]], "")
+        );
+
+        for (text, expected) in [
+            (line("1/b.jpg", "[1]"), "there is no picture 1/b.jpg"),
+            (line("test/0/a.jpg", "[0, 3]"), "there is no class 3"),
+            (
+                line("test/0/a.jpg", "[1]"),
+                "0, the class of its folder, is not listed",
+            ),
+            (
+                line("test/0/a.jpg", "[]"),
+                "0, the class of its folder, is not listed",
+            ),
+            (
+                line("test/0/a.jpg", "[0]").repeat(2),
+                "line 2 (a file that an earlier line has)",
+            ),
+            ("x".to_owned(), "line 1 (expected value"),
+        ] {
+            let (_, mistakes) = of(&text);
+            assert!(mistakes.contains(expected), "{mistakes}");
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! A data set that is found to be whole: its names, its templates and where its pictures are. Decodes no
+//! picture and needs no model, so that what is wrong is told before either is waited for.
+
+use cnclip_crds::report::{Metric, TemplatesReport};
+use cnclip_crds::trainer_config::ZeroShotConfig;
+use cnclip_crds::zero_shot::{DatasetDefaults, TemplateSet};
+use sha2::{Digest, Sha256};
+
+use super::class_folders::{ClassImage, TEST_FOLDER, list_class_images};
+use super::dataset_errors::DatasetErrors;
+use super::index_files::{LABELS_FILE, ORDER_FILE, parse_labels, parse_order};
+use super::line_files::{parse_class_names, parse_templates};
+use crate::error::{Error, Result};
+use cnclip_compute::digest::{hex, sha256};
+use cnclip_data::store::Store;
+
+/// Where the names of the classes are.
+pub(super) const NAMES_FILE: &str = "label_cn.txt";
+
+/// One classification, ready to be scored.
+#[derive(Clone, Debug)]
+pub struct PreparedZeroShot {
+    /// Name of the task.
+    pub name: String,
+    /// What submissions call the data set.
+    pub dataset_name: String,
+    /// The data set.
+    pub store: Store,
+    /// Names of the classes.
+    pub classes: Vec<String>,
+    /// What the names are put into.
+    pub templates: PromptTemplates,
+    /// The pictures.
+    pub files: Vec<ClassImage>,
+    /// For each picture all its classes.
+    pub labels: Vec<Vec<usize>>,
+    /// For each row of a submission, the picture that it is of; theirs if not given.
+    pub order: Option<Vec<usize>>,
+    /// The number that it is compared by.
+    pub primary_metric: Metric,
+    /// sha256 of the names, of what lies beside them, and of the names and sizes of the pictures.
+    pub digest: String,
+}
+
+/// What the names are put into.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptTemplates {
+    /// Where they come from.
+    pub from: String,
+    /// sha256 of that file.
+    pub sha256: String,
+    /// One or more, each with a place for the name.
+    pub texts: Vec<String>,
+}
+
+impl PreparedZeroShot {
+    /// Looks at everything but the pictures themselves.
+    ///
+    /// # Errors
+    /// If a store cannot be read or listed, or something is wrong with the data set: then with all that is.
+    pub fn from_config(name: &str, config: &ZeroShotConfig) -> Result<Self> {
+        Self::from_store(name, config, Store::open(&config.dataset)?)
+    }
+
+    pub(super) fn from_store(name: &str, config: &ZeroShotConfig, store: Store) -> Result<Self> {
+        let custom = config.preset.map(|preset| preset.defaults());
+        let headline = config.metric.or(custom.map(|custom| custom.primary_metric));
+        let headline = headline.unwrap_or(Metric::Accuracy);
+        let mut mistakes = DatasetErrors::default();
+        let templates = select_templates(config, custom, &mut mistakes)?;
+        let mut digest = Sha256::new();
+        let classes = match store.get_if_exists(NAMES_FILE)? {
+            Some(bytes) => {
+                digest.update(sha256(&bytes));
+                let repeats = custom.is_some_and(|custom| custom.has_duplicate_names);
+                parse_class_names(NAMES_FILE, &bytes, repeats, &mut mistakes)
+            }
+            None => {
+                mistakes.push_error(format!(
+                    "There is no {NAMES_FILE}: write the Chinese name of each class in it, one a line, in \
+                     the order of the class folders."
+                ));
+
+                Vec::new()
+            }
+        };
+
+        let files = list_images(&store, &classes, (&mut digest, &mut mistakes))?;
+        let found = store.get_if_exists(ORDER_FILE)?;
+        let order = found.and_then(|bytes| parse_order(&bytes, files.len(), &mut mistakes));
+        let found = store.get_if_exists(LABELS_FILE)?.unwrap_or_default();
+        digest.update(sha256(&found));
+        let labels = parse_labels(&found, (&files, classes.len()), &mut mistakes);
+
+        check_class_count(config, custom, headline, classes.len(), &mut mistakes);
+        mistakes.into_result(&format!("Task {name}: {}", store.uri()))?;
+        let called = config
+            .preset
+            .map_or_else(|| name.to_owned(), |preset| preset.name());
+
+        let name = name.to_owned();
+        let digest = hex(&digest.finalize());
+        Ok(Self {
+            name,
+            dataset_name: called,
+            store,
+            classes,
+            templates,
+            files,
+            labels,
+            order,
+            primary_metric: headline,
+            digest,
+        })
+    }
+}
+
+impl PromptTemplates {
+    /// What is told of them.
+    pub(super) fn to_report(&self) -> TemplatesReport {
+        let Self {
+            from,
+            sha256,
+            texts,
+        } = self;
+
+        TemplatesReport {
+            from: from.clone(),
+            count: texts.len() as i64,
+            digest: sha256.clone(),
+        }
+    }
+}
+
+/// The user's templates, or those of the preset.
+fn select_templates(
+    config: &ZeroShotConfig,
+    custom: Option<DatasetDefaults>,
+    mistakes: &mut DatasetErrors,
+) -> Result<PromptTemplates> {
+    if config.template_set.is_some() && config.templates.is_some() {
+        mistakes.push_error("templates and templateSet are both given: leave one of them out.");
+    }
+
+    let set = config
+        .template_set
+        .or(custom.map(|custom| custom.templates));
+
+    let set = set.unwrap_or(TemplateSet::General);
+    let (from, bytes) = match &config.templates {
+        Some(uri) => (uri.clone(), Store::open(uri)?.get("")?),
+        None => (
+            format!("cnclip: {set:?}"),
+            super::builtin_templates(set).as_bytes().into(),
+        ),
+    };
+
+    let texts = parse_templates(&from, &bytes, mistakes);
+    Ok(PromptTemplates {
+        sha256: sha256(&bytes),
+        from,
+        texts,
+    })
+}
+
+/// The pictures.
+fn list_images(
+    store: &Store,
+    names: &[String],
+    (digest, mistakes): (&mut Sha256, &mut DatasetErrors),
+) -> Result<Vec<ClassImage>> {
+    let found = store
+        .join_prefix(TEST_FOLDER)
+        .list_objects()
+        .map_err(|error| listing_error(store, error.into()))?;
+
+    let mut entries = String::new();
+    found
+        .iter()
+        .for_each(|entry| entries += &format!("{} {}\n", entry.bytes, entry.name));
+
+    digest.update(sha256(entries.as_bytes()));
+    let found: Vec<_> = found.into_iter().map(|entry| entry.name).collect();
+    Ok(list_class_images(&found, names, mistakes))
+}
+
+/// A web server gives files by their names, and only some tell which there are.
+fn listing_error(store: &Store, error: Error) -> Error {
+    if !store.uri().starts_with("http") {
+        return error;
+    }
+
+    Error::Config(format!(
+        "{error}. Which pictures there are must be listed, which a web server does only with WebDAV \
+         (PROPFIND): copy the data set to s3://, gs://, az:// or a folder, and name that."
+    ))
+}
+
+fn check_class_count(
+    config: &ZeroShotConfig,
+    custom: Option<DatasetDefaults>,
+    headline: Metric,
+    classes: usize,
+    mistakes: &mut DatasetErrors,
+) {
+    if let (Some(preset), Some(custom)) = (config.preset, custom)
+        && classes > 0
+        && custom.classes != classes
+    {
+        let name = preset.name();
+        let right = custom.classes;
+        mistakes.push_error(format!(
+            "{NAMES_FILE} has {classes} names, and {name} {right} classes: correct the file, or leave the \
+             preset out."
+        ));
+    }
+
+    if headline.is_recall() {
+        mistakes.push_error("The metric is one of a retrieval: choose another.");
+    }
+
+    if headline == Metric::RocAuc && classes > 0 && classes != 2 {
+        mistakes.push_error(format!(
+            "The metric rocAuc needs two classes, and there are {classes}: choose another."
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests;

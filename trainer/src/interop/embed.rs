@@ -1,0 +1,307 @@
+//! Unit features of pictures and texts, in the reference's files or others'. Compares nothing.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use bytes::Bytes;
+use cnclip_crds::stage::Augmentation;
+use rayon::prelude::*;
+use serde::Deserialize;
+
+use super::atomic_file;
+use super::features::{self, FeatureKind, FeatureWriter};
+use super::resolved_model::ResolvedModel;
+use crate::error::{Error, Result};
+use cnclip_compute::ops::patchify::PixelBatch;
+use cnclip_compute::params::Params;
+use cnclip_data::augment::AugmentKey;
+use cnclip_data::jsonl::JsonLines;
+use cnclip_data::prepare::ImageSource;
+use cnclip_data::preprocess::preprocess_image;
+use cnclip_data::shard::{Dataset, ItemId, Sample, SampleText};
+use cnclip_data::tokenizer::{Tokenizer, normalize_dataset_text};
+use cnclip_nn::model::PackedTexts;
+use cnclip_nn::model::clip::{BatchCapacity, Clip};
+
+/// A text to be encoded.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct TextToEmbed {
+    /// What it is called.
+    pub text_id: ItemId,
+    /// What it says.
+    pub text: String,
+}
+
+/// A picture to be encoded, and where it was found.
+struct ImageToEmbed {
+    image_id: ItemId,
+    location: String,
+    bytes: Bytes,
+}
+
+/// A model that writes features, a batch at a time.
+#[derive(Debug)]
+pub struct Embedder {
+    clip: Clip,
+    params: Params,
+    tokenizer: Tokenizer,
+    resolution: usize,
+    capacity: BatchCapacity,
+}
+
+impl Embedder {
+    /// Makes a model ready for batches of this size.
+    ///
+    /// # Errors
+    /// If its weights do not fit, or texts of that length have no positions.
+    pub fn new(
+        model: &ResolvedModel,
+        tokenizer: Tokenizer,
+        capacity: BatchCapacity,
+    ) -> Result<Self> {
+        let context = capacity.context;
+        let positions = model.config.text.positions as usize;
+        if context > positions {
+            return Err(Error::Usage(format!(
+                "texts of {context} tokens are too long: the model has {positions} positions"
+            )));
+        }
+
+        let (clip, params) = model.build_clip(capacity)?;
+        let side = model.config.image.resolution as usize;
+        Ok(Self {
+            clip,
+            params,
+            tokenizer,
+            resolution: side,
+            capacity,
+        })
+    }
+
+    /// Writes the features of an image file of the reference, in the order of the numbers. Calls
+    /// `progress` with how many of how many are done.
+    ///
+    /// # Errors
+    /// A line that is no picture, naming it; then nothing is written.
+    pub fn embed_image_file(
+        &mut self,
+        images: &Path,
+        to: &Path,
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<()> {
+        let mut images = ImageSource::open_tsv(images)?;
+        let size = (images.len(), self.clip.feature_width());
+        write_feature_file(to, (FeatureKind::Images, size), |writer| {
+            for first in (0..images.len()).step_by(self.capacity.batch) {
+                let last = images.len().min(first + self.capacity.batch);
+                let pictures =
+                    (first..last).map(|place| ImageToEmbed::from_file(&mut images, place));
+                self.embed_images(&pictures.collect::<Result<Vec<_>>>()?, writer)?;
+                progress(last, images.len());
+            }
+
+            Ok(())
+        })
+    }
+
+    /// Writes the features of a prepared data set's images, in the order of its shards.
+    ///
+    /// # Errors
+    /// A shard that is damaged or a picture that does not decode; then nothing is written.
+    pub fn embed_dataset_images(
+        &mut self,
+        dataset: &Dataset,
+        to: &Path,
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<()> {
+        let mut done = 0;
+        let total = dataset.index().images as usize;
+        write_feature_file(
+            to,
+            (FeatureKind::Images, (total, self.clip.feature_width())),
+            |writer| {
+                for_each_shard(dataset, |samples| {
+                    for samples in samples.chunks(self.capacity.batch) {
+                        let pictures: Vec<_> =
+                            samples.iter().map(ImageToEmbed::from_sample).collect();
+                        self.embed_images(&pictures, writer)?;
+                        done += samples.len();
+                        progress(done, total);
+                    }
+
+                    Ok(())
+                })
+            },
+        )
+    }
+
+    /// Writes the features of texts, in their order, after the reference's rules for data sets.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn embed_texts(
+        &mut self,
+        texts: &[TextToEmbed],
+        to: &Path,
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<()> {
+        let mut done = 0;
+        let total = texts.len();
+        let width = self.clip.feature_width();
+        write_feature_file(to, (FeatureKind::Texts, (total, width)), |writer| {
+            for texts in texts.chunks(self.capacity.batch) {
+                let ruled: Vec<_> = texts
+                    .iter()
+                    .map(|text| normalize_dataset_text(&text.text))
+                    .collect();
+                let (ids, offsets) = self.tokenizer.encode_batch(&ruled, self.capacity.context);
+                let packed = PackedTexts {
+                    ids: &ids,
+                    offsets: &offsets,
+                };
+
+                let features = self.clip.encode_texts(&self.params, packed).to_host();
+                writer.write_features(texts.iter().map(|text| &text.text_id), &features)?;
+                done += texts.len();
+                progress(done, total);
+            }
+
+            Ok(())
+        })
+    }
+
+    fn embed_images<W: Write + Send>(
+        &mut self,
+        pictures: &[ImageToEmbed],
+        writer: &mut FeatureWriter<W>,
+    ) -> Result<()> {
+        let size = 3 * self.resolution * self.resolution;
+        let mut planes = vec![0; pictures.len() * size];
+        let places = pictures.par_iter().zip(planes.par_chunks_mut(size));
+        places.try_for_each(|(picture, planes)| {
+            preprocess_image(
+                &picture.bytes,
+                self.resolution,
+                Augmentation::None,
+                AugmentKey::default(),
+                planes,
+            )
+            .map_err(|error| Error::Data(format!("{}: {error}", picture.location)))
+        })?;
+
+        let features = self
+            .clip
+            .encode_images(&mut self.params, PixelBatch::Bytes(&planes))
+            .to_host();
+
+        writer.write_features(pictures.iter().map(|picture| &picture.image_id), &features)
+    }
+}
+
+impl ImageToEmbed {
+    fn from_file(images: &mut ImageSource, place: usize) -> Result<Self> {
+        let bytes = images.read_image(place)?.into();
+        Ok(Self {
+            image_id: images.image_id(place).clone(),
+            location: images.image_location(place),
+            bytes,
+        })
+    }
+
+    fn from_sample(sample: &Sample) -> Self {
+        let Sample {
+            image_id,
+            key,
+            image,
+            ..
+        } = sample.clone();
+
+        Self {
+            image_id,
+            location: key,
+            bytes: image,
+        }
+    }
+}
+
+/// Writes features in the format that the file's name asks for, and the ids of an array beside it.
+fn write_feature_file(
+    to: &Path,
+    (of, size): (FeatureKind, (usize, usize)),
+    write: impl FnOnce(&mut FeatureWriter<&mut BufWriter<&File>>) -> Result<()>,
+) -> Result<()> {
+    let mut ids = None;
+    atomic_file::write_atomically(to, |file| {
+        let mut writer = FeatureWriter::new(features::format_from_path(to), of, size, file)?;
+        write(&mut writer)?;
+        ids = writer.finish()?;
+        Ok(())
+    })?;
+
+    let Some(ids) = ids else { return Ok(()) };
+    let beside = to.with_extension("ids.jsonl");
+    atomic_file::write_atomically(&beside, |file| {
+        file.write_all(&ids)
+            .map_err(Error::io_context("write", &beside))
+    })
+}
+
+/// The texts of a text file of the reference, in its order.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn read_text_file(path: &Path) -> Result<Vec<TextToEmbed>> {
+    let mut texts = Vec::new();
+    JsonLines::open(path, "{\"text_id\": 1, \"text\": \"…\"}")?.for_each(
+        |_, text: TextToEmbed| -> Result<()> {
+            texts.push(text);
+            Ok(())
+        },
+    )?;
+
+    Ok(texts)
+}
+
+/// The texts of a prepared data set, each once: in the order of its shards, then those of no image.
+///
+/// # Errors
+/// A shard that is damaged.
+pub fn read_dataset_texts(dataset: &Dataset) -> Result<Vec<TextToEmbed>> {
+    let mut texts = Vec::new();
+    let mut seen = HashSet::new();
+    let mut keep = |SampleText { text_id, text }: SampleText| {
+        if seen.insert(text_id.clone()) {
+            texts.push(TextToEmbed { text_id, text });
+        }
+    };
+
+    for_each_shard(dataset, |samples| {
+        samples
+            .into_iter()
+            .flat_map(|sample| sample.texts)
+            .for_each(&mut keep);
+
+        Ok(())
+    })?;
+
+    dataset.read_loose_texts()?.into_iter().for_each(keep);
+    Ok(texts)
+}
+
+/// Gives the samples of every shard to `take`, one shard after the other.
+fn for_each_shard(
+    dataset: &Dataset,
+    mut take: impl FnMut(Vec<Sample>) -> Result<()>,
+) -> Result<()> {
+    for number in 0..dataset.index().shards.len() {
+        let shard = dataset.read_shard(number)?;
+        match shard.damage {
+            Some(damage) => return Err(Error::Data(damage)),
+            None => take(shard.samples)?,
+        }
+    }
+
+    Ok(())
+}

@@ -1,0 +1,219 @@
+//! Where lines go: readable ones to a terminal, around its bars, and JSON to anything else. Never
+//! makes the one who says something wait for the one who reads it.
+
+use std::io::{IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use indicatif::MultiProgress;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
+
+/// Lines that may wait to be read; more are lost, and counted.
+const QUEUE_CAPACITY: usize = 1024;
+/// How long the end of the process waits for the last line to be read.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+enum LogCommand {
+    Line(Vec<u8>),
+    Flush(SyncSender<()>),
+}
+
+/// The process's log; dropping it waits a moment for the last lines.
+#[derive(Debug)]
+pub struct ProcessLog {
+    commands: SyncSender<LogCommand>,
+    progress_bars: Option<MultiProgress>,
+}
+
+impl ProcessLog {
+    /// Sends everything said through `tracing` to standard error. `RUST_LOG` chooses what is said.
+    ///
+    /// # Errors
+    /// If the process has a log already, or no thread can be started.
+    pub fn init_logging() -> std::io::Result<Self> {
+        let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
+        let (writer, orders) = spawn_log_writer(std::io::stderr(), bars.clone())?;
+        let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(filter.from_env_lossy())
+            .with_target(false)
+            .with_writer(move || writer.clone());
+
+        match &bars {
+            Some(_) => log.without_time().compact().try_init(),
+            None => log.json().flatten_event(true).try_init(),
+        }
+        .map_err(std::io::Error::other)?;
+
+        Ok(Self {
+            commands: orders,
+            progress_bars: bars,
+        })
+    }
+
+    /// The terminal's bars; none if nobody looks at a terminal.
+    pub fn progress_bars(&self) -> Option<MultiProgress> {
+        self.progress_bars.clone()
+    }
+}
+
+impl Drop for ProcessLog {
+    fn drop(&mut self) {
+        flush_log(&self.commands);
+    }
+}
+
+fn flush_log(orders: &SyncSender<LogCommand>) {
+    let (done, wait) = sync_channel(1);
+    if orders.try_send(LogCommand::Flush(done)).is_ok() {
+        // Nobody reads: the process ends without it.
+        let _ = wait.recv_timeout(FLUSH_TIMEOUT);
+    }
+}
+
+/// Hands lines to the thread that writes them.
+#[derive(Clone)]
+struct LogLineWriter {
+    commands: SyncSender<LogCommand>,
+    dropped_lines: Arc<AtomicU64>,
+}
+
+impl Write for LogLineWriter {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        if self
+            .commands
+            .try_send(LogCommand::Line(line.to_vec()))
+            .is_err()
+        {
+            self.dropped_lines.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn spawn_log_writer(
+    to: impl Write + Send + 'static,
+    bars: Option<MultiProgress>,
+) -> std::io::Result<(LogLineWriter, SyncSender<LogCommand>)> {
+    let (orders, waiting) = sync_channel(QUEUE_CAPACITY);
+    let lost = Arc::new(AtomicU64::new(0));
+    let lines = LogLineWriter {
+        commands: orders.clone(),
+        dropped_lines: lost.clone(),
+    };
+
+    let write = move || write_log_lines(to, bars, waiting, &lost);
+    std::thread::Builder::new()
+        .name("log".into())
+        .spawn(write)?;
+
+    Ok((lines, orders))
+}
+
+/// A line that cannot be written is gone: there is no other place to say so.
+fn write_log_lines(
+    mut to: impl Write,
+    bars: Option<MultiProgress>,
+    orders: Receiver<LogCommand>,
+    lost: &AtomicU64,
+) {
+    for order in orders {
+        let line = match order {
+            LogCommand::Flush(done) => {
+                let _ = to.flush().and(Ok(done.try_send(())));
+                continue;
+            }
+            LogCommand::Line(line) => line,
+        };
+
+        let mut write = || write_line(&mut to, &line, lost.swap(0, Ordering::Relaxed));
+        let _ = match &bars {
+            Some(bars) => bars.suspend(write),
+            None => write(),
+        };
+    }
+}
+
+fn write_line(to: &mut impl Write, line: &[u8], lost: u64) -> std::io::Result<()> {
+    if lost > 0 {
+        writeln!(
+            to,
+            "{{\"level\":\"WARN\",\"message\":\"lines lost\",\"lines\":{lost}}}"
+        )?;
+    }
+
+    to.write_all(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Takes lines only while it is not locked.
+    #[derive(Clone, Default)]
+    struct Reader(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Reader {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_hangs_delays_nobody_and_lost_lines_are_counted() {
+        let reader = Reader::default();
+        let (mut lines, orders) = spawn_log_writer(reader.clone(), None).unwrap();
+        let hang = reader.0.lock().unwrap();
+        (0..QUEUE_CAPACITY * 2).for_each(|_| lines.write_all(b"line\n").unwrap());
+        drop(hang);
+        let (done, wait) = sync_channel(1);
+
+        orders.send(LogCommand::Flush(done)).unwrap();
+        wait.recv().unwrap();
+        let text = String::from_utf8(reader.0.lock().unwrap().clone()).unwrap();
+        let (told, kept): (Vec<_>, Vec<_>) = text.lines().partition(|line| line.starts_with('{'));
+        let lost = told.iter().map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["lines"]
+                .as_u64()
+                .unwrap()
+        });
+
+        assert_eq!(lost.sum::<u64>() as usize + kept.len(), QUEUE_CAPACITY * 2);
+        assert!(
+            kept.len() < QUEUE_CAPACITY * 2,
+            "{} lines were kept",
+            kept.len()
+        );
+    }
+
+    #[test]
+    fn lines_written_before_a_flush_are_read_before_it_returns() {
+        let reader = Reader::default();
+        let (mut lines, orders) = spawn_log_writer(reader.clone(), None).unwrap();
+        (0..100).for_each(|_| lines.write_all(b"line\n").unwrap());
+        flush_log(&orders);
+        assert_eq!(
+            reader
+                .0
+                .lock()
+                .unwrap()
+                .iter()
+                .filter(|&&byte| byte == b'\n')
+                .count(),
+            100
+        );
+    }
+}

@@ -1,0 +1,188 @@
+//! A confusion matrix as numbers that an SVG can be written with. Knows neither HTML nor colours.
+
+use serde::Serialize;
+
+/// Widest name beside the matrix; longer ones are cut.
+const MAX_NAME_WIDTH: f64 = 96.0;
+/// What a letter of a name needs, and a Chinese one.
+const LETTER_WIDTHS: (f64, f64) = (6.4, 11.5);
+/// More classes than this have no numbers in their squares.
+const MAX_NUMBERED_CLASSES: usize = 15;
+/// The least that a square with a picture is filled.
+const MIN_FILL: f64 = 0.1;
+/// Between names and squares, and around it all.
+const GAP: f64 = 6.0;
+
+/// A square: pictures of one class taken for another.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct MatrixCell {
+    x: f64,
+    y: f64,
+    right: bool,
+    /// How full it is, from 0 to 1: the share of the class's pictures.
+    fill: f64,
+    /// That share in percent, where there is room.
+    label: Option<String>,
+    /// What someone is told who points at it.
+    told: String,
+}
+
+/// A name at its place along a side.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct ClassLabel {
+    at: f64,
+    short: String,
+    name: String,
+}
+
+/// Everything that is drawn, in pixels.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct ConfusionMatrix {
+    /// Width and height of the whole.
+    side: f64,
+    /// Where the squares begin, from the left and from the top.
+    start: f64,
+    /// Width and height of a square.
+    square: f64,
+    names: Vec<ClassLabel>,
+    squares: Vec<MatrixCell>,
+}
+
+impl ConfusionMatrix {
+    /// A row for each class, with a square for each class that some of its pictures are taken for.
+    pub(super) fn from_confusion(names: &[String], confusion: &[Vec<u64>]) -> Self {
+        let square = match names.len() {
+            0..=MAX_NUMBERED_CLASSES => 26.0,
+            16..=25 => 22.0,
+            _ => 15.0,
+        };
+
+        let short: Vec<_> = names.iter().map(|name| truncate_name(name)).collect();
+        let start = short
+            .iter()
+            .map(|name| text_width(name))
+            .fold(0.0, f64::max)
+            + GAP;
+        let place = |class: usize| start + class as f64 * square;
+        let name = |(class, short): (usize, String)| ClassLabel {
+            at: place(class) + square / 2.0,
+            short,
+            name: names[class].clone(),
+        };
+
+        let of = |(class, row): (usize, &Vec<u64>)| {
+            let all: u64 = row.iter().sum();
+            let taken = row.iter().enumerate().filter(|&(_, &images)| images > 0);
+            let draw = |(other, &images): (usize, &u64)| {
+                let share = images as f64 / all as f64;
+                let label =
+                    (names.len() <= MAX_NUMBERED_CLASSES).then(|| format!("{:.0}", 100.0 * share));
+                MatrixCell {
+                    x: place(other),
+                    y: place(class),
+                    right: other == class,
+                    fill: (share.max(MIN_FILL) * 100.0).round() / 100.0,
+                    label,
+                    told: format!("{} → {}: {images} of {all}", names[class], names[other]),
+                }
+            };
+
+            taken.map(draw).collect::<Vec<_>>()
+        };
+
+        Self {
+            side: place(names.len()) + 1.0,
+            start,
+            square,
+            squares: confusion.iter().enumerate().flat_map(of).collect(),
+            names: short.into_iter().enumerate().map(name).collect(),
+        }
+    }
+}
+
+fn text_width(name: &str) -> f64 {
+    let letter = |letter: char| {
+        if letter.is_ascii() {
+            LETTER_WIDTHS.0
+        } else {
+            LETTER_WIDTHS.1
+        }
+    };
+
+    name.chars().map(letter).sum()
+}
+
+/// As much of a name as there is room for.
+fn truncate_name(name: &str) -> String {
+    if text_width(name) <= MAX_NAME_WIDTH {
+        return name.to_owned();
+    }
+
+    let mut kept = String::new();
+    for letter in name.chars() {
+        if text_width(&kept) + 2.0 * LETTER_WIDTHS.1 > MAX_NAME_WIDTH {
+            break;
+        }
+        kept.push(letter);
+    }
+
+    kept + "…"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_a_class_and_a_square_what_it_is_taken_for() {
+        let names = ["猫", "dog"].map(String::from);
+        let matrix = ConfusionMatrix::from_confusion(&names, &[vec![3, 1], vec![0, 0]]);
+        let squares: Vec<_> = matrix
+            .squares
+            .iter()
+            .map(|one| (one.right, one.fill))
+            .collect();
+
+        assert_eq!(
+            squares,
+            [(true, 0.75), (false, 0.25)],
+            "nothing for a class without pictures"
+        );
+
+        let [own, other] = <[MatrixCell; 2]>::try_from(matrix.squares).unwrap();
+        assert_eq!((own.x, own.y), (matrix.start, matrix.start));
+        assert_eq!(
+            (other.x, other.y),
+            (matrix.start + matrix.square, matrix.start)
+        );
+
+        assert_eq!(other.told, "猫 → dog: 1 of 4");
+        assert_eq!(other.label.as_deref(), Some("25"));
+    }
+
+    #[test]
+    fn long_names_are_cut_and_many_classes_have_small_squares_without_numbers() {
+        let names: Vec<_> = (0..40)
+            .map(|class| format!("一个名字很长很长的类别{class}"))
+            .collect();
+
+        let confusion: Vec<_> = (0..40).map(|_| vec![1; 40]).collect();
+        let matrix = ConfusionMatrix::from_confusion(&names, &confusion);
+        assert!(
+            matrix
+                .names
+                .iter()
+                .all(|name| text_width(&name.short) <= MAX_NAME_WIDTH + LETTER_WIDTHS.1)
+        );
+
+        assert!(matrix.names[0].short.ends_with('…') && matrix.names[0].name.ends_with('0'));
+        assert!(
+            matrix
+                .squares
+                .iter()
+                .all(|one| one.label.is_none() && one.fill == MIN_FILL)
+        );
+
+        assert!(matrix.side < 800.0, "{}", matrix.side);
+    }
+}

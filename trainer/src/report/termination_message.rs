@@ -1,0 +1,212 @@
+//! The file that Kubernetes keeps of a container when it has ended: the last report, made to fit.
+//! Never decides what a report says.
+
+use std::path::{Path, PathBuf};
+
+use cnclip_crds::{names, report::ProgressReport};
+
+/// Kubernetes cuts longer messages off, and half a JSON object says nothing.
+pub const MAX_MESSAGE_BYTES: usize = 4096;
+
+/// Where last words go: the file named by `CNCLIP_TERMINATION_LOG`, or Kubernetes' own if there is one.
+pub fn termination_log_path() -> Option<PathBuf> {
+    let own = Path::new(names::TERMINATION_LOG);
+    let named = std::env::var_os(names::ENV_TERMINATION_LOG).filter(|path| !path.is_empty());
+    named
+        .map(PathBuf::from)
+        .or_else(|| own.exists().then(|| own.to_owned()))
+}
+
+/// A report as JSON of at most [`MOST_BYTES`].
+///
+/// # Guarantees
+/// Always a whole [`Report`]. What is too long goes in this order: results from the first, for those
+/// were told before, checkpoints from the oldest but not the newest, the
+/// validations, and the end of the failure's message.
+pub fn to_bounded_json(report: &ProgressReport) -> String {
+    let mut report = report.clone();
+    loop {
+        let text = serde_json::to_string(&report).unwrap_or_default();
+        let Some(excess) = text
+            .len()
+            .checked_sub(MAX_MESSAGE_BYTES)
+            .filter(|&excess| excess > 0)
+        else {
+            return text;
+        };
+
+        shorten_report(&mut report, excess);
+    }
+}
+
+fn shorten_report(report: &mut ProgressReport, excess: usize) {
+    if !report.results.is_empty() {
+        report.results.remove(0);
+        return;
+    }
+
+    if report.checkpoints.len() > 1 {
+        report.checkpoints.pop();
+        return;
+    }
+
+    if report.validation.take().is_some() || report.best.take().is_some() {
+        return;
+    }
+
+    match report.failure.as_mut().map(|failure| &mut failure.message) {
+        Some(message) if message.len() > "…".len() => {
+            // A byte of the message is at most six of JSON: this never cuts more than it must.
+            let kept = message.len().saturating_sub(excess / 6 + "…".len() + 1);
+            message.truncate(message.floor_char_boundary(kept));
+            message.push('…');
+        }
+        // Only names that the contract bounds are left; were they longer, no report is the answer.
+        _ => {
+            *report = ProgressReport {
+                reported_at: report.reported_at,
+                ..ProgressReport::default()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cnclip_crds::report::{
+        CheckpointReport, FailureReport, RetrievalRecalls, RetrievalScores, TaskResult, TaskScores,
+        TrainerActivity, ValidationReport,
+    };
+
+    use super::*;
+
+    fn report() -> ProgressReport {
+        ProgressReport {
+            step: 48_200,
+            activity: TrainerActivity::Failed,
+            ..ProgressReport::default()
+        }
+    }
+
+    fn result(name: String) -> TaskResult {
+        let dataset = "s3://data/flickr30k-cn/test/".into();
+        let scores = RetrievalScores {
+            texts: 5,
+            recalls: Some(RetrievalRecalls::default()),
+            threshold: None,
+        };
+
+        let digest = String::new();
+        let measured = TaskScores::Retrieval(scores);
+        TaskResult {
+            name,
+            dataset,
+            digest,
+            images: 1,
+            seconds: 0.5,
+            measured,
+        }
+    }
+
+    #[test]
+    fn a_report_that_fits_is_told_whole() {
+        let report = ProgressReport {
+            results: vec![result("muge".into())],
+            ..report()
+        };
+
+        assert_eq!(
+            serde_json::from_str::<ProgressReport>(&to_bounded_json(&report)).unwrap(),
+            report
+        );
+    }
+
+    #[test]
+    fn whatever_is_too_long_the_step_and_the_start_of_the_reason_are_kept() {
+        let messages = [
+            "No".to_owned(),
+            "坏样本太多".repeat(800),
+            "\"\\\n".repeat(3000),
+        ];
+
+        let validation = ValidationReport {
+            step: 3,
+            recalls: Default::default(),
+        };
+
+        for message in messages {
+            for results in [0, 9, 200] {
+                let results = (0..results).map(|i| result(format!("任务-{i}"))).collect();
+                let failure = Some(FailureReport {
+                    exit_code: 65,
+                    message: message.clone(),
+                });
+
+                let report = ProgressReport {
+                    results,
+                    failure,
+                    validation: Some(validation),
+                    ..report()
+                };
+
+                let text = to_bounded_json(&report);
+                assert!(text.len() <= MAX_MESSAGE_BYTES, "{}", text.len());
+                let kept: ProgressReport = serde_json::from_str(&text).unwrap();
+                assert_eq!(
+                    (kept.step, kept.activity),
+                    (48_200, TrainerActivity::Failed)
+                );
+                let kept = kept.failure.unwrap();
+
+                assert_eq!(kept.exit_code, 65);
+                let start: String = message.chars().take(2).collect();
+                assert!(kept.message.starts_with(&start), "{}", kept.message);
+            }
+        }
+    }
+
+    #[test]
+    fn as_many_results_as_fit_are_kept() {
+        let results = (0..200).map(|i| result(format!("task-{i}"))).collect();
+        let kept: ProgressReport = serde_json::from_str(&to_bounded_json(&ProgressReport {
+            results,
+            ..report()
+        }))
+        .unwrap();
+
+        assert!(kept.results.len() > 5, "{}", kept.results.len());
+        assert_eq!(kept.results.last().unwrap().name, "task-199");
+    }
+
+    #[test]
+    fn checkpoints_go_before_the_reason_and_the_newest_stays() {
+        let saved = |step: i64| CheckpointReport {
+            step,
+            uri: "目".repeat(300),
+            digest: "d".repeat(64),
+            written_at: 1,
+        };
+
+        let message = "Why. ".repeat(100);
+        let report = ProgressReport {
+            checkpoints: (1..9).rev().map(saved).collect(),
+            failure: Some(FailureReport {
+                exit_code: 65,
+                message: message.clone(),
+            }),
+            ..report()
+        };
+
+        let kept: ProgressReport = serde_json::from_str(&to_bounded_json(&report)).unwrap();
+        assert_eq!(kept.failure.unwrap().message, message);
+        let steps: Vec<_> = kept.checkpoints.iter().map(|saved| saved.step).collect();
+        assert!(steps.starts_with(&[8]) && steps.len() < 8, "{steps:?}");
+    }
+
+    #[test]
+    fn names_beyond_all_bounds_still_leave_a_report() {
+        let mut report = report();
+        report.pod_uid = "x".repeat(5000);
+        assert!(serde_json::from_str::<ProgressReport>(&to_bounded_json(&report)).is_ok());
+    }
+}

@@ -1,0 +1,71 @@
+//! A model's tensors as the bytes of a safetensors file, under the reference's names.
+
+use std::borrow::Cow;
+
+use safetensors::tensor::{Dtype, View, serialize};
+
+use cnclip_compute::params::Params;
+use cnclip_compute::tensor;
+
+/// A tensor on its way into a file.
+pub(super) struct OutgoingTensor<'a> {
+    pub(super) name: Cow<'a, str>,
+    pub(super) shape: &'a [usize],
+    pub(super) values: tensor::TensorView<'a>,
+}
+
+impl OutgoingTensor<'_> {
+    /// PyTorch counts batches in integers.
+    fn is_batch_counter(&self) -> bool {
+        self.name.ends_with("num_batches_tracked")
+    }
+}
+
+impl View for &OutgoingTensor<'_> {
+    fn dtype(&self) -> Dtype {
+        if self.is_batch_counter() {
+            Dtype::I64
+        } else {
+            Dtype::F32
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let values = self.values.to_host();
+        let values = values.iter();
+        Cow::Owned(match self.dtype() {
+            Dtype::I64 => values
+                .flat_map(|&value| (value as i64).to_le_bytes())
+                .collect(),
+            _ => values.flat_map(|value| value.to_le_bytes()).collect(),
+        })
+    }
+
+    fn data_len(&self) -> usize {
+        self.values.len() * if self.is_batch_counter() { 8 } else { 4 }
+    }
+}
+
+/// A model as safetensors.
+pub fn write_safetensors(params: &Params) -> Vec<u8> {
+    serialize_tensors(
+        params
+            .named_tensors()
+            .map(|(segment, values)| OutgoingTensor {
+                name: Cow::Borrowed(&segment.name),
+                shape: &segment.shape,
+                values,
+            }),
+    )
+}
+
+#[expect(clippy::expect_used, reason = "shapes and lengths come from one table")]
+pub(super) fn serialize_tensors<'a>(tensors: impl Iterator<Item = OutgoingTensor<'a>>) -> Vec<u8> {
+    let tensors: Vec<OutgoingTensor<'a>> = tensors.collect();
+    let named = tensors.iter().map(|tensor| (&*tensor.name, tensor));
+    serialize(named, None).expect("tensors of matching sizes")
+}

@@ -1,0 +1,188 @@
+//! A tensor where it lies: what it is, and how its values are read when somebody wants them. Never
+//! holds values.
+
+use std::sync::Arc;
+
+use super::Tensor;
+use super::dtype_convert::{Dtype, converter_for, dtype_size};
+use super::tensor_file::{DataLocation, TensorFile};
+use crate::error::{Error, Result};
+
+/// So many bytes are on their way at a time.
+const WINDOW_BYTES: usize = 64 << 20;
+
+/// A tensor in a file. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct StoredTensor {
+    shape: Vec<usize>,
+    /// One behind the other on the first axis.
+    blocks: Vec<StridedBlock>,
+}
+
+impl StoredTensor {
+    pub(super) fn new(block: StridedBlock) -> Self {
+        Self {
+            shape: block.shape.clone(),
+            blocks: vec![block],
+        }
+    }
+
+    /// Its shape; `[]` for a scalar.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// How many numbers it is.
+    pub fn element_count(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// The kind of its numbers: `F32`, `F16`.
+    pub fn dtype_name(&self) -> String {
+        self.blocks[0].dtype.to_string()
+    }
+
+    /// Writes its values, in rows.
+    ///
+    /// # Errors
+    /// If its file cannot be read, or is shorter than it says.
+    pub fn read_into(&self, values: &mut [f32]) -> Result<()> {
+        let mut rest = values;
+        for part in &self.blocks {
+            let (values, tail) = rest.split_at_mut(part.element_count());
+            part.read_into(values)?;
+            rest = tail;
+        }
+
+        Ok(())
+    }
+
+    /// Its values in memory of their own.
+    ///
+    /// # Errors
+    /// As [`Stored::read`].
+    pub fn to_tensor(&self) -> Result<Tensor> {
+        let mut values = vec![0.0; self.element_count()];
+        self.read_into(&mut values)?;
+        Ok(Tensor {
+            shape: self.shape.clone(),
+            values,
+        })
+    }
+
+    /// Several tensors as one, if they agree in all axes but the first.
+    pub(super) fn concat_rows(tensors: &[StoredTensor]) -> Option<Self> {
+        let (&first, rest) = tensors.first()?.shape.split_first()?;
+        let agree = |tensor: &StoredTensor| tensor.shape.get(1..) == Some(rest);
+        let rows = tensors[1..]
+            .iter()
+            .map(|tensor| agree(tensor).then(|| tensor.shape[0]));
+
+        let rows = rows.sum::<Option<usize>>()? + first;
+        let shape = [&[rows], rest].concat();
+        Some(Self {
+            shape,
+            blocks: tensors
+                .iter()
+                .flat_map(|tensor| tensor.blocks.clone())
+                .collect(),
+        })
+    }
+
+    /// The same values, rows for columns.
+    pub(super) fn transpose(mut self) -> Self {
+        self.shape.reverse();
+        for part in &mut self.blocks {
+            part.shape.reverse();
+            part.strides.reverse();
+        }
+
+        self
+    }
+}
+
+/// An array of numbers in a file.
+#[derive(Clone, Debug)]
+pub(super) struct StridedBlock {
+    pub(super) file: Arc<TensorFile>,
+    /// Where its first number lies.
+    pub(super) location: DataLocation,
+    pub(super) dtype: Dtype,
+    pub(super) shape: Vec<usize>,
+    /// Numbers from one entry of an axis to the next.
+    pub(super) strides: Vec<usize>,
+}
+
+impl StridedBlock {
+    fn element_count(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// From the first number to the last, `None` if that is more than there can be.
+    pub(super) fn span_len(&self) -> Option<usize> {
+        let last = self
+            .shape
+            .iter()
+            .zip(&self.strides)
+            .try_fold(0usize, |last, (size, stride)| {
+                last.checked_add(size.checked_sub(1)?.checked_mul(*stride)?)
+            });
+
+        last?.checked_add(1)
+    }
+
+    fn read_into(&self, values: &mut [f32]) -> Result<()> {
+        if self.strides == row_major_strides(&self.shape) {
+            return self.read_span(values);
+        }
+
+        let mut span = vec![0.0; self.span_len().unwrap_or(0)];
+        self.read_span(&mut span)?;
+        for (at, value) in values.iter_mut().enumerate() {
+            let mut rest = at;
+            let axes = self.shape.iter().zip(&self.strides).rev();
+            let place: usize = axes
+                .map(|(size, stride)| {
+                    let index = rest % size;
+                    rest /= size;
+                    index * stride
+                })
+                .sum();
+
+            *value = span[place];
+        }
+
+        Ok(())
+    }
+
+    /// The numbers as they lie, window after window.
+    fn read_span(&self, values: &mut [f32]) -> Result<()> {
+        let convert = converter_for(self.dtype).ok_or_else(|| {
+            let uri = self.file.uri();
+            let dtype = self.dtype;
+            Error::Data(format!(
+                "{uri} holds numbers of kind {dtype}, which weights do not come in"
+            ))
+        })?;
+
+        let mut start = self.file.data_offset(&self.location)?;
+        let size = dtype_size(self.dtype);
+        for window in values.chunks_mut(WINDOW_BYTES / size) {
+            let end = start + (window.len() * size) as u64;
+            convert(&self.file.read_range(start..end)?, window);
+            start = end;
+        }
+
+        Ok(())
+    }
+}
+
+/// The strides of an array that lies in rows without gaps.
+pub(super) fn row_major_strides(shape: &[usize]) -> Vec<usize> {
+    let mut strides = vec![1; shape.len()];
+    for axis in (1..shape.len()).rev() {
+        strides[axis - 1] = strides[axis] * shape[axis];
+    }
+
+    strides
+}
