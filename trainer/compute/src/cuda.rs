@@ -30,8 +30,8 @@ pub const BUILT_WITH_CUDA: bool = cfg!(feature = "cuda");
 /// If there is none, if it or its driver is too old, if a library is missing, or if this program was built
 /// without CUDA.
 #[cfg(feature = "cuda")]
-pub fn open_device(index: usize) -> Result<Device, Fault> {
-    card::Card::open(index).map(Device::new)
+pub fn open_device(index: usize) -> Result<Device, DeviceError> {
+    cuda_device::CudaDevice::open(index).map(Device::new)
 }
 
 /// The card of this number: there is none for a program that was built without CUDA.

@@ -3,7 +3,7 @@
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
-use crate::device::Fault;
+use crate::device::DeviceError;
 
 /// The oldest driver that runs what the toolkit of this build makes, as the driver counts versions.
 const MIN_DRIVER_VERSION: i32 = 13_000;
@@ -11,16 +11,16 @@ const MIN_DRIVER_VERSION: i32 = 13_000;
 /// A name that CUDA gave something. CUDA guards what the name stands for, whichever thread says it.
 pub(super) struct RawHandle<T>(pub(super) *mut T);
 
-impl<T> Clone for Handle<T> {
+impl<T> Clone for RawHandle<T> {
     fn clone(&self) -> Self {
         *self
     }
 }
-impl<T> Copy for Handle<T> {}
+impl<T> Copy for RawHandle<T> {}
 // SAFETY: the pointer is never followed here, and the driver takes it from any thread.
-unsafe impl<T> Send for Handle<T> {}
+unsafe impl<T> Send for RawHandle<T> {}
 // SAFETY: as above.
-unsafe impl<T> Sync for Handle<T> {}
+unsafe impl<T> Sync for RawHandle<T> {}
 
 /// A driver that answers.
 pub(super) struct CudaDriver {
@@ -29,7 +29,7 @@ pub(super) struct CudaDriver {
     pub(super) device_count: usize,
 }
 
-impl Driver {
+impl CudaDriver {
     /// The newest CUDA that it can serve.
     pub(super) fn cuda_version(&self) -> String {
         format!("{}.{}", self.version / 1000, self.version % 1000 / 10)
@@ -40,30 +40,32 @@ impl Driver {
 ///
 /// # Errors
 /// If there is none, if it is too old, or if it does not answer.
-pub(super) fn init_driver() -> Result<Driver, Fault> {
+pub(super) fn init_driver() -> Result<CudaDriver, DeviceError> {
     let doing = "cannot use CUDA";
     // SAFETY: loads the driver's library and lets go of it.
     if !unsafe { sys::is_culib_present() } {
         let found = "this machine has no NVIDIA driver: the loader finds no libcuda.so.1; in a pod, \
                      ask for nvidia.com/gpu";
-        return Err(Fault::broken(doing, found));
+        return Err(DeviceError::broken(doing, found));
     }
 
     let mut version = 0;
     // SAFETY: writes one number, and may be called before everything else.
     let answer = unsafe { sys::cuDriverGetVersion(&raw mut version) };
-    answer.result().map_err(|error| told(doing, error))?;
-    let mut driver = Driver { version, cards: 0 };
+    answer
+        .result()
+        .map_err(|error| to_device_error(doing, error))?;
+    let mut driver = CudaDriver { version, cards: 0 };
 
-    if version < OLDEST {
+    if version < MIN_DRIVER_VERSION {
         let version = driver.version();
         let found =
             format!("the driver serves CUDA up to {version}; 13.0 needs driver 580 or newer");
-        return Err(Fault::broken(doing, found));
+        return Err(DeviceError::broken(doing, found));
     }
 
-    result::init().map_err(|error| told(doing, error))?;
-    let cards = result::device::get_count().map_err(|error| told(doing, error))?;
+    result::init().map_err(|error| to_device_error(doing, error))?;
+    let cards = result::device::get_count().map_err(|error| to_device_error(doing, error))?;
     driver.cards = usize::try_from(cards).unwrap_or_default();
     Ok(driver)
 }
@@ -75,28 +77,30 @@ pub(super) struct DeviceOrdinal(sys::CUdevice);
 ///
 /// # Errors
 /// If there is no driver or no such card.
-pub(super) fn find_device(index: usize) -> Result<Place, Fault> {
+pub(super) fn find_device(index: usize) -> Result<DeviceOrdinal, DeviceError> {
     let doing = format!("cannot use CUDA device {index}");
-    let cards = driver()?.cards;
+    let cards = init_driver()?.cards;
     if index >= cards {
-        return Err(Fault::broken(
+        return Err(DeviceError::broken(
             doing,
             format!("this process sees {cards}, counted from 0"),
         ));
     }
 
-    let device = result::device::get(index as i32).map_err(|error| told(&doing, error))?;
-    Ok(Place(device))
+    let device =
+        result::device::get(index as i32).map_err(|error| to_device_error(&doing, error))?;
+    Ok(DeviceOrdinal(device))
 }
 
-impl Place {
+impl DeviceOrdinal {
     /// As its maker calls it.
-    pub(super) fn device_name(&self) -> Result<String, Fault> {
-        result::device::get_name(self.0).map_err(|error| told("cannot name a card", error))
+    pub(super) fn device_name(&self) -> Result<String, DeviceError> {
+        result::device::get_name(self.0)
+            .map_err(|error| to_device_error("cannot name a card", error))
     }
 
     /// The generation of its instructions.
-    pub(super) fn compute_capability(&self) -> Result<(i32, i32), Fault> {
+    pub(super) fn compute_capability(&self) -> Result<(i32, i32), DeviceError> {
         use sys::CUdevice_attribute as Attribute;
         let [major, minor] = [
             Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
@@ -104,34 +108,38 @@ impl Place {
         ]
         // SAFETY: the device comes from the driver.
         .map(|attribute| unsafe { result::device::get_attribute(self.0, attribute) });
-        let tell = |error| told("cannot ask a card for its generation", error);
+        let tell = |error| to_device_error("cannot ask a card for its generation", error);
 
         Ok((major.map_err(tell)?, minor.map_err(tell)?))
     }
 
     /// Bytes of its memory.
-    pub(super) fn total_memory(&self) -> Result<u64, Fault> {
+    pub(super) fn total_memory(&self) -> Result<u64, DeviceError> {
         // SAFETY: the device comes from the driver.
         let bytes = unsafe { result::device::total_mem(self.0) };
-        Ok(bytes.map_err(|error| told("cannot ask a card for its memory", error))? as u64)
+        Ok(
+            bytes.map_err(|error| to_device_error("cannot ask a card for its memory", error))?
+                as u64,
+        )
     }
 }
 
 /// This process's use of a card; given up when it is dropped.
 pub(super) struct CudaContext {
     device: sys::CUdevice,
-    context: Handle<sys::CUctx_st>,
+    context: RawHandle<sys::CUctx_st>,
 }
 
-impl Context {
+impl CudaContext {
     /// Begins to use a card, on this thread too.
-    pub(super) fn new(place: Place) -> Result<Self, Fault> {
+    pub(super) fn new(place: DeviceOrdinal) -> Result<Self, DeviceError> {
         // SAFETY: the device comes from the driver.
         let context = unsafe { result::primary_ctx::retain(place.0) };
-        let context = context.map_err(|error| told("cannot begin to use a card", error))?;
+        let context =
+            context.map_err(|error| to_device_error("cannot begin to use a card", error))?;
         let context = Self {
             device: place.0,
-            context: Handle(context),
+            context: RawHandle(context),
         };
 
         context.enter()?;
@@ -139,14 +147,14 @@ impl Context {
     }
 
     /// Lets this thread's calls go to the card.
-    pub(super) fn make_current(&self) -> Result<(), Fault> {
+    pub(super) fn make_current(&self) -> Result<(), DeviceError> {
         // SAFETY: the context is kept until it is dropped.
         let entered = unsafe { result::ctx::set_current(self.context.0) };
-        entered.map_err(|error| told("cannot use a card from another thread", error))
+        entered.map_err(|error| to_device_error("cannot use a card from another thread", error))
     }
 }
 
-impl Drop for Context {
+impl Drop for CudaContext {
     fn drop(&mut self) {
         // SAFETY: it was kept once, and is given up once. Nobody is left to be told of a fault.
         let _ = unsafe { result::primary_ctx::release(self.device) };
@@ -154,11 +162,11 @@ impl Drop for Context {
 }
 
 /// What the driver answered, as a fault.
-pub(super) fn to_device_error(doing: &str, error: DriverError) -> Fault {
+pub(super) fn to_device_error(doing: &str, error: DriverError) -> DeviceError {
     let [what, name] = [error.error_string(), error.error_name()]
         .map(|text| text.map_or_else(|_| String::new(), |text| text.to_string_lossy().into()));
     match name.is_empty() {
-        true => Fault::broken(doing, format!("CUDA error {}", error.0 as u32)),
-        false => Fault::broken(doing, format!("{what} ({name})")),
+        true => DeviceError::broken(doing, format!("CUDA error {}", error.0 as u32)),
+        false => DeviceError::broken(doing, format!("{what} ({name})")),
     }
 }

@@ -5,64 +5,66 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
-use super::context::{self, Context, Handle, told};
-use super::kernels::Kernels;
-use super::peers;
-use super::products::Products;
-use super::staging::Staging;
-use crate::device::{Address, Driver, Fault, Launch, Peers, Product};
+use super::context::{self, CudaContext, RawHandle, to_device_error};
+use super::gemm_cache::GemmCache;
+use super::kernels::KernelModules;
+use super::nccl_communicator;
+use super::staging::StagingBuffers;
+use crate::device::{
+    DeviceAddress, DeviceCommunicator, DeviceDriver, DeviceError, Gemm, KernelLaunch,
+};
 
 /// A card that is used.
 pub(super) struct CudaDevice {
     name: String,
     // Dropped in this order: the context last.
-    gemm_cache: Mutex<Products>,
-    staging: Mutex<Staging>,
-    kernels: Kernels,
-    stream: Stream,
-    context: Context,
+    gemm_cache: Mutex<GemmCache>,
+    staging: Mutex<StagingBuffers>,
+    kernels: KernelModules,
+    stream: CudaStream,
+    context: CudaContext,
 }
 
 /// Work of a card in its order.
-struct CudaStream(Handle<sys::CUstream_st>);
+struct CudaStream(RawHandle<sys::CUstream_st>);
 
-impl Stream {
-    fn new() -> Result<Self, Fault> {
+impl CudaStream {
+    fn new() -> Result<Self, DeviceError> {
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking);
         stream
-            .map(|stream| Self(Handle(stream)))
-            .map_err(|error| told("cannot make a stream", error))
+            .map(|stream| Self(RawHandle(stream)))
+            .map_err(|error| to_device_error("cannot make a stream", error))
     }
 }
 
-impl Drop for Stream {
+impl Drop for CudaStream {
     fn drop(&mut self) {
         // SAFETY: it was made once, and nothing uses it any more. Nobody is left to be told of a fault.
         let _ = unsafe { result::stream::destroy(self.0.0) };
     }
 }
 
-impl Card {
+impl CudaDevice {
     /// Begins to use a card.
-    pub(super) fn open(index: usize) -> Result<Self, Fault> {
-        let place = context::card(index)?;
+    pub(super) fn open(index: usize) -> Result<Self, DeviceError> {
+        let place = context::find_device(index)?;
         let name = place.name()?;
         let (major, minor) = place.capability()?;
 
         if major < 8 {
             let found =
                 format!("{name} is of generation {major}.{minor}; 8.0 (A100) is the oldest");
-            return Err(Fault::broken(
+            return Err(DeviceError::broken(
                 format!("cannot use CUDA device {index}"),
                 found,
             ));
         }
 
-        let context = Context::new(place)?;
-        let stream = Stream::new()?;
-        let kernels = Kernels::load()?;
-        let staging = Mutex::new(Staging::new()?);
-        let products = Mutex::new(Products::new()?);
+        let context = CudaContext::new(place)?;
+        let stream = CudaStream::new()?;
+        let kernels = KernelModules::load()?;
+        let staging = Mutex::new(StagingBuffers::new()?);
+        let products = Mutex::new(GemmCache::new()?);
 
         Ok(Self {
             name,
@@ -83,52 +85,54 @@ impl Card {
         &self,
         doing: &str,
         work: impl FnOnce(sys::CUstream) -> Result<(), DriverError>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), DeviceError> {
         self.context.enter()?;
-        work(self.stream()).map_err(|error| told(doing, error))
+        work(self.stream()).map_err(|error| to_device_error(doing, error))
     }
 }
 
-impl std::fmt::Debug for Card {
+impl std::fmt::Debug for CudaDevice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.name)
     }
 }
 
-impl Driver for Card {
+impl DeviceDriver for CudaDevice {
     fn name(&self) -> String {
         self.name.clone()
     }
 
-    fn memory(&self) -> Result<(u64, u64), Fault> {
+    fn memory(&self) -> Result<(u64, u64), DeviceError> {
         self.context.enter()?;
         let (free, all) = result::mem_get_info()
-            .map_err(|error| told("cannot ask a card for its free memory", error))?;
+            .map_err(|error| to_device_error("cannot ask a card for its free memory", error))?;
         Ok((free as u64, all as u64))
     }
 
-    fn allocate(&self, bytes: usize) -> Result<Address, Fault> {
+    fn allocate(&self, bytes: usize) -> Result<DeviceAddress, DeviceError> {
         self.context.enter()?;
         // SAFETY: whoever asks gives it back by `free`, once.
         match unsafe { result::malloc_sync(bytes) } {
             Err(error) if error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
                 let (free, all) = self.memory()?;
-                Err(Fault::OutOfMemory {
+                Err(DeviceError::OutOfMemory {
                     wanted: bytes as u64,
                     free,
                     all,
                 })
             }
-            answer => answer.map_err(|error| told("cannot reserve a card's memory", error)),
+            answer => {
+                answer.map_err(|error| to_device_error("cannot reserve a card's memory", error))
+            }
         }
     }
 
-    fn free(&self, at: Address) {
+    fn free(&self, at: DeviceAddress) {
         // SAFETY: `at` comes from `allocate`. Nobody is left to be told of a fault.
         let _ = self.ask("", |_| unsafe { result::free_sync(at) });
     }
 
-    fn clear(&self, at: Address, bytes: usize) -> Result<(), Fault> {
+    fn clear(&self, at: DeviceAddress, bytes: usize) -> Result<(), DeviceError> {
         if bytes == 0 {
             return Ok(());
         }
@@ -139,7 +143,12 @@ impl Driver for Card {
         })
     }
 
-    fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<(), Fault> {
+    fn copy(
+        &self,
+        from: DeviceAddress,
+        to: DeviceAddress,
+        bytes: usize,
+    ) -> Result<(), DeviceError> {
         if bytes == 0 {
             return Ok(());
         }
@@ -150,12 +159,12 @@ impl Driver for Card {
         })
     }
 
-    fn upload(&self, from: &[u8], to: Address) -> Result<(), Fault> {
+    fn upload(&self, from: &[u8], to: DeviceAddress) -> Result<(), DeviceError> {
         self.context.enter()?;
-        locked(&self.staging).send(from, to, self.stream())
+        lock_ignoring_poison(&self.staging).send(from, to, self.stream())
     }
 
-    fn download(&self, from: Address, to: &mut [u8]) -> Result<(), Fault> {
+    fn download(&self, from: DeviceAddress, to: &mut [u8]) -> Result<(), DeviceError> {
         if to.is_empty() {
             return self.wait();
         }
@@ -168,17 +177,17 @@ impl Driver for Card {
         self.wait()
     }
 
-    fn launch(&self, launch: &Launch) -> Result<(), Fault> {
+    fn launch(&self, launch: &KernelLaunch) -> Result<(), DeviceError> {
         self.context.enter()?;
         self.kernels.launch(launch, self.stream())
     }
 
-    fn multiply(&self, product: &Product) -> Result<(), Fault> {
+    fn multiply(&self, product: &Gemm) -> Result<(), DeviceError> {
         self.context.enter()?;
-        locked(&self.products).multiply(product, self.stream())
+        lock_ignoring_poison(&self.products).multiply(product, self.stream())
     }
 
-    fn wait(&self) -> Result<(), Fault> {
+    fn wait(&self) -> Result<(), DeviceError> {
         // SAFETY: the stream lives as long as the card.
         self.ask(
             "something that was asked of the card failed",
@@ -186,19 +195,24 @@ impl Driver for Card {
         )
     }
 
-    fn invite(&self) -> Result<Vec<u8>, Fault> {
+    fn invite(&self) -> Result<Vec<u8>, DeviceError> {
         self.context.enter()?;
-        peers::invite()
+        nccl_communicator::invite()
     }
 
-    fn join(&self, invitation: &[u8], rank: usize, count: usize) -> Result<Box<dyn Peers>, Fault> {
+    fn join(
+        &self,
+        invitation: &[u8],
+        rank: usize,
+        count: usize,
+    ) -> Result<Box<dyn DeviceCommunicator>, DeviceError> {
         self.context.enter()?;
-        let ring = peers::Ring::join(invitation, (rank, count), self.stream())?;
+        let ring = nccl_communicator::Ring::join(invitation, (rank, count), self.stream())?;
         Ok(Box::new(ring))
     }
 }
 
-impl Drop for Card {
+impl Drop for CudaDevice {
     fn drop(&mut self) {
         // What is dropped after this belongs to the card, on this thread too.
         let _ = self.wait();

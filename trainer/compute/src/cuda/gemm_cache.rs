@@ -7,9 +7,9 @@ use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys;
 use cudarc::driver;
 
-use super::context::{Handle, told};
-use super::plan::{Key, Plan};
-use crate::device::{Fault, Product};
+use super::context::{RawHandle, to_device_error};
+use super::gemm_plan::{GemmPlan, GemmPlanKey};
+use crate::device::{DeviceError, Gemm};
 
 /// Bytes that a product may use beside its operands: what NVIDIA recommends for Hopper.
 pub(super) const WORKSPACE_BYTES: usize = 32 << 20;
@@ -18,31 +18,31 @@ const MAX_PLANS: usize = 4096;
 
 /// What makes products on one card.
 pub(super) struct GemmCache {
-    library: Handle<sys::cublasLtContext>,
+    library: RawHandle<sys::cublasLtContext>,
     workspace: driver::sys::CUdeviceptr,
-    plans: HashMap<Key, Plan>,
+    plans: HashMap<GemmPlanKey, GemmPlan>,
     /// Counts products, to know which plans were used last.
     clock: u64,
 }
 
-impl Products {
+impl GemmCache {
     /// For the card of this thread.
-    pub(super) fn new() -> Result<Self, Fault> {
+    pub(super) fn new() -> Result<Self, DeviceError> {
         let doing = "cannot multiply on a card";
         // SAFETY: loads the library and lets go of it.
         if !unsafe { sys::is_culib_present() } {
             let found = "the loader finds no libcublasLt.so.13; use the image trainer-cuda, or name its \
                          folder in LD_LIBRARY_PATH";
-            return Err(Fault::broken(doing, found));
+            return Err(DeviceError::broken(doing, found));
         }
 
-        let library = result::create_handle().map_err(|error| failed(doing, error))?;
+        let library = result::create_handle().map_err(|error| cublas_error(doing, error))?;
         // SAFETY: it is given back when this is dropped.
-        let workspace = unsafe { driver::result::malloc_sync(WORKSPACE) };
-        let workspace = workspace.map_err(|error| told(doing, error))?;
+        let workspace = unsafe { driver::result::malloc_sync(WORKSPACE_BYTES) };
+        let workspace = workspace.map_err(|error| to_device_error(doing, error))?;
 
         Ok(Self {
-            library: Handle(library),
+            library: RawHandle(library),
             workspace,
             plans: HashMap::new(),
             clock: 0,
@@ -52,21 +52,21 @@ impl Products {
     /// Has the stream multiply.
     pub(super) fn gemm(
         &mut self,
-        product: &Product,
+        product: &Gemm,
         stream: driver::sys::CUstream,
-    ) -> Result<(), Fault> {
-        let Product { a, b, target, .. } = product;
+    ) -> Result<(), DeviceError> {
+        let Gemm { a, b, target, .. } = product;
         if target.rows * target.cols * product.batch == 0 {
             return Ok(());
         }
 
-        let doing = || describe(product);
+        let doing = || describe_gemm(product);
         let plan = self
             .plan(product)
-            .map_err(|error| failed(&doing(), error))?;
+            .map_err(|error| cublas_error(&doing(), error))?;
 
         plan.set_bias(product.bias)
-            .map_err(|error| failed(&doing(), error))?;
+            .map_err(|error| cublas_error(&doing(), error))?;
         let scale = product.scale;
         let kept = f32::from(u8::from(product.add));
         let [first, second, out] =
@@ -93,26 +93,26 @@ impl Products {
                 plan.target,
                 plan.algorithm,
                 workspace as *mut c_void,
-                WORKSPACE,
+                WORKSPACE_BYTES,
                 stream.cast(),
             )
         };
 
-        done.map_err(|error| failed(&doing(), error))
+        done.map_err(|error| cublas_error(&doing(), error))
     }
 
     /// The plan of a product, made if it is new.
-    fn find_or_create_plan(&mut self, product: &Product) -> Result<&mut Plan, CublasError> {
+    fn find_or_create_plan(&mut self, product: &Gemm) -> Result<&mut GemmPlan, CublasError> {
         self.clock += 1;
-        let key = Key::of(product);
-        if self.plans.len() >= PLANS && !self.plans.contains_key(&key) {
+        let key = GemmPlanKey::of(product);
+        if self.plans.len() >= MAX_PLANS && !self.plans.contains_key(&key) {
             self.forget();
         }
 
         let plan = match self.plans.entry(key) {
             std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
             std::collections::hash_map::Entry::Vacant(new) => {
-                new.insert(Plan::new(self.library.0, product)?)
+                new.insert(GemmPlan::new(self.library.0, product)?)
             }
         };
 
@@ -129,7 +129,7 @@ impl Products {
     }
 }
 
-impl Drop for Products {
+impl Drop for GemmCache {
     fn drop(&mut self) {
         self.plans.clear();
         // SAFETY: both were made once, and nothing runs any more. Nobody is left to be told of a fault.
@@ -141,8 +141,8 @@ impl Drop for Products {
 }
 
 /// What was tried, for people.
-fn describe_gemm(product: &Product) -> String {
-    let side = |m: crate::device::Operand| {
+fn describe_gemm(product: &Gemm) -> String {
+    let side = |m: crate::device::MatrixDesc| {
         let sign = if m.transposed { "ᵀ" } else { "" };
         format!(
             "{:?} {}×{}{sign} every {}",
@@ -150,7 +150,7 @@ fn describe_gemm(product: &Product) -> String {
         )
     };
 
-    let Product {
+    let Gemm {
         a,
         b,
         target,
@@ -166,6 +166,6 @@ fn describe_gemm(product: &Product) -> String {
     )
 }
 
-fn cublas_error(doing: &str, error: CublasError) -> Fault {
-    Fault::broken(doing, format!("cublasLt answers {error}"))
+fn cublas_error(doing: &str, error: CublasError) -> DeviceError {
+    DeviceError::broken(doing, format!("cublasLt answers {error}"))
 }

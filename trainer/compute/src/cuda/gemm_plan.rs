@@ -8,9 +8,9 @@ use sys::cublasLtMatmulDescAttributes_t as Attribute;
 use sys::cublasLtMatmulPreferenceAttributes_t as Preference;
 use sys::cublasLtMatrixLayoutAttribute_t as LayoutAttribute;
 
-use super::context::Handle;
-use super::products::WORKSPACE;
-use crate::device::{Address, Format, Operand, Product};
+use super::context::RawHandle;
+use super::gemm_cache::WORKSPACE_BYTES;
+use crate::device::{DType, DeviceAddress, Gemm, MatrixDesc};
 
 /// Alignment that makes no difference any more.
 const MAX_USEFUL_ALIGNMENT: u64 = 16;
@@ -18,45 +18,45 @@ const MAX_USEFUL_ALIGNMENT: u64 = 16;
 /// What two products have in common that are done in the same way.
 #[derive(PartialEq, Eq, Hash)]
 pub(super) struct GemmPlanKey {
-    operands: [Operand; 3],
-    bias: Option<Address>,
+    operands: [MatrixDesc; 3],
+    bias: Option<DeviceAddress>,
     batch: usize,
 }
 
-impl Key {
-    pub(super) fn from_gemm(product: &Product) -> Self {
+impl GemmPlanKey {
+    pub(super) fn from_gemm(product: &Gemm) -> Self {
         // Only how far an address is aligned decides.
-        let operands = [product.a, product.b, product.target].map(|operand| Operand {
-            address: alignment(operand.address),
+        let operands = [product.a, product.b, product.target].map(|operand| MatrixDesc {
+            address: address_alignment(operand.address),
             ..operand
         });
 
         Self {
             operands,
-            bias: product.bias.map(alignment),
+            bias: product.bias.map(address_alignment),
             batch: product.batch,
         }
     }
 }
 
-fn address_alignment(address: Address) -> u64 {
-    (1 << address.trailing_zeros().min(63)).min(ALIGNMENT)
+fn address_alignment(address: DeviceAddress) -> u64 {
+    (1 << address.trailing_zeros().min(63)).min(MAX_USEFUL_ALIGNMENT)
 }
 
 /// A kind of product, planned. cublasLt counts columns first, so each matrix is its own transpose there, and
 /// `target = a · b` is `targetᵀ = bᵀ · aᵀ`: the second factor comes first.
 pub(super) struct GemmPlan {
-    matmul_desc: Description,
-    first: Layout,
-    second: Layout,
-    target: Layout,
+    matmul_desc: MatmulDesc,
+    first: MatrixLayout,
+    second: MatrixLayout,
+    target: MatrixLayout,
     algorithm: sys::cublasLtMatmulAlgo_t,
     /// When it was used last.
     pub(super) last_used: u64,
 }
 
 // SAFETY: the algorithm is plain data without pointers of this process's memory.
-unsafe impl Send for Plan {}
+unsafe impl Send for GemmPlan {}
 
 /// The parts of a plan as cublasLt takes them.
 pub(super) struct GemmPlanHandles {
@@ -67,20 +67,17 @@ pub(super) struct GemmPlanHandles {
     pub(super) algorithm: *const sys::cublasLtMatmulAlgo_t,
 }
 
-impl Plan {
+impl GemmPlan {
     /// Asks cublasLt for the fastest way.
-    pub(super) fn new(
-        library: sys::cublasLtHandle_t,
-        product: &Product,
-    ) -> Result<Self, CublasError> {
-        let Product { a, b, target, .. } = product;
-        let description = Description::new(product)?;
+    pub(super) fn new(library: sys::cublasLtHandle_t, product: &Gemm) -> Result<Self, CublasError> {
+        let Gemm { a, b, target, .. } = product;
+        let description = MatmulDesc::new(product)?;
         let [first, second, target] =
-            [b, a, target].map(|operand| Layout::new(operand, product.batch));
+            [b, a, target].map(|operand| MatrixLayout::new(operand, product.batch));
         let first = first?;
         let second = second?;
         let target = target?;
-        let choice = Choice::new(product)?;
+        let choice = MatmulPreference::new(product)?;
 
         // SAFETY: all of these live until the end of this function.
         let found = unsafe {
@@ -106,7 +103,7 @@ impl Plan {
     }
 
     /// Says where the bias of the next product lies.
-    pub(super) fn set_bias(&mut self, bias: Option<Address>) -> Result<(), CublasError> {
+    pub(super) fn set_bias(&mut self, bias: Option<DeviceAddress>) -> Result<(), CublasError> {
         match bias {
             Some(at) => self
                 .description
@@ -115,8 +112,8 @@ impl Plan {
         }
     }
 
-    pub(super) fn raw_handles(&self) -> Parts {
-        Parts {
+    pub(super) fn raw_handles(&self) -> GemmPlanHandles {
+        GemmPlanHandles {
             description: self.description.0.0,
             first: self.first.0.0,
             second: self.second.0.0,
@@ -127,26 +124,26 @@ impl Plan {
 }
 
 /// What is computed.
-struct MatmulDesc(Handle<sys::cublasLtMatmulDescOpaque_t>);
+struct MatmulDesc(RawHandle<sys::cublasLtMatmulDescOpaque_t>);
 
-impl Description {
-    fn new(product: &Product) -> Result<Self, CublasError> {
+impl MatmulDesc {
+    fn new(product: &Gemm) -> Result<Self, CublasError> {
         // Sums are kept in fp32, and fp32 factors are not shortened to fewer bits.
         let description = result::create_matmul_desc(
             sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
             sys::cudaDataType_t::CUDA_R_32F,
         )?;
 
-        let mut description = Self(Handle(description));
+        let mut description = Self(RawHandle(description));
         // CUBLAS_OP_N and CUBLAS_OP_T, which the bindings do not name.
-        let turn = |operand: &Operand| i32::from(operand.transposed);
+        let turn = |operand: &MatrixDesc| i32::from(operand.transposed);
         description.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &turn(&product.b))?;
         description.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSB, &turn(&product.a))?;
 
         if product.bias.is_some() {
             let epilogue = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32;
             description.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
-            let format = kind(product.target.format)? as i32;
+            let format = cuda_data_type(product.target.format)? as i32;
             description.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &format)?;
         }
 
@@ -165,7 +162,7 @@ impl Description {
     }
 }
 
-impl Drop for Description {
+impl Drop for MatmulDesc {
     fn drop(&mut self) {
         // SAFETY: it was made once. Nobody is left to be told of a fault.
         let _ = unsafe { result::destroy_matmul_desc(self.0.0) };
@@ -173,11 +170,11 @@ impl Drop for Description {
 }
 
 /// Where a matrix has its numbers.
-struct MatrixLayout(Handle<sys::cublasLtMatrixLayoutOpaque_t>);
+struct MatrixLayout(RawHandle<sys::cublasLtMatrixLayoutOpaque_t>);
 
-impl Layout {
-    fn new(operand: &Operand, batch: usize) -> Result<Self, CublasError> {
-        let Operand {
+impl MatrixLayout {
+    fn new(operand: &MatrixDesc, batch: usize) -> Result<Self, CublasError> {
+        let MatrixDesc {
             format,
             rows,
             cols,
@@ -186,10 +183,10 @@ impl Layout {
             ..
         } = *operand;
 
-        let kind = kind(format)?;
+        let kind = cuda_data_type(format)?;
         let layout =
             result::create_matrix_layout(kind, cols as u64, rows as u64, row_stride as i64)?;
-        let mut layout = Self(Handle(layout));
+        let mut layout = Self(RawHandle(layout));
 
         if batch > 1 {
             let batch = i32::try_from(batch)
@@ -217,7 +214,7 @@ impl Layout {
     }
 }
 
-impl Drop for Layout {
+impl Drop for MatrixLayout {
     fn drop(&mut self) {
         // SAFETY: it was made once. Nobody is left to be told of a fault.
         let _ = unsafe { result::destroy_matrix_layout(self.0.0) };
@@ -225,22 +222,22 @@ impl Drop for Layout {
 }
 
 /// What an algorithm may count on.
-struct MatmulPreference(Handle<sys::cublasLtMatmulPreferenceOpaque_t>);
+struct MatmulPreference(RawHandle<sys::cublasLtMatmulPreferenceOpaque_t>);
 
-impl Choice {
-    fn new(product: &Product) -> Result<Self, CublasError> {
-        let choice = Self(Handle(result::create_matmul_pref()?));
+impl MatmulPreference {
+    fn new(product: &Gemm) -> Result<Self, CublasError> {
+        let choice = Self(RawHandle(result::create_matmul_pref()?));
         choice.set(
             Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-            &(WORKSPACE as u64),
+            &(WORKSPACE_BYTES as u64),
         )?;
 
-        let [first, second, target] =
-            [product.b, product.a, product.target].map(|operand| alignment(operand.address));
+        let [first, second, target] = [product.b, product.a, product.target]
+            .map(|operand| address_alignment(operand.address));
         // The bias is read as the target is written.
         let target = product
             .bias
-            .map_or(target, |bias| target.min(alignment(bias)));
+            .map_or(target, |bias| target.min(address_alignment(bias)));
 
         for (attribute, alignment) in [
             (
@@ -273,7 +270,7 @@ impl Choice {
     }
 }
 
-impl Drop for Choice {
+impl Drop for MatmulPreference {
     fn drop(&mut self) {
         // SAFETY: it was made once. Nobody is left to be told of a fault.
         let _ = unsafe { result::destroy_matmul_pref(self.0.0) };
@@ -281,11 +278,11 @@ impl Drop for Choice {
 }
 
 /// cublasLt's word for a format.
-fn cuda_data_type(format: Format) -> Result<sys::cudaDataType_t, CublasError> {
+fn cuda_data_type(format: DType) -> Result<sys::cudaDataType_t, CublasError> {
     match format {
-        Format::F32 => Ok(sys::cudaDataType_t::CUDA_R_32F),
-        Format::Bf16 => Ok(sys::cudaDataType_t::CUDA_R_16BF),
-        Format::U32 | Format::U8 => Err(CublasError(
+        DType::F32 => Ok(sys::cudaDataType_t::CUDA_R_32F),
+        DType::Bf16 => Ok(sys::cudaDataType_t::CUDA_R_16BF),
+        DType::U32 | DType::U8 => Err(CublasError(
             sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED,
         )),
     }

@@ -7,8 +7,8 @@ use std::sync::{PoisonError, RwLock};
 use cudarc::driver::result;
 use cudarc::driver::sys;
 
-use super::context::{Handle, told};
-use crate::device::{Argument, Fault, Launch};
+use super::context::{RawHandle, to_device_error};
+use crate::device::{DeviceError, KernelArgument, KernelLaunch};
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
@@ -18,13 +18,13 @@ struct Aligned<T: ?Sized>(T);
 
 /// All kernels, loaded onto one card.
 pub(super) struct KernelModules {
-    modules: Vec<Handle<sys::CUmod_st>>,
-    functions: RwLock<HashMap<String, Handle<sys::CUfunc_st>>>,
+    modules: Vec<RawHandle<sys::CUmod_st>>,
+    functions: RwLock<HashMap<String, RawHandle<sys::CUfunc_st>>>,
 }
 
-impl Kernels {
+impl KernelModules {
     /// Loads every compiled file onto the card of this thread.
-    pub(super) fn load_modules() -> Result<Self, Fault> {
+    pub(super) fn load_modules() -> Result<Self, DeviceError> {
         let mut kernels = Self {
             modules: Vec::new(),
             known: RwLock::default(),
@@ -34,9 +34,9 @@ impl Kernels {
             // SAFETY: the image is what nvcc wrote, whole.
             let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
             let doing = || format!("cannot load the kernels of {file}.cu");
-            kernels
-                .modules
-                .push(Handle(module.map_err(|error| told(&doing(), error))?));
+            kernels.modules.push(RawHandle(
+                module.map_err(|error| to_device_error(&doing(), error))?,
+            ));
         }
 
         Ok(kernels)
@@ -45,10 +45,10 @@ impl Kernels {
     /// Runs a kernel on a stream.
     pub(super) fn launch_kernel(
         &self,
-        launch: &Launch,
+        launch: &KernelLaunch,
         stream: sys::CUstream,
-    ) -> Result<(), Fault> {
-        let Launch {
+    ) -> Result<(), DeviceError> {
+        let KernelLaunch {
             kernel,
             grid: [x, y, z],
             threads,
@@ -58,7 +58,7 @@ impl Kernels {
         let function = self.find(kernel)?;
         // A kernel reads each argument's own size from where its pointer points, and the machine is
         // little-endian.
-        let mut values: Vec<u64> = arguments.iter().copied().map(bits).collect();
+        let mut values: Vec<u64> = arguments.iter().copied().map(argument_bits).collect();
 
         let mut pointers: Vec<*mut c_void> = values
             .iter_mut()
@@ -73,14 +73,14 @@ impl Kernels {
             unsafe { result::launch_kernel(function.0, grid, block, 0, stream, &mut pointers) };
 
         done.map_err(|error| {
-            told(
+            to_device_error(
                 &format!("cannot run {kernel} in {grid:?} blocks of {threads} threads"),
                 error,
             )
         })
     }
 
-    fn find_function(&self, name: &str) -> Result<Handle<sys::CUfunc_st>, Fault> {
+    fn find_function(&self, name: &str) -> Result<RawHandle<sys::CUfunc_st>, DeviceError> {
         let known = self
             .known
             .read()
@@ -93,16 +93,16 @@ impl Kernels {
         }
 
         let doing = || format!("cannot find the kernel {name}");
-        let text = CString::new(name).map_err(|error| Fault::broken(doing(), error))?;
+        let text = CString::new(name).map_err(|error| DeviceError::broken(doing(), error))?;
         let found = self.modules.iter().find_map(|module| {
             // SAFETY: the module is loaded until this is dropped.
             unsafe { result::module::get_function(module.0, text.clone()) }.ok()
         });
 
-        let Some(function) = found.map(Handle) else {
+        let Some(function) = found.map(RawHandle) else {
             let files: Vec<_> = IMAGES.iter().map(|(file, _)| *file).collect();
             let found = format!("it is in none of the compiled files: {}", files.join(", "));
-            return Err(Fault::broken(doing(), found));
+            return Err(DeviceError::broken(doing(), found));
         };
 
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
@@ -111,7 +111,7 @@ impl Kernels {
     }
 }
 
-impl Drop for Kernels {
+impl Drop for KernelModules {
     fn drop(&mut self) {
         for module in &self.modules {
             // SAFETY: it was loaded once, and nothing runs any more. Nobody is left to be told of a fault.
@@ -121,11 +121,11 @@ impl Drop for Kernels {
 }
 
 /// An argument's bytes, in the first bytes of a number.
-fn argument_bits(argument: Argument) -> u64 {
+fn argument_bits(argument: KernelArgument) -> u64 {
     match argument {
-        Argument::Address(number) | Argument::Long(number) => number,
-        Argument::Whole(number) => number.into(),
-        Argument::Real(number) => number.to_bits().into(),
+        KernelArgument::Address(number) | KernelArgument::Long(number) => number,
+        KernelArgument::Whole(number) => number.into(),
+        KernelArgument::Real(number) => number.to_bits().into(),
     }
 }
 

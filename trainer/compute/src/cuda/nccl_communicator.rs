@@ -8,16 +8,17 @@ use cudarc::driver::sys;
 use cudarc::nccl::result as nccl;
 use cudarc::nccl::sys as nccl_sys;
 
-use super::context::{Handle, told};
-use crate::device::{Address, Fault, Peers};
+use super::context::{RawHandle, to_device_error};
+use crate::device::{DeviceAddress, DeviceCommunicator, DeviceError};
 
 /// What rank 0 tells the others so that they find one another.
 ///
 /// # Errors
 /// If NCCL is missing or does not answer.
-pub(super) fn new_unique_id() -> Result<Vec<u8>, Fault> {
-    present()?;
-    let id = nccl::get_uniqueid().map_err(|error| refused("cannot invite other cards", &error))?;
+pub(super) fn new_unique_id() -> Result<Vec<u8>, DeviceError> {
+    ensure_nccl_present()?;
+    let id =
+        nccl::get_uniqueid().map_err(|error| nccl_error("cannot invite other cards", &error))?;
     Ok(id
         .internal
         .iter()
@@ -25,28 +26,28 @@ pub(super) fn new_unique_id() -> Result<Vec<u8>, Fault> {
         .collect())
 }
 
-fn ensure_nccl_present() -> Result<(), Fault> {
+fn ensure_nccl_present() -> Result<(), DeviceError> {
     // SAFETY: loads NVIDIA's library, which does nothing when loaded, and lets go of it.
     if unsafe { nccl_sys::is_culib_present() } {
         return Ok(());
     }
 
     let found = "the loader finds no libnccl.so; the image trainer-cuda has it";
-    Err(Fault::broken("cannot reach other cards", found))
+    Err(DeviceError::broken("cannot reach other cards", found))
 }
 
 /// A card's communicator.
 pub(super) struct NcclCommunicator {
-    communicator: Handle<nccl_sys::ncclComm>,
+    communicator: RawHandle<nccl_sys::ncclComm>,
     /// The stream of the computation, which the card keeps.
-    compute_stream: Handle<sys::CUstream_st>,
-    comm_stream: Handle<sys::CUstream_st>,
+    compute_stream: RawHandle<sys::CUstream_st>,
+    comm_stream: RawHandle<sys::CUstream_st>,
     /// Passed once from one stream to the other, and taken again.
-    event: Mutex<Handle<sys::CUevent_st>>,
+    event: Mutex<RawHandle<sys::CUevent_st>>,
     aborted: AtomicBool,
 }
 
-impl Ring {
+impl NcclCommunicator {
     /// Waits for all that were invited. The card's context must be this thread's.
     ///
     /// # Errors
@@ -55,47 +56,51 @@ impl Ring {
         invitation: &[u8],
         (rank, count): (usize, usize),
         computing: sys::CUstream,
-    ) -> Result<Self, Fault> {
-        present()?;
+    ) -> Result<Self, DeviceError> {
+        ensure_nccl_present()?;
         let doing = "cannot reach other cards";
         let internal: [u8; 128] = invitation
             .try_into()
-            .map_err(|_| Fault::broken(doing, "the invitation is not one of NCCL's"))?;
+            .map_err(|_| DeviceError::broken(doing, "the invitation is not one of NCCL's"))?;
 
         let id = nccl_sys::ncclUniqueId {
             internal: internal.map(u8::cast_signed),
         };
 
         let travelling = stream::create(stream::StreamKind::NonBlocking)
-            .map_err(|error| told("cannot make a stream", error))?;
+            .map_err(|error| to_device_error("cannot make a stream", error))?;
         let mark = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
-            .map_err(|error| told("cannot make an event", error))?;
+            .map_err(|error| to_device_error("cannot make an event", error))?;
         let mut communicator = std::ptr::null_mut();
 
         // SAFETY: writes one pointer; the context of the card is current.
         let joined =
             unsafe { nccl::comm_init_rank(&raw mut communicator, count as i32, id, rank as i32) };
 
-        joined.map_err(|error| refused(doing, &error))?;
+        joined.map_err(|error| nccl_error(doing, &error))?;
         Ok(Self {
-            communicator: Handle(communicator),
-            computing: Handle(computing),
-            travelling: Handle(travelling),
-            mark: Mutex::new(Handle(mark)),
+            communicator: RawHandle(communicator),
+            computing: RawHandle(computing),
+            travelling: RawHandle(travelling),
+            mark: Mutex::new(RawHandle(mark)),
             given_up: AtomicBool::new(false),
         })
     }
 
     /// Lets what comes next on one stream wait for what came before on the other.
-    fn stream_wait_stream(&self, from: sys::CUstream, to: sys::CUstream) -> Result<(), Fault> {
-        let mark = super::card::locked(&self.mark);
+    fn stream_wait_stream(
+        &self,
+        from: sys::CUstream,
+        to: sys::CUstream,
+    ) -> Result<(), DeviceError> {
+        let mark = super::cuda_device::lock_ignoring_poison(&self.mark);
         let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
         // SAFETY: streams and event are kept until this is dropped, the card's stream longer.
         let passed: Result<(), DriverError> = unsafe {
             result::event::record(mark.0, from).and_then(|()| stream::wait_event(to, mark.0, flags))
         };
 
-        passed.map_err(|error| told("cannot order a card's work", error))
+        passed.map_err(|error| to_device_error("cannot order a card's work", error))
     }
 
     fn run_on_comm_stream(
@@ -105,25 +110,25 @@ impl Ring {
             nccl_sys::ncclComm_t,
             nccl_sys::cudaStream_t,
         ) -> Result<nccl::NcclStatus, nccl::NcclError>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), DeviceError> {
         if self.given_up.load(Ordering::Acquire) {
-            return Err(Fault::broken(doing, "another rank is lost"));
+            return Err(DeviceError::broken(doing, "another rank is lost"));
         }
 
         self.pass(self.computing.0, self.travelling.0)?;
         let done = work(self.communicator.0, self.travelling.0.cast());
-        done.map(drop).map_err(|error| refused(doing, &error))
+        done.map(drop).map_err(|error| nccl_error(doing, &error))
     }
 }
 
-impl std::fmt::Debug for Ring {
+impl std::fmt::Debug for NcclCommunicator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("NCCL")
     }
 }
 
-impl Peers for Ring {
-    fn sum(&self, at: Address, count: usize) -> Result<(), Fault> {
+impl DeviceCommunicator for NcclCommunicator {
+    fn all_reduce_sum(&self, at: DeviceAddress, count: usize) -> Result<(), DeviceError> {
         let data = nccl_sys::ncclDataType_t::ncclFloat32;
         let sum = nccl_sys::ncclRedOp_t::ncclSum;
         // SAFETY: the caller's span lies in memory that it holds until the device has done this.
@@ -132,7 +137,7 @@ impl Peers for Ring {
         })
     }
 
-    fn gather(&self, at: Address, part: usize) -> Result<(), Fault> {
+    fn all_gather(&self, at: DeviceAddress, part: usize) -> Result<(), DeviceError> {
         let data = nccl_sys::ncclDataType_t::ncclFloat32;
         // SAFETY: as above; a rank's own part lies where NCCL looks for it when it gathers in place.
         self.travel(
@@ -145,11 +150,11 @@ impl Peers for Ring {
         )
     }
 
-    fn settle(&self) -> Result<(), Fault> {
+    fn wait_on_stream(&self) -> Result<(), DeviceError> {
         self.pass(self.travelling.0, self.computing.0)
     }
 
-    fn give_up(&self) {
+    fn abort(&self) {
         if !self.given_up.swap(true, Ordering::AcqRel) {
             // SAFETY: once, and nothing is asked of the communicator after it. Nobody is left to be told.
             let _ = unsafe { nccl::comm_abort(self.communicator.0) };
@@ -157,18 +162,18 @@ impl Peers for Ring {
     }
 }
 
-impl Drop for Ring {
+impl Drop for NcclCommunicator {
     fn drop(&mut self) {
         self.give_up();
         // SAFETY: made once, and nothing uses them any more. Nobody is left to be told of a fault.
         unsafe {
-            let _ = result::event::destroy(super::card::locked(&self.mark).0);
+            let _ = result::event::destroy(super::cuda_device::lock_ignoring_poison(&self.mark).0);
             let _ = stream::destroy(self.travelling.0);
         }
     }
 }
 
 /// What NCCL answered, as a fault.
-fn nccl_error(doing: &str, error: &nccl::NcclError) -> Fault {
-    Fault::broken(doing, format!("NCCL answers {:?}", error.0))
+fn nccl_error(doing: &str, error: &nccl::NcclError) -> DeviceError {
+    DeviceError::broken(doing, format!("NCCL answers {:?}", error.0))
 }

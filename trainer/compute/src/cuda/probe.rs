@@ -56,22 +56,22 @@ pub fn probe_cuda() -> Result<CudaInventory, DeviceError> {
 /// # Errors
 /// If there is no driver, or if it does not answer.
 #[cfg(feature = "cuda")]
-pub fn probe_cuda() -> Result<Found, Fault> {
-    let driver = super::context::driver()?;
+pub fn probe_cuda() -> Result<CudaInventory, DeviceError> {
+    let driver = super::context::init_driver()?;
     let cards = (0..driver.cards)
-        .map(FoundCard::read)
+        .map(GpuInfo::read)
         .collect::<Result<_, _>>()?;
 
-    Ok(Found {
+    Ok(CudaInventory {
         driver: driver.version(),
-        libraries: libraries(),
+        libraries: probe_libraries(),
         cards,
     })
 }
 
 /// Every library that this program may call, looked for.
 #[cfg(feature = "cuda")]
-fn probe_libraries() -> Vec<Library> {
+fn probe_libraries() -> Vec<CudaLibrary> {
     use cudarc::{cublaslt, nccl};
     // SAFETY: loads a library of this name and lets go of it; NVIDIA's libraries do nothing when loaded.
     let (products, gradients) = unsafe {
@@ -82,12 +82,12 @@ fn probe_libraries() -> Vec<Library> {
     };
 
     vec![
-        Library {
+        CudaLibrary {
             name: "libcublasLt.so",
             does: "products of matrices",
             found: products,
         },
-        Library {
+        CudaLibrary {
             name: "libnccl.so",
             does: "sums over several cards",
             found: gradients,
@@ -96,9 +96,9 @@ fn probe_libraries() -> Vec<Library> {
 }
 
 #[cfg(feature = "cuda")]
-impl FoundCard {
-    fn probe_gpu(index: usize) -> Result<Self, Fault> {
-        let card = super::context::card(index)?;
+impl GpuInfo {
+    fn probe_gpu(index: usize) -> Result<Self, DeviceError> {
+        let card = super::context::find_device(index)?;
         let (major, minor) = card.capability()?;
         Ok(Self {
             name: card.name()?,

@@ -6,8 +6,8 @@ use std::ffi::c_void;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
-use super::context::{Handle, told};
-use crate::device::{Address, Fault};
+use super::context::{RawHandle, to_device_error};
+use crate::device::{DeviceAddress, DeviceError};
 
 /// Bytes of a page.
 const PAGE_BYTES: usize = 8 << 20;
@@ -17,43 +17,45 @@ const UPLOAD_ALIGNMENT: usize = 256;
 
 /// Pages that are filled in turn; one is filled again when the card has read it.
 pub(super) struct StagingBuffers {
-    pages: Vec<Page>,
+    pages: Vec<StagingPage>,
     current: usize,
 }
 
 struct StagingPage {
-    memory: Handle<c_void>,
+    memory: RawHandle<c_void>,
     /// Comes when the card has read the page.
-    read: Handle<sys::CUevent_st>,
+    read: RawHandle<sys::CUevent_st>,
     used: usize,
 }
 
-impl Staging {
+impl StagingBuffers {
     /// Empty pages for the card of this thread.
-    pub(super) fn new() -> Result<Self, Fault> {
-        let pages = (0..PAGES).map(|_| Page::new()).collect::<Result<_, _>>();
+    pub(super) fn new() -> Result<Self, DeviceError> {
+        let pages = (0..PAGE_COUNT)
+            .map(|_| StagingPage::new())
+            .collect::<Result<_, _>>();
         pages
             .map(|pages| Self { pages, current: 0 })
-            .map_err(failed)
+            .map_err(copy_error)
     }
 
     /// Copies bytes, and has the stream copy them on to the card.
     pub(super) fn copy_to_device(
         &mut self,
         bytes: &[u8],
-        to: Address,
+        to: DeviceAddress,
         stream: sys::CUstream,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), DeviceError> {
         let mut sent = 0;
         while sent < bytes.len() {
-            if self.pages[self.current].used == PAGE {
-                self.turn(stream).map_err(failed)?;
+            if self.pages[self.current].used == PAGE_BYTES {
+                self.turn(stream).map_err(copy_error)?;
             }
 
             let page = &mut self.pages[self.current];
-            let count = (bytes.len() - sent).min(PAGE - page.used);
+            let count = (bytes.len() - sent).min(PAGE_BYTES - page.used);
             page.send(&bytes[sent..sent + count], to + sent as u64, stream)
-                .map_err(failed)?;
+                .map_err(copy_error)?;
             sent += count;
         }
 
@@ -64,7 +66,7 @@ impl Staging {
     fn advance_page(&mut self, stream: sys::CUstream) -> Result<(), DriverError> {
         // SAFETY: event and stream live as long as the card.
         unsafe { result::event::record(self.pages[self.current].read.0, stream)? };
-        self.current = (self.current + 1) % PAGES;
+        self.current = (self.current + 1) % PAGE_COUNT;
         let next = &mut self.pages[self.current];
         // SAFETY: as above; one that was never recorded has come.
         unsafe { result::event::synchronize(next.read.0)? };
@@ -74,14 +76,14 @@ impl Staging {
     }
 }
 
-impl Page {
+impl StagingPage {
     fn new() -> Result<Self, DriverError> {
         // SAFETY: both are given back when the page is dropped.
-        let memory = Handle(unsafe { result::malloc_host(PAGE, 0)? });
+        let memory = RawHandle(unsafe { result::malloc_host(PAGE_BYTES, 0)? });
         let read = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
         Ok(Self {
             memory,
-            read: Handle(read),
+            read: RawHandle(read),
             used: 0,
         })
     }
@@ -89,7 +91,7 @@ impl Page {
     fn copy_async(
         &mut self,
         bytes: &[u8],
-        to: Address,
+        to: DeviceAddress,
         stream: sys::CUstream,
     ) -> Result<(), DriverError> {
         // SAFETY: the page holds PAGE bytes, of which those from `used` on are not read by the card, and
@@ -101,15 +103,15 @@ impl Page {
 
         place.copy_from_slice(bytes);
         self.used = (self.used + bytes.len())
-            .next_multiple_of(ALIGNMENT)
-            .min(PAGE);
+            .next_multiple_of(UPLOAD_ALIGNMENT)
+            .min(PAGE_BYTES);
 
         // SAFETY: the place is not written again before the card has read it.
         unsafe { result::memcpy_htod_async(to, place, stream) }
     }
 }
 
-impl Drop for Page {
+impl Drop for StagingPage {
     fn drop(&mut self) {
         // SAFETY: both were made once, and the card waits no more. Nobody is left to be told of a fault.
         unsafe {
@@ -119,6 +121,6 @@ impl Drop for Page {
     }
 }
 
-fn copy_error(error: DriverError) -> Fault {
-    told("cannot copy to a card", error)
+fn copy_error(error: DriverError) -> DeviceError {
+    to_device_error("cannot copy to a card", error)
 }
