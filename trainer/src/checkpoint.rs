@@ -271,7 +271,7 @@ fn list_published_ids(store: &Store) -> Result<Vec<CheckpointId>> {
     let whole = names
         .iter()
         .filter_map(|entry| match entry.name.split_once('/')? {
-            (folder, MANIFEST) => CheckpointId::parse(folder),
+            (folder, MANIFEST_FILE) => CheckpointId::parse(folder),
             _ => None,
         });
 
