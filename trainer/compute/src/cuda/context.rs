@@ -46,7 +46,7 @@ pub(super) fn init_driver() -> Result<CudaDriver, DeviceError> {
     if !unsafe { sys::is_culib_present() } {
         let found = "this machine has no NVIDIA driver: the loader finds no libcuda.so.1; in a pod, \
                      ask for nvidia.com/gpu";
-        return Err(DeviceError::broken(doing, found));
+        return Err(DeviceError::failed(doing, found));
     }
 
     let mut version = 0;
@@ -55,18 +55,22 @@ pub(super) fn init_driver() -> Result<CudaDriver, DeviceError> {
     answer
         .result()
         .map_err(|error| to_device_error(doing, error))?;
-    let mut driver = CudaDriver { version, cards: 0 };
+    let mut driver = CudaDriver {
+        version,
+        device_count: 0,
+    };
 
     if version < MIN_DRIVER_VERSION {
-        let version = driver.version();
+        let version = driver.cuda_version();
         let found =
             format!("the driver serves CUDA up to {version}; 13.0 needs driver 580 or newer");
-        return Err(DeviceError::broken(doing, found));
+        return Err(DeviceError::failed(doing, found));
     }
 
     result::init().map_err(|error| to_device_error(doing, error))?;
-    let cards = result::device::get_count().map_err(|error| to_device_error(doing, error))?;
-    driver.cards = usize::try_from(cards).unwrap_or_default();
+    let device_count =
+        result::device::get_count().map_err(|error| to_device_error(doing, error))?;
+    driver.device_count = usize::try_from(device_count).unwrap_or_default();
     Ok(driver)
 }
 
@@ -79,11 +83,11 @@ pub(super) struct DeviceOrdinal(sys::CUdevice);
 /// If there is no driver or no such card.
 pub(super) fn find_device(index: usize) -> Result<DeviceOrdinal, DeviceError> {
     let doing = format!("cannot use CUDA device {index}");
-    let cards = init_driver()?.cards;
-    if index >= cards {
-        return Err(DeviceError::broken(
+    let device_count = init_driver()?.device_count;
+    if index >= device_count {
+        return Err(DeviceError::failed(
             doing,
-            format!("this process sees {cards}, counted from 0"),
+            format!("this process sees {device_count}, counted from 0"),
         ));
     }
 
@@ -108,9 +112,9 @@ impl DeviceOrdinal {
         ]
         // SAFETY: the device comes from the driver.
         .map(|attribute| unsafe { result::device::get_attribute(self.0, attribute) });
-        let tell = |error| to_device_error("cannot ask a card for its generation", error);
+        let query_error = |error| to_device_error("cannot ask a card for its generation", error);
 
-        Ok((major.map_err(tell)?, minor.map_err(tell)?))
+        Ok((major.map_err(query_error)?, minor.map_err(query_error)?))
     }
 
     /// Bytes of its memory.
@@ -142,7 +146,7 @@ impl CudaContext {
             context: RawHandle(context),
         };
 
-        context.enter()?;
+        context.make_current()?;
         Ok(context)
     }
 
@@ -166,7 +170,7 @@ pub(super) fn to_device_error(doing: &str, error: DriverError) -> DeviceError {
     let [what, name] = [error.error_string(), error.error_name()]
         .map(|text| text.map_or_else(|_| String::new(), |text| text.to_string_lossy().into()));
     match name.is_empty() {
-        true => DeviceError::broken(doing, format!("CUDA error {}", error.0 as u32)),
-        false => DeviceError::broken(doing, format!("{what} ({name})")),
+        true => DeviceError::failed(doing, format!("CUDA error {}", error.0 as u32)),
+        false => DeviceError::failed(doing, format!("{what} ({name})")),
     }
 }

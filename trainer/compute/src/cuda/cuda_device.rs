@@ -48,13 +48,13 @@ impl CudaDevice {
     /// Begins to use a card.
     pub(super) fn open(index: usize) -> Result<Self, DeviceError> {
         let place = context::find_device(index)?;
-        let name = place.name()?;
-        let (major, minor) = place.capability()?;
+        let name = place.device_name()?;
+        let (major, minor) = place.compute_capability()?;
 
         if major < 8 {
             let found =
                 format!("{name} is of generation {major}.{minor}; 8.0 (A100) is the oldest");
-            return Err(DeviceError::broken(
+            return Err(DeviceError::failed(
                 format!("cannot use CUDA device {index}"),
                 found,
             ));
@@ -62,13 +62,13 @@ impl CudaDevice {
 
         let context = CudaContext::new(place)?;
         let stream = CudaStream::new()?;
-        let kernels = KernelModules::load()?;
+        let kernels = KernelModules::load_modules()?;
         let staging = Mutex::new(StagingBuffers::new()?);
-        let products = Mutex::new(GemmCache::new()?);
+        let gemm_cache = Mutex::new(GemmCache::new()?);
 
         Ok(Self {
             name,
-            products,
+            gemm_cache,
             staging,
             kernels,
             stream,
@@ -86,8 +86,8 @@ impl CudaDevice {
         doing: &str,
         work: impl FnOnce(sys::CUstream) -> Result<(), DriverError>,
     ) -> Result<(), DeviceError> {
-        self.context.enter()?;
-        work(self.stream()).map_err(|error| to_device_error(doing, error))
+        self.context.make_current()?;
+        work(self.raw_stream()).map_err(|error| to_device_error(doing, error))
     }
 }
 
@@ -102,19 +102,19 @@ impl DeviceDriver for CudaDevice {
         self.name.clone()
     }
 
-    fn memory(&self) -> Result<(u64, u64), DeviceError> {
-        self.context.enter()?;
+    fn memory_info(&self) -> Result<(u64, u64), DeviceError> {
+        self.context.make_current()?;
         let (free, all) = result::mem_get_info()
             .map_err(|error| to_device_error("cannot ask a card for its free memory", error))?;
         Ok((free as u64, all as u64))
     }
 
     fn allocate(&self, bytes: usize) -> Result<DeviceAddress, DeviceError> {
-        self.context.enter()?;
+        self.context.make_current()?;
         // SAFETY: whoever asks gives it back by `free`, once.
         match unsafe { result::malloc_sync(bytes) } {
             Err(error) if error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-                let (free, all) = self.memory()?;
+                let (free, all) = self.memory_info()?;
                 Err(DeviceError::OutOfMemory {
                     wanted: bytes as u64,
                     free,
@@ -129,21 +129,21 @@ impl DeviceDriver for CudaDevice {
 
     fn free(&self, at: DeviceAddress) {
         // SAFETY: `at` comes from `allocate`. Nobody is left to be told of a fault.
-        let _ = self.ask("", |_| unsafe { result::free_sync(at) });
+        let _ = self.call_driver("", |_| unsafe { result::free_sync(at) });
     }
 
-    fn clear(&self, at: DeviceAddress, bytes: usize) -> Result<(), DeviceError> {
+    fn memset_zeros(&self, at: DeviceAddress, bytes: usize) -> Result<(), DeviceError> {
         if bytes == 0 {
             return Ok(());
         }
 
         // SAFETY: the caller's span lies in memory that it holds.
-        self.ask("cannot clear a card's memory", |stream| unsafe {
+        self.call_driver("cannot clear a card's memory", |stream| unsafe {
             result::memset_d8_async(at, 0, bytes, stream)
         })
     }
 
-    fn copy(
+    fn copy_on_device(
         &self,
         from: DeviceAddress,
         to: DeviceAddress,
@@ -154,68 +154,73 @@ impl DeviceDriver for CudaDevice {
         }
 
         // SAFETY: the caller's spans lie in memory that it holds.
-        self.ask("cannot copy on a card", |stream| unsafe {
+        self.call_driver("cannot copy on a card", |stream| unsafe {
             result::memcpy_dtod_async(to, from, bytes, stream)
         })
     }
 
-    fn upload(&self, from: &[u8], to: DeviceAddress) -> Result<(), DeviceError> {
-        self.context.enter()?;
-        lock_ignoring_poison(&self.staging).send(from, to, self.stream())
+    fn copy_to_device(&self, from: &[u8], to: DeviceAddress) -> Result<(), DeviceError> {
+        self.context.make_current()?;
+        lock_ignoring_poison(&self.staging).copy_to_device(from, to, self.raw_stream())
     }
 
-    fn download(&self, from: DeviceAddress, to: &mut [u8]) -> Result<(), DeviceError> {
+    fn copy_to_host(&self, from: DeviceAddress, to: &mut [u8]) -> Result<(), DeviceError> {
         if to.is_empty() {
-            return self.wait();
+            return self.synchronize();
         }
 
         // SAFETY: the caller's span lies in memory that it holds, and `to` is written before we return.
-        self.ask("cannot read a card's memory", |stream| unsafe {
+        self.call_driver("cannot read a card's memory", |stream| unsafe {
             result::memcpy_dtoh_async(to, from, stream)
         })?;
 
-        self.wait()
+        self.synchronize()
     }
 
-    fn launch(&self, launch: &KernelLaunch) -> Result<(), DeviceError> {
-        self.context.enter()?;
-        self.kernels.launch(launch, self.stream())
+    fn launch_kernel(&self, launch: &KernelLaunch) -> Result<(), DeviceError> {
+        self.context.make_current()?;
+        self.kernels.launch_kernel(launch, self.raw_stream())
     }
 
-    fn multiply(&self, product: &Gemm) -> Result<(), DeviceError> {
-        self.context.enter()?;
-        lock_ignoring_poison(&self.products).multiply(product, self.stream())
+    fn gemm(&self, product: &Gemm) -> Result<(), DeviceError> {
+        self.context.make_current()?;
+        lock_ignoring_poison(&self.gemm_cache).gemm(product, self.raw_stream())
     }
 
-    fn wait(&self) -> Result<(), DeviceError> {
+    fn synchronize(&self) -> Result<(), DeviceError> {
         // SAFETY: the stream lives as long as the card.
-        self.ask(
+        self.call_driver(
             "something that was asked of the card failed",
             |stream| unsafe { result::stream::synchronize(stream) },
         )
     }
 
-    fn invite(&self) -> Result<Vec<u8>, DeviceError> {
-        self.context.enter()?;
-        nccl_communicator::invite()
+    fn new_communicator_id(&self) -> Result<Vec<u8>, DeviceError> {
+        self.context.make_current()?;
+        nccl_communicator::new_unique_id()
     }
 
-    fn join(
+    fn join_communicator(
         &self,
         invitation: &[u8],
         rank: usize,
         count: usize,
     ) -> Result<Box<dyn DeviceCommunicator>, DeviceError> {
-        self.context.enter()?;
-        let ring = nccl_communicator::Ring::join(invitation, (rank, count), self.stream())?;
-        Ok(Box::new(ring))
+        self.context.make_current()?;
+        let communicator = nccl_communicator::NcclCommunicator::init_rank(
+            invitation,
+            rank,
+            count,
+            self.raw_stream(),
+        )?;
+        Ok(Box::new(communicator))
     }
 }
 
 impl Drop for CudaDevice {
     fn drop(&mut self) {
         // What is dropped after this belongs to the card, on this thread too.
-        let _ = self.wait();
+        let _ = self.synchronize();
     }
 }
 

@@ -33,7 +33,7 @@ impl GemmCache {
         if !unsafe { sys::is_culib_present() } {
             let found = "the loader finds no libcublasLt.so.13; use the image trainer-cuda, or name its \
                          folder in LD_LIBRARY_PATH";
-            return Err(DeviceError::broken(doing, found));
+            return Err(DeviceError::failed(doing, found));
         }
 
         let library = result::create_handle().map_err(|error| cublas_error(doing, error))?;
@@ -62,16 +62,16 @@ impl GemmCache {
 
         let doing = || describe_gemm(product);
         let plan = self
-            .plan(product)
+            .find_or_create_plan(product)
             .map_err(|error| cublas_error(&doing(), error))?;
 
         plan.set_bias(product.bias)
             .map_err(|error| cublas_error(&doing(), error))?;
-        let scale = product.scale;
-        let kept = f32::from(u8::from(product.add));
+        let alpha = product.alpha;
+        let beta = f32::from(u8::from(product.accumulate));
         let [first, second, out] =
             [b.address, a.address, target.address].map(|at| at as *mut c_void);
-        let plan = plan.parts();
+        let plan = plan.raw_handles();
         let library = self.library.0;
 
         let workspace = self.workspace;
@@ -80,9 +80,9 @@ impl GemmCache {
         let done = unsafe {
             result::matmul(
                 library,
-                plan.description,
-                (&raw const scale).cast(),
-                (&raw const kept).cast(),
+                plan.matmul_desc,
+                (&raw const alpha).cast(),
+                (&raw const beta).cast(),
                 first,
                 plan.first,
                 second,
@@ -104,9 +104,9 @@ impl GemmCache {
     /// The plan of a product, made if it is new.
     fn find_or_create_plan(&mut self, product: &Gemm) -> Result<&mut GemmPlan, CublasError> {
         self.clock += 1;
-        let key = GemmPlanKey::of(product);
+        let key = GemmPlanKey::from_gemm(product);
         if self.plans.len() >= MAX_PLANS && !self.plans.contains_key(&key) {
-            self.forget();
+            self.evict_oldest_half();
         }
 
         let plan = match self.plans.entry(key) {
@@ -116,16 +116,16 @@ impl GemmCache {
             }
         };
 
-        plan.used = self.clock;
+        plan.last_used = self.clock;
         Ok(plan)
     }
 
     /// Drops the half of the plans that was not used for longest.
     fn evict_oldest_half(&mut self) {
-        let mut times: Vec<u64> = self.plans.values().map(|plan| plan.used).collect();
+        let mut times: Vec<u64> = self.plans.values().map(|plan| plan.last_used).collect();
         let middle = times.len() / 2;
         let (_, &mut oldest, _) = times.select_nth_unstable(middle);
-        self.plans.retain(|_, plan| plan.used >= oldest);
+        self.plans.retain(|_, plan| plan.last_used >= oldest);
     }
 }
 
@@ -146,7 +146,7 @@ fn describe_gemm(product: &Gemm) -> String {
         let sign = if m.transposed { "ᵀ" } else { "" };
         format!(
             "{:?} {}×{}{sign} every {}",
-            m.format, m.rows, m.cols, m.row_stride
+            m.dtype, m.rows, m.cols, m.row_stride
         )
     };
 
@@ -167,5 +167,5 @@ fn describe_gemm(product: &Gemm) -> String {
 }
 
 fn cublas_error(doing: &str, error: CublasError) -> DeviceError {
-    DeviceError::broken(doing, format!("cublasLt answers {error}"))
+    DeviceError::failed(doing, format!("cublasLt answers {error}"))
 }

@@ -71,34 +71,34 @@ impl GemmPlan {
     /// Asks cublasLt for the fastest way.
     pub(super) fn new(library: sys::cublasLtHandle_t, product: &Gemm) -> Result<Self, CublasError> {
         let Gemm { a, b, target, .. } = product;
-        let description = MatmulDesc::new(product)?;
+        let matmul_desc = MatmulDesc::new(product)?;
         let [first, second, target] =
             [b, a, target].map(|operand| MatrixLayout::new(operand, product.batch));
         let first = first?;
         let second = second?;
         let target = target?;
-        let choice = MatmulPreference::new(product)?;
+        let preference = MatmulPreference::new(product)?;
 
         // SAFETY: all of these live until the end of this function.
         let found = unsafe {
             result::get_matmul_algo_heuristic(
                 library,
-                description.0.0,
+                matmul_desc.0.0,
                 first.0.0,
                 second.0.0,
                 target.0.0,
                 target.0.0,
-                choice.0.0,
+                preference.0.0,
             )?
         };
 
         Ok(Self {
-            description,
+            matmul_desc,
             first,
             second,
             target,
             algorithm: found.algo,
-            used: 0,
+            last_used: 0,
         })
     }
 
@@ -106,15 +106,15 @@ impl GemmPlan {
     pub(super) fn set_bias(&mut self, bias: Option<DeviceAddress>) -> Result<(), CublasError> {
         match bias {
             Some(at) => self
-                .description
-                .set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &at),
+                .matmul_desc
+                .set_attribute(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &at),
             None => Ok(()),
         }
     }
 
     pub(super) fn raw_handles(&self) -> GemmPlanHandles {
         GemmPlanHandles {
-            description: self.description.0.0,
+            matmul_desc: self.matmul_desc.0.0,
             first: self.first.0.0,
             second: self.second.0.0,
             target: self.target.0.0,
@@ -137,14 +137,14 @@ impl MatmulDesc {
         let mut description = Self(RawHandle(description));
         // CUBLAS_OP_N and CUBLAS_OP_T, which the bindings do not name.
         let turn = |operand: &MatrixDesc| i32::from(operand.transposed);
-        description.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &turn(&product.b))?;
-        description.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSB, &turn(&product.a))?;
+        description.set_attribute(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &turn(&product.b))?;
+        description.set_attribute(Attribute::CUBLASLT_MATMUL_DESC_TRANSB, &turn(&product.a))?;
 
         if product.bias.is_some() {
             let epilogue = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32;
-            description.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
-            let format = cuda_data_type(product.target.format)? as i32;
-            description.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &format)?;
+            description.set_attribute(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
+            let format = cuda_data_type(product.target.dtype)? as i32;
+            description.set_attribute(Attribute::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &format)?;
         }
 
         Ok(description)
@@ -175,7 +175,7 @@ struct MatrixLayout(RawHandle<sys::cublasLtMatrixLayoutOpaque_t>);
 impl MatrixLayout {
     fn new(operand: &MatrixDesc, batch: usize) -> Result<Self, CublasError> {
         let MatrixDesc {
-            format,
+            dtype,
             rows,
             cols,
             row_stride,
@@ -183,7 +183,7 @@ impl MatrixLayout {
             ..
         } = *operand;
 
-        let kind = cuda_data_type(format)?;
+        let kind = cuda_data_type(dtype)?;
         let layout =
             result::create_matrix_layout(kind, cols as u64, rows as u64, row_stride as i64)?;
         let mut layout = Self(RawHandle(layout));
@@ -191,9 +191,9 @@ impl MatrixLayout {
         if batch > 1 {
             let batch = i32::try_from(batch)
                 .map_err(|_| CublasError(sys::cublasStatus_t::CUBLAS_STATUS_INVALID_VALUE))?;
-            layout.set(LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch)?;
+            layout.set_attribute(LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch)?;
             let apart = batch_stride as i64;
-            layout.set(
+            layout.set_attribute(
                 LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
                 &apart,
             )?;
@@ -226,8 +226,8 @@ struct MatmulPreference(RawHandle<sys::cublasLtMatmulPreferenceOpaque_t>);
 
 impl MatmulPreference {
     fn new(product: &Gemm) -> Result<Self, CublasError> {
-        let choice = Self(RawHandle(result::create_matmul_pref()?));
-        choice.set(
+        let preference = Self(RawHandle(result::create_matmul_pref()?));
+        preference.set_attribute(
             Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
             &(WORKSPACE_BYTES as u64),
         )?;
@@ -257,10 +257,10 @@ impl MatmulPreference {
                 target,
             ),
         ] {
-            choice.set(attribute, &(alignment as u32))?;
+            preference.set_attribute(attribute, &(alignment as u32))?;
         }
 
-        Ok(choice)
+        Ok(preference)
     }
 
     fn set_attribute<T: Copy>(&self, attribute: Preference, value: &T) -> Result<(), CublasError> {

@@ -27,7 +27,7 @@ impl KernelModules {
     pub(super) fn load_modules() -> Result<Self, DeviceError> {
         let mut kernels = Self {
             modules: Vec::new(),
-            known: RwLock::default(),
+            functions: RwLock::default(),
         };
 
         for &(file, image) in IMAGES {
@@ -55,7 +55,7 @@ impl KernelModules {
             arguments,
         } = launch;
 
-        let function = self.find(kernel)?;
+        let function = self.find_function(kernel)?;
         // A kernel reads each argument's own size from where its pointer points, and the machine is
         // little-endian.
         let mut values: Vec<u64> = arguments.iter().copied().map(argument_bits).collect();
@@ -82,7 +82,7 @@ impl KernelModules {
 
     fn find_function(&self, name: &str) -> Result<RawHandle<sys::CUfunc_st>, DeviceError> {
         let known = self
-            .known
+            .functions
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .get(name)
@@ -93,7 +93,7 @@ impl KernelModules {
         }
 
         let doing = || format!("cannot find the kernel {name}");
-        let text = CString::new(name).map_err(|error| DeviceError::broken(doing(), error))?;
+        let text = CString::new(name).map_err(|error| DeviceError::failed(doing(), error))?;
         let found = self.modules.iter().find_map(|module| {
             // SAFETY: the module is loaded until this is dropped.
             unsafe { result::module::get_function(module.0, text.clone()) }.ok()
@@ -102,10 +102,13 @@ impl KernelModules {
         let Some(function) = found.map(RawHandle) else {
             let files: Vec<_> = IMAGES.iter().map(|(file, _)| *file).collect();
             let found = format!("it is in none of the compiled files: {}", files.join(", "));
-            return Err(DeviceError::broken(doing(), found));
+            return Err(DeviceError::failed(doing(), found));
         };
 
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self
+            .functions
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         known.insert(name.to_owned(), function);
         Ok(function)
     }
@@ -123,9 +126,9 @@ impl Drop for KernelModules {
 /// An argument's bytes, in the first bytes of a number.
 fn argument_bits(argument: KernelArgument) -> u64 {
     match argument {
-        KernelArgument::Address(number) | KernelArgument::Long(number) => number,
-        KernelArgument::Whole(number) => number.into(),
-        KernelArgument::Real(number) => number.to_bits().into(),
+        KernelArgument::Address(number) | KernelArgument::U64(number) => number,
+        KernelArgument::U32(number) => number.into(),
+        KernelArgument::F32(number) => number.to_bits().into(),
     }
 }
 
@@ -136,16 +139,16 @@ mod tests {
     #[test]
     fn arguments_lie_in_the_bytes_that_a_kernel_reads() {
         assert_eq!(
-            bits(Argument::Whole(7)).to_le_bytes()[..4],
+            argument_bits(KernelArgument::U32(7)).to_le_bytes()[..4],
             7_u32.to_le_bytes()
         );
 
         assert_eq!(
-            bits(Argument::Real(1.5)).to_le_bytes()[..4],
+            argument_bits(KernelArgument::F32(1.5)).to_le_bytes()[..4],
             1.5_f32.to_le_bytes()
         );
 
-        assert_eq!(bits(Argument::Long(1 << 40)), 1 << 40);
+        assert_eq!(argument_bits(KernelArgument::U64(1 << 40)), 1 << 40);
     }
 
     #[test]

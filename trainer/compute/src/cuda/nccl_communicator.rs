@@ -33,7 +33,7 @@ fn ensure_nccl_present() -> Result<(), DeviceError> {
     }
 
     let found = "the loader finds no libnccl.so; the image trainer-cuda has it";
-    Err(DeviceError::broken("cannot reach other cards", found))
+    Err(DeviceError::failed("cannot reach other cards", found))
 }
 
 /// A card's communicator.
@@ -54,22 +54,23 @@ impl NcclCommunicator {
     /// If they do not find one another.
     pub(super) fn init_rank(
         invitation: &[u8],
-        (rank, count): (usize, usize),
-        computing: sys::CUstream,
+        rank: usize,
+        count: usize,
+        compute_stream: sys::CUstream,
     ) -> Result<Self, DeviceError> {
         ensure_nccl_present()?;
         let doing = "cannot reach other cards";
         let internal: [u8; 128] = invitation
             .try_into()
-            .map_err(|_| DeviceError::broken(doing, "the invitation is not one of NCCL's"))?;
+            .map_err(|_| DeviceError::failed(doing, "the invitation is not one of NCCL's"))?;
 
         let id = nccl_sys::ncclUniqueId {
             internal: internal.map(u8::cast_signed),
         };
 
-        let travelling = stream::create(stream::StreamKind::NonBlocking)
+        let comm_stream = stream::create(stream::StreamKind::NonBlocking)
             .map_err(|error| to_device_error("cannot make a stream", error))?;
-        let mark = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
             .map_err(|error| to_device_error("cannot make an event", error))?;
         let mut communicator = std::ptr::null_mut();
 
@@ -80,10 +81,10 @@ impl NcclCommunicator {
         joined.map_err(|error| nccl_error(doing, &error))?;
         Ok(Self {
             communicator: RawHandle(communicator),
-            computing: RawHandle(computing),
-            travelling: RawHandle(travelling),
-            mark: Mutex::new(RawHandle(mark)),
-            given_up: AtomicBool::new(false),
+            compute_stream: RawHandle(compute_stream),
+            comm_stream: RawHandle(comm_stream),
+            event: Mutex::new(RawHandle(event)),
+            aborted: AtomicBool::new(false),
         })
     }
 
@@ -93,11 +94,12 @@ impl NcclCommunicator {
         from: sys::CUstream,
         to: sys::CUstream,
     ) -> Result<(), DeviceError> {
-        let mark = super::cuda_device::lock_ignoring_poison(&self.mark);
+        let event = super::cuda_device::lock_ignoring_poison(&self.event);
         let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
         // SAFETY: streams and event are kept until this is dropped, the card's stream longer.
         let passed: Result<(), DriverError> = unsafe {
-            result::event::record(mark.0, from).and_then(|()| stream::wait_event(to, mark.0, flags))
+            result::event::record(event.0, from)
+                .and_then(|()| stream::wait_event(to, event.0, flags))
         };
 
         passed.map_err(|error| to_device_error("cannot order a card's work", error))
@@ -111,12 +113,12 @@ impl NcclCommunicator {
             nccl_sys::cudaStream_t,
         ) -> Result<nccl::NcclStatus, nccl::NcclError>,
     ) -> Result<(), DeviceError> {
-        if self.given_up.load(Ordering::Acquire) {
-            return Err(DeviceError::broken(doing, "another rank is lost"));
+        if self.aborted.load(Ordering::Acquire) {
+            return Err(DeviceError::failed(doing, "another rank is lost"));
         }
 
-        self.pass(self.computing.0, self.travelling.0)?;
-        let done = work(self.communicator.0, self.travelling.0.cast());
+        self.stream_wait_stream(self.compute_stream.0, self.comm_stream.0)?;
+        let done = work(self.communicator.0, self.comm_stream.0.cast());
         done.map(drop).map_err(|error| nccl_error(doing, &error))
     }
 }
@@ -132,7 +134,7 @@ impl DeviceCommunicator for NcclCommunicator {
         let data = nccl_sys::ncclDataType_t::ncclFloat32;
         let sum = nccl_sys::ncclRedOp_t::ncclSum;
         // SAFETY: the caller's span lies in memory that it holds until the device has done this.
-        self.travel("cannot sum over all cards", |communicator, stream| unsafe {
+        self.run_on_comm_stream("cannot sum over all cards", |communicator, stream| unsafe {
             nccl::all_reduce(at as _, at as _, count, data, sum, communicator, stream)
         })
     }
@@ -140,7 +142,7 @@ impl DeviceCommunicator for NcclCommunicator {
     fn all_gather(&self, at: DeviceAddress, part: usize) -> Result<(), DeviceError> {
         let data = nccl_sys::ncclDataType_t::ncclFloat32;
         // SAFETY: as above; a rank's own part lies where NCCL looks for it when it gathers in place.
-        self.travel(
+        self.run_on_comm_stream(
             "cannot gather from all cards",
             |communicator, stream| unsafe {
                 let rank = nccl::comm_user_rank(communicator)? as u64;
@@ -151,11 +153,11 @@ impl DeviceCommunicator for NcclCommunicator {
     }
 
     fn wait_on_stream(&self) -> Result<(), DeviceError> {
-        self.pass(self.travelling.0, self.computing.0)
+        self.stream_wait_stream(self.comm_stream.0, self.compute_stream.0)
     }
 
     fn abort(&self) {
-        if !self.given_up.swap(true, Ordering::AcqRel) {
+        if !self.aborted.swap(true, Ordering::AcqRel) {
             // SAFETY: once, and nothing is asked of the communicator after it. Nobody is left to be told.
             let _ = unsafe { nccl::comm_abort(self.communicator.0) };
         }
@@ -164,16 +166,16 @@ impl DeviceCommunicator for NcclCommunicator {
 
 impl Drop for NcclCommunicator {
     fn drop(&mut self) {
-        self.give_up();
+        self.abort();
         // SAFETY: made once, and nothing uses them any more. Nobody is left to be told of a fault.
         unsafe {
-            let _ = result::event::destroy(super::cuda_device::lock_ignoring_poison(&self.mark).0);
-            let _ = stream::destroy(self.travelling.0);
+            let _ = result::event::destroy(super::cuda_device::lock_ignoring_poison(&self.event).0);
+            let _ = stream::destroy(self.comm_stream.0);
         }
     }
 }
 
 /// What NCCL answered, as a fault.
 fn nccl_error(doing: &str, error: &nccl::NcclError) -> DeviceError {
-    DeviceError::broken(doing, format!("NCCL answers {:?}", error.0))
+    DeviceError::failed(doing, format!("NCCL answers {:?}", error.0))
 }

@@ -58,12 +58,12 @@ pub fn probe_cuda() -> Result<CudaInventory, DeviceError> {
 #[cfg(feature = "cuda")]
 pub fn probe_cuda() -> Result<CudaInventory, DeviceError> {
     let driver = super::context::init_driver()?;
-    let cards = (0..driver.cards)
-        .map(GpuInfo::read)
+    let cards = (0..driver.device_count)
+        .map(GpuInfo::probe_gpu)
         .collect::<Result<_, _>>()?;
 
     Ok(CudaInventory {
-        driver: driver.version(),
+        driver: driver.cuda_version(),
         libraries: probe_libraries(),
         cards,
     })
@@ -99,11 +99,11 @@ fn probe_libraries() -> Vec<CudaLibrary> {
 impl GpuInfo {
     fn probe_gpu(index: usize) -> Result<Self, DeviceError> {
         let card = super::context::find_device(index)?;
-        let (major, minor) = card.capability()?;
+        let (major, minor) = card.compute_capability()?;
         Ok(Self {
-            name: card.name()?,
+            name: card.device_name()?,
             capability: format!("{major}.{minor}"),
-            memory: card.memory()?,
+            memory: card.total_memory()?,
         })
     }
 }

@@ -49,12 +49,12 @@ impl StagingBuffers {
         let mut sent = 0;
         while sent < bytes.len() {
             if self.pages[self.current].used == PAGE_BYTES {
-                self.turn(stream).map_err(copy_error)?;
+                self.advance_page(stream).map_err(copy_error)?;
             }
 
             let page = &mut self.pages[self.current];
             let count = (bytes.len() - sent).min(PAGE_BYTES - page.used);
-            page.send(&bytes[sent..sent + count], to + sent as u64, stream)
+            page.copy_async(&bytes[sent..sent + count], to + sent as u64, stream)
                 .map_err(copy_error)?;
             sent += count;
         }
