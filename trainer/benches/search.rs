@@ -13,7 +13,7 @@ use std::time::Instant;
 use anyhow::Context;
 use clap::Parser;
 use cnclip::evaluate::search::{FeatureMatrix, nearest_neighbors};
-use cnclip::report::process_memory;
+use cnclip::progress::process_memory;
 use serde_json::json;
 
 /// Searches files of fp32 numbers.

@@ -9,11 +9,11 @@ use anyhow::{Context, Result};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use cnclip::evaluate::zero_shot::{self, PreparedZeroShot};
 use cnclip::evaluate::{Encoder, EncoderInputSizes, score_retrieval};
-use cnclip::report::history::HistoryPoint;
-use cnclip::report::page::{
-    ClassDetails, PageInput, PublicDataset, RetrievalExamples, RunCurves, StageCurves, TaskDetails,
-    TaskSection, render_comparison, render_page,
+use cnclip::page::{
+    ClassDetails, PageInput, PublicDataset, RetrievalExamples, RunCurves, TaskDetails, TaskSection,
+    render_comparison, render_page,
 };
+use cnclip::progress::history::{HistoryPoint, StageCurves};
 use cnclip_compute::ops::patchify::PixelBatch;
 use cnclip_crds::benchmark::Benchmark;
 use cnclip_crds::model::Architecture;

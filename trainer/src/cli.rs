@@ -18,7 +18,7 @@ mod tokenize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use cnclip::report::logging::ProcessLog;
+use cnclip::progress::logging::ProcessLog;
 use cnclip_crds::exit_code::TrainerExit;
 
 /// Trains and scores Chinese-CLIP from one file, with or without a cluster.

@@ -2,11 +2,9 @@
 
 pub mod calibration;
 pub mod corpus;
-mod job;
 pub mod predictions;
 mod results_table;
 pub mod retrieval;
-mod retrieval_files;
 pub mod search;
 mod sharding;
 mod skip_budget;
@@ -29,7 +27,6 @@ use cnclip_distributed::Communicator;
 use cnclip_nn::model::PackedTexts;
 use cnclip_nn::model::clip::Clip;
 use corpus::RetrievalCorpus;
-pub use job::{run_evaluation, run_evaluation_with_memory};
 pub use results_table::format_results_table;
 use retrieval::RetrievalResult;
 

@@ -6,8 +6,7 @@ use cnclip_crds::trainer_config::TrainConfig;
 
 use crate::error::Result;
 use crate::model_resolver;
-use crate::report::history::TrainingHistory;
-use crate::report::page::StageCurves;
+use crate::progress::history::{StageCurves, TrainingHistory};
 use cnclip_data::store::Store;
 
 /// Longer lines of ancestors are cut: somebody made a circle.

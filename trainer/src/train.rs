@@ -16,7 +16,7 @@ use cnclip_crds::trainer_config::TrainConfig;
 
 use crate::device_placement;
 use crate::error::{Error, Result};
-use crate::report::Reporter;
+use crate::progress::Reporter;
 use cnclip_compute::collective::Collective;
 use cnclip_compute::tensor::Memory;
 use cnclip_distributed::{Communicator, JoinRequest, LocalRanks};

@@ -17,8 +17,8 @@ mod small;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use cnclip::evaluate::run_evaluation;
-use cnclip::report::{ReportOutputs, Reporter};
+use cnclip::evaluation_job::run_evaluation;
+use cnclip::progress::{ReportOutputs, Reporter};
 use cnclip_compute::collective::Collective;
 use cnclip_compute::ops::dropout::Dropout;
 use cnclip_crds::exit_code::TrainerExit;

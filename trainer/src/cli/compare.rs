@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use cnclip::error::{Error, Result};
-use cnclip::report::page::{RunCurves, format_comparison_table, render_comparison};
+use cnclip::page::{RunCurves, format_comparison_table, render_comparison};
 use cnclip::{model_resolver, stage_chain};
 
 /// Names and places of runs.

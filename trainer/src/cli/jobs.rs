@@ -4,8 +4,8 @@ use std::io::Write;
 use std::path::Path;
 
 use cnclip::error::{Error, Result};
-use cnclip::report::{ReportOutputs, Reporter, logging::ProcessLog, termination_message};
-use cnclip::{evaluate, train};
+use cnclip::progress::{ReportOutputs, Reporter, logging::ProcessLog, termination_message};
+use cnclip::{evaluation_job, train};
 use cnclip_crds::exit_code::TrainerExit;
 use cnclip_crds::trainer_config::{EvaluateConfig, RunIdentity, TrainConfig};
 use serde::de::DeserializeOwned;
@@ -27,7 +27,7 @@ pub(super) fn run_evaluation(file: &Path, listen: Option<String>, log: &ProcessL
     let job = |config: EvaluateConfig| {
         let place = (config.run.clone(), listen.or_else(|| config.listen.clone()));
         run_with_reporter(place, log, |reporter| {
-            let table = evaluate::run_evaluation(&config, reporter, signals::stop_requested)?;
+            let table = evaluation_job::run_evaluation(&config, reporter, signals::stop_requested)?;
             let shown = std::io::stdout().write_all(table.as_bytes());
             shown.map_err(Error::io_context("write", "standard output"))
         })

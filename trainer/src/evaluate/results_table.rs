@@ -2,7 +2,7 @@
 
 use cnclip_crds::report::{Metric, RecallAtK, SimilarityThreshold, TaskResult, TaskScores};
 
-use crate::report::text_table::format_table;
+use crate::text_table::format_table;
 
 /// Columns of words; those behind them are of numbers.
 const TEXT_COLUMNS: usize = 2;

@@ -7,7 +7,7 @@ use cnclip_crds::trainer_config::TrainConfig;
 use crate::checkpoint::{ListedCheckpoint, list_checkpoints};
 use crate::error::{Error, Result};
 use crate::model_resolver::FinalCheckpoint;
-use crate::report::page::{PageInput, render_page};
+use crate::page::{PageInput, render_page};
 use crate::stage_chain;
 use cnclip_data::store::Store;
 

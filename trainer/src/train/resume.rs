@@ -8,7 +8,7 @@ use crate::checkpoint::{
     UNAVERAGED_WEIGHTS_FILE, WEIGHTS_FILE,
 };
 use crate::error::{Error, Result};
-use crate::report::history::TrainingHistory;
+use crate::progress::history::TrainingHistory;
 use crate::weights::{ModelPart, WeightsError, load_moments, load_weights};
 use cnclip_compute::params::Params;
 use cnclip_data::store::Store;

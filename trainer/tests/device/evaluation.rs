@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use cnclip::evaluate::run_evaluation_with_memory;
-use cnclip::report::{ReportOutputs, Reporter};
+use cnclip::evaluation_job::run_evaluation_with_memory;
+use cnclip::progress::{ReportOutputs, Reporter};
 use cnclip_compute::device::DType;
 use cnclip_compute::tensor::Memory;
 use cnclip_crds::report::{Metric, TaskResult};

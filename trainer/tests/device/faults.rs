@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cnclip::error::{Error, Result};
-use cnclip::report::{ReportOutputs, Reporter};
+use cnclip::progress::{ReportOutputs, Reporter};
 use cnclip::train::train_stage_with_memory;
 use cnclip_compute::device::{Device, DeviceError};
 use cnclip_compute::tensor::Memory;

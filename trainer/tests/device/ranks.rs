@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cnclip::error::{Error, Result};
-use cnclip::report::{ReportOutputs, Reporter};
+use cnclip::progress::{ReportOutputs, Reporter};
 use cnclip::train::train_stage_with_memory;
 use cnclip_compute::collective::{Collective, GradientReducer};
 use cnclip_compute::tensor::{Memory, Tensor};

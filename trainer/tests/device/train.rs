@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cnclip::report::{ReportOutputs, Reporter};
+use cnclip::progress::{ReportOutputs, Reporter};
 use cnclip::train::train_stage_with_memory;
 use cnclip_compute::tensor::Memory;
 use cnclip_crds::model::VitConfig;

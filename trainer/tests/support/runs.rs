@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use cnclip::error::Error;
-use cnclip::report::{ReportOutputs, Reporter};
+use cnclip::progress::{ReportOutputs, Reporter};
 use cnclip::train::train_stage;
 use cnclip_crds::report::ProgressReport;
 use cnclip_crds::trainer_config::TrainConfig;

@@ -9,7 +9,7 @@ use crate::checkpoint::{
     UNAVERAGED_WEIGHTS_FILE, WEIGHTS_FILE, WrittenCheckpoint,
 };
 use crate::error::{Error, Result};
-use crate::report::Reporter;
+use crate::progress::Reporter;
 use crate::train::finalize;
 use crate::weights::{write_moments, write_safetensors};
 

@@ -1,9 +1,9 @@
 use cnclip_crds::report::{Metric, TaskResult, TaskScores, TemplatesReport, ZeroShotScores};
 
 use super::*;
-use crate::report::page::{PageInput, TaskDetails, TaskSection, render_page};
+use crate::page::{PageInput, TaskDetails, TaskSection, render_page};
 
-const RED: &[u8] = include_bytes!("../../../../tests/golden/images/odd/png_gray2.png");
+const RED: &[u8] = include_bytes!("../../../tests/golden/images/odd/png_gray2.png");
 
 /// Classes whose pictures are each of the first class, or of its own, as the confusion says.
 fn scored(confusion: Vec<Vec<u64>>) -> ScoredZeroShot {

@@ -3,16 +3,7 @@
 use serde::Serialize;
 
 use super::chart::{Chart, Curve};
-use crate::report::history::HistoryPoint;
-
-/// One stage of the training.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct StageCurves {
-    /// Its name.
-    pub name: String,
-    /// Its curves.
-    pub points: Vec<HistoryPoint>,
-}
+use crate::progress::history::{HistoryPoint, StageCurves};
 
 /// All stages together.
 #[derive(Serialize)]

@@ -39,6 +39,15 @@ pub struct HistoryPoint {
     pub recalls: Option<RetrievalRecalls>,
 }
 
+/// The curves of one stage under its name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StageCurves {
+    /// Its name.
+    pub name: String,
+    /// Its points in the order of their steps.
+    pub points: Vec<HistoryPoint>,
+}
+
 /// The points of a stage in the order of their steps.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TrainingHistory {
@@ -130,7 +139,7 @@ impl TrainingHistory {
 
 /// Of points, the step and the recalls with the highest mean over both directions, the later of
 /// equals.
-pub(super) fn best_recalls<'a>(
+pub fn best_recalls<'a>(
     points: impl IntoIterator<Item = &'a HistoryPoint>,
 ) -> Option<(i64, RetrievalRecalls)> {
     let measured = points

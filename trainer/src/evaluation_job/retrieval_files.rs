@@ -2,10 +2,10 @@
 
 use cnclip_crds::trainer_config::FeatureFormat;
 
-use super::ScoredRetrieval;
-use super::predictions::{self, ANSWERS_FILE, IMAGE_TO_TEXT_FILE, TEXT_TO_IMAGE_FILE};
-use super::predictions::{IMAGE_TO_TEXT_SCORE_FILE, TEXT_TO_IMAGE_SCORE_FILE};
 use crate::error::{Error, Result};
+use crate::evaluate::ScoredRetrieval;
+use crate::evaluate::predictions::{self, ANSWERS_FILE, IMAGE_TO_TEXT_FILE, TEXT_TO_IMAGE_FILE};
+use crate::evaluate::predictions::{IMAGE_TO_TEXT_SCORE_FILE, TEXT_TO_IMAGE_SCORE_FILE};
 use crate::interop::features::{FeatureKind, FeatureWriter, file_extension};
 use cnclip_data::shard::ItemId;
 use cnclip_data::store::{ObjectWriter, Store};

@@ -6,13 +6,12 @@ use cnclip_crds::model::ModelConfig;
 use cnclip_crds::trainer_config::{EvaluateConfig, TaskConfig, TrainConfig};
 
 use super::prepared_task::PreparedTask;
+use super::retrieval_files;
 use crate::error::{Error, Result};
 use crate::evaluate::zero_shot::{self, SubmissionModel};
-use crate::evaluate::{EncoderInputSizes, calibration, retrieval_files, score_retrieval};
+use crate::evaluate::{EncoderInputSizes, calibration, score_retrieval};
 use crate::model_resolver::{self, DEFAULT_CONTEXT_LENGTH, ResolvedWeights};
-use crate::report::page::{
-    ClassDetails, PublicDataset, RetrievalExamples, TaskDetails, TaskSection,
-};
+use crate::page::{ClassDetails, PublicDataset, RetrievalExamples, TaskDetails, TaskSection};
 use crate::weights::{ModelPart, WeightsError, load_weights};
 use cnclip_compute::params::Params;
 use cnclip_compute::tensor::Memory;

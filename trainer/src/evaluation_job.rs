@@ -5,6 +5,7 @@ mod check;
 mod evaluated_model;
 mod prepared_task;
 mod result_files;
+mod retrieval_files;
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use cnclip_crds::trainer_config::EvaluateConfig;
 use crate::device_placement;
 use crate::error::Result;
 use crate::model_resolver;
-use crate::report::Reporter;
+use crate::progress::Reporter;
 use cnclip_compute::collective::Collective;
 use cnclip_compute::tensor::Memory;
 use cnclip_data::store::Store;

@@ -3,7 +3,7 @@ use cnclip_crds::report::{RecallAtK, RetrievalRecalls, SimilarityThreshold, Task
 use super::*;
 use crate::evaluate::retrieval::first_hit;
 use crate::evaluate::tests::{golden, scored, unlabelled};
-use crate::report::history::HistoryPoint;
+use crate::progress::history::HistoryPoint;
 use cnclip_data::decode::decode_image;
 use cnclip_data::store::Store;
 

@@ -7,11 +7,9 @@ mod http_server;
 mod log_changes;
 pub mod logging;
 pub mod metrics;
-pub mod page;
 pub mod process_memory;
 mod terminal_bar;
 pub mod termination_message;
-pub(crate) mod text_table;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

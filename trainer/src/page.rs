@@ -25,8 +25,9 @@ pub use classes::{ClassDetails, ClassSummary, ConfusedPair, MisclassifiedImage};
 pub use compare::{RunCurves, format_comparison_table, render_comparison};
 pub use examples::{QueryExample, RetrievalExamples, RetrievedImage};
 use scores::TaskScoreSection;
-pub use training::StageCurves;
 use training::TrainingSection;
+
+use crate::progress::history::StageCurves;
 
 /// One task of the evaluation.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -7,7 +7,7 @@ use cnclip_crds::trainer_config::EvaluateConfig;
 use crate::error::{Error, Result};
 use crate::evaluate::{EvaluationResults, format_results_table};
 use crate::model_resolver::ResolvedWeights;
-use crate::report::page::{PageInput, TaskSection, render_page};
+use crate::page::{PageInput, TaskSection, render_page};
 use crate::stage_chain;
 use cnclip_data::store::Store;
 

@@ -18,6 +18,71 @@ fn rows(store: &Store, name: &str) -> Vec<Value> {
 }
 
 #[test]
+fn predictions_carry_the_ids_of_the_data_set() {
+    let scored = scored(&golden(&Store::in_memory()));
+    let folder = Store::in_memory();
+    write_retrieval_files(&scored, &[], &folder).unwrap();
+    let images: Vec<_> = scored
+        .corpus
+        .images
+        .iter()
+        .map(|image| image.image_id.clone())
+        .collect();
+
+    assert!(
+        images.contains(&12_345_678_901.into()),
+        "as in the file, not their places: {images:?}"
+    );
+
+    let found = rows(&folder, "text_to_image.jsonl");
+    assert_eq!(found.len(), scored.corpus.texts.len());
+    for (row, text) in found.iter().zip(0..) {
+        assert_eq!(
+            row["text_id"],
+            serde_json::json!(scored.corpus.texts[text].text_id)
+        );
+
+        let nearest = scored.retrieval.text_to_image.nearest[text].iter();
+        let right: Vec<_> = nearest.map(|near| images[near.index].clone()).collect();
+        assert_eq!(row["image_ids"], serde_json::json!(right));
+        assert_eq!(right.len(), 10);
+    }
+
+    assert_eq!(rows(&folder, "image_to_text.jsonl").len(), 12);
+    let recalls = scored.retrieval.recalls().unwrap();
+    let score = &rows(&folder, "text_to_image_score.json")[0];
+    assert_eq!(score["scoreJson"]["r10"], recalls.text_to_image.r10);
+    let score = &rows(&folder, "image_to_text_score.json")[0];
+
+    assert_eq!(score["score"], recalls.image_to_text.mean_recall);
+}
+
+#[test]
+fn a_data_set_without_labels_has_predictions_but_no_score_files() {
+    let scored = scored(&unlabelled(&Store::in_memory()));
+    let folder = Store::in_memory();
+    write_retrieval_files(&scored, &[], &folder).unwrap();
+    let found = rows(&folder, "text_to_image.jsonl");
+    let ids: Vec<_> = found
+        .iter()
+        .map(|row| row["text_id"].as_u64().unwrap())
+        .collect();
+
+    assert_eq!(ids, [8, 70, 1000]);
+    assert!(
+        found
+            .iter()
+            .all(|row| row["image_ids"].as_array().unwrap().len() == 10)
+    );
+
+    assert_eq!(
+        folder.get_if_exists("text_to_image_score.json").unwrap(),
+        None,
+        "nothing is known of it"
+    );
+}
+
+#[test]
 fn below_a_threshold_there_is_no_match() {
     let mut scored = scored(&golden(&Store::in_memory()));
     scored.calibrate_threshold(1.0);

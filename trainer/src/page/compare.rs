@@ -5,9 +5,9 @@ use cnclip_crds::report::{RecallAtK, RetrievalRecalls};
 use serde::Serialize;
 
 use super::chart::{Chart, Curve};
-use super::{StageCurves, format_timestamp, render_template};
-use crate::report::history::{HistoryPoint, best_recalls};
-use crate::report::text_table::format_table;
+use super::{format_timestamp, render_template};
+use crate::progress::history::{HistoryPoint, StageCurves, best_recalls};
+use crate::text_table::format_table;
 
 /// The curves of one run.
 #[derive(Clone, Debug, Default, PartialEq)]
