@@ -1,25 +1,25 @@
 # The commands of the project. Downloads and builds are kept in the user's cache folder.
 export CNCLIP_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cnclip
 export CARGO_TARGET_DIR ?= $(CNCLIP_CACHE)/target
-export PYTHONPATH := $(CURDIR)/tests
+export PYTHONPATH := $(CURDIR)/packaging:$(CURDIR)/tests
 export VERSION := $(shell sed -n '/workspace.package/,/^$$/s/^version = "\(.*\)"/\1/p' Cargo.toml)
 PYTHON := python3 -u
 
-.PHONY: help demo ablation test lint images cuda cuda-image gpu-check push bed clean-bed
+.PHONY: help demo ablation test lint images cuda cuda-image gpu-check push cluster clean-cluster bed clean-bed
 help:
-	@echo "make demo       train and score a small Chinese-CLIP on a cluster of its own (KEEP=1 leaves it up,"
-	@echo "                CLUSTER=current uses the cluster of your kubeconfig instead)"
-	@echo "make ablation   the paper's ablation in miniature: from scratch, without the first stage, in two stages"
-	@echo "make test       every test, the end-to-end ones on a fresh cluster included"
-	@echo "make lint       format and lints only"
-	@echo "make images     the operator's and the trainer's image, as OCI tars in target/images"
-	@echo "make cuda       the trainer for NVIDIA GPUs and its tests on one, in target/cuda"
-	@echo "make cuda-image the image trainer-cuda: that program and NVIDIA's libraries, as an OCI tar in target/images"
-	@echo "make gpu-check  on a machine with a GPU: its tests, a training and benchmarks (PROGRAM= and TESTS= name"
-	@echo "                what make cuda built elsewhere, ARGUMENTS= is told in docs/gpu.md)"
-	@echo "make push       the same by docker, pushed to IMAGE_REGISTRY"
-	@echo "make bed        bring up the cluster and leave it"
-	@echo "make clean-bed  end that cluster and remove its data"
+	@echo "make demo           train and evaluate a small Chinese-CLIP on a new local cluster (KEEP=1 keeps it running,"
+	@echo "                    CLUSTER=current uses the cluster of your kubeconfig instead)"
+	@echo "make ablation       the paper's ablation in miniature: from scratch, without the first stage, in two stages"
+	@echo "make test           all tests, including the end-to-end tests on a new local cluster"
+	@echo "make lint           format and lints only"
+	@echo "make images         the images of operator and trainer, as OCI archives in target/images"
+	@echo "make cuda           the trainer for NVIDIA GPUs and its device tests, in target/cuda"
+	@echo "make cuda-image     the image trainer-cuda: that program and NVIDIA's libraries, as an OCI archive in target/images"
+	@echo "make gpu-check      tests, a training and benchmarks on this machine's GPU (PROGRAM= and TESTS= name what"
+	@echo "                    make cuda built elsewhere, ARGUMENTS= are described in docs/gpu.md)"
+	@echo "make push           build all images with docker and push them to IMAGE_REGISTRY"
+	@echo "make cluster        start the local cluster and leave it running"
+	@echo "make clean-cluster  stop that cluster and delete its data"
 
 demo:
 	@$(PYTHON) -m demo
@@ -35,29 +35,33 @@ lint:
 	cargo clippy --workspace --all-targets --release -- -D warnings
 
 images:
-	@$(PYTHON) -m bed images
+	@$(PYTHON) -m cnclip_build images
 
 cuda:
-	@$(PYTHON) tests/cuda/build.py
+	@$(PYTHON) -m cnclip_build cuda
 
 cuda-image:
-	@$(PYTHON) -m bed images trainer-cuda
+	@$(PYTHON) -m cnclip_build image-cuda
 
 PROGRAM ?= target/cuda/cnclip
 TESTS ?= target/cuda/device-tests
 PAIRS ?= target/cuda/emoji
 gpu-check:
-	@$(PYTHON) tests/cuda/check.py --program $(PROGRAM) --tests $(TESTS) --pairs $(PAIRS) $(ARGUMENTS)
+	@$(PYTHON) tests/gpu/check.py --program $(PROGRAM) --tests $(TESTS) --pairs $(PAIRS) $(ARGUMENTS)
 
 push:
-	@test -n "$(IMAGE_REGISTRY)" || { echo "error: IMAGE_REGISTRY is not set: registry.example.com/cnclip, say"; exit 64; }
+	@test -n "$(IMAGE_REGISTRY)" || { echo "error: set IMAGE_REGISTRY, for example to registry.example.com/cnclip"; exit 64; }
 	for image in trainer trainer-cuda operator; do \
 	    docker build --target $$image --tag $(IMAGE_REGISTRY)/$$image:$(VERSION) . && \
 	    docker push $(IMAGE_REGISTRY)/$$image:$(VERSION) || exit 1; \
 	done
 
-bed:
-	@$(PYTHON) -m bed up
+cluster:
+	@$(PYTHON) -m testbed up
 
-clean-bed:
-	@$(PYTHON) -m bed down --wipe
+clean-cluster:
+	@$(PYTHON) -m testbed down --wipe
+
+# Former names, to be removed after the next release.
+bed: cluster
+clean-bed: clean-cluster

@@ -1,4 +1,4 @@
-"""Every check of the project, as ``make test`` runs it: format, lints, images, and all tests on a fresh bed."""
+"""Every check of the project, as ``make test`` runs it: format, lints, images, and all tests on a fresh testbed."""
 
 import os
 import re
@@ -8,86 +8,113 @@ import time
 from pathlib import Path
 
 import browser
-from bed import cluster, images, tools
-from bed.place import CACHE, Bed
-from bed.processes import show
-from bed.steps import main, since
+from cnclip_build import images
+from cnclip_build.commands import show
+from cnclip_build.paths import PROJECT, PYTHON, cargo_target
+from cnclip_build.progress import elapsed, main
+from testbed import cluster, tools
+from testbed.config import Testbed
 
-os.environ.setdefault("CARGO_TARGET_DIR", str(CACHE / "target"))
-LOG = images.PROJECT / "target/test.log"
-TESTS = ("cargo", "test", "--workspace", "--release", "--locked", "--no-fail-fast")
-RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", re.MULTILINE)
+LOG = PROJECT / "target/test.log"
+CARGO_TEST = ("cargo", "test", "--workspace", "--release", "--locked", "--no-fail-fast")
+TEST_RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", re.MULTILINE)
 
 
 def run():
-    """Runs one part after the other and ends with the parts' times and the tests' results."""
+    """Runs all parts and prints the time of each and the number of passed and failed tests; returns the exit code."""
     times = []
 
     def part(name, work):
         print(f"\n=== {name}", flush=True)
         start = time.monotonic()
         result = work()
-        times.append((name, since(start)))
+        times.append((name, elapsed(start)))
         return result
 
-    part("tools", tools.get)
-    part("format", lambda: check("cargo", "fmt", "--all", "--check"))
-    part("lints", lambda: check("cargo", "clippy", "--workspace", "--all-targets", "--release", "--locked",
-                                "--quiet", "--", "-D", "warnings"))
-    part("code for GPUs", gpu)
-    part("bed and demo", lambda: check(sys.executable, "-m", "unittest", "discover", "-s", "tests/unit"))
-    part("data set", lambda: check("tests/python", "tests/emoji", "-m", "unittest", "discover", "-s", "tests/emoji"))
+    cargo_target()  # exports CARGO_TARGET_DIR to every cargo below
+    # What fails often and takes seconds comes first, the end-to-end tests last.
+    part("tools", tools.install)
+    part("format", check_format)
+    part("lints", check_lints)
+    part("architecture", check_architecture)
+    part("CUDA code", check_cuda_code)
+    part("Python unit tests", unit_tests)
+    part("data set", emoji_tests)
     part("images", images.build)
-    part("compiling the tests", lambda: check(*TESTS, "--no-run", "--quiet"))
-    part("twins", twins)
-    part("pages in a browser", pages)
-    code = part("tests", test)
-    print("\n" + "\n".join(f"{name:22}{took}" for name, took in times))
+    part("compiling the tests", lambda: show(*CARGO_TEST, "--no-run", "--quiet", cwd=PROJECT))
+    part("parity with PyTorch", parity_tests)
+    part("pages in a browser", browser_tests)
+    code = part("tests", cargo_tests)
+    print("\n" + "\n".join(f"{name:22}{time_taken}" for name, time_taken in times))
     print(total(LOG.read_text(errors="replace")))
     return code
 
 
-def check(*command):
-    show(*command, cwd=images.PROJECT)
+def check_format():
+    """Checks the format of the Rust code."""
+    show("cargo", "fmt", "--all", "--check", cwd=PROJECT)
 
 
-def gpu():
-    """Compiles every kernel for real cards, and lints what drives them; only `make gpu-check` runs it."""
-    command = ("cargo", "clippy", "--release", "--locked", "--quiet", "--package", "cnclip-trainer", "--package",
-               "cnclip-compute", "--all-targets", "--features", "cuda", "--", "-D", "warnings")
-    show(*command, cwd=images.PROJECT, env=images.cuda_environment())
+def check_lints():
+    """Runs clippy on all crates for CPUs."""
+    show("cargo", "clippy", "--workspace", "--all-targets", "--release", "--locked", "--quiet", "--", "-D", "warnings",
+         cwd=PROJECT)
 
 
-def twins():
-    """Models go to PyTorch and back; its packages are installed the first time."""
+def check_architecture():
+    """Runs the tests of the module structure before everything that takes long."""
+    # --workspace, so that dependencies get the features of the whole workspace and are not compiled twice.
+    show(*CARGO_TEST, "--quiet", "--test", "architecture", cwd=PROJECT)
+
+
+def check_cuda_code():
+    """Compiles every kernel for real GPUs and lints the code that drives them. ``make gpu-check`` runs it on one."""
+    show("cargo", "clippy", "--release", "--locked", "--quiet", "--package", "cnclip-trainer", "--package",
+         "cnclip-compute", "--all-targets", "--features", "cuda", "--", "-D", "warnings",
+         cwd=PROJECT, env=images.cuda_build_environment())
+
+
+def unit_tests():
+    """Tests the Python code of packaging, testbed, demo and GPU check."""
+    show(sys.executable, "-m", "unittest", "discover", "-s", "tests/unit", cwd=PROJECT)
+
+
+def emoji_tests():
+    """Tests the program that builds the demo's data set, with its pinned packages."""
+    show(PYTHON, "tests/emoji", "-m", "unittest", "discover", "-s", "tests/emoji", cwd=PROJECT)
+
+
+def parity_tests():
+    """Compares models and scores with PyTorch and the reference; installs these on first use."""
     program = images.compile_release() / images.PROGRAMS["trainer"]
-    show("tests/python", "tests/twins", "-m", "unittest", "discover", "-s", "tests/twins", cwd=images.PROJECT,
+    show(PYTHON, "tests/parity", "-m", "unittest", "discover", "-s", "tests/parity", cwd=PROJECT,
          env={**os.environ, "CNCLIP_PROGRAM": str(program)})
 
 
-def pages():
-    """Opens the report in Chromium; says why not, where there is none and none can be installed."""
-    folder = images.PROJECT / "target/pages"
-    show(Path(os.environ["CARGO_TARGET_DIR"], "release/examples/page"), folder, cwd=images.PROJECT)
-    if why := browser.check(folder):
-        print(f"SKIPPED: the pages were not opened in a browser: {why}")
+def browser_tests():
+    """Opens report pages in Chromium; skipped, with the reason, where there is none and none can be installed."""
+    folder = PROJECT / "target/pages"
+    show(cargo_target() / "release/examples/page", folder, cwd=PROJECT)
+    if reason := browser.check(folder):
+        print(f"SKIPPED: the pages were not opened in a browser: {reason}")
 
 
-def test():
-    """Runs all tests with a bed up; their exit code."""
-    # A bed of its own, so that one kept from a demo lives on.
-    os.environ.setdefault("BED_NET", "89")
-    bed = Bed.from_environment()
-    with cluster.fresh(bed):
+def cargo_tests():
+    """Runs all Rust tests, doc tests included, with a testbed running; returns cargo's exit code."""
+    # A network other than the demo's default, so that a testbed kept by `KEEP=1 make demo` is left alone.
+    if not os.environ.get("BED_NET"):
+        os.environ.setdefault("TESTBED_NETWORK", "89")
+    testbed = Testbed.from_environment()
+    with cluster.fresh(testbed):
         program = images.compile_release() / images.PROGRAMS["trainer"]
-        environment = {"CNCLIP_BED": str(bed.facts), "CNCLIP_VOCAB": str(images.vocabulary()),
+        environment = {"CNCLIP_TESTBED": str(testbed.connection_file), "CNCLIP_VOCAB": str(images.fetch_vocabulary()),
                        "CNCLIP_PROGRAM": str(program)}
-        return show_and_keep(TESTS, {**os.environ, **environment})
+        return show_and_log(CARGO_TEST, {**os.environ, **environment})
 
 
-def show_and_keep(command, environment):
-    """Shows the command's output as it comes and keeps it in the log; its exit code."""
-    with subprocess.Popen(command, cwd=images.PROJECT, env=environment, text=True,
+def show_and_log(command, environment):
+    """Prints a command's output as it arrives and writes it to the log; returns the exit code."""
+    with subprocess.Popen(command, cwd=PROJECT, env=environment, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as tests, open(LOG, "w") as log:
         for line in tests.stdout:
             sys.stdout.write(line)
@@ -96,10 +123,10 @@ def show_and_keep(command, environment):
 
 
 def total(output):
-    """One line in cargo's own words for all test programs together."""
-    passed, failed, ignored = (sum(map(int, counts)) for counts in zip(*RESULT.findall(output), strict=True))
-    word = "FAILED" if failed else "ok"
-    return f"test result: {word}. {passed} passed; {failed} failed; {ignored} ignored"
+    """The sum of the result lines of all test programs in `output`, in cargo's format."""
+    passed, failed, ignored = (sum(map(int, counts)) for counts in zip(*TEST_RESULT.findall(output), strict=True))
+    status = "FAILED" if failed else "ok"
+    return f"test result: {status}. {passed} passed; {failed} failed; {ignored} ignored"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Opens the report's pages in headless Chromium: gets what that needs, and runs the tests beside this file."""
+"""Opens report pages in headless Chromium: installs what that needs and runs the tests in this folder."""
 
 import hashlib
 import os
@@ -6,48 +6,50 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from bed import tools
-from bed.place import CACHE
-from bed.processes import run, show
-from bed.steps import Failure, step
+from cnclip_build.commands import run, show
+from cnclip_build.paths import CACHE
+from cnclip_build.progress import Failure, step
+from testbed import tools
 
 HERE = Path(__file__).parent
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def check(pages):
-    """Looks at every page of the folder; why not, where there is no browser to be had."""
+    """Tests every page of a folder; returns the reason if no browser is available, else None."""
     try:
-        browser = chromium()
+        browser = find_chromium()
     except Failure as failure:
         return str(failure)
     show("node", "--test", HERE / "pages.test.mjs", env={
-        **os.environ, "CNCLIP_PAGES": str(pages), "CNCLIP_CHROMIUM": browser, "CNCLIP_PACKAGES": str(packages())})
+        **os.environ, "CNCLIP_PAGES": str(pages), "CNCLIP_CHROMIUM": browser,
+        "CNCLIP_PACKAGES": str(install_playwright())})
     return None
 
 
-def chromium():
-    """The browser of this machine, or Debian's, installed now."""
-    found = next(filter(None, map(shutil.which, PROGRAMS)), None)
+def find_chromium():
+    """The path of the machine's Chromium or Chrome; installs Debian's package if there is none."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if not found:
-        tools.get_packages({"chromium": "chromium"})
+        tools.install_packages({"chromium": "chromium"})
         found = shutil.which("chromium")
     if not found:
-        raise Failure("the Debian package chromium has no program chromium. Install Chromium or Chrome.")
+        raise Failure("the Debian package chromium did not install a program of that name. Install Chromium or Chrome.")
     return found
 
 
-def packages():
-    """The folder with the pinned package that drives the browser, kept in the user's cache."""
+def install_playwright():
+    """Installs the pinned npm package that controls the browser into the user's cache; returns the folder."""
     pins = [HERE / name for name in ("package.json", "package-lock.json")]
     digest = hashlib.sha256(b"".join(pin.read_bytes() for pin in pins)).hexdigest()[:12]
     folder = CACHE / f"browser-{digest}"
     if not folder.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         with step("browser", f"installing playwright-core into {folder}"):
-            aside = Path(tempfile.mkdtemp(prefix=folder.name, dir=CACHE))
+            temporary = Path(tempfile.mkdtemp(prefix=folder.name, dir=CACHE))
             for pin in pins:
-                shutil.copy(pin, aside)
-            run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", cwd=aside)
-            aside.rename(folder)
+                shutil.copy(pin, temporary)
+            # playwright-core's install scripts would download a browser of their own.
+            run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", cwd=temporary)
+            temporary.rename(folder)
     return folder

@@ -1,4 +1,4 @@
-// The report's pages as people see them: in Chromium, on a desk and on a phone.
+// Tests report pages in Chromium at the widths of a desktop and of two phones.
 
 import assert from "node:assert/strict";
 import { mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
@@ -6,37 +6,38 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 
-import { look, open } from "./look.mjs";
+import { inspectPage, launchBrowser } from "./inspect-page.mjs";
 
 const FOLDER = process.env.CNCLIP_PAGES;
 const WIDTHS = [1200, 400, 320];
 let browser;
 
-before(async () => (browser = await open()));
+before(async () => (browser = await launchBrowser()));
 after(async () => browser?.close());
 
 for (const name of (await readdir(FOLDER)).filter((name) => name.endsWith(".html"))) {
   for (const width of WIDTHS) {
     test(`${name} at ${width} px`, async () => {
-      const { pictures, faults } = await look(browser, join(FOLDER, name), width);
-      assert.deepEqual(faults, []);
-      if (name.startsWith("evaluation")) assert.ok(pictures > 0, "it shows pictures");
+      const { images, defects } = await inspectPage(browser, join(FOLDER, name), width);
+      assert.deepEqual(defects, []);
+      if (name.startsWith("evaluation")) assert.ok(images > 0, "it has images");
     });
   }
 }
 
-test("what is wrong with a page is found", async () => {
+// Without this test, an inspection that finds nothing at all would pass.
+test("every kind of defect is found", async () => {
   const folder = await mkdtemp(join(tmpdir(), "cnclip-page-"));
   const file = join(folder, "page.html");
   await writeFile(file, `<!doctype html><main><img alt="cat" src="data:image/png;base64,aGVsbG8="><script>
     console.error("oh no"); fetch("http://127.0.0.1:1/").catch(() => {}); undefined.x;</script>
     <p style="width:900px">wide</p><svg width="50" height="20"><text x="40" y="12">outside</text></svg></main>`);
   try {
-    const { pictures, faults } = await look(browser, file, 400);
-    assert.equal(pictures, 1);
-    for (const fault of ["not drawn: the picture cat", "console: error: oh no", "asks for http://127.0.0.1:1/",
-      "fails: TypeError", "scrolls sideways: ", "cut off: <p> wide", "outside its drawing: outside"]) {
-      assert.ok(faults.some((found) => found.startsWith(fault)), `${fault} is not among ${faults.join("; ")}`);
+    const { images, defects } = await inspectPage(browser, file, 400);
+    assert.equal(images, 1);
+    for (const expected of ["not displayed: image cat", "console: error: oh no", "requests http://127.0.0.1:1/",
+      "script error: TypeError", "scrolls horizontally: ", "clipped: <p> wide", "outside its chart: outside"]) {
+      assert.ok(defects.some((defect) => defect.startsWith(expected)), `${expected} is not in ${defects.join("; ")}`);
     }
   } finally {
     await rm(folder, { recursive: true });

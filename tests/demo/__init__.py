@@ -1,4 +1,5 @@
-"""``make demo``: trains and scores a small Chinese-CLIP on real pods, from packages alone to a report.
+"""``make demo``: trains and evaluates a small Chinese-CLIP in pods, from published packages to a report.
 
-Run as ``python3 -m demo`` with ``tests/`` on the path. KEEP=1 leaves the cluster; CLUSTER=current uses one's own.
+Run as ``python3 -m demo`` with ``packaging/`` and ``tests/`` on ``PYTHONPATH``. ``KEEP=1`` keeps the cluster running
+afterwards; ``CLUSTER=current`` uses the cluster of the current kubeconfig.
 """

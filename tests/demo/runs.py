@@ -1,9 +1,9 @@
-"""The demo's runs as the cluster knows them: what stands where, and what came out. Asks, never changes."""
+"""The demo's trainings and evaluations as the API server returns them. Reads only."""
 
 import json
 from dataclasses import dataclass
 
-from bed.processes import run
+from cnclip_build.commands import run
 
 KINDS = "cnclipevaluations,cncliptrainings"
 
@@ -16,37 +16,37 @@ class Run:
 
     @property
     def kind(self):
+        """CnClipTraining or CnClipEvaluation."""
         return self.object["kind"]
 
     @property
     def name(self):
+        """The object's name."""
         return self.object["metadata"]["name"]
 
     @property
     def status(self):
+        """The object's status; empty before the first reconcile."""
         return self.object.get("status", {})
 
     @property
     def stages(self):
+        """The status of each stage of a training."""
         return self.status.get("stages", [])
 
-    def is_true(self, condition):
-        """Whether the operator says so."""
-        return any(c["type"] == condition and c["status"] == "True" for c in self.status.get("conditions", []))
-
-    def word(self):
-        """How it ended, or that it has not."""
-        return next((word for word in ("Complete", "Failed") if self.is_true(word)), "Running")
+    def has_condition(self, type_):
+        """Whether a condition is True."""
+        return any(c["type"] == type_ and c["status"] == "True" for c in self.status.get("conditions", []))
 
 
-def observe(place, namespace):
-    """Every run of the namespace, trainings first, in the order of their making."""
-    answer = json.loads(run(*place.kubectl, "--namespace", namespace, "get", KINDS, "--output", "json"))
-    runs = [Run(item) for item in answer["items"]]
+def list_runs(environment, namespace):
+    """Every run of the namespace: trainings first, each kind by creation time."""
+    listed = json.loads(run(*environment.kubectl, "--namespace", namespace, "get", KINDS, "--output", "json"))
+    runs = [Run(item) for item in listed["items"]]
     return sorted(runs, key=lambda r: (r.kind != "CnClipTraining", r.object["metadata"]["creationTimestamp"]))
 
 
-def table(place, namespace):
-    """What a user sees."""
-    tables = (run(*place.kubectl, "--namespace", namespace, "get", kind).rstrip() for kind in ("cct", "cce"))
+def format_table(environment, namespace):
+    """The tables that `kubectl get` prints of both kinds."""
+    tables = (run(*environment.kubectl, "--namespace", namespace, "get", kind).rstrip() for kind in ("cct", "cce"))
     return "\n\n".join(filter(None, tables))

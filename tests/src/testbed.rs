@@ -9,8 +9,8 @@ use kube::{
 };
 use serde::Deserialize;
 
-/// The environment variable with the path of the file that `make bed` and `make test` leave.
-pub const ENV_TESTBED: &str = "CNCLIP_BED";
+/// The environment variable with the path of the connection file that `make cluster` and `make test` write.
+pub const ENV_TESTBED: &str = "CNCLIP_TESTBED";
 
 /// A bed that is up.
 #[derive(Clone, Debug, Deserialize)]
@@ -64,11 +64,16 @@ impl Testbed {
     /// When it names none, or none is there.
     pub fn from_env() -> anyhow::Result<Self> {
         let path = env::var(ENV_TESTBED).with_context(|| {
-            format!("{ENV_TESTBED} is not set: run `make test`, or `make bed` and set it to the bed's bed.json")
+            format!(
+                "{ENV_TESTBED} is not set: run `make test`, or run `make cluster` and set it to the \
+                 testbed.json that this writes"
+            )
         })?;
 
-        let text = fs::read_to_string(&path).with_context(|| format!("no bed is up: {path}"))?;
-        serde_json::from_str(&text).with_context(|| format!("{path} is no bed's"))
+        let text = fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {path}: is the testbed running?"))?;
+        serde_json::from_str(&text)
+            .with_context(|| format!("{path} is not a testbed's connection file"))
     }
 
     /// A client with an administrator's rights.

@@ -94,7 +94,7 @@ fn compile(source: &Path, out: &Path) -> Result<Compiled, String> {
             let compiler = compiler.display();
             format!(
                 "cannot run {compiler}: {error}. The feature `cuda` needs NVIDIA's compiler 13.0 or \
-                 newer: set CUDA_HOME to a toolkit, or to what tests/cuda/toolkit prints"
+                 newer: set CUDA_HOME to a toolkit, or to what packaging/cuda/toolkit prints"
             )
         })?;
 

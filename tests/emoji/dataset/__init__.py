@@ -1,1 +1,1 @@
-"""Builds pictures of emoji with their Chinese and English texts from published packages."""
+"""Builds a data set of emoji images with Chinese and English texts from published packages."""

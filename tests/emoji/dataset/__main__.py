@@ -1,4 +1,4 @@
-"""The command line: builds into the cache, copies to where the user asked. Explains failures in words."""
+"""The command line: builds the data set into the cache and copies it to the folder that the user names."""
 
 import argparse
 import json
@@ -7,68 +7,59 @@ import shutil
 import sys
 from pathlib import Path
 
-from dataset import build, packages, tell
+from dataset import build, packages, progress
 
-UNAVAILABLE, SOFTWARE, CANNOT_CREATE = 69, 70, 73  # sysexits.h
+EX_UNAVAILABLE, EX_SOFTWARE, EX_CANTCREAT = 69, 70, 73  # sysexits.h
 
 
-class Occupied(Exception):
-    """The folder asked for holds something else."""
+class OutputExists(Exception):
+    """The output folder contains something else."""
 
 
 def main() -> int:
-    """Does what the arguments ask; returns the exit code."""
+    """Parses the command line and builds the data set; returns the exit code."""
     parser = argparse.ArgumentParser(prog="build", description="Builds the emoji data set. See README.md.")
-    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to fill; an older build there is replaced")
-    parser.add_argument("--vocabulary", action="store_true", help="only the vocabulary; OUT is a file")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the output folder; an older data set there is replaced")
     arguments = parser.parse_args()
-    cache = Path(os.environ["CNCLIP_CACHE"])
     try:
-        (place_vocabulary if arguments.vocabulary else place)(arguments.out, cache)
+        write_data_set(arguments.out, Path(os.environ["CNCLIP_CACHE"]))
     except packages.Unavailable as error:
-        return fail(error, UNAVAILABLE)
-    except build.Unfaithful as error:
-        return fail(error, SOFTWARE)
-    except Occupied as error:
-        return fail(error, CANNOT_CREATE)
+        return fail(error, EX_UNAVAILABLE)
+    except build.UnexpectedResult as error:
+        return fail(error, EX_SOFTWARE)
+    except OutputExists as error:
+        return fail(error, EX_CANTCREAT)
     return 0
 
 
 def fail(error: Exception, code: int) -> int:
-    """Tells the error."""
-    tell.line(str(error))
+    """Logs an error; returns the exit code."""
+    progress.log(str(error))
     return code
 
 
-def place_vocabulary(out: Path, cache: Path) -> None:
-    """Puts the vocabulary at `out`."""
-    packages.fetch_vocabulary(cache / "vocab.txt")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(cache / "vocab.txt", out)
-
-
-def place(out: Path, cache: Path) -> None:
-    """Makes `out` the data set, whole or not at all."""
+def write_data_set(out: Path, cache: Path) -> None:
+    """Makes `out` a complete data set, or leaves it unchanged on failure."""
     if recipe_of(out) == build.recipe():
-        tell.line(f"{out} is up to date")
+        progress.log(f"{out} is up to date")
         return
-    if occupied(out):
-        raise Occupied(f"{out} is there and is no emoji data set; name an empty or a new folder.")
-    with tell.timed(f"{out} in all"):
-        whole = build.cached(cache)
-        with build.aside(out) as folder:
-            shutil.copytree(whole, folder, dirs_exist_ok=True)
+    if contains_other_files(out):
+        raise OutputExists(f"{out} exists and is not an emoji data set; name an empty or a new folder.")
+    with progress.timed(f"{out} in total"):
+        complete = build.cached(cache)
+        with build.temporary_folder(out) as folder:
+            shutil.copytree(complete, folder, dirs_exist_ok=True)
             if out.exists():
                 shutil.rmtree(out)
 
 
-def occupied(out: Path) -> bool:
-    """Whether something is at `out` that is neither an older build nor an empty folder."""
+def contains_other_files(out: Path) -> bool:
+    """Whether something exists at `out` that is neither a data set nor an empty folder."""
     return out.exists() and recipe_of(out) is None and not (out.is_dir() and not any(out.iterdir()))
 
 
 def recipe_of(folder: Path) -> str | None:
-    """What the data set in a folder was made from; None if there is none."""
+    """The recipe that the data set in a folder was built by; None if there is no data set."""
     try:
         return json.loads((folder / "info.json").read_text())["recipe"]
     except (OSError, ValueError, LookupError, TypeError):

@@ -1,4 +1,4 @@
-"""Runs the steps from packages to a folder that holds a whole data set. Leaves no half-built folder behind."""
+"""The steps from packages to a complete data set. A partial result is never left behind."""
 
 import hashlib
 import shutil
@@ -9,20 +9,21 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from dataset import packages, pins, splits, tell, write
+from dataset import files, packages, pins, progress, splits
 from dataset.concepts import Concept, concepts, wordings
-from dataset.pictures import SIZE, render
+from dataset.rendering import IMAGE_SIZE, render
 from dataset.vendors import EMOJI_JSON, Vendor
 
-LANGUAGES = {"zh": "", "en": "en"}  # each with its folder inside the data set
+LANGUAGES = {"zh": "", "en": "en"}  # each with its folder in the data set
+FETCH_VOCABULARY = Path(__file__).parents[3] / "packaging/vocabulary/fetch"
 
 
-class Unfaithful(Exception):
-    """What came out is not what the pins promise."""
+class UnexpectedResult(Exception):
+    """The result is not the one that `pins` expects."""
 
 
 def recipe() -> str:
-    """Names a result by everything it is made from: this program, its pins and its requirements."""
+    """A digest of everything that decides the result: this program, its pins and its requirements."""
     here = Path(__file__).parent
     sources = [*sorted(here.glob("*.py")), here.parent / "requirements.txt"]
     return hashlib.sha256(b"\0".join(s.name.encode() + b"\0" + s.read_bytes() for s in sources)).hexdigest()[:16]
@@ -30,20 +31,20 @@ def recipe() -> str:
 
 def cached(cache: Path) -> Path:
     """The folder of the data set in the cache; builds it if it is not there."""
-    whole = cache / f"emoji-{recipe()}"
-    if whole.is_dir():
-        return whole
-    with aside(whole) as folder:
+    complete = cache / f"emoji-{recipe()}"
+    if complete.is_dir():
+        return complete
+    with temporary_folder(complete) as folder:
         build(folder, cache)
-    return whole
+    return complete
 
 
 @contextmanager
-def aside(target: Path) -> Iterator[Path]:
-    """A folder to fill that becomes `target` only if nothing fails and nobody else was first."""
+def temporary_folder(target: Path) -> Iterator[Path]:
+    """A folder that is renamed to `target` if the enclosed work succeeds and no other process was faster."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as outer:
-        inner = Path(outer, "whole")
+        inner = Path(outer, "complete")
         inner.mkdir()
         yield inner
         if not target.is_dir():
@@ -53,21 +54,21 @@ def aside(target: Path) -> Iterator[Path]:
 def build(folder: Path, cache: Path) -> None:
     """Makes the data set in an empty folder."""
     tarballs = cache / "npm"
-    with tell.timed(f"{len(pins.PACKAGES)} npm packages"):
+    with progress.timed(f"{len(pins.PACKAGES)} npm packages"):
         packages.fetch(pins.PACKAGES, tarballs)
-    with tell.timed("the vocabulary"):
-        packages.fetch_vocabulary(cache / "vocab.txt")
+    with progress.timed("the vocabulary"):
+        packages.run([str(FETCH_VOCABULARY), str(folder / "vocab.txt")], "Check that pip reaches PyPI.")
     known = read_concepts(tarballs)
-    said = {}
+    counts = {}
     for split, vendors in splits.VENDORS.items():
-        with tell.timed(f"{split}, drawn by {', '.join(v.name for v in vendors)}"):
-            drawn = [item for vendor in vendors for item in draw(vendor, known, tarballs)]
-            said[split] = write_split(folder, split, drawn)
-    for language, place in LANGUAGES.items():
-        write.concepts(folder / place, known, language)
-    shutil.copy(cache / "vocab.txt", folder)
-    write.info(folder, {"recipe": recipe(), "drawn_with": {name: version(name) for name in ("pillow", "resvg-py")},
-                        "image_size": SIZE, "concepts": len(known), "splits": said})
+        with progress.timed(f"{split}, rendered from {', '.join(v.name for v in vendors)}"):
+            images = [image for vendor in vendors for image in render_vendor(vendor, known, tarballs)]
+            counts[split] = write_split(folder, split, images)
+    for language, subfolder in LANGUAGES.items():
+        files.write_concepts(folder / subfolder, known, language)
+    files.write_info(folder, {
+        "recipe": recipe(), "drawn_with": {name: version(name) for name in ("pillow", "resvg-py")},
+        "image_size": IMAGE_SIZE, "concepts": len(known), "splits": counts})
 
 
 def read_concepts(tarballs: Path) -> list[Concept]:
@@ -80,33 +81,35 @@ def read_concepts(tarballs: Path) -> list[Concept]:
     return concepts(packages.read_json(tarballs / pins.GOOGLE.file, EMOJI_JSON), languages)
 
 
-def draw(vendor: Vendor, known: list[Concept], tarballs: Path) -> Iterator[splits.Drawn]:
-    """A vendor's distinct pictures of the concepts it has drawn, in the concepts' order."""
-    drawings = vendor.read(tarballs, vendor)
-    shown = [concept for concept in known if concept.code_points in drawings]
+def render_vendor(vendor: Vendor, known: list[Concept], tarballs: Path) -> Iterator[splits.LabeledImage]:
+    """A vendor's distinct images of the concepts that it has artwork for, in the concepts' order."""
+    artwork = vendor.read(tarballs, vendor)
+    available = [concept for concept in known if concept.code_points in artwork]
     with ProcessPoolExecutor() as pool:
-        pictures = pool.map(render, [drawings[concept.code_points] for concept in shown], chunksize=32)
-        yield from splits.distinct(splits.Drawn(vendor, c, p) for c, p in zip(shown, pictures))
+        # map keeps the order, so the result does not depend on which process finishes first.
+        images = pool.map(render, [artwork[concept.code_points] for concept in available], chunksize=32)
+        yield from splits.distinct(splits.LabeledImage(vendor, concept, image)
+                                   for concept, image in zip(available, images))
 
 
-def write_split(folder: Path, split: str, drawn: list[splits.Drawn]) -> dict:
-    """Writes one split in every language; returns what info.json says of it."""
-    pixels = splits.pixels_digest(drawn)
-    expect(f"the pixels of {split}", pixels, pins.PIXELS[split])
-    said = {"vendors": [v.name for v in splits.VENDORS[split]], "pixels_sha256": pixels}
-    for language, place in LANGUAGES.items():
-        texts = splits.texts(drawn, language, keywords=split == "train")
-        counts = splits.counts(drawn, texts)
-        expect(f"{split} in {language}", counts, pins.COUNTS[language][split])
-        write.split(folder / place, split, drawn, texts)
+def write_split(folder: Path, split: str, images: list[splits.LabeledImage]) -> dict:
+    """Writes a split in every language; returns its entry in info.json."""
+    pixels = splits.pixels_digest(images)
+    verify(f"the pixels of {split}", pixels, pins.PIXELS[split])
+    entry = {"vendors": [v.name for v in splits.VENDORS[split]], "pixels_sha256": pixels}
+    for language, subfolder in LANGUAGES.items():
+        texts = splits.texts(images, language, keywords=split == "train")
+        counts = splits.counts(images, texts)
+        verify(f"{split} in {language}", counts, pins.COUNTS[language][split])
+        files.write_split(folder / subfolder, split, images, texts)
         if split == "train":
-            write.captions(folder / place, "train_names", splits.texts(drawn, language, keywords=False))
-        said[language] = counts._asdict()
-    return said
+            files.write_texts(folder / subfolder, "train_names", splits.texts(images, language, keywords=False))
+        entry[language] = counts._asdict()
+    return entry
 
 
-def expect(what: str, found: object, expected: object) -> None:
-    """Refuses to go on with anything but the pinned result."""
+def verify(description: str, found: object, expected: object) -> None:
+    """Raises an error unless the result is the pinned one."""
     if found != expected:
-        raise Unfaithful(f"{what}: found {found}, expected {expected}. The packages are the pinned ones, so this "
-                         "program or its libraries draw differently; correct that, or pin the new result on purpose.")
+        raise UnexpectedResult(f"{description}: found {found}, expected {expected}. The packages are the pinned ones, so "
+                               "this program or its libraries render differently; fix that, or pin the new result.")

@@ -1,16 +1,16 @@
-"""Decides what a concept is and how it is worded. Knows nothing of pictures or files."""
+"""Concepts and their names and keywords in each language. Independent of images and files."""
 
 from typing import NamedTuple
 
 CodePoints = tuple[int, ...]
-VARIATION_SELECTOR = 0xFE0F  # asks for the coloured form; some packages write it, others do not
+VARIATION_SELECTOR = 0xFE0F  # requests the colored form; only some packages include it
 
 
 class Wording(NamedTuple):
     """A concept in one language."""
 
     name: str
-    keywords: str  # the further keywords joined by spaces; may be empty
+    keywords: str  # the other keywords, joined by spaces; may be empty
 
 
 class Concept(NamedTuple):
@@ -40,12 +40,12 @@ def wordings(annotations: dict) -> dict[CodePoints, Wording]:
 
 
 def wording(name: str, keywords: list[str]) -> Wording:
-    """CLDR lists the name among the keywords as well; here it is not repeated."""
+    """A name and its keywords. CLDR lists the name as a keyword too; here it is not repeated."""
     return Wording(name, " ".join(k for k in keywords if k != name))
 
 
 def concepts(emoji: list[dict], languages: dict[str, dict[CodePoints, Wording]]) -> list[Concept]:
-    """Every emoji that all the languages name, in Unicode's order; the skin tones themselves are left out."""
+    """Every emoji with a name in all languages, in Unicode's order, without the skin tones themselves."""
     kept = []
     for entry in sorted(emoji, key=lambda entry: entry["sort_order"]):
         code_points = from_hex(entry["unified"])

@@ -1,4 +1,4 @@
-"""Says what is downloaded and what must come out of it. Fetches and computes nothing."""
+"""The pinned versions and digests of all downloads, and the expected digests and sizes of the result."""
 
 from typing import NamedTuple
 
@@ -12,16 +12,17 @@ class Package(NamedTuple):
 
     @property
     def spec(self) -> str:
+        """The package as an argument of npm."""
         return f"{self.name}@{self.version}"
 
     @property
     def file(self) -> str:
-        """The file name `npm pack` chooses."""
+        """The name of the tarball that `npm pack` writes."""
         return f"{self.name.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
 
 
 class Counts(NamedTuple):
-    """How large a split is."""
+    """The size of a split."""
 
     images: int
     texts: int
@@ -48,11 +49,7 @@ CLDR_DERIVED = Package("cldr-annotations-derived-full", "48.2.0",
                        "log62km+AOzI7n/NEuNNFV0mg9DWnt67EYCh1RwxZq9dyRuyteB586LT83Ke8TchEfnwI9cIk2P31zO4nTvZmw==")
 PACKAGES = (GOOGLE, TWITTER, FLUENT_3D, FLUENT_FLAT, OPENMOJI, EMOJIONE, NOTO, CLDR, CLDR_DERIVED)
 
-VOCABULARY_WHEEL = "cn-clip==1.6.0"
-VOCABULARY_MEMBER = "cn_clip/clip/vocab.txt"
-VOCABULARY_SHA256 = "45bbac6b341c319adc98a532532882e91a9cefc0329aa57bac9ae761c27b291c"
-
-# Digests over the decoded pixels, so that another PNG encoder may pack them differently.
+# Digests of the decoded pixels, so that another PNG encoder may compress them differently.
 PIXELS = {
     "train": "76c6fd14887517a574415d24d2e55255445cae28aad08656eafb0dd5614adb74",
     "valid": "0b94d5a1e63089cec672f3368cd729a1506cccace71761cfe857647c840b49a9",

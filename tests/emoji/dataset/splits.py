@@ -1,4 +1,4 @@
-"""Decides which pictures and texts belong to a split, and under which ids. Neither draws nor writes."""
+"""Assigns images and texts to splits, and ids to both."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from dataset import vendors
 from dataset.concepts import Concept
-from dataset.pictures import Picture
+from dataset.rendering import RenderedImage
 from dataset.pins import Counts
 from dataset.vendors import Vendor
 
-# Test shows every concept as drawn by a vendor that training never saw.
+# The test split measures generalization: its vendor is in no other split.
 VENDORS = {
     "train": (vendors.TWITTER, vendors.FLUENT_3D, vendors.FLUENT_FLAT, vendors.OPENMOJI),
     "valid": (vendors.EMOJIONE,),
@@ -18,49 +18,50 @@ VENDORS = {
 }
 
 
-class Drawn(NamedTuple):
-    """A concept as one vendor drew it."""
+class LabeledImage(NamedTuple):
+    """An image with its concept and its vendor."""
 
     vendor: Vendor
     concept: Concept
-    picture: Picture
+    rendered: RenderedImage
 
     @property
     def id(self) -> int:
+        """The image id, from which concept and vendor can be read."""
         return self.concept.id * 10 + self.vendor.digit
 
 
-def distinct(drawn: Iterable[Drawn]) -> Iterator[Drawn]:
-    """Drops a picture that equals an earlier one by the same vendor: territories share flags, for instance."""
+def distinct(images: Iterable[LabeledImage]) -> Iterator[LabeledImage]:
+    """Drops images that equal an earlier one of the same vendor: some territories share a flag, for instance."""
     seen = set()
-    for item in drawn:
-        key = item.vendor, item.picture.pixels
+    for image in images:
+        key = image.vendor, image.rendered.pixels
         if key not in seen:
             seen.add(key)
-            yield item
+            yield image
 
 
-def pixels_digest(split: list[Drawn]) -> str:
-    """The sha256 of every image's id and pixels, in the order they were drawn."""
+def pixels_digest(images: list[LabeledImage]) -> str:
+    """The SHA-256 of every image's id and pixels, in the order of the list."""
     digest = hashlib.sha256()
-    for item in split:
-        digest.update(str(item.id).encode() + item.picture.pixels)
+    for image in images:
+        digest.update(str(image.id).encode() + image.rendered.pixels)
     return digest.hexdigest()
 
 
-def texts(split: list[Drawn], language: str, keywords: bool) -> list[dict]:
-    """Per concept its name and, if asked for, its keywords, with the images they describe."""
-    images: dict[int, list[int]] = {}
-    for item in split:
-        images.setdefault(item.concept.id, []).append(item.id)
+def texts(images: list[LabeledImage], language: str, keywords: bool) -> list[dict]:
+    """The name of each concept and, with `keywords`, its keywords as a second text, with the ids of its images."""
+    image_ids: dict[int, list[int]] = {}
+    for image in images:
+        image_ids.setdefault(image.concept.id, []).append(image.id)
     rows = []
-    for concept in sorted({item.concept.id: item.concept for item in split}.values(), key=lambda c: c.id):
-        name, further = concept.wordings[language]
-        for kind, text in enumerate([name, further] if keywords and further else [name]):
-            rows.append({"text_id": concept.id * 10 + kind, "text": text, "image_ids": sorted(images[concept.id])})
+    for concept in sorted({image.concept.id: image.concept for image in images}.values(), key=lambda c: c.id):
+        name, keyword_text = concept.wordings[language]
+        for kind, text in enumerate([name, keyword_text] if keywords and keyword_text else [name]):
+            rows.append({"text_id": concept.id * 10 + kind, "text": text, "image_ids": sorted(image_ids[concept.id])})
     return rows
 
 
-def counts(split: list[Drawn], rows: list[dict]) -> Counts:
-    """How large a split is."""
-    return Counts(len(split), len(rows), sum(len(row["image_ids"]) for row in rows))
+def counts(images: list[LabeledImage], rows: list[dict]) -> Counts:
+    """The size of a split with these texts."""
+    return Counts(len(images), len(rows), sum(len(row["image_ids"]) for row in rows))

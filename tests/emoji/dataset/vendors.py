@@ -1,4 +1,4 @@
-"""Finds each vendor's drawing of each emoji in its package. Never looks at a pixel."""
+"""Finds each vendor's artwork of each emoji in its package."""
 
 import json
 from collections.abc import Callable
@@ -8,22 +8,22 @@ from typing import NamedTuple
 from dataset import packages, pins
 from dataset.concepts import CodePoints, from_hex
 
-Drawing = bytes | str  # an encoded bitmap, or the text of an SVG
+Artwork = bytes | str  # an encoded bitmap, or the text of an SVG
 EMOJI_JSON, ICONS_JSON, CHARACTERS_JSON = "package/emoji.json", "package/icons.json", "package/chars.json"
 SVG = ('<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
        'viewBox="{left} {top} {width} {height}" width="256" height="256">{body}</svg>')
 
 
 class Vendor(NamedTuple):
-    """Someone who draws emoji."""
+    """A publisher of emoji artwork."""
 
     name: str
-    digit: int  # ends the ids of its images
+    digit: int  # the last digit of its image ids
     package: pins.Package
-    read: Callable[[Path, "Vendor"], dict[CodePoints, Drawing]]
+    read: Callable[[Path, "Vendor"], dict[CodePoints, Artwork]]
 
 
-def bitmaps(folder: Path, vendor: Vendor) -> dict[CodePoints, Drawing]:
+def bitmaps(folder: Path, vendor: Vendor) -> dict[CodePoints, Artwork]:
     """The 64-pixel PNGs of an emoji-datasource package."""
     images = f"package/img/{vendor.name}/64/"
     files = packages.read(folder / vendor.package.file,
@@ -32,28 +32,28 @@ def bitmaps(folder: Path, vendor: Vendor) -> dict[CodePoints, Drawing]:
             for entry in json.loads(files[EMOJI_JSON]) if entry[f"has_img_{vendor.name}"]}
 
 
-def named_bitmaps(folder: Path, vendor: Vendor) -> dict[CodePoints, Drawing]:
-    """WebPs whose file names are code points."""
+def named_bitmaps(folder: Path, vendor: Vendor) -> dict[CodePoints, Artwork]:
+    """WebP images whose file names are code points."""
     files = packages.read(folder / vendor.package.file,
                           lambda name: name.startswith("package/assets/") and name.endswith(".webp"))
     return {from_hex(PurePath(name).stem): data for name, data in files.items()}
 
 
-def vectors(folder: Path, vendor: Vendor) -> dict[CodePoints, Drawing]:
-    """The icons of an Iconify set that lists its own characters."""
+def vectors(folder: Path, vendor: Vendor) -> dict[CodePoints, Artwork]:
+    """The icons of an Iconify set with a list of its characters."""
     tarball = folder / vendor.package.file
     return icons(packages.read_json(tarball, ICONS_JSON), packages.read_json(tarball, CHARACTERS_JSON))
 
 
-def vectors_named_as_noto(folder: Path, vendor: Vendor) -> dict[CodePoints, Drawing]:
-    """The icons of an Iconify set without characters, whose names are those of the Noto set."""
+def vectors_named_as_noto(folder: Path, vendor: Vendor) -> dict[CodePoints, Artwork]:
+    """The icons of an Iconify set without such a list, but with the icon names of the Noto set."""
     return icons(packages.read_json(folder / vendor.package.file, ICONS_JSON),
                  packages.read_json(folder / pins.NOTO.file, CHARACTERS_JSON))
 
 
-def icons(collection: dict, characters: dict[str, str]) -> dict[CodePoints, Drawing]:
-    """The icons of a collection by code points; `characters` has their names by hexadecimal code points."""
-    found: dict[CodePoints, Drawing] = {}
+def icons(collection: dict, characters: dict[str, str]) -> dict[CodePoints, Artwork]:
+    """The icons of a collection by code points; `characters` maps hexadecimal code points to icon names."""
+    found: dict[CodePoints, Artwork] = {}
     for code_points, name in sorted(characters.items()):
         if icon := resolve(collection, name):
             found.setdefault(from_hex(code_points), svg(icon, collection))
@@ -61,7 +61,7 @@ def icons(collection: dict, characters: dict[str, str]) -> dict[CodePoints, Draw
 
 
 def resolve(collection: dict, name: str) -> dict | None:
-    """The icon of that name, followed through aliases."""
+    """The icon of a name, which may be an alias of another."""
     aliases = collection.get("aliases", {})
     while name in aliases:
         name = aliases[name]["parent"]
@@ -69,7 +69,7 @@ def resolve(collection: dict, name: str) -> dict | None:
 
 
 def svg(icon: dict, collection: dict) -> str:
-    """A whole SVG from an icon's body; a size the icon leaves out is the collection's, or Iconify's 16."""
+    """A complete SVG of an icon. A missing size is the collection's, or Iconify's default of 16."""
     def size(side: str) -> int:
         return icon.get(side, collection.get(side, 16))
 

@@ -1,1 +1,1 @@
-"""What can be checked without a download; `tests/python tests/emoji -m unittest discover -s tests/emoji` runs it."""
+"""Tests that download nothing: `packaging/python tests/emoji -m unittest discover -s tests/emoji`."""

@@ -1,4 +1,4 @@
-"""Concepts and their words."""
+"""Tests of concepts and their names."""
 
 import unittest
 
@@ -10,7 +10,7 @@ def emoji(unified: str, order: int, category: str = "Objects") -> dict:
 
 
 class Concepts(unittest.TestCase):
-    def test_both_spellings_of_an_emoji_are_the_same_code_points(self):
+    def test_both_notations_of_an_emoji_give_the_same_code_points(self):
         self.assertEqual(from_hex("2764-FE0F-200D-1F525"), (0x2764, 0x200D, 0x1F525))
         self.assertEqual(from_characters("\u2764\ufe0f\u200d\U0001f525"), from_hex("2764-200d-1f525"))
 

@@ -26,7 +26,7 @@ fn vocabulary_file() -> Vec<u8> {
         .map_or_else(|| cache().join("cnclip/vocab.txt"), PathBuf::from);
     let file = std::fs::read(&path).unwrap_or_else(|e| {
         panic!(
-            "cannot read the vocabulary {0}: {e}. Fetch it by `tests/emoji/build --vocabulary {0}`, or set \
+            "cannot read the vocabulary {0}: {e}. Fetch it by `packaging/vocabulary/fetch {0}`, or set \
              CNCLIP_VOCAB to the vocab.txt of Chinese BERT (SHA-256 {VOCABULARY_SHA256})",
             path.display()
         )
