@@ -4,8 +4,8 @@
 use cnclip_crds::exit_code::TrainerExit;
 
 use cnclip_compute::device::DeviceError;
+use cnclip_data::error::StoreError;
 use cnclip_data::error::file_exit;
-use cnclip_data::store::StoreError;
 use cnclip_distributed::{Origin, RankError};
 use cnclip_nn::memory::DoesNotFit;
 

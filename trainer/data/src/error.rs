@@ -1,11 +1,13 @@
 //! What can be wrong with data, and with the places it is read from and written to.
 
+mod store_error;
+
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use cnclip_crds::exit_code::TrainerExit;
 
-use crate::store::StoreError;
+pub use store_error::{StoreError, StoreErrorKind};
 
 /// The result of what reads or writes data.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,14 +1,11 @@
 //! From shards to batches: where samples come from, in which order, and what a tower is given.
 
-pub mod augment;
-pub mod decode;
 pub mod error;
+pub mod image;
 pub mod jsonl;
 pub mod loader;
 pub mod order;
 pub mod prepare;
-pub mod preprocess;
-pub mod resize;
 pub mod shard;
 pub mod split;
 pub mod store;

@@ -18,8 +18,8 @@ pub use index::{INDEX_FILE, IndexedFile, ShardIndex};
 pub use label::{LabelText, SampleLabel};
 pub use tar::{TarSample, read_tar};
 
-use crate::error::{Error, Result};
-use crate::store::{Store, StoreErrorKind};
+use crate::error::{Error, Result, StoreErrorKind};
+use crate::store::Store;
 
 /// A caption with its number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,7 +4,6 @@
 mod download;
 mod reader;
 mod scheme;
-mod store_error;
 mod upload;
 
 use std::future::Future;
@@ -17,9 +16,8 @@ use object_store::path::{Path, PathPart};
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use tokio::runtime::Runtime;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, StoreError, StoreErrorKind};
 pub use reader::ObjectReader;
-pub use store_error::{StoreError, StoreErrorKind};
 pub use upload::ObjectWriter;
 
 /// Larger objects move in parts of this size, so that no single request can take long.

@@ -9,8 +9,9 @@ use safetensors::tensor::{Dtype, View};
 
 use super::atomic_file;
 use crate::error::{Error, Result};
-use cnclip_data::decode::decode_image;
-use cnclip_data::preprocess::{CHANNEL_MEANS, CHANNEL_STDS, Rgb};
+use cnclip_data::image::Rgb;
+use cnclip_data::image::decode::decode_image;
+use cnclip_data::image::preprocess::{CHANNEL_MEANS, CHANNEL_STDS};
 
 /// What of a picture a tensor holds.
 #[derive(Clone, Copy)]

@@ -4,7 +4,7 @@ use super::*;
 use crate::evaluate::retrieval::first_hit;
 use crate::evaluate::tests::{golden, scored, unlabelled};
 use crate::progress::history::HistoryPoint;
-use cnclip_data::decode::decode_image;
+use cnclip_data::image::decode::decode_image;
 use cnclip_data::store::Store;
 
 fn stage(name: &str, steps: i64) -> StageCurves {

@@ -3,8 +3,8 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use cnclip_data::decode::decode_image;
-use cnclip_data::resize::PixelRegion;
+use cnclip_data::image::decode::decode_image;
+use cnclip_data::image::resize::PixelRegion;
 
 /// Files up to this size are carried as they are.
 const MAX_INLINE_BYTES: usize = 6 << 10;

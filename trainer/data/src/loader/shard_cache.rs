@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use crate::decode::DecodedImage;
 use crate::error::Result;
+use crate::image::decode::DecodedImage;
 use crate::shard::{Dataset, Shard};
 
 /// A picture after the part of its preparation that is the same every time.

@@ -12,8 +12,8 @@ use object_store::path::Path;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, ObjectStoreScheme, RetryConfig};
 use url::Url;
 
-use super::{Store, StoreError};
-use crate::error::{Error, Result};
+use super::Store;
+use crate::error::{Error, Result, StoreError};
 
 /// A request that finds no answer is repeated this long: enough for a store that restarts.
 const RETRY_TIMEOUT_SECONDS: u64 = 30;

@@ -9,7 +9,7 @@ use super::ImageLocation;
 use crate::error::Result;
 use crate::evaluate::EncoderInputSizes;
 use crate::evaluate::skip_budget::EvalSkipBudget;
-use cnclip_data::preprocess::preprocess_for_eval;
+use cnclip_data::image::preprocess::preprocess_for_eval;
 use cnclip_data::shard::{Dataset, Sample, SampleText, Shard};
 
 /// Pictures on their way to the encoder, and what is known of them.

@@ -14,8 +14,8 @@ use crate::evaluate::sharding::{all_gather_json, rank_range};
 use crate::evaluate::skip_budget::EvalSkipBudget;
 use crate::evaluate::{Encoder, EncoderInputSizes};
 use cnclip_compute::ops::patchify::PixelBatch;
-use cnclip_data::preprocess::preprocess_for_eval;
-use cnclip_data::store::StoreErrorKind;
+use cnclip_data::error::StoreErrorKind;
+use cnclip_data::image::preprocess::preprocess_for_eval;
 use cnclip_distributed::Communicator;
 
 /// Chunks of pictures that wait between two who work on them.

@@ -13,7 +13,7 @@ use crate::interop::atomic_file::{self, F32Tensor};
 use crate::interop::resolved_model::{ResolvedModel, VOCABULARY_FILE};
 use crate::interop::tokenize;
 use cnclip_compute::params::{Params, Segment};
-use cnclip_data::preprocess::{CHANNEL_MEANS, CHANNEL_STDS};
+use cnclip_data::image::preprocess::{CHANNEL_MEANS, CHANNEL_STDS};
 
 const WEIGHTS_FILE: &str = "model.safetensors";
 /// Of a text tower and of a vision transformer.

@@ -1,7 +1,7 @@
 //! The ten operations of AutoAugment's policy for ImageNet, each to the bit of Pillow and timm.
 
 use super::affine;
-use crate::preprocess::Rgb;
+use crate::image::Rgb;
 
 /// What is done to a square.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 use super::operation::AugmentOp;
 use super::*;
-use crate::decode::{PixelData, decode_image};
 use crate::golden::{self, sha256_hex};
+use crate::image::decode::{PixelData, decode_image};
 
 const SIDE: usize = 64;
 

@@ -13,8 +13,8 @@ mod tests;
 
 use cnclip_crds::stage::Augmentation;
 
+use super::Rgb;
 use super::decode::DecodedImage;
-use super::preprocess::Rgb;
 use super::resize::PixelRegion;
 use rng::AugmentRng;
 

@@ -5,7 +5,7 @@
 
 use super::operation::AugmentOp::{self, *};
 use super::rng::AugmentRng;
-use crate::preprocess::Rgb;
+use crate::image::Rgb;
 
 /// An operation, the probability of its use, and its level of 0 to 10.
 type PolicyStep = (AugmentOp, f64, i32);

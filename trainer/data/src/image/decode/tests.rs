@@ -12,7 +12,7 @@ fn rgb(picture: &DecodedImage) -> Vec<u8> {
         PixelData::Cmyk(pixels) => {
             let inks = pixels.as_chunks().0;
             inks.iter()
-                .flat_map(|&inks| crate::preprocess::cmyk_to_rgb(inks))
+                .flat_map(|&inks| crate::image::square::cmyk_to_rgb(inks))
                 .collect()
         }
     }

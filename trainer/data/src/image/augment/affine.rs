@@ -2,7 +2,7 @@
 
 use std::array;
 
-use crate::preprocess::Rgb;
+use crate::image::Rgb;
 
 /// What comes into view from outside: the mean colour of the pictures.
 const FILL_COLOR: Rgb = [123, 117, 104];

@@ -34,7 +34,7 @@ pub struct StoreError {
 }
 
 impl StoreError {
-    pub(super) fn new(verb: &'static str, uri: String, source: Source) -> Self {
+    pub(crate) fn new(verb: &'static str, uri: String, source: Source) -> Self {
         Self {
             verb,
             uri,
@@ -43,7 +43,7 @@ impl StoreError {
         }
     }
 
-    pub(super) fn read_only(uri: String) -> Self {
+    pub(crate) fn read_only(uri: String) -> Self {
         Self {
             verb: "write",
             uri,
