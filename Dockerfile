@@ -3,7 +3,9 @@
 #   docker build --target trainer-cuda -t trainer-cuda .
 # `make images` packs the same files without docker.
 
-FROM rust:1.95-bookworm AS build
+FROM rust:1.95.0-bookworm AS build
+# The image's own toolchain: rust-toolchain.toml would make rustup download components that a build does not need.
+ENV RUSTUP_TOOLCHAIN=1.95.0
 RUN apt-get update && apt-get install -y --no-install-recommends cmake nasm && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .

@@ -5,13 +5,14 @@ export PYTHONPATH := $(CURDIR)/packaging:$(CURDIR)/tests
 export VERSION := $(shell sed -n '/workspace.package/,/^$$/s/^version = "\(.*\)"/\1/p' Cargo.toml)
 PYTHON := python3 -u
 
-.PHONY: help demo ablation test lint images cuda cuda-image gpu-check push cluster clean-cluster bed clean-bed
+.PHONY: help demo ablation test check lint images cuda cuda-image gpu-check push cluster clean-cluster bed clean-bed
 help:
 	@echo "make demo           train and evaluate a small Chinese-CLIP on a new local cluster (KEEP=1 keeps it running,"
 	@echo "                    CLUSTER=current uses the cluster of your kubeconfig instead)"
 	@echo "make ablation       the paper's ablation in miniature: from scratch, without the first stage, in two stages"
 	@echo "make test           all tests, including the end-to-end tests on a new local cluster"
-	@echo "make lint           format and lints only"
+	@echo "make check          all checks and tests that need neither root nor a cluster"
+	@echo "make lint           format, lints and licenses of dependencies only"
 	@echo "make images         the images of operator and trainer, as OCI archives in target/images"
 	@echo "make cuda           the trainer for NVIDIA GPUs and its device tests, in target/cuda"
 	@echo "make cuda-image     the image trainer-cuda: that program and NVIDIA's libraries, as an OCI archive in target/images"
@@ -30,9 +31,13 @@ ablation:
 test:
 	@$(PYTHON) -m suite
 
+check:
+	@$(PYTHON) -m suite --no-cluster
+
 lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --release -- -D warnings
+	packaging/cargo-deny/run --locked check licenses bans sources
 
 images:
 	@$(PYTHON) -m cnclip_build images

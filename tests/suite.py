@@ -1,5 +1,6 @@
-"""Every check of the project, as ``make test`` runs it: format, lints, images, and all tests on a fresh testbed."""
+"""All checks of the project. ``make test`` runs everything; ``make check`` what needs neither root nor a cluster."""
 
+import argparse
 import os
 import re
 import subprocess
@@ -17,11 +18,18 @@ from testbed.config import Testbed
 
 LOG = PROJECT / "target/test.log"
 CARGO_TEST = ("cargo", "test", "--workspace", "--release", "--locked", "--no-fail-fast")
+WITHOUT_CLUSTER = (*CARGO_TEST, "--exclude", "cnclip-tests")
+"""All Rust tests, doc tests included, except the end-to-end tests."""
+
 TEST_RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", re.MULTILINE)
 
 
 def run():
     """Runs all parts and prints the time of each and the number of passed and failed tests; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="suite", description="Checks and tests everything.")
+    parser.add_argument("--no-cluster", action="store_true", help="skip the end-to-end tests, which need root")
+    arguments = parser.parse_args()
+    cargo_test = WITHOUT_CLUSTER if arguments.no_cluster else CARGO_TEST
     times = []
 
     def part(name, work):
@@ -33,26 +41,37 @@ def run():
 
     cargo_target()  # exports CARGO_TARGET_DIR to every cargo below
     # What fails often and takes seconds comes first, the end-to-end tests last.
-    part("tools", tools.install)
+    part("tools", install_build_tools if arguments.no_cluster else tools.install)
     part("format", check_format)
+    part("dependencies", check_dependencies)
     part("lints", check_lints)
     part("architecture", check_architecture)
     part("CUDA code", check_cuda_code)
     part("Python unit tests", unit_tests)
     part("data set", emoji_tests)
     part("images", images.build)
-    part("compiling the tests", lambda: show(*CARGO_TEST, "--no-run", "--quiet", cwd=PROJECT))
+    part("compiling the tests", lambda: show(*cargo_test, "--no-run", "--quiet", cwd=PROJECT))
     part("parity with PyTorch", parity_tests)
     part("pages in a browser", browser_tests)
-    code = part("tests", cargo_tests)
+    code = part("tests", tests_without_cluster if arguments.no_cluster else tests_with_cluster)
     print("\n" + "\n".join(f"{name:22}{time_taken}" for name, time_taken in times))
     print(total(LOG.read_text(errors="replace")))
     return code
 
 
+def install_build_tools():
+    """Installs the Debian packages that compiling needs."""
+    tools.install_packages(tools.BUILD_PACKAGES)
+
+
 def check_format():
     """Checks the format of the Rust code."""
     show("cargo", "fmt", "--all", "--check", cwd=PROJECT)
+
+
+def check_dependencies():
+    """Checks licenses and sources of all dependencies by deny.toml. Advisories change daily: a workflow checks them."""
+    show(PROJECT / "packaging/cargo-deny/run", "--locked", "check", "licenses", "bans", "sources", cwd=PROJECT)
 
 
 def check_lints():
@@ -99,7 +118,12 @@ def browser_tests():
         print(f"SKIPPED: the pages were not opened in a browser: {reason}")
 
 
-def cargo_tests():
+def tests_without_cluster():
+    """Runs all Rust tests, doc tests included, except the end-to-end tests; returns cargo's exit code."""
+    return show_and_log(WITHOUT_CLUSTER, {**os.environ, "CNCLIP_VOCAB": str(images.fetch_vocabulary())})
+
+
+def tests_with_cluster():
     """Runs all Rust tests, doc tests included, with a testbed running; returns cargo's exit code."""
     # A network other than the demo's default, so that a testbed kept by `KEEP=1 make demo` is left alone.
     if not os.environ.get("BED_NET"):

@@ -15,18 +15,18 @@ from cnclip_build.progress import Failure, step
 
 from .config import HERE
 
-PACKAGES = {
+BUILD_PACKAGES = {"cc": "build-essential", "cmake": "cmake", "nasm": "nasm"}
+"""What compiling needs: a program or file, and the Debian package that contains it."""
+
+CLUSTER_PACKAGES = {
     "/usr/lib/cni/bridge": "containernetworking-plugins",
-    "cc": "build-essential",
-    "cmake": "cmake",
     "containerd": "containerd",
     "ip": "iproute2",
-    "nasm": "nasm",
     "openssl": "openssl",
     "prometheus": "prometheus",
     "runc": "runc",
 }
-"""A program or file that must exist, and the Debian package that contains it."""
+"""What a testbed needs besides."""
 
 KUBERNETES = "v1.36.3"
 
@@ -82,12 +82,12 @@ def program(name):
 
 def install():
     """Installs and builds everything that is missing."""
-    install_packages()
+    install_packages(BUILD_PACKAGES | CLUSTER_PACKAGES)
     for recipe in RECIPES:
         build(recipe)
 
 
-def install_packages(packages=PACKAGES):
+def install_packages(packages):
     """Installs the Debian packages of programs and files that do not exist."""
     missing = sorted({package for name, package in packages.items()
                       if not shutil.which(name) and not Path(name).exists()})

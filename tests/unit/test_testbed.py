@@ -1,5 +1,6 @@
 """Tests of the testbed that need no running testbed."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -70,6 +71,7 @@ class Configuration(unittest.TestCase):
             Testbed.from_environment()
 
 
+@unittest.skipUnless(os.geteuid() == 0, "network namespaces need root")
 class Bridge(unittest.TestCase):
     def test_the_bridge_keeps_its_mac_address_when_a_pod_with_a_lower_one_is_added(self):
         testbed = Testbed(95)
