@@ -1,31 +1,31 @@
-//! Where things lie under an artifact prefix. Names only: nothing here reads or writes.
+//! Layout of the artifact prefix. Names only: no I/O.
 //!
 //! ```text
-//! <prefix>/report.html                            the page people look at
-//! <prefix>/results.json                           what an evaluation measured
-//! <prefix>/tasks/<task>/…                         what was found, for people and other programs
-//! <prefix>/<stage>/metrics.jsonl                  one line a report
-//! <prefix>/<stage>/fence/<term>.json              claims to write; the last one holds
-//! <prefix>/<stage>/checkpoints/<step>-<term>/…    weights, moments, state; manifest.json last
-//! <prefix>/<stage>/final.json                     which checkpoint the stage ended with
+//! <prefix>/report.html                            HTML report
+//! <prefix>/results.json                           results of an evaluation
+//! <prefix>/tasks/<task>/…                         predictions and metrics of a task
+//! <prefix>/<stage>/metrics.jsonl                  one JSON object per report
+//! <prefix>/<stage>/fence/<term>.json              write claims; the highest term is valid
+//! <prefix>/<stage>/checkpoints/<step>-<term>/…    weights, moments, state; manifest.json is written last
+//! <prefix>/<stage>/final.json                     reference to the resulting checkpoint
 //! ```
 
-/// The folder of claims to write under a stage's prefix; the last one holds.
+/// Folder of write claims (fencing tokens) under a stage's prefix; the highest term is valid.
 pub const FENCE_FOLDER: &str = "fence";
-/// The page people look at.
+/// HTML report.
 pub const REPORT_FILE: &str = "report.html";
-/// What an evaluation measured.
+/// Results of an evaluation.
 pub const RESULTS_FILE: &str = "results.json";
-/// One line a report, for curves.
+/// Training metrics: one JSON object per report.
 pub const METRICS_FILE: &str = "metrics.jsonl";
-/// The folder of a stage's checkpoints.
+/// Folder of a stage's checkpoints.
 pub const CHECKPOINTS_FOLDER: &str = "checkpoints";
-/// Which checkpoint a stage ended with.
+/// Reference to the resulting checkpoint of a stage.
 pub const FINAL_FILE: &str = "final.json";
-/// Digests of a checkpoint's files; written last, so that what has one is whole.
+/// Digests of a checkpoint's files. Written last: a checkpoint with a manifest is complete.
 pub const MANIFEST_FILE: &str = "manifest.json";
 
-/// Joins two parts of a URI with exactly one slash between them.
+/// Joins two parts of a URI with exactly one slash.
 pub fn join_uri(prefix: &str, rest: &str) -> String {
     format!(
         "{}/{}",
@@ -34,12 +34,12 @@ pub fn join_uri(prefix: &str, rest: &str) -> String {
     )
 }
 
-/// The folder of a task's files under the prefix of an evaluation.
+/// The folder of a task's files, relative to the artifact prefix of an evaluation.
 pub fn task_folder(name: &str) -> String {
     join_uri("tasks", name)
 }
 
-/// The prefix of one stage.
+/// The artifact prefix of a stage.
 pub fn stage_prefix(prefix: &str, stage: &str) -> String {
     join_uri(prefix, stage)
 }
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_slash_joins_whatever_the_user_wrote() {
+    fn uris_are_joined_by_one_slash() {
         for (prefix, rest) in [("s3://a/b", "c"), ("s3://a/b/", "c"), ("s3://a/b/", "/c")] {
             assert_eq!(join_uri(prefix, rest), "s3://a/b/c");
         }

@@ -1,4 +1,4 @@
-//! What both kinds of manifest say in the same words: where artifacts go and who does the work.
+//! Types shared by the specs and status of trainings and evaluations.
 
 use std::collections::BTreeMap;
 
@@ -12,38 +12,39 @@ use serde::{Deserialize, Serialize};
 
 use crate::stage::{Accelerator, Precision};
 
-/// A prefix in an object store, and who may use it.
+/// Object store prefix and credentials.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ArtifactLocation {
-    /// Where checkpoints, metrics and the report go, such as `s3://runs/muge-b16/`. One prefix a run.
+    /// URI prefix of checkpoints, metrics and the report, such as `s3://runs/muge-b16/`. Must be unique per
+    /// run.
     #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file)://.+')").message("must be a writable prefix: s3://…, gs://…, az://… or file://…"))]
     #[schemars(length(max = 1024))]
     pub uri: String,
-    /// Who may read the data and write here. Without it, the pods' service account.
+    /// Object store credentials of the pods. Unset: the identity of the pods' service account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<StoreCredentials>,
 }
 
-/// Access to the object store.
+/// Object store credentials.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StoreCredentials {
-    /// A Secret in the same namespace. Its keys become environment variables of the pods, such as
-    /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_ENDPOINT`. The operator never reads it.
+    /// Name of a Secret in the same namespace. Its keys are set as environment variables of the pods, such as
+    /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_ENDPOINT`. The operator does not read it.
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: String,
 }
 
-/// A file with a known content.
+/// Vocabulary file of the tokenizer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VocabularyFile {
-    /// Where it is.
+    /// URI of the file.
     #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https)://.+')").message("must be s3://…, gs://…, az://…, file://… or https://…"))]
     #[schemars(length(max = 1024))]
     pub uri: String,
-    /// Its sha256. The default is the vocabulary of all published models.
+    /// SHA-256 digest of the file. Defaults to the digest of the vocabulary of all published models.
     #[serde(default = "vocabulary_sha256")]
     #[x_kube(validation = Rule::new("self.matches('^[0-9a-f]{64}$')").message("must be 64 lower-case hexadecimal digits, as sha256sum prints them"))]
     #[schemars(length(max = 64))]
@@ -54,59 +55,60 @@ fn vocabulary_sha256() -> String {
     crate::names::VOCABULARY_SHA256.to_owned()
 }
 
-/// CPU, memory and other resources by name, such as `{cpu: 4, memory: 8Gi}`.
+/// Compute resources by name, such as `{cpu: 4, memory: 8Gi}`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkerResources {
-    /// What a worker is promised.
+    /// Resource requests of a worker.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
     #[x_kube(validation = Rule::new("self.all(name, type(self[name]) == int || isQuantity(self[name]))").message("each amount must be a Kubernetes quantity such as 4, \"500m\" or \"8Gi\""))]
     pub requests: BTreeMap<String, IntOrString>,
-    /// What a worker may use at most.
+    /// Resource limits of a worker.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
     #[x_kube(validation = Rule::new("self.all(name, type(self[name]) == int || isQuantity(self[name]))").message("each amount must be a Kubernetes quantity such as 4, \"500m\" or \"8Gi\""))]
     pub limits: BTreeMap<String, IntOrString>,
 }
 
-/// The pods that do the work.
+/// Worker pods: count, accelerator, resources and scheduling.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.accelerator == 'Nvidia' || self.devices == 1").message("devices must be 1 when accelerator is None: a worker uses all CPUs it may"))]
 #[x_kube(validation = Rule::new("!has(self.resources) || !(has(self.resources.limits) && 'nvidia.com/gpu' in self.resources.limits) && !(has(self.resources.requests) && 'nvidia.com/gpu' in self.resources.requests)").message("leave nvidia.com/gpu out of resources: it is added from devices"))]
 pub struct WorkersSpec {
-    /// Worker pods.
+    /// Number of worker pods.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 4096))]
     pub replicas: i32,
-    /// Devices of each worker.
+    /// Number of devices per worker.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 64))]
     pub devices: i32,
-    /// What they compute on.
+    /// Accelerator type.
     #[serde(default)]
     pub accelerator: Accelerator,
-    /// Number format of the arithmetic. Master weights are always fp32.
+    /// Floating-point format of the computation. Master weights are always fp32.
     #[serde(default)]
     pub precision: Precision,
-    /// Trainer image. The default is the one the operator was installed with.
+    /// Trainer container image. Defaults to the image configured for the operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub image: Option<String>,
-    /// CPU, memory and other resources of each worker. GPUs are added from `devices`.
+    /// Compute resources of each worker. GPUs are added from `devices`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<WorkerResources>,
-    /// Labels that a node must have.
+    /// Node selector of the pods.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
-    /// Taints that the pods tolerate.
+    /// Tolerations of the pods.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tolerations: Vec<Toleration>,
-    /// Where the pods like to be.
+    /// Pod affinity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
-    /// Service account of the pods, for access to the object store. It needs no right in the cluster.
+    /// Service account of the pods, for workload identity with the object store. No RBAC permissions are
+    /// required.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub service_account_name: Option<String>,
@@ -138,15 +140,15 @@ impl Default for WorkersSpec {
     }
 }
 
-/// How often something may fail before it is given up.
+/// Retry limits per failure category.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RetryLimits {
-    /// Restarts after a fault of the program or a lack of memory.
+    /// Maximum number of restarts after an application error or an out-of-memory failure.
     #[serde(default = "three")]
     #[schemars(range(min = 0, max = 1000))]
     pub application: i32,
-    /// Restarts after a lost node, a preemption or a pod that was deleted.
+    /// Maximum number of restarts after a node failure, a preemption or a pod deletion.
     #[serde(default = "twenty")]
     #[schemars(range(min = 0, max = 1000))]
     pub infrastructure: i32,
@@ -168,35 +170,35 @@ impl Default for RetryLimits {
     }
 }
 
-/// Restarts so far, by whose fault they were.
+/// Number of restarts by failure category.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RestartCounts {
-    /// All of them.
+    /// Total number of restarts.
     #[serde(default)]
     pub total: i32,
-    /// Those that count against `retries.application`.
+    /// Restarts that count toward `retries.application`.
     #[serde(default)]
     pub application: i32,
-    /// Those that count against `retries.infrastructure`.
+    /// Restarts that count toward `retries.infrastructure`.
     #[serde(default)]
     pub infrastructure: i32,
-    /// By class of failure.
+    /// Restarts by failure class.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub by_class: BTreeMap<String, i32>,
 }
 
-/// The last thing that went wrong. Kept until the run ends.
+/// Most recent failure. Retained until the run ends.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LastFailure {
-    /// Class of the failure, such as `OutOfMemory` or `NodeLost`.
+    /// Failure class, such as `OutOfMemory` or `NodeLost`.
     pub class: String,
-    /// Stage in which it happened.
+    /// Stage that failed.
     pub stage: String,
-    /// Attempt at that stage.
+    /// Attempt that failed.
     pub attempt: i32,
-    /// Last step that was reported.
+    /// Last reported step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<i64>,
     /// Exit code of the trainer.
@@ -205,32 +207,32 @@ pub struct LastFailure {
     /// Node of the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    /// What was tried, what was found and what to do.
+    /// Cause of the failure and suggested remedy.
     pub message: String,
-    /// When it was seen (RFC 3339).
+    /// Time at which the failure was observed (RFC 3339).
     pub at: String,
 }
 
-/// Recall as text, in percent.
+/// Retrieval recall in percent, as decimal strings.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RecallStatus {
-    /// Percent of queries whose first candidate is relevant.
+    /// Recall at 1: percentage of queries whose first candidate is relevant.
     pub r1: String,
-    /// Among the first five.
+    /// Recall at 5.
     pub r5: String,
-    /// Among the first ten.
+    /// Recall at 10.
     pub r10: String,
-    /// Mean of the three.
+    /// Mean of R@1, R@5 and R@10.
     pub mean_recall: String,
 }
 
-/// Recall in both directions.
+/// Retrieval recall in both directions.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RecallsStatus {
-    /// Texts ask, images answer.
+    /// Text-to-image retrieval.
     pub text_to_image: RecallStatus,
-    /// Images ask, texts answer.
+    /// Image-to-text retrieval.
     pub image_to_text: RecallStatus,
 }

@@ -1,4 +1,4 @@
-//! `CnClipEvaluation`: one checkpoint scored on a list of tasks, and what the operator last saw of it.
+//! `CnClipEvaluation`: spec and status of an evaluation.
 
 mod gate;
 mod status;
@@ -18,13 +18,13 @@ pub use status::{
 };
 pub use task::{CalibrationSpec, RetrievalSpec, TaskSpec, ZeroShotSpec};
 
-/// One checkpoint scored on a list of tasks.
+/// Desired state of an evaluation.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "cnclip.dev",
     version = "v1alpha1",
     kind = "CnClipEvaluation",
-    doc = "One Chinese-CLIP checkpoint scored on a list of tasks.",
+    doc = "An evaluation of a Chinese-CLIP checkpoint on a list of tasks.",
     namespaced,
     status = "CnClipEvaluationStatus",
     shortname = "cce",
@@ -50,62 +50,66 @@ pub use task::{CalibrationSpec, RetrievalSpec, TaskSpec, ZeroShotSpec};
 #[x_kube(validation = Rule::new("!has(self.gate) || self.tasks.exists(t, t.name == self.gate.task)").message("gate.task must be the name of one of spec.tasks"))]
 #[x_kube(validation = Rule::new("!has(self.gate) || self.tasks.all(t, t.name != self.gate.task || has(t.retrieval) == self.gate.metric.contains('.'))").message("gate.metric must be one of the task's kind: textToImage.… and imageToText.… of a retrieval, the others of a zeroShot"))]
 pub struct CnClipEvaluationSpec {
-    /// What is scored.
+    /// Checkpoint to evaluate.
     #[x_kube(validation = Rule::new("self == oldSelf").message("is immutable: another checkpoint is another evaluation"))]
     pub checkpoint: CheckpointSource,
-    /// Whether one checkpoint is scored, or each as it appears.
+    /// Trigger: evaluate one checkpoint, or every checkpoint of a training.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("is immutable: another trigger is another evaluation"))]
     pub trigger: EvaluationTrigger,
-    /// What is measured.
+    /// Evaluation tasks.
     #[schemars(length(min = 1, max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("is immutable: another task is another evaluation"))]
     pub tasks: Vec<TaskSpec>,
-    /// What must be reached to pass. May be changed at any time: the numbers on record are judged again.
+    /// Quality gate. Mutable at any time: recorded results are evaluated again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<GateSpec>,
-    /// Where results go. The default for a training is `evaluations/<name>/` under its prefix, with
-    /// its credentials.
+    /// Object store prefix for the results. Defaults to `evaluations/<name>/` under the prefix of the
+    /// training, with its credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifacts: Option<ArtifactLocation>,
-    /// The vocabulary. The default is the training's, or that of the trainer image.
+    /// Vocabulary file of the tokenizer. Defaults to that of the training, or that of the trainer image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vocabulary: Option<VocabularyFile>,
-    /// Who does it. The default is one of the training's workers, with all its devices.
+    /// Worker pods: count, accelerator, resources. Defaults to one worker of the training, with all its
+    /// devices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<WorkersSpec>,
-    /// Pictures or texts encoded at once.
+    /// Batch size: images or texts encoded at a time.
     #[serde(default = "batch_size")]
     #[schemars(range(min = 1, max = 65536))]
     pub batch_size: i32,
-    /// In which formats the features of the images and texts of every retrieval are written beside its
-    /// results. None if not given.
+    /// File formats in which the image and text features of every retrieval task are exported with its
+    /// results. Unset: not exported.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 3), extend("x-kubernetes-list-type" = "set"))]
     pub features: Vec<FeatureFormat>,
-    /// Samples that may be skipped as unusable before the evaluation fails, in percent.
+    /// Maximum percentage of unusable samples that are skipped before the evaluation fails.
     #[serde(default = "max_skipped_percent")]
     #[schemars(range(min = 0, max = 100))]
     pub max_skipped_percent: i32,
-    /// How often something may fail before the evaluation is given up.
+    /// Retry limits per failure category.
     #[serde(default)]
     pub retries: RetryLimits,
-    /// Seconds that the evaluation may wait for its pod to run before it fails.
+    /// Maximum number of seconds that the pods may be pending (unschedulable, image pull) before the
+    /// evaluation fails.
     #[serde(default = "start_deadline_seconds")]
     #[schemars(range(min = 1, max = 604800))]
     pub start_deadline_seconds: i64,
-    /// Seconds that the evaluation may take from its first pod on. Unlimited if not given.
+    /// Maximum duration of the evaluation in seconds, measured from the creation of its first pod. Unset: no
+    /// limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub deadline_seconds: Option<i64>,
-    /// Kueue queue that the pod is admitted through.
+    /// Name of the Kueue LocalQueue that admits the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub queue_name: Option<String>,
-    /// Ends the pod; set back to `false` to begin again.
+    /// Suspends the evaluation: its pods are terminated. Set to `false` to restart it.
     #[serde(default)]
     pub suspend: bool,
-    /// Seconds after its end when the object is deleted. Kept for ever if not given. Results stay.
+    /// Number of seconds after which the finished evaluation is deleted. Unset: never deleted. Results are
+    /// kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub ttl_seconds_after_finished: Option<i64>,
@@ -121,32 +125,32 @@ fn start_deadline_seconds() -> i64 {
     1800
 }
 
-/// What is scored: a training's outcome or a checkpoint anywhere.
+/// Checkpoint to evaluate: from a training, or at a URI.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.trainingName) != has(self.uri)").message("give exactly one of trainingName and uri"))]
 pub struct CheckpointSource {
-    /// A `CnClipTraining` in the same namespace. The evaluation waits for it.
+    /// Name of a `CnClipTraining` in the same namespace. The evaluation waits for its checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub training_name: Option<String>,
-    /// What is waited for in a training.
+    /// Point in the training at which the checkpoint is evaluated.
     #[serde(default)]
     pub when: CheckpointWait,
-    /// A checkpoint, the prefix of a stage that ended, or weights that others published: a file, a
-    /// folder, or `hf://organisation/name[@revision][/file]`.
+    /// URI of a checkpoint, the prefix of a finished stage, or published weights: a file, a directory, or a
+    /// Hugging Face repository as `hf://organisation/name[@revision][/file]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https|hf)://.+')").message("must be s3://…, gs://…, az://…, file://…, https://… or hf://…"))]
     #[schemars(length(max = 1024))]
     pub uri: Option<String>,
 }
 
-/// What an evaluation waits for.
+/// Point in the training that an evaluation waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum CheckpointWait {
-    /// The training is complete; the checkpoint its last stage ended with is scored.
+    /// The training is complete. Evaluates the resulting checkpoint of its last stage.
     #[default]
     Complete,
-    /// The training has a checkpoint; the newest is scored.
+    /// The training has a checkpoint. Evaluates the most recent one.
     FirstCheckpoint,
 }

@@ -1,19 +1,19 @@
-//! The trainer's last word: its exit codes, and what each means for another try.
+//! Exit codes of the trainer.
 
-/// Why a trainer ended. Signals keep the numbers the kernel gives them.
+/// Exit status of a trainer. Signals keep the exit codes of the kernel (128 + signal).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrainerExit {
-    /// Everything asked for is done.
+    /// Completed.
     Done,
-    /// The command line makes no sense; the same one never will.
+    /// Invalid command line. Not retryable.
     Usage,
-    /// The data is unusable: torn shards, too many bad samples, a damaged checkpoint.
+    /// Unusable data: corrupt shards, too many unusable samples, a damaged checkpoint. Not retryable.
     Data,
-    /// A fault of ours.
+    /// Internal error.
     Bug,
-    /// The state is saved (or nothing was to be saved): run me again.
+    /// Interrupted or failed temporarily, with the state saved if there was any: restart.
     Retry,
-    /// The configuration can never work as it stands.
+    /// Invalid configuration. Not retryable.
     Config,
 }
 
@@ -30,7 +30,7 @@ impl TrainerExit {
         }
     }
 
-    /// The meaning of an exit code; `None` for a code that is not the trainer's own.
+    /// The exit status of an exit code; `None` if the trainer does not use the code.
     pub fn from_code(code: i32) -> Option<Self> {
         [
             Self::Done,
@@ -42,11 +42,6 @@ impl TrainerExit {
         ]
         .into_iter()
         .find(|exit| i32::from(exit.exit_code()) == code)
-    }
-
-    /// Whether running the same thing again could end otherwise.
-    pub fn is_retryable(self) -> bool {
-        matches!(self, Self::Bug | Self::Retry)
     }
 }
 

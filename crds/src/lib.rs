@@ -1,5 +1,5 @@
-//! The contract between a user, the operator and a trainer: every type that two of them share, each
-//! declared once. Decides nothing and talks to nobody.
+//! API types shared by the user, the operator and the trainer: custom resources, trainer configuration,
+//! progress report and names. Pure data and validation rules; no I/O.
 
 #![allow(
     unreachable_pub,

@@ -1,26 +1,26 @@
-//! The two towers of a model: what a user may write, and the published presets. Holds no weights.
+//! Model configuration: image and text tower, and the published architectures.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The towers of one Chinese-CLIP model, resolved: every size written out.
+/// Configuration of the image and text towers, with all dimensions resolved.
 ///
 /// # Source
 /// Field for field the reference's model configuration (`embed_dim`, `vision_*`, `text_*`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ModelConfig {
-    /// Length of the features that both towers end in.
+    /// Dimension of the shared embedding space.
     #[schemars(range(min = 1, max = 4096))]
     pub embed_dim: i32,
-    /// The image tower.
+    /// Image tower.
     pub image: ImageTower,
-    /// The text tower.
+    /// Text tower.
     pub text: TextTower,
 }
 
 impl ModelConfig {
-    /// The first thing that keeps these towers from being built, if there is one.
+    /// The first constraint that the configuration violates, if any.
     pub fn validation_error(&self) -> Option<String> {
         let image = &self.image;
         let text = &self.text;
@@ -53,7 +53,10 @@ impl ModelConfig {
     }
 }
 
-/// In a few words: `ViT 12×768 /16 at 224 px, BERT 12×768, 512 features`.
+/// Configuration of the image and text towers, with all dimensions resolved.
+///
+/// # Source
+/// Field for field the reference's model configuration (`embed_dim`, `vision_*`, `text_*`).
 impl std::fmt::Display for ModelConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
@@ -64,7 +67,7 @@ impl std::fmt::Display for ModelConfig {
     }
 }
 
-/// In a few words: `ViT 12×768 /16 at 224 px`.
+/// Image tower: exactly one of `vit` and `resnet` must be set.
 impl std::fmt::Display for ImageTower {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if let Some(VitConfig {
@@ -85,7 +88,7 @@ impl std::fmt::Display for ImageTower {
     }
 }
 
-/// In a few words: `BERT 12×768`.
+/// Text tower: BERT, pooled at the [CLS] token.
 impl std::fmt::Display for TextTower {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "BERT {}×{}", self.layers, self.width)
@@ -101,35 +104,35 @@ fn multiple_error((name, value): (&str, i32), (of, unit): (&str, i32)) -> Option
     (value % unit != 0).then(|| format!("{name} is {value}; it must be a multiple of {of}, {unit}"))
 }
 
-/// The image tower: exactly one of the two kinds.
+/// Image tower: exactly one of `vit` and `resnet` must be set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ImageTower {
-    /// Side of the square picture that the tower sees, in pixels.
+    /// Input resolution: side length of the square image, in pixels.
     #[schemars(range(min = 8, max = 1024))]
     pub resolution: i32,
-    /// A vision transformer.
+    /// Vision transformer (ViT).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vit: Option<VitConfig>,
-    /// A modified ResNet with attention pooling. Its side must be divisible by 32.
+    /// Modified ResNet with attention pooling. The resolution must be divisible by 32.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resnet: Option<ResnetConfig>,
 }
 
-/// A vision transformer.
+/// Vision transformer (ViT).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VitConfig {
-    /// Transformer blocks.
+    /// Number of transformer blocks.
     #[schemars(range(min = 1, max = 128))]
     pub layers: i32,
-    /// Width of a token.
+    /// Hidden size.
     #[schemars(range(min = 8, max = 8192))]
     pub width: i32,
-    /// Side of one patch, in pixels; must divide the resolution.
+    /// Side length of a patch, in pixels; must divide the resolution.
     #[schemars(range(min = 1, max = 128))]
     pub patch_size: i32,
-    /// Width of one attention head; must divide the width.
+    /// Dimension of an attention head; must divide the width.
     #[serde(default = "head_width")]
     #[schemars(range(min = 1, max = 256))]
     pub head_width: i32,
@@ -170,14 +173,14 @@ fn head_width() -> i32 {
     64
 }
 
-/// A modified ResNet: three-convolution stem, anti-aliased strides, attention pooling.
+/// Modified ResNet: three-convolution stem, anti-aliased strided convolutions, attention pooling.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ResnetConfig {
-    /// Bottleneck blocks in each of the four layers.
+    /// Number of bottleneck blocks in each of the four layers.
     #[schemars(length(min = 4, max = 4))]
     pub layers: Vec<i32>,
-    /// Channels after the stem; the tower ends with 32 times as many. Must be even.
+    /// Channels of the stem; the output has 32 times as many. Must be even.
     #[schemars(range(min = 2, max = 1024))]
     pub width: i32,
 }
@@ -194,35 +197,35 @@ impl ResnetConfig {
     }
 }
 
-/// The text tower: BERT, pooled at the first token.
+/// Text tower: BERT, pooled at the [CLS] token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TextTower {
-    /// Entries of the vocabulary.
+    /// Vocabulary size.
     #[serde(default = "vocab_size")]
     #[schemars(range(min = 4, max = 1000000))]
     pub vocab_size: i32,
-    /// Transformer layers.
+    /// Number of transformer layers.
     #[schemars(range(min = 1, max = 128))]
     pub layers: i32,
-    /// Width of a token; must be a multiple of `heads`.
+    /// Hidden size; must be a multiple of `heads`.
     #[schemars(range(min = 8, max = 8192))]
     pub width: i32,
-    /// Attention heads.
+    /// Number of attention heads.
     #[schemars(range(min = 1, max = 128))]
     pub heads: i32,
-    /// Width of the feed-forward layer.
+    /// Intermediate size of the feed-forward layers.
     #[schemars(range(min = 8, max = 32768))]
     pub intermediate: i32,
-    /// Learned positions: the longest text in tokens, [CLS] and [SEP] included.
+    /// Number of position embeddings: the maximum text length in tokens, including [CLS] and [SEP].
     #[serde(default = "positions")]
     #[schemars(range(min = 3, max = 8192))]
     pub positions: i32,
-    /// Share of hidden values dropped while training, in percent.
+    /// Dropout rate of hidden states, in percent.
     #[serde(default = "dropout_percent")]
     #[schemars(range(min = 0, max = 90))]
     pub hidden_dropout_percent: i32,
-    /// Share of attention probabilities dropped while training, in percent.
+    /// Dropout rate of attention probabilities, in percent.
     #[serde(default = "dropout_percent")]
     #[schemars(range(min = 0, max = 90))]
     pub attention_dropout_percent: i32,
@@ -254,7 +257,7 @@ fn dropout_percent() -> i32 {
     10
 }
 
-/// A model by its published name, or `Custom` for towers written out by the user.
+/// Published architecture, or `Custom` for a user-defined tower configuration.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
@@ -262,7 +265,7 @@ pub enum Architecture {
     /// RN50 with RBT3: 77 M parameters.
     #[serde(rename = "RN50")]
     Rn50,
-    /// ViT-B/32 with RoBERTa-wwm-ext-base: 190 M parameters. No weights of it were published.
+    /// ViT-B/32 with RoBERTa-wwm-ext-base: 190 M parameters. No pretrained weights were published.
     #[serde(rename = "ViT-B-32")]
     VitB32,
     /// ViT-B/16 with RoBERTa-wwm-ext-base: 188 M parameters.
@@ -277,12 +280,12 @@ pub enum Architecture {
     /// ViT-H/14 with RoBERTa-wwm-ext-large: 958 M parameters.
     #[serde(rename = "ViT-H-14")]
     VitH14,
-    /// The towers of `spec.model.custom`.
+    /// Tower configuration of `spec.model.custom`.
     Custom,
 }
 
 impl Architecture {
-    /// Every model that has a name.
+    /// All published architectures.
     pub const PUBLISHED: [Self; 6] = [
         Self::Rn50,
         Self::VitB32,
@@ -292,7 +295,7 @@ impl Architecture {
         Self::VitH14,
     ];
 
-    /// The published model that has these towers, whatever they drop while training.
+    /// The published architecture with this tower configuration, ignoring dropout rates.
     pub fn from_model(model: &ModelConfig) -> Option<Self> {
         let TextTower {
             hidden_dropout_percent,
@@ -316,7 +319,7 @@ impl Architecture {
             .find(|published| published.published_model().is_some_and(same))
     }
 
-    /// The towers of a published model; `None` for `Custom`.
+    /// The tower configuration of a published architecture; `None` for `Custom`.
     ///
     /// # Source
     /// `cn_clip/clip/model_configs/*.json` of the reference.

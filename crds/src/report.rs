@@ -1,4 +1,4 @@
-//! What a trainer says of itself: on `/progress`, in its log, and as its last words. No transport.
+//! Progress report of a trainer: served on `/progress`, logged, and written as the termination message.
 
 mod task;
 
@@ -10,21 +10,21 @@ pub use task::{
     ZeroShotScores,
 };
 
-/// What a trainer is doing.
+/// Current activity of a trainer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TrainerActivity {
-    /// Reading its file, its data and its weights.
+    /// Loading configuration, data and weights.
     #[default]
     Starting,
-    /// Taking steps.
+    /// Training.
     Training,
-    /// Measuring recall on the validation pairs.
+    /// Computing recall on the validation data set.
     Validating,
     /// Encoding and scoring.
     Evaluating,
-    /// Ended well.
+    /// Completed.
     Done,
-    /// Ended badly; `failure` says why.
+    /// Failed; `failure` has the cause.
     Failed,
 }
 
@@ -35,179 +35,179 @@ pub enum TrainerActivity {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RecallAtK {
-    /// Among the first.
+    /// Recall at 1.
     pub r1: f64,
-    /// Among the first five.
+    /// Recall at 5.
     pub r5: f64,
-    /// Among the first ten.
+    /// Recall at 10.
     pub r10: f64,
     /// Mean of the three.
     pub mean_recall: f64,
 }
 
-/// Recall in both directions.
+/// Retrieval recall in both directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RetrievalRecalls {
-    /// Texts ask, images answer.
+    /// Text-to-image retrieval.
     pub text_to_image: RecallAtK,
-    /// Images ask, texts answer.
+    /// Image-to-text retrieval.
     pub image_to_text: RecallAtK,
 }
 
-/// Recall measured on the validation pairs.
+/// Retrieval recall on the validation data set.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ValidationReport {
-    /// After this many steps.
+    /// Step of the validation.
     pub step: i64,
-    /// What came out.
+    /// Recall in both directions.
     pub recalls: RetrievalRecalls,
 }
 
-/// A checkpoint that is whole in the store.
+/// A complete checkpoint in the object store.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CheckpointReport {
-    /// Steps completed.
+    /// Completed steps.
     pub step: i64,
-    /// Where it is.
+    /// URI of the checkpoint.
     pub uri: String,
-    /// sha256 of its manifest.
+    /// SHA-256 digest of the checkpoint manifest.
     pub digest: String,
-    /// When it became visible, in seconds since 1970.
+    /// Time at which the checkpoint was completed, as a Unix timestamp in seconds.
     pub written_at: i64,
 }
 
-/// How many checkpoints are told and on record.
+/// Maximum number of checkpoints in a report and in the status.
 pub const MAX_CHECKPOINTS: usize = 8;
 
-/// Why a trainer ended badly.
+/// Failure of a trainer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FailureReport {
-    /// The exit code.
+    /// Exit code.
     pub exit_code: i32,
-    /// What was tried, on what, what was found, and what to do.
+    /// Cause of the failure and suggested remedy.
     pub message: String,
 }
 
-/// What an evaluation scores, and with what.
+/// Subject of an evaluation: checkpoint and trainer version.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EvaluationReport {
-    /// The weights that were found; none until then.
+    /// URI of the resolved weights; unset until resolved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<String>,
-    /// sha256 of the manifest of their checkpoint, if they are one.
+    /// SHA-256 digest of the checkpoint manifest; unset for published weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// Whether there is no checkpoint where one was named.
+    /// Whether the configured checkpoint does not exist.
     #[serde(default)]
     pub missing: bool,
-    /// The trainer's version.
+    /// Version of the trainer.
     pub version: String,
 }
 
-/// How a trainer fits into the memory there is.
+/// Planned memory usage of a trainer.
 ///
 /// # Units
 /// Bytes
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MemoryReport {
-    /// Pairs that a device computes at once.
+    /// Micro-batch size per device.
     pub micro_batch_size: i32,
-    /// Whether the towers compute again what their gradient needs.
+    /// Whether gradient checkpointing is enabled.
     pub gradient_checkpointing: bool,
-    /// What the worker needs, as planned before the first step.
+    /// Estimated peak memory usage of the worker.
     pub needed: i64,
-    /// What it may have.
+    /// Memory available to the worker.
     pub available: i64,
-    /// Whether these are half as many pairs as were planned first, after a lack of memory.
+    /// Whether the automatic micro-batch size was halved after an out-of-memory failure.
     #[serde(default)]
     pub halved: bool,
 }
 
-/// The state of one trainer, whole; each report replaces the last.
+/// Complete state of one trainer; each report replaces the previous one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProgressReport {
-    /// Whose.
+    /// Identity of the reporting attempt.
     pub run: RunIdentity,
-    /// UID of the pod; empty by hand.
+    /// UID of the pod; empty outside Kubernetes.
     #[serde(default)]
     pub pod_uid: String,
-    /// What it is doing.
+    /// Current activity.
     pub activity: TrainerActivity,
-    /// Steps completed in this stage over all restarts, skipped ones among them; tasks done for an
+    /// Completed steps of the stage across all restarts, including skipped steps; completed tasks of an
     /// evaluation.
     pub step: i64,
-    /// Steps of the stage; tasks for an evaluation. 0 until known.
+    /// Total steps of the stage; total tasks of an evaluation. 0 until known.
     pub steps: i64,
-    /// Passes over the data.
+    /// Completed epochs.
     #[serde(default)]
     pub epoch: f64,
-    /// Mean loss since the last report, in nats; a teacher's part is in it.
+    /// Mean training loss since the last report, in nats; includes the distillation loss.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,
-    /// Mean distance from the teacher's features since the last report: 1 − cosine.
+    /// Mean distillation loss (1 − cosine similarity) since the last report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distillation_loss: Option<f64>,
-    /// The rate of the last step.
+    /// Learning rate of the last step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
-    /// Natural logarithm of the factor on the similarities.
+    /// Logit scale, as the natural logarithm of the factor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logit_scale: Option<f64>,
-    /// Norm of the gradient of the last step, before it was scaled to `maxGradientNorm`.
+    /// Global L2 norm of the gradient of the last step, before clipping.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gradient_norm: Option<f64>,
-    /// Pairs a second since the last report.
+    /// Throughput since the last report, in samples per second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub samples_per_second: Option<f64>,
-    /// Seconds until the last step at this rate.
+    /// Estimated time to the last step, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eta_seconds: Option<i64>,
-    /// Pairs trained on over all restarts.
+    /// Number of samples processed across all restarts.
     #[serde(default)]
     pub samples_seen: i64,
-    /// Samples skipped because they could not be used.
+    /// Number of unusable samples skipped.
     #[serde(default)]
     pub samples_skipped: i64,
-    /// Steps without a finite loss and gradient, which changed nothing.
+    /// Number of steps skipped because of a non-finite loss or gradient.
     #[serde(default)]
     pub steps_skipped: i64,
-    /// The newest checkpoints of this attempt, newest first: several may be written between two looks.
+    /// Most recent checkpoints of this attempt, newest first: several may be written between two polls.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checkpoints: Vec<CheckpointReport>,
-    /// The last validation.
+    /// Most recent validation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<ValidationReport>,
-    /// The best validation.
+    /// Best validation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<ValidationReport>,
-    /// What an evaluation scores.
+    /// Subject of an evaluation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluation: Option<EvaluationReport>,
-    /// What an evaluation measured so far.
+    /// Results of the completed tasks of an evaluation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub results: Vec<TaskResult>,
-    /// What was planned of its memory.
+    /// Planned memory usage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryReport>,
-    /// The most memory it has held.
+    /// Peak memory usage, in bytes.
     #[serde(default)]
     pub peak_rss_bytes: i64,
-    /// Seconds spent in steps in this attempt.
+    /// Time spent in training steps in this attempt, in seconds.
     #[serde(default)]
     pub train_seconds: f64,
-    /// Seconds of this attempt that this worker's first rank waited for other ranks.
+    /// Time that the first rank of this worker waited for other ranks in this attempt, in seconds.
     #[serde(default)]
     pub wait_seconds: f64,
-    /// When this was said, in seconds since 1970.
+    /// Time of the report, as a Unix timestamp in seconds.
     pub reported_at: i64,
-    /// Why it ended badly.
+    /// Failure, if the trainer failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<FailureReport>,
 }

@@ -1,9 +1,11 @@
-//! What a definition says of a field. Knows no field.
+//! Schema transformations.
 
 use schemars::Schema;
 
-/// For types that optional fields have: takes away what is said of the type, which would stand in the place
-/// of what is said of the field, for kube folds such a field and its type into one.
+/// Removes the description of a type that optional fields have.
+///
+/// kube merges an `Option` field with its type's schema, and the description of the type would replace that
+/// of the field.
 pub(crate) fn leave_words_to_fields(schema: &mut Schema) {
     schema.remove("description");
 }

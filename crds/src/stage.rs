@@ -1,65 +1,66 @@
-//! The words of one stage of training: what a user chooses in a manifest and a trainer obeys.
+//! Enumerations of a training stage, shared by the manifest and the trainer configuration.
 
 use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-/// What a stage leaves untouched.
+/// Frozen part of the model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum FrozenTower {
-    /// Everything is trained.
+    /// No part is frozen.
     #[default]
     None,
-    /// The image tower is not trained: the first stage of the paper's pretraining.
+    /// The image tower is frozen, as in the first pretraining stage of the Chinese-CLIP paper.
     Image,
 }
 
-/// What happens to a picture before the image tower sees it while training.
+/// Training-time image augmentation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Augmentation {
-    /// Squashed to the tower's square, as in evaluation.
+    /// Resize to the input resolution, as in evaluation.
     None,
-    /// Random resized crop (area 90–100 %) and horizontal flip.
+    /// Random resized crop (scale 0.9–1.0) and horizontal flip.
     CropFlip,
-    /// Random resized crop, horizontal flip and AutoAugment: the reference's `--use-augment`.
+    /// Random resized crop, horizontal flip and AutoAugment (`--use-augment` of the reference
+    /// implementation).
     #[default]
     AutoAugment,
 }
 
-/// What pairs of one batch are to each other that have the same picture or the same caption.
+/// Treatment of samples in a batch that have the same image or the same text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DuplicatePolicy {
-    /// Wrong for each other, as in the reference: the loss drives equal things apart.
+    /// Duplicates are negatives, as in the reference implementation.
     #[default]
     Negatives,
-    /// Right for each other: each picture has all captions of its equals for a target, in equal
-    /// shares, and each caption all pictures.
+    /// Duplicates are positives: the target distribution of an image is uniform over the texts of its
+    /// duplicates, and vice versa.
     Positives,
 }
 
-/// Pairs that a device computes at once.
+/// Micro-batch size per device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum MicroBatch {
-    /// So many.
+    /// Fixed number of samples.
     Pairs(i32),
-    /// As many as memory allows; the trainer finds out.
+    /// Selected by the trainer: the largest size that fits into memory.
     Chosen(AutoKeyword),
 }
 
-/// The word for what is left to the trainer.
+/// Keyword of an automatically selected value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AutoKeyword {
-    /// It chooses.
+    /// Selected by the trainer.
     Auto,
 }
 
 impl MicroBatch {
-    /// As many as memory allows.
+    /// The largest size that fits into memory.
     pub const AUTO: Self = Self::Chosen(AutoKeyword::Auto);
 
-    /// The number, where one is given.
+    /// The fixed number of samples; `None` for `Auto`.
     pub fn fixed_size(self) -> Option<i32> {
         match self {
             Self::Pairs(pairs) => Some(pairs),
@@ -82,23 +83,22 @@ impl JsonSchema for MicroBatch {
     }
 }
 
-/// What a worker computes on.
+/// Accelerator type of the workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Accelerator {
-    /// NVIDIA GPUs.
+    /// NVIDIA GPU.
     #[default]
     Nvidia,
-    /// The CPU.
+    /// No accelerator: CPU.
     None,
 }
 
-/// The number format of the towers' arithmetic. Master weights are always fp32.
+/// Floating-point format of the model's computation. Master weights are always fp32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Precision {
     /// 32-bit floating point.
     #[default]
     Fp32,
-    /// bfloat16 operands, fp32 accumulation. On a CPU it only shows what a GPU would compute: it saves
-    /// neither time nor memory.
+    /// bfloat16 operands with fp32 accumulation. Emulated on CPUs, where it saves neither time nor memory.
     Bf16,
 }

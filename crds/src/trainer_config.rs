@@ -1,5 +1,4 @@
-//! What a trainer reads from its one file: complete, resolved, unknown keys refused. Nothing of
-//! Kubernetes.
+//! Configuration file of a trainer: fully resolved, unknown keys rejected, independent of Kubernetes.
 
 mod evaluate;
 
@@ -14,18 +13,19 @@ pub use evaluate::{
     CalibrationConfig, EvaluateConfig, FeatureFormat, RetrievalConfig, TaskConfig, ZeroShotConfig,
 };
 
-/// Who is running: echoed in every report, so that an answer can be told from a stranger's.
+/// Identity of the running attempt. Echoed in every progress report, so that the operator can ignore reports
+/// of other attempts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RunIdentity {
     /// Name of the run.
     pub name: String,
-    /// UID of the run's object; empty by hand.
+    /// UID of the run's object; empty outside Kubernetes.
     #[serde(default)]
     pub uid: String,
     /// Name of the stage; `evaluate` for an evaluation.
     pub stage: String,
-    /// The attempt at this stage, from 1.
+    /// Attempt at this stage, from 1.
     #[serde(default = "one")]
     pub attempt: i32,
 }
@@ -34,118 +34,117 @@ fn one() -> i32 {
     1
 }
 
-/// A file that must have a certain content.
+/// A file with a fixed SHA-256 digest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PinnedFile {
-    /// Where it is.
+    /// URI of the file.
     pub uri: String,
-    /// Its sha256 in lower-case hexadecimal digits.
+    /// SHA-256 digest in lower-case hexadecimal digits.
     pub sha256: String,
 }
 
-/// Where weights come from before the first step. Each may be a file, a folder, a checkpoint, the
-/// prefix of a stage that ended, or a repository of the Hugging Face hub; what is not named is
-/// initialised at random.
+/// Sources of pretrained weights: each is the URI of a file, a directory, a checkpoint, the prefix of a
+/// finished stage, or a Hugging Face repository. Towers without a source are initialized randomly.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct WeightSources {
-    /// The whole model.
+    /// Weights of the whole model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// The image tower and the logit scale.
+    /// Weights of the image tower and the logit scale.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// The text tower.
+    /// Weights of the text tower.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
 }
 
-/// How long a stage trains.
+/// Length of a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum TrainingLength {
-    /// Whole passes over the pairs; a pass is `pairs / global batch` steps, rounded down.
+    /// Epochs; an epoch is `samples / global batch size` steps, rounded down.
     Epochs(i64),
     /// Optimizer steps.
     Steps(i64),
 }
 
-/// Optimizer and schedule: AdamW, linear warm-up, cosine to zero.
+/// Optimizer and learning rate schedule: AdamW, linear warm-up, cosine decay to zero.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OptimizerConfig {
-    /// Learning rate at the end of the warm-up.
+    /// Peak learning rate, reached at the end of the warm-up.
     pub learning_rate: f64,
-    /// Steps of linear warm-up.
+    /// Number of linear warm-up steps.
     pub warmup_steps: i64,
-    /// Decoupled weight decay of matrices.
+    /// Decoupled weight decay of the weight matrices.
     pub weight_decay: f64,
-    /// Decay of the first moment.
+    /// Decay rate of the first moment.
     pub beta1: f64,
-    /// Decay of the second moment.
+    /// Decay rate of the second moment.
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// Added to the square root of the second moment.
     pub epsilon: f64,
-    /// Longest gradient; a longer one is scaled to it. No limit if not given.
+    /// Gradient clipping: maximum global L2 norm. Unset: no clipping.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_gradient_norm: Option<f64>,
-    /// Share of the old in the running average of the weights; no average if not given.
+    /// EMA decay of the weights. Unset: no EMA.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub average_decay: Option<f64>,
 }
 
-/// A teacher of the image tower.
+/// Knowledge distillation of the image tower.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DistillationConfig {
-    /// Where its weights are, in any place and layout that weights may come from.
+    /// Weights of the teacher: any URI and layout supported for initial weights.
     pub teacher: String,
-    /// What 1 − cosine is multiplied with before it is added to the loss.
+    /// Weight of the distillation loss (1 − cosine similarity).
     pub weight: f64,
 }
 
-/// Recall on held-out pairs while training; the best checkpoint by it is kept.
+/// Periodic validation by retrieval recall; the checkpoint with the best recall is retained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ValidationConfig {
-    /// The data set.
+    /// URI prefix of the validation data set.
     pub dataset: String,
-    /// Steps between two validations; the last step always has one.
+    /// Validation interval in steps; the last step is always validated.
     pub every_steps: i64,
 }
 
-/// When the state is saved and how much of it is kept.
+/// Checkpoint interval and retention.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CheckpointConfig {
-    /// Steps between two checkpoints; the last step always makes one.
+    /// Checkpoint interval in steps; the last step is always checkpointed.
     pub every_steps: i64,
-    /// Newest checkpoints kept; the best is kept beside them.
+    /// Number of most recent checkpoints to retain; the best checkpoint is retained in addition.
     pub keep: i32,
 }
 
-/// The workers that share a run.
+/// Distributed training: workers, devices and numerical precision.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DistributedConfig {
-    /// Workers: processes, pods in a cluster.
+    /// Number of worker processes (pods).
     pub replicas: i32,
-    /// Devices of each; without an accelerator, as many threads that each work as a rank.
+    /// Devices per worker; without an accelerator, the number of ranks, each a thread.
     pub devices: i32,
-    /// What they compute on.
+    /// Accelerator type.
     pub accelerator: Accelerator,
-    /// In which number format.
+    /// Floating-point format of the computation.
     pub precision: Precision,
-    /// Where worker 0 awaits the others, as `host:port`: the others dial it, worker 0 listens on the
-    /// port. Needed by more than one worker; each finds its number in
-    /// [`ENV_WORKER`](crate::names::ENV_WORKER).
+    /// Rendezvous address as `host:port`: worker 0 listens on the port, the others connect to it. Required
+    /// for more than one worker; each reads its index from
+    /// [`ENV_WORKER_INDEX`](crate::names::ENV_WORKER_INDEX).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub coordinator: Option<String>,
 }
 
 impl DistributedConfig {
-    /// What of it can never work.
+    /// The first constraint that the configuration violates, if any.
     pub fn validation_error(&self) -> Option<String> {
         let Self {
             replicas, devices, ..
@@ -183,82 +182,81 @@ impl Default for DistributedConfig {
     }
 }
 
-/// One stage of training: the whole of `cnclip train --config`.
+/// One training stage: the configuration file of `cnclip train --config`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TrainConfig {
-    /// Who is running.
+    /// Identity of the running attempt.
     pub run: RunIdentity,
-    /// The towers.
+    /// Configuration of the towers.
     pub model: ModelConfig,
-    /// Longest text in tokens, [CLS] and [SEP] included; longer ones are cut.
+    /// Maximum text length in tokens, including [CLS] and [SEP]; longer texts are truncated.
     pub context_length: i32,
-    /// The vocabulary; the image's own where not given.
+    /// Vocabulary file of the tokenizer. Unset: that of the trainer image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vocabulary: Option<PinnedFile>,
-    /// Where weights come from.
+    /// Pretrained weights to initialize from.
     #[serde(default)]
     pub initial_weights: WeightSources,
-    /// The pairs.
+    /// URI prefix of the training data set.
     pub dataset: String,
-    /// What is left untouched.
+    /// Frozen part of the model.
     #[serde(default)]
     pub freeze: FrozenTower,
-    /// How long.
+    /// Length of the stage.
     pub length: TrainingLength,
-    /// Pairs in one step, over all workers.
+    /// Global batch size: samples per optimizer step across all workers.
     pub global_batch_size: i32,
-    /// Pairs that a device computes at once; its whole share of the global batch if not given.
+    /// Micro-batch size per device. Unset: the device's whole share of the global batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micro_batch_size: Option<MicroBatch>,
-    /// Whether what was chosen for `Auto` is halved: an earlier attempt ran out of memory with it.
+    /// Whether the automatic micro-batch size is halved, after an attempt that ran out of memory.
     #[serde(default)]
     pub halve_micro_batch: bool,
-    /// Whether the towers compute again what their gradient needs, to keep less. If not given, only
-    /// where the micro batch is chosen and memory is short.
+    /// Gradient checkpointing. Unset: only if the micro-batch size is automatic and memory is short.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gradient_checkpointing: Option<bool>,
-    /// Optimizer and schedule.
+    /// Optimizer and learning rate schedule.
     pub optimizer: OptimizerConfig,
-    /// Steps without a finite loss and gradient that are skipped before the stage fails.
+    /// Maximum number of steps with a non-finite loss or gradient that are skipped before the stage fails.
     #[serde(default = "max_skipped_steps")]
     pub max_skipped_steps: i64,
-    /// What pairs of one batch are to each other that have the same picture or the same caption.
+    /// Treatment of samples in a batch that have the same image or the same text.
     #[serde(default)]
     pub duplicates: DuplicatePolicy,
-    /// A teacher of the image tower.
+    /// Knowledge distillation of the image tower.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distillation: Option<DistillationConfig>,
-    /// What happens to pictures.
+    /// Training-time image augmentation.
     #[serde(default)]
     pub augmentation: Augmentation,
-    /// Whether batch normalisation takes the statistics of the batches of all devices together, not
-    /// those of each; nothing to an image tower that has none.
+    /// Synchronized batch normalization: statistics of the global batch instead of each device's batch. No
+    /// effect on image towers without batch normalization.
     #[serde(default)]
     pub synchronize_batch_norm: bool,
-    /// Patches of each picture that are left out while training, in percent.
+    /// Percentage of image patches dropped in training.
     #[serde(default)]
     pub masked_patches_percent: i32,
-    /// Recall while training.
+    /// Periodic validation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<ValidationConfig>,
-    /// When the state is saved.
+    /// Checkpoint interval and retention.
     pub checkpoint: CheckpointConfig,
-    /// The prefix of the run's artifacts.
+    /// URI prefix of the run's artifacts.
     pub artifacts: String,
-    /// Seed of initial weights, order, augmentation and dropout.
+    /// Random seed of weight initialization, sample order, augmentation and dropout.
     #[serde(default)]
     pub seed: u64,
-    /// Samples that may be skipped before the run fails, in percent.
+    /// Maximum percentage of unusable samples that are skipped before the run fails.
     #[serde(default = "max_skipped_percent")]
     pub max_skipped_percent: f64,
-    /// The workers.
+    /// Distributed training.
     #[serde(default)]
     pub world: DistributedConfig,
-    /// Steps between two reports.
+    /// Reporting interval in steps.
     #[serde(default = "report_every_steps")]
     pub report_every_steps: i64,
-    /// Where `/progress`, `/metrics` and `/healthz` answer; nowhere if not given.
+    /// Listen address of `/progress`, `/metrics` and `/healthz`. Unset: not served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,
 }
@@ -273,7 +271,7 @@ fn report_every_steps() -> i64 {
     10
 }
 
-/// The address on which a trainer in a pod answers.
+/// Listen address of a trainer in a pod.
 pub fn pod_listen_address() -> String {
     format!("0.0.0.0:{}", names::HTTP_PORT)
 }

@@ -1,4 +1,4 @@
-//! `CnClipTraining`: one run, and what the operator last saw of it.
+//! `CnClipTraining`: spec and status of a training run.
 //!
 //! The `///` comments of fields are for users: `kubectl explain` prints them.
 
@@ -20,13 +20,13 @@ pub use status::{
     ValidationStatus,
 };
 
-/// One run: a model, its data sets, an ordered list of stages, and where artifacts go.
+/// Desired state of a training run.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "cnclip.dev",
     version = "v1alpha1",
     kind = "CnClipTraining",
-    doc = "One run of Chinese-CLIP training: a model, its data sets, an ordered list of stages, and where artifacts go.",
+    doc = "A Chinese-CLIP training run: a model, its data sets, an ordered list of stages, and the location of its artifacts.",
     namespaced,
     status = "CnClipTrainingStatus",
     shortname = "cct",
@@ -52,56 +52,58 @@ pub use status::{
 #[x_kube(validation = Rule::new("self.stages.all(s, !has(s.microBatchSize) || type(s.microBatchSize) == string || s.microBatchSize * self.workers.replicas * self.workers.devices <= s.globalBatchSize)").message("each stage's microBatchSize must be at most globalBatchSize / (workers.replicas × workers.devices)"))]
 #[x_kube(validation = Rule::new("self.stages.all(s, !has(s.microBatchSize) || type(s.microBatchSize) == int) || !(self.model.architecture == 'RN50' || has(self.model.custom) && has(self.model.custom.image.resnet))").message("microBatchSize must not be Auto for a ResNet: its batch normalisation takes statistics of these pairs, so their number is part of the recipe"))]
 pub struct CnClipTrainingSpec {
-    /// What is trained.
+    /// Model to train.
     #[x_kube(validation = Rule::new("self == oldSelf").message("is immutable: another model is another run"))]
     pub model: ModelSpec,
-    /// Where pairs come from, by name.
+    /// Data sets, referenced by name from the stages.
     #[schemars(length(min = 1, max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub datasets: Vec<DatasetSpec>,
-    /// What is done, in this order.
+    /// Training stages, executed in this order. Each stage starts from the weights of the previous one.
     #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     #[x_kube(validation = Rule::new("self.map(s, s.name) == oldSelf.map(s, s.name)").message("names and order are immutable: other stages are another run"))]
     pub stages: Vec<StageSpec>,
-    /// Who does it.
+    /// Worker pods: count, accelerator, resources.
     #[serde(default)]
     pub workers: WorkersSpec,
-    /// Where artifacts go.
+    /// Object store prefix for checkpoints, metrics and the report.
     #[x_kube(validation = Rule::new("self.uri == oldSelf.uri").message("uri is immutable: checkpoints already there would be lost from sight"))]
     pub artifacts: ArtifactLocation,
-    /// When the state is saved and how much of it is kept.
+    /// Checkpoint interval and retention.
     #[serde(default)]
     pub checkpoint: CheckpointPolicy,
-    /// Steps between two reports of loss and speed.
+    /// Reporting interval of loss and throughput, in steps.
     #[serde(default = "report_every_steps")]
     #[schemars(range(min = 1, max = 1000000))]
     pub report_every_steps: i64,
-    /// Samples that may be skipped as unusable before the run fails, in percent.
+    /// Maximum percentage of unusable samples that are skipped before the run fails.
     #[serde(default = "max_skipped_percent")]
     #[schemars(range(min = 0, max = 100))]
     pub max_skipped_percent: i32,
-    /// How often something may fail before the run is given up.
+    /// Retry limits per failure category.
     #[serde(default)]
     pub retries: RetryLimits,
-    /// Seconds that a stage may wait for its pods to run (a free node, the image) before the run fails.
+    /// Maximum number of seconds that the pods of a stage may be pending (unschedulable, image pull) before
+    /// the run fails.
     #[serde(default = "start_deadline_seconds")]
     #[schemars(range(min = 1, max = 604800))]
     pub start_deadline_seconds: i64,
-    /// Seconds that the whole run may take from its first pod on. Unlimited if not given.
+    /// Maximum duration of the run in seconds, measured from the creation of its first pod. Unset: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub deadline_seconds: Option<i64>,
-    /// Kueue queue that the pods are admitted through.
+    /// Name of the Kueue LocalQueue that admits the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub queue_name: Option<String>,
-    /// Ends the pods and keeps the checkpoints. Set back to `false` to go on from the last one.
+    /// Suspends the run: its pods are terminated and its checkpoints are kept. Set to `false` to resume from
+    /// the latest checkpoint.
     #[serde(default)]
     pub suspend: bool,
-    /// Seconds after its end when the run's object is deleted. Kept for ever if not given. Artifacts stay.
+    /// Number of seconds after which the finished run is deleted. Unset: never deleted. Artifacts are kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub ttl_seconds_after_finished: Option<i64>,
-    /// Seed of initial weights, order, augmentation and dropout.
+    /// Random seed of weight initialization, sample order, augmentation and dropout.
     #[serde(default)]
     #[schemars(range(min = 0))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("is immutable: a resumed run would see other batches"))]
@@ -118,15 +120,15 @@ fn start_deadline_seconds() -> i64 {
     1800
 }
 
-/// A model: a published architecture or one's own towers.
+/// Model architecture and initial weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.contextLength <= (has(self.custom) ? self.custom.text.positions : 512)").message("contextLength must be at most the positions of the text tower (512 in published models)"))]
 #[x_kube(validation = Rule::new("(self.architecture == 'Custom') == has(self.custom)").message("custom must be given when architecture is Custom, and only then"))]
 pub struct ModelSpec {
-    /// The model by its published name, or `Custom`.
+    /// Name of a published architecture, or `Custom`.
     pub architecture: Architecture,
-    /// The towers of a `Custom` architecture.
+    /// Tower configuration of a `Custom` architecture.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("has(self.image.vit) != has(self.image.resnet)").message("image must have exactly one of vit and resnet"))]
     #[x_kube(validation = Rule::new("!has(self.image.vit) || self.image.resolution % self.image.vit.patchSize == 0").message("image.resolution must be a multiple of image.vit.patchSize"))]
@@ -136,13 +138,14 @@ pub struct ModelSpec {
     #[x_kube(validation = Rule::new("!has(self.image.resnet) || self.image.resnet.layers.all(n, n >= 1 && n <= 64)").message("image.resnet.layers must be four numbers of 1 to 64"))]
     #[x_kube(validation = Rule::new("self.text.width % self.text.heads == 0").message("text.width must be a multiple of text.heads"))]
     pub custom: Option<ModelConfig>,
-    /// Where weights come from before the first step. Random if not given.
+    /// Pretrained weights to initialize from. Unset: random initialization.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initial_weights: Option<InitialWeights>,
-    /// The vocabulary. The default is the one in the trainer image, that of all published models.
+    /// Vocabulary file of the tokenizer. Defaults to the vocabulary of all published models, which the
+    /// trainer image contains.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vocabulary: Option<VocabularyFile>,
-    /// Longest text in tokens, [CLS] and [SEP] included; longer ones are cut.
+    /// Maximum text length in tokens, including [CLS] and [SEP]. Longer texts are truncated.
     #[serde(default = "context_length")]
     #[schemars(range(min = 3, max = 8192))]
     pub context_length: i32,
@@ -152,51 +155,52 @@ fn context_length() -> i32 {
     52
 }
 
-/// Where weights come from: a file, a folder, a checkpoint, the prefix of a stage that ended, or
-/// `hf://organisation/name[@revision][/file]`. The layout is found out, not declared.
+/// Sources of pretrained weights. Each is the URI of a file, a directory, a checkpoint or the prefix of a
+/// finished stage, or a Hugging Face repository as `hf://organisation/name[@revision][/file]`. The layout is
+/// detected.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.model) != (has(self.image) || has(self.text))").message("give either model, or image and text (or one of them)"))]
 pub struct InitialWeights {
-    /// The whole model.
+    /// Weights of the whole model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https|hf)://.+')").message("must be s3://…, gs://…, az://…, file://…, https://… or hf://…"))]
     #[schemars(length(max = 1024))]
     pub model: Option<String>,
-    /// The image tower and the logit scale.
+    /// Weights of the image tower and the logit scale.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https|hf)://.+')").message("must be s3://…, gs://…, az://…, file://…, https://… or hf://…"))]
     #[schemars(length(max = 1024))]
     pub image: Option<String>,
-    /// The text tower.
+    /// Weights of the text tower.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https|hf)://.+')").message("must be s3://…, gs://…, az://…, file://…, https://… or hf://…"))]
     #[schemars(length(max = 1024))]
     pub text: Option<String>,
 }
 
-/// A prefix with shards, as `cnclip prepare` makes them.
+/// A data set of shards as written by `cnclip prepare`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DatasetSpec {
-    /// Name by which stages speak of it.
+    /// Name of the data set, unique in the run.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
-    /// The prefix, such as `s3://data/zh-pairs/`.
+    /// URI prefix of the shards, such as `s3://data/zh-pairs/`.
     #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https)://.+')").message("must be s3://…, gs://…, az://…, file://… or https://…"))]
     #[schemars(length(max = 1024))]
     pub uri: String,
 }
 
-/// When the state is saved and how much of it is kept.
+/// Checkpoint interval and retention.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CheckpointPolicy {
-    /// Steps between two checkpoints. The last step of a stage always makes one.
+    /// Checkpoint interval in steps. The last step of a stage is always checkpointed.
     #[serde(default = "every_steps")]
     #[schemars(range(min = 1))]
     pub every_steps: i64,
-    /// Newest checkpoints kept in each stage; the best is kept beside them.
+    /// Number of most recent checkpoints to retain per stage. The best checkpoint is retained in addition.
     #[serde(default = "keep")]
     #[schemars(range(min = 1, max = 1000))]
     pub keep: i32,

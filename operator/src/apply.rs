@@ -20,7 +20,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     error::ReconcileError,
     plan::ReconcilePlan,
-    run::{RunRef, RunResource},
+    resolve::{RunRef, RunResource},
 };
 
 /// Makes the plan's objects come and go.

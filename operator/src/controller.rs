@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     reconcile::{ReconcileContext, error_policy, reconcile},
-    run::RunResource,
+    resolve::RunResource,
 };
 
 /// Runs reconciled at the same time, of each kind.

@@ -1,5 +1,8 @@
-//! Kubernetes in, Kubernetes out: turns manifests into pods and what pods say into status. Knows no
-//! tensor. Reading order: `reconcile` is the loop, `plan` decides.
+//! Operator of `CnClipTraining` and `CnClipEvaluation`: creates the pods of a run and reports their progress
+//! in its status.
+//!
+//! Reading order: [`reconcile`] is the control loop, [`observe`] reads the cluster, [`resolve`] turns a spec
+//! into work, [`plan`] decides, [`apply`] writes.
 
 pub mod options;
 
@@ -14,9 +17,10 @@ pub mod observe;
 pub mod observed;
 pub mod progress_reader;
 
+pub mod phase;
 pub mod recorded_status;
+pub mod resolve;
 pub mod resolved_run;
-pub mod run;
 
 pub mod plan;
 

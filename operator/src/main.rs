@@ -11,7 +11,7 @@ use cnclip_operator::{
     metrics::Metrics,
     options::{OperatorCommand, OperatorOptions, RunOptions},
     reconcile::ReconcileContext,
-    run::TrainerDefaults,
+    resolve::TrainerDefaults,
     server,
 };
 use kube::{Client, Config};

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use crate::{
     objects::AttemptObjects,
     observed::ObservedState,
+    resolve::{RunRef, RunResource, TrainerDefaults},
     resolved_run::Attempt,
-    run::{RunRef, RunResource, TrainerDefaults},
 };
 
 /// The operator's defaults.
@@ -92,11 +92,16 @@ fn evaluation_json() -> Value {
 
 /// The objects of the third attempt at the first stage of a run.
 pub(crate) fn attempt_objects(run: &impl RunResource, observed: &ObservedState) -> AttemptObjects {
-    let work = run.resolve_run(observed, &trainer_defaults()).unwrap();
+    let resolved = run.resolve_run(observed, &trainer_defaults()).unwrap();
     let attempt = Attempt {
         number: 3,
         halve_micro_batch: false,
     };
 
-    AttemptObjects::for_attempt(&RunRef::from_run(run), &work, &work.stages[0], attempt)
+    AttemptObjects::for_attempt(
+        &RunRef::from_run(run),
+        &resolved,
+        &resolved.stages[0],
+        attempt,
+    )
 }

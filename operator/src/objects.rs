@@ -12,8 +12,8 @@ use k8s_openapi::{
 };
 
 use crate::{
+    resolve::RunRef,
     resolved_run::{Attempt, ResolvedRun, ResolvedStage},
-    run::RunRef,
 };
 
 pub mod config_map;
@@ -35,7 +35,7 @@ impl AttemptObjects {
     /// The objects of one attempt at one stage.
     pub fn for_attempt(
         owner: &RunRef,
-        work: &ResolvedRun,
+        resolved: &ResolvedRun,
         stage: &ResolvedStage,
         attempt: Attempt,
     ) -> Self {
@@ -46,8 +46,8 @@ impl AttemptObjects {
 
         Self {
             config_map: config_map::build_config_map(metadata.clone(), &config),
-            service: service::build_service(metadata.clone(), work.workers.replicas),
-            job: job::build_job(metadata, work, &config),
+            service: service::build_service(metadata.clone(), resolved.workers.replicas),
+            job: job::build_job(metadata, resolved, &config),
         }
     }
 }

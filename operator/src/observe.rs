@@ -12,7 +12,7 @@ use crate::{
     error::ReconcileError,
     observed::{self, ObservedState, WorkerPod, WorkerState},
     progress_reader::ProgressReader,
-    run::{RunRef, RunResource},
+    resolve::{RunRef, RunResource},
     status::progress,
 };
 
@@ -28,7 +28,7 @@ pub async fn observe_run<R: RunResource>(
 ) -> Result<ObservedState, ReconcileError> {
     let jobs = list_owned::<Job>(client, owner, "Jobs").await?;
     let pods = list_owned::<Pod>(client, owner, "Pods").await?;
-    let mut seen = ObservedState {
+    let mut observed = ObservedState {
         now: Timestamp::now(),
         jobs: jobs
             .iter()
@@ -42,8 +42,8 @@ pub async fn observe_run<R: RunResource>(
             .await?,
     };
 
-    seen.report = fetch_report(reader, owner, &seen).await;
-    Ok(seen)
+    observed.report = fetch_report(reader, owner, &observed).await;
+    Ok(observed)
 }
 
 async fn list_owned<K>(
@@ -98,10 +98,10 @@ fn observe_error(owner: &RunRef, what: &'static str, source: kube::Error) -> Rec
 async fn fetch_report(
     reader: &ProgressReader,
     owner: &RunRef,
-    seen: &ObservedState,
+    observed: &ObservedState,
 ) -> Option<ProgressReport> {
-    let first = seen.workers.iter().filter(|worker| worker.index == 0);
-    let worker = first.max_by_key(|worker| job_start(seen, worker))?;
+    let first = observed.workers.iter().filter(|worker| worker.index == 0);
+    let worker = first.max_by_key(|worker| job_start(observed, worker))?;
     let report = match &worker.state {
         WorkerState::Running => reader.read_report(worker.ip.as_deref()?).await?,
         WorkerState::Ended { .. } => worker.last_report()?,
@@ -117,10 +117,11 @@ async fn fetch_report(
 }
 
 /// Stages follow each other, so the newest Job is the one at work.
-fn job_start(seen: &ObservedState, worker: &WorkerPod) -> Option<(Timestamp, i32)> {
+fn job_start(observed: &ObservedState, worker: &WorkerPod) -> Option<(Timestamp, i32)> {
     let of_worker =
         |job: &&observed::ObservedJob| job.stage == worker.stage && job.attempt == worker.attempt;
-    seen.jobs
+    observed
+        .jobs
         .iter()
         .find(of_worker)
         .map(|job| (job.started, job.attempt))

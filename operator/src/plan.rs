@@ -1,99 +1,86 @@
-//! Decides. From the manifest as work, what is on record and what was seen, says which objects should
-//! come and go, how the run stands, and when to look again.
+//! Planning: a pure function from the resolved run, the recorded status and the observed state to the
+//! objects to create and delete, the new status, and the requeue interval.
 //!
-//! No client, no clock, no `Result`. A manifest that cannot work is data; it is no error of the operator.
+//! No client, no clock, no `Result`. An invalid spec is an input like any other: it leads to a condition,
+//! not to an error of the operator.
 
 use std::time::Duration;
 
 use crate::{
     objects::AttemptObjects,
     observed::ObservedState,
+    phase::Phase,
     recorded_status::RecordedStatus,
+    resolve::{RunRef, TrainerDefaults},
     resolved_run::{ResolvedRun, StatusReason},
-    run::{RunRef, TrainerDefaults},
     status::{conditions, events},
     time,
 };
 
-mod builder;
 pub mod failure;
 mod gate;
 pub mod pending;
+mod stage_planner;
 pub mod stages;
-pub mod validate;
 
-use builder::PlanBuilder;
+use stage_planner::PlanDraft;
 
-/// What should be done about one run.
+/// Plan of one reconciliation.
 #[derive(Clone, Debug)]
 pub struct ReconcilePlan {
-    /// What will be on record.
+    /// New status.
     pub status: RecordedStatus,
-    /// Objects of the attempt that should begin.
+    /// Objects of the attempt to create.
     pub create: Option<AttemptObjects>,
-    /// Names of the objects of attempts that should go.
+    /// Names of the attempts whose objects are deleted.
     pub remove: Vec<String>,
-    /// The run's time is over: its own object should go.
+    /// Whether the run itself is deleted, because its TTL has expired.
     pub delete_run: bool,
-    /// What people should hear of.
+    /// Events to publish.
     pub events: Vec<events::RunEvent>,
-    /// When to look again even if nothing changes.
+    /// Requeue interval, also if no watch event arrives.
     pub requeue_after: Option<Duration>,
 }
 
-/// How a run stands, in one word and a sentence; becomes the conditions.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Phase {
-    /// The manifest can never work.
-    Rejected(StatusReason),
-    /// No pods are at work, for this reason.
-    Waiting(StatusReason),
-    /// Pods are at work.
-    Running(String),
-    /// The user holds it back.
-    Suspended(String),
-    /// Everything is done.
-    Complete(String),
-    /// It is given up.
-    Failed(StatusReason),
-}
-
-/// What should be done about a run.
+/// Plans the reconciliation of a run.
 pub fn plan_run(
     owner: &RunRef,
-    work: Result<ResolvedRun, StatusReason>,
+    resolved: Result<ResolvedRun, StatusReason>,
     before: &RecordedStatus,
-    seen: &ObservedState,
+    observed: &ObservedState,
     defaults: &TrainerDefaults,
 ) -> ReconcilePlan {
     let interval = Duration::from_secs(defaults.progress_interval_seconds);
-    let mut draft = PlanBuilder {
+    let mut draft = PlanDraft {
         status: before.clone(),
         create: None,
         remove: Vec::new(),
         requeue_after: Some(interval),
     };
 
-    let gate = work.as_ref().ok().and_then(|work| work.gate.as_ref());
-    let standing = match &work {
+    let gate = resolved
+        .as_ref()
+        .ok()
+        .and_then(|resolved| resolved.gate.as_ref());
+    let phase = match &resolved {
         _ if before.has_ended() => {
-            return plan_ended_run(owner, work.as_ref().ok(), before, seen, interval);
+            return plan_ended_run(owner, resolved.as_ref().ok(), before, observed, interval);
         }
         Err(cause) => {
             draft.requeue_after = None;
             Phase::Rejected(cause.clone())
         }
-        Ok(work) => draft.advance_run(owner, work, seen),
+        Ok(resolved) => draft.advance_run(owner, resolved, observed),
     };
 
-    let mut ledger = draft.status;
-    conditions::write_conditions(&mut ledger, &standing, owner.generation, seen);
-    gate::evaluate_gate(&mut ledger, before, gate, owner.generation, seen);
-    let notices = events::diff_statuses(before, &ledger);
+    let mut recorded = draft.status;
+    conditions::write_conditions(&mut recorded, &phase, owner.generation, observed);
+    gate::evaluate_gate(&mut recorded, before, gate, owner.generation, observed);
+    let events = events::diff_statuses(before, &recorded);
 
     ReconcilePlan {
-        events: notices,
-        status: ledger,
+        events,
+        status: recorded,
         create: draft.create,
         remove: draft.remove,
         delete_run: false,
@@ -101,50 +88,50 @@ pub fn plan_run(
     }
 }
 
-/// An ended run is never begun again, also when its Jobs are gone. A gate may still wait for its baseline,
-/// or be another than it was.
+/// A finished run is never restarted, even if its Jobs are gone. Its gate is still evaluated: it may wait for
+/// its baseline, or have been edited.
 fn plan_ended_run(
     owner: &RunRef,
-    work: Option<&ResolvedRun>,
+    resolved: Option<&ResolvedRun>,
     before: &RecordedStatus,
-    seen: &ObservedState,
+    observed: &ObservedState,
     interval: Duration,
 ) -> ReconcilePlan {
-    let ttl = work.and_then(|work| work.ttl_seconds);
+    let ttl = resolved.and_then(|resolved| resolved.ttl_seconds);
     let ended = before.finished_at.as_deref().unwrap_or_default();
-    let left = ttl.map(|ttl| ttl - time::seconds_since(ended, seen.now));
-    let mut ledger = RecordedStatus {
+    let left = ttl.map(|ttl| ttl - time::seconds_since(ended, observed.now));
+    let mut recorded = RecordedStatus {
         observed_generation: owner.generation,
         ..before.clone()
     };
 
-    let gate = work.and_then(|work| work.gate.as_ref());
-    gate::evaluate_gate(&mut ledger, before, gate, owner.generation, seen);
-    let waits = gate::is_undecided(&ledger).then_some(interval);
+    let gate = resolved.and_then(|resolved| resolved.gate.as_ref());
+    gate::evaluate_gate(&mut recorded, before, gate, owner.generation, observed);
+    let waits = gate::is_undecided(&recorded).then_some(interval);
     let left_or_one = left.map(|left| Duration::from_secs(left.max(1).unsigned_abs()));
 
     ReconcilePlan {
         create: None,
         remove: Vec::new(),
         delete_run: left.is_some_and(|left| left <= 0),
-        events: events::diff_statuses(before, &ledger),
-        status: ledger,
+        events: events::diff_statuses(before, &recorded),
+        status: recorded,
         requeue_after: left_or_one.into_iter().chain(waits).min(),
     }
 }
 
 impl ReconcilePlan {
-    /// The same plan with what the API server said against it, told as why no pods are at work.
+    /// Replaces the phase by `Refused` after the API server has rejected an object, with its message.
     pub fn mark_refused(
         &mut self,
         owner: &RunRef,
         before: &RecordedStatus,
-        seen: &ObservedState,
+        observed: &ObservedState,
         message: String,
     ) {
         if !self.status.has_ended() {
-            let standing = Phase::Waiting(StatusReason::new("Refused", message));
-            conditions::write_conditions(&mut self.status, &standing, owner.generation, seen);
+            let phase = Phase::Waiting(StatusReason::new("Refused", message));
+            conditions::write_conditions(&mut self.status, &phase, owner.generation, observed);
             self.events = events::diff_statuses(before, &self.status);
         }
     }

@@ -23,7 +23,7 @@ use crate::{
     plan::{ReconcilePlan, plan_run},
     progress_reader::ProgressReader,
     recorded_status::RecordedStatus,
-    run::{RunRef, RunResource, TrainerDefaults},
+    resolve::{RunRef, RunResource, TrainerDefaults},
     status::events::RunEvent,
 };
 
@@ -125,9 +125,9 @@ async fn reconcile_once<R: RunResource>(
             .set_gauges(&owner.namespace, &owner.name, results);
     }
 
-    let work = run.resolve_run(&observed, &context.defaults);
+    let resolved = run.resolve_run(&observed, &context.defaults);
     let before = run.recorded_status();
-    let mut plan = plan_run(&owner, work, &before, &observed, &context.defaults);
+    let mut plan = plan_run(&owner, resolved, &before, &observed, &context.defaults);
     let applied = apply_plan::<R>(&context.client, &owner, &plan).await;
     if let Err(error) = &applied
         && error.is_refusal()
@@ -209,7 +209,7 @@ async fn publish_changes<R: RunResource>(
             reason, message, ..
         } = notice;
 
-        tracing::info!(kind, namespace, run = name, reason, message, "Told");
+        tracing::info!(kind, namespace, run = name, reason, message, "Event recorded");
         publish_event(context, run, notice).await;
     }
 

@@ -16,7 +16,7 @@ use cnclip_crds::evaluation::CnClipEvaluation;
 use cnclip_crds::stage::Accelerator;
 use cnclip_crds::training::{CnClipTraining, CnClipTrainingSpec};
 use cnclip_crds::zero_shot::DatasetPreset;
-use cnclip_operator::plan::validate;
+use cnclip_operator::resolve::validate;
 
 #[path = "recipes/classification.rs"]
 mod classification;

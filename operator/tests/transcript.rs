@@ -16,7 +16,7 @@ use cnclip_crds::training::CnClipTraining;
 use cnclip_operator::{
     metrics::Metrics,
     reconcile::{ReconcileContext, reconcile},
-    run::TrainerDefaults,
+    resolve::TrainerDefaults,
 };
 use http_body_util::BodyExt;
 use hyper::{Request, Response, StatusCode};

@@ -1,4 +1,4 @@
-//! What the operator last saw of an evaluation. Only the operator writes it.
+//! Status of an evaluation. Written by the operator only.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::KubeSchema;
@@ -11,167 +11,169 @@ use crate::{
     training::StageState,
 };
 
-/// What the operator last saw of the evaluation.
+/// Most recently observed state of an evaluation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CnClipEvaluationStatus {
-    /// The `metadata.generation` that this speaks of.
+    /// The `metadata.generation` that this status reflects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// All of them from the first write on.
+    /// Conditions of the evaluation. Every condition type is present from the first status update on.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// How it stands.
+    /// Phase of the evaluation.
     #[serde(default)]
     pub state: StageState,
-    /// Attempts made, the present one included.
+    /// Number of attempts, including the current one.
     #[serde(default)]
     pub attempt: i32,
-    /// What is scored, once it is known; of several, the one whose turn it is.
+    /// URI of the evaluated checkpoint, once resolved. With trigger EveryCheckpoint: that of the current
+    /// checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<String>,
-    /// What was measured; of several checkpoints, of the newest that is wholly scored.
+    /// Results of the tasks. With trigger EveryCheckpoint: of the most recent checkpoint that is completely
+    /// evaluated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub results: Vec<ResultStatus>,
-    /// What the results are of, and what made them.
+    /// Provenance of the results: checkpoint, data sets, image and version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provenance: Option<EvaluationProvenance>,
-    /// Where trigger is EveryCheckpoint: the newest 50 checkpoints, newest first.
+    /// With trigger EveryCheckpoint: the 50 most recent checkpoints, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<ScoredCheckpoint>,
-    /// Where the report is.
+    /// URI of the HTML report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<String>,
-    /// Restarts so far.
+    /// Number of restarts.
     #[serde(default)]
     pub restarts: RestartCounts,
-    /// The last thing that went wrong.
+    /// Most recent failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<LastFailure>,
-    /// When the trainer last said something (RFC 3339).
+    /// Time of the last progress report of the trainer (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reported_at: Option<String>,
-    /// The most memory the worker held, in bytes.
+    /// Peak memory usage of the worker, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_rss_bytes: Option<i64>,
-    /// When the first pod was made (RFC 3339).
+    /// Creation time of the first pod (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<String>,
-    /// When it ended (RFC 3339).
+    /// Completion time (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<String>,
-    /// For the eye: the columns of `kubectl get`.
+    /// Printer columns of `kubectl get`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<EvaluationSummary>,
 }
 
-/// What the results are of, and what made them: enough to find or to repeat them.
+/// Provenance of the results: everything needed to reproduce them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EvaluationProvenance {
-    /// The weights that were found.
+    /// URI of the resolved weights.
     pub checkpoint: String,
-    /// sha256 of the checkpoint's manifest; none of weights that others published.
+    /// SHA-256 digest of the checkpoint manifest; unset for published weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// The data set of each task.
+    /// Data set of each task.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub datasets: Vec<DatasetProvenance>,
-    /// The trainer's image, as the manifest or the operator names it.
+    /// Trainer image, as configured.
     pub image: String,
-    /// The same with the digest that the node started.
+    /// Trainer image with the digest that the node pulled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_id: Option<String>,
-    /// The trainer's version.
+    /// Version of the trainer.
     pub version: String,
 }
 
-/// The data set of a task.
+/// Data set of a task.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DatasetProvenance {
     /// Name of the task.
     pub task: String,
-    /// Where it is.
+    /// URI of the data set.
     pub uri: String,
-    /// sha256 of its index, or of its list of files.
+    /// SHA-256 digest of the data set's index, or of its file list.
     pub digest: String,
-    /// Of a zero-shot classification, what the names of the classes were put into.
+    /// Prompt templates of a zero-shot classification task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub templates: Option<TemplatesReport>,
 }
 
-/// One of a training's checkpoints.
+/// Evaluation of one checkpoint of a training.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ScoredCheckpoint {
-    /// What its scoring is called: part of the names of its pods, and the folder of its results under
-    /// the prefix of the artifacts.
+    /// Name of this evaluation; part of its pods' names, and the folder of its results under the artifact
+    /// prefix.
     pub name: String,
-    /// How that stands.
+    /// Phase of this evaluation.
     #[serde(default)]
     pub state: StageState,
-    /// Attempts made, the present one included.
+    /// Number of attempts, including the current one.
     #[serde(default)]
     pub attempt: i32,
-    /// Stage of the training that made it.
+    /// Training stage that wrote the checkpoint.
     pub stage: String,
-    /// Steps completed in that stage.
+    /// Completed steps of that stage.
     pub step: i64,
-    /// Where it is.
+    /// URI of the checkpoint.
     pub checkpoint: String,
-    /// sha256 of its manifest.
+    /// SHA-256 digest of the checkpoint manifest.
     pub digest: String,
-    /// The number that each task is compared by.
+    /// Primary metric of each task.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub results: Vec<PrimaryMetricStatus>,
-    /// Why it was skipped.
+    /// Reason why the checkpoint was skipped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// When it was scored or skipped (RFC 3339).
+    /// Time at which the checkpoint was evaluated or skipped (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<String>,
 }
 
-/// The number that a task is compared by.
+/// Primary metric of a task.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PrimaryMetricStatus {
     /// Name of the task.
     pub task: String,
-    /// Name of the number.
+    /// Name of the metric.
     pub metric: String,
-    /// The number, in percent; none where the data set does not say what is right.
+    /// Value in percent; unset if the data set has no ground truth.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<String>,
 }
 
-/// What one task measured.
+/// Result of an evaluation task.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ResultStatus {
     /// Name of the task.
     pub name: String,
-    /// Images in the pool.
+    /// Number of candidate images.
     pub images: i64,
-    /// Of a retrieval.
+    /// Result of a retrieval task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retrieval: Option<RetrievalStatus>,
-    /// Of a zero-shot classification.
+    /// Result of a zero-shot classification task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zero_shot: Option<ZeroShotStatus>,
 }
 
 impl ResultStatus {
-    /// One of its numbers; `None` if it has no such one.
+    /// Value of a metric; `None` if the task does not have it.
     pub fn find_score(&self, metric: Metric) -> Option<&str> {
         self.all_scores()
             .into_iter()
             .find_map(|(name, score)| (name == metric).then_some(score))
     }
 
-    /// All its numbers.
+    /// Values of all metrics of the task.
     pub fn all_scores(&self) -> Vec<(Metric, &str)> {
         let recalls = self
             .retrieval
@@ -216,70 +218,70 @@ fn zero_shot_scores(scores: &ZeroShotStatus) -> Vec<(Metric, &str)> {
     some.into_iter().chain(area).collect()
 }
 
-/// What a retrieval measured.
+/// Result of a retrieval task.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RetrievalStatus {
-    /// Texts in the pool.
+    /// Number of query texts.
     pub texts: i64,
-    /// Recall in both directions; none where the data set does not say what belongs together.
+    /// Retrieval recall in both directions; unset if the data set has no ground truth.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recalls: Option<RecallsStatus>,
-    /// How similar the first image must be to a text, where that was asked for.
+    /// Calibrated similarity threshold, if calibration was requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<ThresholdStatus>,
 }
 
-/// The similarity below which there is no match for a text.
+/// Similarity threshold below which a text has no match.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ThresholdStatus {
-    /// Whether any similarity reaches the precision that was asked for; if none does, the others are the
-    /// best numbers there are.
+    /// Whether a threshold reaches the requested precision. If not, the other fields describe the threshold
+    /// with the highest precision.
     pub reached: bool,
-    /// The inner product of unit features.
+    /// Cosine similarity of the features.
     pub similarity: String,
-    /// First answers at least so similar that are right, in percent.
+    /// Precision in percent: relevant images among the first candidates at or above the threshold.
     pub precision: String,
-    /// Texts whose first answer is at least so similar, in percent.
+    /// Coverage in percent: texts whose first candidate is at or above the threshold.
     pub coverage: String,
 }
 
-/// What a zero-shot classification measured, in percent.
+/// Result of a zero-shot classification task, in percent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ZeroShotStatus {
-    /// How many classes there are.
+    /// Number of classes.
     pub classes: i64,
-    /// Name of the number that this data set is compared by.
+    /// Name of the primary metric.
     pub headline: String,
-    /// Images whose most probable class is theirs.
+    /// Top-1 accuracy.
     pub accuracy: String,
-    /// Images whose class is among the five most probable.
+    /// Top-5 accuracy.
     pub top5: String,
-    /// Mean over the classes of the share of their images that are told right.
+    /// Mean per-class accuracy.
     pub mean_per_class: String,
-    /// Area under the receiver operating characteristic, of two classes.
+    /// Area under the ROC curve, for two classes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub roc_auc: Option<String>,
-    /// Mean over the classes of the 11-point interpolated average precision.
+    /// 11-point interpolated mean average precision.
     pub mean_average_precision: String,
 }
 
-/// The columns of `kubectl get`: the number that the first task is compared by, and the recalls of the
-/// first retrieval from texts to images.
+/// Printer columns of `kubectl get`: the primary metric of the first task, and the text-to-image recall of
+/// the first retrieval task.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EvaluationSummary {
-    /// Such as `2/3`.
+    /// Completed and total tasks, such as `2/3`.
     pub tasks: String,
-    /// Name of the number that the first task is compared by.
+    /// Name of the primary metric of the first task.
     #[serde(default)]
     pub metric: String,
-    /// That number in percent: `kubectl get cce --sort-by=.status.summary.score`.
+    /// Primary metric in percent: `kubectl get cce --sort-by=.status.summary.score`.
     #[serde(default)]
     pub score: String,
-    /// `Passed`, `Failed` or `Waiting`; nothing without a gate.
+    /// `Passed`, `Failed` or `Waiting`; empty without a gate.
     #[serde(default)]
     pub gate: String,
     /// R@1 in percent.
@@ -288,6 +290,6 @@ pub struct EvaluationSummary {
     pub r5: String,
     /// R@10 in percent.
     pub r10: String,
-    /// Mean of the three.
+    /// Mean of R@1, R@5 and R@10.
     pub mean_recall: String,
 }

@@ -1,4 +1,4 @@
-//! What the operator last saw of a run. Only the operator writes it.
+//! Status of a training run. Written by the operator only.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::KubeSchema;
@@ -7,160 +7,159 @@ use serde::{Deserialize, Serialize};
 
 use crate::common::{LastFailure, RecallsStatus, RestartCounts};
 
-/// What the operator last saw of the run.
+/// Most recently observed state of a training run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CnClipTrainingStatus {
-    /// The `metadata.generation` that this speaks of.
+    /// The `metadata.generation` that this status reflects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// All of them from the first write on.
+    /// Conditions of the run. Every condition type is present from the first status update on.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// Every stage, in order.
+    /// Status of every stage, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<StageStatus>,
-    /// Restarts so far.
+    /// Number of restarts.
     #[serde(default)]
     pub restarts: RestartCounts,
-    /// The last thing that went wrong.
+    /// Most recent failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<LastFailure>,
-    /// The newest whole checkpoints, newest first.
+    /// Most recent complete checkpoints, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checkpoints: Vec<CheckpointStatus>,
-    /// Where the page for people is.
+    /// URI of the HTML report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<String>,
-    /// When the first pod was made (RFC 3339).
+    /// Creation time of the first pod (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<String>,
-    /// When it ended (RFC 3339).
+    /// Completion time (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<String>,
-    /// For the eye: the columns of `kubectl get`.
+    /// Printer columns of `kubectl get`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<TrainingSummary>,
 }
 
-/// How one stage stands.
+/// Phase of a stage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum StageState {
-    /// Its turn has not come.
+    /// Not started.
     #[default]
     Pending,
-    /// Its pods are being made.
+    /// Pods are created or pending.
     Starting,
-    /// A trainer reports.
+    /// The trainer reports progress.
     Running,
-    /// Held back by the user.
+    /// Suspended by `spec.suspend`.
     Suspended,
-    /// Done.
+    /// Completed successfully.
     Succeeded,
-    /// A checkpoint that was gone before it could be scored.
+    /// The checkpoint was deleted before it could be evaluated.
     Skipped,
-    /// Given up.
+    /// Failed: no further retries.
     Failed,
 }
 
-/// One stage as it was last seen.
+/// Most recently observed state of a stage.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StageStatus {
     /// Name of the stage.
     pub name: String,
-    /// How it stands.
+    /// Phase of the stage.
     #[serde(default)]
     pub state: StageState,
-    /// Attempts made, the present one included.
+    /// Number of attempts, including the current one.
     #[serde(default)]
     pub attempt: i32,
-    /// Steps completed over all attempts.
+    /// Completed steps across all attempts.
     #[serde(default)]
     pub step: i64,
-    /// Steps in all; 0 until known.
+    /// Total number of steps; 0 until known.
     #[serde(default)]
     pub steps: i64,
-    /// Mean loss of the last report, in nats.
+    /// Mean training loss of the last report, in nats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<String>,
     /// Learning rate of the last report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<String>,
-    /// Pairs a second.
+    /// Throughput in samples per second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub samples_per_second: Option<String>,
-    /// Pairs trained on.
+    /// Number of samples processed.
     #[serde(default)]
     pub samples_seen: i64,
-    /// Samples skipped because they could not be used.
+    /// Number of unusable samples skipped.
     #[serde(default)]
     pub samples_skipped: i64,
-    /// Seconds to the end of the stage at this rate.
+    /// Estimated time to the end of the stage, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eta_seconds: Option<i64>,
-    /// The best recall on the validation pairs.
+    /// Best validation recall.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<ValidationStatus>,
-    /// The most memory a worker held, in bytes.
+    /// Peak memory usage of a worker, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_rss_bytes: Option<i64>,
-    /// Whether its workers compute half as many pairs at once as would fit, because an attempt ran out
-    /// of memory.
+    /// Whether the automatic micro-batch size is halved, after an attempt that ran out of memory.
     #[serde(default)]
     pub micro_batch_halved: bool,
-    /// When its first pod was made (RFC 3339).
+    /// Creation time of the first pod of the stage (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<String>,
-    /// When it ended (RFC 3339).
+    /// Completion time of the stage (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<String>,
-    /// When the trainer last said something (RFC 3339).
+    /// Time of the last progress report of the trainer (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reported_at: Option<String>,
 }
 
-/// Recall on the validation pairs.
+/// Retrieval recall on the validation data set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ValidationStatus {
-    /// After this many steps.
+    /// Step of the validation.
     pub step: i64,
-    /// What came out.
+    /// Recall in both directions.
     pub recalls: RecallsStatus,
 }
 
-/// A whole checkpoint.
+/// A complete checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CheckpointStatus {
-    /// Stage that made it.
+    /// Stage that wrote the checkpoint.
     pub stage: String,
-    /// Steps completed in it.
+    /// Completed steps of the stage.
     pub step: i64,
-    /// Where it is.
+    /// URI of the checkpoint.
     pub uri: String,
-    /// sha256 of its manifest.
+    /// SHA-256 digest of the checkpoint manifest.
     pub digest: String,
-    /// When it became visible (RFC 3339).
+    /// Time at which the checkpoint was completed (RFC 3339).
     pub written_at: String,
 }
 
-/// The columns of `kubectl get`. For the eye only; programs read the fields beside it.
+/// Printer columns of `kubectl get`, formatted for display. Clients should read the other status fields.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TrainingSummary {
-    /// Such as `2/3 pretrain`.
+    /// Current stage, such as `2/3 pretrain`.
     pub stage: String,
-    /// Such as `48200/183000`.
+    /// Completed and total steps, such as `48200/183000`.
     pub step: String,
-    /// Loss.
+    /// Training loss.
     pub loss: String,
-    /// Best text-to-image R@1 on the validation pairs, in percent.
+    /// Best text-to-image R@1 on the validation data set, in percent.
     pub r1: String,
-    /// Pairs a second.
+    /// Throughput in samples per second.
     pub samples_per_second: String,
-    /// Time to the end of the stage, such as `1d3h`.
+    /// Estimated time to the end of the stage, such as `1d3h`.
     pub eta: String,
 }

@@ -36,16 +36,16 @@ const UNREACHABLE_TOLERATION_SECONDS: i64 = 30;
 const GPU_RESOURCE: &str = "nvidia.com/gpu";
 
 /// The Job.
-pub fn build_job(metadata: ObjectMeta, work: &ResolvedRun, config: &TrainerConfig) -> Job {
+pub fn build_job(metadata: ObjectMeta, resolved: &ResolvedRun, config: &TrainerConfig) -> Job {
     let name = metadata.name.clone().unwrap_or_default();
     let labels = metadata.labels.clone();
     Job {
-        metadata: job_metadata(metadata, work, config),
+        metadata: job_metadata(metadata, resolved, config),
         spec: Some(JobSpec {
             backoff_limit: Some(0),
             completion_mode: Some("Indexed".to_owned()),
-            completions: Some(work.workers.replicas),
-            parallelism: Some(work.workers.replicas),
+            completions: Some(resolved.workers.replicas),
+            parallelism: Some(resolved.workers.replicas),
             pod_replacement_policy: Some("Failed".to_owned()),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
@@ -53,7 +53,7 @@ pub fn build_job(metadata: ObjectMeta, work: &ResolvedRun, config: &TrainerConfi
                     annotations: Some(scrape_annotations()),
                     ..ObjectMeta::default()
                 }),
-                spec: Some(pod_spec(&name, work, config)),
+                spec: Some(pod_spec(&name, resolved, config)),
             },
             ..JobSpec::default()
         }),
@@ -63,10 +63,10 @@ pub fn build_job(metadata: ObjectMeta, work: &ResolvedRun, config: &TrainerConfi
 
 fn job_metadata(
     mut metadata: ObjectMeta,
-    work: &ResolvedRun,
+    resolved: &ResolvedRun,
     config: &TrainerConfig,
 ) -> ObjectMeta {
-    if let (Some(labels), Some(queue)) = (&mut metadata.labels, &work.queue) {
+    if let (Some(labels), Some(queue)) = (&mut metadata.labels, &resolved.queue) {
         labels.insert(names::LABEL_QUEUE.to_owned(), queue.clone());
     }
 
@@ -93,11 +93,11 @@ fn scrape_annotations() -> BTreeMap<String, String> {
     .into()
 }
 
-fn pod_spec(name: &str, work: &ResolvedRun, config: &TrainerConfig) -> PodSpec {
-    let workers = &work.workers;
+fn pod_spec(name: &str, resolved: &ResolvedRun, config: &TrainerConfig) -> PodSpec {
+    let workers = &resolved.workers;
     PodSpec {
         automount_service_account_token: Some(false),
-        containers: vec![trainer_container(work, config)],
+        containers: vec![trainer_container(resolved, config)],
         restart_policy: Some("Never".to_owned()),
         enable_service_links: Some(false),
         subdomain: Some(name.to_owned()),
@@ -170,10 +170,10 @@ fn pod_volumes(config_map: &str) -> Vec<Volume> {
     vec![config, scratch]
 }
 
-fn trainer_container(work: &ResolvedRun, config: &TrainerConfig) -> Container {
+fn trainer_container(resolved: &ResolvedRun, config: &TrainerConfig) -> Container {
     Container {
         name: "trainer".to_owned(),
-        image: Some(work.image.clone()),
+        image: Some(resolved.image.clone()),
         command: Some(vec!["cnclip".to_owned()]),
         args: Some(vec![
             config.trainer_subcommand().to_owned(),
@@ -181,18 +181,18 @@ fn trainer_container(work: &ResolvedRun, config: &TrainerConfig) -> Container {
             names::CONFIG_PATH.to_owned(),
         ]),
         env: Some(container_env()),
-        env_from: work
+        env_from: resolved
             .secret
             .clone()
             .map(|secret| vec![secret_env_from(secret)]),
         ports: Some(
-            service::worker_ports(work.workers.replicas)
+            service::worker_ports(resolved.workers.replicas)
                 .map(container_port)
                 .collect(),
         ),
         liveness_probe: Some(health_probe(60, 5)),
         readiness_probe: Some(health_probe(5, 1)),
-        resources: Some(resource_requirements(&work.workers)),
+        resources: Some(resource_requirements(&resolved.workers)),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),
@@ -311,7 +311,7 @@ fn to_quantities(amounts: BTreeMap<String, IntOrString>) -> BTreeMap<String, Qua
 mod tests {
     use serde_json::json;
 
-    use crate::{manifest_fixtures, observed::ObservedState, run::RunResource};
+    use crate::{manifest_fixtures, observed::ObservedState, resolve::RunResource};
 
     fn job(run: &impl RunResource, observed: &ObservedState) -> serde_json::Value {
         json!(manifest_fixtures::attempt_objects(run, observed).job)

@@ -7,11 +7,10 @@ use cnclip_crds::{
 };
 use kube::ResourceExt;
 
-use super::validate::parse_decimal;
 use crate::{
     observed::ObservedState,
     recorded_status::RecordedStatus,
-    run::RunResource,
+    resolve::{RunResource, validate::parse_decimal},
     status::conditions::{self, ConditionFields},
 };
 
@@ -20,37 +19,41 @@ const SCORE_EPSILON: f64 = 1e-6;
 
 /// Puts on record whether the gate is passed; nothing of it where there is none.
 pub(super) fn evaluate_gate(
-    ledger: &mut RecordedStatus,
+    recorded: &mut RecordedStatus,
     before: &RecordedStatus,
     gate: Option<&GateSpec>,
     generation: Option<i64>,
-    seen: &ObservedState,
+    observed: &ObservedState,
 ) {
     let old = before.find_condition(GATE_PASSED);
     let stays =
         old.is_some_and(|old| old.status != "Unknown" && old.observed_generation == generation);
     let verdict = match (gate, old) {
         (None, _) => None,
-        (Some(_), Some(old)) if stays && before.results == ledger.results => Some(old.clone()),
+        (Some(_), Some(old)) if stays && before.results == recorded.results => Some(old.clone()),
         (Some(gate), _) => {
             let line = gate_condition(
                 gate,
-                &ledger.results,
-                ledger.has_ended(),
-                seen.baseline.as_ref(),
+                &recorded.results,
+                recorded.has_ended(),
+                observed.baseline.as_ref(),
             );
 
-            Some(conditions::merge_condition(before, line, generation, seen))
+            Some(conditions::merge_condition(
+                before, line, generation, observed,
+            ))
         }
     };
 
-    ledger.conditions.retain(|found| found.type_ != GATE_PASSED);
-    ledger.conditions.extend(verdict);
+    recorded
+        .conditions
+        .retain(|found| found.type_ != GATE_PASSED);
+    recorded.conditions.extend(verdict);
 }
 
 /// Whether time alone may still change the verdict.
-pub(super) fn is_undecided(ledger: &RecordedStatus) -> bool {
-    ledger
+pub(super) fn is_undecided(recorded: &RecordedStatus) -> bool {
+    recorded
         .find_condition(GATE_PASSED)
         .is_some_and(|found| found.status == "Unknown")
 }
@@ -179,10 +182,10 @@ fn baseline_score(
         return Err(("False", "BaselineHasNoSuchTask", message));
     }
 
-    let ledger = baseline.recorded_status();
-    let Some(result) = ledger.results.iter().find(|result| result.name == *task) else {
+    let recorded = baseline.recorded_status();
+    let Some(result) = recorded.results.iter().find(|result| result.name == *task) else {
         return Err(
-            if ledger.is_condition_true(FAILED) || ledger.is_condition_true(COMPLETE) {
+            if recorded.is_condition_true(FAILED) || recorded.is_condition_true(COMPLETE) {
                 let message = format!("{name} ended without a result of task {task}");
                 ("False", "BaselineNotScored", message)
             } else {

@@ -7,13 +7,13 @@ use crate::{
 
 /// What the first worker that does not run waits for; `None` when all run.
 pub fn pending_reason(
-    work: &ResolvedRun,
+    resolved: &ResolvedRun,
     stage: &str,
     job: &ObservedJob,
     workers: &[&WorkerPod],
 ) -> Option<StatusReason> {
     let (reason, found) = if job.queued {
-        let queue = work.queue.as_deref().unwrap_or("unknown");
+        let queue = resolved.queue.as_deref().unwrap_or("unknown");
         (
             "Queued",
             format!("waits in queue {queue} until it has room"),
@@ -25,7 +25,7 @@ pub fn pending_reason(
     } else {
         workers
             .iter()
-            .find_map(|worker| worker_pending_reason(work, worker))?
+            .find_map(|worker| worker_pending_reason(resolved, worker))?
     };
 
     Some(StatusReason::new(
@@ -34,7 +34,10 @@ pub fn pending_reason(
     ))
 }
 
-fn worker_pending_reason(work: &ResolvedRun, worker: &WorkerPod) -> Option<(&'static str, String)> {
+fn worker_pending_reason(
+    resolved: &ResolvedRun,
+    worker: &WorkerPod,
+) -> Option<(&'static str, String)> {
     let index = worker.index;
     match &worker.state {
         WorkerState::Unscheduled { reason, message } if reason == "SchedulingGated" => Some((
@@ -49,14 +52,14 @@ fn worker_pending_reason(work: &ResolvedRun, worker: &WorkerPod) -> Option<(&'st
             ),
         )),
         WorkerState::Waiting { reason, message } => {
-            Some(container_waiting_reason(work, worker, reason, message))
+            Some(container_waiting_reason(resolved, worker, reason, message))
         }
         WorkerState::Running | WorkerState::Ended { .. } => None,
     }
 }
 
 fn container_waiting_reason(
-    work: &ResolvedRun,
+    resolved: &ResolvedRun,
     worker: &WorkerPod,
     reason: &str,
     message: &str,
@@ -80,7 +83,7 @@ fn container_waiting_reason(
             "CredentialsMissing",
             format!(
                 "worker {index} waits: {message}. {}",
-                credentials_hint(work)
+                credentials_hint(resolved)
             ),
         ),
         "" | "ContainerCreating" | "PodInitializing" => {
@@ -97,8 +100,8 @@ fn container_waiting_reason(
     }
 }
 
-fn credentials_hint(work: &ResolvedRun) -> String {
-    work.secret.as_ref().map_or_else(
+fn credentials_hint(resolved: &ResolvedRun) -> String {
+    resolved.secret.as_ref().map_or_else(
         || "Create what is missing".to_owned(),
         |secret| {
             format!(
@@ -112,11 +115,13 @@ fn credentials_hint(work: &ResolvedRun) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cluster_fixtures, manifest_fixtures, observed::ObservedState, run::RunResource};
+    use crate::{
+        cluster_fixtures, manifest_fixtures, observed::ObservedState, resolve::RunResource,
+    };
 
     #[test]
     fn what_pods_wait_for_is_named_with_what_to_do() {
-        let work = manifest_fixtures::sample_training()
+        let resolved = manifest_fixtures::sample_training()
             .resolve_run(
                 &ObservedState::default(),
                 &manifest_fixtures::trainer_defaults(),
@@ -180,7 +185,7 @@ mod tests {
         for (state, reason, part) in rows {
             let worker = cluster_fixtures::worker_pod("align", 1, state.clone());
             let found = pending_reason(
-                &work,
+                &resolved,
                 "align",
                 &cluster_fixtures::active_job("align", 1),
                 &[&worker],
@@ -198,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_job_without_pods_and_a_queued_job_say_so() {
-        let work = manifest_fixtures::sample_training()
+        let resolved = manifest_fixtures::sample_training()
             .resolve_run(
                 &ObservedState::default(),
                 &manifest_fixtures::trainer_defaults(),
@@ -207,7 +212,9 @@ mod tests {
 
         let job = cluster_fixtures::active_job("align", 1);
         assert_eq!(
-            pending_reason(&work, "align", &job, &[]).unwrap().reason,
+            pending_reason(&resolved, "align", &job, &[])
+                .unwrap()
+                .reason,
             "NoPods"
         );
 
@@ -217,14 +224,16 @@ mod tests {
         };
 
         assert_eq!(
-            pending_reason(&work, "align", &queued, &[]).unwrap().reason,
+            pending_reason(&resolved, "align", &queued, &[])
+                .unwrap()
+                .reason,
             "Queued"
         );
     }
 
     #[test]
     fn a_worker_that_runs_waits_for_nothing() {
-        let work = manifest_fixtures::sample_training()
+        let resolved = manifest_fixtures::sample_training()
             .resolve_run(
                 &ObservedState::default(),
                 &manifest_fixtures::trainer_defaults(),
@@ -234,7 +243,7 @@ mod tests {
         let worker = cluster_fixtures::worker_pod("align", 1, WorkerState::Running);
         assert_eq!(
             pending_reason(
-                &work,
+                &resolved,
                 "align",
                 &cluster_fixtures::active_job("align", 1),
                 &[&worker]

@@ -1,7 +1,7 @@
-//! What the current stage needs next. Pure.
+//! State machine of a stage: selects the next action. Pure.
 //!
-//! An attempt begins only when the end of the one before is on record, so that a lost write loses no
-//! count and makes no second set of pods.
+//! An attempt is started only after the end of the previous attempt is recorded in the status, so that a lost
+//! status update neither loses a restart count nor creates a second set of pods.
 
 use cnclip_crds::training::{StageState, StageStatus};
 
@@ -13,31 +13,31 @@ use crate::{
     time,
 };
 
-/// What the current stage needs next.
+/// Next action of the current stage.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StageAction {
-    /// Nothing but time.
+    /// Wait, for this reason.
     Wait(StatusReason),
-    /// No pods, because the user holds the run back.
+    /// Delete the pods: the run is suspended.
     Suspend,
-    /// Pods for this attempt.
+    /// Create the objects of this attempt.
     Start(i32),
-    /// To be looked at: its pods are being made or at work.
+    /// Monitor this Job, whose pods are pending or running.
     Watch(ObservedJob),
-    /// To be put on record as done.
+    /// Record the stage as succeeded.
     Succeed,
-    /// To be put on record as failed, once.
+    /// Record the attempt as failed.
     Fail(AttemptFailure),
 }
 
-/// What the stage needs next, given what is on record and what was seen.
+/// Selects the next action from the recorded status and the observed state.
 pub fn next_action(
-    work: &ResolvedRun,
-    ledger: &RecordedStatus,
+    resolved: &ResolvedRun,
+    recorded: &RecordedStatus,
     stage: &StageStatus,
-    seen: &ObservedState,
+    observed: &ObservedState,
 ) -> StageAction {
-    let job = seen
+    let job = observed
         .newest_job(&stage.name)
         .filter(|job| job.attempt >= stage.attempt);
 
@@ -45,21 +45,22 @@ pub fn next_action(
         return StageAction::Succeed;
     }
 
-    if work.suspend {
+    // Checked after completion: a stage that is done stays done, also if the run was suspended meanwhile.
+    if resolved.suspend {
         return StageAction::Suspend;
     }
 
     if let Some(job) = job
-        && !ledger.has_failure_of_attempt(&stage.name, job.attempt)
+        && !recorded.has_failure_of_attempt(&stage.name, job.attempt)
     {
-        let workers = seen.workers_of(job);
-        let failure = failure::attempt_failure(job, &workers, seen.now);
+        let workers = observed.workers_of(job);
+        let failure = failure::attempt_failure(job, &workers, observed.now);
         return failure.map_or_else(|| StageAction::Watch(job.clone()), StageAction::Fail);
     }
 
     if job.is_none()
         && was_active(stage)
-        && !ledger.has_failure_of_attempt(&stage.name, stage.attempt)
+        && !recorded.has_failure_of_attempt(&stage.name, stage.attempt)
     {
         let message = format!(
             "the Job of stage {}, attempt {} is gone",
@@ -69,7 +70,7 @@ pub fn next_action(
         return StageAction::Fail(AttemptFailure::new(FailureClass::JobDeleted, message));
     }
 
-    blocking_reason(work, ledger, stage, seen)
+    blocking_reason(resolved, recorded, stage, observed)
         .map_or(StageAction::Start(stage.attempt + 1), StageAction::Wait)
 }
 
@@ -77,19 +78,21 @@ fn was_active(stage: &StageStatus) -> bool {
     matches!(stage.state, StageState::Starting | StageState::Running)
 }
 
-/// What must pass before the next attempt.
+/// Why the next attempt cannot be started yet.
 fn blocking_reason(
-    work: &ResolvedRun,
-    ledger: &RecordedStatus,
+    resolved: &ResolvedRun,
+    recorded: &RecordedStatus,
     stage: &StageStatus,
-    seen: &ObservedState,
+    observed: &ObservedState,
 ) -> Option<StatusReason> {
-    if let Some(cause) = &work.blocked_on {
+    if let Some(cause) = &resolved.blocked_on {
         return Some(cause.clone());
     }
 
+    // The name of an attempt's Job is fixed, so the next attempt must wait until a Job of that name, such as
+    // that of a deleted run of the same name, is garbage collected.
     let next = |job: &&ObservedJob| job.stage == stage.name && job.attempt == stage.attempt + 1;
-    if let Some(job) = seen.jobs.iter().find(next) {
+    if let Some(job) = observed.jobs.iter().find(next) {
         let message = format!(
             "an old Job with the name of attempt {} is still going away",
             job.attempt
@@ -98,19 +101,25 @@ fn blocking_reason(
         return Some(StatusReason::new("Ending", message));
     }
 
-    if let Some(living) = seen.workers.iter().find(|worker| worker.is_alive(seen.now)) {
+    // Two attempts must not write to the artifact prefix at once. The fence would stop the older one, but
+    // its GPUs would still be occupied.
+    if let Some(terminating) = observed
+        .workers
+        .iter()
+        .find(|worker| worker.is_alive(observed.now))
+    {
         let message = format!(
             "pod {} of attempt {} is still ending",
-            living.name, living.attempt
+            terminating.name, terminating.attempt
         );
 
         return Some(StatusReason::new("Ending", message));
     }
 
-    let failure = ledger.last_failure.as_ref()?;
-    let wait = failure::backoff_seconds(&ledger.restarts);
-    let waited = time::seconds_since(&failure.at, seen.now);
-    (ledger.has_failure_of_attempt(&stage.name, stage.attempt) && waited < wait).then(|| {
+    let failure = recorded.last_failure.as_ref()?;
+    let wait = failure::backoff_seconds(&recorded.restarts);
+    let waited = time::seconds_since(&failure.at, observed.now);
+    (recorded.has_failure_of_attempt(&stage.name, stage.attempt) && waited < wait).then(|| {
         let message = format!(
             "attempt {} of stage {} begins {} after {} ({})",
             stage.attempt + 1,
@@ -134,7 +143,7 @@ mod tests {
         cluster_fixtures::{active_job, ended_state, job_in, time_at, worker_pod},
         manifest_fixtures,
         observed::{WorkerPod, WorkerState},
-        run::RunResource,
+        resolve::RunResource,
     };
 
     const RUNNING: WorkerState = WorkerState::Running;
@@ -158,7 +167,11 @@ mod tests {
         })
     }
 
-    fn seen(seconds: i64, jobs: Vec<ObservedJob>, states: &[(i32, WorkerState)]) -> ObservedState {
+    fn observed(
+        seconds: i64,
+        jobs: Vec<ObservedJob>,
+        states: &[(i32, WorkerState)],
+    ) -> ObservedState {
         let workers = states
             .iter()
             .map(|(attempt, state)| worker_pod("align", *attempt, state.clone()));
@@ -171,9 +184,9 @@ mod tests {
         }
     }
 
-    /// One row a rule. Read this table to know how a stage goes on.
+    /// One row per transition: this table is the specification of the state machine.
     #[test]
-    fn a_stage_goes_on_by_what_is_on_record_and_what_is_seen() {
+    fn next_action_follows_recorded_and_observed_state() {
         use StageState::{Pending, Running, Starting, Suspended};
         let complete = || job_in("align", 1, JobState::Complete);
         let lost = || job_in("align", 1, JobState::Failed("why".to_owned()));
@@ -190,14 +203,14 @@ mod tests {
 
         let rows: [(&str, StageStatus, Option<LastFailure>, ObservedState, &str); 18] = [
             (
-                "a new run, while the Job of a deleted one of its name is there",
+                "new run, while the Job of a deleted run of the same name exists",
                 stage(Pending, 0),
                 None,
-                seen(0, vec![foreign()], &[]),
+                observed(0, vec![foreign()], &[]),
                 "wait Ending",
             ),
             (
-                "at work, while a pod of a deleted run of its name ends badly",
+                "running, while a pod of a deleted run of the same name fails",
                 stage(Running, 1),
                 None,
                 ObservedState {
@@ -205,43 +218,43 @@ mod tests {
                         job_uid: "old".to_owned(),
                         ..worker_pod("align", 1, ended_state(143, "Error", ""))
                     }],
-                    ..seen(0, vec![active_job("align", 1)], &[])
+                    ..observed(0, vec![active_job("align", 1)], &[])
                 },
                 "watch 1",
             ),
             (
-                "a new run",
+                "new run",
                 stage(Pending, 0),
                 None,
-                seen(0, vec![], &[]),
+                observed(0, vec![], &[]),
                 "start 1",
             ),
             (
-                "its Job was made but never put on record",
+                "Job created, status update lost",
                 stage(Pending, 0),
                 None,
-                seen(0, vec![active_job("align", 1)], &[]),
+                observed(0, vec![active_job("align", 1)], &[]),
                 "watch 1",
             ),
             (
-                "its pods are at work",
+                "pods running",
                 stage(Running, 1),
                 None,
-                seen(0, vec![active_job("align", 1)], &[(1, RUNNING)]),
+                observed(0, vec![active_job("align", 1)], &[(1, RUNNING)]),
                 "watch 1",
             ),
             (
-                "its Job is complete",
+                "Job complete",
                 stage(Running, 1),
                 None,
-                seen(0, vec![complete()], &[]),
+                observed(0, vec![complete()], &[]),
                 "succeed",
             ),
             (
-                "its pod was killed",
+                "pod killed",
                 stage(Running, 1),
                 None,
-                seen(
+                observed(
                     0,
                     vec![active_job("align", 1)],
                     &[(1, ended_state(137, "Error", ""))],
@@ -249,66 +262,66 @@ mod tests {
                 "fail Killed",
             ),
             (
-                "its pods are gone",
+                "pods deleted",
                 stage(Running, 1),
                 None,
-                seen(0, vec![lost()], &[]),
+                observed(0, vec![lost()], &[]),
                 "fail PodDeleted",
             ),
             (
-                "its Job is gone",
+                "Job deleted while running",
                 stage(Running, 1),
                 None,
-                seen(0, vec![], &[]),
+                observed(0, vec![], &[]),
                 "fail JobDeleted",
             ),
             (
-                "its Job is gone before it began",
+                "Job deleted while starting",
                 stage(Starting, 1),
                 None,
-                seen(0, vec![], &[]),
+                observed(0, vec![], &[]),
                 "fail JobDeleted",
             ),
             (
-                "its Job is being deleted",
+                "Job being deleted",
                 stage(Running, 1),
                 None,
-                seen(0, vec![deleting()], &[(1, RUNNING)]),
+                observed(0, vec![deleting()], &[(1, RUNNING)]),
                 "fail JobDeleted",
             ),
             (
-                "a failure is on record, a moment ago",
+                "failure recorded, within the backoff",
                 stage(Starting, 1),
                 failed_at(time_at(0), 1),
-                seen(1, vec![lost()], &[]),
+                observed(1, vec![lost()], &[]),
                 "wait RestartPending",
             ),
             (
-                "a failure is on record, long ago",
+                "failure recorded, after the backoff",
                 stage(Starting, 1),
                 failed_at(time_at(0), 1),
-                seen(2, vec![lost()], &[]),
+                observed(2, vec![lost()], &[]),
                 "start 2",
             ),
             (
-                "a failure is on record, its pod still ends",
+                "failure recorded, pod still terminating",
                 stage(Starting, 1),
                 failed_at(time_at(0), 1),
-                seen(9, vec![], &[(1, RUNNING)]),
+                observed(9, vec![], &[(1, RUNNING)]),
                 "wait Ending",
             ),
             (
-                "the next attempt was made but never put on record",
+                "next attempt created, status update lost",
                 stage(Starting, 1),
                 failed_at(time_at(0), 1),
-                seen(9, vec![lost(), active_job("align", 2)], &[]),
+                observed(9, vec![lost(), active_job("align", 2)], &[]),
                 "watch 2",
             ),
             (
-                "an old failure, a new one",
+                "earlier failure recorded, new failure",
                 stage(Running, 2),
                 failed_at(time_at(0), 1),
-                seen(
+                observed(
                     9,
                     vec![active_job("align", 2)],
                     &[(2, ended_state(1, "Error", ""))],
@@ -316,36 +329,36 @@ mod tests {
                 "fail Bug",
             ),
             (
-                "resumed, with nothing left of the last attempt",
+                "resumed, previous attempt gone",
                 stage(Suspended, 3),
                 None,
-                seen(9, vec![], &[]),
+                observed(9, vec![], &[]),
                 "start 4",
             ),
             (
-                "resumed, while the last attempt still ends",
+                "resumed, previous attempt still terminating",
                 stage(Suspended, 1),
                 None,
-                seen(9, vec![], &[(1, RUNNING)]),
+                observed(9, vec![], &[(1, RUNNING)]),
                 "wait Ending",
             ),
         ];
 
-        let work = manifest_fixtures::sample_training()
+        let resolved = manifest_fixtures::sample_training()
             .resolve_run(
                 &ObservedState::default(),
                 &manifest_fixtures::trainer_defaults(),
             )
             .unwrap();
 
-        for (name, stage, last_failure, seen, expected) in rows {
-            let ledger = RecordedStatus {
+        for (name, stage, last_failure, observed, expected) in rows {
+            let recorded = RecordedStatus {
                 last_failure,
                 ..RecordedStatus::default()
             };
 
             assert_eq!(
-                in_short(&next_action(&work, &ledger, &stage, &seen)),
+                summarize(&next_action(&resolved, &recorded, &stage, &observed)),
                 expected,
                 "{name}"
             );
@@ -353,66 +366,66 @@ mod tests {
     }
 
     #[test]
-    fn a_run_held_back_has_no_pods_unless_its_work_is_done() {
-        let mut work = manifest_fixtures::sample_training()
+    fn suspended_run_has_no_pods_unless_its_stage_is_complete() {
+        let mut resolved = manifest_fixtures::sample_training()
             .resolve_run(
                 &ObservedState::default(),
                 &manifest_fixtures::trainer_defaults(),
             )
             .unwrap();
 
-        work.suspend = true;
+        resolved.suspend = true;
         let running = stage(StageState::Running, 1);
         let rows = [
             (
-                seen(0, vec![active_job("align", 1)], &[(1, RUNNING)]),
-                "hold back",
+                observed(0, vec![active_job("align", 1)], &[(1, RUNNING)]),
+                "suspend",
             ),
-            (seen(0, vec![], &[]), "hold back"),
+            (observed(0, vec![], &[]), "suspend"),
             (
-                seen(
+                observed(
                     0,
                     vec![active_job("align", 1)],
                     &[(1, ended_state(75, "Error", ""))],
                 ),
-                "hold back",
+                "suspend",
             ),
             (
-                seen(0, vec![job_in("align", 1, JobState::Complete)], &[]),
+                observed(0, vec![job_in("align", 1, JobState::Complete)], &[]),
                 "succeed",
             ),
         ];
 
-        for (seen, expected) in rows {
-            let step = next_action(&work, &RecordedStatus::default(), &running, &seen);
-            assert_eq!(in_short(&step), expected, "{seen:?}");
+        for (observed, expected) in rows {
+            let step = next_action(&resolved, &RecordedStatus::default(), &running, &observed);
+            assert_eq!(summarize(&step), expected, "{observed:?}");
         }
     }
 
     #[test]
-    fn a_run_that_waits_for_another_makes_no_pods() {
-        let mut work = manifest_fixtures::sample_training()
+    fn blocked_run_creates_no_pods() {
+        let mut resolved = manifest_fixtures::sample_training()
             .resolve_run(
                 &ObservedState::default(),
                 &manifest_fixtures::trainer_defaults(),
             )
             .unwrap();
 
-        work.blocked_on = Some(StatusReason::new("TrainingMissing", ""));
+        resolved.blocked_on = Some(StatusReason::new("TrainingMissing", ""));
         let step = next_action(
-            &work,
+            &resolved,
             &RecordedStatus::default(),
             &stage(StageState::Pending, 0),
-            &seen(0, vec![], &[]),
+            &observed(0, vec![], &[]),
         );
 
-        assert_eq!(in_short(&step), "wait TrainingMissing");
+        assert_eq!(summarize(&step), "wait TrainingMissing");
     }
 
-    fn in_short(step: &StageAction) -> String {
+    fn summarize(step: &StageAction) -> String {
         match step {
             StageAction::Wait(cause) => format!("wait {}", cause.reason),
-            StageAction::Suspend => "hold back".to_owned(),
+            StageAction::Suspend => "suspend".to_owned(),
             StageAction::Start(attempt) => format!("start {attempt}"),
             StageAction::Watch(job) => format!("watch {}", job.attempt),
             StageAction::Succeed => "succeed".to_owned(),

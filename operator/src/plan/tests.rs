@@ -12,18 +12,22 @@ use crate::{
     cluster_fixtures::{active_job, ended_state, job_in, time_at, worker_pod},
     manifest_fixtures,
     observed::{JobState, WorkerState},
-    run::RunResource,
+    resolve::RunResource,
 };
 
 mod evaluations;
 
-fn decide(run: &impl RunResource, ledger: &RecordedStatus, seen: &ObservedState) -> ReconcilePlan {
+fn decide(
+    run: &impl RunResource,
+    recorded: &RecordedStatus,
+    observed: &ObservedState,
+) -> ReconcilePlan {
     let defaults = manifest_fixtures::trainer_defaults();
     plan_run(
         &RunRef::from_run(run),
-        run.resolve_run(seen, &defaults),
-        ledger,
-        seen,
+        run.resolve_run(observed, &defaults),
+        recorded,
+        observed,
         &defaults,
     )
 }
@@ -54,8 +58,8 @@ fn done(seconds: i64, stage: &str, attempt: i32) -> ObservedState {
 fn after(run: &CnClipTraining, sights: &[ObservedState]) -> RecordedStatus {
     sights
         .iter()
-        .fold(RecordedStatus::default(), |ledger, seen| {
-            decide(run, &ledger, seen).status
+        .fold(RecordedStatus::default(), |recorded, observed| {
+            decide(run, &recorded, observed).status
         })
 }
 
@@ -85,8 +89,8 @@ fn reasons(plan: &ReconcilePlan) -> Vec<&str> {
         .collect()
 }
 
-fn why(ledger: &RecordedStatus, type_: &str) -> String {
-    let found = ledger.find_condition(type_).unwrap();
+fn why(recorded: &RecordedStatus, type_: &str) -> String {
+    let found = recorded.find_condition(type_).unwrap();
     format!("{} {}", found.status, found.reason)
 }
 
@@ -122,12 +126,12 @@ fn a_manifest_that_cannot_work_makes_no_objects() {
 
 #[test]
 fn a_run_whose_pods_run_reports_its_progress() {
-    let mut seen = at_work(5, "align", 1, WorkerState::Running);
-    seen.report = Some(report("align", 3));
+    let mut observed = at_work(5, "align", 1, WorkerState::Running);
+    observed.report = Some(report("align", 3));
     let plan = decide(
         &manifest_fixtures::sample_training(),
         &RecordedStatus::default(),
-        &seen,
+        &observed,
     );
     assert_eq!(created(&plan), None);
     assert_eq!(why(&plan.status, "Running"), "True StageRunning");
@@ -144,17 +148,17 @@ fn a_run_whose_pods_run_reports_its_progress() {
 #[test]
 fn the_last_words_of_one_stage_are_not_taken_for_the_nexts() {
     let run = manifest_fixtures::sample_training();
-    let ledger = after(&run, &[done(1, "align", 1)]);
-    let mut seen = at_work(5, "tune", 1, WorkerState::Running);
-    seen.report = Some(report("align", 100));
-    assert_eq!(decide(&run, &ledger, &seen).status.stages[1].step, 0);
+    let recorded = after(&run, &[done(1, "align", 1)]);
+    let mut observed = at_work(5, "tune", 1, WorkerState::Running);
+    observed.report = Some(report("align", 100));
+    assert_eq!(decide(&run, &recorded, &observed).status.stages[1].step, 0);
 }
 
 #[test]
 fn the_next_stage_begins_when_the_end_of_the_one_before_is_on_record() {
     let run = manifest_fixtures::sample_training();
-    let ledger = after(&run, &[at_work(0, "align", 1, WorkerState::Running)]);
-    let plan = decide(&run, &ledger, &done(9, "align", 1));
+    let recorded = after(&run, &[at_work(0, "align", 1, WorkerState::Running)]);
+    let plan = decide(&run, &recorded, &done(9, "align", 1));
     assert_eq!(
         (created(&plan), plan.requeue_after),
         (None, Some(Duration::ZERO))
@@ -169,17 +173,20 @@ fn the_next_stage_begins_when_the_end_of_the_one_before_is_on_record() {
 fn a_run_is_complete_when_its_last_stage_is_done_and_is_never_begun_again() {
     let run = manifest_fixtures::sample_training();
     let sights = [done(1, "align", 1), done(2, "tune", 1), nothing(3)];
-    let ledger = after(&run, &sights);
-    assert_eq!(why(&ledger, "Complete"), "True Done");
-    assert_eq!(ledger.finished_at.as_deref(), Some("2027-01-15T08:00:03Z"));
+    let recorded = after(&run, &sights);
+    assert_eq!(why(&recorded, "Complete"), "True Done");
+    assert_eq!(
+        recorded.finished_at.as_deref(),
+        Some("2027-01-15T08:00:03Z")
+    );
     // Its Jobs were collected, and the run looks as if it had never begun.
-    let plan = decide(&run, &ledger, &nothing(999));
+    let plan = decide(&run, &recorded, &nothing(999));
     assert_eq!((created(&plan), plan.requeue_after), (None, None));
     assert_eq!(
         plan.status,
         RecordedStatus {
             observed_generation: Some(1),
-            ..ledger
+            ..recorded
         }
     );
 }
@@ -227,7 +234,7 @@ fn an_attempt_that_ran_out_of_memory_is_followed_by_ones_that_compute_half_at_on
         assert_eq!(told(&first), false);
         let killed =
             |attempt, code, reason| at_work(10, "align", attempt, ended_state(code, reason, ""));
-        let ledger = decide(
+        let recorded = decide(
             &run,
             &RecordedStatus::default(),
             &killed(1, 137, "OOMKilled"),
@@ -235,7 +242,7 @@ fn an_attempt_that_ran_out_of_memory_is_followed_by_ones_that_compute_half_at_on
         .status;
         let second = decide(
             &run,
-            &ledger,
+            &recorded,
             &ObservedState {
                 jobs: vec![active_job("align", 1)],
                 ..nothing(12)
@@ -245,10 +252,10 @@ fn an_attempt_that_ran_out_of_memory_is_followed_by_ones_that_compute_half_at_on
         assert_eq!(told(&second), halved);
         // Another end later leaves it at that, and so does a second lack of memory.
         for (code, reason) in [(75, "Error"), (137, "OOMKilled")] {
-            let ledger = decide(&run, &second.status, &killed(2, code, reason)).status;
+            let recorded = decide(&run, &second.status, &killed(2, code, reason)).status;
             let third = decide(
                 &run,
-                &ledger,
+                &recorded,
                 &ObservedState {
                     jobs: vec![active_job("align", 2)],
                     ..nothing(60)
@@ -259,7 +266,7 @@ fn an_attempt_that_ran_out_of_memory_is_followed_by_ones_that_compute_half_at_on
         }
 
         assert_eq!(
-            why(&ledger, "Degraded"),
+            why(&recorded, "Degraded"),
             if halved {
                 "True MicroBatchHalved"
             } else {
@@ -272,8 +279,8 @@ fn an_attempt_that_ran_out_of_memory_is_followed_by_ones_that_compute_half_at_on
 #[test]
 fn attempts_before_the_last_are_removed() {
     let run = manifest_fixtures::sample_training();
-    let mut ledger = after(&run, &[at_work(0, "align", 2, ended_state(1, "Error", ""))]);
-    ledger.restarts.total = 1;
+    let mut recorded = after(&run, &[at_work(0, "align", 2, ended_state(1, "Error", ""))]);
+    recorded.restarts.total = 1;
     let jobs = vec![
         active_job("align", 1),
         job_in("align", 2, JobState::Failed(String::new())),
@@ -281,7 +288,7 @@ fn attempts_before_the_last_are_removed() {
 
     let plan = decide(
         &run,
-        &ledger,
+        &recorded,
         &ObservedState {
             jobs,
             ..nothing(60)
@@ -295,11 +302,11 @@ fn attempts_before_the_last_are_removed() {
 #[test]
 fn a_failure_that_no_restart_cures_ends_the_run_without_burning_its_retries() {
     for (code, class) in [(64, "Usage"), (65, "Data"), (78, "Config")] {
-        let seen = at_work(5, "align", 1, ended_state(code, "Error", "no such prefix"));
+        let observed = at_work(5, "align", 1, ended_state(code, "Error", "no such prefix"));
         let plan = decide(
             &manifest_fixtures::sample_training(),
             &RecordedStatus::default(),
-            &seen,
+            &observed,
         );
         assert_eq!(why(&plan.status, "Failed"), format!("True {class}"));
         assert_eq!(plan.status.restarts.total, 0, "{class}");
@@ -307,7 +314,7 @@ fn a_failure_that_no_restart_cures_ends_the_run_without_burning_its_retries() {
         let message = &plan.status.find_condition("Failed").unwrap().message;
 
         assert!(
-            message.starts_with("stage align: no such prefix. Not tried again"),
+            message.starts_with("stage align: no such prefix. Not retried"),
             "{message}"
         );
     }
@@ -333,8 +340,8 @@ fn a_run_held_back_loses_its_pods_and_goes_on_as_the_next_attempt() {
     let run = manifest_fixtures::sample_training();
     let held = manifest_fixtures::sample_training_with("/suspend", json!(true));
     let running = at_work(5, "align", 1, WorkerState::Running);
-    let ledger = after(&run, std::slice::from_ref(&running));
-    let plan = decide(&held, &ledger, &running);
+    let recorded = after(&run, std::slice::from_ref(&running));
+    let plan = decide(&held, &recorded, &running);
 
     assert_eq!(plan.remove, ["muge-align-1"]);
     assert_eq!(why(&plan.status, "Suspended"), "True ByUser");
@@ -388,13 +395,13 @@ fn pods_that_cannot_start_are_told_and_given_up_after_the_start_deadline() {
 fn a_run_that_takes_too_long_is_ended() {
     let run = manifest_fixtures::sample_training_with("/deadlineSeconds", json!(100));
     let running = |seconds| at_work(seconds, "align", 1, WorkerState::Running);
-    let ledger = after(&run, &[running(1)]);
+    let recorded = after(&run, &[running(1)]);
     assert_eq!(
-        why(&decide(&run, &ledger, &running(100)).status, "Failed"),
+        why(&decide(&run, &recorded, &running(100)).status, "Failed"),
         "False NotFailed"
     );
 
-    let late = decide(&run, &ledger, &running(101));
+    let late = decide(&run, &recorded, &running(101));
     assert_eq!(why(&late.status, "Failed"), "True DeadlineExceeded");
     assert_eq!(late.remove, ["muge-align-1"]);
 }
@@ -402,17 +409,17 @@ fn a_run_that_takes_too_long_is_ended() {
 #[test]
 fn an_ended_run_is_deleted_when_its_time_is_over() {
     let run = manifest_fixtures::sample_training_with("/ttlSecondsAfterFinished", json!(60));
-    let ledger = after(
+    let recorded = after(
         &run,
         &[at_work(0, "align", 1, ended_state(78, "Error", ""))],
     );
-    let early = decide(&run, &ledger, &nothing(59));
+    let early = decide(&run, &recorded, &nothing(59));
     assert_eq!(
         (early.delete_run, early.requeue_after),
         (false, Some(Duration::from_secs(1)))
     );
 
-    assert!(decide(&run, &ledger, &nothing(60)).delete_run);
+    assert!(decide(&run, &recorded, &nothing(60)).delete_run);
 }
 
 #[test]
@@ -440,9 +447,9 @@ fn the_same_sight_gives_the_same_plan() {
         done(3, "align", 1),
     ];
 
-    for seen in sights {
-        let first = decide(&run, &RecordedStatus::default(), &seen);
-        let second = decide(&run, &RecordedStatus::default(), &seen);
+    for observed in sights {
+        let first = decide(&run, &RecordedStatus::default(), &observed);
+        let second = decide(&run, &RecordedStatus::default(), &observed);
         assert_eq!(
             (first.status, first.create, first.remove),
             (second.status, second.create, second.remove)

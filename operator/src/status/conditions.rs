@@ -7,7 +7,7 @@ use cnclip_crds::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use crate::{observed::ObservedState, plan::Phase, recorded_status::RecordedStatus, time};
+use crate::{observed::ObservedState, phase::Phase, recorded_status::RecordedStatus, time};
 
 /// Seconds without an answer after which a report is stale.
 const UNREACHABLE_TIMEOUT_SECONDS: i64 = 60;
@@ -21,44 +21,45 @@ pub(crate) type ConditionFields = (&'static str, &'static str, String, String);
 /// Writes all conditions of a run but that of its gate, which stays as it is, and which generation they
 /// speak of.
 pub fn write_conditions(
-    ledger: &mut RecordedStatus,
-    standing: &Phase,
+    recorded: &mut RecordedStatus,
+    phase: &Phase,
     generation: Option<i64>,
-    seen: &ObservedState,
+    observed: &ObservedState,
 ) {
     let lines = [
-        accepted_condition(standing, generation),
-        running_condition(standing),
-        progressing_condition(ledger, standing, seen),
-        checkpoint_condition(ledger.checkpoints.first()),
-        degraded_condition(ledger),
-        suspended_condition(standing),
-        complete_condition(standing),
-        failed_condition(standing),
+        accepted_condition(phase, generation),
+        running_condition(phase),
+        progressing_condition(recorded, phase, observed),
+        checkpoint_condition(recorded.checkpoints.first()),
+        degraded_condition(recorded),
+        suspended_condition(phase),
+        complete_condition(phase),
+        failed_condition(phase),
     ];
 
     let fresh = lines
         .into_iter()
-        .map(|line| merge_condition(ledger, line, generation, seen));
+        .map(|line| merge_condition(recorded, line, generation, observed));
 
-    let gate = ledger.find_condition(condition::GATE_PASSED).cloned();
-    ledger.conditions = fresh.chain(gate).collect();
-    ledger.observed_generation = generation;
+    let gate = recorded.find_condition(condition::GATE_PASSED).cloned();
+    recorded.conditions = fresh.chain(gate).collect();
+    recorded.observed_generation = generation;
 }
 
 /// Keeps the time of the last change where the status did not change.
 pub(crate) fn merge_condition(
-    ledger: &RecordedStatus,
+    recorded: &RecordedStatus,
     line: ConditionFields,
     generation: Option<i64>,
-    seen: &ObservedState,
+    observed: &ObservedState,
 ) -> Condition {
     let (type_, status, reason, message) = line;
-    let same = ledger
+    let same = recorded
         .find_condition(type_)
         .filter(|old| old.status == status);
     Condition {
-        last_transition_time: same.map_or(Time(seen.now), |old| old.last_transition_time.clone()),
+        last_transition_time: same
+            .map_or(Time(observed.now), |old| old.last_transition_time.clone()),
         message,
         observed_generation: generation,
         reason,
@@ -76,8 +77,8 @@ fn condition_fields(
     (type_, status, reason.to_owned(), message.into())
 }
 
-fn accepted_condition(standing: &Phase, generation: Option<i64>) -> ConditionFields {
-    match standing {
+fn accepted_condition(phase: &Phase, generation: Option<i64>) -> ConditionFields {
+    match phase {
         Phase::Rejected(cause) => condition_fields(
             condition::ACCEPTED,
             "False",
@@ -91,8 +92,8 @@ fn accepted_condition(standing: &Phase, generation: Option<i64>) -> ConditionFie
     }
 }
 
-fn running_condition(standing: &Phase) -> ConditionFields {
-    let (status, reason, message) = match standing {
+fn running_condition(phase: &Phase) -> ConditionFields {
+    let (status, reason, message) = match phase {
         Phase::Running(message) => ("True", "StageRunning", message.clone()),
         Phase::Waiting(cause) => ("False", cause.reason, cause.message.clone()),
         Phase::Rejected(_) => ("False", "Rejected", String::new()),
@@ -105,16 +106,16 @@ fn running_condition(standing: &Phase) -> ConditionFields {
 }
 
 fn progressing_condition(
-    ledger: &RecordedStatus,
-    standing: &Phase,
-    seen: &ObservedState,
+    recorded: &RecordedStatus,
+    phase: &Phase,
+    observed: &ObservedState,
 ) -> ConditionFields {
-    let stage = ledger
+    let stage = recorded
         .stages
         .iter()
         .find(|stage| stage.state == StageState::Running);
 
-    let (Phase::Running(_), Some(stage)) = (standing, stage) else {
+    let (Phase::Running(_), Some(stage)) = (phase, stage) else {
         return condition_fields(condition::PROGRESSING, "False", "NotRunning", "");
     };
 
@@ -123,13 +124,13 @@ fn progressing_condition(
         return condition_fields(condition::PROGRESSING, "Unknown", "NoReport", message);
     };
 
-    let limit = if seen.report.is_some() {
+    let limit = if observed.report.is_some() {
         STALE_REPORT_TIMEOUT_SECONDS
     } else {
         UNREACHABLE_TIMEOUT_SECONDS
     };
 
-    if time::seconds_since(reported_at, seen.now) <= limit {
+    if time::seconds_since(reported_at, observed.now) <= limit {
         let message = describe_step(stage);
         return condition_fields(condition::PROGRESSING, "True", "ReportsFresh", message);
     }
@@ -168,8 +169,8 @@ fn checkpoint_condition(newest: Option<&CheckpointStatus>) -> ConditionFields {
     }
 }
 
-fn degraded_condition(ledger: &RecordedStatus) -> ConditionFields {
-    let skipped: i64 = ledger
+fn degraded_condition(recorded: &RecordedStatus) -> ConditionFields {
+    let skipped: i64 = recorded
         .stages
         .iter()
         .map(|stage| stage.samples_skipped)
@@ -182,7 +183,7 @@ fn degraded_condition(ledger: &RecordedStatus) -> ConditionFields {
     }
 
     let going_on = |stage: &&StageStatus| stage.state != StageState::Succeeded;
-    let halved = ledger
+    let halved = recorded
         .stages
         .iter()
         .filter(going_on)
@@ -200,8 +201,8 @@ fn degraded_condition(ledger: &RecordedStatus) -> ConditionFields {
     condition_fields(condition::DEGRADED, "False", "AsExpected", "")
 }
 
-fn suspended_condition(standing: &Phase) -> ConditionFields {
-    match standing {
+fn suspended_condition(phase: &Phase) -> ConditionFields {
+    match phase {
         Phase::Suspended(message) => {
             condition_fields(condition::SUSPENDED, "True", "ByUser", message.clone())
         }
@@ -209,8 +210,8 @@ fn suspended_condition(standing: &Phase) -> ConditionFields {
     }
 }
 
-fn complete_condition(standing: &Phase) -> ConditionFields {
-    match standing {
+fn complete_condition(phase: &Phase) -> ConditionFields {
+    match phase {
         Phase::Complete(message) => {
             condition_fields(condition::COMPLETE, "True", "Done", message.clone())
         }
@@ -223,8 +224,8 @@ fn complete_condition(standing: &Phase) -> ConditionFields {
     }
 }
 
-fn failed_condition(standing: &Phase) -> ConditionFields {
-    match standing {
+fn failed_condition(phase: &Phase) -> ConditionFields {
+    match phase {
         Phase::Failed(cause) => condition_fields(
             condition::FAILED,
             "True",
@@ -245,7 +246,7 @@ mod tests {
         resolved_run::StatusReason,
     };
 
-    fn seen(seconds: i64, answers: bool) -> ObservedState {
+    fn observed(seconds: i64, answers: bool) -> ObservedState {
         ObservedState {
             now: time_at(seconds),
             report: answers.then(ProgressReport::default),
@@ -267,15 +268,15 @@ mod tests {
 
     #[test]
     fn all_conditions_are_there_from_the_first_write_on() {
-        let mut ledger = RecordedStatus::default();
+        let mut recorded = RecordedStatus::default();
         write_conditions(
-            &mut ledger,
+            &mut recorded,
             &Phase::Waiting(StatusReason::new("Starting", "")),
             Some(3),
-            &seen(0, false),
+            &observed(0, false),
         );
 
-        let types: Vec<_> = ledger
+        let types: Vec<_> = recorded
             .conditions
             .iter()
             .map(|found| found.type_.as_str())
@@ -293,38 +294,43 @@ mod tests {
         ];
 
         assert_eq!(types, expected);
-        for found in &ledger.conditions {
+        for found in &recorded.conditions {
             assert_eq!(found.observed_generation, Some(3), "{}", found.type_);
             assert!(!found.reason.is_empty(), "{}", found.type_);
         }
 
-        assert_eq!(ledger.observed_generation, Some(3));
+        assert_eq!(recorded.observed_generation, Some(3));
     }
 
     #[test]
     fn a_condition_keeps_the_time_of_its_last_change() {
-        let mut ledger = RecordedStatus::default();
+        let mut recorded = RecordedStatus::default();
         let waiting = |reason| Phase::Waiting(StatusReason::new(reason, ""));
-        write_conditions(&mut ledger, &waiting("Starting"), Some(1), &seen(0, false));
         write_conditions(
-            &mut ledger,
+            &mut recorded,
+            &waiting("Starting"),
+            Some(1),
+            &observed(0, false),
+        );
+        write_conditions(
+            &mut recorded,
             &waiting("Unschedulable"),
             Some(1),
-            &seen(10, false),
+            &observed(10, false),
         );
 
-        let running = ledger.find_condition("Running").unwrap();
+        let running = recorded.find_condition("Running").unwrap();
         assert_eq!(running.last_transition_time.0.as_second(), NOW_SECONDS);
         assert_eq!(running.reason, "Unschedulable");
         write_conditions(
-            &mut ledger,
+            &mut recorded,
             &Phase::Running(String::new()),
             Some(1),
-            &seen(20, false),
+            &observed(20, false),
         );
 
         let changed = |type_| {
-            ledger
+            recorded
                 .find_condition(type_)
                 .unwrap()
                 .last_transition_time
@@ -347,19 +353,19 @@ mod tests {
         ];
 
         for (reported_at, seconds, answers, expected) in rows {
-            let mut ledger = RecordedStatus {
+            let mut recorded = RecordedStatus {
                 stages: vec![stage(reported_at, 0)],
                 ..RecordedStatus::default()
             };
 
             write_conditions(
-                &mut ledger,
+                &mut recorded,
                 &Phase::Running(String::new()),
                 None,
-                &seen(seconds, answers),
+                &observed(seconds, answers),
             );
 
-            let found = ledger.find_condition("Progressing").unwrap();
+            let found = recorded.find_condition("Progressing").unwrap();
             assert_eq!(format!("{} {}", found.status, found.reason), expected);
         }
     }
@@ -385,32 +391,32 @@ mod tests {
             (Phase::Failed(cause()), "True False False True False"),
         ];
 
-        for (standing, expected) in rows {
-            let mut ledger = RecordedStatus::default();
-            write_conditions(&mut ledger, &standing, None, &seen(0, false));
+        for (phase, expected) in rows {
+            let mut recorded = RecordedStatus::default();
+            write_conditions(&mut recorded, &phase, None, &observed(0, false));
             let status = ["Accepted", "Running", "Complete", "Failed", "Suspended"]
-                .map(|type_| ledger.find_condition(type_).unwrap().status.clone());
-            assert_eq!(status.join(" "), expected, "{standing:?}");
+                .map(|type_| recorded.find_condition(type_).unwrap().status.clone());
+            assert_eq!(status.join(" "), expected, "{phase:?}");
         }
     }
 
     #[test]
     fn skipped_samples_degrade_a_run() {
-        let mut ledger = RecordedStatus {
+        let mut recorded = RecordedStatus {
             stages: vec![stage(Some(0), 3)],
             ..RecordedStatus::default()
         };
 
         write_conditions(
-            &mut ledger,
+            &mut recorded,
             &Phase::Running(String::new()),
             None,
-            &seen(0, true),
+            &observed(0, true),
         );
 
-        assert!(ledger.is_condition_true("Degraded"));
+        assert!(recorded.is_condition_true("Degraded"));
         assert!(
-            ledger
+            recorded
                 .find_condition("Degraded")
                 .unwrap()
                 .message
@@ -427,19 +433,23 @@ mod tests {
                 ..stage(Some(0), 0)
             };
 
-            let mut ledger = RecordedStatus {
+            let mut recorded = RecordedStatus {
                 stages: vec![halved],
                 ..RecordedStatus::default()
             };
 
             write_conditions(
-                &mut ledger,
+                &mut recorded,
                 &Phase::Running(String::new()),
                 None,
-                &seen(0, true),
+                &observed(0, true),
             );
 
-            assert_eq!(ledger.is_condition_true("Degraded"), degraded, "{state:?}");
+            assert_eq!(
+                recorded.is_condition_true("Degraded"),
+                degraded,
+                "{state:?}"
+            );
         }
     }
 }

@@ -99,8 +99,9 @@ fn blocked_event(before: &RecordedStatus, after: &RecordedStatus) -> Option<RunE
         "TrainingFailed",
     ];
 
-    let reason =
-        |ledger: &RecordedStatus| Some(ledger.find_condition(condition::RUNNING)?.reason.clone());
+    let reason = |recorded: &RecordedStatus| {
+        Some(recorded.find_condition(condition::RUNNING)?.reason.clone())
+    };
     let new = reason(after).filter(|new| BLOCKING_REASONS.contains(&new.as_str()))?;
     let message = after.find_condition(condition::RUNNING)?.message.clone();
     (reason(before).as_ref() != Some(&new)).then_some(RunEvent {
@@ -118,8 +119,8 @@ fn condition_event(
     reason: &str,
     warning: bool,
 ) -> Option<RunEvent> {
-    let has = |ledger: &RecordedStatus| {
-        ledger
+    let has = |recorded: &RecordedStatus| {
+        recorded
             .find_condition(type_)
             .is_some_and(|found| found.status == status)
     };

@@ -1,5 +1,5 @@
-//! A trainer's report, put on record: numbers become text, newest checkpoints come first. Pure. What an
-//! evaluation measured, `results` puts there.
+//! Records a progress report in the status: numbers are formatted as text, checkpoints are listed newest
+//! first. Results of evaluations are recorded by `results`. Pure.
 
 use cnclip_crds::{
     report::{CheckpointReport, MAX_CHECKPOINTS, ProgressReport, ValidationReport},
@@ -11,19 +11,20 @@ use k8s_openapi::jiff::Timestamp;
 use super::results;
 use crate::{observed::ObservedState, recorded_status::RecordedStatus, time};
 
-/// Whether a report is that of one attempt's pod, and not a stranger's that now has its address.
+/// Whether a report is from a pod of the attempt. Pod IPs are reused, so that another pod may answer.
 pub fn matches_attempt(report: &ProgressReport, run: &RunIdentity, pod_uid: &str) -> bool {
     report.run == *run && report.pod_uid == pod_uid
 }
 
-/// Puts a report of a stage on record, which keeps so many checkpoints: others are not there any more.
+/// Records the progress report of a stage that retains `kept_checkpoints` checkpoints.
 pub fn record_progress(
-    ledger: &mut RecordedStatus,
-    (index, keeps): (usize, usize),
+    recorded: &mut RecordedStatus,
+    stage_index: usize,
+    kept_checkpoints: usize,
     report: &ProgressReport,
-    seen: &ObservedState,
+    observed: &ObservedState,
 ) {
-    let Some(stage) = ledger.stages.get_mut(index) else {
+    let Some(stage) = recorded.stages.get_mut(stage_index) else {
         return;
     };
 
@@ -45,8 +46,13 @@ pub fn record_progress(
     stage.peak_rss_bytes = (peak > 0).then_some(peak);
     stage.reported_at = Some(format_timestamp(report.reported_at));
     let name = stage.name.clone();
-    merge_checkpoints(&mut ledger.checkpoints, (&name, keeps), &report.checkpoints);
-    if let Some(entry) = ledger.history.get_mut(index)
+    merge_checkpoints(
+        &mut recorded.checkpoints,
+        &name,
+        kept_checkpoints,
+        &report.checkpoints,
+    );
+    if let Some(entry) = recorded.history.get_mut(stage_index)
         && report.results.len() >= entry.results.len()
     {
         entry.results = report
@@ -56,33 +62,38 @@ pub fn record_progress(
             .collect();
     }
 
-    results::record_results(ledger, report, seen);
+    results::record_results(recorded, report, observed);
 }
 
-/// Puts those that a stage tells of before the older ones, without those that it has deleted.
+/// Prepends the reported checkpoints of a stage and drops those that it has pruned: a report lists only the
+/// checkpoints of the current attempt, so those of earlier attempts are counted too.
 fn merge_checkpoints(
     checkpoints: &mut Vec<CheckpointStatus>,
-    (stage, keeps): (&str, usize),
-    told: &[CheckpointReport],
+    stage: &str,
+    kept_checkpoints: usize,
+    reported: &[CheckpointReport],
 ) {
-    checkpoints.retain(|old| told.iter().all(|one| one.uri != old.uri));
-    checkpoints.splice(..0, told.iter().map(|one| checkpoint_status(stage, one)));
+    checkpoints.retain(|old| reported.iter().all(|one| one.uri != old.uri));
+    checkpoints.splice(
+        ..0,
+        reported.iter().map(|one| checkpoint_status(stage, one)),
+    );
     let mut newer = 0;
     checkpoints.retain(|one| {
         newer += usize::from(one.stage == stage);
-        one.stage != stage || newer <= keeps
+        one.stage != stage || newer <= kept_checkpoints
     });
 
     checkpoints.truncate(MAX_CHECKPOINTS);
 }
 
-fn checkpoint_status(stage: &str, told: &CheckpointReport) -> CheckpointStatus {
+fn checkpoint_status(stage: &str, report: &CheckpointReport) -> CheckpointStatus {
     CheckpointStatus {
         stage: stage.to_owned(),
-        step: told.step,
-        uri: told.uri.clone(),
-        digest: told.digest.clone(),
-        written_at: format_timestamp(told.written_at),
+        step: report.step,
+        uri: report.uri.clone(),
+        digest: report.digest.clone(),
+        written_at: format_timestamp(report.written_at),
     }
 }
 
@@ -103,7 +114,7 @@ mod tests {
 
     use super::*;
 
-    fn ledger() -> RecordedStatus {
+    fn recorded() -> RecordedStatus {
         let stage = StageStatus {
             name: "align".to_owned(),
             ..StageStatus::default()
@@ -132,7 +143,7 @@ mod tests {
 
     #[test]
     fn numbers_become_text_of_a_readable_length() {
-        let mut ledger = ledger();
+        let mut recorded = recorded();
         let report = ProgressReport {
             step: 5,
             steps: 50,
@@ -145,8 +156,8 @@ mod tests {
             ..ProgressReport::default()
         };
 
-        record_progress(&mut ledger, (0, 9), &report, &ObservedState::default());
-        let stage = &ledger.stages[0];
+        record_progress(&mut recorded, 0, 9, &report, &ObservedState::default());
+        let stage = &recorded.stages[0];
         assert_eq!(stage.loss.as_deref(), Some("0.1235"));
         assert_eq!(stage.learning_rate.as_deref(), Some("2.000e-5"));
         assert_eq!(stage.samples_per_second.as_deref(), Some("313.3"));
@@ -161,36 +172,48 @@ mod tests {
 
     #[test]
     fn the_newest_checkpoints_are_on_record_once_each_those_between_two_reports_too() {
-        let mut ledger = ledger();
-        for told in [&[10][..], &[40, 30, 20, 10], &[40, 30, 20, 10]] {
-            record_progress(&mut ledger, (0, 9), &saved(told), &ObservedState::default());
+        let mut recorded = recorded();
+        for reported in [&[10][..], &[40, 30, 20, 10], &[40, 30, 20, 10]] {
+            record_progress(
+                &mut recorded,
+                0,
+                9,
+                &saved(reported),
+                &ObservedState::default(),
+            );
         }
 
-        let steps = |ledger: &RecordedStatus| -> Vec<_> {
-            ledger.checkpoints.iter().map(|found| found.step).collect()
+        let steps = |recorded: &RecordedStatus| -> Vec<_> {
+            recorded
+                .checkpoints
+                .iter()
+                .map(|found| found.step)
+                .collect()
         };
 
-        assert_eq!(steps(&ledger), [40, 30, 20, 10]);
+        assert_eq!(steps(&recorded), [40, 30, 20, 10]);
         for step in [50, 60, 70, 80, 90] {
             record_progress(
-                &mut ledger,
-                (0, 9),
+                &mut recorded,
+                0,
+                9,
                 &saved(&[step]),
                 &ObservedState::default(),
             );
         }
 
-        assert_eq!(steps(&ledger), [90, 80, 70, 60, 50, 40, 30, 20]);
+        assert_eq!(steps(&recorded), [90, 80, 70, 60, 50, 40, 30, 20]);
         record_progress(
-            &mut ledger,
-            (0, 2),
+            &mut recorded,
+            0,
+            2,
             &saved(&[100]),
             &ObservedState::default(),
         );
-        assert_eq!(steps(&ledger), [100, 90], "the others are deleted");
-        ledger.stages[0].name = "tune".to_owned();
-        record_progress(&mut ledger, (0, 2), &saved(&[5]), &ObservedState::default());
-        assert_eq!(steps(&ledger), [5, 100, 90], "each stage has its own");
+        assert_eq!(steps(&recorded), [100, 90], "the others are deleted");
+        recorded.stages[0].name = "tune".to_owned();
+        record_progress(&mut recorded, 0, 2, &saved(&[5]), &ObservedState::default());
+        assert_eq!(steps(&recorded), [5, 100, 90], "each stage has its own");
     }
 
     #[test]

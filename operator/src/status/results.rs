@@ -22,19 +22,19 @@ use crate::{
 
 /// Puts what a report says of results on record.
 pub(super) fn record_results(
-    ledger: &mut RecordedStatus,
+    recorded: &mut RecordedStatus,
     report: &ProgressReport,
-    seen: &ObservedState,
+    observed: &ObservedState,
 ) {
     let Some(evaluation) = &report.evaluation else {
         return;
     };
 
-    let Some(fresh) = build_provenance(evaluation, report, seen) else {
+    let Some(fresh) = build_provenance(evaluation, report, observed) else {
         return;
     };
 
-    let same = ledger
+    let same = recorded
         .provenance
         .as_ref()
         .is_some_and(|old| old.checkpoint == fresh.checkpoint);
@@ -42,8 +42,8 @@ pub(super) fn record_results(
     if same {
         // Last words hold what was told last: what was told before them stays.
         let results = report.results.iter().map(result_status);
-        results.for_each(|result| upsert_by_name(&mut ledger.results, result, |one| &one.name));
-        let mut datasets = ledger
+        results.for_each(|result| upsert_by_name(&mut recorded.results, result, |one| &one.name));
+        let mut datasets = recorded
             .provenance
             .take()
             .map(|old| old.datasets)
@@ -54,14 +54,14 @@ pub(super) fn record_results(
             .iter()
             .for_each(|one| upsert_by_name(&mut datasets, one.clone(), |one| &one.task));
 
-        ledger.provenance = Some(EvaluationProvenance { datasets, ..fresh });
+        recorded.provenance = Some(EvaluationProvenance { datasets, ..fresh });
         return;
     }
 
     let all = report.results.len() as i64 == report.steps;
-    if ledger.results.is_empty() || all || report.activity == TrainerActivity::Done {
-        ledger.results = report.results.iter().map(result_status).collect();
-        ledger.provenance = Some(fresh);
+    if recorded.results.is_empty() || all || report.activity == TrainerActivity::Done {
+        recorded.results = report.results.iter().map(result_status).collect();
+        recorded.provenance = Some(fresh);
     }
 }
 
@@ -78,7 +78,7 @@ fn upsert_by_name<T>(all: &mut Vec<T>, fresh: T, name: impl Fn(&T) -> &String) {
 fn build_provenance(
     evaluation: &EvaluationReport,
     report: &ProgressReport,
-    seen: &ObservedState,
+    observed: &ObservedState,
 ) -> Option<EvaluationProvenance> {
     let dataset = |result: &TaskResult| DatasetProvenance {
         task: result.name.clone(),
@@ -90,7 +90,7 @@ fn build_provenance(
         },
     };
 
-    let worker = seen
+    let worker = observed
         .workers
         .iter()
         .find(|worker| worker.uid == report.pod_uid);

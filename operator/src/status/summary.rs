@@ -10,10 +10,10 @@ use cnclip_crds::{
 use crate::{recorded_status::RecordedStatus, time};
 
 /// The columns of a training: those of the stage whose turn it is, or of the last.
-pub fn training_summary(ledger: &RecordedStatus) -> TrainingSummary {
-    let last = ledger.stages.len().saturating_sub(1);
-    let index = ledger.current_stage().unwrap_or(last);
-    let Some(stage) = ledger.stages.get(index) else {
+pub fn training_summary(recorded: &RecordedStatus) -> TrainingSummary {
+    let last = recorded.stages.len().saturating_sub(1);
+    let index = recorded.current_stage().unwrap_or(last);
+    let Some(stage) = recorded.stages.get(index) else {
         return TrainingSummary::default();
     };
 
@@ -28,7 +28,7 @@ pub fn training_summary(ledger: &RecordedStatus) -> TrainingSummary {
         .filter(|_| stage.state == StageState::Running);
 
     TrainingSummary {
-        stage: format!("{}/{} {}", index + 1, ledger.stages.len(), stage.name),
+        stage: format!("{}/{} {}", index + 1, recorded.stages.len(), stage.name),
         step,
         loss: stage.loss.clone().unwrap_or_default(),
         r1: stage
@@ -43,8 +43,8 @@ pub fn training_summary(ledger: &RecordedStatus) -> TrainingSummary {
 
 /// The columns of an evaluation: what its first task is compared by, and the recalls of the first
 /// retrieval from texts to images.
-pub fn evaluation_summary(ledger: &RecordedStatus, tasks: usize) -> EvaluationSummary {
-    let recalls = ledger
+pub fn evaluation_summary(recorded: &RecordedStatus, tasks: usize) -> EvaluationSummary {
+    let recalls = recorded
         .results
         .iter()
         .find_map(|result| result.retrieval.as_ref()?.recalls.as_ref());
@@ -53,17 +53,17 @@ pub fn evaluation_summary(ledger: &RecordedStatus, tasks: usize) -> EvaluationSu
         .map(|recalls| recalls.text_to_image.clone())
         .unwrap_or_default();
 
-    let (metric, score) = ledger
+    let (metric, score) = recorded
         .results
         .first()
         .and_then(primary_metric)
         .unwrap_or_default();
 
     EvaluationSummary {
-        tasks: format!("{}/{tasks}", ledger.results.len()),
+        tasks: format!("{}/{tasks}", recorded.results.len()),
         metric,
         score,
-        gate: gate_column(ledger).to_owned(),
+        gate: gate_column(recorded).to_owned(),
         r1: recall.r1,
         r5: recall.r5,
         r10: recall.r10,
@@ -85,8 +85,8 @@ fn primary_metric(result: &ResultStatus) -> Option<(String, String)> {
     })
 }
 
-fn gate_column(ledger: &RecordedStatus) -> &'static str {
-    match ledger
+fn gate_column(recorded: &RecordedStatus) -> &'static str {
+    match recorded
         .find_condition(condition::GATE_PASSED)
         .map(|found| found.status.as_str())
     {

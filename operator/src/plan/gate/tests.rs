@@ -218,22 +218,22 @@ fn judged(
     gate: Option<&GateSpec>,
     generation: i64,
 ) -> RecordedStatus {
-    let mut ledger = RecordedStatus {
+    let mut recorded = RecordedStatus {
         results: results(found),
         ..before.clone()
     };
 
-    let seen = ObservedState {
+    let observed = ObservedState {
         now: time_at(generation),
         ..ObservedState::default()
     };
 
-    evaluate_gate(&mut ledger, before, gate, Some(generation), &seen);
-    ledger
+    evaluate_gate(&mut recorded, before, gate, Some(generation), &observed);
+    recorded
 }
 
-fn word(ledger: &RecordedStatus) -> Option<&str> {
-    Some(ledger.find_condition(GATE_PASSED)?.reason.as_str())
+fn word(recorded: &RecordedStatus) -> Option<&str> {
+    Some(recorded.find_condition(GATE_PASSED)?.reason.as_str())
 }
 
 #[test]

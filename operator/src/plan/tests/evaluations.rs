@@ -13,8 +13,8 @@ use super::*;
 use crate::status::progress::matches_attempt;
 
 /// What the operator does in one reconcile: plans from what is on record, and puts the plan there.
-fn reconcile(run: &mut CnClipEvaluation, seen: &ObservedState) -> ReconcilePlan {
-    let plan = decide(run, &run.recorded_status(), seen);
+fn reconcile(run: &mut CnClipEvaluation, observed: &ObservedState) -> ReconcilePlan {
+    let plan = decide(run, &run.recorded_status(), observed);
     run.status = Some(serde_json::from_value(run.to_status_json(&plan.status)).unwrap());
     plan
 }
@@ -37,10 +37,10 @@ fn training(checkpoints: &[Value], ended: Option<&str>) -> CnClipTraining {
     training
 }
 
-fn of_training(seen: ObservedState, training: CnClipTraining) -> ObservedState {
+fn from_training(observed: ObservedState, training: CnClipTraining) -> ObservedState {
     ObservedState {
         training: Some(training),
-        ..seen
+        ..observed
     }
 }
 
@@ -129,7 +129,7 @@ fn results_say_what_they_are_of_and_what_made_them() {
 
     reconcile(
         &mut run,
-        &of_training(done, training(&[], Some("Complete"))),
+        &from_training(done, training(&[], Some("Complete"))),
     );
 
     let found = serde_json::to_value(&run.status).unwrap();
@@ -166,7 +166,7 @@ fn a_classification_is_of_its_templates_too() {
     report.results[0].measured = serde_json::from_value(json!({"zeroShot": scores})).unwrap();
     reconcile(
         &mut run,
-        &of_training(done, training(&[], Some("Complete"))),
+        &from_training(done, training(&[], Some("Complete"))),
     );
     let found = serde_json::to_value(&run.status).unwrap();
     assert_eq!(found["provenance"]["datasets"][0]["templates"], templates);
@@ -177,7 +177,7 @@ fn a_classification_is_of_its_templates_too() {
 fn results_that_were_told_stay_when_the_last_words_have_only_the_last() {
     let mut run = manifest_fixtures::sample_evaluation();
     let told = |names: &[&str]| {
-        let seen = well(
+        let observed = well(
             &manifest_fixtures::sample_evaluation(),
             9,
             "evaluate",
@@ -185,7 +185,7 @@ fn results_that_were_told_stay_when_the_last_words_have_only_the_last() {
             50.0,
         );
 
-        let report = seen.report.unwrap();
+        let report = observed.report.unwrap();
         let one = |name: &&str| TaskResult {
             name: (*name).to_owned(),
             ..report.results[0].clone()
@@ -198,9 +198,9 @@ fn results_that_were_told_stay_when_the_last_words_have_only_the_last() {
             ..report.clone()
         });
 
-        let seen = at_work(9, "evaluate", 1, WorkerState::Running);
-        of_training(
-            ObservedState { report, ..seen },
+        let observed = at_work(9, "evaluate", 1, WorkerState::Running);
+        from_training(
+            ObservedState { report, ..observed },
             training(&[], Some("Complete")),
         )
     };
@@ -230,14 +230,14 @@ fn a_gate_waits_for_its_baseline_after_the_end_and_is_judged_once() {
     let mut run = manifest_fixtures::sample_evaluation_with("/gate", gate);
     let complete = training(&[], Some("Complete"));
     let at_the_end = well(&run, 9, "evaluate", "s3://x/checkpoints/8-1", 50.0);
-    reconcile(&mut run, &of_training(at_the_end, complete.clone()));
-    let waiting = reconcile(&mut run, &of_training(nothing(10), complete.clone()));
+    reconcile(&mut run, &from_training(at_the_end, complete.clone()));
+    let waiting = reconcile(&mut run, &from_training(nothing(10), complete.clone()));
     assert_eq!(why(&waiting.status, "Complete"), "True Done");
     assert_eq!(
         why(&waiting.status, "GatePassed"),
         "Unknown BaselineMissing"
     );
-    let still = reconcile(&mut run, &of_training(nothing(11), complete.clone()));
+    let still = reconcile(&mut run, &from_training(nothing(11), complete.clone()));
     assert_eq!(
         still.requeue_after,
         Some(Duration::from_secs(5)),
@@ -246,10 +246,10 @@ fn a_gate_waits_for_its_baseline_after_the_end_and_is_judged_once() {
 
     let mut old = manifest_fixtures::sample_evaluation();
     let its = well(&old, 12, "evaluate", "s3://y/checkpoints/8-1", 50.9);
-    reconcile(&mut old, &of_training(its, complete.clone()));
+    reconcile(&mut old, &from_training(its, complete.clone()));
     let beside = ObservedState {
         baseline: Some(old),
-        ..of_training(nothing(13), complete.clone())
+        ..from_training(nothing(13), complete.clone())
     };
     let judged = reconcile(&mut run, &beside);
     assert_eq!(why(&judged.status, "GatePassed"), "True Passed");
@@ -262,7 +262,7 @@ fn a_gate_waits_for_its_baseline_after_the_end_and_is_judged_once() {
         "Passed"
     );
     // The baseline goes; the verdict stays.
-    let after = reconcile(&mut run, &of_training(nothing(14), complete));
+    let after = reconcile(&mut run, &from_training(nothing(14), complete));
     assert_eq!(why(&after.status, "GatePassed"), "True Passed");
 }
 
@@ -272,14 +272,14 @@ fn a_failed_gate_fails_no_evaluation() {
     let mut run = manifest_fixtures::sample_evaluation_with("/gate", gate);
     let complete = training(&[], Some("Complete"));
     let at_the_end = well(&run, 9, "evaluate", "s3://x/checkpoints/8-1", 50.0);
-    let plan = reconcile(&mut run, &of_training(at_the_end, complete.clone()));
+    let plan = reconcile(&mut run, &from_training(at_the_end, complete.clone()));
 
     assert_eq!(
         reasons(&plan),
         ["AttemptStarted", "StageSucceeded", "GateNotPassed"][1..]
     );
 
-    let plan = reconcile(&mut run, &of_training(nothing(10), complete));
+    let plan = reconcile(&mut run, &from_training(nothing(10), complete));
     assert_eq!(why(&plan.status, "Complete"), "True Done");
     assert_eq!(why(&plan.status, "Failed"), "False NotFailed");
     assert_eq!(why(&plan.status, "GatePassed"), "False BelowTheGate");
@@ -289,14 +289,14 @@ fn a_failed_gate_fails_no_evaluation() {
 fn every_checkpoint_is_scored_as_it_appears_until_the_training_has_ended() {
     let mut run = series();
     let young = training(&[], None);
-    let plan = reconcile(&mut run, &of_training(nothing(0), young));
+    let plan = reconcile(&mut run, &from_training(nothing(0), young));
     assert_eq!(
         (created(&plan), why(&plan.status, "Running").as_str()),
         (None, "False NoCheckpoint")
     );
 
     let first = training(&[checkpoint("align", 10)], None);
-    let plan = reconcile(&mut run, &of_training(nothing(1), first.clone()));
+    let plan = reconcile(&mut run, &from_training(nothing(1), first.clone()));
     assert_eq!(created(&plan), Some("muge-scores-align-10-1"));
     let objects = plan.create.unwrap();
     let told = objects.config_map.data.unwrap()["run.json"].clone();
@@ -313,8 +313,8 @@ fn every_checkpoint_is_scored_as_it_appears_until_the_training_has_ended() {
 
     let uri = "s3://runs/muge/align/checkpoints/10-1";
     let at_the_end = well(&run, 2, "align-10", uri, 50.0);
-    reconcile(&mut run, &of_training(at_the_end, first.clone()));
-    let plan = reconcile(&mut run, &of_training(nothing(3), first));
+    reconcile(&mut run, &from_training(at_the_end, first.clone()));
+    let plan = reconcile(&mut run, &from_training(nothing(3), first));
     assert_eq!(why(&plan.status, "Running"), "False WaitingForCheckpoint");
     assert_eq!(why(&plan.status, "Complete"), "Unknown Waiting");
 
@@ -326,7 +326,7 @@ fn every_checkpoint_is_scored_as_it_appears_until_the_training_has_ended() {
     ];
 
     let over = training(&both, Some("Failed"));
-    let plan = reconcile(&mut run, &of_training(nothing(4), over.clone()));
+    let plan = reconcile(&mut run, &from_training(nothing(4), over.clone()));
     assert_eq!(created(&plan), Some("muge-scores-align-20-1"));
 
     for (stage, uri, r1) in [
@@ -334,10 +334,10 @@ fn every_checkpoint_is_scored_as_it_appears_until_the_training_has_ended() {
         ("tune-5", "s3://runs/muge/tune/checkpoints/5-1", 55.0),
     ] {
         let at_the_end = well(&run, 5, stage, uri, r1);
-        reconcile(&mut run, &of_training(at_the_end, over.clone()));
+        reconcile(&mut run, &from_training(at_the_end, over.clone()));
     }
 
-    let plan = reconcile(&mut run, &of_training(nothing(6), over));
+    let plan = reconcile(&mut run, &from_training(nothing(6), over));
     assert_eq!(why(&plan.status, "Complete"), "True Done");
     let status = run.status.as_ref().unwrap();
     let history: Vec<_> = status
@@ -377,7 +377,7 @@ fn every_checkpoint_is_scored_as_it_appears_until_the_training_has_ended() {
 fn a_checkpoint_that_was_deleted_before_its_turn_is_skipped_and_said_so() {
     let mut run = series();
     let both = training(&[checkpoint("align", 20), checkpoint("align", 10)], None);
-    reconcile(&mut run, &of_training(nothing(0), both.clone()));
+    reconcile(&mut run, &from_training(nothing(0), both.clone()));
     let gone = EvaluationReport {
         missing: true,
         ..EvaluationReport::default()
@@ -389,16 +389,16 @@ fn a_checkpoint_that_was_deleted_before_its_turn_is_skipped_and_said_so() {
         ..ProgressReport::default()
     };
 
-    let mut seen = at_work(1, "align-10", 1, ended_state(78, "Error", ""));
-    seen.report = Some(report);
-    let plan = reconcile(&mut run, &of_training(seen, both.clone()));
+    let mut observed = at_work(1, "align-10", 1, ended_state(78, "Error", ""));
+    observed.report = Some(report);
+    let plan = reconcile(&mut run, &from_training(observed, both.clone()));
     assert_eq!(reasons(&plan), ["CheckpointSkipped"]);
     assert_eq!(
         (&plan.status.last_failure, plan.status.restarts.total),
         (&None, 0)
     );
 
-    let plan = reconcile(&mut run, &of_training(nothing(2), both));
+    let plan = reconcile(&mut run, &from_training(nothing(2), both));
     assert_eq!(created(&plan), Some("muge-scores-align-20-1"));
     let skipped = &run.status.as_ref().unwrap().history[1];
     assert_eq!(
@@ -424,11 +424,11 @@ fn each_checkpoint_has_its_own_retries() {
         let stage = format!("align-{step}");
         let seconds = step * 100;
         let uri = format!("s3://runs/muge/align/checkpoints/{step}-1");
-        reconcile(&mut run, &of_training(nothing(seconds), newest.clone()));
+        reconcile(&mut run, &from_training(nothing(seconds), newest.clone()));
 
         for attempt in 1..=2 {
-            let seen = at_work(seconds + 1, &stage, attempt, ended_state(137, "Error", ""));
-            let plan = reconcile(&mut run, &of_training(seen, newest.clone()));
+            let observed = at_work(seconds + 1, &stage, attempt, ended_state(137, "Error", ""));
+            let plan = reconcile(&mut run, &from_training(observed, newest.clone()));
             assert_eq!(
                 why(&plan.status, "Failed"),
                 "False NotFailed",
@@ -442,12 +442,12 @@ fn each_checkpoint_has_its_own_retries() {
             ..report
         };
 
-        let seen = ObservedState {
+        let observed = ObservedState {
             report: Some(report),
             ..done(seconds + 9, &stage, 3)
         };
 
-        reconcile(&mut run, &of_training(seen, newest));
+        reconcile(&mut run, &from_training(observed, newest));
     }
 
     let restarts = &run.status.as_ref().unwrap().restarts;
@@ -465,15 +465,15 @@ fn each_checkpoint_has_its_own_retries() {
 fn what_else_goes_wrong_with_a_checkpoint_is_a_failure() {
     let mut run = series();
     let one = training(&[checkpoint("align", 10)], None);
-    reconcile(&mut run, &of_training(nothing(0), one.clone()));
-    let seen = at_work(
+    reconcile(&mut run, &from_training(nothing(0), one.clone()));
+    let observed = at_work(
         1,
         "align-10",
         1,
         ended_state(78, "Error", "the data set is not there"),
     );
 
-    let plan = reconcile(&mut run, &of_training(seen, one));
+    let plan = reconcile(&mut run, &from_training(observed, one));
     assert_eq!(why(&plan.status, "Failed"), "True Config");
 }
 
@@ -484,7 +484,7 @@ fn the_objects_of_old_checkpoints_go_and_the_record_is_bounded() {
         let newest = training(&[checkpoint("align", step)], None);
         let stage = format!("align-{step}");
         let uri = format!("s3://runs/muge/align/checkpoints/{step}-1");
-        let seen = ObservedState {
+        let observed = ObservedState {
             jobs: [step - 2, step - 1]
                 .into_iter()
                 .filter(|old| *old > 0)
@@ -493,7 +493,7 @@ fn the_objects_of_old_checkpoints_go_and_the_record_is_bounded() {
             ..nothing(step)
         };
 
-        let plan = reconcile(&mut run, &of_training(seen, newest.clone()));
+        let plan = reconcile(&mut run, &from_training(observed, newest.clone()));
         let expected: Vec<_> = (step > 2)
             .then(|| format!("muge-scores-align-{}-1", step - 2))
             .into_iter()
@@ -501,7 +501,7 @@ fn the_objects_of_old_checkpoints_go_and_the_record_is_bounded() {
 
         assert_eq!(plan.remove, expected, "the last stays for its logs");
         let at_the_end = well(&run, step, &stage, &uri, 50.0);
-        reconcile(&mut run, &of_training(at_the_end, newest));
+        reconcile(&mut run, &from_training(at_the_end, newest));
     }
 
     let history = &run.status.as_ref().unwrap().history;
@@ -517,9 +517,9 @@ fn results_of_one_checkpoint_stay_until_those_of_the_next_are_whole() {
     let first = training(&[checkpoint("align", 10)], None);
     let uri = "s3://runs/muge/align/checkpoints/10-1";
     let at_the_end = well(&run, 2, "align-10", uri, 50.0);
-    reconcile(&mut run, &of_training(at_the_end, first));
+    reconcile(&mut run, &from_training(at_the_end, first));
     let second = training(&[checkpoint("align", 20), checkpoint("align", 10)], None);
-    let mut seen = at_work(3, "align-20", 1, WorkerState::Running);
+    let mut observed = at_work(3, "align-20", 1, WorkerState::Running);
     let next = scored(
         &run,
         "align-20",
@@ -527,14 +527,14 @@ fn results_of_one_checkpoint_stay_until_those_of_the_next_are_whole() {
         60.0,
     );
 
-    seen.report = Some(ProgressReport {
+    observed.report = Some(ProgressReport {
         activity: TrainerActivity::Evaluating,
         step: 0,
         results: vec![],
         ..next
     });
 
-    reconcile(&mut run, &of_training(seen, second));
+    reconcile(&mut run, &from_training(observed, second));
     let status = run.status.as_ref().unwrap();
     assert_eq!(status.summary.as_ref().unwrap().score, "50.00");
     assert_eq!(status.provenance.as_ref().unwrap().checkpoint, uri);

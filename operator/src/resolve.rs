@@ -18,6 +18,7 @@ use crate::{
 
 mod evaluation;
 mod training;
+pub mod validate;
 
 /// What the operator was installed with.
 #[derive(Clone, Debug)]
@@ -70,7 +71,7 @@ pub trait RunResource:
     fn recorded_status(&self) -> RecordedStatus;
 
     /// The record as the kind's status.
-    fn to_status_json(&self, ledger: &RecordedStatus) -> serde_json::Value;
+    fn to_status_json(&self, recorded: &RecordedStatus) -> serde_json::Value;
 
     /// The present status.
     fn current_status_json(&self) -> serde_json::Value;

@@ -13,10 +13,9 @@ use cnclip_crds::{
 };
 use kube::ResourceExt;
 
-use super::{RunResource, TrainerDefaults};
+use super::{RunResource, TrainerDefaults, validate};
 use crate::{
     observed::ObservedState,
-    plan::validate,
     recorded_status::RecordedStatus,
     resolved_run::{ResolvedRun, ResolvedStage, StatusReason, TrainerConfig},
     status::summary,
@@ -76,18 +75,18 @@ impl RunResource for CnClipTraining {
         }
     }
 
-    fn to_status_json(&self, ledger: &RecordedStatus) -> serde_json::Value {
+    fn to_status_json(&self, recorded: &RecordedStatus) -> serde_json::Value {
         let status = CnClipTrainingStatus {
-            observed_generation: ledger.observed_generation,
-            conditions: ledger.conditions.clone(),
-            stages: ledger.stages.clone(),
-            restarts: ledger.restarts.clone(),
-            last_failure: ledger.last_failure.clone(),
-            checkpoints: ledger.checkpoints.clone(),
-            report: ledger.report.clone(),
-            started_at: ledger.started_at.clone(),
-            finished_at: ledger.finished_at.clone(),
-            summary: Some(summary::training_summary(ledger)),
+            observed_generation: recorded.observed_generation,
+            conditions: recorded.conditions.clone(),
+            stages: recorded.stages.clone(),
+            restarts: recorded.restarts.clone(),
+            last_failure: recorded.last_failure.clone(),
+            checkpoints: recorded.checkpoints.clone(),
+            report: recorded.report.clone(),
+            started_at: recorded.started_at.clone(),
+            finished_at: recorded.finished_at.clone(),
+            summary: Some(summary::training_summary(recorded)),
         };
 
         serde_json::to_value(status).unwrap_or_default()
@@ -249,14 +248,14 @@ mod tests {
     use crate::manifest_fixtures;
 
     fn config(run: &CnClipTraining, index: usize) -> TrainConfig {
-        let work = run
+        let resolved = run
             .resolve_run(
                 &ObservedState::default(),
                 &manifest_fixtures::trainer_defaults(),
             )
             .unwrap();
 
-        match &work.stages[index].config {
+        match &resolved.stages[index].config {
             TrainerConfig::Train(config) => (**config).clone(),
             TrainerConfig::Evaluate(_) => panic!("a training trains"),
         }

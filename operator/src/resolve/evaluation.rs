@@ -16,10 +16,9 @@ use cnclip_crds::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
-use super::{RunResource, TrainerDefaults};
+use super::{RunResource, TrainerDefaults, validate};
 use crate::{
     observed::ObservedState,
-    plan::validate,
     recorded_status::RecordedStatus,
     resolved_run::{ResolvedRun, ResolvedStage, StatusReason},
     status::summary,
@@ -42,8 +41,8 @@ impl RunResource for CnClipEvaluation {
         let series = spec.trigger == EvaluationTrigger::EveryCheckpoint;
         let EvaluationStages {
             stages,
-            blocked_on: waits_for,
-            pending_on: goes_on,
+            blocked_on,
+            pending_on,
         } = if series {
             checkpoint_evaluations(self, training, &artifacts.uri)
         } else {
@@ -58,7 +57,7 @@ impl RunResource for CnClipEvaluation {
                 .map(|found| found.secret_name.clone()),
             stages,
             per_checkpoint: series,
-            pending_on: goes_on,
+            pending_on,
             workers,
             artifacts: artifacts.uri,
             queue: spec.queue_name.clone(),
@@ -67,7 +66,7 @@ impl RunResource for CnClipEvaluation {
             deadline_seconds: spec.deadline_seconds,
             ttl_seconds: spec.ttl_seconds_after_finished,
             suspend: spec.suspend,
-            blocked_on: waits_for,
+            blocked_on,
             gate: spec.gate.clone(),
         })
     }
@@ -111,28 +110,28 @@ impl RunResource for CnClipEvaluation {
         }
     }
 
-    fn to_status_json(&self, ledger: &RecordedStatus) -> serde_json::Value {
-        let turn = ledger
+    fn to_status_json(&self, recorded: &RecordedStatus) -> serde_json::Value {
+        let turn = recorded
             .current_stage()
-            .and_then(|index| ledger.stages.get(index));
-        let stage = turn.or(ledger.stages.last()).cloned().unwrap_or_default();
+            .and_then(|index| recorded.stages.get(index));
+        let stage = turn.or(recorded.stages.last()).cloned().unwrap_or_default();
         let status = CnClipEvaluationStatus {
-            observed_generation: ledger.observed_generation,
-            conditions: evaluation_conditions(ledger),
+            observed_generation: recorded.observed_generation,
+            conditions: evaluation_conditions(recorded),
             state: stage.state,
             attempt: stage.attempt,
-            checkpoint: ledger.checkpoint.clone(),
-            results: ledger.results.clone(),
-            provenance: ledger.provenance.clone(),
-            history: checkpoint_series::newest_history(ledger),
-            report: ledger.report.clone(),
-            restarts: ledger.restarts.clone(),
-            last_failure: ledger.last_failure.clone(),
+            checkpoint: recorded.checkpoint.clone(),
+            results: recorded.results.clone(),
+            provenance: recorded.provenance.clone(),
+            history: checkpoint_series::newest_history(recorded),
+            report: recorded.report.clone(),
+            restarts: recorded.restarts.clone(),
+            last_failure: recorded.last_failure.clone(),
             reported_at: stage.reported_at,
             peak_rss_bytes: stage.peak_rss_bytes,
-            started_at: ledger.started_at.clone(),
-            finished_at: ledger.finished_at.clone(),
-            summary: Some(summary::evaluation_summary(ledger, self.spec.tasks.len())),
+            started_at: recorded.started_at.clone(),
+            finished_at: recorded.finished_at.clone(),
+            summary: Some(summary::evaluation_summary(recorded, self.spec.tasks.len())),
         };
 
         serde_json::to_value(status).unwrap_or_default()
@@ -157,9 +156,9 @@ impl RunResource for CnClipEvaluation {
 }
 
 /// All but that of checkpoints, for an evaluation makes none.
-fn evaluation_conditions(ledger: &RecordedStatus) -> Vec<Condition> {
+fn evaluation_conditions(recorded: &RecordedStatus) -> Vec<Condition> {
     let own = |found: &&Condition| found.type_ != condition::CHECKPOINT_VERIFIED;
-    ledger.conditions.iter().filter(own).cloned().collect()
+    recorded.conditions.iter().filter(own).cloned().collect()
 }
 
 /// What is to be done.
@@ -174,7 +173,7 @@ fn single_evaluation(
     training: Option<&CnClipTraining>,
     artifacts: &str,
 ) -> EvaluationStages {
-    let (checkpoint, waits_for) = match resolve_checkpoint(run, training) {
+    let (checkpoint, blocked_on) = match resolve_checkpoint(run, training) {
         Ok(checkpoint) => (checkpoint, None),
         Err(cause) => (String::new(), Some(cause)),
     };
@@ -195,7 +194,7 @@ fn single_evaluation(
 
     EvaluationStages {
         stages: vec![stage],
-        blocked_on: waits_for,
+        blocked_on,
         pending_on: None,
     }
 }
@@ -274,8 +273,8 @@ fn training_checkpoint(
     when: CheckpointWait,
 ) -> Result<String, StatusReason> {
     let name = training.name_any();
-    let ledger = training.recorded_status();
-    let newest = ledger.checkpoints.first();
+    let recorded = training.recorded_status();
+    let newest = recorded.checkpoints.first();
 
     if when == CheckpointWait::FirstCheckpoint {
         return newest.map(|newest| newest.uri.clone()).ok_or_else(|| {
@@ -286,9 +285,9 @@ fn training_checkpoint(
         });
     }
 
-    if let Some(failed) = ledger
+    if let Some(failed) = recorded
         .find_condition(condition::FAILED)
-        .filter(|_| ledger.is_condition_true(condition::FAILED))
+        .filter(|_| recorded.is_condition_true(condition::FAILED))
     {
         let message = format!(
             "waits for CnClipTraining {name}, which has failed ({}): set spec.checkpoint.when to \
@@ -303,7 +302,7 @@ fn training_checkpoint(
         .spec
         .stages
         .last()
-        .filter(|_| ledger.is_condition_true(condition::COMPLETE));
+        .filter(|_| recorded.is_condition_true(condition::COMPLETE));
 
     last.map(|last| artifacts::stage_prefix(&training.spec.artifacts.uri, &last.name))
         .ok_or_else(|| {
@@ -334,8 +333,8 @@ mod tests {
                 "lastTransitionTime": "2026-01-01T00:00:00Z"}])
     }
 
-    fn config(work: &ResolvedRun) -> &EvaluateConfig {
-        match &work.stages[0].config {
+    fn config(resolved: &ResolvedRun) -> &EvaluateConfig {
+        match &resolved.stages[0].config {
             TrainerConfig::Evaluate(config) => config,
             TrainerConfig::Train(_) => panic!("an evaluation scores"),
         }
@@ -368,7 +367,7 @@ mod tests {
         for (when, status, expected) in rows {
             let source = json!({"trainingName": "muge", "when": when});
             let run = manifest_fixtures::sample_evaluation_with("/checkpoint", source);
-            let work = run
+            let resolved = run
                 .resolve_run(
                     &observed(status.clone()),
                     &manifest_fixtures::trainer_defaults(),
@@ -376,35 +375,35 @@ mod tests {
                 .unwrap();
 
             assert_eq!(
-                work.blocked_on.map(|cause| cause.reason),
+                resolved.blocked_on.map(|cause| cause.reason),
                 expected,
                 "{when} {status}"
             );
         }
-        let work = manifest_fixtures::sample_evaluation()
+        let resolved = manifest_fixtures::sample_evaluation()
             .resolve_run(
                 &ObservedState::default(),
                 &manifest_fixtures::trainer_defaults(),
             )
             .unwrap();
-        assert_eq!(work.blocked_on.unwrap().reason, "TrainingMissing");
+        assert_eq!(resolved.blocked_on.unwrap().reason, "TrainingMissing");
     }
 
     #[test]
     fn what_an_evaluation_leaves_out_is_its_trainings() {
         let observed = observed(json!({"conditions": condition("Complete")}));
-        let work = manifest_fixtures::sample_evaluation()
+        let resolved = manifest_fixtures::sample_evaluation()
             .resolve_run(&observed, &manifest_fixtures::trainer_defaults())
             .unwrap();
 
-        assert_eq!(work.secret.as_deref(), Some("s3"));
-        assert_eq!(work.artifacts, "s3://runs/muge/evaluations/muge-scores");
+        assert_eq!(resolved.secret.as_deref(), Some("s3"));
+        assert_eq!(resolved.artifacts, "s3://runs/muge/evaluations/muge-scores");
         assert_eq!(
-            work.workers.resources,
+            resolved.workers.resources,
             manifest_fixtures::sample_training().spec.workers.resources
         );
 
-        assert_eq!(config(&work).checkpoint, "s3://runs/muge/tune");
+        assert_eq!(config(&resolved).checkpoint, "s3://runs/muge/tune");
     }
 
     #[test]
@@ -418,10 +417,10 @@ mod tests {
         };
 
         let told = |run: &CnClipEvaluation| {
-            let work = run
+            let resolved = run
                 .resolve_run(&observed, &manifest_fixtures::trainer_defaults())
                 .unwrap();
-            config(&work).vocabulary.clone().unwrap().uri
+            config(&resolved).vocabulary.clone().unwrap().uri
         };
 
         assert_eq!(
@@ -449,13 +448,13 @@ mod tests {
         };
 
         let sizes = |run: &CnClipEvaluation| {
-            let work = run
+            let resolved = run
                 .resolve_run(&observed, &manifest_fixtures::trainer_defaults())
                 .unwrap();
-            let told = &config(&work).world;
+            let told = &config(&resolved).world;
             assert_eq!(
                 (told.replicas, told.devices),
-                (work.workers.replicas, work.workers.devices)
+                (resolved.workers.replicas, resolved.workers.devices)
             );
 
             (told.replicas, told.devices)
@@ -476,12 +475,12 @@ mod tests {
         let mut run = manifest_fixtures::sample_evaluation();
         run.status =
             Some(serde_json::from_value(json!({"checkpoint": "s3://old", "attempt": 1})).unwrap());
-        let work = run
+        let resolved = run
             .resolve_run(&observed(json!({})), &manifest_fixtures::trainer_defaults())
             .unwrap();
 
-        assert_eq!(work.blocked_on, None);
-        assert_eq!(config(&work).checkpoint, "s3://old");
+        assert_eq!(resolved.blocked_on, None);
+        assert_eq!(config(&resolved).checkpoint, "s3://old");
     }
 
     #[test]
@@ -490,10 +489,10 @@ mod tests {
                            "templateSet": "Pet", "templates": "s3://data/pets.txt", "metric": "top5"});
         let tasks = json!([{"name": "pets", "zeroShot": asked}]);
         let run = manifest_fixtures::sample_evaluation_with("/tasks", tasks);
-        let work = run
+        let resolved = run
             .resolve_run(&observed(json!({})), &manifest_fixtures::trainer_defaults())
             .unwrap();
-        let told = serde_json::to_value(&config(&work).tasks[0].zero_shot).unwrap();
+        let told = serde_json::to_value(&config(&resolved).tasks[0].zero_shot).unwrap();
         assert_eq!(told, asked);
     }
 }

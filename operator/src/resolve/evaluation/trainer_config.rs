@@ -14,8 +14,8 @@ use cnclip_crds::{
 use kube::ResourceExt;
 
 use crate::{
+    resolve::training::{distributed_config, pinned_file},
     resolved_run::TrainerConfig,
-    run::training::{distributed_config, pinned_file},
 };
 
 /// Where results go.
@@ -23,7 +23,7 @@ pub(super) fn resolve_artifacts(
     run: &CnClipEvaluation,
     training: Option<&CnClipTraining>,
 ) -> ArtifactLocation {
-    let of_training = || {
+    let from_training = || {
         let artifacts = &training?.spec.artifacts;
         let prefix =
             artifacts::join_uri(&artifacts.uri, &format!("evaluations/{}", run.name_any()));
@@ -41,7 +41,7 @@ pub(super) fn resolve_artifacts(
     run.spec
         .artifacts
         .clone()
-        .or_else(of_training)
+        .or_else(from_training)
         .unwrap_or(nowhere)
 }
 
@@ -50,7 +50,7 @@ pub(super) fn resolve_workers(
     run: &CnClipEvaluation,
     training: Option<&CnClipTraining>,
 ) -> WorkersSpec {
-    let of_training = || {
+    let from_training = || {
         Some(WorkersSpec {
             replicas: 1,
             ..training?.spec.workers.clone()
@@ -60,7 +60,7 @@ pub(super) fn resolve_workers(
     run.spec
         .workers
         .clone()
-        .or_else(of_training)
+        .or_else(from_training)
         .unwrap_or_default()
 }
 
@@ -73,7 +73,7 @@ pub(super) fn evaluate_config(
     artifacts: String,
 ) -> TrainerConfig {
     let spec = &run.spec;
-    let of_training = || training?.spec.model.vocabulary.as_ref();
+    let from_training = || training?.spec.model.vocabulary.as_ref();
     let config = EvaluateConfig {
         run: RunIdentity {
             name: run.name_any(),
@@ -85,7 +85,7 @@ pub(super) fn evaluate_config(
         vocabulary: spec
             .vocabulary
             .as_ref()
-            .or_else(of_training)
+            .or_else(from_training)
             .map(pinned_file),
         tasks: spec.tasks.iter().map(task_config).collect(),
         artifacts,

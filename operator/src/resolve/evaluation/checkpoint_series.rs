@@ -6,7 +6,7 @@ use cnclip_crds::{
 };
 use kube::ResourceExt;
 
-use crate::{recorded_status::RecordedStatus, resolved_run::StatusReason, run::RunResource};
+use crate::{recorded_status::RecordedStatus, resolve::RunResource, resolved_run::StatusReason};
 
 /// How many checkpoints are on record.
 const MAX_HISTORY: usize = 50;
@@ -118,8 +118,8 @@ pub(super) fn stage_status(entry: &ScoredCheckpoint, present: &StageStatus) -> S
 }
 
 /// The newest of them, newest first: none is forgotten before its turn.
-pub(super) fn newest_history(ledger: &RecordedStatus) -> Vec<ScoredCheckpoint> {
-    let entries = ledger.history.iter().zip(&ledger.stages).rev();
+pub(super) fn newest_history(recorded: &RecordedStatus) -> Vec<ScoredCheckpoint> {
+    let entries = recorded.history.iter().zip(&recorded.stages).rev();
     let entries = entries.map(|(entry, stage)| ScoredCheckpoint {
         state: stage.state,
         attempt: stage.attempt,
@@ -127,9 +127,9 @@ pub(super) fn newest_history(ledger: &RecordedStatus) -> Vec<ScoredCheckpoint> {
         ..entry.clone()
     });
 
-    let turn = ledger.current_stage().unwrap_or(ledger.stages.len());
+    let turn = recorded.current_stage().unwrap_or(recorded.stages.len());
     entries
-        .take(MAX_HISTORY.max(ledger.stages.len() - turn))
+        .take(MAX_HISTORY.max(recorded.stages.len() - turn))
         .collect()
 }
 
@@ -185,18 +185,18 @@ mod tests {
         let pending = std::iter::repeat_n(stage(StageState::Pending), 70);
         let stages: Vec<_> = ended().chain(pending).collect();
         let entries = vec![ScoredCheckpoint::default(); 100];
-        let ledger = RecordedStatus {
+        let recorded = RecordedStatus {
             stages,
             history: entries,
             ..RecordedStatus::default()
         };
 
-        assert_eq!(newest_history(&ledger).len(), 70);
-        let ledger = RecordedStatus {
+        assert_eq!(newest_history(&recorded).len(), 70);
+        let recorded = RecordedStatus {
             stages: ended().chain(ended()).collect(),
-            ..ledger
+            ..recorded
         };
 
-        assert_eq!(newest_history(&ledger).len(), 50);
+        assert_eq!(newest_history(&recorded).len(), 50);
     }
 }

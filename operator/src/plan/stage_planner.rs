@@ -1,0 +1,454 @@
+//! Applies the next action of the current stage to a draft of the plan: status updates, objects to create
+//! and objects to delete. [`stages`] decides which action that is. Pure.
+
+use std::time::Duration;
+
+use cnclip_crds::{
+    artifacts,
+    common::LastFailure,
+    training::{StageState, StageStatus},
+};
+
+use super::{
+    failure::{self, AttemptFailure, FailureClass},
+    pending,
+    stages::{self, StageAction},
+};
+use crate::{
+    objects::AttemptObjects,
+    observed::{ObservedJob, ObservedState, WorkerState},
+    phase::Phase,
+    recorded_status::RecordedStatus,
+    resolve::RunRef,
+    resolved_run::{Attempt, ResolvedRun, ResolvedStage, StatusReason},
+    status::progress,
+    time,
+};
+
+/// Requeues at once: the status must be stored before the next decision is derived from it, so that a
+/// lost write repeats one action instead of losing a restart count.
+const REQUEUE_NOW: Option<Duration> = Some(Duration::ZERO);
+
+/// A plan under construction.
+pub(super) struct PlanDraft {
+    pub(super) status: RecordedStatus,
+    pub(super) create: Option<AttemptObjects>,
+    pub(super) remove: Vec<String>,
+    pub(super) requeue_after: Option<Duration>,
+}
+
+impl PlanDraft {
+    /// Plans the next action of a run.
+    pub(super) fn advance_run(
+        &mut self,
+        owner: &RunRef,
+        resolved: &ResolvedRun,
+        observed: &ObservedState,
+    ) -> Phase {
+        self.init_stages(resolved);
+        let Some(index) = self.status.current_stage() else {
+            return self.complete_run(resolved, observed);
+        };
+
+        let planner = StagePlanner {
+            owner,
+            resolved,
+            observed,
+            index,
+            draft: self,
+        };
+
+        planner.advance_stage()
+    }
+
+    /// Every stage is present in the status from the first update on, so that clients can list what is to
+    /// come. A series appends the stages of new checkpoints.
+    fn init_stages(&mut self, resolved: &ResolvedRun) {
+        for stage in resolved.stages.iter().skip(self.status.stages.len()) {
+            self.status.stages.push(StageStatus {
+                name: stage.name.clone(),
+                ..StageStatus::default()
+            });
+
+            self.status.history.extend(stage.scored_checkpoint.clone());
+        }
+    }
+
+    fn complete_run(&mut self, resolved: &ResolvedRun, observed: &ObservedState) -> Phase {
+        if let Some(reason) = &resolved.pending_on {
+            return if resolved.suspend {
+                let message = "no checkpoint is pending; set spec.suspend to false to resume";
+                Phase::Suspended(message.to_owned())
+            } else {
+                Phase::Waiting(reason.clone())
+            };
+        }
+
+        self.requeue_after = REQUEUE_NOW;
+        self.status
+            .finished_at
+            .get_or_insert_with(|| time::to_rfc3339(observed.now));
+
+        let last = resolved.stages.last().filter(|_| resolved.per_checkpoint);
+        Phase::Complete(match last {
+            Some(last) => format!("every checkpoint is scored; the last is {}", last.name),
+            None => format!("all {} stages are done", resolved.stages.len()),
+        })
+    }
+}
+
+/// Plans one action of the current stage.
+struct StagePlanner<'a> {
+    owner: &'a RunRef,
+    resolved: &'a ResolvedRun,
+    observed: &'a ObservedState,
+    index: usize,
+    draft: &'a mut PlanDraft,
+}
+
+impl StagePlanner<'_> {
+    fn advance_stage(mut self) -> Phase {
+        // The deadline covers the whole run, so it is checked before any action of the stage.
+        if let Some(failure) = deadline_failure(self.resolved, &self.draft.status, self.observed) {
+            return self.record_failure(&failure);
+        }
+
+        let action = stages::next_action(
+            self.resolved,
+            &self.draft.status,
+            self.stage_status(),
+            self.observed,
+        );
+
+        match action {
+            StageAction::Wait(reason) => Phase::Waiting(reason),
+            StageAction::Suspend => self.suspend(),
+            StageAction::Start(attempt) => self.start_attempt(attempt),
+            StageAction::Watch(job) => self.watch_attempt(&job),
+            StageAction::Succeed => self.complete_stage(),
+            StageAction::Fail(failure) => self.record_failure(&failure),
+        }
+    }
+
+    fn stage(&self) -> &ResolvedStage {
+        &self.resolved.stages[self.index]
+    }
+
+    fn stage_status(&self) -> &StageStatus {
+        &self.draft.status.stages[self.index]
+    }
+
+    fn stage_status_mut(&mut self) -> &mut StageStatus {
+        &mut self.draft.status.stages[self.index]
+    }
+
+    fn suspend(&mut self) -> Phase {
+        self.record_report();
+        self.adopt_attempt();
+        let stage = self.stage_status_mut();
+        stage.state = StageState::Suspended;
+        stage.eta_seconds = None;
+        let name = stage.name.clone();
+        let step = stage.step;
+
+        self.remove_attempts(|_, _| true);
+        let now = self.observed.now;
+        let terminating = self.observed.workers.iter().find(|pod| pod.is_alive(now));
+        Phase::Suspended(terminating.map_or_else(
+            || {
+                format!(
+                    "stage {name} is suspended after step {step}; set spec.suspend to false to resume"
+                )
+            },
+            |pod| format!("pod {} is saving its state and terminating", pod.name),
+        ))
+    }
+
+    fn start_attempt(&mut self, number: i32) -> Phase {
+        let attempt = Attempt {
+            number,
+            halve_micro_batch: self.stage_status().micro_batch_halved,
+        };
+
+        let objects = AttemptObjects::for_attempt(self.owner, self.resolved, self.stage(), attempt);
+        self.draft.create = Some(objects);
+        self.remove_old_attempts(number);
+
+        let message = format!(
+            "stage {}, attempt {number}: pods are being created",
+            self.stage().name
+        );
+
+        Phase::Waiting(StatusReason::new("Starting", message))
+    }
+
+    /// Removes the attempts whose logs are no longer of use. The previous attempt is kept for
+    /// `kubectl logs`: of this stage, and of a series also that of the previous checkpoint.
+    fn remove_old_attempts(&mut self, attempt: i32) {
+        let resolved = self.resolved;
+        let index = self.index;
+        let stage = resolved.stages[index].name.as_str();
+        let previous = index
+            .checked_sub(1)
+            .map(|previous| &resolved.stages[previous]);
+
+        self.remove_attempts(|name, old_attempt| {
+            if name == stage {
+                return old_attempt + 1 < attempt;
+            }
+
+            resolved.per_checkpoint && previous.is_some_and(|previous| previous.name != name)
+        });
+    }
+
+    fn watch_attempt(&mut self, job: &ObservedJob) -> Phase {
+        let workers = self.observed.workers_of(job);
+        let pending_reason = pending::pending_reason(self.resolved, &job.stage, job, &workers);
+        if let Some(failure) = failure::start_deadline_failure(
+            self.resolved.start_deadline_seconds,
+            job,
+            pending_reason.as_ref(),
+            self.observed.now,
+        ) {
+            return self.record_failure(&failure);
+        }
+
+        self.record_started(job);
+        self.stage_status_mut().state = if pending_reason.is_some() {
+            StageState::Starting
+        } else {
+            StageState::Running
+        };
+
+        self.record_report();
+        if let Some(reason) = pending_reason {
+            return Phase::Waiting(reason);
+        }
+
+        let running = workers
+            .iter()
+            .filter(|worker| worker.state == WorkerState::Running)
+            .count();
+
+        Phase::Running(format!(
+            "stage {}, attempt {}, {running} of {} workers",
+            job.stage, job.attempt, self.resolved.workers.replicas
+        ))
+    }
+
+    fn record_report(&mut self) {
+        let stage = self.stage();
+        let report = self.observed.report.as_ref();
+        // Right after a stage change the observed report is still that of the previous stage.
+        let Some(report) = report.filter(|report| report.run.stage == stage.name) else {
+            return;
+        };
+
+        let kept_checkpoints = stage.config.kept_checkpoints();
+        progress::record_progress(
+            &mut self.draft.status,
+            self.index,
+            kept_checkpoints,
+            report,
+            self.observed,
+        );
+    }
+
+    fn record_started(&mut self, job: &ObservedJob) {
+        let started = time::to_rfc3339(job.started);
+        let stage = self.stage_status_mut();
+        stage.attempt = stage.attempt.max(job.attempt);
+        stage.started_at.get_or_insert_with(|| started.clone());
+
+        let status = &mut self.draft.status;
+        status.started_at.get_or_insert(started);
+        if job.checkpoint.is_some() {
+            status.checkpoint.clone_from(&job.checkpoint);
+        }
+    }
+
+    /// Adopts an attempt whose Job was created but whose status update was lost.
+    fn adopt_attempt(&mut self) {
+        let job = self.observed.newest_job(&self.stage_status().name);
+        let newest = job.map_or(0, |job| job.attempt);
+        let stage = self.stage_status_mut();
+        stage.attempt = stage.attempt.max(newest);
+    }
+
+    fn complete_stage(&mut self) -> Phase {
+        self.draft.requeue_after = REQUEUE_NOW;
+        self.record_report();
+        if let Some(job) = self.observed.newest_job(&self.stage().name) {
+            self.record_started(job);
+        }
+
+        let finished_at = time::to_rfc3339(self.observed.now);
+        let stage = self.stage_status_mut();
+        stage.state = StageState::Succeeded;
+        stage.eta_seconds = None;
+        stage.finished_at = Some(finished_at);
+
+        // The checkpoints of a series are independent of each other, so each has the full retry budget.
+        if self.resolved.per_checkpoint {
+            failure::reset_retry_budget(&mut self.draft.status.restarts);
+        }
+
+        let stage = self.stage();
+        let message = format!("stage {} is done", stage.name);
+        let report = artifacts::join_uri(stage.config.artifacts_uri(), artifacts::REPORT_FILE);
+        self.draft.status.report = Some(report);
+        Phase::Waiting(StatusReason::new("StageSucceeded", message))
+    }
+
+    /// Records the failure of an attempt. The only place that decides whether the run is retried.
+    fn record_failure(&mut self, failure: &AttemptFailure) -> Phase {
+        self.draft.requeue_after = REQUEUE_NOW;
+        self.record_report();
+        if self.resolved.per_checkpoint && self.is_checkpoint_missing() {
+            return self.skip_checkpoint();
+        }
+
+        let retries = &self.resolved.retries;
+        let exhausted =
+            failure::retries_exhausted(failure.class, &self.draft.status.restarts, retries);
+
+        // Halving helps only where the trainer selects the micro-batch size; a fixed size is the user's.
+        let halve =
+            failure.class == FailureClass::OutOfMemory && self.stage().config.chooses_micro_batch();
+
+        self.adopt_attempt();
+        let stage = self.stage_status_mut();
+        stage.eta_seconds = None;
+        stage.micro_batch_halved |= halve;
+        stage.state = if exhausted.is_some() {
+            StageState::Failed
+        } else {
+            StageState::Starting
+        };
+
+        let last_failure = to_last_failure(self.stage_status(), failure, self.observed);
+        let stage = last_failure.stage.clone();
+        let attempt = last_failure.attempt;
+        self.draft.status.last_failure = Some(last_failure);
+        if let Some(explanation) = exhausted {
+            return self.fail_run(&stage, failure, &explanation);
+        }
+
+        failure::count_restart(&mut self.draft.status.restarts, failure.class);
+        let message = format!(
+            "attempt {attempt} of stage {stage} ended ({}): {}",
+            failure.class.name(),
+            failure.message
+        );
+
+        Phase::Waiting(StatusReason::new("RestartPending", message))
+    }
+
+    /// Whether the trainer reported that the checkpoint to evaluate does not exist.
+    fn is_checkpoint_missing(&self) -> bool {
+        let stage = &self.stage_status().name;
+        let report = self.observed.report.as_ref();
+        report
+            .filter(|report| report.run.stage == *stage)
+            .and_then(|report| report.evaluation.as_ref())
+            .is_some_and(|evaluation| evaluation.missing)
+    }
+
+    /// A training prunes old checkpoints, possibly before they are evaluated: that is no failure.
+    fn skip_checkpoint(&mut self) -> Phase {
+        failure::reset_retry_budget(&mut self.draft.status.restarts);
+        self.adopt_attempt();
+        let finished_at = time::to_rfc3339(self.observed.now);
+        let stage = self.stage_status_mut();
+        stage.state = StageState::Skipped;
+        stage.finished_at = Some(finished_at);
+        let name = stage.name.clone();
+
+        let entry = self.draft.status.history.get_mut(self.index);
+        let explanation = entry.map_or_else(String::new, |entry| {
+            let message = format!(
+                "{} was deleted before it was scored: raise spec.checkpoint.keep of the training to score \
+                 all, or spec.checkpoint.everySteps to make fewer",
+                entry.checkpoint
+            );
+
+            entry.message.insert(message).clone()
+        });
+
+        Phase::Waiting(StatusReason::new(
+            "CheckpointSkipped",
+            format!("stage {name}: {explanation}"),
+        ))
+    }
+
+    fn fail_run(&mut self, stage: &str, failure: &AttemptFailure, explanation: &str) -> Phase {
+        self.draft.status.finished_at = Some(time::to_rfc3339(self.observed.now));
+        // Pods that exceed a deadline are still alive; those of every other failure have ended.
+        if matches!(
+            failure.class,
+            FailureClass::StartDeadline | FailureClass::Deadline
+        ) {
+            self.remove_attempts(|name, _| name == stage);
+        }
+
+        let message = format!(
+            "stage {stage}: {} Not retried: {explanation}.",
+            ensure_full_stop(&failure.message)
+        );
+
+        Phase::Failed(StatusReason::new(failure.class.name(), message))
+    }
+
+    /// Removes the Jobs that match and are still there. Foreign Jobs belong to a deleted run of the same
+    /// name: the garbage collector removes those.
+    fn remove_attempts(&mut self, matches: impl Fn(&str, i32) -> bool) {
+        let jobs = self.observed.jobs.iter();
+        let removable =
+            jobs.filter(|job| !job.deleting && !job.foreign && matches(&job.stage, job.attempt));
+
+        let names = removable.map(|job| self.owner.attempt_name(&job.stage, job.attempt));
+        self.draft.remove.extend(names);
+    }
+}
+
+fn to_last_failure(
+    stage: &StageStatus,
+    failure: &AttemptFailure,
+    observed: &ObservedState,
+) -> LastFailure {
+    LastFailure {
+        class: failure.class.name().to_owned(),
+        stage: stage.name.clone(),
+        attempt: stage.attempt,
+        step: stage.reported_at.is_some().then_some(stage.step),
+        exit_code: failure.exit_code,
+        node: failure.node.clone(),
+        message: failure.message.clone(),
+        at: time::to_rfc3339(observed.now),
+    }
+}
+
+/// The deadline counts suspended time, but does not fail a suspended run: it may still be extended before
+/// the run is resumed.
+fn deadline_failure(
+    resolved: &ResolvedRun,
+    recorded: &RecordedStatus,
+    observed: &ObservedState,
+) -> Option<AttemptFailure> {
+    let limit = resolved.deadline_seconds.filter(|_| !resolved.suspend)?;
+    let started = recorded.started_at.as_ref()?;
+    (time::seconds_since(started, observed.now) > limit).then(|| {
+        let message = format!("not done {limit} s after the first pod (spec.deadlineSeconds)");
+        AttemptFailure::new(FailureClass::Deadline, message)
+    })
+}
+
+fn ensure_full_stop(sentence: &str) -> String {
+    let sentence = sentence.trim_end();
+    let ends = sentence.ends_with(['.', '!', '?', '。']);
+    if ends {
+        sentence.to_owned()
+    } else {
+        format!("{sentence}.")
+    }
+}
