@@ -15,15 +15,13 @@ mod committed;
 
 use committed::assert_committed;
 
-/// Where they are committed: for `kubectl apply`, and where Helm can read them.
-const FOLDERS: [&str; 2] = ["crds", "charts/cn-clip/files/crds"];
+/// Where they are committed: in the chart, as Helm reads only files below its own folder.
+const FOLDER: &str = "charts/cn-clip/files/crds";
 
 #[test]
 fn the_committed_definitions_are_those_of_the_code() {
     for (name, yaml) in crd_manifests::crd_files().unwrap() {
-        for folder in FOLDERS {
-            assert_committed(&format!("{folder}/{name}"), &yaml);
-        }
+        assert_committed(&format!("{FOLDER}/{name}"), &yaml);
     }
 }
 
