@@ -69,8 +69,8 @@ fn measure(arguments: &Arguments, world: &Arc<Communicator>) -> anyhow::Result<F
     );
 
     params.init_values(1);
-    let sizes = (arguments.batch, own);
-    let mut accumulator = GradientAccumulator::with_ranks(&clip, &params, sizes, world.clone());
+    let mut accumulator =
+        GradientAccumulator::with_ranks(&clip, &params, arguments.batch, own, world.clone());
     let mut buckets = world.gradient_buckets()?;
     let picture = 3 * (config.image.resolution as usize).pow(2);
     let pixels: Vec<u8> = (0..own * picture).map(|i| (i * 37 % 251) as u8).collect();
@@ -82,19 +82,16 @@ fn measure(arguments: &Arguments, world: &Arc<Communicator>) -> anyhow::Result<F
         offsets: &offsets,
     };
 
-    let given = (
-        ClipBatch {
-            pixels: PixelBatch::Bytes(&pixels),
-            texts,
-        },
-        Dropout::NONE,
-    );
+    let batch = ClipBatch {
+        pixels: PixelBatch::Bytes(&pixels),
+        texts,
+    };
 
     let mut step = || {
-        let score = accumulator.forward((&mut clip, &mut params), given);
+        let score = accumulator.forward(&mut clip, &mut params, batch, Dropout::NONE);
         params.clear_gradients();
         clip.add_logit_scale_gradient(&mut params, score.logit_scale_gradient as f32);
-        accumulator.backward((&mut clip, &mut params), given, &mut buckets);
+        accumulator.backward(&mut clip, &mut params, batch, Dropout::NONE, &mut buckets);
         buckets.finish_all_reduce(&mut params.gradients.view_mut());
 
         world.wait_time() + buckets.wait_time()

@@ -92,7 +92,7 @@ impl TrainingBench {
         let (mut clip, mut params) = Clip::new_in(memory, &plan.model, capacity, compute);
         clip.mask_patches(plan.masked_percent);
         params.init_values(1);
-        let accumulator = GradientAccumulator::new(&clip, &params, (plan.batch, plan.micro_batch));
+        let accumulator = GradientAccumulator::new(&clip, &params, plan.batch, plan.micro_batch);
         let adamw = AdamW::new(&params, ADAMW_SETTINGS);
 
         Self {
@@ -168,15 +168,16 @@ impl TrainingBench {
             step,
         } = self;
 
-        let given = (pairs.as_clip_batch(), Dropout::new(1, *step, 0));
+        let clip_batch = pairs.as_clip_batch();
+        let dropout = Dropout::new(1, *step, 0);
         let start = Instant::now();
-        let score = accumulator.forward((clip, params), given);
+        let score = accumulator.forward(clip, params, clip_batch, dropout);
         params.memory().synchronize()?;
         let forward = Instant::now();
 
         params.clear_gradients();
         clip.add_logit_scale_gradient(params, score.logit_scale_gradient as f32);
-        accumulator.backward((clip, params), given, &mut ());
+        accumulator.backward(clip, params, clip_batch, dropout, &mut ());
         params.memory().synchronize()?;
         let backward = Instant::now();
 

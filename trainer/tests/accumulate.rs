@@ -26,11 +26,12 @@ fn model(name: &str) -> (Clip, Params, GoldenBatch) {
 fn differentiate(name: &str, frozen: bool, micro_batch: usize) -> (f64, Vec<f32>, Vec<f32>) {
     let (mut clip, mut params, pairs) = model(name);
     clip.freeze_image(&mut params, frozen);
-    let mut accumulator = GradientAccumulator::new(&clip, &params, (6, micro_batch));
-    let given = (pairs.batch(), Dropout::new(1, 2, 0));
-    let score = accumulator.forward((&mut clip, &mut params), given);
+    let mut accumulator = GradientAccumulator::new(&clip, &params, 6, micro_batch);
+    let batch = pairs.batch();
+    let dropout = Dropout::new(1, 2, 0);
+    let score = accumulator.forward(&mut clip, &mut params, batch, dropout);
 
-    accumulator.backward((&mut clip, &mut params), given, &mut ());
+    accumulator.backward(&mut clip, &mut params, batch, dropout, &mut ());
     (
         score.loss,
         params.gradients.to_host().into_owned(),

@@ -11,7 +11,8 @@ use cnclip_crds::stage::Precision;
 use cnclip_nn::accumulate::GradientAccumulator;
 use cnclip_nn::loss::LossOutput;
 use cnclip_nn::model::clip::{BatchCapacity, Clip, ComputeOptions};
-use cnclip_nn::model::vit::VisionTransformer;
+use cnclip_nn::model::towers::TowerCapacity;
+use cnclip_nn::model::towers::vit::VisionTransformer;
 use cnclip_nn::optimizer::{AdamW, AdamWSettings};
 use cnclip_nn::schedule::LearningRateSchedule;
 use golden::{GoldenBatch, GoldenModel, assert_close, without_gradient};
@@ -31,13 +32,12 @@ fn differentiate(
     micro: usize,
 ) -> LossOutput {
     let count = pairs.texts().text_count();
-    let mut accumulator = GradientAccumulator::new(clip, params, (count, micro));
-    let given = (pairs.batch(), Dropout::NONE);
+    let mut accumulator = GradientAccumulator::new(clip, params, count, micro);
     params.clear_gradients();
-    let score = accumulator.forward((clip, params), given);
+    let score = accumulator.forward(clip, params, pairs.batch(), Dropout::NONE);
 
     clip.add_logit_scale_gradient(params, score.logit_scale_gradient as f32);
-    accumulator.backward((clip, params), given, &mut ());
+    accumulator.backward(clip, params, pairs.batch(), Dropout::NONE, &mut ());
     score
 }
 
@@ -95,8 +95,10 @@ fn logits_in_evaluation_and_in_training_are_the_references() {
 
         let width = clip.feature_width();
         let batch = pairs.batch();
-        let (images, texts) = clip.forward(&mut params, batch, Dropout::NONE);
-        let found = logits(&images.to_host(), &texts.to_host(), width, scale);
+        let features = clip.forward(&mut params, batch, Dropout::NONE);
+        let images = features.images.to_host();
+        let texts = features.texts.to_host();
+        let found = logits(&images, &texts, width, scale);
         assert_close(
             name,
             &found,
@@ -327,7 +329,12 @@ fn features_of_pictures_with_masked_patches_are_the_references() {
     let golden = GoldenModel::read("vit_b16");
     let sizes = golden.config.image.vit.as_ref().unwrap();
     let mut layout = ParamLayout::default();
-    let mut vit = VisionTransformer::declare_params(&mut layout, sizes, (64, 32), (6, false));
+    let capacity = TowerCapacity {
+        batch: 6,
+        recompute: false,
+    };
+
+    let mut vit = VisionTransformer::declare_params(&mut layout, sizes, 64, 32, capacity);
     let mut params = layout.allocate_params();
 
     for (segment, mut values) in params.named_tensors_mut() {
@@ -339,7 +346,7 @@ fn features_of_pictures_with_masked_patches_are_the_references() {
 
     // The reference keeps the patches that draw least.
     let noise = golden.io["flip.noise"].values.chunks(16);
-    let seen = noise.flat_map(|noise| {
+    let visible_patches = noise.flat_map(|noise| {
         let mut patches: Vec<u32> = (0..16).collect();
         patches.sort_by(|&a, &b| noise[a as usize].total_cmp(&noise[b as usize]));
         patches.truncate(8);
@@ -348,8 +355,14 @@ fn features_of_pictures_with_masked_patches_are_the_references() {
 
     let pairs = golden.load_batch(0);
     let mut features = vec![9.0; 6 * 32];
-    let given = (pairs.batch().pixels, &seen.collect::<Vec<_>>()[..]);
-    vit.forward(params.values.view(), given, (&mut features).into());
+    let visible_patches: Vec<u32> = visible_patches.collect();
+    vit.forward(
+        params.values.view(),
+        pairs.batch().pixels,
+        &visible_patches,
+        (&mut features).into(),
+    );
+
     assert_close(
         "features",
         &features,

@@ -44,15 +44,21 @@ fn step(world: &Arc<Communicator>, synchronized: bool) -> (Vec<f32>, Vec<f32>) {
 
     let own = world.rank_range(PAIRS);
     let pairs = golden.load_batch(0).slice_samples(own.start, own.end);
-    let given = (pairs.batch(), Dropout::NONE);
     let mut accumulator =
-        GradientAccumulator::with_ranks(&clip, &params, (PAIRS, PAIRS), world.clone());
+        GradientAccumulator::with_ranks(&clip, &params, PAIRS, PAIRS, world.clone());
     let mut buckets = world.gradient_buckets().unwrap();
-    let score = accumulator.forward((&mut clip, &mut params), given);
+    let score = accumulator.forward(&mut clip, &mut params, pairs.batch(), Dropout::NONE);
 
     params.clear_gradients();
     clip.add_logit_scale_gradient(&mut params, score.logit_scale_gradient as f32);
-    accumulator.backward((&mut clip, &mut params), given, &mut buckets);
+    accumulator.backward(
+        &mut clip,
+        &mut params,
+        pairs.batch(),
+        Dropout::NONE,
+        &mut buckets,
+    );
+
     buckets.finish_all_reduce(&mut params.gradients.view_mut());
 
     (

@@ -208,7 +208,10 @@ fn bytes_are_worth_what_their_normalised_values_are() {
     };
 
     assert_eq!(
-        *clip.forward(&mut params, batch, Dropout::NONE).0.to_host(),
+        *clip
+            .forward(&mut params, batch, Dropout::NONE)
+            .images
+            .to_host(),
         right
     );
 }

@@ -1,27 +1,32 @@
-//! The gradient of a global batch from parts that fit into memory: the features of all parts are
-//! made first and compared at once, then each part is made again for its backward pass. Decides
-//! when a part is computed, never what.
+//! Gradient accumulation: the gradient of a global batch from micro-batches that fit into memory. Decides
+//! when a micro-batch is computed, never what.
+//!
+//! A contrastive loss compares all samples of a batch, so gradients of micro-batches cannot simply be
+//! added: the features of all micro-batches are computed first and compared at once, then each
+//! micro-batch is computed again for its backward pass.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::loss::{ContrastiveLoss, LossOutput};
-use crate::model::clip::{Clip, ClipBatch};
 use cnclip_compute::collective::{Collective, GradientReducer, SingleRank};
 use cnclip_compute::ops::dropout::Dropout;
 use cnclip_compute::params::Params;
-use cnclip_compute::tensor::{Tensor, TensorView, TensorViewMut};
+use cnclip_compute::tensor::Tensor;
 
-/// The loss of a global batch, and what its micro batches leave behind for each other.
+use crate::loss::{ContrastiveLoss, LossOutput};
+use crate::model::clip::{Clip, ClipBatch};
+use crate::model::{FeaturesAndGradients, ImageTextFeatures};
+
+/// The loss of a global batch, and what its micro-batches share.
 ///
 /// # Guarantees
-/// The gradient is that of one pass over the whole batch. What depends on the batch alone does too:
-/// batch normalisation takes the statistics of each micro batch, and the running ones follow each
-/// once a step.
+/// The gradient is that of one pass over the whole batch, wherever samples are independent. Batch
+/// normalisation is not: it takes the statistics of each micro-batch, and its running statistics follow
+/// each once a step.
 ///
 /// # Source
 /// The reference's `--accum-freq`. It draws other dropout masks for the second pass, lets running
-/// statistics follow both, and adds the gradient of the logit scale once for each micro batch.
+/// statistics follow both, and adds the gradient of the logit scale once for each micro-batch.
 #[derive(Debug)]
 pub struct GradientAccumulator {
     /// The loss of the last global batch.
@@ -32,37 +37,44 @@ pub struct GradientAccumulator {
     /// The features of all ranks.
     images: Tensor,
     texts: Tensor,
-    /// Where the captions of a micro batch begin.
+    /// Where the texts of a micro-batch begin.
     offsets: Vec<usize>,
     /// The running statistics after the first pass.
     buffers: Tensor,
 }
 
 impl GradientAccumulator {
-    /// Memory for global batches of so many pairs, so many of which are computed at once.
-    pub fn new(clip: &Clip, params: &Params, sizes: (usize, usize)) -> Self {
-        Self::with_ranks(clip, params, sizes, Arc::new(SingleRank))
+    /// Memory for global batches of `global_batch` samples, `micro_batch` of which are computed at once.
+    pub fn new(clip: &Clip, params: &Params, global_batch: usize, micro_batch: usize) -> Self {
+        Self::with_ranks(
+            clip,
+            params,
+            global_batch,
+            micro_batch,
+            Arc::new(SingleRank),
+        )
     }
 
     /// The same, where ranks share each global batch equally.
     pub fn with_ranks(
         clip: &Clip,
         params: &Params,
-        (global_batch, micro_batch): (usize, usize),
+        global_batch: usize,
+        micro_batch: usize,
         ranks: Arc<dyn Collective>,
     ) -> Self {
         let width = clip.feature_width();
         let memory = params.memory();
-        let features = || memory.alloc_f32(global_batch * width);
-        let own = ranks.rank_range(global_batch).len();
+        let alloc_features = || memory.alloc_f32(global_batch * width);
+        let local_batch = ranks.rank_range(global_batch).len();
 
         Self {
-            loss: ContrastiveLoss::new_in(memory, (global_batch, own), width),
+            loss: ContrastiveLoss::new_in(memory, global_batch, local_batch, width),
             ranks,
             width,
             micro_batch,
-            images: features(),
-            texts: features(),
+            images: alloc_features(),
+            texts: alloc_features(),
             offsets: Vec::with_capacity(micro_batch + 1),
             buffers: memory.alloc_f32(params.buffers.len()),
         }
@@ -71,88 +83,105 @@ impl GradientAccumulator {
     /// The loss of a global batch, given this rank's share of it.
     pub fn forward(
         &mut self,
-        (clip, params): (&mut Clip, &mut Params),
-        (batch, dropout): (ClipBatch<'_>, Dropout),
+        clip: &mut Clip,
+        params: &mut Params,
+        batch: ClipBatch<'_>,
+        dropout: Dropout,
     ) -> LossOutput {
-        let pairs = batch.texts.text_count();
-        let all = pairs * self.ranks.world_size();
-        let first = self.ranks.rank_range(all).start;
+        let local_batch = batch.texts.text_count();
+        let global_batch = local_batch * self.ranks.world_size();
+        let first = self.ranks.rank_range(global_batch).start;
 
-        for part in self.micro_batch_ranges(pairs) {
-            let place = (first + part.start) * self.width..(first + part.end) * self.width;
-            let dropout = dropout.skip_samples(part.start);
-            let part = batch.slice_samples(part, pairs, &mut self.offsets);
-            let (images, texts) = clip.forward(params, part, dropout);
-            self.images.slice_mut(place.clone()).copy_from(images);
-            self.texts.slice_mut(place).copy_from(texts);
+        for samples in self.micro_batch_ranges(local_batch) {
+            let rows = first + samples.start..first + samples.end;
+            // Masks depend on a sample's place in the global batch, not on the micro-batch.
+            let dropout = dropout.skip_samples(samples.start);
+            let micro_batch = batch.slice_samples(samples, local_batch, &mut self.offsets);
+            let features = clip.forward(params, micro_batch, dropout);
+
+            let range = rows.start * self.width..rows.end * self.width;
+            self.images
+                .slice_mut(range.clone())
+                .copy_from(features.images);
+            self.texts.slice_mut(range).copy_from(features.texts);
         }
 
+        // The second pass moves the running statistics again; the backward pass puts these back.
         self.buffers.copy_from(params.buffers.view());
-        for features in [&mut self.images, &mut self.texts] {
-            self.ranks
-                .all_gather_tensor(features.first_n_mut(all * self.width));
-        }
 
-        let features = (
-            self.images.first_n(all * self.width),
-            self.texts.first_n(all * self.width),
-        );
+        let len = global_batch * self.width;
+        self.ranks.all_gather_tensor(self.images.first_n_mut(len));
+        self.ranks.all_gather_tensor(self.texts.first_n_mut(len));
 
-        self.loss
-            .compute_loss(features, clip.logit_scale(params), &*self.ranks)
+        let features = ImageTextFeatures {
+            images: self.images.first_n(len),
+            texts: self.texts.first_n(len),
+        };
+
+        let logit_scale = clip.logit_scale(params);
+        self.loss.compute_loss(features, logit_scale, &*self.ranks)
     }
 
-    /// Pairs that are computed at once.
+    /// Samples that are computed at once.
     pub fn micro_batch_size(&self) -> usize {
         self.micro_batch
     }
 
-    /// The unit features of this rank's pictures, so many of them, and their gradients, to be added to.
-    pub fn image_features_and_gradients(
-        &mut self,
-        pairs: usize,
-    ) -> (TensorView<'_>, TensorViewMut<'_>) {
-        let own = self.ranks.rank_range(pairs * self.ranks.world_size());
-        let features = self
-            .images
-            .slice(own.start * self.width..own.end * self.width);
-
-        (features, self.loss.image_gradients_mut(0..pairs))
+    /// The unit features of this rank's images, `local_batch` of them, and their gradients.
+    pub fn image_features_and_gradients(&mut self, local_batch: usize) -> FeaturesAndGradients<'_> {
+        let global_batch = local_batch * self.ranks.world_size();
+        let local = self.ranks.rank_range(global_batch);
+        FeaturesAndGradients {
+            features: self
+                .images
+                .slice(local.start * self.width..local.end * self.width),
+            gradients: self.loss.image_gradients_mut(0..local_batch),
+        }
     }
 
-    /// Adds to the gradients of all weights but the logit scale, given what the forward pass was
-    /// given; those that no later part adds to go to `reducer`.
+    /// Adds to the gradients of all weights but the logit scale, given the arguments of the forward pass;
+    /// complete gradients go to `reducer`.
     pub fn backward(
         &mut self,
-        (clip, params): (&mut Clip, &mut Params),
-        (batch, dropout): (ClipBatch<'_>, Dropout),
+        clip: &mut Clip,
+        params: &mut Params,
+        batch: ClipBatch<'_>,
+        dropout: Dropout,
         reducer: &mut dyn GradientReducer,
     ) {
-        let pairs = batch.texts.text_count();
-        // Backwards, because the model still holds what it made of the last part.
-        for part in self.micro_batch_ranges(pairs).rev() {
-            let gradients = self.loss.feature_gradients(part.clone());
-            let dropout = dropout.skip_samples(part.start);
-            let first = part.start == 0;
-            let last = part.end == pairs;
-            let part = batch.slice_samples(part, pairs, &mut self.offsets);
+        let local_batch = batch.texts.text_count();
+        // Backwards, because the model still holds the activations of the last micro-batch.
+        for samples in self.micro_batch_ranges(local_batch).rev() {
+            let is_first_computed = samples.end == local_batch;
+            let is_last_computed = samples.start == 0;
+            let dropout = dropout.skip_samples(samples.start);
+            let dfeatures = self.loss.feature_gradients(samples.clone());
+            let micro_batch = batch.slice_samples(samples, local_batch, &mut self.offsets);
 
-            if !last {
-                clip.recompute_forward(params, part, dropout);
+            if !is_first_computed {
+                clip.recompute_forward(params, micro_batch, dropout);
             }
 
-            let reducer: &mut dyn GradientReducer = if first { &mut *reducer } else { &mut () };
-            clip.backward(params, part, dropout, gradients, reducer);
+            // Gradients are complete, and may be all-reduced, only with the last micro-batch.
+            let reducer: &mut dyn GradientReducer = if is_last_computed {
+                &mut *reducer
+            } else {
+                &mut ()
+            };
+
+            clip.backward(params, micro_batch, dropout, dfeatures, reducer);
         }
 
         params.buffers.copy_from(self.buffers.view());
     }
 
+    /// The local batch in micro-batches, of which the last may be smaller.
     fn micro_batch_ranges(
         &self,
-        pairs: usize,
+        local_batch: usize,
     ) -> impl DoubleEndedIterator<Item = Range<usize>> + use<> {
         let size = self.micro_batch;
-        (0..pairs.div_ceil(size)).map(move |part| part * size..pairs.min((part + 1) * size))
+        (0..local_batch.div_ceil(size))
+            .map(move |index| index * size..local_batch.min((index + 1) * size))
     }
 }

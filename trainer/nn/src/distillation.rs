@@ -1,22 +1,22 @@
-//! Pulls the features of pictures toward a teacher's, and its gradient. Knows neither captions nor
-//! weights.
+//! Knowledge distillation: pulls the features of images toward a teacher's. Knows neither texts nor weights.
 
 mod interpolation_buffers;
 
-use interpolation_buffers::InterpolationBuffers;
-use rayon::prelude::*;
-
-use crate::model::teacher::Teacher;
 use cnclip_compute::collective::Collective;
 use cnclip_compute::math::dot_product;
 use cnclip_compute::ops::distillation::gpu as ops;
 use cnclip_compute::ops::patchify::PixelBatch;
 use cnclip_compute::tensor::{Memory, Tensor, TensorView, TensorViewMut};
+use rayon::prelude::*;
 
-/// PyTorch's bound below lengths that are divided by.
+use crate::model::FeaturesAndGradients;
+use crate::model::teacher::Teacher;
+use interpolation_buffers::InterpolationBuffers;
+
+/// PyTorch's lower bound of vector lengths in `cosine_similarity`: a feature of zeros divides by it.
 const COSINE_EPSILON: f32 = 1e-8;
 
-/// A teacher, and how far the features of a batch are from its own.
+/// A teacher, and the distance of a batch's features from its own.
 #[derive(Debug)]
 pub struct Distillation {
     teacher: Teacher,
@@ -25,14 +25,15 @@ pub struct Distillation {
 }
 
 impl Distillation {
-    /// Memory for batches of so many features of a width.
-    pub fn new(teacher: Teacher, weight: f64, (batch, width): (usize, usize)) -> Self {
+    /// Memory for batches of features of a width.
+    pub fn new(teacher: Teacher, weight: f64, batch: usize, width: usize) -> Self {
+        let teacher_width = teacher.feature_width();
         let memory = teacher.params.memory();
-        let taught = memory.alloc_f32(batch * teacher.feature_width());
-        let loss = CosineLoss::new(memory, weight, batch, (width, teacher.feature_width()));
+        let teacher_features = memory.alloc_f32(batch * teacher_width);
+        let loss = CosineLoss::new(memory, weight, batch, width, teacher_width);
         Self {
-            teacher_features: taught,
             teacher,
+            teacher_features,
             loss,
         }
     }
@@ -44,28 +45,23 @@ impl Distillation {
 
     /// The distance of a batch that ranks share equally, before it is weighted; adds the weighted
     /// gradient to that of this rank's features.
-    ///
-    /// # Shapes
-    /// `features`, `gradients` [batch, width].
     pub fn compute_loss(
         &mut self,
         pixels: PixelBatch<'_>,
-        (features, gradients): (TensorView<'_>, TensorViewMut<'_>),
+        student: FeaturesAndGradients<'_>,
         ranks: &dyn Collective,
     ) -> f64 {
-        let batch = features.len() / self.loss.interpolation.width;
-        let size = batch * self.teacher.feature_width();
+        let batch = student.features.len() / self.loss.interpolation.width;
+        let teacher_len = batch * self.teacher.feature_width();
         self.teacher
-            .encode_images(pixels, self.teacher_features.first_n_mut(size));
-        self.loss.compute_loss(
-            self.teacher_features.first_n(size),
-            (features, gradients),
-            ranks,
-        )
+            .encode_images(pixels, self.teacher_features.first_n_mut(teacher_len));
+
+        let teacher_features = self.teacher_features.first_n(teacher_len);
+        self.loss.compute_loss(teacher_features, student, ranks)
     }
 }
 
-/// `weight · (1 − mean cosine)` of a teacher's features and one's own, which are stretched to the
+/// `weight · (1 − mean cosine)` of a teacher's features and the student's, which are interpolated to the
 /// teacher's width where that is another.
 ///
 /// # Source
@@ -75,30 +71,37 @@ impl Distillation {
 pub struct CosineLoss {
     weight: f64,
     interpolation: LinearInterpolation,
-    /// One's own features as wide as the teacher's, in this machine's memory.
+    /// The student's features as wide as the teacher's, in host memory.
     interpolated: Vec<f32>,
     cosines: Tensor,
-    /// How vectors are stretched, in a device's memory.
+    /// The interpolation's taps, on a device.
     device_buffers: Option<InterpolationBuffers>,
 }
 
 impl CosineLoss {
-    /// Memory for so many features of a width, and for those of a teacher.
-    pub fn new(memory: &Memory, weight: f64, batch: usize, (width, wide): (usize, usize)) -> Self {
-        let stretch = LinearInterpolation::new(width, wide);
-        let held = InterpolationBuffers::new(memory, &stretch);
-        let stretched = if held.is_none() {
-            vec![0.0; batch * wide]
+    /// Memory for a batch of the student's features, and of the teacher's.
+    pub fn new(
+        memory: &Memory,
+        weight: f64,
+        batch: usize,
+        width: usize,
+        teacher_width: usize,
+    ) -> Self {
+        let interpolation = LinearInterpolation::new(width, teacher_width);
+        let device_buffers = InterpolationBuffers::new(memory, &interpolation);
+        // A device interpolates as it reads.
+        let interpolated = if device_buffers.is_none() {
+            vec![0.0; batch * teacher_width]
         } else {
             Vec::new()
         };
 
         Self {
             weight,
-            interpolation: stretch,
-            interpolated: stretched,
+            interpolation,
+            interpolated,
             cosines: memory.alloc_f32(batch),
-            device_buffers: held,
+            device_buffers,
         }
     }
 
@@ -106,68 +109,80 @@ impl CosineLoss {
     /// gradient to that of this rank's features.
     ///
     /// # Shapes
-    /// `taught` [batch, teacher's width], `features`, `gradients` [batch, width].
+    /// `teacher_features` [batch, teacher's width], the student's [batch, width].
     pub fn compute_loss(
         &mut self,
-        taught: TensorView<'_>,
-        (features, gradients): (TensorView<'_>, TensorViewMut<'_>),
+        teacher_features: TensorView<'_>,
+        student: FeaturesAndGradients<'_>,
         ranks: &dyn Collective,
     ) -> f64 {
+        let FeaturesAndGradients {
+            features,
+            gradients,
+        } = student;
+
         let batch = features.len() / self.interpolation.width;
         let global_batch = (batch * ranks.world_size()) as f64;
         let scale = (self.weight / global_batch) as f32;
-        let held = self.device_buffers.as_ref();
-        let stretch = &self.interpolation;
+        let cosines = self.cosines.first_n_mut(batch);
 
-        match (self.cosines.first_n_mut(batch), gradients, held) {
+        match (cosines, gradients, &self.device_buffers) {
             (
                 TensorViewMut::Device(mut cosines),
                 TensorViewMut::Device(mut gradients),
-                Some(held),
-            ) => {
-                let own = (features.expect_device(), &mut gradients);
-                let bounds = (scale, COSINE_EPSILON);
-                ops::cosine_similarity_grad(
-                    held.as_device_op(),
-                    taught.expect_device(),
-                    own,
-                    &mut cosines,
-                    bounds,
-                );
-            }
+                Some(buffers),
+            ) => ops::cosine_similarity_grad(
+                buffers.as_device_op(),
+                teacher_features.expect_device(),
+                (features.expect_device(), &mut gradients),
+                &mut cosines,
+                (scale, COSINE_EPSILON),
+            ),
             (cosines, gradients, _) => {
-                let own = (features.expect_host(), gradients.expect_host());
-                stretch.cosines_with_gradients(
-                    taught.expect_host(),
-                    own,
-                    (cosines.expect_host(), &mut self.interpolated),
-                    scale,
-                );
+                let rows = HostRows {
+                    teacher_features: teacher_features.expect_host(),
+                    features: features.expect_host(),
+                    gradients: gradients.expect_host(),
+                    interpolated: &mut self.interpolated,
+                    cosines: cosines.expect_host(),
+                };
+
+                self.interpolation.cosines_with_gradients(rows, scale);
             }
         }
 
-        let mut sum = [self
-            .cosines
-            .first_n(batch)
-            .to_host()
-            .iter()
-            .map(|&cosine| f64::from(cosine))
-            .sum()];
+        1.0 - self.sum_cosines(batch, ranks) / global_batch
+    }
 
+    /// In fp64 and one after the other: the same sum for any number of threads.
+    fn sum_cosines(&self, batch: usize, ranks: &dyn Collective) -> f64 {
+        let cosines = self.cosines.first_n(batch).to_host();
+        let mut sum = [cosines.iter().map(|&cosine| f64::from(cosine)).sum()];
         ranks.all_reduce_sum_f64(&mut sum);
-        1.0 - sum[0] / global_batch
+        sum[0]
     }
 }
 
-/// The cosine of two vectors; the second becomes the gradient of `−scale · cosine`.
-fn cosine_with_gradient(taught: &[f32], own: &mut [f32], scale: f32) -> f32 {
-    let inverse = |x: &[f32]| 1.0 / dot_product(x, x).sqrt().max(COSINE_EPSILON);
-    let taught_inverse = inverse(taught);
-    let own_inverse = inverse(own);
-    let cosine = dot_product(taught, own) * taught_inverse * own_inverse;
+/// What the host computes on, row by row.
+struct HostRows<'a> {
+    teacher_features: &'a [f32],
+    features: &'a [f32],
+    gradients: &'a mut [f32],
+    interpolated: &'a mut [f32],
+    cosines: &'a mut [f32],
+}
 
-    for (own, taught) in own.iter_mut().zip(taught) {
-        *own = scale * own_inverse * (cosine * own_inverse * *own - taught_inverse * taught);
+/// The cosine of two vectors; the student's becomes the gradient of `−scale · cosine`.
+fn cosine_with_gradient(teacher: &[f32], student: &mut [f32], scale: f32) -> f32 {
+    let inverse_norm = |x: &[f32]| 1.0 / dot_product(x, x).sqrt().max(COSINE_EPSILON);
+    let teacher_inverse = inverse_norm(teacher);
+    let student_inverse = inverse_norm(student);
+    let cosine = dot_product(teacher, student) * teacher_inverse * student_inverse;
+
+    for (student, teacher) in student.iter_mut().zip(teacher) {
+        *student = scale
+            * student_inverse
+            * (cosine * student_inverse * *student - teacher_inverse * teacher);
     }
 
     cosine
@@ -177,65 +192,72 @@ fn cosine_with_gradient(taught: &[f32], own: &mut [f32], scale: f32) -> f32 {
 #[derive(Debug)]
 struct LinearInterpolation {
     width: usize,
-    /// For each place the two neighbours it lies between, and the share of the second.
-    taps: Vec<(usize, usize, f32)>,
+    /// For each output the two inputs that it lies between.
+    taps: Vec<InterpolationTap>,
+}
+
+/// The two neighbours of an output.
+#[derive(Clone, Copy, Debug)]
+struct InterpolationTap {
+    left: usize,
+    right: usize,
+    right_weight: f32,
 }
 
 impl LinearInterpolation {
-    fn new(width: usize, wide: usize) -> Self {
-        let place = |at: usize| {
-            let from = (at as f64 + 0.5) * width as f64 / wide as f64 - 0.5;
-            let first = from.max(0.0) as usize;
-            (
-                first,
-                (first + 1).min(width - 1),
-                (from.max(0.0) - first as f64) as f32,
-            )
+    fn new(width: usize, output_width: usize) -> Self {
+        let tap = |output: usize| {
+            // Half-pixel centres: what `align_corners=False` means.
+            let position = (output as f64 + 0.5) * width as f64 / output_width as f64 - 0.5;
+            let left = position.max(0.0) as usize;
+            InterpolationTap {
+                left,
+                right: (left + 1).min(width - 1),
+                right_weight: (position.max(0.0) - left as f64) as f32,
+            }
         };
 
         Self {
             width,
-            taps: (0..wide).map(place).collect(),
+            taps: (0..output_width).map(tap).collect(),
         }
     }
 
     /// The cosine of each pair of rows; adds the gradient of `−scale · cosine` to that of the features.
-    fn cosines_with_gradients(
-        &self,
-        taught: &[f32],
-        (features, gradients): (&[f32], &mut [f32]),
-        (cosines, stretched): (&mut [f32], &mut [f32]),
-        scale: f32,
-    ) {
+    fn cosines_with_gradients(&self, rows: HostRows<'_>, scale: f32) {
         let width = self.width;
-        let wide = self.taps.len();
-        let rows = taught.par_chunks(wide).zip(stretched.par_chunks_mut(wide));
-        let own = features
-            .par_chunks(width)
-            .zip(gradients.par_chunks_mut(width));
+        let output_width = self.taps.len();
+        let teacher_rows = rows.teacher_features.par_chunks(output_width);
+        let interpolated_rows = rows.interpolated.par_chunks_mut(output_width);
+        let feature_rows = rows.features.par_chunks(width);
+        let gradient_rows = rows.gradients.par_chunks_mut(width);
 
-        let cosines = cosines.par_iter_mut();
-        cosines
-            .zip(rows)
-            .zip(own)
-            .for_each(|((cosine, (taught, row)), (own, gradient))| {
-                self.forward(own, row);
-                *cosine = cosine_with_gradient(taught, row, scale);
-                self.backward(row, gradient);
-            });
+        rows.cosines
+            .par_iter_mut()
+            .zip(teacher_rows.zip(interpolated_rows))
+            .zip(feature_rows.zip(gradient_rows))
+            .for_each(
+                |((cosine, (teacher, interpolated)), (features, gradients))| {
+                    self.forward(features, interpolated);
+                    *cosine = cosine_with_gradient(teacher, interpolated, scale);
+                    self.backward(interpolated, gradients);
+                },
+            );
     }
 
-    fn forward(&self, from: &[f32], to: &mut [f32]) {
-        for (to, &(first, second, share)) in to.iter_mut().zip(&self.taps) {
-            *to = (1.0 - share) * from[first] + share * from[second];
+    fn forward(&self, x: &[f32], y: &mut [f32]) {
+        for (y, tap) in y.iter_mut().zip(&self.taps) {
+            let weight = tap.right_weight;
+            *y = (1.0 - weight) * x[tap.left] + weight * x[tap.right];
         }
     }
 
-    /// Adds to the gradient of what was stretched.
-    fn backward(&self, dto: &[f32], dfrom: &mut [f32]) {
-        for (dto, &(first, second, share)) in dto.iter().zip(&self.taps) {
-            dfrom[first] += (1.0 - share) * dto;
-            dfrom[second] += share * dto;
+    /// Adds to the gradient of `x`.
+    fn backward(&self, dy: &[f32], dx: &mut [f32]) {
+        for (dy, tap) in dy.iter().zip(&self.taps) {
+            let weight = tap.right_weight;
+            dx[tap.left] += (1.0 - weight) * dy;
+            dx[tap.right] += weight * dy;
         }
     }
 }

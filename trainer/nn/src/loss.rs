@@ -9,41 +9,63 @@ use std::ops::Range;
 
 use cnclip_compute::collective::Collective;
 use cnclip_compute::tensor::{Memory, Tensor, TensorView, TensorViewMut};
+
+use crate::model::ImageTextFeatures;
 use device_buffers::DeviceLossBuffers;
-use row_stats::LogitRowStats;
+use row_stats::{LogSums, LogitRowStats};
 pub use targets::MatchTargets;
 
-/// What a step is worth.
+/// The loss of a global batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LossOutput {
     /// Mean of both cross-entropies over the global batch.
     pub loss: f64,
-    /// Share of pictures whose nearest caption of the batch is right.
+    /// Share of images whose nearest text of the batch is a match.
     pub image_to_text_accuracy: f64,
-    /// Share of captions whose nearest picture of the batch is right.
+    /// Share of texts whose nearest image of the batch is a match.
     pub text_to_image_accuracy: f64,
     /// This rank's part of the gradient of the logit scale's logarithm: the parts add up.
     pub logit_scale_gradient: f64,
 }
 
-/// `(CE(scale · I · Tᵀ) + CE(scale · T · Iᵀ)) / 2`, where the targets of a row are what is right for it,
-/// in equal shares.
+/// The symmetric contrastive loss, `(CE(scale · I · Tᵀ) + CE(scale · T · Iᵀ)) / 2`, where the target of a
+/// row is spread equally over its matches.
 ///
-/// A rank compares its own pictures with all captions, and its own captions with all pictures, one after
-/// the other in the same memory: as many logits as it has pairs, times those of the global batch.
+/// A rank compares its own images with all texts, and its own texts with all images, one after the other
+/// in the same memory: local batch × global batch logits, where one matrix of all pairs on every rank
+/// would grow with the square of the global batch.
+///
+/// ```
+/// use cnclip_compute::collective::SingleRank;
+/// use cnclip_compute::tensor::TensorView;
+/// use cnclip_nn::loss::ContrastiveLoss;
+/// use cnclip_nn::model::ImageTextFeatures;
+///
+/// // Two samples whose images and texts have the same unit features.
+/// let features = [1.0, 0.0, 0.0, 1.0];
+/// let batch = ImageTextFeatures {
+///     images: TensorView::Host(&features),
+///     texts: TensorView::Host(&features),
+/// };
+///
+/// let mut loss = ContrastiveLoss::new(2, 2);
+/// let output = loss.compute_loss(batch, 100.0, &SingleRank);
+/// assert!(output.loss < 1e-6);
+/// assert_eq!(output.image_to_text_accuracy, 1.0);
+/// ```
 #[derive(Debug)]
 pub struct ContrastiveLoss {
-    /// What is right for what in the batch that comes next: each pair for itself, until it is told.
+    /// The matches of the next batch: each sample matches itself alone, until others are given.
     pub targets: MatchTargets,
     width: usize,
     logits: Tensor,
-    /// What is to know of the rank's own rows of logits.
+    /// Statistics of this rank's rows of logits.
     row_stats: Vec<LogitRowStats>,
     /// Their parts of the gradient of the logit scale.
     scale_gradients: Vec<f32>,
-    /// ln Σ eˣ over all captions, of each picture of the global batch.
+    /// ln Σ eˣ over all texts, of each image of the global batch.
     image_log_sums: Vec<f32>,
-    /// The same over all pictures, of each caption.
+    /// The same over all images, of each text.
     text_log_sums: Vec<f32>,
     image_gradient: Tensor,
     text_gradient: Tensor,
@@ -52,202 +74,251 @@ pub struct ContrastiveLoss {
 }
 
 impl ContrastiveLoss {
-    /// Memory for a global batch of so many pairs of features.
+    /// Memory for a global batch of features, all of them this rank's.
     pub fn new(global_batch: usize, width: usize) -> Self {
-        Self::new_in(&Memory::Host, (global_batch, global_batch), width)
+        Self::new_in(&Memory::Host, global_batch, global_batch, width)
     }
 
-    /// The same in some memory, where `own` of the pairs are this rank's.
-    pub fn new_in(memory: &Memory, (global_batch, own): (usize, usize), width: usize) -> Self {
-        let features = || memory.alloc_f32(own * width);
+    /// The same in host memory or on a device, where `local_batch` of the samples are this rank's.
+    pub fn new_in(memory: &Memory, global_batch: usize, local_batch: usize, width: usize) -> Self {
+        let alloc_features = || memory.alloc_f32(local_batch * width);
         Self {
             targets: MatchTargets::new(global_batch),
             width,
-            logits: memory.alloc_f32(own * global_batch),
-            row_stats: vec![LogitRowStats::default(); own],
-            scale_gradients: vec![0.0; own],
+            logits: memory.alloc_f32(local_batch * global_batch),
+            row_stats: vec![LogitRowStats::default(); local_batch],
+            scale_gradients: vec![0.0; local_batch],
             image_log_sums: vec![0.0; global_batch],
             text_log_sums: vec![0.0; global_batch],
-            image_gradient: features(),
-            text_gradient: features(),
-            device_buffers: DeviceLossBuffers::new(memory, global_batch, own),
+            image_gradient: alloc_features(),
+            text_gradient: alloc_features(),
+            device_buffers: DeviceLossBuffers::new(memory, global_batch, local_batch),
         }
     }
 
     /// The loss of a global batch of unit features, and the gradients of this rank's.
-    ///
-    /// # Shapes
-    /// `images`, `texts` [global batch, width].
     pub fn compute_loss(
         &mut self,
-        (images, texts): (TensorView<'_>, TensorView<'_>),
+        features: ImageTextFeatures<'_>,
         logit_scale: f32,
         ranks: &dyn Collective,
     ) -> LossOutput {
-        let pairs = images.len() / self.width;
-        let own = ranks.rank_range(pairs);
-        let [own_images, own_texts] =
-            [images, texts].map(|all| all.slice(own.start * self.width..own.end * self.width));
-
-        if let Some(held) = &mut self.device_buffers {
-            held.upload_targets(&self.targets, pairs);
+        let global_batch = features.images.len() / self.width;
+        let local = ranks.rank_range(global_batch);
+        if let Some(buffers) = &mut self.device_buffers {
+            buffers.upload_targets(&self.targets, global_batch);
         }
 
-        let mut sums = [0.0; 3];
-        self.compute_logit_stats((own_images, texts), logit_scale, &own);
-        sums[1] = accumulate_row_stats(
-            &self.row_stats[..own.len()],
-            &mut self.image_log_sums[own.clone()],
-            &mut sums[0],
-        );
+        let means = self.reduce_row_stats(features, logit_scale, &local, ranks);
+        self.compute_gradients(features, logit_scale, &local);
+        if let Some(buffers) = &self.device_buffers {
+            buffers.download_scale_gradients(&mut self.scale_gradients[..local.len()]);
+        }
 
-        self.compute_logit_stats((own_texts, images), logit_scale, &own);
-        sums[2] = accumulate_row_stats(
-            &self.row_stats[..own.len()],
-            &mut self.text_log_sums[own.clone()],
-            &mut sums[0],
-        );
+        // In fp64: the parts of many rows nearly cancel.
+        let scale_gradients = self.scale_gradients[..local.len()].iter();
+        LossOutput {
+            logit_scale_gradient: scale_gradients.map(|&part| f64::from(part)).sum(),
+            ..means
+        }
+    }
+
+    /// The gradients of the unit features of some of this rank's samples.
+    pub fn feature_gradients(&self, local: Range<usize>) -> ImageTextFeatures<'_> {
+        let range = local.start * self.width..local.end * self.width;
+        ImageTextFeatures {
+            images: self.image_gradient.slice(range.clone()),
+            texts: self.text_gradient.slice(range),
+        }
+    }
+
+    /// The gradients of the unit features of images alone, to be added to.
+    pub fn image_gradients_mut(&mut self, local: Range<usize>) -> TensorViewMut<'_> {
+        self.image_gradient
+            .slice_mut(local.start * self.width..local.end * self.width)
+    }
+
+    /// The loss and the accuracies over all ranks' rows; `image_log_sums` and `text_log_sums` are those of
+    /// the global batch afterwards, which the gradient of every logit needs.
+    fn reduce_row_stats(
+        &mut self,
+        features: ImageTextFeatures<'_>,
+        logit_scale: f32,
+        local: &Range<usize>,
+        ranks: &dyn Collective,
+    ) -> LossOutput {
+        let ImageTextFeatures { images, texts } = features;
+        let global_batch = images.len() / self.width;
+        let local_images = self.rows_of(images, local);
+        let local_texts = self.rows_of(texts, local);
+
+        self.compute_logit_stats(local_images, texts, logit_scale, local);
+        let row_stats = &self.row_stats[..local.len()];
+        let image_side = SideStats::sum_rows(row_stats);
+        copy_log_sums(row_stats, &mut self.image_log_sums[local.clone()]);
+
+        self.compute_logit_stats(local_texts, images, logit_scale, local);
+        let row_stats = &self.row_stats[..local.len()];
+        let text_side = SideStats::sum_rows(row_stats);
+        copy_log_sums(row_stats, &mut self.text_log_sums[local.clone()]);
+
+        let mut sums = [
+            image_side.cross_entropy + text_side.cross_entropy,
+            image_side.hits,
+            text_side.hits,
+        ];
 
         ranks.all_reduce_sum_f64(&mut sums);
-        ranks.all_gather_f32(&mut self.image_log_sums[..pairs]);
-        ranks.all_gather_f32(&mut self.text_log_sums[..pairs]);
-        self.logits_to_gradients(LogitRowSide::Texts, &own, pairs);
-        let part = own.len() * self.width;
-        let logits = own.len() * pairs;
-        let gradient = self.text_gradient.first_n_mut(part);
+        ranks.all_gather_f32(&mut self.image_log_sums[..global_batch]);
+        ranks.all_gather_f32(&mut self.text_log_sums[..global_batch]);
 
-        logits::compute_feature_gradients(
-            gradient,
-            self.logits.first_n(logits),
-            (images, self.width),
-            logit_scale,
-        );
-
-        self.compute_logits((own_images, texts), logit_scale);
-        self.logits_to_gradients(LogitRowSide::Images, &own, pairs);
-        let gradient = self.image_gradient.first_n_mut(part);
-        logits::compute_feature_gradients(
-            gradient,
-            self.logits.first_n(logits),
-            (texts, self.width),
-            logit_scale,
-        );
-
-        if let Some(held) = &self.device_buffers {
-            held.download_scale_gradients(&mut self.scale_gradients[..own.len()]);
-        }
-
-        let slopes = self.scale_gradients[..own.len()]
-            .iter()
-            .map(|&slope| f64::from(slope));
-
-        let [loss, image_to_text, text_to_image] = sums.map(|sum| sum / pairs as f64);
+        let [loss, image_to_text, text_to_image] = sums.map(|sum| sum / global_batch as f64);
         LossOutput {
             loss: loss / 2.0,
             image_to_text_accuracy: image_to_text,
             text_to_image_accuracy: text_to_image,
-            logit_scale_gradient: slopes.sum(),
+            logit_scale_gradient: 0.0,
         }
     }
 
-    /// The gradients of the unit features of some of this rank's pairs, of pictures and of captions.
-    pub fn feature_gradients(&self, own: Range<usize>) -> (TensorView<'_>, TensorView<'_>) {
-        let part = own.start * self.width..own.end * self.width;
-        (
-            self.image_gradient.slice(part.clone()),
-            self.text_gradient.slice(part),
-        )
+    /// The gradients of this rank's features and of its part of the logit scale.
+    fn compute_gradients(
+        &mut self,
+        features: ImageTextFeatures<'_>,
+        logit_scale: f32,
+        local: &Range<usize>,
+    ) {
+        let ImageTextFeatures { images, texts } = features;
+        let global_batch = images.len() / self.width;
+        let local_images = self.rows_of(images, local);
+        let logits_len = local.len() * global_batch;
+        let gradient_len = local.len() * self.width;
+
+        // The logits of the texts are still there; those of the images were overwritten, and computing
+        // them again costs less than memory for both.
+        self.logits_to_gradients(LogitRowSide::Texts, local, global_batch);
+        logits::compute_feature_gradients(
+            self.text_gradient.first_n_mut(gradient_len),
+            self.logits.first_n(logits_len),
+            images,
+            self.width,
+            logit_scale,
+        );
+
+        // The gradient of a logit holds both directions of the loss on either side. Adding the logit
+        // scale's parts of both sides would count it twice, so those of the images overwrite the others.
+        self.compute_logits(local_images, texts, logit_scale);
+        self.logits_to_gradients(LogitRowSide::Images, local, global_batch);
+        logits::compute_feature_gradients(
+            self.image_gradient.first_n_mut(gradient_len),
+            self.logits.first_n(logits_len),
+            texts,
+            self.width,
+            logit_scale,
+        );
     }
 
-    /// The gradients of the unit features of pictures alone, to be added to.
-    pub fn image_gradients_mut(&mut self, own: Range<usize>) -> TensorViewMut<'_> {
-        self.image_gradient
-            .slice_mut(own.start * self.width..own.end * self.width)
+    fn rows_of<'a>(&self, features: TensorView<'a>, rows: &Range<usize>) -> TensorView<'a> {
+        features.slice(rows.start * self.width..rows.end * self.width)
     }
 
-    /// Fills the logits of this rank's rows, and what is to know of each.
+    /// Computes the logits of this rank's rows, and the statistics of each.
     fn compute_logit_stats(
         &mut self,
-        sides: (TensorView<'_>, TensorView<'_>),
+        rows: TensorView<'_>,
+        columns: TensorView<'_>,
         scale: f32,
-        own: &Range<usize>,
+        local: &Range<usize>,
     ) {
-        self.compute_logits(sides, scale);
-        let pairs = sides.1.len() / self.width;
-        let found = &mut self.row_stats[..own.len()];
+        self.compute_logits(rows, columns, scale);
+        let global_batch = columns.len() / self.width;
+        let row_stats = &mut self.row_stats[..local.len()];
+        let logits = self.logits.first_n(local.len() * global_batch);
 
-        match (
-            self.logits.first_n(own.len() * pairs),
-            &mut self.device_buffers,
-        ) {
-            (TensorView::Device(logits), Some(held)) => {
-                held.compute_row_stats(logits, (own.start, pairs), found)
+        match (logits, &mut self.device_buffers) {
+            (TensorView::Device(logits), Some(buffers)) => {
+                buffers.compute_row_stats(logits, local.start, global_batch, row_stats)
             }
             (logits, _) => row_stats::compute_row_stats(
                 logits.expect_host(),
-                (own.start, pairs),
+                local.start,
+                global_batch,
                 &self.targets,
-                found,
+                row_stats,
             ),
         }
     }
 
-    /// Fills the logits of this rank's rows.
-    fn compute_logits(&mut self, (rows, columns): (TensorView<'_>, TensorView<'_>), scale: f32) {
-        let own = rows.len() / self.width;
-        let pairs = columns.len() / self.width;
-        let target = self.logits.first_n_mut(own * pairs);
-        logits::compute_logits(target, (rows, columns), self.width, scale);
+    /// Computes the logits of this rank's rows.
+    fn compute_logits(&mut self, rows: TensorView<'_>, columns: TensorView<'_>, scale: f32) {
+        let local_batch = rows.len() / self.width;
+        let global_batch = columns.len() / self.width;
+        let logits = self.logits.first_n_mut(local_batch * global_batch);
+        logits::compute_logits(logits, rows, columns, self.width, scale);
     }
 
-    /// The logits become their gradients, and each row's part of the logit scale's gradient is kept.
-    fn logits_to_gradients(&mut self, side: LogitRowSide, own: &Range<usize>, pairs: usize) {
-        let sums = match side {
-            LogitRowSide::Images => (&self.image_log_sums[..pairs], &self.text_log_sums[..pairs]),
-            LogitRowSide::Texts => (&self.text_log_sums[..pairs], &self.image_log_sums[..pairs]),
+    /// Overwrites the logits with their gradients, and keeps each row's part of the logit scale's gradient.
+    fn logits_to_gradients(
+        &mut self,
+        side: LogitRowSide,
+        local: &Range<usize>,
+        global_batch: usize,
+    ) {
+        let images = &self.image_log_sums[..global_batch];
+        let texts = &self.text_log_sums[..global_batch];
+        let log_sums = match side {
+            LogitRowSide::Images => LogSums {
+                rows: images,
+                columns: texts,
+            },
+            LogitRowSide::Texts => LogSums {
+                rows: texts,
+                columns: images,
+            },
         };
 
-        let slopes = &mut self.scale_gradients[..own.len()];
-        match (
-            self.logits.first_n_mut(own.len() * pairs),
-            &mut self.device_buffers,
-        ) {
-            (TensorViewMut::Device(mut logits), Some(held)) => {
-                held.logits_to_gradients(&mut logits, own.start, sums);
+        let logits = self.logits.first_n_mut(local.len() * global_batch);
+        match (logits, &mut self.device_buffers) {
+            (TensorViewMut::Device(mut logits), Some(buffers)) => {
+                buffers.logits_to_gradients(&mut logits, local.start, log_sums);
             }
-            (logits, _) => {
-                row_stats::logits_to_gradients(
-                    logits.expect_host(),
-                    own.start,
-                    sums,
-                    &self.targets,
-                    slopes,
-                );
-            }
+            (logits, _) => row_stats::logits_to_gradients(
+                logits.expect_host(),
+                local.start,
+                log_sums,
+                &self.targets,
+                &mut self.scale_gradients[..local.len()],
+            ),
         }
     }
 }
 
-/// What is a row of logits.
+/// Sums over one side's rows of this rank.
+struct SideStats {
+    cross_entropy: f64,
+    hits: f64,
+}
+
+impl SideStats {
+    fn sum_rows(rows: &[LogitRowStats]) -> Self {
+        Self {
+            cross_entropy: rows.iter().map(|row| row.cross_entropy).sum(),
+            hits: rows.iter().filter(|row| row.is_hit).count() as f64,
+        }
+    }
+}
+
+fn copy_log_sums(rows: &[LogitRowStats], log_sums: &mut [f32]) {
+    for (log_sum, row) in log_sums.iter_mut().zip(rows) {
+        *log_sum = row.log_sum;
+    }
+}
+
+/// Whose features the rows of the logits are.
 #[derive(Clone, Copy)]
 enum LogitRowSide {
     Images,
     Texts,
-}
-
-/// Keeps the logarithms of sums, adds the cross-entropies and counts the hits.
-fn accumulate_row_stats(
-    rows: &[LogitRowStats],
-    log_sums: &mut [f32],
-    cross_entropy: &mut f64,
-) -> f64 {
-    log_sums
-        .iter_mut()
-        .zip(rows)
-        .for_each(|(kept, row)| *kept = row.log_sum);
-
-    *cross_entropy += rows.iter().map(|row| row.cross_entropy).sum::<f64>();
-    rows.iter().filter(|row| row.is_hit).count() as f64
 }
 
 #[cfg(test)]

@@ -90,19 +90,19 @@ fn compute_gradients(
 
     let mut loss = ContrastiveLoss::new(count, width);
     let scale = clip.logit_scale(params);
-    let (images, texts) = clip.forward(params, batch, Dropout::NONE);
-    let score = loss.compute_loss((images, texts), scale, &SingleRank);
+    let features = clip.forward(params, batch, Dropout::NONE);
+    let score = loss.compute_loss(features, scale, &SingleRank);
     let outcome = [
         ("loss", vec![], vec![score.loss as f32]),
         (
             "image_features",
             vec![count, width],
-            images.to_host().into_owned(),
+            features.images.to_host().into_owned(),
         ),
         (
             "text_features",
             vec![count, width],
-            texts.to_host().into_owned(),
+            features.texts.to_host().into_owned(),
         ),
     ];
 

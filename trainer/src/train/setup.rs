@@ -152,8 +152,13 @@ fn try_set_up(
     let decay = config.optimizer.average_decay;
     let average = average.or_else(|| decay.map(|decay| WeightEma::new(&params, decay)));
     let statistics = params.memory().alloc_f32(params.buffers.len());
-    let batches = (sizes.global_batch, sizes.micro_batch);
-    let accumulator = GradientAccumulator::with_ranks(&clip, &params, batches, world.clone());
+    let accumulator = GradientAccumulator::with_ranks(
+        &clip,
+        &params,
+        sizes.global_batch,
+        sizes.micro_batch,
+        world.clone(),
+    );
 
     if !memory_suffices(asked, place, &world)? {
         return Ok(None);
@@ -350,9 +355,10 @@ impl ResolvedTeacher {
         load_weights(&mut teacher.params, &self.weights.tensors, ModelPart::Image)
             .map_err(unfit)?;
         tracing::info!(uri = self.weights.uri, "teacher");
-        let batch = (sizes.local_range.len(), config.model.embed_dim as usize);
+        let batch = sizes.local_range.len();
+        let width = config.model.embed_dim as usize;
 
-        Ok(Distillation::new(teacher, self.loss_weight, batch))
+        Ok(Distillation::new(teacher, self.loss_weight, batch, width))
     }
 }
 

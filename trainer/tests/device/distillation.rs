@@ -4,6 +4,7 @@ use cnclip_compute::collective::SingleRank;
 use cnclip_compute::device::DType;
 use cnclip_compute::tensor::{Memory, Tensor, TensorView};
 use cnclip_nn::distillation::CosineLoss;
+use cnclip_nn::model::FeaturesAndGradients;
 
 use crate::support::{DEVICE, memory, numbers};
 
@@ -17,9 +18,13 @@ fn evaluate(memory: &Memory, (batch, width, wide): (usize, usize, usize)) -> (f6
     let features = place(batch * width, 1);
     let taught = place(batch * wide, 2);
     let mut gradients = place(batch * width, 3);
-    let mut loss = CosineLoss::new(memory, 2.0, batch + 1, (width, wide));
-    let given = (features.view(), gradients.view_mut());
-    let distance = loss.compute_loss(taught.view(), given, &SingleRank);
+    let mut loss = CosineLoss::new(memory, 2.0, batch + 1, width, wide);
+    let student = FeaturesAndGradients {
+        features: features.view(),
+        gradients: gradients.view_mut(),
+    };
+
+    let distance = loss.compute_loss(taught.view(), student, &SingleRank);
 
     (distance, gradients.to_host().into_owned())
 }

@@ -9,6 +9,7 @@ use cnclip_compute::digest::Fingerprint;
 use cnclip_compute::ops::l2_normalize;
 use cnclip_compute::tensor::{Memory, Tensor, TensorView};
 use cnclip_nn::loss::{ContrastiveLoss, LossOutput};
+use cnclip_nn::model::ImageTextFeatures;
 
 use crate::support::{DEVICE, memory, numbers};
 
@@ -93,7 +94,7 @@ fn evaluate(
     ranks: &dyn Collective,
 ) -> Found {
     let own = ranks.rank_range(pairs).len();
-    let mut loss = ContrastiveLoss::new_in(memory, (pairs + 3, own + 2), width);
+    let mut loss = ContrastiveLoss::new_in(memory, pairs + 3, own + 2, width);
     if duplicates {
         loss.targets.match_equal(&fingerprints(pairs));
     }
@@ -106,12 +107,17 @@ fn evaluate(
 
     let images = place(1);
     let texts = place(2);
-    let score = loss.compute_loss((images.view(), texts.view()), 20.0, ranks);
-    let (images, texts) = loss.feature_gradients(0..own);
+    let features = ImageTextFeatures {
+        images: images.view(),
+        texts: texts.view(),
+    };
+
+    let score = loss.compute_loss(features, 20.0, ranks);
+    let gradients = loss.feature_gradients(0..own);
 
     (
         score,
-        [images, texts].map(|gradient| gradient.to_host().into_owned()),
+        [gradients.images, gradients.texts].map(|gradient| gradient.to_host().into_owned()),
     )
 }
 
@@ -210,7 +216,7 @@ fn of_equal_logits_the_first_is_the_nearest_on_a_device_too() {
     let memory = memory(DType::F32);
     let mut array = memory.alloc_f32(pairs * width);
     array.copy_from(TensorView::Host(&features(1, width, 1).repeat(pairs)));
-    let mut loss = ContrastiveLoss::new_in(&memory, (pairs, pairs), width);
+    let mut loss = ContrastiveLoss::new_in(&memory, pairs, pairs, width);
 
     // What is first is right for three pairs, and nothing else for more than one.
     let pair = |i: u64| Fingerprint {
@@ -220,7 +226,12 @@ fn of_equal_logits_the_first_is_the_nearest_on_a_device_too() {
 
     loss.targets
         .match_equal(&(0..pairs as u64).map(pair).collect::<Vec<_>>());
-    let score = loss.compute_loss((array.view(), array.view()), 20.0, &SingleRank);
+    let features = ImageTextFeatures {
+        images: array.view(),
+        texts: array.view(),
+    };
+
+    let score = loss.compute_loss(features, 20.0, &SingleRank);
     assert!(
         (score.image_to_text_accuracy - 3.0 / pairs as f64).abs() < 1e-12,
         "{score:?}"

@@ -6,7 +6,8 @@ use cnclip_compute::params::ParamLayout;
 use cnclip_compute::tensor::{Memory, TensorView};
 use cnclip_crds::model::ResnetConfig as Sizes;
 use cnclip_crds::stage::Precision;
-use cnclip_nn::model::resnet::ModifiedResnet;
+use cnclip_nn::model::towers::FlatParams;
+use cnclip_nn::model::towers::resnet::ModifiedResnet;
 
 use crate::support::{DEVICE, FORMATS, memory, numbers, rounded};
 
@@ -22,7 +23,7 @@ fn step(memory: &Memory, format: DType) -> [Vec<f32>; 3] {
         width: 8,
     };
 
-    let mut tower = ModifiedResnet::declare_params(&mut layout, &sizes, (SIDE, FEATURES), BATCH);
+    let mut tower = ModifiedResnet::declare_params(&mut layout, &sizes, SIDE, FEATURES, BATCH);
     let mut params = layout.allocate_params();
     params.init_values(1);
     // Every branch counts, and both memories multiply with the same weights.
@@ -39,11 +40,20 @@ fn step(memory: &Memory, format: DType) -> [Vec<f32>; 3] {
     let mut features = memory.alloc_activations(BATCH * FEATURES);
     let mut slopes = memory.alloc_activations(BATCH * FEATURES);
     slopes.copy_from(TensorView::Host(&numbers(BATCH * FEATURES, 3, format)));
-    let given = (params.values.view(), params.buffers.view_mut());
-    tower.forward(given, PixelBatch::Bytes(&bytes), true, features.view_mut());
-    let weights = (params.values.view(), &mut params.gradients.view_mut());
+    tower.forward(
+        params.values.view(),
+        params.buffers.view_mut(),
+        PixelBatch::Bytes(&bytes),
+        true,
+        features.view_mut(),
+    );
 
-    tower.backward(weights, slopes.view(), &mut ());
+    let flat_params = &mut FlatParams {
+        values: params.values.view(),
+        gradients: params.gradients.view_mut(),
+    };
+
+    tower.backward(flat_params, slopes.view(), &mut ());
     [features, params.gradients, params.buffers].map(|array| array.to_host().into_owned())
 }
 

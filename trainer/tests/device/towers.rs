@@ -7,8 +7,8 @@ use cnclip_compute::params::Params;
 use cnclip_compute::tensor::{Memory, TensorView};
 use cnclip_crds::model::{ImageTower, ModelConfig, TextTower, VitConfig};
 use cnclip_crds::stage::Precision;
-use cnclip_nn::model::PackedTexts;
 use cnclip_nn::model::clip::{BatchCapacity, Clip, ClipBatch, ComputeOptions};
+use cnclip_nn::model::{ImageTextFeatures, PackedTexts};
 
 use crate::support::{DEVICE, memory, numbers};
 
@@ -113,9 +113,9 @@ impl Case {
             Dropout::NONE
         };
 
-        let (images, texts) = clip.forward(&mut params, batch, dropout);
-        let images = images.to_host().into_owned();
-        let texts = texts.to_host().into_owned();
+        let features = clip.forward(&mut params, batch, dropout);
+        let images = features.images.to_host().into_owned();
+        let texts = features.texts.to_host().into_owned();
         let gradient = |seed| {
             let mut array = memory.alloc_f32(PAIRS * WIDTH);
             array.copy_from(TensorView::Host(&numbers(PAIRS * WIDTH, seed, DType::F32)));
@@ -127,7 +127,11 @@ impl Case {
         // Twice, to show that gradients are added.
         for _ in 0..2 {
             clip.recompute_forward(&mut params, batch, dropout);
-            let gradients = (dimages.view(), dtexts.view());
+            let gradients = ImageTextFeatures {
+                images: dimages.view(),
+                texts: dtexts.view(),
+            };
+
             clip.backward(&mut params, batch, dropout, gradients, &mut ());
         }
 

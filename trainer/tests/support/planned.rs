@@ -73,8 +73,8 @@ pub(crate) fn allocate_training_state(
 
     let adamw = AdamW::new(&params, settings);
     let average = WeightEma::new(&params, 0.5);
-    let batches = (config.global_batch_size as usize, micro_batch);
-    let accumulator = GradientAccumulator::new(&clip, &params, batches);
+    let global_batch = config.global_batch_size as usize;
+    let accumulator = GradientAccumulator::new(&clip, &params, global_batch, micro_batch);
 
     (clip, params, adamw, average, accumulator)
 }

@@ -1,49 +1,53 @@
-//! How vectors are stretched, in a device's memory.
+//! The taps of an interpolation on a device.
 
-use super::LinearInterpolation;
 use cnclip_compute::device::DeviceBuffer;
 use cnclip_compute::ops::distillation::gpu as ops;
 use cnclip_compute::tensor::{Memory, Tensor, TensorView};
 
-/// The places of stretched vectors, found from either side.
+use super::LinearInterpolation;
+
+/// The outputs of an interpolation, found from either side: a backward pass that looks up the outputs of
+/// each input needs no atomic additions, whose order would differ from run to run.
 #[derive(Debug)]
 pub(super) struct InterpolationBuffers {
-    firsts: DeviceBuffer,
-    begins: DeviceBuffer,
-    weights: Tensor,
+    /// The left neighbour of each output.
+    left_neighbors: DeviceBuffer,
+    /// The first output to the right of each input.
+    neighbor_starts: DeviceBuffer,
+    right_weights: Tensor,
 }
 
 impl InterpolationBuffers {
-    /// None for this machine's memory.
-    pub(super) fn new(memory: &Memory, stretch: &LinearInterpolation) -> Option<Self> {
-        let LinearInterpolation {
-            width,
-            taps: places,
-        } = stretch;
-        let firsts: Vec<u32> = places.iter().map(|(first, ..)| *first as u32).collect();
-        let shares: Vec<f32> = places.iter().map(|(.., share)| *share).collect();
-        // Left neighbours come in order.
-        let begin = |at: usize| firsts.partition_point(|&first| (first as usize) < at) as u32;
-        let begins: Vec<u32> = (0..=*width).map(begin).collect();
-        let mut held = Self {
-            firsts: memory.alloc_u32(firsts.len())?,
-            begins: memory.alloc_u32(begins.len())?,
-            weights: memory.alloc_f32(shares.len()),
+    /// None for host memory.
+    pub(super) fn new(memory: &Memory, interpolation: &LinearInterpolation) -> Option<Self> {
+        let LinearInterpolation { width, taps } = interpolation;
+        let left_neighbors: Vec<u32> = taps.iter().map(|tap| tap.left as u32).collect();
+        let right_weights: Vec<f32> = taps.iter().map(|tap| tap.right_weight).collect();
+        // Left neighbours are sorted.
+        let first_output = |input: usize| {
+            left_neighbors.partition_point(|&neighbor| (neighbor as usize) < input) as u32
         };
 
-        held.firsts.upload_u32(&firsts);
-        held.begins.upload_u32(&begins);
-        held.weights.copy_from(TensorView::Host(&shares));
-        Some(held)
+        let neighbor_starts: Vec<u32> = (0..=*width).map(first_output).collect();
+        let mut buffers = Self {
+            left_neighbors: memory.alloc_u32(left_neighbors.len())?,
+            neighbor_starts: memory.alloc_u32(neighbor_starts.len())?,
+            right_weights: memory.alloc_f32(right_weights.len()),
+        };
+
+        buffers.left_neighbors.upload_u32(&left_neighbors);
+        buffers.neighbor_starts.upload_u32(&neighbor_starts);
+        buffers
+            .right_weights
+            .copy_from(TensorView::Host(&right_weights));
+        Some(buffers)
     }
 
     pub(super) fn as_device_op(&self) -> ops::LinearResize<'_> {
-        let firsts = self.firsts.as_view();
-        let begins = self.begins.as_view();
         ops::LinearResize {
-            left_neighbors: firsts,
-            neighbor_starts: begins,
-            right_weights: self.weights.view().expect_device(),
+            left_neighbors: self.left_neighbors.as_view(),
+            neighbor_starts: self.neighbor_starts.as_view(),
+            right_weights: self.right_weights.view().expect_device(),
         }
     }
 }

@@ -1,31 +1,32 @@
-//! What the loss keeps in a device's memory beside features and logits: which pairs are right, the
-//! logarithms of sums, and what is found of each row.
+//! What the loss keeps on a device beside features and logits: matches, log-sums, and the statistics of
+//! each row.
 
-use super::MatchTargets;
-use super::row_stats::LogitRowStats;
 use cnclip_compute::device::{DeviceBuffer, DeviceView, DeviceViewMut};
 use cnclip_compute::ops::contrastive_loss::gpu::{self, STATISTICS_PER_ROW};
 use cnclip_compute::tensor::{Memory, Tensor, TensorView};
 
+use super::MatchTargets;
+use super::row_stats::{LogSums, LogitRowStats};
+
 /// Memory on a device for a global batch.
 #[derive(Debug)]
 pub(super) struct DeviceLossBuffers {
-    /// A number for each picture, equal for equal ones.
+    /// The group of each image: equal for equal images.
     images: DeviceBuffer,
-    /// The same for captions.
+    /// The same for texts.
     texts: DeviceBuffer,
     target_weights: Tensor,
     /// ln Σ eˣ of all rows, and of all columns.
     log_sums: [Tensor; 2],
     row_stats: Tensor,
     scale_gradients: Tensor,
-    /// Numbers on their way.
+    /// Groups on their way to the device.
     staging: Vec<u32>,
 }
 
 impl DeviceLossBuffers {
-    /// None for this machine's memory, which has all that.
-    pub(super) fn new(memory: &Memory, global_batch: usize, own: usize) -> Option<Self> {
+    /// None for host memory, where [`MatchTargets`] is read in place.
+    pub(super) fn new(memory: &Memory, global_batch: usize, local_batch: usize) -> Option<Self> {
         Some(Self {
             images: memory.alloc_u32(global_batch)?,
             texts: memory.alloc_u32(global_batch)?,
@@ -34,111 +35,118 @@ impl DeviceLossBuffers {
                 memory.alloc_f32(global_batch),
                 memory.alloc_f32(global_batch),
             ],
-            row_stats: memory.alloc_f32(STATISTICS_PER_ROW * own),
-            scale_gradients: memory.alloc_f32(own),
+            row_stats: memory.alloc_f32(STATISTICS_PER_ROW * local_batch),
+            scale_gradients: memory.alloc_f32(local_batch),
             staging: Vec::with_capacity(global_batch),
         })
     }
 
-    /// Takes over which of so many pairs are right for each other.
-    pub(super) fn upload_targets(&mut self, targets: &MatchTargets, pairs: usize) {
+    /// Copies the matches of a global batch to the device.
+    pub(super) fn upload_targets(&mut self, targets: &MatchTargets, global_batch: usize) {
         let [images, texts] = targets.group_ids();
-        for (place, groups) in [(&mut self.images, images), (&mut self.texts, texts)] {
+        for (buffer, group_of) in [(&mut self.images, images), (&mut self.texts, texts)] {
             self.staging.clear();
-            self.staging.extend((0..pairs).map(groups));
-            place.upload_u32(&self.staging);
+            self.staging.extend((0..global_batch).map(group_of));
+            buffer.upload_u32(&self.staging);
         }
 
         self.target_weights
-            .first_n_mut(pairs)
-            .copy_from(TensorView::Host(targets.target_weights(pairs)));
+            .first_n_mut(global_batch)
+            .copy_from(TensorView::Host(targets.target_weights(global_batch)));
     }
 
-    /// As [`super::rows::look`]. The device is waited for, once a side: ranks tell each other what they
-    /// found, and no step is taken where the loss is not a number.
+    /// As [`super::row_stats::compute_row_stats`]. Waits for the device, once a side: ranks exchange the
+    /// statistics through host memory, and no step is taken where the loss is not a number.
     pub(super) fn compute_row_stats(
         &mut self,
         logits: DeviceView<'_>,
-        (first, pairs): (usize, usize),
+        first: usize,
+        global_batch: usize,
         rows: &mut [LogitRowStats],
     ) {
-        let Self {
-            images,
-            texts,
-            target_weights: shares,
-            row_stats: found,
-            ..
-        } = self;
+        let targets = device_targets(
+            &self.images,
+            &self.texts,
+            &self.target_weights,
+            global_batch,
+        );
 
-        let targets = device_targets(images, texts, shares, pairs);
-        let mut found = found
+        let mut row_stats = self
+            .row_stats
             .first_n_mut(STATISTICS_PER_ROW * rows.len())
             .expect_device();
-        gpu::row_statistics(logits, (first, pairs), targets, &mut found);
-        let found = found.as_view().to_host();
 
-        for (row, found) in rows
-            .iter_mut()
-            .zip(found.as_chunks::<STATISTICS_PER_ROW>().0)
-        {
-            let [log_sum, right, hit] = *found;
-            let cross_entropy = f64::from(log_sum) - f64::from(right);
+        gpu::row_statistics(logits, (first, global_batch), targets, &mut row_stats);
+        let row_stats = row_stats.as_view().to_host();
+        let (row_stats, _) = row_stats.as_chunks::<STATISTICS_PER_ROW>();
+
+        for (row, &[log_sum, matching, hit]) in rows.iter_mut().zip(row_stats) {
             *row = LogitRowStats {
                 log_sum,
-                cross_entropy,
+                cross_entropy: f64::from(log_sum) - f64::from(matching),
                 is_hit: hit > 0.0,
             };
         }
     }
 
-    /// As [`super::rows::differentiate`], but that the slopes are told later.
+    /// As [`super::row_stats::logits_to_gradients`]; the scale gradients are downloaded later.
     pub(super) fn logits_to_gradients(
         &mut self,
         logits: &mut DeviceViewMut<'_>,
         first: usize,
-        (of_rows, of_columns): (&[f32], &[f32]),
+        log_sums: LogSums<'_>,
     ) {
-        let pairs = of_columns.len();
-        let Self {
-            images,
-            texts,
-            target_weights: shares,
-            log_sums: [rows, columns],
-            scale_gradients: slopes,
-            ..
-        } = self;
-
-        rows.first_n_mut(pairs).copy_from(TensorView::Host(of_rows));
+        let global_batch = log_sums.columns.len();
+        let [rows, columns] = &mut self.log_sums;
+        rows.first_n_mut(global_batch)
+            .copy_from(TensorView::Host(log_sums.rows));
         columns
-            .first_n_mut(pairs)
-            .copy_from(TensorView::Host(of_columns));
-        let sums = (
-            rows.first_n(pairs).expect_device(),
-            columns.first_n(pairs).expect_device(),
-        );
-        let mut slopes = slopes.first_n_mut(logits.len() / pairs).expect_device();
-        let targets = device_targets(images, texts, shares, pairs);
+            .first_n_mut(global_batch)
+            .copy_from(TensorView::Host(log_sums.columns));
 
-        gpu::logits_to_gradients(logits, (first, pairs), sums, targets, &mut slopes);
+        let sums = (
+            rows.first_n(global_batch).expect_device(),
+            columns.first_n(global_batch).expect_device(),
+        );
+
+        let targets = device_targets(
+            &self.images,
+            &self.texts,
+            &self.target_weights,
+            global_batch,
+        );
+
+        let mut scale_gradients = self
+            .scale_gradients
+            .first_n_mut(logits.len() / global_batch)
+            .expect_device();
+
+        gpu::logits_to_gradients(
+            logits,
+            (first, global_batch),
+            sums,
+            targets,
+            &mut scale_gradients,
+        );
     }
 
-    /// What the rows differentiated last add to the gradient of the logit scale; the device is waited for.
-    pub(super) fn download_scale_gradients(&self, told: &mut [f32]) {
-        told.copy_from_slice(&self.scale_gradients.first_n(told.len()).to_host());
+    /// The parts of the logit scale's gradient of the rows whose gradients were computed last. Waits for
+    /// the device.
+    pub(super) fn download_scale_gradients(&self, scale_gradients: &mut [f32]) {
+        let on_device = self.scale_gradients.first_n(scale_gradients.len());
+        scale_gradients.copy_from_slice(&on_device.to_host());
     }
 }
 
 fn device_targets<'a>(
     images: &'a DeviceBuffer,
     texts: &'a DeviceBuffer,
-    shares: &'a Tensor,
-    pairs: usize,
+    target_weights: &'a Tensor,
+    global_batch: usize,
 ) -> gpu::DeviceTargets<'a> {
-    let images = images.as_view().first_n(pairs);
-    let texts = texts.as_view().first_n(pairs);
     gpu::DeviceTargets {
-        images,
-        texts,
-        target_weights: shares.first_n(pairs).expect_device(),
+        images: images.as_view().first_n(global_batch),
+        texts: texts.as_view().first_n(global_batch),
+        target_weights: target_weights.first_n(global_batch).expect_device(),
     }
 }

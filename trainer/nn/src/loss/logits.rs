@@ -1,4 +1,4 @@
-//! The products between features and logits, in either memory.
+//! The matrix products between features and logits, in host memory or on a device.
 
 use cnclip_compute::device::{Gemm, MatrixDesc};
 use cnclip_compute::gemm::{Accumulate, GemmThreads, MatrixView, MatrixViewMut, gemm_f32};
@@ -7,42 +7,43 @@ use cnclip_compute::tensor::{TensorView, TensorViewMut, panic_mixed_memories};
 /// `logits = scale · rows · columnsᵀ`.
 ///
 /// # Shapes
-/// `rows` [own, width], `columns` [pairs, width], `logits` [own, pairs].
+/// `rows` [local batch, width], `columns` [global batch, width], `logits` [local batch, global batch].
 pub(super) fn compute_logits(
     logits: TensorViewMut<'_>,
-    (rows, columns): (TensorView<'_>, TensorView<'_>),
+    rows: TensorView<'_>,
+    columns: TensorView<'_>,
     width: usize,
     scale: f32,
 ) {
-    let pairs = columns.len() / width;
+    let global_batch = columns.len() / width;
     match (logits, rows, columns) {
         (TensorViewMut::Host(logits), TensorView::Host(rows), TensorView::Host(columns)) => {
-            let sides = (
+            let operands = (
                 MatrixView::new(rows, width),
                 MatrixView::new(columns, width).transposed(),
             );
 
             gemm_f32(
-                MatrixViewMut::new(logits, pairs),
+                MatrixViewMut::new(logits, global_batch),
                 Accumulate::No,
                 scale,
-                sides,
+                operands,
                 GemmThreads::All,
             );
         }
         (TensorViewMut::Device(logits), TensorView::Device(rows), TensorView::Device(columns)) => {
-            let sides = (
+            let operands = (
                 MatrixDesc::new(rows, width),
                 MatrixDesc::new(columns, width).transposed(),
             );
 
-            let target = MatrixDesc::new(logits.as_view(), pairs);
-            let product = Gemm {
+            let target = MatrixDesc::new(logits.as_view(), global_batch);
+            let gemm = Gemm {
                 alpha: scale,
-                ..Gemm::new(target, sides.0, sides.1)
+                ..Gemm::new(target, operands.0, operands.1)
             };
 
-            logits.device().gemm(&product);
+            logits.device().gemm(&gemm);
         }
         _ => panic_mixed_memories(),
     }
@@ -51,25 +52,26 @@ pub(super) fn compute_logits(
 /// From the gradients of the logits to those of the features of their rows: `scale · logits · columns`.
 ///
 /// # Shapes
-/// As in [`compare`]; `gradient` as `rows`.
+/// As in [`compute_logits`]; `gradient` as `rows`.
 pub(super) fn compute_feature_gradients(
     gradient: TensorViewMut<'_>,
     logits: TensorView<'_>,
-    (columns, width): (TensorView<'_>, usize),
+    columns: TensorView<'_>,
+    width: usize,
     scale: f32,
 ) {
-    let pairs = columns.len() / width;
+    let global_batch = columns.len() / width;
     match (gradient, logits, columns) {
         (TensorViewMut::Host(gradient), TensorView::Host(logits), TensorView::Host(columns)) => {
-            let sides = (
-                MatrixView::new(logits, pairs),
+            let operands = (
+                MatrixView::new(logits, global_batch),
                 MatrixView::new(columns, width),
             );
             gemm_f32(
                 MatrixViewMut::new(gradient, width),
                 Accumulate::No,
                 scale,
-                sides,
+                operands,
                 GemmThreads::All,
             );
         }
@@ -78,17 +80,17 @@ pub(super) fn compute_feature_gradients(
             TensorView::Device(logits),
             TensorView::Device(columns),
         ) => {
-            let sides = (
-                MatrixDesc::new(logits, pairs),
+            let operands = (
+                MatrixDesc::new(logits, global_batch),
                 MatrixDesc::new(columns, width),
             );
             let target = MatrixDesc::new(gradient.as_view(), width);
-            let product = Gemm {
+            let gemm = Gemm {
                 alpha: scale,
-                ..Gemm::new(target, sides.0, sides.1)
+                ..Gemm::new(target, operands.0, operands.1)
             };
 
-            gradient.device().gemm(&product);
+            gradient.device().gemm(&gemm);
         }
         _ => panic_mixed_memories(),
     }

@@ -1,87 +1,114 @@
-//! Rows of logits in this machine's memory.
+//! Softmax statistics of rows of logits in host memory, and their gradients.
 
 use rayon::prelude::*;
 
-use super::MatchTargets;
 use cnclip_compute::math::{fast_exp, max_value, sum_map};
 
-/// One row of logits.
+use super::MatchTargets;
+
+/// Statistics of one row of logits.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LogitRowStats {
     /// ln Σ eˣ.
     pub(super) log_sum: f32,
-    /// What it is away from that where it should be, on average.
+    /// `log_sum` less the target-weighted mean of the logits of its matches.
     pub(super) cross_entropy: f64,
-    /// Whether the nearest is right.
+    /// Whether the nearest column is a match.
     pub(super) is_hit: bool,
 }
 
+/// ln Σ eˣ of the logits of every row, and of every column.
+///
+/// # Shapes
+/// Both [global batch].
+#[derive(Clone, Copy)]
+pub(super) struct LogSums<'a> {
+    pub(super) rows: &'a [f32],
+    pub(super) columns: &'a [f32],
+}
+
 impl LogitRowStats {
-    fn from_logits(logits: &[f32], pair: usize, targets: &MatchTargets) -> Self {
+    fn from_logits(logits: &[f32], sample: usize, targets: &MatchTargets) -> Self {
+        // Less the largest, so that no exponential overflows.
         let top = max_value(logits);
         let log_sum = top + sum_map(logits, |_, logit| fast_exp(logit - top)).ln();
+
         // Of equal logits the first is the nearest: a model that maps all to one point scores low.
         let nearest = logits
             .iter()
             .position(|&logit| logit == top)
             .unwrap_or_default();
 
-        let right = targets
-            .matching_samples(pair)
+        // In fp64: late in training the difference is small against both terms.
+        let matching = targets
+            .matching_samples(sample)
             .map(|other| f64::from(logits[other]))
             .sum::<f64>();
 
+        let target_weight = f64::from(targets.target_weight(sample));
         Self {
             log_sum,
-            cross_entropy: f64::from(log_sum) - right * f64::from(targets.target_weight(pair)),
-            is_hit: targets.is_match(pair, nearest),
+            cross_entropy: f64::from(log_sum) - matching * target_weight,
+            is_hit: targets.is_match(sample, nearest),
         }
     }
 }
 
-/// Finds what is to know of each row, of which the first is that of pair `first`.
+/// Computes the statistics of each row, of which the first is that of sample `first`.
 ///
 /// # Shapes
-/// `logits` [rows, pairs].
+/// `logits` [rows, global batch], `row_stats` [rows].
 pub(super) fn compute_row_stats(
     logits: &[f32],
-    (first, pairs): (usize, usize),
+    first: usize,
+    global_batch: usize,
     targets: &MatchTargets,
-    found: &mut [LogitRowStats],
+    row_stats: &mut [LogitRowStats],
 ) {
-    let all = first..first + found.len();
-    let rows = found.par_iter_mut().zip(logits.par_chunks(pairs)).zip(all);
-    rows.for_each(|((row, logits), pair)| *row = LogitRowStats::from_logits(logits, pair, targets));
+    let samples = first..first + row_stats.len();
+    row_stats
+        .par_iter_mut()
+        .zip(logits.par_chunks(global_batch))
+        .zip(samples)
+        .for_each(|((row, logits), sample)| {
+            *row = LogitRowStats::from_logits(logits, sample, targets);
+        });
 }
 
-/// Logits become their gradients, given ln Σ eˣ of all rows and of all columns; each row's part of the
-/// gradient of the logit scale is told.
+/// Overwrites logits with their gradients, and writes each row's part of the gradient of the logit
+/// scale's logarithm.
 ///
 /// # Shapes
-/// `logits` [rows, pairs], both sums [pairs], `slopes` [rows].
+/// `logits` [rows, global batch], `scale_gradients` [rows].
 pub(super) fn logits_to_gradients(
     logits: &mut [f32],
     first: usize,
-    (rows, columns): (&[f32], &[f32]),
+    log_sums: LogSums<'_>,
     targets: &MatchTargets,
-    slopes: &mut [f32],
+    scale_gradients: &mut [f32],
 ) {
-    let pairs = columns.len();
-    let share = 0.5 / pairs as f32;
-    let all = first..first + slopes.len();
-    slopes
+    let global_batch = log_sums.columns.len();
+    // Half for each direction of the loss.
+    let share = 0.5 / global_batch as f32;
+    let samples = first..first + scale_gradients.len();
+    scale_gradients
         .par_iter_mut()
-        .zip(logits.par_chunks_mut(pairs))
-        .zip(all)
-        .for_each(|((slope, logits), own)| {
-            let row = rows[own];
-            // What both directions expect of a right pair.
-            let expected = |j| share * (targets.target_weight(own) + targets.target_weight(j));
-            *slope = targets
-                .matching_samples(own)
-                .map(|j| -expected(j) * logits[j])
+        .zip(logits.par_chunks_mut(global_batch))
+        .zip(samples)
+        .for_each(|((scale_gradient, logits), sample)| {
+            let row = log_sums.rows[sample];
+            let columns = log_sums.columns;
+            let expected =
+                |other| share * (targets.target_weight(sample) + targets.target_weight(other));
+
+            // The scale multiplies every logit, so its logarithm's gradient is Σ gradient · logit: taken
+            // before the logits are overwritten.
+            *scale_gradient = targets
+                .matching_samples(sample)
+                .map(|other| -expected(other) * logits[other])
                 .sum();
-            *slope += sum_map(logits, |i, x| {
+
+            *scale_gradient += sum_map(logits, |i, x| {
                 share * (fast_exp(x - row) + fast_exp(x - columns[i])) * x
             });
 
@@ -90,7 +117,7 @@ pub(super) fn logits_to_gradients(
             }
 
             targets
-                .matching_samples(own)
-                .for_each(|j| logits[j] -= expected(j));
+                .matching_samples(sample)
+                .for_each(|other| logits[other] -= expected(other));
         });
 }

@@ -1,12 +1,15 @@
-//! Which pairs of a batch are right for each other. Knows no features.
+//! Which samples of a batch match each other. Knows no features.
 
 use cnclip_compute::digest::Fingerprint;
 
-/// For each pair of a batch the pairs that are right for it: itself, and those that have the same
-/// picture or the same caption, once that was asked for.
+/// For each sample of a batch the samples that match it: itself, and those that have the same image or the
+/// same text, once that was asked for.
+///
+/// Data sets have several texts of an image. Within a batch each of them is a false negative of the
+/// others, unless the targets say so.
 ///
 /// # Guarantees
-/// Right for each other is said in both directions.
+/// Matching is symmetric.
 #[derive(Debug)]
 pub struct MatchTargets {
     images: DuplicateGroups,
@@ -14,115 +17,125 @@ pub struct MatchTargets {
     target_weights: Vec<f32>,
 }
 
-/// Numbers, and who has the same.
+/// Samples grouped by equal values.
 #[derive(Debug)]
 struct DuplicateGroups {
     values: Vec<u64>,
-    /// Pairs, sorted by their numbers.
+    /// Samples, sorted by their values.
     sorted: Vec<u32>,
-    /// Where the equals of a pair are in `sorted`.
-    ranges: Vec<(u32, u32)>,
+    /// Where the group of a sample is in `sorted`.
+    ranges: Vec<GroupRange>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct GroupRange {
+    start: u32,
+    end: u32,
 }
 
 impl MatchTargets {
-    /// Each of at most so many pairs is right for itself.
-    pub(super) fn new(pairs: usize) -> Self {
-        let images = DuplicateGroups::new(pairs);
-        let texts = DuplicateGroups::new(pairs);
+    /// Each of at most `capacity` samples matches itself alone.
+    pub(super) fn new(capacity: usize) -> Self {
         Self {
-            images,
-            texts,
-            target_weights: vec![1.0; pairs],
+            images: DuplicateGroups::new(capacity),
+            texts: DuplicateGroups::new(capacity),
+            target_weights: vec![1.0; capacity],
         }
     }
 
-    /// Pairs with equal pictures or equal captions are right for each other in the next batch.
+    /// Samples with equal images or equal texts match each other in the next batch.
     pub fn match_equal(&mut self, batch: &[Fingerprint]) {
         self.images
-            .group_by_value(batch.iter().map(|pair| pair.image));
+            .group_by_value(batch.iter().map(|sample| sample.image));
         self.texts
-            .group_by_value(batch.iter().map(|pair| pair.text));
-        for pair in 0..batch.len() {
-            self.target_weights[pair] = 1.0 / self.matching_samples(pair).count() as f32;
+            .group_by_value(batch.iter().map(|sample| sample.text));
+
+        for sample in 0..batch.len() {
+            let matches = self.matching_samples(sample).count();
+            self.target_weights[sample] = 1.0 / matches as f32;
         }
     }
 
-    /// The pairs that are right for one.
-    pub(super) fn matching_samples(&self, pair: usize) -> impl Iterator<Item = usize> {
-        let others = self.texts.group_members(pair);
-        self.images
-            .group_members(pair)
-            .chain(others.filter(move |&other| !self.images.is_same_group(pair, other)))
+    /// The samples that match one.
+    pub(super) fn matching_samples(&self, sample: usize) -> impl Iterator<Item = usize> {
+        let same_text = self.texts.group_members(sample);
+        // Whoever has the same image too was already counted.
+        let same_text_only =
+            same_text.filter(move |&other| !self.images.is_same_group(sample, other));
+        self.images.group_members(sample).chain(same_text_only)
     }
 
-    /// What each of them is worth: together one.
-    pub(super) fn target_weight(&self, pair: usize) -> f32 {
-        self.target_weights[pair]
+    /// The target probability of each match of a sample: together one.
+    pub(super) fn target_weight(&self, sample: usize) -> f32 {
+        self.target_weights[sample]
     }
 
-    /// What each of so many pairs is worth to those that it is right for.
-    pub(super) fn target_weights(&self, pairs: usize) -> &[f32] {
-        &self.target_weights[..pairs]
+    /// The target probabilities of the first `count` samples' matches.
+    pub(super) fn target_weights(&self, count: usize) -> &[f32] {
+        &self.target_weights[..count]
     }
 
-    /// A number for the picture of each pair, and one for its caption: equal for equal ones.
+    /// A number for the image of each sample, and one for its text: equal for equal ones.
     pub(super) fn group_ids(&self) -> [impl Fn(usize) -> u32; 2] {
-        [&self.images, &self.texts].map(|groups| |pair: usize| groups.ranges[pair].0)
+        [&self.images, &self.texts].map(|groups| |sample: usize| groups.ranges[sample].start)
     }
 
-    /// Whether two pairs are right for each other.
-    pub(super) fn is_match(&self, pair: usize, other: usize) -> bool {
-        self.images.is_same_group(pair, other) || self.texts.is_same_group(pair, other)
+    /// Whether two samples match each other.
+    pub(super) fn is_match(&self, sample: usize, other: usize) -> bool {
+        self.images.is_same_group(sample, other) || self.texts.is_same_group(sample, other)
     }
 }
 
 impl DuplicateGroups {
-    /// So many pairs with a number of their own.
-    fn new(pairs: usize) -> Self {
-        let sorted = (0..pairs as u32).collect();
-        let places = (0..pairs as u32).map(|pair| (pair, pair + 1)).collect();
+    /// Samples in a group of their own each.
+    fn new(capacity: usize) -> Self {
+        let samples = 0..capacity as u32;
+        let ranges = samples.clone().map(|sample| GroupRange {
+            start: sample,
+            end: sample + 1,
+        });
+
         Self {
-            values: (0..pairs as u64).collect(),
-            sorted,
-            ranges: places,
+            values: (0..capacity as u64).collect(),
+            ranges: ranges.collect(),
+            sorted: samples.collect(),
         }
     }
 
-    fn group_by_value(&mut self, numbers: impl ExactSizeIterator<Item = u64>) {
-        let pairs = numbers.len();
-        self.values
-            .iter_mut()
-            .zip(numbers)
-            .for_each(|(old, new)| *old = new);
+    fn group_by_value(&mut self, values: impl ExactSizeIterator<Item = u64>) {
+        let count = values.len();
+        for (target, value) in self.values.iter_mut().zip(values) {
+            *target = value;
+        }
 
-        let numbers = &self.values;
-        let sorted = &mut self.sorted[..pairs];
-        sorted
-            .iter_mut()
-            .zip(0..)
-            .for_each(|(place, pair)| *place = pair);
+        let values = &self.values;
+        let sorted = &mut self.sorted[..count];
+        for (target, sample) in sorted.iter_mut().zip(0..) {
+            *target = sample;
+        }
 
-        sorted.sort_unstable_by_key(|&pair| (numbers[pair as usize], pair));
+        // By the sample as well: members in order, so that sums over them are the same on every rank.
+        sorted.sort_unstable_by_key(|&sample| (values[sample as usize], sample));
         let mut start = 0;
-        for equals in sorted.chunk_by(|&a, &b| numbers[a as usize] == numbers[b as usize]) {
-            let end = start + equals.len() as u32;
-            equals
-                .iter()
-                .for_each(|&pair| self.ranges[pair as usize] = (start, end));
+        for members in sorted.chunk_by(|&a, &b| values[a as usize] == values[b as usize]) {
+            let end = start + members.len() as u32;
+            for &sample in members {
+                self.ranges[sample as usize] = GroupRange { start, end };
+            }
 
             start = end;
         }
     }
 
-    /// The pairs with the same number, in order; itself among them.
-    fn group_members(&self, pair: usize) -> impl Iterator<Item = usize> {
-        let (start, end) = self.ranges[pair];
+    /// The samples of the same group, in order; itself among them.
+    fn group_members(&self, sample: usize) -> impl Iterator<Item = usize> {
+        let GroupRange { start, end } = self.ranges[sample];
         self.sorted[start as usize..end as usize]
             .iter()
-            .map(|&pair| pair as usize)
+            .map(|&member| member as usize)
     }
 
-    fn is_same_group(&self, pair: usize, other: usize) -> bool {
-        self.values[pair] == self.values[other]
+    fn is_same_group(&self, sample: usize, other: usize) -> bool {
+        self.values[sample] == self.values[other]
     }
 }

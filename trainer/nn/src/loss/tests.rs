@@ -1,9 +1,10 @@
-use super::*;
 use cnclip_compute::collective::SingleRank;
 use cnclip_compute::digest::Fingerprint;
 use cnclip_compute::ops::l2_normalize;
 use cnclip_compute::random::{derive_key, normal_f32};
 use cnclip_distributed::each;
+
+use super::*;
 
 const PAIRS: usize = 37;
 const WIDTH: usize = 11;
@@ -39,8 +40,18 @@ fn duplicated() -> Vec<Pair> {
     pairs
 }
 
-fn read((images, texts): (TensorView<'_>, TensorView<'_>)) -> (Vec<f32>, Vec<f32>) {
-    (images.to_host().into_owned(), texts.to_host().into_owned())
+fn read(features: ImageTextFeatures<'_>) -> (Vec<f32>, Vec<f32>) {
+    (
+        features.images.to_host().into_owned(),
+        features.texts.to_host().into_owned(),
+    )
+}
+
+fn host_features<'a>(images: &'a [f32], texts: &'a [f32]) -> ImageTextFeatures<'a> {
+    ImageTextFeatures {
+        images: TensorView::Host(images),
+        texts: TensorView::Host(texts),
+    }
 }
 
 fn mean_cross_entropy(from: &[f32], to: &[f32], scale: f64, pairs: &[Pair]) -> f64 {
@@ -89,11 +100,7 @@ fn the_loss_and_its_gradients_agree_with_the_formula_in_double_precision() {
         loss.targets.match_equal(&fingerprints(&pairs));
         let right_loss =
             |images: &[f32], texts: &[f32], scale| right_loss(images, texts, scale, &pairs);
-        let score = loss.compute_loss(
-            (TensorView::Host(&images), TensorView::Host(&texts)),
-            scale,
-            &SingleRank,
-        );
+        let score = loss.compute_loss(host_features(&images, &texts), scale, &SingleRank);
         let right = right_loss(&images, &texts, scale.into());
 
         assert!(
@@ -155,17 +162,9 @@ fn a_batch_without_duplicates_is_worth_the_same_to_the_last_bit() {
         .collect();
 
     matched.targets.match_equal(&fingerprints(&pairs));
-    let score = plain.compute_loss(
-        (TensorView::Host(&images), TensorView::Host(&texts)),
-        14.3,
-        &SingleRank,
-    );
+    let score = plain.compute_loss(host_features(&images, &texts), 14.3, &SingleRank);
     assert_eq!(
-        matched.compute_loss(
-            (TensorView::Host(&images), TensorView::Host(&texts)),
-            14.3,
-            &SingleRank
-        ),
+        matched.compute_loss(host_features(&images, &texts), 14.3, &SingleRank),
         score
     );
 
@@ -185,11 +184,7 @@ fn a_hit_is_anything_that_is_right() {
     let mut loss = ContrastiveLoss::new(PAIRS, WIDTH);
 
     loss.targets.match_equal(&fingerprints(&pairs));
-    let score = loss.compute_loss(
-        (TensorView::Host(&images), TensorView::Host(&texts)),
-        20.0,
-        &SingleRank,
-    );
+    let score = loss.compute_loss(host_features(&images, &texts), 20.0, &SingleRank);
     let half = (PAIRS / 2) as f64 / PAIRS as f64;
     assert_eq!(
         (score.image_to_text_accuracy, score.text_to_image_accuracy),
@@ -204,13 +199,9 @@ fn the_shares_of_ranks_are_the_gradient_of_one() {
     let found = fingerprints(&duplicated()[..pairs]);
     let loss = |ranks: &dyn Collective| {
         let own = ranks.rank_range(pairs);
-        let mut loss = ContrastiveLoss::new_in(&Memory::Host, (pairs, own.len()), WIDTH);
+        let mut loss = ContrastiveLoss::new_in(&Memory::Host, pairs, own.len(), WIDTH);
         loss.targets.match_equal(&found);
-        let score = loss.compute_loss(
-            (TensorView::Host(&images), TensorView::Host(&texts)),
-            20.0,
-            ranks,
-        );
+        let score = loss.compute_loss(host_features(&images, &texts), 20.0, ranks);
         let (images, texts) = read(loss.feature_gradients(0..own.len()));
 
         (score, images, texts)
@@ -260,11 +251,7 @@ fn the_shares_of_ranks_are_the_gradient_of_one() {
 fn a_pair_is_a_hit_where_it_is_nearest_and_a_collapsed_model_hits_once() {
     let images = features(1);
     let mut loss = ContrastiveLoss::new(PAIRS, WIDTH);
-    let score = loss.compute_loss(
-        (TensorView::Host(&images), TensorView::Host(&images)),
-        20.0,
-        &SingleRank,
-    );
+    let score = loss.compute_loss(host_features(&images, &images), 20.0, &SingleRank);
     assert_eq!(
         (score.image_to_text_accuracy, score.text_to_image_accuracy),
         (1.0, 1.0)
@@ -272,21 +259,13 @@ fn a_pair_is_a_hit_where_it_is_nearest_and_a_collapsed_model_hits_once() {
     let mut texts = images.clone();
 
     texts.rotate_left(WIDTH);
-    let score = loss.compute_loss(
-        (TensorView::Host(&images), TensorView::Host(&texts)),
-        20.0,
-        &SingleRank,
-    );
+    let score = loss.compute_loss(host_features(&images, &texts), 20.0, &SingleRank);
     assert_eq!(
         (score.image_to_text_accuracy, score.text_to_image_accuracy),
         (0.0, 0.0)
     );
     let one = images[..WIDTH].repeat(PAIRS);
-    let score = loss.compute_loss(
-        (TensorView::Host(&one), TensorView::Host(&one)),
-        20.0,
-        &SingleRank,
-    );
+    let score = loss.compute_loss(host_features(&one, &one), 20.0, &SingleRank);
 
     assert!((score.image_to_text_accuracy - 1.0 / PAIRS as f64).abs() < 1e-12);
     assert!((score.loss - (PAIRS as f64).ln()).abs() < 1e-5);

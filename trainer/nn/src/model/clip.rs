@@ -1,15 +1,9 @@
-//! Both towers and the temperature: pictures and captions in, unit features out. Knows neither the
-//! loss nor the optimizer.
+//! Both towers and the temperature: images and texts in, unit features out. Knows neither the loss nor the
+//! optimizer.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use cnclip_crds::model::ModelConfig;
-use cnclip_crds::stage::Precision;
-
-use super::PackedTexts;
-use super::bert::Bert;
-use super::image_encoder::ImageEncoder;
 use cnclip_compute::collective::{Collective, GradientReducer};
 use cnclip_compute::ops::adamw;
 use cnclip_compute::ops::dropout::Dropout;
@@ -17,56 +11,65 @@ use cnclip_compute::ops::l2_normalize;
 use cnclip_compute::ops::patchify::PixelBatch;
 use cnclip_compute::params::{ParamInit, ParamLayout, Params, Weight};
 use cnclip_compute::tensor::{Memory, Tensor, TensorView, TensorViewMut};
+use cnclip_crds::model::ModelConfig;
+use cnclip_crds::stage::Precision;
+
+use super::image_encoder::ImageEncoder;
+use super::towers::bert::Bert;
+use super::towers::{FlatParams, TowerCapacity};
+use super::{ImageTextFeatures, PackedTexts};
 
 /// The logarithm of the temperature's inverse before training, ln(1 / 0.07).
 const INITIAL_LOGIT_SCALE: f32 = 2.659_26;
 
-/// Its bounds: the reference clamps it after every step, to ln 100.
+/// Its bounds. Without the upper one, ln 100, training can raise the scale until the logits saturate the
+/// softmax and gradients vanish; the paper of CLIP found the bound necessary. The reference clamps after
+/// every step, to the same digits.
 const LOGIT_SCALE_BOUNDS: (f32, f32) = (0.0, 4.6052);
 
 /// The most that one forward pass is given.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BatchCapacity {
-    /// Pictures, and captions.
+    /// Images, and texts.
     pub batch: usize,
-    /// Tokens of one caption.
+    /// Tokens of one text.
     pub context: usize,
 }
 
-/// What changes the way to the features and gradients, and not what they are.
+/// How features and gradients are computed: trades memory and precision for speed.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ComputeOptions {
-    /// Whether a backward pass computes again what blocks would otherwise keep.
+    /// Whether the backward pass recomputes activations that layers would otherwise keep.
     pub recompute: bool,
-    /// Number format of the operands of products.
+    /// Number format of the operands of matrix products.
     pub precision: Precision,
 }
 
-/// Pairs of a picture and a caption.
+/// Samples of an image and a text.
 #[derive(Clone, Copy, Debug)]
 pub struct ClipBatch<'a> {
-    /// The pictures.
+    /// The images.
     pub pixels: PixelBatch<'a>,
-    /// Their captions.
+    /// Their texts.
     pub texts: PackedTexts<'a>,
 }
 
 impl<'a> ClipBatch<'a> {
-    /// Some of so many pairs; `offsets` is memory for where their captions begin.
+    /// Some of the batch's `batch_size` samples; `offsets` is memory for where their texts begin.
     pub fn slice_samples<'b>(
         self,
-        some: Range<usize>,
-        pairs: usize,
+        samples: Range<usize>,
+        batch_size: usize,
         offsets: &'b mut Vec<usize>,
     ) -> ClipBatch<'b>
     where
         'a: 'b,
     {
-        let picture = self.pixels.len() / pairs;
-        let pixels = self.pixels.slice(some.start * picture..some.end * picture);
+        let image_len = self.pixels.len() / batch_size;
+        let pixel_range = samples.start * image_len..samples.end * image_len;
         ClipBatch {
-            pixels,
-            texts: self.texts.slice_texts(some, offsets),
+            pixels: self.pixels.slice(pixel_range),
+            texts: self.texts.slice_texts(samples, offsets),
         }
     }
 }
@@ -83,21 +86,18 @@ struct FeatureBuffers {
 
 impl FeatureBuffers {
     fn new(memory: &Memory, batch: usize, width: usize) -> Self {
-        let size = batch * width;
-        let raw = memory.alloc_f32(size);
-        let unit = memory.alloc_f32(size);
-        let gradient = memory.alloc_activations(size);
-
+        let len = batch * width;
         Self {
             width,
             used_len: 0,
-            raw,
-            unit,
-            gradient,
+            // In fp32: the loss compares features, and bf16 has too few digits for near cosines.
+            raw: memory.alloc_f32(len),
+            unit: memory.alloc_f32(len),
+            gradient: memory.alloc_activations(len),
         }
     }
 
-    /// Where a tower writes the features of so many samples.
+    /// Where a tower writes the features of `count` samples.
     fn prepare_output(&mut self, count: usize) -> TensorViewMut<'_> {
         self.used_len = count * self.width;
         self.raw.first_n_mut(self.used_len)
@@ -129,13 +129,55 @@ pub struct Clip {
 }
 
 impl Clip {
-    /// The model, and the arrays for its numbers, all zero.
+    /// The model, and its parameters, all zero.
+    ///
+    /// ```
+    /// use cnclip_compute::ops::patchify::PixelBatch;
+    /// use cnclip_crds::model::{ImageTower, ModelConfig, TextTower, VitConfig};
+    /// use cnclip_nn::model::clip::{BatchCapacity, Clip};
+    ///
+    /// let config = ModelConfig {
+    ///     embed_dim: 8,
+    ///     image: ImageTower {
+    ///         resolution: 32,
+    ///         vit: Some(VitConfig {
+    ///             width: 16,
+    ///             layers: 1,
+    ///             head_width: 8,
+    ///             patch_size: 16,
+    ///         }),
+    ///         resnet: None,
+    ///     },
+    ///     text: TextTower {
+    ///         width: 16,
+    ///         heads: 2,
+    ///         layers: 1,
+    ///         intermediate: 32,
+    ///         positions: 16,
+    ///         vocab_size: 100,
+    ///         hidden_dropout_percent: 0,
+    ///         attention_dropout_percent: 0,
+    ///     },
+    /// };
+    ///
+    /// let capacity = BatchCapacity {
+    ///     batch: 2,
+    ///     context: 16,
+    /// };
+    ///
+    /// let (mut clip, mut params) = Clip::new(&config, capacity);
+    /// params.init_values(1);
+    ///
+    /// let images = vec![128; 2 * 3 * 32 * 32];
+    /// let features = clip.encode_images(&mut params, PixelBatch::Bytes(&images));
+    /// assert_eq!(features.len(), 2 * 8);
+    /// ```
     pub fn new(config: &ModelConfig, capacity: BatchCapacity) -> (Self, Params) {
         Self::with_options(config, capacity, ComputeOptions::default())
     }
 
-    /// The same in less memory: a backward pass computes again, block by block, what blocks would
-    /// otherwise keep. A residual network keeps it all the same, as in the reference.
+    /// The same in less memory: the backward pass recomputes, layer by layer, the activations that layers
+    /// would otherwise keep. A ResNet keeps them all the same, as in the reference.
     ///
     /// # Guarantees
     /// The gradients are equal to the last bit.
@@ -148,7 +190,7 @@ impl Clip {
         Self::with_options(config, capacity, compute)
     }
 
-    /// The model, computing as it is told to.
+    /// The model with compute options.
     pub fn with_options(
         config: &ModelConfig,
         capacity: BatchCapacity,
@@ -157,7 +199,7 @@ impl Clip {
         Self::new_in(&Memory::Host, config, capacity, compute)
     }
 
-    /// The same in some memory.
+    /// The same in host memory or on a device.
     pub fn new_in(
         memory: &Memory,
         config: &ModelConfig,
@@ -169,7 +211,7 @@ impl Clip {
         (clip, layout.allocate_params())
     }
 
-    /// The table of a model's numbers, without the numbers.
+    /// The layout of a model's parameters, without memory for them.
     pub fn param_layout(config: &ModelConfig) -> ParamLayout {
         let mut layout = ParamLayout::default();
         Self::declare_params(
@@ -188,14 +230,16 @@ impl Clip {
     fn declare_params(
         layout: &mut ParamLayout,
         config: &ModelConfig,
-        BatchCapacity { batch, context }: BatchCapacity,
+        max_batch: BatchCapacity,
         recompute: bool,
     ) -> Self {
+        let BatchCapacity { batch, context } = max_batch;
         let width = config.embed_dim as usize;
         let memory = layout.memory().clone();
+        let capacity = TowerCapacity { batch, recompute };
         Self {
-            image: ImageEncoder::declare_params(layout, &config.image, width, (batch, recompute)),
-            text: Bert::declare_params(layout, &config.text, width, (batch, context, recompute)),
+            image: ImageEncoder::declare_params(layout, &config.image, width, capacity),
+            text: Bert::declare_params(layout, &config.text, width, context, capacity),
             logit_scale: layout.register_weight(
                 "logit_scale",
                 &[],
@@ -213,8 +257,8 @@ impl Clip {
         params.freeze_matching(|name| frozen && name.starts_with("visual."));
     }
 
-    /// From now on batch normalisation in training takes the statistics of all ranks' batches, not
-    /// those of its own; nothing changes for a tower that has none.
+    /// From now on batch normalisation in training takes the statistics of all ranks' batches instead of
+    /// this rank's; nothing changes for a tower that has none.
     ///
     /// # Source
     /// The reference's `--use-bn-sync`.
@@ -222,8 +266,11 @@ impl Clip {
         self.image.synchronize_batch_norm(ranks);
     }
 
-    /// Leaves out a share of each picture's patches from now on, in training alone. A residual
-    /// network has none to leave out.
+    /// Leaves out a share of each image's patches from now on, in training alone. A ResNet has none to
+    /// leave out.
+    ///
+    /// # Source
+    /// FLIP, "Scaling Language-Image Pre-training via Masking" (Li and others, 2023).
     pub fn mask_patches(&mut self, percent: u32) {
         self.image.mask_patches(percent);
     }
@@ -233,12 +280,12 @@ impl Clip {
         self.image_features.width
     }
 
-    /// The factor of the cosines in the loss; a device is waited for, which the loss does next anyway.
+    /// The factor of the cosines in the loss. Waits for the device, which the loss does next anyway.
     pub fn logit_scale(&self, params: &Params) -> f32 {
         self.logit_scale.slice_of(params.values.view()).to_host()[0].exp()
     }
 
-    /// Adds to the gradient of the factor's logarithm.
+    /// Adds to the gradient of the logit scale's logarithm.
     pub fn add_logit_scale_gradient(&self, params: &mut Params, gradient: f32) {
         match self.logit_scale.slice_of(params.gradients.view_mut()) {
             TensorViewMut::Host(sum) => sum[0] += gradient,
@@ -246,7 +293,7 @@ impl Clip {
         }
     }
 
-    /// Keeps the factor's logarithm in its bounds: to be called after every step.
+    /// Clamps the logit scale's logarithm to its bounds: to be called after every optimizer step.
     pub fn clamp_logit_scale(&self, params: &mut Params) {
         let (low, high) = LOGIT_SCALE_BOUNDS;
         match self.logit_scale.slice_of(params.values.view_mut()) {
@@ -257,25 +304,24 @@ impl Clip {
         }
     }
 
-    /// The unit features of pictures and captions, in training; kept for the backward pass.
-    ///
-    /// # Shapes
-    /// Both [batch, features].
+    /// The unit features of images and texts, in training; activations are kept for the backward pass.
     pub fn forward(
         &mut self,
         params: &mut Params,
         batch: ClipBatch<'_>,
         dropout: Dropout,
-    ) -> (TensorView<'_>, TensorView<'_>) {
-        self.forward_images(params, batch.pixels, (!self.image_frozen, dropout));
+    ) -> ImageTextFeatures<'_> {
+        // A frozen tower computes as in evaluation: its running statistics must not move either.
+        let training = !self.image_frozen;
+        self.forward_images(params, batch.pixels, training, dropout);
         self.forward_texts(params, batch.texts, dropout);
-        (
-            self.image_features.normalize_rows(),
-            self.text_features.normalize_rows(),
-        )
+        ImageTextFeatures {
+            images: self.image_features.normalize_rows(),
+            texts: self.text_features.normalize_rows(),
+        }
     }
 
-    /// Makes again what the backward pass needs of an earlier forward pass.
+    /// Recomputes the activations of an earlier forward pass for its backward pass.
     pub fn recompute_forward(
         &mut self,
         params: &mut Params,
@@ -283,8 +329,9 @@ impl Clip {
         dropout: Dropout,
     ) {
         if !self.image_frozen {
-            self.forward_images(params, batch.pixels, (true, dropout));
+            self.forward_images(params, batch.pixels, true, dropout);
         }
+
         self.forward_texts(params, batch.texts, dropout);
     }
 
@@ -292,12 +339,13 @@ impl Clip {
         &mut self,
         params: &mut Params,
         pixels: PixelBatch<'_>,
-        training: (bool, Dropout),
+        training: bool,
+        dropout: Dropout,
     ) {
-        let images = self
-            .image_features
-            .prepare_output(self.image.image_count(pixels));
-        self.image.forward(params, pixels, training, images);
+        let count = self.image.image_count(pixels);
+        let features = self.image_features.prepare_output(count);
+        self.image
+            .forward(params, pixels, training, dropout, features);
     }
 
     fn forward_texts(&mut self, params: &Params, texts: PackedTexts<'_>, dropout: Dropout) {
@@ -307,47 +355,44 @@ impl Clip {
     }
 
     /// Adds to the gradients of all weights that are not frozen, given the gradients of the unit
-    /// features, and the batch and the dropout of the forward pass. What is done goes to `reducer`,
-    /// and the gradient of the logit scale, which was added before.
-    ///
-    /// # Shapes
-    /// Both [batch, features].
+    /// features, and the batch and the dropout of the forward pass. Complete parts go to `reducer`, and so
+    /// does the gradient of the logit scale, which was added before.
     pub fn backward(
         &mut self,
         params: &mut Params,
         batch: ClipBatch<'_>,
         dropout: Dropout,
-        (dimages, dtexts): (TensorView<'_>, TensorView<'_>),
+        dfeatures: ImageTextFeatures<'_>,
         reducer: &mut dyn GradientReducer,
     ) {
+        let flat_params = &mut FlatParams {
+            values: params.values.view(),
+            gradients: params.gradients.view_mut(),
+        };
+
+        // Every rank hands over the same ranges in the same order: that pairs them in the all-reduce.
         if !self.image_frozen {
-            self.image
-                .backward(params, self.image_features.backward(dimages), reducer);
+            let dimages = self.image_features.backward(dfeatures.images);
+            self.image.backward(flat_params, dimages, reducer);
         }
 
-        let values = params.values.view();
-        let mut gradients = params.gradients.view_mut();
-        let dtexts = self.text_features.backward(dtexts);
-        self.text.backward(
-            (values, &mut gradients),
-            batch.texts,
-            dropout,
-            (dtexts, reducer),
-        );
+        let dtexts = self.text_features.backward(dfeatures.texts);
+        self.text
+            .backward(flat_params, batch.texts, dropout, dtexts, reducer);
 
-        reducer.reduce_gradients(&mut gradients, self.logit_scale.range());
+        reducer.reduce_gradients(&mut flat_params.gradients, self.logit_scale.range());
     }
 
-    /// The unit features of pictures, in evaluation.
+    /// The unit features of images, in evaluation.
     ///
     /// # Shapes
     /// [batch, features]
     pub fn encode_images(&mut self, params: &mut Params, pixels: PixelBatch<'_>) -> TensorView<'_> {
-        self.forward_images(params, pixels, (false, Dropout::NONE));
+        self.forward_images(params, pixels, false, Dropout::NONE);
         self.image_features.normalize_rows()
     }
 
-    /// The unit features of captions, in evaluation.
+    /// The unit features of texts, in evaluation.
     ///
     /// # Shapes
     /// [batch, features]

@@ -1,18 +1,18 @@
-//! The image tower of a model, of either kind. Decides which of the two computes; knows
-//! nothing of texts.
+//! The image tower of a model, of either kind. Decides which of the two computes; knows nothing of texts.
 
 use std::sync::Arc;
 
-use cnclip_crds::model::ImageTower;
-
-use super::resnet::ModifiedResnet;
-use super::vit::VisionTransformer;
 use cnclip_compute::collective::{Collective, GradientReducer};
 use cnclip_compute::ops::dropout::Dropout;
 use cnclip_compute::ops::patch_dropout::PatchDropout;
 use cnclip_compute::ops::patchify::PixelBatch;
 use cnclip_compute::params::{ParamLayout, Params};
 use cnclip_compute::tensor::{TensorView, TensorViewMut};
+use cnclip_crds::model::ImageTower;
+
+use super::towers::resnet::ModifiedResnet;
+use super::towers::vit::VisionTransformer;
+use super::towers::{FlatParams, TowerCapacity};
 
 /// An image tower of either kind.
 #[derive(Debug)]
@@ -26,11 +26,12 @@ impl ImageEncoder {
         layout: &mut ParamLayout,
         tower: &ImageTower,
         features: usize,
-        (batch, recompute): (usize, bool),
+        capacity: TowerCapacity,
     ) -> Self {
         let side = tower.resolution as usize;
-        if let Some(sizes) = &tower.resnet {
-            let resnet = ModifiedResnet::declare_params(layout, sizes, (side, features), batch);
+        let batch = capacity.batch;
+        if let Some(config) = &tower.resnet {
+            let resnet = ModifiedResnet::declare_params(layout, config, side, features, batch);
             return Self::Resnet(Box::new(resnet));
         }
 
@@ -38,15 +39,14 @@ impl ImageEncoder {
             clippy::expect_used,
             reason = "the contract admits exactly one of the two kinds"
         )]
-        let sizes = tower.vit.as_ref().expect("an image tower of a known kind");
+        let config = tower.vit.as_ref().expect("an image tower of a known kind");
 
-        let vit =
-            VisionTransformer::declare_params(layout, sizes, (side, features), (batch, recompute));
+        let vit = VisionTransformer::declare_params(layout, config, side, features, capacity);
         let patches = PatchDropout::new(batch, vit.patch_count());
         Self::Vit(Box::new(vit), patches)
     }
 
-    /// How many pictures these are.
+    /// How many images these are.
     pub(super) fn image_count(&self, pixels: PixelBatch<'_>) -> usize {
         match self {
             Self::Vit(vit, _) => pixels.len() / vit.values_per_image(),
@@ -54,44 +54,42 @@ impl ImageEncoder {
         }
     }
 
-    /// Writes features; `training` decides what batch normalisation does, `dropout` which patches
-    /// are seen.
+    /// Writes features; `training` decides what batch normalisation does, `dropout` which patches are
+    /// visible.
     pub(super) fn forward(
         &mut self,
         params: &mut Params,
         pixels: PixelBatch<'_>,
-        (training, dropout): (bool, Dropout),
+        training: bool,
+        dropout: Dropout,
         features: TensorViewMut<'_>,
     ) {
+        let values = params.values.view();
         match self {
             Self::Vit(vit, patches) => {
-                let seen = patches.sample_patches(pixels.len() / vit.values_per_image(), dropout);
-                vit.forward(params.values.view(), (pixels, seen), features);
+                let batch = pixels.len() / vit.values_per_image();
+                let visible_patches = patches.sample_patches(batch, dropout);
+                vit.forward(values, pixels, visible_patches, features);
             }
             Self::Resnet(resnet) => {
-                let given = (params.values.view(), params.buffers.view_mut());
-                resnet.forward(given, pixels, training, features);
+                let buffers = params.buffers.view_mut();
+                resnet.forward(values, buffers, pixels, training, features);
             }
         }
     }
 
-    /// Adds to the gradients of the weights, and hands them on.
+    /// Adds to the gradients of the weights, and hands complete parts to `reducer`.
     pub(super) fn backward(
         &mut self,
-        params: &mut Params,
+        params: &mut FlatParams<'_>,
         dfeatures: TensorView<'_>,
         reducer: &mut dyn GradientReducer,
     ) {
-        let values = params.values.view();
-        let mut gradients = params.gradients.view_mut();
         match self {
             Self::Vit(vit, patches) => {
-                let given = (values, &mut gradients);
-                vit.backward(given, patches.visible_patches(), (dfeatures, reducer));
+                vit.backward(params, patches.visible_patches(), dfeatures, reducer);
             }
-            Self::Resnet(resnet) => {
-                resnet.backward((values, &mut gradients), dfeatures, reducer);
-            }
+            Self::Resnet(resnet) => resnet.backward(params, dfeatures, reducer),
         }
     }
 
@@ -102,7 +100,7 @@ impl ImageEncoder {
         }
     }
 
-    /// Leaves out a share of each picture's patches in training, where there are any.
+    /// Leaves out a share of each image's patches in training, where there are any.
     pub(super) fn mask_patches(&mut self, percent: u32) {
         if let Self::Vit(_, patches) = self {
             patches.set_masked_percent(percent);

@@ -1,29 +1,35 @@
-//! The image tower of a larger model: pictures in, features out. Nothing of it is ever trained.
+//! The image tower of a larger model, whose features a distilled model learns from. None of it is trained.
 
-use cnclip_crds::model::ImageTower;
-
-use super::image_encoder::ImageEncoder;
 use cnclip_compute::ops::dropout::Dropout;
 use cnclip_compute::ops::patchify::PixelBatch;
 use cnclip_compute::params::{ParamInit, ParamLayout, Params};
 use cnclip_compute::tensor::{Memory, TensorViewMut};
+use cnclip_crds::model::ImageTower;
+
+use super::image_encoder::ImageEncoder;
+use super::towers::TowerCapacity;
 
 /// An image tower in evaluation.
 #[derive(Debug)]
 pub struct Teacher {
     tower: ImageEncoder,
-    /// Its numbers, zero until they are loaded: those of [`Part::Image`](crate::weights::Part).
+    /// Its weights, zero until they are loaded: those of the image part of a model's weights file.
     pub params: Params,
     width: usize,
     batch: usize,
 }
 
 impl Teacher {
-    /// A tower whose features have a width, and room in some memory for so many pictures at once.
+    /// A tower with features of a width, and memory for `batch` images at once.
     pub fn new(memory: &Memory, tower: &ImageTower, width: usize, batch: usize) -> Self {
         let mut layout = ParamLayout::default().with_memory(memory);
-        // Blocks that keep nothing are enough for a tower without a backward pass.
-        let tower = ImageEncoder::declare_params(&mut layout, tower, width, (batch, true));
+        // There is no backward pass, so layers need not keep activations: one cache for all is enough.
+        let capacity = TowerCapacity {
+            batch,
+            recompute: true,
+        };
+
+        let tower = ImageEncoder::declare_params(&mut layout, tower, width, capacity);
         // Files of an image tower hold it too.
         layout.register_weight("logit_scale", &[], ParamInit::Zeros);
 
@@ -40,22 +46,25 @@ impl Teacher {
         self.width
     }
 
-    /// Writes the features of pictures, any number of them.
+    /// Writes the features of images, any number of them.
     ///
     /// # Shapes
-    /// `features` [pictures, width].
+    /// `features` [images, width].
     pub fn encode_images(&mut self, pixels: PixelBatch<'_>, features: TensorViewMut<'_>) {
-        let picture = pixels.len() / (features.len() / self.width);
+        let image_len = pixels.len() / (features.len() / self.width);
         let mut first = 0;
         let mut rest = features;
 
         while !rest.is_empty() {
             let count = self.batch.min(rest.len() / self.width);
             let (features, others) = rest.split_at(count * self.width);
-            let pixels = pixels.slice(first * picture..(first + count) * picture);
+            let pixels = pixels.slice(first * image_len..(first + count) * image_len);
+            let training = false;
             self.tower
-                .forward(&mut self.params, pixels, (false, Dropout::NONE), features);
-            (first, rest) = (first + count, others);
+                .forward(&mut self.params, pixels, training, Dropout::NONE, features);
+
+            first += count;
+            rest = others;
         }
     }
 }

@@ -116,7 +116,7 @@ impl TrainingRun {
 
         let RankSync { world, buckets, .. } = &mut self.rank_sync;
         let first = world.rank() * pairs;
-        let given = (batch, Dropout::new(self.config.seed, step, first as u64));
+        let dropout = Dropout::new(self.config.seed, step, first as u64);
         let Self {
             accumulator,
             clip,
@@ -126,7 +126,7 @@ impl TrainingRun {
         } = self;
 
         params.clear_gradients();
-        let score = accumulator.forward((clip, params), given);
+        let score = accumulator.forward(clip, params, batch, dropout);
         let mut losses = StepLosses {
             total: score.loss,
             distillation: None,
@@ -140,7 +140,7 @@ impl TrainingRun {
         }
 
         clip.add_logit_scale_gradient(params, score.logit_scale_gradient as f32);
-        accumulator.backward((clip, params), given, buckets);
+        accumulator.backward(clip, params, batch, dropout, buckets);
         buckets.finish_all_reduce(&mut params.gradients.view_mut());
         losses
     }

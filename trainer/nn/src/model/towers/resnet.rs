@@ -1,0 +1,228 @@
+//! The image tower of RN50: CLIP's modified ResNet, with a stem of three convolutions, bottlenecks that
+//! pool where others stride, and attention pooling instead of an average.
+
+mod attention_pool;
+mod bottleneck;
+mod conv_batch_norm;
+mod stem;
+
+use std::sync::Arc;
+
+use cnclip_compute::collective::{Collective, GradientReducer};
+use cnclip_compute::ops::patchify::PixelBatch;
+use cnclip_compute::params::ParamLayout;
+use cnclip_compute::tensor::{Memory, Tensor, TensorView, TensorViewMut};
+use cnclip_crds::model::ResnetConfig;
+
+use super::FlatParams;
+use super::param_ranges::ParamRanges;
+use attention_pool::AttentionPool;
+use bottleneck::{Bottleneck, BottleneckShape};
+use conv_batch_norm::ResnetWorkspace;
+use stem::ResnetStem;
+
+/// The image tower of RN50.
+///
+/// # Shapes
+/// Pixels [batch, 3, side, side] in, features [batch, features] out.
+#[derive(Debug)]
+pub struct ModifiedResnet {
+    side: usize,
+    features: usize,
+    stem: ResnetStem,
+    blocks: Vec<Bottleneck>,
+    pool: AttentionPool,
+    /// The stem, each block, and the pool.
+    param_ranges: ParamRanges,
+    scratch: ResnetScratch,
+}
+
+/// Memory that the parts of the tower use in turn.
+#[derive(Debug)]
+struct ResnetScratch {
+    workspace: ResnetWorkspace,
+    /// The gradient on its way from block to block.
+    gradient: Tensor,
+    /// Gradients inside a block.
+    spare: Tensor,
+    /// Gradients of the other branch of a residual connection.
+    branch: Tensor,
+}
+
+impl ResnetScratch {
+    fn new(memory: &Memory, len: usize, workspace: ResnetWorkspace) -> Self {
+        let alloc = || memory.alloc_activations(len);
+        Self {
+            workspace,
+            gradient: alloc(),
+            spare: alloc(),
+            branch: alloc(),
+        }
+    }
+}
+
+/// What a forward pass reads and writes besides activations.
+struct ResnetForwardContext<'a> {
+    values: TensorView<'a>,
+    /// The running statistics of batch normalisation.
+    buffers: TensorViewMut<'a>,
+    /// Whether batches are normalised by their own statistics.
+    training: bool,
+    workspace: &'a mut ResnetWorkspace,
+}
+
+impl ModifiedResnet {
+    /// Declares the tower's weights under `visual`, with memory for a batch of images.
+    pub fn declare_params(
+        layout: &mut ParamLayout,
+        config: &ResnetConfig,
+        side: usize,
+        features: usize,
+        batch: usize,
+    ) -> Self {
+        let width = config.width as usize;
+        let mut workspace = ResnetWorkspace::default();
+        let mut param_ranges = ParamRanges::starting_at_end(layout);
+        let stem = ResnetStem::declare_params(layout, side, width, batch, &mut workspace);
+        param_ranges.close_range(layout);
+
+        let mut blocks = Vec::new();
+        let mut channels = width;
+        let mut grid = side / 4;
+        for BlockPosition { name, shape } in block_positions(config, side, batch) {
+            blocks.push(Bottleneck::declare_params(
+                layout,
+                &name,
+                shape,
+                &mut workspace,
+            ));
+
+            param_ranges.close_range(layout);
+            channels = shape.output_channels();
+            grid = shape.output_side();
+        }
+
+        let pool = AttentionPool::declare_params(layout, grid * grid, channels, features, batch);
+        param_ranges.close_range(layout);
+
+        // The stem's last unit and the first layer have the largest activations of all.
+        let largest = batch * (side / 2).pow(2) * width;
+        Self {
+            side,
+            features,
+            stem,
+            blocks,
+            pool,
+            param_ranges,
+            scratch: ResnetScratch::new(layout.memory(), largest, workspace),
+        }
+    }
+
+    /// Values of one image.
+    pub fn values_per_image(&self) -> usize {
+        3 * self.side * self.side
+    }
+
+    /// From now on a batch in training is normalised by the statistics of all ranks' batches.
+    pub fn synchronize_batch_norm(&mut self, ranks: Arc<dyn Collective>) {
+        self.scratch.workspace.synchronize_batch_norm(ranks);
+    }
+
+    /// Writes the features of a batch: in training, normalised by the batch's own statistics, which
+    /// the running ones in `buffers` then follow.
+    pub fn forward(
+        &mut self,
+        values: TensorView<'_>,
+        buffers: TensorViewMut<'_>,
+        pixels: PixelBatch<'_>,
+        training: bool,
+        features: TensorViewMut<'_>,
+    ) {
+        let batch = pixels.len() / self.values_per_image();
+        let context = &mut ResnetForwardContext {
+            values,
+            buffers,
+            training,
+            workspace: &mut self.scratch.workspace,
+        };
+
+        self.stem.forward(context, pixels);
+        let mut x = self.stem.output_view(batch);
+        for block in &mut self.blocks {
+            block.forward(context, x);
+            x = block.output_view(batch);
+        }
+
+        self.pool.forward(values, x, features);
+    }
+
+    /// Adds to the gradients of the weights, given that of the features; hands each part to `reducer` as
+    /// soon as it is complete. To be called after a forward pass in training.
+    pub fn backward(
+        &mut self,
+        params: &mut FlatParams<'_>,
+        dfeatures: TensorView<'_>,
+        reducer: &mut dyn GradientReducer,
+    ) {
+        let batch = dfeatures.len() / self.features;
+        let stem = &self.stem;
+        let blocks = &self.blocks;
+        let scratch = &mut self.scratch;
+        let block_input = |index: usize| match index.checked_sub(1) {
+            Some(before) => blocks[before].output_view(batch),
+            None => stem.output_view(batch),
+        };
+
+        let dx_len = block_input(blocks.len()).len();
+        let dx = scratch.gradient.first_n_mut(dx_len);
+        self.pool.backward(params, dfeatures, dx);
+        reducer.reduce_gradients(&mut params.gradients, self.param_ranges.last_range());
+
+        for (index, block) in blocks.iter().enumerate().rev() {
+            block.backward(params, block_input(index), scratch);
+            // Range 0 is the stem.
+            let range = self.param_ranges.part_range(1 + index);
+            reducer.reduce_gradients(&mut params.gradients, range);
+        }
+
+        stem.backward(params, batch, scratch);
+        reducer.reduce_gradients(&mut params.gradients, self.param_ranges.part_range(0));
+    }
+}
+
+/// A bottleneck's name in the state dict, and its sizes.
+struct BlockPosition {
+    name: String,
+    shape: BottleneckShape,
+}
+
+/// The bottlenecks of all four layers, in order: each layer but the first halves the side in its first
+/// block and doubles the channels.
+fn block_positions(config: &ResnetConfig, side: usize, batch: usize) -> Vec<BlockPosition> {
+    let width = config.width as usize;
+    let mut positions = Vec::new();
+    let mut inputs = width;
+    let mut grid = side / 4;
+
+    for (layer, &count) in config.layers.iter().enumerate() {
+        for block in 0..count as usize {
+            let shape = BottleneckShape {
+                batch,
+                side: grid,
+                inputs,
+                planes: width << layer,
+                stride: if layer > 0 && block == 0 { 2 } else { 1 },
+            };
+
+            positions.push(BlockPosition {
+                name: format!("visual.layer{}.{block}", layer + 1),
+                shape,
+            });
+
+            inputs = shape.output_channels();
+            grid = shape.output_side();
+        }
+    }
+
+    positions
+}
