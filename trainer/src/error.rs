@@ -113,7 +113,7 @@ impl From<cnclip_distributed::Error> for Error {
 
         match error {
             Distributed::Config(words) => Self::Config(words),
-            Distributed::Lost(words) => Self::WorkerLost(words),
+            Distributed::WorkerLost(words) => Self::WorkerLost(words),
             Distributed::Device(fault) => Self::Device(fault),
             Distributed::Bug(words) => Self::Bug(words),
         }
@@ -129,10 +129,10 @@ impl From<DoesNotFit> for Error {
 impl RankError for Error {
     fn origin(&self) -> Origin {
         match self {
-            Self::WorkerLost(_) => Origin::Lost,
+            Self::WorkerLost(_) => Origin::PeerFailure,
             Self::Interrupted { .. } => Origin::Interrupted,
             Self::Device(_) => Origin::Device,
-            _ => Origin::Own,
+            _ => Origin::Local,
         }
     }
 }

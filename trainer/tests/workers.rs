@@ -147,7 +147,7 @@ fn a_worker_that_hangs_is_missed_by_all_others() {
             "{told}"
         );
 
-        assert!(told.contains("nothing was heard of it for 10 s"), "{told}");
+        assert!(told.contains("no heartbeat for 10 s"), "{told}");
     }
 }
 

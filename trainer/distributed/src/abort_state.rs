@@ -1,5 +1,5 @@
-//! What became of a world: nothing so far, or the first loss, and after that nothing else. Never finds
-//! one out, and ends no process.
+//! Whether a worker of the run has failed: nothing so far, or the first failure, and after that no other.
+//! Detects no failure, and ends no process.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,41 +10,42 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
-/// The worker that is no longer there, and why.
+/// The worker that failed, and why. Sent to the other workers as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct WorkerLost {
+pub(super) struct WorkerFailure {
     pub(super) worker: usize,
+    /// All ranks of the worker, or the one that reported its own failure.
     pub(super) ranks: Range<usize>,
-    /// The step that it, or whoever found out, was at.
+    /// The step of the failed rank, or of the rank that detected the failure.
     pub(super) step: u64,
-    pub(super) how: LossCause,
+    pub(super) cause: FailureCause,
 }
 
-/// Why a worker is no longer there.
+/// Why a worker counts as failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum LossCause {
-    /// Its connection closed without a word.
-    Gone,
-    /// It has not been heard of for so many seconds.
-    Silent(u64),
-    /// It keeps its neighbour waiting for so many seconds.
+pub(super) enum FailureCause {
+    /// Its control connection was closed without a reason: the process died.
+    ConnectionClosed,
+    /// No heartbeat for this many seconds: the process hangs, or the network is gone.
+    HeartbeatTimeout(u64),
+    /// Heartbeats, but no data around the ring for this many seconds.
     Stuck(u64),
-    /// Its connection to a neighbour broke, and nobody knows more.
-    Cut,
-    /// It said why.
-    Ended(String),
+    /// The ring connection to a neighbour broke, and no better reason is known.
+    LinkBroken,
+    /// It reported an error.
+    Reported(String),
 }
 
-impl WorkerLost {
+impl WorkerFailure {
     fn to_error(&self) -> Error {
         let Self {
             worker,
             ranks,
             step,
-            how,
+            cause,
         } = self;
 
-        let who = match ranks.len() {
+        let worker = match ranks.len() {
             1 => format!("worker {worker} (rank {})", ranks.start),
             _ => format!(
                 "worker {worker} (ranks {} to {})",
@@ -53,43 +54,49 @@ impl WorkerLost {
             ),
         };
 
-        let lost = |how: String| {
-            Error::Lost(format!(
-                "{who} was lost in step {step}: {how}. All workers end; run the same command again: a \
-                 training goes on from its newest checkpoint."
-            ))
+        let reason = match cause {
+            FailureCause::Reported(error) => {
+                return Error::WorkerLost(format!("{worker} failed in step {step}: {error}"));
+            }
+            FailureCause::ConnectionClosed => {
+                "its connection was closed without a reason, so its process died".to_string()
+            }
+            FailureCause::HeartbeatTimeout(seconds) => format!("no heartbeat for {seconds} s"),
+            FailureCause::Stuck(seconds) => {
+                format!("its neighbour waited {seconds} s for its data")
+            }
+            FailureCause::LinkBroken => "its connection to its neighbour broke".to_string(),
         };
 
-        match how {
-            LossCause::Gone => {
-                lost("its connection closed without a word, so its process was ended".into())
-            }
-            LossCause::Silent(seconds) => lost(format!("nothing was heard of it for {seconds} s")),
-            LossCause::Stuck(seconds) => lost(format!("its neighbour waited {seconds} s for it")),
-            LossCause::Cut => lost("its connection to its neighbour broke".into()),
-            LossCause::Ended(why) => Error::Lost(format!("{who} ended in step {step}: {why}")),
-        }
+        Error::WorkerLost(format!(
+            "{worker} was lost in step {step}: {reason}. All workers end; run the same command again: a \
+             training resumes from its newest checkpoint."
+        ))
     }
 }
 
-/// Shared by everything in a process that has to do with other ranks.
+/// Shared by everything in a process that waits for other ranks.
+///
+/// Its lock is a leaf: whoever holds it takes no other lock and does no I/O, so it may be taken under any
+/// other.
 #[derive(Debug, Default)]
 pub(super) struct AbortState {
-    state: Mutex<FirstLoss>,
+    state: Mutex<FirstFailure>,
     changed: Condvar,
     step: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct FirstLoss {
-    loss: Option<WorkerLost>,
-    /// All is done: who leaves now is not lost.
+struct FirstFailure {
+    failure: Option<WorkerFailure>,
+    /// All ranks have finished: a connection that closes now is no failure.
     finished: bool,
 }
 
 impl AbortState {
-    /// The step that this process is at.
+    /// Sets the step that this process is at.
     pub(super) fn set_step(&self, step: u64) {
+        // Relaxed: the step is a hint in messages, and orders nothing else.
         self.step.store(step, Ordering::Relaxed);
     }
 
@@ -97,54 +104,58 @@ impl AbortState {
         self.step.load(Ordering::Relaxed)
     }
 
-    /// Keeps a loss, if it is the first; says whether it is.
-    pub(super) fn record_loss(&self, loss: WorkerLost) -> bool {
+    /// Records a failure, if it is the first; returns whether it is. Later ones are consequences: workers
+    /// that end because of the first one close their connections too.
+    pub(super) fn record_failure(&self, failure: WorkerFailure) -> bool {
         let mut state = self.lock_state();
-        let first = state.loss.is_none() && !state.finished;
-        if first {
-            state.loss = Some(loss);
+        let is_first = state.failure.is_none() && !state.finished;
+        if is_first {
+            state.failure = Some(failure);
             self.changed.notify_all();
         }
 
-        first
+        is_first
     }
 
-    /// From now on nobody is missed.
+    /// From now on no failure is recorded.
     pub(super) fn mark_finished(&self) {
         self.lock_state().finished = true;
     }
 
-    pub(super) fn is_lost(&self) -> bool {
-        self.lock_state().loss.is_some()
+    pub(super) fn has_failure(&self) -> bool {
+        self.lock_state().failure.is_some()
     }
 
-    /// Whether it is this rank that was lost, and said why.
-    pub(super) fn is_own_failure(&self, rank: usize) -> bool {
-        let own = |loss: &WorkerLost| {
-            matches!(loss.how, LossCause::Ended(_)) && loss.ranks == (rank..rank + 1)
+    /// Whether the failure is one that this rank reported of itself.
+    pub(super) fn is_failure_of(&self, rank: usize) -> bool {
+        let is_own = |failure: &WorkerFailure| {
+            matches!(failure.cause, FailureCause::Reported(_)) && failure.ranks == (rank..rank + 1)
         };
-        self.lock_state().loss.as_ref().is_some_and(own)
+
+        self.lock_state().failure.as_ref().is_some_and(is_own)
     }
 
     /// # Errors
-    /// Who was lost, if anybody was.
-    pub(super) fn check_lost(&self) -> Result<(), Error> {
+    /// Which worker failed, if one has.
+    pub(super) fn check_failure(&self) -> Result<(), Error> {
         self.lock_state()
-            .loss
+            .failure
             .as_ref()
-            .map_or(Ok(()), |loss| Err(loss.to_error()))
+            .map_or(Ok(()), |failure| Err(failure.to_error()))
     }
 
-    /// Waits until a loss is known, but not for ever.
-    pub(super) fn wait_for_loss(&self, most: Duration) {
+    /// Waits until a failure is recorded, but no longer than `timeout`.
+    pub(super) fn wait_for_failure(&self, timeout: Duration) {
         let state = self.lock_state();
-        // Whatever the outcome: the caller looks.
+        // Whichever it was, the caller checks again.
         let _ = self
             .changed
-            .wait_timeout_while(state, most, |state| state.loss.is_none());
+            .wait_timeout_while(state, timeout, |state| state.failure.is_none());
     }
 
-    fn lock_state(&self) -> MutexGuard<'_, FirstLoss> {
+    /// A thread that panicked with the lock held leaves a state that is still valid: every change is one
+    /// assignment.
+    fn lock_state(&self) -> MutexGuard<'_, FirstFailure> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -153,56 +164,60 @@ impl AbortState {
 mod tests {
     use super::*;
 
-    fn loss(worker: usize, ranks: Range<usize>, how: LossCause) -> WorkerLost {
-        WorkerLost {
+    fn failure(worker: usize, ranks: Range<usize>, cause: FailureCause) -> WorkerFailure {
+        WorkerFailure {
             worker,
             ranks,
             step: 17,
-            how,
+            cause,
         }
     }
 
     #[test]
-    fn the_first_loss_is_kept_and_none_after_the_end() {
-        let fate = AbortState::default();
-        fate.check_lost().unwrap();
-        assert!(fate.record_loss(loss(1, 1..2, LossCause::Gone)));
-        assert!(!fate.record_loss(loss(2, 2..3, LossCause::Silent(10))));
+    fn the_first_failure_is_kept_and_none_after_the_end() {
+        let state = AbortState::default();
+        state.check_failure().unwrap();
+        assert!(state.record_failure(failure(1, 1..2, FailureCause::ConnectionClosed)));
+        assert!(!state.record_failure(failure(2, 2..3, FailureCause::HeartbeatTimeout(10))));
         assert!(
-            fate.check_lost()
+            state
+                .check_failure()
                 .unwrap_err()
                 .to_string()
                 .starts_with("worker 1 (rank 1) was lost")
         );
 
-        let fate = AbortState::default();
-        fate.mark_finished();
-        assert!(!fate.record_loss(loss(1, 1..2, LossCause::Gone)));
-        fate.check_lost().unwrap();
+        let state = AbortState::default();
+        state.mark_finished();
+        assert!(!state.record_failure(failure(1, 1..2, FailureCause::ConnectionClosed)));
+        state.check_failure().unwrap();
     }
 
     #[test]
-    fn a_loss_names_worker_ranks_step_and_what_to_do() {
+    fn a_failure_names_worker_ranks_step_and_what_to_do() {
         let table = [
             (
-                LossCause::Gone,
-                "worker 3 (ranks 6 to 7) was lost in step 17: its connection closed",
+                FailureCause::ConnectionClosed,
+                "worker 3 (ranks 6 to 7) was lost in step 17: its connection was closed",
             ),
             (
-                LossCause::Silent(10),
-                "nothing was heard of it for 10 s. All workers end; run the same",
+                FailureCause::HeartbeatTimeout(10),
+                "no heartbeat for 10 s. All workers end; run the same",
             ),
-            (LossCause::Stuck(9), "its neighbour waited 9 s"),
-            (LossCause::Cut, "its connection to its neighbour broke"),
+            (FailureCause::Stuck(9), "its neighbour waited 9 s"),
             (
-                LossCause::Ended("bad".into()),
-                "worker 3 (ranks 6 to 7) ended in step 17: bad",
+                FailureCause::LinkBroken,
+                "its connection to its neighbour broke",
+            ),
+            (
+                FailureCause::Reported("bad".into()),
+                "worker 3 (ranks 6 to 7) failed in step 17: bad",
             ),
         ];
 
-        for (how, expected) in table {
-            let told = loss(3, 6..8, how).to_error().to_string();
-            assert!(told.contains(expected), "{told}");
+        for (cause, expected) in table {
+            let message = failure(3, 6..8, cause).to_error().to_string();
+            assert!(message.contains(expected), "{message}");
         }
     }
 }

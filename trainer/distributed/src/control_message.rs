@@ -1,17 +1,18 @@
-//! What workers say to each other besides numbers: a length, then JSON. Never long, and never read
-//! without a bound.
+//! Messages between workers: a length, then JSON. Bounded in size, because anybody can connect to the port.
 
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::abort_state::WorkerLost;
+use crate::abort_state::WorkerFailure;
+use crate::topology::WorkerTopology;
 
-/// The longest word, in bytes.
+/// The longest message. The table of ring addresses is the longest, a few dozen bytes for each worker; the
+/// first four bytes of other protocols, read as a length, are larger.
 const MAX_MESSAGE_BYTES: usize = 1 << 20;
 
-/// Who a worker is. All must agree on everything but `worker` and `port`.
+/// Who a worker is. All must have the same of everything but `worker` and `port`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct WorkerHello {
     pub(super) version: String,
@@ -24,55 +25,75 @@ pub(super) struct WorkerHello {
     /// SHA-256 of the configuration.
     pub(super) config: String,
     pub(super) worker: usize,
-    /// Where the worker before it in the ring finds it.
+    /// Where the previous worker of the ring connects to.
     pub(super) port: u16,
 }
 
-/// A sentence on the connection between a worker and worker 0.
+impl WorkerHello {
+    /// The worker's place among the others.
+    pub(super) fn topology(&self) -> WorkerTopology {
+        WorkerTopology {
+            worker: self.worker,
+            workers: self.workers,
+            devices: self.devices,
+        }
+    }
+}
+
+/// A message on a connection between two workers.
+///
+/// Hello and refusal keep their names on the wire, because they pass between workers of different
+/// versions; all others follow a hello that was accepted, and so a version that is the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum ControlMessage {
-    /// A worker's first.
+    /// The first message of a worker to worker 0.
     Hello(WorkerHello),
-    /// Worker 0's answer to whom it cannot take; `again` says whether that can change.
-    Refused { why: String, again: bool },
-    /// Worker 0's answer once all are here: where each one's ring begins, and a number that nobody
-    /// else knows.
+    /// Worker 0's answer to a worker that it does not accept.
+    Refused {
+        #[serde(rename = "why")]
+        reason: String,
+        /// Whether a later attempt may be accepted.
+        #[serde(rename = "again")]
+        retryable: bool,
+    },
+    /// Worker 0's answer once all workers are there: where each one's ring port is, and a random number
+    /// that proves to a neighbour that a connection comes from this run.
     Table { rings: Vec<SocketAddr>, secret: u64 },
-    /// A worker's first word to the next one in the ring.
+    /// The first message of a worker to the next one in the ring.
     Neighbour {
         secret: u64,
         worker: usize,
-        lane: usize,
+        channel: usize,
     },
-    /// Still here.
-    Beat,
-    /// Somebody is not.
-    Lost(WorkerLost),
-    /// All is done.
+    /// The sender is alive.
+    Heartbeat,
+    /// A worker failed.
+    Failed(WorkerFailure),
+    /// All ranks of the sender have finished.
     Done,
 }
 
 impl ControlMessage {
-    pub(super) fn write_to(&self, to: &mut impl Write) -> Result<()> {
+    pub(super) fn write_to(&self, writer: &mut impl Write) -> Result<()> {
         let text = serde_json::to_vec(self)?;
         let mut bytes = (text.len() as u32).to_le_bytes().to_vec();
         bytes.extend(text);
-        to.write_all(&bytes)
+        // In one write: the connections have Nagle's algorithm off, so two would be two packets.
+        writer.write_all(&bytes)
     }
 
     /// # Errors
-    /// If the connection ends, or this is no word.
-    pub(super) fn read_from(from: &mut impl Read) -> Result<Self> {
+    /// If the connection ends, or this is no message.
+    pub(super) fn read_from(reader: &mut impl Read) -> Result<Self> {
         let mut length = [0; 4];
-        from.read_exact(&mut length)?;
+        reader.read_exact(&mut length)?;
         let length = u32::from_le_bytes(length) as usize;
-
         if length > MAX_MESSAGE_BYTES {
             return Err(Error::from(ErrorKind::InvalidData));
         }
 
         let mut text = vec![0; length];
-        from.read_exact(&mut text)?;
+        reader.read_exact(&mut text)?;
         serde_json::from_slice(&text).map_err(Error::from)
     }
 }
@@ -82,19 +103,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_word_is_read_as_it_was_written_and_anything_else_is_refused() {
-        let word = ControlMessage::Neighbour {
+    fn a_message_is_read_as_it_was_written_and_anything_else_is_refused() {
+        let message = ControlMessage::Neighbour {
             secret: u64::MAX,
             worker: 3,
-            lane: 1,
+            channel: 1,
         };
 
         let mut bytes = Vec::new();
-        word.write_to(&mut bytes).unwrap();
+        message.write_to(&mut bytes).unwrap();
         assert_eq!(
             ControlMessage::read_from(&mut bytes.as_slice()).unwrap(),
-            word
+            message
         );
+
         let table: [&[u8]; 5] = [
             b"",
             b"GET / HTTP/1.1\r\n",

@@ -1,50 +1,56 @@
-//! Brings the devices of all ranks together, and lets nobody wait for one that is lost. What the devices
-//! then tell one another does not pass through here.
+//! Connects the devices of all ranks in a group with collectives of its own, and aborts that when a rank
+//! fails. Data that devices exchange does not pass through here.
+//!
+//! A collective on devices has no timeout: it waits on the device until all ranks have called it. So a
+//! thread watches for failures, and aborts the group.
 
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Weak};
 use std::thread::Builder;
 
-use super::HEARTBEAT_INTERVAL;
-use super::abort_state::AbortState;
-use super::local_ranks::FailureReporter;
-use crate::error::{Error, Origin, Result};
 use cnclip_compute::device::{Device, DeviceError, DeviceGroup};
 
-/// Waits until the devices of all ranks were brought together, or a rank is lost.
+use crate::abort_state::AbortState;
+use crate::error::{Error, Origin, Result};
+use crate::failure_reporter::FailureReporter;
+use crate::topology::HEARTBEAT_INTERVAL;
+
+/// Waits until the devices of all ranks are connected, or a rank fails.
 ///
 /// # Errors
-/// If they do not find one another.
+/// If they cannot be connected.
 pub(super) fn join_device_group(
-    own: FailureReporter,
+    reporter: FailureReporter,
     device: &Device,
-    invitation: Vec<u8>,
+    group_id: Vec<u8>,
 ) -> Result<Arc<DeviceGroup>> {
     let device = device.clone();
-    let seat = (own.topology.rank, own.topology.world_size);
-    let joined = run_unless_lost(&own.abort_state, move || {
-        DeviceGroup::join_group(&device, &invitation, seat)
+    let place = (reporter.topology.rank, reporter.topology.world_size);
+    let joined = run_until_failure(&reporter.abort_state, move || {
+        DeviceGroup::join_group(&device, &group_id, place)
     });
-    let group = Arc::new(joined??);
-    let watched = Arc::downgrade(&group);
 
-    spawn_thread(move || watch_device_group(&own, &watched))?;
+    let group = Arc::new(joined??);
+    // Weak: the watcher must not keep a group alive that training has dropped.
+    let watched = Arc::downgrade(&group);
+    spawn_thread(move || watch_device_group(&reporter, &watched))?;
     Ok(group)
 }
 
-/// What a thread makes that may wait for others for ever: once one is lost it is left to itself.
-fn run_unless_lost<T: Send + 'static>(
-    fate: &AbortState,
+/// The result of work that may block for ever. It runs in a thread, which is abandoned when a rank fails:
+/// the call cannot be interrupted, and the process is about to end.
+fn run_until_failure<T: Send + 'static>(
+    abort_state: &AbortState,
     work: impl FnOnce() -> Result<T, DeviceError> + Send + 'static,
 ) -> Result<Result<T, DeviceError>> {
-    let (done, made) = sync_channel(1);
-    // Whoever waited may be gone.
-    spawn_thread(move || drop(done.send(work())))?;
+    let (sender, receiver) = sync_channel(1);
+    // The receiver may be gone by then.
+    spawn_thread(move || drop(sender.send(work())))?;
 
     loop {
-        match made.recv_timeout(HEARTBEAT_INTERVAL) {
-            Ok(made) => return Ok(made),
-            Err(RecvTimeoutError::Timeout) => fate.check_lost()?,
+        match receiver.recv_timeout(HEARTBEAT_INTERVAL) {
+            Ok(result) => return Ok(result),
+            Err(RecvTimeoutError::Timeout) => abort_state.check_failure()?,
             Err(RecvTimeoutError::Disconnected) => {
                 return Err(Error::Bug("the thread that joins devices died".into()));
             }
@@ -52,18 +58,21 @@ fn run_unless_lost<T: Send + 'static>(
     }
 }
 
-/// Ends what waits on a device as soon as a rank is lost, and lets the others hear of it as soon as the
-/// device of this one does nothing more: its rank may wait for them while they wait for the device.
-fn watch_device_group(own: &FailureReporter, group: &Weak<DeviceGroup>) {
+/// Aborts the group as soon as a rank fails, and reports an error of this rank's device as soon as there is
+/// one. The rank itself may not see it: it may wait for other ranks, which wait for its device.
+fn watch_device_group(reporter: &FailureReporter, group: &Weak<DeviceGroup>) {
     loop {
-        own.abort_state.wait_for_loss(HEARTBEAT_INTERVAL);
-        let Some(group) = group.upgrade() else { return };
-        if own.abort_state.is_lost() {
+        reporter.abort_state.wait_for_failure(HEARTBEAT_INTERVAL);
+        let Some(group) = group.upgrade() else {
+            return;
+        };
+
+        if reporter.abort_state.has_failure() {
             return group.abort();
         }
 
-        if let Some(fault) = group.first_error() {
-            own.report_failure(Origin::Device, &fault.to_string());
+        if let Some(error) = group.first_error() {
+            reporter.report_failure(Origin::Device, &error.to_string());
         }
     }
 }
@@ -72,25 +81,25 @@ fn spawn_thread(work: impl FnOnce() + Send + 'static) -> Result<()> {
     let spawned = Builder::new().name("devices".into()).spawn(work);
     spawned
         .map(drop)
-        .map_err(|error| Error::Bug(format!("no thread to look after devices: {error}")))
+        .map_err(|error| Error::Bug(format!("cannot start a thread to watch devices: {error}")))
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::super::abort_state::{LossCause, WorkerLost};
     use super::*;
+    use crate::abort_state::{FailureCause, WorkerFailure};
 
     #[test]
-    fn nobody_waits_for_ranks_that_are_lost() {
-        let fate = AbortState::default();
-        assert_eq!(run_unless_lost(&fate, || Ok(7)).unwrap(), Ok(7));
-        fate.record_loss(WorkerLost {
+    fn nobody_waits_for_ranks_that_failed() {
+        let abort_state = AbortState::default();
+        assert_eq!(run_until_failure(&abort_state, || Ok(7)).unwrap(), Ok(7));
+        abort_state.record_failure(WorkerFailure {
             worker: 1,
             ranks: 1..2,
             step: 0,
-            how: LossCause::Gone,
+            cause: FailureCause::ConnectionClosed,
         });
 
         let start = Instant::now();
@@ -100,8 +109,8 @@ mod tests {
         };
 
         assert!(matches!(
-            run_unless_lost(&fate, forever),
-            Err(Error::Lost(_))
+            run_until_failure(&abort_state, forever),
+            Err(Error::WorkerLost(_))
         ));
         assert!(start.elapsed() < Duration::from_secs(60));
     }

@@ -1,10 +1,10 @@
-//! What keeps ranks from working together, and how the error of a rank's own work is treated.
+//! What keeps ranks from working together, and where the error of a rank's own work comes from.
 
 use std::fmt::Display;
 
 use cnclip_compute::device::DeviceError;
 
-/// The result of what a communicator does.
+/// The result of a communicator's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why ranks cannot work together.
@@ -13,13 +13,13 @@ pub enum Error {
     /// The workers were configured differently, or in a way that can never work.
     #[error("{0}")]
     Config(String),
-    /// Another worker of the run was lost, or ended.
+    /// Another worker of the run failed, or ended: a new attempt may succeed.
     #[error("{0}")]
-    Lost(String),
+    WorkerLost(String),
     /// A device has too little memory, or stopped working.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// We are wrong.
+    /// An internal error.
     #[error("{0}; this is a fault of cnclip, please report it")]
     Bug(String),
 }
@@ -27,28 +27,28 @@ pub enum Error {
 /// Where the error of a rank's work comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Another rank ended first: this one only heard of it.
-    Lost,
-    /// The rank stopped on request; so do the others, by themselves.
+    /// Another rank failed first; this one ends because of it.
+    PeerFailure,
+    /// The rank stopped on request. The other ranks get the same request, so they need not be informed.
     Interrupted,
-    /// Its device: broken, or given up because another rank was lost.
+    /// Its device: broken, or aborted because another rank failed.
     Device,
-    /// The rank itself.
-    Own,
+    /// The rank's own work.
+    Local,
 }
 
 /// An error that a rank's work may end with.
 pub trait RankError: Display + From<Error> + Send {
-    /// Where it comes from: decides whether the other ranks hear of it.
+    /// Where it comes from: decides whether the failure is reported to the other ranks.
     fn origin(&self) -> Origin;
 }
 
 impl RankError for Error {
     fn origin(&self) -> Origin {
         match self {
-            Self::Lost(_) => Origin::Lost,
+            Self::WorkerLost(_) => Origin::PeerFailure,
             Self::Device(_) => Origin::Device,
-            Self::Config(_) | Self::Bug(_) => Origin::Own,
+            Self::Config(_) | Self::Bug(_) => Origin::Local,
         }
     }
 }

@@ -1,7 +1,10 @@
-//! One direction between two neighbours of a ring: pieces of memory that go there full and come back
-//! empty, over a channel or, pumped by threads, over TCP. Never knows what is in them.
+//! One direction between two neighbours of a ring: chunks of memory that travel full and come back empty,
+//! over a channel inside a process or, pumped by threads, over TCP. Knows nothing of their content.
+//!
+//! A link has a fixed number of chunks, so a fast sender waits for a slow receiver instead of filling
+//! memory, and no step allocates any.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -10,59 +13,67 @@ use std::time::{Duration, Instant};
 
 use bytemuck::{Pod, cast_slice, cast_slice_mut};
 
-use super::abort_state::{AbortState, LossCause};
-use super::{HEARTBEAT_TIMEOUT, STUCK_TIMEOUT};
+use crate::abort_state::{AbortState, FailureCause};
+use crate::topology::{HEARTBEAT_TIMEOUT, STUCK_TIMEOUT};
 
-/// What travels at once: large enough for few meetings, small enough to overlap.
+/// Bytes that travel at once, 256 KiB: enough that handing over a chunk costs little against copying it,
+/// and small enough that the hops around the ring overlap.
 pub(super) const CHUNK_BYTES: usize = 1 << 18;
-/// Pieces of a channel.
+
+/// Chunks of a link: one being filled, one on its way, one being read.
 const CHUNKS_PER_LINK: usize = 3;
-/// How often who waits looks up.
+
+/// How often a waiting rank checks whether another has failed.
 const LINK_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Memory that is lent: words, so that numbers of any kind lie well in it.
+/// How much longer than a heartbeat timeout a rank with a broken link waits for the reason, so that the
+/// message about it can arrive.
+const ANNOUNCEMENT_GRACE: Duration = Duration::from_secs(2);
+
+/// A buffer that goes to and fro on a link. Made of `u64`, so that values of every type are aligned in it.
 #[derive(Debug)]
 struct LinkChunk {
-    words: Box<[u64]>,
+    buffer: Box<[u64]>,
     byte_len: usize,
 }
 
 impl LinkChunk {
     fn new() -> Self {
         Self {
-            words: vec![0; CHUNK_BYTES / size_of::<u64>()].into(),
+            buffer: vec![0; CHUNK_BYTES / size_of::<u64>()].into(),
             byte_len: 0,
         }
     }
 
-    fn reserve_bytes(&mut self, bytes: usize) -> &mut [u8] {
-        self.byte_len = bytes;
-        &mut cast_slice_mut(&mut self.words)[..bytes]
+    fn reserve_bytes(&mut self, byte_len: usize) -> &mut [u8] {
+        self.byte_len = byte_len;
+        &mut cast_slice_mut(&mut self.buffer)[..byte_len]
     }
 
     fn as_bytes(&self) -> &[u8] {
-        &cast_slice(&self.words)[..self.byte_len]
+        &cast_slice(&self.buffer)[..self.byte_len]
     }
 
     fn as_values<T: Pod>(&self) -> &[T] {
-        &cast_slice(&self.words)[..self.byte_len / size_of::<T>()]
+        &cast_slice(&self.buffer)[..self.byte_len / size_of::<T>()]
     }
 }
 
-/// Nothing will come any more; the fate may know better why.
+/// The link is of no more use; the abort state may know a better reason.
 #[derive(Debug)]
-pub(super) struct LinkBroken(pub(super) LossCause);
+pub(super) struct LinkBroken(pub(super) FailureCause);
 
-/// Where pieces go in.
+/// The end that values go into.
 #[derive(Debug)]
 pub(super) struct LinkSender {
     full: SyncSender<LinkChunk>,
     empty: Receiver<LinkChunk>,
-    // Dropped last: what is in the box is still written.
+    // Declared, and so dropped, last: `full` is closed by then, and the writer ends after it has written
+    // what is still in the channel.
     stream: Option<LinkStream>,
 }
 
-/// Where pieces come out.
+/// The end that values come out of.
 #[derive(Debug)]
 pub(super) struct LinkReceiver {
     full: Receiver<LinkChunk>,
@@ -72,78 +83,84 @@ pub(super) struct LinkReceiver {
 
 /// A link between two threads.
 pub(super) fn create_link() -> (LinkSender, LinkReceiver) {
-    let (full, filled) = sync_channel(CHUNKS_PER_LINK);
-    let (emptied, empty) = sync_channel(CHUNKS_PER_LINK);
+    let (full_sender, full_receiver) = sync_channel(CHUNKS_PER_LINK);
+    let (empty_sender, empty_receiver) = sync_channel(CHUNKS_PER_LINK);
     for _ in 0..CHUNKS_PER_LINK {
-        // There is room, and the other end is here.
-        let _ = emptied.send(LinkChunk::new());
+        // The channel has capacity for all, and its receiver is right here.
+        let _ = empty_sender.send(LinkChunk::new());
     }
 
-    (
-        LinkSender {
-            full,
-            empty,
-            stream: None,
-        },
-        LinkReceiver {
-            full: filled,
-            empty: emptied,
-            stream: None,
-        },
-    )
+    let sender = LinkSender {
+        full: full_sender,
+        empty: empty_receiver,
+        stream: None,
+    };
+
+    let receiver = LinkReceiver {
+        full: full_receiver,
+        empty: empty_sender,
+        stream: None,
+    };
+
+    (sender, receiver)
 }
 
 impl LinkSender {
-    /// Sends at most [`PIECE_BYTES`] of values.
+    /// Sends at most [`CHUNK_BYTES`] of values.
     pub(super) fn send_values<T: Pod>(
         &self,
         values: &[T],
-        fate: &AbortState,
+        abort_state: &AbortState,
     ) -> Result<(), LinkBroken> {
-        let mut piece = wait_for_chunk(&self.empty, fate)?;
+        let mut chunk = wait_for_chunk(&self.empty, abort_state)?;
         let bytes: &[u8] = cast_slice(values);
-        piece.reserve_bytes(bytes.len()).copy_from_slice(bytes);
+        chunk.reserve_bytes(bytes.len()).copy_from_slice(bytes);
         self.full
-            .send(piece)
-            .map_err(|_| LinkBroken(LossCause::Cut))
+            .send(chunk)
+            .map_err(|_| LinkBroken(FailureCause::LinkBroken))
     }
 }
 
 impl LinkReceiver {
-    /// Hands over the next values, as many as are expected.
+    /// Passes the next values to `take`.
     pub(super) fn receive_values<T: Pod>(
         &self,
-        expected: usize,
-        fate: &AbortState,
+        expected_len: usize,
+        abort_state: &AbortState,
         take: impl FnOnce(&[T]),
     ) -> Result<(), LinkBroken> {
-        let piece = wait_for_chunk(&self.full, fate)?;
-        if piece.byte_len != expected * size_of::<T>() {
-            return Err(LinkBroken(LossCause::Cut));
+        let chunk = wait_for_chunk(&self.full, abort_state)?;
+        // The neighbour is at another collective: what it sends cannot be used.
+        if chunk.byte_len != expected_len * size_of::<T>() {
+            return Err(LinkBroken(FailureCause::LinkBroken));
         }
 
-        take(piece.as_values());
-        // A neighbour that left needs no memory back.
-        let _ = self.empty.send(piece);
+        take(chunk.as_values());
+        // A neighbour that has ended needs no memory back.
+        let _ = self.empty.send(chunk);
         Ok(())
     }
 }
 
-/// Waits for a piece until there is one, somebody is lost, or it has been too long.
-fn wait_for_chunk(from: &Receiver<LinkChunk>, fate: &AbortState) -> Result<LinkChunk, LinkBroken> {
+/// Waits until there is a chunk, a rank has failed, or nothing has come for too long.
+fn wait_for_chunk(
+    chunks: &Receiver<LinkChunk>,
+    abort_state: &AbortState,
+) -> Result<LinkChunk, LinkBroken> {
     let start = Instant::now();
     loop {
-        match from.recv_timeout(LINK_POLL_INTERVAL) {
-            Ok(piece) => return Ok(piece),
+        match chunks.recv_timeout(LINK_POLL_INTERVAL) {
+            Ok(chunk) => return Ok(chunk),
             Err(RecvTimeoutError::Timeout)
-                if !fate.is_lost() && start.elapsed() < STUCK_TIMEOUT => {}
+                if !abort_state.has_failure() && start.elapsed() < STUCK_TIMEOUT => {}
             Err(RecvTimeoutError::Timeout) => {
-                return Err(LinkBroken(LossCause::Stuck(STUCK_TIMEOUT.as_secs())));
+                return Err(LinkBroken(FailureCause::Stuck(STUCK_TIMEOUT.as_secs())));
             }
             Err(RecvTimeoutError::Disconnected) => {
-                // Worker 0 knows more than who only sees a closed connection.
-                fate.wait_for_loss(HEARTBEAT_TIMEOUT + Duration::from_secs(2));
-                return Err(LinkBroken(LossCause::Cut));
+                // The ring breaks at once, while worker 0 may find the reason only after a heartbeat timeout.
+                // Its reason is the better one: a rank may end because of a failure elsewhere.
+                abort_state.wait_for_failure(HEARTBEAT_TIMEOUT + ANNOUNCEMENT_GRACE);
+                return Err(LinkBroken(FailureCause::LinkBroken));
             }
         }
     }
@@ -157,60 +174,53 @@ struct LinkStream {
     abort_state: Arc<AbortState>,
 }
 
-/// A link that goes on in another process: what is put into it is written by a thread.
+/// A link to another process: a thread writes what is put into it.
 ///
 /// # Errors
 /// If the system gives no thread.
 pub(super) fn start_outgoing_link(
     stream: TcpStream,
-    fate: Arc<AbortState>,
+    abort_state: Arc<AbortState>,
 ) -> std::io::Result<LinkSender> {
-    let (mut outbox, inbox) = create_link();
-    let mut to = stream.try_clone()?;
+    let (mut sender, receiver) = create_link();
+    let mut target = stream.try_clone()?;
     let write = move || {
-        for piece in &inbox.full {
-            let length = (piece.byte_len as u32).to_le_bytes();
-            if to
-                .write_all(&length)
-                .and_then(|()| to.write_all(piece.as_bytes()))
-                .is_err()
-            {
+        for chunk in &receiver.full {
+            if write_chunk(&chunk, &mut target).is_err() {
                 return;
             }
 
-            // Who sends no more needs no memory back, but what it sent is still to be written.
-            let _ = inbox.empty.send(piece);
+            // The sender may be gone already; what it sent is still to be written.
+            let _ = receiver.empty.send(chunk);
         }
     };
 
-    let writer = Some(
-        std::thread::Builder::new()
-            .name("ring-out".into())
-            .spawn(write)?,
-    );
+    let writer = std::thread::Builder::new()
+        .name("ring-out".into())
+        .spawn(write)?;
 
-    outbox.stream = Some(LinkStream {
+    sender.stream = Some(LinkStream {
         stream,
-        writer,
-        abort_state: fate,
+        writer: Some(writer),
+        abort_state,
     });
 
-    Ok(outbox)
+    Ok(sender)
 }
 
-/// A link that comes from another process: a thread reads what will be taken out of it.
+/// A link from another process: a thread reads what comes out of it.
 ///
 /// # Errors
 /// If the system gives no thread.
 pub(super) fn start_incoming_link(
     stream: TcpStream,
-    fate: Arc<AbortState>,
+    abort_state: Arc<AbortState>,
 ) -> std::io::Result<LinkReceiver> {
-    let (outbox, mut inbox) = create_link();
-    let mut from = stream.try_clone()?;
+    let (sender, mut receiver) = create_link();
+    let mut source = stream.try_clone()?;
     let read = move || {
-        while let Ok(mut piece) = outbox.empty.recv() {
-            if read_chunk(&mut piece, &mut from).is_err() || outbox.full.send(piece).is_err() {
+        while let Ok(mut chunk) = sender.empty.recv() {
+            if read_chunk(&mut chunk, &mut source).is_err() || sender.full.send(chunk).is_err() {
                 return;
             }
         }
@@ -220,28 +230,41 @@ pub(super) fn start_incoming_link(
         .name("ring-in".into())
         .spawn(read)?;
 
-    inbox.stream = Some(LinkStream {
+    receiver.stream = Some(LinkStream {
         stream,
         writer: None,
-        abort_state: fate,
+        abort_state,
     });
 
-    Ok(inbox)
+    Ok(receiver)
 }
 
-fn read_chunk(piece: &mut LinkChunk, from: &mut impl Read) -> std::io::Result<()> {
+/// A chunk on the wire: its length in bytes, then the values in native byte order. All workers run the same
+/// version on the same architecture.
+fn write_chunk(chunk: &LinkChunk, target: &mut impl Write) -> std::io::Result<()> {
+    let length = (chunk.byte_len as u32).to_le_bytes();
+    target.write_all(&length)?;
+    target.write_all(chunk.as_bytes())
+}
+
+fn read_chunk(chunk: &mut LinkChunk, source: &mut impl Read) -> std::io::Result<()> {
     let mut length = [0; 4];
-    from.read_exact(&mut length)?;
-    match u32::from_le_bytes(length) as usize {
-        length if length <= CHUNK_BYTES => from.read_exact(piece.reserve_bytes(length)),
-        _ => Err(std::io::ErrorKind::InvalidData.into()),
+    source.read_exact(&mut length)?;
+    let length = u32::from_le_bytes(length) as usize;
+    if length > CHUNK_BYTES {
+        return Err(ErrorKind::InvalidData.into());
     }
+
+    source.read_exact(chunk.reserve_bytes(length))
 }
 
 impl Drop for LinkStream {
-    /// Waits until what was sent is written, unless somebody is lost.
+    /// Waits until what was sent is written, unless a rank has failed: the neighbour may still need the last
+    /// chunks of a collective that this rank has finished.
     fn drop(&mut self) {
-        if self.abort_state.is_lost() || self.writer.is_none() {
+        // After a failure nobody may read any more, and the writer would block for ever. The reader has no
+        // other end: it waits for data that will not come.
+        if self.abort_state.has_failure() || self.writer.is_none() {
             // It may be closed already.
             let _ = self.stream.shutdown(Shutdown::Both);
         }

@@ -1,24 +1,25 @@
-//! The ranks of this process at work: a thread for each, and one end for all. Never knows what the
-//! work is.
+//! The ranks of this process: a thread for each, and one result for all. Never knows what the work is.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use cnclip_compute::collective::Collective;
+use cnclip_compute::digest::sha256;
 use cnclip_crds::names::ENV_WORKER_INDEX;
 use cnclip_crds::trainer_config::{DistributedConfig, RunIdentity};
 use serde::Serialize;
 
-use super::abort_state::{AbortState, LossCause, WorkerLost};
-use super::control::ControlPlane;
-use super::control_message::WorkerHello;
-use super::link::create_link;
-use super::rendezvous::{RendezvousLinks, run_rendezvous};
-use super::ring::{RingCollective, RingLinks};
-use super::{Communicator, RING_CHANNELS, RankTopology};
+use crate::abort_state::AbortState;
+use crate::communicator::{Communicator, CommunicatorParts};
+use crate::control::ControlPlane;
+use crate::control_message::WorkerHello;
 use crate::error::{Error, Origin, RankError, Result};
-use cnclip_compute::digest::sha256;
+use crate::link::create_link;
+use crate::rendezvous::{RendezvousLinks, run_rendezvous};
+use crate::ring::{RingCollective, RingLinks};
+use crate::topology::{RING_CHANNELS, WorkerTopology};
 
-/// Who a worker says that it is.
+/// What a worker identifies itself with at the rendezvous.
 #[derive(Clone, Debug)]
 pub struct JoinRequest<'a> {
     /// The run.
@@ -28,12 +29,12 @@ pub struct JoinRequest<'a> {
 }
 
 impl<'a> JoinRequest<'a> {
-    /// A worker of a run; all must have been told the same.
+    /// A worker of a run, all of which must have an equal configuration.
     ///
     /// # Errors
-    /// If what it was told cannot be written down.
-    pub fn new(run: &'a RunIdentity, told: &impl Serialize) -> Result<Self> {
-        let told = serde_json::to_vec(told).map_err(|error| {
+    /// If the configuration cannot be serialized.
+    pub fn new(run: &'a RunIdentity, config: &impl Serialize) -> Result<Self> {
+        let json = serde_json::to_vec(config).map_err(|error| {
             Error::Bug(format!(
                 "a configuration cannot be written as JSON: {error}"
             ))
@@ -41,7 +42,7 @@ impl<'a> JoinRequest<'a> {
 
         Ok(Self {
             run,
-            config: sha256(&told),
+            config: sha256(&json),
         })
     }
 }
@@ -54,14 +55,14 @@ pub struct LocalRanks {
 }
 
 impl LocalRanks {
-    /// As many ranks in this process as the configuration has devices, joined with those of the other
-    /// workers. `stop` is asked while waiting for these.
+    /// One rank for each device of this process, joined with those of the other workers. `stop` is polled
+    /// while waiting for these.
     ///
     /// # Errors
     /// If the workers do not find each other.
     pub fn join_workers(
         config: &DistributedConfig,
-        claim: &JoinRequest<'_>,
+        request: &JoinRequest<'_>,
         stop: &dyn Fn() -> bool,
     ) -> Result<Self> {
         let workers = config.replicas as usize;
@@ -71,35 +72,32 @@ impl LocalRanks {
         }
 
         let coordinator = config.coordinator.as_deref().unwrap_or_default();
-        let worker = parse_worker_index(std::env::var(ENV_WORKER_INDEX).ok().as_deref(), workers)?;
-        let run = claim.run;
+        let worker_index = std::env::var(ENV_WORKER_INDEX).ok();
+        let worker = parse_worker_index(worker_index.as_deref(), workers)?;
+        let run = request.run;
+        // By hand a run has a name alone.
+        let run_id = if run.uid.is_empty() {
+            &run.name
+        } else {
+            &run.uid
+        };
+
         let hello = WorkerHello {
             version: env!("CARGO_PKG_VERSION").into(),
-            run: if run.uid.is_empty() {
-                &run.name
-            } else {
-                &run.uid
-            }
-            .clone(),
+            run: run_id.clone(),
             stage: run.stage.clone(),
             attempt: run.attempt,
             workers,
             devices,
-            config: claim.config.clone(),
+            config: request.config.clone(),
             worker,
             port: 0,
         };
 
-        tracing::info!(
-            worker,
-            workers,
-            coordinator,
-            "waiting for the other workers"
-        );
-
-        let crew = Self::join_rendezvous(coordinator, hello, stop)?;
-        tracing::info!(worker, workers, "all workers are here");
-        Ok(crew)
+        tracing::info!(worker, workers, coordinator, "rendezvous started");
+        let ranks = Self::join_rendezvous(coordinator, hello, stop)?;
+        tracing::info!(worker, workers, "rendezvous complete");
+        Ok(ranks)
     }
 
     /// The ranks of one of several workers.
@@ -108,21 +106,16 @@ impl LocalRanks {
         hello: WorkerHello,
         stop: &dyn Fn() -> bool,
     ) -> Result<Self> {
-        let fate = Arc::default();
-        let seats = (hello.worker, hello.workers, hello.devices);
-        let RendezvousLinks {
-            control,
-            channels: lanes,
-        } = run_rendezvous(coordinator, hello, &fate, stop)?;
-        Ok(Self::from_links(
-            seats,
-            lanes,
-            fate,
-            Some(Arc::new(control)),
-        ))
+        let abort_state = Arc::default();
+        let topology = hello.topology();
+        let RendezvousLinks { control, channels } =
+            run_rendezvous(coordinator, hello, &abort_state, stop)?;
+        let control = Some(Arc::new(control));
+
+        Ok(Self::from_links(topology, channels, abort_state, control))
     }
 
-    /// So many ranks of this process alone.
+    /// Ranks of this process alone.
     pub fn single_process(count: usize) -> Self {
         if count == 1 {
             return Self {
@@ -131,224 +124,216 @@ impl LocalRanks {
             };
         }
 
-        Self::from_links((0, 1, count), Vec::new(), Arc::default(), None)
-    }
-
-    fn from_links(
-        (worker, workers, devices): (usize, usize, usize),
-        lanes: Vec<RingLinks>,
-        fate: Arc<AbortState>,
-        control: Option<Arc<ControlPlane>>,
-    ) -> Self {
-        let seat = |device| RankTopology {
-            rank: worker * devices + device,
-            world_size: workers * devices,
-            local_world_size: devices,
+        let topology = WorkerTopology {
+            worker: 0,
+            workers: 1,
+            devices: count,
         };
 
-        let mut lanes = lanes.into_iter();
-        let mut rings: Vec<_> = (0..RING_CHANNELS)
-            .map(|_| rank_links(lanes.next(), devices))
-            .collect();
-        let world = |device: usize| {
-            let mut ring = |lane: usize| {
-                RingCollective::new(seat(device), rings[lane].next(), Arc::clone(&fate))
-            };
-            let (ring, gradients) = (Mutex::new(ring(0)), Mutex::new(Some(ring(1))));
-            Communicator {
-                topology: seat(device),
-                abort_state: fate.clone(),
+        Self::from_links(topology, Vec::new(), Arc::default(), None)
+    }
+
+    /// `channels` are the links to other workers, none where there are none.
+    fn from_links(
+        topology: WorkerTopology,
+        channels: Vec<RingLinks>,
+        abort_state: Arc<AbortState>,
+        control: Option<Arc<ControlPlane>>,
+    ) -> Self {
+        let mut channels = channels.into_iter();
+        let mut rings: [_; RING_CHANNELS] =
+            std::array::from_fn(|_| rank_links(channels.next(), topology.devices));
+
+        let communicator = |device: usize| {
+            let topology = topology.rank_topology(device);
+            let [ring, gradient_ring] = rings
+                .each_mut()
+                .map(|links| RingCollective::new(topology, links.next(), Arc::clone(&abort_state)));
+
+            Communicator::from_parts(CommunicatorParts {
+                topology,
+                abort_state: Arc::clone(&abort_state),
                 control: control.clone(),
                 ring,
-                gradient_ring: gradients,
-                device_group: OnceLock::new(),
-            }
+                gradient_ring,
+            })
         };
 
         Self {
-            communicators: (0..devices).map(world).collect(),
-            control: control.clone(),
+            communicators: (0..topology.devices).map(communicator).collect(),
+            control,
         }
     }
 
-    /// Does the work of each rank in a thread of its own, that of the first in this one.
+    /// Runs each rank in a thread of its own, the first in this one. Returns when all have ended.
     ///
     /// # Errors
-    /// What a rank of this process ended with, rather than what it heard of another one's end.
+    /// The error of a rank of this process; rather one that it caused than one that a peer's failure
+    /// caused.
     pub fn run_ranks<E: RankError>(
         self,
         first: impl FnOnce(Arc<Communicator>) -> Result<(), E>,
         others: impl Fn(Arc<Communicator>) -> Result<(), E> + Sync,
     ) -> Result<(), E> {
         let Self {
-            communicators: worlds,
+            communicators,
             control,
         } = self;
-        let mut worlds = worlds.into_iter().map(Arc::new);
-        let Some(own) = worlds.next() else {
+
+        let mut communicators = communicators.into_iter().map(Arc::new);
+        let Some(first_communicator) = communicators.next() else {
             return Ok(());
         };
 
-        let ends = std::thread::scope(|scope| {
+        let results = std::thread::scope(|scope| {
             let others = &others;
-            let rest: Vec<_> = worlds
-                .map(|world| scope.spawn(move || run_rank(&world.clone(), || others(world))))
+            let threads: Vec<_> = communicators
+                .map(|communicator| {
+                    scope.spawn(move || run_rank(&communicator.clone(), || others(communicator)))
+                })
                 .collect();
 
-            let mut ends = vec![run_rank(&own.clone(), || first(own))];
-            ends.extend(
-                rest.into_iter()
-                    .map(|thread| thread.join().unwrap_or_else(|_| Ok(()))),
+            let mut results = vec![run_rank(&first_communicator.clone(), || {
+                first(first_communicator)
+            })];
+
+            // `run_rank` catches panics, so joining does not fail.
+            results.extend(
+                threads
+                    .into_iter()
+                    .map(|thread| thread.join().unwrap_or(Ok(()))),
             );
 
-            ends
+            results
         });
 
+        // Only now: while one rank runs, its peers need this worker's heartbeat.
         if let Some(control) = control {
             control.close_connections();
         }
 
-        let heard = |end: &Result<(), E>| {
-            end.as_ref()
-                .is_err_and(|error| error.origin() == Origin::Lost)
-        };
-        let (heard, own): (Vec<_>, Vec<_>) = ends.into_iter().partition(heard);
-        own.into_iter()
-            .chain(heard)
-            .find(Result::is_err)
-            .unwrap_or(Ok(()))
+        most_telling_result(results)
     }
 }
 
-/// What each of `count` ranks in threads of this process makes of the same work, in the order of the ranks.
+/// The result of the process: an error that a rank of it caused, else one that a peer's failure caused.
+fn most_telling_result<E: RankError>(results: Vec<Result<(), E>>) -> Result<(), E> {
+    let is_caused_by_peer = |result: &Result<(), E>| {
+        result
+            .as_ref()
+            .is_err_and(|error| error.origin() == Origin::PeerFailure)
+    };
+
+    let (caused_by_peer, local): (Vec<_>, Vec<_>) =
+        results.into_iter().partition(is_caused_by_peer);
+    local
+        .into_iter()
+        .chain(caused_by_peer)
+        .find(Result::is_err)
+        .unwrap_or(Ok(()))
+}
+
+/// The results of the same work on each of `count` ranks in threads of this process, in the order of the
+/// ranks.
 ///
 /// # Errors
-/// What a rank ended with.
-pub fn each<T: Send>(count: usize, work: impl Fn(&Communicator) -> T + Sync) -> Result<Vec<T>> {
-    let made = Mutex::new(Vec::new());
-    let job = |world: Arc<Communicator>| {
-        let done = work(&world);
-        world.barrier()?;
-        made.lock()
+/// If a rank fails.
+///
+/// # Examples
+/// ```
+/// use cnclip_compute::collective::Collective;
+/// use cnclip_distributed::run_on_ranks;
+///
+/// let gathered = run_on_ranks(4, |communicator| {
+///     let mut ranks = [0u64; 4];
+///     ranks[communicator.rank()] = communicator.rank() as u64;
+///     communicator.all_gather(&mut ranks);
+///     ranks
+/// })?;
+///
+/// assert_eq!(gathered, [[0, 1, 2, 3]; 4]);
+/// # Ok::<(), cnclip_distributed::Error>(())
+/// ```
+pub fn run_on_ranks<T: Send>(
+    count: usize,
+    work: impl Fn(&Communicator) -> T + Sync,
+) -> Result<Vec<T>> {
+    let results = Mutex::new(Vec::new());
+    let job = |communicator: Arc<Communicator>| {
+        let result = work(&communicator);
+        communicator.barrier()?;
+        results
+            .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push((world.topology.rank, done));
+            .push((communicator.rank(), result));
 
         Ok(())
     };
 
     LocalRanks::single_process(count).run_ranks::<Error>(job, job)?;
-    let mut made = made.into_inner().unwrap_or_else(PoisonError::into_inner);
-    made.sort_by_key(|(rank, _)| *rank);
-    Ok(made.into_iter().map(|(_, done)| done).collect())
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_by_key(|(rank, _)| *rank);
+    Ok(results.into_iter().map(|(_, result)| result).collect())
 }
 
-/// Ends the work of one rank: if it ended badly by itself, the others hear of it.
+/// Runs one rank; an error that it caused is reported to the others.
 fn run_rank<E: RankError>(
-    world: &Communicator,
+    communicator: &Communicator,
     work: impl FnOnce() -> Result<(), E>,
 ) -> Result<(), E> {
-    let rank = world.topology.rank;
-    let done = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        // What it said went to standard error.
+    // A panic that ended this thread alone would leave the others waiting for it. What the work left half
+    // done is not looked at again: the process ends.
+    let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        // The panic hook has printed its message.
+        let rank = communicator.rank();
         Err(Error::Bug(format!("rank {rank} panicked")).into())
     });
 
-    done.map_err(|error| {
-        world
+    result.map_err(|error| {
+        communicator
             .failure_reporter()
             .report_failure(error.origin(), &error.to_string());
-        world.root_cause(error)
+        communicator.root_cause(error)
     })
 }
 
-impl Communicator {
-    pub(super) fn failure_reporter(&self) -> FailureReporter {
-        FailureReporter {
-            topology: self.topology,
-            abort_state: Arc::clone(&self.abort_state),
-            control: self.control.clone(),
-        }
+/// The links of each rank of this process in one channel of the ring: in from the previous worker, through
+/// all ranks here, and out to the next worker; or in a circle where there is no other worker.
+fn rank_links(
+    to_other_workers: Option<RingLinks>,
+    devices: usize,
+) -> impl Iterator<Item = RingLinks> {
+    let inner_links = if to_other_workers.is_some() {
+        devices - 1
+    } else {
+        devices
+    };
+
+    let (mut senders, mut receivers): (Vec<_>, Vec<_>) =
+        (0..inner_links).map(|_| create_link()).unzip();
+    if let Some(RingLinks { next, previous }) = to_other_workers {
+        senders.push(next);
+        receivers.push(previous);
     }
 
-    /// Why this rank ended, if it heard of its own end, or a device that was given up for another's.
-    fn root_cause<E: RankError>(&self, error: E) -> E {
-        let own = self.abort_state.is_own_failure(self.topology.rank);
-        match error.origin() {
-            Origin::Lost if own => self
-                .device_group
-                .get()
-                .and_then(|group| group.first_error())
-                .map_or(error, |fault| Error::Device(fault).into()),
-            Origin::Device if !own => self.check_peers().err().map_or(error, E::from),
-            _ => error,
-        }
-    }
-}
-
-/// What lets the others hear of this rank.
-#[derive(Debug)]
-pub(super) struct FailureReporter {
-    pub(super) topology: RankTopology,
-    pub(super) abort_state: Arc<AbortState>,
-    control: Option<Arc<ControlPlane>>,
-}
-
-impl FailureReporter {
-    /// Says that this rank ended, and why.
-    pub(super) fn report_failure(&self, origin: Origin, why: &str) {
-        if matches!(origin, Origin::Lost | Origin::Interrupted) {
-            return;
-        }
-
-        let RankTopology {
-            rank,
-            local_world_size: devices,
-            ..
-        } = self.topology;
-        match &self.control {
-            Some(control) => control.announce_failure(rank, why),
-            None => {
-                let how = LossCause::Ended(why.to_string());
-                let ranks = rank..rank + 1;
-                let step = self.abort_state.current_step();
-                self.abort_state.record_loss(WorkerLost {
-                    worker: rank / devices,
-                    ranks,
-                    step,
-                    how,
-                });
-            }
-        }
-    }
-}
-
-/// The links of each rank of this process in one lane: from the worker before or the last rank here,
-/// through all of them, to the next worker or the first rank.
-fn rank_links(lane: Option<RingLinks>, devices: usize) -> impl Iterator<Item = RingLinks> {
-    let inner = if lane.is_some() { devices - 1 } else { devices };
-    let (mut to, mut from): (Vec<_>, Vec<_>) = (0..inner).map(|_| create_link()).unzip();
-    if let Some(RingLinks { next, previous }) = lane {
-        to.push(next);
-        from.push(previous);
-    }
-
-    // What the last one gives to is where the first one takes from.
-    from.rotate_right(1);
-    to.into_iter()
-        .zip(from)
+    // Sender i belongs to rank i, and its other end to rank i + 1; the last one's to rank 0.
+    receivers.rotate_right(1);
+    senders
+        .into_iter()
+        .zip(receivers)
         .map(|(next, previous)| RingLinks { next, previous })
 }
 
-/// The number of this worker.
-fn parse_worker_index(told: Option<&str>, workers: usize) -> Result<usize> {
-    let number = told
-        .and_then(|told| told.parse().ok())
+/// The index of this worker.
+fn parse_worker_index(value: Option<&str>, workers: usize) -> Result<usize> {
+    let index = value
+        .and_then(|value| value.parse().ok())
         .filter(|worker| *worker < workers);
 
-    number.ok_or_else(|| {
-        let told = told.map_or("not set".into(), |told| format!("{told:?}"));
+    index.ok_or_else(|| {
+        let value = value.map_or("not set".into(), |value| format!("{value:?}"));
         Error::Config(format!(
-            "{ENV_WORKER_INDEX} is {told}; with {workers} workers it must be 0 to {}. An Indexed Job sets it; by hand, \
+            "{ENV_WORKER_INDEX} is {value}; with {workers} workers it must be 0 to {}. An Indexed Job sets it; by hand, \
              set it for each worker.",
             workers - 1
         ))

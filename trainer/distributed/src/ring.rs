@@ -1,5 +1,10 @@
-//! Sums and gathers around a ring of ranks, each of which sends to the next and receives from the one
-//! before. Decides the order of additions; never waits without an end.
+//! Collectives around a ring of ranks, each of which sends to the next and receives from the previous one.
+//! Decides the order of additions; never waits without a timeout.
+//!
+//! An all-reduce is a reduce-scatter and an all-gather. The values are cut into as many parts as there are
+//! ranks. In each of n − 1 steps every rank sends one part and adds a received one to its own; after that
+//! each rank holds one part's complete sum, and n − 1 further steps pass these around. Every rank sends
+//! 2 (n − 1) / n of the values, however many ranks there are, and no rank is a bottleneck.
 
 use std::ops::{AddAssign, Range};
 use std::sync::Arc;
@@ -7,15 +12,15 @@ use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
 
-use super::RankTopology;
-use super::abort_state::{AbortState, WorkerLost};
-use super::link::{CHUNK_BYTES, LinkBroken, LinkReceiver, LinkSender};
+use crate::abort_state::{AbortState, WorkerFailure};
+use crate::link::{CHUNK_BYTES, LinkBroken, LinkReceiver, LinkSender};
+use crate::topology::{RankTopology, ranks_of_worker};
 
 /// One rank's place in a ring.
 ///
 /// # Guarantees
-/// Every number is summed at one rank, in the order of the ring, and copied to the others: all get
-/// the same bits, in every run of as many ranks. Once somebody is lost, values stay as they are.
+/// Each value is summed in one order, around the ring, and its sum is copied to all ranks: all get the
+/// same bits, in every run with as many ranks. Once a rank has failed, values stay as they are.
 #[derive(Debug)]
 pub(super) struct RingCollective {
     topology: RankTopology,
@@ -24,7 +29,7 @@ pub(super) struct RingCollective {
     wait_time: Duration,
 }
 
-/// To the next rank and from the one before.
+/// To the next rank and from the previous one.
 #[derive(Debug)]
 pub(super) struct RingLinks {
     pub(super) next: LinkSender,
@@ -33,105 +38,125 @@ pub(super) struct RingLinks {
 
 impl RingCollective {
     /// A place among others, or alone where there are no links.
-    pub(super) fn new(seat: RankTopology, links: Option<RingLinks>, fate: Arc<AbortState>) -> Self {
+    pub(super) fn new(
+        topology: RankTopology,
+        links: Option<RingLinks>,
+        abort_state: Arc<AbortState>,
+    ) -> Self {
         Self {
-            topology: seat,
+            topology,
             links,
-            abort_state: fate,
+            abort_state,
             wait_time: Duration::ZERO,
         }
     }
 
-    /// How long others let this rank wait so far.
+    /// How long this rank has waited for others so far.
     pub(super) fn wait_time(&self) -> Duration {
         self.wait_time
     }
 
-    /// Makes every value its sum over all ranks.
+    /// Replaces every value by its sum over all ranks.
     pub(super) fn all_reduce_sum<T: Pod + AddAssign>(&mut self, values: &mut [T]) {
-        let length = values.len();
+        let len = values.len();
         let count = self.topology.world_size;
         let rank = self.topology.rank;
-        let part = |at: usize| length * (at % count) / count..length * (at % count + 1) / count;
-        // Each part travels once around, growing; then once more, whole.
-        let grown = self.pass_around(
+        let part = |index: usize| {
+            let index = index % count;
+            len * index / count..len * (index + 1) / count
+        };
+
+        // Reduce-scatter: a rank starts with its own part, and part r has come around to rank r − 1 when
+        // its sum is complete.
+        let scattered = self.pass_around(
             values,
             |step| part(rank + count - step),
-            |to, from| {
-                to.iter_mut().zip(from).for_each(|(to, from)| *to += *from);
+            |target, received| {
+                for (target, received) in target.iter_mut().zip(received) {
+                    *target += *received;
+                }
             },
         );
 
-        let whole = |step| part(rank + 1 + count - step);
-        let done = grown
-            .and_then(|()| self.pass_around(values, whole, |to, from| to.copy_from_slice(from)));
-        self.record_link_failure(done);
+        // All-gather: each rank starts with the part that it holds the sum of.
+        let gathered = scattered.and_then(|()| {
+            self.pass_around(
+                values,
+                |step| part(rank + 1 + count - step),
+                |target, received| target.copy_from_slice(received),
+            )
+        });
+
+        self.record_link_failure(gathered);
     }
 
-    /// Fills in the values that other ranks have; `place` says where those of each rank are.
+    /// Fills in the values of other ranks; `range_of` says where those of each rank are.
     pub(super) fn all_gather<T: Pod>(
         &mut self,
         values: &mut [T],
-        place: impl Fn(usize) -> Range<usize>,
+        range_of: impl Fn(usize) -> Range<usize>,
     ) {
         let count = self.topology.world_size;
         let rank = self.topology.rank;
-        let places = |step| place((rank + count - step) % count);
-        let done = self.pass_around(values, places, |to, from| to.copy_from_slice(from));
-        self.record_link_failure(done);
+        let gathered = self.pass_around(
+            values,
+            |step| range_of((rank + count - step) % count),
+            |target, received| target.copy_from_slice(received),
+        );
+
+        self.record_link_failure(gathered);
     }
 
-    /// In each step a rank sends the part it got in the step before, the first time its own.
+    /// In each step a rank sends the part that it received in the step before, in the first its own, and
+    /// merges the next part into its values.
     fn pass_around<T: Pod>(
         &mut self,
         values: &mut [T],
         part: impl Fn(usize) -> Range<usize>,
-        take: impl Fn(&mut [T], &[T]),
+        merge: impl Fn(&mut [T], &[T]),
     ) -> Result<(), LinkBroken> {
-        if self.abort_state.is_lost() {
+        // Once links are broken, peers may be at different collectives: their data is of no use.
+        if self.abort_state.has_failure() {
             return Ok(());
         }
 
         (1..self.topology.world_size)
-            .try_for_each(|step| self.exchange_chunks(values, (part(step - 1), part(step)), &take))
+            .try_for_each(|step| self.exchange_parts(values, part(step - 1), part(step), &merge))
     }
 
-    /// Sends a part and receives another, a piece of each in turn: so nobody waits for a neighbour
-    /// that waits for it.
-    fn exchange_chunks<T: Pod>(
+    /// Sends a part and receives another, a chunk of each in turn. If every rank sent its whole part first,
+    /// all would block on links of bounded capacity, and none would receive.
+    fn exchange_parts<T: Pod>(
         &mut self,
         values: &mut [T],
-        (mut sent, mut got): (Range<usize>, Range<usize>),
-        take: impl Fn(&mut [T], &[T]),
+        mut outgoing: Range<usize>,
+        mut incoming: Range<usize>,
+        merge: impl Fn(&mut [T], &[T]),
     ) -> Result<(), LinkBroken> {
         let Some(RingLinks { next, previous }) = &self.links else {
             return Ok(());
         };
 
-        let most = CHUNK_BYTES / size_of::<T>();
-        let cut = |part: &mut Range<usize>| {
-            let piece = part.start..part.end.min(part.start + most);
-            part.start = piece.end;
-            Some(piece).filter(|piece| !piece.is_empty())
-        };
-
+        let chunk_len = CHUNK_BYTES / size_of::<T>();
         loop {
-            let out = cut(&mut sent);
-            let into = cut(&mut got);
-            if let Some(out) = &out {
-                next.send_values(&values[out.clone()], &self.abort_state)?;
+            let outgoing_chunk = take_chunk(&mut outgoing, chunk_len);
+            let incoming_chunk = take_chunk(&mut incoming, chunk_len);
+            if let Some(chunk) = outgoing_chunk.clone() {
+                next.send_values(&values[chunk], &self.abort_state)?;
             }
 
-            let Some(into) = into else {
-                if out.is_none() {
+            let Some(chunk) = incoming_chunk else {
+                if outgoing_chunk.is_none() {
                     return Ok(());
                 }
+
+                // Parts differ by up to one value, and so may their numbers of chunks.
                 continue;
             };
 
             let start = Instant::now();
-            let received = previous.receive_values(into.len(), &self.abort_state, |piece| {
-                take(&mut values[into], piece)
+            let received = previous.receive_values(chunk.len(), &self.abort_state, |received| {
+                merge(&mut values[chunk], received)
             });
 
             self.wait_time += start.elapsed();
@@ -139,23 +164,26 @@ impl RingCollective {
         }
     }
 
-    /// A link that broke without a loss that is known of is the neighbour's.
-    fn record_link_failure(&self, done: Result<(), LinkBroken>) {
-        if let Err(LinkBroken(how)) = done {
-            let RankTopology {
-                rank,
-                world_size: count,
-                local_world_size: devices,
-            } = self.topology;
+    /// A link that broke without a recorded failure is blamed on the previous rank's worker: it is the one
+    /// that nothing comes from. Where the control plane knew better, it recorded its own cause first.
+    fn record_link_failure(&self, result: Result<(), LinkBroken>) {
+        let Err(LinkBroken(cause)) = result else {
+            return;
+        };
 
-            let worker = (rank + count - 1) % count / devices;
-            let ranks = worker * devices..(worker + 1) * devices;
-            self.abort_state.record_loss(WorkerLost {
-                worker,
-                ranks,
-                step: self.abort_state.current_step(),
-                how,
-            });
-        }
+        let worker = self.topology.worker_of_rank(self.topology.previous_rank());
+        self.abort_state.record_failure(WorkerFailure {
+            worker,
+            ranks: ranks_of_worker(worker, self.topology.local_world_size),
+            step: self.abort_state.current_step(),
+            cause,
+        });
     }
+}
+
+/// The next chunk of a part, of which the rest is left.
+fn take_chunk(part: &mut Range<usize>, chunk_len: usize) -> Option<Range<usize>> {
+    let chunk = part.start..part.end.min(part.start + chunk_len);
+    part.start = chunk.end;
+    Some(chunk).filter(|chunk| !chunk.is_empty())
 }

@@ -1,30 +1,43 @@
-//! Finds the rank that the others wait for. Pure: what was waited and the time are arguments.
+//! Detects the rank that the others wait for. Pure: waiting times and the clock are arguments.
 
-/// Seconds over which is judged, and between two warnings.
+/// Seconds that are judged at once, and between two warnings: many steps, so that one slow step, such as one
+/// with a checkpoint, does not count.
 const WINDOW_SECONDS: f64 = 60.0;
-/// The share of them that the others wait before it is worth a word.
+
+/// The share of the window that the others wait more than the straggler before it is reported.
 const STRAGGLER_THRESHOLD: f64 = 0.2;
 
-/// Seconds that each rank waited for others, over a while.
+/// Accumulates how long each rank waits for others.
+///
+/// # Examples
+/// ```
+/// use cnclip_distributed::StragglerDetector;
+///
+/// let mut detector = StragglerDetector::new(3);
+/// let waits = [20.0, 1.0, 22.0];
+/// let straggler = detector.record_waits(waits.into_iter(), 60.0).unwrap();
+/// assert_eq!(straggler.rank, 1);
+/// assert_eq!(straggler.extra_wait_seconds, 20.0);
+/// ```
 #[derive(Clone, Debug)]
 pub struct StragglerDetector {
     wait_seconds: Vec<f64>,
     seconds: f64,
 }
 
-/// A rank that holds up the others.
+/// A rank that slows down the others.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Straggler {
-    /// Its number.
+    /// Its rank.
     pub rank: usize,
-    /// How long the others waited more than it did, on average.
+    /// How much longer the others waited than it did, on average.
     pub extra_wait_seconds: f64,
-    /// In how many seconds.
+    /// Length of the window that this was measured in.
     pub window_seconds: f64,
 }
 
 impl StragglerDetector {
-    /// Of so many ranks, none of which has waited yet.
+    /// For a number of ranks, none of which has waited yet.
     pub fn new(ranks: usize) -> Self {
         Self {
             wait_seconds: vec![0.0; ranks],
@@ -32,16 +45,15 @@ impl StragglerDetector {
         }
     }
 
-    /// Adds what each rank waited in some seconds; at the end of a window, who was slow in it.
+    /// Adds what each rank waited in the last `seconds`; at the end of a window, the straggler in it.
     pub fn record_waits(
         &mut self,
-        waited: impl Iterator<Item = f64>,
+        waits: impl Iterator<Item = f64>,
         seconds: f64,
     ) -> Option<Straggler> {
-        self.wait_seconds
-            .iter_mut()
-            .zip(waited)
-            .for_each(|(sum, waited)| *sum += waited);
+        for (sum, wait) in self.wait_seconds.iter_mut().zip(waits) {
+            *sum += wait;
+        }
 
         self.seconds += seconds;
         if self.seconds < WINDOW_SECONDS {
@@ -49,12 +61,13 @@ impl StragglerDetector {
         }
 
         let window = std::mem::replace(self, Self::new(self.wait_seconds.len()));
-        window.find_straggler().filter(|slowest| {
-            slowest.extra_wait_seconds >= STRAGGLER_THRESHOLD * slowest.window_seconds
+        window.find_straggler().filter(|straggler| {
+            straggler.extra_wait_seconds >= STRAGGLER_THRESHOLD * straggler.window_seconds
         })
     }
 
-    /// The rank that waited least is the one that was waited for.
+    /// In a collective everybody waits for the last one, who does not wait: the rank that waited least is
+    /// the one that was waited for.
     fn find_straggler(&self) -> Option<Straggler> {
         let (rank, least) = self
             .wait_seconds
@@ -62,16 +75,16 @@ impl StragglerDetector {
             .enumerate()
             .min_by(|a, b| a.1.total_cmp(b.1))?;
 
-        let others = self
+        let other_count = self
             .wait_seconds
             .len()
             .checked_sub(1)
-            .filter(|&others| others > 0)? as f64;
+            .filter(|&count| count > 0)? as f64;
 
-        let waited = (self.wait_seconds.iter().sum::<f64>() - least) / others - least;
+        let others_sum = self.wait_seconds.iter().sum::<f64>() - least;
         Some(Straggler {
             rank,
-            extra_wait_seconds: waited,
+            extra_wait_seconds: others_sum / other_count - least,
             window_seconds: self.seconds,
         })
     }
@@ -82,15 +95,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rank_that_holds_up_the_others_is_named_once_a_window() {
-        let mut pace = StragglerDetector::new(3);
+    fn a_straggler_is_found_once_a_window() {
+        let mut detector = StragglerDetector::new(3);
         for _ in 0..2 {
-            let told: Vec<_> = (0..6)
-                .filter_map(|_| pace.record_waits([3.0, 0.5, 4.0].into_iter(), 10.0))
+            let found: Vec<_> = (0..6)
+                .filter_map(|_| detector.record_waits([3.0, 0.5, 4.0].into_iter(), 10.0))
                 .collect();
 
             assert_eq!(
-                told,
+                found,
                 [Straggler {
                     rank: 1,
                     extra_wait_seconds: 18.0,
@@ -101,12 +114,12 @@ mod tests {
     }
 
     #[test]
-    fn ranks_that_wait_alike_or_briefly_are_not_worth_a_word() {
-        for waited in [[3.0, 3.0], [0.0, 1.9], [0.0, 0.0]] {
-            let mut pace = StragglerDetector::new(2);
+    fn ranks_that_wait_alike_or_briefly_are_no_stragglers() {
+        for waits in [[3.0, 3.0], [0.0, 1.9], [0.0, 0.0]] {
+            let mut detector = StragglerDetector::new(2);
             assert!(
-                (0..20).all(|_| pace.record_waits(waited.into_iter(), 10.0).is_none()),
-                "{waited:?}"
+                (0..20).all(|_| detector.record_waits(waits.into_iter(), 10.0).is_none()),
+                "{waits:?}"
             );
         }
 

@@ -1,10 +1,11 @@
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
-use super::*;
-use cnclip_compute::collective::GradientReducer;
+use cnclip_compute::collective::{Collective, GradientReducer};
 use cnclip_compute::tensor::TensorViewMut;
 
-/// Numbers whose sums round.
+use super::*;
+
+/// Values whose sums round.
 fn numbers(rank: usize, length: usize) -> Vec<f32> {
     (0..length)
         .map(|i| ((i * 7 + rank * 31) % 101) as f32 / 7.0)
@@ -16,36 +17,36 @@ const LENGTHS: [usize; 8] = [0, 1, 2, 3, 5, 97, 4099, 200_003];
 #[test]
 fn sums_are_right_and_the_same_bits_everywhere_whatever_the_length() {
     for count in 1..=5 {
-        let found = each(count, |world| {
+        let found = run_on_ranks(count, |communicator| {
             LENGTHS.map(|length| {
-                let mut values = numbers(world.rank(), length);
-                world.all_reduce_sum(&mut values);
-                let mut wide: Vec<_> = numbers(world.rank(), length)
+                let mut values = numbers(communicator.rank(), length);
+                communicator.all_reduce_sum(&mut values);
+                let mut doubles: Vec<_> = numbers(communicator.rank(), length)
                     .iter()
                     .map(|&x| f64::from(x))
                     .collect();
 
-                world.all_reduce_sum(&mut wide);
-                (values, wide)
+                communicator.all_reduce_sum(&mut doubles);
+                (values, doubles)
             })
         })
         .unwrap();
 
-        for (at, length) in LENGTHS.into_iter().enumerate() {
+        for (index, length) in LENGTHS.into_iter().enumerate() {
             let all: Vec<_> = (0..count).map(|rank| numbers(rank, length)).collect();
-            let (narrow, wide) = &found[0][at];
-            for (place, sum) in wide.iter().enumerate() {
+            let (singles, doubles) = &found[0][index];
+            for (place, sum) in doubles.iter().enumerate() {
                 let right: f64 = all.iter().map(|values| f64::from(values[place])).sum();
                 assert!(
                     (sum - right).abs() < 1e-9,
                     "{count} ranks, {length}: {sum}, not {right}"
                 );
 
-                assert!((f64::from(narrow[place]) - right).abs() < 1e-4);
+                assert!((f64::from(singles[place]) - right).abs() < 1e-4);
             }
 
             assert!(
-                found.iter().all(|other| other[at] == found[0][at]),
+                found.iter().all(|other| other[index] == found[0][index]),
                 "{count} ranks, {length}"
             );
         }
@@ -55,31 +56,37 @@ fn sums_are_right_and_the_same_bits_everywhere_whatever_the_length() {
 #[test]
 fn every_rank_gets_what_each_brings_however_much_that_is() {
     for count in 1..=4 {
-        let found = each(count, |world| {
+        let found = run_on_ranks(count, |communicator| {
             let mut equal = vec![0f32; 3 * count];
-            equal[world.rank_range(3 * count)].fill(world.rank() as f32);
-            world.all_gather(&mut equal);
-            let own = numbers(world.rank(), LENGTHS[world.rank() + 4]);
-            let heard = world.broadcast(&[7 + world.rank() as u64]).unwrap();
+            equal[communicator.rank_range(3 * count)].fill(communicator.rank() as f32);
+            communicator.all_gather(&mut equal);
+            let local = numbers(communicator.rank(), LENGTHS[communicator.rank() + 4]);
+            let broadcast = communicator
+                .broadcast(&[7 + communicator.rank() as u64])
+                .unwrap();
 
-            (equal, world.all_gather_varlen(&own).unwrap(), heard)
+            (
+                equal,
+                communicator.all_gather_varlen(&local).unwrap(),
+                broadcast,
+            )
         })
         .unwrap();
 
-        for (equal, any, heard) in found {
+        for (equal, varlen, broadcast) in found {
             assert!(
                 equal
                     .iter()
                     .enumerate()
-                    .all(|(at, value)| *value == (at / 3) as f32)
+                    .all(|(index, value)| *value == (index / 3) as f32)
             );
 
             let right: Vec<_> = (0..count)
                 .map(|rank| numbers(rank, LENGTHS[rank + 4]))
                 .collect();
 
-            assert_eq!(any, right);
-            assert_eq!(heard, [7]);
+            assert_eq!(varlen, right);
+            assert_eq!(broadcast, [7]);
         }
     }
 }
@@ -87,11 +94,11 @@ fn every_rank_gets_what_each_brings_however_much_that_is() {
 #[test]
 fn gradients_are_summed_wherever_they_are_handed_in_and_left_alone_elsewhere() {
     let length = 2_500_000;
-    let found = each(3, |world| {
-        let mut buckets = world.gradient_buckets().unwrap();
+    let found = run_on_ranks(3, |communicator| {
+        let mut buckets = communicator.gradient_buckets().unwrap();
         let mut all = Vec::new();
         for _ in 0..2 {
-            let mut numbers = numbers(world.rank(), length);
+            let mut numbers = numbers(communicator.rank(), length);
             let mut values = TensorViewMut::Host(&mut numbers);
             for range in [length - 7..length, 10..length - 7, 4..9] {
                 buckets.reduce_gradients(&mut values, range);
@@ -119,21 +126,22 @@ fn gradients_are_summed_wherever_they_are_handed_in_and_left_alone_elsewhere() {
 }
 
 #[test]
-fn a_rank_that_ends_badly_ends_all_and_its_own_word_is_the_one_that_counts() {
+fn a_rank_that_fails_ends_all_and_its_own_error_is_returned() {
     for panics in [false, true] {
-        let told = Mutex::new(Vec::new());
-        let job = |world: Arc<Communicator>| {
-            world.set_step(4);
-            match world.rank() {
+        let errors = Mutex::new(Vec::new());
+        let job = |communicator: Arc<Communicator>| {
+            communicator.set_step(4);
+            match communicator.rank() {
                 1 if panics => panic!("of no use"),
-                1 => Err(Error::Config("bad picture".into())),
+                1 => Err(Error::Config("bad image".into())),
                 _ => {
-                    let heard = world.barrier().and(world.barrier());
-                    told.lock()
+                    let result = communicator.barrier().and(communicator.barrier());
+                    errors
+                        .lock()
                         .unwrap()
-                        .push(heard.as_ref().unwrap_err().to_string());
+                        .push(result.as_ref().unwrap_err().to_string());
 
-                    heard
+                    result
                 }
             }
         };
@@ -144,41 +152,43 @@ fn a_rank_that_ends_badly_ends_all_and_its_own_word_is_the_one_that_counts() {
         let own = if panics {
             "rank 1 panicked"
         } else {
-            "bad picture"
+            "bad image"
         };
 
         assert!(
-            !matches!(ended, Error::Lost(_)) && ended.to_string().contains(own),
+            !matches!(ended, Error::WorkerLost(_)) && ended.to_string().contains(own),
             "{ended}"
         );
 
-        let told = told.into_inner().unwrap();
-        assert_eq!(told.len(), 2);
-        let expected = format!("worker 0 (rank 1) ended in step 4: {own}");
+        let errors = errors.into_inner().unwrap();
+        assert_eq!(errors.len(), 2);
+        let expected = format!("worker 0 (rank 1) failed in step 4: {own}");
         assert!(
-            told.iter().all(|told| told.starts_with(&expected)),
-            "{told:?}"
+            errors.iter().all(|error| error.starts_with(&expected)),
+            "{errors:?}"
         );
     }
 }
 
 #[test]
-fn ranks_that_have_something_else_are_named() {
-    let found = each(3, |world| {
-        world.ensure_equal_across_ranks("data set", u64::from(world.rank() == 2))
+fn ranks_with_another_value_are_named() {
+    let found = run_on_ranks(3, |communicator| {
+        communicator.ensure_equal_across_ranks("data set", u64::from(communicator.rank() == 2))
     })
     .unwrap();
 
-    for told in found {
-        let told = told.unwrap_err().to_string();
+    for result in found {
+        let error = result.unwrap_err().to_string();
         assert!(
-            told.contains("rank 2 (worker 0) has another data set than rank 0"),
-            "{told}"
+            error.contains("rank 2 (worker 0) has another data set than rank 0"),
+            "{error}"
         );
     }
 
-    each(3, |world| {
-        world.ensure_equal_across_ranks("data set", 5).unwrap()
+    run_on_ranks(3, |communicator| {
+        communicator
+            .ensure_equal_across_ranks("data set", 5)
+            .unwrap()
     })
     .unwrap();
 }

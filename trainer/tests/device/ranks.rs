@@ -152,7 +152,7 @@ fn a_rank_that_is_lost_ends_what_the_others_wait_for_on_their_devices() {
         if world.rank() == 1 {
             // The others wait for it by now.
             std::thread::sleep(Duration::from_secs(1));
-            return Err(Error::Data("bad picture".into()));
+            return Err(Error::Data("bad image".into()));
         }
 
         world.all_gather_tensor(features.view_mut());
@@ -169,7 +169,7 @@ fn a_rank_that_is_lost_ends_what_the_others_wait_for_on_their_devices() {
     assert!(matches!(ended, Err(Error::Data(_))), "{ended:?}");
     let heard = heard.into_inner().unwrap();
     assert_eq!(heard.len(), 2);
-    let expected = "worker 0 (rank 1) ended in step 4: bad picture";
+    let expected = "worker 0 (rank 1) failed in step 4: bad image";
     assert!(heard.iter().all(|told| told == expected), "{heard:?}");
     assert!(start.elapsed() < Duration::from_secs(60));
 }

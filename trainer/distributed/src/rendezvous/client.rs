@@ -1,139 +1,149 @@
-//! The part of the workers that dial: worker 0 until it answers, then the next one in the ring.
+//! The side of the rendezvous that connects: to worker 0 until it answers, then to the next worker in the
+//! ring.
 
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-use super::server::RendezvousPeers;
 use super::{
-    ControlMessage, RENDEZVOUS_POLL_INTERVAL, RING_CHANNELS, RendezvousDeadline, WorkerHello,
-    network_error, read_first_message,
+    ControlMessage, PeerConnection, RENDEZVOUS_POLL_INTERVAL, RendezvousDeadline, RendezvousPeers,
+    RingIdentity, WorkerHello, network_error, read_first_message,
 };
 use crate::error::{Error, Result};
+use crate::topology::RING_CHANNELS;
 
-/// How long one address may take to answer.
+/// How long one address may take to accept a connection. Short, because the name may resolve to the address
+/// of a pod that is gone: the next attempt resolves it again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Says hello to worker 0 until it answers: its name may appear late, and it may start last.
+/// Sends a hello to worker 0 until it answers: its DNS name may appear late, and its pod may start last.
 ///
 /// # Errors
 /// If it does not answer in time, or refuses.
 pub(super) fn connect_to_coordinator(
     coordinator: &str,
     hello: &WorkerHello,
-    patience: &RendezvousDeadline<'_>,
+    deadline: &RendezvousDeadline<'_>,
 ) -> Result<RendezvousPeers> {
-    let waited = || format!("worker 0 at {coordinator}");
     loop {
-        patience.check_deadline(waited)?;
-        let Ok(stream) = open_connection(coordinator) else {
+        deadline.check_deadline(|| format!("worker 0 at {coordinator}"))?;
+        let Ok(stream) = send_hello(coordinator, hello) else {
             std::thread::sleep(RENDEZVOUS_POLL_INTERVAL);
             continue;
         };
 
-        if ControlMessage::Hello(hello.clone())
-            .write_to(&mut &stream)
-            .is_err()
-        {
-            std::thread::sleep(RENDEZVOUS_POLL_INTERVAL);
-            continue;
-        }
-
         // Worker 0 answers when all are there.
         while is_silent(&stream) {
-            patience.check_deadline(|| format!("the other workers, with {}", waited()))?;
+            deadline
+                .check_deadline(|| format!("the other workers, with worker 0 at {coordinator}"))?;
         }
 
         match read_first_message(&stream) {
             Ok(ControlMessage::Table { rings, secret }) => {
-                return peers_from_answer(stream, rings, secret);
+                return peers_from_table(stream, rings, secret);
             }
-            Ok(ControlMessage::Refused { why, again }) => {
-                return Err(refusal_error(hello, coordinator, &why, again));
+            Ok(ControlMessage::Refused { reason, retryable }) => {
+                return Err(refusal_error(hello, coordinator, &reason, retryable));
             }
-            // It ended before it could answer.
+            // It ended before it could answer: a new one may come up at the same address.
             Ok(_) | Err(_) => std::thread::sleep(RENDEZVOUS_POLL_INTERVAL),
         }
     }
 }
 
-fn open_connection(to: &str) -> std::io::Result<TcpStream> {
-    let mut last = std::io::Error::from(std::io::ErrorKind::NotFound);
-    for address in to.to_socket_addrs()? {
+fn send_hello(coordinator: &str, hello: &WorkerHello) -> std::io::Result<TcpStream> {
+    let stream = open_connection(coordinator)?;
+    ControlMessage::Hello(hello.clone()).write_to(&mut &stream)?;
+    Ok(stream)
+}
+
+fn open_connection(coordinator: &str) -> std::io::Result<TcpStream> {
+    let mut last_error = std::io::Error::from(std::io::ErrorKind::NotFound);
+    for address in coordinator.to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
                 stream.set_read_timeout(Some(RENDEZVOUS_POLL_INTERVAL))?;
                 return Ok(stream);
             }
-            Err(error) => last = error,
+            Err(error) => last_error = error,
         }
     }
 
-    Err(last)
+    Err(last_error)
 }
 
-/// Whether nothing came for a moment, and the connection is still there.
+/// Whether nothing came within the read timeout, and the connection is still open.
 fn is_silent(stream: &TcpStream) -> bool {
     use std::io::ErrorKind::{TimedOut, WouldBlock};
     matches!(stream.peek(&mut [0]), Err(error) if matches!(error.kind(), WouldBlock | TimedOut))
 }
 
-/// Worker 0 does not know by which address it was found.
-fn peers_from_answer(
+/// The table has no address for worker 0, which does not know under which one it was found: the one that
+/// this worker connected to is filled in.
+fn peers_from_table(
     stream: TcpStream,
     mut rings: Vec<SocketAddr>,
     secret: u64,
 ) -> Result<RendezvousPeers> {
-    let found = stream
+    let coordinator = stream
         .peer_addr()
         .map_err(|error| network_error("know worker 0's address", &error))?;
 
     if let Some(first) = rings.first_mut() {
-        first.set_ip(found.ip());
+        first.set_ip(coordinator.ip());
     }
 
-    Ok((vec![(0, stream)], rings, secret))
+    let connections = vec![PeerConnection { worker: 0, stream }];
+    Ok(RendezvousPeers {
+        connections,
+        rings,
+        secret,
+    })
 }
 
-fn refusal_error(hello: &WorkerHello, coordinator: &str, why: &str, again: bool) -> Error {
+fn refusal_error(hello: &WorkerHello, coordinator: &str, reason: &str, retryable: bool) -> Error {
     let worker = hello.worker;
-    let told = format!("worker 0 at {coordinator} refuses worker {worker}: {why}.");
-    match again {
-        true => Error::Lost(format!("{told} Run the same command again.")),
-        false => Error::Config(format!("{told} Give all workers of a run the same file.")),
+    let refusal = format!("worker 0 at {coordinator} refuses worker {worker}: {reason}.");
+    if retryable {
+        Error::WorkerLost(format!("{refusal} Run the same command again."))
+    } else {
+        Error::Config(format!(
+            "{refusal} Give all workers of a run the same file."
+        ))
     }
 }
 
-/// Connections to the next worker in the ring, one for each lane.
+/// Connections to the next worker in the ring, one for each channel.
 ///
 /// # Errors
 /// If it cannot be reached.
 pub(super) fn connect_next_worker(
     next: SocketAddr,
-    (secret, worker): (u64, usize),
-    patience: &RendezvousDeadline<'_>,
+    own_identity: RingIdentity,
+    deadline: &RendezvousDeadline<'_>,
 ) -> Result<Vec<TcpStream>> {
-    let mut lanes = Vec::with_capacity(RING_CHANNELS);
-    while lanes.len() < RING_CHANNELS {
-        patience.check_deadline(|| format!("the next worker at {next}"))?;
+    let RingIdentity { secret, worker } = own_identity;
+    let mut channels = Vec::with_capacity(RING_CHANNELS);
+    while channels.len() < RING_CHANNELS {
+        deadline.check_deadline(|| format!("the next worker at {next}"))?;
         let Ok(stream) = TcpStream::connect_timeout(&next, CONNECT_TIMEOUT) else {
             std::thread::sleep(RENDEZVOUS_POLL_INTERVAL);
             continue;
         };
 
-        let word = ControlMessage::Neighbour {
+        let message = ControlMessage::Neighbour {
             secret,
             worker,
-            lane: lanes.len(),
+            channel: channels.len(),
         };
 
-        let said = stream
+        stream
             .set_nodelay(true)
-            .and_then(|()| word.write_to(&mut &stream));
+            .and_then(|()| message.write_to(&mut &stream))
+            .map_err(|error| network_error("connect to the next worker", &error))?;
 
-        said.map_err(|error| network_error("speak to the next worker", &error))?;
-        lanes.push(stream);
+        channels.push(stream);
     }
 
-    Ok(lanes)
+    Ok(channels)
 }

@@ -1,5 +1,5 @@
-//! Worker 0's part: takes who belongs, refuses who does not, answers when all are there. Listens to
-//! each newcomer in a thread of its own, so that a silent one keeps nobody waiting.
+//! Worker 0's side of the rendezvous: accepts the workers of its run, refuses others, and answers when all
+//! are there. Reads each hello in a thread of its own, so that a silent connection delays nobody.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -8,23 +8,73 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Sender, channel};
 
 use super::{
-    ControlMessage, RENDEZVOUS_POLL_INTERVAL, RING_CHANNELS, RendezvousDeadline, WorkerHello,
-    bind_any_address, network_error, read_first_message,
+    ControlMessage, PeerConnection, RENDEZVOUS_POLL_INTERVAL, RendezvousDeadline, RendezvousPeers,
+    RingIdentity, WorkerHello, bind_any_address, network_error, read_first_message,
 };
 use crate::error::{Error, Result};
+use crate::topology::RING_CHANNELS;
 
-/// The connections to the others, where each one's ring begins, and the secret of the ring.
-pub(super) type RendezvousPeers = (Vec<(usize, TcpStream)>, Vec<SocketAddr>, u64);
+/// A hello, and the connection that it came on.
+struct JoiningWorker {
+    hello: WorkerHello,
+    stream: TcpStream,
+}
 
-/// Waits for all others.
+/// A worker that was accepted and waits for the answer.
+struct AcceptedWorker {
+    stream: TcpStream,
+    ring: SocketAddr,
+}
+
+/// Accepted workers by their index: in the order of the ring.
+type AcceptedWorkers = BTreeMap<usize, AcceptedWorker>;
+
+/// Waits for all other workers.
 ///
 /// # Errors
 /// If the port of `coordinator` cannot be opened, or not all come in time.
 pub(super) fn serve_rendezvous(
     coordinator: &str,
     own: &WorkerHello,
-    patience: &RendezvousDeadline<'_>,
+    deadline: &RendezvousDeadline<'_>,
 ) -> Result<RendezvousPeers> {
+    let listener = listen_at(coordinator)?;
+    let workers = wait_for_workers(&listener, own, deadline)?;
+
+    // Worker 0 does not know its own address: each worker fills in the one that it connected to.
+    let own_ring = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), own.port);
+    let rings: Vec<_> = std::iter::once(own_ring)
+        .chain(workers.values().map(|worker| worker.ring))
+        .collect();
+
+    // Not for cryptography: it keeps connections of other runs and of port scanners out of the ring.
+    let secret = RandomState::new().hash_one(own.port);
+    let table = ControlMessage::Table {
+        rings: rings.clone(),
+        secret,
+    };
+
+    for (index, worker) in &workers {
+        table
+            .write_to(&mut &worker.stream)
+            .map_err(|error| network_error(&format!("answer worker {index}"), &error))?;
+    }
+
+    let connections = workers
+        .into_iter()
+        .map(|(worker, accepted)| PeerConnection {
+            worker,
+            stream: accepted.stream,
+        });
+
+    Ok(RendezvousPeers {
+        connections: connections.collect(),
+        rings,
+        secret,
+    })
+}
+
+fn listen_at(coordinator: &str) -> Result<TcpListener> {
     let port = coordinator
         .rsplit_once(':')
         .and_then(|(_, port)| port.parse().ok());
@@ -35,207 +85,206 @@ pub(super) fn serve_rendezvous(
         ))
     })?;
 
-    let door = bind_any_address(port).map_err(|error| {
+    bind_any_address(port).map_err(|error| {
         Error::Config(format!(
-            "cannot await the other workers on port {port}: {error}. Set the port of world.coordinator to \
+            "cannot listen for the other workers on port {port}: {error}. Set the port of world.coordinator to \
              a free one."
         ))
-    })?;
+    })
+}
 
-    let (come, newcomers) = channel();
-    let mut here: BTreeMap<usize, (TcpStream, SocketAddr)> = BTreeMap::new();
-    while {
-        // Who left again is still missing.
-        here.retain(|_, (stream, _)| is_connected(stream));
-        here.len() + 1 < own.workers
-    } {
-        patience.check_deadline(|| missing_workers(own.workers, &here))?;
-        accept_workers(&door, &come);
-        let Ok((hello, stream)) = newcomers.recv_timeout(RENDEZVOUS_POLL_INTERVAL) else {
+fn wait_for_workers(
+    listener: &TcpListener,
+    own: &WorkerHello,
+    deadline: &RendezvousDeadline<'_>,
+) -> Result<AcceptedWorkers> {
+    let (sender, joining) = channel();
+    let mut workers = AcceptedWorkers::new();
+    loop {
+        // A worker that died while it waited has to come again.
+        workers.retain(|_, worker| is_connected(&worker.stream));
+        if workers.len() + 1 >= own.workers {
+            return Ok(workers);
+        }
+
+        deadline.check_deadline(|| missing_workers(own.workers, &workers))?;
+        accept_connections(listener, &sender);
+        let Ok(JoiningWorker { hello, stream }) = joining.recv_timeout(RENDEZVOUS_POLL_INTERVAL)
+        else {
             continue;
         };
-        match check_hello(own, &hello, |worker| here.contains_key(&worker)) {
-            Some(refused) => send_refusal(&hello, &stream, refused),
-            None => {
-                let Ok(from) = stream.peer_addr() else {
-                    continue;
-                };
 
-                let ring = SocketAddr::new(from.ip().to_canonical(), hello.port);
-                here.insert(hello.worker, (stream, ring));
+        match check_hello(own, &hello, |worker| workers.contains_key(&worker)) {
+            Some(refusal) => send_refusal(&hello, &stream, refusal),
+            None => {
+                // Without an address the connection is gone already.
+                if let Ok(address) = stream.peer_addr() {
+                    let ring = SocketAddr::new(address.ip().to_canonical(), hello.port);
+                    workers.insert(hello.worker, AcceptedWorker { stream, ring });
+                }
             }
         }
     }
+}
 
-    let own_ring = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), own.port);
-    let rings: Vec<_> = std::iter::once(own_ring)
-        .chain(here.values().map(|(_, ring)| *ring))
+fn missing_workers(count: usize, workers: &AcceptedWorkers) -> String {
+    let missing: Vec<_> = (1..count)
+        .filter(|worker| !workers.contains_key(worker))
+        .map(|worker| worker.to_string())
         .collect();
 
-    let secret = RandomState::new().hash_one(own.port);
-    let table = ControlMessage::Table {
-        rings: rings.clone(),
-        secret,
-    };
-
-    for (worker, (stream, _)) in &here {
-        let told = table.write_to(&mut &*stream);
-        told.map_err(|error| network_error(&format!("answer worker {worker}"), &error))?;
-    }
-
-    Ok((
-        here.into_iter()
-            .map(|(worker, (stream, _))| (worker, stream))
-            .collect(),
-        rings,
-        secret,
-    ))
+    format!("worker {}", missing.join(", "))
 }
 
-fn missing_workers(workers: usize, here: &BTreeMap<usize, (TcpStream, SocketAddr)>) -> String {
-    let absent = (1..workers).filter(|worker| !here.contains_key(worker));
-    let absent: Vec<_> = absent.map(|worker| worker.to_string()).collect();
-    format!("worker {}", absent.join(", "))
-}
-
-/// Listens to whoever knocked.
-fn accept_workers(door: &TcpListener, come: &Sender<(WorkerHello, TcpStream)>) {
-    while let Ok((stream, from)) = door.accept() {
-        let come = come.clone();
-        let listen = move || match read_first_message(&stream) {
-            // The run may have begun without it: then the connection closes here.
-            Ok(ControlMessage::Hello(hello)) => drop(come.send((hello, stream))),
-            Ok(_) | Err(_) => tracing::debug!("{from} said nothing that a worker says"),
+/// Accepts all pending connections, and reads the first message of each.
+fn accept_connections(listener: &TcpListener, sender: &Sender<JoiningWorker>) {
+    while let Ok((stream, address)) = listener.accept() {
+        let sender = sender.clone();
+        let handshake = move || match read_first_message(&stream) {
+            // The rendezvous may be over by now: then the connection closes here, and the worker tries again.
+            Ok(ControlMessage::Hello(hello)) => {
+                drop(sender.send(JoiningWorker { hello, stream }));
+            }
+            Ok(_) | Err(_) => tracing::debug!(%address, "connection without a hello"),
         };
 
-        // Without a thread the newcomer is dropped, and comes again.
+        // Without a thread the connection is dropped, and the worker tries again.
         let _ = std::thread::Builder::new()
-            .name("greet".into())
-            .spawn(listen);
+            .name("handshake".into())
+            .spawn(handshake);
     }
 }
 
-/// Why a worker is not taken, and whether it may try again.
+/// Why a worker is not accepted, and whether a later attempt may be.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct JoinRefusal {
     pub(super) reason: String,
     pub(super) retryable: bool,
 }
 
-/// Whether a worker does not belong to this one's run, or is here already.
+/// A field of the hello that all workers must agree on.
+struct AgreedField {
+    name: &'static str,
+    own: String,
+    other: String,
+    /// Whether a worker with another value may have an equal one later.
+    retryable: bool,
+}
+
+impl AgreedField {
+    fn new(name: &'static str, own: impl ToString, other: impl ToString) -> Self {
+        Self {
+            name,
+            own: own.to_string(),
+            other: other.to_string(),
+            retryable: false,
+        }
+    }
+}
+
+/// Whether a worker does not belong to this one's run, or is there already.
 pub(super) fn check_hello(
     own: &WorkerHello,
-    its: &WorkerHello,
-    present: impl Fn(usize) -> bool,
+    other: &WorkerHello,
+    is_present: impl Fn(usize) -> bool,
 ) -> Option<JoinRefusal> {
-    let rows = [
-        ("run", &own.run, &its.run, false),
-        ("stage", &own.stage, &its.stage, false),
-        (
-            "attempt",
-            &own.attempt.to_string(),
-            &its.attempt.to_string(),
-            true,
-        ),
-        (
-            "number of workers",
-            &own.workers.to_string(),
-            &its.workers.to_string(),
-            false,
-        ),
-        (
-            "number of devices",
-            &own.devices.to_string(),
-            &its.devices.to_string(),
-            false,
-        ),
-        ("version of cnclip", &own.version, &its.version, false),
-        ("configuration", &own.config, &its.config, false),
+    let fields = [
+        AgreedField::new("run", &own.run, &other.run),
+        AgreedField::new("stage", &own.stage, &other.stage),
+        AgreedField {
+            // Pods of the last attempt may still be ending while those of this one start.
+            retryable: true,
+            ..AgreedField::new("attempt", own.attempt, other.attempt)
+        },
+        AgreedField::new("number of workers", own.workers, other.workers),
+        AgreedField::new("number of devices", own.devices, other.devices),
+        AgreedField::new("version of cnclip", &own.version, &other.version),
+        AgreedField::new("configuration", &own.config, &other.config),
     ];
 
-    let other = rows.into_iter().find(|(_, own, its, _)| own != its);
-    if let Some((what, own, its, again)) = other {
-        let why = format!("it has another {what} than worker 0, {its} and not {own}");
+    if let Some(field) = fields.into_iter().find(|field| field.own != field.other) {
+        let AgreedField {
+            name,
+            own,
+            other,
+            retryable,
+        } = field;
+
         return Some(JoinRefusal {
-            reason: why,
-            retryable: again,
+            reason: format!("it has another {name} than worker 0, {other} and not {own}"),
+            retryable,
         });
     }
 
-    let worker = its.worker;
+    let worker = other.worker;
     if worker == 0 || worker >= own.workers {
-        let why = format!("its number must be 1 to {}", own.workers - 1);
         return Some(JoinRefusal {
-            reason: why,
+            reason: format!("its number must be 1 to {}", own.workers - 1),
             retryable: false,
         });
     }
 
-    let why = format!("another worker {worker} is here already");
-    present(worker).then_some(JoinRefusal {
-        reason: why,
+    // The other one may be a connection that is about to be detected as closed.
+    is_present(worker).then(|| JoinRefusal {
+        reason: format!("another worker {worker} is here already"),
         retryable: true,
     })
 }
 
-fn send_refusal(
-    hello: &WorkerHello,
-    mut stream: &TcpStream,
-    JoinRefusal {
-        reason: why,
-        retryable: again,
-    }: JoinRefusal,
-) {
+fn send_refusal(hello: &WorkerHello, mut stream: &TcpStream, refusal: JoinRefusal) {
+    let JoinRefusal { reason, retryable } = refusal;
     tracing::warn!(
         worker = hello.worker,
         run = hello.run,
-        "a worker was refused: {why}"
+        reason,
+        "worker refused"
     );
 
-    // Whether it still listens is its own affair.
-    let _ = ControlMessage::Refused { why, again }.write_to(&mut stream);
+    // It may be gone already.
+    let _ = ControlMessage::Refused { reason, retryable }.write_to(&mut stream);
 }
 
-/// Whether the other end is still there: it says nothing until it is answered.
+/// Whether the other end is still there: it sends nothing until it is answered, so anything else than
+/// silence is an end.
 fn is_connected(stream: &TcpStream) -> bool {
-    let look = || {
+    let peek = || {
         stream.set_nonblocking(true)?;
-        let found = stream.peek(&mut [0]);
+        let peeked = stream.peek(&mut [0]);
         stream.set_nonblocking(false)?;
-        found
+        peeked
     };
 
-    matches!(look(), Err(error) if error.kind() == ErrorKind::WouldBlock)
+    matches!(peek(), Err(error) if error.kind() == ErrorKind::WouldBlock)
 }
 
-/// The connections of the worker before in the ring, one for each lane.
+/// The connections of the previous worker in the ring, one for each channel.
 ///
 /// # Errors
 /// If they do not come.
 pub(super) fn accept_previous_worker(
-    door: &TcpListener,
-    (secret, worker): (u64, usize),
-    patience: &RendezvousDeadline<'_>,
+    listener: &TcpListener,
+    previous: RingIdentity,
+    deadline: &RendezvousDeadline<'_>,
 ) -> Result<Vec<TcpStream>> {
-    let mut lanes: [Option<TcpStream>; RING_CHANNELS] = Default::default();
-    while lanes.iter().any(Option::is_none) {
-        patience.check_deadline(|| format!("the connection of worker {worker}"))?;
-        let Ok((stream, _)) = door.accept() else {
+    let mut channels: [Option<TcpStream>; RING_CHANNELS] = Default::default();
+    while channels.iter().any(Option::is_none) {
+        deadline.check_deadline(|| format!("the connection of worker {}", previous.worker))?;
+        let Ok((stream, _)) = listener.accept() else {
             std::thread::sleep(RENDEZVOUS_POLL_INTERVAL);
             continue;
         };
 
         if let Ok(ControlMessage::Neighbour {
-            secret: said,
-            worker: who,
-            lane,
+            secret,
+            worker,
+            channel,
         }) = read_first_message(&stream)
-            && (said, who) == (secret, worker)
-            && lane < RING_CHANNELS
+            && (RingIdentity { secret, worker }) == previous
+            && channel < RING_CHANNELS
         {
-            lanes[lane] = Some(stream);
+            channels[channel] = Some(stream);
         }
     }
 
-    Ok(lanes.into_iter().flatten().collect())
+    Ok(channels.into_iter().flatten().collect())
 }

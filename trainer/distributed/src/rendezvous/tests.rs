@@ -3,12 +3,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 
+use cnclip_compute::collective::Collective;
+
 use super::server::check_hello;
 use super::*;
 use crate::{Communicator, LocalRanks};
-use cnclip_compute::collective::Collective;
 
-/// A port below those that the system gives away by itself.
+/// A port below those that the system assigns by itself.
 fn coordinator() -> String {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let port = || {
@@ -43,13 +44,13 @@ fn join(coordinator: &str, hello: WorkerHello) -> Result<LocalRanks> {
     LocalRanks::join_rendezvous(coordinator, hello, &|| false)
 }
 
-/// Joins, and adds up the numbers of all ranks, long and short.
-fn add_up(coordinator: &str, hello: WorkerHello) -> Result<Vec<f64>> {
+/// Joins, and sums over all ranks.
+fn join_and_sum(coordinator: &str, hello: WorkerHello) -> Result<Vec<f64>> {
     let sums = Mutex::new(Vec::new());
-    let job = |world: Arc<Communicator>| {
-        let mut values = vec![world.rank() as f64; 100_000];
-        world.all_reduce_sum(&mut values);
-        world.barrier()?;
+    let job = |communicator: Arc<Communicator>| {
+        let mut values = vec![communicator.rank() as f64; 100_000];
+        communicator.all_reduce_sum(&mut values);
+        communicator.barrier()?;
         sums.lock()
             .unwrap()
             .push(values.iter().sum::<f64>() / values.len() as f64);
@@ -62,31 +63,31 @@ fn add_up(coordinator: &str, hello: WorkerHello) -> Result<Vec<f64>> {
 }
 
 #[test]
-fn workers_that_come_in_any_order_are_one_ring_whoever_else_knocks() {
-    let at = coordinator();
+fn workers_that_come_in_any_order_form_one_ring_whoever_else_connects() {
+    let address = coordinator();
     thread::scope(|scope| {
         let other = |change: fn(&mut WorkerHello)| {
             let mut hello = hello(1);
             change(&mut hello);
-            join(&at, hello).map(drop).unwrap_err()
+            join(&address, hello).map(drop).unwrap_err()
         };
 
-        let late = scope.spawn(|| add_up(&at, hello(2)));
-        let first = scope.spawn(|| add_up(&at, hello(0)));
-        // Those that do not belong: they knock while worker 1 is missing.
+        let late = scope.spawn(|| join_and_sum(&address, hello(2)));
+        let first = scope.spawn(|| join_and_sum(&address, hello(0)));
+        // Those that do not belong connect while worker 1 is missing.
         let mut scanner = loop {
-            match TcpStream::connect(&at) {
+            match TcpStream::connect(&address) {
                 Ok(stream) => break stream,
                 Err(_) => thread::yield_now(),
             }
         };
 
-        let silent = TcpStream::connect(&at).unwrap();
+        let silent = TcpStream::connect(&address).unwrap();
         std::io::Write::write_all(&mut scanner, b"GET / HTTP/1.1\r\n\r\n").unwrap();
         assert_eq!(
             scanner.read(&mut [0; 9]).unwrap_or(0),
             0,
-            "it is hung up on"
+            "its connection is closed"
         );
 
         let stranger = other(|hello| hello.run = "muge".into());
@@ -98,9 +99,12 @@ fn workers_that_come_in_any_order_are_one_ring_whoever_else_knocks() {
         );
 
         assert!(matches!(stranger, Error::Config(_)));
-        assert!(matches!(other(|hello| hello.attempt = 1), Error::Lost(_)));
+        assert!(matches!(
+            other(|hello| hello.attempt = 1),
+            Error::WorkerLost(_)
+        ));
 
-        let second = scope.spawn(|| add_up(&at, hello(1)));
+        let second = scope.spawn(|| join_and_sum(&address, hello(1)));
         for worker in [first, second, late] {
             assert_eq!(worker.join().unwrap().unwrap(), [15.0, 15.0]);
         }
@@ -110,7 +114,7 @@ fn workers_that_come_in_any_order_are_one_ring_whoever_else_knocks() {
 }
 
 #[test]
-fn who_does_not_belong_is_refused_and_told_why() {
+fn who_does_not_belong_is_refused_with_the_reason() {
     type Change = fn(&mut WorkerHello);
     let rows: [(Change, &str, bool); 9] = [
         (|h| h.run = "muge".into(), "another run", false),
@@ -129,24 +133,24 @@ fn who_does_not_belong_is_refused_and_told_why() {
     ];
 
     let present = |worker| worker == 2;
-    for (change, expected, again) in rows {
-        let mut its = hello(1);
-        change(&mut its);
-        let refused = check_hello(&hello(0), &its, present).unwrap();
+    for (change, expected, retryable) in rows {
+        let mut other = hello(1);
+        change(&mut other);
+        let refused = check_hello(&hello(0), &other, present).unwrap();
         assert!(refused.reason.contains(expected), "{refused:?}");
-        assert_eq!(refused.retryable, again, "{refused:?}");
+        assert_eq!(refused.retryable, retryable, "{refused:?}");
     }
 
     assert_eq!(check_hello(&hello(0), &hello(1), present), None);
 }
 
 #[test]
-fn a_worker_that_left_while_others_came_may_come_again() {
-    let at = coordinator();
+fn a_worker_that_died_during_the_rendezvous_may_come_again() {
+    let address = coordinator();
     thread::scope(|scope| {
-        let first = scope.spawn(|| add_up(&at, hello(0)));
+        let first = scope.spawn(|| join_and_sum(&address, hello(0)));
         let early = loop {
-            if let Ok(stream) = TcpStream::connect(&at) {
+            if let Ok(stream) = TcpStream::connect(&address) {
                 break stream;
             }
         };
@@ -160,8 +164,8 @@ fn a_worker_that_left_while_others_came_may_come_again() {
 
         drop(early);
         let [late, again] = [2, 1].map(|worker| {
-            let at = &at;
-            scope.spawn(move || add_up(at, hello(worker)))
+            let address = &address;
+            scope.spawn(move || join_and_sum(address, hello(worker)))
         });
 
         for worker in [again, first, late] {
@@ -171,12 +175,12 @@ fn a_worker_that_left_while_others_came_may_come_again() {
 }
 
 #[test]
-fn who_is_asked_to_stop_waits_no_longer() {
+fn a_worker_that_is_to_stop_waits_no_longer() {
     for worker in [0, 1] {
         let error =
             LocalRanks::join_rendezvous(&coordinator(), hello(worker), &|| true).unwrap_err();
         assert!(
-            matches!(&error, Error::Lost(text) if text.contains("asked to stop")),
+            matches!(&error, Error::WorkerLost(text) if text.contains("stopped while waiting")),
             "{error}"
         );
     }

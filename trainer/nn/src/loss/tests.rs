@@ -2,7 +2,7 @@ use cnclip_compute::collective::SingleRank;
 use cnclip_compute::digest::Fingerprint;
 use cnclip_compute::ops::l2_normalize;
 use cnclip_compute::random::{derive_key, normal_f32};
-use cnclip_distributed::each;
+use cnclip_distributed::run_on_ranks;
 
 use super::*;
 
@@ -210,25 +210,26 @@ fn the_shares_of_ranks_are_the_gradient_of_one() {
     let (right, right_images, right_texts) = loss(&SingleRank);
     for count in [2, 3, 4] {
         let mut slope = 0.0;
-        for (score, images, texts) in each(count, |world| (world.rank_range(pairs), loss(world)))
-            .unwrap()
-            .into_iter()
-            .map(|(own, (score, images, texts))| {
-                let own = own.start * WIDTH..own.end * WIDTH;
-                let error = |found: &[f32], right: &[f32]| {
-                    found
-                        .iter()
-                        .zip(&right[own.clone()])
-                        .map(|(a, b)| (a - b).abs())
-                        .fold(0.0, f32::max)
-                };
+        for (score, images, texts) in
+            run_on_ranks(count, |world| (world.rank_range(pairs), loss(world)))
+                .unwrap()
+                .into_iter()
+                .map(|(own, (score, images, texts))| {
+                    let own = own.start * WIDTH..own.end * WIDTH;
+                    let error = |found: &[f32], right: &[f32]| {
+                        found
+                            .iter()
+                            .zip(&right[own.clone()])
+                            .map(|(a, b)| (a - b).abs())
+                            .fold(0.0, f32::max)
+                    };
 
-                (
-                    score,
-                    error(&images, &right_images),
-                    error(&texts, &right_texts),
-                )
-            })
+                    (
+                        score,
+                        error(&images, &right_images),
+                        error(&texts, &right_texts),
+                    )
+                })
         {
             assert!(
                 (score.loss - right.loss).abs() < 1e-9,
