@@ -212,27 +212,3 @@ pub struct LastFailure {
     /// Time at which the failure was observed (RFC 3339).
     pub at: String,
 }
-
-/// Retrieval recall in percent, as decimal strings.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct RecallStatus {
-    /// Recall at 1: percentage of queries whose first candidate is relevant.
-    pub r1: String,
-    /// Recall at 5.
-    pub r5: String,
-    /// Recall at 10.
-    pub r10: String,
-    /// Mean of R@1, R@5 and R@10.
-    pub mean_recall: String,
-}
-
-/// Retrieval recall in both directions.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct RecallsStatus {
-    /// Text-to-image retrieval.
-    pub text_to_image: RecallStatus,
-    /// Image-to-text retrieval.
-    pub image_to_text: RecallStatus,
-}

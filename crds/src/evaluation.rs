@@ -2,21 +2,19 @@
 
 mod gate;
 mod status;
-mod task;
 
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::common::{ArtifactLocation, RetryLimits, VocabularyFile, WorkersSpec};
+use crate::tasks::TaskSpec;
 use crate::trainer_config::FeatureFormat;
 pub use gate::{EvaluationTrigger, GateBaseline, GateSpec};
 pub use status::{
     CnClipEvaluationStatus, DatasetProvenance, EvaluationProvenance, EvaluationSummary,
-    PrimaryMetricStatus, ResultStatus, RetrievalStatus, ScoredCheckpoint, ThresholdStatus,
-    ZeroShotStatus,
+    ScoredCheckpoint,
 };
-pub use task::{CalibrationSpec, RetrievalSpec, TaskSpec, ZeroShotSpec};
 
 /// Desired state of an evaluation.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]

@@ -7,7 +7,6 @@
 )]
 
 pub mod artifacts;
-pub mod benchmark;
 #[cfg(feature = "kube")]
 pub mod common;
 #[cfg(feature = "kube")]
@@ -18,7 +17,7 @@ pub mod names;
 pub mod report;
 mod schema;
 pub mod stage;
+pub mod tasks;
 pub mod trainer_config;
 #[cfg(feature = "kube")]
 pub mod training;
-pub mod zero_shot;

@@ -1,14 +1,9 @@
 //! Progress report of a trainer: served on `/progress`, logged, and written as the termination message.
 
-mod task;
-
 use serde::{Deserialize, Serialize};
 
+use crate::tasks::{RetrievalRecalls, TaskResult};
 use crate::trainer_config::RunIdentity;
-pub use task::{
-    Metric, RetrievalScores, SimilarityThreshold, TaskResult, TaskScores, TemplatesReport,
-    ZeroShotScores,
-};
 
 /// Current activity of a trainer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,33 +21,6 @@ pub enum TrainerActivity {
     Done,
     /// Failed; `failure` has the cause.
     Failed,
-}
-
-/// Recall in one direction.
-///
-/// # Units
-/// Percent of queries with at least one relevant candidate among the first 1, 5 and 10.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RecallAtK {
-    /// Recall at 1.
-    pub r1: f64,
-    /// Recall at 5.
-    pub r5: f64,
-    /// Recall at 10.
-    pub r10: f64,
-    /// Mean of the three.
-    pub mean_recall: f64,
-}
-
-/// Retrieval recall in both directions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RetrievalRecalls {
-    /// Text-to-image retrieval.
-    pub text_to_image: RecallAtK,
-    /// Image-to-text retrieval.
-    pub image_to_text: RecallAtK,
 }
 
 /// Retrieval recall on the validation data set.

@@ -9,9 +9,7 @@ use crate::{
     names,
     stage::{Accelerator, Augmentation, DuplicatePolicy, FrozenTower, MicroBatch, Precision},
 };
-pub use evaluate::{
-    CalibrationConfig, EvaluateConfig, FeatureFormat, RetrievalConfig, TaskConfig, ZeroShotConfig,
-};
+pub use evaluate::{EvaluateConfig, FeatureFormat};
 
 /// Identity of the running attempt. Echoed in every progress report, so that the operator can ignore reports
 /// of other attempts.

@@ -209,7 +209,14 @@ async fn publish_changes<R: RunResource>(
             reason, message, ..
         } = notice;
 
-        tracing::info!(kind, namespace, run = name, reason, message, "Event recorded");
+        tracing::info!(
+            kind,
+            namespace,
+            run = name,
+            reason,
+            message,
+            "Event recorded"
+        );
         publish_event(context, run, notice).await;
     }
 

@@ -3,8 +3,9 @@
 
 use cnclip_crds::{
     common::{LastFailure, RestartCounts},
-    evaluation::{EvaluationProvenance, ResultStatus, ScoredCheckpoint},
+    evaluation::{EvaluationProvenance, ScoredCheckpoint},
     names::condition,
+    tasks::ResultStatus,
     training::{CheckpointStatus, StageState, StageStatus},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;

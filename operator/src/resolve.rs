@@ -4,7 +4,7 @@
 use std::fmt::Debug;
 
 use cnclip_crds::{
-    common::WorkersSpec, evaluation::ResultStatus, stage::Accelerator, trainer_config::RunIdentity,
+    common::WorkersSpec, stage::Accelerator, tasks::ResultStatus, trainer_config::RunIdentity,
 };
 use k8s_openapi::NamespaceResourceScope;
 use kube::Resource;

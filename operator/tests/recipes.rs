@@ -14,8 +14,8 @@
 use cnclip_crds::common::WorkersSpec;
 use cnclip_crds::evaluation::CnClipEvaluation;
 use cnclip_crds::stage::Accelerator;
+use cnclip_crds::tasks::DatasetPreset;
 use cnclip_crds::training::{CnClipTraining, CnClipTrainingSpec};
-use cnclip_crds::zero_shot::DatasetPreset;
 use cnclip_operator::resolve::validate;
 
 #[path = "recipes/classification.rs"]

@@ -15,11 +15,11 @@ use cnclip::page::{
 };
 use cnclip::progress::history::{HistoryPoint, StageCurves};
 use cnclip_compute::ops::patchify::PixelBatch;
-use cnclip_crds::benchmark::Benchmark;
 use cnclip_crds::model::Architecture;
-use cnclip_crds::report::{RecallAtK, RetrievalRecalls};
-use cnclip_crds::trainer_config::ZeroShotConfig;
-use cnclip_crds::zero_shot::DatasetPreset;
+use cnclip_crds::tasks::Benchmark;
+use cnclip_crds::tasks::DatasetPreset;
+use cnclip_crds::tasks::ZeroShotConfig;
+use cnclip_crds::tasks::{RecallAtK, RetrievalRecalls};
 use cnclip_data::prepare::{PrepareOptions, prepare_files};
 use cnclip_data::shard::Dataset;
 use cnclip_data::store::Store;

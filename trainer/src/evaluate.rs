@@ -13,7 +13,7 @@ pub mod zero_shot;
 use std::borrow::Cow;
 use std::time::Instant;
 
-use cnclip_crds::report::{
+use cnclip_crds::tasks::{
     RetrievalRecalls, RetrievalScores, SimilarityThreshold, TaskResult, TaskScores,
 };
 use serde::{Deserialize, Serialize};

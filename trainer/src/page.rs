@@ -11,11 +11,11 @@ mod scores;
 mod thumbnail;
 mod training;
 
-use cnclip_crds::benchmark::Benchmark;
 use cnclip_crds::model::{Architecture, ModelConfig};
-use cnclip_crds::report::TaskResult;
+use cnclip_crds::tasks::Benchmark;
+use cnclip_crds::tasks::DatasetPreset;
+use cnclip_crds::tasks::TaskResult;
 use cnclip_crds::trainer_config::TrainConfig;
-use cnclip_crds::zero_shot::DatasetPreset;
 use minijinja::Environment;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;

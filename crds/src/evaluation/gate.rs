@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::report::Metric;
+use crate::tasks::Metric;
 
 /// Quality gate: required value of a metric. Compared with the value in the status, rounded to two decimals.
 /// The condition `GatePassed` reports the result; a gate that does not pass does not fail the evaluation.

@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    common::{LastFailure, RecallsStatus, RestartCounts},
-    report::{Metric, TemplatesReport},
+    common::{LastFailure, RestartCounts},
+    tasks::{PrimaryMetricStatus, ResultStatus, TemplatesReport},
     training::StageState,
 };
 
@@ -134,138 +134,6 @@ pub struct ScoredCheckpoint {
     /// Time at which the checkpoint was evaluated or skipped (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<String>,
-}
-
-/// Primary metric of a task.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct PrimaryMetricStatus {
-    /// Name of the task.
-    pub task: String,
-    /// Name of the metric.
-    pub metric: String,
-    /// Value in percent; unset if the data set has no ground truth.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub score: Option<String>,
-}
-
-/// Result of an evaluation task.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ResultStatus {
-    /// Name of the task.
-    pub name: String,
-    /// Number of candidate images.
-    pub images: i64,
-    /// Result of a retrieval task.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retrieval: Option<RetrievalStatus>,
-    /// Result of a zero-shot classification task.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub zero_shot: Option<ZeroShotStatus>,
-}
-
-impl ResultStatus {
-    /// Value of a metric; `None` if the task does not have it.
-    pub fn find_score(&self, metric: Metric) -> Option<&str> {
-        self.all_scores()
-            .into_iter()
-            .find_map(|(name, score)| (name == metric).then_some(score))
-    }
-
-    /// Values of all metrics of the task.
-    pub fn all_scores(&self) -> Vec<(Metric, &str)> {
-        let recalls = self
-            .retrieval
-            .as_ref()
-            .and_then(|found| found.recalls.as_ref());
-
-        let recalls = recalls.map(recall_scores).unwrap_or_default();
-        recalls
-            .into_iter()
-            .chain(self.zero_shot.iter().flat_map(zero_shot_scores))
-            .collect()
-    }
-}
-
-fn recall_scores(recalls: &RecallsStatus) -> Vec<(Metric, &str)> {
-    let RecallsStatus {
-        text_to_image: there,
-        image_to_text: back,
-    } = recalls;
-
-    vec![
-        (Metric::TextToImageR1, &there.r1),
-        (Metric::TextToImageR5, &there.r5),
-        (Metric::TextToImageR10, &there.r10),
-        (Metric::TextToImageMeanRecall, &there.mean_recall),
-        (Metric::ImageToTextR1, &back.r1),
-        (Metric::ImageToTextR5, &back.r5),
-        (Metric::ImageToTextR10, &back.r10),
-        (Metric::ImageToTextMeanRecall, &back.mean_recall),
-    ]
-}
-
-fn zero_shot_scores(scores: &ZeroShotStatus) -> Vec<(Metric, &str)> {
-    let some: [(Metric, &str); 4] = [
-        (Metric::Accuracy, &scores.accuracy),
-        (Metric::Top5, &scores.top5),
-        (Metric::MeanPerClass, &scores.mean_per_class),
-        (Metric::MeanAveragePrecision, &scores.mean_average_precision),
-    ];
-
-    let area = scores.roc_auc.as_deref().map(|area| (Metric::RocAuc, area));
-    some.into_iter().chain(area).collect()
-}
-
-/// Result of a retrieval task.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct RetrievalStatus {
-    /// Number of query texts.
-    pub texts: i64,
-    /// Retrieval recall in both directions; unset if the data set has no ground truth.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recalls: Option<RecallsStatus>,
-    /// Calibrated similarity threshold, if calibration was requested.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub threshold: Option<ThresholdStatus>,
-}
-
-/// Similarity threshold below which a text has no match.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ThresholdStatus {
-    /// Whether a threshold reaches the requested precision. If not, the other fields describe the threshold
-    /// with the highest precision.
-    pub reached: bool,
-    /// Cosine similarity of the features.
-    pub similarity: String,
-    /// Precision in percent: relevant images among the first candidates at or above the threshold.
-    pub precision: String,
-    /// Coverage in percent: texts whose first candidate is at or above the threshold.
-    pub coverage: String,
-}
-
-/// Result of a zero-shot classification task, in percent.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ZeroShotStatus {
-    /// Number of classes.
-    pub classes: i64,
-    /// Name of the primary metric.
-    pub headline: String,
-    /// Top-1 accuracy.
-    pub accuracy: String,
-    /// Top-5 accuracy.
-    pub top5: String,
-    /// Mean per-class accuracy.
-    pub mean_per_class: String,
-    /// Area under the ROC curve, for two classes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub roc_auc: Option<String>,
-    /// 11-point interpolated mean average precision.
-    pub mean_average_precision: String,
 }
 
 /// Printer columns of `kubectl get`: the primary metric of the first task, and the text-to-image recall of

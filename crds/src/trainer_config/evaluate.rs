@@ -4,47 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{DistributedConfig, PinnedFile, RunIdentity, max_skipped_percent};
-use crate::{
-    benchmark::Benchmark,
-    report::Metric,
-    zero_shot::{DatasetPreset, TemplateSet},
-};
-
-/// One thing to measure: exactly one of its kinds is given.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct TaskConfig {
-    /// Name of the task.
-    pub name: String,
-    /// Retrieval in both directions.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retrieval: Option<RetrievalConfig>,
-    /// Classification by names of classes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub zero_shot: Option<ZeroShotConfig>,
-}
-
-/// Retrieval over one data set: every text against every image, and back.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct RetrievalConfig {
-    /// The data set.
-    pub dataset: String,
-    /// The public data set that it is, for the published numbers beside its own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub benchmark: Option<Benchmark>,
-    /// Finds the similarity below which there is no match; not done if not given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub calibration: Option<CalibrationConfig>,
-}
-
-/// How similar the first image must be to a text, found on the labels of the data set.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct CalibrationConfig {
-    /// First answers that shall be right, in percent of those told.
-    pub precision_percent: f64,
-}
+use crate::tasks::TaskConfig;
 
 /// A format of files of features.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -55,27 +15,6 @@ pub enum FeatureFormat {
     Npy,
     /// Columns `id` and `feature`.
     Parquet,
-}
-
-/// Classification of pictures by the Chinese names of their classes, without training on them.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ZeroShotConfig {
-    /// The prefix of the data set.
-    pub dataset: String,
-    /// Which data set it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub preset: Option<DatasetPreset>,
-    /// Which of our own templates the names are put into; those of the preset, or else the general ones,
-    /// if not given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub template_set: Option<TemplateSet>,
-    /// A file of templates, one a line, with `{}` where the name of a class goes, instead of our own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub templates: Option<String>,
-    /// The number that it is compared by; that of the preset, or else the accuracy, if not given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub metric: Option<Metric>,
 }
 
 /// One evaluation: the whole of `cnclip evaluate --config`.

@@ -5,7 +5,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::common::{LastFailure, RecallsStatus, RestartCounts};
+use crate::common::{LastFailure, RestartCounts};
+use crate::tasks::RecallsStatus;
 
 /// Most recently observed state of a training run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]

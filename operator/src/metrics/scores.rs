@@ -6,7 +6,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use cnclip_crds::{evaluation::ResultStatus, names, report::Metric};
+use cnclip_crds::{
+    names,
+    tasks::{Metric, ResultStatus},
+};
 use prometheus::{GaugeVec, IntGauge, Opts, Registry};
 
 /// The most numbers told: names of evaluations and tasks are the user's, and Prometheus keeps each.

@@ -2,8 +2,9 @@
 //! do, whatever becomes of the baseline.
 
 use cnclip_crds::{
-    evaluation::{CnClipEvaluation, GateBaseline, GateSpec, ResultStatus},
+    evaluation::{CnClipEvaluation, GateBaseline, GateSpec},
     names::condition::{COMPLETE, FAILED, GATE_PASSED},
+    tasks::ResultStatus,
 };
 use kube::ResourceExt;
 

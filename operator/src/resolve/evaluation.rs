@@ -7,10 +7,11 @@ mod trainer_config;
 use cnclip_crds::{
     artifacts,
     evaluation::{
-        CheckpointWait, CnClipEvaluation, CnClipEvaluationStatus, EvaluationTrigger, ResultStatus,
+        CheckpointWait, CnClipEvaluation, CnClipEvaluationStatus, EvaluationTrigger,
         ScoredCheckpoint,
     },
     names::{STAGE_EVALUATE, condition},
+    tasks::ResultStatus,
     training::{CnClipTraining, StageStatus},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;

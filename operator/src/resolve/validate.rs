@@ -3,9 +3,10 @@
 
 use cnclip_crds::{
     common::WorkersSpec,
-    evaluation::{CnClipEvaluationSpec, GateSpec, TaskSpec},
+    evaluation::{CnClipEvaluationSpec, GateSpec},
     model::ModelConfig,
     stage::{FrozenTower, MicroBatch},
+    tasks::TaskSpec,
     training::{CnClipTrainingSpec, ModelSpec, StageSpec},
 };
 

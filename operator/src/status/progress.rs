@@ -3,6 +3,7 @@
 
 use cnclip_crds::{
     report::{CheckpointReport, MAX_CHECKPOINTS, ProgressReport, ValidationReport},
+    tasks::TaskResult,
     trainer_config::RunIdentity,
     training::{CheckpointStatus, ValidationStatus},
 };
@@ -58,7 +59,7 @@ pub fn record_progress(
         entry.results = report
             .results
             .iter()
-            .map(results::primary_metric_status)
+            .map(TaskResult::primary_metric_status)
             .collect();
     }
 
@@ -104,7 +105,7 @@ fn format_timestamp(seconds: i64) -> String {
 fn validation_status(validation: &ValidationReport) -> ValidationStatus {
     ValidationStatus {
         step: validation.step,
-        recalls: results::recalls_status(&validation.recalls),
+        recalls: validation.recalls.to_status(),
     }
 }
 

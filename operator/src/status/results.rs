@@ -4,15 +4,9 @@
 //! whole, or its trainer has ended.
 
 use cnclip_crds::{
-    common::{RecallStatus, RecallsStatus},
-    evaluation::{
-        DatasetProvenance, EvaluationProvenance, PrimaryMetricStatus, ResultStatus,
-        RetrievalStatus, ThresholdStatus, ZeroShotStatus,
-    },
-    report::{
-        EvaluationReport, ProgressReport, RecallAtK, RetrievalRecalls, SimilarityThreshold,
-        TaskResult, TaskScores, TrainerActivity, ZeroShotScores,
-    },
+    evaluation::{DatasetProvenance, EvaluationProvenance},
+    report::{EvaluationReport, ProgressReport, TrainerActivity},
+    tasks::TaskResult,
 };
 
 use crate::{
@@ -41,7 +35,7 @@ pub(super) fn record_results(
 
     if same {
         // Last words hold what was told last: what was told before them stays.
-        let results = report.results.iter().map(result_status);
+        let results = report.results.iter().map(TaskResult::to_status);
         results.for_each(|result| upsert_by_name(&mut recorded.results, result, |one| &one.name));
         let mut datasets = recorded
             .provenance
@@ -60,7 +54,7 @@ pub(super) fn record_results(
 
     let all = report.results.len() as i64 == report.steps;
     if recorded.results.is_empty() || all || report.activity == TrainerActivity::Done {
-        recorded.results = report.results.iter().map(result_status).collect();
+        recorded.results = report.results.iter().map(TaskResult::to_status).collect();
         recorded.provenance = Some(fresh);
     }
 }
@@ -84,10 +78,7 @@ fn build_provenance(
         task: result.name.clone(),
         uri: result.dataset.clone(),
         digest: result.digest.clone(),
-        templates: match &result.measured {
-            TaskScores::ZeroShot(scores) => Some(scores.templates.clone()),
-            TaskScores::Retrieval(_) => None,
-        },
+        templates: result.measured.templates().cloned(),
     };
 
     let worker = observed
@@ -105,86 +96,4 @@ fn build_provenance(
         image_id,
         version: evaluation.version.clone(),
     })
-}
-
-/// The number that a task is compared by, as text.
-pub(super) fn primary_metric_status(result: &TaskResult) -> PrimaryMetricStatus {
-    let metric = result.primary_metric();
-    let score = result.find_score(metric).map(format_percent);
-    PrimaryMetricStatus {
-        task: result.name.clone(),
-        metric: metric.name().to_owned(),
-        score,
-    }
-}
-
-fn result_status(result: &TaskResult) -> ResultStatus {
-    let status = ResultStatus {
-        name: result.name.clone(),
-        images: result.images,
-        ..ResultStatus::default()
-    };
-
-    match &result.measured {
-        TaskScores::Retrieval(scores) => {
-            let recalls = scores.recalls.as_ref().map(recalls_status);
-            let threshold = scores.threshold.as_ref().map(threshold_status);
-            let retrieval = RetrievalStatus {
-                texts: scores.texts,
-                recalls,
-                threshold,
-            };
-
-            ResultStatus {
-                retrieval: Some(retrieval),
-                ..status
-            }
-        }
-        TaskScores::ZeroShot(scores) => ResultStatus {
-            zero_shot: Some(zero_shot_status(scores)),
-            ..status
-        },
-    }
-}
-
-fn threshold_status(found: &SimilarityThreshold) -> ThresholdStatus {
-    ThresholdStatus {
-        reached: found.is_reached(),
-        similarity: format!("{:.4}", found.similarity),
-        precision: format_percent(found.precision),
-        coverage: format_percent(found.coverage),
-    }
-}
-
-fn zero_shot_status(scores: &ZeroShotScores) -> ZeroShotStatus {
-    ZeroShotStatus {
-        classes: scores.classes,
-        headline: scores.headline.name().to_owned(),
-        accuracy: format_percent(scores.accuracy),
-        top5: format_percent(scores.top5),
-        mean_per_class: format_percent(scores.mean_per_class),
-        roc_auc: scores.roc_auc.map(format_percent),
-        mean_average_precision: format_percent(scores.mean_average_precision),
-    }
-}
-
-/// Recalls as text.
-pub(super) fn recalls_status(recalls: &RetrievalRecalls) -> RecallsStatus {
-    RecallsStatus {
-        text_to_image: recall_status(recalls.text_to_image),
-        image_to_text: recall_status(recalls.image_to_text),
-    }
-}
-
-fn format_percent(value: f64) -> String {
-    format!("{value:.2}")
-}
-
-fn recall_status(recall: RecallAtK) -> RecallStatus {
-    RecallStatus {
-        r1: format_percent(recall.r1),
-        r5: format_percent(recall.r5),
-        r10: format_percent(recall.r10),
-        mean_recall: format_percent(recall.mean_recall),
-    }
 }

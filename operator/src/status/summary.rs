@@ -1,9 +1,9 @@
 //! The columns of `kubectl get`. For the eye only. Pure.
 
 use cnclip_crds::{
-    evaluation::{EvaluationSummary, ResultStatus},
+    evaluation::EvaluationSummary,
     names::condition,
-    report::RetrievalScores,
+    tasks::ResultStatus,
     training::{StageState, TrainingSummary},
 };
 
@@ -73,12 +73,7 @@ pub fn evaluation_summary(recorded: &RecordedStatus, tasks: usize) -> Evaluation
 
 /// The number that a task is compared by, with its name.
 fn primary_metric(result: &ResultStatus) -> Option<(String, String)> {
-    let recall = RetrievalScores::PRIMARY_METRIC.name();
-    let named = result
-        .zero_shot
-        .as_ref()
-        .map_or(recall, |scores| &scores.headline);
-
+    let named = result.primary_metric_name();
     let mut scores = result.all_scores().into_iter();
     scores.find_map(|(metric, score)| {
         (metric.name() == named).then(|| (named.to_owned(), score.to_owned()))

@@ -1,6 +1,6 @@
 //! One evaluation with a task for each data set that the paper classifies by names.
 
-use cnclip_crds::zero_shot::DatasetPreset;
+use cnclip_crds::tasks::DatasetPreset;
 
 /// The manifest.
 pub(crate) fn recipe() -> String {

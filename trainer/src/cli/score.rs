@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use cnclip::error::{Error, Result};
 use cnclip::interop::{atomic_file, score};
-use cnclip_crds::report::{RecallAtK, RetrievalRecalls};
+use cnclip_crds::tasks::{RecallAtK, RetrievalRecalls};
 use serde_json::{Value, json};
 
 /// Features are compared by inner product, as they are: make them unit vectors before. Recalls are

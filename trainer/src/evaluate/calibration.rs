@@ -1,8 +1,8 @@
 //! How similar a first answer must be to be told as one: the similarity from which on enough of them
 //! are right. Searches for nothing.
 
-use cnclip_crds::report::SimilarityThreshold;
-use cnclip_crds::trainer_config::TaskConfig;
+use cnclip_crds::tasks::SimilarityThreshold;
+use cnclip_crds::tasks::TaskConfig;
 
 use super::retrieval::DirectionResult;
 use crate::error::{Error, Result};

@@ -3,7 +3,7 @@
 
 use std::io::{self, Write};
 
-use cnclip_crds::report::RecallAtK;
+use cnclip_crds::tasks::RecallAtK;
 use serde::Serialize;
 use serde_json::{Value, json};
 

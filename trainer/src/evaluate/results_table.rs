@@ -1,6 +1,6 @@
 //! The table that people read at the end of an evaluation. Decides nothing but its looks.
 
-use cnclip_crds::report::{Metric, RecallAtK, SimilarityThreshold, TaskResult, TaskScores};
+use cnclip_crds::tasks::{Metric, RecallAtK, SimilarityThreshold, TaskResult, TaskScores};
 
 use crate::text_table::format_table;
 
@@ -140,7 +140,7 @@ fn zero_shot_row(result: &TaskResult) -> Option<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use cnclip_crds::report::{RetrievalRecalls, RetrievalScores, TemplatesReport, ZeroShotScores};
+    use cnclip_crds::tasks::{RetrievalRecalls, RetrievalScores, TemplatesReport, ZeroShotScores};
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! Scores retrieval in both directions: how often a right candidate is among the first. Never
 //! encodes anything.
 
-use cnclip_crds::report::{RecallAtK, RetrievalRecalls};
+use cnclip_crds::tasks::{RecallAtK, RetrievalRecalls};
 
 use super::search::{FeatureMatrix, Neighbor, nearest_neighbors};
 

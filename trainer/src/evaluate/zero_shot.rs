@@ -19,8 +19,8 @@ mod submission;
 
 use std::time::Instant;
 
-use cnclip_crds::report::{TaskResult, TaskScores, ZeroShotScores};
-use cnclip_crds::zero_shot::TemplateSet;
+use cnclip_crds::tasks::TemplateSet;
+use cnclip_crds::tasks::{TaskResult, TaskScores, ZeroShotScores};
 
 use super::{Encoder, EncoderInputSizes};
 use crate::error::{Error, Result};

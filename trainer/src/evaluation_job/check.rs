@@ -1,6 +1,7 @@
 //! Whether an evaluation was asked for that can be. Looks at nothing but the configuration.
 
-use cnclip_crds::trainer_config::{EvaluateConfig, TaskConfig};
+use cnclip_crds::tasks::TaskConfig;
+use cnclip_crds::trainer_config::EvaluateConfig;
 
 use crate::error::{Error, Result};
 

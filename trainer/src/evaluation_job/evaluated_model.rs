@@ -3,7 +3,8 @@
 
 use cnclip_crds::artifacts;
 use cnclip_crds::model::ModelConfig;
-use cnclip_crds::trainer_config::{EvaluateConfig, TaskConfig, TrainConfig};
+use cnclip_crds::tasks::TaskConfig;
+use cnclip_crds::trainer_config::{EvaluateConfig, TrainConfig};
 
 use super::prepared_task::PreparedTask;
 use super::retrieval_files;

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use cnclip_crds::trainer_config::{EvaluateConfig, TaskConfig};
+use cnclip_crds::tasks::TaskConfig;
+use cnclip_crds::trainer_config::EvaluateConfig;
 
 use super::check::task_kind_error;
 use crate::error::Result;

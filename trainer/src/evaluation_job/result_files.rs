@@ -1,7 +1,7 @@
 //! What an evaluation leaves behind as a whole: its results, the page, and the table. Measures nothing.
 
 use cnclip_crds::artifacts::{REPORT_FILE, RESULTS_FILE};
-use cnclip_crds::report::{TaskResult, TaskScores, TemplatesReport};
+use cnclip_crds::tasks::{TaskResult, TaskScores, TemplatesReport};
 use cnclip_crds::trainer_config::EvaluateConfig;
 
 use crate::error::{Error, Result};

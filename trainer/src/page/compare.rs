@@ -1,7 +1,7 @@
 //! Several runs beside one another, as a table and as a page: what an ablation is read by. Reads and
 //! writes nothing.
 
-use cnclip_crds::report::{RecallAtK, RetrievalRecalls};
+use cnclip_crds::tasks::{RecallAtK, RetrievalRecalls};
 use serde::Serialize;
 
 use super::chart::{Chart, Curve};

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use cnclip_crds::benchmark::Benchmark;
 use cnclip_crds::model::Architecture;
-use cnclip_crds::report::{RecallAtK, TaskResult, TaskScores};
-use cnclip_crds::zero_shot::DatasetPreset;
+use cnclip_crds::tasks::Benchmark;
+use cnclip_crds::tasks::DatasetPreset;
+use cnclip_crds::tasks::{RecallAtK, TaskResult, TaskScores};
 use serde::{Deserialize, Serialize};
 
 use super::{PublicDataset, TaskSection, format_count};
@@ -241,10 +241,10 @@ impl PublishedNumber {
 
 #[cfg(test)]
 mod tests {
-    use cnclip_crds::report::{
+    use cnclip_crds::tasks::DatasetPreset;
+    use cnclip_crds::tasks::{
         Metric, RetrievalRecalls, RetrievalScores, TemplatesReport, ZeroShotScores,
     };
-    use cnclip_crds::zero_shot::DatasetPreset;
 
     use super::super::{ClassDetails, RetrievalExamples, TaskDetails};
     use super::*;

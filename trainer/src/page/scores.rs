@@ -2,7 +2,7 @@
 //! what was measured. Measures nothing.
 
 use cnclip_crds::model::Architecture;
-use cnclip_crds::report::{Metric, RetrievalRecalls, TaskScores};
+use cnclip_crds::tasks::{Metric, RetrievalRecalls, TaskScores};
 use serde::Serialize;
 
 use super::TaskSection;

@@ -1,4 +1,4 @@
-use cnclip_crds::report::{RecallAtK, RetrievalRecalls, SimilarityThreshold, TaskScores};
+use cnclip_crds::tasks::{RecallAtK, RetrievalRecalls, SimilarityThreshold, TaskScores};
 
 use super::*;
 use crate::evaluate::retrieval::first_hit;

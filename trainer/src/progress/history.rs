@@ -1,7 +1,8 @@
 //! The curves of one stage: a bounded list of points that survives restarts as JSON lines. Reads and
 //! writes no file.
 
-use cnclip_crds::report::{ProgressReport, RetrievalRecalls, ValidationReport};
+use cnclip_crds::report::{ProgressReport, ValidationReport};
+use cnclip_crds::tasks::RetrievalRecalls;
 use serde::{Deserialize, Serialize};
 
 /// More points are thinned to about half as many.

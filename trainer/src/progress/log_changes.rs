@@ -1,7 +1,8 @@
 //! The log's lines about a run: one for each thing that a report changed. Never decides where they go.
 
-use cnclip_crds::report::{
-    ProgressReport, RecallAtK, RetrievalRecalls, SimilarityThreshold, TaskResult, TaskScores,
+use cnclip_crds::report::ProgressReport;
+use cnclip_crds::tasks::{
+    RecallAtK, RetrievalRecalls, SimilarityThreshold, TaskResult, TaskScores,
 };
 
 /// Says what is new; steps are left to the bar where there is one.

@@ -3,7 +3,8 @@
 
 use cnclip_crds::{
     names,
-    report::{Metric, ProgressReport, RecallAtK, RetrievalRecalls},
+    report::ProgressReport,
+    tasks::{Metric, RecallAtK, RetrievalRecalls},
 };
 use prometheus::{Counter, Gauge, GaugeVec, Opts, Registry, TextEncoder, core::Collector};
 
@@ -159,7 +160,7 @@ fn register_scores(registry: &Registry, report: &ProgressReport) -> prometheus::
         &["task", "metric"],
     )?;
     for result in &report.results {
-        for metric in Metric::ALL {
+        for &metric in Metric::ALL {
             let Some(score) = result.find_score(metric) else {
                 continue;
             };
@@ -189,7 +190,8 @@ fn metric_opts(report: &ProgressReport, name: &str, help: &str) -> Opts {
 #[cfg(test)]
 mod tests {
     use cnclip_crds::{
-        report::{EvaluationReport, RetrievalScores, TaskResult, TaskScores, ValidationReport},
+        report::{EvaluationReport, ValidationReport},
+        tasks::{RetrievalScores, TaskResult, TaskScores},
         trainer_config::RunIdentity,
     };
 

@@ -73,10 +73,8 @@ fn shorten_report(report: &mut ProgressReport, excess: usize) {
 
 #[cfg(test)]
 mod tests {
-    use cnclip_crds::report::{
-        CheckpointReport, FailureReport, RetrievalRecalls, RetrievalScores, TaskResult, TaskScores,
-        TrainerActivity, ValidationReport,
-    };
+    use cnclip_crds::report::{CheckpointReport, FailureReport, TrainerActivity, ValidationReport};
+    use cnclip_crds::tasks::{RetrievalRecalls, RetrievalScores, TaskResult, TaskScores};
 
     use super::*;
 

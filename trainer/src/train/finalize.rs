@@ -68,7 +68,7 @@ fn best_checkpoint(published: &[ListedCheckpoint]) -> Option<&ListedCheckpoint> 
 
 #[cfg(test)]
 mod tests {
-    use cnclip_crds::report::{RecallAtK, RetrievalRecalls};
+    use cnclip_crds::tasks::{RecallAtK, RetrievalRecalls};
 
     use super::*;
 

@@ -5,9 +5,8 @@ mod train_step;
 
 use std::sync::Arc;
 
-use cnclip_crds::report::{
-    MemoryReport, ProgressReport, RetrievalRecalls, TrainerActivity, ValidationReport,
-};
+use cnclip_crds::report::{MemoryReport, ProgressReport, TrainerActivity, ValidationReport};
+use cnclip_crds::tasks::RetrievalRecalls;
 use cnclip_crds::trainer_config::TrainConfig;
 
 use super::finalize;

@@ -6,7 +6,7 @@ use cnclip::evaluation_job::run_evaluation_with_memory;
 use cnclip::progress::{ReportOutputs, Reporter};
 use cnclip_compute::device::DType;
 use cnclip_compute::tensor::Memory;
-use cnclip_crds::report::{Metric, TaskResult};
+use cnclip_crds::tasks::{Metric, TaskResult};
 
 use crate::scores::{evaluation_config, read_scores};
 use crate::support;

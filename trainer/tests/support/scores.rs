@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use cnclip::evaluate::EvaluationResults;
-use cnclip_crds::report::TaskResult;
+use cnclip_crds::tasks::TaskResult;
 use cnclip_crds::trainer_config::EvaluateConfig;
 use serde_json::json;
 

@@ -2,10 +2,8 @@
 
 use cnclip_crds::{
     evaluation::CnClipEvaluation,
-    report::{
-        EvaluationReport, RecallAtK, RetrievalRecalls, RetrievalScores, TaskResult, TaskScores,
-        TrainerActivity,
-    },
+    report::{EvaluationReport, TrainerActivity},
+    tasks::{RecallAtK, RetrievalRecalls, RetrievalScores, TaskResult, TaskScores},
 };
 use serde_json::Value;
 

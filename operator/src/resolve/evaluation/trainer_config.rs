@@ -4,11 +4,9 @@
 use cnclip_crds::{
     artifacts,
     common::{ArtifactLocation, WorkersSpec},
-    evaluation::{CnClipEvaluation, TaskSpec},
-    trainer_config::{
-        CalibrationConfig, EvaluateConfig, RetrievalConfig, RunIdentity, TaskConfig,
-        ZeroShotConfig, pod_listen_address,
-    },
+    evaluation::CnClipEvaluation,
+    tasks::TaskSpec,
+    trainer_config::{EvaluateConfig, RunIdentity, pod_listen_address},
     training::CnClipTraining,
 };
 use kube::ResourceExt;
@@ -87,7 +85,7 @@ pub(super) fn evaluate_config(
             .as_ref()
             .or_else(from_training)
             .map(pinned_file),
-        tasks: spec.tasks.iter().map(task_config).collect(),
+        tasks: spec.tasks.iter().map(TaskSpec::to_config).collect(),
         artifacts,
         batch_size: spec.batch_size,
         features: spec.features.clone(),
@@ -97,31 +95,4 @@ pub(super) fn evaluate_config(
     };
 
     TrainerConfig::Evaluate(Box::new(config))
-}
-
-fn task_config(task: &TaskSpec) -> TaskConfig {
-    let retrieval = task.retrieval.as_ref().map(|retrieval| RetrievalConfig {
-        dataset: retrieval.dataset.clone(),
-        benchmark: retrieval.benchmark,
-        calibration: retrieval
-            .calibration
-            .as_ref()
-            .map(|calibration| CalibrationConfig {
-                precision_percent: calibration.precision_percent.into(),
-            }),
-    });
-
-    let zero_shot = task.zero_shot.as_ref().map(|zero_shot| ZeroShotConfig {
-        dataset: zero_shot.dataset.clone(),
-        preset: zero_shot.preset,
-        template_set: zero_shot.template_set,
-        templates: zero_shot.templates.clone(),
-        metric: zero_shot.metric,
-    });
-
-    TaskConfig {
-        name: task.name.clone(),
-        retrieval,
-        zero_shot,
-    }
 }

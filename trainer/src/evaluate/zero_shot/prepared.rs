@@ -1,9 +1,9 @@
 //! A data set that is found to be whole: its names, its templates and where its pictures are. Decodes no
 //! picture and needs no model, so that what is wrong is told before either is waited for.
 
-use cnclip_crds::report::{Metric, TemplatesReport};
-use cnclip_crds::trainer_config::ZeroShotConfig;
-use cnclip_crds::zero_shot::{DatasetDefaults, TemplateSet};
+use cnclip_crds::tasks::ZeroShotConfig;
+use cnclip_crds::tasks::{DatasetDefaults, TemplateSet};
+use cnclip_crds::tasks::{Metric, TemplatesReport};
 use sha2::{Digest, Sha256};
 
 use super::class_folders::{ClassImage, TEST_FOLDER, list_class_images};

@@ -3,7 +3,7 @@
 
 use cnclip_crds::artifacts;
 use cnclip_crds::model::{Architecture, ModelConfig};
-use cnclip_crds::report::{Metric, TemplatesReport};
+use cnclip_crds::tasks::{Metric, TemplatesReport};
 use serde::{Serialize, Serializer};
 
 use super::metrics::per_class_accuracy;

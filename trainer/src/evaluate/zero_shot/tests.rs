@@ -2,7 +2,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cnclip_crds::report::Metric;
+use cnclip_crds::tasks::Metric;
 
 use super::*;
 use crate::evaluate::tests::Directions;

@@ -1,5 +1,5 @@
-use cnclip_crds::report::{SimilarityThreshold, TaskScores};
-use cnclip_crds::trainer_config::{CalibrationConfig, RetrievalConfig, TaskConfig};
+use cnclip_crds::tasks::{CalibrationConfig, RetrievalConfig, TaskConfig};
+use cnclip_crds::tasks::{SimilarityThreshold, TaskScores};
 use serde_json::Value;
 
 use super::*;

@@ -1,4 +1,4 @@
-use cnclip_crds::report::{Metric, TaskResult, TaskScores, TemplatesReport, ZeroShotScores};
+use cnclip_crds::tasks::{Metric, TaskResult, TaskScores, TemplatesReport, ZeroShotScores};
 
 use super::*;
 use crate::page::{PageInput, TaskDetails, TaskSection, render_page};

@@ -1,4 +1,4 @@
-use cnclip_crds::zero_shot::DatasetPreset;
+use cnclip_crds::tasks::DatasetPreset;
 
 use super::*;
 

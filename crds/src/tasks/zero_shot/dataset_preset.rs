@@ -1,12 +1,10 @@
-//! The data sets that the paper classifies without training on them, and what is the custom of each.
-
-mod template_set;
+//! The data sets of the paper's zero-shot tables, with the defaults of each.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::report::Metric;
-pub use template_set::TemplateSet;
+use super::TemplateSet;
+use crate::tasks::Metric;
 
 /// A data set of the paper's tables, by the name of its folder in ELEVATER (ICinW), or ImageNet.
 #[derive(
