@@ -1,9 +1,6 @@
-//! A cluster with the operator at work, and what tests ask of it.
+//! A cluster with a running operator and a namespace of the test's own, and what most tests do with them.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test ends where something is not as it should be"
-)]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::time::Duration;
 
@@ -22,12 +19,12 @@ use crate::{
     wait::wait_until,
 };
 
-/// How long the cluster may take for anything.
+/// The time limit of every wait for the cluster.
 pub const CLUSTER_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// A cluster with the operator, and a namespace of one test's own.
+/// A cluster with the operator, and the namespace of one test.
 pub struct TestCluster {
-    /// How to reach what the bed has.
+    /// How to connect to the testbed.
     pub testbed: Testbed,
     /// An administrator's client.
     pub client: Client,
@@ -36,18 +33,20 @@ pub struct TestCluster {
 }
 
 impl TestCluster {
-    /// A fresh namespace beside the operator.
+    /// Installs the operator, if that has not happened yet, and creates a namespace.
     pub async fn connect() -> Self {
-        let (bed, client) = install_operator().await.unwrap();
-        let namespace = namespace::create_namespace(&client, &bed.s3).await.unwrap();
+        let (testbed, client) = install_operator().await.unwrap();
+        let namespace = namespace::create_namespace(&client, &testbed.s3)
+            .await
+            .unwrap();
         Self {
-            testbed: bed,
+            testbed,
             client,
             namespace,
         }
     }
 
-    /// The objects of a kind in the namespace.
+    /// The API of a kind in the namespace.
     pub fn api<K>(&self) -> Api<K>
     where
         K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
@@ -66,7 +65,7 @@ impl TestCluster {
             .unwrap();
     }
 
-    /// Changes its spec.
+    /// Merges a patch into the spec of the training `run`.
     pub async fn patch_training(&self, spec: Value) {
         let patch = Patch::Merge(json!({"spec": spec}));
         self.api::<CnClipTraining>()
@@ -75,24 +74,24 @@ impl TestCluster {
             .unwrap();
     }
 
-    /// The training once it is as wanted.
+    /// Waits until the training `run` satisfies a predicate, and returns it.
     pub async fn wait_for_training(
         &self,
-        what: &str,
-        wanted: impl Fn(&CnClipTraining) -> bool,
+        description: &str,
+        predicate: impl Fn(&CnClipTraining) -> bool,
     ) -> CnClipTraining {
         let trainings = self.api::<CnClipTraining>();
         wait_until(
-            what,
+            description,
             CLUSTER_TIMEOUT,
             async || get_object(&trainings, "run").await,
-            wanted,
+            predicate,
         )
         .await
         .unwrap()
     }
 
-    /// The names of all that the operator made of a kind.
+    /// The names of all objects of a kind that the operator created.
     pub async fn list_created<K>(&self) -> anyhow::Result<Vec<String>>
     where
         K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
@@ -100,12 +99,12 @@ impl TestCluster {
             + std::fmt::Debug
             + serde::de::DeserializeOwned,
     {
-        let ours = ListParams::default().labels(names::LABEL_RUN);
-        let found = self.api::<K>().list(&ours).await?;
+        let created_by_operator = ListParams::default().labels(names::LABEL_RUN);
+        let found = self.api::<K>().list(&created_by_operator).await?;
         Ok(found.iter().map(ResourceExt::name_any).collect())
     }
 
-    /// Waits until there is nothing of a kind but this.
+    /// Waits until the operator's objects of a kind are exactly these.
     pub async fn wait_for_only<K>(&self, expected: &[&str])
     where
         K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
@@ -114,30 +113,30 @@ impl TestCluster {
             + serde::de::DeserializeOwned,
     {
         wait_until(
-            "only these",
+            "exactly these objects",
             CLUSTER_TIMEOUT,
             || self.list_created::<K>(),
-            |made| made == expected,
+            |names| names == expected,
         )
         .await
         .unwrap();
     }
 
-    /// The reasons of the events about it.
+    /// The reasons of the events about the training `run`.
     pub async fn event_reasons(&self) -> anyhow::Result<Vec<String>> {
         let events = self.api::<Event>().list(&ListParams::default()).await?;
         let of_run = events.iter().filter(|event| {
             event
                 .regarding
                 .as_ref()
-                .is_some_and(|who| who.name.as_deref() == Some("run"))
+                .is_some_and(|object| object.name.as_deref() == Some("run"))
         });
 
         Ok(of_run.filter_map(|event| event.reason.clone()).collect())
     }
 }
 
-/// An object without the long record of who wrote what, which buries in a message what it says.
+/// An object without `managedFields`, whose length would hide the rest in a failure's message.
 ///
 /// # Errors
 /// When the API server does not have it.
@@ -160,13 +159,13 @@ pub fn find_condition<'a>(training: &'a CnClipTraining, type_: &str) -> Option<&
         .find(|condition| condition.type_ == type_)
 }
 
-/// Whether a condition is as expected.
+/// Whether a condition has this status and reason.
 pub fn has_condition(training: &CnClipTraining, type_: &str, status: &str, reason: &str) -> bool {
     find_condition(training, type_)
         .is_some_and(|found| found.status == status && found.reason == reason)
 }
 
-/// What a condition tells.
+/// The message of a condition; empty if there is no such condition.
 pub fn condition_message<'a>(training: &'a CnClipTraining, type_: &str) -> &'a str {
     find_condition(training, type_)
         .map(|found| found.message.as_str())

@@ -1,4 +1,4 @@
-//! Shared by the tests of the whole house: where the test bed is and how to wait for a condition.
+//! Shared by the end-to-end tests: how to connect to the testbed, install the operator and wait for a state.
 
 pub mod cluster;
 pub mod namespace;

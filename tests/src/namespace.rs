@@ -1,4 +1,4 @@
-//! A namespace of its own for every test, as restricted as Kubernetes can make it.
+//! A namespace for every test, which enforces the `restricted` Pod Security Standard.
 
 use std::{
     process,
@@ -11,16 +11,15 @@ use serde_json::{Value, json};
 
 use crate::testbed::S3Store;
 
-/// Name of the Secret with access to the store.
+/// Name of the Secret with the credentials of the object store.
 pub const S3_SECRET_NAME: &str = "s3";
 
 static NAMESPACE_COUNT: AtomicU32 = AtomicU32::new(0);
 
-/// Makes a namespace with a name that nobody had before, and in it the Secret [`SECRET`]. It goes
-/// when the bed goes.
+/// Creates a namespace with a new name, and in it the Secret [`S3_SECRET_NAME`]. It exists as long as the testbed.
 ///
 /// # Errors
-/// When the API server refuses.
+/// When the API server rejects a request.
 pub async fn create_namespace(client: &Client, s3: &S3Store) -> anyhow::Result<String> {
     let name = format!(
         "test-{}-{}",
@@ -35,21 +34,21 @@ pub async fn create_namespace(client: &Client, s3: &S3Store) -> anyhow::Result<S
         "AWS_ENDPOINT": s3.endpoint, "AWS_REGION": s3.region, "AWS_ALLOW_HTTP": "true",
         "AWS_ACCESS_KEY_ID": s3.access_key_id, "AWS_SECRET_ACCESS_KEY": s3.secret_access_key}}))?;
 
-    let made = Api::all(client.clone())
+    let created = Api::all(client.clone())
         .create(&PostParams::default(), &namespace)
         .await?;
 
-    Api::namespaced(client.clone(), &made.name_any())
+    Api::namespaced(client.clone(), &created.name_any())
         .create(&PostParams::default(), &secret)
         .await?;
 
     Ok(name)
 }
 
-/// An object written as JSON, for tests that read like manifests.
+/// Parses an object from JSON, so that tests read like manifests.
 ///
 /// # Errors
-/// When the JSON is no such object.
+/// When the JSON does not fit the type.
 pub fn parse_object<T: serde::de::DeserializeOwned>(json: Value) -> serde_json::Result<T> {
     serde_json::from_value(json)
 }

@@ -1,4 +1,4 @@
-//! The operator, installed from the chart as a user does. Once for each test program.
+//! Installs the operator from the chart, as a user would, once for each test program.
 
 use std::{path::Path, process::Command, sync::Mutex};
 
@@ -7,74 +7,74 @@ use kube::Client;
 
 use crate::testbed::Testbed;
 
-/// Where the operator is.
+/// The operator's namespace.
 pub const NAMESPACE: &str = "cnclip-system";
-/// Name of the release, and of its Deployment.
+/// Name of the Helm release, and of its Deployment.
 pub const RELEASE: &str = "cnclip";
 
 static INSTALLED: Mutex<bool> = Mutex::new(false);
 
-/// The bed with the operator at work, and an administrator's client.
+/// Returns the testbed with a running operator, and a client with an administrator's permissions.
 ///
 /// # Errors
-/// When no bed is up, or Helm cannot install.
+/// When no testbed is running, or Helm fails.
 pub async fn install_operator() -> anyhow::Result<(Testbed, Client)> {
-    let bed = Testbed::from_env()?;
-    install_once(&bed)?;
-    let client = bed.client().await?;
-    Ok((bed, client))
+    let testbed = Testbed::from_env()?;
+    install_once(&testbed)?;
+    let client = testbed.client().await?;
+    Ok((testbed, client))
 }
 
-fn install_once(bed: &Testbed) -> anyhow::Result<()> {
+fn install_once(testbed: &Testbed) -> anyhow::Result<()> {
     let mut installed = INSTALLED
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
 
     if !*installed {
-        install_chart(bed)?;
+        install_chart(testbed)?;
         *installed = true;
     }
 
     Ok(())
 }
 
-/// The chart's folder.
+/// The folder of the chart.
 pub fn chart_folder() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/cn-clip"))
 }
 
-fn install_chart(bed: &Testbed) -> anyhow::Result<()> {
+fn install_chart(testbed: &Testbed) -> anyhow::Result<()> {
     let namespace = "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: cnclip-system\n  labels: \
                      {pod-security.kubernetes.io/enforce: restricted}\n";
     run_command(
-        Command::new(&bed.kubectl)
+        Command::new(&testbed.kubectl)
             .args(["apply", "--server-side", "--filename", "-"])
-            .env("KUBECONFIG", &bed.kubeconfig),
+            .env("KUBECONFIG", &testbed.kubeconfig),
         namespace,
     )?;
 
     let images = [
-        format!("image.operator={}", bed.images.operator),
-        format!("image.trainer={}", bed.images.trainer),
+        format!("image.operator={}", testbed.images.operator),
+        format!("image.trainer={}", testbed.images.trainer),
     ];
 
     run_command(
-        Command::new(&bed.helm)
+        Command::new(&testbed.helm)
             .args(["upgrade", "--install", RELEASE])
             .arg(chart_folder())
             .args(["--namespace", NAMESPACE, "--wait", "--timeout", "2m"])
             .args(["--set", "progressIntervalSeconds=1"])
             .args(images.iter().flat_map(|image| ["--set", image]))
-            .env("KUBECONFIG", &bed.kubeconfig),
+            .env("KUBECONFIG", &testbed.kubeconfig),
         "",
     )
     .map(drop)
 }
 
-/// What a program wrote; it must end well.
+/// Runs a program with a standard input; returns its standard output.
 ///
 /// # Errors
-/// When it does not; then with its own words.
+/// When it cannot be started or exits with another code than 0; with its error output.
 pub fn run_command(command: &mut Command, input: &str) -> anyhow::Result<String> {
     use std::{io::Write, process::Stdio};
     let mut child = command
@@ -87,14 +87,14 @@ pub fn run_command(command: &mut Command, input: &str) -> anyhow::Result<String>
     child
         .stdin
         .take()
-        .context("it has an input")?
+        .context("stdin is piped")?
         .write_all(input.as_bytes())?;
 
     let output = child.wait_with_output()?;
-    let words = String::from_utf8_lossy(&output.stderr);
+    let stderr = String::from_utf8_lossy(&output.stderr);
     ensure!(
         output.status.success(),
-        "{command:?} ended with {}: {words}",
+        "{command:?} exited with {}: {stderr}",
         output.status
     );
 

@@ -1,4 +1,4 @@
-//! How to reach the test bed: its cluster, its S3 store, its images. Brings nothing up and ends nothing.
+//! How to connect to a running testbed: its cluster, its S3 store, its images.
 
 use std::{env, fs, path::PathBuf};
 
@@ -12,23 +12,23 @@ use serde::Deserialize;
 /// The environment variable with the path of the connection file that `make cluster` and `make test` write.
 pub const ENV_TESTBED: &str = "CNCLIP_TESTBED";
 
-/// A bed that is up.
+/// The connection file of a running testbed.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Testbed {
-    /// An administrator's access to the cluster.
+    /// The administrator's kubeconfig.
     pub kubeconfig: PathBuf,
-    /// The kubectl of the cluster's version.
+    /// The path of a kubectl of the cluster's version.
     pub kubectl: PathBuf,
-    /// Helm.
+    /// The path of Helm.
     pub helm: PathBuf,
     /// Name of the only node.
     pub node: String,
-    /// Base address of Prometheus, which reads the pods that ask for it by annotation.
+    /// Base URL of Prometheus, which scrapes annotated pods.
     pub prometheus: String,
-    /// The object store, at an address that pods reach too.
+    /// The object store, at an address that pods can reach too.
     pub s3: S3Store,
-    /// The images under test, which the node has already.
+    /// The images under test, which are loaded into the node.
     pub images: TestImages,
 }
 
@@ -36,15 +36,15 @@ pub struct Testbed {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct S3Store {
-    /// Base address.
+    /// Base URL.
     pub endpoint: String,
     /// The bucket.
     pub bucket: String,
     /// Its region.
     pub region: String,
-    /// Who may use it.
+    /// ID of the access key.
     pub access_key_id: String,
-    /// The proof.
+    /// Secret of the access key.
     pub secret_access_key: String,
 }
 
@@ -58,10 +58,10 @@ pub struct TestImages {
 }
 
 impl Testbed {
-    /// The bed that the environment names.
+    /// Reads the connection file that [`ENV_TESTBED`] names.
     ///
     /// # Errors
-    /// When it names none, or none is there.
+    /// When the variable is not set, or the file cannot be read.
     pub fn from_env() -> anyhow::Result<Self> {
         let path = env::var(ENV_TESTBED).with_context(|| {
             format!(
@@ -76,10 +76,10 @@ impl Testbed {
             .with_context(|| format!("{path} is not a testbed's connection file"))
     }
 
-    /// A client with an administrator's rights.
+    /// A client with an administrator's permissions.
     ///
     /// # Errors
-    /// When the kubeconfig can't be read.
+    /// When the kubeconfig cannot be read.
     pub async fn client(&self) -> anyhow::Result<Client> {
         let kubeconfig = Kubeconfig::read_from(&self.kubeconfig)?;
         let config =

@@ -1,10 +1,6 @@
-//! A training that takes seconds: a tiny model on a dozen pictures.
+//! A training that takes seconds: a tiny model on a dozen images.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test ends where something is not as it should be"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
 use std::{path::Path, process::Command};
 
@@ -12,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::{cluster::TestCluster, operator::run_command, testbed::S3Store};
 
-/// Uploads the golden data set to a place of the test's own, with the trainer's own command.
-pub fn upload_dataset(house: &TestCluster) -> String {
+/// Uploads the golden data set to a prefix of the test's own with `cnclip prepare`; returns its URI.
+pub fn upload_dataset(cluster: &TestCluster) -> String {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../trainer/tests/golden/dataset");
     let S3Store {
         endpoint,
@@ -21,10 +17,10 @@ pub fn upload_dataset(house: &TestCluster) -> String {
         region,
         access_key_id,
         secret_access_key,
-    } = &house.testbed.s3;
+    } = &cluster.testbed.s3;
 
-    let uri = format!("s3://{bucket}/{}/data/", house.namespace);
-    let program = std::env::var("CNCLIP_PROGRAM").expect("`make test` names the trainer's program");
+    let uri = format!("s3://{bucket}/{}/data/", cluster.namespace);
+    let program = std::env::var("CNCLIP_PROGRAM").expect("`make test` sets CNCLIP_PROGRAM");
     run_command(
         Command::new(program)
             .args(["prepare", "--most-skipped", "10", "--output", &uri])
@@ -48,8 +44,8 @@ pub fn upload_dataset(house: &TestCluster) -> String {
     uri
 }
 
-/// Two stages of a tiny model; `steps` each.
-pub fn tiny_training_spec(house: &TestCluster, data: &str, name: &str, steps: i64) -> Value {
+/// The spec of a training of a tiny model in two stages of `steps` each.
+pub fn tiny_training_spec(cluster: &TestCluster, data: &str, name: &str, steps: i64) -> Value {
     let stage = |name: &str, freeze: &str| {
         json!({"name": name, "dataset": "pairs", "freeze": freeze, "steps": steps, "globalBatchSize": 12,
                "learningRate": "1e-3", "warmupSteps": 2, "validation": {"dataset": "pairs", "everySteps": steps}})
@@ -68,14 +64,13 @@ pub fn tiny_training_spec(house: &TestCluster, data: &str, name: &str, steps: i6
         "workers": {"accelerator": "None"},
         "checkpoint": {"everySteps": 10, "keep": 2},
         "artifacts": {
-            "uri": format!("s3://{}/{}/{name}/", house.testbed.s3.bucket, house.namespace),
+            "uri": format!("s3://{}/{}/{name}/", cluster.testbed.s3.bucket, cluster.namespace),
             "credentials": {"secretName": "s3"},
         },
     })
 }
 
-/// The same with so long a first stage that it is still at work when somebody who saw it begin comes to
-/// kill it.
+/// Makes the first stage so long that a test which has seen it start can still kill it.
 pub fn lengthen_first_stage(mut spec: Value) -> Value {
     spec["stages"][0]["steps"] = json!(300);
     spec

@@ -1,32 +1,32 @@
-//! Waits for what the cluster should come to, with a limit. Never sleeps for a fixed time and hopes.
+//! Waits by polling, with a time limit, instead of sleeping for a fixed time.
 
 use std::{fmt::Debug, future::Future, time::Duration};
 
 use anyhow::bail;
 use tokio::time::{Instant, sleep};
 
-/// How often is asked.
+/// The time between two reads.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Asks until `wanted` says yes, and returns the answer it said yes to.
+/// Reads a value until it satisfies `predicate`, and returns it.
 ///
 /// # Errors
-/// When asking fails, or the limit passes; then the error holds the last answer.
+/// When a read fails, or the time limit passes; the message then contains the last value.
 pub async fn wait_until<T: Debug, F: Future<Output = anyhow::Result<T>>>(
-    what: &str,
+    description: &str,
     limit: Duration,
-    mut ask: impl FnMut() -> F,
-    wanted: impl Fn(&T) -> bool,
+    mut read: impl FnMut() -> F,
+    predicate: impl Fn(&T) -> bool,
 ) -> anyhow::Result<T> {
     let deadline = Instant::now() + limit;
     loop {
-        let answer = ask().await?;
-        if wanted(&answer) {
-            return Ok(answer);
+        let value = read().await?;
+        if predicate(&value) {
+            return Ok(value);
         }
 
         if Instant::now() > deadline {
-            bail!("waited {limit:?} for {what}; the last answer was {answer:#?}");
+            bail!("waited {limit:?} for {description}; the last value was {value:#?}");
         }
 
         sleep(POLL_INTERVAL).await;
@@ -38,21 +38,21 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_first_answer_that_is_wanted_is_returned() {
-        let mut answers = 0..;
-        let got = wait_until(
+    async fn the_first_value_that_satisfies_the_predicate_is_returned() {
+        let mut values = 0..;
+        let result = wait_until(
             "three",
             Duration::MAX / 4,
-            || std::future::ready(Ok(answers.next())),
+            || std::future::ready(Ok(values.next())),
             |n| *n == Some(3),
         );
 
-        assert_eq!(got.await.unwrap(), Some(3));
+        assert_eq!(result.await.unwrap(), Some(3));
     }
 
     #[tokio::test]
-    async fn when_the_time_is_up_the_last_answer_is_told() {
-        let got = wait_until(
+    async fn the_last_value_is_in_the_message_after_the_time_limit() {
+        let result = wait_until(
             "a two",
             Duration::ZERO,
             || std::future::ready(Ok(1)),
@@ -61,8 +61,8 @@ mod tests {
         .await;
 
         assert_eq!(
-            got.unwrap_err().to_string(),
-            "waited 0ns for a two; the last answer was 1"
+            result.unwrap_err().to_string(),
+            "waited 0ns for a two; the last value was 1"
         );
     }
 }

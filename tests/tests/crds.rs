@@ -1,11 +1,11 @@
-//! What the API server says to manifests: every rule of the definitions with one manifest that it
-//! accepts and one that it refuses, and the words of the refusal.
+//! Validation by the API server: for every rule of the definitions a manifest that is accepted, one that is
+//! rejected, and the message of the rejection.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test ends where something is not as it should be"
+    reason = "a test may panic"
 )]
 
 use std::{
@@ -37,21 +37,23 @@ mod rule;
 #[path = "crds/trainings.rs"]
 mod trainings;
 
-/// The API server with the definitions that the chart installs.
+/// An API server with the definitions that the chart installs.
 struct Server {
     client: Client,
     namespace: String,
 }
 
 impl Server {
-    async fn open() -> Self {
-        let (bed, client) = install_operator().await.unwrap();
-        let namespace = namespace::create_namespace(&client, &bed.s3).await.unwrap();
+    async fn connect() -> Self {
+        let (testbed, client) = install_operator().await.unwrap();
+        let namespace = namespace::create_namespace(&client, &testbed.s3)
+            .await
+            .unwrap();
         Self { client, namespace }
     }
 
-    /// What the API server says to a manifest, without keeping it unless told to.
-    async fn says(&self, manifest: &Value, keep: bool) -> Result<(), String> {
+    /// Applies a manifest, as a dry run unless `persist` is set; returns the message if it is rejected.
+    async fn apply(&self, manifest: &Value, persist: bool) -> Result<(), String> {
         let kind = manifest["kind"].as_str().expect("a manifest has a kind");
         let resource = match kind {
             "CnClipTraining" => ApiResource::erase::<CnClipTraining>(&()),
@@ -65,7 +67,7 @@ impl Server {
             .expect("a manifest has a name");
 
         let params = PatchParams {
-            dry_run: !keep,
+            dry_run: !persist,
             force: true,
             field_manager: Some("cnclip-tests".to_owned()),
             field_validation: Some(ValidationDirective::Strict),
@@ -74,29 +76,29 @@ impl Server {
         match api.patch(name, &params, &Patch::Apply(manifest)).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) => Err(status.message.clone()),
-            Err(error) => panic!("the API server does not answer: {error}"),
+            Err(error) => panic!("no response of the API server: {error}"),
         }
     }
 
-    /// Every rule accepts what it should and refuses the rest in the promised words.
-    async fn obeys(&self, base: &Value, rules: &[Rule]) {
+    /// Asserts that every rule accepts and rejects as expected, and with its message.
+    async fn assert_rules(&self, base: &Value, rules: &[Rule]) {
         let mut broken = Vec::new();
         for Rule {
             message,
             accepted,
-            refused,
+            rejected,
         } in rules
         {
-            if let Err(words) = self.says(&changed(base.clone(), accepted), false).await {
-                broken.push(format!("{message}: refuses {accepted:?}: {words}"));
+            if let Err(found) = self.apply(&changed(base.clone(), accepted), false).await {
+                broken.push(format!("{message}: rejects {accepted:?}: {found}"));
             }
 
-            match self.says(&changed(base.clone(), refused), false).await {
-                Ok(()) => broken.push(format!("{message}: accepts {refused:?}")),
-                Err(words) if words.contains(message) => {}
-                Err(words) => {
-                    broken.push(format!("{message}: is not said of {refused:?}: {words}"))
-                }
+            match self.apply(&changed(base.clone(), rejected), false).await {
+                Ok(()) => broken.push(format!("{message}: accepts {rejected:?}")),
+                Err(found) if found.contains(message) => {}
+                Err(found) => broken.push(format!(
+                    "{message}: is not the message for {rejected:?}: {found}"
+                )),
             }
         }
 
@@ -105,18 +107,20 @@ impl Server {
 }
 
 #[tokio::test]
-async fn a_training_that_is_known_to_be_wrong_is_refused_with_what_to_do() {
-    let server = Server::open().await;
-    server.obeys(&training(), &trainings::rules()).await;
+async fn an_invalid_training_is_rejected_with_an_explanation() {
+    let server = Server::connect().await;
+    server.assert_rules(&training(), &trainings::rules()).await;
 }
 
 #[tokio::test]
-async fn an_evaluation_that_is_known_to_be_wrong_is_refused_with_what_to_do() {
-    let server = Server::open().await;
-    server.obeys(&evaluation(), &evaluations::rules()).await;
+async fn an_invalid_evaluation_is_rejected_with_an_explanation() {
+    let server = Server::connect().await;
+    server
+        .assert_rules(&evaluation(), &evaluations::rules())
+        .await;
 }
 
-/// Every manifest in the files of a folder and of the folders in it.
+/// All manifests below a folder, with the files that contain them.
 fn manifests(folder: &Path) -> Vec<(PathBuf, Value)> {
     let entries = fs::read_dir(folder)
         .unwrap()
@@ -138,8 +142,8 @@ fn manifests(folder: &Path) -> Vec<(PathBuf, Value)> {
 }
 
 #[tokio::test]
-async fn every_manifest_that_the_project_ships_is_accepted_as_it_is_written() {
-    let server = Server::open().await;
+async fn every_manifest_of_the_project_is_accepted() {
+    let server = Server::connect().await;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut broken = Vec::new();
 
@@ -147,8 +151,8 @@ async fn every_manifest_that_the_project_ships_is_accepted_as_it_is_written() {
         let manifests = manifests(&root.join(folder));
         assert_eq!(manifests.len(), count, "{folder}");
         for (file, manifest) in manifests {
-            if let Err(words) = server.says(&manifest, false).await {
-                broken.push(format!("{}: {words}", file.display()));
+            if let Err(found) = server.apply(&manifest, false).await {
+                broken.push(format!("{}: {found}", file.display()));
             }
         }
     }
@@ -157,8 +161,8 @@ async fn every_manifest_that_the_project_ships_is_accepted_as_it_is_written() {
 }
 
 #[tokio::test]
-async fn what_a_run_has_begun_with_cannot_be_changed_under_it() {
-    let server = Server::open().await;
+async fn immutable_fields_cannot_be_changed() {
+    let server = Server::connect().await;
     let named = |manifest| {
         changed(
             manifest,
@@ -170,21 +174,21 @@ async fn what_a_run_has_begun_with_cannot_be_changed_under_it() {
     };
 
     for (base, rules) in [
-        (named(training()), trainings::frozen()),
-        (named(evaluation()), evaluations::frozen()),
+        (named(training()), trainings::immutable_fields()),
+        (named(evaluation()), evaluations::immutable_fields()),
     ] {
-        assert_eq!(server.says(&base, true).await, Ok(()));
-        server.obeys(&base, &rules).await;
+        assert_eq!(server.apply(&base, true).await, Ok(()));
+        server.assert_rules(&base, &rules).await;
     }
 }
 
 #[test]
-fn every_rule_of_the_definitions_is_tried() {
-    let tried: Vec<_> = [
+fn every_rule_of_the_definitions_is_tested() {
+    let tested: Vec<_> = [
         trainings::rules(),
         evaluations::rules(),
-        trainings::frozen(),
-        evaluations::frozen(),
+        trainings::immutable_fields(),
+        evaluations::immutable_fields(),
     ]
     .into_iter()
     .flatten()
@@ -202,8 +206,8 @@ fn every_rule_of_the_definitions_is_tried() {
 
         for message in messages {
             assert!(
-                tried.iter().any(|tried| message.contains(tried)),
-                "nothing tries {message:?}"
+                tested.iter().any(|tested| message.contains(tested)),
+                "no test covers {message:?}"
             );
         }
     }
@@ -221,7 +225,7 @@ fn collect_messages(value: &Value, messages: &mut BTreeSet<String>) {
                 let message = rule["message"].as_str();
                 messages.insert(
                     message
-                        .unwrap_or_else(|| panic!("{rule} says nothing"))
+                        .unwrap_or_else(|| panic!("{rule} has no message"))
                         .to_owned(),
                 );
             }

@@ -1,11 +1,11 @@
-//! Evaluations from manifest to status: gates, baselines, every checkpoint of a training, the leaderboard,
-//! on a real cluster with real trainers.
+//! Evaluations from manifest to status: gates, baselines, every checkpoint of a training, the leaderboard.
+//! Real trainers on a real cluster.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test ends where something is not as it should be"
+    reason = "a test may panic"
 )]
 
 use std::{
@@ -30,19 +30,20 @@ use kube::{
 use object_store::{ObjectStoreExt, aws::AmazonS3Builder};
 use serde_json::{Value, json};
 
-/// How long a training of a few steps and its evaluations may take.
-const SOON: Duration = Duration::from_secs(300);
+/// The time limit of a training of a few steps and its evaluations.
+const EVALUATION_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// The evaluations in a test's namespace.
 struct Evaluations<'a> {
-    house: &'a TestCluster,
+    cluster: &'a TestCluster,
     api: Api<CnClipEvaluation>,
 }
 
 impl<'a> Evaluations<'a> {
-    fn of(house: &'a TestCluster) -> Self {
+    fn new(cluster: &'a TestCluster) -> Self {
         Self {
-            house,
-            api: house.api(),
+            cluster,
+            api: cluster.api(),
         }
     }
 
@@ -55,7 +56,8 @@ impl<'a> Evaluations<'a> {
             .unwrap();
     }
 
-    async fn gate(&self, name: &str, gate: Value) {
+    /// Changes the gate of an evaluation.
+    async fn patch_gate(&self, name: &str, gate: Value) {
         let patch = Patch::Merge(json!({"spec": {"gate": gate}}));
         self.api
             .patch(name, &PatchParams::default(), &patch)
@@ -63,9 +65,15 @@ impl<'a> Evaluations<'a> {
             .unwrap();
     }
 
-    /// The evaluation once a condition says this.
-    async fn once(&self, name: &str, type_: &str, status: &str, reason: &str) -> CnClipEvaluation {
-        let says = |found: &CnClipEvaluation| {
+    /// Waits until a condition has this status and reason (any, if empty), and returns the evaluation.
+    async fn wait_for_condition(
+        &self,
+        name: &str,
+        type_: &str,
+        status: &str,
+        reason: &str,
+    ) -> CnClipEvaluation {
+        let has_condition = |found: &CnClipEvaluation| {
             found
                 .status
                 .iter()
@@ -77,25 +85,25 @@ impl<'a> Evaluations<'a> {
                 })
         };
 
-        let what = format!("{name}: {type_} {status} {reason}");
+        let description = format!("{name}: {type_} {status} {reason}");
         wait_until(
-            &what,
-            SOON,
+            &description,
+            EVALUATION_TIMEOUT,
             async || get_object(&self.api, name).await,
-            says,
+            has_condition,
         )
         .await
         .unwrap()
     }
 
     fn kubectl(&self, args: &[&str]) -> anyhow::Result<String> {
-        let mut command = Command::new(&self.house.testbed.kubectl);
+        let mut command = Command::new(&self.cluster.testbed.kubectl);
         command
-            .args(["--namespace", &self.house.namespace])
+            .args(["--namespace", &self.cluster.namespace])
             .args(args);
 
         run_command(
-            command.env("KUBECONFIG", &self.house.testbed.kubeconfig),
+            command.env("KUBECONFIG", &self.cluster.testbed.kubeconfig),
             "",
         )
     }
@@ -126,22 +134,22 @@ fn score(evaluation: &CnClipEvaluation) -> f64 {
     recalls.text_to_image.mean_recall.parse().unwrap()
 }
 
-/// What the operator tells Prometheus of evaluations.
-async fn told(house: &TestCluster) -> anyhow::Result<Vec<String>> {
+/// The score metrics of the test's evaluations, from all replicas of the operator.
+async fn score_metrics(cluster: &TestCluster) -> anyhow::Result<Vec<String>> {
     let pods: Api<k8s_openapi::api::core::v1::Pod> =
-        Api::namespaced(house.client.clone(), NAMESPACE);
-    let ours = format!("app.kubernetes.io/instance={RELEASE}");
+        Api::namespaced(cluster.client.clone(), NAMESPACE);
+    let selector = format!("app.kubernetes.io/instance={RELEASE}");
     let mut lines = Vec::new();
 
     for pod in pods
-        .list(&kube::api::ListParams::default().labels(&ours))
+        .list(&kube::api::ListParams::default().labels(&selector))
         .await?
     {
         let name = pod.metadata.name.unwrap_or_default();
         let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{name}:8080/proxy/metrics");
         let request = http::Request::get(path).body(Vec::new())?;
-        let text = house.client.request_text(request).await?;
-        let namespace = format!("namespace=\"{}\"", house.namespace);
+        let text = cluster.client.request_text(request).await?;
+        let namespace = format!("namespace=\"{}\"", cluster.namespace);
         let of_test =
             |line: &&str| line.starts_with("cnclip_evaluation_score{") && line.contains(&namespace);
 
@@ -152,32 +160,34 @@ async fn told(house: &TestCluster) -> anyhow::Result<Vec<String>> {
 }
 
 #[tokio::test]
-async fn gates_pass_and_fail_and_wait_for_their_baselines() {
-    let house = TestCluster::connect().await;
-    let evaluations = Evaluations::of(&house);
-    let data = upload_dataset(&house);
-    house
-        .create_training(tiny_training_spec(&house, &data, "run", 20))
+async fn gates_pass_fail_and_wait_for_their_baselines() {
+    let cluster = TestCluster::connect().await;
+    let evaluations = Evaluations::new(&cluster);
+    let data = upload_dataset(&cluster);
+    cluster
+        .create_training(tiny_training_spec(&cluster, &data, "run", 20))
         .await;
     let of_run = json!({"trainingName": "run"});
-    let beside =
+    let with_baseline =
         json!({"checkpoint": of_run, "tasks": task(&data), "gate": not_worse_than("score")});
 
-    evaluations.create("beside", beside).await;
-    evaluations.once("beside", "Complete", "True", "").await;
-    // Scored, and the baseline was never applied.
+    evaluations.create("compared", with_baseline).await;
     evaluations
-        .once("beside", "GatePassed", "Unknown", "BaselineMissing")
+        .wait_for_condition("compared", "Complete", "True", "")
+        .await;
+    // Complete, although its baseline does not exist yet.
+    evaluations
+        .wait_for_condition("compared", "GatePassed", "Unknown", "BaselineMissing")
         .await;
 
     let spec = json!({"checkpoint": of_run, "tasks": task(&data), "gate": at_least("0")});
     evaluations.create("score", spec).await;
     let scored = evaluations
-        .once("score", "GatePassed", "True", "Passed")
+        .wait_for_condition("score", "GatePassed", "True", "Passed")
         .await;
 
     evaluations
-        .once("beside", "GatePassed", "True", "Passed")
+        .wait_for_condition("compared", "GatePassed", "True", "Passed")
         .await;
 
     let arguments = [
@@ -195,13 +205,13 @@ async fn gates_pass_and_fail_and_wait_for_their_baselines() {
     );
 
     let score = score(&scored);
-    assert!(score < 100.0, "a model of twenty steps knows everything");
+    assert!(score < 100.0, "a gate above the score must be possible");
     evaluations
-        .gate("score", at_least(&format!("{:.2}", score + 0.01)))
+        .patch_gate("score", at_least(&format!("{:.2}", score + 0.01)))
         .await;
 
     let failed = evaluations
-        .once("score", "GatePassed", "False", "BelowTheGate")
+        .wait_for_condition("score", "GatePassed", "False", "BelowTheGate")
         .await;
 
     let status = failed.status.as_ref().unwrap();
@@ -212,10 +222,13 @@ async fn gates_pass_and_fail_and_wait_for_their_baselines() {
         .find(|condition| condition.type_ == "Failed")
         .unwrap();
 
-    assert_eq!(failed.status, "False", "a gate fails no evaluation");
+    assert_eq!(
+        failed.status, "False",
+        "a failed gate must not fail the evaluation"
+    );
 
     let provenance = scored.status.as_ref().unwrap().provenance.clone().unwrap();
-    let training = house
+    let training = cluster
         .wait_for_training("its checkpoints", |run| run.status.is_some())
         .await;
 
@@ -231,14 +244,14 @@ async fn gates_pass_and_fail_and_wait_for_their_baselines() {
         data.trim_end_matches('/')
     );
 
-    assert_eq!(provenance.image, house.testbed.images.trainer);
+    assert_eq!(provenance.image, cluster.testbed.images.trainer);
     assert!(provenance.image_id.unwrap().contains("sha256:"));
 
     let table = evaluations
         .kubectl(&["get", "cce", "--sort-by=.status.summary.score"])
         .unwrap();
 
-    for word in [
+    for text in [
         "METRIC",
         "SCORE",
         "GATE",
@@ -246,13 +259,13 @@ async fn gates_pass_and_fail_and_wait_for_their_baselines() {
         "Failed",
         "Passed",
     ] {
-        assert!(table.contains(word), "{table}");
+        assert!(table.contains(text), "{table}");
     }
 
     wait_until(
-        "eight numbers of both",
-        SOON,
-        || told(&house),
+        "eight metrics of each of both evaluations",
+        EVALUATION_TIMEOUT,
+        || score_metrics(&cluster),
         |lines| lines.len() == 16,
     )
     .await
@@ -265,9 +278,9 @@ async fn gates_pass_and_fail_and_wait_for_their_baselines() {
         .unwrap();
 
     wait_until(
-        "those of the other",
-        SOON,
-        || told(&house),
+        "the metrics of the other evaluation only",
+        EVALUATION_TIMEOUT,
+        || score_metrics(&cluster),
         |lines| lines.len() == 8,
     )
     .await
@@ -275,18 +288,18 @@ async fn gates_pass_and_fail_and_wait_for_their_baselines() {
 }
 
 #[tokio::test]
-async fn every_checkpoint_of_a_training_is_scored_by_pods_of_its_own() {
-    let house = TestCluster::connect().await;
-    let evaluations = Evaluations::of(&house);
-    let data = upload_dataset(&house);
-    let mut spec = lengthen_first_stage(tiny_training_spec(&house, &data, "run", 20));
+async fn every_checkpoint_of_a_training_is_evaluated() {
+    let cluster = TestCluster::connect().await;
+    let evaluations = Evaluations::new(&cluster);
+    let data = upload_dataset(&cluster);
+    let mut spec = lengthen_first_stage(tiny_training_spec(&cluster, &data, "run", 20));
     spec["checkpoint"] = json!({"everySteps": 100, "keep": 50});
-    house.create_training(spec).await;
+    cluster.create_training(spec).await;
     let spec = json!({"checkpoint": {"trainingName": "run"}, "trigger": "EveryCheckpoint",
                       "tasks": task(&data)});
     evaluations.create("each", spec).await;
     let scored = evaluations
-        .once("each", "Complete", "True", "Done")
+        .wait_for_condition("each", "Complete", "True", "Done")
         .await
         .status
         .unwrap();
@@ -323,15 +336,19 @@ async fn every_checkpoint_of_a_training_is_scored_by_pods_of_its_own() {
     );
 }
 
-/// Uploads files to a folder of the test's own.
-async fn put(house: &TestCluster, folder: &str, files: Vec<(String, Vec<u8>)>) -> String {
+/// Uploads files to a folder in a prefix of the test's own; returns its URI.
+async fn upload_files(
+    cluster: &TestCluster,
+    folder: &str,
+    files: Vec<(String, Vec<u8>)>,
+) -> String {
     let S3Store {
         endpoint,
         bucket,
         region,
         access_key_id,
         secret_access_key,
-    } = &house.testbed.s3;
+    } = &cluster.testbed.s3;
 
     let store = AmazonS3Builder::new()
         .with_endpoint(endpoint)
@@ -343,7 +360,7 @@ async fn put(house: &TestCluster, folder: &str, files: Vec<(String, Vec<u8>)>) -
         .build()
         .unwrap();
 
-    let folder = format!("{}/{folder}", house.namespace);
+    let folder = format!("{}/{folder}", cluster.namespace);
     for (name, bytes) in files {
         store
             .put(&format!("{folder}/{name}").into(), bytes.into())
@@ -360,8 +377,8 @@ fn golden(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// Uploads a split as the reference lays it out, and says where it is.
-async fn upload_split(house: &TestCluster) -> String {
+/// Uploads a split in the reference's file format; returns its URI.
+async fn upload_split(cluster: &TestCluster) -> String {
     let file = |name: &str| {
         (
             name.to_owned(),
@@ -370,12 +387,12 @@ async fn upload_split(house: &TestCluster) -> String {
     };
 
     let files = vec![file("train_imgs.tsv"), file("train_texts.jsonl")];
-    format!("{}/train", put(house, "golden", files).await)
+    format!("{}/train", upload_files(cluster, "golden", files).await)
 }
 
-/// Uploads pictures of two classes, in the layout of ELEVATER.
-async fn upload_classes(house: &TestCluster) -> String {
-    let mut pictures = vec![("label_cn.txt".to_owned(), "照片\n图形\n".into())];
+/// Uploads images of two classes in ELEVATER's layout; returns their URI.
+async fn upload_classes(cluster: &TestCluster) -> String {
+    let mut images = vec![("label_cn.txt".to_owned(), "照片\n图形\n".into())];
     for (class, extension) in ["jpg", "png"].into_iter().enumerate() {
         let files = std::fs::read_dir(golden("images/usual"))
             .unwrap()
@@ -383,26 +400,26 @@ async fn upload_classes(house: &TestCluster) -> String {
 
         for file in files.filter(|file| file.extension().is_some_and(|found| found == extension)) {
             let name = file.file_name().unwrap().to_string_lossy();
-            pictures.push((
+            images.push((
                 format!("test/{class}/{name}"),
                 std::fs::read(&file).unwrap(),
             ));
         }
     }
 
-    put(house, "classes", pictures).await
+    upload_files(cluster, "classes", images).await
 }
 
 #[tokio::test]
-async fn pictures_are_classified_by_names_beside_a_retrieval() {
-    let house = TestCluster::connect().await;
-    let evaluations = Evaluations::of(&house);
-    let data = upload_dataset(&house);
-    let classes = upload_classes(&house).await;
-    let split = upload_split(&house).await;
+async fn zero_shot_classification_and_retrieval_are_tasks_of_one_evaluation() {
+    let cluster = TestCluster::connect().await;
+    let evaluations = Evaluations::new(&cluster);
+    let data = upload_dataset(&cluster);
+    let classes = upload_classes(&cluster).await;
+    let split = upload_split(&cluster).await;
 
-    house
-        .create_training(tiny_training_spec(&house, &data, "run", 20))
+    cluster
+        .create_training(tiny_training_spec(&cluster, &data, "run", 20))
         .await;
     let spec = json!({
         "checkpoint": {"trainingName": "run"},
@@ -418,13 +435,13 @@ async fn pictures_are_classified_by_names_beside_a_retrieval() {
     });
 
     evaluations.create("both", spec).await;
-    // A gate is judged as soon as its number is known.
+    // The gate is decided as soon as its score is known, before the other tasks are complete.
     evaluations
-        .once("both", "GatePassed", "True", "Passed")
+        .wait_for_condition("both", "GatePassed", "True", "Passed")
         .await;
 
     let status = evaluations
-        .once("both", "Complete", "True", "Done")
+        .wait_for_condition("both", "Complete", "True", "Done")
         .await
         .status
         .unwrap();
@@ -462,16 +479,18 @@ async fn pictures_are_classified_by_names_beside_a_retrieval() {
         )
         .await;
 
-    let failed = evaluations.once("wrong", "Failed", "True", "").await;
-    let told = serde_json::to_string(&failed.status).unwrap();
-    assert!(told.contains("label_cn.txt"), "{told}");
+    let failed = evaluations
+        .wait_for_condition("wrong", "Failed", "True", "")
+        .await;
+    let status = serde_json::to_string(&failed.status).unwrap();
+    assert!(status.contains("label_cn.txt"), "{status}");
 }
 
-/// What `kubectl` sorts by is text with a point.
+/// `kubectl` sorts strings that are decimal numbers by value.
 #[tokio::test]
-async fn the_leaderboard_is_sorted_by_numbers_and_not_by_letters() {
-    let house = TestCluster::connect().await;
-    let evaluations = Evaluations::of(&house);
+async fn the_leaderboard_is_sorted_by_number() {
+    let cluster = TestCluster::connect().await;
+    let evaluations = Evaluations::new(&cluster);
     let of_nothing =
         json!({"checkpoint": {"trainingName": "none"}, "tasks": task("s3://cnclip/x/")});
     let scores = [("nine", "9.50"), ("hundred", "100.00"), ("half", "58.40")];
@@ -479,7 +498,7 @@ async fn the_leaderboard_is_sorted_by_numbers_and_not_by_letters() {
     for (name, _) in scores {
         evaluations.create(name, of_nothing.clone()).await;
         evaluations
-            .once(name, "Running", "False", "TrainingMissing")
+            .wait_for_condition(name, "Running", "False", "TrainingMissing")
             .await;
     }
 
@@ -490,8 +509,8 @@ async fn the_leaderboard_is_sorted_by_numbers_and_not_by_letters() {
         "--output=name",
     ];
 
-    // The operator knows of no scores and takes these back every second.
-    let ask = async || {
+    // Written before each read, because the operator, which has no results, removes them at every reconcile.
+    let read = async || {
         for (name, score) in scores {
             let status = json!({"status": {"summary": {"score": score}}});
             let patch = Patch::Merge(status);
@@ -509,5 +528,7 @@ async fn the_leaderboard_is_sorted_by_numbers_and_not_by_letters() {
         names.eq(["nine", "half", "hundred"])
     };
 
-    wait_until("the order", SOON, ask, in_order).await.unwrap();
+    wait_until("the order", EVALUATION_TIMEOUT, read, in_order)
+        .await
+        .unwrap();
 }

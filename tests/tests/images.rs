@@ -1,4 +1,4 @@
-//! The images hold all that their programs need, and run with no right at all.
+//! The images contain everything that their programs need, and run without any privilege.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use kube::{
 };
 use serde_json::json;
 
-/// Runs `--version` in a pod that may do nothing, and returns what it printed.
-async fn version(bed: &Testbed, image: &str) -> anyhow::Result<String> {
-    let client = bed.client().await?;
-    let namespace = namespace::create_namespace(&client, &bed.s3).await?;
+/// Runs `--version` in a pod without privileges; returns its output.
+async fn version(testbed: &Testbed, image: &str) -> anyhow::Result<String> {
+    let client = testbed.client().await?;
+    let namespace = namespace::create_namespace(&client, &testbed.s3).await?;
     let pods: Api<Pod> = Api::namespaced(client, &namespace);
     let pod = parse_object(json!({
         "metadata": {"name": "version"},
@@ -53,15 +53,15 @@ async fn version(bed: &Testbed, image: &str) -> anyhow::Result<String> {
 }
 
 #[tokio::test]
-async fn the_trainer_runs_as_a_pod_without_rights() {
-    let bed = Testbed::from_env().unwrap();
-    let said = version(&bed, &bed.images.trainer).await.unwrap();
-    assert!(said.starts_with("cnclip "), "{said}");
+async fn the_trainer_runs_in_a_pod_without_privileges() {
+    let testbed = Testbed::from_env().unwrap();
+    let output = version(&testbed, &testbed.images.trainer).await.unwrap();
+    assert!(output.starts_with("cnclip "), "{output}");
 }
 
 #[tokio::test]
-async fn the_operator_runs_as_a_pod_without_rights() {
-    let bed = Testbed::from_env().unwrap();
-    let said = version(&bed, &bed.images.operator).await.unwrap();
-    assert!(said.starts_with("cnclip-operator "), "{said}");
+async fn the_operator_runs_in_a_pod_without_privileges() {
+    let testbed = Testbed::from_env().unwrap();
+    let output = version(&testbed, &testbed.images.operator).await.unwrap();
+    assert!(output.starts_with("cnclip-operator "), "{output}");
 }

@@ -1,11 +1,10 @@
-//! The operator on a real cluster, without a trainer at work: what it makes, what it tells, what it
-//! leaves behind.
+//! The operator on a real cluster, without running trainers: its objects, conditions, events and metrics.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test ends where something is not as it should be"
+    reason = "a test may panic"
 )]
 
 use std::time::Duration;
@@ -42,30 +41,30 @@ fn spec(workers: Value) -> Value {
     })
 }
 
-/// Workers that never run: their image is nowhere.
-fn lost_image() -> Value {
+/// Workers that never start, because their image cannot be pulled.
+fn missing_image() -> Value {
     json!({"accelerator": "None", "image": "cnclip.invalid/trainer:lost"})
 }
 
 #[tokio::test]
-async fn an_image_that_cannot_be_pulled_is_named_and_given_up_in_time() {
-    let house = TestCluster::connect().await;
-    let mut spec = spec(lost_image());
+async fn an_image_that_cannot_be_pulled_is_named_and_the_run_fails_at_its_start_deadline() {
+    let cluster = TestCluster::connect().await;
+    let mut spec = spec(missing_image());
     spec["startDeadlineSeconds"] = json!(90);
-    house.create_training(spec).await;
-    let told = house
+    cluster.create_training(spec).await;
+    let waiting = cluster
         .wait_for_training("the cause", |run| {
             has_condition(run, "Running", "False", "ImagePullFailed")
         })
         .await;
 
-    let words = condition_message(&told, "Running");
+    let message = condition_message(&waiting, "Running");
     assert!(
-        words.contains("cnclip.invalid/trainer:lost") && words.contains("spec.workers.image"),
-        "{words}"
+        message.contains("cnclip.invalid/trainer:lost") && message.contains("spec.workers.image"),
+        "{message}"
     );
 
-    let ended = house
+    let ended = cluster
         .wait_for_training("the end", |run| {
             has_condition(run, "Failed", "True", "StartDeadlineExceeded")
         })
@@ -80,14 +79,14 @@ async fn an_image_that_cannot_be_pulled_is_named_and_given_up_in_time() {
     assert_eq!(
         ended.status.unwrap().restarts.total,
         0,
-        "no retry was burnt"
+        "an image that cannot be pulled must not count as a retry"
     );
 
-    house.wait_for_only::<Job>(&[]).await;
+    cluster.wait_for_only::<Job>(&[]).await;
     let reasons = wait_until(
         "the events",
         CLUSTER_TIMEOUT,
-        || house.event_reasons(),
+        || cluster.event_reasons(),
         |found| found.iter().any(|one| one == "Failed"),
     )
     .await
@@ -100,32 +99,32 @@ async fn an_image_that_cannot_be_pulled_is_named_and_given_up_in_time() {
 }
 
 #[tokio::test]
-async fn a_secret_that_is_missing_is_named_and_waited_for() {
-    let house = TestCluster::connect().await;
+async fn a_missing_secret_is_named_and_waited_for() {
+    let cluster = TestCluster::connect().await;
     let mut spec = spec(json!({"accelerator": "None"}));
     spec["artifacts"]["credentials"]["secretName"] = json!("forgotten");
-    house.create_training(spec).await;
-    // A kubelet that is slow to look says first that it could not, then that there is none.
-    let words = "secret \"forgotten\" not found. Create Secret forgotten";
-    let told = |run: &_| {
+    cluster.create_training(spec).await;
+    // A kubelet whose cache is not filled yet reports another error first, then that the Secret does not exist.
+    let message = "secret \"forgotten\" not found. Create Secret forgotten";
+    let is_reported = |run: &_| {
         has_condition(run, "Running", "False", "CredentialsMissing")
-            && condition_message(run, "Running").contains(words)
+            && condition_message(run, "Running").contains(message)
     };
 
-    house.wait_for_training("the cause", told).await;
+    cluster.wait_for_training("the cause", is_reported).await;
 }
 
 #[tokio::test]
-async fn an_image_without_the_trainer_is_not_tried_again() {
-    let house = TestCluster::connect().await;
-    let (bed, _) = install_operator().await.unwrap();
-    house
+async fn an_image_without_the_trainer_is_not_retried() {
+    let cluster = TestCluster::connect().await;
+    let (testbed, _) = install_operator().await.unwrap();
+    cluster
         .create_training(spec(
-            json!({"accelerator": "None", "image": bed.images.operator}),
+            json!({"accelerator": "None", "image": testbed.images.operator}),
         ))
         .await;
 
-    let ended = house
+    let ended = cluster
         .wait_for_training("the end", |run| {
             has_condition(run, "Failed", "True", "Image")
         })
@@ -135,44 +134,47 @@ async fn an_image_without_the_trainer_is_not_tried_again() {
 }
 
 #[tokio::test]
-async fn pods_that_find_no_node_say_what_is_asked_too_much() {
-    let house = TestCluster::connect().await;
-    house
+async fn pods_that_fit_no_node_report_the_insufficient_resource() {
+    let cluster = TestCluster::connect().await;
+    cluster
         .create_training(spec(json!({"replicas": 2, "devices": 2})))
         .await;
 
-    let told = house
+    let waiting = cluster
         .wait_for_training("the cause", |run| {
             has_condition(run, "Running", "False", "Unschedulable")
         })
         .await;
 
     assert!(
-        condition_message(&told, "Running").contains("Insufficient nvidia.com/gpu"),
+        condition_message(&waiting, "Running").contains("Insufficient nvidia.com/gpu"),
         "{}",
-        condition_message(&told, "Running")
+        condition_message(&waiting, "Running")
     );
 }
 
 #[tokio::test]
-async fn a_run_held_back_has_no_pods_and_goes_on_as_the_next_attempt() {
-    let house = TestCluster::connect().await;
-    house.create_training(spec(lost_image())).await;
-    house.wait_for_only::<Job>(&["run-align-1"]).await;
-    house.patch_training(json!({"suspend": true})).await;
-    let held = house
-        .wait_for_training("rest", |run| {
+async fn a_suspended_run_has_no_pods_and_resumes_as_the_next_attempt() {
+    let cluster = TestCluster::connect().await;
+    cluster.create_training(spec(missing_image())).await;
+    cluster.wait_for_only::<Job>(&["run-align-1"]).await;
+    cluster.patch_training(json!({"suspend": true})).await;
+    let suspended = cluster
+        .wait_for_training("the suspension", |run| {
             has_condition(run, "Suspended", "True", "ByUser")
         })
         .await;
 
-    assert_eq!(held.status.unwrap().stages[0].state, StageState::Suspended);
-    house.wait_for_only::<Job>(&[]).await;
-    house.wait_for_only::<Pod>(&[]).await;
-    house.patch_training(json!({"suspend": false})).await;
-    house.wait_for_only::<Job>(&["run-align-2"]).await;
-    let resumed = house
-        .wait_for_training("work", |run| {
+    assert_eq!(
+        suspended.status.unwrap().stages[0].state,
+        StageState::Suspended
+    );
+    cluster.wait_for_only::<Job>(&[]).await;
+    cluster.wait_for_only::<Pod>(&[]).await;
+    cluster.patch_training(json!({"suspend": false})).await;
+    cluster.wait_for_only::<Job>(&["run-align-2"]).await;
+    let resumed = cluster
+        .wait_for_training("the resumption", |run| {
             has_condition(run, "Suspended", "False", "NotSuspended")
         })
         .await;
@@ -181,23 +183,23 @@ async fn a_run_held_back_has_no_pods_and_goes_on_as_the_next_attempt() {
 }
 
 #[tokio::test]
-async fn a_job_that_somebody_deletes_is_made_again() {
-    let house = TestCluster::connect().await;
-    house.create_training(spec(lost_image())).await;
-    house
+async fn a_deleted_job_is_created_again() {
+    let cluster = TestCluster::connect().await;
+    cluster.create_training(spec(missing_image())).await;
+    cluster
         .wait_for_training("its pod", |run| {
             has_condition(run, "Running", "False", "ImagePullFailed")
         })
         .await;
 
-    house
+    cluster
         .api::<Job>()
         .delete("run-align-1", &DeleteParams::background())
         .await
         .unwrap();
 
-    house.wait_for_only::<Job>(&["run-align-2"]).await;
-    let again = house
+    cluster.wait_for_only::<Job>(&["run-align-2"]).await;
+    let restarted = cluster
         .wait_for_training("the restart", |run| {
             run.status
                 .as_ref()
@@ -206,66 +208,68 @@ async fn a_job_that_somebody_deletes_is_made_again() {
         .await;
 
     assert_eq!(
-        again.status.unwrap().last_failure.unwrap().class,
+        restarted.status.unwrap().last_failure.unwrap().class,
         "JobDeleted"
     );
 }
 
 #[tokio::test]
-async fn a_deleted_run_leaves_nothing_behind() {
-    let house = TestCluster::connect().await;
-    house.create_training(spec(lost_image())).await;
-    house.wait_for_only::<Job>(&["run-align-1"]).await;
-    house.wait_for_only::<Service>(&["run-align-1"]).await;
-    house.wait_for_only::<ConfigMap>(&["run-align-1"]).await;
-    house
+async fn the_objects_of_a_deleted_run_are_deleted() {
+    let cluster = TestCluster::connect().await;
+    cluster.create_training(spec(missing_image())).await;
+    cluster.wait_for_only::<Job>(&["run-align-1"]).await;
+    cluster.wait_for_only::<Service>(&["run-align-1"]).await;
+    cluster.wait_for_only::<ConfigMap>(&["run-align-1"]).await;
+    cluster
         .api::<CnClipTraining>()
         .delete("run", &DeleteParams::default())
         .await
         .unwrap();
 
-    house.wait_for_only::<Job>(&[]).await;
-    house.wait_for_only::<Service>(&[]).await;
-    house.wait_for_only::<ConfigMap>(&[]).await;
-    house.wait_for_only::<Pod>(&[]).await;
+    cluster.wait_for_only::<Job>(&[]).await;
+    cluster.wait_for_only::<Service>(&[]).await;
+    cluster.wait_for_only::<ConfigMap>(&[]).await;
+    cluster.wait_for_only::<Pod>(&[]).await;
 }
 
 #[tokio::test]
-async fn a_run_that_takes_the_name_of_a_deleted_one_begins_afresh() {
-    let house = TestCluster::connect().await;
-    house.create_training(spec(lost_image())).await;
-    house.wait_for_only::<Job>(&["run-align-1"]).await;
-    house
+async fn a_run_with_the_name_of_a_deleted_one_starts_from_the_beginning() {
+    let cluster = TestCluster::connect().await;
+    cluster.create_training(spec(missing_image())).await;
+    cluster.wait_for_only::<Job>(&["run-align-1"]).await;
+    cluster
         .api::<CnClipTraining>()
         .delete("run", &DeleteParams::default())
         .await
         .unwrap();
 
-    house.create_training(spec(lost_image())).await;
-    let begun = |run: &CnClipTraining| {
+    cluster.create_training(spec(missing_image())).await;
+    let has_started = |run: &CnClipTraining| {
         run.status
             .as_ref()
             .is_some_and(|status| status.stages.iter().any(|stage| stage.attempt > 0))
     };
 
-    let run = house.wait_for_training("its first attempt", begun).await;
-    let job = house.api::<Job>().get("run-align-1").await.unwrap();
+    let run = cluster
+        .wait_for_training("its first attempt", has_started)
+        .await;
+    let job = cluster.api::<Job>().get("run-align-1").await.unwrap();
     assert_eq!(job.owner_references()[0].uid, run.uid().unwrap());
     let status = run.status.unwrap();
     assert_eq!((status.stages[0].attempt, status.restarts.total), (1, 0));
 }
 
 #[tokio::test]
-async fn an_ended_run_goes_when_its_time_is_over() {
-    let house = TestCluster::connect().await;
-    let (bed, _) = install_operator().await.unwrap();
-    let mut spec = spec(json!({"accelerator": "None", "image": bed.images.operator}));
+async fn a_finished_run_is_deleted_after_its_ttl() {
+    let cluster = TestCluster::connect().await;
+    let (testbed, _) = install_operator().await.unwrap();
+    let mut spec = spec(json!({"accelerator": "None", "image": testbed.images.operator}));
     spec["ttlSecondsAfterFinished"] = json!(2);
-    house.create_training(spec).await;
-    let trainings = house.api::<CnClipTraining>();
+    cluster.create_training(spec).await;
+    let trainings = cluster.api::<CnClipTraining>();
 
     wait_until(
-        "its end",
+        "its deletion",
         CLUSTER_TIMEOUT,
         async || Ok(trainings.get_opt("run").await?),
         Option::is_none,
@@ -275,8 +279,8 @@ async fn an_ended_run_goes_when_its_time_is_over() {
 }
 
 #[tokio::test]
-async fn an_evaluation_says_which_training_it_waits_for() {
-    let house = TestCluster::connect().await;
+async fn an_evaluation_reports_the_training_it_waits_for() {
+    let cluster = TestCluster::connect().await;
     let evaluation: CnClipEvaluation =
         parse_object(json!({"metadata": {"name": "scores"}, "spec": {
             "checkpoint": {"trainingName": "run"},
@@ -284,14 +288,14 @@ async fn an_evaluation_says_which_training_it_waits_for() {
         }}))
         .unwrap();
 
-    let evaluations = house.api::<CnClipEvaluation>();
+    let evaluations = cluster.api::<CnClipEvaluation>();
     evaluations
         .create(&PostParams::default(), &evaluation)
         .await
         .unwrap();
 
-    let waits = async |reason: &str| {
-        let ask = async || Ok(evaluations.get("scores").await?);
+    let wait_for_reason = async |reason: &str| {
+        let read = async || Ok(evaluations.get("scores").await?);
         let running = |run: &CnClipEvaluation| {
             let conditions = run
                 .status
@@ -303,18 +307,18 @@ async fn an_evaluation_says_which_training_it_waits_for() {
                 .any(|found| found.type_ == "Running" && found.reason == reason)
         };
 
-        wait_until(reason, CLUSTER_TIMEOUT, ask, running)
+        wait_until(reason, CLUSTER_TIMEOUT, read, running)
             .await
             .unwrap()
     };
 
-    waits("TrainingMissing").await;
-    house.create_training(spec(lost_image())).await;
-    waits("TrainingNotComplete").await;
+    wait_for_reason("TrainingMissing").await;
+    cluster.create_training(spec(missing_image())).await;
+    wait_for_reason("TrainingNotComplete").await;
 }
 
 #[tokio::test]
-async fn the_operator_may_not_read_secrets_nor_do_anything_to_everything() {
+async fn the_operator_has_no_permission_for_secrets_or_wildcards() {
     let (_, client) = install_operator().await.unwrap();
     let allowed = async |group: &str, resource: &str, verb: &str| {
         let review: SubjectAccessReview = parse_object(json!({"metadata": {}, "spec": {
@@ -322,12 +326,12 @@ async fn the_operator_may_not_read_secrets_nor_do_anything_to_everything() {
             "resourceAttributes": {"group": group, "resource": resource, "verb": verb, "namespace": "default"},
         }})).unwrap();
 
-        let answer = Api::all(client.clone())
+        let reviewed = Api::all(client.clone())
             .create(&PostParams::default(), &review)
             .await
             .unwrap();
 
-        answer.status.unwrap().allowed
+        reviewed.status.unwrap().allowed
     };
 
     assert!(allowed("batch", "jobs", "patch").await);
@@ -349,7 +353,7 @@ async fn the_operator_may_not_read_secrets_nor_do_anything_to_everything() {
     }
 }
 
-/// The replica that leads.
+/// The pod that holds the leader election lease; empty if there is none.
 async fn leader(client: &Client) -> anyhow::Result<String> {
     let leases = Api::<Lease>::namespaced(client.clone(), NAMESPACE);
     let lease = leases.get_opt("cnclip-operator").await?;
@@ -359,12 +363,12 @@ async fn leader(client: &Client) -> anyhow::Result<String> {
 }
 
 #[tokio::test]
-async fn an_operator_tells_its_numbers_and_hands_over_without_touching_what_it_made() {
-    let house = TestCluster::connect().await;
-    let client = &house.client;
-    house.create_training(spec(lost_image())).await;
-    house.wait_for_only::<Job>(&["run-align-1"]).await;
-    let made = house.api::<Job>().get("run-align-1").await.unwrap().uid();
+async fn a_new_leader_leaves_existing_objects_unchanged() {
+    let cluster = TestCluster::connect().await;
+    let client = &cluster.client;
+    cluster.create_training(spec(missing_image())).await;
+    cluster.wait_for_only::<Job>(&["run-align-1"]).await;
+    let job_uid = cluster.api::<Job>().get("run-align-1").await.unwrap().uid();
 
     let first = wait_until(
         "a leader",
@@ -388,42 +392,44 @@ async fn an_operator_tells_its_numbers_and_hands_over_without_touching_what_it_m
 
     let pods = Api::<Pod>::namespaced(client.clone(), NAMESPACE);
     pods.delete(&first, &DeleteParams::default()).await.unwrap();
-    let other = |name: &String| !name.is_empty() && *name != first;
+    let is_other = |name: &String| !name.is_empty() && *name != first;
     wait_until(
         "another leader",
         Duration::from_secs(20),
         || leader(client),
-        other,
+        is_other,
     )
     .await
     .unwrap();
 
-    house.patch_training(json!({"reportEverySteps": 5})).await;
-    let seen = |run: &CnClipTraining| {
+    cluster.patch_training(json!({"reportEverySteps": 5})).await;
+    let is_observed = |run: &CnClipTraining| {
         run.status
             .as_ref()
             .is_some_and(|status| status.observed_generation == Some(2))
     };
 
-    house.wait_for_training("the new leader's look", seen).await;
-    house.wait_for_only::<Job>(&["run-align-1"]).await;
+    cluster
+        .wait_for_training("the new leader's reconcile", is_observed)
+        .await;
+    cluster.wait_for_only::<Job>(&["run-align-1"]).await;
     assert_eq!(
-        house.api::<Job>().get("run-align-1").await.unwrap().uid(),
-        made
+        cluster.api::<Job>().get("run-align-1").await.unwrap().uid(),
+        job_uid
     );
 }
 
 #[tokio::test]
-async fn every_switch_of_the_chart_gives_objects_that_the_api_server_takes() {
+async fn the_objects_of_every_chart_value_are_accepted_by_the_api_server() {
     use std::process::Command;
-    let (bed, _) = install_operator().await.unwrap();
+    let (testbed, _) = install_operator().await.unwrap();
     let helm = |arguments: &[&str]| {
-        let mut command = Command::new(&bed.helm);
+        let mut command = Command::new(&testbed.helm);
         operator::run_command(command.args(arguments).arg(operator::chart_folder()), "").unwrap()
     };
 
     helm(&["lint", "--strict"]);
-    let switches = [
+    let values = [
         "--set=podDisruptionBudget.enabled=true",
         "--set=replicas=2",
         "--set=watchNamespace=default",
@@ -435,11 +441,11 @@ async fn every_switch_of_the_chart_gives_objects_that_the_api_server_takes() {
         "--set=serviceAccount.name=other",
     ];
 
-    for arguments in [&[][..], &switches[..]] {
+    for arguments in [&[][..], &values[..]] {
         let rendered = helm(&[&["template", "probe", "--namespace=default"], arguments].concat());
         assert_eq!(rendered.matches("helm.sh/resource-policy: keep").count(), 2);
-        let mut kubectl = Command::new(&bed.kubectl);
-        let dry = [
+        let mut kubectl = Command::new(&testbed.kubectl);
+        let dry_run = [
             "apply",
             "--server-side",
             "--force-conflicts",
@@ -449,7 +455,7 @@ async fn every_switch_of_the_chart_gives_objects_that_the_api_server_takes() {
         ];
 
         operator::run_command(
-            kubectl.args(dry).env("KUBECONFIG", &bed.kubeconfig),
+            kubectl.args(dry_run).env("KUBECONFIG", &testbed.kubeconfig),
             &rendered,
         )
         .unwrap();
@@ -466,22 +472,22 @@ async fn every_switch_of_the_chart_gives_objects_that_the_api_server_takes() {
 }
 
 #[tokio::test]
-async fn a_value_that_the_chart_does_not_know_is_refused() {
-    let (bed, _) = install_operator().await.unwrap();
+async fn an_unknown_or_invalid_chart_value_is_rejected() {
+    let (testbed, _) = install_operator().await.unwrap();
     for value in [
         "replica=2",
         "image.operator=no-tag",
         "progressIntervalSeconds=0",
         "monitoring.interval=fast",
     ] {
-        let mut command = std::process::Command::new(&bed.helm);
-        let refused = operator::run_command(
+        let mut command = std::process::Command::new(&testbed.helm);
+        let result = operator::run_command(
             command
                 .args(["template", "probe", "--set", value])
                 .arg(operator::chart_folder()),
             "",
         );
-        let words = refused.expect_err(value).to_string();
-        assert!(words.contains("schema"), "{value}: {words}");
+        let message = result.expect_err(value).to_string();
+        assert!(message.contains("schema"), "{value}: {message}");
     }
 }

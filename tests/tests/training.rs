@@ -1,11 +1,10 @@
-//! Manifest → pods → numbers: real trainers at work in a real cluster, on a data set of a dozen
-//! pictures.
+//! Trainings from manifest to results: real trainers on a real cluster, with a data set of a dozen images.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test ends where something is not as it should be"
+    reason = "a test may panic"
 )]
 
 use std::path::{Path, PathBuf};
@@ -39,25 +38,26 @@ fn stage<'a>(training: &'a CnClipTraining, name: &str) -> &'a StageStatus {
         .unwrap()
 }
 
-fn ended(training: &CnClipTraining) -> bool {
+fn is_finished(training: &CnClipTraining) -> bool {
     let is_true =
         |type_| find_condition(training, type_).is_some_and(|found| found.status == "True");
     is_true("Complete") || is_true("Failed")
 }
 
-async fn complete(house: &TestCluster) -> CnClipTraining {
-    let training = house.wait_for_training("the end", ended).await;
+/// Waits until the training is complete; panics with the message if it failed.
+async fn wait_for_completion(cluster: &TestCluster) -> CnClipTraining {
+    let training = cluster.wait_for_training("the end", is_finished).await;
     let failed = find_condition(&training, "Failed").unwrap();
     assert_eq!(failed.status, "False", "{}", failed.message);
     training
 }
 
 #[tokio::test]
-async fn a_manifest_becomes_checkpoints_recalls_and_a_page() {
-    let house = TestCluster::connect().await;
-    let data = upload_dataset(&house);
-    house
-        .create_training(tiny_training_spec(&house, &data, "run", 20))
+async fn a_training_and_its_evaluation_write_checkpoints_recalls_and_a_report() {
+    let cluster = TestCluster::connect().await;
+    let data = upload_dataset(&cluster);
+    cluster
+        .create_training(tiny_training_spec(&cluster, &data, "run", 20))
         .await;
     let evaluation: CnClipEvaluation =
         parse_object(json!({"metadata": {"name": "score"}, "spec": {
@@ -66,13 +66,13 @@ async fn a_manifest_becomes_checkpoints_recalls_and_a_page() {
         }}))
         .unwrap();
 
-    let evaluations: Api<CnClipEvaluation> = house.api();
+    let evaluations: Api<CnClipEvaluation> = cluster.api();
     evaluations
         .create(&PostParams::default(), &evaluation)
         .await
         .unwrap();
 
-    let training = complete(&house).await;
+    let training = wait_for_completion(&cluster).await;
     for name in ["align", "pretrain"] {
         let stage = stage(&training, name);
         assert_eq!(
@@ -123,31 +123,32 @@ async fn a_manifest_becomes_checkpoints_recalls_and_a_page() {
 
     assert!(
         best > 50.0,
-        "ten of a dozen pictures hold most answers: {best}"
+        "ten of twelve images must contain most of the relevant ones: {best}"
     );
 
     assert!(scored.report.unwrap().ends_with("report.html"));
 }
 
-/// The processes of a container, as the node's machine numbers them.
-fn trainers_of(pod: &Pod) -> Vec<PathBuf> {
+/// The trainer processes of a pod, as paths in the machine's `/proc`.
+fn trainer_processes(pod: &Pod) -> Vec<PathBuf> {
     let uid = pod.metadata.uid.clone().unwrap();
     let processes = std::fs::read_dir("/proc")
         .unwrap()
         .filter_map(|entry| Some(entry.ok()?.path()));
 
-    let reads = |path: &Path, name: &str| std::fs::read(path.join(name)).unwrap_or_default();
+    let read = |path: &Path, name: &str| std::fs::read(path.join(name)).unwrap_or_default();
     processes
-        .filter(|path| String::from_utf8_lossy(&reads(path, "cgroup")).contains(&uid))
+        .filter(|path| String::from_utf8_lossy(&read(path, "cgroup")).contains(&uid))
         .filter(|path| {
-            reads(path, "cmdline")
+            read(path, "cmdline")
                 .windows(6)
                 .any(|part| part == b"cnclip")
         })
         .collect()
 }
 
-fn runs_for_a_while(run: &CnClipTraining) -> bool {
+/// Whether the first stage has made ten steps.
+fn has_made_ten_steps(run: &CnClipTraining) -> bool {
     let stages = run.status.as_ref().map(|status| &status.stages);
     stages.is_some_and(|stages| {
         stages
@@ -156,17 +157,17 @@ fn runs_for_a_while(run: &CnClipTraining) -> bool {
     })
 }
 
-/// Kills the worker of a number, as a lack of memory or an administrator would.
-async fn kill(house: &TestCluster, worker: &str) {
+/// Kills a worker by its index with SIGKILL, as the OOM killer would.
+async fn kill_worker(cluster: &TestCluster, worker: &str) {
     let label = format!("batch.kubernetes.io/job-completion-index={worker}");
-    let pods = house
+    let pods = cluster
         .api::<Pod>()
         .list(&ListParams::default().labels(&label))
         .await
         .unwrap();
 
-    let killed: Vec<_> = pods.iter().flat_map(trainers_of).collect();
-    assert!(!killed.is_empty(), "worker {worker} has ended by itself");
+    let killed: Vec<_> = pods.iter().flat_map(trainer_processes).collect();
+    assert!(!killed.is_empty(), "worker {worker} had already exited");
     for process in killed {
         let pid = process.file_name().unwrap().to_string_lossy().into_owned();
         run_command(Command::new("kill").args(["-9", &pid]), "").unwrap();
@@ -174,29 +175,29 @@ async fn kill(house: &TestCluster, worker: &str) {
 }
 
 #[tokio::test]
-async fn two_workers_of_which_one_is_killed_end_as_one_that_works_alone() {
+async fn two_workers_of_which_one_is_killed_give_the_result_of_one_worker() {
     let steps = 20;
-    let alone = TestCluster::connect().await;
-    alone
+    let single = TestCluster::connect().await;
+    single
         .create_training(lengthen_first_stage(tiny_training_spec(
-            &alone,
-            &upload_dataset(&alone),
+            &single,
+            &upload_dataset(&single),
             "run",
             steps,
         )))
         .await;
 
-    let house = TestCluster::connect().await;
-    let mut both = lengthen_first_stage(tiny_training_spec(
-        &house,
-        &upload_dataset(&house),
+    let cluster = TestCluster::connect().await;
+    let mut spec = lengthen_first_stage(tiny_training_spec(
+        &cluster,
+        &upload_dataset(&cluster),
         "run",
         steps,
     ));
-    both["workers"]["replicas"] = json!(2);
-    house.create_training(both).await;
-    let running = house
-        .wait_for_training("a dozen steps", runs_for_a_while)
+    spec["workers"]["replicas"] = json!(2);
+    cluster.create_training(spec).await;
+    let running = cluster
+        .wait_for_training("ten steps", has_made_ten_steps)
         .await;
 
     assert!(
@@ -204,9 +205,9 @@ async fn two_workers_of_which_one_is_killed_end_as_one_that_works_alone() {
         "{running:?}"
     );
 
-    kill(&house, "1").await;
-    let training = complete(&house).await;
-    let expected = complete(&alone).await;
+    kill_worker(&cluster, "1").await;
+    let training = wait_for_completion(&cluster).await;
+    let expected = wait_for_completion(&single).await;
     let status = training.status.as_ref().unwrap();
     let failure = status.last_failure.as_ref().unwrap();
 
@@ -228,47 +229,51 @@ async fn two_workers_of_which_one_is_killed_end_as_one_that_works_alone() {
     );
 
     for name in ["align", "pretrain"] {
-        let there = stage(&expected, name);
-        let here = stage(&training, name);
-        assert_eq!(here.samples_seen, there.samples_seen, "{name}");
+        let expected = stage(&expected, name);
+        let found = stage(&training, name);
+        assert_eq!(found.samples_seen, expected.samples_seen, "{name}");
         let loss = |stage: &StageStatus| stage.loss.as_ref().unwrap().parse::<f64>().unwrap();
-        let there = loss(there);
-        let here = loss(here);
+        let expected_loss = loss(expected);
+        let found_loss = loss(found);
 
-        assert!((there - here).abs() < 1e-3, "{name}: {here} for {there}");
+        // Two ranks sum in another order than one.
+        assert!(
+            (expected_loss - found_loss).abs() < 1e-3,
+            "{name}: found {found_loss}, expected {expected_loss}"
+        );
     }
 }
 
 #[tokio::test]
-async fn a_trainer_killed_at_any_moment_ends_as_one_that_was_not() {
+async fn a_killed_trainer_gives_the_result_of_an_uninterrupted_one() {
     let steps = 30;
-    let straight = TestCluster::connect().await;
-    straight
+    let uninterrupted = TestCluster::connect().await;
+    uninterrupted
         .create_training(lengthen_first_stage(tiny_training_spec(
-            &straight,
-            &upload_dataset(&straight),
+            &uninterrupted,
+            &upload_dataset(&uninterrupted),
             "run",
             steps,
         )))
         .await;
 
-    let expected = complete(&straight).await;
+    let expected = wait_for_completion(&uninterrupted).await;
 
-    let house = TestCluster::connect().await;
-    house
+    let cluster = TestCluster::connect().await;
+    cluster
         .create_training(lengthen_first_stage(tiny_training_spec(
-            &house,
-            &upload_dataset(&house),
+            &cluster,
+            &upload_dataset(&cluster),
             "run",
             steps,
         )))
         .await;
 
-    house
-        .wait_for_training("a dozen steps", runs_for_a_while)
+    cluster
+        .wait_for_training("ten steps", has_made_ten_steps)
         .await;
-    kill(&house, "0").await;
-    let training = complete(&house).await;
+    kill_worker(&cluster, "0").await;
+    let training = wait_for_completion(&cluster).await;
     let status = training.status.as_ref().unwrap();
     let failure = status.last_failure.as_ref().unwrap();
 
@@ -283,97 +288,100 @@ async fn a_trainer_killed_at_any_moment_ends_as_one_that_was_not() {
     );
 
     for name in ["align", "pretrain"] {
-        let there = stage(&expected, name);
-        let here = stage(&training, name);
+        let expected = stage(&expected, name);
+        let found = stage(&training, name);
         assert_eq!(
-            (&here.loss, here.samples_seen),
-            (&there.loss, there.samples_seen),
+            (&found.loss, found.samples_seen),
+            (&expected.loss, expected.samples_seen),
             "{name}"
         );
 
-        assert_eq!(here.best, there.best, "{name}");
+        assert_eq!(found.best, expected.best, "{name}");
     }
 }
 
 #[tokio::test]
-async fn a_stage_that_does_not_fit_into_memory_is_told_so_before_its_first_step() {
-    let house = TestCluster::connect().await;
-    let mut spec = tiny_training_spec(&house, &upload_dataset(&house), "run", 10);
+async fn a_stage_that_does_not_fit_into_memory_fails_before_its_first_step() {
+    let cluster = TestCluster::connect().await;
+    let mut spec = tiny_training_spec(&cluster, &upload_dataset(&cluster), "run", 10);
     spec["workers"]["resources"] = json!({"limits": {"memory": "64Mi"}});
-    house.create_training(spec).await;
-    let training = house.wait_for_training("the end", ended).await;
-    let words = condition_message(&training, "Failed");
+    cluster.create_training(spec).await;
+    let training = cluster.wait_for_training("the end", is_finished).await;
+    let message = condition_message(&training, "Failed");
 
-    assert!(words.contains("of memory for 12 pairs at once"), "{words}");
-    assert!(words.contains("and there are 64 MiB"), "{words}");
+    assert!(
+        message.contains("of memory for 12 pairs at once"),
+        "{message}"
+    );
+    assert!(message.contains("and there are 64 MiB"), "{message}");
     assert_eq!(
         training.status.as_ref().unwrap().restarts.total,
         0,
-        "{words}"
+        "{message}"
     );
 }
 
 #[tokio::test]
-async fn what_a_trainer_cannot_use_is_named_and_no_retry_is_burnt() {
+async fn unusable_inputs_are_named_and_not_retried() {
     let wrong_digest = "0".repeat(64);
     let rows: [(&str, &str, Value, &str); 4] = [
         (
-            "data that is not there",
+            "missing data",
             "/datasets/0/uri",
             json!("s3://cnclip/nothing/here/"),
             "index.json",
         ),
         (
-            "a bucket that is not there",
+            "a missing bucket",
             "/datasets/0/uri",
             json!("s3://no-such-bucket/x/"),
             "no-such-bucket",
         ),
         (
-            "a wrong key",
+            "invalid credentials",
             "/artifacts/credentials/secretName",
             json!("wrong"),
             "s3://cnclip/",
         ),
         (
-            "another vocabulary",
+            "a vocabulary with another digest",
             "/model/vocabulary",
             json!({"uri": "file:///usr/share/cnclip/vocab.txt", "sha256": wrong_digest}),
             &wrong_digest,
         ),
     ];
 
-    for (name, place, value, expected) in rows {
-        let house = TestCluster::connect().await;
+    for (name, pointer, value, expected) in rows {
+        let cluster = TestCluster::connect().await;
         let S3Store {
             endpoint, region, ..
-        } = &house.testbed.s3;
+        } = &cluster.testbed.s3;
 
         let wrong: Secret = parse_object(json!({"metadata": {"name": "wrong"}, "stringData": {
             "AWS_ENDPOINT": endpoint, "AWS_REGION": region, "AWS_ALLOW_HTTP": "true",
             "AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}}))
         .unwrap();
 
-        house
+        cluster
             .api()
             .create(&PostParams::default(), &wrong)
             .await
             .unwrap();
 
-        let mut spec = tiny_training_spec(&house, "s3://cnclip/nothing/", "run", 10);
-        match spec.pointer_mut(place) {
+        let mut spec = tiny_training_spec(&cluster, "s3://cnclip/nothing/", "run", 10);
+        match spec.pointer_mut(pointer) {
             Some(field) => *field = value,
             None => spec["model"]["vocabulary"] = value,
         }
 
-        house.create_training(spec).await;
-        let training = house.wait_for_training(name, ended).await;
-        let words = condition_message(&training, "Failed");
-        assert!(words.contains(expected), "{name}: {words}");
+        cluster.create_training(spec).await;
+        let training = cluster.wait_for_training(name, is_finished).await;
+        let message = condition_message(&training, "Failed");
+        assert!(message.contains(expected), "{name}: {message}");
         assert_eq!(
             training.status.as_ref().unwrap().restarts.total,
             0,
-            "{name}: {words}"
+            "{name}: {message}"
         );
     }
 }

@@ -1,10 +1,10 @@
-//! Every rule of CnClipEvaluation.
+//! The validation rules of CnClipEvaluation.
 
 use serde_json::{Value, json};
 
 use crate::rule::{ANY_STORE, ANY_WEIGHTS, Rule, rule};
 
-/// An evaluation that is accepted.
+/// A valid evaluation.
 pub(crate) fn evaluation() -> Value {
     json!({
         "apiVersion": "cnclip.dev/v1alpha1", "kind": "CnClipEvaluation", "metadata": {"name": "sample"},
@@ -24,11 +24,11 @@ fn gate() -> Value {
     json!({"task": "valid", "metric": "textToImage.r1", "atLeast": "76"})
 }
 
-fn beside(name: &str) -> Value {
+fn baseline_gate(name: &str) -> Value {
     json!({"task": "valid", "metric": "textToImage.r1", "notWorseThan": {"evaluationName": name}})
 }
 
-/// What is tried of it.
+/// All rules.
 pub(crate) fn rules() -> Vec<Rule> {
     let name = "metadata.name must be at most 32 lower-case letters, digits and dashes and begin with a letter";
     let elsewhere = json!({"uri": "s3://runs/x/checkpoints/5"});
@@ -171,27 +171,27 @@ pub(crate) fn rules() -> Vec<Rule> {
         ),
         rule(
             "give exactly one of atLeast and notWorseThan",
-            vec![("/spec/gate", beside("baseline"))],
+            vec![("/spec/gate", baseline_gate("baseline"))],
             vec![
-                ("/spec/gate", beside("baseline")),
+                ("/spec/gate", baseline_gate("baseline")),
                 ("/spec/gate/atLeast", json!("1")),
             ],
         ),
         rule(
             "must be a decimal from 0 to 100 such as \"0.5\"",
             vec![
-                ("/spec/gate", beside("baseline")),
+                ("/spec/gate", baseline_gate("baseline")),
                 ("/spec/gate/notWorseThan/tolerance", json!("0.5")),
             ],
             vec![
-                ("/spec/gate", beside("baseline")),
+                ("/spec/gate", baseline_gate("baseline")),
                 ("/spec/gate/notWorseThan/tolerance", json!("-1")),
             ],
         ),
         rule(
             "gate.notWorseThan must name another evaluation",
-            vec![("/spec/gate", beside("other"))],
-            vec![("/spec/gate", beside("sample"))],
+            vec![("/spec/gate", baseline_gate("other"))],
+            vec![("/spec/gate", baseline_gate("sample"))],
         ),
         rule(
             "trigger EveryCheckpoint needs checkpoint.trainingName",
@@ -221,8 +221,8 @@ pub(crate) fn rules() -> Vec<Rule> {
     ]
 }
 
-/// What may not change in an object that is there.
-pub(crate) fn frozen() -> Vec<Rule> {
+/// The fields of an existing object that must not change.
+pub(crate) fn immutable_fields() -> Vec<Rule> {
     vec![
         rule(
             "is immutable: another checkpoint is another evaluation",

@@ -1,28 +1,28 @@
-//! One rule of a definition, and how a manifest is changed to try it.
+//! A validation rule, and the changes of a manifest that test it.
 
 use serde_json::{Map, Value};
 
 /// Changes to a base manifest: a JSON pointer and the value to put there; `null` removes.
 pub(crate) type Changes = Vec<(&'static str, Value)>;
 
-/// One rule: what is accepted, what is refused, and with which words.
+/// A rule: changes that are accepted, changes that are rejected, and the message of the rejection.
 pub(crate) struct Rule {
     pub(crate) message: &'static str,
     pub(crate) accepted: Changes,
-    pub(crate) refused: Changes,
+    pub(crate) rejected: Changes,
 }
 
-pub(crate) fn rule(message: &'static str, accepted: Changes, refused: Changes) -> Rule {
+pub(crate) fn rule(message: &'static str, accepted: Changes, rejected: Changes) -> Rule {
     Rule {
         message,
         accepted,
-        refused,
+        rejected,
     }
 }
 
-/// What a place in a store must look like.
+/// The message for an invalid URI of a file or prefix in an object store.
 pub(crate) const ANY_STORE: &str = "must be s3://…, gs://…, az://…, file://… or https://…";
-/// And a place of weights.
+/// The message for an invalid URI of weights.
 pub(crate) const ANY_WEIGHTS: &str =
     "must be s3://…, gs://…, az://…, file://…, https://… or hf://…";
 

@@ -1,10 +1,10 @@
-//! Every rule of CnClipTraining.
+//! The validation rules of CnClipTraining.
 
 use serde_json::{Value, json};
 
 use crate::rule::{ANY_STORE, ANY_WEIGHTS, Changes, Rule, changed, rule};
 
-/// A training that is accepted.
+/// A valid training.
 pub(crate) fn training() -> Value {
     json!({
         "apiVersion": "cnclip.dev/v1alpha1", "kind": "CnClipTraining", "metadata": {"name": "sample"},
@@ -55,21 +55,21 @@ fn workers(value: Value) -> Changes {
     vec![("/spec/workers", value)]
 }
 
-/// What is tried of it.
+/// All rules.
 pub(crate) fn rules() -> Vec<Rule> {
     [
-        rules_of_towers(),
-        rules_of_models(),
-        rules_of_stages(),
-        rules_of_workers(),
-        rules_of_the_rest(),
+        tower_rules(),
+        model_rules(),
+        stage_rules(),
+        worker_rules(),
+        other_rules(),
     ]
     .into_iter()
     .flatten()
     .collect()
 }
 
-fn rules_of_towers() -> Vec<Rule> {
+fn tower_rules() -> Vec<Rule> {
     let both = json!({"resolution": 32, "vit": vit()["image"]["vit"], "resnet": resnet()["image"]["resnet"]});
     vec![
         rule(
@@ -125,7 +125,7 @@ fn rules_of_towers() -> Vec<Rule> {
     ]
 }
 
-fn rules_of_models() -> Vec<Rule> {
+fn model_rules() -> Vec<Rule> {
     vec![
         rule(
             "custom must be given when architecture is Custom",
@@ -186,7 +186,7 @@ fn rules_of_models() -> Vec<Rule> {
     ]
 }
 
-fn rules_of_stages() -> Vec<Rule> {
+fn stage_rules() -> Vec<Rule> {
     let validation = |dataset: &str| json!({"dataset": dataset, "everySteps": 5});
     let again = json!({"name": "align", "dataset": "pairs", "steps": 9, "globalBatchSize": 32, "learningRate": "1e-4"});
     vec![
@@ -330,7 +330,7 @@ fn rules_of_stages() -> Vec<Rule> {
     ]
 }
 
-fn rules_of_workers() -> Vec<Rule> {
+fn worker_rules() -> Vec<Rule> {
     let resources =
         |limits: Value| workers(json!({"resources": {"limits": limits, "requests": limits}}));
     let gpu = json!({"nvidia.com/gpu": 1});
@@ -378,7 +378,7 @@ fn rules_of_workers() -> Vec<Rule> {
     ]
 }
 
-fn rules_of_the_rest() -> Vec<Rule> {
+fn other_rules() -> Vec<Rule> {
     let name = "metadata.name must be at most 32 lower-case letters, digits and dashes and begin with a letter";
     vec![
         rule(
@@ -434,8 +434,8 @@ fn rules_of_the_rest() -> Vec<Rule> {
     ]
 }
 
-/// What may not change in an object that is there.
-pub(crate) fn frozen() -> Vec<Rule> {
+/// The fields of an existing object that must not change.
+pub(crate) fn immutable_fields() -> Vec<Rule> {
     vec![
         rule(
             "is immutable: another model is another run",
