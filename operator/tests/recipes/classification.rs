@@ -29,8 +29,8 @@ pub(crate) fn row(preset: DatasetPreset) -> String {
 }
 
 const HEAD: &str = "\
-# ELEVATER's 20 data sets and ImageNet, classified by the Chinese names of their classes. docs/zero-shot.md says how
-# they lie under s3://data/elevater/; leave out what you do not have. `templates` in a task takes the reference's own.
+# ELEVATER's 20 data sets and ImageNet, classified by the Chinese names of their classes. docs/zero-shot.md describes
+# their layout under s3://data/elevater/; remove the tasks that you do not need. `templates` in a task selects other prompts.
 apiVersion: cnclip.dev/v1alpha1
 kind: CnClipEvaluation
 metadata: {name: zero-shot}

@@ -13,7 +13,7 @@ pub(crate) const DATA_SETS: [Scored; 3] = [
     Scored {
         folder: "muge",
         title: "MUGE",
-        note: "# Its test part has no labels: what is submitted is tasks/test/text_to_image.jsonl under artifacts.\n",
+        note: "# The test split has no public labels: submit tasks/test/text_to_image.jsonl from the artifacts.\n",
         tasks: "    - name: valid\n      retrieval:\n        dataset: s3://data/MUGE/valid\n        benchmark: MugeValid\n        \
                 calibration: {precisionPercent: 90}\n    - name: test\n      retrieval:\n        dataset: s3://data/MUGE/test\n",
     },
@@ -40,9 +40,9 @@ pub(crate) fn recipe(data: &Scored) -> String {
     } = data;
 
     format!(
-        "# Scores the published ViT-B-16 on {title}. Put your own addresses in the place of s3://, and another model or\n\
-         # `{{trainingName: …}}` in the place of the checkpoint. The data is what OFA-Sys/chinese-clip-eval holds,\n\
-         # its TSV and JSONL or its LMDB, put there as it is; docs/retrieval.md tells of faster shards.\n\
+        "# Evaluates the published ViT-B-16 on {title}. Replace the s3:// URIs by your own, and the checkpoint by another model or\n\
+         # `{{trainingName: …}}`. The data sets are those of OFA-Sys/chinese-clip-eval,\n\
+         # uploaded unchanged as TSV and JSONL or as LMDB; docs/retrieval.md describes faster shards.\n\
          {note}\
          apiVersion: cnclip.dev/v1alpha1\n\
          kind: CnClipEvaluation\n\

@@ -59,7 +59,7 @@ pub(crate) const DATA_SETS: [DataSet; 3] = [
             Row(8_192, "4e-5", 18, 2),
             Row(5_120, "2e-5", 18, 10),
         ],
-        note: "# A pass is counted as the reference counts it, its last batch filled up, so the length is in steps.\n",
+        note: "# The reference counts an epoch with its last batch filled up, so the length is given in steps.\n",
     },
 ];
 
@@ -92,7 +92,7 @@ pub(crate) fn recipe(model: &Model, data: &DataSet, at: usize) -> String {
     };
 
     let small = if batch < published {
-        "# The paper's batch of 24,576 is larger than the data set: the reference shows some pairs twice, here none is.\n"
+        "# The paper's batch of 24,576 is larger than the data set: the reference repeats some pairs, this project does not.\n"
     } else {
         ""
     };
@@ -105,8 +105,8 @@ pub(crate) fn recipe(model: &Model, data: &DataSet, at: usize) -> String {
     } = model;
 
     format!(
-        "# Fine-tuning of {architecture} on {title} as in the paper (table 9), validated after every pass over its\n\
-         # {pairs} pairs. Put your own addresses in the place of s3://.\n\
+        "# Fine-tuning of {architecture} on {title} as in the paper (table 9), validated after every epoch over its\n\
+         # {pairs} pairs. Replace the s3:// URIs by your own.\n\
          {note}{small}\
          apiVersion: cnclip.dev/v1alpha1\n\
          kind: CnClipTraining\n\

@@ -40,7 +40,7 @@ pub(crate) const ROWS: [Row; MODELS.len()] = [
         nodes: 16,
         align: None,
         pretrain: (2, 4_608),
-        note: "# Begins with the pretrained ViT-L/14, whose positions are resized. Rate and batch are not published: they are\n\
+        note: "# Starts from the pretrained ViT-L/14, whose position embeddings are resized. Learning rate and batch size are not published: these are\n\
                # those of the ViT-L/14's second stage.\n",
     },
     Row {
@@ -83,8 +83,8 @@ pub(crate) fn recipe(model: &Model, row: &Row) -> String {
 
     let pretrain = stage("pretrain", memory, (epochs, batch), "2e-5");
     format!(
-        "# Pretraining of {architecture} as in the paper (table 8): captions of at most 50 tokens and two more, random\n\
-         # resized crop, flip and AutoAugment. Put your own addresses in the place of s3://.\n\
+        "# Pretraining of {architecture} as in the paper (table 8): texts of at most 50 tokens and two special tokens, random\n\
+         # resized crop, flip and AutoAugment. Replace the s3:// URIs by your own.\n\
          {note}\
          apiVersion: cnclip.dev/v1alpha1\n\
          kind: CnClipTraining\n\
