@@ -20,7 +20,8 @@ use cnclip_crds::tasks::Benchmark;
 use cnclip_crds::tasks::DatasetPreset;
 use cnclip_crds::tasks::ZeroShotConfig;
 use cnclip_crds::tasks::{RecallAtK, RetrievalRecalls};
-use cnclip_data::prepare::{PrepareOptions, prepare_files};
+use cnclip_data::prepare::{PrepareOptions, prepare_dataset};
+use cnclip_data::readers::DatasetReader;
 use cnclip_data::shard::Dataset;
 use cnclip_data::store::Store;
 use cnclip_data::tokenizer::{Tokenizer, Vocabulary};
@@ -165,7 +166,8 @@ fn retrieval(name: &str, files: Files<'_>, public: Option<Benchmark>) -> Result<
         ..PrepareOptions::default()
     };
 
-    prepare_files(files.images, files.texts, &store, &options, |_| ())?;
+    let reader = DatasetReader::open_files(files.images, files.texts)?;
+    prepare_dataset(reader, &store, &options, |_| ())?;
     let dataset = Dataset::new(store)?;
     let mut guess = Guess::new((1, 1));
     let limits = (SIZES, SKIPPED);

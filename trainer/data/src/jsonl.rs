@@ -61,7 +61,7 @@ impl<R: BufRead> JsonLines<R> {
     /// # Errors
     /// A line that is no `T`, or the first error of `take`.
     pub fn for_each<T: DeserializeOwned, E: From<Error>>(
-        self,
+        &mut self,
         mut take: impl FnMut(LinePosition<'_>, T) -> Result<(), E>,
     ) -> Result<(), E> {
         let Self {
@@ -70,16 +70,13 @@ impl<R: BufRead> JsonLines<R> {
             expected,
         } = self;
 
-        for (number, line) in (1..).zip(reader.split(b'\n')) {
-            let line = line.map_err(Error::file("read", &name))?;
+        for (number, line) in (1..).zip(reader.by_ref().split(b'\n')) {
+            let line = line.map_err(Error::file("read", &*name))?;
             if line.trim_ascii().is_empty() {
                 continue;
             }
 
-            let place = LinePosition {
-                name: &name,
-                number,
-            };
+            let place = LinePosition { name, number };
 
             let value = serde_json::from_slice(&line).map_err(|error| {
                 let told = error.to_string();
@@ -104,7 +101,7 @@ mod tests {
     #[test]
     fn blank_lines_count_and_are_left_out() {
         let mut seen = Vec::new();
-        let lines = JsonLines::new(&b"1\n\n \r\n2\r\n3"[..], "numbers", "a number");
+        let mut lines = JsonLines::new(&b"1\n\n \r\n2\r\n3"[..], "numbers", "a number");
         lines
             .for_each(|place, value: u8| -> Result<()> {
                 seen.push((place.to_string(), value));
@@ -126,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_line_of_something_else_is_told_with_its_place() {
-        let lines = JsonLines::new(&b"1\n[2]"[..], "numbers", "a number");
+        let mut lines = JsonLines::new(&b"1\n[2]"[..], "numbers", "a number");
         let error = lines
             .for_each(|_, _: u8| -> Result<()> { Ok(()) })
             .unwrap_err();

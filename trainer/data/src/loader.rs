@@ -5,7 +5,7 @@
 mod chunk_loader;
 mod pipeline;
 mod shard_cache;
-mod skip_budget;
+mod skipped_samples;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use chunk_loader::{BatchChunk, ChunkLoader};
 use cnclip_compute::digest::Fingerprint;
 use pipeline::PrefetchPipeline;
-pub use skip_budget::{SkipCounts, UnusableSample};
+pub use skipped_samples::{SkipCounts, UnusableSample};
 
 /// Pairs that one thread prepares at a time.
 const SAMPLES_PER_CHUNK: usize = 32;
@@ -218,20 +218,20 @@ impl DataLoader {
 
     /// The pairs that could not be used so far.
     pub fn skip_counts(&self) -> SkipCounts {
-        self.chunk_loader.skip_budget.skip_counts()
+        self.chunk_loader.skipped_samples.skip_counts()
     }
 
     /// The pairs that this rank could not use and has not told of before.
     pub fn take_unreported(&self) -> Vec<UnusableSample> {
-        self.chunk_loader.skip_budget.take_unreported()
+        self.chunk_loader.skipped_samples.take_unreported()
     }
 
     /// Counts the pairs that any rank could not use.
     ///
     /// # Errors
     /// If too large a share of what all ranks drew is bad.
-    pub fn merge_reported(&self, told: &[UnusableSample]) -> Result<()> {
-        self.chunk_loader.skip_budget.merge_reported(told)
+    pub fn merge_reported(&self, reported: &[UnusableSample]) -> Result<()> {
+        self.chunk_loader.skipped_samples.merge_reported(reported)
     }
 }
 

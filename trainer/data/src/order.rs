@@ -5,12 +5,13 @@
 //! the pairs of each window. A data set smaller than a window is one uniform permutation; a larger
 //! one is read nearly in sequence and held one window at a time.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::shard::ShardIndex;
 use crate::error::{Error, Result};
+use crate::recent_cache::RecentCache;
+use crate::shard::ShardIndex;
 
 /// Shards that are shuffled together. More mixes better and holds more in memory.
 pub const SHUFFLE_WINDOW_BYTES: u64 = 1 << 30;
@@ -38,7 +39,7 @@ pub struct BatchSampler {
     pairs: u64,
     global_batch: u64,
     window_bytes: u64,
-    windows: Mutex<Vec<Arc<ShuffleWindow>>>,
+    windows: RecentCache<ShuffleWindow>,
 }
 
 #[derive(Debug)]
@@ -82,7 +83,7 @@ impl BatchSampler {
             pairs: index.pairs,
             global_batch: global_batch as u64,
             window_bytes: SHUFFLE_WINDOW_BYTES,
-            windows: Mutex::default(),
+            windows: RecentCache::new(MAX_CACHED_WINDOWS),
         })
     }
 
@@ -130,19 +131,10 @@ impl BatchSampler {
 
     /// The window that covers a position, permuted once and then kept for a while.
     fn cached_window(&self, epoch: u64, position: u64) -> Arc<ShuffleWindow> {
-        let mut kept = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = kept
-            .iter()
-            .position(|window| window.covers_position(epoch, position));
-
-        let window = match found {
-            Some(place) => kept.remove(place),
-            None => Arc::new(self.shuffle_window(epoch, position)),
-        };
-
-        kept.insert(0, window.clone());
-        kept.truncate(MAX_CACHED_WINDOWS);
-        window
+        self.windows.get_or_insert_with(
+            |window| window.covers_position(epoch, position),
+            || self.shuffle_window(epoch, position),
+        )
     }
 
     fn shuffle_window(&self, epoch: u64, position: u64) -> ShuffleWindow {

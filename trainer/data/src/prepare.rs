@@ -1,19 +1,16 @@
-//! Makes a data set of shards from the reference's files, or an index beside shards that are there.
-//! Decides which lines can be used; never decodes a picture, and never changes one.
+//! Makes a data set of shards from one in a foreign format, or an index beside shards that are there.
+//! Decides which records can be used; never decodes an image, and never changes one.
 
-mod image_source;
-mod lmdb;
 mod shard_writer;
-mod texts;
+mod text_index;
 
-use std::path::Path;
-
-use super::shard::{INDEX_FILE, IndexedFile, ShardIndex, read_tar};
 use crate::error::{Error, Result};
+use crate::readers::{DatasetReader, ImageReader};
+use crate::shard::{INDEX_FILE, IndexedFile, ShardIndex, read_tar};
+use crate::skip_budget::{SkipBudget, SkipExamples, SkipReport};
 use crate::store::Store;
-pub use image_source::ImageSource;
 use shard_writer::ShardWriter;
-use texts::TextIndex;
+use text_index::TextIndex;
 
 /// The file of texts that belong to no image.
 const LOOSE_TEXTS_FILE: &str = "loose_texts.jsonl";
@@ -25,13 +22,15 @@ pub struct PrepareOptions {
     pub shard_bytes: u64,
     /// The largest share of the images, and of the texts, that may be unusable; 0 to 1.
     pub max_skipped_ratio: f64,
-    /// What its user calls that share.
+    /// The name of that limit where its user sets it, for messages.
     pub limit_name: &'static str,
 }
 
 impl Default for PrepareOptions {
     fn default() -> Self {
         Self {
+            // Large enough that reading one is a sequential transfer, small enough that a window of shards
+            // still mixes many of them.
             shard_bytes: 128 << 20,
             max_skipped_ratio: 0.01,
             limit_name: "--most-skipped",
@@ -44,7 +43,7 @@ impl Default for PrepareOptions {
 pub struct PrepareProgress {
     /// Images (or shards, when only an index is made) done.
     pub done: u64,
-    /// Of so many.
+    /// Images (or shards) in all.
     pub total: u64,
     /// Bytes of shards so far.
     pub bytes: u64,
@@ -53,59 +52,50 @@ pub struct PrepareProgress {
 /// What was left out, and the first of each kind by line or name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SkippedRecords {
-    /// Texts without a character that is not white space.
+    /// Texts of nothing but white space.
     pub empty_texts: u64,
-    /// Images in no format we can read.
+    /// Images in no format that is read.
     pub unknown_images: u64,
-    /// Labels that could not be read (only when an index is made).
+    /// Labels that could not be parsed (only when an index is made).
     pub bad_labels: u64,
     /// Where the first ones are.
-    pub examples: Vec<String>,
+    pub examples: SkipExamples,
 }
 
 impl SkippedRecords {
-    const MAX_EXAMPLES: usize = 5;
-
-    fn add_example(&mut self, place: impl FnOnce() -> String) {
-        if self.examples.len() < Self::MAX_EXAMPLES {
-            self.examples.push(place());
-        }
-    }
-
     /// # Errors
     /// If `skipped` of `total` is more than the options allow.
     fn check_limit(
         &self,
-        kind: &str,
+        records: &str,
         skipped: u64,
         total: u64,
         options: &PrepareOptions,
     ) -> Result<()> {
-        if skipped as f64 <= options.max_skipped_ratio * total as f64 {
-            return Ok(());
-        }
+        let report = SkipReport {
+            skipped,
+            total,
+            records,
+            detail: "",
+            examples: format!("{}.", self.examples.join("; ")),
+            remedy: &format!("Correct them, or allow more with {}.", options.limit_name),
+        };
 
-        Err(Error::Data(format!(
-            "{skipped} of {total} {kind} cannot be used; at most {} % may be. The first: {}. \
-             Correct them, or allow more with {}.",
-            options.max_skipped_ratio * 100.0,
-            self.examples.join("; "),
-            options.limit_name
-        )))
+        SkipBudget::new(options.max_skipped_ratio).check(&report)
     }
 }
 
 /// A data set that was made.
 #[derive(Clone, Debug)]
 pub struct PreparedDataset {
-    /// What is in it.
+    /// Its table of contents.
     pub index: ShardIndex,
-    /// What is not.
+    /// Records that are not in it.
     pub skipped: SkippedRecords,
 }
 
 impl PreparedDataset {
-    /// Says in the log what it holds, and what it leaves out, after `what` was done.
+    /// Logs what it holds and what it leaves out, under the message `what`.
     pub fn log_summary(&self, what: &str) {
         let Self { index, skipped } = self;
         tracing::info!(
@@ -119,105 +109,110 @@ impl PreparedDataset {
             "{what}"
         );
 
-        for example in &skipped.examples {
+        for example in skipped.examples.iter() {
             tracing::warn!("Skipped: {example}");
         }
     }
 }
 
-/// Makes shards of `<split>_imgs.tsv` and `<split>_texts.jsonl`: one sample an image, in the order
-/// of the image ids, with all its captions in the order of the text ids; numbers come before names.
+/// Makes shards of a data set in a foreign format: one sample an image, in the order of the image ids, with
+/// all its texts in the order of the text ids; numbers come before names.
 ///
 /// # Errors
-/// If a line cannot be used, naming it; if more is skipped than allowed; if the store fails. An
-/// earlier data set at the same place is no longer one, because its index is removed first.
+/// If a record cannot be used, naming it; if more is skipped than allowed; if the store fails. An earlier
+/// data set at the same place is no longer one, because its index is removed first.
 ///
 /// # Guarantees
-/// The same input gives the same bytes. Texts are held in memory, images are not.
-pub fn prepare_files(
-    images: &Path,
-    texts: &Path,
-    output: &Store,
-    options: &PrepareOptions,
-    progress: impl FnMut(PrepareProgress),
-) -> Result<PreparedDataset> {
-    let images = ImageSource::open_tsv(images)?;
-    write_dataset(
-        images,
-        |images, skipped| TextIndex::read_jsonl(texts, images, skipped),
-        output,
-        options,
-        progress,
-    )
-}
-
-/// Makes the same shards of a folder with the reference's databases `imgs` and `pairs`, or with its
-/// `imgs` and a text file: pairs have no texts without an image.
+/// The same images and texts give the same bytes, whatever their format. Texts are held in memory, images
+/// are not.
 ///
-/// # Errors
-/// As [`prepare`], and if a database is torn or its count is not that of its entries.
+/// ```
+/// use cnclip_data::prepare::{PrepareOptions, prepare_dataset};
+/// use cnclip_data::readers::DatasetReader;
+/// use cnclip_data::store::Store;
 ///
-/// # Guarantees
-/// As [`prepare`]; the bytes are those of the files that the databases were made of.
-pub fn prepare_lmdb(
-    folder: &Path,
-    texts: Option<&Path>,
-    output: &Store,
-    options: &PrepareOptions,
-    progress: impl FnMut(PrepareProgress),
-) -> Result<PreparedDataset> {
-    let images = ImageSource::open_lmdb(&folder.join("imgs"))?;
-    let pairs = folder.join("pairs");
-    let read = |images: &ImageSource, skipped: &mut SkippedRecords| match texts {
-        Some(texts) => TextIndex::read_jsonl(texts, images, skipped),
-        None => TextIndex::read_lmdb(&pairs, images, skipped),
-    };
-
-    write_dataset(images, read, output, options, progress)
-}
-
-fn write_dataset(
-    mut images: ImageSource,
-    texts: impl FnOnce(&ImageSource, &mut SkippedRecords) -> Result<TextIndex>,
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let folder = tempfile::tempdir()?;
+/// let images = folder.path().join("train_imgs.tsv");
+/// let texts = folder.path().join("train_texts.jsonl");
+/// // The eight bytes that every PNG begins with are enough: preparing decodes nothing.
+/// std::fs::write(&images, "7\tiVBORw0KGgo=\n")?;
+/// std::fs::write(&texts, r#"{"text_id": 1, "text": "一只猫", "image_ids": [7]}"#)?;
+///
+/// let output = Store::in_memory();
+/// let reader = DatasetReader::open_files(&images, &texts)?;
+/// let made = prepare_dataset(reader, &output, &PrepareOptions::default(), |_| ())?;
+///
+/// assert_eq!((made.index.images, made.index.pairs), (1, 1));
+/// assert!(output.object_size("00000.tar")?.is_some());
+/// # Ok(())
+/// # }
+/// ```
+pub fn prepare_dataset(
+    reader: DatasetReader,
     output: &Store,
     options: &PrepareOptions,
     mut progress: impl FnMut(PrepareProgress),
 ) -> Result<PreparedDataset> {
+    let DatasetReader {
+        mut images,
+        mut texts,
+    } = reader;
+
+    // Texts first: they are checked against the image ids in seconds, before hours of images are copied.
     let mut skipped = SkippedRecords::default();
-    let texts = texts(&images, &mut skipped)?;
+    let texts = TextIndex::read(texts.as_mut(), images.as_ref(), &mut skipped)?;
     skipped.check_limit("texts", skipped.empty_texts, texts.total_read, options)?;
 
+    // A data set with an index is whole, so the old index goes before the first shard is overwritten.
     output.delete(INDEX_FILE)?;
     let mut writer = ShardWriter::new(output, options.shard_bytes);
-    let total = images.len() as u64;
+    write_images(
+        images.as_mut(),
+        &texts,
+        &mut writer,
+        &mut skipped,
+        &mut progress,
+    )?;
 
-    for place in 0..images.len() {
-        let bytes = images.read_image(place)?;
-        match image_extension(&bytes) {
-            Some(extension) => {
-                let id = images.image_id(place);
-                writer.add_sample((id, place), extension, &bytes, &texts.texts_of_image(id))?;
-            }
-            None => {
-                skipped.unknown_images += 1;
-                skipped.add_example(|| images.image_location(place));
-            }
-        }
-
-        progress(PrepareProgress {
-            done: place as u64 + 1,
-            total,
-            bytes: writer.total_bytes(),
-        });
-    }
-
+    let total = images.ids().len() as u64;
     skipped.check_limit("images", skipped.unknown_images, total, options)?;
     let shards = writer.finish_shards()?;
     let loose = write_loose_texts(output, &texts)?;
     let index = ShardIndex::new(shards, loose);
     index.write_to(output)?;
-
     Ok(PreparedDataset { index, skipped })
+}
+
+fn write_images(
+    images: &mut dyn ImageReader,
+    texts: &TextIndex,
+    writer: &mut ShardWriter<'_>,
+    skipped: &mut SkippedRecords,
+    progress: &mut impl FnMut(PrepareProgress),
+) -> Result<()> {
+    let total = images.ids().len();
+    for index in 0..total {
+        let bytes = images.read_image(index)?;
+        match image_extension(&bytes) {
+            Some(extension) => {
+                let id = &images.ids()[index];
+                writer.add_sample(id, index, extension, &bytes, &texts.texts_of_image(id))?;
+            }
+            None => {
+                skipped.unknown_images += 1;
+                skipped.examples.push_with(|| images.location(index));
+            }
+        }
+
+        progress(PrepareProgress {
+            done: index as u64 + 1,
+            total: total as u64,
+            bytes: writer.total_bytes(),
+        });
+    }
+
+    Ok(())
 }
 
 /// Writes the index of WebDataset shards that are there, reading each of them once.
@@ -229,31 +224,19 @@ pub fn index_shards(
     options: &PrepareOptions,
     mut progress: impl FnMut(PrepareProgress),
 ) -> Result<PreparedDataset> {
+    let names = list_shard_names(store)?;
     let mut skipped = SkippedRecords::default();
-    let found = store.list_objects()?;
-    let names: Vec<_> = found
-        .iter()
-        .map(|e| &e.name)
-        .filter(|n| n.ends_with(".tar"))
-        .collect();
-
-    if names.is_empty() {
-        return Err(Error::Config(format!(
-            "{} holds no .tar; name the folder that holds the shards",
-            store.uri()
-        )));
-    }
-
     let mut shards = Vec::with_capacity(names.len());
-    let mut size = 0;
+    let mut bytes = 0;
+
     for name in &names {
-        let part = index_shard(store, name, &mut skipped)?;
-        size += part.bytes;
-        shards.push(part);
+        let shard = index_shard(store, name, &mut skipped)?;
+        bytes += shard.bytes;
+        shards.push(shard);
         progress(PrepareProgress {
             done: shards.len() as u64,
             total: names.len() as u64,
-            bytes: size,
+            bytes,
         });
     }
 
@@ -267,45 +250,63 @@ pub fn index_shards(
     Ok(PreparedDataset { index, skipped })
 }
 
+fn list_shard_names(store: &Store) -> Result<Vec<String>> {
+    let objects = store.list_objects()?;
+    let names = objects.into_iter().map(|object| object.name);
+    let names: Vec<_> = names.filter(|name| name.ends_with(".tar")).collect();
+    if names.is_empty() {
+        return Err(Error::Config(format!(
+            "{} holds no .tar; name the folder that holds the shards",
+            store.uri()
+        )));
+    }
+
+    Ok(names)
+}
+
 fn index_shard(store: &Store, name: &str, skipped: &mut SkippedRecords) -> Result<IndexedFile> {
     let bytes = store.get(name)?;
-    let (members, torn) = read_tar(&bytes);
+    let (samples, torn) = read_tar(&bytes);
     let uri = store.object_uri(name);
 
+    // An index would make the loss look intended: nobody could tell that samples are missing.
     if let Some(why) = torn {
         return Err(Error::Data(format!(
             "Shard {uri} is torn after {} samples: {why}. Re-upload it.",
-            members.len()
+            samples.len()
         )));
     }
 
     let mut pairs = 0;
-    for member in &members {
-        match &member.label {
+    for sample in &samples {
+        match &sample.label {
             Ok(label) => pairs += label.texts.len() as u64,
             Err(error) => {
                 skipped.bad_labels += 1;
-                skipped.add_example(|| format!("{uri} {}: {error}", member.key));
+                skipped
+                    .examples
+                    .push_with(|| format!("{uri} {}: {error}", sample.key));
             }
         }
     }
 
-    Ok(IndexedFile::new(name, &bytes, members.len() as u64, pairs))
+    Ok(IndexedFile::new(name, &bytes, samples.len() as u64, pairs))
 }
 
 fn write_loose_texts(output: &Store, texts: &TextIndex) -> Result<Option<IndexedFile>> {
     let lines = texts.loose_jsonl();
     if lines.is_empty() {
+        // One of an earlier data set would be taken for this one's when shards are indexed again.
         output.delete(LOOSE_TEXTS_FILE)?;
         return Ok(None);
     }
 
-    let part = IndexedFile::new(LOOSE_TEXTS_FILE, lines.as_bytes(), 0, 0);
+    let file = IndexedFile::new(LOOSE_TEXTS_FILE, lines.as_bytes(), 0, 0);
     output.put(LOOSE_TEXTS_FILE, lines.into())?;
-    Ok(Some(part))
+    Ok(Some(file))
 }
 
-/// The file extension of an encoded picture, `None` if it is in no format we read.
+/// The file extension of an encoded image, `None` if it is in no format that is read.
 fn image_extension(bytes: &[u8]) -> Option<&'static str> {
     use image::ImageFormat;
     match image::guess_format(bytes).ok()? {
@@ -319,4 +320,4 @@ fn image_extension(bytes: &[u8]) -> Option<&'static str> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

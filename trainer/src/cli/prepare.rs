@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use cnclip::error::{Error, Result};
 use cnclip_data::prepare::{self, PrepareOptions, PrepareProgress};
+use cnclip_data::readers::DatasetReader;
 use cnclip_data::store::Store;
 use indicatif::ProgressBar;
 
@@ -49,21 +50,24 @@ impl PrepareArgs {
 
         let store = Store::open(output)?;
         let options = self.prepare_options()?;
+        let reader = self.open_reader()?;
         let bar = progress_bar("images");
-        let shown = |at| update_progress(&bar, at);
-        let made = match (&self.lmdb, &self.images, &self.texts) {
-            (Some(folder), _, texts) => {
-                prepare::prepare_lmdb(folder, texts.as_deref(), &store, &options, shown)?
-            }
-            (None, Some(images), Some(texts)) => {
-                prepare::prepare_files(images, texts, &store, &options, shown)?
-            }
-            _ => return Err(missing_arguments_error()),
-        };
+        let made = prepare::prepare_dataset(reader, &store, &options, |progress| {
+            update_progress(&bar, progress);
+        })?;
 
         bar.finish_and_clear();
         made.log_summary(&format!("Data set written to {}", store.uri()));
         Ok(())
+    }
+
+    /// The reader of the format that the arguments name.
+    fn open_reader(&self) -> Result<DatasetReader> {
+        match (&self.lmdb, &self.images, &self.texts) {
+            (Some(folder), _, texts) => Ok(DatasetReader::open_lmdb(folder, texts.as_deref())?),
+            (None, Some(images), Some(texts)) => Ok(DatasetReader::open_files(images, texts)?),
+            _ => Err(missing_arguments_error()),
+        }
     }
 
     fn index_shards(&self, store: &Store) -> Result<()> {

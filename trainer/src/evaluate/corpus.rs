@@ -213,7 +213,7 @@ impl RetrievalCorpus {
         let total = (self.images.len() + self.texts.len()) as u64 + self.unusable.count;
         let what = format!("pictures and texts of {}", dataset.uri());
         self.unusable
-            .ensure_within_limit(most_skipped, (total, &what))
+            .ensure_within_limit(most_skipped, total, &what)
     }
 }
 

@@ -1,58 +1,60 @@
-//! What of a data set cannot be used, and whether that is too much. Never finds out what can.
+//! The samples of an evaluation that cannot be used, over all ranks, and whether they are too many.
 
+use cnclip_data::skip_budget::{SkipBudget, SkipExamples, SkipReport};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-const MAX_SKIP_EXAMPLES: usize = 5;
-
-/// How much cannot be used, and the first of it with why.
+/// How many samples cannot be used, and the first of them with why.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct EvalSkipBudget {
     pub(super) count: u64,
-    examples: Vec<String>,
+    examples: SkipExamples,
 }
 
 impl EvalSkipBudget {
-    /// So much, of which not all can be told.
+    /// So many samples, with examples of some of them.
     pub(super) fn new(count: u64, examples: Vec<String>) -> Self {
-        Self { count, examples }
+        Self {
+            count,
+            examples: examples.into(),
+        }
     }
 
-    /// One thing more.
-    pub(super) fn record_skip(&mut self, told: String) {
-        self.merge_skips(Self::new(1, vec![told]));
+    /// Adds one sample.
+    pub(super) fn record_skip(&mut self, example: String) {
+        self.merge_skips(Self::new(1, vec![example]));
     }
 
-    /// Adds what was found behind it.
+    /// Adds the samples of the next share.
     pub(super) fn merge_skips(&mut self, next: Self) {
         self.count += next.count;
-        let room = MAX_SKIP_EXAMPLES.saturating_sub(self.examples.len());
-        self.examples.extend(next.examples.into_iter().take(room));
+        self.examples.extend(next.examples);
     }
 
-    /// Whether so much of `total` may be left out, as a share.
-    ///
     /// # Errors
-    /// If it is more, or all of it.
-    pub(super) fn ensure_within_limit(&self, most: f64, (total, what): (u64, &str)) -> Result<()> {
+    /// If more than the share `max_ratio` of `total` samples is unusable, or all of them.
+    pub(super) fn ensure_within_limit(
+        &self,
+        max_ratio: f64,
+        total: u64,
+        samples: &str,
+    ) -> Result<()> {
+        let examples = self.examples.join(" ");
+        // Whatever the limit, there is nothing left to score.
         if self.count > 0 && self.count == total {
             return Err(Error::Data(format!(
-                "none of the {total} {what} can be used. The first: {} Correct the data set.",
-                self.examples.join(" ")
+                "none of the {total} {samples} can be used. The first: {examples} Correct the data set."
             )));
         }
 
-        if self.count as f64 <= most * total as f64 {
-            return Ok(());
-        }
-
-        Err(Error::Data(format!(
-            "{} of {total} {what} cannot be used; at most {} % may be. The first: {} Correct the data \
-             set, or raise maxSkippedPercent.",
-            self.count,
-            most * 100.0,
-            self.examples.join(" ")
-        )))
+        Ok(SkipBudget::new(max_ratio).check(&SkipReport {
+            skipped: self.count,
+            total,
+            records: samples,
+            detail: "",
+            examples,
+            remedy: "Correct the data set, or raise maxSkippedPercent.",
+        })?)
     }
 }

@@ -3,7 +3,8 @@ use std::path::Path;
 
 use super::corpus::ImageLocation;
 use super::*;
-use cnclip_data::prepare::{self, prepare_files};
+use cnclip_data::prepare::{self, prepare_dataset};
+use cnclip_data::readers::DatasetReader;
 use cnclip_data::store::Store;
 use cnclip_data::tokenizer::Vocabulary;
 
@@ -83,7 +84,8 @@ pub(crate) fn golden(store: &Store) -> Dataset {
 
     let images = folder.join("train_imgs.tsv");
     let texts = folder.join("train_texts.jsonl");
-    prepare_files(&images, &texts, store, &options, |_| ()).unwrap();
+    let reader = DatasetReader::open_files(&images, &texts).unwrap();
+    prepare_dataset(reader, store, &options, |_| ()).unwrap();
     Dataset::new(store.clone()).unwrap()
 }
 
@@ -95,14 +97,8 @@ pub(crate) fn unlabelled(store: &Store) -> Dataset {
     std::fs::write(&texts, [70, 1000, 8].map(line).concat()).unwrap();
     let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/dataset/train_imgs.tsv");
 
-    prepare_files(
-        &images,
-        &texts,
-        store,
-        &prepare::PrepareOptions::default(),
-        |_| (),
-    )
-    .unwrap();
+    let reader = DatasetReader::open_files(&images, &texts).unwrap();
+    prepare_dataset(reader, store, &prepare::PrepareOptions::default(), |_| ()).unwrap();
     Dataset::new(store.clone()).unwrap()
 }
 

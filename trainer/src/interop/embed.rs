@@ -19,7 +19,7 @@ use cnclip_compute::params::Params;
 use cnclip_data::image::augment::AugmentKey;
 use cnclip_data::image::preprocess::preprocess_image;
 use cnclip_data::jsonl::JsonLines;
-use cnclip_data::prepare::ImageSource;
+use cnclip_data::readers::{ImageReader, TsvImages};
 use cnclip_data::shard::{Dataset, ItemId, Sample, SampleText};
 use cnclip_data::tokenizer::{Tokenizer, normalize_dataset_text};
 use cnclip_nn::model::PackedTexts;
@@ -91,15 +91,16 @@ impl Embedder {
         to: &Path,
         mut progress: impl FnMut(usize, usize),
     ) -> Result<()> {
-        let mut images = ImageSource::open_tsv(images)?;
-        let size = (images.len(), self.clip.feature_width());
+        let mut images = TsvImages::open(images)?;
+        let total = images.ids().len();
+        let size = (total, self.clip.feature_width());
         write_feature_file(to, (FeatureKind::Images, size), |writer| {
-            for first in (0..images.len()).step_by(self.capacity.batch) {
-                let last = images.len().min(first + self.capacity.batch);
+            for first in (0..total).step_by(self.capacity.batch) {
+                let last = total.min(first + self.capacity.batch);
                 let pictures =
                     (first..last).map(|place| ImageToEmbed::from_file(&mut images, place));
                 self.embed_images(&pictures.collect::<Result<Vec<_>>>()?, writer)?;
-                progress(last, images.len());
+                progress(last, total);
             }
 
             Ok(())
@@ -201,11 +202,11 @@ impl Embedder {
 }
 
 impl ImageToEmbed {
-    fn from_file(images: &mut ImageSource, place: usize) -> Result<Self> {
+    fn from_file(images: &mut TsvImages, place: usize) -> Result<Self> {
         let bytes = images.read_image(place)?.into();
         Ok(Self {
-            image_id: images.image_id(place).clone(),
-            location: images.image_location(place),
+            image_id: images.ids()[place].clone(),
+            location: images.location(place),
             bytes,
         })
     }

@@ -63,7 +63,7 @@ pub fn tokenize_lines(
     input: impl BufRead,
     output: &mut impl Write,
 ) -> Result<()> {
-    let lines = JsonLines::new(input, "standard input", "{\"text\": \"…\"}");
+    let mut lines = JsonLines::new(input, "standard input", "{\"text\": \"…\"}");
     lines.for_each(|_, TextLine { text }| {
         let text = if rules.dataset_rules {
             normalize_dataset_text(&text)

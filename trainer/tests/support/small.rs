@@ -12,7 +12,8 @@ use cnclip_crds::trainer_config::{
     CheckpointConfig, DistributedConfig, OptimizerConfig, PinnedFile, RunIdentity, TrainConfig,
     TrainingLength, ValidationConfig, WeightSources,
 };
-use cnclip_data::prepare::{self, prepare_files};
+use cnclip_data::prepare::{self, prepare_dataset};
+use cnclip_data::readers::DatasetReader;
 use cnclip_data::store::Store;
 
 pub(crate) const STEPS: u64 = 8;
@@ -120,7 +121,8 @@ pub(crate) fn write_dataset(folder: &Path, variant: u64) -> String {
         ..prepare::PrepareOptions::default()
     };
 
-    prepare_files(&images, &texts, &store, &options, |_| ()).unwrap();
+    let reader = DatasetReader::open_files(&images, &texts).unwrap();
+    prepare_dataset(reader, &store, &options, |_| ()).unwrap();
     folder.display().to_string()
 }
 

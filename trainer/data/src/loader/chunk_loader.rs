@@ -3,20 +3,22 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use cnclip_crds::stage::{Augmentation, DuplicatePolicy};
 
 use super::LoaderOptions;
 use super::shard_cache::{CachedImage, CachedShard, ShardCache};
-use super::skip_budget::{SkipBudget, SkipReason};
+use super::skipped_samples::{SkipReason, SkippedSamples};
 use crate::error::{Error, Result};
 use crate::image::augment::AugmentKey;
 use crate::image::decode::{DecodedImage, PixelData, decode_image};
 use crate::image::preprocess::augment_into;
 use crate::order::{BatchSampler, SHUFFLE_WINDOW_BYTES, SampleRef};
+use crate::recent_cache::RecentCache;
 use crate::shard::{Dataset, ItemId};
+use crate::skip_budget::SkipBudget;
 use crate::tokenizer::{Tokenizer, normalize_dataset_text};
 use cnclip_compute::digest::Fingerprint;
 
@@ -38,13 +40,20 @@ pub(super) struct BatchChunk {
 #[derive(Debug)]
 pub(super) struct ChunkLoader {
     pub(super) sampler: BatchSampler,
-    pub(super) skip_budget: SkipBudget,
+    pub(super) skipped_samples: SkippedSamples,
     shard_cache: ShardCache,
     tokenizer: Arc<Tokenizer>,
     options: LoaderOptions,
     /// Bytes of pictures that may still be kept.
     image_cache_left: AtomicU64,
-    recent_batches: Mutex<Vec<(u64, Arc<[SampleRef]>)>>,
+    recent_batches: RecentCache<GlobalBatch>,
+}
+
+/// The samples of a step, over all ranks.
+#[derive(Debug)]
+struct GlobalBatch {
+    step: u64,
+    samples: Vec<SampleRef>,
 }
 
 /// A pair that cannot be used: why, and where it is.
@@ -61,7 +70,8 @@ impl ChunkLoader {
         options: LoaderOptions,
     ) -> Self {
         let ranks = (options.global_batch / options.rank_range.len().max(1)) as u64;
-        let skips = SkipBudget::new((dataset.index().pairs, ranks), options.max_skipped_ratio);
+        let budget = SkipBudget::new(options.max_skipped_ratio);
+        let skipped_samples = SkippedSamples::new(budget, dataset.index().pairs, ranks);
         // The window that is read and the one that is fetched.
         let shelf = ShardCache::new(dataset, 2 * SHUFFLE_WINDOW_BYTES);
         let keep = if shelf.fits_dataset() {
@@ -71,15 +81,14 @@ impl ChunkLoader {
         };
 
         let picture_bytes = AtomicU64::new(keep);
-        let batches = Mutex::default();
         Self {
             sampler: order,
-            skip_budget: skips,
+            skipped_samples,
             shard_cache: shelf,
             tokenizer,
             options,
             image_cache_left: picture_bytes,
-            recent_batches: batches,
+            recent_batches: RecentCache::new(MAX_CACHED_BATCHES),
         }
     }
 
@@ -89,7 +98,7 @@ impl ChunkLoader {
     /// If the store fails.
     pub(super) fn prefetch_shards(&self, step: u64) -> Result<()> {
         let batch = self.draw_global_batch(step);
-        let share = &batch[self.options.rank_range.clone()];
+        let share = &batch.samples[self.options.rank_range.clone()];
         let mut runs = share.chunk_by(|a, b| a.shard == b.shard);
         runs.try_for_each(|run| self.shard_cache.load_shard(run[0].shard).map(drop))
     }
@@ -102,7 +111,7 @@ impl ChunkLoader {
         let batch = self.draw_global_batch(step);
         let mut rows = BatchChunk::default();
         rows.pixels.reserve_exact(places.len() * self.image_len());
-        self.skip_budget.add_drawn(places.len() as u64);
+        self.skipped_samples.add_drawn(places.len() as u64);
 
         for place in places {
             let key = AugmentKey {
@@ -111,7 +120,7 @@ impl ChunkLoader {
                 sample: place as u64,
             };
 
-            self.append_with_replacement(batch[place], key, &mut rows)?;
+            self.append_with_replacement(batch.samples[place], key, &mut rows)?;
         }
 
         Ok(rows)
@@ -131,13 +140,13 @@ impl ChunkLoader {
                 Err(SampleError {
                     reason,
                     message: told,
-                }) => self.skip_budget.record_skip(&draw, reason, || told)?,
+                }) => self.skipped_samples.record_skip(&draw, reason, || told)?,
             }
 
             draw = self.sampler.replacement_for(&draw);
         }
 
-        let examples = self.skip_budget.skip_counts().examples.join(" ");
+        let examples = self.skipped_samples.skip_counts().examples.join(" ");
         Err(Error::Data(format!(
             "{MAX_REPLACEMENTS} pairs in a row cannot be used. The first of all: {examples}"
         )))
@@ -267,25 +276,13 @@ impl ChunkLoader {
     }
 
     /// A global batch, drawn once for all threads.
-    fn draw_global_batch(&self, step: u64) -> Arc<[SampleRef]> {
-        let find = |kept: &[(u64, Arc<[SampleRef]>)]| {
-            kept.iter()
-                .find(|(of, _)| *of == step)
-                .map(|(_, batch)| batch.clone())
-        };
-
-        let mut kept = self
-            .recent_batches
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(batch) = find(&kept) {
-            return batch;
-        }
-
-        let batch: Arc<[SampleRef]> = self.sampler.draw_batch(step).into();
-        kept.insert(0, (step, batch.clone()));
-        kept.truncate(MAX_CACHED_BATCHES);
-        batch
+    fn draw_global_batch(&self, step: u64) -> Arc<GlobalBatch> {
+        let is_same_step = |batch: &GlobalBatch| batch.step == step;
+        self.recent_batches
+            .get_or_insert_with(is_same_step, || GlobalBatch {
+                step,
+                samples: self.sampler.draw_batch(step),
+            })
     }
 }
 

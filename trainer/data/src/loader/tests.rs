@@ -2,7 +2,8 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::*;
-use crate::prepare::{self, prepare_files};
+use crate::prepare;
+use crate::prepare::tests::prepare_files;
 use crate::shard::IndexedFile;
 use crate::store::Store;
 use crate::tokenizer::Vocabulary;

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::texts::TextWithId;
+use super::text_index::TextWithId;
 use crate::error::{Error, Result};
 use crate::shard::{IndexedFile, ItemId};
 use crate::store::Store;
@@ -47,7 +47,8 @@ impl<'a> ShardWriter<'a> {
     /// all images: a name may hold anything.
     pub(super) fn add_sample(
         &mut self,
-        (image_id, place): (&ItemId, usize),
+        image_id: &ItemId,
+        index: usize,
         extension: &str,
         image: &[u8],
         texts: &[TextWithId<'_>],
@@ -56,7 +57,7 @@ impl<'a> ShardWriter<'a> {
             .map_err(|error| Error::Bug(format!("cannot write a label as JSON: {error}")))?;
         let key = match image_id {
             ItemId::Number(number) => format!("{number:012}"),
-            ItemId::Name(_) => format!("named-{place:012}"),
+            ItemId::Name(_) => format!("named-{index:012}"),
         };
 
         self.append_file(&format!("{key}.{extension}"), image)?;

@@ -1,7 +1,19 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::shard::{Dataset, ItemId};
+
+/// As the command does with `--images` and `--texts`.
+pub(crate) fn prepare_files(
+    images: &Path,
+    texts: &Path,
+    output: &Store,
+    options: &PrepareOptions,
+    progress: impl FnMut(PrepareProgress),
+) -> Result<PreparedDataset> {
+    let reader = DatasetReader::open_files(images, texts)?;
+    prepare_dataset(reader, output, options, progress)
+}
 
 const PNG: &str = "iVBORw0KGgo="; // The eight bytes every PNG begins with.
 
@@ -185,7 +197,7 @@ fn a_line_that_cannot_be_used_is_named_with_what_to_do() {
         (
             format!("{good}8 {PNG}\n"),
             text("1", "7"),
-            "expected what the image is called",
+            "expected the id of the image",
         ),
         (
             format!("8\t{PNG}\n{good}{good}"),

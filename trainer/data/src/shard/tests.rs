@@ -1,7 +1,8 @@
 use std::path::Path;
 
 use super::*;
-use crate::prepare::{PrepareOptions, prepare_files};
+use crate::prepare::PrepareOptions;
+use crate::prepare::tests::prepare_files;
 
 /// The golden data set in shards of about 14 KiB.
 fn golden(store: &Store) -> Dataset {

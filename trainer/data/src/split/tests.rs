@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use super::*;
+use crate::prepare::tests::prepare_files;
 
 const IMAGES: &str = "train_imgs.tsv";
 const TEXTS: &str = "train_texts.jsonl";
@@ -35,10 +36,14 @@ fn uri(folder: &tempfile::TempDir, name: &str) -> String {
     folder.path().join(name).display().to_string()
 }
 
+fn prepare_golden(store: &Store, options: &PrepareOptions) -> PreparedDataset {
+    prepare_files(&golden(IMAGES), &golden(TEXTS), store, options, |_| ()).unwrap()
+}
+
 /// What `cnclip prepare` makes of the golden files.
 fn prepared() -> Dataset {
     let store = Store::in_memory();
-    prepare::prepare_files(&golden(IMAGES), &golden(TEXTS), &store, &options(), |_| ()).unwrap();
+    prepare_golden(&store, &options());
     Dataset::new(store).unwrap()
 }
 
@@ -96,45 +101,10 @@ fn shards_that_are_there_are_read_where_they_are() {
         ..options()
     };
 
-    let made =
-        prepare::prepare_files(&golden(IMAGES), &golden(TEXTS), &store, &small, |_| ()).unwrap();
+    let made = prepare_golden(&store, &small);
     let found = open_dataset(&uri(&folder, "train"), &options()).unwrap();
     assert_eq!(found.index(), &made.index);
     assert_ne!(found.index(), prepared().index());
-}
-
-#[test]
-fn a_uri_says_where_the_files_of_its_split_are() {
-    let table = [
-        ("s3://data/MUGE/valid", Some(("s3://data/MUGE", "valid"))),
-        ("s3://data/MUGE/valid/", Some(("s3://data/MUGE", "valid"))),
-        (
-            "s3://data/MUGE/lmdb/valid/",
-            Some(("s3://data/MUGE", "lmdb/valid")),
-        ),
-        ("s3://data/valid", Some(("s3://data", "valid"))),
-        ("s3://data/xlmdb/valid", Some(("s3://data/xlmdb", "valid"))),
-        ("s3://lmdb/valid", Some(("s3://lmdb", "valid"))),
-        ("s3://data", None),
-        ("s3://data/", None),
-        ("file:///valid", None),
-        ("/valid", None),
-        ("valid", Some((".", "valid"))),
-        ("lmdb/valid", Some((".", "lmdb/valid"))),
-    ];
-
-    for (uri, expected) in table {
-        let found = locate_split(uri);
-        let found = found
-            .as_ref()
-            .map(|(root, folder, _)| (*root, folder.as_str()));
-
-        assert_eq!(found, expected, "{uri}");
-        assert!(
-            locate_split(uri).is_none_or(|(.., split)| split == "valid"),
-            "{uri}"
-        );
-    }
 }
 
 #[test]

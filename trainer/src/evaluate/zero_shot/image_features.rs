@@ -179,5 +179,5 @@ fn check_skip_budget(
     let what = format!("pictures of {}", ready.store.uri());
     found
         .unusable
-        .ensure_within_limit(most_skipped, (ready.files.len() as u64, &what))
+        .ensure_within_limit(most_skipped, ready.files.len() as u64, &what)
 }

@@ -1,14 +1,9 @@
-use super::*;
-use crate::prepare::{PrepareOptions, PreparedDataset, prepare_files, prepare_lmdb};
+use std::path::Path;
+
+use super::{PNG, golden, pickled_pair, write_database};
+use crate::prepare::{self, PrepareOptions, PreparedDataset, prepare_dataset};
+use crate::readers::DatasetReader;
 use crate::store::Store;
-
-const PNG: &[u8] = b"iVBORw0KGgo=";
-
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/golden/dataset")
-        .join(name)
-}
 
 fn options() -> PrepareOptions {
     PrepareOptions {
@@ -16,6 +11,23 @@ fn options() -> PrepareOptions {
         max_skipped_ratio: 0.1,
         ..PrepareOptions::default()
     }
+}
+
+fn prepare_lmdb(
+    folder: &Path,
+    texts: Option<&Path>,
+    output: &Store,
+) -> crate::error::Result<PreparedDataset> {
+    let reader = DatasetReader::open_lmdb(folder, texts)?;
+    prepare_dataset(reader, output, &options(), |_| ())
+}
+
+fn prepare_files(images: &Path, texts: &Path, output: &Store) -> PreparedDataset {
+    prepare::tests::prepare_files(images, texts, output, &options(), |_| ()).unwrap()
+}
+
+fn pair(image: u64, text: u64, words: &str) -> Vec<u8> {
+    pickled_pair(&image, &text, words)
 }
 
 /// The databases that the reference made of the golden files, in a folder of their own.
@@ -30,34 +42,13 @@ fn copied() -> tempfile::TempDir {
     folder
 }
 
-/// A database of these entries.
-fn build(folder: &Path, name: &str, entries: &[(&str, Vec<u8>)]) {
-    let path = folder.join(name);
-    std::fs::create_dir(&path).unwrap();
-    let mut options = EnvOpenOptions::new();
-    options.map_size(1 << 20);
-    // SAFETY: nobody else knows of the folder.
-    let env = unsafe { options.open(&path) }.unwrap();
-    let write = env.write_txn().unwrap();
-    let table = env
-        .create_databases_and_commit(write, |opener, write| {
-            let table = opener.create_database::<Bytes, Bytes>(write, None);
-            table.map(CommitOrAbort::<_, ()>::Commit)
-        })
-        .unwrap()
-        .commit()
-        .unwrap();
+fn build(folder: &Path, name: &str, entries: Vec<(&str, Vec<u8>)>) {
+    let entries = entries.into_iter();
+    let entries: Vec<_> = entries
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect();
 
-    let mut write = env.write_txn().unwrap();
-    for (key, value) in entries {
-        table.put(&mut write, key.as_bytes(), value).unwrap();
-    }
-
-    write.commit().unwrap();
-}
-
-fn pair(image: u64, text: u64, words: &str) -> Vec<u8> {
-    serde_pickle::to_vec(&(image, text, words), serde_pickle::SerOptions::new()).unwrap()
+    write_database(folder, name, &entries);
 }
 
 fn same(a: (&Store, PreparedDataset), b: (&Store, PreparedDataset)) {
@@ -74,7 +65,7 @@ fn the_references_databases_give_the_bytes_of_the_files_they_were_made_of() {
     let texts = golden("train_texts.jsonl");
     let ours = Store::in_memory();
     let theirs = Store::in_memory();
-    let found = prepare_lmdb(folder.path(), None, &ours, &options(), |_| ()).unwrap();
+    let found = prepare_lmdb(folder.path(), None, &ours).unwrap();
 
     assert_eq!(
         (
@@ -94,18 +85,18 @@ fn the_references_databases_give_the_bytes_of_the_files_they_were_made_of() {
 
     let without = folder.path().join("paired.jsonl");
     std::fs::write(&without, paired).unwrap();
-    let right = prepare_files(&images, &without, &theirs, &options(), |_| ()).unwrap();
+    let right = prepare_files(&images, &without, &theirs);
     same((&ours, found), (&theirs, right));
 
-    let found = prepare_lmdb(folder.path(), Some(&texts), &ours, &options(), |_| ()).unwrap();
-    let right = prepare_files(&images, &texts, &theirs, &options(), |_| ()).unwrap();
+    let found = prepare_lmdb(folder.path(), Some(&texts), &ours).unwrap();
+    let right = prepare_files(&images, &texts, &theirs);
     assert!(right.index.loose_texts.is_some());
     same((&ours, found), (&theirs, right));
 }
 
 #[test]
-fn a_torn_database_is_told_wherever_it_ends() {
-    for (name, length, told) in [
+fn a_torn_database_is_reported_wherever_it_ends() {
+    for (name, length, expected) in [
         (
             "imgs",
             100_000,
@@ -123,19 +114,13 @@ fn a_torn_database_is_told_wherever_it_ends() {
         let path = folder.path().join(name).join("data.mdb");
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..length]).unwrap();
-        let error = prepare_lmdb(folder.path(), None, &Store::in_memory(), &options(), |_| ());
+        let error = prepare_lmdb(folder.path(), None, &Store::in_memory());
         let error = error.unwrap_err();
-        assert!(error.to_string().contains(told), "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
         assert_eq!(error.exit().exit_code(), 65);
     }
 
-    let error = prepare_lmdb(
-        Path::new("/absent"),
-        None,
-        &Store::in_memory(),
-        &options(),
-        |_| (),
-    );
+    let error = prepare_lmdb(Path::new("/absent"), None, &Store::in_memory());
 
     let error = error.unwrap_err();
     assert!(
@@ -147,8 +132,8 @@ fn a_torn_database_is_told_wherever_it_ends() {
 }
 
 #[test]
-fn a_database_that_disagrees_with_itself_is_told_with_what_to_do() {
-    let images = |count: &str| vec![("7", PNG.to_vec()), ("num_images", count.into())];
+fn a_database_that_disagrees_with_itself_is_reported_with_what_to_do() {
+    let images = |count: &str| vec![("7", PNG.into()), ("num_images", count.into())];
     let pairs = |count: &str, pairs: &[Vec<u8>]| {
         let mut entries: Vec<_> = ["0", "1", "2"].into_iter().zip(pairs.to_vec()).collect();
         entries.push(("num_samples", count.into()));
@@ -207,18 +192,18 @@ fn a_database_that_disagrees_with_itself_is_told_with_what_to_do() {
         ),
     ];
 
-    for (images, pairs, told) in table {
+    for (images, pairs, expected) in table {
         let folder = tempfile::tempdir().unwrap();
-        build(folder.path(), "imgs", &images);
-        build(folder.path(), "pairs", &pairs);
-        let made = prepare_lmdb(folder.path(), None, &Store::in_memory(), &options(), |_| ());
+        build(folder.path(), "imgs", images);
+        build(folder.path(), "pairs", pairs);
+        let made = prepare_lmdb(folder.path(), None, &Store::in_memory());
 
         match made {
-            Ok(made) => assert_eq!((told, made.index.pairs), ("", 1)),
+            Ok(made) => assert_eq!((expected, made.index.pairs), ("", 1)),
             Err(error) => {
                 assert!(
-                    !told.is_empty() && error.to_string().contains(told),
-                    "{told}: {error}"
+                    !expected.is_empty() && error.to_string().contains(expected),
+                    "{expected}: {error}"
                 );
 
                 assert_eq!(error.exit().exit_code(), 65, "{error}");

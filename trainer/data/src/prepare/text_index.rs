@@ -1,0 +1,162 @@
+//! The texts of a data set by image, checked against the images that there are. Never changes a text.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use super::SkippedRecords;
+use crate::error::{Error, Result};
+use crate::readers::{ImageReader, TextReader, TextRecord};
+use crate::shard::ItemId;
+
+/// A text as it is written beside an image.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct TextWithId<'a> {
+    text_id: &'a ItemId,
+    text: &'a str,
+}
+
+/// The texts of a data set.
+pub(super) struct TextIndex {
+    /// Texts read, the skipped ones too.
+    pub(super) total_read: u64,
+    /// In the order of their ids.
+    texts: Vec<(ItemId, String)>,
+    /// From images to texts, sorted.
+    links: Vec<ImageTextLink>,
+    /// Indices of the texts that belong to no image.
+    loose: Vec<u32>,
+}
+
+// A sorted list of links takes a third of the memory of a map from images to lists of texts, and data sets
+// have hundreds of millions of them.
+/// That a text describes an image.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct ImageTextLink {
+    image_id: ItemId,
+    /// Index in `texts`.
+    text: u32,
+}
+
+impl TextIndex {
+    /// Reads all texts; every image that they name must be there.
+    ///
+    /// # Errors
+    /// A text of an unknown image or with the id of another text, and those of the reader.
+    pub(super) fn read(
+        reader: &mut dyn TextReader,
+        images: &dyn ImageReader,
+        skipped: &mut SkippedRecords,
+    ) -> Result<Self> {
+        let source = reader.source();
+        let unit = reader.record_unit();
+        let mut total_read = 0;
+        let mut records = Vec::new();
+
+        reader.for_each_text(&mut |record| {
+            let location = || format!("{source} {unit} {}", record.number);
+            check_image_ids(&record, images, location)?;
+            total_read += 1;
+            if record.text.trim().is_empty() {
+                skipped.empty_texts += 1;
+                skipped.examples.push_with(location);
+            } else {
+                records.push(record);
+            }
+
+            Ok(())
+        })?;
+
+        check_duplicate_ids(&records, &source, unit)?;
+        records.sort_by(|a, b| a.text_id.cmp(&b.text_id));
+        Ok(Self::from_sorted(records, total_read))
+    }
+
+    fn from_sorted(records: Vec<TextRecord>, total_read: u64) -> Self {
+        let mut index = Self {
+            total_read,
+            texts: Vec::with_capacity(records.len()),
+            links: vec![],
+            loose: vec![],
+        };
+
+        for (text, record) in (0..).zip(records) {
+            if record.image_ids.is_empty() {
+                index.loose.push(text);
+            }
+
+            let image_ids = record.image_ids.into_iter();
+            index
+                .links
+                .extend(image_ids.map(|image_id| ImageTextLink { image_id, text }));
+            index.texts.push((record.text_id, record.text));
+        }
+
+        index.links.sort_unstable();
+        index.links.dedup();
+        index
+    }
+
+    /// The texts of an image, in the order of their ids.
+    pub(super) fn texts_of_image(&self, image_id: &ItemId) -> Vec<TextWithId<'_>> {
+        let start = self.links.partition_point(|link| link.image_id < *image_id);
+        let links = self.links[start..]
+            .iter()
+            .take_while(|link| link.image_id == *image_id);
+
+        links.map(|link| self.text_at(link.text)).collect()
+    }
+
+    /// The texts that belong to no image, a JSON object a line.
+    pub(super) fn loose_jsonl(&self) -> String {
+        let line = |index: &u32| {
+            let TextWithId { text_id, text } = self.text_at(*index);
+            format!(
+                "{}\n",
+                serde_json::json!({"text_id": text_id, "text": text})
+            )
+        };
+
+        self.loose.iter().map(line).collect()
+    }
+
+    fn text_at(&self, index: u32) -> TextWithId<'_> {
+        let (text_id, text) = &self.texts[index as usize];
+        TextWithId { text_id, text }
+    }
+}
+
+fn check_image_ids(
+    record: &TextRecord,
+    images: &dyn ImageReader,
+    location: impl FnOnce() -> String,
+) -> Result<()> {
+    let mut image_ids = record.image_ids.iter();
+    let Some(unknown) = image_ids.find(|image_id| !images.contains(image_id)) else {
+        return Ok(());
+    };
+
+    Err(Error::Data(format!(
+        "{}: text {} names image {unknown}, which {} does not hold. Add the image or remove its number.",
+        location(),
+        record.text_id,
+        images.source()
+    )))
+}
+
+fn check_duplicate_ids(records: &[TextRecord], source: &str, unit: &str) -> Result<()> {
+    let mut first_by_id = HashMap::with_capacity(records.len());
+    for record in records {
+        let TextRecord {
+            number, text_id, ..
+        } = record;
+        if let Some(first) = first_by_id.insert(text_id, number) {
+            return Err(Error::Data(format!(
+                "{source} gives text {text_id} twice: {unit} {first} and {unit} {number}. Give each text its own \
+                 text_id; one text may name several images."
+            )));
+        }
+    }
+
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! The reference's image file `<split>_imgs.tsv`: image id, tab, the encoded image in base64.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use super::base64_value::decode_image_value;
+use super::split_layout::{SplitFiles, SplitLocation};
+use super::{DatasetReader, ImageReader, ensure_not_empty};
+use crate::error::{Error, Result};
+use crate::shard::ItemId;
+
+/// Bytes of an unusable line that its error quotes.
+const MAX_QUOTED_BYTES: usize = 40;
+/// Lines are as long as images are, so a small buffer would be refilled many times a line.
+const SCAN_BUFFER_BYTES: usize = 1 << 20;
+
+/// The images of a file of lines: scanned once for ids, then read by position.
+pub struct TsvImages {
+    path: PathBuf,
+    file: File,
+    ids: Vec<ItemId>,
+    /// Where the base64 of each image is, in the order of `ids`.
+    spans: Vec<ValueSpan>,
+}
+
+/// The part of a line behind the tab.
+struct ValueSpan {
+    line: u64,
+    start: u64,
+    length: usize,
+}
+
+impl TsvImages {
+    /// Finds every image of a file.
+    ///
+    /// # Errors
+    /// If there is no such file, a line has no id, an id comes twice, or there is no image.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut file = File::open(path).map_err(Error::file("open", path))?;
+        let mut entries = scan_lines(path, &mut file)?;
+        entries.sort_by(|(a, a_span), (b, b_span)| (a, a_span.line).cmp(&(b, b_span.line)));
+        check_unique_ids(path, &entries)?;
+
+        let (ids, spans) = entries.into_iter().unzip();
+        ensure_not_empty(Self {
+            path: path.to_owned(),
+            file,
+            ids,
+            spans,
+        })
+    }
+}
+
+impl ImageReader for TsvImages {
+    fn source(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn ids(&self) -> &[ItemId] {
+        &self.ids
+    }
+
+    fn location(&self, index: usize) -> String {
+        format!("{} line {}", self.source(), self.spans[index].line)
+    }
+
+    fn read_image(&mut self, index: usize) -> Result<Vec<u8>> {
+        let ValueSpan { start, length, .. } = self.spans[index];
+        let mut text = vec![0; length];
+        self.file
+            .seek(SeekFrom::Start(start))
+            .and_then(|_| self.file.read_exact(&mut text))
+            .map_err(Error::file("read", &self.path))?;
+
+        decode_image_value(text, &self.ids[index], || self.location(index))
+    }
+}
+
+/// The id and the span of every line that is not blank.
+fn scan_lines(path: &Path, file: &mut File) -> Result<Vec<(ItemId, ValueSpan)>> {
+    let mut reader = BufReader::with_capacity(SCAN_BUFFER_BYTES, file);
+    let mut entries = Vec::new();
+    let mut text = Vec::new();
+    let mut offset = 0;
+
+    for line in 1.. {
+        text.clear();
+        let read = reader
+            .read_until(b'\n', &mut text)
+            .map_err(Error::file("read", path))?;
+
+        if read == 0 {
+            break;
+        }
+
+        // A file from Windows ends its lines in \r\n; base64 itself has no white space.
+        let trimmed = text.trim_ascii_end();
+        if !trimmed.is_empty() {
+            let (id, tab) =
+                parse_image_id(trimmed).ok_or_else(|| line_error(path, line, trimmed))?;
+            let span = ValueSpan {
+                line,
+                start: offset + tab as u64 + 1,
+                length: trimmed.len() - tab - 1,
+            };
+
+            entries.push((id, span));
+        }
+
+        offset += read as u64;
+    }
+
+    Ok(entries)
+}
+
+/// What is before the first tab, and where the tab is.
+fn parse_image_id(line: &[u8]) -> Option<(ItemId, usize)> {
+    let tab = line.iter().position(|byte| *byte == b'\t')?;
+    let text = std::str::from_utf8(&line[..tab]).ok()?;
+    Some((ItemId::parse(text.trim())?, tab))
+}
+
+fn line_error(path: &Path, line: u64, text: &[u8]) -> Error {
+    let found = String::from_utf8_lossy(&text[..text.len().min(MAX_QUOTED_BYTES)]);
+    Error::Data(format!(
+        "{} line {line} begins with {found:?}; expected the id of the image (a whole number, or a name), a \
+         tab and the image in base64.",
+        path.display()
+    ))
+}
+
+fn check_unique_ids(path: &Path, sorted: &[(ItemId, ValueSpan)]) -> Result<()> {
+    let duplicate = sorted.windows(2).find(|pair| pair[0].0 == pair[1].0);
+    let Some([(id, first), (_, second)]) = duplicate else {
+        return Ok(());
+    };
+
+    Err(Error::Data(format!(
+        "{} gives image {id} twice, on lines {} and {}. Remove one of them.",
+        path.display(),
+        first.line,
+        second.line
+    )))
+}
+
+/// The name of a split's image file.
+pub(super) fn images_file_name(split: &str) -> String {
+    format!("{split}_imgs.tsv")
+}
+
+/// The name of a split's text file.
+pub(super) fn texts_file_name(split: &str) -> String {
+    format!("{split}_texts.jsonl")
+}
+
+/// `<split>_imgs.tsv` and `<split>_texts.jsonl` in the folder above the split.
+pub(super) fn find_split_files(split: &SplitLocation) -> Result<Option<SplitFiles>> {
+    let images = images_file_name(&split.name);
+    let texts = texts_file_name(&split.name);
+    if !split.has_file(&images)? {
+        return Ok(None);
+    }
+
+    Ok(Some(SplitFiles {
+        // The small file first: if it is missing, nothing large was copied in vain.
+        names: vec![texts.clone(), images.clone()],
+        open: Box::new(move |root| {
+            DatasetReader::open_files(&root.join(&images), &root.join(&texts))
+        }),
+    }))
+}
