@@ -88,7 +88,7 @@ impl std::fmt::Display for ImageTower {
     }
 }
 
-/// Text tower: BERT, pooled at the [CLS] token.
+/// Text tower: BERT, pooled at the `[CLS]` token.
 impl std::fmt::Display for TextTower {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "BERT {}×{}", self.layers, self.width)
@@ -197,7 +197,7 @@ impl ResnetConfig {
     }
 }
 
-/// Text tower: BERT, pooled at the [CLS] token.
+/// Text tower: BERT, pooled at the `[CLS]` token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TextTower {
@@ -217,7 +217,7 @@ pub struct TextTower {
     /// Intermediate size of the feed-forward layers.
     #[schemars(range(min = 8, max = 32768))]
     pub intermediate: i32,
-    /// Number of position embeddings: the maximum text length in tokens, including [CLS] and [SEP].
+    /// Number of position embeddings: the maximum text length in tokens, including `[CLS]` and `[SEP]`.
     #[serde(default = "positions")]
     #[schemars(range(min = 3, max = 8192))]
     pub positions: i32,

@@ -188,7 +188,7 @@ pub struct TrainConfig {
     pub run: RunIdentity,
     /// Configuration of the towers.
     pub model: ModelConfig,
-    /// Maximum text length in tokens, including [CLS] and [SEP]; longer texts are truncated.
+    /// Maximum text length in tokens, including `[CLS]` and `[SEP]`; longer texts are truncated.
     pub context_length: i32,
     /// Vocabulary file of the tokenizer. Unset: that of the trainer image.
     #[serde(default, skip_serializing_if = "Option::is_none")]

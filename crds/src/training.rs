@@ -145,7 +145,7 @@ pub struct ModelSpec {
     /// trainer image contains.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vocabulary: Option<VocabularyFile>,
-    /// Maximum text length in tokens, including [CLS] and [SEP]. Longer texts are truncated.
+    /// Maximum text length in tokens, including `[CLS]` and `[SEP]`. Longer texts are truncated.
     #[serde(default = "context_length")]
     #[schemars(range(min = 3, max = 8192))]
     pub context_length: i32,
