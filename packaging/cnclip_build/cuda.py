@@ -14,19 +14,25 @@ from .progress import Failure, step
 OUT = PROJECT / "target/cuda"
 EMOJI = PROJECT / "target/demo/emoji"
 CARGO_OPTIONS = ("--release", "--locked", "--features", "cuda")
+TEST_PROGRAMS = {
+    "device-tests": ("cnclip-trainer", "device"),
+    "operation-tests": ("cnclip-compute", "operations"),
+}
+"""The package and the test target of each program: the whole model on a device, and single operations."""
 
 
 def build():
-    """Writes the trainer, its device tests and the demo's samples to ``target/cuda``, to be copied to a GPU machine."""
+    """Writes the trainer, its tests on a device and the demo's samples to ``target/cuda``, to be copied to a GPU machine."""
     OUT.mkdir(parents=True, exist_ok=True)
     with step("cuda", "compiling the trainer"):
         shutil.copy(compile_cuda(), OUT / "cnclip")
-    with step("cuda", "compiling the device tests"):
-        shutil.copy(compile_device_tests(), OUT / "device-tests")
-    for name in ("cnclip", "device-tests"):
+    for name, (package, target) in TEST_PROGRAMS.items():
+        with step("cuda", f"compiling the {name.replace('-', ' ')}"):
+            shutil.copy(compile_tests(package, target), OUT / name)
+    for name in ("cnclip", *TEST_PROGRAMS):
         run("strip", OUT / name)
     prepare_samples(OUT / "cnclip")
-    print(f"cuda: {OUT}/cnclip, {OUT}/device-tests and {OUT}/emoji", flush=True)
+    print(f"cuda: {OUT}/cnclip, {', '.join(TEST_PROGRAMS)} and emoji", flush=True)
 
 
 def prepare_samples(program):
@@ -53,14 +59,14 @@ def select_half(source, split, folder):
     return images_file, texts_file
 
 
-def compile_device_tests():
-    """Compiles the tests of device operations; returns the path of the test program."""
-    done = subprocess.run(["cargo", "test", *CARGO_OPTIONS, "--no-run", "--package", "cnclip-trainer", "--test",
-                           "device", "--message-format", "json-render-diagnostics"],
+def compile_tests(package, target):
+    """Compiles a test target of a package; returns the path of the test program."""
+    done = subprocess.run(["cargo", "test", *CARGO_OPTIONS, "--no-run", "--package", package, "--test",
+                           target, "--message-format", "json-render-diagnostics"],
                           cwd=PROJECT, env=cuda_build_environment(), text=True, stdout=subprocess.PIPE)
     if done.returncode:
-        raise Failure("the tests of device operations do not compile; cargo's messages are above.")
+        raise Failure(f"the tests {target} of {package} do not compile; cargo's messages are above.")
     messages = map(json.loads, done.stdout.splitlines())
     executables = [message["executable"] for message in messages
-                   if message.get("target", {}).get("name") == "device" and message.get("executable")]
+                   if message.get("target", {}).get("name") == target and message.get("executable")]
     return executables[-1]

@@ -79,6 +79,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description="Tests, a training and benchmarks on this machine's GPU.")
     parser.add_argument("--program", type=Path, default=PROJECT / "target/cuda/cnclip")
     parser.add_argument("--tests", type=Path, default=PROJECT / "target/cuda/device-tests")
+    parser.add_argument("--operations", type=Path, default=PROJECT / "target/cuda/operation-tests")
     parser.add_argument("--pairs", type=Path, default=PROJECT / "target/cuda/emoji", help="samples of the part demo")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", PROJECT / "target/cuda/results")))
     parser.add_argument("--parts", type=parse_parts, default=list(PARTS))
@@ -119,9 +120,10 @@ def check_device(arguments, environment):
 
 
 def check_tests(arguments, environment):
-    """Every operation gives the CPU's result."""
-    test_filter = filter(None, [arguments.filter])
-    run_device_tests(arguments, environment, "--test-threads", "4", "--skip", "ranks::", *test_filter)
+    """Every operation, and the whole model, give the CPU's result."""
+    options = ("--test-threads", "4", *filter(None, [arguments.filter]))
+    run_device_tests(arguments.operations, arguments, environment, *options)
+    run_device_tests(arguments.tests, arguments, environment, "--skip", "ranks::", *options)
 
 
 def check_ranks(arguments, environment):
@@ -131,15 +133,15 @@ def check_ranks(arguments, environment):
     for each other. So modules are loaded eagerly, and no other test runs at the same time.
     """
     nccl = {"NCCL_MULTI_RANK_GPU_ENABLE": "1", "CUDA_MODULE_LOADING": "EAGER", "NCCL_DEBUG": "WARN"}
-    run_device_tests(arguments, {**environment, **nccl}, "--test-threads", "1", "ranks::")
+    run_device_tests(arguments.tests, arguments, {**environment, **nccl}, "--test-threads", "1", "ranks::")
 
 
-def run_device_tests(arguments, environment, *options):
-    """Runs the test program on the GPU and prints the failures and totals."""
+def run_device_tests(program, arguments, environment, *options):
+    """Runs a test program on the GPU and prints the failures and totals."""
     environment = {**environment, "CNCLIP_DEVICE": "cuda", "CNCLIP_GOLDEN": str(GOLDEN)}
     output = ""
     try:
-        output = run([arguments.tests, *options], environment, arguments.log)
+        output = run([program, *options], environment, arguments.log)
     except CheckFailure as error:
         output = error.output
         raise

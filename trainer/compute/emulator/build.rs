@@ -12,12 +12,9 @@ const COMPUTE: &str = "..";
 
 fn main() -> io::Result<()> {
     let compute = Path::new(COMPUTE);
-    for watched in ["../src", "shim"] {
-        println!("cargo:rerun-if-changed={watched}");
-    }
-
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     let mut sources = find_kernels(&compute.join("src"))?;
+    watch_inputs(compute, &sources);
     sources.push("shim/faulty.cu".into());
     sources.sort();
     let mut build = cc::Build::new();
@@ -41,6 +38,17 @@ fn main() -> io::Result<()> {
 
     build.file(list(&sources, &out)?).compile("kernels");
     Ok(())
+}
+
+/// Has cargo run this again when a kernel changes or an operation is added, but not for every Rust file: that
+/// would compile all kernels again after each edit.
+fn watch_inputs(compute: &Path, sources: &[PathBuf]) {
+    let headers = compute.join(HEADERS);
+    let operations = compute.join("src/ops.rs");
+    let shim = PathBuf::from("shim");
+    for watched in [&headers, &operations, &shim].into_iter().chain(sources) {
+        println!("cargo:rerun-if-changed={}", watched.display());
+    }
 }
 
 /// A source file with the table of its kernels behind it.

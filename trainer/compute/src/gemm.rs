@@ -1,10 +1,26 @@
-//! Matrix products over strided views: the one door to the gemm library, and its bounds checks.
+//! Matrix products over strided views on the CPU: the only caller of the gemm library, and its bounds checks.
+//!
+//! ```
+//! use cnclip_compute::gemm::{Accumulate, GemmThreads, MatrixView, MatrixViewMut, gemm_f32};
+//!
+//! let a = [1.0, 2.0, 3.0, 4.0];
+//! let mut c = [0.0; 4];
+//! gemm_f32(
+//!     MatrixViewMut::new(&mut c, 2),
+//!     Accumulate::No,
+//!     1.0,
+//!     MatrixView::new(&a, 2),
+//!     MatrixView::new(&a, 2).transposed(),
+//!     GemmThreads::One,
+//! );
+//! assert_eq!(c, [5.0, 11.0, 11.0, 25.0]);
+//! ```
 
 pub mod matmul;
 
 use gemm::Parallelism;
 
-/// A matrix seen in a slice: element (r, c) lies at `r * row_stride + c * col_stride`.
+/// A matrix in a slice: element (r, c) lies at `r * row_stride + c * col_stride`.
 #[derive(Clone, Copy, Debug)]
 pub struct MatrixView<'a> {
     data: &'a [f32],
@@ -31,35 +47,34 @@ impl<'a> MatrixView<'a> {
         }
     }
 
-    /// A view of rows that lie one behind the other.
+    /// A view of contiguous rows.
     pub fn new(data: &'a [f32], cols: usize) -> Self {
         Self::strided(data, data.len() / cols, cols, cols)
     }
 
-    /// How many rows there are.
+    /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// The first so many rows.
+    /// The first `rows` rows.
     pub fn first_rows(self, rows: usize) -> Self {
-        assert!(rows <= self.rows, "fewer rows than asked for");
+        assert!(rows <= self.rows, "the matrix has fewer rows");
         Self { rows, ..self }
     }
 
-    /// How many numbers it has.
+    /// Number of elements.
     pub(super) fn len(&self) -> usize {
         self.rows * self.cols
     }
 
-    /// The same matrix with its lines side by side in other memory, each written by `copy` from where
-    /// it lay.
+    /// The same matrix packed into other memory without gaps, each line written by `copy(target, source)`.
     pub(super) fn pack_into(
         self,
         memory: &mut [f32],
         copy: impl Fn(&mut [f32], &[f32]),
     ) -> MatrixView<'_> {
-        // Lines are what lies side by side already: rows, or the columns of a transposed view.
+        // A line is contiguous in the source: a row, or a column of a transposed view.
         let transposed = self.col_stride != 1;
         let view = if transposed { self.transposed() } else { self };
 
@@ -80,27 +95,19 @@ impl<'a> MatrixView<'a> {
         }
     }
 
-    /// The same numbers with rows and columns exchanged.
+    /// Rows and columns exchanged; no number is moved.
     pub fn transposed(self) -> Self {
-        let Self {
-            data,
-            rows,
-            cols,
-            row_stride,
-            col_stride,
-        } = self;
-
         Self {
-            data,
-            rows: cols,
-            cols: rows,
-            row_stride: col_stride,
-            col_stride: row_stride,
+            data: self.data,
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
         }
     }
 }
 
-/// A matrix in a slice that a product is written to; columns are neighbours.
+/// A matrix in a slice that a product is written to, with contiguous columns.
 #[derive(Debug)]
 pub struct MatrixViewMut<'a> {
     data: &'a mut [f32],
@@ -130,19 +137,19 @@ impl<'a> MatrixViewMut<'a> {
         }
     }
 
-    /// How many rows there are.
+    /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// A view of rows that lie one behind the other.
+    /// A view of contiguous rows.
     pub fn new(data: &'a mut [f32], cols: usize) -> Self {
         let rows = data.len() / cols;
         Self::strided(data, rows, cols, cols)
     }
 }
 
-/// One more than the index of the last element.
+/// One more than the index of the last element: the length that a slice needs.
 fn required_len(rows: usize, cols: usize, row_stride: usize) -> usize {
     if rows == 0 || cols == 0 {
         0
@@ -151,30 +158,34 @@ fn required_len(rows: usize, cols: usize, row_stride: usize) -> usize {
     }
 }
 
-/// What becomes of the numbers that the target holds.
+/// Whether a result replaces what its target holds: BLAS's `beta` of 0 or 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Accumulate {
-    /// They are replaced.
+    /// It is written.
     No,
-    /// The product is added to them.
+    /// It is added.
     Yes,
 }
 
-/// Who computes a product.
+/// Which threads compute a product.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum GemmThreads {
-    /// The calling thread: the caller already runs many products side by side.
+    /// The calling one: the caller already runs many products in parallel.
     One,
-    /// All threads of the pool.
+    /// All of the pool.
     All,
 }
 
 /// `target = scale · a · b`, or added to the target.
+///
+/// # Panics
+/// If the shapes of the matrices do not match.
 pub fn gemm_f32(
     target: MatrixViewMut<'_>,
-    onto: Accumulate,
+    accumulate: Accumulate,
     scale: f32,
-    (a, b): (MatrixView<'_>, MatrixView<'_>),
+    a: MatrixView<'_>,
+    b: MatrixView<'_>,
     threads: GemmThreads,
 ) {
     let rows = target.rows;
@@ -182,10 +193,10 @@ pub fn gemm_f32(
     let inner = a.cols;
     assert!(
         a.rows == rows && b.cols == cols && b.rows == inner,
-        "shapes do not chain"
+        "the shapes of a matrix product do not match"
     );
 
-    let keep = onto == Accumulate::Yes;
+    let keep = accumulate == Accumulate::Yes;
     let parallelism = match threads {
         GemmThreads::All if rayon::current_num_threads() > 1 => Parallelism::Rayon(0),
         _ => Parallelism::None,
@@ -193,13 +204,14 @@ pub fn gemm_f32(
 
     // SAFETY: the constructors checked that every element of the three views lies in its slice, and
     // that rows of the target do not overlap; the target is borrowed mutably, so it aliases neither
-    // source; the shapes were checked to chain just above.
+    // source; the shapes were checked to match just above.
     unsafe {
         gemm::gemm(
             rows,
             cols,
             inner,
             target.data.as_mut_ptr(),
+            // Strides are given as (column, row) throughout.
             1,
             target.row_stride as isize,
             keep,
@@ -246,7 +258,7 @@ mod tests {
             let right = MatrixView::strided(&b, n, k, lead).transposed();
             let target = MatrixViewMut::strided(&mut c, m, n, lead);
 
-            gemm_f32(target, Accumulate::Yes, 0.5, (left, right), threads);
+            gemm_f32(target, Accumulate::Yes, 0.5, left, right, threads);
             for (at, (found, old)) in c.iter().zip(&before).enumerate() {
                 let i = at / lead;
                 let j = at % lead;
@@ -275,12 +287,12 @@ mod tests {
             let a = [0.0; 6];
             let b = [0.0; 8];
             let mut c = [0.0; 8];
-            let pair = (MatrixView::new(&a, 3), MatrixView::new(&b, 4));
             gemm_f32(
                 MatrixViewMut::new(&mut c, 4),
                 Accumulate::No,
                 1.0,
-                pair,
+                MatrixView::new(&a, 3),
+                MatrixView::new(&b, 4),
                 GemmThreads::One,
             );
         });

@@ -1,21 +1,22 @@
 //! Scalar functions and reductions written so that the compiler makes vector code of their loops.
 
-/// Sums that run side by side in one reduction, to fill the vector registers.
+/// Sums that run side by side in one reduction: floating-point addition is not associative, so the compiler
+/// does not split a single sum into vector lanes by itself.
 const SIMD_LANES: usize = 16;
 
 /// The sum of `f(index, value)`.
 #[inline(always)]
 pub fn sum_map(values: &[f32], f: impl Fn(usize, f32) -> f32) -> f32 {
     let mut sums = [0f32; SIMD_LANES];
-    let whole = values.len() / SIMD_LANES * SIMD_LANES;
-    for start in (0..whole).step_by(SIMD_LANES) {
+    let tail_start = values.len() / SIMD_LANES * SIMD_LANES;
+    for start in (0..tail_start).step_by(SIMD_LANES) {
         let lane = &values[start..start + SIMD_LANES];
         for j in 0..SIMD_LANES {
             sums[j] += f(start + j, lane[j]);
         }
     }
 
-    let tail: f32 = (whole..values.len()).map(|i| f(i, values[i])).sum();
+    let tail: f32 = (tail_start..values.len()).map(|i| f(i, values[i])).sum();
     sums.iter().sum::<f32>() + tail
 }
 
@@ -44,6 +45,30 @@ pub fn max_value(values: &[f32]) -> f32 {
     }
 
     best.into_iter().fold(tail, f32::max)
+}
+
+/// `sums += values`, for as many as the shorter has.
+#[inline(always)]
+pub fn add_in_place(sums: &mut [f32], values: &[f32]) {
+    sums.iter_mut()
+        .zip(values)
+        .for_each(|(sum, value)| *sum += value);
+}
+
+/// Softmax: positive numbers that sum to 1.
+///
+/// ```
+/// let mut row = [0.0, 0.0, f32::MIN];
+/// cnclip_compute::math::softmax_in_place(&mut row);
+/// assert_eq!(row, [0.5, 0.5, 0.0]);
+/// ```
+pub fn softmax_in_place(row: &mut [f32]) {
+    // The largest number is taken from all, which changes no probability: none overflows, and one is e⁰.
+    let max = max_value(row);
+    row.iter_mut()
+        .for_each(|value| *value = fast_exp(*value - max));
+    let scale = 1.0 / sum_map(row, |_, value| value);
+    row.iter_mut().for_each(|value| *value *= scale);
 }
 
 /// e to the power of x, within 3e-7 of the value; 0 below -87, and never above e⁸⁸.

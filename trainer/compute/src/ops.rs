@@ -1,5 +1,10 @@
-//! The operations of the towers: each a forward and a backward over views, without memory of
-//! its own beyond what a block lends it. Weight gradients are added, input gradients are written.
+//! The operations of the towers: each a forward and a backward over views, without memory of its own beyond
+//! a workspace that the caller lends. Gradients of weights are added, gradients of inputs are written.
+//!
+//! # Adding an operation
+//! A folder with `mod.rs` (the contract: documented functions with shapes, and the dispatch between CPU and
+//! device), `cpu.rs`, `gpu.rs` (launches), `kernel.cu` and `tests.rs`, and a line here. Build scripts find the
+//! kernel, and `tests/operations.rs` runs `tests.rs` on the CPU and on a device.
 
 pub mod activation;
 pub mod adamw;
@@ -13,7 +18,6 @@ pub mod distillation;
 pub mod dropout;
 pub mod ema;
 pub mod embedding;
-pub mod flash_attention;
 pub mod l2_normalize;
 mod launch_arguments;
 pub mod layer_norm;

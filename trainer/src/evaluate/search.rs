@@ -113,7 +113,8 @@ fn nearest_to_query_block(
             target,
             Accumulate::No,
             1.0,
-            (queries, block.transposed()),
+            queries,
+            block.transposed(),
             GemmThreads::One,
         );
 

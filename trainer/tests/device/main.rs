@@ -1,20 +1,13 @@
-//! Every operation of a device against the same operation of this machine, on an emulated card, or with
-//! `CNCLIP_DEVICE=cuda` and the feature `cuda` on a real one.
+//! The model and its training on a device against the CPU: an emulated device, or with `CNCLIP_DEVICE=cuda`
+//! and the feature `cuda` a GPU. The tests of single operations are in `trainer/compute/tests/operations`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod both;
 mod distillation;
-mod driver;
-mod emulator;
 mod evaluation;
 mod faults;
-mod flash_attention;
-mod layers;
 mod loss;
 mod memory;
 mod optimizer;
-mod picture;
-mod pictures;
 #[path = "../support/planned.rs"]
 mod planned;
 mod ranks;
@@ -23,11 +16,9 @@ mod residual_network;
 mod same;
 #[path = "../support/scores.rs"]
 mod scores;
-mod sequences;
 #[path = "../support/small.rs"]
 #[allow(dead_code, reason = "shared with the tests of stops")]
 mod small;
 mod support;
 mod towers;
 mod train;
-mod whole;

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use cnclip_compute::device::{DType, Device, DeviceBuffer};
+use cnclip_compute::device::{DType, Device};
 use cnclip_compute::random::{derive_key, uniform_f32};
 use cnclip_compute::tensor::Memory;
 use cnclip_crds::stage::Precision;
@@ -58,63 +58,5 @@ pub(crate) fn rounded(value: f32, format: DType) -> f32 {
         bf16::from_f32(value).to_f32()
     } else {
         value
-    }
-}
-
-/// Numbers on the device.
-pub(crate) fn on_device(values: &[f32], format: DType) -> DeviceBuffer {
-    let mut buffer = DeviceBuffer::new(&DEVICE, values.len(), format);
-    buffer.as_view_mut().copy_from_host(values);
-    buffer
-}
-
-/// Weights on the device, rounded beside if activations are.
-pub(crate) fn weights(values: &[f32], format: DType) -> DeviceBuffer {
-    let buffer = DeviceBuffer::new(&DEVICE, values.len(), DType::F32);
-    let mut buffer = if format == DType::Bf16 {
-        buffer.with_bf16_copy()
-    } else {
-        buffer
-    };
-
-    buffer.as_view_mut().copy_from_host(values);
-    buffer
-}
-
-/// Whole numbers on the device.
-pub(crate) fn wholes(values: &[u32]) -> DeviceBuffer {
-    let mut buffer = DeviceBuffer::new(&DEVICE, values.len(), DType::U32);
-    buffer.upload_u32(values);
-    buffer
-}
-
-/// Fails unless the device found what this machine found: to 1e-5 of the largest number, or for numbers that
-/// are rounded on their way to `roundings` halves of a last bit.
-pub(crate) fn assert_near(
-    what: &str,
-    found: &DeviceBuffer,
-    right: &[f32],
-    format: DType,
-    roundings: f32,
-) {
-    let found = found.as_view().to_host();
-    DEVICE.synchronize().unwrap();
-    assert_eq!(found.len(), right.len(), "{what}");
-    let bound = if format == DType::Bf16 {
-        roundings / 256.0
-    } else {
-        1e-5
-    };
-
-    let largest = right
-        .iter()
-        .fold(1e-6_f32, |largest, value| largest.max(value.abs()));
-
-    for (i, (found, right)) in found.iter().zip(right).enumerate() {
-        let near = (found - right).abs() <= bound * largest;
-        assert!(
-            near,
-            "{what} {format:?}: number {i} is {found}, not {right} (largest {largest})"
-        );
     }
 }

@@ -30,15 +30,15 @@ pub(crate) fn batched_gemm(memory: &mut EmulatedMemory, wanted: &Gemm) -> Result
             row.iter_mut().zip(&bias).for_each(|(y, b)| *y += b);
         }
 
-        let pair = (matrix_view(&a, wanted.a), matrix_view(&b, wanted.b));
-        let target = MatrixViewMut::new(&mut found, wanted.target.cols);
         gemm_f32(
-            target,
+            MatrixViewMut::new(&mut found, wanted.target.cols),
             Accumulate::Yes,
             wanted.alpha,
-            pair,
+            matrix_view(&a, wanted.a),
+            matrix_view(&b, wanted.b),
             GemmThreads::One,
         );
+
         write_matrix(memory, wanted.target, index, &found)?;
     }
 

@@ -1,9 +1,9 @@
-//! Products of the towers in the number format that a run asks for. Decides how operands are rounded;
-//! [`matrix`](crate::gemm) multiplies them.
+//! Matrix products of the towers in the number format of a run: rounds the operands, then multiplies with
+//! [`gemm_f32`].
 //!
-//! A processor multiplies in fp32, so `Bf16` here costs time and saves no memory: it shows on a CPU what
-//! a device with bfloat16 units computes. Operands are rounded to the nearest, ties to even; products
-//! are added up in fp32; weights, gradients, normalisation, softmax and loss stay in fp32.
+//! A CPU multiplies in fp32, so `Bf16` here costs time and saves no memory: it shows what a device with
+//! bfloat16 tensor cores computes. Operands are rounded to nearest, ties to even; sums are in fp32; weights,
+//! gradients, normalization, softmax and loss stay in fp32.
 
 use std::cell::Cell;
 
@@ -13,28 +13,30 @@ use half::bf16;
 use crate::gemm::{Accumulate, GemmThreads, MatrixView, MatrixViewMut, gemm_f32};
 
 thread_local! {
-    /// Rounded operands. As large as a thread's largest product after its first step, and kept.
+    /// Rounded operands: after the first step as large as the thread's largest product, and kept.
     static BF16_OPERANDS: Cell<[Vec<f32>; 2]> = const { Cell::new([Vec::new(), Vec::new()]) };
 }
 
-/// `target = scale · a · b`, or added to the target, of operands in a number format.
+/// `target = scale · a · b`, or added to the target, with operands in a number format.
 pub fn gemm(
     precision: Precision,
     target: MatrixViewMut<'_>,
-    onto: Accumulate,
+    accumulate: Accumulate,
     scale: f32,
-    (a, b): (MatrixView<'_>, MatrixView<'_>),
+    a: MatrixView<'_>,
+    b: MatrixView<'_>,
     threads: GemmThreads,
 ) {
     if precision == Precision::Fp32 {
-        return gemm_f32(target, onto, scale, (a, b), threads);
+        return gemm_f32(target, accumulate, scale, a, b, threads);
     }
 
-    // Taken, not borrowed: while this thread waits for others, it may begin another product.
+    // Taken, not borrowed: while this thread waits for others, rayon may let it begin another product.
     let mut memory = BF16_OPERANDS.take();
-    let [first, second] = &mut memory;
-    let pair = (round_to_bf16(a, first), round_to_bf16(b, second));
-    gemm_f32(target, onto, scale, pair, threads);
+    let [a_memory, b_memory] = &mut memory;
+    let a = round_to_bf16(a, a_memory);
+    let b = round_to_bf16(b, b_memory);
+    gemm_f32(target, accumulate, scale, a, b, threads);
     BF16_OPERANDS.set(memory);
 }
 
@@ -62,7 +64,6 @@ mod tests {
         let a = [half_way, above, 1.0];
         let b = [1.0, 1.0, 1.0 / 1024.0];
         let mut y = [0.0];
-        let pair = (MatrixView::new(&a, 3), MatrixView::new(&b, 1));
         let target = MatrixViewMut::new(&mut y, 1);
 
         gemm(
@@ -70,7 +71,8 @@ mod tests {
             target,
             Accumulate::No,
             1.0,
-            pair,
+            MatrixView::new(&a, 3),
+            MatrixView::new(&b, 1),
             GemmThreads::One,
         );
 
@@ -97,13 +99,14 @@ mod tests {
         let product_of = |precision, a: &[f32], b: &[f32]| {
             let mut y = vec![0.0; 77];
             let left = MatrixView::strided(a, 7, 13, 17);
-            let pair = (left, MatrixView::strided(b, 11, 13, 17).transposed());
+            let right = MatrixView::strided(b, 11, 13, 17).transposed();
             gemm(
                 precision,
                 MatrixViewMut::new(&mut y, 11),
                 Accumulate::No,
                 0.5,
-                pair,
+                left,
+                right,
                 GemmThreads::All,
             );
 

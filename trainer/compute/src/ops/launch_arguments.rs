@@ -1,30 +1,30 @@
-//! What kernels are told of sequences and of masks.
+//! Arguments that several kernels take: sequences and dropout masks, as `kernels/common.cuh` reads them.
 
 use crate::device::KernelLaunch;
 use crate::ops::dropout::Dropout;
 use crate::ops::sequences::{Pooling, Sequences};
 
 impl KernelLaunch {
-    /// Where sequences begin, or null; the length that all have without it; whether only first tokens
-    /// go on.
+    /// Three arguments: the offsets of sequences, or null where all have one length; that length; whether
+    /// only first tokens are pooled.
     pub(in crate::ops) fn arg_sequences(self, sequences: Sequences<'_>) -> Self {
         let length = sequences.uniform_length();
         let offsets = length
             .is_none()
             .then(|| sequences.expect_on_device().offsets);
-        let first = sequences.pooling() == Pooling::FirstToken;
+        let first_only = sequences.pooling() == Pooling::FirstToken;
         self.arg_input_or_null(offsets)
             .arg_u32(length.unwrap_or(0))
-            .arg_u32(first.into())
+            .arg_u32(first_only.into())
     }
 
-    /// What decides over masks.
+    /// Four arguments from which a kernel computes the masks of every sample.
     pub(in crate::ops) fn arg_dropout(self, dropout: Dropout) -> Self {
-        let (key, first_sample, dropped_below, scale) = dropout.device_parameters();
-        self.arg_u64(key)
-            .arg_u64(first_sample)
-            .arg_u32(dropped_below as usize)
-            .arg_f32(scale)
+        let parameters = dropout.kernel_parameters();
+        self.arg_u64(parameters.key)
+            .arg_u64(parameters.first_sample)
+            .arg_u32(parameters.dropped_below as usize)
+            .arg_f32(parameters.scale)
     }
 }
 
@@ -33,12 +33,12 @@ pub(in crate::ops) fn max_sequence_len(sequences: Sequences<'_>) -> usize {
     sequences
         .offsets()
         .windows(2)
-        .map(|pair| pair[1] - pair[0])
+        .map(|bounds| bounds[1] - bounds[0])
         .max()
         .unwrap_or(0)
 }
 
-/// Rows of the sequence of which most go on.
+/// Pooled rows of the longest sequence.
 pub(in crate::ops) fn max_pooled_rows(sequences: Sequences<'_>) -> usize {
     if sequences.pooling() == Pooling::FirstToken {
         1

@@ -18,16 +18,12 @@ pub(super) fn compute_logits(
     let global_batch = columns.len() / width;
     match (logits, rows, columns) {
         (TensorViewMut::Host(logits), TensorView::Host(rows), TensorView::Host(columns)) => {
-            let operands = (
-                MatrixView::new(rows, width),
-                MatrixView::new(columns, width).transposed(),
-            );
-
             gemm_f32(
                 MatrixViewMut::new(logits, global_batch),
                 Accumulate::No,
                 scale,
-                operands,
+                MatrixView::new(rows, width),
+                MatrixView::new(columns, width).transposed(),
                 GemmThreads::All,
             );
         }
@@ -63,15 +59,12 @@ pub(super) fn compute_feature_gradients(
     let global_batch = columns.len() / width;
     match (gradient, logits, columns) {
         (TensorViewMut::Host(gradient), TensorView::Host(logits), TensorView::Host(columns)) => {
-            let operands = (
-                MatrixView::new(logits, global_batch),
-                MatrixView::new(columns, width),
-            );
             gemm_f32(
                 MatrixViewMut::new(gradient, width),
                 Accumulate::No,
                 scale,
-                operands,
+                MatrixView::new(logits, global_batch),
+                MatrixView::new(columns, width),
                 GemmThreads::All,
             );
         }

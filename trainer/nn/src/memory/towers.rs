@@ -6,8 +6,8 @@ use cnclip_crds::stage::Precision;
 
 use super::BYTES_PER_VALUE;
 use crate::model::clip::Clip;
-use cnclip_compute::ops::conv2d::gpu as conv2d;
-use cnclip_compute::ops::flash_attention::gpu as flash_attention;
+use cnclip_compute::ops::attention::is_flash_supported;
+use cnclip_compute::ops::conv2d::MAX_DEVICE_IM2COL_LEN;
 
 /// Bytes for each sample.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -40,7 +40,7 @@ impl ComputeMode {
     /// Bytes that attention keeps for a token and a head that sees so many tokens.
     fn attention_bytes(self, head_width: u64, tokens: u64) -> u64 {
         match self.device {
-            Some(precision) if flash_attention::is_supported(precision, head_width as usize) => {
+            Some(precision) if is_flash_supported(precision, head_width as usize) => {
                 BYTES_PER_VALUE
             }
             _ => tokens * self.bytes_per_value(),
@@ -260,7 +260,7 @@ pub(super) fn conv_workspace_bytes(tower: &ImageTower, threads: usize, how: Comp
     let weight = 9 * planes * planes;
 
     if how.device.is_some() {
-        return how.bytes_per_value() * (weight + (conv2d::MAX_IM2COL_LEN as u64).max(9 * planes));
+        return how.bytes_per_value() * (weight + (MAX_DEVICE_IM2COL_LEN as u64).max(9 * planes));
     }
 
     BYTES_PER_VALUE * (weight + threads as u64 * (PIECE.max(9 * planes) + weight))

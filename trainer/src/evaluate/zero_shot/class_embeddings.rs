@@ -85,8 +85,15 @@ pub(super) fn class_probabilities(images: &[f32], names: &[f32], width: usize) -
 
     blocks.for_each(|(images, found)| {
         let target = MatrixViewMut::new(found, classes);
-        let both = (MatrixView::new(images, width), names.transposed());
-        gemm_f32(target, Accumulate::No, LOGIT_SCALE, both, GemmThreads::One);
+        gemm_f32(
+            target,
+            Accumulate::No,
+            LOGIT_SCALE,
+            MatrixView::new(images, width),
+            names.transposed(),
+            GemmThreads::One,
+        );
+
         found.chunks_mut(classes).for_each(softmax);
     });
 

@@ -1,9 +1,9 @@
-//! Attention in this machine's memory: sequences side by side, each head by itself.
+//! Attention on the CPU: a task for each sequence, head after head.
 
 use super::Attention;
 use crate::gemm::matmul::gemm;
 use crate::gemm::{Accumulate, GemmThreads, MatrixView, MatrixViewMut};
-use crate::math::{fast_exp, max_value, sum_map};
+use crate::math::{softmax_in_place, sum_map};
 use crate::ops::dropout::{Dropout, DropoutMask};
 use crate::ops::sequences::{PooledRows, Sequences, TokenRows};
 
@@ -15,89 +15,105 @@ enum QkvPart {
     Value = 2,
 }
 
+/// What the backward needs of the forward, of all sequences or of one.
+#[derive(Clone, Copy)]
+pub(super) struct HostCache<'a> {
+    pub(super) qkv: &'a [f32],
+    pub(super) probabilities: &'a [f32],
+}
+
+/// Memory of the shape of the probabilities, which holds nothing between calls.
+pub(super) struct HostScratch<'a> {
+    pub(super) dropped: &'a mut [f32],
+    pub(super) dscores: &'a mut [f32],
+}
+
 impl Attention {
     pub(super) fn forward_host(
         &self,
         sequences: Sequences<'_>,
         dropout: Dropout,
         qkv: &[f32],
-        (probabilities, dropped): (&mut [f32], &mut [f32]),
+        probabilities: &mut [f32],
+        dropped: &mut [f32],
         out: &mut [f32],
     ) {
         let row = self.probabilities_per_token();
-        let arrays = (
-            (PooledRows(probabilities, row), PooledRows(dropped, row)),
-            PooledRows(out, self.width),
-        );
+        let qkv = TokenRows(qkv, 3 * self.width);
+        let weights = (PooledRows(probabilities, row), PooledRows(dropped, row));
+        let out = PooledRows(out, self.width);
 
-        sequences.par_for_each(
-            (TokenRows(qkv, 3 * self.width), arrays),
-            |sample, (qkv, arrays)| {
-                let ((probabilities, dropped), out) = arrays;
-                for head in 0..self.heads {
-                    self.head_probabilities(
-                        head,
-                        qkv.0,
-                        sequences.padded_token_ids(sample),
-                        probabilities.0,
-                    );
-                    let weights = if dropout.is_active() {
-                        self.apply_dropout(
-                            head,
-                            dropout.sample_mask(sample),
-                            probabilities.0,
-                            dropped.0,
-                        );
+        sequences.par_for_each((qkv, (weights, out)), |sample, (qkv, (weights, out))| {
+            let (probabilities, dropped) = weights;
+            let padding = sequences.padded_token_ids(sample);
+            let mask = dropout.is_active().then(|| dropout.sample_mask(sample));
+
+            for head in 0..self.heads {
+                self.head_probabilities(head, qkv.0, padding, probabilities.0);
+                let weights = match mask {
+                    Some(mask) => {
+                        self.apply_dropout(head, mask, probabilities.0, dropped.0);
                         &*dropped.0
-                    } else {
-                        &*probabilities.0
-                    };
+                    }
+                    None => &*probabilities.0,
+                };
 
-                    let tokens = qkv.0.len() / (3 * self.width);
-                    let pair = (
-                        self.score_matrix(head, weights, tokens),
-                        self.qkv_matrix(head, QkvPart::Value, qkv.0),
-                    );
-
-                    gemm(
-                        self.precision,
-                        self.head_matrix_mut(head, out.0),
-                        Accumulate::No,
-                        1.0,
-                        pair,
-                        GemmThreads::One,
-                    );
-                }
-            },
-        );
+                let tokens = qkv.0.len() / (3 * self.width);
+                gemm(
+                    self.precision,
+                    self.head_matrix_mut(head, out.0),
+                    Accumulate::No,
+                    1.0,
+                    self.score_matrix(head, weights, tokens),
+                    self.qkv_matrix(head, QkvPart::Value, qkv.0),
+                    GemmThreads::One,
+                );
+            }
+        });
     }
 
     pub(super) fn backward_host(
         &self,
         sequences: Sequences<'_>,
         dropout: Dropout,
-        (qkv, probabilities): (&[f32], &[f32]),
+        cache: HostCache<'_>,
         dout: &[f32],
-        (dropped, dscores): (&mut [f32], &mut [f32]),
+        scratch: HostScratch<'_>,
         dqkv: &mut [f32],
     ) {
         let row = self.probabilities_per_token();
-        let wide = 3 * self.width;
-        let saved = (TokenRows(qkv, wide), PooledRows(probabilities, row));
-        let scratch = (PooledRows(dropped, row), PooledRows(dscores, row));
-        let gradients = (PooledRows(dout, self.width), TokenRows(dqkv, wide));
+        let qkv_row = 3 * self.width;
+        let inputs = (
+            TokenRows(cache.qkv, qkv_row),
+            PooledRows(cache.probabilities, row),
+        );
 
-        sequences.par_for_each(((saved, scratch), gradients), |sample, parts| {
+        let scratch = (
+            PooledRows(scratch.dropped, row),
+            PooledRows(scratch.dscores, row),
+        );
+
+        let gradients = (PooledRows(dout, self.width), TokenRows(dqkv, qkv_row));
+        sequences.par_for_each(((inputs, scratch), gradients), |sample, parts| {
             let (((qkv, probabilities), (dropped, dscores)), (dout, dqkv)) = parts;
             if dout.0.len() * 3 < dqkv.0.len() {
-                // Queries of tokens that do not go on have no gradient.
+                // Queries of tokens that are not pooled have no gradient.
                 dqkv.0.fill(0.0);
             }
 
+            let cache = HostCache {
+                qkv: qkv.0,
+                probabilities: probabilities.0,
+            };
+
+            let mut scratch = HostScratch {
+                dropped: dropped.0,
+                dscores: dscores.0,
+            };
+
             let mask = dropout.is_active().then(|| dropout.sample_mask(sample));
             for head in 0..self.heads {
-                let saved = (qkv.0, probabilities.0);
-                self.backward_head(head, mask, saved, dout.0, (dropped.0, dscores.0), dqkv.0);
+                self.backward_head(head, mask, cache, dout.0, &mut scratch, dqkv.0);
             }
         });
     }
@@ -106,23 +122,26 @@ impl Attention {
         &self,
         head: usize,
         mask: Option<DropoutMask>,
-        (qkv, probabilities): (&[f32], &[f32]),
+        cache: HostCache<'_>,
         dout: &[f32],
-        (dropped, dscores): (&mut [f32], &mut [f32]),
+        scratch: &mut HostScratch<'_>,
         dqkv: &mut [f32],
     ) {
+        let HostCache { qkv, probabilities } = cache;
+        let HostScratch { dropped, dscores } = scratch;
         let tokens = qkv.len() / (3 * self.width);
         let part = |part| self.qkv_matrix(head, part, qkv);
         let dout = self.head_matrix(head, dout);
+        // Dropped probabilities are computed again: that costs less than keeping a second array of them.
         let weights = match mask {
             Some(mask) => {
                 self.apply_dropout(head, mask, probabilities, dropped);
-                &*dropped
+                &**dropped
             }
             None => probabilities,
         };
 
-        let mut write = |which, pair| {
+        let mut write = |which, a, b| {
             let rows = if matches!(which, QkvPart::Query) {
                 dout.rows()
             } else {
@@ -130,36 +149,27 @@ impl Attention {
             };
 
             let target = self.qkv_matrix_mut(head, which, dqkv, rows);
-            gemm(
-                self.precision,
-                target,
-                Accumulate::No,
-                1.0,
-                pair,
-                GemmThreads::One,
-            );
+            let no = Accumulate::No;
+            gemm(self.precision, target, no, 1.0, a, b, GemmThreads::One);
         };
 
-        write(
-            QkvPart::Value,
-            (self.score_matrix(head, weights, tokens).transposed(), dout),
-        );
-
-        let target = self.score_matrix_mut(head, dscores, tokens);
+        let weights = self.score_matrix(head, weights, tokens);
+        write(QkvPart::Value, weights.transposed(), dout);
         gemm(
             self.precision,
-            target,
+            self.score_matrix_mut(head, dscores, tokens),
             Accumulate::No,
             1.0,
-            (dout, part(QkvPart::Value).transposed()),
+            dout,
+            part(QkvPart::Value).transposed(),
             GemmThreads::One,
         );
 
         self.softmax_backward(head, mask, probabilities, dscores, tokens);
         let dscores = self.score_matrix(head, dscores, tokens);
-        write(QkvPart::Query, (dscores, part(QkvPart::Key)));
         let queries = part(QkvPart::Query).first_rows(dout.rows());
-        write(QkvPart::Key, (dscores.transposed(), queries));
+        write(QkvPart::Query, dscores, part(QkvPart::Key));
+        write(QkvPart::Key, dscores.transposed(), queries);
     }
 
     /// The probabilities of one head.
@@ -180,7 +190,8 @@ impl Attention {
             target,
             Accumulate::No,
             self.softmax_scale(),
-            (queries, keys.transposed()),
+            queries,
+            keys.transposed(),
             GemmThreads::One,
         );
 
@@ -241,6 +252,7 @@ impl Attention {
                     .for_each(|(i, d)| *d *= mask.element_scale(first + i));
             }
 
+            // The derivative of softmax takes the mean of the gradients, weighted by the probabilities.
             let mean = sum_map(d, |i, d| d * p[i]);
             d.iter_mut()
                 .zip(p)
@@ -248,20 +260,12 @@ impl Attention {
         }
     }
 
-    fn softmax_scale(&self) -> f32 {
-        1.0 / (self.head_width() as f32).sqrt()
-    }
-
-    fn head_width(&self) -> usize {
-        self.width / self.heads
-    }
-
     /// Query, key or value of one head, of all tokens of a sequence.
     fn qkv_matrix<'a>(&self, head: usize, part: QkvPart, qkv: &'a [f32]) -> MatrixView<'a> {
-        let wide = 3 * self.width;
+        let qkv_row = 3 * self.width;
         let d = self.head_width();
         let start = part as usize * self.width + head * d;
-        MatrixView::strided(&qkv[start..], qkv.len() / wide, d, wide)
+        MatrixView::strided(&qkv[start..], qkv.len() / qkv_row, d, qkv_row)
     }
 
     fn qkv_matrix_mut<'a>(
@@ -313,21 +317,13 @@ impl Attention {
     }
 }
 
-/// Takes so much from the scores of padding that softmax leaves nothing of it.
+/// Lowers the scores of padding so far that softmax gives them a probability of zero.
 ///
 /// # Source
-/// The reference adds -10,000, so a sequence of nothing but padding attends to all of it.
+/// The reference adds -10,000 and not minus infinity, so a sequence of nothing but padding attends to all
+/// of it instead of dividing zero by zero.
 fn mask_padding(ids: &[u32], scores: &mut [f32]) {
     for (score, _) in scores.iter_mut().zip(ids).filter(|(_, id)| **id == 0) {
         *score -= 10_000.0;
     }
-}
-
-/// Makes positive numbers that sum to 1 of any numbers.
-pub(in crate::ops) fn softmax_in_place(row: &mut [f32]) {
-    let top = max_value(row);
-    row.iter_mut()
-        .for_each(|value| *value = fast_exp(*value - top));
-    let scale = 1.0 / sum_map(row, |_, value| value);
-    row.iter_mut().for_each(|value| *value *= scale);
 }

@@ -1,12 +1,10 @@
-//! Multi-head self-attention. Sequences of one length without padding are multiplied as batches; of
-//! others a kernel multiplies each at its own length. What lies between the products is the same.
+//! Attention on a device that writes its probabilities to memory. Sequences of one length without padding
+//! are multiplied as batches; for others a kernel multiplies each at its own length. The softmax between
+//! the products is the same for both.
 
-mod batched_gemm;
-
-use batched_gemm::{BatchedMatrix, QkvLayout, gemm_per_head};
-
+use super::Attention;
+use super::batched_gemm::{BatchedMatrix, QkvLayout, gemm_per_head};
 use crate::device::{DeviceView, DeviceViewMut, KernelLaunch};
-use crate::ops::attention::Attention;
 use crate::ops::dropout::Dropout;
 use crate::ops::launch_arguments::max_pooled_rows;
 use crate::ops::sequences::{Pooling, Sequences};
@@ -14,22 +12,45 @@ use crate::ops::sequences::{Pooling, Sequences};
 /// Rows of scores that one block takes: a warp each.
 const ROWS_PER_BLOCK: usize = 8;
 
+/// What the backward needs of the forward.
+#[derive(Clone, Copy)]
+pub(super) struct DeviceCache<'a> {
+    pub(super) qkv: DeviceView<'a>,
+    pub(super) probabilities: DeviceView<'a>,
+}
+
+/// Memory of the shape of the probabilities, which holds nothing between calls.
+pub(super) struct DeviceScratch<'a, 'b> {
+    pub(super) dropped: &'a mut DeviceViewMut<'b>,
+    pub(super) dscores: &'a mut DeviceViewMut<'b>,
+}
+
 /// Writes `out`, and the probabilities that the backward needs; `dropped` is scratch.
-///
-/// # Shapes
-/// As in [`Attention`].
-pub fn forward(
+pub(super) fn forward(
     attention: &Attention,
     sequences: Sequences<'_>,
     dropout: Dropout,
     qkv: DeviceView<'_>,
-    (probabilities, dropped): (&mut DeviceViewMut<'_>, &mut DeviceViewMut<'_>),
+    probabilities: &mut DeviceViewMut<'_>,
+    dropped: &mut DeviceViewMut<'_>,
     out: &mut DeviceViewMut<'_>,
 ) {
-    let part = QkvLayout::from_attention(attention);
-    let scores = part.score_matrix(probabilities.as_view());
-    let pair = (part.query_matrix(qkv), part.key_matrix(qkv).transposed());
-    gemm_per_head(attention, sequences, scores, pair, softmax_scale(attention));
+    let layout = QkvLayout::from_attention(attention);
+    let product =
+        |target: BatchedMatrix<'_>, a: BatchedMatrix<'_>, b: BatchedMatrix<'_>, scale: f32| {
+            gemm_per_head(attention, sequences, target, a, b, scale)
+        };
+
+    let scores = layout.score_matrix(probabilities.as_view());
+    let queries = layout.query_matrix(qkv);
+    let keys = layout.key_matrix(qkv);
+    product(
+        scores,
+        queries,
+        keys.transposed(),
+        attention.softmax_scale(),
+    );
+
     softmax_forward(attention, sequences, dropout, probabilities, dropped);
     let weights = if dropout.is_active() {
         dropped.as_view()
@@ -37,14 +58,9 @@ pub fn forward(
         probabilities.as_view()
     };
 
-    let pair = (part.score_matrix(weights), part.value_matrix(qkv));
-    gemm_per_head(
-        attention,
-        sequences,
-        part.output_matrix(out.as_view()),
-        pair,
-        1.0,
-    );
+    let weights = layout.score_matrix(weights);
+    let out = layout.output_matrix(out.as_view());
+    product(out, weights, layout.value_matrix(qkv), 1.0);
 }
 
 fn softmax_forward(
@@ -55,52 +71,47 @@ fn softmax_forward(
     dropped: &mut DeviceViewMut<'_>,
 ) {
     let device = probabilities.device();
-    let launch = score_row_kernel(
-        "softmax_forward",
-        attention,
-        sequences,
-        probabilities.as_view(),
-    );
-
     let dropped = dropout.is_active().then(|| dropped.as_view());
-    let launch = launch.arg_output(probabilities).arg_input_or_null(dropped);
-    let launch = launch.arg_input_or_null(sequences.device_token_ids());
-    let launch = launch
+    let scores = probabilities.as_view();
+    score_row_kernel("softmax_forward", attention, sequences, scores)
+        .arg_output(probabilities)
+        .arg_input_or_null(dropped)
+        .arg_input_or_null(sequences.device_token_ids())
         .arg_u32(attention.heads)
-        .arg_u32(attention.max_tokens);
-    launch
+        .arg_u32(attention.max_tokens)
         .arg_sequences(sequences)
         .arg_dropout(dropout)
         .launch_on(device);
 }
 
-/// Writes `dqkv`; `dropped` and `dscores` are scratch of the shape of `probabilities`.
-///
-/// # Shapes
-/// As in [`Attention`].
-pub fn backward(
+/// Writes `dqkv`.
+pub(super) fn backward(
     attention: &Attention,
     sequences: Sequences<'_>,
     dropout: Dropout,
-    (qkv, probabilities): (DeviceView<'_>, DeviceView<'_>),
+    cache: DeviceCache<'_>,
     dout: DeviceView<'_>,
-    (dropped, dscores): (&mut DeviceViewMut<'_>, &mut DeviceViewMut<'_>),
+    scratch: DeviceScratch<'_, '_>,
     dqkv: &mut DeviceViewMut<'_>,
 ) {
+    let DeviceCache { qkv, probabilities } = cache;
+    let DeviceScratch { dropped, dscores } = scratch;
     if sequences.pooling() == Pooling::FirstToken {
-        // Queries of tokens that do not go on have no gradient.
+        // Queries of tokens that are not pooled have no gradient.
         dqkv.fill_zeros();
     }
 
-    let part = QkvLayout::from_attention(attention);
-    let dout = part.output_matrix(dout);
-    let write = |target: BatchedMatrix<'_>, pair, scale| {
-        gemm_per_head(attention, sequences, target, pair, scale)
+    let layout = QkvLayout::from_attention(attention);
+    let dout = layout.output_matrix(dout);
+    let product = |target: BatchedMatrix<'_>, a: BatchedMatrix<'_>, b: BatchedMatrix<'_>| {
+        gemm_per_head(attention, sequences, target, a, b, 1.0)
     };
-    write(
-        part.score_matrix(dscores.as_view()),
-        (dout, part.value_matrix(qkv).transposed()),
-        1.0,
+
+    let values = layout.value_matrix(qkv);
+    product(
+        layout.score_matrix(dscores.as_view()),
+        dout,
+        values.transposed(),
     );
 
     softmax_backward(
@@ -111,30 +122,20 @@ pub fn backward(
         dropped,
         dscores,
     );
-
     let weights = if dropout.is_active() {
         dropped.as_view()
     } else {
         probabilities
     };
 
-    let weights = part.score_matrix(weights);
-    let dscores = part.score_matrix(dscores.as_view());
-    write(
-        part.value_matrix(dqkv.as_view()),
-        (weights.transposed(), dout),
-        1.0,
-    );
-    write(
-        part.query_matrix(dqkv.as_view()),
-        (dscores, part.key_matrix(qkv)),
-        1.0,
-    );
-    write(
-        part.key_matrix(dqkv.as_view()),
-        (dscores.transposed(), part.query_matrix(qkv)),
-        1.0,
-    );
+    let weights = layout.score_matrix(weights);
+    let dscores = layout.score_matrix(dscores.as_view());
+    let dq = layout.query_matrix(dqkv.as_view());
+    let dk = layout.key_matrix(dqkv.as_view());
+    let dv = layout.value_matrix(dqkv.as_view());
+    product(dv, weights.transposed(), dout);
+    product(dq, dscores, layout.key_matrix(qkv));
+    product(dk, dscores.transposed(), layout.query_matrix(qkv));
 }
 
 /// `dscores` holds the gradient of the dropped probabilities, and becomes that of `q · kᵀ`.
@@ -147,25 +148,20 @@ fn softmax_backward(
     dscores: &mut DeviceViewMut<'_>,
 ) {
     let device = dscores.device();
-    let launch = score_row_kernel("softmax_backward", attention, sequences, probabilities);
     let dropped = dropout.is_active().then(|| dropped.as_view());
-    let launch = launch
+    score_row_kernel("softmax_backward", attention, sequences, probabilities)
         .arg_input(probabilities)
         .arg_input_or_null(dropped)
-        .arg_output(dscores);
-
-    let launch = launch
+        .arg_output(dscores)
         .arg_u32(attention.heads)
         .arg_u32(attention.max_tokens)
-        .arg_f32(softmax_scale(attention));
-
-    launch
+        .arg_f32(attention.softmax_scale())
         .arg_sequences(sequences)
         .arg_dropout(dropout)
         .launch_on(device);
 }
 
-/// A kernel that gives every row of every head's scores a warp.
+/// A kernel with a warp for every row of every head's scores.
 fn score_row_kernel(
     name: &str,
     attention: &Attention,
@@ -178,8 +174,4 @@ fn score_row_kernel(
         blocks,
         1,
     )
-}
-
-fn softmax_scale(attention: &Attention) -> f32 {
-    1.0 / ((attention.width / attention.heads) as f32).sqrt()
 }

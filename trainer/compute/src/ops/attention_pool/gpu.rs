@@ -1,57 +1,68 @@
-//! Attention of one query on a device: a block of threads for each head of each picture.
+//! Attention of a single query on a device: a block for each head of each image.
 
+use super::SingleQueryAttention;
 use crate::device::{DeviceView, DeviceViewMut, KernelLaunch};
-use crate::ops::attention_pool::SingleQueryAttention;
+
+/// Threads of a block: four warps, which take tokens in turn.
+const BLOCK_THREADS: usize = 128;
+
+/// What the backward needs of the forward.
+#[derive(Clone, Copy)]
+pub(super) struct DeviceCache<'a> {
+    pub(super) q: DeviceView<'a>,
+    pub(super) kv: DeviceView<'a>,
+    pub(super) probabilities: DeviceView<'a>,
+    pub(super) out: DeviceView<'a>,
+}
 
 /// Writes `out` and the probabilities.
-pub(crate) fn forward(
-    query: SingleQueryAttention,
+pub(super) fn forward(
+    attention: SingleQueryAttention,
     q: DeviceView<'_>,
     kv: DeviceView<'_>,
     mut probabilities: DeviceViewMut<'_>,
     mut out: DeviceViewMut<'_>,
 ) {
-    let launch = pool_kernel(query, "query_forward", q)
+    let launch = pool_kernel(attention, "query_forward", q)
         .arg_input(q)
-        .arg_input(kv);
-    with_shape_args(
-        query,
-        launch.arg_output(&mut probabilities).arg_output(&mut out),
-    )
-    .launch_on(q.device());
+        .arg_input(kv)
+        .arg_output(&mut probabilities)
+        .arg_output(&mut out);
+
+    with_shape_args(attention, launch).launch_on(q.device());
 }
 
 /// Writes `dq` and `dkv`.
-pub(crate) fn backward(
-    query: SingleQueryAttention,
-    (q, kv): (DeviceView<'_>, DeviceView<'_>),
-    (probabilities, out): (DeviceView<'_>, DeviceView<'_>),
+pub(super) fn backward(
+    attention: SingleQueryAttention,
+    cache: DeviceCache<'_>,
     dout: DeviceView<'_>,
-    (mut dq, mut dkv): (DeviceViewMut<'_>, DeviceViewMut<'_>),
+    mut dq: DeviceViewMut<'_>,
+    mut dkv: DeviceViewMut<'_>,
 ) {
-    let launch = pool_kernel(query, "query_backward", q)
-        .arg_input(q)
-        .arg_input(kv);
-    let launch = launch
-        .arg_input(probabilities)
-        .arg_input(out)
-        .arg_input(dout);
-    with_shape_args(query, launch.arg_output(&mut dq).arg_output(&mut dkv)).launch_on(q.device());
+    let launch = pool_kernel(attention, "query_backward", cache.q)
+        .arg_input(cache.q)
+        .arg_input(cache.kv)
+        .arg_input(cache.probabilities)
+        .arg_input(cache.out)
+        .arg_input(dout)
+        .arg_output(&mut dq)
+        .arg_output(&mut dkv);
+
+    with_shape_args(attention, launch).launch_on(cache.q.device());
 }
 
-fn pool_kernel(query: SingleQueryAttention, name: &str, q: DeviceView<'_>) -> KernelLaunch {
-    let pictures = q.len() / query.width;
-    let heads = query.heads;
+fn pool_kernel(attention: SingleQueryAttention, name: &str, q: DeviceView<'_>) -> KernelLaunch {
+    let images = q.len() / attention.width;
     KernelLaunch::for_dtype(name, q.dtype())
-        .with_grid(heads, pictures, 1)
-        .with_threads(128)
+        .with_grid(attention.heads, images, 1)
+        .with_threads(BLOCK_THREADS)
 }
 
-fn with_shape_args(query: SingleQueryAttention, launch: KernelLaunch) -> KernelLaunch {
-    let SingleQueryAttention { heads, tokens, .. } = query;
+fn with_shape_args(attention: SingleQueryAttention, launch: KernelLaunch) -> KernelLaunch {
     launch
-        .arg_u32(heads)
-        .arg_u32(query.head_width())
-        .arg_u32(tokens)
-        .arg_f32(query.softmax_scale())
+        .arg_u32(attention.heads)
+        .arg_u32(attention.head_width())
+        .arg_u32(attention.tokens)
+        .arg_f32(attention.softmax_scale())
 }

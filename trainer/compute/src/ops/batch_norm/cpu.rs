@@ -1,4 +1,7 @@
-//! Batch normalisation in this machine's memory.
+//! Batch normalization on the CPU.
+//!
+//! The numbers of a channel are repeated to a span of whole rows: loops over rows of few channels would be
+//! too short for vector code.
 
 use rayon::prelude::*;
 
@@ -6,10 +9,10 @@ use super::workspace::{BatchNormWorkspace, PartialSums, repeat_channels, span_le
 use super::{BatchNorm, EPSILON, MOMENTUM, PostActivation};
 use crate::gemm::Accumulate;
 
-/// Numbers that one thread takes at a time.
+/// Elements that one thread takes at a time.
 const CHUNK_LEN: usize = 1 << 13;
 
-/// What each channel was normalised with, the channels repeated to one span.
+/// What each channel was normalized with, the channels repeated to one span.
 #[derive(Debug)]
 pub(super) struct HostMoments {
     mean: Vec<f32>,
@@ -18,12 +21,12 @@ pub(super) struct HostMoments {
     /// `y = x · factor + offset`.
     factor: Vec<f32>,
     offset: Vec<f32>,
-    /// Rows that they were taken from.
+    /// Rows that the statistics are of: an f64, as those of all ranks may be many.
     rows: f64,
 }
 
 impl HostMoments {
-    /// Memory for so many channels.
+    /// Memory for `width` channels.
     pub(super) fn new(width: usize) -> Self {
         let array = || vec![0.0; span_len(width)];
         Self {
@@ -42,23 +45,25 @@ impl BatchNorm {
         values: &[f32],
         state: &mut [f32],
         x: &[f32],
-        (moments, sums): (&mut HostMoments, &mut BatchNormWorkspace),
+        moments: &mut HostMoments,
+        sums: &mut BatchNormWorkspace,
     ) {
         let width = self.width;
         let HostMoments {
             mean,
-            inv_std: sharpness,
+            inv_std,
             rows,
             ..
         } = &mut *moments;
 
-        // Taken from a sample of the channel, a large mean costs the variance no digits.
+        // Sums are of distances from one sample of the channel: a mean that is large beside the deviation
+        // costs the variance no digits.
         mean[..width].copy_from_slice(&x[..width]);
         repeat_channels(mean, width);
         let origin = &*mean;
         let [sum, squares] =
             sums.partial_sums
-                .sum_over_rows((x.len(), width), |range, sum, squares| {
+                .sum_over_rows(x.len(), width, |range, sum, squares| {
                     for x in x[range].chunks(origin.len()) {
                         let sums = sum.iter_mut().zip(squares.iter_mut());
                         for ((sum, squares), (x, origin)) in sums.zip(x.iter().zip(origin)) {
@@ -70,7 +75,8 @@ impl BatchNorm {
                 });
 
         let count = (x.len() / width) as f32;
-        let variances = &mut sharpness[..width];
+        // Variances until the running ones have followed, then one over the deviations.
+        let variances = &mut inv_std[..width];
         for i in 0..width {
             let distance = sum[i] / count;
             variances[i] = (squares[i] / count - distance * distance).max(0.0);
@@ -78,6 +84,7 @@ impl BatchNorm {
         }
 
         *rows = sums.all_reduce_moments(f64::from(count), &mut mean[..width], variances);
+        // PyTorch normalizes with the biased variance, but keeps the unbiased one.
         let unbiased = (*rows / (*rows - 1.0).max(1.0)) as f32;
         let follow = |running: &mut f32, now: f32| *running += MOMENTUM * (now - *running);
 
@@ -103,8 +110,8 @@ impl BatchNorm {
     ) {
         moments.mean[..self.width].copy_from_slice(self.running_mean.slice_of(state));
         let variances = self.running_variance.slice_of(state);
-        for (sharpness, variance) in moments.inv_std.iter_mut().zip(variances) {
-            *sharpness = 1.0 / (variance + EPSILON).sqrt();
+        for (inv_std, variance) in moments.inv_std.iter_mut().zip(variances) {
+            *inv_std = 1.0 / (variance + EPSILON).sqrt();
         }
 
         self.compute_affine(values, moments);
@@ -113,7 +120,7 @@ impl BatchNorm {
     fn compute_affine(&self, values: &[f32], moments: &mut HostMoments) {
         let HostMoments {
             mean,
-            inv_std: sharpness,
+            inv_std,
             factor,
             offset,
             ..
@@ -122,11 +129,11 @@ impl BatchNorm {
         let weight = self.weight.slice_of(values);
         let bias = self.bias.slice_of(values);
         for i in 0..self.width {
-            factor[i] = sharpness[i] * weight[i];
+            factor[i] = inv_std[i] * weight[i];
             offset[i] = bias[i] - mean[i] * factor[i];
         }
 
-        for array in [mean, sharpness, factor, offset] {
+        for array in [mean, inv_std, factor, offset] {
             repeat_channels(array, self.width);
         }
     }
@@ -136,10 +143,11 @@ impl BatchNorm {
         moments: &HostMoments,
         x: &[f32],
         y: &mut [f32],
-        onto: Accumulate,
-        then: PostActivation,
+        accumulate: Accumulate,
+        activation: PostActivation,
     ) {
-        match (onto, then) {
+        // A loop for each case: a branch inside of it would cost more than the arithmetic.
+        match (accumulate, activation) {
             (Accumulate::No, PostActivation::Identity) => {
                 self.zip_rows_parallel(moments, x, y, |_, v| v)
             }
@@ -178,34 +186,41 @@ impl BatchNorm {
     pub(super) fn backward_host(
         &self,
         gradients: &mut [f32],
-        (x, moments, sums): (&[f32], &HostMoments, &mut BatchNormWorkspace),
+        x: &[f32],
+        moments: &HostMoments,
+        sums: &mut BatchNormWorkspace,
         dy: &mut [f32],
-        then: PostActivation,
+        activation: PostActivation,
     ) {
-        match then {
+        match activation {
             PostActivation::Identity => {
-                self.backward_with_gate(gradients, (x, moments, sums), dy, |_, dy| dy)
+                self.backward_with_gate(gradients, x, moments, sums, dy, |_, dy| dy)
             }
             PostActivation::Relu => {
                 let gate = |y: f32, dy: f32| if y > 0.0 { dy } else { 0.0 };
-                self.backward_with_gate(gradients, (x, moments, sums), dy, gate);
+                self.backward_with_gate(gradients, x, moments, sums, dy, gate);
             }
         }
     }
 
+    /// `gate(y, dy)` is the gradient before the activation, whose input `y` is computed again.
     fn backward_with_gate(
         &self,
         gradients: &mut [f32],
-        (x, moments, sums): (&[f32], &HostMoments, &mut BatchNormWorkspace),
+        x: &[f32],
+        moments: &HostMoments,
+        sums: &mut BatchNormWorkspace,
         dy: &mut [f32],
         gate: impl Fn(f32, f32) -> f32 + Sync,
     ) {
-        let [sum, along] = self.gradient_sums((x, moments, &mut sums.partial_sums), dy, &gate);
+        let [sum, along] = self.gradient_sums(x, moments, &mut sums.partial_sums, dy, &gate);
         for i in 0..self.width {
             self.weight.slice_of_mut(gradients)[i] += along[i] * moments.inv_std[i];
             self.bias.slice_of_mut(gradients)[i] += sum[i];
         }
 
+        // After the gradients of weight and bias, which are summed over ranks with all others: `dx` needs
+        // the sums over the rows that the statistics are of.
         sums.all_reduce_sums(self.width);
         let [sum, along] = sums.partial_sums.last_sums(self.width);
         let count = moments.rows as f32;
@@ -249,7 +264,9 @@ impl BatchNorm {
     /// For each channel the sums of `dy` and of `dy · (x - mean)`.
     fn gradient_sums<'a>(
         &self,
-        (x, moments, memory): (&[f32], &HostMoments, &'a mut PartialSums),
+        x: &[f32],
+        moments: &HostMoments,
+        memory: &'a mut PartialSums,
         dy: &[f32],
         gate: &(impl Fn(f32, f32) -> f32 + Sync),
     ) -> [&'a mut [f32]; 2] {
@@ -260,7 +277,7 @@ impl BatchNorm {
             ..
         } = moments;
 
-        memory.sum_over_rows((dy.len(), self.width), |range, sum, along| {
+        memory.sum_over_rows(dy.len(), self.width, |range, sum, along| {
             let spans = x[range.clone()]
                 .chunks(mean.len())
                 .zip(dy[range].chunks(mean.len()));

@@ -1,8 +1,8 @@
-//! Batch normalisation: each channel to mean 0 and variance 1 over all places of all pictures, then
-//! scaled and shifted; over rows of channels, with a rectifier behind it where the tower has one.
+//! Batch normalization: each channel to mean 0 and variance 1 over all pixels of all images, then scaled
+//! and shifted; over rows of channels, followed by a ReLU where the tower has one.
 
 mod cpu;
-pub mod gpu;
+mod gpu;
 mod workspace;
 
 use std::ops::Range;
@@ -13,13 +13,13 @@ use crate::gemm::Accumulate;
 use crate::params::{ParamInit, ParamLayout, Weight};
 use crate::tensor::{Memory, TensorView, TensorViewMut, panic_mixed_memories};
 
-/// PyTorch's default.
-pub(crate) const EPSILON: f32 = 1e-5;
+/// Added to variances: PyTorch's default.
+const EPSILON: f32 = 1e-5;
 
-/// How much of a batch's statistics goes into the running ones: PyTorch's default.
-pub(crate) const MOMENTUM: f32 = 0.1;
+/// The share of a batch's statistics in the running ones: PyTorch's default.
+const MOMENTUM: f32 = 0.1;
 
-/// What follows the normalisation.
+/// What follows the normalization.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum PostActivation {
     /// Nothing.
@@ -32,6 +32,35 @@ pub enum PostActivation {
 ///
 /// # Shapes
 /// `x`, `y` [rows, width]; `weight`, `bias` and the running statistics [width].
+///
+/// ```
+/// use cnclip_compute::gemm::Accumulate;
+/// use cnclip_compute::ops::batch_norm::{
+///     BatchNorm, BatchNormMoments, BatchNormWorkspace, PostActivation,
+/// };
+/// use cnclip_compute::params::{ParamInit, ParamLayout};
+/// use cnclip_compute::tensor::Memory;
+///
+/// let mut layout = ParamLayout::default();
+/// let mut sums = BatchNormWorkspace::default();
+/// let norm = BatchNorm::declare_params(&mut layout, "bn", 1, ParamInit::Ones, &mut sums);
+/// let mut params = layout.allocate_params();
+/// params.init_values(0);
+///
+/// let mut moments = BatchNormMoments::new(&Memory::Host, 1);
+/// let (x, mut y) = (vec![1.0, 3.0], vec![0.0; 2]);
+/// let mut running = params.buffers.view_mut();
+/// norm.compute_batch_stats(
+///     params.values.view(),
+///     &mut running,
+///     (&x).into(),
+///     &mut moments,
+///     &mut sums,
+/// );
+/// let (add, then) = (Accumulate::No, PostActivation::Relu);
+/// norm.apply_normalization(&moments, (&x).into(), (&mut y).into(), add, then);
+/// assert!(y[0] == 0.0 && (y[1] - 1.0).abs() < 1e-4);
+/// ```
 #[derive(Clone, Debug)]
 pub struct BatchNorm {
     weight: Weight,
@@ -42,7 +71,7 @@ pub struct BatchNorm {
     width: usize,
 }
 
-/// What each channel was normalised with.
+/// What each channel was normalized with.
 #[derive(Debug)]
 pub struct BatchNormMoments(MomentsStorage);
 
@@ -53,7 +82,7 @@ enum MomentsStorage {
 }
 
 impl BatchNormMoments {
-    /// Memory for so many channels.
+    /// Memory for `width` channels.
     pub fn new(memory: &Memory, width: usize) -> Self {
         Self(match memory.device() {
             None => MomentsStorage::Host(cpu::HostMoments::new(width)),
@@ -91,13 +120,14 @@ impl BatchNorm {
         }
     }
 
-    /// Takes the statistics of the batch, and lets the running ones follow.
+    /// Computes the statistics of the batch, and moves the running ones towards them.
     pub fn compute_batch_stats(
         &self,
         values: TensorView<'_>,
         state: &mut TensorViewMut<'_>,
         x: TensorView<'_>,
-        (moments, sums): (&mut BatchNormMoments, &mut BatchNormWorkspace),
+        moments: &mut BatchNormMoments,
+        sums: &mut BatchNormWorkspace,
     ) {
         match (values, state.reborrow(), x, &mut moments.0) {
             (
@@ -106,7 +136,7 @@ impl BatchNorm {
                 TensorView::Host(x),
                 MomentsStorage::Host(moments),
             ) => {
-                self.compute_batch_stats_host(values, state, x, (moments, sums));
+                self.compute_batch_stats_host(values, state, x, moments, sums);
             }
             (
                 TensorView::Device(values),
@@ -116,13 +146,13 @@ impl BatchNorm {
             ) => {
                 let affine = values.slice(self.affine_range());
                 let running = state.slice(self.running_stats_range());
-                gpu::compute_batch_stats(affine, running, x, (moments, sums));
+                gpu::compute_batch_stats(affine, running, x, moments, sums);
             }
             _ => panic_mixed_memories(),
         }
     }
 
-    /// Takes the running statistics.
+    /// Uses the running statistics instead of a batch's.
     pub fn load_running_stats(
         &self,
         values: TensorView<'_>,
@@ -146,34 +176,37 @@ impl BatchNorm {
         }
     }
 
-    /// Writes `y`, or adds to it, before the rectifier.
+    /// Writes `y`, or adds to it, and applies the activation to the sum.
     pub fn apply_normalization(
         &self,
         moments: &BatchNormMoments,
         x: TensorView<'_>,
         y: TensorViewMut<'_>,
-        onto: Accumulate,
-        then: PostActivation,
+        accumulate: Accumulate,
+        activation: PostActivation,
     ) {
         match (&moments.0, x, y) {
             (MomentsStorage::Host(moments), TensorView::Host(x), TensorViewMut::Host(y)) => {
-                self.apply_normalization_host(moments, x, y, onto, then);
+                self.apply_normalization_host(moments, x, y, accumulate, activation);
             }
             (MomentsStorage::Device(moments), TensorView::Device(x), TensorViewMut::Device(y)) => {
-                gpu::apply_normalization(moments, x, y, onto, then);
+                gpu::apply_normalization(moments, x, y, accumulate, activation);
             }
             _ => panic_mixed_memories(),
         }
     }
 
-    /// Adds to the gradients of the weights; `dy` becomes `dx`. What was added to `y` is not known
-    /// here, so a rectifier behind an addition is the caller's.
+    /// Adds to the gradients of weight and bias; `dy` becomes `dx`.
+    ///
+    /// What was added to `y` is not known here, so the ReLU after an addition is the caller's.
     pub fn backward(
         &self,
         gradients: &mut TensorViewMut<'_>,
-        (x, moments, sums): (TensorView<'_>, &BatchNormMoments, &mut BatchNormWorkspace),
+        x: TensorView<'_>,
+        moments: &BatchNormMoments,
+        sums: &mut BatchNormWorkspace,
         dy: TensorViewMut<'_>,
-        then: PostActivation,
+        activation: PostActivation,
     ) {
         match (gradients.reborrow(), x, &moments.0, dy) {
             (
@@ -181,18 +214,16 @@ impl BatchNorm {
                 TensorView::Host(x),
                 MomentsStorage::Host(moments),
                 TensorViewMut::Host(dy),
-            ) => self.backward_host(gradients, (x, moments, sums), dy, then),
+            ) => self.backward_host(gradients, x, moments, sums, dy, activation),
             (
                 TensorViewMut::Device(gradients),
                 TensorView::Device(x),
                 MomentsStorage::Device(moments),
                 TensorViewMut::Device(dy),
-            ) => gpu::backward(
-                gradients.slice(self.affine_range()),
-                (x, moments, sums),
-                dy,
-                then,
-            ),
+            ) => {
+                let affine = gradients.slice(self.affine_range());
+                gpu::backward(affine, x, moments, sums, dy, activation);
+            }
             _ => panic_mixed_memories(),
         }
     }

@@ -1,5 +1,5 @@
-//! Sums over the rows of a batch, channel by channel, and over those of all ranks where they share
-//! their statistics. Knows nothing of what is summed.
+//! Sums over the rows of a batch, channel by channel, and over the rows of all ranks where their statistics
+//! are synchronized.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,33 +9,36 @@ use rayon::prelude::*;
 use super::gpu;
 use crate::collective::Collective;
 use crate::device::{DType, DeviceBuffer};
-use crate::tensor;
+use crate::math::add_in_place;
+use crate::tensor::Memory;
 
-/// Parts that rows are summed in; fixed, so that sums do not depend on the number of threads.
+/// Parts that rows are summed in: a fixed number, so that sums do not depend on the number of threads.
 const PARTIAL_SUMS: usize = 32;
 
-/// Spans that are summed before their sum is added to others: keeps the digits of long sums.
+/// Spans that are summed before their sum is added to the total: an fp32 sum of many thousand numbers would
+/// lose digits of each.
 const SPANS_PER_BLOCK: usize = 64;
 
-/// Whole rows that loops take as one: the processor is slow on short ones.
+/// The length of whole rows that loops take as one: loops of few iterations are slow.
 pub(super) fn span_len(width: usize) -> usize {
     const ENOUGH: usize = 256;
     width * (ENOUGH / width).max(1)
 }
 
-/// Repeats what the first channels hold.
+/// Repeats the numbers of the first row to the whole span.
 pub(super) fn repeat_channels(array: &mut [f32], width: usize) {
     for start in (width..array.len()).step_by(width) {
         array.copy_within(..width, start);
     }
 }
 
-/// Memory that sums over rows borrow in turn, and the ranks whose rows are counted in.
+/// Memory for sums over rows that all batch normalizations share, and the ranks that they are synchronized
+/// with.
 #[derive(Debug, Default)]
 pub struct BatchNormWorkspace {
     pub(super) partial_sums: PartialSums,
     /// The same on a device.
-    pub(crate) device: Option<DeviceBuffer>,
+    pub(super) device: Option<DeviceBuffer>,
     all_reduce_buffer: Vec<f64>,
     collective: Option<Arc<dyn Collective>>,
 }
@@ -46,12 +49,12 @@ pub(super) struct PartialSums(Vec<f32>);
 
 impl BatchNormWorkspace {
     /// From now on statistics are those of the rows of all ranks together.
-    pub fn sync_across_ranks(&mut self, ranks: Arc<dyn Collective>) {
-        self.collective = Some(ranks);
+    pub fn sync_across_ranks(&mut self, collective: Arc<dyn Collective>) {
+        self.collective = Some(collective);
     }
 
-    /// Grows to what so many channels need.
-    pub(super) fn reserve_for(&mut self, memory: &tensor::Memory, width: usize) {
+    /// Grows to what `width` channels need.
+    pub(super) fn reserve_for(&mut self, memory: &Memory, width: usize) {
         match memory.device() {
             None => self.partial_sums.0.resize(
                 self.partial_sums
@@ -72,21 +75,22 @@ impl BatchNormWorkspace {
             .resize(self.all_reduce_buffer.len().max(2 * width + 1), 0.0);
     }
 
-    /// Whether other ranks' rows are counted in.
-    pub(crate) fn is_synchronized(&self) -> bool {
+    /// Whether statistics are those of the rows of all ranks.
+    pub(super) fn is_synchronized(&self) -> bool {
         self.collective.is_some()
     }
 
     /// From means and variances of this rank's rows to those of all rows, and their number.
     ///
-    /// Variances are added about the common mean, so that a large mean costs them no digits.
-    pub(crate) fn all_reduce_moments(
+    /// Two all-reduces: variances are summed about the common mean, so that a large mean costs them no
+    /// digits. In fp64, because the sums of all ranks are subtracted from one another.
+    pub(super) fn all_reduce_moments(
         &mut self,
         rows: f64,
         means: &mut [f32],
         variances: &mut [f32],
     ) -> f64 {
-        let Some(ranks) = &self.collective else {
+        let Some(collective) = &self.collective else {
             return rows;
         };
 
@@ -98,7 +102,7 @@ impl BatchNormWorkspace {
             .zip(&*means)
             .for_each(|(sum, mean)| *sum = rows * f64::from(*mean));
 
-        ranks.all_reduce_sum_f64(shared);
+        collective.all_reduce_sum_f64(shared);
         let total = shared[0];
         let sums = &mut shared[1..];
 
@@ -109,7 +113,7 @@ impl BatchNormWorkspace {
             *sum = rows * (f64::from(*variance) + (own - common).powi(2));
         }
 
-        ranks.all_reduce_sum_f64(sums);
+        collective.all_reduce_sum_f64(sums);
         variances
             .iter_mut()
             .zip(sums)
@@ -120,29 +124,33 @@ impl BatchNormWorkspace {
 
     /// From a rank's own sums over its rows to those over all rows.
     pub(super) fn all_reduce_sums(&mut self, width: usize) {
-        let Self {
-            partial_sums: memory,
-            all_reduce_buffer: shared,
-            collective: ranks,
-            ..
-        } = self;
-
-        let Some(ranks) = ranks else { return };
-        let [first, second] = memory.last_sums(width).map(|sums| &mut sums[..width]);
-        all_reduce_in_f64(&**ranks, shared, [first, second]);
-    }
-
-    /// The same for sums that lie one behind the other.
-    pub(crate) fn all_reduce_pair(&mut self, sums: &mut [f32]) {
-        let Some(ranks) = &self.collective else {
+        let Some(collective) = &self.collective else {
             return;
         };
+
+        let sums = self.partial_sums.last_sums(width);
+        let [first, second] = sums.map(|sums| &mut sums[..width]);
+        all_reduce_in_f64(&**collective, &mut self.all_reduce_buffer, first, second);
+    }
+
+    /// The same for two sums that lie one after the other.
+    pub(super) fn all_reduce_pair(&mut self, sums: &mut [f32]) {
+        let Some(collective) = &self.collective else {
+            return;
+        };
+
         let (first, second) = sums.split_at_mut(sums.len() / 2);
-        all_reduce_in_f64(&**ranks, &mut self.all_reduce_buffer, [first, second]);
+        all_reduce_in_f64(&**collective, &mut self.all_reduce_buffer, first, second);
     }
 }
 
-fn all_reduce_in_f64(ranks: &dyn Collective, shared: &mut [f64], [first, second]: [&mut [f32]; 2]) {
+/// Sums both arrays over all ranks in one all-reduce.
+fn all_reduce_in_f64(
+    collective: &dyn Collective,
+    shared: &mut [f64],
+    first: &mut [f32],
+    second: &mut [f32],
+) {
     let shared = &mut shared[..2 * first.len()];
     let both = first.iter().chain(second.iter());
     shared
@@ -150,18 +158,19 @@ fn all_reduce_in_f64(ranks: &dyn Collective, shared: &mut [f64], [first, second]
         .zip(both)
         .for_each(|(shared, own)| *shared = f64::from(*own));
 
-    ranks.all_reduce_sum_f64(shared);
+    collective.all_reduce_sum_f64(shared);
     let both = first.iter_mut().chain(second);
     both.zip(&*shared)
         .for_each(|(own, shared)| *own = *shared as f32);
 }
 
 impl PartialSums {
-    /// The sums of two numbers for each channel over an array of rows: `add` adds those of a range of
-    /// the array to two arrays of one span.
+    /// Two sums for each channel over the rows of an array: `add` adds those of a range of the array to
+    /// two arrays of one span.
     pub(super) fn sum_over_rows(
         &mut self,
-        (length, width): (usize, usize),
+        length: usize,
+        width: usize,
         add: impl Fn(Range<usize>, &mut [f32], &mut [f32]) + Sync,
     ) -> [&mut [f32]; 2] {
         let span = span_len(width);
@@ -183,28 +192,21 @@ impl PartialSums {
                         first,
                         second,
                     );
-                    total
-                        .iter_mut()
-                        .zip(&*block)
-                        .for_each(|(total, sum)| *total += sum);
+                    add_in_place(total, block);
                 }
             });
 
+        // The parts are added in their order, after all are complete: the same sums every time.
         let (total, others) = parts.split_at_mut(4 * span);
         for other in others.chunks_exact(4 * span) {
-            total[..2 * span]
-                .iter_mut()
-                .zip(other)
-                .for_each(|(total, sum)| *total += sum);
+            add_in_place(&mut total[..2 * span], other);
         }
 
         let (first, second) = total[..2 * span].split_at_mut(span);
         for sums in [&mut *first, &mut *second] {
             let (sums, others) = sums.split_at_mut(width);
             for other in others.chunks_exact(width) {
-                sums.iter_mut()
-                    .zip(other)
-                    .for_each(|(sum, other)| *sum += other);
+                add_in_place(sums, other);
             }
         }
 

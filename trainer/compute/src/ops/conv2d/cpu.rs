@@ -1,5 +1,5 @@
-//! Convolution in this machine's memory: each thread lays out its share of the neighbourhoods, piece by
-//! piece, and multiplies them.
+//! Convolution on the CPU: each thread lays out its share of the windows, piece by piece, and multiplies
+//! them.
 
 use rayon::prelude::*;
 
@@ -7,49 +7,50 @@ use super::{Conv2d, ConvGeometry, KERNEL_TAPS};
 use crate::gemm::matmul::gemm;
 use crate::gemm::{Accumulate, GemmThreads, MatrixView, MatrixViewMut};
 
-/// Numbers of laid out rows that one thread multiplies at a time.
+/// Numbers of laid out rows that one thread multiplies at a time: 1 MiB, which stays in a core's L2 cache.
 const MAX_IM2COL_LEN: usize = 1 << 18;
 
-/// Numbers in a cache line: how many outputs of a weight are moved at a time.
+/// Numbers in a cache line: as many outputs of a weight are transposed at a time, so that no line is read
+/// more than once.
 const CACHE_LINE_LEN: usize = 16;
 
-/// What one thread needs.
+/// Memory of one thread.
 #[derive(Debug, Default)]
 pub(super) struct ConvThreadScratch {
     rows: Vec<f32>,
     sums: Vec<f32>,
 }
 
-/// Grows to what this convolution needs of every thread.
-pub(super) fn reserve_scratch(parts: &mut Vec<ConvThreadScratch>, convolution: &Conv2d) {
+/// Grows to what this convolution needs on every thread.
+pub(super) fn reserve_scratch(scratch: &mut Vec<ConvThreadScratch>, convolution: &Conv2d) {
     let row = KERNEL_TAPS * convolution.geometry.channels.max(convolution.outputs);
     let grow = |array: &mut Vec<f32>, length| array.resize(array.len().max(length), 0.0);
-    parts.resize_with(rayon::current_num_threads(), ConvThreadScratch::default);
+    scratch.resize_with(rayon::current_num_threads(), ConvThreadScratch::default);
 
-    for ConvThreadScratch { rows, sums } in parts {
+    for ConvThreadScratch { rows, sums } in scratch {
         grow(rows, MAX_IM2COL_LEN.max(row));
         grow(sums, convolution.weight.len());
     }
 }
 
 impl ConvGeometry {
-    /// Writes the neighbourhoods of all places from `first` on, counted through all pictures.
+    /// Writes the windows of consecutive output pixels; `first` is counted through all images.
     fn im2col(&self, x: &[f32], first: usize, rows: &mut [f32]) {
-        let line = self.output_side();
-        let picture = self.side * self.side * self.channels;
+        let output_side = self.output_side();
+        let image_len = self.side * self.side * self.channels;
         for (at, row) in rows.chunks_exact_mut(self.patch_len()).enumerate() {
-            let top = (first + at) / line;
-            let left = (first + at) % line;
-            let sample = top / line;
-            let top = top % line;
-            let picture = &x[sample * picture..(sample + 1) * picture];
+            let line = (first + at) / output_side;
+            let left = (first + at) % output_side;
+            let sample = line / output_side;
+            let top = line % output_side;
+            let image = &x[sample * image_len..(sample + 1) * image_len];
 
-            self.copy_window(picture, (top * self.stride, left * self.stride), row);
+            self.copy_window(image, top * self.stride, left * self.stride, row);
         }
     }
 
-    /// The channels of the 3 × 3 pixels around one, zero where the picture ends.
-    fn copy_window(&self, picture: &[f32], (top, left): (usize, usize), row: &mut [f32]) {
+    /// The channels of the 3 × 3 pixels around one, zero outside of the image.
+    fn copy_window(&self, image: &[f32], top: usize, left: usize, row: &mut [f32]) {
         let side = self.side;
         let channels = self.channels;
         let before = usize::from(left == 0);
@@ -57,6 +58,7 @@ impl ConvGeometry {
         let inside = before * channels..(3 - after) * channels;
 
         for (tap, pixels) in row.chunks_exact_mut(3 * channels).enumerate() {
+            // Above the first line this wraps to a large number, which is outside as well.
             let y = (top + tap).wrapping_sub(1);
             if y >= side {
                 pixels.fill(0.0);
@@ -65,81 +67,82 @@ impl ConvGeometry {
 
             let start = (y * side + left + before - 1) * channels;
             pixels[..inside.start].fill(0.0);
-            pixels[inside.clone()].copy_from_slice(&picture[start..start + inside.len()]);
+            pixels[inside.clone()].copy_from_slice(&image[start..start + inside.len()]);
             pixels[inside.end..].fill(0.0);
         }
     }
 
-    /// Writes the product of all neighbourhoods with a matrix.
+    /// Writes the product of all windows with a matrix.
     fn im2col_gemm(
         &self,
         x: &[f32],
         matrix: MatrixView<'_>,
         y: &mut [f32],
-        parts: &mut [ConvThreadScratch],
+        scratch: &mut [ConvThreadScratch],
     ) {
-        let row = self.patch_len();
-        let outputs = y.len() / self.count_output_pixels(x);
-        let (share, step) = self.split_output_pixels(x, parts.len());
-        let work = y.par_chunks_mut(share * outputs).zip(parts).enumerate();
+        let row_len = self.patch_len();
+        let pixels = self.count_output_pixels(x.len());
+        let outputs = y.len() / pixels;
+        let share = pixels.div_ceil(scratch.len());
+        let step = self.pixels_per_piece();
+
+        let work = y.par_chunks_mut(share * outputs).zip(scratch).enumerate();
         work.for_each(|(part, (y, ConvThreadScratch { rows, .. }))| {
             for (piece, y) in y.chunks_mut(step * outputs).enumerate() {
-                let rows = &mut rows[..y.len() / outputs * row];
+                let rows = &mut rows[..y.len() / outputs * row_len];
                 self.im2col(x, part * share + piece * step, rows);
-                let pair = (MatrixView::new(rows, row), matrix);
                 gemm(
                     self.precision,
                     MatrixViewMut::new(y, outputs),
                     Accumulate::No,
                     1.0,
-                    pair,
+                    MatrixView::new(rows, row_len),
+                    matrix,
                     GemmThreads::One,
                 );
             }
         });
     }
 
-    /// Leaves in every part its share of the gradient of the matrix, given that of the product; gives
-    /// how many parts have one.
-    fn weight_gradients(&self, x: &[f32], dy: &[f32], parts: &mut [ConvThreadScratch]) -> usize {
-        let row = self.patch_len();
-        let outputs = dy.len() / self.count_output_pixels(x);
-        let (share, step) = self.split_output_pixels(x, parts.len());
-        let work = dy.par_chunks(share * outputs).zip(parts).enumerate();
+    /// Leaves in every thread's `sums` its share of the gradient of the matrix, and gives how many threads
+    /// have one.
+    fn weight_gradients(&self, x: &[f32], dy: &[f32], scratch: &mut [ConvThreadScratch]) -> usize {
+        let row_len = self.patch_len();
+        let pixels = self.count_output_pixels(x.len());
+        let outputs = dy.len() / pixels;
+        let share = pixels.div_ceil(scratch.len());
+        let step = self.pixels_per_piece();
+        let work = dy.par_chunks(share * outputs).zip(scratch).enumerate();
         let count = work.len();
 
         work.for_each(|(part, (dy, ConvThreadScratch { rows, sums }))| {
             for (piece, dy) in dy.chunks(step * outputs).enumerate() {
-                let rows = &mut rows[..dy.len() / outputs * row];
+                let rows = &mut rows[..dy.len() / outputs * row_len];
                 self.im2col(x, part * share + piece * step, rows);
-                let target = MatrixViewMut::new(&mut sums[..row * outputs], outputs);
-                let onto = if piece == 0 {
+                let accumulate = if piece == 0 {
                     Accumulate::No
                 } else {
                     Accumulate::Yes
                 };
-                let pair = (
-                    MatrixView::new(rows, row).transposed(),
-                    MatrixView::new(dy, outputs),
-                );
 
-                gemm(self.precision, target, onto, 1.0, pair, GemmThreads::One);
+                gemm(
+                    self.precision,
+                    MatrixViewMut::new(&mut sums[..row_len * outputs], outputs),
+                    accumulate,
+                    1.0,
+                    MatrixView::new(rows, row_len).transposed(),
+                    MatrixView::new(dy, outputs),
+                    GemmThreads::One,
+                );
             }
         });
 
         count
     }
 
-    fn count_output_pixels(&self, x: &[f32]) -> usize {
-        x.len() / (self.side * self.side * self.channels) * self.output_side().pow(2)
-    }
-
-    /// Places for each part, and places that a part takes at a time.
-    fn split_output_pixels(&self, x: &[f32], parts: usize) -> (usize, usize) {
-        (
-            self.count_output_pixels(x).div_ceil(parts),
-            (MAX_IM2COL_LEN / self.patch_len()).max(1),
-        )
+    /// Output pixels that a thread takes at a time.
+    fn pixels_per_piece(&self) -> usize {
+        (MAX_IM2COL_LEN / self.patch_len()).max(1)
     }
 }
 
@@ -149,12 +152,13 @@ impl Conv2d {
         weight: &[f32],
         x: &[f32],
         y: &mut [f32],
-        (matrix, parts): (&mut [f32], &mut [ConvThreadScratch]),
+        matrix: &mut [f32],
+        scratch: &mut [ConvThreadScratch],
     ) {
         let matrix = &mut matrix[..self.weight.len()];
         self.pack_weight(weight, matrix);
         self.geometry
-            .im2col_gemm(x, MatrixView::new(matrix, self.outputs), y, parts);
+            .im2col_gemm(x, MatrixView::new(matrix, self.outputs), y, scratch);
     }
 
     pub(super) fn backward_weights_host(
@@ -162,10 +166,12 @@ impl Conv2d {
         gradient: &mut [f32],
         x: &[f32],
         dy: &[f32],
-        parts: &mut [ConvThreadScratch],
+        scratch: &mut [ConvThreadScratch],
     ) {
-        let count = self.geometry.weight_gradients(x, dy, parts);
-        for ConvThreadScratch { sums, .. } in &parts[..count] {
+        let count = self.geometry.weight_gradients(x, dy, scratch);
+        // In the order of the shares: the sum depends on how many threads there are, but not on which of
+        // them was faster.
+        for ConvThreadScratch { sums, .. } in &scratch[..count] {
             self.unpack_weight_gradient(sums, gradient);
         }
     }
@@ -175,7 +181,8 @@ impl Conv2d {
         weight: &[f32],
         dy: &[f32],
         dx: &mut [f32],
-        (matrix, parts): (&mut [f32], &mut [ConvThreadScratch]),
+        matrix: &mut [f32],
+        scratch: &mut [ConvThreadScratch],
     ) {
         let matrix = &mut matrix[..self.weight.len()];
         self.pack_flipped_weight(weight, matrix);
@@ -183,7 +190,7 @@ impl Conv2d {
             dy,
             MatrixView::new(matrix, self.geometry.channels),
             dx,
-            parts,
+            scratch,
         );
     }
 
@@ -212,7 +219,7 @@ impl Conv2d {
         });
     }
 
-    /// [outputs, inputs, taps] to [taps backwards, outputs, inputs].
+    /// [outputs, inputs, taps] to [taps in reverse, outputs, inputs].
     fn pack_flipped_weight(&self, weight: &[f32], matrix: &mut [f32]) {
         let row = self.geometry.patch_len();
         let inputs = self.geometry.channels;

@@ -1,24 +1,39 @@
-//! Convolution of 3 × 3 with a border of zeros, over pictures whose channels are neighbours: the
-//! neighbourhood of each place is laid out as one row, and the rest is a matrix product. It knows no
-//! convolution of 1 × 1, which is a linear layer.
+//! Convolution of 3 × 3 with zero padding over channels-last images, by im2col: the window of each output
+//! pixel is laid out as one row, and the rest is a matrix product. A convolution of 1 × 1 is a linear layer.
 
 mod cpu;
-pub mod gpu;
+mod gpu;
 
 use cnclip_crds::stage::Precision;
 use cpu::ConvThreadScratch;
+pub use gpu::MAX_IM2COL_LEN as MAX_DEVICE_IM2COL_LEN;
 
 use crate::params::{ParamInit, ParamLayout, Weight};
 use crate::tensor::{Memory, Tensor, TensorView, TensorViewMut, panic_mixed_memories};
 
 /// Weights of one input channel for one output channel.
-pub(crate) const KERNEL_TAPS: usize = 9;
+const KERNEL_TAPS: usize = 9;
 
 /// A convolution without bias.
 ///
 /// # Shapes
 /// `x` [batch, side, side, inputs], `y` [batch, ⌈side / stride⌉, ⌈side / stride⌉, outputs], and the
 /// weight as the reference has it, [outputs, inputs, 3, 3].
+///
+/// ```
+/// use cnclip_compute::ops::conv2d::{Conv2d, ConvShape, ConvWorkspace};
+/// use cnclip_compute::params::ParamLayout;
+///
+/// let mut layout = ParamLayout::default();
+/// let mut workspace = ConvWorkspace::default();
+/// let shape = ConvShape { inputs: 1, outputs: 1, side: 2, stride: 1 };
+/// let conv = Conv2d::declare_params(&mut layout, "conv", shape, &mut workspace);
+/// let values = vec![1.0; 9];
+///
+/// let (x, mut y) = (vec![1.0, 2.0, 3.0, 4.0], vec![0.0; 4]);
+/// conv.forward((&values).into(), (&x).into(), (&mut y).into(), &mut workspace);
+/// assert_eq!(y, [10.0; 4]);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Conv2d {
     weight: Weight,
@@ -26,38 +41,56 @@ pub struct Conv2d {
     outputs: usize,
 }
 
-/// Square pictures, and the places in them that a convolution looks at.
+/// The sizes of a convolution.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct ConvGeometry {
-    pub(crate) side: usize,
-    pub(crate) channels: usize,
-    pub(crate) stride: usize,
+pub struct ConvShape {
+    /// Input channels.
+    pub inputs: usize,
+    /// Output channels.
+    pub outputs: usize,
+    /// Side of an input image.
+    pub side: usize,
+    /// Pixels from one window to the next.
+    pub stride: usize,
+}
+
+/// Square images, and the windows that a convolution takes of them.
+#[derive(Clone, Copy, Debug)]
+struct ConvGeometry {
+    side: usize,
+    channels: usize,
+    stride: usize,
     precision: Precision,
 }
 
 impl ConvGeometry {
-    /// Places of a picture along one side.
-    pub(crate) fn output_side(&self) -> usize {
+    /// Side of an output image.
+    fn output_side(&self) -> usize {
         self.side.div_ceil(self.stride)
     }
 
-    /// The same places of pictures with so many channels.
-    pub(crate) fn with_channels(self, channels: usize) -> Self {
+    /// The same windows of images with other channels.
+    fn with_channels(self, channels: usize) -> Self {
         Self { channels, ..self }
     }
 
-    /// Length of a neighbourhood.
-    pub(crate) fn patch_len(&self) -> usize {
+    /// Numbers of a window.
+    fn patch_len(&self) -> usize {
         KERNEL_TAPS * self.channels
+    }
+
+    /// Output pixels of a batch of images.
+    fn count_output_pixels(&self, x_len: usize) -> usize {
+        x_len / (self.side * self.side * self.channels) * self.output_side().pow(2)
     }
 }
 
-/// Memory that convolutions borrow in turn.
+/// Memory that all convolutions share: it holds nothing between calls.
 #[derive(Debug)]
 pub struct ConvWorkspace {
     /// The weight as a matrix.
     weight_matrix: Tensor,
-    /// Neighbourhoods that a device lays out at a time.
+    /// Windows that a device lays out at a time.
     im2col_rows: Tensor,
     thread_scratch: Vec<ConvThreadScratch>,
 }
@@ -92,32 +125,32 @@ impl ConvWorkspace {
 }
 
 impl Conv2d {
-    /// Declares `<name>.weight`, over pictures of `side` pixels, and makes room for it.
+    /// Declares `<name>.weight`, and grows the workspace to what this convolution needs.
     pub fn declare_params(
         layout: &mut ParamLayout,
         name: &str,
-        (inputs, outputs): (usize, usize),
-        (side, stride): (usize, usize),
+        shape: ConvShape,
         workspace: &mut ConvWorkspace,
     ) -> Self {
-        let name = format!("{name}.weight");
-        let shape = [outputs, inputs, 3, 3];
-        let weight = layout.register_weight(
-            &name,
-            &shape,
-            ParamInit::uniform_fan_in(KERNEL_TAPS * inputs),
-        );
-        let precision = layout.precision();
-        let grid = ConvGeometry {
+        let ConvShape {
+            inputs,
+            outputs,
             side,
-            channels: inputs,
             stride,
-            precision,
-        };
+        } = shape;
+
+        let init = ParamInit::uniform_fan_in(KERNEL_TAPS * inputs);
+        let weight =
+            layout.register_weight(&format!("{name}.weight"), &[outputs, inputs, 3, 3], init);
 
         let convolution = Self {
             weight,
-            geometry: grid,
+            geometry: ConvGeometry {
+                side,
+                channels: inputs,
+                stride,
+                precision: layout.precision(),
+            },
             outputs,
         };
 
@@ -125,7 +158,7 @@ impl Conv2d {
         convolution
     }
 
-    /// Channels that come out.
+    /// Output channels.
     pub fn outputs(&self) -> usize {
         self.outputs
     }
@@ -136,13 +169,21 @@ impl Conv2d {
         values: TensorView<'_>,
         x: TensorView<'_>,
         y: TensorViewMut<'_>,
-        ConvWorkspace {
-            weight_matrix: matrix,
-            im2col_rows: rows,
-            thread_scratch: parts,
-        }: &mut ConvWorkspace,
+        workspace: &mut ConvWorkspace,
     ) {
-        match (self.weight.slice_of(values), x, y, matrix, rows) {
+        let ConvWorkspace {
+            weight_matrix,
+            im2col_rows,
+            thread_scratch,
+        } = workspace;
+
+        match (
+            self.weight.slice_of(values),
+            x,
+            y,
+            weight_matrix,
+            im2col_rows,
+        ) {
             (
                 TensorView::Host(weight),
                 TensorView::Host(x),
@@ -150,7 +191,7 @@ impl Conv2d {
                 Tensor::Host(matrix),
                 _,
             ) => {
-                self.forward_host(weight, x, y, (matrix, parts));
+                self.forward_host(weight, x, y, matrix, thread_scratch);
             }
             (
                 TensorView::Device(weight),
@@ -171,15 +212,18 @@ impl Conv2d {
         gradients: &mut TensorViewMut<'_>,
         x: TensorView<'_>,
         dy: TensorView<'_>,
-        ConvWorkspace {
-            im2col_rows: rows,
-            thread_scratch: parts,
-            ..
-        }: &mut ConvWorkspace,
+        workspace: &mut ConvWorkspace,
     ) {
-        match (self.weight.slice_of(gradients.reborrow()), x, dy, rows) {
+        let ConvWorkspace {
+            im2col_rows,
+            thread_scratch,
+            ..
+        } = workspace;
+
+        let gradient = self.weight.slice_of(gradients.reborrow());
+        match (gradient, x, dy, im2col_rows) {
             (TensorViewMut::Host(gradient), TensorView::Host(x), TensorView::Host(dy), _) => {
-                self.backward_weights_host(gradient, x, dy, parts);
+                self.backward_weights_host(gradient, x, dy, thread_scratch);
             }
             (
                 TensorViewMut::Device(gradient),
@@ -191,24 +235,32 @@ impl Conv2d {
         }
     }
 
-    /// Writes `dx`, for a stride of 1: the same convolution of `dy`, with the weight turned around.
+    /// Writes `dx`, for a stride of 1: a convolution of `dy` with the flipped weight.
     pub fn backward_input(
         &self,
         values: TensorView<'_>,
         dy: TensorView<'_>,
         dx: TensorViewMut<'_>,
-        ConvWorkspace {
-            weight_matrix: matrix,
-            im2col_rows: rows,
-            thread_scratch: parts,
-        }: &mut ConvWorkspace,
+        workspace: &mut ConvWorkspace,
     ) {
+        let ConvWorkspace {
+            weight_matrix,
+            im2col_rows,
+            thread_scratch,
+        } = workspace;
+
         assert_eq!(
             self.geometry.stride, 1,
-            "the first convolution's input needs no gradient"
+            "the gradient of the input is there for a stride of 1 only"
         );
 
-        match (self.weight.slice_of(values), dy, dx, matrix, rows) {
+        match (
+            self.weight.slice_of(values),
+            dy,
+            dx,
+            weight_matrix,
+            im2col_rows,
+        ) {
             (
                 TensorView::Host(weight),
                 TensorView::Host(dy),
@@ -216,15 +268,15 @@ impl Conv2d {
                 Tensor::Host(matrix),
                 _,
             ) => {
-                self.backward_input_host(weight, dy, dx, (matrix, parts));
+                self.backward_input_host(weight, dy, dx, matrix, thread_scratch);
             }
             (
                 TensorView::Device(weight),
                 TensorView::Device(dy),
                 TensorViewMut::Device(dx),
-                Tensor::Device(turned),
+                Tensor::Device(flipped),
                 Tensor::Device(rows),
-            ) => gpu::backward_input(&self.geometry, weight, dy, dx, (turned, rows)),
+            ) => gpu::backward_input(&self.geometry, weight, dy, dx, flipped, rows),
             _ => panic_mixed_memories(),
         }
     }

@@ -1,13 +1,27 @@
-//! Dropout whose masks are functions of (seed, step, site, sample, element): a backward makes its
+//! Dropout whose masks are functions of (seed, step, site, sample, element): the backward computes its
 //! mask again instead of keeping it, and a resumed run drops what the first run dropped.
 
-pub mod gpu;
+mod cpu;
+mod gpu;
 
-use crate::ops::sequences::{PooledRows, Sequences};
+use crate::ops::sequences::Sequences;
 use crate::random::{derive_key, mix32};
 use crate::tensor::{TensorView, TensorViewMut};
 
-/// Which values are dropped, at one place of the model.
+/// Which elements are dropped, at one site of the model.
+///
+/// ```
+/// use cnclip_compute::ops::dropout::Dropout;
+///
+/// let step = Dropout::new(1, 2, 0);
+/// let mask = step.at_site(7, 0.5).sample_mask(3);
+/// let again = Dropout::new(1, 2, 0).at_site(7, 0.5).sample_mask(3);
+/// for element in 0..10 {
+///     assert_eq!(mask.element_scale(element), again.element_scale(element));
+///     assert!([0.0, 2.0].contains(&mask.element_scale(element)));
+/// }
+/// assert!(!Dropout::NONE.at_site(7, 0.5).is_active());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dropout {
     key: u64,
@@ -23,8 +37,8 @@ impl Dropout {
         rate: 0.0,
     };
 
-    /// The masks of one step; `first_sample` is the place of this batch's first sample in the global
-    /// batch, so that two workers draw different masks.
+    /// The masks of one step; `first_sample` is the index of this batch's first sample in the global
+    /// batch, so that two ranks draw different masks.
     pub fn new(seed: u64, step: u64, first_sample: u64) -> Self {
         Self {
             key: derive_key(seed, step),
@@ -33,7 +47,7 @@ impl Dropout {
         }
     }
 
-    /// The masks of the samples that come so many later in the global batch.
+    /// The masks for a batch that begins `samples` later in the global batch: of the next micro-batch.
     pub fn skip_samples(self, samples: usize) -> Self {
         if self == Self::NONE {
             return self;
@@ -45,9 +59,9 @@ impl Dropout {
         }
     }
 
-    /// The masks at one place of the model, where a share of values is dropped.
+    /// The masks at one site of the model, where `rate` is the share of elements that are dropped.
     pub fn at_site(self, site: u64, rate: f32) -> Self {
-        // NONE stays NONE: it has no key.
+        // NONE stays inactive at every site: evaluation passes it where training passes its dropout.
         let rate = if self == Self::NONE { 0.0 } else { rate };
         Self {
             key: derive_key(self.key, site),
@@ -61,23 +75,28 @@ impl Dropout {
         self.rate > 0.0
     }
 
-    /// What a device makes the same masks of: the key of the place, the first sample, below which number
-    /// an element is dropped (none below 0), and what others are multiplied with.
-    pub(crate) fn device_parameters(self) -> (u64, u64, u32, f32) {
+    /// What a kernel computes the same masks from.
+    pub(in crate::ops) fn kernel_parameters(self) -> KernelDropout {
         let mask = self.sample_mask(0);
-        (self.key, self.first_sample, mask.dropped_below, mask.scale)
+        KernelDropout {
+            key: self.key,
+            first_sample: self.first_sample,
+            dropped_below: mask.dropped_below,
+            scale: mask.scale,
+        }
     }
 
     /// The mask of one sample.
     pub fn sample_mask(self, sample: usize) -> DropoutMask {
         DropoutMask {
             key: derive_key(self.key, self.first_sample + sample as u64) as u32,
+            // In f64: an f32 cannot hold a bound between 2²⁴ and 2³² exactly.
             dropped_below: (f64::from(self.rate) * f64::from(u32::MAX)) as u32,
             scale: 1.0 / (1.0 - self.rate),
         }
     }
 
-    /// A random number for an element of a sample, where a share of values does not say it all.
+    /// A random number for an element of a sample, for choices that are more than dropped or not.
     pub fn random_u64(self, sample: usize, element: u32) -> u64 {
         derive_key(
             derive_key(self.key, self.first_sample + sample as u64),
@@ -88,7 +107,7 @@ impl Dropout {
     /// `y = mask(y) + residual`.
     ///
     /// # Shapes
-    /// `y`, `residual` [kept, width].
+    /// `y`, `residual` [pooled tokens, width].
     pub fn mask_and_add(
         self,
         sequences: Sequences<'_>,
@@ -98,7 +117,7 @@ impl Dropout {
     ) {
         match y {
             TensorViewMut::Host(y) => {
-                self.mask_and_add_host(sequences, width, y, residual.expect_host())
+                cpu::mask_and_add(self, sequences, width, y, residual.expect_host())
             }
             TensorViewMut::Device(mut y) => {
                 gpu::mask_and_add(self, sequences, width, &mut y, residual.expect_device());
@@ -106,34 +125,10 @@ impl Dropout {
         }
     }
 
-    fn mask_and_add_host(
-        self,
-        sequences: Sequences<'_>,
-        width: usize,
-        y: &mut [f32],
-        residual: &[f32],
-    ) {
-        sequences.par_for_each(
-            (PooledRows(y, width), PooledRows(residual, width)),
-            |sample, (y, residual)| {
-                if self.is_active() {
-                    let mask = self.sample_mask(sample);
-                    for (i, (y, residual)) in y.0.iter_mut().zip(residual.0).enumerate() {
-                        *y = *y * mask.element_scale(i) + residual;
-                    }
-                } else {
-                    y.0.iter_mut()
-                        .zip(residual.0)
-                        .for_each(|(y, residual)| *y += residual);
-                }
-            },
-        );
-    }
-
-    /// `y = mask(x)`: forward, and backward alike.
+    /// `y = mask(x)`: the forward, and also the backward.
     ///
     /// # Shapes
-    /// `x`, `y` [kept, width].
+    /// `x`, `y` [pooled tokens, width].
     pub fn apply_mask(
         self,
         sequences: Sequences<'_>,
@@ -142,25 +137,25 @@ impl Dropout {
         y: TensorViewMut<'_>,
     ) {
         match y {
-            TensorViewMut::Host(y) => self.apply_mask_host(sequences, width, x.expect_host(), y),
+            TensorViewMut::Host(y) => cpu::apply_mask(self, sequences, width, x.expect_host(), y),
             TensorViewMut::Device(mut y) => {
                 gpu::apply_mask(self, sequences, width, x.expect_device(), &mut y)
             }
         }
     }
+}
 
-    fn apply_mask_host(self, sequences: Sequences<'_>, width: usize, x: &[f32], y: &mut [f32]) {
-        sequences.par_for_each(
-            (PooledRows(x, width), PooledRows(y, width)),
-            |sample, (x, y)| {
-                if self.is_active() {
-                    self.sample_mask(sample).apply_to(0, x.0, y.0);
-                } else {
-                    y.0.copy_from_slice(x.0);
-                }
-            },
-        );
-    }
+/// What a kernel computes masks from: [`Dropout`] as plain numbers.
+#[derive(Clone, Copy)]
+pub(in crate::ops) struct KernelDropout {
+    /// The key of the site.
+    pub(in crate::ops) key: u64,
+    /// The index of the batch's first sample in the global batch.
+    pub(in crate::ops) first_sample: u64,
+    /// An element whose hash is below is dropped; 0 drops none.
+    pub(in crate::ops) dropped_below: u32,
+    /// What the others are multiplied with.
+    pub(in crate::ops) scale: f32,
 }
 
 /// The mask of one sample at one site.
@@ -179,84 +174,11 @@ impl DropoutMask {
         if kept { self.scale } else { 0.0 }
     }
 
-    /// `y = mask(x)` for neighbours that start with element `first`.
+    /// `y = mask(x)` for consecutive elements, of which the first has the index `first`.
     #[inline(always)]
     pub fn apply_to(self, first: usize, x: &[f32], y: &mut [f32]) {
         for (i, (x, y)) in x.iter().zip(y).enumerate() {
             *y = x * self.element_scale(first + i);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mask_keeps_the_share_and_the_mean_it_promises() {
-        for rate in [0.1, 0.5, 0.9] {
-            let mask = Dropout::new(1, 2, 3).at_site(4, rate).sample_mask(5);
-            let mean = (0..100_000).map(|i| mask.element_scale(i)).sum::<f32>() / 1e5;
-            let kept = (0..100_000)
-                .filter(|&i| mask.element_scale(i) > 0.0)
-                .count() as f32
-                / 1e5;
-            assert!((mean - 1.0).abs() < 0.02, "rate {rate}: mean {mean}");
-            assert!(
-                (kept - (1.0 - rate)).abs() < 0.005,
-                "rate {rate}: kept {kept}"
-            );
-        }
-    }
-
-    #[test]
-    fn every_part_of_the_key_changes_the_mask() {
-        let drawn = |seed, step, first, site, sample| -> Vec<bool> {
-            let mask = Dropout::new(seed, step, first)
-                .at_site(site, 0.5)
-                .sample_mask(sample);
-            (0..64).map(|i| mask.element_scale(i) > 0.0).collect()
-        };
-
-        let one = drawn(1, 2, 3, 4, 5);
-        assert_eq!(one, drawn(1, 2, 3, 4, 5));
-        assert_eq!(
-            one,
-            drawn(1, 2, 4, 4, 4),
-            "the same sample of the global batch"
-        );
-
-        assert_eq!(Dropout::new(1, 2, 3).skip_samples(2), Dropout::new(1, 2, 5));
-        for other in [
-            (9, 2, 3, 4, 5),
-            (1, 9, 3, 4, 5),
-            (1, 2, 9, 4, 5),
-            (1, 2, 3, 9, 5),
-        ] {
-            assert_ne!(
-                one,
-                drawn(other.0, other.1, other.2, other.3, other.4),
-                "{other:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn evaluation_drops_nothing_at_any_site() {
-        assert!(!Dropout::NONE.at_site(3, 0.5).is_active());
-        assert!(!Dropout::NONE.skip_samples(7).at_site(3, 0.5).is_active());
-        let offsets = [0, 2];
-        let mut y = [1.0, 2.0];
-        let residual = TensorView::Host(&[3.0, 4.0]);
-        let sequences = Sequences::new(&offsets);
-
-        Dropout::NONE.at_site(3, 0.5).mask_and_add(
-            sequences,
-            1,
-            TensorViewMut::Host(&mut y),
-            residual,
-        );
-
-        assert_eq!(y, [4.0, 6.0]);
     }
 }

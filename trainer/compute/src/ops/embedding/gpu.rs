@@ -1,46 +1,35 @@
-//! Rows of tables by token.
+//! Embedding of tokens on a device.
 
 use crate::device::{DeviceView, DeviceViewMut, KernelLaunch};
 use crate::ops::launch_arguments::max_sequence_len;
 use crate::ops::sequences::Sequences;
 
-/// The tables of a text tower.
-///
-/// # Shapes
-/// `words` [vocabulary, width], `positions` [longest, width], `kind` [width].
-#[derive(Clone, Copy, Debug)]
-pub struct DeviceEmbeddingTables<'a> {
-    /// A row for each entry of the vocabulary.
-    pub words: DeviceView<'a>,
-    /// A row for each place in a sequence.
-    pub positions: DeviceView<'a>,
-    /// Added to every token.
-    pub token_type: DeviceView<'a>,
+/// The tables in a device's memory.
+#[derive(Clone, Copy)]
+pub(super) struct DeviceTables<'a> {
+    pub(super) words: DeviceView<'a>,
+    pub(super) positions: DeviceView<'a>,
+    pub(super) token_type: DeviceView<'a>,
 }
 
-/// `y = words[id] + positions[place] + kind`.
-///
-/// # Shapes
-/// `ids` [tokens], `y` [tokens, width].
-pub fn forward(
-    tables: DeviceEmbeddingTables<'_>,
+/// Threads of a block that walk along one row, eight numbers each.
+const ROW_THREADS: usize = 128;
+
+/// A block for each token.
+pub(super) fn forward(
+    tables: DeviceTables<'_>,
     sequences: Sequences<'_>,
     ids: DeviceView<'_>,
     y: &mut DeviceViewMut<'_>,
 ) {
     let width = tables.token_type.len();
     let device = y.device();
-    let launch = KernelLaunch::for_dtype("embedding_forward", y.as_view().dtype());
-    let launch = launch
+    KernelLaunch::for_dtype("embedding_forward", y.as_view().dtype())
         .with_grid(sequences.sequence_count(), max_sequence_len(sequences), 1)
-        .with_threads(128);
-
-    let launch = launch
+        .with_threads(ROW_THREADS)
         .arg_input(tables.words)
         .arg_input(tables.positions)
-        .arg_input(tables.token_type);
-
-    launch
+        .arg_input(tables.token_type)
         .arg_input(ids)
         .arg_output(y)
         .arg_u32(width)
@@ -48,12 +37,8 @@ pub fn forward(
         .launch_on(device);
 }
 
-/// Adds rows of `dy` to the rows of the tables that they came from, in their order; that of padding
-/// learns nothing.
-///
-/// # Shapes
-/// As in [`forward`].
-pub fn backward_words(
+/// A block for each token; the first token of an id adds the rows of all that have it.
+pub(super) fn backward_words(
     ids: DeviceView<'_>,
     width: usize,
     dy: DeviceView<'_>,
@@ -61,8 +46,8 @@ pub fn backward_words(
 ) {
     let tokens = dy.len() / width;
     let device = words.device();
-    let launch = KernelLaunch::for_dtype("embedding_words", dy.dtype()).with_grid(tokens, 1, 1);
-    launch
+    KernelLaunch::for_dtype("embedding_words", dy.dtype())
+        .with_grid(tokens, 1, 1)
         .arg_input(ids)
         .arg_input(dy)
         .arg_output(words)
@@ -71,24 +56,21 @@ pub fn backward_words(
         .launch_on(device);
 }
 
-/// Adds rows of `dy` to the rows of their places.
-///
-/// # Shapes
-/// `dy` [tokens, width], `positions` [longest, width].
-pub fn backward_positions(
+/// A block for each position and 128 columns.
+pub(super) fn backward_positions(
     sequences: Sequences<'_>,
     width: usize,
     dy: DeviceView<'_>,
     positions: &mut DeviceViewMut<'_>,
 ) {
     let device = positions.device();
-    let launch = KernelLaunch::for_dtype("embedding_positions", dy.dtype()).with_threads(128);
-    let launch = launch.with_grid(max_sequence_len(sequences), width.div_ceil(128), 1);
-    let launch = launch
+    KernelLaunch::for_dtype("embedding_positions", dy.dtype())
+        .with_threads(ROW_THREADS)
+        .with_grid(max_sequence_len(sequences), width.div_ceil(ROW_THREADS), 1)
         .arg_input(dy)
         .arg_output(positions)
         .arg_u32(sequences.sequence_count())
-        .arg_u32(width);
-
-    launch.arg_sequences(sequences).launch_on(device);
+        .arg_u32(width)
+        .arg_sequences(sequences)
+        .launch_on(device);
 }

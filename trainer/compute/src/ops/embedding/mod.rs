@@ -1,30 +1,45 @@
-//! Looks up rows of a table by token, and adds their positions' rows.
+//! Embedding of tokens: a row of a table by token id, plus the row of its position.
 
-pub mod gpu;
+mod cpu;
+mod gpu;
 
-use rayon::prelude::*;
-
-use crate::ops::sequences::{Sequences, TokenRows};
+use crate::ops::sequences::Sequences;
 use crate::tensor::{IndexView, TensorView, TensorViewMut};
 
-/// The tables of a text tower.
+/// The tables of the text tower.
 ///
 /// # Shapes
-/// `words` [vocabulary, width], `positions` [longest, width], `kind` [width].
+/// `words` [vocabulary, width], `positions` [max tokens, width], `token_type` [width].
 #[derive(Clone, Copy, Debug)]
 pub struct EmbeddingTables<'a> {
     /// A row for each entry of the vocabulary.
     pub words: TensorView<'a>,
-    /// A row for each place in a sequence.
+    /// A row for each position in a sequence.
     pub positions: TensorView<'a>,
-    /// Added to every token: Chinese-CLIP knows one kind of sentence.
+    /// Added to every token: Chinese-CLIP has one token type.
     pub token_type: TensorView<'a>,
 }
 
-/// `y = words[id] + positions[place] + kind`.
+/// `y = words[id] + positions[position] + token_type`.
 ///
 /// # Shapes
 /// `ids` [tokens], `y` [tokens, width].
+///
+/// ```
+/// use cnclip_compute::ops::embedding::{self, EmbeddingTables};
+/// use cnclip_compute::ops::sequences::Sequences;
+///
+/// let (words, positions, token_type) = (vec![0.0, 1.0, 2.0], vec![0.5, 0.25], vec![10.0]);
+/// let tables = EmbeddingTables {
+///     words: (&words).into(),
+///     positions: (&positions).into(),
+///     token_type: (&token_type).into(),
+/// };
+/// let mut y = vec![0.0; 2];
+/// let ids: &[u32] = &[2, 1];
+/// embedding::forward(tables, Sequences::new(&[0, 2]), ids.into(), (&mut y).into());
+/// assert_eq!(y, [12.5, 11.25]);
+/// ```
 pub fn forward(
     tables: EmbeddingTables<'_>,
     sequences: Sequences<'_>,
@@ -33,18 +48,16 @@ pub fn forward(
 ) {
     match y {
         TensorViewMut::Host(y) => {
-            gather_embeddings(
-                (tables.words.expect_host(), tables.token_type.expect_host()),
-                ids.expect_host(),
-                y,
-            );
-            let positions = tables.positions.expect_host();
-            sequences.par_for_each(TokenRows(y, tables.token_type.len()), |_, y| {
-                add_positions(positions, y.0)
-            });
+            let tables = cpu::HostTables {
+                words: tables.words.expect_host(),
+                positions: tables.positions.expect_host(),
+                token_type: tables.token_type.expect_host(),
+            };
+
+            cpu::forward(tables, sequences, ids.expect_host(), y);
         }
         TensorViewMut::Device(mut y) => {
-            let tables = gpu::DeviceEmbeddingTables {
+            let tables = gpu::DeviceTables {
                 words: tables.words.expect_device(),
                 positions: tables.positions.expect_device(),
                 token_type: tables.token_type.expect_device(),
@@ -55,29 +68,13 @@ pub fn forward(
     }
 }
 
-fn gather_embeddings((words, kind): (&[f32], &[f32]), ids: &[u32], y: &mut [f32]) {
-    let width = kind.len();
-    y.par_chunks_mut(width)
-        .zip(ids)
-        .with_min_len(16)
-        .for_each(|(y, &id)| {
-            let word = &words[id as usize * width..][..width];
-            for i in 0..width {
-                y[i] = word[i] + kind[i];
-            }
-        });
-}
-
-fn add_positions(positions: &[f32], y: &mut [f32]) {
-    y.iter_mut()
-        .zip(positions)
-        .for_each(|(y, position)| *y += position);
-}
-
-/// Adds rows of `dy` to the rows of the tables that they came from; that of padding learns nothing.
+/// Adds rows of `dy` to the gradients of the words that they came from; the row of padding gets none.
 ///
 /// # Shapes
-/// As in [`forward`].
+/// As in [`forward`]; `words` is the gradient of the table.
+///
+/// # Guarantees
+/// Rows of one word are added in the order of the tokens, on the CPU and on a device.
 pub fn backward_words(
     ids: IndexView<'_>,
     width: usize,
@@ -86,10 +83,7 @@ pub fn backward_words(
 ) {
     match words {
         TensorViewMut::Host(words) => {
-            let rows = dy.expect_host().chunks_exact(width).zip(ids.expect_host());
-            for (dy, &id) in rows.filter(|(_, id)| **id != 0) {
-                add_row(&mut words[id as usize * width..][..width], dy);
-            }
+            cpu::backward_words(ids.expect_host(), width, dy.expect_host(), words)
         }
         TensorViewMut::Device(mut words) => {
             gpu::backward_words(ids.expect_device(), width, dy.expect_device(), &mut words);
@@ -97,10 +91,10 @@ pub fn backward_words(
     }
 }
 
-/// Adds rows of `dy` to the rows of their places.
+/// Adds rows of `dy` to the gradients of their positions.
 ///
 /// # Shapes
-/// `dy` [tokens, width], `positions` [longest, width].
+/// `dy` [tokens, width], `positions` [max tokens, width].
 pub fn backward_positions(
     sequences: Sequences<'_>,
     width: usize,
@@ -109,20 +103,10 @@ pub fn backward_positions(
 ) {
     match positions {
         TensorViewMut::Host(positions) => {
-            let dy = dy.expect_host();
-            for pair in sequences.offsets().windows(2) {
-                let dy = &dy[pair[0] * width..pair[1] * width];
-                add_row(&mut positions[..dy.len()], dy);
-            }
+            cpu::backward_positions(sequences, width, dy.expect_host(), positions)
         }
         TensorViewMut::Device(mut positions) => {
             gpu::backward_positions(sequences, width, dy.expect_device(), &mut positions);
         }
     }
-}
-
-fn add_row(sums: &mut [f32], values: &[f32]) {
-    sums.iter_mut()
-        .zip(values)
-        .for_each(|(sum, value)| *sum += value);
 }

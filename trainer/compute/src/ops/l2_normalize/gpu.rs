@@ -1,20 +1,19 @@
-//! Features made unit vectors. Both are fp32; the gradient that goes on is in the format of activations.
+//! L2 normalization on a device. Features are fp32; `dx` has the number format of activations.
 
 use crate::device::{DeviceView, DeviceViewMut, KernelLaunch};
 
 /// Rows that one block takes: a warp each.
 const ROWS_PER_BLOCK: usize = 8;
 
-/// `y = x / |x|`, row by row.
+/// `y = x / ‖x‖`, row by row.
 ///
 /// # Shapes
 /// `x`, `y` [rows, width].
-pub fn forward(width: usize, x: DeviceView<'_>, y: &mut DeviceViewMut<'_>) {
+pub(super) fn forward(width: usize, x: DeviceView<'_>, y: &mut DeviceViewMut<'_>) {
     let rows = x.len() / width;
     let device = y.device();
-    let launch =
-        KernelLaunch::new("normalize_forward").with_grid(rows.div_ceil(ROWS_PER_BLOCK), 1, 1);
-    launch
+    KernelLaunch::new("normalize_forward")
+        .with_grid(rows.div_ceil(ROWS_PER_BLOCK), 1, 1)
         .arg_input(x)
         .arg_output(y)
         .arg_u32(rows)
@@ -26,15 +25,20 @@ pub fn forward(width: usize, x: DeviceView<'_>, y: &mut DeviceViewMut<'_>) {
 ///
 /// # Shapes
 /// `x`, `dy`, `dx` [rows, width].
-pub fn backward(width: usize, x: DeviceView<'_>, dy: DeviceView<'_>, dx: &mut DeviceViewMut<'_>) {
+pub(super) fn backward(
+    width: usize,
+    x: DeviceView<'_>,
+    dy: DeviceView<'_>,
+    dx: &mut DeviceViewMut<'_>,
+) {
     let rows = x.len() / width;
     let device = dx.device();
-    let launch = KernelLaunch::for_dtype("normalize_backward", dx.as_view().dtype());
-    let launch = launch
+    KernelLaunch::for_dtype("normalize_backward", dx.as_view().dtype())
         .with_grid(rows.div_ceil(ROWS_PER_BLOCK), 1, 1)
         .arg_input(x)
         .arg_input(dy)
-        .arg_output(dx);
-
-    launch.arg_u32(rows).arg_u32(width).launch_on(device);
+        .arg_output(dx)
+        .arg_u32(rows)
+        .arg_u32(width)
+        .launch_on(device);
 }

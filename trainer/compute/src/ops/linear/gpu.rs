@@ -1,11 +1,11 @@
-//! Rows times a weight matrix. Factors of a product have one format: that of the rows.
+//! The linear layer on a device. Both factors of a product have the number format of the rows.
 
 use crate::device::{DType, DeviceView, DeviceViewMut, Gemm, KernelLaunch, MatrixDesc};
 use crate::gemm::Accumulate;
 
 /// A weight as a matrix.
 #[derive(Clone, Copy, Debug)]
-pub struct WeightMatrix<'a> {
+pub(super) struct WeightMatrix<'a> {
     weight: DeviceView<'a>,
     cols: usize,
     transposed: bool,
@@ -13,7 +13,7 @@ pub struct WeightMatrix<'a> {
 
 impl<'a> WeightMatrix<'a> {
     /// Rows that lie one behind the other.
-    pub fn new(weight: DeviceView<'a>, cols: usize) -> Self {
+    pub(super) fn new(weight: DeviceView<'a>, cols: usize) -> Self {
         Self {
             weight,
             cols,
@@ -22,7 +22,7 @@ impl<'a> WeightMatrix<'a> {
     }
 
     /// Rows and columns exchanged.
-    pub fn transposed(self) -> Self {
+    pub(super) fn transposed(self) -> Self {
         Self {
             transposed: !self.transposed,
             ..self
@@ -39,8 +39,8 @@ impl<'a> WeightMatrix<'a> {
         }
     }
 
-    fn matrix_desc(self, format: DType) -> MatrixDesc {
-        let operand = MatrixDesc::new(weight_in_dtype(self.weight, format), self.cols);
+    fn matrix_desc(self, dtype: DType) -> MatrixDesc {
+        let operand = MatrixDesc::new(weight_in_dtype(self.weight, dtype), self.cols);
         if self.transposed {
             operand.transposed()
         } else {
@@ -49,77 +49,71 @@ impl<'a> WeightMatrix<'a> {
     }
 }
 
-/// A weight in the format of what it is multiplied with or added to.
+/// A weight in the number format of what it is multiplied with or added to.
 #[expect(
     clippy::expect_used,
-    reason = "a memory of bfloat16 numbers keeps weights rounded, too"
+    reason = "`Memory::alloc_weights` makes the copy wherever activations are bfloat16"
 )]
-pub(in crate::ops) fn weight_in_dtype(weight: DeviceView<'_>, format: DType) -> DeviceView<'_> {
-    if weight.dtype() == format {
+pub(in crate::ops) fn weight_in_dtype(weight: DeviceView<'_>, dtype: DType) -> DeviceView<'_> {
+    if weight.dtype() == dtype {
         return weight;
     }
-    weight
-        .bf16_copy()
-        .expect("weights are kept in both formats")
+    weight.bf16_copy().expect("a weight has a bfloat16 copy")
 }
 
 /// `y = x · Wᵀ + b`, or added to `y`.
 ///
 /// # Shapes
 /// `x` [rows, inputs], `weight` [outputs, inputs], `bias` [outputs], `y` [rows, outputs].
-pub fn forward(
+pub(super) fn forward(
     weight: WeightMatrix<'_>,
     bias: Option<DeviceView<'_>>,
     x: DeviceView<'_>,
     y: &mut DeviceViewMut<'_>,
-    onto: Accumulate,
+    accumulate: Accumulate,
 ) {
     let (outputs, inputs) = weight.gemm_shape();
     let target = MatrixDesc::new(y.as_view(), outputs);
-    let pair = (
-        MatrixDesc::new(x, inputs),
-        weight.matrix_desc(x.dtype()).transposed(),
-    );
-
+    let a = MatrixDesc::new(x, inputs);
+    let b = weight.matrix_desc(x.dtype()).transposed();
     let bias = bias.map(|bias| weight_in_dtype(bias, y.as_view().dtype()).address());
-    launch_gemm(
-        y,
-        Gemm {
-            bias,
-            accumulate: onto == Accumulate::Yes,
-            ..Gemm::new(target, pair.0, pair.1)
-        },
-    );
+    let product = Gemm {
+        bias,
+        accumulate: accumulate == Accumulate::Yes,
+        ..Gemm::new(target, a, b)
+    };
+
+    launch_gemm(y, product);
 }
 
 /// `dx = dy · W`, or added to `dx`.
 ///
 /// # Shapes
 /// As in [`forward`].
-pub fn backward_input(
+pub(super) fn backward_input(
     weight: WeightMatrix<'_>,
     dy: DeviceView<'_>,
     dx: &mut DeviceViewMut<'_>,
-    onto: Accumulate,
+    accumulate: Accumulate,
 ) {
     let (outputs, inputs) = weight.gemm_shape();
     let target = MatrixDesc::new(dx.as_view(), inputs);
-    let pair = (MatrixDesc::new(dy, outputs), weight.matrix_desc(dy.dtype()));
-    launch_gemm(
-        dx,
-        Gemm {
-            accumulate: onto == Accumulate::Yes,
-            ..Gemm::new(target, pair.0, pair.1)
-        },
-    );
+    let a = MatrixDesc::new(dy, outputs);
+    let b = weight.matrix_desc(dy.dtype());
+    let product = Gemm {
+        accumulate: accumulate == Accumulate::Yes,
+        ..Gemm::new(target, a, b)
+    };
+
+    launch_gemm(dx, product);
 }
 
-/// Adds `dyᵀ · x` to the gradient of a weight that is stored [outputs, inputs]; of one that is stored the
-/// other way around, its gradient is that of exchanged `x` and `dy`.
+/// Adds `dyᵀ · x` to the gradient of a weight that is stored [outputs, inputs]; for a weight that is stored
+/// [inputs, outputs], `x` and `dy` are exchanged.
 ///
 /// # Shapes
 /// `gradient` [outputs, inputs], `x` [rows, inputs], `dy` [rows, outputs].
-pub fn backward_weight(
+pub(super) fn backward_weight(
     gradient: &mut DeviceViewMut<'_>,
     inputs: usize,
     x: DeviceView<'_>,
@@ -127,24 +121,20 @@ pub fn backward_weight(
 ) {
     let outputs = gradient.len() / inputs;
     let target = MatrixDesc::new(gradient.as_view(), inputs);
-    let pair = (
-        MatrixDesc::new(dy, outputs).transposed(),
-        MatrixDesc::new(x, inputs),
-    );
+    let a = MatrixDesc::new(dy, outputs).transposed();
+    let b = MatrixDesc::new(x, inputs);
+    let product = Gemm {
+        accumulate: true,
+        ..Gemm::new(target, a, b)
+    };
 
-    launch_gemm(
-        gradient,
-        Gemm {
-            accumulate: true,
-            ..Gemm::new(target, pair.0, pair.1)
-        },
-    );
+    launch_gemm(gradient, product);
 }
 
 fn launch_gemm(target: &DeviceViewMut<'_>, product: Gemm) {
     assert!(
         product.a.dtype == product.b.dtype,
-        "factors of a product have one format"
+        "the factors of a product have different number formats"
     );
 
     target.device().gemm(&product);
@@ -154,14 +144,14 @@ fn launch_gemm(target: &DeviceViewMut<'_>, product: Gemm) {
 ///
 /// # Shapes
 /// `rows` [rows, width], `sums` [width].
-pub fn add_column_sums(rows: DeviceView<'_>, sums: &mut DeviceViewMut<'_>) {
+pub(super) fn add_column_sums(rows: DeviceView<'_>, sums: &mut DeviceViewMut<'_>) {
     let width = sums.len();
     let device = sums.device();
     let count = rows.len() / width;
-    let (grid, parts) = column_sum_blocks(count, width);
-    let launch = KernelLaunch::for_dtype("column_sums", rows.dtype()).with_grid(grid, parts, 1);
+    let (column_blocks, row_parts) = column_sum_blocks(count, width);
 
-    launch
+    KernelLaunch::for_dtype("column_sums", rows.dtype())
+        .with_grid(column_blocks, row_parts, 1)
         .arg_input(rows)
         .arg_output(sums)
         .arg_u32(count)
@@ -169,16 +159,21 @@ pub fn add_column_sums(rows: DeviceView<'_>, sums: &mut DeviceViewMut<'_>) {
         .launch_on(device);
 }
 
-/// Blocks across and along so many rows whose columns are summed.
+/// The grid of a kernel that sums columns: blocks of columns, and parts that the rows are split into.
+///
+/// It depends on the shape alone, so that sums are added in the same order on every device.
 pub(in crate::ops) fn column_sum_blocks(rows: usize, width: usize) -> (usize, usize) {
-    /// Columns that one block sums, and rows that it should at least be given.
+    /// Columns that one block sums: `COLUMNS` of `kernels/columns.cuh`.
     const COLUMNS: usize = 64;
-    const ROWS: usize = 64;
-    /// Blocks that fill a device, and parts for which its kernels have memory.
-    const BLOCKS: usize = 512;
-    const PARTS: usize = 64;
-    let across = width.div_ceil(COLUMNS);
-    let wanted = BLOCKS.div_ceil(across.max(1)).min(PARTS);
+    /// Rows below which a block is not worth its launch.
+    const MIN_ROWS: usize = 64;
+    /// Blocks that keep a device busy.
+    const TARGET_BLOCKS: usize = 512;
+    /// Parts for whose sums `kernels/columns.cuh` has memory.
+    const MAX_PARTS: usize = 64;
 
-    (across, rows.div_ceil(ROWS).clamp(1, wanted))
+    let column_blocks = width.div_ceil(COLUMNS);
+    let max_parts = TARGET_BLOCKS.div_ceil(column_blocks.max(1)).min(MAX_PARTS);
+    let row_parts = rows.div_ceil(MIN_ROWS).clamp(1, max_parts);
+    (column_blocks, row_parts)
 }

@@ -1,49 +1,46 @@
-//! The tokens of pictures on a device: a thread for each channel of each picture.
+//! Image tokens with their mean in front on a device: a thread for each channel of each image.
 
 use crate::device::{DeviceView, DeviceViewMut, KernelLaunch};
 
-/// Writes the tokens of each picture, and the first of each a second time.
-pub(crate) fn forward(
+/// Threads of a block, one a channel.
+const CHANNELS_PER_BLOCK: usize = 256;
+
+/// Writes the tokens of each image, and the first of each a second time.
+pub(super) fn forward(
     width: usize,
     positions: DeviceView<'_>,
     x: DeviceView<'_>,
-    (mut tokens, mut means): (DeviceViewMut<'_>, DeviceViewMut<'_>),
+    mut tokens: DeviceViewMut<'_>,
+    mut means: DeviceViewMut<'_>,
 ) {
-    let pictures = means.len() / width;
-    let places = positions.len() / width - 1;
-    let launch = KernelLaunch::for_dtype("mean_token_forward", x.dtype());
-    let launch = launch
-        .with_grid(width.div_ceil(256), pictures, 1)
+    let images = means.len() / width;
+    let pixels = positions.len() / width - 1;
+    KernelLaunch::for_dtype("mean_token_forward", x.dtype())
+        .with_grid(width.div_ceil(CHANNELS_PER_BLOCK), images, 1)
         .arg_input(positions)
-        .arg_input(x);
-
-    let launch = launch
+        .arg_input(x)
         .arg_output(&mut tokens)
         .arg_output(&mut means)
-        .arg_u32(places)
-        .arg_u32(width);
-
-    launch.launch_on(x.device());
+        .arg_u32(pixels)
+        .arg_u32(width)
+        .launch_on(x.device());
 }
 
 /// Writes `dx`, and adds the gradient of the means to that of the first tokens.
-pub(crate) fn backward(
+pub(super) fn backward(
     width: usize,
     mut dtokens: DeviceViewMut<'_>,
     dmeans: DeviceView<'_>,
     mut dx: DeviceViewMut<'_>,
 ) {
-    let pictures = dmeans.len() / width;
-    let launch = KernelLaunch::for_dtype("mean_token_backward", dmeans.dtype());
-    let launch = launch
-        .with_grid(width.div_ceil(256), pictures, 1)
+    let images = dmeans.len() / width;
+    let pixels = dx.len() / dmeans.len();
+    KernelLaunch::for_dtype("mean_token_backward", dmeans.dtype())
+        .with_grid(width.div_ceil(CHANNELS_PER_BLOCK), images, 1)
         .arg_output(&mut dtokens)
-        .arg_input(dmeans);
-
-    let launch = launch
+        .arg_input(dmeans)
         .arg_output(&mut dx)
-        .arg_u32(dx.len() / dmeans.len())
-        .arg_u32(width);
-
-    launch.launch_on(dmeans.device());
+        .arg_u32(pixels)
+        .arg_u32(width)
+        .launch_on(dmeans.device());
 }

@@ -1,59 +1,72 @@
-//! The tokens of a picture: the mean of its places in front of the places themselves, each with its
-//! learned position added.
+//! Image tokens with their mean in front, as CLIP's attention pool takes them: each with its position
+//! embedding added.
 
-pub mod gpu;
-
-use rayon::prelude::*;
+mod cpu;
+mod gpu;
 
 use crate::ops::linear::add_column_sums;
 use crate::tensor::{TensorView, TensorViewMut, panic_mixed_memories};
 
-/// Writes the tokens of each picture, and the first of each a second time.
+/// Writes the tokens of each image, and the first of each a second time in `means`: the query of the
+/// attention pool.
 ///
 /// # Shapes
-/// `positions` [1 + places, width], `x` [batch, places, width], `tokens` [batch, 1 + places, width],
+/// `positions` [1 + pixels, width], `x` [batch, pixels, width], `tokens` [batch, 1 + pixels, width],
 /// `means` [batch, width].
+///
+/// ```
+/// use cnclip_compute::ops::mean_pool_token;
+///
+/// let (positions, x) = (vec![0.0, 10.0, 20.0], vec![1.0, 3.0]);
+/// let (mut tokens, mut means) = (vec![0.0; 3], vec![0.0]);
+/// mean_pool_token::forward(
+///     1,
+///     (&positions).into(),
+///     (&x).into(),
+///     (&mut tokens).into(),
+///     (&mut means).into(),
+/// );
+/// assert_eq!((tokens, means), (vec![2.0, 11.0, 23.0], vec![2.0]));
+/// ```
 pub fn forward(
     width: usize,
     positions: TensorView<'_>,
     x: TensorView<'_>,
-    (tokens, means): (TensorViewMut<'_>, TensorViewMut<'_>),
+    tokens: TensorViewMut<'_>,
+    means: TensorViewMut<'_>,
 ) {
     match (positions, x, tokens, means) {
         (
-            TensorView::Host(p),
+            TensorView::Host(positions),
             TensorView::Host(x),
             TensorViewMut::Host(tokens),
             TensorViewMut::Host(means),
-        ) => {
-            prepend_mean_token(p, x, tokens, means, width);
-        }
+        ) => cpu::forward(width, positions, x, tokens, means),
         (
-            TensorView::Device(p),
+            TensorView::Device(positions),
             TensorView::Device(x),
             TensorViewMut::Device(tokens),
             TensorViewMut::Device(means),
-        ) => {
-            gpu::forward(width, p, x, (tokens, means));
-        }
+        ) => gpu::forward(width, positions, x, tokens, means),
         _ => panic_mixed_memories(),
     }
 }
 
-/// Adds to the gradient of the positions, and writes `dx`; adds that of the means to that of the first
-/// tokens.
+/// Writes `dx`, adds to the gradient of the positions, and adds the gradient of the means to that of the
+/// first tokens, which `dtokens` holds then.
 ///
 /// # Shapes
 /// As in [`forward`].
 pub fn backward(
     width: usize,
     positions: TensorViewMut<'_>,
-    (mut dtokens, dmeans): (TensorViewMut<'_>, TensorView<'_>),
+    mut dtokens: TensorViewMut<'_>,
+    dmeans: TensorView<'_>,
     dx: TensorViewMut<'_>,
 ) {
     match (dtokens.reborrow(), dmeans, dx) {
         (TensorViewMut::Host(dtokens), TensorView::Host(dmeans), TensorViewMut::Host(dx)) => {
-            scatter_gradients(positions.len(), dtokens, dmeans, dx);
+            cpu::backward(width, dtokens, dmeans, dx);
         }
         (TensorViewMut::Device(dtokens), TensorView::Device(dmeans), TensorViewMut::Device(dx)) => {
             gpu::backward(width, dtokens, dmeans, dx);
@@ -61,60 +74,6 @@ pub fn backward(
         _ => panic_mixed_memories(),
     }
 
+    // After the gradients of the means are in `dtokens`: every token's gradient is its position's.
     add_column_sums(dtokens.as_view(), positions);
-}
-
-fn prepend_mean_token(
-    positions: &[f32],
-    x: &[f32],
-    tokens: &mut [f32],
-    means: &mut [f32],
-    width: usize,
-) {
-    let all = positions.len();
-    let places = positions.len() - width;
-    let pictures = tokens.par_chunks_mut(all).zip(means.par_chunks_mut(width));
-    pictures
-        .zip(x.par_chunks(places))
-        .for_each(|((tokens, mean), x)| {
-            mean.fill(0.0);
-            for place in x.chunks_exact(width) {
-                mean.iter_mut()
-                    .zip(place)
-                    .for_each(|(mean, value)| *mean += value);
-            }
-
-            let share = width as f32 / places as f32;
-            mean.iter_mut()
-                .zip(positions)
-                .for_each(|(mean, p)| *mean = *mean * share + p);
-
-            tokens[..width].copy_from_slice(mean);
-            let sums = x.iter().zip(&positions[width..]);
-            tokens[width..]
-                .iter_mut()
-                .zip(sums)
-                .for_each(|(token, (x, p))| *token = x + p);
-        });
-}
-
-fn scatter_gradients(all: usize, dtokens: &mut [f32], dmeans: &[f32], dx: &mut [f32]) {
-    let width = all - dx.len() / (dtokens.len() / all);
-    let share = width as f32 / (all - width) as f32;
-    let pictures = dtokens.par_chunks_mut(all).zip(dmeans.par_chunks(width));
-    pictures
-        .zip(dx.par_chunks_mut(all - width))
-        .for_each(|((dtokens, dmean), dx)| {
-            let (first, places) = dtokens.split_at_mut(width);
-            first
-                .iter_mut()
-                .zip(dmean)
-                .for_each(|(first, mean)| *first += mean);
-
-            for (dx, place) in dx.chunks_exact_mut(width).zip(places.chunks_exact(width)) {
-                for i in 0..width {
-                    dx[i] = place[i] + first[i] * share;
-                }
-            }
-        });
 }

@@ -1,11 +1,21 @@
-//! Which patches of each picture a tower sees: all of them, or while training a random share.
+//! Patch dropout: which patches of each image a tower is given, all of them or in training a random share.
 
 use crate::ops::dropout::Dropout;
 
-/// The place at which patches are dropped: no other has this number.
+/// The dropout site of patches: no layer has this number.
 const PATCH_DROPOUT_SITE: u64 = u64::MAX;
 
-/// The patches that are seen of each picture of a batch.
+/// The visible patches of each image of a batch.
+///
+/// ```
+/// use cnclip_compute::ops::dropout::Dropout;
+/// use cnclip_compute::ops::patch_dropout::PatchDropout;
+///
+/// let mut patches = PatchDropout::new(2, 49);
+/// patches.set_masked_percent(50);
+/// assert_eq!(patches.sample_patches(2, Dropout::new(1, 2, 0)).len(), 2 * 24);
+/// assert_eq!(patches.sample_patches(2, Dropout::NONE).len(), 2 * 49);
+/// ```
 ///
 /// # Source
 /// FLIP (Li and others, 2022), as the reference's `--mask-ratio`.
@@ -13,32 +23,32 @@ const PATCH_DROPOUT_SITE: u64 = u64::MAX;
 pub struct PatchDropout {
     patches_per_image: usize,
     masked_percent: u32,
-    /// Of each picture in rising order.
+    /// Of each image in rising order.
     visible: Vec<u32>,
     visible_len: usize,
-    /// A random number for each patch of a picture, whose lower half is the patch.
+    /// A random number for each patch of an image, whose lower half is the patch.
     draws: Vec<u64>,
 }
 
 impl PatchDropout {
-    /// Memory for so many pictures of so many patches.
-    pub fn new(batch: usize, of_picture: usize) -> Self {
+    /// Memory for `batch` images.
+    pub fn new(batch: usize, patches_per_image: usize) -> Self {
         Self {
-            patches_per_image: of_picture,
+            patches_per_image,
             masked_percent: 0,
-            visible: vec![0; batch * of_picture],
+            visible: vec![0; batch * patches_per_image],
             visible_len: 0,
-            draws: vec![0; of_picture],
+            draws: vec![0; patches_per_image],
         }
     }
 
-    /// Leaves out a share of the patches from now on, wherever something is dropped.
+    /// Masks a share of the patches from now on, wherever dropout is active.
     pub fn set_masked_percent(&mut self, percent: u32) {
         self.masked_percent = percent;
     }
 
-    /// Chooses the patches of so many pictures: the same for the same dropout, and all without one.
-    pub fn sample_patches(&mut self, pictures: usize, dropout: Dropout) -> &[u32] {
+    /// Chooses the patches of each image: the same for the same dropout, and all without one.
+    pub fn sample_patches(&mut self, images: usize, dropout: Dropout) -> &[u32] {
         let dropout = dropout.at_site(PATCH_DROPOUT_SITE, self.masked_percent as f32 / 100.0);
         let kept = if dropout.is_active() {
             self.visible_per_image()
@@ -46,27 +56,29 @@ impl PatchDropout {
             self.patches_per_image
         };
 
-        self.visible_len = pictures * kept;
+        self.visible_len = images * kept;
         let all = 0..self.patches_per_image as u32;
-        for (sample, seen) in self.visible[..self.visible_len]
-            .chunks_exact_mut(kept)
-            .enumerate()
-        {
+        let images = self.visible[..self.visible_len].chunks_exact_mut(kept);
+        for (sample, visible) in images.enumerate() {
             if kept < self.patches_per_image {
+                // The patches with the smallest random numbers: every subset is as likely as any other.
                 for (draw, patch) in self.draws.iter_mut().zip(all.clone()) {
                     *draw = dropout.random_u64(sample, patch) << 32 | u64::from(patch);
                 }
 
                 self.draws.select_nth_unstable(kept);
-                seen.iter_mut()
+                visible
+                    .iter_mut()
                     .zip(&self.draws)
-                    .for_each(|(seen, draw)| *seen = *draw as u32);
+                    .for_each(|(visible, draw)| *visible = *draw as u32);
 
-                seen.sort_unstable();
+                // In rising order: the kernel of position embeddings searches for a patch by halves.
+                visible.sort_unstable();
             } else {
-                seen.iter_mut()
+                visible
+                    .iter_mut()
                     .zip(all.clone())
-                    .for_each(|(seen, patch)| *seen = patch);
+                    .for_each(|(visible, patch)| *visible = patch);
             }
         }
 
@@ -76,67 +88,14 @@ impl PatchDropout {
     /// What was chosen last.
     ///
     /// # Shapes
-    /// [pictures, seen]
+    /// [images, visible patches]
     pub fn visible_patches(&self) -> &[u32] {
         &self.visible[..self.visible_len]
     }
 
-    /// Rounded as the reference rounds, but never none.
+    /// Rounded down as the reference does, but at least one.
     fn visible_per_image(&self) -> usize {
         let share = 1.0 - f64::from(self.masked_percent) / 100.0;
         ((self.patches_per_image as f64 * share) as usize).max(1)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn chosen(percent: u32, dropout: Dropout) -> Vec<u32> {
-        let mut patches = PatchDropout::new(500, 49);
-        patches.set_masked_percent(percent);
-        patches.sample_patches(500, dropout).to_vec()
-    }
-
-    #[test]
-    fn every_patch_is_seen_where_nothing_is_dropped() {
-        for (percent, dropout) in [(0, Dropout::new(1, 2, 0)), (50, Dropout::NONE)] {
-            let all: Vec<u32> = (0..49).collect();
-            assert!(chosen(percent, dropout).chunks(49).all(|seen| seen == all));
-        }
-    }
-
-    #[test]
-    fn as_many_are_seen_as_the_reference_keeps_each_as_often_as_any_other() {
-        for (percent, kept) in [(1, 48), (50, 24), (75, 12), (90, 4), (99, 1)] {
-            let seen = chosen(percent, Dropout::new(1, 2, 0));
-            assert_eq!(seen.len(), 500 * kept);
-            assert!(
-                seen.chunks(kept)
-                    .all(|seen| seen.is_sorted_by(|a, b| a < b))
-            );
-
-            for patch in 0..49 {
-                let times = seen.iter().filter(|&&seen| seen == patch).count() as f64;
-                let mean = 500.0 * kept as f64 / 49.0;
-                let share = kept as f64 / 49.0;
-                let deviation = (mean * (1.0 - share)).sqrt();
-                assert!(
-                    (times - mean).abs() < 5.0 * deviation,
-                    "{percent}, {patch}: {times}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn a_sample_sees_the_same_in_any_batch_and_other_patches_in_another_step() {
-        let whole = chosen(50, Dropout::new(1, 2, 0));
-        assert_eq!(
-            whole[24 * 3..],
-            chosen(50, Dropout::new(1, 2, 3))[..24 * 497]
-        );
-
-        assert_ne!(whole, chosen(50, Dropout::new(1, 3, 0)));
     }
 }

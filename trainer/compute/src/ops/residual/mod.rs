@@ -1,52 +1,43 @@
-//! Where two branches of a residual network meet.
+//! The joint of a residual block's two branches.
 
-pub mod gpu;
-
-use rayon::prelude::*;
+mod cpu;
+mod gpu;
 
 use crate::tensor::{TensorView, TensorViewMut, panic_mixed_memories};
 
-/// Writes the gradient before a rectifier that gave `y`, twice: for each of the two branches that were
-/// added. `dy` becomes the first.
+/// The gradient before a ReLU, once for each of the two branches whose sum it was applied to: in `dy`,
+/// which it replaces, and in `dy_copy`.
 ///
 /// # Shapes
-/// All alike.
-pub fn relu_backward_split(y: TensorView<'_>, dy: TensorViewMut<'_>, copy: TensorViewMut<'_>) {
-    match (y, dy, copy) {
-        (TensorView::Host(y), TensorViewMut::Host(dy), TensorViewMut::Host(copy)) => {
-            relu_backward_split_host(y, dy, copy)
+/// All of the same length; `y` is the output of the ReLU.
+///
+/// ```
+/// use cnclip_compute::ops::residual::relu_backward_split;
+///
+/// let y = vec![0.0, 2.0];
+/// let (mut dy, mut copy) = (vec![3.0, 4.0], vec![0.0; 2]);
+/// relu_backward_split((&y).into(), (&mut dy).into(), (&mut copy).into());
+/// assert_eq!((dy, copy), (vec![0.0, 4.0], vec![0.0, 4.0]));
+/// ```
+pub fn relu_backward_split(y: TensorView<'_>, dy: TensorViewMut<'_>, dy_copy: TensorViewMut<'_>) {
+    match (y, dy, dy_copy) {
+        (TensorView::Host(y), TensorViewMut::Host(dy), TensorViewMut::Host(dy_copy)) => {
+            cpu::relu_backward_split(y, dy, dy_copy)
         }
-        (TensorView::Device(y), TensorViewMut::Device(dy), TensorViewMut::Device(copy)) => {
-            gpu::relu_backward_split(y, dy, copy);
+        (TensorView::Device(y), TensorViewMut::Device(dy), TensorViewMut::Device(dy_copy)) => {
+            gpu::relu_backward_split(y, dy, dy_copy);
         }
         _ => panic_mixed_memories(),
     }
 }
 
-fn relu_backward_split_host(y: &[f32], dy: &mut [f32], copy: &mut [f32]) {
-    const CHUNK: usize = 1 << 13;
-    let chunks = dy
-        .par_chunks_mut(CHUNK)
-        .zip(copy.par_chunks_mut(CHUNK))
-        .zip(y.par_chunks(CHUNK));
-
-    chunks.for_each(|((dy, copy), y)| {
-        for ((dy, copy), y) in dy.iter_mut().zip(copy).zip(y) {
-            *dy = if *y > 0.0 { *dy } else { 0.0 };
-            *copy = *dy;
-        }
-    });
-}
-
-/// Adds `x` to `y`.
+/// `y += x`.
 ///
 /// # Shapes
-/// Both alike.
+/// Both of the same length.
 pub fn add_residual(x: TensorView<'_>, y: TensorViewMut<'_>) {
     match (x, y) {
-        (TensorView::Host(x), TensorViewMut::Host(y)) => {
-            y.iter_mut().zip(x).for_each(|(y, x)| *y += x)
-        }
+        (TensorView::Host(x), TensorViewMut::Host(y)) => cpu::add_residual(x, y),
         (TensorView::Device(x), TensorViewMut::Device(y)) => gpu::add_residual(x, y),
         _ => panic_mixed_memories(),
     }

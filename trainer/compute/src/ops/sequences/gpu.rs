@@ -1,30 +1,27 @@
-//! Rows that go on.
+//! Rows of pooled tokens on a device: a block for each sequence.
 
 use crate::device::{DeviceView, DeviceViewMut, KernelLaunch};
 use crate::ops::sequences::{Pooling, Sequences};
 
-/// Copies the rows that go on.
-///
-/// # Shapes
-/// `all` [tokens, width], `kept` [kept, width].
-pub fn gather_rows(
+/// Threads of a block, which copy one row.
+const ROW_THREADS: usize = 128;
+
+/// Copies the rows of pooled tokens.
+pub(super) fn gather_rows(
     sequences: Sequences<'_>,
     width: usize,
     all: DeviceView<'_>,
-    kept: &mut DeviceViewMut<'_>,
+    pooled: &mut DeviceViewMut<'_>,
 ) {
     match sequences.pooling() {
-        Pooling::AllTokens => kept.copy_from(all),
+        Pooling::AllTokens => pooled.copy_from(all),
         Pooling::FirstToken => {
-            let device = kept.device();
-            let count = sequences.sequence_count();
-            let launch = KernelLaunch::for_dtype("take", all.dtype())
-                .with_grid(count, 1, 1)
-                .with_threads(128);
-
-            launch
+            let device = pooled.device();
+            KernelLaunch::for_dtype("take", all.dtype())
+                .with_grid(sequences.sequence_count(), 1, 1)
+                .with_threads(ROW_THREADS)
                 .arg_input(all)
-                .arg_output(kept)
+                .arg_output(pooled)
                 .arg_u32(width)
                 .arg_sequences(sequences)
                 .launch_on(device);
@@ -32,28 +29,22 @@ pub fn gather_rows(
     }
 }
 
-/// Writes the rows that go on back to their places, and zero to all others: the backward of [`take`].
-///
-/// # Shapes
-/// `kept` [kept, width], `all` [tokens, width].
-pub fn scatter_rows(
+/// Writes the rows of pooled tokens back to where they were, and zero to all others.
+pub(super) fn scatter_rows(
     sequences: Sequences<'_>,
     width: usize,
-    kept: DeviceView<'_>,
+    pooled: DeviceView<'_>,
     all: &mut DeviceViewMut<'_>,
 ) {
     match sequences.pooling() {
-        Pooling::AllTokens => all.copy_from(kept),
+        Pooling::AllTokens => all.copy_from(pooled),
         Pooling::FirstToken => {
             all.fill_zeros();
             let device = all.device();
-            let count = sequences.sequence_count();
-            let launch = KernelLaunch::for_dtype("spread", kept.dtype())
-                .with_grid(count, 1, 1)
-                .with_threads(128);
-
-            launch
-                .arg_input(kept)
+            KernelLaunch::for_dtype("spread", pooled.dtype())
+                .with_grid(sequences.sequence_count(), 1, 1)
+                .with_threads(ROW_THREADS)
+                .arg_input(pooled)
                 .arg_output(all)
                 .arg_u32(width)
                 .arg_sequences(sequences)

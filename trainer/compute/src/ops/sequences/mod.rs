@@ -1,12 +1,13 @@
 //! Sequences of unequal length in one packed array, walked in parallel without padding.
 
-pub mod gpu;
+mod cpu;
+mod gpu;
 
 use crate::device::DeviceView;
 use crate::tensor::{TensorView, TensorViewMut};
 
-/// Whether every token of a sequence goes on, or only its first: both towers pool the first token,
-/// so after the last attention nothing else is needed.
+/// Which tokens of a sequence the following layers are given: both towers pool the first token, so after
+/// the last attention nothing else is needed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pooling {
     /// Every token.
@@ -16,6 +17,17 @@ pub enum Pooling {
 }
 
 /// Where the sequences of a batch lie: tokens `offsets[i]..offsets[i + 1]` are sequence `i`.
+///
+/// ```
+/// use cnclip_compute::ops::sequences::{Pooling, Sequences, gather_rows};
+///
+/// let sequences = Sequences::new(&[0, 2, 3]).with_pooling(Pooling::FirstToken);
+/// assert_eq!((sequences.sequence_count(), sequences.token_count()), (2, 3));
+///
+/// let (all, mut pooled) = (vec![1.0, 2.0, 3.0], vec![0.0; sequences.pooled_count()]);
+/// gather_rows(sequences, 1, (&all).into(), (&mut pooled).into());
+/// assert_eq!(pooled, [1.0, 3.0]);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Sequences<'a> {
     offsets: &'a [usize],
@@ -34,9 +46,9 @@ pub struct DeviceSequenceView<'a> {
 }
 
 impl<'a> Sequences<'a> {
-    /// Sequences at these offsets, all of whose tokens go on.
+    /// Sequences at these offsets, all of whose tokens are pooled.
     pub fn new(offsets: &'a [usize]) -> Self {
-        assert!(offsets.first() == Some(&0), "offsets start with 0");
+        assert!(offsets.first() == Some(&0), "the first offset is not 0");
         Self {
             offsets,
             pooling: Pooling::AllTokens,
@@ -66,27 +78,30 @@ impl<'a> Sequences<'a> {
         self.token_ids
     }
 
-    /// The same sequences, known on a device, too.
-    pub fn with_device(self, places: DeviceSequenceView<'a>) -> Self {
+    /// The same sequences with a copy of their offsets and ids in a device's memory.
+    pub fn with_device(self, on_device: DeviceSequenceView<'a>) -> Self {
         Self {
-            on_device: Some(places),
+            on_device: Some(on_device),
             ..self
         }
     }
 
-    /// Whether a device is told of tokens that are padding.
+    /// The ids in a device's memory, where sequences have padding.
     pub fn device_token_ids(&self) -> Option<DeviceView<'a>> {
-        self.on_device.and_then(|places| places.token_ids)
+        self.on_device.and_then(|on_device| on_device.token_ids)
     }
 
-    /// Where a device finds them.
+    /// The offsets and ids in a device's memory.
+    ///
+    /// # Panics
+    /// Without [`Sequences::with_device`].
     #[expect(
         clippy::expect_used,
-        reason = "whoever computes on a device says so before"
+        reason = "a tower that computes on a device uploads them first"
     )]
     pub fn expect_on_device(&self) -> DeviceSequenceView<'a> {
         self.on_device
-            .expect("the sequences are known on the device")
+            .expect("the sequences have a copy in the device's memory")
     }
 
     /// The offsets.
@@ -94,7 +109,7 @@ impl<'a> Sequences<'a> {
         self.offsets
     }
 
-    /// What goes on.
+    /// Which tokens are pooled.
     pub fn pooling(&self) -> Pooling {
         self.pooling
     }
@@ -104,16 +119,13 @@ impl<'a> Sequences<'a> {
         let length = self.offsets.get(1)?;
         self.offsets
             .windows(2)
-            .all(|pair| pair[1] - pair[0] == *length)
+            .all(|bounds| bounds[1] - bounds[0] == *length)
             .then_some(*length)
     }
 
-    /// The same sequences, of which `keep` goes on.
-    pub fn with_pooling(self, keep: Pooling) -> Self {
-        Self {
-            pooling: keep,
-            ..self
-        }
+    /// The same sequences with other pooling.
+    pub fn with_pooling(self, pooling: Pooling) -> Self {
+        Self { pooling, ..self }
     }
 
     /// How many sequences there are.
@@ -126,7 +138,7 @@ impl<'a> Sequences<'a> {
         self.offsets[self.sequence_count()]
     }
 
-    /// How many tokens go on.
+    /// How many tokens are pooled.
     pub fn pooled_count(&self) -> usize {
         match self.pooling {
             Pooling::AllTokens => self.token_count(),
@@ -150,16 +162,18 @@ impl<'a> Sequences<'a> {
         match to - from {
             0 => {}
             1 => f(from, split),
+            // Halves, not a loop over sequences: each half of the arrays goes to its own task without
+            // a list of slices, which would be memory for every call.
             count => {
                 let middle = from + count / 2;
                 let tokens = self.offsets[middle] - self.offsets[from];
-                let kept = if self.pooling == Pooling::AllTokens {
+                let pooled = if self.pooling == Pooling::AllTokens {
                     tokens
                 } else {
                     middle - from
                 };
 
-                let (left, right) = split.split_rows_at(tokens, kept);
+                let (left, right) = split.split_rows_at(tokens, pooled);
                 rayon::join(
                     || self.split_and_visit(from, middle, left, f),
                     || self.split_and_visit(middle, to, right, f),
@@ -169,21 +183,21 @@ impl<'a> Sequences<'a> {
     }
 }
 
-/// Arrays that can be cut where a sequence ends.
+/// Arrays that can be split where a sequence ends.
 pub trait SplitRows: Send + Sized {
-    /// The parts before and after so many tokens, of which so many are kept.
-    fn split_rows_at(self, tokens: usize, kept: usize) -> (Self, Self);
+    /// The parts before and after `tokens` tokens, of which `pooled` are pooled.
+    fn split_rows_at(self, tokens: usize, pooled: usize) -> (Self, Self);
 }
 
 /// One row for each token.
 #[derive(Debug)]
 pub struct TokenRows<T>(pub T, pub usize);
 
-/// One row for each token that goes on.
+/// One row for each pooled token.
 #[derive(Debug)]
 pub struct PooledRows<T>(pub T, pub usize);
 
-/// A slice that can be cut in two.
+/// A slice that can be split in two.
 pub trait SplitSlice: Send + Sized {
     /// The parts before and after an index.
     fn split_slice_at(self, at: usize) -> (Self, Self);
@@ -202,114 +216,62 @@ impl SplitSlice for &mut [f32] {
 }
 
 impl<T: SplitSlice> SplitRows for TokenRows<T> {
-    fn split_rows_at(self, tokens: usize, _kept: usize) -> (Self, Self) {
+    fn split_rows_at(self, tokens: usize, _pooled: usize) -> (Self, Self) {
         let (left, right) = self.0.split_slice_at(tokens * self.1);
         (Self(left, self.1), Self(right, self.1))
     }
 }
 
 impl<T: SplitSlice> SplitRows for PooledRows<T> {
-    fn split_rows_at(self, _tokens: usize, kept: usize) -> (Self, Self) {
-        let (left, right) = self.0.split_slice_at(kept * self.1);
+    fn split_rows_at(self, _tokens: usize, pooled: usize) -> (Self, Self) {
+        let (left, right) = self.0.split_slice_at(pooled * self.1);
         (Self(left, self.1), Self(right, self.1))
     }
 }
 
 impl<A: SplitRows, B: SplitRows> SplitRows for (A, B) {
-    fn split_rows_at(self, tokens: usize, kept: usize) -> (Self, Self) {
-        let a = self.0.split_rows_at(tokens, kept);
-        let b = self.1.split_rows_at(tokens, kept);
+    fn split_rows_at(self, tokens: usize, pooled: usize) -> (Self, Self) {
+        let a = self.0.split_rows_at(tokens, pooled);
+        let b = self.1.split_rows_at(tokens, pooled);
         ((a.0, b.0), (a.1, b.1))
     }
 }
 
-/// Copies the rows that go on.
+/// Copies the rows of pooled tokens.
 ///
 /// # Shapes
-/// `all` [tokens, width], `kept` [kept, width].
+/// `all` [tokens, width], `pooled` [pooled tokens, width].
 pub fn gather_rows(
     sequences: Sequences<'_>,
     width: usize,
     all: TensorView<'_>,
-    kept: TensorViewMut<'_>,
+    pooled: TensorViewMut<'_>,
 ) {
-    match kept {
-        TensorViewMut::Host(kept) => gather_rows_host(sequences, width, all.expect_host(), kept),
-        TensorViewMut::Device(mut kept) => {
-            gpu::gather_rows(sequences, width, all.expect_device(), &mut kept)
+    match pooled {
+        TensorViewMut::Host(pooled) => {
+            cpu::gather_rows(sequences, width, all.expect_host(), pooled)
+        }
+        TensorViewMut::Device(mut pooled) => {
+            gpu::gather_rows(sequences, width, all.expect_device(), &mut pooled)
         }
     }
 }
 
-fn gather_rows_host(sequences: Sequences<'_>, width: usize, all: &[f32], kept: &mut [f32]) {
-    sequences.par_for_each(
-        (TokenRows(all, width), PooledRows(kept, width)),
-        |_, (all, kept)| {
-            kept.0.copy_from_slice(&all.0[..kept.0.len()]);
-        },
-    );
-}
-
-/// Writes the rows that go on back to their places, and zero to all others: the backward of [`take`].
+/// Writes the rows of pooled tokens back to where they were, and zero to all others: the backward of
+/// [`gather_rows`].
 ///
 /// # Shapes
-/// `kept` [kept, width], `all` [tokens, width].
+/// `pooled` [pooled tokens, width], `all` [tokens, width].
 pub fn scatter_rows(
     sequences: Sequences<'_>,
     width: usize,
-    kept: TensorView<'_>,
+    pooled: TensorView<'_>,
     all: TensorViewMut<'_>,
 ) {
     match all {
-        TensorViewMut::Host(all) => scatter_rows_host(sequences, width, kept.expect_host(), all),
+        TensorViewMut::Host(all) => cpu::scatter_rows(sequences, width, pooled.expect_host(), all),
         TensorViewMut::Device(mut all) => {
-            gpu::scatter_rows(sequences, width, kept.expect_device(), &mut all)
-        }
-    }
-}
-
-fn scatter_rows_host(sequences: Sequences<'_>, width: usize, kept: &[f32], all: &mut [f32]) {
-    sequences.par_for_each(
-        (PooledRows(kept, width), TokenRows(all, width)),
-        |_, (kept, all)| {
-            let (first, rest) = all.0.split_at_mut(kept.0.len());
-            first.copy_from_slice(kept.0);
-            rest.fill(0.0);
-        },
-    );
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_sequence_is_given_its_own_rows() {
-        let offsets = [0, 3, 4, 9];
-        let mut rows = vec![0.0; 18];
-        let sequences = Sequences::new(&offsets);
-        sequences.par_for_each(TokenRows(&mut rows[..], 2), |i, rows| rows.0.fill(i as f32));
-        assert_eq!(rows, [[0.0; 6].as_slice(), &[1.0; 2], &[2.0; 10]].concat());
-    }
-
-    #[test]
-    fn what_is_taken_can_be_spread_again() {
-        let offsets = [0, 2, 5, 6];
-        let all = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
-        for (keep, kept, spread_again) in [
-            (
-                Pooling::FirstToken,
-                vec![1.0, 3.0, 6.0],
-                vec![1.0, 0.0, 3.0, 0.0, 0.0, 6.0],
-            ),
-            (Pooling::AllTokens, all.to_vec(), all.to_vec()),
-        ] {
-            let sequences = Sequences::new(&offsets).with_pooling(keep);
-            let mut found = vec![9.0; kept.len()];
-            let mut back = vec![9.0; 6];
-            gather_rows(sequences, 1, TensorView::Host(&all), (&mut found).into());
-            scatter_rows(sequences, 1, (&found).into(), (&mut back).into());
-            assert_eq!((found, back), (kept, spread_again));
+            gpu::scatter_rows(sequences, width, pooled.expect_device(), &mut all)
         }
     }
 }

@@ -7,7 +7,7 @@ use cnclip_compute::gemm::Accumulate;
 use cnclip_compute::ops::attention::Attention;
 use cnclip_compute::ops::dropout::Dropout;
 use cnclip_compute::ops::embedding::{self, EmbeddingTables};
-use cnclip_compute::ops::layer_norm::{LayerNorm, MOMENTS_PER_ROW};
+use cnclip_compute::ops::layer_norm::{LayerNorm, LayerNormCache, MOMENTS_PER_ROW};
 use cnclip_compute::ops::linear::{Linear, add_column_sums};
 use cnclip_compute::params::{ParamInit, ParamLayout, Weight};
 use cnclip_compute::tensor::{Memory, Tensor, TensorView, TensorViewMut};
@@ -79,9 +79,9 @@ impl Bert {
         let width = config.width as usize;
         let memory = layout.memory().clone();
         let tokens = capacity.batch * context_length;
-        let heads = (config.heads as usize, width);
+        let heads = config.heads as usize;
         let precision = layout.precision();
-        let attention = Attention::for_memory(&memory, heads, context_length, precision);
+        let attention = Attention::for_memory(&memory, heads, width, context_length, precision);
         let stack_shape = StackShape {
             layers: config.layers as usize,
             attention,
@@ -170,7 +170,8 @@ impl Bert {
     ) {
         let pooled_len = texts.text_count() * self.width;
         self.projection.backward(
-            (params.values, &mut params.gradients),
+            params.values,
+            &mut params.gradients,
             self.stack.output.first_n(pooled_len),
             dfeatures,
             self.stack.scratch.gradient.first_n_mut(pooled_len),
@@ -252,8 +253,12 @@ impl Bert {
         let EmbeddingCache { embedded, moments } = &self.cache;
         let moments = moments.first_n(sequences.token_count() * MOMENTS_PER_ROW);
         self.norm.backward(
-            (params.values, &mut params.gradients),
-            (embedded.first_n(len), moments),
+            params.values,
+            &mut params.gradients,
+            LayerNormCache {
+                x: embedded.first_n(len),
+                moments: moments,
+            },
             branch.first_n(len),
             gradient.first_n_mut(len),
             Accumulate::No,

@@ -6,7 +6,7 @@ mod block;
 use cnclip_compute::collective::GradientReducer;
 use cnclip_compute::gemm::Accumulate;
 use cnclip_compute::ops::attention::Attention;
-use cnclip_compute::ops::layer_norm::{LayerNorm, MOMENTS_PER_ROW};
+use cnclip_compute::ops::layer_norm::{LayerNorm, LayerNormCache, MOMENTS_PER_ROW};
 use cnclip_compute::ops::linear::Linear;
 use cnclip_compute::ops::patchify::{PixelBatch, PixelBuffers, extract_patches};
 use cnclip_compute::ops::position_embedding;
@@ -126,8 +126,8 @@ impl VisionTransformer {
         let patch_len = shape.values_per_patch();
 
         let memory = layout.memory().clone();
-        let heads = (shape.heads, width);
-        let attention = Attention::for_memory(&memory, heads, tokens, layout.precision());
+        let precision = layout.precision();
+        let attention = Attention::for_memory(&memory, shape.heads, width, tokens, precision);
         let stack_shape = StackShape {
             layers: shape.layers,
             attention,
@@ -271,14 +271,16 @@ impl VisionTransformer {
         let visible_patches = self.sequence_buffers.bind_indices(visible_patches);
         extract_patches(
             self.pixel_buffer.upload_pixels(pixels),
-            (self.side, self.patch),
+            self.side,
+            self.patch,
             visible_patches,
             patches.first_n_mut(patches_len),
         );
 
         let (class, positions) = self.token_embedding.slice_of(values).split_at(width);
         position_embedding::forward(
-            (positions, class),
+            positions,
+            class,
             visible_patches,
             batch,
             embedded.first_n_mut(len),
@@ -338,7 +340,8 @@ impl VisionTransformer {
         } = &mut self.stack.scratch;
 
         self.projection.backward(
-            (params.values, &mut params.gradients),
+            params.values,
+            &mut params.gradients,
             self.cache.pooled.first_n(pooled_len),
             dfeatures,
             branch.first_n_mut(pooled_len),
@@ -348,8 +351,12 @@ impl VisionTransformer {
         let output = self.stack.output.first_n(pooled_len);
         let moments = self.cache.moments_post.first_n(batch * MOMENTS_PER_ROW);
         self.norm_post.backward(
-            (params.values, &mut params.gradients),
-            (output, moments),
+            params.values,
+            &mut params.gradients,
+            LayerNormCache {
+                x: output,
+                moments: moments,
+            },
             branch.first_n(pooled_len),
             gradient.first_n_mut(pooled_len),
             Accumulate::No,
@@ -374,8 +381,12 @@ impl VisionTransformer {
         let embedded = self.cache.embedded.first_n(len);
         let moments = self.cache.moments_pre.first_n(tokens * MOMENTS_PER_ROW);
         self.norm_pre.backward(
-            (params.values, &mut params.gradients),
-            (embedded, moments),
+            params.values,
+            &mut params.gradients,
+            LayerNormCache {
+                x: embedded,
+                moments: moments,
+            },
             gradient.first_n(len),
             branch.first_n_mut(len),
             Accumulate::No,
@@ -390,7 +401,8 @@ impl VisionTransformer {
         let gradients = params.gradients.reborrow();
         let (class, positions) = self.token_embedding.slice_of(gradients).split_at(width);
         position_embedding::backward(
-            (positions, class),
+            positions,
+            class,
             self.sequence_buffers.bind_indices(visible_patches),
             batch,
             dembedded,

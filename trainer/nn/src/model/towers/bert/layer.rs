@@ -4,7 +4,7 @@ use cnclip_compute::gemm::Accumulate;
 use cnclip_compute::ops::activation::Activation;
 use cnclip_compute::ops::attention::Attention;
 use cnclip_compute::ops::dropout::Dropout;
-use cnclip_compute::ops::layer_norm::{LayerNorm, MOMENTS_PER_ROW};
+use cnclip_compute::ops::layer_norm::{LayerNorm, LayerNormCache, MOMENTS_PER_ROW};
 use cnclip_compute::ops::linear::Linear;
 use cnclip_compute::ops::sequences::{Pooling, gather_rows, scatter_rows};
 use cnclip_compute::params::{ParamInit, ParamLayout, Weight};
@@ -253,8 +253,12 @@ impl BertLayer {
 
         let moments = cache.moments_2.first_n(pooled_tokens * MOMENTS_PER_ROW);
         self.norm_2.backward(
-            (params.values, &mut params.gradients),
-            (cache.sum_2.first_n(pooled), moments),
+            params.values,
+            &mut params.gradients,
+            LayerNormCache {
+                x: cache.sum_2.first_n(pooled),
+                moments: moments,
+            },
             gradient.first_n(pooled),
             branch.first_n_mut(pooled),
             Accumulate::No,
@@ -305,8 +309,12 @@ impl BertLayer {
 
         let moments = cache.moments_1.first_n(pooled_tokens * MOMENTS_PER_ROW);
         self.norm_1.backward(
-            (params.values, &mut params.gradients),
-            (cache.sum_1.first_n(pooled), moments),
+            params.values,
+            &mut params.gradients,
+            LayerNormCache {
+                x: cache.sum_1.first_n(pooled),
+                moments: moments,
+            },
             branch.first_n(pooled),
             gradient.first_n_mut(pooled),
             Accumulate::No,
@@ -347,8 +355,8 @@ fn declare_norm(layout: &mut ParamLayout, name: &str, width: usize) -> LayerNorm
 }
 
 fn declare_linear(layout: &mut ParamLayout, name: &str, inputs: usize, outputs: usize) -> Linear {
-    let inits = (WEIGHT_INIT, ParamInit::Zeros);
-    Linear::declare_params(layout, name, (inputs, outputs), inits)
+    let zeros = ParamInit::Zeros;
+    Linear::declare_params(layout, name, inputs, outputs, WEIGHT_INIT, zeros)
 }
 
 /// Query, key and value: three tensors by name, one matrix to multiply with.

@@ -1,7 +1,7 @@
 //! Attention pooling, the end of the tower: one attention layer whose only query is the mean of all positions.
 
 use cnclip_compute::gemm::Accumulate;
-use cnclip_compute::ops::attention_pool::SingleQueryAttention;
+use cnclip_compute::ops::attention_pool::{SingleQueryAttention, SingleQueryCache};
 use cnclip_compute::ops::linear::Linear;
 use cnclip_compute::ops::mean_pool_token;
 use cnclip_compute::params::{ParamInit, ParamLayout, Weight};
@@ -102,7 +102,7 @@ impl AttentionPool {
 
         let mut declare_linear = |name: &str, outputs| {
             let name = format!("visual.attnpool.{name}");
-            Linear::declare_params(layout, &name, (width, outputs), (weight_init, bias_init))
+            Linear::declare_params(layout, &name, width, outputs, weight_init, bias_init)
         };
 
         let q = declare_linear("q_proj", width);
@@ -135,9 +135,8 @@ impl AttentionPool {
         let cache = &mut self.cache;
         let mut all = cache.tokens.first_n_mut(pooled_len * tokens);
         let mut means = cache.means.first_n_mut(pooled_len);
-        let tokens_and_means = (all.reborrow(), means.reborrow());
         let positions = self.positions.slice_of(values);
-        mean_pool_token::forward(width, positions, x, tokens_and_means);
+        mean_pool_token::forward(width, positions, x, all.reborrow(), means.reborrow());
 
         let mut kv = cache.kv.first_n_mut(2 * pooled_len * tokens);
         let mut q = cache.q.first_n_mut(pooled_len);
@@ -177,29 +176,36 @@ impl AttentionPool {
         let attended = cache.attended.first_n(pooled_len);
         let mut dattended = cache.dattended.first_n_mut(pooled_len);
         self.c.backward(
-            (params.values, &mut params.gradients),
+            params.values,
+            &mut params.gradients,
             attended,
             dfeatures,
             dattended.reborrow(),
             Accumulate::No,
         );
 
-        let q = cache.q.first_n(pooled_len);
-        let kv = cache.kv.first_n(pooled_len * tokens * 2);
+        let attention_cache = SingleQueryCache {
+            q: cache.q.first_n(pooled_len),
+            kv: cache.kv.first_n(pooled_len * tokens * 2),
+            probabilities: cache.probabilities.first_n(probabilities_len),
+            out: attended,
+        };
+
         let mut dq = cache.dq.first_n_mut(pooled_len);
         let mut dkv = cache.dkv.first_n_mut(pooled_len * tokens * 2);
         self.attention.backward(
-            (q, kv),
-            (cache.probabilities.first_n(probabilities_len), attended),
+            attention_cache,
             dattended.as_view(),
-            (dq.reborrow(), dkv.reborrow()),
+            dq.reborrow(),
+            dkv.reborrow(),
         );
 
         // Keys and queries are not needed any more: from here on their arrays hold gradients of tokens.
         let all = cache.tokens.first_n(pooled_len * tokens);
         let mut dall = cache.kv.first_n_mut(pooled_len * tokens);
         self.kv.backward(
-            (params.values, &mut params.gradients),
+            params.values,
+            &mut params.gradients,
             all,
             dkv.as_view(),
             dall.reborrow(),
@@ -209,7 +215,8 @@ impl AttentionPool {
         let means = cache.means.first_n(pooled_len);
         let mut dmeans = cache.q.first_n_mut(pooled_len);
         self.q.backward(
-            (params.values, &mut params.gradients),
+            params.values,
+            &mut params.gradients,
             means,
             dq.as_view(),
             dmeans.reborrow(),
@@ -217,6 +224,6 @@ impl AttentionPool {
         );
 
         let positions = self.positions.slice_of(params.gradients.reborrow());
-        mean_pool_token::backward(width, positions, (dall, dmeans.as_view()), dx);
+        mean_pool_token::backward(width, positions, dall, dmeans.as_view(), dx);
     }
 }

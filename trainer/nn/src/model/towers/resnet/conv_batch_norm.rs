@@ -7,7 +7,7 @@ use cnclip_compute::gemm::Accumulate;
 use cnclip_compute::ops::batch_norm::{
     BatchNorm, BatchNormMoments, BatchNormWorkspace, PostActivation,
 };
-use cnclip_compute::ops::conv2d::{Conv2d, ConvWorkspace};
+use cnclip_compute::ops::conv2d::{Conv2d, ConvShape, ConvWorkspace};
 use cnclip_compute::ops::linear::Linear;
 use cnclip_compute::params::{ParamInit, ParamLayout};
 use cnclip_compute::tensor::{Tensor, TensorView, TensorViewMut};
@@ -127,8 +127,12 @@ impl ConvBatchNorm {
         let convolution = Conv2d::declare_params(
             layout,
             &names.convolution,
-            (inputs, outputs),
-            (side, stride),
+            ConvShape {
+                inputs,
+                outputs,
+                side,
+                stride,
+            },
             &mut workspace.convolution,
         );
 
@@ -192,9 +196,13 @@ impl ConvBatchNorm {
 
         let convolved = self.convolved.first_n(y.len());
         if *training {
-            let memory = (&mut self.moments, &mut workspace.batch_norm);
-            self.norm
-                .compute_batch_stats(*values, buffers, convolved, memory);
+            self.norm.compute_batch_stats(
+                *values,
+                buffers,
+                convolved,
+                &mut self.moments,
+                &mut workspace.batch_norm,
+            );
         } else {
             self.norm
                 .load_running_stats(*values, buffers.as_view(), &mut self.moments);
@@ -223,7 +231,9 @@ impl ConvBatchNorm {
         let convolved = self.convolved.first_n(dy.len());
         self.norm.backward(
             &mut params.gradients,
-            (convolved, &self.moments, batch_norm),
+            convolved,
+            &self.moments,
+            batch_norm,
             dy.reborrow(),
             activation,
         );
@@ -250,7 +260,8 @@ fn backward_linear(
 ) {
     match dx {
         Some(dx) => linear.backward(
-            (params.values, &mut params.gradients),
+            params.values,
+            &mut params.gradients,
             x,
             dy,
             dx.values,

@@ -93,7 +93,8 @@ impl FeedForward {
     ) {
         let hidden_len = x.len() / self.up.inputs() * self.hidden;
         self.down.backward(
-            (params.values, &mut params.gradients),
+            params.values,
+            &mut params.gradients,
             cache.activated.first_n(hidden_len),
             dy,
             dhidden.first_n_mut(hidden_len),
@@ -105,7 +106,8 @@ impl FeedForward {
             .backward(preactivation, dhidden.first_n_mut(hidden_len));
 
         self.up.backward(
-            (params.values, &mut params.gradients),
+            params.values,
+            &mut params.gradients,
             x,
             dhidden.first_n(hidden_len),
             dx.values,

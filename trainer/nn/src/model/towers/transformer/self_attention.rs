@@ -1,7 +1,7 @@
 //! The self-attention sublayer of a transformer layer: projections in and out around multi-head attention.
 
 use cnclip_compute::gemm::Accumulate;
-use cnclip_compute::ops::attention::Attention;
+use cnclip_compute::ops::attention::{self, Attention, AttentionCache};
 use cnclip_compute::ops::linear::Linear;
 use cnclip_compute::tensor::{Memory, Tensor, TensorView, TensorViewMut};
 
@@ -70,16 +70,12 @@ impl SelfAttention {
         self.qkv
             .forward(values, input.x.first_n(all), qkv, Accumulate::No);
 
-        let weights = (
-            cache.probabilities.first_n_mut(probabilities),
-            scratch.dropped_probabilities.first_n_mut(probabilities),
-        );
-
         self.attention.forward(
             input.sequences,
             input.dropouts.attention,
             cache.qkv.first_n(3 * all),
-            weights,
+            cache.probabilities.first_n_mut(probabilities),
+            scratch.dropped_probabilities.first_n_mut(probabilities),
             cache.attended.first_n_mut(pooled),
         );
 
@@ -110,26 +106,31 @@ impl SelfAttention {
 
         let attended = cache.attended.first_n(pooled);
         self.output.backward(
-            (params.values, &mut params.gradients),
+            params.values,
+            &mut params.gradients,
             attended,
             dy,
             dattended.reborrow(),
             Accumulate::No,
         );
 
-        let qkv = cache.qkv.first_n(3 * all);
-        let probabilities_view = cache.probabilities.first_n(probabilities);
-        let memory = (
-            scratch.dropped_probabilities.first_n_mut(probabilities),
-            scratch.dscores.first_n_mut(probabilities),
-        );
+        let attention_cache = AttentionCache {
+            qkv: cache.qkv.first_n(3 * all),
+            probabilities: cache.probabilities.first_n(probabilities),
+            out: attended,
+        };
+
+        let attention_scratch = attention::AttentionScratch {
+            dropped: scratch.dropped_probabilities.first_n_mut(probabilities),
+            dscores: scratch.dscores.first_n_mut(probabilities),
+        };
 
         self.attention.backward(
             input.sequences,
             input.dropouts.attention,
-            (qkv, probabilities_view, attended),
+            attention_cache,
             dattended.as_view(),
-            memory,
+            attention_scratch,
             scratch.dqkv.first_n_mut(3 * all),
         );
     }
@@ -144,7 +145,8 @@ impl SelfAttention {
     ) {
         let all = self.batch_lengths(input).all;
         self.qkv.backward(
-            (params.values, &mut params.gradients),
+            params.values,
+            &mut params.gradients,
             input.x.first_n(all),
             scratch.dqkv.first_n(3 * all),
             dx.values,

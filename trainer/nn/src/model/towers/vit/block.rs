@@ -3,7 +3,7 @@
 use cnclip_compute::gemm::Accumulate;
 use cnclip_compute::ops::activation::Activation;
 use cnclip_compute::ops::attention::Attention;
-use cnclip_compute::ops::layer_norm::{LayerNorm, MOMENTS_PER_ROW};
+use cnclip_compute::ops::layer_norm::{LayerNorm, LayerNormCache, MOMENTS_PER_ROW};
 use cnclip_compute::ops::linear::Linear;
 use cnclip_compute::ops::sequences::{Pooling, gather_rows, scatter_rows};
 use cnclip_compute::params::{ParamInit, ParamLayout};
@@ -206,8 +206,12 @@ impl VitBlock {
         let middle = cache.middle.first_n(pooled);
         let moments = cache.moments_2.first_n(pooled_tokens * MOMENTS_PER_ROW);
         self.norm_2.backward(
-            (params.values, &mut params.gradients),
-            (middle, moments),
+            params.values,
+            &mut params.gradients,
+            LayerNormCache {
+                x: middle,
+                moments: moments,
+            },
             branch.first_n(pooled),
             gradient.first_n_mut(pooled),
             Accumulate::Yes,
@@ -269,8 +273,12 @@ impl VitBlock {
         let x = input.x.first_n(all);
         let moments = cache.moments_1.first_n(tokens * MOMENTS_PER_ROW);
         self.norm_1.backward(
-            (params.values, &mut params.gradients),
-            (x, moments),
+            params.values,
+            &mut params.gradients,
+            LayerNormCache {
+                x: x,
+                moments: moments,
+            },
             branch.first_n(all),
             gradient.first_n_mut(all),
             Accumulate::Yes,
@@ -328,6 +336,6 @@ fn declare_linear(
     outputs: usize,
     bias: ParamInit,
 ) -> Linear {
-    let inits = (ParamInit::uniform_fan_in(inputs), bias);
-    Linear::declare_params(layout, name, (inputs, outputs), inits)
+    let weight = ParamInit::uniform_fan_in(inputs);
+    Linear::declare_params(layout, name, inputs, outputs, weight, bias)
 }

@@ -1,4 +1,4 @@
-//! What the emulator finds.
+//! The faults that the emulator detects and a GPU would not report.
 
 use cnclip_compute::device::{DType, Device, DeviceBuffer, DeviceError, KernelLaunch};
 use cnclip_emulator::Emulator;
@@ -12,7 +12,7 @@ fn fault(device: &Device) -> String {
 }
 
 #[test]
-fn a_kernel_that_leaves_its_memory_is_found() {
+fn a_write_outside_of_an_allocation_is_detected() {
     for (count, inside) in [(9, true), (10, false)] {
         let device = device();
         let mut y = DeviceBuffer::new(&device, 10, DType::F32);
@@ -29,7 +29,7 @@ fn a_kernel_that_leaves_its_memory_is_found() {
 }
 
 #[test]
-fn threads_that_wait_in_vain_are_found() {
+fn threads_that_wait_for_others_that_returned_are_detected() {
     let device = device();
     let mut y = DeviceBuffer::new(&device, 1, DType::F32);
     KernelLaunch::new("faulty_barrier")
@@ -40,7 +40,7 @@ fn threads_that_wait_in_vain_are_found() {
 }
 
 #[test]
-fn a_missing_barrier_shows() {
+fn a_missing_barrier_is_detected() {
     for (waits, right) in [(1, true), (0, false)] {
         let device = device();
         let mut y = DeviceBuffer::new(&device, 64, DType::F32);
@@ -72,7 +72,7 @@ fn arguments_that_are_not_the_kernels_are_refused() {
 }
 
 #[test]
-fn too_much_memory_is_refused_with_numbers() {
+fn an_allocation_that_is_too_large_is_refused_with_numbers() {
     let device = device();
     let kept = DeviceBuffer::new(&device, 1 << 19, DType::U8);
     assert_eq!(device.memory_info(), Ok((1 << 19, 1 << 20)));
