@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use cnclip::evaluate::zero_shot::{self, PreparedZeroShot};
-use cnclip::evaluate::{Encoder, EncoderInputSizes, score_retrieval};
+use cnclip::evaluate::{EncodeOptions, Encoder, EncoderInputSizes, score_retrieval};
 use cnclip::page::{
     ClassDetails, PageInput, PublicDataset, RetrievalExamples, RunCurves, TaskDetails, TaskSection,
     render_comparison, render_page,
@@ -170,7 +170,10 @@ fn retrieval(name: &str, files: Files<'_>, public: Option<Benchmark>) -> Result<
     prepare_dataset(reader, &store, &options, |_| ())?;
     let dataset = Dataset::new(store)?;
     let mut guess = Guess::new((1, 1));
-    let limits = (SIZES, SKIPPED);
+    let limits = EncodeOptions {
+        input_sizes: SIZES,
+        max_skipped_ratio: SKIPPED,
+    };
     let scored = score_retrieval(
         name,
         &dataset,
@@ -274,7 +277,10 @@ fn zero_shot(
 
     let ready = PreparedZeroShot::from_config(name, &config)?;
     let mut guess = Guess::new((each, ready.templates.texts.len()));
-    let limits = (SIZES, SKIPPED);
+    let limits = EncodeOptions {
+        input_sizes: SIZES,
+        max_skipped_ratio: SKIPPED,
+    };
     let scored = zero_shot::score_zero_shot(
         &ready,
         &tokenizer()?,

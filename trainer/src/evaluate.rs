@@ -1,4 +1,4 @@
-//! Scores: what a model is worth on a data set. Loads no weights and writes nothing.
+//! Evaluation tasks: retrieval and zero-shot classification. Loads no weights and writes no files.
 
 pub mod calibration;
 pub mod corpus;
@@ -30,21 +30,21 @@ use corpus::RetrievalCorpus;
 pub use results_table::format_results_table;
 use retrieval::RetrievalResult;
 
-/// A model that is only asked for features.
+/// A model used for its features only.
 pub trait Encoder {
-    /// Numbers in a feature vector.
+    /// Dimension of the embeddings.
     fn embedding_dim(&self) -> usize;
-    /// The unit features of pictures.
+    /// The L2-normalized embeddings of images.
     ///
     /// # Shapes
     /// `[batch, width]`
     fn encode_images(&mut self, pixels: PixelBatch<'_>) -> Cow<'_, [f32]>;
-    /// The unit features of texts.
+    /// The L2-normalized embeddings of texts.
     ///
     /// # Shapes
     /// `[batch, width]`
     fn encode_texts(&mut self, texts: PackedTexts<'_>) -> Cow<'_, [f32]>;
-    /// Whether the features given so far are those that were asked for.
+    /// Whether all features returned so far are valid.
     ///
     /// # Errors
     /// If a device could not compute them.
@@ -53,52 +53,73 @@ pub trait Encoder {
     }
 }
 
-impl Encoder for (&mut Clip, &mut Params) {
+impl Encoder for ClipEncoder<'_> {
     fn embedding_dim(&self) -> usize {
-        self.0.feature_width()
+        self.clip.feature_width()
     }
+
     fn encode_images(&mut self, pixels: PixelBatch<'_>) -> Cow<'_, [f32]> {
-        self.0.encode_images(self.1, pixels).to_host()
+        self.clip.encode_images(self.params, pixels).to_host()
     }
+
     fn encode_texts(&mut self, texts: PackedTexts<'_>) -> Cow<'_, [f32]> {
-        self.0.encode_texts(self.1, texts).to_host()
+        self.clip.encode_texts(self.params, texts).to_host()
     }
+
     fn check_device_errors(&self) -> Result<()> {
-        Ok(self.1.memory().synchronize()?)
+        // Kernels run asynchronously: only a synchronization shows whether all of them succeeded.
+        Ok(self.params.memory().synchronize()?)
     }
 }
 
 /// What an encoder takes.
 #[derive(Clone, Copy, Debug)]
 pub struct EncoderInputSizes {
-    /// Width and height of a picture, in pixels.
+    /// Width and height of an image, in pixels.
     pub image_size: usize,
     /// Longest text, in tokens.
     pub context_length: usize,
-    /// Most pictures, and most texts, at once.
+    /// Images, or texts, in a batch.
     pub batch_size: usize,
+}
+
+/// How a data set is encoded.
+#[derive(Clone, Copy, Debug)]
+pub struct EncodeOptions {
+    /// What the encoder takes.
+    pub input_sizes: EncoderInputSizes,
+    /// Largest share of the data set that may be unusable, from 0 to 1.
+    pub max_skipped_ratio: f64,
+}
+
+/// A CLIP model on its device, used for features only.
+pub struct ClipEncoder<'a> {
+    /// The towers.
+    pub clip: &'a mut Clip,
+    /// Their weights.
+    pub params: &'a mut Params,
 }
 
 /// A retrieval, scored, with what it was scored on.
 #[derive(Debug)]
 pub struct ScoredRetrieval {
-    /// The numbers.
+    /// The scores.
     pub result: TaskResult,
-    /// The data set as the model sees it.
+    /// The encoded data set.
     pub corpus: RetrievalCorpus,
-    /// What was found for each query.
+    /// The nearest candidates of each query.
     pub retrieval: RetrievalResult,
 }
 
 impl ScoredRetrieval {
-    /// Finds how similar a first answer must be to be right so often, in percent.
+    /// Fits the similarity threshold for a precision of the nearest images, in percent.
     pub fn calibrate_threshold(&mut self, precision: f64) {
         if let TaskScores::Retrieval(scores) = &mut self.result.measured {
             scores.threshold = calibration::fit_threshold(&self.retrieval.text_to_image, precision);
         }
     }
 
-    /// How similar a first answer must be, where that is known and reaches what was wanted.
+    /// The similarity threshold, where one was fitted and reaches the requested precision.
     pub fn reached_threshold(&self) -> Option<SimilarityThreshold> {
         let TaskScores::Retrieval(scores) = &self.result.measured else {
             return None;
@@ -107,7 +128,7 @@ impl ScoredRetrieval {
     }
 }
 
-/// What an evaluation leaves behind as JSON.
+/// The content of `results.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EvaluationResults {
@@ -115,40 +136,39 @@ pub struct EvaluationResults {
     pub checkpoint: String,
     /// sha256 of the checkpoint's manifest.
     pub digest: String,
-    /// The version that scored.
+    /// Version of cnclip.
     pub version: String,
-    /// One for each task, in the order of the configuration.
+    /// One result for each task, in the order of the configuration.
     pub tasks: Vec<TaskResult>,
 }
 
-/// Scores one retrieval: each rank encodes its share of the data set, rank 0 searches it in both
-/// directions and gets the numbers.
+/// Scores one retrieval. Each rank encodes its share of the data set; rank 0 searches it in both directions
+/// and returns the scores, the others `None`.
 ///
 /// # Errors
-/// If the data set cannot be read or is not that of all ranks, if a larger share than `most_skipped` of
-/// it cannot be used, as [`Gallery::check`], or if a rank is lost.
+/// If the data set cannot be read, differs between ranks, or has more unusable samples than
+/// `max_skipped_ratio`, as [`RetrievalCorpus::check_searchable`], or if a rank is lost.
 pub fn score_retrieval(
     name: &str,
     dataset: &Dataset,
     tokenizer: &Tokenizer,
     encoder: &mut impl Encoder,
-    limits: (EncoderInputSizes, f64),
+    options: EncodeOptions,
     world: &Communicator,
 ) -> Result<Option<ScoredRetrieval>> {
     let start = Instant::now();
     world.ensure_equal_across_ranks("data set", (name, &dataset.index().dataset))?;
-    let gallery = RetrievalCorpus::encode_dataset(dataset, tokenizer, encoder, limits, world)?;
+    let corpus = RetrievalCorpus::encode_dataset(dataset, tokenizer, encoder, options, world)?;
 
     if !world.is_rank_zero() {
         return Ok(None);
     }
 
-    gallery.check_searchable(dataset)?;
-    let retrieval = gallery.search_both_directions();
-    log_label_coverage(name, &gallery, &retrieval);
-    let texts = gallery.texts.len() as i64;
+    corpus.check_searchable(dataset)?;
+    let retrieval = corpus.search_both_directions();
+    log_label_coverage(name, &corpus, &retrieval);
     let scores = RetrievalScores {
-        texts,
+        texts: corpus.texts.len() as i64,
         recalls: retrieval.recalls(),
         threshold: None,
     };
@@ -157,24 +177,24 @@ pub fn score_retrieval(
         name: name.into(),
         dataset: dataset.uri().into(),
         digest: dataset.index().dataset.clone(),
-        images: gallery.images.len() as i64,
+        images: corpus.images.len() as i64,
         seconds: start.elapsed().as_secs_f64(),
         measured: TaskScores::Retrieval(scores),
     };
 
     Ok(Some(ScoredRetrieval {
         result,
-        corpus: gallery,
+        corpus,
         retrieval,
     }))
 }
 
-/// Says what of a data set counts for nothing.
-fn log_label_coverage(task: &str, gallery: &RetrievalCorpus, retrieval: &RetrievalResult) {
-    if gallery.has_string_ids() {
+/// Logs which part of a data set has no labels and is left out of the recalls.
+fn log_label_coverage(task: &str, corpus: &RetrievalCorpus, retrieval: &RetrievalResult) {
+    if corpus.has_string_ids() {
         tracing::warn!(
             task,
-            "some ids are names: the reference's scripts take whole numbers only"
+            "some ids are strings: the reference's scripts accept integers only"
         );
     }
 
@@ -186,7 +206,7 @@ fn log_label_coverage(task: &str, gallery: &RetrievalCorpus, retrieval: &Retriev
     if text_to_image.recall.is_none() {
         tracing::info!(
             task,
-            "no labels: texts are searched for, and no recall is known"
+            "the data set has no labels: predictions are written, recall is not computed"
         );
     } else if text_to_image.unanswerable + image_to_text.unanswerable > 0 {
         let texts = text_to_image.unanswerable;
@@ -195,36 +215,35 @@ fn log_label_coverage(task: &str, gallery: &RetrievalCorpus, retrieval: &Retriev
             task,
             texts,
             images,
-            "nothing belongs to some, which count for nothing"
+            "some queries have no relevant candidate and are left out of recall"
         );
     }
 }
 
-/// Recall over a data set, as a validation in training needs it: each rank encodes its share, rank 0
-/// gets the numbers.
+/// Recall on a data set, for the validation during training. Each rank encodes its share; rank 0 returns the
+/// recalls, the others `None`.
 ///
 /// # Errors
-/// As [`score`], if nothing is said to belong together, or if a rank is lost.
+/// As [`score_retrieval`], and if the data set has no labels.
 pub fn evaluate_recalls(
     dataset: &Dataset,
     tokenizer: &Tokenizer,
     encoder: &mut impl Encoder,
-    (sizes, most_skipped): (EncoderInputSizes, f64),
+    options: EncodeOptions,
     world: &Communicator,
 ) -> Result<Option<RetrievalRecalls>> {
-    let gallery =
-        RetrievalCorpus::encode_dataset(dataset, tokenizer, encoder, (sizes, most_skipped), world)?;
-    if gallery.relevant.iter().all(Vec::is_empty) {
+    let corpus = RetrievalCorpus::encode_dataset(dataset, tokenizer, encoder, options, world)?;
+    if corpus.relevant.iter().all(Vec::is_empty) {
         return Err(Error::Data(format!(
-            "{} says of no text which image it describes, so nothing can be validated on it. Name a \
-             data set with labels in validation.",
+            "{} has no labels (no text says which image it describes), so recall cannot be validated on \
+             it. Use a data set with labels in validation.",
             dataset.uri()
         )));
     }
 
     Ok(world
         .is_rank_zero()
-        .then(|| gallery.search_both_directions().recalls())
+        .then(|| corpus.search_both_directions().recalls())
         .flatten())
 }
 

@@ -1,11 +1,12 @@
-//! One evaluation from its file to its results, on all ranks: finds the checkpoint, scores every task,
-//! writes what came out.
+//! An evaluation job on all ranks: resolves the checkpoint, scores every task, writes the results.
 
 mod check;
 mod evaluated_model;
 mod prepared_task;
 mod result_files;
 mod retrieval_files;
+mod retrieval_task;
+mod zero_shot_task;
 
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use cnclip_crds::trainer_config::EvaluateConfig;
 
 use crate::device_placement;
 use crate::error::Result;
+use crate::evaluate::{EncodeOptions, EncoderInputSizes};
 use crate::model_resolver;
 use crate::progress::Reporter;
 use cnclip_compute::collective::Collective;
@@ -23,15 +25,34 @@ use cnclip_distributed::{Communicator, JoinRequest, LocalRanks};
 use evaluated_model::EvaluatedModel;
 use prepared_task::PreparedTask;
 
-/// Scores a checkpoint on every task, together with the other workers of the run, and gives the table of
-/// what came out: worker 0 alone writes, and has one. `stop` is asked while waiting for the others.
+/// What every task of an evaluation needs.
+#[derive(Clone, Copy)]
+struct EvaluationContext<'a> {
+    config: &'a EvaluateConfig,
+    /// The prefix of the results.
+    artifacts: &'a Store,
+    communicator: &'a Communicator,
+}
+
+impl EvaluationContext<'_> {
+    fn encode_options(&self, input_sizes: EncoderInputSizes) -> EncodeOptions {
+        EncodeOptions {
+            input_sizes,
+            max_skipped_ratio: self.config.max_skipped_percent / 100.0,
+        }
+    }
+}
+
+/// Scores a checkpoint on every task, together with the other workers of the run, and returns the table of
+/// the results on worker 0, which alone writes files. `stop` is polled while waiting for the other workers.
 ///
 /// # Errors
 /// If the configuration, the checkpoint or a data set cannot be used, the results cannot be written, or
 /// a worker is lost.
 ///
 /// # Guarantees
-/// Any number of ranks finds the same, but for the rounding of features that are encoded in other batches.
+/// The results are the same for any number of ranks, except for rounding where features are encoded in
+/// batches of other sizes.
 pub fn run_evaluation(
     config: &EvaluateConfig,
     reporter: &Reporter,
@@ -42,10 +63,10 @@ pub fn run_evaluation(
     })
 }
 
-/// The same, where `memory` says where each rank computes.
+/// As [`run_evaluation`], with `memory` choosing the device of each rank.
 ///
 /// # Errors
-/// Those of [`evaluate`], and of `memory`.
+/// Those of [`run_evaluation`], and of `memory`.
 pub fn run_evaluation_with_memory(
     config: &EvaluateConfig,
     reporter: &Reporter,
@@ -53,6 +74,7 @@ pub fn run_evaluation_with_memory(
     memory: &(dyn Fn(usize) -> Result<Memory> + Sync),
 ) -> Result<String> {
     let version = env!("CARGO_PKG_VERSION").to_owned();
+    // Reported before the weights are resolved, so that a failure to resolve them has the version too.
     let known = EvaluationReport {
         version,
         ..EvaluationReport::default()
@@ -67,7 +89,7 @@ pub fn run_evaluation_with_memory(
     result
 }
 
-/// Changes what is told of what is scored.
+/// Updates the evaluation's part of the report.
 fn update_evaluation(reporter: &Reporter, change: impl FnOnce(&mut EvaluationReport)) {
     reporter.update_report(|report| report.evaluation.as_mut().map(change).unwrap_or_default());
 }
@@ -80,75 +102,90 @@ fn score_on_local_ranks(
     memory: &(dyn Fn(usize) -> Result<Memory> + Sync),
 ) -> Result<String> {
     check::check_config(config)?;
-    let ready = PreparedTask::prepare_all(config)?;
-    let claim = JoinRequest::new(
-        &config.run,
-        &EvaluateConfig {
-            listen: None,
-            ..config.clone()
-        },
-    )?;
+    let tasks = PreparedTask::prepare_all(config)?;
 
-    let crew = LocalRanks::join_workers(&config.world, &claim, stop)?;
-    let rank = |world: &Communicator, reporter: &Reporter| {
-        evaluate_on_rank((config, &ready), (&memory(world.rank())?, world), reporter)
+    // Workers must agree on the configuration, but each listens on an address of its own.
+    let shared_config = EvaluateConfig {
+        listen: None,
+        ..config.clone()
+    };
+    let request = JoinRequest::new(&config.run, &shared_config)?;
+    let ranks = LocalRanks::join_workers(&config.world, &request, stop)?;
+
+    let evaluate = |communicator: &Communicator, reporter: &Reporter| {
+        let memory = memory(communicator.rank())?;
+        let artifacts = Store::open(&config.artifacts)?;
+        let context = EvaluationContext {
+            config,
+            artifacts: &artifacts,
+            communicator,
+        };
+
+        evaluate_on_rank(context, &tasks, &memory, reporter)
     };
 
     let mut table = String::new();
-    let first = |world: Arc<Communicator>| {
-        table = rank(&world, reporter)?;
+    let first_rank = |communicator: Arc<Communicator>| {
+        table = evaluate(&communicator, reporter)?;
         Ok(())
     };
 
-    let silent = || Reporter::without_outputs(config.run.clone());
-    crew.run_ranks(first, |world| rank(&world, &silent()).map(drop))?;
+    // Ranks of one process report once: the reporters of the others have no outputs.
+    let other_rank = |communicator: Arc<Communicator>| {
+        let silent = Reporter::without_outputs(config.run.clone());
+        evaluate(&communicator, &silent).map(drop)
+    };
+
+    ranks.run_ranks(first_rank, other_rank)?;
     Ok(table)
 }
 
-/// The evaluation as one rank sees it; rank 0 gives the table.
+/// Evaluates on one rank; rank 0 returns the table.
 fn evaluate_on_rank(
-    (config, ready): (&EvaluateConfig, &[PreparedTask]),
-    (memory, world): (&Memory, &Communicator),
+    context: EvaluationContext<'_>,
+    tasks: &[PreparedTask],
+    memory: &Memory,
     reporter: &Reporter,
 ) -> Result<String> {
-    let artifacts = Store::open(&config.artifacts)?;
-    let mut subject = EvaluatedModel::load_checkpoint(config, memory)?;
-    subject.ensure_same_weights(world)?;
-    report_start(config, &subject, reporter);
-    let mut tasks = Vec::new();
+    let config = context.config;
+    let communicator = context.communicator;
+    let mut model = EvaluatedModel::load_checkpoint(config, memory)?;
+    model.ensure_same_weights(communicator)?;
+    report_start(config, &model, reporter);
 
-    for task in config.tasks.iter().zip(ready) {
-        let done = subject.score_task(task, (config, &artifacts), world)?;
+    let mut sections = Vec::new();
+    for task in tasks {
+        let section = task.score(&mut model, context)?;
         reporter.update_report(|report| {
             report.step += 1;
             report
                 .results
-                .extend(done.iter().map(|task| task.result.clone()));
+                .extend(section.iter().map(|section| section.result.clone()));
         });
 
-        tasks.extend(done);
+        sections.extend(section);
     }
 
-    let table = match world.is_rank_zero() {
-        true => result_files::write_results(config, &subject.weights, tasks, &artifacts)?,
+    let table = match communicator.is_rank_zero() {
+        true => result_files::write_results(config, &model.weights, sections, context.artifacts)?,
         false => String::new(),
     };
 
-    // Who ends well knows that all do.
-    world.barrier()?;
+    // Final barrier: the success of one rank implies the success of all.
+    communicator.barrier()?;
     reporter.update_report(|report| report.activity = TrainerActivity::Done);
     Ok(table)
 }
 
-fn report_start(config: &EvaluateConfig, subject: &EvaluatedModel, reporter: &Reporter) {
+fn report_start(config: &EvaluateConfig, model: &EvaluatedModel, reporter: &Reporter) {
     reporter.update_report(|report| {
         report.activity = TrainerActivity::Evaluating;
         report.steps = config.tasks.len() as i64;
     });
 
     update_evaluation(reporter, |evaluation| {
-        evaluation.checkpoint = Some(subject.weights.uri.clone());
-        evaluation.digest.clone_from(&subject.weights.digest);
+        evaluation.checkpoint = Some(model.weights.uri.clone());
+        evaluation.digest.clone_from(&model.weights.digest);
     });
 }
 
@@ -156,8 +193,8 @@ fn report_start(config: &EvaluateConfig, subject: &EvaluatedModel, reporter: &Re
 mod tests {
     use super::*;
 
-    /// What is told of an evaluation that fails.
-    fn told(checkpoint: &str) -> EvaluationReport {
+    /// The report of an evaluation that fails.
+    fn failed_report(checkpoint: &str) -> EvaluationReport {
         let artifacts = tempfile::tempdir().unwrap();
         let config: EvaluateConfig = serde_json::from_value(serde_json::json!({
             "run": {"name": "score", "stage": "evaluate"},
@@ -173,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_checkpoint_that_is_not_there_is_told_to_be_missing() {
+    fn only_a_checkpoint_that_does_not_exist_is_reported_as_missing() {
         let folder = tempfile::tempdir().unwrap();
         let at = |path: &str| folder.path().join(path).display().to_string();
         std::fs::create_dir_all(folder.path().join("align/checkpoints/20-1")).unwrap();
@@ -192,7 +229,7 @@ mod tests {
         ];
 
         for (path, missing) in rows {
-            let found = told(&at(path));
+            let found = failed_report(&at(path));
             assert_eq!(found.missing, missing, "{path}");
             assert_eq!(found.version, env!("CARGO_PKG_VERSION"));
         }

@@ -2,7 +2,7 @@
 
 /// Rows below a head, of which the first columns are words and the others numbers; nothing where there is
 /// no row. A row may have fewer columns.
-pub(crate) fn format_table((head, words): (&[&str], usize), rows: &[Vec<String>]) -> String {
+pub(crate) fn format_table(head: &[&str], words: usize, rows: &[Vec<String>]) -> String {
     if rows.is_empty() {
         return String::new();
     }

@@ -30,8 +30,10 @@ pub trait Collective: Debug + Send + Sync {
 
     /// This rank's part of so many things, which the ranks share equally.
     fn rank_range(&self, things: usize) -> Range<usize> {
-        let part = things / self.world_size();
-        self.rank() * part..(self.rank() + 1) * part
+        // Multiplied before divided: shares of an indivisible count differ by at most one, and none is lost.
+        let first = things * self.rank() / self.world_size();
+        let end = things * (self.rank() + 1) / self.world_size();
+        first..end
     }
 }
 

@@ -1,31 +1,28 @@
-//! How similar a first answer must be to be told as one: the similarity from which on enough of them
-//! are right. Searches for nothing.
+//! Calibration of the similarity threshold of a retrieval: the lowest similarity at which the nearest images
+//! reach a requested precision.
 
-use cnclip_crds::tasks::SimilarityThreshold;
-use cnclip_crds::tasks::TaskConfig;
+use cnclip_crds::tasks::{RetrievalConfig, SimilarityThreshold};
 
 use super::retrieval::DirectionResult;
 use crate::error::{Error, Result};
 use cnclip_data::shard::Dataset;
 
-/// What a task wants of a threshold, if it wants one.
+/// The precision that a task requests, if it requests a calibration.
 ///
 /// # Errors
-/// If it is no precision, or the data set says of no text which image it describes.
+/// If it is not a percentage, or the data set has no labels.
 ///
 /// # Units
 /// Percent
-pub fn requested_precision(task: &TaskConfig, dataset: &Dataset) -> Result<Option<f64>> {
-    let calibration = task
-        .retrieval
-        .as_ref()
-        .and_then(|retrieval| retrieval.calibration);
-
-    let Some(calibration) = calibration else {
+pub fn requested_precision(
+    name: &str,
+    config: &RetrievalConfig,
+    dataset: &Dataset,
+) -> Result<Option<f64>> {
+    let Some(calibration) = config.calibration else {
         return Ok(None);
     };
 
-    let name = &task.name;
     let wanted = calibration.precision_percent;
     if !(wanted > 0.0 && wanted <= 100.0) {
         return Err(Error::Config(format!(
@@ -36,50 +33,51 @@ pub fn requested_precision(task: &TaskConfig, dataset: &Dataset) -> Result<Optio
 
     match dataset.index().pairs {
         0 => Err(Error::Data(format!(
-            "Task {name} cannot be calibrated: {} says of no text which image it describes. Name a \
-             data set with labels, or leave out calibration.",
+            "Task {name} cannot be calibrated: {} has no labels (no text says which image it describes). \
+             Use a data set with labels, or leave out calibration.",
             dataset.uri()
         ))),
         _ => Ok(Some(wanted)),
     }
 }
 
-/// The lowest similarity at which the first answers are right often enough; where none is, the one at
-/// which they are right most often.
+/// Fits the similarity threshold: the lowest similarity whose precision is at least `wanted`, or the one of
+/// the highest precision where none reaches it. `None` if no query has labels.
 ///
-/// The estimate at a similarity is a plain ratio over the queries that have a right answer: those whose
-/// first answer is right, of those whose first answer is at least so similar. Only similarities of first
-/// answers are looked at, and equal ones stand or fall together. The ratio may fall where the similarity
-/// rises; the lowest similarity that reaches it is taken, which answers most queries.
-///
-/// `None` if no query has a right answer.
+/// The precision at a threshold is estimated over the queries with labels: of those whose nearest candidate
+/// is at least that similar, the share for which it is relevant. Candidate thresholds are the similarities of
+/// the nearest candidates; equal ones are taken together.
 ///
 /// # Units
 /// `wanted` in percent
 pub fn fit_threshold(found: &DirectionResult, wanted: f64) -> Option<SimilarityThreshold> {
-    let mut firsts = top1_outcomes(found);
-    firsts.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let queries = firsts.len();
-    let mut right = 0;
+    let mut outcomes = top1_outcomes(found);
+    outcomes.sort_by(|a, b| b.similarity.total_cmp(&a.similarity));
+    let queries = outcomes.len();
+    let mut correct = 0;
     let mut best = None::<SimilarityThreshold>;
 
-    for (place, &(similarity, is_right)) in (1..).zip(&firsts) {
-        right += usize::from(is_right);
-        // One of equally similar answers cannot be told without the others.
-        if firsts.get(place).is_some_and(|next| next.0 == similarity) {
+    for (count, outcome) in (1..).zip(&outcomes) {
+        correct += usize::from(outcome.is_correct);
+
+        // A threshold cannot separate equal similarities: only the last of them is a candidate.
+        let next = outcomes.get(count);
+        if next.is_some_and(|next| next.similarity == outcome.similarity) {
             continue;
         }
 
-        let share = |part: usize, of: usize| 100.0 * part as f64 / of as f64;
-        let precision = share(right, place);
-        let coverage = share(place, queries);
+        let percent = |part: usize, whole: usize| 100.0 * part as f64 / whole as f64;
+        let precision = percent(correct, count);
+        let coverage = percent(count, queries);
         let here = SimilarityThreshold {
             wanted,
-            similarity: similarity.into(),
+            similarity: outcome.similarity.into(),
             precision,
             coverage,
         };
 
+        // Precision is not monotonic in the threshold. Similarities fall in this loop, so the last one that
+        // reaches the precision is the lowest, which has the highest coverage.
         let better = match best {
             None => true,
             Some(best) if best.is_reached() => here.is_reached(),
@@ -92,13 +90,25 @@ pub fn fit_threshold(found: &DirectionResult, wanted: f64) -> Option<SimilarityT
     best
 }
 
-/// The similarity of the first answer to each query that has a right one, and whether it is right.
-fn top1_outcomes(found: &DirectionResult) -> Vec<(f32, bool)> {
+/// The nearest candidate of one query.
+struct Top1Outcome {
+    similarity: f32,
+    is_correct: bool,
+}
+
+/// The outcomes of the queries with labels: of the others nobody knows whether they are correct.
+fn top1_outcomes(found: &DirectionResult) -> Vec<Top1Outcome> {
     let queries = found.nearest.iter().zip(&found.relevant);
-    let labelled = queries.filter(|(_, right)| !right.is_empty());
-    let first = labelled.filter_map(|(nearest, right)| Some((nearest.first()?, right)));
-    first
-        .map(|(near, right)| (near.similarity, right.contains(&near.index)))
+    let labeled = queries.filter(|(_, relevant)| !relevant.is_empty());
+
+    labeled
+        .filter_map(|(nearest, relevant)| {
+            let first = nearest.first()?;
+            Some(Top1Outcome {
+                similarity: first.similarity,
+                is_correct: relevant.contains(&first.index),
+            })
+        })
         .collect()
 }
 

@@ -1,5 +1,5 @@
-//! A data set as retrieval sees it: every picture and every text once, encoded, and which belong
-//! together. Never compares two of them.
+//! The corpus of a retrieval: every image and every text of a data set once, encoded, and which of them are
+//! relevant to each other. Computes no similarities.
 
 mod check;
 mod scan;
@@ -13,10 +13,11 @@ use serde::{Deserialize, Serialize};
 
 use super::retrieval::{RetrievalPool, RetrievalResult};
 use super::search::FeatureMatrix;
-use super::sharding::{all_gather_json, rank_range};
+use super::sharding::all_gather_json;
 use super::skip_budget::EvalSkipBudget;
-use super::{Encoder, EncoderInputSizes};
+use super::{EncodeOptions, Encoder, EncoderInputSizes};
 use crate::error::{Error, Result};
+use cnclip_compute::collective::Collective;
 use cnclip_compute::ops::patchify::PixelBatch;
 use cnclip_data::shard::{Dataset, ItemId, SampleText};
 use cnclip_data::tokenizer::{Tokenizer, normalize_dataset_text};
@@ -24,34 +25,34 @@ use cnclip_distributed::Communicator;
 use cnclip_nn::model::PackedTexts;
 use scan::{ImageChunk, ScannedSamples, read_unpaired_texts, stream_image_chunks};
 
-/// Chunks of pictures that are ready before the encoder asks.
+/// Decoded chunks that wait for the encoder: decoding on the CPU overlaps encoding.
 const CHUNKS_AHEAD: usize = 2;
 
-/// Where a picture is.
+/// Location of an image in a data set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageLocation {
     /// Number of the shard.
     pub shard: usize,
     /// Number of the sample in it.
     pub sample: usize,
-    /// What the data set calls the picture.
+    /// Id of the image in the data set.
     pub image_id: ItemId,
 }
 
 /// The encoded data set.
 ///
 /// # Guarantees
-/// Pictures are in the order of the shards, texts in the order of their first picture; what cannot
-/// be used is in neither.
+/// Images are in the order of the shards, texts in the order of their first image. Unusable images and texts
+/// are in neither.
 #[derive(Debug, Default)]
 pub struct RetrievalCorpus {
-    /// Every picture.
+    /// Every image.
     pub images: Vec<ImageLocation>,
     /// Every text.
     pub texts: Vec<SampleText>,
-    /// For each text, the pictures it describes.
+    /// For each text, the images it describes.
     pub relevant: Vec<Vec<usize>>,
-    /// Pictures that do not decode or are missing, and empty texts.
+    /// Images that are missing or do not decode, and empty texts.
     pub(super) unusable: EvalSkipBudget,
     width: usize,
     image_features: Vec<f32>,
@@ -60,66 +61,67 @@ pub struct RetrievalCorpus {
 }
 
 impl RetrievalCorpus {
-    /// Reads and encodes a data set, each rank its share of pictures and texts; pictures are decoded
+    /// Reads and encodes a data set, each rank its share of images and texts; images are decoded
     /// while others are encoded.
     ///
     /// # Errors
-    /// If the store fails, a larger share than `most_skipped` cannot be used, or a rank is lost.
+    /// If the store fails, more than `max_skipped_ratio` is unusable, or a rank is lost.
     ///
     /// # Guarantees
-    /// All ranks get the whole gallery, the same for any number of them.
+    /// All ranks get the whole corpus, and the same one for any number of ranks.
     pub fn encode_dataset(
         dataset: &Dataset,
         tokenizer: &Tokenizer,
         encoder: &mut impl Encoder,
-        (sizes, most_skipped): (EncoderInputSizes, f64),
+        options: EncodeOptions,
         world: &Communicator,
     ) -> Result<Self> {
-        let mut gallery = Self {
+        let sizes = options.input_sizes;
+        let mut corpus = Self {
             width: encoder.embedding_dim(),
             ..Self::default()
         };
 
         let mut own = ScannedSamples::default();
         let mut features = Vec::new();
-        let pictures: u64 = dataset.index().shards.iter().map(|part| part.images).sum();
-        let part = rank_range(pictures as usize, world);
+        let images: u64 = dataset.index().shards.iter().map(|part| part.images).sum();
+        let share = world.rank_range(images as usize);
         std::thread::scope(|scope| {
             let (chunks, ready) = sync_channel(CHUNKS_AHEAD);
             scope.spawn(move || {
-                // A refused chunk means that the reader has gone: there is nobody to tell.
+                // A failed send means that the receiver has stopped after an error of its own, which is
+                // the one that is returned.
                 let _ =
-                    stream_image_chunks(dataset, sizes, part, |chunk| chunks.send(chunk).is_ok());
+                    stream_image_chunks(dataset, sizes, share, |chunk| chunks.send(chunk).is_ok());
             });
 
             ready.into_iter().try_for_each(|chunk| {
-                let ImageChunk {
-                    planes,
-                    scanned: found,
-                } = chunk?;
-                if !found.images.is_empty() {
+                let ImageChunk { planes, scanned } = chunk?;
+                if !scanned.images.is_empty() {
                     features.extend_from_slice(&encoder.encode_images(PixelBatch::Bytes(&planes)));
                 }
 
-                own.append(found);
+                own.append(scanned);
                 Ok::<_, Error>(())
             })
         })?;
 
         encoder.check_device_errors()?;
-        gallery.image_features = world.all_gather_concat(features)?;
+        corpus.image_features = world.all_gather_concat(features)?;
         all_gather_json(&own, world)?
             .into_iter()
-            .for_each(|found| gallery.merge_scanned(found));
+            .for_each(|scanned| corpus.merge_scanned(scanned));
 
-        gallery.merge_scanned(read_unpaired_texts(dataset)?);
-        gallery.check_skip_budget(dataset, most_skipped)?;
-        let part = rank_range(gallery.texts.len(), world);
-        let features = gallery.encode_texts(tokenizer, encoder, (sizes, part));
+        corpus.merge_scanned(read_unpaired_texts(dataset)?);
+        corpus.check_skip_budget(dataset, options.max_skipped_ratio)?;
+
+        // Every rank knows all texts only now: a text can belong to images of several ranks.
+        let share = world.rank_range(corpus.texts.len());
+        let features = corpus.encode_texts(tokenizer, encoder, sizes, share);
         encoder.check_device_errors()?;
-        gallery.text_features = world.all_gather_concat(features)?;
+        corpus.text_features = world.all_gather_concat(features)?;
 
-        Ok(gallery)
+        Ok(corpus)
     }
 
     /// Searches it in both directions.
@@ -127,7 +129,7 @@ impl RetrievalCorpus {
         RetrievalResult::search_pool(self.retrieval_pool())
     }
 
-    /// Its features, and which belong together.
+    /// Its features, and which are relevant to each other.
     pub fn retrieval_pool(&self) -> RetrievalPool<'_> {
         RetrievalPool {
             texts: FeatureMatrix::new(&self.text_features, self.width),
@@ -136,7 +138,7 @@ impl RetrievalCorpus {
         }
     }
 
-    /// The encoded files of some of its pictures, read again: they are not kept.
+    /// The files of some of its images, read again: they are not kept in memory.
     ///
     /// # Errors
     /// If the store fails.
@@ -153,7 +155,7 @@ impl RetrievalCorpus {
         for group in images.chunk_by(|&a, &b| self.images[a].shard == self.images[b].shard) {
             let shard = dataset.read_shard(self.images[group[0]].shard)?;
             for &image in group {
-                // Copied, or one picture would keep its whole shard in memory.
+                // Copied, because a slice of the buffer would keep the whole shard in memory.
                 let sample = shard.samples.get(self.images[image].sample);
                 found.extend(sample.map(|s| (image, Bytes::copy_from_slice(&s.image))));
             }
@@ -167,17 +169,17 @@ impl RetrievalCorpus {
         self.images.extend(found.images);
         self.unusable.merge_skips(found.unusable);
 
-        for (caption, image) in found.captions {
-            let text = self.intern_text(caption);
+        for (text, image) in found.texts {
+            let text = self.intern_text(text);
             self.relevant[text].extend(image.map(|image| first + image));
         }
     }
 
-    /// The index of a text, which is new or belongs to an earlier picture too.
-    fn intern_text(&mut self, caption: SampleText) -> usize {
-        let key = (caption.text_id.clone(), caption.text.clone());
+    /// The index of a text, which is new or belongs to an earlier image too.
+    fn intern_text(&mut self, text: SampleText) -> usize {
+        let key = (text.text_id.clone(), text.text.clone());
         *self.text_indices.entry(key).or_insert_with(|| {
-            self.texts.push(caption);
+            self.texts.push(text);
             self.relevant.push(Vec::new());
             self.texts.len() - 1
         })
@@ -188,13 +190,14 @@ impl RetrievalCorpus {
         &self,
         tokenizer: &Tokenizer,
         encoder: &mut impl Encoder,
-        (sizes, share): (EncoderInputSizes, Range<usize>),
+        sizes: EncoderInputSizes,
+        share: Range<usize>,
     ) -> Vec<f32> {
         let mut features = Vec::new();
         for texts in self.texts[share].chunks(sizes.batch_size) {
             let texts: Vec<_> = texts
                 .iter()
-                .map(|caption| normalize_dataset_text(&caption.text))
+                .map(|text| normalize_dataset_text(&text.text))
                 .collect();
 
             let (ids, offsets) = tokenizer.encode_batch(&texts, sizes.context_length);
@@ -209,11 +212,11 @@ impl RetrievalCorpus {
         features
     }
 
-    fn check_skip_budget(&self, dataset: &Dataset, most_skipped: f64) -> Result<()> {
+    fn check_skip_budget(&self, dataset: &Dataset, max_skipped_ratio: f64) -> Result<()> {
         let total = (self.images.len() + self.texts.len()) as u64 + self.unusable.count;
-        let what = format!("pictures and texts of {}", dataset.uri());
+        let what = format!("images and texts of {}", dataset.uri());
         self.unusable
-            .ensure_within_limit(most_skipped, total, &what)
+            .ensure_within_limit(max_skipped_ratio, total, &what)
     }
 }
 

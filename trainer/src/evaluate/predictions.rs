@@ -1,5 +1,4 @@
-//! What was found for each query and how good that is, in the files that the reference's evaluation
-//! reads and writes. Decides formats; computes nothing.
+//! Predictions and their scores in the file formats of the reference's evaluation. Computes nothing.
 
 use std::io::{self, Write};
 
@@ -20,6 +19,15 @@ pub const TEXT_TO_IMAGE_SCORE_FILE: &str = "text_to_image_score.json";
 /// How good the texts found for images are.
 pub const IMAGE_TO_TEXT_SCORE_FILE: &str = "image_to_text_score.json";
 
+/// The ids of the texts and images of a retrieval, in the order of the corpus.
+#[derive(Debug)]
+pub struct CorpusIds<'a, I> {
+    /// Ids of the texts.
+    pub texts: &'a [I],
+    /// Ids of the images.
+    pub images: &'a [I],
+}
+
 #[derive(Serialize)]
 struct TextPrediction<'a, I> {
     text_id: &'a I,
@@ -38,15 +46,15 @@ struct ImagePrediction<'a, I> {
 /// # Errors
 /// Those of the writer.
 pub fn write_text_to_image<I: Serialize>(
-    (texts, images): (&[I], &[I]),
+    ids: &CorpusIds<'_, I>,
     found: &DirectionResult,
     writer: &mut impl Write,
 ) -> io::Result<()> {
-    texts
+    ids.texts
         .iter()
         .zip(&found.nearest)
         .try_for_each(|(text_id, nearest)| {
-            let image_ids = nearest.iter().map(|near| &images[near.index]).collect();
+            let image_ids = nearest.iter().map(|near| &ids.images[near.index]).collect();
             write_json_line(writer, &TextPrediction { text_id, image_ids })
         })
 }
@@ -57,15 +65,15 @@ pub fn write_text_to_image<I: Serialize>(
 /// # Errors
 /// Those of the writer.
 pub fn write_image_to_text<I: Serialize>(
-    (texts, images): (&[I], &[I]),
+    ids: &CorpusIds<'_, I>,
     found: &DirectionResult,
     writer: &mut impl Write,
 ) -> io::Result<()> {
-    images
+    ids.images
         .iter()
         .zip(&found.nearest)
         .try_for_each(|(image_id, nearest)| {
-            let text_ids = nearest.iter().map(|near| &texts[near.index]).collect();
+            let text_ids = nearest.iter().map(|near| &ids.texts[near.index]).collect();
             write_json_line(writer, &ImagePrediction { image_id, text_ids })
         })
 }
@@ -83,18 +91,18 @@ struct MatchAnswer<'a, I> {
 /// # Errors
 /// Those of the writer.
 pub fn write_answers<I: Serialize>(
-    (texts, images): (&[I], &[I]),
+    ids: &CorpusIds<'_, I>,
     found: &DirectionResult,
     least: f32,
     writer: &mut impl Write,
 ) -> io::Result<()> {
-    texts
+    ids.texts
         .iter()
         .zip(&found.nearest)
         .try_for_each(|(text_id, nearest)| {
             let first = nearest.first();
             let image = first.filter(|first| first.similarity >= least);
-            let image_id = image.map(|image| &images[image.index]);
+            let image_id = image.map(|image| &ids.images[image.index]);
             let similarity = first.map(|first| first.similarity);
 
             write_json_line(
@@ -108,7 +116,7 @@ pub fn write_answers<I: Serialize>(
         })
 }
 
-/// What the reference's evaluation says of one direction.
+/// The score file that the reference's `evaluation.py` writes for one direction.
 ///
 /// # Units
 /// Percent
@@ -120,6 +128,7 @@ pub fn score_json(recall: RecallAtK) -> Value {
         mean_recall,
     } = recall;
 
+    // MUGE's leaderboard reads this layout: `score` is its ranking, the mean recall, which stands twice.
     let numbers = json!({
         "score": mean_recall, "mean_recall": mean_recall, "r1": r1, "r5": r5, "r10": r10
     });

@@ -30,8 +30,8 @@ pub fn format_results_table(results: &[TaskResult]) -> String {
     let recalls: Vec<_> = results.iter().flat_map(recall_rows).collect();
     let classified: Vec<_> = results.iter().filter_map(zero_shot_row).collect();
     let pools: String = results.iter().map(format_pool).collect();
-    format_table((&RETRIEVAL_COLUMNS, TEXT_COLUMNS), &recalls)
-        + &format_table((&ZERO_SHOT_COLUMNS, TEXT_COLUMNS), &classified)
+    format_table(&RETRIEVAL_COLUMNS, TEXT_COLUMNS, &recalls)
+        + &format_table(&ZERO_SHOT_COLUMNS, TEXT_COLUMNS, &classified)
         + &pools
 }
 
@@ -49,7 +49,7 @@ fn format_pool(result: &TaskResult) -> String {
     };
 
     let threshold = format_threshold(result).unwrap_or_default();
-    let labels = if is_unlabelled(result) {
+    let labels = if is_unlabeled(result) {
         ", no labels"
     } else {
         ""
@@ -84,7 +84,7 @@ fn format_threshold(result: &TaskResult) -> Option<String> {
     })
 }
 
-fn is_unlabelled(result: &TaskResult) -> bool {
+fn is_unlabeled(result: &TaskResult) -> bool {
     matches!(&result.measured, TaskScores::Retrieval(scores) if scores.recalls.is_none())
 }
 

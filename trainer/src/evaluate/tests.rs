@@ -90,7 +90,7 @@ pub(crate) fn golden(store: &Store) -> Dataset {
 }
 
 /// The golden pictures, and texts of which nobody says what they describe.
-pub(crate) fn unlabelled(store: &Store) -> Dataset {
+pub(crate) fn unlabeled(store: &Store) -> Dataset {
     let folder = tempfile::tempdir().unwrap();
     let texts = folder.path().join("texts.jsonl");
     let line = |id: u64| format!("{{\"text_id\": {id}, \"text\": \"{id}\", \"image_ids\": []}}\n");
@@ -111,7 +111,10 @@ pub(crate) fn scored(dataset: &Dataset) -> ScoredRetrieval {
         dataset,
         &tokenizer(),
         &mut plain,
-        (SIZES, 0.0),
+        EncodeOptions {
+            input_sizes: SIZES,
+            max_skipped_ratio: 0.0,
+        },
         &alone,
     )
     .unwrap()
@@ -123,7 +126,10 @@ fn encode(dataset: &Dataset, most_skipped: f64) -> Result<RetrievalCorpus> {
         dataset,
         &tokenizer(),
         &mut Plain::default(),
-        (SIZES, most_skipped),
+        EncodeOptions {
+            input_sizes: SIZES,
+            max_skipped_ratio: most_skipped,
+        },
         &Communicator::single_rank(),
     )
 }
@@ -136,7 +142,10 @@ fn every_picture_and_every_text_is_encoded_once_with_what_belongs_together() {
         &dataset,
         &tokenizer(),
         &mut encoder,
-        (SIZES, 0.0),
+        EncodeOptions {
+            input_sizes: SIZES,
+            max_skipped_ratio: 0.0,
+        },
         &Communicator::single_rank(),
     )
     .unwrap();
@@ -254,7 +263,10 @@ fn a_task_is_scored_as_its_validation_would_be() {
             &dataset,
             &tokenizer(),
             &mut Plain::default(),
-            (SIZES, 0.0),
+            EncodeOptions {
+                input_sizes: SIZES,
+                max_skipped_ratio: 0.0,
+            },
             &Communicator::single_rank()
         )
         .unwrap()
@@ -269,7 +281,7 @@ fn a_task_is_scored_as_its_validation_would_be() {
 
 #[test]
 fn a_data_set_without_labels_is_searched_all_the_same() {
-    let dataset = unlabelled(&Store::in_memory());
+    let dataset = unlabeled(&Store::in_memory());
     let scored = scored(&dataset);
     let TaskScores::Retrieval(scores) = &scored.result.measured else {
         panic!("a retrieval")
@@ -277,7 +289,10 @@ fn a_data_set_without_labels_is_searched_all_the_same() {
 
     assert_eq!((scores.texts, scores.recalls), (3, None));
 
-    let limits = (SIZES, 0.0);
+    let limits = EncodeOptions {
+        input_sizes: SIZES,
+        max_skipped_ratio: 0.0,
+    };
     let error = evaluate_recalls(
         &dataset,
         &tokenizer(),
@@ -288,7 +303,7 @@ fn a_data_set_without_labels_is_searched_all_the_same() {
     .unwrap_err();
 
     assert!(
-        error.to_string().contains("says of no text which image"),
+        error.to_string().contains("has no labels"),
         "{error}"
     );
 }

@@ -1,10 +1,10 @@
-//! Classification by names: how often the class whose texts are nearest to a picture is its own.
+//! Zero-shot classification: an image is assigned the class whose prompts are nearest to it.
 //!
 //! ```text
 //! <data set>/label_cn.txt            the name of each class, one a line
-//! <data set>/test/<class>/<picture>
-//! <data set>/test_labels.jsonl       pictures of several classes; may be left out
-//! <data set>/index.json              the order of a submission; may be left out
+//! <data set>/test/<class>/<image>
+//! <data set>/test_labels.jsonl       images of several classes; optional
+//! <data set>/index.json              the order of a submission; optional
 //! ```
 
 mod class_embeddings;
@@ -22,7 +22,7 @@ use std::time::Instant;
 use cnclip_crds::tasks::TemplateSet;
 use cnclip_crds::tasks::{TaskResult, TaskScores, ZeroShotScores};
 
-use super::{Encoder, EncoderInputSizes};
+use super::{EncodeOptions, Encoder};
 use crate::error::{Error, Result};
 pub use class_folders::ClassImage;
 use cnclip_data::tokenizer::Tokenizer;
@@ -38,16 +38,16 @@ pub struct ScoredZeroShot {
     pub result: TaskResult,
     /// Names of the classes.
     pub classes: Vec<String>,
-    /// For each class, how often its pictures were taken for each.
+    /// Confusion matrix: images by their own class (row) and their predicted class (column).
     ///
     /// # Shapes
     /// `[classes, classes]`
     pub confusion: Vec<Vec<u64>>,
-    /// Every picture that could be used, in the order of the classes and of their files' names.
+    /// Every usable image, in the order of the classes and of the file names.
     pub images: Vec<ClassifiedImage>,
 }
 
-/// One picture, and what it was taken for.
+/// One image, and its predicted classes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClassifiedImage {
     /// Where it is, under the data set's prefix.
@@ -63,8 +63,8 @@ pub struct ClassifiedImage {
 /// Scores one classification: each rank encodes its share.
 ///
 /// # Errors
-/// If a picture cannot be read, a larger share than `most_skipped` cannot be used, the model says
-/// something that is not a number, or a rank is lost.
+/// If the store fails, more than `max_skipped_ratio` of the images is unusable, the model gives features that
+/// are not finite, or a rank is lost.
 ///
 /// # Guarantees
 /// All ranks get the same, whatever their number.
@@ -72,18 +72,18 @@ pub fn score_zero_shot(
     ready: &PreparedZeroShot,
     tokenizer: &Tokenizer,
     encoder: &mut impl Encoder,
-    (sizes, most_skipped): (EncoderInputSizes, f64),
+    options: EncodeOptions,
     world: &Communicator,
 ) -> Result<ScoredZeroShot> {
     let start = Instant::now();
-    world.ensure_equal_across_ranks("list of pictures", &ready.digest)?;
+    world.ensure_equal_across_ranks("list of images", &ready.digest)?;
     let width = encoder.embedding_dim();
+    let sizes = options.input_sizes;
     let names = class_embeddings::encode_class_names(ready, tokenizer, encoder, sizes, world)?;
-    let encoded =
-        image_features::encode_dataset_images(ready, encoder, (sizes, most_skipped), world)?;
+    let encoded = image_features::encode_dataset_images(ready, encoder, options, world)?;
 
     check_finite(ready, &names, "names")?;
-    check_finite(ready, &encoded.features, "pictures")?;
+    check_finite(ready, &encoded.features, "images")?;
     let probabilities = class_embeddings::class_probabilities(&encoded.features, &names, width);
     let right: Vec<_> = encoded
         .used
@@ -109,8 +109,8 @@ pub fn score_zero_shot(
         measured,
     };
 
-    let pictures = encoded.used.iter().zip(probabilities.chunks(classes));
-    let pictures = pictures.map(|(&place, row)| ClassifiedImage {
+    let images = encoded.used.iter().zip(probabilities.chunks(classes));
+    let images = images.map(|(&place, row)| ClassifiedImage {
         file: ready.files[place].path(),
         class: ready.files[place].class,
         labels: ready.labels[place].clone(),
@@ -121,7 +121,7 @@ pub fn score_zero_shot(
         result,
         classes: ready.classes.clone(),
         confusion,
-        images: pictures.collect(),
+        images: images.collect(),
     })
 }
 
@@ -137,6 +137,8 @@ fn compute_scores(
             .map(move |&place| ready.labels[place].contains(&class))
     };
 
+    // Average precision ranks all images by one class, so it counts every label of an image, where accuracy
+    // counts its own class only.
     let precision = |class| {
         average_precision(
             &guesses.class_probabilities(class),
@@ -145,6 +147,7 @@ fn compute_scores(
     };
     let precisions: Vec<_> = (0..guesses.classes).map(precision).collect();
     let second: Vec<_> = guesses.labels.iter().map(|&class| class == 1).collect();
+    // The curve is of a binary classifier: class 1 is the positive one, as in ELEVATER's hateful-memes.
     let area = (guesses.classes == 2)
         .then(|| roc_auc(&guesses.class_probabilities(1), &second))
         .flatten();
@@ -161,7 +164,7 @@ fn compute_scores(
     }
 }
 
-/// Our own templates, one a line.
+/// The templates that cnclip ships, one per line.
 fn builtin_templates(set: TemplateSet) -> &'static str {
     macro_rules! file {
         ($name:literal) => {
@@ -195,8 +198,8 @@ fn check_finite(ready: &PreparedZeroShot, features: &[f32], of: &str) -> Result<
     }
 
     Err(Error::Data(format!(
-        "task {}: the features of some {of} are not numbers. The checkpoint is of no use: its training \
-         diverged, or its files are damaged. Score another.",
+        "task {}: the features of some {of} are not finite. The checkpoint is unusable: its training \
+         diverged, or its files are damaged. Evaluate another one.",
         ready.name
     )))
 }

@@ -1,17 +1,16 @@
-//! Whether an evaluation was asked for that can be. Looks at nothing but the configuration.
+//! Validates the configuration of an evaluation. Opens nothing.
 
 use cnclip_crds::tasks::TaskConfig;
 use cnclip_crds::trainer_config::EvaluateConfig;
 
 use crate::error::{Error, Result};
 
-/// Whether the evaluation can be.
+/// Validates what can be validated without opening a data set or weights.
 ///
 /// # Errors
-/// If not; with what is wrong and what to do.
+/// If a field has an invalid value; with the field and how to correct it.
 pub(super) fn check_config(config: &EvaluateConfig) -> Result<()> {
-    let two_kinds = |task: &&TaskConfig| task.retrieval.is_some() == task.zero_shot.is_some();
-    if let Some(task) = config.tasks.iter().find(two_kinds) {
+    if let Some(task) = config.tasks.iter().find(|task| task.select().is_none()) {
         return Err(task_kind_error(task));
     }
 
@@ -33,7 +32,7 @@ pub(super) fn check_config(config: &EvaluateConfig) -> Result<()> {
     Err(Error::Config(problem))
 }
 
-/// What is told of a task that is of no kind, or of two.
+/// The error for a task with none or several kinds.
 pub(super) fn task_kind_error(task: &TaskConfig) -> Error {
     Error::Config(format!(
         "task {} must have exactly one of retrieval and zeroShot.",

@@ -1,7 +1,7 @@
-//! What an evaluation leaves behind as a whole: its results, the page, and the table. Measures nothing.
+//! The results of an evaluation as JSON, as an HTML report and as a table.
 
 use cnclip_crds::artifacts::{REPORT_FILE, RESULTS_FILE};
-use cnclip_crds::tasks::{TaskResult, TaskScores, TemplatesReport};
+use cnclip_crds::tasks::{TaskResult, TemplatesReport};
 use cnclip_crds::trainer_config::EvaluateConfig;
 
 use crate::error::{Error, Result};
@@ -11,7 +11,7 @@ use crate::page::{PageInput, TaskSection, render_page};
 use crate::stage_chain;
 use cnclip_data::store::Store;
 
-/// Writes the results and the page, and gives the table.
+/// Writes the results and the report, and returns the table.
 ///
 /// # Errors
 /// If they cannot be written, or what trained the weights cannot be read.
@@ -75,7 +75,7 @@ fn build_page_input(
     })
 }
 
-/// What went into a task beside the weights.
+/// The provenance of a task, except for the weights.
 fn task_provenance(task: &TaskSection) -> Vec<(String, String)> {
     let TaskResult {
         name,
@@ -86,12 +86,12 @@ fn task_provenance(task: &TaskSection) -> Vec<(String, String)> {
     } = &task.result;
 
     let mut found = vec![("data set", dataset.clone()), ("digest", digest.clone())];
-    if let TaskScores::ZeroShot(scores) = measured {
+    if let Some(templates) = measured.templates() {
         let TemplatesReport {
             from,
             count,
             digest,
-        } = &scores.templates;
+        } = templates;
 
         found.push(("templates", format!("{from}, {count} of them")));
         found.push(("templates digest", digest.clone()));

@@ -1,17 +1,19 @@
-//! The files of one retrieval beside the results of the evaluation. Computes nothing.
+//! The files of a retrieval task: predictions, scores, matches and features. Computes nothing.
 
 use cnclip_crds::trainer_config::FeatureFormat;
 
 use crate::error::{Error, Result};
 use crate::evaluate::ScoredRetrieval;
-use crate::evaluate::predictions::{self, ANSWERS_FILE, IMAGE_TO_TEXT_FILE, TEXT_TO_IMAGE_FILE};
+use crate::evaluate::predictions::{
+    self, ANSWERS_FILE, CorpusIds, IMAGE_TO_TEXT_FILE, TEXT_TO_IMAGE_FILE,
+};
 use crate::evaluate::predictions::{IMAGE_TO_TEXT_SCORE_FILE, TEXT_TO_IMAGE_SCORE_FILE};
 use crate::interop::features::{FeatureKind, FeatureWriter, file_extension};
 use cnclip_data::shard::ItemId;
 use cnclip_data::store::{ObjectWriter, Store};
 
-/// Writes what was found for each query in both directions, how good that is where it is known, what
-/// is told as an answer where that was asked for, and the features in every format.
+/// Writes the predictions of both directions, their scores where the data set has labels, the matches where a
+/// threshold is reached, and the features in every format.
 ///
 /// # Errors
 /// If the store does not take them.
@@ -20,20 +22,24 @@ pub(super) fn write_retrieval_files(
     formats: &[FeatureFormat],
     folder: &Store,
 ) -> Result<()> {
-    let gallery = &scored.corpus;
+    let corpus = &scored.corpus;
     let retrieval = &scored.retrieval;
-    let texts: Vec<_> = gallery.texts.iter().map(|text| &text.text_id).collect();
-    let images: Vec<_> = gallery.images.iter().map(|image| &image.image_id).collect();
-    let ids = (texts.as_slice(), images.as_slice());
+    let texts: Vec<_> = corpus.texts.iter().map(|text| &text.text_id).collect();
+    let images: Vec<_> = corpus.images.iter().map(|image| &image.image_id).collect();
+    let ids = CorpusIds {
+        texts: &texts,
+        images: &images,
+    };
+
     let of_texts = &retrieval.text_to_image;
     let of_images = &retrieval.image_to_text;
 
     upload_file(folder, TEXT_TO_IMAGE_FILE, |to| {
-        predictions::write_text_to_image(ids, of_texts, to)
+        predictions::write_text_to_image(&ids, of_texts, to)
     })?;
 
     upload_file(folder, IMAGE_TO_TEXT_FILE, |to| {
-        predictions::write_image_to_text(ids, of_images, to)
+        predictions::write_image_to_text(&ids, of_images, to)
     })?;
 
     for (name, direction) in [
@@ -49,29 +55,29 @@ pub(super) fn write_retrieval_files(
     if let Some(threshold) = scored.reached_threshold() {
         let least = threshold.similarity as f32;
         upload_file(folder, ANSWERS_FILE, |to| {
-            predictions::write_answers(ids, of_texts, least, to)
+            predictions::write_answers(&ids, of_texts, least, to)
         })?;
     }
 
     formats
         .iter()
-        .try_for_each(|&format| write_features(scored, format, ids, folder))
+        .try_for_each(|&format| write_features(scored, format, &ids, folder))
 }
 
 fn write_features(
     scored: &ScoredRetrieval,
     format: FeatureFormat,
-    (texts, images): (&[&ItemId], &[&ItemId]),
+    ids: &CorpusIds<'_, &ItemId>,
     folder: &Store,
 ) -> Result<()> {
     let pool = scored.corpus.retrieval_pool();
-    for (name, of, ids, features) in [
-        ("images", FeatureKind::Images, images, pool.images),
-        ("texts", FeatureKind::Texts, texts, pool.texts),
+    for (name, kind, ids, features) in [
+        ("images", FeatureKind::Images, ids.images, pool.images),
+        ("texts", FeatureKind::Texts, ids.texts, pool.texts),
     ] {
-        let size = (features.count(), features.width());
         let beside = folder.write_with(&format!("{name}.{}", file_extension(format)), |to| {
-            let mut writer = FeatureWriter::new(format, of, size, to)?;
+            let mut writer =
+                FeatureWriter::new(format, kind, features.count(), features.width(), to)?;
             writer.write_features(ids.iter().copied(), features.values())?;
             writer.finish()
         })?;

@@ -93,8 +93,8 @@ impl Embedder {
     ) -> Result<()> {
         let mut images = TsvImages::open(images)?;
         let total = images.ids().len();
-        let size = (total, self.clip.feature_width());
-        write_feature_file(to, (FeatureKind::Images, size), |writer| {
+        let width = self.clip.feature_width();
+        write_feature_file(to, FeatureKind::Images, total, width, |writer| {
             for first in (0..total).step_by(self.capacity.batch) {
                 let last = total.min(first + self.capacity.batch);
                 let pictures =
@@ -119,23 +119,19 @@ impl Embedder {
     ) -> Result<()> {
         let mut done = 0;
         let total = dataset.index().images as usize;
-        write_feature_file(
-            to,
-            (FeatureKind::Images, (total, self.clip.feature_width())),
-            |writer| {
-                for_each_shard(dataset, |samples| {
-                    for samples in samples.chunks(self.capacity.batch) {
-                        let pictures: Vec<_> =
-                            samples.iter().map(ImageToEmbed::from_sample).collect();
-                        self.embed_images(&pictures, writer)?;
-                        done += samples.len();
-                        progress(done, total);
-                    }
+        let width = self.clip.feature_width();
+        write_feature_file(to, FeatureKind::Images, total, width, |writer| {
+            for_each_shard(dataset, |samples| {
+                for samples in samples.chunks(self.capacity.batch) {
+                    let images: Vec<_> = samples.iter().map(ImageToEmbed::from_sample).collect();
+                    self.embed_images(&images, writer)?;
+                    done += samples.len();
+                    progress(done, total);
+                }
 
-                    Ok(())
-                })
-            },
-        )
+                Ok(())
+            })
+        })
     }
 
     /// Writes the features of texts, in their order, after the reference's rules for data sets.
@@ -151,7 +147,7 @@ impl Embedder {
         let mut done = 0;
         let total = texts.len();
         let width = self.clip.feature_width();
-        write_feature_file(to, (FeatureKind::Texts, (total, width)), |writer| {
+        write_feature_file(to, FeatureKind::Texts, total, width, |writer| {
             for texts in texts.chunks(self.capacity.batch) {
                 let ruled: Vec<_> = texts
                     .iter()
@@ -230,12 +226,15 @@ impl ImageToEmbed {
 /// Writes features in the format that the file's name asks for, and the ids of an array beside it.
 fn write_feature_file(
     to: &Path,
-    (of, size): (FeatureKind, (usize, usize)),
+    kind: FeatureKind,
+    count: usize,
+    width: usize,
     write: impl FnOnce(&mut FeatureWriter<&mut BufWriter<&File>>) -> Result<()>,
 ) -> Result<()> {
     let mut ids = None;
     atomic_file::write_atomically(to, |file| {
-        let mut writer = FeatureWriter::new(features::format_from_path(to), of, size, file)?;
+        let mut writer =
+            FeatureWriter::new(features::format_from_path(to), kind, count, width, file)?;
         write(&mut writer)?;
         ids = writer.finish()?;
         Ok(())

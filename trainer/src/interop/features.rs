@@ -80,10 +80,11 @@ impl<W: Write + Send> FeatureWriter<W> {
     pub fn new(
         format: FeatureFormat,
         of: FeatureKind,
-        (count, width): (usize, usize),
+        count: usize,
+        width: usize,
         mut to: W,
     ) -> Result<Self> {
-        let kept = match format {
+        let sink = match format {
             FeatureFormat::Jsonl => FeatureSink::Jsonl(to),
             FeatureFormat::Npy => {
                 to.write_all(&npy::npy_header(count, width))
@@ -96,7 +97,7 @@ impl<W: Write + Send> FeatureWriter<W> {
         Ok(Self {
             kind: of,
             width,
-            sink: kept,
+            sink,
         })
     }
 
@@ -112,7 +113,7 @@ impl<W: Write + Send> FeatureWriter<W> {
         let mut rows = ids.into_iter().zip(features.chunks(self.width));
         match &mut self.sink {
             FeatureSink::Jsonl(to) => rows
-                .map(|row| self.kind.feature_line(row))
+                .map(|(id, feature)| self.kind.feature_line(id, feature))
                 .try_for_each(|row| atomic_file::write_json_line(to, &row).map_err(write_error)),
             FeatureSink::Npy(to, ids) => {
                 ids.extend(rows.map(|(id, _)| id.clone()));
@@ -144,7 +145,7 @@ impl<W: Write + Send> FeatureWriter<W> {
 }
 
 impl FeatureKind {
-    fn feature_line<'a>(self, (id, feature): (&'a ItemId, &'a [f32])) -> FeatureLine<'a> {
+    fn feature_line<'a>(self, id: &'a ItemId, feature: &'a [f32]) -> FeatureLine<'a> {
         match self {
             Self::Images => FeatureLine::Image {
                 image_id: id,

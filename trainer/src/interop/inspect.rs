@@ -1,57 +1,57 @@
-//! What is told of weights without reading their values.
+//! Describes weights from their headers and configuration, without reading values.
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Display};
 
-use cnclip_crds::model::{Architecture, ModelConfig, TextTower};
+use cnclip_crds::model::Architecture;
 use serde::Serialize;
 
 use crate::error::Result;
 use crate::model_resolver::{self, ResolvedWeights};
 use crate::weights::{StoredTensor, Weights, summarize_names};
 
-/// What weights are.
+/// A description of weights.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct WeightsInspection {
-    /// Where they were in the end.
+    /// URI of the resolved weights.
     pub uri: String,
-    /// Who wrote them, or whose names they have.
+    /// File format and naming scheme.
     pub layout: String,
-    /// Their towers in a few words.
+    /// Summary of the towers.
     pub architecture: String,
-    /// The published model of these towers.
+    /// The published model with these towers.
     pub preset: Option<Architecture>,
-    /// How many numbers are trained.
+    /// Numbers of trainable parameters.
     pub parameters: ParameterCounts,
-    /// The kinds of their numbers.
+    /// Data types of the tensors.
     pub dtypes: BTreeSet<String>,
-    /// Passes over the data, where a file counts them.
+    /// Completed epochs, where the file records them.
     pub epoch: Option<u64>,
     /// Steps completed.
     pub step: Option<u64>,
     /// SHA-256 of the manifest of their checkpoint.
     pub digest: Option<String>,
-    /// SHA-256 of their file, as that manifest says it.
+    /// SHA-256 of the weights file, as recorded in the manifest.
     pub sha256: Option<String>,
-    /// Tensors that are not part of any model of ours.
+    /// Tensors that no supported model has.
     pub left_out: Vec<String>,
 }
 
-/// How many numbers are trained.
+/// Numbers of trainable parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct ParameterCounts {
-    /// In the image tower, its projection included.
+    /// Of the image tower, including its projection.
     pub image: usize,
-    /// In the text tower, its projection included.
+    /// Of the text tower, including its projection.
     pub text: usize,
-    /// In all, the temperature included.
+    /// Of the whole model, including the logit scale.
     pub total: usize,
 }
 
-/// Finds weights as [`source::weights`] does, and reads no more than what is told of them.
+/// Resolves weights as [`model_resolver::resolve_weights`] does, but reads headers only and checks no digest.
 ///
 /// # Errors
-/// If there is nothing of the kind.
+/// If there are no weights at `uri`.
 pub fn inspect_weights(uri: &str) -> Result<WeightsInspection> {
     let ResolvedWeights {
         uri,
@@ -79,7 +79,7 @@ pub fn inspect_weights(uri: &str) -> Result<WeightsInspection> {
         architecture: model
             .as_ref()
             .map_or_else(|| towers.to_string(), ToString::to_string),
-        preset: model.as_ref().and_then(find_preset),
+        preset: model.as_ref().and_then(Architecture::from_model),
         parameters: ParameterCounts::from_weights(&tensors),
         dtypes: stored_tensors(&tensors)
             .map(|(_, stored)| stored.dtype_name())
@@ -92,26 +92,6 @@ pub fn inspect_weights(uri: &str) -> Result<WeightsInspection> {
     })
 }
 
-/// The published model of these towers, however much of them is dropped in training.
-fn find_preset(model: &ModelConfig) -> Option<Architecture> {
-    use Architecture::*;
-    let same = |architecture: &Architecture| {
-        architecture.published_model().is_some_and(|towers| {
-            let text = TextTower {
-                hidden_dropout_percent: model.text.hidden_dropout_percent,
-                attention_dropout_percent: model.text.attention_dropout_percent,
-                ..towers.text
-            };
-
-            *model == ModelConfig { text, ..towers }
-        })
-    };
-
-    [Rn50, VitB32, VitB16, VitL14, VitL14At336, VitH14]
-        .into_iter()
-        .find(same)
-}
-
 fn stored_tensors(weights: &Weights) -> impl Iterator<Item = (&str, &StoredTensor)> {
     weights
         .tensor_names()
@@ -120,9 +100,11 @@ fn stored_tensors(weights: &Weights) -> impl Iterator<Item = (&str, &StoredTenso
 
 impl ParameterCounts {
     fn from_weights(weights: &Weights) -> Self {
-        let state = [".running_mean", ".running_var", ".num_batches_tracked"];
+        // Buffers of batch normalization: stored beside the parameters, but not trained.
+        let buffers = [".running_mean", ".running_var", ".num_batches_tracked"];
         let trained = || {
-            stored_tensors(weights).filter(|(name, _)| !state.iter().any(|end| name.ends_with(end)))
+            stored_tensors(weights)
+                .filter(|(name, _)| !buffers.iter().any(|end| name.ends_with(end)))
         };
         let count = |starts: &[&str]| {
             let taken = trained().filter(|(name, _)| starts.iter().any(|s| name.starts_with(s)));
@@ -137,7 +119,7 @@ impl ParameterCounts {
     }
 }
 
-/// A table for people.
+/// A table for the terminal.
 impl Display for WeightsInspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ParameterCounts { image, text, total } = self.parameters;

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::atomic_file;
 use crate::error::{Error, Result};
-use crate::evaluate::predictions::{self, IMAGE_TO_TEXT_FILE, TEXT_TO_IMAGE_FILE};
+use crate::evaluate::predictions::{self, CorpusIds, IMAGE_TO_TEXT_FILE, TEXT_TO_IMAGE_FILE};
 use crate::evaluate::predictions::{IMAGE_TO_TEXT_SCORE_FILE, TEXT_TO_IMAGE_SCORE_FILE};
 use crate::evaluate::retrieval::{RetrievalPool, RetrievalResult};
 use crate::evaluate::search::FeatureMatrix;
@@ -156,7 +156,7 @@ pub struct SearchedFeatures {
 /// A line that is none, a feature given twice or of another length, an id without a feature.
 ///
 /// # Guarantees
-/// As [`Retrieval::of`]: a query that nothing is relevant to counts for nothing.
+/// As [`RetrievalResult::search_pool`]: a query without a relevant candidate is left out of recall.
 pub fn score_feature_files(
     images: &Path,
     texts: &Path,
@@ -238,7 +238,11 @@ impl SearchedFeatures {
     /// If a file cannot be written; each is there whole or not at all.
     pub fn write_predictions(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(Error::io_context("create", folder))?;
-        let ids = (self.texts.as_slice(), self.images.as_slice());
+        let ids = CorpusIds {
+            texts: &self.texts,
+            images: &self.images,
+        };
+
         let of_texts = &self.retrieval.text_to_image;
         let of_images = &self.retrieval.image_to_text;
         let write = |name: &str, rows: &dyn Fn(&mut BufWriter<&File>) -> io::Result<()>| {
@@ -249,11 +253,11 @@ impl SearchedFeatures {
         };
 
         write(TEXT_TO_IMAGE_FILE, &|to| {
-            predictions::write_text_to_image(ids, of_texts, to)
+            predictions::write_text_to_image(&ids, of_texts, to)
         })?;
 
         write(IMAGE_TO_TEXT_FILE, &|to| {
-            predictions::write_image_to_text(ids, of_images, to)
+            predictions::write_image_to_text(&ids, of_images, to)
         })?;
 
         for (name, found) in [

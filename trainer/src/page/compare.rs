@@ -116,7 +116,7 @@ pub fn format_comparison_table(runs: &[RunCurves]) -> String {
     };
 
     let rows: Vec<_> = runs.iter().map(row).collect();
-    format_table((&COMPARISON_COLUMNS, 1), &rows)
+    format_table(&COMPARISON_COLUMNS, 1, &rows)
 }
 
 impl RunCurves {

@@ -2,7 +2,7 @@ use cnclip_crds::tasks::{RecallAtK, RetrievalRecalls, SimilarityThreshold, TaskS
 
 use super::*;
 use crate::evaluate::retrieval::first_hit;
-use crate::evaluate::tests::{golden, scored, unlabelled};
+use crate::evaluate::tests::{golden, scored, unlabeled};
 use crate::progress::history::HistoryPoint;
 use cnclip_data::image::decode::decode_image;
 use cnclip_data::store::Store;
@@ -191,7 +191,7 @@ fn examples_show_what_was_found_and_the_worst_are_misses() {
 
 #[test]
 fn a_task_without_labels_says_so_and_shows_what_it_finds() {
-    let dataset = unlabelled(&Store::in_memory());
+    let dataset = unlabeled(&Store::in_memory());
     let scored = scored(&dataset);
     let examples = RetrievalExamples::from_scored(&scored, &dataset).unwrap();
     assert_eq!((examples.usual.len(), examples.worst.len()), (3, 0));
@@ -274,7 +274,7 @@ fn published_numbers_stand_beside_those_of_the_same_model_and_data_set_only() {
 
 #[test]
 fn many_tasks_begin_with_a_list_of_all() {
-    let scored = scored(&unlabelled(&Store::in_memory()));
+    let scored = scored(&unlabeled(&Store::in_memory()));
     let mut tasks = input().tasks;
     tasks.push(TaskSection {
         result: TaskResult {

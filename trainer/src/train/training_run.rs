@@ -14,7 +14,7 @@ use super::meter::Meter;
 use super::rank_sync::RankSync;
 use crate::checkpoint::{CheckpointWriter, TrainingState};
 use crate::error::Result;
-use crate::evaluate::{EncoderInputSizes, evaluate_recalls};
+use crate::evaluate::{ClipEncoder, EncodeOptions, EncoderInputSizes, evaluate_recalls};
 use crate::progress::Reporter;
 use crate::progress::history::TrainingHistory;
 use cnclip_compute::collective::Collective;
@@ -277,7 +277,11 @@ impl TrainingRun {
         };
 
         let most_skipped = self.config.max_skipped_percent / 100.0;
-        let mut encoder = (&mut self.clip, &mut self.params);
+        let mut encoder = ClipEncoder {
+            clip: &mut self.clip,
+            params: &mut self.params,
+        };
+
         let dataset = &validator.dataset;
         let tokenizer = &validator.tokenizer;
 
@@ -285,7 +289,10 @@ impl TrainingRun {
             dataset,
             tokenizer,
             &mut encoder,
-            (sizes, most_skipped),
+            EncodeOptions {
+                input_sizes: sizes,
+                max_skipped_ratio: most_skipped,
+            },
             &self.rank_sync.world,
         )
     }

@@ -1,4 +1,4 @@
-//! What a part of a data set holds, picture by picture, on its way to the encoder. Encodes nothing.
+//! Reads a share of a data set image by image, and decodes it for the encoder.
 
 use std::ops::Range;
 
@@ -12,23 +12,22 @@ use crate::evaluate::skip_budget::EvalSkipBudget;
 use cnclip_data::image::preprocess::preprocess_for_eval;
 use cnclip_data::shard::{Dataset, Sample, SampleText, Shard};
 
-/// Pictures on their way to the encoder, and what is known of them.
+/// Decoded images for the encoder, and where they are from.
 #[derive(Default)]
 pub(super) struct ImageChunk {
     pub(super) planes: Vec<u8>,
     pub(super) scanned: ScannedSamples,
 }
 
-/// What was found in a part of a data set; a text may name one of the pictures.
+/// Images and texts of a part of a data set; a text may refer to one of the images.
 #[derive(Default, Serialize, Deserialize)]
 pub(super) struct ScannedSamples {
     pub(super) images: Vec<ImageLocation>,
-    pub(super) captions: Vec<(SampleText, Option<usize>)>,
+    pub(super) texts: Vec<(SampleText, Option<usize>)>,
     pub(super) unusable: EvalSkipBudget,
 }
 
-/// Reads a share of all pictures in chunks that fit an encoder, until there is no more or `give` refuses
-/// one.
+/// Reads a share of all images in chunks that fit an encoder, until there are no more or `give` refuses one.
 pub(super) fn stream_image_chunks(
     dataset: &Dataset,
     sizes: EncoderInputSizes,
@@ -54,7 +53,7 @@ pub(super) fn stream_image_chunks(
             Err(error) => return give(Err(error.into())),
         };
 
-        // Whoever has its first picture tells what it lacks.
+        // Exactly one rank may report a damaged shard: the one whose share has the shard's first image.
         if begins {
             give(Ok(ImageChunk {
                 scanned: skips_from_damage(&shard, part.images),
@@ -62,7 +61,7 @@ pub(super) fn stream_image_chunks(
             }))?;
         }
 
-        // Whoever has its last one has all that there are.
+        // The index can count fewer images than the shard has: the rank of the last one takes the rest.
         let last = if ends {
             shard.samples.len()
         } else {
@@ -74,10 +73,10 @@ pub(super) fn stream_image_chunks(
             .step_by(sizes.batch_size)
             .zip(samples.chunks(sizes.batch_size))
         {
-            let place = (number, first);
             give(Ok(ImageChunk::decode_samples(
                 &shard.uri,
-                place,
+                number,
+                first,
                 samples,
                 sizes.image_size,
             )))?;
@@ -87,7 +86,7 @@ pub(super) fn stream_image_chunks(
     Some(())
 }
 
-/// The texts that no picture has.
+/// The texts without an image.
 pub(super) fn read_unpaired_texts(dataset: &Dataset) -> Result<ScannedSamples> {
     let mut found = ScannedSamples::default();
     let texts = dataset.read_loose_texts()?.into_iter();
@@ -95,7 +94,7 @@ pub(super) fn read_unpaired_texts(dataset: &Dataset) -> Result<ScannedSamples> {
     Ok(found)
 }
 
-/// What a shard lacks. Its damage is one of the faults, so that it is told.
+/// The images that a damaged shard lacks, with the damage as the reason.
 fn skips_from_damage(shard: &Shard, images: u64) -> ScannedSamples {
     let missing = images.saturating_sub(shard.samples.len() as u64);
     let faults: Vec<_> = shard.damage.iter().cloned().collect();
@@ -107,37 +106,36 @@ fn skips_from_damage(shard: &Shard, images: u64) -> ScannedSamples {
 }
 
 impl ImageChunk {
-    /// The pictures of some samples that decode, and the captions of all.
+    /// The images of some samples that decode, and the texts of all.
     fn decode_samples(
         uri: &str,
-        (shard, first): (usize, usize),
+        shard: usize,
+        first: usize,
         samples: &[Sample],
         side: usize,
     ) -> Self {
-        let pictures = samples
+        let images: Vec<_> = samples
             .par_iter()
-            .map(|sample| preprocess_for_eval(&sample.image, side));
-        let pictures: Vec<_> = pictures.collect();
-        let Self {
-            mut planes,
-            scanned: mut found,
-        } = Self::default();
+            .map(|sample| preprocess_for_eval(&sample.image, side))
+            .collect();
 
-        for (number, (sample, picture)) in samples.iter().zip(pictures).enumerate() {
-            let image = match picture {
-                Ok(picture) => {
-                    planes.extend(picture);
-                    let (sample, image_id) = (first + number, sample.image_id.clone());
-                    found.images.push(ImageLocation {
+        let mut chunk = Self::default();
+        let scanned = &mut chunk.scanned;
+
+        for (number, (sample, image)) in samples.iter().zip(images).enumerate() {
+            let image = match image {
+                Ok(planes) => {
+                    chunk.planes.extend(planes);
+                    scanned.images.push(ImageLocation {
                         shard,
-                        sample,
-                        image_id,
+                        sample: first + number,
+                        image_id: sample.image_id.clone(),
                     });
 
-                    Some(found.images.len() - 1)
+                    Some(scanned.images.len() - 1)
                 }
                 Err(error) => {
-                    found
+                    scanned
                         .unusable
                         .record_skip(format!("{} of {uri}: {error}.", sample.key));
                     None
@@ -147,33 +145,30 @@ impl ImageChunk {
             sample
                 .texts
                 .iter()
-                .for_each(|text| found.push_text(uri, text.clone(), image));
+                .for_each(|text| scanned.push_text(uri, text.clone(), image));
         }
 
-        Self {
-            planes,
-            scanned: found,
-        }
+        chunk
     }
 }
 
 impl ScannedSamples {
-    fn push_text(&mut self, uri: &str, caption: SampleText, image: Option<usize>) {
-        match caption.text.trim() {
+    fn push_text(&mut self, uri: &str, text: SampleText, image: Option<usize>) {
+        match text.text.trim() {
             "" => self
                 .unusable
-                .record_skip(format!("Text {} of {uri} is empty.", caption.text_id)),
-            _ => self.captions.push((caption, image)),
+                .record_skip(format!("Text {} of {uri} is empty.", text.text_id)),
+            _ => self.texts.push((text, image)),
         }
     }
 
-    /// Adds what was found behind it.
+    /// Adds what was scanned after it.
     pub(super) fn append(&mut self, next: Self) {
         let first = self.images.len();
         self.images.extend(next.images);
-        let captions = next.captions.into_iter();
-        self.captions
-            .extend(captions.map(|(text, image)| (text, image.map(|image| first + image))));
+        let texts = next.texts.into_iter();
+        self.texts
+            .extend(texts.map(|(text, image)| (text, image.map(|image| first + image))));
         self.unusable.merge_skips(next.unusable);
     }
 }

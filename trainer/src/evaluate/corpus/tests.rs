@@ -1,5 +1,5 @@
 use super::*;
-use crate::evaluate::tests::{golden, scored, unlabelled};
+use crate::evaluate::tests::{golden, scored, unlabeled};
 use cnclip_data::store::Store;
 
 /// What is said of the golden gallery after a change.
@@ -59,7 +59,7 @@ fn a_text_of_several_images_is_one_text_and_names_are_noticed() {
     assert!(!gallery.has_string_ids());
     gallery.texts[3].text_id = ItemId::parse("a").unwrap();
     assert!(gallery.has_string_ids());
-    let dataset = unlabelled(&Store::in_memory());
+    let dataset = unlabeled(&Store::in_memory());
 
     assert!(scored(&dataset).corpus.check_searchable(&dataset).is_ok());
 }

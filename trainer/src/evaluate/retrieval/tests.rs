@@ -64,12 +64,15 @@ fn recalls_and_the_ten_best_are_those_of_the_reference() {
         relevant: &relevant,
     });
 
+    let ids = predictions::CorpusIds {
+        texts: &texts,
+        images: &images,
+    };
+
     let mut of_texts = Vec::new();
     let mut of_images = Vec::new();
-    predictions::write_text_to_image((&texts, &images), &found.text_to_image, &mut of_texts)
-        .unwrap();
-    predictions::write_image_to_text((&texts, &images), &found.image_to_text, &mut of_images)
-        .unwrap();
+    predictions::write_text_to_image(&ids, &found.text_to_image, &mut of_texts).unwrap();
+    predictions::write_image_to_text(&ids, &found.image_to_text, &mut of_images).unwrap();
     assert_eq!(parsed(&of_texts), lines("test_predictions.jsonl"));
     assert_eq!(parsed(&of_images), lines("test_tr_predictions.jsonl"));
     let path = concat!(

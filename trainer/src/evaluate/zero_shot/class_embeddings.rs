@@ -5,8 +5,8 @@ use rayon::prelude::*;
 use super::line_files::fill_template;
 use super::prepared::PreparedZeroShot;
 use crate::error::Result;
-use crate::evaluate::sharding::rank_range;
 use crate::evaluate::{Encoder, EncoderInputSizes};
+use cnclip_compute::collective::Collective;
 use cnclip_compute::gemm::{Accumulate, GemmThreads, MatrixView, MatrixViewMut, gemm_f32};
 use cnclip_data::tokenizer::{Tokenizer, normalize_dataset_text};
 use cnclip_distributed::Communicator;
@@ -34,7 +34,7 @@ pub(super) fn encode_class_names(
     world: &Communicator,
 ) -> Result<Vec<f32>> {
     let width = encoder.embedding_dim();
-    let own = &ready.classes[rank_range(ready.classes.len(), world)];
+    let own = &ready.classes[world.rank_range(ready.classes.len())];
     let templates = &ready.templates.texts;
     let texts: Vec<String> = own
         .iter()

@@ -1,5 +1,4 @@
-//! The pictures of a data set on their way to the encoder: fetched, decoded and encoded beside each
-//! other. Judges no picture.
+//! Features of the images of a data set: fetched, decoded and encoded in a pipeline of three stages.
 
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -10,18 +9,19 @@ use serde::{Deserialize, Serialize};
 
 use super::prepared::PreparedZeroShot;
 use crate::error::{Error, Result};
-use crate::evaluate::sharding::{all_gather_json, rank_range};
+use crate::evaluate::sharding::all_gather_json;
 use crate::evaluate::skip_budget::EvalSkipBudget;
-use crate::evaluate::{Encoder, EncoderInputSizes};
+use crate::evaluate::{EncodeOptions, Encoder};
+use cnclip_compute::collective::Collective;
 use cnclip_compute::ops::patchify::PixelBatch;
 use cnclip_data::error::StoreErrorKind;
 use cnclip_data::image::preprocess::preprocess_for_eval;
 use cnclip_distributed::Communicator;
 
-/// Chunks of pictures that wait between two who work on them.
+/// Chunks that wait between two stages of the pipeline.
 const CHUNKS_AHEAD: usize = 2;
 
-/// What the model says of the pictures.
+/// The features of the images.
 #[derive(Debug, Default)]
 pub(super) struct EncodedImages {
     /// Unit features.
@@ -29,38 +29,49 @@ pub(super) struct EncodedImages {
     /// # Shapes
     /// `[used, width]`
     pub(super) features: Vec<f32>,
-    /// Which pictures they are of.
+    /// Which images they are of.
     pub(super) used: Vec<usize>,
 }
 
-/// Which pictures of a part could be used, and what was wrong with the others.
+/// Which images of a share are usable, and why the others are not.
 #[derive(Default, Serialize, Deserialize)]
 struct UsableImages {
     used: Vec<usize>,
     unusable: EvalSkipBudget,
 }
 
-/// Some pictures and their files.
-type FetchedFiles = (Range<usize>, Vec<Result<Bytes>>);
-/// Planes of pictures, one behind the other, and what was found.
-type DecodedChunk = (Vec<u8>, UsableImages);
+/// The files of some images.
+struct FetchedFiles {
+    /// Which images of the data set they are.
+    places: Range<usize>,
+    files: Vec<Result<Bytes>>,
+}
 
-/// Encodes every picture, each rank its share.
+/// Some images, decoded.
+#[derive(Default)]
+struct DecodedChunk {
+    /// Planes of the usable images, one after the other.
+    planes: Vec<u8>,
+    found: UsableImages,
+}
+
+/// Encodes every image, each rank its share.
 ///
 /// # Errors
-/// If the store fails, a larger share than `most_skipped` cannot be used, or a rank is lost.
+/// If the store fails, more than `max_skipped_ratio` is unusable, or a rank is lost.
 ///
 /// # Guarantees
 /// All ranks get the same, whatever their number.
 pub(super) fn encode_dataset_images(
     ready: &PreparedZeroShot,
     encoder: &mut impl Encoder,
-    (sizes, most_skipped): (EncoderInputSizes, f64),
+    options: EncodeOptions,
     world: &Communicator,
 ) -> Result<EncodedImages> {
+    let sizes = options.input_sizes;
     let mut own = UsableImages::default();
     let mut features = Vec::new();
-    let share = rank_range(ready.files.len(), world);
+    let share = world.rank_range(ready.files.len());
     std::thread::scope(|scope| {
         let (fetched, files) = sync_channel(CHUNKS_AHEAD);
         let (decoded, chunks) = sync_channel(CHUNKS_AHEAD);
@@ -70,7 +81,7 @@ pub(super) fn encode_dataset_images(
         chunks
             .into_iter()
             .try_for_each(|chunk: Result<DecodedChunk>| {
-                let (planes, found) = chunk?;
+                let DecodedChunk { planes, found } = chunk?;
                 if !found.used.is_empty() {
                     features.extend_from_slice(&encoder.encode_images(PixelBatch::Bytes(&planes)));
                 }
@@ -86,14 +97,14 @@ pub(super) fn encode_dataset_images(
         .into_iter()
         .for_each(|next| found.append_next(next));
 
-    check_skip_budget(ready, &found, most_skipped)?;
+    check_skip_budget(ready, &found, options.max_skipped_ratio)?;
     Ok(EncodedImages {
         features: world.all_gather_concat(features)?,
         used: found.used,
     })
 }
 
-/// Gives the files of a share in chunks that fit the encoder, until nobody takes them.
+/// Sends the files of a share in chunks that fit the encoder, until the receiver is gone.
 fn fetch_files(
     ready: &PreparedZeroShot,
     share: Range<usize>,
@@ -101,8 +112,8 @@ fn fetch_files(
     to: &SyncSender<FetchedFiles>,
 ) {
     for first in share.clone().step_by(batch) {
-        let chunk = first..share.end.min(first + batch);
-        let names = ready.files[chunk.clone()].iter().map(|file| file.path());
+        let places = first..share.end.min(first + batch);
+        let names = ready.files[places.clone()].iter().map(|file| file.path());
         let files = ready
             .store
             .get_many(&names.collect::<Vec<_>>())
@@ -110,20 +121,20 @@ fn fetch_files(
             .map(|file| file.map_err(Error::from))
             .collect();
 
-        if to.send((chunk, files)).is_err() {
+        if to.send(FetchedFiles { places, files }).is_err() {
             return;
         }
     }
 }
 
-/// Decodes what comes, until nobody takes it.
+/// Decodes what it receives, until the receiver of the results is gone.
 fn decode_files(
     ready: &PreparedZeroShot,
     side: usize,
     from: &Receiver<FetchedFiles>,
     to: &SyncSender<Result<DecodedChunk>>,
 ) {
-    for (places, files) in from {
+    for FetchedFiles { places, files } in from {
         if to.send(decode_chunk(ready, side, places, files)).is_err() {
             return;
         }
@@ -138,30 +149,29 @@ fn decode_chunk(
 ) -> Result<DecodedChunk> {
     let planes = |file: Result<Bytes>| match file {
         Ok(bytes) => Ok(preprocess_for_eval(&bytes, side).map_err(|error| error.to_string())),
-        // It was there when the data set was listed.
+        // Listed before, deleted since: skipped like an image that does not decode.
         Err(Error::Store(fault)) if fault.kind == StoreErrorKind::NotFound => {
             Ok(Err(fault.to_string()))
         }
         Err(error) => Err(error),
     };
 
-    let pictures: Vec<_> = files.into_par_iter().map(planes).collect();
-    let (mut all, mut found) = DecodedChunk::default();
-    for (place, picture) in places.zip(pictures) {
-        match picture? {
+    let images: Vec<_> = files.into_par_iter().map(planes).collect();
+    let mut chunk = DecodedChunk::default();
+    for (place, image) in places.zip(images) {
+        match image? {
             Ok(planes) => {
-                all.extend(planes);
-                found.used.push(place);
+                chunk.planes.extend(planes);
+                chunk.found.used.push(place);
             }
-            Err(told) => {
-                found
-                    .unusable
-                    .record_skip(format!("{}: {told}.", ready.files[place].path()));
+            Err(reason) => {
+                let skip = format!("{}: {reason}.", ready.files[place].path());
+                chunk.found.unusable.record_skip(skip);
             }
         }
     }
 
-    Ok((all, found))
+    Ok(chunk)
 }
 
 impl UsableImages {
@@ -174,10 +184,10 @@ impl UsableImages {
 fn check_skip_budget(
     ready: &PreparedZeroShot,
     found: &UsableImages,
-    most_skipped: f64,
+    max_skipped_ratio: f64,
 ) -> Result<()> {
-    let what = format!("pictures of {}", ready.store.uri());
+    let what = format!("images of {}", ready.store.uri());
     found
         .unusable
-        .ensure_within_limit(most_skipped, ready.files.len() as u64, &what)
+        .ensure_within_limit(max_skipped_ratio, ready.files.len() as u64, &what)
 }

@@ -13,7 +13,7 @@ pub(super) const ORDER_FILE: &str = "index.json";
 /// Where the further classes of pictures are.
 pub(super) const LABELS_FILE: &str = "test_labels.jsonl";
 
-/// One line of [`LABELS`].
+/// One line of [`LABELS_FILE`].
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ImageLabelsLine {
@@ -53,7 +53,8 @@ pub(super) fn parse_order(
 /// For each picture all its classes, its folder's being one of them.
 pub(super) fn parse_labels(
     bytes: &[u8],
-    (files, classes): (&[ClassImage], usize),
+    files: &[ClassImage],
+    classes: usize,
     mistakes: &mut DatasetErrors,
 ) -> Vec<Vec<usize>> {
     let mut labels: Vec<_> = files.iter().map(|file| vec![file.class]).collect();
@@ -67,7 +68,7 @@ pub(super) fn parse_labels(
     let mut faults = Vec::new();
 
     for (number, line) in lines.filter(|(_, line): &(u32, &str)| !line.trim().is_empty()) {
-        match parse_labels_line(line, &places, (files, classes)) {
+        match parse_labels_line(line, &places, files, classes) {
             Ok((place, _)) if std::mem::replace(&mut seen[place], true) => {
                 faults.push(format!("{number} (a file that an earlier line has)"));
             }
@@ -89,7 +90,8 @@ pub(super) fn parse_labels(
 fn parse_labels_line(
     line: &str,
     places: &HashMap<&str, usize>,
-    (files, classes): (&[ClassImage], usize),
+    files: &[ClassImage],
+    classes: usize,
 ) -> Result<(usize, Vec<usize>), String> {
     let ImageLabelsLine {
         file,
@@ -147,7 +149,7 @@ mod tests {
         let of = |text: &str| {
             let mut mistakes = DatasetErrors::default();
             (
-                parse_labels(text.as_bytes(), (&files, 3), &mut mistakes),
+                parse_labels(text.as_bytes(), &files, 3, &mut mistakes),
                 mistakes.0.join(" "),
             )
         };

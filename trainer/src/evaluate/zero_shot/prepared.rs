@@ -85,12 +85,12 @@ impl PreparedZeroShot {
             }
         };
 
-        let files = list_images(&store, &classes, (&mut digest, &mut mistakes))?;
+        let files = list_images(&store, &classes, &mut digest, &mut mistakes)?;
         let found = store.get_if_exists(ORDER_FILE)?;
         let order = found.and_then(|bytes| parse_order(&bytes, files.len(), &mut mistakes));
         let found = store.get_if_exists(LABELS_FILE)?.unwrap_or_default();
         digest.update(sha256(&found));
-        let labels = parse_labels(&found, (&files, classes.len()), &mut mistakes);
+        let labels = parse_labels(&found, &files, classes.len(), &mut mistakes);
 
         check_class_count(config, custom, headline, classes.len(), &mut mistakes);
         mistakes.into_result(&format!("Task {name}: {}", store.uri()))?;
@@ -167,7 +167,8 @@ fn select_templates(
 fn list_images(
     store: &Store,
     names: &[String],
-    (digest, mistakes): (&mut Sha256, &mut DatasetErrors),
+    digest: &mut Sha256,
+    mistakes: &mut DatasetErrors,
 ) -> Result<Vec<ClassImage>> {
     let found = store
         .join_prefix(TEST_FOLDER)

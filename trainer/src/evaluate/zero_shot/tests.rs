@@ -5,6 +5,7 @@ use bytes::Bytes;
 use cnclip_crds::tasks::Metric;
 
 use super::*;
+use crate::evaluate::EncoderInputSizes;
 use crate::evaluate::tests::Directions;
 use cnclip_compute::ops::patchify::PixelBatch;
 use cnclip_data::store::Store;
@@ -105,7 +106,10 @@ fn scored(ready: &PreparedZeroShot, most_skipped: f64) -> Result<ScoredZeroShot>
         ready,
         &tokenizer(),
         &mut encoder,
-        (SIZES, most_skipped),
+        EncodeOptions {
+            input_sizes: SIZES,
+            max_skipped_ratio: most_skipped,
+        },
         &Communicator::single_rank(),
     );
 
@@ -194,7 +198,7 @@ fn a_picture_that_cannot_be_used_is_left_out_and_too_many_end_the_evaluation() {
     let told = error.to_string();
 
     for expected in [
-        "2 of 12 pictures of memory:",
+        "2 of 12 images of memory:",
         "test/1/2.png: a picture begins with",
         "raise maxSkippedPercent",
     ] {
@@ -207,7 +211,7 @@ fn a_picture_that_cannot_be_used_is_left_out_and_too_many_end_the_evaluation() {
 
     let told = scored(&ready, 1.0).unwrap_err().to_string();
     assert!(
-        told.starts_with("none of the 12 pictures of memory: can be used."),
+        told.starts_with("none of the 12 images of memory: can be used."),
         "{told}"
     );
 
@@ -241,13 +245,16 @@ fn a_model_that_says_no_numbers_is_refused() {
         &ready,
         &tokenizer(),
         &mut encoder,
-        (SIZES, 0.0),
+        EncodeOptions {
+            input_sizes: SIZES,
+            max_skipped_ratio: 0.0,
+        },
         &Communicator::single_rank(),
     );
 
     let told = found.unwrap_err().to_string();
     assert!(
-        told.contains("task colours: the features of some pictures are not numbers"),
+        told.contains("task colours: the features of some images are not finite"),
         "{told}"
     );
 }
@@ -262,7 +269,10 @@ fn any_number_of_ranks_gets_the_same() {
                 &ready,
                 &tokenizer(),
                 &mut Plain::default(),
-                (SIZES, 0.0),
+                EncodeOptions {
+                    input_sizes: SIZES,
+                    max_skipped_ratio: 0.0,
+                },
                 &world,
             )?;
 

@@ -1,10 +1,9 @@
-use cnclip_crds::tasks::{CalibrationConfig, RetrievalConfig, TaskConfig};
-use cnclip_crds::tasks::{SimilarityThreshold, TaskScores};
+use cnclip_crds::tasks::{CalibrationConfig, RetrievalConfig, SimilarityThreshold, TaskScores};
 use serde_json::Value;
 
 use super::*;
 use crate::evaluate::calibration;
-use crate::evaluate::tests::{golden, scored, unlabelled};
+use crate::evaluate::tests::{golden, scored, unlabeled};
 
 fn rows(store: &Store, name: &str) -> Vec<Value> {
     let bytes = store.get(name).unwrap();
@@ -59,7 +58,7 @@ fn predictions_carry_the_ids_of_the_data_set() {
 
 #[test]
 fn a_data_set_without_labels_has_predictions_but_no_score_files() {
-    let scored = scored(&unlabelled(&Store::in_memory()));
+    let scored = scored(&unlabeled(&Store::in_memory()));
     let folder = Store::in_memory();
     write_retrieval_files(&scored, &[], &folder).unwrap();
     let found = rows(&folder, "text_to_image.jsonl");
@@ -155,35 +154,37 @@ fn a_precision_that_is_not_reached_answers_nothing() {
 
 #[test]
 fn a_calibration_that_cannot_be_is_told_before_anything_is_encoded() {
-    let task = |precision_percent| TaskConfig {
-        name: "valid".into(),
-        retrieval: Some(RetrievalConfig {
-            dataset: String::new(),
-            benchmark: None,
-            calibration: Some(CalibrationConfig { precision_percent }),
-        }),
-        zero_shot: None,
+    let config = |precision_percent| RetrievalConfig {
+        dataset: String::new(),
+        benchmark: None,
+        calibration: Some(CalibrationConfig { precision_percent }),
     };
 
-    let labelled = golden(&Store::in_memory());
-    let blind = unlabelled(&Store::in_memory());
+    let labeled = golden(&Store::in_memory());
+    let unlabeled_set = unlabeled(&Store::in_memory());
     assert_eq!(
-        calibration::requested_precision(&task(90.0), &labelled).unwrap(),
+        calibration::requested_precision("valid", &config(90.0), &labeled).unwrap(),
         Some(90.0)
     );
 
     for (precision, dataset, told, code) in [
         (
             0.0,
-            &labelled,
+            &labeled,
             "calibration.precisionPercent of task valid is 0",
             78,
         ),
-        (100.5, &labelled, "it must be above 0 and at most 100", 78),
-        (f64::NAN, &labelled, "is NaN", 78),
-        (90.0, &blind, "Task valid cannot be calibrated: memory:", 65),
+        (100.5, &labeled, "it must be above 0 and at most 100", 78),
+        (f64::NAN, &labeled, "is NaN", 78),
+        (
+            90.0,
+            &unlabeled_set,
+            "Task valid cannot be calibrated: memory:",
+            65,
+        ),
     ] {
-        let error = calibration::requested_precision(&task(precision), dataset).unwrap_err();
+        let error =
+            calibration::requested_precision("valid", &config(precision), dataset).unwrap_err();
         assert!(error.to_string().contains(told), "{error}");
         assert_eq!(error.exit_code().exit_code(), code);
     }

@@ -142,7 +142,7 @@ fn convert_tensor<'a>(segment: &Segment, values: &'a [f32]) -> Vec<(String, F32T
                 });
 
             match name.split_once(".attn.in_proj_") {
-                Some((layer, kind)) => split_qkv((layer, kind), &shape, values),
+                Some((layer, kind)) => split_qkv(layer, kind, &shape, values),
                 None => whole(name),
             }
         }
@@ -150,7 +150,8 @@ fn convert_tensor<'a>(segment: &Segment, values: &'a [f32]) -> Vec<(String, F32T
 }
 
 fn split_qkv<'a>(
-    (layer, kind): (&str, &str),
+    layer: &str,
+    kind: &str,
     shape: &[usize],
     values: &'a [f32],
 ) -> Vec<(String, F32Tensor<'a>)> {

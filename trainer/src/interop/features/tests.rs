@@ -13,7 +13,7 @@ fn written(
     ids: &[ItemId; 3],
 ) -> (Vec<u8>, Option<Vec<u8>>) {
     let mut file = Vec::new();
-    let mut writer = FeatureWriter::new(format, of, (3, 2), &mut file).unwrap();
+    let mut writer = FeatureWriter::new(format, of, 3, 2, &mut file).unwrap();
     writer.write_features(&ids[..1], &FEATURES[..2]).unwrap();
     writer.write_features(&ids[1..], &FEATURES[2..]).unwrap();
     let beside = writer.finish().unwrap();
