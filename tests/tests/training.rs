@@ -310,7 +310,7 @@ async fn a_stage_that_does_not_fit_into_memory_fails_before_its_first_step() {
     let message = condition_message(&training, "Failed");
 
     assert!(
-        message.contains("of memory for 12 pairs at once"),
+        message.contains("of memory for 12 samples at once"),
         "{message}"
     );
     assert!(message.contains("and there are 64 MiB"), "{message}");

@@ -1,15 +1,37 @@
-//! A running average of the trained weights, beside the weights that train. Decides neither when it is
-//! used nor where it is kept.
+//! The exponential moving average (EMA) of the trained weights. Decides neither when it is used nor where it
+//! is stored.
 
-use rayon::prelude::*;
-
+use cnclip_compute::ops::ema::gpu;
 use cnclip_compute::params::Params;
 use cnclip_compute::tensor::{Tensor, TensorView, TensorViewMut, panic_mixed_memories};
+use rayon::prelude::*;
 
-/// Values that one thread takes at a time.
+/// Values that one task averages.
 const EMA_CHUNK_LEN: usize = 1 << 15;
 
-/// The average over the steps so far, in which older steps count less and less.
+/// The average over the steps so far, in which older steps count exponentially less.
+///
+/// # Examples
+/// ```
+/// use cnclip_compute::params::{ParamInit, ParamLayout};
+/// use cnclip_nn::ema::WeightEma;
+///
+/// let mut layout = ParamLayout::default();
+/// layout.register_weight("text_projection", &[1], ParamInit::Zeros);
+/// let mut params = layout.allocate_params();
+/// let mut ema = WeightEma::new(&params, 0.9999);
+///
+/// // A training step moves the weight; at first the average follows quickly.
+/// params.values = vec![1.0].into();
+/// ema.update_average(&params, 0);
+/// assert!((ema.values.to_host()[0] - 0.9).abs() < 1e-6);
+///
+/// // Evaluation swaps it in, and out again.
+/// ema.swap_with_params(&mut params);
+/// assert!(params.values.to_host()[0] < 1.0);
+/// ema.swap_with_params(&mut params);
+/// assert_eq!(params.values.to_host()[0], 1.0);
+/// ```
 #[derive(Debug)]
 pub struct WeightEma {
     /// In the layout of the parameters.
@@ -18,62 +40,63 @@ pub struct WeightEma {
 }
 
 impl WeightEma {
-    /// Begins with the weights as they are. `decay` is the share of the old in each step.
+    /// Starts with the weights as they are. `decay` is the share of the old average in each step.
     pub fn new(params: &Params, decay: f64) -> Self {
         let mut values = params.memory().alloc_f32(params.values.len());
         values.copy_from(params.values.view());
         Self { values, decay }
     }
 
-    /// Takes in the weights after a step; steps count from 0. While there are few of them, the old has a
-    /// smaller share: the average forgets where training began.
+    /// Updates the average with the weights after a step; steps count from 0. In the first steps the decay
+    /// is smaller, so that the average forgets the initial weights.
     ///
     /// # Source
     /// TensorFlow's `ExponentialMovingAverage` with `num_updates`.
     pub fn update_average(&mut self, params: &Params, step: u64) {
-        let keep = self.decay.min((1 + step) as f64 / (10 + step) as f64) as f32;
+        let warmup_decay = (1 + step) as f64 / (10 + step) as f64;
+        let decay = self.decay.min(warmup_decay) as f32;
         match (self.values.view_mut(), params.values.view()) {
             (TensorViewMut::Host(averages), TensorView::Host(values)) => {
-                blend_values(averages, values, keep)
+                blend_values(averages, values, decay)
             }
             (TensorViewMut::Device(mut averages), TensorView::Device(values)) => {
-                cnclip_compute::ops::ema::gpu::ema_update(&mut averages, values, 1.0 - keep);
+                gpu::ema_update(&mut averages, values, 1.0 - decay);
             }
             _ => panic_mixed_memories(),
         }
     }
 
-    /// Gives the parameters the average and takes their values, or the other way round.
+    /// Exchanges the average and the weights of the parameters.
     pub fn swap_with_params(&mut self, params: &mut Params) {
         match (&mut self.values, &mut params.values) {
             (Tensor::Host(averages), Tensor::Host(values)) => std::mem::swap(averages, values),
             (Tensor::Device(averages), Tensor::Device(values)) => {
-                // The weights are kept rounded, too, in memory of their own.
-                cnclip_compute::ops::ema::gpu::swap_values(
-                    &mut averages.as_view_mut(),
-                    &mut values.as_view_mut(),
-                );
+                // Value by value, not buffer by buffer: the weights have a copy in bf16 beside their own
+                // buffer, which has to follow.
+                gpu::swap_values(&mut averages.as_view_mut(), &mut values.as_view_mut());
             }
             _ => panic_mixed_memories(),
         }
     }
 }
 
-fn blend_values(averages: &mut [f32], values: &[f32], keep: f32) {
-    let chunks = averages
+fn blend_values(averages: &mut [f32], values: &[f32], decay: f32) {
+    averages
         .par_chunks_mut(EMA_CHUNK_LEN)
-        .zip(values.par_chunks(EMA_CHUNK_LEN));
-    chunks.for_each(|(averages, values)| {
-        for (average, value) in averages.iter_mut().zip(values) {
-            *average += (1.0 - keep) * (value - *average);
-        }
-    });
+        .zip(values.par_chunks(EMA_CHUNK_LEN))
+        .for_each(|(averages, values)| {
+            for (average, value) in averages.iter_mut().zip(values) {
+                // By the difference, so that a weight that does not move keeps its bits.
+                *average += (1.0 - decay) * (value - *average);
+            }
+        });
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use cnclip_compute::params::{ParamInit, ParamLayout};
+
+    use super::*;
 
     fn params(values: Vec<f32>) -> Params {
         let mut layout = ParamLayout::default();
@@ -86,20 +109,20 @@ mod tests {
 
     #[test]
     fn each_step_counts_for_what_is_not_kept_of_the_old_and_more_at_the_start() {
-        let mut average = WeightEma::new(&params(vec![1.0, 5.0]), 0.75);
+        let mut ema = WeightEma::new(&params(vec![1.0, 5.0]), 0.75);
         let mut right = [1.0, 5.0];
         for (step, keep) in [(0, 0.1), (1, 2.0 / 11.0), (50, 0.75), (51, 0.75)] {
             let values = [step as f32 + 2.0, 5.0];
-            average.update_average(&params(values.to_vec()), step);
+            ema.update_average(&params(values.to_vec()), step);
             right[0] = keep * right[0] + (1.0 - keep) * f64::from(values[0]);
             assert!(
-                (f64::from(average.values.to_host()[0]) - right[0]).abs() < 1e-5,
+                (f64::from(ema.values.to_host()[0]) - right[0]).abs() < 1e-5,
                 "{step}: {right:?}"
             );
         }
 
         assert_eq!(
-            average.values.to_host()[1],
+            ema.values.to_host()[1],
             5.0,
             "what does not move is its own average"
         );
@@ -107,17 +130,17 @@ mod tests {
 
     #[test]
     fn a_second_swap_undoes_the_first() {
-        let mut average = WeightEma::new(&params(vec![1.0]), 0.5);
+        let mut ema = WeightEma::new(&params(vec![1.0]), 0.5);
         let mut training = params(vec![2.0]);
-        average.swap_with_params(&mut training);
+        ema.swap_with_params(&mut training);
         assert_eq!(
-            (average.values.to_host()[0], training.values.to_host()[0]),
+            (ema.values.to_host()[0], training.values.to_host()[0]),
             (2.0, 1.0)
         );
 
-        average.swap_with_params(&mut training);
+        ema.swap_with_params(&mut training);
         assert_eq!(
-            (average.values.to_host()[0], training.values.to_host()[0]),
+            (ema.values.to_host()[0], training.values.to_host()[0]),
             (1.0, 2.0)
         );
     }

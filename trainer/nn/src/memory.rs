@@ -1,6 +1,8 @@
-//! What a worker holds in memory while it trains, counted before it holds it, and how much of a batch
-//! it may compute at once. Reserves nothing, and is pure but for `limit`, which asks the system how much
-//! there is.
+//! How much memory a rank needs to train, estimated before it allocates any, and the largest micro-batch that
+//! fits. Allocates nothing, and is pure: how much memory there is is an argument.
+//!
+//! Estimated rather than tried out, because an allocation that fails, or a container that is killed for
+//! its memory, costs a restart; and because what does not fit can be refused with what would.
 
 mod batch_plan;
 mod towers;
@@ -13,25 +15,34 @@ use crate::model::clip::Clip;
 pub use batch_plan::{BatchPlan, DoesNotFit, choose_batch_plan};
 use towers::ComputeMode;
 
-/// Bytes of a number.
+/// Bytes of a value in fp32.
 const BYTES_PER_VALUE: u64 = size_of::<f32>() as u64;
-/// The program, its threads and what they pack for their products.
+
+/// The program, its threads and what they pack for their matrix products.
 const HOST_OVERHEAD_BYTES: u64 = 64 << 20;
-/// A device's libraries, and the room that their products take.
+
+/// A device's context, its libraries and the workspace of their matrix products.
 const DEVICE_OVERHEAD_BYTES: u64 = 512 << 20;
-/// Batches that the loader has at once: one in use, and those ahead of it.
+
+/// Batches that the loader has at once: one in use, and those that it prefetches.
 const LOADER_BATCHES: u64 = 3;
-/// Times that a picture grows when it is decoded, as far as that can be known.
+
+/// How much larger an image is decoded than as a JPEG. Rather more than usual: the data set is not decoded
+/// to find out.
 const DECODE_EXPANSION: u64 = 8;
-/// The most that is kept of decoded pictures.
+
+/// The most that is cached of decoded images.
 const MAX_DECODED_BYTES: u64 = 512 << 20;
 
-/// What decides how much a worker needs, but for the way it computes.
+/// Bytes of a pixel: red, green and blue.
+const BYTES_PER_PIXEL: u64 = 3;
+
+/// What decides how much memory a rank needs, but for its batch plan.
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryInputs<'a> {
     /// The stage.
     pub config: &'a TrainConfig,
-    /// Pairs of a global batch that are this rank's.
+    /// Samples of a global batch that are this rank's.
     pub local_batch_size: usize,
     /// Bytes of the data set's shards.
     pub shard_bytes: u64,
@@ -41,11 +52,11 @@ pub struct MemoryInputs<'a> {
     pub teacher: Option<(&'a ImageTower, usize)>,
     /// Threads that compute.
     pub threads: usize,
-    /// The number format of products on a device; none in this machine's memory.
+    /// Number format of matrix products on a device; none on the host.
     pub device: Option<Precision>,
 }
 
-/// What a rank needs, by kind.
+/// The memory of a rank, by kind.
 ///
 /// # Units
 /// Bytes
@@ -57,25 +68,25 @@ pub struct MemoryEstimate {
     pub gradients: u64,
     /// The optimizer's moments of what is trained.
     pub moments: u64,
-    /// The running average of the weights.
+    /// The EMA of the weights.
     pub ema: u64,
-    /// A teacher, and what it computes with.
+    /// The teacher of a distillation, and its activations.
     pub teacher: u64,
-    /// What the towers keep of each pair for their gradients.
+    /// Activations that the towers keep for the backward pass.
     pub activations: u64,
-    /// What the blocks of a tower lend each other.
+    /// Scratch memory that the layers of a tower use in turn.
     pub scratch: u64,
     /// Features and their gradients.
     pub features: u64,
-    /// Similarities of the rank's pairs with all others.
+    /// Logits of the rank's samples with all others.
     pub loss: u64,
-    /// Batches on their way.
+    /// Batches that are loaded.
     pub batches: u64,
-    /// The copy that a checkpoint is written from.
+    /// The copy that a checkpoint is written from, while training goes on.
     pub checkpoint: u64,
     /// The program itself.
     pub program: u64,
-    /// Shards and pictures that are kept because they will be needed again.
+    /// Shards and images that are cached.
     pub cache: u64,
 }
 
@@ -99,18 +110,16 @@ impl MemoryEstimate {
         ]
     }
 
-    /// What of it a device holds: weights in both formats, and no copy of anything.
+    /// The part of it in a device's memory: weights in both formats, and no checkpoint or cache, which stay
+    /// in host memory.
     fn on_device(self, precision: Precision) -> Self {
-        let rounded = |bytes: u64| {
-            if precision == Precision::Bf16 {
-                bytes / 2
-            } else {
-                0
-            }
+        let bf16_copy = match precision {
+            Precision::Bf16 => self.values / 2,
+            _ => 0,
         };
 
         Self {
-            values: self.values + rounded(self.values),
+            values: self.values + bf16_copy,
             checkpoint: 0,
             program: DEVICE_OVERHEAD_BYTES,
             cache: 0,
@@ -125,63 +134,72 @@ impl MemoryEstimate {
 }
 
 impl MemoryInputs<'_> {
-    /// What a rank needs that computes in some way.
-    pub fn estimate_memory(&self, way: BatchPlan) -> MemoryEstimate {
+    /// The memory of a rank that trains by a plan.
+    pub fn estimate_memory(&self, plan: BatchPlan) -> MemoryEstimate {
+        let estimate = self.estimate_on_host(plan);
+        self.device
+            .map_or(estimate, |precision| estimate.on_device(precision))
+    }
+
+    fn estimate_on_host(&self, plan: BatchPlan) -> MemoryEstimate {
         let config = self.config;
         let model = &config.model;
-        let micro = way.micro_batch as u64;
-        let all = config.global_batch_size as u64;
-        let own = self.local_batch_size as u64;
+        let micro_batch = plan.micro_batch as u64;
+        let global_batch = config.global_batch_size as u64;
+        let local_batch = self.local_batch_size as u64;
         let width = model.embed_dim as u64;
-        let side = model.image.resolution as u64;
         let ParamCounts {
             weights,
             trained,
-            buffers: state,
+            buffers,
         } = ParamCounts::count_params(model, config.freeze);
 
-        let average = if config.optimizer.average_decay.is_some() {
+        let averaged = if config.optimizer.average_decay.is_some() {
             weights
         } else {
             0
         };
 
-        let how = ComputeMode {
-            recompute: way.recompute,
+        let mode = ComputeMode {
+            recompute: plan.recompute,
             device: self.device,
         };
 
-        let towers = towers::estimate_towers(model, config.context_length as usize, how);
-        let lent = towers::conv_workspace_bytes(&model.image, self.threads, how);
-        let needs = MemoryEstimate {
-            // The statistics are kept before and after a step too.
-            values: BYTES_PER_VALUE * (weights + 3 * state),
+        let towers = towers::estimate_towers(model, config.context_length as usize, mode);
+        let workspace = towers::conv_workspace_bytes(&model.image, self.threads, mode);
+        // Features of all ranks, those of this rank with their gradients, and those of both towers.
+        let feature_rows = 2 * global_batch + 2 * local_batch + 6 * micro_batch;
+
+        MemoryEstimate {
+            // The running statistics are kept before and after a step too.
+            values: BYTES_PER_VALUE * (weights + 3 * buffers),
             gradients: BYTES_PER_VALUE * weights,
             moments: BYTES_PER_VALUE * 2 * trained,
-            ema: BYTES_PER_VALUE * average,
-            teacher: self.teacher_bytes(micro),
-            activations: micro * towers.activations,
-            scratch: micro * towers.scratch + lent,
-            features: BYTES_PER_VALUE * width * (2 * all + 2 * own + 6 * micro),
-            loss: BYTES_PER_VALUE * own * all,
-            // A device gets the pictures that it looks at as bytes.
-            batches: if self.device.is_some() {
-                micro
-            } else {
-                LOADER_BATCHES * own
-            } * 3
-                * side
-                * side,
-            checkpoint: BYTES_PER_VALUE * (weights + 2 * trained + average),
+            ema: BYTES_PER_VALUE * averaged,
+            teacher: self.teacher_bytes(micro_batch),
+            activations: micro_batch * towers.activations,
+            scratch: micro_batch * towers.scratch + workspace,
+            features: BYTES_PER_VALUE * width * feature_rows,
+            loss: BYTES_PER_VALUE * local_batch * global_batch,
+            batches: self.batch_bytes(micro_batch),
+            checkpoint: BYTES_PER_VALUE * (weights + 2 * trained + averaged),
             program: HOST_OVERHEAD_BYTES,
             cache: self.cache_bytes(),
-        };
-
-        self.device
-            .map_or(needs, |precision| needs.on_device(precision))
+        }
     }
 
-    fn teacher_bytes(&self, micro: u64) -> u64 {
+    /// Pixels travel as bytes; a device gets those of a micro-batch.
+    fn batch_bytes(&self, micro_batch: u64) -> u64 {
+        let side = self.config.model.image.resolution as u64;
+        let images = match self.device {
+            Some(_) => micro_batch,
+            None => LOADER_BATCHES * self.local_batch_size as u64,
+        };
+
+        images * BYTES_PER_PIXEL * side * side
+    }
+
+    fn teacher_bytes(&self, micro_batch: u64) -> u64 {
         let Some((image, width)) = self.teacher else {
             return 0;
         };
@@ -192,31 +210,34 @@ impl MemoryInputs<'_> {
             ..self.config.model.clone()
         };
 
-        let weights = towers::count_image_params(&model);
-        let how = ComputeMode {
+        // Without a backward pass its layers share their activations.
+        let mode = ComputeMode {
             recompute: true,
             device: self.device,
         };
 
-        let pass = towers::estimate_image_tower(image, how);
-        let lent = micro * pass.scratch + towers::conv_workspace_bytes(image, self.threads, how);
-        BYTES_PER_VALUE * (weights + self.local_batch_size as u64 * 2 * width as u64)
-            + micro * pass.activations
-            + lent
+        let weights = towers::count_image_params(&model);
+        let features = self.local_batch_size as u64 * 2 * width as u64;
+        let tower = towers::estimate_image_tower(image, mode);
+        BYTES_PER_VALUE * (weights + features)
+            + micro_batch * (tower.activations + tower.scratch)
+            + towers::conv_workspace_bytes(image, self.threads, mode)
     }
 
+    /// Shards of two shuffle windows, the current and the next, and decoded images where all shards fit.
     fn cache_bytes(&self) -> u64 {
-        let pictures = if self.shard_bytes <= 2 * self.shuffle_window {
+        let window_bytes = 2 * self.shuffle_window;
+        let decoded = if self.shard_bytes <= window_bytes {
             DECODE_EXPANSION * self.shard_bytes
         } else {
             0
         };
 
-        self.shard_bytes.min(2 * self.shuffle_window) + pictures.min(MAX_DECODED_BYTES)
+        self.shard_bytes.min(window_bytes) + decoded.min(MAX_DECODED_BYTES)
     }
 }
 
-/// How many numbers a model has.
+/// How many values a model has.
 struct ParamCounts {
     weights: u64,
     trained: u64,
@@ -226,20 +247,22 @@ struct ParamCounts {
 impl ParamCounts {
     fn count_params(model: &ModelConfig, freeze: FrozenTower) -> Self {
         let layout = Clip::param_layout(model);
-        let count = |of: &dyn Fn(&str) -> bool| {
-            let counted = layout.segments().iter().filter(|segment| of(&segment.name));
-            counted.map(|segment| segment.range.len() as u64).sum()
-        };
+        let is_frozen = |name: &str| freeze == FrozenTower::Image && name.starts_with("visual.");
+        let mut weights = 0;
+        let mut trained = 0;
+        for segment in layout.segments() {
+            let len = segment.range.len() as u64;
+            weights += len;
+            if !is_frozen(&segment.name) {
+                trained += len;
+            }
+        }
 
-        let frozen = |name: &str| freeze == FrozenTower::Image && name.starts_with("visual.");
+        let buffers = layout.buffer_segments().iter();
         Self {
-            weights: count(&|_| true),
-            trained: count(&|name| !frozen(name)),
-            buffers: layout
-                .buffer_segments()
-                .iter()
-                .map(|segment| segment.range.len() as u64)
-                .sum(),
+            weights,
+            trained,
+            buffers: buffers.map(|segment| segment.range.len() as u64).sum(),
         }
     }
 }

@@ -1,9 +1,24 @@
-//! The learning rate of a step: linear warm-up, then half a cosine down to zero. Pure.
+//! The learning rate schedule: linear warm-up, then half a cosine down to zero. Pure.
 
-/// A plan of learning rates.
+/// Learning rates of all steps of a stage.
 ///
 /// # Source
 /// The reference's `cosine_lr`.
+///
+/// # Examples
+/// ```
+/// use cnclip_nn::schedule::LearningRateSchedule;
+///
+/// let schedule = LearningRateSchedule {
+///     peak: 5e-5,
+///     warmup_steps: 10,
+///     total_steps: 110,
+/// };
+///
+/// assert_eq!(schedule.learning_rate(9), 5e-5);
+/// assert!((schedule.learning_rate(60) - 2.5e-5).abs() < 1e-12);
+/// assert_eq!(schedule.learning_rate(110), 0.0);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LearningRateSchedule {
     /// The rate at the end of the warm-up.
@@ -17,13 +32,16 @@ pub struct LearningRateSchedule {
 impl LearningRateSchedule {
     /// The rate of a step, the first of which is step 0.
     pub fn learning_rate(&self, step: u64) -> f64 {
+        // From 1, not from 0: a first step with a rate of zero would be lost.
         if step < self.warmup_steps {
             return self.peak * (step + 1) as f64 / self.warmup_steps as f64;
         }
 
+        // At least 1, for a stage of warm-up alone; and no further than the end, where the cosine would rise
+        // again.
         let length = self.total_steps.saturating_sub(self.warmup_steps).max(1);
-        let done = (step - self.warmup_steps).min(length) as f64 / length as f64;
-        0.5 * (1.0 + (std::f64::consts::PI * done).cos()) * self.peak
+        let progress = (step - self.warmup_steps).min(length) as f64 / length as f64;
+        0.5 * (1.0 + (std::f64::consts::PI * progress).cos()) * self.peak
     }
 }
 

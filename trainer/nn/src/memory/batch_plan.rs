@@ -1,169 +1,215 @@
-//! Which way of computing is taken: the fastest that fits, or the one that was asked for if it does.
+//! Chooses the micro-batch and whether activations are recomputed: the fastest plan that fits, or the
+//! requested one if it does.
 
 use cnclip_crds::stage::MicroBatch;
 
 use super::{MemoryEstimate, MemoryInputs};
 
-/// Fewer pairs at once than this leave most of a processor idle.
+/// A smaller micro-batch leaves most of a processor idle: recomputing activations is faster then.
 const MIN_EFFICIENT_BATCH: usize = 8;
 
-/// No way of computing fits: what is needed, what there is, and what would fit.
+/// No plan fits, or not the requested one: what is needed, what there is, and what would fit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct DoesNotFit(pub String);
 
-/// How a rank goes through its share of a batch.
+/// How a rank computes its share of a global batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchPlan {
-    /// Pairs that are computed at once.
+    /// Samples that are computed at once.
     pub micro_batch: usize,
-    /// Whether the towers compute again what their gradient needs.
+    /// Whether the towers recompute activations in the backward pass.
     pub recompute: bool,
 }
 
-/// How a rank computes that may have so many bytes, and what it needs for that. Without a limit
-/// everything fits.
+/// The plan of a rank with `available` bytes of memory, and what it needs. Without a limit everything fits.
 ///
 /// # Errors
-/// If what was asked for does not fit, or nothing does: what is needed, what there is, and what would
-/// fit.
+/// If the requested plan does not fit, or none does: what is needed, what there is, and what would fit.
 ///
 /// # Guarantees
-/// The same load and the same limit give the same way; the gradients of all ways are the same but for
-/// rounding.
+/// The same inputs give the same plan; the gradients of all plans are the same but for rounding.
+///
+/// # Examples
+/// ```
+/// use cnclip_crds::model::Architecture;
+/// use cnclip_crds::trainer_config::TrainConfig;
+/// use cnclip_nn::memory::{MemoryInputs, choose_batch_plan};
+///
+/// let config: TrainConfig = serde_json::from_value(serde_json::json!({
+///     "run": {"name": "run", "stage": "train"},
+///     "model": Architecture::VitB16.published_model(),
+///     "contextLength": 52,
+///     "dataset": "data",
+///     "length": {"steps": 100},
+///     "globalBatchSize": 128,
+///     "microBatchSize": "Auto",
+///     "checkpoint": {"everySteps": 100, "keep": 1},
+///     "artifacts": "run",
+///     "optimizer": {"learningRate": 5e-5, "warmupSteps": 10, "weightDecay": 0.001, "beta1": 0.9,
+///         "beta2": 0.98, "epsilon": 1e-6},
+/// }))?;
+///
+/// let inputs = MemoryInputs {
+///     config: &config,
+///     local_batch_size: 128,
+///     shard_bytes: 0,
+///     shuffle_window: 1 << 30,
+///     teacher: None,
+///     threads: 8,
+///     device: None,
+/// };
+///
+/// let limit = 16 << 30;
+/// let (plan, estimate) = choose_batch_plan(&inputs, Some(limit))?;
+/// assert!(plan.micro_batch <= 128);
+/// assert!(estimate.total_bytes() <= limit);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn choose_batch_plan(
-    load: &MemoryInputs<'_>,
+    inputs: &MemoryInputs<'_>,
     available: Option<u64>,
 ) -> Result<(BatchPlan, MemoryEstimate), DoesNotFit> {
-    let config = load.config;
-    let fits = |way: &BatchPlan| {
-        available.is_none_or(|bytes| load.estimate_memory(*way).total_bytes() <= bytes)
-    };
-    let way = match config.micro_batch_size {
-        Some(MicroBatch::Chosen(_)) => {
-            let fastest =
-                candidate_plans(load.local_batch_size, config.gradient_checkpointing).find(fits);
-            fastest.map(|way| {
-                if config.halve_micro_batch {
-                    halve_micro_batch(way)
-                } else {
-                    way
-                }
-            })
-        }
-        _ => {
-            // What is kept for speed may turn out smaller than it may become.
-            let surely = |way: &BatchPlan| {
-                let needs = load.estimate_memory(*way);
-                available.is_none_or(|bytes| needs.total_bytes() - needs.cache <= bytes)
-            };
-
-            Some(requested_plan(load)).filter(surely)
-        }
+    let plan = match inputs.config.micro_batch_size {
+        Some(MicroBatch::Chosen(_)) => fastest_plan(inputs, available),
+        _ => Some(requested_plan(inputs)).filter(|plan| surely_fits(inputs, *plan, available)),
     };
 
-    match way {
-        Some(way) => Ok((way, load.estimate_memory(way))),
+    match plan {
+        Some(plan) => Ok((plan, inputs.estimate_memory(plan))),
         None => Err(DoesNotFit(out_of_memory_message(
-            load,
+            inputs,
             available.unwrap_or_default(),
         ))),
     }
 }
 
-/// The way that is asked for, where none is to be chosen: the whole share at once but for a number.
-fn requested_plan(load: &MemoryInputs<'_>) -> BatchPlan {
-    let pairs = load
+/// The fastest plan that fits, or half of its micro-batch where a run of the stage ran out of memory before.
+fn fastest_plan(inputs: &MemoryInputs<'_>, available: Option<u64>) -> Option<BatchPlan> {
+    let config = inputs.config;
+    let fits = |plan: &BatchPlan| {
+        available.is_none_or(|bytes| inputs.estimate_memory(*plan).total_bytes() <= bytes)
+    };
+
+    let fastest =
+        candidate_plans(inputs.local_batch_size, config.gradient_checkpointing).find(fits)?;
+    Some(if config.halve_micro_batch {
+        halve_micro_batch(fastest)
+    } else {
+        fastest
+    })
+}
+
+/// Whether a plan fits without the cache, which may turn out smaller than its limit: a plan that somebody
+/// asked for is not refused for it.
+fn surely_fits(inputs: &MemoryInputs<'_>, plan: BatchPlan, available: Option<u64>) -> bool {
+    let estimate = inputs.estimate_memory(plan);
+    available.is_none_or(|bytes| estimate.total_bytes() - estimate.cache <= bytes)
+}
+
+/// The plan that is requested, where none is to be chosen: the whole share at once but for a number.
+fn requested_plan(inputs: &MemoryInputs<'_>) -> BatchPlan {
+    let samples = inputs
         .config
         .micro_batch_size
         .and_then(MicroBatch::fixed_size);
+
     BatchPlan {
-        micro_batch: pairs.map_or(load.local_batch_size, |pairs| pairs as usize),
-        recompute: load.config.gradient_checkpointing.unwrap_or(false),
+        micro_batch: samples.map_or(inputs.local_batch_size, |samples| samples as usize),
+        recompute: inputs.config.gradient_checkpointing.unwrap_or(false),
     }
 }
 
-/// All ways, the fastest first: a share at once; the same, a third slower, keeping less; in parts, two
-/// fifths slower; both.
-fn candidate_plans(own: usize, recompute: Option<bool>) -> impl Iterator<Item = BatchPlan> {
+/// All plans, the fastest first: the whole share at once; the same with recomputed activations, which costs a
+/// third forward pass; in micro-batches, each of which computes its forward pass twice; both.
+fn candidate_plans(local_batch: usize, recompute: Option<bool>) -> impl Iterator<Item = BatchPlan> {
     let whole = [false, true].map(|recompute| BatchPlan {
-        micro_batch: own,
+        micro_batch: local_batch,
         recompute,
     });
 
     let parts = |recompute| {
-        let sizes = (2..=own).map(move |parts| own.div_ceil(parts));
+        let sizes = (2..=local_batch).map(move |parts| local_batch.div_ceil(parts));
         sizes.map(move |micro_batch| BatchPlan {
             micro_batch,
             recompute,
         })
     };
 
-    let large = parts(false).take_while(|way| way.micro_batch >= MIN_EFFICIENT_BATCH);
+    let efficient_parts = parts(false).take_while(|plan| plan.micro_batch >= MIN_EFFICIENT_BATCH);
     let all = whole
         .into_iter()
-        .chain(large)
+        .chain(efficient_parts)
         .chain(parts(true))
         .chain(parts(false));
 
-    all.filter(move |way| recompute.is_none_or(|asked| asked == way.recompute))
+    all.filter(move |plan| recompute.is_none_or(|requested| requested == plan.recompute))
 }
 
-fn halve_micro_batch(way: BatchPlan) -> BatchPlan {
+fn halve_micro_batch(plan: BatchPlan) -> BatchPlan {
     BatchPlan {
-        micro_batch: way.micro_batch.div_ceil(2),
-        ..way
+        micro_batch: plan.micro_batch.div_ceil(2),
+        ..plan
     }
 }
 
-fn out_of_memory_message(load: &MemoryInputs<'_>, available: u64) -> String {
-    let least = BatchPlan {
+fn out_of_memory_message(inputs: &MemoryInputs<'_>, available: u64) -> String {
+    let smallest = BatchPlan {
         micro_batch: 1,
         recompute: true,
     };
 
-    let wanted = match load.config.micro_batch_size {
-        Some(MicroBatch::Chosen(_)) => least,
-        _ => requested_plan(load),
+    let wanted = match inputs.config.micro_batch_size {
+        Some(MicroBatch::Chosen(_)) => smallest,
+        _ => requested_plan(inputs),
     };
 
-    let needs = load.estimate_memory(wanted);
-    let mut kinds = needs.bytes_by_kind();
+    let estimate = inputs.estimate_memory(wanted);
+    let fitting = candidate_plans(inputs.local_batch_size, None)
+        .find(|plan| inputs.estimate_memory(*plan).total_bytes() <= available);
+    let advice = match fitting {
+        Some(plan) => format!(
+            "It would fit with microBatchSize {} and gradientCheckpointing {}; `microBatchSize: Auto` finds \
+             such sizes by itself.",
+            plan.micro_batch, plan.recompute
+        ),
+        None => {
+            let least = inputs.estimate_memory(smallest).total_bytes();
+            let remedy = match inputs.device {
+                None => "raise spec.workers.resources.limits.memory",
+                Some(_) => "take GPUs with more memory",
+            };
+
+            format!(
+                "Even one sample at a time with gradientCheckpointing needs {}: {remedy}, or share the batch among \
+                 more workers.",
+                format_mebibytes(least)
+            )
+        }
+    };
+
+    format!(
+        "This stage needs {} of memory for {} samples at once ({}), and there are {}. {advice}",
+        format_mebibytes(estimate.total_bytes()),
+        wanted.micro_batch,
+        largest_kinds(&estimate),
+        format_mebibytes(available)
+    )
+}
+
+/// The four largest kinds, which are enough to see what to change.
+fn largest_kinds(estimate: &MemoryEstimate) -> String {
+    let mut kinds = estimate.bytes_by_kind();
     kinds.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
     let largest: Vec<_> = kinds[..4]
         .iter()
         .map(|(kind, bytes)| format!("{kind} {}", format_mebibytes(*bytes)))
         .collect();
 
-    let would = candidate_plans(load.local_batch_size, None)
-        .find(|way| load.estimate_memory(*way).total_bytes() <= available);
-    let advice = match would {
-        Some(way) => format!(
-            "It would fit with microBatchSize {} and gradientCheckpointing {}; `microBatchSize: Auto` finds \
-             such sizes by itself.",
-            way.micro_batch, way.recompute
-        ),
-        None => format!(
-            "Even one pair at a time with gradientCheckpointing needs {}: {}, or share the batch among more \
-             workers.",
-            format_mebibytes(load.estimate_memory(least).total_bytes()),
-            match load.device {
-                None => "raise spec.workers.resources.limits.memory",
-                Some(_) => "take cards with more memory",
-            }
-        ),
-    };
-
-    format!(
-        "This stage needs {} of memory for {} pairs at once ({}), and there are {}. {advice}",
-        format_mebibytes(needs.total_bytes()),
-        wanted.micro_batch,
-        largest.join(", "),
-        format_mebibytes(available)
-    )
+    largest.join(", ")
 }
 
-/// Bytes for people.
+/// Bytes in a message, rounded up.
 pub(super) fn format_mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes.div_ceil(1 << 20))
 }
@@ -176,7 +222,7 @@ mod tests {
 
     use super::*;
 
-    const NEVER: u64 = 1;
+    const TOO_LITTLE: u64 = 1;
 
     fn config(micro_batch: Option<MicroBatch>, recompute: Option<bool>) -> TrainConfig {
         let mut config: TrainConfig = serde_json::from_value(json!({
@@ -192,7 +238,7 @@ mod tests {
         config
     }
 
-    fn load(config: &TrainConfig) -> MemoryInputs<'_> {
+    fn inputs(config: &TrainConfig) -> MemoryInputs<'_> {
         MemoryInputs {
             config,
             local_batch_size: 100,
@@ -204,7 +250,7 @@ mod tests {
         }
     }
 
-    fn way(micro_batch: usize, recompute: bool) -> BatchPlan {
+    fn plan(micro_batch: usize, recompute: bool) -> BatchPlan {
         BatchPlan {
             micro_batch,
             recompute,
@@ -212,26 +258,26 @@ mod tests {
     }
 
     #[test]
-    fn the_fastest_way_that_fits_is_chosen() {
-        // What must fit, whether computing again is left open, and what is chosen then.
+    fn the_fastest_plan_that_fits_is_chosen() {
+        // What just fits, whether recomputing is left open, and what is chosen then.
         let rows = [
-            (way(100, false), None, way(100, false)),
-            (way(100, true), None, way(100, true)),
-            (way(34, false), Some(false), way(34, false)),
-            (way(49, false), Some(false), way(34, false)),
-            (way(3, false), Some(false), way(3, false)),
-            (way(30, true), Some(true), way(25, true)),
-            (way(3, true), None, way(3, true)),
-            (way(1, true), None, way(1, true)),
+            (plan(100, false), None, plan(100, false)),
+            (plan(100, true), None, plan(100, true)),
+            (plan(34, false), Some(false), plan(34, false)),
+            (plan(49, false), Some(false), plan(34, false)),
+            (plan(3, false), Some(false), plan(3, false)),
+            (plan(30, true), Some(true), plan(25, true)),
+            (plan(3, true), None, plan(3, true)),
+            (plan(1, true), None, plan(1, true)),
         ];
 
         for (fits, recompute, chosen) in rows {
             let config = config(Some(MicroBatch::AUTO), recompute);
-            let load = load(&config);
-            let available = load.estimate_memory(fits).total_bytes();
-            let (found, needs) = choose_batch_plan(&load, Some(available)).unwrap();
+            let inputs = inputs(&config);
+            let available = inputs.estimate_memory(fits).total_bytes();
+            let (found, estimate) = choose_batch_plan(&inputs, Some(available)).unwrap();
             assert_eq!(found, chosen, "{fits:?}");
-            assert!(needs.total_bytes() <= available, "{fits:?}");
+            assert!(estimate.total_bytes() <= available, "{fits:?}");
         }
     }
 
@@ -239,31 +285,34 @@ mod tests {
     fn without_a_limit_everything_fits_and_half_of_it_after_a_lack_of_memory() {
         let mut config = config(Some(MicroBatch::AUTO), None);
         assert_eq!(
-            choose_batch_plan(&load(&config), None).unwrap().0,
-            way(100, false)
+            choose_batch_plan(&inputs(&config), None).unwrap().0,
+            plan(100, false)
         );
         config.halve_micro_batch = true;
         assert_eq!(
-            choose_batch_plan(&load(&config), None).unwrap().0,
-            way(50, false)
+            choose_batch_plan(&inputs(&config), None).unwrap().0,
+            plan(50, false)
         );
     }
 
     #[test]
     fn what_was_asked_for_is_taken_as_it_is_if_it_fits_even_if_what_may_be_kept_does_not() {
-        for (micro_batch, recompute, asked) in [
-            (None, None, way(100, false)),
-            (Some(MicroBatch::Pairs(7)), None, way(7, false)),
-            (Some(MicroBatch::Pairs(7)), Some(true), way(7, true)),
+        for (micro_batch, recompute, requested) in [
+            (None, None, plan(100, false)),
+            (Some(MicroBatch::Pairs(7)), None, plan(7, false)),
+            (Some(MicroBatch::Pairs(7)), Some(true), plan(7, true)),
         ] {
             let config = config(micro_batch, recompute);
-            let available = load(&config).estimate_memory(asked).total_bytes();
+            let available = inputs(&config).estimate_memory(requested).total_bytes();
             let large = MemoryInputs {
                 shard_bytes: 1 << 40,
-                ..load(&config)
+                ..inputs(&config)
             };
-            assert!(large.estimate_memory(asked).total_bytes() > available);
-            assert_eq!(choose_batch_plan(&large, Some(available)).unwrap().0, asked);
+            assert!(large.estimate_memory(requested).total_bytes() > available);
+            assert_eq!(
+                choose_batch_plan(&large, Some(available)).unwrap().0,
+                requested
+            );
             assert!(choose_batch_plan(&large, Some(available - 1)).is_err());
         }
     }
@@ -271,26 +320,26 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused_with_what_would() {
         let plain = config(None, None);
-        let available = load(&plain).estimate_memory(way(60, true)).total_bytes();
-        let refused = choose_batch_plan(&load(&plain), Some(available)).unwrap_err();
-        let told = refused.to_string();
+        let available = inputs(&plain).estimate_memory(plan(60, true)).total_bytes();
+        let refused = choose_batch_plan(&inputs(&plain), Some(available)).unwrap_err();
+        let message = refused.to_string();
 
         for part in [
-            "for 100 pairs at once (activations ",
+            "for 100 samples at once (activations ",
             "would fit with microBatchSize",
             "Auto`",
         ] {
-            assert!(told.contains(part), "{told}");
+            assert!(message.contains(part), "{message}");
         }
 
         for micro_batch in [None, Some(MicroBatch::AUTO)] {
             let config = config(micro_batch, None);
-            let told = choose_batch_plan(&load(&config), Some(NEVER))
+            let message = choose_batch_plan(&inputs(&config), Some(TOO_LITTLE))
                 .unwrap_err()
                 .to_string();
             assert!(
-                told.contains("there are 1 MiB. Even one pair at a time"),
-                "{told}"
+                message.contains("there are 1 MiB. Even one sample at a time"),
+                "{message}"
             );
         }
     }

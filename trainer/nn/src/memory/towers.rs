@@ -1,5 +1,7 @@
-//! How much the towers keep and lend for each sample: what their blocks reserve, added up from their
-//! sizes alone. Tests hold it to what allocators count.
+//! How much memory the towers reserve for each sample, added up from their sizes alone.
+//!
+//! Mirrors what the layers allocate, so a change to an activation cache has to be made here too. Tests
+//! compare it with what allocators count.
 
 use cnclip_crds::model::{ImageTower, ModelConfig, ResnetConfig, VitConfig};
 use cnclip_crds::stage::Precision;
@@ -9,26 +11,29 @@ use crate::model::clip::Clip;
 use cnclip_compute::ops::attention::is_flash_supported;
 use cnclip_compute::ops::conv2d::MAX_DEVICE_IM2COL_LEN;
 
-/// Bytes for each sample.
+/// Memory of one sample.
+///
+/// # Units
+/// Bytes
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct TowerMemory {
-    /// Kept from the forward to the backward pass.
+    /// Activations, kept from the forward to the backward pass.
     pub(super) activations: u64,
-    /// Borrowed by block after block.
+    /// Scratch memory that layers use in turn.
     pub(super) scratch: u64,
 }
 
-/// How a pass is computed, as far as its memory depends on that.
+/// How a pass is computed, as far as its memory depends on it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ComputeMode {
-    /// Whether blocks compute again what their gradient needs.
+    /// Whether layers recompute activations in the backward pass.
     pub(super) recompute: bool,
-    /// The number format of a device's products; none in this machine's memory.
+    /// Number format of matrix products on a device; none on the host.
     pub(super) device: Option<Precision>,
 }
 
 impl ComputeMode {
-    /// Bytes of a number on its way through a tower.
+    /// Bytes of an activation.
     fn bytes_per_value(self) -> u64 {
         if self.device == Some(Precision::Bf16) {
             BYTES_PER_VALUE / 2
@@ -37,7 +42,8 @@ impl ComputeMode {
         }
     }
 
-    /// Bytes that attention keeps for a token and a head that sees so many tokens.
+    /// Bytes that attention keeps for a token and a head that attends to `tokens` tokens: all probabilities,
+    /// or with flash attention only the logarithm of their sum.
     fn attention_bytes(self, head_width: u64, tokens: u64) -> u64 {
         match self.device {
             Some(precision) if is_flash_supported(precision, head_width as usize) => {
@@ -52,10 +58,10 @@ impl ComputeMode {
 pub(super) fn estimate_towers(
     model: &ModelConfig,
     context: usize,
-    how: ComputeMode,
+    mode: ComputeMode,
 ) -> TowerMemory {
-    let images = estimate_image_tower(&model.image, how);
-    let texts = estimate_text_tower(model, context, how);
+    let images = estimate_image_tower(&model.image, mode);
+    let texts = estimate_text_tower(model, context, mode);
     TowerMemory {
         activations: images.activations + texts.activations,
         scratch: images.scratch + texts.scratch,
@@ -63,11 +69,11 @@ pub(super) fn estimate_towers(
 }
 
 /// An image tower of either kind.
-pub(super) fn estimate_image_tower(tower: &ImageTower, how: ComputeMode) -> TowerMemory {
+pub(super) fn estimate_image_tower(tower: &ImageTower, mode: ComputeMode) -> TowerMemory {
     let side = tower.resolution as u64;
     match (&tower.vit, &tower.resnet) {
-        (Some(sizes), _) => estimate_vit(sizes, side, how),
-        (None, Some(sizes)) => estimate_resnet(sizes, side, how),
+        (Some(sizes), _) => estimate_vit(sizes, side, mode),
+        (None, Some(sizes)) => estimate_resnet(sizes, side, mode),
         (None, None) => TowerMemory::default(),
     }
 }
@@ -75,57 +81,61 @@ pub(super) fn estimate_image_tower(tower: &ImageTower, how: ComputeMode) -> Towe
 /// Weights of the image tower, its projection and the logit scale.
 pub(super) fn count_image_params(model: &ModelConfig) -> u64 {
     let layout = Clip::param_layout(model);
-    let of_image = layout
+    let image_segments = layout
         .segments()
         .iter()
         .filter(|segment| segment.name.starts_with("visual."));
 
-    1 + of_image
+    1 + image_segments
         .map(|segment| segment.range.len() as u64)
         .sum::<u64>()
 }
 
-/// The sizes of a stack of transformer blocks.
+/// The sizes of a stack of transformer layers.
 struct TransformerShape {
     tokens: u64,
     width: u64,
     hidden: u64,
     heads: u64,
     layers: u64,
-    /// Arrays as wide as the tower that a block keeps of tokens that go on.
-    narrow: u64,
-    /// And of all.
-    normed: u64,
-    /// Numbers that normalisation keeps of tokens that go on, and of all.
-    moments: (u64, u64),
+    /// Arrays as wide as the tower that a layer keeps of pooled tokens.
+    pooled_arrays: u64,
+    /// The same of all tokens.
+    token_arrays: u64,
+    /// Values that layer norms keep of pooled tokens.
+    pooled_moments: u64,
+    /// The same of all tokens.
+    token_moments: u64,
 }
 
 impl TransformerShape {
     /// Bytes of what attention keeps of a token.
-    fn attention_bytes(&self, how: ComputeMode) -> u64 {
-        self.heads * how.attention_bytes(self.width / self.heads, self.tokens)
+    fn attention_bytes(&self, mode: ComputeMode) -> u64 {
+        self.heads * mode.attention_bytes(self.width / self.heads, self.tokens)
     }
 
-    /// What one block keeps if so many tokens go on: all, or the first alone from the last block.
-    fn block_bytes(&self, kept: u64, how: ComputeMode) -> u64 {
+    /// The activations of one layer that puts out `pooled` tokens: all, or the first alone in the last layer.
+    fn layer_bytes(&self, pooled: u64, mode: ComputeMode) -> u64 {
         let Self {
             tokens,
             width,
             hidden,
-            narrow,
-            normed,
-            moments,
+            pooled_arrays,
+            token_arrays,
+            pooled_moments,
+            token_moments,
             ..
         } = self;
 
-        let all =
-            tokens * (how.bytes_per_value() * (3 + normed) * width + BYTES_PER_VALUE * moments.1);
-        let few =
-            how.bytes_per_value() * (narrow * width + 2 * hidden) + BYTES_PER_VALUE * moments.0;
-        all + kept * (few + self.attention_bytes(how))
+        let bytes = mode.bytes_per_value();
+        // Query, key and value of all tokens; the hidden layer, twice, of pooled ones.
+        let token_bytes = bytes * (3 + token_arrays) * width + BYTES_PER_VALUE * token_moments;
+        let pooled_bytes =
+            bytes * (pooled_arrays * width + 2 * hidden) + BYTES_PER_VALUE * pooled_moments;
+        tokens * token_bytes + pooled * (pooled_bytes + self.attention_bytes(mode))
     }
 
-    fn estimate_memory(&self, how: ComputeMode) -> TowerMemory {
+    fn estimate_memory(&self, mode: ComputeMode) -> TowerMemory {
         let Self {
             tokens,
             width,
@@ -134,21 +144,23 @@ impl TransformerShape {
             ..
         } = *self;
 
-        let inner = self.block_bytes(if layers > 1 { tokens } else { 1 }, how);
-        let all = || (layers - 1) * inner + self.block_bytes(1, how);
-        let blocks = if how.recompute { inner } else { all() };
-        // What goes into each block, what comes out of the last, and what was embedded.
-        let between = tokens * (how.bytes_per_value() * width * (layers + 2) + 2 * BYTES_PER_VALUE);
-        let lent = how.bytes_per_value() * (6 * width + hidden) + 2 * self.attention_bytes(how);
+        let inner = self.layer_bytes(if layers > 1 { tokens } else { 1 }, mode);
+        let all = || (layers - 1) * inner + self.layer_bytes(1, mode);
+        let layer_activations = if mode.recompute { inner } else { all() };
+        // What goes into each layer, what comes out of the last, and the embedding before its norm.
+        let between =
+            tokens * (mode.bytes_per_value() * width * (layers + 2) + 2 * BYTES_PER_VALUE);
+        let scratch =
+            mode.bytes_per_value() * (6 * width + hidden) + 2 * self.attention_bytes(mode);
 
         TowerMemory {
-            activations: blocks + between,
-            scratch: tokens * lent,
+            activations: layer_activations + between,
+            scratch: tokens * scratch,
         }
     }
 }
 
-fn estimate_vit(sizes: &VitConfig, side: u64, how: ComputeMode) -> TowerMemory {
+fn estimate_vit(sizes: &VitConfig, side: u64, mode: ComputeMode) -> TowerMemory {
     let [width, patch, layers, head] = [
         sizes.width,
         sizes.patch_size,
@@ -161,21 +173,21 @@ fn estimate_vit(sizes: &VitConfig, side: u64, how: ComputeMode) -> TowerMemory {
     let hidden = 4 * width;
     let tokens = 1 + patches;
     let heads = width / head;
-    let moments = (2, 2);
     let stack = TransformerShape {
         tokens,
         width,
         hidden,
         heads,
         layers,
-        narrow: 3,
-        normed: 1,
-        moments,
+        pooled_arrays: 3,
+        token_arrays: 1,
+        pooled_moments: 2,
+        token_moments: 2,
     };
 
-    let pass = stack.estimate_memory(how);
-    // Patches laid out as rows and the pooled token; which are seen, and where pictures begin.
-    let around = how.bytes_per_value() * (tokens * 3 * patch * patch + width)
+    let pass = stack.estimate_memory(mode);
+    // Patches as rows and the pooled token; which patches are visible, and where images begin.
+    let around = mode.bytes_per_value() * (tokens * 3 * patch * patch + width)
         + BYTES_PER_VALUE * (patches + 4);
     TowerMemory {
         activations: pass.activations + around,
@@ -183,12 +195,11 @@ fn estimate_vit(sizes: &VitConfig, side: u64, how: ComputeMode) -> TowerMemory {
     }
 }
 
-fn estimate_text_tower(model: &ModelConfig, context: usize, how: ComputeMode) -> TowerMemory {
+fn estimate_text_tower(model: &ModelConfig, context: usize, mode: ComputeMode) -> TowerMemory {
     let text = &model.text;
     let [width, hidden, heads, layers] =
         [text.width, text.intermediate, text.heads, text.layers].map(|n| n as u64);
     let tokens = context as u64;
-    let moments = (4, 0);
 
     TransformerShape {
         tokens,
@@ -196,19 +207,20 @@ fn estimate_text_tower(model: &ModelConfig, context: usize, how: ComputeMode) ->
         hidden,
         heads,
         layers,
-        narrow: 4,
-        normed: 0,
-        moments,
+        pooled_arrays: 4,
+        token_arrays: 0,
+        pooled_moments: 4,
+        token_moments: 0,
     }
-    .estimate_memory(how)
+    .estimate_memory(mode)
 }
 
-/// A residual network keeps everything, however it is told to compute.
-fn estimate_resnet(sizes: &ResnetConfig, side: u64, how: ComputeMode) -> TowerMemory {
+/// A ResNet keeps all activations, whether recomputing is requested or not.
+fn estimate_resnet(sizes: &ResnetConfig, side: u64, mode: ComputeMode) -> TowerMemory {
     const EXPANSION: u64 = 4;
     let width = sizes.width as u64;
     let half = (side / 2).pow(2);
-    // A convolution keeps what it gives before it is normalised, and the next one what goes into it.
+    // Each unit keeps the output of its convolution, and that of its norm as the next one's input.
     let mut kept = 3 * side * side + 4 * half * width + half / 4 * width;
     let mut inputs = width;
     let mut grid = side / 4;
@@ -240,27 +252,26 @@ fn estimate_resnet(sizes: &ResnetConfig, side: u64, how: ComputeMode) -> TowerMe
     let tokens = 1 + grid * grid;
     let heads = inputs / 64;
     kept += tokens * 5 * inputs + 5 * inputs;
-    let kept = how.bytes_per_value() * kept + BYTES_PER_VALUE * tokens * heads;
+    let kept = mode.bytes_per_value() * kept + BYTES_PER_VALUE * tokens * heads;
 
     TowerMemory {
         activations: kept,
-        scratch: how.bytes_per_value() * 3 * half * width,
+        scratch: mode.bytes_per_value() * 3 * half * width,
     }
 }
 
-/// What neighbourhoods of convolutions are laid out in, for any number of samples: by so many threads, or by
-/// a device.
+/// The im2col workspace of convolutions, whatever the batch: one for each thread, or one on a device.
 ///
 /// # Units
 /// Bytes
-pub(super) fn conv_workspace_bytes(tower: &ImageTower, threads: usize, how: ComputeMode) -> u64 {
+pub(super) fn conv_workspace_bytes(tower: &ImageTower, threads: usize, mode: ComputeMode) -> u64 {
     const PIECE: u64 = 1 << 18;
     let Some(sizes) = &tower.resnet else { return 0 };
     let planes = (sizes.width as u64) << (sizes.layers.len() - 1);
     let weight = 9 * planes * planes;
 
-    if how.device.is_some() {
-        return how.bytes_per_value() * (weight + (MAX_DEVICE_IM2COL_LEN as u64).max(9 * planes));
+    if mode.device.is_some() {
+        return mode.bytes_per_value() * (weight + (MAX_DEVICE_IM2COL_LEN as u64).max(9 * planes));
     }
 
     BYTES_PER_VALUE * (weight + threads as u64 * (PIECE.max(9 * planes) + weight))
