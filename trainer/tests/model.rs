@@ -108,13 +108,13 @@ fn logits_in_evaluation_and_in_training_are_the_references() {
     }
 }
 
-/// Every picture against every caption, in rows of pictures.
+/// Every image against every text, in rows of images.
 fn logits(images: &[f32], texts: &[f32], width: usize, scale: f32) -> Vec<f32> {
-    let product = |a: &[f32], b: &[f32]| -> f32 { a.iter().zip(b).map(|(a, b)| a * b).sum() };
+    let dot_product = |a: &[f32], b: &[f32]| -> f32 { a.iter().zip(b).map(|(a, b)| a * b).sum() };
     let row = |image| {
         texts
             .chunks(width)
-            .map(move |text| scale * product(image, text))
+            .map(move |text| scale * dot_product(image, text))
     };
 
     images.chunks(width).flat_map(row).collect()
@@ -188,15 +188,16 @@ fn recipe(expect: &Value) -> (AdamWSettings, LearningRateSchedule) {
 /// Trains as the reference did, and compares every loss and every final tensor.
 fn train(name: &str, run: &str, tolerance: f64, prepare: impl Fn(&mut Clip, &mut Params)) {
     let all = GoldenModel::read(name).load_batch(0).texts().text_count();
-    train_in_parts(name, run, tolerance, (all, all), prepare);
+    train_in_micro_batches(name, run, tolerance, all, all, prepare);
 }
 
-/// The same with the first so many pairs of each batch, so many of them at once.
-fn train_in_parts(
+/// The same with the first `count` samples of each batch, `micro_batch` of them at once.
+fn train_in_micro_batches(
     name: &str,
     run: &str,
     tolerance: f64,
-    (count, micro): (usize, usize),
+    count: usize,
+    micro_batch: usize,
     prepare: impl Fn(&mut Clip, &mut Params),
 ) {
     let golden = GoldenModel::read(name);
@@ -208,8 +209,8 @@ fn train_in_parts(
 
     for step in 0..schedule.total_steps {
         let right = &expect["log"][step as usize];
-        let pairs = golden.load_batch(step as usize % 3).slice_samples(0, count);
-        let score = differentiate(&mut clip, &mut params, &pairs, micro);
+        let batch = golden.load_batch(step as usize % 3).slice_samples(0, count);
+        let score = differentiate(&mut clip, &mut params, &batch, micro_batch);
         let loss = right["loss"].as_f64().unwrap();
         let error = (score.loss / loss - 1.0).abs();
 
@@ -320,12 +321,12 @@ fn a_logit_scale_beyond_its_bound_is_clamped_as_the_reference_does() {
 
 #[test]
 fn ten_steps_in_micro_batches_are_the_references() {
-    // It adds the gradient of the logit scale once for each micro batch, which AdamW hides.
-    train_in_parts("vit_b16", "adamw_accum", 1e-4, (4, 2), |_, _| {});
+    // The reference adds the gradient of the logit scale once for each micro-batch, which AdamW hides.
+    train_in_micro_batches("vit_b16", "adamw_accum", 1e-4, 4, 2, |_, _| {});
 }
 
 #[test]
-fn features_of_pictures_with_masked_patches_are_the_references() {
+fn features_of_images_with_masked_patches_are_the_references() {
     let golden = GoldenModel::read("vit_b16");
     let sizes = golden.config.image.vit.as_ref().unwrap();
     let mut layout = ParamLayout::default();

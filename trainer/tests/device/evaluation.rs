@@ -1,4 +1,4 @@
-//! A checkpoint is worth the same on a device as on this machine, on one rank and on two.
+//! The scores of a checkpoint are the same on a device as on the host, on one rank and on two.
 
 use std::path::Path;
 
@@ -12,10 +12,11 @@ use crate::scores::{evaluation_config, read_scores};
 use crate::support;
 use crate::train::{config, run};
 
-/// What is measured by so many ranks, with the files of what was found.
-fn measured(
+/// The results of an evaluation on as many ranks as there are devices, with the files of its details.
+fn evaluate(
     folder: &Path,
-    (name, devices): (&str, i32),
+    name: &str,
+    devices: i32,
     memory: &Memory,
 ) -> (Vec<TaskResult>, Vec<(String, String)>) {
     let mut config = evaluation_config(folder, ("model", name), 1);
@@ -27,16 +28,16 @@ fn measured(
 }
 
 #[test]
-fn a_checkpoint_is_worth_what_it_is_on_this_machine() {
+fn a_checkpoint_has_the_scores_that_it_has_on_the_host() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     run(&config(folder, "model", false), &Memory::Host);
-    let right = measured(folder, ("host", 1), &Memory::Host);
+    let right = evaluate(folder, "host", 1, &Memory::Host);
     let recalls = right.0[0].find_score(Metric::TextToImageR10).unwrap();
 
     assert!(recalls > 0.0, "{right:?}");
-    for name in [("one", 1), ("two", 2)] {
-        let found = measured(folder, name, &support::memory(DType::F32));
-        assert_eq!(found, right, "{name:?}");
+    for (name, devices) in [("one", 1), ("two", 2)] {
+        let found = evaluate(folder, name, devices, &support::memory(DType::F32));
+        assert_eq!(found, right, "{name}");
     }
 }

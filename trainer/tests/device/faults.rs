@@ -45,11 +45,13 @@ fn config(folder: &Path, name: &str) -> TrainConfig {
     train::config(folder, name, false)
 }
 
-/// Fails unless a run ended with the weights of another: to the last bit, unless a card adds in any order.
+/// Fails unless a run ended with the weights of another: to the last bit, unless a GPU adds in any order.
 fn assert_ends_as(
     folder: &Path,
-    (name, found): (&str, &ProgressReport),
-    (other, right): (&str, &ProgressReport),
+    name: &str,
+    found: &ProgressReport,
+    other: &str,
+    right: &ProgressReport,
 ) {
     if is_emulated() {
         let weights = [name, other].map(|name| small::final_weights(folder, name));
@@ -84,7 +86,7 @@ fn a_run_that_stops_on_a_device_goes_on_as_if_it_had_not() {
     );
 
     let found = whole(&stopped, &|_| open());
-    assert_ends_as(folder, ("stopped", &found), ("straight", &right));
+    assert_ends_as(folder, "stopped", &found, "straight", &right);
 }
 
 #[test]
