@@ -110,6 +110,7 @@ impl GradientAccumulator {
         self.buffers.copy_from(params.buffers.view());
 
         let len = global_batch * self.width;
+        // After all micro-batches, not after each: one large message costs less than many small ones.
         self.ranks.all_gather_tensor(self.images.first_n_mut(len));
         self.ranks.all_gather_tensor(self.texts.first_n_mut(len));
 

@@ -122,6 +122,7 @@ impl CosineLoss {
         } = student;
 
         let batch = features.len() / self.interpolation.width;
+        // The mean is over the global batch, so gradients of ranks add up like those of the loss.
         let global_batch = (batch * ranks.world_size()) as f64;
         let scale = (self.weight / global_batch) as f32;
         let cosines = self.cosines.first_n_mut(batch);
@@ -179,6 +180,8 @@ fn cosine_with_gradient(teacher: &[f32], student: &mut [f32], scale: f32) -> f32
     let student_inverse = inverse_norm(student);
     let cosine = dot_product(teacher, student) * teacher_inverse * student_inverse;
 
+    // ∂cosine / ∂student = (teacher / |teacher| − cosine · student / |student|) / |student|, in place: a row is
+    // not needed any more once its gradient is known.
     for (student, teacher) in student.iter_mut().zip(teacher) {
         *student = scale
             * student_inverse
@@ -207,7 +210,8 @@ struct InterpolationTap {
 impl LinearInterpolation {
     fn new(width: usize, output_width: usize) -> Self {
         let tap = |output: usize| {
-            // Half-pixel centres: what `align_corners=False` means.
+            // Half-pixel centres: what `align_corners=False` means. Outputs before the first input's centre, or
+            // behind the last one's, repeat that input.
             let position = (output as f64 + 0.5) * width as f64 / output_width as f64 - 0.5;
             let left = position.max(0.0) as usize;
             InterpolationTap {

@@ -179,6 +179,7 @@ impl AdamW {
 
     fn step_on_host(&mut self, params: &mut Params, constants: GroupConstants) {
         let (segments, mut values, gradients) = params.split_for_update();
+        // Segment by segment, because only a segment knows whether it decays; each in parallel.
         for segment in segments.iter().filter(|segment| !segment.frozen) {
             let constants = if segment.has_weight_decay() {
                 constants.decayed

@@ -144,12 +144,15 @@ impl TransformerShape {
             ..
         } = *self;
 
+        // Every layer but the last keeps all tokens. Recomputing, all layers share the cache of the first.
         let inner = self.layer_bytes(if layers > 1 { tokens } else { 1 }, mode);
         let all = || (layers - 1) * inner + self.layer_bytes(1, mode);
         let layer_activations = if mode.recompute { inner } else { all() };
         // What goes into each layer, what comes out of the last, and the embedding before its norm.
         let between =
             tokens * (mode.bytes_per_value() * width * (layers + 2) + 2 * BYTES_PER_VALUE);
+        // Three arrays of gradients, those of query, key and value, and of the hidden layer; and two of attention
+        // probabilities.
         let scratch =
             mode.bytes_per_value() * (6 * width + hidden) + 2 * self.attention_bytes(mode);
 

@@ -153,6 +153,7 @@ impl Bert {
             rates.layer_dropouts(dropout, layer)
         });
 
+        // Chinese-CLIP projects the first token, [CLS], as it is: BERT's own pooler is not used.
         let pooled = self.stack.output.first_n(texts.text_count() * self.width);
         self.projection
             .forward(values, pooled, features, Accumulate::No);
@@ -217,6 +218,7 @@ impl Bert {
             embedded.first_n_mut(len),
         );
 
+        // Not kept: the backward pass of a norm needs its input alone, and dropout draws its mask again.
         let normed = &mut self.stack.scratch.branch;
         self.norm.forward(
             values,
@@ -257,13 +259,14 @@ impl Bert {
             &mut params.gradients,
             LayerNormCache {
                 x: embedded.first_n(len),
-                moments: moments,
+                moments,
             },
             branch.first_n(len),
             gradient.first_n_mut(len),
             Accumulate::No,
         );
 
+        // The sum of three embeddings passes its gradient on to each of them.
         let dembedded = gradient.first_n(len);
         let gradients = &mut params.gradients;
         embedding::backward_words(

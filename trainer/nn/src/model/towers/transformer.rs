@@ -186,6 +186,7 @@ impl<L: TransformerLayer> TransformerStack<L> {
             ..
         } = shape;
 
+        // For the longest sequences there may be: a batch of shorter ones uses the front of each array.
         let tokens = capacity.batch * attention.max_tokens;
         let alloc_cache = |layer: &L| {
             let pooled_tokens = match layer.pooling() {
@@ -239,6 +240,7 @@ impl<L: TransformerLayer> TransformerStack<L> {
                 self.forward_layer(layer, params.values, sequences, dropouts(layer));
             }
 
+            // Dropout masks are functions of the step, the site and the sample, so they are drawn again, too.
             let input = LayerInput {
                 x: self.layer_inputs[layer].view(),
                 sequences: sequences.with_pooling(self.layers[layer].pooling()),

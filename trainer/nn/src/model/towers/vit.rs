@@ -39,6 +39,7 @@ pub struct VisionTransformer {
     patch_embedding: Linear,
     /// The class token, then the positions.
     token_embedding: Weight,
+    /// CLIP's own: other vision transformers have no norm before their first block.
     norm_pre: LayerNorm,
     stack: TransformerStack<VitBlock>,
     norm_post: LayerNorm,
@@ -214,6 +215,7 @@ impl VisionTransformer {
         self.sequence_buffers.upload_batch(offsets, visible_patches);
         self.embed_patches(values, pixels, visible_patches, batch);
 
+        // Images all have as many tokens, but the stack is that of texts and takes packed sequences.
         let sequences = Sequences::new(&self.offsets[..=batch]);
         let sequences = self.sequence_buffers.bind_sequences(sequences);
         self.stack
@@ -268,6 +270,8 @@ impl VisionTransformer {
             ..
         } = &mut self.cache;
 
+        // In the order of the sequence: class token, then visible patches. Positions are added by the index of a
+        // patch in the whole image, so masked images keep their geometry.
         let visible_patches = self.sequence_buffers.bind_indices(visible_patches);
         extract_patches(
             self.pixel_buffer.upload_pixels(pixels),
@@ -353,10 +357,7 @@ impl VisionTransformer {
         self.norm_post.backward(
             params.values,
             &mut params.gradients,
-            LayerNormCache {
-                x: output,
-                moments: moments,
-            },
+            LayerNormCache { x: output, moments },
             branch.first_n(pooled_len),
             gradient.first_n_mut(pooled_len),
             Accumulate::No,
@@ -385,7 +386,7 @@ impl VisionTransformer {
             &mut params.gradients,
             LayerNormCache {
                 x: embedded,
-                moments: moments,
+                moments,
             },
             gradient.first_n(len),
             branch.first_n_mut(len),

@@ -257,7 +257,7 @@ impl BertLayer {
             &mut params.gradients,
             LayerNormCache {
                 x: cache.sum_2.first_n(pooled),
-                moments: moments,
+                moments,
             },
             gradient.first_n(pooled),
             branch.first_n_mut(pooled),
@@ -313,7 +313,7 @@ impl BertLayer {
             &mut params.gradients,
             LayerNormCache {
                 x: cache.sum_1.first_n(pooled),
-                moments: moments,
+                moments,
             },
             branch.first_n(pooled),
             gradient.first_n_mut(pooled),

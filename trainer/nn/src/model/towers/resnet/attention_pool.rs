@@ -133,6 +133,8 @@ impl AttentionPool {
         let pooled_len = x.len() / (tokens - 1);
         let probabilities_len = pooled_len / width * heads * tokens;
         let cache = &mut self.cache;
+        // The mean is a token like the others, and the only query: an image has one row of scores, not a square
+        // matrix.
         let mut all = cache.tokens.first_n_mut(pooled_len * tokens);
         let mut means = cache.means.first_n_mut(pooled_len);
         let positions = self.positions.slice_of(values);

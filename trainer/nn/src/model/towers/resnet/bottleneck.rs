@@ -85,6 +85,7 @@ impl BottleneckCache {
     fn new(memory: &Memory, shape: &BottleneckShape) -> Self {
         let positions = shape.positions();
         let output_positions = shape.output_positions();
+        // Nothing is pooled elsewhere, so no memory is reserved.
         let pooled = if shape.stride > 1 {
             output_positions
         } else {
@@ -217,6 +218,7 @@ impl Bottleneck {
             PostActivation::Relu,
         );
 
+        // CLIP pools before the last convolution and before the shortcut, which aliases less than a stride.
         let mut shortcut_input = x;
         let mut inner = second.first_n(inner_len);
         if stride > 1 {
@@ -264,6 +266,7 @@ impl Bottleneck {
             scratch.branch.first_n_mut(output.len()),
         );
 
+        // The units first, because they overwrite `spare`, and the shortcut adds to it.
         self.backward_units(params, x, scratch);
         self.backward_shortcut(params, x, scratch);
         let ResnetScratch {
@@ -314,6 +317,7 @@ impl Bottleneck {
             Some(InputGradient::replace(spare.first_n_mut(pooled_len))),
         );
 
+        // A pool cannot work in place, so the two arrays swap: `spare` holds the gradient either way.
         if stride > 1 {
             self.average_pool(planes).backward(
                 spare.first_n(pooled_len),

@@ -194,6 +194,8 @@ impl ConvBatchNorm {
             }
         }
 
+        // In evaluation by the running statistics: the features of an image must not depend on the other images
+        // of its batch.
         let convolved = self.convolved.first_n(y.len());
         if *training {
             self.norm.compute_batch_stats(
@@ -228,6 +230,8 @@ impl ConvBatchNorm {
             batch_norm,
         } = workspace;
 
+        // The activation function and the norm first, which were applied last. Their gradient overwrites `dy`:
+        // it is as large, and `dy` is of no more use.
         let convolved = self.convolved.first_n(dy.len());
         self.norm.backward(
             &mut params.gradients,
@@ -242,6 +246,8 @@ impl ConvBatchNorm {
         match &self.convolution {
             ConvKernel::Kernel1x1(linear) => backward_linear(linear, params, x, dy, dx),
             ConvKernel::Kernel3x3(conv) => {
+                // No unit with a 3 × 3 convolution adds to another branch's gradient, so its input gradient
+                // always overwrites.
                 conv.backward_weights(&mut params.gradients, x, dy, conv_workspace);
                 if let Some(dx) = dx {
                     conv.backward_input(params.values, dy, dx.values, conv_workspace);

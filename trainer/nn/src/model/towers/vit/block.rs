@@ -208,10 +208,7 @@ impl VitBlock {
         self.norm_2.backward(
             params.values,
             &mut params.gradients,
-            LayerNormCache {
-                x: middle,
-                moments: moments,
-            },
+            LayerNormCache { x: middle, moments },
             branch.first_n(pooled),
             gradient.first_n_mut(pooled),
             Accumulate::Yes,
@@ -275,10 +272,7 @@ impl VitBlock {
         self.norm_1.backward(
             params.values,
             &mut params.gradients,
-            LayerNormCache {
-                x: x,
-                moments: moments,
-            },
+            LayerNormCache { x: x, moments },
             branch.first_n(all),
             gradient.first_n_mut(all),
             Accumulate::Yes,
