@@ -22,7 +22,7 @@ pub enum Error {
     /// The data is unusable.
     #[error("{0}")]
     Data(String),
-    /// An object store or a file system did not do what it was asked.
+    /// A request to an object store or a file system failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A file of this machine could not be read or written.
@@ -32,10 +32,10 @@ pub enum Error {
         verb: &'static str,
         /// On which file.
         path: String,
-        /// What the system answered.
+        /// The error of the system.
         source: std::io::Error,
     },
-    /// We are wrong.
+    /// A fault of this program.
     #[error("{0}; this is a fault of cnclip, please report it")]
     Bug(String),
 }
@@ -59,10 +59,11 @@ impl Error {
     }
 }
 
-/// The exit code of what the system answered about a file: another node may have the space or the rights,
-/// but none has a file that is not there.
+/// The exit code of an error on a local file: another node may have the space or the rights, but none has a file
+/// that is not there.
 pub fn file_exit(source: &io::Error) -> TrainerExit {
     match source.kind() {
+        // Retrying on another node would find it missing there too.
         ErrorKind::NotFound => TrainerExit::Config,
         _ => TrainerExit::Retry,
     }

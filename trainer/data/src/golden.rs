@@ -1,4 +1,4 @@
-//! The pictures of the tests and what the reference made of them.
+//! The images of the tests and what the reference made of them.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! JSON objects, one a line, and the number of the line in every refusal. Never holds more than one.
+//! JSON objects, one a line, with the number of the line in every error. Never holds more than one.
 
 use std::fmt;
 use std::fs::File;
@@ -9,7 +9,24 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 
-/// Lines of JSON, and how they are told.
+/// A source of JSON lines, and what its errors say.
+///
+/// ```
+/// use cnclip_data::error::Result;
+/// use cnclip_data::jsonl::JsonLines;
+///
+/// let mut sum = 0;
+/// let mut lines = JsonLines::new(&b"1\n\n2\nx"[..], "numbers.jsonl", "a number");
+/// let error = lines
+///     .for_each(|_, number: u32| -> Result<()> {
+///         sum += number;
+///         Ok(())
+///     })
+///     .unwrap_err();
+///
+/// assert_eq!(sum, 3);
+/// assert_eq!(error.to_string(), "numbers.jsonl line 4, column 1: expected value. Expected a number.");
+/// ```
 #[derive(Debug)]
 pub struct JsonLines<R> {
     reader: R,
@@ -17,7 +34,7 @@ pub struct JsonLines<R> {
     expected: &'static str,
 }
 
-/// A line of something, as a refusal tells it.
+/// The place of a line, for errors.
 #[derive(Clone, Copy, Debug)]
 pub struct LinePosition<'a> {
     name: &'a str,
@@ -47,7 +64,7 @@ impl JsonLines<BufReader<File>> {
 }
 
 impl<R: BufRead> JsonLines<R> {
-    /// The lines of anything that is read; `name` says what that is.
+    /// The lines of any reader; `name` is what errors call it.
     pub fn new(reader: R, name: impl Into<String>, expected: &'static str) -> Self {
         Self {
             reader,
@@ -56,7 +73,7 @@ impl<R: BufRead> JsonLines<R> {
         }
     }
 
-    /// Gives every line that is not blank to `take`, in order, and its place for a refusal.
+    /// Passes every line that is not blank to `take`, in order, with its place.
     ///
     /// # Errors
     /// A line that is no `T`, or the first error of `take`.
@@ -70,6 +87,7 @@ impl<R: BufRead> JsonLines<R> {
             expected,
         } = self;
 
+        // Split at bytes and not at characters: a line that is no UTF-8 is an error of that line alone.
         for (number, line) in (1..).zip(reader.by_ref().split(b'\n')) {
             let line = line.map_err(Error::file("read", &*name))?;
             if line.trim_ascii().is_empty() {
@@ -79,8 +97,9 @@ impl<R: BufRead> JsonLines<R> {
             let place = LinePosition { name, number };
 
             let value = serde_json::from_slice(&line).map_err(|error| {
-                let told = error.to_string();
-                let what = told.split(" at line ").next().unwrap_or(&told);
+                // serde_json counts lines from the start of its input, which is this line: its number is always 1.
+                let message = error.to_string();
+                let what = message.split(" at line ").next().unwrap_or(&message);
                 let column = error.column();
                 Error::Data(format!(
                     "{place}, column {column}: {what}. Expected {expected}."
@@ -122,16 +141,16 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_something_else_is_told_with_its_place() {
+    fn a_line_of_something_else_is_an_error_with_its_place() {
         let mut lines = JsonLines::new(&b"1\n[2]"[..], "numbers", "a number");
         let error = lines
             .for_each(|_, _: u8| -> Result<()> { Ok(()) })
             .unwrap_err();
-        let told =
+        let expected =
             "numbers line 2, column 0: invalid type: sequence, expected u8. Expected a number.";
         assert_eq!(
             (error.to_string().as_str(), error.exit().exit_code()),
-            (told, 65)
+            (expected, 65)
         );
     }
 }

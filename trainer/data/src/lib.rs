@@ -11,6 +11,7 @@ mod recent_cache;
 pub mod shard;
 pub mod skip_budget;
 pub mod split;
+mod splitmix;
 pub mod store;
 pub mod tokenizer;
 

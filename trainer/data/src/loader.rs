@@ -1,6 +1,6 @@
-//! Turns a step into a batch on background threads, a bounded distance ahead of the reader.
-//! Decides how pictures and captions are kept and what replaces a pair that cannot be used; never
-//! which pairs a step has (that is `order`).
+//! Makes the batch of a step on background threads, a bounded distance ahead of the reader. Decides how images
+//! and texts are cached and what replaces a sample that cannot be used; never which samples a step has (that is
+//! `order`).
 
 mod chunk_loader;
 mod pipeline;
@@ -21,42 +21,43 @@ use cnclip_compute::digest::Fingerprint;
 use pipeline::PrefetchPipeline;
 pub use skipped_samples::{SkipCounts, UnusableSample};
 
-/// Pairs that one thread prepares at a time.
+/// Samples that one thread prepares at a time: few enough that all threads work on one batch, enough that the
+/// lock of the pipeline is taken rarely.
 const SAMPLES_PER_CHUNK: usize = 32;
 /// Steps whose shards are fetched ahead, at most.
 const MAX_PREFETCH_STEPS: u64 = 64;
 
-/// What a loader makes.
+/// What a loader loads, and how.
 #[derive(Clone, Debug)]
 pub struct LoaderOptions {
     /// Seed of order and augmentation.
     pub seed: u64,
-    /// Pairs of a step, over all ranks.
+    /// Samples of a step, over all ranks.
     pub global_batch: usize,
-    /// The part of it that this rank works on.
+    /// Indices in the global batch that this rank works on.
     pub rank_range: Range<usize>,
     /// Steps to make: from the first not yet done to the last, exclusive.
     pub steps: Range<u64>,
-    /// Width and height of a picture, in pixels.
+    /// Width and height of an image, in pixels.
     pub side: usize,
-    /// What happens to pictures.
+    /// Augmentation of images.
     pub augmentation: Augmentation,
-    /// Whether pairs are told by what they are known by, or not at all.
+    /// Whether samples get fingerprints, by which the loss finds duplicates.
     pub duplicates: DuplicatePolicy,
-    /// Longest caption, in tokens.
+    /// Longest text, in tokens.
     pub context_length: usize,
-    /// Threads that prepare pairs.
+    /// Threads that prepare samples.
     pub threads: usize,
-    /// Batches ready before the reader asks.
+    /// Batches that are prepared ahead of the reader.
     pub batches_ahead: usize,
-    /// Decoded pictures kept in memory, in bytes; only where the whole data set is.
+    /// Bytes of decoded images cached in memory; none unless the whole data set is in memory.
     pub image_cache_bytes: u64,
-    /// Share of the pairs that may be unusable, 0 to 1.
+    /// Share of the samples that may be unusable, 0 to 1.
     pub max_skipped_ratio: f64,
 }
 
 impl LoaderOptions {
-    /// One rank that makes all of every batch on one thread, without augmentation.
+    /// One rank that loads whole batches on one thread, without augmentation.
     pub fn new(seed: u64, global_batch: usize, steps: Range<u64>, side: usize) -> Self {
         Self {
             seed,
@@ -75,33 +76,33 @@ impl LoaderOptions {
     }
 }
 
-/// One rank's share of a step.
+/// One rank's part of a global batch.
 ///
 /// # Shapes
-/// `pixels` is `[pairs, 3, side, side]`; caption `i` is `ids[offsets[i]..offsets[i + 1]]`.
+/// `pixels` is `[samples, 3, side, side]`; text `i` is `token_ids[offsets[i]..offsets[i + 1]]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SampleBatch {
     /// The step it is for.
     pub step: u64,
-    /// Levels of the pictures.
+    /// Levels of the images, 0 to 255.
     pub pixels: Vec<u8>,
-    /// Token ids of all captions, without padding.
+    /// Token ids of all texts, without padding.
     pub token_ids: Vec<u32>,
-    /// Where each caption begins in `ids`, and where the last one ends.
+    /// Where each text begins in `token_ids`, and where the last one ends.
     pub offsets: Vec<usize>,
-    /// `(image, text)` numbers of each pair.
+    /// Ids of image and text of each sample.
     pub sample_ids: Vec<(ItemId, ItemId)>,
-    /// What each pair is known by; nothing where duplicates are not looked for.
+    /// Hashes of image and text of each sample; empty where duplicates are not looked for.
     pub fingerprints: Vec<Fingerprint>,
 }
 
 impl SampleBatch {
-    fn append_chunk(&mut self, rows: BatchChunk) {
-        self.pixels.extend(rows.pixels);
-        self.sample_ids.extend(rows.sample_ids);
-        self.fingerprints.extend(rows.fingerprints);
+    fn append_chunk(&mut self, chunk: BatchChunk) {
+        self.pixels.extend(chunk.pixels);
+        self.sample_ids.extend(chunk.sample_ids);
+        self.fingerprints.extend(chunk.fingerprints);
 
-        for token_ids in rows.token_ids {
+        for token_ids in chunk.token_ids {
             self.token_ids.extend_from_slice(&token_ids);
             self.offsets.push(self.token_ids.len());
         }
@@ -111,8 +112,8 @@ impl SampleBatch {
 /// The batches of a rank, in the order of the steps.
 ///
 /// # Guarantees
-/// The same options and data set give the same batches, whatever the number of threads; the shares
-/// of a step's ranks together are its global batch.
+/// The same options and data set give the same batches, whatever the number of threads; the parts of a step's
+/// ranks together are its global batch.
 #[derive(Debug)]
 pub struct DataLoader {
     chunk_loader: Arc<ChunkLoader>,
@@ -126,59 +127,58 @@ impl DataLoader {
     /// Starts to prepare batches.
     ///
     /// # Errors
-    /// If the global batch is larger than the data set, or the share no part of it.
+    /// If the global batch is larger than the data set, or the range no part of it.
     pub fn start_workers(
         dataset: Dataset,
         tokenizer: Arc<Tokenizer>,
         options: LoaderOptions,
     ) -> Result<Self> {
         let LoaderOptions {
-            rank_range: share,
-            steps,
-            ..
+            rank_range, steps, ..
         } = options.clone();
-        if share.is_empty() || share.end > options.global_batch {
+        if rank_range.is_empty() || rank_range.end > options.global_batch {
             return Err(Error::Bug(format!(
-                "a rank's share is pairs {share:?} of {}",
+                "a rank's share is pairs {rank_range:?} of {}",
                 options.global_batch
             )));
         }
 
-        let order = BatchSampler::new(dataset.index(), options.seed, options.global_batch)?;
+        let sampler = BatchSampler::new(dataset.index(), options.seed, options.global_batch)?;
         let fetch_ahead = prefetch_steps(&dataset, &options);
         let threads = options.threads;
         let ahead = options.batches_ahead.max(1) as u64;
-        let source = Arc::new(ChunkLoader::new(dataset, order, tokenizer, options));
+        let chunk_loader = Arc::new(ChunkLoader::new(dataset, sampler, tokenizer, options));
 
-        let chunks = share.len().div_ceil(SAMPLES_PER_CHUNK) as u64;
-        let work = source.clone();
-        let rows = PrefetchPipeline::spawn_workers(
+        // Chunks of all steps are numbered through: the last threads of one batch start with the next.
+        let chunks = rank_range.len().div_ceil(SAMPLES_PER_CHUNK) as u64;
+        let loader = chunk_loader.clone();
+        let chunks_ahead = PrefetchPipeline::spawn_workers(
             "load",
             steps.start * chunks..steps.end * chunks,
             ahead * chunks,
             threads,
             move |number| {
-                let first = share.start + (number % chunks) as usize * SAMPLES_PER_CHUNK;
-                work.load_chunk(
-                    number / chunks,
-                    first..share.end.min(first + SAMPLES_PER_CHUNK),
-                )
+                let step = number / chunks;
+                let first = rank_range.start + (number % chunks) as usize * SAMPLES_PER_CHUNK;
+                let last = rank_range.end.min(first + SAMPLES_PER_CHUNK);
+                loader.load_chunk(step, first..last)
             },
         )?;
 
-        let work = source.clone();
-        let fetched = PrefetchPipeline::spawn_workers(
+        // Fetching is a pipeline of its own: it waits for the network, far ahead, while the other one computes.
+        let loader = chunk_loader.clone();
+        let shard_prefetch = PrefetchPipeline::spawn_workers(
             "fetch",
             steps.clone(),
             fetch_ahead.max(ahead),
             2,
-            move |step| work.prefetch_shards(step),
+            move |step| loader.prefetch_shards(step),
         )?;
 
         Ok(Self {
-            chunk_loader: source,
-            chunks_ahead: rows,
-            shard_prefetch: fetched,
+            chunk_loader,
+            chunks_ahead,
+            shard_prefetch,
             chunks_per_batch: chunks,
             next_step: steps.start,
         })
@@ -192,9 +192,9 @@ impl DataLoader {
     /// The batch of the next step; `None` after the last.
     ///
     /// # Errors
-    /// If a shard cannot be fetched or too many pairs cannot be used.
+    /// If a shard cannot be fetched or too many samples cannot be used.
     pub fn next_batch(&mut self) -> Result<Option<SampleBatch>> {
-        // Rows need the shards of their step, so this waits for nothing that they do not wait for.
+        // Chunks need the shards of their step, so this waits for nothing that they do not wait for.
         if let Some(fetched) = self.shard_prefetch.next_result() {
             fetched?;
         }
@@ -207,7 +207,7 @@ impl DataLoader {
 
         for _ in 0..self.chunks_per_batch {
             match self.chunks_ahead.next_result() {
-                Some(rows) => batch.append_chunk(rows?),
+                Some(chunk) => batch.append_chunk(chunk?),
                 None => return Ok(None),
             }
         }
@@ -216,17 +216,17 @@ impl DataLoader {
         Ok(Some(batch))
     }
 
-    /// The pairs that could not be used so far.
+    /// The samples that could not be used so far.
     pub fn skip_counts(&self) -> SkipCounts {
         self.chunk_loader.skipped_samples.skip_counts()
     }
 
-    /// The pairs that this rank could not use and has not told of before.
+    /// The samples that this rank could not use and has not reported to the others yet.
     pub fn take_unreported(&self) -> Vec<UnusableSample> {
         self.chunk_loader.skipped_samples.take_unreported()
     }
 
-    /// Counts the pairs that any rank could not use.
+    /// Counts the samples that any rank could not use.
     ///
     /// # Errors
     /// If too large a share of what all ranks drew is bad.
@@ -235,7 +235,8 @@ impl DataLoader {
     }
 }
 
-/// Steps that make up half a window.
+/// Steps that make up half a window: while one window is read, the first half of the next arrives, and the cache
+/// holds two of them.
 fn prefetch_steps(dataset: &Dataset, options: &LoaderOptions) -> u64 {
     let index = dataset.index();
     let bytes: u64 = index.shards.iter().map(|part| part.bytes).sum();

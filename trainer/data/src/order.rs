@@ -1,54 +1,101 @@
-//! Decides which pairs make the global batch of a step: a pure function of seed, data set and step,
+//! Decides which samples make the global batch of a step: a pure function of seed, data set and step,
 //! however many ranks and threads share the work. Never reads a shard.
 //!
-//! Every epoch permutes the shards, cuts them into windows of about [`WINDOW_BYTES`] and permutes
-//! the pairs of each window. A data set smaller than a window is one uniform permutation; a larger
+//! Every epoch permutes the shards, cuts them into windows of about [`SHUFFLE_WINDOW_BYTES`] and permutes
+//! the samples of each window. A data set smaller than a window is one uniform permutation; a larger
 //! one is read nearly in sequence and held one window at a time.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::recent_cache::RecentCache;
-use crate::shard::ShardIndex;
+use crate::shard::{IndexedFile, ShardIndex};
+use crate::splitmix::SplitMix64;
 
-/// Shards that are shuffled together. More mixes better and holds more in memory.
+/// Bytes of shards that are shuffled together. More mixes better and holds more in memory.
 pub const SHUFFLE_WINDOW_BYTES: u64 = 1 << 30;
 /// Windows kept permuted: a batch touches two, its replacements may touch the next.
 const MAX_CACHED_WINDOWS: usize = 4;
 
-/// A pair in its turn.
+/// A sample at its position in an epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SampleRef {
     /// The shard that holds it.
     pub shard: u32,
-    /// Its place among the pairs of that shard.
+    /// Its index among the image-text pairs of that shard.
     pub pair: u32,
     epoch: u64,
     position: u64,
 }
 
-/// The order of a data set's pairs.
+/// Draws the batches of a run.
+///
+/// ```
+/// use cnclip_data::order::BatchSampler;
+/// use cnclip_data::shard::{IndexedFile, ShardIndex};
+///
+/// # fn main() -> cnclip_data::error::Result<()> {
+/// let shards = vec![
+///     IndexedFile::new("00000.tar", b"two images, three texts", 2, 3),
+///     IndexedFile::new("00001.tar", b"four images, five texts", 4, 5),
+/// ];
+///
+/// let index = ShardIndex::new(shards, None);
+/// let sampler = BatchSampler::new(&index, 7, 4)?;
+/// assert_eq!(sampler.steps_per_epoch(), 2);
+///
+/// // Any step can be drawn at any time, which is what makes a run resumable.
+/// let batch = sampler.draw_batch(1);
+/// assert_eq!(batch.len(), 4);
+/// assert_eq!(batch, BatchSampler::new(&index, 7, 4)?.draw_batch(1));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct BatchSampler {
     seed: u64,
     dataset: String,
-    /// `(bytes, pairs)` of every shard.
-    shards: Vec<(u64, u64)>,
+    shards: Vec<ShardSize>,
     pairs: u64,
     global_batch: u64,
     window_bytes: u64,
     windows: RecentCache<ShuffleWindow>,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct ShardSize {
+    bytes: u64,
+    pairs: u64,
+}
+
+/// Shards that are shuffled together.
 #[derive(Debug)]
 struct ShuffleWindow {
     epoch: u64,
-    /// Positions in the epoch that it covers.
+    /// The first position in the epoch that it covers.
     start: u64,
-    /// `(place of the shard in the epoch, shard, pair)` at each position.
-    pairs: Vec<(u32, u32, u32)>,
+    /// The sample at each position.
+    pairs: Vec<WindowPair>,
+}
+
+// 12 bytes each, because a window of small images has millions.
+#[derive(Clone, Copy, Debug)]
+struct WindowPair {
+    /// Rank of the shard in the epoch's order of shards.
+    shard_rank: u32,
+    shard: u32,
+    pair: u32,
+}
+
+/// The shards of a window.
+struct WindowBounds {
+    /// Their ranks in the epoch's order of shards.
+    shard_ranks: Range<usize>,
+    /// The first position in the epoch that the window covers.
+    start: u64,
 }
 
 impl ShuffleWindow {
@@ -59,10 +106,10 @@ impl ShuffleWindow {
 }
 
 impl BatchSampler {
-    /// The order of the pairs of `index` in batches of `global_batch`.
+    /// Draws batches of `global_batch` samples from a data set.
     ///
     /// # Errors
-    /// If a batch needs more pairs than there are.
+    /// If a batch needs more samples than there are.
     pub fn new(index: &ShardIndex, seed: u64, global_batch: usize) -> Result<Self> {
         if global_batch == 0 || (global_batch as u64) > index.pairs {
             return Err(Error::Config(format!(
@@ -75,11 +122,7 @@ impl BatchSampler {
         Ok(Self {
             seed,
             dataset: index.dataset.clone(),
-            shards: index
-                .shards
-                .iter()
-                .map(|shard| (shard.bytes, shard.pairs))
-                .collect(),
+            shards: index.shards.iter().map(ShardSize::from).collect(),
             pairs: index.pairs,
             global_batch: global_batch as u64,
             window_bytes: SHUFFLE_WINDOW_BYTES,
@@ -87,16 +130,16 @@ impl BatchSampler {
         })
     }
 
-    /// Steps of one epoch: whole batches. The pairs left over at its end are others every epoch.
+    /// Steps of one epoch: whole batches. The samples left over at its end are others every epoch.
     ///
     /// # Source
-    /// The reference fills the last batch up with pairs from the beginning of the epoch instead.
+    /// The reference fills the last batch up with samples from the beginning of the epoch instead.
     pub fn steps_per_epoch(&self) -> u64 {
         self.pairs / self.global_batch
     }
 
-    /// The global batch of a step. Its pairs are grouped by shard, in the order that the epoch gives
-    /// the shards, so that each rank's share of it lies in few of them.
+    /// The global batch of a step. Its samples are grouped by shard, in the order that the epoch gives
+    /// the shards, so that each rank's part of it lies in few of them.
     pub fn draw_batch(&self, step: u64) -> Vec<SampleRef> {
         let epoch = step / self.steps_per_epoch();
         let first = step % self.steps_per_epoch() * self.global_batch;
@@ -104,32 +147,42 @@ impl BatchSampler {
         let mut batch: Vec<_> = positions
             .map(|position| self.sample_at(epoch, position))
             .collect();
-        batch.sort_by_key(|(place, _)| *place);
 
-        batch.into_iter().map(|(_, draw)| draw).collect()
+        // A stable sort: samples of one shard keep their random order, on every rank the same. Which samples
+        // a batch has is decided already, and their order within it changes no gradient of the whole batch.
+        batch.sort_by_key(|(shard_rank, _)| *shard_rank);
+        batch.into_iter().map(|(_, sample)| sample).collect()
     }
 
-    /// The pair to use where `draw` cannot be: the one that has its turn a batch later.
-    pub fn replacement_for(&self, draw: &SampleRef) -> SampleRef {
-        self.sample_at(draw.epoch, (draw.position + self.global_batch) % self.pairs)
-            .1
+    /// The sample to use where one cannot be: the one at its position a batch later.
+    ///
+    /// A function of the sample alone, so that every rank and every resumed run takes the same one; a batch
+    /// later, so that it is not in the same batch already.
+    pub fn replacement_for(&self, sample: &SampleRef) -> SampleRef {
+        let position = (sample.position + self.global_batch) % self.pairs;
+        self.sample_at(sample.epoch, position).1
     }
 
+    /// The sample at a position of an epoch, and the rank of its shard there.
     fn sample_at(&self, epoch: u64, position: u64) -> (u32, SampleRef) {
         let window = self.cached_window(epoch, position);
-        let (place, shard, pair) = window.pairs[(position - window.start) as usize];
-        (
-            place,
-            SampleRef {
-                shard,
-                pair,
-                epoch,
-                position,
-            },
-        )
+        let WindowPair {
+            shard_rank,
+            shard,
+            pair,
+        } = window.pairs[(position - window.start) as usize];
+
+        let sample = SampleRef {
+            shard,
+            pair,
+            epoch,
+            position,
+        };
+
+        (shard_rank, sample)
     }
 
-    /// The window that covers a position, permuted once and then kept for a while.
+    /// The window that covers a position, permuted once and then cached.
     fn cached_window(&self, epoch: u64, position: u64) -> Arc<ShuffleWindow> {
         self.windows.get_or_insert_with(
             |window| window.covers_position(epoch, position),
@@ -140,12 +193,16 @@ impl BatchSampler {
     fn shuffle_window(&self, epoch: u64, position: u64) -> ShuffleWindow {
         let mut shards: Vec<u32> = (0..self.shards.len() as u32).collect();
         self.seeded_rng(epoch, "shards").shuffle(&mut shards);
-        let (places, start) = self.window_bounds(&shards, position);
-        let mut pairs: Vec<_> = places
-            .flat_map(|place| {
-                let shard = shards[place];
-                let (_, pairs) = self.shards[shard as usize];
-                (0..pairs as u32).map(move |pair| (place as u32, shard, pair))
+        let WindowBounds { shard_ranks, start } = self.window_bounds(&shards, position);
+        let mut pairs: Vec<_> = shard_ranks
+            .flat_map(|shard_rank| {
+                let shard = shards[shard_rank];
+                let pairs = self.shards[shard as usize].pairs as u32;
+                (0..pairs).map(move |pair| WindowPair {
+                    shard_rank: shard_rank as u32,
+                    shard,
+                    pair,
+                })
             })
             .collect();
 
@@ -158,59 +215,59 @@ impl BatchSampler {
         }
     }
 
-    /// The places in the epoch of the shards whose window covers a position, and where it starts.
-    fn window_bounds(&self, shards: &[u32], position: u64) -> (std::ops::Range<usize>, u64) {
+    /// The window that covers a position, by the epoch's order of shards: whole shards, until they have
+    /// the bytes of a window.
+    fn window_bounds(&self, shards: &[u32], position: u64) -> WindowBounds {
         let mut first = 0;
         let mut start = 0;
         let mut bytes = 0;
         let mut end = 0;
 
-        for (place, shard) in shards.iter().enumerate() {
-            let (shard_bytes, pairs) = self.shards[*shard as usize];
-            bytes += shard_bytes;
-            end += pairs;
+        for (shard_rank, shard) in shards.iter().enumerate() {
+            let size = self.shards[*shard as usize];
+            bytes += size.bytes;
+            end += size.pairs;
 
             if bytes >= self.window_bytes {
                 if position < end {
-                    return (first..place + 1, start);
+                    return WindowBounds {
+                        shard_ranks: first..shard_rank + 1,
+                        start,
+                    };
                 }
-                (first, start, bytes) = (place + 1, end, 0);
+
+                first = shard_rank + 1;
+                start = end;
+                bytes = 0;
             }
         }
 
-        (first..shards.len(), start)
+        WindowBounds {
+            shard_ranks: first..shards.len(),
+            start,
+        }
     }
 
-    fn seeded_rng(&self, epoch: u64, what: &str) -> ShuffleRng {
+    /// The random numbers of one purpose.
+    ///
+    /// The digest of the data set is part of the seed: a run that is resumed on changed data would otherwise
+    /// draw in the old order and never say so. Hashing makes the streams of near seeds independent.
+    fn seeded_rng(&self, epoch: u64, purpose: &str) -> SplitMix64 {
         let Self { seed, dataset, .. } = self;
-        let digest = Sha256::digest(format!("{seed} {dataset} {epoch} {what}"));
+        let digest = Sha256::digest(format!("{seed} {dataset} {epoch} {purpose}"));
         let (first, _) = digest.as_slice().split_at(8);
-        ShuffleRng(
-            first
-                .iter()
-                .fold(0, |number, byte| number << 8 | u64::from(*byte)),
-        )
+        let seed = first
+            .iter()
+            .fold(0, |number, byte| number << 8 | u64::from(*byte));
+        SplitMix64::new(seed)
     }
 }
 
-/// SplitMix64. Fixed for good: a resumed run must draw what the run before it drew.
-struct ShuffleRng(u64);
-
-impl ShuffleRng {
-    fn next_u64(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-
-        z ^ (z >> 31)
-    }
-
-    /// Fisher-Yates.
-    fn shuffle<T>(&mut self, items: &mut [T]) {
-        for last in (1..items.len()).rev() {
-            let chosen = (u128::from(self.next_u64()) * (last as u128 + 1)) >> 64;
-            items.swap(last, chosen as usize);
+impl From<&IndexedFile> for ShardSize {
+    fn from(shard: &IndexedFile) -> Self {
+        Self {
+            bytes: shard.bytes,
+            pairs: shard.pairs,
         }
     }
 }

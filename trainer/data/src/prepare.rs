@@ -308,6 +308,7 @@ fn write_loose_texts(output: &Store, texts: &TextIndex) -> Result<Option<Indexed
 
 /// The file extension of an encoded image, `None` if it is in no format that is read.
 fn image_extension(bytes: &[u8]) -> Option<&'static str> {
+    // By the first bytes: decoding every image would take hours, and the loader skips those that do not decode.
     use image::ImageFormat;
     match image::guess_format(bytes).ok()? {
         ImageFormat::Jpeg => Some("jpg"),

@@ -10,9 +10,6 @@ mod lmdb;
 mod split_layout;
 mod tsv;
 
-#[cfg(test)]
-mod tests;
-
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -133,3 +130,6 @@ fn ensure_not_empty<R: ImageReader>(images: R) -> Result<R> {
 
     Ok(images)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,5 @@
 //! Where samples come from: WebDataset tars beside one index of counts and digests. Decides what
-//! is whole and what is torn; never shuffles, and never decodes a picture.
+//! is whole and what is torn; never shuffles, and never decodes an image.
 
 mod id;
 mod index;
@@ -21,25 +21,25 @@ pub use tar::{TarSample, read_tar};
 use crate::error::{Error, Result, StoreErrorKind};
 use crate::store::Store;
 
-/// A caption with its number.
+/// A text with its id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SampleText {
-    /// What the data set calls the text, else its place among all pairs.
+    /// The id in the data set, else the index among all pairs.
     pub text_id: ItemId,
     /// The text.
     pub text: String,
 }
 
-/// One image with its captions.
+/// One image with its texts.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// What the data set calls the image, else its place among all images.
+    /// The id in the data set, else the index among all images.
     pub image_id: ItemId,
-    /// What its files are called in the shard.
+    /// The name that its files have in common in the shard.
     pub key: String,
-    /// The encoded picture.
+    /// The encoded image.
     pub image: Bytes,
-    /// Its captions; none for an image that only evaluation uses.
+    /// Its texts; none for an image that only evaluations use.
     pub texts: Vec<SampleText>,
 }
 
@@ -50,9 +50,9 @@ pub struct Shard {
     pub uri: String,
     /// Its samples, in their order.
     pub samples: Vec<Sample>,
-    /// `(sample, caption)` of every pair, in their order.
+    /// Indices of sample and text of every pair, in their order.
     pub pairs: Vec<(u32, u32)>,
-    /// Why there are fewer pairs than the index says, ready to be told.
+    /// Why there are fewer pairs than the index says, as a message.
     pub damage: Option<String>,
 }
 
@@ -87,7 +87,7 @@ impl Dataset {
         })
     }
 
-    /// The same, whose shards are in a folder that nobody else uses: it goes with the last clone.
+    /// The same, with the folder of its shards, which is deleted with the last clone.
     pub(super) fn with_temp_dir(self, folder: TempDir) -> Self {
         Self {
             _temp_dir: Some(Arc::new(folder)),
@@ -106,7 +106,8 @@ impl Dataset {
     }
 
     /// Reads a shard and compares it with the index. A shard that is missing, torn or changed is
-    /// no error: it comes back with the samples that can be trusted and the damage told.
+    /// no error: it comes back with the samples that can be trusted and a message about the damage. Whether a run
+    /// goes on without the rest is a matter of its skip budget.
     ///
     /// # Errors
     /// If the store does not answer.
@@ -129,6 +130,8 @@ impl Dataset {
             Err(error) => return Err(error),
         };
 
+        // Ids that a data set does not give are indices over all shards: those of this one start where the
+        // others end by the index, so that a torn shard shifts no id behind it.
         let before = self.index.shards[..number].iter();
         let (images, pairs) = before.fold((0, 0), |(i, p), s| (i + s.images, p + s.pairs));
         let (members, damage) = verify_shard(&uri, part, &bytes);
@@ -191,6 +194,8 @@ fn parse_loose_text(uri: &str, texts: Vec<LabelText>) -> Result<SampleText> {
 
 /// The members that can be trusted, and what is wrong with the rest.
 fn verify_shard(uri: &str, part: &IndexedFile, bytes: &Bytes) -> (Vec<TarSample>, Option<String>) {
+    // Right size and wrong digest: a bit flipped or the shard was rebuilt, and no sample can be trusted. A shard
+    // that is only cut off has whole samples in front, which the tar itself delimits.
     let found = bytes.len() as u64;
     if found == part.bytes && sha256(bytes) != part.sha256 {
         let damage = format!(
@@ -254,7 +259,7 @@ impl Shard {
             // The index counted no pair of a label that cannot be read, and said so then.
             let label = label.unwrap_or_default();
             let first = first_pair + pairs.len() as u64;
-            let captions: Vec<_> = (first..)
+            let texts: Vec<_> = (first..)
                 .zip(label.texts)
                 .map(|(place, LabelText { text_id, text })| SampleText {
                     text_id: text_id.unwrap_or(ItemId::Number(place)),
@@ -263,13 +268,13 @@ impl Shard {
                 .collect();
 
             let sample = samples.len() as u32;
-            pairs.extend((0..captions.len() as u32).map(|caption| (sample, caption)));
+            pairs.extend((0..texts.len() as u32).map(|text| (sample, text)));
             let image_id = label.image_id.unwrap_or(ItemId::Number(image));
             samples.push(Sample {
                 image_id,
                 key,
                 image: bytes,
-                texts: captions,
+                texts,
             });
         }
 

@@ -20,9 +20,10 @@ use crate::error::{Error, Result, StoreError, StoreErrorKind};
 pub use reader::ObjectReader;
 pub use upload::ObjectWriter;
 
-/// Larger objects move in parts of this size, so that no single request can take long.
+/// Larger objects are transferred in parts of this size, so that no single request can take long: a timeout then
+/// means that the store is slow, not that the object is large.
 const PART_BYTES: u64 = 16 << 20;
-/// Parts of one object in flight.
+/// Parts of one object in flight. With their size it bounds the memory of a transfer.
 const PARTS_IN_FLIGHT: usize = 4;
 /// Small objects in flight.
 const OBJECTS_IN_FLIGHT: usize = 32;
@@ -38,6 +39,22 @@ pub struct ObjectEntry {
 
 /// Everything below one URI. Cloning is cheap; all calls block the calling thread, and may be
 /// made from any thread.
+///
+/// ```
+/// use cnclip_data::store::Store;
+///
+/// # fn main() -> cnclip_data::error::Result<()> {
+/// let store = Store::in_memory();
+/// store.put("runs/a/weights", "0123456789".into())?;
+///
+/// let run = store.join_prefix("runs/a");
+/// assert_eq!(run.get("weights")?, "0123456789");
+/// assert_eq!(run.get_range("weights", 2..5)?, "234");
+/// assert_eq!(run.object_size("absent")?, None);
+/// assert!(!run.put_if_absent("weights", "other".into())?, "it is there already");
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Guarantees
 /// An object is visible whole or not at all. Requests that fail for a passing reason are repeated
@@ -94,7 +111,7 @@ impl Store {
         }
     }
 
-    /// The same place under another name, for what is told of it.
+    /// The same place under another URI, for messages.
     pub fn with_display_uri(self, uri: &str) -> Self {
         Self {
             uri: uri.to_owned(),
@@ -110,6 +127,8 @@ impl Store {
         let objects = self.objects.clone();
         let path = self.object_path(name);
         self.run_request("read", name, async move {
+            // One request for small objects: the answer has the size and the bytes. Of a large one the body is
+            // dropped unread, and parts are requested instead.
             let first = objects.get_opts(&path, GetOptions::default()).await?;
             match first.meta.size {
                 size if size <= PART_BYTES => first.bytes().await,
@@ -130,7 +149,7 @@ impl Store {
         }
     }
 
-    /// All bytes of each of several objects, many of which are asked for at once: for small ones.
+    /// All bytes of each of several small objects, many of them requested at once.
     ///
     /// # Errors
     /// For each, as [`Store::get`].
@@ -187,7 +206,7 @@ impl Store {
     /// The size of an object, `None` if there is none of that name.
     ///
     /// # Errors
-    /// As [`Store::find`].
+    /// If the bucket is missing, or the store does not answer.
     pub fn object_size(&self, name: &str) -> Result<Option<u64>> {
         let objects = self.objects.clone();
         let path = self.object_path(name);
@@ -260,12 +279,13 @@ impl Store {
     /// As [`Store::put`].
     ///
     /// # Guarantees
-    /// Of all callers with one name, at most one is told `true`.
+    /// Of all callers with one name, at most one gets `true`.
     pub fn put_if_absent(&self, name: &str, bytes: Bytes) -> Result<bool> {
         self.ensure_writable(name)?;
         let objects = self.objects.clone();
         let path = self.object_path(name);
         self.run_request("write", name, async move {
+            // S3 answers 412 (precondition) where others answer 409 or that the object exists.
             let options = PutOptions::from(PutMode::Create);
             match objects
                 .put_opts(&path, PutPayload::from_bytes(bytes), options)
@@ -298,8 +318,9 @@ impl Store {
     }
 
     fn object_path(&self, name: &str) -> Path {
+        // Empty parts are dropped, so that a prefix may end in `/` or not.
         let parts = name.split('/').filter(|part| !part.is_empty());
-        // A name is taken as it is: what a store lists can be asked for.
+        // A name is taken as it is: what a store lists can be read back by that name.
         let part = |part| PathPart::parse(part).unwrap_or_else(|_| PathPart::from(part));
         parts.fold(self.prefix.clone(), |path, name| path.join(part(name)))
     }
@@ -349,18 +370,19 @@ async fn fetch_parts(
     Ok(whole.freeze())
 }
 
-/// Does something on the threads that stores talk on, while the caller's own waits.
+/// Runs a task on the threads of the stores' runtime, while the calling thread waits.
 ///
 /// # Errors
 /// If it ends without an answer.
 pub fn block_on<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> Result<T> {
+    // A channel and not `Runtime::block_on`, which panics on a thread that belongs to an async runtime.
     let (answer, wait) = mpsc::sync_channel(1);
     shared_runtime()?.spawn(async move { answer.send(task.await) });
     wait.recv()
         .map_err(|_| Error::Bug("a request never answered".into()))
 }
 
-/// The threads that all stores of the process talk on.
+/// The runtime that all stores of the process share.
 fn shared_runtime() -> Result<&'static Runtime> {
     static RUNTIME: OnceLock<std::io::Result<Runtime>> = OnceLock::new();
     let built = RUNTIME.get_or_init(|| {

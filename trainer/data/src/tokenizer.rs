@@ -1,7 +1,7 @@
-//! Turns a caption into the ids of the reference's uncased WordPiece, special tokens included.
+//! Turns a text into the ids of the reference's uncased WordPiece, special tokens included.
 //!
-//! It never pads: a batch knows its longest row, a caption does not. It keeps no token written in
-//! the text whole either: `[CLS]` in a caption is five characters.
+//! It never pads: the padding depends on the batch. It keeps no token that is written in the text whole either:
+//! `[CLS]` in a text is punctuation and letters.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -12,14 +12,12 @@ use sha2::{Digest, Sha256};
 use unicode_general_category::{GeneralCategory, get_general_category};
 use unicode_normalization::UnicodeNormalization;
 
-#[cfg(test)]
-mod tests;
-
 /// SHA-256 of the vocabulary that the published models were trained with.
 pub const VOCABULARY_SHA256: &str =
     "45bbac6b341c319adc98a532532882e91a9cefc0329aa57bac9ae761c27b291c";
 
-/// Longer words are unknown without a look at their pieces.
+/// Longer words are `[UNK]` without a look at their pieces: the limit of BERT's `WordpieceTokenizer`, against
+/// quadratic time.
 const MAX_WORD_CHARS: usize = 200;
 
 /// Why a file cannot be a vocabulary.
@@ -30,7 +28,7 @@ pub enum VocabularyError {
         "the vocabulary is not UTF-8 from byte {0} on; give the vocab.txt of Chinese BERT, one token a line"
     )]
     NotUtf8(usize),
-    /// A token that every caption needs is not there.
+    /// A token that every text needs is not there.
     #[error(
         "the vocabulary has {lines} lines and none is {token}; give the vocab.txt of Chinese BERT, one token a line"
     )]
@@ -40,14 +38,14 @@ pub enum VocabularyError {
         /// The token looked for.
         token: &'static str,
     },
-    /// The file is another one than the run asked for.
+    /// The file is another one than the run expects.
     #[error(
         "the vocabulary has SHA-256 {found}, expected {expected}; fetch vocab.txt again, or correct the expected digest"
     )]
     DigestMismatch {
-        /// What the run asked for.
+        /// Digest in the configuration of the run.
         expected: String,
-        /// What the bytes have.
+        /// Digest of the bytes.
         found: String,
     },
 }
@@ -57,6 +55,7 @@ pub enum VocabularyError {
 pub struct Vocabulary {
     word_ids: HashMap<Box<str>, u32>,
     continuation_ids: HashMap<Box<str>, u32>,
+    /// Bytes of the longest token: where the search for a match begins.
     max_token_bytes: usize,
     unk_id: u32,
     cls_id: u32,
@@ -71,6 +70,7 @@ impl Vocabulary {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, VocabularyError> {
         let text =
             std::str::from_utf8(bytes).map_err(|e| VocabularyError::NotUtf8(e.valid_up_to()))?;
+        // Blank lines count: the id is the number of the line, whatever is in it.
         let tokens = || text.lines().zip(0u32..);
         let heads: HashMap<Box<str>, u32> = tokens().map(|(t, id)| (t.into(), id)).collect();
         let id = |token| {
@@ -103,7 +103,7 @@ impl Vocabulary {
         ids.max().map_or(0, |&largest| largest as usize + 1)
     }
 
-    /// Compares the digest of a vocabulary file with the one that a run was told to use.
+    /// Compares the digest of a vocabulary file with the expected one.
     ///
     /// # Errors
     /// Another digest than `expected_hex`, in either case of letters.
@@ -130,8 +130,8 @@ impl Vocabulary {
         } else {
             &self.continuation_ids
         };
-        let most = rest.floor_char_boundary(self.max_token_bytes);
-        let mut ends = rest[..most]
+        let end = rest.floor_char_boundary(self.max_token_bytes);
+        let mut ends = rest[..end]
             .char_indices()
             .rev()
             .map(|(start, c)| start + c.len_utf8());
@@ -141,6 +141,18 @@ impl Vocabulary {
 }
 
 /// The reference's tokenizer over one vocabulary.
+///
+/// ```
+/// use cnclip_data::tokenizer::{Tokenizer, Vocabulary};
+///
+/// // The id of a token is its line: [UNK] 0, [CLS] 1, [SEP] 2, 猫 3, play 4, ##ing 5.
+/// let vocabulary = Vocabulary::from_bytes("[UNK]\n[CLS]\n[SEP]\n猫\nplay\n##ing\n".as_bytes())?;
+/// let tokenizer = Tokenizer::new(vocabulary);
+///
+/// assert_eq!(tokenizer.encode("猫 Playing!", 52), [1, 3, 4, 5, 0, 2]);
+/// assert_eq!(tokenizer.encode("猫猫猫猫", 4), [1, 3, 3, 2], "cut to the context, with its end");
+/// # Ok::<(), cnclip_data::tokenizer::VocabularyError>(())
+/// ```
 ///
 /// # Source
 /// `cn_clip.clip.tokenize` and its `FullTokenizer`, cn_clip 1.6.0.
@@ -155,14 +167,14 @@ impl Tokenizer {
         Self { vocabulary }
     }
 
-    /// The ids of a caption: `[CLS]`, at most `context_length - 2` pieces, `[SEP]`.
+    /// The ids of a text: `[CLS]`, at most `context_length - 2` pieces, `[SEP]`.
     ///
     /// # Guarantees
     /// Never longer than `context_length` (which counts as 2 when it is less), never padded, and a
-    /// caption cut short still ends in `[SEP]`.
+    /// text cut short still ends in `[SEP]`.
     pub fn encode(&self, text: &str, context_length: usize) -> Vec<u32> {
-        let room = context_length.max(2) - 1;
-        let mut ids = Vec::with_capacity((text.len() + 2).min(room + 1));
+        let max_before_sep = context_length.max(2) - 1;
+        let mut ids = Vec::with_capacity((text.len() + 2).min(max_before_sep + 1));
         ids.push(self.vocabulary.cls_id);
 
         for token in separate_ideographs(text).split_whitespace() {
@@ -170,17 +182,18 @@ impl Tokenizer {
                 self.push_pieces(word, &mut ids);
             }
 
-            if ids.len() >= room {
+            // The rest of a long text would be cut off anyway.
+            if ids.len() >= max_before_sep {
                 break;
             }
         }
 
-        ids.truncate(room);
+        ids.truncate(max_before_sep);
         ids.push(self.vocabulary.sep_id);
         ids
     }
 
-    /// The ids of captions one behind the other, and where each caption begins and the last one ends.
+    /// The ids of texts one behind the other, and where each text begins and the last one ends.
     pub fn encode_batch(
         &self,
         texts: &[impl AsRef<str> + Sync],
@@ -207,6 +220,7 @@ impl Tokenizer {
             ""
         };
 
+        // Only the first piece may be a whole word; the others are looked up as `##` continuations.
         while let Some((id, end)) = self.vocabulary.longest_match(rest, ids.len() == before) {
             ids.push(id);
             rest = &rest[end..];
@@ -219,13 +233,14 @@ impl Tokenizer {
     }
 }
 
-/// What the reference's data sets do to a caption before they tokenize it: lower case, and the
-/// curly double quotes, which the vocabulary lacks, straight.
+/// What the reference's data sets do to a text before they tokenize it: lower case, and the
+/// curly double quotes, which the vocabulary lacks, straight. Its `clip.tokenize` does not, so neither does
+/// [`Tokenizer::encode`].
 pub fn normalize_dataset_text(text: &str) -> String {
     text.to_lowercase().replace(['\u{201C}', '\u{201D}'], "\"")
 }
 
-/// Drops what cannot be seen and sets every ideograph apart.
+/// Drops invisible characters and sets every ideograph apart.
 fn separate_ideographs(text: &str) -> String {
     let mut spaced = String::with_capacity(text.len() * 2);
     for c in text.chars().filter(|&c| !is_invisible(c)) {
@@ -248,6 +263,7 @@ fn lowercase_strip_accents(token: &str) -> Cow<'_, str> {
         return Cow::Borrowed(token);
     }
 
+    // Decomposed, so that an accent is a character of its own; lower case before that, as the reference.
     let is_accent = |c: &char| get_general_category(*c) == GeneralCategory::NonspacingMark;
     Cow::Owned(
         token
@@ -286,6 +302,7 @@ fn is_invisible(c: char) -> bool {
     }
 }
 
+/// The blocks of BERT's `_is_chinese_char`: newer ones (extensions F and on) are words like Latin ones there.
 fn is_ideograph(c: char) -> bool {
     matches!(c,
         '\u{4E00}'..='\u{9FFF}' | '\u{3400}'..='\u{4DBF}' | '\u{20000}'..='\u{2A6DF}'
@@ -295,6 +312,7 @@ fn is_ideograph(c: char) -> bool {
 
 fn is_punctuation(c: char) -> bool {
     use GeneralCategory::*;
+    // BERT counts every ASCII symbol as punctuation (`$`, `+`, `^`), although Unicode does not.
     if c.is_ascii() {
         return c.is_ascii_punctuation();
     }
@@ -310,3 +328,6 @@ fn is_punctuation(c: char) -> bool {
             | OtherPunctuation
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -232,7 +232,7 @@ fn what_cannot_be_encoded_is_told_and_nothing_is_written() {
     run(
         &of_images,
         65,
-        "i.tsv line 1: a picture begins with the bytes",
+        "i.tsv line 1: an image begins with the bytes",
     );
 
     run(

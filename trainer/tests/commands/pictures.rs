@@ -78,7 +78,7 @@ fn pictures_that_cannot_be_used_leave_no_file() {
         );
     };
 
-    run(&text, 65, "a.png: a picture begins with the bytes");
+    run(&text, 65, "a.png: an image begins with the bytes");
     run(&folder.path().join("none.png"), 78, "none.png");
     run(
         &folder.path().join("png_gray.png"),

@@ -1,4 +1,4 @@
-//! Tells what a store's answer means to a user and what to do about it. Never makes a request.
+//! What a store's answer means to a user and what to do about it. Never makes a request.
 
 use cnclip_crds::exit_code::TrainerExit;
 use object_store::Error as Source;
@@ -61,7 +61,7 @@ impl StoreError {
         }
     }
 
-    /// Whether the same request may work later without anybody changing anything.
+    /// Whether the same request may succeed later without a change of configuration.
     pub fn is_transient(&self) -> bool {
         self.kind == StoreErrorKind::Unavailable
     }
@@ -69,6 +69,9 @@ impl StoreError {
 
 impl StoreErrorKind {
     fn classify_source(source: &Source) -> Self {
+        // The crate's own classes come from HTTP statuses, which the stores use differently: S3 answers 404 for a
+        // missing bucket and 403 for a wrong key. The code in the body is what tells them apart, so it is asked
+        // first.
         let text = source.to_string();
         let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
         match source {
@@ -84,9 +87,12 @@ impl StoreErrorKind {
             Source::NotFound { .. } => Self::NotFound,
             Source::Unauthenticated { .. } => Self::Unauthenticated,
             Source::PermissionDenied { .. } => Self::PermissionDenied,
+            // Without credentials the client asks the metadata service of the cloud, which elsewhere times out.
             _ if says(&["169.254.169.254", "metadata.google.internal"]) => Self::Unauthenticated,
             _ if says(&["Permission denied (os error 13)"]) => Self::PermissionDenied,
             _ if says(&["Read-only file system"]) => Self::ReadOnly,
+            // What is unknown is taken for transient: a run that is retried in vain costs less than one that is
+            // given up for a passing failure.
             _ => Self::Unavailable,
         }
     }
@@ -109,9 +115,9 @@ impl StoreErrorKind {
     }
 }
 
-/// The answer itself, short enough for a condition: the store's own word for a fault we know, the
-/// first of all that was said for one we do not.
-fn error_detail(fault: StoreErrorKind, source: &Option<Source>) -> String {
+/// The answer itself, short enough for a condition: the store's own code for a known failure, the beginning of
+/// the whole answer for an unknown one.
+fn error_detail(kind: StoreErrorKind, source: &Option<Source>) -> String {
     const MAX_DETAIL_CHARS: usize = 240;
     let Some(source) = source else {
         return String::new();
@@ -123,7 +129,7 @@ fn error_detail(fault: StoreErrorKind, source: &Option<Source>) -> String {
         .collect::<Vec<_>>()
         .join(" ");
 
-    if fault != StoreErrorKind::Unavailable {
+    if kind != StoreErrorKind::Unavailable {
         let code = line
             .split_once("<Code>")
             .and_then(|(_, rest)| rest.split_once("</Code>"));
@@ -141,18 +147,18 @@ fn error_detail(fault: StoreErrorKind, source: &Option<Source>) -> String {
 
 /// The messages of an error and its causes, without those that an outer one already quotes.
 fn error_chain(error: &dyn std::error::Error) -> Vec<String> {
-    let mut told = vec![error.to_string()];
+    let mut messages = vec![error.to_string()];
     let mut next = error.source();
     while let Some(cause) = next {
         let text = cause.to_string();
-        if !told.iter().any(|said| said.contains(&text)) {
-            told.push(text);
+        if !messages.iter().any(|message| message.contains(&text)) {
+            messages.push(text);
         }
 
         next = cause.source();
     }
 
-    told
+    messages
 }
 
 #[cfg(test)]
@@ -160,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_told_as_what_it_means() {
+    fn an_answer_is_classified_by_what_it_means() {
         let path = || "x".to_owned();
         let missing = |text: &str| Source::NotFound {
             path: path(),

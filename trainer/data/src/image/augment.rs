@@ -1,15 +1,14 @@
-//! Varies a picture as the reference's training does, as a pure function of picture and key.
+//! Augments an image as the reference's training does, as a pure function of image and key.
 //!
-//! The distributions are the reference's; the draws are not Python's, so no single picture can be
-//! compared with a run of it. No generator is carried from one picture to the next.
+//! The distributions are the reference's; the draws are not Python's, so no single image can be
+//! compared with a run of it. No generator is carried from one image to the next.
 
 mod affine;
 mod operation;
 mod policy;
 mod rng;
 
-#[cfg(test)]
-mod tests;
+use std::ops::Range;
 
 use cnclip_crds::stage::Augmentation;
 
@@ -18,25 +17,28 @@ use super::decode::DecodedImage;
 use super::resize::PixelRegion;
 use rng::AugmentRng;
 
-/// Share of the picture's area that a crop keeps.
-const CROP_AREA: (f64, f64) = (0.9, 1.0);
+/// Share of the image's area that a crop keeps.
+const CROP_AREA: Range<f64> = 0.9..1.0;
 /// Width over height of a crop.
-const CROP_ASPECT: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
-/// Crops drawn before the middle of the picture is taken.
+const CROP_ASPECT: Range<f64> = 3.0 / 4.0..4.0 / 3.0;
+/// Crops drawn before the center of the image is taken.
 const MAX_CROP_ATTEMPTS: usize = 10;
 
-/// What a picture's variation is drawn from.
+/// The seed of one image's augmentation.
+///
+/// It names the image's place in the run and not the thread or rank that works on it, so that a resumed run,
+/// or one with other workers, trains on the same pixels.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct AugmentKey {
-    /// Of the run.
+    /// Seed of the run.
     pub seed: u64,
-    /// The optimizer step that the picture is for.
+    /// The optimizer step that the image is for.
     pub step: u64,
-    /// Its place in the global batch.
+    /// Index of the sample in the global batch.
     pub sample: u64,
 }
 
-/// The picture as a square, varied.
+/// The image as an augmented square.
 ///
 /// # Shapes
 /// `[side, side]` pixels.
@@ -47,25 +49,25 @@ pub struct AugmentKey {
 /// # Source
 /// timm 1.0 `create_transform(scale=(0.9, 1.0), auto_augment="original", interpolation="bicubic")`.
 pub fn augment_image(
-    picture: &DecodedImage,
+    image: &DecodedImage,
     side: usize,
-    how: Augmentation,
+    augmentation: Augmentation,
     key: AugmentKey,
 ) -> Vec<Rgb> {
-    if how == Augmentation::None {
-        return picture.resize_to_square(picture.full_region(), side);
+    if augmentation == Augmentation::None {
+        return image.resize_to_square(image.full_region(), side);
     }
 
+    // The order of the draws is part of what a key means: a change of it changes every resumed run.
     let mut draws = AugmentRng::new(key);
-    let mut square = picture.resize_to_square(
-        random_crop_region(picture.width, picture.height, &mut draws),
-        side,
-    );
+    let region = random_crop_region(image.width, image.height, &mut draws);
+    let mut square = image.resize_to_square(region, side);
     if draws.random_bool(0.5) {
         flip_horizontal(&mut square, side);
     }
 
-    if how == Augmentation::AutoAugment {
+    // Crop, resize, flip, then the policy: the order of timm's transform.
+    if augmentation == Augmentation::AutoAugment {
         policy::apply_policy(&mut square, side, &mut draws);
     }
 
@@ -78,12 +80,12 @@ fn flip_horizontal(square: &mut [Rgb], side: usize) {
 
 /// Draws an area and an aspect until they fit.
 fn random_crop_region(width: usize, height: usize, draws: &mut AugmentRng) -> PixelRegion {
-    let area = (width * height) as f64;
+    let image_area = (width * height) as f64;
     for _ in 0..MAX_CROP_ATTEMPTS {
-        let area = draws.random_range(CROP_AREA.0, CROP_AREA.1) * area;
-        let aspect = draws
-            .random_range(CROP_ASPECT.0.ln(), CROP_ASPECT.1.ln())
-            .exp();
+        let area = draws.random_range(CROP_AREA.start, CROP_AREA.end) * image_area;
+        // Uniform in the logarithm, so that 3:4 is as likely as 4:3.
+        let log_aspect = draws.random_range(CROP_ASPECT.start.ln(), CROP_ASPECT.end.ln());
+        let aspect = log_aspect.exp();
         let w = round_length((area * aspect).sqrt());
         let h = round_length((area / aspect).sqrt());
 
@@ -102,13 +104,13 @@ fn random_crop_region(width: usize, height: usize, draws: &mut AugmentRng) -> Pi
     center_crop_region(width, height)
 }
 
-/// The largest region in the middle that is neither too tall nor too wide.
+/// The largest region in the center that is neither too tall nor too wide.
 fn center_crop_region(width: usize, height: usize) -> PixelRegion {
     let aspect = width as f64 / height as f64;
-    let (w, h) = if aspect < CROP_ASPECT.0 {
-        (width, round_length(width as f64 / CROP_ASPECT.0))
-    } else if aspect > CROP_ASPECT.1 {
-        (round_length(height as f64 * CROP_ASPECT.1), height)
+    let (w, h) = if aspect < CROP_ASPECT.start {
+        (width, round_length(width as f64 / CROP_ASPECT.start))
+    } else if aspect > CROP_ASPECT.end {
+        (round_length(height as f64 * CROP_ASPECT.end), height)
     } else {
         (width, height)
     };
@@ -121,6 +123,10 @@ fn center_crop_region(width: usize, height: usize) -> PixelRegion {
     }
 }
 
+/// Python's `round`, which the reference rounds with: halves go to the even number.
 fn round_length(length: f64) -> usize {
     length.round_ties_even() as usize
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,8 @@
-//! Reads an encoded picture as the reference opens it, in the colours of its file.
+//! Decodes an image as the reference opens it, in the channels of its file.
 //!
 //! It never converts to RGB what is not: the reference resizes first, and only then drops the
-//! palette, the alpha or the ink. The orientation that a camera notes in a JPEG is not applied.
+//! palette, the alpha or the ink. The orientation in the EXIF data of a JPEG is not applied, because the
+//! reference does not either (`Image.open` without `exif_transpose`).
 
 mod bmp;
 mod gif;
@@ -9,13 +10,25 @@ mod jpeg;
 mod png;
 mod webp;
 
-#[cfg(test)]
-mod tests;
-
-/// A larger picture is refused by its header, as Pillow refuses it.
+/// A larger image is refused by its header: Pillow's limit against decompression bombs, twice
+/// `Image.MAX_IMAGE_PIXELS`.
 pub const MAX_IMAGE_PIXELS: usize = 178_956_970;
 
-/// A picture as it lies in its file.
+/// An image in the channels of its file.
+///
+/// ```
+/// use cnclip_data::image::decode::{DecodeError, PixelData, decode_image};
+///
+/// // A GIF of one pixel, whose palette is red and black.
+/// let mut gif = b"GIF89a".to_vec();
+/// gif.extend([1, 0, 1, 0, 0x80, 0, 0, 255, 0, 0, 0, 0, 0]);
+/// gif.extend([0x2C, 0, 0, 0, 0, 1, 0, 1, 0, 0, 2, 2, 0x44, 1, 0, 0x3B]);
+///
+/// let image = decode_image(&gif).unwrap();
+/// assert_eq!((image.width, image.height), (1, 1));
+/// assert_eq!(image.pixels, PixelData::Palette(vec![255, 0, 0]));
+/// assert!(matches!(decode_image(b"<svg>"), Err(DecodeError::UnknownFormat(_))));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecodedImage {
     /// Pixels in a row.
@@ -26,7 +39,7 @@ pub struct DecodedImage {
     pub pixels: PixelData,
 }
 
-/// Interleaved channels, and with them how the picture may be resized.
+/// Interleaved channels, and with them how the image may be resized.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PixelData {
     /// One channel.
@@ -45,12 +58,12 @@ pub enum PixelData {
     Cmyk(Vec<u8>),
 }
 
-/// Why bytes are no picture.
+/// Why bytes are no image.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum DecodeError {
     /// The first bytes are those of no format that is read.
     #[error(
-        "a picture begins with the bytes {0:02x?}, expected JPEG, PNG, WebP, GIF or BMP; convert it, or leave the sample out"
+        "an image begins with the bytes {0:02x?}, expected JPEG, PNG, WebP, GIF or BMP; convert it, or leave the sample out"
     )]
     UnknownFormat(Vec<u8>),
     /// The header announces more pixels than are decoded.
@@ -74,12 +87,12 @@ pub enum DecodeError {
         format: &'static str,
         /// Bytes given.
         length: usize,
-        /// What its decoder met.
+        /// The error of its decoder.
         reason: String,
     },
 }
 
-/// Decodes the first picture of a file of any format that is read.
+/// Decodes the first image of a file, by the format that its first bytes name.
 ///
 /// # Errors
 /// Another format, an unusable size (before anything of that size is allocated), damaged data.
@@ -87,6 +100,7 @@ pub enum DecodeError {
 /// # Guarantees
 /// The pixels equal those of Pillow with libjpeg-turbo and libwebp.
 pub fn decode_image(bytes: &[u8]) -> Result<DecodedImage, DecodeError> {
+    // By content and never by name: data sets are full of PNGs called `.jpg`.
     match bytes {
         [0xFF, 0xD8, 0xFF, ..] => jpeg::decode_jpeg(bytes),
         [0x89, b'P', b'N', b'G', ..] => png::decode_png(bytes),
@@ -113,7 +127,7 @@ pub fn decode_image(bytes: &[u8]) -> Result<DecodedImage, DecodeError> {
     }
 }
 
-/// What a decoder knows of its input for the message of a failure.
+/// The input of a decoder, for its errors.
 #[derive(Debug, Clone, Copy)]
 struct EncodedImage<'a> {
     format: &'static str,
@@ -130,7 +144,7 @@ impl EncodedImage<'_> {
         }
     }
 
-    /// Refuses a size before memory is asked for it.
+    /// Refuses a size before memory is allocated for it.
     fn check_dimensions(self, width: usize, height: usize) -> Result<(), DecodeError> {
         match width.checked_mul(height) {
             Some(1..=MAX_IMAGE_PIXELS) => Ok(()),
@@ -156,3 +170,6 @@ fn drop_last_channel(channels: usize, pixels: &[u8]) -> Vec<u8> {
 fn gray_to_rgb(gray: &[u8]) -> Vec<u8> {
     gray.iter().flat_map(|&level| [level; 3]).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,27 +1,24 @@
-//! From the bytes of a picture to the planes that a tower is given, as the reference's transform.
+//! From the bytes of an image to the planes that a tower is given, as the reference's transform.
 //!
-//! It never normalises in place: batches travel as bytes, and [`normalise`] says what a byte is worth.
+//! It never normalizes in place: batches move to the device as bytes, a quarter of their size as floats.
 
 use cnclip_crds::stage::Augmentation;
 
 use super::augment::{AugmentKey, augment_image};
 use super::decode::{DecodeError, DecodedImage, decode_image};
 
-#[cfg(test)]
-mod tests;
-
 /// Means of the three channels, 1 being the brightest level.
 pub const CHANNEL_MEANS: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// Standard deviations of the three channels.
 pub const CHANNEL_STDS: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
-/// Decodes, augments and squashes a picture into its place in a batch.
+/// Decodes, augments and resizes an image into its place in a batch.
 ///
 /// # Shapes
 /// `planes` is `[3, side, side]`.
 ///
 /// # Errors
-/// Bytes that [`decode`] refuses; `planes` is untouched then.
+/// Bytes that [`decode_image`] refuses; `planes` is untouched then.
 ///
 /// # Guarantees
 /// The same bytes, side, augmentation and key give the same planes.
@@ -36,13 +33,30 @@ pub fn preprocess_image(
     Ok(())
 }
 
-/// A picture as scoring sees it: decoded and squashed.
+/// An image as evaluations use it: decoded and resized, not augmented.
 ///
 /// # Shapes
 /// `[3, side, side]`
 ///
 /// # Errors
-/// Those of [`preprocess`].
+/// Those of [`preprocess_image`].
+///
+/// ```
+/// use cnclip_data::image::preprocess::preprocess_for_eval;
+///
+/// # fn main() -> Result<(), cnclip_data::image::decode::DecodeError> {
+/// // A BMP of one pixel, 24 bits: blue 10, green 20, red 30.
+/// let mut bmp = b"BM".to_vec();
+/// bmp.extend([58, 0, 0, 0, 0, 0, 0, 0, 54, 0, 0, 0]);
+/// bmp.extend([40, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 24, 0]);
+/// bmp.extend([0; 24]);
+/// bmp.extend([10, 20, 30, 0]);
+///
+/// let planes = preprocess_for_eval(&bmp, 2)?;
+/// assert_eq!(planes, [30, 30, 30, 30, 20, 20, 20, 20, 10, 10, 10, 10]);
+/// # Ok(())
+/// # }
+/// ```
 pub fn preprocess_for_eval(bytes: &[u8], side: usize) -> Result<Vec<u8>, DecodeError> {
     let mut planes = vec![0; 3 * side * side];
     preprocess_image(
@@ -55,21 +69,22 @@ pub fn preprocess_for_eval(bytes: &[u8], side: usize) -> Result<Vec<u8>, DecodeE
     Ok(planes)
 }
 
-/// Augments and squashes a decoded picture into its place in a batch.
+/// Augments and resizes a decoded image into its place in a batch.
 ///
 /// # Shapes
 /// `planes` is `[3, side, side]`.
 ///
 /// # Guarantees
-/// As [`preprocess`].
+/// As [`preprocess_image`].
 pub fn augment_into(
-    picture: &DecodedImage,
+    image: &DecodedImage,
     side: usize,
     augmentation: Augmentation,
     key: AugmentKey,
     planes: &mut [u8],
 ) {
-    let square = augment_image(picture, side, augmentation, key);
+    let square = augment_image(image, side, augmentation, key);
+    // Planes and not pixels: the patch embedding reads one channel after the other.
     for (channel, plane) in planes.chunks_exact_mut(side * side).enumerate() {
         for (level, pixel) in plane.iter_mut().zip(&square) {
             *level = pixel[channel];
@@ -90,7 +105,11 @@ pub fn normalize_pixels(planes: &[u8], side: usize, values: &mut [f32]) {
         .zip(channels)
     {
         for (value, &level) in values.iter_mut().zip(plane) {
+            // In torchvision's order, `ToTensor` then `Normalize`: folded into one factor it would round differently.
             *value = (f32::from(level) / 255.0 - CHANNEL_MEANS[c]) / CHANNEL_STDS[c];
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

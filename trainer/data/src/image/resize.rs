@@ -1,22 +1,23 @@
-//! Brings a region of a picture to a square as Pillow does, to the last bit.
+//! Resizes a region of an image to a square as Pillow does, to the last bit.
 //!
-//! Bicubic with antialiasing in fixed point: across first, rounded to bytes, then down. It never
-//! keeps the aspect ratio: what does not fit is squashed.
+//! Bicubic with antialiasing in fixed point: across first, rounded to bytes, then down. The aspect ratio is not
+//! kept.
+//!
+//! # Source
+//! `ImagingResample` in Pillow's `Resample.c`.
 
-#[cfg(test)]
-mod tests;
-
-/// What is left of 32 bits beside 8 of a level and 2 of overshoot.
+/// Bits of fraction in a weight: what is left of 32 after 8 of a level and 2 of overshoot. Pillow's number, so
+/// that every rounding is Pillow's too.
 const FRACTION_BITS: u32 = 22;
-/// Half a level: the sums are cut, not rounded.
+/// Half a level, from which sums start: the shift at the end cuts off, and so rounds.
 const ROUNDING_HALF: i32 = 1 << (FRACTION_BITS - 1);
-/// How far the cubic reaches, in pixels of the coarser side.
+/// Half the width of the cubic, in pixels of the coarser grid.
 const CUBIC_RADIUS: f64 = 2.0;
 
-/// Rows that are resized together.
+/// Rows that are resized together: 16 sums of 32 bits fill the widest vector registers.
 const ROWS_PER_BAND: usize = 16;
 
-/// A rectangle of a picture, in pixels.
+/// A rectangle of an image, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PixelRegion {
     /// Pixels left of it.
@@ -29,14 +30,28 @@ pub struct PixelRegion {
     pub height: usize,
 }
 
-/// A region of interleaved pixels that lie in rows of `pitch` pixels.
+/// A region of interleaved pixels.
+///
+/// ```
+/// use cnclip_data::image::resize::{PixelRegion, PixelView};
+///
+/// let pixels = [[0u8], [100], [200], [50]];
+/// let view = PixelView {
+///     pixels: &pixels,
+///     row_stride: 2,
+///     region: PixelRegion { left: 0, top: 0, width: 2, height: 2 },
+/// };
+///
+/// assert_eq!(view.resize_bicubic(2), pixels, "what fits already is left as it is");
+/// assert_eq!(view.resize_bicubic(1), [[88]], "the mean of all pixels, rounded twice");
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct PixelView<'a, T, const C: usize> {
-    /// The pixels of the whole picture.
+    /// The pixels of the whole image.
     pub pixels: &'a [[T; C]],
     /// Pixels from one row to the next.
     pub row_stride: usize,
-    /// What is looked at.
+    /// The part that is read.
     pub region: PixelRegion,
 }
 
@@ -72,6 +87,7 @@ impl<const C: usize> PixelView<'_, u8, C> {
     /// `[side, side]` pixels of `C` channels.
     pub fn resize_bicubic(&self, side: usize) -> Vec<[u8; C]> {
         let PixelRegion { width, height, .. } = self.region;
+        // Pillow skips a pass that changes no size; a pass with weights of one would give the same bytes.
         let rows = if width == side {
             self.to_pixels()
         } else {
@@ -86,6 +102,8 @@ impl<const C: usize> PixelView<'_, u8, C> {
         let PixelRegion { width, height, .. } = self.region;
         let taps = FilterTaps::new(width, side).into_fixed_point();
         let mut rows = vec![[0; C]; height * side];
+        // Transposed, so that the rows of a band lie beside each other: the loop over rows is then one vector
+        // instruction, whatever the weights of this column are.
         let mut band = vec![[[0; C]; ROWS_PER_BAND]; width];
 
         for (first, rows) in (0..)
@@ -111,7 +129,7 @@ impl<const C: usize> PixelView<'_, u8, C> {
 }
 
 impl PixelView<'_, u16, 1> {
-    /// The region as a square, bicubic, in floating point: 16 bits leave no room for fixed point.
+    /// The region as a square, bicubic, in double precision: 16 bits of level leave too few for the weights.
     pub fn resize_bicubic(&self, side: usize) -> Vec<u16> {
         let PixelRegion { width, height, .. } = self.region;
         let rows = resize_rows_u16(self.to_pixels().as_flattened(), width, side);
@@ -194,7 +212,8 @@ fn clamp_to_u8(sum: i32) -> u8 {
     (sum >> FRACTION_BITS).clamp(0, 255) as u8
 }
 
-/// Rounds half away from zero, then limits the two bytes of the word apart, as Pillow does.
+/// Rounds half away from zero, then limits the two bytes apart, as Pillow does: overshoot above 65,535 keeps its
+/// low byte, which is a fault of Pillow that the reference's pixels have too.
 fn clamp_to_u16(sum: f64) -> u16 {
     let level = sum.round() as i32;
     let low = (level % 256).max(0);
@@ -223,6 +242,7 @@ impl<W> FilterTaps<W> {
 impl FilterTaps<f64> {
     fn new(input: usize, output: usize) -> Self {
         let scale = input as f64 / output as f64;
+        // Only when shrinking the cubic is widened, which averages (antialiasing); when enlarging it is not.
         let stretch = scale.max(1.0);
         let reach = CUBIC_RADIUS * stretch;
         let count = reach.ceil() as usize * 2 + 1;
@@ -233,15 +253,17 @@ impl FilterTaps<f64> {
         };
 
         for (target, weights) in taps.weights.chunks_exact_mut(count).enumerate() {
-            let centre = (target as f64 + 0.5) * scale;
-            let start = (centre - reach + 0.5) as usize;
-            let end = ((centre + reach + 0.5) as usize).min(input);
+            let center = (target as f64 + 0.5) * scale;
+            // A cast of a negative number is zero: nothing lies left of the image.
+            let start = (center - reach + 0.5) as usize;
+            let end = ((center + reach + 0.5) as usize).min(input);
             let weights = &mut weights[..end - start];
 
             for (source, weight) in (start..).zip(weights.iter_mut()) {
-                *weight = cubic_kernel((source as f64 - centre + 0.5) * (1.0 / stretch));
+                *weight = cubic_kernel((source as f64 - center + 0.5) * (1.0 / stretch));
             }
 
+            // At the border the cubic is cut off; the weights that are left must still add up to one.
             let total: f64 = weights.iter().sum();
             weights.iter_mut().for_each(|weight| *weight /= total);
             taps.starts.push(start);
@@ -250,6 +272,7 @@ impl FilterTaps<f64> {
         taps
     }
 
+    /// Rounds half away from zero, as Pillow does; the weights of a target may then miss one by a few units.
     fn into_fixed_point(self) -> FilterTaps<i32> {
         let one = f64::from(1 << FRACTION_BITS);
         let weights = self
@@ -266,7 +289,7 @@ impl FilterTaps<f64> {
     }
 }
 
-/// Keys' cubic convolution with a = -1/2.
+/// Keys' cubic convolution with a = -1/2, as Pillow's `BICUBIC` (OpenCV takes -3/4).
 fn cubic_kernel(distance: f64) -> f64 {
     let x = distance.abs();
     if x < 1.0 {
@@ -280,6 +303,7 @@ fn cubic_kernel(distance: f64) -> f64 {
 
 /// The source pixel under the middle of each target pixel, by adding the step up as Pillow does.
 fn nearest_indices(input: usize, output: usize) -> Vec<usize> {
+    // Added up and not multiplied: the error that adds up decides ties, and so is part of the result.
     let step = input as f64 / output as f64;
     let middles = std::iter::successors(Some(step * 0.5), |middle| Some(middle + step));
     middles
@@ -287,3 +311,6 @@ fn nearest_indices(input: usize, output: usize) -> Vec<usize> {
         .map(|middle| (middle as usize).min(input - 1))
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use super::decode::{DecodedImage, PixelData};
 use super::resize::{PixelRegion, PixelView};
 
 impl DecodedImage {
-    /// All of it.
+    /// The region of the whole image.
     pub fn full_region(&self) -> PixelRegion {
         PixelRegion {
             left: 0,
@@ -16,13 +16,17 @@ impl DecodedImage {
         }
     }
 
-    /// A region as a square of RGB pixels: resized in the colours of the file, converted after.
+    /// A region as a square of RGB pixels.
+    ///
+    /// The aspect ratio is not kept. Resizing before the conversion is the reference's order: torchvision resizes
+    /// the image as Pillow opened it, and `convert("RGB")` comes after.
     ///
     /// # Shapes
     /// `[side, side]` pixels.
     pub fn resize_to_square(&self, region: PixelRegion, side: usize) -> Vec<Rgb> {
         match &self.pixels {
             PixelData::Rgb(pixels) => self.pixel_view::<3>(pixels, region).resize_bicubic(side),
+            // Pillow resizes palettes by the nearest pixel whatever filter is asked for: indices have no mean.
             PixelData::Palette(pixels) => self.pixel_view::<3>(pixels, region).resize_nearest(side),
             PixelData::Gray(pixels) => {
                 let square = self.pixel_view(pixels, region).resize_bicubic(side);
@@ -47,6 +51,7 @@ impl DecodedImage {
                     region,
                 };
 
+                // Pillow converts 16 bits to 8 by cutting off what is brighter, not by scaling.
                 view.resize_bicubic(side)
                     .into_iter()
                     .map(|level| [level.min(255) as u8; 3])
@@ -68,10 +73,12 @@ impl DecodedImage {
     }
 }
 
-/// Resizes colours weighted with their alpha, which comes last. What fits already is left alone.
+/// Resizes colors weighted with their alpha, which comes last: otherwise the color of transparent pixels, which
+/// nobody sees, would bleed into the edges.
 fn resize_premultiplied<const C: usize>(view: PixelView<'_, u8, C>, side: usize) -> Vec<[u8; C]> {
     let PixelRegion { width, height, .. } = view.region;
     let mut pixels = view.to_pixels();
+    // What fits already is left alone, as in Pillow: weighting and back loses bits.
     if (width, height) == (side, side) {
         return pixels;
     }
@@ -100,17 +107,18 @@ fn resize_premultiplied<const C: usize>(view: PixelView<'_, u8, C>, side: usize)
 }
 
 fn map_color_channels<const C: usize>(pixel: &mut [u8; C], change: fn(u8, u8) -> u8) {
-    let [colours @ .., alpha] = pixel.as_mut_slice() else {
+    let [colors @ .., alpha] = pixel.as_mut_slice() else {
         return;
     };
 
-    colours
+    colors
         .iter_mut()
         .for_each(|level| *level = change(*level, *alpha));
 }
 
-/// `level · share / 255`, rounded.
+/// `level · share / 255`, rounded: Pillow's `MULDIV255`.
 fn multiply_alpha(level: u8, share: u8) -> u8 {
+    // x / 255 = (x + x / 256) / 256 for every product of two bytes: no division in the inner loop.
     let product = u32::from(level) * u32::from(share) + 128;
     (((product >> 8) + product) >> 8) as u8
 }
@@ -123,7 +131,9 @@ fn divide_alpha(level: u8, share: u8) -> u8 {
     }
 }
 
-pub(super) fn cmyk_to_rgb([cyan, magenta, yellow, black]: [u8; 4]) -> Rgb {
+/// Pillow's conversion, without a color profile.
+pub(super) fn cmyk_to_rgb(inks: [u8; 4]) -> Rgb {
+    let [cyan, magenta, yellow, black] = inks;
     let light = 255 - black;
     [cyan, magenta, yellow].map(|ink| light.saturating_sub(multiply_alpha(ink, light)))
 }

@@ -1,5 +1,7 @@
-//! Does numbered work on threads, a bounded distance ahead, and gives the results in order. Knows
-//! nothing of data.
+//! Does numbered work on threads, a bounded distance ahead, and gives the results in order.
+//!
+//! One lock and one condition variable, no channels: the results come in any order, and the reader needs them in
+//! the order of the numbers.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -26,10 +28,11 @@ struct PipelineShared<T> {
 
 #[derive(Debug)]
 struct PipelineState<T> {
-    /// Numbers that nobody has begun.
+    /// Numbers that no thread has begun.
     pending: Range<u64>,
     /// The number that is read next.
     next: u64,
+    /// Results that came before their turn: at most `max_ahead`.
     completed: BTreeMap<u64, Result<T>>,
     stopped: bool,
 }
@@ -85,6 +88,7 @@ impl<T: Send + 'static> PrefetchPipeline<T> {
             let number = state.next;
             if let Some(result) = state.completed.remove(&number) {
                 state.next += 1;
+                // One step of the reader lets one more number begin.
                 self.shared.changed.notify_all();
                 return Some(result);
             }
@@ -99,7 +103,8 @@ impl<T: Send + 'static> PrefetchPipeline<T> {
 }
 
 impl<T> Drop for PrefetchPipeline<T> {
-    /// Tells the threads to end; one that waits for a store ends when that answers.
+    /// Stops the threads without joining them: one that waits for a store ends when that answers, which may
+    /// take half a minute, and a run that fails should not.
     fn drop(&mut self) {
         self.shared.lock_state().stopped = true;
         self.shared.changed.notify_all();
@@ -108,6 +113,7 @@ impl<T> Drop for PrefetchPipeline<T> {
 
 impl<T> PipelineShared<T> {
     fn lock_state(&self) -> MutexGuard<'_, PipelineState<T>> {
+        // Work runs outside the lock, so a panic cannot leave the state half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -122,6 +128,7 @@ impl<T> PipelineShared<T> {
 
     fn run_worker(&self, work: &impl Fn(u64) -> Result<T>) {
         while let Some(number) = self.claim_next() {
+            // A thread that died would leave the reader waiting for its number for ever.
             let result = catch_unwind(AssertUnwindSafe(|| work(number)))
                 .unwrap_or_else(|panic| Err(Error::Bug(panic_message(panic.as_ref()))));
             self.lock_state().completed.insert(number, result);
@@ -187,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_and_an_error_are_told_in_their_turn() {
+    fn a_panic_and_an_error_come_in_their_turn() {
         let work = |number| match number {
             1 => panic!("out of luck"),
             2 => Err(Error::Data("bad".into())),
@@ -195,12 +202,12 @@ mod tests {
         };
 
         let results = all(PrefetchPipeline::spawn_workers("test", 0..4, 4, 2, work).unwrap());
-        let told: Vec<_> = results
+        let found: Vec<_> = results
             .iter()
             .map(|r| r.as_ref().map_err(|error| error.exit().exit_code()))
             .collect();
 
-        assert_eq!(told, [Ok(&0), Err(70), Err(65), Ok(&3)]);
+        assert_eq!(found, [Ok(&0), Err(70), Err(65), Ok(&3)]);
         assert!(
             results[1]
                 .as_ref()

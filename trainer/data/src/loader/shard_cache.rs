@@ -1,5 +1,5 @@
-//! Keeps the shards that are in use in memory, with what was made of their pictures and captions.
-//! Decides what to let go of; never which pair comes next.
+//! The shards that are in use, in memory, with what was made of their images and texts. Decides which to evict;
+//! never which sample comes next.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -8,10 +8,10 @@ use crate::error::Result;
 use crate::image::decode::DecodedImage;
 use crate::shard::{Dataset, Shard};
 
-/// A picture after the part of its preparation that is the same every time.
+/// An image after the part of its preparation that is the same every time.
 #[derive(Debug)]
 pub(super) enum CachedImage {
-    /// Decoded: the rest depends on the step.
+    /// Decoded: augmentation depends on the step.
     Decoded(DecodedImage),
     /// `[3, side, side]`: nothing is left to do.
     Preprocessed(Box<[u8]>),
@@ -21,15 +21,15 @@ pub(super) enum CachedImage {
 #[derive(Debug)]
 pub(super) struct CachedShard {
     pub(super) shard: Shard,
-    /// By sample.
+    /// By sample. Each is made by the first thread that needs it, under a lock of its own.
     pub(super) images: Vec<OnceLock<CachedImage>>,
-    /// What the bytes of a picture are known by, by sample.
+    /// Hashes of the encoded images, by sample.
     pub(super) fingerprints: Vec<OnceLock<u64>>,
-    /// The ids of the caption, by pair.
+    /// Token ids of the text, by pair.
     pub(super) token_ids: Vec<OnceLock<Box<[u32]>>>,
 }
 
-/// The shards in memory, those used last.
+/// The most recently used shards, up to a number of bytes.
 #[derive(Debug)]
 pub(super) struct ShardCache {
     dataset: Dataset,
@@ -39,6 +39,7 @@ pub(super) struct ShardCache {
 
 #[derive(Debug, Default)]
 struct CacheSlots {
+    /// Counts uses, to order them.
     clock: u64,
     by_shard: HashMap<u32, CacheSlot>,
 }
@@ -51,11 +52,11 @@ struct CacheSlot {
 }
 
 impl ShardCache {
-    /// Keeps at most `most_bytes` of shards, one at least.
-    pub(super) fn new(dataset: Dataset, most_bytes: u64) -> Self {
+    /// Keeps at most `max_bytes` of shards, one at least.
+    pub(super) fn new(dataset: Dataset, max_bytes: u64) -> Self {
         Self {
             dataset,
-            max_bytes: most_bytes,
+            max_bytes,
             slots: Mutex::default(),
         }
     }
@@ -76,6 +77,8 @@ impl ShardCache {
     /// # Errors
     /// If the store fails; the next caller tries again.
     pub(super) fn load_shard(&self, number: u32) -> Result<Arc<CachedShard>> {
+        // Two locks: the one of all slots is held for a moment, the one of a slot while its shard is read, so
+        // that threads that need other shards go on.
         let slot = self.touch_slot(number);
         let mut shard = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(loaded) = shard.as_ref() {
@@ -87,14 +90,14 @@ impl ShardCache {
             tracing::warn!("{damage}");
         }
 
-        let pictures = read.samples.iter().map(|_| OnceLock::new()).collect();
+        let images = read.samples.iter().map(|_| OnceLock::new()).collect();
         let fingerprints = read.samples.iter().map(|_| OnceLock::new()).collect();
-        let captions = read.pairs.iter().map(|_| OnceLock::new()).collect();
+        let token_ids = read.pairs.iter().map(|_| OnceLock::new()).collect();
         let loaded = Arc::new(CachedShard {
             shard: read,
-            images: pictures,
+            images,
             fingerprints,
-            token_ids: captions,
+            token_ids,
         });
 
         Ok(shard.insert(loaded).clone())
@@ -105,13 +108,10 @@ impl ShardCache {
         slots.clock += 1;
         let used = slots.clock;
         let bytes = self.dataset.index().shards[number as usize].bytes;
-        let slot = slots.by_shard.entry(number).or_insert_with(|| {
-            let shard = Arc::default();
-            CacheSlot {
-                last_used: used,
-                bytes,
-                shard,
-            }
+        let slot = slots.by_shard.entry(number).or_insert_with(|| CacheSlot {
+            last_used: used,
+            bytes,
+            shard: Arc::default(),
         });
 
         slot.last_used = used;
@@ -122,10 +122,11 @@ impl ShardCache {
 }
 
 impl CacheSlots {
-    /// Forgets the shards that were used longest ago. Whoever works on one keeps it until done.
-    fn evict_lru(&mut self, most_bytes: u64) {
+    /// Forgets the shards that were used longest ago. A thread that works on one holds it until it is done.
+    fn evict_lru(&mut self, max_bytes: u64) {
         let mut bytes: u64 = self.by_shard.values().map(|slot| slot.bytes).sum();
-        while bytes > most_bytes && self.by_shard.len() > 1 {
+        // A scan and no ordered list: a cache holds tens of shards, and a use is a read of a hundred megabytes.
+        while bytes > max_bytes && self.by_shard.len() > 1 {
             let oldest = self.by_shard.iter().min_by_key(|(_, slot)| slot.last_used);
             let Some((&number, slot)) = oldest else {
                 return;

@@ -90,6 +90,7 @@ impl SkippedSamples {
 
     /// Counts what was drawn here, and with it what the other ranks draw meanwhile.
     pub(super) fn add_drawn(&self, pairs: u64) {
+        // An estimate that needs no exchange between ranks: they work on equal parts of the same steps.
         self.lock_state().drawn += pairs * self.ranks;
     }
 
@@ -131,6 +132,7 @@ impl SkippedSamples {
     /// If too large a share of what was drawn is unusable.
     pub(super) fn merge_reported(&self, reported: &[UnusableSample]) -> Result<()> {
         let mut state = self.lock_state();
+        // This rank's own samples come back among them and are counted once.
         for unusable in reported {
             state.count_once(unusable);
         }

@@ -3,7 +3,6 @@ use std::collections::HashSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::shard::IndexedFile;
 
 /// An order over shards of these numbers of pairs, ten bytes a pair.
 fn order(pairs: &[u64], seed: u64, global_batch: usize, window_bytes: u64) -> BatchSampler {

@@ -1,4 +1,4 @@
-//! Packs samples into shards of a bounded size with bytes that depend on nothing but the samples.
+//! Packs samples into shards of a bounded size, whose bytes depend on nothing but the samples.
 //! Never holds more than one shard.
 
 use serde::Serialize;
@@ -26,12 +26,11 @@ pub(super) struct ShardWriter<'a> {
 
 impl<'a> ShardWriter<'a> {
     pub(super) fn new(output: &'a Store, shard_bytes: u64) -> Self {
-        let open = tar::Builder::new(Vec::new());
         Self {
             output,
             shard_bytes,
             parts: Vec::new(),
-            archive: open,
+            archive: tar::Builder::new(Vec::new()),
             images: 0,
             pairs: 0,
         }
@@ -43,8 +42,8 @@ impl<'a> ShardWriter<'a> {
         closed + self.archive.get_ref().len() as u64
     }
 
-    /// Adds an image with its texts. Its files are called after its number, or after its place among
-    /// all images: a name may hold anything.
+    /// Adds an image with its texts. Its files are named by its number, or by its index among all images: a name
+    /// may contain anything, slashes and dots too.
     pub(super) fn add_sample(
         &mut self,
         image_id: &ItemId,
@@ -80,6 +79,7 @@ impl<'a> ShardWriter<'a> {
     }
 
     fn append_file(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        // A new header has neither time nor owner: equal samples make equal bytes, and equal digests.
         let mut header = tar::Header::new_ustar();
         header.set_size(bytes.len() as u64);
         header.set_mode(0o644);
@@ -89,9 +89,9 @@ impl<'a> ShardWriter<'a> {
     }
 
     fn close_shard(&mut self) -> Result<()> {
-        let open = std::mem::replace(&mut self.archive, tar::Builder::new(Vec::new()));
+        let archive = std::mem::replace(&mut self.archive, tar::Builder::new(Vec::new()));
         let name = format!("{:05}.tar", self.parts.len());
-        let bytes = open.into_inner().map_err(Error::file("write", &name))?;
+        let bytes = archive.into_inner().map_err(Error::file("write", &name))?;
         let images = std::mem::take(&mut self.images);
         let pairs = std::mem::take(&mut self.pairs);
 

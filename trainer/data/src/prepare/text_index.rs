@@ -92,6 +92,7 @@ impl TextIndex {
             index.texts.push((record.text_id, record.text));
         }
 
+        // A pair that a database has twice is one pair.
         index.links.sort_unstable();
         index.links.dedup();
         index

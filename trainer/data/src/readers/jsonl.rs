@@ -19,6 +19,7 @@ pub struct JsonlTexts {
     lines: JsonLines<BufReader<File>>,
 }
 
+// Other fields are ignored: the files of some data sets have more.
 #[derive(Deserialize)]
 struct TextLine {
     text_id: ItemId,

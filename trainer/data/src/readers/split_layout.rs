@@ -93,6 +93,8 @@ impl SplitLocation {
         [images, databases].map(|name| self.root.object_uri(&name))
     }
 
+    /// Asks for the size and not for a listing, which on an object store costs a request for every thousand objects
+    /// of the folder.
     pub(super) fn has_file(&self, name: &str) -> Result<bool> {
         self.root.object_size(name).map(|size| size.is_some())
     }

@@ -39,6 +39,7 @@ impl TsvImages {
     pub fn open(path: &Path) -> Result<Self> {
         let mut file = File::open(path).map_err(Error::file("open", path))?;
         let mut entries = scan_lines(path, &mut file)?;
+        // By line too, so that the error of a duplicate names its lines in their order.
         entries.sort_by(|(a, a_span), (b, b_span)| (a, a_span.line).cmp(&(b, b_span.line)));
         check_unique_ids(path, &entries)?;
 

@@ -1,4 +1,4 @@
-//! What a data set calls its images and texts. Never judges whether a name is used twice.
+//! Ids of images and texts. Never judges whether an id is used twice.
 
 use std::fmt;
 
@@ -20,8 +20,9 @@ pub enum ItemId {
 }
 
 impl ItemId {
-    /// What is written here; `None` if that is nothing.
+    /// The id that a text writes; `None` if the text is empty.
     pub fn parse(text: &str) -> Option<Self> {
+        // Only what is printed as it was written is a number: "007" and "+7" are names, or two ids would become one.
         let number = text
             .parse()
             .ok()

@@ -13,7 +13,7 @@ use crate::store::Store;
 pub const INDEX_FILE: &str = "index.json";
 const INDEX_FORMAT: &str = "cnclip-shards/1";
 
-/// One tar of samples.
+/// A file of a data set: a tar of samples, or the texts that belong to no image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IndexedFile {
@@ -23,14 +23,14 @@ pub struct IndexedFile {
     pub bytes: u64,
     /// Images in it.
     pub images: u64,
-    /// Image-caption pairs in it.
+    /// Image-text pairs in it.
     pub pairs: u64,
     /// SHA-256 of its bytes, in hexadecimal.
     pub sha256: String,
 }
 
 impl IndexedFile {
-    /// The part these bytes are.
+    /// The entry of a file of these bytes.
     pub fn new(name: &str, bytes: &[u8], images: u64, pairs: u64) -> Self {
         let name = name.to_owned();
         let sha256 = sha256(bytes);
@@ -45,6 +45,22 @@ impl IndexedFile {
 }
 
 /// The table of contents of a data set.
+///
+/// ```
+/// use cnclip_data::shard::{IndexedFile, ShardIndex};
+/// use cnclip_data::store::Store;
+///
+/// # fn main() -> cnclip_data::error::Result<()> {
+/// let shard = IndexedFile::new("00000.tar", b"the bytes of the shard", 2, 3);
+/// let index = ShardIndex::new(vec![shard], None);
+/// assert_eq!((index.images, index.pairs), (2, 3));
+///
+/// let store = Store::in_memory();
+/// index.write_to(&store)?;
+/// assert_eq!(ShardIndex::read_from(&store)?.dataset, index.dataset);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShardIndex {
@@ -54,7 +70,7 @@ pub struct ShardIndex {
     pub dataset: String,
     /// Images in all shards.
     pub images: u64,
-    /// Image-caption pairs in all shards.
+    /// Image-text pairs in all shards.
     pub pairs: u64,
     /// The shards, in the order of their names.
     pub shards: Vec<IndexedFile>,
@@ -64,8 +80,9 @@ pub struct ShardIndex {
 }
 
 impl ShardIndex {
-    /// The index of these parts.
+    /// The index of these files.
     pub fn new(mut shards: Vec<IndexedFile>, loose_texts: Option<IndexedFile>) -> Self {
+        // By name, so that the digest does not depend on the order in which a store lists or a program writes.
         shards.sort_by(|a, b| a.name.cmp(&b.name));
         let dataset = dataset_digest(&shards, loose_texts.as_ref());
         let images = shards.iter().map(|shard| shard.images).sum();
@@ -84,7 +101,7 @@ impl ShardIndex {
     /// The index of the data set at `store`.
     ///
     /// # Errors
-    /// If there is none, or if it does not agree with itself.
+    /// If there is none, or if its sums and digest are not those of its files.
     pub fn read_from(store: &Store) -> Result<Self> {
         let uri = store.object_uri(INDEX_FILE);
         let bytes = store.get_if_exists(INDEX_FILE)?.ok_or_else(|| {
@@ -98,6 +115,7 @@ impl ShardIndex {
 
         let index: Self = serde_json::from_slice(&bytes)
             .map_err(|error| Error::Data(format!("{uri} is not an index of shards: {error}")))?;
+        // An index that was edited by hand, or merged from two, would shift ids and counts without a word.
         let remade = Self::new(index.shards.clone(), index.loose_texts.clone());
 
         if index != remade {
@@ -127,6 +145,8 @@ impl ShardIndex {
     }
 }
 
+// One line a file and names that hold no line break: no two lists of files make one text. The format is part of
+// every checkpoint by way of the digest, and must not change.
 fn dataset_digest(shards: &[IndexedFile], loose_texts: Option<&IndexedFile>) -> String {
     let lines = shards.iter().chain(loose_texts).map(|part| {
         let IndexedFile {

@@ -1,25 +1,24 @@
-//! Reads what a sample's `key.json` or `key.txt` says: its captions and the numbers of image and
-//! texts. Never judges a caption.
+//! The label of a sample, `key.json` or `key.txt`: its texts and the ids of image and texts. Never judges a text.
 
 use serde::Deserialize;
 
 use super::ItemId;
 
-/// A caption and, where the data set numbers its texts, its number.
+/// A text and, where the data set gives texts ids, its id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LabelText {
-    /// What its data set calls the text.
+    /// The id of the text in its data set.
     pub text_id: Option<ItemId>,
-    /// The caption.
+    /// The text.
     pub text: String,
 }
 
-/// What is known of an image besides its bytes.
+/// What a data set says of an image besides its bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SampleLabel {
-    /// What its data set calls the image.
+    /// The id of the image in its data set.
     pub image_id: Option<ItemId>,
-    /// Its captions.
+    /// Its texts.
     pub texts: Vec<LabelText>,
 }
 
@@ -43,7 +42,7 @@ enum LabelTextJson {
 }
 
 impl SampleLabel {
-    /// What the two files of a sample say together: `texts` of the JSON, else its `text` (or
+    /// The label in the two files of a sample: `texts` of the JSON, else its `text` (or
     /// `caption`, as img2dataset writes), else the text file.
     ///
     /// # Errors
@@ -56,6 +55,8 @@ impl SampleLabel {
             None => None,
         };
 
+        // Labels of this project give a list `texts`; img2dataset and most WebDataset tools give one `text` or
+        // `caption`, or a text file beside the image. The richest one counts.
         let plain = |text: String, text_id| vec![LabelText { text_id, text }];
         let image_id = json.as_ref().and_then(|json| json.image_id.clone());
         let texts = match (json, txt) {
@@ -75,6 +76,7 @@ impl SampleLabel {
             ) => plain(text, text_id),
             (_, Some(txt)) => {
                 let text = std::str::from_utf8(txt).map_err(|error| error.to_string())?;
+                // An editor ends a file with a line break that is no part of the text.
                 plain(text.trim_end_matches(['\r', '\n']).to_owned(), None)
             }
             _ => Vec::new(),
@@ -84,8 +86,8 @@ impl SampleLabel {
     }
 }
 
-fn into_label_text(caption: LabelTextJson) -> LabelText {
-    match caption {
+fn into_label_text(text: LabelTextJson) -> LabelText {
+    match text {
         LabelTextJson::Plain(text) => LabelText {
             text_id: None,
             text,
@@ -99,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn captions_are_found_where_the_formats_keep_them() {
+    fn texts_are_found_where_the_formats_store_them() {
         type Row = (
             Option<&'static str>,
             Option<&'static str>,

@@ -1,5 +1,5 @@
-//! Cuts the bytes of one WebDataset tar into samples without copying a picture. Never decodes one,
-//! and never fails: what cannot be read is told beside what can.
+//! Cuts the bytes of one WebDataset tar into samples without copying an image. Never decodes one,
+//! and never fails: what cannot be read is reported beside what can.
 
 use std::io::Cursor;
 
@@ -9,14 +9,14 @@ use super::label::SampleLabel;
 
 const IMAGE_EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "gif", "bmp"];
 
-/// One image with its captions, as it lies in the tar.
+/// One image with its label, as stored in the tar.
 #[derive(Clone, Debug)]
 pub struct TarSample {
     /// What the names of its files have in common.
     pub key: String,
-    /// The encoded picture.
+    /// The encoded image.
     pub image: Bytes,
-    /// What its label says, or why it could not be read.
+    /// Its label, or why that could not be parsed.
     pub label: Result<SampleLabel, String>,
 }
 
@@ -26,6 +26,7 @@ pub fn read_tar(tar: &Bytes) -> (Vec<TarSample>, Option<String>) {
     let mut open = SampleFiles::default();
     let torn = visit_tar_files(tar, |name, bytes| {
         let (key, extension) = split_sample_key(name);
+        // WebDataset writes the files of a sample one behind the other: another key begins another sample.
         if key != open.key {
             members.extend(std::mem::take(&mut open).into_sample());
             open.key = key.to_owned();
@@ -47,6 +48,7 @@ pub fn read_tar(tar: &Bytes) -> (Vec<TarSample>, Option<String>) {
 /// Calls `each` for every file, without bytes for one that is cut off; returns why the walk ended
 /// before the tar's own end mark.
 fn visit_tar_files(tar: &Bytes, mut each: impl FnMut(&str, Option<Bytes>)) -> Option<String> {
+    // With seek, so that contents are sliced out of `tar` and not copied: a shard holds one allocation.
     let mut archive = tar::Archive::new(Cursor::new(tar.as_ref()));
     let entries = match archive.entries_with_seek() {
         Ok(entries) => entries,
@@ -113,7 +115,7 @@ impl SampleFiles {
         }
     }
 
-    /// The sample these files make; files without a picture make none.
+    /// The sample these files make; files without an image make none.
     fn into_sample(self) -> Option<TarSample> {
         let label = SampleLabel::parse_label(self.json.as_deref(), self.txt.as_deref());
         Some(TarSample {

@@ -1,4 +1,4 @@
-//! Copies an object to this machine, piece by piece: of whatever size, it takes the memory of a few parts.
+//! Copies an object into a local file, piece by piece: of whatever size, it takes the memory of a few parts.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -9,7 +9,7 @@ use object_store::ObjectStoreExt;
 use super::{PART_BYTES, Store};
 use crate::error::{Error, Result};
 
-/// What is asked for at once.
+/// Bytes that are requested before they are written: two parts, which arrive together.
 const CHUNK_BYTES: u64 = 2 * PART_BYTES;
 
 impl Store {
@@ -20,6 +20,7 @@ impl Store {
     pub fn download_to(&self, name: &str, file: &Path) -> Result<()> {
         let objects = self.objects.clone();
         let path = self.object_path(name);
+        // Before a file is made: an object that is not there leaves none behind.
         let size = self.run_request(
             "read",
             name,

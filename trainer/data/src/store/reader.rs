@@ -1,4 +1,4 @@
-//! Lets those who want a file to read and seek in have an object instead. Never reads all of it.
+//! An object as a file to read and seek in. Reads only what is asked for, and a little ahead.
 
 use std::io::{Error, ErrorKind, Read, Result, Seek, SeekFrom};
 
@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use super::Store;
 
-/// What one request brings at least: larger than most of what archives say of themselves.
+/// Bytes of a request, at least: larger than most headers and directories of archives, which are read in small
+/// pieces.
 const READ_AHEAD_BYTES: u64 = 64 << 10;
 
 /// An object, read where the position is. Cloning is cheap.
@@ -16,7 +17,7 @@ pub struct ObjectReader {
     name: String,
     size: u64,
     position: u64,
-    /// What lies behind `position` and was read already.
+    /// The bytes from `position` on that were read already.
     read_ahead: Bytes,
 }
 
@@ -44,6 +45,7 @@ impl Read for ObjectReader {
             self.read_ahead = read.map_err(Error::other)?;
         }
 
+        // Fewer bytes than asked for are no error of `Read`: the caller comes again, and the next request follows.
         let count = buffer.len().min(self.read_ahead.len());
         buffer[..count].copy_from_slice(&self.read_ahead.split_to(count));
         self.position += count as u64;
@@ -53,24 +55,25 @@ impl Read for ObjectReader {
 
 impl Seek for ObjectReader {
     fn seek(&mut self, to: SeekFrom) -> Result<u64> {
-        let place = match to {
-            SeekFrom::Start(place) => Some(place),
+        let position = match to {
+            SeekFrom::Start(position) => Some(position),
             SeekFrom::End(by) => self.size.checked_add_signed(by),
             SeekFrom::Current(by) => self.position.checked_add_signed(by),
         };
 
-        let place = place.ok_or_else(|| Error::from(ErrorKind::InvalidInput))?;
-        let skipped = place
+        let position = position.ok_or_else(|| Error::from(ErrorKind::InvalidInput))?;
+        let skipped = position
             .checked_sub(self.position)
             .map(|skipped| skipped as usize);
 
+        // Archives are read nearly in sequence, by many short seeks forwards: those cost no request.
         self.read_ahead = match skipped.filter(|&skipped| skipped <= self.read_ahead.len()) {
             Some(skipped) => self.read_ahead.slice(skipped..),
             None => Bytes::new(),
         };
 
-        self.position = place;
-        Ok(place)
+        self.position = position;
+        Ok(position)
     }
 }
 

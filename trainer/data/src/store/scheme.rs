@@ -15,9 +15,9 @@ use url::Url;
 use super::Store;
 use crate::error::{Error, Result, StoreError};
 
-/// A request that finds no answer is repeated this long: enough for a store that restarts.
+/// A request without an answer is repeated this long: enough for a store that restarts.
 const RETRY_TIMEOUT_SECONDS: u64 = 30;
-/// Repeats come ever further apart, so that this many take longer than that.
+/// More than fit into that time, so that the time decides and not the number.
 const MAX_RETRIES: usize = 30;
 /// A single request moves at most one part (16 MiB): slower than 140 KB/s is no answer.
 const REQUEST_TIMEOUT_SECONDS: u64 = 120;
@@ -78,6 +78,7 @@ pub(super) fn open_uri(
             )
         }
         ObjectStoreScheme::Http => {
+            // The path is the prefix, as in the other stores; the client gets the host alone.
             let host = &url[..url::Position::BeforePath];
             let builder = HttpBuilder::new().with_url(host).with_retry(retry_config());
             let options = client_options(url.scheme() == "http");
@@ -104,6 +105,7 @@ fn open_local_folder(path: &std::path::Path, uri: &str) -> Result<Store> {
     let absolute = std::path::absolute(path).map_err(Error::file("open", path))?;
     let prefix = Path::from_absolute_path(&absolute)
         .map_err(|error| invalid_uri(uri, &error.to_string()))?;
+    // Synced to disk: a checkpoint whose manifest is written must be there after a power failure.
     let objects = Arc::new(LocalFileSystem::new().with_fsync(true));
 
     Ok(Store {
@@ -127,6 +129,7 @@ fn s3_builder(uri: &str, url: &Url, environment: &StoreEnvironment) -> Result<Am
     let signed = value(&["aws_skip_signature"]).is_none_or(|skip| skip != "true");
     let keys = ["aws_access_key_id", "aws_web_identity_token_file"];
 
+    // Without keys the client would ask the metadata service of a cloud that is not there, for a minute.
     if endpoint.is_some() && signed && value(&keys).is_none() {
         return Err(Error::Config(format!(
             "cannot sign requests for {uri}: AWS_ENDPOINT_URL is set but AWS_ACCESS_KEY_ID is not. \
@@ -144,6 +147,7 @@ fn s3_builder(uri: &str, url: &Url, environment: &StoreEnvironment) -> Result<Am
             endpoint.is_some_and(|e| e.starts_with("http://")),
         ));
     Ok(match endpoint {
+        // The path of a request begins with a slash of its own.
         Some(endpoint) => builder.with_endpoint(endpoint.trim_end_matches('/')),
         None => builder,
     })
@@ -179,6 +183,7 @@ fn client_options(allow_http: bool) -> ClientOptions {
     ClientOptions::new()
         .with_allow_http(allow_http)
         .with_timeout(Duration::from_secs(REQUEST_TIMEOUT_SECONDS))
+        // A host that does not answer at all is found out sooner than a slow one.
         .with_connect_timeout(Duration::from_secs(5))
 }
 

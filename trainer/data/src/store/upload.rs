@@ -1,5 +1,5 @@
-//! An object that is written piece by piece: of whatever size, it takes the memory of a few parts. Never
-//! shows it before it is whole.
+//! An object that is written piece by piece: of whatever size, it takes the memory of a few parts. Readers see
+//! it when it is whole, and not before.
 
 use std::io::{self, Write};
 use std::mem;
@@ -18,8 +18,9 @@ pub struct ObjectWriter<'a> {
     name: &'a str,
     /// What was written since the last part.
     part: Vec<u8>,
-    /// Begun with the first whole part: smaller objects are one request.
+    /// Begun with the first whole part: a smaller object is one request, not three.
     multipart: Option<WriteMultipart>,
+    /// The failure behind an `io::Error`, which the caller of `write` may have replaced by its own.
     error: Option<Error>,
 }
 
@@ -76,11 +77,13 @@ impl ObjectWriter<'_> {
             };
 
             if let Err(error) = sent.wait_for_capacity(PARTS_IN_FLIGHT).await {
-                // What went wrong first is told.
+                // The first failure is the one to report, so one of the abort is ignored. Parts that stay behind
+                // would be paid for until a lifecycle rule of the bucket removes them.
                 sent.abort().await.ok();
                 return Err(error);
             }
 
+            // Starts the request and returns: the caller writes the next part while this one is sent.
             sent.put(part);
             Ok(sent)
         };
@@ -114,6 +117,7 @@ impl ObjectWriter<'_> {
 
 impl Write for ObjectWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // At most to the end of a part: all parts but the last have one size, which some stores (R2) require.
         let taken = bytes.len().min(PART_LEN - self.part.len());
         self.part.extend_from_slice(&bytes[..taken]);
         if self.part.len() == PART_LEN {

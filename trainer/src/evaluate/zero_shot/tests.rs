@@ -199,7 +199,7 @@ fn a_picture_that_cannot_be_used_is_left_out_and_too_many_end_the_evaluation() {
 
     for expected in [
         "2 of 12 images of memory:",
-        "test/1/2.png: a picture begins with",
+        "test/1/2.png: an image begins with",
         "raise maxSkippedPercent",
     ] {
         assert!(told.contains(expected), "{told}");

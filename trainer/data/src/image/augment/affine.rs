@@ -4,7 +4,7 @@ use std::array;
 
 use crate::image::Rgb;
 
-/// What comes into view from outside: the mean colour of the pictures.
+/// What comes into view from outside the image: CLIP's mean color, which timm fills with.
 const FILL_COLOR: Rgb = [123, 117, 104];
 
 /// A pixel in double precision; the fourth channel counts for nothing and fills the vector.
@@ -15,6 +15,8 @@ pub(super) type AffineMatrix = [f64; 6];
 
 /// Counter-clockwise about the middle.
 pub(super) fn rotation_matrix(degrees: f64, side: usize) -> AffineMatrix {
+    // Every operation in the order of Pillow's `Image.rotate`: another order gives other last bits, and
+    // with them other pixels where a sample lies near the edge of one.
     let angle = -degrees.rem_euclid(360.0).to_radians();
     let sin = round_15_decimals(angle.sin());
     let cos = round_15_decimals(angle.cos());
@@ -28,8 +30,10 @@ pub(super) fn shear_x_matrix(share: f64) -> AffineMatrix {
     [1.0, share, 0.0, 0.0, 1.0, 0.0]
 }
 
-/// To 15 decimals, as the reference keeps its sines.
+/// To 15 decimals, as Pillow rounds its sines: a rotation by 90 degrees then has a cosine of exactly zero.
 fn round_15_decimals(value: f64) -> f64 {
+    // By way of the decimal digits, because Python's `round` is correctly rounded and a product with 10¹⁵ is
+    // not.
     format!("{value:.15}").parse().unwrap_or(value)
 }
 
@@ -41,14 +45,16 @@ pub(super) fn affine_transform(square: &[Rgb], side: usize, matrix: AffineMatrix
         .collect();
 
     let inside = 0.0..side as f64;
+    // Pixel centers lie at halves; what is sampled is shifted back by a half below.
     let target = |index: usize| {
         let x = (index % side) as f64 + 0.5;
         let y = (index / side) as f64 + 0.5;
-        let (x, y) = (a * x + b * y + c, d * x + e * y + f);
-        let seen = inside.contains(&x) && inside.contains(&y);
+        let source_x = a * x + b * y + c;
+        let source_y = d * x + e * y + f;
+        let is_inside = inside.contains(&source_x) && inside.contains(&source_y);
 
-        if seen {
-            sample_bicubic(&wide, side, x - 0.5, y - 0.5)
+        if is_inside {
+            sample_bicubic(&wide, side, source_x - 0.5, source_y - 0.5)
         } else {
             FILL_COLOR
         }
@@ -68,17 +74,20 @@ fn sample_bicubic(square: &[PixelF64], side: usize, x: f64, y: f64) -> Rgb {
     let rows = near(y);
     let dx = x - x.floor();
     let dy = y - y.floor();
+    // Four rows first, then down: Pillow's order, and five cubics instead of eight.
     let across = rows.map(|row| {
         let row = &square[row * side..][..side];
         cubic_interpolate(columns.map(|column| row[column]), dx)
     });
 
+    // Pillow adds no half here, unlike in its resize: the cast cuts off the fraction, and overshoot saturates.
     let [red, green, blue, _] = cubic_interpolate(across, dy).map(|level| level as u8);
     [red, green, blue]
 }
 
-/// Between the second and the third of four pixels, at a share of the way.
-fn cubic_interpolate([p1, p2, p3, p4]: [PixelF64; 4], share: f64) -> PixelF64 {
+/// Between the second and the third of four pixels, at a share of the way: Pillow's cubic, with a = -1.
+fn cubic_interpolate(pixels: [PixelF64; 4], share: f64) -> PixelF64 {
+    let [p1, p2, p3, p4] = pixels;
     array::from_fn(|c| {
         let v1 = p1[c];
         let v2 = p2[c];

@@ -3,7 +3,7 @@
 use super::affine;
 use crate::image::Rgb;
 
-/// What is done to a square.
+/// An operation on a square.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AugmentOp {
     AutoContrast,
@@ -24,15 +24,17 @@ impl AugmentOp {
         matches!(self, Self::Rotate | Self::ShearX)
     }
 
-    /// Does it with a level of -10 to 10, of which only some take notice.
+    /// Applies it with a level of -10 to 10, on which not every operation depends.
     pub(super) fn apply_level(self, square: &mut Vec<Rgb>, side: usize, level: i32) {
         let strength = f64::from(level) / 10.0;
+        // timm maps levels of 0 to 10 to factors of 0.1 to 1.9; Pillow blends in single precision.
         let factor = (strength * 1.8 + 0.1) as f32;
         match self {
             Self::AutoContrast => map_channels(square, autocontrast_table),
             Self::Equalize => map_channels(square, equalize_table),
             Self::Invert => map_levels(square, |level| !level),
             Self::Posterize => {
+                // timm keeps at least four bits.
                 let dropped = 8 - ((strength * 4.0) as u32 + 4);
                 map_levels(square, |level| level >> dropped << dropped);
             }
@@ -75,7 +77,7 @@ fn map_levels(square: &mut [Rgb], change: impl Fn(u8) -> u8) {
         .for_each(|level| *level = change(*level));
 }
 
-/// Changes each channel by a table made from its own histogram, if there is one to make.
+/// Changes each channel by a table made from its own histogram; a channel without one stays as it is.
 fn map_channels(square: &mut [Rgb], table: fn(&[usize; 256]) -> Option<[u8; 256]>) {
     for channel in 0..3 {
         let mut histogram = [0; 256];
@@ -103,6 +105,8 @@ fn autocontrast_table(histogram: &[usize; 256]) -> Option<[u8; 256]> {
         return None;
     };
 
+    // Scale and offset in double precision and a cast, as `ImageOps.autocontrast` does: integers would round
+    // some levels differently.
     let offset = -(low as f64) * scale;
     Some(std::array::from_fn(|level| {
         (level as f64 * scale + offset) as u8
@@ -111,12 +115,14 @@ fn autocontrast_table(histogram: &[usize; 256]) -> Option<[u8; 256]> {
 
 /// Every level gets its share of 0 to 255 by how many pixels are darker.
 fn equalize_table(histogram: &[usize; 256]) -> Option<[u8; 256]> {
+    // The brightest level that occurs is left out of the step, as in `ImageOps.equalize`, so that it lands on 255.
     let brightest = *histogram.iter().rfind(|&&count| count > 0)?;
     let step = (histogram.iter().sum::<usize>() - brightest) / 255;
     if step == 0 {
         return None;
     }
 
+    // From half a step, so that the division below rounds.
     let mut darker = step / 2;
     Some(histogram.map(|count| {
         let level = (darker / step).min(255) as u8;
@@ -130,14 +136,17 @@ fn blend_pixels(square: &mut [Rgb], factor: f32, mut other: impl FnMut(Rgb) -> R
     for pixel in square {
         let other = other(*pixel);
         for (level, from) in pixel.iter_mut().zip(other) {
-            let (from, to) = (f32::from(from), f32::from(*level));
+            let from = f32::from(from);
+            let to = f32::from(*level);
             *level = (from + factor * (to - from)) as u8;
         }
     }
 }
 
 /// ITU-R 601 in 16 bits of fraction, rounded.
-fn pixel_luma([red, green, blue]: Rgb) -> u8 {
+fn pixel_luma(pixel: Rgb) -> u8 {
+    let [red, green, blue] = pixel;
+    // 0.299, 0.587 and 0.114 times 2¹⁶, which add up to 2¹⁶ exactly: white stays white.
     let sum = u32::from(red) * 19_595 + u32::from(green) * 38_470 + u32::from(blue) * 7_471;
     ((sum + 0x8000) >> 16) as u8
 }
@@ -164,6 +173,7 @@ fn smooth_pixels(square: &[Rgb], side: usize) -> Vec<Rgb> {
             let three = |row: &[u8]| [row[at - 3], row[at], row[at + 3]].map(u32::from);
             let nine = [above, here, below].map(three);
             let sum = nine.as_flattened().iter().sum::<u32>() + 4 * u32::from(here[at]);
+            // Rounded division by 13: doubled, because half of 13 is no whole number.
             target[at] = ((2 * sum + 13) / 26) as u8;
         }
     }

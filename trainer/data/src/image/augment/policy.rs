@@ -10,6 +10,8 @@ use crate::image::Rgb;
 /// An operation, the probability of its use, and its level of 0 to 10.
 type PolicyStep = (AugmentOp, f64, i32);
 
+// In the order of the table, with its duplicates: a policy is drawn by its index, and one that is there twice is
+// twice as likely.
 pub(super) const AUTO_AUGMENT_POLICY: [[PolicyStep; 2]; 25] = [
     [(Posterize, 0.4, 8), (Rotate, 0.6, 9)],
     [(Solarize, 0.6, 5), (AutoContrast, 0.6, 5)],
@@ -38,12 +40,13 @@ pub(super) const AUTO_AUGMENT_POLICY: [[PolicyStep; 2]; 25] = [
     [(Equalize, 0.8, 8), (Equalize, 0.6, 3)],
 ];
 
-/// Draws a pair and does what is drawn of it.
+/// Draws a pair and applies each of its operations with its probability.
 pub(super) fn apply_policy(square: &mut Vec<Rgb>, side: usize, draws: &mut AugmentRng) {
     for (operation, probability, level) in
         AUTO_AUGMENT_POLICY[draws.random_index(AUTO_AUGMENT_POLICY.len())]
     {
         if draws.random_bool(probability) {
+            // Drawn only for signed operations: a draw more would shift all draws after it.
             let turned = operation.is_signed() && draws.random_bool(0.5);
             operation.apply_level(square, side, if turned { -level } else { level });
         }

@@ -1,4 +1,4 @@
-//! BMP. With 8 bits or fewer its colours are a palette, unless that palette only counts up in gray.
+//! BMP. With 8 bits or fewer its colors are a palette, unless that palette only counts up in gray.
 
 use std::io::Cursor;
 
@@ -18,14 +18,15 @@ pub(super) fn decode_bmp(bytes: &[u8]) -> Result<DecodedImage, DecodeError> {
     let width = width as usize;
     let height = height as usize;
     source.check_dimensions(width, height)?;
-    let colour = decoder.color_type();
-    let mut buffer = vec![0; width * height * usize::from(colour.bytes_per_pixel())];
+    let color = decoder.color_type();
+    let mut buffer = vec![0; width * height * usize::from(color.bytes_per_pixel())];
 
     decoder
         .read_image(&mut buffer)
         .map_err(|e| source.decode_error(e))?;
 
-    let pixels = match (colour, find_palette(bytes)) {
+    // The decoder gives RGB for palettes too, so the header is read once more for how to resize.
+    let pixels = match (color, find_palette(bytes)) {
         (ColorType::Rgba8, _) => PixelData::Rgba(buffer),
         (_, None) => PixelData::Rgb(buffer),
         (_, Some(palette)) if is_gray_ramp(palette) => {
@@ -41,7 +42,7 @@ pub(super) fn decode_bmp(bytes: &[u8]) -> Result<DecodedImage, DecodeError> {
     })
 }
 
-/// The palette, four bytes a colour, of a file that has one.
+/// The palette, four bytes a color, of a file that has one.
 fn find_palette(bytes: &[u8]) -> Option<&[u8]> {
     let number = |at: usize, length: usize| {
         let digits = bytes.get(at..at + length)?;
@@ -53,21 +54,22 @@ fn find_palette(bytes: &[u8]) -> Option<&[u8]> {
         )
     };
 
+    // BITMAPINFOHEADER or newer: its size at 14, bits a pixel at 28, colors in the palette at 46.
     let header = number(14, 4)?;
     let bits = number(28, 2).filter(|bits| header >= 40 && *bits <= 8)?;
-    let colours = number(46, 4)
-        .filter(|&colours| colours > 0)
+    let colors = number(46, 4)
+        .filter(|&colors| colors > 0)
         .unwrap_or(1 << bits);
 
     let start = header.checked_add(14)?;
-    bytes.get(start..start.checked_add(colours.checked_mul(4)?)?)
+    bytes.get(start..start.checked_add(colors.checked_mul(4)?)?)
 }
 
 /// Black and white alone stay a palette: a bit a pixel is never mixed.
 fn is_gray_ramp(palette: &[u8]) -> bool {
-    let colours = palette.as_chunks::<4>().0;
-    colours.len() > 2
-        && (0..).zip(colours).all(|(index, colour): (usize, _)| {
-            colour[..3].iter().all(|&level| usize::from(level) == index)
+    let colors = palette.as_chunks::<4>().0;
+    colors.len() > 2
+        && (0..).zip(colors).all(|(index, color): (usize, _)| {
+            color[..3].iter().all(|&level| usize::from(level) == index)
         })
 }

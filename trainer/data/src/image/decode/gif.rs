@@ -1,4 +1,4 @@
-//! GIF: the first frame, in the colours of its palette.
+//! GIF: the first frame, in the colors of its palette.
 
 use gif::{ColorOutput, DecodeOptions, Frame};
 
@@ -15,18 +15,17 @@ pub(super) fn decode_gif(bytes: &[u8]) -> Result<DecodedImage, DecodeError> {
     let mut decoder = options
         .read_info(bytes)
         .map_err(|e| source.decode_error(e))?;
-    let screen = (usize::from(decoder.width()), usize::from(decoder.height()));
+    let screen_width = usize::from(decoder.width());
+    let screen_height = usize::from(decoder.height());
     let frame = decoder
         .next_frame_info()
         .map_err(|e| source.decode_error(e))?;
     let frame = frame.ok_or_else(|| source.decode_error("it has no frame"))?;
-    let width = screen
-        .0
-        .max(usize::from(frame.left) + usize::from(frame.width));
-
-    let height = screen
-        .1
-        .max(usize::from(frame.top) + usize::from(frame.height));
+    // A frame may reach beyond the screen that the header announces; Pillow enlarges the image then.
+    let right = usize::from(frame.left) + usize::from(frame.width);
+    let bottom = usize::from(frame.top) + usize::from(frame.height);
+    let width = screen_width.max(right);
+    let height = screen_height.max(bottom);
 
     source.check_dimensions(width, height)?;
     let mut frame = frame.clone();
@@ -43,11 +42,13 @@ pub(super) fn decode_gif(bytes: &[u8]) -> Result<DecodedImage, DecodeError> {
         .as_chunks()
         .0;
 
+    // Pillow opens a palette that only counts up as gray, which may be mixed.
     let pixels = if is_gray_ramp(palette) {
         PixelData::Gray(indices)
     } else {
-        let colour = |&index: &u8| palette.get(usize::from(index)).copied().unwrap_or([0; 3]);
-        PixelData::Palette(indices.iter().flat_map(colour).collect())
+        // An index outside of the palette is black.
+        let color = |&index: &u8| palette.get(usize::from(index)).copied().unwrap_or([0; 3]);
+        PixelData::Palette(indices.iter().flat_map(color).collect())
     };
 
     Ok(DecodedImage {
@@ -57,7 +58,7 @@ pub(super) fn decode_gif(bytes: &[u8]) -> Result<DecodedImage, DecodeError> {
     })
 }
 
-/// The frame's indices at their place; around it lies the transparent one, or the first.
+/// The frame's indices at its offset; the canvas around it has the transparent index, or the first.
 fn place_on_canvas(frame: &Frame<'_>, width: usize, height: usize) -> Vec<u8> {
     let left = usize::from(frame.left);
     let top = usize::from(frame.top);
@@ -75,5 +76,5 @@ fn place_on_canvas(frame: &Frame<'_>, width: usize, height: usize) -> Vec<u8> {
 fn is_gray_ramp(palette: &[[u8; 3]]) -> bool {
     (0..)
         .zip(palette)
-        .all(|(index, colour)| *colour == [index; 3])
+        .all(|(index, color)| *color == [index; 3])
 }

@@ -1,4 +1,5 @@
-//! JPEG by libjpeg-turbo, which is what the reference decodes with.
+//! JPEG by libjpeg-turbo, with which the reference decodes: other decoders round the inverse cosine transform and
+//! the upsampling of chroma differently.
 
 use turbojpeg::{Colorspace, Decompressor, Error, Image, PixelFormat};
 
@@ -18,6 +19,7 @@ pub(super) fn decode_jpeg(bytes: &[u8]) -> Result<DecodedImage, DecodeError> {
     let width = header.width;
     let height = header.height;
     source.check_dimensions(width, height)?;
+    // YCCK is converted to CMYK by the library, as in Pillow; gray stays one channel.
     let format = match header.colorspace {
         Colorspace::Gray => PixelFormat::GRAY,
         Colorspace::CMYK | Colorspace::YCCK => PixelFormat::CMYK,
@@ -52,8 +54,9 @@ pub(super) fn decode_jpeg(bytes: &[u8]) -> Result<DecodedImage, DecodeError> {
     })
 }
 
-/// The library goes on after these and so does the reference; a file cut short is not one of them.
+/// Whether libjpeg goes on after it, as the reference does; a file cut short is an error in both.
 fn is_decoder_warning(error: &Error) -> bool {
+    // The binding returns warnings and errors alike; only the text distinguishes them.
     let Error::TurboJpegError(message) = error else {
         return false;
     };
@@ -68,7 +71,7 @@ fn is_decoder_warning(error: &Error) -> bool {
     .any(|warning| message.contains(warning))
 }
 
-/// Files with four inks hold them the other way round, as Adobe's do.
+/// JPEG files with four inks store them inverted, as Adobe's programs do.
 fn invert_cmyk(mut inks: Vec<u8>) -> Vec<u8> {
     inks.iter_mut().for_each(|ink| *ink = !*ink);
     inks

@@ -18,11 +18,12 @@ pub(super) fn decode_png(bytes: &[u8]) -> Result<DecodedImage, DecodeError> {
         .map_err(|e| source.decode_error(e))?;
     let width = header.width as usize;
     let height = header.height as usize;
-    let colour = header.color_type;
+    let color = header.color_type;
     let depth = header.bit_depth;
 
     source.check_dimensions(width, height)?;
-    decoder.set_transformations(match (colour, depth) {
+    // Pillow has a mode of 16 bits for gray alone; of other 16-bit images it keeps the high bytes.
+    decoder.set_transformations(match (color, depth) {
         (ColorType::Grayscale, BitDepth::Sixteen) => Transformations::IDENTITY,
         _ => Transformations::EXPAND | Transformations::STRIP_16,
     });
@@ -39,11 +40,12 @@ pub(super) fn decode_png(bytes: &[u8]) -> Result<DecodedImage, DecodeError> {
         .color_type;
 
     // The palette's or a single colour's transparency came as an alpha; the reference ignores it.
-    if colour != out && matches!(out, ColorType::GrayscaleAlpha | ColorType::Rgba) {
+    if color != out && matches!(out, ColorType::GrayscaleAlpha | ColorType::Rgba) {
         buffer = drop_last_channel(out.samples(), &buffer);
     }
 
-    let pixels = match (colour, depth) {
+    // One bit a pixel is mode `1` in Pillow, which it resizes like a palette.
+    let pixels = match (color, depth) {
         (ColorType::Grayscale, BitDepth::One) => PixelData::Palette(gray_to_rgb(&buffer)),
         (ColorType::Grayscale, BitDepth::Sixteen) => {
             PixelData::Gray16(u16_from_big_endian(&buffer))
@@ -67,6 +69,6 @@ fn u16_from_big_endian(bytes: &[u8]) -> Vec<u16> {
         .as_chunks()
         .0
         .iter()
-        .map(|&pair| u16::from_be_bytes(pair))
+        .map(|&bytes| u16::from_be_bytes(bytes))
         .collect()
 }

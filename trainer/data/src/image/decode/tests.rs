@@ -112,7 +112,7 @@ fn a_size_that_no_sample_has_is_refused_by_the_header() {
 fn what_is_no_picture_shows_its_first_bytes() {
     assert_eq!(
         decode_image(b"<html>not found").unwrap_err().to_string(),
-        "a picture begins with the bytes [3c, 68, 74, 6d, 6c, 3e, 6e, 6f], expected JPEG, PNG, WebP, \
+        "an image begins with the bytes [3c, 68, 74, 6d, 6c, 3e, 6e, 6f], expected JPEG, PNG, WebP, \
          GIF or BMP; convert it, or leave the sample out"
     );
 

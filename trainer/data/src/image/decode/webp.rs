@@ -18,14 +18,15 @@ pub(super) fn decode_webp(bytes: &[u8]) -> Result<DecodedImage, DecodeError> {
     let width = width as usize;
     let height = height as usize;
     source.check_dimensions(width, height)?;
-    let colour = decoder.color_type();
-    let mut buffer = vec![0; width * height * usize::from(colour.bytes_per_pixel())];
+    let color = decoder.color_type();
+    let mut buffer = vec![0; width * height * usize::from(color.bytes_per_pixel())];
 
     decoder
         .read_image(&mut buffer)
         .map_err(|e| source.decode_error(e))?;
 
-    let pixels = match colour {
+    // Of an animation this is the first frame, as in Pillow before `seek`.
+    let pixels = match color {
         ColorType::Rgba8 => PixelData::Rgba(buffer),
         _ => PixelData::Rgb(buffer),
     };
