@@ -6,7 +6,6 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use cnclip_crds::exit_code::TrainerExit;
-
 pub use store_error::{StoreError, StoreErrorKind};
 
 /// The result of what reads or writes data.

@@ -10,14 +10,13 @@ mod skipped_samples;
 use std::ops::Range;
 use std::sync::Arc;
 
-use cnclip_crds::stage::{Augmentation, DuplicatePolicy};
-
 use super::order::{BatchSampler, SHUFFLE_WINDOW_BYTES};
 use super::shard::{Dataset, ItemId};
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use chunk_loader::{BatchChunk, ChunkLoader};
 use cnclip_compute::digest::Fingerprint;
+use cnclip_crds::stage::{Augmentation, DuplicatePolicy};
 use pipeline::PrefetchPipeline;
 pub use skipped_samples::{SkipCounts, UnusableSample};
 

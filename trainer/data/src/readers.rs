@@ -14,7 +14,6 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::shard::ItemId;
-
 pub use jsonl::JsonlTexts;
 pub use lmdb::{LmdbImages, LmdbTexts};
 pub use split_layout::{OpenCopies, SplitFiles, SplitLocation};

@@ -9,17 +9,16 @@ mod tar;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cnclip_compute::digest::sha256;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
+use crate::error::{Error, Result, StoreErrorKind};
+use crate::store::Store;
+use cnclip_compute::digest::sha256;
 pub use id::ItemId;
 pub use index::{INDEX_FILE, IndexedFile, ShardIndex};
 pub use label::{LabelText, SampleLabel};
 pub use tar::{TarSample, read_tar};
-
-use crate::error::{Error, Result, StoreErrorKind};
-use crate::store::Store;
 
 /// A text with its id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

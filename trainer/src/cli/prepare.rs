@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use indicatif::ProgressBar;
+
+use super::progress_bar::progress_bar;
 use cnclip::error::{Error, Result};
 use cnclip_data::prepare::{self, PrepareOptions, PrepareProgress};
 use cnclip_data::readers::DatasetReader;
 use cnclip_data::store::Store;
-use indicatif::ProgressBar;
-
-use super::progress_bar::progress_bar;
 
 /// Images and texts in files or in a database, or shards that are there.
 #[derive(Args, Debug)]

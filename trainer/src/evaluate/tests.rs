@@ -302,8 +302,5 @@ fn a_data_set_without_labels_is_searched_all_the_same() {
     )
     .unwrap_err();
 
-    assert!(
-        error.to_string().contains("has no labels"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("has no labels"), "{error}");
 }

@@ -1,7 +1,8 @@
 //! What a store's answer means to a user and what to do about it. Never makes a request.
 
-use cnclip_crds::exit_code::TrainerExit;
 use object_store::Error as Source;
+
+use cnclip_crds::exit_code::TrainerExit;
 
 /// What kind of answer came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,11 +10,10 @@ mod rng;
 
 use std::ops::Range;
 
-use cnclip_crds::stage::Augmentation;
-
 use super::Rgb;
 use super::decode::DecodedImage;
 use super::resize::PixelRegion;
+use cnclip_crds::stage::Augmentation;
 use rng::AugmentRng;
 
 /// Share of the image's area that a crop keeps.

@@ -2,10 +2,9 @@
 //!
 //! It never normalizes in place: batches move to the device as bytes, a quarter of their size as floats.
 
-use cnclip_crds::stage::Augmentation;
-
 use super::augment::{AugmentKey, augment_image};
 use super::decode::{DecodeError, DecodedImage, decode_image};
+use cnclip_crds::stage::Augmentation;
 
 /// Means of the three channels, 1 being the brightest level.
 pub const CHANNEL_MEANS: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];

@@ -6,9 +6,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cnclip_compute::digest::Fingerprint;
-use cnclip_crds::stage::{Augmentation, DuplicatePolicy};
-
 use super::LoaderOptions;
 use super::shard_cache::{CachedImage, CachedShard, ShardCache};
 use super::skipped_samples::{SkipReason, SkippedSamples};
@@ -21,6 +18,8 @@ use crate::recent_cache::RecentCache;
 use crate::shard::{Dataset, ItemId, Sample, SampleText, Shard};
 use crate::skip_budget::SkipBudget;
 use crate::tokenizer::{Tokenizer, normalize_dataset_text};
+use cnclip_compute::digest::Fingerprint;
+use cnclip_crds::stage::{Augmentation, DuplicatePolicy};
 
 /// Replacements tried for one sample: more in a row means that nothing can be used.
 const MAX_REPLACEMENTS: usize = 100;

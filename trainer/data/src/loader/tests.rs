@@ -73,7 +73,7 @@ fn batches_are_the_same_whatever_the_threads_and_wherever_a_run_resumes() {
 }
 
 #[test]
-fn pairs_are_known_by_their_pictures_and_their_tokens() {
+fn fingerprints_are_of_images_and_of_tokens() {
     let options = LoaderOptions {
         duplicates: DuplicatePolicy::Positives,
         ..options(0..3)
@@ -92,15 +92,15 @@ fn pairs_are_known_by_their_pictures_and_their_tokens() {
     });
 
     let batch = batch.unwrap();
-    let caption = |i: usize| &batch.token_ids[batch.offsets[i]..batch.offsets[i + 1]];
-    let mut pictures = 0;
-    let mut captions = 0;
+    let text = |i: usize| &batch.token_ids[batch.offsets[i]..batch.offsets[i + 1]];
+    let mut images = 0;
+    let mut texts = 0;
 
     for (a, first) in batch.fingerprints.iter().enumerate() {
         for (b, second) in batch.fingerprints.iter().enumerate().skip(a + 1) {
             let same = (
                 batch.sample_ids[a].0 == batch.sample_ids[b].0,
-                caption(a) == caption(b),
+                text(a) == text(b),
             );
 
             assert_eq!(
@@ -109,23 +109,23 @@ fn pairs_are_known_by_their_pictures_and_their_tokens() {
                 "{a} {b}"
             );
 
-            pictures += usize::from(same.0);
-            captions += usize::from(same.1);
+            images += usize::from(same.0);
+            texts += usize::from(same.1);
         }
     }
 
-    assert!(pictures > 0 && captions > 0, "{pictures} {captions}");
+    assert!(images > 0 && texts > 0, "{images} {texts}");
 }
 
 #[test]
-fn what_is_kept_of_pictures_changes_no_batch() {
+fn caching_images_changes_no_batch() {
     let store = golden();
     for augmentation in [Augmentation::None, Augmentation::CropFlip] {
-        let of = |picture_bytes| {
+        let of = |image_bytes| {
             batches(load(
                 &store,
                 LoaderOptions {
-                    image_cache_bytes: picture_bytes,
+                    image_cache_bytes: image_bytes,
                     augmentation,
                     ..options(0..12)
                 },
@@ -170,7 +170,7 @@ fn the_shares_of_two_ranks_are_the_batch_of_one() {
 }
 
 #[test]
-fn an_epoch_shows_each_pair_once_with_its_picture_and_its_caption() {
+fn an_epoch_shows_each_pair_once_with_its_image_and_its_text() {
     let store = golden();
     let epoch = batches(load(
         &store,
@@ -201,15 +201,15 @@ fn an_epoch_shows_each_pair_once_with_its_picture_and_its_caption() {
     }
 }
 
-/// A data set of one-pixel pictures: one sample a label, its picture good or not.
+/// A data set of one-pixel images: one sample a label, its image good or not.
 fn made_of(samples: &[(bool, &str)]) -> Store {
     let gif = b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff,\x00\x00\x00\x00\x01\
                 \x00\x01\x00\x00\x02\x02D\x01\x00;";
     let mut tar = tar::Builder::new(Vec::new());
 
     for (number, (good, text)) in samples.iter().enumerate() {
-        let picture: &[u8] = if *good { gif } else { b"GIF8 torn" };
-        for (extension, bytes) in [("gif", picture), ("txt", text.as_bytes())] {
+        let image: &[u8] = if *good { gif } else { b"GIF8 torn" };
+        for (extension, bytes) in [("gif", image), ("txt", text.as_bytes())] {
             let mut header = tar::Header::new_ustar();
             header.set_size(bytes.len() as u64);
             tar.append_data(&mut header, format!("{number}.{extension}"), bytes)
@@ -263,15 +263,15 @@ fn a_bad_sample_is_counted_once_named_and_replaced_whatever_the_threads() {
         (1, 1, 0)
     );
 
-    let told = skipped.examples.join(" ");
+    let message = skipped.examples.join(" ");
     assert!(
-        told.contains("4 of memory:/0.tar: a GIF of 9 bytes"),
-        "{told}"
+        message.contains("4 of memory:/0.tar: a GIF of 9 bytes"),
+        "{message}"
     );
 
     assert!(
-        told.contains("9 of memory:/0.tar: text 9 is empty."),
-        "{told}"
+        message.contains("9 of memory:/0.tar: text 9 is empty."),
+        "{message}"
     );
 }
 
@@ -328,10 +328,10 @@ fn pairs_behind_a_tear_are_counted_as_missing_and_the_shard_is_named() {
 
     assert_eq!(pairs, 15);
     assert!(loader.skip_counts().missing_pairs > 0);
-    let told = loader.skip_counts().examples.join(" ");
+    let message = loader.skip_counts().examples.join(" ");
     assert!(
-        told.contains("Shard memory:/00001.tar ends after"),
-        "{told}"
+        message.contains("Shard memory:/00001.tar ends after"),
+        "{message}"
     );
 }
 

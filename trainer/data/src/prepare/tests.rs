@@ -79,11 +79,11 @@ fn the_golden_files_become_sixteen_pairs_in_the_order_of_their_numbers() {
         .map(|sample| sample.image_id.clone())
         .collect();
 
-    let right = [1, 2, 3, 7, 10, 11, 20, 99, 100, 101, 1000, 12_345_678_901];
-    assert_eq!(ids, right.map(ItemId::from));
+    let expected = [1, 2, 3, 7, 10, 11, 20, 99, 100, 101, 1000, 12_345_678_901];
+    assert_eq!(ids, expected.map(ItemId::from));
     let of = |place: usize| {
-        let captions = shard.samples[place].texts.iter();
-        captions
+        let texts = shard.samples[place].texts.iter();
+        texts
             .map(|text| (text.text_id.to_string(), text.text.as_str()))
             .collect::<Vec<_>>()
     };
@@ -156,15 +156,15 @@ fn images_and_texts_that_have_names_keep_them() {
     .unwrap();
     let shard = Dataset::new(store).unwrap().read_shard(0).unwrap();
     let of = |s: &crate::shard::Sample| (s.image_id.to_string(), s.key.clone(), s.texts.len());
-    let right = [
+    let expected = [
         ("7", "000000000007", 1),
         ("012", "named-000000000001", 0),
         ("b.png", "named-000000000002", 0),
         ("图/猫.png", "named-000000000003", 1),
     ];
 
-    let right = right.map(|(id, key, texts)| (id.to_owned(), key.to_owned(), texts));
-    assert_eq!(shard.samples.iter().map(of).collect::<Vec<_>>(), right);
+    let expected = expected.map(|(id, key, texts)| (id.to_owned(), key.to_owned(), texts));
+    assert_eq!(shard.samples.iter().map(of).collect::<Vec<_>>(), expected);
 }
 
 #[test]
@@ -247,9 +247,9 @@ fn a_line_that_cannot_be_used_is_named_with_what_to_do() {
         ),
     ];
 
-    for (images, texts, told) in table {
+    for (images, texts, message) in table {
         let error = made_of(&images, &texts).unwrap_err();
-        assert!(error.to_string().contains(told), "{error}");
+        assert!(error.to_string().contains(message), "{error}");
         assert_eq!(error.exit().exit_code(), 65, "{error}");
     }
 }

@@ -4,10 +4,9 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use cnclip_compute::digest::sha256;
-
 use crate::error::{Error, Result};
 use crate::store::Store;
+use cnclip_compute::digest::sha256;
 
 /// The name of the index beside the shards.
 pub const INDEX_FILE: &str = "index.json";

@@ -91,7 +91,7 @@ fn a_shard_with_a_flipped_bit_is_not_trusted_at_all() {
 }
 
 #[test]
-fn a_shard_that_is_missing_or_grew_is_told() {
+fn a_shard_that_is_missing_or_grew_is_reported() {
     let store = Store::in_memory();
     let dataset = golden(&store);
     store.delete(&dataset.index().shards[1].name).unwrap();
@@ -138,10 +138,10 @@ fn images_and_texts_without_numbers_are_numbered_across_shards() {
     };
 
     let found: Vec<_> = shard.samples.iter().map(of).collect();
-    let right = [(2, 2, "c"), (3, 3, "d")];
+    let expected = [(2, 2, "c"), (3, 3, "d")];
     assert_eq!(
         found,
-        right.map(|(image, text, key)| (ItemId::from(image), text.into(), key.into()))
+        expected.map(|(image, text, key)| (ItemId::from(image), text.into(), key.into()))
     );
 }
 

@@ -67,17 +67,17 @@ fn a_split_is_the_data_set_that_is_prepared_of_its_files_wherever_they_are() {
         (&own_folder, "train"),
     ];
 
-    let right = prepared();
+    let expected = prepared();
     for (files, name) in table {
         let folder = laid_out(files);
         let found = open_dataset(&uri(&folder, name), &options()).unwrap();
-        assert_eq!(found.index(), right.index(), "{name} of {files:?}");
+        assert_eq!(found.index(), expected.index(), "{name} of {files:?}");
         assert_eq!(found.uri(), uri(&folder, name));
         assert_eq!(
             found.read_loose_texts().unwrap(),
-            right.read_loose_texts().unwrap()
+            expected.read_loose_texts().unwrap()
         );
-        let [ours, theirs] = [&found, &right].map(|dataset| dataset.read_shard(0).unwrap());
+        let [ours, theirs] = [&found, &expected].map(|dataset| dataset.read_shard(0).unwrap());
 
         assert_eq!(ours.pairs, theirs.pairs);
         assert!(ours.uri.starts_with(found.uri()), "{}", ours.uri);
@@ -120,22 +120,22 @@ fn databases_are_preferred_where_they_are_named() {
     assert!(!opens(2, "lmdb/train") && !opens(0, "train"));
 }
 
-/// What is told of a split of which a file was changed.
-fn told(files: &[(&str, &str)], change: impl Fn(&Path), code: u8) -> String {
+/// The error of a split of which a file was changed.
+fn error_of(files: &[(&str, &str)], change: impl Fn(&Path), code: u8) -> String {
     let folder = laid_out(files);
     change(folder.path());
     let error = open_dataset(&uri(&folder, "train"), &options()).unwrap_err();
     assert_eq!(error.exit().exit_code(), code, "{error}");
-    let told = error.to_string();
+    let message = error.to_string();
     let place = format!("{}/", folder.path().display());
 
-    assert!(told.contains(&place), "{told} does not tell of {place}");
-    told.replace(&place, "")
+    assert!(message.contains(&place), "{message} does not name {place}");
+    message.replace(&place, "")
 }
 
 #[test]
-fn what_is_missing_or_wrong_is_told_by_where_it_is() {
-    let nothing = told(&[], |_| (), 78);
+fn what_is_missing_or_wrong_is_reported_by_where_it_is() {
+    let nothing = error_of(&[], |_| (), 78);
     assert!(
         nothing.starts_with("train holds no index.json"),
         "{nothing}"
@@ -147,7 +147,7 @@ fn what_is_missing_or_wrong_is_told_by_where_it_is() {
     );
 
     let files = [(IMAGES, IMAGES), (TEXTS, TEXTS)];
-    let without_texts = told(&files[..1], |_| (), 78);
+    let without_texts = error_of(&files[..1], |_| (), 78);
     assert!(
         without_texts.contains("train_texts.jsonl"),
         "{without_texts}"
@@ -157,17 +157,17 @@ fn what_is_missing_or_wrong_is_told_by_where_it_is() {
         move |folder: &Path| fs::write(folder.join(name), text).unwrap()
     };
 
-    let no_picture = told(&files, write(IMAGES, "seven"), 65);
+    let no_image = error_of(&files, write(IMAGES, "seven"), 65);
     assert!(
-        no_picture.starts_with("train_imgs.tsv line 1 begins with"),
-        "{no_picture}"
+        no_image.starts_with("train_imgs.tsv line 1 begins with"),
+        "{no_image}"
     );
 
-    let no_text = told(&files, write(TEXTS, "{}"), 65);
+    let no_text = error_of(&files, write(TEXTS, "{}"), 65);
     assert!(no_text.starts_with("train_texts.jsonl line 1"), "{no_text}");
 
     let database = "lmdb/train/imgs/data.mdb";
-    let torn = told(
+    let torn = error_of(
         &[(database, database), (TEXTS, TEXTS)],
         write(database, "torn"),
         65,
@@ -180,7 +180,7 @@ fn what_is_missing_or_wrong_is_told_by_where_it_is() {
 }
 
 #[test]
-fn too_much_that_is_skipped_is_told_in_the_words_of_who_asked() {
+fn too_many_skipped_records_name_the_limit_of_the_caller() {
     let folder = laid_out(&[(IMAGES, IMAGES), (TEXTS, TEXTS)]);
     let strict = PrepareOptions {
         max_skipped_ratio: 0.0,

@@ -82,9 +82,9 @@ fn the_last_sigma_of_a_word_is_lowered_as_python_does() {
 
 #[test]
 fn a_vocabulary_that_cannot_be_one_says_what_was_found() {
-    let told = |bytes: &[u8]| Vocabulary::from_bytes(bytes).unwrap_err().to_string();
-    assert!(told(b"ab\xff").contains("not UTF-8 from byte 2"));
-    assert!(told(b"[PAD]\n[UNK]\n").contains("has 2 lines and none is [CLS]"));
+    let message = |bytes: &[u8]| Vocabulary::from_bytes(bytes).unwrap_err().to_string();
+    assert!(message(b"ab\xff").contains("not UTF-8 from byte 2"));
+    assert!(message(b"[PAD]\n[UNK]\n").contains("has 2 lines and none is [CLS]"));
     let other = Vocabulary::verify_sha256(b"abc", VOCABULARY_SHA256)
         .unwrap_err()
         .to_string();
@@ -114,13 +114,13 @@ proptest! {
     fn any_text_has_the_ids_of_the_references_rules(parts in prop::collection::vec(part(), 0..24)) {
         let text = parts.concat();
         for length in [8, 52, 4096] {
-            let right = ORACLE.ids(&text, length);
-            prop_assert_eq!(TOKENIZER.encode(&text, length), right, "{:?}", &text);
+            let expected = ORACLE.ids(&text, length);
+            prop_assert_eq!(TOKENIZER.encode(&text, length), expected, "{:?}", &text);
         }
     }
 }
 
-/// A piece of text, more often than chance would have it of the kinds that the rules tell apart.
+/// A piece of text, more often than chance would have it of the kinds that the rules distinguish.
 fn part() -> impl Strategy<Value = String> {
     let chosen = [
         "[CLS]",

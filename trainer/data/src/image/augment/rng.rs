@@ -1,9 +1,8 @@
 //! The random numbers of one image's augmentation.
 
-use cnclip_compute::random::mix64;
-
 use super::AugmentKey;
 use crate::splitmix::{GOLDEN_GAMMA, SplitMix64};
+use cnclip_compute::random::mix64;
 
 /// A stream of random numbers that is a function of its key and of how many were taken.
 #[derive(Debug)]

@@ -6,9 +6,9 @@ use crate::image::decode::{PixelData, decode_image};
 const SIDE: usize = 64;
 
 fn square(name: &str) -> (DecodedImage, Vec<Rgb>) {
-    let picture = decode_image(&golden::read_golden_file(name)).unwrap();
-    let square = picture.resize_to_square(picture.full_region(), SIDE);
-    (picture, square)
+    let image = decode_image(&golden::read_golden_file(name)).unwrap();
+    let square = image.resize_to_square(image.full_region(), SIDE);
+    (image, square)
 }
 
 fn operation(name: &str) -> Option<AugmentOp> {
@@ -71,7 +71,7 @@ fn every_pair_of_the_policy_gives_the_pixels_of_the_reference() {
 #[test]
 fn crops_and_the_mirror_give_the_pixels_of_the_reference() {
     let golden = golden::expected_augmentations();
-    let (picture, mut square) = square("base.png");
+    let (image, mut square) = square("base.png");
     for number in 0..4 {
         let expected = &golden[&format!("crop/{number}")];
         let golden::ExpectedCrop {
@@ -82,7 +82,7 @@ fn crops_and_the_mirror_give_the_pixels_of_the_reference() {
             size,
         } = *expected.crop.as_ref().unwrap();
 
-        let square = picture.resize_to_square(
+        let square = image.resize_to_square(
             PixelRegion {
                 left,
                 top,
@@ -116,11 +116,11 @@ fn the_probabilities_of_the_policy_are_those_of_the_paper() {
 }
 
 #[test]
-fn a_key_gives_the_same_picture_again_and_any_other_key_another() {
-    let (picture, _) = square("base.png");
+fn a_key_gives_the_same_image_again_and_any_other_key_another() {
+    let (image, _) = square("base.png");
     let drawn = |seed, step, sample| {
         augment_image(
-            &picture,
+            &image,
             32,
             Augmentation::AutoAugment,
             AugmentKey { seed, step, sample },
@@ -141,20 +141,17 @@ fn a_key_gives_the_same_picture_again_and_any_other_key_another() {
 
 #[test]
 fn without_augmentation_the_key_changes_nothing() {
-    let (picture, square) = square("base.png");
+    let (image, square) = square("base.png");
     let key = AugmentKey {
         seed: 5,
         step: 6,
         sample: 7,
     };
 
-    assert_eq!(
-        augment_image(&picture, SIDE, Augmentation::None, key),
-        square
-    );
+    assert_eq!(augment_image(&image, SIDE, Augmentation::None, key), square);
 }
 
-/// The numbers of many pictures.
+/// The numbers of many images.
 fn keys(count: u64) -> impl Iterator<Item = AugmentRng> {
     (0..count).map(|sample| {
         AugmentRng::new(AugmentKey {
@@ -237,7 +234,7 @@ fn draws_are_spread_as_they_say() {
 #[test]
 fn a_single_pixel_survives_every_operation() {
     for sample in 0..200 {
-        let picture = DecodedImage {
+        let image = DecodedImage {
             width: 1,
             height: 1,
             pixels: PixelData::Gray(vec![200]),
@@ -250,7 +247,7 @@ fn a_single_pixel_survives_every_operation() {
         };
 
         assert_eq!(
-            augment_image(&picture, 1, Augmentation::AutoAugment, key).len(),
+            augment_image(&image, 1, Augmentation::AutoAugment, key).len(),
             1
         );
     }

@@ -1,9 +1,9 @@
 use super::*;
 use crate::golden::{self, sha256_hex};
 
-/// All of a picture as RGB, nothing resized: what decoding alone did.
-fn rgb(picture: &DecodedImage) -> Vec<u8> {
-    match &picture.pixels {
+/// All of an image as RGB, nothing resized: what decoding alone did.
+fn rgb(image: &DecodedImage) -> Vec<u8> {
+    match &image.pixels {
         PixelData::Rgb(pixels) | PixelData::Palette(pixels) => pixels.clone(),
         PixelData::Gray(levels) => gray_to_rgb(levels),
         PixelData::GrayAlpha(pixels) => gray_to_rgb(&drop_last_channel(2, pixels)),
@@ -35,21 +35,21 @@ fn is_mode(pixels: &PixelData, mode: &str) -> bool {
 fn every_file_opens_as_the_reference_opens_it() {
     let mut seen = 0;
     for (name, golden) in golden::expected_images() {
-        let picture = decode_image(&golden::read_golden_file(&name))
+        let image = decode_image(&golden::read_golden_file(&name))
             .unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(
-            (picture.width, picture.height),
+            (image.width, image.height),
             (golden.width, golden.height),
             "{name}"
         );
 
         assert!(
-            is_mode(&picture.pixels, &golden.mode),
+            is_mode(&image.pixels, &golden.mode),
             "{name} is no {}",
             golden.mode
         );
 
-        assert_eq!(sha256_hex(&rgb(&picture)), golden.decoded, "{name}");
+        assert_eq!(sha256_hex(&rgb(&image)), golden.decoded, "{name}");
         seen += 1;
     }
 
@@ -68,13 +68,13 @@ fn a_file_cut_short_says_what_it_is_and_how_long() {
     ] {
         let whole = golden::read_golden_file(name);
         for length in [whole.len() / 2, 30, 13] {
-            let told = decode_image(&whole[..length])
+            let message = decode_image(&whole[..length])
                 .map(|_| ())
                 .expect_err(name)
                 .to_string();
 
             let expected = format!("a {format} of {length} bytes cannot be decoded: ");
-            assert!(told.starts_with(&expected), "{name}: {told}");
+            assert!(message.starts_with(&expected), "{name}: {message}");
         }
     }
 }
@@ -103,13 +103,13 @@ fn a_size_that_no_sample_has_is_refused_by_the_header() {
             Err(DecodeError::InvalidSize { width, height, .. }) => {
                 assert_eq!((width, height), (size, size));
             }
-            other => panic!("{size}: {:?}", other.map(|picture| picture.width)),
+            other => panic!("{size}: {:?}", other.map(|image| image.width)),
         }
     }
 }
 
 #[test]
-fn what_is_no_picture_shows_its_first_bytes() {
+fn what_is_no_image_shows_its_first_bytes() {
     assert_eq!(
         decode_image(b"<html>not found").unwrap_err().to_string(),
         "an image begins with the bytes [3c, 68, 74, 6d, 6c, 3e, 6e, 6f], expected JPEG, PNG, WebP, \
@@ -124,7 +124,7 @@ fn what_is_no_picture_shows_its_first_bytes() {
 
 proptest::proptest! {
     #[test]
-    fn damage_is_an_error_or_a_picture_but_never_a_panic(
+    fn damage_is_an_error_or_a_image_but_never_a_panic(
         which in 0..50usize, at in 0..4096usize, value: u8, cut in 0..4096usize,
     ) {
         let (name, _) = golden::expected_images().swap_remove(which);
@@ -134,8 +134,8 @@ proptest::proptest! {
         bytes[at] = value;
         if cut % 2 == 0 { bytes.truncate(cut) };
 
-        if let Ok(picture) = decode_image(&bytes) {
-            proptest::prop_assert_eq!(rgb(&picture).len(), picture.width * picture.height * 3);
+        if let Ok(image) = decode_image(&bytes) {
+            proptest::prop_assert_eq!(rgb(&image).len(), image.width * image.height * 3);
         }
     }
 }

@@ -4,8 +4,8 @@ use crate::golden::{self, sha256_hex};
 #[test]
 fn every_file_becomes_the_square_of_the_reference() {
     for (name, golden) in golden::expected_images() {
-        let picture = decode_image(&golden::read_golden_file(&name)).unwrap();
-        let square = picture.resize_to_square(picture.full_region(), golden.side);
+        let image = decode_image(&golden::read_golden_file(&name)).unwrap();
+        let square = image.resize_to_square(image.full_region(), golden.side);
         assert_eq!(sha256_hex(square.as_flattened()), golden.resized, "{name}");
     }
 }
@@ -33,7 +33,7 @@ fn the_planes_are_worth_what_the_reference_gives_a_tower() {
 }
 
 #[test]
-fn a_second_picture_of_a_batch_is_normalised_like_the_first() {
+fn a_second_image_of_a_batch_is_normalised_like_the_first() {
     let planes: Vec<u8> = (0..3 * 4).map(|level| level * 20).collect();
     let mut one = vec![0.0; 12];
     let mut two = vec![0.0; 24];
@@ -43,7 +43,7 @@ fn a_second_picture_of_a_batch_is_normalised_like_the_first() {
 }
 
 #[test]
-fn a_picture_that_cannot_be_decoded_leaves_its_place_untouched() {
+fn a_image_that_cannot_be_decoded_leaves_its_place_untouched() {
     let mut planes = vec![7; 12];
     assert!(
         preprocess_image(

@@ -14,7 +14,7 @@ fn whole<T, const C: usize>(pixels: &[[T; C]], width: usize, height: usize) -> P
 }
 
 #[test]
-fn a_flat_picture_stays_flat_at_any_size() {
+fn a_flat_image_stays_flat_at_any_size() {
     for (width, height, side) in [(1, 1, 8), (7, 500, 16), (64, 64, 224), (300, 31, 24)] {
         let pixels = vec![[3u8, 128, 255]; width * height];
         let square = whole(&pixels, width, height).resize_bicubic(side);

@@ -85,13 +85,13 @@ fn the_references_databases_give_the_bytes_of_the_files_they_were_made_of() {
 
     let without = folder.path().join("paired.jsonl");
     std::fs::write(&without, paired).unwrap();
-    let right = prepare_files(&images, &without, &theirs);
-    same((&ours, found), (&theirs, right));
+    let expected = prepare_files(&images, &without, &theirs);
+    same((&ours, found), (&theirs, expected));
 
     let found = prepare_lmdb(folder.path(), Some(&texts), &ours).unwrap();
-    let right = prepare_files(&images, &texts, &theirs);
-    assert!(right.index.loose_texts.is_some());
-    same((&ours, found), (&theirs, right));
+    let expected = prepare_files(&images, &texts, &theirs);
+    assert!(expected.index.loose_texts.is_some());
+    same((&ours, found), (&theirs, expected));
 }
 
 #[test]
