@@ -1,13 +1,9 @@
 //! The exponential moving average (EMA) of the trained weights. Decides neither when it is used nor where it
 //! is stored.
 
-use cnclip_compute::ops::ema::gpu;
+use cnclip_compute::ops::ema;
 use cnclip_compute::params::Params;
-use cnclip_compute::tensor::{Tensor, TensorView, TensorViewMut, panic_mixed_memories};
-use rayon::prelude::*;
-
-/// Values that one task averages.
-const EMA_CHUNK_LEN: usize = 1 << 15;
+use cnclip_compute::tensor::Tensor;
 
 /// The average over the steps so far, in which older steps count exponentially less.
 ///
@@ -55,41 +51,13 @@ impl WeightEma {
     pub fn update_average(&mut self, params: &Params, step: u64) {
         let warmup_decay = (1 + step) as f64 / (10 + step) as f64;
         let decay = self.decay.min(warmup_decay) as f32;
-        match (self.values.view_mut(), params.values.view()) {
-            (TensorViewMut::Host(averages), TensorView::Host(values)) => {
-                blend_values(averages, values, decay)
-            }
-            (TensorViewMut::Device(mut averages), TensorView::Device(values)) => {
-                gpu::ema_update(&mut averages, values, 1.0 - decay);
-            }
-            _ => panic_mixed_memories(),
-        }
+        ema::update(self.values.view_mut(), params.values.view(), decay);
     }
 
     /// Exchanges the average and the weights of the parameters.
     pub fn swap_with_params(&mut self, params: &mut Params) {
-        match (&mut self.values, &mut params.values) {
-            (Tensor::Host(averages), Tensor::Host(values)) => std::mem::swap(averages, values),
-            (Tensor::Device(averages), Tensor::Device(values)) => {
-                // Value by value, not buffer by buffer: the weights have a copy in bf16 beside their own
-                // buffer, which has to follow.
-                gpu::swap_values(&mut averages.as_view_mut(), &mut values.as_view_mut());
-            }
-            _ => panic_mixed_memories(),
-        }
+        ema::swap(&mut self.values, &mut params.values);
     }
-}
-
-fn blend_values(averages: &mut [f32], values: &[f32], decay: f32) {
-    averages
-        .par_chunks_mut(EMA_CHUNK_LEN)
-        .zip(values.par_chunks(EMA_CHUNK_LEN))
-        .for_each(|(averages, values)| {
-            for (average, value) in averages.iter_mut().zip(values) {
-                // By the difference, so that a weight that does not move keeps its bits.
-                *average += (1.0 - decay) * (value - *average);
-            }
-        });
 }
 
 #[cfg(test)]

@@ -1,17 +1,9 @@
 //! AdamW over the flat parameters: updates every weight that is not frozen, or none at all where a gradient
 //! is not finite.
 
-mod device_buffers;
-
-use cnclip_compute::math::dot_product;
-use cnclip_compute::params::Params;
+use cnclip_compute::ops::adamw::{AdamWArrays, AdamWConstants, AdamWRanges, UpdateRange};
+use cnclip_compute::params::{Params, Segment};
 use cnclip_compute::tensor::Tensor;
-use rayon::prelude::*;
-
-use device_buffers::AdamWBuffers;
-
-/// Values that one task updates: the four arrays of a chunk fit into a core's L2 cache.
-const ADAMW_CHUNK_LEN: usize = 1 << 15;
 
 /// PyTorch's addend to the norm in `clip_grad_norm_`, against division by zero.
 const CLIP_EPSILON: f64 = 1e-6;
@@ -87,41 +79,10 @@ pub struct AdamW {
     /// Mean squared gradients, in the layout of the parameters.
     pub exp_avg_sq: Tensor,
     settings: AdamWSettings,
-    /// The segments that are trained, on a device.
-    device_buffers: Option<AdamWBuffers>,
-}
-
-/// The constants of one step for weights that decay, or that do not.
-#[derive(Clone, Copy)]
-struct UpdateConstants {
-    beta_1: f32,
-    beta_2: f32,
-    epsilon: f32,
-    /// What a gradient is multiplied with first.
-    clip: f32,
-    /// The learning rate, corrected for the first moment's start at zero.
-    rate: f32,
-    /// One over the root of the second moment's correction.
-    correction: f32,
-    /// What a weight is multiplied with.
-    keep: f32,
-}
-
-/// The constants of one step for both groups of weights.
-#[derive(Clone, Copy)]
-struct GroupConstants {
-    /// Without weight decay.
-    plain: UpdateConstants,
-    /// With weight decay.
-    decayed: UpdateConstants,
-}
-
-/// The same range of the flat arrays, in host memory.
-struct UpdateSlices<'a> {
-    values: &'a mut [f32],
-    exp_avg: &'a mut [f32],
-    exp_avg_sq: &'a mut [f32],
-    gradients: &'a [f32],
+    /// Which segments were frozen when `trained` was made.
+    frozen: Vec<bool>,
+    /// The segments that are trained.
+    trained: AdamWRanges,
 }
 
 impl AdamW {
@@ -132,7 +93,8 @@ impl AdamW {
             exp_avg: alloc_moments(),
             exp_avg_sq: alloc_moments(),
             settings,
-            device_buffers: AdamWBuffers::new(params),
+            frozen: frozen_segments(params).collect(),
+            trained: trained_ranges(params),
         }
     }
 
@@ -147,53 +109,27 @@ impl AdamW {
         step: u64,
         rate: f64,
     ) -> Result<f64, NonFiniteGradient> {
-        if let Some(buffers) = &mut self.device_buffers {
-            buffers.refresh_frozen(params);
-        }
-
+        self.refresh_frozen(params);
         // Before anything is written: a step is taken whole or not at all.
         let norm = self.gradient_norm(params)?;
-        let weight_decay = self.settings.weight_decay;
-        let constants = GroupConstants {
-            plain: self.update_constants(step, rate, 0.0, norm),
-            decayed: self.update_constants(step, rate, weight_decay, norm),
+        let constants = self.step_constants(step, rate, norm);
+        let (_, values, gradients) = params.split_for_update();
+        let arrays = AdamWArrays {
+            values,
+            exp_avg: self.exp_avg.view_mut(),
+            exp_avg_sq: self.exp_avg_sq.view_mut(),
+            gradients,
         };
 
-        match &self.device_buffers {
-            Some(buffers) => {
-                let moments = (
-                    self.exp_avg.view_mut().expect_device(),
-                    self.exp_avg_sq.view_mut().expect_device(),
-                );
-
-                let (_, values, gradients) = params.split_for_update();
-                let values = values.expect_device();
-                let gradients = gradients.expect_device();
-                buffers.adamw_step(values, moments.0, moments.1, gradients, constants);
-            }
-            None => self.step_on_host(params, constants),
-        }
-
+        self.trained.step(arrays, constants);
         Ok(norm)
     }
 
-    fn step_on_host(&mut self, params: &mut Params, constants: GroupConstants) {
-        let (segments, mut values, gradients) = params.split_for_update();
-        // Segment by segment, because only a segment knows whether it decays; each in parallel.
-        for segment in segments.iter().filter(|segment| !segment.frozen) {
-            let constants = if segment.has_weight_decay() {
-                constants.decayed
-            } else {
-                constants.plain
-            };
-
-            let range = || segment.range.clone();
-            constants.par_apply(UpdateSlices {
-                values: values.reborrow().slice(range()).expect_host(),
-                exp_avg: self.exp_avg.slice_mut(range()).expect_host(),
-                exp_avg_sq: self.exp_avg_sq.slice_mut(range()).expect_host(),
-                gradients: gradients.slice(range()).expect_host(),
-            });
+    /// Follows segments that were frozen or thawed since the last step.
+    fn refresh_frozen(&mut self, params: &Params) {
+        if frozen_segments(params).ne(self.frozen.iter().copied()) {
+            self.frozen = frozen_segments(params).collect();
+            self.trained = trained_ranges(params);
         }
     }
 
@@ -202,21 +138,12 @@ impl AdamW {
     /// # Guarantees
     /// The same for any number of threads.
     fn gradient_norm(&mut self, params: &Params) -> Result<f64, NonFiniteGradient> {
-        let device_sums = self
-            .device_buffers
-            .as_mut()
-            .map(|buffers| buffers.sums_of_squares(params));
-
         // In fp64, tensor after tensor: with 200 million weights fp32 would drop small ones. Any value that is
         // not finite makes its tensor's sum so, which names the tensor without another pass.
-        let mut total = 0.0;
+        let sums = self.trained.sums_of_squares(params.gradients.view());
         let trained = params.segments().iter().filter(|segment| !segment.frozen);
-        for (index, segment) in trained.enumerate() {
-            let sum = match &device_sums {
-                Some(sums) => sums[index],
-                None => sum_of_squares(params.gradients.slice(segment.range.clone()).expect_host()),
-            };
-
+        let mut total = 0.0;
+        for (segment, sum) in trained.zip(sums) {
             if !sum.is_finite() {
                 return Err(NonFiniteGradient(segment.name.clone()));
             }
@@ -227,17 +154,12 @@ impl AdamW {
         Ok(total.sqrt())
     }
 
-    fn update_constants(
-        &self,
-        step: u64,
-        rate: f64,
-        weight_decay: f64,
-        norm: f64,
-    ) -> UpdateConstants {
+    fn step_constants(&self, step: u64, rate: f64, norm: f64) -> AdamWConstants {
         let AdamWSettings {
             beta_1,
             beta_2,
             epsilon,
+            weight_decay,
             ..
         } = self.settings;
 
@@ -245,76 +167,33 @@ impl AdamW {
         let power = (step + 1) as f64;
         let first_correction = 1.0 - beta_1.powf(power);
         let second_correction = 1.0 - beta_2.powf(power);
-        UpdateConstants {
+        AdamWConstants {
             beta_1: beta_1 as f32,
             beta_2: beta_2 as f32,
             epsilon: epsilon as f32,
             clip: self.settings.clip_factor(norm) as f32,
             rate: (rate / first_correction) as f32,
             correction: (1.0 / second_correction.sqrt()) as f32,
-            keep: (1.0 - rate * weight_decay) as f32,
+            keep: 1.0,
+            keep_decayed: (1.0 - rate * weight_decay) as f32,
         }
     }
 }
 
-impl UpdateConstants {
-    fn par_apply(self, slices: UpdateSlices<'_>) {
-        let UpdateSlices {
-            values,
-            exp_avg,
-            exp_avg_sq,
-            gradients,
-        } = slices;
-
-        values
-            .par_chunks_mut(ADAMW_CHUNK_LEN)
-            .zip(exp_avg.par_chunks_mut(ADAMW_CHUNK_LEN))
-            .zip(exp_avg_sq.par_chunks_mut(ADAMW_CHUNK_LEN))
-            .zip(gradients.par_chunks(ADAMW_CHUNK_LEN))
-            .for_each(|(((values, exp_avg), exp_avg_sq), gradients)| {
-                self.apply_update(UpdateSlices {
-                    values,
-                    exp_avg,
-                    exp_avg_sq,
-                    gradients,
-                });
-            });
-    }
-
-    fn apply_update(self, slices: UpdateSlices<'_>) {
-        // Equal lengths in sight of the compiler: no bounds checks, and vector instructions.
-        let len = slices.values.len();
-        let values = slices.values;
-        let exp_avg = &mut slices.exp_avg[..len];
-        let exp_avg_sq = &mut slices.exp_avg_sq[..len];
-        let gradients = &slices.gradients[..len];
-
-        for i in 0..len {
-            let gradient = self.clip * gradients[i];
-            exp_avg[i] = self.beta_1 * exp_avg[i] + (1.0 - self.beta_1) * gradient;
-            exp_avg_sq[i] = self.beta_2 * exp_avg_sq[i] + (1.0 - self.beta_2) * gradient * gradient;
-            let denominator = exp_avg_sq[i].sqrt() * self.correction + self.epsilon;
-            values[i] = values[i] * self.keep - self.rate * exp_avg[i] / denominator;
-        }
-    }
+/// Whether each segment is frozen.
+fn frozen_segments(params: &Params) -> impl Iterator<Item = bool> {
+    params.segments().iter().map(|segment| segment.frozen)
 }
 
-/// Short sums in fp32, which vector instructions add up, and long ones in fp64.
-///
-/// # Guarantees
-/// The same for any number of threads: the parts depend on the length alone.
-fn sum_of_squares(values: &[f32]) -> f64 {
-    const PARTS: usize = 32;
-    const SHORT_LEN: usize = 1 << 10;
-    let short_sum = |values: &[f32]| f64::from(dot_product(values, values));
+/// The segments that are trained.
+fn trained_ranges(params: &Params) -> AdamWRanges {
+    let trained = params.segments().iter().filter(|segment| !segment.frozen);
+    let range = |segment: &Segment| UpdateRange {
+        range: segment.range.clone(),
+        decays: segment.has_weight_decay(),
+    };
 
-    let mut sums = [0f64; PARTS];
-    let part_len = values.len().div_ceil(PARTS).max(SHORT_LEN);
-    sums.par_iter_mut()
-        .zip(values.par_chunks(part_len))
-        .for_each(|(sum, values)| *sum = values.chunks(SHORT_LEN).map(short_sum).sum());
-
-    sums.iter().sum()
+    AdamWRanges::new(params.memory(), trained.map(range).collect())
 }
 
 #[cfg(test)]
@@ -471,13 +350,6 @@ mod tests {
                 ),
                 (&[1.0; 15][..], 0.0)
             );
-        }
-    }
-
-    #[test]
-    fn the_length_of_a_gradient_counts_every_value_once() {
-        for length in [1, 1023, 1024, 33_000, 100_001] {
-            assert_eq!(sum_of_squares(&vec![2.0; length]), 4.0 * length as f64);
         }
     }
 }

@@ -14,6 +14,8 @@ mod tensors;
 
 #[path = "../../src/ops/activation/tests.rs"]
 mod activation;
+#[path = "../../src/ops/adamw/tests.rs"]
+mod adamw;
 #[path = "../../src/ops/attention/tests.rs"]
 mod attention;
 #[path = "../../src/ops/attention_pool/tests.rs"]
@@ -26,6 +28,8 @@ mod batch_norm;
 mod conv2d;
 #[path = "../../src/ops/dropout/tests.rs"]
 mod dropout;
+#[path = "../../src/ops/ema/tests.rs"]
+mod ema;
 #[path = "../../src/ops/embedding/tests.rs"]
 mod embedding;
 #[path = "../../src/ops/l2_normalize/tests.rs"]

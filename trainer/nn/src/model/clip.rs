@@ -288,21 +288,15 @@ impl Clip {
 
     /// Adds to the gradient of the logit scale's logarithm.
     pub fn add_logit_scale_gradient(&self, params: &mut Params, gradient: f32) {
-        match self.logit_scale.slice_of(params.gradients.view_mut()) {
-            TensorViewMut::Host(sum) => sum[0] += gradient,
-            TensorViewMut::Device(mut sum) => adamw::gpu::add_scalar(&mut sum, gradient),
-        }
+        let gradients = params.gradients.view_mut();
+        adamw::add_scalar(self.logit_scale.slice_of(gradients), gradient);
     }
 
     /// Clamps the logit scale's logarithm to its bounds: to be called after every optimizer step.
     pub fn clamp_logit_scale(&self, params: &mut Params) {
         let (low, high) = LOGIT_SCALE_BOUNDS;
-        match self.logit_scale.slice_of(params.values.view_mut()) {
-            TensorViewMut::Host(value) => value[0] = value[0].clamp(low, high),
-            TensorViewMut::Device(mut value) => {
-                adamw::gpu::clamp_values(&mut value, LOGIT_SCALE_BOUNDS);
-            }
-        }
+        let values = params.values.view_mut();
+        adamw::clamp_values(self.logit_scale.slice_of(values), low, high);
     }
 
     /// The unit features of images and texts, in training; activations are kept for the backward pass.

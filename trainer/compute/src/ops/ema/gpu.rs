@@ -1,29 +1,26 @@
-//! A running average of the weights.
+//! The exponential moving average on a device: a thread for each weight.
 
 use crate::device::{DeviceView, DeviceViewMut, KernelLaunch};
 
-/// Moves each average by a share of the way to its value.
-pub fn ema_update(averages: &mut DeviceViewMut<'_>, values: DeviceView<'_>, share: f32) {
+pub(super) fn update(averages: &mut DeviceViewMut<'_>, values: DeviceView<'_>, decay: f32) {
     let device = averages.device();
     let count = averages.len();
-    let launch = KernelLaunch::new("average_add")
+    KernelLaunch::new("average_add")
         .with_thread_per_item(count)
         .arg_output(averages)
-        .arg_input(values);
-
-    launch.arg_u32(count).arg_f32(share).launch_on(device);
+        .arg_input(values)
+        .arg_u32(count)
+        .arg_f32(1.0 - decay)
+        .launch_on(device);
 }
 
-/// Exchanges the numbers of both; those that the weights take are rounded, too.
-pub fn swap_values(averages: &mut DeviceViewMut<'_>, values: &mut DeviceViewMut<'_>) {
+pub(super) fn swap(averages: &mut DeviceViewMut<'_>, values: &mut DeviceViewMut<'_>) {
     let device = averages.device();
     let count = averages.len();
-    let launch = KernelLaunch::new("average_swap")
+    KernelLaunch::new("average_swap")
         .with_thread_per_item(count)
         .arg_output(averages)
-        .arg_output(values);
-
-    launch
+        .arg_output(values)
         .arg_bf16_output(values)
         .arg_u32(count)
         .launch_on(device);
