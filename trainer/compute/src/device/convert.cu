@@ -1,4 +1,5 @@
-// Numbers in another format, and rounded beside them where they are kept so.
+// Copies between number formats, which also update the bfloat16 copy of the target where it has one: products read
+// the copy of a weight, and it must never be older than the weight.
 #include "common.cuh"
 
 template <typename From, typename To>

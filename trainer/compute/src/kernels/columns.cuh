@@ -1,10 +1,14 @@
-// Sums of columns over all rows, the same for the same numbers: every block sums some rows of 64 columns, and
-// the last block of those columns adds the blocks' sums in their order.
+// Sums of columns over all rows, to the same bits for the same numbers: every block sums some rows of 64 columns,
+// and the block of those columns that finishes last adds the blocks' sums, in the order of the blocks.
+//
+// The counter of finished blocks is an integer atomic: which block is last may differ from run to run, but not
+// what it adds. A second launch would do the same, but costs some microseconds for each of the many weights.
 #pragma once
 
 #include "rows.cuh"
 
-// Memory that blocks of one launch share, zero at first.
+// Memory that blocks of one launch share, zero at first. Launches of one stream run one after the other, so all
+// launches of a kernel may use the same.
 #ifdef __CUDACC__
 #define BETWEEN_BLOCKS(type, name, count) static __device__ type name[count]
 #else
@@ -14,7 +18,8 @@
 enum : unsigned { COLUMNS = 64, MOST_BLOCKS = 1024 };
 
 // `row(r, column, count, out)` adds to `out[sum][k]`; `target[sum]` is what is added to. The grid is (blocks of
-// columns, parts of the rows), of 256 threads.
+// columns, parts of the rows), of 256 threads: eight threads share the 64 columns of a row, an octet each, and
+// 32 rows are read at a time.
 template <unsigned SUMS, typename Row>
 __device__ __forceinline__ void sum_columns(unsigned rows, unsigned width, float* const* target, Row row) {
     BETWEEN_BLOCKS(float, partial, MOST_BLOCKS * SUMS * COLUMNS);
@@ -31,6 +36,8 @@ __device__ __forceinline__ void sum_columns(unsigned rows, unsigned width, float
     }
     size_t block = (size_t)blockIdx.x * parts + blockIdx.y;
     for (unsigned s = 0; s < SUMS; s++) {
+        // The 32 partial sums of a column lie in 32 rows of shared memory; they are added by the thread of that
+        // column, and neighbouring threads read neighbouring banks. First the previous sum must have been read.
         __syncthreads();
 #pragma unroll
         for (unsigned k = 0; k < OCTET; k++) sums[line][threadIdx.x % 8 * OCTET + k] = own[s][k];
@@ -38,6 +45,7 @@ __device__ __forceinline__ void sum_columns(unsigned rows, unsigned width, float
         if (threadIdx.x < COLUMNS && first + threadIdx.x < width) {
             float sum = 0.0f;
             for (unsigned l = 0; l < 32; l++) sum += sums[l][threadIdx.x];
+            // Few rows are one part, whose sums need no other block's.
             if (parts == 1) {
                 target[s][first + threadIdx.x] += sum;
             } else {
@@ -46,16 +54,19 @@ __device__ __forceinline__ void sum_columns(unsigned rows, unsigned width, float
         }
     }
     if (parts == 1) return;
+    // The block's sums must be visible to all blocks before it counts as finished.
     __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) last = atomicAdd(&done[blockIdx.x], 1u) == parts - 1;
     __syncthreads();
     if (!last) return;
+    // And the others' sums must not be read before the count was; the count is reset for the next launch.
     __threadfence();
     if (threadIdx.x == 0) done[blockIdx.x] = 0;
     if (threadIdx.x >= SUMS * COLUMNS) return;
     unsigned s = threadIdx.x / COLUMNS, c = threadIdx.x % COLUMNS;
     if (first + c >= width) return;
+    // Volatile: read from the L2 cache, which other blocks wrote to, and not from this multiprocessor's L1.
     const volatile float* found = partial;
     float sum = 0.0f;
     for (unsigned part = 0; part < parts; part++)

@@ -1,9 +1,15 @@
 // What all kernels share. Conventions:
-// - T is the format of activations; weights, gradients and statistics are fp32, and so is arithmetic.
+// - T is the number format of activations; weights, gradients and statistics are fp32, and so is arithmetic:
+//   bfloat16 has eight significant bits, so a sum of some hundred bfloat16 numbers would stop growing.
 // - A body is `template <typename T> static __device__ void name(...)`; EXPORT makes `name_f32` and
-//   `name_bf16` of it. Kernels of one format are `extern "C" __global__ void name(...)`.
-// - Sizes are `unsigned`, indices `size_t`; blocks are rows of threads, a multiple of 32.
-// - Nothing is added by atomics: the same numbers give the same sums.
+//   `name_bf16` of it. Kernels of one format are `extern "C" __global__ void name(...)`. The host finds
+//   kernels by these names, which therefore are not mangled.
+// - Sizes are `unsigned`, because 64-bit division is slow on a GPU; indices are `size_t`, because an array of
+//   activations may hold more than 2^32 numbers.
+// - Blocks have one dimension, a multiple of 32 threads: every warp is full, so shuffles may name all lanes.
+// - No floating-point number is added by an atomic: those arrive in an order that the scheduler decides, and
+//   a run could not be repeated to the same bits.
+// - The emulator compiles the same code for the CPU with a shim in place of CUDA's headers.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -11,6 +17,7 @@
 typedef __nv_bfloat16 bf16;
 typedef unsigned long long u64;
 
+// The namespaces give both kernels their own `T`, which `parameters` and `arguments` refer to.
 #define EXPORT(name, parameters, arguments)                                                        \
     namespace of_f32 {                                                                             \
     typedef float T;                                                                               \
@@ -26,7 +33,8 @@ __device__ __forceinline__ float load(const bf16* at) { return __bfloat162float(
 __device__ __forceinline__ void store(float* at, float value) { *at = value; }
 __device__ __forceinline__ void store(bf16* at, float value) { *at = __float2bfloat16_rn(value); }
 
-// Eight neighbours at once, where all lie at multiples of sixteen bytes.
+// Eight consecutive numbers at once, where all addresses are multiples of sixteen bytes: a thread moves the
+// widest access that the hardware has, and a warp whole cache lines.
 enum : unsigned { OCTET = 8 };
 
 __device__ __forceinline__ bool aligned(const void* at) { return ((size_t)at & 15) == 0; }
@@ -42,6 +50,7 @@ __device__ __forceinline__ void load8(const bf16* at, float* out) {
     unsigned words[4] = {raw.x, raw.y, raw.z, raw.w};
 #pragma unroll
     for (int i = 0; i < 4; i++) {
+        // A bfloat16 is the upper half of an fp32: shifts instead of conversions, two numbers a word.
         out[2 * i] = __uint_as_float(words[i] << 16);
         out[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
     }
@@ -62,7 +71,8 @@ __device__ __forceinline__ void store8(bf16* at, const float* values) {
                              two_bf16(values[4], values[5]), two_bf16(values[6], values[7]));
 }
 
-// The sum and the maximum over the 32 threads of a warp; each is told.
+// The sum and the maximum over the 32 threads of a warp, in every thread. The butterfly (xor) pairs lanes in
+// one fixed tree, so that all lanes get the same bits.
 __device__ __forceinline__ float warp_sum(float value) {
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
@@ -76,14 +86,16 @@ __device__ __forceinline__ float warp_max(float value) {
     return value;
 }
 
-// The sum over a block of at most 1024 threads; each is told. All threads must call it.
+// The sum over a block of at most 1024 threads, in every thread. All threads must call it.
 __device__ __forceinline__ float block_sum(float value) {
     __shared__ float sums[32];
     unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
     value = warp_sum(value);
+    // Before `sums` is written: a previous call of this function may still be reading it.
     __syncthreads();
     if (lane == 0) sums[warp] = value;
     __syncthreads();
+    // Every warp adds the warps' sums itself, in the same tree: no second barrier to hand out the result.
     return warp_sum(lane < warps ? sums[lane] : 0.0f);
 }
 
@@ -91,7 +103,9 @@ __device__ __forceinline__ size_t thread_index() {
     return (size_t)blockIdx.x * blockDim.x + threadIdx.x;
 }
 
-// Eight numbers a thread: `eight(i)` for octets where all lie well, `each(i)` for single ones.
+// Eight numbers a thread: `eight(i)` for whole octets of aligned arrays, `each(i)` for single numbers at the
+// end, or everywhere if an array is a slice that is not aligned. All threads of a launch but those of the last
+// octet take the same branch.
 template <typename Eight, typename Each>
 __device__ __forceinline__ void for_octets(unsigned count, bool well, Eight eight, Each each) {
     size_t first = thread_index() * OCTET;
@@ -102,12 +116,13 @@ __device__ __forceinline__ void for_octets(unsigned count, bool well, Eight eigh
     }
 }
 
-// Sequences: where they begin, or null and the length that all have; whether only first tokens go on.
+// A sequence of a packed batch. Kernels get the offsets of all sequences, or null and the length that all
+// have: images have no offsets in memory.
 struct Sequence {
     size_t token;   // its first token
     unsigned tokens;
-    size_t row;     // its first row of those that go on
-    unsigned rows;  // that go on
+    size_t row;     // its first row in arrays of pooled tokens
+    unsigned rows;  // its pooled tokens
 };
 
 __device__ __forceinline__ Sequence sequence_of(const unsigned* offsets, unsigned length,
@@ -120,7 +135,8 @@ __device__ __forceinline__ Sequence sequence_of(const unsigned* offsets, unsigne
     return s;
 }
 
-// The masks of the trainer's `ops/dropout.rs` and `ops/random.rs`.
+// The dropout masks of `ops/dropout` and the hashes of `random.rs`: the CPU and a device draw the same masks,
+// so that a backward on either belongs to a forward on either, and no mask is ever stored.
 __device__ __forceinline__ u64 mix(u64 x) {
     x += 0x9e3779b97f4a7c15ull;
     x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
@@ -139,7 +155,8 @@ __device__ __forceinline__ unsigned mix32(unsigned x) {
 struct Mask {
     unsigned key, dropped_below;
     float scale;
-    // What an element is multiplied with.
+    // What an element is multiplied with. The key of a sample is added before the hash rather than hashed
+    // with the element: one 32-bit hash an element instead of a 64-bit one.
     __device__ __forceinline__ float of(unsigned element) const {
         return mix32(element + key) >= dropped_below ? scale : 0.0f;
     }

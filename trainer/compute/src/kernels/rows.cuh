@@ -1,15 +1,18 @@
-// Rows that a warp walks along, eight numbers a thread.
+// Rows along which a warp or a block walks, eight numbers a thread at a time: neighbouring threads read
+// neighbouring sixteen bytes, so that a warp's access is coalesced into whole cache lines.
 #pragma once
 
 #include "common.cuh"
 
-// Whether octets of rows of this width lie at multiples of sixteen bytes.
+// Whether every octet of rows of this width is aligned to sixteen bytes, in all arrays: the first octet of each
+// row must be as well, so the width counts too. Eight bfloat16 are sixteen bytes, eight fp32 twice that.
 __device__ __forceinline__ bool lie_well(unsigned width, const void* a, const void* b = nullptr,
                                          const void* c = nullptr, const void* d = nullptr) {
     return width % OCTET == 0 && aligned(a) && aligned(b) && aligned(c) && aligned(d);
 }
 
-// Up to eight numbers; zeros instead of those that are not there.
+// Up to eight numbers; zeros beyond the end, so that loops over an octet have a fixed length and are unrolled
+// into registers.
 template <typename S>
 __device__ __forceinline__ void load_some(const S* at, bool well, unsigned count, float* out) {
     if (well) return load8(at, out);

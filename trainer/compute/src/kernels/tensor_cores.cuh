@@ -1,5 +1,5 @@
 // Products of small matrices by the tensor cores of a warp: D += A · B with A [16, 16], B [16, 8], D [16, 8],
-// operands in bfloat16, sums in fp32. Which thread holds which numbers is PTX's "mma.m16n8k16": with
+// operands in bfloat16, sums in fp32. Which thread holds which numbers is given by PTX's "mma.m16n8k16": with
 // group = lane / 4 and pair = 2 · (lane % 4),
 //   A: a[0] (group, pair), a[1] (group + 8, pair), a[2] (group, pair + 8), a[3] (group + 8, pair + 8), two neighbours each;
 //   B: b[0] (pair, group), b[1] (pair + 8, group), two below each other;
@@ -11,8 +11,12 @@ constexpr unsigned WARP = 0xffffffffu;
 
 __device__ inline unsigned lane() { return threadIdx.x % 32; }
 
-// Copies sixteen or four bytes into shared memory beside what is computed; where there is nothing, zeros.
+// Copies sixteen or four bytes from global to shared memory while the threads compute (cp.async): the bytes pass
+// through no register. Where `there` is false zeros are written, so that tiles at the end of a sequence need no
+// branch when they are multiplied.
 template <int BYTES> __device__ inline void copy_ahead(void *to, const void *from, bool there) {
+// The emulator has no inline assembly: its branch does the same with plain loops, so that the layout of operands
+// is tested without a GPU.
 #ifdef __CUDA_ARCH__
     const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(to));
     const int bytes = there ? BYTES : 0;
@@ -27,22 +31,24 @@ template <int BYTES> __device__ inline void copy_ahead(void *to, const void *fro
 #endif
 }
 
-// Ends what is copied together.
+// Ends a group of copies that are waited for together.
 __device__ inline void end_copies() {
 #ifdef __CUDA_ARCH__
     asm volatile("cp.async.commit_group;");
 #endif
 }
 
-// Waits for this thread's copies, but for the so many that were ended last.
+// Waits for this thread's copies, except for the last LAST groups. A barrier must follow before other threads
+// read them.
 template <int LAST> __device__ inline void await_copies() {
 #ifdef __CUDA_ARCH__
     asm volatile("cp.async.wait_group %0;" ::"n"(LAST));
 #endif
 }
 
-// Four matrices of 8 × 8 that lie in shared memory: this thread's two neighbours of each, or, transposed, two below each
-// other. `at` is the first number of the row that this thread names: eight threads a matrix.
+// Four matrices of 8 × 8 from shared memory (ldmatrix): this thread's two consecutive numbers of each, or, transposed,
+// two below each other. `at` is the first number of the row whose address this thread gives: eight threads a matrix.
+// One instruction instead of eight loads, and it transposes on the way, which registers could do only by shuffles.
 __device__ inline void load_four(unsigned (&out)[4], const bf16 *at, bool transposed) {
 #ifdef __CUDA_ARCH__
     const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(at));
@@ -68,19 +74,20 @@ __device__ inline void load_four(unsigned (&out)[4], const bf16 *at, bool transp
 #endif
 }
 
-// A's part of this thread, of rows that lie `stride` apart.
+// A's part of this thread, of rows that lie `stride` apart. Strides are a row of the tile plus eight numbers: with
+// the padding, the eight rows of a matrix lie in different banks and are read without conflicts.
 __device__ inline void load_rows(unsigned (&a)[4], const bf16 *tile, int stride) {
     load_four(a, tile + lane() % 16 * stride + lane() / 16 * 8, false);
 }
 
-// B's parts of this thread for two products beside each other, where B's columns are rows in memory.
+// B's parts of this thread for two adjacent products, where B's columns are rows in memory: keys, as in q · kᵀ.
 __device__ inline void load_columns(unsigned (&b)[2][2], const bf16 *tile, int stride) {
     unsigned four[4];
     load_four(four, tile + (lane() % 8 + lane() / 16 * 8) * stride + lane() / 8 % 2 * 8, false);
     b[0][0] = four[0], b[0][1] = four[1], b[1][0] = four[2], b[1][1] = four[3];
 }
 
-// The same, where B's rows are rows in memory.
+// The same, where B's rows are rows in memory: values, as in p · v.
 __device__ inline void load_transposed(unsigned (&b)[2][2], const bf16 *tile, int stride) {
     unsigned four[4];
     load_four(four, tile + lane() % 16 * stride + lane() / 16 * 8, true);
@@ -88,7 +95,7 @@ __device__ inline void load_transposed(unsigned (&b)[2][2], const bf16 *tile, in
 }
 
 #ifndef __CUDA_ARCH__
-// One number of a register.
+// One of the two numbers of a register.
 inline float part(unsigned bits, int which) {
     bf16 pair[2];
     memcpy(pair, &bits, 4);
@@ -123,7 +130,7 @@ __device__ inline void multiply_add(float (&d)[4], const unsigned (&a)[4], const
 #endif
 }
 
-// The largest of, or the sum over, the four threads that share a row of D.
+// The maximum and the sum over the four threads that share a row of D.
 __device__ inline float row_max(float value) {
     value = fmaxf(value, __shfl_xor_sync(WARP, value, 1));
     return fmaxf(value, __shfl_xor_sync(WARP, value, 2));

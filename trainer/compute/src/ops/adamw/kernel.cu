@@ -1,8 +1,10 @@
-// AdamW over the flat arrays. A block takes a chunk: where it begins, how long it is, whether its
-// weights decay. No chunk holds numbers of two segments.
+// AdamW over the flat arrays, in one launch for all weights. A block takes a chunk: where it begins, how long it
+// is, whether its weights decay. No chunk holds numbers of two segments, so that a block needs one decay, and
+// the sum of squares of a segment is the sum over its chunks.
 #include "common.cuh"
 
-// sums[chunk] = Σ x².
+// sums[chunk] = Σ x². The host adds the chunks in fp64, in their order: the norm of the gradient decides over
+// clipping, and must be the same in every run.
 extern "C" __global__ void optimizer_squares(const float* gradients, const unsigned* chunks,
                                              float* sums) {
     const unsigned* chunk = chunks + 3 * blockIdx.x;
@@ -13,6 +15,8 @@ extern "C" __global__ void optimizer_squares(const float* gradients, const unsig
     if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
+// Reads and writes four fp32 arrays once each; the bfloat16 copy of the weight is written here, because the next
+// forward multiplies with it and a pass of its own would read all weights again.
 extern "C" __global__ void optimizer_step(float* values, bf16* rounded, float* first, float* second,
                                           const float* gradients, const unsigned* chunks,
                                           float beta_1, float beta_2, float epsilon, float clip,
@@ -43,7 +47,7 @@ extern "C" __global__ void optimizer_clamp(float* values, bf16* rounded, unsigne
                                            float high) {
     size_t i = thread_index();
     if (i >= count) return;
-    // What is not a number stays none.
+    // Comparisons and not fminf and fmaxf, which would turn NaN into a bound: a broken run must be seen to be broken.
     float value = values[i] < low ? low : values[i] > high ? high : values[i];
     values[i] = value;
     if (rounded) store(rounded + i, value);

@@ -1,18 +1,26 @@
-// Attention in bfloat16 that never writes its probabilities to memory: scores are made tile by tile in registers, and
-// again in the backward. Sequences have their own lengths; keys of id 0 are hidden; probabilities may be dropped.
+// Attention in bfloat16 that never writes its probabilities to memory: scores are computed tile by tile in registers, and
+// again in the backward. Sequences have their own lengths; keys of id 0 are masked; probabilities may be dropped.
 //
-// Source: Dao, FlashAttention-2 (2023). The gradient of the queries has a kernel of its own, so that no number is added
-// up in an order that depends on the scheduler.
+// Source: Dao, FlashAttention-2 (2023). Unlike there, the gradient of the queries has a kernel of its own, which computes
+// the scores once more: in one kernel it would be added by atomics, in an order that depends on the scheduler.
+//
+// Grid: (tiles of 64 rows, heads, sequences), 128 threads. Each of the four warps has sixteen rows of the tile for itself,
+// so softmax and accumulators need no exchange between warps. Tiles of the other operand are read into one half of a
+// shared buffer by cp.async while the other half is multiplied.
+//
+// Rows in shared memory are padded by eight numbers (D + 8): see `load_rows` for why.
 #include "tensor_cores.cuh"
 
 namespace {
 
+// 64 rows are four tensor-core tiles, one a warp. The backward steps by 32, because it has two
+// more tiles: with 64 they would exceed the 48 KiB of shared memory that a block may declare.
 constexpr int QUERIES = 64; // rows of a block, 16 a warp
 constexpr int KEYS = 64;    // of a step of the forward
 constexpr int STEP = 32;    // of a step of the backward
 constexpr int THREADS = 128;
 
-// What all three kernels know of their sequence and head.
+// The sequence and head of a block.
 struct Place {
     size_t begin, row;
     unsigned length, queries, heads, head, width;
@@ -29,13 +37,13 @@ struct Place {
         return qkv + begin * 3 * width + which * width + head * head_width;
     }
 
-    // This head's numbers in rows that go on.
+    // This head's numbers in rows of pooled tokens.
     template <class P> __device__ P *kept(P *rows, int head_width) const {
         return rows + row * width + head * head_width;
     }
 };
 
-// Begins to copy rows into shared memory; those behind the last are zero.
+// Begins to copy rows into shared memory; those beyond the last are zero.
 template <int D, int ROWS>
 __device__ void load_tile(bf16 (&tile)[ROWS][D + 8], const bf16 *from, size_t stride, int first, int count) {
     constexpr int CHUNKS = D / 8;
@@ -55,7 +63,7 @@ __device__ void load_pair(bf16 (&keys)[ROWS][D + 8], bf16 (&values)[ROWS][D + 8]
     end_copies();
 }
 
-// Waits until the tile that is next is whole, while the one behind it is under way, or none is.
+// Waits for the tile that is needed next; the copy of the one after it may go on.
 __device__ inline void await_tile(bool another) {
     if (another) await_copies<1>();
     else await_copies<0>();
@@ -76,13 +84,15 @@ __device__ void store(const float (&d)[D / 8][4], bf16 *to, size_t stride, int f
     }
 }
 
-// What is added to a scaled score: nothing, or what hides padding, or what leaves out what is no key at all.
+// What is added to a scaled score: nothing; -10,000 for padding, as in the reference, so that a sequence of nothing but
+// padding still has a softmax; or -infinity beyond the end of the sequence.
 __device__ inline float hidden(const unsigned *ids, const Place &place, int key) {
     if (key >= static_cast<int>(place.length)) return -INFINITY;
     return ids && ids[place.begin + key] == 0 ? -10000.0f : 0.0f;
 }
 
-// C as two A operands of the product that comes next.
+// An accumulator D as the A operand of the next product: two adjacent 16 × 8 results are laid out among the threads just
+// as one 16 × 16 operand is, so probabilities go from one product to the next without leaving the registers.
 __device__ inline void as_rows(unsigned (&a)[4], const float (&left)[4], const float (&right)[4]) {
     a[0] = two_bf16(left[0], left[1]);
     a[1] = two_bf16(left[2], left[3]);
@@ -99,8 +109,11 @@ __device__ void forward(const bf16 *qkv, const unsigned *ids, bf16 *out, float *
     const int first = blockIdx.x * QUERIES, warp = threadIdx.x / 32, length = place.length, count = place.queries;
     if (first >= count) return;
     const size_t stride = 3 * static_cast<size_t>(width);
+    // A warp whose rows are all beyond the end copies and waits with the others, but multiplies nothing.
     const bool busy = first + warp * 16 < count;
 
+    // The queries stay in registers for the whole loop. They pass through the second half of the key buffer, which is
+    // free until the loop's first copy.
     unsigned q[D / 16][4];
     load_tile<D, KEYS>(keys[1], place.part(qkv, 0, D), stride, first, count);
     end_copies();
@@ -112,12 +125,13 @@ __device__ void forward(const bf16 *qkv, const unsigned *ids, bf16 *out, float *
 
     float o[D / 8][4] = {}, top[2] = {-INFINITY, -INFINITY}, sums[2] = {};
     for (int at = 0, stage = 0; at < length; at += KEYS, stage ^= 1) {
-        // Nobody reads the other stage any more: what comes next may be written there.
+        // After this barrier no warp reads the other half any more: the next tile may be copied there.
         const bool another = at + KEYS < length;
         if (at > 0) __syncthreads();
         if (another) load_pair<D, KEYS>(keys[stage ^ 1], values[stage ^ 1], qkv, place, at + KEYS);
         await_tile(another);
         if (!busy) continue;
+        // Only the last tile has keys beyond the end; without padding all others need no mask.
         const bool whole = !ids && another;
         const int left = length - at;
         float s[KEYS / 8][4] = {};
@@ -145,6 +159,7 @@ __device__ void forward(const bf16 *qkv, const unsigned *ids, bf16 *out, float *
 #pragma unroll
             for (int n = 0; n < KEYS / 8; n++) high = fmaxf(high, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
             high = row_max(high);
+            // Online softmax: when a larger score is found, what was summed so far is scaled to the new maximum.
             const float shrink = __expf(top[half] - high);
             top[half] = high;
             float sum = 0;
@@ -162,6 +177,7 @@ __device__ void forward(const bf16 *qkv, const unsigned *ids, bf16 *out, float *
                 o[n][2 * half + 1] *= shrink;
             }
         }
+        // After the sums: dropout is applied to probabilities, whose denominator is that of all keys.
         if (mask.dropped_below > 0) {
 #pragma unroll
             for (int n = 0; n < KEYS / 8; n++) {
@@ -187,17 +203,20 @@ __device__ void forward(const bf16 *qkv, const unsigned *ids, bf16 *out, float *
         }
     }
     if (!busy) return;
+    // The division by the denominator is left to the end: once a row instead of once a probability.
     const float inverse[2] = {1.0f / sums[0], 1.0f / sums[1]};
     store<D>(o, place.kept(out, D), width, first + warp * 16, count, inverse);
     for (int half = 0; half < 2; half++) {
         const int r = first + warp * 16 + lane() / 4 + 8 * half;
         if (r < count && lane() % 4 == 0) {
+            // Maximum and denominator in one number: ln Σ eˢ, all that the backward needs of the softmax.
             log_sums[(place.row + r) * place.heads + place.head] = top[half] + __logf(sums[half]);
         }
     }
 }
 
-// The probability of a pair before and after dropout, and the gradient of its score.
+// The probability of a query and a key after dropout, and the gradient of their score. The probability is computed again
+// from the logarithm of the denominator, without a maximum: the forward took that into the logarithm.
 struct Pair {
     float kept, gradient;
 
@@ -208,7 +227,8 @@ struct Pair {
     }
 };
 
-// The gradients of keys and values: a block has KEYS keys, sixteen a warp, and walks over the queries.
+// The gradients of keys and values: a block has KEYS keys, sixteen a warp, and walks over the queries. Scores are computed
+// transposed, k · qᵀ, so that the keys are the rows of the accumulators.
 template <int D>
 __device__ void backward_keys(const bf16 *qkv, const unsigned *ids, const bf16 *dout, const float *log_sums,
                               const float *along, bf16 *dqkv, unsigned width, unsigned longest, float scale,
@@ -229,7 +249,7 @@ __device__ void backward_keys(const bf16 *qkv, const unsigned *ids, const bf16 *
     const int own = first + warp * 16 + lane() / 4;
     const float hide[2] = {hidden(ids, place, own), hidden(ids, place, own + 8)};
     float dk[D / 8][4] = {}, dv[D / 8][4] = {};
-    // A query that is not there is all zeros, and so is its gradient: it adds nothing.
+    // A query beyond the end is all zeros, and so is its gradient: it adds nothing.
     const auto load = [&](int stage, int at) {
         load_tile<D, STEP>(queries[stage], place.part(qkv, 0, D), stride, at, count);
         load_tile<D, STEP>(gradients[stage], place.kept(dout, D), width, at, count);
@@ -298,7 +318,7 @@ __device__ void backward_keys(const bf16 *qkv, const unsigned *ids, const bf16 *
     store<D>(dv, place.part(dqkv, 2, D), stride, first + warp * 16, length, one);
 }
 
-// The gradients of queries: a block has QUERIES queries, sixteen a warp, and walks over the keys.
+// The gradients of queries: a block has QUERIES queries, sixteen a warp, and walks over the keys, as the forward does.
 template <int D>
 __device__ void backward_queries(const bf16 *qkv, const unsigned *ids, const bf16 *dout, const float *log_sums,
                                  const float *along, bf16 *dqkv, unsigned width, unsigned longest, float scale,
@@ -323,6 +343,7 @@ __device__ void backward_queries(const bf16 *qkv, const unsigned *ids, const bf1
         load_rows(g[k], &staged[1][warp * 16][k * 16], D + 8);
     }
 
+    // A row beyond the end has an infinite denominator: all its probabilities are zero.
     float dq[D / 8][4] = {}, log_sum[2], mean[2];
     for (int half = 0; half < 2; half++) {
         const int r = first + warp * 16 + lane() / 4 + 8 * half;
@@ -330,7 +351,7 @@ __device__ void backward_queries(const bf16 *qkv, const unsigned *ids, const bf1
         log_sum[half] = r < count ? log_sums[index] : INFINITY;
         mean[half] = r < count ? along[index] : 0.0f;
     }
-    // Queries of tokens that do not go on have no gradient: their zeros are written below all the same.
+    // Queries of tokens that are not pooled have no gradient, but nothing else writes their zeros.
     const int end = first < count ? length : 0;
     for (int at = 0, stage = 0; at < end; at += STEP, stage ^= 1) {
         const bool another = at + STEP < end;
@@ -382,7 +403,7 @@ __device__ void backward_queries(const bf16 *qkv, const unsigned *ids, const bf1
 
 } // namespace
 
-// What the gradients of a row's probabilities have in common: dout · out. A warp has one head of one row.
+// Σ p · dp of each row, which the derivative of softmax takes off, equals dout · out. A warp has one head of one row.
 extern "C" __global__ void flash_along(const bf16 *out, const bf16 *dout, float *along, unsigned pairs, unsigned head_width) {
     const unsigned pair = blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
     if (pair >= pairs) return;

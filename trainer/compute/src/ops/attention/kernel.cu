@@ -1,8 +1,9 @@
-// What attention does between its products, a warp for each row of scores; and its products where sequences
-// have lengths of their own.
+// Softmax between the products of attention, a warp for each row of scores; and the products themselves where
+// sequences have different lengths, for which cublasLt has no batch.
 #include "common.cuh"
 
-// A row of the scores of one head: where it lies, and its place in the mask of its sample.
+// A row of the scores of one head: where it lies, and the index of its first element in the mask of its sample.
+// Rows have room for the longest sequence, so that an index depends on no other sequence of the batch.
 struct ScoreRow {
     size_t at;
     unsigned element;
@@ -30,10 +31,12 @@ static __device__ void softmax_forward(T* probabilities, T* dropped, const unsig
     Mask mask = mask_of(key, first_sample, dropped_below, kept_scale, blockIdx.x);
     unsigned lane = threadIdx.x % 32;
     probabilities += row.at;
-    // Padding loses so much that nothing is left of it, unless there is nothing else.
+    // As the reference: -10,000 leaves padding a probability of zero, unless there is nothing but padding.
     auto score = [&](unsigned c) {
         return load(probabilities + c) - (ids && ids[s.token + c] == 0 ? 10000.0f : 0.0f);
     };
+    // Three passes over a row that the L1 cache holds: the maximum, the sum, the quotients. Scores are computed
+    // again rather than kept, as a row may be longer than registers hold.
     float top = -3.0e38f, sum = 0.0f;
     for (unsigned c = lane; c < s.tokens; c += 32) top = fmaxf(top, score(c));
     top = warp_max(top);
@@ -65,6 +68,7 @@ static __device__ void softmax_backward(const T* probabilities, T* dropped, T* d
     unsigned lane = threadIdx.x % 32;
     probabilities += row.at, dscores += row.at;
     auto kept = [&](unsigned c) { return dropped ? mask.of(row.element + c) : 1.0f; };
+    // The derivative of softmax: each gradient less the mean of all, weighted by the probabilities.
     float mean = 0.0f;
     for (unsigned c = lane; c < s.tokens; c += 32)
         mean += load(probabilities + c) * load(dscores + c) * kept(c);
@@ -72,6 +76,7 @@ static __device__ void softmax_backward(const T* probabilities, T* dropped, T* d
     for (unsigned c = lane; c < s.tokens; c += 32) {
         float p = load(probabilities + c), m = kept(c);
         store(dscores + c, p * (load(dscores + c) * m - mean) * scale);
+        // The product for the values' gradient needs dropped probabilities, which the forward did not keep.
         if (dropped) store(dropped + row.at + c, p * m);
     }
 }
@@ -85,13 +90,16 @@ EXPORT(softmax_backward,
 
 enum : unsigned { TILE = 32, QUADS = 9 };
 
+// QUADS is one more than the eight float4 of a tile's line: the padding moves each line by four banks, so that the
+// threads that fill a tile along its columns do not all write to the same bank.
+
 // Where a matrix of a head of a sequence begins.
 __device__ __forceinline__ size_t begin_of(Sequence s, unsigned row, unsigned head, unsigned every_token) {
     return (every_token ? s.token : s.row) * row + (size_t)blockIdx.y * head;
 }
 
-// Fills a tile whose lines are inner indices. Neighbours in memory are read by neighbouring threads: along the
-// inner index, or else along the outer.
+// Fills a tile whose lines are inner indices. Neighbouring threads read neighbouring addresses: along the inner
+// index, or else along the outer. Beyond the end of a matrix the tile is zero, which adds nothing to a product.
 template <typename T>
 __device__ __forceinline__ void fill(float* tile, const T* from, unsigned stride, bool along_inner,
                                      unsigned outer, unsigned outer_end, unsigned inner, unsigned inner_end) {
@@ -104,9 +112,10 @@ __device__ __forceinline__ void fill(float* tile, const T* from, unsigned stride
     }
 }
 
-// target = scale · a · b for each head of each sequence: a block of 64 threads for each tile, of which each
-// thread has four rows of four columns. Sides are long as a head is wide (0), as there are tokens (1), or as go
-// on (2).
+// target = scale · a · b for each head of each sequence. Grid: (sequences, heads, tiles of the longest); a block
+// of 64 threads for each tile of 32 × 32, of which each thread has four rows of four columns in registers: two
+// float4 from shared memory for sixteen multiplications. A side is as long as a head is wide (0), as there are
+// tokens (1), or pooled tokens (2).
 template <typename T>
 static __device__ void ragged_product(T* target, unsigned target_row, unsigned target_head,
                                       unsigned target_every, const T* a, unsigned a_row, unsigned a_head,
@@ -118,6 +127,7 @@ static __device__ void ragged_product(T* target, unsigned target_row, unsigned t
     unsigned extents[3] = {width, s.tokens, s.rows};
     unsigned m = extents[rows], n = extents[cols], depth = extents[inner];
     unsigned top = blockIdx.z / tiles * TILE, left = blockIdx.z % tiles * TILE;
+    // The grid is that of the longest sequence: blocks beyond the end of a shorter one have nothing to do.
     if (top >= m || left >= n) return;
     a += begin_of(s, a_row, a_head, a_every);
     b += begin_of(s, b_row, b_head, b_every);
@@ -129,6 +139,7 @@ static __device__ void ragged_product(T* target, unsigned target_row, unsigned t
         fill((float*)a_tile, a, a_row, !a_transposed, top, m, k, depth);
         fill((float*)b_tile, b, b_row, b_transposed, left, n, k, depth);
         __syncthreads();
+        // Not the zeros behind the last inner index, of which a product with few tokens would have many.
         unsigned deep = depth - k < TILE ? depth - k : TILE;
         for (unsigned i = 0; i < deep; i++) {
             float4 x = a_tile[i][quad_row], y = b_tile[i][quad_col];

@@ -1,13 +1,14 @@
-// Attention of one query per picture: a block takes one head of one picture. Key and value of a token
-// lie side by side; probabilities are fp32.
+// Attention of a single query per image. Grid: (heads, images); a block of four warps takes one head of one image.
+// Key and value of a token lie side by side; probabilities are fp32. With one query there is no matrix product
+// that tensor cores could do: the keys and values are read once, and that is what takes the time.
 #include "common.cuh"
 
-// Tokens whose scores' gradients are kept at a time.
+// Tokens whose scores' gradients are in shared memory at a time: any number of tokens, one size of block.
 enum : unsigned { PIECE = 256 };
 
-// Where one head of one picture lies.
+// Where one head of one image lies.
 struct Head {
-    size_t q;      // its query, and what comes out
+    size_t q;      // its query and its output
     size_t key;    // its first key; the value is `width` further
     size_t row;    // its probabilities
     unsigned width, size, tokens;
@@ -23,7 +24,7 @@ static __device__ __forceinline__ Head head_of(unsigned heads, unsigned size, un
     return head;
 }
 
-// The dot product of one head of two tokens, by a warp; each thread is told.
+// The dot product of one head of two tokens, by a warp, in every thread of it.
 template <typename T>
 static __device__ __forceinline__ float dot(const T* a, const T* b, unsigned size) {
     float sum = 0.0f;
@@ -31,7 +32,7 @@ static __device__ __forceinline__ float dot(const T* a, const T* b, unsigned siz
     return warp_sum(sum);
 }
 
-// The largest number over a block; each thread is told.
+// The largest number over a block, in every thread.
 static __device__ __forceinline__ float block_max(float value) {
     __shared__ float best[32];
     unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
@@ -48,11 +49,13 @@ static __device__ void query_forward(const T* q, const T* kv, float* probabiliti
     Head head = head_of(heads, size, tokens);
     float* row = probabilities + head.row;
     unsigned warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    // A warp for each token: its lanes read consecutive numbers of the key.
     for (unsigned token = warp; token < tokens; token += warps) {
         float score = dot(q + head.q, kv + head.key + (size_t)token * 2 * head.width, size) * scale;
         if (threadIdx.x % 32 == 0) row[token] = score;
     }
     __syncthreads();
+    // Softmax, with the maximum taken off so that no exponential overflows.
     float largest = -INFINITY, sum = 0.0f;
     for (unsigned token = threadIdx.x; token < tokens; token += blockDim.x)
         largest = fmaxf(largest, row[token]);
@@ -64,6 +67,7 @@ static __device__ void query_forward(const T* q, const T* kv, float* probabiliti
     sum = block_sum(sum);
     for (unsigned token = threadIdx.x; token < tokens; token += blockDim.x) row[token] /= sum;
     __syncthreads();
+    // A thread for each column of the output: it adds the tokens in their order.
     for (unsigned i = threadIdx.x; i < size; i += blockDim.x) {
         const T* value = kv + head.key + head.width + i;
         float total = 0.0f;
@@ -87,6 +91,8 @@ static __device__ void query_backward(const T* q, const T* kv, const float* prob
     const float* row = probabilities + head.row;
     unsigned warp = threadIdx.x / 32, warps = blockDim.x / 32;
     q += head.q, out += head.q, dout += head.q, dq += head.q, kv += head.key, dkv += head.key;
+    // Σ p · dp over the row, which the derivative of softmax takes off, equals dout · out: the output is kept, the
+    // gradients of the probabilities are not.
     float mean = dot(dout, out, size);
     for (unsigned start = 0; start < tokens; start += PIECE) {
         unsigned end = start + PIECE < tokens ? start + PIECE : tokens;
@@ -97,6 +103,8 @@ static __device__ void query_backward(const T* q, const T* kv, const float* prob
         }
         __syncthreads();
         for (unsigned i = threadIdx.x; i < size; i += blockDim.x) {
+            // A thread owns a column: it adds the query's gradient over all tokens, and writes key and value of each. Between
+            // pieces the sum waits in `dq`, rounded to T, as often as there are pieces: once for up to 256 tokens.
             float sum = start > 0 ? load(dq + i) : 0.0f, at_q = load(q + i), at_out = load(dout + i);
             for (unsigned token = start; token < end; token++) {
                 size_t at = (size_t)token * 2 * head.width + i;

@@ -1,7 +1,8 @@
-// The mean of each 2 × 2 square of pictures whose channels are neighbours.
+// The mean of each 2 × 2 square of channels-last images. Neighbouring threads have neighbouring channels, so that
+// the accesses of a warp are coalesced.
 #include "common.cuh"
 
-// A thread makes one number of `y`.
+// A thread computes one number of `y`.
 template <typename T>
 static __device__ void pool_forward(const T* x, T* y, unsigned count, unsigned side,
                                     unsigned channels) {
@@ -11,6 +12,7 @@ static __device__ void pool_forward(const T* x, T* y, unsigned count, unsigned s
     size_t place = at / channels, column = place % half, line = place / half;
     size_t upper = (line * 2 * side + column * 2) * channels + channel;
     size_t lower = upper + (size_t)side * channels;
+    // In the order of the CPU, so that both round alike.
     float pairs = (load(x + upper) + load(x + upper + channels)) +
                   (load(x + lower) + load(x + lower + channels));
     store(y + at, 0.25f * pairs);
@@ -19,7 +21,7 @@ static __device__ void pool_forward(const T* x, T* y, unsigned count, unsigned s
 EXPORT(pool_forward, (const T* x, T* y, unsigned count, unsigned side, unsigned channels),
        (x, y, count, side, channels))
 
-// A thread makes one number of `dx`.
+// A thread computes one number of `dx`: a gather, so that no two threads write to one number.
 template <typename T>
 static __device__ void pool_backward(const T* dy, T* dx, unsigned count, unsigned side,
                                      unsigned channels, unsigned add) {

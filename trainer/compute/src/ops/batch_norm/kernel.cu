@@ -1,11 +1,16 @@
-// Batch normalisation over rows of channels. A block of 256 threads takes 64 channels of a share of the
-// rows: a thread keeps two channels and takes every eighth row. Moments: mean, one over the standard
-// deviation, factor and offset of each channel.
+// Batch normalization over rows of channels. Grid: (blocks of 64 channels, parts of the rows); a block has 256
+// threads: a warp reads the 64 channels of one row, two a thread, and the eight warps take every eighth row.
+// Moments: mean, one over the standard deviation, factor and offset of each channel.
+//
+// Statistics are made in three steps: each block writes the sums of its rows, a warp for each channel adds the
+// blocks' sums in their order, and all blocks read the result. How rows are split depends on the shape alone, so
+// the sums have the same bits on every device.
 #include "common.cuh"
 
+// AHEAD rows are read before the first is used: enough loads in flight to hide the latency of memory.
 enum : unsigned { LANES = 32, ROWS = 8, AHEAD = 4 };
 
-// The two channels that a thread keeps, and the rows that it walks over.
+// The two channels of a thread, and the rows that it walks over.
 struct Walk {
     unsigned channel, width, row, end;
     bool pair; // whether two neighbours can be read at once
@@ -23,6 +28,7 @@ static __device__ __forceinline__ Walk walk_of(unsigned rows, unsigned width, un
     return walk;
 }
 
+// A pair of numbers in one access: four bytes of bfloat16, eight of fp32.
 struct Two {
     float v[2];
 };
@@ -69,7 +75,7 @@ static __device__ __forceinline__ void store_two(bf16* to, Two two, bool pair, u
     }
 }
 
-// The two numbers of each channel summed over the rows of the block, in the order of its threads.
+// The two sums of each channel over the rows of the block, added in the order of its warps.
 static __device__ void sum_block(const Walk& walk, const Two& first, const Two& second, float* parts) {
     __shared__ float sums[ROWS][4][LANES];
     unsigned lane = threadIdx.x % LANES, row = threadIdx.x / LANES;
@@ -85,8 +91,8 @@ static __device__ void sum_block(const Walk& walk, const Two& first, const Two& 
     }
 }
 
-// The sums of the distances from the first row, and of their squares: taken from a sample of the
-// channel, a large mean costs the variance no digits.
+// The sums of the distances from the first row, and of their squares: a mean that is large beside the deviation
+// costs the variance no digits, as it would if the squares of the numbers themselves were summed.
 template <typename T>
 static __device__ void batch_norm_sums(const T* x, float* parts, unsigned rows, unsigned width,
                                        unsigned share) {
@@ -118,7 +124,8 @@ static __device__ void batch_norm_sums(const T* x, float* parts, unsigned rows, 
 EXPORT(batch_norm_sums, (const T* x, float* parts, unsigned rows, unsigned width, unsigned share),
        (x, parts, rows, width, share))
 
-// The sums of one number of a channel over all parts; a warp makes it, and each thread is told.
+// One sum of a channel over all parts, by a warp, in every thread of it: lane l adds the parts l, l + 32, ... and
+// the tree of `warp_sum` the lanes.
 static __device__ __forceinline__ float sum_parts(const float* parts, unsigned which,
                                                   unsigned channel, unsigned width,
                                                   unsigned count) {
@@ -128,7 +135,7 @@ static __device__ __forceinline__ float sum_parts(const float* parts, unsigned w
     return warp_sum(sum);
 }
 
-// Mean and variance of each channel, which a warp takes from the sums of all parts.
+// Mean and variance of each channel, from the sums of all parts; a warp for each channel.
 template <typename T>
 static __device__ void batch_norm_moments(const T* x, const float* parts, float* moments,
                                           unsigned width, unsigned count, float rows) {
@@ -146,7 +153,7 @@ EXPORT(batch_norm_moments,
        (const T* x, const float* parts, float* moments, unsigned width, unsigned count, float rows),
        (x, parts, moments, width, count, rows))
 
-// What the normalisation multiplies with and adds, from mean and variance; `affine` is weight and bias.
+// Factor and offset of a channel: normalization, weight and bias in one multiplication and one addition a number.
 static __device__ __forceinline__ void prepare(const float* affine, float mean, float variance,
                                                float* moments, unsigned i, unsigned width,
                                                float epsilon) {
@@ -157,7 +164,8 @@ static __device__ __forceinline__ void prepare(const float* affine, float mean, 
     moments[3 * width + i] = affine[width + i] - mean * factor;
 }
 
-// Lets the running statistics (mean, variance, number of batches) follow those in `moments`.
+// Moves the running statistics (mean, variance, number of batches) towards those in `moments`. A kernel of its own,
+// because between the moments and this ranks may exchange theirs.
 extern "C" __global__ void batch_norm_follow(const float* affine, float* running, float* moments,
                                              unsigned width, float unbiased, float momentum,
                                              float epsilon) {
@@ -170,12 +178,14 @@ extern "C" __global__ void batch_norm_follow(const float* affine, float* running
     prepare(affine, mean, variance, moments, i, width, epsilon);
 }
 
+// Evaluation: the running statistics instead of a batch's.
 extern "C" __global__ void batch_norm_recall(const float* affine, const float* running,
                                              float* moments, unsigned width, float epsilon) {
     unsigned i = (unsigned)thread_index();
     if (i < width) prepare(affine, running[i], running[width + i], moments, i, width, epsilon);
 }
 
+// Writes `y`, or adds to it, and then applies the ReLU if there is one: a residual block reads `y` once less.
 template <typename T>
 static __device__ void batch_norm_apply(const float* moments, const T* x, T* y, unsigned rows,
                                         unsigned width, unsigned share, unsigned add,
@@ -215,7 +225,8 @@ EXPORT(batch_norm_apply,
         unsigned add, unsigned rectify),
        (moments, x, y, rows, width, share, add, rectify))
 
-// What a thread knows of its two channels, and the gradient before the rectifier.
+// The moments of a thread's two channels, and the gradient before the ReLU: its output is computed again from `x`,
+// with the arithmetic of the forward, so that both agree on which numbers were cut off.
 struct Channels {
     float mean[2], factor[2], offset[2];
     __device__ __forceinline__ float gate(unsigned c, float x, float dy, unsigned rectify) const {
@@ -235,7 +246,7 @@ static __device__ __forceinline__ Channels channels_of(const float* moments, con
     return channels;
 }
 
-// The sums of `dy` and of `dy · (x - mean)`.
+// The sums of `dy` and of `dy · (x - mean)` over the rows of a block.
 template <typename T>
 static __device__ void batch_norm_slopes(const float* moments, const T* x, const T* dy, float* parts,
                                          unsigned rows, unsigned width, unsigned share,
@@ -272,8 +283,8 @@ EXPORT(batch_norm_slopes,
         unsigned share, unsigned rectify),
        (moments, x, dy, parts, rows, width, share, rectify))
 
-// Adds to the gradients of weight and bias, which lie one behind the other; writes the two sums of each
-// channel.
+// Adds to the gradients of weight and bias, which are adjacent; writes the two sums of each channel for the last
+// step, after ranks may have added theirs: gradients are summed over ranks with those of all other weights.
 extern "C" __global__ void batch_norm_gradients(const float* moments, const float* parts,
                                                 float* affine, float* slopes, unsigned width,
                                                 unsigned count) {
@@ -289,6 +300,8 @@ extern "C" __global__ void batch_norm_gradients(const float* moments, const floa
     }
 }
 
+// dx = factor · (dy - mean(dy) - unit · mean(dy · unit)): mean and deviation depend on every row, and what `dy` has in
+// common with either is taken off. In place, since `dy` is not read again.
 template <typename T>
 static __device__ void batch_norm_backward(const float* moments, const float* slopes, const T* x,
                                            T* dy, unsigned rows, unsigned width, unsigned share,

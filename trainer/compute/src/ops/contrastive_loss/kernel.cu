@@ -1,7 +1,9 @@
-// The contrastive loss: what is to know of rows of logits, and their gradients. A block takes a row.
+// The contrastive loss over rows of logits in fp32: statistics and gradients. A block of 256 threads takes a row, which
+// is as long as the global batch; a rank has the rows of its own samples.
 #include "common.cuh"
 
-// A number, and where it is first found.
+// A logit and its index. Of equal logits the one with the smallest index is the nearest, whatever the order in
+// which threads are compared: a model that maps everything to one point must not score by chance.
 struct Nearest {
     float value;
     unsigned at;
@@ -21,7 +23,7 @@ static __device__ Nearest warp_nearest(Nearest own) {
     return own;
 }
 
-// The largest number of a block, and the first place that has it; each thread is told.
+// The largest logit of a block and its first index, in every thread.
 static __device__ Nearest block_nearest(Nearest own) {
     __shared__ float values[32];
     __shared__ unsigned places[32];
@@ -30,12 +32,14 @@ static __device__ Nearest block_nearest(Nearest own) {
     __syncthreads();
     if (lane == 0) values[warp] = own.value, places[warp] = own.at;
     __syncthreads();
+    // Lanes without a warp lose every comparison, also against -infinity: their index is the largest.
     Nearest of_warp = {-INFINITY, 0xffffffffu};
     if (lane < warps) of_warp.value = values[lane], of_warp.at = places[lane];
     return warp_nearest(of_warp);
 }
 
-// Pairs with the same picture or the same caption are right for each other.
+// Samples with the same image or the same text match each other. Groups are numbered on the host, so that a
+// comparison is of two integers and no list of matches is needed.
 struct Targets {
     const unsigned *images, *texts;
     __device__ __forceinline__ bool right(unsigned pair, unsigned other) const {
@@ -43,7 +47,7 @@ struct Targets {
     }
 };
 
-// rows[row] = ln Σ eˣ, the mean of those that are right, and whether the nearest is right.
+// rows[row] = ln Σ eˣ, the mean logit of the matches, and whether the nearest matches.
 extern "C" __global__ void loss_rows(const float* logits, const unsigned* images,
                                      const unsigned* texts, const float* shares, float* rows,
                                      unsigned first, unsigned pairs) {
@@ -69,7 +73,9 @@ extern "C" __global__ void loss_rows(const float* logits, const unsigned* images
     }
 }
 
-// Logits become their gradients; slopes[row] is what the row adds to the gradient of the logit scale.
+// Logits become their gradients, in place: a batch's logits are the largest array of the loss. slopes[row] is what the
+// row adds to the gradient of the logit scale. A logit is in one softmax over its row and one over its column; both
+// denominators were found before, the columns' as the rows of the other direction.
 extern "C" __global__ void loss_differentiate(float* logits, const float* row_sums,
                                               const float* column_sums, const unsigned* images,
                                               const unsigned* texts, const float* shares,

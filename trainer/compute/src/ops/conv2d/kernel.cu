@@ -1,10 +1,12 @@
-// Neighbourhoods of 3 × 3 laid out as rows, in the order of a weight's numbers: channel, then tap.
+// im2col for convolutions of 3 × 3: windows laid out as rows, in the order of a weight's numbers, channel and then tap,
+// so that the weight is a matrix as it is stored.
 #include "common.cuh"
 
 enum : unsigned { TAPS = 9, UNFOLD_BLOCK = 256 };
 
-// A thread reads the neighbours of one place in one channel; channels are neighbours in `x`. What the
-// block found lies in one piece in `rows`, and is written in its order.
+// A thread reads the window of one output pixel in one channel. Threads of neighbouring channels read neighbouring
+// addresses, but would write nine numbers apart: the block collects its rows in shared memory, where they are one
+// contiguous piece, and writes that in order. Nine is odd, so fp32 stores to shared memory have no bank conflicts.
 template <typename T>
 static __device__ void conv2d_unfold(const T* x, T* rows, unsigned first, unsigned count,
                                      unsigned side, unsigned channels, unsigned stride) {
@@ -18,7 +20,7 @@ static __device__ void conv2d_unfold(const T* x, T* rows, unsigned first, unsign
         const T* picture = x + (size_t)(place / line / line) * side * side * channels + channel;
 #pragma unroll
         for (unsigned tap = 0; tap < TAPS; tap++) {
-            // Before the first pixel the difference wraps, and is too large.
+            // Above or left of the image the unsigned difference wraps to a large number, which is outside too.
             unsigned row = top + tap / 3 - 1, column = left + tap % 3 - 1;
             bool inside = row < side && column < side;
             size_t from = ((size_t)row * side + column) * channels;
@@ -38,7 +40,7 @@ EXPORT(conv2d_unfold,
         unsigned stride),
        (x, rows, first, count, side, channels, stride))
 
-// [outputs, inputs, taps] to [inputs, outputs, taps backwards].
+// [outputs, inputs, taps] to [inputs, outputs, taps in reverse]: the weight of the convolution that computes `dx`.
 template <typename T>
 static __device__ void conv2d_turn(const float* weight, T* turned, unsigned outputs,
                                    unsigned inputs) {

@@ -1,8 +1,9 @@
-// The cosine of a teacher's features and one's own, stretched to the teacher's width. A block takes a row.
+// The cosine of a teacher's features and the student's, which are interpolated to the teacher's width. A block takes a
+// row; interpolated features are computed again wherever they are needed and never written.
 #include "common.cuh"
 
-// Place i of a stretched vector lies between `firsts[i]` and its right neighbour, of which it has a
-// share; `begins[j]` is the first place whose left neighbour is at least j.
+// Element i of an interpolated vector lies between `firsts[i]` and its right neighbour, whose weight is `shares[i]`;
+// `begins[j]` is the first element whose left neighbour is at least j.
 struct Stretch {
     const unsigned *firsts, *begins;
     const float* shares;
@@ -34,10 +35,12 @@ extern "C" __global__ void distillation(const float* taught, const float* featur
     float cosine = block_sum(both) * teacher_inverse * own_inverse;
     if (threadIdx.x == 0) cosines[blockIdx.x] = cosine;
     for (unsigned j = threadIdx.x; j < width; j += blockDim.x) {
+        // A gather: each of the student's features sums over the elements that it is a neighbour of, in their order. A
+        // scatter from the elements would need atomics.
         float sum = 0.0f;
         for (unsigned i = begins[j > 0 ? j - 1 : 0]; i < begins[j + 1]; i++) {
             float here = cosine * own_inverse * stretch.at(own, i) - teacher_inverse * teacher[i];
-            // Its left neighbour is j, or its right one is; at the right end both are.
+            // Its left neighbour is j, or its right one is; at the right end, where the right neighbour is clamped, both.
             float part = firsts[i] == j ? 1.0f - shares[i] : shares[i];
             if (firsts[i] == j && j + 1 == width) part = 1.0f;
             sum += part * scale * own_inverse * here;

@@ -1,6 +1,8 @@
-// Dropout with masks that are made again: eight numbers a thread, blocks of 2048 numbers of one sample.
+// Dropout whose masks are hashes of (key, sample, element): nothing is stored for the backward. Grid: (samples, blocks
+// of 2048 numbers of the longest sample), eight numbers a thread. A block has one sample, hence one key.
 #include "rows.cuh"
 
+// ADD: y = mask(y) + x, the end of a residual branch; otherwise y = mask(x).
 template <bool ADD, typename T>
 __device__ __forceinline__ void dropout(const T* x, T* y, unsigned width, Sequence s, Mask mask) {
     unsigned count = s.rows * width;
@@ -14,6 +16,7 @@ __device__ __forceinline__ void dropout(const T* x, T* y, unsigned width, Sequen
     if (ADD) load_some(y, well, rest, other);
 #pragma unroll
     for (unsigned k = 0; k < OCTET; k++) {
+        // Without dropout nothing is hashed, but the residual is still added.
         float kept = mask.dropped_below ? mask.of(i + k) : 1.0f;
         v[k] = ADD ? other[k] * kept + v[k] : v[k] * kept;
     }

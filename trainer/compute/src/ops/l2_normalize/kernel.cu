@@ -1,4 +1,5 @@
-// Features made unit vectors: a warp for each row.
+// L2 normalization: a warp for each row, eight rows a block. Features are fp32, because the logits of the loss are their
+// products times a scale of up to 100, which would multiply a rounding to bfloat16 as well.
 #include "common.cuh"
 
 __device__ __forceinline__ float inverse_length(const float* x, unsigned width) {
@@ -21,6 +22,7 @@ static __device__ void normalize_backward(const float* x, const float* dy, T* dx
     size_t row = (size_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
     if (row >= rows) return;
     x += row * width, dy += row * width, dx += row * width;
+    // The part of `dy` along `x` changes only the length, which is normalized away: it is taken off.
     float scale = inverse_length(x, width), along = 0.0f;
     for (unsigned c = threadIdx.x % 32; c < width; c += 32) along += x[c] * dy[c];
     along = warp_sum(along) * scale * scale;

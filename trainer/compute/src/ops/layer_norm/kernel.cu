@@ -1,4 +1,4 @@
-// Layer normalisation: a warp for each row.
+// Layer normalization: a warp for each row, eight rows a block. A warp needs no barrier: its sums are shuffles.
 #include "columns.cuh"
 
 __device__ __forceinline__ size_t row_of_warp() {
@@ -14,6 +14,8 @@ static __device__ void layer_norm_forward(const float* scale, const T* x, T* y, 
     const float* bias = scale + width;
     bool well = lie_well(width, x, y), well_scaled = lie_well(width, scale, bias);
     x += row * width, y += row * width;
+    // Mean and variance in two passes over the row, the second from the cache: the mean of the squares less the square
+    // of the mean would cancel digits where the mean is large.
     float sum = 0.0f, squares = 0.0f;
     walk_row(width, lane, 32, [&](unsigned c, unsigned count) {
         float v[OCTET];
@@ -27,6 +29,7 @@ static __device__ void layer_norm_forward(const float* scale, const T* x, T* y, 
         load_some(x + c, well, count, v);
 #pragma unroll
         for (unsigned k = 0; k < OCTET; k++)
+            // The zeros behind the last number are not of the row: they would add mean².
             squares += k < count ? (v[k] - mean) * (v[k] - mean) : 0.0f;
     });
     float inverse = 1.0f / sqrtf(warp_sum(squares) / (float)width + epsilon);
@@ -55,6 +58,8 @@ static __device__ void layer_norm_backward(const float* scale, const T* x, const
     bool well = lie_well(width, x, dy, dx), well_scaled = lie_well(width, scale);
     x += row * width, dy += row * width, dx += row * width;
     float mean = moments[2 * row], inverse = moments[2 * row + 1];
+    // Mean and deviation depend on every number of the row: what the gradient has in common with the constant row
+    // (`along`) and with the normalized row (`across`) is taken off.
     float along = 0.0f, across = 0.0f;
     walk_row(width, lane, 32, [&](unsigned c, unsigned count) {
         float v[OCTET], d[OCTET], w[OCTET];
@@ -89,6 +94,7 @@ EXPORT(layer_norm_backward,
         unsigned add),
        (scale, x, moments, dy, dx, rows, width, add))
 
+// The gradients of weight and bias: two sums over the rows of each column, in one pass.
 template <typename T>
 static __device__ void layer_norm_weights(const T* x, const float* moments, const T* dy, float* gradients,
                                           unsigned rows, unsigned width) {

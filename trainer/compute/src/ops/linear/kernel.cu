@@ -1,4 +1,4 @@
-// The gradient of what was added to all rows.
+// The gradient of a bias: the sums of all columns. The products of a linear layer are cublasLt's.
 #include "columns.cuh"
 
 template <typename T>

@@ -1,5 +1,6 @@
-// The mean of a picture's places in front of the places, each with its position added. A thread takes
-// one channel of one picture.
+// The mean of an image's pixels in front of the pixels, each with its position embedding added. A thread takes one
+// channel of one image and walks over the pixels, so that the mean is a sum in one order; neighbouring threads have
+// neighbouring channels.
 #include "common.cuh"
 
 template <typename T>

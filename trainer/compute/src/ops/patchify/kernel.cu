@@ -1,4 +1,5 @@
-// Pictures as the towers take them: bytes are normalised to the scale of the trainer's `ops/pixels.rs`.
+// Images as the towers take them. Bytes are normalized here with the constants of `mod.rs`, so that a batch is uploaded
+// as bytes: a quarter of fp32.
 #include "common.cuh"
 
 __device__ __forceinline__ float normalized(float value, unsigned) { return value; }
@@ -9,7 +10,7 @@ __device__ __forceinline__ float normalized(unsigned char value, unsigned channe
     return (float)value * (1.0f / (255.0f * deviation)) - mean / deviation;
 }
 
-// A block for each token.
+// A block for each token, the class token's row of zeros included: its positions are those of the other tokens.
 template <typename T, typename P>
 __device__ __forceinline__ void cut_patches(const P* pixels, const unsigned* seen, T* patches,
                                             unsigned of_picture, unsigned side, unsigned patch) {
@@ -47,7 +48,7 @@ EXPORT(cut_patches_numbers,
         unsigned patch),
        (pixels, seen, patches, of_picture, side, patch))
 
-// A thread for each point of a picture.
+// A thread for each pixel: reads of each plane are coalesced, and the three writes are adjacent.
 template <typename T, typename P>
 __device__ __forceinline__ void interleave(const P* pixels, T* out, unsigned points, unsigned side) {
     size_t point = thread_index(), square = (size_t)side * side;

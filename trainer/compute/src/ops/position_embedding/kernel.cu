@@ -1,4 +1,4 @@
-// Where the tokens of a picture lie in it: the class token, then the patches that are seen.
+// Position embeddings of image tokens: the class token, then the visible patches.
 #include "rows.cuh"
 
 template <typename T>
@@ -24,7 +24,7 @@ EXPORT(positions_forward,
         unsigned width),
        (positions, kind, seen, y, of_picture, width))
 
-// The token of a picture at a place, or 0: patches are seen in rising order.
+// The token of an image that shows a patch, or 0 if none does: a binary search, as visible patches are in rising order.
 __device__ __forceinline__ unsigned token_at(const unsigned* seen, unsigned of_picture, unsigned patch) {
     unsigned low = 0, high = of_picture;
     while (low < high) {
@@ -35,7 +35,8 @@ __device__ __forceinline__ unsigned token_at(const unsigned* seen, unsigned of_p
     return low < of_picture && seen[low] == patch ? 1 + low : 0;
 }
 
-// A block for each place and some columns.
+// A block for each position and 128 columns: a gather over the images in their order, where a scatter from the tokens
+// would need atomics. Where all patches are visible, a token's position is its index.
 template <typename T>
 static __device__ void positions_backward(float* positions, float* kind, const unsigned* seen, const T* dy,
                                           unsigned batch, unsigned of_picture, unsigned width) {

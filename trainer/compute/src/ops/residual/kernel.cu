@@ -1,7 +1,7 @@
-// Where two branches of a residual network meet.
+// The joint of a residual block's two branches: eight numbers a thread.
 #include "common.cuh"
 
-// The gradient before a rectifier that gave `y`, in `dy` and in `copy`.
+// The gradient before the ReLU that gave `y`, in `dy` and in `copy`: each branch changes its own in place.
 template <typename T>
 static __device__ void branch_rectify(const T* y, T* dy, T* copy, unsigned count) {
     for_octets(

@@ -1,4 +1,4 @@
-// The first rows of sequences: a block for each.
+// The rows of first tokens: a block for each sequence.
 #include "rows.cuh"
 
 template <typename T> static __device__ void take(const T* all, T* kept, unsigned width, Sequence s) {
