@@ -193,6 +193,7 @@ impl DataLoader {
     /// # Errors
     /// If a shard cannot be fetched or too many samples cannot be used.
     pub fn next_batch(&mut self) -> Result<Option<SampleBatch>> {
+        // Taken from the pipeline so that it goes on: its distance is counted from the last result that was read.
         // Chunks need the shards of their step, so this waits for nothing that they do not wait for.
         if let Some(fetched) = self.shard_prefetch.next_result() {
             fetched?;

@@ -191,6 +191,7 @@ impl BatchSampler {
     }
 
     fn shuffle_window(&self, epoch: u64, position: u64) -> ShuffleWindow {
+        // The whole order of shards for every window: thousands of numbers, against millions of samples below.
         let mut shards: Vec<u32> = (0..self.shards.len() as u32).collect();
         self.seeded_rng(epoch, "shards").shuffle(&mut shards);
         let WindowBounds { shard_ranks, start } = self.window_bounds(&shards, position);
@@ -206,6 +207,7 @@ impl BatchSampler {
             })
             .collect();
 
+        // Its start names a window: two windows of an epoch must not be permuted alike.
         self.seeded_rng(epoch, &format!("pairs from {start}"))
             .shuffle(&mut pairs);
         ShuffleWindow {

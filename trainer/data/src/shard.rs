@@ -222,6 +222,7 @@ fn verify_shard(uri: &str, part: &IndexedFile, bytes: &Bytes) -> (Vec<TarSample>
         )),
     };
 
+    // More bytes than were indexed: what was appended may have moved or replaced any sample.
     match found > part.bytes {
         true => (Vec::new(), damage),
         false => (members, damage),

@@ -71,6 +71,7 @@ fn build_shards(
     let output = Store::open(&shards.display().to_string())?;
     let prepared = prepare_copies(root, files, &copies, &output, options)?;
     prepared.log_summary(&format!("Shards made of {uri}"));
+    // Now and not with the folder of shards: both together would take twice the disk of the node.
     fs::remove_dir_all(&copies).map_err(Error::file("remove", &copies))?;
 
     Ok(Dataset::new(output.with_display_uri(uri))?.with_temp_dir(folder))

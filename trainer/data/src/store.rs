@@ -162,6 +162,7 @@ impl Store {
                 async move { objects.get(&path).await?.bytes().await }
             };
 
+            // `buffered` keeps the order of the names, by which the caller finds its answers.
             stream::iter(paths)
                 .map(get)
                 .buffered(OBJECTS_IN_FLIGHT)
@@ -193,6 +194,7 @@ impl Store {
             fetch_parts(&objects, &path, range).await
         })?;
 
+        // A range that goes beyond the end is answered with fewer bytes and no error.
         match bytes.len() as u64 == wanted.end - wanted.start {
             true => Ok(bytes),
             false => Err(Error::Data(format!(
@@ -387,6 +389,7 @@ fn shared_runtime() -> Result<&'static Runtime> {
     static RUNTIME: OnceLock<std::io::Result<Runtime>> = OnceLock::new();
     let built = RUNTIME.get_or_init(|| {
         tokio::runtime::Builder::new_multi_thread()
+            // Requests wait for the network and need little CPU: two threads leave the cores to training.
             .worker_threads(2)
             .thread_name("store")
             .enable_all()

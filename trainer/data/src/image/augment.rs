@@ -80,6 +80,7 @@ fn flip_horizontal(square: &mut [Rgb], side: usize) {
 /// Draws an area and an aspect until they fit.
 fn random_crop_region(width: usize, height: usize, draws: &mut AugmentRng) -> PixelRegion {
     let image_area = (width * height) as f64;
+    // Crops that do not fit are drawn again and not clipped, which would prefer the border.
     for _ in 0..MAX_CROP_ATTEMPTS {
         let area = draws.random_range(CROP_AREA.start, CROP_AREA.end) * image_area;
         // Uniform in the logarithm, so that 3:4 is as likely as 4:3.

@@ -163,6 +163,7 @@ fn resize_columns<const C: usize>(source: &[[u8; C]], side: usize, height: usize
         return source.to_vec();
     }
 
+    // Rows are contiguous already, so this pass needs no bands: every weight goes to a whole row of sums.
     let taps = FilterTaps::new(height, side).into_fixed_point();
     let mut sums = vec![ROUNDING_HALF; side * C];
     let mut square = vec![[0; C]; side * side];

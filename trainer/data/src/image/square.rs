@@ -32,6 +32,7 @@ impl DecodedImage {
                 let square = self.pixel_view(pixels, region).resize_bicubic(side);
                 square.into_iter().map(|[level]| [level; 3]).collect()
             }
+            // The alpha is dropped in the end and not blended with a background, as in `convert("RGB")`.
             PixelData::GrayAlpha(pixels) => {
                 let square = resize_premultiplied(self.pixel_view(pixels, region), side);
                 square.into_iter().map(|[level, _]| [level; 3]).collect()
@@ -40,6 +41,7 @@ impl DecodedImage {
                 let square = resize_premultiplied(self.pixel_view(pixels, region), side);
                 square.into_iter().map(|[r, g, b, _]| [r, g, b]).collect()
             }
+            // Resized as inks: the conversion to RGB is not linear, so the order matters.
             PixelData::Cmyk(pixels) => {
                 let square = self.pixel_view(pixels, region).resize_bicubic(side);
                 square.into_iter().map(cmyk_to_rgb).collect()

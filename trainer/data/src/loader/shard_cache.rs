@@ -48,6 +48,7 @@ struct CacheSlots {
 struct CacheSlot {
     last_used: u64,
     bytes: u64,
+    /// `None` until it is read, and after a failure.
     shard: Arc<Mutex<Option<Arc<CachedShard>>>>,
 }
 

@@ -64,6 +64,7 @@ impl<'a> ShardWriter<'a> {
         self.images += 1;
         self.pairs += texts.len() as u64;
 
+        // Checked behind a sample, so that none is cut: a shard is larger than asked for by one sample at most.
         match self.archive.get_ref().len() as u64 >= self.shard_bytes {
             true => self.close_shard(),
             false => Ok(()),

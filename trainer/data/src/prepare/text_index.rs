@@ -57,6 +57,7 @@ impl TextIndex {
             let location = || format!("{source} {unit} {}", record.number);
             check_image_ids(&record, images, location)?;
             total_read += 1;
+            // White space has no tokens: all such samples would have one and the same text embedding.
             if record.text.trim().is_empty() {
                 skipped.empty_texts += 1;
                 skipped.examples.push_with(location);

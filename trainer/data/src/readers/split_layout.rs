@@ -77,6 +77,7 @@ impl SplitLocation {
     /// # Errors
     /// If the store does not answer.
     pub fn find_files(&self) -> Result<Option<SplitFiles>> {
+        // The first one found counts: several formats of one split hold the same data.
         for find in SPLIT_LAYOUTS {
             if let Some(files) = find(self)? {
                 return Ok(Some(files));

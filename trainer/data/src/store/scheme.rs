@@ -44,54 +44,21 @@ pub(super) fn open_uri(
                 .map_err(|()| invalid_uri(uri, "it names no local path"))?;
             return open_local_folder(&path, uri);
         }
-        ObjectStoreScheme::AmazonS3 => Arc::new(
-            s3_builder(uri, &url, &environment)?
-                .build()
-                .map_err(failed)?,
-        ),
+        ObjectStoreScheme::AmazonS3 => {
+            let builder = s3_builder(uri, &url, &environment)?;
+            Arc::new(builder.build().map_err(failed)?)
+        }
         ObjectStoreScheme::GoogleCloudStorage => {
-            let start = GoogleCloudStorageBuilder::new()
-                .with_url(uri)
-                .with_retry(retry_config());
-
-            let builder =
-                apply_environment(start, &environment, GoogleCloudStorageBuilder::with_config);
-            Arc::new(
-                builder
-                    .with_client_options(client_options(false))
-                    .build()
-                    .map_err(failed)?,
-            )
+            Arc::new(gcs_builder(uri, &environment).build().map_err(failed)?)
         }
         ObjectStoreScheme::MicrosoftAzure => {
-            let start = MicrosoftAzureBuilder::new()
-                .with_url(uri)
-                .with_retry(retry_config());
-
-            let builder =
-                apply_environment(start, &environment, MicrosoftAzureBuilder::with_config);
-            Arc::new(
-                builder
-                    .with_client_options(client_options(false))
-                    .build()
-                    .map_err(failed)?,
-            )
+            Arc::new(azure_builder(uri, &environment).build().map_err(failed)?)
         }
-        ObjectStoreScheme::Http => {
-            // The path is the prefix, as in the other stores; the client gets the host alone.
-            let host = &url[..url::Position::BeforePath];
-            let builder = HttpBuilder::new().with_url(host).with_retry(retry_config());
-            let options = client_options(url.scheme() == "http");
-            Arc::new(
-                builder
-                    .with_client_options(options)
-                    .build()
-                    .map_err(failed)?,
-            )
-        }
+        ObjectStoreScheme::Http => Arc::new(http_builder(&url).build().map_err(failed)?),
         _ => return Err(invalid_uri(uri, "its scheme is not one we read")),
     };
 
+    // Plain web servers take no uploads; refusing here says so before hours of work are lost.
     let read_only = scheme == ObjectStoreScheme::Http;
     Ok(Store {
         objects,
@@ -153,11 +120,39 @@ fn s3_builder(uri: &str, url: &Url, environment: &StoreEnvironment) -> Result<Am
     })
 }
 
+fn gcs_builder(uri: &str, environment: &StoreEnvironment) -> GoogleCloudStorageBuilder {
+    let start = GoogleCloudStorageBuilder::new()
+        .with_url(uri)
+        .with_retry(retry_config());
+
+    apply_environment(start, environment, GoogleCloudStorageBuilder::with_config)
+        .with_client_options(client_options(false))
+}
+
+fn azure_builder(uri: &str, environment: &StoreEnvironment) -> MicrosoftAzureBuilder {
+    let start = MicrosoftAzureBuilder::new()
+        .with_url(uri)
+        .with_retry(retry_config());
+
+    apply_environment(start, environment, MicrosoftAzureBuilder::with_config)
+        .with_client_options(client_options(false))
+}
+
+fn http_builder(url: &Url) -> HttpBuilder {
+    // The path is the prefix, as in the other stores; the client gets the host alone.
+    let host = &url[..url::Position::BeforePath];
+    HttpBuilder::new()
+        .with_url(host)
+        .with_retry(retry_config())
+        .with_client_options(client_options(url.scheme() == "http"))
+}
+
 /// The variables that configure a store, keys in lower case, names we do not know left out later.
 fn store_variables(environment: impl Iterator<Item = (String, String)>) -> StoreEnvironment {
     environment
         .map(|(key, value)| (key.to_ascii_lowercase(), value))
         .filter(|(key, value)| {
+            // An empty value comes from a Secret's key that is optional; the client would take it for a key.
             let ours = ["aws_", "google_", "azure_"]
                 .iter()
                 .any(|start| key.starts_with(start));

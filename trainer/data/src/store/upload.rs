@@ -98,6 +98,7 @@ impl ObjectWriter<'_> {
             return self.store.put(self.name, part);
         };
 
+        // The last part may have any size; the object appears with the request that completes the upload.
         sent.put(part);
         self.store.run_request(
             "write",

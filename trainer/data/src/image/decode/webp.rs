@@ -19,6 +19,7 @@ pub(super) fn decode_webp(bytes: &[u8]) -> Result<DecodedImage, DecodeError> {
     let height = height as usize;
     source.check_dimensions(width, height)?;
     let color = decoder.color_type();
+    // The size was checked above, so a header of a few bytes cannot ask for gigabytes.
     let mut buffer = vec![0; width * height * usize::from(color.bytes_per_pixel())];
 
     decoder
