@@ -1,4 +1,4 @@
-//! What a global batch in micro batches promises: the gradient of the whole, in less memory.
+//! Gradient accumulation: the gradient of the whole batch, whatever the micro-batch.
 #![cfg(test)]
 
 #[path = "support/golden.rs"]
@@ -11,7 +11,7 @@ use cnclip_nn::accumulate::GradientAccumulator;
 use cnclip_nn::model::clip::Clip;
 use golden::{GoldenBatch, GoldenModel, assert_close};
 
-/// A golden model with dropout and, where it has any, masked patches; and six pairs.
+/// A golden model with dropout and, where it has any, masked patches; and six samples.
 fn model(name: &str) -> (Clip, Params, GoldenBatch) {
     let mut golden = GoldenModel::read(name);
     golden.config.text.hidden_dropout_percent = 20;
@@ -24,10 +24,10 @@ fn model(name: &str) -> (Clip, Params, GoldenBatch) {
 
 /// The loss, the gradient, and the running statistics after it.
 fn differentiate(name: &str, frozen: bool, micro_batch: usize) -> (f64, Vec<f32>, Vec<f32>) {
-    let (mut clip, mut params, pairs) = model(name);
+    let (mut clip, mut params, samples) = model(name);
     clip.freeze_image(&mut params, frozen);
     let mut accumulator = GradientAccumulator::new(&clip, &params, 6, micro_batch);
-    let batch = pairs.batch();
+    let batch = samples.batch();
     let dropout = Dropout::new(1, 2, 0);
     let score = accumulator.forward(&mut clip, &mut params, batch, dropout);
 
@@ -58,11 +58,11 @@ fn micro_batches_of_any_size_give_the_gradient_of_the_whole() {
 #[test]
 fn running_statistics_follow_each_micro_batch_once() {
     let (_, _, found) = differentiate("rn50", false, 4);
-    let (mut clip, mut params, pairs) = model("rn50");
+    let (mut clip, mut params, samples) = model("rn50");
     for (from, to) in [(0, 4), (4, 6)] {
         clip.forward(
             &mut params,
-            pairs.slice_samples(from, to).batch(),
+            samples.slice_samples(from, to).batch(),
             Dropout::new(1, 2, 0),
         );
     }

@@ -1,4 +1,5 @@
-//! What a model holds, counted by the allocator: alone in its process, because others would be counted too.
+//! Memory that a model reserves, counted by the allocator: in a process of its own, because other tests would be
+//! counted too.
 #![cfg(test)]
 
 #[path = "support/planned.rs"]
@@ -20,7 +21,7 @@ use planned::{allocate_training_state, assert_near_plan, shrink_preset, train_co
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-/// Who counts: one test at a time, because others would be counted too.
+/// One test at a time, because others would be counted too.
 static COUNTING: Mutex<()> = Mutex::new(());
 
 fn model(layers: i32) -> ModelConfig {
@@ -49,8 +50,8 @@ fn model(layers: i32) -> ModelConfig {
     }
 }
 
-/// Bytes that a model takes for each pair of its batch.
-fn bytes_of_a_pair(declare: impl Fn(BatchCapacity) -> usize) -> usize {
+/// Bytes that a model takes for each sample of its batch.
+fn bytes_per_sample(declare: impl Fn(BatchCapacity) -> usize) -> usize {
     (declare(BatchCapacity {
         batch: 40,
         context: 20,
@@ -61,49 +62,49 @@ fn bytes_of_a_pair(declare: impl Fn(BatchCapacity) -> usize) -> usize {
 }
 
 #[test]
-fn a_layer_that_computes_again_keeps_little_more_than_what_goes_into_it() {
+fn a_layer_that_recomputes_keeps_little_more_than_its_input() {
     let _alone = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
-    let each_layer = |declare: fn(&ModelConfig, BatchCapacity) -> _| {
-        let of = |layers| {
-            bytes_of_a_pair(|capacity| {
+    let bytes_per_layer = |declare: fn(&ModelConfig, BatchCapacity) -> _| {
+        let bytes_of = |layers| {
+            bytes_per_sample(|capacity| {
                 let before = MEMORY.current_usage();
                 let model: (Clip, _) = declare(&model(layers), capacity);
-                let held = MEMORY.current_usage() - before;
+                let reserved = MEMORY.current_usage() - before;
                 drop(model);
 
-                held
+                reserved
             })
         };
 
-        (of(12) - of(4)) / 8
+        (bytes_of(12) - bytes_of(4)) / 8
     };
 
     let inputs = (17 + 20) * 64 * size_of::<f32>();
-    let kept = each_layer(Clip::new);
-    let again = each_layer(Clip::with_recompute);
-    assert_eq!(again, inputs);
-    assert!(kept > 15 * again, "{kept} bytes, and {again}");
+    let kept = bytes_per_layer(Clip::new);
+    let recomputed = bytes_per_layer(Clip::with_recompute);
+    assert_eq!(recomputed, inputs);
+    assert!(kept > 15 * recomputed, "{kept} bytes, and {recomputed}");
 }
 
-/// Bytes of what is made, as the allocator counts them.
-fn counted<T>(make: impl FnOnce() -> T) -> u64 {
+/// Bytes that a value reserves, as the allocator counts them.
+fn reserved_bytes<T>(allocate: impl FnOnce() -> T) -> u64 {
     let before = MEMORY.current_usage();
-    let made = make();
-    let held = MEMORY.current_usage() - before;
-    drop(made);
+    let value = allocate();
+    let reserved = MEMORY.current_usage() - before;
+    drop(value);
 
-    held as u64
+    reserved as u64
 }
 
 #[test]
-fn what_is_planned_is_what_is_reserved() {
+fn the_estimate_is_what_is_reserved() {
     let _alone = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
     use Architecture::{Rn50, VitB16, VitH14, VitL14, VitL14At336};
     for architecture in [Rn50, VitB16, VitL14, VitL14At336, VitH14] {
         let config = train_config(&shrink_preset(architecture));
         let model = &config.model;
         let threads = rayon::current_num_threads();
-        let load = MemoryInputs {
+        let inputs = MemoryInputs {
             config: &config,
             local_batch_size: 24,
             shard_bytes: 0,
@@ -114,50 +115,51 @@ fn what_is_planned_is_what_is_reserved() {
         };
 
         for recompute in [false, true] {
-            let way = BatchPlan {
+            let plan = BatchPlan {
                 micro_batch: 12,
                 recompute,
             };
 
-            let reserved = counted(|| allocate_training_state(&Memory::Host, &config, way));
-            let needs = load.estimate_memory(way);
-            let rest = needs.batches + needs.checkpoint + needs.program;
+            let reserved = reserved_bytes(|| allocate_training_state(&Memory::Host, &config, plan));
+            let estimate = inputs.estimate_memory(plan);
+            let not_reserved = estimate.batches + estimate.checkpoint + estimate.program;
             assert_near_plan(
-                needs.total_bytes() - rest,
+                estimate.total_bytes() - not_reserved,
                 reserved,
-                &format!("{architecture:?}, again: {recompute}"),
+                &format!("{architecture:?}, recompute: {recompute}"),
             );
         }
 
-        let taught = MemoryInputs {
+        let with_teacher = MemoryInputs {
             local_batch_size: 0,
             teacher: Some((&model.image, 40)),
-            ..load
+            ..inputs
         };
 
-        let way = BatchPlan {
+        let plan = BatchPlan {
             micro_batch: 12,
             recompute: false,
         };
 
-        let reserved = counted(|| Teacher::new(&Memory::Host, &model.image, 40, way.micro_batch));
+        let reserved =
+            reserved_bytes(|| Teacher::new(&Memory::Host, &model.image, 40, plan.micro_batch));
         // Its gradients are reserved with its weights, and never written.
         let layout = Clip::param_layout(&ModelConfig {
             embed_dim: 40,
             ..model.clone()
         });
 
-        let of_image = layout
+        let image_segments = layout
             .segments()
             .iter()
             .filter(|segment| segment.name.starts_with("visual."));
 
-        let gradients: usize = of_image
+        let gradients: usize = image_segments
             .map(|segment| segment.range.len() * size_of::<f32>())
             .sum();
 
         assert_near_plan(
-            taught.estimate_memory(way).teacher,
+            with_teacher.estimate_memory(plan).teacher,
             reserved - gradients as u64,
             &format!("teacher of {architecture:?}"),
         );
@@ -168,19 +170,19 @@ fn what_is_planned_is_what_is_reserved() {
 fn an_object_is_copied_in_the_memory_of_a_few_parts_however_large_it_is() {
     let _alone = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name);
+    let path = |name: &str| folder.path().join(name);
     let store = Store::open(folder.path().to_str().unwrap()).unwrap();
-    std::fs::File::create(at("x"))
+    std::fs::File::create(path("x"))
         .unwrap()
         .set_len(512 << 20)
         .unwrap();
 
     let before = MEMORY.current_usage();
     MEMORY.reset_peak_usage();
-    store.download_to("x", &at("copy")).unwrap();
-    let most = MEMORY.peak_usage() - before;
-    assert_eq!(std::fs::metadata(at("copy")).unwrap().len(), 512 << 20);
-    assert!(most < (512 << 20) / 4, "{most} bytes");
+    store.download_to("x", &path("copy")).unwrap();
+    let peak = MEMORY.peak_usage() - before;
+    assert_eq!(std::fs::metadata(path("copy")).unwrap().len(), 512 << 20);
+    assert!(peak < (512 << 20) / 4, "{peak} bytes");
 }
 
 #[test]
@@ -193,18 +195,19 @@ fn an_object_is_written_in_the_memory_of_a_few_parts_however_large_it_is() {
     let before = MEMORY.current_usage();
 
     MEMORY.reset_peak_usage();
-    let pieces = |to: &mut ObjectWriter<'_>| (0..PIECES).try_for_each(|_| to.write_all(&piece));
+    let write_pieces =
+        |writer: &mut ObjectWriter<'_>| (0..PIECES).try_for_each(|_| writer.write_all(&piece));
     store
-        .write_with("x", |to| {
-            pieces(to).map_err(Error::io_context("write", "x"))
+        .write_with("x", |writer| {
+            write_pieces(writer).map_err(Error::io_context("write", "x"))
         })
         .unwrap();
 
-    let most = MEMORY.peak_usage() - before;
+    let peak = MEMORY.peak_usage() - before;
     assert_eq!(
         store.object_size("x").unwrap(),
         Some((PIECES * piece.len()) as u64)
     );
 
-    assert!(most < PIECES * piece.len() / 4, "{most} bytes");
+    assert!(peak < PIECES * piece.len() / 4, "{peak} bytes");
 }

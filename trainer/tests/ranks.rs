@@ -32,71 +32,84 @@ use golden::{GoldenModel, assert_close, without_gradient};
 use runs::{train_to_end, train_until};
 use same::assert_same;
 
-const PAIRS: usize = 6;
+const SAMPLES: usize = 6;
 
-/// What one rank has after a step: the gradients of all ranks, and running statistics.
-fn step(world: &Arc<Communicator>, synchronized: bool) -> (Vec<f32>, Vec<f32>) {
+/// What a rank has after a step.
+struct StepResult {
+    /// Summed over all ranks.
+    gradients: Vec<f32>,
+    running_statistics: Vec<f32>,
+}
+
+fn step(communicator: &Arc<Communicator>, synchronized: bool) -> StepResult {
     let golden = GoldenModel::read("rn50");
     let (mut clip, mut params) = golden.model();
     if synchronized {
-        clip.synchronize_batch_norm(world.clone());
+        clip.synchronize_batch_norm(communicator.clone());
     }
 
-    let own = world.rank_range(PAIRS);
-    let pairs = golden.load_batch(0).slice_samples(own.start, own.end);
+    let local = communicator.rank_range(SAMPLES);
+    let samples = golden.load_batch(0).slice_samples(local.start, local.end);
     let mut accumulator =
-        GradientAccumulator::with_ranks(&clip, &params, PAIRS, PAIRS, world.clone());
-    let mut buckets = world.gradient_buckets().unwrap();
-    let score = accumulator.forward(&mut clip, &mut params, pairs.batch(), Dropout::NONE);
+        GradientAccumulator::with_ranks(&clip, &params, SAMPLES, SAMPLES, communicator.clone());
+    let mut buckets = communicator.gradient_buckets().unwrap();
+    let score = accumulator.forward(&mut clip, &mut params, samples.batch(), Dropout::NONE);
 
     params.clear_gradients();
     clip.add_logit_scale_gradient(&mut params, score.logit_scale_gradient as f32);
     accumulator.backward(
         &mut clip,
         &mut params,
-        pairs.batch(),
+        samples.batch(),
         Dropout::NONE,
         &mut buckets,
     );
 
     buckets.finish_all_reduce(&mut params.gradients.view_mut());
 
-    (
-        params.gradients.to_host().into_owned(),
-        params.buffers.to_host().into_owned(),
-    )
+    StepResult {
+        gradients: params.gradients.to_host().into_owned(),
+        running_statistics: params.buffers.to_host().into_owned(),
+    }
 }
 
-/// The same of so many ranks, of which the first is asked; all must have the same gradients.
-fn train(count: usize, synchronized: bool) -> (Vec<f32>, Vec<f32>) {
-    let done = Mutex::new(Vec::new());
-    let job = |world: Arc<Communicator>| {
-        let made = step(&world, synchronized);
-        world.barrier()?;
-        done.lock().unwrap().push((world.rank(), made));
+/// The result of the first of `count` ranks; all must have the same gradients.
+fn step_on_ranks(count: usize, synchronized: bool) -> StepResult {
+    let results = Mutex::new(Vec::new());
+    let job = |communicator: Arc<Communicator>| {
+        let result = step(&communicator, synchronized);
+        communicator.barrier()?;
+        results.lock().unwrap().push((communicator.rank(), result));
         Ok(())
     };
 
     LocalRanks::single_process(count)
         .run_ranks::<cnclip_distributed::Error>(job, job)
         .unwrap();
-    let mut done = done.into_inner().unwrap();
-    done.sort_by_key(|(rank, _)| *rank);
-    let same = |(_, (gradients, _)): &(usize, (Vec<f32>, Vec<f32>))| *gradients == done[0].1.0;
+    let mut results = results.into_inner().unwrap();
+    results.sort_by_key(|(rank, _)| *rank);
     assert!(
-        done.iter().all(same),
+        results
+            .iter()
+            .all(|(_, result)| result.gradients == results[0].1.gradients),
         "every rank has the same gradients to the last bit"
     );
 
-    done.swap_remove(0).1
+    results.swap_remove(0).1
 }
 
 #[test]
 fn ranks_that_share_their_statistics_train_as_one_rank_with_the_whole_batch() {
-    let (gradients, state) = train(1, false);
+    let right = step_on_ranks(1, false);
     for count in [2, 3] {
-        let (found, found_state) = train(count, true);
-        assert_close("running statistics", &found_state, &state, 1e-6);
+        let found = step_on_ranks(count, true);
+        assert_close(
+            "running statistics",
+            &found.running_statistics,
+            &right.running_statistics,
+            1e-6,
+        );
+
         let (_, params) = GoldenModel::read("rn50").model();
 
         for segment in params
@@ -107,8 +120,8 @@ fn ranks_that_share_their_statistics_train_as_one_rank_with_the_whole_batch() {
             let range = segment.range.clone();
             assert_close(
                 &segment.name,
-                &found[range.clone()],
-                &gradients[range],
+                &found.gradients[range.clone()],
+                &right.gradients[range],
                 1e-4,
             );
         }
@@ -117,18 +130,22 @@ fn ranks_that_share_their_statistics_train_as_one_rank_with_the_whole_batch() {
 
 #[test]
 fn ranks_that_do_not_share_them_follow_their_own_batches() {
-    assert_ne!(train(2, false).1, train(1, false).1);
+    assert_ne!(
+        step_on_ranks(2, false).running_statistics,
+        step_on_ranks(1, false).running_statistics
+    );
 }
 
-/// A run of six steps with everything that ranks could see otherwise than one rank.
+/// A run of six steps with everything in which ranks could differ from one rank.
 fn config(folder: &Path, name: &str, devices: i32) -> TrainConfig {
     let mut config = small::train_config(folder, name);
-    (config.global_batch_size, config.world.devices) = (12, devices);
+    config.global_batch_size = 12;
+    config.world.devices = devices;
     config.synchronize_batch_norm = true;
     config
 }
 
-/// The residual network with synchronised statistics, an average, clipped gradients and duplicates.
+/// A ResNet with synchronised statistics, an EMA, gradient clipping and duplicates.
 fn resnet(folder: &Path, name: &str, devices: i32) -> TrainConfig {
     let mut config = config(folder, name, devices);
     config.optimizer.average_decay = Some(0.9);
@@ -138,7 +155,7 @@ fn resnet(folder: &Path, name: &str, devices: i32) -> TrainConfig {
     config
 }
 
-/// A transformer in micro batches with masked patches and a teacher.
+/// A vision transformer in micro-batches with masked patches and a teacher.
 fn vit(folder: &Path, name: &str, devices: i32) -> TrainConfig {
     let mut config = config(folder, name, devices);
     config.model.image.resnet = None;
@@ -149,7 +166,8 @@ fn vit(folder: &Path, name: &str, devices: i32) -> TrainConfig {
         head_width: 6,
     });
 
-    (config.micro_batch_size, config.masked_patches_percent) = (Some(MicroBatch::Pairs(2)), 50);
+    config.micro_batch_size = Some(MicroBatch::Pairs(2));
+    config.masked_patches_percent = 50;
     config.gradient_checkpointing = Some(true);
     let teacher = small::stage_uri(folder, "teacher");
     config.distillation = Some(DistillationConfig {
@@ -168,12 +186,12 @@ fn a_run_of_any_number_of_ranks_is_the_run_of_one() {
     let kinds: [(&str, Kind); 2] = [("resnet", resnet), ("vit", vit)];
 
     for (kind, config) in kinds {
-        let alone = format!("{kind}-1");
-        let right = train_to_end(&config(folder.path(), &alone, 1));
+        let single = format!("{kind}-1");
+        let right = train_to_end(&config(folder.path(), &single, 1));
         for devices in [2, 3, 4] {
             let name = format!("{kind}-{devices}");
             let found = train_to_end(&config(folder.path(), &name, devices));
-            assert_same(folder.path(), (&name, &found), (&alone, &right));
+            assert_same(folder.path(), (&name, &found), (&single, &right));
         }
     }
 }
@@ -182,7 +200,7 @@ fn a_run_of_any_number_of_ranks_is_the_run_of_one() {
 fn any_number_of_ranks_scores_what_one_scores() {
     let folder = tempfile::tempdir().unwrap();
     train_to_end(&small::train_config(folder.path(), "run"));
-    let scored = |devices: i32| {
+    let evaluate = |devices: i32| {
         let name = format!("scores-{devices}");
         let mut config = scores::evaluation_config(folder.path(), ("run", &name), 2);
         config.world.devices = devices;
@@ -195,14 +213,14 @@ fn any_number_of_ranks_scores_what_one_scores() {
         (table, tasks, files)
     };
 
-    let right = scored(1);
+    let right = evaluate(1);
     for devices in [2, 3] {
-        assert_eq!(scored(devices), right, "{devices} ranks");
+        assert_eq!(evaluate(devices), right, "{devices} ranks");
     }
 }
 
 #[test]
-fn ranks_that_are_asked_to_stop_stop_after_the_same_step_and_go_on_as_if_they_had_not() {
+fn ranks_that_are_to_stop_do_so_after_the_same_step_and_resume_as_if_they_had_not() {
     let folder = tempfile::tempdir().unwrap();
     let right = train_to_end(&resnet(folder.path(), "straight", 3));
     let stopping = resnet(folder.path(), "stopped", 3);

@@ -1,4 +1,4 @@
-//! What becomes of a run whose device breaks or has too little memory, and of one that goes on later.
+//! Runs whose device fails or has too little memory, and runs that resume.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::{small, train};
 
 const PLENTY: u64 = 1 << 34;
 
-/// Trains where `device` says, until `stop` says so.
+/// Trains on the devices that `device` returns, until `stop` is true.
 fn run(
     config: &TrainConfig,
     device: &(dyn Fn(usize) -> Device + Sync),
@@ -30,17 +30,17 @@ fn run(
 ) -> (Result<()>, ProgressReport) {
     let reporter = Reporter::start(config.run.clone(), ReportOutputs::default()).unwrap();
     let memory = |rank| Ok(Memory::Device(device(rank), Precision::Fp32));
-    let done = train_stage_with_memory(config, &reporter, stop, &memory);
-    (done, reporter.current_report())
+    let result = train_stage_with_memory(config, &reporter, stop, &memory);
+    (result, reporter.current_report())
 }
 
-fn whole(config: &TrainConfig, device: &(dyn Fn(usize) -> Device + Sync)) -> ProgressReport {
-    let (done, report) = run(config, device, || false);
-    done.unwrap();
+fn run_to_end(config: &TrainConfig, device: &(dyn Fn(usize) -> Device + Sync)) -> ProgressReport {
+    let (result, report) = run(config, device, || false);
+    result.unwrap();
     report
 }
 
-/// A run with an average, dropout, masks and a checkpoint after every third step.
+/// A run with an EMA, dropout, masked patches and a checkpoint after every third step.
 fn config(folder: &Path, name: &str) -> TrainConfig {
     train::config(folder, name, false)
 }
@@ -70,31 +70,31 @@ fn assert_ends_as(
 }
 
 #[test]
-fn a_run_that_stops_on_a_device_goes_on_as_if_it_had_not() {
+fn a_run_that_stops_on_a_device_resumes_as_if_it_had_not() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let right = whole(&config(folder, "straight"), &|_| open());
+    let right = run_to_end(&config(folder, "straight"), &|_| open());
     let stopped = config(folder, "stopped");
     let steps = AtomicU64::new(0);
-    let (done, _) = run(&stopped, &|_| open(), || {
+    let (result, _) = run(&stopped, &|_| open(), || {
         steps.fetch_add(1, Ordering::Relaxed) == 3
     });
 
     assert!(
-        matches!(done, Err(Error::Interrupted { step: 4 })),
-        "{done:?}"
+        matches!(result, Err(Error::Interrupted { step: 4 })),
+        "{result:?}"
     );
 
-    let found = whole(&stopped, &|_| open());
+    let found = run_to_end(&stopped, &|_| open());
     assert_ends_as(folder, "stopped", &found, "straight", &right);
 }
 
 #[test]
-fn a_device_that_breaks_ends_a_run_which_goes_on_from_its_last_checkpoint() {
+fn a_device_that_fails_ends_a_run_which_resumes_from_its_last_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let left = Arc::new(AtomicU64::new(u64::MAX));
-    let right = whole(&config(folder, "straight"), &|_| {
+    let right = run_to_end(&config(folder, "straight"), &|_| {
         Emulator::failing_after(PLENTY, left.clone())
     });
 
@@ -104,8 +104,8 @@ fn a_device_that_breaks_ends_a_run_which_goes_on_from_its_last_checkpoint() {
         let broken = config(folder, &name);
         let left = Arc::new(AtomicU64::new(calls * percent / 100));
         let device = |_| Emulator::failing_after(PLENTY, left.clone());
-        let (done, report) = run(&broken, &device, || false);
-        let error = done.unwrap_err();
+        let (result, report) = run(&broken, &device, || false);
+        let error = result.unwrap_err();
 
         assert_eq!(error.exit_code(), TrainerExit::Retry, "{error}");
         assert!(
@@ -116,21 +116,21 @@ fn a_device_that_breaks_ends_a_run_which_goes_on_from_its_last_checkpoint() {
         );
 
         assert!(report.loss.is_none_or(|loss| loss > 0.0), "{report:?}");
-        let there = folder.join(&name).join("train/checkpoints").exists();
-        let there = if there {
+        let has_checkpoints = folder.join(&name).join("train/checkpoints").exists();
+        let found_checkpoints = if has_checkpoints {
             small::checkpoints(folder, &name).len()
         } else {
             0
         };
 
         assert!(
-            there >= checkpoints,
-            "{there} checkpoints after {percent} % of a run"
+            found_checkpoints >= checkpoints,
+            "{found_checkpoints} checkpoints after {percent} % of a run"
         );
 
-        let found = whole(&broken, &|_| Emulator::new_device(PLENTY));
-        let ends = [&name, "straight"].map(|name| small::final_weights(folder, name));
-        assert!(ends[0] == ends[1], "{name} ends with other weights");
+        let found = run_to_end(&broken, &|_| Emulator::new_device(PLENTY));
+        let weights = [&name, "straight"].map(|name| small::final_weights(folder, name));
+        assert!(weights[0] == weights[1], "{name} ends with other weights");
         assert_eq!(
             (found.loss, found.validation),
             (right.loss, right.validation)
@@ -139,17 +139,18 @@ fn a_device_that_breaks_ends_a_run_which_goes_on_from_its_last_checkpoint() {
 }
 
 #[test]
-fn a_rank_whose_device_breaks_keeps_nobody_waiting() {
+fn a_rank_whose_device_fails_keeps_no_other_waiting() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path(), "broken");
-    (config.world.devices, config.micro_batch_size) = (3, Some(MicroBatch::Pairs(2)));
+    config.world.devices = 3;
+    config.micro_batch_size = Some(MicroBatch::Pairs(2));
     let left = Arc::new(AtomicU64::new(u64::MAX));
     let device = |rank| match rank {
         1 => Emulator::failing_after(PLENTY, left.clone()),
         _ => Emulator::new_device(PLENTY),
     };
 
-    whole(&config, &device);
+    run_to_end(&config, &device);
     let calls = u64::MAX - left.load(Ordering::Relaxed);
     let start = Instant::now();
 
@@ -173,10 +174,10 @@ fn a_rank_whose_device_breaks_keeps_nobody_waiting() {
     assert!(start.elapsed() < Duration::from_secs(120));
 }
 
-/// Bytes that a run takes of its first device.
-fn taken(config: &TrainConfig) -> u64 {
+/// Peak memory of a run on its first device, in bytes.
+fn peak_bytes(config: &TrainConfig) -> u64 {
     let device = Emulator::new_device(PLENTY);
-    let most = AtomicU64::new(0);
+    let peak = AtomicU64::new(0);
     let devices = |rank| {
         if rank == 0 {
             device.clone()
@@ -185,49 +186,50 @@ fn taken(config: &TrainConfig) -> u64 {
         }
     };
 
-    let (done, _) = run(config, &devices, || {
-        let (free, all) = device.memory_info().unwrap();
-        most.fetch_max(all - free, Ordering::Relaxed);
+    let (result, _) = run(config, &devices, || {
+        let (free, total) = device.memory_info().unwrap();
+        peak.fetch_max(total - free, Ordering::Relaxed);
         false
     });
 
-    done.unwrap();
-    most.into_inner()
+    result.unwrap();
+    peak.into_inner()
 }
 
 #[test]
-fn a_lack_of_memory_halves_what_was_left_to_choose_once_on_all_ranks() {
+fn a_lack_of_memory_halves_an_automatic_micro_batch_once_on_all_ranks() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let config = |name: &str, devices: i32, micro_batch: MicroBatch| {
         let mut config = config(folder, name);
-        (config.global_batch_size, config.micro_batch_size) = (12, Some(micro_batch));
+        config.global_batch_size = 12;
+        config.micro_batch_size = Some(micro_batch);
         config.world.devices = devices;
         config
     };
 
     for (devices, whole_share) in [(1, 12), (2, 6)] {
-        let needs = [whole_share, whole_share / 2].map(|pairs| {
-            taken(&config(
+        let peaks = [whole_share, whole_share / 2].map(|pairs| {
+            peak_bytes(&config(
                 &format!("{devices}-{pairs}"),
                 devices,
                 MicroBatch::Pairs(pairs),
             ))
         });
 
-        assert!(needs[1] < needs[0], "{needs:?}");
-        // The last rank's device has room for half of its share, or for less.
-        let with = |given: u64| {
+        assert!(peaks[1] < peaks[0], "{peaks:?}");
+        // The last rank's device has memory for half of its share, or for less.
+        let with_free_bytes = |free: u64| {
             move |rank| match rank + 1 == devices as usize {
-                true => Emulator::with_foreign_memory(PLENTY, PLENTY - given),
+                true => Emulator::with_foreign_memory(PLENTY, PLENTY - free),
                 false => Emulator::new_device(PLENTY),
             }
         };
 
-        let between = with(needs[0].midpoint(needs[1]));
-        let too_little = with(needs[1] / 2);
+        let between = with_free_bytes(peaks[0].midpoint(peaks[1]));
+        let too_little = with_free_bytes(peaks[1] / 2);
         let name = format!("{devices}-halved");
-        let plan = whole(&config(&name, devices, MicroBatch::AUTO), &between)
+        let plan = run_to_end(&config(&name, devices, MicroBatch::AUTO), &between)
             .memory
             .unwrap();
 
@@ -236,8 +238,8 @@ fn a_lack_of_memory_halves_what_was_left_to_choose_once_on_all_ranks() {
             (whole_share / 2, true)
         );
 
-        let asked = format!("{devices}-{}", whole_share / 2);
-        assert_eq!(losses(folder, &name), losses(folder, &asked));
+        let requested = format!("{devices}-{}", whole_share / 2);
+        assert_eq!(losses(folder, &name), losses(folder, &requested));
         let rows: [(_, &(dyn Fn(usize) -> Device + Sync)); 2] = [
             (MicroBatch::Pairs(whole_share), &between),
             (MicroBatch::AUTO, &too_little),

@@ -1,4 +1,4 @@
-//! What is planned of a device's memory, against what its allocator gave.
+//! The estimate of a device's memory, against what its allocator gave.
 
 use cnclip_compute::tensor::Memory;
 use cnclip_crds::model::Architecture;
@@ -9,29 +9,29 @@ use cnclip_nn::memory::{BatchPlan, MemoryInputs};
 
 use crate::planned::{allocate_training_state, assert_near_plan, shrink_preset, train_config};
 
-/// Bytes that a device gave to a model, its training and so many pairs.
-fn reserved(config: &TrainConfig, way: BatchPlan) -> u64 {
+/// Bytes of a device that a model and its training reserve.
+fn reserved_bytes(config: &TrainConfig, plan: BatchPlan) -> u64 {
     let device = Emulator::new_device(1 << 34);
-    let _made = allocate_training_state(
+    let _state = allocate_training_state(
         &Memory::Device(device.clone(), config.world.precision),
         config,
-        way,
+        plan,
     );
 
     device.synchronize().unwrap();
-    let (free, all) = device.memory_info().unwrap();
-    all - free
+    let (free, total) = device.memory_info().unwrap();
+    total - free
 }
 
 #[test]
-fn what_is_planned_for_a_device_is_what_is_reserved() {
+fn the_estimate_for_a_device_is_what_is_reserved() {
     use Architecture::{Rn50, VitB16, VitH14, VitL14};
     use Precision::{Bf16, Fp32};
     for architecture in [Rn50, VitB16, VitL14, VitH14] {
         let mut config = train_config(&shrink_preset(architecture));
         for (precision, recompute) in [(Fp32, true), (Bf16, true), (Fp32, false), (Bf16, false)] {
             config.world.precision = precision;
-            let load = MemoryInputs {
+            let inputs = MemoryInputs {
                 config: &config,
                 local_batch_size: 24,
                 shard_bytes: 0,
@@ -42,18 +42,23 @@ fn what_is_planned_for_a_device_is_what_is_reserved() {
             };
 
             let [few, many] = [4, 12].map(|micro_batch| {
-                let way = BatchPlan {
+                let plan = BatchPlan {
                     micro_batch,
                     recompute,
                 };
 
-                let needs = load.estimate_memory(way);
-                (needs.total_bytes() - needs.program, reserved(&config, way))
+                let estimate = inputs.estimate_memory(plan);
+                let planned = estimate.total_bytes() - estimate.program;
+                (planned, reserved_bytes(&config, plan))
             });
 
-            let what = format!("{architecture:?} in {precision:?}, again: {recompute}");
+            let what = format!("{architecture:?} in {precision:?}, recompute: {recompute}");
             assert_near_plan(many.0, many.1, &what);
-            assert_near_plan(many.0 - few.0, many.1 - few.1, &format!("pairs of {what}"));
+            assert_near_plan(
+                many.0 - few.0,
+                many.1 - few.1,
+                &format!("samples of {what}"),
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Whole models on a device against the same models on this machine.
+//! Whole models on a device against the same models on the host.
 
 use cnclip_compute::device::DType;
 use cnclip_compute::ops::dropout::Dropout;
@@ -12,29 +12,29 @@ use cnclip_nn::model::{ImageTextFeatures, PackedTexts};
 
 use crate::support::{DEVICE, memory, numbers};
 
-const PAIRS: usize = 5;
+const SAMPLES: usize = 5;
 const SIDE: usize = 12;
 const WIDTH: usize = 10;
-const OFFSETS: [usize; PAIRS + 1] = [0, 3, 10, 12, 23, 28];
+const OFFSETS: [usize; SAMPLES + 1] = [0, 3, 10, 12, 23, 28];
 
 /// Towers whose heads have these widths.
-fn model(image: i32, text: i32) -> ModelConfig {
+fn model(image_head_width: i32, text_head_width: i32) -> ModelConfig {
     ModelConfig {
         embed_dim: WIDTH as i32,
         image: ImageTower {
             resolution: SIDE as i32,
             vit: Some(VitConfig {
                 layers: 3,
-                width: 3 * image,
+                width: 3 * image_head_width,
                 patch_size: 4,
-                head_width: image,
+                head_width: image_head_width,
             }),
             resnet: None,
         },
         text: TextTower {
             vocab_size: 40,
             layers: 3,
-            width: 2 * text,
+            width: 2 * text_head_width,
             heads: 2,
             intermediate: 22,
             positions: 13,
@@ -44,8 +44,8 @@ fn model(image: i32, text: i32) -> ModelConfig {
     }
 }
 
-/// What one step makes of a batch.
-struct Step {
+/// The results of one step.
+struct StepResult {
     images: Vec<f32>,
     texts: Vec<f32>,
     params: Params,
@@ -53,7 +53,8 @@ struct Step {
 
 #[derive(Clone, Copy, Debug)]
 struct Case {
-    heads: (i32, i32),
+    image_head_width: i32,
+    text_head_width: i32,
     recompute: bool,
     masked: u32,
     padded: bool,
@@ -64,7 +65,8 @@ struct Case {
 impl Case {
     /// Training with nothing special about it.
     const PLAIN: Self = Self {
-        heads: (8, 7),
+        image_head_width: 8,
+        text_head_width: 7,
         recompute: false,
         masked: 0,
         padded: false,
@@ -72,9 +74,9 @@ impl Case {
         training: true,
     };
 
-    fn step(self, memory: &Memory, precision: Precision) -> Step {
+    fn step(self, memory: &Memory, precision: Precision) -> StepResult {
         let capacity = BatchCapacity {
-            batch: PAIRS + 1,
+            batch: SAMPLES + 1,
             context: 11,
         };
 
@@ -83,13 +85,13 @@ impl Case {
             precision,
         };
 
-        let model = model(self.heads.0, self.heads.1);
+        let model = model(self.image_head_width, self.text_head_width);
         let (mut clip, mut params) = Clip::new_in(memory, &model, capacity, compute);
         params.init_values(1);
         clip.mask_patches(self.masked);
         let first = u32::from(!self.padded);
         let ids: Vec<u32> = (0..28).map(|i| (first + i * 7 % 5) % 40).collect();
-        let bytes: Vec<u8> = (0..PAIRS * 3 * SIDE * SIDE)
+        let bytes: Vec<u8> = (0..SAMPLES * 3 * SIDE * SIDE)
             .map(|i| ((i * 2_654_435) >> 9) as u8)
             .collect();
 
@@ -117,8 +119,12 @@ impl Case {
         let images = features.images.to_host().into_owned();
         let texts = features.texts.to_host().into_owned();
         let gradient = |seed| {
-            let mut array = memory.alloc_f32(PAIRS * WIDTH);
-            array.copy_from(TensorView::Host(&numbers(PAIRS * WIDTH, seed, DType::F32)));
+            let mut array = memory.alloc_f32(SAMPLES * WIDTH);
+            array.copy_from(TensorView::Host(&numbers(
+                SAMPLES * WIDTH,
+                seed,
+                DType::F32,
+            )));
             array
         };
 
@@ -136,7 +142,7 @@ impl Case {
         }
 
         memory.synchronize().unwrap();
-        Step {
+        StepResult {
             images,
             texts,
             params,
@@ -155,13 +161,13 @@ fn assert_near(what: &str, found: &[f32], right: &[f32], bound: f32) {
     for (i, (found, right)) in found.iter().zip(right).enumerate() {
         assert!(
             (found - right).abs() <= bound,
-            "{what}: number {i} is {found}, not {right}"
+            "{what}: value {i} is {found}, not {right}"
         );
     }
 }
 
 #[test]
-fn a_step_in_fp32_is_that_of_this_machine() {
+fn a_step_in_fp32_is_that_of_the_host() {
     let plain = Case::PLAIN;
     for case in [
         Case {
@@ -202,12 +208,17 @@ fn a_step_in_fp32_is_that_of_this_machine() {
         );
         let gradients = found.params.gradients.to_host();
         let rights = right.params.gradients.to_host();
-        let all = largest(&rights);
+        let largest_gradient = largest(&rights);
         for segment in right.params.segments() {
             let found = &gradients[segment.range.clone()];
             let right = &rights[segment.range.clone()];
             let what = format!("{case:?}, {}", segment.name);
-            assert_near(&what, found, right, 1e-4 * largest(right) + 1e-6 * all);
+            assert_near(
+                &what,
+                found,
+                right,
+                1e-4 * largest(right) + 1e-6 * largest_gradient,
+            );
         }
     }
 }
@@ -233,18 +244,20 @@ fn a_step_in_bfloat16_stays_near_that_in_fp32() {
         ..Case::PLAIN
     };
 
-    // Heads of widths that are computed tile by tile.
-    let tiled = Case {
-        heads: (64, 80),
+    // Heads of widths for which there is flash attention.
+    let flash = Case {
+        image_head_width: 64,
+        text_head_width: 80,
         ..Case::PLAIN
     };
 
     for case in [
         Case::PLAIN,
         odd,
-        tiled,
+        flash,
         Case {
-            heads: (80, 64),
+            image_head_width: 80,
+            text_head_width: 64,
             ..odd
         },
     ] {
@@ -254,8 +267,8 @@ fn a_step_in_bfloat16_stays_near_that_in_fp32() {
         assert!(cosine(&found.texts, &right.texts) > 0.9995, "{case:?}");
         let gradients = found.params.gradients.to_host();
         let rights = right.params.gradients.to_host();
-        let near = cosine(&gradients, &rights);
-        assert!(near > 0.999, "{case:?}: {near}");
+        let similarity = cosine(&gradients, &rights);
+        assert!(similarity > 0.999, "{case:?}: {similarity}");
     }
 
     DEVICE.synchronize().unwrap();

@@ -1,4 +1,4 @@
-//! A whole run on a device is the run of this machine, but for rounding.
+//! A whole run on a device is the run on the host, but for rounding.
 
 use std::path::Path;
 
@@ -13,9 +13,8 @@ use crate::same::losses;
 use crate::small;
 use crate::support::memory;
 
-/// A transformer in micro batches with masked patches, dropout, a teacher, an average and clipped
-/// gradients.
-pub(crate) fn config(folder: &Path, name: &str, taught: bool) -> TrainConfig {
+/// A vision transformer in micro-batches with masked patches, dropout, a teacher, an EMA and gradient clipping.
+pub(crate) fn config(folder: &Path, name: &str, distill: bool) -> TrainConfig {
     let mut config = small::train_config(folder, name);
     config.model.image.resnet = None;
     config.model.image.vit = Some(VitConfig {
@@ -25,15 +24,14 @@ pub(crate) fn config(folder: &Path, name: &str, taught: bool) -> TrainConfig {
         head_width: 6,
     });
 
-    (config.global_batch_size, config.micro_batch_size) = (6, Some(MicroBatch::Pairs(4)));
-    (config.masked_patches_percent, config.gradient_checkpointing) = (50, Some(true));
-    (
-        config.optimizer.average_decay,
-        config.optimizer.max_gradient_norm,
-    ) = (Some(0.9), Some(0.5));
-
+    config.global_batch_size = 6;
+    config.micro_batch_size = Some(MicroBatch::Pairs(4));
+    config.masked_patches_percent = 50;
+    config.gradient_checkpointing = Some(true);
+    config.optimizer.average_decay = Some(0.9);
+    config.optimizer.max_gradient_norm = Some(0.5);
     config.duplicates = DuplicatePolicy::Positives;
-    if taught {
+    if distill {
         let teacher = small::stage_uri(folder, "teacher");
         config.distillation = Some(DistillationConfig {
             teacher,
@@ -50,7 +48,7 @@ pub(crate) fn run(config: &TrainConfig, memory: &Memory) {
 }
 
 #[test]
-fn a_run_is_that_of_this_machine() {
+fn a_run_is_that_of_the_host() {
     use cnclip_compute::device::DType::{Bf16, F32};
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
