@@ -1,5 +1,5 @@
-//! What the mathematics asks of the other ranks of a run. Knows no network, and no failure: whoever
-//! ends a step asks whether the ranks were all there.
+//! Collectives over the ranks of a run, as operations and the loss call them. Calls return no errors: a lost rank
+//! is detected at the end of the step.
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -8,20 +8,29 @@ use crate::tensor::TensorViewMut;
 
 /// The ranks that compute one global batch together.
 ///
+/// ```
+/// use cnclip_compute::collective::{Collective, SingleRank};
+///
+/// let mut sums = [1.0, 2.0];
+/// SingleRank.all_reduce_sum_f64(&mut sums);
+/// assert_eq!(sums, [1.0, 2.0]);
+/// assert_eq!(SingleRank.rank_range(8), 0..8);
+/// ```
+///
 /// # Guarantees
 /// All ranks call the same functions with as many values and in the same order, and all get the same
 /// numbers to the last bit.
 pub trait Collective: Debug + Send + Sync {
-    /// The number of this one, from 0.
+    /// The index of this rank, from 0.
     fn rank(&self) -> usize;
-    /// How many there are.
+    /// The number of ranks.
     fn world_size(&self) -> usize;
-    /// Makes every value its sum over all ranks.
+    /// All-reduce by sum.
     fn all_reduce_sum_f64(&self, values: &mut [f64]);
-    /// Fills in the values of the others: each rank brings an equal part, in the order of the ranks.
+    /// All-gather in place: each rank brings an equal part, in the order of the ranks.
     fn all_gather_f32(&self, values: &mut [f32]);
 
-    /// The same for numbers in any memory.
+    /// All-gather of a tensor in either memory.
     fn all_gather_tensor(&self, mut values: TensorViewMut<'_>) {
         if self.world_size() > 1 {
             values.update_on_host(|values| self.all_gather_f32(values));
@@ -37,7 +46,7 @@ pub trait Collective: Debug + Send + Sync {
     }
 }
 
-/// One rank by itself.
+/// A run of one rank.
 #[derive(Clone, Copy, Debug)]
 pub struct SingleRank;
 
@@ -52,13 +61,13 @@ impl Collective for SingleRank {
     fn all_gather_f32(&self, _: &mut [f32]) {}
 }
 
-/// Takes gradients that no later part of a backward pass touches.
+/// Receives gradients as soon as the backward pass has finished them, to reduce them while it goes on.
 pub trait GradientReducer {
-    /// `range` of the flat gradient is done: from now on it may be read and written.
+    /// `range` of the flat gradients is finished: from now on it may be read and written.
     fn reduce_gradients(&mut self, gradients: &mut TensorViewMut<'_>, range: Range<usize>);
 }
 
-/// Leaves them where they are.
+/// Reduces nothing.
 impl GradientReducer for () {
     fn reduce_gradients(&mut self, _: &mut TensorViewMut<'_>, _: Range<usize>) {}
 }

@@ -1,5 +1,5 @@
-//! NVIDIA cards as devices. NVIDIA's libraries are looked for when the first card is, so one program starts
-//! with and without them. A build without the feature `cuda` has the same functions and finds no card.
+//! NVIDIA GPUs as devices. NVIDIA's libraries are loaded when the first GPU is opened, so one program starts with
+//! and without them. A build without the feature `cuda` has the same functions and finds no GPU.
 
 #[cfg(feature = "cuda")]
 mod context;
@@ -24,7 +24,7 @@ use crate::device::{Device, DeviceError};
 /// Whether this program was built with CUDA.
 pub const BUILT_WITH_CUDA: bool = cfg!(feature = "cuda");
 
-/// The card of this number, as the driver counts them.
+/// Opens the GPU with an index, as the driver counts them.
 ///
 /// # Errors
 /// If there is none, if it or its driver is too old, if a library is missing, or if this program was built
@@ -34,7 +34,7 @@ pub fn open_device(index: usize) -> Result<Device, DeviceError> {
     cuda_device::CudaDevice::open(index).map(Device::new)
 }
 
-/// The card of this number: there is none for a program that was built without CUDA.
+/// Opens the GPU with an index: there is none for a program that was built without CUDA.
 ///
 /// # Errors
 /// Always.
@@ -46,7 +46,7 @@ pub fn open_device(index: usize) -> Result<Device, DeviceError> {
     ))
 }
 
-/// What a program that was built without CUDA says.
+/// The error of a program that was built without CUDA.
 #[cfg(not(feature = "cuda"))]
 const NO_CUDA_MESSAGE: &str =
     "this program was built without CUDA; use the image trainer-cuda, or build with `make cuda`";

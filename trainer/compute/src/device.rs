@@ -1,9 +1,9 @@
-//! An accelerator as the mathematics sees it: memory, kernels that are launched by name, products. Knows
-//! no library of any vendor: that is a [`Driver`]'s part.
+//! Devices: memory, kernels that are launched by name, matrix products. A [`DeviceDriver`] does the work; this
+//! module depends on no vendor's library.
 //!
-//! Nothing here waits for the device but [`Device::check`] and what reads numbers back. What goes wrong is
-//! kept until it is asked for: from the first fault on nothing more is done, so nothing is made of wrong
-//! numbers.
+//! Calls are asynchronous: only [`Device::synchronize`] and copies to the host wait for the device. The first
+//! error is kept until it is queried, and after it every call does nothing, so that no result is computed from
+//! wrong numbers and operations need not return errors.
 
 mod buffer;
 mod communicator;
@@ -22,32 +22,32 @@ pub use launch::{KernelArgument, KernelLaunch};
 pub use matmul::{Gemm, MatrixDesc};
 pub use self_test::run_self_test;
 
-/// Where something lies in a device's memory.
+/// An address in a device's memory.
 pub type DeviceAddress = u64;
 
-/// What a device can do. Calls are carried out in their order; all but `download`, `wait` and `memory` may
-/// return before they are.
+/// The driver of a device. Calls are executed in their order; all but `copy_to_host`, `synchronize` and
+/// `memory_info` may return before they are complete.
 pub trait DeviceDriver: std::fmt::Debug + Send + Sync {
-    /// What it is, for people.
+    /// A name to show to people.
     fn name(&self) -> String;
-    /// Bytes of its memory that are free, and all.
+    /// Free and total bytes of its memory.
     ///
     /// # Errors
-    /// If it does not say.
+    /// If the driver does not answer.
     fn memory_info(&self) -> Result<(u64, u64), DeviceError>;
-    /// Memory of so many bytes, at a multiple of 256.
+    /// Allocates memory, aligned to 256 bytes.
     ///
     /// # Errors
-    /// If there is not enough.
+    /// If there is too little.
     fn allocate(&self, bytes: usize) -> Result<DeviceAddress, DeviceError>;
-    /// Gives memory back.
+    /// Frees memory.
     fn free(&self, at: DeviceAddress);
     /// Sets bytes to zero.
     ///
     /// # Errors
     /// If it cannot.
     fn memset_zeros(&self, at: DeviceAddress, bytes: usize) -> Result<(), DeviceError>;
-    /// Copies bytes on the device.
+    /// Copies bytes within the device.
     ///
     /// # Errors
     /// If it cannot.
@@ -65,7 +65,7 @@ pub trait DeviceDriver: std::fmt::Debug + Send + Sync {
     /// Copies bytes from the device, and waits for them.
     ///
     /// # Errors
-    /// If it cannot, or if something before went wrong.
+    /// If it cannot, or if an earlier call failed.
     fn copy_to_host(&self, from: DeviceAddress, to: &mut [u8]) -> Result<(), DeviceError>;
     /// Runs a kernel.
     ///
@@ -77,39 +77,39 @@ pub trait DeviceDriver: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// If it cannot.
     fn gemm(&self, product: &Gemm) -> Result<(), DeviceError>;
-    /// Waits until everything that was asked for is done.
+    /// Waits until all calls are complete.
     ///
     /// # Errors
-    /// If any of it went wrong.
+    /// If any of them failed.
     fn synchronize(&self) -> Result<(), DeviceError>;
-    /// What rank 0 tells the devices of other ranks so that they find one another.
+    /// The id of a new communicator, which rank 0 sends to all ranks.
     ///
     /// # Errors
-    /// If such devices do not.
+    /// If such devices have no communicators.
     fn new_communicator_id(&self) -> Result<Vec<u8>, DeviceError> {
         Err(DeviceError::failed(
-            "cannot invite other devices",
-            "such devices know of no others",
+            "cannot create a communicator",
+            "such devices do not communicate",
         ))
     }
-    /// Meets the devices that were given the same invitation.
+    /// Joins the communicator with an id, and waits for the other ranks.
     ///
     /// # Errors
     /// If they cannot be reached.
     fn join_communicator(
         &self,
-        _invitation: &[u8],
+        _id: &[u8],
         _rank: usize,
-        _count: usize,
+        _world_size: usize,
     ) -> Result<Box<dyn DeviceCommunicator>, DeviceError> {
         Err(DeviceError::failed(
-            "cannot join other devices",
-            "such devices know of no others",
+            "cannot join a communicator",
+            "such devices do not communicate",
         ))
     }
 }
 
-/// A device, shared by whatever lies in its memory.
+/// A handle to a device, which all of its buffers share.
 #[derive(Clone, Debug)]
 pub struct Device(Arc<DeviceState>);
 
@@ -120,7 +120,7 @@ struct DeviceState {
 }
 
 impl Device {
-    /// A device behind a driver.
+    /// A device with a driver.
     pub fn new(driver: impl DeviceDriver + 'static) -> Self {
         Self(Arc::new(DeviceState {
             driver: Box::new(driver),
@@ -128,42 +128,42 @@ impl Device {
         }))
     }
 
-    /// What it is, for people.
+    /// A name to show to people.
     pub fn name(&self) -> String {
         self.0.driver.name()
     }
 
-    /// What rank 0 tells the devices of other ranks so that they find one another.
+    /// The id of a new communicator, which rank 0 sends to all ranks.
     ///
     /// # Errors
-    /// If such devices do not.
+    /// If such devices have no communicators.
     pub fn new_communicator_id(&self) -> Result<Vec<u8>, DeviceError> {
         self.0.driver.new_communicator_id()
     }
 
-    /// Bytes of its memory that are free, and all.
+    /// Free and total bytes of its memory.
     ///
     /// # Errors
-    /// If it does not say.
+    /// If the driver does not answer.
     pub fn memory_info(&self) -> Result<(u64, u64), DeviceError> {
         self.0.driver.memory_info()
     }
 
-    /// Whether everything that was asked for so far could be done: waits for it.
+    /// Waits until all calls are complete.
     ///
     /// # Errors
-    /// What went wrong first.
+    /// The first error of any call so far.
     pub fn synchronize(&self) -> Result<(), DeviceError> {
         self.run_unless_failed(|driver| driver.synchronize());
         self.first_error().map_or(Ok(()), Err)
     }
 
-    /// What went wrong first, as far as it is known: waits for nothing.
+    /// The first error that is known so far; does not wait.
     pub fn first_error(&self) -> Option<DeviceError> {
         self.0.first_error.get().cloned()
     }
 
-    /// Does something, unless something went wrong before; keeps what goes wrong.
+    /// Calls the driver, unless an earlier call failed; keeps the error.
     fn run_unless_failed<T>(
         &self,
         work: impl FnOnce(&dyn DeviceDriver) -> Result<T, DeviceError>,
@@ -174,9 +174,9 @@ impl Device {
 
         match work(&*self.0.driver) {
             Ok(result) => Some(result),
-            Err(fault) => {
-                // Whoever was first is what went wrong first.
-                let _ = self.0.first_error.set(fault);
+            Err(error) => {
+                // If another thread was first, its error is the one to report: later ones follow from it.
+                let _ = self.0.first_error.set(error);
                 None
             }
         }

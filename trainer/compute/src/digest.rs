@@ -1,4 +1,4 @@
-//! Digests: SHA-256 of what is stored, and fingerprints by which equal images and texts are recognised.
+//! Digests: SHA-256 of what is stored, and fingerprints by which equal images and texts are recognized.
 
 use bytemuck::{Pod, Zeroable};
 use sha2::{Digest, Sha256};

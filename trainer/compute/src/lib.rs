@@ -1,5 +1,5 @@
-//! Tensors, devices and operations: the arithmetic of training, written out forward and backward over flat
-//! parameters. Knows no model, no file and no network.
+//! Tensors, devices and operations: the arithmetic of training, forward and backward, over flat parameters. Models,
+//! files and networks are other crates'.
 
 pub mod collective;
 pub mod cuda;
@@ -10,4 +10,5 @@ pub mod math;
 pub mod ops;
 pub mod params;
 pub mod random;
+pub mod sync;
 pub mod tensor;

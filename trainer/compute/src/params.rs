@@ -1,5 +1,4 @@
-//! Every trained number in one flat array, and the table that names its parts. Holds no moments
-//! (the optimizer's) and reads no files.
+//! All parameters in one flat array, and the table that names its segments. Moments are the optimizer's.
 
 mod init;
 
@@ -11,18 +10,18 @@ pub use init::ParamInit;
 
 use crate::tensor::{Memory, Tensor, TensorView, TensorViewMut};
 
-/// A named part of a flat array: one tensor of the model.
+/// A named segment of a flat array: one tensor of the model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Segment {
     /// The name in the reference's state dict.
     pub name: String,
     /// The shape in the reference's state dict; `[]` for a scalar.
     pub shape: Vec<usize>,
-    /// Where it lies in the flat array.
+    /// Its range of the flat array.
     pub range: Range<usize>,
-    /// What it holds before any training.
+    /// Its initial values.
     pub init: ParamInit,
-    /// Whether it is left as it is: no gradient is made, no step changes it.
+    /// Whether it is frozen: it has no gradient, and no step changes it.
     pub frozen: bool,
 }
 
@@ -38,8 +37,8 @@ impl Segment {
     }
 }
 
-/// A handle to one segment, or to neighbours taken as one: how a block finds its weights, and in which
-/// number format it multiplies them.
+/// A handle to one segment, or to adjacent segments as one: how a layer finds its weights, and in which number
+/// format it multiplies them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Weight {
     range: Range<usize>,
@@ -48,7 +47,7 @@ pub struct Weight {
 
 #[expect(clippy::len_without_is_empty, reason = "no tensor is empty")]
 impl Weight {
-    /// How many numbers it is.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         self.range.len()
     }
@@ -63,7 +62,7 @@ impl Weight {
         &mut flat[self.range.clone()]
     }
 
-    /// Where it lies in a flat array.
+    /// Its range of a flat array.
     pub fn range(&self) -> Range<usize> {
         self.range.clone()
     }
@@ -73,10 +72,13 @@ impl Weight {
         self.precision
     }
 
-    /// Neighbours as one weight: query, key and value as one matrix.
+    /// Adjacent weights as one: query, key and value as one matrix.
+    ///
+    /// # Panics
+    /// If they are not adjacent.
     pub fn join_adjacent(parts: &[Weight]) -> Weight {
         let touch = |pair: &[Weight]| pair[0].range.end == pair[1].range.start;
-        assert!(parts.windows(2).all(touch), "not neighbours");
+        assert!(parts.windows(2).all(touch), "the weights are not adjacent");
         let range = parts[0].range.start..parts[parts.len() - 1].range.end;
         Weight {
             range,
@@ -85,9 +87,9 @@ impl Weight {
     }
 }
 
-/// A flat array from which a weight can be cut.
+/// A flat array of which a weight is a slice.
 pub trait FlatArray {
-    /// The part in a range.
+    /// A range of it.
     fn slice_range(self, range: Range<usize>) -> Self;
 }
 
@@ -109,7 +111,21 @@ impl FlatArray for TensorViewMut<'_> {
     }
 }
 
-/// The tables under construction: blocks declare their tensors in forward order.
+/// The table under construction: layers declare their tensors in the order of the forward pass, in which
+/// gradients are finished last to first.
+///
+/// ```
+/// use cnclip_compute::params::{ParamInit, ParamLayout};
+///
+/// let mut layout = ParamLayout::default();
+/// let weight = layout.register_weight("fc.weight", &[2, 3], ParamInit::Ones);
+/// let bias = layout.register_weight("fc.bias", &[2], ParamInit::Zeros);
+/// let mut params = layout.allocate_params();
+/// params.init_values(0);
+///
+/// assert_eq!((weight.range(), bias.range()), (0..6, 6..8));
+/// assert_eq!(params.value_by_name("fc.bias").as_deref(), Some(&[0.0; 2][..]));
+/// ```
 #[derive(Debug, Default)]
 pub struct ParamLayout {
     segments: Vec<Segment>,
@@ -119,7 +135,7 @@ pub struct ParamLayout {
 }
 
 impl ParamLayout {
-    /// An empty table of a model that multiplies in a number format.
+    /// An empty table for a model that multiplies in a number format.
     pub fn new(precision: Precision) -> Self {
         Self {
             precision,
@@ -127,7 +143,7 @@ impl ParamLayout {
         }
     }
 
-    /// The same, of a model that computes in this memory.
+    /// The same for a model that computes in this memory.
     pub fn with_memory(self, memory: &Memory) -> Self {
         Self {
             memory: memory.clone(),
@@ -145,17 +161,17 @@ impl ParamLayout {
         self.precision
     }
 
-    /// Where the next trained tensor will lie.
+    /// The offset of the next trained tensor.
     pub fn next_offset(&self) -> usize {
         self.segments.last().map_or(0, |last| last.range.end)
     }
 
-    /// What was declared to be trained.
+    /// The trained tensors so far.
     pub fn segments(&self) -> &[Segment] {
         &self.segments
     }
 
-    /// What was declared to be saved without being trained.
+    /// The buffers so far.
     pub fn buffer_segments(&self) -> &[Segment] {
         &self.buffers
     }
@@ -169,7 +185,7 @@ impl ParamLayout {
         }
     }
 
-    /// Declares a tensor that is saved with the model but not trained: running statistics.
+    /// Declares a buffer: a tensor that is saved with the model but not trained, as running statistics.
     pub fn register_buffer(&mut self, name: &str, shape: &[usize], init: ParamInit) -> Weight {
         let range = push_segment(&mut self.buffers, name, shape, init);
         Weight {
@@ -178,15 +194,15 @@ impl ParamLayout {
         }
     }
 
-    /// The arrays, zero until they are initialised or loaded.
+    /// Allocates the arrays, zero until they are initialized or loaded.
     pub fn allocate_params(self) -> Params {
         let end = |table: &[Segment]| table.last().map_or(0, |last| last.range.end);
         let trained = end(&self.segments);
-        let state = end(&self.buffers);
+        let buffers = end(&self.buffers);
         Params {
             values: self.memory.alloc_weights(trained),
             gradients: self.memory.alloc_f32(trained),
-            buffers: self.memory.alloc_f32(state),
+            buffers: self.memory.alloc_f32(buffers),
             segments: self.segments,
             buffer_segments: self.buffers,
             memory: self.memory,
@@ -215,7 +231,7 @@ fn push_segment(
     range
 }
 
-/// The numbers of a model.
+/// The parameters of a model.
 ///
 /// # Guarantees
 /// The order of segments depends on the model's configuration alone: it is the same in every worker.
@@ -223,9 +239,9 @@ fn push_segment(
 pub struct Params {
     /// Trained values, segment after segment.
     pub values: Tensor,
-    /// Their gradients; backward passes add, [`Params::clear_gradients`] starts afresh.
+    /// Their gradients, to which backward passes add until [`Params::clear_gradients`].
     pub gradients: Tensor,
-    /// Values that are saved but not trained.
+    /// Buffers: values that are saved but not trained.
     pub buffers: Tensor,
     segments: Vec<Segment>,
     buffer_segments: Vec<Segment>,
@@ -238,17 +254,17 @@ impl Params {
         &self.segments
     }
 
-    /// Where they lie.
+    /// The memory that they are in.
     pub fn memory(&self) -> &Memory {
         &self.memory
     }
 
-    /// The table of `state`.
+    /// The table of `buffers`.
     pub fn buffer_segments(&self) -> &[Segment] {
         &self.buffer_segments
     }
 
-    /// The table, the values and the gradients at once: what an optimizer walks.
+    /// The table, the values and the gradients at once: what an optimizer needs.
     pub fn split_for_update(&mut self) -> (&[Segment], TensorViewMut<'_>, TensorView<'_>) {
         (
             &self.segments,
@@ -280,14 +296,14 @@ impl Params {
         ))
     }
 
-    /// Fills everything as the reference does before training; the seed and the name decide.
+    /// Initializes everything as the reference does; values depend on the seed and the name of the tensor.
     pub fn init_values(&mut self, seed: u64) {
         for (segment, mut values) in self.named_tensors_mut() {
             values.overwrite_with(|values| segment.init.fill_values(seed, &segment.name, values));
         }
     }
 
-    /// Freezes the segments whose name the rule accepts, and thaws all others.
+    /// Freezes the segments whose names match, and unfreezes all others.
     pub fn freeze_matching(&mut self, rule: impl Fn(&str) -> bool) {
         for segment in &mut self.segments {
             segment.frozen = rule(&segment.name);
@@ -306,7 +322,7 @@ impl Params {
     }
 }
 
-/// The parts of a flat array that a table names.
+/// The slices of a flat array that a table names.
 fn split_by_segment<'a>(
     table: &'a [Segment],
     rest: TensorViewMut<'a>,

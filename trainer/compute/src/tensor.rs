@@ -1,5 +1,4 @@
-//! Numbers where they are computed with: in the memory of this machine, or in that of a device.
-//! Operations take views and do not ask who owns them.
+//! Tensors in host memory or in a device's memory. Operations take views of them and dispatch on where they are.
 
 mod index_view;
 mod memory;
@@ -14,21 +13,29 @@ use std::ops::Range;
 
 use crate::device::DeviceBuffer;
 
-/// Numbers in one of both memories.
+/// A flat array in host memory or in a device's memory.
 ///
 /// # Guarantees
-/// It keeps its length. On a device it may hold its numbers a second time, rounded to bfloat16 for
-/// products: whoever writes the numbers through this type or through an operation writes both.
+/// Its length is fixed. On a device it may have a copy rounded to bfloat16, which products read: every write
+/// through this type or an operation updates both.
+///
+/// ```
+/// use cnclip_compute::tensor::{Memory, TensorView};
+///
+/// let mut tensor = Memory::Host.alloc_activations(3);
+/// tensor.slice_mut(1..3).copy_from(TensorView::Host(&[1.0, 2.0]));
+/// assert_eq!(*tensor.to_host(), [0.0, 1.0, 2.0]);
+/// ```
 #[derive(Debug)]
 pub enum Tensor {
-    /// In this machine's memory, in fp32.
+    /// In host memory, in fp32.
     Host(Vec<f32>),
     /// In a device's memory.
     Device(DeviceBuffer),
 }
 
 impl Tensor {
-    /// How many numbers there are.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         match self {
             Self::Host(values) => values.len(),
@@ -36,12 +43,12 @@ impl Tensor {
         }
     }
 
-    /// Whether there are none.
+    /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// All of them.
+    /// All elements.
     pub fn view(&self) -> TensorView<'_> {
         match self {
             Self::Host(values) => TensorView::Host(values),
@@ -49,7 +56,7 @@ impl Tensor {
         }
     }
 
-    /// All of them, to be written.
+    /// All elements, to be written.
     pub fn view_mut(&mut self) -> TensorViewMut<'_> {
         match self {
             Self::Host(values) => TensorViewMut::Host(values),
@@ -57,46 +64,46 @@ impl Tensor {
         }
     }
 
-    /// Some of them.
+    /// A range of the elements.
     pub fn slice(&self, range: Range<usize>) -> TensorView<'_> {
         self.view().slice(range)
     }
 
-    /// Some of them, to be written.
+    /// A range of the elements, to be written.
     pub fn slice_mut(&mut self, range: Range<usize>) -> TensorViewMut<'_> {
         self.view_mut().slice(range)
     }
 
-    /// The first so many.
+    /// The first `count` elements.
     pub fn first_n(&self, count: usize) -> TensorView<'_> {
         self.slice(0..count)
     }
 
-    /// The first so many, to be written.
+    /// The first `count` elements, to be written.
     pub fn first_n_mut(&mut self, count: usize) -> TensorViewMut<'_> {
         self.slice_mut(0..count)
     }
 
-    /// The numbers in this machine's memory: a device is waited for.
+    /// The elements in host memory. Waits for a device.
     pub fn to_host(&self) -> Cow<'_, [f32]> {
         self.view().to_host()
     }
 
-    /// Takes the numbers of another array of the same length.
+    /// Copies from another tensor of the same length, in either memory.
     pub fn copy_from(&mut self, other: TensorView<'_>) {
         self.view_mut().copy_from(other);
     }
 
-    /// Changes numbers in this machine's memory, wherever they are: a device is waited for.
+    /// Changes the elements in host memory, and copies them back if they are on a device. Waits for it.
     pub fn update_on_host<T>(&mut self, change: impl FnOnce(&mut [f32]) -> T) -> T {
         self.view_mut().update_on_host(change)
     }
 }
 
-/// Ends an operation whose arrays lie in different memories.
-#[expect(clippy::panic, reason = "a fault of ours")]
+/// Panics because the tensors of one operation are in different memories.
+#[expect(clippy::panic, reason = "a bug in the caller")]
 pub fn panic_mixed_memories() -> ! {
-    panic!("arrays of one operation lie in different memories")
+    panic!("the tensors of one operation are in different memories")
 }
 
 impl From<Vec<f32>> for Tensor {

@@ -25,9 +25,10 @@ pub(super) fn join_device_group(
     group_id: Vec<u8>,
 ) -> Result<Arc<DeviceGroup>> {
     let device = device.clone();
-    let place = (reporter.topology.rank, reporter.topology.world_size);
+    let rank = reporter.topology.rank;
+    let world_size = reporter.topology.world_size;
     let joined = run_until_failure(&reporter.abort_state, move || {
-        DeviceGroup::join_group(&device, &group_id, place)
+        DeviceGroup::join_group(&device, &group_id, rank, world_size)
     });
 
     let group = Arc::new(joined??);

@@ -1,28 +1,30 @@
-//! Emulated devices of one process that reach one another, as cards do through NCCL.
+//! Collectives between emulated devices of one process, as between GPUs through NCCL.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use cnclip_compute::device::{DeviceAddress, DeviceCommunicator, DeviceError};
+use cnclip_compute::sync::lock_ignoring_poison;
 
 use crate::memory::EmulatedMemory;
 
-/// Meetings that somebody waits in, by their invitation.
+/// Communicators that ranks are waiting to join, by their id.
 static RENDEZVOUS: LazyLock<Mutex<HashMap<Vec<u8>, Arc<Rendezvous>>>> =
     LazyLock::new(Mutex::default);
 
-/// Words that no other call gives.
+/// An id that no other call returns.
 pub(crate) fn new_communicator_id() -> Vec<u8> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed).to_ne_bytes().to_vec()
 }
 
-/// Waits until all who were invited are here.
+/// Waits until all ranks have joined.
 pub(crate) fn join_communicator(
     memory: Arc<Mutex<EmulatedMemory>>,
     invitation: &[u8],
-    (rank, count): (usize, usize),
+    rank: usize,
+    count: usize,
 ) -> Result<EmulatedCommunicator, DeviceError> {
     let meeting = lock_ignoring_poison(&RENDEZVOUS)
         .entry(invitation.to_vec())
@@ -41,7 +43,7 @@ pub(crate) fn join_communicator(
     Ok(own)
 }
 
-/// A device's way to the others: each call waits for theirs.
+/// A communicator whose calls wait for those of the other ranks.
 #[derive(Debug)]
 pub(crate) struct EmulatedCommunicator {
     memory: Arc<Mutex<EmulatedMemory>>,
@@ -50,7 +52,7 @@ pub(crate) struct EmulatedCommunicator {
     count: usize,
 }
 
-/// Where devices lay down what the others take.
+/// Where ranks exchange their contributions.
 #[derive(Debug, Default)]
 struct Rendezvous {
     round: Mutex<CollectiveRound>,
@@ -59,11 +61,11 @@ struct Rendezvous {
 
 #[derive(Debug, Default)]
 struct CollectiveRound {
-    /// What is asked for, and the numbers of each rank that came.
+    /// The operation and the numbers of each rank that has called.
     contributions: HashMap<usize, (String, Vec<f32>)>,
-    /// What all brought, in their order, and how many have yet to take it.
+    /// The contributions of all ranks in their order, and how many ranks have yet to take them.
     gathered: Option<(Arc<Vec<Vec<f32>>>, usize)>,
-    /// Why nobody comes any more.
+    /// Why the communicator was aborted.
     aborted: Option<DeviceError>,
 }
 
@@ -73,15 +75,15 @@ impl Rendezvous {
         self.changed.notify_all();
     }
 
-    /// Waits until something is so, unless all is over.
+    /// Waits until a condition holds, or the communicator is aborted.
     fn wait_until<'a>(
         &self,
         round: MutexGuard<'a, CollectiveRound>,
-        so: impl Fn(&CollectiveRound) -> bool,
+        condition: impl Fn(&CollectiveRound) -> bool,
     ) -> Result<MutexGuard<'a, CollectiveRound>, DeviceError> {
         let round = self
             .changed
-            .wait_while(round, |round| round.aborted.is_none() && !so(round));
+            .wait_while(round, |round| round.aborted.is_none() && !condition(round));
 
         let round = round.unwrap_or_else(PoisonError::into_inner);
         round.aborted.clone().map_or(Ok(round), Err)
@@ -89,7 +91,10 @@ impl Rendezvous {
 }
 
 impl EmulatedCommunicator {
-    /// What every rank brings, in the order of the ranks.
+    /// The contributions of all ranks, in their order.
+    ///
+    /// A round ends when the last rank has taken them: a fast rank that calls again before waits for that, so that
+    /// rounds cannot mix.
     fn all_gather_values(
         &self,
         what: &str,
@@ -155,7 +160,7 @@ impl EmulatedCommunicator {
     }
 }
 
-/// The numbers of all, if they ask for the same.
+/// The numbers of all ranks, if they called the same operation.
 fn check_same_operation(
     brought: &mut HashMap<usize, (String, Vec<f32>)>,
 ) -> Result<Vec<Vec<f32>>, DeviceError> {
@@ -201,8 +206,4 @@ impl DeviceCommunicator for EmulatedCommunicator {
         self.rendezvous
             .abort_round(&mut lock_ignoring_poison(&self.rendezvous.round), why);
     }
-}
-
-fn lock_ignoring_poison<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

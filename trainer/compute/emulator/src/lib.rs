@@ -1,5 +1,5 @@
-//! Runs the trainer's kernels on this machine's processor: a [`Driver`] for tests, which finds what a card
-//! would not tell of. Slow, and never part of an image.
+//! An emulated device for tests: a [`DeviceDriver`] that runs the trainer's kernels on the CPU and detects faults
+//! that a GPU does not report. Slow, and never part of a container image.
 
 mod communicator;
 mod matmul;
@@ -15,25 +15,25 @@ use cnclip_compute::device::{
 };
 use memory::EmulatedMemory;
 
-/// A processor that does what a card does.
+/// The driver of an emulated device.
 ///
 /// # Guarantees
-/// A kernel whose arguments are not those of its signature, that writes around memory that it was given, or
-/// whose threads wait for each other in vain is a fault. Memory that was not written holds no numbers.
+/// It is an error if a kernel's arguments do not match its signature, if it writes outside of an allocation, or if its
+/// threads wait at a barrier that others never reach. Memory that was not written holds NaN.
 #[derive(Debug)]
 pub struct Emulator {
     memory: Arc<Mutex<EmulatedMemory>>,
-    /// Calls that it still answers.
+    /// Calls until it fails.
     calls_left: Arc<AtomicU64>,
 }
 
 impl Emulator {
-    /// A device with so many bytes of memory.
+    /// A device with `bytes` of memory.
     pub fn new_device(bytes: u64) -> Device {
         Self::failing_after(bytes, Arc::new(AtomicU64::new(u64::MAX)))
     }
 
-    /// The same, which breaks after so many calls: how many are left is seen and set from outside.
+    /// The same, which fails after a number of calls, which the caller may read and set.
     pub fn failing_after(bytes: u64, calls: Arc<AtomicU64>) -> Device {
         Device::new(Self {
             memory: Arc::new(Mutex::new(EmulatedMemory::new(bytes, 0))),
@@ -41,7 +41,7 @@ impl Emulator {
         })
     }
 
-    /// The same, of whose memory something else takes a part that it does not tell of.
+    /// The same, where another process uses a part of the memory that the device reports as free.
     pub fn with_foreign_memory(bytes: u64, taken: u64) -> Device {
         let calls = Arc::new(AtomicU64::new(u64::MAX));
         Device::new(Self {
@@ -54,7 +54,7 @@ impl Emulator {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Answers a call, unless it is broken.
+    /// Begins a call, unless the device has failed.
     fn begin_call(&self) -> Result<MutexGuard<'_, EmulatedMemory>, DeviceError> {
         let left = |calls: u64| calls.checked_sub(1);
         match self
@@ -162,7 +162,8 @@ impl DeviceDriver for Emulator {
         Ok(Box::new(communicator::join_communicator(
             self.memory.clone(),
             invitation,
-            (rank, count),
+            rank,
+            count,
         )?))
     }
 }

@@ -1,24 +1,24 @@
-//! Memory with a fence on either side of every allocation.
+//! Memory with guard bytes on either side of every allocation.
 
 use std::alloc::Layout;
 use std::collections::BTreeMap;
 
 use cnclip_compute::device::{DeviceAddress, DeviceError};
 
-/// Bytes of a fence.
+/// Guard bytes on either side: a page, so that also a kernel that is off by a row is detected.
 const GUARD_BYTES: usize = 4096;
 
-/// What lies in fences and in memory that was not written: no number in any format.
+/// The value of guard bytes and of memory that was not written: NaN in every floating-point format.
 const UNINITIALIZED_BYTE: u8 = 0xff;
 
-/// What is allocated.
+/// The allocations of a device.
 #[derive(Debug)]
 pub(crate) struct EmulatedMemory {
     pub(crate) free: u64,
     pub(crate) total: u64,
-    /// Bytes of the free ones that are not.
+    /// Bytes that are reported as free and are not.
     foreign_bytes: u64,
-    /// Bytes at each address.
+    /// Sizes by address.
     allocations: BTreeMap<DeviceAddress, usize>,
 }
 
@@ -43,7 +43,7 @@ impl EmulatedMemory {
         }
 
         let layout = guarded_layout(bytes)?;
-        // SAFETY: the layout has a size, that of its fences.
+        // SAFETY: the layout has a size, that of its guard bytes.
         let start = unsafe { std::alloc::alloc(layout) };
 
         if start.is_null() {
@@ -113,7 +113,7 @@ impl EmulatedMemory {
             })
     }
 
-    /// Whether nothing was written around the allocation at an address.
+    /// Whether the guard bytes of the allocation at an address are intact.
     pub(crate) fn are_guards_intact(&self, at: DeviceAddress) -> bool {
         let Ok((start, size)) = self.find_allocation(at, 0) else {
             return false;
@@ -122,7 +122,7 @@ impl EmulatedMemory {
         [start as usize - GUARD_BYTES, start as usize + size]
             .iter()
             .all(|&fence| {
-                // SAFETY: every allocation has a fence of so many bytes before and behind it.
+                // SAFETY: every allocation has guard bytes before and behind it.
                 let fence = unsafe { std::slice::from_raw_parts(fence as *const u8, GUARD_BYTES) };
                 fence.iter().all(|byte| *byte == UNINITIALIZED_BYTE)
             })

@@ -1,4 +1,4 @@
-//! The driver, one card of it, and the state that all work of this process on that card shares.
+//! The CUDA driver, one of its GPUs, and this process's context on that GPU.
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
@@ -8,7 +8,7 @@ use crate::device::DeviceError;
 /// The oldest driver that runs what the toolkit of this build makes, as the driver counts versions.
 const MIN_DRIVER_VERSION: i32 = 13_000;
 
-/// A name that CUDA gave something. CUDA guards what the name stands for, whichever thread says it.
+/// A handle of CUDA, which may be used from any thread: CUDA locks what it refers to.
 pub(super) struct RawHandle<T>(pub(super) *mut T);
 
 impl<T> Clone for RawHandle<T> {
@@ -25,7 +25,7 @@ unsafe impl<T> Sync for RawHandle<T> {}
 /// A driver that answers.
 pub(super) struct CudaDriver {
     version: i32,
-    /// How many cards it has.
+    /// How many GPUs it has.
     pub(super) device_count: usize,
 }
 
@@ -74,13 +74,13 @@ pub(super) fn init_driver() -> Result<CudaDriver, DeviceError> {
     Ok(driver)
 }
 
-/// One of the driver's cards, which is not used yet.
+/// One of the driver's GPUs, which is not used yet.
 pub(super) struct DeviceOrdinal(sys::CUdevice);
 
-/// The card of this number.
+/// The GPU of this number.
 ///
 /// # Errors
-/// If there is no driver or no such card.
+/// If there is no driver or no such GPU.
 pub(super) fn find_device(index: usize) -> Result<DeviceOrdinal, DeviceError> {
     let doing = format!("cannot use CUDA device {index}");
     let device_count = init_driver()?.device_count;
@@ -128,15 +128,16 @@ impl DeviceOrdinal {
     }
 }
 
-/// This process's use of a card; given up when it is dropped.
+/// This process's use of a GPU; given up when it is dropped.
 pub(super) struct CudaContext {
     device: sys::CUdevice,
     context: RawHandle<sys::CUctx_st>,
 }
 
 impl CudaContext {
-    /// Begins to use a card, on this thread too.
+    /// Begins to use a GPU, on this thread too.
     pub(super) fn new(place: DeviceOrdinal) -> Result<Self, DeviceError> {
+        // The primary context is the one that cublasLt and NCCL use as well.
         // SAFETY: the device comes from the driver.
         let context = unsafe { result::primary_ctx::retain(place.0) };
         let context =
@@ -150,7 +151,8 @@ impl CudaContext {
         Ok(context)
     }
 
-    /// Lets this thread's calls go to the card.
+    /// Makes this thread's calls go to the GPU. CUDA keeps the current context for each thread, and rayon may call
+    /// from any.
     pub(super) fn make_current(&self) -> Result<(), DeviceError> {
         // SAFETY: the context is kept until it is dropped.
         let entered = unsafe { result::ctx::set_current(self.context.0) };
@@ -160,12 +162,12 @@ impl CudaContext {
 
 impl Drop for CudaContext {
     fn drop(&mut self) {
-        // SAFETY: it was kept once, and is given up once. Nobody is left to be told of a fault.
+        // SAFETY: it was kept once, and is given up once. An error could not be returned.
         let _ = unsafe { result::primary_ctx::release(self.device) };
     }
 }
 
-/// What the driver answered, as a fault.
+/// What the driver answered, as an error.
 pub(super) fn to_device_error(doing: &str, error: DriverError) -> DeviceError {
     let [what, name] = [error.error_string(), error.error_name()]
         .map(|text| text.map_or_else(|_| String::new(), |text| text.to_string_lossy().into()));

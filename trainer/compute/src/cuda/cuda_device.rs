@@ -1,6 +1,7 @@
-//! A card as a [`Driver`]: one stream, which does everything in the order in which it is asked for.
+//! A GPU as a [`DeviceDriver`], with one stream: work is executed in the order of the calls, so that operations
+//! need no synchronization among themselves.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
@@ -13,11 +14,12 @@ use super::staging::StagingBuffers;
 use crate::device::{
     DeviceAddress, DeviceCommunicator, DeviceDriver, DeviceError, Gemm, KernelLaunch,
 };
+use crate::sync::lock_ignoring_poison;
 
-/// A card that is used.
+/// A GPU that is used.
 pub(super) struct CudaDevice {
     name: String,
-    // Dropped in this order: the context last.
+    // Fields are dropped in their order, and all of them belong to the context: it comes last.
     gemm_cache: Mutex<GemmCache>,
     staging: Mutex<StagingBuffers>,
     kernels: KernelModules,
@@ -25,7 +27,7 @@ pub(super) struct CudaDevice {
     context: CudaContext,
 }
 
-/// Work of a card in its order.
+/// A stream of the GPU.
 struct CudaStream(RawHandle<sys::CUstream_st>);
 
 impl CudaStream {
@@ -39,13 +41,13 @@ impl CudaStream {
 
 impl Drop for CudaStream {
     fn drop(&mut self) {
-        // SAFETY: it was made once, and nothing uses it any more. Nobody is left to be told of a fault.
+        // SAFETY: it was made once, and nothing uses it any more. An error could not be returned.
         let _ = unsafe { result::stream::destroy(self.0.0) };
     }
 }
 
 impl CudaDevice {
-    /// Begins to use a card.
+    /// Begins to use a GPU.
     pub(super) fn open(index: usize) -> Result<Self, DeviceError> {
         let place = context::find_device(index)?;
         let name = place.device_name()?;
@@ -80,7 +82,7 @@ impl CudaDevice {
         self.stream.0.0
     }
 
-    /// Asks the driver for something.
+    /// Calls the driver with this GPU's context and stream.
     fn call_driver(
         &self,
         doing: &str,
@@ -128,7 +130,7 @@ impl DeviceDriver for CudaDevice {
     }
 
     fn free(&self, at: DeviceAddress) {
-        // SAFETY: `at` comes from `allocate`. Nobody is left to be told of a fault.
+        // SAFETY: `at` comes from `allocate`. An error could not be returned.
         let _ = self.call_driver("", |_| unsafe { result::free_sync(at) });
     }
 
@@ -188,7 +190,7 @@ impl DeviceDriver for CudaDevice {
     }
 
     fn synchronize(&self) -> Result<(), DeviceError> {
-        // SAFETY: the stream lives as long as the card.
+        // SAFETY: the stream lives as long as the GPU.
         self.call_driver(
             "something that was asked of the card failed",
             |stream| unsafe { result::stream::synchronize(stream) },
@@ -219,12 +221,7 @@ impl DeviceDriver for CudaDevice {
 
 impl Drop for CudaDevice {
     fn drop(&mut self) {
-        // What is dropped after this belongs to the card, on this thread too.
+        // What is dropped after this belongs to the GPU, on this thread too.
         let _ = self.synchronize();
     }
-}
-
-/// The lock of something that a panic leaves whole.
-pub(super) fn lock_ignoring_poison<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,5 @@
-//! Products of matrices by cublasLt, each planned once.
+//! Matrix products by cublasLt, whose plans are cached: the heuristic that chooses an algorithm takes longer than
+//! many a product.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -11,12 +12,13 @@ use super::context::{RawHandle, to_device_error};
 use super::gemm_plan::{GemmPlan, GemmPlanKey};
 use crate::device::{DeviceError, Gemm};
 
-/// Bytes that a product may use beside its operands: what NVIDIA recommends for Hopper.
+/// Bytes of scratch memory for a product: what NVIDIA recommends for Hopper. One workspace serves all products, since
+/// they run one after the other on one stream.
 pub(super) const WORKSPACE_BYTES: usize = 32 << 20;
-/// Plans that are kept. Captions have other token counts in every batch, and each makes some twenty.
+/// Plans that are cached. Texts have other token counts in every batch, and each needs some twenty plans.
 const MAX_PLANS: usize = 4096;
 
-/// What makes products on one card.
+/// The products of one GPU.
 pub(super) struct GemmCache {
     library: RawHandle<sys::cublasLtContext>,
     workspace: driver::sys::CUdeviceptr,
@@ -26,7 +28,7 @@ pub(super) struct GemmCache {
 }
 
 impl GemmCache {
-    /// For the card of this thread.
+    /// For the GPU of this thread.
     pub(super) fn new() -> Result<Self, DeviceError> {
         let doing = "cannot multiply on a card";
         // SAFETY: loads the library and lets go of it.
@@ -49,7 +51,7 @@ impl GemmCache {
         })
     }
 
-    /// Has the stream multiply.
+    /// Enqueues a product on the stream.
     pub(super) fn gemm(
         &mut self,
         product: &Gemm,
@@ -120,7 +122,8 @@ impl GemmCache {
         Ok(plan)
     }
 
-    /// Drops the half of the plans that was not used for longest.
+    /// Evicts the half of the plans that was least recently used: a scan over all plans, but once in thousands of
+    /// products.
     fn evict_oldest_half(&mut self) {
         let mut times: Vec<u64> = self.plans.values().map(|plan| plan.last_used).collect();
         let middle = times.len() / 2;
@@ -132,7 +135,7 @@ impl GemmCache {
 impl Drop for GemmCache {
     fn drop(&mut self) {
         self.plans.clear();
-        // SAFETY: both were made once, and nothing runs any more. Nobody is left to be told of a fault.
+        // SAFETY: both were made once, and nothing runs any more. An error could not be returned.
         unsafe {
             let _ = driver::result::free_sync(self.workspace);
             let _ = result::destroy_handle(self.library.0);

@@ -12,10 +12,10 @@ use super::context::RawHandle;
 use super::gemm_cache::WORKSPACE_BYTES;
 use crate::device::{DType, DeviceAddress, Gemm, MatrixDesc};
 
-/// Alignment that makes no difference any more.
+/// The alignment of the widest access: more makes no difference.
 const MAX_USEFUL_ALIGNMENT: u64 = 16;
 
-/// What two products have in common that are done in the same way.
+/// What two products have in common that have the same plan.
 #[derive(PartialEq, Eq, Hash)]
 pub(super) struct GemmPlanKey {
     operands: [MatrixDesc; 3],
@@ -25,7 +25,7 @@ pub(super) struct GemmPlanKey {
 
 impl GemmPlanKey {
     pub(super) fn from_gemm(product: &Gemm) -> Self {
-        // Only how far an address is aligned decides.
+        // Of an address only its alignment matters: operands of the same shape move from batch to batch.
         let operands = [product.a, product.b, product.target].map(|operand| MatrixDesc {
             address: address_alignment(operand.address),
             ..operand
@@ -43,7 +43,7 @@ fn address_alignment(address: DeviceAddress) -> u64 {
     (1 << address.trailing_zeros().min(63)).min(MAX_USEFUL_ALIGNMENT)
 }
 
-/// A kind of product, planned. cublasLt counts columns first, so each matrix is its own transpose there, and
+/// The plan of a kind of product. cublasLt is column-major, so each row-major matrix is its own transpose there, and
 /// `target = a · b` is `targetᵀ = bᵀ · aᵀ`: the second factor comes first.
 pub(super) struct GemmPlan {
     matmul_desc: MatmulDesc,
@@ -128,7 +128,7 @@ struct MatmulDesc(RawHandle<sys::cublasLtMatmulDescOpaque_t>);
 
 impl MatmulDesc {
     fn new(product: &Gemm) -> Result<Self, CublasError> {
-        // Sums are kept in fp32, and fp32 factors are not shortened to fewer bits.
+        // Sums in fp32 for both formats; and not TF32, which would shorten fp32 factors to ten bits of fraction.
         let description = result::create_matmul_desc(
             sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
             sys::cudaDataType_t::CUDA_R_32F,
@@ -164,7 +164,7 @@ impl MatmulDesc {
 
 impl Drop for MatmulDesc {
     fn drop(&mut self) {
-        // SAFETY: it was made once. Nobody is left to be told of a fault.
+        // SAFETY: it was made once. An error could not be returned.
         let _ = unsafe { result::destroy_matmul_desc(self.0.0) };
     }
 }
@@ -216,7 +216,7 @@ impl MatrixLayout {
 
 impl Drop for MatrixLayout {
     fn drop(&mut self) {
-        // SAFETY: it was made once. Nobody is left to be told of a fault.
+        // SAFETY: it was made once. An error could not be returned.
         let _ = unsafe { result::destroy_matrix_layout(self.0.0) };
     }
 }
@@ -272,7 +272,7 @@ impl MatmulPreference {
 
 impl Drop for MatmulPreference {
     fn drop(&mut self) {
-        // SAFETY: it was made once. Nobody is left to be told of a fault.
+        // SAFETY: it was made once. An error could not be returned.
         let _ = unsafe { result::destroy_matmul_pref(self.0.0) };
     }
 }

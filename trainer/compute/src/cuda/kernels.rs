@@ -16,14 +16,15 @@ include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 #[repr(C, align(64))]
 struct Aligned<T: ?Sized>(T);
 
-/// All kernels, loaded onto one card.
+/// All kernels, loaded onto one GPU.
 pub(super) struct KernelModules {
     modules: Vec<RawHandle<sys::CUmod_st>>,
+    // Found by name at the first launch. Read by every launch, written once for each kernel: hence RwLock.
     functions: RwLock<HashMap<String, RawHandle<sys::CUfunc_st>>>,
 }
 
 impl KernelModules {
-    /// Loads every compiled file onto the card of this thread.
+    /// Loads every compiled file onto the GPU of this thread.
     pub(super) fn load_modules() -> Result<Self, DeviceError> {
         let mut kernels = Self {
             modules: Vec::new(),
@@ -117,7 +118,7 @@ impl KernelModules {
 impl Drop for KernelModules {
     fn drop(&mut self) {
         for module in &self.modules {
-            // SAFETY: it was loaded once, and nothing runs any more. Nobody is left to be told of a fault.
+            // SAFETY: it was loaded once, and nothing runs any more. An error could not be returned.
             let _ = unsafe { result::module::unload(module.0) };
         }
     }

@@ -1,4 +1,4 @@
-//! Cards that reach one another through NCCL, on a stream of their own beside that of the computation.
+//! GPUs that reach one another through NCCL, on a stream of their own beside that of the computation.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +10,7 @@ use cudarc::nccl::sys as nccl_sys;
 
 use super::context::{RawHandle, to_device_error};
 use crate::device::{DeviceAddress, DeviceCommunicator, DeviceError};
+use crate::sync::lock_ignoring_poison;
 
 /// What rank 0 tells the others so that they find one another.
 ///
@@ -36,19 +37,19 @@ fn ensure_nccl_present() -> Result<(), DeviceError> {
     Err(DeviceError::failed("cannot reach other cards", found))
 }
 
-/// A card's communicator.
+/// A GPU's communicator.
 pub(super) struct NcclCommunicator {
     communicator: RawHandle<nccl_sys::ncclComm>,
-    /// The stream of the computation, which the card keeps.
+    /// The stream of the computation, which the GPU keeps.
     compute_stream: RawHandle<sys::CUstream_st>,
     comm_stream: RawHandle<sys::CUstream_st>,
-    /// Passed once from one stream to the other, and taken again.
+    /// Recorded on one stream and waited for on the other, then used again.
     event: Mutex<RawHandle<sys::CUevent_st>>,
     aborted: AtomicBool,
 }
 
 impl NcclCommunicator {
-    /// Waits for all that were invited. The card's context must be this thread's.
+    /// Waits for all that were invited. The GPU's context must be this thread's.
     ///
     /// # Errors
     /// If they do not find one another.
@@ -74,7 +75,7 @@ impl NcclCommunicator {
             .map_err(|error| to_device_error("cannot make an event", error))?;
         let mut communicator = std::ptr::null_mut();
 
-        // SAFETY: writes one pointer; the context of the card is current.
+        // SAFETY: writes one pointer; the context of the GPU is current.
         let joined =
             unsafe { nccl::comm_init_rank(&raw mut communicator, count as i32, id, rank as i32) };
 
@@ -88,15 +89,17 @@ impl NcclCommunicator {
         })
     }
 
-    /// Lets what comes next on one stream wait for what came before on the other.
+    /// Makes the following work of one stream wait for the work so far of the other.
+    ///
+    /// The lock is held from the record to the wait: in between another thread must not record the same event.
     fn stream_wait_stream(
         &self,
         from: sys::CUstream,
         to: sys::CUstream,
     ) -> Result<(), DeviceError> {
-        let event = super::cuda_device::lock_ignoring_poison(&self.event);
+        let event = lock_ignoring_poison(&self.event);
         let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
-        // SAFETY: streams and event are kept until this is dropped, the card's stream longer.
+        // SAFETY: streams and event are kept until this is dropped, the GPU's stream longer.
         let passed: Result<(), DriverError> = unsafe {
             result::event::record(event.0, from)
                 .and_then(|()| stream::wait_event(to, event.0, flags))
@@ -158,7 +161,7 @@ impl DeviceCommunicator for NcclCommunicator {
 
     fn abort(&self) {
         if !self.aborted.swap(true, Ordering::AcqRel) {
-            // SAFETY: once, and nothing is asked of the communicator after it. Nobody is left to be told.
+            // SAFETY: once, and nothing is asked of the communicator after it. An error could not be returned.
             let _ = unsafe { nccl::comm_abort(self.communicator.0) };
         }
     }
@@ -167,15 +170,15 @@ impl DeviceCommunicator for NcclCommunicator {
 impl Drop for NcclCommunicator {
     fn drop(&mut self) {
         self.abort();
-        // SAFETY: made once, and nothing uses them any more. Nobody is left to be told of a fault.
+        // SAFETY: made once, and nothing uses them any more. An error could not be returned.
         unsafe {
-            let _ = result::event::destroy(super::cuda_device::lock_ignoring_poison(&self.event).0);
+            let _ = result::event::destroy(lock_ignoring_poison(&self.event).0);
             let _ = stream::destroy(self.comm_stream.0);
         }
     }
 }
 
-/// What NCCL answered, as a fault.
+/// What NCCL answered, as an error.
 fn nccl_error(doing: &str, error: &nccl::NcclError) -> DeviceError {
     DeviceError::failed(doing, format!("NCCL answers {:?}", error.0))
 }

@@ -1,10 +1,10 @@
-//! What CUDA has on this machine, asked without touching a card's memory.
+//! What CUDA has on this machine, asked without touching a GPU's memory.
 
 use serde::Serialize;
 
 use crate::device::DeviceError;
 
-/// The driver, the libraries and the cards of a machine.
+/// The driver, the libraries and the GPUs of a machine.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CudaInventory {
@@ -27,7 +27,7 @@ pub struct CudaLibrary {
     pub found: bool,
 }
 
-/// A card.
+/// A GPU.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GpuInfo {

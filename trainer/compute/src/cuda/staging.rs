@@ -1,5 +1,5 @@
-//! Bytes on their way to a card: copied into memory that the card can read by itself, so that the caller
-//! may use its own again at once and neither waits for the other.
+//! Uploads through page-locked memory: the GPU reads it by DMA while the caller goes on, and the caller may overwrite
+//! its own memory at once.
 
 use std::ffi::c_void;
 
@@ -15,7 +15,7 @@ const PAGE_COUNT: usize = 8;
 /// Uploads begin at multiples of this.
 const UPLOAD_ALIGNMENT: usize = 256;
 
-/// Pages that are filled in turn; one is filled again when the card has read it.
+/// A ring of pages; one is filled again when the GPU has read it, so that at most 64 MiB are in flight.
 pub(super) struct StagingBuffers {
     pages: Vec<StagingPage>,
     current: usize,
@@ -23,13 +23,13 @@ pub(super) struct StagingBuffers {
 
 struct StagingPage {
     memory: RawHandle<c_void>,
-    /// Comes when the card has read the page.
+    /// Recorded after the copies of the page.
     read: RawHandle<sys::CUevent_st>,
     used: usize,
 }
 
 impl StagingBuffers {
-    /// Empty pages for the card of this thread.
+    /// Empty pages for the GPU of this thread.
     pub(super) fn new() -> Result<Self, DeviceError> {
         let pages = (0..PAGE_COUNT)
             .map(|_| StagingPage::new())
@@ -39,7 +39,7 @@ impl StagingBuffers {
             .map_err(copy_error)
     }
 
-    /// Copies bytes, and has the stream copy them on to the card.
+    /// Copies bytes, and has the stream copy them on to the GPU.
     pub(super) fn copy_to_device(
         &mut self,
         bytes: &[u8],
@@ -62,9 +62,9 @@ impl StagingBuffers {
         Ok(())
     }
 
-    /// Goes on to the next page when the card has read what was on it.
+    /// Goes on to the next page, after the GPU has read it.
     fn advance_page(&mut self, stream: sys::CUstream) -> Result<(), DriverError> {
-        // SAFETY: event and stream live as long as the card.
+        // SAFETY: event and stream live as long as the GPU.
         unsafe { result::event::record(self.pages[self.current].read.0, stream)? };
         self.current = (self.current + 1) % PAGE_COUNT;
         let next = &mut self.pages[self.current];
@@ -94,7 +94,7 @@ impl StagingPage {
         to: DeviceAddress,
         stream: sys::CUstream,
     ) -> Result<(), DriverError> {
-        // SAFETY: the page holds PAGE bytes, of which those from `used` on are not read by the card, and
+        // SAFETY: the page holds PAGE bytes, of which those from `used` on are not read by the GPU, and
         // there is room for these. No other reference into it exists.
         let place = unsafe {
             let start = self.memory.0.cast::<u8>().add(self.used);
@@ -106,14 +106,14 @@ impl StagingPage {
             .next_multiple_of(UPLOAD_ALIGNMENT)
             .min(PAGE_BYTES);
 
-        // SAFETY: the place is not written again before the card has read it.
+        // SAFETY: the place is not written again before the GPU has read it.
         unsafe { result::memcpy_htod_async(to, place, stream) }
     }
 }
 
 impl Drop for StagingPage {
     fn drop(&mut self) {
-        // SAFETY: both were made once, and the card waits no more. Nobody is left to be told of a fault.
+        // SAFETY: both were made once, and the GPU waits no more. An error could not be returned.
         unsafe {
             let _ = result::free_host(self.memory.0);
             let _ = result::event::destroy(self.read.0);

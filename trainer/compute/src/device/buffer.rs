@@ -1,4 +1,4 @@
-//! Memory of a device, and borrowed parts of it.
+//! Buffers in a device's memory, and views of them.
 
 use std::ops::Range;
 
@@ -8,14 +8,14 @@ use half::slice::HalfFloatSliceExt;
 
 use super::{Device, DeviceAddress};
 
-/// How a number is stored.
+/// A number format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
-    /// 32 bits, of which 8 are the exponent's.
+    /// IEEE single precision.
     F32,
-    /// The upper 16 bits of those.
+    /// bfloat16: the upper 16 bits of single precision.
     Bf16,
-    /// A whole number of 32 bits.
+    /// An unsigned integer of 32 bits.
     U32,
     /// A byte.
     U8,
@@ -32,31 +32,31 @@ impl DType {
     }
 }
 
-/// Memory of a device for so many numbers; given back when it is dropped.
+/// A buffer in a device's memory; freed when it is dropped.
 #[derive(Debug)]
 pub struct DeviceBuffer {
     device: Device,
     address: DeviceAddress,
     len: usize,
     dtype: DType,
-    /// The same numbers, rounded to bfloat16.
+    /// A second buffer with the same numbers rounded to bfloat16.
     bf16_copy: Option<DeviceAddress>,
 }
 
 impl DeviceBuffer {
-    /// Numbers that are zero. Without enough memory there is a fault, and nothing is done any more.
-    pub fn new(device: &Device, len: usize, format: DType) -> Self {
-        let address = allocate_zeroed(device, len * format.size_in_bytes());
+    /// Zeros. If memory is too little, that is the device's first error.
+    pub fn new(device: &Device, len: usize, dtype: DType) -> Self {
+        let address = allocate_zeroed(device, len * dtype.size_in_bytes());
         Self {
             device: device.clone(),
             address,
             len,
-            dtype: format,
+            dtype,
             bf16_copy: None,
         }
     }
 
-    /// The same with its numbers a second time, rounded to bfloat16.
+    /// The same with a bfloat16 copy, which every write keeps equal to the rounded numbers.
     pub fn with_bf16_copy(mut self) -> Self {
         self.bf16_copy = Some(allocate_zeroed(
             &self.device,
@@ -65,53 +65,42 @@ impl DeviceBuffer {
         self
     }
 
-    /// How many numbers there are.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// All of them.
+    /// All elements.
     pub fn as_view(&self) -> DeviceView<'_> {
-        let Self {
-            device,
-            address,
-            len,
-            dtype: format,
-            bf16_copy: twin,
-        } = self;
-
         DeviceView {
-            device,
-            address: *address,
-            len: *len,
-            dtype: *format,
-            bf16_copy: *twin,
+            device: &self.device,
+            address: self.address,
+            len: self.len,
+            dtype: self.dtype,
+            bf16_copy: self.bf16_copy,
         }
     }
 
-    /// All of them, to be written.
+    /// All elements, to be written.
     pub fn as_view_mut(&mut self) -> DeviceViewMut<'_> {
         DeviceViewMut(self.as_view())
     }
 
-    /// Takes whole numbers into its first places, and lends them.
+    /// Writes indices to the first elements, and returns a view of them.
     pub fn upload_u32(&mut self, numbers: &[u32]) -> DeviceView<'_> {
-        assert!(
-            self.dtype == DType::U32,
-            "whole numbers lie in memory for whole numbers"
-        );
+        assert!(self.dtype == DType::U32, "the buffer is not of u32");
 
         self.upload_prefix(cast_slice(numbers), numbers.len())
     }
 
-    /// Takes bytes into its first places, and lends them.
+    /// Writes bytes to the first elements, and returns a view of them.
     pub fn upload_bytes(&mut self, bytes: &[u8]) -> DeviceView<'_> {
-        assert!(self.dtype == DType::U8, "bytes lie in memory for bytes");
+        assert!(self.dtype == DType::U8, "the buffer is not of bytes");
         self.upload_prefix(bytes, bytes.len())
     }
 
@@ -124,6 +113,7 @@ impl DeviceBuffer {
 }
 
 fn allocate_zeroed(device: &Device, bytes: usize) -> DeviceAddress {
+    // Never zero bytes: an empty buffer has an address, too, which kernels may be given.
     let found = device.run_unless_failed(|driver| {
         let at = driver.allocate(bytes.max(1))?;
         driver.memset_zeros(at, bytes)?;
@@ -135,6 +125,7 @@ fn allocate_zeroed(device: &Device, bytes: usize) -> DeviceAddress {
 
 impl Drop for DeviceBuffer {
     fn drop(&mut self) {
+        // After an error as well, when `run_unless_failed` would do nothing: the memory is still allocated.
         for at in [Some(self.address), self.bf16_copy]
             .into_iter()
             .flatten()
@@ -145,7 +136,7 @@ impl Drop for DeviceBuffer {
     }
 }
 
-/// Numbers of a device to be read.
+/// A view of a device's buffer, to be read.
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceView<'a> {
     device: &'a Device,
@@ -156,32 +147,32 @@ pub struct DeviceView<'a> {
 }
 
 impl<'a> DeviceView<'a> {
-    /// How many numbers there are.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Whose they are.
+    /// The device.
     pub fn device(&self) -> &'a Device {
         self.device
     }
 
-    /// How they are stored.
+    /// The number format.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
 
-    /// Where they lie.
+    /// The address of the first element.
     pub fn address(&self) -> DeviceAddress {
         self.address
     }
 
-    /// Some of them.
+    /// A range of the elements.
     pub fn slice(self, range: Range<usize>) -> Self {
         assert!(
             range.start <= range.end && range.end <= self.len,
@@ -189,34 +180,34 @@ impl<'a> DeviceView<'a> {
             self.len
         );
 
-        let at = |address: DeviceAddress, format: DType| {
-            address + (range.start * format.size_in_bytes()) as u64
+        let at = |address: DeviceAddress, dtype: DType| {
+            address + (range.start * dtype.size_in_bytes()) as u64
         };
         Self {
             address: at(self.address, self.dtype),
             len: range.len(),
-            bf16_copy: self.bf16_copy.map(|twin| at(twin, DType::Bf16)),
+            bf16_copy: self.bf16_copy.map(|bf16_copy| at(bf16_copy, DType::Bf16)),
             ..self
         }
     }
 
-    /// The first so many.
+    /// The first `count` elements.
     pub fn first_n(self, count: usize) -> Self {
         self.slice(0..count)
     }
 
-    /// The same numbers rounded to bfloat16, where they are kept.
+    /// The bfloat16 copy, if there is one.
     pub fn bf16_copy(self) -> Option<Self> {
-        let twin = self.bf16_copy?;
+        let bf16_copy = self.bf16_copy?;
         Some(Self {
-            address: twin,
+            address: bf16_copy,
             dtype: DType::Bf16,
             bf16_copy: None,
             ..self
         })
     }
 
-    /// The numbers in this machine's memory, zero after a fault: waits for the device.
+    /// A copy in host memory; zeros after an error. Waits for the device.
     pub fn to_host(self) -> Vec<f32> {
         let mut bytes = vec![0_u8; self.len * self.dtype.size_in_bytes()];
         self.device
@@ -232,55 +223,55 @@ impl<'a> DeviceView<'a> {
                     .collect()
             }
             DType::U32 => {
-                let whole: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
-                whole.into_iter().map(|number| number as f32).collect()
+                let integers: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
+                integers.into_iter().map(|number| number as f32).collect()
             }
             DType::U8 => bytes.into_iter().map(f32::from).collect(),
         }
     }
 }
 
-/// Numbers of a device to be written.
+/// A view of a device's buffer, to be written.
 #[derive(Debug)]
 pub struct DeviceViewMut<'a>(DeviceView<'a>);
 
 impl<'a> DeviceViewMut<'a> {
-    /// How many numbers there are.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         self.0.len
     }
 
-    /// Whether there are none.
+    /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.0.len == 0
     }
 
-    /// The same numbers, to be read.
+    /// The same elements, to be read.
     pub fn as_view(&self) -> DeviceView<'_> {
         self.0
     }
 
-    /// Whose they are.
+    /// The device.
     pub fn device(&self) -> &'a Device {
         self.0.device
     }
 
-    /// The same numbers for a shorter time.
+    /// The same view with a shorter lifetime.
     pub fn reborrow(&mut self) -> DeviceViewMut<'_> {
         DeviceViewMut(self.0)
     }
 
-    /// Some of them.
+    /// A range of the elements.
     pub fn slice(self, range: Range<usize>) -> Self {
         Self(self.0.slice(range))
     }
 
-    /// The first so many.
+    /// The first `count` elements.
     pub fn first_n(self, count: usize) -> Self {
         self.slice(0..count)
     }
 
-    /// The first so many, and the others.
+    /// The first `at` elements, and the others.
     pub fn split_at(self, at: usize) -> (Self, Self) {
         (
             Self(self.0.slice(0..at)),
@@ -288,38 +279,38 @@ impl<'a> DeviceViewMut<'a> {
         )
     }
 
-    /// Sets every number to zero.
+    /// Sets every element to zero.
     pub fn fill_zeros(&mut self) {
         let DeviceView {
             device,
             address,
             len,
-            dtype: format,
-            bf16_copy: twin,
+            dtype,
+            bf16_copy,
         } = self.0;
 
         device
-            .run_unless_failed(|driver| driver.memset_zeros(address, len * format.size_in_bytes()));
-        if let Some(twin) = twin {
+            .run_unless_failed(|driver| driver.memset_zeros(address, len * dtype.size_in_bytes()));
+        if let Some(bf16_copy) = bf16_copy {
             device.run_unless_failed(|driver| {
-                driver.memset_zeros(twin, len * DType::Bf16.size_in_bytes())
+                driver.memset_zeros(bf16_copy, len * DType::Bf16.size_in_bytes())
             });
         }
     }
 
-    /// Takes numbers from this machine's memory.
+    /// Copies from host memory, rounded to this number format.
     pub fn copy_from_host(&mut self, values: &[f32]) {
         assert_eq!(
             self.0.len,
             values.len(),
-            "copies are as long as what they are of"
+            "source and target of a copy differ in length"
         );
 
         let DeviceView {
             device,
             address,
-            dtype: format,
-            bf16_copy: twin,
+            dtype,
+            bf16_copy,
             ..
         } = self.0;
 
@@ -332,7 +323,7 @@ impl<'a> DeviceViewMut<'a> {
                 .collect::<Vec<u16>>()
         };
 
-        match format {
+        match dtype {
             DType::F32 => device
                 .run_unless_failed(|driver| driver.copy_to_device(cast_slice(values), address)),
             DType::Bf16 => device
@@ -340,18 +331,21 @@ impl<'a> DeviceViewMut<'a> {
             DType::U32 | DType::U8 => panic_not_float(),
         };
 
-        if let Some(twin) = twin {
-            device.run_unless_failed(|driver| driver.copy_to_device(cast_slice(&rounded()), twin));
+        if let Some(bf16_copy) = bf16_copy {
+            device.run_unless_failed(|driver| {
+                driver.copy_to_device(cast_slice(&rounded()), bf16_copy)
+            });
         }
     }
 
-    /// Takes numbers of the same device, in the same format.
+    /// Takes numbers of the same device, in the same dtype.
     pub fn copy_from(&mut self, from: DeviceView<'_>) {
         assert_eq!(
             self.0.len, from.len,
-            "copies are as long as what they are of"
+            "source and target of a copy differ in length"
         );
 
+        // A kernel also where only the bfloat16 copy has to be updated.
         if self.0.dtype != from.dtype || self.0.bf16_copy.is_some() {
             return super::convert::convert_dtype(from, self.reborrow());
         }
@@ -360,17 +354,17 @@ impl<'a> DeviceViewMut<'a> {
             device,
             address,
             len,
-            dtype: format,
+            dtype,
             ..
         } = self.0;
 
         device.run_unless_failed(|driver| {
-            driver.copy_on_device(from.address, address, len * format.size_in_bytes())
+            driver.copy_on_device(from.address, address, len * dtype.size_in_bytes())
         });
     }
 }
 
-#[expect(clippy::panic, reason = "a fault of ours")]
+#[expect(clippy::panic, reason = "a bug in the caller")]
 fn panic_not_float() -> ! {
-    panic!("numbers of a model are not whole")
+    panic!("a tensor of floats cannot be copied into integers")
 }

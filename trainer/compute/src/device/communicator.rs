@@ -1,89 +1,92 @@
-//! The devices of other ranks, reached without the memory of any machine.
+//! Collectives between the devices of all ranks, which bypass host memory.
 
 use std::sync::Arc;
 
 use super::{DType, Device, DeviceAddress, DeviceError, DeviceViewMut};
 
-/// What a device's own way to the others can do. Calls return before they are carried out: once the device
-/// is done with what it was asked for so far, and beside what it is asked for next.
+/// A device's communicator. Collectives are asynchronous: they start when the device has finished its work so
+/// far, and overlap with the work that follows.
 ///
-/// # Guarantees
-/// It works where all ranks call the same functions with as many numbers, in the same order.
+/// All ranks must call the same functions with as many numbers, in the same order.
 pub trait DeviceCommunicator: std::fmt::Debug + Send + Sync {
-    /// Makes fp32 numbers their sums over all ranks.
+    /// All-reduce of fp32 numbers by sum.
     ///
     /// # Errors
     /// If it cannot.
     fn all_reduce_sum(&self, at: DeviceAddress, count: usize) -> Result<(), DeviceError>;
-    /// Fills in the fp32 numbers of the others: `part` of each rank, in the order of the ranks.
+    /// All-gather of fp32 numbers in place: `part` of each rank, in the order of the ranks.
     ///
     /// # Errors
     /// If it cannot.
     fn all_gather(&self, at: DeviceAddress, part: usize) -> Result<(), DeviceError>;
-    /// Lets what the device is asked for next wait for all of that.
+    /// Makes the device's following work wait for all collectives so far.
     ///
     /// # Errors
     /// If it cannot.
     fn wait_on_stream(&self) -> Result<(), DeviceError>;
-    /// Ends what waits for ranks that will never come.
+    /// Aborts collectives that wait for ranks that are lost.
     fn abort(&self);
 }
 
-/// A device among those of the other ranks.
+/// A device and its communicator.
 #[derive(Clone, Debug)]
 pub struct DeviceGroup {
-    // Dropped before the device.
+    // Fields are dropped in their order: the communicator uses the device until then.
     communicator: Arc<dyn DeviceCommunicator>,
     device: Device,
-    count: usize,
+    world_size: usize,
 }
 
 impl DeviceGroup {
-    /// Joins those who were given the same invitation, and waits for all of them.
+    /// Joins the communicator with an id, and waits for all ranks.
     ///
     /// # Errors
     /// If they cannot be reached.
     pub fn join_group(
         device: &Device,
-        invitation: &[u8],
-        (rank, count): (usize, usize),
+        id: &[u8],
+        rank: usize,
+        world_size: usize,
     ) -> Result<Self, DeviceError> {
-        let peers = device.0.driver.join_communicator(invitation, rank, count)?;
+        let communicator = device.0.driver.join_communicator(id, rank, world_size)?;
         Ok(Self {
             device: device.clone(),
-            communicator: peers.into(),
-            count,
+            communicator: communicator.into(),
+            world_size,
         })
     }
 
-    /// Makes numbers their sums over all ranks; whoever needs them calls [`Group::settle`] first.
+    /// All-reduce by sum; before the sums are used, call [`DeviceGroup::wait_on_stream`].
     pub fn all_reduce_sum(&self, numbers: &mut DeviceViewMut<'_>) {
         let (at, count) = Self::address_and_len(numbers);
         self.device
             .run_unless_failed(|_| self.communicator.all_reduce_sum(at, count));
     }
 
-    /// Fills in the numbers of the others: each rank brings an equal part, in the order of the ranks.
+    /// All-gather in place: each rank brings an equal part, in the order of the ranks.
     pub fn all_gather(&self, numbers: &mut DeviceViewMut<'_>) {
         let (at, count) = Self::address_and_len(numbers);
-        assert!(count.is_multiple_of(self.count), "ranks have equal parts");
+        assert!(
+            count.is_multiple_of(self.world_size),
+            "ranks have unequal parts"
+        );
         self.device
-            .run_unless_failed(|_| self.communicator.all_gather(at, count / self.count));
+            .run_unless_failed(|_| self.communicator.all_gather(at, count / self.world_size));
         self.wait_on_stream();
     }
 
-    /// Lets what the device is asked for next wait for everything that travels.
+    /// Makes the device's following work wait for all collectives so far.
     pub fn wait_on_stream(&self) {
         self.device
             .run_unless_failed(|_| self.communicator.wait_on_stream());
     }
 
-    /// What went wrong first on this rank's own device, as far as it is known.
+    /// The first error of this rank's device that is known so far.
     pub fn first_error(&self) -> Option<DeviceError> {
         self.device.first_error()
     }
 
-    /// Ends what waits for ranks that will never come.
+    /// Aborts collectives that wait for ranks that are lost.
     pub fn abort(&self) {
         self.communicator.abort();
     }
@@ -92,7 +95,7 @@ impl DeviceGroup {
         let span = numbers.as_view();
         assert!(
             span.dtype() == DType::F32,
-            "numbers travel between ranks in fp32"
+            "collectives are of fp32 numbers"
         );
 
         (span.address(), span.len())

@@ -1,13 +1,13 @@
-//! Writes numbers in another format.
+//! Copies between number formats.
 
 use super::{DeviceView, DeviceViewMut, KernelLaunch};
 
-/// Writes numbers in another format, and rounded beside them where they are kept so.
+/// Copies numbers to another format, and to the bfloat16 copy of the target if it has one.
 pub(super) fn convert_dtype(from: DeviceView<'_>, mut to: DeviceViewMut<'_>) {
     let device = to.device();
     let len = to.len();
     let names =
-        [from.dtype(), to.as_view().dtype()].map(|format| format!("{format:?}").to_lowercase());
+        [from.dtype(), to.as_view().dtype()].map(|dtype| format!("{dtype:?}").to_lowercase());
     let launch = KernelLaunch::new(&format!("convert_{}_{}", names[0], names[1]))
         .with_thread_per_item(len.div_ceil(8));
 

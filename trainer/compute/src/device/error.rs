@@ -1,30 +1,30 @@
-//! What goes wrong on a device.
+//! Errors of devices.
 
-/// Why a device did not do what it was asked.
+/// Why a call of a device failed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum DeviceError {
-    /// It has too little memory.
+    /// Its memory is too small.
     #[error("the device has no {wanted} bytes left: {free} of {all} are free")]
     OutOfMemory {
-        /// Bytes that were asked for.
+        /// Bytes that were to be allocated.
         wanted: u64,
         /// Bytes that are free.
         free: u64,
         /// Bytes that it has.
         all: u64,
     },
-    /// It cannot be used, or stopped working.
+    /// It cannot be used, or failed.
     #[error("{doing}: {found}")]
     Failed {
-        /// What was tried.
+        /// What was attempted.
         doing: String,
-        /// What was answered.
+        /// The driver's answer.
         found: String,
     },
 }
 
 impl DeviceError {
-    /// Something did not work.
+    /// A failed call.
     pub fn failed(doing: impl Into<String>, found: impl ToString) -> Self {
         Self::Failed {
             doing: doing.into(),

@@ -1,4 +1,4 @@
-//! A kernel, what it is given, and how many threads run it.
+//! The launch of a kernel: its arguments and its grid.
 
 use super::{DType, Device, DeviceView, DeviceViewMut};
 
@@ -16,6 +16,17 @@ pub enum KernelArgument {
 }
 
 /// A kernel, its arguments in their order, and its grid.
+///
+/// ```
+/// use cnclip_compute::device::{DType, KernelArgument, KernelLaunch};
+///
+/// let launch = KernelLaunch::for_dtype("gelu_forward", DType::Bf16)
+///     .with_thread_per_item(1000)
+///     .arg_u32(1000);
+/// assert_eq!(launch.kernel, "gelu_forward_bf16");
+/// assert_eq!(launch.grid, [4, 1, 1]); // blocks of 256 threads
+/// assert_eq!(launch.arguments, [KernelArgument::U32(1000)]);
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct KernelLaunch {
     /// The name that the kernel's source exports.
@@ -24,19 +35,19 @@ pub struct KernelLaunch {
     pub grid: [u32; 3],
     /// Threads of a block, in a row.
     pub threads: u32,
-    /// What the kernel is given.
+    /// Arguments, in the order of the kernel's signature.
     pub arguments: Vec<KernelArgument>,
 }
 
 impl KernelLaunch {
-    /// A kernel for numbers of a format: `name_f32` or `name_bf16`.
-    pub fn for_dtype(name: &str, format: DType) -> Self {
-        let end = if format == DType::Bf16 { "bf16" } else { "f32" };
+    /// The kernel of a number format: `name_f32` or `name_bf16`.
+    pub fn for_dtype(name: &str, dtype: DType) -> Self {
+        let suffix = if dtype == DType::Bf16 { "bf16" } else { "f32" };
 
-        Self::new(&format!("{name}_{end}"))
+        Self::new(&format!("{name}_{suffix}"))
     }
 
-    /// A kernel by its whole name, of one block of 256 threads until it is said otherwise.
+    /// A kernel by its full name, with one block of 256 threads.
     pub fn new(name: &str) -> Self {
         Self {
             kernel: name.to_owned(),
@@ -46,21 +57,21 @@ impl KernelLaunch {
         }
     }
 
-    /// So many blocks.
+    /// Blocks in each direction.
     pub fn with_grid(mut self, x: usize, y: usize, z: usize) -> Self {
         self.grid = [x, y, z].map(|blocks| blocks as u32);
         self
     }
 
-    /// So many threads in a block.
+    /// Threads of a block.
     pub fn with_threads(mut self, threads: usize) -> Self {
         self.threads = threads as u32;
         self
     }
 
-    /// As many blocks of 256 threads as give each of so many things a thread.
-    pub fn with_thread_per_item(self, things: usize) -> Self {
-        self.with_grid(things.div_ceil(256), 1, 1)
+    /// As many blocks of 256 threads as give every item a thread.
+    pub fn with_thread_per_item(self, items: usize) -> Self {
+        self.with_grid(items.div_ceil(256), 1, 1)
     }
 
     /// A pointer to numbers that are read.
@@ -74,7 +85,7 @@ impl KernelLaunch {
         self.arg_input(span.as_view())
     }
 
-    /// A pointer that may be absent: null.
+    /// A pointer to numbers that are read, or null.
     pub fn arg_input_or_null(mut self, span: Option<DeviceView<'_>>) -> Self {
         self.arguments.push(KernelArgument::Address(
             span.map_or(0, |span| span.address()),
@@ -82,12 +93,12 @@ impl KernelLaunch {
         self
     }
 
-    /// A pointer to where the same numbers are kept rounded, or null.
+    /// A pointer to the bfloat16 copy, or null.
     pub fn arg_bf16_output(self, span: &mut DeviceViewMut<'_>) -> Self {
         self.arg_input_or_null(span.as_view().bf16_copy())
     }
 
-    /// A whole number.
+    /// An `unsigned int`.
     pub fn arg_u32(mut self, number: usize) -> Self {
         assert!(
             u32::try_from(number).is_ok(),
@@ -98,19 +109,19 @@ impl KernelLaunch {
         self
     }
 
-    /// A whole number of 64 bits.
+    /// An `unsigned long long`.
     pub fn arg_u64(mut self, number: u64) -> Self {
         self.arguments.push(KernelArgument::U64(number));
         self
     }
 
-    /// A number.
+    /// A `float`.
     pub fn arg_f32(mut self, number: f32) -> Self {
         self.arguments.push(KernelArgument::F32(number));
         self
     }
 
-    /// Runs it, unless it has nothing to do.
+    /// Launches it, unless its grid is empty: drivers refuse a launch of no blocks.
     pub fn launch_on(self, device: &Device) {
         if self.grid.iter().all(|&blocks| blocks > 0) {
             device.launch_kernel(&self);

@@ -1,13 +1,13 @@
-//! A product of matrices, and where they lie.
+//! The description of a matrix product on a device.
 
 use super::{DType, DeviceAddress, DeviceView};
 
 /// A matrix in row-major order, or several of one shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MatrixDesc {
-    /// Where the first number of the first matrix lies.
+    /// The address of the first number of the first matrix.
     pub address: DeviceAddress,
-    /// How numbers are stored.
+    /// Number format.
     pub dtype: DType,
     /// Rows as stored.
     pub rows: usize,
@@ -17,12 +17,12 @@ pub struct MatrixDesc {
     pub row_stride: usize,
     /// Numbers from one matrix to the next.
     pub batch_stride: usize,
-    /// Whether rows and columns are exchanged when it is multiplied.
+    /// Whether it is multiplied transposed.
     pub transposed: bool,
 }
 
 impl MatrixDesc {
-    /// Rows that lie `row_stride` apart, the first at the beginning of `span`.
+    /// Rows that lie `row_stride` apart, the first at the beginning of the view.
     pub fn strided(span: DeviceView<'_>, rows: usize, cols: usize, row_stride: usize) -> Self {
         let end = if rows * cols == 0 {
             0
@@ -30,7 +30,7 @@ impl MatrixDesc {
             (rows - 1) * row_stride + cols
         };
 
-        assert!(end <= span.len(), "the matrix leaves its memory");
+        assert!(end <= span.len(), "the matrix exceeds its view");
         Self {
             address: span.address(),
             dtype: span.dtype(),
@@ -42,12 +42,12 @@ impl MatrixDesc {
         }
     }
 
-    /// Rows that lie one behind the other.
+    /// Contiguous rows.
     pub fn new(span: DeviceView<'_>, cols: usize) -> Self {
         Self::strided(span, span.len() / cols, cols, cols)
     }
 
-    /// Several matrices that lie so far apart.
+    /// Several matrices, `batch_stride` numbers apart.
     pub fn with_batch_stride(self, batch_stride: usize) -> Self {
         Self {
             batch_stride,
@@ -64,23 +64,23 @@ impl MatrixDesc {
     }
 }
 
-/// `target = scale · a · b + bias`, or added to the target, for each of `batch` triples. Numbers of any
-/// format are added up in fp32.
+/// `target = alpha · a · b + bias`, or added to the target, for each matrix of a batch. Sums are in fp32 in any
+/// number format.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Gemm {
     /// The first factor.
     pub a: MatrixDesc,
     /// The second.
     pub b: MatrixDesc,
-    /// What is written; never transposed.
+    /// The result; never transposed.
     pub target: MatrixDesc,
-    /// What the product is multiplied with.
+    /// The factor of the product.
     pub alpha: f32,
-    /// Whether the target's numbers are kept, and added to.
+    /// Whether the product is added to the target.
     pub accumulate: bool,
     /// Added to every row of the target; in the target's format, as long as a row.
     pub bias: Option<DeviceAddress>,
-    /// How many triples of matrices.
+    /// Number of products.
     pub batch: usize,
 }
 
@@ -99,7 +99,7 @@ impl Gemm {
         let (depth, cols) = side(b);
         assert!(
             inner == depth && (rows, cols) == side(target),
-            "shapes do not chain"
+            "the shapes of a matrix product do not match"
         );
 
         Self {

@@ -1,4 +1,4 @@
-//! Whether a device computes at all: one kernel and one product, held against this machine's.
+//! A self-test of a device: one kernel and one matrix product, compared with the CPU's results.
 
 use half::bf16;
 
@@ -9,10 +9,10 @@ const ROWS: usize = 48;
 const INNER: usize = 64;
 const COLS: usize = 80;
 
-/// Has a device round numbers to bfloat16 and multiply them.
+/// Rounds numbers to bfloat16 and multiplies matrices on a device.
 ///
 /// # Errors
-/// If it cannot, or if it finds other numbers than this machine.
+/// If it cannot, or if its results differ from the CPU's.
 pub fn run_self_test(device: &Device) -> Result<(), DeviceError> {
     let a = test_values(ROWS * INNER, 7);
     let b = test_values(INNER * COLS, 11);
@@ -86,7 +86,7 @@ fn ensure_close(
     let Some(i) = wrong else { return Ok(()) };
     let found = found[i];
     let expected = expected[i];
-    let words = format!("number {i} is {found}, this machine finds {expected}");
+    let words = format!("number {i} is {found}, the CPU computes {expected}");
 
     Err(DeviceError::failed(
         format!("the device {what} wrongly"),

@@ -1,18 +1,18 @@
-//! What a tensor holds before training: drawn from (seed, name, index), so that neither the order of
-//! declarations nor the number of threads matters.
+//! Initial values: functions of (seed, name, index), so that neither the order of declarations nor the number of
+//! threads matters.
 
 use rayon::prelude::*;
 
 use crate::random::{derive_key, mix64, normal_f32, uniform_f32};
 
-/// The distribution of a tensor's first values.
+/// The distribution of a tensor's initial values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ParamInit {
     /// All zero.
     Zeros,
     /// All one.
     Ones,
-    /// All the same.
+    /// All of this value.
     Constant(f32),
     /// Normal around zero with this standard deviation.
     Normal(f32),

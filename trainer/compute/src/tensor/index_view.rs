@@ -1,9 +1,9 @@
-//! Whole numbers that an operation reads: ids, places, patches.
+//! Indices that an operation reads: token ids, patches.
 
 use super::panic_mixed_memories;
 use crate::device::DeviceView;
 
-/// Whole numbers, which this machine always knows, and a device where it is the one that computes.
+/// Indices in host memory, with a copy in a device's memory if a device computes.
 #[derive(Clone, Copy, Debug)]
 pub struct IndexView<'a> {
     host_indices: &'a [u32],
@@ -11,20 +11,23 @@ pub struct IndexView<'a> {
 }
 
 impl<'a> IndexView<'a> {
-    /// The same numbers, known on a device, too, if it is given where.
-    pub fn with_device_view(self, place: Option<DeviceView<'a>>) -> Self {
+    /// The same indices with a copy on a device, if there is one.
+    pub fn with_device_view(self, device_view: Option<DeviceView<'a>>) -> Self {
         Self {
-            device_view: place,
+            device_view,
             ..self
         }
     }
 
-    /// The numbers of an operation that this machine computes.
+    /// The indices in host memory.
     pub fn expect_host(self) -> &'a [u32] {
         self.host_indices
     }
 
-    /// The numbers of an operation that a device computes.
+    /// The indices in a device's memory.
+    ///
+    /// # Panics
+    /// If there is no copy.
     pub fn expect_device(self) -> DeviceView<'a> {
         self.device_view.unwrap_or_else(|| panic_mixed_memories())
     }

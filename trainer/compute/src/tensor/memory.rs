@@ -1,4 +1,4 @@
-//! Where arrays are made.
+//! Allocation of tensors.
 
 use cnclip_crds::stage::Precision;
 
@@ -6,33 +6,41 @@ use super::Tensor;
 use crate::device::{DType, Device, DeviceBuffer, DeviceError};
 
 /// The memory that a model computes in.
+///
+/// ```
+/// use cnclip_compute::tensor::Memory;
+///
+/// let memory = Memory::Host;
+/// assert_eq!(memory.alloc_f32(4).len(), 4);
+/// assert!(memory.device().is_none());
+/// ```
 #[derive(Clone, Debug, Default)]
 pub enum Memory {
-    /// That of this machine, where all numbers are fp32.
+    /// Host memory, where all numbers are fp32.
     #[default]
     Host,
-    /// That of a device, which keeps activations in the number format of products.
+    /// A device's memory, with activations in the number format of products.
     Device(Device, Precision),
 }
 
 impl Memory {
-    /// Numbers on their way through a model, zero: on a device in the number format of products.
+    /// Activations, zero; on a device in the number format of products.
     pub fn alloc_activations(&self, len: usize) -> Tensor {
         match self {
             Self::Host => vec![0.0; len].into(),
             Self::Device(device, precision) => {
-                let format = if *precision == Precision::Bf16 {
+                let dtype = if *precision == Precision::Bf16 {
                     DType::Bf16
                 } else {
                     DType::F32
                 };
 
-                Tensor::Device(DeviceBuffer::new(device, len, format))
+                Tensor::Device(DeviceBuffer::new(device, len, dtype))
             }
         }
     }
 
-    /// Numbers that are fp32 everywhere, zero: gradients of weights, moments, statistics, unit features.
+    /// Numbers that are fp32 in any precision, zero: gradients of weights, moments, statistics, features.
     pub fn alloc_f32(&self, len: usize) -> Tensor {
         match self {
             Self::Host => vec![0.0; len].into(),
@@ -40,7 +48,10 @@ impl Memory {
         }
     }
 
-    /// Weights, zero: fp32, and on a device that multiplies in bfloat16 rounded beside it.
+    /// Weights, zero: fp32, with a bfloat16 copy on a device that multiplies in bfloat16.
+    ///
+    /// Steps of the optimizer are smaller than bfloat16 resolves, so weights must be fp32; products are faster
+    /// from bfloat16.
     pub fn alloc_weights(&self, len: usize) -> Tensor {
         match self {
             Self::Device(device, Precision::Bf16) => {
@@ -50,7 +61,7 @@ impl Memory {
         }
     }
 
-    /// Memory for whole numbers on a device; a host has them already.
+    /// A buffer for indices on a device; none for host memory, where they are already.
     pub fn alloc_u32(&self, len: usize) -> Option<DeviceBuffer> {
         match self {
             Self::Host => None,
@@ -58,13 +69,13 @@ impl Memory {
         }
     }
 
-    /// Memory for bytes on a device; a host has them already.
+    /// A buffer for bytes on a device; none for host memory, where they are already.
     pub fn alloc_bytes(&self, len: usize) -> Option<DeviceBuffer> {
         self.device()
             .map(|device| DeviceBuffer::new(device, len, DType::U8))
     }
 
-    /// The device, if it is one's.
+    /// The device, if it is a device's.
     pub fn device(&self) -> Option<&Device> {
         match self {
             Self::Host => None,
@@ -72,10 +83,10 @@ impl Memory {
         }
     }
 
-    /// Whether everything that was asked of the device so far could be done: it is waited for.
+    /// Waits for the device.
     ///
     /// # Errors
-    /// What went wrong first.
+    /// The first error of any call so far.
     pub fn synchronize(&self) -> Result<(), DeviceError> {
         self.device().map_or(Ok(()), Device::synchronize)
     }

@@ -1,4 +1,4 @@
-//! Borrowed parts of arrays.
+//! Views of tensors.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -6,26 +6,43 @@ use std::ops::Range;
 use super::panic_mixed_memories;
 use crate::device::{DeviceView, DeviceViewMut};
 
-/// Numbers to be read.
+/// A view of a tensor, to be read.
+///
+/// ```
+/// use cnclip_compute::tensor::TensorView;
+///
+/// let values = vec![1.0, 2.0, 3.0];
+/// let view = TensorView::from(&values);
+/// assert_eq!(view.slice(1..3).expect_host(), [2.0, 3.0]);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub enum TensorView<'a> {
-    /// In this machine's memory.
+    /// In host memory.
     Host(&'a [f32]),
     /// In a device's memory.
     Device(DeviceView<'a>),
 }
 
-/// Numbers to be written.
+/// A view of a tensor, to be written.
+///
+/// ```
+/// use cnclip_compute::tensor::TensorViewMut;
+///
+/// let mut values = vec![1.0; 3];
+/// let (mut first, _) = TensorViewMut::from(&mut values).split_at(1);
+/// first.fill_zeros();
+/// assert_eq!(values, [0.0, 1.0, 1.0]);
+/// ```
 #[derive(Debug)]
 pub enum TensorViewMut<'a> {
-    /// In this machine's memory.
+    /// In host memory.
     Host(&'a mut [f32]),
     /// In a device's memory.
     Device(DeviceViewMut<'a>),
 }
 
 impl<'a> TensorView<'a> {
-    /// How many numbers there are.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         match self {
             Self::Host(values) => values.len(),
@@ -33,12 +50,12 @@ impl<'a> TensorView<'a> {
         }
     }
 
-    /// Whether there are none.
+    /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Some of them.
+    /// A range of the elements.
     pub fn slice(self, range: Range<usize>) -> Self {
         match self {
             Self::Host(values) => Self::Host(&values[range]),
@@ -46,17 +63,17 @@ impl<'a> TensorView<'a> {
         }
     }
 
-    /// The first so many.
+    /// The first `count` elements.
     pub fn first_n(self, count: usize) -> Self {
         self.slice(0..count)
     }
 
-    /// The first so many, and the others.
+    /// The first `at` elements, and the others.
     pub fn split_at(self, at: usize) -> (Self, Self) {
         (self.slice(0..at), self.slice(at..self.len()))
     }
 
-    /// The numbers of an operation that this machine computes.
+    /// The elements, which must be in host memory.
     pub fn expect_host(self) -> &'a [f32] {
         match self {
             Self::Host(values) => values,
@@ -64,7 +81,7 @@ impl<'a> TensorView<'a> {
         }
     }
 
-    /// The numbers of an operation that a device computes.
+    /// The elements, which must be in a device's memory.
     pub fn expect_device(self) -> DeviceView<'a> {
         match self {
             Self::Host(_) => panic_mixed_memories(),
@@ -72,7 +89,7 @@ impl<'a> TensorView<'a> {
         }
     }
 
-    /// The numbers in this machine's memory: a device is waited for.
+    /// The elements in host memory. Waits for a device.
     pub fn to_host(self) -> Cow<'a, [f32]> {
         match self {
             Self::Host(values) => Cow::Borrowed(values),
@@ -82,7 +99,7 @@ impl<'a> TensorView<'a> {
 }
 
 impl<'a> TensorViewMut<'a> {
-    /// How many numbers there are.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         match self {
             Self::Host(values) => values.len(),
@@ -90,12 +107,12 @@ impl<'a> TensorViewMut<'a> {
         }
     }
 
-    /// Whether there are none.
+    /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The same numbers for a shorter time.
+    /// The same view with a shorter lifetime.
     pub fn reborrow(&mut self) -> TensorViewMut<'_> {
         match self {
             Self::Host(values) => TensorViewMut::Host(values),
@@ -103,7 +120,7 @@ impl<'a> TensorViewMut<'a> {
         }
     }
 
-    /// The same numbers, to be read.
+    /// The same elements, to be read.
     pub fn as_view(&self) -> TensorView<'_> {
         match self {
             Self::Host(values) => TensorView::Host(values),
@@ -111,7 +128,7 @@ impl<'a> TensorViewMut<'a> {
         }
     }
 
-    /// The numbers of an operation that this machine computes.
+    /// The elements, which must be in host memory.
     pub fn expect_host(self) -> &'a mut [f32] {
         match self {
             Self::Host(values) => values,
@@ -119,7 +136,7 @@ impl<'a> TensorViewMut<'a> {
         }
     }
 
-    /// The numbers of an operation that a device computes.
+    /// The elements, which must be in a device's memory.
     pub fn expect_device(self) -> DeviceViewMut<'a> {
         match self {
             Self::Host(_) => panic_mixed_memories(),
@@ -127,7 +144,7 @@ impl<'a> TensorViewMut<'a> {
         }
     }
 
-    /// Some of them.
+    /// A range of the elements.
     pub fn slice(self, range: Range<usize>) -> Self {
         match self {
             Self::Host(values) => Self::Host(&mut values[range]),
@@ -135,12 +152,12 @@ impl<'a> TensorViewMut<'a> {
         }
     }
 
-    /// The first so many.
+    /// The first `count` elements.
     pub fn first_n(self, count: usize) -> Self {
         self.slice(0..count)
     }
 
-    /// The first so many, and the others.
+    /// The first `at` elements, and the others.
     pub fn split_at(self, at: usize) -> (TensorViewMut<'a>, TensorViewMut<'a>) {
         match self {
             Self::Host(values) => {
@@ -154,7 +171,7 @@ impl<'a> TensorViewMut<'a> {
         }
     }
 
-    /// Sets every number to zero.
+    /// Sets every element to zero.
     pub fn fill_zeros(&mut self) {
         match self {
             Self::Host(values) => {
@@ -167,12 +184,12 @@ impl<'a> TensorViewMut<'a> {
         }
     }
 
-    /// Takes other numbers, from either memory.
+    /// Copies from another view of the same length, in either memory.
     pub fn copy_from(&mut self, other: TensorView<'_>) {
         assert_eq!(
             self.len(),
             other.len(),
-            "copies are as long as what they are of"
+            "source and target of a copy differ in length"
         );
 
         match (self, other) {
@@ -183,7 +200,7 @@ impl<'a> TensorViewMut<'a> {
         }
     }
 
-    /// Writes every number anew, in this machine's memory first.
+    /// Writes every element in host memory, and copies them to a device if the view is of one.
     pub fn overwrite_with<T>(&mut self, make: impl FnOnce(&mut [f32]) -> T) -> T {
         match self {
             Self::Host(values) => make(values),
@@ -196,7 +213,7 @@ impl<'a> TensorViewMut<'a> {
         }
     }
 
-    /// Changes numbers in this machine's memory, wherever they are: a device is waited for.
+    /// Changes the elements in host memory, and copies them back if they are on a device. Waits for it.
     pub fn update_on_host<T>(&mut self, change: impl FnOnce(&mut [f32]) -> T) -> T {
         match self {
             Self::Host(values) => change(values),

@@ -16,8 +16,10 @@ use crate::tensor::{TensorView, TensorViewMut, panic_mixed_memories};
 /// use cnclip_compute::ops::attention_pool::SingleQueryAttention;
 ///
 /// let attention = SingleQueryAttention { heads: 1, width: 1, tokens: 2 };
-/// let (q, kv) = (vec![0.0], vec![5.0, 1.0, 7.0, 3.0]);
-/// let (mut probabilities, mut out) = (vec![0.0; 2], vec![0.0]);
+/// let q = vec![0.0];
+/// let kv = vec![5.0, 1.0, 7.0, 3.0];
+/// let mut probabilities = vec![0.0; 2];
+/// let mut out = vec![0.0];
 /// attention.forward(
 ///     (&q).into(),
 ///     (&kv).into(),

@@ -48,7 +48,8 @@ pub enum PostActivation {
 /// params.init_values(0);
 ///
 /// let mut moments = BatchNormMoments::new(&Memory::Host, 1);
-/// let (x, mut y) = (vec![1.0, 3.0], vec![0.0; 2]);
+/// let x = vec![1.0, 3.0];
+/// let mut y = vec![0.0; 2];
 /// let mut running = params.buffers.view_mut();
 /// norm.compute_batch_stats(
 ///     params.values.view(),
@@ -57,7 +58,8 @@ pub enum PostActivation {
 ///     &mut moments,
 ///     &mut sums,
 /// );
-/// let (add, then) = (Accumulate::No, PostActivation::Relu);
+/// let add = Accumulate::No;
+/// let then = PostActivation::Relu;
 /// norm.apply_normalization(&moments, (&x).into(), (&mut y).into(), add, then);
 /// assert!(y[0] == 0.0 && (y[1] - 1.0).abs() < 1e-4);
 /// ```

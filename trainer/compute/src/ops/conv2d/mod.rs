@@ -30,7 +30,8 @@ const KERNEL_TAPS: usize = 9;
 /// let conv = Conv2d::declare_params(&mut layout, "conv", shape, &mut workspace);
 /// let values = vec![1.0; 9];
 ///
-/// let (x, mut y) = (vec![1.0, 2.0, 3.0, 4.0], vec![0.0; 4]);
+/// let x = vec![1.0, 2.0, 3.0, 4.0];
+/// let mut y = vec![0.0; 4];
 /// conv.forward((&values).into(), (&x).into(), (&mut y).into(), &mut workspace);
 /// assert_eq!(y, [10.0; 4]);
 /// ```

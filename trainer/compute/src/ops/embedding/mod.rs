@@ -29,7 +29,9 @@ pub struct EmbeddingTables<'a> {
 /// use cnclip_compute::ops::embedding::{self, EmbeddingTables};
 /// use cnclip_compute::ops::sequences::Sequences;
 ///
-/// let (words, positions, token_type) = (vec![0.0, 1.0, 2.0], vec![0.5, 0.25], vec![10.0]);
+/// let words = vec![0.0, 1.0, 2.0];
+/// let positions = vec![0.5, 0.25];
+/// let token_type = vec![10.0];
 /// let tables = EmbeddingTables {
 ///     words: (&words).into(),
 ///     positions: (&positions).into(),

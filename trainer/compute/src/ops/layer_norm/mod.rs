@@ -25,7 +25,8 @@ pub const MOMENTS_PER_ROW: usize = 2;
 /// params.init_values(0); // weight 1, bias 0
 ///
 /// let x = vec![1.0, 3.0];
-/// let (mut y, mut moments) = (vec![0.0; 2], vec![0.0; MOMENTS_PER_ROW]);
+/// let mut y = vec![0.0; 2];
+/// let mut moments = vec![0.0; MOMENTS_PER_ROW];
 /// norm.forward(params.values.view(), (&x).into(), (&mut y).into(), (&mut moments).into());
 /// assert!((y[0] + 1.0).abs() < 1e-4 && (y[1] - 1.0).abs() < 1e-4);
 /// ```

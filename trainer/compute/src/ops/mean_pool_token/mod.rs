@@ -17,8 +17,10 @@ use crate::tensor::{TensorView, TensorViewMut, panic_mixed_memories};
 /// ```
 /// use cnclip_compute::ops::mean_pool_token;
 ///
-/// let (positions, x) = (vec![0.0, 10.0, 20.0], vec![1.0, 3.0]);
-/// let (mut tokens, mut means) = (vec![0.0; 3], vec![0.0]);
+/// let positions = vec![0.0, 10.0, 20.0];
+/// let x = vec![1.0, 3.0];
+/// let mut tokens = vec![0.0; 3];
+/// let mut means = vec![0.0];
 /// mean_pool_token::forward(
 ///     1,
 ///     (&positions).into(),

@@ -16,7 +16,8 @@ use crate::tensor::{IndexView, TensorView, TensorViewMut};
 /// ```
 /// use cnclip_compute::ops::position_embedding;
 ///
-/// let (positions, class) = (vec![1.0, 2.0, 3.0], vec![0.5]);
+/// let positions = vec![1.0, 2.0, 3.0];
+/// let class = vec![0.5];
 /// let visible: &[u32] = &[1];
 /// let mut y = vec![0.0; 2];
 /// position_embedding::forward(

@@ -15,7 +15,8 @@ use crate::tensor::{TensorView, TensorViewMut, panic_mixed_memories};
 /// use cnclip_compute::ops::residual::relu_backward_split;
 ///
 /// let y = vec![0.0, 2.0];
-/// let (mut dy, mut copy) = (vec![3.0, 4.0], vec![0.0; 2]);
+/// let mut dy = vec![3.0, 4.0];
+/// let mut copy = vec![0.0; 2];
 /// relu_backward_split((&y).into(), (&mut dy).into(), (&mut copy).into());
 /// assert_eq!((dy, copy), (vec![0.0, 4.0], vec![0.0, 4.0]));
 /// ```

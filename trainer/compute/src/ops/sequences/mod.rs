@@ -24,7 +24,8 @@ pub enum Pooling {
 /// let sequences = Sequences::new(&[0, 2, 3]).with_pooling(Pooling::FirstToken);
 /// assert_eq!((sequences.sequence_count(), sequences.token_count()), (2, 3));
 ///
-/// let (all, mut pooled) = (vec![1.0, 2.0, 3.0], vec![0.0; sequences.pooled_count()]);
+/// let all = vec![1.0, 2.0, 3.0];
+/// let mut pooled = vec![0.0; sequences.pooled_count()];
 /// gather_rows(sequences, 1, (&all).into(), (&mut pooled).into());
 /// assert_eq!(pooled, [1.0, 3.0]);
 /// ```
