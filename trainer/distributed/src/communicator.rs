@@ -183,6 +183,8 @@ impl Communicator {
     /// # Errors
     /// If a rank has failed.
     pub fn broadcast<T: Pod>(&self, values: &[T]) -> Result<Vec<T>> {
+        // A gather to which the others add nothing: broadcasts are rare and short, so they need no protocol of
+        // their own.
         let values = if self.is_rank_zero() { values } else { &[] };
         Ok(self.all_gather_varlen(values)?.swap_remove(0))
     }
@@ -196,7 +198,7 @@ impl Communicator {
             return Ok(());
         }
 
-        // `DefaultHasher::new` has fixed keys: equal values hash alike in all processes.
+        // Hashes, because values may be long. `DefaultHasher::new` has fixed keys: equal values hash alike in all processes.
         let mut hasher = DefaultHasher::new();
         value.hash(&mut hasher);
         let mut hashes = vec![0; self.topology.world_size];
@@ -220,6 +222,7 @@ impl Communicator {
     /// # Errors
     /// If a rank has failed.
     pub fn barrier(&self) -> Result<()> {
+        // No rank gets the sum before every rank has added its value, and so has come here.
         self.all_reduce_sum(&mut [0f64]);
         self.check_peers()
     }
@@ -234,6 +237,7 @@ impl Communicator {
             return Ok(());
         }
 
+        // As NCCL's bootstrap requires: one rank makes the id, and all join with it.
         let id = if self.is_rank_zero() {
             device.new_communicator_id()?
         } else {

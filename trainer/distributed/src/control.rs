@@ -153,6 +153,7 @@ impl ControlPlane {
                 .spawn(move || listener.listen())?;
         }
 
+        // `listening` is dropped on return, so only the listeners keep its channel connected.
         let heartbeat_guard = spawn_heartbeat(Arc::clone(&peers))?;
         Ok(Self {
             peers,
@@ -259,6 +260,7 @@ impl PeerListener {
                 Err(error) if is_timeout(error.kind()) => {
                     FailureCause::HeartbeatTimeout(HEARTBEAT_TIMEOUT.as_secs())
                 }
+                // A message out of place is as good as none: whoever sent it does not follow the protocol.
                 Ok(_) | Err(_) => FailureCause::ConnectionClosed,
             };
 

@@ -96,6 +96,7 @@ impl GradientBucket {
 
     /// Takes as much of a range as there is memory for; the rest is left in `range`.
     fn fill_from(&mut self, gradients: TensorView<'_>, range: &mut Range<usize>) {
+        // A range may be larger than a bucket, and is split then: word embeddings alone fill several.
         let free = BUCKET_VALUES - self.values.len();
         let part = range.start..range.end.min(range.start + free);
         self.values
@@ -145,6 +146,7 @@ impl GradientBuckets {
         match &mut self.backend {
             ReduceBackend::SingleRank => {}
             ReduceBackend::RingThread(thread) => {
+                // The last bucket is rarely full. Every rank submits it all the same, so their buckets match.
                 thread.submit_bucket(gradients);
                 while thread.in_flight > 0 {
                     thread.collect_bucket(gradients);

@@ -226,6 +226,7 @@ pub(super) fn start_incoming_link(
         }
     };
 
+    // Not joined: it may wait for its peer, and ends when the stream is shut down.
     std::thread::Builder::new()
         .name("ring-in".into())
         .spawn(read)?;

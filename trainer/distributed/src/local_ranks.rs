@@ -117,6 +117,7 @@ impl LocalRanks {
 
     /// Ranks of this process alone.
     pub fn single_process(count: usize) -> Self {
+        // Nothing to link: a single rank has no ring, and its collectives return at once.
         if count == 1 {
             return Self {
                 communicators: vec![Communicator::single_rank()],
@@ -224,6 +225,7 @@ fn most_telling_result<E: RankError>(results: Vec<Result<(), E>>) -> Result<(), 
             .is_err_and(|error| error.origin() == Origin::PeerFailure)
     };
 
+    // The root cause decides the exit code: a rank that ran out of memory, not those that then missed it.
     let (caused_by_peer, local): (Vec<_>, Vec<_>) =
         results.into_iter().partition(is_caused_by_peer);
     local
@@ -259,6 +261,7 @@ pub fn run_on_ranks<T: Send>(
     work: impl Fn(&Communicator) -> T + Sync,
 ) -> Result<Vec<T>> {
     let results = Mutex::new(Vec::new());
+    // The barrier turns a failure during `work` into an error, which collectives themselves do not return.
     let job = |communicator: Arc<Communicator>| {
         let result = work(&communicator);
         communicator.barrier()?;

@@ -49,6 +49,7 @@ impl WeightEma {
     /// # Source
     /// TensorFlow's `ExponentialMovingAverage` with `num_updates`.
     pub fn update_average(&mut self, params: &Params, step: u64) {
+        // 0.1 at first, and 0.99 after 890 steps.
         let warmup_decay = (1 + step) as f64 / (10 + step) as f64;
         let decay = self.decay.min(warmup_decay) as f32;
         ema::update(self.values.view_mut(), params.values.view(), decay);

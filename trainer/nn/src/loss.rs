@@ -168,6 +168,7 @@ impl ContrastiveLoss {
             text_side.hits,
         ];
 
+        // A rank's rows say how its features do; the gradient of a column needs the log-sums of all rows.
         ranks.all_reduce_sum_f64(&mut sums);
         ranks.all_gather_f32(&mut self.image_log_sums[..global_batch]);
         ranks.all_gather_f32(&mut self.text_log_sums[..global_batch]);

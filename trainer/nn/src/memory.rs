@@ -246,6 +246,7 @@ struct ParamCounts {
 
 impl ParamCounts {
     fn count_params(model: &ModelConfig, freeze: FrozenTower) -> Self {
+        // Counted from the model's own declaration, so it cannot differ from it.
         let layout = Clip::param_layout(model);
         let is_frozen = |name: &str| freeze == FrozenTower::Image && name.starts_with("visual.");
         let mut weights = 0;

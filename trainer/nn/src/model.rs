@@ -49,6 +49,7 @@ impl<'a> PackedTexts<'a> {
     where
         'a: 'b,
     {
+        // Ids are borrowed; offsets are written anew, because they have to start with 0.
         let bounds = &self.offsets[texts.start..=texts.end];
         let first = bounds[0];
         let last = bounds[texts.len()];

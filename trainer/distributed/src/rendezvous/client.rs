@@ -75,6 +75,7 @@ fn open_connection(coordinator: &str) -> std::io::Result<TcpStream> {
 /// Whether nothing came within the read timeout, and the connection is still open.
 fn is_silent(stream: &TcpStream) -> bool {
     use std::io::ErrorKind::{TimedOut, WouldBlock};
+    // Peeked, so that the answer stays in the stream until it is read as a whole.
     matches!(stream.peek(&mut [0]), Err(error) if matches!(error.kind(), WouldBlock | TimedOut))
 }
 
@@ -123,6 +124,8 @@ pub(super) fn connect_next_worker(
     deadline: &RendezvousDeadline<'_>,
 ) -> Result<Vec<TcpStream>> {
     let RingIdentity { secret, worker } = own_identity;
+    // A connection for each channel rather than frames of both on one: a large all-reduce of gradients must not
+    // delay the small collectives that a step waits for.
     let mut channels = Vec::with_capacity(RING_CHANNELS);
     while channels.len() < RING_CHANNELS {
         deadline.check_deadline(|| format!("the next worker at {next}"))?;

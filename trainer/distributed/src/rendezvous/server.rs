@@ -119,6 +119,8 @@ fn wait_for_workers(
             None => {
                 // Without an address the connection is gone already.
                 if let Ok(address) = stream.peer_addr() {
+                    // The connection's own address, which is reachable as the connection shows; a worker may not
+                    // know it. Canonical, for IPv4 peers of an IPv6 socket.
                     let ring = SocketAddr::new(address.ip().to_canonical(), hello.port);
                     workers.insert(hello.worker, AcceptedWorker { stream, ring });
                 }
@@ -188,6 +190,7 @@ pub(super) fn check_hello(
     other: &WorkerHello,
     is_present: impl Fn(usize) -> bool,
 ) -> Option<JoinRefusal> {
+    // The run first: a worker of another run differs in most of the other fields, too.
     let fields = [
         AgreedField::new("run", &own.run, &other.run),
         AgreedField::new("stage", &own.stage, &other.stage),
@@ -274,6 +277,7 @@ pub(super) fn accept_previous_worker(
             continue;
         };
 
+        // Anybody else is ignored: the connection closes as it is dropped.
         if let Ok(ControlMessage::Neighbour {
             secret,
             worker,

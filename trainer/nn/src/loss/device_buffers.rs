@@ -77,6 +77,7 @@ impl DeviceLossBuffers {
             .expect_device();
 
         gpu::row_statistics(logits, (first, global_batch), targets, &mut row_stats);
+        // The difference in fp64 on the host, as there.
         let row_stats = row_stats.as_view().to_host();
         let (row_stats, _) = row_stats.as_chunks::<STATISTICS_PER_ROW>();
 

@@ -108,6 +108,7 @@ impl DuplicateGroups {
             *target = value;
         }
 
+        // Sorting finds groups without a hash map, whose allocations a step has to do without.
         let values = &self.values;
         let sorted = &mut self.sorted[..count];
         for (target, sample) in sorted.iter_mut().zip(0..) {

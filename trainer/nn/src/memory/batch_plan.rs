@@ -136,6 +136,8 @@ fn candidate_plans(local_batch: usize, recompute: Option<bool>) -> impl Iterator
         })
     };
 
+    // Below an efficient size recomputing comes first; without it the smallest parts come last of all, for runs that
+    // forbid recomputing.
     let efficient_parts = parts(false).take_while(|plan| plan.micro_batch >= MIN_EFFICIENT_BATCH);
     let all = whole
         .into_iter()

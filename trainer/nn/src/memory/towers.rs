@@ -224,6 +224,7 @@ fn estimate_resnet(sizes: &ResnetConfig, side: u64, mode: ComputeMode) -> TowerM
     let width = sizes.width as u64;
     let half = (side / 2).pow(2);
     // Each unit keeps the output of its convolution, and that of its norm as the next one's input.
+    // The image, the outputs of the stem's units before and after their norms, and its pool.
     let mut kept = 3 * side * side + 4 * half * width + half / 4 * width;
     let mut inputs = width;
     let mut grid = side / 4;

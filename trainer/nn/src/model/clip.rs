@@ -104,6 +104,7 @@ impl FeatureBuffers {
     }
 
     fn normalize_rows(&mut self) -> TensorView<'_> {
+        // Not in place: the backward pass needs the lengths of the raw features.
         let raw = self.raw.first_n(self.used_len);
         l2_normalize::forward(self.width, raw, self.unit.first_n_mut(self.used_len));
         self.unit.first_n(self.used_len)
@@ -294,6 +295,7 @@ impl Clip {
 
     /// Clamps the logit scale's logarithm to its bounds: to be called after every optimizer step.
     pub fn clamp_logit_scale(&self, params: &mut Params) {
+        // In place, wherever it lies: downloading one value would stall the device.
         let (low, high) = LOGIT_SCALE_BOUNDS;
         let values = params.values.view_mut();
         adamw::clamp_values(self.logit_scale.slice_of(values), low, high);
@@ -393,6 +395,7 @@ impl Clip {
     /// # Shapes
     /// [batch, features]
     pub fn encode_texts(&mut self, params: &Params, texts: PackedTexts<'_>) -> TensorView<'_> {
+        // Without dropout a forward pass is the same in training and in evaluation.
         self.forward_texts(params, texts, Dropout::NONE);
         self.text_features.normalize_rows()
     }

@@ -17,6 +17,7 @@ use super::towers::{FlatParams, TowerCapacity};
 /// An image tower of either kind.
 #[derive(Debug)]
 pub(super) enum ImageEncoder {
+    // Boxed: towers are large structs of different sizes.
     Vit(Box<VisionTransformer>, PatchDropout),
     Resnet(Box<ModifiedResnet>),
 }
@@ -68,6 +69,7 @@ impl ImageEncoder {
         match self {
             Self::Vit(vit, patches) => {
                 let batch = pixels.len() / vit.values_per_image();
+                // Without dropout, all of them.
                 let visible_patches = patches.sample_patches(batch, dropout);
                 vit.forward(values, pixels, visible_patches, features);
             }

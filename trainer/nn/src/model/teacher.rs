@@ -55,6 +55,8 @@ impl Teacher {
         let mut first = 0;
         let mut rest = features;
 
+        // In parts: the teacher has memory for a micro-batch, while the student's features are those of the whole
+        // local batch.
         while !rest.is_empty() {
             let count = self.batch.min(rest.len() / self.width);
             let (features, others) = rest.split_at(count * self.width);
