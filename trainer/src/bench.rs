@@ -1,4 +1,4 @@
-//! How fast a model trains on made-up pairs: forward, loss, backward and optimizer, without data.
+//! Benchmarks training steps on synthetic data: forward, loss, backward and optimizer.
 
 mod flops;
 
@@ -20,43 +20,43 @@ use cnclip_nn::model::PackedTexts;
 use cnclip_nn::model::clip::{BatchCapacity, Clip, ClipBatch, ComputeOptions};
 use cnclip_nn::optimizer::{AdamW, AdamWSettings};
 
-/// Steps before those that are timed: memory is touched and products are planned in them.
+/// Steps before the measured ones: they fault in memory pages and select GEMM algorithms.
 const WARM_UP_STEPS: u64 = 2;
 
-/// What is timed.
+/// Configuration of a benchmark.
 #[derive(Clone, Debug)]
 pub struct BenchConfig {
     /// The towers.
     pub model: ModelConfig,
-    /// Pairs in a step.
+    /// Global batch size.
     pub batch: usize,
-    /// Pairs that are computed at once.
+    /// Micro-batch size.
     pub micro_batch: usize,
-    /// Tokens of a caption that memory is reserved for.
+    /// Context length that memory is allocated for, in tokens.
     pub context: usize,
-    /// Tokens of the shortest and of the longest caption.
+    /// Tokens of the shortest and of the longest text.
     pub tokens: (usize, usize),
-    /// Of the towers' arithmetic.
+    /// Floating-point format of the towers.
     pub precision: Precision,
-    /// Whether the backward pass computes again what blocks would keep.
+    /// Whether gradient checkpointing is used.
     pub recompute: bool,
-    /// Patches of each picture that are left out, in percent.
+    /// Patches of each image that are masked, in percent.
     pub masked_percent: u32,
 }
 
 impl BenchConfig {
-    /// Tokens of each caption of a batch: all lengths in turn.
+    /// Tokens of each text of a batch: all lengths in turn.
     pub fn text_lengths(&self) -> impl Iterator<Item = usize> + use<> {
         let (shortest, longest) = self.tokens;
         (0..self.batch).map(move |pair| shortest + pair % (longest + 1 - shortest))
     }
 }
 
-/// What was measured, on average of a step.
+/// Mean timings of a step.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BenchTimings {
-    /// Pairs that are trained on in a second.
+    /// Throughput in samples per second.
     pub pairs_per_second: f64,
     /// Features and loss.
     pub forward_seconds: f64,
@@ -66,7 +66,7 @@ pub struct BenchTimings {
     pub optimizer_seconds: f64,
 }
 
-/// A model in training on one batch of made-up pairs.
+/// A model that trains on one synthetic batch.
 pub struct TrainingBench {
     clip: Clip,
     params: Params,
@@ -77,7 +77,7 @@ pub struct TrainingBench {
 }
 
 impl TrainingBench {
-    /// Reserves everything that training needs.
+    /// Allocates everything that training needs.
     pub fn new(plan: &BenchConfig, memory: &Memory) -> Self {
         let capacity = BatchCapacity {
             batch: plan.micro_batch,
@@ -110,12 +110,12 @@ impl TrainingBench {
         self.clip.freeze_image(&mut self.params, frozen);
     }
 
-    /// How many numbers are trained.
+    /// Number of parameters.
     pub fn param_count(&self) -> usize {
         self.params.values.len()
     }
 
-    /// Bytes of the made-up pairs themselves, which a loader would hold.
+    /// Bytes of the synthetic batch, which a data loader would hold.
     pub fn batch_bytes(&self) -> usize {
         let SyntheticBatch {
             pixels,
@@ -126,10 +126,10 @@ impl TrainingBench {
         pixels.len() + size_of_val(ids.as_slice()) + size_of_val(offsets.as_slice())
     }
 
-    /// Times some steps, after some that are not timed.
+    /// Measures steps, after warm-up steps.
     ///
     /// # Errors
-    /// If the device cannot do them.
+    /// If the device fails.
     pub fn time_steps(&mut self, steps: u64) -> Result<BenchTimings, DeviceError> {
         for _ in 0..WARM_UP_STEPS {
             self.run_timed_step()?;
@@ -157,7 +157,7 @@ impl TrainingBench {
         })
     }
 
-    /// One step, and how long its three parts took.
+    /// Runs a step, and measures forward, backward and optimizer.
     fn run_timed_step(&mut self) -> Result<[Duration; 3], DeviceError> {
         let Self {
             clip,
@@ -172,6 +172,7 @@ impl TrainingBench {
         let dropout = Dropout::new(1, *step, 0);
         let start = Instant::now();
         let score = accumulator.forward(clip, params, clip_batch, dropout);
+        // Kernels run asynchronously: without synchronization, time would be attributed to a later part.
         params.memory().synchronize()?;
         let forward = Instant::now();
 
@@ -182,7 +183,7 @@ impl TrainingBench {
         let backward = Instant::now();
 
         *step += 1;
-        // A step without finite gradients takes as long.
+        // A step with a non-finite gradient is as slow, so its result is ignored.
         let _ = adamw.step(params, *step, LEARNING_RATE);
         clip.clamp_logit_scale(params);
         params.memory().synchronize()?;
@@ -191,7 +192,7 @@ impl TrainingBench {
     }
 }
 
-/// Too small to lead random weights anywhere.
+/// Small enough that random weights do not diverge.
 const LEARNING_RATE: f64 = 1e-6;
 const ADAMW_SETTINGS: AdamWSettings = AdamWSettings {
     beta_1: 0.9,
@@ -201,7 +202,7 @@ const ADAMW_SETTINGS: AdamWSettings = AdamWSettings {
     max_norm: None,
 };
 
-/// Made-up pairs: noise for pictures, captions of all lengths in turn.
+/// A synthetic batch: noise images, and texts of all lengths in turn.
 struct SyntheticBatch {
     pixels: Vec<u8>,
     ids: Vec<u32>,
@@ -212,6 +213,7 @@ impl SyntheticBatch {
     fn new(plan: &BenchConfig) -> Self {
         let side = plan.model.image.resolution as usize;
         let vocabulary = plan.model.text.vocab_size as u32;
+        // Knuth's multiplicative hash: cheap, and no two neighbors are alike.
         let noise = |i: usize| (i as u32).wrapping_mul(2_654_435_761) >> 7;
         let mut offsets = vec![0];
 

@@ -1,6 +1,5 @@
-//! What other programs hand in and take back: ids, pixels, gradients, features and scores, in
-//! JSON lines and safetensors. Decides formats and refuses what does not fit them; computes nothing
-//! that training and evaluation do not.
+//! Interchange with other programs: token ids, preprocessed images, gradients, features, scores and exported
+//! models, in JSON Lines, safetensors, NumPy, Parquet and PyTorch formats.
 
 pub mod atomic_file;
 pub mod embed;

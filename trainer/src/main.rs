@@ -1,4 +1,4 @@
-//! The command line: words in, an exit code out. Decides nothing about data or training.
+//! Entry point of `cnclip`: parses the command line and returns the exit code.
 
 mod cli;
 
@@ -12,18 +12,18 @@ use cli::Cli;
 fn main() -> ExitCode {
     match Cli::try_parse() {
         Ok(cli) => ExitCode::from(cli.run().exit_code()),
-        Err(question) => {
-            let asked = !question.use_stderr();
-            // A closed pipe is the reader's choice.
-            let _ = question.print();
-            ExitCode::from(
-                if asked {
-                    TrainerExit::Done
-                } else {
-                    TrainerExit::Usage
-                }
-                .exit_code(),
-            )
+        // clap reports --help and --version as errors too, which go to standard output.
+        Err(error) => {
+            // A closed pipe is the reader's choice, not a failure.
+            let _ = error.print();
+
+            let exit = if error.use_stderr() {
+                TrainerExit::Usage
+            } else {
+                TrainerExit::Done
+            };
+
+            ExitCode::from(exit.exit_code())
         }
     }
 }

@@ -1,27 +1,27 @@
-//! How much there is to multiply in a training step, from the shapes alone.
+//! Counts the floating-point operations of a training step from the shapes.
 
 use cnclip_crds::model::{ImageTower, ModelConfig, ResnetConfig, TextTower, VitConfig};
 
 use super::BenchConfig;
 
-/// Multiplications and additions of one pair's forward pass. A backward pass has twice as many; what is
-/// computed a second time to save memory is not counted.
+/// Floating-point operations of the forward pass of one sample. A backward pass has twice as many; recomputation
+/// by gradient checkpointing is not counted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ForwardFlops {
     /// Of the image tower.
     pub image: f64,
-    /// Of the text tower, on average of a plan's captions.
+    /// Of the text tower, averaged over the text lengths.
     pub text: f64,
 }
 
 impl ForwardFlops {
-    /// Those of a pair's whole training step.
+    /// Operations of a training step for one sample.
     pub fn per_training_step(self, image_frozen: bool) -> f64 {
         self.image * if image_frozen { 1.0 } else { 3.0 } + 3.0 * self.text
     }
 }
 
-/// Counts those of a plan's model.
+/// Counts the operations of a benchmark's model.
 pub fn count_flops(plan: &BenchConfig) -> ForwardFlops {
     let ModelConfig {
         embed_dim,

@@ -1,4 +1,4 @@
-//! The command that times training steps on made-up pairs, for those who develop cnclip.
+//! `cnclip bench`: benchmarks training steps on synthetic data, for developers.
 
 use std::path::PathBuf;
 
@@ -12,40 +12,40 @@ use cnclip_crds::model::{Architecture, ModelConfig};
 use cnclip_crds::stage::Precision;
 use serde_json::json;
 
-/// A line of JSON for each stage of pretraining: the image tower frozen, and both towers trained.
+/// Prints a line of JSON for each stage of pretraining: with the image tower frozen, and with both trained.
 #[derive(Args, Debug)]
 pub(super) struct BenchArgs {
-    /// A published model: ViT-L-14, say.
+    /// A published model, such as ViT-L-14.
     #[arg(long, required_unless_present = "model")]
     preset: Option<String>,
-    /// Or its towers, as in `spec.model.custom`.
+    /// File with the towers, as in `spec.model.custom`.
     #[arg(long, value_name = "FILE", conflicts_with = "preset")]
     model: Option<PathBuf>,
-    /// Pairs in a step.
+    /// Global batch size.
     #[arg(long, default_value_t = 256)]
     batch: usize,
-    /// Pairs that are computed at once; all of a step if not given.
+    /// Micro-batch size; the global batch size by default.
     #[arg(long)]
     micro_batch: Option<usize>,
-    /// Computes again in the backward pass what blocks would keep.
+    /// Use gradient checkpointing.
     #[arg(long)]
     recompute: bool,
-    /// Multiplies in bfloat16.
+    /// Use bfloat16 matrix multiplications.
     #[arg(long)]
     bf16: bool,
-    /// On this machine's first NVIDIA card.
+    /// Run on the first NVIDIA GPU.
     #[arg(long)]
     card: bool,
-    /// Tokens that memory is reserved for.
+    /// Context length that memory is allocated for, in tokens.
     #[arg(long, default_value_t = 52)]
     context: usize,
-    /// Tokens of the shortest and of the longest caption.
+    /// Tokens of the shortest and of the longest text.
     #[arg(long, num_args = 2, default_values_t = [8, 36])]
     tokens: Vec<usize>,
-    /// Steps that are timed.
+    /// Number of measured steps.
     #[arg(long, default_value_t = 8)]
     steps: u64,
-    /// Only stage 1 or 2.
+    /// Run stage 1 or 2 only.
     #[arg(long)]
     stage: Option<u32>,
 }

@@ -1,4 +1,4 @@
-//! The command that puts runs beside one another.
+//! `cnclip compare`: compares training runs.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -8,23 +8,32 @@ use cnclip::error::{Error, Result};
 use cnclip::page::{RunCurves, format_comparison_table, render_comparison};
 use cnclip::{model_resolver, stage_chain};
 
-/// Names and places of runs.
+/// Names and locations of the runs.
 #[derive(Args, Debug)]
 pub(super) struct CompareArgs {
-    /// NAME=URI: what to call a run, and the prefix of its last stage.
+    /// NAME=URI: display name of a run, and the prefix of its last stage.
     #[arg(required = true, value_name = "NAME=URI", value_parser = parse_named_uri)]
-    runs: Vec<(String, String)>,
-    /// Also write a page with the curves.
+    runs: Vec<NamedUri>,
+    /// Also write an HTML page with the curves.
     #[arg(long, value_name = "FILE")]
     page: Option<PathBuf>,
-    /// What the page is called.
+    /// Title of the page.
     #[arg(long, default_value = "Runs compared")]
     title: String,
 }
 
-fn parse_named_uri(word: &str) -> std::result::Result<(String, String), String> {
-    match word.split_once('=') {
-        Some((name, uri)) if !name.is_empty() && !uri.is_empty() => Ok((name.into(), uri.into())),
+#[derive(Clone, Debug)]
+struct NamedUri {
+    name: String,
+    uri: String,
+}
+
+fn parse_named_uri(argument: &str) -> std::result::Result<NamedUri, String> {
+    match argument.split_once('=') {
+        Some((name, uri)) if !name.is_empty() && !uri.is_empty() => Ok(NamedUri {
+            name: name.into(),
+            uri: uri.into(),
+        }),
         _ => Err("write NAME=URI, such as two-stage=s3://runs/two-stage/pretrain/".into()),
     }
 }
@@ -47,10 +56,11 @@ impl CompareArgs {
     }
 }
 
-fn read_run_curves((name, uri): &(String, String)) -> Result<RunCurves> {
+fn read_run_curves(run: &NamedUri) -> Result<RunCurves> {
+    let NamedUri { name, uri } = run;
     let config = model_resolver::find_training_config(uri)?.ok_or_else(|| {
         Error::Config(format!(
-            "{name}: {uri} holds no checkpoint of ours. Name the prefix of a stage, <artifacts>/<stage>/."
+            "{name}: {uri} holds no checkpoint of cnclip. Give the prefix of a stage, <artifacts>/<stage>/."
         ))
     })?;
 

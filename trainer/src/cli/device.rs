@@ -1,4 +1,4 @@
-//! The command that tells what cards there are, and whether they compute.
+//! `cnclip device`: lists NVIDIA GPUs and tests them.
 
 use std::io::Write;
 
@@ -8,17 +8,17 @@ use cnclip::interop::atomic_file;
 use cnclip_compute::cuda::{self, CudaInventory};
 use cnclip_compute::device;
 
-/// Asks the driver, looks for the libraries, and has each card run a kernel and a product.
+/// Queries the driver, locates the CUDA libraries, and runs a kernel and a matrix multiplication on each GPU.
 #[derive(Args, Debug)]
 pub(super) struct DeviceArgs {
-    /// One JSON object instead of a table.
+    /// Print a JSON object instead of a table.
     #[arg(long)]
     json: bool,
 }
 
 impl DeviceArgs {
     pub(super) fn run(&self) -> Result<()> {
-        // Whoever asks wants to know what to change.
+        // A missing driver or library is a matter of configuration here, not an internal error.
         let config = |fault: device::DeviceError| Error::Config(fault.to_string());
         let found = cuda::probe_cuda().map_err(config)?;
         self.print_devices(&found)

@@ -1,4 +1,4 @@
-//! The command that writes features.
+//! `cnclip embed`: computes embeddings.
 
 use std::path::PathBuf;
 
@@ -12,36 +12,36 @@ use indicatif::ProgressBar;
 
 use super::progress_bar::progress_bar;
 
-/// Pictures and texts come from the reference's files or from a prepared data set, and are treated
-/// as the reference's extract_features treats them. Features are unit vectors.
+/// Reads images and texts from the reference's files or from a prepared data set, and processes them as the
+/// reference's extract_features does. Embeddings are L2-normalized.
 #[derive(Args, Debug)]
 pub(super) struct EmbedArgs {
-    /// A checkpoint, the prefix of a stage, a folder of a model, or a file of weights.
+    /// A checkpoint, the prefix of a stage, a model folder, or a weights file.
     #[arg(long, value_name = "URI")]
     model: String,
-    /// Image id, tab, the encoded picture in base64, a line each.
+    /// Images: one per line, image id, tab, the encoded file in base64.
     #[arg(long, value_name = "FILE", requires = "image_features")]
     images: Option<PathBuf>,
-    /// {"text_id": 1, "text": "…"} a line.
+    /// Texts: {"text_id": 1, "text": "…"} per line.
     #[arg(long, value_name = "FILE", requires = "text_features")]
     texts: Option<PathBuf>,
-    /// Shards that `cnclip prepare` made, in place of both files.
+    /// Data set written by `cnclip prepare`, instead of --images and --texts.
     #[arg(long, value_name = "URI", conflicts_with_all = ["images", "texts"])]
     dataset: Option<String>,
-    /// Write {"image_id": 1, "feature": […]} a line here; F.npy gets an array, with the ids beside it in
-    /// F.ids.jsonl, and F.parquet a table of id and feature.
+    /// Output file of the image embeddings: {"image_id": 1, "feature": […]} per line. NAME.npy is written as an
+    /// array, with the ids in NAME.ids.jsonl; NAME.parquet as a table of id and feature.
     #[arg(long, value_name = "FILE", required_unless_present = "text_features")]
     image_features: Option<PathBuf>,
-    /// Write {"text_id": 1, "feature": […]} a line here; in other formats as for images.
+    /// Output file of the text embeddings: {"text_id": 1, "feature": […]} per line; other formats as for images.
     #[arg(long, value_name = "FILE")]
     text_features: Option<PathBuf>,
-    /// Pictures or texts encoded at once.
+    /// Batch size of images and of texts.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch_size: u32,
-    /// Most tokens of a text; otherwise as in the model's training, or 52.
+    /// Maximum tokens of a text; that of the model's training by default, or 52.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=8192))]
     context_length: Option<u32>,
-    /// A vocab.txt; otherwise the model's own, or that of the published models at $CNCLIP_VOCAB.
+    /// Vocabulary file (vocab.txt); the model's own by default, or that of the published models at $CNCLIP_VOCAB.
     #[arg(long, value_name = "FILE")]
     vocab: Option<PathBuf>,
 }
@@ -106,6 +106,6 @@ fn progress_callback(bar: &ProgressBar) -> impl FnMut(usize, usize) {
 
 fn missing_input_error(output: &str, input: &str) -> Error {
     Error::Usage(format!(
-        "{output} says where features go; give {input} or --dataset too"
+        "{output} needs an input: give {input} or --dataset too"
     ))
 }

@@ -1,4 +1,4 @@
-//! The command that hands a model to others.
+//! `cnclip export`: exports a model for other libraries.
 
 use std::path::PathBuf;
 
@@ -7,19 +7,19 @@ use cnclip::error::Result;
 use cnclip::interop::export::{self, export_model};
 use cnclip::interop::resolved_model::ResolvedModel;
 
-/// No number changes, only names and places: the features are the same there and here.
+/// Renames and rearranges tensors without changing values: the exported model gives the same features.
 #[derive(Args, Debug)]
 pub(super) struct ExportArgs {
-    /// A checkpoint, the prefix of a stage, a folder of a model, or a file of weights.
+    /// A checkpoint, the prefix of a stage, a model folder, or a weights file.
     #[arg(long, value_name = "URI")]
     model: String,
-    /// How the model is laid out.
+    /// Format of the exported model.
     #[arg(long)]
     format: ExportFormatArg,
-    /// The folder to write into.
+    /// Output folder.
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
-    /// A vocab.txt for the folder; otherwise the model's own, or that of the published models at
+    /// Vocabulary file (vocab.txt) to include; the model's own by default, or that of the published models at
     /// $CNCLIP_VOCAB.
     #[arg(long, value_name = "FILE")]
     vocab: Option<PathBuf>,
@@ -29,7 +29,7 @@ pub(super) struct ExportArgs {
 enum ExportFormatArg {
     /// A folder for `ChineseCLIPModel.from_pretrained` and `ChineseCLIPProcessor.from_pretrained`.
     Huggingface,
-    /// One .pt for `cn_clip.clip.load_from_name`, in the layout of the published ones.
+    /// One .pt file for `cn_clip.clip.load_from_name`, in the layout of the published files.
     Ofa,
 }
 

@@ -1,4 +1,4 @@
-//! The command that differentiates one batch.
+//! `cnclip gradients`: computes the gradients of one batch.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use clap::Args;
 use cnclip::error::Result;
 use cnclip::interop::gradients;
 
-/// Training mode (batch normalisation uses the batch), dropout off, symmetric contrastive loss. The
+/// Training mode (batch normalization uses batch statistics), dropout off, symmetric contrastive loss. The
 /// output holds `loss`, the unit features `image_features` and `text_features` [b, features], and
 /// `grad/<name>` of every parameter under the reference's name.
 #[derive(Args, Debug)]
@@ -18,7 +18,7 @@ pub(super) struct GradientsArgs {
     /// Safetensors with `images` f32 [b, 3, S, S] and `texts` i64 [b, L]. An id of 0 is padding.
     #[arg(long, value_name = "FILE")]
     batch: PathBuf,
-    /// The safetensors file to write; it appears whole or not at all.
+    /// Output file, safetensors; written atomically.
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
 }

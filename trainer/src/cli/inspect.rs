@@ -1,4 +1,4 @@
-//! The command that tells what weights are.
+//! `cnclip inspect`: describes weights.
 
 use std::io::Write;
 
@@ -6,12 +6,12 @@ use clap::Args;
 use cnclip::error::{Error, Result};
 use cnclip::interop::{atomic_file, inspect};
 
-/// Reads names, shapes and configuration, never values: of four gigabytes as fast as of four.
+/// Reads tensor names, shapes and configuration but no values, so that large files take no longer.
 #[derive(Args, Debug)]
 pub(super) struct InspectArgs {
-    /// Weights: a file, a folder, a checkpoint, the prefix of a stage, or hf://organisation/name.
+    /// Weights: a file, a folder, a checkpoint, the prefix of a stage, or hf://organization/name.
     uri: String,
-    /// One JSON object instead of a table.
+    /// Print a JSON object instead of a table.
     #[arg(long)]
     json: bool,
 }

@@ -1,4 +1,5 @@
-//! The jobs that one file describes: read it, do it, leave last words, end with a code.
+//! `cnclip train` and `cnclip evaluate`: jobs with a configuration file, progress reports and a termination
+//! message.
 
 use std::io::Write;
 use std::path::Path;
@@ -14,8 +15,8 @@ use super::signals;
 
 pub(super) fn run_training(file: &Path, listen: Option<String>, log: &ProcessLog) -> TrainerExit {
     let job = |config: TrainConfig| {
-        let place = (config.run.clone(), listen.or_else(|| config.listen.clone()));
-        run_with_reporter(place, log, |reporter| {
+        let listen = listen.or_else(|| config.listen.clone());
+        run_with_reporter(config.run.clone(), listen, log, |reporter| {
             train::train_stage(&config, reporter, signals::stop_requested)
         })
     };
@@ -25,8 +26,8 @@ pub(super) fn run_training(file: &Path, listen: Option<String>, log: &ProcessLog
 
 pub(super) fn run_evaluation(file: &Path, listen: Option<String>, log: &ProcessLog) -> TrainerExit {
     let job = |config: EvaluateConfig| {
-        let place = (config.run.clone(), listen.or_else(|| config.listen.clone()));
-        run_with_reporter(place, log, |reporter| {
+        let listen = listen.or_else(|| config.listen.clone());
+        run_with_reporter(config.run.clone(), listen, log, |reporter| {
             let table = evaluation_job::run_evaluation(&config, reporter, signals::stop_requested)?;
             let shown = std::io::stdout().write_all(table.as_bytes());
             shown.map_err(Error::io_context("write", "standard output"))
@@ -36,7 +37,7 @@ pub(super) fn run_evaluation(file: &Path, listen: Option<String>, log: &ProcessL
     read_config(file).map_or_else(fail_before_start, job)
 }
 
-/// JSON is YAML too; unknown keys are refused.
+/// Reads a configuration as YAML, of which JSON is a subset. Unknown keys are refused.
 fn read_config<C: DeserializeOwned>(file: &Path) -> Result<C> {
     let text = std::fs::read_to_string(file).map_err(Error::io_context("read", file))?;
     let unfit = |error: String| {
@@ -46,31 +47,33 @@ fn read_config<C: DeserializeOwned>(file: &Path) -> Result<C> {
         ))
     };
 
+    // Through a JSON value, so that errors and number types are the same for both formats.
     let value: serde_json::Value =
         serde_norway::from_str(&text).map_err(|error| unfit(error.to_string()))?;
     serde_json::from_value(value).map_err(|error| unfit(error.to_string()))
 }
 
-/// Does a job with a reporter that hears of its end, however it ends.
+/// Runs a job with a reporter, which reports its failure too.
 fn run_with_reporter(
-    (run, listen): (RunIdentity, Option<String>),
+    run: RunIdentity,
+    listen: Option<String>,
     log: &ProcessLog,
     job: impl FnOnce(&Reporter) -> Result<()>,
 ) -> TrainerExit {
-    let outlets = ReportOutputs {
+    let outputs = ReportOutputs {
         listen,
         termination_log: termination_message::termination_log_path(),
         progress_bars: log.progress_bars(),
     };
 
-    let reporter = match Reporter::start(run, outlets) {
+    let reporter = match Reporter::start(run, outputs) {
         Ok(reporter) => reporter,
         Err(error) => return fail_before_start(error),
     };
 
-    let heard = signals::install_signal_handlers()
-        .map_err(|error| Error::Bug(format!("cannot hear signals: {error}")));
-    match heard.and_then(|()| job(&reporter)) {
+    let installed = signals::install_signal_handlers()
+        .map_err(|error| Error::Bug(format!("cannot install signal handlers: {error}")));
+    match installed.and_then(|()| job(&reporter)) {
         Ok(()) => TrainerExit::Done,
         Err(error) => {
             reporter.report_failure(&error);
@@ -79,14 +82,14 @@ fn run_with_reporter(
     }
 }
 
-/// Leaves last words about a job that could not begin.
+/// Writes the termination message of a job that failed before its reporter started.
 fn fail_before_start(error: Error) -> TrainerExit {
-    let outlets = ReportOutputs {
+    let outputs = ReportOutputs {
         termination_log: termination_message::termination_log_path(),
         ..ReportOutputs::default()
     };
 
-    match Reporter::start(RunIdentity::default(), outlets) {
+    match Reporter::start(RunIdentity::default(), outputs) {
         Ok(reporter) => reporter.report_failure(&error),
         Err(_) => tracing::error!("{error}"),
     }

@@ -1,4 +1,4 @@
-//! The command that makes data sets.
+//! `cnclip prepare`: converts data sets to shards.
 
 use std::path::PathBuf;
 
@@ -11,29 +11,29 @@ use cnclip_data::prepare::{self, PrepareOptions, PrepareProgress};
 use cnclip_data::readers::DatasetReader;
 use cnclip_data::store::Store;
 
-/// Images and texts in files or in a database, or shards that are there.
+/// Reads images and texts from files or from LMDB, or indexes existing shards.
 #[derive(Args, Debug)]
 pub(super) struct PrepareArgs {
-    /// `<split>_imgs.tsv`: image id, tab, the encoded picture in base64.
+    /// `<split>_imgs.tsv`: one image per line, image id, tab, the encoded file in base64.
     #[arg(long, value_name = "FILE", required_unless_present_any = ["shards", "lmdb"])]
     images: Option<PathBuf>,
-    /// `<split>_texts.jsonl`: {"text_id", "text", "image_ids"} a line.
+    /// `<split>_texts.jsonl`: {"text_id", "text", "image_ids"} per line.
     #[arg(long, value_name = "FILE", required_unless_present_any = ["shards", "lmdb"])]
     texts: Option<PathBuf>,
-    /// `lmdb/<split>` with the databases `imgs` and `pairs` in place of --images; pairs hold no text
-    /// without an image, --texts does.
+    /// `lmdb/<split>` with the databases `imgs` and `pairs`, instead of --images. The pairs lack texts without
+    /// an image, which --texts adds.
     #[arg(long, value_name = "FOLDER", conflicts_with = "images")]
     lmdb: Option<PathBuf>,
-    /// Where the shards go: a folder, s3://…, gs://… or az://….
+    /// Output location of the shards: a folder, s3://…, gs://… or az://….
     #[arg(long, value_name = "URI", required_unless_present = "shards")]
     output: Option<String>,
-    /// Only write the index of the WebDataset shards that are at this place already.
+    /// Location of existing WebDataset shards: write their index only.
     #[arg(long, value_name = "URI", conflicts_with_all = ["images", "texts", "lmdb", "output", "shard_size"])]
     shards: Option<String>,
-    /// A shard is closed when it has grown to this many MiB.
+    /// Size at which a shard is closed, in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 128, value_parser = clap::value_parser!(u64).range(1..=4096))]
     shard_size: u64,
-    /// Share of images, texts or labels that may be unusable before the command fails, in percent.
+    /// Maximum share of unusable images, texts or labels, in percent; the command fails above it.
     #[arg(long, value_name = "PERCENT", default_value_t = 1.0)]
     most_skipped: f64,
 }

@@ -1,4 +1,4 @@
-//! The bar of a command that takes a while.
+//! The progress bar of long-running subcommands.
 
 use indicatif::{ProgressBar, ProgressStyle};
 

@@ -1,4 +1,4 @@
-//! The command that scores retrieval from features.
+//! `cnclip score`: computes retrieval recall from feature files.
 
 use std::path::PathBuf;
 
@@ -8,23 +8,22 @@ use cnclip::interop::{atomic_file, score};
 use cnclip_crds::tasks::{RecallAtK, RetrievalRecalls};
 use serde_json::{Value, json};
 
-/// Features are compared by inner product, as they are: make them unit vectors before. Recalls are
-/// in percent, over the texts and images that have something relevant. Of equally similar candidates the one
-/// that comes first in its file wins.
+/// Compares features by inner product without normalizing them: normalize them before. Recalls are in percent,
+/// over the texts and images that have a relevant candidate. Ties are ranked in the order of the file.
 #[derive(Args, Debug)]
 pub(super) struct ScoreArgs {
-    /// {"image_id": 1, "feature": [0.1, …]} a line, as the reference's extract_features writes it.
+    /// Image features: {"image_id": 1, "feature": [0.1, …]} per line, as the reference's extract_features writes.
     #[arg(long, value_name = "FILE")]
     images: PathBuf,
-    /// {"text_id": 1, "feature": [0.1, …]} a line.
+    /// Text features: {"text_id": 1, "feature": [0.1, …]} per line.
     #[arg(long, value_name = "FILE")]
     texts: PathBuf,
-    /// What belongs together, a line for each text, {"text_id": 1, "image_ids": [2, 3]}, or for
-    /// each image, {"image_id": 2, "text_ids": [1]}.
+    /// Relevance labels: per line a text with its images, {"text_id": 1, "image_ids": [2, 3]}, or an image with
+    /// its texts, {"image_id": 2, "text_ids": [1]}.
     #[arg(long, value_name = "FILE", required_unless_present = "predictions")]
     relevance: Option<PathBuf>,
-    /// Write what was found here, as the reference's make_topk_predictions does: text_to_image.jsonl and
-    /// image_to_text.jsonl, and with --relevance its score files.
+    /// Output folder of the predictions, in the format of the reference's make_topk_predictions:
+    /// text_to_image.jsonl and image_to_text.jsonl, and with --relevance its score files.
     #[arg(long, value_name = "FOLDER")]
     predictions: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! A request to stop: the first SIGTERM or SIGINT asks, a second one of SIGINT ends at once.
+//! Signal handling: the first SIGTERM or SIGINT requests a graceful stop, a further SIGINT exits immediately.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -6,12 +6,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 static STOP_REQUESTED: AtomicBool = AtomicBool::new(false);
 
-/// Whether somebody asked to stop. Becomes true at the first signal after [`listen`].
+/// Whether a stop was requested: true from the first signal after [`install_signal_handlers`] on.
 pub(super) fn stop_requested() -> bool {
+    // Relaxed suffices: the flag guards no other data, and the training loop polls it between steps.
     STOP_REQUESTED.load(Ordering::Relaxed)
 }
 
-/// Begins to listen for signals on a thread of its own.
+/// Handles signals on a background thread.
 ///
 /// # Errors
 /// If the system gives no thread or no signal handler.
@@ -33,9 +34,13 @@ pub(super) fn install_signal_handlers() -> std::io::Result<()> {
         .spawn(move || {
             runtime.block_on(async {
                 tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-                tracing::info!("Asked to stop: saving the state after this step");
+                tracing::info!("Stop requested: saving the state after this step");
                 STOP_REQUESTED.store(true, Ordering::Relaxed);
+
+                // Kubernetes repeats SIGTERM at will and kills after the grace period anyway; only a person
+                // who presses Ctrl-C again does not want to wait for the state to be saved.
                 int.recv().await;
+                // 128 + SIGINT, as a shell reports it.
                 std::process::exit(130);
             });
         })?;

@@ -1,4 +1,4 @@
-//! The command that turns texts into ids.
+//! `cnclip tokenize`: tokenizes texts.
 
 use std::path::PathBuf;
 
@@ -6,19 +6,19 @@ use clap::Args;
 use cnclip::error::Result;
 use cnclip::interop::tokenize::{self, TokenizeOptions};
 
-/// The ids are those of the reference's `tokenize`, `[CLS]` and `[SEP]` included, without padding.
-/// Every line is answered before the next one is read.
+/// Gives the ids of the reference's `tokenize`, including `[CLS]` and `[SEP]`, without padding. Each line is
+/// answered before the next one is read.
 #[derive(Args, Debug)]
 pub(super) struct TokenizeArgs {
-    /// Most ids of a text; a longer text is cut, and still ends in `[SEP]`. The published models
-    /// were trained with 52.
+    /// Maximum number of ids of a text; a longer text is truncated and still ends in `[SEP]`. The published
+    /// models were trained with 52.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=8192))]
     context_length: u32,
-    /// First make the text lower case and its curly double quotes straight, as the reference's data
-    /// sets do and its `tokenize` does not.
+    /// Lower-case texts and straighten curly double quotes first, as the reference's data sets do and its
+    /// `tokenize` does not.
     #[arg(long)]
     dataset_rules: bool,
-    /// A vocab.txt, one token a line; otherwise that of the published models, at $CNCLIP_VOCAB.
+    /// Vocabulary file (vocab.txt), one token per line; that of the published models at $CNCLIP_VOCAB by default.
     #[arg(long, value_name = "FILE")]
     vocab: Option<PathBuf>,
 }

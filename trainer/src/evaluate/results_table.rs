@@ -1,10 +1,10 @@
-//! The table that people read at the end of an evaluation. Decides nothing but its looks.
+//! The table of results that `cnclip evaluate` prints.
 
 use cnclip_crds::tasks::{Metric, RecallAtK, SimilarityThreshold, TaskResult, TaskScores};
 
 use crate::text_table::format_table;
 
-/// Columns of words; those behind them are of numbers.
+/// Columns of text, which are left-aligned; the others are numbers.
 const TEXT_COLUMNS: usize = 2;
 const RETRIEVAL_COLUMNS: [&str; 6] = ["TASK", "DIRECTION", "R@1", "R@5", "R@10", "MR"];
 const ZERO_SHOT_COLUMNS: [&str; 7] = [
@@ -16,7 +16,7 @@ const ZERO_SHOT_COLUMNS: [&str; 7] = [
     "MAP",
     "AUC",
 ];
-/// The numbers of a classification, in the order of its columns.
+/// The metrics of a classification, in the order of its columns.
 const ZERO_SHOT_METRICS: [Metric; 5] = [
     Metric::Accuracy,
     Metric::Top5,
@@ -25,7 +25,7 @@ const ZERO_SHOT_METRICS: [Metric; 5] = [
     Metric::RocAuc,
 ];
 
-/// The numbers of all tasks in percent, those of one kind below each other, and the sizes of their pools.
+/// Formats the scores of all tasks in percent, a table for each kind, and the sizes of the data sets.
 pub fn format_results_table(results: &[TaskResult]) -> String {
     let recalls: Vec<_> = results.iter().flat_map(recall_rows).collect();
     let classified: Vec<_> = results.iter().filter_map(zero_shot_row).collect();
@@ -129,9 +129,9 @@ fn zero_shot_row(result: &TaskResult) -> Option<Vec<String>> {
             .map_or("–".to_owned(), |value| format!("{value:.1}"))
     };
 
-    let words = [result.name.clone(), scores.headline.to_string()];
+    let labels = [result.name.clone(), scores.headline.to_string()];
     Some(
-        words
+        labels
             .into_iter()
             .chain(ZERO_SHOT_METRICS.map(number))
             .collect(),

@@ -1,5 +1,4 @@
-//! Scores retrieval in both directions: how often a right candidate is among the first. Never
-//! encodes anything.
+//! Retrieval recall in both directions, from features and relevance labels.
 
 use cnclip_crds::tasks::{RecallAtK, RetrievalRecalls};
 
@@ -8,12 +7,28 @@ use super::search::{FeatureMatrix, Neighbor, nearest_neighbors};
 /// Candidates kept for each query: as many as the largest k of recall at k.
 pub const TOP_K: usize = 10;
 
-/// What a model and the data set say of the same texts and images.
+/// Features of texts and images, with the labels of the data set.
+///
+/// # Examples
+/// ```
+/// use cnclip::evaluate::retrieval::{RetrievalPool, RetrievalResult};
+/// use cnclip::evaluate::search::FeatureMatrix;
+///
+/// let result = RetrievalResult::search_pool(RetrievalPool {
+///     texts: FeatureMatrix::new(&[1.0, 0.0, 0.0, 1.0], 2),
+///     images: FeatureMatrix::new(&[0.8, 0.6, 0.6, 0.8], 2),
+///     relevant: &[vec![0], vec![0]],
+/// });
+///
+/// let recalls = result.recalls().unwrap();
+/// assert_eq!(recalls.text_to_image.r1, 50.0);
+/// assert_eq!(recalls.image_to_text.r1, 100.0);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct RetrievalPool<'a> {
-    /// Unit vectors of the texts.
+    /// Normalized features of the texts.
     pub texts: FeatureMatrix<'a>,
-    /// Unit vectors of the images.
+    /// Normalized features of the images.
     pub images: FeatureMatrix<'a>,
     /// For each text, the images it describes.
     pub relevant: &'a [Vec<usize>],
@@ -24,20 +39,20 @@ pub struct RetrievalPool<'a> {
 pub struct DirectionResult {
     /// Over the queries that have a relevant candidate; none if no query has.
     pub recall: Option<RecallAtK>,
-    /// For each query its [`KEPT`] best candidates, best first; all where there are fewer.
+    /// For each query its [`TOP_K`] nearest candidates, in descending order; all where there are fewer.
     pub nearest: Vec<Vec<Neighbor>>,
-    /// For each query, the candidates that are right.
+    /// For each query, the relevant candidates.
     pub relevant: Vec<Vec<usize>>,
-    /// Queries without a relevant candidate; they count for nothing.
+    /// Queries without a relevant candidate, which are left out of recall.
     pub unanswerable: usize,
 }
 
 /// A retrieval in both directions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RetrievalResult {
-    /// Texts ask, images answer.
+    /// Queries are texts, candidates are images.
     pub text_to_image: DirectionResult,
-    /// Images ask, texts answer.
+    /// Queries are images, candidates are texts.
     pub image_to_text: DirectionResult,
 }
 
@@ -64,7 +79,7 @@ impl RetrievalResult {
         }
     }
 
-    /// Recall in both directions; none if nothing is said to belong together.
+    /// Recall in both directions; `None` without labels.
     pub fn recalls(&self) -> Option<RetrievalRecalls> {
         let text_to_image = self.text_to_image.recall;
         let image_to_text = self.image_to_text.recall;
@@ -83,6 +98,7 @@ impl DirectionResult {
             .collect();
 
         let unanswerable = relevant.iter().filter(|right| right.is_empty()).count();
+        // Counting queries without labels as misses would make recall depend on how complete the labels are.
         let queries = relevant.len() - unanswerable;
         let recall = (queries > 0).then(|| compute_recall(&places, queries));
         Self {
@@ -94,7 +110,7 @@ impl DirectionResult {
     }
 }
 
-/// The place of the first right candidate, from 0.
+/// Rank of the first relevant candidate, from 0.
 pub fn first_hit(found: &[Neighbor], right: &[usize]) -> Option<usize> {
     found.iter().position(|near| right.contains(&near.index))
 }
@@ -105,6 +121,7 @@ fn compute_recall(places: &[Option<usize>], queries: usize) -> RecallAtK {
         hits as f64 / queries as f64
     };
 
+    // Ratios become percent last, in the order of the reference, so that the last bits are the same.
     let r1 = share(1);
     let r5 = share(5);
     let r10 = share(10);

@@ -1,22 +1,33 @@
-//! Exact search: the candidates that are most similar to each query. Never holds all similarities at
-//! once, and never judges whether a candidate is right.
+//! Exact nearest-neighbor search by inner product, in blocks: the similarity matrix is never held as a whole.
 
 use rayon::prelude::*;
 
 use cnclip_compute::gemm::{Accumulate, GemmThreads, MatrixView, MatrixViewMut, gemm_f32};
 
-/// Most queries that one thread compares at a time: every candidate is read once for so many.
+/// Queries that one thread compares at a time: candidates are read from memory once per block of queries.
 const QUERY_BLOCK_ROWS: usize = 512;
-/// Candidates they are compared with at a time: the similarities of a block are 1 MiB, half of a
-/// core's second-level cache.
+/// Candidates that a block of queries is compared with at a time. The similarities of a block are 1 MiB, which
+/// stays in the second-level cache between the matrix multiplication and the selection.
 const CANDIDATE_BLOCK_ROWS: usize = 512;
-/// Similarities that are looked at together: one of them must be good enough, or none is.
+/// Similarities tested at once against the current worst neighbor, as vector code.
 const LANES: usize = 64;
 
 /// Feature vectors, one after the other.
 ///
 /// # Shapes
 /// `[count, width]`
+///
+/// # Examples
+/// ```
+/// use cnclip::evaluate::search::{FeatureMatrix, nearest_neighbors};
+///
+/// let texts = FeatureMatrix::new(&[1.0, 0.0], 2);
+/// let images = FeatureMatrix::new(&[0.0, 1.0, 0.6, 0.8, 1.0, 0.0], 2);
+///
+/// let nearest = nearest_neighbors(texts, images, 2);
+/// let indices: Vec<usize> = nearest[0].iter().map(|image| image.index).collect();
+/// assert_eq!(indices, [2, 1]);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct FeatureMatrix<'a> {
     values: &'a [f32],
@@ -24,22 +35,25 @@ pub struct FeatureMatrix<'a> {
 }
 
 impl<'a> FeatureMatrix<'a> {
-    /// The vectors of `width` numbers that lie in `values`.
+    /// The rows of `width` values in `values`.
+    ///
+    /// # Panics
+    /// If `values` is not a whole number of rows.
     pub fn new(values: &'a [f32], width: usize) -> Self {
         assert!(
             width > 0 && values.len().is_multiple_of(width),
-            "the vectors are not whole"
+            "the values must be a whole number of rows"
         );
 
         Self { values, width }
     }
 
-    /// How many vectors there are.
+    /// Number of vectors.
     pub fn count(&self) -> usize {
         self.values.len() / self.width
     }
 
-    /// Numbers in each.
+    /// Dimension of the vectors.
     pub fn width(&self) -> usize {
         self.width
     }
@@ -49,7 +63,7 @@ impl<'a> FeatureMatrix<'a> {
         &self.values[index * self.width..][..self.width]
     }
 
-    /// All numbers, vector after vector.
+    /// All values, row by row.
     pub fn values(&self) -> &'a [f32] {
         self.values
     }
@@ -62,22 +76,21 @@ impl<'a> FeatureMatrix<'a> {
     }
 }
 
-/// A candidate and how similar it is to the query.
+/// A candidate and its similarity to the query.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Neighbor {
-    /// Its place among the candidates.
+    /// Index of the candidate.
     pub index: usize,
-    /// The inner product with the query; minus infinity where that is not a number.
+    /// Inner product with the query; negative infinity where that is NaN.
     pub similarity: f32,
 }
 
-/// For each query the `count` candidates of the largest inner product, best first; all of them where
-/// there are fewer.
+/// Finds for each query the `count` candidates with the largest inner product, in descending order; all
+/// candidates where there are fewer.
 ///
 /// # Guarantees
-/// Of equally similar candidates the earlier one wins, as in a stable sort. A similarity that is not
-/// a number loses to every other. Memory beyond the answers is a few MiB for each thread, however
-/// many candidates there are.
+/// Ties are ranked by index, as in a stable sort, so that the result does not depend on the blocks or on the
+/// number of threads. NaN ranks last. Working memory is a few MiB per thread for any number of candidates.
 pub fn nearest_neighbors(
     queries: FeatureMatrix<'_>,
     candidates: FeatureMatrix<'_>,
@@ -85,10 +98,10 @@ pub fn nearest_neighbors(
 ) -> Vec<Vec<Neighbor>> {
     assert_eq!(
         queries.width, candidates.width,
-        "queries and candidates are of one width"
+        "queries and candidates must have the same dimension"
     );
 
-    // Few queries are shared by all threads; many are compared in blocks that make a product worth it.
+    // Few queries are divided among all threads; many are compared in blocks large enough for an efficient GEMM.
     let share = queries.count().div_ceil(rayon::current_num_threads());
     let blocks = queries.row_blocks(share.clamp(1, QUERY_BLOCK_ROWS));
     blocks
@@ -126,7 +139,7 @@ fn nearest_to_query_block(
     best.into_iter().map(|best| best.neighbors)
 }
 
-/// The best candidates seen so far, best first.
+/// The nearest candidates so far, in descending order of similarity.
 #[derive(Clone, Debug)]
 struct TopCandidates {
     neighbors: Vec<Neighbor>,
@@ -141,10 +154,12 @@ impl TopCandidates {
         }
     }
 
-    /// Candidates from `first` on, which come behind all seen before.
+    /// Offers the candidates from index `first` on, which must be higher than all indices before.
     fn offer_block(&mut self, first: usize, similarities: &[f32]) {
         for (first, lanes) in (first..).step_by(LANES).zip(similarities.chunks(LANES)) {
-            // Without a branch for each, so that it becomes vector code: few lanes hold a good one.
+            // Folding without a branch lets the compiler emit vector code. After the first blocks nearly all
+            // lanes fail this test, so that insertion, which is scalar, costs little.
+            // A tie with the worst neighbor loses (`>`), because its index is higher.
             let worst = self.worst_similarity();
             if lanes.iter().fold(false, |any, &one| any | (one > worst)) || !self.is_full() {
                 (first..)
@@ -158,16 +173,17 @@ impl TopCandidates {
         self.neighbors.len() >= self.count
     }
 
-    /// What a candidate must exceed.
+    /// The similarity that a candidate must exceed.
     fn worst_similarity(&self) -> f32 {
         self.neighbors
             .last()
             .map_or(f32::INFINITY, |near| near.similarity)
     }
 
-    /// Candidates come in rising order of their index, so one that is only as good as another
-    /// belongs behind it.
+    /// Inserts a candidate behind all that are at least as similar: candidates come in ascending order of index,
+    /// so ties are in the order of index.
     fn insert_candidate(&mut self, index: usize, similarity: f32) {
+        // NaN has no order: as negative infinity it ranks last and leaves the list sorted.
         let similarity = if similarity.is_nan() {
             f32::NEG_INFINITY
         } else {

@@ -1,4 +1,4 @@
-//! Files that appear whole or not at all. Decides nothing about what is in them.
+//! Atomic file writes: a file appears with its full content or not at all.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -12,10 +12,10 @@ use safetensors::tensor::{Dtype, View, serialize_to_file};
 
 use crate::error::{Error, Result};
 
-/// As new files are, before the process's mask.
+/// Mode of a new file before the umask is applied; `tempfile` would create it as 0600.
 const FILE_MODE: u32 = 0o666;
 
-/// A tensor of numbers on its way out.
+/// An fp32 tensor to be written.
 #[derive(Clone, Debug)]
 pub struct F32Tensor<'a> {
     /// Its shape; `[]` for a scalar.
@@ -45,10 +45,27 @@ impl View for F32Tensor<'_> {
     }
 }
 
-/// Writes a file beside its place, and moves it there.
+/// Writes a temporary file in the same folder and renames it to `path`.
 ///
 /// # Errors
-/// Those of `write`, and if the file cannot be made, or not be moved; then nothing is left behind.
+/// Those of `write`, and if the file cannot be created or renamed; the temporary file is removed then.
+///
+/// # Examples
+/// ```
+/// use std::io::Write;
+///
+/// use cnclip::error::Error;
+/// use cnclip::interop::atomic_file::write_atomically;
+///
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("scores.json");
+/// write_atomically(&path, |file| {
+///     file.write_all(b"{}").map_err(Error::io_context("write", &path))
+/// })?;
+///
+/// assert_eq!(std::fs::read(&path)?, b"{}");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn write_atomically(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&File>) -> Result<()>,
@@ -58,6 +75,7 @@ pub fn write_atomically(
     write(&mut writer)?;
     writer.flush().map_err(Error::io_context("write", path))?;
     drop(writer);
+    // A rename is atomic only within a file system, which is why the file is in the folder of its target.
     aside
         .persist(path)
         .map_err(|error| Error::io_context("write", path)(error.error))?;
@@ -65,10 +83,10 @@ pub fn write_atomically(
     Ok(())
 }
 
-/// Writes named tensors as safetensors, one after the other: a tensor may make its bytes when asked.
+/// Writes named tensors as safetensors atomically. A tensor may produce its bytes when they are written.
 ///
 /// # Errors
-/// As [`file`].
+/// As [`write_atomically`].
 pub fn write_safetensors<V: View>(
     path: &Path,
     tensors: impl IntoIterator<Item = (String, V)>,
@@ -80,14 +98,14 @@ pub fn write_safetensors<V: View>(
         .map_err(Error::io_context("write", path))?
         .permissions();
 
-    // The format is what Hugging Face's readers ask for.
+    // `transformers` refuses files without this entry.
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     serialize_to_file(tensors, Some(format), aside.path()).map_err(|error| match error {
         SafeTensorError::IoError(error) => Error::io_context("write", path)(error),
         other => Error::Bug(format!("{} cannot be written: {other}", path.display())),
     })?;
 
-    // It put a file of its own there, which nobody else may read.
+    // The serializer replaced the temporary file by one with mode 0600.
     std::fs::set_permissions(aside.path(), mode).map_err(Error::io_context("write", path))?;
     aside
         .persist(path)
@@ -109,7 +127,7 @@ fn create_temp_file(path: &Path) -> Result<tempfile::NamedTempFile> {
         .map_err(Error::io_context("create a file in", folder))
 }
 
-/// A JSON value and a newline.
+/// Writes a JSON value and a newline.
 ///
 /// # Errors
 /// Those of the writer.

@@ -1,4 +1,4 @@
-//! Unit features of pictures and texts, in the reference's files or others'. Compares nothing.
+//! Computes L2-normalized features of images and texts, and writes them to feature files.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -28,20 +28,20 @@ use cnclip_nn::model::clip::{BatchCapacity, Clip};
 /// A text to be encoded.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct TextToEmbed {
-    /// What it is called.
+    /// Its id.
     pub text_id: ItemId,
-    /// What it says.
+    /// The text.
     pub text: String,
 }
 
-/// A picture to be encoded, and where it was found.
+/// An image to be encoded, and its location for error messages.
 struct ImageToEmbed {
     image_id: ItemId,
     location: String,
     bytes: Bytes,
 }
 
-/// A model that writes features, a batch at a time.
+/// A model that computes features batch by batch.
 #[derive(Debug)]
 pub struct Embedder {
     clip: Clip,
@@ -52,10 +52,10 @@ pub struct Embedder {
 }
 
 impl Embedder {
-    /// Makes a model ready for batches of this size.
+    /// Builds a model for batches of this size.
     ///
     /// # Errors
-    /// If its weights do not fit, or texts of that length have no positions.
+    /// If the weights do not fit the model, or the context length exceeds its positions.
     pub fn new(
         model: &ResolvedModel,
         tokenizer: Tokenizer,
@@ -80,11 +80,11 @@ impl Embedder {
         })
     }
 
-    /// Writes the features of an image file of the reference, in the order of the numbers. Calls
-    /// `progress` with how many of how many are done.
+    /// Writes the features of the images in a TSV file of the reference, in ascending order of image id. Calls
+    /// `progress` with the numbers of completed and of all images.
     ///
     /// # Errors
-    /// A line that is no picture, naming it; then nothing is written.
+    /// If a line has no valid image; then nothing is written.
     pub fn embed_image_file(
         &mut self,
         images: &Path,
@@ -110,7 +110,7 @@ impl Embedder {
     /// Writes the features of a prepared data set's images, in the order of its shards.
     ///
     /// # Errors
-    /// A shard that is damaged or a picture that does not decode; then nothing is written.
+    /// If a shard is damaged or an image does not decode; then nothing is written.
     pub fn embed_dataset_images(
         &mut self,
         dataset: &Dataset,
@@ -134,7 +134,7 @@ impl Embedder {
         })
     }
 
-    /// Writes the features of texts, in their order, after the reference's rules for data sets.
+    /// Writes the features of texts, in their order, normalized as the reference's data sets are.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -223,7 +223,7 @@ impl ImageToEmbed {
     }
 }
 
-/// Writes features in the format that the file's name asks for, and the ids of an array beside it.
+/// Writes features in the format of the file's extension, with the ids of an array in a companion file.
 fn write_feature_file(
     to: &Path,
     kind: FeatureKind,
@@ -248,7 +248,7 @@ fn write_feature_file(
     })
 }
 
-/// The texts of a text file of the reference, in its order.
+/// Reads the texts of a JSON Lines file of the reference, in its order.
 ///
 /// # Errors
 /// If it cannot be read.
@@ -264,7 +264,7 @@ pub fn read_text_file(path: &Path) -> Result<Vec<TextToEmbed>> {
     Ok(texts)
 }
 
-/// The texts of a prepared data set, each once: in the order of its shards, then those of no image.
+/// Reads the texts of a prepared data set, each once: in the order of its shards, then those without an image.
 ///
 /// # Errors
 /// A shard that is damaged.
@@ -290,7 +290,7 @@ pub fn read_dataset_texts(dataset: &Dataset) -> Result<Vec<TextToEmbed>> {
     Ok(texts)
 }
 
-/// Gives the samples of every shard to `take`, one shard after the other.
+/// Calls `take` with the samples of each shard in turn.
 fn for_each_shard(
     dataset: &Dataset,
     mut take: impl FnMut(Vec<Sample>) -> Result<()>,

@@ -1,4 +1,4 @@
-//! A model in the layouts that others load. Changes names and places of numbers, never a number.
+//! Exports a model in the layouts of other libraries: renames and rearranges tensors, never changes values.
 
 mod huggingface;
 mod ofa;
@@ -10,7 +10,7 @@ use super::resolved_model::ResolvedModel;
 use crate::error::{Error, Result};
 use cnclip_nn::model::clip::BatchCapacity;
 
-/// A layout.
+/// Layout of an exported model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExportFormat {
     /// A folder that `transformers` loads as `ChineseCLIPModel` and `ChineseCLIPProcessor`.
@@ -19,7 +19,7 @@ pub enum ExportFormat {
     Ofa,
 }
 
-/// Writes a model into a folder, which is made if it is not there; gives the names of its files.
+/// Writes a model into a folder, which is created if needed, and returns the names of the files.
 ///
 /// # Errors
 /// If the model cannot be read, the layout has no place for it, or the folder cannot be written.
@@ -29,7 +29,7 @@ pub fn export_model(
     vocabulary: Option<&Path>,
     to: &Path,
 ) -> Result<Vec<String>> {
-    // Nothing is encoded: the towers are only asked for their names.
+    // Only names and values of parameters are used, so the smallest activations suffice.
     let (_, params) = model.build_clip(BatchCapacity {
         batch: 1,
         context: 1,

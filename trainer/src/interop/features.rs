@@ -1,5 +1,4 @@
-//! Files of features with the ids of what they are of: the reference's JSON lines, a NumPy array, or a
-//! Parquet table. Decides formats; computes nothing.
+//! Feature files with ids: the reference's JSON Lines, a NumPy array, or a Parquet table.
 
 mod npy;
 mod parquet_table;
@@ -15,7 +14,7 @@ use crate::error::{Error, Result};
 use cnclip_data::shard::ItemId;
 use parquet_table::ParquetTable;
 
-/// What features are of.
+/// Whether features are of images or of texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FeatureKind {
     /// Images.
@@ -37,7 +36,7 @@ enum FeatureLine<'a> {
     },
 }
 
-/// How the names of files of a format end.
+/// File name extension of a format.
 pub fn file_extension(format: FeatureFormat) -> &'static str {
     match format {
         FeatureFormat::Jsonl => "jsonl",
@@ -46,7 +45,18 @@ pub fn file_extension(format: FeatureFormat) -> &'static str {
     }
 }
 
-/// The format that the end of a file's name asks for; JSON lines where it asks for none.
+/// The format of a file name's extension; JSON Lines for other extensions.
+///
+/// # Examples
+/// ```
+/// use std::path::Path;
+///
+/// use cnclip::interop::features::format_from_path;
+/// use cnclip_crds::trainer_config::FeatureFormat;
+///
+/// assert_eq!(format_from_path(Path::new("images.npy")), FeatureFormat::Npy);
+/// assert_eq!(format_from_path(Path::new("images.txt")), FeatureFormat::Jsonl);
+/// ```
 pub fn format_from_path(path: &Path) -> FeatureFormat {
     let asked = |&format: &FeatureFormat| {
         path.extension()
@@ -58,7 +68,7 @@ pub fn format_from_path(path: &Path) -> FeatureFormat {
         .unwrap_or(FeatureFormat::Jsonl)
 }
 
-/// A file of features on its way out.
+/// Writes a feature file.
 pub struct FeatureWriter<W: Write + Send> {
     kind: FeatureKind,
     width: usize,
@@ -67,13 +77,13 @@ pub struct FeatureWriter<W: Write + Send> {
 
 enum FeatureSink<W: Write + Send> {
     Jsonl(W),
-    /// An array and what its rows are called.
+    /// An array and the ids of its rows.
     Npy(W, Vec<ItemId>),
     Parquet(Box<ParquetTable<W>>),
 }
 
 impl<W: Write + Send> FeatureWriter<W> {
-    /// Begins a file of so many features of `width` numbers.
+    /// Starts a file of `count` features of `width` values.
     ///
     /// # Errors
     /// If it cannot be written to.
@@ -86,6 +96,7 @@ impl<W: Write + Send> FeatureWriter<W> {
     ) -> Result<Self> {
         let sink = match format {
             FeatureFormat::Jsonl => FeatureSink::Jsonl(to),
+            // The header has the shape, so the count must be known before the first row.
             FeatureFormat::Npy => {
                 to.write_all(&npy::npy_header(count, width))
                     .map_err(write_error)?;
@@ -101,7 +112,7 @@ impl<W: Write + Send> FeatureWriter<W> {
         })
     }
 
-    /// Adds features, and what they are of.
+    /// Appends features with their ids.
     ///
     /// # Errors
     /// If they cannot be written.
@@ -124,7 +135,8 @@ impl<W: Write + Send> FeatureWriter<W> {
         }
     }
 
-    /// Ends the file; gives what is written beside it, if anything: the ids of an array, one a line.
+    /// Completes the file. Returns the content of its companion file, if the format has one: the ids of an array,
+    /// one per line.
     ///
     /// # Errors
     /// If it cannot be written.

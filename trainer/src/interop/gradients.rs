@@ -1,4 +1,4 @@
-//! Loss, features and gradients of one batch, to be held against another implementation's.
+//! Loss, features and gradients of one batch, for comparison with another implementation.
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ use cnclip_nn::loss::ContrastiveLoss;
 use cnclip_nn::model::PackedTexts;
 use cnclip_nn::model::clip::{BatchCapacity, Clip, ClipBatch};
 
-/// Pictures, and padded captions without the padding behind them.
+/// Images, and texts without trailing padding.
 struct GradientBatch {
     pixels: Vec<f32>,
     ids: Vec<u32>,
@@ -144,7 +144,7 @@ fn parse_batch(bytes: &[u8], config: &ModelConfig) -> Result<GradientBatch, Stri
     let positions = config.text.positions as usize;
     if (height, width) != (side, side) || batch != rows || batch == 0 {
         return Err(format!(
-            "images are {:?} and texts {:?}, expected as many of both, and pictures of {side} by {side}",
+            "images are {:?} and texts {:?}, expected equally many of both, and images of {side} by {side}",
             images.shape(),
             texts.shape()
         ));
@@ -198,8 +198,8 @@ fn read_tensor<'a>(
     }
 }
 
-/// Rows of ids one behind the other, without the padding that ends them. A row of nothing else keeps
-/// it: its first token attends to all of them.
+/// Packs rows of ids without their trailing padding. A row of padding only keeps it, because its features are
+/// those of its first token, which attends to all of them.
 fn unpad_texts(
     ids: impl Iterator<Item = i64>,
     context: usize,

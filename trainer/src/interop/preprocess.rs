@@ -1,4 +1,4 @@
-//! Pictures as a tower is given them, before and after their levels become numbers.
+//! Images as the image tower receives them, before and after normalization.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -13,12 +13,12 @@ use cnclip_data::image::Rgb;
 use cnclip_data::image::decode::decode_image;
 use cnclip_data::image::preprocess::{CHANNEL_MEANS, CHANNEL_STDS};
 
-/// What of a picture a tensor holds.
+/// Content of an image tensor.
 #[derive(Clone, Copy)]
 enum TensorContent {
-    /// Levels, the channels of a pixel side by side.
+    /// u8 values, with interleaved channels.
     Resized,
-    /// Numbers, one channel after the other.
+    /// Normalized fp32 values, channel by channel.
     Pixels,
 }
 
@@ -79,12 +79,11 @@ impl View for ImageTensor<'_> {
     }
 }
 
-/// Writes `resized/<file name>` u8 [side, side, 3] and `pixels/<file name>` f32 [3, side, side] of
-/// every picture, as evaluation sees it.
+/// Writes `resized/<file name>` u8 \[side, side, 3\] and `pixels/<file name>` f32 \[3, side, side\] of every
+/// image, as evaluation preprocesses it.
 ///
 /// # Errors
-/// Two pictures of one file name; a file that cannot be read or is no picture; if the output cannot
-/// be written.
+/// If two images have the same file name, a file cannot be read or decoded, or the output cannot be written.
 pub fn preprocess_images(images: &[PathBuf], side: usize, to: &Path) -> Result<()> {
     let names = unique_file_names(images)?;
     let squares: Result<Vec<_>> = images

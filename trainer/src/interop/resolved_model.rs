@@ -1,4 +1,4 @@
-//! A model found at a URI, whole: weights, towers, and the vocabulary that belongs to it.
+//! A model resolved from a URI: weights, configuration and vocabulary.
 
 use std::path::Path;
 
@@ -31,10 +31,10 @@ pub struct ResolvedModel {
 }
 
 impl ResolvedModel {
-    /// Finds a model where [`source::weights`] finds weights.
+    /// Resolves a model as [`model_resolver::resolve_weights`] resolves weights.
     ///
     /// # Errors
-    /// If there are none, or nothing says what towers they are of.
+    /// If there are none, or their architecture is unknown.
     pub fn open(uri: &str) -> Result<Self> {
         let found = model_resolver::resolve_weights(uri)?;
         let folder = Store::open(uri).ok();
@@ -61,8 +61,8 @@ impl ResolvedModel {
         Ok((clip, params))
     }
 
-    /// The file of the vocabulary named, or else that of its training, that beside its weights, or
-    /// that of the published models; and where it is.
+    /// Reads the named vocabulary file, or else that of the model's training, that in the folder of the weights,
+    /// or that of the published models. Returns its content and location.
     ///
     /// # Errors
     /// If it cannot be read, or is not what the training pinned.
@@ -78,7 +78,7 @@ impl ResolvedModel {
         }
     }
 
-    /// The tokenizer of [`Self::vocabulary`].
+    /// Builds the tokenizer of [`Self::read_vocabulary`].
     ///
     /// # Errors
     /// If there is none, or it has more entries than the text tower.

@@ -1,4 +1,4 @@
-//! Retrieval scored from features that anybody made, in the reference's files.
+//! Scores retrieval from feature files in the reference's format, whichever model they are from.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -136,14 +136,14 @@ impl FeatureTable {
     }
 }
 
-/// Features that were searched, and what their files call them.
+/// The result of a search over feature files, with their ids.
 #[derive(Debug)]
 pub struct SearchedFeatures {
-    /// What the texts are called, in the order of their file.
+    /// Ids of the texts, in the order of their file.
     pub texts: Vec<ItemId>,
-    /// What the images are called, in the order of their file.
+    /// Ids of the images, in the order of their file.
     pub images: Vec<ItemId>,
-    /// What was found.
+    /// The nearest candidates.
     pub retrieval: RetrievalResult,
 }
 
@@ -224,7 +224,7 @@ fn read_relevance(
 
     match relevant.iter().all(Vec::is_empty) {
         true => Err(Error::Data(format!(
-            "{} says of no text what it describes.",
+            "{} has no labels: no text has an image.",
             path.display()
         ))),
         false => Ok(relevant),
@@ -232,7 +232,7 @@ fn read_relevance(
 }
 
 impl SearchedFeatures {
-    /// Writes what was found, and how good that is where it is known, into a folder.
+    /// Writes predictions, and their scores where there are labels, into a folder.
     ///
     /// # Errors
     /// If a file cannot be written; each is there whole or not at all.

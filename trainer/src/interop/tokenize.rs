@@ -1,4 +1,4 @@
-//! Texts in, ids out, a line for a line. Pads nothing.
+//! Tokenizes JSON Lines, without padding.
 
 use std::io::{BufRead, Write};
 use std::path::Path;
@@ -16,16 +16,16 @@ struct TextLine {
     text: String,
 }
 
-/// How texts become ids.
+/// Options of tokenization.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenizeOptions {
-    /// Most ids of a text, `[CLS]` and `[SEP]` included.
+    /// Maximum number of ids of a text, including `[CLS]` and `[SEP]`.
     pub context_length: usize,
-    /// Whether a text is first changed as the reference's data sets change theirs.
+    /// Whether texts are normalized first as the reference's data sets are.
     pub dataset_rules: bool,
 }
 
-/// The tokenizer of a vocabulary file, or else of the published models.
+/// Loads the tokenizer of a vocabulary file, or else of the published models.
 ///
 /// # Errors
 /// If the file cannot be read, or is no vocabulary.
@@ -38,7 +38,7 @@ pub fn load_tokenizer(vocabulary: Option<&Path>) -> Result<Tokenizer> {
     tokenizer_from_bytes(&bytes, &path.display().to_string(), i32::MAX)
 }
 
-/// The tokenizer of a vocabulary's bytes, for a model that knows so many ids.
+/// Builds the tokenizer of a vocabulary, for a model of `vocab_size` token embeddings.
 ///
 /// # Errors
 /// If the bytes are no vocabulary, or one of more entries.
@@ -48,12 +48,12 @@ pub(super) fn tokenizer_from_bytes(bytes: &[u8], uri: &str, vocab_size: i32) -> 
     match vocabulary.vocab_size() {
         size if size <= vocab_size.max(0) as usize => Ok(Tokenizer::new(vocabulary)),
         size => Err(unfit(format!(
-            "it has {size} entries, and the model knows {vocab_size}"
+            "it has {size} entries, and the model {vocab_size} token embeddings"
         ))),
     }
 }
 
-/// Answers every JSON object with a `text` by a JSON array of its ids, before it reads the next.
+/// Writes for each JSON object with a `text` a JSON array of its ids, before reading the next line.
 ///
 /// # Errors
 /// A line that is no such object; if `output` cannot be written.

@@ -120,7 +120,7 @@ fn a_model_that_a_layout_has_no_place_for_is_refused() {
         "huggingface",
     ];
 
-    let expected = "it has 21128 entries, and the model knows 512";
+    let expected = "it has 21128 entries, and the model 512";
     refuse(
         &[&arguments[..], &["--to", words(&to)]].concat(),
         b"",

@@ -165,7 +165,7 @@ fn a_batch_that_does_not_fit_the_model_is_refused() {
     );
 
     texts(5, 5, 1.0);
-    refuse(&arguments, b"", 65, "expected as many of both");
+    refuse(&arguments, b"", 65, "expected equally many of both");
     let file = std::fs::read(model.join("io.safetensors")).unwrap();
     std::fs::write(&batch, file).unwrap();
     refuse(&arguments, b"", 65, "`images` is of F16, expected F32");

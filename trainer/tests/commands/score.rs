@@ -133,11 +133,7 @@ fn features_that_cannot_be_scored_are_told_by_their_line() {
             "{\"text_id\": 4, \"image_ids\": [2]}",
             "has no feature 4",
         ),
-        (
-            2,
-            "{\"text_id\": 1, \"image_ids\": []}",
-            "says of no text what it describes",
-        ),
+        (2, "{\"text_id\": 1, \"image_ids\": []}", "has no labels"),
         (
             2,
             "{\"text_id\": 1}",

@@ -1,4 +1,4 @@
-//! Whether a gallery can be searched and told of. Changes nothing in it.
+//! Validates a corpus before it is searched.
 
 use std::collections::HashMap;
 
@@ -7,11 +7,10 @@ use crate::error::{Error, Result};
 use cnclip_data::shard::{Dataset, ItemId};
 
 impl RetrievalCorpus {
-    /// Whether it can be searched and told of.
+    /// Validates that it can be searched and its predictions written.
     ///
     /// # Errors
-    /// If it is empty, two pictures or two different texts have one id, or the model gave numbers that
-    /// are not finite.
+    /// If it is empty, two images or two different texts have the same id, or features are not finite.
     pub fn check_searchable(&self, dataset: &Dataset) -> Result<()> {
         let problem = self
             .empty_problem()
@@ -23,7 +22,7 @@ impl RetrievalCorpus {
         })
     }
 
-    /// Whether something in it has a name where the reference has numbers.
+    /// Whether an id is a string, where the reference accepts integers only.
     pub fn has_string_ids(&self) -> bool {
         let images = self.images.iter().map(|image| &image.image_id);
         let mut ids = images.chain(self.texts.iter().map(|text| &text.text_id));
@@ -38,7 +37,7 @@ impl RetrievalCorpus {
         };
 
         Some(format!(
-            "it holds no {what} that can be used, so there is nothing to retrieve. Name a data set \
+            "it holds no {what} that can be used, so there is nothing to retrieve. Use a data set \
              with images and texts."
         ))
     }
@@ -48,8 +47,8 @@ impl RetrievalCorpus {
         for image in &self.images {
             if let Some(first) = seen.insert(&image.image_id, image) {
                 return Some(format!(
-                    "image {} is there twice: as samples {} of shard {} and {} of shard {}. Give \
-                     each picture one sample with all its texts.",
+                    "image {} occurs twice: as samples {} of shard {} and {} of shard {}. Give \
+                     each image one sample with all its texts.",
                     image.image_id, first.sample, first.shard, image.sample, image.shard
                 ));
             }

@@ -30,7 +30,7 @@ fn a_gallery_that_cannot_be_told_of_says_why() {
         ),
         (
             Box::new(move |g| g.images[4].image_id = first(g)),
-            "image 1 is there twice: as samples 0 of shard 0 and",
+            "image 1 occurs twice: as samples 0 of shard 0 and",
         ),
         (
             Box::new(|g| g.texts[2].text_id = g.texts[0].text_id.clone()),

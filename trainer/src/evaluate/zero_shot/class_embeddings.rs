@@ -1,4 +1,4 @@
-//! What the model says of the names of the classes, and with it of pictures.
+//! Classifier weights from prompts: the text embeddings of the class names.
 
 use rayon::prelude::*;
 
@@ -12,14 +12,13 @@ use cnclip_data::tokenizer::{Tokenizer, normalize_dataset_text};
 use cnclip_distributed::Communicator;
 use cnclip_nn::model::PackedTexts;
 
-/// What the similarity of a picture and a name is multiplied with, as in the reference, whatever the
-/// model learned.
+/// Factor on similarities before the softmax: the reference uses 100 rather than the learned logit scale.
 const LOGIT_SCALE: f32 = 100.0;
-/// Pictures that one thread compares at a time.
+/// Images that one thread compares at a time.
 const IMAGE_BLOCK_ROWS: usize = 64;
 
-/// A unit vector for each class: the mean of its templates' unit features, made a unit again. Each
-/// rank encodes its share of the classes.
+/// Computes an embedding for each class: the mean of the normalized embeddings of its prompts, normalized
+/// again. Each rank encodes its share of the classes.
 ///
 /// # Shapes
 /// `[classes, width]`
@@ -45,6 +44,7 @@ pub(super) fn encode_class_names(
         })
         .collect();
 
+    // Summed in fp64, so that the result does not depend on how prompts are divided into batches.
     let mut sums = vec![0.0; own.len() * width];
     for (number, texts) in texts.chunks(sizes.batch_size).enumerate() {
         let (ids, offsets) = tokenizer.encode_batch(texts, sizes.context_length);
@@ -71,10 +71,10 @@ fn normalize_l2(sum: &[f64]) -> impl Iterator<Item = f32> {
     sum.iter().map(move |value| (value / length) as f32)
 }
 
-/// How probable each class is for each picture.
+/// Computes the probability of each class for each image.
 ///
 /// # Shapes
-/// `images` is `[pictures, width]`, `names` `[classes, width]`, the result `[pictures, classes]`.
+/// `images` is `[images, width]`, `names` `[classes, width]`, the result `[images, classes]`.
 pub(super) fn class_probabilities(images: &[f32], names: &[f32], width: usize) -> Vec<f32> {
     let names = MatrixView::new(names, width);
     let classes = names.rows();
@@ -101,6 +101,7 @@ pub(super) fn class_probabilities(images: &[f32], names: &[f32], width: usize) -
 }
 
 fn softmax(row: &mut [f32]) {
+    // The maximum is subtracted so that exp() cannot overflow.
     let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let powers: Vec<_> = row
         .iter()

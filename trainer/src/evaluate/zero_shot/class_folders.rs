@@ -1,5 +1,4 @@
-//! The class folders of a data set and the pictures in them, in the order of torchvision's
-//! `ImageFolder`. Opens no picture.
+//! The class folders of a data set and their images, in the order of torchvision's `ImageFolder`.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +6,10 @@ use super::dataset_errors::DatasetErrors;
 
 /// Where the class folders are.
 pub(super) const TEST_FOLDER: &str = "test";
-/// Names that end so are pictures, in any case of letters: those that `ImageFolder` takes and we decode.
+/// Extensions of images, case-insensitive: those that `ImageFolder` accepts and cnclip decodes.
 const IMAGE_EXTENSIONS: [&str; 5] = [".jpg", ".jpeg", ".png", ".bmp", ".webp"];
 
-/// One picture of a data set.
+/// One image of a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClassImage {
     /// Its name under the folder of the classes, such as `003/cat.jpg`.
@@ -26,11 +25,11 @@ impl ClassImage {
     }
 }
 
-/// The pictures among the files under the folder of the classes.
+/// Lists the images among the files of the class folders.
 ///
 /// # Guarantees
-/// Classes are in the order of their folders' names, the pictures of each in the order of the folder
-/// they are in, and then of their names. Hidden files and files outside the class folders are left out.
+/// Classes are in the order of their folders' names, the images of each in the order of subfolders, and then
+/// of names. Hidden files and files outside the class folders are left out.
 pub(super) fn list_class_images(
     found: &[String],
     names: &[String],
@@ -57,28 +56,28 @@ pub(super) fn list_class_images(
     let unknown: Vec<_> = unknown.into_iter().map(|(_, file)| *file).collect();
     mistakes.push_with_examples(&unknown, |files| {
         format!(
-            "These files are no {} pictures: {files}. Convert them, or remove them.",
+            "These files are not {} images: {files}. Convert them, or remove them.",
             IMAGE_EXTENSIONS.join(" ")
         )
     });
 
     let ids: Vec<&str> = folders.keys().copied().collect();
     if ids.is_empty() {
-        mistakes.push_error("There is no picture in test/<class>/.");
+        mistakes.push_error("There is no image in test/<class>/.");
     } else if !names.is_empty() {
         check_folder_names(&ids, names, mistakes);
     }
 
-    let mut pictures = Vec::new();
+    let mut images = Vec::new();
     for (class, files) in folders.values_mut().enumerate() {
         files.sort_unstable();
-        pictures.extend(files.iter().map(|(_, name)| ClassImage {
+        images.extend(files.iter().map(|(_, name)| ClassImage {
             name: (*name).to_owned(),
             class,
         }));
     }
 
-    pictures
+    images
 }
 
 fn is_image(file: &str) -> bool {
@@ -120,8 +119,8 @@ fn check_folder_names(folders: &[&str], names: &[String], mistakes: &mut Dataset
 
     let width = folders.iter().map(|folder| folder.len()).max().unwrap_or(1);
     let absent = |&class: &usize| !numbers.contains(&Some(class));
-    let told = |class: usize| format!("{class:0width$} ({})", names[class]);
-    let missing: Vec<_> = (0..names.len()).filter(absent).map(told).collect();
+    let describe = |class: usize| format!("{class:0width$} ({})", names[class]);
+    let missing: Vec<_> = (0..names.len()).filter(absent).map(describe).collect();
     mistakes.push_with_examples(&missing, |folders| {
         format!("test/ lacks the folders of classes: {folders}.")
     });
@@ -211,7 +210,7 @@ mod tests {
     #[test]
     fn folders_that_do_not_fit_the_names_are_told() {
         let table: [(&[&str], usize, &str); 8] = [
-            (&[], 2, "There is no picture in test/<class>/."),
+            (&[], 2, "There is no image in test/<class>/."),
             (
                 &["0/a.jpg", "2/a.jpg"],
                 3,
@@ -240,7 +239,7 @@ mod tests {
             (
                 &["0/a.txt", "1/a.tif"],
                 2,
-                "pictures: 0/a.txt, 1/a.tif. Convert them",
+                "images: 0/a.txt, 1/a.tif. Convert them",
             ),
             (
                 &["0/a.jpg", "1/.keep"],

@@ -1,30 +1,30 @@
-//! What is wrong with a data set, gathered so that all of it is told at once.
+//! Collects all errors of a data set, so that a user sees them at once instead of one per attempt.
 
 use crate::error::{Error, Result};
 
-/// Mistakes that are told; the others are counted.
+/// Errors that are reported; further ones are counted.
 const MAX_REPORTED_ERRORS: usize = 8;
-/// Examples of one mistake.
+/// Examples of one error.
 const MAX_EXAMPLES: usize = 5;
 
-/// What was found so far.
+/// The errors so far.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct DatasetErrors(pub(super) Vec<String>);
 
 impl DatasetErrors {
-    /// One more, in a sentence.
-    pub(super) fn push_error(&mut self, told: impl Into<String>) {
-        self.0.push(told.into());
+    /// Adds an error, as a sentence.
+    pub(super) fn push_error(&mut self, error: impl Into<String>) {
+        self.0.push(error.into());
     }
 
-    /// One more, if there are examples of it.
+    /// Adds an error if there are examples of it; `sentence` gets the examples.
     pub(super) fn push_with_examples(
         &mut self,
         examples: &[impl ToString],
-        told: impl FnOnce(String) -> String,
+        sentence: impl FnOnce(String) -> String,
     ) {
         if !examples.is_empty() {
-            self.push_error(told(join_examples(examples)));
+            self.push_error(sentence(join_examples(examples)));
         }
     }
 
@@ -42,7 +42,7 @@ impl DatasetErrors {
             String::new()
         };
 
-        let told = self
+        let errors = self
             .0
             .iter()
             .take(MAX_REPORTED_ERRORS)
@@ -51,22 +51,22 @@ impl DatasetErrors {
             .join(" ");
 
         Err(Error::Data(format!(
-            "{what} cannot be scored. {told}{more}"
+            "{what} cannot be scored. {errors}{more}"
         )))
     }
 }
 
 /// The first examples, and how many more there are.
 fn join_examples(examples: &[impl ToString]) -> String {
-    let told: Vec<_> = examples
+    let shown: Vec<_> = examples
         .iter()
         .take(MAX_EXAMPLES)
         .map(ToString::to_string)
         .collect();
 
     match examples.len().saturating_sub(MAX_EXAMPLES) {
-        0 => told.join(", "),
-        rest => format!("{} and {rest} more", told.join(", ")),
+        0 => shown.join(", "),
+        rest => format!("{} and {rest} more", shown.join(", ")),
     }
 }
 
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_mistakes_are_told_briefly() {
+    fn many_errors_are_summarized() {
         let mut mistakes = DatasetErrors::default();
         mistakes.push_with_examples(&[1, 2, 3, 4, 5, 6, 7], |found| format!("Numbers {found}."));
         mistakes.push_with_examples(&[0; 0], |_| "never".to_owned());

@@ -1,5 +1,4 @@
-//! What may lie beside the names of the classes: the order of a submission, and the further classes of
-//! pictures that show several things.
+//! Optional files of a data set: the order of a submission, and the labels of images with several classes.
 
 use std::collections::HashMap;
 
@@ -8,9 +7,9 @@ use serde::Deserialize;
 use super::class_folders::ClassImage;
 use super::dataset_errors::DatasetErrors;
 
-/// Where the order of a submission is.
+/// File with the order of a submission.
 pub(super) const ORDER_FILE: &str = "index.json";
-/// Where the further classes of pictures are.
+/// File with the labels of images with several classes.
 pub(super) const LABELS_FILE: &str = "test_labels.jsonl";
 
 /// One line of [`LABELS_FILE`].
@@ -21,17 +20,17 @@ struct ImageLabelsLine {
     classes: Vec<usize>,
 }
 
-/// For each row of a submission, the picture that it is of.
+/// Parses the order of a submission: for each row, the index of its image.
 pub(super) fn parse_order(
     bytes: &[u8],
-    pictures: usize,
+    images: usize,
     mistakes: &mut DatasetErrors,
 ) -> Option<Vec<usize>> {
     let order: Vec<usize> = match serde_json::from_slice(bytes) {
         Ok(order) => order,
         Err(error) => {
             mistakes.push_error(format!(
-                "{ORDER_FILE} is no JSON list of numbers of pictures: {error}."
+                "{ORDER_FILE} is not a JSON list of image indices: {error}."
             ));
             return None;
         }
@@ -39,18 +38,18 @@ pub(super) fn parse_order(
 
     let mut sorted = order.clone();
     sorted.sort_unstable();
-    if !sorted.iter().copied().eq(0..pictures) {
+    if !sorted.iter().copied().eq(0..images) {
         mistakes.push_error(format!(
-            "{ORDER_FILE} has {} numbers; it must have each of 0 to {} once, for there are {pictures} pictures.",
+            "{ORDER_FILE} has {} numbers; it must have each of 0 to {} once, because there are {images} images.",
             order.len(),
-            pictures.saturating_sub(1)
+            images.saturating_sub(1)
         ));
     }
 
     Some(order)
 }
 
-/// For each picture all its classes, its folder's being one of them.
+/// Parses the labels: for each image all its classes, including that of its folder.
 pub(super) fn parse_labels(
     bytes: &[u8],
     files: &[ClassImage],
@@ -99,7 +98,7 @@ fn parse_labels_line(
     } = serde_json::from_str(line).map_err(|error| error.to_string())?;
 
     let place = file.strip_prefix("test/").and_then(|name| places.get(name));
-    let place = *place.ok_or_else(|| format!("there is no picture {file}"))?;
+    let place = *place.ok_or_else(|| format!("there is no image {file}"))?;
     found.sort_unstable();
     found.dedup();
     let own = files[place].class;
@@ -134,7 +133,10 @@ mod tests {
         }
 
         for text in ["{\"0\": 1}", "[-1, 0, 1]", "[0.5, 1, 2]", ""] {
-            assert!(of(text).1.contains("no JSON list of numbers"), "{text}");
+            assert!(
+                of(text).1.contains("not a JSON list of image indices"),
+                "{text}"
+            );
         }
     }
 
@@ -165,7 +167,7 @@ mod tests {
         );
 
         for (text, expected) in [
-            (line("1/b.jpg", "[1]"), "there is no picture 1/b.jpg"),
+            (line("1/b.jpg", "[1]"), "there is no image 1/b.jpg"),
             (line("test/0/a.jpg", "[0, 3]"), "there is no class 3"),
             (
                 line("test/0/a.jpg", "[1]"),

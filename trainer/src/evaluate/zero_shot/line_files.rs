@@ -1,14 +1,14 @@
-//! Files of one name or one template a line, as people write them: with or without a byte order mark, with
-//! the line ends of any system.
+//! Text files with a class name or a template per line, with or without a byte order mark and with any line
+//! endings.
 
 use std::collections::HashMap;
 
 use super::dataset_errors::DatasetErrors;
 
-/// Where the name of a class goes in a template.
+/// Placeholder for the class name in a template.
 pub(super) const PLACEHOLDER: &str = "{}";
 
-/// The names of the classes: line and class count from 0.
+/// Parses the names of the classes: the line number, from 0, is the class.
 pub(super) fn parse_class_names(
     file: &str,
     bytes: &[u8],
@@ -38,8 +38,8 @@ pub(super) fn parse_class_names(
         true => {}
         false => mistakes.push_with_examples(&repeated, |found| {
             format!(
-                "{file} names several classes alike ({found}): they could never be told apart. Name \
-                 them apart."
+                "{file} gives several classes the same name ({found}), which makes them indistinguishable. \
+                 Give each its own name."
             )
         }),
     }
@@ -47,7 +47,7 @@ pub(super) fn parse_class_names(
     names
 }
 
-/// The templates; empty lines and lines that begin with `#` are none.
+/// Parses the templates; empty lines and lines that begin with `#` are skipped.
 pub(super) fn parse_templates(
     file: &str,
     bytes: &[u8],
@@ -75,7 +75,7 @@ pub(super) fn parse_templates(
     found.into_iter().map(|(_, line)| line).collect()
 }
 
-/// The name of a class in a template.
+/// Fills the name of a class into a template.
 pub(super) fn fill_template(template: &str, name: &str) -> String {
     template.replace(PLACEHOLDER, name)
 }
@@ -98,7 +98,7 @@ fn decode_lines(file: &str, bytes: &[u8], mistakes: &mut DatasetErrors) -> Vec<S
     }
 }
 
-/// Names that several lines have, and which.
+/// Names that occur in several lines, with the lines.
 fn find_duplicate_names(names: &[String]) -> Vec<String> {
     let mut lines: HashMap<&str, Vec<usize>> = HashMap::new();
     for (line, name) in (1..).zip(names).filter(|(_, name)| !name.is_empty()) {
@@ -111,12 +111,12 @@ fn find_duplicate_names(names: &[String]) -> Vec<String> {
         .collect();
 
     repeated.sort_by(|(_, a), (_, b)| a.cmp(b));
-    let told = |(name, lines): (&str, Vec<usize>)| {
+    let describe = |(name, lines): (&str, Vec<usize>)| {
         let lines: Vec<_> = lines.iter().map(usize::to_string).collect();
         format!("{name} in lines {}", lines.join(" and "))
     };
 
-    repeated.into_iter().map(told).collect()
+    repeated.into_iter().map(describe).collect()
 }
 
 #[cfg(test)]
@@ -147,12 +147,12 @@ mod tests {
     }
 
     #[test]
-    fn names_that_cannot_be_used_are_told() {
+    fn unusable_names_are_reported() {
         let gbk = [0xB9, 0xB7, b'\n'];
         let utf16 = [0xFF, 0xFE, 0x2B, 0x73];
         let table: [(&[u8], &str); 5] = [
             ("猫\n\n狗\n".as_bytes(), "no name in line 2:"),
-            ("猫\n狗\n猫\n".as_bytes(), "alike (猫 in lines 1 and 3):"),
+            ("猫\n狗\n猫\n".as_bytes(), "same name (猫 in lines 1 and 3)"),
             (&gbk, "not UTF-8 from byte 0 on: convert it"),
             (&utf16, "not UTF-8 from byte 0 on"),
             (b"a\nb\xFF", "not UTF-8 from byte 3 on"),

@@ -1,14 +1,30 @@
-//! What probabilities of classes are worth, once the right classes are known. Knows no picture.
+//! Classification metrics of ELEVATER, from class probabilities and labels.
 
-/// Probabilities of every class, one picture after the other, and what is right.
+/// Class probabilities of images, and their labels.
+///
+/// # Examples
+/// ```
+/// use cnclip::evaluate::zero_shot::metrics::ClassPredictions;
+///
+/// let predictions = ClassPredictions {
+///     probabilities: &[0.7, 0.2, 0.1, 0.5, 0.3, 0.2],
+///     classes: 3,
+///     labels: &[0, 1],
+/// };
+///
+/// assert_eq!(predictions.top_k_accuracy(1), 0.5);
+/// assert_eq!(predictions.top_k_accuracy(2), 1.0);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct ClassPredictions<'a> {
+    /// Probability of each class for each image.
+    ///
     /// # Shapes
-    /// `[pictures, classes]`
+    /// `[images, classes]`
     pub probabilities: &'a [f32],
-    /// How many classes there are.
+    /// Number of classes.
     pub classes: usize,
-    /// The class of each picture.
+    /// The class of each image.
     pub labels: &'a [usize],
 }
 
@@ -19,10 +35,10 @@ impl ClassPredictions<'_> {
             .zip(self.labels.iter().copied())
     }
 
-    /// The share of pictures whose class is among the `k` most probable.
+    /// The share of images whose class is among the `k` most probable.
     ///
     /// # Guarantees
-    /// Of equally probable classes the earlier one counts as more probable.
+    /// Ties are ranked in the order of the classes.
     pub fn top_k_accuracy(&self, k: usize) -> f64 {
         let hits = self
             .labeled_rows()
@@ -32,7 +48,7 @@ impl ClassPredictions<'_> {
         hits as f64 / self.labels.len().max(1) as f64
     }
 
-    /// For each class, how often its pictures were taken for each.
+    /// Confusion matrix: images by their own class (row) and their predicted class (column).
     ///
     /// # Shapes
     /// `[classes, classes]`
@@ -51,7 +67,7 @@ impl ClassPredictions<'_> {
     }
 }
 
-/// The class of the largest number; the earlier one of equals.
+/// The class with the highest value; the first of equals.
 pub fn most_probable(row: &[f32]) -> usize {
     (1..row.len()).fold(
         0,
@@ -59,8 +75,9 @@ pub fn most_probable(row: &[f32]) -> usize {
     )
 }
 
-/// How many classes are more probable than one.
+/// Rank of a class, from 0.
 fn class_rank(row: &[f32], class: usize) -> usize {
+    // Equal probabilities before `class` rank above it and those after it below, as a stable sort ranks them.
     let own = row[class];
     let before = row[..class].iter().filter(|&&other| other >= own).count();
     before
@@ -70,7 +87,7 @@ fn class_rank(row: &[f32], class: usize) -> usize {
             .count()
 }
 
-/// The share of each class's pictures that are taken for it; `None` for a class without any.
+/// Accuracy of each class; `None` for a class without images.
 pub fn per_class_accuracy(confusion: &[Vec<u64>]) -> Vec<Option<f64>> {
     let share = |(class, row): (usize, &Vec<u64>)| {
         let all: u64 = row.iter().sum();
@@ -80,14 +97,14 @@ pub fn per_class_accuracy(confusion: &[Vec<u64>]) -> Vec<Option<f64>> {
     confusion.iter().enumerate().map(share).collect()
 }
 
-/// The mean of what there is.
+/// Mean over the classes that have a value: ELEVATER leaves out classes without test images.
 pub fn mean_of_known(values: &[Option<f64>]) -> f64 {
     let count = values.iter().flatten().count();
     values.iter().flatten().sum::<f64>() / count.max(1) as f64
 }
 
-/// Area under the receiver operating characteristic: how probable it is that a right picture scores
-/// more than a wrong one, an equal score being worth half. `None` if all are right or all are wrong.
+/// Area under the receiver operating characteristic: the probability that a positive scores higher than a
+/// negative, with ties counting half. `None` without positives or without negatives.
 pub fn roc_auc(scores: &[f32], right: &[bool]) -> Option<f64> {
     let order = argsort_descending(scores);
     let positives = count_positives(right);
@@ -102,7 +119,7 @@ pub fn roc_auc(scores: &[f32], right: &[bool]) -> Option<f64> {
     for ties in order.chunk_by(|&a, &b| scores[a] == scores[b]) {
         let hits = ties.iter().filter(|&&place| right[place]).count();
         let misses = ties.len() - hits;
-        // Those that score less than a miss of this group are the hits that come later.
+        // Positives seen before score higher than the negatives of this tie; those within it count half.
         area += misses as f64 * (seen as f64 + hits as f64 / 2.0);
         seen += hits;
     }
@@ -110,8 +127,8 @@ pub fn roc_auc(scores: &[f32], right: &[bool]) -> Option<f64> {
     Some(area / (positives as f64 * negatives as f64))
 }
 
-/// Average precision, interpolated at the eleven recalls 0, 0.1 … 1: at each the best precision at
-/// that recall or a higher one. `None` if nothing is right.
+/// 11-point interpolated average precision: the mean over the recalls 0, 0.1 … 1 of the highest precision at
+/// that recall or a higher one. `None` without positives.
 ///
 /// # Source
 /// vision-evaluation's `MeanAveragePrecisionNPointsEvaluator` with 11 points, which ELEVATER scores
@@ -122,6 +139,7 @@ pub fn average_precision(scores: &[f32], right: &[bool]) -> Option<f64> {
         return None;
     }
 
+    // Points of the precision-recall curve as (precision, recall), from the highest score down.
     let mut curve = vec![(1.0, 0.0)];
     let mut hits = 0;
     let mut seen = 0;
@@ -137,7 +155,8 @@ pub fn average_precision(scores: &[f32], right: &[bool]) -> Option<f64> {
         reached.map(|&(precision, _)| precision).fold(0.0, f64::max)
     };
 
-    // The very numbers of numpy's linspace(1, 0, 11): 0.7 less than 1 is not 0.3 in binary.
+    // Exactly the floats of numpy's linspace(1, 0, 11), because recalls are compared with `>=`: 1 − 0.7 is not
+    // 0.3 in binary, and a point can fall on the other side.
     let recalls = (0..=10).map(|tenth| {
         if tenth == 10 {
             0.0
@@ -149,7 +168,7 @@ pub fn average_precision(scores: &[f32], right: &[bool]) -> Option<f64> {
     Some(recalls.map(best).sum::<f64>() / 11.0)
 }
 
-/// Places from the highest score down.
+/// Indices in descending order of score.
 fn argsort_descending(scores: &[f32]) -> Vec<usize> {
     let mut order: Vec<_> = (0..scores.len()).collect();
     order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));

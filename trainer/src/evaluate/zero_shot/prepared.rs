@@ -1,5 +1,5 @@
-//! A data set that is found to be whole: its names, its templates and where its pictures are. Decodes no
-//! picture and needs no model, so that what is wrong is told before either is waited for.
+//! A validated zero-shot data set: class names, templates and list of images. Validation needs neither model nor
+//! image data, so that errors are reported before either is loaded.
 
 use cnclip_crds::tasks::ZeroShotConfig;
 use cnclip_crds::tasks::{DatasetDefaults, TemplateSet};
@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use cnclip_compute::digest::{hex, sha256};
 use cnclip_data::store::Store;
 
-/// Where the names of the classes are.
+/// File with the names of the classes.
 pub(super) const NAMES_FILE: &str = "label_cn.txt";
 
 /// One classification, ready to be scored.
@@ -22,57 +22,57 @@ pub(super) const NAMES_FILE: &str = "label_cn.txt";
 pub struct PreparedZeroShot {
     /// Name of the task.
     pub name: String,
-    /// What submissions call the data set.
+    /// Name of the data set in submissions.
     pub dataset_name: String,
     /// The data set.
     pub store: Store,
     /// Names of the classes.
     pub classes: Vec<String>,
-    /// What the names are put into.
+    /// Prompt templates.
     pub templates: PromptTemplates,
-    /// The pictures.
+    /// The images.
     pub files: Vec<ClassImage>,
-    /// For each picture all its classes.
+    /// For each image all its classes.
     pub labels: Vec<Vec<usize>>,
-    /// For each row of a submission, the picture that it is of; theirs if not given.
+    /// For each row of a submission, the index of its image; the order of the images if not given.
     pub order: Option<Vec<usize>>,
-    /// The number that it is compared by.
+    /// The metric that the task is compared by.
     pub primary_metric: Metric,
-    /// sha256 of the names, of what lies beside them, and of the names and sizes of the pictures.
+    /// sha256 of the class names, the optional files, and the names and sizes of the images.
     pub digest: String,
 }
 
-/// What the names are put into.
+/// Prompt templates for class names.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PromptTemplates {
-    /// Where they come from.
+    /// Their origin.
     pub from: String,
     /// sha256 of that file.
     pub sha256: String,
-    /// One or more, each with a place for the name.
+    /// One or more templates, each with a placeholder for the name.
     pub texts: Vec<String>,
 }
 
 impl PreparedZeroShot {
-    /// Looks at everything but the pictures themselves.
+    /// Reads and validates everything except the images themselves.
     ///
     /// # Errors
-    /// If a store cannot be read or listed, or something is wrong with the data set: then with all that is.
+    /// If a store cannot be read or listed, or the data set is invalid; then with all its errors.
     pub fn from_config(name: &str, config: &ZeroShotConfig) -> Result<Self> {
         Self::from_store(name, config, Store::open(&config.dataset)?)
     }
 
     pub(super) fn from_store(name: &str, config: &ZeroShotConfig, store: Store) -> Result<Self> {
-        let custom = config.preset.map(|preset| preset.defaults());
-        let headline = config.metric.or(custom.map(|custom| custom.primary_metric));
-        let headline = headline.unwrap_or(Metric::Accuracy);
+        let defaults = config.preset.map(|preset| preset.defaults());
+        let default_metric = defaults.map_or(Metric::Accuracy, |defaults| defaults.primary_metric);
+        let primary_metric = config.metric.unwrap_or(default_metric);
         let mut mistakes = DatasetErrors::default();
-        let templates = select_templates(config, custom, &mut mistakes)?;
+        let templates = select_templates(config, defaults, &mut mistakes)?;
         let mut digest = Sha256::new();
         let classes = match store.get_if_exists(NAMES_FILE)? {
             Some(bytes) => {
                 digest.update(sha256(&bytes));
-                let repeats = custom.is_some_and(|custom| custom.has_duplicate_names);
+                let repeats = defaults.is_some_and(|defaults| defaults.has_duplicate_names);
                 parse_class_names(NAMES_FILE, &bytes, repeats, &mut mistakes)
             }
             None => {
@@ -92,7 +92,13 @@ impl PreparedZeroShot {
         digest.update(sha256(&found));
         let labels = parse_labels(&found, &files, classes.len(), &mut mistakes);
 
-        check_class_count(config, custom, headline, classes.len(), &mut mistakes);
+        check_class_count(
+            config,
+            defaults,
+            primary_metric,
+            classes.len(),
+            &mut mistakes,
+        );
         mistakes.into_result(&format!("Task {name}: {}", store.uri()))?;
         let called = config
             .preset
@@ -109,14 +115,14 @@ impl PreparedZeroShot {
             files,
             labels,
             order,
-            primary_metric: headline,
+            primary_metric,
             digest,
         })
     }
 }
 
 impl PromptTemplates {
-    /// What is told of them.
+    /// Their description in the report.
     pub(super) fn to_report(&self) -> TemplatesReport {
         let Self {
             from,
@@ -132,10 +138,10 @@ impl PromptTemplates {
     }
 }
 
-/// The user's templates, or those of the preset.
+/// Selects the user's templates, or those of the preset.
 fn select_templates(
     config: &ZeroShotConfig,
-    custom: Option<DatasetDefaults>,
+    defaults: Option<DatasetDefaults>,
     mistakes: &mut DatasetErrors,
 ) -> Result<PromptTemplates> {
     if config.template_set.is_some() && config.templates.is_some() {
@@ -144,7 +150,7 @@ fn select_templates(
 
     let set = config
         .template_set
-        .or(custom.map(|custom| custom.templates));
+        .or(defaults.map(|defaults| defaults.templates));
 
     let set = set.unwrap_or(TemplateSet::General);
     let (from, bytes) = match &config.templates {
@@ -163,7 +169,7 @@ fn select_templates(
     })
 }
 
-/// The pictures.
+/// Lists the images, and adds the listing to the digest.
 fn list_images(
     store: &Store,
     names: &[String],
@@ -185,42 +191,42 @@ fn list_images(
     Ok(list_class_images(&found, names, mistakes))
 }
 
-/// A web server gives files by their names, and only some tell which there are.
+/// Explains a failed listing: most web servers serve files but do not list them.
 fn listing_error(store: &Store, error: Error) -> Error {
     if !store.uri().starts_with("http") {
         return error;
     }
 
     Error::Config(format!(
-        "{error}. Which pictures there are must be listed, which a web server does only with WebDAV \
-         (PROPFIND): copy the data set to s3://, gs://, az:// or a folder, and name that."
+        "{error}. The images must be listed, which a web server supports only with WebDAV (PROPFIND): copy \
+         the data set to s3://, gs://, az:// or a folder, and use that."
     ))
 }
 
 fn check_class_count(
     config: &ZeroShotConfig,
-    custom: Option<DatasetDefaults>,
-    headline: Metric,
+    defaults: Option<DatasetDefaults>,
+    primary_metric: Metric,
     classes: usize,
     mistakes: &mut DatasetErrors,
 ) {
-    if let (Some(preset), Some(custom)) = (config.preset, custom)
+    if let (Some(preset), Some(defaults)) = (config.preset, defaults)
         && classes > 0
-        && custom.classes != classes
+        && defaults.classes != classes
     {
         let name = preset.name();
-        let right = custom.classes;
+        let right = defaults.classes;
         mistakes.push_error(format!(
             "{NAMES_FILE} has {classes} names, and {name} {right} classes: correct the file, or leave the \
              preset out."
         ));
     }
 
-    if headline.is_recall() {
-        mistakes.push_error("The metric is one of a retrieval: choose another.");
+    if primary_metric.is_recall() {
+        mistakes.push_error("The metric is one of retrieval: choose another.");
     }
 
-    if headline == Metric::RocAuc && classes > 0 && classes != 2 {
+    if primary_metric == Metric::RocAuc && classes > 0 && classes != 2 {
         mistakes.push_error(format!(
             "The metric rocAuc needs two classes, and there are {classes}: choose another."
         ));

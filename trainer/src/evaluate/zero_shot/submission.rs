@@ -1,5 +1,4 @@
-//! What other programs take of a classification: the file that EvalAI scores ELEVATER's data sets with,
-//! and each class by itself. Computes no probability.
+//! Files of a zero-shot task: the submission that EvalAI scores for ELEVATER, and the results per class.
 
 use cnclip_crds::artifacts;
 use cnclip_crds::model::{Architecture, ModelConfig};
@@ -16,19 +15,19 @@ pub const SUBMISSION_FILE: &str = "submission.json";
 /// The file of the classes.
 pub const CLASSES_FILE: &str = "classes.json";
 
-/// What a submission says of a model.
+/// Description of a model in a submission.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubmissionModel {
     /// Its name.
     pub name: String,
-    /// Numbers that were trained, of both towers.
+    /// Parameters of both towers.
     pub parameters: usize,
-    /// Those of the image tower.
+    /// Parameters of the image tower.
     pub visual_parameters: usize,
 }
 
 impl SubmissionModel {
-    /// A model of which these are the names and sizes of its tensors.
+    /// Describes a model by the names and sizes of its tensors.
     pub fn from_tensors<'a>(
         config: &ModelConfig,
         tensors: impl Iterator<Item = (&'a str, usize)> + Clone,
@@ -67,11 +66,11 @@ struct Submission<'a> {
     num_backbone_params: usize,
     n_shot: usize,
     rnd_seeds: [u64; 1],
-    /// Of the one seed, for each picture the probability of each class.
+    /// For the one seed: for each image the probability of each class.
     predictions: [PredictionRows<'a>; 1],
 }
 
-/// Rows of probabilities, each made when it is written: those of ImageNet are 450 MB of JSON.
+/// Rows of probabilities, serialized one at a time: those of ImageNet are 450 MB of JSON.
 struct PredictionRows<'a> {
     pictures: &'a [ClassifiedImage],
     order: Option<&'a [usize]>,
@@ -104,7 +103,7 @@ struct ClassReport<'a> {
     headline: Metric,
     templates: TemplatesReport,
     classes: Vec<ClassAccuracy<'a>>,
-    /// Row by right class, column by the class that its pictures were taken for.
+    /// Rows by own class, columns by predicted class.
     confusion: &'a [Vec<u64>],
 }
 
@@ -117,13 +116,13 @@ struct ClassAccuracy<'a> {
 }
 
 impl ScoredZeroShot {
-    /// Writes what other programs take under the task's folder of the artifacts.
+    /// Writes the files of the task into its folder of the artifacts.
     ///
     /// # Errors
     /// If it cannot be written.
     ///
     /// # Guarantees
-    /// There is a submission only if every picture could be used: it must have a row for each.
+    /// There is a submission only if every image is usable: it must have a row for each.
     pub fn write_files(
         &self,
         ready: &PreparedZeroShot,
@@ -136,7 +135,7 @@ impl ScoredZeroShot {
             tracing::warn!(
                 task = ready.name,
                 skipped = ready.files.len() - self.images.len(),
-                "no {SUBMISSION_FILE} is written, for it must have a row for every picture"
+                "no {SUBMISSION_FILE} is written: it must have a row for every image, and some are unusable"
             );
 
             return Ok(());
@@ -167,6 +166,7 @@ impl ScoredZeroShot {
             num_visual_params: model.visual_parameters,
             num_backbone_params: model.parameters,
             n_shot: 0,
+            // The format wants one; nothing is sampled in zero-shot classification.
             rnd_seeds: [123],
             predictions: [rows],
         }
@@ -194,7 +194,7 @@ impl ScoredZeroShot {
     }
 }
 
-/// To six decimals.
+/// Rounds to six decimals, as the reference's submissions have.
 fn round_probability(probability: &f32) -> f64 {
     (f64::from(*probability) * 1e6).round() / 1e6
 }

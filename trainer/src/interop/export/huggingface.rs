@@ -1,4 +1,4 @@
-//! The folder that `transformers` loads: its names, its three configurations, the vocabulary.
+//! A model folder for `transformers`: weights, configurations and vocabulary.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -100,7 +100,7 @@ const NAME_REPLACEMENTS: [(&str, &str); 11] = [
         "visual.positional_embedding",
         "vision_model.embeddings.position_embedding.weight",
     ),
-    // So it is spelt.
+    // Misspelled in `transformers` too.
     ("visual.ln_pre.", "vision_model.pre_layrnorm."),
     ("visual.ln_post.", "vision_model.post_layernorm."),
     (".attn.out_proj.", ".self_attn.out_proj."),
@@ -110,7 +110,7 @@ const NAME_REPLACEMENTS: [(&str, &str); 11] = [
     (".mlp.c_proj.", ".mlp.fc2."),
 ];
 
-/// What Hugging Face has in place of a tensor: query, key and value apart, projections transposed.
+/// Converts a tensor: query, key and value become separate tensors, projections are transposed.
 fn convert_tensor<'a>(segment: &Segment, values: &'a [f32]) -> Vec<(String, F32Tensor<'a>)> {
     let name = segment.name.as_str();
     let shape = segment.shape.clone();

@@ -1,4 +1,4 @@
-//! A Parquet table of the columns `id` and `feature`, a list of fp32.
+//! A Parquet table with the columns `id` and `feature`, a list of fp32.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use parquet::schema::parser::parse_message_type;
 use crate::error::{Error, Result};
 use cnclip_data::shard::ItemId;
 
-/// Numbers that are gathered before they are written as a group: 16 MiB.
+/// Values buffered before they are written as a row group: 16 MiB.
 const ROW_GROUP_VALUES: usize = 1 << 22;
 
-/// A table on its way out.
+/// Writes a table.
 pub(super) struct ParquetTable<W: Write + Send> {
     output: Option<W>,
     writer: Option<SerializedFileWriter<W>>,
@@ -24,7 +24,8 @@ pub(super) struct ParquetTable<W: Write + Send> {
     width: usize,
 }
 
-/// Whole numbers while every id is one, else text.
+/// Integers while every id is one, else strings: decided by the first row group, since the schema cannot change
+/// after it.
 enum IdColumn {
     Numbers(Vec<i64>),
     Names(Vec<ByteArray>),
@@ -61,7 +62,7 @@ impl<W: Write + Send> ParquetTable<W> {
             }
             (IdColumn::Numbers(_), None) => {
                 return Err(Error::Data(format!(
-                    "The column of ids began with numbers, and {id} is none. Write the features \
+                    "The id column holds integers so far, and {id} is not one. Write the features \
                      as Jsonl or Npy."
                 )));
             }
@@ -81,7 +82,7 @@ impl<W: Write + Send> ParquetTable<W> {
             .map_err(parquet_error)
     }
 
-    /// Writes what is gathered.
+    /// Writes the buffered rows as a row group.
     fn flush_row_group(&mut self) -> std::result::Result<(), ParquetError> {
         if let Some(to) = self.output.take() {
             self.writer = Some(open_writer(to, &self.ids)?);

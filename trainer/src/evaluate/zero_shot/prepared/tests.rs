@@ -115,7 +115,7 @@ fn everything_that_is_wrong_is_told_at_once() {
     let told = fault(&store, &plain());
     assert!(told.starts_with("Task pets: memory: cannot be scored. There is no label_cn.txt:"));
     assert!(
-        told.contains("There is no picture in test/<class>/."),
+        told.contains("There is no image in test/<class>/."),
         "{told}"
     );
 
@@ -132,7 +132,7 @@ fn everything_that_is_wrong_is_told_at_once() {
     for expected in [
         "no name in line 2",
         "猫 in lines 1 and 3",
-        "pictures: 1/c.tiff",
+        "images: 1/c.tiff",
         "lacks the folders of classes: 2 (猫)",
         "index.json has 1 numbers; it must have each of 0 to 2 once",
         "test_labels.jsonl cannot be used in line 1",
@@ -147,7 +147,7 @@ fn everything_that_is_wrong_is_told_at_once() {
         &config(serde_json::json!({"metric": "imageToText.r1"})),
     );
 
-    assert!(told.contains("The metric is one of a retrieval"), "{told}");
+    assert!(told.contains("The metric is one of retrieval"), "{told}");
 }
 
 #[test]
