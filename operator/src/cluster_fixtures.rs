@@ -7,7 +7,7 @@ use crate::observed::{JobState, ObservedJob, WorkerPod, WorkerState};
 /// When everything in the tests happens.
 pub(crate) const NOW_SECONDS: i64 = 1_800_000_000;
 
-/// Seconds after [`NOW`].
+/// Seconds after [`NOW_SECONDS`].
 pub(crate) fn time_at(seconds: i64) -> Timestamp {
     Timestamp::from_second(NOW_SECONDS + seconds).expect("a time within range")
 }

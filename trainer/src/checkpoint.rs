@@ -27,7 +27,7 @@ pub const WEIGHTS_FILE: &str = "weights.safetensors";
 pub const UNAVERAGED_WEIGHTS_FILE: &str = "unaveraged.safetensors";
 /// The optimizer's moments.
 pub const MOMENTS_FILE: &str = "moments.safetensors";
-/// A [`State`] as JSON.
+/// A [`TrainingState`] as JSON.
 pub const STATE_FILE: &str = "state.json";
 
 /// The whole configuration of the run, as JSON.

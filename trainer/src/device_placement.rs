@@ -32,7 +32,7 @@ pub fn open_memory(world: &DistributedConfig, rank: usize) -> Result<Memory> {
 /// The same in fp32; without an accelerator, the card of its number all the same where there is one.
 ///
 /// # Errors
-/// Those of [`of`].
+/// Those of [`open_memory`].
 pub fn open_fp32_memory(world: &DistributedConfig, rank: usize) -> Result<Memory> {
     let exact = DistributedConfig {
         precision: Precision::Fp32,

@@ -120,11 +120,11 @@ pub fn is_missing_checkpoint(uri: &str) -> bool {
     is_checkpoint && matches!(manifest(), Ok(None))
 }
 
-/// As [`weights`], but the values of a checkpoint are not proven to be those that were written: to
+/// As [`resolve_weights`], but the values of a checkpoint are not proven to be those that were written: to
 /// look at what is told of them.
 ///
 /// # Errors
-/// As [`weights`].
+/// As [`resolve_weights`].
 pub fn resolve_unverified(uri: &str) -> Result<ResolvedWeights> {
     resolve_uri(uri, &[CONFIG_FILE])
 }

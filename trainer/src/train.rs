@@ -43,7 +43,7 @@ pub fn train_stage(
 /// The same, where `memory` says where each rank computes; it is asked again after a lack of memory.
 ///
 /// # Errors
-/// Those of [`train`], and of `memory`.
+/// Those of [`train_stage`], and of `memory`.
 pub fn train_stage_with_memory(
     config: &TrainConfig,
     reporter: &Reporter,

@@ -1,7 +1,7 @@
 //! Readers of data sets in foreign formats: images by id, and texts with the ids of their images.
 //!
 //! A format implements [`ImageReader`], [`TextReader`] or both in a file of its own. To add one, write that
-//! file, list it in [`SPLIT_LAYOUTS`] if evaluations should find it by the name of a split, and add a line to
+//! file, list it in `SPLIT_LAYOUTS` if evaluations should find it by the name of a split, and add a line to
 //! the contract in the tests, which every format must pass.
 
 mod base64_value;

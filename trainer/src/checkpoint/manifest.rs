@@ -52,7 +52,7 @@ impl ManifestEntry {
     /// Its bytes.
     ///
     /// # Errors
-    /// As [`File::verify`].
+    /// As [`Self::verify_content`].
     pub(super) fn read_verified(&self, folder: &Store) -> Result<Bytes> {
         let gone = || Error::Data(format!("{} is gone", folder.object_uri(&self.name)));
         let bytes = folder.get_if_exists(&self.name)?.ok_or_else(gone)?;

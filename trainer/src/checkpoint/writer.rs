@@ -41,7 +41,7 @@ impl CheckpointWriter {
         }
     }
 
-    /// Whether [`Writer::start`] would not wait.
+    /// Whether [`Self::start_write`] would not wait.
     pub fn is_idle(&self) -> bool {
         self.in_progress
             .as_ref()
@@ -86,7 +86,7 @@ impl CheckpointWriter {
     /// Waits for the checkpoint begun last.
     ///
     /// # Errors
-    /// As [`Writer::poll`].
+    /// As [`Self::poll_finished`].
     pub fn finish_write(&mut self) -> Result<Option<WrittenCheckpoint>> {
         match self.in_progress.take().map(JoinHandle::join) {
             None => Ok(None),

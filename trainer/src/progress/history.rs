@@ -125,7 +125,7 @@ impl TrainingHistory {
         lines.flat_map(|line| [line, "\n".into()]).collect()
     }
 
-    /// Reads what [`History::to_jsonl`] wrote. Lines that are no points are left out: a curve is not
+    /// Reads what [`Self::to_jsonl`] wrote. Lines that are no points are left out: a curve is not
     /// worth a run.
     pub fn from_jsonl(text: &str) -> Self {
         let mut points: Vec<HistoryPoint> = text

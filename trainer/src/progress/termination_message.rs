@@ -17,10 +17,10 @@ pub fn termination_log_path() -> Option<PathBuf> {
         .or_else(|| own.exists().then(|| own.to_owned()))
 }
 
-/// A report as JSON of at most [`MOST_BYTES`].
+/// A report as JSON of at most [`MAX_MESSAGE_BYTES`].
 ///
 /// # Guarantees
-/// Always a whole [`Report`]. What is too long goes in this order: results from the first, for those
+/// Always a whole [`ProgressReport`]. What is too long goes in this order: results from the first, for those
 /// were told before, checkpoints from the oldest but not the newest, the
 /// validations, and the end of the failure's message.
 pub fn to_bounded_json(report: &ProgressReport) -> String {

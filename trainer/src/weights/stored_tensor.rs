@@ -60,7 +60,7 @@ impl StoredTensor {
     /// Its values in memory of their own.
     ///
     /// # Errors
-    /// As [`Stored::read`].
+    /// As [`Self::read_into`].
     pub fn to_tensor(&self) -> Result<Tensor> {
         let mut values = vec![0.0; self.element_count()];
         self.read_into(&mut values)?;

@@ -57,7 +57,7 @@ impl LogitRowStats {
 /// Computes the statistics of each row, of which the first is that of sample `first`.
 ///
 /// # Shapes
-/// `logits` [rows, global batch], `row_stats` [rows].
+/// `logits` `[rows, global batch]`, `row_stats` `[rows]`.
 pub(super) fn compute_row_stats(
     logits: &[f32],
     first: usize,
@@ -79,7 +79,7 @@ pub(super) fn compute_row_stats(
 /// scale's logarithm.
 ///
 /// # Shapes
-/// `logits` [rows, global batch], `scale_gradients` [rows].
+/// `logits` `[rows, global batch]`, `scale_gradients` `[rows]`.
 pub(super) fn logits_to_gradients(
     logits: &mut [f32],
     first: usize,

@@ -31,7 +31,7 @@ pub enum PostActivation {
 /// `y = (x - mean) / sqrt(variance + 1e-5) · weight + bias`, channel by channel.
 ///
 /// # Shapes
-/// `x`, `y` [rows, width]; `weight`, `bias` and the running statistics [width].
+/// `x`, `y` `[rows, width]`; `weight`, `bias` and the running statistics `[width]`.
 ///
 /// ```
 /// use cnclip_compute::gemm::Accumulate;

@@ -13,7 +13,7 @@ pub struct DeviceTargets<'a> {
     pub target_weights: DeviceView<'a>,
 }
 
-/// Numbers that [`rows`] finds of each row.
+/// Numbers that [`row_statistics`] finds of each row.
 pub const STATISTICS_PER_ROW: usize = 3;
 
 /// Finds of each row, of which the first is that of pair `first`: ln Σ eˣ, the mean of what is right, and
@@ -48,7 +48,7 @@ pub fn row_statistics(
 /// gradient of the logit scale is told.
 ///
 /// # Shapes
-/// `logits` [rows, pairs], both sums [pairs], `slopes` [rows].
+/// `logits` `[rows, pairs]`, both sums `[pairs]`, `slopes` `[rows]`.
 pub fn logits_to_gradients(
     logits: &mut DeviceViewMut<'_>,
     (first, pairs): (usize, usize),

@@ -16,7 +16,7 @@ pub struct LinearResize<'a> {
 /// The cosine of each pair of rows; adds the gradient of `−scale · cosine` to that of the features.
 ///
 /// # Shapes
-/// `taught` [rows, wide], `features` and `gradients` [rows, width], `cosines` [rows].
+/// `taught` `[rows, wide]`, `features` and `gradients` `[rows, width]`, `cosines` `[rows]`.
 pub fn cosine_similarity_grad(
     stretch: LinearResize<'_>,
     taught: DeviceView<'_>,

@@ -9,7 +9,7 @@ use crate::tensor::{IndexView, TensorView, TensorViewMut};
 /// The tables of the text tower.
 ///
 /// # Shapes
-/// `words` [vocabulary, width], `positions` [max tokens, width], `token_type` [width].
+/// `words` `[vocabulary, width]`, `positions` `[max tokens, width]`, `token_type` `[width]`.
 #[derive(Clone, Copy, Debug)]
 pub struct EmbeddingTables<'a> {
     /// A row for each entry of the vocabulary.
@@ -23,7 +23,7 @@ pub struct EmbeddingTables<'a> {
 /// `y = words[id] + positions[position] + token_type`.
 ///
 /// # Shapes
-/// `ids` [tokens], `y` [tokens, width].
+/// `ids` `[tokens]`, `y` `[tokens, width]`.
 ///
 /// ```
 /// use cnclip_compute::ops::embedding::{self, EmbeddingTables};

@@ -13,7 +13,7 @@ pub const MOMENTS_PER_ROW: usize = 2;
 /// `y = (x - mean) / sqrt(variance + epsilon) · weight + bias`, row by row.
 ///
 /// # Shapes
-/// `x`, `y` [rows, width]; `weight`, `bias` [width]; `moments` [rows, 2], always fp32.
+/// `x`, `y` `[rows, width]`; `weight`, `bias` `[width]`; `moments` `[rows, 2]`, always fp32.
 ///
 /// ```
 /// use cnclip_compute::ops::layer_norm::{LayerNorm, MOMENTS_PER_ROW};

@@ -64,7 +64,7 @@ pub(in crate::ops) fn weight_in_dtype(weight: DeviceView<'_>, dtype: DType) -> D
 /// `y = x · Wᵀ + b`, or added to `y`.
 ///
 /// # Shapes
-/// `x` [rows, inputs], `weight` [outputs, inputs], `bias` [outputs], `y` [rows, outputs].
+/// `x` `[rows, inputs]`, `weight` `[outputs, inputs]`, `bias` `[outputs]`, `y` `[rows, outputs]`.
 pub(super) fn forward(
     weight: WeightMatrix<'_>,
     bias: Option<DeviceView<'_>>,
@@ -143,7 +143,7 @@ fn launch_gemm(target: &DeviceViewMut<'_>, product: Gemm) {
 /// Adds the sum of every column to `sums`.
 ///
 /// # Shapes
-/// `rows` [rows, width], `sums` [width].
+/// `rows` `[rows, width]`, `sums` `[width]`.
 pub(super) fn add_column_sums(rows: DeviceView<'_>, sums: &mut DeviceViewMut<'_>) {
     let width = sums.len();
     let device = sums.device();

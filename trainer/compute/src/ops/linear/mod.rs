@@ -10,7 +10,7 @@ use crate::tensor::{TensorView, TensorViewMut};
 /// `y = x · Wᵀ + b`.
 ///
 /// # Shapes
-/// `x` [rows, inputs], `W` [outputs, inputs], `b` [outputs], `y` [rows, outputs].
+/// `x` `[rows, inputs]`, `W` `[outputs, inputs]`, `b` `[outputs]`, `y` `[rows, outputs]`.
 ///
 /// ```
 /// use cnclip_compute::gemm::Accumulate;
@@ -190,7 +190,7 @@ impl Linear {
 /// Adds the sum of every column to `sums`: the gradient of something that was added to all rows.
 ///
 /// # Shapes
-/// `rows` [rows, width], `sums` [width].
+/// `rows` `[rows, width]`, `sums` `[width]`.
 ///
 /// # Guarantees
 /// The same numbers give the same sums, whatever the number of threads or blocks.

@@ -10,7 +10,7 @@ use crate::tensor::{IndexView, TensorView, TensorViewMut};
 /// the visible patches, and adds `class` to the first.
 ///
 /// # Shapes
-/// `positions` [1 + patches, width], `class` [width], `visible` [batch, visible patches] in rising order,
+/// `positions` `[1 + patches, width]`, `class` `[width]`, `visible` `[batch, visible patches]` in rising order,
 /// `y` [batch, 1 + visible patches, width].
 ///
 /// ```
