@@ -33,6 +33,24 @@ pub struct ValidationReport {
     pub recalls: RetrievalRecalls,
 }
 
+impl ValidationReport {
+    /// Mean recall over both directions: what validations and checkpoints are compared by.
+    ///
+    /// # Units
+    /// Percent
+    pub fn mean_recall(&self) -> f64 {
+        self.recalls.mean_recall()
+    }
+
+    /// The better of this validation and an earlier one; this one of equals.
+    pub fn best_of(self, earlier: Option<Self>) -> Self {
+        match earlier {
+            Some(earlier) if earlier.mean_recall() > self.mean_recall() => earlier,
+            _ => self,
+        }
+    }
+}
+
 /// A complete checkpoint in the object store.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -1,28 +1,37 @@
 //! Trains one stage, on all ranks of this process: the loop, and nothing else. What a step, a report
-//! or a checkpoint is, is said in the rooms beside it.
+//! or a checkpoint is, is defined in the modules below.
 
 mod batch_planner;
+mod checkpoint_saver;
 mod config_validation;
 mod finalize;
 mod meter;
 mod rank_sync;
+mod resolved_training;
 mod resume;
+mod run_progress;
 mod setup;
+mod stepper;
+mod teacher;
 mod training_run;
+mod validator;
 
 use std::sync::Arc;
 
+use cnclip_compute::collective::Collective;
+use cnclip_compute::tensor::Memory;
 use cnclip_crds::trainer_config::TrainConfig;
+use cnclip_distributed::{Communicator, JoinRequest, LocalRanks};
 
 use crate::device_placement;
 use crate::error::{Error, Result};
 use crate::progress::Reporter;
-use cnclip_compute::collective::Collective;
-use cnclip_compute::tensor::Memory;
-use cnclip_distributed::{Communicator, JoinRequest, LocalRanks};
+
+/// Opens the memory in which a rank computes.
+pub type OpenMemory<'a> = &'a (dyn Fn(usize) -> Result<Memory> + Sync);
 
 /// Trains a stage to its last step, from its newest checkpoint on if there is one, together with the
-/// other workers of the run. `stop` is asked after every step.
+/// other workers of the run. `stop` is called after every step.
 ///
 /// # Errors
 /// If something cannot be used, a worker is lost, or the run was asked to stop: then its state is saved.
@@ -40,44 +49,46 @@ pub fn train_stage(
     })
 }
 
-/// The same, where `memory` says where each rank computes; it is asked again after a lack of memory.
+/// Trains a stage in memory that `open_memory` gives each rank. It is called again after a lack of memory.
 ///
 /// # Errors
-/// Those of [`train_stage`], and of `memory`.
+/// Those of [`train_stage`], and of `open_memory`.
 pub fn train_stage_with_memory(
     config: &TrainConfig,
     reporter: &Reporter,
     stop: impl Fn() -> bool,
-    memory: &(dyn Fn(usize) -> Result<Memory> + Sync),
+    open_memory: OpenMemory<'_>,
 ) -> Result<()> {
     config_validation::validate_config(config)?;
-    let claim = JoinRequest::new(
-        &config.run,
-        &TrainConfig {
-            listen: None,
-            ..config.clone()
-        },
-    )?;
+    // Workers must be started with the same configuration, but each may listen on a port of its own.
+    let comparable = TrainConfig {
+        listen: None,
+        ..config.clone()
+    };
 
-    let crew = LocalRanks::join_workers(&config.world, &claim, &stop)?;
-    let first = |world: Arc<Communicator>| train_rank(config, (memory, &world), reporter, &stop);
-    let silent = || Reporter::without_outputs(config.run.clone());
-    crew.run_ranks(first, |world| {
-        train_rank(config, (memory, &world), &silent(), &|| false)
+    let request = JoinRequest::new(&config.run, &comparable)?;
+    let local_ranks = LocalRanks::join_workers(&config.world, &request, &stop)?;
+    let first_rank = |communicator: Arc<Communicator>| {
+        train_rank(config, &communicator, open_memory, reporter, &stop)
+    };
+
+    // One rank of a process reports and takes its signals; `sync_stop` passes a stop on to the others.
+    local_ranks.run_ranks(first_rank, |communicator| {
+        let reporter = Reporter::without_outputs(config.run.clone());
+        train_rank(config, &communicator, open_memory, &reporter, &|| false)
     })
 }
 
 /// The stage as one rank sees it.
 fn train_rank(
     config: &TrainConfig,
-    (memory, world): (
-        &(dyn Fn(usize) -> Result<Memory> + Sync),
-        &Arc<Communicator>,
-    ),
+    communicator: &Arc<Communicator>,
+    open_memory: OpenMemory<'_>,
     reporter: &Reporter,
     stop: &dyn Fn() -> bool,
 ) -> Result<()> {
-    let mut run = setup::set_up_run(config, world, || memory(world.rank()))?;
+    let rank = communicator.rank();
+    let mut run = setup::set_up_run(config, communicator, || open_memory(rank))?;
     run.report_start(reporter);
     while !run.is_done() {
         run.take_step()?;

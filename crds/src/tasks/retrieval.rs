@@ -120,6 +120,16 @@ pub struct RetrievalRecalls {
     pub image_to_text: RecallAtK,
 }
 
+impl RetrievalRecalls {
+    /// Mean recall over both directions.
+    ///
+    /// # Units
+    /// Percent
+    pub fn mean_recall(&self) -> f64 {
+        (self.text_to_image.mean_recall + self.image_to_text.mean_recall) / 2.0
+    }
+}
+
 /// What a retrieval measured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

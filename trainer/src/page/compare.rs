@@ -1,7 +1,7 @@
 //! Several runs beside one another, as a table and as a page: what an ablation is read by. Reads and
 //! writes nothing.
 
-use cnclip_crds::tasks::{RecallAtK, RetrievalRecalls};
+use cnclip_crds::tasks::RecallAtK;
 use serde::Serialize;
 
 use super::chart::{Chart, Curve};
@@ -56,7 +56,7 @@ pub fn render_comparison(title: &str, runs: &[RunCurves], written_at: i64) -> St
         runs_of(
             "Validation recall",
             "mean of R@1, 5 and 10 of both directions, %",
-            mean_recall,
+            |point| Some(point.recalls?.mean_recall()),
         ),
         runs_of("Loss", "nats", |point| point.loss),
     ];
@@ -70,15 +70,6 @@ pub fn render_comparison(title: &str, runs: &[RunCurves], written_at: i64) -> St
             charts: charts.into_iter().flatten().collect(),
         },
     )
-}
-
-fn mean_recall(point: &HistoryPoint) -> Option<f64> {
-    let RetrievalRecalls {
-        text_to_image,
-        image_to_text,
-    } = point.recalls?;
-
-    Some((text_to_image.mean_recall + image_to_text.mean_recall) / 2.0)
 }
 
 const COMPARISON_COLUMNS: [&str; 6] = [
@@ -160,6 +151,8 @@ impl RunCurves {
 
 #[cfg(test)]
 mod tests {
+    use cnclip_crds::tasks::RetrievalRecalls;
+
     use super::*;
 
     fn point(step: i64, mean_recall: f64) -> HistoryPoint {

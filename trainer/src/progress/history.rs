@@ -147,10 +147,7 @@ pub fn best_recalls<'a>(
         .into_iter()
         .filter_map(|point| Some((point.step, point.recalls?)));
 
-    let rank = |recalls: &RetrievalRecalls| {
-        recalls.text_to_image.mean_recall + recalls.image_to_text.mean_recall
-    };
-    measured.max_by(|(_, a), (_, b)| rank(a).total_cmp(&rank(b)))
+    measured.max_by(|(_, a), (_, b)| a.mean_recall().total_cmp(&b.mean_recall()))
 }
 
 #[cfg(test)]

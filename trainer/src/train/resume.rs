@@ -1,7 +1,10 @@
-//! Goes on from the newest checkpoint that is whole, or says why that would be another run.
+//! Finds the newest whole checkpoint of a stage, and whether going on from it is the same run. Loads no
+//! tensors.
 
 use cnclip_crds::report::ValidationReport;
 use cnclip_crds::trainer_config::TrainConfig;
+use cnclip_data::store::Store;
+use cnclip_distributed::Communicator;
 
 use crate::checkpoint::{
     CONFIG_FILE, Checkpoint, HISTORY_FILE, MOMENTS_FILE, STATE_FILE, TrainingState,
@@ -9,64 +12,79 @@ use crate::checkpoint::{
 };
 use crate::error::{Error, Result};
 use crate::progress::history::TrainingHistory;
-use crate::weights::{ModelPart, WeightsError, load_moments, load_weights};
-use cnclip_compute::params::Params;
-use cnclip_data::store::Store;
-use cnclip_distributed::Communicator;
-use cnclip_nn::ema::WeightEma;
-use cnclip_nn::optimizer::AdamW;
 
-/// What an earlier attempt left behind besides weights and moments.
+/// What an earlier attempt left behind besides tensors.
 #[derive(Debug, Default)]
 pub(super) struct ResumedState {
     pub(super) state: TrainingState,
-    pub(super) ema: Option<WeightEma>,
     pub(super) history: TrainingHistory,
     pub(super) best: Option<ValidationReport>,
 }
 
-/// Loads the newest checkpoint; `None` if there is none. Rank 0 decides which that is.
+impl ResumedState {
+    /// Reads the counters and curves of a checkpoint.
+    ///
+    /// # Errors
+    /// If the counters cannot be read.
+    pub(super) fn read_from(checkpoint: &Checkpoint) -> Result<Self> {
+        let state = checkpoint.read_state()?;
+        let curves = checkpoint.read_file(HISTORY_FILE)?;
+        let history = TrainingHistory::from_jsonl(&String::from_utf8_lossy(&curves));
+        let best = history.best_validation();
+        tracing::info!(step = state.step, uri = checkpoint.uri, "resumed");
+
+        Ok(Self {
+            state,
+            history,
+            best,
+        })
+    }
+}
+
+/// The newest whole checkpoint, the same on all ranks; `None` if there is none.
 ///
 /// # Errors
 /// If none is whole, or the run it belongs to had another model, data set or schedule.
-pub(super) fn resume_newest_checkpoint(
-    (checkpoints, world): (&Store, &Communicator),
-    (config, dataset): (&TrainConfig, &str),
-    params: &mut Params,
-    adamw: &mut AdamW,
-) -> Result<Option<ResumedState>> {
-    let found = if world.is_rank_zero() {
-        find_resumable_checkpoint(checkpoints, config, dataset)?
-    } else {
-        None
+pub(super) fn find_checkpoint(
+    checkpoints: &Store,
+    communicator: &Communicator,
+    config: &TrainConfig,
+    dataset: &str,
+) -> Result<Option<Checkpoint>> {
+    // Rank 0 decides: what a store lists, and so what is newest, may differ from rank to rank.
+    let found = match communicator.is_rank_zero() {
+        true => find_resumable_checkpoint(checkpoints, config, dataset)?,
+        false => None,
     };
 
-    let told = found
-        .as_ref()
-        .map(|found| format!("{}/{}", folder_name(&found.uri), found.digest));
-
-    let told = world.broadcast(told.unwrap_or_default().as_bytes())?;
-    let found = match String::from_utf8_lossy(&told).split_once('/') {
-        Some((folder, digest)) if found.is_none() => {
-            let found = Checkpoint::open_verified(
-                &checkpoints.join_prefix(folder),
-                &required_files(config),
-            )?;
-            if found.digest != digest {
-                return Err(Error::Data(format!(
-                    "{} is not what rank 0 found there.",
-                    found.uri
-                )));
-            }
-
-            Some(found)
+    let message = found.as_ref().map(announcement).unwrap_or_default();
+    let message = communicator.broadcast(message.as_bytes())?;
+    let message = String::from_utf8_lossy(&message);
+    match message.split_once('/') {
+        Some((folder, digest)) if !communicator.is_rank_zero() => {
+            let folder = checkpoints.join_prefix(folder);
+            open_announced(&folder, digest, config).map(Some)
         }
-        _ => found,
-    };
+        _ => Ok(found),
+    }
+}
 
-    found
-        .map(|found| restore_checkpoint(&found, config, params, adamw))
-        .transpose()
+/// How rank 0 names a checkpoint to the others: `<folder>/<digest>`.
+fn announcement(checkpoint: &Checkpoint) -> String {
+    format!("{}/{}", folder_name(&checkpoint.uri), checkpoint.digest)
+}
+
+/// The checkpoint that rank 0 found, read by another rank.
+fn open_announced(folder: &Store, digest: &str, config: &TrainConfig) -> Result<Checkpoint> {
+    let checkpoint = Checkpoint::open_verified(folder, &required_files(config))?;
+    if checkpoint.digest != digest {
+        return Err(Error::Data(format!(
+            "{} is not what rank 0 found there.",
+            checkpoint.uri
+        )));
+    }
+
+    Ok(checkpoint)
 }
 
 /// The name of a checkpoint's folder.
@@ -79,25 +97,25 @@ fn folder_name(uri: &str) -> &str {
 
 /// What is read of a checkpoint.
 fn required_files(config: &TrainConfig) -> Vec<&'static str> {
-    let wanted = [
+    let mut files = vec![
         WEIGHTS_FILE,
         MOMENTS_FILE,
         STATE_FILE,
         CONFIG_FILE,
         HISTORY_FILE,
     ];
-    wanted
-        .into_iter()
-        .chain(
-            config
-                .optimizer
-                .average_decay
-                .map(|_| UNAVERAGED_WEIGHTS_FILE),
-        )
-        .collect()
+
+    if config.optimizer.average_decay.is_some() {
+        files.push(UNAVERAGED_WEIGHTS_FILE);
+    }
+
+    files
 }
 
 /// The newest checkpoint that is whole, if it is of this run.
+///
+/// Small files first: that it is another run's is known before gigabytes are hashed, and is said
+/// even where another run's checkpoint lacks files that this one needs.
 fn find_resumable_checkpoint(
     checkpoints: &Store,
     config: &TrainConfig,
@@ -118,50 +136,6 @@ fn find_resumable_checkpoint(
     }
 
     Checkpoint::find_newest(checkpoints, &required_files(config))
-}
-
-/// Takes over what a checkpoint holds.
-fn restore_checkpoint(
-    checkpoint: &Checkpoint,
-    config: &TrainConfig,
-    params: &mut Params,
-    adamw: &mut AdamW,
-) -> Result<ResumedState> {
-    let state = checkpoint.read_state()?;
-    let damaged = WeightsError::error_mapper(&checkpoint.uri, Error::Data);
-    load_weights(
-        params,
-        &checkpoint.open_weights(WEIGHTS_FILE)?,
-        ModelPart::All,
-    )
-    .map_err(&damaged)?;
-    let average = config
-        .optimizer
-        .average_decay
-        .map(|decay| WeightEma::new(params, decay));
-
-    if average.is_some() {
-        load_weights(
-            params,
-            &checkpoint.open_weights(UNAVERAGED_WEIGHTS_FILE)?,
-            ModelPart::All,
-        )
-        .map_err(&damaged)?;
-    }
-
-    load_moments(params, &checkpoint.open_weights(MOMENTS_FILE)?, adamw).map_err(&damaged)?;
-    let history = TrainingHistory::from_jsonl(&String::from_utf8_lossy(
-        &checkpoint.read_file(HISTORY_FILE)?,
-    ));
-    tracing::info!(step = state.step, uri = checkpoint.uri, "resumed");
-    let best = history.best_validation();
-
-    Ok(ResumedState {
-        state,
-        ema: average,
-        history,
-        best,
-    })
 }
 
 /// # Errors

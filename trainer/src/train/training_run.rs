@@ -1,299 +1,311 @@
-//! A run between two steps: everything it holds, and what can be done with it.
+//! A run between two steps: the parts of one stage on one rank, and what the training loop does with them.
 
-mod checkpointing;
-mod train_step;
+use std::time::Instant;
 
-use std::sync::Arc;
-
-use cnclip_crds::report::{MemoryReport, ProgressReport, TrainerActivity, ValidationReport};
-use cnclip_crds::tasks::RetrievalRecalls;
-use cnclip_crds::trainer_config::TrainConfig;
-
-use super::finalize;
-use super::meter::Meter;
-use super::rank_sync::RankSync;
-use crate::checkpoint::{CheckpointWriter, TrainingState};
-use crate::error::Result;
-use crate::evaluate::{ClipEncoder, EncodeOptions, EncoderInputSizes, evaluate_recalls};
-use crate::progress::Reporter;
-use crate::progress::history::TrainingHistory;
 use cnclip_compute::collective::Collective;
-use cnclip_compute::params::Params;
-use cnclip_compute::tensor::{Tensor, TensorView};
+use cnclip_crds::report::TrainerActivity;
+use cnclip_crds::trainer_config::TrainConfig;
 use cnclip_data::loader::DataLoader;
-use cnclip_data::shard::Dataset;
-use cnclip_data::store::Store;
-use cnclip_data::tokenizer::Tokenizer;
-use cnclip_nn::accumulate::GradientAccumulator;
-use cnclip_nn::distillation::Distillation;
-use cnclip_nn::ema::WeightEma;
-use cnclip_nn::model::clip::Clip;
-use cnclip_nn::optimizer::AdamW;
-use cnclip_nn::schedule::LearningRateSchedule;
 
-/// Held-out pairs, and how often they are looked at.
-#[derive(Debug)]
-pub(super) struct Validator {
-    pub(super) dataset: Dataset,
-    pub(super) tokenizer: Arc<Tokenizer>,
-    pub(super) every_steps: u64,
-}
-
-/// How far a run is.
-#[derive(Debug, Default)]
-pub(super) struct RunProgress {
-    steps: u64,
-    steps_per_epoch: u64,
-    step: u64,
-    samples_seen: u64,
-    /// Samples that earlier attempts could not use.
-    skipped_before: u64,
-    /// Steps without a finite loss and gradient.
-    steps_skipped: u64,
-    meter: Meter,
-    train_seconds: f64,
-    gradient_norm: Option<f64>,
-    validation: Option<ValidationReport>,
-    best: Option<ValidationReport>,
-    history: TrainingHistory,
-}
-
-impl RunProgress {
-    /// Where a checkpoint left off, of so many steps in all and in an epoch.
-    pub(super) fn new(
-        (steps, steps_per_epoch): (u64, u64),
-        state: TrainingState,
-        history: TrainingHistory,
-        best: Option<ValidationReport>,
-    ) -> Self {
-        let TrainingState {
-            step,
-            steps_skipped,
-            samples_seen,
-            samples_skipped: skipped_before,
-            ..
-        } = state;
-
-        Self {
-            steps,
-            steps_per_epoch,
-            step,
-            samples_seen,
-            skipped_before,
-            steps_skipped,
-            history,
-            best,
-            ..Self::default()
-        }
-    }
-}
+use super::batch_planner::PlannedBatch;
+use super::checkpoint_saver::CheckpointSaver;
+use super::rank_sync::RankSync;
+use super::resolved_training::ResolvedTraining;
+use super::run_progress::RunProgress;
+use super::stepper::{StepOutcome, Stepper};
+use super::validator::Validator;
+use crate::checkpoint::{
+    CONFIG_FILE, CheckpointSnapshot, HISTORY_FILE, MOMENTS_FILE, STATE_FILE,
+    UNAVERAGED_WEIGHTS_FILE, WEIGHTS_FILE,
+};
+use crate::error::{Error, Result};
+use crate::progress::Reporter;
 
 /// One stage at work.
 #[derive(Debug)]
 pub(super) struct TrainingRun {
-    pub(super) config: TrainConfig,
-    /// How it fits into memory.
-    pub(super) memory: MemoryReport,
-    pub(super) progress: RunProgress,
-    /// The digest of the data set.
-    pub(super) dataset: String,
-    pub(super) clip: Clip,
-    pub(super) params: Params,
-    pub(super) adamw: AdamW,
-    /// The average of the weights, if it was asked for.
-    pub(super) ema: Option<WeightEma>,
-    /// What `params.state` was before the step.
-    pub(super) buffers_before_step: Tensor,
-    pub(super) accumulator: GradientAccumulator,
-    pub(super) rank_sync: RankSync,
-    pub(super) distillation: Option<Distillation>,
-    pub(super) schedule: LearningRateSchedule,
-    pub(super) loader: DataLoader,
-    pub(super) validator: Option<Validator>,
-    /// Rank 0's alone.
-    pub(super) writer: Option<CheckpointWriter>,
-    pub(super) stage: Store,
+    plan: PlannedBatch,
+    dataset_digest: String,
+    stepper: Stepper,
+    progress: RunProgress,
+    rank_sync: RankSync,
+    saver: CheckpointSaver,
+    loader: DataLoader,
+    validator: Option<Validator>,
 }
 
 impl TrainingRun {
+    /// Puts the parts together.
+    pub(super) fn new(
+        training: ResolvedTraining<'_>,
+        plan: PlannedBatch,
+        stepper: Stepper,
+        progress: RunProgress,
+        rank_sync: RankSync,
+        saver: CheckpointSaver,
+        loader: DataLoader,
+    ) -> Self {
+        Self {
+            plan,
+            dataset_digest: training.dataset_digest().to_owned(),
+            stepper,
+            progress,
+            rank_sync,
+            saver,
+            loader,
+            validator: training.validator,
+        }
+    }
+
+    fn config(&self) -> &TrainConfig {
+        &self.plan.config
+    }
+
     /// Steps completed, skipped ones among them.
     pub(super) fn completed_steps(&self) -> u64 {
-        self.progress.step
+        self.progress.step()
     }
 
     pub(super) fn is_done(&self) -> bool {
-        self.progress.step >= self.progress.steps
-    }
-
-    fn is_due(&self, every: u64) -> bool {
-        self.is_done() || self.progress.step.is_multiple_of(every.max(1))
+        self.progress.is_done()
     }
 
     pub(super) fn is_report_due(&self) -> bool {
-        self.is_due(self.config.report_every_steps as u64)
+        self.progress
+            .is_due(self.config().report_every_steps as u64)
     }
 
     pub(super) fn is_validation_due(&self) -> bool {
         self.validator
             .as_ref()
-            .is_some_and(|validator| self.is_due(validator.every_steps))
+            .is_some_and(|validator| self.progress.is_due(validator.every_steps()))
     }
 
     pub(super) fn is_checkpoint_due(&self) -> bool {
-        self.is_due(self.config.checkpoint.every_steps as u64)
+        self.progress
+            .is_due(self.config().checkpoint.every_steps as u64)
     }
 
-    /// Tells what is known before the first step.
+    /// Reports what is known before the first step.
     pub(super) fn report_start(&self, reporter: &Reporter) {
-        let world = &self.rank_sync.world;
+        let communicator = self.rank_sync.communicator();
         tracing::info!(
-            rank = world.rank(),
-            ranks = world.world_size(),
-            parameters = self.params.values.len(),
-            pairs_per_step = self.config.global_batch_size,
-            steps_per_epoch = self.progress.steps_per_epoch,
-            dataset = self.dataset,
+            rank = communicator.rank(),
+            ranks = communicator.world_size(),
+            parameters = self.stepper.parameter_count(),
+            pairs_per_step = self.config().global_batch_size,
+            steps_per_epoch = self.progress.steps_per_epoch(),
+            dataset = self.dataset_digest,
             "ready to train"
         );
 
-        let progress = &self.progress;
         reporter.update_report(|report| {
             report.activity = TrainerActivity::Training;
-            report.step = progress.step as i64;
-            report.steps = progress.steps as i64;
-            report.samples_seen = progress.samples_seen as i64;
-            report.steps_skipped = progress.steps_skipped as i64;
-            report.best = progress.best;
-            report.memory = Some(self.memory);
+            self.progress.fill_start(report);
+            report.memory = Some(self.plan.report);
         });
+    }
+
+    /// One optimizer step over the next global batch. One whose loss or gradient is not finite is
+    /// skipped: its batch is used up, the model and the optimizer are as they were.
+    ///
+    /// # Errors
+    /// If no batch can be made, more steps were skipped than may be, or a rank is lost.
+    pub(super) fn take_step(&mut self) -> Result<()> {
+        let start = Instant::now();
+        let step = self.progress.step();
+        let batch = self.loader.next_batch()?;
+        let batch = batch.ok_or_else(|| Error::Bug(format!("the loader ended at step {step}")))?;
+        let communicator = self.rank_sync.communicator();
+        let samples = batch.sample_ids.len() * communicator.world_size();
+
+        communicator.set_step(step);
+        let updates = self.progress.updates();
+        match self
+            .stepper
+            .step(step, updates, &batch, &mut self.rank_sync)?
+        {
+            StepOutcome::Updated {
+                losses,
+                gradient_norm,
+            } => {
+                self.progress
+                    .record_update(samples as u64, losses, gradient_norm, start.elapsed())
+            }
+            StepOutcome::Skipped { reason } => self.skip_step(&reason)?,
+        }
+
+        self.progress.complete_step(start.elapsed());
+        Ok(())
+    }
+
+    fn skip_step(&mut self, reason: &str) -> Result<()> {
+        let step = self.progress.step();
+        let skipped = self.progress.record_skip();
+        let most = self.config().max_skipped_steps;
+
+        if skipped > most as u64 {
+            return Err(Error::Data(format!(
+                "Step {step} cannot be taken: {reason}. Steps without a finite loss and gradient so far: \
+                 {skipped}; maxSkippedSteps allows {most}. Lower the learning rate, lengthen the warm-up, \
+                 set maxGradientNorm, or begin with an earlier checkpoint."
+            )));
+        }
+
+        if self.rank_sync.communicator().is_rank_zero() {
+            tracing::warn!(step, skipped, "step skipped: {reason}");
+        }
+
+        Ok(())
     }
 
     /// Whether any rank was asked to stop; all stop after the same step.
     ///
     /// # Errors
-    /// If a rank is lost, or all together skipped too much.
+    /// If a rank is lost, or all together skipped too many samples.
     pub(super) fn sync_stop(&mut self, stop: bool) -> Result<bool> {
         self.rank_sync.sync_stop(stop, &self.loader)
     }
 
-    /// Tells how far the run is, and begins a new mean. Rank 0 tells the numbers, which are those of
-    /// all ranks; the others how far they are, and for how long they waited.
+    /// Reports how far the run is, and begins a new mean. Rank 0 reports the numbers, which are those
+    /// of all ranks; the others how far they are, and for how long they waited.
     pub(super) fn report_progress(&mut self, reporter: &Reporter) {
-        let meter = std::mem::take(&mut self.progress.meter);
+        let meter = self.progress.take_meter();
         let waited = self.rank_sync.wait_time().as_secs_f64();
+        let step = self.progress.step();
+
         reporter.update_report(|report| {
-            (report.step, report.wait_seconds) = (self.progress.step as i64, waited);
-            if self.rank_sync.world.is_rank_zero() {
-                self.fill_report(meter, report);
+            report.step = step as i64;
+            report.wait_seconds = waited;
+
+            if self.rank_sync.communicator().is_rank_zero() {
+                let last_step = step.checked_sub(1);
+                report.learning_rate = last_step.map(|step| self.stepper.learning_rate(step));
+                report.logit_scale = Some(self.stepper.log_logit_scale());
+                self.progress
+                    .fill_report(meter, self.skipped_samples(), report);
             }
         });
 
-        self.progress.history.push(&reporter.current_report());
+        self.progress.record_report(&reporter.current_report());
     }
 
-    fn fill_report(&self, meter: Meter, report: &mut ProgressReport) {
-        let progress = &self.progress;
-        report.epoch = progress.step as f64 / progress.steps_per_epoch.max(1) as f64;
-        report.loss = meter.mean_loss().or(report.loss);
-        report.distillation_loss = meter.mean_distillation_loss().or(report.distillation_loss);
-        report.learning_rate = progress
-            .step
-            .checked_sub(1)
-            .map(|step| self.schedule.learning_rate(step));
-
-        report.logit_scale = Some(f64::from(self.clip.logit_scale(&self.params)).ln());
-        report.gradient_norm = progress.gradient_norm.or(report.gradient_norm);
-        report.samples_per_second = meter.samples_per_second().or(report.samples_per_second);
-        report.eta_seconds = meter
-            .estimate_seconds(progress.steps - progress.step)
-            .or(report.eta_seconds);
-
-        report.samples_seen = progress.samples_seen as i64;
-        report.samples_skipped = self.skipped_samples() as i64;
-        report.steps_skipped = progress.steps_skipped as i64;
-        report.train_seconds = progress.train_seconds;
-    }
-
+    /// Samples that this attempt could not use.
     fn skipped_samples(&self) -> u64 {
-        self.progress.skipped_before + self.loader.skip_counts().total_skipped()
+        self.loader.skip_counts().total_skipped()
     }
 
-    /// Puts the average in the place of the weights, where there is one, or the weights back.
-    fn swap_ema(&mut self) {
-        if let Some(average) = &mut self.ema {
-            average.swap_with_params(&mut self.params);
-        }
-    }
-
-    /// Measures recall over all validation pairs: that of the average, where there is one.
+    /// Measures recall on the held-out samples: that of the average, where weights are averaged.
     ///
     /// # Errors
-    /// If the data set cannot be read.
+    /// If the data set cannot be read, or a rank is lost.
     pub(super) fn run_validation(&mut self, reporter: &Reporter) -> Result<()> {
-        // Rank 0's running statistics are those of the model.
-        let state = self
-            .rank_sync
-            .world
-            .broadcast(&self.params.buffers.to_host())?;
-        self.params.buffers.copy_from(TensorView::Host(&state));
-        self.swap_ema();
-        let recalls = self.measure_recalls(reporter);
+        let Some(validator) = &self.validator else {
+            return Ok(());
+        };
 
-        self.swap_ema();
-        self.params.memory().synchronize()?;
-        let recalls = recalls?;
+        reporter.update_report(|report| report.activity = TrainerActivity::Validating);
+        let communicator = self.rank_sync.communicator();
+        let recalls = validator.measure_recalls(&mut self.stepper, communicator)?;
         reporter.update_report(|report| report.activity = TrainerActivity::Training);
+
+        // Rank 0 alone searches, and has recalls.
         let Some(recalls) = recalls else {
             return Ok(());
         };
 
-        let found = ValidationReport {
-            step: self.progress.step as i64,
-            recalls,
-        };
-
-        self.progress.validation = Some(found);
-        self.progress.best = finalize::better_validation(self.progress.best, found);
-        reporter.update_report(|report| {
-            report.validation = Some(found);
-            report.best = self.progress.best;
-        });
-
-        self.progress.history.push(&reporter.current_report());
+        self.progress.record_validation(recalls);
+        reporter.update_report(|report| self.progress.fill_validation(report));
+        self.progress.record_report(&reporter.current_report());
         Ok(())
     }
 
-    /// Recall of the weights that are in place, for rank 0.
-    fn measure_recalls(&mut self, reporter: &Reporter) -> Result<Option<RetrievalRecalls>> {
-        let Some(validator) = &self.validator else {
-            return Ok(None);
-        };
+    /// Begins to write a checkpoint; the run goes on meanwhile.
+    ///
+    /// # Errors
+    /// If another process took over, or the state cannot be serialized.
+    pub(super) fn save_checkpoint(&mut self, reporter: &Reporter) -> Result<()> {
+        if !self.saver.is_writer() {
+            return Ok(());
+        }
 
-        reporter.update_report(|report| report.activity = TrainerActivity::Validating);
-        let sizes = EncoderInputSizes {
-            image_size: self.config.model.image.resolution as usize,
-            context_length: self.config.context_length as usize,
-            batch_size: self.accumulator.micro_batch_size(),
-        };
-
-        let most_skipped = self.config.max_skipped_percent / 100.0;
-        let mut encoder = ClipEncoder {
-            clip: &mut self.clip,
-            params: &mut self.params,
-        };
-
-        let dataset = &validator.dataset;
-        let tokenizer = &validator.tokenizer;
-
-        evaluate_recalls(
-            dataset,
-            tokenizer,
-            &mut encoder,
-            EncodeOptions {
-                input_sizes: sizes,
-                max_skipped_ratio: most_skipped,
-            },
-            &self.rank_sync.world,
-        )
+        let snapshot = self.take_snapshot()?;
+        self.saver.save(snapshot, reporter)
     }
+
+    /// Copies all that a later attempt needs: the next step may change the model while files are written.
+    fn take_snapshot(&mut self) -> Result<CheckpointSnapshot> {
+        let model = self.stepper.serialize()?;
+        let seed = self.config().seed;
+        let skipped = self.skipped_samples();
+        let state = self.progress.to_state(seed, &self.dataset_digest, skipped);
+
+        let mut files = vec![
+            (WEIGHTS_FILE, model.weights),
+            (MOMENTS_FILE, model.moments),
+            (STATE_FILE, to_json(&state)?),
+            (CONFIG_FILE, to_json(self.config())?),
+            (
+                HISTORY_FILE,
+                self.progress.history().to_jsonl().into_bytes(),
+            ),
+        ];
+
+        if let Some(unaveraged) = model.unaveraged {
+            files.push((UNAVERAGED_WEIGHTS_FILE, unaveraged));
+        }
+
+        // Only recall of these very weights ranks them among other checkpoints.
+        let validation = self.progress.current_validation();
+        let files = files
+            .into_iter()
+            .map(|(name, bytes)| (name.to_owned(), bytes.into()));
+
+        Ok(CheckpointSnapshot {
+            step: self.progress.step(),
+            score: validation.map(|validation| validation.mean_recall()),
+            files: files.collect(),
+        })
+    }
+
+    /// Reports a checkpoint that became visible since.
+    ///
+    /// # Errors
+    /// If another process took over.
+    pub(super) fn poll_checkpoint(&mut self, reporter: &Reporter) -> Result<()> {
+        self.saver.poll(reporter)
+    }
+
+    /// Waits until the checkpoint begun last is visible, to all ranks.
+    ///
+    /// # Errors
+    /// If it could not be written, or a rank is lost.
+    pub(super) fn finish_checkpoint(&mut self, reporter: &Reporter) -> Result<()> {
+        self.saver.finish(self.progress.history(), reporter)?;
+        Ok(self.rank_sync.communicator().barrier()?)
+    }
+
+    /// Waits for the last checkpoint and names the one that the stage ends with.
+    ///
+    /// # Errors
+    /// If that cannot be written, or a rank is lost.
+    pub(super) fn finish_run(mut self, reporter: &Reporter) -> Result<()> {
+        self.finish_checkpoint(reporter)?;
+        self.saver.finish_stage(self.config())?;
+
+        // A last barrier: success of one rank implies success of all, so exit code 0 of any worker
+        // means that the stage's end is written.
+        self.rank_sync.communicator().barrier()?;
+        reporter.update_report(|report| {
+            report.activity = TrainerActivity::Done;
+            report.eta_seconds = Some(0);
+        });
+
+        Ok(())
+    }
+}
+
+fn to_json(value: &impl serde::Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(value)
+        .map_err(|error| Error::Bug(format!("a state cannot be written as JSON: {error}")))
 }

@@ -1,0 +1,153 @@
+//! What a run writes under its stage's prefix: checkpoints while it goes on, and the stage's end. Rank 0
+//! alone writes; on other ranks everything here does nothing. Decides neither when nor what.
+
+use cnclip_crds::artifacts::{self, CHECKPOINTS_FOLDER};
+use cnclip_crds::report::{CheckpointReport, MAX_CHECKPOINTS};
+use cnclip_crds::trainer_config::TrainConfig;
+use cnclip_data::store::Store;
+use cnclip_distributed::Communicator;
+
+use super::finalize;
+use crate::checkpoint::{
+    CheckpointSnapshot, CheckpointWriter, Fence, FenceClaim, WrittenCheckpoint,
+};
+use crate::error::{Error, Result};
+use crate::progress::Reporter;
+use crate::progress::history::TrainingHistory;
+
+/// The prefix of a stage, and on rank 0 the right to write there.
+#[derive(Debug)]
+pub(super) struct CheckpointSaver {
+    stage: Store,
+    checkpoints: Store,
+    /// Rank 0's alone.
+    writer: Option<CheckpointWriter>,
+}
+
+impl CheckpointSaver {
+    /// Opens the prefix; on rank 0, claims it for this attempt.
+    ///
+    /// # Errors
+    /// If a later attempt or another run holds it, or the store fails.
+    pub(super) fn claim(config: &TrainConfig, communicator: &Communicator) -> Result<Self> {
+        let prefix = artifacts::stage_prefix(&config.artifacts, &config.run.stage);
+        let stage = Store::open(&prefix)?;
+        let checkpoints = stage.join_prefix(CHECKPOINTS_FOLDER);
+        let mut writer = None;
+
+        if communicator.is_rank_zero() {
+            let fence = Fence::acquire(&stage, fence_claim(config))?;
+            let keep = config.checkpoint.keep as usize;
+            writer = Some(CheckpointWriter::new(checkpoints.clone(), fence, keep));
+        }
+
+        Ok(Self {
+            stage,
+            checkpoints,
+            writer,
+        })
+    }
+
+    /// The folder of all checkpoints.
+    pub(super) fn checkpoints(&self) -> &Store {
+        &self.checkpoints
+    }
+
+    /// Whether this rank writes.
+    pub(super) fn is_writer(&self) -> bool {
+        self.writer.is_some()
+    }
+
+    /// Begins to write a checkpoint; the run goes on meanwhile.
+    ///
+    /// # Errors
+    /// If another process took over.
+    pub(super) fn save(&mut self, snapshot: CheckpointSnapshot, reporter: &Reporter) -> Result<()> {
+        match &mut self.writer {
+            Some(writer) => report_written(writer.start_write(snapshot), reporter),
+            None => Ok(()),
+        }
+    }
+
+    /// Reports a checkpoint that became visible since.
+    ///
+    /// # Errors
+    /// If another process took over.
+    pub(super) fn poll(&mut self, reporter: &Reporter) -> Result<()> {
+        match &mut self.writer {
+            Some(writer) => report_written(writer.poll_finished(), reporter),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for the checkpoint begun last, and writes the curves beside it.
+    ///
+    /// # Errors
+    /// If they could not be written: unlike a checkpoint on the way, nothing comes after the last one.
+    pub(super) fn finish(&mut self, history: &TrainingHistory, reporter: &Reporter) -> Result<()> {
+        let Some(writer) = &mut self.writer else {
+            return Ok(());
+        };
+
+        if let Some(written) = writer.finish_write()? {
+            report_checkpoint(written, reporter);
+        }
+
+        let curves = history.to_jsonl();
+        Ok(self.stage.put(artifacts::METRICS_FILE, curves.into())?)
+    }
+
+    /// Names the checkpoint that the stage ends with, and writes the page of the run.
+    ///
+    /// # Errors
+    /// If there is none, or the store fails.
+    pub(super) fn finish_stage(&self, config: &TrainConfig) -> Result<()> {
+        if self.is_writer() {
+            finalize::write_final_checkpoint(&self.stage)?;
+            finalize::write_report_page(config)?;
+        }
+
+        Ok(())
+    }
+}
+
+/// Without a cluster there is no UID, and the name has to do.
+fn fence_claim(config: &TrainConfig) -> FenceClaim {
+    let run = if config.run.uid.is_empty() {
+        &config.run.name
+    } else {
+        &config.run.uid
+    };
+
+    FenceClaim {
+        run: run.clone(),
+        attempt: config.run.attempt.max(1) as u32,
+    }
+}
+
+/// A store that fails for a while costs a checkpoint, not the run; a lost fence ends it, because all
+/// that it would still compute is the work of another process now.
+fn report_written(written: Result<Option<WrittenCheckpoint>>, reporter: &Reporter) -> Result<()> {
+    match written {
+        Ok(Some(written)) => report_checkpoint(written, reporter),
+        Ok(None) => {}
+        Err(error @ Error::Fenced(_)) => return Err(error),
+        Err(error) => tracing::warn!("a checkpoint was not written, the run goes on: {error}"),
+    }
+
+    Ok(())
+}
+
+fn report_checkpoint(written: WrittenCheckpoint, reporter: &Reporter) {
+    let checkpoint = CheckpointReport {
+        step: written.step as i64,
+        uri: written.uri,
+        digest: written.digest,
+        written_at: jiff::Timestamp::now().as_second(),
+    };
+
+    reporter.update_report(|report| {
+        report.checkpoints.insert(0, checkpoint);
+        report.checkpoints.truncate(MAX_CHECKPOINTS);
+    });
+}
