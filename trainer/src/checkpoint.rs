@@ -119,6 +119,8 @@ impl Checkpoint {
             files,
         };
 
+        // The manifest holds digests, so a file that was changed or truncated after it was written is
+        // found here, before it is trained on.
         for name in wanted {
             checkpoint
                 .find_file(name)?
@@ -128,7 +130,7 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// The newest checkpoint below `store` that is whole; one that is not is told and passed over.
+    /// The newest checkpoint below `store` that is whole; one that is not is logged and skipped.
     /// `None` if there is none at all.
     ///
     /// # Errors
@@ -138,8 +140,10 @@ impl Checkpoint {
         for place in list_published_ids(store)? {
             match Self::open_verified(&store.join_prefix(&place.folder_name()), wanted) {
                 Ok(checkpoint) => return Ok(Some(checkpoint)),
+                // Damage makes an older checkpoint the newest; a store that does not answer must not, or
+                // an outage of seconds would cost hours of steps.
                 Err(error @ (Error::Data(_) | Error::Config(_))) => {
-                    tracing::warn!("this checkpoint is passed over: {error}");
+                    tracing::warn!("checkpoint skipped: {error}");
                     damage.push(error.to_string());
                 }
                 Err(error) => return Err(error),
@@ -204,7 +208,7 @@ impl Checkpoint {
     }
 }
 
-/// Which folder a checkpoint is in. The order is that of age.
+/// Which folder a checkpoint is in. The derived order is that of age: by step, then by term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct CheckpointId {
     step: u64,

@@ -15,5 +15,6 @@ pub mod page;
 pub mod progress;
 pub mod stage_chain;
 mod text_table;
+mod threads;
 pub mod train;
 pub mod weights;

@@ -1,5 +1,5 @@
-//! What a run says of itself while it runs: on its port, in its log, on a terminal, as its last
-//! words, and afterwards as a page. Never makes a step slower, and never ends a run.
+//! What a process publishes while it runs: the progress report on its port, metrics, log, progress bar and
+//! termination message. Never makes a step slower, and never ends a run.
 
 mod background_writer;
 pub mod history;
@@ -22,39 +22,50 @@ use tokio::sync::watch;
 use crate::error::{Error, Result};
 use background_writer::BackgroundWriter;
 use http_server::ProgressServer;
+use terminal_bar::TerminalBar;
 
 /// Where reports go besides the log.
 #[derive(Clone, Debug, Default)]
 pub struct ReportOutputs {
     /// The address that answers `/progress`, `/metrics` and `/healthz`.
     pub listen: Option<String>,
-    /// The file of last words.
+    /// The file of the termination message.
     pub termination_log: Option<PathBuf>,
     /// The bars of a terminal.
     pub progress_bars: Option<MultiProgress>,
 }
 
-/// Holds the one report of a run and tells every change of it; may be shared between threads.
+/// Holds the progress report of a run and publishes every change of it; may be shared between threads.
 ///
 /// # Guarantees
-/// An update takes microseconds, whoever listens or does not. Dropping it waits at most a second
-/// for the last report to be told.
+/// An update takes microseconds, however slow the outputs are. Dropping it waits at most a second for the
+/// last report to be written.
+///
+/// # Examples
+/// ```
+/// use cnclip::progress::Reporter;
+/// use cnclip_crds::trainer_config::RunIdentity;
+///
+/// let reporter = Reporter::without_outputs(RunIdentity::default());
+/// reporter.update_report(|report| report.step = 7);
+/// assert_eq!(reporter.current_report().step, 7);
+/// ```
 #[derive(Debug)]
 pub struct Reporter {
-    // Dropped first: the teller ends when there is nobody left to say anything.
+    // Fields drop in order: without a sender the writer's thread ends, and dropping the writer waits for it.
     current: watch::Sender<ProgressReport>,
-    /// None where nobody is to hear of it.
-    _background_writer: Option<BackgroundWriter>,
+    /// None for a reporter without outputs.
+    background_writer: Option<BackgroundWriter>,
     server: Option<ProgressServer>,
     has_bar: bool,
 }
 
 impl Reporter {
-    /// Opens the outlets and reports that the run is starting.
+    /// Opens the outputs and reports that the run is starting.
     ///
     /// # Errors
     /// If the port cannot be opened.
-    pub fn start(run: RunIdentity, outlets: ReportOutputs) -> Result<Self> {
+    pub fn start(run: RunIdentity, outputs: ReportOutputs) -> Result<Self> {
         let pod_uid = std::env::var(names::ENV_POD_UID).unwrap_or_default();
         let mut report = ProgressReport {
             run,
@@ -64,29 +75,25 @@ impl Reporter {
 
         stamp_report(&mut report);
         let (current, reports) = watch::channel(report);
-        let server = outlets
+        let server = outputs
             .listen
-            .map(|listen| ProgressServer::start(&listen, reports.clone()));
+            .map(|listen| ProgressServer::start(&listen, reports.clone()))
+            .transpose()?;
 
-        let server = server.transpose()?;
-        let bar = outlets
-            .progress_bars
-            .as_ref()
-            .map(terminal_bar::TerminalBar::new);
+        let bar = outputs.progress_bars.as_ref().map(TerminalBar::new);
         let has_bar = bar.is_some();
-        let teller = BackgroundWriter::start(reports, bar, outlets.termination_log);
-        let _teller =
-            teller.map_err(|error| Error::Bug(format!("no thread to report: {error}")))?;
+        let background_writer = BackgroundWriter::start(reports, bar, outputs.termination_log)
+            .map_err(|error| Error::Bug(format!("no thread to report: {error}")))?;
 
         Ok(Self {
             current,
-            _background_writer: Some(_teller),
+            background_writer: Some(background_writer),
             server,
             has_bar,
         })
     }
 
-    /// Keeps a report that nobody hears of: of a rank for which another speaks.
+    /// Keeps a report that is not published: that of a rank other than a process's first.
     pub fn without_outputs(run: RunIdentity) -> Self {
         let (current, _) = watch::channel(ProgressReport {
             run,
@@ -95,13 +102,13 @@ impl Reporter {
 
         Self {
             current,
-            _background_writer: None,
+            background_writer: None,
             server: None,
             has_bar: false,
         }
     }
 
-    /// Changes the report and tells it.
+    /// Changes the report and publishes it.
     pub fn update_report(&self, change: impl FnOnce(&mut ProgressReport)) {
         let before = self.current_report();
         self.current.send_modify(|report| {
@@ -109,12 +116,12 @@ impl Reporter {
             stamp_report(report);
         });
 
-        if self._background_writer.is_some() {
+        if self.background_writer.is_some() {
             log_changes::log_report_changes(&before, &self.current_report(), self.has_bar);
         }
     }
 
-    /// Tells that the run ended badly, and why.
+    /// Reports that the run failed, and why.
     pub fn report_failure(&self, error: &Error) {
         let exit_code = error.exit_code().exit_code().into();
         let failure = FailureReport {
@@ -128,12 +135,12 @@ impl Reporter {
         });
     }
 
-    /// The report as it was last told.
+    /// The report as it was last published.
     pub fn current_report(&self) -> ProgressReport {
         self.current.borrow().clone()
     }
 
-    /// Where it answers, if it does.
+    /// The address of its port, if it has one.
     pub fn listen_address(&self) -> Option<SocketAddr> {
         self.server.as_ref().map(ProgressServer::address)
     }

@@ -1,8 +1,9 @@
 //! Decides which process may write under a prefix: the last one that claimed it. Never writes
 //! anything but claims, and relies on nothing but "create if absent", which every store has.
 //!
-//! A claim is an object named by its term, `fence/<term>.json`. Terms only grow; whoever finds a
-//! higher one than its own has been replaced.
+//! A claim is an object named by its term, `fence/<term>.json`. Terms only grow; a process that finds a
+//! higher one than its own has been replaced. It is a fencing token, not a lock: nothing expires, and no
+//! clock is compared.
 
 use cnclip_crds::artifacts::FENCE_FOLDER;
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,8 @@ impl Fence {
             .map_err(|error| Error::Bug(format!("cannot write a claim as JSON: {error}")))?;
         let folder = store.join_prefix(FENCE_FOLDER);
 
+        // Two processes may find the same last term; "create if absent" lets one of them have the next,
+        // and the other looks again.
         loop {
             let last = last_term(&folder)?;
             if let Some(term) = last {
@@ -64,7 +67,7 @@ impl Fence {
         self.term
     }
 
-    /// Looks whether the claim still holds.
+    /// Checks that the claim still holds.
     ///
     /// # Errors
     /// If another process claimed the prefix since; if the store fails.

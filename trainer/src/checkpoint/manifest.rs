@@ -1,5 +1,5 @@
-//! What a checkpoint consists of, and the digests that prove it. Written last: a folder without a
-//! manifest is no checkpoint.
+//! The manifest of a checkpoint: its files with sizes and digests. Written last: a folder without a manifest
+//! is no checkpoint.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use cnclip_data::store::Store;
 
 pub(super) use cnclip_crds::artifacts::MANIFEST_FILE;
 const MANIFEST_FORMAT: &str = "cnclip-checkpoint/1";
-/// So much of a file is in memory while it is proven.
+/// Bytes of a file that are in memory while its digest is computed.
 const WINDOW_BYTES: usize = 64 << 20;
 
 /// A file of a checkpoint.
@@ -38,6 +38,7 @@ impl ManifestEntry {
     /// If it is gone or does not hold what was written; the message says what differs and how.
     pub(super) fn verify_content(&self, folder: &Store) -> Result<()> {
         let gone = || Error::Data(format!("{} is gone", folder.object_uri(&self.name)));
+        // The size first: a truncated file of gigabytes is found without reading it.
         self.expect_size(folder, folder.object_size(&self.name)?.ok_or_else(gone)?)?;
         let mut hash = Sha256::new();
 
@@ -52,7 +53,7 @@ impl ManifestEntry {
     /// Its bytes.
     ///
     /// # Errors
-    /// As [`Self::verify_content`].
+    /// As [`ManifestEntry::verify_content`].
     pub(super) fn read_verified(&self, folder: &Store) -> Result<Bytes> {
         let gone = || Error::Data(format!("{} is gone", folder.object_uri(&self.name)));
         let bytes = folder.get_if_exists(&self.name)?.ok_or_else(gone)?;

@@ -1,5 +1,5 @@
-//! Publishes a checkpoint in an order that a kill at any moment cannot spoil, then removes those
-//! that nobody keeps. Never changes one that is published.
+//! Publishes a checkpoint in an order that a kill at any moment cannot corrupt, then removes those that
+//! retention does not keep. Never changes one that is published.
 
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -10,6 +10,7 @@ use super::{
     list_checkpoints,
 };
 use crate::error::{Error, Result};
+use crate::threads::spawn_named;
 use cnclip_compute::digest::sha256;
 use cnclip_data::store::Store;
 
@@ -41,7 +42,7 @@ impl CheckpointWriter {
         }
     }
 
-    /// Whether [`Self::start_write`] would not wait.
+    /// Whether [`CheckpointWriter::start_write`] would not wait.
     pub fn is_idle(&self) -> bool {
         self.in_progress
             .as_ref()
@@ -61,8 +62,7 @@ impl CheckpointWriter {
         let before = self.finish_write();
         if !matches!(before, Err(Error::Fenced(_))) {
             let to = self.target.clone();
-            let thread = std::thread::Builder::new().name("checkpoint".into());
-            let running = thread.spawn(move || to.publish_checkpoint(snapshot));
+            let running = spawn_named("checkpoint", move || to.publish_checkpoint(snapshot));
             self.in_progress = Some(running.map_err(|error| {
                 Error::Bug(format!("no thread to write a checkpoint: {error}"))
             })?);
@@ -86,7 +86,7 @@ impl CheckpointWriter {
     /// Waits for the checkpoint begun last.
     ///
     /// # Errors
-    /// As [`Self::poll_finished`].
+    /// As [`CheckpointWriter::poll_finished`].
     pub fn finish_write(&mut self) -> Result<Option<WrittenCheckpoint>> {
         match self.in_progress.take().map(JoinHandle::join) {
             None => Ok(None),
@@ -99,9 +99,8 @@ impl CheckpointWriter {
 }
 
 impl CheckpointTarget {
-    /// Files, then the manifest; the fence is looked at before either. The folder carries the term,
-    /// so a process that was replaced and does not know it yet writes beside its successor, never
-    /// over it.
+    /// Files, then the manifest; the fence is checked before either. The folder carries the term, so a
+    /// process that was replaced and has not noticed yet writes next to its successor, never over it.
     fn publish_checkpoint(&self, snapshot: CheckpointSnapshot) -> Result<WrittenCheckpoint> {
         let started = Instant::now();
         let CheckpointSnapshot { step, score, files } = snapshot;
@@ -112,6 +111,7 @@ impl CheckpointTarget {
 
         let folder = self.store.join_prefix(&place.folder_name());
         self.fence.ensure_held()?;
+        // Should this place have been written before, it is no checkpoint while its files are replaced.
         folder.delete(MANIFEST_FILE)?;
         let mut entries = Vec::with_capacity(files.len());
         let mut bytes = 0;
@@ -122,8 +122,12 @@ impl CheckpointTarget {
             folder.put(&name, content)?;
         }
 
+        // Written last: its existence is what makes the folder a checkpoint, so a kill before this line
+        // leaves a folder that no reader takes for one.
         let manifest = Manifest::new(step, score, entries).to_bytes()?;
         let digest = sha256(&manifest);
+        // Again, for gigabytes took minutes: a successor that claimed meanwhile chose its checkpoint
+        // without this one.
         self.fence.ensure_held()?;
         folder.put(MANIFEST_FILE, manifest)?;
 
@@ -148,6 +152,7 @@ impl CheckpointTarget {
         let published = list_checkpoints(&self.store)?;
         let kept = select_retained(&published, self.keep);
         for place in list_all_ids(&self.store)? {
+            // A higher term is a successor's, which may be writing there now.
             if place != newest && !kept.contains(&place) && place.term <= newest.term {
                 self.remove_checkpoint(place)?;
             }

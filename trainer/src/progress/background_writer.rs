@@ -1,5 +1,5 @@
-//! Carries reports to the terminal's bar and to the file of last words, in a thread of its own.
-//! Never holds a report back: a slow reader gets the newest one.
+//! Writes reports to the terminal's progress bar and to the termination message, in a thread of its own.
+//! Never delays a report: a slow output skips to the newest one.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -10,32 +10,33 @@ use futures::executor::block_on;
 use tokio::sync::watch;
 
 use super::{terminal_bar::TerminalBar, termination_message};
+use crate::threads::spawn_named;
 
-/// How long the end of a run waits for its last report to be told.
+/// How long dropping the writer waits for its last report to be written.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The thread; dropping this waits a moment for the last report to be told.
+/// The writing thread; dropping this waits for the last report, up to [`SHUTDOWN_TIMEOUT`].
 #[derive(Debug)]
 pub(super) struct BackgroundWriter {
     ended: Receiver<()>,
 }
 
 impl BackgroundWriter {
-    /// Tells the report of now and every one after it, until the sender is dropped.
+    /// Writes the current report and every one after it, until the sender is dropped.
     ///
     /// # Errors
     /// If no thread can be started.
     pub(super) fn start(
         mut reports: watch::Receiver<ProgressReport>,
         bar: Option<TerminalBar>,
-        last_words: Option<PathBuf>,
+        termination_log: Option<PathBuf>,
     ) -> std::io::Result<Self> {
         let (end, ended) = sync_channel(0);
+        // A new receiver takes the current value for old news; it must be written too.
         reports.mark_changed();
-        let tell = move || write_reports(reports, bar, last_words, end);
-        std::thread::Builder::new()
-            .name("teller".into())
-            .spawn(tell)?;
+        spawn_named("progress", move || {
+            write_reports(reports, bar, termination_log, end);
+        })?;
 
         Ok(Self { ended })
     }
@@ -43,7 +44,7 @@ impl BackgroundWriter {
 
 impl Drop for BackgroundWriter {
     fn drop(&mut self) {
-        // Nothing is ever sent: this waits until the thread drops its end.
+        // Nothing is ever sent: this waits until the thread drops its end, or hangs on a full disk.
         let _ = self.ended.recv_timeout(SHUTDOWN_TIMEOUT);
     }
 }
@@ -51,22 +52,26 @@ impl Drop for BackgroundWriter {
 fn write_reports(
     mut reports: watch::Receiver<ProgressReport>,
     bar: Option<TerminalBar>,
-    last_words: Option<PathBuf>,
+    termination_log: Option<PathBuf>,
     _end: SyncSender<()>,
 ) {
-    let mut complained = false;
+    let mut warned = false;
     while block_on(reports.changed()).is_ok() {
         let report = reports.borrow_and_update().clone();
         if let Some(bar) = &bar {
             bar.draw_report(&report);
         }
 
-        let Some(path) = &last_words else { continue };
-        if let Err(error) = std::fs::write(path, termination_message::to_bounded_json(&report))
-            && !std::mem::replace(&mut complained, true)
+        // Every report, not only the last: a killed process has no time to write one.
+        let Some(path) = &termination_log else {
+            continue;
+        };
+        let message = termination_message::to_bounded_json(&report);
+        if let Err(error) = std::fs::write(path, message)
+            && !std::mem::replace(&mut warned, true)
         {
             tracing::warn!(
-                "cannot write the last report to {}: {error}",
+                "cannot write the termination message to {}: {error}",
                 path.display()
             );
         }

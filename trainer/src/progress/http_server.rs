@@ -1,5 +1,5 @@
-//! Answers `/progress`, `/metrics` and `/healthz` from the last report, in a thread of its own.
-//! Never asks the loop for anything.
+//! Serves `/progress`, `/metrics` and `/healthz` from the last report, in a thread of its own. Never waits
+//! for the training loop.
 
 use std::net::{SocketAddr, TcpListener};
 
@@ -9,6 +9,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::metrics;
 use crate::error::{Error, Result};
+use crate::threads::spawn_named;
 
 type ReportReceiver = watch::Receiver<ProgressReport>;
 
@@ -20,12 +21,12 @@ pub(super) struct ProgressServer {
 }
 
 impl ProgressServer {
-    /// Opens the port and answers from a thread of its own from now on.
+    /// Opens the port and serves it in a thread of its own.
     ///
     /// # Errors
     /// If the port cannot be opened.
     pub(super) fn start(listen: &str, reports: ReportReceiver) -> Result<Self> {
-        let refused = |error: std::io::Error| {
+        let to_error = |error: std::io::Error| {
             Error::Config(format!(
                 "cannot answer on {listen}: {error}. Set `listen` to a free address such as \
                  \"127.0.0.1:{}\", or leave it out to answer nowhere.",
@@ -33,33 +34,32 @@ impl ProgressServer {
             ))
         };
 
-        let socket = TcpListener::bind(listen).map_err(refused)?;
-        socket.set_nonblocking(true).map_err(refused)?;
-        let address = socket.local_addr().map_err(refused)?;
-        let (open, closed) = oneshot::channel();
+        let socket = TcpListener::bind(listen).map_err(to_error)?;
+        socket.set_nonblocking(true).map_err(to_error)?;
+        let address = socket.local_addr().map_err(to_error)?;
+        let (shutdown, closed) = oneshot::channel();
+        // One thread of its own: tasks on a runtime that others use could starve behind their work, and
+        // a kubelet takes a probe that times out for a dead process.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .build();
+            .build()
+            .map_err(to_error)?;
 
-        let runtime = runtime.map_err(refused)?;
         let serve = move || {
             if let Err(error) = runtime.block_on(serve_http(socket, reports, closed)) {
-                tracing::warn!("no longer answering on {address}: {error}");
+                tracing::warn!("stopped serving {address}: {error}");
             }
         };
 
-        std::thread::Builder::new()
-            .name("report".into())
-            .spawn(serve)
-            .map_err(refused)?;
+        spawn_named("http", serve).map_err(to_error)?;
 
         Ok(Self {
             address,
-            _shutdown: open,
+            _shutdown: shutdown,
         })
     }
 
-    /// Where it answers: the port is a real one even if the configuration left the choice open.
+    /// The bound address: the port is the real one even if the configuration asked for any.
     pub(super) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -71,10 +71,10 @@ async fn serve_http(
     closed: oneshot::Receiver<()>,
 ) -> std::io::Result<()> {
     let socket = tokio::net::TcpListener::from_std(socket)?;
-    let answers = axum::serve(socket, build_router(reports));
-    // Not a graceful end: a client that keeps its connection open must not keep the thread.
+    let server = axum::serve(socket, build_router(reports));
+    // No graceful shutdown: a client that keeps its connection open must not keep the process.
     tokio::select! {
-        ended = answers => ended,
+        ended = server => ended,
         _ = closed => Ok(()),
     }
 }

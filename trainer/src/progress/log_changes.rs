@@ -1,11 +1,11 @@
-//! The log's lines about a run: one for each thing that a report changed. Never decides where they go.
+//! Log lines of a run: one for each change between two reports. Never decides where they go.
 
 use cnclip_crds::report::ProgressReport;
 use cnclip_crds::tasks::{
     RecallAtK, RetrievalRecalls, SimilarityThreshold, TaskResult, TaskScores,
 };
 
-/// Says what is new; steps are left to the bar where there is one.
+/// Logs what is new; steps are left to the progress bar where there is one.
 pub(super) fn log_report_changes(before: &ProgressReport, now: &ProgressReport, has_bar: bool) {
     if now.step != before.step && !has_bar {
         log_step(now);
@@ -55,7 +55,7 @@ fn log_step(now: &ProgressReport) {
         eta_seconds = now.eta_seconds,
         samples_skipped = now.samples_skipped,
         steps_skipped = now.steps_skipped,
-        "step"
+        "step finished"
     );
 }
 
@@ -66,7 +66,12 @@ fn log_task_result(result: &TaskResult) {
             else {
                 let texts = scores.texts;
                 let images = result.images;
-                return tracing::info!(task = result.name, texts, images, "searched, no labels");
+                return tracing::info!(
+                    task = result.name,
+                    texts,
+                    images,
+                    "searched without labels"
+                );
             };
 
             tracing::info!(task = result.name, text_to_image, image_to_text, "scored");
@@ -154,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn each_change_is_told_once() {
+    fn each_change_is_logged_once() {
         let before = ProgressReport {
             step: 10,
             ..ProgressReport::default()
@@ -181,7 +186,7 @@ mod tests {
         });
 
         let at_10 = || before.clone();
-        for (now, said) in [
+        for (now, expected) in [
             (at_10(), vec![]),
             (
                 ProgressReport {
@@ -189,7 +194,7 @@ mod tests {
                     loss: Some(2.5),
                     ..at_10()
                 },
-                vec!["step"],
+                vec!["step finished"],
             ),
             (
                 ProgressReport {
@@ -221,12 +226,12 @@ mod tests {
                 vec!["no data"],
             ),
         ] {
-            let told = lines(&before, &now, false);
-            let told: Vec<_> = told
+            let logged = lines(&before, &now, false);
+            let messages: Vec<_> = logged
                 .iter()
                 .map(|line| line["message"].as_str().unwrap())
                 .collect();
-            assert_eq!(told, said);
+            assert_eq!(messages, expected);
             assert!(lines(&now, &now, false).is_empty());
         }
     }

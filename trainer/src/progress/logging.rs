@@ -1,5 +1,5 @@
-//! Where lines go: readable ones to a terminal, around its bars, and JSON to anything else. Never
-//! makes the one who says something wait for the one who reads it.
+//! Where log lines go: readable ones to a terminal, around its progress bars, and JSON to anything else.
+//! Never blocks the thread that logs on a slow reader.
 
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
@@ -11,9 +11,11 @@ use indicatif::MultiProgress;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
-/// Lines that may wait to be read; more are lost, and counted.
+use crate::threads::spawn_named;
+
+/// Lines that may wait to be written; more are dropped, and counted.
 const QUEUE_CAPACITY: usize = 1024;
-/// How long the end of the process waits for the last line to be read.
+/// How long the end of the process waits for the last line to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 enum LogCommand {
@@ -21,7 +23,7 @@ enum LogCommand {
     Flush(SyncSender<()>),
 }
 
-/// The process's log; dropping it waits a moment for the last lines.
+/// The process's log; dropping it waits for the last lines, up to [`FLUSH_TIMEOUT`].
 #[derive(Debug)]
 pub struct ProcessLog {
     commands: SyncSender<LogCommand>,
@@ -29,13 +31,13 @@ pub struct ProcessLog {
 }
 
 impl ProcessLog {
-    /// Sends everything said through `tracing` to standard error. `RUST_LOG` chooses what is said.
+    /// Sends everything logged through `tracing` to standard error. `RUST_LOG` sets the level.
     ///
     /// # Errors
     /// If the process has a log already, or no thread can be started.
     pub fn init_logging() -> std::io::Result<Self> {
         let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
-        let (writer, orders) = spawn_log_writer(std::io::stderr(), bars.clone())?;
+        let (writer, commands) = spawn_log_writer(std::io::stderr(), bars.clone())?;
         let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
         let log = tracing_subscriber::fmt()
             .with_env_filter(filter.from_env_lossy())
@@ -49,12 +51,12 @@ impl ProcessLog {
         .map_err(std::io::Error::other)?;
 
         Ok(Self {
-            commands: orders,
+            commands,
             progress_bars: bars,
         })
     }
 
-    /// The terminal's bars; none if nobody looks at a terminal.
+    /// The terminal's progress bars; none if standard error is no terminal.
     pub fn progress_bars(&self) -> Option<MultiProgress> {
         self.progress_bars.clone()
     }
@@ -66,15 +68,15 @@ impl Drop for ProcessLog {
     }
 }
 
-fn flush_log(orders: &SyncSender<LogCommand>) {
+fn flush_log(commands: &SyncSender<LogCommand>) {
     let (done, wait) = sync_channel(1);
-    if orders.try_send(LogCommand::Flush(done)).is_ok() {
-        // Nobody reads: the process ends without it.
+    if commands.try_send(LogCommand::Flush(done)).is_ok() {
+        // A pipe that is not read never flushes; the process must end all the same.
         let _ = wait.recv_timeout(FLUSH_TIMEOUT);
     }
 }
 
-/// Hands lines to the thread that writes them.
+/// Sends lines to the thread that writes them.
 #[derive(Clone)]
 struct LogLineWriter {
     commands: SyncSender<LogCommand>,
@@ -83,6 +85,7 @@ struct LogLineWriter {
 
 impl Write for LogLineWriter {
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        // Never `send`: with a full queue that would block a training step on the reader of a pipe.
         if self
             .commands
             .try_send(LogCommand::Line(line.to_vec()))
@@ -102,30 +105,29 @@ fn spawn_log_writer(
     to: impl Write + Send + 'static,
     bars: Option<MultiProgress>,
 ) -> std::io::Result<(LogLineWriter, SyncSender<LogCommand>)> {
-    let (orders, waiting) = sync_channel(QUEUE_CAPACITY);
-    let lost = Arc::new(AtomicU64::new(0));
-    let lines = LogLineWriter {
-        commands: orders.clone(),
-        dropped_lines: lost.clone(),
+    let (commands, queue) = sync_channel(QUEUE_CAPACITY);
+    let dropped_lines = Arc::new(AtomicU64::new(0));
+    let writer = LogLineWriter {
+        commands: commands.clone(),
+        dropped_lines: dropped_lines.clone(),
     };
 
-    let write = move || write_log_lines(to, bars, waiting, &lost);
-    std::thread::Builder::new()
-        .name("log".into())
-        .spawn(write)?;
+    spawn_named("log", move || {
+        write_log_lines(to, bars, queue, &dropped_lines);
+    })?;
 
-    Ok((lines, orders))
+    Ok((writer, commands))
 }
 
-/// A line that cannot be written is gone: there is no other place to say so.
+/// Errors are ignored: there is no other place to report that the log cannot be written.
 fn write_log_lines(
     mut to: impl Write,
     bars: Option<MultiProgress>,
-    orders: Receiver<LogCommand>,
-    lost: &AtomicU64,
+    commands: Receiver<LogCommand>,
+    dropped_lines: &AtomicU64,
 ) {
-    for order in orders {
-        let line = match order {
+    for command in commands {
+        let line = match command {
             LogCommand::Flush(done) => {
                 let _ = to.flush().and(Ok(done.try_send(())));
                 continue;
@@ -133,7 +135,8 @@ fn write_log_lines(
             LogCommand::Line(line) => line,
         };
 
-        let mut write = || write_line(&mut to, &line, lost.swap(0, Ordering::Relaxed));
+        let mut write = || write_line(&mut to, &line, dropped_lines.swap(0, Ordering::Relaxed));
+        // Between bars that redraw themselves a line would be overwritten: they are taken off meanwhile.
         let _ = match &bars {
             Some(bars) => bars.suspend(write),
             None => write(),
@@ -141,11 +144,11 @@ fn write_log_lines(
     }
 }
 
-fn write_line(to: &mut impl Write, line: &[u8], lost: u64) -> std::io::Result<()> {
-    if lost > 0 {
+fn write_line(to: &mut impl Write, line: &[u8], dropped: u64) -> std::io::Result<()> {
+    if dropped > 0 {
         writeln!(
             to,
-            "{{\"level\":\"WARN\",\"message\":\"lines lost\",\"lines\":{lost}}}"
+            "{{\"level\":\"WARN\",\"message\":\"lines lost\",\"lines\":{dropped}}}"
         )?;
     }
 
@@ -173,19 +176,20 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_hangs_delays_nobody_and_lost_lines_are_counted() {
+    fn a_reader_that_hangs_blocks_no_thread_and_dropped_lines_are_counted() {
         let reader = Reader::default();
-        let (mut lines, orders) = spawn_log_writer(reader.clone(), None).unwrap();
+        let (mut lines, commands) = spawn_log_writer(reader.clone(), None).unwrap();
         let hang = reader.0.lock().unwrap();
         (0..QUEUE_CAPACITY * 2).for_each(|_| lines.write_all(b"line\n").unwrap());
         drop(hang);
         let (done, wait) = sync_channel(1);
 
-        orders.send(LogCommand::Flush(done)).unwrap();
+        commands.send(LogCommand::Flush(done)).unwrap();
         wait.recv().unwrap();
         let text = String::from_utf8(reader.0.lock().unwrap().clone()).unwrap();
-        let (told, kept): (Vec<_>, Vec<_>) = text.lines().partition(|line| line.starts_with('{'));
-        let lost = told.iter().map(|line| {
+        let (warnings, kept): (Vec<_>, Vec<_>) =
+            text.lines().partition(|line| line.starts_with('{'));
+        let lost = warnings.iter().map(|line| {
             serde_json::from_str::<serde_json::Value>(line).unwrap()["lines"]
                 .as_u64()
                 .unwrap()
@@ -202,9 +206,9 @@ mod tests {
     #[test]
     fn lines_written_before_a_flush_are_read_before_it_returns() {
         let reader = Reader::default();
-        let (mut lines, orders) = spawn_log_writer(reader.clone(), None).unwrap();
+        let (mut lines, commands) = spawn_log_writer(reader.clone(), None).unwrap();
         (0..100).for_each(|_| lines.write_all(b"line\n").unwrap());
-        flush_log(&orders);
+        flush_log(&commands);
         assert_eq!(
             reader
                 .0

@@ -1,5 +1,5 @@
 //! A report as Prometheus metrics, each declared once in the table below. Holds no state: the
-//! report is the state.
+//! report is the state, and a registry is built anew for each scrape.
 
 use cnclip_crds::{
     names,
@@ -15,7 +15,8 @@ enum MetricKind {
     Counter,
 }
 
-/// Name, help, kind, and the value; a metric without a value is not told.
+/// Name, help, kind, and the value. A metric without a value is not exported: absent is not zero, and alerts
+/// on a loss of 0 would fire before the first step.
 type MetricRow = (
     &'static str,
     &'static str,
@@ -96,6 +97,7 @@ pub fn encode_metrics(report: &ProgressReport) -> prometheus::Result<String> {
                 register_metric(&registry, gauge)?;
             }
             MetricKind::Counter => {
+                // A fresh counter starts at 0, and takes no negative amounts.
                 let counter = Counter::with_opts(opts)?;
                 counter.inc_by(value.max(0.0));
                 register_metric(&registry, counter)?;
@@ -139,6 +141,7 @@ fn register_recalls(
             r10,
             mean_recall,
         } = recall;
+        // Reports hold percent; Prometheus' convention is ratios.
         for (k, percent) in [("1", r1), ("5", r5), ("10", r10)] {
             by_k.with_label_values(&[direction, k]).set(percent / 100.0);
         }
@@ -215,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_training_tells_its_numbers_with_run_and_stage() {
+    fn a_training_exports_its_numbers_with_run_and_stage() {
         let recall = RecallAtK {
             r1: 58.4,
             r5: 83.6,
@@ -253,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_not_told_as_zero() {
+    fn what_is_not_known_is_not_exported_as_zero() {
         let text = encode_metrics(&report("align")).unwrap();
         for name in [
             "loss",
@@ -267,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn an_evaluation_tells_what_it_measured_whatever_its_stage_is_called() {
+    fn an_evaluation_exports_its_scores_whatever_its_stage_is_called() {
         let recall = RecallAtK {
             r1: 58.4,
             r5: 83.6,

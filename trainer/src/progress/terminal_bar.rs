@@ -1,4 +1,4 @@
-//! The progress bar of a terminal. Only drawn from threads that nobody waits for.
+//! The progress bar of a terminal. Drawn by the background writer alone, so that no step waits for it.
 
 use cnclip_crds::report::{ProgressReport, TrainerActivity};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};

@@ -1,28 +1,46 @@
-//! The file that Kubernetes keeps of a container when it has ended: the last report, made to fit.
-//! Never decides what a report says.
+//! The container's termination message, which Kubernetes keeps after the container ended: the last report,
+//! shortened to fit. Never decides what a report says.
 
 use std::path::{Path, PathBuf};
 
 use cnclip_crds::{names, report::ProgressReport};
 
-/// Kubernetes cuts longer messages off, and half a JSON object says nothing.
+/// The kubelet truncates longer messages, and half a JSON object cannot be parsed.
 pub const MAX_MESSAGE_BYTES: usize = 4096;
 
-/// Where last words go: the file named by `CNCLIP_TERMINATION_LOG`, or Kubernetes' own if there is one.
+/// The file of the termination message: that named by `CNCLIP_TERMINATION_LOG`, or Kubernetes' own if there
+/// is one.
 pub fn termination_log_path() -> Option<PathBuf> {
-    let own = Path::new(names::TERMINATION_LOG);
-    let named = std::env::var_os(names::ENV_TERMINATION_LOG).filter(|path| !path.is_empty());
-    named
+    let default = Path::new(names::TERMINATION_LOG);
+    let configured = std::env::var_os(names::ENV_TERMINATION_LOG).filter(|path| !path.is_empty());
+    // The kubelet creates its file before the container starts; outside a pod nothing is there.
+    configured
         .map(PathBuf::from)
-        .or_else(|| own.exists().then(|| own.to_owned()))
+        .or_else(|| default.exists().then(|| default.to_owned()))
 }
 
 /// A report as JSON of at most [`MAX_MESSAGE_BYTES`].
 ///
 /// # Guarantees
-/// Always a whole [`ProgressReport`]. What is too long goes in this order: results from the first, for those
-/// were told before, checkpoints from the oldest but not the newest, the
-/// validations, and the end of the failure's message.
+/// Always a whole [`ProgressReport`]. What is too long is dropped in this order: results from the first,
+/// because earlier reports on `/progress` had them; checkpoints from the oldest, but not the newest; the
+/// validations; the end of the failure's message.
+///
+/// # Examples
+/// ```
+/// use cnclip::progress::termination_message::{MAX_MESSAGE_BYTES, to_bounded_json};
+/// use cnclip_crds::report::{FailureReport, ProgressReport};
+///
+/// let message = "no space left on device ".repeat(1000);
+/// let report = ProgressReport {
+///     failure: Some(FailureReport { exit_code: 75, message }),
+///     ..ProgressReport::default()
+/// };
+///
+/// let json = to_bounded_json(&report);
+/// assert!(json.len() <= MAX_MESSAGE_BYTES);
+/// assert_eq!(serde_json::from_str::<ProgressReport>(&json).unwrap().failure.unwrap().exit_code, 75);
+/// ```
 pub fn to_bounded_json(report: &ProgressReport) -> String {
     let mut report = report.clone();
     loop {
@@ -61,7 +79,8 @@ fn shorten_report(report: &mut ProgressReport, excess: usize) {
             message.truncate(message.floor_char_boundary(kept));
             message.push('…');
         }
-        // Only names that the contract bounds are left; were they longer, no report is the answer.
+        // Only names are left, which the CRD bounds. Were they longer all the same, an empty report is
+        // better than none: it still parses.
         _ => {
             *report = ProgressReport {
                 reported_at: report.reported_at,
@@ -107,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_that_fits_is_told_whole() {
+    fn a_report_that_fits_is_written_whole() {
         let report = ProgressReport {
             results: vec![result("muge".into())],
             ..report()

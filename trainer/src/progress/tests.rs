@@ -50,10 +50,10 @@ fn progress_is_the_whole_report_as_it_is_now() {
         let (head, body) = ask(&reporter, names::PATH_PROGRESS);
         assert!(head.starts_with("http/1.1 200"), "{head}");
         assert!(head.contains("application/json"), "{head}");
-        let told: ProgressReport = serde_json::from_str(&body).unwrap();
-        assert_eq!(told, reporter.current_report());
-        assert_eq!((told.step, told.run), (step, identity()));
-        assert!(told.reported_at > 1_700_000_000 && told.peak_rss_bytes > 0);
+        let found: ProgressReport = serde_json::from_str(&body).unwrap();
+        assert_eq!(found, reporter.current_report());
+        assert_eq!((found.step, found.run), (step, identity()));
+        assert!(found.reported_at > 1_700_000_000 && found.peak_rss_bytes > 0);
     }
 }
 
@@ -118,16 +118,16 @@ fn the_last_report_is_in_the_file_when_the_reporter_is_gone() {
     reporter.update_report(|report| report.step = 7);
     reporter.report_failure(&Error::Data("Shard x ends after 3 of 9 bytes.".into()));
     drop(reporter);
-    let told: ProgressReport = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
-    assert_eq!((told.step, told.activity), (7, TrainerActivity::Failed));
-    let failure = told.failure.unwrap();
+    let found: ProgressReport = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    assert_eq!((found.step, found.activity), (7, TrainerActivity::Failed));
+    let failure = found.failure.unwrap();
 
     assert_eq!(failure.exit_code, 65);
     assert_eq!(failure.message, "Shard x ends after 3 of 9 bytes.");
 }
 
 #[test]
-fn last_words_that_cannot_be_written_end_no_run() {
+fn a_termination_message_that_cannot_be_written_ends_no_run() {
     let nowhere = PathBuf::from("/proc/none/last");
     let reporter = started(ReportOutputs {
         termination_log: Some(nowhere),
