@@ -1,5 +1,5 @@
-//! What can go wrong in the trainer, told so that a user can act, and the exit code of each. Never
-//! decides about another try: that is the operator's part, from the code alone.
+//! Errors of the trainer with remedies in their messages, and the exit code of each. Never decides about
+//! another attempt: that is the operator's part, from the exit code alone.
 
 use cnclip_crds::exit_code::TrainerExit;
 
@@ -12,8 +12,18 @@ use cnclip_nn::memory::DoesNotFit;
 /// The result of everything that can fail here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why something did not work. A message says what was tried, on what, what was found, what was
-/// expected and what to do.
+/// Why something failed. A message says what was tried, on what, what was found, what was expected and what
+/// to do.
+///
+/// # Examples
+/// ```
+/// use cnclip::error::Error;
+///
+/// let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+/// let error = Error::io_context("write", "/data/weights.pt")(full);
+/// assert!(error.to_string().starts_with("cannot write /data/weights.pt"));
+/// assert_eq!(error.exit_code().exit_code(), 75, "another attempt may find space");
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The command line makes no sense.
@@ -47,7 +57,7 @@ pub enum Error {
         /// The last completed step.
         step: u64,
     },
-    /// Another worker of the run was lost, or ended: there is nobody to go on with.
+    /// Another worker of the run was lost, or ended.
     #[error("{0}")]
     WorkerLost(String),
     /// A device has too little memory, or stopped working.
@@ -98,11 +108,11 @@ impl From<cnclip_data::error::Error> for Error {
         use cnclip_data::error::Error as Data;
 
         match error {
-            Data::Config(words) => Self::Config(words),
-            Data::Data(words) => Self::Data(words),
+            Data::Config(message) => Self::Config(message),
+            Data::Data(message) => Self::Data(message),
             Data::Store(fault) => Self::Store(fault),
             Data::File { verb, path, source } => Self::File { verb, path, source },
-            Data::Bug(words) => Self::Bug(words),
+            Data::Bug(message) => Self::Bug(message),
         }
     }
 }
@@ -112,17 +122,17 @@ impl From<cnclip_distributed::Error> for Error {
         use cnclip_distributed::Error as Distributed;
 
         match error {
-            Distributed::Config(words) => Self::Config(words),
-            Distributed::WorkerLost(words) => Self::WorkerLost(words),
+            Distributed::Config(message) => Self::Config(message),
+            Distributed::WorkerLost(message) => Self::WorkerLost(message),
             Distributed::Device(fault) => Self::Device(fault),
-            Distributed::Bug(words) => Self::Bug(words),
+            Distributed::Bug(message) => Self::Bug(message),
         }
     }
 }
 
 impl From<DoesNotFit> for Error {
-    fn from(DoesNotFit(words): DoesNotFit) -> Self {
-        Self::Config(words)
+    fn from(DoesNotFit(message): DoesNotFit) -> Self {
+        Self::Config(message)
     }
 }
 
@@ -141,7 +151,7 @@ impl RankError for Error {
 fn remediation_hint(fault: &DeviceError) -> &'static str {
     match fault {
         DeviceError::OutOfMemory { .. } => {
-            ". Lower microBatchSize or set it to Auto, set gradientCheckpointing, or take a card with more memory."
+            ". Lower microBatchSize or set it to Auto, set gradientCheckpointing, or use a GPU with more memory."
         }
         DeviceError::Failed { .. } => "",
     }

@@ -12,12 +12,12 @@ use cnclip_data::store;
 
 /// How URIs of the hub begin.
 pub const HUB_SCHEME: &str = "hf://";
-/// What is useful beside weights.
+/// Files that are fetched along with weights, where they are there.
 const COMPANION_FILES: [&str; 2] = ["config.json", "vocab.txt"];
 /// Parts of a file in flight.
 const MAX_PARALLEL_DOWNLOADS: usize = 4;
 
-/// A hub, and where copies of its files are kept.
+/// A client of the hub, and where copies of its files are kept.
 #[derive(Clone, Debug)]
 pub struct HubClient {
     endpoint: String,
@@ -101,6 +101,8 @@ impl HubClient {
             ))
         };
 
+        // A branch is resolved to its commit once: files fetched one by one from a branch that moves meanwhile
+        // would be of two models.
         let info = repo(&revision).info().await.map_err(failed)?;
         let held: Vec<&str> = info
             .siblings
@@ -108,18 +110,19 @@ impl HubClient {
             .map(|file| file.rfilename.as_str())
             .collect();
 
-        let file =
-            file.or_else(|| Some((*files.iter().find(|file| held.contains(file))?).to_owned()));
-        let file = file.filter(|file| held.contains(&file.as_str()));
-        let file = file.ok_or_else(|| no_weights_error(uri, &held, files))?;
+        let default = || Some((*files.iter().find(|file| held.contains(file))?).to_owned());
+        let file = file
+            .or_else(default)
+            .filter(|file| held.contains(&file.as_str()))
+            .ok_or_else(|| no_weights_error(uri, &held, files))?;
+
         let commit = repo(&info.sha);
         let path = commit.get(&file).await.map_err(failed)?;
 
-        for beside in COMPANION_FILES
-            .iter()
-            .filter(|beside| held.contains(beside))
-        {
-            commit.get(beside).await.map_err(failed)?;
+        for companion in COMPANION_FILES {
+            if held.contains(&companion) {
+                commit.get(companion).await.map_err(failed)?;
+            }
         }
 
         if file.ends_with(INDEX_SUFFIX) {
@@ -161,7 +164,7 @@ impl HubClient {
             .build()
     }
 
-    /// What an answer of the hub means.
+    /// The error of a request to the hub: its exit code decides whether the operator tries again.
     fn convert_api_error(&self, uri: &str, error: ApiError) -> Error {
         let endpoint = &self.endpoint;
         let status = match &error {
@@ -169,6 +172,8 @@ impl HubClient {
             _ => None,
         };
 
+        // The hub answers 401 for what does not exist too, so as not to reveal private names. A 404 is final;
+        // anything else may be an outage, which a later attempt survives.
         match (status, &self.token) {
             (Some(401 | 403), None) => Error::Config(format!(
                 "{endpoint} does not hand out {uri}: it is private, gated or not there. Check the \
@@ -220,6 +225,7 @@ impl HubUri {
             {
                 let (name, revision) = name.split_once('@').unwrap_or((name, "main"));
                 let file = Some(file.join("/")).filter(|file| !file.is_empty());
+                // `refs/pr/1` is a revision, but a slash would begin the file: it comes percent-encoded.
                 let revision = revision.replace("%2F", "/");
                 Some(Self {
                     repository: format!("{organisation}/{name}"),

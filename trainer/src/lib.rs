@@ -4,6 +4,7 @@
 pub mod bench;
 pub mod checkpoint;
 pub mod device_placement;
+mod duration;
 pub mod error;
 pub mod evaluate;
 pub mod evaluation_job;

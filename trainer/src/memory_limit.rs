@@ -1,12 +1,19 @@
-//! How much memory this process may have: what its control groups allow, or else what the machine
-//! has. Never fails: what cannot be read is no limit.
+//! How much memory this process may use: the limit of its control groups, or else the machine's memory. Never
+//! fails: what cannot be read is no limit.
 
 use std::fs;
 
-/// The memory this process may have, and where that is said.
+/// The memory this process may use.
 ///
 /// # Units
 /// Bytes
+///
+/// # Examples
+/// ```
+/// if let Some(bytes) = cnclip::memory_limit::available_memory() {
+///     println!("{} MiB", bytes >> 20);
+/// }
+/// ```
 pub fn available_memory() -> Option<u64> {
     find_memory_limit(&|path| fs::read_to_string(path).ok())
 }
@@ -19,6 +26,7 @@ fn find_memory_limit(read: &dyn Fn(&str) -> Option<String>) -> Option<u64> {
         .flat_map(cgroup_limit_files)
         .filter_map(|file| parse_cgroup_limit(&read(&file)?));
 
+    // A group's limit holds for all groups in it, so the tightest on the way to the root counts.
     limits
         .min()
         .or_else(|| parse_meminfo_total(&read("/proc/meminfo")?))
@@ -47,7 +55,7 @@ fn cgroup_limit_files(line: &str) -> Vec<String> {
         .collect()
 }
 
-/// No limit is a word in version 2, and more than any machine has in version 1.
+/// "No limit" is the word `max` in version 2, and a number larger than any memory in version 1.
 fn parse_cgroup_limit(text: &str) -> Option<u64> {
     text.trim().parse().ok().filter(|&bytes| bytes < 1 << 60)
 }

@@ -39,17 +39,16 @@ pub struct ResolvedWeights {
     pub sha256: Option<String>,
     /// Steps completed when their checkpoint was written.
     pub step: Option<u64>,
-    /// The configuration they were trained with, if it lies beside them.
+    /// The configuration they were trained with, if their folder has one.
     pub config: Option<TrainConfig>,
-    /// What they are of, as names and shapes tell.
+    /// Their architecture, as detected from names and shapes.
     pub towers: DetectedTowers,
     /// The weights.
     pub tensors: Weights,
 }
 
 impl ResolvedWeights {
-    /// The towers that these weights are of: those they were trained as, or else those that they
-    /// themselves tell.
+    /// The model that these weights are of: that of their training configuration, or else the detected one.
     ///
     /// # Errors
     /// If they are not of a whole model, or of one that cannot be built.
@@ -77,8 +76,8 @@ impl ResolvedWeights {
     pub fn image_tower(&self) -> Result<(ImageTower, i32)> {
         let trained = self.config.as_ref().map(|config| &config.model);
         let trained = trained.map(|model| (model.image.clone(), model.embed_dim));
-        let told = || self.towers.image.clone().zip(self.towers.embed_dim);
-        trained.or_else(told).ok_or_else(|| {
+        let detected = || self.towers.image.clone().zip(self.towers.embed_dim);
+        trained.or_else(detected).ok_or_else(|| {
             let uri = &self.uri;
             let towers = &self.towers;
             Error::Config(format!(
@@ -120,8 +119,8 @@ pub fn is_missing_checkpoint(uri: &str) -> bool {
     is_checkpoint && matches!(manifest(), Ok(None))
 }
 
-/// As [`resolve_weights`], but the values of a checkpoint are not proven to be those that were written: to
-/// look at what is told of them.
+/// As [`resolve_weights`], but the weights of a checkpoint are not verified against its manifest: to inspect
+/// names and shapes without reading gigabytes.
 ///
 /// # Errors
 /// As [`resolve_weights`].
@@ -155,7 +154,7 @@ fn is_weights_file(name: &str) -> bool {
     endings.iter().any(|ending| name.ends_with(ending))
 }
 
-/// The configuration that lies beside the weights at a URI, if there is one.
+/// The training configuration in the folder of the weights at a URI, if there is one.
 ///
 /// # Errors
 /// If a checkpoint there is damaged; if the store fails.
@@ -180,8 +179,8 @@ fn find_checkpoint(store: &Store, wanted: &[&str]) -> Result<Option<Checkpoint>>
         return Checkpoint::open_verified(store, wanted).map(Some);
     }
 
-    if let Some(ending) = read_final_checkpoint(store)? {
-        return Checkpoint::open_verified(&store.join_prefix(&ending.checkpoint), wanted).map(Some);
+    if let Some(last) = read_final_checkpoint(store)? {
+        return Checkpoint::open_verified(&store.join_prefix(&last.checkpoint), wanted).map(Some);
     }
 
     Checkpoint::find_newest(&store.join_prefix(CHECKPOINTS_FOLDER), wanted)
@@ -215,14 +214,14 @@ fn read_final_checkpoint(stage: &Store) -> Result<Option<FinalCheckpoint>> {
         return Ok(None);
     };
 
-    let ending = serde_json::from_slice(&bytes).map_err(|error| {
+    let checkpoint = serde_json::from_slice(&bytes).map_err(|error| {
         let uri = stage.object_uri(FINAL_FILE);
         Error::Data(format!(
             "{uri} does not name a checkpoint: {error}. Delete it to use the newest."
         ))
     })?;
 
-    Ok(Some(ending))
+    Ok(Some(checkpoint))
 }
 
 fn resolve_checkpoint(checkpoint: Checkpoint) -> Result<ResolvedWeights> {
@@ -253,12 +252,12 @@ fn read_training_config(checkpoint: &Checkpoint) -> Result<TrainConfig> {
 
 fn resolve_file(store: &Store, name: &str) -> Result<ResolvedWeights> {
     let tensors = Weights::open(store, name)?;
-    // Whoever wrote it: what it does not tell is found without it.
-    let beside = store
+    // A stranger's file of a common name: it helps detection if it is JSON, and is ignored otherwise.
+    let config = store
         .get_if_exists(CONFIG_FILE)?
         .and_then(|bytes| serde_json::from_slice(&bytes).ok());
 
-    let towers = DetectedTowers::from_weights(&tensors, beside.as_ref());
+    let towers = DetectedTowers::from_weights(&tensors, config.as_ref());
     let uri = store.object_uri(name);
     let step = tensors.recorded_progress().step;
     Ok(ResolvedWeights {
@@ -280,8 +279,8 @@ fn resolve_file(store: &Store, name: &str) -> Result<ResolvedWeights> {
 /// model's `vocab_size`.
 pub fn load_tokenizer(pinned: Option<&PinnedFile>, vocab_size: i32) -> Result<Tokenizer> {
     let (bytes, uri) = load_vocabulary(pinned)?;
-    let unfit = |error| Error::Config(format!("The vocabulary {uri} cannot be used: {error}"));
-    let vocabulary = Vocabulary::from_bytes(&bytes).map_err(unfit)?;
+    let to_error = |error| Error::Config(format!("The vocabulary {uri} cannot be used: {error}"));
+    let vocabulary = Vocabulary::from_bytes(&bytes).map_err(to_error)?;
 
     if vocabulary.vocab_size() > vocab_size.max(0) as usize {
         return Err(Error::Config(format!(
@@ -319,8 +318,8 @@ pub fn load_vocabulary(pinned: Option<&PinnedFile>) -> Result<(Bytes, String)> {
         }
     };
 
-    let unfit = |error| Error::Config(format!("The vocabulary {uri} cannot be used: {error}"));
-    Vocabulary::verify_sha256(&bytes, sha256).map_err(unfit)?;
+    let to_error = |error| Error::Config(format!("The vocabulary {uri} cannot be used: {error}"));
+    Vocabulary::verify_sha256(&bytes, sha256).map_err(to_error)?;
     Ok((bytes, uri))
 }
 

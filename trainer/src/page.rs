@@ -1,5 +1,5 @@
-//! The page that people look at: one HTML file with the curves, the recalls, the pictures and where
-//! it all came from. Needs nothing but itself to be read, and reads and writes nothing.
+//! The HTML report: one file with curves, scores, example images and provenance. Refers to nothing outside
+//! itself, and reads and writes nothing.
 
 mod chart;
 mod classes;
@@ -27,6 +27,7 @@ pub use examples::{QueryExample, RetrievalExamples, RetrievedImage};
 use scores::TaskScoreSection;
 use training::TrainingSection;
 
+use crate::duration::format_duration;
 use crate::progress::history::StageCurves;
 
 /// One task of the evaluation.
@@ -139,7 +140,7 @@ pub fn render_page(input: &PageInput) -> String {
     render_template("page.html", &view)
 }
 
-/// Every template, by the name under which the others know it.
+/// Every template, by the name under which others include it.
 const TEMPLATES: [(&str, &str); 10] = [
     ("base.html", include_str!("page/base.html")),
     ("style.css", include_str!("page/style.css")),
@@ -149,7 +150,7 @@ const TEMPLATES: [(&str, &str); 10] = [
     ("zero_shot.html", include_str!("page/zero_shot.html")),
     ("training.html", include_str!("page/training.html")),
     ("examples.html", include_str!("page/examples.html")),
-    ("pictures.html", include_str!("page/pictures.html")),
+    ("images.html", include_str!("page/images.html")),
     ("compare.html", include_str!("page/compare.html")),
 ];
 
@@ -212,15 +213,6 @@ fn format_count(value: i64) -> String {
     };
 
     digits.char_indices().flat_map(place).flatten().collect()
-}
-
-fn format_duration(seconds: i64) -> String {
-    match seconds {
-        ..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        3600..172_800 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
-        _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The stages that led to a model, found by following where the weights of each came from. Reads
-//! curves and configurations, never weights.
+//! The training stages that led to a model, found by following each stage's initial weights. Reads curves and
+//! configurations, never weights.
 
 use cnclip_crds::artifacts::{self, METRICS_FILE};
 use cnclip_crds::trainer_config::TrainConfig;
@@ -9,13 +9,13 @@ use crate::model_resolver;
 use crate::progress::history::{StageCurves, TrainingHistory};
 use cnclip_data::store::Store;
 
-/// Longer lines of ancestors are cut: somebody made a circle.
+/// Longer chains are cut: a stage that was started again from its own successor makes a cycle.
 const MAX_STAGES: usize = 32;
 
 /// The stages in the order in which they were trained, the one of this configuration last.
 ///
 /// # Errors
-/// If the store fails. Ancestors that are no longer there end the line.
+/// If the store fails. A stage that was deleted ends the chain.
 pub fn collect_stages(last: &TrainConfig) -> Result<Vec<StageCurves>> {
     follow_initial_weights(last, |_| true)
 }

@@ -1,8 +1,8 @@
-//! Tables for a terminal. Decides nothing but where cells stand.
+//! Tables for a terminal. Decides only where cells stand.
 
-/// Rows below a head, of which the first columns are words and the others numbers; nothing where there is
-/// no row. A row may have fewer columns.
-pub(crate) fn format_table(head: &[&str], words: usize, rows: &[Vec<String>]) -> String {
+/// Rows below a head. The first `text_columns` columns are aligned left, the others, which are numbers, right.
+/// Empty where there is no row; a row may have fewer columns.
+pub(crate) fn format_table(head: &[&str], text_columns: usize, rows: &[Vec<String>]) -> String {
     if rows.is_empty() {
         return String::new();
     }
@@ -12,18 +12,18 @@ pub(crate) fn format_table(head: &[&str], words: usize, rows: &[Vec<String>]) ->
     let length = |row: &Vec<String>, at: usize| row.get(at).map_or(0, |cell| cell.chars().count());
     let width = |column| all.iter().map(|row| length(row, column)).max().unwrap_or(0);
     let widths: Vec<_> = (0..head.len()).map(width).collect();
-    let cell = |(column, cell): (usize, &String)| match column < words {
-        true => format!("{cell:<0$}", widths[column]),
-        false => format!("{cell:>0$}", widths[column]),
-    };
 
-    let line = |row: &&Vec<String>| {
-        row.iter()
-            .enumerate()
-            .map(cell)
-            .collect::<Vec<_>>()
-            .join("  ")
-    };
+    let mut table = String::new();
+    for row in all {
+        let cells = row.iter().zip(&widths).enumerate();
+        let cells = cells.map(|(column, (cell, &width))| match column < text_columns {
+            true => format!("{cell:<width$}"),
+            false => format!("{cell:>width$}"),
+        });
 
-    all.iter().map(line).map(|line| line + "\n").collect()
+        table += &cells.collect::<Vec<_>>().join("  ");
+        table.push('\n');
+    }
+
+    table
 }

@@ -1,5 +1,5 @@
-//! Weights by name: from the files that others publish into a model, and back. Decides which names
-//! must be there; values stay in their file until they are copied to where they belong.
+//! Weights by name: from published weight files into a model, and back. Values stay in their file until
+//! they are copied into the model's memory, so that no model is held twice.
 
 mod dtype_convert;
 mod load;
@@ -46,6 +46,22 @@ pub struct Tensor {
 pub type TensorMap = BTreeMap<String, Tensor>;
 
 /// The tensors that lie in a file, under the names of the reference's state dict. Cloning is cheap.
+///
+/// # Examples
+/// ```
+/// use cnclip::weights::{ModelPart, Weights, load_weights, write_safetensors};
+/// use cnclip_compute::params::{ParamInit, ParamLayout};
+///
+/// let mut layout = ParamLayout::default();
+/// layout.register_weight("visual.proj", &[2, 3], ParamInit::Ones);
+/// let mut params = layout.allocate_params();
+/// params.init_values(1);
+///
+/// let weights = Weights::from_bytes(write_safetensors(&params)).unwrap();
+/// assert_eq!(weights.tensor_names().collect::<Vec<_>>(), ["visual.proj"]);
+/// assert_eq!(weights.get("visual.proj").unwrap().shape(), [2, 3]);
+/// load_weights(&mut params, &weights, ModelPart::All).unwrap();
+/// ```
 #[derive(Clone, Debug)]
 pub struct Weights {
     format: StateDictFormat,
@@ -56,7 +72,7 @@ pub struct Weights {
 
 impl Weights {
     /// The tensors of an object: safetensors or a file of PyTorch, in any layout that we know, or an
-    /// index of several such objects beside it.
+    /// index of several such objects in the same folder.
     ///
     /// # Errors
     /// If there is no such object, or it is of no kind that we read.
@@ -67,15 +83,15 @@ impl Weights {
         };
 
         let ReferenceTensors {
-            format: layout,
+            format,
             tensors,
-            ignored: left_out,
+            ignored,
         } = name_mapping::to_reference_names(listing.tensors);
 
         Ok(Self {
-            format: layout,
+            format,
             tensors,
-            ignored: left_out,
+            ignored,
             recorded_progress: listing.recorded_progress,
         })
     }

@@ -104,7 +104,7 @@ fn file(name: &str, headers: &HeaderMap) -> Response {
     let (start, stop) = range.split_once('-').unwrap();
     let (start, stop): (usize, usize) = (start.parse().unwrap(), stop.parse().unwrap());
     let stop = stop.min(content.len() - 1);
-    let told = [
+    let expected = [
         ("x-repo-commit", COMMIT.to_owned()),
         ("etag", format!("\"{}\"", name.replace('/', "-"))),
         (
@@ -115,7 +115,7 @@ fn file(name: &str, headers: &HeaderMap) -> Response {
 
     (
         StatusCode::PARTIAL_CONTENT,
-        told,
+        expected,
         content[start..=stop].to_owned(),
     )
         .into_response()
@@ -188,7 +188,7 @@ fn a_gated_repository_opens_to_the_right_token() {
 #[test]
 fn what_the_hub_does_not_have_is_told() {
     let (hub, _, _cache) = serve();
-    let nobody = HubClient {
+    let unreachable = HubClient {
         endpoint: "http://127.0.0.1:1".into(),
         ..hub.clone()
     };
@@ -216,7 +216,7 @@ fn what_the_hub_does_not_have_is_told() {
             "Expected hf://organisation/name",
         ),
         (
-            &nobody,
+            &unreachable,
             "hf://org/single",
             75,
             "http://127.0.0.1:1 does not answer",

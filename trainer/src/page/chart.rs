@@ -42,7 +42,7 @@ struct ChartLine {
 pub(super) struct Chart {
     title: &'static str,
     unit: &'static str,
-    /// What someone is told who cannot see it.
+    /// The text for screen readers.
     summary: String,
     width: f64,
     height: f64,
@@ -61,7 +61,8 @@ impl Chart {
     /// Draws curves over steps; nothing if there is no point. `stages` are the names of the parts
     /// and the steps at which they end.
     pub(super) fn draw_curves(
-        (title, unit): (&'static str, &'static str),
+        title: &'static str,
+        unit: &'static str,
         curves: &[Curve],
         stages: &[(String, f64)],
     ) -> Option<Self> {
@@ -129,7 +130,7 @@ impl Chart {
 }
 
 fn describe_curves(title: &str, curves: &[Curve], step: f64) -> String {
-    let told = curves.iter().filter_map(|Curve { name, points }| {
+    let descriptions = curves.iter().filter_map(|Curve { name, points }| {
         let first = points.first()?;
         let last = points.last()?;
         let ends = format!(
@@ -146,10 +147,10 @@ fn describe_curves(title: &str, curves: &[Curve], step: f64) -> String {
         Some(format!("{name} {ends} {steps}").trim().to_owned())
     });
 
-    format!("{title}: {}", told.collect::<Vec<_>>().join("; "))
+    format!("{title}: {}", descriptions.collect::<Vec<_>>().join("; "))
 }
 
-/// The names of the parts in the middle of each, where there is room.
+/// The names of the parts in the middle of each, where they fit.
 fn stage_labels(stages: &[(String, f64)], steps: &ChartAxis) -> Vec<AxisLabel> {
     let ends = stages.iter().map(|stage| stage.1);
     let starts = std::iter::once(0.0).chain(ends);
@@ -305,7 +306,7 @@ mod tests {
             .map(|(name, end)| ((*name).into(), *end))
             .collect();
 
-        Chart::draw_curves(("Loss", "nats"), curves, &stages)
+        Chart::draw_curves("Loss", "nats", curves, &stages)
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What a page shows of a classification: how each class fares, which are mistaken for which, and
-//! pictures that were. Scores nothing anew.
+//! What a page shows of a zero-shot classification: accuracy by class, confusions, and misclassified images.
+//! Scores nothing anew.
 
 use std::collections::HashSet;
 
@@ -20,7 +20,7 @@ const MAX_CLASSES_PER_END: usize = 9;
 const MAX_MATRIX_CLASSES: usize = 50;
 /// Pairs of classes shown.
 const MAX_CONFUSED_PAIRS: usize = 10;
-/// Pictures shown that were mistaken.
+/// Images shown that were mistaken.
 const MAX_MISCLASSIFIED: usize = 12;
 
 /// One class.
@@ -28,13 +28,13 @@ const MAX_MISCLASSIFIED: usize = 12;
 pub struct ClassSummary {
     /// Its name.
     pub name: String,
-    /// How many pictures it has.
+    /// How many images it has.
     pub images: u64,
-    /// How many of them are taken for it, in percent; none without pictures.
+    /// How many of them are taken for it, in percent; none without images.
     pub right: Option<f64>,
 }
 
-/// A class and another that its pictures are taken for.
+/// A class and another that its images are taken for.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ConfusedPair {
     /// What they are.
@@ -47,11 +47,11 @@ pub struct ConfusedPair {
     pub share: f64,
 }
 
-/// A picture that was taken for something else.
+/// An image that was taken for something else.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct MisclassifiedImage {
-    /// The picture as a `data:` URI; `None` if it cannot be shown.
-    pub picture: Option<String>,
+    /// The image as a `data:` URI; `None` if it cannot be shown.
+    pub thumbnail: Option<String>,
     /// What it is.
     pub class: String,
     /// What it was taken for.
@@ -73,22 +73,18 @@ pub struct ClassDetails {
     pub(super) matrix: Option<ConfusionMatrix>,
     /// The pairs that are mistaken most often, the most often first.
     pub pairs: Vec<ConfusedPair>,
-    /// Pictures that the model is surest of and wrong about.
+    /// Images that the model is surest of and wrong about.
     pub mistaken: Vec<MisclassifiedImage>,
 }
 
 impl ClassDetails {
-    /// Those of a classification; its pictures are read again from the data set.
+    /// Those of a classification; its images are read again from the data set.
     ///
     /// # Errors
     /// If the store fails.
     pub fn from_scored(scored: &ScoredZeroShot, dataset: &Store) -> Result<Self> {
-        let ScoredZeroShot {
-            classes: names,
-            confusion,
-            ..
-        } = scored;
-
+        let names = &scored.classes;
+        let confusion = &scored.confusion;
         let mut best = rank_classes(names, confusion);
         let ends = if names.len() > MAX_UNFOLDED_CLASSES {
             MAX_CLASSES_PER_END
@@ -99,13 +95,13 @@ impl ClassDetails {
         let mut between = best.split_off(ends.min(best.len()));
         let worst = between.split_off(between.len().saturating_sub(MAX_CLASSES_PER_END));
         let mistaken = misclassified_images(&scored.images).into_iter();
-        let mistaken = mistaken.map(|(picture, taken_for)| {
-            let file = dataset.get(&picture.file)?;
+        let mistaken = mistaken.map(|(image, taken_for)| {
+            let file = dataset.get(&image.file)?;
             Ok(MisclassifiedImage {
-                picture: thumbnail_data_uri(&file),
-                class: names[picture.class].clone(),
+                thumbnail: thumbnail_data_uri(&file),
+                class: names[image.class].clone(),
                 taken_for: names[taken_for].clone(),
-                probability: 100.0 * picture.probabilities[taken_for],
+                probability: 100.0 * image.probabilities[taken_for],
             })
         });
 
@@ -121,7 +117,7 @@ impl ClassDetails {
     }
 }
 
-/// The best first, those without pictures last.
+/// The best first, those without images last.
 fn rank_classes(names: &[String], confusion: &[Vec<u64>]) -> Vec<ClassSummary> {
     let class = |(number, row): (usize, &Vec<u64>)| {
         let images: u64 = row.iter().sum();
@@ -140,49 +136,42 @@ fn rank_classes(names: &[String], confusion: &[Vec<u64>]) -> Vec<ClassSummary> {
 }
 
 fn most_confused_pairs(names: &[String], confusion: &[Vec<u64>]) -> Vec<ConfusedPair> {
-    let row = |(class, row): (usize, &Vec<u64>)| {
+    let mut pairs = Vec::new();
+    for (class, row) in confusion.iter().enumerate() {
         let all: u64 = row.iter().sum();
-        let others = row
-            .iter()
-            .enumerate()
-            .filter(move |&(other, &images)| other != class && images > 0);
+        for (other, &images) in row.iter().enumerate() {
+            if other != class && images > 0 {
+                pairs.push(ConfusedPair {
+                    class: names[class].clone(),
+                    taken_for: names[other].clone(),
+                    images,
+                    share: percent_of(images, all),
+                });
+            }
+        }
+    }
 
-        let pair =
-            move |(other, &images): (usize, &u64)| (class, other, images, percent_of(images, all));
-        others.map(pair).collect::<Vec<_>>()
-    };
-
-    let mut pairs: Vec<_> = confusion.iter().enumerate().flat_map(row).collect();
-    pairs.sort_by(|a, b| b.2.cmp(&a.2).then(b.3.total_cmp(&a.3)));
-    let pair = |(class, other, images, share): (usize, usize, u64, f64)| ConfusedPair {
-        class: names[class].clone(),
-        taken_for: names[other].clone(),
-        images,
-        share,
-    };
-
+    // Counts first: a share of a class with one image says little. The sort is stable.
+    pairs.sort_by(|a, b| b.images.cmp(&a.images).then(b.share.total_cmp(&a.share)));
+    pairs.truncate(MAX_CONFUSED_PAIRS);
     pairs
-        .into_iter()
-        .take(MAX_CONFUSED_PAIRS)
-        .map(pair)
-        .collect()
 }
 
-/// The pictures that the model is surest of and wrong about, and what they are taken for: first one
+/// The images that the model is surest of and wrong about, and what they are taken for: first one
 /// of each pair of classes.
-fn misclassified_images(pictures: &[ClassifiedImage]) -> Vec<(&ClassifiedImage, usize)> {
-    let guesses = pictures
+fn misclassified_images(images: &[ClassifiedImage]) -> Vec<(&ClassifiedImage, usize)> {
+    let guesses = images
         .iter()
-        .map(|picture| (picture, most_probable(&picture.probabilities)));
+        .map(|image| (image, most_probable(&image.probabilities)));
 
     let mut wrong: Vec<_> = guesses
-        .filter(|(picture, taken_for)| !picture.labels.contains(taken_for))
+        .filter(|(image, taken_for)| !image.labels.contains(taken_for))
         .collect();
 
     wrong.sort_by(|(a, x), (b, y)| b.probabilities[*y].total_cmp(&a.probabilities[*x]));
     let mut seen = HashSet::new();
     let new =
-        |(picture, taken_for): &(&ClassifiedImage, usize)| seen.insert((picture.class, *taken_for));
+        |(image, taken_for): &(&ClassifiedImage, usize)| seen.insert((image.class, *taken_for));
     let (mut first, more): (Vec<_>, Vec<_>) = wrong.into_iter().partition(new);
     first.extend(more);
     first.truncate(MAX_MISCLASSIFIED);

@@ -1,5 +1,4 @@
-//! Several runs beside one another, as a table and as a page: what an ablation is read by. Reads and
-//! writes nothing.
+//! Several runs side by side, as a table and as a page: for ablations. Reads and writes nothing.
 
 use cnclip_crds::tasks::RecallAtK;
 use serde::Serialize;
@@ -49,7 +48,7 @@ pub fn render_comparison(title: &str, runs: &[RunCurves], written_at: i64) -> St
             .max()
             .unwrap_or(0);
 
-        Chart::draw_curves((title, unit), &curves, &[(String::new(), last as f64)])
+        Chart::draw_curves(title, unit, &curves, &[(String::new(), last as f64)])
     };
 
     let charts = [

@@ -2,29 +2,29 @@
 
 use serde::Serialize;
 
-/// Widest name beside the matrix; longer ones are cut.
+/// Widest name next to the matrix; longer ones are cut.
 const MAX_NAME_WIDTH: f64 = 96.0;
 /// What a letter of a name needs, and a Chinese one.
 const LETTER_WIDTHS: (f64, f64) = (6.4, 11.5);
 /// More classes than this have no numbers in their squares.
 const MAX_NUMBERED_CLASSES: usize = 15;
-/// The least that a square with a picture is filled.
+/// The least that a square with an image is filled.
 const MIN_FILL: f64 = 0.1;
 /// Between names and squares, and around it all.
 const GAP: f64 = 6.0;
 
-/// A square: pictures of one class taken for another.
+/// A square: images of one class taken for another.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct MatrixCell {
     x: f64,
     y: f64,
     right: bool,
-    /// How full it is, from 0 to 1: the share of the class's pictures.
+    /// How full it is, from 0 to 1: the share of the class's images.
     fill: f64,
-    /// That share in percent, where there is room.
+    /// That share in percent, where it fits.
     label: Option<String>,
-    /// What someone is told who points at it.
-    told: String,
+    /// The tooltip.
+    tooltip: String,
 }
 
 /// A name at its place along a side.
@@ -49,7 +49,7 @@ pub(super) struct ConfusionMatrix {
 }
 
 impl ConfusionMatrix {
-    /// A row for each class, with a square for each class that some of its pictures are taken for.
+    /// A row for each class, with a square for each class that some of its images are taken for.
     pub(super) fn from_confusion(names: &[String], confusion: &[Vec<u64>]) -> Self {
         let square = match names.len() {
             0..=MAX_NUMBERED_CLASSES => 26.0,
@@ -70,7 +70,7 @@ impl ConfusionMatrix {
             name: names[class].clone(),
         };
 
-        let of = |(class, row): (usize, &Vec<u64>)| {
+        let row_cells = |(class, row): (usize, &Vec<u64>)| {
             let all: u64 = row.iter().sum();
             let taken = row.iter().enumerate().filter(|&(_, &images)| images > 0);
             let draw = |(other, &images): (usize, &u64)| {
@@ -83,7 +83,7 @@ impl ConfusionMatrix {
                     right: other == class,
                     fill: (share.max(MIN_FILL) * 100.0).round() / 100.0,
                     label,
-                    told: format!("{} → {}: {images} of {all}", names[class], names[other]),
+                    tooltip: format!("{} → {}: {images} of {all}", names[class], names[other]),
                 }
             };
 
@@ -94,7 +94,7 @@ impl ConfusionMatrix {
             side: place(names.len()) + 1.0,
             start,
             square,
-            squares: confusion.iter().enumerate().flat_map(of).collect(),
+            squares: confusion.iter().enumerate().flat_map(row_cells).collect(),
             names: short.into_iter().enumerate().map(name).collect(),
         }
     }
@@ -112,7 +112,7 @@ fn text_width(name: &str) -> f64 {
     name.chars().map(letter).sum()
 }
 
-/// As much of a name as there is room for.
+/// As much of a name as fits.
 fn truncate_name(name: &str) -> String {
     if text_width(name) <= MAX_NAME_WIDTH {
         return name.to_owned();
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(
             squares,
             [(true, 0.75), (false, 0.25)],
-            "nothing for a class without pictures"
+            "nothing for a class without images"
         );
 
         let [own, other] = <[MatrixCell; 2]>::try_from(matrix.squares).unwrap();
@@ -156,7 +156,7 @@ mod tests {
             (matrix.start + matrix.square, matrix.start)
         );
 
-        assert_eq!(other.told, "猫 → dog: 1 of 4");
+        assert_eq!(other.tooltip, "猫 → dog: 1 of 4");
         assert_eq!(other.label.as_deref(), Some("25"));
     }
 

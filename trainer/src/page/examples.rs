@@ -19,29 +19,29 @@ const MAX_WORST_QUERIES: usize = 6;
 /// Answers shown of each.
 const MAX_ANSWERS: usize = 5;
 
-/// A picture that a text was answered with.
+/// An image that a text was answered with.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct RetrievedImage {
-    /// The picture as a `data:` URI; `None` if it cannot be shown.
-    pub picture: Option<String>,
+    /// The image as a `data:` URI; `None` if it cannot be shown.
+    pub thumbnail: Option<String>,
     /// The first text that belongs to it.
-    pub caption: String,
+    pub text: String,
     /// Whether the query does.
     pub right: bool,
     /// How similar it is to the query.
     pub similarity: f32,
 }
 
-/// A text, and the pictures that the model finds most similar to it.
+/// A text, and the images that the model finds most similar to it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct QueryExample {
     /// The query.
     pub text: String,
     /// The best, best first.
     pub answers: Vec<RetrievedImage>,
-    /// The right picture of a query that went wrong.
+    /// The right image of a query that went wrong.
     pub wanted: Option<RetrievedImage>,
-    /// Its place among all pictures, from 1.
+    /// Its place among all images, from 1.
     pub place: Option<usize>,
 }
 
@@ -50,12 +50,12 @@ pub struct QueryExample {
 pub struct RetrievalExamples {
     /// Evenly spread over the queries.
     pub usual: Vec<QueryExample>,
-    /// Those whose right picture is furthest below the best.
+    /// Those whose right image is furthest below the best.
     pub worst: Vec<QueryExample>,
 }
 
 impl RetrievalExamples {
-    /// Chooses the examples of a task and fetches their pictures.
+    /// Chooses the examples of a task and fetches their images.
     ///
     /// # Errors
     /// If the store fails.
@@ -69,11 +69,11 @@ impl RetrievalExamples {
         let files = scored.corpus.read_images(dataset, &shown)?;
         let carry =
             |(image, file): (usize, bytes::Bytes)| Some((image, thumbnail_data_uri(&file)?));
-        let pictures: HashMap<usize, String> = files.into_iter().filter_map(carry).collect();
-        let example = |text: usize| QueryExample::from_query(scored, text, &pictures);
+        let thumbnails: HashMap<usize, String> = files.into_iter().filter_map(carry).collect();
+        let example = |text: usize| QueryExample::from_query(scored, text, &thumbnails);
         let failed = |text: usize| QueryExample {
             wanted: best_relevant_image(scored, text)
-                .map(|image| describe_retrieved_image(scored, text, image, &pictures)),
+                .map(|image| describe_retrieved_image(scored, text, image, &thumbnails)),
             place: best_relevant_image(scored, text).map(|image| image_rank(scored, text, image)),
             ..example(text)
         };
@@ -89,13 +89,13 @@ impl QueryExample {
     fn from_query(
         scored: &ScoredRetrieval,
         text: usize,
-        pictures: &HashMap<usize, String>,
+        thumbnails: &HashMap<usize, String>,
     ) -> Self {
         let answers = top_images(scored, text);
         Self {
             text: scored.corpus.texts[text].text.clone(),
             answers: answers
-                .map(|image| describe_retrieved_image(scored, text, image, pictures))
+                .map(|image| describe_retrieved_image(scored, text, image, thumbnails))
                 .collect(),
             ..Self::default()
         }
@@ -111,16 +111,16 @@ fn describe_retrieved_image(
     scored: &ScoredRetrieval,
     text: usize,
     image: usize,
-    of: &HashMap<usize, String>,
+    thumbnails: &HashMap<usize, String>,
 ) -> RetrievedImage {
     let texts = &scored.retrieval.image_to_text.relevant[image];
-    let caption = texts
+    let first_text = texts
         .first()
         .map(|&text| scored.corpus.texts[text].text.clone());
 
     RetrievedImage {
-        picture: of.get(&image).cloned(),
-        caption: caption.unwrap_or_default(),
+        thumbnail: thumbnails.get(&image).cloned(),
+        text: first_text.unwrap_or_default(),
         right: scored.corpus.relevant[text].contains(&image),
         similarity: query_similarity(scored, text, image),
     }
@@ -158,7 +158,7 @@ fn worst_queries(scored: &ScoredRetrieval) -> Vec<usize> {
         .collect()
 }
 
-/// The right picture that is most similar to the query.
+/// The right image that is most similar to the query.
 fn best_relevant_image(scored: &ScoredRetrieval, text: usize) -> Option<usize> {
     let right = scored.corpus.relevant[text].iter().copied();
     right.max_by(|&a, &b| {
@@ -166,7 +166,7 @@ fn best_relevant_image(scored: &ScoredRetrieval, text: usize) -> Option<usize> {
     })
 }
 
-/// The place of a picture among all, from 1.
+/// The place of an image among all, from 1.
 fn image_rank(scored: &ScoredRetrieval, text: usize, image: usize) -> usize {
     let own = query_similarity(scored, text, image);
     let better = |&other: &usize| query_similarity(scored, text, other) > own;

@@ -1,5 +1,4 @@
-//! The numbers that were published for a model on a public data set, beside those that were measured
-//! here. Measures nothing.
+//! Published scores of a model on a public data set, next to those measured here. Measures nothing.
 
 use std::collections::BTreeMap;
 
@@ -146,9 +145,10 @@ impl PublishedRetrieval {
         };
 
         let recalls = scores.recalls.as_ref();
-        let there = text_to_image.recall_rows(recalls.map(|both| both.text_to_image));
-        let back = image_to_text.as_ref();
-        let back = back.map(|back| back.recall_rows(recalls.map(|both| both.image_to_text)));
+        let text_to_image = text_to_image.recall_rows(recalls.map(|both| both.text_to_image));
+        let image_to_text = image_to_text
+            .as_ref()
+            .map(|published| published.recall_rows(recalls.map(|both| both.image_to_text)));
         let same = (result.images, scores.texts) == (self.images, self.texts);
         let sizes = || {
             format!(
@@ -164,9 +164,9 @@ impl PublishedRetrieval {
             source: self.source.clone(),
             note: self.note.clone(),
             size: (!same).then(sizes),
-            headline: [0, 1].map(|row| there.get(row)?.numbers.first().copied()),
-            text_to_image: there,
-            image_to_text: back.unwrap_or_default(),
+            headline: [0, 1].map(|row| text_to_image.get(row)?.numbers.first().copied()),
+            text_to_image,
+            image_to_text: image_to_text.unwrap_or_default(),
         })
     }
 }
@@ -312,7 +312,7 @@ mod tests {
 
         for model in MODELS {
             for one in &published.retrieval {
-                let beside =
+                let comparison =
                     PublishedComparison::for_task(&retrieval(one.benchmark, None), Some(model))
                         .unwrap();
                 let back = if one.benchmark == Benchmark::MugeValid {
@@ -322,11 +322,14 @@ mod tests {
                 };
 
                 assert_eq!(
-                    (beside.text_to_image.len(), beside.image_to_text.len()),
+                    (
+                        comparison.text_to_image.len(),
+                        comparison.image_to_text.len()
+                    ),
                     (2, back)
                 );
 
-                assert!(beside.headline.iter().all(Option::is_some));
+                assert!(comparison.headline.iter().all(Option::is_some));
             }
 
             for one in &published.zero_shot {
@@ -346,7 +349,11 @@ mod tests {
                     for values in [&trained.zero_shot, &trained.fine_tuned] {
                         assert!(values[0] < values[1] && values[1] < values[2], "{values:?}");
                         let mean = values[..3].iter().sum::<f64>() / 3.0;
-                        assert!(values.get(3).is_none_or(|told| (told - mean).abs() < 0.1));
+                        assert!(
+                            values
+                                .get(3)
+                                .is_none_or(|published| (published - mean).abs() < 0.1)
+                        );
                     }
                 }
             }
@@ -355,15 +362,15 @@ mod tests {
 
     #[test]
     fn every_preset_has_published_numbers() {
-        let mut told: Vec<_> = load_published()
+        let mut presets: Vec<_> = load_published()
             .zero_shot
             .iter()
             .map(|one| one.preset)
             .collect();
-        told.sort_unstable();
+        presets.sort_unstable();
         let mut all = DatasetPreset::ALL;
         all.sort_unstable();
-        assert_eq!(told, all);
+        assert_eq!(presets, all);
     }
 
     /// The macro averages that the paper's table 12 ends in.
@@ -401,8 +408,8 @@ mod tests {
         };
 
         let task = retrieval(Benchmark::Flickr30kCnTest, Some(recalls));
-        let beside = PublishedComparison::for_task(&task, Some(Architecture::VitB16)).unwrap();
-        let row = &beside.text_to_image[0];
+        let comparison = PublishedComparison::for_task(&task, Some(Architecture::VitB16)).unwrap();
+        let row = &comparison.text_to_image[0];
         let values: Vec<_> = row.numbers.iter().map(|number| number.value).collect();
         assert_eq!(
             (row.trained, &values[..3]),
@@ -418,7 +425,7 @@ mod tests {
         );
 
         assert_eq!(
-            beside.size, None,
+            comparison.size, None,
             "1000 images and 5000 texts are the published data set"
         );
 

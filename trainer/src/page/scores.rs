@@ -1,5 +1,4 @@
-//! What a page says of a task in numbers: the line in the list of all, and what was published beside
-//! what was measured. Measures nothing.
+//! The scores of a task: its row in the list of all, and published scores for comparison. Measures nothing.
 
 use cnclip_crds::model::Architecture;
 use cnclip_crds::tasks::{Metric, RetrievalRecalls, TaskScores};
@@ -8,12 +7,12 @@ use serde::Serialize;
 use super::TaskSection;
 use super::published::PublishedComparison;
 
-/// A task, and what is told of it.
+/// A task with its scores.
 #[derive(Serialize)]
 pub(super) struct TaskScoreSection<'a> {
     task: &'a TaskSection,
     kind: &'static str,
-    /// The number that tells most of it.
+    /// The primary metric.
     headline: MetricValue,
     /// All numbers of a classification.
     numbers: Vec<MetricValue>,

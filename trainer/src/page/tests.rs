@@ -178,7 +178,7 @@ fn examples_show_what_was_found_and_the_worst_are_misses() {
             example
                 .answers
                 .iter()
-                .all(|answer| answer.picture.is_some())
+                .all(|answer| answer.thumbnail.is_some())
         );
     }
 

@@ -1,5 +1,4 @@
-//! A picture of a data set as something that a page can carry: small, and part of the page. Never
-//! fetches one.
+//! Images of a data set as `data:` URIs, small enough for a page that must be one file. Never fetches one.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
@@ -13,7 +12,7 @@ const THUMBNAIL_SIZE: usize = 144;
 /// Their quality, of 100.
 const JPEG_QUALITY: i32 = 80;
 
-/// A `data:` URI of the picture, or of the middle of a large one; `None` if it is no picture.
+/// A `data:` URI of the image, or of the middle of a large one; `None` if it is no image.
 pub(super) fn thumbnail_data_uri(file: &[u8]) -> Option<String> {
     let format = match file {
         [0x89, b'P', b'N', b'G', ..] => "png",
@@ -21,15 +20,16 @@ pub(super) fn thumbnail_data_uri(file: &[u8]) -> Option<String> {
         _ => "",
     };
 
+    // Only formats that every browser shows; and only what decodes: anything else is not proven an image.
     if !format.is_empty() && file.len() <= MAX_INLINE_BYTES && decode_image(file).is_ok() {
         return Some(encode_data_uri(format, file));
     }
 
-    let picture = decode_image(file).ok()?;
-    let side = picture.width.min(picture.height);
-    let left = (picture.width - side) / 2;
-    let top = (picture.height - side) / 2;
-    let square = picture.resize_to_square(
+    let decoded = decode_image(file).ok()?;
+    let side = decoded.width.min(decoded.height);
+    let left = (decoded.width - side) / 2;
+    let top = (decoded.height - side) / 2;
+    let square = decoded.resize_to_square(
         PixelRegion {
             left,
             top,
@@ -86,9 +86,9 @@ mod tests {
         for name in ["base.png", "odd/bmp_32.bmp"] {
             let uri = thumbnail_data_uri(&golden(name)).unwrap();
             assert!(uri.starts_with("data:image/jpeg;base64,"), "{name}: {uri}");
-            let picture = decode_image(&carried(&uri)).unwrap();
+            let image = decode_image(&carried(&uri)).unwrap();
             assert_eq!(
-                (picture.width, picture.height),
+                (image.width, image.height),
                 (THUMBNAIL_SIZE, THUMBNAIL_SIZE),
                 "{name}"
             );

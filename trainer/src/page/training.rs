@@ -125,7 +125,8 @@ fn draw_charts(stages: &[StageCurves]) -> Vec<Chart> {
 
     let draw = |(title, unit, curves): (_, _, &[CurveSpec])| {
         Chart::draw_curves(
-            (title, unit),
+            title,
+            unit,
             &curves.iter().map(curve).collect::<Vec<_>>(),
             &ends,
         )

@@ -1,4 +1,4 @@
-//! The numbers that files hold, as those that we compute with. Decides nothing about names.
+//! Values of any type that weight files hold, as f32. Decides nothing about names.
 
 use half::{bf16, f16};
 pub(super) use safetensors::Dtype;

@@ -18,7 +18,7 @@ pub enum ModelPart {
     Text,
 }
 
-/// A file that does not hold what was asked for.
+/// Weights that cannot be loaded into a model.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
     /// Names or shapes differ from the model's.
@@ -30,11 +30,11 @@ pub enum WeightsError {
 }
 
 impl WeightsError {
-    /// For `map_err`: what to tell of the weights at a URI that do not fit.
-    pub fn error_mapper(uri: &str, told: fn(String) -> Error) -> impl Fn(Self) -> Error {
+    /// For `map_err`: the error of weights at a URI that do not fit the model, of the kind `to_error`.
+    pub fn error_mapper(uri: &str, to_error: fn(String) -> Error) -> impl Fn(Self) -> Error {
         move |error| match error {
             Self::Unreadable(error) => error,
-            misfit => told(format!("{uri}: {misfit}")),
+            mismatch => to_error(format!("{uri}: {mismatch}")),
         }
     }
 }
@@ -49,6 +49,8 @@ pub fn load_weights(
     weights: &Weights,
     part: ModelPart,
 ) -> Result<(), WeightsError> {
+    // Everything is checked before anything is copied: the error lists all names at once, and a model is
+    // never half loaded for want of a tensor.
     let mut problems = find_mismatches(params, weights, part);
     if !problems.is_empty() {
         problems.push(format!(
@@ -101,12 +103,12 @@ fn find_mismatches(params: &Params, weights: &Weights, part: ModelPart) -> Vec<S
     let misfits =
         taken().filter_map(|segment| tensor_mismatch(segment, weights.get(&segment.name), part));
     let known: BTreeSet<&str> = taken().map(|s| s.name.as_str()).collect();
-    let strangers = weights
+    let unknown = weights
         .tensor_names()
         .filter(|name| part.includes_tensor(name) && !known.contains(name));
 
     misfits
-        .chain(strangers.map(|name| format!("`{name}` is not part of the model")))
+        .chain(unknown.map(|name| format!("`{name}` is not part of the model")))
         .collect()
 }
 
@@ -198,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_that_does_not_fit_is_told_and_nothing_is_copied() {
+    fn every_name_that_does_not_fit_is_listed_and_nothing_is_copied() {
         let weights = changed(|tensors| {
             let proj = tensors.remove("visual.proj").unwrap();
             tensors.insert("visual.projection".into(), proj);

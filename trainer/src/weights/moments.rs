@@ -1,4 +1,4 @@
-//! The optimizer's memory as the bytes of a safetensors file, and back.
+//! The optimizer's moments as the bytes of a safetensors file, and back.
 
 use std::borrow::Cow;
 
@@ -46,10 +46,11 @@ pub fn load_moments(
     };
 
     let missing = wanted().filter(|(prefix, segment)| find(prefix, segment).is_none());
-    let problem =
-        |(prefix, s): (&str, &Segment)| format!("`{prefix}{}` {:?} is missing", s.name, s.shape);
-    let problems: Vec<String> = missing.map(problem).collect();
+    let problems: Vec<String> = missing
+        .map(|(prefix, s)| format!("`{prefix}{}` {:?} is missing", s.name, s.shape))
+        .collect();
 
+    // All problems before any copy: an optimizer with half of its moments would train on without an error.
     if !problems.is_empty() {
         return Err(WeightsError::Mismatch(problems));
     }

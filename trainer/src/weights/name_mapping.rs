@@ -30,6 +30,7 @@ pub(super) fn to_reference_names(tensors: StoredTensorMap) -> ReferenceTensors {
         .into_iter()
         .partition(|(name, _)| layout.is_ignored(name));
 
+    // Before renaming: the three names are Hugging Face's, and the fused one is the reference's already.
     fuse_qkv(&mut named);
     let tensors = named
         .into_iter()
@@ -100,6 +101,7 @@ fn rename_tensor(
     tensor: StoredTensor,
 ) -> (String, StoredTensor) {
     match name.as_str() {
+        // `nn.Linear` holds its weight as [out, in]; the reference multiplies by [in, out].
         "text_projection.weight" => ("text_projection".into(), tensor.transpose()),
         "visual_projection.weight" => ("visual.proj".into(), tensor.transpose()),
         bare if layout == StateDictFormat::Bert

@@ -1,5 +1,9 @@
-//! The arrays that PyTorch's objects are made of, found without running anything of them. Knows no
-//! files: an array only names the storage that its numbers lie in.
+//! The tensors in a pickle of PyTorch, found without running anything of it. Knows no files: a tensor only
+//! names the storage that its values lie in.
+//!
+//! A pickle is a program for a stack machine whose REDUCE opcode calls any importable function, which is
+//! why `torch.load` of a stranger's file runs a stranger's code. Here opcodes only build a tree of
+//! [`Object`]s; of its calls, those that PyTorch rebuilds tensors with are recognised by name.
 
 use std::collections::BTreeMap;
 use std::io::BufRead;
@@ -47,11 +51,12 @@ pub(super) fn collect_tensors(object: &Object) -> Result<BTreeMap<String, TorchT
     let mut found = BTreeMap::new();
     match object {
         Object::Dict(entries) => {
-            let whole = entries
+            // Training checkpoints nest the model under this key; `torch.save(model.state_dict())` does not.
+            let nested = entries
                 .iter()
                 .find(|(key, _)| matches!(key, Object::Unicode(key) if key == "state_dict"));
 
-            match whole {
+            match nested {
                 Some((_, Object::Dict(entries))) => walk_state_dict("", entries, &mut found)?,
                 _ => walk_state_dict("", entries, &mut found)?,
             }
@@ -122,6 +127,8 @@ fn parse_tensor(object: &Object) -> Option<Result<TorchTensor, String>> {
         return None;
     };
 
+    // Names of functions in `torch._utils` and `torch._tensor`; a parameter and a tensor subclass wrap the
+    // call that rebuilds the tensor itself.
     match (class_name.as_str(), &args[..]) {
         ("_rebuild_tensor_v2", [storage, offset, shape, strides, ..]) => {
             Some(rebuild_tensor(storage, offset, shape, strides))
@@ -143,18 +150,18 @@ fn rebuild_tensor(
     strides: &Object,
 ) -> Result<TorchTensor, String> {
     let what = || "is described in a way that PyTorch does not use".to_owned();
-    let array = TorchTensor {
-        storage: self::parse_storage(storage).ok_or_else(what)??,
+    let tensor = TorchTensor {
+        storage: parse_storage(storage).ok_or_else(what)??,
         offset: parse_usize(offset).ok_or_else(what)?,
         shape: parse_usize_tuple(shape).ok_or_else(what)?,
         strides: parse_usize_tuple(strides).ok_or_else(what)?,
     };
 
-    if array.shape.len() != array.strides.len() {
+    if tensor.shape.len() != tensor.strides.len() {
         return Err(what());
     }
 
-    Ok(array)
+    Ok(tensor)
 }
 
 /// Every storage that an object or anything in it names.
@@ -191,6 +198,7 @@ fn parse_storage(object: &Object) -> Option<Result<TorchStorage, String>> {
         return None;
     };
 
+    // ("storage", storage class, key, device, number of elements).
     let [
         _,
         Object::Class { class_name, .. },

@@ -1,5 +1,5 @@
-//! The positions of a picture's patches, from a grid of one size to a grid of another: how a model
-//! goes on at a higher resolution.
+//! Position embeddings of an image's patches, resized from one grid to another: how a model is fine-tuned at
+//! a higher resolution.
 
 use super::Tensor;
 
@@ -23,6 +23,7 @@ pub(super) fn resize_positions(positions: &Tensor, shape: &[usize]) -> Option<Te
     let (class, patches) = positions.values.split_at(width);
     let mut values = class.to_vec();
 
+    // Row 0 belongs to the class token, which has no place in the image and stays.
     for place in 0..to * to {
         let rows = BicubicTaps::new(place / to, from, to);
         let cols = BicubicTaps::new(place % to, from, to);

@@ -29,6 +29,8 @@ pub(super) const LEGACY_MAGIC: [u8; 15] = [
 pub(super) fn list_archive(file: TensorFile) -> Result<TensorListing> {
     const OBJECTS: &str = "data.pkl";
     let damaged = file.corrupt_file_error(PYTORCH_FORMAT);
+    // A zip since PyTorch 1.6. The folder in it is called as the file was when it was saved, so the pickle is
+    // found by the end of its name.
     let mut archive =
         ZipArchive::new(file.open_reader()).map_err(|error| damaged(error.to_string()))?;
     let names: Vec<String> = archive
@@ -51,11 +53,9 @@ pub(super) fn list_archive(file: TensorFile) -> Result<TensorListing> {
     let folder = objects.trim_end_matches(".pkl");
 
     list_stored_tensors(&file, &object, |array| {
-        let first = (array.offset * dtype_size(array.storage.dtype)) as u64;
-        Some(DataLocation::Entry(
-            format!("{folder}/{}", array.storage.key),
-            first,
-        ))
+        let start = (array.offset * dtype_size(array.storage.dtype)) as u64;
+        let entry = format!("{folder}/{}", array.storage.key);
+        Some(DataLocation::Entry(entry, start))
     })
 }
 
@@ -68,6 +68,8 @@ pub(super) fn list_legacy(file: Arc<TensorFile>) -> Result<TensorListing> {
     let mut reader = BufReader::new(file.open_reader());
     let skipped = reader.read_exact(&mut [0; LEGACY_MAGIC.len()]);
     skipped.map_err(|error| damaged(error.to_string()))?;
+    // Each object is a pickle of its own: after the magic number the protocol version, the writer's byte
+    // order and integer sizes, the state dict, and the keys of the storages in the order of their bytes.
     let mut next = || pickle::read_object(&mut reader).map_err(|error| damaged(error.to_string()));
     let _protocol = next()?;
     let _system = next()?;
@@ -93,6 +95,7 @@ fn storage_offsets(
         return Err("it lists no storages".into());
     };
 
+    // A length counts elements, not bytes, and the type is only in the pickle.
     let mut dtypes = BTreeMap::new();
     pickle::collect_storage_dtypes(object, &mut dtypes);
     let mut starts = BTreeMap::new();
@@ -115,6 +118,7 @@ fn storage_offsets(
             .stream_position()
             .map_err(|error| error.to_string())?;
 
+        // The length is a stranger's number: an overflow or a seek backwards would read other data as weights.
         let skipped = i64::from_le_bytes(length).checked_mul(dtype_size(*dtype) as i64);
         let skipped = skipped
             .filter(|&bytes| bytes >= 0)
@@ -154,6 +158,7 @@ fn list_stored_tensors(
             strides,
         };
 
+        // Checked before any read: strides and offset of a damaged file may lead into the next storage.
         let end = block.span_len().and_then(|span| span.checked_add(offset));
         let fits = end.is_some_and(|end| end <= storage.count);
         let stored = StoredTensor::new(block);

@@ -8,23 +8,29 @@ use super::stored_tensor::{StoredTensor, StridedBlock, row_major_strides};
 use super::tensor_file::{DataLocation, StoredTensorMap, TensorFile};
 use crate::error::Result;
 
-/// Longer headers are refused, as the library does.
+/// Longer headers are refused, as the library does: the length is read from the file, and memory for the
+/// header is taken on its word.
 const MAX_HEADER_BYTES: u64 = 100 << 20;
 
 /// # Errors
 /// If the header is none, or promises more or less than the file holds.
 pub(super) fn list_safetensors(file: Arc<TensorFile>) -> Result<StoredTensorMap> {
     let damaged = file.corrupt_file_error("safetensors file");
-    let length = file.read_range(0..file.size.min(8))?;
-    let length = (&length[..]).try_into().map(u64::from_le_bytes);
-    let length = length
+    // Eight bytes of length, that many of JSON, then the values. A file shorter than eight bytes fails in
+    // `try_into`, so that the subtraction below cannot underflow.
+    let prefix = file.read_range(0..file.size.min(8))?;
+    let length = (&prefix[..])
+        .try_into()
+        .map(u64::from_le_bytes)
         .ok()
-        .filter(|&length| length <= MAX_HEADER_BYTES.min(file.size - 8));
+        .filter(|&length| length <= MAX_HEADER_BYTES.min(file.size - 8))
+        .ok_or_else(|| damaged("it ends within its header".to_owned()))?;
 
-    let length = length.ok_or_else(|| damaged("it ends within its header".to_owned()))?;
     let header = file.read_range(8..8 + length)?;
     let header: Metadata =
         serde_json::from_slice(&header).map_err(|error| damaged(error.to_string()))?;
+    // The library checked that tensors lie one behind the other without gaps; that the file is as long as
+    // they are is found here, not at the last tensor after minutes of reading.
     let promised = header.data_len() as u64;
     let held = file.size - 8 - length;
 

@@ -15,7 +15,7 @@ pub(super) struct OutgoingTensor<'a> {
 }
 
 impl OutgoingTensor<'_> {
-    /// PyTorch counts batches in integers.
+    /// PyTorch's batch norm counts batches in an i64 buffer, and a state dict with another type does not load.
     fn is_batch_counter(&self) -> bool {
         self.name.ends_with("num_batches_tracked")
     }

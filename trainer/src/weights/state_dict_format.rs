@@ -1,5 +1,5 @@
-//! Who wrote a file, told by its names, and which of its names no model of ours has. Never looks at
-//! shapes or values.
+//! Which program wrote a state dict, by its tensors' names, and which of them no model of ours has. Never looks
+//! at shapes or values.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -92,12 +92,12 @@ pub fn summarize_names<'a>(names: impl Iterator<Item = &'a str>) -> String {
         *groups.entry(group).or_default() += 1;
     }
 
-    let told = groups.iter().map(|(group, count)| match count {
+    let parts = groups.iter().map(|(group, count)| match count {
         1 if !group.ends_with('*') => group.clone(),
         _ => format!("{group} ({count})"),
     });
 
-    told.collect::<Vec<_>>().join(", ")
+    parts.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

@@ -1,5 +1,4 @@
-//! A tensor where it lies: what it is, and how its values are read when somebody wants them. Never
-//! holds values.
+//! A tensor in its file: shape, type, and how its values are read. Never holds values.
 
 use std::sync::Arc;
 
@@ -8,7 +7,7 @@ use super::dtype_convert::{Dtype, converter_for, dtype_size};
 use super::tensor_file::{DataLocation, TensorFile};
 use crate::error::{Error, Result};
 
-/// So many bytes are on their way at a time.
+/// Bytes that are read at a time.
 const WINDOW_BYTES: usize = 64 << 20;
 
 /// A tensor in a file. Cloning is cheap.
@@ -60,7 +59,7 @@ impl StoredTensor {
     /// Its values in memory of their own.
     ///
     /// # Errors
-    /// As [`Self::read_into`].
+    /// As [`StoredTensor::read_into`].
     pub fn to_tensor(&self) -> Result<Tensor> {
         let mut values = vec![0.0; self.element_count()];
         self.read_into(&mut values)?;
@@ -136,6 +135,8 @@ impl StridedBlock {
             return self.read_span(values);
         }
 
+        // Strided, as a transposed view is saved: reading the whole span once and gathering from memory beats
+        // a request to the store for each element.
         let mut span = vec![0.0; self.span_len().unwrap_or(0)];
         self.read_span(&mut span)?;
         for (at, value) in values.iter_mut().enumerate() {

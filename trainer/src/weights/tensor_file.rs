@@ -1,5 +1,5 @@
-//! A file of weights in its place: which of the known containers it is, and the tensors that it
-//! lists. Reads no values before they are asked for.
+//! A weight file in its store: which of the known containers it is, and the tensors that it lists. Reads no
+//! values before they are copied.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -66,7 +66,7 @@ impl TensorFile {
     fn open(store: &Store, name: &str) -> Result<Self> {
         let size = match store.object_size(name)? {
             Some(size) => size,
-            // Nothing to get, which the error tells.
+            // `get` of what is not there has the better error: it names the object.
             None => store.get(name)?.len() as u64,
         };
 
@@ -129,6 +129,7 @@ impl TensorFile {
             .by_name(name)
             .map_err(|error| damaged(&error.to_string()))?;
 
+        // PyTorch stores entries uncompressed, so that a part of a tensor is a range of the file.
         match entry.data_start() {
             Some(start) if entry.compression() == CompressionMethod::Stored => Ok(start + offset),
             _ => Err(damaged("is compressed")),
@@ -143,12 +144,14 @@ impl TensorFile {
 pub(super) fn list_tensors(store: &Store, name: &str) -> Result<TensorListing> {
     let file = TensorFile::open(store, name)?;
     let first = file.read_range(0..file.size.min(16))?;
+    // By content first: files of PyTorch are called `.pt`, `.pth`, `.bin`, or whatever their author liked.
     match &first[..] {
         start if start.starts_with(b"PK") => pytorch::list_archive(file),
         start if start.starts_with(&pytorch::LEGACY_MAGIC) => pytorch::list_legacy(Arc::new(file)),
         _ if name.ends_with(".safetensors") => {
             safetensors_header::list_safetensors(Arc::new(file)).map(TensorListing::from)
         }
+        // A safetensors file of another name: its JSON header follows eight bytes of length.
         start if start.get(8) == Some(&b'{') => {
             safetensors_header::list_safetensors(Arc::new(file)).map(TensorListing::from)
         }

@@ -1,5 +1,5 @@
-//! The towers that weights are of, told by names and shapes, and by the configuration beside them
-//! where shapes do not tell. Reads no values.
+//! The architecture of weights, detected from names and shapes, and from a `config.json` where shapes are
+//! ambiguous. Reads no values.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -21,17 +21,14 @@ pub struct DetectedTowers {
 }
 
 impl DetectedTowers {
-    /// The towers of these weights. `beside` is what lies beside them as `config.json`: Hugging
-    /// Face's, or the arguments of the reference's class; it decides about heads and dropout alone.
+    /// The towers of these weights. `config` is the `config.json` in their folder: Hugging Face's, or the
+    /// arguments of the reference's class; it decides about heads and dropout alone.
     ///
     /// # Source
-    /// Where nothing tells, the published models do: heads of 64, of 80 in an image tower of width
-    /// 1280; a tenth is dropped.
-    pub fn from_weights(weights: &Weights, beside: Option<&Value>) -> Self {
-        let file = TowerDetector {
-            weights,
-            config: beside,
-        };
+    /// Without a configuration, as in the published models: heads of 64, of 80 in an image tower of width
+    /// 1280; dropout of 10 %.
+    pub fn from_weights(weights: &Weights, config: Option<&Value>) -> Self {
+        let file = TowerDetector { weights, config };
         let image = file.detect_vit().or_else(|| file.detect_resnet());
         let features = ["visual.proj", "text_projection"];
         let features = features.iter().find_map(|name| file.axis_len(name, 1));
@@ -97,10 +94,10 @@ impl TowerDetector<'_> {
 
     /// The first of these places in the configuration that holds a number.
     fn config_number(&self, places: &[&str]) -> Option<f64> {
-        let beside = self.config?;
+        let config = self.config?;
         places
             .iter()
-            .find_map(|place| beside.pointer(place)?.as_f64())
+            .find_map(|place| config.pointer(place)?.as_f64())
     }
 
     fn detect_vit(&self) -> Option<ImageTower> {
@@ -111,11 +108,13 @@ impl TowerDetector<'_> {
             .config_number(&["/vision_config/num_attention_heads"])
             .map(|n| n as i32);
 
-        let told = self
+        // The fused query, key and value have the same shape for any number of heads.
+        let head_width = self
             .config_number(&["/vision_head_width"])
-            .map(|n| n as i32);
-        let told = told.or_else(|| heads.filter(|&heads| heads > 0).map(|heads| width / heads));
-        let head_width = told.unwrap_or(if width == 1280 { 80 } else { 64 });
+            .map(|n| n as i32)
+            .or_else(|| heads.filter(|&heads| heads > 0).map(|heads| width / heads))
+            .unwrap_or(if width == 1280 { 80 } else { 64 });
+
         let layers = self.count_layers("visual.transformer.resblocks.");
         let vit = VitConfig {
             layers,

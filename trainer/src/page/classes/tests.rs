@@ -5,11 +5,11 @@ use crate::page::{PageInput, TaskDetails, TaskSection, render_page};
 
 const RED: &[u8] = include_bytes!("../../../tests/golden/images/odd/png_gray2.png");
 
-/// Classes whose pictures are each of the first class, or of its own, as the confusion says.
+/// Classes whose images are each of the first class, or of its own, as the confusion says.
 fn scored(confusion: Vec<Vec<u64>>) -> ScoredZeroShot {
     let count = confusion.len();
-    let number = |class: usize, other: usize, picture: u64| ClassifiedImage {
-        file: format!("test/{class}/{other}-{picture}.png"),
+    let number = |class: usize, other: usize, image: u64| ClassifiedImage {
+        file: format!("test/{class}/{other}-{image}.png"),
         class,
         labels: vec![class],
         probabilities: (0..count)
@@ -24,7 +24,7 @@ fn scored(confusion: Vec<Vec<u64>>) -> ScoredZeroShot {
             .collect::<Vec<_>>()
     };
 
-    let pictures: Vec<_> = confusion.iter().enumerate().flat_map(row).collect();
+    let images: Vec<_> = confusion.iter().enumerate().flat_map(row).collect();
     let scores = ZeroShotScores {
         classes: count as i64,
         headline: Metric::Accuracy,
@@ -40,7 +40,7 @@ fn scored(confusion: Vec<Vec<u64>>) -> ScoredZeroShot {
         name: "task".into(),
         dataset: "s3://data/".into(),
         digest: String::new(),
-        images: pictures.len() as i64,
+        images: images.len() as i64,
         seconds: 1.0,
         measured: TaskScores::ZeroShot(scores),
     };
@@ -50,14 +50,14 @@ fn scored(confusion: Vec<Vec<u64>>) -> ScoredZeroShot {
         result,
         classes,
         confusion,
-        images: pictures,
+        images: images,
     }
 }
 
 fn shown(scored: &ScoredZeroShot) -> ClassDetails {
     let store = Store::in_memory();
-    for picture in &scored.images {
-        store.put(&picture.file, RED.into()).unwrap();
+    for image in &scored.images {
+        store.put(&image.file, RED.into()).unwrap();
     }
 
     ClassDetails::from_scored(scored, &store).unwrap()
@@ -109,7 +109,7 @@ fn of_many_classes_both_ends_are_shown_and_the_pairs_instead_of_a_matrix() {
     assert_eq!(
         classes.worst[MAX_CLASSES_PER_END - 1].name,
         "类0",
-        "it has no picture"
+        "it has no image"
     );
     assert!(classes.matrix.is_none());
     assert_eq!(classes.pairs.len(), MAX_CONFUSED_PAIRS);
@@ -168,14 +168,19 @@ fn mistaken_pictures_are_the_surest_and_first_one_of_each_pair() {
             .all(|wrong| wrong.class != wrong.taken_for)
     );
 
-    assert!(classes.mistaken.iter().all(|wrong| wrong.picture.is_some()));
+    assert!(
+        classes
+            .mistaken
+            .iter()
+            .all(|wrong| wrong.thumbnail.is_some())
+    );
 }
 
 #[test]
 fn of_equally_probable_classes_the_first_is_meant_as_in_the_scores() {
     let mut scored = scored(vec![vec![1, 0], vec![0, 1]]);
-    for picture in &mut scored.images {
-        picture.probabilities = vec![0.5, 0.5];
+    for image in &mut scored.images {
+        image.probabilities = vec![0.5, 0.5];
     }
 
     let mistaken = shown(&scored).mistaken;
