@@ -105,6 +105,7 @@ impl ContrastiveLoss {
     ) -> LossOutput {
         let global_batch = features.images.len() / self.width;
         let local = ranks.rank_range(global_batch);
+        // Once a batch: both sides read the same matches.
         if let Some(buffers) = &mut self.device_buffers {
             buffers.upload_targets(&self.targets, global_batch);
         }

@@ -43,6 +43,7 @@ impl DeviceLossBuffers {
 
     /// Copies the matches of a global batch to the device.
     pub(super) fn upload_targets(&mut self, targets: &MatchTargets, global_batch: usize) {
+        // Groups rather than fingerprints: within a batch 32 bits are enough, and kernels compare them faster.
         let [images, texts] = targets.group_ids();
         for (buffer, group_of) in [(&mut self.images, images), (&mut self.texts, texts)] {
             self.staging.clear();

@@ -15,6 +15,7 @@ pub(super) fn compute_logits(
     width: usize,
     scale: f32,
 ) {
+    // The scale is the alpha of the product, so it costs no pass over the logits.
     let global_batch = columns.len() / width;
     match (logits, rows, columns) {
         (TensorViewMut::Host(logits), TensorView::Host(rows), TensorView::Host(columns)) => {

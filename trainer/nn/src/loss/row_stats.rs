@@ -65,6 +65,7 @@ pub(super) fn compute_row_stats(
     targets: &MatchTargets,
     row_stats: &mut [LogitRowStats],
 ) {
+    // In parallel over rows: each is summed by one thread, so results do not depend on how many there are.
     let samples = first..first + row_stats.len();
     row_stats
         .par_iter_mut()
@@ -112,6 +113,7 @@ pub(super) fn logits_to_gradients(
                 share * (fast_exp(x - row) + fast_exp(x - columns[i])) * x
             });
 
+            // Softmax of the row and of the column, from the log-sums: no second pass for normalisation.
             for (logit, column) in logits.iter_mut().zip(columns) {
                 *logit = share * (fast_exp(*logit - row) + fast_exp(*logit - column));
             }

@@ -374,6 +374,7 @@ impl Clip {
             self.image.backward(flat_params, dimages, reducer);
         }
 
+        // The logit scale comes last: its gradient, from the loss, has been complete from the start.
         let dtexts = self.text_features.backward(dfeatures.texts);
         self.text
             .backward(flat_params, batch.texts, dropout, dtexts, reducer);

@@ -173,6 +173,7 @@ impl ModifiedResnet {
             None => stem.output_view(batch),
         };
 
+        // Blocks keep no copy of their input: it is the output of the block before, which is kept anyway.
         let dx_len = block_input(blocks.len()).len();
         let dx = scratch.gradient.first_n_mut(dx_len);
         self.pool.backward(params, dfeatures, dx);

@@ -176,6 +176,7 @@ impl BertLayer {
             &mut scratch.attention,
         );
 
+        // Dropout and the residual connection in one pass over memory, which is what bounds both.
         let residual = scratch.dropped_out.first_n_mut(pooled);
         gather_rows(input.sequences, width, input.x.first_n(all), residual);
         input.dropouts.attention_output.mask_and_add(
@@ -320,6 +321,7 @@ impl BertLayer {
             Accumulate::No,
         );
 
+        // As in the other half: `gradient` stays the residual's part, and its masked copy goes through attention.
         input.dropouts.attention_output.apply_mask(
             input.sequences,
             width,

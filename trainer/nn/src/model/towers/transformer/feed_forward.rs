@@ -101,6 +101,7 @@ impl FeedForward {
             Accumulate::No,
         );
 
+        // In place: `dhidden` holds the gradient behind the activation function, and then that before it.
         let preactivation = cache.preactivation.first_n(hidden_len);
         self.activation
             .backward(preactivation, dhidden.first_n_mut(hidden_len));

@@ -66,6 +66,8 @@ impl SelfAttention {
             ..
         } = self.batch_lengths(input);
 
+        // Keys and values of all tokens, even where only the first token of each sequence goes on: its query
+        // attends to all of them.
         let qkv = cache.qkv.first_n_mut(3 * all);
         self.qkv
             .forward(values, input.x.first_n(all), qkv, Accumulate::No);
