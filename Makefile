@@ -12,7 +12,7 @@ help:
 	@echo "make ablation       the paper's ablation in miniature: from scratch, without the first stage, in two stages"
 	@echo "make test           all tests, including the end-to-end tests on a new local cluster"
 	@echo "make check          all checks and tests that need neither root nor a cluster"
-	@echo "make lint           format, lints and licenses of dependencies only"
+	@echo "make lint           format, lints, links in the documentation and licenses only"
 	@echo "make images         the images of operator and trainer, as OCI archives in target/images"
 	@echo "make cuda           the trainer for NVIDIA GPUs and its device tests, in target/cuda"
 	@echo "make cuda-image     the image trainer-cuda: that program and NVIDIA's libraries, as an OCI archive in target/images"
@@ -37,6 +37,7 @@ check:
 lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --release -- -D warnings
+	RUSTDOCFLAGS="-D rustdoc::broken_intra_doc_links" cargo doc --workspace --release --no-deps --document-private-items
 	packaging/cargo-deny/run --locked check licenses bans sources
 
 images:

@@ -45,6 +45,7 @@ def run():
     part("format", check_format)
     part("dependencies", check_dependencies)
     part("lints", check_lints)
+    part("documentation", check_documentation)
     part("architecture", check_architecture)
     part("CUDA code", check_cuda_code)
     part("Python unit tests", unit_tests)
@@ -78,6 +79,13 @@ def check_lints():
     """Runs clippy on all crates for CPUs."""
     show("cargo", "clippy", "--workspace", "--all-targets", "--release", "--locked", "--quiet", "--", "-D", "warnings",
          cwd=PROJECT)
+
+
+def check_documentation():
+    """Checks that all links in the documentation of public and private items resolve."""
+    flags = "-D rustdoc::broken_intra_doc_links"
+    show("cargo", "doc", "--workspace", "--release", "--locked", "--quiet", "--no-deps", "--document-private-items",
+         cwd=PROJECT, env={**os.environ, "RUSTDOCFLAGS": flags})
 
 
 def check_architecture():
