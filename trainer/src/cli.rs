@@ -1,4 +1,4 @@
-//! The command line: subcommands, their arguments, and exit codes.
+//! What a user may ask for on the command line, and what the exit code says about it.
 
 mod bench;
 mod compare;
@@ -14,6 +14,7 @@ mod progress_bar;
 mod score;
 mod signals;
 mod tokenize;
+mod verify;
 
 use std::path::PathBuf;
 
@@ -21,7 +22,7 @@ use clap::{Args, Parser, Subcommand};
 use cnclip::progress::logging::ProcessLog;
 use cnclip_crds::exit_code::TrainerExit;
 
-/// Trains and evaluates Chinese-CLIP models, on one machine or as the workers of a Kubernetes job.
+/// Trains and scores Chinese-CLIP from one file, with or without a cluster.
 #[derive(Debug, Parser)]
 #[command(name = "cnclip", version, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
@@ -29,59 +30,59 @@ pub(crate) struct Cli {
     command: CliCommand,
 }
 
-// sysexits.h, so that the operator and scripts can tell what is worth a retry: 75 always is, 70 may be, the
-// others are not until a person changes something.
-const EXIT_CODES: &str = "Exit codes: 0 success, 64 invalid usage, 65 unusable data, 70 internal error, 75 \
-interrupted with the state saved (run it again to resume), 78 invalid configuration or unreachable location.";
+const EXIT_CODES: &str = "Exit codes: 0 done, 64 usage, 65 the data cannot be used, 70 a fault of cnclip, \
+75 stopped with the state saved (run it again), 78 the configuration or a place it names cannot work.";
 
 #[derive(Debug, Subcommand)]
 enum CliCommand {
-    /// Train one stage; resumes from the newest checkpoint if there is one.
+    /// Train one stage; go on from the newest checkpoint if there is one.
     Train(JobArgs),
-    /// Evaluate a checkpoint on a list of tasks.
+    /// Score a checkpoint on a list of tasks.
     Evaluate(JobArgs),
-    /// Convert the reference's TSV, JSONL or LMDB files to WebDataset shards, or index existing shards.
+    /// Make a data set of shards from the reference's TSV and JSONL files, or index shards.
     Prepare(prepare::PrepareArgs),
-    /// Tokenize texts: reads JSON objects with a `text` on standard input, writes a JSON array of ids per line.
+    /// Turn texts into ids: JSON objects with a `text` on standard input, a JSON array a line back.
     Tokenize(tokenize::TokenizeArgs),
-    /// Preprocess images into the input tensors of the image tower, as safetensors.
+    /// Turn pictures into what a tower is given, as safetensors.
     Preprocess(preprocess::PreprocessArgs),
-    /// Write loss, features and all gradients of one batch, to compare with another implementation.
+    /// Write loss, features and every gradient of one batch, to hold against another implementation.
     Gradients(gradients::GradientsArgs),
-    /// Compute the L2-normalized embeddings of images and texts.
+    /// Write the unit features of pictures and texts in the reference's feature files.
     Embed(embed::EmbedArgs),
-    /// Export a model for Hugging Face `transformers`, or for the reference's `cn_clip`.
+    /// Write a model as others load it: for `transformers`, or for the reference's `cn_clip`.
     Export(export::ExportArgs),
-    /// Compute retrieval recall in both directions from feature files, as JSON.
+    /// Score retrieval from feature files: recall in both directions as JSON.
     Score(score::ScoreArgs),
-    /// Compare training runs: a table of their recalls, and an HTML page with their curves.
+    /// Put runs beside one another: a table of their recalls, and a page with their curves.
     Compare(compare::CompareArgs),
-    /// Describe weights: architecture, parameters, format, step, digests.
+    /// Tell what weights are: towers, parameters, whose layout, step, digests.
     Inspect(inspect::InspectArgs),
-    /// List the NVIDIA GPUs of this machine, and run a self-test on each.
+    /// Tell which NVIDIA cards this machine has, and whether they compute.
     Device(device::DeviceArgs),
-    /// Benchmark training steps on synthetic data.
+    /// Compare one training step on this machine's device with candle's autograd on the CPU.
+    Verify(verify::VerifyArgs),
+    /// Time training steps on made-up pairs.
     #[command(hide = true)]
     Bench(bench::BenchArgs),
 }
 
-/// A job described by a configuration file.
+/// A job that one file describes.
 #[derive(Args, Debug)]
 struct JobArgs {
-    /// Configuration file, JSON or YAML; the operator writes it as run.json.
+    /// The file: JSON or YAML, as the operator writes it to run.json.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Address on which to serve /progress, /metrics and /healthz; overrides the file.
+    /// Answer /progress, /metrics and /healthz on this address, whatever the file says.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
 }
 
 impl Cli {
-    /// Runs the subcommand.
+    /// Does what was asked.
     pub(crate) fn run(self) -> TrainerExit {
         let log = match ProcessLog::init_logging() {
             Ok(log) => log,
-            // Without a log there is nowhere to report the error.
+            // There is no log to say it in.
             Err(_) => return TrainerExit::Bug,
         };
 
@@ -100,12 +101,12 @@ impl Cli {
             CliCommand::Compare(compare) => compare.run(),
             CliCommand::Inspect(inspect) => inspect.run(),
             CliCommand::Device(device) => device.run(),
+            CliCommand::Verify(verify) => verify.run(),
             CliCommand::Bench(bench) => bench.run(),
         };
 
         match done {
             Ok(()) => TrainerExit::Done,
-            // `cnclip score … | head` closes the pipe early: the reader's choice, not a failure.
             Err(error) if error.is_broken_pipe() => TrainerExit::Done,
             Err(error) => {
                 tracing::error!("{error}");

@@ -18,4 +18,5 @@ pub mod stage_chain;
 mod text_table;
 mod threads;
 pub mod train;
+pub mod verify;
 pub mod weights;

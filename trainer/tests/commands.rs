@@ -27,6 +27,8 @@ mod small;
 mod splits;
 #[path = "commands/texts.rs"]
 mod texts;
+#[path = "commands/verify.rs"]
+mod verify;
 
 /// Trains a small model in a folder; says of what and where.
 fn trained(folder: &Path) -> TrainConfig {

@@ -25,6 +25,8 @@ pub struct Emulator {
     memory: Arc<Mutex<EmulatedMemory>>,
     /// Calls until it fails.
     calls_left: Arc<AtomicU64>,
+    /// The kernel whose output is perturbed.
+    broken_kernel: Option<String>,
 }
 
 impl Emulator {
@@ -35,19 +37,35 @@ impl Emulator {
 
     /// The same, which fails after a number of calls, which the caller may read and set.
     pub fn failing_after(bytes: u64, calls: Arc<AtomicU64>) -> Device {
-        Device::new(Self {
-            memory: Arc::new(Mutex::new(EmulatedMemory::new(bytes, 0))),
-            calls_left: calls,
-        })
+        Device::new(Self::build(EmulatedMemory::new(bytes, 0), calls, None))
     }
 
     /// The same, where another process uses a part of the memory that the device reports as free.
     pub fn with_foreign_memory(bytes: u64, taken: u64) -> Device {
         let calls = Arc::new(AtomicU64::new(u64::MAX));
-        Device::new(Self {
-            memory: Arc::new(Mutex::new(EmulatedMemory::new(bytes, taken))),
-            calls_left: calls,
-        })
+        Device::new(Self::build(EmulatedMemory::new(bytes, taken), calls, None))
+    }
+
+    /// A device of which one kernel, by its exported name, writes wrong values: what it changes in
+    /// memory comes out 2 % larger in magnitude. Tests show with it that a broken kernel is found.
+    ///
+    /// A kernel whose name ends in `_bf16` is taken to write bf16, any other fp32.
+    pub fn with_broken_kernel(bytes: u64, kernel: &str) -> Device {
+        let calls = Arc::new(AtomicU64::new(u64::MAX));
+        let memory = EmulatedMemory::new(bytes, 0);
+        Device::new(Self::build(memory, calls, Some(kernel.to_owned())))
+    }
+
+    fn build(
+        memory: EmulatedMemory,
+        calls_left: Arc<AtomicU64>,
+        broken_kernel: Option<String>,
+    ) -> Self {
+        Self {
+            memory: Arc::new(Mutex::new(memory)),
+            calls_left,
+            broken_kernel,
+        }
     }
 
     fn lock_memory(&self) -> MutexGuard<'_, EmulatedMemory> {
@@ -133,7 +151,16 @@ impl DeviceDriver for Emulator {
                 .map_err(|found| fault(found.to_string()))?;
         }
 
-        run_kernel(launch).map_err(fault)?;
+        if self.broken_kernel.as_ref() == Some(&launch.kernel) {
+            // A kernel's arguments do not say which of them it writes: what it changed does.
+            let before = self.lock_memory().snapshot_allocations(&pointers);
+            run_kernel(launch).map_err(fault)?;
+            let is_bf16 = launch.kernel.ends_with("_bf16");
+            self.lock_memory().perturb_changes(&before, is_bf16);
+        } else {
+            run_kernel(launch).map_err(fault)?;
+        }
+
         let memory = self.lock_memory();
         match pointers.iter().find(|at| !memory.are_guards_intact(**at)) {
             Some(at) => Err(fault(format!("it wrote around the memory at {at:#x}"))),

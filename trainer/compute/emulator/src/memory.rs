@@ -1,24 +1,31 @@
-//! Memory with guard bytes on either side of every allocation.
+//! Memory with a fence on either side of every allocation.
 
 use std::alloc::Layout;
 use std::collections::BTreeMap;
 
 use cnclip_compute::device::{DeviceAddress, DeviceError};
+use half::bf16;
 
-/// Guard bytes on either side: a page, so that also a kernel that is off by a row is detected.
+/// Bytes of a fence.
 const GUARD_BYTES: usize = 4096;
 
-/// The value of guard bytes and of memory that was not written: NaN in every floating-point format.
+/// What lies in fences and in memory that was not written: no number in any format.
 const UNINITIALIZED_BYTE: u8 = 0xff;
 
-/// The allocations of a device.
+/// What the output of a broken kernel is multiplied with: more than bf16 rounds by.
+const PERTURBATION: f32 = 1.02;
+
+/// Bytes of whole allocations, by their address.
+pub(crate) type AllocationSnapshot = BTreeMap<DeviceAddress, Vec<u8>>;
+
+/// What is allocated.
 #[derive(Debug)]
 pub(crate) struct EmulatedMemory {
     pub(crate) free: u64,
     pub(crate) total: u64,
-    /// Bytes that are reported as free and are not.
+    /// Bytes of the free ones that are not.
     foreign_bytes: u64,
-    /// Sizes by address.
+    /// Bytes at each address.
     allocations: BTreeMap<DeviceAddress, usize>,
 }
 
@@ -43,7 +50,7 @@ impl EmulatedMemory {
         }
 
         let layout = guarded_layout(bytes)?;
-        // SAFETY: the layout has a size, that of its guard bytes.
+        // SAFETY: the layout has a size, that of its fences.
         let start = unsafe { std::alloc::alloc(layout) };
 
         if start.is_null() {
@@ -113,7 +120,40 @@ impl EmulatedMemory {
             })
     }
 
-    /// Whether the guard bytes of the allocation at an address are intact.
+    /// The bytes of the allocations that pointers lie in.
+    pub(crate) fn snapshot_allocations(&self, pointers: &[DeviceAddress]) -> AllocationSnapshot {
+        let allocations = pointers
+            .iter()
+            .filter_map(|&at| self.find_allocation(at, 0).ok());
+
+        allocations
+            .filter_map(|(start, size)| Some((start, self.read_bytes(start, size).ok()?.to_vec())))
+            .collect()
+    }
+
+    /// Makes every number that differs from a snapshot larger in magnitude.
+    pub(crate) fn perturb_changes(&mut self, before: &AllocationSnapshot, is_bf16: bool) {
+        for (&start, old) in before {
+            let Ok(new) = self.bytes_mut(start, old.len()) else {
+                continue;
+            };
+
+            if is_bf16 {
+                let numbers = new.as_chunks_mut().0.iter_mut().zip(old.as_chunks().0);
+                numbers.filter(|(new, old)| new != old).for_each(|(new, _)| {
+                    let value = bf16::from_ne_bytes(*new).to_f32();
+                    *new = bf16::from_f32(PERTURBATION * value).to_ne_bytes();
+                });
+            } else {
+                let numbers = new.as_chunks_mut().0.iter_mut().zip(old.as_chunks().0);
+                numbers.filter(|(new, old)| new != old).for_each(|(new, _)| {
+                    *new = (PERTURBATION * f32::from_ne_bytes(*new)).to_ne_bytes();
+                });
+            }
+        }
+    }
+
+    /// Whether nothing was written around the allocation at an address.
     pub(crate) fn are_guards_intact(&self, at: DeviceAddress) -> bool {
         let Ok((start, size)) = self.find_allocation(at, 0) else {
             return false;
@@ -122,7 +162,7 @@ impl EmulatedMemory {
         [start as usize - GUARD_BYTES, start as usize + size]
             .iter()
             .all(|&fence| {
-                // SAFETY: every allocation has guard bytes before and behind it.
+                // SAFETY: every allocation has a fence of so many bytes before and behind it.
                 let fence = unsafe { std::slice::from_raw_parts(fence as *const u8, GUARD_BYTES) };
                 fence.iter().all(|byte| *byte == UNINITIALIZED_BYTE)
             })

@@ -16,7 +16,7 @@ use cnclip_crds::stage::Precision;
 
 use super::image_encoder::ImageEncoder;
 use super::towers::bert::Bert;
-use super::towers::{FlatParams, TowerCapacity};
+use super::towers::{BlockOutput, FlatParams, TowerCapacity};
 use super::{ImageTextFeatures, PackedTexts};
 
 /// The logarithm of the temperature's inverse before training, ln(1 / 0.07).
@@ -316,6 +316,15 @@ impl Clip {
             images: self.image_features.normalize_rows(),
             texts: self.text_features.normalize_rows(),
         }
+    }
+
+    /// What every block of both towers put out in the last forward pass, which was given `batch`: the
+    /// image tower in forward order, then the text tower.
+    pub fn block_outputs(&self, batch: ClipBatch<'_>) -> Vec<BlockOutput<'_>> {
+        let images = self.image.image_count(batch.pixels);
+        let mut outputs = self.image.block_outputs(images);
+        outputs.extend(self.text.block_outputs(batch.texts));
+        outputs
     }
 
     /// Recomputes the activations of an earlier forward pass for its backward pass.

@@ -12,7 +12,7 @@ use cnclip_crds::model::ImageTower;
 
 use super::towers::resnet::ModifiedResnet;
 use super::towers::vit::VisionTransformer;
-use super::towers::{FlatParams, TowerCapacity};
+use super::towers::{BlockOutput, FlatParams, TowerCapacity};
 
 /// An image tower of either kind.
 #[derive(Debug)]
@@ -52,6 +52,14 @@ impl ImageEncoder {
         match self {
             Self::Vit(vit, _) => pixels.len() / vit.values_per_image(),
             Self::Resnet(resnet) => pixels.len() / resnet.values_per_image(),
+        }
+    }
+
+    /// The output of every block in the last forward pass, of `batch` images.
+    pub(super) fn block_outputs(&self, batch: usize) -> Vec<BlockOutput<'_>> {
+        match self {
+            Self::Vit(vit, _) => vit.block_outputs(batch),
+            Self::Resnet(resnet) => resnet.block_outputs(batch),
         }
     }
 

@@ -29,6 +29,20 @@ pub struct FlatParams<'a> {
     pub gradients: TensorViewMut<'a>,
 }
 
+/// The output of one block of a tower in the last forward pass, for comparison with another
+/// implementation.
+#[derive(Debug)]
+pub struct BlockOutput<'a> {
+    /// The name that the block's parameters begin with.
+    pub name: String,
+    /// Its output.
+    ///
+    /// # Shapes
+    /// [tokens of the batch, width] in a transformer, but [batch, width] of its last block, which puts
+    /// out the pooled token alone; [batch, side, side, channels] in a ResNet.
+    pub values: TensorView<'a>,
+}
+
 /// Where the gradient of a layer's input goes.
 struct InputGradient<'a> {
     values: TensorViewMut<'a>,

@@ -16,7 +16,7 @@ use cnclip_crds::model::TextTower;
 use super::param_ranges::ParamRanges;
 use super::sequence_buffers::SequenceBuffers;
 use super::transformer::{StackShape, TransformerScratch, TransformerStack};
-use super::{FlatParams, TowerCapacity};
+use super::{BlockOutput, FlatParams, TowerCapacity};
 use crate::model::PackedTexts;
 use layer::{BertLayer, DropoutRates};
 
@@ -132,6 +132,15 @@ impl Bert {
             sequence_buffers: SequenceBuffers::new(&memory, capacity.batch, tokens),
             cache: EmbeddingCache::new(&memory, tokens, width),
         }
+    }
+
+    /// The output of the embedding and of every layer in the last forward pass, which was given `texts`.
+    pub fn block_outputs(&self, texts: PackedTexts<'_>) -> Vec<BlockOutput<'_>> {
+        let token_values = texts.ids.len() * self.width;
+        let pooled_values = texts.text_count() * self.width;
+        let layers = "bert.encoder.layer";
+        self.stack
+            .block_outputs(token_values, pooled_values, "bert.embeddings", layers)
     }
 
     /// Writes the features of a batch.

@@ -14,8 +14,8 @@ use cnclip_compute::params::ParamLayout;
 use cnclip_compute::tensor::{Memory, Tensor, TensorView, TensorViewMut};
 use cnclip_crds::model::ResnetConfig;
 
-use super::FlatParams;
 use super::param_ranges::ParamRanges;
+use super::{BlockOutput, FlatParams};
 use attention_pool::AttentionPool;
 use bottleneck::{Bottleneck, BottleneckShape};
 use conv_batch_norm::ResnetWorkspace;
@@ -31,6 +31,7 @@ pub struct ModifiedResnet {
     features: usize,
     stem: ResnetStem,
     blocks: Vec<Bottleneck>,
+    block_names: Vec<String>,
     pool: AttentionPool,
     /// The stem, each block, and the pool.
     param_ranges: ParamRanges,
@@ -87,6 +88,7 @@ impl ModifiedResnet {
         param_ranges.close_range(layout);
 
         let mut blocks = Vec::new();
+        let mut block_names = Vec::new();
         let mut channels = width;
         let mut grid = side / 4;
         for BlockPosition { name, shape } in block_positions(config, side, batch) {
@@ -97,6 +99,7 @@ impl ModifiedResnet {
                 &mut workspace,
             ));
 
+            block_names.push(name);
             param_ranges.close_range(layout);
             channels = shape.output_channels();
             grid = shape.output_side();
@@ -112,6 +115,7 @@ impl ModifiedResnet {
             features,
             stem,
             blocks,
+            block_names,
             pool,
             param_ranges,
             scratch: ResnetScratch::new(layout.memory(), largest, workspace),
@@ -126,6 +130,22 @@ impl ModifiedResnet {
     /// From now on a batch in training is normalised by the statistics of all ranks' batches.
     pub fn synchronize_batch_norm(&mut self, ranks: Arc<dyn Collective>) {
         self.scratch.workspace.synchronize_batch_norm(ranks);
+    }
+
+    /// The output of the stem and of every block in the last forward pass.
+    pub fn block_outputs(&self, batch: usize) -> Vec<BlockOutput<'_>> {
+        let stem = BlockOutput {
+            name: "visual.bn3".to_owned(),
+            values: self.stem.output_view(batch),
+        };
+
+        let blocks = self.blocks.iter().zip(&self.block_names);
+        let blocks = blocks.map(|(block, name)| BlockOutput {
+            name: name.clone(),
+            values: block.output_view(batch),
+        });
+
+        [stem].into_iter().chain(blocks).collect()
     }
 
     /// Writes the features of a batch: in training, normalised by the batch's own statistics, which

@@ -16,7 +16,7 @@ use cnclip_compute::params::ParamLayout;
 use cnclip_compute::tensor::{Memory, Tensor, TensorView, TensorViewMut};
 
 use super::param_ranges::ParamRanges;
-use super::{FlatParams, TowerCapacity};
+use super::{BlockOutput, FlatParams, TowerCapacity};
 use activation_store::ActivationStore;
 pub(super) use feed_forward::{FeedForward, FeedForwardCache};
 pub(super) use scratch::{AttentionScratch, TransformerScratch};
@@ -222,6 +222,27 @@ impl<L: TransformerLayer> TransformerStack<L> {
         for layer in 0..self.layers.len() {
             self.forward_layer(layer, values, sequences, dropouts(layer));
         }
+    }
+
+    /// What went into the first layer in the last forward pass, and what every layer put out, under the
+    /// name of the embedding and of the layers.
+    pub(super) fn block_outputs(
+        &self,
+        token_values: usize,
+        pooled_values: usize,
+        embedding: &str,
+        layers: &str,
+    ) -> Vec<BlockOutput<'_>> {
+        let names = (0..self.layers.len()).map(|layer| format!("{layers}.{layer}"));
+        let names = [embedding.to_owned()].into_iter().chain(names);
+        let inputs = self.layer_inputs.iter();
+        let inputs = inputs.map(|input| input.first_n(token_values));
+        let output = self.output.first_n(pooled_values);
+
+        names
+            .zip(inputs.chain([output]))
+            .map(|(name, values)| BlockOutput { name, values })
+            .collect()
     }
 
     /// Adds to the gradients of the layers' weights, and hands each layer's range to `reducer` as soon as

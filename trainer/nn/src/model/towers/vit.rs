@@ -18,7 +18,7 @@ use cnclip_crds::model::VitConfig;
 use super::param_ranges::ParamRanges;
 use super::sequence_buffers::SequenceBuffers;
 use super::transformer::{LayerDropouts, StackShape, TransformerScratch, TransformerStack};
-use super::{FlatParams, TowerCapacity};
+use super::{BlockOutput, FlatParams, TowerCapacity};
 use block::VitBlock;
 
 /// PyTorch's default.
@@ -191,6 +191,14 @@ impl VisionTransformer {
     /// Patches of one image.
     pub fn patch_count(&self) -> usize {
         (self.side / self.patch).pow(2)
+    }
+
+    /// The output of the embedding and of every block in the last forward pass.
+    pub fn block_outputs(&self, batch: usize) -> Vec<BlockOutput<'_>> {
+        let token_values = self.offsets[batch] * self.width;
+        let blocks = "visual.transformer.resblocks";
+        self.stack
+            .block_outputs(token_values, batch * self.width, "visual.ln_pre", blocks)
     }
 
     /// Writes the features of a batch, of which some patches are visible.

@@ -1,0 +1,150 @@
+//! Finds the images of a folder that a Chinese sentence describes, with a checkpoint of the trainer in
+//! plain candle:
+//!
+//! `cargo run --release -p cnclip-oracle --example search -- --model CHECKPOINT --images FOLDER
+//! --vocabulary vocab.txt 一只猫`
+
+#![allow(clippy::print_stdout, reason = "the result of the program")]
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use clap::Parser;
+use cnclip_crds::model::ModelConfig;
+use cnclip_data::image::preprocess::preprocess_for_eval;
+use cnclip_data::tokenizer::{Tokenizer, Vocabulary};
+use cnclip_oracle::{ChineseClip, normalize_pixels};
+use serde_json::Value;
+
+/// Tokens of the longest text of the published models.
+const CONTEXT_LENGTH: usize = 52;
+
+/// Images encoded at once.
+const BATCH: usize = 16;
+
+/// Find the images of a folder that a sentence describes.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// A checkpoint of `cnclip train`: a folder with `weights.safetensors` and `config.json`.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// A folder of images: JPEG, PNG, WebP, BMP or GIF.
+    #[arg(long, value_name = "DIR")]
+    images: PathBuf,
+    /// The vocabulary that the model was trained with.
+    #[arg(long, value_name = "FILE")]
+    vocabulary: PathBuf,
+    /// Images to list.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    top: usize,
+    /// What to look for.
+    sentence: String,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let (model, config) = load_model(&arguments.model)?;
+    let query = encode_sentence(&model, &config, &arguments)?;
+
+    let paths = list_files(&arguments.images)?;
+    let mut scored = Vec::new();
+    for paths in paths.chunks(BATCH) {
+        let (paths, pixels) = read_images(paths, config.image.resolution as usize)?;
+        if paths.is_empty() {
+            continue;
+        }
+
+        // Features are unit vectors: their product is the cosine.
+        let features = model.encode_image(&pixels)?;
+        let cosines = features.matmul(&query.t()?)?.flatten_all()?;
+        scored.extend(cosines.to_vec1::<f32>()?.into_iter().zip(paths));
+    }
+
+    ensure!(
+        !scored.is_empty(),
+        "{} holds no image that can be decoded",
+        arguments.images.display()
+    );
+
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0));
+    for (cosine, path) in scored.iter().take(arguments.top) {
+        println!("{cosine:.4}  {}", path.display());
+    }
+
+    Ok(())
+}
+
+/// The model of a checkpoint, and its towers.
+fn load_model(folder: &Path) -> Result<(ChineseClip, ModelConfig)> {
+    let read = |name: &str| {
+        let path = folder.join(name);
+        std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+    };
+
+    // The configuration of the training; the towers are its `model`.
+    let training: Value = serde_json::from_slice(&read("config.json")?)?;
+    let config: ModelConfig = serde_json::from_value(training["model"].clone())
+        .context("config.json has no towers under `model`")?;
+    let weights = read("weights.safetensors")?;
+    let vb = VarBuilder::from_buffered_safetensors(weights, DType::F32, &Device::Cpu)?;
+
+    Ok((ChineseClip::new(&config, vb)?, config))
+}
+
+/// The unit feature of the sentence: [1, features].
+fn encode_sentence(
+    model: &ChineseClip,
+    config: &ModelConfig,
+    arguments: &Arguments,
+) -> Result<Tensor> {
+    let path = &arguments.vocabulary;
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let vocabulary = Vocabulary::from_bytes(&bytes)?;
+    let entries = vocabulary.vocab_size();
+    ensure!(
+        entries <= config.text.vocab_size as usize,
+        "{} has {entries} entries, and the model {}",
+        path.display(),
+        config.text.vocab_size
+    );
+
+    let context = CONTEXT_LENGTH.min(config.text.positions as usize);
+    let ids = Tokenizer::new(vocabulary).encode(&arguments.sentence, context);
+    let ids = Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?;
+    Ok(model.encode_text(&ids)?)
+}
+
+fn list_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder)
+        .with_context(|| format!("cannot read the folder {}", folder.display()))?;
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_file() {
+            paths.push(path);
+        }
+    }
+
+    paths.sort();
+    Ok(paths)
+}
+
+/// The files that are images, and their pixels: [images, 3, side, side].
+fn read_images(paths: &[PathBuf], side: usize) -> Result<(Vec<&PathBuf>, Tensor)> {
+    let mut images = Vec::new();
+    let mut planes = Vec::new();
+    for path in paths {
+        let bytes = std::fs::read(path)?;
+        // A folder may hold other files too.
+        if let Ok(decoded) = preprocess_for_eval(&bytes, side) {
+            images.push(path);
+            planes.extend(decoded);
+        }
+    }
+
+    let shape = (images.len(), 3, side, side);
+    let bytes = Tensor::from_vec(planes, shape, &Device::Cpu)?;
+    Ok((images, normalize_pixels(&bytes)?))
+}
