@@ -59,6 +59,7 @@ impl Bert {
         let segment = self.token_type_embedding.narrow(0, 0, 1)?;
         let embedded = words.broadcast_add(&positions)?.broadcast_add(&segment)?;
         let mask = (ids.eq(0u32)?.to_dtype(DType::F32)? * PADDING_SCORE)?;
+        // The same for every head and every query.
         let mask = mask.unsqueeze(1)?.unsqueeze(1)?;
 
         let mut x = self.norm.forward(&embedded)?;
@@ -68,6 +69,7 @@ impl Bert {
             blocks.push((format!("bert.encoder.layer.{number}"), x.clone()));
         }
 
+        // [CLS] without BERT's pooler: the reference has neither its matrix nor its tanh.
         let first_token = x.narrow(1, 0, 1)?.squeeze(1)?;
         let features = first_token.matmul(&self.projection)?;
         Ok(TowerOutput { features, blocks })

@@ -54,6 +54,7 @@ pub(crate) fn multi_head_attention(
 ) -> Result<Tensor> {
     let (batch, queries, width) = query.dims3()?;
     let head_width = width / heads;
+    // Contiguous: strided gradients take the slow path of candle's backward pass.
     let split_heads = |x: &Tensor| {
         let tokens = x.dim(1)?;
         x.reshape((batch, tokens, heads, head_width))?
@@ -68,6 +69,7 @@ pub(crate) fn multi_head_attention(
         scores = scores.broadcast_add(mask)?;
     }
 
+    // Not `softmax_last_dim`, which is fused and has no backward pass.
     let probabilities = ops::softmax(&scores, D::Minus1)?;
     probabilities
         .matmul(&split_heads(value)?)?
@@ -78,5 +80,6 @@ pub(crate) fn multi_head_attention(
 
 /// `x·σ(1.702·x)`: OpenAI's approximation of GELU, in every image tower whatever its size.
 pub(crate) fn quick_gelu(x: &Tensor) -> Result<Tensor> {
+    // `ops::sigmoid` is the one fused operation of candle-nn with a backward pass.
     x * ops::sigmoid(&(x * 1.702)?)?
 }

@@ -255,6 +255,7 @@ pub fn normalize_pixels(bytes: &Tensor) -> Result<Tensor> {
 
 /// Rows as unit vectors.
 fn normalize_l2(features: &Tensor) -> Result<Tensor> {
+    // Without an epsilon, as the reference: a feature of zero would be an error, not a small vector.
     let norms = features.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?;
     features.broadcast_div(&norms)
 }
@@ -263,6 +264,7 @@ fn normalize_l2(features: &Tensor) -> Result<Tensor> {
 fn symmetric_contrastive_loss(logits: &Tensor) -> Result<Tensor> {
     let pairs = logits.dim(0)? as u32;
     let targets = Tensor::arange(0u32, pairs, logits.device())?;
+    // Only this rank's pairs: how ranks share a batch is not the model's concern.
     let by_image = loss::cross_entropy(logits, &targets)?;
     let by_text = loss::cross_entropy(&logits.t()?.contiguous()?, &targets)?;
     (by_image + by_text)? / 2.0

@@ -33,15 +33,23 @@ impl ModifiedResnet {
         vb: VarBuilder<'_>,
     ) -> Result<Self> {
         let width = config.width as usize;
-        let stem_channels = [3, width / 2, width / 2, width];
-        let stem = (1..=3)
-            .map(|at| {
-                let channels = (stem_channels[at - 1], stem_channels[at]);
-                let stride = if at == 1 { 2 } else { 1 };
-                let names = (format!("conv{at}"), format!("bn{at}"));
-                ConvBatchNorm::new(channels, 3, stride, (&names.0, &names.1), &vb)
-            })
-            .collect::<Result<_>>()?;
+        let stem_unit = |number: usize, inputs, outputs, stride| {
+            let shape = ConvShape {
+                inputs,
+                outputs,
+                kernel: 3,
+                stride,
+            };
+
+            let convolution = vb.pp(format!("conv{number}"));
+            ConvBatchNorm::new(shape, convolution, vb.pp(format!("bn{number}")))
+        };
+
+        let stem = vec![
+            stem_unit(1, 3, width / 2, 2)?,
+            stem_unit(2, width / 2, width / 2, 1)?,
+            stem_unit(3, width / 2, width, 1)?,
+        ];
 
         let mut inputs = width;
         let mut blocks = Vec::new();
@@ -57,6 +65,7 @@ impl ModifiedResnet {
             }
         }
 
+        // Five halvings: two in the stem, three in the layers.
         let positions = 1 + (resolution / 32).pow(2);
         let pool = AttentionPool::new(inputs, positions, embed_dim, vb.pp("attnpool"))?;
         Ok(Self { stem, blocks, pool })
@@ -83,6 +92,15 @@ impl ModifiedResnet {
     }
 }
 
+/// The sizes of a convolution whose padding keeps the side, but for the stride.
+#[derive(Clone, Copy, Debug)]
+struct ConvShape {
+    inputs: usize,
+    outputs: usize,
+    kernel: usize,
+    stride: usize,
+}
+
 /// A convolution without bias, then batch normalization.
 #[derive(Clone, Debug)]
 struct ConvBatchNorm {
@@ -91,24 +109,24 @@ struct ConvBatchNorm {
 }
 
 impl ConvBatchNorm {
-    fn new(
-        channels: (usize, usize),
-        kernel: usize,
-        stride: usize,
-        names: (&str, &str),
-        vb: &VarBuilder<'_>,
-    ) -> Result<Self> {
-        let (inputs, outputs) = channels;
+    fn new(shape: ConvShape, convolution: VarBuilder<'_>, norm: VarBuilder<'_>) -> Result<Self> {
+        let ConvShape {
+            inputs,
+            outputs,
+            kernel,
+            stride,
+        } = shape;
+
         let config = Conv2dConfig {
             padding: kernel / 2,
             stride,
             ..Conv2dConfig::default()
         };
 
-        let convolution =
-            candle_nn::conv2d_no_bias(inputs, outputs, kernel, config, vb.pp(names.0))?;
-        let norm = candle_nn::batch_norm(outputs, BATCH_NORM_EPSILON, vb.pp(names.1))?;
-        Ok(Self { convolution, norm })
+        Ok(Self {
+            convolution: candle_nn::conv2d_no_bias(inputs, outputs, kernel, config, convolution)?,
+            norm: candle_nn::batch_norm(outputs, BATCH_NORM_EPSILON, norm)?,
+        })
     }
 
     fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
@@ -128,15 +146,26 @@ impl Bottleneck {
     fn new(inputs: usize, planes: usize, stride: usize, vb: &VarBuilder<'_>) -> Result<Self> {
         let outputs = EXPANSION * planes;
         // Every convolution has stride 1: an average pool halves the side.
-        let unit = |channels, kernel, names| ConvBatchNorm::new(channels, kernel, 1, names, vb);
+        let unit = |inputs, outputs, kernel, convolution, norm| {
+            let shape = ConvShape {
+                inputs,
+                outputs,
+                kernel,
+                stride: 1,
+            };
+
+            ConvBatchNorm::new(shape, vb.pp(convolution), vb.pp(norm))
+        };
+
         let units = [
-            unit((inputs, planes), 1, ("conv1", "bn1"))?,
-            unit((planes, planes), 3, ("conv2", "bn2"))?,
-            unit((planes, outputs), 1, ("conv3", "bn3"))?,
+            unit(inputs, planes, 1, "conv1", "bn1")?,
+            unit(planes, planes, 3, "conv2", "bn2")?,
+            unit(planes, outputs, 1, "conv3", "bn3")?,
         ];
 
+        // In the reference's state dict, `downsample.-1` is the pool before these two.
         let shortcut = (stride > 1 || inputs != outputs)
-            .then(|| unit((inputs, outputs), 1, ("downsample.0", "downsample.1")))
+            .then(|| unit(inputs, outputs, 1, "downsample.0", "downsample.1"))
             .transpose()?;
 
         Ok(Self {
@@ -192,6 +221,7 @@ impl AttentionPool {
         let places = x.flatten_from(2)?;
         let mean = places.mean_keepdim(D::Minus1)?;
         let tokens = Tensor::cat(&[&mean, &places], 2)?;
+        // Channels first to tokens: the mean is token 0, and has a learned position too.
         let tokens = tokens.transpose(1, 2)?.contiguous()?;
         let tokens = tokens.broadcast_add(&self.position_embedding)?;
         let query = self.query.forward(&tokens.narrow(1, 0, 1)?.contiguous()?)?;

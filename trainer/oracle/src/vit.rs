@@ -57,6 +57,7 @@ impl VisionTransformer {
         let batch = pixels.dim(0)?;
         let width = self.class_embedding.dim(0)?;
         let patches = self.patch_embedding.forward(pixels)?;
+        // [batch, width, rows, columns] to one token for each patch, row by row.
         let patches = patches.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
         let class = self.class_embedding.reshape((1, 1, width))?;
         let class = class.broadcast_as((batch, 1, width))?.contiguous()?;
@@ -70,6 +71,7 @@ impl VisionTransformer {
             blocks.push((format!("visual.transformer.resblocks.{layer}"), x.clone()));
         }
 
+        // Only the class token is pooled: in the last block the other tokens are keys and values.
         let class = x.narrow(1, 0, 1)?.squeeze(1)?;
         let features = self.norm_post.forward(&class)?.matmul(&self.projection)?;
         Ok(TowerOutput { features, blocks })
