@@ -10,7 +10,10 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::stage::{Accelerator, Precision};
+use crate::{
+    defaults,
+    stage::{Accelerator, Precision},
+};
 
 /// Object store prefix and credentials.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -45,14 +48,10 @@ pub struct VocabularyFile {
     #[schemars(length(max = 1024))]
     pub uri: String,
     /// SHA-256 digest of the file. Defaults to the digest of the vocabulary of all published models.
-    #[serde(default = "vocabulary_sha256")]
+    #[serde(default = "defaults::vocabulary_sha256")]
     #[x_kube(validation = Rule::new("self.matches('^[0-9a-f]{64}$')").message("must be 64 lower-case hexadecimal digits, as sha256sum prints them"))]
     #[schemars(length(max = 64))]
     pub sha256: String,
-}
-
-fn vocabulary_sha256() -> String {
-    crate::names::VOCABULARY_SHA256.to_owned()
 }
 
 /// Compute resources by name, such as `{cpu: 4, memory: 8Gi}`.
@@ -78,11 +77,11 @@ pub struct WorkerResources {
 #[x_kube(validation = Rule::new("!has(self.resources) || !(has(self.resources.limits) && 'nvidia.com/gpu' in self.resources.limits) && !(has(self.resources.requests) && 'nvidia.com/gpu' in self.resources.requests)").message("leave nvidia.com/gpu out of resources: it is added from devices"))]
 pub struct WorkersSpec {
     /// Number of worker pods.
-    #[serde(default = "one")]
+    #[serde(default = "defaults::one")]
     #[schemars(range(min = 1, max = 4096))]
     pub replicas: i32,
     /// Number of devices per worker.
-    #[serde(default = "one")]
+    #[serde(default = "defaults::one")]
     #[schemars(range(min = 1, max = 64))]
     pub devices: i32,
     /// Accelerator type.
@@ -118,15 +117,11 @@ pub struct WorkersSpec {
     pub priority_class_name: Option<String>,
 }
 
-fn one() -> i32 {
-    1
-}
-
 impl Default for WorkersSpec {
     fn default() -> Self {
         Self {
-            replicas: 1,
-            devices: 1,
+            replicas: defaults::one(),
+            devices: defaults::one(),
             accelerator: Accelerator::default(),
             precision: Precision::default(),
             image: None,
@@ -145,27 +140,20 @@ impl Default for WorkersSpec {
 #[serde(rename_all = "camelCase")]
 pub struct RetryLimits {
     /// Maximum number of restarts after an application error or an out-of-memory failure.
-    #[serde(default = "three")]
+    #[serde(default = "defaults::application_retries")]
     #[schemars(range(min = 0, max = 1000))]
     pub application: i32,
     /// Maximum number of restarts after a node failure, a preemption or a pod deletion.
-    #[serde(default = "twenty")]
+    #[serde(default = "defaults::infrastructure_retries")]
     #[schemars(range(min = 0, max = 1000))]
     pub infrastructure: i32,
-}
-
-fn three() -> i32 {
-    3
-}
-fn twenty() -> i32 {
-    20
 }
 
 impl Default for RetryLimits {
     fn default() -> Self {
         Self {
-            application: three(),
-            infrastructure: twenty(),
+            application: defaults::application_retries(),
+            infrastructure: defaults::infrastructure_retries(),
         }
     }
 }

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::common::{ArtifactLocation, RetryLimits, VocabularyFile, WorkersSpec};
+use crate::defaults;
 use crate::tasks::TaskSpec;
 use crate::trainer_config::FeatureFormat;
 pub use gate::{EvaluationTrigger, GateBaseline, GateSpec};
@@ -74,7 +75,7 @@ pub struct CnClipEvaluationSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<WorkersSpec>,
     /// Batch size: images or texts encoded at a time.
-    #[serde(default = "batch_size")]
+    #[serde(default = "defaults::evaluation_batch_size")]
     #[schemars(range(min = 1, max = 65536))]
     pub batch_size: i32,
     /// File formats in which the image and text features of every retrieval task are exported with its
@@ -83,7 +84,7 @@ pub struct CnClipEvaluationSpec {
     #[schemars(length(max = 3), extend("x-kubernetes-list-type" = "set"))]
     pub features: Vec<FeatureFormat>,
     /// Maximum percentage of unusable samples that are skipped before the evaluation fails.
-    #[serde(default = "max_skipped_percent")]
+    #[serde(default = "defaults::max_skipped_percent")]
     #[schemars(range(min = 0, max = 100))]
     pub max_skipped_percent: i32,
     /// Retry limits per failure category.
@@ -91,7 +92,7 @@ pub struct CnClipEvaluationSpec {
     pub retries: RetryLimits,
     /// Maximum number of seconds that the pods may be pending (unschedulable, image pull) before the
     /// evaluation fails.
-    #[serde(default = "start_deadline_seconds")]
+    #[serde(default = "defaults::start_deadline_seconds")]
     #[schemars(range(min = 1, max = 604800))]
     pub start_deadline_seconds: i64,
     /// Maximum duration of the evaluation in seconds, measured from the creation of its first pod. Unset: no
@@ -111,16 +112,6 @@ pub struct CnClipEvaluationSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub ttl_seconds_after_finished: Option<i64>,
-}
-
-fn batch_size() -> i32 {
-    256
-}
-fn max_skipped_percent() -> i32 {
-    1
-}
-fn start_deadline_seconds() -> i64 {
-    1800
 }
 
 /// Checkpoint to evaluate: from a training, or at a URI.

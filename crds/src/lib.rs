@@ -9,9 +9,11 @@
 pub mod artifacts;
 #[cfg(feature = "kube")]
 pub mod common;
+pub mod defaults;
 #[cfg(feature = "kube")]
 pub mod evaluation;
 pub mod exit_code;
+pub mod field_problem;
 pub mod model;
 pub mod names;
 pub mod report;

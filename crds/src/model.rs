@@ -3,6 +3,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::{
+    defaults,
+    field_problem::{FieldProblem, Minimum},
+};
+
 /// Configuration of the image and text towers, with all dimensions resolved.
 ///
 /// # Source
@@ -20,43 +25,42 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// The first constraint that the configuration violates, if any.
+    /// The first violated constraint, if any.
     pub fn validation_error(&self) -> Option<String> {
-        let image = &self.image;
-        let text = &self.text;
-        let tower = match (&image.vit, &image.resnet) {
-            (Some(vit), None) => vit.validation_error(image.resolution),
-            (None, Some(resnet)) => resnet.validation_error(image.resolution),
-            _ => Some("image must have exactly one of vit and resnet".to_owned()),
-        };
+        self.problems().first().map(ToString::to_string)
+    }
 
-        let least = [
-            ("embedDim", self.embed_dim, 1),
-            ("image.resolution", image.resolution, 1),
-            ("text.vocabSize", text.vocab_size, 4),
-            ("text.layers", text.layers, 1),
-            ("text.width", text.width, 1),
-            ("text.heads", text.heads, 1),
-            ("text.intermediate", text.intermediate, 1),
-            ("text.positions", text.positions, 3),
-            ("text.hiddenDropoutPercent", text.hidden_dropout_percent, 0),
-            (
-                "text.attentionDropoutPercent",
-                text.attention_dropout_percent,
-                0,
-            ),
+    /// Every violated constraint.
+    ///
+    /// # Examples
+    /// ```
+    /// use cnclip_crds::model::Architecture;
+    ///
+    /// let mut model = Architecture::VitB16.published_model().expect("published");
+    /// assert_eq!(model.problems(), []);
+    ///
+    /// model.image.resolution = 225;
+    /// assert_eq!(
+    ///     model.problems()[0].to_string(),
+    ///     "image.resolution is 225; it must be a multiple of image.vit.patchSize, 16"
+    /// );
+    /// ```
+    pub fn problems(&self) -> Vec<FieldProblem> {
+        let minimums = [
+            Minimum::new("embedDim", self.embed_dim, 1),
+            Minimum::new("image.resolution", self.image.resolution, 1),
         ];
 
-        minimum_error(&least)
-            .or(tower)
-            .or_else(|| text.validation_error())
+        let mut problems = minimum_problems(&minimums);
+        problems.extend(self.text.minimum_problems());
+        problems.extend(self.image.problems());
+        problems.extend(self.text.dropout_problem());
+        problems.extend(self.text.heads_problem());
+        problems
     }
 }
 
-/// Configuration of the image and text towers, with all dimensions resolved.
-///
-/// # Source
-/// Field for field the reference's model configuration (`embed_dim`, `vision_*`, `text_*`).
+/// Summary such as `ViT 12×768 /16 at 224 px, BERT 12×768, 512 features`.
 impl std::fmt::Display for ModelConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
@@ -67,7 +71,7 @@ impl std::fmt::Display for ModelConfig {
     }
 }
 
-/// Image tower: exactly one of `vit` and `resnet` must be set.
+/// Summary such as `ViT 12×768 /16 at 224 px`.
 impl std::fmt::Display for ImageTower {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if let Some(VitConfig {
@@ -88,20 +92,35 @@ impl std::fmt::Display for ImageTower {
     }
 }
 
-/// Text tower: BERT, pooled at the `[CLS]` token.
+/// Summary such as `BERT 12×768`.
 impl std::fmt::Display for TextTower {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "BERT {}×{}", self.layers, self.width)
     }
 }
 
-fn minimum_error(rows: &[(&str, i32, i32)]) -> Option<String> {
-    let (name, value, least) = rows.iter().find(|(_, value, least)| value < least)?;
-    Some(format!("{name} is {value}; it must be at least {least}"))
+fn minimum_problems(minimums: &[Minimum]) -> Vec<FieldProblem> {
+    let violated = minimums.iter().filter(|rule| rule.is_violated());
+    let problem = |rule: &Minimum| {
+        let message = format!("is {}; it must be at least {}", rule.value, rule.minimum);
+        FieldProblem::new(rule.path, message)
+    };
+
+    violated.map(problem).collect()
 }
 
-fn multiple_error((name, value): (&str, i32), (of, unit): (&str, i32)) -> Option<String> {
-    (value % unit != 0).then(|| format!("{name} is {value}; it must be a multiple of {of}, {unit}"))
+/// A field that must be a multiple of `divisor`, which the message calls `divisor_name`. No problem with a
+/// divisor below 1: that is a problem of the divisor's own field.
+fn multiple_problem(
+    path: &str,
+    value: i32,
+    divisor_name: &str,
+    divisor: i32,
+) -> Option<FieldProblem> {
+    (divisor >= 1 && value % divisor != 0).then(|| {
+        let message = format!("is {value}; it must be a multiple of {divisor_name}, {divisor}");
+        FieldProblem::new(path, message)
+    })
 }
 
 /// Image tower: exactly one of `vit` and `resnet` must be set.
@@ -119,6 +138,19 @@ pub struct ImageTower {
     pub resnet: Option<ResnetConfig>,
 }
 
+impl ImageTower {
+    fn problems(&self) -> Vec<FieldProblem> {
+        match (&self.vit, &self.resnet) {
+            (Some(vit), None) => vit.problems(self.resolution),
+            (None, Some(resnet)) => resnet.problems(self.resolution),
+            _ => vec![FieldProblem::new(
+                "image",
+                "must have exactly one of vit and resnet",
+            )],
+        }
+    }
+}
+
 /// Vision transformer (ViT).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -133,44 +165,39 @@ pub struct VitConfig {
     #[schemars(range(min = 1, max = 128))]
     pub patch_size: i32,
     /// Dimension of an attention head; must divide the width.
-    #[serde(default = "head_width")]
+    #[serde(default = "defaults::head_width")]
     #[schemars(range(min = 1, max = 256))]
     pub head_width: i32,
 }
 
 impl VitConfig {
-    fn validation_error(&self, resolution: i32) -> Option<String> {
+    fn problems(&self, resolution: i32) -> Vec<FieldProblem> {
         let patch = self.patch_size;
         let head = self.head_width;
-        let rows = [
-            ("image.vit.layers", self.layers, 1),
-            ("image.vit.width", self.width, 1),
+        let minimums = [
+            Minimum::new("image.vit.layers", self.layers, 1),
+            Minimum::new("image.vit.width", self.width, 1),
+            Minimum::new("image.vit.patchSize", patch, 1),
+            Minimum::new("image.vit.headWidth", head, 1),
         ];
 
-        let sizes = [
-            ("image.vit.patchSize", patch, 1),
-            ("image.vit.headWidth", head, 1),
-        ];
+        let mut problems = minimum_problems(&minimums);
+        problems.extend(multiple_problem(
+            "image.resolution",
+            resolution,
+            "image.vit.patchSize",
+            patch,
+        ));
 
-        minimum_error(&rows)
-            .or_else(|| minimum_error(&sizes))
-            .or_else(|| {
-                multiple_error(
-                    ("image.resolution", resolution),
-                    ("image.vit.patchSize", patch),
-                )
-            })
-            .or_else(|| {
-                multiple_error(
-                    ("image.vit.width", self.width),
-                    ("image.vit.headWidth", head),
-                )
-            })
+        problems.extend(multiple_problem(
+            "image.vit.width",
+            self.width,
+            "image.vit.headWidth",
+            head,
+        ));
+
+        problems
     }
-}
-
-fn head_width() -> i32 {
-    64
 }
 
 /// Modified ResNet: three-convolution stem, anti-aliased strided convolutions, attention pooling.
@@ -186,14 +213,19 @@ pub struct ResnetConfig {
 }
 
 impl ResnetConfig {
-    fn validation_error(&self, resolution: i32) -> Option<String> {
+    fn problems(&self, resolution: i32) -> Vec<FieldProblem> {
         if self.layers.len() != 4 || self.layers.iter().any(|&layers| layers < 1) {
-            return Some("image.resnet.layers must be four numbers of at least 1".to_owned());
+            let message = "must be four numbers of at least 1";
+            return vec![FieldProblem::new("image.resnet.layers", message)];
         }
 
-        minimum_error(&[("image.resnet.width", self.width, 2)])
-            .or_else(|| multiple_error(("image.resnet.width", self.width), ("two halves", 2)))
-            .or_else(|| multiple_error(("image.resolution", resolution), ("five halvings", 32)))
+        let path = "image.resnet.width";
+        let mut problems = minimum_problems(&[Minimum::new(path, self.width, 2)]);
+        // The stem's first two convolutions have half the width; the tower halves the resolution five times.
+        problems.extend(multiple_problem(path, self.width, "two halves", 2));
+        let path = "image.resolution";
+        problems.extend(multiple_problem(path, resolution, "five halvings", 32));
+        problems
     }
 }
 
@@ -202,7 +234,7 @@ impl ResnetConfig {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TextTower {
     /// Vocabulary size.
-    #[serde(default = "vocab_size")]
+    #[serde(default = "defaults::vocab_size")]
     #[schemars(range(min = 4, max = 1000000))]
     pub vocab_size: i32,
     /// Number of transformer layers.
@@ -218,43 +250,51 @@ pub struct TextTower {
     #[schemars(range(min = 8, max = 32768))]
     pub intermediate: i32,
     /// Number of position embeddings: the maximum text length in tokens, including `[CLS]` and `[SEP]`.
-    #[serde(default = "positions")]
+    #[serde(default = "defaults::positions")]
     #[schemars(range(min = 3, max = 8192))]
     pub positions: i32,
     /// Dropout rate of hidden states, in percent.
-    #[serde(default = "dropout_percent")]
+    #[serde(default = "defaults::dropout_percent")]
     #[schemars(range(min = 0, max = 90))]
     pub hidden_dropout_percent: i32,
     /// Dropout rate of attention probabilities, in percent.
-    #[serde(default = "dropout_percent")]
+    #[serde(default = "defaults::dropout_percent")]
     #[schemars(range(min = 0, max = 90))]
     pub attention_dropout_percent: i32,
 }
 
 impl TextTower {
-    fn validation_error(&self) -> Option<String> {
-        let dropped = self
+    fn minimum_problems(&self) -> Vec<FieldProblem> {
+        minimum_problems(&[
+            // The four special tokens [PAD], [UNK], [CLS] and [SEP].
+            Minimum::new("text.vocabSize", self.vocab_size, 4),
+            Minimum::new("text.layers", self.layers, 1),
+            Minimum::new("text.width", self.width, 1),
+            Minimum::new("text.heads", self.heads, 1),
+            Minimum::new("text.intermediate", self.intermediate, 1),
+            // [CLS], one token and [SEP] are the shortest text.
+            Minimum::new("text.positions", self.positions, 3),
+            Minimum::new("text.hiddenDropoutPercent", self.hidden_dropout_percent, 0),
+            Minimum::new(
+                "text.attentionDropoutPercent",
+                self.attention_dropout_percent,
+                0,
+            ),
+        ])
+    }
+
+    fn dropout_problem(&self) -> Option<FieldProblem> {
+        let dropout = self
             .hidden_dropout_percent
             .max(self.attention_dropout_percent);
 
-        if dropped >= 100 {
-            return Some(format!(
-                "text drops {dropped} % of its values; it must be less than 100"
-            ));
-        }
-
-        multiple_error(("text.width", self.width), ("text.heads", self.heads))
+        let message = format!("drops {dropout} % of its values; it must be less than 100");
+        (dropout >= 100).then(|| FieldProblem::new("text", message))
     }
-}
 
-fn vocab_size() -> i32 {
-    21128
-}
-fn positions() -> i32 {
-    512
-}
-fn dropout_percent() -> i32 {
-    10
+    fn heads_problem(&self) -> Option<FieldProblem> {
+        multiple_problem("text.width", self.width, "text.heads", self.heads)
+    }
 }
 
 /// Published architecture, or `Custom` for a user-defined tower configuration.
@@ -402,14 +442,14 @@ fn resnet_tower(resolution: i32, layers: [i32; 4], width: i32) -> ImageTower {
 
 fn bert_tower(layers: i32, width: i32, heads: i32) -> TextTower {
     TextTower {
-        vocab_size: vocab_size(),
+        vocab_size: defaults::vocab_size(),
         layers,
         width,
         heads,
         intermediate: 4 * width,
-        positions: positions(),
-        hidden_dropout_percent: dropout_percent(),
-        attention_dropout_percent: dropout_percent(),
+        positions: defaults::positions(),
+        hidden_dropout_percent: defaults::dropout_percent(),
+        attention_dropout_percent: defaults::dropout_percent(),
     }
 }
 
@@ -418,7 +458,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_published_model_can_be_built() {
+    fn published_models_are_valid() {
         for architecture in Architecture::PUBLISHED {
             assert_eq!(
                 architecture.published_model().unwrap().validation_error(),
@@ -431,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn towers_are_known_again_whatever_they_drop() {
+    fn published_architectures_are_recognized_at_any_dropout_rate() {
         for architecture in Architecture::PUBLISHED {
             let mut model = architecture.published_model().unwrap();
             model.text.hidden_dropout_percent = 0;
@@ -440,15 +480,15 @@ mod tests {
             assert_eq!(
                 Architecture::from_model(&model),
                 None,
-                "{architecture:?} with a layer more"
+                "{architecture:?} with an additional layer"
             );
         }
     }
 
     #[test]
-    fn towers_that_cannot_be_built_are_told_apart() {
-        type Spoil = fn(&mut ModelConfig);
-        let table: [(&str, Spoil); 9] = [
+    fn violated_constraints_are_named() {
+        type Change = fn(&mut ModelConfig);
+        let table: [(&str, Change); 9] = [
             ("embedDim is 0", |m| m.embed_dim = 0),
             ("exactly one of vit and resnet", |m| m.image.vit = None),
             ("exactly one of vit and resnet", |m| {
@@ -477,9 +517,9 @@ mod tests {
             ("text.positions is 2", |m| m.text.positions = 2),
         ];
 
-        for (expected, spoil) in table {
+        for (expected, change) in table {
             let mut model = Architecture::VitB16.published_model().unwrap();
-            spoil(&mut model);
+            change(&mut model);
             let problem = model.validation_error().unwrap();
             assert!(problem.contains(expected), "{problem}");
         }

@@ -1,15 +1,19 @@
 //! Configuration file of a trainer: fully resolved, unknown keys rejected, independent of Kubernetes.
 
 mod evaluate;
+mod recipe;
+mod validation;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    defaults,
     model::ModelConfig,
     names,
     stage::{Accelerator, Augmentation, DuplicatePolicy, FrozenTower, MicroBatch, Precision},
 };
 pub use evaluate::{EvaluateConfig, FeatureFormat};
+pub use recipe::{Recipe, RecipeDifference};
 
 /// Identity of the running attempt. Echoed in every progress report, so that the operator can ignore reports
 /// of other attempts.
@@ -24,12 +28,8 @@ pub struct RunIdentity {
     /// Name of the stage; `evaluate` for an evaluation.
     pub stage: String,
     /// Attempt at this stage, from 1.
-    #[serde(default = "one")]
+    #[serde(default = "defaults::first_attempt")]
     pub attempt: i32,
-}
-
-fn one() -> i32 {
-    1
 }
 
 /// A file with a fixed SHA-256 digest.
@@ -142,29 +142,22 @@ pub struct DistributedConfig {
 }
 
 impl DistributedConfig {
-    /// The first constraint that the configuration violates, if any.
+    /// Number of ranks: one per device of every worker.
+    ///
+    /// # Examples
+    /// ```
+    /// use cnclip_crds::trainer_config::DistributedConfig;
+    ///
+    /// let world = DistributedConfig { replicas: 2, devices: 8, ..DistributedConfig::default() };
+    /// assert_eq!(world.rank_count(), 16);
+    /// ```
+    pub fn rank_count(&self) -> i64 {
+        i64::from(self.replicas) * i64::from(self.devices)
+    }
+
+    /// The first violated constraint, if any.
     pub fn validation_error(&self) -> Option<String> {
-        let Self {
-            replicas, devices, ..
-        } = self;
-
-        if *replicas < 1 || *devices < 1 {
-            return Some(format!(
-                "world has {replicas} workers of {devices} devices; there must be at least one of each."
-            ));
-        }
-
-        let coordinator = self.coordinator.as_deref().unwrap_or_default();
-        let reachable =
-            |(host, port): (&str, &str)| !host.is_empty() && port.parse::<u16>().is_ok();
-        let found = *replicas == 1 || coordinator.rsplit_once(':').is_some_and(reachable);
-
-        (!found).then(|| {
-            format!(
-                "world has {replicas} workers and coordinator is {coordinator:?}; it must be host:port, where \
-                 worker 0 awaits the others."
-            )
-        })
+        self.problems().first().map(ToString::to_string)
     }
 }
 
@@ -181,6 +174,9 @@ impl Default for DistributedConfig {
 }
 
 /// One training stage: the configuration file of `cnclip train --config`.
+///
+/// A new field must be classified in [`TrainConfig::recipe`]: does it determine the numerical result? Its rules
+/// belong into [`TrainConfig::problems`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TrainConfig {
@@ -217,7 +213,7 @@ pub struct TrainConfig {
     /// Optimizer and learning rate schedule.
     pub optimizer: OptimizerConfig,
     /// Maximum number of steps with a non-finite loss or gradient that are skipped before the stage fails.
-    #[serde(default = "max_skipped_steps")]
+    #[serde(default = "defaults::max_skipped_steps")]
     pub max_skipped_steps: i64,
     /// Treatment of samples in a batch that have the same image or the same text.
     #[serde(default)]
@@ -246,27 +242,17 @@ pub struct TrainConfig {
     #[serde(default)]
     pub seed: u64,
     /// Maximum percentage of unusable samples that are skipped before the run fails.
-    #[serde(default = "max_skipped_percent")]
+    #[serde(default = "defaults::max_skipped_percent_f64")]
     pub max_skipped_percent: f64,
     /// Distributed training.
     #[serde(default)]
     pub world: DistributedConfig,
     /// Reporting interval in steps.
-    #[serde(default = "report_every_steps")]
+    #[serde(default = "defaults::report_every_steps")]
     pub report_every_steps: i64,
     /// Listen address of `/progress`, `/metrics` and `/healthz`. Unset: not served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,
-}
-
-fn max_skipped_steps() -> i64 {
-    10
-}
-fn max_skipped_percent() -> f64 {
-    1.0
-}
-fn report_every_steps() -> i64 {
-    10
 }
 
 /// Listen address of a trainer in a pod.

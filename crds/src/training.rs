@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     common::{ArtifactLocation, RetryLimits, VocabularyFile, WorkersSpec},
+    defaults,
     model::{Architecture, ModelConfig},
 };
 
@@ -72,11 +73,11 @@ pub struct CnClipTrainingSpec {
     #[serde(default)]
     pub checkpoint: CheckpointPolicy,
     /// Reporting interval of loss and throughput, in steps.
-    #[serde(default = "report_every_steps")]
+    #[serde(default = "defaults::report_every_steps")]
     #[schemars(range(min = 1, max = 1000000))]
     pub report_every_steps: i64,
     /// Maximum percentage of unusable samples that are skipped before the run fails.
-    #[serde(default = "max_skipped_percent")]
+    #[serde(default = "defaults::max_skipped_percent")]
     #[schemars(range(min = 0, max = 100))]
     pub max_skipped_percent: i32,
     /// Retry limits per failure category.
@@ -84,7 +85,7 @@ pub struct CnClipTrainingSpec {
     pub retries: RetryLimits,
     /// Maximum number of seconds that the pods of a stage may be pending (unschedulable, image pull) before
     /// the run fails.
-    #[serde(default = "start_deadline_seconds")]
+    #[serde(default = "defaults::start_deadline_seconds")]
     #[schemars(range(min = 1, max = 604800))]
     pub start_deadline_seconds: i64,
     /// Maximum duration of the run in seconds, measured from the creation of its first pod. Unset: no limit.
@@ -108,16 +109,6 @@ pub struct CnClipTrainingSpec {
     #[schemars(range(min = 0))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("is immutable: a resumed run would see other batches"))]
     pub seed: i64,
-}
-
-fn report_every_steps() -> i64 {
-    10
-}
-fn max_skipped_percent() -> i32 {
-    1
-}
-fn start_deadline_seconds() -> i64 {
-    1800
 }
 
 /// Model architecture and initial weights.
@@ -146,13 +137,9 @@ pub struct ModelSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vocabulary: Option<VocabularyFile>,
     /// Maximum text length in tokens, including `[CLS]` and `[SEP]`. Longer texts are truncated.
-    #[serde(default = "context_length")]
+    #[serde(default = "defaults::context_length")]
     #[schemars(range(min = 3, max = 8192))]
     pub context_length: i32,
-}
-
-fn context_length() -> i32 {
-    52
 }
 
 /// Sources of pretrained weights. Each is the URI of a file, a directory, a checkpoint or the prefix of a
@@ -197,27 +184,20 @@ pub struct DatasetSpec {
 #[serde(rename_all = "camelCase")]
 pub struct CheckpointPolicy {
     /// Checkpoint interval in steps. The last step of a stage is always checkpointed.
-    #[serde(default = "every_steps")]
+    #[serde(default = "defaults::checkpoint_every_steps")]
     #[schemars(range(min = 1))]
     pub every_steps: i64,
     /// Number of most recent checkpoints to retain per stage. The best checkpoint is retained in addition.
-    #[serde(default = "keep")]
+    #[serde(default = "defaults::kept_checkpoints")]
     #[schemars(range(min = 1, max = 1000))]
     pub keep: i32,
-}
-
-fn every_steps() -> i64 {
-    1000
-}
-fn keep() -> i32 {
-    3
 }
 
 impl Default for CheckpointPolicy {
     fn default() -> Self {
         Self {
-            every_steps: every_steps(),
-            keep: keep(),
+            every_steps: defaults::checkpoint_every_steps(),
+            keep: defaults::kept_checkpoints(),
         }
     }
 }

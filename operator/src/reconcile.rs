@@ -27,7 +27,7 @@ use crate::{
     status::events::RunEvent,
 };
 
-/// What every reconcile may use.
+/// Shared state of all reconciliations.
 pub struct ReconcileContext {
     client: Client,
     reader: ProgressReader,
@@ -36,7 +36,7 @@ pub struct ReconcileContext {
 }
 
 impl ReconcileContext {
-    /// Forgets what is told of a run that is gone.
+    /// Removes the score gauges of a deleted evaluation.
     pub fn forget_scores<R: RunResource>(&self, run: &impl ResourceExt) {
         if R::KIND == CnClipEvaluation::KIND {
             self.metrics
@@ -45,14 +45,14 @@ impl ReconcileContext {
         }
     }
 
-    /// Forgets what is told of runs that went while nobody watched.
+    /// Removes the score gauges of evaluations that were deleted while the watch was interrupted.
     pub fn retain_scores<R: RunResource>(&self, is_there: impl Fn(&str, &str) -> bool) {
         if R::KIND == CnClipEvaluation::KIND {
             self.metrics.scores.retain_evaluations(is_there);
         }
     }
 
-    /// Built once; tests build it over a scripted client.
+    /// A context over a client.
     pub fn new(client: Client, defaults: TrainerDefaults, metrics: Metrics) -> Self {
         let reader = ProgressReader::new(metrics.clone());
         Self {
@@ -64,10 +64,10 @@ impl ReconcileContext {
     }
 }
 
-/// Brings one run a step on, and says when to look again.
+/// Reconciles one run and returns when to requeue it.
 ///
 /// # Errors
-/// If the API server could not be talked to.
+/// If an object could not be read or written.
 pub async fn reconcile<R: RunResource>(
     changed: Arc<PartialObjectMeta<R>>,
     context: Arc<ReconcileContext>,
@@ -91,7 +91,7 @@ pub async fn reconcile<R: RunResource>(
     result
 }
 
-/// When to try again.
+/// Requeue policy after an error.
 pub fn error_policy<R: RunResource>(
     run: Arc<PartialObjectMeta<R>>,
     error: &ReconcileError,
@@ -146,8 +146,8 @@ async fn reconcile_once<R: RunResource>(
         .map_or_else(Action::await_change, Action::requeue))
 }
 
-/// The run as it is now, and not as it was when the watch last heard of it: the status is the
-/// operator's memory.
+/// Reads the run from the API server instead of the watch cache: the status is the operator's only memory,
+/// and a plan based on a stale status would repeat actions.
 async fn fetch_run<R: RunResource>(
     changed: &PartialObjectMeta<R>,
     context: &ReconcileContext,
@@ -188,7 +188,7 @@ async fn fetch_run<R: RunResource>(
     }
 }
 
-/// Says in the log, as events and in the metrics what happened, once it is on record.
+/// Logs, publishes events and counts metrics of the changes, after the status is stored.
 async fn publish_changes<R: RunResource>(
     context: &ReconcileContext,
     run: &R,
@@ -246,7 +246,7 @@ async fn publish_changes<R: RunResource>(
     }
 }
 
-/// An event that is lost is no harm: the status says the same.
+/// Publishes an event. Best effort: the status has the same information.
 async fn publish_event<K: Resource<DynamicType = ()>>(
     context: &ReconcileContext,
     object: &K,

@@ -11,12 +11,11 @@
     reason = "a test ends where something is not as it should be"
 )]
 
-use cnclip_crds::common::WorkersSpec;
 use cnclip_crds::evaluation::CnClipEvaluation;
-use cnclip_crds::stage::Accelerator;
 use cnclip_crds::tasks::DatasetPreset;
-use cnclip_crds::training::{CnClipTraining, CnClipTrainingSpec};
-use cnclip_operator::resolve::validate;
+use cnclip_crds::training::CnClipTraining;
+use cnclip_operator::observed::ObservedState;
+use cnclip_operator::resolve::{RunResource, TrainerDefaults, validate};
 
 #[path = "recipes/classification.rs"]
 mod classification;
@@ -88,21 +87,19 @@ fn the_committed_evaluations_are_what_the_operator_would_run() {
 }
 
 #[test]
-fn the_operator_finds_nothing_wrong_with_any_recipe() {
+fn every_recipe_is_valid() {
+    let defaults = TrainerDefaults {
+        image: "cnclip/trainer".into(),
+        cuda_image: "cnclip/trainer:cuda".into(),
+        progress_interval_seconds: 10,
+    };
+
     for (path, yaml) in recipes() {
         let run: CnClipTraining = serde_norway::from_str(&yaml).unwrap();
         let devices = run.spec.workers.replicas * run.spec.workers.devices;
-        // Devices are refused while the trainer has none; everything else of a recipe must stand.
-        let spec = CnClipTrainingSpec {
-            workers: WorkersSpec {
-                accelerator: Accelerator::None,
-                ..WorkersSpec::default()
-            },
-            ..run.spec.clone()
-        };
-
-        if let Err(cause) = validate::validate_training(&spec) {
-            panic!("{path}: {}", cause.message);
+        let resolved = run.resolve_run(&ObservedState::default(), &defaults);
+        if let Err(reason) = resolved {
+            panic!("{path}: {}", reason.message);
         }
 
         for stage in &run.spec.stages {

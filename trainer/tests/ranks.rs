@@ -256,7 +256,7 @@ fn a_batch_that_ranks_cannot_share_equally_is_refused() {
         (|c| c.world.devices = 0, &["at least one of each"]),
         (
             |c| c.world.replicas = 2,
-            &["2 workers and coordinator is \"\"", "host:port"],
+            &["world.coordinator is \"\"", "2 workers", "host:port"],
         ),
     ];
 

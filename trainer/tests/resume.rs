@@ -5,9 +5,10 @@
 use std::path::Path;
 
 use cnclip::error::Error;
+use cnclip_compute::digest::sha256;
 use cnclip_crds::exit_code::TrainerExit;
 use cnclip_crds::model::{ImageTower, ModelConfig, VitConfig};
-use cnclip_crds::stage::{FrozenTower, MicroBatch};
+use cnclip_crds::stage::{FrozenTower, MicroBatch, Precision};
 use cnclip_crds::trainer_config::{PinnedFile, TrainConfig};
 
 #[path = "support/runs.rs"]
@@ -100,12 +101,71 @@ fn going_on_with_another_learning_rate_or_other_data_is_refused() {
     refused(
         &config,
         TrainerExit::Config,
-        &["another optimizer", "Put it back"],
+        &["optimizer.learningRate (0.001 → 0.002)", "Restore"],
     );
     let mut config = small::train_config(folder.path(), "run");
 
     config.dataset = small::write_dataset(&folder.path().join("other"), 1);
     refused(&config, TrainerExit::Config, &["trained on other data"]);
+}
+
+#[test]
+fn resuming_with_another_recipe_is_refused_and_names_the_field() {
+    let folder = tempfile::tempdir().unwrap();
+    let saved = || small::train_config(folder.path(), "run");
+    train_until(&saved(), 2).0.unwrap_err();
+
+    type Change = fn(&mut TrainConfig);
+    let rows: [(Change, &str); 4] = [
+        (
+            |c| c.world.precision = Precision::Bf16,
+            "precision (\"Fp32\" → \"Bf16\")",
+        ),
+        (
+            |c| c.validation.as_mut().unwrap().dataset.push_str("-other"),
+            "validationDataset (",
+        ),
+        (
+            |c| c.micro_batch_size = Some(MicroBatch::Pairs(2)),
+            "microBatchSize (5 → 2)",
+        ),
+        (|c| c.world.devices = 5, "ranks (1 → 5)"),
+    ];
+
+    for (change, expected) in rows {
+        let mut config = saved();
+        change(&mut config);
+        refused(
+            &config,
+            TrainerExit::Config,
+            &["another recipe", expected, "Restore"],
+        );
+    }
+
+    let mut config = saved();
+    let vocabulary = config.vocabulary.as_mut().unwrap();
+    // An unused entry more: another digest, the same tokens.
+    let text = std::fs::read_to_string(&vocabulary.uri).unwrap() + "[unused]\n";
+    let path = folder.path().join("other.txt");
+    std::fs::write(&path, &text).unwrap();
+    *vocabulary = PinnedFile {
+        uri: path.display().to_string(),
+        sha256: sha256(text.as_bytes()),
+    };
+
+    config.model.text.vocab_size = 8;
+    refused(&config, TrainerExit::Config, &["vocabulary (", "vocabSize"]);
+}
+
+#[test]
+fn resuming_with_another_report_interval_is_allowed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = small::train_config(folder.path(), "run");
+    train_until(&config, 2).0.unwrap_err();
+    config.report_every_steps = 2;
+    config.checkpoint.keep = 1;
+    let report = train_to_end(&config);
+    assert_eq!(report.step, STEPS as i64);
 }
 
 #[test]
@@ -167,7 +227,7 @@ fn what_can_never_work_is_refused_before_anything_is_written() {
             config.model.text.vocab_size = 6;
             config
         }),
-        (&["has 2 workers", "host:port"], {
+        (&["world.coordinator is", "2 workers", "host:port"], {
             let mut config = fresh();
             config.world.replicas = 2;
             config

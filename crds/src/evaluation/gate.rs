@@ -4,6 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::defaults;
 use crate::tasks::Metric;
 
 /// Quality gate: required value of a metric. Compared with the value in the status, rounded to two decimals.
@@ -36,14 +37,10 @@ pub struct GateBaseline {
     #[schemars(length(min = 1, max = 253))]
     pub evaluation_name: String,
     /// Maximum regression in percentage points, such as "0.5".
-    #[serde(default = "none")]
+    #[serde(default = "defaults::gate_tolerance")]
     #[x_kube(validation = Rule::new("self.matches('^[0-9]+(\\\\.[0-9]+)?$') && double(self) <= 100.0").message("must be a decimal from 0 to 100 such as \"0.5\""))]
     #[schemars(length(min = 1, max = 24))]
     pub tolerance: String,
-}
-
-fn none() -> String {
-    "0".to_owned()
 }
 
 /// Trigger of the evaluation.

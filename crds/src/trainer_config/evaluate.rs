@@ -3,8 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DistributedConfig, PinnedFile, RunIdentity, max_skipped_percent};
-use crate::tasks::TaskConfig;
+use super::{DistributedConfig, PinnedFile, RunIdentity};
+use crate::{defaults, tasks::TaskConfig};
 
 /// A format of files of features.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -33,10 +33,10 @@ pub struct EvaluateConfig {
     /// The prefix of the results.
     pub artifacts: String,
     /// Pictures or texts encoded at once.
-    #[serde(default = "batch_size")]
+    #[serde(default = "defaults::evaluation_batch_size")]
     pub batch_size: i32,
     /// Samples that may be skipped before the evaluation fails, in percent.
-    #[serde(default = "max_skipped_percent")]
+    #[serde(default = "defaults::max_skipped_percent_f64")]
     pub max_skipped_percent: f64,
     /// Who does it. Without an accelerator a rank computes on the card of its number all the same, where
     /// there is one; scores are fp32 whatever the precision.
@@ -48,8 +48,4 @@ pub struct EvaluateConfig {
     /// Where `/progress`, `/metrics` and `/healthz` answer; nowhere if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,
-}
-
-fn batch_size() -> i32 {
-    256
 }

@@ -4,6 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::defaults;
 use crate::stage::{Augmentation, DuplicatePolicy, FrozenTower, MicroBatch};
 
 /// A training stage: data set, length and hyperparameters.
@@ -57,7 +58,7 @@ pub struct StageSpec {
     #[schemars(range(min = 0))]
     pub warmup_steps: i64,
     /// Decoupled weight decay (AdamW), as a decimal.
-    #[serde(default = "weight_decay")]
+    #[serde(default = "defaults::weight_decay")]
     #[x_kube(validation = Rule::new("self.matches('^[0-9]+(\\\\.[0-9]+)?([eE][-+]?[0-9]+)?$')").message("must be a decimal of at least 0 such as \"1e-3\""))]
     #[schemars(length(min = 1, max = 24))]
     pub weight_decay: String,
@@ -69,7 +70,7 @@ pub struct StageSpec {
     pub max_gradient_norm: Option<String>,
     /// Maximum number of skipped steps before the stage fails. A step with a non-finite loss or gradient is
     /// skipped: it is counted, but does not update the model.
-    #[serde(default = "max_skipped_steps")]
+    #[serde(default = "defaults::max_skipped_steps")]
     #[schemars(range(min = 0))]
     pub max_skipped_steps: i64,
     /// EMA decay of the weights, as a decimal such as "0.999". If set, the averaged weights are validated and
@@ -103,13 +104,6 @@ pub struct StageSpec {
     pub validation: Option<StageValidation>,
 }
 
-fn weight_decay() -> String {
-    "0.001".to_owned()
-}
-fn max_skipped_steps() -> i64 {
-    10
-}
-
 /// Knowledge distillation: teacher and loss weight.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -120,14 +114,10 @@ pub struct DistillationSpec {
     #[schemars(length(max = 1024))]
     pub teacher: String,
     /// Weight of the distillation loss (1 − cosine similarity of the image features), as a decimal.
-    #[serde(default = "distillation_weight")]
+    #[serde(default = "defaults::distillation_weight")]
     #[x_kube(validation = Rule::new("self.matches('^[0-9]+(\\\\.[0-9]+)?([eE][-+]?[0-9]+)?$') && double(self) > 0.0").message("must be a positive decimal such as \"0.5\""))]
     #[schemars(length(min = 1, max = 24))]
     pub weight: String,
-}
-
-fn distillation_weight() -> String {
-    "0.5".to_owned()
 }
 
 /// Periodic validation by retrieval recall over a data set.

@@ -1,4 +1,4 @@
-//! A `CnClipTraining` as work: every default filled in, every decimal a number. Pure.
+//! Resolves a `CnClipTraining` to one trainer configuration per stage. Pure.
 
 use cnclip_crds::{
     artifacts,
@@ -34,7 +34,7 @@ impl RunResource for CnClipTraining {
         let model = validate::resolve_model(&spec.model)?;
         let stages = (0..spec.stages.len())
             .map(|index| resolve_stage(self, index, &model))
-            .collect();
+            .collect::<Result<_, _>>()?;
 
         Ok(ResolvedRun {
             stages,
@@ -97,7 +97,11 @@ impl RunResource for CnClipTraining {
     }
 }
 
-fn resolve_stage(run: &CnClipTraining, index: usize, model: &ModelConfig) -> ResolvedStage {
+fn resolve_stage(
+    run: &CnClipTraining,
+    index: usize,
+    model: &ModelConfig,
+) -> Result<ResolvedStage, StatusReason> {
     let spec = &run.spec;
     let stage = &spec.stages[index];
     let config = TrainConfig {
@@ -144,11 +148,12 @@ fn resolve_stage(run: &CnClipTraining, index: usize, model: &ModelConfig) -> Res
         listen: Some(pod_listen_address()),
     };
 
-    ResolvedStage {
+    validate::validate_stage_config(index, &config)?;
+    Ok(ResolvedStage {
         name: stage.name.clone(),
         config: TrainerConfig::Train(Box::new(config)),
         scored_checkpoint: None,
-    }
+    })
 }
 
 /// # Source
@@ -178,15 +183,16 @@ fn optimizer_config(stage: &training::StageSpec, model: &ModelConfig) -> Optimiz
     }
 }
 
-fn distillation_config(told: &training::DistillationSpec) -> DistillationConfig {
-    let weight = validate::parse_decimal(&told.weight).unwrap_or_default();
+fn distillation_config(spec: &training::DistillationSpec) -> DistillationConfig {
+    let weight = validate::parse_decimal(&spec.weight).unwrap_or_default();
     DistillationConfig {
-        teacher: told.teacher.clone(),
+        teacher: spec.teacher.clone(),
         weight,
     }
 }
 
-/// A stage begins with what the stage before it ended with.
+/// A stage starts from the resulting checkpoint of the previous stage, which the trainer resolves from the
+/// prefix of that stage: its name is not known before the previous stage has ended.
 fn weight_sources(spec: &CnClipTrainingSpec, index: usize) -> WeightSources {
     if let Some(previous) = index
         .checked_sub(1)
@@ -220,7 +226,7 @@ fn dataset_uri(spec: &CnClipTrainingSpec, name: &str) -> String {
         .unwrap_or_default()
 }
 
-/// Workers as a trainer is told of them.
+/// Workers in the form of a trainer configuration. The coordinator is set per attempt.
 pub(super) fn distributed_config(workers: &WorkersSpec) -> DistributedConfig {
     DistributedConfig {
         replicas: workers.replicas,
@@ -231,7 +237,7 @@ pub(super) fn distributed_config(workers: &WorkersSpec) -> DistributedConfig {
     }
 }
 
-/// A vocabulary as a trainer is told of it.
+/// A vocabulary file in the form of a trainer configuration.
 pub(super) fn pinned_file(file: &VocabularyFile) -> PinnedFile {
     PinnedFile {
         uri: file.uri.clone(),
@@ -262,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stage_begins_with_what_the_stage_before_it_ended_with() {
+    fn a_stage_starts_from_the_previous_stage() {
         let run = manifest_fixtures::sample_training();
         let first = config(&run, 0).initial_weights;
         assert_eq!(first.image.as_deref(), Some("s3://models/clip.pt"));
@@ -274,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn text_becomes_numbers_and_names_become_addresses() {
+    fn decimals_are_parsed_and_dataset_names_resolved() {
         let tune = config(&manifest_fixtures::sample_training(), 1);
         assert_eq!(tune.optimizer.learning_rate, 2e-5);
         assert_eq!(tune.optimizer.weight_decay, 1e-3);
@@ -284,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn the_recipe_of_a_stage_is_that_of_the_reference_unless_it_says_otherwise() {
+    fn defaults_are_those_of_the_reference() {
         let plain = config(&manifest_fixtures::sample_training(), 0);
         assert_eq!(
             (
@@ -338,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn moments_follow_the_kind_of_image_tower() {
+    fn adam_coefficients_depend_on_the_image_tower() {
         for (architecture, beta2, epsilon) in [("ViT-B-16", 0.98, 1e-6), ("RN50", 0.999, 1e-8)] {
             let run = manifest_fixtures::sample_training_with(
                 "/model",
@@ -356,10 +362,10 @@ mod tests {
     }
 
     #[test]
-    fn what_a_trainer_is_told_is_what_it_reads() {
-        let told = config(&manifest_fixtures::sample_training(), 1);
+    fn trainer_configurations_survive_serialization() {
+        let written = config(&manifest_fixtures::sample_training(), 1);
         let read: TrainConfig =
-            serde_json::from_value(json!(TrainerConfig::Train(Box::new(told.clone())))).unwrap();
-        assert_eq!(read, told);
+            serde_json::from_value(json!(TrainerConfig::Train(Box::new(written.clone())))).unwrap();
+        assert_eq!(read, written);
     }
 }

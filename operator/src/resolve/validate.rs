@@ -1,28 +1,27 @@
-//! What in a manifest can never work. The schema refuses most of it; this is for what a schema cannot
-//! say, and for objects stored before it said so. Pure.
+//! Validation of manifests. The CRD schema rejects most invalid manifests at admission; this covers what a
+//! schema cannot express, and objects stored under an older schema. Pure.
 
 use cnclip_crds::{
-    common::WorkersSpec,
     evaluation::{CnClipEvaluationSpec, GateSpec},
+    field_problem::FieldProblem,
     model::ModelConfig,
-    stage::{FrozenTower, MicroBatch},
     tasks::TaskSpec,
+    trainer_config::TrainConfig,
     training::{CnClipTrainingSpec, ModelSpec, StageSpec},
 };
 
 use crate::resolved_run::StatusReason;
 
-/// The first thing in a training's manifest that can never work.
+/// Validates what only the manifest of a training has: references by name, alternatives, decimals written as
+/// text. The rules of the values are those of [`TrainConfig::problems`], see [`validate_stage_config`].
 ///
 /// # Errors
-/// That thing.
+/// The first violated constraint.
 pub fn validate_training(spec: &CnClipTrainingSpec) -> Result<(), StatusReason> {
-    resolve_model(&spec.model)?;
     for (index, stage) in spec.stages.iter().enumerate() {
         let path = format!("spec.stages[{index}]");
         validate_decimals(&path, stage)?;
         validate_length(&path, stage)?;
-        validate_recipe(&path, stage, &spec.workers)?;
 
         for (field, name) in referenced_datasets(stage) {
             validate_dataset(spec, &format!("{path}.{field}"), name)?;
@@ -32,10 +31,41 @@ pub fn validate_training(spec: &CnClipTrainingSpec) -> Result<(), StatusReason> 
     Ok(())
 }
 
-/// The first thing in an evaluation's manifest that can never work.
+/// Validates the trainer configuration that a stage of a manifest resolves to.
 ///
 /// # Errors
-/// That thing.
+/// The first violated constraint, with the path of its field in the manifest.
+pub fn validate_stage_config(index: usize, config: &TrainConfig) -> Result<(), StatusReason> {
+    // The rendezvous address is that of an attempt's Service, so a resolved stage has none yet.
+    let problem = config
+        .problems()
+        .into_iter()
+        .find(|problem| problem.path != "world.coordinator");
+
+    problem.map_or(Ok(()), |FieldProblem { path, message }| {
+        let path = manifest_path(index, &path);
+        Err(invalid_spec(format!("{path} {message}")))
+    })
+}
+
+/// The path in a manifest of a field of the trainer configuration of one of its stages.
+fn manifest_path(stage_index: usize, config_path: &str) -> String {
+    match config_path.split_once('.').unwrap_or((config_path, "")) {
+        ("model", field) => format!("spec.model.custom.{field}"),
+        ("contextLength", _) => "spec.model.contextLength".to_owned(),
+        ("world", _) => "spec.workers".to_owned(),
+        ("checkpoint" | "reportEverySteps" | "maxSkippedPercent", _) => {
+            format!("spec.{config_path}")
+        }
+        ("optimizer", field) => format!("spec.stages[{stage_index}].{field}"),
+        _ => format!("spec.stages[{stage_index}].{config_path}"),
+    }
+}
+
+/// Validates the manifest of an evaluation.
+///
+/// # Errors
+/// The first violated constraint.
 pub fn validate_evaluation(spec: &CnClipEvaluationSpec) -> Result<(), StatusReason> {
     let source = &spec.checkpoint;
     if source.training_name.is_some() == source.uri.is_some() {
@@ -87,121 +117,46 @@ fn validate_gate(gate: &GateSpec, tasks: &[TaskSpec]) -> Result<(), StatusReason
     }
 }
 
-/// The towers of a model.
+/// The tower configuration of a model.
 ///
 /// # Errors
-/// When they are to be the user's own and are not given, or cannot be built.
+/// If the architecture is `Custom` without a tower configuration.
 pub fn resolve_model(model: &ModelSpec) -> Result<ModelConfig, StatusReason> {
     let published = model.architecture.published_model();
-    let Some(towers) = published.or_else(|| model.custom.clone()) else {
-        return Err(invalid_spec(
-            "spec.model.custom must be given when architecture is Custom",
-        ));
-    };
-
-    match towers.validation_error() {
-        Some(problem) => Err(invalid_spec(format!("spec.model.custom: {problem}"))),
-        None => Ok(towers),
-    }
+    published
+        .or_else(|| model.custom.clone())
+        .ok_or_else(|| invalid_spec("spec.model.custom must be given when architecture is Custom"))
 }
 
-/// A decimal that the manifest writes as text.
+/// A finite decimal that a manifest writes as text: CRDs of Kubernetes discourage floating-point fields.
 pub fn parse_decimal(text: &str) -> Option<f64> {
     text.parse::<f64>().ok().filter(|number| number.is_finite())
 }
 
-/// Every number that a stage writes as text.
+/// Every decimal of a stage that is written as text must be one.
 fn validate_decimals(path: &str, stage: &StageSpec) -> Result<(), StatusReason> {
-    let decimal = |field: &str, text: Option<&str>, must: &str, fits: fn(f64) -> bool| {
-        let unfit = text.filter(|text| !parse_decimal(text).is_some_and(fits));
-        let told = |text| format!("{path}.{field} must be a {must}, found {text:?}");
-        unfit.map_or(Ok(()), |text| Err(invalid_spec(told(text))))
-    };
+    let distillation = stage.distillation.as_ref();
+    let fields = [
+        ("learningRate", Some(&stage.learning_rate)),
+        ("weightDecay", Some(&stage.weight_decay)),
+        ("maxGradientNorm", stage.max_gradient_norm.as_ref()),
+        ("averageDecay", stage.average_decay.as_ref()),
+        ("distillation.weight", distillation.map(|spec| &spec.weight)),
+    ];
 
-    let rate = stage.learning_rate.as_str();
-    let decay = stage.weight_decay.as_str();
-    let norm = stage.max_gradient_norm.as_deref();
-    let average = stage.average_decay.as_deref();
-    let weight = stage
-        .distillation
-        .as_ref()
-        .map(|distillation| distillation.weight.as_str());
-
-    decimal(
-        "learningRate",
-        Some(rate),
-        "positive decimal such as \"1e-4\"",
-        |x| x > 0.0,
-    )?;
-
-    decimal(
-        "weightDecay",
-        Some(decay),
-        "decimal of at least 0 such as \"1e-3\"",
-        |x| x >= 0.0,
-    )?;
-
-    decimal(
-        "maxGradientNorm",
-        norm,
-        "positive decimal such as \"1.0\"",
-        |x| x > 0.0,
-    )?;
-
-    let part = |x| x > 0.0 && x < 1.0;
-    decimal(
-        "averageDecay",
-        average,
-        "decimal between 0 and 1 such as \"0.999\"",
-        part,
-    )?;
-
-    decimal(
-        "distillation.weight",
-        weight,
-        "positive decimal such as \"0.5\"",
-        |x| x > 0.0,
-    )
-}
-
-fn validate_recipe(
-    path: &str,
-    stage: &StageSpec,
-    workers: &WorkersSpec,
-) -> Result<(), StatusReason> {
-    let global = i64::from(stage.global_batch_size);
-    let ranks = world_size(workers);
-    if global % ranks != 0 {
-        return Err(invalid_spec(format!(
-            "{path}.globalBatchSize must be a multiple of workers.replicas × workers.devices, found \
-             {global} for {ranks}"
-        )));
-    }
-
-    let micro = stage
-        .micro_batch_size
-        .and_then(MicroBatch::fixed_size)
-        .unwrap_or(1);
-
-    let share = global / ranks;
-    let micro = i64::from(micro);
-    if micro > share {
-        return Err(invalid_spec(format!(
-            "{path}.microBatchSize must be at most globalBatchSize / (workers.replicas × \
-             workers.devices), found {micro} of {share}"
-        )));
-    }
-
-    if stage.distillation.is_some() && stage.freeze == FrozenTower::Image {
-        return Err(invalid_spec(format!(
-            "{path}.distillation trains the image tower: freeze must not be Image"
-        )));
+    for (field, text) in fields {
+        if let Some(text) = text.filter(|text| parse_decimal(text).is_none()) {
+            return Err(invalid_spec(format!(
+                "{path}.{field} must be a decimal such as \"1e-4\", found {text:?}"
+            )));
+        }
     }
 
     Ok(())
 }
 
 fn validate_length(path: &str, stage: &StageSpec) -> Result<(), StatusReason> {
+    // Of a length in epochs only the trainer knows the steps: it checks the warm-up against the data set.
     match (stage.epochs, stage.steps) {
         (Some(_), None) => Ok(()),
         (None, Some(steps)) if stage.warmup_steps < steps => Ok(()),
@@ -238,70 +193,73 @@ fn validate_dataset(spec: &CnClipTrainingSpec, path: &str, name: &str) -> Result
     )))
 }
 
-fn world_size(workers: &WorkersSpec) -> i64 {
-    i64::from(workers.replicas.max(1)) * i64::from(workers.devices.max(1))
-}
-
 fn invalid_spec(message: impl Into<String>) -> StatusReason {
     StatusReason::new("Invalid", message)
 }
 
 #[cfg(test)]
 mod tests {
+    use cnclip_crds::training::CnClipTraining;
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::manifest_fixtures;
+    use crate::{manifest_fixtures, observed::ObservedState, resolve::RunResource};
+
+    fn resolve(run: &CnClipTraining) -> Result<(), StatusReason> {
+        let defaults = manifest_fixtures::trainer_defaults();
+        run.resolve_run(&ObservedState::default(), &defaults)
+            .map(|_| ())
+    }
 
     #[test]
-    fn what_can_never_work_is_told_with_its_place_and_what_was_found() {
+    fn invalid_fields_are_reported_with_path_and_value() {
         let rows = [
             (
                 "/stages/0/learningRate",
                 json!("fast"),
-                "stages[0].learningRate must be a positive decimal such as \"1e-4\", found \"fast\"",
+                "stages[0].learningRate must be a decimal such as \"1e-4\", found \"fast\"",
             ),
             (
                 "/stages/1/learningRate",
                 json!("0"),
-                "stages[1].learningRate must be a positive",
+                "stages[1].learningRate is 0; it must be positive.",
             ),
             ("/stages/0/learningRate", json!("1e999"), "found \"1e999\""),
             (
                 "/stages/0/weightDecay",
                 json!("-1"),
-                "stages[0].weightDecay must be a decimal of at least 0",
+                "stages[0].weightDecay is -1; it must be at least 0.",
             ),
             (
                 "/stages/0/maxGradientNorm",
                 json!("0"),
-                "stages[0].maxGradientNorm must be a positive",
+                "stages[0].maxGradientNorm is 0; it must be positive.",
             ),
             (
                 "/stages/1/averageDecay",
                 json!("1"),
-                "stages[1].averageDecay must be a decimal between 0 and 1",
+                "stages[1].averageDecay is 1; it must be between 0 and 1.",
             ),
             (
                 "/stages/1/distillation",
                 json!({"teacher": "s3://a/b", "weight": "-1"}),
-                "stages[1].distillation.weight must be a positive",
+                "stages[1].distillation.weight is -1; it must be positive.",
             ),
             (
                 "/stages/0/distillation",
                 json!({"teacher": "s3://a/b"}),
-                "stages[0].distillation trains the image tower: freeze must not be Image",
+                "stages[0].distillation trains the image tower, but freeze is Image.",
             ),
             (
                 "/stages/1/microBatchSize",
                 json!(17),
-                "microBatchSize must be at most globalBatchSize / (workers.replicas × workers.devices), \
-                 found 17 of 16",
+                "stages[1].microBatchSize is 17; it must be at most a device's share of globalBatchSize, which \
+                 is 16.",
             ),
             (
                 "/stages/0/microBatchSize",
                 json!(33),
-                "stages[0].microBatchSize must be at most globalBatchSize /",
+                "stages[0].microBatchSize is 33; it must be at most",
             ),
             (
                 "/stages/0/epochs",
@@ -326,14 +284,12 @@ mod tests {
             (
                 "/workers/replicas",
                 json!(3),
-                "stages[0].globalBatchSize must be a multiple of workers.replicas × workers.devices, \
-                 found 32 for 3",
+                "stages[0].globalBatchSize is 32, which 3 devices cannot share equally. Set it to 33",
             ),
             (
                 "/workers",
                 json!({"replicas": 4, "devices": 3}),
-                "stages[0].globalBatchSize must be a multiple of workers.replicas × workers.devices, \
-                 found 32 for 12",
+                "stages[0].globalBatchSize is 32, which 12 devices cannot share equally",
             ),
             (
                 "/model",
@@ -342,7 +298,7 @@ mod tests {
                     "image": {"resolution": 32},
                     "text": {"layers": 1, "width": 8, "heads": 1, "intermediate": 8},
                 }}),
-                "spec.model.custom: ",
+                "spec.model.custom.embedDim is 0; it must be at least 1",
             ),
             (
                 "/model",
@@ -352,22 +308,20 @@ mod tests {
         ];
 
         for (path, value, expected) in rows {
-            let spec = manifest_fixtures::sample_training_with(path, value.clone()).spec;
-            let found = validate_training(&spec).expect_err(path).message;
+            let run = manifest_fixtures::sample_training_with(path, value.clone());
+            let found = resolve(&run).expect_err(path).message;
             assert!(found.contains(expected), "{path} = {value}: {found}");
         }
     }
 
     #[test]
-    fn what_can_work_is_admitted() {
+    fn valid_manifests_are_accepted() {
+        assert_eq!(resolve(&manifest_fixtures::sample_training()), Ok(()));
         assert_eq!(
-            validate_training(&manifest_fixtures::sample_training().spec),
-            Ok(())
-        );
-        assert_eq!(
-            validate_training(
-                &manifest_fixtures::sample_training_with("/workers/replicas", json!(4)).spec
-            ),
+            resolve(&manifest_fixtures::sample_training_with(
+                "/workers/replicas",
+                json!(4)
+            )),
             Ok(())
         );
 
@@ -378,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gate_must_be_one_that_can_be_judged() {
+    fn invalid_gates_are_reported() {
         let gate = |change: (&str, Value)| {
             let mut gate = json!({"task": "valid", "metric": "textToImage.r1", "atLeast": "76"});
             gate[change.0] = change.1;
@@ -421,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn an_evaluation_without_a_place_for_its_results_is_refused() {
+    fn evaluations_without_artifact_prefix_are_rejected() {
         let rows = [
             (
                 "/checkpoint",

@@ -14,22 +14,10 @@ pub(super) fn check_config(config: &EvaluateConfig) -> Result<()> {
         return Err(task_kind_error(task));
     }
 
-    let problem = if let Some(problem) = config.world.validation_error() {
-        problem
-    } else if config.tasks.is_empty() {
-        "tasks is empty; name at least one.".to_owned()
-    } else if config.batch_size < 1 {
-        format!("batchSize is {}; it must be at least 1.", config.batch_size)
-    } else if !(0.0..=100.0).contains(&config.max_skipped_percent) {
-        format!(
-            "maxSkippedPercent is {}; it must be 0 to 100.",
-            config.max_skipped_percent
-        )
-    } else {
-        return Ok(());
-    };
-
-    Err(Error::Config(problem))
+    match config.problems().first() {
+        Some(problem) => Err(Error::Config(problem.to_string())),
+        None => Ok(()),
+    }
 }
 
 /// The error for a task with none or several kinds.

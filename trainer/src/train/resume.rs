@@ -1,5 +1,4 @@
-//! Finds the newest whole checkpoint of a stage, and whether going on from it is the same run. Loads no
-//! tensors.
+//! Resumes from the newest complete checkpoint, or refuses if it belongs to another run.
 
 use cnclip_crds::report::ValidationReport;
 use cnclip_crds::trainer_config::TrainConfig;
@@ -126,7 +125,7 @@ fn find_resumable_checkpoint(
     };
 
     let state = checkpoint.read_state()?;
-    ensure_same_run(&checkpoint, config)?;
+    ensure_same_recipe(&checkpoint, config)?;
     if state.dataset != dataset {
         return Err(Error::Config(format!(
             "{} was trained on other data: {} changed since ({} then, {dataset} now). Put the data back, or \
@@ -138,52 +137,28 @@ fn find_resumable_checkpoint(
     Checkpoint::find_newest(checkpoints, &required_files(config))
 }
 
+/// Ensures that a checkpoint was written with the recipe of `config`, so that resuming continues the same run.
+/// Everything outside the recipe may change: reporting, checkpoint interval, hardware, memory.
+///
 /// # Errors
-/// If a setting that the batches or the weights depend on changed; where the run is reported, how
-/// often it is saved, who runs it and how much memory it takes may change.
-fn ensure_same_run(checkpoint: &Checkpoint, config: &TrainConfig) -> Result<()> {
-    let unreadable = |error| {
-        Error::Data(format!(
-            "{}/{CONFIG_FILE} is no configuration: {error}",
-            checkpoint.uri
-        ))
-    };
+/// If the recipes differ; names every field with both values.
+fn ensure_same_recipe(checkpoint: &Checkpoint, config: &TrainConfig) -> Result<()> {
+    let uri = &checkpoint.uri;
+    let unreadable =
+        |error| Error::Data(format!("{uri}/{CONFIG_FILE} is no configuration: {error}"));
 
-    let before: TrainConfig =
+    let saved: TrainConfig =
         serde_json::from_slice(&checkpoint.read_file(CONFIG_FILE)?).map_err(unreadable)?;
-    let rows = [
-        ("model", before.model == config.model),
-        (
-            "contextLength",
-            before.context_length == config.context_length,
-        ),
-        ("freeze", before.freeze == config.freeze),
-        ("length", before.length == config.length),
-        (
-            "globalBatchSize",
-            before.global_batch_size == config.global_batch_size,
-        ),
-        ("optimizer", before.optimizer == config.optimizer),
-        ("duplicates", before.duplicates == config.duplicates),
-        ("distillation", before.distillation == config.distillation),
-        ("augmentation", before.augmentation == config.augmentation),
-        (
-            "synchronizeBatchNorm",
-            before.synchronize_batch_norm == config.synchronize_batch_norm,
-        ),
-        (
-            "maskedPatchesPercent",
-            before.masked_patches_percent == config.masked_patches_percent,
-        ),
-        ("seed", before.seed == config.seed),
-    ];
 
-    match rows.iter().find(|(_, same)| !same) {
-        None => Ok(()),
-        Some((name, _)) => Err(Error::Config(format!(
-            "{} was made with another {name}, so going on would be another run. Put it back, or begin a new \
-             run at another prefix.",
-            checkpoint.uri
-        ))),
+    let differences = saved.recipe().differences(&config.recipe());
+    if differences.is_empty() {
+        return Ok(());
     }
+
+    let fields: Vec<_> = differences.iter().map(ToString::to_string).collect();
+    Err(Error::Config(format!(
+        "{uri} was written with another recipe: {}. Resuming would mix two runs. Restore these fields, or start \
+         a new run at another prefix.",
+        fields.join(", ")
+    )))
 }

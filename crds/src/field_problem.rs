@@ -1,0 +1,66 @@
+//! A violated constraint of a configuration field.
+
+use std::fmt;
+
+/// A violated constraint: the path of the field, and what is wrong with its value.
+///
+/// # Examples
+/// ```
+/// use cnclip_crds::field_problem::FieldProblem;
+///
+/// let problem = FieldProblem::new("batchSize", "is 0; it must be at least 1.");
+/// assert_eq!(problem.to_string(), "batchSize is 0; it must be at least 1.");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldProblem {
+    /// Path of the field in its configuration, such as `optimizer.beta1`.
+    pub path: String,
+    /// The value found and the constraint; continues a sentence that begins with the path.
+    pub message: String,
+}
+
+impl FieldProblem {
+    /// A problem of one field.
+    pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            message: message.into(),
+        }
+    }
+
+    /// The same problem of a field nested in `parent`.
+    #[must_use]
+    pub fn nested_in(self, parent: &str) -> Self {
+        Self {
+            path: format!("{parent}.{}", self.path),
+            message: self.message,
+        }
+    }
+}
+
+impl fmt::Display for FieldProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.path, self.message)
+    }
+}
+
+/// Lower bound of an integer field.
+pub(crate) struct Minimum {
+    pub(crate) path: &'static str,
+    pub(crate) value: i64,
+    pub(crate) minimum: i64,
+}
+
+impl Minimum {
+    pub(crate) fn new(path: &'static str, value: impl Into<i64>, minimum: i64) -> Self {
+        Self {
+            path,
+            value: value.into(),
+            minimum,
+        }
+    }
+
+    pub(crate) fn is_violated(&self) -> bool {
+        self.value < self.minimum
+    }
+}
