@@ -23,10 +23,11 @@ use crate::{
     resolve::{RunRef, RunResource},
 };
 
-/// Makes the plan's objects come and go.
+/// Creates and deletes the objects of a plan.
 ///
 /// # Errors
-/// At the first object that could not be written. What was written stays, and is written again next time.
+/// At the first object that could not be written. The objects before it stay, and are applied again by the
+/// next reconciliation.
 pub async fn apply_plan<R: RunResource>(
     client: &Client,
     owner: &RunRef,
@@ -52,10 +53,10 @@ pub async fn apply_plan<R: RunResource>(
     Ok(())
 }
 
-/// Writes the status, if it changed.
+/// Writes the status if it has changed; returns whether it was written.
 ///
 /// # Errors
-/// If the API server did not take it; if the run changed since it was looked at.
+/// If the API server refuses it, such as with a conflict because the run has changed since it was read.
 pub async fn write_status<R: RunResource>(
     client: &Client,
     owner: &RunRef,
@@ -139,7 +140,7 @@ where
     )
 }
 
-/// Only this very run, not another that has taken its name since.
+/// Deletes this run, but not another of the same name that was created in the meantime.
 async fn delete_run<R: RunResource>(client: &Client, owner: &RunRef) -> Result<(), ReconcileError> {
     let api = Api::<R>::namespaced(client.clone(), &owner.namespace);
     let preconditions = Preconditions {
@@ -154,7 +155,7 @@ async fn delete_run<R: RunResource>(client: &Client, owner: &RunRef) -> Result<(
     )
 }
 
-/// What is not there is deleted.
+/// Deleting an object that does not exist succeeds.
 fn ignore_not_found<K: Resource<DynamicType = ()>>(
     name: &str,
     result: kube::Result<()>,

@@ -4,7 +4,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::observed::{JobState, ObservedJob, WorkerPod, WorkerState};
 
-/// When everything in the tests happens.
+/// Time of the tests.
 pub(crate) const NOW_SECONDS: i64 = 1_800_000_000;
 
 /// Seconds after [`NOW_SECONDS`].
@@ -12,7 +12,7 @@ pub(crate) fn time_at(seconds: i64) -> Timestamp {
     Timestamp::from_second(NOW_SECONDS + seconds).expect("a time within range")
 }
 
-/// A Job at work.
+/// An active Job.
 pub(crate) fn active_job(stage: &str, attempt: i32) -> ObservedJob {
     ObservedJob {
         uid: format!("{stage}-{attempt}"),
@@ -56,7 +56,7 @@ pub(crate) fn worker_pod(stage: &str, attempt: i32, state: WorkerState) -> Worke
     }
 }
 
-/// How a pod stands that ended with this code.
+/// State of a pod that terminated with this exit code.
 pub(crate) fn ended_state(exit_code: i32, reason: &str, message: &str) -> WorkerState {
     WorkerState::Ended {
         exit_code: Some(exit_code),

@@ -24,13 +24,13 @@ use crate::{
     resolve::RunResource,
 };
 
-/// Runs reconciled at the same time, of each kind.
+/// Maximum number of concurrent reconciliations per kind.
 const CONCURRENCY: u16 = 16;
 
-/// Reconciles all runs of one kind until told to stop; then ends those it has begun.
+/// Reconciles all runs of one kind until stopped, then waits for the reconciliations in progress.
 ///
-/// Only metadata is kept: ten thousand runs are a few megabytes, and a manifest that cannot be read
-/// stops nobody else's.
+/// The caches hold only metadata: ten thousand runs take a few megabytes, and a manifest that cannot be
+/// deserialized does not break the watch of all others.
 pub async fn run_controller<R: RunResource>(
     client: Client,
     namespace: Option<String>,
@@ -67,7 +67,7 @@ pub async fn run_controller<R: RunResource>(
         .await;
 }
 
-/// Runs that are gone wake no reconcile: what is told of them ends here.
+/// Removes the score gauges of deleted runs, which are not reconciled.
 fn forget_deleted<R: RunResource>(
     context: &ReconcileContext,
     known: &reflector::Store<PartialObjectMeta<R>>,
@@ -82,7 +82,7 @@ fn forget_deleted<R: RunResource>(
     }
 }
 
-/// The API of the metadata of a kind.
+/// Metadata API of a kind.
 fn metadata_api<K>(client: &Client, namespace: Option<&str>) -> Api<PartialObjectMeta<K>>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
@@ -93,7 +93,7 @@ where
     }
 }
 
-/// Everything that happens to Jobs or pods of this kind of run.
+/// Watches the Jobs or pods of this kind of run.
 fn watch_children<R: RunResource, K>(
     client: &Client,
     namespace: Option<&str>,

@@ -4,55 +4,55 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-/// Why a reconcile could not be finished. One variant for each thing that was tried.
+/// Error of a reconciliation: one variant per operation.
 #[derive(Debug, Error)]
 pub enum ReconcileError {
-    /// Something could not be read.
+    /// An object could not be read.
     #[error("reading {what} of {run}")]
     Observe {
-        /// The run.
+        /// Kind, namespace and name of the run.
         run: String,
         /// What was read.
         what: &'static str,
-        /// Why not.
+        /// Error of the client.
         #[source]
         source: Box<kube::Error>,
     },
-    /// An object could not be created.
+    /// An object could not be applied.
     #[error("applying {kind} {name}")]
     Apply {
-        /// Its kind.
+        /// Kind of the object.
         kind: &'static str,
-        /// Its name.
+        /// Name of the object.
         name: String,
-        /// Why not.
+        /// Error of the client.
         #[source]
         source: Box<kube::Error>,
     },
     /// An object could not be deleted.
     #[error("deleting {kind} {name}")]
     Delete {
-        /// Its kind.
+        /// Kind of the object.
         kind: &'static str,
-        /// Its name.
+        /// Name of the object.
         name: String,
-        /// Why not.
+        /// Error of the client.
         #[source]
         source: Box<kube::Error>,
     },
     /// The status could not be written.
     #[error("writing the status of {run}")]
     WriteStatus {
-        /// The run.
+        /// Kind, namespace and name of the run.
         run: String,
-        /// Why not.
+        /// Error of the client.
         #[source]
         source: Box<kube::Error>,
     },
 }
 
 impl ReconcileError {
-    /// A short, stable name: the `error` label of the metrics. Never the message, which names objects.
+    /// Value of the `outcome` label: a stable name, not the message, whose object names would be unbounded.
     pub fn metric_label(&self) -> &'static str {
         match self {
             Self::Observe { .. } => "observe",
@@ -62,12 +62,13 @@ impl ReconcileError {
         }
     }
 
-    /// How long to wait before the next try. The client itself has tried a few times in between.
+    /// Requeue interval after this error. The client itself has already retried several times.
     pub fn retry_after(&self) -> Duration {
         Duration::from_secs(if self.is_refusal() { 30 } else { 3 })
     }
 
-    /// Whether the API server understood and said no: a quota, a policy, an invalid value.
+    /// Whether the API server rejected the request: quota, admission policy, invalid value. Retrying does not
+    /// help until somebody changes something.
     pub fn is_refusal(&self) -> bool {
         let (Self::Observe { source, .. }
         | Self::Apply { source, .. }
@@ -77,7 +78,7 @@ impl ReconcileError {
         matches!(&**source, kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422))
     }
 
-    /// The whole chain in one line.
+    /// The error and its sources in one line.
     pub fn error_chain(&self) -> String {
         let mut words = self.to_string();
         let mut source = std::error::Error::source(self);

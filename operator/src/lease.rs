@@ -9,23 +9,24 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 
-/// How long the lease lives without its holder.
+/// Lease duration: others may acquire the lease this long after its last renewal. client-go's default.
 const LEASE_DURATION: Duration = Duration::from_secs(15);
-/// How often its holder renews it.
+/// Renewal interval of the leader, and timeout of each request.
 const RENEW_PERIOD: Duration = Duration::from_secs(3);
-/// How often others try to get it.
+/// Interval at which the other candidates try to acquire the lease.
 const RETRY_PERIOD: Duration = Duration::from_secs(1);
-/// How long a holder that cannot renew still believes in it: less than the lease lives.
+/// Time without a renewal after which the leader stops. Shorter than the lease duration by more than one
+/// renewal, so that two leaders never overlap. client-go's default.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 
-/// The lease of the operator.
+/// Leader election by a `Lease`.
 pub struct LeaderElection {
     lock: LeaseLock,
     metrics: Metrics,
 }
 
 impl LeaderElection {
-    /// A candidate under this name.
+    /// A candidate with an identity.
     pub fn new(client: Client, namespace: &str, candidate: &str, metrics: Metrics) -> Self {
         let params = LeaseLockParams {
             lease_name: "cnclip-operator".to_owned(),
@@ -39,7 +40,7 @@ impl LeaderElection {
         }
     }
 
-    /// Waits until this replica leads; `false` if it was told to stop before.
+    /// Waits until this replica is the leader; `false` if it was stopped first.
     pub async fn wait_until_leader(&self, stop: &CancellationToken) -> bool {
         while !stop.is_cancelled() {
             if self.renew_lease().await == Some(true) {
@@ -53,7 +54,7 @@ impl LeaderElection {
         false
     }
 
-    /// Keeps the lease until told to stop or until it is lost; then it is given back or given up.
+    /// Renews the lease until stopped, or until the lease is lost.
     pub async fn keep_renewing(&self, stop: &CancellationToken) {
         let mut renewed = Instant::now();
         while !stop.is_cancelled() && renewed.elapsed() < RENEW_DEADLINE {
@@ -68,14 +69,14 @@ impl LeaderElection {
         self.metrics.leader.set(0);
     }
 
-    /// Gives the lease back, so that another replica need not wait for its end.
+    /// Releases the lease on shutdown, so that another replica need not wait for its expiry.
     pub async fn release_lease(&self) {
         if let Err(error) = self.lock.step_down().await {
             tracing::warn!(%error, "The lease could not be given back");
         }
     }
 
-    /// Whether this replica holds the lease; `None` when nobody could be asked in time.
+    /// Whether this replica holds the lease; `None` if the API server did not answer in time.
     async fn renew_lease(&self) -> Option<bool> {
         match timeout(RENEW_PERIOD, self.lock.try_acquire_or_renew()).await {
             Ok(Ok(LeaseLockResult::Acquired(_))) => Some(true),

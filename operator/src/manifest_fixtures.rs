@@ -10,7 +10,7 @@ use crate::{
     resolved_run::Attempt,
 };
 
-/// The operator's defaults.
+/// Defaults of the operator.
 pub(crate) fn trainer_defaults() -> TrainerDefaults {
     TrainerDefaults {
         image: "cnclip/trainer:test".to_owned(),
@@ -19,23 +19,23 @@ pub(crate) fn trainer_defaults() -> TrainerDefaults {
     }
 }
 
-/// A training of two stages.
+/// A training with two stages.
 pub(crate) fn sample_training() -> CnClipTraining {
     serde_json::from_value(training_json()).expect("the sample is a training")
 }
 
-/// The same with one value of its spec set.
+/// The sample training with one changed value of its spec.
 pub(crate) fn sample_training_with(path: &str, value: Value) -> CnClipTraining {
     serde_json::from_value(with_spec_value(training_json(), path, value))
         .expect("the change fits the type")
 }
 
-/// An evaluation of that training.
+/// An evaluation of the sample training.
 pub(crate) fn sample_evaluation() -> CnClipEvaluation {
     serde_json::from_value(evaluation_json()).expect("the sample is an evaluation")
 }
 
-/// The same with one value of its spec set.
+/// The sample evaluation with one changed value of its spec.
 pub(crate) fn sample_evaluation_with(path: &str, value: Value) -> CnClipEvaluation {
     serde_json::from_value(with_spec_value(evaluation_json(), path, value))
         .expect("the change fits the type")
@@ -90,7 +90,7 @@ fn evaluation_json() -> Value {
     })
 }
 
-/// The objects of the third attempt at the first stage of a run.
+/// Objects of the third attempt at the first stage of a run.
 pub(crate) fn attempt_objects(run: &impl RunResource, observed: &ObservedState) -> AttemptObjects {
     let resolved = run.resolve_run(observed, &trainer_defaults()).unwrap();
     let attempt = Attempt {

@@ -9,30 +9,30 @@ use prometheus::{
 
 pub use scores::ScoreGauges;
 
-/// The operator's metrics; cheap to clone.
+/// Metrics of the operator; cheap to clone.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Registry,
-    /// Reconciles by kind and outcome (`ok` or the class of the error).
+    /// Reconciliations by kind and outcome (`ok` or the kind of error).
     pub reconciles: IntCounterVec,
-    /// How long they took.
+    /// Duration of reconciliations.
     pub reconcile_seconds: HistogramVec,
-    /// Attempts that failed, by kind and class.
+    /// Failed attempts by kind and failure class.
     pub attempt_failures: IntCounterVec,
-    /// Runs that ended, by kind and how.
+    /// Finished runs by kind and outcome.
     pub ended_runs: IntCounterVec,
-    /// Objects and statuses written, by what.
+    /// Writes of objects and statuses.
     pub writes: IntCounterVec,
-    /// Questions to trainers, by how they went.
+    /// Requests of progress reports by outcome.
     pub progress_reads: IntCounterVec,
-    /// Whether this replica leads.
+    /// Whether this replica is the leader.
     pub leader: IntGauge,
-    /// What evaluations measured.
+    /// Scores of evaluations.
     pub scores: ScoreGauges,
 }
 
 impl Metrics {
-    /// All metrics at zero.
+    /// Registers all metrics.
     ///
     /// # Errors
     /// If two have the same name.
@@ -93,10 +93,10 @@ impl Metrics {
         })
     }
 
-    /// All of them as Prometheus reads them.
+    /// All metrics in the Prometheus text format.
     ///
     /// # Errors
-    /// If they cannot be written as text.
+    /// If they cannot be encoded.
     pub fn encode_text(&self) -> prometheus::Result<String> {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;

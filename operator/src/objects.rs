@@ -20,19 +20,20 @@ pub mod config_map;
 pub mod job;
 pub mod service;
 
-/// Everything that one attempt is made of, in the order in which it must come to exist.
+/// Objects of one attempt, in creation order: the Job last, because its pods mount the ConfigMap and are
+/// resolved by the Service.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttemptObjects {
-    /// What the trainers are told.
+    /// Trainer configuration.
     pub config_map: ConfigMap,
-    /// The names of the workers.
+    /// DNS names of the workers.
     pub service: Service,
-    /// The workers.
+    /// Workers.
     pub job: Job,
 }
 
 impl AttemptObjects {
-    /// The objects of one attempt at one stage.
+    /// The objects of an attempt at a stage.
     pub fn for_attempt(
         owner: &RunRef,
         resolved: &ResolvedRun,

@@ -16,7 +16,7 @@ use crate::{
     status::progress,
 };
 
-/// Reads the cluster and, if a trainer is at work, what it says.
+/// Reads the objects of a run and, if a trainer is running, its progress report.
 ///
 /// # Errors
 /// If the API server could not be read. A trainer that does not answer is no error.
@@ -71,7 +71,7 @@ where
         .map_err(|source| observe_error(owner, what, source))
 }
 
-/// Another run that this one names.
+/// Reads a run that the spec references by name.
 async fn fetch_referenced_run<R: RunResource>(
     client: &Client,
     owner: &RunRef,
@@ -94,7 +94,7 @@ fn observe_error(owner: &RunRef, what: &'static str, source: kube::Error) -> Rec
     }
 }
 
-/// What the first worker of the newest attempt says, or said last.
+/// Progress report of worker 0 of the newest attempt: over HTTP, or from its termination message.
 async fn fetch_report(
     reader: &ProgressReader,
     owner: &RunRef,
@@ -116,7 +116,7 @@ async fn fetch_report(
     .then_some(report)
 }
 
-/// Stages follow each other, so the newest Job is the one at work.
+/// Stages are sequential, so that the newest Job is that of the current attempt.
 fn job_start(observed: &ObservedState, worker: &WorkerPod) -> Option<(Timestamp, i32)> {
     let of_worker =
         |job: &&observed::ObservedJob| job.stage == worker.stage && job.attempt == worker.attempt;

@@ -14,32 +14,32 @@ use k8s_openapi::{
 };
 use kube::ResourceExt;
 
-/// Everything outside a run's own object that a decision may depend on, read once a reconcile.
+/// State of the cluster outside the run's own object, read once per reconciliation.
 #[derive(Clone, Debug, Default)]
 pub struct ObservedState {
-    /// The time.
+    /// Time of the observation.
     pub now: Timestamp,
-    /// The run's Jobs.
+    /// Jobs of the run.
     pub jobs: Vec<ObservedJob>,
-    /// The run's pods.
+    /// Pods of the run.
     pub workers: Vec<WorkerPod>,
-    /// What worker 0 of the newest attempt says, if it answered.
+    /// Progress report of worker 0 of the newest attempt, if it answered.
     pub report: Option<ProgressReport>,
-    /// The training that an evaluation names, if there is one.
+    /// Training that an evaluation references, if it exists.
     pub training: Option<CnClipTraining>,
-    /// The evaluation that a gate names, if there is one.
+    /// Baseline evaluation that a gate references, if it exists.
     pub baseline: Option<CnClipEvaluation>,
 }
 
 impl ObservedState {
-    /// The newest Job of a stage that is the run's own and not being deleted.
+    /// Newest Job of a stage that belongs to this run and is not being deleted.
     pub fn newest_job(&self, stage: &str) -> Option<&ObservedJob> {
         let stays = |job: &&ObservedJob| job.stage == stage && !job.deleting && !job.foreign;
         let jobs = self.jobs.iter().filter(stays);
         jobs.max_by_key(|job| job.attempt)
     }
 
-    /// The pods of a Job, by number.
+    /// Pods of a Job, by completion index.
     pub fn workers_of(&self, job: &ObservedJob) -> Vec<&WorkerPod> {
         let mut workers: Vec<_> = self
             .workers
@@ -52,41 +52,41 @@ impl ObservedState {
     }
 }
 
-/// A Job.
+/// A Job, reduced to what planning depends on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ObservedJob {
-    /// Its UID.
+    /// UID of the Job.
     pub uid: String,
-    /// The stage it works on.
+    /// Stage.
     pub stage: String,
-    /// The attempt it is.
+    /// Attempt.
     pub attempt: i32,
-    /// Since when its pods may be made.
+    /// Time from which its pods could be created: its start time, or its creation time.
     pub started: Timestamp,
-    /// It is going away.
+    /// Whether it is being deleted.
     pub deleting: bool,
-    /// It has our name but is another's: that of a run of the same name that was deleted.
+    /// Whether it belongs to a deleted run of the same name.
     pub foreign: bool,
-    /// A queue holds it back.
+    /// Whether it is suspended by Kueue.
     pub queued: bool,
-    /// The checkpoint that it scores.
+    /// URI of the checkpoint that it evaluates.
     pub checkpoint: Option<String>,
-    /// How it stands.
+    /// State of the Job.
     pub state: JobState,
 }
 
-/// How a Job stands.
+/// State of a Job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobState {
-    /// At work.
+    /// Neither complete nor failed.
     Active,
-    /// Done.
+    /// Condition `Complete`.
     Complete,
-    /// Given up by Kubernetes, in its words.
+    /// Condition `Failed`, with its message.
     Failed(String),
 }
 
-/// A pod.
+/// A pod, reduced to what planning depends on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorkerPod {
     /// Name of the pod.
@@ -95,69 +95,70 @@ pub struct WorkerPod {
     pub uid: String,
     /// UID of its Job.
     pub job_uid: String,
-    /// The stage it works on.
+    /// Stage.
     pub stage: String,
-    /// The attempt it belongs to.
+    /// Attempt.
     pub attempt: i32,
-    /// Its number in the attempt.
+    /// Completion index in the Indexed Job.
     pub index: i32,
-    /// Its image.
+    /// Image in the pod spec.
     pub image: String,
-    /// The same as the node found it, with its digest.
+    /// Image with the digest that the node pulled.
     pub image_id: Option<String>,
-    /// Its node.
+    /// Node of the pod.
     pub node: Option<String>,
-    /// Its address.
+    /// IP of the pod.
     pub ip: Option<String>,
-    /// When it must have ended, if it was deleted.
+    /// Deletion timestamp: end of its grace period, if it was deleted.
     pub ends_by: Option<Timestamp>,
-    /// When it was deleted, if it was.
+    /// Time of the deletion request, if it was deleted.
     pub deleted_at: Option<Timestamp>,
-    /// When its container ended, if it did.
+    /// Termination time of its container.
     pub ended_at: Option<Timestamp>,
-    /// Why Kubernetes ended it, if it did.
+    /// Reason of its `DisruptionTarget` condition.
     pub disruption: Option<String>,
-    /// How it stands.
+    /// State of the pod.
     pub state: WorkerState,
 }
 
-/// How a pod stands.
+/// State of a pod.
 #[derive(Clone, Debug, PartialEq)]
 pub enum WorkerState {
-    /// No node has room, or none may be looked for yet.
+    /// Pending without a node.
     Unscheduled {
-        /// The scheduler's word.
+        /// Reason reported by the scheduler or kubelet.
         reason: String,
-        /// The scheduler's sentence.
+        /// Message of the scheduler or kubelet; after termination the trainer's termination message.
         message: String,
     },
-    /// On a node, not yet running.
+    /// Scheduled, but not running.
     Waiting {
-        /// The kubelet's word.
+        /// Reason reported by the scheduler or kubelet.
         reason: String,
-        /// The kubelet's sentence.
+        /// Message of the scheduler or kubelet; after termination the trainer's termination message.
         message: String,
     },
-    /// At work.
+    /// Running.
     Running,
-    /// Ended.
+    /// Terminated.
     Ended {
         /// Exit code, if a container ran.
         exit_code: Option<i32>,
-        /// The kubelet's word.
+        /// Reason reported by the scheduler or kubelet.
         reason: String,
-        /// The trainer's last words, or the kubelet's sentence.
+        /// Message of the scheduler or kubelet; after termination the trainer's termination message.
         message: String,
     },
 }
 
 impl WorkerPod {
-    /// Whether it may still be at work.
+    /// Whether its container may still be running.
     pub fn is_alive(&self, now: Timestamp) -> bool {
         !matches!(self.state, WorkerState::Ended { .. }) && !self.is_lost(now)
     }
 
-    /// Whether it was deleted and should have ended, but nobody on its node says so.
+    /// Whether it was deleted and its grace period is over, but its kubelet has not confirmed the
+    /// termination.
     pub fn is_lost(&self, now: Timestamp) -> bool {
         const NODE_LOST_TIMEOUT_SECONDS: i64 = 15;
         !matches!(self.state, WorkerState::Ended { .. })
@@ -166,7 +167,7 @@ impl WorkerPod {
                 .is_some_and(|time| now.as_second() > time.as_second() + NODE_LOST_TIMEOUT_SECONDS)
     }
 
-    /// When it was deleted or ended, whichever came first; the end of time as long as it did neither.
+    /// Time of deletion or termination, whichever came first; the maximum timestamp if neither happened.
     pub fn termination_time(&self) -> Timestamp {
         self.deleted_at
             .into_iter()
@@ -175,7 +176,7 @@ impl WorkerPod {
             .unwrap_or(Timestamp::MAX)
     }
 
-    /// The last report, if its last words were one.
+    /// The progress report in its termination message, if there is one.
     pub fn last_report(&self) -> Option<ProgressReport> {
         match &self.state {
             WorkerState::Ended { message, .. } => serde_json::from_str(message).ok(),
@@ -184,7 +185,7 @@ impl WorkerPod {
     }
 }
 
-/// Reads a Job of the run with this UID; `None` when its labels are not ours.
+/// Reads a Job of the run with this UID; `None` without the operator's labels.
 pub fn parse_job(job: &Job, run_uid: &str) -> Option<ObservedJob> {
     let (stage, attempt) = stage_labels(&job.metadata)?;
     let status = job.status.clone().unwrap_or_default();
@@ -229,7 +230,7 @@ fn job_state(job: &Job) -> JobState {
     JobState::Active
 }
 
-/// Reads a pod; `None` when its labels are not ours.
+/// Reads a pod; `None` without the operator's labels.
 pub fn parse_worker_pod(pod: &Pod) -> Option<WorkerPod> {
     let (stage, attempt) = stage_labels(&pod.metadata)?;
     let spec = pod.spec.as_ref()?;
@@ -265,7 +266,7 @@ fn image_id(status: &PodStatus) -> Option<String> {
     Some(container.image_id.clone()).filter(|id| !id.is_empty())
 }
 
-/// Kubernetes writes down when a pod must have ended, and how long before that it was deleted.
+/// The time of the deletion request: the deletion timestamp is the end of the grace period.
 fn deleted_at(metadata: &ObjectMeta) -> Option<Timestamp> {
     let ends_by = metadata.deletion_timestamp.as_ref()?.0;
     let grace = metadata.deletion_grace_period_seconds.unwrap_or_default();

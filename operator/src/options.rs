@@ -20,7 +20,7 @@ pub enum OperatorCommand {
     Crds,
 }
 
-/// How to reconcile.
+/// Options of the controller.
 #[derive(Clone, Debug, Args)]
 pub struct RunOptions {
     /// Image of trainers whose manifest names none.

@@ -11,21 +11,21 @@ use tokio::{net::TcpStream, time::timeout};
 
 use crate::metrics::Metrics;
 
-/// How long an answer may take.
+/// Request timeout. A reconciliation occupies one of the concurrent slots meanwhile.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long an answer may be, in bytes.
+/// Maximum size of a response.
 const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 
 type RequestError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Reads progress, and counts how that went.
+/// HTTP client for progress reports.
 #[derive(Clone)]
 pub struct ProgressReader {
     metrics: Metrics,
 }
 
 impl ProgressReader {
-    /// A reader.
+    /// A reader that counts its requests in the metrics.
     pub fn new(metrics: Metrics) -> Self {
         Self { metrics }
     }

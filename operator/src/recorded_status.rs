@@ -10,57 +10,57 @@ use cnclip_crds::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-/// What is on record of a run.
+/// The status of a run, common to both kinds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RecordedStatus {
-    /// Every stage, in order.
+    /// Status of every stage, in order.
     pub stages: Vec<StageStatus>,
-    /// Restarts so far.
+    /// Number of restarts.
     pub restarts: RestartCounts,
-    /// The last thing that went wrong.
+    /// Most recent failure.
     pub last_failure: Option<LastFailure>,
-    /// The newest whole checkpoints, newest first.
+    /// Most recent complete checkpoints, newest first.
     pub checkpoints: Vec<CheckpointStatus>,
-    /// What an evaluation scores, once known.
+    /// URI of the evaluated checkpoint, once resolved.
     pub checkpoint: Option<String>,
-    /// What the stages of a series score, stage by stage.
+    /// Evaluated checkpoints of a series, one per stage.
     pub history: Vec<ScoredCheckpoint>,
-    /// What the results are of, and what made them.
+    /// Provenance of the results.
     pub provenance: Option<EvaluationProvenance>,
-    /// What an evaluation measured.
+    /// Results of an evaluation.
     pub results: Vec<ResultStatus>,
-    /// Where the page for people is, once written.
+    /// URI of the HTML report, once written.
     pub report: Option<String>,
-    /// When the first pod was made.
+    /// Creation time of the first pod.
     pub started_at: Option<String>,
-    /// When it ended.
+    /// Completion time.
     pub finished_at: Option<String>,
-    /// The `metadata.generation` that this speaks of.
+    /// The `metadata.generation` that this status reflects.
     pub observed_generation: Option<i64>,
-    /// The conditions.
+    /// Conditions.
     pub conditions: Vec<Condition>,
 }
 
 impl RecordedStatus {
-    /// One condition.
+    /// The condition of a type.
     pub fn find_condition(&self, type_: &str) -> Option<&Condition> {
         self.conditions
             .iter()
             .find(|condition| condition.type_ == type_)
     }
 
-    /// Whether a condition is True.
+    /// Whether a condition has status True.
     pub fn is_condition_true(&self, type_: &str) -> bool {
         self.find_condition(type_)
             .is_some_and(|condition| condition.status == "True")
     }
 
-    /// Whether the run has ended, well or badly.
+    /// Whether the run is complete or failed.
     pub fn has_ended(&self) -> bool {
         self.is_condition_true(condition::COMPLETE) || self.is_condition_true(condition::FAILED)
     }
 
-    /// The number of the stage whose turn it is; `None` when all are done.
+    /// Index of the first stage that is neither succeeded nor skipped; `None` if there is none.
     pub fn current_stage(&self) -> Option<usize> {
         let over = |stage: &StageStatus| {
             matches!(stage.state, StageState::Succeeded | StageState::Skipped)
@@ -68,7 +68,7 @@ impl RecordedStatus {
         self.stages.iter().position(|stage| !over(stage))
     }
 
-    /// Whether the last failure is that of this attempt.
+    /// Whether the last failure is that of an attempt.
     pub fn has_failure_of_attempt(&self, stage: &str, attempt: i32) -> bool {
         self.last_failure
             .as_ref()

@@ -20,19 +20,19 @@ mod evaluation;
 mod training;
 pub mod validate;
 
-/// What the operator was installed with.
+/// Defaults that the operator was installed with.
 #[derive(Clone, Debug)]
 pub struct TrainerDefaults {
-    /// Image of trainers whose manifest names none.
+    /// Default trainer image.
     pub image: String,
-    /// The same of those that compute on GPUs.
+    /// Default trainer image for GPUs.
     pub cuda_image: String,
-    /// Seconds between two looks at a run that is at work.
+    /// Requeue interval of a running run, in seconds.
     pub progress_interval_seconds: u64,
 }
 
 impl TrainerDefaults {
-    /// The image that workers are started from.
+    /// Trainer image of these workers.
     fn trainer_image(&self, workers: &WorkersSpec) -> String {
         let default = match workers.accelerator {
             Accelerator::None => &self.image,
@@ -54,65 +54,65 @@ pub trait RunResource:
     + Sync
     + 'static
 {
-    /// Value of the label that tells the kinds apart.
+    /// Value of the kind label.
     const KIND: &'static str;
 
-    /// The manifest as work, or why it can never work.
+    /// Resolves the spec.
     ///
     /// # Errors
-    /// A manifest that cannot work is told to the user; it is no fault of the operator's.
+    /// If the spec is invalid. That is reported to the user; it is no error of the operator.
     fn resolve_run(
         &self,
         observed: &ObservedState,
         defaults: &TrainerDefaults,
     ) -> Result<ResolvedRun, StatusReason>;
 
-    /// What is on record.
+    /// The recorded status.
     fn recorded_status(&self) -> RecordedStatus;
 
-    /// The record as the kind's status.
+    /// A recorded status as the status of the kind.
     fn to_status_json(&self, recorded: &RecordedStatus) -> serde_json::Value;
 
-    /// The present status.
+    /// The current status.
     fn current_status_json(&self) -> serde_json::Value;
 
-    /// What it measured; `None` of a kind that measures nothing.
+    /// Results of an evaluation; `None` for other kinds.
     fn task_results(&self) -> Option<&[ResultStatus]> {
         None
     }
 
-    /// The training that must be looked at too.
+    /// Name of the training that this run references.
     fn training_name(&self) -> Option<&str> {
         None
     }
 
-    /// The evaluation that must be looked at too.
+    /// Name of the baseline evaluation that this run references.
     fn baseline_name(&self) -> Option<&str> {
         None
     }
 }
 
-/// Who a run is: what goes into names, labels, owner references and reports.
+/// Identity of a run for names, labels, owner references and reports.
 #[derive(Clone, Debug)]
 pub struct RunRef {
-    /// The label's value.
+    /// Value of the kind label.
     pub kind: &'static str,
-    /// The kind as the API writes it.
+    /// API kind.
     pub api_kind: String,
-    /// The group and version as the API writes them.
+    /// API group and version.
     pub api_version: String,
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// Its namespace.
+    /// Namespace.
     pub namespace: String,
-    /// Its UID.
+    /// UID.
     pub uid: String,
-    /// The generation that is planned for.
+    /// The `metadata.generation` that is reconciled.
     pub generation: Option<i64>,
 }
 
 impl RunRef {
-    /// Reads a run's metadata.
+    /// Reads the metadata of a run.
     pub fn from_run<R: RunResource>(run: &R) -> Self {
         let meta = run.meta();
         Self {
@@ -126,7 +126,7 @@ impl RunRef {
         }
     }
 
-    /// Who the trainers of one attempt are.
+    /// Identity of an attempt in its progress reports.
     pub fn attempt_identity(&self, stage: &str, attempt: i32) -> RunIdentity {
         let name = self.name.clone();
         let uid = self.uid.clone();
@@ -138,7 +138,7 @@ impl RunRef {
         }
     }
 
-    /// Name of the objects of one attempt.
+    /// Name of the objects of an attempt.
     pub fn attempt_name(&self, stage: &str, attempt: i32) -> String {
         format!("{}-{stage}-{attempt}", self.name)
     }

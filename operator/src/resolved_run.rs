@@ -8,17 +8,17 @@ use cnclip_crds::{
 };
 use serde::Serialize;
 
-/// Why something is as it is, told to the user: a word for programs and a sentence for people.
+/// Reason and message of a condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatusReason {
-    /// The word, CamelCase.
+    /// Machine-readable reason in CamelCase.
     pub reason: &'static str,
-    /// What was found, and what to do.
+    /// Human-readable message: what was found, and the remedy.
     pub message: String,
 }
 
 impl StatusReason {
-    /// A cause.
+    /// A reason with its message.
     pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
         Self {
             reason,
@@ -27,73 +27,74 @@ impl StatusReason {
     }
 }
 
-/// Everything that one run wants done.
+/// A run with all references and defaults resolved, common to both kinds.
 #[derive(Clone, Debug)]
 pub struct ResolvedRun {
-    /// What is done, in this order.
+    /// Stages, in order.
     pub stages: Vec<ResolvedStage>,
-    /// The pods that do it.
+    /// Worker pods.
     pub workers: WorkersSpec,
     /// Trainer image.
     pub image: String,
-    /// Name of the Secret with access to the object store.
+    /// Name of the Secret with the object store credentials.
     pub secret: Option<String>,
     /// Kueue queue.
     pub queue: Option<String>,
-    /// Prefix of the artifacts.
+    /// Artifact prefix.
     pub artifacts: String,
-    /// How often something may fail.
+    /// Retry limits.
     pub retries: RetryLimits,
-    /// Seconds that pods may take to run.
+    /// Maximum number of seconds that pods may be pending.
     pub start_deadline_seconds: i64,
-    /// Seconds that the whole may take.
+    /// Maximum duration of the run in seconds.
     pub deadline_seconds: Option<i64>,
-    /// Seconds from the end to the deletion of the run.
+    /// Seconds from completion to deletion of the run.
     pub ttl_seconds: Option<i64>,
-    /// Held back by the user.
+    /// Whether the run is suspended.
     pub suspend: bool,
-    /// Whether stages are added while it goes on, each standing by itself.
+    /// Whether each stage evaluates one checkpoint of a training, independently of the others; stages are
+    /// appended while the training runs.
     pub per_checkpoint: bool,
-    /// What must happen elsewhere, when all stages are done, before it is complete.
+    /// Why the run is not complete although all stages are.
     pub pending_on: Option<StatusReason>,
-    /// What must happen elsewhere before the first pod.
+    /// Why no attempt may be started yet.
     pub blocked_on: Option<StatusReason>,
-    /// What its numbers must reach.
+    /// Quality gate.
     pub gate: Option<GateSpec>,
 }
 
-/// One stage of the work.
+/// A stage with its trainer configuration.
 #[derive(Clone, Debug)]
 pub struct ResolvedStage {
-    /// Its name.
+    /// Name of the stage.
     pub name: String,
-    /// What its trainer is told.
+    /// Trainer configuration.
     pub config: TrainerConfig,
-    /// The checkpoint it scores, of a series.
+    /// Checkpoint of a series that the stage evaluates.
     pub scored_checkpoint: Option<ScoredCheckpoint>,
 }
 
-/// One attempt at a stage.
+/// An attempt at a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// Its number, from 1.
+    /// Number of the attempt, from 1.
     pub number: i32,
-    /// Whether it computes half as many pairs at once as it would choose.
+    /// Whether the automatic micro-batch size is halved.
     pub halve_micro_batch: bool,
 }
 
-/// What a trainer is told.
+/// Configuration of a trainer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum TrainerConfig {
-    /// To train.
+    /// Training.
     Train(Box<TrainConfig>),
-    /// To score.
+    /// Evaluation.
     Evaluate(Box<EvaluateConfig>),
 }
 
 impl TrainerConfig {
-    /// The trainer's subcommand.
+    /// Subcommand of the trainer.
     pub fn trainer_subcommand(&self) -> &'static str {
         match self {
             Self::Train(_) => "train",
@@ -101,7 +102,7 @@ impl TrainerConfig {
         }
     }
 
-    /// The same for one attempt, whose workers meet at an address if there are several.
+    /// The configuration of an attempt, with the rendezvous address if there is more than one worker.
     #[must_use]
     pub fn for_attempt(&self, attempt: Attempt, coordinator: String) -> Self {
         let mut config = self.clone();
@@ -118,7 +119,7 @@ impl TrainerConfig {
         config
     }
 
-    /// The prefix of what the trainer writes.
+    /// Artifact prefix.
     pub fn artifacts_uri(&self) -> &str {
         match self {
             Self::Train(train) => &train.artifacts,
@@ -126,7 +127,7 @@ impl TrainerConfig {
         }
     }
 
-    /// How many of its newest checkpoints are not deleted.
+    /// Number of most recent checkpoints that the trainer retains.
     pub fn kept_checkpoints(&self) -> usize {
         match self {
             Self::Train(train) => usize::try_from(train.checkpoint.keep).unwrap_or_default(),
@@ -134,7 +135,7 @@ impl TrainerConfig {
         }
     }
 
-    /// Whether the trainer chooses how many pairs it computes at once.
+    /// Whether the trainer selects the micro-batch size.
     pub fn chooses_micro_batch(&self) -> bool {
         matches!(self, Self::Train(train) if train.micro_batch_size == Some(MicroBatch::AUTO))
     }

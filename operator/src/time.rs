@@ -2,20 +2,20 @@
 
 use k8s_openapi::jiff::Timestamp;
 
-/// RFC 3339 with whole seconds.
+/// RFC 3339 with whole seconds, as the Kubernetes API formats times.
 pub(crate) fn to_rfc3339(time: Timestamp) -> String {
     Timestamp::from_second(time.as_second())
         .unwrap_or(time)
         .to_string()
 }
 
-/// Seconds since `time`; 0 when it cannot be read or lies ahead.
+/// Seconds since an RFC 3339 time; 0 if it cannot be parsed or lies in the future.
 pub(crate) fn seconds_since(time: &str, now: Timestamp) -> i64 {
     time.parse::<Timestamp>()
         .map_or(0, |time| (now.as_second() - time.as_second()).max(0))
 }
 
-/// The two largest units that matter, such as `1d3h` or `5m12s`.
+/// The two largest non-zero units, such as `1d3h` or `5m12s`.
 pub(crate) fn format_duration(seconds: i64) -> String {
     const UNITS: [(i64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
     let first = UNITS

@@ -12,13 +12,14 @@ use cnclip_crds::{
 };
 use prometheus::{GaugeVec, IntGauge, Opts, Registry};
 
-/// The most numbers told: names of evaluations and tasks are the user's, and Prometheus keeps each.
+/// Maximum number of exported series: evaluation and task names are chosen by users, and Prometheus stores
+/// each combination of labels.
 const MAX_SERIES: usize = 10_000;
 
 /// Namespace and name of an evaluation.
 type EvaluationKey = (String, String);
 
-/// What evaluations measured; cheap to clone.
+/// Score gauges of all evaluations; cheap to clone.
 #[derive(Clone)]
 pub struct ScoreGauges {
     score: GaugeVec,
@@ -26,7 +27,7 @@ pub struct ScoreGauges {
     known: Arc<Mutex<BTreeMap<EvaluationKey, ExportedScores>>>,
 }
 
-/// Of one evaluation: which numbers are told, and how many are not.
+/// Exported series of one evaluation, and the number of series dropped.
 #[derive(Default)]
 struct ExportedScores {
     exported: Vec<(String, Metric)>,
@@ -34,7 +35,7 @@ struct ExportedScores {
 }
 
 impl ScoreGauges {
-    /// None yet.
+    /// Registers the gauges, without any series.
     ///
     /// # Errors
     /// If the registry has metrics of these names.
@@ -54,7 +55,7 @@ impl ScoreGauges {
         })
     }
 
-    /// Tells the numbers of an evaluation, in the place of those told before.
+    /// Replaces the series of an evaluation.
     pub fn set_gauges(&self, namespace: &str, name: &str, results: &[ResultStatus]) {
         self.update_known(|known| {
             let key = (namespace.to_owned(), name.to_owned());
@@ -79,12 +80,12 @@ impl ScoreGauges {
         });
     }
 
-    /// Forgets an evaluation that is gone.
+    /// Removes the series of a deleted evaluation.
     pub fn remove_evaluation(&self, namespace: &str, name: &str) {
         self.retain_evaluations(|of, one| (of, one) != (namespace, name));
     }
 
-    /// Forgets all evaluations but these.
+    /// Removes the series of all evaluations but those that exist.
     pub fn retain_evaluations(&self, is_there: impl Fn(&str, &str) -> bool) {
         self.update_known(|known| {
             let gone = known.extract_if(.., |(namespace, name), _| !is_there(namespace, name));

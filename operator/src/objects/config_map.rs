@@ -7,7 +7,7 @@ use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::O
 
 use crate::resolved_run::TrainerConfig;
 
-/// The ConfigMap.
+/// Builds the ConfigMap.
 pub fn build_config_map(metadata: ObjectMeta, config: &TrainerConfig) -> ConfigMap {
     let json = serde_json::to_string_pretty(config).unwrap_or_default();
     ConfigMap {
@@ -17,7 +17,7 @@ pub fn build_config_map(metadata: ObjectMeta, config: &TrainerConfig) -> ConfigM
     }
 }
 
-/// The key, which is the name of the mounted file.
+/// Key of the configuration, and name of the mounted file.
 pub fn file_name() -> &'static str {
     Path::new(names::CONFIG_PATH)
         .file_name()
@@ -25,7 +25,7 @@ pub fn file_name() -> &'static str {
         .unwrap_or_default()
 }
 
-/// The folder that the file is mounted in.
+/// Mount path of the ConfigMap.
 pub fn mount_folder() -> &'static str {
     Path::new(names::CONFIG_PATH)
         .parent()

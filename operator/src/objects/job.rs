@@ -26,16 +26,16 @@ use k8s_openapi::{
 use super::{config_map, service};
 use crate::resolved_run::{ResolvedRun, TrainerConfig};
 
-/// The user that trainers run as.
+/// User ID of the trainer.
 const TRAINER_UID: i64 = 65532;
-/// Seconds that a trainer has to save its state.
+/// Grace period in which a trainer saves its state.
 const TERMINATION_GRACE_SECONDS: i64 = 120;
-/// Seconds that a pod stays on a node that does not answer.
+/// Seconds that a pod stays bound to an unreachable node.
 const UNREACHABLE_TOLERATION_SECONDS: i64 = 30;
-/// The extended resource of one GPU.
+/// Extended resource of a GPU.
 const GPU_RESOURCE: &str = "nvidia.com/gpu";
 
-/// The Job.
+/// Builds the Job.
 pub fn build_job(metadata: ObjectMeta, resolved: &ResolvedRun, config: &TrainerConfig) -> Job {
     let name = metadata.name.clone().unwrap_or_default();
     let labels = metadata.labels.clone();
@@ -123,7 +123,8 @@ fn pod_spec(name: &str, resolved: &ResolvedRun, config: &TrainerConfig) -> PodSp
     }
 }
 
-/// Those of the user, and shorter ones than Kubernetes' five minutes for a node that is lost.
+/// The tolerations of the spec, and shorter ones than Kubernetes' default of five minutes for nodes that are
+/// not ready or unreachable.
 fn pod_tolerations(workers: &WorkersSpec) -> Vec<Toleration> {
     let lost = [
         "node.kubernetes.io/not-ready",
@@ -242,7 +243,7 @@ fn container_env() -> Vec<EnvVar> {
     vec![pod_uid, termination_log]
 }
 
-/// By name only: the kubelet reads the Secret, the operator has no right to.
+/// By reference only: the kubelet reads the Secret, the operator has no permission to.
 fn secret_env_from(name: String) -> EnvFromSource {
     let secret = SecretEnvSource {
         name,

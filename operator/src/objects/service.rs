@@ -7,7 +7,8 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-/// The Service. Workers find each other before they are ready.
+/// Builds the headless Service. It publishes addresses of pods that are not ready: the rendezvous happens
+/// before readiness.
 pub fn build_service(metadata: ObjectMeta, workers: i32) -> Service {
     let selector = metadata.labels.clone();
     Service {
@@ -23,14 +24,14 @@ pub fn build_service(metadata: ObjectMeta, workers: i32) -> Service {
     }
 }
 
-/// What each of so many workers listens on: a name and a port.
+/// Named ports of each of so many workers.
 pub fn worker_ports(workers: i32) -> impl Iterator<Item = (&'static str, u16)> {
     let world = (workers > 1).then_some(("world", names::RENDEZVOUS_PORT));
     std::iter::once(("http", names::HTTP_PORT)).chain(world)
 }
 
-/// Where worker 0 awaits the others: the name that the Service of an attempt gives to the first pod
-/// of its Job. Both have the attempt's name.
+/// Rendezvous address: the DNS name of the pod with completion index 0. The Service and the Job have the name
+/// of the attempt.
 pub fn coordinator_address(metadata: &ObjectMeta) -> String {
     let name = metadata.name.as_deref().unwrap_or_default();
     let namespace = metadata.namespace.as_deref().unwrap_or_default();

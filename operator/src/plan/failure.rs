@@ -11,51 +11,51 @@ use crate::{
     resolved_run::StatusReason,
 };
 
-/// What ended an attempt.
+/// Cause of the end of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureClass {
-    /// The trainer was called wrongly (exit code 64).
+    /// Invalid command line (exit code 64).
     Usage,
-    /// The configuration can never work (78).
+    /// Invalid configuration (exit code 78).
     Config,
-    /// The data is unusable (65).
+    /// Unusable data (exit code 65).
     Data,
-    /// The image has no trainer in it.
+    /// The image does not contain the trainer.
     Image,
-    /// A fault of the trainer's (70, or a code that nobody promised).
+    /// Internal error of the trainer (exit code 70, or an undefined one).
     Bug,
-    /// More memory than it may have.
+    /// Out of memory.
     OutOfMemory,
-    /// Killed by somebody (137).
+    /// SIGKILL (exit code 137).
     Killed,
-    /// Crashed (any other signal).
+    /// Any other signal.
     Crashed,
-    /// Asked to be run again (75).
+    /// The trainer requested a restart (exit code 75).
     Requeued,
-    /// Ended by SIGTERM before it could save (143).
+    /// SIGTERM before the state was saved (exit code 143).
     Terminated,
-    /// Made way for a pod of higher priority.
+    /// Preempted by a pod of higher priority.
     Preempted,
     /// Evicted from its node.
     Evicted,
-    /// The node did not take it or did not keep it.
+    /// Rejected or terminated by the kubelet.
     NodeRefused,
-    /// The node stopped answering.
+    /// The node is unreachable.
     NodeLost,
-    /// Somebody deleted the pod.
+    /// The pod was deleted.
     PodDeleted,
-    /// Somebody deleted the Job.
+    /// The Job was deleted.
     JobDeleted,
-    /// It did not begin in time.
+    /// The pods were not running before the start deadline.
     StartDeadline,
-    /// The whole run took too long.
+    /// The run exceeded its deadline.
     Deadline,
 }
 
-/// Which budget a restart is paid from.
+/// Retry limit that a restart counts toward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryBudget {
-    /// None: it would end the same way.
+    /// Not retryable: the next attempt would fail in the same way.
     Never,
     /// `retries.application`.
     Application,
@@ -64,7 +64,7 @@ pub enum RetryBudget {
 }
 
 impl FailureClass {
-    /// The name that status, events and metrics use.
+    /// Name in status, events and metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Usage => "Usage",
@@ -88,7 +88,7 @@ impl FailureClass {
         }
     }
 
-    /// Who pays for another try.
+    /// Retry limit that a restart after this failure counts toward.
     pub fn retry_budget(self) -> RetryBudget {
         match self {
             Self::Usage
@@ -112,21 +112,21 @@ impl FailureClass {
     }
 }
 
-/// One failure, with what is known of it.
+/// Failure of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttemptFailure {
-    /// What it was.
+    /// Failure class.
     pub class: FailureClass,
     /// Exit code of the trainer.
     pub exit_code: Option<i32>,
     /// Node of the pod.
     pub node: Option<String>,
-    /// What was found, and what to do.
+    /// What was found, and the remedy.
     pub message: String,
 }
 
 impl AttemptFailure {
-    /// A failure of which no pod tells.
+    /// A failure without a pod.
     pub fn new(class: FailureClass, message: impl Into<String>) -> Self {
         Self {
             class,
@@ -136,7 +136,7 @@ impl AttemptFailure {
         }
     }
 
-    /// The same, told of one worker among several.
+    /// Prefixes the message by the worker, if there is more than one.
     fn with_worker_prefix(self, worker: &WorkerPod, workers: usize) -> Self {
         if workers < 2 {
             return self;
@@ -149,8 +149,8 @@ impl AttemptFailure {
     }
 }
 
-/// What ended the attempt of a Job, if something did: of several failures the cause, and not what
-/// followed from it.
+/// The failure of a Job's attempt, if it has failed. Of the failures of several workers it is the root cause,
+/// not a consequence.
 pub fn attempt_failure(
     job: &ObservedJob,
     workers: &[&WorkerPod],
@@ -180,8 +180,8 @@ pub fn attempt_failure(
     }
 }
 
-/// Orders the ends of workers by how near each is to the cause: what no restart cures, then what
-/// befell one worker, then what a worker also does because another ended; of equals the first.
+/// Ranks failures by how likely they are the root cause: first failures that no restart fixes, then those of
+/// a single worker, then those that also occur because another worker has ended; ties by order.
 fn root_cause_rank(worker: &WorkerPod, class: FailureClass) -> (u8, Timestamp, bool, i32) {
     let rank = match class {
         _ if class.retry_budget() == RetryBudget::Never => 0,
@@ -197,7 +197,7 @@ fn root_cause_rank(worker: &WorkerPod, class: FailureClass) -> (u8, Timestamp, b
     )
 }
 
-/// Whether a worker may have ended because of another whose end is not seen yet.
+/// Whether a worker may have ended because of another whose termination is not observed yet.
 fn may_be_consequence(worker: &WorkerPod, class: FailureClass, now: Timestamp) -> bool {
     const ROOT_CAUSE_TIMEOUT_SECONDS: i64 = 10;
     let waited = now.as_second() - worker.termination_time().as_second();
@@ -261,7 +261,7 @@ fn classify_exit(worker: &WorkerPod, exit_code: Option<i32>, reason: &str) -> Fa
     }
 }
 
-/// What Kubernetes itself did to the pod.
+/// Failure class of a `DisruptionTarget` condition.
 fn classify_disruption(disruption: Option<&str>, reason: &str) -> Option<FailureClass> {
     match (disruption, reason) {
         (Some("PreemptionByScheduler"), _) | (_, "Preempting") => Some(FailureClass::Preempted),
@@ -275,7 +275,7 @@ fn classify_disruption(disruption: Option<&str>, reason: &str) -> Option<Failure
     }
 }
 
-/// What the trainer said of its end.
+/// The message of the trainer's termination message.
 fn termination_message(worker: &WorkerPod, message: &str) -> String {
     const MAX_MESSAGE_CHARS: usize = 1024;
     let told = match worker.last_report() {
@@ -318,7 +318,7 @@ fn describe_failure(class: FailureClass, worker: &WorkerPod, exit_code: Option<i
     }
 }
 
-/// Why pods that did not begin in time never will, if their time is over.
+/// The failure of pods that are not running before the start deadline.
 pub fn start_deadline_failure(
     limit: i64,
     job: &ObservedJob,
@@ -337,7 +337,7 @@ pub fn start_deadline_failure(
     })
 }
 
-/// Whether a failure is the last; if so, why. `restarts` holds those before it.
+/// Why a failure is not retried; `None` if it is. `restarts` are those before it.
 pub fn retries_exhausted(
     class: FailureClass,
     restarts: &RestartCounts,
@@ -356,7 +356,7 @@ pub fn retries_exhausted(
     (used >= allowed).then(|| format!("all {allowed} restarts of spec.retries.{field} are used up"))
 }
 
-/// One more restart on record.
+/// Counts a restart.
 pub fn count_restart(restarts: &mut RestartCounts, class: FailureClass) {
     restarts.total += 1;
     match class.retry_budget() {
@@ -371,13 +371,13 @@ pub fn count_restart(restarts: &mut RestartCounts, class: FailureClass) {
         .or_default() += 1;
 }
 
-/// Those so far no longer count against a budget: each checkpoint of a series has its own.
+/// Resets the counters that the retry limits apply to: each checkpoint of a series has its own budget.
 pub fn reset_retry_budget(restarts: &mut RestartCounts) {
     restarts.application = 0;
     restarts.infrastructure = 0;
 }
 
-/// Seconds to wait before the restart that was counted last: 2, 4, 8 … 300.
+/// Exponential backoff before the last counted restart, in seconds: 2, 4, 8 … 300.
 pub fn backoff_seconds(restarts: &RestartCounts) -> i64 {
     let counted = restarts.application + restarts.infrastructure;
     2_i64.pow(counted.clamp(1, 9).unsigned_abs()).min(300)

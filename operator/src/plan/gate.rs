@@ -15,10 +15,10 @@ use crate::{
     status::conditions::{self, ConditionFields},
 };
 
-/// Numbers are text with two decimals: what is nearer than this is equal.
+/// Scores are text with two decimals: a smaller difference is rounding.
 const SCORE_EPSILON: f64 = 1e-6;
 
-/// Puts on record whether the gate is passed; nothing of it where there is none.
+/// Writes the condition `GatePassed`, if there is a gate.
 pub(super) fn evaluate_gate(
     recorded: &mut RecordedStatus,
     before: &RecordedStatus,
@@ -52,14 +52,14 @@ pub(super) fn evaluate_gate(
     recorded.conditions.extend(verdict);
 }
 
-/// Whether time alone may still change the verdict.
+/// Whether the condition may still change without a change of the spec.
 pub(super) fn is_undecided(recorded: &RecordedStatus) -> bool {
     recorded
         .find_condition(GATE_PASSED)
         .is_some_and(|found| found.status == "Unknown")
 }
 
-/// The verdict as a condition.
+/// The condition of a gate.
 fn gate_condition(
     gate: &GateSpec,
     results: &[ResultStatus],
@@ -75,10 +75,10 @@ fn gate_condition(
     (GATE_PASSED, status, reason.to_owned(), message)
 }
 
-/// Status, reason and message. As an error: nothing to compare.
+/// Status, reason and message of the condition; `Err` if there is nothing to compare.
 type GateVerdict = (&'static str, &'static str, String);
 
-/// The number of the gate.
+/// The score that the gate applies to.
 fn gated_score(gate: &GateSpec, results: &[ResultStatus], ended: bool) -> Result<f64, GateVerdict> {
     let GateSpec { task, metric, .. } = gate;
     let Some(result) = results.iter().find(|result| result.name == *task) else {
@@ -161,7 +161,7 @@ fn compare_to_baseline(
     Ok((status, reason, message))
 }
 
-/// The number that must be reached.
+/// The score of the baseline.
 fn baseline_score(
     gate: &GateSpec,
     asked: &GateBaseline,

@@ -5,7 +5,7 @@ use crate::{
     resolved_run::{ResolvedRun, StatusReason},
 };
 
-/// What the first worker that does not run waits for; `None` when all run.
+/// Why the first worker that is not running is pending; `None` if all are running.
 pub fn pending_reason(
     resolved: &ResolvedRun,
     stage: &str,

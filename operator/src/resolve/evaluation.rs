@@ -156,13 +156,13 @@ impl RunResource for CnClipEvaluation {
     }
 }
 
-/// All but that of checkpoints, for an evaluation makes none.
+/// All conditions but `CheckpointVerified`, because an evaluation writes no checkpoints.
 fn evaluation_conditions(recorded: &RecordedStatus) -> Vec<Condition> {
     let own = |found: &&Condition| found.type_ != condition::CHECKPOINT_VERIFIED;
     recorded.conditions.iter().filter(own).cloned().collect()
 }
 
-/// What is to be done.
+/// Stages of an evaluation, and what they wait for.
 struct EvaluationStages {
     stages: Vec<ResolvedStage>,
     blocked_on: Option<StatusReason>,
@@ -248,7 +248,8 @@ fn saturating_i64(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// What is scored, or what must happen before that is known. Once on record it does not change.
+/// URI of the evaluated checkpoint, or what it waits for. A recorded URI does not change, so that all
+/// attempts evaluate the same checkpoint.
 fn resolve_checkpoint(
     run: &CnClipEvaluation,
     training: Option<&CnClipTraining>,

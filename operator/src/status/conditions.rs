@@ -11,15 +11,14 @@ use crate::{observed::ObservedState, phase::Phase, recorded_status::RecordedStat
 
 /// Seconds without an answer after which a report is stale.
 const UNREACHABLE_TIMEOUT_SECONDS: i64 = 60;
-/// Seconds without a new report after which a trainer that still answers is stale: longer than a
-/// validation over a large set takes.
+/// Seconds without a new report after which a trainer that still answers is stale: longer than a validation
+/// over a large data set.
 const STALE_REPORT_TIMEOUT_SECONDS: i64 = 900;
 
-/// Type, status, reason and message.
+/// Type, status, reason and message of a condition.
 pub(crate) type ConditionFields = (&'static str, &'static str, String, String);
 
-/// Writes all conditions of a run but that of its gate, which stays as it is, and which generation they
-/// speak of.
+/// Writes all conditions but that of the gate, and the observed generation.
 pub fn write_conditions(
     recorded: &mut RecordedStatus,
     phase: &Phase,
@@ -46,7 +45,7 @@ pub fn write_conditions(
     recorded.observed_generation = generation;
 }
 
-/// Keeps the time of the last change where the status did not change.
+/// Keeps the transition time of a condition whose status did not change.
 pub(crate) fn merge_condition(
     recorded: &RecordedStatus,
     line: ConditionFields,

@@ -7,18 +7,18 @@ use cnclip_crds::{
 
 use crate::recorded_status::RecordedStatus;
 
-/// One event.
+/// A Kubernetes event of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunEvent {
-    /// Something went wrong.
+    /// Whether its type is Warning.
     pub warning: bool,
-    /// A word for programs.
+    /// Machine-readable reason.
     pub reason: String,
-    /// A sentence for people.
+    /// Human-readable message.
     pub message: String,
 }
 
-/// What happened between two records.
+/// The events of a status change.
 pub fn diff_statuses(before: &RecordedStatus, after: &RecordedStatus) -> Vec<RunEvent> {
     let mut notices = Vec::new();
     for (index, stage) in after.stages.iter().enumerate() {
@@ -87,7 +87,7 @@ fn failure_event(before: &RecordedStatus, after: &RecordedStatus) -> Option<RunE
     })
 }
 
-/// Why pods do not run, when that is not the ordinary course of things.
+/// An event for pending pods, except for the expected reasons of a normal start.
 fn blocked_event(before: &RecordedStatus, after: &RecordedStatus) -> Option<RunEvent> {
     const BLOCKING_REASONS: [&str; 7] = [
         "ImagePullFailed",

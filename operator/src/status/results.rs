@@ -14,7 +14,7 @@ use crate::{
     recorded_status::RecordedStatus,
 };
 
-/// Puts what a report says of results on record.
+/// Records the task results of a report.
 pub(super) fn record_results(
     recorded: &mut RecordedStatus,
     report: &ProgressReport,
@@ -59,7 +59,7 @@ pub(super) fn record_results(
     }
 }
 
-/// Puts something in the place of that of the same name, or at the end.
+/// Replaces the element of the same name, or appends it.
 fn upsert_by_name<T>(all: &mut Vec<T>, fresh: T, name: impl Fn(&T) -> &String) {
     let old = all.iter().position(|old| name(old) == name(&fresh));
     match old.and_then(|index| all.get_mut(index)) {
@@ -68,7 +68,7 @@ fn upsert_by_name<T>(all: &mut Vec<T>, fresh: T, name: impl Fn(&T) -> &String) {
     }
 }
 
-/// What a report's results are of; `None` until its trainer has found it.
+/// Provenance of the results of a report; `None` until the trainer has resolved the checkpoint.
 fn build_provenance(
     evaluation: &EvaluationReport,
     report: &ProgressReport,

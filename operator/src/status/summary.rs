@@ -9,7 +9,7 @@ use cnclip_crds::{
 
 use crate::{recorded_status::RecordedStatus, time};
 
-/// The columns of a training: those of the stage whose turn it is, or of the last.
+/// Printer columns of a training: of the current stage, or of the last one.
 pub fn training_summary(recorded: &RecordedStatus) -> TrainingSummary {
     let last = recorded.stages.len().saturating_sub(1);
     let index = recorded.current_stage().unwrap_or(last);
@@ -41,8 +41,8 @@ pub fn training_summary(recorded: &RecordedStatus) -> TrainingSummary {
     }
 }
 
-/// The columns of an evaluation: what its first task is compared by, and the recalls of the first
-/// retrieval from texts to images.
+/// Printer columns of an evaluation: primary metric of the first task, and text-to-image recall of the first
+/// retrieval task.
 pub fn evaluation_summary(recorded: &RecordedStatus, tasks: usize) -> EvaluationSummary {
     let recalls = recorded
         .results
@@ -71,7 +71,7 @@ pub fn evaluation_summary(recorded: &RecordedStatus, tasks: usize) -> Evaluation
     }
 }
 
-/// The number that a task is compared by, with its name.
+/// Name and value of the primary metric of a task.
 fn primary_metric(result: &ResultStatus) -> Option<(String, String)> {
     let named = result.primary_metric_name();
     let mut scores = result.all_scores().into_iter();

@@ -8,12 +8,12 @@ use kube::ResourceExt;
 
 use crate::{recorded_status::RecordedStatus, resolve::RunResource, resolved_run::StatusReason};
 
-/// How many checkpoints are on record.
+/// Maximum number of recorded checkpoints.
 const MAX_HISTORY: usize = 50;
-/// The longest name of a Job.
+/// Maximum length of a Job name: its pods' hostnames are DNS labels.
 const MAX_JOB_NAME_CHARS: usize = 63;
 
-/// What is on record, and then what the training has written since, oldest first.
+/// The recorded checkpoints, followed by those that the training has written since, oldest first.
 pub(super) fn list_checkpoints(
     run: &CnClipEvaluation,
     training: Option<&CnClipTraining>,
@@ -61,7 +61,8 @@ fn history_entry(
     }
 }
 
-/// Such as `align-3800`; where that makes the name of a Job too long, the stage is told by its number.
+/// Stage name such as `align-3800`; if that makes the Job name too long, with the index of the training stage
+/// instead of its name.
 fn stage_name(run: &str, stage: &str, number: usize, step: i64) -> String {
     let attempt = "-9999".len();
     let name = format!("{stage}-{step}");
@@ -74,7 +75,7 @@ fn stage_name(run: &str, stage: &str, number: usize, step: i64) -> String {
     }
 }
 
-/// What must happen before all of them are scored.
+/// Why the series is not complete.
 pub(super) fn pending_reason(
     training: &CnClipTraining,
     entries: &[ScoredCheckpoint],
@@ -102,7 +103,8 @@ pub(super) fn pending_reason(
     }
 }
 
-/// The stage that scores a checkpoint on record. What is told only of the one at work, `present` tells.
+/// Stage status of a recorded checkpoint. Fields that are recorded for the current stage only are those of
+/// `present`.
 pub(super) fn stage_status(entry: &ScoredCheckpoint, present: &StageStatus) -> StageStatus {
     let over = matches!(entry.state, StageState::Succeeded | StageState::Skipped);
     let reported = present.reported_at.clone().filter(|_| !over);
@@ -117,7 +119,7 @@ pub(super) fn stage_status(entry: &ScoredCheckpoint, present: &StageStatus) -> S
     }
 }
 
-/// The newest of them, newest first: none is forgotten before its turn.
+/// The most recent checkpoints, newest first. Checkpoints that are not evaluated yet are always included.
 pub(super) fn newest_history(recorded: &RecordedStatus) -> Vec<ScoredCheckpoint> {
     let entries = recorded.history.iter().zip(&recorded.stages).rev();
     let entries = entries.map(|(entry, stage)| ScoredCheckpoint {

@@ -16,7 +16,7 @@ use crate::{
     resolved_run::TrainerConfig,
 };
 
-/// Where results go.
+/// Location of the results.
 pub(super) fn resolve_artifacts(
     run: &CnClipEvaluation,
     training: Option<&CnClipTraining>,
@@ -43,7 +43,7 @@ pub(super) fn resolve_artifacts(
         .unwrap_or(nowhere)
 }
 
-/// Its own, or one of its training's, with all devices that one has.
+/// Workers of the spec, or one worker of the training, with all its devices.
 pub(super) fn resolve_workers(
     run: &CnClipEvaluation,
     training: Option<&CnClipTraining>,
@@ -62,7 +62,7 @@ pub(super) fn resolve_workers(
         .unwrap_or_default()
 }
 
-/// The whole of what they are told.
+/// Complete trainer configuration of an evaluation.
 pub(super) fn evaluate_config(
     run: &CnClipEvaluation,
     training: Option<&CnClipTraining>,
