@@ -26,6 +26,13 @@ pub const FINAL_FILE: &str = "final.json";
 pub const MANIFEST_FILE: &str = "manifest.json";
 
 /// Joins two parts of a URI with exactly one slash.
+///
+/// # Examples
+/// ```
+/// use cnclip_crds::artifacts::join_uri;
+///
+/// assert_eq!(join_uri("s3://runs/muge/", "align"), "s3://runs/muge/align");
+/// ```
 pub fn join_uri(prefix: &str, rest: &str) -> String {
     format!(
         "{}/{}",
@@ -40,6 +47,13 @@ pub fn task_folder(name: &str) -> String {
 }
 
 /// The artifact prefix of a stage.
+///
+/// # Examples
+/// ```
+/// use cnclip_crds::artifacts::stage_prefix;
+///
+/// assert_eq!(stage_prefix("s3://runs/muge", "tune"), "s3://runs/muge/tune");
+/// ```
 pub fn stage_prefix(prefix: &str, stage: &str) -> String {
     join_uri(prefix, stage)
 }

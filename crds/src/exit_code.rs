@@ -31,6 +31,14 @@ impl TrainerExit {
     }
 
     /// The exit status of an exit code; `None` if the trainer does not use the code.
+    ///
+    /// # Examples
+    /// ```
+    /// use cnclip_crds::exit_code::TrainerExit;
+    ///
+    /// assert_eq!(TrainerExit::from_code(75), Some(TrainerExit::Retry));
+    /// assert_eq!(TrainerExit::from_code(137), None, "SIGKILL");
+    /// ```
     pub fn from_code(code: i32) -> Option<Self> {
         [
             Self::Done,

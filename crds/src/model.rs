@@ -361,6 +361,14 @@ impl Architecture {
 
     /// The tower configuration of a published architecture; `None` for `Custom`.
     ///
+    /// # Examples
+    /// ```
+    /// use cnclip_crds::model::Architecture;
+    ///
+    /// let model = Architecture::VitB16.published_model().expect("published");
+    /// assert_eq!(model.to_string(), "ViT 12×768 /16 at 224 px, BERT 12×768, 512 features");
+    /// ```
+    ///
     /// # Source
     /// `cn_clip/clip/model_configs/*.json` of the reference.
     pub fn published_model(self) -> Option<ModelConfig> {

@@ -1,5 +1,5 @@
-//! Makes a plan true: server-side apply under one field manager, and deletion of what is ours and no
-//! longer wanted. Decides nothing; the same plan twice changes nothing.
+//! Applies a plan: server-side apply with one field manager, and deletion of old attempts. Idempotent: applying
+//! the same plan twice changes nothing.
 
 use std::fmt::Debug;
 
@@ -34,7 +34,7 @@ pub async fn apply_plan<R: RunResource>(
     plan: &ReconcilePlan,
 ) -> Result<(), ReconcileError> {
     for name in &plan.remove {
-        // The Job last: as long as it is there, its removal is planned again.
+        // The Job last: the operator watches Jobs, so its removal is planned again until it succeeds.
         delete_object::<ConfigMap>(client, owner, name).await?;
         delete_object::<Service>(client, owner, name).await?;
         delete_object::<Job>(client, owner, name).await?;
@@ -69,7 +69,8 @@ pub async fn write_status<R: RunResource>(
     }
 
     let mut metadata = serde_json::json!({"name": owner.name});
-    // Of the run that was looked at: one that took its name since is another.
+    // Optimistic locking: refused if the run has changed, or was recreated, since it was read. The next
+    // reconciliation plans again from the current state.
     if let Some(version) = run.meta().resource_version.as_deref() {
         metadata["resourceVersion"] = version.into();
     }
@@ -88,7 +89,7 @@ pub async fn write_status<R: RunResource>(
 
     match written {
         Ok(_) => Ok(true),
-        // It was deleted in between.
+        // The run was deleted after it was read.
         Err(kube::Error::Api(error)) if error.code == 404 => Ok(false),
         Err(source) => {
             let run = format!("{} {}/{}", owner.api_kind, owner.namespace, owner.name);
@@ -100,6 +101,8 @@ pub async fn write_status<R: RunResource>(
     }
 }
 
+/// Conflicts are forced: the operator is the only owner of its fields, and other managers that set one, such as
+/// `kubectl edit`, must not stop reconciliation.
 fn apply_params() -> PatchParams {
     PatchParams::apply(names::FIELD_MANAGER).force()
 }
@@ -132,6 +135,7 @@ where
         + DeserializeOwned,
 {
     let api = Api::<K>::namespaced(client.clone(), &owner.namespace);
+    // In the background: the garbage collector deletes the pods, within their grace period.
     ignore_not_found::<K>(
         name,
         api.delete(name, &DeleteParams::background())

@@ -1,4 +1,4 @@
-//! Jobs and pods that the tests pretend to have seen. Nothing else uses them.
+//! Test fixtures: observed Jobs and pods.
 
 use k8s_openapi::jiff::Timestamp;
 

@@ -1,4 +1,4 @@
-//! What wakes a reconcile: a manifest that changed, one of its Jobs or pods, or time. Decides nothing.
+//! Controllers: watches that trigger reconciliations of runs, when they, their Jobs or their pods change.
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -39,16 +39,18 @@ pub async fn run_controller<R: RunResource>(
 ) {
     let (reader, writer) = reflector::store();
     let known = reader.clone();
-    let forgetful = context.clone();
+    let gauges = context.clone();
     let runs = watcher(
         metadata_api::<R>(&client, namespace.as_deref()),
         watcher::Config::default(),
     )
     .default_backoff()
+    // Managed fields are most of the metadata, and nothing reads them.
     .modify(|run| run.managed_fields_mut().clear())
     .reflect(writer)
-    .inspect_ok(move |event| forget_deleted(&forgetful, &known, event))
+    .inspect_ok(move |event| forget_deleted(&gauges, &known, event))
     .applied_objects()
+    // Status updates do not change the generation: the operator's own writes trigger no reconciliation.
     .predicate_filter(predicates::generation, Default::default());
 
     let jobs = watch_children::<R, Job>(&client, namespace.as_deref());
@@ -60,6 +62,7 @@ pub async fn run_controller<R: RunResource>(
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(reconcile::<R>, error_policy::<R>, context)
         .for_each(|result| async move {
+            // Errors of reconciliations are logged by the error policy; this is for those of the watches.
             if let Err(error) = result {
                 tracing::debug!(%error, "Controller");
             }
@@ -106,6 +109,7 @@ where
         + Send
         + 'static,
 {
+    // By label, not by owner reference, so that the API server filters the watch.
     let ours = watcher::Config::default().labels(&format!("{}={}", names::LABEL_KIND, R::KIND));
     watcher(metadata_api::<K>(client, namespace), ours)
         .default_backoff()

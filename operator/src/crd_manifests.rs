@@ -1,4 +1,4 @@
-//! The CustomResourceDefinitions as files: what `cnclip-operator crds` prints and what is committed.
+//! Manifests of the CustomResourceDefinitions, as `cnclip-operator crds` prints them.
 
 use cnclip_crds::{evaluation::CnClipEvaluation, training::CnClipTraining};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;

@@ -1,4 +1,4 @@
-//! What can fail: talking to the API server, and nothing else.
+//! Errors of reconciliations: failed requests to the API server.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Leadership: one replica reconciles, the others wait. Nothing else.
+//! Leader election: one replica reconciles, the others stand by.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ const LEASE_DURATION: Duration = Duration::from_secs(15);
 const RENEW_PERIOD: Duration = Duration::from_secs(3);
 /// Interval at which the other candidates try to acquire the lease.
 const RETRY_PERIOD: Duration = Duration::from_secs(1);
-/// Time without a renewal after which the leader stops. Shorter than the lease duration by more than one
-/// renewal, so that two leaders never overlap. client-go's default.
+/// Time without a renewal after which the leader stops: shorter than the lease duration, after which another
+/// candidate takes over. client-go's default.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Leader election by a `Lease`.
@@ -61,7 +61,9 @@ impl LeaderElection {
             sleep_or_stop(RENEW_PERIOD, stop).await;
             match self.renew_lease().await {
                 Some(true) => renewed = Instant::now(),
+                // Another candidate holds it: stop at once.
                 Some(false) => break,
+                // The API server may be back before the deadline.
                 None => {}
             }
         }
@@ -72,7 +74,7 @@ impl LeaderElection {
     /// Releases the lease on shutdown, so that another replica need not wait for its expiry.
     pub async fn release_lease(&self) {
         if let Err(error) = self.lock.step_down().await {
-            tracing::warn!(%error, "The lease could not be given back");
+            tracing::warn!(%error, "Lease not released");
         }
     }
 
@@ -82,11 +84,11 @@ impl LeaderElection {
             Ok(Ok(LeaseLockResult::Acquired(_))) => Some(true),
             Ok(Ok(LeaseLockResult::NotAcquired(_))) => Some(false),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "The lease could not be read or renewed");
+                tracing::warn!(%error, "Lease not renewed");
                 None
             }
             Err(_) => {
-                tracing::warn!("The lease could not be read or renewed in time");
+                tracing::warn!("Lease not renewed in time");
                 None
             }
         }

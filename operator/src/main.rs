@@ -1,4 +1,4 @@
-//! The program `cnclip-operator`: reads its command line, starts what it asks for, ends in order.
+//! The program `cnclip-operator`.
 
 use std::{io::Write, sync::Arc, time::Duration};
 
@@ -60,12 +60,13 @@ async fn run_operator(options: RunOptions) -> anyhow::Result<()> {
         run_controllers(client, options, metrics, stop.clone()).await;
     }
 
-    // Also when the lease was lost: Kubernetes starts a fresh candidate.
+    // Exits also when the lease is lost: the kubelet restarts the container as a new candidate, without state
+    // of the old term.
     stop.cancel();
     server.await?.context("serving metrics")
 }
 
-/// A client that gives up soon on an API server that does not answer, and tries again.
+/// A client with short timeouts: a request that hangs would occupy a concurrent reconciliation.
 async fn connect_client() -> anyhow::Result<Client> {
     let mut config = Config::infer().await?;
     config.connect_timeout = Some(Duration::from_secs(5));
@@ -73,7 +74,7 @@ async fn connect_client() -> anyhow::Result<Client> {
     Ok(Client::try_from(config)?)
 }
 
-/// One JSON object a line; the libraries say only what went wrong.
+/// JSON lines; libraries log warnings only.
 fn init_logging() {
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new("warn,cnclip_operator=info"));
@@ -84,7 +85,7 @@ fn init_logging() {
         .init();
 }
 
-/// Works while this replica leads.
+/// Runs the controllers while this replica is the leader.
 async fn run_as_leader(
     client: Client,
     options: RunOptions,
@@ -109,13 +110,14 @@ async fn run_as_leader(
     stop_work.cancel();
 
     if let Err(error) = working.await {
-        tracing::error!(%error, "The controllers did not end in order");
+        tracing::error!(%error, "Controllers not stopped cleanly");
     }
 
+    // Only after the controllers have stopped, so that the next leader does not write at the same time.
     leadership.release_lease().await;
 }
 
-/// Reconciles both kinds until told to stop.
+/// Runs the controllers of both kinds until stopped.
 async fn run_controllers(
     client: Client,
     options: RunOptions,

@@ -1,4 +1,4 @@
-//! Manifests that the tests begin from. Nothing else uses them.
+//! Test fixtures: manifests.
 
 use cnclip_crds::{evaluation::CnClipEvaluation, training::CnClipTraining};
 use serde_json::{Value, json};

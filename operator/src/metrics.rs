@@ -1,5 +1,5 @@
-//! Every metric of the operator. No label holds a name or a message, but for the scores of evaluations,
-//! whose number is bounded.
+//! Metrics of the operator. No label has unbounded values, except those of the scores of evaluations, whose
+//! number of series is limited.
 
 mod scores;
 
@@ -47,14 +47,14 @@ impl Metrics {
         let reconcile_seconds = HistogramVec::new(
             HistogramOpts::new(
                 "cnclip_operator_reconcile_seconds",
-                "How long reconciles took.",
+                "Duration of reconciliations in seconds.",
             )
             .buckets(vec![0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]),
             &["kind"],
         )?;
 
         registry.register(Box::new(reconcile_seconds.clone()))?;
-        let leader = IntGauge::new("cnclip_operator_leader", "1 if this replica leads.")?;
+        let leader = IntGauge::new("cnclip_operator_leader", "1 if this replica is the leader.")?;
         registry.register(Box::new(leader.clone()))?;
         registry.register(Box::new(
             prometheus::process_collector::ProcessCollector::for_self(),
@@ -63,27 +63,27 @@ impl Metrics {
         Ok(Self {
             reconciles: counter(
                 "cnclip_operator_reconciles_total",
-                "Reconciles by kind and outcome.",
+                "Reconciliations by kind and outcome.",
                 &["kind", "outcome"],
             )?,
             attempt_failures: counter(
                 "cnclip_operator_attempt_failures_total",
-                "Attempts that failed, by kind and class.",
+                "Failed attempts by kind and failure class.",
                 &["kind", "class"],
             )?,
             ended_runs: counter(
                 "cnclip_operator_ended_runs_total",
-                "Runs that ended, by kind and how.",
+                "Finished runs by kind and outcome.",
                 &["kind", "end"],
             )?,
             writes: counter(
                 "cnclip_operator_writes_total",
-                "Writes to the API server, by what was written.",
+                "Writes to the API server by type of object.",
                 &["what"],
             )?,
             progress_reads: counter(
                 "cnclip_operator_progress_reads_total",
-                "Questions to trainers, by how they went.",
+                "Requests of progress reports by outcome.",
                 &["outcome"],
             )?,
             scores: ScoreGauges::register_gauges(&registry)?,

@@ -1,4 +1,7 @@
-//! The Kubernetes objects of one attempt, one kind a file. Pure: builds them, talks to nobody.
+//! Kubernetes objects of one attempt, one file per kind. Pure.
+//!
+//! Every object has an owner reference to its run, so that the garbage collector deletes it with the run: no
+//! finalizer is needed, and a run can be deleted while the operator is down.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Reads everything that a decision may depend on, once, into one value. Judges nothing.
+//! Observation: reads the objects of a run and its progress report into an [`ObservedState`].
 
 use cnclip_crds::{names, report::ProgressReport};
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
@@ -26,6 +26,8 @@ pub async fn observe_run<R: RunResource>(
     owner: &RunRef,
     run: &R,
 ) -> Result<ObservedState, ReconcileError> {
+    // Listed from the API server, not from a cache: after a Job was created, a stale cache would show none,
+    // and the stage would count as lost.
     let jobs = list_owned::<Job>(client, owner, "Jobs").await?;
     let pods = list_owned::<Pod>(client, owner, "Pods").await?;
     let mut observed = ObservedState {

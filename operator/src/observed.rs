@@ -1,5 +1,4 @@
-//! What was found in the cluster, reduced to what a decision may depend on. Pure: reads objects, not
-//! the API server, and judges nothing.
+//! Observed state of the cluster, reduced to what planning depends on. Pure.
 
 use cnclip_crds::{
     evaluation::CnClipEvaluation, names, report::ProgressReport, training::CnClipTraining,
@@ -219,6 +218,7 @@ fn job_state(job: &Job) -> JobState {
 
     for condition in conditions.filter(|condition| condition.status == "True") {
         match condition.type_.as_str() {
+            // The second of each pair is set first, while pods are still terminating.
             "Complete" | "SuccessCriteriaMet" => return JobState::Complete,
             "Failed" | "FailureTarget" => {
                 return JobState::Failed(condition.message.clone().unwrap_or_default());

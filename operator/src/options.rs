@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct OperatorOptions {
-    /// What to do.
+    /// Command.
     #[command(subcommand)]
     pub command: OperatorCommand,
 }
@@ -23,29 +23,29 @@ pub enum OperatorCommand {
 /// Options of the controller.
 #[derive(Clone, Debug, Args)]
 pub struct RunOptions {
-    /// Image of trainers whose manifest names none.
+    /// Default trainer image.
     #[arg(long, env = "TRAINER_IMAGE")]
     pub trainer_image: String,
-    /// Image of such trainers on GPUs; the other one if not given.
+    /// Default trainer image for GPUs. Unset: the default trainer image.
     #[arg(long, env = "TRAINER_CUDA_IMAGE")]
     pub trainer_cuda_image: Option<String>,
-    /// The only namespace to look after; all of them if not given.
+    /// Namespace to watch. Unset: all namespaces.
     #[arg(long, env = "WATCH_NAMESPACE")]
     pub namespace: Option<String>,
-    /// Seconds between two looks at a run that is at work.
+    /// Interval in seconds at which the progress of a running run is read.
     #[arg(long, env = "PROGRESS_INTERVAL", default_value_t = 5,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub progress_interval: u64,
-    /// Where /metrics and /healthz answer.
+    /// Listen address of /metrics and /healthz.
     #[arg(long, default_value = "0.0.0.0:8080")]
     pub listen: String,
-    /// Let one of several replicas do the work, elected by a Lease in this pod's namespace.
+    /// Enable leader election, by a Lease in this pod's namespace.
     #[arg(long, env = "LEADER_ELECTION")]
     pub leader_election: bool,
     /// Namespace of this pod.
     #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
     pub pod_namespace: String,
-    /// Name of this pod: the candidate in the election.
+    /// Name of this pod: its identity in the leader election.
     #[arg(long, env = "POD_NAME", default_value = "cnclip-operator")]
     pub pod_name: String,
 }

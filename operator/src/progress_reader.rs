@@ -1,5 +1,5 @@
-//! Asks a trainer for its last report. Never waits long, never believes much: a trainer that is slow,
-//! silent or talkative is as good as none, and training never notices.
+//! Reads progress reports over HTTP, with a timeout and a size limit: a trainer that is slow, silent or sends
+//! too much counts as unreachable. Training does not depend on it.
 
 use std::time::Duration;
 

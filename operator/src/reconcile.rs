@@ -1,4 +1,4 @@
-//! The loop: observe, plan, apply, write the status. Only `plan` decides anything.
+//! Control loop: observe, resolve, plan, apply, write the status. Only `plan` decides.
 
 use std::{sync::Arc, time::Instant};
 
@@ -102,7 +102,7 @@ pub fn error_policy<R: RunResource>(
         run = name,
         kind = R::KIND,
         error = error.error_chain(),
-        "Reconcile failed"
+        "Reconciliation failed"
     );
 
     Action::requeue(error.retry_after())
@@ -135,7 +135,8 @@ async fn reconcile_once<R: RunResource>(
         plan.mark_refused(&owner, &before, &observed, error.error_chain());
     }
 
-    // Written even when applying failed: that is when people read it.
+    // Written even if an object was refused: the condition then has the reason. Written after the objects: a
+    // status that says so before they exist would be wrong if the operator stopped in between.
     if write_status(&context.client, &owner, &run, &plan).await? {
         publish_changes(context, &run, &owner, &before, &plan).await;
     }
@@ -175,13 +176,13 @@ async fn fetch_run<R: RunResource>(
                 unreadable.error
             );
 
-            let notice = RunEvent {
+            let event = RunEvent {
                 warning: true,
                 reason: "Unreadable".to_owned(),
                 message,
             };
 
-            publish_event(context, changed, &notice).await;
+            publish_event(context, changed, &event).await;
             Ok(None)
         }
         None => Ok(None),
@@ -197,7 +198,7 @@ async fn publish_changes<R: RunResource>(
     plan: &ReconcilePlan,
 ) {
     context.metrics.writes.with_label_values(&["status"]).inc();
-    for notice in &plan.events {
+    for event in &plan.events {
         let RunRef {
             kind,
             namespace,
@@ -207,7 +208,7 @@ async fn publish_changes<R: RunResource>(
 
         let RunEvent {
             reason, message, ..
-        } = notice;
+        } = event;
 
         tracing::info!(
             kind,
@@ -217,7 +218,7 @@ async fn publish_changes<R: RunResource>(
             message,
             "Event recorded"
         );
-        publish_event(context, run, notice).await;
+        publish_event(context, run, event).await;
     }
 
     if let Some(failure) = &plan.status.last_failure
@@ -250,21 +251,22 @@ async fn publish_changes<R: RunResource>(
 async fn publish_event<K: Resource<DynamicType = ()>>(
     context: &ReconcileContext,
     object: &K,
-    notice: &RunEvent,
+    run_event: &RunEvent,
 ) {
     let event = Event {
-        type_: if notice.warning {
+        type_: if run_event.warning {
             EventType::Warning
         } else {
             EventType::Normal
         },
-        reason: notice.reason.clone(),
-        note: Some(notice.message.chars().take(1000).collect()),
+        reason: run_event.reason.clone(),
+        // The API server limits the length of a note.
+        note: Some(run_event.message.chars().take(1000).collect()),
         action: "Reconcile".to_owned(),
         secondary: None,
     };
 
-    // A recorder of its own: one that lasts folds notices of the same reason into the first one's words.
+    // A new recorder per event: a shared one aggregates events of the same reason and keeps the first message.
     let reporter = Reporter {
         controller: FIELD_MANAGER.into(),
         instance: None,
@@ -273,6 +275,6 @@ async fn publish_event<K: Resource<DynamicType = ()>>(
     let recorder = Recorder::new(context.client.clone(), reporter);
     let result = recorder.publish(&event, &object.object_ref(&())).await;
     if let Err(error) = result {
-        tracing::warn!(%error, reason = notice.reason, "An event could not be published");
+        tracing::warn!(%error, reason = run_event.reason, "Event not published");
     }
 }

@@ -1,5 +1,5 @@
-//! What is on record of a run, in one form for both kinds: the status, read and written back. It is
-//! the operator's only memory. Decides nothing.
+//! Recorded status of a run, common to both kinds. The status is the operator's only memory: a restarted
+//! operator continues from it.
 
 use cnclip_crds::{
     common::{LastFailure, RestartCounts},

@@ -1,5 +1,5 @@
-//! What the operator must know of a kind of run to reconcile it. One implementation a kind; nothing
-//! else in the operator asks which kind it is.
+//! Resolution: from the spec of a run to a [`ResolvedRun`]. One implementation of [`RunResource`] per kind;
+//! nothing else in the operator depends on the kind.
 
 use std::fmt::Debug;
 

@@ -1,4 +1,4 @@
-//! What both kinds of manifest come to: stages of work for pods, complete and resolved. Decides nothing.
+//! A resolved run: the stages that the specs of both kinds come to, with complete trainer configurations.
 
 use cnclip_crds::{
     common::{RetryLimits, WorkersSpec},

@@ -1,4 +1,4 @@
-//! `/metrics` and `/healthz` of the operator. Changes nothing.
+//! HTTP server of `/metrics` and `/healthz`.
 
 use axum::{Router, http::StatusCode, routing::get};
 use tokio::net::TcpListener;

@@ -1,5 +1,4 @@
-//! What people and programs read of a run: conditions, progress, results, columns, events. Pure, each file one
-//! of them.
+//! Status of a run: conditions, progress, results, printer columns and events. Pure.
 
 pub mod conditions;
 pub mod events;

@@ -1,4 +1,4 @@
-//! Times as the API writes them, and lengths of time as people read them. Reads no clock.
+//! Formats of times and durations. Reads no clock.
 
 use k8s_openapi::jiff::Timestamp;
 

@@ -1,5 +1,4 @@
-//! What evaluations measured, as gauges: of every evaluation that is there, up to a limit. Forgets those
-//! that are gone.
+//! Scores of evaluations as gauges, up to a limit. Series of deleted evaluations are removed.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +16,11 @@ use prometheus::{GaugeVec, IntGauge, Opts, Registry};
 const MAX_SERIES: usize = 10_000;
 
 /// Namespace and name of an evaluation.
-type EvaluationKey = (String, String);
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct EvaluationKey {
+    namespace: String,
+    name: String,
+}
 
 /// Score gauges of all evaluations; cheap to clone.
 #[derive(Clone)]
@@ -40,10 +43,10 @@ impl ScoreGauges {
     /// # Errors
     /// If the registry has metrics of these names.
     pub(super) fn register_gauges(registry: &Registry) -> prometheus::Result<Self> {
-        let help = "What an evaluation measured, in percent, by task and number.";
+        let help = "Score of an evaluation task, in percent, by task and metric.";
         let labels = ["namespace", "name", "task", "metric"];
         let score = GaugeVec::new(Opts::new(names::METRIC_SCORE, help), &labels)?;
-        let help = "Numbers of evaluations that are not told, because there are too many.";
+        let help = "Number of scores that are not exported, because of the limit on series.";
         let left_out = IntGauge::new("cnclip_operator_scores_left_out", help)?;
 
         registry.register(Box::new(score.clone()))?;
@@ -58,19 +61,23 @@ impl ScoreGauges {
     /// Replaces the series of an evaluation.
     pub fn set_gauges(&self, namespace: &str, name: &str, results: &[ResultStatus]) {
         self.update_known(|known| {
-            let key = (namespace.to_owned(), name.to_owned());
+            let key = EvaluationKey {
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            };
+
             self.remove_gauges(&key, known.remove(&key));
-            let mut room =
+            let mut remaining =
                 MAX_SERIES.saturating_sub(known.values().map(|one| one.exported.len()).sum());
             let mut fresh = ExportedScores::default();
 
             for (task, metric, value) in results.iter().flat_map(parse_scores) {
-                if room == 0 {
+                if remaining == 0 {
                     fresh.left_out += 1;
                     continue;
                 }
 
-                room -= 1;
+                remaining -= 1;
                 let labels = [namespace, name, task, metric.name()];
                 self.score.with_label_values(&labels).set(value);
                 fresh.exported.push((task.to_owned(), metric));
@@ -82,13 +89,15 @@ impl ScoreGauges {
 
     /// Removes the series of a deleted evaluation.
     pub fn remove_evaluation(&self, namespace: &str, name: &str) {
-        self.retain_evaluations(|of, one| (of, one) != (namespace, name));
+        self.retain_evaluations(|other_namespace, other| {
+            (other_namespace, other) != (namespace, name)
+        });
     }
 
     /// Removes the series of all evaluations but those that exist.
     pub fn retain_evaluations(&self, is_there: impl Fn(&str, &str) -> bool) {
         self.update_known(|known| {
-            let gone = known.extract_if(.., |(namespace, name), _| !is_there(namespace, name));
+            let gone = known.extract_if(.., |key, _| !is_there(&key.namespace, &key.name));
             gone.for_each(|(key, old)| self.remove_gauges(&key, Some(old)));
         });
     }
@@ -101,13 +110,11 @@ impl ScoreGauges {
             .set(i64::try_from(left_out).unwrap_or(i64::MAX));
     }
 
-    fn remove_gauges(&self, (namespace, name): &EvaluationKey, old: Option<ExportedScores>) {
+    fn remove_gauges(&self, key: &EvaluationKey, old: Option<ExportedScores>) {
         for (task, metric) in old.into_iter().flat_map(|old| old.exported) {
-            // What is not there is withdrawn.
-            drop(
-                self.score
-                    .remove_label_values(&[namespace, name, &task, metric.name()]),
-            );
+            let labels: [&str; 4] = [&key.namespace, &key.name, &task, metric.name()];
+            // The only error is that the series does not exist.
+            drop(self.score.remove_label_values(&labels));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The ConfigMap from which the trainers of one attempt read what they are told. Pure.
+//! ConfigMap with the trainer configuration of one attempt. Pure.
 
 use std::path::Path;
 

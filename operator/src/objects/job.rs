@@ -1,5 +1,4 @@
-//! The Job of one attempt: as many pods as workers, none of them restarted by Kubernetes, because all
-//! ranks restart together and that is the operator's to decide. Pure.
+//! Indexed Job of one attempt, one pod per worker. Pure.
 
 use std::collections::BTreeMap;
 
@@ -42,10 +41,14 @@ pub fn build_job(metadata: ObjectMeta, resolved: &ResolvedRun, config: &TrainerC
     Job {
         metadata: job_metadata(metadata, resolved, config),
         spec: Some(JobSpec {
+            // No retries by the Job controller: a single restarted rank cannot rejoin its collectives. The
+            // operator restarts all ranks together, counts the restart and waits for the backoff.
             backoff_limit: Some(0),
+            // The completion index is the worker index, and gives worker 0 a stable DNS name.
             completion_mode: Some("Indexed".to_owned()),
             completions: Some(resolved.workers.replicas),
             parallelism: Some(resolved.workers.replicas),
+            // No replacement of a pod that is still terminating: it may hold its GPUs and save its state.
             pod_replacement_policy: Some("Failed".to_owned()),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
@@ -66,10 +69,12 @@ fn job_metadata(
     resolved: &ResolvedRun,
     config: &TrainerConfig,
 ) -> ObjectMeta {
+    // On the Job only: with the label on its pods too, Kueue would also manage each as a single pod.
     if let (Some(labels), Some(queue)) = (&mut metadata.labels, &resolved.queue) {
         labels.insert(names::LABEL_QUEUE.to_owned(), queue.clone());
     }
 
+    // The operator has no other memory of it if the status update after the creation is lost.
     if let TrainerConfig::Evaluate(evaluate) = config {
         let checkpoint = (
             names::ANNOTATION_CHECKPOINT.to_owned(),
@@ -96,10 +101,13 @@ fn scrape_annotations() -> BTreeMap<String, String> {
 fn pod_spec(name: &str, resolved: &ResolvedRun, config: &TrainerConfig) -> PodSpec {
     let workers = &resolved.workers;
     PodSpec {
+        // The trainer does not use the Kubernetes API. Workload identity projects tokens of its own.
         automount_service_account_token: Some(false),
         containers: vec![trainer_container(resolved, config)],
         restart_policy: Some("Never".to_owned()),
+        // Environment variables for every Service of the namespace may exceed the argument size limit.
         enable_service_links: Some(false),
+        // With the headless Service of this name, every pod gets a DNS name.
         subdomain: Some(name.to_owned()),
         service_account_name: workers.service_account_name.clone(),
         priority_class_name: workers.priority_class_name.clone(),
@@ -162,6 +170,7 @@ fn pod_volumes(config_map: &str) -> Vec<Volume> {
         ..Volume::default()
     };
 
+    // The root file system is read-only.
     let scratch = Volume {
         name: "tmp".to_owned(),
         empty_dir: Some(EmptyDirVolumeSource::default()),
@@ -204,6 +213,7 @@ fn trainer_container(resolved: &ResolvedRun, config: &TrainerConfig) -> Containe
             ..SecurityContext::default()
         }),
         termination_message_path: Some(names::TERMINATION_LOG.to_owned()),
+        // The file has the last progress report. The end of the log would not parse as one.
         termination_message_policy: Some("File".to_owned()),
         volume_mounts: Some(vec![
             volume_mount("config", config_map::mount_folder(), true),
@@ -213,10 +223,10 @@ fn trainer_container(resolved: &ResolvedRun, config: &TrainerConfig) -> Containe
     }
 }
 
-fn container_port((name, port): (&str, u16)) -> ContainerPort {
+fn container_port(port: service::WorkerPort) -> ContainerPort {
     ContainerPort {
-        name: Some(name.to_owned()),
-        container_port: port.into(),
+        name: Some(port.name.to_owned()),
+        container_port: port.port.into(),
         ..ContainerPort::default()
     }
 }

@@ -1,5 +1,4 @@
-//! The headless Service that gives the workers of one attempt names of their own, and what they
-//! listen on. Pure.
+//! Headless Service of one attempt: DNS names and ports of its workers. Pure.
 
 use cnclip_crds::names;
 use k8s_openapi::{
@@ -13,6 +12,7 @@ pub fn build_service(metadata: ObjectMeta, workers: i32) -> Service {
     let selector = metadata.labels.clone();
     Service {
         spec: Some(ServiceSpec {
+            // Headless: one DNS record per pod instead of a virtual IP.
             cluster_ip: Some("None".to_owned()),
             publish_not_ready_addresses: Some(true),
             selector,
@@ -25,9 +25,27 @@ pub fn build_service(metadata: ObjectMeta, workers: i32) -> Service {
 }
 
 /// Named ports of each of so many workers.
-pub fn worker_ports(workers: i32) -> impl Iterator<Item = (&'static str, u16)> {
-    let world = (workers > 1).then_some(("world", names::RENDEZVOUS_PORT));
-    std::iter::once(("http", names::HTTP_PORT)).chain(world)
+pub fn worker_ports(workers: i32) -> impl Iterator<Item = WorkerPort> {
+    let http = WorkerPort {
+        name: "http",
+        port: names::HTTP_PORT,
+    };
+
+    let rendezvous = WorkerPort {
+        name: "world",
+        port: names::RENDEZVOUS_PORT,
+    };
+
+    std::iter::once(http).chain((workers > 1).then_some(rendezvous))
+}
+
+/// A named port of a worker.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkerPort {
+    /// Name of the port.
+    pub name: &'static str,
+    /// Number of the port.
+    pub port: u16,
 }
 
 /// Rendezvous address: the DNS name of the pod with completion index 0. The Service and the Job have the name
@@ -38,10 +56,10 @@ pub fn coordinator_address(metadata: &ObjectMeta) -> String {
     format!("{name}-0.{name}.{namespace}.svc:{}", names::RENDEZVOUS_PORT)
 }
 
-fn service_port((name, port): (&str, u16)) -> ServicePort {
+fn service_port(port: WorkerPort) -> ServicePort {
     ServicePort {
-        name: Some(name.to_owned()),
-        port: port.into(),
+        name: Some(port.name.to_owned()),
+        port: port.port.into(),
         ..ServicePort::default()
     }
 }
@@ -58,18 +76,18 @@ mod tests {
         manifest_fixtures::attempt_objects(&run, &ObservedState::default())
     }
 
-    fn told(objects: &AttemptObjects) -> serde_json::Value {
-        let told = objects.config_map.data.as_ref().unwrap()["run.json"].clone();
-        serde_json::from_str(&told).unwrap()
+    fn trainer_config(objects: &AttemptObjects) -> serde_json::Value {
+        let json = objects.config_map.data.as_ref().unwrap()["run.json"].clone();
+        serde_json::from_str(&json).unwrap()
     }
 
     #[test]
-    fn several_workers_meet_at_the_first_by_a_name_that_answers_before_they_are_ready() {
+    fn rendezvous_address_resolves_before_the_workers_are_ready() {
         let objects = objects(2);
         let service = json!(objects.service);
         let job = json!(objects.job);
         assert_eq!(
-            told(&objects)["world"]["coordinator"],
+            trainer_config(&objects)["world"]["coordinator"],
             "muge-align-3-0.muge-align-3.team.svc:8081"
         );
 
@@ -98,9 +116,9 @@ mod tests {
     }
 
     #[test]
-    fn a_single_worker_meets_nobody() {
+    fn a_single_worker_needs_no_rendezvous() {
         let objects = objects(1);
-        assert_eq!(told(&objects)["world"].get("coordinator"), None);
+        assert_eq!(trainer_config(&objects)["world"].get("coordinator"), None);
         assert_eq!(
             json!(objects.service)["spec"]["ports"]
                 .as_array()

@@ -1,4 +1,4 @@
-//! What went wrong with an attempt, whose fault it was, and whether another try is worth it. Pure.
+//! Failure of an attempt: root cause, failure class and retry policy. Pure.
 
 use cnclip_crds::{
     common::{RestartCounts, RetryLimits},
@@ -165,6 +165,8 @@ pub fn attempt_failure(
         .iter()
         .min_by_key(|(worker, failure)| root_cause_rank(worker, failure.class));
 
+    // When one rank fails, the others fail in their collectives and request a restart. Such an end is reported
+    // only when the root cause is known, or when waiting for it has timed out.
     if let Some((worker, failure)) = nearest {
         let unsure = may_be_consequence(worker, failure.class, now)
             && workers.iter().any(|one| one.is_alive(now));
@@ -174,7 +176,7 @@ pub fn attempt_failure(
     match &job.state {
         JobState::Failed(message) => Some(AttemptFailure::new(
             FailureClass::PodDeleted,
-            format!("the pods are gone before their work was done ({message})"),
+            format!("the pods were deleted before they completed ({message})"),
         )),
         _ => None,
     }
@@ -205,7 +207,7 @@ fn may_be_consequence(worker: &WorkerPod, class: FailureClass, now: Timestamp) -
 }
 
 fn worker_failure(worker: &WorkerPod, now: Timestamp) -> Option<AttemptFailure> {
-    let (class, exit_code, told) = match &worker.state {
+    let (class, exit_code, reported) = match &worker.state {
         WorkerState::Ended {
             exit_code: Some(0), ..
         } => return None,
@@ -222,10 +224,10 @@ fn worker_failure(worker: &WorkerPod, now: Timestamp) -> Option<AttemptFailure> 
         _ => return None,
     };
 
-    let message = if told.is_empty() {
+    let message = if reported.is_empty() {
         describe_failure(class, worker, exit_code)
     } else {
-        told
+        reported
     };
 
     Some(AttemptFailure {
@@ -237,6 +239,7 @@ fn worker_failure(worker: &WorkerPod, now: Timestamp) -> Option<AttemptFailure> 
 }
 
 fn classify_exit(worker: &WorkerPod, exit_code: Option<i32>, reason: &str) -> FailureClass {
+    // Before disruptions: after such an exit a retry is useless, whatever happened to the pod.
     match exit_code.and_then(TrainerExit::from_code) {
         Some(TrainerExit::Usage) => return FailureClass::Usage,
         Some(TrainerExit::Config) => return FailureClass::Config,
@@ -249,6 +252,7 @@ fn classify_exit(worker: &WorkerPod, exit_code: Option<i32>, reason: &str) -> Fa
     }
 
     match (exit_code, reason) {
+        // Before the exit code, which is 137 as after any SIGKILL.
         (_, "OOMKilled") => FailureClass::OutOfMemory,
         (_, "StartError" | "ContainerCannotRun") | (Some(126..=128), _) => FailureClass::Image,
         _ if worker.ends_by.is_some() => FailureClass::PodDeleted,
@@ -278,7 +282,7 @@ fn classify_disruption(disruption: Option<&str>, reason: &str) -> Option<Failure
 /// The message of the trainer's termination message.
 fn termination_message(worker: &WorkerPod, message: &str) -> String {
     const MAX_MESSAGE_CHARS: usize = 1024;
-    let told = match worker.last_report() {
+    let text = match worker.last_report() {
         Some(report) => report
             .failure
             .map(|failure| failure.message)
@@ -286,7 +290,7 @@ fn termination_message(worker: &WorkerPod, message: &str) -> String {
         None => message.trim().to_owned(),
     };
 
-    told.chars().take(MAX_MESSAGE_CHARS).collect()
+    text.chars().take(MAX_MESSAGE_CHARS).collect()
 }
 
 fn describe_failure(class: FailureClass, worker: &WorkerPod, exit_code: Option<i32>) -> String {
@@ -299,21 +303,21 @@ fn describe_failure(class: FailureClass, worker: &WorkerPod, exit_code: Option<i
 
     match class {
         FailureClass::OutOfMemory => format!(
-            "pod {name} needed more memory than it may have: raise spec.workers.resources.limits.memory, \
+            "pod {name} ran out of memory: raise spec.workers.resources.limits.memory, \
              or set microBatchSize of the stage to Auto"
         ),
         FailureClass::NodeLost => format!("node {node} of pod {name} stopped answering"),
         FailureClass::Preempted => {
-            format!("pod {name} made way on node {node} for one of higher priority")
+            format!("pod {name} was preempted on node {node} by a pod of higher priority")
         }
         FailureClass::Evicted => format!("pod {name} was evicted from node {node}"),
         FailureClass::PodDeleted => format!("pod {name} was deleted ({code})"),
         FailureClass::Image => format!(
-            "image {} could not be started: it must hold the program cnclip of this release",
+            "image {} could not be started: it must contain the program cnclip of this release",
             worker.image
         ),
         _ => format!(
-            "pod {name} on node {node} ended with {code}; `kubectl logs {name}` has its words"
+            "pod {name} on node {node} ended with {code}; `kubectl logs {name}` shows its log"
         ),
     }
 }
@@ -327,6 +331,7 @@ pub fn start_deadline_failure(
 ) -> Option<AttemptFailure> {
     let cause = cause?;
     let waited = now.as_second() - job.started.as_second();
+    // Time in a queue does not count: waiting for quota is expected.
     (job.state == JobState::Active && !job.queued && waited > limit).then(|| {
         let message = format!(
             "not started within {limit} s (spec.startDeadlineSeconds): {}",
@@ -344,7 +349,9 @@ pub fn retries_exhausted(
     retries: &RetryLimits,
 ) -> Option<String> {
     let (used, allowed, field) = match class.retry_budget() {
-        RetryBudget::Never => return Some("it would end the same way again".to_owned()),
+        RetryBudget::Never => {
+            return Some("the next attempt would fail in the same way".to_owned());
+        }
         RetryBudget::Application => (restarts.application, retries.application, "application"),
         RetryBudget::Infrastructure => (
             restarts.infrastructure,
@@ -378,7 +385,20 @@ pub fn reset_retry_budget(restarts: &mut RestartCounts) {
 }
 
 /// Exponential backoff before the last counted restart, in seconds: 2, 4, 8 … 300.
+///
+/// # Examples
+/// ```
+/// use cnclip_crds::common::RestartCounts;
+/// use cnclip_operator::plan::failure::{FailureClass, backoff_seconds, count_restart};
+///
+/// let mut restarts = RestartCounts::default();
+/// count_restart(&mut restarts, FailureClass::NodeLost);
+/// count_restart(&mut restarts, FailureClass::OutOfMemory);
+/// assert_eq!((restarts.infrastructure, restarts.application), (1, 1));
+/// assert_eq!(backoff_seconds(&restarts), 4);
+/// ```
 pub fn backoff_seconds(restarts: &RestartCounts) -> i64 {
+    // Of both budgets, so that alternating failures back off too. A series resets them per checkpoint.
     let counted = restarts.application + restarts.infrastructure;
     2_i64.pow(counted.clamp(1, 9).unsigned_abs()).min(300)
 }

@@ -1,5 +1,5 @@
-//! Whether what was measured passes the gate. Pure. A verdict stays as long as the gate and the numbers
-//! do, whatever becomes of the baseline.
+//! Quality gate of an evaluation. Pure. A decided condition is kept as long as the gate and the scores do not
+//! change, also if the baseline is deleted.
 
 use cnclip_crds::{
     evaluation::{CnClipEvaluation, GateBaseline, GateSpec},
@@ -66,13 +66,18 @@ fn gate_condition(
     ended: bool,
     baseline: Option<&CnClipEvaluation>,
 ) -> ConditionFields {
-    let told = gated_score(gate, results, ended).and_then(|score| match &gate.not_worse_than {
+    let verdict = gated_score(gate, results, ended).and_then(|score| match &gate.not_worse_than {
         Some(asked) => compare_to_baseline(gate, score, asked, baseline),
         None => compare_to_threshold(gate, score),
     });
 
-    let (status, reason, message) = told.unwrap_or_else(|undecided| undecided);
-    (GATE_PASSED, status, reason.to_owned(), message)
+    let verdict = verdict.unwrap_or_else(|undecided| undecided);
+    ConditionFields {
+        type_: GATE_PASSED,
+        status: verdict.0,
+        reason: verdict.1.to_owned(),
+        message: verdict.2,
+    }
 }
 
 /// Status, reason and message of the condition; `Err` if there is nothing to compare.

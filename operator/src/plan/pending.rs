@@ -1,4 +1,4 @@
-//! Why pods do not run yet, and what to do about it. Pure.
+//! Why pods are pending, and the remedy. Pure.
 
 use crate::{
     observed::{ObservedJob, WorkerPod, WorkerState},
@@ -16,7 +16,7 @@ pub fn pending_reason(
         let queue = resolved.queue.as_deref().unwrap_or("unknown");
         (
             "Queued",
-            format!("waits in queue {queue} until it has room"),
+            format!("is queued in {queue} until quota is available"),
         )
     } else if workers.is_empty() {
         let found = "has no pod yet; if this lasts, `kubectl describe job` says why: a service account \
@@ -42,12 +42,12 @@ fn worker_pending_reason(
     match &worker.state {
         WorkerState::Unscheduled { reason, message } if reason == "SchedulingGated" => Some((
             "Queued",
-            format!("worker {index} is held back by a scheduling gate ({message})"),
+            format!("worker {index} is held by a scheduling gate ({message})"),
         )),
         WorkerState::Unscheduled { message, .. } => Some((
             "Unschedulable",
             format!(
-                "no node takes worker {index} ({message}). Free a node, or ask for less in \
+                "no node fits worker {index} ({message}). Free a node, or request less in \
                  spec.workers.resources, nodeSelector or tolerations"
             ),
         )),
@@ -90,7 +90,7 @@ fn container_waiting_reason(
             let node = worker.node.as_deref().unwrap_or("a node");
             (
                 "Starting",
-                format!("worker {index} is being made on {node}"),
+                format!("worker {index} is being created on {node}"),
             )
         }
         reason => (
@@ -172,12 +172,12 @@ mod tests {
             (
                 wait("ContainerCreating", ""),
                 "Starting",
-                "worker 0 is being made on node-1",
+                "worker 0 is being created on node-1",
             ),
             (
                 no_node("Unschedulable"),
                 "Unschedulable",
-                "no node takes worker 0 (0/3 nodes are available). Free",
+                "no node fits worker 0 (0/3 nodes are available). Free",
             ),
             (no_node("SchedulingGated"), "Queued", "scheduling gate"),
         ];

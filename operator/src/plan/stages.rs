@@ -94,7 +94,7 @@ fn blocking_reason(
     let next = |job: &&ObservedJob| job.stage == stage.name && job.attempt == stage.attempt + 1;
     if let Some(job) = observed.jobs.iter().find(next) {
         let message = format!(
-            "an old Job with the name of attempt {} is still going away",
+            "an old Job with the name of attempt {} is still being deleted",
             job.attempt
         );
 
@@ -109,7 +109,7 @@ fn blocking_reason(
         .find(|worker| worker.is_alive(observed.now))
     {
         let message = format!(
-            "pod {} of attempt {} is still ending",
+            "pod {} of attempt {} is still terminating",
             terminating.name, terminating.attempt
         );
 

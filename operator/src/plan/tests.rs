@@ -1,4 +1,4 @@
-//! What the operator does, told as short stories: what is on record, what is seen, what follows.
+//! Scenarios of planning: recorded status, observed state, resulting plan.
 
 use cnclip_crds::{
     report::ProgressReport,

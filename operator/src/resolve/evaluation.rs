@@ -1,5 +1,5 @@
-//! A `CnClipEvaluation` as work: of one stage, or of one for each checkpoint of its training. What it
-//! leaves out is taken from its training. Pure.
+//! Resolves a `CnClipEvaluation` to one stage, or to one stage per checkpoint of its training. Fields that it
+//! leaves out default to those of the training. Pure.
 
 mod checkpoint_series;
 mod trainer_config;

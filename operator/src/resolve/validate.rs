@@ -128,7 +128,16 @@ pub fn resolve_model(model: &ModelSpec) -> Result<ModelConfig, StatusReason> {
         .ok_or_else(|| invalid_spec("spec.model.custom must be given when architecture is Custom"))
 }
 
-/// A finite decimal that a manifest writes as text: CRDs of Kubernetes discourage floating-point fields.
+/// A finite decimal that a manifest writes as text, because Kubernetes' API conventions avoid floating-point
+/// fields.
+///
+/// # Examples
+/// ```
+/// use cnclip_operator::resolve::validate::parse_decimal;
+///
+/// assert_eq!(parse_decimal("2e-5"), Some(2e-5));
+/// assert_eq!(parse_decimal("1e999"), None, "infinite");
+/// ```
 pub fn parse_decimal(text: &str) -> Option<f64> {
     text.parse::<f64>().ok().filter(|number| number.is_finite())
 }

@@ -1,5 +1,5 @@
-//! How a run stands, as conditions: all of them from the first write on, each with the time of its
-//! last change. Pure.
+//! Conditions of a run. Every type is present from the first status update on, so that `kubectl wait` finds
+//! it. Pure.
 
 use cnclip_crds::{
     names::condition,
@@ -16,7 +16,12 @@ const UNREACHABLE_TIMEOUT_SECONDS: i64 = 60;
 const STALE_REPORT_TIMEOUT_SECONDS: i64 = 900;
 
 /// Type, status, reason and message of a condition.
-pub(crate) type ConditionFields = (&'static str, &'static str, String, String);
+pub(crate) struct ConditionFields {
+    pub(crate) type_: &'static str,
+    pub(crate) status: &'static str,
+    pub(crate) reason: String,
+    pub(crate) message: String,
+}
 
 /// Writes all conditions but that of the gate, and the observed generation.
 pub fn write_conditions(
@@ -25,7 +30,7 @@ pub fn write_conditions(
     generation: Option<i64>,
     observed: &ObservedState,
 ) {
-    let lines = [
+    let conditions = [
         accepted_condition(phase, generation),
         running_condition(phase),
         progressing_condition(recorded, phase, observed),
@@ -36,23 +41,29 @@ pub fn write_conditions(
         failed_condition(phase),
     ];
 
-    let fresh = lines
+    let merged = conditions
         .into_iter()
-        .map(|line| merge_condition(recorded, line, generation, observed));
+        .map(|fields| merge_condition(recorded, fields, generation, observed));
 
     let gate = recorded.find_condition(condition::GATE_PASSED).cloned();
-    recorded.conditions = fresh.chain(gate).collect();
+    recorded.conditions = merged.chain(gate).collect();
     recorded.observed_generation = generation;
 }
 
 /// Keeps the transition time of a condition whose status did not change.
 pub(crate) fn merge_condition(
     recorded: &RecordedStatus,
-    line: ConditionFields,
+    fields: ConditionFields,
     generation: Option<i64>,
     observed: &ObservedState,
 ) -> Condition {
-    let (type_, status, reason, message) = line;
+    let ConditionFields {
+        type_,
+        status,
+        reason,
+        message,
+    } = fields;
+
     let same = recorded
         .find_condition(type_)
         .filter(|old| old.status == status);
@@ -73,7 +84,12 @@ fn condition_fields(
     reason: &str,
     message: impl Into<String>,
 ) -> ConditionFields {
-    (type_, status, reason.to_owned(), message.into())
+    ConditionFields {
+        type_,
+        status,
+        reason: reason.to_owned(),
+        message: message.into(),
+    }
 }
 
 fn accepted_condition(phase: &Phase, generation: Option<i64>) -> ConditionFields {
@@ -163,7 +179,7 @@ fn checkpoint_condition(newest: Option<&CheckpointStatus>) -> ConditionFields {
             condition::CHECKPOINT_VERIFIED,
             "False",
             "NoCheckpoint",
-            "none was made yet",
+            "no checkpoint was written yet",
         ),
     }
 }
@@ -181,17 +197,17 @@ fn degraded_condition(recorded: &RecordedStatus) -> ConditionFields {
         return condition_fields(condition::DEGRADED, "True", "SamplesSkipped", message);
     }
 
-    let going_on = |stage: &&StageStatus| stage.state != StageState::Succeeded;
+    let is_unfinished = |stage: &&StageStatus| stage.state != StageState::Succeeded;
     let halved = recorded
         .stages
         .iter()
-        .filter(going_on)
+        .filter(is_unfinished)
         .find(|stage| stage.micro_batch_halved);
 
     if let Some(StageStatus { name, .. }) = halved {
         let message = format!(
-            "stage {name} ran out of memory: its workers compute half as many pairs at once as they \
-             would choose, which is slower and gives the same gradients"
+            "stage {name} ran out of memory: its automatic micro-batch size is halved, which is \
+             slower and computes the same gradients"
         );
 
         return condition_fields(condition::DEGRADED, "True", "MicroBatchHalved", message);

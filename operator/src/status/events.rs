@@ -1,4 +1,6 @@
-//! What people should hear of, found by comparing the record before and after: the run's events. Pure.
+//! Events of a run, derived from the difference of two statuses. Pure.
+//!
+//! Deriving them from stored statuses publishes each once, also after a restart of the operator.
 
 use cnclip_crds::{
     names::condition,
@@ -20,13 +22,13 @@ pub struct RunEvent {
 
 /// The events of a status change.
 pub fn diff_statuses(before: &RecordedStatus, after: &RecordedStatus) -> Vec<RunEvent> {
-    let mut notices = Vec::new();
+    let mut events = Vec::new();
     for (index, stage) in after.stages.iter().enumerate() {
-        notices.extend(stage_event(before.stages.get(index), stage));
+        events.extend(stage_event(before.stages.get(index), stage));
     }
 
-    notices.extend(failure_event(before, after));
-    notices.extend(blocked_event(before, after));
+    events.extend(failure_event(before, after));
+    events.extend(blocked_event(before, after));
     let changes = [
         (condition::SUSPENDED, "True", "Suspended", false),
         (condition::ACCEPTED, "False", "Rejected", true),
@@ -38,12 +40,12 @@ pub fn diff_statuses(before: &RecordedStatus, after: &RecordedStatus) -> Vec<Run
     ];
 
     for (type_, status, reason, warning) in changes {
-        notices.extend(condition_event(
+        events.extend(condition_event(
             before, after, type_, status, reason, warning,
         ));
     }
 
-    notices
+    events
 }
 
 fn stage_event(before: Option<&StageStatus>, after: &StageStatus) -> Option<RunEvent> {

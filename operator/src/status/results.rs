@@ -1,4 +1,4 @@
-//! What an evaluation measured, put on record with what it is of. Pure.
+//! Records the results of an evaluation with their provenance. Pure.
 //!
 //! Results of one checkpoint are never mixed with those of another: the next one's wait until they are
 //! whole, or its trainer has ended.

@@ -1,4 +1,4 @@
-//! The columns of `kubectl get`. For the eye only. Pure.
+//! Printer columns of `kubectl get`. Pure.
 
 use cnclip_crds::{
     evaluation::EvaluationSummary,

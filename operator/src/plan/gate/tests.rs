@@ -84,7 +84,12 @@ fn a_number_passes_that_is_at_least_what_is_asked_for() {
     ];
 
     for (asked, found, ended, expected, words) in rows {
-        let (_, status, reason, message) = gate_condition(
+        let ConditionFields {
+            status,
+            reason,
+            message,
+            ..
+        } = gate_condition(
             &gate(("atLeast", json!(asked))),
             &results(&found),
             ended,
@@ -101,8 +106,12 @@ fn a_classification_has_no_recall_and_says_what_it_has() {
     let zero_shot = json!({"classes": 10, "headline": "accuracy", "accuracy": "91.00", "top5": "99.00",
                            "meanPerClass": "90.00", "meanAveragePrecision": "80.00"});
     let found = results(&[json!({"name": "valid", "images": 5, "zeroShot": zero_shot})]);
-    let (_, status, reason, message) =
-        gate_condition(&gate(("atLeast", json!("1"))), &found, false, None);
+    let ConditionFields {
+        status,
+        reason,
+        message,
+        ..
+    } = gate_condition(&gate(("atLeast", json!("1"))), &found, false, None);
     assert_eq!((status, reason.as_str()), ("False", "TaskHasNoSuchMetric"));
     let words =
         "has no textToImage.meanRecall: it has accuracy, top5, meanPerClass, meanAveragePrecision";
@@ -183,7 +192,12 @@ fn a_number_passes_that_is_not_worse_than_the_baselines() {
         });
 
         let own = results(&[result("valid", "77.40")]);
-        let (_, status, reason, message) = gate_condition(&gate, &own, true, baseline.as_ref());
+        let ConditionFields {
+            status,
+            reason,
+            message,
+            ..
+        } = gate_condition(&gate, &own, true, baseline.as_ref());
         assert_eq!(
             format!("{status} {reason}"),
             expected,
@@ -199,7 +213,12 @@ fn a_baseline_without_such_a_task_will_never_have_its_result() {
     let mut gate = gate(("notWorseThan", json!({"evaluationName": "old"})));
     gate.task = "flickr".to_owned();
     let own = results(&[result("flickr", "77.40")]);
-    let (_, status, reason, message) = gate_condition(
+    let ConditionFields {
+        status,
+        reason,
+        message,
+        ..
+    } = gate_condition(
         &gate,
         &own,
         true,

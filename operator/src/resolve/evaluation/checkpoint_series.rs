@@ -1,4 +1,4 @@
-//! Every checkpoint of a training as a stage of its own, in the order in which they appeared. Pure.
+//! Series of evaluations: one stage per checkpoint of a training, in order of their creation. Pure.
 
 use cnclip_crds::{
     evaluation::{CnClipEvaluation, ScoredCheckpoint},

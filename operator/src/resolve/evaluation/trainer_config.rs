@@ -1,5 +1,4 @@
-//! What an evaluation's trainers are told: what the manifest says, and what it leaves out from its
-//! training. Pure.
+//! Trainer configuration of an evaluation. Pure.
 
 use cnclip_crds::{
     artifacts,
