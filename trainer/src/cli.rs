@@ -1,4 +1,4 @@
-//! What a user may ask for on the command line, and what the exit code says about it.
+//! The command line: subcommands, their arguments, and exit codes.
 
 mod bench;
 mod compare;
@@ -22,7 +22,7 @@ use clap::{Args, Parser, Subcommand};
 use cnclip::progress::logging::ProcessLog;
 use cnclip_crds::exit_code::TrainerExit;
 
-/// Trains and scores Chinese-CLIP from one file, with or without a cluster.
+/// Trains and evaluates Chinese-CLIP models, on one machine or as the workers of a Kubernetes job.
 #[derive(Debug, Parser)]
 #[command(name = "cnclip", version, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
@@ -30,59 +30,61 @@ pub(crate) struct Cli {
     command: CliCommand,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 64 usage, 65 the data cannot be used, 70 a fault of cnclip, \
-75 stopped with the state saved (run it again), 78 the configuration or a place it names cannot work.";
+// sysexits.h, so that the operator and scripts can tell what is worth a retry: 75 always is, 70 may be, the
+// others are not until a person changes something.
+const EXIT_CODES: &str = "Exit codes: 0 success, 64 invalid usage, 65 unusable data, 70 internal error, 75 \
+interrupted with the state saved (run it again to resume), 78 invalid configuration or unreachable location.";
 
 #[derive(Debug, Subcommand)]
 enum CliCommand {
-    /// Train one stage; go on from the newest checkpoint if there is one.
+    /// Train one stage; resumes from the newest checkpoint if there is one.
     Train(JobArgs),
-    /// Score a checkpoint on a list of tasks.
+    /// Evaluate a checkpoint on a list of tasks.
     Evaluate(JobArgs),
-    /// Make a data set of shards from the reference's TSV and JSONL files, or index shards.
+    /// Convert the reference's TSV, JSONL or LMDB files to WebDataset shards, or index existing shards.
     Prepare(prepare::PrepareArgs),
-    /// Turn texts into ids: JSON objects with a `text` on standard input, a JSON array a line back.
+    /// Tokenize texts: reads JSON objects with a `text` on standard input, writes a JSON array of ids per line.
     Tokenize(tokenize::TokenizeArgs),
-    /// Turn pictures into what a tower is given, as safetensors.
+    /// Preprocess images into the input tensors of the image tower, as safetensors.
     Preprocess(preprocess::PreprocessArgs),
-    /// Write loss, features and every gradient of one batch, to hold against another implementation.
+    /// Write loss, features and all gradients of one batch, to compare with another implementation.
     Gradients(gradients::GradientsArgs),
-    /// Write the unit features of pictures and texts in the reference's feature files.
+    /// Compute the L2-normalized embeddings of images and texts.
     Embed(embed::EmbedArgs),
-    /// Write a model as others load it: for `transformers`, or for the reference's `cn_clip`.
+    /// Export a model for Hugging Face `transformers`, or for the reference's `cn_clip`.
     Export(export::ExportArgs),
-    /// Score retrieval from feature files: recall in both directions as JSON.
+    /// Compute retrieval recall in both directions from feature files, as JSON.
     Score(score::ScoreArgs),
-    /// Put runs beside one another: a table of their recalls, and a page with their curves.
+    /// Compare training runs: a table of their recalls, and an HTML page with their curves.
     Compare(compare::CompareArgs),
-    /// Tell what weights are: towers, parameters, whose layout, step, digests.
+    /// Describe weights: architecture, parameters, format, step, digests.
     Inspect(inspect::InspectArgs),
-    /// Tell which NVIDIA cards this machine has, and whether they compute.
+    /// List the NVIDIA GPUs of this machine, and run a self-test on each.
     Device(device::DeviceArgs),
     /// Compare one training step on this machine's device with candle's autograd on the CPU.
     Verify(verify::VerifyArgs),
-    /// Time training steps on made-up pairs.
+    /// Benchmark training steps on synthetic data.
     #[command(hide = true)]
     Bench(bench::BenchArgs),
 }
 
-/// A job that one file describes.
+/// A job described by a configuration file.
 #[derive(Args, Debug)]
 struct JobArgs {
-    /// The file: JSON or YAML, as the operator writes it to run.json.
+    /// Configuration file, JSON or YAML; the operator writes it as run.json.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Answer /progress, /metrics and /healthz on this address, whatever the file says.
+    /// Address on which to serve /progress, /metrics and /healthz; overrides the file.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
 }
 
 impl Cli {
-    /// Does what was asked.
+    /// Runs the subcommand.
     pub(crate) fn run(self) -> TrainerExit {
         let log = match ProcessLog::init_logging() {
             Ok(log) => log,
-            // There is no log to say it in.
+            // Without a log there is nowhere to report the error.
             Err(_) => return TrainerExit::Bug,
         };
 
@@ -107,6 +109,7 @@ impl Cli {
 
         match done {
             Ok(()) => TrainerExit::Done,
+            // `cnclip score … | head` closes the pipe early: the reader's choice, not a failure.
             Err(error) if error.is_broken_pipe() => TrainerExit::Done,
             Err(error) => {
                 tracing::error!("{error}");
