@@ -22,6 +22,13 @@ const MAX_RETRIES: usize = 30;
 /// A single request moves at most one part (16 MiB): slower than 140 KB/s is no answer.
 const REQUEST_TIMEOUT_SECONDS: u64 = 120;
 
+/// Makes *ring* the process's provider of cryptography for TLS, unless there is one: the HTTP client of the
+/// stores is built without a provider of its own, and panics where none is installed.
+fn install_tls_provider() {
+    // The error says that another provider is installed already, which does as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 type StoreEnvironment = Vec<(String, String)>;
 
 pub(super) fn open_uri(
@@ -32,6 +39,7 @@ pub(super) fn open_uri(
         return open_local_folder(std::path::Path::new(uri), uri);
     }
 
+    install_tls_provider();
     let url = Url::parse(uri).map_err(|error| invalid_uri(uri, &error.to_string()))?;
     let (scheme, prefix) =
         ObjectStoreScheme::parse(&url).map_err(|error| invalid_uri(uri, &error.to_string()))?;
@@ -203,6 +211,22 @@ fn invalid_uri(uri: &str, found: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stores_over_tls_are_opened_with_a_provider_of_cryptography() {
+        for uri in [
+            "https://example.com/data",
+            "s3://bucket/data",
+            "gs://bucket/data",
+        ] {
+            let environment = [
+                ("AWS_REGION", "eu-central-1"),
+                ("GOOGLE_SKIP_SIGNATURE", "true"),
+            ];
+            let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            open_uri(uri, environment.into_iter()).unwrap();
+        }
+    }
 
     /// URI, environment, and what is expected.
     type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
