@@ -64,6 +64,28 @@ pub enum RetryBudget {
 }
 
 impl FailureClass {
+    /// Every class, in the order of declaration.
+    pub const ALL: [Self; 18] = [
+        Self::Usage,
+        Self::Config,
+        Self::Data,
+        Self::Image,
+        Self::Bug,
+        Self::OutOfMemory,
+        Self::Killed,
+        Self::Crashed,
+        Self::Requeued,
+        Self::Terminated,
+        Self::Preempted,
+        Self::Evicted,
+        Self::NodeRefused,
+        Self::NodeLost,
+        Self::PodDeleted,
+        Self::JobDeleted,
+        Self::StartDeadline,
+        Self::Deadline,
+    ];
+
     /// Name in status, events and metrics.
     pub fn name(self) -> &'static str {
         match self {
