@@ -22,7 +22,8 @@ mod committed;
 
 use committed::assert_committed;
 
-const GENERATED: &str = "<!-- Generated from the code: UPDATE=1 cargo test -p cnclip-operator --test reference -->\n";
+const GENERATED: &str =
+    "<!-- Generated from the code: UPDATE=1 cargo test -p cnclip-operator --test reference -->\n";
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -64,7 +65,11 @@ fn every_failure_class_is_in_the_reference() {
     let documented = documented_variants("operator/src/plan/failure.rs", "FailureClass");
     assert_eq!(documented.len(), FailureClass::ALL.len());
     for (class, (variant, doc)) in FailureClass::ALL.into_iter().zip(documented) {
-        assert_eq!(format!("{class:?}"), variant, "ALL is in the order of the declaration");
+        assert_eq!(
+            format!("{class:?}"),
+            variant,
+            "ALL is in the order of the declaration"
+        );
         let budget = format!("{:?}", class.retry_budget()).to_lowercase();
         text += &format!("| `{}` | {doc} | {budget} |\n", class.name());
     }
@@ -87,7 +92,10 @@ fn every_exit_code_is_in_the_reference() {
         };
 
         let name = format!("{exit:?}");
-        let (_, doc) = documented.iter().find(|(variant, _)| *variant == name).unwrap();
+        let (_, doc) = documented
+            .iter()
+            .find(|(variant, _)| *variant == name)
+            .unwrap();
         text += &format!("| {code} | `{name}` | {doc} |\n");
         count += 1;
     }
@@ -148,20 +156,56 @@ fn help_after(source: &str, name: &str) -> String {
 /// Words in quotes with a capital letter that are no reasons: values, kinds, and reasons of Kubernetes that
 /// are read and not written.
 const NOT_REASONS: [&str; 34] = [
-    "True", "False", "Unknown", "Accepted", "Error", "ErrImagePull", "ImagePullBackOff", "InvalidImageName",
-    "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable", "CreateContainerConfigError",
-    "ContainerCreating", "PodInitializing", "SchedulingGated", "OOMKilled", "ContainerCannotRun", "StartError",
-    "DisruptionTarget", "PreemptionByScheduler", "Preempting", "EvictionByEvictionAPI", "DeletionByTaintManager",
-    "DeletionByPodGC", "TerminationByKubelet", "NodeShutdown", "Terminated", "UnexpectedAdmissionError",
-    "BackoffLimitExceeded", "DeadlineExceeded", "FailedIndexes", "PodFailurePolicy", "Completed", "Why",
+    "True",
+    "False",
+    "Unknown",
+    "Accepted",
+    "Error",
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "ImageInspectError",
+    "RegistryUnavailable",
+    "CreateContainerConfigError",
+    "ContainerCreating",
+    "PodInitializing",
+    "SchedulingGated",
+    "OOMKilled",
+    "ContainerCannotRun",
+    "StartError",
+    "DisruptionTarget",
+    "PreemptionByScheduler",
+    "Preempting",
+    "EvictionByEvictionAPI",
+    "DeletionByTaintManager",
+    "DeletionByPodGC",
+    "TerminationByKubelet",
+    "NodeShutdown",
+    "Terminated",
+    "UnexpectedAdmissionError",
+    "BackoffLimitExceeded",
+    "DeadlineExceeded",
+    "FailedIndexes",
+    "PodFailurePolicy",
+    "Completed",
+    "Why",
 ];
 
 fn source_files(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap();
     entries
         .map(|entry| entry.unwrap().path())
-        .flat_map(|path| if path.is_dir() { source_files(&path) } else { vec![path] })
-        .filter(|path| path.extension().is_some_and(|end| end == "rs") && !path.ends_with("tests.rs"))
+        .flat_map(|path| {
+            if path.is_dir() {
+                source_files(&path)
+            } else {
+                vec![path]
+            }
+        })
+        .filter(|path| {
+            path.extension().is_some_and(|end| end == "rs") && !path.ends_with("tests.rs")
+        })
         .filter(|path| !path.components().any(|part| part.as_os_str() == "tests"))
         .collect()
 }
@@ -169,13 +213,20 @@ fn source_files(folder: &Path) -> Vec<PathBuf> {
 /// The reasons that the decisions of the operator name, read off the source.
 fn reasons_of_the_code() -> BTreeSet<String> {
     let classes: BTreeSet<_> = FailureClass::ALL.iter().map(|class| class.name()).collect();
-    let folders = ["plan", "status", "run", "resolve"].map(|name| root().join("operator/src").join(name));
+    let folders =
+        ["plan", "status", "run", "resolve"].map(|name| root().join("operator/src").join(name));
     let mut found = BTreeSet::new();
 
-    for file in folders.iter().filter(|folder| folder.is_dir()).flat_map(|folder| source_files(folder)) {
+    for file in folders
+        .iter()
+        .filter(|folder| folder.is_dir())
+        .flat_map(|folder| source_files(folder))
+    {
         let text = std::fs::read_to_string(&file).unwrap();
         let code = text.split("#[cfg(test)]").next().unwrap();
-        let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let lines = code
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"));
         let code = lines.collect::<Vec<_>>().join("\n");
         found.extend(quoted_words(&code).filter(|word| {
             word.len() > 3

@@ -10,7 +10,8 @@
 use std::path::Path;
 use std::process::Command;
 
-const GENERATED: &str = "<!-- Generated from the code: UPDATE=1 cargo test -p cnclip-trainer --test reference -->\n";
+const GENERATED: &str =
+    "<!-- Generated from the code: UPDATE=1 cargo test -p cnclip-trainer --test reference -->\n";
 
 /// Asserts that a committed file holds this; writes it first if asked to.
 fn assert_committed(file: &str, content: &str) {
@@ -30,7 +31,10 @@ fn help_of(command: Option<&str>) -> String {
     assert!(output.status.success(), "{command:?}");
     let text = String::from_utf8(output.stdout).unwrap();
     // Lines end where the text does, whatever the terminal's width.
-    text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+    text.lines()
+        .map(str::trim_end)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// The subcommands that the help of the program lists.
@@ -51,7 +55,10 @@ fn every_command_is_in_the_reference() {
     assert!(commands.len() > 10, "{commands:?}");
     let mut text = format!("{GENERATED}\n# Command line\n\n```text\n{help}\n```\n");
     for command in commands {
-        text += &format!("\n## cnclip {command}\n\n```text\n{}\n```\n", help_of(Some(command)));
+        text += &format!(
+            "\n## cnclip {command}\n\n```text\n{}\n```\n",
+            help_of(Some(command))
+        );
     }
 
     assert_committed("docs/reference/cli.md", &text);
@@ -67,13 +74,20 @@ fn every_metric_of_the_trainer_is_in_the_reference() {
 
     // Rows of the table of metrics: ("name", "help", MetricKind::Gauge, ...
     let mut count = 0;
-    for row in source.lines().filter_map(|line| line.trim().strip_prefix("(\"")) {
+    for row in source
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("(\""))
+    {
         let mut parts = row.split('"');
         let (Some(name), Some(help)) = (parts.next(), parts.nth(1)) else {
             continue;
         };
 
-        let kind = if row.contains("MetricKind::Counter") { "counter" } else { "gauge" };
+        let kind = if row.contains("MetricKind::Counter") {
+            "counter"
+        } else {
+            "gauge"
+        };
         text += &format!("| `{name}` | {kind} | {help} |\n");
         count += 1;
     }

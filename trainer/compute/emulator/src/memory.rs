@@ -140,15 +140,19 @@ impl EmulatedMemory {
 
             if is_bf16 {
                 let numbers = new.as_chunks_mut().0.iter_mut().zip(old.as_chunks().0);
-                numbers.filter(|(new, old)| new != old).for_each(|(new, _)| {
-                    let value = bf16::from_ne_bytes(*new).to_f32();
-                    *new = bf16::from_f32(PERTURBATION * value).to_ne_bytes();
-                });
+                numbers
+                    .filter(|(new, old)| new != old)
+                    .for_each(|(new, _)| {
+                        let value = bf16::from_ne_bytes(*new).to_f32();
+                        *new = bf16::from_f32(PERTURBATION * value).to_ne_bytes();
+                    });
             } else {
                 let numbers = new.as_chunks_mut().0.iter_mut().zip(old.as_chunks().0);
-                numbers.filter(|(new, old)| new != old).for_each(|(new, _)| {
-                    *new = (PERTURBATION * f32::from_ne_bytes(*new)).to_ne_bytes();
-                });
+                numbers
+                    .filter(|(new, old)| new != old)
+                    .for_each(|(new, _)| {
+                        *new = (PERTURBATION * f32::from_ne_bytes(*new)).to_ne_bytes();
+                    });
             }
         }
     }
