@@ -262,7 +262,7 @@ impl RetrievalScores {
         RetrievalStatus {
             texts: self.texts,
             recalls: self.recalls.as_ref().map(RetrievalRecalls::to_status),
-            threshold: self.threshold.as_ref().map(SimilarityThreshold::to_status),
+            threshold: self.threshold.map(SimilarityThreshold::to_status),
         }
     }
 }
@@ -289,7 +289,7 @@ impl RecallAtK {
 }
 
 impl SimilarityThreshold {
-    fn to_status(&self) -> ThresholdStatus {
+    fn to_status(self) -> ThresholdStatus {
         ThresholdStatus {
             reached: self.is_reached(),
             // Unit features that match differ in the second or third decimal: two would round them together.

@@ -49,7 +49,7 @@ const INITIAL_LOGIT_SCALE: f64 = 2.659_26;
 const PIXEL_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 
 /// Standard deviation of each color channel.
-const PIXEL_STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+const PIXEL_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// An image tower, a text tower and the temperature.
 ///

@@ -162,7 +162,7 @@ impl Stepper {
         }
 
         let moments = checkpoint.open_weights(MOMENTS_FILE)?;
-        load_moments(&mut self.params, &moments, &mut self.adamw).map_err(&to_error)?;
+        load_moments(&self.params, &moments, &mut self.adamw).map_err(&to_error)?;
         Ok(())
     }
 

@@ -99,7 +99,7 @@ fn resnet_values(resnet: &ResnetConfig, side: u64) -> u64 {
     let layers = resnet.layers.iter().zip(0..);
     let blocks = layers.map(|(&count, layer)| {
         let planes = width << layer;
-        let places = (side / 4 >> layer).pow(2);
+        let places = ((side / 4) >> layer).pow(2);
         // Two narrow units, a wide one, and a shortcut, the first at twice the side.
         count as u64 * places * planes * (4 + 4 + 4 + 4)
     });

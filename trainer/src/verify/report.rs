@@ -192,6 +192,6 @@ impl VerifyReport {
         };
 
         let rows: Vec<_> = self.rows.iter().map(row).collect();
-        format_table((&head, 3), &rows)
+        format_table(&head, 3, &rows)
     }
 }

@@ -50,7 +50,7 @@ fn scored(confusion: Vec<Vec<u64>>) -> ScoredZeroShot {
         result,
         classes,
         confusion,
-        images: images,
+        images,
     }
 }
 

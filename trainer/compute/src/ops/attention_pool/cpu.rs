@@ -118,11 +118,7 @@ impl SingleQueryAttention {
     }
 
     /// Key and value of one head of each token of an image.
-    fn key_value_pairs<'a>(
-        self,
-        kv: &'a [f32],
-        head: usize,
-    ) -> impl Iterator<Item = (&'a [f32], &'a [f32])> {
+    fn key_value_pairs(self, kv: &[f32], head: usize) -> impl Iterator<Item = (&[f32], &[f32])> {
         let part = self.head_range(head);
         kv.chunks_exact(2 * self.width).map(move |token| {
             let (key, value) = token.split_at(self.width);

@@ -272,7 +272,7 @@ impl VitBlock {
         self.norm_1.backward(
             params.values,
             &mut params.gradients,
-            LayerNormCache { x: x, moments },
+            LayerNormCache { x, moments },
             branch.first_n(all),
             gradient.first_n_mut(all),
             Accumulate::Yes,
