@@ -6,10 +6,7 @@ use super::augment::{AugmentKey, augment_image};
 use super::decode::{DecodeError, DecodedImage, decode_image};
 use cnclip_crds::stage::Augmentation;
 
-/// Means of the three channels, 1 being the brightest level.
-pub const CHANNEL_MEANS: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-/// Standard deviations of the three channels.
-pub const CHANNEL_STDS: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
+pub use cnclip_compute::ops::patchify::{CLIP_MEAN as CHANNEL_MEANS, CLIP_STD as CHANNEL_STDS};
 
 /// Decodes, augments and resizes an image into its place in a batch.
 ///

@@ -20,6 +20,8 @@ __device__ __forceinline__ ScoreRow score_row(Sequence s, unsigned heads, unsign
     return found;
 }
 
+// Shapes: probabilities, dropped [pooled tokens, heads, longest]; ids [tokens] or null without padding. Scores become
+// probabilities in place, in fp32 between a load and a store of T.
 template <typename T>
 static __device__ void softmax_forward(T* probabilities, T* dropped, const unsigned* ids, unsigned heads,
                                        unsigned longest, const unsigned* offsets, unsigned length,
@@ -56,6 +58,7 @@ EXPORT(softmax_forward,
        (probabilities, dropped, ids, heads, longest, offsets, length, first, key, first_sample, dropped_below,
         kept_scale))
 
+// Shapes: as of softmax_forward. dscores holds the gradient of the dropped probabilities, and becomes that of q · kᵀ.
 template <typename T>
 static __device__ void softmax_backward(const T* probabilities, T* dropped, T* dscores, unsigned heads,
                                         unsigned longest, float scale, const unsigned* offsets, unsigned length,

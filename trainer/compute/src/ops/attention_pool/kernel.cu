@@ -43,6 +43,7 @@ static __device__ __forceinline__ float block_max(float value) {
     return warp_max(best[lane < warps ? lane : 0]);
 }
 
+// Shapes: q, out [images, width]; kv [images, tokens, 2, width]; probabilities [images, heads, tokens].
 template <typename T>
 static __device__ void query_forward(const T* q, const T* kv, float* probabilities, T* out,
                                      unsigned heads, unsigned size, unsigned tokens, float scale) {
@@ -82,6 +83,7 @@ EXPORT(query_forward,
         unsigned tokens, float scale),
        (q, kv, probabilities, out, heads, size, tokens, scale))
 
+// Shapes: as of query_forward; dq, dout as q, dkv as kv. Key and value of a token are written by one block, its head's.
 template <typename T>
 static __device__ void query_backward(const T* q, const T* kv, const float* probabilities,
                                       const T* out, const T* dout, T* dq, T* dkv, unsigned heads,

@@ -2,6 +2,7 @@
 // the accesses of a warp are coalesced.
 #include "common.cuh"
 
+// Shapes: x [images, side, side, channels]; y [images, side / 2, side / 2, channels]; `count` numbers are written.
 // A thread computes one number of `y`.
 template <typename T>
 static __device__ void pool_forward(const T* x, T* y, unsigned count, unsigned side,

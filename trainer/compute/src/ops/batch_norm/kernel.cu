@@ -91,6 +91,7 @@ static __device__ void sum_block(const Walk& walk, const Two& first, const Two& 
     }
 }
 
+// Shapes: x [rows, width]; parts [blocks of rows, 2, width].
 // The sums of the distances from the first row, and of their squares: a mean that is large beside the deviation
 // costs the variance no digits, as it would if the squares of the numbers themselves were summed.
 template <typename T>
@@ -135,6 +136,7 @@ static __device__ __forceinline__ float sum_parts(const float* parts, unsigned w
     return warp_sum(sum);
 }
 
+// Shapes: parts [count, 2, width]; moments [4, width], of which the first two are written.
 // Mean and variance of each channel, from the sums of all parts; a warp for each channel.
 template <typename T>
 static __device__ void batch_norm_moments(const T* x, const float* parts, float* moments,

@@ -47,6 +47,7 @@ struct Targets {
     }
 };
 
+// Shapes: logits [rows, pairs]; images, texts, shares [pairs]; rows [rows, 3]. `first` is the sample of the first row.
 // rows[row] = ln Σ eˣ, the mean logit of the matches, and whether the nearest matches.
 extern "C" __global__ void loss_rows(const float* logits, const unsigned* images,
                                      const unsigned* texts, const float* shares, float* rows,
@@ -73,6 +74,7 @@ extern "C" __global__ void loss_rows(const float* logits, const unsigned* images
     }
 }
 
+// Shapes: logits [rows, pairs]; row_sums, column_sums [pairs]; slopes [rows].
 // Logits become their gradients, in place: a batch's logits are the largest array of the loss. slopes[row] is what the
 // row adds to the gradient of the logit scale. A logit is in one softmax over its row and one over its column; both
 // denominators were found before, the columns' as the rows of the other direction.

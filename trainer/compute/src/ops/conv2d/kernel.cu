@@ -4,6 +4,7 @@
 
 enum : unsigned { TAPS = 9, UNFOLD_BLOCK = 256 };
 
+// Shapes: x [images, side, side, channels]; rows [count, channels, 9], from output pixel `first` on.
 // A thread reads the window of one output pixel in one channel. Threads of neighbouring channels read neighbouring
 // addresses, but would write nine numbers apart: the block collects its rows in shared memory, where they are one
 // contiguous piece, and writes that in order. Nine is odd, so fp32 stores to shared memory have no bank conflicts.

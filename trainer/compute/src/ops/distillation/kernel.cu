@@ -14,6 +14,7 @@ struct Stretch {
     }
 };
 
+// Shapes: taught [rows, wide]; features, gradients [rows, width]; cosines [rows].
 // cosines[row] is the cosine; the gradient of −scale · cosine is added to that of the features.
 extern "C" __global__ void distillation(const float* taught, const float* features, float* gradients,
                                         float* cosines, const unsigned* firsts,

@@ -2,6 +2,7 @@
 // and atomics would add their rows in any order.
 #include "rows.cuh"
 
+// Shapes: words [vocabulary, width]; positions [longest, width]; kind [width]; ids [tokens]; y [tokens, width].
 // Grid: (sequences, positions of the longest); a block copies the row of one token.
 template <typename T>
 static __device__ void embedding_forward(const float* words, const float* positions, const float* kind,

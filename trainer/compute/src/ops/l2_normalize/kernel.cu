@@ -8,6 +8,7 @@ __device__ __forceinline__ float inverse_length(const float* x, unsigned width) 
     return 1.0f / fmaxf(sqrtf(warp_sum(squares)), 1e-12f);
 }
 
+// Shapes: x, y [rows, width].
 extern "C" __global__ void normalize_forward(const float* x, float* y, unsigned rows, unsigned width) {
     size_t row = (size_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
     if (row >= rows) return;

@@ -5,6 +5,7 @@ __device__ __forceinline__ size_t row_of_warp() {
     return (size_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
 }
 
+// Shapes: x, y [rows, width]; scale [2, width], weight and bias; moments [rows, 2], mean and 1 / deviation.
 template <typename T>
 static __device__ void layer_norm_forward(const float* scale, const T* x, T* y, float* moments,
                                           unsigned rows, unsigned width, float epsilon) {
@@ -49,6 +50,7 @@ EXPORT(layer_norm_forward,
        (const float* scale, const T* x, T* y, float* moments, unsigned rows, unsigned width, float epsilon),
        (scale, x, y, moments, rows, width, epsilon))
 
+// Shapes: x, dy, dx [rows, width]; scale [2, width]; moments [rows, 2]. Writes dx, or adds to it for a residual.
 template <typename T>
 static __device__ void layer_norm_backward(const float* scale, const T* x, const float* moments, const T* dy,
                                            T* dx, unsigned rows, unsigned width, unsigned add) {

@@ -3,6 +3,7 @@
 // neighbouring channels.
 #include "common.cuh"
 
+// Shapes: positions [1 + places, width]; x [images, places, width]; tokens [images, 1 + places, width]; means [images, width].
 template <typename T>
 static __device__ void mean_token_forward(const float* positions, const T* x, T* tokens, T* means,
                                           unsigned places, unsigned width) {
@@ -28,6 +29,8 @@ EXPORT(mean_token_forward,
        (const float* positions, const T* x, T* tokens, T* means, unsigned places, unsigned width),
        (positions, x, tokens, means, places, width))
 
+// Shapes: as of mean_token_forward. The gradient of the means is added to that of the first tokens, which the caller sums
+// into the gradient of the positions afterwards.
 template <typename T>
 static __device__ void mean_token_backward(T* dtokens, const T* dmeans, T* dx, unsigned places,
                                            unsigned width) {

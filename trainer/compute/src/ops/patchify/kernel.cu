@@ -10,6 +10,7 @@ __device__ __forceinline__ float normalized(unsigned char value, unsigned channe
     return (float)value * (1.0f / (255.0f * deviation)) - mean / deviation;
 }
 
+// Shapes: pixels [images, 3, side, side]; seen [images, of_picture]; patches [images, 1 + of_picture, 3, patch, patch].
 // A block for each token, the class token's row of zeros included: its positions are those of the other tokens.
 template <typename T, typename P>
 __device__ __forceinline__ void cut_patches(const P* pixels, const unsigned* seen, T* patches,
@@ -48,6 +49,7 @@ EXPORT(cut_patches_numbers,
         unsigned patch),
        (pixels, seen, patches, of_picture, side, patch))
 
+// Shapes: pixels [images, 3, side, side]; out [images, side, side, 3].
 // A thread for each pixel: reads of each plane are coalesced, and the three writes are adjacent.
 template <typename T, typename P>
 __device__ __forceinline__ void interleave(const P* pixels, T* out, unsigned points, unsigned side) {

@@ -1,6 +1,7 @@
 // Position embeddings of image tokens: the class token, then the visible patches.
 #include "rows.cuh"
 
+// Shapes: positions [1 + patches, width]; kind [width]; seen [images, of_picture]; y [images, 1 + of_picture, width].
 template <typename T>
 static __device__ void positions_forward(const float* positions, const float* kind, const unsigned* seen, T* y,
                                          unsigned of_picture, unsigned width) {
@@ -37,6 +38,7 @@ __device__ __forceinline__ unsigned token_at(const unsigned* seen, unsigned of_p
 
 // A block for each position and 128 columns: a gather over the images in their order, where a scatter from the tokens
 // would need atomics. Where all patches are visible, a token's position is its index.
+// Shapes: as of positions_forward; positions and kind are gradients, which are added to.
 template <typename T>
 static __device__ void positions_backward(float* positions, float* kind, const unsigned* seen, const T* dy,
                                           unsigned batch, unsigned of_picture, unsigned width) {
