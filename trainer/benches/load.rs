@@ -74,9 +74,10 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Random numbers under the model's names, written as they are made.
+/// Writes random numbers under the names of the model's tensors, one tensor after the other.
 fn write(path: &Path, params: &Params) -> anyhow::Result<()> {
     let tensors = || params.named_tensors().map(|(segment, _)| segment);
+    // Written as they are made: the file is as large as the model, and the memory of loading it is what is measured.
     let mut header = Map::new();
     let mut end = 0;
 
@@ -101,6 +102,7 @@ fn write(path: &Path, params: &Params) -> anyhow::Result<()> {
 
 fn write_noise(file: &mut impl Write, seed: u32, segment: &Segment) -> std::io::Result<()> {
     for at in 0..segment.range.len() as u32 {
+        // Knuth's multiplicative hash: any numbers will do that neither compress nor repeat.
         let noise = (at ^ seed << 20).wrapping_mul(2_654_435_761) >> 8;
         file.write_all(&(noise as f32 / (1 << 24) as f32 - 0.5).to_le_bytes())?;
     }
@@ -108,10 +110,10 @@ fn write_noise(file: &mut impl Write, seed: u32, segment: &Segment) -> std::io::
     Ok(())
 }
 
-/// A line of what Linux says of this process's memory, in bytes.
-fn resident(line: &str) -> anyhow::Result<u64> {
+/// A field of `/proc/self/status`, in bytes.
+fn resident(field: &str) -> anyhow::Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|found| found.strip_prefix(line));
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    Ok(kib.ok_or_else(|| anyhow::anyhow!("Linux does not tell the memory of a process"))? << 10)
+    Ok(kib.ok_or_else(|| anyhow::anyhow!("/proc/self/status has no {field}"))? << 10)
 }

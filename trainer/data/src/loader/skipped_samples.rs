@@ -29,7 +29,7 @@ pub(super) enum SkipReason {
 pub struct UnusableSample {
     shard: u32,
     pair: u32,
-    /// A [`SkipReason`], by its number.
+    /// A `SkipReason`, by its number.
     reason: u32,
 }
 

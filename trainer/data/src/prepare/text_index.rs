@@ -28,9 +28,10 @@ pub(super) struct TextIndex {
     loose: Vec<u32>,
 }
 
-// A sorted list of links takes a third of the memory of a map from images to lists of texts, and data sets
-// have hundreds of millions of them.
 /// That a text describes an image.
+///
+/// A sorted list of links takes far less memory than a map from images to lists of texts, and large data sets have
+/// hundreds of millions of links.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct ImageTextLink {
     image_id: ItemId,
