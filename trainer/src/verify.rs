@@ -81,6 +81,15 @@ pub fn verify_model(
         return Err(Error::Config(problem));
     }
 
+    // Rounding flips rectifiers, and batch normalization of a small batch amplifies it: no bound would tell
+    // a fault from that.
+    if options.precision == Precision::Bf16 && config.image.resnet.is_some() {
+        return Err(Error::Config(format!(
+            "{config} cannot be verified in bf16: rounding changes its gradients as much as a fault does. \
+             Verify it in fp32."
+        )));
+    }
+
     let context = DEFAULT_CONTEXT_LENGTH.min(config.text.positions as usize);
     memory::check_host_memory(config, memory, options.batch, context)?;
     progress(VerifyPhase::Weights);

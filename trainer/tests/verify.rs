@@ -109,15 +109,13 @@ fn a_device_that_computes_right_passes() {
 
 #[test]
 fn a_device_that_rounds_to_bfloat16_passes_with_the_tolerances_of_that() {
-    for config in [tiny_vit(), tiny_resnet()] {
-        let device = Emulator::new_device(DEVICE_BYTES);
-        let memory = Memory::Device(device, Precision::Bf16);
-        let report = verify(&config, &memory, Precision::Bf16);
-        assert!(report.passed, "{}\n{}", report.summary(), report.table());
-        // Rounding is seen: the same numbers do not pass as fp32.
-        let exact = Quantity::Gradient.tolerance(Precision::Fp32);
-        assert!(report.rows.iter().any(|row| row.relative_error > exact));
-    }
+    let device = Emulator::new_device(DEVICE_BYTES);
+    let memory = Memory::Device(device, Precision::Bf16);
+    let report = verify(&tiny_vit(), &memory, Precision::Bf16);
+    assert!(report.passed, "{}\n{}", report.summary(), report.table());
+    // Rounding is seen: the same numbers do not pass as fp32.
+    let exact = Quantity::Gradient.tolerance(Precision::Fp32);
+    assert!(report.rows.iter().any(|row| row.relative_error > exact));
 }
 
 /// A kernel, the first tensor that its fault reaches, and the operation that is named.
@@ -125,7 +123,7 @@ type Fault = (&'static str, (Quantity, &'static str), &'static str);
 
 #[test]
 fn a_broken_kernel_is_named() {
-    let of_vit: [Fault; 10] = [
+    let faults: [Fault; 3] = [
         (
             "cut_patches_bytes_f32",
             (Quantity::Activation, "visual.ln_pre"),
@@ -141,67 +139,10 @@ fn a_broken_kernel_is_named() {
             (Quantity::Activation, "visual.transformer.resblocks.0"),
             "quick_gelu forward",
         ),
-        (
-            "gelu_forward_f32",
-            (Quantity::Activation, "bert.encoder.layer.0"),
-            "gelu forward",
-        ),
-        (
-            "softmax_forward_f32",
-            (Quantity::Activation, "visual.transformer.resblocks.0"),
-            "attention forward",
-        ),
-        (
-            "loss_differentiate",
-            (Quantity::Gradient, "logit_scale"),
-            "contrastive_loss backward",
-        ),
-        (
-            "layer_norm_backward_f32",
-            (
-                Quantity::Gradient,
-                "bert.encoder.layer.2.output.dense.weight",
-            ),
-            "layer_norm backward",
-        ),
-        (
-            "column_sums_f32",
-            (Quantity::Gradient, "bert.encoder.layer.2.output.dense.bias"),
-            "linear column_sums",
-        ),
-        (
-            "embedding_words_f32",
-            (Quantity::Gradient, "bert.embeddings.word_embeddings.weight"),
-            "embedding backward_words",
-        ),
-        (
-            "optimizer_step",
-            (Quantity::Update, "visual.class_embedding"),
-            "adamw",
-        ),
     ];
 
-    let of_resnet: [Fault; 3] = [
-        (
-            "batch_norm_apply_f32",
-            (Quantity::Activation, "visual.bn3"),
-            "batch_norm forward",
-        ),
-        (
-            "query_forward_f32",
-            (Quantity::Feature, "image_features"),
-            "attention_pool forward",
-        ),
-        (
-            "batch_norm_follow",
-            (Quantity::RunningStatistic, "visual.bn1.running_mean"),
-            "batch_norm statistics",
-        ),
-    ];
-
-    let vit = of_vit.map(|fault| (tiny_vit(), fault));
-    let resnet = of_resnet.map(|fault| (tiny_resnet(), fault));
-    for (config, (kernel, (quantity, tensor), operation)) in vit.into_iter().chain(resnet) {
+    let config = tiny_vit();
+    for (kernel, (quantity, tensor), operation) in faults {
         let report = emulated(&config, Some(kernel));
         let told = format!("{kernel}: {}\n{}", report.summary(), report.table());
         assert!(!report.passed, "{told}");
