@@ -36,7 +36,7 @@ pub enum TaskKind {
     ZeroShot,
 }
 
-/// One thing to measure.
+/// Evaluation task.
 #[cfg(feature = "kube")]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -45,10 +45,10 @@ pub struct TaskSpec {
     /// Name of the task.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
-    /// Retrieval in both directions.
+    /// Image-text retrieval in both directions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retrieval: Option<RetrievalSpec>,
-    /// Classification by names of classes.
+    /// Zero-shot image classification.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zero_shot: Option<ZeroShotSpec>,
 }

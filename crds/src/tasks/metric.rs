@@ -42,31 +42,31 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// Texts with a right image first.
+    /// Text-to-image recall at 1.
     TextToImageR1 = "textToImage.r1" of Retrieval;
-    /// Texts with a right image among the first five.
+    /// Text-to-image recall at 5.
     TextToImageR5 = "textToImage.r5" of Retrieval;
-    /// Texts with a right image among the first ten.
+    /// Text-to-image recall at 10.
     TextToImageR10 = "textToImage.r10" of Retrieval;
-    /// Mean of the three from texts to images.
+    /// Mean of text-to-image R@1, R@5 and R@10.
     TextToImageMeanRecall = "textToImage.meanRecall" of Retrieval;
-    /// Images with a right text first.
+    /// Image-to-text recall at 1.
     ImageToTextR1 = "imageToText.r1" of Retrieval;
-    /// Images with a right text among the first five.
+    /// Image-to-text recall at 5.
     ImageToTextR5 = "imageToText.r5" of Retrieval;
-    /// Images with a right text among the first ten.
+    /// Image-to-text recall at 10.
     ImageToTextR10 = "imageToText.r10" of Retrieval;
-    /// Mean of the three from images to texts.
+    /// Mean of image-to-text R@1, R@5 and R@10.
     ImageToTextMeanRecall = "imageToText.meanRecall" of Retrieval;
-    /// Images whose most probable class is theirs.
+    /// Top-1 accuracy.
     Accuracy = "accuracy" of ZeroShot;
-    /// Images whose class is among the five most probable.
+    /// Top-5 accuracy.
     Top5 = "top5" of ZeroShot;
-    /// Mean over the classes of the share of their images that are told right.
+    /// Mean per-class accuracy.
     MeanPerClass = "meanPerClass" of ZeroShot;
-    /// Area under the receiver operating characteristic; for two classes.
+    /// Area under the ROC curve, for two classes.
     RocAuc = "rocAuc" of ZeroShot;
-    /// Mean over the classes of the 11-point interpolated average precision.
+    /// 11-point interpolated mean average precision.
     MeanAveragePrecision = "meanAveragePrecision" of ZeroShot;
 }
 

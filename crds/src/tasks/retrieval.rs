@@ -1,4 +1,4 @@
-//! Retrieval: every text of a data set against every image, and back.
+//! Image-text retrieval in both directions.
 
 #[cfg(feature = "kube")]
 use kube::KubeSchema;
@@ -7,47 +7,46 @@ use serde::{Deserialize, Serialize};
 
 use super::{Metric, format_percent};
 
-/// A public data set of retrieval that numbers were published on.
+/// Public retrieval benchmark with published results.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
 #[schemars(transform = crate::schema::leave_words_to_fields)]
 pub enum Benchmark {
-    /// MUGE, its validation part: queries of a shop, from text to image only.
+    /// MUGE validation split: e-commerce queries, text-to-image only.
     MugeValid,
-    /// Flickr30K-CN, its test part.
+    /// Flickr30K-CN test split.
     Flickr30kCnTest,
-    /// COCO-CN, its test part.
+    /// COCO-CN test split.
     CocoCnTest,
 }
 
-/// Every text of a data set against every image, and back.
+/// Image-text retrieval over a data set, in both directions.
 #[cfg(feature = "kube")]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RetrievalSpec {
-    /// The prefix of the data set, such as `s3://data/MUGE/valid`: of its shards, or of a split in the
-    /// reference's layout, `valid_imgs.tsv` and `valid_texts.jsonl` beside it or its LMDB in
-    /// `lmdb/valid`, of which each worker makes shards in `/tmp` first.
+    /// URI prefix of the data set, such as `s3://data/MUGE/valid`: of its shards, or of a split in the
+    /// reference's layout (`valid_imgs.tsv` and `valid_texts.jsonl` next to it, or LMDB in `lmdb/valid`), which
+    /// each worker first converts to shards in `/tmp`.
     #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https)://.+')").message("must be s3://…, gs://…, az://…, file://… or https://…"))]
     #[schemars(length(max = 1024))]
     pub dataset: String,
-    /// The public data set that it is. The report then shows what was published for it beside what
-    /// was measured.
+    /// Public benchmark of the data set. The report then shows its published results next to the measured ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub benchmark: Option<Benchmark>,
-    /// Finds the similarity below which there is no match for a text. Needs a data set that says which
-    /// images belong to which texts.
+    /// Calibration of the similarity threshold below which a text has no match. Requires a data set with ground
+    /// truth.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<CalibrationSpec>,
 }
 
-/// How similar the first image must be to a text to be told as its answer.
+/// Calibration of the similarity threshold of a match.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CalibrationSpec {
-    /// First answers that shall be right, in percent of those told. The lowest similarity that
-    /// reaches it is taken, so that most texts are answered.
+    /// Required precision of the matches, in percent. The lowest threshold that reaches it is chosen, which
+    /// maximizes coverage.
     #[schemars(range(min = 1, max = 100))]
     pub precision_percent: i32,
 }

@@ -12,33 +12,30 @@ use super::{Metric, format_percent};
 pub use dataset_preset::{DatasetDefaults, DatasetPreset};
 pub use template_set::TemplateSet;
 
-/// Classification of pictures by the Chinese names of their classes, without training on them.
+/// Zero-shot image classification by the Chinese names of the classes.
 #[cfg(feature = "kube")]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.templates) || !has(self.templateSet)").message("give at most one of templates and templateSet"))]
 pub struct ZeroShotSpec {
-    /// The prefix of the data set in the layout of ELEVATER, such as `s3://data/elevater/cifar-100/`: the
-    /// names of its classes in `label_cn.txt`, its pictures in `test/<class>/`. It must be a place that
-    /// can be listed.
+    /// URI prefix of the data set in the layout of ELEVATER, such as `s3://data/elevater/cifar-100/`: class names
+    /// in `label_cn.txt`, images in `test/<class>/`. The location must support listing.
     #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https)://.+')").message("must be s3://…, gs://…, az://…, file://… or https://…"))]
     #[schemars(length(max = 1024))]
     pub dataset: String,
-    /// Which data set it is. It sets the number that the evaluation is compared by and the template set,
-    /// and how many classes there must be.
+    /// Public data set. Sets the defaults of the primary metric and of the template set, and the expected number
+    /// of classes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preset: Option<DatasetPreset>,
-    /// Which of this project's template sets the names are put into. The default is that of the
-    /// preset, or else `General`.
+    /// Built-in prompt template set. Defaults to that of the preset, or else `General`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template_set: Option<TemplateSet>,
-    /// A file of other templates, one a line, with `{}` where the name of a class goes.
+    /// URI of a file of prompt templates, one per line, with `{}` as the placeholder of the class name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self.matches('^(s3|gs|az|file|https)://.+')").message("must be s3://…, gs://…, az://…, file://… or https://…"))]
     #[schemars(length(max = 1024))]
     pub templates: Option<String>,
-    /// The number that the evaluation is compared by. The default is that of the preset, or else
-    /// `accuracy`. `rocAuc` needs two classes.
+    /// Primary metric. Defaults to that of the preset, or else `accuracy`. `rocAuc` requires two classes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("!self.contains('.')").message("must be accuracy, top5, meanPerClass, rocAuc or meanAveragePrecision"))]
     pub metric: Option<Metric>,
@@ -105,15 +102,15 @@ pub struct ZeroShotScores {
     pub templates: TemplatesReport,
 }
 
-/// The templates that the names of classes were put into.
+/// Prompt templates of the class names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TemplatesReport {
-    /// The file, or one of this project's sets, such as `cnclip: General`.
+    /// URI of the file, or name of a built-in set, such as `cnclip: General`.
     pub from: String,
-    /// How many there are.
+    /// Number of templates.
     pub count: i64,
-    /// sha256 of the file.
+    /// SHA-256 digest of the file.
     pub digest: String,
 }
 

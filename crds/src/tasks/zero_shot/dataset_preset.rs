@@ -69,7 +69,7 @@ pub enum DatasetPreset {
     /// 196 cars; accuracy.
     #[serde(rename = "stanford-cars")]
     StanfordCars,
-    /// 20 kinds of objects, several in a picture; mean average precision.
+    /// 20 kinds of objects, several per image; mean average precision.
     #[serde(rename = "voc-2007-classification")]
     Voc2007,
     /// 1000 kinds of things; accuracy.
@@ -77,16 +77,16 @@ pub enum DatasetPreset {
     Imagenet1k,
 }
 
-/// What is the custom of a data set.
+/// Defaults of a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DatasetDefaults {
-    /// How many classes it has.
+    /// Number of classes.
     pub classes: usize,
-    /// The number that it is compared by.
+    /// Primary metric.
     pub primary_metric: Metric,
-    /// The sentences that its names are put into.
+    /// Prompt template set.
     pub templates: TemplateSet,
-    /// Whether two of its classes share a name, which is a mistake elsewhere.
+    /// Whether two of its classes have the same name, which is an error in other data sets.
     pub has_duplicate_names: bool,
 }
 
@@ -123,14 +123,14 @@ impl DatasetPreset {
             .unwrap_or_default()
     }
 
-    /// What is its custom.
+    /// Defaults of the data set.
     ///
     /// # Source
-    /// The paper's table 11, and which template set its evaluation puts the names into.
+    /// Table 11 of the paper, and the template sets of its evaluation.
     pub fn defaults(self) -> DatasetDefaults {
         use Metric::{Accuracy, MeanAveragePrecision, MeanPerClass, RocAuc};
         use TemplateSet::{Aircraft, Country, Flower, Food, General, Satellite};
-        let (classes, headline, templates) = match self {
+        let (classes, primary_metric, templates) = match self {
             Self::Caltech101 => (101, MeanPerClass, General),
             Self::Cifar10 => (10, Accuracy, General),
             Self::Cifar100 => (100, Accuracy, General),
@@ -156,7 +156,7 @@ impl DatasetPreset {
 
         DatasetDefaults {
             classes,
-            primary_metric: headline,
+            primary_metric,
             templates,
             has_duplicate_names: self == Self::Imagenet1k,
         }
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_customs_are_those_of_the_papers_table() {
+    fn defaults_are_those_of_the_papers_table() {
         let classes: usize = DatasetPreset::ALL
             .iter()
             .map(|preset| preset.defaults().classes)

@@ -1,46 +1,45 @@
-//! The sets of sentences that the project ships.
+//! The built-in prompt template sets.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A set of this project's sentences into which the name of a class is put. The default is that of the
-/// preset, or else `General`.
+/// Built-in set of prompt templates for class names.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[schemars(transform = crate::schema::leave_words_to_fields)]
 pub enum TemplateSet {
-    /// For whatever can be in a picture.
+    /// General-purpose templates.
     General,
     /// For flowers.
     Flower,
-    /// For dishes.
+    /// For food.
     Food,
     /// For aircraft.
     Aircraft,
-    /// For the earth from above.
+    /// For satellite images.
     Satellite,
-    /// For the country where a picture was taken.
+    /// For the country where an image was taken.
     Country,
-    /// For pictures with words that may hurt.
+    /// For memes, hateful or not.
     Meme,
-    /// For how far away a car is.
+    /// For the distance of a car.
     Distance,
-    /// For makes and models of cars.
+    /// For car models.
     Car,
-    /// For surfaces and patterns.
+    /// For textures.
     Texture,
-    /// For sections under a microscope.
+    /// For tissue under a microscope.
     Tissue,
-    /// For breeds of cats and dogs.
+    /// For pets.
     Pet,
-    /// For pictures of a few pixels.
+    /// For low-resolution images.
     Small,
     /// For objects, drawn or photographed.
     Object,
-    /// For expressions of faces.
+    /// For facial expressions.
     Face,
-    /// The name alone.
+    /// The class name alone.
     Name,
 }
 
