@@ -23,7 +23,7 @@ enum LogCommand {
     Flush(SyncSender<()>),
 }
 
-/// The process's log; dropping it waits for the last lines, up to [`FLUSH_TIMEOUT`].
+/// The process's log; dropping it waits for the last lines, a few seconds at most.
 #[derive(Debug)]
 pub struct ProcessLog {
     commands: SyncSender<LogCommand>,
