@@ -80,10 +80,10 @@ fn an_optional_field_is_explained_by_its_own_words_and_not_by_those_of_its_type(
     }
 
     let expected = [
-        ("benchmark", "The public data set that it is. The report"),
-        ("metric", "The number that the evaluation is compared by."),
-        ("preset", "Which data set it is. It sets"),
-        ("templateSet", "Which of this project's template sets"),
+        ("benchmark", "Public benchmark of the data set. The report"),
+        ("metric", "Primary metric. Defaults to that of the preset"),
+        ("preset", "Public data set. Sets the defa"),
+        ("templateSet", "Built-in prompt template set. Defaults to"),
     ];
 
     found.sort();
