@@ -218,6 +218,7 @@ struct CheckpointId {
 
 impl CheckpointId {
     fn folder_name(self) -> String {
+        // Zero-padded: object stores list by name, so steps come in their order.
         format!("{:08}-{}", self.step, self.term)
     }
 
@@ -259,6 +260,7 @@ pub fn list_checkpoints(store: &Store) -> Result<Vec<ListedCheckpoint>> {
                 score: manifest.score,
                 id: place,
             })),
+            // Removed by retention since the listing, or damaged: no checkpoint either way.
             Err(Error::Data(_) | Error::Config(_)) => Ok(None),
             Err(error) => Err(error),
         };
@@ -275,6 +277,8 @@ fn list_published_ids(store: &Store) -> Result<Vec<CheckpointId>> {
     let whole = names
         .iter()
         .filter_map(|entry| match entry.name.split_once('/')? {
+            // Listed by the manifest, not by the folder: object stores have no folders, and files
+            // without a manifest are an upload that was never completed.
             (folder, MANIFEST_FILE) => CheckpointId::parse(folder),
             _ => None,
         });

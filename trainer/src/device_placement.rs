@@ -53,6 +53,7 @@ pub fn open_fp32_memory(world: &DistributedConfig, rank: usize) -> Result<Memory
         rank,
     )
     .or_else(|fault| {
+        // No warning: without a configured accelerator a machine without a GPU is expected.
         tracing::debug!(%fault, "computing in host memory");
         Ok(Memory::Host)
     })
@@ -60,5 +61,7 @@ pub fn open_fp32_memory(world: &DistributedConfig, rank: usize) -> Result<Memory
 
 /// The index of a rank's GPU among those of its worker.
 fn device_index(world: &DistributedConfig, rank: usize) -> usize {
+    // Ranks are numbered worker by worker, so the remainder is the place in the worker; the
+    // container runtime numbers a pod's GPUs from 0.
     rank % world.devices.max(1) as usize
 }

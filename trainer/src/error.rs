@@ -76,6 +76,7 @@ impl Error {
     pub fn exit_code(&self) -> TrainerExit {
         match self {
             Self::Usage(_) => TrainerExit::Usage,
+            // A lost fence is final: the same attempt would be refused again.
             Self::Config(_) | Self::Fenced(_) => TrainerExit::Config,
             // Another try finds the same memory, but may find a device that works.
             Self::Device(DeviceError::OutOfMemory { .. }) => TrainerExit::Config,
@@ -83,6 +84,7 @@ impl Error {
             Self::Data(_) => TrainerExit::Data,
             Self::Store(fault) => fault.exit(),
             Self::File { source, .. } => file_exit(source),
+            // The state is saved, or the cause is another worker's, whose exit code decides.
             Self::Interrupted { .. } | Self::WorkerLost(_) => TrainerExit::Retry,
             Self::Tensor(_) | Self::Bug(_) => TrainerExit::Bug,
         }

@@ -48,6 +48,7 @@ impl HubClient {
     /// The hub of the environment: `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME`. Where neither `HF_HOME` nor
     /// the user's cache can be written to, copies are kept in the folder for temporary files.
     pub fn from_env() -> Self {
+        // Manifests often set optional variables to an empty string, which means unset.
         let value = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         let home = value("HF_HOME").map(PathBuf::from);
         let home = home.or_else(|| Some(Path::new(&value("HOME")?).join(".cache/huggingface")));
@@ -104,6 +105,7 @@ impl HubClient {
         // A branch is resolved to its commit once: files fetched one by one from a branch that moves meanwhile
         // would be of two models.
         let info = repo(&revision).info().await.map_err(failed)?;
+        // The listing says which files exist, so optional ones are not asked for in vain.
         let held: Vec<&str> = info
             .siblings
             .iter()
@@ -129,6 +131,7 @@ impl HubClient {
             self.fetch_shards(uri, &commit, &path).await?;
         }
 
+        // The root of the commit, where config.json is: the file may lie in folders below it.
         let folder = path
             .ancestors()
             .nth(file.split('/').count())
@@ -160,6 +163,7 @@ impl HubClient {
             .with_token(self.token.clone())
             .with_cache_dir(self.cache.clone())
             .with_max_files(MAX_PARALLEL_DOWNLOADS)
+            // The client's own bars would be written into the JSON log.
             .with_progress(false)
             .build()
     }
@@ -209,6 +213,8 @@ fn no_weights_error(uri: &str, held: &[&str], files: &[&str]) -> Error {
 
 /// Whether files can be kept in a folder, which is made if it is not there.
 fn is_writable_dir(folder: &Path) -> bool {
+    // By writing: permission bits do not show that a file system is mounted read-only, as the root
+    // of a hardened container is.
     std::fs::create_dir_all(folder).is_ok() && tempfile::tempfile_in(folder).is_ok()
 }
 
@@ -221,6 +227,7 @@ impl HubUri {
             .collect();
         let found = match parts.as_slice() {
             [organisation, name, file @ ..]
+                // Empty parts and dots could lead out of the cache's folder.
                 if !parts.iter().any(|p| ["", ".", ".."].contains(p)) =>
             {
                 let (name, revision) = name.split_once('@').unwrap_or((name, "main"));

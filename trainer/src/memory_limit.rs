@@ -35,11 +35,13 @@ fn find_memory_limit(read: &dyn Fn(&str) -> Option<String>) -> Option<u64> {
 /// The files with the limits of one line of /proc/self/cgroup: those of a group and of all it is in.
 /// In a container of its own the group is the root, whatever it is called outside.
 fn cgroup_limit_files(line: &str) -> Vec<String> {
+    // `hierarchy:controllers:path`; at most three parts, because a path may hold colons itself.
     let mut parts = line.splitn(3, ':').skip(1);
     let (Some(controllers), Some(group)) = (parts.next(), parts.next()) else {
         return Vec::new();
     };
 
+    // Version 2 lists no controllers; version 1 mounts a hierarchy for each.
     let (root, file) = match controllers {
         "" => ("/sys/fs/cgroup", "memory.max"),
         "memory" => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
@@ -66,6 +68,7 @@ fn parse_meminfo_total(meminfo: &str) -> Option<u64> {
         .find_map(|line| line.strip_prefix("MemTotal:"))?;
 
     let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    // The kernel writes kB and counts in units of 1024 bytes.
     Some(kibibytes * 1024)
 }
 

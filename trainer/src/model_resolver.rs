@@ -53,6 +53,7 @@ impl ResolvedWeights {
     /// # Errors
     /// If they are not of a whole model, or of one that cannot be built.
     pub fn model_config(&self) -> Result<ModelConfig> {
+        // The configuration first: shapes do not tell the number of heads, nor dropout.
         let trained = self.config.as_ref().map(|config| config.model.clone());
         let model = trained.or_else(|| self.towers.model_config()).ok_or_else(|| {
             Error::Config(format!(
@@ -116,6 +117,7 @@ pub fn is_missing_checkpoint(uri: &str) -> bool {
 
     let is_checkpoint = parent.is_some_and(|parent| parent.ends_with(CHECKPOINTS_FOLDER));
     let manifest = || Store::open(uri).and_then(|store| store.get_if_exists(MANIFEST_FILE));
+    // Only a store that answers proves an absence; an outage must not be taken for a deletion.
     is_checkpoint && matches!(manifest(), Ok(None))
 }
 
@@ -159,6 +161,7 @@ fn is_weights_file(name: &str) -> bool {
 /// # Errors
 /// If a checkpoint there is damaged; if the store fails.
 pub fn find_training_config(uri: &str) -> Result<Option<TrainConfig>> {
+    // Only checkpoints carry a training configuration; a file or a repository has none.
     if uri.starts_with(hub::HUB_SCHEME)
         || uri
             .rsplit_once('/')
@@ -179,6 +182,7 @@ fn find_checkpoint(store: &Store, wanted: &[&str]) -> Result<Option<Checkpoint>>
         return Checkpoint::open_verified(store, wanted).map(Some);
     }
 
+    // Before the newest: a finished stage names its best checkpoint, which may be an older one.
     if let Some(last) = read_final_checkpoint(store)? {
         return Checkpoint::open_verified(&store.join_prefix(&last.checkpoint), wanted).map(Some);
     }
@@ -282,6 +286,8 @@ pub fn load_tokenizer(pinned: Option<&PinnedFile>, vocab_size: i32) -> Result<To
     let to_error = |error| Error::Config(format!("The vocabulary {uri} cannot be used: {error}"));
     let vocabulary = Vocabulary::from_bytes(&bytes).map_err(to_error)?;
 
+    // Fewer entries are no error: rows of the embedding that no token uses do no harm, but an id
+    // beyond the last row has no embedding.
     if vocabulary.vocab_size() > vocab_size.max(0) as usize {
         return Err(Error::Config(format!(
             "The vocabulary {uri} has {} entries, but the model's text.vocabSize is {vocab_size}. Set one to \
@@ -319,6 +325,8 @@ pub fn load_vocabulary(pinned: Option<&PinnedFile>) -> Result<(Bytes, String)> {
     };
 
     let to_error = |error| Error::Config(format!("The vocabulary {uri} cannot be used: {error}"));
+    // The image's too, since a variable may name another file: token ids of another vocabulary
+    // would be trained on without an error.
     Vocabulary::verify_sha256(&bytes, sha256).map_err(to_error)?;
     Ok((bytes, uri))
 }

@@ -174,6 +174,7 @@ fn render_template(template: &str, view: &impl Serialize) -> String {
     environment.add_filter("count", format_count);
     environment.add_filter("duration", format_duration);
 
+    // Names that end in `.html` turn on escaping: class names and texts come from data sets.
     for (name, text) in TEMPLATES {
         environment
             .add_template(name, text)
@@ -197,6 +198,7 @@ fn format_timestamp(at: i64) -> String {
 
 /// How far one percentage is above another, with its sign.
 fn format_difference(value: f64) -> String {
+    // Rounded before its sign is looked at: -0.04 is no `−0.0`. The first pattern matches -0.0 too.
     match (value * 10.0).round() / 10.0 {
         0.0 => "±0.0".to_owned(),
         above if above > 0.0 => format!("+{above:.1}"),

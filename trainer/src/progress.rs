@@ -111,6 +111,8 @@ impl Reporter {
     /// Changes the report and publishes it.
     pub fn update_report(&self, change: impl FnOnce(&mut ProgressReport)) {
         let before = self.current_report();
+        // `send_modify` works without receivers, which a reporter without outputs has not; `send`
+        // would fail. Its closure holds the channel's lock, so logging comes after it.
         self.current.send_modify(|report| {
             change(report);
             stamp_report(report);

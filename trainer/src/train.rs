@@ -99,16 +99,20 @@ fn train_rank(
             run.report_progress(reporter);
         }
 
+        // A validation may outlast the pod's termination grace period, so a stop goes without it.
         let validated = run.is_validation_due() && !stopping;
         if validated {
             run.run_validation(reporter)?;
         }
 
+        // The stage ends with its best checkpoint, so each validation is followed by one, whose
+        // manifest carries the score: a recall without its weights could not be chosen.
         if run.is_checkpoint_due() || validated || stopping {
             run.save_checkpoint(reporter)?;
         }
 
         run.poll_checkpoint(reporter)?;
+        // A stop that arrives with the last step interrupts nothing: no step is left to retry.
         if stopping && !run.is_done() {
             run.finish_checkpoint(reporter)?;
             return Err(Error::Interrupted {

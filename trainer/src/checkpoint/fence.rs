@@ -98,6 +98,8 @@ impl FenceClaim {
             )));
         }
 
+        // An equal attempt may take over: a container that the kubelet restarts in its pod carries
+        // the same number, and its predecessor is gone.
         if held.attempt > self.attempt {
             return Err(Error::Fenced(format!(
                 "{uri} says that attempt {} writes there, this is attempt {}. Let the later attempt \
@@ -116,6 +118,7 @@ fn claim_file_name(term: u64) -> String {
 
 fn last_term(folder: &Store) -> Result<Option<u64>> {
     let entries = folder.list_objects()?;
+    // Compared as numbers, so that terms of more than eight digits still grow.
     let terms = entries
         .iter()
         .filter_map(|entry| entry.name.strip_suffix(".json")?.parse().ok());

@@ -136,6 +136,7 @@ impl Manifest {
             )));
         }
 
+        // It holds the digests of all files, so its own digest identifies the checkpoint.
         Ok((manifest, sha256(&bytes)))
     }
 }

@@ -36,6 +36,7 @@ impl CheckpointWriter {
             target: CheckpointTarget {
                 store,
                 fence,
+                // With 0 retention would remove the checkpoint that was just published.
                 keep: keep.max(1),
             },
             in_progress: None,
@@ -59,6 +60,7 @@ impl CheckpointWriter {
         &mut self,
         snapshot: CheckpointSnapshot,
     ) -> Result<Option<WrittenCheckpoint>> {
+        // One upload at a time: two would hold two copies of the model in memory.
         let before = self.finish_write();
         if !matches!(before, Err(Error::Fenced(_))) {
             let to = self.target.clone();
@@ -117,6 +119,7 @@ impl CheckpointTarget {
         let mut bytes = 0;
 
         for (name, content) in files {
+            // Hashed in memory, not read back, so that damage on the way is found by readers.
             entries.push(ManifestEntry::new(&name, &content));
             bytes += content.len() as u64;
             folder.put(&name, content)?;
@@ -131,6 +134,7 @@ impl CheckpointTarget {
         self.fence.ensure_held()?;
         folder.put(MANIFEST_FILE, manifest)?;
 
+        // The new checkpoint is visible already: what is not removed costs storage, not the run.
         if let Err(error) = self.prune_checkpoints(place) {
             tracing::warn!("old checkpoints are still there: {error}");
         }

@@ -71,6 +71,7 @@ impl Chart {
                 .points
                 .iter()
                 .copied()
+                // A NaN in an SVG path ends the whole curve there.
                 .filter(|(x, y)| (x + y).is_finite())
                 .collect(),
             ..curve.clone()
@@ -90,10 +91,12 @@ impl Chart {
 
         let low = values().reduce(f64::min)?;
         let high = values().reduce(f64::max)?;
+        // At least one step: an axis of no length would divide by zero.
         let last = stages.iter().map(|stage| stage.1).fold(1.0, f64::max);
         let ((left, top), (right, bottom)) = PLOT_INSET;
         let right = CHART_SIZE.0 - right;
         let bottom = CHART_SIZE.1 - bottom;
+        // Zero is always on the axis, so that heights can be compared and noise is not magnified.
         let values = ChartAxis::from_value_range(low.min(0.0), high.max(0.0), (bottom, top));
         let steps = ChartAxis {
             low: 0.0,
@@ -114,6 +117,7 @@ impl Chart {
             bottom,
             across: steps.tick_labels(),
             up: values.tick_labels(),
+            // The last stage ends at the plot's own edge.
             boundaries: stages
                 .iter()
                 .map(|stage| steps.to_coordinate(stage.1))
@@ -241,6 +245,7 @@ impl ChartAxis {
     }
 
     fn tick_labels(&self) -> Vec<AxisLabel> {
+        // The sum absorbs rounding, which would drop the last label.
         let count = ((self.high - self.low) / self.step + 1e-6).floor() as usize;
         let value = |number: usize| self.low + number as f64 * self.step;
         (0..=count)

@@ -130,6 +130,7 @@ fn rank_classes(names: &[String], confusion: &[Vec<u64>]) -> Vec<ClassSummary> {
     };
 
     let mut classes: Vec<_> = confusion.iter().enumerate().map(class).collect();
+    // Classes without images have no accuracy and come last.
     let place = |class: &ClassSummary| class.right.unwrap_or(-1.0);
     classes.sort_by(|a, b| place(b).total_cmp(&place(a)));
     classes
@@ -169,6 +170,7 @@ fn misclassified_images(images: &[ClassifiedImage]) -> Vec<(&ClassifiedImage, us
         .collect();
 
     wrong.sort_by(|(a, x), (b, y)| b.probabilities[*y].total_cmp(&a.probabilities[*x]));
+    // One image of each confusion first, so that a frequent one does not fill the list.
     let mut seen = HashSet::new();
     let new =
         |(image, taken_for): &(&ClassifiedImage, usize)| seen.insert((image.class, *taken_for));

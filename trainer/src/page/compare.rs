@@ -48,6 +48,7 @@ pub fn render_comparison(title: &str, runs: &[RunCurves], written_at: i64) -> St
             .max()
             .unwrap_or(0);
 
+        // One stage without a name: its end sets the length of the axis, and no label is drawn.
         Chart::draw_curves(title, unit, &curves, &[(String::new(), last as f64)])
     };
 

@@ -72,6 +72,8 @@ impl ConfusionMatrix {
 
         let row_cells = |(class, row): (usize, &Vec<u64>)| {
             let all: u64 = row.iter().sum();
+            // Empty squares are left out: most are, and the page must stay small. A class without
+            // images has no other, so its sum of 0 divides nothing.
             let taken = row.iter().enumerate().filter(|&(_, &images)| images > 0);
             let draw = |(other, &images): (usize, &u64)| {
                 let share = images as f64 / all as f64;

@@ -134,6 +134,7 @@ fn typical_queries(scored: &ScoredRetrieval) -> Vec<usize> {
     let able: Vec<_> = (0..relevant.len()).filter(able).collect();
     let count = able.len().min(MAX_TYPICAL_QUERIES);
 
+    // Midpoints of equal parts, not random: pages of two models show the same queries.
     (0..count)
         .map(|number| able[(2 * number + 1) * able.len() / (2 * count)])
         .collect()

@@ -26,6 +26,7 @@ pub(super) fn thumbnail_data_uri(file: &[u8]) -> Option<String> {
     }
 
     let decoded = decode_image(file).ok()?;
+    // The page shows squares. The middle is cropped rather than the image squeezed.
     let side = decoded.width.min(decoded.height);
     let left = (decoded.width - side) / 2;
     let top = (decoded.height - side) / 2;

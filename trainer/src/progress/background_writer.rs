@@ -57,6 +57,7 @@ fn write_reports(
 ) {
     let mut warned = false;
     while block_on(reports.changed()).is_ok() {
+        // Cloned: a borrow held while writing would block the next update of the report.
         let report = reports.borrow_and_update().clone();
         if let Some(bar) = &bar {
             bar.draw_report(&report);
@@ -67,6 +68,8 @@ fn write_reports(
             continue;
         };
         let message = termination_message::to_bounded_json(&report);
+        // In place, not by rename: the kubelet bind-mounts this file, and a mount point cannot be
+        // replaced. A failure is logged once, not with every report.
         if let Err(error) = std::fs::write(path, message)
             && !std::mem::replace(&mut warned, true)
         {

@@ -74,6 +74,7 @@ impl TrainingHistory {
             recalls: measured.map(|validation| validation.recalls),
         };
 
+        // A report is cumulative: a later one of the same step holds all of the earlier.
         self.points
             .truncate(self.points.partition_point(|old| old.step < point.step));
         self.points.push(point);
@@ -102,6 +103,8 @@ impl TrainingHistory {
 
         let first = first.step;
         let last = last.step;
+        // A quarter of the limit for points with and for points without a recall: half of it is
+        // left, so thinning is rare.
         let distance = (last - first) / (MAX_POINTS as i64 / 4) + 1;
         let mut due = [first; 2];
         self.points.retain(|point| {
@@ -133,6 +136,7 @@ impl TrainingHistory {
             .filter_map(|line| serde_json::from_str(line).ok())
             .collect();
 
+        // `push` searches by step, and a file edited by hand may be in another order.
         points.sort_by_key(|point| point.step);
         Self { points }
     }

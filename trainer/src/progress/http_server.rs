@@ -34,6 +34,7 @@ impl ProgressServer {
             ))
         };
 
+        // Bound in the caller's thread, so that an address in use is an error of the start.
         let socket = TcpListener::bind(listen).map_err(to_error)?;
         socket.set_nonblocking(true).map_err(to_error)?;
         let address = socket.local_addr().map_err(to_error)?;
@@ -94,6 +95,7 @@ async fn progress_handler(State(reports): State<ReportReceiver>) -> Json<Progres
 async fn metrics_handler(
     State(reports): State<ReportReceiver>,
 ) -> std::result::Result<([(header::HeaderName, &'static str); 1], String), (StatusCode, String)> {
+    // Cloned first: encoding under the channel's read lock would block the training loop's update.
     let report = reports.borrow().clone();
     match metrics::encode_metrics(&report) {
         Ok(text) => Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text)),

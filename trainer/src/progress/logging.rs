@@ -46,6 +46,7 @@ impl ProcessLog {
 
         match &bars {
             Some(_) => log.without_time().compact().try_init(),
+            // Flattened: collectors index `message` and fields at the top of a JSON object.
             None => log.json().flatten_event(true).try_init(),
         }
         .map_err(std::io::Error::other)?;
@@ -70,6 +71,7 @@ impl Drop for ProcessLog {
 
 fn flush_log(commands: &SyncSender<LogCommand>) {
     let (done, wait) = sync_channel(1);
+    // A blocking send would wait forever on a full queue whose writer hangs.
     if commands.try_send(LogCommand::Flush(done)).is_ok() {
         // A pipe that is not read never flushes; the process must end all the same.
         let _ = wait.recv_timeout(FLUSH_TIMEOUT);
@@ -93,6 +95,8 @@ impl Write for LogLineWriter {
         {
             self.dropped_lines.fetch_add(1, Ordering::Relaxed);
         }
+        // A dropped line counts as written: for an error tracing-subscriber prints to standard
+        // error itself, and blocks on the same pipe.
         Ok(line.len())
     }
 

@@ -13,6 +13,7 @@ pub fn resident_bytes() -> Option<i64> {
 /// # Units
 /// Bytes
 pub fn peak_resident_bytes() -> Option<i64> {
+    // The kernel's high-water mark: readings of VmRSS would miss peaks between two reports.
     parse_kib_field(&read_proc_status()?, "VmHWM:")
 }
 

@@ -29,6 +29,7 @@ impl TerminalBar {
             report.activity,
             TrainerActivity::Done | TrainerActivity::Failed
         ) {
+            // `finish` would move the bar to its end, also for a run that failed halfway.
             bar.abandon();
         }
     }

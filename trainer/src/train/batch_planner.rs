@@ -66,6 +66,7 @@ pub(super) fn plan_batch(inputs: &MemoryInputs<'_>, memory: &Memory) -> Result<P
 /// Memory that this rank may take, where that is known.
 fn available_bytes(inputs: &MemoryInputs<'_>, memory: &Memory) -> Result<Option<u64>> {
     if let Some(device) = memory.device() {
+        // Free memory, not the device's total: its context and other processes hold a part already.
         return Ok(Some(device.memory_info()?.0));
     }
 
@@ -98,6 +99,7 @@ pub(super) fn check_memory(
         return Ok(MemoryCheck::Suffices);
     };
 
+    // A micro-batch that the user set is never changed, and an automatic one is halved once only.
     let may_halve = config.micro_batch_size == Some(MicroBatch::AUTO) && !config.halve_micro_batch;
     if !may_halve {
         // The rank that lacks memory fails; the others go on until they learn that it is lost.

@@ -35,6 +35,7 @@ impl CheckpointSaver {
         let checkpoints = stage.join_prefix(CHECKPOINTS_FOLDER);
         let mut writer = None;
 
+        // Ranks hold equal weights, and claims of several would fence each other.
         if communicator.is_rank_zero() {
             let fence = Fence::acquire(&stage, fence_claim(config))?;
             let keep = config.checkpoint.keep as usize;
@@ -93,6 +94,8 @@ impl CheckpointSaver {
             report_checkpoint(written, reporter);
         }
 
+        // A copy beside the checkpoints: a later stage's page reads the curves of its predecessors
+        // without opening a checkpoint, and retention does not remove it.
         let curves = history.to_jsonl();
         Ok(self.stage.put(artifacts::METRICS_FILE, curves.into())?)
     }
@@ -103,6 +106,8 @@ impl CheckpointSaver {
     /// If there is none, or the store fails.
     pub(super) fn finish_stage(&self, config: &TrainConfig) -> Result<()> {
         if self.is_writer() {
+            // The result before its presentation: a kill between the two leaves a stage without a
+            // page, but with a named checkpoint.
             finalize::write_final_checkpoint(&self.stage)?;
             finalize::write_report_page(config)?;
         }
@@ -147,6 +152,7 @@ fn report_checkpoint(written: WrittenCheckpoint, reporter: &Reporter) {
     };
 
     reporter.update_report(|report| {
+        // Newest first: a termination message that is too long drops entries from the end.
         report.checkpoints.insert(0, checkpoint);
         report.checkpoints.truncate(MAX_CHECKPOINTS);
     });

@@ -41,6 +41,7 @@ pub(super) fn write_report_page(config: &TrainConfig) -> Result<()> {
 
 /// Of checkpoints, newest first: the one with the highest score, the newest of equals.
 fn best_checkpoint(published: &[ListedCheckpoint]) -> Option<&ListedCheckpoint> {
+    // A checkpoint without a score, written between two validations, is below any with one.
     let score = |checkpoint: &ListedCheckpoint| checkpoint.score.unwrap_or(f64::NEG_INFINITY);
     // Of equals `max_by` gives the last, which is the newest once the order is reversed.
     published

@@ -80,6 +80,7 @@ impl RankSync {
         self.waited = waited;
 
         let first = self.communicator.rank() * VALUES_PER_RANK;
+        // All as f64: a collective has one element type, and counts are exact below 2^53.
         self.rank_values[first..first + VALUES_PER_RANK].copy_from_slice(&[
             f64::from(u8::from(stop)),
             skipped.len() as f64,
@@ -108,6 +109,7 @@ impl RankSync {
             .skip(2)
             .step_by(VALUES_PER_RANK)
             .copied();
+        // All ranks find the same straggler; one line in the run's logs is enough.
         if let Some(slowest) = self.straggler_detector.record_waits(waited, seconds)
             && self.communicator.is_rank_zero()
         {

@@ -151,6 +151,7 @@ fn ensure_same_data(
 fn count_total_steps(config: &TrainConfig, steps_per_epoch: u64) -> Result<u64> {
     let steps = match config.length {
         TrainingLength::Steps(steps) => steps as u64,
+        // Saturating: a product that wrapped around would end the stage early instead of late.
         TrainingLength::Epochs(epochs) => (epochs as u64).saturating_mul(steps_per_epoch),
     };
 

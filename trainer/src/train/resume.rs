@@ -29,6 +29,7 @@ impl ResumedState {
         let state = checkpoint.read_state()?;
         let curves = checkpoint.read_file(HISTORY_FILE)?;
         let history = TrainingHistory::from_jsonl(&String::from_utf8_lossy(&curves));
+        // The state does not hold the best validation, but the curves hold every recall.
         let best = history.best_validation();
         tracing::info!(step = state.step, uri = checkpoint.uri, "resumed");
 
@@ -56,6 +57,8 @@ pub(super) fn find_checkpoint(
         false => None,
     };
 
+    // An empty message says that there is none. The broadcast takes place in either case, because a
+    // collective that one rank leaves out would block the others.
     let message = found.as_ref().map(announcement).unwrap_or_default();
     let message = communicator.broadcast(message.as_bytes())?;
     let message = String::from_utf8_lossy(&message);
@@ -76,6 +79,7 @@ fn announcement(checkpoint: &Checkpoint) -> String {
 /// The checkpoint that rank 0 found, read by another rank.
 fn open_announced(folder: &Store, digest: &str, config: &TrainConfig) -> Result<Checkpoint> {
     let checkpoint = Checkpoint::open_verified(folder, &required_files(config))?;
+    // Each worker reads through a mount or endpoint of its own, which may lead elsewhere.
     if checkpoint.digest != digest {
         return Err(Error::Data(format!(
             "{} is not what rank 0 found there.",

@@ -104,6 +104,8 @@ impl RunProgress {
 
     /// Counts a step as completed, whatever became of it.
     pub(super) fn complete_step(&mut self, elapsed: Duration) {
+        // A skipped step counts too: it used up its batch and its place in the learning-rate
+        // schedule, and a resumed run must continue with the batch after it.
         self.step += 1;
         self.train_seconds += elapsed.as_secs_f64();
     }

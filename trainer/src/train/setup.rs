@@ -30,6 +30,7 @@ pub(super) fn set_up_run(
 ) -> Result<TrainingRun> {
     let training = ResolvedTraining::resolve(config, communicator)?;
 
+    // The second pass is reached only if `check_memory` asks to halve, which it does at most once.
     for halve_micro_batch in [config.halve_micro_batch, true] {
         let attempt = TrainConfig {
             halve_micro_batch,
@@ -108,6 +109,7 @@ fn start_run(
     }
 
     stepper.ensure_same_weights(communicator)?;
+    // Batches are a function of seed and step, so the loader need not replay earlier ones.
     let loader = training.start_loader(resumed.state.step)?;
     let rank_sync = RankSync::new(communicator.clone(), config.global_batch_size as usize)?;
     let progress = RunProgress::new(training.total_steps, training.steps_per_epoch, resumed);

@@ -113,6 +113,7 @@ impl Stepper {
     /// # Errors
     /// If a source cannot be found, or does not fit the model.
     pub(super) fn initialize_weights(&mut self, config: &TrainConfig) -> Result<()> {
+        // Random values first: a source of one tower leaves the other tower's weights as they are.
         self.params.init_values(config.seed);
         let WeightSources { model, image, text } = &config.initial_weights;
         let sources = [
@@ -127,6 +128,7 @@ impl Stepper {
             }
         }
 
+        // The average starts at the initial weights, so it needs no bias correction.
         if let Some(ema) = &mut self.ema {
             ema.values.copy_from(self.params.values.view());
         }
@@ -136,6 +138,7 @@ impl Stepper {
 
     fn load_source(&mut self, uri: &str, part: ModelPart) -> Result<()> {
         let source = model_resolver::resolve_weights(uri)?;
+        // The user chose this source, so a misfit is a configuration error, not damaged data.
         let to_error = WeightsError::error_mapper(&source.uri, Error::Config);
         load_weights(&mut self.params, &source.tensors, part).map_err(to_error)?;
 
@@ -210,10 +213,13 @@ impl Stepper {
         batch: &SampleBatch,
         rank_sync: &mut RankSync,
     ) -> Result<StepOutcome> {
+        // The forward pass updates running statistics before the loss is known to be finite.
         self.buffers_before_step
             .copy_from(self.params.buffers.view());
 
         if self.duplicates == DuplicatePolicy::Positives {
+            // The contrastive loss compares each pair with those of all ranks, so duplicates are
+            // looked for in the whole global batch.
             let fingerprints = rank_sync.gather_fingerprints(&batch.fingerprints);
             self.accumulator.loss.targets.match_equal(fingerprints);
         }
@@ -288,6 +294,7 @@ impl Stepper {
             losses.distillation = Some(distance);
         }
 
+        // Before `backward`, which reduces buckets as they fill: later it would not be summed.
         clip.add_logit_scale_gradient(params, score.logit_scale_gradient as f32);
         // Buckets are reduced while the backward pass goes on; what is left is awaited after it.
         accumulator.backward(clip, params, batch, dropout, buckets);
@@ -300,6 +307,7 @@ impl Stepper {
     /// # Errors
     /// What is not finite.
     fn apply_gradients(&mut self, step: u64, updates: u64, loss: f64) -> Result<f64, String> {
+        // Loss and reduced gradients are equal on all ranks, so all skip the same steps.
         if !loss.is_finite() {
             return Err(format!("the loss is {loss}"));
         }
@@ -309,6 +317,7 @@ impl Stepper {
         let norm = self.adamw.step(&mut self.params, updates, learning_rate);
         let norm = norm.map_err(|error| error.to_string())?;
 
+        // Before the average takes the weights in, which must not hold a scale out of bounds.
         self.clip.clamp_logit_scale(&mut self.params);
         if let Some(ema) = &mut self.ema {
             ema.update_average(&self.params, updates);
@@ -322,6 +331,8 @@ impl Stepper {
     /// # Errors
     /// If a rank is lost.
     pub(super) fn sync_buffers(&mut self, communicator: &Communicator) -> Result<()> {
+        // Without synchronized batch norm each rank's statistics are of its own samples. Rank 0's
+        // are taken, as PyTorch's DistributedDataParallel does.
         let buffers = communicator.broadcast(&self.params.buffers.to_host())?;
         self.params.buffers.copy_from(TensorView::Host(&buffers));
         Ok(())
@@ -338,6 +349,7 @@ impl Stepper {
     ) -> Result<R> {
         self.swap_ema();
         let result = use_model(&mut self.clip, &mut self.params);
+        // Also after an error of `use_model`: the next step must find the weights that are trained.
         self.swap_ema();
 
         // A device's fault first: whatever was computed after it is wrong, the other error included.
@@ -356,6 +368,7 @@ impl Stepper {
     /// # Errors
     /// If the device failed: then the copies are not what it held.
     pub(super) fn serialize(&mut self) -> Result<SerializedModel> {
+        // Before the swap: within `with_ema_weights` the parameters are the average.
         let unaveraged = self.ema.as_ref().map(|_| write_safetensors(&self.params));
         let weights = self.with_ema_weights(|_, params| Ok(write_safetensors(params)))?;
         let moments = write_moments(&self.params, &self.adamw);
@@ -388,6 +401,7 @@ fn build_model(
     let (mut clip, mut params) = Clip::new_in(memory, &config.model, capacity, compute);
     clip.freeze_image(&mut params, config.freeze == FrozenTower::Image);
     clip.mask_patches(config.masked_patches_percent as u32);
+    // On one rank the local statistics are the global ones, and an exchange would only cost time.
     if config.synchronize_batch_norm && communicator.world_size() > 1 {
         clip.synchronize_batch_norm(communicator.clone());
     }

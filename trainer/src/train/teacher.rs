@@ -32,6 +32,7 @@ impl ResolvedTeacher {
 
         let weights = model_resolver::resolve_weights(uri)?;
         let (image, embed_dim) = weights.image_tower()?;
+        // Validation takes a whole model, so the student's text tower completes the teacher's.
         let model = ModelConfig {
             image: image.clone(),
             embed_dim,

@@ -112,6 +112,7 @@ impl TrainingRun {
     /// # Errors
     /// If no batch can be made, more steps were skipped than may be, or a rank is lost.
     pub(super) fn take_step(&mut self) -> Result<()> {
+        // Waiting for the loader is included, or the rate would hide a data bottleneck.
         let start = Instant::now();
         let step = self.progress.step();
         let batch = self.loader.next_batch()?;
@@ -144,6 +145,7 @@ impl TrainingRun {
         let skipped = self.progress.record_skip();
         let most = self.config().max_skipped_steps;
 
+        // Counted over all attempts: a run that diverges must not go on forever by being restarted.
         if skipped > most as u64 {
             return Err(Error::Data(format!(
                 "Step {step} cannot be taken: {reason}. Steps without a finite loss and gradient so far: \
@@ -179,6 +181,7 @@ impl TrainingRun {
             report.wait_seconds = waited;
 
             if self.rank_sync.communicator().is_rank_zero() {
+                // The schedule counts from 0: the step completed last has the number below.
                 let last_step = step.checked_sub(1);
                 report.learning_rate = last_step.map(|step| self.stepper.learning_rate(step));
                 report.logit_scale = Some(self.stepper.log_logit_scale());
@@ -225,6 +228,7 @@ impl TrainingRun {
     /// # Errors
     /// If another process took over, or the state cannot be serialized.
     pub(super) fn save_checkpoint(&mut self, reporter: &Reporter) -> Result<()> {
+        // A snapshot copies the whole model out of the device, which only the writer needs.
         if !self.saver.is_writer() {
             return Ok(());
         }
@@ -282,6 +286,7 @@ impl TrainingRun {
     /// If it could not be written, or a rank is lost.
     pub(super) fn finish_checkpoint(&mut self, reporter: &Reporter) -> Result<()> {
         self.saver.finish(self.progress.history(), reporter)?;
+        // All wait for rank 0's upload: a worker that ended earlier would be taken for lost.
         Ok(self.rank_sync.communicator().barrier()?)
     }
 

@@ -74,6 +74,8 @@ impl Validator {
             max_skipped_ratio: self.max_skipped_ratio,
         };
 
+        // Each rank encodes a part of the samples, and their features are compared: all must come
+        // from one model, the one that rank 0 saves.
         stepper.sync_buffers(communicator)?;
         stepper.with_ema_weights(|clip, params| {
             evaluate_recalls(

@@ -22,6 +22,7 @@ pub(super) fn converter_for(dtype: Dtype) -> Option<DtypeConverter> {
         Dtype::BF16 => {
             |bytes, values| convert_each(bytes, values, |b| bf16::from_le_bytes(b).to_f32())
         }
+        // Integers are counters such as `num_batches_tracked`, exact in f32 up to 2^24.
         Dtype::I64 => |bytes, values| convert_each(bytes, values, |b| i64::from_le_bytes(b) as f32),
         Dtype::I32 => |bytes, values| convert_each(bytes, values, |b| i32::from_le_bytes(b) as f32),
         Dtype::U8 | Dtype::BOOL => |bytes, values| convert_each(bytes, values, |[b]| f32::from(b)),

@@ -144,6 +144,8 @@ impl ModelPart {
     }
 
     fn requires_tensor(self, name: &str) -> bool {
+        // A BERT has no projection into the shared space, and other CLIPs' scale may be left out:
+        // these keep their initial values.
         self == Self::All || name.starts_with("visual.") || name.starts_with("bert.")
     }
 }

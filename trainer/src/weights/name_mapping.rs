@@ -19,6 +19,7 @@ pub(super) fn to_reference_names(tensors: StoredTensorMap) -> ReferenceTensors {
         .into_iter()
         .map(|(name, tensor)| {
             (
+                // PyTorch's DistributedDataParallel wraps the model in a module of this name.
                 name.strip_prefix("module.").unwrap_or(&name).to_owned(),
                 tensor,
             )
@@ -54,6 +55,7 @@ fn fuse_qkv(tensors: &mut StoredTensorMap) {
         .collect();
 
     for query in queries {
+        // PyTorch's `nn.MultiheadAttention` stacks its `in_proj_weight` in this order.
         let names =
             ["q", "k", "v"].map(|which| query.replace(QUERY, &format!(".self_attn.{which}_proj.")));
         let parts: Option<Vec<StoredTensor>> = names
@@ -84,6 +86,7 @@ const NAME_REPLACEMENTS: [(&str, &str); 14] = [
         "vision_model.embeddings.position_embedding.weight",
         "visual.positional_embedding",
     ),
+    // The spelling is Hugging Face's, and that of all files it published.
     ("vision_model.pre_layrnorm.", "visual.ln_pre."),
     ("vision_model.post_layernorm.", "visual.ln_post."),
     (".self_attn.out_proj.", ".attn.out_proj."),
@@ -91,6 +94,7 @@ const NAME_REPLACEMENTS: [(&str, &str); 14] = [
     (".layer_norm2.", ".ln_2."),
     (".mlp.fc1.", ".mlp.c_fc."),
     (".mlp.fc2.", ".mlp.c_proj."),
+    // BERTs that were converted from TensorFlow keep its names.
     ("LayerNorm.gamma", "LayerNorm.weight"),
     ("LayerNorm.beta", "LayerNorm.bias"),
 ];

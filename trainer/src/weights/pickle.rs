@@ -61,6 +61,7 @@ pub(super) fn collect_tensors(object: &Object) -> Result<BTreeMap<String, TorchT
                 _ => walk_state_dict("", entries, &mut found)?,
             }
         }
+        // TorchScript pickles modules as objects whose state holds tensors and modules.
         Object::Build { args, .. } => {
             if let Object::Dict(entries) = &**args {
                 walk_state_dict("", entries, &mut found)?;

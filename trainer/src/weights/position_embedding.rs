@@ -66,10 +66,12 @@ struct BicubicTaps {
 
 impl BicubicTaps {
     fn new(place: usize, from: usize, to: usize) -> Self {
+        // With aligned corners the outermost places of both grids coincide.
         let exact = place as f32 * (from - 1) as f32 / (to - 1).max(1) as f32;
         let left = exact as usize;
         let fraction = exact.fract();
         Self {
+            // Taps beyond the border repeat the outermost row or column, as PyTorch does.
             indices: [0, 1, 2, 3].map(|tap| (left + tap).saturating_sub(1).min(from - 1)),
             weights: [1.0 + fraction, fraction, 1.0 - fraction, 2.0 - fraction].map(cubic_weight),
         }

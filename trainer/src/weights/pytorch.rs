@@ -124,6 +124,8 @@ fn storage_offsets(
             .filter(|&bytes| bytes >= 0)
             .ok_or("a storage has no length")?;
 
+        // Relative, because `BufReader::seek` discards its buffer, and each small storage would
+        // cost a request to the store.
         reader
             .seek_relative(skipped)
             .map_err(|error| error.to_string())?;

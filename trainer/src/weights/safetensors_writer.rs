@@ -35,6 +35,8 @@ impl View for &OutgoingTensor<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
+        // The library asks for one tensor after another, so host memory holds the file and a copy of
+        // one tensor, never a second model.
         let values = self.values.to_host();
         let values = values.iter();
         Cow::Owned(match self.dtype() {

@@ -38,6 +38,8 @@ impl StateDictFormat {
     /// The layout that has these names.
     pub(super) fn from_names<'a>(names: impl Iterator<Item = &'a String> + Clone) -> Self {
         let has = |start: &str| names.clone().any(|name| name.starts_with(start));
+        // First: both of Hugging Face's have `vision_model.`, but only a BERT tower has `layer.`,
+        // where CLIP's own text tower has `layers.`.
         if has("text_model.encoder.layer.") {
             Self::HuggingFace
         } else if has("vision_model.") {
@@ -68,6 +70,7 @@ impl StateDictFormat {
                 "positional_embedding",
                 "text_projection",
                 "text.",
+                // The next three are scalars in OpenAI's TorchScript archives, not weights.
                 "input_resolution",
                 "context_length",
                 "vocab_size",
@@ -78,6 +81,7 @@ impl StateDictFormat {
             Self::Unknown => &[],
         };
 
+        // A buffer of 0, 1, 2 … that older versions of transformers saved with the weights.
         name.ends_with(".position_ids") || starts.iter().any(|start| name.starts_with(start))
     }
 }

@@ -90,6 +90,8 @@ impl StoredTensor {
 
     /// The same values, rows for columns.
     pub(super) fn transpose(mut self) -> Self {
+        // Reversed strides read the same numbers transposed, without a copy. Only right for a
+        // single block, which both projections are.
         self.shape.reverse();
         for part in &mut self.blocks {
             part.shape.reverse();

@@ -120,6 +120,7 @@ impl TensorFile {
         let damaged = |why: &str| {
             self.corrupt_file_error(pytorch::PYTORCH_FORMAT)(format!("its entry {name} {why}"))
         };
+        // Looking up an entry needs a mutable archive; a clone shares the parsed directory.
         let mut archive = self
             .archive
             .clone()
@@ -143,6 +144,7 @@ impl TensorFile {
 /// If there is no such object, or it is of no kind we read.
 pub(super) fn list_tensors(store: &Store, name: &str) -> Result<TensorListing> {
     let file = TensorFile::open(store, name)?;
+    // Sixteen bytes hold the longest signature, the 15 bytes of PyTorch's stream, in one request.
     let first = file.read_range(0..file.size.min(16))?;
     // By content first: files of PyTorch are called `.pt`, `.pth`, `.bin`, or whatever their author liked.
     match &first[..] {

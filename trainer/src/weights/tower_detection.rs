@@ -32,6 +32,7 @@ impl DetectedTowers {
         let image = file.detect_vit().or_else(|| file.detect_resnet());
         let features = ["visual.proj", "text_projection"];
         let features = features.iter().find_map(|name| file.axis_len(name, 1));
+        // A ResNet has no `visual.proj`: its attention pooling ends with the projection.
         let pooled = || file.axis_len("visual.attnpool.c_proj.weight", 0);
 
         Self {
@@ -131,6 +132,7 @@ impl TowerDetector<'_> {
     }
 
     fn detect_resnet(&self) -> Option<ImageTower> {
+        // The stem's first convolution has half the tower's width.
         let width = self.axis_len(CONV1_WEIGHT, 0)?.checked_mul(2)?;
         let grid = grid_side(self.axis_len("visual.attnpool.positional_embedding", 0)?)?;
         let layers = (1..=4)
@@ -139,6 +141,7 @@ impl TowerDetector<'_> {
 
         let resnet = ResnetConfig { layers, width };
         Some(ImageTower {
+            // The tower halves the resolution five times.
             resolution: grid.checked_mul(32)?,
             vit: None,
             resnet: Some(resnet),
@@ -154,6 +157,7 @@ impl TowerDetector<'_> {
                 format!("/{name}"),
             ];
 
+            // Configurations say 0.1; the model configuration counts in whole percent.
             self.config_number(&places.each_ref().map(String::as_str))
                 .map(|share| (share * 100.0).round() as i32)
         };
