@@ -47,6 +47,7 @@ pub struct BenchConfig {
 impl BenchConfig {
     /// Tokens of each text of a batch: all lengths in turn.
     pub fn text_lengths(&self) -> impl Iterator<Item = usize> + use<> {
+        // Not drawn at random: every run and every device gets the same number of tokens.
         let (shortest, longest) = self.tokens;
         (0..self.batch).map(move |pair| shortest + pair % (longest + 1 - shortest))
     }
@@ -100,6 +101,7 @@ impl TrainingBench {
             params,
             accumulator,
             adamw,
+            // One batch for all steps, so that data loading is not measured.
             batch: SyntheticBatch::new(plan),
             step: 0,
         }

@@ -89,6 +89,7 @@ impl Cli {
         };
 
         let done = match self.command {
+            // Jobs report failures themselves, in the termination message too.
             CliCommand::Train(job) => return jobs::run_training(&job.config, job.listen, &log),
             CliCommand::Evaluate(job) => {
                 return jobs::run_evaluation(&job.config, job.listen, &log);

@@ -157,6 +157,8 @@ pub fn score_retrieval(
     world: &Communicator,
 ) -> Result<Option<ScoredRetrieval>> {
     let start = Instant::now();
+    // Each worker opened the data set itself: an index rewritten in between would give ranks shares
+    // that overlap or leave gaps.
     world.ensure_equal_across_ranks("data set", (name, &dataset.index().dataset))?;
     let corpus = RetrievalCorpus::encode_dataset(dataset, tokenizer, encoder, options, world)?;
 
@@ -164,12 +166,14 @@ pub fn score_retrieval(
         return Ok(None);
     }
 
+    // A non-finite feature would rank last in the search and yield a plausible but low recall.
     corpus.check_searchable(dataset)?;
     let retrieval = corpus.search_both_directions();
     log_label_coverage(name, &corpus, &retrieval);
     let scores = RetrievalScores {
         texts: corpus.texts.len() as i64,
         recalls: retrieval.recalls(),
+        // Fitted later by `calibrate_threshold`, only where the task requests a calibration.
         threshold: None,
     };
 
@@ -233,6 +237,8 @@ pub fn evaluate_recalls(
     world: &Communicator,
 ) -> Result<Option<RetrievalRecalls>> {
     let corpus = RetrievalCorpus::encode_dataset(dataset, tokenizer, encoder, options, world)?;
+    // On every rank, not only on rank 0: all have the same corpus, so all fail together and none is
+    // left waiting in a collective.
     if corpus.relevant.iter().all(Vec::is_empty) {
         return Err(Error::Data(format!(
             "{} has no labels (no text says which image it describes), so recall cannot be validated on \

@@ -101,6 +101,8 @@ fn score_on_local_ranks(
     stop: &dyn Fn() -> bool,
     memory: &(dyn Fn(usize) -> Result<Memory> + Sync),
 ) -> Result<String> {
+    // Before joining: an unusable configuration or data set is reported at once, not only when all
+    // workers have started.
     check::check_config(config)?;
     let tasks = PreparedTask::prepare_all(config)?;
 
@@ -150,12 +152,15 @@ fn evaluate_on_rank(
     let config = context.config;
     let communicator = context.communicator;
     let mut model = EvaluatedModel::load_checkpoint(config, memory)?;
+    // The prefix of a stage resolves to its newest checkpoint, which a training that still runs may
+    // have replaced between the reads of two workers.
     model.ensure_same_weights(communicator)?;
     report_start(config, &model, reporter);
 
     let mut sections = Vec::new();
     for task in tasks {
         let section = task.score(&mut model, context)?;
+        // After each task, so that the results of an evaluation that is killed later are known.
         reporter.update_report(|report| {
             report.step += 1;
             report

@@ -96,10 +96,13 @@ pub fn verify_model(
     let batch = SyntheticBatch::new(config, options.batch, context, options.seed);
     let mut engine = EngineStep::new(config, memory, options, context, weights)
         .map_err(|error| advise_smaller_batch(error, options.batch))?;
+    // Copied before the trainer's step, which changes weights and running statistics.
     let oracle = OracleStep::new(config, engine.params())?;
 
     progress(VerifyPhase::Engine);
     let computed = engine.compute_gradients(&batch)?;
+    // Kept as a result: a non-finite gradient becomes a row of the report, beside the tensors that
+    // show where it came from.
     let update = engine.update_weights();
     progress(VerifyPhase::OracleForward);
     let forward = oracle.forward(&batch)?;
@@ -107,6 +110,7 @@ pub fn verify_model(
     let gradients = oracle.gradients(&forward)?;
 
     progress(VerifyPhase::Compare);
+    // In the order of the computation, in which the first deviation is searched.
     let mut rows = compare::compare_forward(&computed, &forward, &batch)?;
     rows.extend(compare::compare_gradients(engine.params(), &gradients)?);
     rows.extend(compare::compare_running_statistics(

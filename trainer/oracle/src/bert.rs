@@ -58,6 +58,7 @@ impl Bert {
         let positions = self.position_embedding.narrow(0, 0, context)?;
         let segment = self.token_type_embedding.narrow(0, 0, 1)?;
         let embedded = words.broadcast_add(&positions)?.broadcast_add(&segment)?;
+        // The reference masks every id of 0, wherever it stands.
         let mask = (ids.eq(0u32)?.to_dtype(DType::F32)? * PADDING_SCORE)?;
         // The same for every head and every query.
         let mask = mask.unsqueeze(1)?.unsqueeze(1)?;

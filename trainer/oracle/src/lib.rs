@@ -125,6 +125,7 @@ impl ChineseClip {
         let scale = Init::Const(INITIAL_LOGIT_SCALE);
         Ok(Self {
             image: ImageEncoder::new(&config.image, embed_dim, vb.pp("visual"))?,
+            // Without a prefix: `bert.` and `text_projection` are at the root of the state dict.
             text: Bert::new(&config.text, embed_dim, vb.clone())?,
             logit_scale: vb.get_with_hints((), "logit_scale", scale)?,
         })
@@ -158,6 +159,7 @@ impl ChineseClip {
     /// If the features differ in length.
     pub fn logits_per_image(&self, images: &Tensor, texts: &Tensor) -> Result<Tensor> {
         let similarities = images.matmul(&texts.t()?)?;
+        // The parameter is the logarithm of the scale, which keeps the scale positive.
         similarities.broadcast_mul(&self.logit_scale.exp()?)
     }
 

@@ -185,6 +185,8 @@ impl Bottleneck {
         let y = self.units[1].forward(&y, train)?.relu()?;
         let y = self.units[2].forward(&pool(y)?, train)?;
         let shortcut = match &self.shortcut {
+            // Pooled first: CLIP replaces the strided convolution of a shortcut by a pool before
+            // it.
             Some(unit) => unit.forward(&pool(x.clone())?, train)?,
             None => x.clone(),
         };

@@ -17,6 +17,8 @@ pub struct ForwardFlops {
 impl ForwardFlops {
     /// Operations of a training step for one sample.
     pub fn per_training_step(self, image_frozen: bool) -> f64 {
+        // Backward computes the gradients of inputs and of weights, each as costly as the forward
+        // pass.
         self.image * if image_frozen { 1.0 } else { 3.0 } + 3.0 * self.text
     }
 }
@@ -73,6 +75,7 @@ fn text_tower_flops(tower: &TextTower, tokens: f64) -> f64 {
 
 /// Four projections, two products of attention, and the feed-forward layer.
 fn transformer_block_flops(tokens: f64, width: f64, inner: f64) -> f64 {
+    // A multiply-add counts as two operations.
     tokens * (8.0 * width * width + 4.0 * width * inner) + 4.0 * tokens * tokens * width
 }
 
@@ -82,6 +85,7 @@ fn resnet_flops(resnet: &ResnetConfig, side: f64, embed_dim: f64) -> f64 {
     };
 
     let width = f64::from(resnet.width);
+    // The first convolution has stride 2, and the pool after the stem halves the side again.
     let half = side / 2.0;
     let mut sum = conv(half, 3.0, width / 2.0, 3.0)
         + conv(half, width / 2.0, width / 2.0, 3.0)

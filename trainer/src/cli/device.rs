@@ -24,6 +24,7 @@ impl DeviceArgs {
         self.print_devices(&found)
             .map_err(Error::io_context("write", "standard output"))?;
 
+        // After printing, so that a GPU that fails its test is listed all the same.
         for index in 0..found.cards.len() {
             device::run_self_test(&cuda::open_device(index).map_err(config)?)?;
         }

@@ -48,6 +48,7 @@ pub(super) struct EmbedArgs {
 
 impl EmbedArgs {
     pub(super) fn run(&self) -> Result<()> {
+        // Before the model: a wrong location fails before gigabytes of weights are read.
         let dataset = self.dataset.as_deref().map(Dataset::open).transpose()?;
         let mut embedder = self.build_embedder()?;
         if let Some(to) = &self.image_features {

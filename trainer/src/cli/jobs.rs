@@ -71,6 +71,8 @@ fn run_with_reporter(
         Err(error) => return fail_before_start(error),
     };
 
+    // After the reporter has started, so that a failure reaches the termination message, and before
+    // the job, so that a SIGTERM during it saves the state.
     let installed = signals::install_signal_handlers()
         .map_err(|error| Error::Bug(format!("cannot install signal handlers: {error}")));
     match installed.and_then(|()| job(&reporter)) {
@@ -89,6 +91,8 @@ fn fail_before_start(error: Error) -> TrainerExit {
         ..ReportOutputs::default()
     };
 
+    // The run may be unknown, since it stands in the configuration; a report also has the pod's
+    // UID.
     match Reporter::start(RunIdentity::default(), outputs) {
         Ok(reporter) => reporter.report_failure(&error),
         Err(_) => tracing::error!("{error}"),

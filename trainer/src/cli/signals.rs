@@ -22,6 +22,8 @@ pub(super) fn install_signal_handlers() -> std::io::Result<()> {
         .build()?;
 
     let (mut term, mut int) = {
+        // Registered before the thread runs, so that no signal after this function is lost; tokio
+        // registers signals only within a runtime.
         let _inside = runtime.enter();
         (
             signal(SignalKind::terminate())?,

@@ -98,6 +98,7 @@ impl VerifyArgs {
         self.print_report(&report)
             .map_err(Error::io_context("write", "standard output"))?;
 
+        // On the CPU the program is at fault; on a GPU, hardware or driver may be.
         match (report.passed, &memory) {
             (true, _) => Ok(()),
             (false, Memory::Host) => Err(Error::Bug(report.summary())),
@@ -125,6 +126,7 @@ impl VerifyArgs {
 
     fn open_memory(&self, precision: Precision) -> Result<Memory> {
         let kind = self.device.unwrap_or_else(|| {
+            // A missing driver is an error only if a GPU was requested.
             let gpus = cuda::probe_cuda().map_or(0, |found| found.cards.len());
             if gpus > 0 {
                 DeviceKind::Cuda

@@ -24,6 +24,7 @@ pub fn requested_precision(
     };
 
     let wanted = calibration.precision_percent;
+    // Negated, so that NaN is refused too.
     if !(wanted > 0.0 && wanted <= 100.0) {
         return Err(Error::Config(format!(
             "calibration.precisionPercent of task {name} is {wanted}; it must be above 0 and at \
@@ -31,6 +32,7 @@ pub fn requested_precision(
         )));
     }
 
+    // The index counts the labels, so that this fails before anything is encoded.
     match dataset.index().pairs {
         0 => Err(Error::Data(format!(
             "Task {name} cannot be calibrated: {} has no labels (no text says which image it describes). \
@@ -52,6 +54,7 @@ pub fn requested_precision(
 /// `wanted` in percent
 pub fn fit_threshold(found: &DirectionResult, wanted: f64) -> Option<SimilarityThreshold> {
     let mut outcomes = top1_outcomes(found);
+    // Descending: a prefix of the list is what a threshold accepts.
     outcomes.sort_by(|a, b| b.similarity.total_cmp(&a.similarity));
     let queries = outcomes.len();
     let mut correct = 0;
@@ -81,6 +84,7 @@ pub fn fit_threshold(found: &DirectionResult, wanted: f64) -> Option<SimilarityT
         let better = match best {
             None => true,
             Some(best) if best.is_reached() => here.is_reached(),
+            // Not reached so far: of equal precisions, the later threshold covers more queries.
             Some(best) => here.is_reached() || precision >= best.precision,
         };
 

@@ -84,6 +84,7 @@ impl RetrievalCorpus {
 
         let mut own = ScannedSamples::default();
         let mut features = Vec::new();
+        // Divided by the counts of the index: ranks agree on their shares without reading a shard.
         let images: u64 = dataset.index().shards.iter().map(|part| part.images).sum();
         let share = world.rank_range(images as usize);
         std::thread::scope(|scope| {
@@ -97,6 +98,7 @@ impl RetrievalCorpus {
 
             ready.into_iter().try_for_each(|chunk| {
                 let ImageChunk { planes, scanned } = chunk?;
+                // A chunk can hold nothing but skipped images, or the report of a damaged shard.
                 if !scanned.images.is_empty() {
                     features.extend_from_slice(&encoder.encode_images(PixelBatch::Bytes(&planes)));
                 }
@@ -107,11 +109,15 @@ impl RetrievalCorpus {
         })?;
 
         encoder.check_device_errors()?;
+        // Shares are contiguous and gathered in the order of ranks: features and images line up, in
+        // the same order as on a single rank.
         corpus.image_features = world.all_gather_concat(features)?;
         all_gather_json(&own, world)?
             .into_iter()
             .for_each(|scanned| corpus.merge_scanned(scanned));
 
+        // Candidates too: without them, image-to-text retrieval would be easier. Read after the
+        // gather, so that the order of texts does not depend on the number of ranks.
         corpus.merge_scanned(read_unpaired_texts(dataset)?);
         corpus.check_skip_budget(dataset, options.max_skipped_ratio)?;
 
@@ -148,6 +154,7 @@ impl RetrievalCorpus {
         images: &[usize],
     ) -> Result<HashMap<usize, Bytes>> {
         let mut images = images.to_vec();
+        // By shard, so that each shard is fetched once.
         images.sort_unstable_by_key(|&image| (self.images[image].shard, image));
         images.dedup();
         let mut found = HashMap::new();
@@ -177,6 +184,8 @@ impl RetrievalCorpus {
 
     /// The index of a text, which is new or belongs to an earlier image too.
     fn intern_text(&mut self, text: SampleText) -> usize {
+        // The wording is part of the key: two wordings under one id stay apart, and the check
+        // before the search can report them.
         let key = (text.text_id.clone(), text.text.clone());
         *self.text_indices.entry(key).or_insert_with(|| {
             self.texts.push(text);
@@ -197,6 +206,7 @@ impl RetrievalCorpus {
         for texts in self.texts[share].chunks(sizes.batch_size) {
             let texts: Vec<_> = texts
                 .iter()
+                // The reference normalizes when it reads a data set, not when it tokenizes.
                 .map(|text| normalize_dataset_text(&text.text))
                 .collect();
 

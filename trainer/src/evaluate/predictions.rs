@@ -101,8 +101,12 @@ pub fn write_answers<I: Serialize>(
         .zip(&found.nearest)
         .try_for_each(|(text_id, nearest)| {
             let first = nearest.first();
+            // Inclusive, as in the calibration: the threshold is the similarity of an accepted
+            // answer.
             let image = first.filter(|first| first.similarity >= least);
             let image_id = image.map(|image| &ids.images[image.index]);
+            // Written for rejected answers too, so that another threshold can be applied to the
+            // file.
             let similarity = first.map(|first| first.similarity);
 
             write_json_line(

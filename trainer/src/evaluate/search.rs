@@ -128,6 +128,7 @@ fn nearest_to_query_block(
             1.0,
             queries,
             block.transposed(),
+            // Rayon already runs one block of queries per thread.
             GemmThreads::One,
         );
 
@@ -149,6 +150,7 @@ struct TopCandidates {
 impl TopCandidates {
     fn new(count: usize) -> Self {
         Self {
+            // One more: a candidate is inserted before the last one is truncated.
             neighbors: Vec::with_capacity(count + 1),
             count,
         }
@@ -175,6 +177,8 @@ impl TopCandidates {
 
     /// The similarity that a candidate must exceed.
     fn worst_similarity(&self) -> f32 {
+        // Infinity for an empty list, so that a search for 0 candidates accepts none. A list that
+        // is not full accepts candidates whatever their similarity.
         self.neighbors
             .last()
             .map_or(f32::INFINITY, |near| near.similarity)
@@ -190,6 +194,7 @@ impl TopCandidates {
             similarity
         };
 
+        // The test in `offer_block` used the worst neighbor from before this group was inserted.
         if self.is_full() && similarity <= self.worst_similarity() {
             return;
         }

@@ -19,6 +19,8 @@ pub(super) fn all_gather_json<T: Serialize + DeserializeOwned>(
             "the values of a rank cannot be exchanged as JSON: {error}"
         ))
     };
+    // JSON, because ids are strings or numbers; features, which are much larger, are gathered as
+    // fp32.
     let own = serde_json::to_vec(own).map_err(fault)?;
     let all = world.all_gather_varlen(&own)?;
     all.iter()

@@ -76,12 +76,15 @@ pub fn score_zero_shot(
     world: &Communicator,
 ) -> Result<ScoredZeroShot> {
     let start = Instant::now();
+    // Each worker listed the images itself: an upload in between would shift the shares of ranks.
     world.ensure_equal_across_ranks("list of images", &ready.digest)?;
     let width = encoder.embedding_dim();
     let sizes = options.input_sizes;
+    // Both steps gather from all ranks, so every rank must run them in this order.
     let names = class_embeddings::encode_class_names(ready, tokenizer, encoder, sizes, world)?;
     let encoded = image_features::encode_dataset_images(ready, encoder, options, world)?;
 
+    // NaN compares false with everything: every image would be predicted as class 0.
     check_finite(ready, &names, "names")?;
     check_finite(ready, &encoded.features, "images")?;
     let probabilities = class_embeddings::class_probabilities(&encoded.features, &names, width);
@@ -166,6 +169,7 @@ fn compute_scores(
 
 /// The templates that cnclip ships, one per line.
 fn builtin_templates(set: TemplateSet) -> &'static str {
+    // Compiled in: templates belong to the version, and scores of one version stay comparable.
     macro_rules! file {
         ($name:literal) => {
             include_str!(concat!("zero_shot/templates/", $name, ".txt"))

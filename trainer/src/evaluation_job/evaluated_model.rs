@@ -40,6 +40,7 @@ impl EvaluatedModel {
         let model = found.model_config()?;
         let trained = found.config.as_ref();
         let vocabulary = config.vocabulary.as_ref();
+        // Token ids must mean what they meant in training, so its vocabulary is the default.
         let vocabulary = vocabulary.or_else(|| trained?.vocabulary.as_ref());
         let tokenizer = model_resolver::load_tokenizer(vocabulary, model.text.vocab_size)?;
         let sizes = input_sizes(config, &model, trained);
@@ -79,6 +80,7 @@ fn input_sizes(
     let longest = DEFAULT_CONTEXT_LENGTH.min(model.text.positions as usize);
     EncoderInputSizes {
         image_size: model.image.resolution as usize,
+        // Published weights do not record it; their models were trained with the default.
         context_length: trained.map_or(longest, |trained| trained.context_length as usize),
         batch_size: config.batch_size as usize,
     }
@@ -103,6 +105,7 @@ fn build_clip(
     let (clip, mut params) = Clip::new_in(memory, model, capacity, compute);
     let unfit = WeightsError::error_mapper(&found.uri, Error::Data);
     load_weights(&mut params, &found.tensors, ModelPart::All).map_err(unfit)?;
+    // Copies to a GPU are asynchronous: their errors should appear here, not in the first task.
     memory.synchronize()?;
 
     Ok((clip, params))

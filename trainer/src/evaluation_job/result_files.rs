@@ -23,6 +23,7 @@ pub(super) fn write_results(
 ) -> Result<String> {
     let results: Vec<_> = tasks.iter().map(|task| task.result.clone()).collect();
     let table = format_results_table(&results);
+    // Before the page: a process that ends between both writes leaves the scores complete.
     artifacts.put(RESULTS_FILE, encode_results(found, results)?.into())?;
     artifacts.put(
         REPORT_FILE,
@@ -51,6 +52,7 @@ fn build_page_input(
 ) -> Result<PageInput> {
     let mut input = match &found.config {
         Some(trained) => PageInput::from_training(trained, stage_chain::collect_stages(trained)?),
+        // Weights from elsewhere carry no record of their training.
         None => PageInput::from_model(&found.model_config()?),
     };
 

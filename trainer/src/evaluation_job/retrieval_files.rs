@@ -53,6 +53,8 @@ pub(super) fn write_retrieval_files(
     }
 
     if let Some(threshold) = scored.reached_threshold() {
+        // Exact, because it was widened from fp32: the query that fixed the threshold stays
+        // accepted.
         let least = threshold.similarity as f32;
         upload_file(folder, ANSWERS_FILE, |to| {
             predictions::write_answers(&ids, of_texts, least, to)
@@ -75,6 +77,7 @@ fn write_features(
         ("images", FeatureKind::Images, ids.images, pool.images),
         ("texts", FeatureKind::Texts, ids.texts, pool.texts),
     ] {
+        // Streamed, so that the encoded file is not held in memory beside the features.
         let beside = folder.write_with(&format!("{name}.{}", file_extension(format)), |to| {
             let mut writer =
                 FeatureWriter::new(format, kind, features.count(), features.width(), to)?;

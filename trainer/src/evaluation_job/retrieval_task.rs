@@ -31,6 +31,7 @@ impl RetrievalTask {
         model: &mut EvaluatedModel,
         context: EvaluationContext<'_>,
     ) -> Result<Option<TaskSection>> {
+        // Before encoding, which takes most of the time, so that an invalid request fails early.
         let precision = calibration::requested_precision(&self.name, &self.config, &self.dataset)?;
         let options = context.encode_options(model.input_sizes);
         let mut encoder = ClipEncoder {

@@ -36,6 +36,7 @@ impl View for F32Tensor<'_> {
     fn data(&self) -> Cow<'_, [u8]> {
         self.values
             .iter()
+            // safetensors is little-endian by specification.
             .flat_map(|value| value.to_le_bytes())
             .collect()
     }
@@ -73,6 +74,7 @@ pub fn write_atomically(
     let aside = create_temp_file(path)?;
     let mut writer = BufWriter::with_capacity(1 << 20, aside.as_file());
     write(&mut writer)?;
+    // Explicitly, because dropping a `BufWriter` ignores write errors.
     writer.flush().map_err(Error::io_context("write", path))?;
     drop(writer);
     // A rename is atomic only within a file system, which is why the file is in the folder of its target.
@@ -116,6 +118,7 @@ pub fn write_safetensors<V: View>(
 
 fn create_temp_file(path: &Path) -> Result<tempfile::NamedTempFile> {
     let folder = match path.parent() {
+        // The parent of a bare file name is the empty path, which is not a folder.
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
     };

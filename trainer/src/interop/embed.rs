@@ -240,6 +240,7 @@ fn write_feature_file(
         Ok(())
     })?;
 
+    // After the array: two files cannot be renamed in one atomic step.
     let Some(ids) = ids else { return Ok(()) };
     let beside = to.with_extension("ids.jsonl");
     atomic_file::write_atomically(&beside, |file| {
@@ -272,6 +273,7 @@ pub fn read_dataset_texts(dataset: &Dataset) -> Result<Vec<TextToEmbed>> {
     let mut texts = Vec::new();
     let mut seen = HashSet::new();
     let mut keep = |SampleText { text_id, text }: SampleText| {
+        // Shards repeat a text for every image that it describes.
         if seen.insert(text_id.clone()) {
             texts.push(TextToEmbed { text_id, text });
         }
@@ -298,6 +300,8 @@ fn for_each_shard(
     for number in 0..dataset.index().shards.len() {
         let shard = dataset.read_shard(number)?;
         match shard.damage {
+            // Nothing is skipped: the header of an array already has the number of rows of the
+            // index.
             Some(damage) => return Err(Error::Data(damage)),
             None => take(shard.samples)?,
         }

@@ -37,7 +37,9 @@ pub fn export_model(
 
     match format {
         ExportFormat::HuggingFace => {
+            // Before the folder is created: a model that cannot be exported leaves nothing behind.
             let description = huggingface::HuggingFaceFiles::describe_model(&model, vocabulary)?;
+            // The weights are in `params` now; the stored tensors would keep them in memory twice.
             drop(model);
             create_folder(to)?;
             huggingface::write_folder(&params, &description, to)

@@ -23,6 +23,7 @@ pub enum FeatureKind {
     Texts,
 }
 
+// Untagged: in the reference's files only the key of the id tells images from texts.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum FeatureLine<'a> {

@@ -106,6 +106,7 @@ fn compute_gradients(
         ),
     ];
 
+    // Backward passes add to the gradients.
     params.clear_gradients();
     clip.add_logit_scale_gradient(params, score.logit_scale_gradient as f32);
     clip.backward(
@@ -164,6 +165,7 @@ fn parse_batch(bytes: &[u8], config: &ModelConfig) -> Result<GradientBatch, Stri
         .map(|&value| f32::from_le_bytes(value))
         .collect();
 
+    // The loss couples all pairs: one NaN would make every gradient NaN and hide its origin.
     if let Some(place) = pixels.iter().position(|value| !value.is_finite()) {
         return Err(format!("number {place} of images is {}", pixels[place]));
     }

@@ -43,6 +43,8 @@ impl<'a> ImageTensor<'a> {
     }
 
     fn normalized_values(&self) -> impl Iterator<Item = f32> {
+        // In the order of torchvision's ToTensor and Normalize: one fused factor would round
+        // otherwise.
         let value =
             |c: usize, level: u8| (f32::from(level) / 255.0 - CHANNEL_MEANS[c]) / CHANNEL_STDS[c];
         (0..3).flat_map(move |c| self.pixels.iter().map(move |pixel| value(c, pixel[c])))
@@ -137,5 +139,6 @@ fn read_square_image(path: &Path, side: usize) -> Result<Vec<Rgb>> {
     let bytes = std::fs::read(path).map_err(Error::io_context("read", path))?;
     let picture = decode_image(&bytes)
         .map_err(|error| Error::Data(format!("{}: {error}", path.display())))?;
+    // Without a crop: the reference's evaluation resizes both sides and ignores the aspect ratio.
     Ok(picture.resize_to_square(picture.full_region(), side))
 }

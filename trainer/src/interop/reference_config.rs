@@ -9,6 +9,7 @@ use cnclip_data::store::Store;
 /// The file.
 pub const CONFIG_FILE: &str = "config.json";
 
+// Unknown keys are refused: one could change the architecture in a way that is not supported.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ReferenceArguments {
@@ -21,9 +22,11 @@ struct ReferenceArguments {
     vision_head_width: i32,
     vocab_size: i32,
     text_attention_probs_dropout_prob: f64,
+    // Deserialized only so that any other activation is an error.
     #[serde(rename = "text_hidden_act")]
     _hidden_act: TextActivation,
     text_hidden_dropout_prob: f64,
+    // Without effect on given weights, but named, because unknown keys are refused.
     #[serde(rename = "text_initializer_range")]
     _initializer_range: f64,
     text_max_position_embeddings: i32,
@@ -80,6 +83,7 @@ pub fn read_model_config(folder: &Store) -> Result<ModelConfig> {
 
 fn parse_arguments(bytes: &[u8]) -> Result<ModelConfig, String> {
     let a: ReferenceArguments = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    // Rounded: 0.29 * 100.0 is 28.999…, which the cast alone would truncate.
     let percent = |share: f64| (share * 100.0).round() as i32;
     let (vit, resnet) = match unquote_layers(a.vision_layers)? {
         VisionLayers::Vit(layers) => {

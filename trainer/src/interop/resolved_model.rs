@@ -37,6 +37,8 @@ impl ResolvedModel {
     /// If there are none, or their architecture is unknown.
     pub fn open(uri: &str) -> Result<Self> {
         let found = model_resolver::resolve_weights(uri)?;
+        // Used for the vocabulary only, which is optional: that of the published models is the
+        // default.
         let folder = Store::open(uri).ok();
         let config = found.model_config()?;
         let trained = found.config.as_ref();
@@ -73,6 +75,7 @@ impl ResolvedModel {
         }
 
         match (self.pinned_vocabulary(), self.adjacent_vocabulary()?) {
+            // A pinned vocabulary wins: its digest is checked, and the file may have been replaced.
             (None, Some(beside)) => Ok(beside),
             (pinned, _) => model_resolver::load_vocabulary(pinned),
         }

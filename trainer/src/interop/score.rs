@@ -97,6 +97,8 @@ impl FeatureTable {
     }
 
     fn push_row(&mut self, id: ItemId, feature: &[f32]) -> Result<(), String> {
+        // A decimal beyond the range of fp32 is parsed as infinity, and its similarities as NaN or
+        // infinity would distort the ranking of every query.
         if let Some(place) = feature.iter().position(|value| !value.is_finite()) {
             return Err(format!(
                 "number {place} of feature {id} is no finite 32-bit number"
@@ -222,6 +224,7 @@ fn read_relevance(
         Ok(())
     })?;
 
+    // Otherwise the command would succeed and print no recall.
     match relevant.iter().all(Vec::is_empty) {
         true => Err(Error::Data(format!(
             "{} has no labels: no text has an image.",

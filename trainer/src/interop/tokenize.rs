@@ -31,6 +31,7 @@ pub struct TokenizeOptions {
 /// If the file cannot be read, or is no vocabulary.
 pub fn load_tokenizer(vocabulary: Option<&Path>) -> Result<Tokenizer> {
     let Some(path) = vocabulary else {
+        // No model is involved that could have too few embeddings.
         return model_resolver::load_tokenizer(None, i32::MAX);
     };
 
@@ -45,6 +46,7 @@ pub fn load_tokenizer(vocabulary: Option<&Path>) -> Result<Tokenizer> {
 pub(super) fn tokenizer_from_bytes(bytes: &[u8], uri: &str, vocab_size: i32) -> Result<Tokenizer> {
     let unfit = |why: String| Error::Config(format!("The vocabulary {uri} cannot be used: {why}"));
     let vocabulary = Vocabulary::from_bytes(bytes).map_err(|error| unfit(error.to_string()))?;
+    // Fewer entries than embeddings are allowed: every id still has one.
     match vocabulary.vocab_size() {
         size if size <= vocab_size.max(0) as usize => Ok(Tokenizer::new(vocabulary)),
         size => Err(unfit(format!(

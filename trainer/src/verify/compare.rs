@@ -156,6 +156,7 @@ pub(super) fn compare_updates(
     update: Result<(), NonFiniteGradient>,
 ) -> Result<Vec<VerifyRow>> {
     if let Err(NonFiniteGradient(name)) = update {
+        // No weight was changed, so there are no updates to compare: one failed row replaces them.
         return Ok(vec![VerifyRow::new(&name, Quantity::Update, f64::INFINITY)]);
     }
 

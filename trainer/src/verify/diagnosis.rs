@@ -309,6 +309,7 @@ pub(super) fn find_first_deviation(rows: &[VerifyRow]) -> Option<Deviation> {
 
     let forward = of(&[Quantity::Activation, Quantity::Feature, Quantity::Loss]);
     let backward = in_backward_order(of(&[Quantity::Gradient]));
+    // A wrong activation makes gradients wrong too, but not the reverse: forward comes first.
     find_in_pass(&forward, FORWARD)
         .or_else(|| find_in_pass(&backward, BACKWARD))
         .or_else(|| find_in_pass(&of(&[Quantity::RunningStatistic]), RUNNING_STATISTICS))
@@ -371,6 +372,7 @@ fn in_backward_order(rows: Vec<&VerifyRow>) -> Vec<&VerifyRow> {
     let mut keyed = Vec::new();
     for row in rows {
         let next = block_numbers.len();
+        // Parameters come in forward order, so first appearance numbers the blocks.
         let block = *block_numbers.entry(block_of(&row.tensor)).or_insert(next);
         keyed.push((Reverse(block), rank_in_block(&row.tensor), row));
     }

@@ -57,6 +57,7 @@ impl EngineStep {
     ) -> Result<Self> {
         let batch = options.batch;
         let compute = ComputeOptions {
+            // The outputs of all blocks are compared, so none may be discarded.
             recompute: false,
             precision: options.precision,
         };
@@ -88,6 +89,7 @@ impl EngineStep {
         let score = loss.compute_loss(features, scale, &SingleRank);
         let image_features = features.images.to_host().into_owned();
         let text_features = features.texts.to_host().into_owned();
+        // Copied out before the backward pass, which may reuse their memory.
         let blocks = clip.block_outputs(given).into_iter();
         let blocks = blocks.map(|block| (block.name, block.values.to_host().into_owned()));
         let computed = EngineForward {
@@ -117,6 +119,7 @@ impl EngineStep {
     /// If a gradient is not finite; then no weight is changed.
     pub(super) fn update_weights(&mut self) -> Result<(), NonFiniteGradient> {
         let mut adamw = AdamW::new(&self.params, ADAMW_SETTINGS);
+        // Steps count from 0: this has the bias correction of a first step, as candle's has.
         adamw.step(&mut self.params, 0, LEARNING_RATE).map(|_| ())
     }
 }
@@ -125,6 +128,7 @@ impl EngineStep {
 /// branch is zero, as in a ResNet, the gradients before it are all zero, whatever computes them.
 fn init_random_weights(params: &mut Params, seed: u64) {
     params.init_values(seed);
+    // Buffers follow the trained tensors: running statistics keep their initial values.
     let trained = params.segments().len();
     let segments = params.named_tensors_mut().take(trained);
     for ((segment, mut values), number) in segments.zip(1..) {

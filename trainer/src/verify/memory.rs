@@ -50,6 +50,7 @@ fn estimate_host_bytes(config: &ModelConfig, memory: &Memory, batch: usize, cont
     let layout = Clip::param_layout(config);
     let parameters = layout.next_offset() as u64;
     let on_host = memory.device().is_none();
+    // On a GPU, the trainer's tensors are in the memory of the GPU.
     let per_parameter = match on_host {
         true => ORACLE_BYTES_PER_PARAMETER + ENGINE_BYTES_PER_PARAMETER,
         false => ORACLE_BYTES_PER_PARAMETER,

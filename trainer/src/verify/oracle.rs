@@ -49,6 +49,7 @@ impl OracleStep {
     /// A parameter, or a running statistic.
     pub(super) fn parameter(&self, name: &str) -> Result<Var> {
         let variables = self.parameters.data().lock();
+        // The map is whole even if a thread panicked while it held the lock.
         let variables = variables.unwrap_or_else(PoisonError::into_inner);
         let found = variables.get(name).cloned();
         found.ok_or_else(|| Error::Bug(format!("candle's model has no parameter `{name}`")))
@@ -62,6 +63,7 @@ impl OracleStep {
         has_weight_decay: bool,
     ) -> Result<Vec<f32>> {
         let before = self.parameter(name)?;
+        // A copy, because the optimizer writes into it and the original is compared afterwards.
         let weight = Var::from_tensor(&before.as_tensor().copy()?.detach())?;
         let gradient = Tensor::from_slice(gradient, weight.shape(), &Device::Cpu)?;
         let settings = ParamsAdamW {

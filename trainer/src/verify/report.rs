@@ -130,6 +130,7 @@ impl VerifyReport {
             row.tolerance = row.quantity.tolerance(options.precision);
         }
 
+        // Before sorting, because the diagnosis needs the order of the computation.
         let first_deviation = diagnosis::find_first_deviation(&rows);
         rows.sort_by(|a, b| b.tolerance_share().total_cmp(&a.tolerance_share()));
         let device = memory.device().map(|device| device.name());

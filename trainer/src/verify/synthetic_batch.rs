@@ -21,6 +21,7 @@ impl SyntheticBatch {
     pub(super) fn new(config: &ModelConfig, batch: usize, context: usize, seed: u64) -> Self {
         let side = config.image.resolution as usize;
         let vocabulary = config.text.vocab_size as u32;
+        // A bit of the key separates the streams: pixels and ids are drawn independently.
         let uniform = |stream: u64, i: usize| uniform_f32(derive_key(seed ^ stream, i as u64));
         let pixel_count = batch * 3 * side * side;
         let pixels = (0..pixel_count).map(|i| (256.0 * uniform(1 << 60, i)) as u8);

@@ -43,6 +43,7 @@ impl RetrievalCorpus {
     }
 
     fn duplicate_id_problem(&self) -> Option<String> {
+        // Predictions name images by id alone: the reference's scripts could not tell two apart.
         let mut seen = HashMap::new();
         for image in &self.images {
             if let Some(first) = seen.insert(&image.image_id, image) {

@@ -41,6 +41,7 @@ pub(super) fn stream_image_chunks(
         let own = share.start.max(first)..share.end.min(end);
         let begins = own.start == first;
         let ends = own.end == end;
+        // Relative to the shard. Saturating, because a share can end before the shard begins.
         let own = own.start.saturating_sub(first)..own.end.saturating_sub(first);
 
         first = end;
@@ -98,6 +99,7 @@ pub(super) fn read_unpaired_texts(dataset: &Dataset) -> Result<ScannedSamples> {
 fn skips_from_damage(shard: &Shard, images: u64) -> ScannedSamples {
     let missing = images.saturating_sub(shard.samples.len() as u64);
     let faults: Vec<_> = shard.damage.iter().cloned().collect();
+    // At least one skip for a damaged shard, even if no image is missing: damage is never silent.
     let unusable = EvalSkipBudget::new(missing.max(faults.len() as u64), faults);
     ScannedSamples {
         unusable,
@@ -114,6 +116,7 @@ impl ImageChunk {
         samples: &[Sample],
         side: usize,
     ) -> Self {
+        // Decoded in parallel, collected in order: ids and features are matched by position.
         let images: Vec<_> = samples
             .par_iter()
             .map(|sample| preprocess_for_eval(&sample.image, side))
@@ -142,6 +145,8 @@ impl ImageChunk {
                 }
             };
 
+            // Texts of an image that does not decode remain candidates; as queries without a
+            // relevant image they are left out of recall.
             sample
                 .texts
                 .iter()
@@ -154,6 +159,7 @@ impl ImageChunk {
 
 impl ScannedSamples {
     fn push_text(&mut self, uri: &str, text: SampleText, image: Option<usize>) {
+        // Empty text tokenizes to [CLS] [SEP], which is a valid input and would be ranked.
         match text.text.trim() {
             "" => self
                 .unusable

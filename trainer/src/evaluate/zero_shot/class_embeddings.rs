@@ -37,6 +37,7 @@ pub(super) fn encode_class_names(
     let templates = &ready.templates.texts;
     let texts: Vec<String> = own
         .iter()
+        // The prompts of a class are contiguous: `text / templates.len()` below is its index.
         .flat_map(|name| {
             templates
                 .iter()
@@ -62,6 +63,8 @@ pub(super) fn encode_class_names(
         }
     }
 
+    // Before the gather, so that invalid features do not reach other ranks. The sum replaces the
+    // mean, because normalization removes the factor between them.
     encoder.check_device_errors()?;
     Ok(world.all_gather_concat(sums.chunks(width).flat_map(normalize_l2).collect())?)
 }
@@ -91,6 +94,7 @@ pub(super) fn class_probabilities(images: &[f32], names: &[f32], width: usize) -
             LOGIT_SCALE,
             MatrixView::new(images, width),
             names.transposed(),
+            // Rayon already divides the images among all threads.
             GemmThreads::One,
         );
 
@@ -103,6 +107,7 @@ pub(super) fn class_probabilities(images: &[f32], names: &[f32], width: usize) -
 fn softmax(row: &mut [f32]) {
     // The maximum is subtracted so that exp() cannot overflow.
     let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    // fp64, so that rounding does not accumulate in the sum over thousands of classes.
     let powers: Vec<_> = row
         .iter()
         .map(|&value| f64::from(value - most).exp())

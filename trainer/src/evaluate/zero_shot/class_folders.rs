@@ -35,6 +35,7 @@ pub(super) fn list_class_images(
     names: &[String],
     mistakes: &mut DatasetErrors,
 ) -> Vec<ClassImage> {
+    // Ordered by name, because `ImageFolder` numbers classes in that order.
     let mut folders: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
     for name in found {
         let Some((folder, rest)) = name.split_once('/') else {
@@ -42,6 +43,7 @@ pub(super) fn list_class_images(
         };
 
         let (inner, file) = rest.rsplit_once('/').unwrap_or(("", rest));
+        // macOS and Windows leave such files behind when folders are browsed or copied.
         if !file.starts_with('.') && file != "Thumbs.db" {
             folders.entry(folder).or_default().push((inner, name));
         }
@@ -70,6 +72,7 @@ pub(super) fn list_class_images(
 
     let mut images = Vec::new();
     for (class, files) in folders.values_mut().enumerate() {
+        // By subfolder first: `ImageFolder` walks the folders in order and sorts the files of each.
         files.sort_unstable();
         images.extend(files.iter().map(|(_, name)| ClassImage {
             name: (*name).to_owned(),
@@ -99,6 +102,7 @@ fn check_folder_names(folders: &[&str], names: &[String], mistakes: &mut Dataset
         .collect();
 
     let odd: Vec<_> = odd.into_iter().map(|(folder, _)| *folder).collect();
+    // None is a number, such as with WordNet ids: they match the names by order alone.
     if odd.len() == folders.len() {
         if folders.len() != names.len() {
             let folders = folders.len();
@@ -143,6 +147,7 @@ fn check_folder_names(folders: &[&str], names: &[String], mistakes: &mut Dataset
         .enumerate()
         .any(|(place, number)| *number != Some(place));
 
+    // A missing folder shifts all that follow: reported once, by its own message.
     if mistakes.0.len() == before && unordered {
         mistakes.push_error(
             "The folders of test/ do not sort as their numbers do: write all of them with equally many \

@@ -73,6 +73,7 @@ pub(super) fn encode_dataset_images(
     let mut features = Vec::new();
     let share = world.rank_range(ready.files.len());
     std::thread::scope(|scope| {
+        // Bounded, so that a slow encoder stops the downloads instead of filling memory.
         let (fetched, files) = sync_channel(CHUNKS_AHEAD);
         let (decoded, chunks) = sync_channel(CHUNKS_AHEAD);
         scope.spawn(move || fetch_files(ready, share, sizes.batch_size, &fetched));
@@ -97,6 +98,7 @@ pub(super) fn encode_dataset_images(
         .into_iter()
         .for_each(|next| found.append_next(next));
 
+    // Between two gathers, but no rank is left waiting: all see the same skips and fail together.
     check_skip_budget(ready, &found, options.max_skipped_ratio)?;
     Ok(EncodedImages {
         features: world.all_gather_concat(features)?,
@@ -121,6 +123,7 @@ fn fetch_files(
             .map(|file| file.map_err(Error::from))
             .collect();
 
+        // A later stage has failed, and its error is the one that is returned.
         if to.send(FetchedFiles { places, files }).is_err() {
             return;
         }
@@ -153,6 +156,7 @@ fn decode_chunk(
         Err(Error::Store(fault)) if fault.kind == StoreErrorKind::NotFound => {
             Ok(Err(fault.to_string()))
         }
+        // Stops the task: counted as skips, an outage of the store would silently change the score.
         Err(error) => Err(error),
     };
 

@@ -36,6 +36,7 @@ pub(super) fn parse_order(
         }
     };
 
+    // Must be a permutation: otherwise EvalAI scores rows against the labels of other images.
     let mut sorted = order.clone();
     sorted.sort_unstable();
     if !sorted.iter().copied().eq(0..images) {
@@ -62,12 +63,14 @@ pub(super) fn parse_labels(
         .collect();
 
     let mut seen = vec![false; files.len()];
+    // Lossy, so that invalid UTF-8 is reported with the number of its line.
     let text = String::from_utf8_lossy(bytes);
     let lines = (1..).zip(text.trim_start_matches('\u{FEFF}').lines());
     let mut faults = Vec::new();
 
     for (number, line) in lines.filter(|(_, line): &(u32, &str)| !line.trim().is_empty()) {
         match parse_labels_line(line, &places, files, classes) {
+            // Neither line is preferred: which of the two is right cannot be known.
             Ok((place, _)) if std::mem::replace(&mut seen[place], true) => {
                 faults.push(format!("{number} (a file that an earlier line has)"));
             }
@@ -103,6 +106,7 @@ fn parse_labels_line(
     found.dedup();
     let own = files[place].class;
 
+    // Accuracy counts the class of the folder, average precision the listed ones: they must agree.
     match found.last() {
         Some(&last) if last >= classes => Err(format!("there is no class {last}")),
         _ if !found.contains(&own) => Err(format!("{own}, the class of its folder, is not listed")),

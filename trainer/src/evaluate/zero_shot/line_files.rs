@@ -16,6 +16,7 @@ pub(super) fn parse_class_names(
     mistakes: &mut DatasetErrors,
 ) -> Vec<String> {
     let mut names = decode_lines(file, bytes, mistakes);
+    // Trailing blank lines come from editors; a blank line elsewhere is a missing name.
     while names.last().is_some_and(String::is_empty) {
         names.pop();
     }
@@ -86,6 +87,7 @@ fn decode_lines(file: &str, bytes: &[u8], mistakes: &mut DatasetErrors) -> Vec<S
             let text = text.strip_prefix('\u{FEFF}').unwrap_or(text);
             text.lines().map(|line| line.trim().to_owned()).collect()
         }
+        // Not decoded by guess: GB18030 accepts most byte sequences and could yield wrong names.
         Err(error) => {
             let place = error.valid_up_to();
             mistakes.push_error(format!(
@@ -110,6 +112,7 @@ fn find_duplicate_names(names: &[String]) -> Vec<String> {
         .filter(|(_, lines)| lines.len() > 1)
         .collect();
 
+    // A `HashMap` iterates in random order, and messages should not differ between runs.
     repeated.sort_by(|(_, a), (_, b)| a.cmp(b));
     let describe = |(name, lines): (&str, Vec<usize>)| {
         let lines: Vec<_> = lines.iter().map(usize::to_string).collect();

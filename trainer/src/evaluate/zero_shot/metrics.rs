@@ -45,6 +45,7 @@ impl ClassPredictions<'_> {
             .filter(|&(row, right)| class_rank(row, right) < k)
             .count();
 
+        // 0 without images, rather than NaN, which JSON cannot represent.
         hits as f64 / self.labels.len().max(1) as f64
     }
 

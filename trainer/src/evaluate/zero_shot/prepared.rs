@@ -86,9 +86,11 @@ impl PreparedZeroShot {
         };
 
         let files = list_images(&store, &classes, &mut digest, &mut mistakes)?;
+        // Not part of the digest: the order permutes rows of a submission and changes no score.
         let found = store.get_if_exists(ORDER_FILE)?;
         let order = found.and_then(|bytes| parse_order(&bytes, files.len(), &mut mistakes));
         let found = store.get_if_exists(LABELS_FILE)?.unwrap_or_default();
+        // An absent file counts as empty, so that the digest always covers the same parts.
         digest.update(sha256(&found));
         let labels = parse_labels(&found, &files, classes.len(), &mut mistakes);
 
@@ -100,6 +102,7 @@ impl PreparedZeroShot {
             &mut mistakes,
         );
         mistakes.into_result(&format!("Task {name}: {}", store.uri()))?;
+        // EvalAI knows ELEVATER's data sets by their own names, not by that of the task.
         let called = config
             .preset
             .map_or_else(|| name.to_owned(), |preset| preset.name());
@@ -154,6 +157,7 @@ fn select_templates(
 
     let set = set.unwrap_or(TemplateSet::General);
     let (from, bytes) = match &config.templates {
+        // The URI is that of the file itself, hence the empty name.
         Some(uri) => (uri.clone(), Store::open(uri)?.get("")?),
         None => (
             format!("cnclip: {set:?}"),
@@ -186,6 +190,7 @@ fn list_images(
         .iter()
         .for_each(|entry| entries += &format!("{} {}\n", entry.bytes, entry.name));
 
+    // Names and sizes: hashing contents would read the whole data set once more.
     digest.update(sha256(entries.as_bytes()));
     let found: Vec<_> = found.into_iter().map(|entry| entry.name).collect();
     Ok(list_class_images(&found, names, mistakes))

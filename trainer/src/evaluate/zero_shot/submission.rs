@@ -161,6 +161,7 @@ impl ScoredZeroShot {
         Submission {
             model_name: &model.name,
             dataset_name: &ready.dataset_name,
+            // Zero-shot: no parameter is trained on the data set.
             num_trainable_params: 0,
             num_params: model.parameters,
             num_visual_params: model.visual_parameters,

@@ -40,6 +40,7 @@ impl HuggingFaceFiles {
         };
 
         let (vocabulary, uri) = model.read_vocabulary(vocabulary)?;
+        // Parsed to validate it: `transformers` would fail only at the first text with a large id.
         tokenize::tokenizer_from_bytes(&vocabulary, &uri, text.vocab_size)?;
         let json = |value: Value| Bytes::from(format!("{value:#}\n"));
         let files = vec![
@@ -125,6 +126,7 @@ fn convert_tensor<'a>(segment: &Segment, values: &'a [f32]) -> Vec<(String, F32T
     };
 
     match name {
+        // The reference multiplies features by this matrix; `nn.Linear` stores the transpose.
         "text_projection" => vec![(
             "text_projection.weight".into(),
             transpose_matrix(&shape, values),
@@ -155,6 +157,7 @@ fn split_qkv<'a>(
     shape: &[usize],
     values: &'a [f32],
 ) -> Vec<(String, F32Tensor<'a>)> {
+    // PyTorch stacks query, key and value along the first dimension: each is a contiguous third.
     let third = [&[shape[0] / 3], &shape[1..]].concat();
     let parts = ["q", "k", "v"]
         .into_iter()

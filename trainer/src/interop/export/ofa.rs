@@ -55,6 +55,8 @@ pub(super) fn write_checkpoint(params: &Params, name: &str, to: &Path) -> Result
 fn write_archive(params: &Params, name: &str, writer: impl Write + Seek) -> io::Result<()> {
     let mut zip = ZipWriter::new(writer);
     let mut add = |name: &str, write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>| {
+        // `torch.load` can map storages at their offset in the file, so they are not compressed.
+        // ZIP64, because one may exceed 4 GiB and its size is unknown when its header is written.
         let options = SimpleFileOptions::default()
             .compression_method(CompressionMethod::Stored)
             .with_alignment(ALIGNMENT)
@@ -80,6 +82,7 @@ fn write_archive(params: &Params, name: &str, writer: impl Write + Seek) -> io::
 
 fn build_pickle(params: &Params, name: &str) -> Vec<u8> {
     let mut pickle = PickleWriter::new();
+    // The keys that the reference resumes from; epoch and step are 0, so that training starts anew.
     pickle.push_dict(|pickle| {
         pickle
             .push_text("epoch")

@@ -18,6 +18,7 @@ pub(super) struct PickleWriter(Vec<u8>);
 
 impl PickleWriter {
     pub(super) fn new() -> Self {
+        // PROTO 2, which `torch.save` writes by default.
         Self(vec![0x80, 2])
     }
 
@@ -34,6 +35,7 @@ impl PickleWriter {
     }
 
     pub(super) fn push_int(&mut self, value: usize) -> &mut Self {
+        // BININT has 32 bits with a sign; LONG1 is given 8 bytes.
         match i32::try_from(value) {
             Ok(small) => {
                 self.0.push(b'J');
@@ -50,6 +52,7 @@ impl PickleWriter {
 
     /// A dictionary of the keys and values that `items` pushes in turn.
     pub(super) fn push_dict(&mut self, items: impl FnOnce(&mut Self)) -> &mut Self {
+        // EMPTY_DICT and MARK: SETITEMS at the end takes all pairs above the mark.
         self.0.extend(b"}(");
         items(self);
         self.0.push(b'u');
@@ -95,6 +98,7 @@ impl PickleWriter {
                 pickle
                     .push_int_tuple(shape.iter().copied())
                     .push_int_tuple(contiguous_strides(shape));
+                // NEWFALSE, as `requires_grad`.
                 pickle.0.push(0x89);
                 pickle
                     .push_global("collections", "OrderedDict")
@@ -102,6 +106,7 @@ impl PickleWriter {
                     .extend(b")R");
             });
 
+        // REDUCE calls the function below the tuple.
         self.0.push(b'R');
         self
     }

@@ -8,6 +8,7 @@ pub(super) fn npy_header(rows: usize, columns: usize) -> Vec<u8> {
     const START: usize = 10;
     let description =
         format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
+    // One more byte for the newline that must end the header.
     let length = (START + description.len() + 1).next_multiple_of(64) - START;
     let mut head = b"\x93NUMPY\x01\x00".to_vec();
 

@@ -44,6 +44,7 @@ impl<W: Write + Send> ParquetTable<W> {
 
     pub(super) fn push_row(&mut self, id: &ItemId, feature: &[f32]) -> Result<()> {
         let number = match id {
+            // INT64 is signed: an id beyond its range makes the column one of strings.
             ItemId::Number(number) => i64::try_from(*number).ok(),
             ItemId::Name(_) => None,
         };
@@ -84,6 +85,7 @@ impl<W: Write + Send> ParquetTable<W> {
 
     /// Writes the buffered rows as a row group.
     fn flush_row_group(&mut self) -> std::result::Result<(), ParquetError> {
+        // Opened with the first row group, when the type of the ids is known.
         if let Some(to) = self.output.take() {
             self.writer = Some(open_writer(to, &self.ids)?);
         }
@@ -137,6 +139,7 @@ fn open_writer<W: Write + Send>(
         IdColumn::Names(_) => "required binary id (string);",
     };
 
+    // The three-level list of the Parquet specification, which pandas and Spark read as an array.
     let schema = format!(
         "message features {{ {id} required group feature (list) {{ repeated group list {{ \
          required float element; }} }} }}"
@@ -165,6 +168,7 @@ fn write_feature_column<W: Write + Send>(
         .map(|at| i16::from(at % width > 0))
         .collect();
 
+    // 1 is the highest definition level here: only the repeated group can be absent.
     let defined = vec![1; values.len()];
     column
         .typed::<FloatType>()
