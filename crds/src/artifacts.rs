@@ -34,6 +34,8 @@ pub const MANIFEST_FILE: &str = "manifest.json";
 /// assert_eq!(join_uri("s3://runs/muge/", "align"), "s3://runs/muge/align");
 /// ```
 pub fn join_uri(prefix: &str, rest: &str) -> String {
+    // Users write prefixes with and without a slash at the end. Object stores do not normalize
+    // keys: a double slash would be another key.
     format!(
         "{}/{}",
         prefix.trim_end_matches('/'),

@@ -61,6 +61,8 @@ pub struct WorkerResources {
     /// Resource requests of a worker.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
+    // An IntOrString is `dyn` in CEL, and `isQuantity` accepts strings only: the type is tested
+    // first.
     #[x_kube(validation = Rule::new("self.all(name, type(self[name]) == int || isQuantity(self[name]))").message("each amount must be a Kubernetes quantity such as 4, \"500m\" or \"8Gi\""))]
     pub requests: BTreeMap<String, IntOrString>,
     /// Resource limits of a worker.
@@ -74,6 +76,7 @@ pub struct WorkerResources {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.accelerator == 'Nvidia' || self.devices == 1").message("devices must be 1 when accelerator is None: a worker uses all CPUs it may"))]
+// A second count of GPUs could contradict `devices`, which determines the number of ranks.
 #[x_kube(validation = Rule::new("!has(self.resources) || !(has(self.resources.limits) && 'nvidia.com/gpu' in self.resources.limits) && !(has(self.resources.requests) && 'nvidia.com/gpu' in self.resources.requests)").message("leave nvidia.com/gpu out of resources: it is added from devices"))]
 pub struct WorkersSpec {
     /// Number of worker pods.

@@ -19,6 +19,8 @@ pub enum TrainerExit {
 
 impl TrainerExit {
     /// The process exit code.
+    // The codes of BSD's sysexits.h, below 126: shells, container runtimes and signals use those
+    // above.
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Done => 0,
@@ -40,6 +42,7 @@ impl TrainerExit {
     /// assert_eq!(TrainerExit::from_code(137), None, "SIGKILL");
     /// ```
     pub fn from_code(code: i32) -> Option<Self> {
+        // Derived from `exit_code`, so that the two directions cannot disagree.
         [
             Self::Done,
             Self::Usage,

@@ -47,6 +47,7 @@ impl fmt::Display for FieldProblem {
 /// Lower bound of an integer field.
 pub(crate) struct Minimum {
     pub(crate) path: &'static str,
+    // Wide enough for both i32 and i64 fields, so that one table holds the rules of all.
     pub(crate) value: i64,
     pub(crate) minimum: i64,
 }

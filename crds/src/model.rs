@@ -46,6 +46,7 @@ impl ModelConfig {
     /// );
     /// ```
     pub fn problems(&self) -> Vec<FieldProblem> {
+        // The CRD schema has the same limits, but trainer configurations are also written by hand.
         let minimums = [
             Minimum::new("embedDim", self.embed_dim, 1),
             Minimum::new("image.resolution", self.image.resolution, 1),
@@ -117,6 +118,7 @@ fn multiple_problem(
     divisor_name: &str,
     divisor: i32,
 ) -> Option<FieldProblem> {
+    // A remainder by 0 panics; by -1, that of `i32::MIN` overflows.
     (divisor >= 1 && value % divisor != 0).then(|| {
         let message = format!("is {value}; it must be a multiple of {divisor_name}, {divisor}");
         FieldProblem::new(path, message)
@@ -343,6 +345,8 @@ impl Architecture {
             ..
         } = model.text;
 
+        // Dropout has no parameters: weights fit regardless of it, and users change it for
+        // fine-tuning.
         let same = |mut towers: ModelConfig| {
             let text = towers.text;
             towers.text = TextTower {

@@ -18,6 +18,7 @@ pub const ANNOTATION_CHECKPOINT: &str = "cnclip.dev/checkpoint";
 pub const LABEL_QUEUE: &str = "kueue.x-k8s.io/queue-name";
 
 /// HTTP port of a trainer.
+// Above 1023: the trainer has no capability to bind privileged ports.
 pub const HTTP_PORT: u16 = 8080;
 /// Rendezvous port of worker 0.
 pub const RENDEZVOUS_PORT: u16 = 8081;
@@ -40,6 +41,7 @@ pub const VOCABULARY_PATH: &str = "/usr/share/cnclip/vocab.txt";
 /// Environment variable: overrides [`VOCABULARY_PATH`].
 pub const ENV_VOCABULARY: &str = "CNCLIP_VOCAB";
 /// SHA-256 digest of the vocabulary of all published models.
+// Pinned, because another vocabulary would silently map texts to other rows of the embedding.
 pub const VOCABULARY_SHA256: &str =
     "45bbac6b341c319adc98a532532882e91a9cefc0329aa57bac9ae761c27b291c";
 /// Environment variable: UID of the pod, echoed in every report.

@@ -66,6 +66,7 @@ pub struct CheckpointReport {
 }
 
 /// Maximum number of checkpoints in a report and in the status.
+// Bounds the termination message, which has 4096 bytes, and the status.
 pub const MAX_CHECKPOINTS: usize = 8;
 
 /// Failure of a trainer.
@@ -90,6 +91,8 @@ pub struct EvaluationReport {
     pub digest: Option<String>,
     /// Whether the configured checkpoint does not exist.
     #[serde(default)]
+    // Stated by the trainer instead of derived from its exit code, which is the same for any
+    // unusable data.
     pub missing: bool,
     /// Version of the trainer.
     pub version: String,

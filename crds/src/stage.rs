@@ -51,6 +51,7 @@ pub enum MicroBatch {
 
 /// Keyword of an automatically selected value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+// An enum of its own: an untagged unit variant would be serialized as null, not as its name.
 pub enum AutoKeyword {
     /// Selected by the trainer.
     Auto,
@@ -75,6 +76,9 @@ impl JsonSchema for MicroBatch {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        // Structural schemas forbid `type` inside `anyOf`, except in exactly this form beside
+        // `x-kubernetes-int-or-string`. The maximum length bounds the estimated cost of the CEL
+        // rules.
         json_schema!({
             "x-kubernetes-int-or-string": true,
             "anyOf": [{"type": "integer"}, {"type": "string"}],

@@ -106,6 +106,7 @@ impl TaskConfig {
         match (&self.retrieval, &self.zero_shot) {
             (Some(retrieval), None) => Some(SelectedTask::Retrieval(retrieval)),
             (None, Some(zero_shot)) => Some(SelectedTask::ZeroShot(zero_shot)),
+            // The configuration may be written by hand, where no CEL rule ensures exactly one.
             (None, None) | (Some(_), Some(_)) => None,
         }
     }
@@ -127,6 +128,8 @@ pub struct TaskResult {
     /// How long it took.
     pub seconds: f64,
     /// The scores.
+    // Flattened: the kind becomes a key, `retrieval` or `zeroShot`, as in the manifest and in the
+    // status.
     #[serde(flatten)]
     pub measured: TaskScores,
 }

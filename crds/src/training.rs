@@ -49,6 +49,7 @@ pub use status::{
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.stages.all(s, self.datasets.exists(d, d.name == s.dataset))").message("each stage's dataset must be the name of one of spec.datasets"))]
 #[x_kube(validation = Rule::new("self.stages.all(s, !has(s.validation) || self.datasets.exists(d, d.name == s.validation.dataset))").message("each stage's validation.dataset must be the name of one of spec.datasets"))]
+// Repeated from the trainer's rules: at admission, `kubectl apply` itself reports the violation.
 #[x_kube(validation = Rule::new("self.stages.all(s, s.globalBatchSize % (self.workers.replicas * self.workers.devices) == 0)").message("each stage's globalBatchSize must be a multiple of workers.replicas × workers.devices"))]
 #[x_kube(validation = Rule::new("self.stages.all(s, !has(s.microBatchSize) || type(s.microBatchSize) == string || s.microBatchSize * self.workers.replicas * self.workers.devices <= s.globalBatchSize)").message("each stage's microBatchSize must be at most globalBatchSize / (workers.replicas × workers.devices)"))]
 #[x_kube(validation = Rule::new("self.stages.all(s, !has(s.microBatchSize) || type(s.microBatchSize) == int) || !(self.model.architecture == 'RN50' || has(self.model.custom) && has(self.model.custom.image.resnet))").message("microBatchSize must not be Auto for a ResNet: its batch normalisation takes statistics of these pairs, so their number is part of the recipe"))]
@@ -57,6 +58,8 @@ pub struct CnClipTrainingSpec {
     #[x_kube(validation = Rule::new("self == oldSelf").message("is immutable: another model is another run"))]
     pub model: ModelSpec,
     /// Data sets, referenced by name from the stages.
+    // The maximum lengths also bound the estimated cost of the CEL rules, which the API server
+    // limits.
     #[schemars(length(min = 1, max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub datasets: Vec<DatasetSpec>,
     /// Training stages, executed in this order. Each stage starts from the weights of the previous one.

@@ -63,7 +63,10 @@ pub async fn write_status<R: RunResource>(
     run: &R,
     plan: &ReconcilePlan,
 ) -> Result<bool, ReconcileError> {
+    // Always the whole status: server-side apply removes the fields that an earlier apply set and
+    // this one leaves out.
     let status = run.to_status_json(&plan.status);
+    // Each write notifies every watcher of the run, so polls without a change write nothing.
     if status == run.current_status_json() {
         return Ok(false);
     }
@@ -147,6 +150,8 @@ where
 /// Deletes this run, but not another of the same name that was created in the meantime.
 async fn delete_run<R: RunResource>(client: &Client, owner: &RunRef) -> Result<(), ReconcileError> {
     let api = Api::<R>::namespaced(client.clone(), &owner.namespace);
+    // The deletion was decided for the status that was read. A run of the same name, created in
+    // between, has another UID, and the API server then answers 409.
     let preconditions = Preconditions {
         uid: Some(owner.uid.clone()),
         resource_version: None,

@@ -47,8 +47,10 @@ pub async fn run_controller<R: RunResource>(
     .default_backoff()
     // Managed fields are most of the metadata, and nothing reads them.
     .modify(|run| run.managed_fields_mut().clear())
+    // Before the inspection of events, which compares the gauges with the relisted store.
     .reflect(writer)
     .inspect_ok(move |event| forget_deleted(&gauges, &known, event))
+    // Deletions need no reconciliation: the garbage collector follows the owner references.
     .applied_objects()
     // Status updates do not change the generation: the operator's own writes trigger no reconciliation.
     .predicate_filter(predicates::generation, Default::default());
@@ -78,6 +80,8 @@ fn forget_deleted<R: RunResource>(
 ) {
     match event {
         watcher::Event::Delete(run) => context.forget_scores::<R>(run),
+        // Deletions during an interrupted watch have no event: they show only as absence after the
+        // relist.
         watcher::Event::InitDone => context.retain_scores::<R>(|namespace, name| {
             known.get(&ObjectRef::new(name).within(namespace)).is_some()
         }),
@@ -113,6 +117,7 @@ where
     let ours = watcher::Config::default().labels(&format!("{}={}", names::LABEL_KIND, R::KIND));
     watcher(metadata_api::<K>(client, namespace), ours)
         .default_backoff()
+        // With deletions: a deleted Job is a failure of its attempt.
         .touched_objects()
 }
 

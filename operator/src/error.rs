@@ -75,6 +75,8 @@ impl ReconcileError {
         | Self::Delete { source, .. }
         | Self::WriteStatus { source, .. }) = self;
 
+        // Not 409: a conflict means that the run has changed since it was read, and the next
+        // reconciliation reads it again. 403 is also the answer to an exceeded ResourceQuota.
         matches!(&**source, kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422))
     }
 

@@ -30,6 +30,8 @@ impl LeaderElection {
     pub fn new(client: Client, namespace: &str, candidate: &str, metrics: Metrics) -> Self {
         let params = LeaseLockParams {
             lease_name: "cnclip-operator".to_owned(),
+            // The pod name is new for every pod of a Deployment. A restarted container has the same
+            // one, and may renew the lease of its former process at once.
             holder_id: candidate.to_owned(),
             lease_ttl: LEASE_DURATION,
         };
@@ -56,6 +58,7 @@ impl LeaderElection {
 
     /// Renews the lease until stopped, or until the lease is lost.
     pub async fn keep_renewing(&self, stop: &CancellationToken) {
+        // The monotonic clock: a step of the wall clock must not extend the leadership.
         let mut renewed = Instant::now();
         while !stop.is_cancelled() && renewed.elapsed() < RENEW_DEADLINE {
             sleep_or_stop(RENEW_PERIOD, stop).await;
@@ -80,6 +83,8 @@ impl LeaderElection {
 
     /// Whether this replica holds the lease; `None` if the API server did not answer in time.
     async fn renew_lease(&self) -> Option<bool> {
+        // The client may retry within a request; without a timeout one renewal could outlast the
+        // lease.
         match timeout(RENEW_PERIOD, self.lock.try_acquire_or_renew()).await {
             Ok(Ok(LeaseLockResult::Acquired(_))) => Some(true),
             Ok(Ok(LeaseLockResult::NotAcquired(_))) => Some(false),

@@ -42,6 +42,7 @@ async fn run_operator(options: RunOptions) -> anyhow::Result<()> {
     let metrics = Metrics::new()?;
     let stop = CancellationToken::new();
     tokio::spawn(stop_on_signal(stop.clone())?);
+    // Before the election: standby replicas must answer their probes too.
     let server = tokio::spawn(server::serve_metrics(
         options.listen.clone(),
         metrics.clone(),
@@ -69,6 +70,7 @@ async fn run_operator(options: RunOptions) -> anyhow::Result<()> {
 /// A client with short timeouts: a request that hangs would occupy a concurrent reconciliation.
 async fn connect_client() -> anyhow::Result<Client> {
     let mut config = Config::infer().await?;
+    // No read timeout: it would also end watches, on which nothing may arrive for minutes.
     config.connect_timeout = Some(Duration::from_secs(5));
     config.write_timeout = Some(Duration::from_secs(10));
     Ok(Client::try_from(config)?)
@@ -104,11 +106,15 @@ async fn run_as_leader(
     }
 
     tracing::info!(candidate = options.pod_name, "Leading");
+    // A child token: losing the lease stops the controllers, while the metrics are served until
+    // they have ended.
     let stop_work = stop.child_token();
     let working = tokio::spawn(run_controllers(client, options, metrics, stop_work.clone()));
     leadership.keep_renewing(stop).await;
     stop_work.cancel();
 
+    // A panic of the controllers: the lease is still released, so that another replica can take
+    // over.
     if let Err(error) = working.await {
         tracing::error!(%error, "Controllers not stopped cleanly");
     }
@@ -133,6 +139,7 @@ async fn run_controllers(
     };
 
     let context = Arc::new(ReconcileContext::new(client.clone(), defaults, metrics));
+    // The Helm chart always sets WATCH_NAMESPACE, and leaves it empty for all namespaces.
     let namespace = options.namespace.filter(|namespace| !namespace.is_empty());
     tokio::join!(
         controller::run_controller::<CnClipTraining>(
@@ -146,6 +153,8 @@ async fn run_controllers(
 }
 
 fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<impl Future<Output = ()>> {
+    // Registered before the future first runs, so that no signal is lost between startup and its
+    // first poll.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {

@@ -49,6 +49,8 @@ impl Metrics {
                 "cnclip_operator_reconcile_seconds",
                 "Duration of reconciliations in seconds.",
             )
+            // The timeout of an unreachable trainer, 2 s, falls into a bucket apart from ordinary
+            // API latency.
             .buckets(vec![0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]),
             &["kind"],
         )?;

@@ -66,6 +66,8 @@ fn object_metadata(owner: &RunRef, stage: &str, attempt: i32) -> ObjectMeta {
             kind: owner.api_kind.clone(),
             name: owner.name.clone(),
             uid: owner.uid.clone(),
+            // The UID binds the object to this run, not to a later one of the same name; at most
+            // one owner reference may be the controller.
             controller: Some(true),
             block_owner_deletion: Some(true),
         }]),

@@ -28,6 +28,8 @@ pub async fn observe_run<R: RunResource>(
 ) -> Result<ObservedState, ReconcileError> {
     // Listed from the API server, not from a cache: after a Job was created, a stale cache would show none,
     // and the stage would count as lost.
+    // Jobs first: pods are then at least as recent, so that a failed Job comes with the exit codes
+    // of the pods that explain it.
     let jobs = list_owned::<Job>(client, owner, "Jobs").await?;
     let pods = list_owned::<Pod>(client, owner, "Pods").await?;
     let mut observed = ObservedState {
@@ -82,6 +84,7 @@ async fn fetch_referenced_run<R: RunResource>(
 ) -> Result<Option<R>, ReconcileError> {
     let Some(name) = name else { return Ok(None) };
     let api = Api::<R>::namespaced(client.clone(), &owner.namespace);
+    // A missing run is an answer, not an error: the spec may be applied before what it references.
     api.get_opt(name)
         .await
         .map_err(|source| observe_error(owner, what, source))
@@ -110,6 +113,7 @@ async fn fetch_report(
         WorkerState::Unscheduled { .. } | WorkerState::Waiting { .. } => return None,
     };
 
+    // The IP may by now be that of another pod, and the report that of another attempt.
     progress::matches_attempt(
         &report,
         &owner.attempt_identity(&worker.stage, worker.attempt),

@@ -33,6 +33,8 @@ pub struct ObservedState {
 impl ObservedState {
     /// Newest Job of a stage that belongs to this run and is not being deleted.
     pub fn newest_job(&self, stage: &str) -> Option<&ObservedJob> {
+        // A foreign Job has this run's name in its labels, but the UID of a deleted run in its
+        // owner reference: its result is not this run's.
         let stays = |job: &&ObservedJob| job.stage == stage && !job.deleting && !job.foreign;
         let jobs = self.jobs.iter().filter(stays);
         jobs.max_by_key(|job| job.attempt)
@@ -159,6 +161,9 @@ impl WorkerPod {
     /// Whether it was deleted and its grace period is over, but its kubelet has not confirmed the
     /// termination.
     pub fn is_lost(&self, now: Timestamp) -> bool {
+        // Covers the delay of the kubelet's report and clock skew. Without a limit, the pod of a
+        // dead node would block the next attempt until somebody deletes the node; the fence in the
+        // store keeps it from writing.
         const NODE_LOST_TIMEOUT_SECONDS: i64 = 15;
         !matches!(self.state, WorkerState::Ended { .. })
             && self
@@ -178,6 +183,8 @@ impl WorkerPod {
     /// The progress report in its termination message, if there is one.
     pub fn last_report(&self) -> Option<ProgressReport> {
         match &self.state {
+            // Not every message is a report: the container runtime writes its own when the start
+            // fails.
             WorkerState::Ended { message, .. } => serde_json::from_str(message).ok(),
             _ => None,
         }
@@ -198,8 +205,11 @@ pub fn parse_job(job: &Job, run_uid: &str) -> Option<ObservedJob> {
         foreign: owner_uid(&job.metadata) != run_uid,
         stage,
         attempt,
+        // The Job controller resets the start time when Kueue resumes the Job, so it excludes time
+        // in the queue.
         started: status.start_time.as_ref().map_or(created, |time| time.0),
         deleting: job.metadata.deletion_timestamp.is_some(),
+        // The operator never sets this field: it suspends a run by deleting the Job.
         queued: job
             .spec
             .as_ref()
@@ -235,6 +245,7 @@ pub fn parse_worker_pod(pod: &Pod) -> Option<WorkerPod> {
     let (stage, attempt) = stage_labels(&pod.metadata)?;
     let spec = pod.spec.as_ref()?;
     let status = pod.status.clone().unwrap_or_default();
+    // The Job controller sets this label since Kubernetes 1.28; before, it was an annotation only.
     let index = pod.labels().get("batch.kubernetes.io/job-completion-index");
     let disrupted = pod_condition(pod, "DisruptionTarget").filter(|found| found.status == "True");
 
@@ -290,10 +301,13 @@ fn ended_at(status: &PodStatus) -> Option<Timestamp> {
 fn worker_state(pod: &Pod) -> WorkerState {
     let status = pod.status.clone().unwrap_or_default();
     let container = status.container_statuses.iter().flatten().next();
+    // Before the phase, which stays Pending while an image is pulled and has no exit code.
     if let Some(state) = container.and_then(container_state) {
         return state;
     }
 
+    // A pod that the kubelet rejects or evicts before its container is created has a reason of its
+    // own, but no container status.
     if matches!(status.phase.as_deref(), Some("Failed" | "Succeeded")) {
         return WorkerState::Ended {
             exit_code: None,

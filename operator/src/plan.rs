@@ -63,10 +63,13 @@ pub fn plan_run(
         .ok()
         .and_then(|resolved| resolved.gate.as_ref());
     let phase = match &resolved {
+        // Before the validity of the spec: an edit after the end must not turn a finished run into
+        // a rejected one.
         _ if before.has_ended() => {
             return plan_ended_run(owner, resolved.as_ref().ok(), before, observed, interval);
         }
         Err(cause) => {
+            // Only a change of the spec helps, and that triggers a reconciliation of its own.
             draft.requeue_after = None;
             Phase::Rejected(cause.clone())
         }
@@ -75,6 +78,7 @@ pub fn plan_run(
 
     let mut recorded = draft.status;
     conditions::write_conditions(&mut recorded, &phase, owner.generation, observed);
+    // After the conditions, which say whether results are still to come.
     gate::evaluate_gate(&mut recorded, before, gate, owner.generation, observed);
     let events = events::diff_statuses(before, &recorded);
 
@@ -108,6 +112,7 @@ fn plan_ended_run(
     let gate = resolved.and_then(|resolved| resolved.gate.as_ref());
     gate::evaluate_gate(&mut recorded, before, gate, owner.generation, observed);
     let waits = gate::is_undecided(&recorded).then_some(interval);
+    // At least one second: a requeue of zero would repeat until the deletion shows.
     let left_or_one = left.map(|left| Duration::from_secs(left.max(1).unsigned_abs()));
 
     ReconcilePlan {
@@ -129,6 +134,7 @@ impl ReconcilePlan {
         observed: &ObservedState,
         message: String,
     ) {
+        // A run that ends with this plan keeps its final conditions: it waits for no more objects.
         if !self.status.has_ended() {
             let phase = Phase::Waiting(StatusReason::new("Refused", message));
             conditions::write_conditions(&mut self.status, &phase, owner.generation, observed);

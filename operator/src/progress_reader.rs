@@ -52,6 +52,7 @@ impl ProgressReader {
 }
 
 async fn request_report(address: &str, port: u16) -> Result<ProgressReport, RequestError> {
+    // One connection per request: polls are seconds apart, and a pool would hold a socket per run.
     let stream = TcpStream::connect((address, port)).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
@@ -61,11 +62,13 @@ async fn request_report(address: &str, port: u16) -> Result<ProgressReport, Requ
 
     let response = sender.send_request(request).await?;
     let status = response.status();
+    // The trainer image is chosen by the user: its answer must not exhaust the operator's memory.
     let body = Limited::new(response.into_body(), MAX_RESPONSE_BYTES)
         .collect()
         .await?
         .to_bytes();
 
+    // Ends the task of the connection, which HTTP/1.1 would keep open for another request.
     connection.abort();
     if status != StatusCode::OK {
         return Err(format!("answered {status}").into());

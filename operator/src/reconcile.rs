@@ -118,6 +118,7 @@ async fn reconcile_once<R: RunResource>(
 
     let owner = RunRef::from_run(&run);
     let observed = observe_run(&context.client, &context.reader, &owner, &run).await?;
+    // From the stored status: a restarted operator also exports the scores of finished evaluations.
     if let Some(results) = run.task_results() {
         context
             .metrics
@@ -141,6 +142,8 @@ async fn reconcile_once<R: RunResource>(
         publish_changes(context, &run, &owner, &before, &plan).await;
     }
 
+    // Only now, so that the status is written; the error still leads to the backoff of
+    // `error_policy`.
     applied?;
     Ok(plan
         .requeue_after
@@ -167,8 +170,12 @@ async fn fetch_run<R: RunResource>(
 
     match found {
         Some(DeserializeGuard(Ok(run))) => {
+            // A run that is being deleted gets no new objects: they would be garbage collected at
+            // once.
             Ok(Some(run).filter(|run| run.meta().deletion_timestamp.is_none()))
         }
+        // An event, because a status written without the recorded one would lose the restart
+        // counts.
         Some(DeserializeGuard(Err(unreadable))) => {
             let message = format!(
                 "this operator cannot read the manifest ({}): it was stored under another schema. \
@@ -221,6 +228,7 @@ async fn publish_changes<R: RunResource>(
         publish_event(context, run, event).await;
     }
 
+    // By attempt, not by equality: the same failure is found in every status until the next one.
     if let Some(failure) = &plan.status.last_failure
         && !before.has_failure_of_attempt(&failure.stage, failure.attempt)
     {

@@ -115,6 +115,7 @@ impl TrainerConfig {
         };
 
         run.attempt = attempt.number;
+        // A single worker has no rendezvous, and its Service has no such port.
         world.coordinator = (world.replicas > 1).then_some(coordinator);
         config
     }

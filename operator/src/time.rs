@@ -12,6 +12,7 @@ pub(crate) fn to_rfc3339(time: Timestamp) -> String {
 /// Seconds since an RFC 3339 time; 0 if it cannot be parsed or lies in the future.
 pub(crate) fn seconds_since(time: &str, now: Timestamp) -> i64 {
     time.parse::<Timestamp>()
+        // Clocks of nodes differ, and the status is editable: neither must lead to a negative age.
         .map_or(0, |time| (now.as_second() - time.as_second()).max(0))
 }
 

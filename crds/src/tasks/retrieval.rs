@@ -185,6 +185,7 @@ macro_rules! recall_by_metric {
 
 impl RetrievalScores {
     /// The metric that retrievals are compared by.
+    // Text-to-image, because some benchmarks, such as MUGE, have no other direction.
     pub const PRIMARY_METRIC: Metric = Metric::TextToImageR1;
 
     /// One of its scores; `None` where it was not measured.

@@ -120,6 +120,7 @@ impl TrainConfig {
                 every_steps: _,
             } = validation;
 
+            // The same location, however it is written, must not prevent a resume.
             dataset.trim_end_matches('/').to_owned()
         });
 
@@ -146,6 +147,7 @@ impl TrainConfig {
     /// The groups of samples that share batch normalization statistics; `None` if the partition of the global
     /// batch has no influence on them.
     fn batch_norm_groups(&self, micro_batch_size: Option<i32>) -> Option<BatchNormGroups> {
+        // Only ResNets have batch normalization; layer normalization is computed per sample.
         self.model.image.resnet.as_ref()?;
         let ranks = self.world.rank_count();
         let share = i64::from(self.global_batch_size) / ranks.max(1);
@@ -231,6 +233,7 @@ fn collect_leaves(value: &Value, path: String, leaves: &mut BTreeMap<String, Str
                 collect_leaves(field, path, leaves);
             }
         }
+        // Compared as JSON text: shortest round-trip output makes equal floats equal text.
         Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
             leaves.insert(path, value.to_string());
         }

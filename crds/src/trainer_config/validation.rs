@@ -85,6 +85,7 @@ impl TrainConfig {
     /// Every rank processes the same number of samples: gradients are averaged over ranks with equal weights.
     fn batch_size_problem(&self) -> Option<FieldProblem> {
         let ranks = self.world.rank_count();
+        // A problem of `world`, reported there; a remainder by 0 would panic.
         if ranks < 1 {
             return None;
         }
@@ -170,6 +171,7 @@ impl TrainConfig {
 impl OptimizerConfig {
     /// Every violated constraint, with paths below `optimizer`.
     fn problems(&self) -> Vec<FieldProblem> {
+        // 1 is excluded: the bias correction divides by 1 − β^t, which would be 0.
         let is_fraction = |x: f64| (0.0..1.0).contains(&x);
         let rows = [
             FloatRule {
@@ -236,6 +238,7 @@ impl DistributedConfig {
         }
 
         let coordinator = self.coordinator.as_deref().unwrap_or_default();
+        // One worker connects to nobody, so that any address is accepted.
         if *replicas == 1 || is_host_and_port(coordinator) {
             return Vec::new();
         }
@@ -304,6 +307,7 @@ fn is_positive(x: f64) -> bool {
 }
 
 fn is_host_and_port(address: &str) -> bool {
+    // The last colon: IPv6 addresses contain others.
     address
         .rsplit_once(':')
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())

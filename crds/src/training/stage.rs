@@ -16,6 +16,8 @@ use crate::stage::{Augmentation, DuplicatePolicy, FrozenTower, MicroBatch};
 pub struct StageSpec {
     /// Name of the stage, unique in the run. Used in object names and in the artifact prefix.
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("must be lower-case letters, digits and dashes"))]
+    // Pods have hostnames `<run>-<stage>-<attempt>-<index>`, DNS labels of at most 63 characters:
+    // 32 for the run, 20 for the stage, 4 each for the numbers, and 3 dashes.
     #[schemars(length(min = 1, max = 20))]
     pub name: String,
     /// Name of the training data set.
@@ -50,6 +52,8 @@ pub struct StageSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gradient_checkpointing: Option<bool>,
     /// Peak learning rate, reached at the end of the warm-up, as a decimal such as "1e-4".
+    // Text, because the Kubernetes API conventions avoid floats: their JSON form differs between
+    // clients.
     #[x_kube(validation = Rule::new("self.matches('^[0-9]+(\\\\.[0-9]+)?([eE][-+]?[0-9]+)?$') && double(self) > 0.0").message("must be a positive decimal such as \"1e-4\""))]
     #[schemars(length(min = 1, max = 24))]
     pub learning_rate: String,

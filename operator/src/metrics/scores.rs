@@ -66,6 +66,7 @@ impl ScoreGauges {
                 name: name.to_owned(),
             };
 
+            // Removed before the limit is computed: the replaced series must not count twice.
             self.remove_gauges(&key, known.remove(&key));
             let mut remaining =
                 MAX_SERIES.saturating_sub(known.values().map(|one| one.exported.len()).sum());
@@ -103,6 +104,9 @@ impl ScoreGauges {
     }
 
     fn update_known(&self, change: impl FnOnce(&mut BTreeMap<EvaluationKey, ExportedScores>)) {
+        // The lock is held over the whole change, so that two reconciliations cannot both use the
+        // last free series. A poisoned lock is used: at worst a gauge is stale until the evaluation
+        // is next reconciled.
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut known);
         let left_out: usize = known.values().map(|one| one.left_out).sum();

@@ -9,6 +9,7 @@ use crate::resolved_run::TrainerConfig;
 
 /// Builds the ConfigMap.
 pub fn build_config_map(metadata: ObjectMeta, config: &TrainerConfig) -> ConfigMap {
+    // Cannot fail: the types have string keys and derived implementations only.
     let json = serde_json::to_string_pretty(config).unwrap_or_default();
     ConfigMap {
         metadata,

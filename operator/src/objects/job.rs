@@ -26,10 +26,14 @@ use super::{config_map, service};
 use crate::resolved_run::{ResolvedRun, TrainerConfig};
 
 /// User ID of the trainer.
+// The `nonroot` user of distroless images; numeric, because `runAsNonRoot` cannot verify a name.
 const TRAINER_UID: i64 = 65532;
 /// Grace period in which a trainer saves its state.
+// To finish the current step and upload a checkpoint of several gigabytes, which may take longer
+// than the Kubernetes default of 30 s.
 const TERMINATION_GRACE_SECONDS: i64 = 120;
 /// Seconds that a pod stays bound to an unreachable node.
+// A lost worker blocks all ranks in their collectives: waiting for its node costs the whole run.
 const UNREACHABLE_TOLERATION_SECONDS: i64 = 30;
 /// Extended resource of a GPU.
 const GPU_RESOURCE: &str = "nvidia.com/gpu";
@@ -104,6 +108,8 @@ fn pod_spec(name: &str, resolved: &ResolvedRun, config: &TrainerConfig) -> PodSp
         // The trainer does not use the Kubernetes API. Workload identity projects tokens of its own.
         automount_service_account_token: Some(false),
         containers: vec![trainer_container(resolved, config)],
+        // The kubelet must not restart the container in place: the end of the pod is what the
+        // operator classifies.
         restart_policy: Some("Never".to_owned()),
         // Environment variables for every Service of the namespace may exceed the argument size limit.
         enable_service_links: Some(false),
@@ -119,6 +125,8 @@ fn pod_spec(name: &str, resolved: &ResolvedRun, config: &TrainerConfig) -> PodSp
             run_as_non_root: Some(true),
             run_as_user: Some(TRAINER_UID),
             run_as_group: Some(TRAINER_UID),
+            // Makes projected tokens, as of workload identity, readable to a process that is not
+            // root.
             fs_group: Some(TRAINER_UID),
             seccomp_profile: Some(SeccompProfile {
                 type_: "RuntimeDefault".to_owned(),
@@ -146,6 +154,8 @@ fn pod_tolerations(workers: &WorkersSpec) -> Vec<Toleration> {
             .any(|own| own.key.as_deref() == Some(key))
     };
 
+    // With a toleration of these keys present, the DefaultTolerationSeconds admission plugin adds
+    // none of its own.
     let missing = lost
         .into_iter()
         .filter(|key| !named(key))
@@ -200,6 +210,9 @@ fn trainer_container(resolved: &ResolvedRun, config: &TrainerConfig) -> Containe
                 .map(container_port)
                 .collect(),
         ),
+        // A restart costs all ranks the work since the last checkpoint, so only five minutes
+        // without an answer count as hung: the server has a thread of its own and answers during
+        // long steps too.
         liveness_probe: Some(health_probe(60, 5)),
         readiness_probe: Some(health_probe(5, 1)),
         resources: Some(resource_requirements(&resolved.workers)),
@@ -257,6 +270,8 @@ fn container_env() -> Vec<EnvVar> {
 fn secret_env_from(name: String) -> EnvFromSource {
     let secret = SecretEnvSource {
         name,
+        // A missing Secret keeps the container from starting, with a reason that the status shows,
+        // instead of failing at the first request to the store.
         optional: Some(false),
     };
 
@@ -292,6 +307,7 @@ fn volume_mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
 fn resource_requirements(workers: &WorkersSpec) -> ResourceRequirements {
     let WorkerResources { requests, limits } = workers.resources.clone().unwrap_or_default();
     let mut limits = to_quantities(limits);
+    // As a limit only: the request of an extended resource defaults to it, and must not differ.
     if workers.accelerator == Accelerator::Nvidia {
         limits.insert(
             GPU_RESOURCE.to_owned(),

@@ -9,6 +9,8 @@ use k8s_openapi::{
 /// Builds the headless Service. It publishes addresses of pods that are not ready: the rendezvous happens
 /// before readiness.
 pub fn build_service(metadata: ObjectMeta, workers: i32) -> Service {
+    // With the attempt's labels, so that pods of an earlier attempt that still terminate get no DNS
+    // record here.
     let selector = metadata.labels.clone();
     Service {
         spec: Some(ServiceSpec {
@@ -53,6 +55,8 @@ pub struct WorkerPort {
 pub fn coordinator_address(metadata: &ObjectMeta) -> String {
     let name = metadata.name.as_deref().unwrap_or_default();
     let namespace = metadata.namespace.as_deref().unwrap_or_default();
+    // Without the cluster domain, which is configurable: the search list of the pod's resolver adds
+    // it.
     format!("{name}-0.{name}.{namespace}.svc:{}", names::RENDEZVOUS_PORT)
 }
 

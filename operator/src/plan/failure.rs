@@ -215,6 +215,7 @@ fn root_cause_rank(worker: &WorkerPod, class: FailureClass) -> (u8, Timestamp, b
 
     (
         rank,
+        // In a chain of failures, the first to end is the cause of the others.
         worker.termination_time(),
         class == FailureClass::Requeued,
         worker.index,
@@ -223,6 +224,8 @@ fn root_cause_rank(worker: &WorkerPod, class: FailureClass) -> (u8, Timestamp, b
 
 /// Whether a worker may have ended because of another whose termination is not observed yet.
 fn may_be_consequence(worker: &WorkerPod, class: FailureClass, now: Timestamp) -> bool {
+    // Kubelets report the ends of pods independently, so that the consequence may be seen before
+    // the cause.
     const ROOT_CAUSE_TIMEOUT_SECONDS: i64 = 10;
     let waited = now.as_second() - worker.termination_time().as_second();
     class == FailureClass::Requeued && waited < ROOT_CAUSE_TIMEOUT_SECONDS
@@ -276,11 +279,16 @@ fn classify_exit(worker: &WorkerPod, exit_code: Option<i32>, reason: &str) -> Fa
     match (exit_code, reason) {
         // Before the exit code, which is 137 as after any SIGKILL.
         (_, "OOMKilled") => FailureClass::OutOfMemory,
+        // 126 to 128 are the codes of container runtimes for a program that cannot be executed or
+        // is not found.
         (_, "StartError" | "ContainerCannotRun") | (Some(126..=128), _) => FailureClass::Image,
+        // A deleted pod ends with 75, 143 or 137, depending on when the signals reach it: the
+        // deletion is the cause.
         _ if worker.ends_by.is_some() => FailureClass::PodDeleted,
         (Some(75), _) => FailureClass::Requeued,
         (Some(143), _) => FailureClass::Terminated,
         (Some(137), _) => FailureClass::Killed,
+        // 128 plus the number of the signal.
         (Some(129..=255), _) => FailureClass::Crashed,
         (Some(_), _) => FailureClass::Bug,
         (None, _) => FailureClass::NodeRefused,
@@ -303,6 +311,8 @@ fn classify_disruption(disruption: Option<&str>, reason: &str) -> Option<Failure
 
 /// The message of the trainer's termination message.
 fn termination_message(worker: &WorkerPod, message: &str) -> String {
+    // The message is repeated in a condition, the last failure and an event, whose sizes are
+    // limited.
     const MAX_MESSAGE_CHARS: usize = 1024;
     let text = match worker.last_report() {
         Some(report) => report
@@ -422,6 +432,7 @@ pub fn reset_retry_budget(restarts: &mut RestartCounts) {
 pub fn backoff_seconds(restarts: &RestartCounts) -> i64 {
     // Of both budgets, so that alternating failures back off too. A series resets them per checkpoint.
     let counted = restarts.application + restarts.infrastructure;
+    // Clamped before the power: the counts may reach 2000, and 2^9 already exceeds the maximum.
     2_i64.pow(counted.clamp(1, 9).unsigned_abs()).min(300)
 }
 

@@ -27,6 +27,7 @@ pub(super) fn evaluate_gate(
     observed: &ObservedState,
 ) {
     let old = before.find_condition(GATE_PASSED);
+    // Editing the gate increments the generation, so that it is decided again.
     let stays =
         old.is_some_and(|old| old.status != "Unknown" && old.observed_generation == generation);
     let verdict = match (gate, old) {
@@ -87,6 +88,8 @@ type GateVerdict = (&'static str, &'static str, String);
 fn gated_score(gate: &GateSpec, results: &[ResultStatus], ended: bool) -> Result<f64, GateVerdict> {
     let GateSpec { task, metric, .. } = gate;
     let Some(result) = results.iter().find(|result| result.name == *task) else {
+        // False, not Unknown, after the end: a pipeline that waits for the gate must not wait
+        // forever.
         return Err(if ended {
             let message = format!("ended without a result of task {task}");
             ("False", "NotScored", message)
@@ -174,6 +177,7 @@ fn baseline_score(
 ) -> Result<f64, GateVerdict> {
     let task = &gate.task;
     let name = &asked.evaluation_name;
+    // Unknown: the order in which two manifests are applied must not decide the gate.
     let Some(baseline) = baseline else {
         let message = format!(
             "waits for CnClipEvaluation {name}, which is not in the namespace: apply it, or correct \

@@ -12,6 +12,7 @@ pub fn pending_reason(
     job: &ObservedJob,
     workers: &[&WorkerPod],
 ) -> Option<StatusReason> {
+    // Before the check for pods: a Job that Kueue holds suspended has none by design.
     let (reason, found) = if job.queued {
         let queue = resolved.queue.as_deref().unwrap_or("unknown");
         (

@@ -143,9 +143,14 @@ impl StagePlanner<'_> {
     }
 
     fn suspend(&mut self) -> Phase {
+        // Before the pods are removed: this may be the last report of the attempt.
         self.record_report();
+        // The name of the Job that is being deleted must not be reused: the resumed run starts the
+        // attempt after it.
         self.adopt_attempt();
         let stage = self.stage_status_mut();
+        // Not an active state, so that the deleted Job does not count as lost after the run is
+        // resumed.
         stage.state = StageState::Suspended;
         stage.eta_seconds = None;
         let name = stage.name.clone();
@@ -204,6 +209,8 @@ impl StagePlanner<'_> {
     fn watch_attempt(&mut self, job: &ObservedJob) -> Phase {
         let workers = self.observed.workers_of(job);
         let pending_reason = pending::pending_reason(self.resolved, &job.stage, job, &workers);
+        // The start deadline applies to all pods: with one of them pending, the others wait for it
+        // in the rendezvous.
         if let Some(failure) = failure::start_deadline_failure(
             self.resolved.start_deadline_seconds,
             job,
@@ -278,6 +285,7 @@ impl StagePlanner<'_> {
     fn complete_stage(&mut self) -> Phase {
         self.draft.requeue_after = REQUEUE_NOW;
         self.record_report();
+        // A short stage may end between two reconciliations, without having been seen running.
         if let Some(job) = self.observed.newest_job(&self.stage().name) {
             self.record_started(job);
         }
@@ -303,6 +311,8 @@ impl StagePlanner<'_> {
     /// Records the failure of an attempt. The only place that decides whether the run is retried.
     fn record_failure(&mut self, failure: &AttemptFailure) -> Phase {
         self.draft.requeue_after = REQUEUE_NOW;
+        // The termination message has the last step, and whether a checkpoint to evaluate is
+        // missing.
         self.record_report();
         if self.resolved.per_checkpoint && self.is_checkpoint_missing() {
             return self.skip_checkpoint();
@@ -316,9 +326,12 @@ impl StagePlanner<'_> {
         let halve =
             failure.class == FailureClass::OutOfMemory && self.stage().config.chooses_micro_batch();
 
+        // Before the failure is recorded, which is recognized by the attempt number after a restart
+        // of the operator.
         self.adopt_attempt();
         let stage = self.stage_status_mut();
         stage.eta_seconds = None;
+        // Never reset: the later attempts of the stage have the same memory.
         stage.micro_batch_halved |= halve;
         stage.state = if exhausted.is_some() {
             StageState::Failed
@@ -356,6 +369,7 @@ impl StagePlanner<'_> {
 
     /// A training prunes old checkpoints, possibly before they are evaluated: that is no failure.
     fn skip_checkpoint(&mut self) -> Phase {
+        // Failures of this checkpoint must not use up the restarts of the next one.
         failure::reset_retry_budget(&mut self.draft.status.restarts);
         self.adopt_attempt();
         let finished_at = time::to_rfc3339(self.observed.now);
@@ -420,6 +434,7 @@ fn to_last_failure(
         class: failure.class.name().to_owned(),
         stage: stage.name.clone(),
         attempt: stage.attempt,
+        // Without a report the step is unknown, not 0.
         step: stage.reported_at.is_some().then_some(stage.step),
         exit_code: failure.exit_code,
         node: failure.node.clone(),

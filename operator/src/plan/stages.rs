@@ -39,6 +39,8 @@ pub fn next_action(
 ) -> StageAction {
     let job = observed
         .newest_job(&stage.name)
+        // Older Jobs are kept for their logs only. A newer one was created before a status update
+        // was lost.
         .filter(|job| job.attempt >= stage.attempt);
 
     if job.is_some_and(|job| job.state == JobState::Complete) {
@@ -58,6 +60,7 @@ pub fn next_action(
         return failure.map_or_else(|| StageAction::Watch(job.clone()), StageAction::Fail);
     }
 
+    // Counted as a restart, so that something that keeps deleting the Job exhausts the retry limit.
     if job.is_none()
         && was_active(stage)
         && !recorded.has_failure_of_attempt(&stage.name, stage.attempt)
@@ -116,6 +119,8 @@ fn blocking_reason(
         return Some(StatusReason::new("Ending", message));
     }
 
+    // Measured from the stored time of the failure, so that a restart of the operator does not
+    // extend it.
     let failure = recorded.last_failure.as_ref()?;
     let wait = failure::backoff_seconds(&recorded.restarts);
     let waited = time::seconds_since(&failure.at, observed.now);

@@ -85,6 +85,7 @@ impl RunResource for CnClipEvaluation {
             ..StageStatus::default()
         };
 
+        // Stored newest first for readers; stages are in the order of their execution.
         let history: Vec<_> = status.history.into_iter().rev().collect();
         let stages = match self.spec.trigger {
             EvaluationTrigger::Once => vec![stage],
@@ -176,6 +177,7 @@ fn single_evaluation(
 ) -> EvaluationStages {
     let (checkpoint, blocked_on) = match resolve_checkpoint(run, training) {
         Ok(checkpoint) => (checkpoint, None),
+        // Never used: nothing is started while `blocked_on` has a reason.
         Err(cause) => (String::new(), Some(cause)),
     };
 
@@ -214,6 +216,8 @@ fn checkpoint_evaluations(
             training,
             &name,
             uri,
+            // A prefix of its own: the results of one checkpoint must not overwrite those of
+            // another.
             artifacts::join_uri(artifacts, &name),
         );
         ResolvedStage {
@@ -306,6 +310,8 @@ fn training_checkpoint(
         .last()
         .filter(|_| recorded.is_condition_true(condition::COMPLETE));
 
+    // The prefix of the stage: the trainer reads `final.json` there, which names the best
+    // checkpoint if the stage was validated.
     last.map(|last| artifacts::stage_prefix(&training.spec.artifacts.uri, &last.name))
         .ok_or_else(|| {
             let message = format!("waits until CnClipTraining {name} is complete");

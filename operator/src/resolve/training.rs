@@ -109,6 +109,7 @@ fn resolve_stage(
             name: run.name_any(),
             uid: run.uid().unwrap_or_default(),
             stage: stage.name.clone(),
+            // Replaced by `for_attempt`: a resolved stage is the same for all its attempts.
             attempt: 1,
         },
         optimizer: optimizer_config(stage, model),
@@ -148,6 +149,7 @@ fn resolve_stage(
         listen: Some(pod_listen_address()),
     };
 
+    // By the trainer's own rules, so that no pods are scheduled only to reject their configuration.
     validate::validate_stage_config(index, &config)?;
     Ok(ResolvedStage {
         name: stage.name.clone(),
@@ -166,6 +168,7 @@ fn optimizer_config(stage: &training::StageSpec, model: &ModelConfig) -> Optimiz
     };
 
     OptimizerConfig {
+        // `validate_training` has parsed the decimals before: the fallback is never used.
         learning_rate: validate::parse_decimal(&stage.learning_rate).unwrap_or_default(),
         warmup_steps: stage.warmup_steps,
         weight_decay: validate::parse_decimal(&stage.weight_decay).unwrap_or_default(),

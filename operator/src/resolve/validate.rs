@@ -139,6 +139,7 @@ pub fn resolve_model(model: &ModelSpec) -> Result<ModelConfig, StatusReason> {
 /// assert_eq!(parse_decimal("1e999"), None, "infinite");
 /// ```
 pub fn parse_decimal(text: &str) -> Option<f64> {
+    // Rust also parses `inf` and `NaN`, which no field allows.
     text.parse::<f64>().ok().filter(|number| number.is_finite())
 }
 

@@ -45,6 +45,7 @@ pub fn write_conditions(
         .into_iter()
         .map(|fields| merge_condition(recorded, fields, generation, observed));
 
+    // Kept unchanged here: `evaluate_gate` needs the results, and decides after these conditions.
     let gate = recorded.find_condition(condition::GATE_PASSED).cloned();
     recorded.conditions = merged.chain(gate).collect();
     recorded.observed_generation = generation;
@@ -139,6 +140,8 @@ fn progressing_condition(
         return condition_fields(condition::PROGRESSING, "Unknown", "NoReport", message);
     };
 
+    // A trainer that answers an old report may be in a long validation; one that does not answer is
+    // cut off.
     let limit = if observed.report.is_some() {
         STALE_REPORT_TIMEOUT_SECONDS
     } else {
@@ -155,6 +158,7 @@ fn progressing_condition(
         describe_step(stage)
     );
 
+    // Unknown, not False: training does not depend on whether the operator can reach it.
     condition_fields(condition::PROGRESSING, "Unknown", "ReportsStale", message)
 }
 

@@ -101,6 +101,7 @@ fn blocked_event(before: &RecordedStatus, after: &RecordedStatus) -> Option<RunE
         "TrainingFailed",
     ];
 
+    // By reason only: messages of the scheduler change with every node, and would flood the events.
     let reason = |recorded: &RecordedStatus| {
         Some(recorded.find_condition(condition::RUNNING)?.reason.clone())
     };

@@ -43,6 +43,7 @@ pub fn record_progress(
         .or(report.validation.as_ref())
         .map(validation_status);
 
+    // Over all attempts: the peak of a restarted process begins anew.
     let peak = stage.peak_rss_bytes.unwrap_or(0).max(report.peak_rss_bytes);
     stage.peak_rss_bytes = (peak > 0).then_some(peak);
     stage.reported_at = Some(format_timestamp(report.reported_at));
@@ -53,6 +54,8 @@ pub fn record_progress(
         kept_checkpoints,
         &report.checkpoints,
     );
+    // Never fewer: a restarted evaluation, or a shortened termination message, has only some of the
+    // results.
     if let Some(entry) = recorded.history.get_mut(stage_index)
         && report.results.len() >= entry.results.len()
     {

@@ -52,6 +52,8 @@ pub(super) fn record_results(
         return;
     }
 
+    // Partial results are shown for the first checkpoint only: there are no others that they would
+    // replace.
     let all = report.results.len() as i64 == report.steps;
     if recorded.results.is_empty() || all || report.activity == TrainerActivity::Done {
         recorded.results = report.results.iter().map(TaskResult::to_status).collect();

@@ -9,6 +9,8 @@ use kube::ResourceExt;
 use crate::{recorded_status::RecordedStatus, resolve::RunResource, resolved_run::StatusReason};
 
 /// Maximum number of recorded checkpoints.
+// Bounds the object, whose size etcd limits to 1.5 MiB by default. More than a training lists, so
+// that a checkpoint that is dropped here cannot be taken for a new one.
 const MAX_HISTORY: usize = 50;
 /// Maximum length of a Job name: its pods' hostnames are DNS labels.
 const MAX_JOB_NAME_CHARS: usize = 63;
@@ -64,6 +66,7 @@ fn history_entry(
 /// Stage name such as `align-3800`; if that makes the Job name too long, with the index of the training stage
 /// instead of its name.
 fn stage_name(run: &str, stage: &str, number: usize, step: i64) -> String {
+    // Room for the largest attempt number, because the name must not change between attempts.
     let attempt = "-9999".len();
     let name = format!("{stage}-{step}");
     let fits = run.len() + 1 + name.len() + attempt <= MAX_JOB_NAME_CHARS;
@@ -131,6 +134,8 @@ pub(super) fn newest_history(recorded: &RecordedStatus) -> Vec<ScoredCheckpoint>
 
     let turn = recorded.current_stage().unwrap_or(recorded.stages.len());
     entries
+        // The status is the only memory: a pending checkpoint that is left out may be pruned from
+        // the training's list too, and would never be scored.
         .take(MAX_HISTORY.max(recorded.stages.len() - turn))
         .collect()
 }
