@@ -32,6 +32,7 @@ pub trait Collective: Debug + Send + Sync {
 
     /// All-gather of a tensor in either memory.
     fn all_gather_tensor(&self, mut values: TensorViewMut<'_>) {
+        // A single rank need not copy a device's tensor to the host and back.
         if self.world_size() > 1 {
             values.update_on_host(|values| self.all_gather_f32(values));
         }

@@ -116,6 +116,7 @@ pub struct Device(Arc<DeviceState>);
 #[derive(Debug)]
 struct DeviceState {
     driver: Box<dyn DeviceDriver>,
+    // Written once, and read before every call without a lock.
     first_error: OnceLock<DeviceError>,
 }
 
@@ -154,6 +155,8 @@ impl Device {
     /// # Errors
     /// The first error of any call so far.
     pub fn synchronize(&self) -> Result<(), DeviceError> {
+        // Not asked again after an error: a CUDA context stays unusable after a fault in a kernel,
+        // and would answer with the same error to everything.
         self.run_unless_failed(|driver| driver.synchronize());
         self.first_error().map_or(Ok(()), Err)
     }

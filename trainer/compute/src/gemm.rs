@@ -33,6 +33,7 @@ pub struct MatrixView<'a> {
 impl<'a> MatrixView<'a> {
     /// A view of `rows` × `cols` whose rows lie `row_stride` apart.
     pub fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        // The gemm library reads through raw pointers: this is the only check of its bounds.
         assert!(
             required_len(rows, cols, row_stride) <= data.len(),
             "the view leaves its slice"
@@ -79,6 +80,7 @@ impl<'a> MatrixView<'a> {
         let view = if transposed { self.transposed() } else { self };
 
         for (line, target) in memory
+            // Chunks of 0 would panic, and a matrix without columns is allowed.
             .chunks_exact_mut(view.cols.max(1))
             .take(view.rows)
             .enumerate()
@@ -124,6 +126,7 @@ impl<'a> MatrixViewMut<'a> {
             "the view leaves its slice"
         );
 
+        // Threads share out the rows of the target: overlapping ones would be a data race.
         assert!(
             rows <= 1 || cols <= row_stride,
             "rows of the target overlap"
@@ -197,6 +200,7 @@ pub fn gemm_f32(
     );
 
     let keep = accumulate == Accumulate::Yes;
+    // `Rayon(0)` uses all threads of the pool; a pool of one would only cost the scheduling.
     let parallelism = match threads {
         GemmThreads::All if rayon::current_num_threads() > 1 => Parallelism::Rayon(0),
         _ => Parallelism::None,
@@ -221,6 +225,7 @@ pub fn gemm_f32(
             b.data.as_ptr(),
             b.col_stride as isize,
             b.row_stride as isize,
+            // The factor of the old target comes first, then that of the product: unlike in BLAS.
             if keep { 1.0 } else { 0.0 },
             scale,
             false,

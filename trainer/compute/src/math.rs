@@ -17,6 +17,7 @@ pub fn sum_map(values: &[f32], f: impl Fn(usize, f32) -> f32) -> f32 {
     }
 
     let tail: f32 = (tail_start..values.len()).map(|i| f(i, values[i])).sum();
+    // In a fixed order: the sum depends on the length, and not on the width of the CPU's vectors.
     sums.iter().sum::<f32>() + tail
 }
 
@@ -36,6 +37,7 @@ pub fn max_value(values: &[f32]) -> f32 {
 
     for chunk in chunks {
         for j in 0..SIMD_LANES {
+            // A comparison and not `f32::max`, whose rule for NaN costs further instructions.
             best[j] = if chunk[j] > best[j] {
                 chunk[j]
             } else {
@@ -74,6 +76,7 @@ pub fn softmax_in_place(row: &mut [f32]) {
 /// e to the power of x, within 3e-7 of the value; 0 below -87, and never above e⁸⁸.
 #[inline(always)]
 pub fn fast_exp(x: f32) -> f32 {
+    // A factor and not a branch, which would keep loops from becoming vector code.
     let underflow = if x < -87.0 { 0.0 } else { 1.0 };
     let x = x.clamp(-87.0, 88.0);
     // e^x = 2^n · e^f with |f| ≤ ln 2 / 2; adding and taking away 1.5·2²³ rounds to an integer, which
@@ -83,9 +86,11 @@ pub fn fast_exp(x: f32) -> f32 {
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
     let f = (x - n * 0.693_359_4) + n * 2.121_944_4e-4;
+    // Taylor's polynomial of degree six: the next term is below 1.3e-7 for such f.
     let series = f * (1.0 / 720.0) + 1.0 / 120.0;
     let series = f * (f * (f * series + 1.0 / 24.0) + 1.0 / 6.0) + 0.5;
     let series = f * (f * series + 1.0) + 1.0;
+    // n is shifted into the exponent's bits and added to the exponent of 1.0.
     let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
 
     series * power * underflow
@@ -108,6 +113,7 @@ pub fn normal_cdf_pdf(x: f32) -> (f32, f32) {
     let t = 1.0 / (1.0 + 0.327_591_1 * z);
     let series = t * (t * (1.061_405_4 * t - 1.453_152) + 1.421_413_7) - 0.284_496_74;
     let half_tail = 0.5 * t * (t * series + 0.254_829_6) * bell;
+    // For negative x the tail itself: 1 - (1 - tail) would cancel its digits.
     let cumulative = if x < 0.0 { half_tail } else { 1.0 - half_tail };
 
     (cumulative, bell * 0.398_942_3)

@@ -201,6 +201,7 @@ impl ParamLayout {
         let buffers = end(&self.buffers);
         Params {
             values: self.memory.alloc_weights(trained),
+            // In fp32 for every precision: gradients are added over micro-batches and ranks.
             gradients: self.memory.alloc_f32(trained),
             buffers: self.memory.alloc_f32(buffers),
             segments: self.segments,
@@ -217,6 +218,7 @@ fn push_segment(
     init: ParamInit,
 ) -> Range<usize> {
     let start = table.last().map_or(0, |last| last.range.end);
+    // The product of an empty shape is 1: a scalar has one element.
     let range = start..start + shape.iter().product::<usize>();
     let name = name.to_owned();
     let shape = shape.to_vec();
@@ -327,6 +329,7 @@ fn split_by_segment<'a>(
     table: &'a [Segment],
     rest: TensorViewMut<'a>,
 ) -> impl Iterator<Item = (&'a Segment, TensorViewMut<'a>)> {
+    // Splitting consumes a view: the closure takes it out and puts the remainder back.
     let mut rest = Some(rest);
     table.iter().filter_map(move |segment| {
         let (part, tail) = rest.take()?.split_at(segment.range.len());

@@ -38,6 +38,7 @@ pub fn uniform_f32(key: u64) -> f32 {
 /// Box and Muller (1958).
 pub fn normal_f32(key: u64) -> f32 {
     let a = uniform_f32(key);
+    // The second number of the pair, with the sine, is not used: one key gives one number.
     let b = uniform_f32(mix64(key));
     // 1 - a is in (0, 1], so that the logarithm is finite.
     (-2.0 * (1.0 - a).ln()).sqrt() * (std::f32::consts::TAU * b).cos()

@@ -41,6 +41,7 @@ impl CudaDriver {
 /// # Errors
 /// If there is none, if it is too old, or if it does not answer.
 pub(super) fn init_driver() -> Result<CudaDriver, DeviceError> {
+    // The bindings panic where a library is missing: its presence is checked before the first call.
     let doing = "cannot use CUDA";
     // SAFETY: loads the driver's library and lets go of it.
     if !unsafe { sys::is_culib_present() } {
@@ -60,6 +61,8 @@ pub(super) fn init_driver() -> Result<CudaDriver, DeviceError> {
         device_count: 0,
     };
 
+    // Before the driver is initialized: a driver that is too old would fail later, at the first
+    // kernel, with an error that does not name the reason.
     if version < MIN_DRIVER_VERSION {
         let version = driver.cuda_version();
         let found =
@@ -84,6 +87,8 @@ pub(super) struct DeviceOrdinal(sys::CUdevice);
 pub(super) fn find_device(index: usize) -> Result<DeviceOrdinal, DeviceError> {
     let doing = format!("cannot use CUDA device {index}");
     let device_count = init_driver()?.device_count;
+    // A process sees what CUDA_VISIBLE_DEVICES and the device plugin of Kubernetes leave to it,
+    // counted from 0.
     if index >= device_count {
         return Err(DeviceError::failed(
             doing,

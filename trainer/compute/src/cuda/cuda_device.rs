@@ -32,6 +32,7 @@ struct CudaStream(RawHandle<sys::CUstream_st>);
 
 impl CudaStream {
     fn new() -> Result<Self, DeviceError> {
+        // Non-blocking: otherwise it would wait for the legacy default stream and that for it.
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking);
         stream
             .map(|stream| Self(RawHandle(stream)))
@@ -53,6 +54,7 @@ impl CudaDevice {
         let name = place.device_name()?;
         let (major, minor) = place.compute_capability()?;
 
+        // Tensor cores for bfloat16 and cp.async, which the kernels use, begin with 8.0.
         if major < 8 {
             let found =
                 format!("{name} is of generation {major}.{minor}; 8.0 (A100) is the oldest");
@@ -62,6 +64,7 @@ impl CudaDevice {
             ));
         }
 
+        // First: whatever is made below belongs to the context that is current on this thread.
         let context = CudaContext::new(place)?;
         let stream = CudaStream::new()?;
         let kernels = KernelModules::load_modules()?;
@@ -116,6 +119,7 @@ impl DeviceDriver for CudaDevice {
         // SAFETY: whoever asks gives it back by `free`, once.
         match unsafe { result::malloc_sync(bytes) } {
             Err(error) if error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                // Asked for after the failure: the message shows what other processes have left.
                 let (free, all) = self.memory_info()?;
                 Err(DeviceError::OutOfMemory {
                     wanted: bytes as u64,
@@ -163,11 +167,13 @@ impl DeviceDriver for CudaDevice {
 
     fn copy_to_device(&self, from: &[u8], to: DeviceAddress) -> Result<(), DeviceError> {
         self.context.make_current()?;
+        // Locked until the copies are enqueued: pages are used again in the order of the stream.
         lock_ignoring_poison(&self.staging).copy_to_device(from, to, self.raw_stream())
     }
 
     fn copy_to_host(&self, from: DeviceAddress, to: &mut [u8]) -> Result<(), DeviceError> {
         if to.is_empty() {
+            // Even without bytes to copy: callers rely on the wait to see errors of earlier calls.
             return self.synchronize();
         }
 
@@ -186,6 +192,8 @@ impl DeviceDriver for CudaDevice {
 
     fn gemm(&self, product: &Gemm) -> Result<(), DeviceError> {
         self.context.make_current()?;
+        // Locked until the product is enqueued: a cached plan holds the bias of one product at a
+        // time.
         lock_ignoring_poison(&self.gemm_cache).gemm(product, self.raw_stream())
     }
 

@@ -67,6 +67,7 @@ impl GemmCache {
             .find_or_create_plan(product)
             .map_err(|error| cublas_error(&doing(), error))?;
 
+        // Every time: a cached plan still points to the bias of the product before.
         plan.set_bias(product.bias)
             .map_err(|error| cublas_error(&doing(), error))?;
         let alpha = product.alpha;
@@ -107,6 +108,7 @@ impl GemmCache {
     fn find_or_create_plan(&mut self, product: &Gemm) -> Result<&mut GemmPlan, CublasError> {
         self.clock += 1;
         let key = GemmPlanKey::from_gemm(product);
+        // Before the entry is looked up, which borrows the map until the plan is returned.
         if self.plans.len() >= MAX_PLANS && !self.plans.contains_key(&key) {
             self.evict_oldest_half();
         }
@@ -134,6 +136,7 @@ impl GemmCache {
 
 impl Drop for GemmCache {
     fn drop(&mut self) {
+        // Descriptors are freed before the handle of the library that made them.
         self.plans.clear();
         // SAFETY: both were made once, and nothing runs any more. An error could not be returned.
         unsafe {

@@ -33,6 +33,7 @@ impl GemmPlanKey {
 
         Self {
             operands,
+            // A bias is another epilogue, and its alignment restricts the algorithms.
             bias: product.bias.map(address_alignment),
             batch: product.batch,
         }
@@ -79,6 +80,8 @@ impl GemmPlan {
         let target = target?;
         let preference = MatmulPreference::new(product)?;
 
+        // The first proposal is taken without measuring: timings would choose differently from run
+        // to run, and another algorithm adds in another order.
         // SAFETY: all of these live until the end of this function.
         let found = unsafe {
             result::get_matmul_algo_heuristic(
@@ -184,6 +187,7 @@ impl MatrixLayout {
         } = *operand;
 
         let kind = cuda_data_type(dtype)?;
+        // Columns before rows: cublasLt is told of the transpose, which is column-major.
         let layout =
             result::create_matrix_layout(kind, cols as u64, rows as u64, row_stride as i64)?;
         let mut layout = Self(RawHandle(layout));

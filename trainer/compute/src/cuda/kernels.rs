@@ -31,6 +31,8 @@ impl KernelModules {
             functions: RwLock::default(),
         };
 
+        // All at the start: a GPU that they were not compiled for is reported before training
+        // begins.
         for &(file, image) in IMAGES {
             // SAFETY: the image is what nvcc wrote, whole.
             let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
@@ -82,6 +84,7 @@ impl KernelModules {
     }
 
     fn find_function(&self, name: &str) -> Result<RawHandle<sys::CUfunc_st>, DeviceError> {
+        // The read lock ends with this statement: held any longer, it would block the write below.
         let known = self
             .functions
             .read()
@@ -106,6 +109,7 @@ impl KernelModules {
             return Err(DeviceError::failed(doing(), found));
         };
 
+        // Two threads may search for one kernel at the same time: both insert the same handle.
         let mut known = self
             .functions
             .write()

@@ -71,6 +71,7 @@ impl NcclCommunicator {
 
         let comm_stream = stream::create(stream::StreamKind::NonBlocking)
             .map_err(|error| to_device_error("cannot make a stream", error))?;
+        // Without timing: the event only orders streams, and is cheaper to record.
         let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
             .map_err(|error| to_device_error("cannot make an event", error))?;
         let mut communicator = std::ptr::null_mut();
@@ -116,10 +117,12 @@ impl NcclCommunicator {
             nccl_sys::cudaStream_t,
         ) -> Result<nccl::NcclStatus, nccl::NcclError>,
     ) -> Result<(), DeviceError> {
+        // Aborting frees NCCL's communicator, which must not be used after it.
         if self.aborted.load(Ordering::Acquire) {
             return Err(DeviceError::failed(doing, "another rank is lost"));
         }
 
+        // The kernels that write these numbers may still be waiting on the other stream.
         self.stream_wait_stream(self.compute_stream.0, self.comm_stream.0)?;
         let done = work(self.communicator.0, self.comm_stream.0.cast());
         done.map(drop).map_err(|error| nccl_error(doing, &error))
@@ -160,6 +163,8 @@ impl DeviceCommunicator for NcclCommunicator {
     }
 
     fn abort(&self) {
+        // Called when a rank is lost and again by `drop`: only the first call frees the
+        // communicator.
         if !self.aborted.swap(true, Ordering::AcqRel) {
             // SAFETY: once, and nothing is asked of the communicator after it. An error could not be returned.
             let _ = unsafe { nccl::comm_abort(self.communicator.0) };

@@ -48,6 +48,7 @@ impl StagingBuffers {
     ) -> Result<(), DeviceError> {
         let mut sent = 0;
         while sent < bytes.len() {
+            // A page serves uploads until it is full: an event for each small one would cost more.
             if self.pages[self.current].used == PAGE_BYTES {
                 self.advance_page(stream).map_err(copy_error)?;
             }

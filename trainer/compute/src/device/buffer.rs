@@ -105,6 +105,7 @@ impl DeviceBuffer {
     }
 
     fn upload_prefix(&mut self, bytes: &[u8], count: usize) -> DeviceView<'_> {
+        // Before the copy: slicing checks that the numbers fit into the buffer.
         let span = self.as_view().slice(0..count);
         self.device
             .run_unless_failed(|driver| driver.copy_to_device(bytes, self.address));
@@ -120,6 +121,7 @@ fn allocate_zeroed(device: &Device, bytes: usize) -> DeviceAddress {
         Ok(at)
     });
 
+    // Address 0 stands for no memory. No kernel sees it: after the error every call does nothing.
     found.unwrap_or_default()
 }
 
@@ -180,6 +182,7 @@ impl<'a> DeviceView<'a> {
             self.len
         );
 
+        // The copy is cut at the same element, which lies at another byte in its number format.
         let at = |address: DeviceAddress, dtype: DType| {
             address + (range.start * dtype.size_in_bytes()) as u64
         };
@@ -214,6 +217,7 @@ impl<'a> DeviceView<'a> {
             .run_unless_failed(|driver| driver.copy_to_host(self.address, &mut bytes));
 
         match self.dtype {
+            // Copied and not cast: a vector of bytes may not be aligned for wider numbers.
             DType::F32 => bytemuck::pod_collect_to_vec(&bytes),
             DType::Bf16 => {
                 let halves: Vec<u16> = bytemuck::pod_collect_to_vec(&bytes);
@@ -314,6 +318,8 @@ impl<'a> DeviceViewMut<'a> {
             ..
         } = self.0;
 
+        // Rounded on the host, so that half as many bytes are uploaded; a closure, because a target
+        // in fp32 without a copy needs none of it.
         let rounded = || {
             let mut halves = vec![bf16::ZERO; values.len()];
             halves.convert_from_f32_slice(values);

@@ -48,6 +48,8 @@ impl DeviceGroup {
         rank: usize,
         world_size: usize,
     ) -> Result<Self, DeviceError> {
+        // The error is returned and not kept: without a communicator the rank must not start at
+        // all.
         let communicator = device.0.driver.join_communicator(id, rank, world_size)?;
         Ok(Self {
             device: device.clone(),
@@ -72,6 +74,7 @@ impl DeviceGroup {
         );
         self.device
             .run_unless_failed(|_| self.communicator.all_gather(at, count / self.world_size));
+        // Gathered numbers are needed by the next operation: there is no work to overlap with.
         self.wait_on_stream();
     }
 
@@ -88,6 +91,7 @@ impl DeviceGroup {
 
     /// Aborts collectives that wait for ranks that are lost.
     pub fn abort(&self) {
+        // Also after an error, which is when it is called: hence not by way of `run_unless_failed`.
         self.communicator.abort();
     }
 

@@ -4,6 +4,7 @@
 
 template <typename From, typename To>
 __device__ __forceinline__ void convert(const From* from, To* to, bf16* rounded, unsigned count) {
+    // A null `rounded` counts as aligned, so targets without a copy take the wide path as well.
     bool well = aligned(from) && aligned(to) && aligned(rounded);
     for_octets(
         count, well,
@@ -20,6 +21,8 @@ __device__ __forceinline__ void convert(const From* from, To* to, bf16* rounded,
         });
 }
 
+// The host composes a kernel's name from both formats, so there is one for each pair; fp32 to fp32
+// serves weights, whose bfloat16 copy has to follow.
 extern "C" __global__ void convert_f32_f32(const float* from, float* to, bf16* rounded, unsigned count) {
     convert(from, to, rounded, count);
 }

@@ -59,6 +59,7 @@ impl KernelLaunch {
 
     /// Blocks in each direction.
     pub fn with_grid(mut self, x: usize, y: usize, z: usize) -> Self {
+        // CUDA's limits (2³¹ - 1 blocks in x, 65,535 in y and z) are checked by the driver.
         self.grid = [x, y, z].map(|blocks| blocks as u32);
         self
     }
@@ -100,6 +101,7 @@ impl KernelLaunch {
 
     /// An `unsigned int`.
     pub fn arg_u32(mut self, number: usize) -> Self {
+        // A truncated size would not fail: the kernel would compute a part of the array.
         assert!(
             u32::try_from(number).is_ok(),
             "{number} does not fit into 32 bits"

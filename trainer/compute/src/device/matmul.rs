@@ -24,6 +24,7 @@ pub struct MatrixDesc {
 impl MatrixDesc {
     /// Rows that lie `row_stride` apart, the first at the beginning of the view.
     pub fn strided(span: DeviceView<'_>, rows: usize, cols: usize, row_stride: usize) -> Self {
+        // The last row ends with its last column: a view may end before the next row would begin.
         let end = if rows * cols == 0 {
             0
         } else {
@@ -95,6 +96,7 @@ impl Gemm {
             }
         };
 
+        // Checked here for all drivers, which know addresses only: a kernel checks no bounds.
         let (rows, inner) = side(a);
         let (depth, cols) = side(b);
         assert!(

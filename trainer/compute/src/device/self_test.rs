@@ -5,6 +5,7 @@ use half::bf16;
 use super::{DType, Device, DeviceBuffer, DeviceError, Gemm, MatrixDesc};
 use crate::device::DeviceView;
 
+// Three different sizes, so that exchanged dimensions do not go unnoticed.
 const ROWS: usize = 48;
 const INNER: usize = 64;
 const COLS: usize = 80;
@@ -27,6 +28,8 @@ pub fn run_self_test(device: &Device) -> Result<(), DeviceError> {
 
     device.gemm(&product);
     let found = download_checked(device, target.as_view_mut().as_view())?;
+    // The device adds in another order: 1e-3 allows for the rounding of 64 terms in fp32, but not
+    // for sums in bfloat16.
     ensure_close("multiplied matrices", &found, &reference_gemm(&a, &b), 1e-3)
 }
 
@@ -42,6 +45,7 @@ fn round_on_device(device: &Device, values: &[f32]) -> Result<DeviceBuffer, Devi
     exact.as_view_mut().copy_from_host(values);
     let mut rounded = DeviceBuffer::new(device, values.len(), DType::Bf16);
     rounded.as_view_mut().copy_from(exact.as_view());
+    // Compared without tolerance: rounding to nearest, ties to even, has one result.
     let here: Vec<f32> = values.iter().copied().map(round_to_bf16).collect();
 
     ensure_close(
@@ -60,6 +64,7 @@ fn round_to_bf16(value: f32) -> f32 {
 
 fn download_checked(device: &Device, span: DeviceView<'_>) -> Result<Vec<f32>, DeviceError> {
     let values = span.to_host();
+    // After an error the numbers are zeros: it is reported instead of a wrong result.
     device.synchronize()?;
     Ok(values)
 }
@@ -81,6 +86,7 @@ fn ensure_close(
     expected: &[f32],
     tolerance: f32,
 ) -> Result<(), DeviceError> {
+    // A comparison with NaN is false, so that NaN counts as wrong.
     let near = |(a, b): (&f32, &f32)| (a - b).abs() <= tolerance;
     let wrong = found.iter().zip(expected).position(|pair| !near(pair));
     let Some(i) = wrong else { return Ok(()) };

@@ -34,6 +34,7 @@ pub fn gemm(
     // Taken, not borrowed: while this thread waits for others, rayon may let it begin another product.
     let mut memory = BF16_OPERANDS.take();
     let [a_memory, b_memory] = &mut memory;
+    // The product of two bfloat16 numbers is exact in fp32: as on tensor cores, only sums round.
     let a = round_to_bf16(a, a_memory);
     let b = round_to_bf16(b, b_memory);
     gemm_f32(target, accumulate, scale, a, b, threads);
@@ -42,6 +43,7 @@ pub fn gemm(
 
 /// The same matrix with its numbers rounded, in memory that grows to hold them.
 fn round_to_bf16<'a>(matrix: MatrixView<'_>, memory: &'a mut Vec<f32>) -> MatrixView<'a> {
+    // Never shortened: the next larger product would fill the memory with zeros again.
     memory.resize(memory.len().max(matrix.len()), 0.0);
     matrix.pack_into(memory, |target, line| {
         target

@@ -15,6 +15,8 @@
 #define BETWEEN_BLOCKS(type, name, count) static thread_local EmulatedMemory<type, count> name
 #endif
 
+// The host's `column_sum_blocks` aims at 512 blocks: rounded up to whole parts they stay below
+// MOST_BLOCKS wherever there is more than one part.
 enum : unsigned { COLUMNS = 64, MOST_BLOCKS = 1024 };
 
 // `row(r, column, count, out)` adds to `out[sum][k]`; `target[sum]` is what is added to. The grid is (blocks of
@@ -28,9 +30,12 @@ __device__ __forceinline__ void sum_columns(unsigned rows, unsigned width, float
     __shared__ bool last;
     unsigned first = blockIdx.x * COLUMNS, parts = gridDim.y;
     unsigned column = first + threadIdx.x % 8 * OCTET, line = threadIdx.x / 8;
+    // After inlining and unrolling all indices are constants, so that the sums stay in registers.
     float own[SUMS][OCTET] = {};
     if (column < width) {
         unsigned count = width - column < OCTET ? width - column : OCTET;
+        // Rows are interleaved among the parts: which rows a thread adds, and in which order,
+        // follows from the shape and the grid alone.
         unsigned step = 32 * parts;
         for (size_t r = blockIdx.y * 32 + line; r < rows; r += step) row(r, column, count, own);
     }
@@ -57,12 +62,15 @@ __device__ __forceinline__ void sum_columns(unsigned rows, unsigned width, float
     // The block's sums must be visible to all blocks before it counts as finished.
     __threadfence();
     __syncthreads();
+    // A fence orders only its own thread's writes: the barrier ensures that every thread has passed
+    // its fence before one of them counts the block.
     if (threadIdx.x == 0) last = atomicAdd(&done[blockIdx.x], 1u) == parts - 1;
     __syncthreads();
     if (!last) return;
     // And the others' sums must not be read before the count was; the count is reset for the next launch.
     __threadfence();
     if (threadIdx.x == 0) done[blockIdx.x] = 0;
+    // At most two sums of 64 columns: half of the threads are enough, one for each result.
     if (threadIdx.x >= SUMS * COLUMNS) return;
     unsigned s = threadIdx.x / COLUMNS, c = threadIdx.x % COLUMNS;
     if (first + c >= width) return;
@@ -71,5 +79,6 @@ __device__ __forceinline__ void sum_columns(unsigned rows, unsigned width, float
     float sum = 0.0f;
     for (unsigned part = 0; part < parts; part++)
         sum += found[(((size_t)blockIdx.x * parts + part) * SUMS + s) * COLUMNS + c];
+    // Only the last block of these columns gets here: the addition has no competitor.
     target[s][first + c] += sum;
 }

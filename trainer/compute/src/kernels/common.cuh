@@ -31,12 +31,15 @@ typedef unsigned long long u64;
 __device__ __forceinline__ float load(const float* at) { return *at; }
 __device__ __forceinline__ float load(const bf16* at) { return __bfloat162float(*at); }
 __device__ __forceinline__ void store(float* at, float value) { *at = value; }
+// To nearest, ties to even, as `half::bf16::from_f32` of the host: both round to the same bits.
 __device__ __forceinline__ void store(bf16* at, float value) { *at = __float2bfloat16_rn(value); }
 
 // Eight consecutive numbers at once, where all addresses are multiples of sixteen bytes: a thread moves the
 // widest access that the hardware has, and a warp whole cache lines.
 enum : unsigned { OCTET = 8 };
 
+// Buffers begin at multiples of 256 bytes, but a weight is a slice of a flat array and may begin at
+// any number: alignment is checked in every launch.
 __device__ __forceinline__ bool aligned(const void* at) { return ((size_t)at & 15) == 0; }
 
 __device__ __forceinline__ void load8(const float* at, float* out) {
@@ -61,6 +64,7 @@ __device__ __forceinline__ void store8(float* at, const float* values) {
     *(float4*)(at + 4) = make_float4(values[4], values[5], values[6], values[7]);
 }
 
+// The first number is the low half: memory is little-endian.
 __device__ __forceinline__ unsigned two_bf16(float low, float high) {
     return (unsigned)__bfloat16_as_ushort(__float2bfloat16_rn(low)) |
            (unsigned)__bfloat16_as_ushort(__float2bfloat16_rn(high)) << 16;
@@ -100,6 +104,7 @@ __device__ __forceinline__ float block_sum(float value) {
 }
 
 __device__ __forceinline__ size_t thread_index() {
+    // Widened here: callers multiply it by the numbers of a thread, which may exceed 32 bits.
     return (size_t)blockIdx.x * blockDim.x + threadIdx.x;
 }
 
@@ -130,6 +135,7 @@ __device__ __forceinline__ Sequence sequence_of(const unsigned* offsets, unsigne
     Sequence s;
     s.token = offsets ? offsets[index] : (size_t)index * length;
     s.tokens = offsets ? offsets[index + 1] - offsets[index] : length;
+    // If only first tokens are pooled there is a row for each sequence; otherwise rows are tokens.
     s.row = first ? index : s.token;
     s.rows = first ? 1 : s.tokens;
     return s;
@@ -158,12 +164,15 @@ struct Mask {
     // What an element is multiplied with. The key of a sample is added before the hash rather than hashed
     // with the element: one 32-bit hash an element instead of a 64-bit one.
     __device__ __forceinline__ float of(unsigned element) const {
+        // The sum wraps modulo 2^32, as `wrapping_add` does on the host.
         return mix32(element + key) >= dropped_below ? scale : 0.0f;
     }
 };
 
 __device__ __forceinline__ Mask mask_of(u64 key, u64 first_sample, unsigned dropped_below,
                                                float scale, unsigned sample) {
+    // The lower half of the hash, as the host's `as u32`. Samples are counted from `first_sample`,
+    // so that masks do not depend on how a batch is cut into launches.
     Mask mask = {(unsigned)stream_of(key, first_sample + sample), dropped_below, scale};
     return mask;
 }

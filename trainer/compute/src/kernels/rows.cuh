@@ -8,6 +8,7 @@
 // row must be as well, so the width counts too. Eight bfloat16 are sixteen bytes, eight fp32 twice that.
 __device__ __forceinline__ bool lie_well(unsigned width, const void* a, const void* b = nullptr,
                                          const void* c = nullptr, const void* d = nullptr) {
+    // Arrays that are not given are null, which counts as aligned.
     return width % OCTET == 0 && aligned(a) && aligned(b) && aligned(c) && aligned(d);
 }
 
@@ -31,6 +32,8 @@ __device__ __forceinline__ void store_some(S* at, bool well, unsigned count, con
 // Calls `each(column, count)` for the octets of a row that are this thread's, of `threads` that share it.
 template <typename Each>
 __device__ __forceinline__ void walk_row(unsigned width, unsigned thread, unsigned threads, Each each) {
+    // A fixed stride: which numbers a thread adds depends on the width alone, and so does the order
+    // of a row's sum.
     for (unsigned column = thread * OCTET; column < width; column += threads * OCTET)
         each(column, width - column < OCTET ? width - column : OCTET);
 }
@@ -38,6 +41,7 @@ __device__ __forceinline__ void walk_row(unsigned width, unsigned thread, unsign
 // Copies a row with all threads of a block.
 template <typename T>
 __device__ __forceinline__ void copy_row(const T* from, T* to, unsigned width) {
+    // Through fp32 in registers, which holds every bfloat16 exactly: the copy changes no number.
     bool well = lie_well(width, from, to);
     walk_row(width, threadIdx.x, blockDim.x, [&](unsigned c, unsigned count) {
         float values[OCTET];

@@ -19,6 +19,9 @@ template <int BYTES> __device__ inline void copy_ahead(void *to, const void *fro
 // is tested without a GPU.
 #ifdef __CUDA_ARCH__
     const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+    // With a source size of 0 cp.async reads nothing and fills the target with zeros. `.cg`
+    // bypasses L1, where a tile would never be read again, but exists for sixteen bytes only; hence
+    // `.ca` for four.
     const int bytes = there ? BYTES : 0;
     if (BYTES == 16) {
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes));
@@ -32,6 +35,7 @@ template <int BYTES> __device__ inline void copy_ahead(void *to, const void *fro
 }
 
 // Ends a group of copies that are waited for together.
+// The emulator copies at once: there it has nothing to end or to wait for.
 __device__ inline void end_copies() {
 #ifdef __CUDA_ARCH__
     asm volatile("cp.async.commit_group;");
@@ -66,6 +70,8 @@ __device__ inline void load_four(unsigned (&out)[4], const bf16 *at, bool transp
         for (int i = 0; i < 2; i++) {
             const unsigned pair = 2 * (lane() % 4) + i, group = lane() / 4;
             const unsigned row = 8 * matrix + (transposed ? pair : group), column = transposed ? group : pair;
+            // Each row's address is with the lane of that number, as ldmatrix takes it: hence the
+            // shuffle.
             const bf16 *line = reinterpret_cast<const bf16 *>(
                 __shfl_sync(WARP, reinterpret_cast<unsigned long long>(at), row));
             reinterpret_cast<bf16 *>(&out[matrix])[i] = line[column];
@@ -113,10 +119,13 @@ __device__ inline void multiply_add(float (&d)[4], const unsigned (&a)[4], const
 #else
     // The same sums, each number fetched from the thread that holds it.
     for (unsigned quarter = 0; quarter < 4; quarter++) {
+        // The four lanes of a group hold the inner indices 2 · quarter and the next, and the same
+        // plus 8.
         const unsigned row = lane() / 4 * 4 + quarter;
         unsigned own[4];
         for (int i = 0; i < 4; i++) own[i] = __shfl_sync(WARP, a[i], row);
         for (int column = 0; column < 2; column++) {
+            // Column n of B is held by the lanes 4n to 4n + 3.
             const unsigned from = (2 * (lane() % 4) + column) * 4 + quarter;
             for (int half = 0; half < 2; half++) {
                 const unsigned other = __shfl_sync(WARP, b[half], from);
@@ -131,6 +140,7 @@ __device__ inline void multiply_add(float (&d)[4], const unsigned (&a)[4], const
 }
 
 // The maximum and the sum over the four threads that share a row of D.
+// They are the lanes 4g to 4g + 3: two steps of the butterfly do not leave the group.
 __device__ inline float row_max(float value) {
     value = fmaxf(value, __shfl_xor_sync(WARP, value, 1));
     return fmaxf(value, __shfl_xor_sync(WARP, value, 2));

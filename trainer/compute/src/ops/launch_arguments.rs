@@ -13,6 +13,7 @@ impl KernelLaunch {
             .is_none()
             .then(|| sequences.expect_on_device().offsets);
         let first_only = sequences.pooling() == Pooling::FirstToken;
+        // The 0 below is never read: without a common length there are offsets.
         self.arg_input_or_null(offsets)
             .arg_u32(length.unwrap_or(0))
             .arg_u32(first_only.into())

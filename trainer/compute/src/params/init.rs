@@ -32,6 +32,8 @@ impl ParamInit {
     }
 
     pub(super) fn fill_values(self, seed: u64, name: &str, values: &mut [f32]) {
+        // Not by `std::hash`, whose values may change with a release of Rust: a seed has to give
+        // the same weights after an upgrade.
         let key = name.bytes().fold(derive_key(seed, 0), |key, byte| {
             mix64(key ^ u64::from(byte))
         });

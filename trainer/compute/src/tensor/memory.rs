@@ -57,6 +57,7 @@ impl Memory {
             Self::Device(device, Precision::Bf16) => {
                 Tensor::Device(DeviceBuffer::new(device, len, DType::F32).with_bf16_copy())
             }
+            // The CPU rounds operands as it multiplies them: its weights need no copy.
             _ => self.alloc_f32(len),
         }
     }

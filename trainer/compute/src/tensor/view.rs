@@ -177,6 +177,7 @@ impl<'a> TensorViewMut<'a> {
             Self::Host(values) => {
                 use rayon::prelude::*;
                 values
+                    // 256 KiB a task: gradients of hundreds of megabytes are cleared by all cores.
                     .par_chunks_mut(1 << 16)
                     .for_each(|chunk| chunk.fill(0.0));
             }
@@ -194,6 +195,7 @@ impl<'a> TensorViewMut<'a> {
 
         match (self, other) {
             (Self::Host(to), TensorView::Host(from)) => to.copy_from_slice(from),
+            // Copies between host and device convert between fp32 and the device's number format.
             (Self::Host(to), TensorView::Device(from)) => to.copy_from_slice(&from.to_host()),
             (Self::Device(to), TensorView::Host(from)) => to.copy_from_host(from),
             (Self::Device(to), TensorView::Device(from)) => to.copy_from(from),
@@ -205,6 +207,7 @@ impl<'a> TensorViewMut<'a> {
         match self {
             Self::Host(values) => make(values),
             Self::Device(span) => {
+                // No download first: `make` overwrites every element.
                 let mut values = vec![0.0; span.len()];
                 let result = make(&mut values);
                 span.copy_from_host(&values);
@@ -218,6 +221,8 @@ impl<'a> TensorViewMut<'a> {
         match self {
             Self::Host(values) => change(values),
             Self::Device(span) => {
+                // Elements that `change` leaves alone keep their bits: bfloat16 to fp32 and back is
+                // exact.
                 let mut values = span.as_view().to_host();
                 let result = change(&mut values);
                 span.copy_from_host(&values);

@@ -2,7 +2,10 @@
 // arithmetic, so that the exact error function is affordable.
 #include "common.cuh"
 
+// Where the exponential overflows to infinity the quotient is 0, which is the limit: no clamp is
+// needed.
 __device__ __forceinline__ float gate(float x) { return 1.0f / (1.0f + expf(-1.702f * x)); }
+// The exact form, PyTorch's default for GELU, and not its tanh approximation; the factor is 1/√2.
 __device__ __forceinline__ float cumulative(float x) { return 0.5f + 0.5f * erff(x * 0.70710678f); }
 
 // Types rather than function pointers, so that value and slope are inlined into the loops.
@@ -17,6 +20,7 @@ struct QuickGelu {
 struct Gelu {
     static __device__ __forceinline__ float value(float x) { return x * cumulative(x); }
     static __device__ __forceinline__ float slope(float x) {
+        // 0.39894228 is 1/√(2π): the second term is x times the density of the normal distribution.
         return cumulative(x) + x * 0.39894228f * expf(-0.5f * x * x);
     }
 };

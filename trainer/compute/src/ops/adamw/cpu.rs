@@ -76,6 +76,8 @@ pub(super) fn sum_of_squares(values: &[f32]) -> f64 {
     // A fixed number of parts, so that the order of additions does not depend on the threads.
     const PARTS: usize = 32;
     const SHORT_LEN: usize = 1 << 10;
+    // Short runs in fp32 vector code, their sums in fp64: a norm over hundreds of millions of
+    // squares keeps its digits.
     let short_sum = |values: &[f32]| f64::from(dot_product(values, values));
 
     let mut sums = [0f64; PARTS];

@@ -24,6 +24,7 @@ impl ChunkTable {
     pub(super) fn new(memory: &Memory, ranges: &[UpdateRange]) -> Option<Self> {
         let fields: Vec<u32> = ranges.iter().flat_map(chunk_fields).flatten().collect();
         let mut chunks = memory.alloc_u32(fields.len())?;
+        // Once and not in every step: the ranges do not change.
         chunks.upload_u32(&fields);
 
         let count = |range: &UpdateRange| range.range.len().div_ceil(MAX_CHUNK_LEN);

@@ -10,6 +10,7 @@ extern "C" __global__ void optimizer_squares(const float* gradients, const unsig
     const unsigned* chunk = chunks + 3 * blockIdx.x;
     const float* x = gradients + chunk[0];
     float sum = 0.0f;
+    // A chunk has at most 2^14 numbers: a thread adds up to 64 squares in fp32, in one order.
     for (unsigned i = threadIdx.x; i < chunk[1]; i += blockDim.x) sum += x[i] * x[i];
     sum = block_sum(sum);
     if (threadIdx.x == 0) sums[blockIdx.x] = sum;
@@ -26,10 +27,13 @@ extern "C" __global__ void optimizer_step(float* values, bf16* rounded, float* f
     float kept = chunk[2] ? keep_decayed : keep;
     for (unsigned offset = threadIdx.x; offset < chunk[1]; offset += blockDim.x) {
         size_t i = (size_t)chunk[0] + offset;
+        // Clipping is a factor here: scaling the gradients in memory would be a pass of its own.
         float gradient = clip * gradients[i];
         float mean = beta_1 * first[i] + (1.0f - beta_1) * gradient;
         float square = beta_2 * second[i] + (1.0f - beta_2) * gradient * gradient;
+        // Epsilon is added after the bias correction, as PyTorch does.
         float spread = sqrtf(square) * correction + epsilon;
+        // Decoupled decay: it scales the weight and never enters the moments.
         float value = values[i] * kept - rate * mean / spread;
         first[i] = mean;
         second[i] = square;

@@ -146,6 +146,8 @@ pub fn clamp_values(values: TensorViewMut<'_>, low: f32, high: f32) {
     match values {
         TensorViewMut::Host(values) => values
             .iter_mut()
+            // `clamp` leaves NaN as it is, as the kernel does: a broken run must be seen to be
+            // broken.
             .for_each(|value| *value = value.clamp(low, high)),
         TensorViewMut::Device(mut values) => gpu::clamp_values(&mut values, low, high),
     }

@@ -85,6 +85,7 @@ impl QkvLayout {
 
     fn qkv_matrix(self, which: usize, qkv: DeviceView<'_>) -> BatchedMatrix<'_> {
         BatchedMatrix {
+            // An empty batch has no numbers to begin behind.
             view: qkv.slice((which * self.width).min(qkv.len())..qkv.len()),
             rows: MatrixExtent::Tokens,
             cols: MatrixExtent::HeadWidth,

@@ -87,6 +87,8 @@ pub(super) fn backward(
     // Two kernels, one over keys and one over queries: a single one would have to add the gradients of
     // queries with atomics, in an order that differs from run to run.
     for kernel in ["backward_keys", "backward_queries"] {
+        // All tokens, not only pooled ones: keys of all have gradients, and the queries of the
+        // others are written as zeros.
         let rows = max_sequence_len(sequences);
         let launch = flash_kernel(kernel, attention, sequences, rows)
             .arg_input(qkv)

@@ -29,6 +29,7 @@ struct Place {
         : heads(gridDim.y), head(blockIdx.y), width(width) {
         const Sequence sequence = sequence_of(offsets, common, first_only, blockIdx.z);
         begin = sequence.token, row = sequence.row, length = sequence.tokens;
+        // An empty sequence has no first token, hence no query.
         queries = min(sequence.rows, length);
     }
 
@@ -46,10 +47,14 @@ struct Place {
 // Begins to copy rows into shared memory; those beyond the last are zero.
 template <int D, int ROWS>
 __device__ void load_tile(bf16 (&tile)[ROWS][D + 8], const bf16 *from, size_t stride, int first, int count) {
+    // Sixteen bytes a copy. Rows of D + 8 bfloat16 are multiples of sixteen bytes, and so are heads
+    // in global memory: every chunk is aligned.
     constexpr int CHUNKS = D / 8;
     for (int i = threadIdx.x; i < ROWS * CHUNKS; i += THREADS) {
         const int r = i / CHUNKS, c = i % CHUNKS * 8;
         const bool there = first + r < count;
+        // A missing row gets an address inside of the array: the instruction must not be given
+        // another, even though it reads nothing there.
         copy_ahead<16>(&tile[r][c], there ? from + (first + r) * stride + c : from, there);
     }
 }
@@ -78,6 +83,8 @@ __device__ void store(const float (&d)[D / 8][4], bf16 *to, size_t stride, int f
         if (r >= count) continue;
 #pragma unroll
         for (int n = 0; n < D / 8; n++) {
+            // A thread's two columns are adjacent and the first is even: one aligned store of four
+            // bytes.
             const unsigned bits = two_bf16(d[n][2 * half] * scale[half], d[n][2 * half + 1] * scale[half]);
             *reinterpret_cast<unsigned *>(to + r * stride + n * 8 + 2 * (lane() % 4)) = bits;
         }
@@ -103,10 +110,13 @@ __device__ inline void as_rows(unsigned (&a)[4], const float (&left)[4], const f
 template <int D>
 __device__ void forward(const bf16 *qkv, const unsigned *ids, bf16 *out, float *log_sums, unsigned width, unsigned longest,
                         float scale, const unsigned *offsets, unsigned common, unsigned first_only, Mask mask) {
+    // cp.async and ldmatrix need multiples of sixteen bytes. At D = 80 both arrays take 45,056
+    // bytes.
     alignas(16) __shared__ bf16 keys[2][KEYS][D + 8];
     alignas(16) __shared__ bf16 values[2][KEYS][D + 8];
     const Place place(offsets, common, first_only, width);
     const int first = blockIdx.x * QUERIES, warp = threadIdx.x / 32, length = place.length, count = place.queries;
+    // The whole block returns, before its first barrier.
     if (first >= count) return;
     const size_t stride = 3 * static_cast<size_t>(width);
     // A warp whose rows are all beyond the end copies and waits with the others, but multiplies nothing.
@@ -137,6 +147,7 @@ __device__ void forward(const bf16 *qkv, const unsigned *ids, bf16 *out, float *
         float s[KEYS / 8][4] = {};
 #pragma unroll
         for (int n = 0; n < KEYS / 8; n += 2) {
+            // Sixteen keys beyond the end: no product is needed for probabilities of zero.
             if (n * 8 >= left) {
                 for (int i = 0; i < 8; i++) s[n + i / 4][i % 4] = -INFINITY;
                 continue;
@@ -160,6 +171,8 @@ __device__ void forward(const bf16 *qkv, const unsigned *ids, bf16 *out, float *
             for (int n = 0; n < KEYS / 8; n++) high = fmaxf(high, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
             high = row_max(high);
             // Online softmax: when a larger score is found, what was summed so far is scaled to the new maximum.
+            // Every tile has a key of the sequence, so `high` is finite: in the first tile
+            // -infinity less `high` gives a factor of 0, and never NaN.
             const float shrink = __expf(top[half] - high);
             top[half] = high;
             float sum = 0;
@@ -170,6 +183,8 @@ __device__ void forward(const bf16 *qkv, const unsigned *ids, bf16 *out, float *
                     sum += s[n][i];
                 }
             }
+            // The lanes of a row are added in a fixed tree and tiles in the order of the keys:
+            // every run gets the same bits.
             sums[half] = sums[half] * shrink + row_sum(sum);
 #pragma unroll
             for (int n = 0; n < D / 8; n++) {
@@ -184,6 +199,8 @@ __device__ void forward(const bf16 *qkv, const unsigned *ids, bf16 *out, float *
                 for (int i = 0; i < 4; i++) {
                     const unsigned query = first + warp * 16 + lane() / 4 + i / 2 * 8;
                     const unsigned key = at + n * 8 + 2 * (lane() % 4) + i % 2;
+                    // The same index as in the other implementations of attention: the mask does
+                    // not depend on tiles, so a backward may use other tiles than the forward.
                     s[n][i] *= mask.of((query * place.heads + place.head) * longest + key);
                 }
             }
@@ -223,6 +240,8 @@ struct Pair {
     __device__ Pair(float score, float log_sum, float dkept, float along, float scale, float factor) {
         const float probability = __expf(score - log_sum);
         kept = probability * factor;
+        // `along` needs no factor: the output, from which it was computed, contains the mask
+        // already.
         gradient = probability * (dkept * factor - along) * scale;
     }
 };
@@ -233,6 +252,7 @@ template <int D>
 __device__ void backward_keys(const bf16 *qkv, const unsigned *ids, const bf16 *dout, const float *log_sums,
                               const float *along, bf16 *dqkv, unsigned width, unsigned longest, float scale,
                               const unsigned *offsets, unsigned common, unsigned first_only, Mask mask) {
+    // With `of_rows` 45,568 bytes at D = 80.
     alignas(16) __shared__ bf16 keys[KEYS][D + 8];
     alignas(16) __shared__ bf16 values[KEYS][D + 8];
     alignas(16) __shared__ bf16 queries[2][STEP][D + 8];
@@ -243,6 +263,7 @@ __device__ void backward_keys(const bf16 *qkv, const unsigned *ids, const bf16 *
     if (first >= length) return;
     const size_t stride = 3 * static_cast<size_t>(width);
     const bool busy = first + warp * 16 < length;
+    // Both belong to the first group of copies, which `load(0, 0)` below ends.
     load_tile<D, KEYS>(keys, place.part(qkv, 1, D), stride, first, length);
     load_tile<D, KEYS>(values, place.part(qkv, 2, D), stride, first, length);
 
@@ -261,6 +282,7 @@ __device__ void backward_keys(const bf16 *qkv, const unsigned *ids, const bf16 *
         }
         end_copies();
     };
+    // Queries are walked in rising order, which fixes the order of additions to `dk` and `dv`.
     load(0, 0);
     for (int at = 0, stage = 0; at < count; at += STEP, stage ^= 1) {
         const bool another = at + STEP < count;
@@ -314,6 +336,7 @@ __device__ void backward_keys(const bf16 *qkv, const unsigned *ids, const bf16 *
     }
     if (!busy) return;
     const float one[2] = {1.0f, 1.0f};
+    // A block owns its keys: it stores without atomics, and `dqkv` needs no zeros before.
     store<D>(dk, place.part(dqkv, 1, D), stride, first + warp * 16, length, one);
     store<D>(dv, place.part(dqkv, 2, D), stride, first + warp * 16, length, one);
 }
@@ -323,6 +346,7 @@ template <int D>
 __device__ void backward_queries(const bf16 *qkv, const unsigned *ids, const bf16 *dout, const float *log_sums,
                                  const float *along, bf16 *dqkv, unsigned width, unsigned longest, float scale,
                                  const unsigned *offsets, unsigned common, unsigned first_only, Mask mask) {
+    // 45,056 bytes at D = 80, as in the forward.
     alignas(16) __shared__ bf16 staged[2][QUERIES][D + 8];
     alignas(16) __shared__ bf16 keys[2][STEP][D + 8];
     alignas(16) __shared__ bf16 values[2][STEP][D + 8];
@@ -331,6 +355,8 @@ __device__ void backward_queries(const bf16 *qkv, const unsigned *ids, const bf1
     if (first >= length) return;
     const size_t stride = 3 * static_cast<size_t>(width);
     const bool busy = first + warp * 16 < count;
+    // Queries and the gradients of the output are the same for all keys: registers hold them for
+    // the whole loop, and shared memory is read for keys and values only.
     unsigned q[D / 16][4], g[D / 16][4];
     load_tile<D, QUERIES>(staged[0], place.part(qkv, 0, D), stride, first, count);
     load_tile<D, QUERIES>(staged[1], place.kept(dout, D), width, first, count);
@@ -424,10 +450,12 @@ extern "C" __global__ void flash_along(const bf16 *out, const bf16 *dout, float 
     const bf16 *qkv, const unsigned *ids, const bf16 *dout, const float *log_sums, const float *along, bf16 *dqkv,         \
         unsigned width, unsigned longest, float scale, const unsigned *offsets, unsigned common, unsigned first_only,      \
         u64 key, u64 first_sample, unsigned dropped_below, float kept_scale
+// blockIdx.z is the sequence of a block, hence its sample.
 #define MASK mask_of(key, first_sample, dropped_below, kept_scale, blockIdx.z)
 #define FORWARD_GIVEN qkv, ids, out, log_sums, width, longest, scale, offsets, common, first_only, MASK
 #define BACKWARD_GIVEN qkv, ids, dout, log_sums, along, dqkv, width, longest, scale, offsets, common, first_only, MASK
 
+// A kernel for each head width: arrays in registers and in shared memory need a constant D.
 extern "C" __global__ void flash_forward_64(FORWARD) { forward<64>(FORWARD_GIVEN); }
 extern "C" __global__ void flash_forward_80(FORWARD) { forward<80>(FORWARD_GIVEN); }
 extern "C" __global__ void flash_backward_keys_64(BACKWARD) { backward_keys<64>(BACKWARD_GIVEN); }

@@ -41,6 +41,7 @@ pub(super) fn forward(
             gemm_per_head(attention, sequences, target, a, b, scale)
         };
 
+    // Scores are written where the probabilities will be: the softmax works in place.
     let scores = layout.score_matrix(probabilities.as_view());
     let queries = layout.query_matrix(qkv);
     let keys = layout.key_matrix(qkv);
@@ -133,6 +134,7 @@ pub(super) fn backward(
     let dq = layout.query_matrix(dqkv.as_view());
     let dk = layout.key_matrix(dqkv.as_view());
     let dv = layout.value_matrix(dqkv.as_view());
+    // After the backward of the softmax, which writes the dropped probabilities again.
     product(dv, weights.transposed(), dout);
     product(dq, dscores, layout.key_matrix(qkv));
     product(dk, dscores.transposed(), layout.query_matrix(qkv));

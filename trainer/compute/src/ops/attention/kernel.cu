@@ -40,9 +40,12 @@ static __device__ void softmax_forward(T* probabilities, T* dropped, const unsig
     // Three passes over a row that the L1 cache holds: the maximum, the sum, the quotients. Scores are computed
     // again rather than kept, as a row may be longer than registers hold.
     float top = -3.0e38f, sum = 0.0f;
+    // Neighbouring lanes read neighbouring scores, and a lane's columns follow from the length
+    // alone.
     for (unsigned c = lane; c < s.tokens; c += 32) top = fmaxf(top, score(c));
     top = warp_max(top);
     for (unsigned c = lane; c < s.tokens; c += 32) sum += expf(score(c) - top);
+    // Never 1 / 0: the largest score adds e⁰ to the sum.
     float scale = 1.0f / warp_sum(sum);
     for (unsigned c = lane; c < s.tokens; c += 32) {
         float p = expf(score(c) - top) * scale;
@@ -78,6 +81,7 @@ static __device__ void softmax_backward(const T* probabilities, T* dropped, T* d
     mean = warp_sum(mean);
     for (unsigned c = lane; c < s.tokens; c += 32) {
         float p = load(probabilities + c), m = kept(c);
+        // With the scale of the scores, so that the products for `dq` and `dk` need no factor.
         store(dscores + c, p * (load(dscores + c) * m - mean) * scale);
         // The product for the values' gradient needs dropped probabilities, which the forward did not keep.
         if (dropped) store(dropped + row.at + c, p * m);
@@ -136,9 +140,12 @@ static __device__ void ragged_product(T* target, unsigned target_row, unsigned t
     b += begin_of(s, b_row, b_head, b_every);
     target += begin_of(s, target_row, target_head, target_every);
     unsigned quad_row = threadIdx.x / 8, quad_col = threadIdx.x % 8;
+    // In fp32 for both formats. One thread adds an element's products in the order of the inner
+    // index: the inner dimension is not split among blocks, which would need atomics.
     float sums[4][4] = {};
     for (unsigned k = 0; k < depth; k += TILE) {
         __syncthreads();
+        // After a barrier: other threads may still be reading the previous tile.
         fill((float*)a_tile, a, a_row, !a_transposed, top, m, k, depth);
         fill((float*)b_tile, b, b_row, b_transposed, left, n, k, depth);
         __syncthreads();

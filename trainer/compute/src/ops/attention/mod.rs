@@ -196,6 +196,8 @@ impl Attention {
                 out: cache.out.expect_device(),
             };
 
+            // Here the scratch has one number a row and head: `dout · out` instead of gradients of
+            // scores.
             flash::backward(self, sequences, dropout, cache, dout, dscores, &mut dqkv);
         } else {
             let cache = gpu::DeviceCache {

@@ -40,6 +40,7 @@ static __device__ __forceinline__ float block_max(float value) {
     __syncthreads();
     if (lane == 0) best[warp] = value;
     __syncthreads();
+    // Lanes without a warp repeat the first entry, which changes no maximum.
     return warp_max(best[lane < warps ? lane : 0]);
 }
 
@@ -56,6 +57,7 @@ static __device__ void query_forward(const T* q, const T* kv, float* probabiliti
         if (threadIdx.x % 32 == 0) row[token] = score;
     }
     __syncthreads();
+    // The barrier above makes the scores in global memory visible to all threads of the block.
     // Softmax, with the maximum taken off so that no exponential overflows.
     float largest = -INFINITY, sum = 0.0f;
     for (unsigned token = threadIdx.x; token < tokens; token += blockDim.x)
@@ -66,6 +68,7 @@ static __device__ void query_forward(const T* q, const T* kv, float* probabiliti
         sum += row[token];
     }
     sum = block_sum(sum);
+    // A thread reads back only what it wrote itself: no barrier until the quotients are complete.
     for (unsigned token = threadIdx.x; token < tokens; token += blockDim.x) row[token] /= sum;
     __syncthreads();
     // A thread for each column of the output: it adds the tokens in their order.
@@ -88,6 +91,8 @@ template <typename T>
 static __device__ void query_backward(const T* q, const T* kv, const float* probabilities,
                                       const T* out, const T* dout, T* dq, T* dkv, unsigned heads,
                                       unsigned size, unsigned tokens, float scale) {
+    // Every warp writes the gradients of its tokens here, and then every thread reads all of them;
+    // all threads read the same word at once, which is a broadcast and no bank conflict.
     __shared__ float dscores[PIECE];
     Head head = head_of(heads, size, tokens);
     const float* row = probabilities + head.row;

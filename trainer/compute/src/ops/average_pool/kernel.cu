@@ -10,6 +10,7 @@ static __device__ void pool_forward(const T* x, T* y, unsigned count, unsigned s
     size_t at = thread_index();
     if (at >= count) return;
     unsigned half = side / 2, channel = (unsigned)(at % channels);
+    // `line` counts the lines of all images: each has exactly half as many as its input.
     size_t place = at / channels, column = place % half, line = place / half;
     size_t upper = (line * 2 * side + column * 2) * channels + channel;
     size_t lower = upper + (size_t)side * channels;
@@ -31,6 +32,7 @@ static __device__ void pool_backward(const T* dy, T* dx, unsigned count, unsigne
     unsigned half = side / 2, channel = (unsigned)(at % channels);
     size_t place = at / channels, column = place % side, line = place / side;
     float part = 0.25f * load(dy + (line / 2 * half + column / 2) * channels + channel);
+    // `dx` is read only where it is added to: otherwise it may hold numbers of an earlier step.
     store(dx + at, add ? load(dx + at) + part : part);
 }
 

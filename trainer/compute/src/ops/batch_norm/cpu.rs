@@ -79,12 +79,14 @@ impl BatchNorm {
         let variances = &mut inv_std[..width];
         for i in 0..width {
             let distance = sum[i] / count;
+            // Rounding may leave a small negative number, whose square root would be NaN.
             variances[i] = (squares[i] / count - distance * distance).max(0.0);
             mean[i] += distance;
         }
 
         *rows = sums.all_reduce_moments(f64::from(count), &mut mean[..width], variances);
         // PyTorch normalizes with the biased variance, but keeps the unbiased one.
+        // One row has no unbiased variance: the divisor is at least 1.
         let unbiased = (*rows / (*rows - 1.0).max(1.0)) as f32;
         let follow = |running: &mut f32, now: f32| *running += MOMENTUM * (now - *running);
 
@@ -98,6 +100,7 @@ impl BatchNorm {
             variances[i] = 1.0 / (variances[i] + EPSILON).sqrt();
         }
 
+        // An integer in the reference, an fp32 here: exact for up to 2²⁴ batches.
         self.num_batches_tracked.slice_of_mut(state)[0] += 1.0;
         self.compute_affine(values, moments);
     }

@@ -49,6 +49,7 @@ struct RowPartition {
 impl RowPartition {
     fn for_length(length: usize, width: usize) -> Self {
         let rows = length / width;
+        // Not from the number of multiprocessors: another GPU would add in another order.
         let max_parts = TARGET_BLOCKS.div_ceil(width.div_ceil(CHANNELS_PER_BLOCK));
         let rows_per_part = rows.div_ceil(max_parts).max(MIN_ROWS_PER_BLOCK);
         Self {
@@ -224,6 +225,7 @@ pub(super) fn backward(
         .launch_on(device);
 
     if sums.is_synchronized() {
+        // After the gradients of weight and bias, which are summed over ranks with all others.
         let mut both = split_sums(sums, width).0.as_view().to_host();
         sums.all_reduce_pair(&mut both);
         split_sums(sums, width).0.copy_from_host(&both);

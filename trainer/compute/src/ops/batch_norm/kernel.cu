@@ -24,6 +24,8 @@ static __device__ __forceinline__ Walk walk_of(unsigned rows, unsigned width, un
     walk.row = blockIdx.y * share + threadIdx.x / LANES;
     unsigned end = (blockIdx.y + 1) * share;
     walk.end = end < rows ? end : rows;
+    // With an even width every row begins at an even index: pairs are aligned and none crosses the
+    // end of a row.
     walk.pair = width % 2 == 0;
     return walk;
 }
@@ -77,6 +79,7 @@ static __device__ __forceinline__ void store_two(bf16* to, Two two, bool pair, u
 
 // The two sums of each channel over the rows of the block, added in the order of its warps.
 static __device__ void sum_block(const Walk& walk, const Two& first, const Two& second, float* parts) {
+    // The lane is the last index: the threads of a warp access 32 different banks.
     __shared__ float sums[ROWS][4][LANES];
     unsigned lane = threadIdx.x % LANES, row = threadIdx.x / LANES;
     sums[row][0][lane] = first.v[0], sums[row][1][lane] = first.v[1];
@@ -100,12 +103,16 @@ static __device__ void batch_norm_sums(const T* x, float* parts, unsigned rows, 
     Walk walk = walk_of(rows, width, share);
     unsigned count = walk.holds(1) ? 2 : 1;
     Two sum = {{0.0f, 0.0f}}, squares = {{0.0f, 0.0f}};
+    // No early return: threads without a channel must reach the barrier of `sum_block`, too.
     if (walk.holds(0)) {
+        // The first row of all, not of this block: only distances from one origin can be added.
         Two origin = load_two(x + walk.channel, walk.pair, count);
         for (unsigned row = walk.row; row < walk.end; row += AHEAD * ROWS) {
             Two now[AHEAD];
 #pragma unroll
             for (unsigned i = 0; i < AHEAD; i++) {
+                // Beyond the end the origin is repeated: its distance is 0, and the loop needs no
+                // branch.
                 bool inside = row + i * ROWS < walk.end;
                 now[i] = inside ? load_two(x + walk.at(row + i * ROWS), walk.pair, count) : origin;
             }
@@ -147,6 +154,7 @@ static __device__ void batch_norm_moments(const T* x, const float* parts, float*
     float square = sum_parts(parts, 1, channel, width, count) / rows;
     if (threadIdx.x % 32 == 0) {
         moments[channel] = load(x + channel) + distance;
+        // Rounding may leave a small negative number, whose square root would be NaN.
         moments[width + channel] = fmaxf(square - distance * distance, 0.0f);
     }
 }
@@ -175,6 +183,7 @@ extern "C" __global__ void batch_norm_follow(const float* affine, float* running
     if (i >= width) return;
     float mean = moments[i], variance = moments[width + i];
     running[i] += momentum * (mean - running[i]);
+    // As PyTorch: the biased variance normalizes, the unbiased one is kept for evaluation.
     running[width + i] += momentum * (variance * unbiased - running[width + i]);
     if (i == 0) running[2 * width] += 1.0f;
     prepare(affine, mean, variance, moments, i, width, epsilon);
@@ -201,6 +210,8 @@ static __device__ void batch_norm_apply(const float* moments, const T* x, T* y, 
         offset.v[c] = moments[3 * width + walk.channel + c];
     }
     for (unsigned row = walk.row; row < walk.end; row += AHEAD * ROWS) {
+        // All loads come before the first store: the compiler may not move a load above a store to
+        // an array that could be the same.
         Two now[AHEAD], before[AHEAD];
 #pragma unroll
         for (unsigned i = 0; i < AHEAD; i++) {
@@ -232,6 +243,7 @@ EXPORT(batch_norm_apply,
 struct Channels {
     float mean[2], factor[2], offset[2];
     __device__ __forceinline__ float gate(unsigned c, float x, float dy, unsigned rectify) const {
+        // At 0 the gradient is 0, as in PyTorch.
         return rectify && !(x * factor[c] + offset[c] > 0.0f) ? 0.0f : dy;
     }
 };
@@ -295,6 +307,8 @@ extern "C" __global__ void batch_norm_gradients(const float* moments, const floa
     float sum = sum_parts(parts, 0, channel, width, count);
     float along = sum_parts(parts, 1, channel, width, count);
     if (threadIdx.x % 32 == 0) {
+        // Added, because gradients accumulate over micro-batches; this warp is the channel's only
+        // writer.
         affine[channel] += along * moments[width + channel];
         affine[width + channel] += sum;
         slopes[channel] = sum;
@@ -316,6 +330,8 @@ static __device__ void batch_norm_backward(const float* moments, const float* sl
     for (unsigned c = 0; c < count; c++) {
         unsigned i = walk.channel + c;
         float sharpness = moments[width + i];
+        // `all` counts the rows that the statistics are of: those of all ranks where they are
+        // synchronized.
         sum[c] = slopes[i] * channels.factor[c] / all;
         along[c] = channels.factor[c] * sharpness * (slopes[width + i] * sharpness) / all;
     }

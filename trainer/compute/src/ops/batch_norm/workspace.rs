@@ -65,6 +65,8 @@ impl BatchNormWorkspace {
             ),
             Some(device) => {
                 let length = gpu::sums_buffer_len(width);
+                // One buffer for all normalizations, of the size of the largest: they run one after
+                // another.
                 if self.device.as_ref().is_none_or(|sums| sums.len() < length) {
                     self.device = Some(DeviceBuffer::new(device, length, DType::F32));
                 }
@@ -96,6 +98,7 @@ impl BatchNormWorkspace {
 
         let width = means.len();
         let shared = &mut self.all_reduce_buffer[..width + 1];
+        // The count travels with the sums, in the same all-reduce: means are weighted by rows.
         shared[0] = rows;
         shared[1..]
             .iter_mut()

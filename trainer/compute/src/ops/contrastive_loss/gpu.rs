@@ -72,6 +72,7 @@ pub fn logits_to_gradients(
         .arg_output(slopes)
         .arg_u32(first)
         .arg_u32(pairs)
+        // Half for each direction, and the mean over the global batch.
         .arg_f32(0.5 / pairs as f32);
 
     launch.launch_on(device);

@@ -55,6 +55,7 @@ extern "C" __global__ void loss_rows(const float* logits, const unsigned* images
     unsigned row = blockIdx.x, own = first + row;
     Targets targets = {images, texts};
     const float* x = logits + (size_t)row * pairs;
+    // A thread without a column keeps this, which loses to every finite logit.
     Nearest top = {-INFINITY, 0};
     float right = 0.0f;
     for (unsigned j = threadIdx.x; j < pairs; j += blockDim.x) {
@@ -64,6 +65,7 @@ extern "C" __global__ void loss_rows(const float* logits, const unsigned* images
     }
     top = block_nearest(top);
     float sum = 0.0f;
+    // Relative to the maximum: logits reach the scale of 100, and e^100 is beyond fp32.
     for (unsigned j = threadIdx.x; j < pairs; j += blockDim.x) sum += expf(x[j] - top.value);
     sum = block_sum(sum);
     right = block_sum(right);
@@ -89,8 +91,12 @@ extern "C" __global__ void loss_differentiate(float* logits, const float* row_su
     float row_sum = row_sums[own], slope = 0.0f;
     for (unsigned j = threadIdx.x; j < pairs; j += blockDim.x) {
         float logit = x[j];
+        // Denominators are logarithms: the difference is at most 0, so neither exponential
+        // overflows.
         float gradient = share * (expf(logit - row_sum) + expf(logit - column_sums[j]));
         if (targets.right(own, j)) gradient -= share * (shares[own] + shares[j]);
+        // The weight is the logarithm of the scale, so that the derivative of a logit by it is the
+        // logit.
         slope += gradient * logit;
         x[j] = gradient;
     }

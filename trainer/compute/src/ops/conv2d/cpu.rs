@@ -65,6 +65,7 @@ impl ConvGeometry {
                 continue;
             }
 
+            // At the left edge `before` is 1, which keeps the difference from underflowing.
             let start = (y * side + left + before - 1) * channels;
             pixels[..inside.start].fill(0.0);
             pixels[inside.clone()].copy_from_slice(&image[start..start + inside.len()]);
@@ -119,6 +120,7 @@ impl ConvGeometry {
             for (piece, dy) in dy.chunks(step * outputs).enumerate() {
                 let rows = &mut rows[..dy.len() / outputs * row_len];
                 self.im2col(x, part * share + piece * step, rows);
+                // The first piece replaces what the last call left in `sums`.
                 let accumulate = if piece == 0 {
                     Accumulate::No
                 } else {

@@ -45,6 +45,8 @@ pub(super) fn backward_weights(
     im2col_chunks(geometry, x, rows, |pixels, rows| {
         let dy = pixel_rows(dy, &pixels, outputs).transposed();
         let product = Gemm {
+            // One stream executes the pieces in order: they are added in the same order in every
+            // run.
             accumulate: true,
             ..Gemm::new(target, dy, MatrixDesc::new(rows, row_len))
         };

@@ -14,6 +14,7 @@ static __device__ void conv2d_unfold(const T* x, T* rows, unsigned first, unsign
     __shared__ T found[UNFOLD_BLOCK * TAPS];
     size_t start = (size_t)blockIdx.x * UNFOLD_BLOCK, all = (size_t)count * channels;
     size_t at = start + threadIdx.x;
+    // No early return: all threads take part in writing the rows, behind the barrier.
     if (at < all) {
         unsigned line = (side + stride - 1) / stride;
         unsigned place = first + (unsigned)(at / channels), channel = (unsigned)(at % channels);
@@ -26,6 +27,8 @@ static __device__ void conv2d_unfold(const T* x, T* rows, unsigned first, unsign
             bool inside = row < side && column < side;
             size_t from = ((size_t)row * side + column) * channels;
             T value;
+            // In T and not in fp32: half of the shared memory in bfloat16, and what was T converts
+            // back exactly.
             store(&value, inside ? load(picture + from) : 0.0f);
             found[threadIdx.x * TAPS + tap] = value;
         }
@@ -48,6 +51,7 @@ static __device__ void conv2d_turn(const float* weight, T* turned, unsigned outp
     size_t at = thread_index();
     if (at >= (size_t)outputs * inputs * TAPS) return;
     size_t tap = at % TAPS, output = at / TAPS % outputs, input = at / TAPS / outputs;
+    // Writes are coalesced and reads are strided: a weight is small and mostly in the L2 cache.
     store(turned + at, weight[(output * inputs + input) * TAPS + TAPS - 1 - tap]);
 }
 

@@ -31,6 +31,7 @@ extern "C" __global__ void distillation(const float* taught, const float* featur
         of_teacher += a * a;
         of_own += b * b;
     }
+    // Lengths are clamped from below: a vector of zeros has the cosine 0 instead of NaN.
     float teacher_inverse = 1.0f / fmaxf(sqrtf(block_sum(of_teacher)), shortest);
     float own_inverse = 1.0f / fmaxf(sqrtf(block_sum(of_own)), shortest);
     float cosine = block_sum(both) * teacher_inverse * own_inverse;

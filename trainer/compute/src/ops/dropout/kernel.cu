@@ -9,6 +9,7 @@ __device__ __forceinline__ void dropout(const T* x, T* y, unsigned width, Sequen
     unsigned i = (blockIdx.y * blockDim.x + threadIdx.x) * OCTET;
     if (i >= count) return;
     x += s.row * width + i, y += s.row * width + i;
+    // After the offsets were added: what counts is the alignment of this thread's octet.
     bool well = lie_well(count, x, y);
     unsigned rest = count - i < OCTET ? count - i : OCTET;
     float v[OCTET], other[OCTET] = {};

@@ -170,6 +170,7 @@ impl DropoutMask {
     /// What an element is multiplied with: 0, or the inverse of the share that is kept.
     #[inline(always)]
     pub fn element_scale(self, element: usize) -> f32 {
+        // Wraps modulo 2³², as `unsigned` does in the kernel: both draw the same masks.
         let kept = mix32((element as u32).wrapping_add(self.key)) >= self.dropped_below;
         if kept { self.scale } else { 0.0 }
     }

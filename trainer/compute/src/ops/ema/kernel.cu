@@ -13,6 +13,7 @@ extern "C" __global__ void average_swap(float* averages, float* values, bf16* ro
                                         unsigned count) {
     size_t i = thread_index();
     if (i >= count) return;
+    // Numbers are moved and not computed: swapping twice restores every bit.
     float value = averages[i];
     averages[i] = values[i];
     values[i] = value;

@@ -25,6 +25,7 @@ pub(super) fn forward(
     let width = tables.token_type.len();
     gather_words(tables, ids, y);
     sequences.par_for_each(TokenRows(y, width), |_, y| {
+        // Adds as many rows as the sequence has tokens: positions begin at 0 in each.
         add_in_place(y.0, tables.positions)
     });
 }

@@ -46,6 +46,7 @@ pub(super) fn backward_words(
 ) {
     let tokens = dy.len() / width;
     let device = words.device();
+    // With the default of 256 threads, for which the kernel's shared arrays are declared.
     KernelLaunch::for_dtype("embedding_words", dy.dtype())
         .with_grid(tokens, 1, 1)
         .arg_input(ids)

@@ -19,6 +19,7 @@ static __device__ void embedding_forward(const float* words, const float* positi
         load_some(positions + c, well, count, p);
         load_some(kind + c, well, count, k);
 #pragma unroll
+        // In the order of the CPU: floating-point addition is not associative.
         for (unsigned i = 0; i < OCTET; i++) w[i] = w[i] + k[i] + p[i];
         store_some(y + c, well, count, w);
     });
@@ -61,6 +62,7 @@ static __device__ void embedding_words(const unsigned* ids, const T* dy, float* 
         __syncthreads();
         if (count == 0) continue;
         for (unsigned c = threadIdx.x; c < width; c += 256) {
+            // No other block writes this row: a plain read and write, without atomics.
             float sum = words[c];
             for (unsigned i = 0; i < count; i++) sum += load(dy + (size_t)found[i] * width + c);
             words[c] = sum;

@@ -5,6 +5,7 @@
 __device__ __forceinline__ float inverse_length(const float* x, unsigned width) {
     float squares = 0.0f;
     for (unsigned c = threadIdx.x % 32; c < width; c += 32) squares += x[c] * x[c];
+    // The epsilon of PyTorch's `normalize`: a row of zeros stays zero.
     return 1.0f / fmaxf(sqrtf(warp_sum(squares)), 1e-12f);
 }
 
@@ -24,6 +25,7 @@ static __device__ void normalize_backward(const float* x, const float* dy, T* dx
     if (row >= rows) return;
     x += row * width, dy += row * width, dx += row * width;
     // The part of `dy` along `x` changes only the length, which is normalized away: it is taken off.
+    // The length is computed again: the row is read in any case, and nothing has to be kept.
     float scale = inverse_length(x, width), along = 0.0f;
     for (unsigned c = threadIdx.x % 32; c < width; c += 32) along += x[c] * dy[c];
     along = warp_sum(along) * scale * scale;

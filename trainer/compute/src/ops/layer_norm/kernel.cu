@@ -13,6 +13,8 @@ static __device__ void layer_norm_forward(const float* scale, const T* x, T* y, 
     if (row >= rows) return;
     unsigned lane = threadIdx.x % 32;
     const float* bias = scale + width;
+    // Before the row's offset is added: if the width is a multiple of eight, all rows of an aligned
+    // array are aligned.
     bool well = lie_well(width, x, y), well_scaled = lie_well(width, scale, bias);
     x += row * width, y += row * width;
     // Mean and variance in two passes over the row, the second from the cache: the mean of the squares less the square
@@ -33,7 +35,9 @@ static __device__ void layer_norm_forward(const float* scale, const T* x, T* y, 
             // The zeros behind the last number are not of the row: they would add mean².
             squares += k < count ? (v[k] - mean) * (v[k] - mean) : 0.0f;
     });
+    // The biased variance, as PyTorch's LayerNorm takes it.
     float inverse = 1.0f / sqrtf(warp_sum(squares) / (float)width + epsilon);
+    // Kept in fp32 for the backward, which would otherwise need two more sums of each row.
     if (lane == 0) moments[2 * row] = mean, moments[2 * row + 1] = inverse;
     walk_row(width, lane, 32, [&](unsigned c, unsigned count) {
         float v[OCTET], w[OCTET], b[OCTET];

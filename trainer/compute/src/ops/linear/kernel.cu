@@ -4,6 +4,7 @@
 template <typename T>
 static __device__ void column_sums(const T* x, float* sums, unsigned rows, unsigned width) {
     bool well = lie_well(width, x);
+    // Sums are fp32 where rows are bfloat16: a batch has tens of thousands of rows.
     float* target[1] = {sums};
     sum_columns<1>(rows, width, target, [&](size_t r, unsigned c, unsigned count, float(*out)[OCTET]) {
         float values[OCTET];

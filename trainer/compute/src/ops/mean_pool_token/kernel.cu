@@ -41,6 +41,7 @@ static __device__ void mean_token_backward(T* dtokens, const T* dmeans, T* dx, u
     dtokens += picture * (places + 1) * width + channel;
     float first = load(dtokens) + load(dmeans + picture * width + channel);
     store(dtokens, first);
+    // From the fp32 sum and not from what was stored: it is rounded once, in the store of `dx`.
     float share = first / (float)places;
     for (unsigned place = 0; place < places; place++) {
         float value = load(dtokens + (size_t)(place + 1) * width);

@@ -63,6 +63,8 @@ impl PatchDropout {
             if kept < self.patches_per_image {
                 // The patches with the smallest random numbers: every subset is as likely as any other.
                 for (draw, patch) in self.draws.iter_mut().zip(all.clone()) {
+                    // The index in the lower half identifies the patch after the selection, and
+                    // makes all draws different.
                     *draw = dropout.random_u64(sample, patch) << 32 | u64::from(patch);
                 }
 

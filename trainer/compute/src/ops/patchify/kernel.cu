@@ -2,11 +2,13 @@
 // as bytes: a quarter of fp32.
 #include "common.cuh"
 
+// Numbers were normalized on the host; only bytes have to be.
 __device__ __forceinline__ float normalized(float value, unsigned) { return value; }
 
 __device__ __forceinline__ float normalized(unsigned char value, unsigned channel) {
     float mean = channel == 0 ? 0.48145466f : channel == 1 ? 0.4578275f : 0.40821073f;
     float deviation = channel == 0 ? 0.26862954f : channel == 1 ? 0.2613026f : 0.2757771f;
+    // Rearranged as in `read_normalized` of the host: one multiplication and one addition.
     return (float)value * (1.0f / (255.0f * deviation)) - mean / deviation;
 }
 
@@ -22,6 +24,8 @@ __device__ __forceinline__ void cut_patches(const P* pixels, const unsigned* see
     patches += (size_t)blockIdx.x * 3 * square;
     pixels += (size_t)sample * 3 * side * side + corner;
     for (unsigned i = threadIdx.x; i < 3 * square; i += blockDim.x) {
+        // In the order of the reference's convolution weight [width, 3, patch, patch], which makes
+        // the patch embedding a matrix product.
         unsigned channel = i / square, y = i % square / patch, x = i % patch;
         size_t at = ((size_t)channel * side + y) * side + x;
         store(patches + i, token == 0 ? 0.0f : normalized(pixels[at], channel));

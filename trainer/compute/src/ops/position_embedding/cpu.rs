@@ -22,6 +22,7 @@ pub(super) fn forward(
             y.copy_from_slice(&positions[position * width..][..width]);
         }
 
+        // Ends with the shorter of both: only the first row, the class token's, gets it.
         add_in_place(y, class);
     });
 }

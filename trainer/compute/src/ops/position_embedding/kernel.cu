@@ -52,6 +52,7 @@ static __device__ void positions_backward(float* positions, float* kind, const u
         if (place == 0 || token > 0) sum += load(dy + (sample * (1 + of_picture) + token) * width + c);
     }
     positions[(size_t)place * width + c] += sum;
+    // The class embedding is added to position 0 only: both have the same gradient.
     if (place == 0) kind[c] += sum;
 }
 

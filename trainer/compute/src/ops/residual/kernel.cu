@@ -11,6 +11,8 @@ static __device__ void branch_rectify(const T* y, T* dy, T* copy, unsigned count
             float slope[OCTET];
             load8(y + i, out);
             load8(dy + i, slope);
+            // The output of a ReLU is positive exactly where its input is: the input need not be
+            // kept.
             for (unsigned k = 0; k < OCTET; k++) slope[k] = out[k] > 0.0f ? slope[k] : 0.0f;
             store8(dy + i, slope);
             store8(copy + i, slope);

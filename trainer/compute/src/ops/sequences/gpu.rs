@@ -39,6 +39,7 @@ pub(super) fn scatter_rows(
     match sequences.pooling() {
         Pooling::AllTokens => all.copy_from(pooled),
         Pooling::FirstToken => {
+            // The kernel writes the rows of first tokens only.
             all.fill_zeros();
             let device = all.device();
             KernelLaunch::for_dtype("spread", pooled.dtype())

@@ -5,6 +5,7 @@ template <typename T> static __device__ void take(const T* all, T* kept, unsigne
     copy_row(all + s.token * width, kept + s.row * width, width);
 }
 
+// Other tokens' rows are not written: the host has set them to zero before.
 template <typename T> static __device__ void spread(const T* kept, T* all, unsigned width, Sequence s) {
     copy_row(kept + s.row * width, all + s.token * width, width);
 }

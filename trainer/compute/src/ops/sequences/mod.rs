@@ -71,6 +71,7 @@ impl<'a> Sequences<'a> {
         let ids = self
             .token_ids
             .get(self.offsets[sequence]..self.offsets[sequence + 1])?;
+        // None spares attention the mask where a sequence has no padding.
         ids.contains(&0).then_some(ids)
     }
 
