@@ -134,7 +134,10 @@ fn duplicates_that_are_right_for_each_other_are_another_run() {
     let mut config = small::train_config(folder.path(), "Positives");
     config.global_batch_size = 15;
     let error = train_until(&config, 1).0.unwrap_err();
-    assert!(error.to_string().contains("another duplicates"), "{error}");
+    assert!(
+        error.to_string().contains("another recipe: duplicates"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -189,7 +192,10 @@ fn an_averaged_run_ends_with_the_average_and_goes_on_from_the_weights_beside_it(
     // Without a decay there would be nothing to go on with, and with one nothing to begin with.
     for other in [config("stopped", None), config("plain", Some(0.9))] {
         let error = train_until(&other, 1).0.unwrap_err();
-        assert!(error.to_string().contains("another optimizer"), "{error}");
+        assert!(
+            error.to_string().contains("another recipe: optimizer"),
+            "{error}"
+        );
     }
 }
 

@@ -115,6 +115,15 @@ fn resuming_with_another_recipe_is_refused_and_names_the_field() {
     let saved = || small::train_config(folder.path(), "run");
     train_until(&saved(), 2).0.unwrap_err();
 
+    // The other validation data set must exist, or it would be refused for that.
+    let dataset = saved().validation.unwrap().dataset;
+    let other = format!("{}-other", dataset.trim_end_matches('/'));
+    std::fs::create_dir(&other).unwrap();
+    for file in std::fs::read_dir(&dataset).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), Path::new(&other).join(file.file_name())).unwrap();
+    }
+
     type Change = fn(&mut TrainConfig);
     let rows: [(Change, &str); 4] = [
         (

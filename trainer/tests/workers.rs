@@ -217,7 +217,7 @@ fn processes_score_together_what_one_scores_and_know_of_each_others_end() {
     assert_eq!(run.wait_for_exit(None), [Some(75), Some(78)]);
     assert!(
         run.failure_message(0)
-            .starts_with("worker 1 (rank 1) ended"),
+            .starts_with("worker 1 (rank 1) failed"),
         "{}",
         run.failure_message(0)
     );
