@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 
-/// Answers until told to stop.
+/// Serves until it is stopped.
 ///
 /// # Errors
 /// If the address cannot be listened on.

@@ -105,7 +105,7 @@ fn compile(source: &Path, out: &Path) -> Result<Compiled, String> {
     }
 }
 
-/// The kernels that the assembler tells of, and the bytes that each writes to memory for want of registers.
+/// The kernels in the assembler's output, and the bytes of registers that each spills to memory.
 fn read_spills(words: &str) -> Vec<(String, u32)> {
     let mut kernels: Vec<(String, u32)> = Vec::new();
     for line in words.lines() {

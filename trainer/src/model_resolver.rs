@@ -53,7 +53,7 @@ impl ResolvedWeights {
     /// # Errors
     /// If they are not of a whole model, or of one that cannot be built.
     pub fn model_config(&self) -> Result<ModelConfig> {
-        // The configuration first: shapes do not tell the number of heads, nor dropout.
+        // The configuration first: shapes do not determine the number of heads, nor dropout.
         let trained = self.config.as_ref().map(|config| config.model.clone());
         let model = trained.or_else(|| self.towers.model_config()).ok_or_else(|| {
             Error::Config(format!(

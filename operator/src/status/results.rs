@@ -34,7 +34,7 @@ pub(super) fn record_results(
         .is_some_and(|old| old.checkpoint == fresh.checkpoint);
 
     if same {
-        // Last words hold what was told last: what was told before them stays.
+        // A termination message may be truncated: results that were recorded before it stay.
         let results = report.results.iter().map(TaskResult::to_status);
         results.for_each(|result| upsert_by_name(&mut recorded.results, result, |one| &one.name));
         let mut datasets = recorded

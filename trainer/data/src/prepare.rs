@@ -269,7 +269,7 @@ fn index_shard(store: &Store, name: &str, skipped: &mut SkippedRecords) -> Resul
     let (samples, torn) = read_tar(&bytes);
     let uri = store.object_uri(name);
 
-    // An index would make the loss look intended: nobody could tell that samples are missing.
+    // An index would make the loss look intended: nobody would notice that samples are missing.
     if let Some(why) = torn {
         return Err(Error::Data(format!(
             "Shard {uri} is torn after {} samples: {why}. Re-upload it.",

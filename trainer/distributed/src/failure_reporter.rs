@@ -1,4 +1,4 @@
-//! Tells the other ranks that one of this process has failed.
+//! Broadcasts the failure of a rank of this process to the other ranks.
 
 use std::sync::Arc;
 

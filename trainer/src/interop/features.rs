@@ -23,7 +23,7 @@ pub enum FeatureKind {
     Texts,
 }
 
-// Untagged: in the reference's files only the key of the id tells images from texts.
+// Untagged: in the reference's files only the key of the id distinguishes images from texts.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum FeatureLine<'a> {

@@ -187,7 +187,7 @@ impl MatrixLayout {
         } = *operand;
 
         let kind = cuda_data_type(dtype)?;
-        // Columns before rows: cublasLt is told of the transpose, which is column-major.
+        // Columns before rows: cublasLt gets the transpose, which is column-major.
         let layout =
             result::create_matrix_layout(kind, cols as u64, rows as u64, row_stride as i64)?;
         let mut layout = Self(RawHandle(layout));

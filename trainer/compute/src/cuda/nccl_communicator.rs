@@ -12,7 +12,7 @@ use super::context::{RawHandle, to_device_error};
 use crate::device::{DeviceAddress, DeviceCommunicator, DeviceError};
 use crate::sync::lock_ignoring_poison;
 
-/// What rank 0 tells the others so that they find one another.
+/// The unique id that rank 0 broadcasts, so that the communicators find one another.
 ///
 /// # Errors
 /// If NCCL is missing or does not answer.

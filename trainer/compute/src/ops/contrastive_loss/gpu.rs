@@ -45,7 +45,7 @@ pub fn row_statistics(
 }
 
 /// Logits become their gradients, given ln Σ eˣ of all rows and of all columns; each row's part of the
-/// gradient of the logit scale is told.
+/// gradient of the logit scale is written to `slopes`.
 ///
 /// # Shapes
 /// `logits` `[rows, pairs]`, both sums `[pairs]`, `slopes` `[rows]`.

@@ -76,7 +76,7 @@ pub(super) fn forward(
     let target = MatrixDesc::new(y.as_view(), outputs);
     let a = MatrixDesc::new(x, inputs);
     let b = weight.matrix_desc(x.dtype()).transposed();
-    // cublasLt's epilogue is told to read the bias in the format of the target.
+    // cublasLt's epilogue reads the bias in the format of the target.
     let bias = bias.map(|bias| weight_in_dtype(bias, y.as_view().dtype()).address());
     let product = Gemm {
         bias,
