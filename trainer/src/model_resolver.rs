@@ -256,7 +256,7 @@ fn read_training_config(checkpoint: &Checkpoint) -> Result<TrainConfig> {
 
 fn resolve_file(store: &Store, name: &str) -> Result<ResolvedWeights> {
     let tensors = Weights::open(store, name)?;
-    // A stranger's file of a common name: it helps detection if it is JSON, and is ignored otherwise.
+    // An unrelated file of a common name: it helps detection if it is JSON, and is ignored otherwise.
     let config = store
         .get_if_exists(CONFIG_FILE)?
         .and_then(|bytes| serde_json::from_slice(&bytes).ok());

@@ -123,7 +123,7 @@ pub fn verify_model(
     Ok(VerifyReport::new(memory, config.to_string(), options, rows))
 }
 
-/// A batch that a device has no memory for can be made smaller by whoever chose it.
+/// A batch that a device has no memory for can be made smaller by the user.
 fn advise_smaller_batch(error: Error, batch: usize) -> Error {
     match error {
         Error::Device(fault @ DeviceError::OutOfMemory { .. }) => Error::Config(format!(

@@ -36,7 +36,7 @@ impl SplitMix64 {
 
     /// Uniform among `0..count`.
     pub(crate) fn next_index(&mut self, count: usize) -> usize {
-        // The high half of the product: no division, and a bias of `count` in 2⁶⁴, which nobody can measure.
+        // The high half of the product: no division, and a bias of `count` in 2⁶⁴, which is not measurable.
         ((u128::from(self.next_u64()) * count as u128) >> 64) as usize
     }
 

@@ -77,7 +77,7 @@ impl WorkerFailure {
 
 /// Shared by everything in a process that waits for other ranks.
 ///
-/// Its lock is a leaf: whoever holds it takes no other lock and does no I/O, so it may be taken under any
+/// Its lock is a leaf: its holder takes no other lock and does no I/O, so it may be taken under any
 /// other.
 #[derive(Debug, Default)]
 pub(super) struct AbortState {

@@ -2,7 +2,7 @@
 //! and failures. Carries no values, and decides nothing about a run.
 //!
 //! A star around worker 0, because a worker cannot tell by itself whether its neighbour died or only the
-//! connection between the two broke; whoever watches all of them can. Failures of worker 0 itself
+//! connection between the two broke; a process that watches all of them can. Failures of worker 0 itself
 //! are seen by every other worker.
 //!
 //! # Threads
@@ -260,7 +260,7 @@ impl PeerListener {
                 Err(error) if is_timeout(error.kind()) => {
                     FailureCause::HeartbeatTimeout(HEARTBEAT_TIMEOUT.as_secs())
                 }
-                // A message out of place is as good as none: whoever sent it does not follow the protocol.
+                // A message out of place is as good as none: its sender does not follow the protocol.
                 Ok(_) | Err(_) => FailureCause::ConnectionClosed,
             };
 

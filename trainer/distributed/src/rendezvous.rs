@@ -1,5 +1,5 @@
 //! How the workers of a run find each other: all connect to worker 0, which answers once everybody is there.
-//! A worker that does not belong is refused with a reason, and disturbs nobody.
+//! A worker that does not belong is refused with a reason, and disturbs no other worker.
 //!
 //! 1. Each worker opens a port for its ring connections, and sends its number in a hello to worker 0.
 //! 2. Worker 0 answers all of them with the table of ring addresses, once they are complete. The

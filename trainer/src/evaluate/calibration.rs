@@ -132,7 +132,7 @@ mod tests {
 
         let mut nearest: Vec<_> = answers.iter().map(near).collect();
         let mut relevant = vec![vec![0]; answers.len()];
-        // Nobody knows what would be right for this one.
+        // The right answer for this one is unknown.
         nearest.push(vec![Neighbor {
             index: 0,
             similarity: 2.0,

@@ -2,7 +2,7 @@
 //! names the storage that its values lie in.
 //!
 //! A pickle is a program for a stack machine whose REDUCE opcode calls any importable function, which is
-//! why `torch.load` of a stranger's file runs a stranger's code. Here opcodes only build a tree of
+//! why `torch.load` of an untrusted file runs untrusted code. Here opcodes only build a tree of
 //! [`Object`]s; of its calls, those that PyTorch rebuilds tensors with are recognised by name.
 
 use std::collections::BTreeMap;

@@ -118,7 +118,7 @@ fn storage_offsets(
             .stream_position()
             .map_err(|error| error.to_string())?;
 
-        // The length is a stranger's number: an overflow or a seek backwards would read other data as weights.
+        // The length is untrusted input: an overflow or a seek backwards would read other data as weights.
         let skipped = i64::from_le_bytes(length).checked_mul(dtype_size(*dtype) as i64);
         let skipped = skipped
             .filter(|&bytes| bytes >= 0)

@@ -116,7 +116,7 @@ impl DeviceDriver for CudaDevice {
 
     fn allocate(&self, bytes: usize) -> Result<DeviceAddress, DeviceError> {
         self.context.make_current()?;
-        // SAFETY: whoever asks gives it back by `free`, once.
+        // SAFETY: the caller gives it back by `free`, once.
         match unsafe { result::malloc_sync(bytes) } {
             Err(error) if error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
                 // Asked for after the failure: the message shows what other processes have left.

@@ -1,5 +1,5 @@
 //! Worker 0's side of the rendezvous: accepts the workers of its run, refuses others, and answers when all
-//! are there. Reads each hello in a thread of its own, so that a silent connection delays nobody.
+//! are there. Reads each hello in a thread of its own, so that a silent connection delays no other.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};

@@ -59,7 +59,7 @@ impl MatchTargets {
     /// The samples that match one.
     pub(super) fn matching_samples(&self, sample: usize) -> impl Iterator<Item = usize> {
         let same_text = self.texts.group_members(sample);
-        // Whoever has the same image too was already counted.
+        // A sample with the same image too was already counted.
         let same_text_only =
             same_text.filter(move |&other| !self.images.is_same_group(sample, other));
         self.images.group_members(sample).chain(same_text_only)
