@@ -357,7 +357,7 @@ fn features_of_images_with_masked_patches_are_the_references() {
     let pairs = golden.load_batch(0);
     let mut features = vec![9.0; 6 * 32];
     let visible_patches: Vec<u32> = visible_patches.collect();
-    vit.forward(
+    vit.forward_visible(
         params.values.view(),
         pairs.batch().pixels,
         &visible_patches,

@@ -5,7 +5,7 @@
 //! fits once fits for the whole run.
 
 pub mod clip;
-mod image_encoder;
+mod feature_buffers;
 pub mod teacher;
 pub mod towers;
 

@@ -1,13 +1,14 @@
 //! The whole residual network, a step of training on a device and on this machine.
 
 use cnclip_compute::device::DType;
+use cnclip_compute::ops::dropout::Dropout;
 use cnclip_compute::ops::patchify::PixelBatch;
 use cnclip_compute::params::ParamLayout;
 use cnclip_compute::tensor::{Memory, TensorView};
 use cnclip_crds::model::ResnetConfig as Sizes;
 use cnclip_crds::stage::Precision;
-use cnclip_nn::model::towers::FlatParams;
 use cnclip_nn::model::towers::resnet::ModifiedResnet;
+use cnclip_nn::model::towers::{FlatParams, ImageEncoder};
 
 use crate::support::{DEVICE, FORMATS, memory, numbers, rounded};
 
@@ -41,10 +42,10 @@ fn step(memory: &Memory, format: DType) -> [Vec<f32>; 3] {
     let mut slopes = memory.alloc_activations(BATCH * FEATURES);
     slopes.copy_from(TensorView::Host(&numbers(BATCH * FEATURES, 3, format)));
     tower.forward(
-        params.values.view(),
-        params.buffers.view_mut(),
+        &mut params,
         PixelBatch::Bytes(&bytes),
         true,
+        Dropout::NONE,
         features.view_mut(),
     );
 

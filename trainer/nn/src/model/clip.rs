@@ -7,17 +7,16 @@ use std::sync::Arc;
 use cnclip_compute::collective::{Collective, GradientReducer};
 use cnclip_compute::ops::adamw;
 use cnclip_compute::ops::dropout::Dropout;
-use cnclip_compute::ops::l2_normalize;
 use cnclip_compute::ops::patchify::PixelBatch;
 use cnclip_compute::params::{ParamInit, ParamLayout, Params, Weight};
-use cnclip_compute::tensor::{Memory, Tensor, TensorView, TensorViewMut};
+use cnclip_compute::tensor::{Memory, TensorView};
 use cnclip_crds::model::ModelConfig;
 use cnclip_crds::stage::Precision;
 
-use super::image_encoder::ImageEncoder;
+use super::feature_buffers::FeatureBuffers;
 use super::towers::bert::Bert;
-use super::towers::{BlockOutput, FlatParams, TowerCapacity};
-use super::{ImageTextFeatures, PackedTexts};
+use super::towers::{BlockOutput, FlatParams, ImageEncoder, TowerCapacity};
+use super::{ImageTextFeatures, PackedTexts, towers};
 
 /// The logarithm of the temperature's inverse before training, ln(1 / 0.07).
 const INITIAL_LOGIT_SCALE: f32 = 2.659_26;
@@ -74,54 +73,10 @@ impl<'a> ClipBatch<'a> {
     }
 }
 
-/// The features of one tower, before and after they are made unit vectors.
-#[derive(Debug)]
-struct FeatureBuffers {
-    width: usize,
-    used_len: usize,
-    raw: Tensor,
-    unit: Tensor,
-    gradient: Tensor,
-}
-
-impl FeatureBuffers {
-    fn new(memory: &Memory, batch: usize, width: usize) -> Self {
-        let len = batch * width;
-        Self {
-            width,
-            used_len: 0,
-            // In fp32: the loss compares features, and bf16 has too few digits for near cosines.
-            raw: memory.alloc_f32(len),
-            unit: memory.alloc_f32(len),
-            gradient: memory.alloc_activations(len),
-        }
-    }
-
-    /// Where a tower writes the features of `count` samples.
-    fn prepare_output(&mut self, count: usize) -> TensorViewMut<'_> {
-        self.used_len = count * self.width;
-        self.raw.first_n_mut(self.used_len)
-    }
-
-    fn normalize_rows(&mut self) -> TensorView<'_> {
-        // Not in place: the backward pass needs the lengths of the raw features.
-        let raw = self.raw.first_n(self.used_len);
-        l2_normalize::forward(self.width, raw, self.unit.first_n_mut(self.used_len));
-        self.unit.first_n(self.used_len)
-    }
-
-    fn backward(&mut self, dunit: TensorView<'_>) -> TensorView<'_> {
-        let raw = self.raw.first_n(self.used_len);
-        let gradient = self.gradient.first_n_mut(self.used_len);
-        l2_normalize::backward(self.width, raw, dunit, gradient);
-        self.gradient.first_n(self.used_len)
-    }
-}
-
 /// A Chinese-CLIP model: its structure and its working memory. The numbers are in [`Params`].
 #[derive(Debug)]
 pub struct Clip {
-    image: ImageEncoder,
+    image: Box<dyn ImageEncoder>,
     text: Bert,
     logit_scale: Weight,
     image_features: FeatureBuffers,
@@ -239,7 +194,7 @@ impl Clip {
         let memory = layout.memory().clone();
         let capacity = TowerCapacity { batch, recompute };
         Self {
-            image: ImageEncoder::declare_params(layout, &config.image, width, capacity),
+            image: towers::declare_image_encoder(layout, &config.image, width, capacity),
             text: Bert::declare_params(layout, &config.text, width, context, capacity),
             logit_scale: layout.register_weight(
                 "logit_scale",
@@ -321,7 +276,7 @@ impl Clip {
     /// What every block of both towers put out in the last forward pass, which was given `batch`: the
     /// image tower in forward order, then the text tower.
     pub fn block_outputs(&self, batch: ClipBatch<'_>) -> Vec<BlockOutput<'_>> {
-        let images = self.image.image_count(batch.pixels);
+        let images = batch.pixels.len() / self.image.values_per_image();
         let mut outputs = self.image.block_outputs(images);
         outputs.extend(self.text.block_outputs(batch.texts));
         outputs
@@ -348,7 +303,7 @@ impl Clip {
         training: bool,
         dropout: Dropout,
     ) {
-        let count = self.image.image_count(pixels);
+        let count = pixels.len() / self.image.values_per_image();
         let features = self.image_features.prepare_output(count);
         self.image
             .forward(params, pixels, training, dropout, features);

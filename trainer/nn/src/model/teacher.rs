@@ -6,13 +6,12 @@ use cnclip_compute::params::{ParamInit, ParamLayout, Params};
 use cnclip_compute::tensor::{Memory, TensorViewMut};
 use cnclip_crds::model::ImageTower;
 
-use super::image_encoder::ImageEncoder;
-use super::towers::TowerCapacity;
+use super::towers::{self, ImageEncoder, TowerCapacity};
 
 /// An image tower in evaluation.
 #[derive(Debug)]
 pub struct Teacher {
-    tower: ImageEncoder,
+    tower: Box<dyn ImageEncoder>,
     /// Its weights, zero until they are loaded: those of the image part of a model's weights file.
     pub params: Params,
     width: usize,
@@ -29,7 +28,7 @@ impl Teacher {
             recompute: true,
         };
 
-        let tower = ImageEncoder::declare_params(&mut layout, tower, width, capacity);
+        let tower = towers::declare_image_encoder(&mut layout, tower, width, capacity);
         // Files of an image tower hold it too.
         layout.register_weight("logit_scale", &[], ParamInit::Zeros);
 

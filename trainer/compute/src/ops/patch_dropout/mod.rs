@@ -87,6 +87,15 @@ impl PatchDropout {
         self.visible_patches()
     }
 
+    /// Makes these patches the visible ones, in place of random ones.
+    ///
+    /// # Shapes
+    /// [images, visible patches], of each image in rising order
+    pub fn set_visible_patches(&mut self, patches: &[u32]) {
+        self.visible_len = patches.len();
+        self.visible[..patches.len()].copy_from_slice(patches);
+    }
+
     /// What was chosen last.
     ///
     /// # Shapes

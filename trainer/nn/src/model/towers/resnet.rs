@@ -9,13 +9,14 @@ mod stem;
 use std::sync::Arc;
 
 use cnclip_compute::collective::{Collective, GradientReducer};
+use cnclip_compute::ops::dropout::Dropout;
 use cnclip_compute::ops::patchify::PixelBatch;
-use cnclip_compute::params::ParamLayout;
+use cnclip_compute::params::{ParamLayout, Params};
 use cnclip_compute::tensor::{Memory, Tensor, TensorView, TensorViewMut};
 use cnclip_crds::model::ResnetConfig;
 
 use super::param_ranges::ParamRanges;
-use super::{BlockOutput, FlatParams};
+use super::{BlockOutput, FlatParams, ImageEncoder};
 use attention_pool::AttentionPool;
 use bottleneck::{Bottleneck, BottleneckShape};
 use conv_batch_norm::ResnetWorkspace;
@@ -121,19 +122,14 @@ impl ModifiedResnet {
             scratch: ResnetScratch::new(layout.memory(), largest, workspace),
         }
     }
+}
 
-    /// Values of one image.
-    pub fn values_per_image(&self) -> usize {
+impl ImageEncoder for ModifiedResnet {
+    fn values_per_image(&self) -> usize {
         3 * self.side * self.side
     }
 
-    /// From now on a batch in training is normalised by the statistics of all ranks' batches.
-    pub fn synchronize_batch_norm(&mut self, ranks: Arc<dyn Collective>) {
-        self.scratch.workspace.synchronize_batch_norm(ranks);
-    }
-
-    /// The output of the stem and of every block in the last forward pass.
-    pub fn block_outputs(&self, batch: usize) -> Vec<BlockOutput<'_>> {
+    fn block_outputs(&self, batch: usize) -> Vec<BlockOutput<'_>> {
         let stem = BlockOutput {
             name: "visual.bn3".to_owned(),
             values: self.stem.output_view(batch),
@@ -148,20 +144,20 @@ impl ModifiedResnet {
         [stem].into_iter().chain(blocks).collect()
     }
 
-    /// Writes the features of a batch: in training, normalised by the batch's own statistics, which
-    /// the running ones in `buffers` then follow.
-    pub fn forward(
+    fn forward(
         &mut self,
-        values: TensorView<'_>,
-        buffers: TensorViewMut<'_>,
+        params: &mut Params,
         pixels: PixelBatch<'_>,
         training: bool,
+        _dropout: Dropout,
         features: TensorViewMut<'_>,
     ) {
         let batch = pixels.len() / self.values_per_image();
+        let values = params.values.view();
+        // In training, batches are normalised by their own statistics, which the running ones then follow.
         let context = &mut ResnetForwardContext {
             values,
-            buffers,
+            buffers: params.buffers.view_mut(),
             training,
             workspace: &mut self.scratch.workspace,
         };
@@ -176,9 +172,7 @@ impl ModifiedResnet {
         self.pool.forward(values, x, features);
     }
 
-    /// Adds to the gradients of the weights, given that of the features; hands each part to `reducer` as
-    /// soon as it is complete. To be called after a forward pass in training.
-    pub fn backward(
+    fn backward(
         &mut self,
         params: &mut FlatParams<'_>,
         dfeatures: TensorView<'_>,
@@ -208,6 +202,10 @@ impl ModifiedResnet {
 
         stem.backward(params, batch, scratch);
         reducer.reduce_gradients(&mut params.gradients, self.param_ranges.part_range(0));
+    }
+
+    fn synchronize_batch_norm(&mut self, ranks: Arc<dyn Collective>) {
+        self.scratch.workspace.synchronize_batch_norm(ranks);
     }
 }
 

@@ -2,24 +2,30 @@
 //! the class token is pooled and projected.
 
 mod block;
+mod cache;
+mod shape;
 
 use cnclip_compute::collective::GradientReducer;
 use cnclip_compute::gemm::Accumulate;
 use cnclip_compute::ops::attention::Attention;
+use cnclip_compute::ops::dropout::Dropout;
 use cnclip_compute::ops::layer_norm::{LayerNorm, LayerNormCache, MOMENTS_PER_ROW};
 use cnclip_compute::ops::linear::Linear;
+use cnclip_compute::ops::patch_dropout::PatchDropout;
 use cnclip_compute::ops::patchify::{PixelBatch, PixelBuffers, extract_patches};
 use cnclip_compute::ops::position_embedding;
 use cnclip_compute::ops::sequences::Sequences;
-use cnclip_compute::params::{ParamInit, ParamLayout, Weight};
-use cnclip_compute::tensor::{Memory, Tensor, TensorView, TensorViewMut};
+use cnclip_compute::params::{ParamInit, ParamLayout, Params, Weight};
+use cnclip_compute::tensor::{TensorView, TensorViewMut};
 use cnclip_crds::model::VitConfig;
 
 use super::param_ranges::ParamRanges;
 use super::sequence_buffers::SequenceBuffers;
 use super::transformer::{LayerDropouts, StackShape, TransformerScratch, TransformerStack};
-use super::{BlockOutput, FlatParams, TowerCapacity};
+use super::{BlockOutput, FlatParams, ImageEncoder, TowerCapacity};
 use block::VitBlock;
+use cache::VitCache;
+use shape::VitShape;
 
 /// PyTorch's default.
 const LAYER_NORM_EPSILON: f32 = 1e-5;
@@ -46,6 +52,8 @@ pub struct VisionTransformer {
     projection: Linear,
     /// The embedding, each block, and the norm and the projection behind them.
     param_ranges: ParamRanges,
+    /// Which patches of each image are visible.
+    patches: PatchDropout,
     /// Where the tokens of each image begin.
     offsets: Vec<usize>,
     /// The images, on a device.
@@ -53,62 +61,6 @@ pub struct VisionTransformer {
     /// Where images begin and which of their patches are visible, on a device.
     sequence_buffers: SequenceBuffers,
     cache: VitCache,
-}
-
-/// Activations around the blocks that the forward pass keeps for the backward pass.
-#[derive(Debug)]
-struct VitCache {
-    patches: Tensor,
-    embedded: Tensor,
-    moments_pre: Tensor,
-    moments_post: Tensor,
-    pooled: Tensor,
-}
-
-/// The sizes of a tower.
-#[derive(Clone, Copy)]
-struct VitShape {
-    side: usize,
-    patch: usize,
-    width: usize,
-    heads: usize,
-    layers: usize,
-}
-
-impl VitShape {
-    fn new(config: &VitConfig, side: usize) -> Self {
-        let width = config.width as usize;
-        Self {
-            side,
-            patch: config.patch_size as usize,
-            width,
-            heads: width / config.head_width as usize,
-            layers: config.layers as usize,
-        }
-    }
-
-    /// Tokens of one image: the class token and one for each patch.
-    fn tokens_per_image(&self) -> usize {
-        1 + (self.side / self.patch).pow(2)
-    }
-
-    fn values_per_patch(&self) -> usize {
-        3 * self.patch * self.patch
-    }
-}
-
-impl VitCache {
-    fn new(memory: &Memory, shape: &VitShape, batch: usize) -> Self {
-        let tokens = batch * shape.tokens_per_image();
-        let width = shape.width;
-        Self {
-            patches: memory.alloc_activations(tokens * shape.values_per_patch()),
-            embedded: memory.alloc_activations(tokens * width),
-            moments_pre: memory.alloc_f32(tokens * MOMENTS_PER_ROW),
-            moments_post: memory.alloc_f32(batch * MOMENTS_PER_ROW),
-            pooled: memory.alloc_activations(batch * width),
-        }
-    }
 }
 
 impl VisionTransformer {
@@ -176,6 +128,7 @@ impl VisionTransformer {
             norm_post,
             projection: Linear::new_projection(projection, width),
             param_ranges,
+            patches: PatchDropout::new(batch, tokens - 1),
             offsets: (0..=batch).map(|sample| sample * tokens).collect(),
             pixel_buffer: PixelBuffers::new(&memory, batch * 3 * side * side),
             sequence_buffers: SequenceBuffers::new(&memory, batch, batch * (tokens - 1)),
@@ -183,61 +136,51 @@ impl VisionTransformer {
         }
     }
 
-    /// Values of one image.
-    pub fn values_per_image(&self) -> usize {
-        3 * self.side * self.side
-    }
-
-    /// Patches of one image.
-    pub fn patch_count(&self) -> usize {
-        (self.side / self.patch).pow(2)
-    }
-
-    /// The output of the embedding and of every block in the last forward pass.
-    pub fn block_outputs(&self, batch: usize) -> Vec<BlockOutput<'_>> {
-        let token_values = self.offsets[batch] * self.width;
-        let blocks = "visual.transformer.resblocks";
-        self.stack
-            .block_outputs(token_values, batch * self.width, "visual.ln_pre", blocks)
-    }
-
-    /// Writes the features of a batch, of which some patches are visible.
+    /// Writes the features of a batch whose visible patches the caller chooses.
     ///
     /// # Shapes
     /// `visible_patches` [batch, visible patches of an image]
-    pub fn forward(
+    pub fn forward_visible(
         &mut self,
         values: TensorView<'_>,
         pixels: PixelBatch<'_>,
         visible_patches: &[u32],
         features: TensorViewMut<'_>,
     ) {
-        let batch = pixels.len() / self.values_per_image();
-        // Masked patches are left out of the sequence rather than zeroed: they cost nothing.
-        let tokens = 1 + visible_patches.len() / batch;
-        for (sample, offset) in self.offsets.iter_mut().enumerate() {
-            *offset = sample * tokens;
-        }
+        self.patches.set_visible_patches(visible_patches);
+        self.forward_patches(values, pixels, features);
+    }
+}
 
-        let offsets = &self.offsets[..=batch];
-        self.sequence_buffers.upload_batch(offsets, visible_patches);
-        self.embed_patches(values, pixels, visible_patches, batch);
-
-        // Images all have as many tokens, but the stack is that of texts and takes packed sequences.
-        let sequences = Sequences::new(&self.offsets[..=batch]);
-        let sequences = self.sequence_buffers.bind_sequences(sequences);
-        self.stack
-            .forward(values, sequences, |_| LayerDropouts::NONE);
-
-        self.project_pooled(values, batch, features);
+impl ImageEncoder for VisionTransformer {
+    fn values_per_image(&self) -> usize {
+        3 * self.side * self.side
     }
 
-    /// Adds to the gradients of the weights, given that of the features and the visible patches of the
-    /// forward pass; hands each part to `reducer` as soon as it is complete.
-    pub fn backward(
+    fn block_outputs(&self, batch: usize) -> Vec<BlockOutput<'_>> {
+        let token_values = self.offsets[batch] * self.width;
+        let blocks = "visual.transformer.resblocks";
+        self.stack
+            .block_outputs(token_values, batch * self.width, "visual.ln_pre", blocks)
+    }
+
+    fn forward(
+        &mut self,
+        params: &mut Params,
+        pixels: PixelBatch<'_>,
+        _training: bool,
+        dropout: Dropout,
+        features: TensorViewMut<'_>,
+    ) {
+        let batch = pixels.len() / self.values_per_image();
+        // Without dropout, all of them.
+        self.patches.sample_patches(batch, dropout);
+        self.forward_patches(params.values.view(), pixels, features);
+    }
+
+    fn backward(
         &mut self,
         params: &mut FlatParams<'_>,
-        visible_patches: &[u32],
         dfeatures: TensorView<'_>,
         reducer: &mut dyn GradientReducer,
     ) {
@@ -255,18 +198,45 @@ impl VisionTransformer {
             reducer,
         );
 
-        self.backward_embedding(params, visible_patches, batch);
+        self.backward_embedding(params, batch);
         reducer.reduce_gradients(&mut params.gradients, self.param_ranges.part_range(0));
     }
 
-    /// Writes the input of the first block: patches and the class token with their positions, normalised.
-    fn embed_patches(
+    fn mask_patches(&mut self, percent: u32) {
+        self.patches.set_masked_percent(percent);
+    }
+}
+
+impl VisionTransformer {
+    fn forward_patches(
         &mut self,
         values: TensorView<'_>,
         pixels: PixelBatch<'_>,
-        visible_patches: &[u32],
-        batch: usize,
+        features: TensorViewMut<'_>,
     ) {
+        let batch = pixels.len() / self.values_per_image();
+        // Masked patches are left out of the sequence rather than zeroed: they cost nothing.
+        let visible_patches = self.patches.visible_patches();
+        let tokens = 1 + visible_patches.len() / batch;
+        for (sample, offset) in self.offsets.iter_mut().enumerate() {
+            *offset = sample * tokens;
+        }
+
+        let offsets = &self.offsets[..=batch];
+        self.sequence_buffers.upload_batch(offsets, visible_patches);
+        self.embed_patches(values, pixels, batch);
+
+        // Images all have as many tokens, but the stack is that of texts and takes packed sequences.
+        let sequences = Sequences::new(&self.offsets[..=batch]);
+        let sequences = self.sequence_buffers.bind_sequences(sequences);
+        self.stack
+            .forward(values, sequences, |_| LayerDropouts::NONE);
+
+        self.project_pooled(values, batch, features);
+    }
+
+    /// Writes the input of the first block: patches and the class token with their positions, normalised.
+    fn embed_patches(&mut self, values: TensorView<'_>, pixels: PixelBatch<'_>, batch: usize) {
         let tokens = self.offsets[batch];
         let width = self.width;
         let len = tokens * width;
@@ -280,6 +250,7 @@ impl VisionTransformer {
 
         // In the order of the sequence: class token, then visible patches. Positions are added by the index of a
         // patch in the whole image, so masked images keep their geometry.
+        let visible_patches = self.patches.visible_patches();
         let visible_patches = self.sequence_buffers.bind_indices(visible_patches);
         extract_patches(
             self.pixel_buffer.upload_pixels(pixels),
@@ -373,12 +344,7 @@ impl VisionTransformer {
     }
 
     /// From the gradient of the first block's input in `scratch.gradient` to those of the embeddings.
-    fn backward_embedding(
-        &mut self,
-        params: &mut FlatParams<'_>,
-        visible_patches: &[u32],
-        batch: usize,
-    ) {
+    fn backward_embedding(&mut self, params: &mut FlatParams<'_>, batch: usize) {
         let tokens = self.offsets[batch];
         let width = self.width;
         let len = tokens * width;
@@ -412,7 +378,8 @@ impl VisionTransformer {
         position_embedding::backward(
             positions,
             class,
-            self.sequence_buffers.bind_indices(visible_patches),
+            self.sequence_buffers
+                .bind_indices(self.patches.visible_patches()),
             batch,
             dembedded,
         );
