@@ -12,8 +12,8 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::Parser;
-use cnclip::evaluate::search::{FeatureMatrix, nearest_neighbors};
 use cnclip::progress::process_memory;
+use cnclip_compute::nearest_neighbors::{FeatureMatrix, nearest_neighbors};
 use serde_json::json;
 
 /// Searches files of fp32 numbers.

@@ -5,7 +5,6 @@ pub mod corpus;
 pub mod predictions;
 mod results_table;
 pub mod retrieval;
-pub mod search;
 mod sharding;
 mod skip_budget;
 pub mod zero_shot;

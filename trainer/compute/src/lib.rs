@@ -7,6 +7,7 @@ pub mod device;
 pub mod digest;
 pub mod gemm;
 pub mod math;
+pub mod nearest_neighbors;
 pub mod ops;
 pub mod params;
 pub mod random;

@@ -119,7 +119,7 @@ fn top1_outcomes(found: &DirectionResult) -> Vec<Top1Outcome> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evaluate::search::Neighbor;
+    use cnclip_compute::nearest_neighbors::Neighbor;
 
     /// A query for each similarity; the right answer is candidate 0.
     fn direction(answers: &[(f32, bool)]) -> DirectionResult {

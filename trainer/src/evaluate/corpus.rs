@@ -12,12 +12,12 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::retrieval::{RetrievalPool, RetrievalResult};
-use super::search::FeatureMatrix;
 use super::sharding::all_gather_json;
 use super::skip_budget::EvalSkipBudget;
 use super::{EncodeOptions, Encoder, EncoderInputSizes};
 use crate::error::{Error, Result};
 use cnclip_compute::collective::Collective;
+use cnclip_compute::nearest_neighbors::FeatureMatrix;
 use cnclip_compute::ops::patchify::PixelBatch;
 use cnclip_data::shard::{Dataset, ItemId, SampleText};
 use cnclip_data::tokenizer::{Tokenizer, normalize_dataset_text};

@@ -2,7 +2,7 @@
 
 use cnclip_crds::tasks::{RecallAtK, RetrievalRecalls};
 
-use super::search::{FeatureMatrix, Neighbor, nearest_neighbors};
+use cnclip_compute::nearest_neighbors::{FeatureMatrix, Neighbor, nearest_neighbors};
 
 /// Candidates kept for each query: as many as the largest k of recall at k.
 pub const TOP_K: usize = 10;
@@ -12,7 +12,7 @@ pub const TOP_K: usize = 10;
 /// # Examples
 /// ```
 /// use cnclip::evaluate::retrieval::{RetrievalPool, RetrievalResult};
-/// use cnclip::evaluate::search::FeatureMatrix;
+/// use cnclip_compute::nearest_neighbors::FeatureMatrix;
 ///
 /// let result = RetrievalResult::search_pool(RetrievalPool {
 ///     texts: FeatureMatrix::new(&[1.0, 0.0, 0.0, 1.0], 2),

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::evaluate::predictions::{self, CorpusIds, IMAGE_TO_TEXT_FILE, TEXT_TO_IMAGE_FILE};
 use crate::evaluate::predictions::{IMAGE_TO_TEXT_SCORE_FILE, TEXT_TO_IMAGE_SCORE_FILE};
 use crate::evaluate::retrieval::{RetrievalPool, RetrievalResult};
-use crate::evaluate::search::FeatureMatrix;
+use cnclip_compute::nearest_neighbors::FeatureMatrix;
 use cnclip_data::jsonl::JsonLines;
 use cnclip_data::shard::ItemId;
 

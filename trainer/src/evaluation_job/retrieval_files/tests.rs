@@ -91,7 +91,7 @@ fn below_a_threshold_there_is_no_match() {
 
     assert!(scores.threshold.is_some());
     // The third best first answer divides the texts.
-    let first = |near: &Vec<crate::evaluate::search::Neighbor>| near[0].similarity;
+    let first = |near: &Vec<cnclip_compute::nearest_neighbors::Neighbor>| near[0].similarity;
     let mut firsts: Vec<_> = scored
         .retrieval
         .text_to_image

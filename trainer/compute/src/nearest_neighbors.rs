@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use cnclip_compute::gemm::{Accumulate, GemmThreads, MatrixView, MatrixViewMut, gemm_f32};
+use crate::gemm::{Accumulate, GemmThreads, MatrixView, MatrixViewMut, gemm_f32};
 
 /// Queries that one thread compares at a time: candidates are read from memory once per block of queries.
 const QUERY_BLOCK_ROWS: usize = 512;
@@ -19,7 +19,7 @@ const LANES: usize = 64;
 ///
 /// # Examples
 /// ```
-/// use cnclip::evaluate::search::{FeatureMatrix, nearest_neighbors};
+/// use cnclip_compute::nearest_neighbors::{FeatureMatrix, nearest_neighbors};
 ///
 /// let texts = FeatureMatrix::new(&[1.0, 0.0], 2);
 /// let images = FeatureMatrix::new(&[0.0, 1.0, 0.6, 0.8, 1.0, 0.0], 2);
@@ -211,7 +211,7 @@ impl TopCandidates {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cnclip_compute::random::{derive_key, uniform_f32};
+    use crate::random::{derive_key, uniform_f32};
 
     /// The definition: every similarity, and a stable sort.
     fn sorted(
