@@ -112,7 +112,11 @@ pub fn verify_model(
     progress(VerifyPhase::Compare);
     // In the order of the computation, in which the first deviation is searched.
     let mut rows = compare::compare_forward(&computed, &forward, &batch)?;
-    rows.extend(compare::compare_gradients(engine.params(), &gradients)?);
+    rows.extend(compare::compare_gradients(
+        engine.params(),
+        &gradients,
+        config,
+    )?);
     rows.extend(compare::compare_running_statistics(
         engine.params(),
         &oracle,

@@ -18,9 +18,6 @@ use cnclip_data::tokenizer::{Tokenizer, Vocabulary};
 use cnclip_oracle::{ChineseClip, normalize_pixels};
 use serde_json::Value;
 
-/// Tokens of the longest text of the published models.
-const CONTEXT_LENGTH: usize = 52;
-
 /// Images encoded at once.
 const BATCH: usize = 16;
 
@@ -45,19 +42,20 @@ struct Arguments {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let (model, config) = load_model(&arguments.model)?;
-    let query = encode_sentence(&model, &config, &arguments)?;
+    let checkpoint = Checkpoint::load(&arguments.model)?;
+    let query = encode_sentence(&checkpoint, &arguments)?;
+    let side = checkpoint.config.image.resolution as usize;
 
     let paths = list_files(&arguments.images)?;
     let mut scored = Vec::new();
     for paths in paths.chunks(BATCH) {
-        let (paths, pixels) = read_images(paths, config.image.resolution as usize)?;
+        let (paths, pixels) = read_images(paths, side)?;
         if paths.is_empty() {
             continue;
         }
 
         // Features are unit vectors: their product is the cosine.
-        let features = model.encode_image(&pixels)?;
+        let features = checkpoint.model.encode_image(&pixels)?;
         let cosines = features.matmul(&query.t()?)?.flatten_all()?;
         scored.extend(cosines.to_vec1::<f32>()?.into_iter().zip(paths));
     }
@@ -76,44 +74,59 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The model of a checkpoint, and its towers.
-fn load_model(folder: &Path) -> Result<(ChineseClip, ModelConfig)> {
-    let read = |name: &str| {
-        let path = folder.join(name);
-        std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
-    };
+/// A model of the trainer, in candle.
+struct Checkpoint {
+    model: ChineseClip,
+    config: ModelConfig,
+    /// Tokens of the longest text in training.
+    context_length: usize,
+}
 
-    // The configuration of the training; the towers are its `model`.
-    let training: Value = serde_json::from_slice(&read("config.json")?)?;
-    let config: ModelConfig = serde_json::from_value(training["model"].clone())
-        .context("config.json has no towers under `model`")?;
-    let weights = read("weights.safetensors")?;
-    let vb = VarBuilder::from_buffered_safetensors(weights, DType::F32, &Device::Cpu)?;
+impl Checkpoint {
+    fn load(folder: &Path) -> Result<Self> {
+        let read = |name: &str| {
+            let path = folder.join(name);
+            std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+        };
 
-    Ok((ChineseClip::new(&config, vb)?, config))
+        // The configuration of the training; the towers are its `model`.
+        let training: Value = serde_json::from_slice(&read("config.json")?)
+            .with_context(|| format!("{}/config.json is not JSON", folder.display()))?;
+        let config: ModelConfig = serde_json::from_value(training["model"].clone())
+            .context("config.json has no towers under `model`")?;
+        let context_length = training["contextLength"]
+            .as_u64()
+            .context("config.json has no `contextLength`")?;
+
+        let weights = read("weights.safetensors")?;
+        let damaged = || format!("{}/weights.safetensors is damaged", folder.display());
+        let vb = VarBuilder::from_buffered_safetensors(weights, DType::F32, &Device::Cpu)
+            .with_context(damaged)?;
+
+        Ok(Self {
+            model: ChineseClip::new(&config, vb).with_context(damaged)?,
+            config,
+            context_length: context_length as usize,
+        })
+    }
 }
 
 /// The unit feature of the sentence: [1, features].
-fn encode_sentence(
-    model: &ChineseClip,
-    config: &ModelConfig,
-    arguments: &Arguments,
-) -> Result<Tensor> {
+fn encode_sentence(checkpoint: &Checkpoint, arguments: &Arguments) -> Result<Tensor> {
     let path = &arguments.vocabulary;
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let vocabulary = Vocabulary::from_bytes(&bytes)?;
     let entries = vocabulary.vocab_size();
+    let known = checkpoint.config.text.vocab_size as usize;
     ensure!(
-        entries <= config.text.vocab_size as usize,
-        "{} has {entries} entries, and the model {}",
+        entries <= known,
+        "{} has {entries} entries, and the model {known}",
         path.display(),
-        config.text.vocab_size
     );
 
-    let context = CONTEXT_LENGTH.min(config.text.positions as usize);
-    let ids = Tokenizer::new(vocabulary).encode(&arguments.sentence, context);
+    let ids = Tokenizer::new(vocabulary).encode(&arguments.sentence, checkpoint.context_length);
     let ids = Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?;
-    Ok(model.encode_text(&ids)?)
+    Ok(checkpoint.model.encode_text(&ids)?)
 }
 
 fn list_files(folder: &Path) -> Result<Vec<PathBuf>> {

@@ -73,6 +73,9 @@ pub struct VerifyRow {
     pub relative_error: f64,
     /// The largest allowed.
     pub tolerance: f64,
+    /// Its tolerance in units of that of its quantity.
+    #[serde(skip)]
+    tolerance_factor: f64,
 }
 
 impl VerifyRow {
@@ -83,6 +86,15 @@ impl VerifyRow {
             quantity,
             relative_error,
             tolerance: 0.0,
+            tolerance_factor: 1.0,
+        }
+    }
+
+    /// The same, where two correct implementations differ by more.
+    pub(super) fn with_tolerance_factor(self, factor: f64) -> Self {
+        Self {
+            tolerance_factor: factor,
+            ..self
         }
     }
 
@@ -127,7 +139,7 @@ impl VerifyReport {
         mut rows: Vec<VerifyRow>,
     ) -> Self {
         for row in &mut rows {
-            row.tolerance = row.quantity.tolerance(options.precision);
+            row.tolerance = row.quantity.tolerance(options.precision) * row.tolerance_factor;
         }
 
         // Before sorting, because the diagnosis needs the order of the computation.
