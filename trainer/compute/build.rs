@@ -1,11 +1,11 @@
-//! Compiles the kernels for NVIDIA cards, under the feature `cuda` only: machine code for Hopper, and code
-//! that the driver compiles for every other card from Ampere on.
+//! Lists the tests of the operations, and compiles the kernels for NVIDIA GPUs, the latter under the feature `cuda`
+//! only: machine code for Hopper, and code that the driver compiles for every other GPU from Ampere on.
 
 mod kernel_sources;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::{env, fs, thread};
+use std::{env, fs, io, thread};
 
 use kernel_sources::{HEADERS, find_kernels, kernel_name};
 
@@ -18,6 +18,12 @@ type Compiled = (String, Vec<(String, u32)>);
 )]
 fn main() -> ExitCode {
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=src/ops");
+    if let Err(error) = list_operation_tests() {
+        eprintln!("error: {error}");
+        return ExitCode::FAILURE;
+    }
+
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return ExitCode::SUCCESS;
     }
@@ -26,7 +32,7 @@ fn main() -> ExitCode {
         println!("cargo:rerun-if-env-changed={name}");
     }
 
-    for folder in ["src/ops", "src/device", HEADERS] {
+    for folder in ["src/device", HEADERS] {
         println!("cargo:rerun-if-changed={folder}");
     }
 
@@ -36,6 +42,30 @@ fn main() -> ExitCode {
     }
 
     ExitCode::SUCCESS
+}
+
+/// Writes a module for the `tests.rs` of every operation, which `tests/operations/main.rs` includes: an operation
+/// without tests does not compile.
+fn list_operation_tests() -> Result<(), String> {
+    let folder = Path::new("src/ops");
+    let failed = |what: &Path, error: io::Error| format!("{}: {error}", what.display());
+    let mut modules = Vec::new();
+
+    for entry in fs::read_dir(folder).map_err(|error| failed(folder, error))? {
+        let path = entry.map_err(|error| failed(folder, error))?.path();
+        if !path.is_dir() {
+            continue;
+        }
+
+        let tests = path.join("tests.rs");
+        let file = fs::canonicalize(&tests).map_err(|error| failed(&tests, error))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        modules.push(format!("#[path = {file:?}]\nmod {name};\n"));
+    }
+
+    modules.sort();
+    let list = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("operation_tests.rs");
+    fs::write(&list, modules.concat()).map_err(|error| failed(&list, error))
 }
 
 /// Compiles every file, as many at once as there are cores, and writes the table of them.

@@ -3,8 +3,8 @@
 //!
 //! # Adding an operation
 //! A folder with `mod.rs` (the contract: documented functions with shapes, and the dispatch between CPU and
-//! device), `cpu.rs`, `gpu.rs` (launches), `kernel.cu` and `tests.rs`, and a line here. Build scripts find the
-//! kernel, and `tests/operations.rs` runs `tests.rs` on the CPU and on a device.
+//! device), `cpu.rs`, `gpu.rs` (launches), `kernel.cu` and `tests.rs`, and a line here. Build scripts find
+//! the kernel and the tests, which run on the CPU and on a device.
 
 pub mod activation;
 pub mod adamw;

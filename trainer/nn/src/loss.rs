@@ -1,19 +1,13 @@
 //! The symmetric contrastive loss over a global batch, and its gradients for one rank's share.
 
-mod device_buffers;
-mod logits;
-mod row_stats;
-mod targets;
-
 use std::ops::Range;
 
 use cnclip_compute::collective::Collective;
+use cnclip_compute::digest::Fingerprint;
+use cnclip_compute::ops::contrastive_loss::{self, LogSums, LogitRowStats, LossTargets};
 use cnclip_compute::tensor::{Memory, Tensor, TensorView, TensorViewMut};
 
 use crate::model::ImageTextFeatures;
-use device_buffers::DeviceLossBuffers;
-use row_stats::{LogSums, LogitRowStats};
-pub use targets::MatchTargets;
 
 /// The loss of a global batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -55,8 +49,7 @@ pub struct LossOutput {
 /// ```
 #[derive(Debug)]
 pub struct ContrastiveLoss {
-    /// The matches of the next batch: each sample matches itself alone, until others are given.
-    pub targets: MatchTargets,
+    targets: LossTargets,
     width: usize,
     logits: Tensor,
     /// Statistics of this rank's rows of logits.
@@ -69,8 +62,6 @@ pub struct ContrastiveLoss {
     text_log_sums: Vec<f32>,
     image_gradient: Tensor,
     text_gradient: Tensor,
-    /// What a device needs besides.
-    device_buffers: Option<DeviceLossBuffers>,
 }
 
 impl ContrastiveLoss {
@@ -83,7 +74,7 @@ impl ContrastiveLoss {
     pub fn new_in(memory: &Memory, global_batch: usize, local_batch: usize, width: usize) -> Self {
         let alloc_features = || memory.alloc_f32(local_batch * width);
         Self {
-            targets: MatchTargets::new(global_batch),
+            targets: LossTargets::new_in(memory, global_batch, local_batch),
             width,
             logits: memory.alloc_f32(local_batch * global_batch),
             row_stats: vec![LogitRowStats::default(); local_batch],
@@ -92,8 +83,12 @@ impl ContrastiveLoss {
             text_log_sums: vec![0.0; global_batch],
             image_gradient: alloc_features(),
             text_gradient: alloc_features(),
-            device_buffers: DeviceLossBuffers::new(memory, global_batch, local_batch),
         }
+    }
+
+    /// Samples with equal images or equal texts match each other in the next batch.
+    pub fn match_equal(&mut self, batch: &[Fingerprint]) {
+        self.targets.matches.match_equal(batch);
     }
 
     /// The loss of a global batch of unit features, and the gradients of this rank's.
@@ -106,15 +101,11 @@ impl ContrastiveLoss {
         let global_batch = features.images.len() / self.width;
         let local = ranks.rank_range(global_batch);
         // Once a batch: both sides read the same matches.
-        if let Some(buffers) = &mut self.device_buffers {
-            buffers.upload_targets(&self.targets, global_batch);
-        }
-
+        self.targets.upload_matches(global_batch);
         let means = self.reduce_row_stats(features, logit_scale, &local, ranks);
         self.compute_gradients(features, logit_scale, &local);
-        if let Some(buffers) = &self.device_buffers {
-            buffers.download_scale_gradients(&mut self.scale_gradients[..local.len()]);
-        }
+        self.targets
+            .download_scale_gradients(&mut self.scale_gradients[..local.len()]);
 
         // In fp64: the parts of many rows nearly cancel.
         let scale_gradients = self.scale_gradients[..local.len()].iter();
@@ -199,7 +190,7 @@ impl ContrastiveLoss {
         // The logits of the texts are still there; those of the images were overwritten, and computing
         // them again costs less than memory for both.
         self.logits_to_gradients(LogitRowSide::Texts, local, global_batch);
-        logits::compute_feature_gradients(
+        contrastive_loss::compute_feature_gradients(
             self.text_gradient.first_n_mut(gradient_len),
             self.logits.first_n(logits_len),
             images,
@@ -211,7 +202,7 @@ impl ContrastiveLoss {
         // scale's parts of both sides would count it twice, so those of the images overwrite the others.
         self.compute_logits(local_images, texts, logit_scale);
         self.logits_to_gradients(LogitRowSide::Images, local, global_batch);
-        logits::compute_feature_gradients(
+        contrastive_loss::compute_feature_gradients(
             self.image_gradient.first_n_mut(gradient_len),
             self.logits.first_n(logits_len),
             texts,
@@ -237,18 +228,13 @@ impl ContrastiveLoss {
         let row_stats = &mut self.row_stats[..local.len()];
         let logits = self.logits.first_n(local.len() * global_batch);
 
-        match (logits, &mut self.device_buffers) {
-            (TensorView::Device(logits), Some(buffers)) => {
-                buffers.compute_row_stats(logits, local.start, global_batch, row_stats)
-            }
-            (logits, _) => row_stats::compute_row_stats(
-                logits.expect_host(),
-                local.start,
-                global_batch,
-                &self.targets,
-                row_stats,
-            ),
-        }
+        contrastive_loss::row_statistics(
+            logits,
+            local.start,
+            global_batch,
+            &mut self.targets,
+            row_stats,
+        );
     }
 
     /// Computes the logits of this rank's rows.
@@ -256,7 +242,7 @@ impl ContrastiveLoss {
         let local_batch = rows.len() / self.width;
         let global_batch = columns.len() / self.width;
         let logits = self.logits.first_n_mut(local_batch * global_batch);
-        logits::compute_logits(logits, rows, columns, self.width, scale);
+        contrastive_loss::compute_logits(logits, rows, columns, self.width, scale);
     }
 
     /// Overwrites the logits with their gradients, and keeps each row's part of the logit scale's gradient.
@@ -280,18 +266,13 @@ impl ContrastiveLoss {
         };
 
         let logits = self.logits.first_n_mut(local.len() * global_batch);
-        match (logits, &mut self.device_buffers) {
-            (TensorViewMut::Device(mut logits), Some(buffers)) => {
-                buffers.logits_to_gradients(&mut logits, local.start, log_sums);
-            }
-            (logits, _) => row_stats::logits_to_gradients(
-                logits.expect_host(),
-                local.start,
-                log_sums,
-                &self.targets,
-                &mut self.scale_gradients[..local.len()],
-            ),
-        }
+        contrastive_loss::logits_to_gradients(
+            logits,
+            local.start,
+            log_sums,
+            &mut self.targets,
+            &mut self.scale_gradients[..local.len()],
+        );
     }
 }
 

@@ -221,7 +221,7 @@ impl Stepper {
             // The contrastive loss compares each pair with those of all ranks, so duplicates are
             // looked for in the whole global batch.
             let fingerprints = rank_sync.gather_fingerprints(&batch.fingerprints);
-            self.accumulator.loss.targets.match_equal(fingerprints);
+            self.accumulator.loss.match_equal(fingerprints);
         }
 
         let losses = self.compute_gradients(step, batch, rank_sync);

@@ -96,7 +96,7 @@ fn evaluate(
     let own = ranks.rank_range(pairs).len();
     let mut loss = ContrastiveLoss::new_in(memory, pairs + 3, own + 2, width);
     if duplicates {
-        loss.targets.match_equal(&fingerprints(pairs));
+        loss.match_equal(&fingerprints(pairs));
     }
 
     let place = |seed| -> Tensor {
@@ -224,8 +224,7 @@ fn of_equal_logits_the_first_is_the_nearest_on_a_device_too() {
         text: i,
     };
 
-    loss.targets
-        .match_equal(&(0..pairs as u64).map(pair).collect::<Vec<_>>());
+    loss.match_equal(&(0..pairs as u64).map(pair).collect::<Vec<_>>());
     let features = ImageTextFeatures {
         images: array.view(),
         texts: array.view(),

@@ -95,7 +95,7 @@ fn the_loss_and_its_gradients_agree_with_the_formula_in_double_precision() {
 
     for samples in [distinct_samples(), duplicated_samples()] {
         let mut loss = ContrastiveLoss::new(SAMPLES, WIDTH);
-        loss.targets.match_equal(&samples);
+        loss.match_equal(&samples);
         let reference =
             |images: &[f32], texts: &[f32], scale| reference_loss(images, texts, scale, &samples);
 
@@ -159,7 +159,7 @@ fn a_batch_without_duplicates_has_the_same_loss_to_the_last_bit() {
     let mut plain = ContrastiveLoss::new(SAMPLES, WIDTH);
     let mut matched = ContrastiveLoss::new(SAMPLES, WIDTH);
     // The matches of an earlier batch leave no trace.
-    matched.targets.match_equal(&duplicated_samples());
+    matched.match_equal(&duplicated_samples());
     let samples: Vec<Fingerprint> = (0..SAMPLES as u64)
         .map(|i| Fingerprint {
             image: i * 7 % 37,
@@ -167,7 +167,7 @@ fn a_batch_without_duplicates_has_the_same_loss_to_the_last_bit() {
         })
         .collect();
 
-    matched.targets.match_equal(&samples);
+    matched.match_equal(&samples);
     let output = plain.compute_loss(host_features(&images, &texts), 14.3, &SingleRank);
     assert_eq!(
         matched.compute_loss(host_features(&images, &texts), 14.3, &SingleRank),
@@ -195,7 +195,7 @@ fn every_match_counts_as_a_hit() {
 
     let mut loss = ContrastiveLoss::new(SAMPLES, WIDTH);
 
-    loss.targets.match_equal(&samples);
+    loss.match_equal(&samples);
     let output = loss.compute_loss(host_features(&images, &texts), 20.0, &SingleRank);
     let half = (SAMPLES / 2) as f64 / SAMPLES as f64;
     assert_eq!(accuracies(&output), [half, half]);
@@ -216,7 +216,7 @@ fn the_shares_of_ranks_are_the_gradient_of_one() {
     let compute_share = |ranks: &dyn Collective| {
         let local_batch = ranks.rank_range(global_batch).len();
         let mut loss = ContrastiveLoss::new_in(&Memory::Host, global_batch, local_batch, WIDTH);
-        loss.targets.match_equal(&samples[..global_batch]);
+        loss.match_equal(&samples[..global_batch]);
         let output = loss.compute_loss(host_features(&images, &texts), 20.0, ranks);
         let (images, texts) = read(loss.feature_gradients(0..local_batch));
 

@@ -1,79 +1,73 @@
-//! Rows of logits: what is to know of each, and their gradients.
+//! Launches of the kernels.
 
+use super::LogSums;
 use crate::device::{DeviceView, DeviceViewMut, KernelLaunch};
 
-/// Which pairs are right for each other: those with the same number for a picture or for a caption.
-#[derive(Clone, Copy, Debug)]
-pub struct DeviceTargets<'a> {
-    /// A number for the picture of each pair.
-    pub images: DeviceView<'a>,
-    /// A number for its caption.
-    pub texts: DeviceView<'a>,
-    /// What each pair that is right for a pair is worth to it.
-    pub target_weights: DeviceView<'a>,
+/// Which samples match each other: those whose image or whose text is in the same group.
+#[derive(Clone, Copy)]
+pub(super) struct DeviceTargets<'a> {
+    /// The group of the image of each sample.
+    pub(super) images: DeviceView<'a>,
+    /// The group of its text.
+    pub(super) texts: DeviceView<'a>,
+    /// The target probability of each match of a sample.
+    pub(super) target_weights: DeviceView<'a>,
 }
 
-/// Numbers that [`row_statistics`] finds of each row.
-pub const STATISTICS_PER_ROW: usize = 3;
+/// Values that [`row_statistics`] writes of each row.
+pub(super) const STATISTICS_PER_ROW: usize = 3;
 
-/// Finds of each row, of which the first is that of pair `first`: ln Σ eˣ, the mean of what is right, and
-/// whether the nearest is right.
+/// Writes of each row, of which the first is that of sample `first`: ln Σ eˣ, the target-weighted mean of its
+/// matches' logits, and whether the nearest column is a match.
 ///
 /// # Shapes
-/// `logits` [rows, pairs], `found` [rows, 3].
-pub fn row_statistics(
+/// `logits` [rows, global batch], `row_stats` [rows, 3]
+pub(super) fn row_statistics(
     logits: DeviceView<'_>,
-    (first, pairs): (usize, usize),
+    first: usize,
+    global_batch: usize,
     targets: DeviceTargets<'_>,
-    found: &mut DeviceViewMut<'_>,
+    row_stats: &mut DeviceViewMut<'_>,
 ) {
-    let rows = logits.len() / pairs;
-    let device = found.device();
-    let launch = KernelLaunch::new("loss_rows")
-        .with_grid(rows, 1, 1)
-        .arg_input(logits);
-    let launch = launch
+    let device = row_stats.device();
+    KernelLaunch::new("loss_rows")
+        .with_grid(logits.len() / global_batch, 1, 1)
+        .arg_input(logits)
         .arg_input(targets.images)
         .arg_input(targets.texts)
-        .arg_input(targets.target_weights);
-
-    launch
-        .arg_output(found)
+        .arg_input(targets.target_weights)
+        .arg_output(row_stats)
         .arg_u32(first)
-        .arg_u32(pairs)
+        .arg_u32(global_batch)
         .launch_on(device);
 }
 
-/// Logits become their gradients, given ln Σ eˣ of all rows and of all columns; each row's part of the
-/// gradient of the logit scale is written to `slopes`.
+/// Overwrites logits with their gradients, and writes each row's part of the gradient of the logit scale's
+/// logarithm.
 ///
 /// # Shapes
-/// `logits` `[rows, pairs]`, both sums `[pairs]`, `slopes` `[rows]`.
-pub fn logits_to_gradients(
+/// `logits` [rows, global batch], both log-sums [global batch], `scale_gradients` [rows]
+pub(super) fn logits_to_gradients(
     logits: &mut DeviceViewMut<'_>,
-    (first, pairs): (usize, usize),
-    (of_rows, of_columns): (DeviceView<'_>, DeviceView<'_>),
+    first: usize,
+    log_sums: LogSums<DeviceView<'_>>,
     targets: DeviceTargets<'_>,
-    slopes: &mut DeviceViewMut<'_>,
+    scale_gradients: &mut DeviceViewMut<'_>,
 ) {
-    let rows = logits.len() / pairs;
     let device = logits.device();
-    let launch = KernelLaunch::new("loss_differentiate")
-        .with_grid(rows, 1, 1)
-        .arg_output(logits);
-
-    let launch = launch.arg_input(of_rows).arg_input(of_columns);
-    let launch = launch
+    let global_batch = log_sums.columns.len();
+    KernelLaunch::new("loss_differentiate")
+        .with_grid(logits.len() / global_batch, 1, 1)
+        .arg_output(logits)
+        .arg_input(log_sums.rows)
+        .arg_input(log_sums.columns)
         .arg_input(targets.images)
         .arg_input(targets.texts)
-        .arg_input(targets.target_weights);
-
-    let launch = launch
-        .arg_output(slopes)
+        .arg_input(targets.target_weights)
+        .arg_output(scale_gradients)
         .arg_u32(first)
-        .arg_u32(pairs)
+        .arg_u32(global_batch)
         // Half for each direction, and the mean over the global batch.
-        .arg_f32(0.5 / pairs as f32);
-
-    launch.launch_on(device);
+        .arg_f32(0.5 / global_batch as f32)
+        .launch_on(device);
 }

@@ -2,30 +2,9 @@
 
 use rayon::prelude::*;
 
-use cnclip_compute::math::{fast_exp, max_value, sum_map};
+use crate::math::{fast_exp, max_value, sum_map};
 
-use super::MatchTargets;
-
-/// Statistics of one row of logits.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct LogitRowStats {
-    /// ln Σ eˣ.
-    pub(super) log_sum: f32,
-    /// `log_sum` less the target-weighted mean of the logits of its matches.
-    pub(super) cross_entropy: f64,
-    /// Whether the nearest column is a match.
-    pub(super) is_hit: bool,
-}
-
-/// ln Σ eˣ of the logits of every row, and of every column.
-///
-/// # Shapes
-/// Both [global batch].
-#[derive(Clone, Copy)]
-pub(super) struct LogSums<'a> {
-    pub(super) rows: &'a [f32],
-    pub(super) columns: &'a [f32],
-}
+use super::{LogSums, LogitRowStats, MatchTargets};
 
 impl LogitRowStats {
     fn from_logits(logits: &[f32], sample: usize, targets: &MatchTargets) -> Self {
@@ -58,7 +37,7 @@ impl LogitRowStats {
 ///
 /// # Shapes
 /// `logits` `[rows, global batch]`, `row_stats` `[rows]`.
-pub(super) fn compute_row_stats(
+pub(super) fn row_statistics(
     logits: &[f32],
     first: usize,
     global_batch: usize,
@@ -84,7 +63,7 @@ pub(super) fn compute_row_stats(
 pub(super) fn logits_to_gradients(
     logits: &mut [f32],
     first: usize,
-    log_sums: LogSums<'_>,
+    log_sums: LogSums<&[f32]>,
     targets: &MatchTargets,
     scale_gradients: &mut [f32],
 ) {

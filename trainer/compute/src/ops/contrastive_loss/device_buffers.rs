@@ -1,12 +1,10 @@
 //! What the loss keeps on a device beside features and logits: matches, log-sums, and the statistics of
 //! each row.
 
-use cnclip_compute::device::{DeviceBuffer, DeviceView, DeviceViewMut};
-use cnclip_compute::ops::contrastive_loss::gpu::{self, STATISTICS_PER_ROW};
-use cnclip_compute::tensor::{Memory, Tensor, TensorView};
-
-use super::MatchTargets;
-use super::row_stats::{LogSums, LogitRowStats};
+use super::gpu::{self, STATISTICS_PER_ROW};
+use super::{LogSums, LogitRowStats, MatchTargets};
+use crate::device::{DeviceBuffer, DeviceView, DeviceViewMut};
+use crate::tensor::{Memory, Tensor, TensorView};
 
 /// Memory on a device for a global batch.
 #[derive(Debug)]
@@ -56,9 +54,9 @@ impl DeviceLossBuffers {
             .copy_from(TensorView::Host(targets.target_weights(global_batch)));
     }
 
-    /// As [`super::row_stats::compute_row_stats`]. Waits for the device, once a side: ranks exchange the
+    /// As [`super::cpu::row_statistics`]. Waits for the device, once a side: ranks exchange the
     /// statistics through host memory, and no step is taken where the loss is not a number.
-    pub(super) fn compute_row_stats(
+    pub(super) fn row_statistics(
         &mut self,
         logits: DeviceView<'_>,
         first: usize,
@@ -77,7 +75,7 @@ impl DeviceLossBuffers {
             .first_n_mut(STATISTICS_PER_ROW * rows.len())
             .expect_device();
 
-        gpu::row_statistics(logits, (first, global_batch), targets, &mut row_stats);
+        gpu::row_statistics(logits, first, global_batch, targets, &mut row_stats);
         // The difference in fp64 on the host, as there.
         let row_stats = row_stats.as_view().to_host();
         let (row_stats, _) = row_stats.as_chunks::<STATISTICS_PER_ROW>();
@@ -91,12 +89,12 @@ impl DeviceLossBuffers {
         }
     }
 
-    /// As [`super::row_stats::logits_to_gradients`]; the scale gradients are downloaded later.
+    /// As [`super::cpu::logits_to_gradients`]; the scale gradients are downloaded later.
     pub(super) fn logits_to_gradients(
         &mut self,
         logits: &mut DeviceViewMut<'_>,
         first: usize,
-        log_sums: LogSums<'_>,
+        log_sums: LogSums<&[f32]>,
     ) {
         let global_batch = log_sums.columns.len();
         let [rows, columns] = &mut self.log_sums;
@@ -106,10 +104,10 @@ impl DeviceLossBuffers {
             .first_n_mut(global_batch)
             .copy_from(TensorView::Host(log_sums.columns));
 
-        let sums = (
-            rows.first_n(global_batch).expect_device(),
-            columns.first_n(global_batch).expect_device(),
-        );
+        let log_sums = LogSums {
+            rows: rows.first_n(global_batch).expect_device(),
+            columns: columns.first_n(global_batch).expect_device(),
+        };
 
         let targets = device_targets(
             &self.images,
@@ -123,13 +121,7 @@ impl DeviceLossBuffers {
             .first_n_mut(logits.len() / global_batch)
             .expect_device();
 
-        gpu::logits_to_gradients(
-            logits,
-            (first, global_batch),
-            sums,
-            targets,
-            &mut scale_gradients,
-        );
+        gpu::logits_to_gradients(logits, first, log_sums, targets, &mut scale_gradients);
     }
 
     /// The parts of the logit scale's gradient of the rows whose gradients were computed last. Waits for

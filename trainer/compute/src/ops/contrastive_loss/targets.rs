@@ -1,6 +1,6 @@
 //! Which samples of a batch match each other. Knows no features.
 
-use cnclip_compute::digest::Fingerprint;
+use crate::digest::Fingerprint;
 
 /// For each sample of a batch the samples that match it: itself, and those that have the same image or the
 /// same text, once that was asked for.

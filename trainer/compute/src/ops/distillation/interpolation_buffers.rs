@@ -1,10 +1,9 @@
 //! The taps of an interpolation on a device.
 
-use cnclip_compute::device::DeviceBuffer;
-use cnclip_compute::ops::distillation::gpu as ops;
-use cnclip_compute::tensor::{Memory, Tensor, TensorView};
-
-use super::LinearInterpolation;
+use super::gpu::DeviceInterpolation;
+use super::interpolation::LinearInterpolation;
+use crate::device::DeviceBuffer;
+use crate::tensor::{Memory, Tensor, TensorView};
 
 /// The outputs of an interpolation, found from either side: a backward pass that looks up the outputs of
 /// each input needs no atomic additions, whose order would differ from run to run.
@@ -43,8 +42,8 @@ impl InterpolationBuffers {
         Some(buffers)
     }
 
-    pub(super) fn as_device_op(&self) -> ops::LinearResize<'_> {
-        ops::LinearResize {
+    pub(super) fn as_device_views(&self) -> DeviceInterpolation<'_> {
+        DeviceInterpolation {
             left_neighbors: self.left_neighbors.as_view(),
             neighbor_starts: self.neighbor_starts.as_view(),
             right_weights: self.right_weights.view().expect_device(),

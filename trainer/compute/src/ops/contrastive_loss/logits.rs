@@ -1,14 +1,14 @@
 //! The matrix products between features and logits, in host memory or on a device.
 
-use cnclip_compute::device::{Gemm, MatrixDesc};
-use cnclip_compute::gemm::{Accumulate, GemmThreads, MatrixView, MatrixViewMut, gemm_f32};
-use cnclip_compute::tensor::{TensorView, TensorViewMut, panic_mixed_memories};
+use crate::device::{Gemm, MatrixDesc};
+use crate::gemm::{Accumulate, GemmThreads, MatrixView, MatrixViewMut, gemm_f32};
+use crate::tensor::{TensorView, TensorViewMut, panic_mixed_memories};
 
 /// `logits = scale · rows · columnsᵀ`.
 ///
 /// # Shapes
 /// `rows` [local batch, width], `columns` [global batch, width], `logits` [local batch, global batch].
-pub(super) fn compute_logits(
+pub fn compute_logits(
     logits: TensorViewMut<'_>,
     rows: TensorView<'_>,
     columns: TensorView<'_>,
@@ -50,7 +50,7 @@ pub(super) fn compute_logits(
 ///
 /// # Shapes
 /// As in [`compute_logits`]; `gradient` as `rows`.
-pub(super) fn compute_feature_gradients(
+pub fn compute_feature_gradients(
     gradient: TensorViewMut<'_>,
     logits: TensorView<'_>,
     columns: TensorView<'_>,
