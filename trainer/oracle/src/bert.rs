@@ -1,11 +1,11 @@
 //! The text tower: BERT without its pooler.
 
-use candle_core::{DType, Module, Result, Tensor};
-use candle_nn::{Embedding, Linear, VarBuilder};
+use candle_core::{DType, Result, Tensor};
+use candle_nn::{Embedding, Linear, VarBuilder, linear};
 use cnclip_crds::model::TextTower;
 
-use crate::TowerOutput;
-use crate::layers::{LayerNorm, multi_head_attention, normal_weight};
+use crate::layers::{Attention, LayerNorm, first_token, normal_weight};
+use crate::{NamedOutput, TowerOutput};
 
 /// BERT's own, a thousandth of what the image tower uses.
 const LAYER_NORM_EPSILON: f32 = 1e-12;
@@ -15,7 +15,7 @@ const LAYER_NORM_EPSILON: f32 = 1e-12;
 const PADDING_SCORE: f64 = -10_000.0;
 
 /// Segments of BERT's next-sentence task; a text is all of segment 0.
-const TOKEN_TYPES: usize = 2;
+const TOKEN_TYPES: i32 = 2;
 
 /// Post-normalized layers; the first token is pooled and projected.
 #[derive(Clone, Debug)]
@@ -32,19 +32,20 @@ impl Bert {
     pub(crate) fn new(config: &TextTower, embed_dim: usize, vb: VarBuilder<'_>) -> Result<Self> {
         let width = config.width as usize;
         let embeddings = vb.pp("bert.embeddings");
-        let table = |name: &str, entries: usize| {
-            let name = format!("{name}_embeddings.weight");
-            normal_weight(&embeddings, &[entries, width], &name)
+        let table = |name: &str, entries: i32| {
+            let shape = [entries as usize, width];
+            normal_weight(&embeddings, &shape, &format!("{name}_embeddings.weight"))
         };
 
-        let words = table("word", config.vocab_size as usize)?;
+        let words = table("word", config.vocab_size)?;
+        let encoder = vb.pp("bert.encoder.layer");
         let layers = (0..config.layers as usize)
-            .map(|layer| Layer::new(config, vb.pp("bert.encoder.layer").pp(layer)))
+            .map(|layer| Layer::new(config, encoder.pp(layer)))
             .collect::<Result<_>>()?;
 
         Ok(Self {
             word_embedding: Embedding::new(words, width),
-            position_embedding: table("position", config.positions as usize)?,
+            position_embedding: table("position", config.positions)?,
             token_type_embedding: table("token_type", TOKEN_TYPES)?,
             norm: LayerNorm::new(width, LAYER_NORM_EPSILON, embeddings.pp("LayerNorm"))?,
             layers,
@@ -52,39 +53,49 @@ impl Bert {
         })
     }
 
-    pub(crate) fn forward(&self, ids: &Tensor) -> Result<TowerOutput> {
-        let context = ids.dim(1)?;
-        let words = self.word_embedding.forward(ids)?;
-        let positions = self.position_embedding.narrow(0, 0, context)?;
-        let segment = self.token_type_embedding.narrow(0, 0, 1)?;
-        let embedded = words.broadcast_add(&positions)?.broadcast_add(&segment)?;
-        // The reference masks every id of 0, wherever it stands.
-        let mask = (ids.eq(0u32)?.to_dtype(DType::F32)? * PADDING_SCORE)?;
-        // The same for every head and every query.
-        let mask = mask.unsqueeze(1)?.unsqueeze(1)?;
+    /// # Shapes
+    /// `ids` u32 [batch, tokens], padded by 0.
+    pub(crate) fn encode_texts(&self, ids: &Tensor) -> Result<TowerOutput> {
+        let mask = padding_mask(ids)?;
+        let mut x = self.embed_tokens(ids)?;
+        let mut blocks = vec![NamedOutput::new("bert.embeddings", &x)];
 
-        let mut x = self.norm.forward(&embedded)?;
-        let mut blocks = vec![("bert.embeddings".to_owned(), x.clone())];
         for (number, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(&x, &mask)?;
-            blocks.push((format!("bert.encoder.layer.{number}"), x.clone()));
+            x = layer.forward_masked(&x, &mask)?;
+            let name = format!("bert.encoder.layer.{number}");
+            blocks.push(NamedOutput::new(&name, &x));
         }
 
         // [CLS] without BERT's pooler: the reference has neither its matrix nor its tanh.
-        let first_token = x.narrow(1, 0, 1)?.squeeze(1)?;
-        let features = first_token.matmul(&self.projection)?;
+        let features = first_token(&x)?.matmul(&self.projection)?;
         Ok(TowerOutput { features, blocks })
     }
+
+    fn embed_tokens(&self, ids: &Tensor) -> Result<Tensor> {
+        let context = ids.dim(1)?;
+        let positions = self.position_embedding.narrow(0, 0, context)?;
+        let segment = self.token_type_embedding.narrow(0, 0, 1)?;
+
+        ids.apply(&self.word_embedding)?
+            .broadcast_add(&positions)?
+            .broadcast_add(&segment)?
+            .apply(&self.norm)
+    }
+}
+
+/// What is added to attention scores: [batch, 1, 1, tokens], the same for every head and every query.
+fn padding_mask(ids: &Tensor) -> Result<Tensor> {
+    // The reference masks every id of 0, wherever it stands.
+    let is_padding = ids.eq(0u32)?.to_dtype(DType::F32)?;
+    let scores = (is_padding * PADDING_SCORE)?;
+
+    scores.unsqueeze(1)?.unsqueeze(1)
 }
 
 /// `m = norm(x + attention(x))`, `y = norm(m + mlp(m))`.
 #[derive(Clone, Debug)]
 struct Layer {
-    heads: usize,
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    attention_output: Linear,
+    attention: Attention,
     attention_norm: LayerNorm,
     mlp_up: Linear,
     mlp_down: Linear,
@@ -96,32 +107,35 @@ impl Layer {
         let width = config.width as usize;
         let hidden = config.intermediate as usize;
         let norm = |name: &str| LayerNorm::new(width, LAYER_NORM_EPSILON, vb.pp(name));
-        let linear = |inputs, outputs, name: &str| candle_nn::linear(inputs, outputs, vb.pp(name));
+        let square = |name: &str| linear(width, width, vb.pp(name));
+
+        let attention = Attention {
+            heads: config.heads as usize,
+            query: square("attention.self.query")?,
+            key: square("attention.self.key")?,
+            value: square("attention.self.value")?,
+            output: square("attention.output.dense")?,
+        };
 
         Ok(Self {
-            heads: config.heads as usize,
-            query: linear(width, width, "attention.self.query")?,
-            key: linear(width, width, "attention.self.key")?,
-            value: linear(width, width, "attention.self.value")?,
-            attention_output: linear(width, width, "attention.output.dense")?,
+            attention,
             attention_norm: norm("attention.output.LayerNorm")?,
-            mlp_up: linear(width, hidden, "intermediate.dense")?,
-            mlp_down: linear(hidden, width, "output.dense")?,
+            mlp_up: linear(width, hidden, vb.pp("intermediate.dense"))?,
+            mlp_down: linear(hidden, width, vb.pp("output.dense"))?,
             output_norm: norm("output.LayerNorm")?,
         })
     }
 
-    fn forward(&self, x: &Tensor, mask: &Tensor) -> Result<Tensor> {
-        let query = self.query.forward(x)?;
-        let key = self.key.forward(x)?;
-        let value = self.value.forward(x)?;
-        let attended = multi_head_attention(&query, &key, &value, self.heads, Some(mask))?;
-        let attended = self.attention_output.forward(&attended)?;
-        let middle = self.attention_norm.forward(&(x + attended)?)?;
+    fn forward_masked(&self, x: &Tensor, mask: &Tensor) -> Result<Tensor> {
+        let attended = self.attention.attend_to(x, x, Some(mask))?;
+        let middle = (x + attended)?.apply(&self.attention_norm)?;
 
-        // The exact GELU, by the error function.
-        let hidden = self.mlp_up.forward(&middle)?.gelu_erf()?;
-        let output = self.mlp_down.forward(&hidden)?;
-        self.output_norm.forward(&(&middle + output)?)
+        let output = middle
+            .apply(&self.mlp_up)?
+            // The exact GELU, by the error function.
+            .gelu_erf()?
+            .apply(&self.mlp_down)?;
+
+        (middle + output)?.apply(&self.output_norm)
     }
 }

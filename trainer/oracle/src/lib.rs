@@ -33,7 +33,7 @@ mod parameters;
 mod resnet;
 mod vit;
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::{Init, VarBuilder, loss};
 use cnclip_crds::model::{ImageTower, ModelConfig, TextTower, VitConfig};
 
@@ -73,12 +73,27 @@ enum ImageEncoder {
 pub struct TowerOutput {
     /// Projected features, not yet normalized: [batch, features].
     pub features: Tensor,
-    /// The output of the embedding and of every block, in forward order, each by the name that its
-    /// parameters begin with.
-    ///
+    /// The output of the embedding and of every block, in forward order.
+    pub blocks: Vec<NamedOutput>,
+}
+
+/// What the embedding or a block of a tower computes.
+#[derive(Clone, Debug)]
+pub struct NamedOutput {
+    /// What the names of its parameters begin with.
+    pub name: String,
     /// # Shapes
     /// [batch, tokens, width] of a transformer, [batch, channels, side, side] of a ResNet.
-    pub blocks: Vec<(String, Tensor)>,
+    pub values: Tensor,
+}
+
+impl NamedOutput {
+    fn new(name: &str, values: &Tensor) -> Self {
+        Self {
+            name: name.to_owned(),
+            values: values.clone(),
+        }
+    }
 }
 
 /// What a training step computes before its backward pass.
@@ -139,7 +154,8 @@ impl ChineseClip {
     /// # Errors
     /// If the shapes do not fit the model.
     pub fn encode_image(&self, pixels: &Tensor) -> Result<Tensor> {
-        normalize_l2(&self.image.forward(pixels, false)?.features)
+        let output = self.image.encode_images(pixels, false)?;
+        normalize_l2(&output.features)
     }
 
     /// Unit features of texts.
@@ -150,7 +166,8 @@ impl ChineseClip {
     /// # Errors
     /// If the shapes do not fit the model.
     pub fn encode_text(&self, ids: &Tensor) -> Result<Tensor> {
-        normalize_l2(&self.text.forward(ids)?.features)
+        let output = self.text.encode_texts(ids)?;
+        normalize_l2(&output.features)
     }
 
     /// Cosine similarities times the logit scale, a row for each image.
@@ -189,8 +206,8 @@ impl ChineseClip {
     /// # Errors
     /// If the shapes do not fit the model.
     pub fn forward_train(&self, pixels: &Tensor, ids: &Tensor) -> Result<TrainingOutput> {
-        let image = self.image.forward(pixels, true)?;
-        let text = self.text.forward(ids)?;
+        let image = self.image.encode_images(pixels, true)?;
+        let text = self.text.encode_texts(ids)?;
         let image_features = normalize_l2(&image.features)?;
         let text_features = normalize_l2(&text.features)?;
         let logits = self.logits_per_image(&image_features, &text_features)?;
@@ -220,10 +237,10 @@ impl ImageEncoder {
         }
     }
 
-    fn forward(&self, pixels: &Tensor, train: bool) -> Result<TowerOutput> {
+    fn encode_images(&self, pixels: &Tensor, train: bool) -> Result<TowerOutput> {
         match self {
-            Self::Vit(vit) => vit.forward(pixels),
-            Self::Resnet(resnet) => resnet.forward(pixels, train),
+            Self::Vit(vit) => vit.encode_images(pixels),
+            Self::Resnet(resnet) => resnet.encode_images(pixels, train),
         }
     }
 }
@@ -249,16 +266,23 @@ impl ImageEncoder {
 /// # Errors
 /// If the shape is another.
 pub fn normalize_pixels(bytes: &Tensor) -> Result<Tensor> {
-    let channel = |values: &[f32; 3]| Tensor::new(values, bytes.device())?.reshape((1, 3, 1, 1));
-    let scaled = (bytes.to_dtype(candle_core::DType::F32)? / 255.0)?;
-    let centered = scaled.broadcast_sub(&channel(&PIXEL_MEAN)?)?;
-    centered.broadcast_div(&channel(&PIXEL_STD)?)
+    let scaled = (bytes.to_dtype(DType::F32)? / 255.0)?;
+    let mean = per_channel(PIXEL_MEAN)?;
+    let std = per_channel(PIXEL_STD)?;
+
+    scaled.broadcast_sub(&mean)?.broadcast_div(&std)
+}
+
+/// A number for each color channel, to be broadcast over images.
+fn per_channel(numbers: [f32; 3]) -> Result<Tensor> {
+    Tensor::new(&numbers, &Device::Cpu)?.reshape((1, 3, 1, 1))
 }
 
 /// Rows as unit vectors.
 fn normalize_l2(features: &Tensor) -> Result<Tensor> {
     // Without an epsilon, as the reference: a feature of zero would be an error, not a small vector.
     let norms = features.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?;
+
     features.broadcast_div(&norms)
 }
 
@@ -267,8 +291,10 @@ fn symmetric_contrastive_loss(logits: &Tensor) -> Result<Tensor> {
     let pairs = logits.dim(0)? as u32;
     let targets = Tensor::arange(0u32, pairs, logits.device())?;
     // Only this rank's pairs: how ranks share a batch is not the model's concern.
+    let logits_per_text = logits.t()?.contiguous()?;
     let by_image = loss::cross_entropy(logits, &targets)?;
-    let by_text = loss::cross_entropy(&logits.t()?.contiguous()?, &targets)?;
+    let by_text = loss::cross_entropy(&logits_per_text, &targets)?;
+
     (by_image + by_text)? / 2.0
 }
 

@@ -16,12 +16,14 @@ pub fn gradients_by_name(parameters: &VarMap, loss: &Tensor) -> Result<BTreeMap<
     let gradients = loss.backward()?;
     let variables = parameters.data().lock();
     let variables = variables.unwrap_or_else(PoisonError::into_inner);
-    let named = variables.iter().filter_map(|(name, variable)| {
-        let gradient = gradients.get(variable.as_tensor())?;
-        Some((name.clone(), gradient.clone()))
-    });
+    let mut named = BTreeMap::new();
+    for (name, variable) in variables.iter() {
+        if let Some(gradient) = gradients.get(variable.as_tensor()) {
+            named.insert(name.clone(), gradient.clone());
+        }
+    }
 
-    Ok(named.collect())
+    Ok(named)
 }
 
 /// The first step of AdamW, with moments of zero, on one parameter of the given gradient.

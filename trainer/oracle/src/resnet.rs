@@ -2,11 +2,11 @@
 //! attention in place of the last pool.
 
 use candle_core::{D, Module, ModuleT, Result, Tensor};
-use candle_nn::{BatchNorm, Conv2d, Conv2dConfig, Linear, VarBuilder};
+use candle_nn::{BatchNorm, Conv2d, Conv2dConfig, VarBuilder, linear};
 use cnclip_crds::model::ResnetConfig;
 
-use crate::TowerOutput;
-use crate::layers::{multi_head_attention, normal_weight};
+use crate::layers::{Attention, normal_weight};
+use crate::{NamedOutput, TowerOutput};
 
 /// Channels out of a bottleneck, in units of its inner ones.
 const EXPANSION: usize = 4;
@@ -33,33 +33,16 @@ impl ModifiedResnet {
         vb: VarBuilder<'_>,
     ) -> Result<Self> {
         let width = config.width as usize;
-        let stem_unit = |number: usize, inputs, outputs, stride| {
-            let shape = ConvShape {
-                inputs,
-                outputs,
-                kernel: 3,
-                stride,
-            };
-
-            let convolution = vb.pp(format!("conv{number}"));
-            ConvBatchNorm::new(shape, convolution, vb.pp(format!("bn{number}")))
-        };
-
-        let stem = vec![
-            stem_unit(1, 3, width / 2, 2)?,
-            stem_unit(2, width / 2, width / 2, 1)?,
-            stem_unit(3, width / 2, width, 1)?,
-        ];
-
+        let stem = build_stem(width, &vb)?;
         let mut inputs = width;
         let mut blocks = Vec::new();
         for (layer, &count) in config.layers.iter().enumerate() {
+            let planes = width << layer;
             for block in 0..count as usize {
+                // The first block of a layer halves the side, but for the first layer.
                 let stride = if layer > 0 && block == 0 { 2 } else { 1 };
-                let planes = width << layer;
                 let name = format!("layer{}.{block}", layer + 1);
                 let bottleneck = Bottleneck::new(inputs, planes, stride, &vb.pp(&name))?;
-
                 blocks.push((format!("visual.{name}"), bottleneck));
                 inputs = EXPANSION * planes;
             }
@@ -72,24 +55,50 @@ impl ModifiedResnet {
     }
 
     /// In training, batch statistics normalize, and running statistics follow them.
-    pub(crate) fn forward(&self, pixels: &Tensor, train: bool) -> Result<TowerOutput> {
+    ///
+    /// # Shapes
+    /// `pixels` [batch, 3, side, side], normalized.
+    pub(crate) fn encode_images(&self, pixels: &Tensor, train: bool) -> Result<TowerOutput> {
         let mut x = pixels.clone();
         for unit in &self.stem {
-            x = unit.forward(&x, train)?.relu()?;
+            x = x.apply_t(unit, train)?.relu()?;
         }
 
         x = x.avg_pool2d(2)?;
-        let mut outputs = vec![("visual.bn3".to_owned(), x.clone())];
+        let mut outputs = vec![NamedOutput::new("visual.bn3", &x)];
         for (name, block) in &self.blocks {
-            x = block.forward(&x, train)?;
-            outputs.push((name.clone(), x.clone()));
+            x = x.apply_t(block, train)?;
+            outputs.push(NamedOutput::new(name, &x));
         }
 
         Ok(TowerOutput {
-            features: self.pool.forward(&x)?,
+            features: x.apply(&self.pool)?,
             blocks: outputs,
         })
     }
+}
+
+/// Three convolutions, of which the first halves the side.
+fn build_stem(width: usize, vb: &VarBuilder<'_>) -> Result<Vec<ConvBatchNorm>> {
+    let unit = |number: usize, inputs, outputs, stride| {
+        let shape = ConvShape {
+            inputs,
+            outputs,
+            kernel: 3,
+            stride,
+        };
+
+        let convolution = vb.pp(format!("conv{number}"));
+        let norm = vb.pp(format!("bn{number}"));
+        ConvBatchNorm::new(shape, convolution, norm)
+    };
+
+    let half = width / 2;
+    Ok(vec![
+        unit(1, 3, half, 2)?,
+        unit(2, half, half, 1)?,
+        unit(3, half, width, 1)?,
+    ])
 }
 
 /// The sizes of a convolution whose padding keeps the side, but for the stride.
@@ -128,9 +137,11 @@ impl ConvBatchNorm {
             norm: candle_nn::batch_norm(outputs, BATCH_NORM_EPSILON, norm)?,
         })
     }
+}
 
-    fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
-        self.norm.forward_t(&self.convolution.forward(x)?, train)
+impl ModuleT for ConvBatchNorm {
+    fn forward_t(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        x.apply(&self.convolution)?.apply_t(&self.norm, train)
     }
 }
 
@@ -175,62 +186,87 @@ impl Bottleneck {
         })
     }
 
-    fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
-        let pool = |x: Tensor| match self.stride {
-            1 => Ok(x),
+    /// Half the side where the block has stride 2.
+    fn pool_to_stride(&self, x: &Tensor) -> Result<Tensor> {
+        match self.stride {
+            1 => Ok(x.clone()),
             stride => x.avg_pool2d(stride),
-        };
+        }
+    }
 
-        let y = self.units[0].forward(x, train)?.relu()?;
-        let y = self.units[1].forward(&y, train)?.relu()?;
-        let y = self.units[2].forward(&pool(y)?, train)?;
-        let shortcut = match &self.shortcut {
-            // Pooled first: CLIP replaces the strided convolution of a shortcut by a pool before
-            // it.
-            Some(unit) => unit.forward(&pool(x.clone())?, train)?,
-            None => x.clone(),
-        };
+    fn apply_units(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        let [reduce, convolve, expand] = &self.units;
+        let narrow = x
+            .apply_t(reduce, train)?
+            .relu()?
+            .apply_t(convolve, train)?
+            .relu()?;
 
-        (y + shortcut)?.relu()
+        self.pool_to_stride(&narrow)?.apply_t(expand, train)
+    }
+
+    fn apply_shortcut(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        match &self.shortcut {
+            // Pooled first, in place of the strided convolution of other ResNets.
+            Some(unit) => self.pool_to_stride(x)?.apply_t(unit, train),
+            None => Ok(x.clone()),
+        }
+    }
+}
+
+impl ModuleT for Bottleneck {
+    fn forward_t(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        let residual = self.apply_units(x, train)?;
+        let shortcut = self.apply_shortcut(x, train)?;
+        (residual + shortcut)?.relu()
     }
 }
 
 /// One attention layer whose only query is the mean of all positions.
 #[derive(Clone, Debug)]
 struct AttentionPool {
-    heads: usize,
     position_embedding: Tensor,
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    output: Linear,
+    attention: Attention,
 }
 
 impl AttentionPool {
     fn new(width: usize, positions: usize, embed_dim: usize, vb: VarBuilder<'_>) -> Result<Self> {
         let shape = [positions, width];
-        Ok(Self {
+        let square = |name: &str| linear(width, width, vb.pp(name));
+        let attention = Attention {
             heads: width / HEAD_WIDTH,
+            query: square("q_proj")?,
+            key: square("k_proj")?,
+            value: square("v_proj")?,
+            output: linear(width, embed_dim, vb.pp("c_proj"))?,
+        };
+
+        Ok(Self {
             position_embedding: normal_weight(&vb, &shape, "positional_embedding")?,
-            query: candle_nn::linear(width, width, vb.pp("q_proj"))?,
-            key: candle_nn::linear(width, width, vb.pp("k_proj"))?,
-            value: candle_nn::linear(width, width, vb.pp("v_proj"))?,
-            output: candle_nn::linear(width, embed_dim, vb.pp("c_proj"))?,
+            attention,
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let places = x.flatten_from(2)?;
-        let mean = places.mean_keepdim(D::Minus1)?;
-        let tokens = Tensor::cat(&[&mean, &places], 2)?;
-        // Channels first to tokens: the mean is token 0, and has a learned position too.
-        let tokens = tokens.transpose(1, 2)?.contiguous()?;
-        let tokens = tokens.broadcast_add(&self.position_embedding)?;
-        let query = self.query.forward(&tokens.narrow(1, 0, 1)?.contiguous()?)?;
-        let key = self.key.forward(&tokens)?;
-        let value = self.value.forward(&tokens)?;
+    /// Tokens of an image: the mean of all positions, then each of them.
+    ///
+    /// # Shapes
+    /// `x` [batch, channels, side, side]; [batch, 1 + side², channels] out.
+    fn embed_positions(&self, x: &Tensor) -> Result<Tensor> {
+        let positions = x.flatten_from(2)?;
+        let mean = positions.mean_keepdim(D::Minus1)?;
 
-        let pooled = multi_head_attention(&query, &key, &value, self.heads, None)?;
-        self.output.forward(&pooled.squeeze(1)?)
+        Tensor::cat(&[&mean, &positions], 2)?
+            .transpose(1, 2)?
+            .contiguous()?
+            .broadcast_add(&self.position_embedding)
+    }
+}
+
+impl Module for AttentionPool {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let tokens = self.embed_positions(x)?;
+        let mean = tokens.narrow(1, 0, 1)?.contiguous()?;
+
+        self.attention.attend_to(&mean, &tokens, None)?.squeeze(1)
     }
 }

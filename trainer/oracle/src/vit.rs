@@ -1,11 +1,11 @@
 //! The vision transformer.
 
-use candle_core::{Module, Result, Tensor};
-use candle_nn::{Conv2d, Conv2dConfig, Linear, VarBuilder};
+use candle_core::{D, Module, Result, Tensor};
+use candle_nn::{Conv2d, Conv2dConfig, Linear, VarBuilder, linear};
 use cnclip_crds::model::VitConfig;
 
-use crate::TowerOutput;
-use crate::layers::{LayerNorm, multi_head_attention, normal_weight, quick_gelu};
+use crate::layers::{LayerNorm, first_token, multi_head_attention, normal_weight, quick_gelu};
+use crate::{NamedOutput, TowerOutput};
 
 /// PyTorch's default.
 const LAYER_NORM_EPSILON: f32 = 1e-5;
@@ -37,6 +37,7 @@ impl VisionTransformer {
             ..Conv2dConfig::default()
         };
 
+        let norm = |name: &str| LayerNorm::new(width, LAYER_NORM_EPSILON, vb.pp(name));
         let resblocks = vb.pp("transformer.resblocks");
         let blocks = (0..config.layers as usize)
             .map(|layer| Block::new(config, resblocks.pp(layer)))
@@ -46,35 +47,49 @@ impl VisionTransformer {
             class_embedding: normal_weight(&vb, &[width], "class_embedding")?,
             position_embedding: normal_weight(&vb, &[tokens, width], "positional_embedding")?,
             patch_embedding: candle_nn::conv2d_no_bias(3, width, patch, stride, vb.pp("conv1"))?,
-            norm_pre: LayerNorm::new(width, LAYER_NORM_EPSILON, vb.pp("ln_pre"))?,
+            norm_pre: norm("ln_pre")?,
             blocks,
-            norm_post: LayerNorm::new(width, LAYER_NORM_EPSILON, vb.pp("ln_post"))?,
+            norm_post: norm("ln_post")?,
             projection: normal_weight(&vb, &[width, embed_dim], "proj")?,
         })
     }
 
-    pub(crate) fn forward(&self, pixels: &Tensor) -> Result<TowerOutput> {
-        let batch = pixels.dim(0)?;
-        let width = self.class_embedding.dim(0)?;
-        let patches = self.patch_embedding.forward(pixels)?;
-        // [batch, width, rows, columns] to one token for each patch, row by row.
-        let patches = patches.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
-        let class = self.class_embedding.reshape((1, 1, width))?;
-        let class = class.broadcast_as((batch, 1, width))?.contiguous()?;
-        let tokens = Tensor::cat(&[&class, &patches], 1)?;
-        let tokens = tokens.broadcast_add(&self.position_embedding)?;
-
-        let mut x = self.norm_pre.forward(&tokens)?;
-        let mut blocks = vec![("visual.ln_pre".to_owned(), x.clone())];
-        for (layer, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&x)?;
-            blocks.push((format!("visual.transformer.resblocks.{layer}"), x.clone()));
+    /// # Shapes
+    /// `pixels` [batch, 3, side, side], normalized.
+    pub(crate) fn encode_images(&self, pixels: &Tensor) -> Result<TowerOutput> {
+        let mut x = self.embed_patches(pixels)?;
+        let mut blocks = vec![NamedOutput::new("visual.ln_pre", &x)];
+        for (number, block) in self.blocks.iter().enumerate() {
+            x = x.apply(block)?;
+            let name = format!("visual.transformer.resblocks.{number}");
+            blocks.push(NamedOutput::new(&name, &x));
         }
 
         // Only the class token is pooled: in the last block the other tokens are keys and values.
-        let class = x.narrow(1, 0, 1)?.squeeze(1)?;
-        let features = self.norm_post.forward(&class)?.matmul(&self.projection)?;
+        let features = first_token(&x)?
+            .apply(&self.norm_post)?
+            .matmul(&self.projection)?;
+
         Ok(TowerOutput { features, blocks })
+    }
+
+    fn embed_patches(&self, pixels: &Tensor) -> Result<Tensor> {
+        // [batch, width, rows, columns] to one token for each patch, row by row.
+        let patches = pixels
+            .apply(&self.patch_embedding)?
+            .flatten_from(2)?
+            .transpose(1, 2)?
+            .contiguous()?;
+
+        let (batch, _, width) = patches.dims3()?;
+        let class_token = self
+            .class_embedding
+            .expand((batch, 1, width))?
+            .contiguous()?;
+
+        Tensor::cat(&[&class_token, &patches], 1)?
+            .broadcast_add(&self.position_embedding)?
+            .apply(&self.norm_pre)
     }
 }
 
@@ -93,29 +108,48 @@ struct Block {
 impl Block {
     fn new(config: &VitConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let width = config.width as usize;
-        let attention = vb.pp("attn");
+        let norm = |name: &str| LayerNorm::new(width, LAYER_NORM_EPSILON, vb.pp(name));
         // PyTorch's MultiheadAttention stacks query, key and value in one matrix.
+        let attention = vb.pp("attn");
         let weight = normal_weight(&attention, &[3 * width, width], "in_proj_weight")?;
         let bias = attention.get(3 * width, "in_proj_bias")?;
 
         Ok(Self {
             heads: width / config.head_width as usize,
-            norm_1: LayerNorm::new(width, LAYER_NORM_EPSILON, vb.pp("ln_1"))?,
+            norm_1: norm("ln_1")?,
             in_projection: Linear::new(weight, Some(bias)),
-            out_projection: candle_nn::linear(width, width, attention.pp("out_proj"))?,
-            norm_2: LayerNorm::new(width, LAYER_NORM_EPSILON, vb.pp("ln_2"))?,
-            mlp_up: candle_nn::linear(width, 4 * width, vb.pp("mlp.c_fc"))?,
-            mlp_down: candle_nn::linear(4 * width, width, vb.pp("mlp.c_proj"))?,
+            out_projection: linear(width, width, attention.pp("out_proj"))?,
+            norm_2: norm("ln_2")?,
+            mlp_up: linear(width, 4 * width, vb.pp("mlp.c_fc"))?,
+            mlp_down: linear(4 * width, width, vb.pp("mlp.c_proj"))?,
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let qkv = self.in_projection.forward(&self.norm_1.forward(x)?)?;
-        let qkv = qkv.chunk(3, 2)?;
-        let attended = multi_head_attention(&qkv[0], &qkv[1], &qkv[2], self.heads, None)?;
-        let middle = (x + self.out_projection.forward(&attended)?)?;
+    fn self_attention(&self, x: &Tensor) -> Result<Tensor> {
+        let stacked = x.apply(&self.in_projection)?;
+        let width = x.dim(D::Minus1)?;
+        let part = |number: usize| stacked.narrow(D::Minus1, number * width, width);
+        let query = part(0)?;
+        let key = part(1)?;
+        let value = part(2)?;
 
-        let hidden = self.mlp_up.forward(&self.norm_2.forward(&middle)?)?;
-        &middle + self.mlp_down.forward(&quick_gelu(&hidden)?)?
+        let attended = multi_head_attention(&query, &key, &value, self.heads, None)?;
+        attended.apply(&self.out_projection)
+    }
+
+    fn feed_forward(&self, x: &Tensor) -> Result<Tensor> {
+        x.apply(&self.mlp_up)?
+            .apply(&quick_gelu)?
+            .apply(&self.mlp_down)
+    }
+}
+
+impl Module for Block {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let attended = self.self_attention(&x.apply(&self.norm_1)?)?;
+        let middle = (x + attended)?;
+        let output = self.feed_forward(&middle.apply(&self.norm_2)?)?;
+
+        middle + output
     }
 }
