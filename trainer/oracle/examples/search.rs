@@ -90,21 +90,24 @@ impl Checkpoint {
         };
 
         // The configuration of the training; the towers are its `model`.
+        let folder_name = folder.display();
         let training: Value = serde_json::from_slice(&read("config.json")?)
-            .with_context(|| format!("{}/config.json is not JSON", folder.display()))?;
+            .with_context(|| format!("{folder_name}/config.json is not JSON"))?;
         let config: ModelConfig = serde_json::from_value(training["model"].clone())
-            .context("config.json has no towers under `model`")?;
+            .with_context(|| format!("{folder_name}/config.json has no towers under `model`"))?;
         let context_length = training["contextLength"]
             .as_u64()
-            .context("config.json has no `contextLength`")?;
+            .with_context(|| format!("{folder_name}/config.json has no `contextLength`"))?;
 
         let weights = read("weights.safetensors")?;
-        let damaged = || format!("{}/weights.safetensors is damaged", folder.display());
         let vb = VarBuilder::from_buffered_safetensors(weights, DType::F32, &Device::Cpu)
-            .with_context(damaged)?;
+            .with_context(|| format!("{folder_name}/weights.safetensors is damaged"))?;
+        let model = ChineseClip::new(&config, vb).with_context(|| {
+            format!("{folder_name}: weights.safetensors does not fit config.json")
+        })?;
 
         Ok(Self {
-            model: ChineseClip::new(&config, vb).with_context(damaged)?,
+            model,
             config,
             context_length: context_length as usize,
         })

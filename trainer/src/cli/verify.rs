@@ -89,7 +89,11 @@ impl VerifyArgs {
         let progress = |phase: VerifyPhase| {
             bar.set_position(finished);
             bar.set_message(phase.description());
-            tracing::debug!(phase = phase.description(), "verifying");
+            // A job has a log and no terminal for a bar.
+            if bar.is_hidden() {
+                tracing::info!(phase = phase.description(), "Verifying");
+            }
+
             finished += 1;
         };
 
