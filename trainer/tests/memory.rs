@@ -6,9 +6,10 @@
 mod planned;
 
 use std::io::Write;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use cnclip::error::Error;
+use cnclip_compute::sync::lock_ignoring_poison;
 use cnclip_compute::tensor::Memory;
 use cnclip_crds::model::{Architecture, ImageTower, ModelConfig, TextTower, VitConfig};
 use cnclip_data::store::{ObjectWriter, Store};
@@ -63,7 +64,7 @@ fn bytes_per_sample(declare: impl Fn(BatchCapacity) -> usize) -> usize {
 
 #[test]
 fn a_layer_that_recomputes_keeps_little_more_than_its_input() {
-    let _alone = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = lock_ignoring_poison(&COUNTING);
     let bytes_per_layer = |declare: fn(&ModelConfig, BatchCapacity) -> _| {
         let bytes_of = |layers| {
             bytes_per_sample(|capacity| {
@@ -98,7 +99,7 @@ fn reserved_bytes<T>(allocate: impl FnOnce() -> T) -> u64 {
 
 #[test]
 fn the_estimate_is_what_is_reserved() {
-    let _alone = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = lock_ignoring_poison(&COUNTING);
     use Architecture::{Rn50, VitB16, VitH14, VitL14, VitL14At336};
     for architecture in [Rn50, VitB16, VitL14, VitL14At336, VitH14] {
         let config = train_config(&shrink_preset(architecture));
@@ -168,7 +169,7 @@ fn the_estimate_is_what_is_reserved() {
 
 #[test]
 fn an_object_is_copied_in_the_memory_of_a_few_parts_however_large_it_is() {
-    let _alone = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = lock_ignoring_poison(&COUNTING);
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let store = Store::open(folder.path().to_str().unwrap()).unwrap();
@@ -188,7 +189,7 @@ fn an_object_is_copied_in_the_memory_of_a_few_parts_however_large_it_is() {
 #[test]
 fn an_object_is_written_in_the_memory_of_a_few_parts_however_large_it_is() {
     const PIECES: usize = 512;
-    let _alone = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = lock_ignoring_poison(&COUNTING);
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path().to_str().unwrap()).unwrap();
     let piece = vec![7; 1 << 20];

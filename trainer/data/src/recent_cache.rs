@@ -1,6 +1,8 @@
 //! The few values that were used last, made once for all threads that need them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+
+use cnclip_compute::sync::lock_ignoring_poison;
 
 /// A cache of a handful of values, searched from the most recently used to the least.
 ///
@@ -29,7 +31,7 @@ impl<T> RecentCache<T> {
     ) -> Arc<T> {
         // The lock is held while a value is made: threads that need the same one wait for it instead of
         // each making their own, which takes seconds for a large window.
-        let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut values = lock_ignoring_poison(&self.values);
         let found = values.iter().position(|value| matches(value));
         let value = match found {
             Some(index) => values.remove(index),

@@ -3,9 +3,10 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
+use cnclip_compute::sync::lock_ignoring_poison;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -156,7 +157,7 @@ impl AbortState {
     /// A thread that panicked with the lock held leaves a state that is still valid: every change is one
     /// assignment.
     fn lock_state(&self) -> MutexGuard<'_, FirstFailure> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock_ignoring_poison(&self.state)
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::{AddAssign, Range};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use bytemuck::Pod;
 use cnclip_compute::collective::Collective;
 use cnclip_compute::device::{Device, DeviceGroup};
+use cnclip_compute::sync::lock_ignoring_poison;
 use cnclip_compute::tensor::TensorViewMut;
 
 use crate::abort_state::AbortState;
@@ -262,11 +263,7 @@ impl Communicator {
             return Ok(GradientBuckets::with_device_group(Arc::clone(group)));
         }
 
-        let ring = self
-            .gradient_ring
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let ring = lock_ignoring_poison(&self.gradient_ring).take();
 
         GradientBuckets::with_ring(ring.filter(|_| self.topology.world_size > 1))
     }
@@ -298,7 +295,7 @@ impl Communicator {
     /// A panic inside a collective poisons the lock; the rank ends then, and others may still ask how long
     /// it waited.
     fn lock_ring(&self) -> MutexGuard<'_, RingCollective> {
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+        lock_ignoring_poison(&self.ring)
     }
 }
 

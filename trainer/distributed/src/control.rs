@@ -16,8 +16,10 @@
 use std::io::ErrorKind;
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+
+use cnclip_compute::sync::lock_ignoring_poison;
 
 use crate::abort_state::{AbortState, FailureCause, WorkerFailure};
 use crate::control_message::ControlMessage;
@@ -63,15 +65,13 @@ struct PeerStream {
 
 impl PeerStream {
     fn lock_stream(&self) -> MutexGuard<'_, TcpStream> {
-        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+        lock_ignoring_poison(&self.stream)
     }
 }
 
 impl PeerStreams {
     fn lock_announcing(&self) -> MutexGuard<'_, ()> {
-        self.announcing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock_ignoring_poison(&self.announcing)
     }
 
     /// Records a failure without sending it on.
@@ -194,10 +194,7 @@ impl ControlPlane {
             self.peers.shutdown_streams(Shutdown::Write);
         }
 
-        let listeners_ended = self
-            .listeners_ended
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let listeners_ended = lock_ignoring_poison(&self.listeners_ended);
         let _ = listeners_ended.recv_timeout(SHUTDOWN_TIMEOUT);
     }
 }

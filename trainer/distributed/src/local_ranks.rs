@@ -1,10 +1,11 @@
 //! The ranks of this process: a thread for each, and one result for all. Never knows what the work is.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use cnclip_compute::collective::Collective;
 use cnclip_compute::digest::sha256;
+use cnclip_compute::sync::{ignore_poison, lock_ignoring_poison};
 use cnclip_crds::names::ENV_WORKER_INDEX;
 use cnclip_crds::trainer_config::{DistributedConfig, RunIdentity};
 use serde::Serialize;
@@ -265,16 +266,13 @@ pub fn run_on_ranks<T: Send>(
     let job = |communicator: Arc<Communicator>| {
         let result = work(&communicator);
         communicator.barrier()?;
-        results
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push((communicator.rank(), result));
+        lock_ignoring_poison(&results).push((communicator.rank(), result));
 
         Ok(())
     };
 
     LocalRanks::single_process(count).run_ranks::<Error>(job, job)?;
-    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut results = ignore_poison(results.into_inner());
     results.sort_by_key(|(rank, _)| *rank);
     Ok(results.into_iter().map(|(_, result)| result).collect())
 }

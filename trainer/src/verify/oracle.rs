@@ -1,11 +1,11 @@
 //! candle's side, always in fp32 on the CPU.
 
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
 
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{ParamsAdamW, VarBuilder, VarMap};
 use cnclip_compute::params::Params;
+use cnclip_compute::sync::lock_ignoring_poison;
 use cnclip_crds::model::ModelConfig;
 use cnclip_oracle::{ChineseClip, TrainingOutput, gradients_by_name, normalize_pixels};
 
@@ -48,9 +48,7 @@ impl OracleStep {
 
     /// A parameter, or a running statistic.
     pub(super) fn parameter(&self, name: &str) -> Result<Var> {
-        let variables = self.parameters.data().lock();
-        // The map is whole even if a thread panicked while it held the lock.
-        let variables = variables.unwrap_or_else(PoisonError::into_inner);
+        let variables = lock_ignoring_poison(self.parameters.data());
         let found = variables.get(name).cloned();
         found.ok_or_else(|| Error::Bug(format!("candle's model has no parameter `{name}`")))
     }
@@ -85,8 +83,7 @@ impl OracleStep {
 
 /// Puts every tensor of the trainer's parameters into the map, by name.
 fn insert_parameters(parameters: &VarMap, params: &Params) -> Result<()> {
-    let variables = parameters.data().lock();
-    let mut variables = variables.unwrap_or_else(PoisonError::into_inner);
+    let mut variables = lock_ignoring_poison(parameters.data());
     for (segment, values) in params.named_tensors() {
         let values = values.to_host();
         let tensor = Tensor::from_slice(&values, &segment.shape[..], &Device::Cpu)?;

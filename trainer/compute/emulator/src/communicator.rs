@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard};
 
 use cnclip_compute::device::{DeviceAddress, DeviceCommunicator, DeviceError};
-use cnclip_compute::sync::lock_ignoring_poison;
+use cnclip_compute::sync::{ignore_poison, lock_ignoring_poison};
 
 use crate::memory::EmulatedMemory;
 
@@ -85,7 +85,7 @@ impl Rendezvous {
             .changed
             .wait_while(round, |round| round.aborted.is_none() && !condition(round));
 
-        let round = round.unwrap_or_else(PoisonError::into_inner);
+        let round = ignore_poison(round);
         round.aborted.clone().map_or(Ok(round), Err)
     }
 }

@@ -7,12 +7,13 @@ mod memory;
 
 use std::ffi::{CString, c_char, c_int};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use cnclip_compute::device::{
     Device, DeviceAddress, DeviceCommunicator, DeviceDriver, DeviceError, Gemm, KernelArgument,
     KernelLaunch,
 };
+use cnclip_compute::sync::lock_ignoring_poison;
 use memory::EmulatedMemory;
 
 /// The driver of an emulated device.
@@ -69,7 +70,7 @@ impl Emulator {
     }
 
     fn lock_memory(&self) -> MutexGuard<'_, EmulatedMemory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        lock_ignoring_poison(&self.memory)
     }
 
     /// Begins a call, unless the device has failed.

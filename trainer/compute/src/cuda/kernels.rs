@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
-use std::sync::{PoisonError, RwLock};
+use std::sync::RwLock;
 
 use cudarc::driver::result;
 use cudarc::driver::sys;
 
 use super::context::{RawHandle, to_device_error};
 use crate::device::{DeviceError, KernelArgument, KernelLaunch};
+use crate::sync::ignore_poison;
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
@@ -85,12 +86,7 @@ impl KernelModules {
 
     fn find_function(&self, name: &str) -> Result<RawHandle<sys::CUfunc_st>, DeviceError> {
         // The read lock ends with this statement: held any longer, it would block the write below.
-        let known = self
-            .functions
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(name)
-            .copied();
+        let known = ignore_poison(self.functions.read()).get(name).copied();
 
         if let Some(function) = known {
             return Ok(function);
@@ -110,11 +106,7 @@ impl KernelModules {
         };
 
         // Two threads may search for one kernel at the same time: both insert the same handle.
-        let mut known = self
-            .functions
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        known.insert(name.to_owned(), function);
+        ignore_poison(self.functions.write()).insert(name.to_owned(), function);
         Ok(function)
     }
 }

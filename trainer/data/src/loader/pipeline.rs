@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+
+use cnclip_compute::sync::{ignore_poison, lock_ignoring_poison};
 
 use crate::error::{Error, Result};
 
@@ -114,16 +116,14 @@ impl<T> Drop for PrefetchPipeline<T> {
 impl<T> PipelineShared<T> {
     fn lock_state(&self) -> MutexGuard<'_, PipelineState<T>> {
         // Work runs outside the lock, so a panic cannot leave the state half changed.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock_ignoring_poison(&self.state)
     }
 
     fn wait_for_change<'a>(
         &self,
         state: MutexGuard<'a, PipelineState<T>>,
     ) -> MutexGuard<'a, PipelineState<T>> {
-        self.changed
-            .wait(state)
-            .unwrap_or_else(PoisonError::into_inner)
+        ignore_poison(self.changed.wait(state))
     }
 
     fn run_worker(&self, work: &impl Fn(u64) -> Result<T>) {

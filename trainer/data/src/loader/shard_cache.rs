@@ -2,7 +2,9 @@
 //! never which sample comes next.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use cnclip_compute::sync::lock_ignoring_poison;
 
 use crate::error::Result;
 use crate::image::decode::DecodedImage;
@@ -81,7 +83,7 @@ impl ShardCache {
         // Two locks: the one of all slots is held for a moment, the one of a slot while its shard is read, so
         // that threads that need other shards go on.
         let slot = self.touch_slot(number);
-        let mut shard = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shard = lock_ignoring_poison(&slot);
         if let Some(loaded) = shard.as_ref() {
             return Ok(loaded.clone());
         }
@@ -105,7 +107,7 @@ impl ShardCache {
     }
 
     fn touch_slot(&self, number: u32) -> Arc<Mutex<Option<Arc<CachedShard>>>> {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = lock_ignoring_poison(&self.slots);
         slots.clock += 1;
         let used = slots.clock;
         let bytes = self.dataset.index().shards[number as usize].bytes;

@@ -1,9 +1,10 @@
 //! Counts the samples that cannot be used, over all ranks, and decides when they are too many.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use bytemuck::{Pod, Zeroable};
+use cnclip_compute::sync::lock_ignoring_poison;
 
 use crate::error::Result;
 use crate::order::SampleRef;
@@ -158,7 +159,7 @@ impl SkippedSamples {
     }
 
     fn lock_state(&self) -> MutexGuard<'_, SkipState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock_ignoring_poison(&self.state)
     }
 }
 
