@@ -7,7 +7,7 @@ use clap::Parser;
 use cnclip_crds::{evaluation::CnClipEvaluation, training::CnClipTraining};
 use cnclip_operator::{
     controller, crd_manifests,
-    lease::LeaderElection,
+    lease::{LeaderElection, LeaseTerm},
     metrics::Metrics,
     options::{OperatorCommand, OperatorOptions, RunOptions},
     reconcile::ReconcileContext,
@@ -15,7 +15,11 @@ use cnclip_operator::{
     server,
 };
 use kube::{Client, Config};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinHandle,
+    time::timeout_at,
+};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -101,26 +105,39 @@ async fn run_as_leader(
         metrics.clone(),
     );
 
-    if !leadership.wait_until_leader(stop).await {
+    let Some(term) = leadership.wait_until_leader(stop).await else {
         return;
-    }
+    };
 
     tracing::info!(candidate = options.pod_name, "Leading");
     // A child token: losing the lease stops the controllers, while the metrics are served until
     // they have ended.
     let stop_work = stop.child_token();
     let working = tokio::spawn(run_controllers(client, options, metrics, stop_work.clone()));
-    leadership.keep_renewing(stop).await;
+    let last_term = leadership.keep_renewing(term, stop).await;
     stop_work.cancel();
-
-    // A panic of the controllers: the lease is still released, so that another replica can take
-    // over.
-    if let Err(error) = working.await {
-        tracing::error!(%error, "Controllers not stopped cleanly");
-    }
+    end_work(working, last_term).await;
 
     // Only after the controllers have stopped, so that the next leader does not write at the same time.
     leadership.release_lease().await;
+}
+
+/// Waits for the controllers, but not longer than the term: what still runs then is aborted, because another
+/// replica may be the leader.
+async fn end_work(mut working: JoinHandle<()>, last_term: LeaseTerm) {
+    let Ok(ended) = timeout_at(last_term.ends_at(), &mut working).await else {
+        tracing::error!("Controllers aborted: they did not stop before the lease expires");
+        working.abort();
+        // Until the abort has happened; its result is the abort itself.
+        let _ = working.await;
+        return;
+    };
+
+    // A panic of the controllers: the lease is still released, so that another replica can take
+    // over.
+    if let Err(error) = ended {
+        tracing::error!(%error, "Controllers not stopped cleanly");
+    }
 }
 
 /// Runs the controllers of both kinds until stopped.
