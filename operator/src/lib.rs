@@ -30,6 +30,7 @@ pub mod objects;
 pub mod status;
 
 pub mod crd_manifests;
+mod text_limits;
 mod time;
 
 #[cfg(test)]

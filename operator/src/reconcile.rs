@@ -25,6 +25,7 @@ use crate::{
     recorded_status::RecordedStatus,
     resolve::{RunRef, RunResource, TrainerDefaults},
     status::events::RunEvent,
+    text_limits::{MAX_EVENT_NOTE_BYTES, truncate_to_bytes},
 };
 
 /// Shared state of all reconciliations.
@@ -261,18 +262,7 @@ async fn publish_event<K: Resource<DynamicType = ()>>(
     object: &K,
     run_event: &RunEvent,
 ) {
-    let event = Event {
-        type_: if run_event.warning {
-            EventType::Warning
-        } else {
-            EventType::Normal
-        },
-        reason: run_event.reason.clone(),
-        // The API server limits the length of a note.
-        note: Some(run_event.message.chars().take(1000).collect()),
-        action: "Reconcile".to_owned(),
-        secondary: None,
-    };
+    let event = build_event(run_event);
 
     // A new recorder per event: a shared one aggregates events of the same reason and keeps the first message.
     let reporter = Reporter {
@@ -284,5 +274,40 @@ async fn publish_event<K: Resource<DynamicType = ()>>(
     let result = recorder.publish(&event, &object.object_ref(&())).await;
     if let Err(error) = result {
         tracing::warn!(%error, reason = run_event.reason, "Event not published");
+    }
+}
+
+fn build_event(run_event: &RunEvent) -> Event {
+    let type_ = if run_event.warning {
+        EventType::Warning
+    } else {
+        EventType::Normal
+    };
+
+    let note = truncate_to_bytes(&run_event.message, MAX_EVENT_NOTE_BYTES);
+    Event {
+        type_,
+        reason: run_event.reason.clone(),
+        note: Some(note.to_owned()),
+        action: "Reconcile".to_owned(),
+        secondary: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_of_events_fit_the_limit_of_the_api_server_in_any_script() {
+        for (script, length) in [("a", 1024), ("中", 1023), ("🐼", 1024)] {
+            let event = RunEvent {
+                warning: true,
+                reason: "Config".to_owned(),
+                message: script.repeat(2000),
+            };
+
+            assert_eq!(build_event(&event).note.unwrap().len(), length, "{script}");
+        }
     }
 }

@@ -7,7 +7,13 @@ use cnclip_crds::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use crate::{observed::ObservedState, phase::Phase, recorded_status::RecordedStatus, time};
+use crate::{
+    observed::ObservedState,
+    phase::Phase,
+    recorded_status::RecordedStatus,
+    text_limits::{MAX_CONDITION_MESSAGE_BYTES, truncate_to_bytes},
+    time,
+};
 
 /// Seconds without an answer after which a report is stale.
 const UNREACHABLE_TIMEOUT_SECONDS: i64 = 60;
@@ -71,7 +77,7 @@ pub(crate) fn merge_condition(
     Condition {
         last_transition_time: same
             .map_or(Time(observed.now), |old| old.last_transition_time.clone()),
-        message,
+        message: truncate_to_bytes(&message, MAX_CONDITION_MESSAGE_BYTES).to_owned(),
         observed_generation: generation,
         reason,
         status: status.to_owned(),
@@ -470,5 +476,20 @@ mod tests {
                 "{state:?}"
             );
         }
+    }
+
+    #[test]
+    fn messages_of_conditions_fit_the_limit_of_kubernetes_in_bytes() {
+        let mut recorded = RecordedStatus::default();
+        let cause = StatusReason::new("Refused", "中".repeat(20_000));
+        write_conditions(
+            &mut recorded,
+            &Phase::Failed(cause),
+            None,
+            &observed(0, false),
+        );
+
+        let failed = recorded.find_condition("Failed").unwrap();
+        assert_eq!(failed.message.len(), 32_766);
     }
 }
