@@ -10,6 +10,8 @@ mod jpeg;
 mod png;
 mod webp;
 
+use image::{ColorType, ImageDecoder};
+
 /// A larger image is refused by its header: Pillow's limit against decompression bombs, twice
 /// `Image.MAX_IMAGE_PIXELS`.
 pub const MAX_IMAGE_PIXELS: usize = 178_956_970;
@@ -154,6 +156,32 @@ impl EncodedImage<'_> {
                 height,
             }),
         }
+    }
+
+    /// The pixels of a decoder whose images are RGB, or RGBA.
+    fn read_pixels(self, decoder: impl ImageDecoder) -> Result<DecodedImage, DecodeError> {
+        let (width, height) = decoder.dimensions();
+        let width = width as usize;
+        let height = height as usize;
+        // Before the allocation, so that a header of a few bytes cannot ask for gigabytes.
+        self.check_dimensions(width, height)?;
+        let color = decoder.color_type();
+        let mut buffer = vec![0; width * height * usize::from(color.bytes_per_pixel())];
+
+        decoder
+            .read_image(&mut buffer)
+            .map_err(|error| self.decode_error(error))?;
+
+        let pixels = match color {
+            ColorType::Rgba8 => PixelData::Rgba(buffer),
+            _ => PixelData::Rgb(buffer),
+        };
+
+        Ok(DecodedImage {
+            width,
+            height,
+            pixels,
+        })
     }
 }
 

@@ -3,7 +3,6 @@
 use std::io::Cursor;
 
 use image::codecs::bmp::BmpDecoder;
-use image::{ColorType, ImageDecoder};
 
 use super::{DecodeError, DecodedImage, EncodedImage, PixelData};
 
@@ -14,32 +13,18 @@ pub(super) fn decode_bmp(bytes: &[u8]) -> Result<DecodedImage, DecodeError> {
     };
 
     let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(|e| source.decode_error(e))?;
-    let (width, height) = decoder.dimensions();
-    let width = width as usize;
-    let height = height as usize;
-    source.check_dimensions(width, height)?;
-    let color = decoder.color_type();
-    let mut buffer = vec![0; width * height * usize::from(color.bytes_per_pixel())];
-
-    decoder
-        .read_image(&mut buffer)
-        .map_err(|e| source.decode_error(e))?;
+    let decoded = source.read_pixels(decoder)?;
 
     // The decoder gives RGB for palettes too, so the header is read once more for how to resize.
-    let pixels = match (color, find_palette(bytes)) {
-        (ColorType::Rgba8, _) => PixelData::Rgba(buffer),
-        (_, None) => PixelData::Rgb(buffer),
-        (_, Some(palette)) if is_gray_ramp(palette) => {
-            PixelData::Gray(buffer.into_iter().step_by(3).collect())
+    let pixels = match (decoded.pixels, find_palette(bytes)) {
+        (PixelData::Rgb(rgb), Some(palette)) if is_gray_ramp(palette) => {
+            PixelData::Gray(rgb.into_iter().step_by(3).collect())
         }
-        (_, Some(_)) => PixelData::Palette(buffer),
+        (PixelData::Rgb(rgb), Some(_)) => PixelData::Palette(rgb),
+        (pixels, _) => pixels,
     };
 
-    Ok(DecodedImage {
-        width,
-        height,
-        pixels,
-    })
+    Ok(DecodedImage { pixels, ..decoded })
 }
 
 /// The palette, four bytes a color, of a file that has one.
