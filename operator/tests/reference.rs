@@ -62,7 +62,7 @@ fn every_failure_class_is_in_the_reference() {
          attempt.\n\n| class | what happened | retries |\n|---|---|---|\n"
     );
 
-    let documented = documented_variants("operator/src/plan/failure.rs", "FailureClass");
+    let documented = documented_variants("operator/src/plan/failure/class.rs", "FailureClass");
     assert_eq!(documented.len(), FailureClass::ALL.len());
     for (class, (variant, doc)) in FailureClass::ALL.into_iter().zip(documented) {
         assert_eq!(

@@ -1,138 +1,17 @@
 //! Failure of an attempt: root cause, failure class and retry policy. Pure.
 
-use cnclip_crds::{
-    common::{RestartCounts, RetryLimits},
-    exit_code::TrainerExit,
-};
+mod class;
+mod retry;
+
+use cnclip_crds::exit_code::TrainerExit;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::{
     observed::{JobState, ObservedJob, WorkerPod, WorkerState},
     resolved_run::StatusReason,
 };
-
-/// Cause of the end of an attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FailureClass {
-    /// Invalid command line (exit code 64).
-    Usage,
-    /// Invalid configuration (exit code 78).
-    Config,
-    /// Unusable data (exit code 65).
-    Data,
-    /// The image does not contain the trainer.
-    Image,
-    /// Internal error of the trainer (exit code 70, or an undefined one).
-    Bug,
-    /// Out of memory.
-    OutOfMemory,
-    /// SIGKILL (exit code 137).
-    Killed,
-    /// Any other signal.
-    Crashed,
-    /// The trainer requested a restart (exit code 75).
-    Requeued,
-    /// SIGTERM before the state was saved (exit code 143).
-    Terminated,
-    /// Preempted by a pod of higher priority.
-    Preempted,
-    /// Evicted from its node.
-    Evicted,
-    /// Rejected or terminated by the kubelet.
-    NodeRefused,
-    /// The node is unreachable.
-    NodeLost,
-    /// The pod was deleted.
-    PodDeleted,
-    /// The Job was deleted.
-    JobDeleted,
-    /// The pods were not running before the start deadline.
-    StartDeadline,
-    /// The run exceeded its deadline.
-    Deadline,
-}
-
-/// Retry limit that a restart counts toward.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RetryBudget {
-    /// Not retryable: the next attempt would fail in the same way.
-    Never,
-    /// `retries.application`.
-    Application,
-    /// `retries.infrastructure`.
-    Infrastructure,
-}
-
-impl FailureClass {
-    /// Every class, in the order of declaration.
-    pub const ALL: [Self; 18] = [
-        Self::Usage,
-        Self::Config,
-        Self::Data,
-        Self::Image,
-        Self::Bug,
-        Self::OutOfMemory,
-        Self::Killed,
-        Self::Crashed,
-        Self::Requeued,
-        Self::Terminated,
-        Self::Preempted,
-        Self::Evicted,
-        Self::NodeRefused,
-        Self::NodeLost,
-        Self::PodDeleted,
-        Self::JobDeleted,
-        Self::StartDeadline,
-        Self::Deadline,
-    ];
-
-    /// Name in status, events and metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Usage => "Usage",
-            Self::Config => "Config",
-            Self::Data => "Data",
-            Self::Image => "Image",
-            Self::Bug => "Bug",
-            Self::OutOfMemory => "OutOfMemory",
-            Self::Killed => "Killed",
-            Self::Crashed => "Crashed",
-            Self::Requeued => "Requeued",
-            Self::Terminated => "Terminated",
-            Self::Preempted => "Preempted",
-            Self::Evicted => "Evicted",
-            Self::NodeRefused => "NodeRefused",
-            Self::NodeLost => "NodeLost",
-            Self::PodDeleted => "PodDeleted",
-            Self::JobDeleted => "JobDeleted",
-            Self::StartDeadline => "StartDeadlineExceeded",
-            Self::Deadline => "DeadlineExceeded",
-        }
-    }
-
-    /// Retry limit that a restart after this failure counts toward.
-    pub fn retry_budget(self) -> RetryBudget {
-        match self {
-            Self::Usage
-            | Self::Config
-            | Self::Data
-            | Self::Image
-            | Self::StartDeadline
-            | Self::Deadline => RetryBudget::Never,
-            Self::Bug | Self::OutOfMemory | Self::Killed | Self::Crashed => {
-                RetryBudget::Application
-            }
-            Self::Requeued
-            | Self::Terminated
-            | Self::Preempted
-            | Self::Evicted
-            | Self::NodeRefused
-            | Self::NodeLost
-            | Self::PodDeleted
-            | Self::JobDeleted => RetryBudget::Infrastructure,
-        }
-    }
-}
+pub use class::{FailureClass, RetryBudget};
+pub use retry::{backoff_seconds, count_restart, reset_retry_budget, retries_exhausted};
 
 /// Failure of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -372,68 +251,6 @@ pub fn start_deadline_failure(
 
         AttemptFailure::new(FailureClass::StartDeadline, message)
     })
-}
-
-/// Why a failure is not retried; `None` if it is. `restarts` are those before it.
-pub fn retries_exhausted(
-    class: FailureClass,
-    restarts: &RestartCounts,
-    retries: &RetryLimits,
-) -> Option<String> {
-    let (used, allowed, field) = match class.retry_budget() {
-        RetryBudget::Never => {
-            return Some("the next attempt would fail in the same way".to_owned());
-        }
-        RetryBudget::Application => (restarts.application, retries.application, "application"),
-        RetryBudget::Infrastructure => (
-            restarts.infrastructure,
-            retries.infrastructure,
-            "infrastructure",
-        ),
-    };
-
-    (used >= allowed).then(|| format!("all {allowed} restarts of spec.retries.{field} are used up"))
-}
-
-/// Counts a restart.
-pub fn count_restart(restarts: &mut RestartCounts, class: FailureClass) {
-    restarts.total += 1;
-    match class.retry_budget() {
-        RetryBudget::Never => {}
-        RetryBudget::Application => restarts.application += 1,
-        RetryBudget::Infrastructure => restarts.infrastructure += 1,
-    }
-
-    *restarts
-        .by_class
-        .entry(class.name().to_owned())
-        .or_default() += 1;
-}
-
-/// Resets the counters that the retry limits apply to: each checkpoint of a series has its own budget.
-pub fn reset_retry_budget(restarts: &mut RestartCounts) {
-    restarts.application = 0;
-    restarts.infrastructure = 0;
-}
-
-/// Exponential backoff before the last counted restart, in seconds: 2, 4, 8 … 300.
-///
-/// # Examples
-/// ```
-/// use cnclip_crds::common::RestartCounts;
-/// use cnclip_operator::plan::failure::{FailureClass, backoff_seconds, count_restart};
-///
-/// let mut restarts = RestartCounts::default();
-/// count_restart(&mut restarts, FailureClass::NodeLost);
-/// count_restart(&mut restarts, FailureClass::OutOfMemory);
-/// assert_eq!((restarts.infrastructure, restarts.application), (1, 1));
-/// assert_eq!(backoff_seconds(&restarts), 4);
-/// ```
-pub fn backoff_seconds(restarts: &RestartCounts) -> i64 {
-    // Of both budgets, so that alternating failures back off too. A series resets them per checkpoint.
-    let counted = restarts.application + restarts.infrastructure;
-    // Clamped before the power: the counts may reach 2000, and 2^9 already exceeds the maximum.
-    2_i64.pow(counted.clamp(1, 9).unsigned_abs()).min(300)
 }
 
 #[cfg(test)]

@@ -130,7 +130,7 @@ mod tests {
         }
     }
 
-    /// A report that tells of these.
+    /// A report with these values.
     fn saved(steps: &[i64]) -> ProgressReport {
         let checkpoint = |&step: &i64| CheckpointReport {
             step,

@@ -3,21 +3,22 @@
 
 mod download;
 mod reader;
+mod runtime;
 mod scheme;
 mod upload;
 
 use std::future::Future;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::{Path, PathPart};
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
-use tokio::runtime::Runtime;
 
 use crate::error::{Error, Result, StoreError, StoreErrorKind};
 pub use reader::ObjectReader;
+pub use runtime::block_on;
 pub use upload::ObjectWriter;
 
 /// Larger objects are transferred in parts of this size, so that no single request can take long: a timeout then
@@ -149,7 +150,7 @@ impl Store {
         }
     }
 
-    /// All bytes of each of several small objects, many of them requested at once.
+    /// All bytes of each of several small objects, many of them requested concurrently.
     ///
     /// # Errors
     /// For each, as [`Store::get`].
@@ -372,143 +373,5 @@ async fn fetch_parts(
     Ok(whole.freeze())
 }
 
-/// Runs a task on the threads of the stores' runtime, while the calling thread waits.
-///
-/// # Errors
-/// If it ends without an answer.
-pub fn block_on<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> Result<T> {
-    // A channel and not `Runtime::block_on`, which panics on a thread that belongs to an async runtime.
-    let (answer, wait) = mpsc::sync_channel(1);
-    shared_runtime()?.spawn(async move { answer.send(task.await) });
-    wait.recv()
-        .map_err(|_| Error::Bug("a request never answered".into()))
-}
-
-/// The runtime that all stores of the process share.
-fn shared_runtime() -> Result<&'static Runtime> {
-    static RUNTIME: OnceLock<std::io::Result<Runtime>> = OnceLock::new();
-    let built = RUNTIME.get_or_init(|| {
-        tokio::runtime::Builder::new_multi_thread()
-            // Requests wait for the network and need little CPU: two threads leave the cores to training.
-            .worker_threads(2)
-            .thread_name("store")
-            .enable_all()
-            .build()
-    });
-
-    built
-        .as_ref()
-        .map_err(|error| Error::Bug(format!("no threads for object stores: {error}")))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn contract(store: &Store) {
-        let small = Bytes::from_static(b"small");
-        let large = Bytes::from(vec![7u8; PART_BYTES as usize * 2 + 3]);
-        store.put("a/small", small.clone()).unwrap();
-        store.put("b", large.clone()).unwrap();
-        assert_eq!(store.get("a/small").unwrap(), small);
-        assert!(
-            store.join_prefix("a").get("small").unwrap() == small,
-            "join and a name with / agree"
-        );
-
-        assert!(
-            store.get("b").unwrap() == large,
-            "an object of several parts comes back whole"
-        );
-
-        assert_eq!(store.get_if_exists("absent").unwrap(), None);
-        assert_eq!(store.get_range("a/small", 1..4).unwrap(), "mal");
-        assert_eq!(store.get_range("a/small", 2..2).unwrap(), "");
-        let cut = store.get_range("a/small", 1..9).unwrap_err().to_string();
-        assert!(cut.contains("a/small ends before byte 9"), "{cut}");
-        assert_eq!(store.object_size("b").unwrap(), Some(large.len() as u64));
-        assert_eq!(store.object_size("absent").unwrap(), None);
-
-        let names: Vec<_> = store
-            .list_objects()
-            .unwrap()
-            .into_iter()
-            .map(|e| (e.name, e.bytes))
-            .collect();
-
-        assert_eq!(
-            names,
-            [("a/small".into(), 5), ("b".into(), large.len() as u64)]
-        );
-
-        let odd = ["目/猫 #1 100%.png", "目/[a]~b.png", "目/absent"].map(String::from);
-        odd[..2]
-            .iter()
-            .for_each(|name| store.put(name, small.clone()).unwrap());
-
-        let mut names: Vec<_> = store
-            .join_prefix("目")
-            .list_objects()
-            .unwrap()
-            .into_iter()
-            .map(|e| format!("目/{}", e.name))
-            .collect();
-
-        names.sort();
-        assert_eq!(
-            names,
-            [odd[1].clone(), odd[0].clone()],
-            "names are listed as they were given"
-        );
-
-        let found = store.get_many(&odd);
-        assert!(
-            found[..2]
-                .iter()
-                .all(|bytes| bytes.as_ref().unwrap() == &small)
-        );
-
-        let error = found[2].as_ref().unwrap_err().to_string();
-        assert!(error.contains("目/absent"), "{error}");
-
-        assert!(store.put_if_absent("claim", small.clone()).unwrap());
-        assert!(!store.put_if_absent("claim", large).unwrap());
-        assert_eq!(
-            store.get("claim").unwrap(),
-            small,
-            "the second create changed nothing"
-        );
-
-        store.delete("claim").unwrap();
-        store.delete("claim").unwrap();
-        let error = store.get("claim").unwrap_err().to_string();
-        assert!(error.contains(&store.object_uri("claim")), "{error}");
-    }
-
-    #[test]
-    fn memory_keeps_the_contract() {
-        contract(&Store::in_memory());
-    }
-
-    #[test]
-    fn a_folder_keeps_the_contract_by_path_and_by_uri() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("目录 with space");
-        contract(&Store::open(path.to_str().unwrap()).unwrap());
-        let uri = url::Url::from_file_path(&path).unwrap();
-        let by_uri = Store::open(uri.as_str()).unwrap();
-
-        assert_eq!(by_uri.get("a/small").unwrap(), "small");
-    }
-
-    #[test]
-    fn a_thread_of_an_async_runtime_may_wait_too() {
-        let store = Store::in_memory();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap();
-
-        runtime.block_on(async { store.put("x", Bytes::new()).unwrap() });
-        assert_eq!(store.list_objects().unwrap().len(), 1);
-    }
-}
+mod tests;

@@ -1,4 +1,6 @@
-//! Which end is whose fault: one row an end.
+//! Classification of failures: one row for each end of a pod.
+
+use cnclip_crds::common::{RestartCounts, RetryLimits};
 
 use super::*;
 use crate::cluster_fixtures::{active_job, ended_state, job_in, time_at, worker_pod};
@@ -268,7 +270,7 @@ fn worker_ended(index: i32, exit_code: i32, second: i64) -> WorkerPod {
 
 /// One row a rule. Read this table to know which of several failures is the cause.
 #[test]
-fn of_several_workers_the_one_is_told_that_the_others_ended_for() {
+fn of_several_failed_workers_the_root_cause_is_reported() {
     // The class, and the number of the worker.
     type Cause = (FailureClass, i32);
     let running = |index| WorkerPod {
@@ -312,7 +314,7 @@ fn of_several_workers_the_one_is_told_that_the_others_ended_for() {
             Some((FailureClass::Bug, 1)),
         ),
         (
-            "at once the lower number",
+            "at the same time the lower number",
             vec![worker_ended(0, 139, 2), worker_ended(1, 70, 2)],
             4,
             Some((FailureClass::Crashed, 0)),
@@ -378,17 +380,17 @@ fn of_several_workers_the_one_is_told_that_the_others_ended_for() {
         let found = attempt_failure(&active_job("align", 1), &workers, time_at(now));
         let class = found.as_ref().map(|failure| failure.class);
         assert_eq!(class, expected.map(|(class, _)| class), "{name}");
-        let told = found.map(|failure| failure.message).unwrap_or_default();
+        let message = found.map(|failure| failure.message).unwrap_or_default();
         let worker = expected
             .map(|(_, index)| format!("worker {index}: "))
             .unwrap_or_default();
 
-        assert!(told.starts_with(&worker), "{name}: {told}");
+        assert!(message.starts_with(&worker), "{name}: {message}");
     }
 }
 
 #[test]
-fn the_trainers_own_words_are_told() {
+fn the_message_of_a_failure_is_that_of_the_trainer() {
     let report = r#"{"run":{"name":"muge","stage":"align"},"activity":"Failed","step":7,"steps":9,
         "reportedAt":1,"failure":{"exitCode":65,"message":"Shard 00017.tar ends early. Re-upload it."}}"#;
     let rows = [
@@ -399,11 +401,11 @@ fn the_trainers_own_words_are_told() {
             "pod muge-align-1-0-abcde on node node-1 ended with exit code 65; `kubectl logs",
         ),
     ];
-    for (message, expected) in rows {
-        let told = found(None, false, ended_state(65, "Error", message))
+    for (termination_message, expected) in rows {
+        let message = found(None, false, ended_state(65, "Error", termination_message))
             .unwrap()
             .message;
-        assert!(told.starts_with(expected), "{told}");
+        assert!(message.starts_with(expected), "{message}");
     }
 }
 

@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stores_own_fault_is_told_not_that_of_the_writer() {
+    fn a_failed_upload_reports_the_error_of_the_store() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path().to_str().unwrap()).unwrap();
         // Where a folder has to be there is a file.
