@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_operator_tells_its_own_memory_and_what_it_did() {
+    fn the_operator_exports_its_memory_and_its_counters() {
         let metrics = Metrics::new().unwrap();
         metrics.progress_reads.with_label_values(&["read"]).inc();
         let text = metrics.encode_text().unwrap();

@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_are_told_than_prometheus_should_keep_and_it_is_said_how_many_are_not() {
+    fn scores_beyond_the_limit_are_counted_and_not_exported() {
         let metrics = Metrics::new().unwrap();
         for number in 0..25 {
             metrics

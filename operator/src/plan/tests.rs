@@ -221,17 +221,16 @@ fn a_killed_worker_is_put_on_record_once_and_restarted_after_a_while() {
 }
 
 #[test]
-fn an_attempt_that_ran_out_of_memory_is_followed_by_ones_that_compute_half_at_once_if_they_may_choose()
- {
-    let told = |plan: &ReconcilePlan| {
+fn after_running_out_of_memory_an_automatic_micro_batch_is_halved() {
+    let halves = |plan: &ReconcilePlan| {
         let objects = plan.create.as_ref().unwrap();
-        let told = objects.config_map.data.as_ref().unwrap()["run.json"].as_str();
-        serde_json::from_str::<serde_json::Value>(told).unwrap()["halveMicroBatch"].clone()
+        let run_json = objects.config_map.data.as_ref().unwrap()["run.json"].as_str();
+        serde_json::from_str::<serde_json::Value>(run_json).unwrap()["halveMicroBatch"].clone()
     };
     for (micro_batch, halved) in [(json!("Auto"), true), (json!(8), false)] {
         let run = manifest_fixtures::sample_training_with("/stages/0/microBatchSize", micro_batch);
         let first = decide(&run, &RecordedStatus::default(), &nothing(0));
-        assert_eq!(told(&first), false);
+        assert_eq!(halves(&first), false);
         let killed =
             |attempt, code, reason| at_work(10, "align", attempt, ended_state(code, reason, ""));
         let recorded = decide(
@@ -249,7 +248,7 @@ fn an_attempt_that_ran_out_of_memory_is_followed_by_ones_that_compute_half_at_on
             },
         );
 
-        assert_eq!(told(&second), halved);
+        assert_eq!(halves(&second), halved);
         // Another end later leaves it at that, and so does a second lack of memory.
         for (code, reason) in [(75, "Error"), (137, "OOMKilled")] {
             let recorded = decide(&run, &second.status, &killed(2, code, reason)).status;
@@ -262,7 +261,7 @@ fn an_attempt_that_ran_out_of_memory_is_followed_by_ones_that_compute_half_at_on
                 },
             );
 
-            assert_eq!(told(&third), halved, "{code}");
+            assert_eq!(halves(&third), halved, "{code}");
         }
 
         assert_eq!(
@@ -366,7 +365,7 @@ fn a_run_held_back_loses_its_pods_and_goes_on_as_the_next_attempt() {
 }
 
 #[test]
-fn pods_that_cannot_start_are_told_and_given_up_after_the_start_deadline() {
+fn pending_pods_are_reported_and_fail_after_the_start_deadline() {
     let run = manifest_fixtures::sample_training_with("/startDeadlineSeconds", json!(60));
     let missing = |seconds| {
         let waiting = WorkerState::Waiting {
@@ -423,7 +422,7 @@ fn an_ended_run_is_deleted_when_its_time_is_over() {
 }
 
 #[test]
-fn what_the_api_server_refuses_is_told() {
+fn refusals_of_the_api_server_are_reported() {
     let run = manifest_fixtures::sample_training();
     let mut plan = decide(&run, &RecordedStatus::default(), &nothing(0));
     let quota = "applying Job muge-align-1: exceeded quota".to_owned();

@@ -214,12 +214,12 @@ impl LocalRanks {
             control.close_connections();
         }
 
-        most_telling_result(results)
+        most_informative_result(results)
     }
 }
 
 /// The result of the process: an error that a rank of it caused, else one that a peer's failure caused.
-fn most_telling_result<E: RankError>(results: Vec<Result<(), E>>) -> Result<(), E> {
+fn most_informative_result<E: RankError>(results: Vec<Result<(), E>>) -> Result<(), E> {
     let is_caused_by_peer = |result: &Result<(), E>| {
         result
             .as_ref()

@@ -118,7 +118,7 @@ fn a_classification_has_no_recall_and_says_what_it_has() {
     assert!(message.ends_with(words), "{message}");
 }
 
-/// What is said beside another evaluation. One row a rule.
+/// Gates that compare with another evaluation: one row for each rule.
 #[test]
 fn a_number_passes_that_is_not_worse_than_the_baselines() {
     let of = |found: &[Value]| Some(json!({"results": found}));

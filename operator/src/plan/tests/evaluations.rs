@@ -172,9 +172,9 @@ fn a_classification_is_of_its_templates_too() {
 }
 
 #[test]
-fn results_that_were_told_stay_when_the_last_words_have_only_the_last() {
+fn results_of_earlier_reports_are_kept_when_a_shortened_report_lacks_them() {
     let mut run = manifest_fixtures::sample_evaluation();
-    let told = |names: &[&str]| {
+    let reported = |names: &[&str]| {
         let observed = well(
             &manifest_fixtures::sample_evaluation(),
             9,
@@ -208,7 +208,7 @@ fn results_that_were_told_stay_when_the_last_words_have_only_the_last() {
         (vec!["b", "c"], vec!["a", "b", "c"]),
         (vec!["a"], vec!["a", "b", "c"]),
     ] {
-        reconcile(&mut run, &told(&names));
+        reconcile(&mut run, &reported(&names));
         let status = run.status.as_ref().unwrap();
         let results: Vec<_> = status
             .results
@@ -245,11 +245,11 @@ fn a_gate_waits_for_its_baseline_after_the_end_and_is_judged_once() {
     let mut old = manifest_fixtures::sample_evaluation();
     let its = well(&old, 12, "evaluate", "s3://y/checkpoints/8-1", 50.9);
     reconcile(&mut old, &from_training(its, complete.clone()));
-    let beside = ObservedState {
+    let with_baseline = ObservedState {
         baseline: Some(old),
         ..from_training(nothing(13), complete.clone())
     };
-    let judged = reconcile(&mut run, &beside);
+    let judged = reconcile(&mut run, &with_baseline);
     assert_eq!(why(&judged.status, "GatePassed"), "True Passed");
     assert_eq!(
         (reasons(&judged), judged.requeue_after),
@@ -297,16 +297,16 @@ fn every_checkpoint_is_scored_as_it_appears_until_the_training_has_ended() {
     let plan = reconcile(&mut run, &from_training(nothing(1), first.clone()));
     assert_eq!(created(&plan), Some("muge-scores-align-10-1"));
     let objects = plan.create.unwrap();
-    let told = objects.config_map.data.unwrap()["run.json"].clone();
+    let run_json = objects.config_map.data.unwrap()["run.json"].clone();
 
     assert!(
-        told.contains("s3://runs/muge/align/checkpoints/10-1"),
-        "{told}"
+        run_json.contains("s3://runs/muge/align/checkpoints/10-1"),
+        "{run_json}"
     );
 
     assert!(
-        told.contains("s3://runs/muge/evaluations/muge-scores/align-10"),
-        "{told}"
+        run_json.contains("s3://runs/muge/evaluations/muge-scores/align-10"),
+        "{run_json}"
     );
 
     let uri = "s3://runs/muge/align/checkpoints/10-1";

@@ -115,7 +115,7 @@ fn images_and_texts_without_numbers_are_numbered_across_shards() {
     for (shard, keys) in [("0.tar", ["a", "b"]), ("1.tar", ["c", "d"])] {
         let mut tar = ::tar::Builder::new(Vec::new());
         for key in keys {
-            for (extension, bytes) in [("png", "picture"), ("txt", key)] {
+            for (extension, bytes) in [("png", "image"), ("txt", key)] {
                 let mut header = ::tar::Header::new_ustar();
                 header.set_size(bytes.len() as u64);
                 let name = format!("{key}.{extension}");
