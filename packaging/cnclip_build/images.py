@@ -26,7 +26,7 @@ CUDA_LIBRARY_FOLDER = "/usr/local/lib/nvidia"
 CUDA_ENVIRONMENT = (
     # GKE and other managed nodes mount the driver into /usr/local/nvidia.
     f"LD_LIBRARY_PATH={CUDA_LIBRARY_FOLDER}:/usr/local/nvidia/lib64",
-    # These two tell the NVIDIA container runtime which devices and driver libraries to mount.
+    # From these two the NVIDIA container runtime takes which devices and driver libraries to mount.
     "NVIDIA_VISIBLE_DEVICES=all",
     "NVIDIA_DRIVER_CAPABILITIES=compute,utility",
 )
