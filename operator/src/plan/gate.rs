@@ -75,14 +75,44 @@ fn gate_condition(
     let verdict = verdict.unwrap_or_else(|undecided| undecided);
     ConditionFields {
         type_: GATE_PASSED,
-        status: verdict.0,
-        reason: verdict.1.to_owned(),
-        message: verdict.2,
+        status: verdict.status,
+        reason: verdict.reason.to_owned(),
+        message: verdict.message,
     }
 }
 
-/// Status, reason and message of the condition; `Err` if there is nothing to compare.
-type GateVerdict = (&'static str, &'static str, String);
+/// What the condition says. As an `Err`: there is nothing to compare.
+struct GateVerdict {
+    status: &'static str,
+    reason: &'static str,
+    message: String,
+}
+
+impl GateVerdict {
+    fn passed(message: String) -> Self {
+        Self {
+            status: "True",
+            reason: "Passed",
+            message,
+        }
+    }
+
+    fn failed(reason: &'static str, message: String) -> Self {
+        Self {
+            status: "False",
+            reason,
+            message,
+        }
+    }
+
+    fn unknown(reason: &'static str, message: String) -> Self {
+        Self {
+            status: "Unknown",
+            reason,
+            message,
+        }
+    }
+}
 
 /// The score that the gate applies to.
 fn gated_score(gate: &GateSpec, results: &[ResultStatus], ended: bool) -> Result<f64, GateVerdict> {
@@ -92,19 +122,16 @@ fn gated_score(gate: &GateSpec, results: &[ResultStatus], ended: bool) -> Result
         // forever.
         return Err(if ended {
             let message = format!("ended without a result of task {task}");
-            ("False", "NotScored", message)
+            GateVerdict::failed("NotScored", message)
         } else {
-            (
-                "Unknown",
-                "NotScoredYet",
-                format!("task {task} is not scored yet"),
-            )
+            let message = format!("task {task} is not scored yet");
+            GateVerdict::unknown("NotScoredYet", message)
         });
     };
 
     parse_score(result, gate).ok_or_else(|| {
         let message = format!("task {task} has no {metric}: {}", describe_metrics(result));
-        ("False", "TaskHasNoSuchMetric", message)
+        GateVerdict::failed("TaskHasNoSuchMetric", message)
     })
 }
 
@@ -129,15 +156,13 @@ fn describe_metrics(result: &ResultStatus) -> String {
 fn compare_to_threshold(gate: &GateSpec, score: f64) -> Result<GateVerdict, GateVerdict> {
     let asked = gate.at_least.as_deref().unwrap_or_default();
     let passes = parse_decimal(asked).is_some_and(|least| score + SCORE_EPSILON >= least);
-    let (status, reason) = if passes {
-        ("True", "Passed")
-    } else {
-        ("False", "BelowTheGate")
-    };
-
     let GateSpec { task, metric, .. } = gate;
     let message = format!("{metric} of task {task} is {score:.2}, and must be at least {asked}");
-    Ok((status, reason, message))
+    Ok(if passes {
+        GateVerdict::passed(message)
+    } else {
+        GateVerdict::failed("BelowTheGate", message)
+    })
 }
 
 fn compare_to_baseline(
@@ -154,19 +179,17 @@ fn compare_to_baseline(
 
     let passes = parse_decimal(tolerance)
         .is_some_and(|tolerance| score + tolerance + SCORE_EPSILON >= other);
-    let (status, reason) = if passes {
-        ("True", "Passed")
-    } else {
-        ("False", "WorseThanBaseline")
-    };
-
     let GateSpec { task, metric, .. } = gate;
     let message = format!(
         "{metric} of task {task} is {score:.2}; that of {evaluation_name} is {other:.2}, and \
          {tolerance} less would pass"
     );
 
-    Ok((status, reason, message))
+    Ok(if passes {
+        GateVerdict::passed(message)
+    } else {
+        GateVerdict::failed("WorseThanBaseline", message)
+    })
 }
 
 /// The score of the baseline.
@@ -184,12 +207,12 @@ fn baseline_score(
              spec.gate.notWorseThan.evaluationName"
         );
 
-        return Err(("Unknown", "BaselineMissing", message));
+        return Err(GateVerdict::unknown("BaselineMissing", message));
     };
 
     if !baseline.spec.tasks.iter().any(|found| found.name == *task) {
         let message = format!("{} has no task {task}", baseline.name_any());
-        return Err(("False", "BaselineHasNoSuchTask", message));
+        return Err(GateVerdict::failed("BaselineHasNoSuchTask", message));
     }
 
     let recorded = baseline.recorded_status();
@@ -197,13 +220,10 @@ fn baseline_score(
         return Err(
             if recorded.is_condition_true(FAILED) || recorded.is_condition_true(COMPLETE) {
                 let message = format!("{name} ended without a result of task {task}");
-                ("False", "BaselineNotScored", message)
+                GateVerdict::failed("BaselineNotScored", message)
             } else {
-                (
-                    "Unknown",
-                    "WaitingForBaseline",
-                    format!("waits until {name} has scored task {task}"),
-                )
+                let message = format!("waits until {name} has scored task {task}");
+                GateVerdict::unknown("WaitingForBaseline", message)
             },
         );
     };
@@ -215,7 +235,7 @@ fn baseline_score(
             describe_metrics(result)
         );
 
-        ("False", "BaselineHasNoSuchMetric", message)
+        GateVerdict::failed("BaselineHasNoSuchMetric", message)
     })
 }
 
