@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::common::{ArtifactLocation, RetryLimits, VocabularyFile, WorkersSpec};
 use crate::defaults;
-use crate::tasks::TaskSpec;
+use crate::tasks::{self, TaskSpec};
 use crate::trainer_config::FeatureFormat;
 pub use gate::{EvaluationTrigger, GateBaseline, GateSpec};
 pub use status::{
@@ -47,7 +47,7 @@ pub use status::{
 #[x_kube(validation = Rule::new("self.trigger == 'Once' || has(self.checkpoint.trainingName)").message("trigger EveryCheckpoint needs checkpoint.trainingName"))]
 #[x_kube(validation = Rule::new("self.trigger == 'Once' || self.checkpoint.when == 'Complete'").message("leave checkpoint.when out where trigger is EveryCheckpoint: nothing is waited for"))]
 #[x_kube(validation = Rule::new("!has(self.gate) || self.tasks.exists(t, t.name == self.gate.task)").message("gate.task must be the name of one of spec.tasks"))]
-#[x_kube(validation = Rule::new("!has(self.gate) || self.tasks.all(t, t.name != self.gate.task || has(t.retrieval) == self.gate.metric.contains('.'))").message("gate.metric must be one of the task's kind: textToImage.… and imageToText.… of a retrieval, the others of a zeroShot"))]
+#[x_kube(validation = Rule::new(tasks::GATE_METRIC_RULE).message(tasks::GATE_METRIC_MESSAGE))]
 pub struct CnClipEvaluationSpec {
     /// Checkpoint to evaluate.
     #[x_kube(validation = Rule::new("self == oldSelf").message("is immutable: another checkpoint is another evaluation"))]

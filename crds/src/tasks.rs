@@ -12,7 +12,6 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use metric::Metric;
 #[cfg(feature = "kube")]
 pub use retrieval::RetrievalSpec;
 pub use retrieval::{
@@ -27,6 +26,18 @@ pub use zero_shot::{
     ZeroShotStatus,
 };
 
+/// The fields of [`TaskSpec`] and [`TaskConfig`], of which exactly one selects the kind of the task.
+pub const TASK_KIND_FIELDS: &str = "retrieval and zeroShot";
+
+/// CEL rule of an evaluation: a gate compares a metric of its task's kind.
+// CEL knows a metric by its name only: those of retrieval contain a dot, and no others do.
+#[cfg(feature = "kube")]
+pub(crate) const GATE_METRIC_RULE: &str = "!has(self.gate) || self.tasks.all(t, t.name != self.gate.task || has(t.retrieval) == self.gate.metric.contains('.'))";
+
+/// The message where a gate compares a metric of another kind of task.
+#[cfg(feature = "kube")]
+pub const GATE_METRIC_MESSAGE: &str = "gate.metric must be one of the task's kind: textToImage.… and imageToText.… of a retrieval, the others of a zeroShot";
+
 /// A kind of task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskKind {
@@ -34,6 +45,48 @@ pub enum TaskKind {
     Retrieval,
     /// Zero-shot classification.
     ZeroShot,
+}
+
+impl TaskKind {
+    /// Every kind, in the order of their tables.
+    pub const ALL: [Self; 2] = [Self::Retrieval, Self::ZeroShot];
+
+    /// Its title on the report page.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Retrieval => "retrieval",
+            Self::ZeroShot => "zero-shot",
+        }
+    }
+}
+
+metric::declare_metrics! {
+    /// Text-to-image recall at 1.
+    TextToImageR1 = "textToImage.r1", "R@1 text→image", of Retrieval;
+    /// Text-to-image recall at 5.
+    TextToImageR5 = "textToImage.r5", "R@5 text→image", of Retrieval;
+    /// Text-to-image recall at 10.
+    TextToImageR10 = "textToImage.r10", "R@10 text→image", of Retrieval;
+    /// Mean of text-to-image R@1, R@5 and R@10.
+    TextToImageMeanRecall = "textToImage.meanRecall", "mean recall text→image", of Retrieval;
+    /// Image-to-text recall at 1.
+    ImageToTextR1 = "imageToText.r1", "R@1 image→text", of Retrieval;
+    /// Image-to-text recall at 5.
+    ImageToTextR5 = "imageToText.r5", "R@5 image→text", of Retrieval;
+    /// Image-to-text recall at 10.
+    ImageToTextR10 = "imageToText.r10", "R@10 image→text", of Retrieval;
+    /// Mean of image-to-text R@1, R@5 and R@10.
+    ImageToTextMeanRecall = "imageToText.meanRecall", "mean recall image→text", of Retrieval;
+    /// Top-1 accuracy.
+    Accuracy = "accuracy", "accuracy", of ZeroShot;
+    /// Top-5 accuracy.
+    Top5 = "top5", "top-5 accuracy", of ZeroShot;
+    /// Mean per-class accuracy.
+    MeanPerClass = "meanPerClass", "mean per class", of ZeroShot;
+    /// Area under the ROC curve, for two classes.
+    RocAuc = "rocAuc", "ROC AUC", of ZeroShot;
+    /// 11-point interpolated mean average precision.
+    MeanAveragePrecision = "meanAveragePrecision", "11-point mAP", of ZeroShot;
 }
 
 /// Evaluation task.
@@ -61,6 +114,14 @@ impl TaskSpec {
             name: self.name.clone(),
             retrieval: self.retrieval.as_ref().map(RetrievalSpec::to_config),
             zero_shot: self.zero_shot.as_ref().map(ZeroShotSpec::to_config),
+        }
+    }
+
+    /// Whether it is a task of this kind.
+    pub fn is_kind(&self, kind: TaskKind) -> bool {
+        match kind {
+            TaskKind::Retrieval => self.retrieval.is_some(),
+            TaskKind::ZeroShot => self.zero_shot.is_some(),
         }
     }
 }
@@ -145,6 +206,14 @@ pub enum TaskScores {
 }
 
 impl TaskScores {
+    /// The kind of the task.
+    pub fn kind(&self) -> TaskKind {
+        match self {
+            Self::Retrieval(_) => TaskKind::Retrieval,
+            Self::ZeroShot(_) => TaskKind::ZeroShot,
+        }
+    }
+
     /// One of the scores; `None` where it was not measured.
     fn find_score(&self, metric: Metric) -> Option<f64> {
         match self {
@@ -269,94 +338,4 @@ fn format_percent(value: f64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn result(measured: TaskScores) -> TaskResult {
-        let (name, dataset) = ("muge".to_owned(), "s3://data/muge/valid/".to_owned());
-        TaskResult {
-            name,
-            dataset,
-            digest: String::new(),
-            images: 3,
-            seconds: 1.0,
-            measured,
-        }
-    }
-
-    #[test]
-    fn every_number_is_found_by_its_name_and_only_there() {
-        let recall = |r1| RecallAtK {
-            r1,
-            r5: r1 + 1.0,
-            r10: r1 + 2.0,
-            mean_recall: r1 + 3.0,
-        };
-
-        let recalls = RetrievalRecalls {
-            text_to_image: recall(10.0),
-            image_to_text: recall(20.0),
-        };
-
-        let scores = RetrievalScores {
-            texts: 5,
-            recalls: Some(recalls),
-            threshold: None,
-        };
-
-        let retrieval = result(TaskScores::Retrieval(scores));
-        let zero_shot = result(TaskScores::ZeroShot(ZeroShotScores {
-            classes: 2,
-            headline: Metric::RocAuc,
-            accuracy: 1.0,
-            top5: 2.0,
-            mean_per_class: 3.0,
-            roc_auc: Some(4.0),
-            mean_average_precision: 5.0,
-            templates: TemplatesReport::default(),
-        }));
-
-        let named = |name: &str| serde_json::from_str::<Metric>(&format!("\"{name}\"")).unwrap();
-        for (name, value) in [
-            ("textToImage.r1", 10.0),
-            ("textToImage.r5", 11.0),
-            ("textToImage.r10", 12.0),
-            ("textToImage.meanRecall", 13.0),
-            ("imageToText.r1", 20.0),
-            ("imageToText.r5", 21.0),
-            ("imageToText.r10", 22.0),
-            ("imageToText.meanRecall", 23.0),
-        ] {
-            assert_eq!(retrieval.find_score(named(name)), Some(value), "{name}");
-            assert_eq!(zero_shot.find_score(named(name)), None, "{name}");
-            assert_eq!(named(name).name(), name);
-        }
-
-        let names = [
-            "accuracy",
-            "top5",
-            "meanPerClass",
-            "rocAuc",
-            "meanAveragePrecision",
-        ];
-
-        for (name, value) in names.into_iter().zip([1.0, 2.0, 3.0, 4.0, 5.0]) {
-            assert_eq!(zero_shot.find_score(named(name)), Some(value), "{name}");
-            assert_eq!(retrieval.find_score(named(name)), None, "{name}");
-            assert_eq!(named(name).name(), name);
-        }
-
-        assert_eq!(zero_shot.primary_metric(), Metric::RocAuc);
-    }
-
-    #[test]
-    fn a_result_reads_like_the_task_that_asked_for_it() {
-        let scores = RetrievalScores {
-            texts: 5,
-            ..RetrievalScores::default()
-        };
-
-        let json = serde_json::to_value(result(TaskScores::Retrieval(scores))).unwrap();
-        assert_eq!(json["retrieval"], serde_json::json!({"texts": 5}));
-    }
-}
+mod tests;

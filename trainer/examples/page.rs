@@ -185,10 +185,10 @@ fn retrieval(name: &str, files: Files<'_>, public: Option<Benchmark>) -> Result<
 
     let mut scored = scored.context("one rank has the numbers")?;
     scored.calibrate_threshold(50.0);
-    let shown = TaskDetails::Retrieval(RetrievalExamples::from_scored(&scored, &dataset)?);
+    let examples = RetrievalExamples::from_scored(&scored, &dataset)?;
     Ok(TaskSection {
         result: scored.result,
-        shown,
+        shown: Some(TaskDetails::Retrieval(examples)),
         public: public.map(PublicDataset::Retrieval),
     })
 }
@@ -288,11 +288,11 @@ fn zero_shot(
         limits,
         &Communicator::single_rank(),
     )?;
-    let shown = TaskDetails::ZeroShot(ClassDetails::from_scored(&scored, &ready.store)?);
+    let classes = ClassDetails::from_scored(&scored, &ready.store)?;
 
     Ok(TaskSection {
         result: scored.result,
-        shown,
+        shown: Some(TaskDetails::ZeroShot(classes)),
         public: preset.map(PublicDataset::ZeroShot),
     })
 }

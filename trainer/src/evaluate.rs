@@ -3,6 +3,7 @@
 pub mod calibration;
 pub mod corpus;
 pub mod predictions;
+mod presentation;
 mod results_table;
 pub mod retrieval;
 mod sharding;
@@ -26,8 +27,17 @@ use cnclip_distributed::Communicator;
 use cnclip_nn::model::PackedTexts;
 use cnclip_nn::model::clip::Clip;
 use corpus::RetrievalCorpus;
+pub use presentation::ScorePresentation;
 pub use results_table::format_results_table;
 use retrieval::RetrievalResult;
+
+/// How the scores of a task are shown.
+pub fn present_scores(scores: &TaskScores) -> &dyn ScorePresentation {
+    match scores {
+        TaskScores::Retrieval(scores) => scores,
+        TaskScores::ZeroShot(scores) => scores,
+    }
+}
 
 /// A model used for its features only.
 pub trait Encoder {

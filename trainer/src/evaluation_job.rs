@@ -4,9 +4,6 @@ mod check;
 mod evaluated_model;
 mod prepared_task;
 mod result_files;
-mod retrieval_files;
-mod retrieval_task;
-mod zero_shot_task;
 
 use std::sync::Arc;
 

@@ -35,8 +35,8 @@ use crate::progress::history::StageCurves;
 pub struct TaskSection {
     /// What was measured.
     pub result: TaskResult,
-    /// What is shown of it.
-    pub shown: TaskDetails,
+    /// What is shown of it beside its scores, if anything.
+    pub shown: Option<TaskDetails>,
     /// The public data set that it was measured on, if it is one.
     pub public: Option<PublicDataset>,
 }

@@ -5,7 +5,7 @@ use cnclip_crds::{
     evaluation::{CnClipEvaluationSpec, GateSpec},
     field_problem::FieldProblem,
     model::ModelConfig,
-    tasks::TaskSpec,
+    tasks::{GATE_METRIC_MESSAGE, TaskSpec},
     trainer_config::TrainConfig,
     training::{CnClipTrainingSpec, ModelSpec, StageSpec},
 };
@@ -95,10 +95,9 @@ fn validate_gate(gate: &GateSpec, tasks: &[TaskSpec]) -> Result<(), StatusReason
         )));
     };
 
-    if task.retrieval.is_some() != gate.metric.is_recall() {
+    if !task.is_kind(gate.metric.task_kind()) {
         return Err(invalid_spec(format!(
-            "spec.gate.metric must be one of the task's kind: textToImage.… and imageToText.… of a \
-             retrieval, the others of a zeroShot; found {}",
+            "spec.{GATE_METRIC_MESSAGE}; found {}",
             gate.metric
         )));
     }

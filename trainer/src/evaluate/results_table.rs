@@ -1,38 +1,33 @@
 //! The table of results that `cnclip evaluate` prints.
 
-use cnclip_crds::tasks::{Metric, RecallAtK, SimilarityThreshold, TaskResult, TaskScores};
+use cnclip_crds::tasks::{TaskKind, TaskResult};
 
+use super::present_scores;
 use crate::text_table::format_table;
 
 /// Columns of text, which are left-aligned; the others are numbers.
 const TEXT_COLUMNS: usize = 2;
-const RETRIEVAL_COLUMNS: [&str; 6] = ["TASK", "DIRECTION", "R@1", "R@5", "R@10", "MR"];
-const ZERO_SHOT_COLUMNS: [&str; 7] = [
-    "TASK",
-    "COMPARED BY",
-    "TOP-1",
-    "TOP-5",
-    "PER CLASS",
-    "MAP",
-    "AUC",
-];
-/// The metrics of a classification, in the order of its columns.
-const ZERO_SHOT_METRICS: [Metric; 5] = [
-    Metric::Accuracy,
-    Metric::Top5,
-    Metric::MeanPerClass,
-    Metric::MeanAveragePrecision,
-    Metric::RocAuc,
-];
 
 /// Formats the scores of all tasks in percent, a table for each kind, and the sizes of the data sets.
 pub fn format_results_table(results: &[TaskResult]) -> String {
-    let recalls: Vec<_> = results.iter().flat_map(recall_rows).collect();
-    let classified: Vec<_> = results.iter().filter_map(zero_shot_row).collect();
-    let pools: String = results.iter().map(format_pool).collect();
-    format_table(&RETRIEVAL_COLUMNS, TEXT_COLUMNS, &recalls)
-        + &format_table(&ZERO_SHOT_COLUMNS, TEXT_COLUMNS, &classified)
-        + &pools
+    let tables = TaskKind::ALL.map(|kind| format_kind_table(results, kind));
+    let pools = results.iter().map(format_pool);
+    tables.into_iter().chain(pools).collect()
+}
+
+fn format_kind_table(results: &[TaskResult], kind: TaskKind) -> String {
+    let mut columns: &[&str] = &[];
+    let mut rows = Vec::new();
+
+    for result in results {
+        if result.measured.kind() == kind {
+            let scores = present_scores(&result.measured);
+            columns = scores.table_columns();
+            rows.extend(scores.table_rows(&result.name));
+        }
+    }
+
+    format_table(columns, TEXT_COLUMNS, &rows)
 }
 
 fn format_pool(result: &TaskResult) -> String {
@@ -43,104 +38,27 @@ fn format_pool(result: &TaskResult) -> String {
         ..
     } = result;
 
-    let others = match &result.measured {
-        TaskScores::Retrieval(scores) => format!("{} texts", scores.texts),
-        TaskScores::ZeroShot(scores) => format!("{} classes", scores.classes),
-    };
-
-    let threshold = format_threshold(result).unwrap_or_default();
-    let labels = if is_unlabeled(result) {
-        ", no labels"
-    } else {
+    let scores = present_scores(&result.measured);
+    let size = scores.pool_size();
+    let labels = if scores.is_labeled() {
         ""
+    } else {
+        ", no labels"
     };
 
-    format!("{name}: {others}, {images} images, {seconds:.1} s{labels}\n{threshold}")
-}
+    let footnote = scores.footnote();
+    let footnote = footnote.map(|footnote| format!("{name}: {footnote}\n"));
+    let footnote = footnote.unwrap_or_default();
 
-fn format_threshold(result: &TaskResult) -> Option<String> {
-    let TaskScores::Retrieval(scores) = &result.measured else {
-        return None;
-    };
-
-    let found = scores.threshold.as_ref()?;
-    let SimilarityThreshold {
-        wanted,
-        similarity,
-        precision,
-        coverage,
-    } = found;
-
-    let name = &result.name;
-    Some(match found.is_reached() {
-        true => format!(
-            "{name}: no match below {similarity:.4}: above, {precision:.1} % of first images are right \
-             for {coverage:.1} % of texts\n"
-        ),
-        false => format!(
-            "{name}: no similarity makes {wanted} % of first images right: at best {precision:.1} % \
-             from {similarity:.4} on, for {coverage:.1} % of texts\n"
-        ),
-    })
-}
-
-fn is_unlabeled(result: &TaskResult) -> bool {
-    matches!(&result.measured, TaskScores::Retrieval(scores) if scores.recalls.is_none())
-}
-
-fn recall_rows(result: &TaskResult) -> Vec<Vec<String>> {
-    let TaskScores::Retrieval(scores) = &result.measured else {
-        return Vec::new();
-    };
-
-    let Some(recalls) = &scores.recalls else {
-        return Vec::new();
-    };
-
-    let row = |direction: &str, recall: &RecallAtK| {
-        let RecallAtK {
-            r1,
-            r5,
-            r10,
-            mean_recall,
-        } = recall;
-
-        let numbers = [r1, r5, r10, mean_recall].map(|value| format!("{value:.1}"));
-        [result.name.clone(), direction.into()]
-            .into_iter()
-            .chain(numbers)
-            .collect()
-    };
-
-    vec![
-        row("text→image", &recalls.text_to_image),
-        row("image→text", &recalls.image_to_text),
-    ]
-}
-
-fn zero_shot_row(result: &TaskResult) -> Option<Vec<String>> {
-    let TaskScores::ZeroShot(scores) = &result.measured else {
-        return None;
-    };
-
-    let number = |metric| {
-        result
-            .find_score(metric)
-            .map_or("–".to_owned(), |value| format!("{value:.1}"))
-    };
-
-    let labels = [result.name.clone(), scores.headline.to_string()];
-    Some(
-        labels
-            .into_iter()
-            .chain(ZERO_SHOT_METRICS.map(number))
-            .collect(),
-    )
+    format!("{name}: {size}, {images} images, {seconds:.1} s{labels}\n{footnote}")
 }
 
 #[cfg(test)]
 mod tests {
-    use cnclip_crds::tasks::{RetrievalRecalls, RetrievalScores, TemplatesReport, ZeroShotScores};
+    use cnclip_crds::tasks::{
+        Metric, RecallAtK, RetrievalRecalls, RetrievalScores, SimilarityThreshold, TaskScores,
+        TemplatesReport, ZeroShotScores,
+    };
 
     use super::*;
 
@@ -222,8 +140,8 @@ mod tests {
     }
 
     #[test]
-    fn a_threshold_is_told_or_why_there_is_none() {
-        let told = |wanted| {
+    fn a_threshold_is_shown_or_why_there_is_none() {
+        let shown = |wanted| {
             let numbers = SimilarityThreshold {
                 similarity: 0.31,
                 precision: 90.5,
@@ -246,12 +164,15 @@ mod tests {
                 measured: TaskScores::Retrieval(scores),
             };
 
-            format_threshold(&result).unwrap()
+            let table = format_results_table(&[result]);
+            let (pool, threshold) = table.split_once('\n').unwrap();
+            assert_eq!(pool, "m: 3 texts, 2 images, 1.0 s, no labels");
+            threshold.to_owned()
         };
 
         let reached = "m: no match below 0.3100: above, 90.5 % of first images are right for 60.0 % of texts\n";
-        assert_eq!(told(90.0), reached);
+        assert_eq!(shown(90.0), reached);
         let missed = "m: no similarity makes 95 % of first images right: at best 90.5 % from 0.3100 on, for 60.0 % of texts\n";
-        assert_eq!(told(95.0), missed);
+        assert_eq!(shown(95.0), missed);
     }
 }

@@ -1,8 +1,11 @@
 //! Retrieval recall in both directions, from features and relevance labels.
 
+mod presentation;
+
 use cnclip_crds::tasks::{RecallAtK, RetrievalRecalls};
 
 use cnclip_compute::nearest_neighbors::{FeatureMatrix, Neighbor, nearest_neighbors};
+pub use presentation::log_validation;
 
 /// Candidates kept for each query: as many as the largest k of recall at k.
 pub const TOP_K: usize = 10;

@@ -15,6 +15,7 @@ mod index_files;
 mod line_files;
 pub mod metrics;
 mod prepared;
+mod presentation;
 mod submission;
 
 use std::time::Instant;

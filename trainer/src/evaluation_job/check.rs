@@ -1,6 +1,6 @@
 //! Validates the configuration of an evaluation. Opens nothing.
 
-use cnclip_crds::tasks::TaskConfig;
+use cnclip_crds::tasks::{TASK_KIND_FIELDS, TaskConfig};
 use cnclip_crds::trainer_config::EvaluateConfig;
 
 use crate::error::{Error, Result};
@@ -23,7 +23,7 @@ pub(super) fn check_config(config: &EvaluateConfig) -> Result<()> {
 /// The error for a task with none or several kinds.
 pub(super) fn task_kind_error(task: &TaskConfig) -> Error {
     Error::Config(format!(
-        "task {} must have exactly one of retrieval and zeroShot.",
+        "task {} must have exactly one of {TASK_KIND_FIELDS}.",
         task.name
     ))
 }

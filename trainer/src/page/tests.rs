@@ -1,4 +1,7 @@
-use cnclip_crds::tasks::{RecallAtK, RetrievalRecalls, SimilarityThreshold, TaskScores};
+use cnclip_crds::tasks::{
+    Metric, RecallAtK, RetrievalRecalls, SimilarityThreshold, TaskScores, TemplatesReport,
+    ZeroShotScores,
+};
 
 use super::*;
 use crate::evaluate::retrieval::first_hit;
@@ -51,7 +54,7 @@ fn input() -> PageInput {
         architecture: Some(Architecture::VitB16),
         tasks: vec![TaskSection {
             result: scored.result,
-            shown: TaskDetails::Retrieval(examples),
+            shown: Some(TaskDetails::Retrieval(examples)),
             public: Some(PublicDataset::Retrieval(Benchmark::Flickr30kCnTest)),
         }],
         provenance: vec![("Checkpoint".into(), "s3://runs/<b>".into())],
@@ -195,7 +198,7 @@ fn a_task_without_labels_says_so_and_shows_what_it_finds() {
     let scored = scored(&dataset);
     let examples = RetrievalExamples::from_scored(&scored, &dataset).unwrap();
     assert_eq!((examples.usual.len(), examples.worst.len()), (3, 0));
-    let shown = TaskDetails::Retrieval(examples);
+    let shown = Some(TaskDetails::Retrieval(examples));
     let tasks = vec![TaskSection {
         result: scored.result,
         shown,
@@ -281,7 +284,7 @@ fn many_tasks_begin_with_a_list_of_all() {
             name: "muge-test".into(),
             ..scored.result
         },
-        shown: TaskDetails::Retrieval(RetrievalExamples::default()),
+        shown: Some(TaskDetails::Retrieval(RetrievalExamples::default())),
         public: None,
     });
 
@@ -315,7 +318,7 @@ fn many_tasks_begin_with_a_list_of_all() {
 #[test]
 fn an_answer_that_is_not_similar_enough_is_no_match() {
     let mut input = input();
-    let TaskDetails::Retrieval(examples) = &input.tasks[0].shown else {
+    let Some(TaskDetails::Retrieval(examples)) = &input.tasks[0].shown else {
         panic!("a retrieval")
     };
 
@@ -352,4 +355,84 @@ fn a_difference_has_a_sign() {
     ] {
         assert_eq!(format_difference(value), said);
     }
+}
+
+/// A classification that nothing is shown of but its scores.
+fn scores_only() -> TaskSection {
+    let scores = ZeroShotScores {
+        classes: 2,
+        headline: Metric::Top5,
+        accuracy: 50.0,
+        top5: 75.04,
+        mean_per_class: 49.0,
+        roc_auc: None,
+        mean_average_precision: 51.0,
+        templates: TemplatesReport::default(),
+    };
+
+    TaskSection {
+        result: TaskResult {
+            measured: TaskScores::ZeroShot(scores),
+            ..input().tasks.remove(0).result
+        },
+        shown: None,
+        public: None,
+    }
+}
+
+#[test]
+fn a_task_without_a_section_of_its_own_lists_its_scores() {
+    let html = render_page(&PageInput {
+        tasks: vec![scores_only()],
+        ..PageInput::default()
+    });
+
+    let list = html.split_once("<h2>Scores <small>golden</small></h2>");
+    let list = list.unwrap().1.split_once("</section>").unwrap().0;
+    let headline = "<div class=headline><dt>top-5 accuracy</dt><dd>75.0<small>%</small></dd></div>";
+    assert!(list.contains(headline), "{list}");
+    assert_eq!(list.matches("<dt>").count(), 4, "{list}");
+
+    assert!(!render_page(&input()).contains("<h2>Scores"));
+}
+
+#[test]
+fn a_single_task_has_its_main_scores_in_the_header() {
+    let header = |tasks| {
+        let html = render_page(&PageInput {
+            tasks,
+            ..PageInput::default()
+        });
+
+        html.split_once("</header>").unwrap().0.to_owned()
+    };
+
+    let mut retrieval = input().tasks.remove(0);
+    let TaskScores::Retrieval(scores) = &mut retrieval.result.measured else {
+        panic!("a retrieval")
+    };
+
+    let recall = |r1, r10| RecallAtK {
+        r1,
+        r10,
+        ..RecallAtK::default()
+    };
+
+    scores.recalls = Some(RetrievalRecalls {
+        text_to_image: recall(25.0, 75.0),
+        image_to_text: recall(30.0, 80.0),
+    });
+
+    let shown = header(vec![retrieval]);
+    let tiles = concat!(
+        "  <dl class=\"tiles\">\n",
+        "    <div><dt>R@1 text→image</dt><dd>25.0<small>%</small></dd></div>\n",
+        "    <div><dt>R@10 text→image</dt><dd>75.0<small>%</small></dd></div>\n",
+        "    <div><dt>R@10 image→text</dt><dd>80.0<small>%</small></dd></div>\n",
+        "  </dl>\n",
+    );
+
+    assert!(shown.contains(tiles), "{shown}");
+    assert!(header(vec![scores_only()]).contains("<dt>accuracy</dt>"));
+    assert!(!header(vec![scores_only(), scores_only()]).contains("class=\"tiles\""));
 }

@@ -1,9 +1,9 @@
 //! Log lines of a run: one for each change between two reports. Never decides where they go.
 
 use cnclip_crds::report::ProgressReport;
-use cnclip_crds::tasks::{
-    RecallAtK, RetrievalRecalls, SimilarityThreshold, TaskResult, TaskScores,
-};
+
+use crate::evaluate::present_scores;
+use crate::evaluate::retrieval::log_validation;
 
 /// Logs what is new; steps are left to the progress bar where there is one.
 pub(super) fn log_report_changes(before: &ProgressReport, now: &ProgressReport, has_bar: bool) {
@@ -15,8 +15,7 @@ pub(super) fn log_report_changes(before: &ProgressReport, now: &ProgressReport, 
         .validation
         .filter(|found| Some(*found) != before.validation)
     {
-        let (text_to_image, image_to_text) = format_recalls(&found.recalls);
-        tracing::info!(step = found.step, text_to_image, image_to_text, "validated");
+        log_validation(found.step, &found.recalls);
     }
 
     if let Some(saved) = now.checkpoints.first()
@@ -26,7 +25,7 @@ pub(super) fn log_report_changes(before: &ProgressReport, now: &ProgressReport, 
     }
 
     for result in now.results.iter().skip(before.results.len()) {
-        log_task_result(result);
+        present_scores(&result.measured).log_scores(&result.name, result.images);
     }
 
     match &now.failure {
@@ -59,76 +58,17 @@ fn log_step(now: &ProgressReport) {
     );
 }
 
-fn log_task_result(result: &TaskResult) {
-    match &result.measured {
-        TaskScores::Retrieval(scores) => {
-            let Some((text_to_image, image_to_text)) = scores.recalls.as_ref().map(format_recalls)
-            else {
-                let texts = scores.texts;
-                let images = result.images;
-                return tracing::info!(
-                    task = result.name,
-                    texts,
-                    images,
-                    "searched without labels"
-                );
-            };
-
-            tracing::info!(task = result.name, text_to_image, image_to_text, "scored");
-            if let Some(found) = &scores.threshold {
-                let SimilarityThreshold {
-                    wanted,
-                    similarity,
-                    precision,
-                    coverage,
-                } = found;
-
-                let reached = found.is_reached();
-                tracing::info!(
-                    task = result.name,
-                    wanted,
-                    reached,
-                    similarity,
-                    precision,
-                    coverage,
-                    "calibrated"
-                );
-            }
-        }
-        TaskScores::ZeroShot(scores) => {
-            let headline = result.find_score(scores.headline);
-            let accuracy = scores.accuracy;
-            let metric = scores.headline;
-            tracing::info!(task = result.name, accuracy, ?metric, headline, "scored");
-        }
-    }
-}
-
-fn format_recalls(recalls: &RetrievalRecalls) -> (String, String) {
-    (
-        format_recall(&recalls.text_to_image),
-        format_recall(&recalls.image_to_text),
-    )
-}
-
-fn format_recall(recall: &RecallAtK) -> String {
-    let RecallAtK {
-        r1,
-        r5,
-        r10,
-        mean_recall,
-    } = recall;
-
-    format!("R@1 {r1:.1} R@5 {r5:.1} R@10 {r10:.1} MR {mean_recall:.1}")
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
     use std::sync::{Arc, Mutex};
 
     use cnclip_crds::report::{CheckpointReport, FailureReport, TrainerActivity, ValidationReport};
-    use serde_json::Value;
+    use cnclip_crds::tasks::{
+        Metric, RecallAtK, RetrievalRecalls, RetrievalScores, SimilarityThreshold, TaskResult,
+        TaskScores, TemplatesReport, ZeroShotScores,
+    };
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -234,6 +174,84 @@ mod tests {
             assert_eq!(messages, expected);
             assert!(lines(&now, &now, false).is_empty());
         }
+    }
+
+    /// The lines of one more result, without their time and level.
+    fn result_lines(measured: TaskScores) -> Vec<Value> {
+        let result = TaskResult {
+            name: "muge".into(),
+            dataset: "s3://data/muge/valid/".into(),
+            digest: String::new(),
+            images: 3,
+            seconds: 1.0,
+            measured,
+        };
+
+        let now = ProgressReport {
+            results: vec![result],
+            ..ProgressReport::default()
+        };
+
+        let mut logged = lines(&ProgressReport::default(), &now, false);
+        for line in &mut logged {
+            let line = line.as_object_mut().unwrap();
+            line.retain(|field, _| !["timestamp", "level", "target"].contains(&field.as_str()));
+        }
+
+        logged
+    }
+
+    #[test]
+    fn scores_are_logged_with_the_fields_of_their_task() {
+        let recall = RecallAtK {
+            r1: 58.42,
+            r5: 83.6,
+            r10: 100.0,
+            mean_recall: 77.4,
+        };
+
+        let recalls = RetrievalRecalls {
+            text_to_image: recall,
+            image_to_text: RecallAtK::default(),
+        };
+
+        let threshold = SimilarityThreshold {
+            wanted: 95.0,
+            similarity: 0.31,
+            precision: 90.5,
+            coverage: 60.0,
+        };
+
+        let mut retrieval = RetrievalScores {
+            texts: 5,
+            recalls: Some(recalls),
+            threshold: Some(threshold),
+        };
+
+        let scored = json!({"image_to_text": "R@1 0.0 R@5 0.0 R@10 0.0 MR 0.0", "message": "scored", "task": "muge", "text_to_image": "R@1 58.4 R@5 83.6 R@10 100.0 MR 77.4"});
+        let calibrated = json!({"coverage": 60.0, "message": "calibrated", "precision": 90.5, "reached": false, "similarity": 0.31, "task": "muge", "wanted": 95.0});
+        let logged = result_lines(TaskScores::Retrieval(retrieval.clone()));
+        assert_eq!(logged, [scored, calibrated]);
+
+        retrieval.recalls = None;
+        let searched =
+            json!({"images": 3, "message": "searched without labels", "task": "muge", "texts": 5});
+        let logged = result_lines(TaskScores::Retrieval(retrieval));
+        assert_eq!(logged, [searched]);
+
+        let classified = json!({"accuracy": 50.0, "headline": 75.0, "message": "scored", "metric": "Top5", "task": "muge"});
+        let logged = result_lines(TaskScores::ZeroShot(ZeroShotScores {
+            classes: 2,
+            headline: Metric::Top5,
+            accuracy: 50.0,
+            top5: 75.0,
+            mean_per_class: 49.0,
+            roc_auc: None,
+            mean_average_precision: 51.0,
+            templates: TemplatesReport::default(),
+        }));
+
+        assert_eq!(logged, [classified]);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! A validated zero-shot data set: class names, templates and list of images. Validation needs neither model nor
 //! image data, so that errors are reported before either is loaded.
 
-use cnclip_crds::tasks::ZeroShotConfig;
-use cnclip_crds::tasks::{DatasetDefaults, TemplateSet};
-use cnclip_crds::tasks::{Metric, TemplatesReport};
+use cnclip_crds::tasks::{
+    DatasetDefaults, Metric, TaskKind, TemplateSet, TemplatesReport, ZeroShotConfig,
+};
 use sha2::{Digest, Sha256};
 
 use super::class_folders::{ClassImage, TEST_FOLDER, list_class_images};
@@ -38,7 +38,8 @@ pub struct PreparedZeroShot {
     pub order: Option<Vec<usize>>,
     /// The metric that the task is compared by.
     pub primary_metric: Metric,
-    /// sha256 of the class names, the optional files, and the names and sizes of the images.
+    /// sha256 of what the scores depend on: the class names, the labels of images of several classes, and the
+    /// names and sizes of the images. The order of a submission is not part of it.
     pub digest: String,
 }
 
@@ -227,7 +228,7 @@ fn check_class_count(
         ));
     }
 
-    if primary_metric.is_recall() {
+    if primary_metric.task_kind() != TaskKind::ZeroShot {
         mistakes.push_error("The metric is one of retrieval: choose another.");
     }
 

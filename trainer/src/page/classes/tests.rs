@@ -210,7 +210,7 @@ fn a_classification_is_shown_with_what_its_names_were_put_into() {
 
     scores.templates.from = "own & more".into();
     scores.templates.count = 1183;
-    let shown = TaskDetails::ZeroShot(shown(&scored));
+    let shown = Some(TaskDetails::ZeroShot(shown(&scored)));
     let result = scored.result;
     let tasks = vec![TaskSection {
         result,

@@ -1,28 +1,39 @@
 //! Scores a zero-shot classification task and writes its files.
 
-use cnclip_crds::tasks::DatasetPreset;
+use cnclip_crds::tasks::{DatasetPreset, ZeroShotConfig};
 
-use super::EvaluationContext;
-use super::evaluated_model::EvaluatedModel;
 use crate::error::Result;
 use crate::evaluate::ClipEncoder;
 use crate::evaluate::zero_shot::{PreparedZeroShot, score_zero_shot};
+use crate::evaluation_job::EvaluationContext;
+use crate::evaluation_job::evaluated_model::EvaluatedModel;
 use crate::page::{ClassDetails, PublicDataset, TaskDetails, TaskSection};
 
 /// A zero-shot classification with its data set.
-pub(super) struct ZeroShotTask {
+pub(in crate::evaluation_job) struct ZeroShotTask {
     /// The public data set that it is, if any.
-    pub(super) preset: Option<DatasetPreset>,
+    preset: Option<DatasetPreset>,
     /// Its class names, templates and list of images.
-    pub(super) prepared: PreparedZeroShot,
+    prepared: PreparedZeroShot,
 }
 
 impl ZeroShotTask {
+    /// Reads and checks everything except the images themselves.
+    ///
+    /// # Errors
+    /// If the data set is unusable.
+    pub(super) fn prepare(name: &str, config: &ZeroShotConfig) -> Result<Self> {
+        Ok(Self {
+            preset: config.preset,
+            prepared: PreparedZeroShot::from_config(name, config)?,
+        })
+    }
+
     /// Scores the task on all ranks. Rank 0 writes its files and returns its section of the report.
     ///
     /// # Errors
     /// If the data set is unusable, the files cannot be written, or a rank is lost.
-    pub(super) fn score(
+    pub(in crate::evaluation_job) fn score(
         &self,
         model: &mut EvaluatedModel,
         context: EvaluationContext<'_>,
@@ -49,7 +60,7 @@ impl ZeroShotTask {
         let classes = ClassDetails::from_scored(&scored, &self.prepared.store)?;
         Ok(Some(TaskSection {
             result: scored.result,
-            shown: TaskDetails::ZeroShot(classes),
+            shown: Some(TaskDetails::ZeroShot(classes)),
             public: self.preset.map(PublicDataset::ZeroShot),
         }))
     }

@@ -1,32 +1,51 @@
 //! Scores a retrieval task and writes its files.
 
+mod files;
+
 use cnclip_crds::artifacts;
 use cnclip_crds::tasks::RetrievalConfig;
 
-use super::EvaluationContext;
-use super::evaluated_model::EvaluatedModel;
-use super::retrieval_files::write_retrieval_files;
+use super::OpenedDatasets;
 use crate::error::Result;
 use crate::evaluate::{ClipEncoder, calibration, score_retrieval};
+use crate::evaluation_job::EvaluationContext;
+use crate::evaluation_job::evaluated_model::EvaluatedModel;
 use crate::page::{PublicDataset, RetrievalExamples, TaskDetails, TaskSection};
 use cnclip_data::shard::Dataset;
+use files::write_retrieval_files;
 
 /// A retrieval with its data set.
-pub(super) struct RetrievalTask {
+pub(in crate::evaluation_job) struct RetrievalTask {
     /// Name of the task.
-    pub(super) name: String,
+    name: String,
     /// Its configuration.
-    pub(super) config: RetrievalConfig,
+    config: RetrievalConfig,
     /// Its data set.
-    pub(super) dataset: Dataset,
+    dataset: Dataset,
 }
 
 impl RetrievalTask {
+    /// Opens the data set, unless another task has opened it.
+    ///
+    /// # Errors
+    /// If the data set is unusable.
+    pub(super) fn prepare(
+        name: &str,
+        config: &RetrievalConfig,
+        opened: &mut OpenedDatasets,
+    ) -> Result<Self> {
+        Ok(Self {
+            name: name.to_owned(),
+            dataset: opened.open_dataset(&config.dataset)?,
+            config: config.clone(),
+        })
+    }
+
     /// Scores the task on all ranks. Rank 0 writes its files and returns its section of the report.
     ///
     /// # Errors
     /// If the data set is unusable, the files cannot be written, or a rank is lost.
-    pub(super) fn score(
+    pub(in crate::evaluation_job) fn score(
         &self,
         model: &mut EvaluatedModel,
         context: EvaluationContext<'_>,
@@ -66,7 +85,7 @@ impl RetrievalTask {
         let examples = RetrievalExamples::from_scored(&scored, &self.dataset)?;
         Ok(Some(TaskSection {
             result: scored.result,
-            shown: TaskDetails::Retrieval(examples),
+            shown: Some(TaskDetails::Retrieval(examples)),
             public: self.config.benchmark.map(PublicDataset::Retrieval),
         }))
     }
