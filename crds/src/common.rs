@@ -161,6 +161,25 @@ impl Default for RetryLimits {
     }
 }
 
+/// How a run is started, retried and ended: the fields that trainings and evaluations have in common.
+///
+/// The specs declare them one by one, because `kubectl explain` describes four of them in the words of their kind.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RunPolicy {
+    /// Retry limits per failure category.
+    pub retries: RetryLimits,
+    /// Maximum number of seconds that the pods of a stage may be pending.
+    pub start_deadline_seconds: i64,
+    /// Maximum duration of the run in seconds. Unset: no limit.
+    pub deadline_seconds: Option<i64>,
+    /// Name of the Kueue LocalQueue that admits the pods.
+    pub queue_name: Option<String>,
+    /// Whether the run is suspended.
+    pub suspend: bool,
+    /// Number of seconds after which the finished run is deleted. Unset: never deleted.
+    pub ttl_seconds_after_finished: Option<i64>,
+}
+
 /// Number of restarts by failure category.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

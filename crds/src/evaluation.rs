@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::common::{ArtifactLocation, RetryLimits, VocabularyFile, WorkersSpec};
+use crate::common::{ArtifactLocation, RetryLimits, RunPolicy, VocabularyFile, WorkersSpec};
 use crate::defaults;
 use crate::tasks::{self, TaskSpec};
 use crate::trainer_config::FeatureFormat;
@@ -112,6 +112,20 @@ pub struct CnClipEvaluationSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub ttl_seconds_after_finished: Option<i64>,
+}
+
+impl CnClipEvaluationSpec {
+    /// How the run is started, retried and ended.
+    pub fn run_policy(&self) -> RunPolicy {
+        RunPolicy {
+            retries: self.retries.clone(),
+            start_deadline_seconds: self.start_deadline_seconds,
+            deadline_seconds: self.deadline_seconds,
+            queue_name: self.queue_name.clone(),
+            suspend: self.suspend,
+            ttl_seconds_after_finished: self.ttl_seconds_after_finished,
+        }
+    }
 }
 
 /// Checkpoint to evaluate: from a training, or at a URI.

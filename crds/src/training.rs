@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    common::{ArtifactLocation, RetryLimits, VocabularyFile, WorkersSpec},
+    common::{ArtifactLocation, RetryLimits, RunPolicy, VocabularyFile, WorkersSpec},
     defaults,
     model::{Architecture, ModelConfig},
 };
@@ -15,7 +15,7 @@ use crate::{
 mod stage;
 mod status;
 
-pub use stage::{DistillationSpec, StageSpec, StageValidation};
+pub use stage::{DecimalField, DistillationSpec, StageSpec, StageValidation};
 pub use status::{
     CheckpointStatus, CnClipTrainingStatus, StageState, StageStatus, TrainingSummary,
     ValidationStatus,
@@ -112,6 +112,20 @@ pub struct CnClipTrainingSpec {
     #[schemars(range(min = 0))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("is immutable: a resumed run would see other batches"))]
     pub seed: i64,
+}
+
+impl CnClipTrainingSpec {
+    /// How the run is started, retried and ended.
+    pub fn run_policy(&self) -> RunPolicy {
+        RunPolicy {
+            retries: self.retries.clone(),
+            start_deadline_seconds: self.start_deadline_seconds,
+            deadline_seconds: self.deadline_seconds,
+            queue_name: self.queue_name.clone(),
+            suspend: self.suspend,
+            ttl_seconds_after_finished: self.ttl_seconds_after_finished,
+        }
+    }
 }
 
 /// Model architecture and initial weights.

@@ -101,7 +101,7 @@ fn plan_ended_run(
     observed: &ObservedState,
     interval: Duration,
 ) -> ReconcilePlan {
-    let ttl = resolved.and_then(|resolved| resolved.ttl_seconds);
+    let ttl = resolved.and_then(|resolved| resolved.policy.ttl_seconds_after_finished);
     let ended = before.finished_at.as_deref().unwrap_or_default();
     let left = ttl.map(|ttl| ttl - time::seconds_since(ended, observed.now));
     let mut recorded = RecordedStatus {

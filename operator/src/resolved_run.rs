@@ -1,7 +1,7 @@
 //! A resolved run: the stages that the specs of both kinds come to, with complete trainer configurations.
 
 use cnclip_crds::{
-    common::{RetryLimits, WorkersSpec},
+    common::{RunPolicy, WorkersSpec},
     evaluation::{GateSpec, ScoredCheckpoint},
     stage::MicroBatch,
     trainer_config::{EvaluateConfig, TrainConfig},
@@ -38,20 +38,10 @@ pub struct ResolvedRun {
     pub image: String,
     /// Name of the Secret with the object store credentials.
     pub secret: Option<String>,
-    /// Kueue queue.
-    pub queue: Option<String>,
     /// Artifact prefix.
     pub artifacts: String,
-    /// Retry limits.
-    pub retries: RetryLimits,
-    /// Maximum number of seconds that pods may be pending.
-    pub start_deadline_seconds: i64,
-    /// Maximum duration of the run in seconds.
-    pub deadline_seconds: Option<i64>,
-    /// Seconds from completion to deletion of the run.
-    pub ttl_seconds: Option<i64>,
-    /// Whether the run is suspended.
-    pub suspend: bool,
+    /// How it is started, retried and ended.
+    pub policy: RunPolicy,
     /// Whether each stage evaluates one checkpoint of a training, independently of the others; stages are
     /// appended while the training runs.
     pub per_checkpoint: bool,

@@ -108,6 +108,36 @@ pub struct StageSpec {
     pub validation: Option<StageValidation>,
 }
 
+/// A field of a stage that holds a decimal as text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecimalField<'a> {
+    /// Path of the field in the stage.
+    pub name: &'static str,
+    /// Its value.
+    pub text: &'a str,
+}
+
+impl StageSpec {
+    /// The fields that are given and hold a decimal as text.
+    pub fn decimal_fields(&self) -> Vec<DecimalField<'_>> {
+        let distillation = self.distillation.as_ref();
+        let fields = [
+            ("learningRate", Some(&self.learning_rate)),
+            ("weightDecay", Some(&self.weight_decay)),
+            ("maxGradientNorm", self.max_gradient_norm.as_ref()),
+            ("averageDecay", self.average_decay.as_ref()),
+            ("distillation.weight", distillation.map(|spec| &spec.weight)),
+        ];
+
+        let given = fields.into_iter().filter_map(|(name, text)| {
+            let text = text?.as_str();
+            Some(DecimalField { name, text })
+        });
+
+        given.collect()
+    }
+}
+
 /// Knowledge distillation: teacher and loss weight.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]

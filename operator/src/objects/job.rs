@@ -74,7 +74,7 @@ fn job_metadata(
     config: &TrainerConfig,
 ) -> ObjectMeta {
     // On the Job only: with the label on its pods too, Kueue would also manage each as a single pod.
-    if let (Some(labels), Some(queue)) = (&mut metadata.labels, &resolved.queue) {
+    if let (Some(labels), Some(queue)) = (&mut metadata.labels, &resolved.policy.queue_name) {
         labels.insert(names::LABEL_QUEUE.to_owned(), queue.clone());
     }
 

@@ -14,7 +14,7 @@ pub fn pending_reason(
 ) -> Option<StatusReason> {
     // Before the check for pods: a Job that Kueue holds suspended has none by design.
     let (reason, found) = if job.queued {
-        let queue = resolved.queue.as_deref().unwrap_or("unknown");
+        let queue = resolved.policy.queue_name.as_deref().unwrap_or("unknown");
         (
             "Queued",
             format!("is queued in {queue} until quota is available"),

@@ -76,7 +76,7 @@ impl PlanDraft {
 
     fn complete_run(&mut self, resolved: &ResolvedRun, observed: &ObservedState) -> Phase {
         if let Some(reason) = &resolved.pending_on {
-            return if resolved.suspend {
+            return if resolved.policy.suspend {
                 let message = "no checkpoint is pending; set spec.suspend to false to resume";
                 Phase::Suspended(message.to_owned())
             } else {
@@ -214,7 +214,7 @@ impl StagePlanner<'_> {
         // The start deadline applies to all pods: with one of them pending, the others wait for it
         // in the rendezvous.
         if let Some(failure) = failure::start_deadline_failure(
-            self.resolved.start_deadline_seconds,
+            self.resolved.policy.start_deadline_seconds,
             job,
             pending_reason.as_ref(),
             self.observed.now,

@@ -48,7 +48,7 @@ pub fn next_action(
     }
 
     // Checked after completion: a stage that is done stays done, also if the run was suspended meanwhile.
-    if resolved.suspend {
+    if resolved.policy.suspend {
         return StageAction::Suspend;
     }
 
@@ -379,7 +379,7 @@ mod tests {
             )
             .unwrap();
 
-        resolved.suspend = true;
+        resolved.policy.suspend = true;
         let running = stage(StageState::Running, 1);
         let rows = [
             (

@@ -61,12 +61,7 @@ impl RunResource for CnClipEvaluation {
             pending_on,
             workers,
             artifacts: artifacts.uri,
-            queue: spec.queue_name.clone(),
-            retries: spec.retries.clone(),
-            start_deadline_seconds: spec.start_deadline_seconds,
-            deadline_seconds: spec.deadline_seconds,
-            ttl_seconds: spec.ttl_seconds_after_finished,
-            suspend: spec.suspend,
+            policy: spec.run_policy(),
             blocked_on,
             gate: spec.gate.clone(),
         })

@@ -45,13 +45,8 @@ impl RunResource for CnClipTraining {
                 .credentials
                 .as_ref()
                 .map(|found| found.secret_name.clone()),
-            queue: spec.queue_name.clone(),
             artifacts: spec.artifacts.uri.clone(),
-            retries: spec.retries.clone(),
-            start_deadline_seconds: spec.start_deadline_seconds,
-            deadline_seconds: spec.deadline_seconds,
-            ttl_seconds: spec.ttl_seconds_after_finished,
-            suspend: spec.suspend,
+            policy: spec.run_policy(),
             per_checkpoint: false,
             pending_on: None,
             blocked_on: None,

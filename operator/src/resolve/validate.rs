@@ -7,7 +7,7 @@ use cnclip_crds::{
     model::ModelConfig,
     tasks::{GATE_METRIC_MESSAGE, TaskSpec},
     trainer_config::TrainConfig,
-    training::{CnClipTrainingSpec, ModelSpec, StageSpec},
+    training::{CnClipTrainingSpec, DecimalField, ModelSpec, StageSpec},
 };
 
 use crate::resolved_run::StatusReason;
@@ -144,24 +144,13 @@ pub fn parse_decimal(text: &str) -> Option<f64> {
 
 /// Every decimal of a stage that is written as text must be one.
 fn validate_decimals(path: &str, stage: &StageSpec) -> Result<(), StatusReason> {
-    let distillation = stage.distillation.as_ref();
-    let fields = [
-        ("learningRate", Some(&stage.learning_rate)),
-        ("weightDecay", Some(&stage.weight_decay)),
-        ("maxGradientNorm", stage.max_gradient_norm.as_ref()),
-        ("averageDecay", stage.average_decay.as_ref()),
-        ("distillation.weight", distillation.map(|spec| &spec.weight)),
-    ];
-
-    for (field, text) in fields {
-        if let Some(text) = text.filter(|text| parse_decimal(text).is_none()) {
-            return Err(invalid_spec(format!(
-                "{path}.{field} must be a decimal such as \"1e-4\", found {text:?}"
-            )));
-        }
-    }
-
-    Ok(())
+    let mut fields = stage.decimal_fields().into_iter();
+    let invalid = fields.find(|field| parse_decimal(field.text).is_none());
+    invalid.map_or(Ok(()), |DecimalField { name, text }| {
+        Err(invalid_spec(format!(
+            "{path}.{name} must be a decimal such as \"1e-4\", found {text:?}"
+        )))
+    })
 }
 
 fn validate_length(path: &str, stage: &StageSpec) -> Result<(), StatusReason> {

@@ -7,69 +7,45 @@ use cnclip::model_resolver;
 use cnclip::weights::TensorMap;
 use cnclip_compute::digest::sha256;
 use cnclip_crds::model::{ImageTower, ModelConfig, ResnetConfig, TextTower};
-use cnclip_crds::stage::{Augmentation, DuplicatePolicy, FrozenTower};
-use cnclip_crds::trainer_config::{
-    CheckpointConfig, DistributedConfig, OptimizerConfig, PinnedFile, RunIdentity, TrainConfig,
-    TrainingLength, ValidationConfig, WeightSources,
-};
+use cnclip_crds::trainer_config::{PinnedFile, TrainConfig};
 use cnclip_data::prepare::{self, prepare_dataset};
 use cnclip_data::readers::DatasetReader;
 use cnclip_data::store::Store;
+use serde_json::json;
 
 pub(crate) const STEPS: u64 = 8;
 
 /// A tiny model with everything that must survive a stop: batch normalisation's running statistics,
 /// dropout, augmentation, and an epoch that ends between two steps.
 pub(crate) fn train_config(folder: &Path, name: &str) -> TrainConfig {
-    TrainConfig {
-        run: RunIdentity {
-            name: name.into(),
-            uid: String::new(),
-            stage: "train".into(),
-            attempt: 1,
+    // As JSON, so that a new field with a default needs no line here.
+    let config = json!({
+        "run": {"name": name, "uid": "", "stage": "train", "attempt": 1},
+        "model": model(),
+        "contextLength": 12,
+        "vocabulary": vocabulary(folder),
+        "dataset": write_dataset(&folder.join("data"), 0),
+        "length": {"steps": STEPS},
+        "globalBatchSize": 5,
+        "optimizer": {
+            "learningRate": 1e-3,
+            "warmupSteps": 2,
+            "weightDecay": 0.1,
+            "beta1": 0.9,
+            "beta2": 0.98,
+            "epsilon": 1e-6,
         },
-        model: model(),
-        context_length: 12,
-        vocabulary: Some(vocabulary(folder)),
-        initial_weights: WeightSources::default(),
-        dataset: write_dataset(&folder.join("data"), 0),
-        freeze: FrozenTower::None,
-        length: TrainingLength::Steps(STEPS as i64),
-        global_batch_size: 5,
-        optimizer: OptimizerConfig {
-            learning_rate: 1e-3,
-            warmup_steps: 2,
-            weight_decay: 0.1,
-            beta1: 0.9,
-            beta2: 0.98,
-            epsilon: 1e-6,
-            max_gradient_norm: None,
-            average_decay: None,
-        },
-        micro_batch_size: None,
-        halve_micro_batch: false,
-        gradient_checkpointing: None,
-        max_skipped_steps: 10,
-        duplicates: DuplicatePolicy::Negatives,
-        distillation: None,
-        augmentation: Augmentation::AutoAugment,
-        synchronize_batch_norm: false,
-        masked_patches_percent: 0,
-        validation: Some(ValidationConfig {
-            dataset: write_dataset(&folder.join("data"), 0),
-            every_steps: 5,
-        }),
-        checkpoint: CheckpointConfig {
-            every_steps: 3,
-            keep: 2,
-        },
-        artifacts: folder.join(name).display().to_string(),
-        seed: 7,
-        max_skipped_percent: 20.0,
-        world: DistributedConfig::default(),
-        report_every_steps: 1,
-        listen: None,
-    }
+        "maxSkippedSteps": 10,
+        "augmentation": "AutoAugment",
+        "validation": {"dataset": write_dataset(&folder.join("data"), 0), "everySteps": 5},
+        "checkpoint": {"everySteps": 3, "keep": 2},
+        "artifacts": folder.join(name).display().to_string(),
+        "seed": 7,
+        "maxSkippedPercent": 20.0,
+        "reportEverySteps": 1,
+    });
+
+    serde_json::from_value(config).unwrap()
 }
 
 fn model() -> ModelConfig {

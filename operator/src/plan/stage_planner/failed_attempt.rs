@@ -26,7 +26,7 @@ impl StagePlanner<'_> {
             return self.skip_checkpoint();
         }
 
-        let retries = &self.resolved.retries;
+        let retries = &self.resolved.policy.retries;
         let exhausted =
             failure::retries_exhausted(failure.class, &self.draft.status.restarts, retries);
 
@@ -147,7 +147,7 @@ pub(super) fn deadline_failure(
     recorded: &RecordedStatus,
     observed: &ObservedState,
 ) -> Option<AttemptFailure> {
-    let limit = resolved.deadline_seconds.filter(|_| !resolved.suspend)?;
+    let limit = resolved.policy.deadline_seconds.filter(|_| !resolved.policy.suspend)?;
     let started = recorded.started_at.as_ref()?;
     (time::seconds_since(started, observed.now) > limit).then(|| {
         let message = format!("not done {limit} s after the first pod (spec.deadlineSeconds)");
