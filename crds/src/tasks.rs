@@ -164,7 +164,13 @@ impl TaskConfig {
     /// # Ok::<(), serde_json::Error>(())
     /// ```
     pub fn select(&self) -> Option<SelectedTask<'_>> {
-        match (&self.retrieval, &self.zero_shot) {
+        let Self {
+            name: _,
+            retrieval,
+            zero_shot,
+        } = self;
+
+        match (retrieval, zero_shot) {
             (Some(retrieval), None) => Some(SelectedTask::Retrieval(retrieval)),
             (None, Some(zero_shot)) => Some(SelectedTask::ZeroShot(zero_shot)),
             // The configuration may be written by hand, where no CEL rule ensures exactly one.
@@ -323,11 +329,18 @@ impl ResultStatus {
 
     /// The name of the metric that the task is compared by.
     pub fn primary_metric_name(&self) -> &str {
-        self.zero_shot
-            .as_ref()
-            .map_or(RetrievalScores::PRIMARY_METRIC.name(), |scores| {
-                &scores.headline
-            })
+        // Destructured, so that a new kind does not compile until its metric is named here.
+        let Self {
+            name: _,
+            images: _,
+            retrieval: _,
+            zero_shot,
+        } = self;
+
+        match zero_shot {
+            Some(scores) => &scores.headline,
+            None => RetrievalScores::PRIMARY_METRIC.name(),
+        }
     }
 }
 

@@ -87,3 +87,10 @@ fn a_result_reads_like_the_task_that_asked_for_it() {
     let json = serde_json::to_value(result(TaskScores::Retrieval(scores))).unwrap();
     assert_eq!(json["retrieval"], serde_json::json!({"texts": 5}));
 }
+
+#[test]
+fn every_kind_of_task_with_a_metric_is_listed() {
+    for metric in Metric::ALL {
+        assert!(TaskKind::ALL.contains(&metric.task_kind()), "{metric}");
+    }
+}

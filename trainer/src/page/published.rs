@@ -139,9 +139,8 @@ impl PublishedRetrieval {
             image_to_text,
         } = self.models.get(&model)?;
 
-        let scores = match &result.measured {
-            TaskScores::Retrieval(scores) => scores,
-            TaskScores::ZeroShot(_) => return None,
+        let TaskScores::Retrieval(scores) = &result.measured else {
+            return None;
         };
 
         let recalls = scores.recalls.as_ref();

@@ -125,7 +125,7 @@ fn scored(ready: &PreparedZeroShot, most_skipped: f64) -> Result<ScoredZeroShot>
 fn numbers(scored: &ScoredZeroShot) -> ZeroShotScores {
     match &scored.result.measured {
         TaskScores::ZeroShot(scores) => scores.clone(),
-        TaskScores::Retrieval(_) => panic!("it is a classification"),
+        _ => panic!("it is a classification"),
     }
 }
 
