@@ -1,6 +1,7 @@
 //! Configuration file of a trainer: fully resolved, unknown keys rejected, independent of Kubernetes.
 
 mod evaluate;
+mod optimizer;
 mod recipe;
 mod validation;
 
@@ -13,6 +14,7 @@ use crate::{
     stage::{Accelerator, Augmentation, DuplicatePolicy, FrozenTower, MicroBatch, Precision},
 };
 pub use evaluate::{EvaluateConfig, FeatureFormat};
+pub use optimizer::OptimizerConfig;
 pub use recipe::{Recipe, RecipeDifference};
 
 /// Identity of the running attempt. Echoed in every progress report, so that the operator can ignore reports
@@ -66,30 +68,6 @@ pub enum TrainingLength {
     Epochs(i64),
     /// Optimizer steps.
     Steps(i64),
-}
-
-/// Optimizer and learning rate schedule: AdamW, linear warm-up, cosine decay to zero.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct OptimizerConfig {
-    /// Peak learning rate, reached at the end of the warm-up.
-    pub learning_rate: f64,
-    /// Number of linear warm-up steps.
-    pub warmup_steps: i64,
-    /// Decoupled weight decay of the weight matrices.
-    pub weight_decay: f64,
-    /// Decay rate of the first moment.
-    pub beta1: f64,
-    /// Decay rate of the second moment.
-    pub beta2: f64,
-    /// Added to the square root of the second moment.
-    pub epsilon: f64,
-    /// Gradient clipping: maximum global L2 norm. Unset: no clipping.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_gradient_norm: Option<f64>,
-    /// EMA decay of the weights. Unset: no EMA.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub average_decay: Option<f64>,
 }
 
 /// Knowledge distillation of the image tower.

@@ -1,7 +1,7 @@
 //! Validation of trainer configurations. The only place with rules that span fields: the operator applies
 //! them before it creates pods, the trainer before it reads data. Pure.
 
-use super::{DistributedConfig, EvaluateConfig, OptimizerConfig, TrainConfig, TrainingLength};
+use super::{DistributedConfig, EvaluateConfig, TrainConfig, TrainingLength};
 use crate::{
     field_problem::{FieldProblem, Minimum},
     stage::{FrozenTower, MicroBatch},
@@ -168,60 +168,6 @@ impl TrainConfig {
     }
 }
 
-impl OptimizerConfig {
-    /// Every violated constraint, with paths below `optimizer`.
-    fn problems(&self) -> Vec<FieldProblem> {
-        // 1 is excluded: the bias correction divides by 1 − β^t, which would be 0.
-        let is_fraction = |x: f64| (0.0..1.0).contains(&x);
-        let rows = [
-            FloatRule {
-                path: "optimizer.learningRate",
-                value: Some(self.learning_rate),
-                is_valid: is_positive,
-                constraint: "positive",
-            },
-            FloatRule {
-                path: "optimizer.weightDecay",
-                value: Some(self.weight_decay),
-                is_valid: |x| x >= 0.0 && x.is_finite(),
-                constraint: "at least 0",
-            },
-            FloatRule {
-                path: "optimizer.beta1",
-                value: Some(self.beta1),
-                is_valid: is_fraction,
-                constraint: "at least 0 and less than 1",
-            },
-            FloatRule {
-                path: "optimizer.beta2",
-                value: Some(self.beta2),
-                is_valid: is_fraction,
-                constraint: "at least 0 and less than 1",
-            },
-            FloatRule {
-                path: "optimizer.epsilon",
-                value: Some(self.epsilon),
-                is_valid: is_positive,
-                constraint: "positive",
-            },
-            FloatRule {
-                path: "optimizer.maxGradientNorm",
-                value: self.max_gradient_norm,
-                is_valid: is_positive,
-                constraint: "positive",
-            },
-            FloatRule {
-                path: "optimizer.averageDecay",
-                value: self.average_decay,
-                is_valid: |x| x > 0.0 && x < 1.0,
-                constraint: "between 0 and 1",
-            },
-        ];
-
-        rows.iter().filter_map(FloatRule::problem).collect()
-    }
-}
-
 impl DistributedConfig {
     /// Every violated constraint, with paths below `world`.
     pub fn problems(&self) -> Vec<FieldProblem> {
@@ -269,22 +215,6 @@ impl EvaluateConfig {
     }
 }
 
-/// Constraint of a floating-point field. NaN and infinity violate every constraint.
-struct FloatRule {
-    path: &'static str,
-    value: Option<f64>,
-    is_valid: fn(f64) -> bool,
-    constraint: &'static str,
-}
-
-impl FloatRule {
-    fn problem(&self) -> Option<FieldProblem> {
-        let value = self.value.filter(|value| !(self.is_valid)(*value))?;
-        let message = format!("is {value}; it must be {}.", self.constraint);
-        Some(FieldProblem::new(self.path, message))
-    }
-}
-
 fn minimum_problem(rule: &Minimum) -> Option<FieldProblem> {
     let Minimum {
         path,
@@ -302,7 +232,7 @@ fn skipped_percent_problem(percent: f64) -> Option<FieldProblem> {
     (!(0.0..=100.0).contains(&percent)).then(|| FieldProblem::new("maxSkippedPercent", message))
 }
 
-fn is_positive(x: f64) -> bool {
+pub(super) fn is_positive(x: f64) -> bool {
     x > 0.0 && x.is_finite()
 }
 
