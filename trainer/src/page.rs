@@ -198,23 +198,34 @@ fn format_timestamp(at: i64) -> String {
 
 /// How far one percentage is above another, with its sign.
 fn format_difference(value: f64) -> String {
-    // Rounded before its sign is looked at: -0.04 is no `−0.0`. The first pattern matches -0.0 too.
-    match (value * 10.0).round() / 10.0 {
-        0.0 => "±0.0".to_owned(),
-        above if above > 0.0 => format!("+{above:.1}"),
-        below => format!("−{:.1}", below.abs()),
+    // Rounded before its sign is looked at: -0.04 is no `−0.0`.
+    let rounded = (value * 10.0).round() / 10.0;
+    let size = rounded.abs();
+
+    if size == 0.0 {
+        "±0.0".to_owned()
+    } else if rounded > 0.0 {
+        format!("+{size:.1}")
+    } else {
+        format!("−{size:.1}")
     }
 }
 
 /// A number in groups of three digits.
 fn format_count(value: i64) -> String {
     let digits = value.to_string();
-    let place = |(at, digit): (usize, char)| {
-        let comma = at > 0 && (digits.len() - at).is_multiple_of(3) && value >= 0;
-        [comma.then_some(','), Some(digit)]
-    };
+    let mut grouped = String::new();
 
-    digits.char_indices().flat_map(place).flatten().collect()
+    for (index, digit) in digits.char_indices() {
+        let digits_left = digits.len() - index;
+        if index > 0 && value >= 0 && digits_left.is_multiple_of(3) {
+            grouped.push(',');
+        }
+
+        grouped.push(digit);
+    }
+
+    grouped
 }
 
 #[cfg(test)]

@@ -159,12 +159,17 @@ impl RetrievalCorpus {
         images.dedup();
         let mut found = HashMap::new();
 
-        for group in images.chunk_by(|&a, &b| self.images[a].shard == self.images[b].shard) {
-            let shard = dataset.read_shard(self.images[group[0]].shard)?;
+        let is_same_shard = |a: &usize, b: &usize| self.images[*a].shard == self.images[*b].shard;
+        for group in images.chunk_by(is_same_shard) {
+            let first = &self.images[group[0]];
+            let shard = dataset.read_shard(first.shard)?;
+
             for &image in group {
-                // Copied, because a slice of the buffer would keep the whole shard in memory.
-                let sample = shard.samples.get(self.images[image].sample);
-                found.extend(sample.map(|s| (image, Bytes::copy_from_slice(&s.image))));
+                let location = &self.images[image];
+                if let Some(sample) = shard.samples.get(location.sample) {
+                    // Copied, because a slice of the buffer would keep the whole shard in memory.
+                    found.insert(image, Bytes::copy_from_slice(&sample.image));
+                }
             }
         }
 
@@ -223,7 +228,8 @@ impl RetrievalCorpus {
     }
 
     fn check_skip_budget(&self, dataset: &Dataset, max_skipped_ratio: f64) -> Result<()> {
-        let total = (self.images.len() + self.texts.len()) as u64 + self.unusable.count;
+        let usable = self.images.len() + self.texts.len();
+        let total = usable as u64 + self.unusable.count;
         let what = format!("images and texts of {}", dataset.uri());
         self.unusable
             .ensure_within_limit(max_skipped_ratio, total, &what)

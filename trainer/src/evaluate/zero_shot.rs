@@ -136,25 +136,16 @@ fn compute_scores(
     confusion: &[Vec<u64>],
     used: &[usize],
 ) -> ZeroShotScores {
-    let labels = |class| {
-        used.iter()
-            .map(move |&place| ready.labels[place].contains(&class))
-    };
-
     // Average precision ranks all images by one class, so it counts every label of an image, where accuracy
     // counts its own class only.
     let precision = |class| {
-        average_precision(
-            &guesses.class_probabilities(class),
-            &labels(class).collect::<Vec<_>>(),
-        )
+        let probabilities = guesses.class_probabilities(class);
+        let labels = used.iter().map(|&place| &ready.labels[place]);
+        let right: Vec<_> = labels.map(|labels| labels.contains(&class)).collect();
+        average_precision(&probabilities, &right)
     };
+
     let precisions: Vec<_> = (0..guesses.classes).map(precision).collect();
-    let second: Vec<_> = guesses.labels.iter().map(|&class| class == 1).collect();
-    // The curve is of a binary classifier: class 1 is the positive one, as in ELEVATER's hateful-memes.
-    let area = (guesses.classes == 2)
-        .then(|| roc_auc(&guesses.class_probabilities(1), &second))
-        .flatten();
 
     ZeroShotScores {
         classes: guesses.classes as i64,
@@ -162,10 +153,22 @@ fn compute_scores(
         accuracy: 100.0 * guesses.top_k_accuracy(1),
         top5: 100.0 * guesses.top_k_accuracy(5),
         mean_per_class: 100.0 * mean_of_known(&per_class_accuracy(confusion)),
-        roc_auc: area.map(|area| 100.0 * area),
+        roc_auc: binary_roc_auc(guesses).map(|area| 100.0 * area),
         mean_average_precision: 100.0 * mean_of_known(&precisions),
         templates: ready.templates.to_report(),
     }
+}
+
+/// The area under the curve of a binary classifier; `None` for more classes.
+fn binary_roc_auc(guesses: ClassPredictions<'_>) -> Option<f64> {
+    if guesses.classes != 2 {
+        return None;
+    }
+
+    // Class 1 is the positive one, as in ELEVATER's hateful-memes.
+    let probabilities = guesses.class_probabilities(1);
+    let positive: Vec<_> = guesses.labels.iter().map(|&class| class == 1).collect();
+    roc_auc(&probabilities, &positive)
 }
 
 /// The templates that cnclip ships, one per line.

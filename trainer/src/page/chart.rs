@@ -134,24 +134,24 @@ impl Chart {
 }
 
 fn describe_curves(title: &str, curves: &[Curve], step: f64) -> String {
-    let descriptions = curves.iter().filter_map(|Curve { name, points }| {
-        let first = points.first()?;
-        let last = points.last()?;
-        let ends = format!(
-            "from {} to {}",
-            format_value(first.1, step),
-            format_value(last.1, step)
-        );
-        let steps = format!(
-            "over steps {} to {}",
-            format_value(first.0, 1.0),
-            format_value(last.0, 1.0)
-        );
+    let mut descriptions = Vec::new();
+    for Curve { name, points } in curves {
+        let (Some(first), Some(last)) = (points.first(), points.last()) else {
+            continue;
+        };
 
-        Some(format!("{name} {ends} {steps}").trim().to_owned())
-    });
+        let first_value = format_value(first.1, step);
+        let last_value = format_value(last.1, step);
+        let first_step = format_value(first.0, 1.0);
+        let last_step = format_value(last.0, 1.0);
 
-    format!("{title}: {}", descriptions.collect::<Vec<_>>().join("; "))
+        let description = format!(
+            "{name} from {first_value} to {last_value} over steps {first_step} to {last_step}"
+        );
+        descriptions.push(description.trim().to_owned());
+    }
+
+    format!("{title}: {}", descriptions.join("; "))
 }
 
 /// The names of the parts in the middle of each, where they fit.
@@ -179,7 +179,7 @@ impl ChartLine {
         let points = downsample_points(&curve.points)
             .map(|(x, y)| (steps.to_coordinate(x), values.to_coordinate(y)));
         let points: Vec<_> = points.collect();
-        let corners = points.iter().map(|(x, y)| format!("{x} {y}"));
+        let corners: Vec<_> = points.iter().map(|(x, y)| format!("{x} {y}")).collect();
         let last = curve
             .points
             .last()
@@ -188,7 +188,7 @@ impl ChartLine {
         Self {
             name: curve.name.clone(),
             last: last.unwrap_or_default(),
-            path: format!("M{}", corners.collect::<Vec<_>>().join("L")),
+            path: format!("M{}", corners.join("L")),
             dots: if points.len() < MAX_DOTTED_POINTS {
                 points
             } else {
@@ -202,10 +202,15 @@ impl ChartLine {
 fn downsample_points(points: &[(f64, f64)]) -> impl Iterator<Item = (f64, f64)> {
     let group = points.len().div_ceil(MAX_POINTS).max(1);
     points.chunks(group).map(|group| {
-        let sum = group
-            .iter()
-            .fold((0.0, 0.0), |sum, point| (sum.0 + point.0, sum.1 + point.1));
-        (sum.0 / group.len() as f64, sum.1 / group.len() as f64)
+        let mut x_sum = 0.0;
+        let mut y_sum = 0.0;
+        for (x, y) in group {
+            x_sum += x;
+            y_sum += y;
+        }
+
+        let count = group.len() as f64;
+        (x_sum / count, y_sum / count)
     })
 }
 
@@ -287,10 +292,11 @@ fn format_value(value: f64, step: f64) -> String {
     match size {
         1e6.. => format!("{}M", value / 1e6),
         1e4.. if step >= 100.0 => format!("{}k", (value / 100.0).round() / 10.0),
-        _ => format!(
-            "{value:.*}",
-            (-step.log10().floor()).clamp(0.0, 6.0) as usize
-        ),
+        _ => {
+            let digits = -step.log10().floor();
+            let digits = digits.clamp(0.0, 6.0) as usize;
+            format!("{value:.digits$}")
+        }
     }
 }
 

@@ -94,42 +94,43 @@ impl ClassDetails {
 
         let mut between = best.split_off(ends.min(best.len()));
         let worst = between.split_off(between.len().saturating_sub(MAX_CLASSES_PER_END));
-        let mistaken = misclassified_images(&scored.images).into_iter();
-        let mistaken = mistaken.map(|(image, taken_for)| {
-            let file = dataset.get(&image.file)?;
-            Ok(MisclassifiedImage {
+        let mut mistaken = Vec::new();
+        for guess in misclassified_images(&scored.images) {
+            let file = dataset.get(&guess.image.file)?;
+            mistaken.push(MisclassifiedImage {
                 thumbnail: thumbnail_data_uri(&file),
-                class: names[image.class].clone(),
-                taken_for: names[taken_for].clone(),
-                probability: 100.0 * image.probabilities[taken_for],
-            })
-        });
+                class: names[guess.image.class].clone(),
+                taken_for: names[guess.taken_for].clone(),
+                probability: 100.0 * guess.probability(),
+            });
+        }
 
+        let has_matrix = names.len() <= MAX_MATRIX_CLASSES;
+        let matrix = has_matrix.then(|| ConfusionMatrix::from_confusion(names, confusion));
         Ok(Self {
             best,
             between,
             worst,
-            matrix: (names.len() <= MAX_MATRIX_CLASSES)
-                .then(|| ConfusionMatrix::from_confusion(names, confusion)),
+            matrix,
             pairs: most_confused_pairs(names, confusion),
-            mistaken: mistaken.collect::<Result<_>>()?,
+            mistaken,
         })
     }
 }
 
 /// The best first, those without images last.
 fn rank_classes(names: &[String], confusion: &[Vec<u64>]) -> Vec<ClassSummary> {
-    let class = |(number, row): (usize, &Vec<u64>)| {
+    let mut classes = Vec::new();
+    for (class, row) in confusion.iter().enumerate() {
         let images: u64 = row.iter().sum();
-        let right = (images > 0).then(|| percent_of(row[number], images));
-        ClassSummary {
-            name: names[number].clone(),
+        let has_images = images > 0;
+        classes.push(ClassSummary {
+            name: names[class].clone(),
             images,
-            right,
-        }
-    };
+            right: has_images.then(|| percent_of(row[class], images)),
+        });
+    }
 
-    let mut classes: Vec<_> = confusion.iter().enumerate().map(class).collect();
     // Classes without images have no accuracy and come last.
     let place = |class: &ClassSummary| class.right.unwrap_or(-1.0);
     classes.sort_by(|a, b| place(b).total_cmp(&place(a)));
@@ -158,23 +159,36 @@ fn most_confused_pairs(names: &[String], confusion: &[Vec<u64>]) -> Vec<Confused
     pairs
 }
 
-/// The images that the model is surest of and wrong about, and what they are taken for: first one
-/// of each pair of classes.
-fn misclassified_images(images: &[ClassifiedImage]) -> Vec<(&ClassifiedImage, usize)> {
-    let guesses = images
-        .iter()
-        .map(|image| (image, most_probable(&image.probabilities)));
+/// An image, and the class that it is taken for.
+struct Guess<'a> {
+    image: &'a ClassifiedImage,
+    taken_for: usize,
+}
 
-    let mut wrong: Vec<_> = guesses
-        .filter(|(image, taken_for)| !image.labels.contains(taken_for))
-        .collect();
+impl Guess<'_> {
+    fn probability(&self) -> f32 {
+        self.image.probabilities[self.taken_for]
+    }
 
-    wrong.sort_by(|(a, x), (b, y)| b.probabilities[*y].total_cmp(&a.probabilities[*x]));
+    fn is_wrong(&self) -> bool {
+        !self.image.labels.contains(&self.taken_for)
+    }
+}
+
+/// The images that the model is surest of and wrong about: first one of each pair of classes.
+fn misclassified_images(images: &[ClassifiedImage]) -> Vec<Guess<'_>> {
+    let guesses = images.iter().map(|image| Guess {
+        image,
+        taken_for: most_probable(&image.probabilities),
+    });
+
+    let mut wrong: Vec<_> = guesses.filter(Guess::is_wrong).collect();
+    wrong.sort_by(|a, b| b.probability().total_cmp(&a.probability()));
+
     // One image of each confusion first, so that a frequent one does not fill the list.
     let mut seen = HashSet::new();
-    let new =
-        |(image, taken_for): &(&ClassifiedImage, usize)| seen.insert((image.class, *taken_for));
-    let (mut first, more): (Vec<_>, Vec<_>) = wrong.into_iter().partition(new);
+    let is_new = |guess: &Guess<'_>| seen.insert((guess.image.class, guess.taken_for));
+    let (mut first, more): (Vec<_>, Vec<_>) = wrong.into_iter().partition(is_new);
     first.extend(more);
     first.truncate(MAX_MISCLASSIFIED);
 

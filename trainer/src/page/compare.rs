@@ -113,13 +113,20 @@ pub fn format_comparison_table(runs: &[RunCurves]) -> String {
 impl RunCurves {
     fn summary_row(&self) -> RunRow<'_> {
         let points = || self.stages.iter().flat_map(|stage| &stage.points);
-        let best = best_recalls(points()).map(|(_, best)| [best.text_to_image, best.image_to_text]);
+        let mut losses = points().filter_map(|point| point.loss);
+
+        let mut recalls = Vec::new();
+        if let Some((_, best)) = best_recalls(points()) {
+            recalls.push(best.text_to_image);
+            recalls.push(best.image_to_text);
+        }
+
         RunRow {
             name: &self.name,
             steps: self.total_over_stages(|point| point.step),
             pairs: self.total_over_stages(|point| point.samples_seen),
-            loss: points().filter_map(|point| point.loss).next_back(),
-            recalls: best.map(Vec::from).unwrap_or_default(),
+            loss: losses.next_back(),
+            recalls,
         }
     }
 

@@ -51,54 +51,86 @@ pub(super) struct ConfusionMatrix {
 impl ConfusionMatrix {
     /// A row for each class, with a square for each class that some of its images are taken for.
     pub(super) fn from_confusion(names: &[String], confusion: &[Vec<u64>]) -> Self {
-        let square = match names.len() {
-            0..=MAX_NUMBERED_CLASSES => 26.0,
-            16..=25 => 22.0,
-            _ => 15.0,
-        };
-
         let short: Vec<_> = names.iter().map(|name| truncate_name(name)).collect();
-        let start = short
+        let widest = short
             .iter()
             .map(|name| text_width(name))
-            .fold(0.0, f64::max)
-            + GAP;
-        let place = |class: usize| start + class as f64 * square;
-        let name = |(class, short): (usize, String)| ClassLabel {
-            at: place(class) + square / 2.0,
-            short,
-            name: names[class].clone(),
+            .fold(0.0, f64::max);
+
+        let grid = MatrixGrid {
+            start: widest + GAP,
+            square: square_size(names.len()),
         };
 
-        let row_cells = |(class, row): (usize, &Vec<u64>)| {
-            let all: u64 = row.iter().sum();
-            // Empty squares are left out: most are, and the page must stay small. A class without
-            // images has no other, so its sum of 0 divides nothing.
-            let taken = row.iter().enumerate().filter(|&(_, &images)| images > 0);
-            let draw = |(other, &images): (usize, &u64)| {
-                let share = images as f64 / all as f64;
-                let label =
-                    (names.len() <= MAX_NUMBERED_CLASSES).then(|| format!("{:.0}", 100.0 * share));
-                MatrixCell {
-                    x: place(other),
-                    y: place(class),
-                    right: other == class,
-                    fill: (share.max(MIN_FILL) * 100.0).round() / 100.0,
-                    label,
-                    tooltip: format!("{} → {}: {images} of {all}", names[class], names[other]),
-                }
-            };
+        let mut labels = Vec::new();
+        for (class, short) in short.into_iter().enumerate() {
+            labels.push(ClassLabel {
+                at: grid.place(class) + grid.square / 2.0,
+                short,
+                name: names[class].clone(),
+            });
+        }
 
-            taken.map(draw).collect::<Vec<_>>()
-        };
+        let mut squares = Vec::new();
+        for (class, row) in confusion.iter().enumerate() {
+            squares.extend(grid.row_cells(names, class, row));
+        }
 
         Self {
-            side: place(names.len()) + 1.0,
-            start,
-            square,
-            squares: confusion.iter().enumerate().flat_map(row_cells).collect(),
-            names: short.into_iter().enumerate().map(name).collect(),
+            side: grid.place(names.len()) + 1.0,
+            start: grid.start,
+            square: grid.square,
+            names: labels,
+            squares,
         }
+    }
+}
+
+/// Where rows and columns are.
+struct MatrixGrid {
+    start: f64,
+    square: f64,
+}
+
+impl MatrixGrid {
+    fn place(&self, class: usize) -> f64 {
+        self.start + class as f64 * self.square
+    }
+
+    /// The squares of a class. Empty ones are left out: most are, and the page must stay small.
+    fn row_cells(&self, names: &[String], class: usize, row: &[u64]) -> Vec<MatrixCell> {
+        let all: u64 = row.iter().sum();
+        let numbered = names.len() <= MAX_NUMBERED_CLASSES;
+        let mut cells = Vec::new();
+
+        for (other, &images) in row.iter().enumerate() {
+            // A class without images has no other, so its sum of 0 divides nothing.
+            if images == 0 {
+                continue;
+            }
+
+            let share = images as f64 / all as f64;
+            let own_name = &names[class];
+            let other_name = &names[other];
+            cells.push(MatrixCell {
+                x: self.place(other),
+                y: self.place(class),
+                right: other == class,
+                fill: (share.max(MIN_FILL) * 100.0).round() / 100.0,
+                label: numbered.then(|| format!("{:.0}", 100.0 * share)),
+                tooltip: format!("{own_name} → {other_name}: {images} of {all}"),
+            });
+        }
+
+        cells
+    }
+}
+
+fn square_size(classes: usize) -> f64 {
+    match classes {
+        0..=MAX_NUMBERED_CLASSES => 26.0,
+        16..=25 => 22.0,
+        _ => 15.0,
     }
 }
 

@@ -151,7 +151,11 @@ pub fn best_recalls<'a>(
         .into_iter()
         .filter_map(|point| Some((point.step, point.recalls?)));
 
-    measured.max_by(|(_, a), (_, b)| a.mean_recall().total_cmp(&b.mean_recall()))
+    measured.max_by(|(_, a), (_, b)| {
+        let a = a.mean_recall();
+        let b = b.mean_recall();
+        a.total_cmp(&b)
+    })
 }
 
 #[cfg(test)]

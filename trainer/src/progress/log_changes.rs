@@ -11,29 +11,42 @@ pub(super) fn log_report_changes(before: &ProgressReport, now: &ProgressReport, 
         log_step(now);
     }
 
-    if let Some(found) = now
-        .validation
-        .filter(|found| Some(*found) != before.validation)
+    if now.validation != before.validation
+        && let Some(validation) = now.validation
     {
-        log_validation(found.step, &found.recalls);
+        log_validation(validation.step, &validation.recalls);
     }
 
-    if let Some(saved) = now.checkpoints.first()
-        && before.checkpoints.first() != Some(saved)
-    {
-        tracing::info!(step = saved.step, uri = saved.uri, "checkpoint saved");
-    }
+    log_checkpoint(before, now);
 
     for result in now.results.iter().skip(before.results.len()) {
-        present_scores(&result.measured).log_scores(&result.name, result.images);
+        let scores = present_scores(&result.measured);
+        scores.log_scores(&result.name, result.images);
     }
 
+    log_activity(before, now);
+}
+
+fn log_checkpoint(before: &ProgressReport, now: &ProgressReport) {
+    let newest = now.checkpoints.first();
+    if newest == before.checkpoints.first() {
+        return;
+    }
+
+    if let Some(saved) = newest {
+        tracing::info!(step = saved.step, uri = saved.uri, "checkpoint saved");
+    }
+}
+
+fn log_activity(before: &ProgressReport, now: &ProgressReport) {
     match &now.failure {
         Some(failure) if before.failure.is_none() => {
-            tracing::error!(exit_code = failure.exit_code, "{}", failure.message);
+            let exit_code = failure.exit_code;
+            tracing::error!(exit_code, "{}", failure.message);
         }
         _ if now.activity != before.activity => {
-            tracing::info!(stage = now.run.stage, step = now.step, "{:?}", now.activity);
+            let stage = &now.run.stage;
+            tracing::info!(stage, step = now.step, "{:?}", now.activity);
         }
         _ => {}
     }

@@ -23,7 +23,8 @@ fn read_proc_status() -> Option<String> {
 
 fn parse_kib_field(status: &str, name: &str) -> Option<i64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-    let kibibytes: i64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    let number = line.trim().strip_suffix(" kB")?;
+    let kibibytes: i64 = number.parse().ok()?;
     Some(kibibytes * 1024)
 }
 

@@ -5,6 +5,8 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::duration::format_duration;
 
+const TEMPLATE: &str = "{prefix:.bold} {wide_bar} {pos}/{len} {msg}";
+
 /// One bar that follows the reports of a run.
 #[derive(Debug)]
 pub(super) struct TerminalBar(ProgressBar);
@@ -13,8 +15,9 @@ impl TerminalBar {
     /// A bar among those of a terminal.
     pub(super) fn new(bars: &MultiProgress) -> Self {
         let bar = bars.add(ProgressBar::no_length());
-        let style = ProgressStyle::with_template("{prefix:.bold} {wide_bar} {pos}/{len} {msg}");
-        Self(bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())))
+        let style = ProgressStyle::with_template(TEMPLATE);
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+        Self(bar.with_style(style))
     }
 
     /// Draws a report.

@@ -24,9 +24,11 @@ impl RetrievalCorpus {
 
     /// Whether an id is a string, where the reference accepts integers only.
     pub fn has_string_ids(&self) -> bool {
-        let images = self.images.iter().map(|image| &image.image_id);
-        let mut ids = images.chain(self.texts.iter().map(|text| &text.text_id));
-        ids.any(|id| matches!(id, ItemId::Name(_)))
+        let is_string = |id: &ItemId| matches!(id, ItemId::Name(_));
+        let mut images = self.images.iter();
+        let mut texts = self.texts.iter();
+
+        images.any(|image| is_string(&image.image_id)) || texts.any(|text| is_string(&text.text_id))
     }
 
     fn empty_problem(&self) -> Option<String> {
@@ -68,18 +70,24 @@ impl RetrievalCorpus {
     }
 
     fn non_finite_problem(&self) -> Option<String> {
-        let unfit = |features: &[f32]| {
-            let rows = features.chunks(self.width.max(1));
-            rows.map(|row| row.iter().all(|number| number.is_finite()))
-                .position(|fine| !fine)
+        let image = self.non_finite_row(&self.image_features);
+        let text = self.non_finite_row(&self.text_features);
+
+        let what = if let Some(index) = image {
+            format!("image {}", self.images[index].image_id)
+        } else {
+            format!("text {}", self.texts[text?].text_id)
         };
 
-        let image = unfit(&self.image_features).map(|at| ("image", &self.images[at].image_id));
-        let text = || unfit(&self.text_features).map(|at| ("text", &self.texts[at].text_id));
-        let (what, id) = image.or_else(text)?;
         Some(format!(
-            "the model's feature of {what} {id} has numbers that are not finite: its weights are \
-             damaged, or its training diverged. Score another checkpoint."
+            "the model's feature of {what} has numbers that are not finite: its weights are damaged, or \
+             its training diverged. Score another checkpoint."
         ))
+    }
+
+    /// The first row that has a number which is not finite.
+    fn non_finite_row(&self, features: &[f32]) -> Option<usize> {
+        let mut rows = features.chunks(self.width.max(1));
+        rows.position(|row| row.iter().any(|number| !number.is_finite()))
     }
 }

@@ -172,9 +172,12 @@ impl ScannedSamples {
     pub(super) fn append(&mut self, next: Self) {
         let first = self.images.len();
         self.images.extend(next.images);
-        let texts = next.texts.into_iter();
-        self.texts
-            .extend(texts.map(|(text, image)| (text, image.map(|image| first + image))));
+
+        for (text, image) in next.texts {
+            let image = image.map(|image| first + image);
+            self.texts.push((text, image));
+        }
+
         self.unusable.merge_skips(next.unusable);
     }
 }

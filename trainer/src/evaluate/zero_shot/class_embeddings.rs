@@ -66,11 +66,13 @@ pub(super) fn encode_class_names(
     // Before the gather, so that invalid features do not reach other ranks. The sum replaces the
     // mean, because normalization removes the factor between them.
     encoder.check_device_errors()?;
-    Ok(world.all_gather_concat(sums.chunks(width).flat_map(normalize_l2).collect())?)
+    let own = sums.chunks(width).flat_map(normalize_l2);
+    Ok(world.all_gather_concat(own.collect())?)
 }
 
 fn normalize_l2(sum: &[f64]) -> impl Iterator<Item = f32> {
-    let length = sum.iter().map(|value| value * value).sum::<f64>().sqrt();
+    let squares = sum.iter().map(|value| value * value);
+    let length = squares.sum::<f64>().sqrt();
     sum.iter().map(move |value| (value / length) as f32)
 }
 

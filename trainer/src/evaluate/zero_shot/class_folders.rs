@@ -1,6 +1,6 @@
 //! The class folders of a data set and their images, in the order of torchvision's `ImageFolder`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::dataset_errors::DatasetErrors;
 
@@ -35,33 +35,8 @@ pub(super) fn list_class_images(
     names: &[String],
     mistakes: &mut DatasetErrors,
 ) -> Vec<ClassImage> {
-    // Ordered by name, because `ImageFolder` numbers classes in that order.
-    let mut folders: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
-    for name in found {
-        let Some((folder, rest)) = name.split_once('/') else {
-            continue;
-        };
-
-        let (inner, file) = rest.rsplit_once('/').unwrap_or(("", rest));
-        // macOS and Windows leave such files behind when folders are browsed or copied.
-        if !file.starts_with('.') && file != "Thumbs.db" {
-            folders.entry(folder).or_default().push((inner, name));
-        }
-    }
-
-    let unknown: Vec<_> = folders
-        .values()
-        .flatten()
-        .filter(|(_, file)| !is_image(file))
-        .collect();
-
-    let unknown: Vec<_> = unknown.into_iter().map(|(_, file)| *file).collect();
-    mistakes.push_with_examples(&unknown, |files| {
-        format!(
-            "These files are not {} images: {files}. Convert them, or remove them.",
-            IMAGE_EXTENSIONS.join(" ")
-        )
-    });
+    let mut folders = group_by_folder(found);
+    check_image_files(&folders, mistakes);
 
     let ids: Vec<&str> = folders.keys().copied().collect();
     if ids.is_empty() {
@@ -72,15 +47,55 @@ pub(super) fn list_class_images(
 
     let mut images = Vec::new();
     for (class, files) in folders.values_mut().enumerate() {
-        // By subfolder first: `ImageFolder` walks the folders in order and sorts the files of each.
         files.sort_unstable();
-        images.extend(files.iter().map(|(_, name)| ClassImage {
-            name: (*name).to_owned(),
-            class,
-        }));
+        for file in files {
+            let name = file.name.to_owned();
+            images.push(ClassImage { name, class });
+        }
     }
 
     images
+}
+
+/// A file in the folder of a class.
+// Ordered by subfolder first: `ImageFolder` walks the folders in order and sorts the files of each.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct ClassFile<'a> {
+    /// The folder inside that of the class; empty if there is none.
+    subfolder: &'a str,
+    /// Its name under the folder of the classes.
+    name: &'a str,
+}
+
+/// The files of each class folder, ordered by its name, because `ImageFolder` numbers classes in that order.
+fn group_by_folder(found: &[String]) -> BTreeMap<&str, Vec<ClassFile<'_>>> {
+    let mut folders: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+    for name in found {
+        let Some((folder, rest)) = name.split_once('/') else {
+            continue;
+        };
+
+        let (subfolder, file) = rest.rsplit_once('/').unwrap_or(("", rest));
+        // macOS and Windows leave such files behind when folders are browsed or copied.
+        if file.starts_with('.') || file == "Thumbs.db" {
+            continue;
+        }
+
+        let files = folders.entry(folder).or_default();
+        files.push(ClassFile { subfolder, name });
+    }
+
+    folders
+}
+
+fn check_image_files(folders: &BTreeMap<&str, Vec<ClassFile<'_>>>, mistakes: &mut DatasetErrors) {
+    let names = folders.values().flatten().map(|file| file.name);
+    let unknown: Vec<_> = names.filter(|name| !is_image(name)).collect();
+
+    mistakes.push_with_examples(&unknown, |files| {
+        let extensions = IMAGE_EXTENSIONS.join(" ");
+        format!("These files are not {extensions} images: {files}. Convert them, or remove them.")
+    });
 }
 
 fn is_image(file: &str) -> bool {
@@ -88,67 +103,95 @@ fn is_image(file: &str) -> bool {
     IMAGE_EXTENSIONS.iter().any(|end| file.ends_with(end))
 }
 
+/// A folder of `test/`.
+struct ClassFolder<'a> {
+    name: &'a str,
+    /// The number that its name is, if it is one.
+    number: Option<usize>,
+}
+
 /// Compares the class folders with the names. Folders that are numbers must be those of the classes, and
 /// sort as such: as text, 10 comes before 2.
 fn check_folder_names(folders: &[&str], names: &[String], mistakes: &mut DatasetErrors) {
-    let numbers: Vec<Option<usize>> = folders
+    let folders: Vec<_> = folders
         .iter()
-        .map(|folder| parse_class_number(folder))
-        .collect();
-    let odd: Vec<_> = folders
-        .iter()
-        .zip(&numbers)
-        .filter(|(_, n)| n.is_none())
+        .map(|&name| ClassFolder {
+            name,
+            number: parse_class_number(name),
+        })
         .collect();
 
-    let odd: Vec<_> = odd.into_iter().map(|(folder, _)| *folder).collect();
     // None is a number, such as with WordNet ids: they match the names by order alone.
-    if odd.len() == folders.len() {
-        if folders.len() != names.len() {
-            let folders = folders.len();
-            let names = names.len();
-            mistakes.push_error(format!(
-                "test/ has {folders} class folders, and label_cn.txt {names} names: there must be one of \
-                 each for every class."
-            ));
-        }
-
+    if folders.iter().all(|folder| folder.number.is_none()) {
+        check_folder_count(folders.len(), names.len(), mistakes);
         return;
     }
 
     let before = mistakes.0.len();
+    check_all_numbered(&folders, mistakes);
+    check_none_missing(&folders, names, mistakes);
+    check_all_named(&folders, names.len(), mistakes);
+
+    // A missing folder shifts all that follow: reported once, by its own message.
+    if mistakes.0.len() == before {
+        check_folder_order(&folders, mistakes);
+    }
+}
+
+fn check_folder_count(folders: usize, names: usize, mistakes: &mut DatasetErrors) {
+    if folders != names {
+        mistakes.push_error(format!(
+            "test/ has {folders} class folders, and label_cn.txt {names} names: there must be one of \
+             each for every class."
+        ));
+    }
+}
+
+fn check_all_numbered(folders: &[ClassFolder<'_>], mistakes: &mut DatasetErrors) {
+    let odd = folders.iter().filter(|folder| folder.number.is_none());
+    let odd: Vec<_> = odd.map(|folder| folder.name).collect();
+
     mistakes.push_with_examples(&odd, |folders| {
         format!("test/ has folders that are no class numbers, as the others are: {folders}.")
     });
+}
 
-    let width = folders.iter().map(|folder| folder.len()).max().unwrap_or(1);
-    let absent = |&class: &usize| !numbers.contains(&Some(class));
-    let describe = |class: usize| format!("{class:0width$} ({})", names[class]);
-    let missing: Vec<_> = (0..names.len()).filter(absent).map(describe).collect();
+fn check_none_missing(folders: &[ClassFolder<'_>], names: &[String], mistakes: &mut DatasetErrors) {
+    let found: HashSet<_> = folders.iter().filter_map(|folder| folder.number).collect();
+
+    let digits = folders.iter().map(|folder| folder.name.len()).max();
+    let digits = digits.unwrap_or(1);
+
+    let mut missing = Vec::new();
+    for (class, name) in names.iter().enumerate() {
+        if !found.contains(&class) {
+            missing.push(format!("{class:0digits$} ({name})"));
+        }
+    }
+
     mistakes.push_with_examples(&missing, |folders| {
         format!("test/ lacks the folders of classes: {folders}.")
     });
+}
 
-    let nameless = |n: &Option<usize>| n.is_some_and(|n| n >= names.len());
-    let nameless: Vec<_> = folders
-        .iter()
-        .zip(&numbers)
-        .filter(|(_, n)| nameless(n))
-        .collect();
+fn check_all_named(folders: &[ClassFolder<'_>], names: usize, mistakes: &mut DatasetErrors) {
+    let mut nameless = Vec::new();
+    for folder in folders {
+        if folder.number.is_some_and(|number| number >= names) {
+            nameless.push(folder.name);
+        }
+    }
 
-    let nameless: Vec<_> = nameless.into_iter().map(|(folder, _)| *folder).collect();
     mistakes.push_with_examples(&nameless, |folders| {
-        let count = names.len();
-        format!("label_cn.txt has {count} names, and so none for the folders {folders} of test/.")
+        format!("label_cn.txt has {names} names, and so none for the folders {folders} of test/.")
     });
+}
 
-    let unordered = numbers
-        .iter()
-        .enumerate()
-        .any(|(place, number)| *number != Some(place));
+fn check_folder_order(folders: &[ClassFolder<'_>], mistakes: &mut DatasetErrors) {
+    let numbers = folders.iter().map(|folder| folder.number);
+    let expected = (0..folders.len()).map(Some);
 
-    // A missing folder shifts all that follow: reported once, by its own message.
-    if mistakes.0.len() == before && unordered {
+    if !numbers.eq(expected) {
         mistakes.push_error(
             "The folders of test/ do not sort as their numbers do: write all of them with equally many \
              digits, such as 002 and 010.",

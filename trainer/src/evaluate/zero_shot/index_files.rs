@@ -51,30 +51,43 @@ pub(super) fn parse_order(
 }
 
 /// Parses the labels: for each image all its classes, including that of its folder.
-pub(super) fn parse_labels(
+pub(super) fn parse_labels<'a>(
     bytes: &[u8],
-    files: &[ClassImage],
+    files: &'a [ClassImage],
     classes: usize,
     mistakes: &mut DatasetErrors,
 ) -> Vec<Vec<usize>> {
-    let mut labels: Vec<_> = files.iter().map(|file| vec![file.class]).collect();
-    let places: HashMap<&str, usize> = (files.iter().enumerate())
-        .map(|(place, file)| (file.name.as_str(), place))
-        .collect();
+    let place_of_file = |(place, file): (usize, &'a ClassImage)| (file.name.as_str(), place);
+    let images = LabeledImages {
+        files,
+        places: files.iter().enumerate().map(place_of_file).collect(),
+        classes,
+    };
 
+    let own_class = |file: &ClassImage| vec![file.class];
+    let mut labels: Vec<_> = files.iter().map(own_class).collect();
     let mut seen = vec![false; files.len()];
-    // Lossy, so that invalid UTF-8 is reported with the number of its line.
-    let text = String::from_utf8_lossy(bytes);
-    let lines = (1..).zip(text.trim_start_matches('\u{FEFF}').lines());
     let mut faults = Vec::new();
 
-    for (number, line) in lines.filter(|(_, line): &(u32, &str)| !line.trim().is_empty()) {
-        match parse_labels_line(line, &places, files, classes) {
+    // Lossy, so that invalid UTF-8 is reported with the number of its line.
+    let text = String::from_utf8_lossy(bytes);
+    let lines = text.trim_start_matches('\u{FEFF}').lines();
+
+    for (index, line) in lines.enumerate() {
+        if line.trim().is_empty() {
+            continue;
+        }
+
+        let number = index + 1;
+        match images.parse_line(line) {
             // Neither line is preferred: which of the two is right cannot be known.
-            Ok((place, _)) if std::mem::replace(&mut seen[place], true) => {
+            Ok(found) if seen[found.place] => {
                 faults.push(format!("{number} (a file that an earlier line has)"));
             }
-            Ok((place, found)) => labels[place] = found,
+            Ok(found) => {
+                seen[found.place] = true;
+                labels[found.place] = found.classes;
+            }
             Err(fault) => faults.push(format!("{number} ({fault})")),
         }
     }
@@ -89,28 +102,50 @@ pub(super) fn parse_labels(
     labels
 }
 
-fn parse_labels_line(
-    line: &str,
-    places: &HashMap<&str, usize>,
-    files: &[ClassImage],
+/// The images that lines of [`LABELS_FILE`] may name.
+struct LabeledImages<'a> {
+    files: &'a [ClassImage],
+    /// The index of each file by its name.
+    places: HashMap<&'a str, usize>,
+    /// Number of classes.
     classes: usize,
-) -> Result<(usize, Vec<usize>), String> {
-    let ImageLabelsLine {
-        file,
-        classes: mut found,
-    } = serde_json::from_str(line).map_err(|error| error.to_string())?;
+}
 
-    let place = file.strip_prefix("test/").and_then(|name| places.get(name));
-    let place = *place.ok_or_else(|| format!("there is no image {file}"))?;
-    found.sort_unstable();
-    found.dedup();
-    let own = files[place].class;
+/// All classes of the image at a place.
+struct ImageClasses {
+    place: usize,
+    classes: Vec<usize>,
+}
 
-    // Accuracy counts the class of the folder, average precision the listed ones: they must agree.
-    match found.last() {
-        Some(&last) if last >= classes => Err(format!("there is no class {last}")),
-        _ if !found.contains(&own) => Err(format!("{own}, the class of its folder, is not listed")),
-        _ => Ok((place, found)),
+impl LabeledImages<'_> {
+    fn parse_line(&self, line: &str) -> Result<ImageClasses, String> {
+        let line: ImageLabelsLine =
+            serde_json::from_str(line).map_err(|error| error.to_string())?;
+
+        let file = line.file;
+        let name = file.strip_prefix("test/");
+        let place = name.and_then(|name| self.places.get(name));
+        let Some(&place) = place else {
+            return Err(format!("there is no image {file}"));
+        };
+
+        let mut classes = line.classes;
+        classes.sort_unstable();
+        classes.dedup();
+
+        if let Some(&last) = classes.last()
+            && last >= self.classes
+        {
+            return Err(format!("there is no class {last}"));
+        }
+
+        // Accuracy counts the class of the folder, average precision the listed ones: they must agree.
+        let own = self.files[place].class;
+        if !classes.contains(&own) {
+            return Err(format!("{own}, the class of its folder, is not listed"));
+        }
+
+        Ok(ImageClasses { place, classes })
     }
 }
 

@@ -21,12 +21,13 @@ pub(super) fn parse_class_names(
         names.pop();
     }
 
-    let empty: Vec<_> = (1..)
-        .zip(&names)
-        .filter(|(_, name)| name.is_empty())
-        .collect();
+    let mut empty = Vec::new();
+    for (index, name) in names.iter().enumerate() {
+        if name.is_empty() {
+            empty.push(index + 1);
+        }
+    }
 
-    let empty: Vec<_> = empty.into_iter().map(|(line, _)| line).collect();
     mistakes.push_with_examples(&empty, |lines| {
         format!("{file} has no name in line {lines}: every class needs one.")
     });
@@ -55,11 +56,21 @@ pub(super) fn parse_templates(
     mistakes: &mut DatasetErrors,
 ) -> Vec<String> {
     let before = mistakes.0.len();
-    let lines = (1..).zip(decode_lines(file, bytes, mistakes));
-    let is_one = |line: &str| !line.is_empty() && !line.starts_with('#');
-    let found: Vec<(usize, String)> = lines.filter(|(_, line)| is_one(line)).collect();
-    let whole = |(_, line): &&(usize, String)| !line.contains(PLACEHOLDER);
-    let without: Vec<_> = found.iter().filter(whole).map(|(line, _)| line).collect();
+    let lines = decode_lines(file, bytes, mistakes);
+    let mut templates = Vec::new();
+    let mut without = Vec::new();
+
+    for (index, line) in lines.into_iter().enumerate() {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+
+        if !line.contains(PLACEHOLDER) {
+            without.push(index + 1);
+        }
+
+        templates.push(line);
+    }
 
     mistakes.push_with_examples(&without, |lines| {
         format!(
@@ -67,13 +78,13 @@ pub(super) fn parse_templates(
         )
     });
 
-    if found.is_empty() && mistakes.0.len() == before {
+    if templates.is_empty() && mistakes.0.len() == before {
         mistakes.push_error(format!(
             "{file} has no template: write one a line, such as 一张{PLACEHOLDER}的照片。"
         ));
     }
 
-    found.into_iter().map(|(_, line)| line).collect()
+    templates
 }
 
 /// Fills the name of a class into a template.
@@ -102,18 +113,19 @@ fn decode_lines(file: &str, bytes: &[u8], mistakes: &mut DatasetErrors) -> Vec<S
 
 /// Names that occur in several lines, with the lines.
 fn find_duplicate_names(names: &[String]) -> Vec<String> {
-    let mut lines: HashMap<&str, Vec<usize>> = HashMap::new();
-    for (line, name) in (1..).zip(names).filter(|(_, name)| !name.is_empty()) {
-        lines.entry(name).or_default().push(line);
+    let mut lines_by_name: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (index, name) in names.iter().enumerate() {
+        if !name.is_empty() {
+            let lines = lines_by_name.entry(name).or_default();
+            lines.push(index + 1);
+        }
     }
 
-    let mut repeated: Vec<_> = lines
-        .into_iter()
-        .filter(|(_, lines)| lines.len() > 1)
-        .collect();
-
+    lines_by_name.retain(|_, lines| lines.len() > 1);
+    let mut repeated: Vec<_> = lines_by_name.into_iter().collect();
     // A `HashMap` iterates in random order, and messages should not differ between runs.
     repeated.sort_by(|(_, a), (_, b)| a.cmp(b));
+
     let describe = |(name, lines): (&str, Vec<usize>)| {
         let lines: Vec<_> = lines.iter().map(usize::to_string).collect();
         format!("{name} in lines {}", lines.join(" and "))

@@ -80,28 +80,30 @@ pub fn most_probable(row: &[f32]) -> usize {
 fn class_rank(row: &[f32], class: usize) -> usize {
     // Equal probabilities before `class` rank above it and those after it below, as a stable sort ranks them.
     let own = row[class];
-    let before = row[..class].iter().filter(|&&other| other >= own).count();
-    before
-        + row[class + 1..]
-            .iter()
-            .filter(|&&other| other > own)
-            .count()
+    let before = row[..class].iter();
+    let after = row[class + 1..].iter();
+
+    let above = before.filter(|&&other| other >= own).count();
+    above + after.filter(|&&other| other > own).count()
 }
 
 /// Accuracy of each class; `None` for a class without images.
 pub fn per_class_accuracy(confusion: &[Vec<u64>]) -> Vec<Option<f64>> {
-    let share = |(class, row): (usize, &Vec<u64>)| {
+    let mut accuracies = Vec::new();
+    for (class, row) in confusion.iter().enumerate() {
         let all: u64 = row.iter().sum();
-        (all > 0).then(|| row[class] as f64 / all as f64)
-    };
+        let right = row[class];
+        accuracies.push((all > 0).then(|| right as f64 / all as f64));
+    }
 
-    confusion.iter().enumerate().map(share).collect()
+    accuracies
 }
 
 /// Mean over the classes that have a value: ELEVATER leaves out classes without test images.
 pub fn mean_of_known(values: &[Option<f64>]) -> f64 {
-    let count = values.iter().flatten().count();
-    values.iter().flatten().sum::<f64>() / count.max(1) as f64
+    let known = values.iter().flatten();
+    let count = known.clone().count();
+    known.sum::<f64>() / count.max(1) as f64
 }
 
 /// Area under the receiver operating characteristic: the probability that a positive scores higher than a

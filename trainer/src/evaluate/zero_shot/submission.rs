@@ -32,28 +32,27 @@ impl SubmissionModel {
         config: &ModelConfig,
         tensors: impl Iterator<Item = (&'a str, usize)> + Clone,
     ) -> Self {
-        let known =
-            |architecture: &&Architecture| architecture.published_model().as_ref() == Some(config);
-        let known = Architecture::PUBLISHED.iter().find(known);
-        let name = known.and_then(|known| serde_json::to_value(known).ok());
-        let name = name
-            .as_ref()
-            .and_then(|name| name.as_str())
-            .map(str::to_owned);
-
         let visual = tensors
             .clone()
             .filter(|(name, _)| name.starts_with("visual."));
 
+        let name = published_name(config).unwrap_or_else(|| config.image.to_string());
         Self {
-            name: format!(
-                "CN-CLIP-{}",
-                name.unwrap_or_else(|| config.image.to_string())
-            ),
+            name: format!("CN-CLIP-{name}"),
             parameters: tensors.map(|(_, size)| size).sum(),
             visual_parameters: visual.map(|(_, size)| size).sum(),
         }
     }
+}
+
+/// The name of the published architecture with exactly this configuration.
+fn published_name(config: &ModelConfig) -> Option<String> {
+    let architecture = Architecture::PUBLISHED
+        .into_iter()
+        .find(|architecture| architecture.published_model().as_ref() == Some(config))?;
+
+    let name = serde_json::to_value(architecture).ok()?;
+    name.as_str().map(str::to_owned)
 }
 
 #[derive(Serialize)]
@@ -80,8 +79,14 @@ impl Serialize for PredictionRows<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
         let row = |place: usize| PredictionRow(&self.pictures[place].probabilities);
         match self.order {
-            Some(order) => to.collect_seq(order.iter().map(|&place| row(place))),
-            None => to.collect_seq((0..self.pictures.len()).map(row)),
+            Some(order) => {
+                let rows = order.iter().copied().map(row);
+                to.collect_seq(rows)
+            }
+            None => {
+                let rows = (0..self.pictures.len()).map(row);
+                to.collect_seq(rows)
+            }
         }
     }
 }
