@@ -147,7 +147,10 @@ pub(super) fn deadline_failure(
     recorded: &RecordedStatus,
     observed: &ObservedState,
 ) -> Option<AttemptFailure> {
-    let limit = resolved.policy.deadline_seconds.filter(|_| !resolved.policy.suspend)?;
+    let limit = resolved
+        .policy
+        .deadline_seconds
+        .filter(|_| !resolved.policy.suspend)?;
     let started = recorded.started_at.as_ref()?;
     (time::seconds_since(started, observed.now) > limit).then(|| {
         let message = format!("not done {limit} s after the first pod (spec.deadlineSeconds)");
