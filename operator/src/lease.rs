@@ -100,7 +100,7 @@ impl LeaderElection {
     /// Renews the lease until stopped, or until the lease is lost or could not be renewed in time.
     ///
     /// # Guarantees
-    /// Returns at most [`RENEW_DEADLINE`] after the last renewal, and with it the last term, in which the work
+    /// Returns at most `RENEW_DEADLINE` after the last renewal, and with it the last term, in which the work
     /// can still be ended.
     pub async fn keep_renewing(&self, mut term: LeaseTerm, stop: &CancellationToken) -> LeaseTerm {
         while let Some(attempt) = term.next_attempt(Instant::now()) {

@@ -86,7 +86,7 @@ impl CosineLoss {
     /// gradient to that of this rank's features.
     ///
     /// # Shapes
-    /// `teacher_features` [batch, teacher's width], the student's [batch, width].
+    /// `teacher_features` `[batch, teacher's width]`, the student's `[batch, width]`.
     pub fn compute_loss(
         &mut self,
         teacher_features: TensorView<'_>,

@@ -70,7 +70,7 @@ impl<'a> PackedTexts<'a> {
 /// Rows for the images and the texts of the same samples: features, or their gradients.
 ///
 /// # Shapes
-/// Both [samples, features].
+/// Both `[samples, features]`.
 #[derive(Clone, Copy, Debug)]
 pub struct ImageTextFeatures<'a> {
     /// Of the images.
@@ -82,7 +82,7 @@ pub struct ImageTextFeatures<'a> {
 /// The unit features of one side, and their gradients, which a loss adds to.
 ///
 /// # Shapes
-/// Both [samples, features].
+/// Both `[samples, features]`.
 #[derive(Debug)]
 pub struct FeaturesAndGradients<'a> {
     /// The features.

@@ -114,7 +114,7 @@ impl Checkpoint {
     }
 }
 
-/// The unit feature of the sentence: [1, features].
+/// The unit feature of the sentence: `[1, features]`.
 fn encode_sentence(checkpoint: &Checkpoint, arguments: &Arguments) -> Result<Tensor> {
     let path = &arguments.vocabulary;
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -147,7 +147,7 @@ fn list_files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// The files that are images, and their pixels: [images, 3, side, side].
+/// The files that are images, and their pixels: `[images, 3, side, side]`.
 fn read_images(paths: &[PathBuf], side: usize) -> Result<(Vec<&PathBuf>, Tensor)> {
     let mut images = Vec::new();
     let mut planes = Vec::new();

@@ -54,7 +54,7 @@ impl Bert {
     }
 
     /// # Shapes
-    /// `ids` u32 [batch, tokens], padded by 0.
+    /// `ids` u32 `[batch, tokens]`, padded by 0.
     pub(crate) fn encode_texts(&self, ids: &Tensor) -> Result<TowerOutput> {
         let mask = padding_mask(ids)?;
         let mut x = self.embed_tokens(ids)?;
@@ -83,7 +83,7 @@ impl Bert {
     }
 }
 
-/// What is added to attention scores: [batch, 1, 1, tokens], the same for every head and every query.
+/// What is added to attention scores: `[batch, 1, 1, tokens]`, the same for every head and every query.
 fn padding_mask(ids: &Tensor) -> Result<Tensor> {
     // The reference masks every id of 0, wherever it stands.
     let is_padding = ids.eq(0u32)?.to_dtype(DType::F32)?;

@@ -46,8 +46,8 @@ impl Attention {
     /// What `queries` find in `tokens`.
     ///
     /// # Shapes
-    /// `queries` [batch, queries, width], `tokens` [batch, tokens, width],
-    /// `mask` [batch, 1, 1, tokens]; [batch, queries, outputs] out.
+    /// `queries` `[batch, queries, width]`, `tokens` `[batch, tokens, width]`,
+    /// `mask` `[batch, 1, 1, tokens]`; `[batch, queries, outputs]` out.
     pub(crate) fn attend_to(
         &self,
         queries: &Tensor,
@@ -76,8 +76,8 @@ pub(crate) fn normal_weight(vb: &VarBuilder<'_>, shape: &[usize], name: &str) ->
 /// `softmax(q·kᵀ / √d + mask)·v` for each head.
 ///
 /// # Shapes
-/// `query` [batch, queries, width], `key` and `value` [batch, tokens, width],
-/// `mask` [batch, 1, 1, tokens]; the output has the shape of `query`.
+/// `query` `[batch, queries, width]`, `key` and `value` `[batch, tokens, width]`,
+/// `mask` `[batch, 1, 1, tokens]`; the output has the shape of `query`.
 pub(crate) fn multi_head_attention(
     query: &Tensor,
     key: &Tensor,
@@ -103,7 +103,7 @@ pub(crate) fn multi_head_attention(
         .reshape(query.shape())
 }
 
-/// [batch, tokens, width] as [batch, heads, tokens, width of a head].
+/// `[batch, tokens, width]` as `[batch, heads, tokens, width of a head]`.
 fn split_heads(x: &Tensor, heads: usize) -> Result<Tensor> {
     let (batch, tokens, width) = x.dims3()?;
     x.reshape((batch, tokens, heads, width / heads))?
@@ -112,7 +112,7 @@ fn split_heads(x: &Tensor, heads: usize) -> Result<Tensor> {
         .contiguous()
 }
 
-/// The first of [batch, tokens, width], which stands for all of them: [batch, width].
+/// The first of `[batch, tokens, width]`, which stands for all of them: `[batch, width]`.
 pub(crate) fn first_token(x: &Tensor) -> Result<Tensor> {
     x.narrow(1, 0, 1)?.squeeze(1)
 }

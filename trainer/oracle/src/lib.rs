@@ -71,7 +71,7 @@ enum ImageEncoder {
 /// What a tower computes of a batch.
 #[derive(Clone, Debug)]
 pub struct TowerOutput {
-    /// Projected features, not yet normalized: [batch, features].
+    /// Projected features, not yet normalized: `[batch, features]`.
     pub features: Tensor,
     /// The output of the embedding and of every block, in forward order.
     pub blocks: Vec<NamedOutput>,
@@ -83,7 +83,7 @@ pub struct NamedOutput {
     /// What the names of its parameters begin with.
     pub name: String,
     /// # Shapes
-    /// [batch, tokens, width] of a transformer, [batch, channels, side, side] of a ResNet.
+    /// `[batch, tokens, width]` of a transformer, `[batch, channels, side, side]` of a ResNet.
     pub values: Tensor,
 }
 
@@ -103,9 +103,9 @@ pub struct TrainingOutput {
     pub image: TowerOutput,
     /// The text tower's output.
     pub text: TowerOutput,
-    /// Unit vectors of the images: [batch, features].
+    /// Unit vectors of the images: `[batch, features]`.
     pub image_features: Tensor,
-    /// Unit vectors of the texts: [batch, features].
+    /// Unit vectors of the texts: `[batch, features]`.
     pub text_features: Tensor,
     /// The symmetric contrastive loss: a scalar.
     pub loss: Tensor,
@@ -149,7 +149,7 @@ impl ChineseClip {
     /// Unit features of images, in evaluation: a ResNet normalizes by its running statistics.
     ///
     /// # Shapes
-    /// `pixels` [batch, 3, side, side], normalized; [batch, features] out.
+    /// `pixels` `[batch, 3, side, side]`, normalized; `[batch, features]` out.
     ///
     /// # Errors
     /// If the shapes do not fit the model.
@@ -161,7 +161,7 @@ impl ChineseClip {
     /// Unit features of texts.
     ///
     /// # Shapes
-    /// `ids` u32 [batch, tokens], padded by 0; [batch, features] out.
+    /// `ids` u32 `[batch, tokens]`, padded by 0; `[batch, features]` out.
     ///
     /// # Errors
     /// If the shapes do not fit the model.
@@ -249,7 +249,7 @@ impl ImageEncoder {
 /// its standard deviation.
 ///
 /// # Shapes
-/// `bytes` u8 [batch, 3, side, side], RGB; f32 of the same shape out.
+/// `bytes` u8 `[batch, 3, side, side]`, RGB; f32 of the same shape out.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};

@@ -57,7 +57,7 @@ impl ModifiedResnet {
     /// In training, batch statistics normalize, and running statistics follow them.
     ///
     /// # Shapes
-    /// `pixels` [batch, 3, side, side], normalized.
+    /// `pixels` `[batch, 3, side, side]`, normalized.
     pub(crate) fn encode_images(&self, pixels: &Tensor, train: bool) -> Result<TowerOutput> {
         let mut x = pixels.clone();
         for unit in &self.stem {
@@ -250,7 +250,7 @@ impl AttentionPool {
     /// Tokens of an image: the mean of all positions, then each of them.
     ///
     /// # Shapes
-    /// `x` [batch, channels, side, side]; [batch, 1 + side², channels] out.
+    /// `x` `[batch, channels, side, side]`; `[batch, 1 + side², channels]` out.
     fn embed_positions(&self, x: &Tensor) -> Result<Tensor> {
         let positions = x.flatten_from(2)?;
         let mean = positions.mean_keepdim(D::Minus1)?;

@@ -55,7 +55,7 @@ impl VisionTransformer {
     }
 
     /// # Shapes
-    /// `pixels` [batch, 3, side, side], normalized.
+    /// `pixels` `[batch, 3, side, side]`, normalized.
     pub(crate) fn encode_images(&self, pixels: &Tensor) -> Result<TowerOutput> {
         let mut x = self.embed_patches(pixels)?;
         let mut blocks = vec![NamedOutput::new("visual.ln_pre", &x)];

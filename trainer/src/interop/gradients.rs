@@ -33,11 +33,11 @@ impl GradientBatch {
     }
 }
 
-/// Writes `loss` [], the unit features `image_features` and `text_features` [batch, features], and
+/// Writes `loss` [], the unit features `image_features` and `text_features` `[batch, features]`, and
 /// `grad/<name>` of every parameter, in training with dropout off.
 ///
 /// `folder` holds `config.json` and `model.safetensors` as the reference names their content; the
-/// batch's file `images` f32 [batch, 3, side, side] and `texts` i64 [batch, tokens], where an id of 0
+/// batch's file `images` f32 `[batch, 3, side, side]` and `texts` i64 `[batch, tokens]`, where an id of 0
 /// is padding wherever it stands.
 ///
 /// # Errors

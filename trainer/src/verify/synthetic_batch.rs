@@ -10,7 +10,7 @@ use cnclip_nn::model::clip::ClipBatch;
 pub(super) struct SyntheticBatch {
     pub(super) side: usize,
     pub(super) context: usize,
-    /// [batch, 3, side, side], as decoded.
+    /// `[batch, 3, side, side]`, as decoded.
     pub(super) pixels: Vec<u8>,
     ids: Vec<u32>,
     offsets: Vec<usize>,
@@ -65,7 +65,7 @@ impl SyntheticBatch {
         }
     }
 
-    /// For candle: texts padded by 0 to [batch, context].
+    /// For candle: texts padded by 0 to `[batch, context]`.
     pub(super) fn padded_ids(&self) -> Vec<u32> {
         let mut padded = vec![0; self.pair_count() * self.context];
         for (row, text) in padded.chunks_mut(self.context).zip(self.text_ranges()) {

@@ -349,7 +349,7 @@ impl Clip {
     /// The unit features of images, in evaluation.
     ///
     /// # Shapes
-    /// [batch, features]
+    /// `[batch, features]`
     pub fn encode_images(&mut self, params: &mut Params, pixels: PixelBatch<'_>) -> TensorView<'_> {
         self.forward_images(params, pixels, false, Dropout::NONE);
         self.image_features.normalize_rows()
@@ -358,7 +358,7 @@ impl Clip {
     /// The unit features of texts, in evaluation.
     ///
     /// # Shapes
-    /// [batch, features]
+    /// `[batch, features]`
     pub fn encode_texts(&mut self, params: &Params, texts: PackedTexts<'_>) -> TensorView<'_> {
         // Without dropout a forward pass is the same in training and in evaluation.
         self.forward_texts(params, texts, Dropout::NONE);

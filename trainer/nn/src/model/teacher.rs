@@ -48,7 +48,7 @@ impl Teacher {
     /// Writes the features of images, any number of them.
     ///
     /// # Shapes
-    /// `features` [images, width].
+    /// `features` `[images, width]`.
     pub fn encode_images(&mut self, pixels: PixelBatch<'_>, features: TensorViewMut<'_>) {
         let image_len = pixels.len() / (features.len() / self.width);
         let mut first = 0;

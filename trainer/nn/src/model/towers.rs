@@ -24,7 +24,7 @@ use vit::VisionTransformer;
 /// An image tower of either kind: [`VisionTransformer`] or [`ModifiedResnet`].
 ///
 /// # Shapes
-/// Pixels [batch, 3, side, side] in, features [batch, features] out.
+/// Pixels `[batch, 3, side, side]` in, features `[batch, features]` out.
 pub trait ImageEncoder: Debug + Send + Sync {
     /// Values of one image.
     fn values_per_image(&self) -> usize;
@@ -111,8 +111,8 @@ pub struct BlockOutput<'a> {
     /// Its output.
     ///
     /// # Shapes
-    /// [tokens of the batch, width] in a transformer, but [batch, width] of its last block, which puts
-    /// out the pooled token alone; [batch, side, side, channels] in a ResNet.
+    /// `[tokens of the batch, width]` in a transformer, but `[batch, width]` of its last block, which puts
+    /// out the pooled token alone; `[batch, side, side, channels]` in a ResNet.
     pub values: TensorView<'a>,
 }
 

@@ -2,7 +2,7 @@
 
 /// What is computed between the tensors compared before and this one.
 pub(super) struct TensorOperations {
-    /// A part of the tensor's name; the first entry that fits counts. See [`super::table_name`].
+    /// A part of the tensor's name; the first entry that fits counts. See [`super::ModelLayout::table_name`].
     part: &'static str,
     operations: &'static [&'static str],
     /// Of these, the ones that the tensor proves nothing about when it is right: the normalization behind them

@@ -28,7 +28,7 @@ pub fn is_supported(precision: Precision, head_width: usize) -> bool {
 /// What the backward needs of the forward.
 ///
 /// # Shapes
-/// `qkv` [tokens, 3 · width], `log_sums` [pooled tokens, heads], `out` [pooled tokens, width].
+/// `qkv` `[tokens, 3 · width]`, `log_sums` `[pooled tokens, heads]`, `out` `[pooled tokens, width]`.
 #[derive(Clone, Copy)]
 pub(super) struct FlashCache<'a> {
     pub(super) qkv: DeviceView<'a>,

@@ -20,7 +20,7 @@ use crate::tensor::{Memory, Tensor, TensorView, TensorViewMut};
 ///
 /// # Shapes
 /// `qkv` [tokens, 3 · width]: query, key and value of a token side by side, each head after head.
-/// `out` [pooled tokens, width]. `probabilities` [pooled tokens, heads · max tokens]; with flash attention
+/// `out` `[pooled tokens, width]`. `probabilities` `[pooled tokens, heads · max tokens]`; with flash attention
 /// [pooled tokens, heads]: the logarithm of each softmax's denominator.
 ///
 /// ```

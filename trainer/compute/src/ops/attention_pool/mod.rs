@@ -9,8 +9,8 @@ use crate::tensor::{TensorView, TensorViewMut, panic_mixed_memories};
 /// `out = softmax(q · kᵀ / sqrt(head width)) · v` for each head.
 ///
 /// # Shapes
-/// `q`, `out` [batch, width]; `kv` [batch, tokens, 2 · width], key and value of a token side by side;
-/// `probabilities` [batch, heads, tokens], always fp32.
+/// `q`, `out` `[batch, width]`; `kv` `[batch, tokens, 2 · width]`, key and value of a token side by side;
+/// `probabilities` `[batch, heads, tokens]`, always fp32.
 ///
 /// ```
 /// use cnclip_compute::ops::attention_pool::SingleQueryAttention;

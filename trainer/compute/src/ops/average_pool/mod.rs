@@ -9,7 +9,7 @@ use crate::tensor::{TensorView, TensorViewMut, panic_mixed_memories};
 /// Average pooling that halves the side of an image.
 ///
 /// # Shapes
-/// `x` [batch, side, side, channels], `y` [batch, side / 2, side / 2, channels].
+/// `x` `[batch, side, side, channels]`, `y` `[batch, side / 2, side / 2, channels]`.
 ///
 /// ```
 /// use cnclip_compute::ops::average_pool::AveragePool;

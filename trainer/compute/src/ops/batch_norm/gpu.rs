@@ -94,7 +94,7 @@ fn split_sums(
 /// Computes the statistics of the batch, and moves the running ones towards them.
 ///
 /// # Shapes
-/// `affine` [weight, bias]; `running` [mean, variance, number of batches].
+/// `affine` `[weight, bias]`; `running` `[mean, variance, number of batches]`.
 pub(super) fn compute_batch_stats(
     affine: DeviceView<'_>,
     mut running: DeviceViewMut<'_>,

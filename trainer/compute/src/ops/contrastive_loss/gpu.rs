@@ -21,7 +21,7 @@ pub(super) const STATISTICS_PER_ROW: usize = 3;
 /// matches' logits, and whether the nearest column is a match.
 ///
 /// # Shapes
-/// `logits` [rows, global batch], `row_stats` [rows, 3]
+/// `logits` `[rows, global batch]`, `row_stats` `[rows, 3]`
 pub(super) fn row_statistics(
     logits: DeviceView<'_>,
     first: usize,
@@ -46,7 +46,7 @@ pub(super) fn row_statistics(
 /// logarithm.
 ///
 /// # Shapes
-/// `logits` [rows, global batch], both log-sums [global batch], `scale_gradients` [rows]
+/// `logits` `[rows, global batch]`, both log-sums `[global batch]`, `scale_gradients` `[rows]`
 pub(super) fn logits_to_gradients(
     logits: &mut DeviceViewMut<'_>,
     first: usize,

@@ -7,7 +7,7 @@ use crate::tensor::{TensorView, TensorViewMut, panic_mixed_memories};
 /// `logits = scale · rows · columnsᵀ`.
 ///
 /// # Shapes
-/// `rows` [local batch, width], `columns` [global batch, width], `logits` [local batch, global batch].
+/// `rows` `[local batch, width]`, `columns` `[global batch, width]`, `logits` `[local batch, global batch]`.
 pub fn compute_logits(
     logits: TensorViewMut<'_>,
     rows: TensorView<'_>,

@@ -26,7 +26,7 @@ pub struct LogitRowStats {
 /// ln Σ eˣ of the logits of every row, and of every column.
 ///
 /// # Shapes
-/// Both [global batch].
+/// Both `[global batch]`.
 #[derive(Clone, Copy, Debug)]
 pub struct LogSums<V> {
     /// Of the rows' samples.
@@ -72,7 +72,7 @@ impl LossTargets {
 /// Computes the statistics of each row, of which the first is that of sample `first`. Waits for a device.
 ///
 /// # Shapes
-/// `logits` [rows, global batch], `row_stats` [rows]
+/// `logits` `[rows, global batch]`, `row_stats` `[rows]`
 pub fn row_statistics(
     logits: TensorView<'_>,
     first: usize,
@@ -95,7 +95,7 @@ pub fn row_statistics(
 /// logarithm: those of a device are there after [`LossTargets::download_scale_gradients`].
 ///
 /// # Shapes
-/// `logits` [rows, global batch], `scale_gradients` [rows]
+/// `logits` `[rows, global batch]`, `scale_gradients` `[rows]`
 pub fn logits_to_gradients(
     logits: TensorViewMut<'_>,
     first: usize,

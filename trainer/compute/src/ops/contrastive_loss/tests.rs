@@ -33,7 +33,7 @@ fn targets_in(memory: &Memory) -> LossTargets {
     targets
 }
 
-/// The target probabilities of all samples: [global batch, global batch].
+/// The target probabilities of all samples: `[global batch, global batch]`.
 fn target_matrix() -> Vec<f32> {
     let samples = samples();
     let rows = samples.iter().map(|own| {

@@ -196,7 +196,7 @@ impl Conv2d {
         );
     }
 
-    /// [outputs, inputs, taps] to [taps, inputs, outputs].
+    /// `[outputs, inputs, taps]` to `[taps, inputs, outputs]`.
     fn pack_weight(&self, weight: &[f32], matrix: &mut [f32]) {
         let row = self.geometry.patch_len();
         let outputs = self.outputs;
@@ -221,7 +221,7 @@ impl Conv2d {
         });
     }
 
-    /// [outputs, inputs, taps] to [taps in reverse, outputs, inputs].
+    /// `[outputs, inputs, taps]` to `[taps in reverse, outputs, inputs]`.
     fn pack_flipped_weight(&self, weight: &[f32], matrix: &mut [f32]) {
         let row = self.geometry.patch_len();
         let inputs = self.geometry.channels;
@@ -241,7 +241,7 @@ impl Conv2d {
         });
     }
 
-    /// Adds [taps, inputs, outputs] to [outputs, inputs, taps].
+    /// Adds `[taps, inputs, outputs]` to `[outputs, inputs, taps]`.
     fn unpack_weight_gradient(&self, matrix: &[f32], weight: &mut [f32]) {
         let row = self.geometry.patch_len();
         let inputs = self.geometry.channels;

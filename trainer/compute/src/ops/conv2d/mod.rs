@@ -17,8 +17,8 @@ const KERNEL_TAPS: usize = 9;
 /// A convolution without bias.
 ///
 /// # Shapes
-/// `x` [batch, side, side, inputs], `y` [batch, ⌈side / stride⌉, ⌈side / stride⌉, outputs], and the
-/// weight as the reference has it, [outputs, inputs, 3, 3].
+/// `x` `[batch, side, side, inputs]`, `y` `[batch, ⌈side / stride⌉, ⌈side / stride⌉, outputs]`, and the
+/// weight as the reference has it, `[outputs, inputs, 3, 3]`.
 ///
 /// ```
 /// use cnclip_compute::ops::conv2d::{Conv2d, ConvShape, ConvWorkspace};

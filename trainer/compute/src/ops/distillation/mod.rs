@@ -56,7 +56,7 @@ impl CosineSimilarity {
     /// student's features.
     ///
     /// # Shapes
-    /// `teacher_features` [rows, teacher's width], `features` and `gradients` [rows, width], `cosines` [rows]
+    /// `teacher_features` `[rows, teacher's width]`, `features` and `gradients` `[rows, width]`, `cosines` `[rows]`
     pub fn cosines_with_gradients(
         &mut self,
         teacher_features: TensorView<'_>,

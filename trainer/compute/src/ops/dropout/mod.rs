@@ -107,7 +107,7 @@ impl Dropout {
     /// `y = mask(y) + residual`.
     ///
     /// # Shapes
-    /// `y`, `residual` [pooled tokens, width].
+    /// `y`, `residual` `[pooled tokens, width]`.
     pub fn mask_and_add(
         self,
         sequences: Sequences<'_>,
@@ -128,7 +128,7 @@ impl Dropout {
     /// `y = mask(x)`: the forward, and also the backward.
     ///
     /// # Shapes
-    /// `x`, `y` [pooled tokens, width].
+    /// `x`, `y` `[pooled tokens, width]`.
     pub fn apply_mask(
         self,
         sequences: Sequences<'_>,

@@ -96,7 +96,7 @@ pub fn backward_words(
 /// Adds rows of `dy` to the gradients of their positions.
 ///
 /// # Shapes
-/// `dy` [tokens, width], `positions` [max tokens, width].
+/// `dy` `[tokens, width]`, `positions` `[max tokens, width]`.
 pub fn backward_positions(
     sequences: Sequences<'_>,
     width: usize,

@@ -8,7 +8,7 @@ const ROWS_PER_BLOCK: usize = 8;
 /// `y = x / ‖x‖`, row by row.
 ///
 /// # Shapes
-/// `x`, `y` [rows, width].
+/// `x`, `y` `[rows, width]`.
 pub(super) fn forward(width: usize, x: DeviceView<'_>, y: &mut DeviceViewMut<'_>) {
     let rows = x.len() / width;
     let device = y.device();
@@ -24,7 +24,7 @@ pub(super) fn forward(width: usize, x: DeviceView<'_>, y: &mut DeviceViewMut<'_>
 /// Writes `dx`.
 ///
 /// # Shapes
-/// `x`, `dy`, `dx` [rows, width].
+/// `x`, `dy`, `dx` `[rows, width]`.
 pub(super) fn backward(
     width: usize,
     x: DeviceView<'_>,

@@ -8,7 +8,7 @@ use crate::tensor::{TensorView, TensorViewMut};
 /// `y = x / ‖x‖`, row by row.
 ///
 /// # Shapes
-/// `x`, `y` [rows, width].
+/// `x`, `y` `[rows, width]`.
 ///
 /// ```
 /// use cnclip_compute::ops::l2_normalize;
@@ -28,7 +28,7 @@ pub fn forward(width: usize, x: TensorView<'_>, y: TensorViewMut<'_>) {
 /// Writes `dx`.
 ///
 /// # Shapes
-/// `x`, `dy`, `dx` [rows, width].
+/// `x`, `dy`, `dx` `[rows, width]`.
 pub fn backward(width: usize, x: TensorView<'_>, dy: TensorView<'_>, dx: TensorViewMut<'_>) {
     match dx {
         TensorViewMut::Host(dx) => cpu::backward(width, x.expect_host(), dy.expect_host(), dx),

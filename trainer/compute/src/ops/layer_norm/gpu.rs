@@ -10,7 +10,7 @@ const ROWS_PER_BLOCK: usize = 8;
 /// Rows and what they were normalized with.
 ///
 /// # Shapes
-/// `x` [rows, width], `moments` [rows, 2].
+/// `x` `[rows, width]`, `moments` `[rows, 2]`.
 #[derive(Clone, Copy)]
 pub(super) struct NormalizedRows<'a> {
     pub(super) x: DeviceView<'a>,
@@ -20,7 +20,7 @@ pub(super) struct NormalizedRows<'a> {
 /// Writes `y`, and the moments that the backward needs.
 ///
 /// # Shapes
-/// `scale` [2, width]: weight and bias; `x`, `y` [rows, width]; `moments` [rows, 2].
+/// `scale` [2, width]: weight and bias; `x`, `y` `[rows, width]`; `moments` `[rows, 2]`.
 pub(super) fn forward(
     scale: DeviceView<'_>,
     epsilon: f32,

@@ -109,11 +109,11 @@ pub(super) fn backward_input(
     launch_gemm(dx, product);
 }
 
-/// Adds `dyᵀ · x` to the gradient of a weight that is stored [outputs, inputs]; for a weight that is stored
-/// [inputs, outputs], `x` and `dy` are exchanged.
+/// Adds `dyᵀ · x` to the gradient of a weight that is stored `[outputs, inputs]`; for a weight that is stored
+/// `[inputs, outputs]`, `x` and `dy` are exchanged.
 ///
 /// # Shapes
-/// `gradient` [outputs, inputs], `x` [rows, inputs], `dy` [rows, outputs].
+/// `gradient` `[outputs, inputs]`, `x` `[rows, inputs]`, `dy` `[rows, outputs]`.
 pub(super) fn backward_weight(
     gradient: &mut DeviceViewMut<'_>,
     inputs: usize,

@@ -46,7 +46,7 @@ enum WeightLayout {
 }
 
 impl Linear {
-    /// A layer over a weight [outputs, inputs] that is declared already.
+    /// A layer over a weight `[outputs, inputs]` that is declared already.
     pub fn new(weight: Weight, bias: Option<Weight>, inputs: usize) -> Self {
         Self {
             weight,
@@ -56,7 +56,7 @@ impl Linear {
         }
     }
 
-    /// A layer without bias over a weight [inputs, outputs].
+    /// A layer without bias over a weight `[inputs, outputs]`.
     pub fn new_projection(weight: Weight, inputs: usize) -> Self {
         Self {
             weight,

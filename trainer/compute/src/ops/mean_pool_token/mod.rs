@@ -11,8 +11,8 @@ use crate::tensor::{TensorView, TensorViewMut, panic_mixed_memories};
 /// attention pool.
 ///
 /// # Shapes
-/// `positions` [1 + pixels, width], `x` [batch, pixels, width], `tokens` [batch, 1 + pixels, width],
-/// `means` [batch, width].
+/// `positions` `[1 + pixels, width]`, `x` `[batch, pixels, width]`, `tokens` `[batch, 1 + pixels, width]`,
+/// `means` `[batch, width]`.
 ///
 /// ```
 /// use cnclip_compute::ops::mean_pool_token;

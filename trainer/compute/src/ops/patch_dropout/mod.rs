@@ -90,7 +90,7 @@ impl PatchDropout {
     /// Makes these patches the visible ones, in place of random ones.
     ///
     /// # Shapes
-    /// [images, visible patches], of each image in rising order
+    /// `[images, visible patches]`, of each image in rising order
     pub fn set_visible_patches(&mut self, patches: &[u32]) {
         self.visible_len = patches.len();
         self.visible[..patches.len()].copy_from_slice(patches);
@@ -99,7 +99,7 @@ impl PatchDropout {
     /// What was chosen last.
     ///
     /// # Shapes
-    /// [images, visible patches]
+    /// `[images, visible patches]`
     pub fn visible_patches(&self) -> &[u32] {
         &self.visible[..self.visible_len]
     }

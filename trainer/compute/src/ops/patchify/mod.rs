@@ -17,7 +17,7 @@ pub const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 /// A batch of square images.
 ///
 /// # Shapes
-/// [batch, 3, side, side]
+/// `[batch, 3, side, side]`
 ///
 /// ```
 /// use cnclip_compute::ops::patchify::{CLIP_MEAN, CLIP_STD, PixelBatch};
@@ -103,8 +103,8 @@ impl PixelBuffers {
 /// convolution whose stride is its kernel size is then one matrix product.
 ///
 /// # Shapes
-/// `pixels` [batch, 3, side, side]; `visible` [batch, visible patches]; `patches`
-/// [batch, 1 + visible patches, 3 · patch²], where `patch` is the side of a patch.
+/// `pixels` `[batch, 3, side, side]`; `visible` `[batch, visible patches]`; `patches`
+/// `[batch, 1 + visible patches, 3 · patch²]`, where `patch` is the side of a patch.
 pub fn extract_patches(
     pixels: PixelBatch<'_>,
     side: usize,
@@ -125,7 +125,7 @@ pub fn extract_patches(
 /// Transposes each image to channels last: what a convolution takes.
 ///
 /// # Shapes
-/// `pixels` [batch, 3, side, side], `out` [batch, side, side, 3].
+/// `pixels` `[batch, 3, side, side]`, `out` `[batch, side, side, 3]`.
 pub fn nchw_to_nhwc(pixels: PixelBatch<'_>, side: usize, out: TensorViewMut<'_>) {
     match (pixels, out) {
         (PixelBatch::Device(pixels), TensorViewMut::Device(mut out)) => {

@@ -11,7 +11,7 @@ use crate::tensor::{IndexView, TensorView, TensorViewMut};
 ///
 /// # Shapes
 /// `positions` `[1 + patches, width]`, `class` `[width]`, `visible` `[batch, visible patches]` in rising order,
-/// `y` [batch, 1 + visible patches, width].
+/// `y` `[batch, 1 + visible patches, width]`.
 ///
 /// ```
 /// use cnclip_compute::ops::position_embedding;

@@ -242,7 +242,7 @@ impl<A: SplitRows, B: SplitRows> SplitRows for (A, B) {
 /// Copies the rows of pooled tokens.
 ///
 /// # Shapes
-/// `all` [tokens, width], `pooled` [pooled tokens, width].
+/// `all` `[tokens, width]`, `pooled` `[pooled tokens, width]`.
 pub fn gather_rows(
     sequences: Sequences<'_>,
     width: usize,
@@ -263,7 +263,7 @@ pub fn gather_rows(
 /// [`gather_rows`].
 ///
 /// # Shapes
-/// `pooled` [pooled tokens, width], `all` [tokens, width].
+/// `pooled` `[pooled tokens, width]`, `all` `[tokens, width]`.
 pub fn scatter_rows(
     sequences: Sequences<'_>,
     width: usize,

@@ -32,7 +32,7 @@ const EMBEDDING_SITE: u64 = 0;
 /// The text tower of all models.
 ///
 /// # Shapes
-/// `batch` packed texts in, features [batch, features] out.
+/// `batch` packed texts in, features `[batch, features]` out.
 #[derive(Debug)]
 pub struct Bert {
     width: usize,

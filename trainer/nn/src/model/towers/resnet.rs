@@ -25,7 +25,7 @@ use stem::ResnetStem;
 /// The image tower of RN50.
 ///
 /// # Shapes
-/// Pixels [batch, 3, side, side] in, features [batch, features] out.
+/// Pixels `[batch, 3, side, side]` in, features `[batch, features]` out.
 #[derive(Debug)]
 pub struct ModifiedResnet {
     side: usize,

@@ -45,7 +45,7 @@ impl LayerDropouts {
 /// What a layer computes on.
 #[derive(Clone, Copy)]
 pub(super) struct LayerInput<'a> {
-    /// [tokens, width]
+    /// `[tokens, width]`
     pub(super) x: TensorView<'a>,
     /// Where sequences begin, and which of their tokens the layer puts out.
     pub(super) sequences: Sequences<'a>,
@@ -105,7 +105,7 @@ pub(super) trait TransformerLayer {
     /// Writes `y`.
     ///
     /// # Shapes
-    /// `y` [pooled tokens, width]
+    /// `y` `[pooled tokens, width]`
     fn forward(
         &self,
         values: TensorView<'_>,
@@ -137,7 +137,7 @@ pub(super) struct TransformerStack<L: TransformerLayer> {
     activations: ActivationStore<L::Cache>,
     /// What goes into each layer: kept even where activations are recomputed, which starts from it.
     pub(super) layer_inputs: Vec<Tensor>,
-    /// What comes out of the last layer, [sequences, width].
+    /// What comes out of the last layer, `[sequences, width]`.
     pub(super) output: Tensor,
     pub(super) scratch: TransformerScratch,
 }

@@ -36,7 +36,7 @@ const HIDDEN_RATIO: usize = 4;
 /// The image tower of all models but RN50.
 ///
 /// # Shapes
-/// Pixels [batch, 3, side, side] in, features [batch, features] out.
+/// Pixels `[batch, 3, side, side]` in, features `[batch, features]` out.
 #[derive(Debug)]
 pub struct VisionTransformer {
     side: usize,
@@ -139,7 +139,7 @@ impl VisionTransformer {
     /// Writes the features of a batch whose visible patches the caller chooses.
     ///
     /// # Shapes
-    /// `visible_patches` [batch, visible patches of an image]
+    /// `visible_patches` `[batch, visible patches of an image]`
     pub fn forward_visible(
         &mut self,
         values: TensorView<'_>,

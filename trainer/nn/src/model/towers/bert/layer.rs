@@ -25,7 +25,7 @@ const WEIGHT_INIT: ParamInit = ParamInit::Normal(0.02);
 /// `m = norm(x + attention(x))`, `y = norm(m + feed_forward(m))`, with dropout before both sums.
 ///
 /// # Shapes
-/// `x` [tokens, width], `y` [pooled tokens, width]: the last layer puts out the first token alone.
+/// `x` `[tokens, width]`, `y` [pooled tokens, width]: the last layer puts out the first token alone.
 #[derive(Debug)]
 pub(super) struct BertLayer {
     attention: SelfAttention,

@@ -16,7 +16,7 @@ const HEAD_WIDTH: usize = 64;
 /// positions of the image, each with its learned position embedding added.
 ///
 /// # Shapes
-/// `x` [batch, positions, width], features [batch, features].
+/// `x` `[batch, positions, width]`, features `[batch, features]`.
 #[derive(Debug)]
 pub(super) struct AttentionPool {
     attention: SingleQueryAttention,

@@ -60,7 +60,7 @@ impl BottleneckShape {
 /// The pools halve the side where ResNets otherwise have convolutions of stride 2.
 ///
 /// # Shapes
-/// `x` [batch, side, side, inputs], `y` [batch, side / stride, side / stride, 4 · planes].
+/// `x` `[batch, side, side, inputs]`, `y` `[batch, side / stride, side / stride, 4 · planes]`.
 #[derive(Debug)]
 pub(super) struct Bottleneck {
     shape: BottleneckShape,

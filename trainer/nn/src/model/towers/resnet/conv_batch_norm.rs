@@ -18,7 +18,7 @@ use crate::model::towers::{FlatParams, InputGradient};
 /// `y = norm(convolution(x))`, followed by a ReLU where the tower has one.
 ///
 /// # Shapes
-/// `x` [batch, positions, inputs], `y` [batch, positions, outputs].
+/// `x` `[batch, positions, inputs]`, `y` `[batch, positions, outputs]`.
 #[derive(Debug)]
 pub(super) struct ConvBatchNorm {
     convolution: ConvKernel,

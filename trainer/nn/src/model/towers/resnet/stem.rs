@@ -14,7 +14,7 @@ use crate::model::towers::{FlatParams, InputGradient};
 /// Three units and a pool.
 ///
 /// # Shapes
-/// Pixels [batch, 3, side, side] in, [batch, side / 4, side / 4, width] out.
+/// Pixels `[batch, 3, side, side]` in, `[batch, side / 4, side / 4, width]` out.
 #[derive(Debug)]
 pub(super) struct ResnetStem {
     side: usize,

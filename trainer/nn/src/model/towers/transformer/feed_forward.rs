@@ -10,7 +10,7 @@ use crate::model::towers::{FlatParams, InputGradient};
 /// `y = f(x · Uᵀ + b) · Vᵀ + c`.
 ///
 /// # Shapes
-/// `x`, `y` [rows, width]; between them [rows, hidden].
+/// `x`, `y` `[rows, width]`; between them `[rows, hidden]`.
 #[derive(Debug)]
 pub(crate) struct FeedForward {
     up: Linear,

@@ -6,13 +6,13 @@ use cnclip_compute::tensor::{Memory, Tensor};
 /// Scratch memory for one pass through the layers of a tower.
 #[derive(Debug)]
 pub(crate) struct TransformerScratch {
-    /// The gradient on its way from layer to layer, [tokens, width].
+    /// The gradient on its way from layer to layer, `[tokens, width]`.
     pub(crate) gradient: Tensor,
-    /// Gradients inside a layer, [tokens, width].
+    /// Gradients inside a layer, `[tokens, width]`.
     pub(crate) branch: Tensor,
-    /// A copy after dropout or pooling, [tokens, width].
+    /// A copy after dropout or pooling, `[tokens, width]`.
     pub(crate) dropped_out: Tensor,
-    /// The gradient inside the feed-forward network, [tokens, hidden].
+    /// The gradient inside the feed-forward network, `[tokens, hidden]`.
     pub(crate) hidden: Tensor,
     pub(crate) attention: AttentionScratch,
 }
@@ -20,7 +20,7 @@ pub(crate) struct TransformerScratch {
 /// Scratch memory of self-attention.
 #[derive(Debug)]
 pub(crate) struct AttentionScratch {
-    /// The gradient of query, key and value, [tokens, 3 · width].
+    /// The gradient of query, key and value, `[tokens, 3 · width]`.
     pub(super) dqkv: Tensor,
     /// Attention probabilities after dropout.
     pub(super) dropped_probabilities: Tensor,

@@ -11,7 +11,7 @@ use crate::model::towers::{FlatParams, InputGradient};
 /// `y = output(attention(qkv(x)))`.
 ///
 /// # Shapes
-/// `x` [tokens, width], `y` [pooled tokens, width]
+/// `x` `[tokens, width]`, `y` `[pooled tokens, width]`
 #[derive(Debug)]
 pub(crate) struct SelfAttention {
     pub(crate) attention: Attention,
@@ -89,7 +89,7 @@ impl SelfAttention {
     /// gradient of query, key and value into `scratch`; `dattended` is scratch memory.
     ///
     /// # Shapes
-    /// `dy`, `dattended` [pooled tokens, width]
+    /// `dy`, `dattended` `[pooled tokens, width]`
     pub(crate) fn backward_attention(
         &self,
         params: &mut FlatParams<'_>,

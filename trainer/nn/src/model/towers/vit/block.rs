@@ -18,7 +18,7 @@ use crate::model::towers::{FlatParams, InputGradient};
 /// `m = x + attention(norm(x))`, `y = m + feed_forward(norm(m))`.
 ///
 /// # Shapes
-/// `x` [tokens, width], `y` [pooled tokens, width]: the last block puts out the class token alone.
+/// `x` `[tokens, width]`, `y` [pooled tokens, width]: the last block puts out the class token alone.
 #[derive(Debug)]
 pub(super) struct VitBlock {
     norm_1: LayerNorm,
