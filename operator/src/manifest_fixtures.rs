@@ -59,21 +59,48 @@ fn training_json() -> Value {
     json!({
         "apiVersion": "cnclip.dev/v1alpha1",
         "kind": "CnClipTraining",
-        "metadata": {"name": "muge", "namespace": "team", "uid": "u-1", "generation": 1},
+        "metadata": {
+            "name": "muge",
+            "namespace": "team",
+            "uid": "u-1",
+            "generation": 1,
+        },
         "spec": {
-            "model": {"architecture": "ViT-B-16", "initialWeights": {"image": "s3://models/clip.pt"}},
+            "model": {
+                "architecture": "ViT-B-16",
+                "initialWeights": {"image": "s3://models/clip.pt"},
+            },
             "datasets": [
                 {"name": "pairs", "uri": "s3://data/pairs/"},
                 {"name": "valid", "uri": "s3://data/valid/"},
             ],
             "stages": [
-                {"name": "align", "dataset": "pairs", "freeze": "Image", "steps": 100,
-                 "globalBatchSize": 32, "learningRate": "1e-4", "warmupSteps": 10},
-                {"name": "tune", "dataset": "pairs", "epochs": 2, "globalBatchSize": 16,
-                 "learningRate": "2e-5", "validation": {"dataset": "valid", "everySteps": 50}},
+                {
+                    "name": "align",
+                    "dataset": "pairs",
+                    "freeze": "Image",
+                    "steps": 100,
+                    "globalBatchSize": 32,
+                    "learningRate": "1e-4",
+                    "warmupSteps": 10,
+                },
+                {
+                    "name": "tune",
+                    "dataset": "pairs",
+                    "epochs": 2,
+                    "globalBatchSize": 16,
+                    "learningRate": "2e-5",
+                    "validation": {"dataset": "valid", "everySteps": 50},
+                },
             ],
-            "workers": {"accelerator": "None", "resources": {"limits": {"cpu": 2, "memory": "4Gi"}}},
-            "artifacts": {"uri": "s3://runs/muge/", "credentials": {"secretName": "s3"}},
+            "workers": {
+                "accelerator": "None",
+                "resources": {"limits": {"cpu": 2, "memory": "4Gi"}},
+            },
+            "artifacts": {
+                "uri": "s3://runs/muge/",
+                "credentials": {"secretName": "s3"},
+            },
         },
     })
 }

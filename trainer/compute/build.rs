@@ -48,29 +48,30 @@ fn main() -> ExitCode {
 /// without tests does not compile.
 fn list_operation_tests() -> Result<(), String> {
     let folder = Path::new("src/ops");
-    let failed = |what: &Path, error: io::Error| format!("{}: {error}", what.display());
+    let entries = fs::read_dir(folder).map_err(at_path(folder))?;
     let mut modules = Vec::new();
 
-    for entry in fs::read_dir(folder).map_err(|error| failed(folder, error))? {
-        let path = entry.map_err(|error| failed(folder, error))?.path();
+    for entry in entries {
+        let path = entry.map_err(at_path(folder))?.path();
         if !path.is_dir() {
             continue;
         }
 
         let tests = path.join("tests.rs");
-        let file = fs::canonicalize(&tests).map_err(|error| failed(&tests, error))?;
+        let file = fs::canonicalize(&tests).map_err(at_path(&tests))?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         modules.push(format!("#[path = {file:?}]\nmod {name};\n"));
     }
 
     modules.sort();
-    let list = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("operation_tests.rs");
-    fs::write(&list, modules.concat()).map_err(|error| failed(&list, error))
+
+    let list = out_dir().join("operation_tests.rs");
+    fs::write(&list, modules.concat()).map_err(at_path(&list))
 }
 
 /// Compiles every file, as many at once as there are cores, and writes the table of them.
 fn compile_all() -> Result<(), String> {
-    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
+    let out = out_dir();
     let sources = find_kernels(Path::new("src"))
         .map_err(|error| format!("cannot read the folder trainer/compute/src: {error}"))?;
 
@@ -82,8 +83,17 @@ fn compile_all() -> Result<(), String> {
     }
 
     let table = out.join("kernels.rs");
-    fs::write(&table, write_table(&files))
-        .map_err(|error| format!("cannot write {}: {error}", table.display()))
+    fs::write(&table, write_table(&files)).map_err(at_path(&table))
+}
+
+/// Where cargo lets this script write.
+fn out_dir() -> PathBuf {
+    PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default())
+}
+
+/// Adds the file to an error of the system.
+fn at_path(path: &Path) -> impl Fn(io::Error) -> String {
+    move |error| format!("{}: {error}", path.display())
 }
 
 fn compile_some(sources: &[PathBuf], out: &Path) -> Result<Vec<Compiled>, String> {

@@ -50,9 +50,14 @@ impl HubClient {
     pub fn from_env() -> Self {
         // Manifests often set optional variables to an empty string, which means unset.
         let value = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let home = value("HF_HOME").map(PathBuf::from);
-        let home = home.or_else(|| Some(Path::new(&value("HOME")?).join(".cache/huggingface")));
-        let cache = home
+        let default_home = || {
+            let home = value("HOME")?;
+            Some(Path::new(&home).join(".cache/huggingface"))
+        };
+
+        let cache = value("HF_HOME")
+            .map(PathBuf::from)
+            .or_else(default_home)
             .map(|home| home.join("hub"))
             .filter(|cache| is_writable_dir(cache));
 

@@ -7,21 +7,26 @@ pub(crate) fn format_table(head: &[&str], text_columns: usize, rows: &[Vec<Strin
         return String::new();
     }
 
-    let head = head.iter().map(|&name| name.to_owned()).collect();
-    let all: Vec<&Vec<String>> = [&head].into_iter().chain(rows).collect();
-    let length = |row: &Vec<String>, at: usize| row.get(at).map_or(0, |cell| cell.chars().count());
-    let width = |column| all.iter().map(|row| length(row, column)).max().unwrap_or(0);
-    let widths: Vec<_> = (0..head.len()).map(width).collect();
+    let head: Vec<String> = head.iter().map(|&name| name.to_owned()).collect();
+    let mut widths = vec![0; head.len()];
+
+    for row in rows.iter().chain([&head]) {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
 
     let mut table = String::new();
-    for row in all {
+    for row in [&head].into_iter().chain(rows) {
         let cells = row.iter().zip(&widths).enumerate();
-        let cells = cells.map(|(column, (cell, &width))| match column < text_columns {
-            true => format!("{cell:<width$}"),
-            false => format!("{cell:>width$}"),
-        });
+        let cells: Vec<_> = cells
+            .map(|(column, (cell, &width))| match column < text_columns {
+                true => format!("{cell:<width$}"),
+                false => format!("{cell:>width$}"),
+            })
+            .collect();
 
-        table += &cells.collect::<Vec<_>>().join("  ");
+        table += &cells.join("  ");
         table.push('\n');
     }
 

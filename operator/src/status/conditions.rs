@@ -236,17 +236,20 @@ fn suspended_condition(phase: &Phase) -> ConditionFields {
 }
 
 fn complete_condition(phase: &Phase) -> ConditionFields {
-    match phase {
-        Phase::Complete(message) => {
-            condition_fields(condition::COMPLETE, "True", "Done", message.clone())
-        }
-        Phase::Failed(_) => condition_fields(condition::COMPLETE, "False", "Failed", ""),
-        Phase::Rejected(_) => condition_fields(condition::COMPLETE, "Unknown", "Rejected", ""),
-        Phase::Waiting(_) | Phase::Suspended(_) => {
-            condition_fields(condition::COMPLETE, "Unknown", "Waiting", "")
-        }
-        Phase::Running(_) => condition_fields(condition::COMPLETE, "Unknown", "Running", ""),
-    }
+    let (status, reason) = match phase {
+        Phase::Complete(_) => ("True", "Done"),
+        Phase::Failed(_) => ("False", "Failed"),
+        Phase::Rejected(_) => ("Unknown", "Rejected"),
+        Phase::Waiting(_) | Phase::Suspended(_) => ("Unknown", "Waiting"),
+        Phase::Running(_) => ("Unknown", "Running"),
+    };
+
+    let message = match phase {
+        Phase::Complete(message) => message.as_str(),
+        _ => "",
+    };
+
+    condition_fields(condition::COMPLETE, status, reason, message)
 }
 
 fn failed_condition(phase: &Phase) -> ConditionFields {

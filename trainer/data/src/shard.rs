@@ -117,14 +117,7 @@ impl Dataset {
         let bytes = match self.store.get(&part.name) {
             Ok(bytes) => bytes,
             Err(Error::Store(fault)) if fault.kind == StoreErrorKind::NotFound => {
-                let damage =
-                    format!("Shard {uri} is missing. Upload it or prepare the data again.");
-                return Ok(Shard {
-                    uri,
-                    samples: vec![],
-                    pairs: vec![],
-                    damage: Some(damage),
-                });
+                return Ok(Shard::missing(uri));
             }
             Err(error) => return Err(error),
         };
@@ -238,6 +231,17 @@ fn format_size(bytes: u64) -> String {
 }
 
 impl Shard {
+    fn missing(uri: String) -> Self {
+        let damage = format!("Shard {uri} is missing. Upload it or prepare the data again.");
+
+        Self {
+            uri,
+            samples: vec![],
+            pairs: vec![],
+            damage: Some(damage),
+        }
+    }
+
     fn new(
         uri: String,
         members: Vec<TarSample>,
@@ -247,17 +251,9 @@ impl Shard {
     ) -> Self {
         let mut samples = Vec::with_capacity(members.len());
         let mut pairs = Vec::new();
-        for (
-            image,
-            TarSample {
-                key,
-                image: bytes,
-                label,
-            },
-        ) in (first_image..).zip(members)
-        {
+        for (image_number, member) in (first_image..).zip(members) {
             // The index counted no pair of a label that cannot be read, and said so then.
-            let label = label.unwrap_or_default();
+            let label = member.label.unwrap_or_default();
             let first = first_pair + pairs.len() as u64;
             let texts: Vec<_> = (first..)
                 .zip(label.texts)
@@ -269,11 +265,13 @@ impl Shard {
 
             let sample = samples.len() as u32;
             pairs.extend((0..texts.len() as u32).map(|text| (sample, text)));
-            let image_id = label.image_id.unwrap_or(ItemId::Number(image));
+
+            let image_id = label.image_id.unwrap_or(ItemId::Number(image_number));
+
             samples.push(Sample {
                 image_id,
-                key,
-                image: bytes,
+                key: member.key,
+                image: member.image,
                 texts,
             });
         }

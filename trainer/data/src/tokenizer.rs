@@ -68,11 +68,14 @@ impl Vocabulary {
     /// # Errors
     /// Bytes that are not UTF-8, and a file without `[UNK]`, `[CLS]` or `[SEP]`.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, VocabularyError> {
-        let text =
-            std::str::from_utf8(bytes).map_err(|e| VocabularyError::NotUtf8(e.valid_up_to()))?;
+        let text = std::str::from_utf8(bytes)
+            .map_err(|error| VocabularyError::NotUtf8(error.valid_up_to()))?;
+
         // Blank lines count: the id is the number of the line, whatever is in it.
         let tokens = || text.lines().zip(0u32..);
-        let heads: HashMap<Box<str>, u32> = tokens().map(|(t, id)| (t.into(), id)).collect();
+        let heads: HashMap<Box<str>, u32> =
+            tokens().map(|(token, id)| (token.into(), id)).collect();
+
         let id = |token| {
             let lines = heads.len();
             heads
@@ -84,13 +87,16 @@ impl Vocabulary {
         let unknown = id("[UNK]")?;
         let start = id("[CLS]")?;
         let end = id("[SEP]")?;
-        let tails = tokens().filter_map(|(t, id)| Some((t.strip_prefix("##")?.into(), id)));
-        let longest = heads.keys().map(|token| token.len()).max().unwrap_or(0);
+        let longest = heads.keys().map(|token| token.len()).max();
+        let tails = tokens().filter_map(|(token, id)| {
+            let tail = token.strip_prefix("##")?;
+            Some((tail.into(), id))
+        });
 
         Ok(Self {
             continuation_ids: tails.collect(),
             word_ids: heads,
-            max_token_bytes: longest,
+            max_token_bytes: longest.unwrap_or(0),
             unk_id: unknown,
             cls_id: start,
             sep_id: end,
@@ -304,10 +310,19 @@ fn is_invisible(c: char) -> bool {
 
 /// The blocks of BERT's `_is_chinese_char`: newer ones (extensions F and on) are words like Latin ones there.
 fn is_ideograph(c: char) -> bool {
-    matches!(c,
-        '\u{4E00}'..='\u{9FFF}' | '\u{3400}'..='\u{4DBF}' | '\u{20000}'..='\u{2A6DF}'
-        | '\u{2A700}'..='\u{2B73F}' | '\u{2B740}'..='\u{2B81F}' | '\u{2B820}'..='\u{2CEAF}'
-        | '\u{F900}'..='\u{FAFF}' | '\u{2F800}'..='\u{2FA1F}')
+    matches!(
+        c,
+        // CJK Unified Ideographs, and their Extensions A to E.
+        '\u{4E00}'..='\u{9FFF}'
+            | '\u{3400}'..='\u{4DBF}'
+            | '\u{20000}'..='\u{2A6DF}'
+            | '\u{2A700}'..='\u{2B73F}'
+            | '\u{2B740}'..='\u{2B81F}'
+            | '\u{2B820}'..='\u{2CEAF}'
+            // CJK Compatibility Ideographs, and their Supplement.
+            | '\u{F900}'..='\u{FAFF}'
+            | '\u{2F800}'..='\u{2FA1F}'
+    )
 }
 
 fn is_punctuation(c: char) -> bool {

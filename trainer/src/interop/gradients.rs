@@ -46,8 +46,9 @@ pub fn write_gradients(folder: &str, batch: &Path, to: &Path) -> Result<()> {
     let config = reference_config::read_model_config(&Store::open(folder)?)?;
     let found = model_resolver::resolve_weights(folder)?;
     let bytes = std::fs::read(batch).map_err(Error::io_context("read", batch))?;
-    let unusable = |error: String| Error::Data(format!("{}: {error}", batch.display()));
-    let pairs = parse_batch(&bytes, &config).map_err(unusable)?;
+    let pairs = parse_batch(&bytes, &config)
+        .map_err(|error| Error::Data(format!("{}: {error}", batch.display())))?;
+
     let capacity = BatchCapacity {
         batch: pairs.count(),
         context: pairs.context,
@@ -56,16 +57,16 @@ pub fn write_gradients(folder: &str, batch: &Path, to: &Path) -> Result<()> {
     let (mut clip, mut params) = Clip::new(&config, capacity);
     load_weights(&mut params, &found.tensors, ModelPart::All)
         .map_err(|error| Error::Data(format!("{}: {error}", found.uri)))?;
+
     let outcome = compute_gradients(&mut clip, &mut params, &pairs);
     let gradients = params.segments().iter().map(|segment| {
-        let values = params.gradients.slice(segment.range.clone()).to_host();
-        (
-            format!("grad/{}", segment.name),
-            F32Tensor {
-                shape: segment.shape.clone(),
-                values,
-            },
-        )
+        let gradient = params.gradients.slice(segment.range.clone());
+        let tensor = F32Tensor {
+            shape: segment.shape.clone(),
+            values: gradient.to_host(),
+        };
+
+        (format!("grad/{}", segment.name), tensor)
     });
 
     atomic_file::write_safetensors(to, outcome.into_iter().chain(gradients))

@@ -26,7 +26,9 @@ pub(super) fn write_final_checkpoint(stage: &Store) -> Result<()> {
 
     let bytes = serde_json::to_vec(&final_checkpoint)
         .map_err(|error| Error::Bug(format!("{FINAL_FILE} cannot be written: {error}")))?;
-    Ok(stage.put(FINAL_FILE, bytes.into())?)
+
+    stage.put(FINAL_FILE, bytes.into())?;
+    Ok(())
 }
 
 /// Writes the page of the run, with the curves of all stages up to this one.

@@ -185,10 +185,17 @@ pub(super) fn compare_updates(
     let rows = segments.map(|segment| {
         let name = &segment.name;
         let gradient = params.gradients.slice(segment.range.clone()).to_host();
+
         let expected = oracle.update_of(name, &gradient, segment.has_weight_decay())?;
-        let after = params.values.slice(segment.range.clone()).to_host();
         let before = flat_values(oracle.parameter(name)?.as_tensor())?;
-        let found: Vec<f32> = after.iter().zip(&before).map(|(a, b)| a - b).collect();
+        let after = params.values.slice(segment.range.clone()).to_host();
+
+        let found: Vec<f32> = after
+            .iter()
+            .zip(&before)
+            .map(|(after, before)| after - before)
+            .collect();
+
         let error = relative_error(&found, &expected, 0.0, 1.0);
         Ok(VerifyRow::new(name, Quantity::Update, error))
     });
@@ -204,10 +211,20 @@ fn relative_error(found: &[f32], expected: &[f32], scale: f32, counted: f64) -> 
         return f64::INFINITY;
     }
 
-    let pairs = found.iter().zip(expected);
-    let difference = largest_counted(pairs.map(|(a, b)| (a - b).abs()).collect(), counted);
-    let magnitude = largest_counted(expected.iter().map(|value| value.abs()).collect(), counted);
-    f64::from(difference) / f64::from(magnitude.max(scale).max(SMALLEST_SCALE))
+    let differences = found
+        .iter()
+        .zip(expected)
+        .map(|(found, expected)| (found - expected).abs())
+        .collect();
+
+    let magnitudes = expected.iter().map(|value| value.abs()).collect();
+
+    let difference = largest_counted(differences, counted);
+    let magnitude = largest_counted(magnitudes, counted)
+        .max(scale)
+        .max(SMALLEST_SCALE);
+
+    f64::from(difference) / f64::from(magnitude)
 }
 
 /// The largest of the smallest values that are a share of all; 0 of none.

@@ -15,17 +15,27 @@ pub(super) fn dtype_size(dtype: Dtype) -> usize {
 pub(super) fn converter_for(dtype: Dtype) -> Option<DtypeConverter> {
     Some(match dtype {
         Dtype::F32 => |bytes, values| convert_each(bytes, values, f32::from_le_bytes),
-        Dtype::F64 => |bytes, values| convert_each(bytes, values, |b| f64::from_le_bytes(b) as f32),
-        Dtype::F16 => {
-            |bytes, values| convert_each(bytes, values, |b| f16::from_le_bytes(b).to_f32())
+        Dtype::F64 => {
+            |bytes, values| convert_each(bytes, values, |number| f64::from_le_bytes(number) as f32)
         }
-        Dtype::BF16 => {
-            |bytes, values| convert_each(bytes, values, |b| bf16::from_le_bytes(b).to_f32())
-        }
+        Dtype::F16 => |bytes, values| {
+            convert_each(bytes, values, |number| f16::from_le_bytes(number).to_f32())
+        },
+        Dtype::BF16 => |bytes, values| {
+            convert_each(bytes, values, |number| bf16::from_le_bytes(number).to_f32())
+        },
+
         // Integers are counters such as `num_batches_tracked`, exact in f32 up to 2^24.
-        Dtype::I64 => |bytes, values| convert_each(bytes, values, |b| i64::from_le_bytes(b) as f32),
-        Dtype::I32 => |bytes, values| convert_each(bytes, values, |b| i32::from_le_bytes(b) as f32),
-        Dtype::U8 | Dtype::BOOL => |bytes, values| convert_each(bytes, values, |[b]| f32::from(b)),
+        Dtype::I64 => {
+            |bytes, values| convert_each(bytes, values, |number| i64::from_le_bytes(number) as f32)
+        }
+        Dtype::I32 => {
+            |bytes, values| convert_each(bytes, values, |number| i32::from_le_bytes(number) as f32)
+        }
+        Dtype::U8 | Dtype::BOOL => {
+            |bytes, values| convert_each(bytes, values, |[number]| f32::from(number))
+        }
+
         _ => return None,
     })
 }

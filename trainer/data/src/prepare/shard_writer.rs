@@ -90,14 +90,16 @@ impl<'a> ShardWriter<'a> {
     }
 
     fn close_shard(&mut self) -> Result<()> {
-        let archive = std::mem::replace(&mut self.archive, tar::Builder::new(Vec::new()));
         let name = format!("{:05}.tar", self.parts.len());
+        let next = tar::Builder::new(Vec::new());
+        let archive = std::mem::replace(&mut self.archive, next);
         let bytes = archive.into_inner().map_err(Error::file("write", &name))?;
+
         let images = std::mem::take(&mut self.images);
         let pairs = std::mem::take(&mut self.pairs);
+        let part = IndexedFile::new(&name, &bytes, images, pairs);
 
-        self.parts
-            .push(IndexedFile::new(&name, &bytes, images, pairs));
+        self.parts.push(part);
         self.output.put(&name, bytes.into())
     }
 }
