@@ -144,16 +144,28 @@ fn resolve_uri(uri: &str, proven: &[&str]) -> Result<ResolvedWeights> {
         });
     }
 
-    match uri.rsplit_once('/') {
-        Some((parent, name)) if is_weights_file(name) => resolve_file(&Store::open(parent)?, name),
-        None if is_weights_file(uri) => resolve_file(&Store::open(".")?, uri),
-        _ => resolve_folder(&Store::open(uri)?, proven),
+    match find_weights_file(uri)? {
+        Some((parent, name)) => resolve_file(&parent, name),
+        None => resolve_folder(&Store::open(uri)?, proven),
     }
 }
 
-fn is_weights_file(name: &str) -> bool {
+/// The folder and the name of a file of weights, `None` if the URI is that of a folder. What has another ending than
+/// those that weights usually have is looked up: `best.ckpt` and `model.pt.bak` are read by their content.
+fn find_weights_file(uri: &str) -> Result<Option<(Store, &str)>> {
+    let (folder, name) = uri.rsplit_once('/').unwrap_or(("", uri));
+    let is_bucket = folder.ends_with(":/");
+    let may_be_file = name.contains('.') && !matches!(name, "." | "..");
+    if is_bucket || !may_be_file {
+        return Ok(None);
+    }
+
+    let (parent, name) = Store::open_parent(uri)?;
     let endings = [".safetensors", ".pt", ".pth", ".bin", INDEX_SUFFIX];
-    endings.iter().any(|ending| name.ends_with(ending))
+    let is_file =
+        endings.iter().any(|ending| name.ends_with(ending)) || parent.object_size(name)?.is_some();
+
+    Ok(is_file.then_some((parent, name)))
 }
 
 /// The training configuration in the folder of the weights at a URI, if there is one.
@@ -162,11 +174,7 @@ fn is_weights_file(name: &str) -> bool {
 /// If a checkpoint there is damaged; if the store fails.
 pub fn find_training_config(uri: &str) -> Result<Option<TrainConfig>> {
     // Only checkpoints carry a training configuration; a file or a repository has none.
-    if uri.starts_with(hub::HUB_SCHEME)
-        || uri
-            .rsplit_once('/')
-            .is_some_and(|(_, name)| is_weights_file(name))
-    {
+    if uri.starts_with(hub::HUB_SCHEME) || find_weights_file(uri)?.is_some() {
         return Ok(None);
     }
 
@@ -306,12 +314,8 @@ pub fn load_tokenizer(pinned: Option<&PinnedFile>, vocab_size: i32) -> Result<To
 pub fn load_vocabulary(pinned: Option<&PinnedFile>) -> Result<(Bytes, String)> {
     let (bytes, uri, sha256) = match pinned {
         Some(PinnedFile { uri, sha256 }) => {
-            let (parent, name) = uri.rsplit_once('/').unwrap_or((".", uri));
-            (
-                Store::open(parent)?.get(name)?,
-                uri.clone(),
-                sha256.as_str(),
-            )
+            let (folder, name) = Store::open_parent(uri)?;
+            (folder.get(name)?, uri.clone(), sha256.as_str())
         }
         None => {
             let path = std::env::var(names::ENV_VOCABULARY);

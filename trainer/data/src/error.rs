@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use cnclip_crds::exit_code::TrainerExit;
-pub use store_error::{StoreError, StoreErrorKind};
+pub use store_error::{StoreError, StoreErrorKind, StoreVerb};
 
 /// The result of what reads or writes data.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -58,12 +58,12 @@ impl Error {
     }
 }
 
-/// The exit code of an error on a local file: another node may have the space or the rights, but none has a file
-/// that is not there.
+/// The exit code of an error on a local file: another node may have the space and a disk that works, but none has a
+/// file that is not there, or another right to it.
 pub fn file_exit(source: &io::Error) -> TrainerExit {
     match source.kind() {
-        // Retrying on another node would find it missing there too.
-        ErrorKind::NotFound => TrainerExit::Config,
-        _ => TrainerExit::Retry,
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => TrainerExit::Retry,
+        _ if store_error::is_transient_io(source) => TrainerExit::Retry,
+        _ => TrainerExit::Config,
     }
 }

@@ -1,25 +1,30 @@
 //! Reads and writes objects under one URI, wherever it points: `s3://`, `gs://`, `az://`,
 //! `file://`, a plain path, or `https://` (read-only). Never interprets what it moves.
 
+mod client;
 mod download;
+mod fetch;
 mod reader;
+mod retry;
 mod runtime;
-mod scheme;
 mod upload;
+mod uri;
 
 use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::{Path, PathPart};
-use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
-use crate::error::{Error, Result, StoreError, StoreErrorKind};
+use crate::error::{Error, Result, StoreError, StoreErrorKind, StoreVerb};
 pub use reader::ObjectReader;
+use retry::RequestRetry;
 pub use runtime::block_on;
 pub use upload::ObjectWriter;
+pub use uri::redact_uri;
 
 /// Larger objects are transferred in parts of this size, so that no single request can take long: a timeout then
 /// means that the store is slow, not that the object is large.
@@ -58,11 +63,16 @@ pub struct ObjectEntry {
 /// ```
 ///
 /// # Guarantees
-/// An object is visible whole or not at all. Requests that fail for a passing reason are repeated
-/// for half a minute.
+/// An object is visible whole or not at all. A request that fails for a passing reason is repeated: for half a
+/// minute, and where requests of its kind had worked before, for as long as an outage may last (40 minutes, or
+/// `CNCLIP_STORE_OUTAGE_SECONDS`).
 #[derive(Clone, Debug)]
 pub struct Store {
-    objects: Arc<dyn ObjectStore>,
+    /// Gives up on a request when no byte arrives for a while.
+    reads: Arc<dyn ObjectStore>,
+    /// Gives up on a request that takes long as a whole: nothing is received while a part is sent.
+    writes: Arc<dyn ObjectStore>,
+    retry: Arc<RequestRetry>,
     prefix: Path,
     uri: String,
     read_only: bool,
@@ -72,20 +82,66 @@ impl Store {
     /// The store at a URI or a plain path. Credentials, region and endpoint come from the
     /// environment: `AWS_*`, `GOOGLE_*`, `AZURE_*`.
     ///
+    /// The keys of objects are taken to the letter: `s3://bucket/a#1%20b` is the prefix `a#1%20b`. Of `file://` and
+    /// `https://`, the path is percent-encoded.
+    ///
     /// # Errors
-    /// If the URI has no scheme we know, or what the environment says cannot work. Whether the
-    /// place exists is only seen at the first call.
+    /// If the URI has no scheme we know or carries credentials, or what the environment says cannot work. Whether
+    /// the place exists is only seen at the first call.
     pub fn open(uri: &str) -> Result<Self> {
-        scheme::open_uri(uri, std::env::vars())
+        Self::open_with(uri, std::env::vars())
+    }
+
+    /// As [`Store::open`], with variables in place of those of the environment.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_with(
+        uri: &str,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self> {
+        client::open_uri(uri, variables.into_iter())
+    }
+
+    /// The store of the folder that the object at a URI or path is in, and its name there.
+    ///
+    /// ```
+    /// use cnclip_data::store::Store;
+    ///
+    /// # fn main() -> cnclip_data::error::Result<()> {
+    /// let (folder, name) = Store::open_parent("/models/clip.pt")?;
+    /// assert_eq!((folder.uri(), name), ("/models", "clip.pt"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_parent(uri: &str) -> Result<(Self, &str)> {
+        let (folder, name) = match uri.rsplit_once('/') {
+            // The root of the file system, which has no name.
+            Some(("", name)) => ("/", name),
+            Some((folder, name)) => (folder, name),
+            None => (".", uri),
+        };
+
+        Ok((Self::open(folder)?, name))
     }
 
     /// An empty store that lives as long as its clones.
     pub fn in_memory() -> Self {
         let objects = Arc::new(object_store::memory::InMemory::new());
+        Self::of_objects(objects, Path::default(), "memory:")
+    }
+
+    /// A store without a network between.
+    fn of_objects(objects: Arc<dyn ObjectStore>, prefix: Path, uri: &str) -> Self {
         Self {
-            objects,
-            prefix: Path::default(),
-            uri: "memory:".into(),
+            reads: objects.clone(),
+            writes: objects,
+            retry: Arc::new(RequestRetry::new(retry::DEFAULT_OUTAGE)),
+            prefix,
+            uri: uri.trim_end_matches('/').to_owned(),
             read_only: false,
         }
     }
@@ -125,17 +181,8 @@ impl Store {
     /// # Errors
     /// If it is not there, or the store does not answer.
     pub fn get(&self, name: &str) -> Result<Bytes> {
-        let objects = self.objects.clone();
-        let path = self.object_path(name);
-        self.run_request("read", name, async move {
-            // One request for small objects: the answer has the size and the bytes. Of a large one the body is
-            // dropped unread, and parts are requested instead.
-            let first = objects.get_opts(&path, GetOptions::default()).await?;
-            match first.meta.size {
-                size if size <= PART_BYTES => first.bytes().await,
-                size => fetch_parts(&objects, &path, 0..size).await,
-            }
-        })
+        let request = self.request(StoreVerb::Read, name);
+        self.wait_for(async move { fetch::whole_object(&request).await })
     }
 
     /// All bytes of an object, `None` if there is none of that name.
@@ -155,32 +202,24 @@ impl Store {
     /// # Errors
     /// For each, as [`Store::get`].
     pub fn get_many(&self, names: &[String]) -> Vec<Result<Bytes>> {
-        let objects = self.objects.clone();
-        let paths: Vec<_> = names.iter().map(|name| self.object_path(name)).collect();
+        let requests: Vec<_> = names
+            .iter()
+            .map(|name| self.request(StoreVerb::Read, name))
+            .collect();
+
         let answers = block_on(async move {
-            let get = |path| {
-                let objects = objects.clone();
-                async move { objects.get(&path).await?.bytes().await }
-            };
+            let get = |request: Request| async move { fetch::whole_object(&request).await };
 
             // `buffered` keeps the order of the names, by which the caller finds its answers.
-            stream::iter(paths)
+            stream::iter(requests)
                 .map(get)
                 .buffered(OBJECTS_IN_FLIGHT)
-                .collect::<Vec<_>>()
+                .map(|answer| answer.map_err(Error::from))
+                .collect()
                 .await
         });
 
-        match answers {
-            Ok(answers) => (names.iter().zip(answers))
-                .map(|(name, answer)| {
-                    answer.map_err(|source| {
-                        StoreError::new("read", self.object_uri(name), source).into()
-                    })
-                })
-                .collect(),
-            Err(error) => vec![Err(error)],
-        }
+        answers.unwrap_or_else(|error| vec![Err(error)])
     }
 
     /// The bytes of an object from one place to another.
@@ -188,17 +227,19 @@ impl Store {
     /// # Errors
     /// As [`Store::get`]; if the object ends before that place.
     pub fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
-        let objects = self.objects.clone();
-        let path = self.object_path(name);
+        let request = self.request(StoreVerb::Read, name);
         let wanted = range.clone();
-        let bytes = self.run_request("read", name, async move {
-            fetch_parts(&objects, &path, range).await
-        })?;
+        let found = self.wait_for(async move { fetch::byte_range(&request, range).await });
+        let is_short = match &found {
+            Ok(bytes) => bytes.len() as u64 != wanted.end - wanted.start,
+            Err(Error::Store(fault)) => fault.kind == StoreErrorKind::InvalidRange,
+            Err(_) => false,
+        };
 
-        // A range that goes beyond the end is answered with fewer bytes and no error.
-        match bytes.len() as u64 == wanted.end - wanted.start {
-            true => Ok(bytes),
-            false => Err(Error::Data(format!(
+        // A range that goes beyond the end is answered with fewer bytes and no error, or refused.
+        match is_short {
+            false => found,
+            true => Err(Error::Data(format!(
                 "{} ends before byte {}: it was cut off. Write it again.",
                 self.object_uri(name),
                 wanted.end
@@ -211,13 +252,20 @@ impl Store {
     /// # Errors
     /// If the bucket is missing, or the store does not answer.
     pub fn object_size(&self, name: &str) -> Result<Option<u64>> {
-        let objects = self.objects.clone();
-        let path = self.object_path(name);
-        match self.run_request("read", name, async move { objects.head(&path).await }) {
-            Ok(meta) => Ok(Some(meta.size)),
+        match self.existing_size(name) {
+            Ok(size) => Ok(Some(size)),
             Err(Error::Store(fault)) if fault.kind == StoreErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    fn existing_size(&self, name: &str) -> Result<u64> {
+        let request = self.request(StoreVerb::Read, name);
+        let head = |objects: Arc<dyn ObjectStore>, path: Path| async move {
+            objects.head(&path).await.map(|meta| meta.size)
+        };
+
+        self.wait_for(async move { request.run(head).await })
     }
 
     /// Every object below this store, in name order.
@@ -225,55 +273,47 @@ impl Store {
     /// # Errors
     /// If the store cannot be listed.
     pub fn list_objects(&self) -> Result<Vec<ObjectEntry>> {
-        let objects = self.objects.clone();
+        let request = self.request(StoreVerb::List, "");
         let prefix = self.prefix.clone();
-        self.run_request("list", "", async move {
-            let found: Vec<_> = objects.list(Some(&prefix)).try_collect().await?;
-            let mut entries: Vec<ObjectEntry> = (found.iter())
-                .filter_map(|meta| {
-                    let parts: Vec<_> = meta.location.prefix_match(&prefix)?.collect();
-                    let name = parts
-                        .iter()
-                        .map(AsRef::as_ref)
-                        .collect::<Vec<&str>>()
-                        .join("/");
+        let list = |objects: Arc<dyn ObjectStore>, prefix: Path| async move {
+            objects.list(Some(&prefix)).try_collect::<Vec<_>>().await
+        };
 
-                    Some(ObjectEntry {
-                        name,
-                        bytes: meta.size,
-                    })
+        let found = self.wait_for(async move { request.run(list).await })?;
+        let mut entries: Vec<ObjectEntry> = found
+            .iter()
+            .filter_map(|meta| {
+                let parts: Vec<_> = meta.location.prefix_match(&prefix)?.collect();
+                let parts: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
+
+                Some(ObjectEntry {
+                    name: parts.join("/"),
+                    bytes: meta.size,
                 })
-                .collect();
+            })
+            .collect();
 
-            entries.sort_by(|a, b| a.name.cmp(&b.name));
-            Ok(entries)
-        })
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
     }
 
     /// Writes an object, over one that is there.
     ///
     /// # Errors
     /// If the store is read-only, refuses, or does not answer.
-    pub fn put(&self, name: &str, mut bytes: Bytes) -> Result<()> {
+    pub fn put(&self, name: &str, bytes: Bytes) -> Result<()> {
         self.ensure_writable(name)?;
+        let request = self.request(StoreVerb::Write, name);
         if bytes.len() as u64 > PART_BYTES {
-            let part = |bytes: &mut Bytes| bytes.split_to(bytes.len().min(PART_BYTES as usize));
-            return self.write_with(name, |to| {
-                while !bytes.is_empty() {
-                    to.send_part(part(&mut bytes))?;
-                }
-                Ok(())
-            });
+            return self.wait_for(async move { upload::put_in_parts(&request, bytes).await });
         }
 
-        let objects = self.objects.clone();
-        let path = self.object_path(name);
-        self.run_request("write", name, async move {
-            objects
-                .put(&path, PutPayload::from_bytes(bytes))
-                .await
-                .map(drop)
-        })
+        let put = move |objects: Arc<dyn ObjectStore>, path: Path| {
+            let payload = PutPayload::from_bytes(bytes.clone());
+            async move { objects.put(&path, payload).await.map(drop) }
+        };
+
+        self.wait_for(async move { request.run(put).await })
     }
 
     /// Writes an object only if there is none of that name; says whether it did.
@@ -282,26 +322,27 @@ impl Store {
     /// As [`Store::put`].
     ///
     /// # Guarantees
-    /// Of all callers with one name, at most one gets `true`.
+    /// Of all callers with one name, at most one gets `true`. If an answer was lost on the way, that may be none.
     pub fn put_if_absent(&self, name: &str, bytes: Bytes) -> Result<bool> {
         self.ensure_writable(name)?;
-        let objects = self.objects.clone();
-        let path = self.object_path(name);
-        self.run_request("write", name, async move {
-            // S3 answers 412 (precondition) where others answer 409 or that the object exists.
-            let options = PutOptions::from(PutMode::Create);
-            match objects
-                .put_opts(&path, PutPayload::from_bytes(bytes), options)
-                .await
-            {
-                Ok(_) => Ok(true),
-                Err(
-                    object_store::Error::AlreadyExists { .. }
-                    | object_store::Error::Precondition { .. },
-                ) => Ok(false),
-                Err(error) => Err(error),
+        let request = self.request(StoreVerb::Write, name);
+        let create = move |objects: Arc<dyn ObjectStore>, path: Path| {
+            let payload = PutPayload::from_bytes(bytes.clone());
+            async move {
+                let options = PutOptions::from(PutMode::Create);
+                // S3 answers 412 (precondition) where others answer 409 or that the object exists.
+                match objects.put_opts(&path, payload, options).await {
+                    Ok(_) => Ok(true),
+                    Err(
+                        object_store::Error::AlreadyExists { .. }
+                        | object_store::Error::Precondition { .. },
+                    ) => Ok(false),
+                    Err(error) => Err(error),
+                }
             }
-        })
+        };
+
+        self.wait_for(async move { request.run(create).await })
     }
 
     /// Removes an object; one that is not there is no error.
@@ -310,14 +351,15 @@ impl Store {
     /// As [`Store::put`].
     pub fn delete(&self, name: &str) -> Result<()> {
         self.ensure_writable(name)?;
-        let objects = self.objects.clone();
-        let path = self.object_path(name);
-        self.run_request("delete", name, async move {
+        let request = self.request(StoreVerb::Delete, name);
+        let delete = |objects: Arc<dyn ObjectStore>, path: Path| async move {
             match objects.delete(&path).await {
                 Err(object_store::Error::NotFound { .. }) => Ok(()),
                 done => done,
             }
-        })
+        };
+
+        self.wait_for(async move { request.run(delete).await })
     }
 
     fn object_path(&self, name: &str) -> Path {
@@ -330,47 +372,61 @@ impl Store {
 
     fn ensure_writable(&self, name: &str) -> Result<()> {
         match self.read_only {
-            true => Err(StoreError::read_only(self.object_uri(name)).into()),
+            true => Err(StoreError::read_only(&self.object_uri(name)).into()),
             false => Ok(()),
         }
     }
 
-    /// Runs a request on the store's own threads, so that any thread may wait for it, one that
-    /// belongs to an async runtime too.
-    fn run_request<T: Send + 'static>(
-        &self,
-        verb: &'static str,
-        name: &str,
-        request: impl Future<Output = object_store::Result<T>> + Send + 'static,
-    ) -> Result<T> {
-        let answer = block_on(request).map_err(|_| {
-            Error::Bug(format!(
-                "the request to {verb} {} never answered",
-                self.object_uri(name)
-            ))
-        })?;
+    fn request(&self, verb: StoreVerb, name: &str) -> Request {
+        let objects = match verb {
+            StoreVerb::Write | StoreVerb::Delete => &self.writes,
+            StoreVerb::Read | StoreVerb::List | StoreVerb::Open => &self.reads,
+        };
 
-        answer.map_err(|source| StoreError::new(verb, self.object_uri(name), source).into())
+        Request {
+            objects: objects.clone(),
+            retry: self.retry.clone(),
+            verb,
+            path: self.object_path(name),
+            uri: self.object_uri(name),
+        }
+    }
+
+    /// Waits for an answer on the store's own threads, so that any thread may wait for it, one that belongs to an
+    /// async runtime too.
+    fn wait_for<T: Send + 'static>(
+        &self,
+        answer: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T> {
+        Ok(block_on(answer)??)
     }
 }
 
-async fn fetch_parts(
-    objects: &Arc<dyn ObjectStore>,
-    path: &Path,
-    Range { start, end }: Range<u64>,
-) -> object_store::Result<Bytes> {
-    let starts = (start..end).step_by(PART_BYTES as usize);
-    let ranges = starts.map(|start| start..end.min(start + PART_BYTES));
-    let mut parts = stream::iter(ranges)
-        .map(|range| async move { objects.get_range(path, range).await })
-        .buffered(PARTS_IN_FLIGHT);
+/// What is asked of a store, as often as it takes.
+#[derive(Clone, Debug)]
+struct Request {
+    objects: Arc<dyn ObjectStore>,
+    retry: Arc<RequestRetry>,
+    verb: StoreVerb,
+    path: Path,
+    uri: String,
+}
 
-    let mut whole = BytesMut::with_capacity((end - start) as usize);
-    while let Some(part) = parts.try_next().await? {
-        whole.extend_from_slice(&part);
+impl Request {
+    /// # Errors
+    /// If it fails for good, or for as long as an outage may last.
+    async fn run<T, F: Future<Output = object_store::Result<T>>>(
+        &self,
+        attempt: impl Fn(Arc<dyn ObjectStore>, Path) -> F,
+    ) -> Result<T, StoreError> {
+        let attempt = || attempt(self.objects.clone(), self.path.clone());
+        self.retry.run(self.verb, &self.uri, attempt).await
     }
 
-    Ok(whole.freeze())
+    /// The error of a request that is not repeated.
+    fn to_error(&self, source: object_store::Error) -> StoreError {
+        self.retry.to_error(self.verb, &self.uri, source)
+    }
 }
 
 #[cfg(test)]

@@ -11,9 +11,9 @@ pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// network or a throttled process, and far shorter than the minutes in which TCP itself would notice.
 pub(crate) const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A neighbour that sends heartbeats and yet nothing around the ring for this long has failed too. Half an
-/// hour, because a rank may legitimately write a large checkpoint or scan a large data set meanwhile.
-pub(crate) const STUCK_TIMEOUT: Duration = Duration::from_secs(1800);
+/// A neighbour that sends heartbeats and yet nothing around the ring for this long has failed too. An hour,
+/// because a rank may legitimately wait for a store meanwhile, whose outages are ridden out for 40 minutes.
+pub(crate) const STUCK_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// How long the workers of a run may take to come: pods are scheduled one by one, and nodes may have to
 /// pull an image of several gigabytes first.

@@ -4,8 +4,6 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 
-use object_store::ObjectStoreExt;
-
 use super::{PART_BYTES, Store};
 use crate::error::{Error, Result};
 
@@ -18,14 +16,8 @@ impl Store {
     /// # Errors
     /// As [`Store::get_range`], and if the file cannot be written.
     pub fn download_to(&self, name: &str, file: &Path) -> Result<()> {
-        let objects = self.objects.clone();
-        let path = self.object_path(name);
         // Before a file is made: an object that is not there leaves none behind.
-        let size = self.run_request(
-            "read",
-            name,
-            async move { Ok(objects.head(&path).await?.size) },
-        )?;
+        let size = self.existing_size(name)?;
 
         if let Some(folder) = file.parent() {
             fs::create_dir_all(folder).map_err(Error::file("create", folder))?;

@@ -3,12 +3,15 @@
 
 use std::io::{self, Write};
 use std::mem;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use object_store::{ObjectStoreExt, WriteMultipart};
+use object_store::path::Path;
+use object_store::{ObjectStore, PutMultipartOptions, WriteMultipart};
 
-use super::{PART_BYTES, PARTS_IN_FLIGHT, Store};
-use crate::error::{Error, Result};
+use super::retry::RequestRetry;
+use super::{PART_BYTES, PARTS_IN_FLIGHT, Request, Store};
+use crate::error::{Error, Result, StoreError, StoreVerb};
 
 const PART_LEN: usize = PART_BYTES as usize;
 
@@ -63,32 +66,26 @@ impl Store {
 
 impl ObjectWriter<'_> {
     /// Sends a part, which the last one alone may fall short of.
-    pub(super) fn send_part(&mut self, part: Bytes) -> Result<()> {
-        let objects = self.store.objects.clone();
-        let path = self.store.object_path(self.name);
+    fn send_part(&mut self, part: Bytes) -> Result<()> {
+        let request = self.store.request(StoreVerb::Write, self.name);
         let sent = self.multipart.take();
+
         let send = async move {
-            let mut sent = match sent {
+            let sent = match sent {
                 Some(sent) => sent,
-                None => WriteMultipart::new_with_chunk_size(
-                    objects.put_multipart(&path).await?,
-                    PART_LEN,
-                ),
+                None => {
+                    let retry = &request.retry;
+                    request
+                        .run(|objects, path| begin_upload(objects, path, retry.clone()))
+                        .await?
+                }
             };
 
-            if let Err(error) = sent.wait_for_capacity(PARTS_IN_FLIGHT).await {
-                // The first failure is the one to report, so one of the abort is ignored. Parts that stay behind
-                // would be paid for until a lifecycle rule of the bucket removes them.
-                sent.abort().await.ok();
-                return Err(error);
-            }
-
-            // Starts the request and returns: the caller writes the next part while this one is sent.
-            sent.put(part);
-            Ok(sent)
+            let sent = put_part(sent, part).await;
+            sent.map_err(|source| request.to_error(source))
         };
 
-        self.multipart = Some(self.store.run_request("write", self.name, send)?);
+        self.multipart = Some(self.store.wait_for(send)?);
         Ok(())
     }
 
@@ -100,20 +97,66 @@ impl ObjectWriter<'_> {
 
         // The last part may have any size; the object appears with the request that completes the upload.
         sent.put(part);
-        self.store.run_request(
-            "write",
-            self.name,
-            async move { sent.finish().await.map(drop) },
-        )
+        let request = self.store.request(StoreVerb::Write, self.name);
+        self.store.wait_for(async move {
+            let done = sent.finish().await;
+            done.map(drop).map_err(|source| request.to_error(source))
+        })
     }
 
     fn abort_upload(mut self) {
         if let Some(sent) = self.multipart.take() {
-            self.store
-                .run_request("write", self.name, async move { sent.abort().await })
-                .ok();
+            let request = self.store.request(StoreVerb::Write, self.name);
+            let abort = async move {
+                let done = sent.abort().await;
+                done.map_err(|source| request.to_error(source))
+            };
+
+            // The first failure is the one to report.
+            self.store.wait_for(abort).ok();
         }
     }
+}
+
+/// Writes a large object that is in memory: the whole upload can be repeated, and not only its parts.
+pub(super) async fn put_in_parts(request: &Request, bytes: Bytes) -> Result<(), StoreError> {
+    let upload = |objects, path| {
+        let mut rest = bytes.clone();
+        async move {
+            let mut sent = begin_upload(objects, path, request.retry.clone()).await?;
+            while !rest.is_empty() {
+                let part = rest.split_to(rest.len().min(PART_LEN));
+                sent = put_part(sent, part).await?;
+            }
+
+            sent.finish().await.map(drop)
+        }
+    };
+
+    request.run(upload).await
+}
+
+async fn begin_upload(
+    objects: Arc<dyn ObjectStore>,
+    path: Path,
+    retry: Arc<RequestRetry>,
+) -> object_store::Result<WriteMultipart> {
+    let options = PutMultipartOptions::default().with_retry_policy(retry);
+    let upload = objects.put_multipart_opts(&path, options).await?;
+    Ok(WriteMultipart::new_with_chunk_size(upload, PART_LEN))
+}
+
+/// Starts the request for a part and returns: the caller makes the next part while this one is sent.
+async fn put_part(mut sent: WriteMultipart, part: Bytes) -> object_store::Result<WriteMultipart> {
+    if let Err(error) = sent.wait_for_capacity(PARTS_IN_FLIGHT).await {
+        // The first failure is the one to report, so one of the abort is ignored. Parts that stay behind would be
+        // paid for until a lifecycle rule of the bucket removes them.
+        sent.abort().await.ok();
+        return Err(error);
+    }
+
+    sent.put(part);
+    Ok(sent)
 }
 
 impl Write for ObjectWriter<'_> {
