@@ -12,6 +12,7 @@ mod writer;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 pub use fence::{Fence, FenceClaim};
 pub use writer::CheckpointWriter;
@@ -52,6 +53,40 @@ pub struct TrainingState {
     pub samples_seen: u64,
     /// Pairs that could not be used.
     pub samples_skipped: u64,
+    /// How the seeds of order, augmentation and dropout were made; absent in checkpoints of the first release.
+    #[serde(default)]
+    pub seeding: Seeding,
+    /// A validation that was due after this step, which the run was stopped before.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub validation_owed: bool,
+}
+
+/// Of what the seeds of sample order, augmentation and dropout are made. A run goes on with the one that it began with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seeding {
+    /// The seed of the run alone: stages on one data set draw the same batches.
+    #[default]
+    Run,
+    /// The seed of the run and the name of the stage.
+    Stage,
+}
+
+impl Seeding {
+    /// The seed of a stage's order, augmentation and dropout.
+    pub fn stage_seed(self, seed: u64, stage: &str) -> u64 {
+        match self {
+            Self::Run => seed,
+            Self::Stage => {
+                let digest = Sha256::digest(format!("{seed} {stage}"));
+                let (first, _) = digest.split_first_chunk().unwrap_or((&[0; 8], &[]));
+                u64::from_le_bytes(*first)
+            }
+        }
+    }
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// A state on its way into the store.

@@ -30,8 +30,7 @@ pub fn open_memory(world: &DistributedConfig, rank: usize) -> Result<Memory> {
     Ok(Memory::Device(device, world.precision))
 }
 
-/// The same in fp32, for evaluations: a GPU is used where there is one, even without an accelerator in the
-/// configuration.
+/// The same in fp32, for evaluations.
 ///
 /// # Errors
 /// Those of [`open_memory`].
@@ -41,22 +40,7 @@ pub fn open_fp32_memory(world: &DistributedConfig, rank: usize) -> Result<Memory
         ..world.clone()
     };
 
-    if world.accelerator == Accelerator::Nvidia {
-        return open_memory(&fp32, rank);
-    }
-
-    open_memory(
-        &DistributedConfig {
-            accelerator: Accelerator::Nvidia,
-            ..fp32
-        },
-        rank,
-    )
-    .or_else(|fault| {
-        // No warning: without a configured accelerator a machine without a GPU is expected.
-        tracing::debug!(%fault, "computing in host memory");
-        Ok(Memory::Host)
-    })
+    open_memory(&fp32, rank)
 }
 
 /// The index of a rank's GPU among those of its worker.

@@ -196,7 +196,8 @@ impl HubClient {
                 "{endpoint} has no {uri}. Check organisation, name, revision and file."
             )),
             _ => {
-                let source = std::io::Error::other(format!("{endpoint} does not answer: {error}"));
+                let text = format!("{endpoint} does not answer: {error}");
+                let source = std::io::Error::new(std::io::ErrorKind::HostUnreachable, text);
                 Error::File {
                     verb: "fetch",
                     path: uri.to_owned(),

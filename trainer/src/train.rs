@@ -90,6 +90,13 @@ fn train_rank(
     let rank = communicator.rank();
     let mut run = setup::set_up_run(config, communicator, || open_memory(rank))?;
     run.report_start(reporter);
+
+    // The scores decide which checkpoint a stage ends with: one that is missing could be the best.
+    if run.owes_validation() {
+        run.run_validation(reporter)?;
+        run.save_checkpoint(reporter)?;
+    }
+
     while !run.is_done() {
         run.take_step()?;
         // ---- below this line nothing changes the model ----
@@ -99,10 +106,12 @@ fn train_rank(
             run.report_progress(reporter);
         }
 
-        // A validation may outlast the pod's termination grace period, so a stop goes without it.
+        // A validation may outlast the pod's termination grace period: a stop leaves it to the next attempt.
         let validated = run.is_validation_due() && !stopping;
         if validated {
             run.run_validation(reporter)?;
+        } else if run.is_validation_due() {
+            run.postpone_validation();
         }
 
         // The stage ends with its best checkpoint, so each validation is followed by one, whose
@@ -112,8 +121,8 @@ fn train_rank(
         }
 
         run.poll_checkpoint(reporter)?;
-        // A stop that arrives with the last step interrupts nothing: no step is left to retry.
-        if stopping && !run.is_done() {
+        // A stop that arrives with the last step interrupts nothing, unless its validation is left.
+        if stopping && (!run.is_done() || run.owes_validation()) {
             run.finish_checkpoint(reporter)?;
             return Err(Error::Interrupted {
                 step: run.completed_steps(),

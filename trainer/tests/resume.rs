@@ -32,8 +32,11 @@ fn a_run_stopped_at_any_step_ends_with_the_same_weights_as_one_that_was_not() {
     let straight = small::train_config(folder.path(), "straight");
     let expected = train_to_end(&straight);
     let weights = small::final_weights(folder.path(), "straight");
+    let validations = small::validations(folder.path(), "straight");
+    assert_eq!(validations.len(), 2, "after step 5 and after the last");
 
-    for stop in 1..STEPS {
+    // Two of the stops are with a validation that is due: it is made by the attempt that goes on.
+    for stop in 1..=STEPS {
         let name = format!("stopped-{stop}");
         let config = small::train_config(folder.path(), &name);
         let (stopped, _) = train_until(&config, stop);
@@ -54,6 +57,9 @@ fn a_run_stopped_at_any_step_ends_with_the_same_weights_as_one_that_was_not() {
             small::final_weights(folder.path(), &name) == weights,
             "weights after {stop}"
         );
+
+        let found = small::validations(folder.path(), &name);
+        assert_eq!(found, validations, "recalls after a stop at {stop}");
     }
 }
 

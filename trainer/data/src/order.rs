@@ -154,13 +154,24 @@ impl BatchSampler {
         batch.into_iter().map(|(_, sample)| sample).collect()
     }
 
-    /// The sample to use where one cannot be: the one at its position a batch later.
+    /// The sample to use where one cannot be: the one at its position a batch later, and after so many others that
+    /// could not be used either, as many batches later.
     ///
-    /// A function of the sample alone, so that every rank and every resumed run takes the same one; a batch
-    /// later, so that it is not in the same batch already.
-    pub fn replacement_for(&self, sample: &SampleRef) -> SampleRef {
-        let position = (sample.position + self.global_batch) % self.pairs;
-        self.sample_at(sample.epoch, position).1
+    /// A function of the sample alone, so that every rank and every resumed run takes the same one. It is in the same
+    /// batch only where a batch is the whole data set: there it would be its own negative.
+    pub fn replacement_for(&self, sample: &SampleRef, attempt: u64) -> SampleRef {
+        let place = sample.position % self.global_batch;
+        let first = sample.position - place;
+        let step = place + attempt * self.global_batch;
+
+        // Counted around the samples outside the batch; where there is none, around the batch itself.
+        let position = match self.pairs - self.global_batch {
+            0 => place + attempt + 1,
+            others => self.global_batch + step % others,
+        };
+
+        self.sample_at(sample.epoch, (first + position) % self.pairs)
+            .1
     }
 
     /// The sample at a position of an epoch, and the rank of its shard there.

@@ -6,6 +6,7 @@ mod index;
 mod label;
 mod tar;
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -105,8 +106,8 @@ impl Dataset {
     }
 
     /// Reads a shard and compares it with the index. A shard that is missing, torn or changed is
-    /// no error: it comes back with the samples that can be trusted and a message about the damage. Whether a run
-    /// goes on without the rest is a matter of its skip budget.
+    /// no error: it comes back without samples and with a message about the damage. Whether a run goes on without
+    /// them is a matter of its skip budget.
     ///
     /// # Errors
     /// If the store does not answer.
@@ -186,40 +187,28 @@ fn parse_loose_text(uri: &str, texts: Vec<LabelText>) -> Result<SampleText> {
 
 /// The members that can be trusted, and what is wrong with the rest.
 fn verify_shard(uri: &str, part: &IndexedFile, bytes: &Bytes) -> (Vec<TarSample>, Option<String>) {
-    // Right size and wrong digest: a bit flipped or the shard was rebuilt, and no sample can be trusted. A shard
-    // that is only cut off has whole samples in front, which the tar itself delimits.
-    let found = bytes.len() as u64;
-    if found == part.bytes && sha256(bytes) != part.sha256 {
-        let damage = format!(
-            "Shard {uri} was changed after it was indexed (its SHA-256 is not {}). Re-upload it, or \
-             run `cnclip prepare --shards` again if the change is meant.",
-            part.sha256
-        );
-
-        return (Vec::new(), Some(damage));
+    if sha256(bytes) == part.sha256 {
+        let (members, torn) = tar::read_tar(bytes);
+        let damage = torn.map(|why| format!("Shard {uri} is no tar: {why}."));
+        return (members, damage);
     }
 
-    let (members, torn) = tar::read_tar(bytes);
-    let damage = match found.cmp(&part.bytes) {
-        std::cmp::Ordering::Equal => torn.map(|why| format!("Shard {uri} is no tar: {why}.")),
-        std::cmp::Ordering::Less => Some(format!(
-            "Shard {uri} ends after {} of {} (sample {} of {}). Re-upload it.",
-            format_size(found),
-            format_size(part.bytes),
-            members.len(),
-            part.images
-        )),
-        std::cmp::Ordering::Greater => Some(format!(
-            "Shard {uri} has {} more than when it was indexed. Re-upload it, or index again.",
-            format_size(found - part.bytes)
-        )),
+    // No sample can be trusted, not even those before the end of a shorter shard: a shard of a data set that was
+    // prepared again has the same name, and often fewer bytes.
+    let found = bytes.len() as u64;
+    let difference = match found.cmp(&part.bytes) {
+        Ordering::Equal => "another SHA-256".to_owned(),
+        Ordering::Less => format!("{} less", format_size(part.bytes - found)),
+        Ordering::Greater => format!("{} more", format_size(found - part.bytes)),
     };
 
-    // More bytes than were indexed: what was appended may have moved or replaced any sample.
-    match found > part.bytes {
-        true => (Vec::new(), damage),
-        false => (members, damage),
-    }
+    let damage = format!(
+        "Shard {uri} was changed after it was indexed, or its upload was cut off: it has {difference}, and none of \
+         its {} pairs is used. Re-upload it, or run `cnclip prepare --shards` again if the change is meant.",
+        part.pairs
+    );
+
+    (Vec::new(), Some(damage))
 }
 
 fn format_size(bytes: u64) -> String {

@@ -1,6 +1,8 @@
 //! The exponential moving average (EMA) of the trained weights. Decides neither when it is used nor where it
 //! is stored.
 
+use std::ops::Range;
+
 use cnclip_compute::ops::ema;
 use cnclip_compute::params::Params;
 use cnclip_compute::tensor::Tensor;
@@ -32,32 +34,72 @@ use cnclip_compute::tensor::Tensor;
 pub struct WeightEma {
     /// In the layout of the parameters.
     pub values: Tensor,
+    /// The average of the running statistics of batch normalization: those of the weights as they train are of other
+    /// activations than the averaged weights make.
+    pub buffers: Tensor,
+    /// Buffers that count and have no average.
+    counters: Vec<Range<usize>>,
     decay: f64,
 }
 
 impl WeightEma {
     /// Starts with the weights as they are. `decay` is the share of the old average in each step.
     pub fn new(params: &Params, decay: f64) -> Self {
-        let mut values = params.memory().alloc_f32(params.values.len());
-        values.copy_from(params.values.view());
-        Self { values, decay }
+        let counters = params
+            .buffer_segments()
+            .iter()
+            .filter(|segment| segment.name.ends_with("num_batches_tracked"))
+            .map(|segment| segment.range.clone())
+            .collect();
+
+        let mut ema = Self {
+            values: params.memory().alloc_f32(params.values.len()),
+            buffers: params.memory().alloc_f32(params.buffers.len()),
+            counters,
+            decay,
+        };
+
+        ema.restart_from(params);
+        ema
+    }
+
+    /// Takes the parameters as they are for their average.
+    pub fn restart_from(&mut self, params: &Params) {
+        self.values.copy_from(params.values.view());
+        self.buffers.copy_from(params.buffers.view());
     }
 
     /// Updates the average with the weights after a step; steps count from 0. In the first steps the decay
     /// is smaller, so that the average forgets the initial weights.
     ///
     /// # Source
-    /// TensorFlow's `ExponentialMovingAverage` with `num_updates`.
+    /// TensorFlow's `ExponentialMovingAverage` with `num_updates`; timm's `ModelEmaV2` averages the running statistics
+    /// too.
     pub fn update_average(&mut self, params: &Params, step: u64) {
         // 0.1 at first, and 0.99 after 890 steps.
         let warmup_decay = (1 + step) as f64 / (10 + step) as f64;
         let decay = self.decay.min(warmup_decay) as f32;
         ema::update(self.values.view_mut(), params.values.view(), decay);
+
+        // A ViT has no running statistics, and a device launches no kernel over nothing.
+        if !self.buffers.is_empty() {
+            ema::update(self.buffers.view_mut(), params.buffers.view(), decay);
+        }
     }
 
-    /// Exchanges the average and the weights of the parameters.
+    /// Exchanges the averages with the weights and the running statistics of the parameters.
     pub fn swap_with_params(&mut self, params: &mut Params) {
         ema::swap(&mut self.values, &mut params.values);
+        if self.buffers.is_empty() {
+            return;
+        }
+
+        for range in &self.counters {
+            let counter = params.buffers.slice(range.clone());
+            self.buffers.slice_mut(range.clone()).copy_from(counter);
+        }
+
+        ema::swap(&mut self.buffers, &mut params.buffers);
     }
 }
 
@@ -112,5 +154,24 @@ mod tests {
             (ema.values.to_host()[0], training.values.to_host()[0]),
             (1.0, 2.0)
         );
+    }
+
+    #[test]
+    fn running_statistics_are_averaged_and_counters_are_not() {
+        let mut layout = ParamLayout::default();
+        layout.register_weight("visual.bn1.weight", &[1], ParamInit::Ones);
+        for name in ["running_mean", "num_batches_tracked"] {
+            layout.register_buffer(&format!("visual.bn1.{name}"), &[1], ParamInit::Zeros);
+        }
+
+        let mut params = layout.allocate_params();
+        let mut ema = WeightEma::new(&params, 0.75);
+        params.buffers = vec![4.0, 100.0].into();
+        ema.update_average(&params, 1000);
+
+        ema.swap_with_params(&mut params);
+        assert_eq!(*params.buffers.to_host(), [1.0, 100.0]);
+        ema.swap_with_params(&mut params);
+        assert_eq!(*params.buffers.to_host(), [4.0, 100.0]);
     }
 }

@@ -155,7 +155,7 @@ impl MemoryInputs<'_> {
         } = ParamCounts::count_params(model, config.freeze);
 
         let averaged = if config.optimizer.average_decay.is_some() {
-            weights
+            weights + buffers
         } else {
             0
         };

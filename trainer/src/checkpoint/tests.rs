@@ -236,3 +236,37 @@ fn a_folder_that_is_no_checkpoint_says_so() {
 
     assert_eq!(error.exit_code().exit_code(), 78);
 }
+
+#[test]
+fn a_manifest_of_another_version_is_not_removed_with_old_checkpoints() {
+    let store = Store::in_memory();
+    let mut writer = writer(&store, 1, 1);
+    let newer = save(&mut writer, 1, None);
+    let place = "checkpoints/00000001-1/manifest.json";
+    let manifest = String::from_utf8_lossy(&store.get(place).unwrap()).replace("/1\"", "/9\"");
+    store.put(place, manifest.into_bytes().into()).unwrap();
+
+    save(&mut writer, 2, None);
+    save(&mut writer, 3, None);
+    assert_eq!(steps(&store), [3], "those that can be read are removed");
+    assert!(store.get(place).is_ok(), "{}", newer.uri);
+    assert!(
+        store
+            .get("checkpoints/00000001-1/weights.safetensors")
+            .is_ok()
+    );
+}
+
+#[test]
+fn a_state_without_a_seeding_is_of_the_first_release_and_keeps_its_seed() {
+    let old = r#"{"step": 3, "seed": 7, "dataset": "d", "samples_seen": 15, "samples_skipped": 0}"#;
+    let state: TrainingState = serde_json::from_str(old).unwrap();
+    assert_eq!(state.seeding, Seeding::Run);
+    assert_eq!(state.seeding.stage_seed(7, "align"), 7);
+    assert!(!state.validation_owed);
+
+    let seeds = [(7, "align"), (7, "tune"), (8, "align")]
+        .map(|(seed, stage)| Seeding::Stage.stage_seed(seed, stage));
+    assert!(seeds[0] != seeds[1] && seeds[0] != seeds[2] && seeds[1] != seeds[2]);
+    assert_eq!(seeds[0], 7_394_477_144_609_338_392, "never changes");
+}

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::manifest::{MANIFEST_FILE, Manifest, ManifestEntry};
 use super::{
     CheckpointId, CheckpointSnapshot, Fence, ListedCheckpoint, WrittenCheckpoint, list_all_ids,
-    list_checkpoints,
+    list_checkpoints, list_published_ids,
 };
 use crate::error::{Error, Result};
 use crate::threads::spawn_named;
@@ -41,6 +41,14 @@ impl CheckpointWriter {
             },
             in_progress: None,
         }
+    }
+
+    /// For what is written beside the checkpoints: whether this process may still write there.
+    ///
+    /// # Errors
+    /// If another process took over; if the store fails.
+    pub fn ensure_fence_held(&self) -> Result<()> {
+        self.target.fence.ensure_held()
     }
 
     /// Whether [`CheckpointWriter::start_write`] would not wait.
@@ -155,9 +163,14 @@ impl CheckpointTarget {
     fn prune_checkpoints(&self, newest: CheckpointId) -> Result<()> {
         let published = list_checkpoints(&self.store)?;
         let kept = select_retained(&published, self.keep);
+        // Whatever has a manifest that cannot be read may be whole: of a newer version, which comes back.
+        let mut unreadable = list_published_ids(&self.store)?;
+        unreadable.retain(|place| published.iter().all(|found| found.id != *place));
+
         for place in list_all_ids(&self.store)? {
+            let is_kept = place == newest || kept.contains(&place) || unreadable.contains(&place);
             // A higher term is a successor's, which may be writing there now.
-            if place != newest && !kept.contains(&place) && place.term <= newest.term {
+            if !is_kept && place.term <= newest.term {
                 self.remove_checkpoint(place)?;
             }
         }

@@ -103,13 +103,15 @@ impl TrainingHistory {
 
         let first = first.step;
         let last = last.step;
+        // A resumed run finds here which of its checkpoints is the best.
+        let best = best_recalls(&self.points).map(|(step, _)| step);
         // A quarter of the limit for points with and for points without a recall: half of it is
         // left, so thinning is rare.
         let distance = (last - first) / (MAX_POINTS as i64 / 4) + 1;
         let mut due = [first; 2];
         self.points.retain(|point| {
             let due = &mut due[usize::from(point.recalls.is_some())];
-            let keep = point.step >= *due || point.step == last;
+            let keep = point.step >= *due || point.step == last || Some(point.step) == best;
             if keep {
                 *due = point.step + distance;
             }

@@ -96,6 +96,7 @@ impl CheckpointSaver {
 
         // A copy beside the checkpoints: a later stage's page reads the curves of its predecessors
         // without opening a checkpoint, and retention does not remove it.
+        writer.ensure_fence_held()?;
         let curves = history.to_jsonl();
         Ok(self.stage.put(artifacts::METRICS_FILE, curves.into())?)
     }
@@ -105,7 +106,8 @@ impl CheckpointSaver {
     /// # Errors
     /// If there is none, or the store fails.
     pub(super) fn finish_stage(&self, config: &TrainConfig) -> Result<()> {
-        if self.is_writer() {
+        if let Some(writer) = &self.writer {
+            writer.ensure_fence_held()?;
             // The result before its presentation: a kill between the two leaves a stage without a
             // page, but with a named checkpoint.
             finalize::write_final_checkpoint(&self.stage)?;

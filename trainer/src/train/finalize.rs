@@ -4,7 +4,9 @@ use cnclip_crds::artifacts::{CHECKPOINTS_FOLDER, FINAL_FILE, REPORT_FILE};
 use cnclip_crds::trainer_config::TrainConfig;
 use cnclip_data::store::Store;
 
-use crate::checkpoint::{ListedCheckpoint, list_checkpoints};
+use crate::checkpoint::{
+    CONFIG_FILE, Checkpoint, ListedCheckpoint, WEIGHTS_FILE, list_checkpoints,
+};
 use crate::error::{Error, Result};
 use crate::model_resolver::FinalCheckpoint;
 use crate::page::{PageInput, render_page};
@@ -13,12 +15,10 @@ use crate::stage_chain;
 /// Writes which checkpoint the stage ended with.
 ///
 /// # Errors
-/// If there is none, or the store fails.
+/// If none is whole, or the store fails.
 pub(super) fn write_final_checkpoint(stage: &Store) -> Result<()> {
-    let published = list_checkpoints(&stage.join_prefix(CHECKPOINTS_FOLDER))?;
-    let best = best_checkpoint(&published)
-        .ok_or_else(|| Error::Bug(format!("{} ended without a checkpoint", stage.uri())))?;
-
+    let checkpoints = stage.join_prefix(CHECKPOINTS_FOLDER);
+    let best = find_best_whole(&checkpoints)?;
     let final_checkpoint = FinalCheckpoint {
         checkpoint: format!("{CHECKPOINTS_FOLDER}/{}", best.folder_name()),
         step: best.step,
@@ -41,13 +41,95 @@ pub(super) fn write_report_page(config: &TrainConfig) -> Result<()> {
     Ok(Store::open(&config.artifacts)?.put(REPORT_FILE, page.into())?)
 }
 
-/// Of checkpoints, newest first: the one with the highest score, the newest of equals.
-fn best_checkpoint(published: &[ListedCheckpoint]) -> Option<&ListedCheckpoint> {
+/// The best checkpoint whose files are what was written: the next stage and every evaluation would fail on a damaged
+/// one.
+fn find_best_whole(checkpoints: &Store) -> Result<ListedCheckpoint> {
+    let mut published = list_checkpoints(checkpoints)?;
+    sort_best_first(&mut published);
+
+    for candidate in &published {
+        let folder = checkpoints.join_prefix(&candidate.folder_name());
+        match Checkpoint::open_verified(&folder, &[WEIGHTS_FILE, CONFIG_FILE]) {
+            Ok(_) => return Ok(*candidate),
+            Err(error @ (Error::Data(_) | Error::Config(_))) => {
+                tracing::warn!(
+                    "a better checkpoint is damaged and not the one the stage ends with: {error}"
+                );
+            }
+            Err(error) => return Err(error),
+        }
+    }
+
+    Err(Error::Data(format!(
+        "{} holds no whole checkpoint to end the stage with, of {}.",
+        checkpoints.uri(),
+        published.len()
+    )))
+}
+
+/// Of checkpoints, newest first: by score, the newest first of equals.
+fn sort_best_first(published: &mut [ListedCheckpoint]) {
     // A checkpoint without a score, written between two validations, is below any with one.
     let score = |checkpoint: &ListedCheckpoint| checkpoint.score.unwrap_or(f64::NEG_INFINITY);
-    // Of equals `max_by` gives the last, which is the newest once the order is reversed.
-    published
-        .iter()
-        .rev()
-        .max_by(|a, b| score(a).total_cmp(&score(b)))
+    // The sort is stable.
+    published.sort_by(|a, b| score(b).total_cmp(&score(a)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{CheckpointSnapshot, CheckpointWriter, Fence, FenceClaim};
+
+    #[test]
+    fn a_stage_ends_with_the_best_checkpoint_that_is_whole() {
+        let stage = Store::in_memory();
+        let claim = FenceClaim {
+            run: "run".into(),
+            attempt: 1,
+        };
+
+        let fence = Fence::acquire(&stage, claim).unwrap();
+        let checkpoints = stage.join_prefix(CHECKPOINTS_FOLDER);
+        let mut writer = CheckpointWriter::new(checkpoints.clone(), fence, 9);
+        let scores = [(1, Some(0.3)), (2, Some(0.9)), (3, Some(0.5)), (4, None)];
+
+        for (step, score) in scores {
+            let files = [WEIGHTS_FILE, CONFIG_FILE].map(|name| (name.to_owned(), "bytes".into()));
+            let snapshot = CheckpointSnapshot {
+                step,
+                score,
+                files: files.into(),
+            };
+
+            writer.start_write(snapshot).unwrap();
+            writer.finish_write().unwrap();
+        }
+
+        let final_step = || {
+            write_final_checkpoint(&stage).unwrap();
+            let bytes = stage.get(FINAL_FILE).unwrap();
+            serde_json::from_slice::<FinalCheckpoint>(&bytes)
+                .unwrap()
+                .step
+        };
+
+        assert_eq!(final_step(), 2);
+        let damage = |folder: &str, bytes: &'static str| {
+            let name = format!("{folder}/{WEIGHTS_FILE}");
+            checkpoints.put(&name, bytes.into()).unwrap();
+        };
+
+        damage("00000002-1", "Bytes");
+        assert_eq!(final_step(), 3);
+        damage("00000001-1", "byte");
+        damage("00000003-1", "");
+        assert_eq!(
+            final_step(),
+            4,
+            "one without a score, where no other is whole"
+        );
+        damage("00000004-1", "");
+        let error = write_final_checkpoint(&stage).unwrap_err();
+        assert!(matches!(error, Error::Data(_)), "{error}");
+    }
 }

@@ -108,7 +108,7 @@ impl<'a> ResolvedTraining<'a> {
     ///
     /// # Errors
     /// If the system gives no thread.
-    pub(super) fn start_loader(&self, first_step: u64) -> Result<DataLoader> {
+    pub(super) fn start_loader(&self, first_step: u64, seed: u64) -> Result<DataLoader> {
         let config = self.config;
         let side = config.model.image.resolution as usize;
         let global_batch = config.global_batch_size as usize;
@@ -126,7 +126,7 @@ impl<'a> ResolvedTraining<'a> {
             context_length: config.context_length as usize,
             threads,
             max_skipped_ratio: config.max_skipped_percent / 100.0,
-            ..LoaderOptions::new(config.seed, global_batch, steps, side)
+            ..LoaderOptions::new(seed, global_batch, steps, side)
         };
 
         let dataset = self.dataset.clone();

@@ -6,14 +6,14 @@ use cnclip_data::store::Store;
 use cnclip_distributed::Communicator;
 
 use crate::checkpoint::{
-    CONFIG_FILE, Checkpoint, HISTORY_FILE, MOMENTS_FILE, STATE_FILE, TrainingState,
+    CONFIG_FILE, Checkpoint, HISTORY_FILE, MOMENTS_FILE, STATE_FILE, Seeding, TrainingState,
     UNAVERAGED_WEIGHTS_FILE, WEIGHTS_FILE,
 };
 use crate::error::{Error, Result};
 use crate::progress::history::TrainingHistory;
 
 /// What an earlier attempt left behind besides tensors.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ResumedState {
     pub(super) state: TrainingState,
     pub(super) history: TrainingHistory,
@@ -21,6 +21,20 @@ pub(super) struct ResumedState {
 }
 
 impl ResumedState {
+    /// That of a run that begins.
+    pub(super) fn fresh() -> Self {
+        let state = TrainingState {
+            seeding: Seeding::Stage,
+            ..TrainingState::default()
+        };
+
+        Self {
+            state,
+            history: TrainingHistory::default(),
+            best: None,
+        }
+    }
+
     /// Reads the counters and curves of a checkpoint.
     ///
     /// # Errors

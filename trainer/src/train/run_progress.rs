@@ -8,7 +8,7 @@ use cnclip_crds::tasks::RetrievalRecalls;
 
 use super::meter::{Meter, StepLosses};
 use super::resume::ResumedState;
-use crate::checkpoint::TrainingState;
+use crate::checkpoint::{Seeding, TrainingState};
 use crate::progress::history::TrainingHistory;
 
 /// Counters and curves of one stage, over all its attempts.
@@ -23,6 +23,9 @@ pub(super) struct RunProgress {
     samples_seen: u64,
     /// Samples that earlier attempts could not use.
     skipped_before: u64,
+    seeding: Seeding,
+    /// A validation that was due after this step and not made.
+    validation_owed: bool,
     /// Sums since the last report.
     meter: Meter,
     train_seconds: f64,
@@ -48,6 +51,8 @@ impl RunProgress {
             steps_skipped: state.steps_skipped,
             samples_seen: state.samples_seen,
             skipped_before: state.samples_skipped,
+            seeding: state.seeding,
+            validation_owed: state.validation_owed,
             history,
             best,
             ..Self::default()
@@ -110,6 +115,16 @@ impl RunProgress {
         self.train_seconds += elapsed.as_secs_f64();
     }
 
+    /// Whether a validation was due after the last step, and a stop came before it.
+    pub(super) fn owes_validation(&self) -> bool {
+        self.validation_owed
+    }
+
+    /// Notes that a validation is due, or that it was made.
+    pub(super) fn set_validation_owed(&mut self, owed: bool) {
+        self.validation_owed = owed;
+    }
+
     /// Takes in recalls measured after the last step, and keeps the best.
     pub(super) fn record_validation(&mut self, recalls: RetrievalRecalls) {
         let validation = ValidationReport {
@@ -141,6 +156,8 @@ impl RunProgress {
             dataset: dataset.to_owned(),
             samples_seen: self.samples_seen,
             samples_skipped: self.total_skipped(skipped),
+            seeding: self.seeding,
+            validation_owed: self.validation_owed,
         }
     }
 
@@ -151,6 +168,12 @@ impl RunProgress {
         report.samples_seen = self.samples_seen as i64;
         report.steps_skipped = self.steps_skipped as i64;
         report.best = self.best;
+        // What an earlier attempt measured last, until this one has something of its own.
+        if let Some(last) = self.history.points().last() {
+            report.loss = last.loss;
+            report.learning_rate = last.learning_rate;
+            report.logit_scale = last.logit_scale;
+        }
     }
 
     /// What was measured by validation.
@@ -206,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_later_validation_replaces_the_best_unless_it_is_worse() {
-        let mut progress = RunProgress::new(9, 3, ResumedState::default());
+        let mut progress = RunProgress::new(9, 3, ResumedState::fresh());
         for (mean_recall, best_step) in [(40.0, 1), (39.0, 1), (40.0, 3)] {
             progress.complete_step(Duration::ZERO);
             progress.record_validation(recalls(mean_recall));
@@ -220,7 +243,7 @@ mod tests {
 
     #[test]
     fn everything_is_due_after_the_last_step() {
-        let mut progress = RunProgress::new(3, 3, ResumedState::default());
+        let mut progress = RunProgress::new(3, 3, ResumedState::fresh());
         progress.complete_step(Duration::ZERO);
         assert!(!progress.is_due(2) && progress.is_due(1) && progress.is_due(0));
         progress.complete_step(Duration::ZERO);

@@ -45,7 +45,7 @@ pub(super) struct Stepper {
     /// The running statistics before the step, to undo a skipped one.
     buffers_before_step: Tensor,
     duplicates: DuplicatePolicy,
-    seed: u64,
+    dropout_seed: u64,
 }
 
 /// What became of one step.
@@ -103,8 +103,13 @@ impl Stepper {
             distillation,
             buffers_before_step,
             duplicates: config.duplicates,
-            seed: config.seed,
+            dropout_seed: config.seed,
         }
+    }
+
+    /// Masks of this and the other stages of a run differ.
+    pub(super) fn set_dropout_seed(&mut self, seed: u64) {
+        self.dropout_seed = seed;
     }
 
     /// Initializes the weights at random, then from the configured sources: the whole model first, so
@@ -130,7 +135,7 @@ impl Stepper {
 
         // The average starts at the initial weights, so it needs no bias correction.
         if let Some(ema) = &mut self.ema {
-            ema.values.copy_from(self.params.values.view());
+            ema.restart_from(&self.params);
         }
 
         Ok(())
@@ -159,7 +164,7 @@ impl Stepper {
 
         // With an average, the file of the model holds the average: what trains is in a file of its own.
         if let Some(ema) = &mut self.ema {
-            ema.values.copy_from(self.params.values.view());
+            ema.restart_from(&self.params);
             let unaveraged = checkpoint.open_weights(UNAVERAGED_WEIGHTS_FILE)?;
             load_weights(&mut self.params, &unaveraged, ModelPart::All).map_err(&to_error)?;
         }
@@ -270,7 +275,7 @@ impl Stepper {
         // Masks depend on a sample's place in the global batch, not on the rank that has it: any
         // number of ranks trains alike.
         let first_sample = communicator.rank() * samples;
-        let dropout = Dropout::new(self.seed, step, first_sample as u64);
+        let dropout = Dropout::new(self.dropout_seed, step, first_sample as u64);
         let Self {
             accumulator,
             clip,
@@ -333,8 +338,12 @@ impl Stepper {
     pub(super) fn sync_buffers(&mut self, communicator: &Communicator) -> Result<()> {
         // Without synchronized batch norm each rank's statistics are of its own samples. Rank 0's
         // are taken, as PyTorch's DistributedDataParallel does.
-        let buffers = communicator.broadcast(&self.params.buffers.to_host())?;
-        self.params.buffers.copy_from(TensorView::Host(&buffers));
+        let averages = self.ema.as_mut().map(|ema| &mut ema.buffers);
+        for buffers in [&mut self.params.buffers].into_iter().chain(averages) {
+            let of_rank_zero = communicator.broadcast(&buffers.to_host())?;
+            buffers.copy_from(TensorView::Host(&of_rank_zero));
+        }
+
         Ok(())
     }
 

@@ -81,6 +81,16 @@ impl TrainingRun {
             .is_some_and(|validator| self.progress.is_due(validator.every_steps()))
     }
 
+    /// Whether an earlier attempt was stopped before the validation after this step.
+    pub(super) fn owes_validation(&self) -> bool {
+        self.progress.owes_validation()
+    }
+
+    /// Leaves the validation after this step to the attempt that goes on.
+    pub(super) fn postpone_validation(&mut self) {
+        self.progress.set_validation_owed(true);
+    }
+
     pub(super) fn is_checkpoint_due(&self) -> bool {
         self.progress
             .is_due(self.config().checkpoint.every_steps as u64)
@@ -211,6 +221,7 @@ impl TrainingRun {
         let communicator = self.rank_sync.communicator();
         let recalls = validator.measure_recalls(&mut self.stepper, communicator)?;
         reporter.update_report(|report| report.activity = TrainerActivity::Training);
+        self.progress.set_validation_owed(false);
 
         // Rank 0 alone searches, and has recalls.
         let Some(recalls) = recalls else {

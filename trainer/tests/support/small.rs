@@ -135,6 +135,23 @@ pub(crate) fn final_tensors(folder: &Path, name: &str) -> TensorMap {
         .unwrap()
 }
 
+/// Of each validation the step and the recalls, and the step of the checkpoint that the stage ended with.
+#[allow(dead_code, reason = "not every test program looks at validations")]
+pub(crate) fn validations(folder: &Path, name: &str) -> Vec<serde_json::Value> {
+    let stage = folder.join(name).join("train");
+    let curves = std::fs::read_to_string(stage.join("metrics.jsonl")).unwrap();
+    let last = std::fs::read_to_string(stage.join("final.json")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(&last).unwrap();
+
+    let points = curves
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap());
+    let measured = points.filter(|point: &serde_json::Value| !point["recalls"].is_null());
+    measured
+        .map(|point| json!([point["step"], point["recalls"], last["step"]]))
+        .collect()
+}
+
 pub(crate) fn flip_a_byte(file: &Path) {
     let mut bytes = std::fs::read(file).unwrap();
     let middle = bytes.len() / 2;

@@ -22,7 +22,7 @@ use cnclip_compute::digest::Fingerprint;
 use cnclip_crds::stage::{Augmentation, DuplicatePolicy};
 
 /// Replacements tried for one sample: more in a row means that nothing can be used.
-const MAX_REPLACEMENTS: usize = 100;
+const MAX_REPLACEMENTS: u64 = 100;
 /// Global batches kept drawn, for the threads that work on the same ones.
 const MAX_CACHED_BATCHES: usize = 4;
 
@@ -131,11 +131,12 @@ impl ChunkLoader {
     /// A batch keeps its size: losses compare all samples of a batch, and ranks exchange equal parts.
     fn append_with_replacement(
         &self,
-        mut sample: SampleRef,
+        first: SampleRef,
         key: AugmentKey,
         chunk: &mut BatchChunk,
     ) -> Result<()> {
-        for _ in 0..MAX_REPLACEMENTS {
+        let mut sample = first;
+        for attempt in 0..MAX_REPLACEMENTS {
             let loaded = self.shard_cache.load_shard(sample.shard)?;
             match self.append_sample(&loaded, sample.pair as usize, key, chunk) {
                 Ok(()) => return Ok(()),
@@ -145,7 +146,7 @@ impl ChunkLoader {
                 }
             }
 
-            sample = self.sampler.replacement_for(&sample);
+            sample = self.sampler.replacement_for(&first, attempt);
         }
 
         let examples = self.skipped_samples.skip_counts().examples.join(" ");

@@ -316,7 +316,7 @@ fn a_data_set_of_nothing_but_bad_samples_ends_the_run() {
 }
 
 #[test]
-fn pairs_behind_a_tear_are_counted_as_missing_and_the_shard_is_named() {
+fn the_pairs_of_a_torn_shard_are_counted_as_missing_and_the_shard_is_named() {
     let store = golden();
     let IndexedFile { name, .. } = Dataset::new(store.clone()).unwrap().index().shards[1].clone();
     let bytes = store.get(&name).unwrap();
@@ -330,7 +330,7 @@ fn pairs_behind_a_tear_are_counted_as_missing_and_the_shard_is_named() {
     assert!(loader.skip_counts().missing_pairs > 0);
     let message = loader.skip_counts().examples.join(" ");
     assert!(
-        message.contains("Shard memory:/00001.tar ends after"),
+        message.contains("Shard memory:/00001.tar was changed"),
         "{message}"
     );
 }

@@ -125,11 +125,35 @@ fn a_replacement_is_no_pair_of_the_same_batch() {
     for step in 0..9 {
         let batch = order.draw_batch(step);
         for draw in &batch {
-            assert!(!batch.contains(&order.replacement_for(draw)));
+            let replacement = order.replacement_for(draw, 0);
+            assert!(!batch.contains(&replacement));
+            assert!(order.draw_batch(step + 1).contains(&replacement));
+        }
+    }
+}
+
+#[test]
+fn replacements_reach_every_other_pair_of_a_data_set_that_is_hardly_larger_than_a_batch() {
+    for (pairs, global_batch) in [(10, 10), (11, 10), (15, 10), (20, 10), (25, 10), (10, 1)] {
+        let order = order(&[pairs], 1, global_batch, 9999);
+        let batch = order.draw_batch(0);
+
+        for draw in &batch {
+            let found: HashSet<_> = (0..pairs)
+                .map(|attempt| order.replacement_for(draw, attempt).pair)
+                .collect();
+
+            let others: HashSet<_> = (0..pairs as u32)
+                .filter(|pair| {
+                    pairs == global_batch as u64 || batch.iter().all(|d| d.pair != *pair)
+                })
+                .collect();
+
+            let reached = found.intersection(&others).count();
+            assert_eq!(found.len(), reached, "{pairs}: a pair of the same batch");
             assert!(
-                order
-                    .draw_batch(step + 1)
-                    .contains(&order.replacement_for(draw))
+                reached * global_batch >= others.len().min(global_batch),
+                "{pairs}"
             );
         }
     }
