@@ -50,6 +50,11 @@ pub fn checkpoint_every_steps() -> i64 {
     1000
 }
 
+/// Checkpoint interval, in seconds.
+pub fn checkpoint_every_seconds() -> i64 {
+    600
+}
+
 /// Number of most recent checkpoints to retain.
 pub fn kept_checkpoints() -> i32 {
     3

@@ -170,6 +170,12 @@ pub struct ProgressReport {
     /// Most recent checkpoints of this attempt, newest first: several may be written between two polls.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checkpoints: Vec<CheckpointReport>,
+    /// Number of checkpoints that could not be written in this attempt.
+    #[serde(default)]
+    pub checkpoints_failed: i64,
+    /// Why the last checkpoint could not be written; unset once one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_error: Option<String>,
     /// Most recent validation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<ValidationReport>,

@@ -96,6 +96,10 @@ pub struct ValidationConfig {
 pub struct CheckpointConfig {
     /// Checkpoint interval in steps; the last step is always checkpointed.
     pub every_steps: i64,
+    /// Checkpoint interval in seconds: a checkpoint is written when either interval has passed, unless one is being
+    /// written.
+    #[serde(default = "crate::defaults::checkpoint_every_seconds")]
+    pub every_seconds: i64,
     /// Number of most recent checkpoints to retain; the best checkpoint is retained in addition.
     pub keep: i32,
 }

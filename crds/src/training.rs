@@ -204,6 +204,11 @@ pub struct CheckpointPolicy {
     #[serde(default = "defaults::checkpoint_every_steps")]
     #[schemars(range(min = 1))]
     pub every_steps: i64,
+    /// Checkpoint interval in seconds: a checkpoint is written when either interval has passed, unless one is being
+    /// written.
+    #[serde(default = "defaults::checkpoint_every_seconds")]
+    #[schemars(range(min = 1))]
+    pub every_seconds: i64,
     /// Number of most recent checkpoints to retain per stage. The best checkpoint is retained in addition.
     #[serde(default = "defaults::kept_checkpoints")]
     #[schemars(range(min = 1, max = 1000))]
@@ -214,6 +219,7 @@ impl Default for CheckpointPolicy {
     fn default() -> Self {
         Self {
             every_steps: defaults::checkpoint_every_steps(),
+            every_seconds: defaults::checkpoint_every_seconds(),
             keep: defaults::kept_checkpoints(),
         }
     }

@@ -109,7 +109,7 @@ async fn relay(mut client: TcpStream, upstream: &str, fault: Fault) -> anyhow::R
         }
         Fault::Swallow => drain(&mut client).await?,
         Fault::Reset => {
-            client.read(&mut [0; 16]).await?;
+            client.read_u8().await?;
         }
         Fault::Cut(bytes) => relay_throttled(client, upstream, bytes, None).await?,
         Fault::Slow(bytes) => relay_throttled(client, upstream, usize::MAX, Some(bytes)).await?,

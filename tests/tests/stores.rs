@@ -1,5 +1,7 @@
 //! How object stores are read and written through faults, with an S3 server behind a proxy that breaks connections.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

@@ -57,6 +57,9 @@ pub enum Error {
         /// The last completed step.
         step: u64,
     },
+    /// Stopped on request, with nothing to save.
+    #[error("{0}")]
+    Stopped(String),
     /// Another worker of the run was lost, or ended.
     #[error("{0}")]
     WorkerLost(String),
@@ -85,7 +88,7 @@ impl Error {
             Self::Store(fault) => fault.exit(),
             Self::File { source, .. } => file_exit(source),
             // The state is saved, or the cause is another worker's, whose exit code decides.
-            Self::Interrupted { .. } | Self::WorkerLost(_) => TrainerExit::Retry,
+            Self::Interrupted { .. } | Self::Stopped(_) | Self::WorkerLost(_) => TrainerExit::Retry,
             Self::Tensor(_) | Self::Bug(_) => TrainerExit::Bug,
         }
     }
@@ -183,6 +186,7 @@ mod tests {
             ),
             (Error::Tensor(candle_core::Error::Msg("x".into())), 70),
             (Error::Interrupted { step: 7 }, 75),
+            (Error::Stopped("x".into()), 75),
             (Error::WorkerLost("x".into()), 75),
             (Error::io_context("write", "/x")(full), 75),
             (Error::io_context("open", "/x")(absent), 78),

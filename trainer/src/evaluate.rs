@@ -60,6 +60,13 @@ pub trait Encoder {
     fn check_device_errors(&self) -> Result<()> {
         Ok(())
     }
+    /// Whether to go on. Asked between batches and while images are waited for.
+    ///
+    /// # Errors
+    /// If not.
+    fn check_interrupted(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 impl Encoder for ClipEncoder<'_> {
@@ -78,6 +85,10 @@ impl Encoder for ClipEncoder<'_> {
     fn check_device_errors(&self) -> Result<()> {
         // Kernels run asynchronously: only a synchronization shows whether all of them succeeded.
         Ok(self.params.memory().synchronize()?)
+    }
+
+    fn check_interrupted(&self) -> Result<()> {
+        self.check.map_or(Ok(()), |check| check())
     }
 }
 
@@ -107,6 +118,8 @@ pub struct ClipEncoder<'a> {
     pub clip: &'a mut Clip,
     /// Their weights.
     pub params: &'a mut Params,
+    /// Whether to go on, where that may change.
+    pub check: Option<&'a dyn Fn() -> Result<()>>,
 }
 
 /// A retrieval, scored, with what it was scored on.

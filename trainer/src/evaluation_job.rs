@@ -50,12 +50,8 @@ impl EvaluationContext<'_> {
 /// # Guarantees
 /// The results are the same for any number of ranks, except for rounding where features are encoded in
 /// batches of other sizes.
-pub fn run_evaluation(
-    config: &EvaluateConfig,
-    reporter: &Reporter,
-    stop: impl Fn() -> bool,
-) -> Result<String> {
-    run_evaluation_with_memory(config, reporter, stop, &|rank| {
+pub fn run_evaluation(config: &EvaluateConfig, reporter: &Reporter) -> Result<String> {
+    run_evaluation_with_memory(config, reporter, &|rank| {
         device_placement::open_fp32_memory(&config.world, rank)
     })
 }
@@ -67,7 +63,6 @@ pub fn run_evaluation(
 pub fn run_evaluation_with_memory(
     config: &EvaluateConfig,
     reporter: &Reporter,
-    stop: impl Fn() -> bool,
     memory: &(dyn Fn(usize) -> Result<Memory> + Sync),
 ) -> Result<String> {
     let version = env!("CARGO_PKG_VERSION").to_owned();
@@ -78,7 +73,7 @@ pub fn run_evaluation_with_memory(
     };
 
     reporter.update_report(|report| report.evaluation = Some(known));
-    let result = score_on_local_ranks(config, reporter, &stop, memory);
+    let result = score_on_local_ranks(config, reporter, memory);
     if result.is_err() && model_resolver::is_missing_checkpoint(&config.checkpoint) {
         update_evaluation(reporter, |evaluation| evaluation.missing = true);
     }
@@ -95,7 +90,6 @@ fn update_evaluation(reporter: &Reporter, change: impl FnOnce(&mut EvaluationRep
 fn score_on_local_ranks(
     config: &EvaluateConfig,
     reporter: &Reporter,
-    stop: &dyn Fn() -> bool,
     memory: &(dyn Fn(usize) -> Result<Memory> + Sync),
 ) -> Result<String> {
     // Before joining: an unusable configuration or data set is reported at once, not only when all
@@ -109,7 +103,7 @@ fn score_on_local_ranks(
         ..config.clone()
     };
     let request = JoinRequest::new(&config.run, &shared_config)?;
-    let ranks = LocalRanks::join_workers(&config.world, &request, stop)?;
+    let ranks = LocalRanks::join_workers(&config.world, &request, &|| false)?;
 
     let evaluate = |communicator: &Communicator, reporter: &Reporter| {
         let memory = memory(communicator.rank())?;
@@ -207,7 +201,7 @@ mod tests {
         .unwrap();
 
         let reporter = Reporter::without_outputs(config.run.clone());
-        run_evaluation(&config, &reporter, || false).unwrap_err();
+        run_evaluation(&config, &reporter).unwrap_err();
         reporter.current_report().evaluation.unwrap()
     }
 

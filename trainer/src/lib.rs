@@ -15,6 +15,7 @@ pub mod model_resolver;
 pub mod page;
 pub mod progress;
 pub mod stage_chain;
+pub mod stop;
 mod text_table;
 mod threads;
 pub mod train;

@@ -13,6 +13,7 @@ pub mod termination_message;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use cnclip_crds::report::{FailureReport, ProgressReport, TrainerActivity};
 use cnclip_crds::{names, trainer_config::RunIdentity};
@@ -23,6 +24,7 @@ use crate::error::{Error, Result};
 use background_writer::BackgroundWriter;
 use http_server::ProgressServer;
 use terminal_bar::TerminalBar;
+use termination_message::TerminationLog;
 
 /// Where reports go besides the log.
 #[derive(Clone, Debug, Default)]
@@ -58,6 +60,7 @@ pub struct Reporter {
     background_writer: Option<BackgroundWriter>,
     server: Option<ProgressServer>,
     has_bar: bool,
+    termination_log: Option<Arc<TerminationLog>>,
 }
 
 impl Reporter {
@@ -82,7 +85,8 @@ impl Reporter {
 
         let bar = outputs.progress_bars.as_ref().map(TerminalBar::new);
         let has_bar = bar.is_some();
-        let background_writer = BackgroundWriter::start(reports, bar, outputs.termination_log)
+        let termination_log = outputs.termination_log.map(TerminationLog::new);
+        let background_writer = BackgroundWriter::start(reports, bar, termination_log.clone())
             .map_err(|error| Error::Bug(format!("no thread to report: {error}")))?;
 
         Ok(Self {
@@ -90,6 +94,7 @@ impl Reporter {
             background_writer: Some(background_writer),
             server,
             has_bar,
+            termination_log,
         })
     }
 
@@ -105,6 +110,7 @@ impl Reporter {
             background_writer: None,
             server: None,
             has_bar: false,
+            termination_log: None,
         }
     }
 
@@ -135,6 +141,15 @@ impl Reporter {
             report.activity = TrainerActivity::Failed;
             report.failure = Some(failure);
         });
+    }
+
+    /// Writes the termination message in this thread, and calls `end`, which ends the process, before another thread
+    /// can begin to write a newer one.
+    pub fn write_last_message(&self, end: impl FnOnce()) {
+        match &self.termination_log {
+            Some(log) => log.write_last(&self.current_report(), end),
+            None => end(),
+        }
     }
 
     /// The report as it was last published.

@@ -26,12 +26,14 @@ use cnclip_distributed::{Communicator, JoinRequest, LocalRanks};
 use crate::device_placement;
 use crate::error::{Error, Result};
 use crate::progress::Reporter;
+use crate::stop::StopSignal;
+use training_run::TrainingRun;
 
 /// Opens the memory in which a rank computes.
 pub type OpenMemory<'a> = &'a (dyn Fn(usize) -> Result<Memory> + Sync);
 
 /// Trains a stage to its last step, from its newest checkpoint on if there is one, together with the
-/// other workers of the run. `stop` is called after every step.
+/// other workers of the run.
 ///
 /// # Errors
 /// If something cannot be used, a worker is lost, or the run was asked to stop: then its state is saved.
@@ -39,11 +41,7 @@ pub type OpenMemory<'a> = &'a (dyn Fn(usize) -> Result<Memory> + Sync);
 /// # Guarantees
 /// A run that was stopped or killed and started again takes the same steps as one that was not; so does,
 /// but for rounding, a run of another number of ranks.
-pub fn train_stage(
-    config: &TrainConfig,
-    reporter: &Reporter,
-    stop: impl Fn() -> bool,
-) -> Result<()> {
+pub fn train_stage(config: &TrainConfig, reporter: &Reporter, stop: impl StopSignal) -> Result<()> {
     train_stage_with_memory(config, reporter, stop, &|rank| {
         device_placement::open_memory(&config.world, rank)
     })
@@ -56,7 +54,7 @@ pub fn train_stage(
 pub fn train_stage_with_memory(
     config: &TrainConfig,
     reporter: &Reporter,
-    stop: impl Fn() -> bool,
+    stop: impl StopSignal,
     open_memory: OpenMemory<'_>,
 ) -> Result<()> {
     config_validation::validate_config(config)?;
@@ -67,7 +65,7 @@ pub fn train_stage_with_memory(
     };
 
     let request = JoinRequest::new(&config.run, &comparable)?;
-    let local_ranks = LocalRanks::join_workers(&config.world, &request, &stop)?;
+    let local_ranks = LocalRanks::join_workers(&config.world, &request, &|| stop.is_requested())?;
     let first_rank = |communicator: Arc<Communicator>| {
         train_rank(config, &communicator, open_memory, reporter, &stop)
     };
@@ -85,22 +83,34 @@ fn train_rank(
     communicator: &Arc<Communicator>,
     open_memory: OpenMemory<'_>,
     reporter: &Reporter,
-    stop: &dyn Fn() -> bool,
+    stop: &dyn StopSignal,
 ) -> Result<()> {
     let rank = communicator.rank();
     let mut run = setup::set_up_run(config, communicator, || open_memory(rank))?;
+    stop.begin_saving_state();
     run.report_start(reporter);
 
+    match take_steps(&mut run, reporter, stop) {
+        Ok(()) => run.finish_run(reporter),
+        Err(error) => {
+            run.save_before_exit(&error, reporter);
+            Err(error)
+        }
+    }
+}
+
+/// Trains to the last step of the stage.
+fn take_steps(run: &mut TrainingRun, reporter: &Reporter, stop: &dyn StopSignal) -> Result<()> {
     // The scores decide which checkpoint a stage ends with: one that is missing could be the best.
     if run.owes_validation() {
-        run.run_validation(reporter)?;
+        run.run_validation(reporter, stop)?;
         run.save_checkpoint(reporter)?;
     }
 
     while !run.is_done() {
-        run.take_step()?;
+        run.take_step(stop)?;
         // ---- below this line nothing changes the model ----
-        let stopping = run.sync_stop(stop())?;
+        let stopping = run.sync_stop(stop.is_requested())?;
 
         if run.is_report_due() || stopping {
             run.report_progress(reporter);
@@ -109,15 +119,17 @@ fn train_rank(
         // A validation may outlast the pod's termination grace period: a stop leaves it to the next attempt.
         let validated = run.is_validation_due() && !stopping;
         if validated {
-            run.run_validation(reporter)?;
+            run.run_validation(reporter, stop)?;
         } else if run.is_validation_due() {
             run.postpone_validation();
         }
 
         // The stage ends with its best checkpoint, so each validation is followed by one, whose
         // manifest carries the score: a recall without its weights could not be chosen.
-        if run.is_checkpoint_due() || validated || stopping {
+        if run.is_done() || validated || stopping {
             run.save_checkpoint(reporter)?;
+        } else if run.is_checkpoint_due() {
+            run.save_checkpoint_if_idle(reporter)?;
         }
 
         run.poll_checkpoint(reporter)?;
@@ -130,5 +142,5 @@ fn train_rank(
         }
     }
 
-    run.finish_run(reporter)
+    Ok(())
 }

@@ -205,7 +205,7 @@ fn any_number_of_ranks_scores_what_one_scores() {
         let mut config = scores::evaluation_config(folder.path(), ("run", &name), 2);
         config.world.devices = devices;
         let reporter = Reporter::start(config.run.clone(), ReportOutputs::default()).unwrap();
-        let table = run_evaluation(&config, &reporter, || false).unwrap();
+        let table = run_evaluation(&config, &reporter).unwrap();
 
         assert_eq!(reporter.current_report().activity, TrainerActivity::Done);
         let (tasks, files) = scores::read_scores(folder.path(), &name);

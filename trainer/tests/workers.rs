@@ -17,6 +17,7 @@ mod scores;
 #[allow(dead_code, reason = "shared with the tests of stops")]
 mod small;
 #[path = "support/workers.rs"]
+#[allow(dead_code, reason = "shared with the tests of stops")]
 mod workers;
 use workers::{free_coordinator_address, start_evaluation, start_training, wait_until};
 

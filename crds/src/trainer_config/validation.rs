@@ -62,6 +62,7 @@ impl TrainConfig {
             Minimum::new("maxSkippedSteps", self.max_skipped_steps, 0),
             Minimum::new("optimizer.warmupSteps", self.optimizer.warmup_steps, 0),
             Minimum::new("checkpoint.everySteps", self.checkpoint.every_steps, 1),
+            Minimum::new("checkpoint.everySeconds", self.checkpoint.every_seconds, 1),
             Minimum::new("checkpoint.keep", self.checkpoint.keep, 1),
             Minimum::new("reportEverySteps", self.report_every_steps, 1),
         ];

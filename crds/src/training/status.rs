@@ -110,6 +110,9 @@ pub struct StageStatus {
     /// Whether the automatic micro-batch size is halved, after an attempt that ran out of memory.
     #[serde(default)]
     pub micro_batch_halved: bool,
+    /// Why the last checkpoint could not be written; unset once one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_error: Option<String>,
     /// Creation time of the first pod of the stage (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<String>,

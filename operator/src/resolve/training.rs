@@ -134,6 +134,7 @@ fn resolve_stage(
             }),
         checkpoint: CheckpointConfig {
             every_steps: spec.checkpoint.every_steps,
+            every_seconds: spec.checkpoint.every_seconds,
             keep: spec.checkpoint.keep,
         },
         artifacts: spec.artifacts.uri.clone(),

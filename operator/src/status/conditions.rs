@@ -195,6 +195,17 @@ fn checkpoint_condition(newest: Option<&CheckpointStatus>) -> ConditionFields {
 }
 
 fn degraded_condition(recorded: &RecordedStatus) -> ConditionFields {
+    // Before the others: what is lost at the next failure grows with every step.
+    let is_unfinished = |stage: &&StageStatus| stage.state != StageState::Succeeded;
+    let unsaved = recorded.stages.iter().filter(is_unfinished);
+    let mut unsaved =
+        unsaved.filter_map(|stage| Some((&stage.name, stage.checkpoint_error.as_ref()?)));
+
+    if let Some((name, error)) = unsaved.next() {
+        let message = format!("stage {name} goes on without a new checkpoint: {error}");
+        return condition_fields(condition::DEGRADED, "True", "CheckpointFailed", message);
+    }
+
     let skipped: i64 = recorded
         .stages
         .iter()
@@ -207,7 +218,6 @@ fn degraded_condition(recorded: &RecordedStatus) -> ConditionFields {
         return condition_fields(condition::DEGRADED, "True", "SamplesSkipped", message);
     }
 
-    let is_unfinished = |stage: &&StageStatus| stage.state != StageState::Succeeded;
     let halved = recorded
         .stages
         .iter()

@@ -37,6 +37,7 @@ pub fn record_progress(
     stage.samples_seen = report.samples_seen;
     stage.samples_skipped = report.samples_skipped;
     stage.eta_seconds = report.eta_seconds;
+    stage.checkpoint_error.clone_from(&report.checkpoint_error);
     stage.best = report
         .best
         .as_ref()

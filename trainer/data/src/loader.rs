@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use chunk_loader::{BatchChunk, ChunkLoader};
 use cnclip_compute::digest::Fingerprint;
 use cnclip_crds::stage::{Augmentation, DuplicatePolicy};
-use pipeline::PrefetchPipeline;
+use pipeline::{PipelineResult, PrefetchPipeline};
 pub use skipped_samples::{SkipCounts, UnusableSample};
 
 /// Samples that one thread prepares at a time: few enough that all threads work on one batch, enough that the
@@ -108,6 +108,17 @@ impl SampleBatch {
     }
 }
 
+/// What came of waiting for a batch.
+#[derive(Debug)]
+pub enum NextBatch {
+    /// The batch.
+    Ready(SampleBatch),
+    /// There are no more.
+    End,
+    /// It was not waited for any longer.
+    Interrupted,
+}
+
 /// The batches of a rank, in the order of the steps.
 ///
 /// # Guarantees
@@ -193,10 +204,24 @@ impl DataLoader {
     /// # Errors
     /// If a shard cannot be fetched or too many samples cannot be used.
     pub fn next_batch(&mut self) -> Result<Option<SampleBatch>> {
+        Ok(match self.next_batch_unless(&|| false)? {
+            NextBatch::Ready(batch) => Some(batch),
+            NextBatch::End | NextBatch::Interrupted => None,
+        })
+    }
+
+    /// The batch of the next step, unless `interrupted` says while it is waited for that it is not needed any more.
+    /// After that no other batch follows.
+    ///
+    /// # Errors
+    /// As [`DataLoader::next_batch`].
+    pub fn next_batch_unless(&mut self, interrupted: &dyn Fn() -> bool) -> Result<NextBatch> {
         // Taken from the pipeline so that it goes on: its distance is counted from the last result that was read.
         // Chunks need the shards of their step, so this waits for nothing that they do not wait for.
-        if let Some(fetched) = self.shard_prefetch.next_result() {
-            fetched?;
+        match self.shard_prefetch.next_result_unless(interrupted) {
+            PipelineResult::Next(fetched) => fetched?,
+            PipelineResult::End => {}
+            PipelineResult::Interrupted => return Ok(NextBatch::Interrupted),
         }
 
         let mut batch = SampleBatch {
@@ -206,14 +231,15 @@ impl DataLoader {
         };
 
         for _ in 0..self.chunks_per_batch {
-            match self.chunks_ahead.next_result() {
-                Some(chunk) => batch.append_chunk(chunk?),
-                None => return Ok(None),
+            match self.chunks_ahead.next_result_unless(interrupted) {
+                PipelineResult::Next(chunk) => batch.append_chunk(chunk?),
+                PipelineResult::End => return Ok(NextBatch::End),
+                PipelineResult::Interrupted => return Ok(NextBatch::Interrupted),
             }
         }
 
         self.next_step += 1;
-        Ok(Some(batch))
+        Ok(NextBatch::Ready(batch))
     }
 
     /// The samples that could not be used so far.

@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use cnclip::error::{Error, Result};
 use cnclip::progress::{ReportOutputs, Reporter, logging::ProcessLog, termination_message};
@@ -11,13 +12,13 @@ use cnclip_crds::exit_code::TrainerExit;
 use cnclip_crds::trainer_config::{EvaluateConfig, RunIdentity, TrainConfig};
 use serde::de::DeserializeOwned;
 
-use super::signals;
+use super::signals::{self, ProcessStop};
 
 pub(super) fn run_training(file: &Path, listen: Option<String>, log: &ProcessLog) -> TrainerExit {
     let job = |config: TrainConfig| {
         let listen = listen.or_else(|| config.listen.clone());
-        run_with_reporter(config.run.clone(), listen, log, |reporter| {
-            train::train_stage(&config, reporter, signals::stop_requested)
+        run_with_reporter(config.run.clone(), listen, log, |reporter, stop| {
+            train::train_stage(&config, reporter, stop)
         })
     };
 
@@ -27,8 +28,9 @@ pub(super) fn run_training(file: &Path, listen: Option<String>, log: &ProcessLog
 pub(super) fn run_evaluation(file: &Path, listen: Option<String>, log: &ProcessLog) -> TrainerExit {
     let job = |config: EvaluateConfig| {
         let listen = listen.or_else(|| config.listen.clone());
-        run_with_reporter(config.run.clone(), listen, log, |reporter| {
-            let table = evaluation_job::run_evaluation(&config, reporter, signals::stop_requested)?;
+        // A stop ends the process at once: an evaluation has no state that another attempt could go on from.
+        run_with_reporter(config.run.clone(), listen, log, |reporter, _| {
+            let table = evaluation_job::run_evaluation(&config, reporter)?;
             let shown = std::io::stdout().write_all(table.as_bytes());
             shown.map_err(Error::io_context("write", "standard output"))
         })
@@ -58,7 +60,7 @@ fn run_with_reporter(
     run: RunIdentity,
     listen: Option<String>,
     log: &ProcessLog,
-    job: impl FnOnce(&Reporter) -> Result<()>,
+    job: impl FnOnce(&Reporter, ProcessStop) -> Result<()>,
 ) -> TrainerExit {
     let outputs = ReportOutputs {
         listen,
@@ -67,15 +69,15 @@ fn run_with_reporter(
     };
 
     let reporter = match Reporter::start(run, outputs) {
-        Ok(reporter) => reporter,
+        Ok(reporter) => Arc::new(reporter),
         Err(error) => return fail_before_start(error),
     };
 
     // After the reporter has started, so that a failure reaches the termination message, and before
     // the job, so that a SIGTERM during it saves the state.
-    let installed = signals::install_signal_handlers()
+    let installed = signals::install_signal_handlers(Arc::downgrade(&reporter))
         .map_err(|error| Error::Bug(format!("cannot install signal handlers: {error}")));
-    match installed.and_then(|()| job(&reporter)) {
+    match installed.and_then(|stop| job(&reporter, stop)) {
         Ok(()) => TrainerExit::Done,
         Err(error) => {
             reporter.report_failure(&error);

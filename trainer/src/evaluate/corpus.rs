@@ -6,7 +6,8 @@ mod scan;
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ use super::sharding::all_gather_json;
 use super::skip_budget::EvalSkipBudget;
 use super::{EncodeOptions, Encoder, EncoderInputSizes};
 use crate::error::{Error, Result};
+use crate::threads::spawn_named;
 use cnclip_compute::collective::Collective;
 use cnclip_compute::nearest_neighbors::FeatureMatrix;
 use cnclip_compute::ops::patchify::PixelBatch;
@@ -87,26 +89,16 @@ impl RetrievalCorpus {
         // Divided by the counts of the index: ranks agree on their shares without reading a shard.
         let images: u64 = dataset.index().shards.iter().map(|part| part.images).sum();
         let share = world.rank_range(images as usize);
-        std::thread::scope(|scope| {
-            let (chunks, ready) = sync_channel(CHUNKS_AHEAD);
-            scope.spawn(move || {
-                // A failed send means that the receiver has stopped after an error of its own, which is
-                // the one that is returned.
-                let _ =
-                    stream_image_chunks(dataset, sizes, share, |chunk| chunks.send(chunk).is_ok());
-            });
+        let ready = start_reading(dataset.clone(), sizes, share)?;
+        while let Some(chunk) = wait_for_chunk(&ready, encoder)? {
+            let ImageChunk { planes, scanned } = chunk;
+            // A chunk can hold nothing but skipped images, or the report of a damaged shard.
+            if !scanned.images.is_empty() {
+                features.extend_from_slice(&encoder.encode_images(PixelBatch::Bytes(&planes)));
+            }
 
-            ready.into_iter().try_for_each(|chunk| {
-                let ImageChunk { planes, scanned } = chunk?;
-                // A chunk can hold nothing but skipped images, or the report of a damaged shard.
-                if !scanned.images.is_empty() {
-                    features.extend_from_slice(&encoder.encode_images(PixelBatch::Bytes(&planes)));
-                }
-
-                own.append(scanned);
-                Ok::<_, Error>(())
-            })
-        })?;
+            own.append(scanned);
+        }
 
         encoder.check_device_errors()?;
         // Shares are contiguous and gathered in the order of ranks: features and images line up, in
@@ -123,7 +115,7 @@ impl RetrievalCorpus {
 
         // Every rank knows all texts only now: a text can belong to images of several ranks.
         let share = world.rank_range(corpus.texts.len());
-        let features = corpus.encode_texts(tokenizer, encoder, sizes, share);
+        let features = corpus.encode_texts(tokenizer, encoder, sizes, share)?;
         encoder.check_device_errors()?;
         corpus.text_features = world.all_gather_concat(features)?;
 
@@ -206,9 +198,10 @@ impl RetrievalCorpus {
         encoder: &mut impl Encoder,
         sizes: EncoderInputSizes,
         share: Range<usize>,
-    ) -> Vec<f32> {
+    ) -> Result<Vec<f32>> {
         let mut features = Vec::new();
         for texts in self.texts[share].chunks(sizes.batch_size) {
+            encoder.check_interrupted()?;
             let texts: Vec<_> = texts
                 .iter()
                 // The reference normalizes when it reads a data set, not when it tokenizes.
@@ -224,7 +217,7 @@ impl RetrievalCorpus {
             features.extend_from_slice(&encoder.encode_texts(texts));
         }
 
-        features
+        Ok(features)
     }
 
     fn check_skip_budget(&self, dataset: &Dataset, max_skipped_ratio: f64) -> Result<()> {
@@ -233,6 +226,46 @@ impl RetrievalCorpus {
         let what = format!("images and texts of {}", dataset.uri());
         self.unusable
             .ensure_within_limit(max_skipped_ratio, total, &what)
+    }
+}
+
+/// Chunks, and `None` after the last: a channel that only ends belongs to a thread that panicked.
+type ChunkReceiver = Receiver<Result<Option<ImageChunk>>>;
+
+/// Reads a share of the images in a thread of its own. It is not waited for: one that reads from a store that does not
+/// answer ends when the store does.
+fn start_reading(
+    dataset: Dataset,
+    sizes: EncoderInputSizes,
+    share: Range<usize>,
+) -> Result<ChunkReceiver> {
+    let (chunks, ready) = sync_channel(CHUNKS_AHEAD);
+    let read = move || {
+        // A failed send means that the receiver has stopped after an error of its own, which is the one that is
+        // returned.
+        let give = |chunk: Result<ImageChunk>| chunks.send(chunk.map(Some)).is_ok();
+        let _ = stream_image_chunks(&dataset, sizes, share, give);
+        let _ = chunks.send(Ok(None));
+    };
+
+    spawn_named("decode", read)
+        .map_err(|error| Error::Bug(format!("no thread to read images: {error}")))?;
+    Ok(ready)
+}
+
+/// The next chunk, `None` after the last.
+fn wait_for_chunk(ready: &ChunkReceiver, encoder: &impl Encoder) -> Result<Option<ImageChunk>> {
+    const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+    loop {
+        encoder.check_interrupted()?;
+        match ready.recv_timeout(POLL_INTERVAL) {
+            Ok(chunk) => return chunk,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Error::Bug("the thread that reads images panicked".into()));
+            }
+        }
     }
 }
 

@@ -1,15 +1,16 @@
 //! Writes reports to the terminal's progress bar and to the termination message, in a thread of its own.
 //! Never delays a report: a slow output skips to the newest one.
 
-use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use cnclip_compute::sync::lock_ignoring_poison;
 use cnclip_crds::report::ProgressReport;
 use futures::executor::block_on;
 use tokio::sync::watch;
 
-use super::{terminal_bar::TerminalBar, termination_message};
+use super::{terminal_bar::TerminalBar, termination_message::TerminationLog};
 use crate::threads::spawn_named;
 
 /// How long dropping the writer waits for its last report to be written.
@@ -18,7 +19,8 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 /// The writing thread; dropping this waits for the last report, up to [`SHUTDOWN_TIMEOUT`].
 #[derive(Debug)]
 pub(super) struct BackgroundWriter {
-    ended: Receiver<()>,
+    /// In a lock only because a reporter is shared between threads.
+    ended: Mutex<Receiver<()>>,
 }
 
 impl BackgroundWriter {
@@ -29,7 +31,7 @@ impl BackgroundWriter {
     pub(super) fn start(
         mut reports: watch::Receiver<ProgressReport>,
         bar: Option<TerminalBar>,
-        termination_log: Option<PathBuf>,
+        termination_log: Option<Arc<TerminationLog>>,
     ) -> std::io::Result<Self> {
         let (end, ended) = sync_channel(0);
         // A new receiver takes the current value for old news; it must be written too.
@@ -38,21 +40,23 @@ impl BackgroundWriter {
             write_reports(reports, bar, termination_log, end);
         })?;
 
-        Ok(Self { ended })
+        Ok(Self {
+            ended: Mutex::new(ended),
+        })
     }
 }
 
 impl Drop for BackgroundWriter {
     fn drop(&mut self) {
         // Nothing is ever sent: this waits until the thread drops its end, or hangs on a full disk.
-        let _ = self.ended.recv_timeout(SHUTDOWN_TIMEOUT);
+        let _ = lock_ignoring_poison(&self.ended).recv_timeout(SHUTDOWN_TIMEOUT);
     }
 }
 
 fn write_reports(
     mut reports: watch::Receiver<ProgressReport>,
     bar: Option<TerminalBar>,
-    termination_log: Option<PathBuf>,
+    termination_log: Option<Arc<TerminationLog>>,
     _end: SyncSender<()>,
 ) {
     let mut warned = false;
@@ -64,19 +68,14 @@ fn write_reports(
         }
 
         // Every report, not only the last: a killed process has no time to write one.
-        let Some(path) = &termination_log else {
+        let Some(log) = &termination_log else {
             continue;
         };
-        let message = termination_message::to_bounded_json(&report);
-        // In place, not by rename: the kubelet bind-mounts this file, and a mount point cannot be
-        // replaced. A failure is logged once, not with every report.
-        if let Err(error) = std::fs::write(path, message)
+        // A failure is logged once, not with every report.
+        if let Err(error) = log.write_report(&report)
             && !std::mem::replace(&mut warned, true)
         {
-            tracing::warn!(
-                "cannot write the termination message to {}: {error}",
-                path.display()
-            );
+            tracing::warn!("cannot write the termination message to {log}: {error}");
         }
     }
 }

@@ -74,6 +74,7 @@ const METRICS: &[MetricRow] = &[
     counter("cnclip_skipped_steps_total", "Steps skipped because their numbers were not finite.", |r| training_value(r, r.steps_skipped)),
     gauge("cnclip_checkpoint_step", "Step of the newest checkpoint that is whole in the store.", |r| metric_value(r.checkpoints.first()?.step)),
     gauge("cnclip_checkpoint_written_timestamp_seconds", "When the newest checkpoint became visible.", |r| metric_value(r.checkpoints.first()?.written_at)),
+    counter("cnclip_checkpoint_failures_total", "Checkpoints of this attempt that could not be written.", |r| training_value(r, r.checkpoints_failed)),
     gauge("cnclip_validation_step", "Step after which recall was last measured.", |r| metric_value(r.validation?.step)),
     gauge("cnclip_validation_best_step", "Step of the best validation.", |r| metric_value(r.best?.step)),
     gauge("cnclip_evaluation_tasks_done", "Tasks of this evaluation that are scored.", |r| evaluation_value(r, r.step)),

@@ -1,8 +1,11 @@
 //! The container's termination message, which Kubernetes keeps after the container ended: the last report,
 //! shortened to fit. Never decides what a report says.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
+use cnclip_compute::sync::lock_ignoring_poison;
 use cnclip_crds::{names, report::ProgressReport};
 
 /// The kubelet truncates longer messages, and half a JSON object cannot be parsed.
@@ -87,6 +90,45 @@ fn shorten_report(report: &mut ProgressReport, excess: usize) {
                 ..ProgressReport::default()
             }
         }
+    }
+}
+
+/// The file of the termination message. One thread writes it at a time.
+#[derive(Debug)]
+pub(super) struct TerminationLog {
+    path: PathBuf,
+    writing: Mutex<()>,
+}
+
+impl TerminationLog {
+    pub(super) fn new(path: PathBuf) -> Arc<Self> {
+        Arc::new(Self {
+            path,
+            writing: Mutex::new(()),
+        })
+    }
+
+    /// # Errors
+    /// If the file cannot be written.
+    pub(super) fn write_report(&self, report: &ProgressReport) -> std::io::Result<()> {
+        let _writing = lock_ignoring_poison(&self.writing);
+        // In place, not by rename: the kubelet bind-mounts this file, and a mount point cannot be replaced.
+        std::fs::write(&self.path, to_bounded_json(report))
+    }
+
+    /// Writes a report and calls `end` with the lock held: a thread that began to write another would leave an empty
+    /// file behind.
+    pub(super) fn write_last(&self, report: &ProgressReport, end: impl FnOnce()) {
+        let _writing = lock_ignoring_poison(&self.writing);
+        // Nothing is left to do about a failure: the process ends.
+        let _ = std::fs::write(&self.path, to_bounded_json(report));
+        end();
+    }
+}
+
+impl fmt::Display for TerminationLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path.display().fmt(f)
     }
 }
 

@@ -22,7 +22,12 @@ pub(super) struct CheckpointSaver {
     checkpoints: Store,
     /// Rank 0's alone.
     writer: Option<CheckpointWriter>,
+    /// Checkpoints since the last that was written.
+    failed_in_a_row: u32,
 }
+
+/// A run that cannot save its state ends, rather than compute for days what the next failure destroys.
+const MAX_FAILED_CHECKPOINTS: u32 = 3;
 
 impl CheckpointSaver {
     /// Opens the prefix; on rank 0, claims it for this attempt.
@@ -46,6 +51,7 @@ impl CheckpointSaver {
             stage,
             checkpoints,
             writer,
+            failed_in_a_row: 0,
         })
     }
 
@@ -65,7 +71,29 @@ impl CheckpointSaver {
     /// If another process took over.
     pub(super) fn save(&mut self, snapshot: CheckpointSnapshot, reporter: &Reporter) -> Result<()> {
         match &mut self.writer {
-            Some(writer) => report_written(writer.start_write(snapshot), reporter),
+            Some(writer) => {
+                let before = writer.start_write(snapshot);
+                self.record_outcome(before, reporter)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whether no checkpoint is being written.
+    pub(super) fn is_idle(&self) -> bool {
+        self.writer.as_ref().is_none_or(CheckpointWriter::is_idle)
+    }
+
+    /// Waits until the checkpoint begun last is visible, or failed.
+    ///
+    /// # Errors
+    /// If another process took over, or too many failed.
+    pub(super) fn finish_write(&mut self, reporter: &Reporter) -> Result<()> {
+        match &mut self.writer {
+            Some(writer) => {
+                let written = writer.finish_write();
+                self.record_outcome(written, reporter)
+            }
             None => Ok(()),
         }
     }
@@ -76,8 +104,41 @@ impl CheckpointSaver {
     /// If another process took over.
     pub(super) fn poll(&mut self, reporter: &Reporter) -> Result<()> {
         match &mut self.writer {
-            Some(writer) => report_written(writer.poll_finished(), reporter),
+            Some(writer) => {
+                let written = writer.poll_finished();
+                self.record_outcome(written, reporter)
+            }
             None => Ok(()),
+        }
+    }
+
+    /// A store that fails for a while costs a checkpoint, not the run; a lost fence ends it, because all
+    /// that it would still compute is the work of another process now.
+    fn record_outcome(
+        &mut self,
+        written: Result<Option<WrittenCheckpoint>>,
+        reporter: &Reporter,
+    ) -> Result<()> {
+        match written {
+            Ok(None) => Ok(()),
+            Ok(Some(written)) => {
+                self.failed_in_a_row = 0;
+                report_checkpoint(written, reporter);
+                Ok(())
+            }
+            Err(error @ Error::Fenced(_)) => Err(error),
+            Err(error) => {
+                self.failed_in_a_row += 1;
+                reporter.update_report(|report| {
+                    report.checkpoints_failed += 1;
+                    report.checkpoint_error = Some(error.to_string());
+                });
+
+                match self.failed_in_a_row >= MAX_FAILED_CHECKPOINTS {
+                    true => Err(error),
+                    false => Ok(()),
+                }
+            }
         }
     }
 
@@ -132,19 +193,6 @@ fn fence_claim(config: &TrainConfig) -> FenceClaim {
     }
 }
 
-/// A store that fails for a while costs a checkpoint, not the run; a lost fence ends it, because all
-/// that it would still compute is the work of another process now.
-fn report_written(written: Result<Option<WrittenCheckpoint>>, reporter: &Reporter) -> Result<()> {
-    match written {
-        Ok(Some(written)) => report_checkpoint(written, reporter),
-        Ok(None) => {}
-        Err(error @ Error::Fenced(_)) => return Err(error),
-        Err(error) => tracing::warn!("a checkpoint was not written, the run goes on: {error}"),
-    }
-
-    Ok(())
-}
-
 fn report_checkpoint(written: WrittenCheckpoint, reporter: &Reporter) {
     let checkpoint = CheckpointReport {
         step: written.step as i64,
@@ -157,5 +205,6 @@ fn report_checkpoint(written: WrittenCheckpoint, reporter: &Reporter) {
         // Newest first: a termination message that is too long drops entries from the end.
         report.checkpoints.insert(0, checkpoint);
         report.checkpoints.truncate(MAX_CHECKPOINTS);
+        report.checkpoint_error = None;
     });
 }

@@ -46,6 +46,8 @@ pub(super) struct Stepper {
     buffers_before_step: Tensor,
     duplicates: DuplicatePolicy,
     dropout_seed: u64,
+    /// A step has begun and not ended.
+    is_in_step: bool,
 }
 
 /// What became of one step.
@@ -104,6 +106,7 @@ impl Stepper {
             buffers_before_step,
             duplicates: config.duplicates,
             dropout_seed: config.seed,
+            is_in_step: false,
         }
     }
 
@@ -221,6 +224,7 @@ impl Stepper {
         // The forward pass updates running statistics before the loss is known to be finite.
         self.buffers_before_step
             .copy_from(self.params.buffers.view());
+        self.is_in_step = true;
 
         if self.duplicates == DuplicatePolicy::Positives {
             // The contrastive loss compares each pair with those of all ranks, so duplicates are
@@ -237,6 +241,7 @@ impl Stepper {
 
         // Kernels run asynchronously and fail late: only after this are the numbers read back real.
         self.params.memory().synchronize()?;
+        self.is_in_step = false;
         match update {
             Ok(gradient_norm) => Ok(StepOutcome::Updated {
                 losses,
@@ -249,6 +254,16 @@ impl Stepper {
                     .copy_from(self.buffers_before_step.view());
                 Ok(StepOutcome::Skipped { reason })
             }
+        }
+    }
+
+    /// Puts back what an unfinished step changed: then the state is that after the step before. A step whose ranks are
+    /// lost ends before it changes a weight.
+    pub(super) fn discard_unfinished_step(&mut self) {
+        if std::mem::take(&mut self.is_in_step) {
+            self.params
+                .buffers
+                .copy_from(self.buffers_before_step.view());
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use cnclip_compute::collective::Collective;
 use cnclip_crds::report::TrainerActivity;
 use cnclip_crds::trainer_config::TrainConfig;
-use cnclip_data::loader::DataLoader;
+use cnclip_data::loader::{DataLoader, NextBatch, SampleBatch};
 
 use super::batch_planner::PlannedBatch;
 use super::checkpoint_saver::CheckpointSaver;
@@ -20,6 +20,7 @@ use crate::checkpoint::{
 };
 use crate::error::{Error, Result};
 use crate::progress::Reporter;
+use crate::stop::StopSignal;
 
 /// One stage at work.
 #[derive(Debug)]
@@ -32,6 +33,11 @@ pub(super) struct TrainingRun {
     saver: CheckpointSaver,
     loader: DataLoader,
     validator: Option<Validator>,
+    last_snapshot: Instant,
+    /// The step of the last snapshot.
+    saved_step: Option<u64>,
+    /// A checkpoint was due while another was being written.
+    is_checkpoint_pending: bool,
 }
 
 impl TrainingRun {
@@ -54,6 +60,9 @@ impl TrainingRun {
             saver,
             loader,
             validator: training.validator,
+            last_snapshot: Instant::now(),
+            saved_step: None,
+            is_checkpoint_pending: false,
         }
     }
 
@@ -91,9 +100,14 @@ impl TrainingRun {
         self.progress.set_validation_owed(true);
     }
 
-    pub(super) fn is_checkpoint_due(&self) -> bool {
-        self.progress
-            .is_due(self.config().checkpoint.every_steps as u64)
+    /// Whether either interval has passed since the last checkpoint, or one that was due was put off.
+    pub(super) fn is_checkpoint_due(&mut self) -> bool {
+        let policy = &self.plan.config.checkpoint;
+        let steps = self.progress.is_due(policy.every_steps as u64);
+        let seconds = self.last_snapshot.elapsed().as_secs() >= policy.every_seconds as u64;
+
+        self.is_checkpoint_pending |= steps || seconds;
+        self.is_checkpoint_pending
     }
 
     /// Reports what is known before the first step.
@@ -121,12 +135,11 @@ impl TrainingRun {
     ///
     /// # Errors
     /// If no batch can be made, more steps were skipped than may be, or a rank is lost.
-    pub(super) fn take_step(&mut self) -> Result<()> {
+    pub(super) fn take_step(&mut self, stop: &dyn StopSignal) -> Result<()> {
         // Waiting for the loader is included, or the rate would hide a data bottleneck.
         let start = Instant::now();
         let step = self.progress.step();
-        let batch = self.loader.next_batch()?;
-        let batch = batch.ok_or_else(|| Error::Bug(format!("the loader ended at step {step}")))?;
+        let batch = self.wait_for_batch(stop)?;
         let communicator = self.rank_sync.communicator();
         let samples = batch.sample_ids.len() * communicator.world_size();
 
@@ -148,6 +161,23 @@ impl TrainingRun {
 
         self.progress.complete_step(start.elapsed());
         Ok(())
+    }
+
+    /// # Errors
+    /// If no batch can be made; if a stop was requested or a rank is lost meanwhile.
+    fn wait_for_batch(&mut self, stop: &dyn StopSignal) -> Result<SampleBatch> {
+        let step = self.progress.step();
+        let communicator = self.rank_sync.communicator().clone();
+        let interrupted = || stop.interrupts_waiting() || communicator.check_peers().is_err();
+
+        match self.loader.next_batch_unless(&interrupted)? {
+            NextBatch::Ready(batch) => Ok(batch),
+            NextBatch::End => Err(Error::Bug(format!("the loader ended at step {step}"))),
+            NextBatch::Interrupted => {
+                communicator.check_peers()?;
+                Err(Error::Interrupted { step })
+            }
+        }
     }
 
     fn skip_step(&mut self, reason: &str) -> Result<()> {
@@ -212,14 +242,27 @@ impl TrainingRun {
     ///
     /// # Errors
     /// If the data set cannot be read, or a rank is lost.
-    pub(super) fn run_validation(&mut self, reporter: &Reporter) -> Result<()> {
+    pub(super) fn run_validation(
+        &mut self,
+        reporter: &Reporter,
+        stop: &dyn StopSignal,
+    ) -> Result<()> {
         let Some(validator) = &self.validator else {
             return Ok(());
         };
 
+        // Until it is made, a state that is saved owes it.
+        self.progress.set_validation_owed(true);
+
         reporter.update_report(|report| report.activity = TrainerActivity::Validating);
         let communicator = self.rank_sync.communicator();
-        let recalls = validator.measure_recalls(&mut self.stepper, communicator)?;
+        let step = self.progress.step();
+        let check = || match stop.interrupts_waiting() {
+            true => Err(Error::Interrupted { step }),
+            false => Ok(communicator.check_peers()?),
+        };
+
+        let recalls = validator.measure_recalls(&mut self.stepper, communicator, &check)?;
         reporter.update_report(|report| report.activity = TrainerActivity::Training);
         self.progress.set_validation_owed(false);
 
@@ -237,15 +280,50 @@ impl TrainingRun {
     /// Begins to write a checkpoint; the run goes on meanwhile.
     ///
     /// # Errors
-    /// If another process took over, or the state cannot be serialized.
+    /// If another process took over, the state cannot be serialized, or too many checkpoints failed.
     pub(super) fn save_checkpoint(&mut self, reporter: &Reporter) -> Result<()> {
         // A snapshot copies the whole model out of the device, which only the writer needs.
         if !self.saver.is_writer() {
             return Ok(());
         }
 
+        // One copy of the model at a time: memory is planned for no more.
+        self.saver.finish_write(reporter)?;
         let snapshot = self.take_snapshot()?;
+        self.last_snapshot = Instant::now();
+        self.is_checkpoint_pending = false;
+        self.saved_step = Some(snapshot.step);
         self.saver.save(snapshot, reporter)
+    }
+
+    /// As [`Self::save_checkpoint`], but puts it off while one is written: training does not wait for a store.
+    ///
+    /// # Errors
+    /// As [`Self::save_checkpoint`].
+    pub(super) fn save_checkpoint_if_idle(&mut self, reporter: &Reporter) -> Result<()> {
+        match self.saver.is_idle() {
+            true => self.save_checkpoint(reporter),
+            false => Ok(()),
+        }
+    }
+
+    /// Saves the state of a run that ends because of a stop or of another worker: between two steps, and within one
+    /// until its ranks have agreed on its gradients, the state is whole. What cannot be saved is logged.
+    pub(super) fn save_before_exit(&mut self, error: &Error, reporter: &Reporter) {
+        let is_whole = matches!(error, Error::Interrupted { .. } | Error::WorkerLost(_));
+        let is_saved = self.saved_step == Some(self.progress.step());
+        if !is_whole || is_saved || !self.saver.is_writer() {
+            return;
+        }
+
+        self.stepper.discard_unfinished_step();
+        let saved = self
+            .save_checkpoint(reporter)
+            .and_then(|()| self.saver.finish(self.progress.history(), reporter));
+
+        if let Err(error) = saved {
+            tracing::warn!("the state was not saved before the end: {error}");
+        }
     }
 
     /// Copies all that a later attempt needs: the next step may change the model while files are written.

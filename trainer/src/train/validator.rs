@@ -56,11 +56,13 @@ impl Validator {
     /// Recall of the model that the stage would end with now, for rank 0.
     ///
     /// # Errors
-    /// If the data set cannot be read or has no labels, or a rank is lost.
+    /// If the data set cannot be read or has no labels, or a rank is lost; that of `check`, which is called again and
+    /// again meanwhile.
     pub(super) fn measure_recalls(
         &self,
         stepper: &mut Stepper,
         communicator: &Communicator,
+        check: &dyn Fn() -> Result<()>,
     ) -> Result<Option<RetrievalRecalls>> {
         let input_sizes = EncoderInputSizes {
             image_size: self.image_size,
@@ -81,7 +83,11 @@ impl Validator {
             evaluate_recalls(
                 &self.dataset,
                 &self.tokenizer,
-                &mut ClipEncoder { clip, params },
+                &mut ClipEncoder {
+                    clip,
+                    params,
+                    check: Some(check),
+                },
                 options,
                 communicator,
             )

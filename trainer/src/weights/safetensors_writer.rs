@@ -35,21 +35,34 @@ impl View for &OutgoingTensor<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        // The library asks for one tensor after another, so host memory holds the file and a copy of
-        // one tensor, never a second model.
+        // The library asks for one tensor after another, so host memory holds the file and at most a copy of one
+        // tensor, never a second model.
         let values = self.values.to_host();
-        let values = values.iter();
-        Cow::Owned(match self.dtype() {
-            Dtype::I64 => values
-                .flat_map(|&value| (value as i64).to_le_bytes())
-                .collect(),
-            _ => values.flat_map(|value| value.to_le_bytes()).collect(),
-        })
+        if self.is_batch_counter() {
+            let counts = values.iter().map(|&value| value as i64);
+            return Cow::Owned(counts.flat_map(i64::to_le_bytes).collect());
+        }
+
+        match values {
+            Cow::Borrowed(values) => Cow::Borrowed(as_le_bytes(values)),
+            Cow::Owned(values) => Cow::Owned(as_le_bytes(&values).to_vec()),
+        }
     }
 
     fn data_len(&self) -> usize {
         self.values.len() * if self.is_batch_counter() { 8 } else { 4 }
     }
+}
+
+/// Numbers as a file has them, without a copy: training waits while a model is serialized.
+fn as_le_bytes(values: &[f32]) -> &[u8] {
+    const {
+        assert!(
+            cfg!(target_endian = "little"),
+            "safetensors are little-endian"
+        )
+    };
+    bytemuck::cast_slice(values)
 }
 
 /// A model as safetensors.

@@ -22,7 +22,7 @@ fn evaluate(
     let mut config = evaluation_config(folder, ("model", name), 1);
     config.world.devices = devices;
     let reporter = Reporter::start(config.run.clone(), ReportOutputs::default()).unwrap();
-    run_evaluation_with_memory(&config, &reporter, || false, &|_| Ok(memory.clone())).unwrap();
+    run_evaluation_with_memory(&config, &reporter, &|_| Ok(memory.clone())).unwrap();
 
     read_scores(folder, name)
 }

@@ -155,6 +155,12 @@ impl WorkerProcesses {
         serde_json::from_str(&text).unwrap()
     }
 
+    /// The last report, if there is a whole one: it is written over while a worker runs.
+    pub(crate) fn last_report_if_any(&self, worker: usize) -> Option<ProgressReport> {
+        let text = std::fs::read_to_string(termination_message_path(&self.folder, worker)).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
     /// What a worker that ended badly said.
     pub(crate) fn failure_message(&self, worker: usize) -> String {
         self.last_report(worker).failure.unwrap().message

@@ -185,6 +185,32 @@ fn skipped_samples_degrade_a_run() {
 }
 
 #[test]
+fn a_failed_checkpoint_degrades_a_run_before_everything_else() {
+    let failed = StageStatus {
+        checkpoint_error: Some("no space is left there".into()),
+        ..stage(Some(0), 3)
+    };
+
+    let mut recorded = RecordedStatus {
+        stages: vec![failed],
+        ..RecordedStatus::default()
+    };
+
+    let running = Phase::Running(String::new());
+    write_conditions(&mut recorded, &running, None, &observed(0, true));
+    let degraded = recorded.find_condition("Degraded").unwrap();
+    assert_eq!(degraded.reason, "CheckpointFailed");
+    assert!(degraded.message.ends_with("no space is left there"));
+
+    recorded.stages[0].state = StageState::Succeeded;
+    write_conditions(&mut recorded, &running, None, &observed(0, true));
+    assert_eq!(
+        recorded.find_condition("Degraded").unwrap().reason,
+        "SamplesSkipped"
+    );
+}
+
+#[test]
 fn a_halved_micro_batch_degrades_a_stage_until_it_is_done() {
     for (state, degraded) in [(StageState::Running, true), (StageState::Succeeded, false)] {
         let halved = StageStatus {

@@ -7,10 +7,14 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
 use cnclip_compute::sync::{ignore_poison, lock_ignoring_poison};
 
 use crate::error::{Error, Result};
+
+/// How often a reader that waits asks whether it still has to.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Results of numbered work, in the order of the numbers.
 ///
@@ -84,7 +88,19 @@ impl<T: Send + 'static> PrefetchPipeline<T> {
     }
 
     /// The next result; `None` after the last.
-    pub(super) fn next_result(&mut self) -> Option<Result<T>> {
+    #[cfg(test)]
+    fn next_result(&mut self) -> Option<Result<T>> {
+        match self.next_result_unless(&|| false) {
+            PipelineResult::Next(result) => Some(result),
+            PipelineResult::End | PipelineResult::Interrupted => None,
+        }
+    }
+
+    /// The next result, unless `interrupted` says while it is waited for that it is not needed any more.
+    pub(super) fn next_result_unless(
+        &mut self,
+        interrupted: &dyn Fn() -> bool,
+    ) -> PipelineResult<T> {
         let mut state = self.shared.lock_state();
         loop {
             let number = state.next;
@@ -92,16 +108,31 @@ impl<T: Send + 'static> PrefetchPipeline<T> {
                 state.next += 1;
                 // One step of the reader lets one more number begin.
                 self.shared.changed.notify_all();
-                return Some(result);
+                return PipelineResult::Next(result);
             }
 
             if state.next == state.pending.end {
-                return None;
+                return PipelineResult::End;
             }
 
-            state = self.shared.wait_for_change(state);
+            if interrupted() {
+                return PipelineResult::Interrupted;
+            }
+
+            let waited = self.shared.changed.wait_timeout(state, POLL_INTERVAL);
+            state = ignore_poison(waited).0;
         }
     }
+}
+
+/// What came of waiting for a result.
+pub(super) enum PipelineResult<T> {
+    /// The result.
+    Next(Result<T>),
+    /// There are no more.
+    End,
+    /// It was not waited for any longer.
+    Interrupted,
 }
 
 impl<T> Drop for PrefetchPipeline<T> {

@@ -56,6 +56,7 @@ impl RetrievalTask {
         let mut encoder = ClipEncoder {
             clip: &mut model.clip,
             params: &mut model.params,
+            check: None,
         };
 
         let scored = score_retrieval(

@@ -42,6 +42,7 @@ impl ZeroShotTask {
         let mut encoder = ClipEncoder {
             clip: &mut model.clip,
             params: &mut model.params,
+            check: None,
         };
 
         let scored = score_zero_shot(

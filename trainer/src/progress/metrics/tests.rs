@@ -66,7 +66,7 @@ fn what_is_not_known_is_not_exported_as_zero() {
     let text = encode_metrics(&report("align")).unwrap();
     for name in [
         "loss",
-        "checkpoint",
+        "checkpoint_step",
         "validation",
         "evaluation",
         "remaining",
