@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
+use crate::json::{parse_json, strip_byte_order_mark};
 
 /// A source of JSON lines, and what its errors say.
 ///
@@ -90,13 +91,18 @@ impl<R: BufRead> JsonLines<R> {
         // Split at bytes and not at characters: a line that is no UTF-8 is an error of that line alone.
         for (number, line) in (1..).zip(reader.by_ref().split(b'\n')) {
             let line = line.map_err(Error::file("read", &*name))?;
+            let line = match number {
+                1 => strip_byte_order_mark(&line),
+                _ => &line,
+            };
+
             if line.trim_ascii().is_empty() {
                 continue;
             }
 
             let place = LinePosition { name, number };
 
-            let value = serde_json::from_slice(&line).map_err(|error| {
+            let value = parse_json(line).map_err(|error| {
                 // serde_json counts lines from the start of its input, which is this line: its number is always 1.
                 let message = error.to_string();
                 let what = message.split(" at line ").next().unwrap_or(&message);
@@ -138,6 +144,21 @@ mod tests {
             seen,
             expected.map(|(place, value)| (place.to_owned(), value))
         );
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_pythons_nan_are_read() {
+        let text = "\u{FEFF}{\"text\": \"猫\", \"similarity\": NaN}\n{\"text\": \"狗\"}";
+        let mut lines = JsonLines::new(text.as_bytes(), "texts", "a text");
+        let mut texts = Vec::new();
+        lines
+            .for_each(|_, line: serde_json::Value| -> Result<()> {
+                texts.push(line["text"].clone());
+                Ok(())
+            })
+            .unwrap();
+
+        assert_eq!(texts, ["猫", "狗"]);
     }
 
     #[test]

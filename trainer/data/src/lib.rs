@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod image;
+pub mod json;
 pub mod jsonl;
 pub mod loader;
 pub mod order;

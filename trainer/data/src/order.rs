@@ -111,6 +111,14 @@ impl BatchSampler {
     /// # Errors
     /// If a batch needs more samples than there are.
     pub fn new(index: &ShardIndex, seed: u64, global_batch: usize) -> Result<Self> {
+        if index.pairs == 0 {
+            return Err(Error::Data(
+                "the data set has no pairs of an image and a text, so nothing can be trained on it: none of its \
+                 images has a caption. `cnclip prepare` says what it found in place of captions."
+                    .into(),
+            ));
+        }
+
         if global_batch == 0 || (global_batch as u64) > index.pairs {
             return Err(Error::Config(format!(
                 "a global batch of {global_batch} cannot be drawn from a data set of {} pairs. Set \

@@ -4,9 +4,11 @@
 mod shard_writer;
 mod text_index;
 
+use std::collections::BTreeMap;
+
 use crate::error::{Error, Result};
 use crate::readers::{DatasetReader, ImageReader};
-use crate::shard::{INDEX_FILE, IndexedFile, ShardIndex, read_tar};
+use crate::shard::{INDEX_FILE, IndexedFile, ShardIndex, TarContents, read_tar};
 use crate::skip_budget::{SkipBudget, SkipExamples, SkipReport};
 use crate::store::Store;
 use shard_writer::ShardWriter;
@@ -193,7 +195,17 @@ fn write_images(
 ) -> Result<()> {
     let total = images.ids().len();
     for index in 0..total {
-        let bytes = images.read_image(index)?;
+        let bytes = match images.read_image(index) {
+            Ok(bytes) => bytes,
+            // One image that cannot be read is one that is skipped, under the limit of all.
+            Err(Error::Data(why)) => {
+                skipped.unknown_images += 1;
+                skipped.examples.push_with(|| why);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+
         match image_extension(&bytes) {
             Some(extension) => {
                 let id = &images.ids()[index];
@@ -226,11 +238,12 @@ pub fn index_shards(
 ) -> Result<PreparedDataset> {
     let names = list_shard_names(store)?;
     let mut skipped = SkippedRecords::default();
+    let mut unused_files = BTreeMap::new();
     let mut shards = Vec::with_capacity(names.len());
     let mut bytes = 0;
 
     for name in &names {
-        let shard = index_shard(store, name, &mut skipped)?;
+        let shard = index_shard(store, name, &mut skipped, &mut unused_files)?;
         bytes += shard.bytes;
         shards.push(shard);
         progress(PrepareProgress {
@@ -246,14 +259,77 @@ pub fn index_shards(
 
     let index = ShardIndex::new(shards, loose);
     skipped.check_limit("labels", skipped.bad_labels, index.images, options)?;
+    skipped.check_limit("texts", skipped.empty_texts, index.pairs, options)?;
+    check_not_empty(store, &index, &unused_files)?;
     index.write_to(store)?;
     Ok(PreparedDataset { index, skipped })
 }
 
+/// Says what the shards hold in place of what was looked for.
+///
+/// # Errors
+/// If they hold no image at all.
+fn check_not_empty(
+    store: &Store,
+    index: &ShardIndex,
+    unused_files: &BTreeMap<String, u64>,
+) -> Result<()> {
+    let unused: Vec<_> = unused_files
+        .iter()
+        .map(|(extension, count)| format!(".{extension} ({count})"))
+        .collect();
+
+    let unused = unused.join(", ");
+    let uri = store.uri();
+    if index.images == 0 {
+        return Err(Error::Data(format!(
+            "the shards of {uri} hold no image: files that are no part of a sample are {unused}. Images end in \
+             .jpg, .png, .webp, .gif or .bmp, and their captions in .json or .txt."
+        )));
+    }
+
+    // Images alone are what a gallery is made of, so this is no error.
+    if index.pairs == 0 {
+        tracing::warn!(
+            "no image of {uri} has a caption, so nothing can be trained on it: captions are looked for in \
+             key.txt, and in `texts`, `captions`, `text`, `caption` or `TEXT` of key.json"
+        );
+    }
+
+    if !unused.is_empty() {
+        tracing::warn!("files of {uri} that are part of no sample: {unused}");
+    }
+
+    Ok(())
+}
+
 fn list_shard_names(store: &Store) -> Result<Vec<String>> {
     let objects = store.list_objects()?;
+    let ends_with = |name: &str, ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
+    // `._00000.tar` is what macOS adds to `00000.tar`.
+    let is_hidden = |name: &str| {
+        name.rsplit('/')
+            .next()
+            .is_some_and(|file| file.starts_with('.'))
+    };
     let names = objects.into_iter().map(|object| object.name);
-    let names: Vec<_> = names.filter(|name| name.ends_with(".tar")).collect();
+    let (names, others): (Vec<_>, Vec<_>) = names
+        .filter(|name| !is_hidden(name))
+        .partition(|name| name.ends_with(".tar"));
+
+    let compressed = others
+        .iter()
+        .filter(|name| ends_with(name, &[".tar.gz", ".tgz", ".tar.zst", ".tar.bz2"]));
+    let compressed: Vec<_> = compressed.map(|name| store.object_uri(name)).collect();
+
+    if let Some(first) = compressed.first() {
+        return Err(Error::Config(format!(
+            "{} shards are compressed, {first} is the first: unpack them to .tar, for the images in them are \
+             compressed already",
+            compressed.len()
+        )));
+    }
+
     if names.is_empty() {
         return Err(Error::Config(format!(
             "{} holds no .tar; name the folder that holds the shards",
@@ -264,15 +340,28 @@ fn list_shard_names(store: &Store) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn index_shard(store: &Store, name: &str, skipped: &mut SkippedRecords) -> Result<IndexedFile> {
+fn index_shard(
+    store: &Store,
+    name: &str,
+    skipped: &mut SkippedRecords,
+    unused_files: &mut BTreeMap<String, u64>,
+) -> Result<IndexedFile> {
     let bytes = store.get(name)?;
-    let (samples, torn) = read_tar(&bytes);
+    let TarContents {
+        samples,
+        damage,
+        unused_files: unused,
+    } = read_tar(&bytes);
+
     let uri = store.object_uri(name);
+    for (extension, count) in unused {
+        *unused_files.entry(extension).or_default() += count;
+    }
 
     // An index would make the loss look intended: nobody would notice that samples are missing.
-    if let Some(why) = torn {
+    if let Some(why) = damage {
         return Err(Error::Data(format!(
-            "Shard {uri} is torn after {} samples: {why}. Re-upload it.",
+            "Shard {uri} cannot be used, after {} samples: {why}. If that is not what was packed, upload it again.",
             samples.len()
         )));
     }
@@ -280,7 +369,19 @@ fn index_shard(store: &Store, name: &str, skipped: &mut SkippedRecords) -> Resul
     let mut pairs = 0;
     for sample in &samples {
         match &sample.label {
-            Ok(label) => pairs += label.texts.len() as u64,
+            Ok(label) => {
+                pairs += label.texts.len() as u64;
+                let empty = label
+                    .texts
+                    .iter()
+                    .filter(|text| text.text.trim().is_empty());
+                for _ in empty {
+                    skipped.empty_texts += 1;
+                    skipped
+                        .examples
+                        .push_with(|| format!("{uri} {}: its caption is empty", sample.key));
+                }
+            }
             Err(error) => {
                 skipped.bad_labels += 1;
                 skipped

@@ -18,8 +18,8 @@ use crate::store::Store;
 use cnclip_compute::digest::sha256;
 pub use id::ItemId;
 pub use index::{INDEX_FILE, IndexedFile, ShardIndex};
-pub use label::{LabelText, SampleLabel};
-pub use tar::{TarSample, read_tar};
+pub use label::{LabelText, LooseText, SampleLabel};
+pub use tar::{TarContents, TarSample, read_tar};
 
 /// A text with its id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,9 +188,9 @@ fn parse_loose_text(uri: &str, texts: Vec<LabelText>) -> Result<SampleText> {
 /// The members that can be trusted, and what is wrong with the rest.
 fn verify_shard(uri: &str, part: &IndexedFile, bytes: &Bytes) -> (Vec<TarSample>, Option<String>) {
     if sha256(bytes) == part.sha256 {
-        let (members, torn) = tar::read_tar(bytes);
-        let damage = torn.map(|why| format!("Shard {uri} is no tar: {why}."));
-        return (members, damage);
+        let contents = tar::read_tar(bytes);
+        let damage = contents.damage.map(|why| format!("Shard {uri}: {why}."));
+        return (contents.samples, damage);
     }
 
     // No sample can be trusted, not even those before the end of a shorter shard: a shard of a data set that was

@@ -265,7 +265,16 @@ impl Store {
             objects.head(&path).await.map(|meta| meta.size)
         };
 
-        self.wait_for(async move { request.run(head).await })
+        self.wait_for(async move {
+            let denied = match request.run(head).await {
+                Err(error) if error.kind == StoreErrorKind::PermissionDenied => error,
+                answer => return answer,
+            };
+
+            // The answer to HEAD has no body, and with it no code that says why.
+            let explained = fetch::byte_range(&request, 0..1).await;
+            Err(explained.err().unwrap_or(denied))
+        })
     }
 
     /// Every object below this store, in name order.

@@ -8,7 +8,7 @@ use std::path::Path;
 use bytes::Bytes;
 use cnclip_crds::stage::Augmentation;
 use rayon::prelude::*;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::atomic_file;
 use super::features::{self, FeatureKind, FeatureWriter};
@@ -20,7 +20,7 @@ use cnclip_data::image::augment::AugmentKey;
 use cnclip_data::image::preprocess::preprocess_image;
 use cnclip_data::jsonl::JsonLines;
 use cnclip_data::readers::{ImageReader, TsvImages};
-use cnclip_data::shard::{Dataset, ItemId, Sample, SampleText};
+use cnclip_data::shard::{Dataset, ItemId, LooseText, Sample, SampleText};
 use cnclip_data::tokenizer::{Tokenizer, normalize_dataset_text};
 use cnclip_nn::model::PackedTexts;
 use cnclip_nn::model::clip::{BatchCapacity, Clip};
@@ -30,8 +30,13 @@ use cnclip_nn::model::clip::{BatchCapacity, Clip};
 pub struct TextToEmbed {
     /// Its id.
     pub text_id: ItemId,
-    /// The text.
+    /// The text; a number is its digits, as in the reference.
+    #[serde(deserialize_with = "deserialize_loose_text")]
     pub text: String,
+}
+
+fn deserialize_loose_text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    LooseText::deserialize(from).map(String::from)
 }
 
 /// An image to be encoded, and its location for error messages.

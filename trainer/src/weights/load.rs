@@ -68,7 +68,7 @@ pub fn load_weights(
             continue;
         };
 
-        if stored.shape() == segment.shape {
+        if is_same_shape(stored.shape(), &segment.shape) {
             values.overwrite_with(|values| stored.read_into(values))?;
         } else if let Some(resized) =
             position_embedding::resize_positions(&stored.to_tensor()?, &segment.shape)
@@ -123,7 +123,7 @@ fn tensor_mismatch(
         None => part
             .requires_tensor(name)
             .then(|| format!("`{name}` is missing")),
-        Some(shape) if shape == right => None,
+        Some(shape) if is_same_shape(shape, right) => None,
         Some(shape)
             if name == position_embedding::POSITION_EMBEDDING
                 && position_embedding::can_resize(shape, right) =>
@@ -132,6 +132,12 @@ fn tensor_mismatch(
         }
         Some(shape) => Some(format!("`{name}` is {shape:?}, expected {right:?}")),
     }
+}
+
+/// Whether a tensor takes a stored one: a scalar takes a list of one number too, as PyTorch's `load_state_dict` does.
+/// Some published weights have `logit_scale` so.
+fn is_same_shape(stored: &[usize], expected: &[usize]) -> bool {
+    stored == expected || (expected.is_empty() && stored == [1])
 }
 
 impl ModelPart {
@@ -199,6 +205,23 @@ mod tests {
             (found.values.to_host(), found.buffers.to_host()),
             (trained().values.to_host(), trained().buffers.to_host())
         );
+    }
+
+    #[test]
+    fn a_scalar_takes_a_list_of_one_number_and_of_no_more() {
+        let with_shape = |shape: &[usize]| {
+            changed(|tensors| {
+                let scale = tensors.get_mut("logit_scale").unwrap();
+                scale.shape = shape.to_vec();
+                scale.values.resize(shape.iter().product(), 0.0);
+            })
+        };
+
+        let mut found = params();
+        load_weights(&mut found, &with_shape(&[1]), ModelPart::All).unwrap();
+        assert_eq!(found.values.to_host(), trained().values.to_host());
+        assert!(load_weights(&mut found, &with_shape(&[2]), ModelPart::All).is_err());
+        assert!(load_weights(&mut found, &with_shape(&[1, 1]), ModelPart::All).is_err());
     }
 
     #[test]

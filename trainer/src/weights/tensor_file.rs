@@ -138,6 +138,21 @@ impl TensorFile {
     }
 }
 
+/// What a file of a few words in place of weights is, and what to do about it.
+fn placeholder_advice(first: &[u8]) -> Option<&'static str> {
+    let first = first.trim_ascii_start().to_ascii_lowercase();
+    if first.starts_with(b"version https:") {
+        return Some(
+            "is a pointer of Git LFS and no weights: run `git lfs pull`, and upload the file again",
+        );
+    }
+
+    let is_page = first.starts_with(b"<!doctype") || first.starts_with(b"<html");
+    is_page.then_some(
+        "is a web page and no weights: the download was answered with a page. Fetch it again",
+    )
+}
+
 /// What an object lists, under its own names.
 ///
 /// # Errors
@@ -147,6 +162,10 @@ pub(super) fn list_tensors(store: &Store, name: &str) -> Result<TensorListing> {
     // Sixteen bytes hold the longest signature, the 15 bytes of PyTorch's stream, in one request.
     let first = file.read_range(0..file.size.min(16))?;
     // By content first: files of PyTorch are called `.pt`, `.pth`, `.bin`, or whatever their author liked.
+    if let Some(advice) = placeholder_advice(&first) {
+        return Err(Error::Data(format!("{} {advice}", file.uri())));
+    }
+
     match &first[..] {
         start if start.starts_with(b"PK") => pytorch::list_archive(file),
         start if start.starts_with(&pytorch::LEGACY_MAGIC) => pytorch::list_legacy(Arc::new(file)),

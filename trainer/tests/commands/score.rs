@@ -100,7 +100,7 @@ fn features_that_cannot_be_scored_are_told_by_their_line() {
         (
             0,
             "{\"image_id\": 1, \"feature\": [NaN]}",
-            "line 1, column 29: expected value",
+            "line 1, column 32: invalid type: null, expected f32",
         ),
         (
             0,

@@ -15,6 +15,9 @@ use image::{ColorType, ImageDecoder};
 /// A larger image is refused by its header: Pillow's limit against decompression bombs, twice
 /// `Image.MAX_IMAGE_PIXELS`.
 pub const MAX_IMAGE_PIXELS: usize = 178_956_970;
+/// A longer side is refused too: resizing keeps a row of the result for each row of the image, so that a PNG of one
+/// megabyte could ask for 120 GB. No JPEG, WebP or GIF is larger.
+pub const MAX_IMAGE_SIDE: usize = 65_535;
 
 /// An image in the channels of its file.
 ///
@@ -70,7 +73,8 @@ pub enum DecodeError {
     UnknownFormat(Vec<u8>),
     /// The header announces more pixels than are decoded.
     #[error(
-        "a {format} of {width}×{height} pixels, expected 1 to {MAX_IMAGE_PIXELS} pixels; shrink it, or leave the sample out"
+        "a {format} of {width}×{height} pixels, expected 1 to {MAX_IMAGE_PIXELS} pixels and sides of at most \
+         {MAX_IMAGE_SIDE}; shrink it, or leave the sample out"
     )]
     InvalidSize {
         /// The format found.
@@ -149,7 +153,7 @@ impl EncodedImage<'_> {
     /// Refuses a size before memory is allocated for it.
     fn check_dimensions(self, width: usize, height: usize) -> Result<(), DecodeError> {
         match width.checked_mul(height) {
-            Some(1..=MAX_IMAGE_PIXELS) => Ok(()),
+            Some(1..=MAX_IMAGE_PIXELS) if width.max(height) <= MAX_IMAGE_SIDE => Ok(()),
             _ => Err(DecodeError::InvalidSize {
                 format: self.format,
                 width,

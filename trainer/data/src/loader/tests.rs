@@ -222,7 +222,12 @@ fn made_of(samples: &[(bool, &str)]) -> Store {
         .put("0.tar", tar.into_inner().unwrap().into())
         .unwrap();
 
-    prepare::index_shards(&store, &prepare::PrepareOptions::default(), |_| ()).unwrap();
+    let options = prepare::PrepareOptions {
+        max_skipped_ratio: 1.0,
+        ..prepare::PrepareOptions::default()
+    };
+
+    prepare::index_shards(&store, &options, |_| ()).unwrap();
     store
 }
 

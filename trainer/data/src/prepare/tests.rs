@@ -200,9 +200,9 @@ fn a_line_that_cannot_be_used_is_named_with_what_to_do() {
             "expected the id of the image",
         ),
         (
-            format!("8\t{PNG}\n{good}{good}"),
+            format!("8\t{PNG}\n{good}7\tAAAA\n"),
             text("1", "7"),
-            "image 7 twice, on lines 2 and 3",
+            "image 7 twice, on lines 2 and 3, with different bytes",
         ),
         (
             format!("{good}8\t*\n"),
@@ -214,11 +214,6 @@ fn a_line_that_cannot_be_used_is_named_with_what_to_do() {
             good.clone(),
             text("1", "7") + &text("2", "9"),
             "line 2: text 2 names image 9",
-        ),
-        (
-            good.clone(),
-            text("1", "7") + &text("1", "7"),
-            "gives text 1 twice: ",
         ),
         (
             good.clone(),
@@ -251,6 +246,82 @@ fn a_line_that_cannot_be_used_is_named_with_what_to_do() {
         let error = made_of(&images, &texts).unwrap_err();
         assert!(error.to_string().contains(message), "{error}");
         assert_eq!(error.exit().exit_code(), 65, "{error}");
+    }
+}
+
+#[test]
+fn what_other_programs_write_is_read() {
+    // Python's `encodebytes` breaks lines, which a table has as blanks; the last bits of some encoders are not zero.
+    let broken = format!("{} {}", &PNG[..8], &PNG[8..]);
+    let images = format!("\u{FEFF}7\t{PNG}\r\n7\t{PNG}\n8\t{broken}\n");
+    let text = |id: u32, image: u32| {
+        format!(
+            "{{\"text_id\": {id}, \"text\": \"猫\", \"image_ids\": [{image}], \"score\": NaN}}\n"
+        )
+    };
+
+    let texts = format!("\u{FEFF}{}{}{}", text(1, 7), text(1, 7), text(2, 8));
+    let made = made_of(&images, &texts).unwrap();
+    assert_eq!((made.index.images, made.index.pairs), (2, 2));
+
+    // Each caption with the id of its image.
+    let texts = format!("{}{}", text(7, 7), text(7, 7).replace('猫', "狗"));
+    assert_eq!(made_of(&images, &texts).unwrap().index.pairs, 2);
+}
+
+/// The index of one shard of files, and the error without one.
+fn indexed(files: &[(&str, &[u8])]) -> Result<PreparedDataset> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, bytes) in files {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(bytes.len() as u64);
+        tar.append_data(&mut header, name, *bytes).unwrap();
+    }
+
+    let store = Store::in_memory();
+    store.put("0.tar", tar.into_inner().unwrap().into())?;
+    store.put("._0.tar", "\0\x05\x16\x07".into())?;
+    index_shards(&store, &PrepareOptions::default(), |_| ())
+}
+
+#[test]
+fn shards_that_hold_less_than_they_seem_to_are_not_indexed_in_silence() {
+    let images_alone = indexed(&[("1.png", b"1"), ("1.cls", b"0")]).unwrap();
+    assert_eq!(
+        (images_alone.index.images, images_alone.index.pairs),
+        (1, 0)
+    );
+
+    type Files = &'static [(&'static str, &'static [u8])];
+    let table: [(Files, &str); 3] = [
+        (
+            &[("1.tif", b"1"), ("1.txt", b"x")],
+            "hold no image: files that are no part of a sample are .tif (1), .txt (1)",
+        ),
+        (
+            &[("1.png", b"1"), ("1.txt", b"")],
+            "1 of 1 texts cannot be used",
+        ),
+        (
+            &[("1.png", b"1"), ("2.png", b"1"), ("1.txt", b"x")],
+            "sample 1 do not lie together",
+        ),
+    ];
+
+    for (files, message) in table {
+        let error = indexed(files).unwrap_err();
+        assert!(error.to_string().contains(message), "{error}");
+        assert_eq!(error.exit().exit_code(), 65);
+    }
+}
+
+#[test]
+fn compressed_shards_are_named() {
+    for (name, words) in [("0.tar.gz", "1 shards are compressed"), ("0.tar", "gunzip")] {
+        let store = Store::in_memory();
+        store.put(name, vec![0x1F, 0x8B, 8, 0].into()).unwrap();
+        let error = index_shards(&store, &PrepareOptions::default(), |_| ()).unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
     }
 }
 
@@ -289,7 +360,7 @@ fn an_index_is_not_made_of_torn_shards_or_of_none() {
     assert!(
         error
             .to_string()
-            .contains("00000.tar is torn after 11 samples"),
+            .contains("00000.tar cannot be used, after 11 samples: it ends inside a file"),
         "{error}"
     );
 }

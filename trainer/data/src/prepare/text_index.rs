@@ -1,7 +1,5 @@
 //! The texts of a data set by image, checked against the images that there are. Never changes a text.
 
-use std::collections::HashMap;
-
 use serde::Serialize;
 
 use super::SkippedRecords;
@@ -69,8 +67,8 @@ impl TextIndex {
             Ok(())
         })?;
 
-        check_duplicate_ids(&records, &source, unit)?;
-        records.sort_by(|a, b| a.text_id.cmp(&b.text_id));
+        records.sort_by(|a, b| (&a.text_id, a.number).cmp(&(&b.text_id, b.number)));
+        merge_equal_records(&mut records, &source, unit);
         Ok(Self::from_sorted(records, total_read))
     }
 
@@ -147,19 +145,23 @@ fn check_image_ids(
     )))
 }
 
-fn check_duplicate_ids(records: &[TextRecord], source: &str, unit: &str) -> Result<()> {
-    let mut first_by_id = HashMap::with_capacity(records.len());
-    for record in records {
-        let TextRecord {
-            number, text_id, ..
-        } = record;
-        if let Some(first) = first_by_id.insert(text_id, number) {
-            return Err(Error::Data(format!(
-                "{source} gives text {text_id} twice: {unit} {first} and {unit} {number}. Give each text its own \
-                 text_id; one text may name several images."
-            )));
-        }
-    }
+/// Keeps the first of records that say the same. Others of one id stay apart, as the reference reads them: helpers give
+/// each caption the id of its image.
+fn merge_equal_records(records: &mut Vec<TextRecord>, source: &str, unit: &str) {
+    records
+        .dedup_by(|a, b| a.text_id == b.text_id && a.text == b.text && a.image_ids == b.image_ids);
 
-    Ok(())
+    let repeated = records
+        .windows(2)
+        .find(|pair| pair[0].text_id == pair[1].text_id);
+
+    if let Some([first, second]) = repeated {
+        tracing::warn!(
+            "{source} gives text {} twice: {unit} {} and {unit} {}. Both are trained on; for an evaluation give each \
+             text its own text_id, one text may name several images",
+            first.text_id,
+            first.number,
+            second.number
+        );
+    }
 }

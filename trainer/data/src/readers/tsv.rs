@@ -8,6 +8,7 @@ use super::base64_value::decode_image_value;
 use super::split_layout::{SplitFiles, SplitLocation};
 use super::{DatasetReader, ImageReader, ensure_not_empty};
 use crate::error::{Error, Result};
+use crate::json::strip_byte_order_mark;
 use crate::shard::ItemId;
 
 /// Bytes of an unusable line that its error quotes.
@@ -35,21 +36,65 @@ impl TsvImages {
     /// Finds every image of a file.
     ///
     /// # Errors
-    /// If there is no such file, a line has no id, an id comes twice, or there is no image.
+    /// If there is no such file, a line has no id, an id has two images, or there is no image.
     pub fn open(path: &Path) -> Result<Self> {
         let mut file = File::open(path).map_err(Error::file("open", path))?;
         let mut entries = scan_lines(path, &mut file)?;
         // By line too, so that the error of a duplicate names its lines in their order.
         entries.sort_by(|(a, a_span), (b, b_span)| (a, a_span.line).cmp(&(b, b_span.line)));
-        check_unique_ids(path, &entries)?;
 
         let (ids, spans) = entries.into_iter().unzip();
-        ensure_not_empty(Self {
+        let mut images = Self {
             path: path.to_owned(),
             file,
             ids,
             spans,
-        })
+        };
+
+        images.merge_equal_lines()?;
+        ensure_not_empty(images)
+    }
+
+    /// Keeps the first of lines that are equal: helpers write an image once for each of its texts.
+    ///
+    /// # Errors
+    /// If an id has two images.
+    fn merge_equal_lines(&mut self) -> Result<()> {
+        let mut repeated = Vec::new();
+        for second in 1..self.ids.len() {
+            let first = second - 1;
+            if self.ids[first] != self.ids[second] {
+                continue;
+            }
+
+            if self.read_value(first)? != self.read_value(second)? {
+                return Err(Error::Data(format!(
+                    "{} gives image {} twice, on lines {} and {}, with different bytes. Remove one of them.",
+                    self.path.display(),
+                    self.ids[first],
+                    self.spans[first].line,
+                    self.spans[second].line
+                )));
+            }
+
+            repeated.push(second);
+        }
+
+        remove_sorted(&mut self.ids, &repeated);
+        remove_sorted(&mut self.spans, &repeated);
+        Ok(())
+    }
+
+    /// The base64 of an image.
+    fn read_value(&mut self, index: usize) -> Result<Vec<u8>> {
+        let ValueSpan { start, length, .. } = self.spans[index];
+        let mut text = vec![0; length];
+        self.file
+            .seek(SeekFrom::Start(start))
+            .and_then(|_| self.file.read_exact(&mut text))
+            .map_err(Error::file("read", &self.path))?;
+
+        Ok(text)
     }
 }
 
@@ -67,13 +112,7 @@ impl ImageReader for TsvImages {
     }
 
     fn read_image(&mut self, index: usize) -> Result<Vec<u8>> {
-        let ValueSpan { start, length, .. } = self.spans[index];
-        let mut text = vec![0; length];
-        self.file
-            .seek(SeekFrom::Start(start))
-            .and_then(|_| self.file.read_exact(&mut text))
-            .map_err(Error::file("read", &self.path))?;
-
+        let text = self.read_value(index)?;
         decode_image_value(text, &self.ids[index], || self.location(index))
     }
 }
@@ -95,14 +134,19 @@ fn scan_lines(path: &Path, file: &mut File) -> Result<Vec<(ItemId, ValueSpan)>> 
             break;
         }
 
-        // A file from Windows ends its lines in \r\n; base64 itself has no white space.
-        let trimmed = text.trim_ascii_end();
+        // A file from Windows begins with a byte order mark and ends its lines in \r\n.
+        let begin = match line {
+            1 => text.len() - strip_byte_order_mark(&text).len(),
+            _ => 0,
+        };
+
+        let trimmed = text[begin..].trim_ascii_end();
         if !trimmed.is_empty() {
             let (id, tab) =
                 parse_image_id(trimmed).ok_or_else(|| line_error(path, line, trimmed))?;
             let span = ValueSpan {
                 line,
-                start: offset + tab as u64 + 1,
+                start: offset + (begin + tab) as u64 + 1,
                 length: trimmed.len() - tab - 1,
             };
 
@@ -131,18 +175,15 @@ fn line_error(path: &Path, line: u64, text: &[u8]) -> Error {
     ))
 }
 
-fn check_unique_ids(path: &Path, sorted: &[(ItemId, ValueSpan)]) -> Result<()> {
-    let duplicate = sorted.windows(2).find(|pair| pair[0].0 == pair[1].0);
-    let Some([(id, first), (_, second)]) = duplicate else {
-        return Ok(());
-    };
-
-    Err(Error::Data(format!(
-        "{} gives image {id} twice, on lines {} and {}. Remove one of them.",
-        path.display(),
-        first.line,
-        second.line
-    )))
+/// Removes the items at indices that rise.
+fn remove_sorted<T>(items: &mut Vec<T>, indices: &[usize]) {
+    let mut indices = indices.iter().copied().peekable();
+    let mut index = 0;
+    items.retain(|_| {
+        let is_removed = indices.next_if_eq(&index).is_some();
+        index += 1;
+        !is_removed
+    });
 }
 
 /// The name of a split's image file.

@@ -68,7 +68,9 @@ fn a_shard_with_another_digest_is_not_trusted_whatever_its_length() {
     let cut = |bytes: &[u8]| bytes[..bytes.len() - 2000].to_vec();
     // A whole tar of fewer samples, as another `prepare` would leave it.
     let smaller = |bytes: &[u8]| {
-        let first = tar::read_tar(&Bytes::copy_from_slice(bytes)).0.remove(0);
+        let first = tar::read_tar(&Bytes::copy_from_slice(bytes))
+            .samples
+            .remove(0);
         let mut tar = ::tar::Builder::new(Vec::new());
         let mut header = ::tar::Header::new_ustar();
         header.set_size(first.image.len() as u64);

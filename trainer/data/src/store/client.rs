@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::http::HttpBuilder;
@@ -163,7 +163,9 @@ fn s3_builder(
 
     let start = AmazonS3Builder::new()
         .with_url(root.as_str())
-        .with_retry(retry_config());
+        .with_retry(retry_config())
+        // Objects are removed one at a time, and not every store has the request that removes many.
+        .with_config(AmazonS3ConfigKey::DisableBulkDelete, "true");
 
     let builder = environment.apply(start, AmazonS3Builder::with_config);
     let Some(endpoint) = endpoint else {
@@ -172,8 +174,22 @@ fn s3_builder(
 
     // The path of a request begins with a slash of its own.
     let endpoint = endpoint.trim_end_matches('/');
+    if let Err(error) = Url::parse(endpoint) {
+        return Err(Error::Config(format!(
+            "AWS_ENDPOINT_URL is {endpoint:?}, which is no address: {error}. Expected https://host or \
+             http://host:port."
+        )));
+    }
+
     let bucket = root.host_str().unwrap_or_default();
     let builder = match virtual_host(endpoint, bucket, environment) {
+        // The name of a host cannot end in an IP address.
+        Some(virtual_endpoint) if Url::parse(&virtual_endpoint).is_err() => {
+            return Err(Error::Config(format!(
+                "the bucket {bucket} cannot be put before the host of {endpoint}: \
+                 AWS_VIRTUAL_HOSTED_STYLE_REQUEST needs the name of a host. Unset it, or name the host."
+            )));
+        }
         Some(endpoint) => builder
             .with_endpoint(endpoint)
             .with_virtual_hosted_style_request(true),
@@ -398,9 +414,9 @@ mod tests {
         let table = [
             ("http://127.0.0.1:7070", None, "http://127.0.0.1:7070"),
             (
-                "http://127.0.0.1:7070",
+                "http://minio:9000",
                 Some(virtual_hosted),
-                "http://bucket.127.0.0.1:7070",
+                "http://bucket.minio:9000",
             ),
             (
                 "https://oss-cn-hangzhou.aliyuncs.com",
@@ -442,8 +458,17 @@ mod tests {
         let endpoint = [("AWS_ENDPOINT_URL", "http://127.0.0.1:7070")];
         let outage = [("CNCLIP_STORE_OUTAGE_SECONDS", "an hour")];
         let bundle = [("AWS_CA_BUNDLE", "/absent.pem")];
-        let table: [Row<'_>; 5] = [
+        let address = [
+            ("AWS_ENDPOINT_URL", "http://127.0.0.1:7070"),
+            ("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "true"),
+            ("AWS_ACCESS_KEY_ID", "a"),
+        ];
+
+        let no_address = [("AWS_ENDPOINT_URL", "minio"), ("AWS_ACCESS_KEY_ID", "a")];
+        let table: [Row<'_>; 7] = [
             ("s3://bucket/x", &endpoint, "Set AWS_ACCESS_KEY_ID"),
+            ("s3://bucket/x", &address, "name the host"),
+            ("s3://bucket/x", &no_address, "Expected https://host"),
             ("s3://bucket/x", &outage, "a number of seconds"),
             ("s3://bucket/x", &bundle, "/absent.pem"),
             ("ftp://host/x", &[], "Expected s3://bucket/prefix"),

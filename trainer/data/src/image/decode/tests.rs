@@ -148,3 +148,45 @@ fn crc32(bytes: &[u8]) -> u32 {
         })
     })
 }
+
+#[test]
+fn a_webp_that_announces_metadata_without_holding_any_has_the_same_pixels() {
+    let plain = golden::read_golden_file("usual/webp_lossy.webp");
+    let expected = decode_image(&plain).unwrap();
+    let [width, height] =
+        [expected.width, expected.height].map(|side| (side as u32 - 1).to_le_bytes());
+
+    // Nothing, EXIF, XMP, both.
+    for flags in [0, 8, 4, 12] {
+        let mut extended = b"WEBPVP8X\x0A\0\0\0".to_vec();
+        extended.extend([flags, 0, 0, 0]);
+        extended.extend([&width[..3], &height[..3], &plain[12..]].concat());
+        let length = (extended.len() as u32).to_le_bytes();
+        let file = [&b"RIFF"[..], &length, &extended].concat();
+        assert_eq!(decode_image(&file).unwrap(), expected, "flags {flags}");
+    }
+}
+
+#[test]
+fn a_png_with_a_wrong_checksum_has_the_same_pixels() {
+    let mut png = golden::read_golden_file("usual/png_rgb.png");
+    let expected = decode_image(&png).unwrap();
+    let data = png.windows(4).position(|name| name == b"IDAT").unwrap();
+    let length = u32::from_be_bytes(png[data - 4..data].try_into().unwrap()) as usize;
+
+    png[data + 4 + length] ^= 0xFF;
+    assert_eq!(decode_image(&png).unwrap(), expected);
+    png.truncate(data + 4 + length + 4);
+    assert_eq!(decode_image(&png).unwrap(), expected, "without its end");
+}
+
+#[test]
+fn a_side_of_millions_is_refused_by_the_header() {
+    let mut png = golden::read_golden_file("usual/tiny_1x1.png");
+    for (width, height) in [(1u32, 178_956_970u32), (20, 8_900_000), (60_000_000, 1)] {
+        png[16..20].copy_from_slice(&width.to_be_bytes());
+        png[20..24].copy_from_slice(&height.to_be_bytes());
+        let error = decode_image(&png).unwrap_err();
+        assert!(matches!(error, DecodeError::InvalidSize { .. }), "{error}");
+    }
+}

@@ -126,6 +126,16 @@ fn error_of(format: &Format, records: &Records, damage: impl Fn(&Path)) -> (Stri
     )
 }
 
+/// What is skipped of records that were changed, or of files that were.
+fn skipped_of(format: &Format, records: &Records, damage: impl Fn(&Path)) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    (format.write)(folder.path(), records);
+    damage(folder.path());
+    let made = prepare(format, folder.path(), &Store::in_memory()).unwrap();
+    let prefix = format!("{}/", folder.path().display());
+    made.skipped.examples.join("; ").replace(&prefix, "")
+}
+
 #[test]
 fn images_come_in_the_order_of_their_ids_with_the_bytes_that_were_put_in() {
     for format in &FORMATS {
@@ -215,10 +225,9 @@ fn a_record_that_cannot_be_used_is_named_by_its_place() {
 
         let mut broken = records();
         broken.images[1].1 = "*";
-        let (message, code) = error_of(format, &broken, |_| ());
+        let skipped = skipped_of(format, &broken, |_| ());
         let expected = format!("{image_place}: image b.png is not base64");
-        assert!(message.starts_with(&expected), "{message}");
-        assert_eq!(code, 65);
+        assert!(skipped.contains(&expected), "{skipped}");
     }
 }
 
@@ -252,6 +261,13 @@ fn a_missing_file_and_a_torn_one_are_named() {
                 let bytes = fs::read(folder.join(file)).unwrap();
                 fs::write(folder.join(file), &bytes[..bytes.len() - 8]).unwrap();
             };
+
+            // The last line of a text file is one image of many; a database is torn as a whole.
+            if file == "imgs.tsv" {
+                let skipped = skipped_of(format, &records(), tear);
+                assert!(skipped.contains("imgs.tsv line 5"), "{skipped}");
+                continue;
+            }
 
             let (message, code) = error_of(format, &records(), tear);
             assert!(message.starts_with(file), "{message}");
