@@ -11,6 +11,8 @@ pub enum TrainerExit {
     Data,
     /// Internal error.
     Bug,
+    /// A rank made no progress and was ended: restart.
+    Hang,
     /// Interrupted or failed temporarily, with the state saved if there was any: restart.
     Retry,
     /// Invalid configuration. Not retryable.
@@ -27,6 +29,7 @@ impl TrainerExit {
             Self::Usage => 64,
             Self::Data => 65,
             Self::Bug => 70,
+            Self::Hang => 71,
             Self::Retry => 75,
             Self::Config => 78,
         }
@@ -48,6 +51,7 @@ impl TrainerExit {
             Self::Usage,
             Self::Data,
             Self::Bug,
+            Self::Hang,
             Self::Retry,
             Self::Config,
         ]
@@ -67,6 +71,7 @@ mod tests {
             TrainerExit::Usage,
             TrainerExit::Data,
             TrainerExit::Bug,
+            TrainerExit::Hang,
             TrainerExit::Retry,
             TrainerExit::Config,
         ] {

@@ -60,6 +60,9 @@ pub enum Error {
     /// Stopped on request, with nothing to save.
     #[error("{0}")]
     Stopped(String),
+    /// A rank made no progress.
+    #[error("{0}")]
+    Hang(String),
     /// Another worker of the run was lost, or ended.
     #[error("{0}")]
     WorkerLost(String),
@@ -89,6 +92,7 @@ impl Error {
             Self::File { source, .. } => file_exit(source),
             // The state is saved, or the cause is another worker's, whose exit code decides.
             Self::Interrupted { .. } | Self::Stopped(_) | Self::WorkerLost(_) => TrainerExit::Retry,
+            Self::Hang(_) => TrainerExit::Hang,
             Self::Tensor(_) | Self::Bug(_) => TrainerExit::Bug,
         }
     }
@@ -187,6 +191,7 @@ mod tests {
             (Error::Tensor(candle_core::Error::Msg("x".into())), 70),
             (Error::Interrupted { step: 7 }, 75),
             (Error::Stopped("x".into()), 75),
+            (Error::Hang("x".into()), 71),
             (Error::WorkerLost("x".into()), 75),
             (Error::io_context("write", "/x")(full), 75),
             (Error::io_context("open", "/x")(absent), 78),

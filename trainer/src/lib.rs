@@ -17,6 +17,7 @@ pub mod progress;
 pub mod stage_chain;
 pub mod stop;
 mod text_table;
+mod thread_dump;
 mod threads;
 pub mod train;
 pub mod verify;

@@ -15,19 +15,25 @@ mod stepper;
 mod teacher;
 mod training_run;
 mod validator;
+mod watchdog;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cnclip_compute::collective::Collective;
 use cnclip_compute::tensor::Memory;
+use cnclip_crds::exit_code::TrainerExit;
 use cnclip_crds::trainer_config::TrainConfig;
 use cnclip_distributed::{Communicator, JoinRequest, LocalRanks};
 
 use crate::device_placement;
 use crate::error::{Error, Result};
-use crate::progress::Reporter;
+use crate::progress::{Reporter, logging};
 use crate::stop::StopSignal;
+use crate::thread_dump::dump_threads;
+use crate::threads::spawn_named;
 use training_run::TrainingRun;
+use watchdog::{StuckRun, WatchGuard};
 
 /// Opens the memory in which a rank computes.
 pub type OpenMemory<'a> = &'a (dyn Fn(usize) -> Result<Memory> + Sync);
@@ -67,22 +73,37 @@ pub fn train_stage_with_memory(
     let request = JoinRequest::new(&config.run, &comparable)?;
     let local_ranks = LocalRanks::join_workers(&config.world, &request, &|| stop.is_requested())?;
     let first_rank = |communicator: Arc<Communicator>| {
-        train_rank(config, &communicator, open_memory, reporter, &stop)
+        train_rank(
+            config,
+            &communicator,
+            open_memory,
+            reporter,
+            reporter,
+            &stop,
+        )
     };
 
     // One rank of a process reports and takes its signals; `sync_stop` passes a stop on to the others.
     local_ranks.run_ranks(first_rank, |communicator| {
-        let reporter = Reporter::without_outputs(config.run.clone());
-        train_rank(config, &communicator, open_memory, &reporter, &|| false)
+        let silent = Reporter::without_outputs(config.run.clone());
+        train_rank(
+            config,
+            &communicator,
+            open_memory,
+            &silent,
+            reporter,
+            &|| false,
+        )
     })
 }
 
-/// The stage as one rank sees it.
+/// The stage as one rank sees it. A rank that hangs ends its process, with a report of that.
 fn train_rank(
     config: &TrainConfig,
     communicator: &Arc<Communicator>,
     open_memory: OpenMemory<'_>,
     reporter: &Reporter,
+    process_reporter: &Reporter,
     stop: &dyn StopSignal,
 ) -> Result<()> {
     let rank = communicator.rank();
@@ -90,13 +111,56 @@ fn train_rank(
     stop.begin_saving_state();
     run.report_start(reporter);
 
-    match take_steps(&mut run, reporter, stop) {
-        Ok(()) => run.finish_run(reporter),
-        Err(error) => {
-            run.save_before_exit(&error, reporter);
-            Err(error)
+    let watchdog = run.watchdog();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            if let Some(stuck) = watchdog.watch(communicator) {
+                end_stuck_process(&stuck, communicator, process_reporter);
+            }
+        });
+
+        let _guard = WatchGuard(&watchdog);
+        match take_steps(&mut run, reporter, stop) {
+            Ok(()) => run.finish_run(reporter),
+            Err(error) => {
+                run.save_before_exit(&error, reporter);
+                Err(error)
+            }
         }
-    }
+    })
+}
+
+/// Ends a process in which a rank makes no progress, and with it the run: its main thread cannot.
+fn end_stuck_process(stuck: &StuckRun, communicator: &Communicator, reporter: &Reporter) {
+    end_process_later();
+    let rank = communicator.rank();
+    let message = format!(
+        "rank {rank} made {stuck}. The log has the stacks of all threads; run the same command again: it resumes \
+         from the newest checkpoint"
+    );
+
+    tracing::error!("{message}\n{}", dump_threads());
+    communicator.announce_failure(&message);
+
+    let error = Error::Hang(message);
+    let exit_code = error.exit_code().exit_code().into();
+    reporter.report_failure(&error);
+    logging::flush_process_log();
+    reporter.write_last_message(|| std::process::exit(exit_code));
+}
+
+/// Ends the process whatever happens: what reports a hang may hang too.
+fn end_process_later() {
+    const LAST_MOMENT: Duration = Duration::from_secs(20);
+    let exit_code: i32 = TrainerExit::Hang.exit_code().into();
+    let end = move || {
+        std::thread::sleep(LAST_MOMENT);
+        // SAFETY: ends the process, without the handlers of `exit`, which may wait for locks.
+        unsafe { libc::_exit(exit_code) }
+    };
+
+    // Without the thread, the report itself is what ends the process.
+    let _ = spawn_named("end", end);
 }
 
 /// Trains to the last step of the stage.

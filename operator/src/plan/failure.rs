@@ -164,6 +164,7 @@ fn classify_exit(worker: &WorkerPod, exit_code: Option<i32>, reason: &str) -> Fa
         // A deleted pod ends with 75, 143 or 137, depending on when the signals reach it: the
         // deletion is the cause.
         _ if worker.ends_by.is_some() => FailureClass::PodDeleted,
+        (Some(71), _) => FailureClass::Hang,
         (Some(75), _) => FailureClass::Requeued,
         (Some(143), _) => FailureClass::Terminated,
         (Some(137), _) => FailureClass::Killed,

@@ -17,6 +17,7 @@ use crate::device_group;
 use crate::error::{Error, Origin, RankError, Result};
 use crate::failure_reporter::FailureReporter;
 use crate::gradient_buckets::GradientBuckets;
+use crate::link::WaitTicks;
 use crate::ring::RingCollective;
 use crate::topology::RankTopology;
 
@@ -50,6 +51,7 @@ pub struct Communicator {
     gradient_ring: Mutex<Option<RingCollective>>,
     /// The ranks' devices, where they reach one another by themselves.
     device_group: OnceLock<Arc<DeviceGroup>>,
+    ticks: Arc<WaitTicks>,
 }
 
 /// What a communicator is made of.
@@ -59,6 +61,8 @@ pub(crate) struct CommunicatorParts {
     pub(crate) control: Option<Arc<ControlPlane>>,
     pub(crate) ring: RingCollective,
     pub(crate) gradient_ring: RingCollective,
+    /// Of both rings.
+    pub(crate) ticks: Arc<WaitTicks>,
 }
 
 impl Communicator {
@@ -66,9 +70,13 @@ impl Communicator {
     pub fn single_rank() -> Self {
         let topology = RankTopology::single_rank();
         let abort_state = Arc::default();
-        let ring = || RingCollective::new(topology, None, Arc::clone(&abort_state));
+        let ticks = Arc::default();
+        let ring =
+            || RingCollective::new(topology, None, Arc::clone(&abort_state), Arc::clone(&ticks));
+
         Self::from_parts(CommunicatorParts {
             topology,
+            ticks: Arc::clone(&ticks),
             ring: ring(),
             gradient_ring: ring(),
             abort_state: Arc::clone(&abort_state),
@@ -84,6 +92,7 @@ impl Communicator {
             ring: Mutex::new(parts.ring),
             gradient_ring: Mutex::new(Some(parts.gradient_ring)),
             device_group: OnceLock::new(),
+            ticks: parts.ticks,
         }
     }
 
@@ -106,6 +115,23 @@ impl Communicator {
     /// Sets the step that this rank is at, which messages about failures name.
     pub fn set_step(&self, step: u64) {
         self.abort_state.set_step(step);
+    }
+
+    /// A number that grows while this rank waits for others in a collective over the network or between threads. It
+    /// can be read while the rank waits.
+    pub fn peer_wait_ticks(&self) -> u64 {
+        self.ticks.count()
+    }
+
+    /// Whether ranks wait for each other on their devices, where [`Self::peer_wait_ticks`] does not see it.
+    pub fn waits_on_device(&self) -> bool {
+        self.device_group.get().is_some()
+    }
+
+    /// Announces to all ranks that this one failed: their collectives end.
+    pub fn announce_failure(&self, message: &str) {
+        self.failure_reporter()
+            .report_failure(Origin::Local, message);
     }
 
     /// How long this rank has waited for others so far.

@@ -7,6 +7,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -29,6 +30,21 @@ const LINK_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How much longer than a heartbeat timeout a rank with a broken link waits for the reason, so that the
 /// message about it can arrive.
 const ANNOUNCEMENT_GRACE: Duration = Duration::from_secs(2);
+
+/// Counts while a rank waits for its neighbours: whoever sees it stand still knows that the rank does not wait.
+#[derive(Debug, Default)]
+pub(super) struct WaitTicks(AtomicU64);
+
+impl WaitTicks {
+    fn advance(&self) {
+        // Relaxed: a sign of life, which orders nothing else.
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// A buffer that goes to and fro on a link. Made of `u64`, so that values of every type are aligned in it.
 #[derive(Debug)]
@@ -111,8 +127,9 @@ impl LinkSender {
         &self,
         values: &[T],
         abort_state: &AbortState,
+        ticks: &WaitTicks,
     ) -> Result<(), LinkBroken> {
-        let mut chunk = wait_for_chunk(&self.empty, abort_state)?;
+        let mut chunk = wait_for_chunk(&self.empty, abort_state, ticks)?;
         let bytes: &[u8] = cast_slice(values);
         chunk.reserve_bytes(bytes.len()).copy_from_slice(bytes);
         self.full
@@ -127,9 +144,10 @@ impl LinkReceiver {
         &self,
         expected_len: usize,
         abort_state: &AbortState,
+        ticks: &WaitTicks,
         take: impl FnOnce(&[T]),
     ) -> Result<(), LinkBroken> {
-        let chunk = wait_for_chunk(&self.full, abort_state)?;
+        let chunk = wait_for_chunk(&self.full, abort_state, ticks)?;
         // The neighbour is at another collective: what it sends cannot be used.
         if chunk.byte_len != expected_len * size_of::<T>() {
             return Err(LinkBroken(FailureCause::LinkBroken));
@@ -146,9 +164,11 @@ impl LinkReceiver {
 fn wait_for_chunk(
     chunks: &Receiver<LinkChunk>,
     abort_state: &AbortState,
+    ticks: &WaitTicks,
 ) -> Result<LinkChunk, LinkBroken> {
     let start = Instant::now();
     loop {
+        ticks.advance();
         match chunks.recv_timeout(LINK_POLL_INTERVAL) {
             Ok(chunk) => return Ok(chunk),
             Err(RecvTimeoutError::Timeout)

@@ -148,9 +148,16 @@ impl LocalRanks {
 
         let communicator = |device: usize| {
             let topology = topology.rank_topology(device);
-            let [ring, gradient_ring] = rings
-                .each_mut()
-                .map(|links| RingCollective::new(topology, links.next(), Arc::clone(&abort_state)));
+            let ticks = Arc::default();
+            let [ring, gradient_ring] = rings.each_mut().map(|links| {
+                let links = links.next();
+                RingCollective::new(
+                    topology,
+                    links,
+                    Arc::clone(&abort_state),
+                    Arc::clone(&ticks),
+                )
+            });
 
             Communicator::from_parts(CommunicatorParts {
                 topology,
@@ -158,6 +165,7 @@ impl LocalRanks {
                 control: control.clone(),
                 ring,
                 gradient_ring,
+                ticks,
             })
         };
 

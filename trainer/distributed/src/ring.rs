@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytemuck::Pod;
 
 use crate::abort_state::{AbortState, WorkerFailure};
-use crate::link::{CHUNK_BYTES, LinkBroken, LinkReceiver, LinkSender};
+use crate::link::{CHUNK_BYTES, LinkBroken, LinkReceiver, LinkSender, WaitTicks};
 use crate::topology::{RankTopology, ranks_of_worker};
 
 /// One rank's place in a ring.
@@ -26,6 +26,7 @@ pub(super) struct RingCollective {
     topology: RankTopology,
     links: Option<RingLinks>,
     abort_state: Arc<AbortState>,
+    ticks: Arc<WaitTicks>,
     wait_time: Duration,
 }
 
@@ -42,11 +43,13 @@ impl RingCollective {
         topology: RankTopology,
         links: Option<RingLinks>,
         abort_state: Arc<AbortState>,
+        ticks: Arc<WaitTicks>,
     ) -> Self {
         Self {
             topology,
             links,
             abort_state,
+            ticks,
             wait_time: Duration::ZERO,
         }
     }
@@ -142,7 +145,7 @@ impl RingCollective {
             let outgoing_chunk = take_chunk(&mut outgoing, chunk_len);
             let incoming_chunk = take_chunk(&mut incoming, chunk_len);
             if let Some(chunk) = outgoing_chunk.clone() {
-                next.send_values(&values[chunk], &self.abort_state)?;
+                next.send_values(&values[chunk], &self.abort_state, &self.ticks)?;
             }
 
             let Some(chunk) = incoming_chunk else {
@@ -155,9 +158,9 @@ impl RingCollective {
             };
 
             let start = Instant::now();
-            let received = previous.receive_values(chunk.len(), &self.abort_state, |received| {
-                merge(&mut values[chunk], received)
-            });
+            let take = |received: &[T]| merge(&mut values[chunk.clone()], received);
+            let received =
+                previous.receive_values(chunk.len(), &self.abort_state, &self.ticks, take);
 
             self.wait_time += start.elapsed();
             received?;

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use cnclip::error::Error;
-use cnclip::progress::Reporter;
+use cnclip::progress::{Reporter, logging};
 use cnclip::stop::StopSignal;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -89,6 +89,7 @@ fn end_process(reporter: &Weak<Reporter>, number: i32) -> ! {
     ));
 
     let exit_code = error.exit_code().exit_code().into();
+    logging::flush_process_log();
     if let Some(reporter) = reporter.upgrade() {
         reporter.report_failure(&error);
         reporter.write_last_message(|| std::process::exit(exit_code));

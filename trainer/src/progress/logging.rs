@@ -2,9 +2,9 @@
 //! Never blocks the thread that logs on a slow reader.
 
 use std::io::{IsTerminal, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use indicatif::MultiProgress;
@@ -17,6 +17,9 @@ use crate::threads::spawn_named;
 const QUEUE_CAPACITY: usize = 1024;
 /// How long the end of the process waits for the last line to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// For ends of the process that drop nothing.
+static PROCESS_LOG: OnceLock<SyncSender<LogCommand>> = OnceLock::new();
 
 enum LogCommand {
     Line(Vec<u8>),
@@ -38,6 +41,8 @@ impl ProcessLog {
     pub fn init_logging() -> std::io::Result<Self> {
         let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
         let (writer, commands) = spawn_log_writer(std::io::stderr(), bars.clone())?;
+        // A second log is refused below.
+        let _ = PROCESS_LOG.set(commands.clone());
         let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
         let log = tracing_subscriber::fmt()
             .with_env_filter(filter.from_env_lossy())
@@ -66,6 +71,13 @@ impl ProcessLog {
 impl Drop for ProcessLog {
     fn drop(&mut self) {
         flush_log(&self.commands);
+    }
+}
+
+/// Waits until what was logged is written: for a process that is about to end without dropping its log.
+pub fn flush_process_log() {
+    if let Some(commands) = PROCESS_LOG.get() {
+        flush_log(commands);
     }
 }
 

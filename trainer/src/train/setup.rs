@@ -117,7 +117,5 @@ fn start_run(
     let rank_sync = RankSync::new(communicator.clone(), config.global_batch_size as usize)?;
     let progress = RunProgress::new(training.total_steps, training.steps_per_epoch, resumed);
 
-    Ok(TrainingRun::new(
-        training, plan, stepper, progress, rank_sync, saver, loader,
-    ))
+    TrainingRun::new(training, plan, stepper, progress, rank_sync, saver, loader)
 }

@@ -1,5 +1,6 @@
 //! A run between two steps: the parts of one stage on one rank, and what the training loop does with them.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use cnclip_compute::collective::Collective;
@@ -14,6 +15,7 @@ use super::resolved_training::ResolvedTraining;
 use super::run_progress::RunProgress;
 use super::stepper::{StepOutcome, Stepper};
 use super::validator::Validator;
+use super::watchdog::{RunPhase, Watchdog};
 use crate::checkpoint::{
     CONFIG_FILE, CheckpointSnapshot, HISTORY_FILE, MOMENTS_FILE, STATE_FILE,
     UNAVERAGED_WEIGHTS_FILE, WEIGHTS_FILE,
@@ -38,10 +40,14 @@ pub(super) struct TrainingRun {
     saved_step: Option<u64>,
     /// A checkpoint was due while another was being written.
     is_checkpoint_pending: bool,
+    watchdog: Arc<Watchdog>,
 }
 
 impl TrainingRun {
     /// Puts the parts together.
+    ///
+    /// # Errors
+    /// If the environment sets the watchdog to something that is no number.
     pub(super) fn new(
         training: ResolvedTraining<'_>,
         plan: PlannedBatch,
@@ -50,8 +56,11 @@ impl TrainingRun {
         rank_sync: RankSync,
         saver: CheckpointSaver,
         loader: DataLoader,
-    ) -> Self {
-        Self {
+    ) -> Result<Self> {
+        let watchdog = Watchdog::new(rank_sync.communicator().waits_on_device())?;
+
+        Ok(Self {
+            watchdog: Arc::new(watchdog),
             plan,
             dataset_digest: training.dataset_digest().to_owned(),
             stepper,
@@ -63,7 +72,12 @@ impl TrainingRun {
             last_snapshot: Instant::now(),
             saved_step: None,
             is_checkpoint_pending: false,
-        }
+        })
+    }
+
+    /// What notices that this rank makes no progress.
+    pub(super) fn watchdog(&self) -> Arc<Watchdog> {
+        self.watchdog.clone()
     }
 
     fn config(&self) -> &TrainConfig {
@@ -139,7 +153,9 @@ impl TrainingRun {
         // Waiting for the loader is included, or the rate would hide a data bottleneck.
         let start = Instant::now();
         let step = self.progress.step();
+        self.watchdog.enter(RunPhase::Load, step);
         let batch = self.wait_for_batch(stop)?;
+        self.watchdog.enter(RunPhase::Step, step);
         let communicator = self.rank_sync.communicator();
         let samples = batch.sample_ids.len() * communicator.world_size();
 
@@ -251,6 +267,8 @@ impl TrainingRun {
             return Ok(());
         };
 
+        self.watchdog
+            .enter(RunPhase::Validate, self.progress.step());
         // Until it is made, a state that is saved owes it.
         self.progress.set_validation_owed(true);
 
@@ -287,6 +305,7 @@ impl TrainingRun {
             return Ok(());
         }
 
+        self.watchdog.enter(RunPhase::Save, self.progress.step());
         // One copy of the model at a time: memory is planned for no more.
         self.saver.finish_write(reporter)?;
         let snapshot = self.take_snapshot()?;
@@ -374,6 +393,7 @@ impl TrainingRun {
     /// # Errors
     /// If it could not be written, or a rank is lost.
     pub(super) fn finish_checkpoint(&mut self, reporter: &Reporter) -> Result<()> {
+        self.watchdog.enter(RunPhase::Save, self.progress.step());
         self.saver.finish(self.progress.history(), reporter)?;
         // All wait for rank 0's upload: a worker that ended earlier would be taken for lost.
         Ok(self.rank_sync.communicator().barrier()?)

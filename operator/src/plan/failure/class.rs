@@ -19,6 +19,8 @@ pub enum FailureClass {
     Killed,
     /// Any other signal.
     Crashed,
+    /// A worker made no progress and was ended (exit code 71).
+    Hang,
     /// The trainer requested a restart (exit code 75).
     Requeued,
     /// SIGTERM before the state was saved (exit code 143).
@@ -54,7 +56,7 @@ pub enum RetryBudget {
 
 impl FailureClass {
     /// Every class, in the order of declaration.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Usage,
         Self::Config,
         Self::Data,
@@ -63,6 +65,7 @@ impl FailureClass {
         Self::OutOfMemory,
         Self::Killed,
         Self::Crashed,
+        Self::Hang,
         Self::Requeued,
         Self::Terminated,
         Self::Preempted,
@@ -86,6 +89,7 @@ impl FailureClass {
             Self::OutOfMemory => "OutOfMemory",
             Self::Killed => "Killed",
             Self::Crashed => "Crashed",
+            Self::Hang => "Hang",
             Self::Requeued => "Requeued",
             Self::Terminated => "Terminated",
             Self::Preempted => "Preempted",
@@ -111,7 +115,8 @@ impl FailureClass {
             Self::Bug | Self::OutOfMemory | Self::Killed | Self::Crashed => {
                 RetryBudget::Application
             }
-            Self::Requeued
+            Self::Hang
+            | Self::Requeued
             | Self::Terminated
             | Self::Preempted
             | Self::Evicted

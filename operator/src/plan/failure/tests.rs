@@ -111,6 +111,13 @@ fn every_end_has_its_class_and_its_budget() {
         (
             None,
             false,
+            ended_state(71, "Error", ""),
+            "Hang",
+            Infrastructure,
+        ),
+        (
+            None,
+            false,
             ended_state(75, "Error", ""),
             "Requeued",
             Infrastructure,
@@ -366,6 +373,12 @@ fn of_several_failed_workers_the_root_cause_is_reported() {
             vec![worker_ended(0, 75, 2), worker_ended(1, 75, 1)],
             2,
             Some((FailureClass::Requeued, 1)),
+        ),
+        (
+            "made no progress, which the others saw a second earlier",
+            vec![worker_ended(0, 75, 1), worker_ended(1, 71, 2)],
+            3,
+            Some((FailureClass::Hang, 1)),
         ),
         (
             "a cause is not waited for",
