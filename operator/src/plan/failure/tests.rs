@@ -297,7 +297,7 @@ fn of_several_failed_workers_the_root_cause_is_reported() {
         ..running(index)
     };
 
-    let rows: [(&str, Vec<WorkerPod>, i64, Option<Cause>); 13] = [
+    let rows: [(&str, Vec<WorkerPod>, i64, Option<Cause>); 14] = [
         (
             "what no restart cures, though another was first",
             vec![worker_ended(0, 137, 1), worker_ended(1, 78, 3)],
