@@ -133,7 +133,7 @@ impl HubClient {
         }
 
         if file.ends_with(INDEX_SUFFIX) {
-            self.fetch_shards(uri, &commit, &path).await?;
+            self.fetch_shards(uri, &commit, &path, &held).await?;
         }
 
         // The root of the commit, where config.json is: the file may lie in folders below it.
@@ -150,9 +150,23 @@ impl HubClient {
         })
     }
 
-    async fn fetch_shards(&self, uri: &str, commit: &ApiRepo, index: &Path) -> Result<()> {
+    /// Fetches the files that an index names. `held` are those of the repository: another name could lead out of the
+    /// folder of the cache.
+    async fn fetch_shards(
+        &self,
+        uri: &str,
+        commit: &ApiRepo,
+        index: &Path,
+        held: &[&str],
+    ) -> Result<()> {
         let bytes = std::fs::read(index).map_err(Error::io_context("read", index))?;
         for shard in list_shard_files(uri, &bytes)? {
+            if !held.contains(&shard.as_str()) {
+                return Err(Error::Data(format!(
+                    "the index {uri} names {shard:?}, which the repository does not hold"
+                )));
+            }
+
             commit
                 .get(&shard)
                 .await

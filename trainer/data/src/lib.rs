@@ -9,6 +9,7 @@ pub mod order;
 pub mod prepare;
 pub mod readers;
 mod recent_cache;
+pub mod redact;
 pub mod shard;
 pub mod skip_budget;
 pub mod split;

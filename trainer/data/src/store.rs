@@ -12,6 +12,7 @@ mod uri;
 
 use std::future::Future;
 use std::ops::Range;
+use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -24,7 +25,6 @@ pub use reader::ObjectReader;
 use retry::RequestRetry;
 pub use runtime::block_on;
 pub use upload::ObjectWriter;
-pub use uri::redact_uri;
 
 /// Larger objects are transferred in parts of this size, so that no single request can take long: a timeout then
 /// means that the store is slow, not that the object is large.
@@ -369,6 +369,35 @@ impl Store {
         };
 
         self.wait_for(async move { request.run(delete).await })
+    }
+
+    /// Removes everything below this store. In a folder of this machine also what killed uploads left behind, which is
+    /// not listed and would fill the volume.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    pub fn delete_all(&self) -> Result<()> {
+        self.ensure_writable("")?;
+        if let Some(folder) = self.local_folder() {
+            return match std::fs::remove_dir_all(&folder) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(Error::file("remove", &folder)(error))
+                }
+                _ => Ok(()),
+            };
+        }
+
+        for entry in self.list_objects()? {
+            self.delete(&entry.name)?;
+        }
+
+        Ok(())
+    }
+
+    /// The folder, if it is one of this machine.
+    fn local_folder(&self) -> Option<PathBuf> {
+        let is_local = self.writes.to_string().starts_with("LocalFileSystem");
+        is_local.then(|| FilePath::new("/").join(self.prefix.as_ref()))
     }
 
     fn object_path(&self, name: &str) -> Path {

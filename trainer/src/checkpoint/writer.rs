@@ -177,11 +177,7 @@ impl CheckpointTarget {
     fn remove_checkpoint(&self, place: CheckpointId) -> Result<()> {
         let folder = self.store.join_prefix(&place.folder_name());
         folder.delete(MANIFEST_FILE)?;
-        for entry in folder.list_objects()? {
-            folder.delete(&entry.name)?;
-        }
-
-        Ok(())
+        Ok(folder.delete_all()?)
     }
 }
 

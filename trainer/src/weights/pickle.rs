@@ -5,6 +5,8 @@
 //! why `torch.load` of an untrusted file runs untrusted code. Here opcodes only build a tree of
 //! [`Object`]s; of its calls, those that PyTorch rebuilds tensors with are recognised by name.
 
+mod limits;
+
 use std::collections::BTreeMap;
 use std::io::BufRead;
 
@@ -36,10 +38,14 @@ pub(super) struct TorchStorage {
 ///
 /// # Errors
 /// If it ends early, or has parts that no weights have.
-pub(super) fn read_object(reader: &mut impl BufRead) -> Result<Object, candle_core::Error> {
+pub(super) fn read_object(reader: &mut impl BufRead) -> Result<Object, String> {
+    // candle trusts the lengths that a file declares, and builds whatever it says.
+    let bytes = limits::read_bounded(reader)?;
     let mut stack = Stack::empty();
-    stack.read_loop(reader)?;
-    stack.finalize()
+    let built = stack.read_loop(&mut &bytes[..]);
+    built
+        .and_then(|()| stack.finalize())
+        .map_err(|error| error.to_string())
 }
 
 /// The arrays of a state dict, which lies at the top or under `state_dict`, or of a module and the

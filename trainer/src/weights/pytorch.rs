@@ -48,7 +48,7 @@ pub(super) fn list_archive(file: TensorFile) -> Result<TensorListing> {
         .map_err(|error| damaged(error.to_string()))?;
 
     let object = pickle::read_object(&mut BufReader::new(entry));
-    let object = object.map_err(|error| damaged(error.to_string()))?;
+    let object = object.map_err(damaged)?;
     let file = Arc::new(file.with_archive(archive));
     let folder = objects.trim_end_matches(".pkl");
 
@@ -70,7 +70,7 @@ pub(super) fn list_legacy(file: Arc<TensorFile>) -> Result<TensorListing> {
     skipped.map_err(|error| damaged(error.to_string()))?;
     // Each object is a pickle of its own: after the magic number the protocol version, the writer's byte
     // order and integer sizes, the state dict, and the keys of the storages in the order of their bytes.
-    let mut next = || pickle::read_object(&mut reader).map_err(|error| damaged(error.to_string()));
+    let mut next = || pickle::read_object(&mut reader).map_err(&damaged);
     let _protocol = next()?;
     let _system = next()?;
     let object = next()?;

@@ -9,7 +9,7 @@ use object_store::client::HttpError;
 
 use cnclip_crds::exit_code::TrainerExit;
 
-use crate::store::redact_uri;
+use crate::redact::redact_uri;
 
 /// What kind of answer came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,8 +16,9 @@ use url::Url;
 
 use super::Store;
 use super::retry::{DEFAULT_OUTAGE, RequestRetry};
-use super::uri::{StoreLocation, invalid_uri, parse_uri, redact_uri};
+use super::uri::{StoreLocation, invalid_uri, parse_uri};
 use crate::error::{Error, Result, StoreError, StoreVerb};
+use crate::redact::redact_uri;
 
 /// The client itself repeats a request this long, for a store that restarts; what lasts longer is repeated from the
 /// start, with new credentials and a new signature.

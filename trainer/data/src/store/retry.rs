@@ -11,6 +11,7 @@ use object_store::retry::{RetryContext, RetryFailure, RetryPolicy};
 use tokio::time::Instant;
 
 use crate::error::{StoreError, StoreErrorKind, StoreVerb};
+use crate::redact::redact_uri;
 
 /// An outage that is ridden out, from the first request that fails: longer than the half hour in which stores and
 /// networks are usually repaired.
@@ -188,7 +189,7 @@ impl OutageLog {
     }
 
     fn log_end(&self, verb: StoreVerb, uri: &str) {
-        let uri = crate::store::redact_uri(uri);
+        let uri = redact_uri(uri);
         tracing::info!("could {verb} {uri} after {} s", self.elapsed().as_secs());
     }
 }

@@ -106,3 +106,23 @@ fn a_thread_of_an_async_runtime_may_wait_too() {
     runtime.block_on(async { store.put("x", Bytes::new()).unwrap() });
     assert_eq!(store.list_objects().unwrap().len(), 1);
 }
+
+#[test]
+fn what_a_killed_upload_left_behind_is_removed_with_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let on_disk = Store::open(folder.path().to_str().unwrap()).unwrap();
+    for store in [Store::in_memory(), on_disk] {
+        store.put("old/a/b", "x".into()).unwrap();
+        store.put("kept", "x".into()).unwrap();
+        let staged = folder.path().join("old/weights#1");
+        if staged.parent().is_some_and(std::path::Path::exists) {
+            std::fs::write(&staged, "half").unwrap();
+        }
+
+        store.join_prefix("old").delete_all().unwrap();
+        store.join_prefix("absent").delete_all().unwrap();
+        let names: Vec<_> = store.list_objects().unwrap();
+        assert_eq!(names.len(), 1);
+        assert!(!staged.exists());
+    }
+}

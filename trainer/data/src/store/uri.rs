@@ -8,6 +8,7 @@ use object_store::path::Path;
 use url::Url;
 
 use crate::error::{Error, Result};
+use crate::redact::redact_uri;
 
 /// What a URI names.
 #[derive(Debug)]
@@ -43,39 +44,6 @@ pub(super) fn parse_uri(uri: &str) -> Result<StoreLocation> {
         known if OBJECT_SCHEMES.contains(&known) => parse_object_uri(uri, &scheme, rest),
         _ => Err(invalid_uri(uri, "its scheme is not one we read")),
     }
-}
-
-/// A URI without what may be a secret: the password of a user, and the query, which is where signatures are.
-///
-/// ```
-/// use cnclip_data::store::redact_uri;
-///
-/// assert_eq!(redact_uri("https://me:secret@host/a?sig=x"), "https://***@host/a?***");
-/// assert_eq!(redact_uri("s3://bucket/a?b#c"), "s3://bucket/a?b#c", "a key, to the letter");
-/// ```
-pub fn redact_uri(uri: &str) -> String {
-    let Some((scheme, rest)) = uri.split_once("://") else {
-        return uri.to_owned();
-    };
-
-    let is_web = matches!(scheme.to_ascii_lowercase().as_str(), "http" | "https");
-    let (authority, path) = match rest.split_once('/') {
-        Some((authority, path)) => (authority, format!("/{path}")),
-        None => (rest, String::new()),
-    };
-
-    // In `abfs://container@account` the part before the `@` is a name and no secret.
-    let authority = match authority.rsplit_once('@') {
-        Some((user, host)) if is_web || user.contains(':') => format!("***@{host}"),
-        _ => authority.to_owned(),
-    };
-
-    let path = match path.split_once('?') {
-        Some((path, _)) if is_web => format!("{path}?***"),
-        _ => path,
-    };
-
-    format!("{scheme}://{authority}{path}")
 }
 
 fn parse_path(path: &str) -> Result<StoreLocation> {
