@@ -121,22 +121,28 @@ fn compile(source: &Path, out: &Path) -> Result<Compiled, String> {
         |home| PathBuf::from(home).join("bin/nvcc"),
     );
 
+    let target = out.join(&name).with_extension("fatbin");
     let done = Command::new(&compiler)
-        .args(["-fatbin", "-std=c++17", "-O3", "-Werror", "all-warnings", "-Xptxas", "-v"])
+        .arg("-fatbin")
+        .arg("-std=c++17")
+        .arg("-O3")
+        .args(["-Werror", "all-warnings"])
+        .args(["-Xptxas", "-v"])
         .args(["-gencode", "arch=compute_90a,code=sm_90a"])
         .args(["-gencode", "arch=compute_80,code=compute_80"])
         .args(["-I", HEADERS])
         .arg("-o")
-        .arg(out.join(&name).with_extension("fatbin"))
+        .arg(target)
         .arg(source)
-        .output()
-        .map_err(|error| {
-            let compiler = compiler.display();
-            format!(
-                "cannot run {compiler}: {error}. The feature `cuda` needs NVIDIA's compiler 13.0 or \
-                 newer: set CUDA_HOME to a toolkit, or to what packaging/cuda/toolkit prints"
-            )
-        })?;
+        .output();
+
+    let done = done.map_err(|error| {
+        let compiler = compiler.display();
+        format!(
+            "cannot run {compiler}: {error}. The feature `cuda` needs NVIDIA's compiler 13.0 or \
+             newer: set CUDA_HOME to a toolkit, or to what packaging/cuda/toolkit prints"
+        )
+    })?;
 
     let words = String::from_utf8_lossy(&done.stderr).into_owned();
     match done.status.success() {

@@ -28,6 +28,9 @@ const WEIGHTS_FILE_NAMES: [&str; 4] = [
     "pytorch_model.bin.index.json",
 ];
 
+/// What the names of such files end with.
+const WEIGHTS_ENDINGS: [&str; 5] = [".safetensors", ".pt", ".pth", ".bin", INDEX_SUFFIX];
+
 /// Weights, and what is known of their origin.
 #[derive(Debug)]
 pub struct ResolvedWeights {
@@ -155,16 +158,16 @@ fn resolve_uri(uri: &str, proven: &[&str]) -> Result<ResolvedWeights> {
 fn find_weights_file(uri: &str) -> Result<Option<(Store, &str)>> {
     let (folder, name) = uri.rsplit_once('/').unwrap_or(("", uri));
     let is_bucket = folder.ends_with(":/");
-    let may_be_file = name.contains('.') && !matches!(name, "." | "..");
-    if is_bucket || !may_be_file {
+    let is_folder = matches!(name, "." | "..");
+    let has_ending = name.contains('.');
+    if is_bucket || is_folder || !has_ending {
         return Ok(None);
     }
 
     let (parent, name) = Store::open_parent(uri)?;
-    let endings = [".safetensors", ".pt", ".pth", ".bin", INDEX_SUFFIX];
-    let is_file =
-        endings.iter().any(|ending| name.ends_with(ending)) || parent.object_size(name)?.is_some();
+    let is_known = WEIGHTS_ENDINGS.iter().any(|ending| name.ends_with(ending));
 
+    let is_file = is_known || parent.object_size(name)?.is_some();
     Ok(is_file.then_some((parent, name)))
 }
 

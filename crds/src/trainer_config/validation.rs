@@ -51,13 +51,13 @@ impl TrainConfig {
     }
 
     fn minimum_problems(&self) -> Vec<FieldProblem> {
-        let (length_field, length) = match self.length {
-            TrainingLength::Epochs(epochs) => ("epochs", epochs),
-            TrainingLength::Steps(steps) => ("steps", steps),
+        let length = match self.length {
+            TrainingLength::Epochs(epochs) => Minimum::new("epochs", epochs, 1),
+            TrainingLength::Steps(steps) => Minimum::new("steps", steps, 1),
         };
 
         let mut minimums = vec![
-            Minimum::new(length_field, length, 1),
+            length,
             Minimum::new("globalBatchSize", self.global_batch_size, 2),
             Minimum::new("maxSkippedSteps", self.max_skipped_steps, 0),
             Minimum::new("optimizer.warmupSteps", self.optimizer.warmup_steps, 0),

@@ -50,15 +50,18 @@ pub fn validate_stage_config(index: usize, config: &TrainConfig) -> Result<(), S
 
 /// The path in a manifest of a field of the trainer configuration of one of its stages.
 fn manifest_path(stage_index: usize, config_path: &str) -> String {
-    match config_path.split_once('.').unwrap_or((config_path, "")) {
-        ("model", field) => format!("spec.model.custom.{field}"),
-        ("contextLength", _) => "spec.model.contextLength".to_owned(),
-        ("world", _) => "spec.workers".to_owned(),
-        ("checkpoint" | "reportEverySteps" | "maxSkippedPercent", _) => {
-            format!("spec.{config_path}")
-        }
-        ("optimizer", field) => format!("spec.stages[{stage_index}].{field}"),
-        _ => format!("spec.stages[{stage_index}].{config_path}"),
+    let stage = format!("spec.stages[{stage_index}]");
+    let (group, field) = config_path.split_once('.').unwrap_or((config_path, ""));
+
+    match group {
+        "model" => format!("spec.model.custom.{field}"),
+        "contextLength" => "spec.model.contextLength".to_owned(),
+        "world" => "spec.workers".to_owned(),
+        "checkpoint" => format!("spec.{config_path}"),
+        "reportEverySteps" => format!("spec.{config_path}"),
+        "maxSkippedPercent" => format!("spec.{config_path}"),
+        "optimizer" => format!("{stage}.{field}"),
+        _ => format!("{stage}.{config_path}"),
     }
 }
 
@@ -88,10 +91,11 @@ pub fn validate_evaluation(spec: &CnClipEvaluationSpec) -> Result<(), StatusReas
 fn validate_gate(gate: &GateSpec, tasks: &[TaskSpec]) -> Result<(), StatusReason> {
     let Some(task) = tasks.iter().find(|task| task.name == gate.task) else {
         let known: Vec<_> = tasks.iter().map(|task| task.name.as_str()).collect();
+
+        let known = known.join(", ");
+        let found = &gate.task;
         return Err(invalid_spec(format!(
-            "spec.gate.task must be the name of one of spec.tasks ({}), found {:?}",
-            known.join(", "),
-            gate.task
+            "spec.gate.task must be the name of one of spec.tasks ({known}), found {found:?}"
         )));
     };
 
@@ -102,8 +106,11 @@ fn validate_gate(gate: &GateSpec, tasks: &[TaskSpec]) -> Result<(), StatusReason
         )));
     }
 
-    let percent =
-        |text: &str| parse_decimal(text).is_some_and(|found| (0.0..=100.0).contains(&found));
+    let percent = |text: &str| {
+        let found = parse_decimal(text);
+        found.is_some_and(|found| (0.0..=100.0).contains(&found))
+    };
+
     match (&gate.at_least, &gate.not_worse_than) {
         (Some(least), None) if percent(least) => Ok(()),
         (None, Some(baseline)) if percent(&baseline.tolerance) => Ok(()),

@@ -115,13 +115,27 @@ fn accepted_condition(phase: &Phase, generation: Option<i64>) -> ConditionFields
 }
 
 fn running_condition(phase: &Phase) -> ConditionFields {
-    let (status, reason, message) = match phase {
-        Phase::Running(message) => ("True", "StageRunning", message.clone()),
-        Phase::Waiting(cause) => ("False", cause.reason, cause.message.clone()),
-        Phase::Rejected(_) => ("False", "Rejected", String::new()),
-        Phase::Suspended(message) => ("False", "Suspended", message.clone()),
-        Phase::Complete(_) => ("False", "Complete", String::new()),
-        Phase::Failed(_) => ("False", "Failed", String::new()),
+    let reason = match phase {
+        Phase::Running(_) => "StageRunning",
+        Phase::Waiting(cause) => cause.reason,
+        Phase::Rejected(_) => "Rejected",
+        Phase::Suspended(_) => "Suspended",
+        Phase::Complete(_) => "Complete",
+        Phase::Failed(_) => "Failed",
+    };
+
+    let message = match phase {
+        Phase::Running(message) => message,
+        Phase::Waiting(cause) => &cause.message,
+        Phase::Suspended(message) => message,
+        Phase::Rejected(_) => "",
+        Phase::Complete(_) => "",
+        Phase::Failed(_) => "",
+    };
+
+    let status = match phase {
+        Phase::Running(_) => "True",
+        _ => "False",
     };
 
     condition_fields(condition::RUNNING, status, reason, message)

@@ -305,22 +305,17 @@ fn check_not_empty(
 
 fn list_shard_names(store: &Store) -> Result<Vec<String>> {
     let objects = store.list_objects()?;
-    let ends_with = |name: &str, ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
-    // `._00000.tar` is what macOS adds to `00000.tar`.
-    let is_hidden = |name: &str| {
-        name.rsplit('/')
-            .next()
-            .is_some_and(|file| file.starts_with('.'))
-    };
-    let names = objects.into_iter().map(|object| object.name);
-    let (names, others): (Vec<_>, Vec<_>) = names
-        .filter(|name| !is_hidden(name))
-        .partition(|name| name.ends_with(".tar"));
+    let names = objects
+        .into_iter()
+        .map(|object| object.name)
+        .filter(|name| !is_hidden_file(name));
 
-    let compressed = others
+    let (names, others): (Vec<_>, Vec<_>) = names.partition(|name| name.ends_with(".tar"));
+    let compressed: Vec<_> = others
         .iter()
-        .filter(|name| ends_with(name, &[".tar.gz", ".tgz", ".tar.zst", ".tar.bz2"]));
-    let compressed: Vec<_> = compressed.map(|name| store.object_uri(name)).collect();
+        .filter(|name| is_compressed_tar(name))
+        .map(|name| store.object_uri(name))
+        .collect();
 
     if let Some(first) = compressed.first() {
         return Err(Error::Config(format!(
@@ -338,6 +333,17 @@ fn list_shard_names(store: &Store) -> Result<Vec<String>> {
     }
 
     Ok(names)
+}
+
+/// `._00000.tar` is what macOS adds to `00000.tar`.
+fn is_hidden_file(name: &str) -> bool {
+    let file = name.rsplit('/').next();
+    file.is_some_and(|file| file.starts_with('.'))
+}
+
+fn is_compressed_tar(name: &str) -> bool {
+    const ENDINGS: [&str; 4] = [".tar.gz", ".tgz", ".tar.zst", ".tar.bz2"];
+    ENDINGS.iter().any(|ending| name.ends_with(ending))
 }
 
 fn index_shard(

@@ -13,7 +13,9 @@ pub fn redact_uri(uri: &str) -> String {
         return uri.to_owned();
     };
 
-    let is_web = matches!(scheme.to_ascii_lowercase().as_str(), "http" | "https");
+    let lowercase = scheme.to_ascii_lowercase();
+    let is_web = matches!(lowercase.as_str(), "http" | "https");
+
     let (authority, path) = match rest.split_once('/') {
         Some((authority, path)) => (authority, format!("/{path}")),
         None => (rest, String::new()),
@@ -21,7 +23,9 @@ pub fn redact_uri(uri: &str) -> String {
 
     // In `abfs://container@account` the part before the `@` is a name and no secret.
     let authority = match authority.rsplit_once('@') {
-        Some((user, host)) if is_web || user.contains(':') => format!("***@{host}"),
+        Some((user, host)) if is_web || user.contains(':') => {
+            format!("***@{host}")
+        }
         _ => authority.to_owned(),
     };
 

@@ -112,8 +112,11 @@ impl Dataset {
     /// # Errors
     /// If the store does not answer.
     pub fn read_shard(&self, number: usize) -> Result<Shard> {
-        let part = (self.index.shards.get(number))
-            .ok_or_else(|| Error::Bug(format!("{} has no shard {number}", self.uri())))?;
+        let part = self.index.shards.get(number).ok_or_else(|| {
+            let uri = self.uri();
+            Error::Bug(format!("{uri} has no shard {number}"))
+        })?;
+
         let uri = self.store.object_uri(&part.name);
         let bytes = match self.store.get(&part.name) {
             Ok(bytes) => bytes,
@@ -125,8 +128,10 @@ impl Dataset {
 
         // Ids that a data set does not give are indices over all shards: those of this one start where the
         // others end by the index, so that a torn shard shifts no id behind it.
-        let before = self.index.shards[..number].iter();
-        let (images, pairs) = before.fold((0, 0), |(i, p), s| (i + s.images, p + s.pairs));
+        let before = &self.index.shards[..number];
+        let images = before.iter().map(|shard| shard.images).sum();
+        let pairs = before.iter().map(|shard| shard.pairs).sum();
+
         let (members, damage) = verify_shard(&uri, part, &bytes);
         Ok(Shard::new(uri, members, damage, images, pairs))
     }

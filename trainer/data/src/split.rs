@@ -59,6 +59,7 @@ fn build_shards(
 ) -> Result<Dataset> {
     let temporary = std::env::temp_dir();
     let folder = tempfile::tempdir().map_err(Error::file("create a folder in", temporary))?;
+
     let copies = folder.path().join("files");
     let shards = folder.path().join("shards");
 
@@ -68,13 +69,16 @@ fn build_shards(
         root.download_to(name, &copies.join(name))?;
     }
 
-    let output = Store::open(&shards.display().to_string())?;
+    let shards = shards.display().to_string();
+    let output = Store::open(&shards)?;
+
     let prepared = prepare_copies(root, files, &copies, &output, options)?;
     prepared.log_summary(&format!("Shards made of {uri}"));
     // Now and not with the folder of shards: both together would take twice the disk of the node.
     fs::remove_dir_all(&copies).map_err(Error::file("remove", &copies))?;
 
-    Ok(Dataset::new(output.with_display_uri(uri))?.with_temp_dir(folder))
+    let dataset = Dataset::new(output.with_display_uri(uri))?;
+    Ok(dataset.with_temp_dir(folder))
 }
 
 /// Makes shards of the copies; names the files by their URIs in what it reports, as the copies are gone when

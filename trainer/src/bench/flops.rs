@@ -57,11 +57,15 @@ fn vit_flops(vit: &VitConfig, side: f64, embed_dim: f64, masked: u32) -> f64 {
     let width = f64::from(vit.width);
     let patch = f64::from(vit.patch_size);
     let patches = (side / patch).powi(2);
-    let tokens = 1.0 + patches * (1.0 - f64::from(masked) / 100.0);
-    let embedding = 2.0 * patches * 3.0 * patch * patch * width;
-    let blocks = f64::from(vit.layers) * transformer_block_flops(tokens, width, 4.0 * width);
+    let visible = 1.0 - f64::from(masked) / 100.0;
+    let tokens = 1.0 + patches * visible;
 
-    embedding + blocks + 2.0 * width * embed_dim
+    let embedding = 2.0 * patches * 3.0 * patch * patch * width;
+    let layers = f64::from(vit.layers);
+    let blocks = layers * transformer_block_flops(tokens, width, 4.0 * width);
+    let projection = 2.0 * width * embed_dim;
+
+    embedding + blocks + projection
 }
 
 fn text_tower_flops(tower: &TextTower, tokens: f64) -> f64 {

@@ -39,12 +39,15 @@ impl ManifestEntry {
     pub(super) fn verify_content(&self, folder: &Store) -> Result<()> {
         let gone = || Error::Data(format!("{} is gone", folder.object_uri(&self.name)));
         // The size first: a truncated file of gigabytes is found without reading it.
-        self.expect_size(folder, folder.object_size(&self.name)?.ok_or_else(gone)?)?;
+        let size = folder.object_size(&self.name)?;
+        self.expect_size(folder, size.ok_or_else(gone)?)?;
+
         let mut hash = Sha256::new();
 
         for start in (0..self.bytes).step_by(WINDOW_BYTES) {
             let end = self.bytes.min(start + WINDOW_BYTES as u64);
-            hash.update(folder.get_range(&self.name, start..end)?);
+            let window = folder.get_range(&self.name, start..end)?;
+            hash.update(window);
         }
 
         self.expect_digest(folder, &hex(&hash.finalize()))

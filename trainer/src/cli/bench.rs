@@ -61,6 +61,7 @@ impl BenchArgs {
         };
 
         let before: u64 = free().map_err(Error::Device)?;
+
         let mut bench = bench::TrainingBench::new(&plan, &memory);
         memory.synchronize()?;
         let reserved = before - free().map_err(Error::Device)?;
@@ -74,9 +75,13 @@ impl BenchArgs {
             let times = bench.time_steps(self.steps)?;
             let mut line = json!(times);
             let facts = json!({
-                "preset": self.preset, "stage": stage, "batch": plan.batch,
-                "microBatch": plan.micro_batch, "recompute": plan.recompute,
-                "precision": plan.precision, "deviceBytes": reserved,
+                "preset": self.preset,
+                "stage": stage,
+                "batch": plan.batch,
+                "microBatch": plan.micro_batch,
+                "recompute": plan.recompute,
+                "precision": plan.precision,
+                "deviceBytes": reserved,
                 "parameters": bench.param_count(),
                 "flopsPerPair": bench::count_flops(&plan).per_training_step(stage == 1),
             });

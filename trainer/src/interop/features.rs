@@ -124,9 +124,10 @@ impl<W: Write + Send> FeatureWriter<W> {
     ) -> Result<()> {
         let mut rows = ids.into_iter().zip(features.chunks(self.width));
         match &mut self.sink {
-            FeatureSink::Jsonl(to) => rows
-                .map(|(id, feature)| self.kind.feature_line(id, feature))
-                .try_for_each(|row| atomic_file::write_json_line(to, &row).map_err(write_error)),
+            FeatureSink::Jsonl(to) => rows.try_for_each(|(id, feature)| {
+                let row = self.kind.feature_line(id, feature);
+                atomic_file::write_json_line(to, &row).map_err(write_error)
+            }),
             FeatureSink::Npy(to, ids) => {
                 ids.extend(rows.map(|(id, _)| id.clone()));
                 to.write_all(npy::as_npy_bytes(features))

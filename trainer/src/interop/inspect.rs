@@ -102,13 +102,15 @@ impl ParameterCounts {
     fn from_weights(weights: &Weights) -> Self {
         // Buffers of batch normalization: stored beside the parameters, but not trained.
         let buffers = [".running_mean", ".running_var", ".num_batches_tracked"];
-        let trained = || {
-            stored_tensors(weights)
-                .filter(|(name, _)| !buffers.iter().any(|end| name.ends_with(end)))
-        };
+        let is_buffer = |name: &str| buffers.iter().any(|end| name.ends_with(end));
+        let trained = || stored_tensors(weights).filter(|(name, _)| !is_buffer(name));
+
         let count = |starts: &[&str]| {
-            let taken = trained().filter(|(name, _)| starts.iter().any(|s| name.starts_with(s)));
-            taken.map(|(_, stored)| stored.element_count()).sum()
+            let is_taken = |name: &str| starts.iter().any(|start| name.starts_with(start));
+            trained()
+                .filter(|(name, _)| is_taken(name))
+                .map(|(_, stored)| stored.element_count())
+                .sum()
         };
 
         Self {
@@ -130,6 +132,7 @@ impl Display for WeightsInspection {
         let preset = preset.as_ref().and_then(|preset| preset.as_str());
         let left_out = summarize_names(self.left_out.iter().map(String::as_str));
         let dtypes: Vec<&str> = self.dtypes.iter().map(String::as_str).collect();
+
         let rows = [
             ("uri", Some(self.uri.clone())),
             ("layout", Some(self.layout.clone())),

@@ -216,9 +216,9 @@ fn read_relevance(
 
         for (text, image) in pairs {
             let known = |why| Error::Data(format!("{place}: {why}."));
-            let text = texts.find_row(&text);
-            let image = images.find_row(&image);
-            relevant[text.map_err(known)?].push(image.map_err(known)?);
+            let text = texts.find_row(&text).map_err(known)?;
+            let image = images.find_row(&image).map_err(known)?;
+            relevant[text].push(image);
         }
 
         Ok(())

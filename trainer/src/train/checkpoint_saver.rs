@@ -129,6 +129,7 @@ impl CheckpointSaver {
             Err(error @ Error::Fenced(_)) => Err(error),
             Err(error) => {
                 self.failed_in_a_row += 1;
+                tracing::warn!("a checkpoint was not written: {error}");
                 reporter.update_report(|report| {
                     report.checkpoints_failed += 1;
                     report.checkpoint_error = Some(error.to_string());

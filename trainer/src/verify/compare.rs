@@ -102,7 +102,8 @@ pub(super) fn compare_gradients(
     expected: &BTreeMap<String, Tensor>,
     config: &ModelConfig,
 ) -> Result<Vec<VerifyRow>> {
-    let has_rectifiers = |name: &str| config.image.resnet.is_some() && name.starts_with("visual.");
+    let is_resnet = config.image.resnet.is_some();
+    let has_rectifiers = |name: &str| is_resnet && name.starts_with("visual.");
     let expected_of = |name: &str| match expected.get(name) {
         Some(gradient) => flat_values(gradient),
         None => Err(Error::Bug(format!("candle has no gradient of `{name}`"))),

@@ -33,6 +33,7 @@ pub(super) fn list_archive(file: TensorFile) -> Result<TensorListing> {
     // found by the end of its name.
     let mut archive =
         ZipArchive::new(file.open_reader()).map_err(|error| damaged(error.to_string()))?;
+
     let names: Vec<String> = archive
         .file_names()
         .filter_map(|name| Some(name.ok()?.into_owned()))
@@ -53,7 +54,8 @@ pub(super) fn list_archive(file: TensorFile) -> Result<TensorListing> {
     let folder = objects.trim_end_matches(".pkl");
 
     list_stored_tensors(&file, &object, |array| {
-        let start = (array.offset * dtype_size(array.storage.dtype)) as u64;
+        let size = dtype_size(array.storage.dtype);
+        let start = (array.offset * size) as u64;
         let entry = format!("{folder}/{}", array.storage.key);
         Some(DataLocation::Entry(entry, start))
     })
@@ -78,10 +80,10 @@ pub(super) fn list_legacy(file: Arc<TensorFile>) -> Result<TensorListing> {
     let keys = next()?;
     let starts = storage_offsets(&mut reader, &object, &keys).map_err(&damaged)?;
     list_stored_tensors(&file, &object, |array| {
-        let first = (array.offset * dtype_size(array.storage.dtype)) as u64;
-        Some(DataLocation::Offset(
-            starts.get(&array.storage.key)? + first,
-        ))
+        let size = dtype_size(array.storage.dtype);
+        let first = (array.offset * size) as u64;
+        let start = starts.get(&array.storage.key)?;
+        Some(DataLocation::Offset(start + first))
     })
 }
 

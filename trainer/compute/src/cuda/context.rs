@@ -174,8 +174,12 @@ impl Drop for CudaContext {
 
 /// What the driver answered, as an error.
 pub(super) fn to_device_error(doing: &str, error: DriverError) -> DeviceError {
-    let [what, name] = [error.error_string(), error.error_name()]
-        .map(|text| text.map_or_else(|_| String::new(), |text| text.to_string_lossy().into()));
+    let texts = [error.error_string(), error.error_name()];
+    let [what, name] = texts.map(|text| match text {
+        Ok(text) => text.to_string_lossy().into_owned(),
+        Err(_) => String::new(),
+    });
+
     match name.is_empty() {
         true => DeviceError::failed(doing, format!("CUDA error {}", error.0 as u32)),
         false => DeviceError::failed(doing, format!("{what} ({name})")),

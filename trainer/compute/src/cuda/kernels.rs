@@ -101,7 +101,9 @@ impl KernelModules {
 
         let Some(function) = found.map(RawHandle) else {
             let files: Vec<_> = IMAGES.iter().map(|(file, _)| *file).collect();
-            let found = format!("it is in none of the compiled files: {}", files.join(", "));
+
+            let files = files.join(", ");
+            let found = format!("it is in none of the compiled files: {files}");
             return Err(DeviceError::failed(doing(), found));
         };
 

@@ -59,13 +59,17 @@ impl<'a> ShardWriter<'a> {
             ItemId::Name(_) => format!("named-{index:012}"),
         };
 
-        self.append_file(&format!("{key}.{extension}"), image)?;
-        self.append_file(&format!("{key}.json"), &label)?;
+        let image_name = format!("{key}.{extension}");
+        let label_name = format!("{key}.json");
+        self.append_file(&image_name, image)?;
+        self.append_file(&label_name, &label)?;
+
         self.images += 1;
         self.pairs += texts.len() as u64;
 
         // Checked behind a sample, so that none is cut: a shard is larger than asked for by one sample at most.
-        match self.archive.get_ref().len() as u64 >= self.shard_bytes {
+        let bytes = self.archive.get_ref().len() as u64;
+        match bytes >= self.shard_bytes {
             true => self.close_shard(),
             false => Ok(()),
         }

@@ -40,7 +40,9 @@ impl<'a> SplitUri<'a> {
     fn parse(uri: &'a str) -> Option<Self> {
         let uri = uri.trim_end_matches('/');
         let (parent, name) = uri.rsplit_once('/').unwrap_or((".", uri));
+
         let (grandparent, folder) = parent.rsplit_once('/').unwrap_or((".", parent));
+
         // What is left of `s3://bucket` and of `/folder` is no folder to look in.
         let is_folder = |uri: &str| !uri.is_empty() && !uri.ends_with('/');
 

@@ -62,10 +62,11 @@ fn is_known_scheme(scheme: &str) -> bool {
 
 /// RFC 8089: the path is percent-encoded. A `#` or `?` is part of it all the same, as it would cut off the rest.
 fn parse_file_uri(uri: &str, rest: &str) -> Result<StoreLocation> {
-    let path = rest
-        .strip_prefix("localhost/")
-        .map(|path| format!("/{path}"));
-    let path = path.unwrap_or_else(|| rest.to_owned());
+    let path = match rest.strip_prefix("localhost/") {
+        Some(path) => format!("/{path}"),
+        None => rest.to_owned(),
+    };
+
     if !path.starts_with('/') {
         return Err(invalid_uri(uri, "it names no local path"));
     }

@@ -122,13 +122,16 @@ fn find_duplicate_names(names: &[String]) -> Vec<String> {
     }
 
     lines_by_name.retain(|_, lines| lines.len() > 1);
+
     let mut repeated: Vec<_> = lines_by_name.into_iter().collect();
     // A `HashMap` iterates in random order, and messages should not differ between runs.
     repeated.sort_by(|(_, a), (_, b)| a.cmp(b));
 
     let describe = |(name, lines): (&str, Vec<usize>)| {
         let lines: Vec<_> = lines.iter().map(usize::to_string).collect();
-        format!("{name} in lines {}", lines.join(" and "))
+
+        let lines = lines.join(" and ");
+        format!("{name} in lines {lines}")
     };
 
     repeated.into_iter().map(describe).collect()

@@ -62,7 +62,8 @@ fn write_archive(params: &Params, name: &str, writer: impl Write + Seek) -> io::
             .with_alignment(ALIGNMENT)
             .large_file(true);
 
-        zip.start_file(format!("{ARCHIVE_FOLDER}/{name}"), options)?;
+        let name = format!("{ARCHIVE_FOLDER}/{name}");
+        zip.start_file(name, options)?;
         write(&mut zip)
     };
 
@@ -71,8 +72,10 @@ fn write_archive(params: &Params, name: &str, writer: impl Write + Seek) -> io::
     add("byteorder", &mut |file| file.write_all(b"little"))?;
 
     for (number, (segment, values)) in params.named_tensors().enumerate() {
-        add(&format!("data/{number}"), &mut |file| {
-            write_storage(storage_type(segment), &values.to_host(), file)
+        let name = format!("data/{number}");
+        let storage = storage_type(segment);
+        add(&name, &mut |file| {
+            write_storage(storage, &values.to_host(), file)
         })?;
     }
 

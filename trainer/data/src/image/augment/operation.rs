@@ -170,9 +170,15 @@ fn smooth_pixels(square: &[Rgb], side: usize) -> Vec<Rgb> {
         let target = target.as_flattened_mut();
 
         for at in 3..3 * side - 3 {
-            let three = |row: &[u8]| [row[at - 3], row[at], row[at + 3]].map(u32::from);
+            let three = |row: &[u8]| {
+                let levels = [row[at - 3], row[at], row[at + 3]];
+                levels.map(u32::from)
+            };
+
             let nine = [above, here, below].map(three);
-            let sum = nine.as_flattened().iter().sum::<u32>() + 4 * u32::from(here[at]);
+            let all: u32 = nine.as_flattened().iter().sum();
+            // The middle counts five times.
+            let sum = all + 4 * u32::from(here[at]);
             // Rounded division by 13: doubled, because half of 13 is no whole number.
             target[at] = ((2 * sum + 13) / 26) as u8;
         }

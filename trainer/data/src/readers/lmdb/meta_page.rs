@@ -34,8 +34,14 @@ struct MetaPage {
 pub(super) fn required_file_size(path: &Path) -> Result<(u64, Option<u64>)> {
     let mut file = File::open(path).map_err(Error::file("open", path))?;
     let bytes = file.metadata().map_err(Error::file("read", path))?.len();
+
     let newest = newest_meta_page(&mut file).map_err(Error::file("read", path))?;
-    let required = newest.map(|page| page.page_size * (page.last_page + 1));
+
+    let required = newest.map(|page| {
+        let pages = page.last_page + 1;
+        page.page_size * pages
+    });
+
     Ok((bytes, required))
 }
 

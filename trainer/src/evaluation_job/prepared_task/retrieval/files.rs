@@ -78,15 +78,21 @@ fn write_features(
         ("texts", FeatureKind::Texts, ids.texts, pool.texts),
     ] {
         // Streamed, so that the encoded file is not held in memory beside the features.
-        let beside = folder.write_with(&format!("{name}.{}", file_extension(format)), |to| {
-            let mut writer =
-                FeatureWriter::new(format, kind, features.count(), features.width(), to)?;
+        let extension = file_extension(format);
+        let file = format!("{name}.{extension}");
+        let rows = features.count();
+        let width = features.width();
+
+        let beside = folder.write_with(&file, |to| {
+            let mut writer = FeatureWriter::new(format, kind, rows, width, to)?;
             writer.write_features(ids.iter().copied(), features.values())?;
             writer.finish()
         })?;
-        beside.map_or(Ok(()), |ids| {
-            folder.put(&format!("{name}.ids.jsonl"), ids.into())
-        })?;
+
+        if let Some(ids) = beside {
+            let file = format!("{name}.ids.jsonl");
+            folder.put(&file, ids.into())?;
+        }
     }
 
     Ok(())

@@ -364,8 +364,12 @@ fn declare_linear(layout: &mut ParamLayout, name: &str, inputs: usize, outputs: 
 /// Query, key and value: three tensors by name, one matrix to multiply with.
 fn declare_qkv(layout: &mut ParamLayout, name: &str, width: usize) -> Linear {
     let mut declare_joined = |suffix: &str, shape: &[usize], init| {
-        let names = ["query", "key", "value"].map(|part| format!("{name}.{part}.{suffix}"));
-        Weight::join_adjacent(&names.map(|name| layout.register_weight(&name, shape, init)))
+        let parts = ["query", "key", "value"].map(|part| {
+            let name = format!("{name}.{part}.{suffix}");
+            layout.register_weight(&name, shape, init)
+        });
+
+        Weight::join_adjacent(&parts)
     };
 
     let weight = declare_joined("weight", &[width, width], WEIGHT_INIT);
