@@ -28,7 +28,8 @@ const KILLS: usize = 4;
 /// A run with all that has a state: EMA, dropout, batch normalization, accumulation, duplicates, validation.
 fn config(folder: &Path, name: &str, ranks: i32) -> TrainConfig {
     let mut config = small::train_config(folder, name);
-    config.length = TrainingLength::Steps(200);
+    // Longer than all kills leave it time for.
+    config.length = TrainingLength::Steps(50 * kills() as i64);
     config.global_batch_size = 6;
     config.optimizer.average_decay = Some(0.9);
     config.duplicates = DuplicatePolicy::Positives;
