@@ -1,4 +1,4 @@
-//! A TCP proxy in front of a server that breaks connections as it is told.
+//! A TCP proxy in front of a server that breaks connections as a test asks for.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub enum Fault {
     Reset,
     /// The answer is cut off after some bytes.
     Cut(usize),
-    /// The answer arrives at so many bytes a second.
+    /// The answer arrives at this many bytes a second.
     Slow(usize),
     /// The server is not asked: this is the answer.
     Answer {
@@ -115,7 +115,8 @@ async fn relay(mut client: TcpStream, upstream: &str, fault: Fault) -> anyhow::R
         Fault::Slow(bytes) => relay_throttled(client, upstream, usize::MAX, Some(bytes)).await?,
         Fault::Answer { status, code } => {
             read_head(&mut client).await?;
-            let body = format!("<Error><Code>{code}</Code><Message>as told</Message></Error>");
+            let body =
+                format!("<Error><Code>{code}</Code><Message>injected fault</Message></Error>");
             let head = format!("content-length: {}\r\nconnection: close", body.len());
             let answer = format!("HTTP/1.1 {status}\r\n{head}\r\n\r\n{body}");
             client.write_all(answer.as_bytes()).await?;
@@ -127,7 +128,7 @@ async fn relay(mut client: TcpStream, upstream: &str, fault: Fault) -> anyhow::R
     Ok(())
 }
 
-/// Sends so many bytes of the answers, at so many a second.
+/// Sends the first `bytes` of the answers, at a limited rate.
 async fn relay_throttled(
     client: TcpStream,
     upstream: &str,

@@ -11,35 +11,16 @@ use cnclip_data::store::Store;
 use cnclip_tests::fault_proxy::{Fault, FaultProxy};
 use cnclip_tests::testbed::Testbed;
 
-const UNAVAILABLE: Fault = Fault::Answer {
-    status: "503 Service Unavailable",
-    code: "SlowDown",
-};
+const UNAVAILABLE: Fault = answer("503 Service Unavailable", "SlowDown");
+const THROTTLED: Fault = answer("429 Too Many Requests", "TooManyRequests");
+const DENIED: Fault = answer("403 Forbidden", "AccessDenied");
+const EXPIRED: Fault = answer("400 Bad Request", "ExpiredToken");
+const SKEWED: Fault = answer("403 Forbidden", "RequestTimeTooSkewed");
+const MISSING_BUCKET: Fault = answer("404 Not Found", "NoSuchBucket");
 
-const THROTTLED: Fault = Fault::Answer {
-    status: "429 Too Many Requests",
-    code: "TooManyRequests",
-};
-
-const DENIED: Fault = Fault::Answer {
-    status: "403 Forbidden",
-    code: "AccessDenied",
-};
-
-const EXPIRED: Fault = Fault::Answer {
-    status: "400 Bad Request",
-    code: "ExpiredToken",
-};
-
-const SKEWED: Fault = Fault::Answer {
-    status: "403 Forbidden",
-    code: "RequestTimeTooSkewed",
-};
-
-const MISSING_BUCKET: Fault = Fault::Answer {
-    status: "404 Not Found",
-    code: "NoSuchBucket",
-};
+const fn answer(status: &'static str, code: &'static str) -> Fault {
+    Fault::Answer { status, code }
+}
 
 /// Longer than the client alone repeats a request.
 const OUTAGE: Duration = Duration::from_secs(45);

@@ -15,26 +15,23 @@ use clap::Parser;
 use cnclip::model_resolver;
 use cnclip::weights::{ModelPart, load_weights};
 use cnclip_compute::params::{Params, Segment};
-use cnclip_crds::model::{Architecture, ModelConfig};
+use cnclip_crds::model::ModelConfig;
 use cnclip_nn::model::clip::{BatchCapacity, Clip};
 use serde_json::{Map, Value, json};
+
+#[path = "support/model.rs"]
+mod model;
+use model::parse_model;
 
 /// Loads the weights of one model.
 #[derive(Parser)]
 struct Arguments {
-    /// A published model: ViT-H-14.
-    #[arg(value_parser = model)]
+    /// A published model, such as ViT-H-14, or a file with the `model` of a configuration as JSON.
+    #[arg(value_parser = parse_model)]
     model: ModelConfig,
     /// Given by `cargo bench`.
     #[arg(long)]
     bench: bool,
-}
-
-fn model(name: &str) -> anyhow::Result<ModelConfig> {
-    let architecture: Architecture = serde_json::from_value(name.into())?;
-    architecture
-        .published_model()
-        .ok_or_else(|| anyhow::anyhow!("{name} is no published model"))
 }
 
 fn main() -> anyhow::Result<()> {

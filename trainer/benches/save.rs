@@ -12,10 +12,14 @@ use std::time::Instant;
 
 use clap::Parser;
 use cnclip::weights::{write_moments, write_safetensors};
-use cnclip_crds::model::{Architecture, ModelConfig};
+use cnclip_crds::model::ModelConfig;
 use cnclip_nn::model::clip::{BatchCapacity, Clip};
 use cnclip_nn::optimizer::{AdamW, AdamWSettings};
 use serde_json::json;
+
+#[path = "support/model.rs"]
+mod model;
+use model::parse_model;
 
 const ROUNDS: usize = 5;
 
@@ -23,22 +27,11 @@ const ROUNDS: usize = 5;
 #[derive(Parser)]
 struct Arguments {
     /// A published model, such as ViT-B-16, or a file with the `model` of a configuration as JSON.
-    #[arg(value_parser = model)]
+    #[arg(value_parser = parse_model)]
     model: ModelConfig,
     /// Given by `cargo bench`.
     #[arg(long)]
     bench: bool,
-}
-
-fn model(name: &str) -> anyhow::Result<ModelConfig> {
-    if let Ok(text) = std::fs::read(name) {
-        return Ok(serde_json::from_slice(&text)?);
-    }
-
-    let architecture: Architecture = serde_json::from_value(name.into())?;
-    architecture
-        .published_model()
-        .ok_or_else(|| anyhow::anyhow!("{name} is no published model"))
 }
 
 fn main() {

@@ -14,6 +14,7 @@ use crate::checkpoint::{CONFIG_FILE, Checkpoint, WEIGHTS_FILE};
 use crate::error::{Error, Result};
 use crate::hub::{self, FetchedWeights, HubClient};
 use crate::weights::{DetectedTowers, INDEX_SUFFIX, Weights};
+use cnclip_data::json::parse_json;
 use cnclip_data::store::Store;
 use cnclip_data::tokenizer::{Tokenizer, Vocabulary};
 
@@ -270,7 +271,7 @@ fn resolve_file(store: &Store, name: &str) -> Result<ResolvedWeights> {
     // An unrelated file of a common name: it helps detection if it is JSON, and is ignored otherwise.
     let config = store
         .get_if_exists(CONFIG_FILE)?
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        .and_then(|bytes| parse_json(&bytes).ok());
 
     let towers = DetectedTowers::from_weights(&tensors, config.as_ref());
     let uri = store.object_uri(name);

@@ -155,7 +155,7 @@ fn end_process_later() {
     let exit_code: i32 = TrainerExit::Hang.exit_code().into();
     let end = move || {
         std::thread::sleep(LAST_MOMENT);
-        // SAFETY: ends the process, without the handlers of `exit`, which may wait for locks.
+        // SAFETY: touches no memory. Ends the process without the handlers of `exit`, which may wait for locks.
         unsafe { libc::_exit(exit_code) }
     };
 

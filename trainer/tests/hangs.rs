@@ -141,6 +141,20 @@ fn a_main_thread_that_stands_still_ends_the_process_with_the_stacks_of_all_threa
 }
 
 #[test]
+fn a_report_that_hangs_does_not_keep_a_process_that_makes_no_progress() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    // Who opens a FIFO to write waits for a reader, and there is none.
+    let made = Command::new("mkfifo").arg(folder.join("end-0")).status();
+    assert!(made.unwrap().success());
+
+    let worker = Worker::start(folder, &config(folder, "mute", 1), 0);
+    wait_until(|| has_checkpoint(folder, "mute"));
+    worker.stop_main_thread();
+    assert_eq!(worker.exit_code(), Some(71));
+}
+
+#[test]
 fn of_two_workers_the_one_that_stands_still_is_named_by_both() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
@@ -152,10 +166,10 @@ fn of_two_workers_the_one_that_stands_still_is_named_by_both() {
     assert_eq!(workers[1].exit_code(), Some(71));
     assert_eq!(workers[0].exit_code(), Some(75));
     assert!(message(folder, 1).starts_with("rank 1 made no progress for "));
-    let told = message(folder, 0);
+    let message = message(folder, 0);
     assert!(
-        told.starts_with("worker 1 (rank 1) failed in step "),
-        "{told}"
+        message.starts_with("worker 1 (rank 1) failed in step "),
+        "{message}"
     );
-    assert!(told.contains("made no progress"), "{told}");
+    assert!(message.contains("made no progress"), "{message}");
 }

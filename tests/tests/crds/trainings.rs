@@ -407,6 +407,11 @@ fn other_rules() -> Vec<Rule> {
             vec![("/spec/artifacts/uri", json!("https://host/runs"))],
         ),
         rule(
+            "should be greater than or equal to 1",
+            vec![("/spec/checkpoint/everySeconds", json!(1))],
+            vec![("/spec/checkpoint/everySeconds", json!(0))],
+        ),
+        rule(
             ".spec.stage: field not declared in schema",
             vec![],
             vec![("/spec/stage", json!({}))],

@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 
 /// The byte order mark of UTF-8, which editors on Windows write.
-pub const BYTE_ORDER_MARK: &[u8] = "\u{FEFF}".as_bytes();
+pub const BYTE_ORDER_MARK: &str = "\u{FEFF}";
 
 /// Numbers that Python's `json` writes and no JSON has; longer ones first.
 const NOT_NUMBERS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
@@ -30,7 +30,9 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
 
 /// The bytes behind a byte order mark, if they begin with one.
 pub fn strip_byte_order_mark(bytes: &[u8]) -> &[u8] {
-    bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes)
+    bytes
+        .strip_prefix(BYTE_ORDER_MARK.as_bytes())
+        .unwrap_or(bytes)
 }
 
 /// The same with `null` for what Python writes for numbers that are none; `None` if there is nothing of the kind.

@@ -162,8 +162,8 @@ impl BatchSampler {
         batch.into_iter().map(|(_, sample)| sample).collect()
     }
 
-    /// The sample to use where one cannot be: the one at its position a batch later, and after so many others that
-    /// could not be used either, as many batches later.
+    /// The sample to use where one cannot be: the one at its position a batch later; the next attempt takes the one two
+    /// batches later, and so on.
     ///
     /// A function of the sample alone, so that every rank and every resumed run takes the same one. It is in the same
     /// batch only where a batch is the whole data set: there it would be its own negative.

@@ -5,23 +5,26 @@ mod client;
 mod download;
 mod fetch;
 mod reader;
+mod request;
 mod retry;
 mod runtime;
 mod upload;
 mod uri;
+mod write;
 
 use std::future::Future;
 use std::ops::Range;
-use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
+use object_store::local::LocalFileSystem;
 use object_store::path::{Path, PathPart};
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::error::{Error, Result, StoreError, StoreErrorKind, StoreVerb};
 pub use reader::ObjectReader;
+use request::Request;
 use retry::RequestRetry;
 pub use runtime::block_on;
 pub use upload::ObjectWriter;
@@ -76,6 +79,8 @@ pub struct Store {
     prefix: Path,
     uri: String,
     read_only: bool,
+    /// The same as the two clients, where the objects are files of this machine.
+    files: Option<Arc<LocalFileSystem>>,
 }
 
 impl Store {
@@ -143,6 +148,7 @@ impl Store {
             prefix,
             uri: uri.trim_end_matches('/').to_owned(),
             read_only: false,
+            files: None,
         }
     }
 
@@ -306,113 +312,12 @@ impl Store {
         Ok(entries)
     }
 
-    /// Writes an object, over one that is there.
-    ///
-    /// # Errors
-    /// If the store is read-only, refuses, or does not answer.
-    pub fn put(&self, name: &str, bytes: Bytes) -> Result<()> {
-        self.ensure_writable(name)?;
-        let request = self.request(StoreVerb::Write, name);
-        if bytes.len() as u64 > PART_BYTES {
-            return self.wait_for(async move { upload::put_in_parts(&request, bytes).await });
-        }
-
-        let put = move |objects: Arc<dyn ObjectStore>, path: Path| {
-            let payload = PutPayload::from_bytes(bytes.clone());
-            async move { objects.put(&path, payload).await.map(drop) }
-        };
-
-        self.wait_for(async move { request.run(put).await })
-    }
-
-    /// Writes an object only if there is none of that name; says whether it did.
-    ///
-    /// # Errors
-    /// As [`Store::put`].
-    ///
-    /// # Guarantees
-    /// Of all callers with one name, at most one gets `true`. If an answer was lost on the way, that may be none.
-    pub fn put_if_absent(&self, name: &str, bytes: Bytes) -> Result<bool> {
-        self.ensure_writable(name)?;
-        let request = self.request(StoreVerb::Write, name);
-        let create = move |objects: Arc<dyn ObjectStore>, path: Path| {
-            let payload = PutPayload::from_bytes(bytes.clone());
-            async move {
-                let options = PutOptions::from(PutMode::Create);
-                // S3 answers 412 (precondition) where others answer 409 or that the object exists.
-                match objects.put_opts(&path, payload, options).await {
-                    Ok(_) => Ok(true),
-                    Err(
-                        object_store::Error::AlreadyExists { .. }
-                        | object_store::Error::Precondition { .. },
-                    ) => Ok(false),
-                    Err(error) => Err(error),
-                }
-            }
-        };
-
-        self.wait_for(async move { request.run(create).await })
-    }
-
-    /// Removes an object; one that is not there is no error.
-    ///
-    /// # Errors
-    /// As [`Store::put`].
-    pub fn delete(&self, name: &str) -> Result<()> {
-        self.ensure_writable(name)?;
-        let request = self.request(StoreVerb::Delete, name);
-        let delete = |objects: Arc<dyn ObjectStore>, path: Path| async move {
-            match objects.delete(&path).await {
-                Err(object_store::Error::NotFound { .. }) => Ok(()),
-                done => done,
-            }
-        };
-
-        self.wait_for(async move { request.run(delete).await })
-    }
-
-    /// Removes everything below this store. In a folder of this machine also what killed uploads left behind, which is
-    /// not listed and would fill the volume.
-    ///
-    /// # Errors
-    /// As [`Store::put`].
-    pub fn delete_all(&self) -> Result<()> {
-        self.ensure_writable("")?;
-        if let Some(folder) = self.local_folder() {
-            return match std::fs::remove_dir_all(&folder) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    Err(Error::file("remove", &folder)(error))
-                }
-                _ => Ok(()),
-            };
-        }
-
-        for entry in self.list_objects()? {
-            self.delete(&entry.name)?;
-        }
-
-        Ok(())
-    }
-
-    /// The folder, if it is one of this machine.
-    fn local_folder(&self) -> Option<PathBuf> {
-        let is_local = self.writes.to_string().starts_with("LocalFileSystem");
-        is_local.then(|| FilePath::new("/").join(self.prefix.as_ref()))
-    }
-
     fn object_path(&self, name: &str) -> Path {
         // Empty parts are dropped, so that a prefix may end in `/` or not.
         let parts = name.split('/').filter(|part| !part.is_empty());
         // A name is taken as it is: what a store lists can be read back by that name.
         let part = |part| PathPart::parse(part).unwrap_or_else(|_| PathPart::from(part));
         parts.fold(self.prefix.clone(), |path, name| path.join(part(name)))
-    }
-
-    fn ensure_writable(&self, name: &str) -> Result<()> {
-        match self.read_only {
-            true => Err(StoreError::read_only(&self.object_uri(name)).into()),
-            false => Ok(()),
-        }
     }
 
     fn request(&self, verb: StoreVerb, name: &str) -> Request {
@@ -437,33 +342,6 @@ impl Store {
         answer: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> Result<T> {
         Ok(block_on(answer)??)
-    }
-}
-
-/// What is asked of a store, as often as it takes.
-#[derive(Clone, Debug)]
-struct Request {
-    objects: Arc<dyn ObjectStore>,
-    retry: Arc<RequestRetry>,
-    verb: StoreVerb,
-    path: Path,
-    uri: String,
-}
-
-impl Request {
-    /// # Errors
-    /// If it fails for good, or for as long as an outage may last.
-    async fn run<T, F: Future<Output = object_store::Result<T>>>(
-        &self,
-        attempt: impl Fn(Arc<dyn ObjectStore>, Path) -> F,
-    ) -> Result<T, StoreError> {
-        let attempt = || attempt(self.objects.clone(), self.path.clone());
-        self.retry.run(self.verb, &self.uri, attempt).await
-    }
-
-    /// The error of a request that is not repeated.
-    fn to_error(&self, source: object_store::Error) -> StoreError {
-        self.retry.to_error(self.verb, &self.uri, source)
     }
 }
 

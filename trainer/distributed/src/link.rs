@@ -31,7 +31,7 @@ const LINK_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// message about it can arrive.
 const ANNOUNCEMENT_GRACE: Duration = Duration::from_secs(2);
 
-/// Counts while a rank waits for its neighbours: whoever sees it stand still knows that the rank does not wait.
+/// Counts while a rank waits for its neighbours: a count that stands still means that the rank does not wait.
 #[derive(Debug, Default)]
 pub(super) struct WaitTicks(AtomicU64);
 

@@ -45,7 +45,7 @@ impl CheckpointWriter {
         }
     }
 
-    /// For what is written beside the checkpoints: whether this process may still write there.
+    /// For what is written next to the checkpoints: whether this process may still write there.
     ///
     /// # Errors
     /// If another process took over; if the store fails.
@@ -177,7 +177,7 @@ impl CheckpointTarget {
     fn remove_checkpoint(&self, place: CheckpointId) -> Result<()> {
         let folder = self.store.join_prefix(&place.folder_name());
         folder.delete(MANIFEST_FILE)?;
-        Ok(folder.delete_all()?)
+        Ok(self.store.delete_folder(&place.folder_name())?)
     }
 }
 

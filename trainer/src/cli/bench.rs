@@ -10,6 +10,7 @@ use cnclip_compute::cuda;
 use cnclip_compute::tensor::Memory;
 use cnclip_crds::model::{Architecture, ModelConfig};
 use cnclip_crds::stage::Precision;
+use cnclip_data::json::parse_json;
 use serde_json::json;
 
 /// Prints a line of JSON for each stage of pretraining: with the image tower frozen, and with both trained.
@@ -119,7 +120,7 @@ impl BenchArgs {
     fn model_config(&self) -> Result<ModelConfig> {
         if let Some(file) = &self.model {
             let bytes = std::fs::read(file).map_err(Error::io_context("read", file))?;
-            return serde_json::from_slice(&bytes)
+            return parse_json(&bytes)
                 .map_err(|error| Error::Config(format!("{}: {error}", file.display())));
         }
 

@@ -35,7 +35,6 @@ impl StopSignal for ProcessStop {
 
     fn begin_saving_state(&self) {
         self.0.saves_state.store(true, Ordering::SeqCst);
-        // A signal that came just before has ended nothing: it is answered after the first step.
     }
 }
 

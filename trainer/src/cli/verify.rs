@@ -13,6 +13,7 @@ use cnclip_compute::device::DeviceError;
 use cnclip_compute::tensor::Memory;
 use cnclip_crds::model::{Architecture, ModelConfig};
 use cnclip_crds::stage::Precision;
+use cnclip_data::json::parse_json;
 
 use super::progress_bar::progress_bar;
 
@@ -167,7 +168,7 @@ impl VerifyArgs {
 
 fn read_towers(file: &Path) -> Result<ModelConfig> {
     let bytes = std::fs::read(file).map_err(Error::io_context("read", file))?;
-    serde_json::from_slice(&bytes).map_err(|error| {
+    parse_json(&bytes).map_err(|error| {
         let file = file.display();
         Error::Config(format!(
             "{file} does not describe towers: {error}. Expected a JSON object as in spec.model.custom."

@@ -10,7 +10,7 @@ pub trait ScorePresentation {
     /// Its rows in that table; none where there is nothing to compare with.
     fn table_rows(&self, task: &str) -> Vec<Vec<String>>;
 
-    /// What the task has beside images, such as `300 texts`.
+    /// What the task has apart from images, such as `300 texts`.
     fn pool_size(&self) -> String;
 
     /// Whether the data set has ground truth.

@@ -4,6 +4,7 @@ use cnclip_crds::model::{ImageTower, ModelConfig, ResnetConfig, TextTower, VitCo
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use cnclip_data::json::parse_json;
 use cnclip_data::store::Store;
 
 /// The file.
@@ -82,7 +83,7 @@ pub fn read_model_config(folder: &Store) -> Result<ModelConfig> {
 }
 
 fn parse_arguments(bytes: &[u8]) -> Result<ModelConfig, String> {
-    let a: ReferenceArguments = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let a: ReferenceArguments = parse_json(bytes).map_err(|error| error.to_string())?;
     // Rounded: 0.29 * 100.0 is 28.999…, which the cast alone would truncate.
     let percent = |share: f64| (share * 100.0).round() as i32;
     let (vit, resnet) = match unquote_layers(a.vision_layers)? {
@@ -164,9 +165,9 @@ mod tests {
 
     fn read(arguments: &Value) -> Result<ModelConfig> {
         let store = Store::in_memory();
-        store
-            .put(CONFIG_FILE, arguments.to_string().into())
-            .unwrap();
+        // With a byte order mark, as editors on Windows write it.
+        let text = format!("\u{FEFF}{arguments}");
+        store.put(CONFIG_FILE, text.into()).unwrap();
         read_model_config(&store)
     }
 

@@ -22,6 +22,8 @@ pub(super) struct CheckpointSaver {
     checkpoints: Store,
     /// Rank 0's alone.
     writer: Option<CheckpointWriter>,
+    /// The step of the last checkpoint that this attempt wrote.
+    last_written: Option<u64>,
     /// Checkpoints since the last that was written.
     failed_in_a_row: u32,
 }
@@ -51,6 +53,7 @@ impl CheckpointSaver {
             stage,
             checkpoints,
             writer,
+            last_written: None,
             failed_in_a_row: 0,
         })
     }
@@ -63,6 +66,11 @@ impl CheckpointSaver {
     /// Whether this rank writes.
     pub(super) fn is_writer(&self) -> bool {
         self.writer.is_some()
+    }
+
+    /// The step of the last checkpoint that this attempt wrote.
+    pub(super) fn last_written(&self) -> Option<u64> {
+        self.last_written
     }
 
     /// Begins to write a checkpoint; the run goes on meanwhile.
@@ -122,8 +130,7 @@ impl CheckpointSaver {
         match written {
             Ok(None) => Ok(()),
             Ok(Some(written)) => {
-                self.failed_in_a_row = 0;
-                report_checkpoint(written, reporter);
+                self.record_written(written, reporter);
                 Ok(())
             }
             Err(error @ Error::Fenced(_)) => Err(error),
@@ -143,7 +150,13 @@ impl CheckpointSaver {
         }
     }
 
-    /// Waits for the checkpoint begun last, and writes the curves beside it.
+    fn record_written(&mut self, written: WrittenCheckpoint, reporter: &Reporter) {
+        self.failed_in_a_row = 0;
+        self.last_written = Some(written.step);
+        report_checkpoint(written, reporter);
+    }
+
+    /// Waits for the checkpoint begun last, and writes the curves next to it.
     ///
     /// # Errors
     /// If they could not be written: unlike a checkpoint on the way, nothing comes after the last one.
@@ -153,14 +166,21 @@ impl CheckpointSaver {
         };
 
         if let Some(written) = writer.finish_write()? {
-            report_checkpoint(written, reporter);
+            self.record_written(written, reporter);
         }
 
-        // A copy beside the checkpoints: a later stage's page reads the curves of its predecessors
+        // A copy next to the checkpoints: a later stage's page reads the curves of its predecessors
         // without opening a checkpoint, and retention does not remove it.
-        writer.ensure_fence_held()?;
+        self.ensure_fence_held()?;
         let curves = history.to_jsonl();
         Ok(self.stage.put(artifacts::METRICS_FILE, curves.into())?)
+    }
+
+    fn ensure_fence_held(&self) -> Result<()> {
+        match &self.writer {
+            Some(writer) => writer.ensure_fence_held(),
+            None => Ok(()),
+        }
     }
 
     /// Names the checkpoint that the stage ends with, and writes the page of the run.
@@ -168,8 +188,8 @@ impl CheckpointSaver {
     /// # Errors
     /// If there is none, or the store fails.
     pub(super) fn finish_stage(&self, config: &TrainConfig) -> Result<()> {
-        if let Some(writer) = &self.writer {
-            writer.ensure_fence_held()?;
+        self.ensure_fence_held()?;
+        if self.is_writer() {
             // The result before its presentation: a kill between the two leaves a stage without a
             // page, but with a named checkpoint.
             finalize::write_final_checkpoint(&self.stage)?;

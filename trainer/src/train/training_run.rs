@@ -1,5 +1,7 @@
 //! A run between two steps: the parts of one stage on one rank, and what the training loop does with them.
 
+mod checkpoints;
+
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,10 +18,6 @@ use super::run_progress::RunProgress;
 use super::stepper::{StepOutcome, Stepper};
 use super::validator::Validator;
 use super::watchdog::{RunPhase, Watchdog};
-use crate::checkpoint::{
-    CONFIG_FILE, CheckpointSnapshot, HISTORY_FILE, MOMENTS_FILE, STATE_FILE,
-    UNAVERAGED_WEIGHTS_FILE, WEIGHTS_FILE,
-};
 use crate::error::{Error, Result};
 use crate::progress::Reporter;
 use crate::stop::StopSignal;
@@ -35,11 +33,10 @@ pub(super) struct TrainingRun {
     saver: CheckpointSaver,
     loader: DataLoader,
     validator: Option<Validator>,
-    last_snapshot: Instant,
-    /// The step of the last snapshot.
-    saved_step: Option<u64>,
-    /// A checkpoint was due while another was being written.
-    is_checkpoint_pending: bool,
+    /// When the last snapshot was taken, or this attempt began.
+    last_snapshot_at: Instant,
+    /// The step of the last snapshot, or that which this attempt began with.
+    last_snapshot_step: u64,
     watchdog: Arc<Watchdog>,
 }
 
@@ -58,6 +55,7 @@ impl TrainingRun {
         loader: DataLoader,
     ) -> Result<Self> {
         let watchdog = Watchdog::new(rank_sync.communicator().waits_on_device())?;
+        let last_snapshot_step = progress.step();
 
         Ok(Self {
             watchdog: Arc::new(watchdog),
@@ -69,9 +67,8 @@ impl TrainingRun {
             saver,
             loader,
             validator: training.validator,
-            last_snapshot: Instant::now(),
-            saved_step: None,
-            is_checkpoint_pending: false,
+            last_snapshot_at: Instant::now(),
+            last_snapshot_step,
         })
     }
 
@@ -112,16 +109,6 @@ impl TrainingRun {
     /// Leaves the validation after this step to the attempt that goes on.
     pub(super) fn postpone_validation(&mut self) {
         self.progress.set_validation_owed(true);
-    }
-
-    /// Whether either interval has passed since the last checkpoint, or one that was due was put off.
-    pub(super) fn is_checkpoint_due(&mut self) -> bool {
-        let policy = &self.plan.config.checkpoint;
-        let steps = self.progress.is_due(policy.every_steps as u64);
-        let seconds = self.last_snapshot.elapsed().as_secs() >= policy.every_seconds as u64;
-
-        self.is_checkpoint_pending |= steps || seconds;
-        self.is_checkpoint_pending
     }
 
     /// Reports what is known before the first step.
@@ -295,110 +282,6 @@ impl TrainingRun {
         Ok(())
     }
 
-    /// Begins to write a checkpoint; the run goes on meanwhile.
-    ///
-    /// # Errors
-    /// If another process took over, the state cannot be serialized, or too many checkpoints failed.
-    pub(super) fn save_checkpoint(&mut self, reporter: &Reporter) -> Result<()> {
-        // A snapshot copies the whole model out of the device, which only the writer needs.
-        if !self.saver.is_writer() {
-            return Ok(());
-        }
-
-        self.watchdog.enter(RunPhase::Save, self.progress.step());
-        // One copy of the model at a time: memory is planned for no more.
-        self.saver.finish_write(reporter)?;
-        let snapshot = self.take_snapshot()?;
-        self.last_snapshot = Instant::now();
-        self.is_checkpoint_pending = false;
-        self.saved_step = Some(snapshot.step);
-        self.saver.save(snapshot, reporter)
-    }
-
-    /// As [`Self::save_checkpoint`], but puts it off while one is written: training does not wait for a store.
-    ///
-    /// # Errors
-    /// As [`Self::save_checkpoint`].
-    pub(super) fn save_checkpoint_if_idle(&mut self, reporter: &Reporter) -> Result<()> {
-        match self.saver.is_idle() {
-            true => self.save_checkpoint(reporter),
-            false => Ok(()),
-        }
-    }
-
-    /// Saves the state of a run that ends because of a stop or of another worker: between two steps, and within one
-    /// until its ranks have agreed on its gradients, the state is whole. What cannot be saved is logged.
-    pub(super) fn save_before_exit(&mut self, error: &Error, reporter: &Reporter) {
-        let is_whole = matches!(error, Error::Interrupted { .. } | Error::WorkerLost(_));
-        let is_saved = self.saved_step == Some(self.progress.step());
-        if !is_whole || is_saved || !self.saver.is_writer() {
-            return;
-        }
-
-        self.stepper.discard_unfinished_step();
-        let saved = self
-            .save_checkpoint(reporter)
-            .and_then(|()| self.saver.finish(self.progress.history(), reporter));
-
-        if let Err(error) = saved {
-            tracing::warn!("the state was not saved before the end: {error}");
-        }
-    }
-
-    /// Copies all that a later attempt needs: the next step may change the model while files are written.
-    fn take_snapshot(&mut self) -> Result<CheckpointSnapshot> {
-        let model = self.stepper.serialize()?;
-        let seed = self.config().seed;
-        let skipped = self.skipped_samples();
-        let state = self.progress.to_state(seed, &self.dataset_digest, skipped);
-
-        let mut files = vec![
-            (WEIGHTS_FILE, model.weights),
-            (MOMENTS_FILE, model.moments),
-            (STATE_FILE, to_json(&state)?),
-            (CONFIG_FILE, to_json(self.config())?),
-            (
-                HISTORY_FILE,
-                self.progress.history().to_jsonl().into_bytes(),
-            ),
-        ];
-
-        if let Some(unaveraged) = model.unaveraged {
-            files.push((UNAVERAGED_WEIGHTS_FILE, unaveraged));
-        }
-
-        // Only recall of these very weights ranks them among other checkpoints.
-        let validation = self.progress.current_validation();
-        let files = files
-            .into_iter()
-            .map(|(name, bytes)| (name.to_owned(), bytes.into()));
-
-        Ok(CheckpointSnapshot {
-            step: self.progress.step(),
-            score: validation.map(|validation| validation.mean_recall()),
-            files: files.collect(),
-        })
-    }
-
-    /// Reports a checkpoint that became visible since.
-    ///
-    /// # Errors
-    /// If another process took over.
-    pub(super) fn poll_checkpoint(&mut self, reporter: &Reporter) -> Result<()> {
-        self.saver.poll(reporter)
-    }
-
-    /// Waits until the checkpoint begun last is visible, to all ranks.
-    ///
-    /// # Errors
-    /// If it could not be written, or a rank is lost.
-    pub(super) fn finish_checkpoint(&mut self, reporter: &Reporter) -> Result<()> {
-        self.watchdog.enter(RunPhase::Save, self.progress.step());
-        self.saver.finish(self.progress.history(), reporter)?;
-        // All wait for rank 0's upload: a worker that ended earlier would be taken for lost.
-        Ok(self.rank_sync.communicator().barrier()?)
-    }
-
     /// Waits for the last checkpoint and names the one that the stage ends with.
     ///
     /// # Errors
@@ -417,9 +300,4 @@ impl TrainingRun {
 
         Ok(())
     }
-}
-
-fn to_json(value: &impl serde::Serialize) -> Result<Vec<u8>> {
-    serde_json::to_vec(value)
-        .map_err(|error| Error::Bug(format!("a state cannot be written as JSON: {error}")))
 }

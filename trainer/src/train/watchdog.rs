@@ -31,7 +31,7 @@ const STUCK_STEP: Duration = Duration::from_secs(60);
 const FIRST_STEPS: Duration = Duration::from_secs(3600);
 /// Steps after which their times say something.
 const KNOWN_STEPS: usize = 5;
-/// The times of so many steps are kept.
+/// Of the newest steps the times are kept.
 const MAX_STEP_TIMES: usize = 1000;
 /// Longer than an outage of a store that is waited for.
 const STORE_WAIT: Duration = Duration::from_secs(50 * 60);
@@ -40,7 +40,7 @@ const FIRST_VALIDATION: Duration = Duration::from_secs(2 * 3600);
 /// How often the watchdog looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What the main thread tells and the watchdog reads.
+/// What the main thread writes and the watchdog reads.
 #[derive(Debug)]
 pub(super) struct Watchdog {
     state: Mutex<WatchedState>,

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::tensor_file::{self, StoredTensorMap};
 use crate::error::{Error, Result};
+use cnclip_data::json::parse_json;
 use cnclip_data::store::Store;
 
 /// How the name of an index ends.
@@ -18,7 +19,7 @@ struct WeightsIndex {
 
 impl WeightsIndex {
     fn parse(uri: &str, bytes: &[u8]) -> Result<Self> {
-        serde_json::from_slice(bytes)
+        parse_json(bytes)
             .map_err(|error| Error::Data(format!("{uri} is no index of weights: {error}")))
     }
 

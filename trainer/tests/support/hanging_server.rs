@@ -1,4 +1,4 @@
-//! A web server over a folder that does not answer for some of its files, until it is told to.
+//! A web server over a folder that does not answer for some of its files, until the test lets it.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};

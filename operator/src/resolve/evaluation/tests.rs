@@ -101,7 +101,7 @@ fn a_vocabulary_of_its_own_is_read_instead_of_its_trainings() {
         ..ObservedState::default()
     };
 
-    let told = |run: &CnClipEvaluation| {
+    let vocabulary_uri = |run: &CnClipEvaluation| {
         let resolved = run
             .resolve_run(&observed, &manifest_fixtures::trainer_defaults())
             .unwrap();
@@ -109,14 +109,14 @@ fn a_vocabulary_of_its_own_is_read_instead_of_its_trainings() {
     };
 
     assert_eq!(
-        told(&manifest_fixtures::sample_evaluation()),
+        vocabulary_uri(&manifest_fixtures::sample_evaluation()),
         "s3://data/trainings.txt"
     );
     let own = manifest_fixtures::sample_evaluation_with(
         "/vocabulary",
         json!({"uri": "s3://data/own.txt"}),
     );
-    assert_eq!(told(&own), "s3://data/own.txt");
+    assert_eq!(vocabulary_uri(&own), "s3://data/own.txt");
 }
 
 #[test]
@@ -136,13 +136,13 @@ fn an_evaluation_takes_one_of_its_trainings_workers_or_all_that_it_asks_for() {
         let resolved = run
             .resolve_run(&observed, &manifest_fixtures::trainer_defaults())
             .unwrap();
-        let told = &config(&resolved).world;
+        let world = &config(&resolved).world;
         assert_eq!(
-            (told.replicas, told.devices),
+            (world.replicas, world.devices),
             (resolved.workers.replicas, resolved.workers.devices)
         );
 
-        (told.replicas, told.devices)
+        (world.replicas, world.devices)
     };
 
     assert_eq!(sizes(&manifest_fixtures::sample_evaluation()), (1, 2));
@@ -177,6 +177,6 @@ fn a_classification_is_told_whole() {
     let resolved = run
         .resolve_run(&observed(json!({})), &manifest_fixtures::trainer_defaults())
         .unwrap();
-    let told = serde_json::to_value(&config(&resolved).tasks[0].zero_shot).unwrap();
-    assert_eq!(told, asked);
+    let passed = serde_json::to_value(&config(&resolved).tasks[0].zero_shot).unwrap();
+    assert_eq!(passed, asked);
 }

@@ -500,7 +500,7 @@ mod tests {
                 Kind::UntrustedCertificate,
                 78,
             ),
-            (generic("nobody knows"), Kind::Rejected, 78),
+            (generic("unknown words"), Kind::Rejected, 78),
             (local(5), Kind::Unavailable, 75), // EIO
             (local(13), Kind::PermissionDenied, 78),
             (local(20), Kind::NotAFolder, 78), // ENOTDIR

@@ -81,6 +81,7 @@ pub(super) fn open_uri(
         uri: uri.trim_end_matches('/').to_owned(),
         // Plain web servers take no uploads; refusing here says so before hours of work are lost.
         read_only: scheme == ObjectStoreScheme::Http,
+        files: None,
     })
 }
 
@@ -90,7 +91,10 @@ fn open_local_folder(folder: &std::path::Path, uri: &str) -> Result<Store> {
     // Synced to disk: a checkpoint whose manifest is written must be there after a power failure.
     let objects = Arc::new(LocalFileSystem::new().with_fsync(true));
 
-    Ok(Store::of_objects(objects, prefix, uri))
+    Ok(Store {
+        files: Some(objects.clone()),
+        ..Store::of_objects(objects, prefix, uri)
+    })
 }
 
 fn build_client(

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, GetResult, ObjectStore, ObjectStoreExt};
+use object_store::{GetOptions, GetRange, GetResult, GetResultPayload, ObjectStore};
 
 use super::{PART_BYTES, PARTS_IN_FLIGHT, Request};
 use crate::error::StoreError;
@@ -68,11 +68,6 @@ async fn read_part(
     path: Path,
     range: Range<u64>,
 ) -> object_store::Result<Bytes> {
-    // A local file is read by one call, which has no body that could stall.
-    if objects.to_string().starts_with("LocalFileSystem") {
-        return objects.get_range(&path, range).await;
-    }
-
     let options = GetOptions {
         range: Some(GetRange::Bounded(range)),
         ..GetOptions::default()
@@ -84,6 +79,11 @@ async fn read_part(
 /// # Errors
 /// If the body ends early, or arrives too slowly.
 async fn read_body(answer: GetResult) -> object_store::Result<Bytes> {
+    // A local file is read by one call: as a stream it would be read in pieces of 8 KiB, each by another thread.
+    if let GetResultPayload::File(..) = answer.payload {
+        return answer.bytes().await;
+    }
+
     let expected = (answer.range.end - answer.range.start) as usize;
     let mut body = answer.into_stream();
     let mut bytes = BytesMut::with_capacity(expected);

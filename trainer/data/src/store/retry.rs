@@ -68,6 +68,13 @@ impl RequestRetry {
             };
 
             let error = self.to_error(verb, uri, source);
+            if error.kind == StoreErrorKind::NotFound {
+                // That an object is absent is an answer: of a store that works, to credentials that may ask it. In a
+                // new prefix it is the first, and for long the only one.
+                self.record_success(verb);
+                return Err(error);
+            }
+
             let log = outage.get_or_insert_with(OutageLog::new);
             let pause = pauses.next().unwrap_or(MAX_PAUSE);
             if log.elapsed() + pause > self.patience(&error) {
@@ -128,7 +135,6 @@ impl RetryPolicy for RequestRetry {
             RetryFailure::Status(status) => {
                 status.is_server_error() || matches!(status.as_u16(), 200 | 408 | 429)
             }
-            // Keys that expire in the middle of an upload: the others are refused before its first part.
             RetryFailure::Transport(_) => true,
             _ => false,
         };
@@ -208,6 +214,7 @@ mod tests {
         Done,
         Status(u16),
         AccessDenied,
+        NotFound,
     }
 
     impl Answer {
@@ -221,6 +228,12 @@ mod tests {
                     return Err(object_store::Error::PermissionDenied {
                         path: "x".to_owned(),
                         source: "<Code>AccessDenied</Code>".into(),
+                    });
+                }
+                Self::NotFound => {
+                    return Err(object_store::Error::NotFound {
+                        path: "x".to_owned(),
+                        source: "<Code>NoSuchKey</Code>".into(),
                     });
                 }
             };
@@ -238,8 +251,8 @@ mod tests {
         waited: Duration,
     }
 
-    /// Asks a store that gives `fault` for a while and is well again then. The clock of the test goes on by itself.
-    fn request_during(outage: Duration, fault: Answer, worked_before: bool) -> Outcome {
+    /// Asks a store that gives `fault` for a while and is well again then; `before` it gave another answer. The clock of the test goes on by itself.
+    fn request_during(outage: Duration, fault: Answer, before: Option<Answer>) -> Outcome {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
@@ -248,9 +261,10 @@ mod tests {
 
         runtime.block_on(async {
             let retry = RequestRetry::new(DEFAULT_OUTAGE);
-            if worked_before {
-                let well = || async { Answer::Done.into_result() };
-                retry.run(StoreVerb::Read, "s3://b/x", well).await.unwrap();
+            if let Some(answer) = before {
+                let request = || async { answer.into_result() };
+                // What it says is of no interest here.
+                let _ = retry.run(StoreVerb::Read, "s3://b/x", request).await;
             }
 
             let began = Instant::now();
@@ -278,7 +292,7 @@ mod tests {
     fn an_outage_of_half_an_hour_is_ridden_out() {
         for minutes in [1, 30] {
             let outage = Duration::from_secs(60 * minutes);
-            let found = request_during(outage, Answer::Status(503), true);
+            let found = request_during(outage, Answer::Status(503), Some(Answer::Done));
             found.result.unwrap();
             assert!(found.waited >= outage && found.waited < outage + 2 * MAX_PAUSE);
             assert!(found.requests < 60, "{} requests", found.requests);
@@ -286,8 +300,20 @@ mod tests {
     }
 
     #[test]
+    fn a_store_that_said_an_object_is_absent_has_worked() {
+        let minute = Duration::from_secs(60);
+        for fault in [Answer::Status(503), Answer::AccessDenied] {
+            let found = request_during(minute, fault, Some(Answer::NotFound));
+            found.result.unwrap();
+        }
+
+        let found = request_during(HOUR, Answer::NotFound, Some(Answer::Done));
+        assert_eq!((found.requests, found.waited), (1, Duration::ZERO));
+    }
+
+    #[test]
     fn an_outage_without_end_ends_the_request() {
-        let found = request_during(HOUR, Answer::Status(503), true);
+        let found = request_during(HOUR, Answer::Status(503), Some(Answer::Done));
         let error = found.result.unwrap_err();
         assert_eq!(error.exit().exit_code(), 75, "{error}");
         assert!(found.waited > DEFAULT_OUTAGE - 3 * MAX_PAUSE);
@@ -296,7 +322,7 @@ mod tests {
     #[test]
     fn what_never_worked_fails_at_once() {
         for fault in [Answer::Status(503), Answer::AccessDenied] {
-            let found = request_during(HOUR, fault, false);
+            let found = request_during(HOUR, fault, None);
             assert!(found.result.is_err());
             assert_eq!((found.requests, found.waited), (1, Duration::ZERO));
         }
@@ -305,11 +331,11 @@ mod tests {
     #[test]
     fn rights_that_are_lost_for_a_minute_are_waited_for_and_those_lost_for_good_are_reported() {
         let minute = Duration::from_secs(60);
-        request_during(minute, Answer::AccessDenied, true)
+        request_during(minute, Answer::AccessDenied, Some(Answer::Done))
             .result
             .unwrap();
 
-        let found = request_during(HOUR, Answer::AccessDenied, true);
+        let found = request_during(HOUR, Answer::AccessDenied, Some(Answer::Done));
         let error = found.result.unwrap_err();
         assert_eq!(error.exit().exit_code(), 78, "{error}");
         assert!(found.waited <= CREDENTIALS_GRACE);
@@ -318,7 +344,7 @@ mod tests {
     #[test]
     fn a_lasting_answer_is_reported_at_once() {
         for status in [301, 400, 404, 405] {
-            let found = request_during(HOUR, Answer::Status(status), true);
+            let found = request_during(HOUR, Answer::Status(status), Some(Answer::Done));
             let error = found.result.unwrap_err();
             assert_eq!(error.exit().exit_code(), 78, "{error}");
             assert_eq!(found.requests, 1, "{status}");

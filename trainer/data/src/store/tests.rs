@@ -119,8 +119,12 @@ fn what_a_killed_upload_left_behind_is_removed_with_the_rest() {
             std::fs::write(&staged, "half").unwrap();
         }
 
-        store.join_prefix("old").delete_all().unwrap();
-        store.join_prefix("absent").delete_all().unwrap();
+        store.delete_folder("old").unwrap();
+        store.delete_folder("absent").unwrap();
+        for nothing in ["", "/"] {
+            assert!(store.delete_folder(nothing).is_err(), "{nothing:?}");
+        }
+
         let names: Vec<_> = store.list_objects().unwrap();
         assert_eq!(names.len(), 1);
         assert!(!staged.exists());

@@ -26,9 +26,7 @@ pub(super) enum StoreLocation {
 
 /// Schemes whose keys are taken to the letter, as `aws s3 cp` and `gcloud storage cp` take them: nothing in them is
 /// percent-encoded, and `#` and `?` are characters like any other.
-const OBJECT_SCHEMES: [&str; 9] = [
-    "s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "memory",
-];
+const OBJECT_SCHEMES: [&str; 8] = ["s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss"];
 
 /// # Errors
 /// If the URI has no scheme that is known, or names no place in it; if it carries credentials.
@@ -47,7 +45,7 @@ pub(super) fn parse_uri(uri: &str) -> Result<StoreLocation> {
 }
 
 fn parse_path(path: &str) -> Result<StoreLocation> {
-    // A slash is missing: a folder of that name would be made, and nobody would look for it there.
+    // A slash is missing: a folder of that name would be made, which is not what was meant.
     let scheme = path.split_once(":/").map(|(scheme, _)| scheme);
     if scheme.is_some_and(|scheme| is_known_scheme(&scheme.to_ascii_lowercase())) {
         return Err(invalid_uri(path, "two slashes must follow its scheme"));
@@ -82,11 +80,11 @@ fn parse_file_uri(uri: &str, rest: &str) -> Result<StoreLocation> {
 
 fn parse_object_uri(uri: &str, scheme: &str, rest: &str) -> Result<StoreLocation> {
     let (authority, key) = rest.split_once('/').unwrap_or((rest, ""));
-    let has_password = authority
+    let has_user = authority
         .split_once('@')
         .is_some_and(|(user, _)| user.contains(':') || !scheme.starts_with("abfs"));
 
-    if has_password {
+    if has_user {
         return Err(credentials_in_uri(uri));
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use cnclip_data::json::{parse_json, strip_byte_order_mark};
 use serde::Deserialize;
 
 use super::class_folders::ClassImage;
@@ -26,7 +27,7 @@ pub(super) fn parse_order(
     images: usize,
     mistakes: &mut DatasetErrors,
 ) -> Option<Vec<usize>> {
-    let order: Vec<usize> = match serde_json::from_slice(bytes) {
+    let order: Vec<usize> = match parse_json(bytes) {
         Ok(order) => order,
         Err(error) => {
             mistakes.push_error(format!(
@@ -70,10 +71,9 @@ pub(super) fn parse_labels<'a>(
     let mut faults = Vec::new();
 
     // Lossy, so that invalid UTF-8 is reported with the number of its line.
-    let text = String::from_utf8_lossy(bytes);
-    let lines = text.trim_start_matches('\u{FEFF}').lines();
+    let text = String::from_utf8_lossy(strip_byte_order_mark(bytes));
 
-    for (index, line) in lines.enumerate() {
+    for (index, line) in text.lines().enumerate() {
         if line.trim().is_empty() {
             continue;
         }
@@ -120,7 +120,7 @@ struct ImageClasses {
 impl LabeledImages<'_> {
     fn parse_line(&self, line: &str) -> Result<ImageClasses, String> {
         let line: ImageLabelsLine =
-            serde_json::from_str(line).map_err(|error| error.to_string())?;
+            parse_json(line.as_bytes()).map_err(|error| error.to_string())?;
 
         let file = line.file;
         let name = file.strip_prefix("test/");
@@ -163,7 +163,10 @@ mod tests {
             )
         };
 
-        assert_eq!(of("[2, 0, 1]"), (Some(vec![2, 0, 1]), String::new()));
+        for text in ["[2, 0, 1]", "\u{FEFF}[2, 0, 1]"] {
+            assert_eq!(of(text), (Some(vec![2, 0, 1]), String::new()));
+        }
+
         for text in ["[0, 1]", "[0, 1, 1]", "[1, 2, 3]"] {
             assert!(
                 of(text).1.contains("must have each of 0 to 2 once"),
@@ -199,7 +202,8 @@ mod tests {
             format!("{{\"file\": \"{file}\", \"classes\": {classes}}}\r\n")
         };
 
-        let (found, mistakes) = of(&line("test/1/b.jpg", "[2, 1, 1]"));
+        let with_mark = format!("\u{FEFF}{}", line("test/1/b.jpg", "[2, 1, 1]"));
+        let (found, mistakes) = of(&with_mark);
         assert_eq!(
             (found, mistakes.as_str()),
             (vec![vec![0], vec![1, 2], vec![1]], "")

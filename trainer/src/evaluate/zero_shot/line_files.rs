@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 
+use cnclip_data::json::BYTE_ORDER_MARK;
+
 use super::dataset_errors::DatasetErrors;
 
 /// Placeholder for the class name in a template.
@@ -95,8 +97,8 @@ pub(super) fn fill_template(template: &str, name: &str) -> String {
 fn decode_lines(file: &str, bytes: &[u8], mistakes: &mut DatasetErrors) -> Vec<String> {
     match std::str::from_utf8(bytes) {
         Ok(text) => {
-            let text = text.strip_prefix('\u{FEFF}').unwrap_or(text);
-            text.lines().map(|line| line.trim().to_owned()).collect()
+            let lines = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text).lines();
+            lines.map(|line| line.trim().to_owned()).collect()
         }
         // Not decoded by guess: GB18030 accepts most byte sequences and could yield wrong names.
         Err(error) => {

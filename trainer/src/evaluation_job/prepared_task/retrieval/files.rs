@@ -77,19 +77,19 @@ fn write_features(
         ("images", FeatureKind::Images, ids.images, pool.images),
         ("texts", FeatureKind::Texts, ids.texts, pool.texts),
     ] {
-        // Streamed, so that the encoded file is not held in memory beside the features.
+        // Streamed, so that the encoded file is not held in memory next to the features.
         let extension = file_extension(format);
         let file = format!("{name}.{extension}");
         let rows = features.count();
         let width = features.width();
 
-        let beside = folder.write_with(&file, |to| {
+        let id_lines = folder.write_with(&file, |to| {
             let mut writer = FeatureWriter::new(format, kind, rows, width, to)?;
             writer.write_features(ids.iter().copied(), features.values())?;
             writer.finish()
         })?;
 
-        if let Some(ids) = beside {
+        if let Some(ids) = id_lines {
             let file = format!("{name}.ids.jsonl");
             folder.put(&file, ids.into())?;
         }
