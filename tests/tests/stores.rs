@@ -10,6 +10,10 @@ use cnclip_data::error::Result;
 use cnclip_data::store::Store;
 use cnclip_tests::fault_proxy::{Fault, FaultProxy};
 use cnclip_tests::testbed::Testbed;
+use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::multipart::MultipartStore;
+use object_store::path::Path;
+use object_store::{MultipartId, PutPayload};
 
 const UNAVAILABLE: Fault = answer("503 Service Unavailable", "SlowDown");
 const THROTTLED: Fault = answer("429 Too Many Requests", "TooManyRequests");
@@ -65,6 +69,59 @@ impl Fixture {
         self.store.put("object", self.content.clone()).unwrap();
         assert!(self.store.get("object").unwrap() == self.content);
         self
+    }
+}
+
+/// Runs a request of the client itself.
+fn run<T>(request: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.unwrap().block_on(request)
+}
+
+/// A client that does what a killed process did: it begins an upload, sends a part, and ends.
+struct KilledUpload {
+    client: AmazonS3,
+    path: Path,
+    id: MultipartId,
+}
+
+impl KilledUpload {
+    fn begin(fixture: &Fixture, name: &str) -> Self {
+        let s3 = Testbed::from_env().unwrap().s3;
+        let client = AmazonS3Builder::new()
+            .with_endpoint(&s3.endpoint)
+            .with_allow_http(true)
+            .with_bucket_name(&s3.bucket)
+            .with_region(&s3.region)
+            .with_access_key_id(&s3.access_key_id)
+            .with_secret_access_key(&s3.secret_access_key)
+            .build()
+            .unwrap();
+
+        let uri = fixture.store.object_uri(name);
+        let key = uri.trim_start_matches(&format!("s3://{}/", s3.bucket));
+        let path = Path::parse(key).unwrap();
+        let id = run(async { client.create_multipart(&path).await }).unwrap();
+        let killed = Self { client, path, id };
+        assert!(killed.put_part(0));
+
+        let record = format!("{name}.upload-id");
+        let id = killed.id.clone();
+        fixture.store.put(&record, id.into()).unwrap();
+        killed
+    }
+
+    /// Whether the upload takes a part.
+    fn put_part(&self, index: usize) -> bool {
+        let part = PutPayload::from(vec![0; 6 << 20]);
+        let put = self.client.put_part(&self.path, &self.id, index, part);
+        run(put).is_ok()
+    }
+
+    fn is_stored(&self) -> bool {
+        self.put_part(1)
     }
 }
 
@@ -168,4 +225,23 @@ fn what_never_worked_is_reported_within_a_minute() {
             "{fault:?}: {error}"
         );
     });
+}
+
+#[test]
+fn what_a_killed_upload_left_behind_is_removed() {
+    let fixture = Fixture::new("killed", 20).write_first();
+    let store = fixture.store.join_prefix("run");
+    let fixture = Fixture { store, ..fixture };
+
+    let overwritten = KilledUpload::begin(&fixture, "object");
+    let removed = KilledUpload::begin(&fixture, "folder/object");
+    assert!(overwritten.is_stored() && removed.is_stored());
+
+    let fixture = fixture.write_first();
+    fixture.store.delete_folder("folder").unwrap();
+    assert!(!overwritten.is_stored() && !removed.is_stored());
+
+    let entries = fixture.store.list_objects().unwrap();
+    let names: Vec<_> = entries.iter().map(|entry| entry.name.as_str()).collect();
+    assert_eq!(names, ["object"]);
 }

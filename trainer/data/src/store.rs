@@ -4,6 +4,7 @@
 mod client;
 mod download;
 mod fetch;
+mod multipart;
 mod reader;
 mod request;
 mod retry;
@@ -23,6 +24,7 @@ use object_store::path::{Path, PathPart};
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::error::{Error, Result, StoreError, StoreErrorKind, StoreVerb};
+use multipart::MultipartClient;
 pub use reader::ObjectReader;
 use request::Request;
 use retry::RequestRetry;
@@ -75,6 +77,8 @@ pub struct Store {
     reads: Arc<dyn ObjectStore>,
     /// Gives up on a request that takes long as a whole: nothing is received while a part is sent.
     writes: Arc<dyn ObjectStore>,
+    /// The second of the two, where uploads in parts have ids and outlive the process that began them.
+    multipart: Option<MultipartClient>,
     retry: Arc<RequestRetry>,
     prefix: Path,
     uri: String,
@@ -136,7 +140,10 @@ impl Store {
     /// An empty store that lives as long as its clones.
     pub fn in_memory() -> Self {
         let objects = Arc::new(object_store::memory::InMemory::new());
-        Self::of_objects(objects, Path::default(), "memory:")
+        Self {
+            multipart: Some(MultipartClient::new(objects.clone())),
+            ..Self::of_objects(objects, Path::default(), "memory:")
+        }
     }
 
     /// A store without a network between.
@@ -144,6 +151,7 @@ impl Store {
         Self {
             reads: objects.clone(),
             writes: objects,
+            multipart: None,
             retry: Arc::new(RequestRetry::new(retry::DEFAULT_OUTAGE)),
             prefix,
             uri: uri.trim_end_matches('/').to_owned(),
@@ -328,6 +336,7 @@ impl Store {
 
         Request {
             objects: objects.clone(),
+            multipart: self.multipart.clone(),
             retry: self.retry.clone(),
             verb,
             path: self.object_path(name),

@@ -87,6 +87,14 @@ impl StoreError {
         }
     }
 
+    /// What the client of the store said.
+    pub(crate) fn into_source(self) -> Source {
+        self.source.unwrap_or(Source::NotImplemented {
+            operation: self.verb.to_string(),
+            implementer: self.uri,
+        })
+    }
+
     pub(crate) fn read_only(uri: &str) -> Self {
         Self {
             verb: StoreVerb::Write,

@@ -8,6 +8,7 @@ use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::http::HttpBuilder;
 use object_store::local::LocalFileSystem;
+use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::{
     BackoffConfig, Certificate, ClientOptions, ObjectStore, ObjectStoreScheme, RetryConfig,
@@ -15,6 +16,7 @@ use object_store::{
 use url::Url;
 
 use super::Store;
+use super::multipart::MultipartClient;
 use super::retry::{DEFAULT_OUTAGE, RequestRetry};
 use super::uri::{StoreLocation, invalid_uri, parse_uri};
 use crate::error::{Error, Result, StoreError, StoreVerb};
@@ -73,9 +75,12 @@ pub(super) fn open_uri(
     install_tls_provider();
     let build = |client_use| build_client(uri, &scheme, &root, &environment, client_use);
 
+    let writes = build(ClientUse::Writes)?;
+
     Ok(Store {
-        reads: build(ClientUse::Reads)?,
-        writes: build(ClientUse::Writes)?,
+        reads: build(ClientUse::Reads)?.objects,
+        writes: writes.objects,
+        multipart: writes.multipart,
         retry: Arc::new(RequestRetry::new(environment.outage()?)),
         prefix,
         uri: uri.trim_end_matches('/').to_owned(),
@@ -97,13 +102,37 @@ fn open_local_folder(folder: &std::path::Path, uri: &str) -> Result<Store> {
     })
 }
 
+/// The client of one store.
+struct Client {
+    objects: Arc<dyn ObjectStore>,
+    /// None where an upload in parts needs no abort: Azure removes blocks that belong to no object after a week.
+    multipart: Option<MultipartClient>,
+}
+
+impl Client {
+    fn new(objects: impl ObjectStore) -> Self {
+        Self {
+            objects: Arc::new(objects),
+            multipart: None,
+        }
+    }
+
+    fn with_multipart(objects: impl ObjectStore + MultipartStore) -> Self {
+        let objects = Arc::new(objects);
+        Self {
+            multipart: Some(MultipartClient::new(objects.clone())),
+            objects,
+        }
+    }
+}
+
 fn build_client(
     uri: &str,
     scheme: &ObjectStoreScheme,
     root: &Url,
     environment: &StoreEnvironment,
     client_use: ClientUse,
-) -> Result<Arc<dyn ObjectStore>> {
+) -> Result<Client> {
     let failed = |source| StoreError::new(StoreVerb::Open, uri, source);
     let options = |allow_http| client_options(environment, allow_http, client_use);
 
@@ -111,7 +140,7 @@ fn build_client(
         ObjectStoreScheme::AmazonS3 => {
             let (builder, allow_http) = s3_builder(uri, root, environment)?;
             let builder = builder.with_client_options(options(allow_http)?);
-            Arc::new(builder.build().map_err(failed)?)
+            Client::with_multipart(builder.build().map_err(failed)?)
         }
         ObjectStoreScheme::GoogleCloudStorage => {
             let start = GoogleCloudStorageBuilder::new().with_url(root.as_str());
@@ -120,7 +149,7 @@ fn build_client(
                 .with_retry(retry_config())
                 .with_client_options(options(false)?);
 
-            Arc::new(builder.build().map_err(failed)?)
+            Client::with_multipart(builder.build().map_err(failed)?)
         }
         ObjectStoreScheme::MicrosoftAzure => {
             let start = MicrosoftAzureBuilder::new().with_url(root.as_str());
@@ -129,7 +158,7 @@ fn build_client(
                 .with_retry(retry_config())
                 .with_client_options(options(false)?);
 
-            Arc::new(builder.build().map_err(failed)?)
+            Client::new(builder.build().map_err(failed)?)
         }
         ObjectStoreScheme::Http => {
             let builder = HttpBuilder::new()
@@ -137,7 +166,7 @@ fn build_client(
                 .with_retry(retry_config())
                 .with_client_options(options(root.scheme() == "http")?);
 
-            Arc::new(builder.build().map_err(failed)?)
+            Client::new(builder.build().map_err(failed)?)
         }
         _ => return Err(invalid_uri(uri, "its scheme is not one we read")),
     })

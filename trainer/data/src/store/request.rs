@@ -6,6 +6,7 @@ use std::sync::Arc;
 use object_store::ObjectStore;
 use object_store::path::Path;
 
+use super::multipart::MultipartClient;
 use super::retry::RequestRetry;
 use crate::error::{StoreError, StoreVerb};
 
@@ -13,6 +14,7 @@ use crate::error::{StoreError, StoreVerb};
 #[derive(Clone, Debug)]
 pub(super) struct Request {
     pub(super) objects: Arc<dyn ObjectStore>,
+    pub(super) multipart: Option<MultipartClient>,
     pub(super) retry: Arc<RequestRetry>,
     pub(super) verb: StoreVerb,
     pub(super) path: Path,

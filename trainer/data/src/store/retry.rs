@@ -5,9 +5,7 @@ use std::future::Future;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use backon::{BackoffBuilder, ExponentialBuilder};
-use object_store::retry::{RetryContext, RetryFailure, RetryPolicy};
 use tokio::time::Instant;
 
 use crate::error::{StoreError, StoreErrorKind, StoreVerb};
@@ -124,29 +122,6 @@ impl RequestRetry {
 
     fn record_success(&self, verb: StoreVerb) {
         self.succeeded.fetch_or(verb_bit(verb), Ordering::Relaxed);
-    }
-}
-
-/// A part of an upload is repeated by the client, which signs it anew each time.
-#[async_trait]
-impl RetryPolicy for RequestRetry {
-    async fn retry(&self, context: RetryContext) -> bool {
-        let is_transient = match context.failure {
-            RetryFailure::Status(status) => {
-                status.is_server_error() || matches!(status.as_u16(), 200 | 408 | 429)
-            }
-            RetryFailure::Transport(_) => true,
-            _ => false,
-        };
-
-        let pause = pauses().nth(context.attempt).unwrap_or(MAX_PAUSE);
-        let is_outage = is_transient && self.has_succeeded(StoreVerb::Write);
-        if !is_outage || context.elapsed + pause > self.outage {
-            return false;
-        }
-
-        tokio::time::sleep(pause).await;
-        true
     }
 }
 

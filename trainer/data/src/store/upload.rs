@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use object_store::path::Path;
-use object_store::{ObjectStore, PutMultipartOptions, WriteMultipart};
+use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart};
 
-use super::retry::RequestRetry;
+use super::multipart::RecordedUpload;
 use super::{PART_BYTES, PARTS_IN_FLIGHT, Request, Store};
 use crate::error::{Error, Result, StoreError, StoreVerb};
 
@@ -73,12 +73,7 @@ impl ObjectWriter<'_> {
         let send = async move {
             let sent = match sent {
                 Some(sent) => sent,
-                None => {
-                    let retry = &request.retry;
-                    request
-                        .run(|objects, path| begin_upload(objects, path, retry.clone()))
-                        .await?
-                }
+                None => begin_upload(&request).await?,
             };
 
             let sent = put_part(sent, part).await;
@@ -118,31 +113,50 @@ impl ObjectWriter<'_> {
     }
 }
 
-/// Writes a large object that is in memory: the whole upload can be repeated, and not only its parts.
+/// Writes a large object that is in memory.
 pub(super) async fn put_in_parts(request: &Request, bytes: Bytes) -> Result<(), StoreError> {
-    let upload = |objects, path| {
-        let mut rest = bytes.clone();
-        async move {
-            let mut sent = begin_upload(objects, path, request.retry.clone()).await?;
-            while !rest.is_empty() {
-                let part = rest.split_to(rest.len().min(PART_LEN));
-                sent = put_part(sent, part).await?;
-            }
+    if request.multipart.is_some() {
+        // Each of its requests is repeated by itself.
+        let sent = begin_upload(request).await?;
+        let done = put_parts(sent, bytes).await;
+        return done.map_err(|source| request.to_error(source));
+    }
 
-            sent.finish().await.map(drop)
-        }
+    let upload = |objects: Arc<dyn ObjectStore>, path: Path| {
+        let bytes = bytes.clone();
+        async move { put_parts(begin_file(objects, path).await?, bytes).await }
     };
 
     request.run(upload).await
 }
 
-async fn begin_upload(
+async fn put_parts(mut sent: WriteMultipart, mut rest: Bytes) -> object_store::Result<()> {
+    while !rest.is_empty() {
+        let part = rest.split_to(rest.len().min(PART_LEN));
+        sent = put_part(sent, part).await?;
+    }
+
+    sent.finish().await.map(drop)
+}
+
+async fn begin_upload(request: &Request) -> Result<WriteMultipart, StoreError> {
+    let Some(client) = &request.multipart else {
+        return request.run(begin_file).await;
+    };
+
+    let upload = RecordedUpload::begin(request.clone(), client.clone()).await?;
+    Ok(WriteMultipart::new_with_chunk_size(
+        Box::new(upload),
+        PART_LEN,
+    ))
+}
+
+/// Of a volume, where what a killed process leaves is removed with its folder.
+async fn begin_file(
     objects: Arc<dyn ObjectStore>,
     path: Path,
-    retry: Arc<RequestRetry>,
 ) -> object_store::Result<WriteMultipart> {
-    let options = PutMultipartOptions::default().with_retry_policy(retry);
-    let upload = objects.put_multipart_opts(&path, options).await?;
+    let upload = objects.put_multipart(&path).await?;
     Ok(WriteMultipart::new_with_chunk_size(upload, PART_LEN))
 }
 

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
-use super::{PART_BYTES, Store, upload};
+use super::multipart::UPLOAD_ID_SUFFIX;
+use super::{PART_BYTES, Store, multipart, upload};
 use crate::error::{Error, Result, StoreError, StoreVerb};
 
 impl Store {
@@ -76,8 +77,8 @@ impl Store {
         self.wait_for(async move { request.run(delete).await })
     }
 
-    /// Removes everything in a folder. In a folder of this machine also what killed uploads left behind, which is not
-    /// listed and would fill the volume.
+    /// Removes everything in a folder, also what killed uploads left behind, which is not listed and would fill the
+    /// volume or be paid for.
     ///
     /// # Errors
     /// As [`Store::put`]; if the name is empty, which would remove everything there is.
@@ -98,10 +99,24 @@ impl Store {
 
         let folder = self.join_prefix(name);
         for entry in folder.list_objects()? {
+            if let Some(object) = entry.name.strip_suffix(UPLOAD_ID_SUFFIX) {
+                folder.abort_upload(object)?;
+            }
+
             folder.delete(&entry.name)?;
         }
 
         Ok(())
+    }
+
+    /// Removes the parts of an upload that was not finished; they are not listed.
+    fn abort_upload(&self, name: &str) -> Result<()> {
+        let Some(client) = self.multipart.clone() else {
+            return Ok(());
+        };
+
+        let request = self.request(StoreVerb::Delete, name);
+        self.wait_for(async move { multipart::abort_recorded(&request, &client).await })
     }
 
     pub(super) fn ensure_writable(&self, name: &str) -> Result<()> {
