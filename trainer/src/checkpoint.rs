@@ -8,13 +8,17 @@
 
 mod fence;
 mod manifest;
+mod search;
 mod writer;
+
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use fence::{Fence, FenceClaim};
+pub use search::CheckpointSearch;
 pub use writer::CheckpointWriter;
 
 use crate::error::{Error, Result};
@@ -115,7 +119,7 @@ pub struct WrittenCheckpoint {
     pub seconds: f64,
 }
 
-/// A checkpoint that was proven whole.
+/// A published checkpoint. Its files are proven to be what was written when they are read.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     /// Steps completed.
@@ -128,14 +132,16 @@ pub struct Checkpoint {
     pub score: Option<f64>,
     folder: Store,
     files: Vec<ManifestEntry>,
+    /// Small files that were read when it was opened.
+    in_memory: BTreeMap<String, Bytes>,
 }
 
 impl Checkpoint {
-    /// The checkpoint in a folder, with the files named `wanted` proven to be what was written.
+    /// The checkpoint in a folder, with the small files named `in_memory` read and proven.
     ///
     /// # Errors
-    /// If it is not whole, lacks a wanted file, or a file is not what was written.
-    pub fn open_verified(folder: &Store, wanted: &[&str]) -> Result<Self> {
+    /// If it is not whole, lacks such a file, or one is not what was written.
+    pub fn open(folder: &Store, in_memory: &[&str]) -> Result<Self> {
         let (
             Manifest {
                 step, score, files, ..
@@ -143,74 +149,68 @@ impl Checkpoint {
             digest,
         ) = Manifest::read_from(folder)?;
 
-        let uri = folder.uri().to_owned();
-        let folder = folder.clone();
-        let checkpoint = Self {
+        let mut checkpoint = Self {
             step,
-            uri,
+            uri: folder.uri().to_owned(),
             digest,
             score,
-            folder,
+            folder: folder.clone(),
             files,
+            in_memory: BTreeMap::new(),
         };
 
-        // The manifest holds digests, so a file that was changed or truncated after it was written is
-        // found here, before it is trained on.
-        for name in wanted {
-            checkpoint
-                .find_file(name)?
-                .verify_content(&checkpoint.folder)?;
+        for name in in_memory {
+            let content = checkpoint.read_file(name)?;
+            checkpoint.in_memory.insert((*name).to_owned(), content);
         }
 
         Ok(checkpoint)
     }
 
-    /// The newest checkpoint below `store` that is whole; one that is not is logged and skipped.
-    /// `None` if there is none at all.
+    /// The newest checkpoint below `store` of which the files named `wanted` are whole; one that is not is logged and
+    /// skipped. `None` if there is none at all.
     ///
     /// # Errors
     /// If there are checkpoints and none is whole; if the store fails.
     pub fn find_newest(store: &Store, wanted: &[&str]) -> Result<Option<Self>> {
-        let mut damage = Vec::new();
-        for place in list_published_ids(store)? {
-            match Self::open_verified(&store.join_prefix(&place.folder_name()), wanted) {
-                Ok(checkpoint) => return Ok(Some(checkpoint)),
-                // Damage makes an older checkpoint the newest; a store that does not answer must not, or
-                // an outage of seconds would cost hours of steps.
-                Err(error @ (Error::Data(_) | Error::Config(_))) => {
-                    tracing::warn!("checkpoint skipped: {error}");
-                    damage.push(error.to_string());
-                }
-                Err(error) => return Err(error),
+        let mut search = CheckpointSearch::start(store)?;
+        while let Some(checkpoint) = search.next_checkpoint(&[])? {
+            match checkpoint.verify_files(wanted) {
+                Ok(()) => return Ok(Some(checkpoint)),
+                Err(error) => search.skip_damaged(error)?,
             }
         }
 
-        if damage.is_empty() {
-            return Ok(None);
-        }
-
-        Err(Error::Data(format!(
-            "no checkpoint of {} can be used: {}. Restore one of them, or delete them all to begin \
-             again.",
-            store.uri(),
-            damage.join("; ")
-        )))
+        Ok(None)
     }
 
-    /// A small file, proven again as it is read.
+    /// Reads files to prove that they are what was written.
+    ///
+    /// # Errors
+    /// If one is not, or is not there.
+    pub fn verify_files(&self, names: &[&str]) -> Result<()> {
+        let mut files = names.iter().map(|name| self.find_file(name));
+        files.try_for_each(|file| file?.verify_content(&self.folder))
+    }
+
+    /// A small file, proven as it is read.
     ///
     /// # Errors
     /// If it is not there, or not what was written.
     pub fn read_file(&self, name: &str) -> Result<Bytes> {
-        self.find_file(name)?.read_verified(&self.folder)
+        match self.in_memory.get(name) {
+            Some(content) => Ok(content.clone()),
+            None => self.find_file(name)?.read_verified(&self.folder),
+        }
     }
 
-    /// The tensors of a file that was wanted; their values stay there.
+    /// The tensors of a file. Their values stay there, and are proven when they are loaded.
     ///
     /// # Errors
-    /// If it holds none.
+    /// If it holds none, or is gone or cut off.
     pub fn open_weights(&self, name: &str) -> Result<Weights> {
-        Weights::open(&self.folder, self.find_file(name).map(|file| &file.name)?)
+        let file = self.find_file(name)?;
+        Weights::open_expected(&self.folder, &file.name, file.expected())
     }
 
     /// SHA-256 of a file, as it was written down.

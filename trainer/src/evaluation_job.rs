@@ -142,9 +142,7 @@ fn evaluate_on_rank(
 ) -> Result<String> {
     let config = context.config;
     let communicator = context.communicator;
-    let mut model = EvaluatedModel::load_checkpoint(config, memory)?;
-    // The prefix of a stage resolves to its newest checkpoint, which a training that still runs may
-    // have replaced between the reads of two workers.
+    let mut model = EvaluatedModel::load_checkpoint(config, memory, communicator)?;
     model.ensure_same_weights(communicator)?;
     report_start(config, &model, reporter);
 
@@ -162,9 +160,10 @@ fn evaluate_on_rank(
         sections.extend(section);
     }
 
-    let table = match communicator.is_rank_zero() {
-        true => result_files::write_results(config, &model.weights, sections, context.artifacts)?,
-        false => String::new(),
+    // Rank 0 alone has the weights as they were found, and writes.
+    let table = match &model.weights {
+        Some(found) => result_files::write_results(config, found, sections, context.artifacts)?,
+        None => String::new(),
     };
 
     // Final barrier: the success of one rank implies the success of all.
@@ -180,8 +179,8 @@ fn report_start(config: &EvaluateConfig, model: &EvaluatedModel, reporter: &Repo
     });
 
     update_evaluation(reporter, |evaluation| {
-        evaluation.checkpoint = Some(model.weights.uri.clone());
-        evaluation.digest.clone_from(&model.weights.digest);
+        evaluation.checkpoint = Some(model.origin.uri.clone());
+        evaluation.digest.clone_from(&model.origin.digest);
     });
 }
 

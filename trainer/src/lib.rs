@@ -14,6 +14,7 @@ pub mod memory_limit;
 pub mod model_resolver;
 pub mod page;
 pub mod progress;
+mod rank_values;
 pub mod stage_chain;
 pub mod stop;
 mod text_table;

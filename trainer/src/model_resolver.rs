@@ -102,14 +102,17 @@ pub struct FinalCheckpoint {
     pub step: u64,
 }
 
-/// The weights at a URI: a `.safetensors`, `.pt`, `.pth` or `.bin` file, the index of several, a
+/// The weights at a URI, to be loaded: a `.safetensors`, `.pt`, `.pth` or `.bin` file, the index of several, a
 /// checkpoint, the prefix of a stage (the checkpoint it ended with, or else its newest), a folder as
 /// Hugging Face lays it out, or a repository of its hub or a file in one.
 ///
 /// # Errors
 /// If there is nothing of the kind, or what is there is damaged; the message lists what was tried.
+///
+/// # Guarantees
+/// Those of a checkpoint are loaded as they were written, or not at all: their file is proven while it is loaded.
 pub fn resolve_weights(uri: &str) -> Result<ResolvedWeights> {
-    resolve_uri(uri, &[WEIGHTS_FILE, CONFIG_FILE])
+    resolve_uri(uri, &[WEIGHTS_FILE])
 }
 
 /// Whether a URI has the form of a checkpoint's, and nothing is there: it was deleted, or never written.
@@ -125,16 +128,16 @@ pub fn is_missing_checkpoint(uri: &str) -> bool {
     is_checkpoint && matches!(manifest(), Ok(None))
 }
 
-/// As [`resolve_weights`], but the weights of a checkpoint are not verified against its manifest: to inspect
-/// names and shapes without reading gigabytes.
+/// As [`resolve_weights`], but of a stage at work the newest checkpoint is taken without a look at its weights: to
+/// inspect names and shapes without reading gigabytes.
 ///
 /// # Errors
 /// As [`resolve_weights`].
 pub fn resolve_unverified(uri: &str) -> Result<ResolvedWeights> {
-    resolve_uri(uri, &[CONFIG_FILE])
+    resolve_uri(uri, &[])
 }
 
-fn resolve_uri(uri: &str, proven: &[&str]) -> Result<ResolvedWeights> {
+fn resolve_uri(uri: &str, wanted: &[&str]) -> Result<ResolvedWeights> {
     if uri.starts_with(hub::HUB_SCHEME) {
         let FetchedWeights {
             uri,
@@ -150,7 +153,7 @@ fn resolve_uri(uri: &str, proven: &[&str]) -> Result<ResolvedWeights> {
 
     match find_weights_file(uri)? {
         Some((parent, name)) => resolve_file(&parent, name),
-        None => resolve_folder(&Store::open(uri)?, proven),
+        None => resolve_folder(&Store::open(uri)?, wanted),
     }
 }
 
@@ -182,28 +185,31 @@ pub fn find_training_config(uri: &str) -> Result<Option<TrainConfig>> {
         return Ok(None);
     }
 
-    let found = find_checkpoint(&Store::open(uri)?, &[CONFIG_FILE])?;
+    let found = find_checkpoint(&Store::open(uri)?, &[])?;
     found
         .map(|checkpoint| read_training_config(&checkpoint))
         .transpose()
 }
 
-/// The checkpoint in a folder: itself, the one a stage ended with, or the newest of a stage.
+/// The checkpoint in a folder: itself, the one a stage ended with, or the newest of a stage that holds `wanted` files.
 fn find_checkpoint(store: &Store, wanted: &[&str]) -> Result<Option<Checkpoint>> {
+    const IN_MEMORY: [&str; 1] = [CONFIG_FILE];
     if store.get_if_exists(MANIFEST_FILE)?.is_some() {
-        return Checkpoint::open_verified(store, wanted).map(Some);
+        return Checkpoint::open(store, &IN_MEMORY).map(Some);
     }
 
     // Before the newest: a finished stage names its best checkpoint, which may be an older one.
     if let Some(last) = read_final_checkpoint(store)? {
-        return Checkpoint::open_verified(&store.join_prefix(&last.checkpoint), wanted).map(Some);
+        return Checkpoint::open(&store.join_prefix(&last.checkpoint), &IN_MEMORY).map(Some);
     }
 
-    Checkpoint::find_newest(&store.join_prefix(CHECKPOINTS_FOLDER), wanted)
+    // Of a stage at work another checkpoint takes the place of a damaged one, which is found only by reading it.
+    let proven = [wanted, &IN_MEMORY].concat();
+    Checkpoint::find_newest(&store.join_prefix(CHECKPOINTS_FOLDER), &proven)
 }
 
-fn resolve_folder(store: &Store, proven: &[&str]) -> Result<ResolvedWeights> {
-    if let Some(found) = find_checkpoint(store, proven)? {
+fn resolve_folder(store: &Store, wanted: &[&str]) -> Result<ResolvedWeights> {
+    if let Some(found) = find_checkpoint(store, wanted)? {
         return resolve_checkpoint(found);
     }
 

@@ -2,6 +2,7 @@
 //! they are copied into the model's memory, so that no model is held twice.
 
 mod dtype_convert;
+mod expected_content;
 mod load;
 mod moments;
 mod name_mapping;
@@ -14,12 +15,14 @@ mod sharded;
 mod state_dict_format;
 mod stored_tensor;
 mod tensor_file;
+mod tensor_reader;
 mod tower_detection;
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+pub use expected_content::ExpectedContent;
 pub use load::{ModelPart, WeightsError, load_weights, summarize_ignored};
 pub use moments::{load_moments, write_moments};
 pub use safetensors_writer::write_safetensors;
@@ -32,6 +35,8 @@ use crate::error::Result;
 use cnclip_data::store::Store;
 use name_mapping::ReferenceTensors;
 pub use sharded::{INDEX_SUFFIX, list_shard_files};
+use tensor_file::TensorListing;
+use tensor_reader::{ReadingPlace, TensorReader};
 
 /// A tensor read from a file.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,21 +84,35 @@ impl Weights {
     pub fn open(store: &Store, name: &str) -> Result<Self> {
         let listing = match name.ends_with(INDEX_SUFFIX) {
             true => sharded::list_sharded_tensors(store, name)?.into(),
-            false => tensor_file::list_tensors(store, name)?,
+            false => tensor_file::list_tensors(store, name, None)?,
         };
 
+        Ok(Self::from_listing(listing))
+    }
+
+    /// As [`Weights::open`], for a file whose content is known: it is proven while its tensors are loaded, and a load
+    /// of a file that holds anything else fails.
+    ///
+    /// # Errors
+    /// As [`Weights::open`]; if the file is gone or has another size.
+    pub fn open_expected(store: &Store, name: &str, expected: ExpectedContent) -> Result<Self> {
+        let listing = tensor_file::list_tensors(store, name, Some(expected))?;
+        Ok(Self::from_listing(listing))
+    }
+
+    fn from_listing(listing: TensorListing) -> Self {
         let ReferenceTensors {
             format,
             tensors,
             ignored,
         } = name_mapping::to_reference_names(listing.tensors);
 
-        Ok(Self {
+        Self {
             format,
             tensors,
             ignored,
             recorded_progress: listing.recorded_progress,
-        })
+        }
     }
 
     /// The tensors of safetensors in memory.
@@ -136,12 +155,39 @@ impl Weights {
     /// All values in memory of their own: for files that are small.
     ///
     /// # Errors
-    /// If the file cannot be read.
+    /// If the file cannot be read, or is not what it must be.
     pub fn to_tensors(&self) -> Result<TensorMap> {
-        let read =
-            |(name, stored): (&String, &StoredTensor)| Ok((name.clone(), stored.to_tensor()?));
-        self.tensors.iter().map(read).collect()
+        let mut reader = TensorReader::plan(self.tensors.values())?;
+        let mut named: Vec<(&String, &StoredTensor)> = self.tensors.iter().collect();
+        sort_by_place(&mut named, &reader, |(_, stored)| stored)?;
+        let read = named
+            .into_iter()
+            .map(|(name, stored)| Ok((name.clone(), stored.to_tensor(&mut reader)?)));
+
+        let tensors = read.collect::<Result<_>>()?;
+        reader.finish()?;
+        Ok(tensors)
     }
+}
+
+/// Sorts what is read from tensors by where these lie.
+///
+/// # Errors
+/// If an entry of an archive is not there, or is compressed.
+fn sort_by_place<T>(
+    items: &mut Vec<T>,
+    reader: &TensorReader,
+    tensor_of: impl Fn(&T) -> &StoredTensor,
+) -> Result<()> {
+    let placed = items.drain(..).map(|item| {
+        let place = reader.place_of(tensor_of(&item))?;
+        Ok((place, item))
+    });
+
+    let mut placed: Vec<(ReadingPlace, T)> = placed.collect::<Result<_>>()?;
+    placed.sort_by_key(|(place, _)| *place);
+    items.extend(placed.into_iter().map(|(_, item)| item));
+    Ok(())
 }
 
 /// Reads small safetensors, in the layout of the reference or of Hugging Face.

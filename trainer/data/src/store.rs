@@ -5,6 +5,7 @@ mod client;
 mod download;
 mod fetch;
 mod multipart;
+mod parts;
 mod reader;
 mod request;
 mod retry;
@@ -25,6 +26,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::error::{Error, Result, StoreError, StoreErrorKind, StoreVerb};
 use multipart::MultipartClient;
+pub use parts::ObjectParts;
 pub use reader::ObjectReader;
 use request::Request;
 use retry::RequestRetry;
@@ -244,13 +246,22 @@ impl Store {
         let request = self.request(StoreVerb::Read, name);
         let wanted = range.clone();
         let found = self.wait_for(async move { fetch::byte_range(&request, range).await });
+        self.expect_whole_range(name, &wanted, found)
+    }
+
+    /// A range that goes beyond the end is answered with fewer bytes and no error, or refused.
+    fn expect_whole_range(
+        &self,
+        name: &str,
+        wanted: &Range<u64>,
+        found: Result<Bytes>,
+    ) -> Result<Bytes> {
         let is_short = match &found {
             Ok(bytes) => bytes.len() as u64 != wanted.end - wanted.start,
             Err(Error::Store(fault)) => fault.kind == StoreErrorKind::InvalidRange,
             Err(_) => false,
         };
 
-        // A range that goes beyond the end is answered with fewer bytes and no error, or refused.
         match is_short {
             false => found,
             true => Err(Error::Data(format!(

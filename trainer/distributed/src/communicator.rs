@@ -54,6 +54,9 @@ pub struct Communicator {
     ticks: Arc<WaitTicks>,
 }
 
+/// Numbers of a device's tensor that are in host memory at a time while they are broadcast: 64 MiB.
+const HOST_WINDOW_LEN: usize = 16 << 20;
+
 /// What a communicator is made of.
 pub(crate) struct CommunicatorParts {
     pub(crate) topology: RankTopology,
@@ -210,10 +213,71 @@ impl Communicator {
     /// # Errors
     /// If a rank has failed.
     pub fn broadcast<T: Pod>(&self, values: &[T]) -> Result<Vec<T>> {
-        // A gather to which the others add nothing: broadcasts are rare and short, so they need no protocol of
-        // their own.
-        let values = if self.is_rank_zero() { values } else { &[] };
-        Ok(self.all_gather_varlen(values)?.swap_remove(0))
+        // The length first: only then does a rank know how much to receive.
+        let mut len = [values.len() as u64];
+        self.broadcast_in_place(&mut len)?;
+
+        let mut received = match self.is_rank_zero() {
+            true => values.to_vec(),
+            false => vec![T::zeroed(); len[0] as usize],
+        };
+
+        self.broadcast_in_place(&mut received)?;
+        Ok(received)
+    }
+
+    /// Replaces the values by those of rank 0, which must be as many.
+    ///
+    /// # Errors
+    /// If a rank has failed; then they are of no use.
+    ///
+    /// # Examples
+    /// ```
+    /// use cnclip_compute::collective::Collective;
+    /// use cnclip_distributed::run_on_ranks;
+    ///
+    /// let found = run_on_ranks(3, |communicator| {
+    ///     let mut values = [communicator.rank() as f32; 2];
+    ///     communicator.broadcast_in_place(&mut values).map(|()| values)
+    /// })?;
+    ///
+    /// for values in found {
+    ///     assert_eq!(values?, [0.0, 0.0]);
+    /// }
+    /// # Ok::<(), cnclip_distributed::Error>(())
+    /// ```
+    pub fn broadcast_in_place<T: Pod>(&self, values: &mut [T]) -> Result<()> {
+        self.lock_ring().broadcast(values);
+        self.check_peers()
+    }
+
+    /// Replaces a tensor in either memory by that of rank 0: from device to device where these are connected.
+    ///
+    /// # Errors
+    /// If a rank has failed; then it is of no use.
+    pub fn broadcast_tensor(&self, mut values: TensorViewMut<'_>) -> Result<()> {
+        if self.topology.world_size == 1 {
+            return Ok(());
+        }
+
+        if let (Some(group), TensorViewMut::Device(values)) = (self.device_group.get(), &mut values)
+        {
+            group.broadcast(values);
+            return self.check_peers();
+        }
+
+        // In windows: a device's tensor passes through host memory, which need not hold all of it.
+        let len = values.len();
+        for start in (0..len).step_by(HOST_WINDOW_LEN) {
+            let window = start..len.min(start + HOST_WINDOW_LEN);
+            let mut window = values.reborrow().slice(window);
+            match self.is_rank_zero() {
+                true => window.update_on_host(|values| self.broadcast_in_place(values))?,
+                false => window.overwrite_with(|values| self.broadcast_in_place(values))?,
+            }
+        }
+
+        Ok(())
     }
 
     /// Makes sure that all ranks have the same value; `what` names it in the error.

@@ -110,6 +110,44 @@ impl RingCollective {
         self.record_link_failure(gathered);
     }
 
+    /// Replaces the values by those of rank 0. Each rank passes a chunk on while the next one is on its way to it, so
+    /// that a large tensor takes as long as it takes to one rank, however many there are.
+    pub(super) fn broadcast<T: Pod>(&mut self, values: &mut [T]) {
+        let passed_on = self.pass_on_chunks(values);
+        self.record_link_failure(passed_on);
+    }
+
+    fn pass_on_chunks<T: Pod>(&mut self, values: &mut [T]) -> Result<(), LinkBroken> {
+        // As in `pass_around`.
+        if self.abort_state.has_failure() {
+            return Ok(());
+        }
+
+        let Some(RingLinks { next, previous }) = &self.links else {
+            return Ok(());
+        };
+
+        let is_first = self.topology.rank == 0;
+        let is_last = self.topology.rank + 1 == self.topology.world_size;
+        for chunk in values.chunks_mut(CHUNK_BYTES / size_of::<T>()) {
+            if !is_first {
+                let start = Instant::now();
+                let len = chunk.len();
+                let take = |received: &[T]| chunk.copy_from_slice(received);
+                let received = previous.receive_values(len, &self.abort_state, &self.ticks, take);
+
+                self.wait_time += start.elapsed();
+                received?;
+            }
+
+            if !is_last {
+                next.send_values(chunk, &self.abort_state, &self.ticks)?;
+            }
+        }
+
+        Ok(())
+    }
+
     /// In each step a rank sends the part that it received in the step before, in the first its own, and
     /// merges the next part into its values.
     fn pass_around<T: Pod>(

@@ -92,6 +92,66 @@ fn every_rank_gets_what_each_brings_however_much_that_is() {
 }
 
 #[test]
+fn every_rank_gets_the_values_of_rank_zero_whatever_the_length() {
+    for count in 1..=3 {
+        let found = run_on_ranks(count, |communicator| {
+            LENGTHS.map(|length| {
+                let mut values = numbers(communicator.rank(), length);
+                communicator.broadcast_in_place(&mut values).unwrap();
+                let mut tensor = numbers(communicator.rank(), length);
+                let view = TensorViewMut::Host(&mut tensor);
+                communicator.broadcast_tensor(view).unwrap();
+
+                // Of another length on each rank: the others' is of no account.
+                let local = numbers(communicator.rank(), length + communicator.rank());
+                (values, tensor, communicator.broadcast(&local).unwrap())
+            })
+        })
+        .unwrap();
+
+        for (index, length) in LENGTHS.into_iter().enumerate() {
+            let right = numbers(0, length);
+            for (rank, found) in found.iter().enumerate() {
+                let (in_place, tensor, received) = &found[index];
+                let same = [in_place, tensor, received].map(|values| *values == right);
+                assert_eq!(same, [true; 3], "{length} values on rank {rank} of {count}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_rank_that_dies_during_a_broadcast_ends_all_with_its_error() {
+    // More than all links together hold, so that the others are in the middle of it.
+    const LENGTH: usize = 8 << 20;
+    for failed in 0..3 {
+        let errors = Mutex::new(Vec::new());
+        let job = |communicator: Arc<Communicator>| {
+            communicator.set_step(4);
+            if communicator.rank() == failed {
+                // The others send or wait by now.
+                std::thread::sleep(std::time::Duration::from_millis(200));
+                return Err(Error::Config("disk full".into()));
+            }
+
+            let ended = communicator.broadcast_in_place(&mut vec![0f32; LENGTH]);
+            // Rank 2 alone may lack nothing: what was sent to it came before the failure.
+            let ended = ended.and_then(|()| communicator.barrier());
+            let message = ended.as_ref().unwrap_err().to_string();
+            errors.lock().unwrap().push(message);
+            ended
+        };
+
+        let ended = LocalRanks::single_process(3).run_ranks(job, job);
+        let ended = ended.unwrap_err().to_string();
+        assert!(ended.contains("disk full"), "{ended}");
+        let errors = errors.into_inner().unwrap();
+        let right = format!("worker 0 (rank {failed}) failed in step 4: disk full");
+        assert_eq!(errors, [right.clone(), right]);
+    }
+}
+
+#[test]
 fn gradients_are_summed_wherever_they_are_handed_in_and_left_alone_elsewhere() {
     let length = 2_500_000;
     let found = run_on_ranks(3, |communicator| {

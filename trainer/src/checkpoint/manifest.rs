@@ -6,13 +6,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::weights::ExpectedContent;
 use cnclip_compute::digest::{hex, sha256};
 use cnclip_data::store::Store;
 
 pub(super) use cnclip_crds::artifacts::MANIFEST_FILE;
 const MANIFEST_FORMAT: &str = "cnclip-checkpoint/1";
-/// Bytes of a file that are in memory while its digest is computed.
-const WINDOW_BYTES: usize = 64 << 20;
 
 /// A file of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,25 +31,32 @@ impl ManifestEntry {
         }
     }
 
+    /// What the file must hold.
+    pub(super) fn expected(&self) -> ExpectedContent {
+        ExpectedContent {
+            bytes: self.bytes,
+            sha256: self.sha256.clone(),
+        }
+    }
+
     /// Reads the file once, part after part.
     ///
     /// # Errors
     /// If it is gone or does not hold what was written; the message says what differs and how.
     pub(super) fn verify_content(&self, folder: &Store) -> Result<()> {
-        let gone = || Error::Data(format!("{} is gone", folder.object_uri(&self.name)));
+        let uri = folder.object_uri(&self.name);
+        let gone = || Error::Data(format!("{uri} is gone"));
+        let expected = self.expected();
         // The size first: a truncated file of gigabytes is found without reading it.
         let size = folder.object_size(&self.name)?;
-        self.expect_size(folder, size.ok_or_else(gone)?)?;
+        expected.expect_size(&uri, size.ok_or_else(gone)?)?;
 
         let mut hash = Sha256::new();
-
-        for start in (0..self.bytes).step_by(WINDOW_BYTES) {
-            let end = self.bytes.min(start + WINDOW_BYTES as u64);
-            let window = folder.get_range(&self.name, start..end)?;
-            hash.update(window);
+        for part in folder.read_parts(&self.name, 0..self.bytes) {
+            hash.update(part?);
         }
 
-        self.expect_digest(folder, &hex(&hash.finalize()))
+        expected.expect_digest(&uri, &hex(&hash.finalize()))
     }
 
     /// Its bytes.
@@ -58,34 +64,14 @@ impl ManifestEntry {
     /// # Errors
     /// As [`ManifestEntry::verify_content`].
     pub(super) fn read_verified(&self, folder: &Store) -> Result<Bytes> {
-        let gone = || Error::Data(format!("{} is gone", folder.object_uri(&self.name)));
+        let uri = folder.object_uri(&self.name);
+        let gone = || Error::Data(format!("{uri} is gone"));
         let bytes = folder.get_if_exists(&self.name)?.ok_or_else(gone)?;
-        self.expect_size(folder, bytes.len() as u64)?;
-        self.expect_digest(folder, &sha256(&bytes))?;
+        let expected = self.expected();
+        expected.expect_size(&uri, bytes.len() as u64)?;
+        expected.expect_digest(&uri, &sha256(&bytes))?;
 
         Ok(bytes)
-    }
-
-    fn expect_size(&self, folder: &Store, found: u64) -> Result<()> {
-        let uri = folder.object_uri(&self.name);
-        let right = self.bytes;
-        match found == right {
-            true => Ok(()),
-            false => Err(Error::Data(format!(
-                "{uri} has {found} bytes instead of {right}"
-            ))),
-        }
-    }
-
-    fn expect_digest(&self, folder: &Store, found: &str) -> Result<()> {
-        let uri = folder.object_uri(&self.name);
-        let right = &self.sha256;
-        match found == right {
-            true => Ok(()),
-            false => Err(Error::Data(format!(
-                "{uri} was changed after it was written: its SHA-256 is not {right}"
-            ))),
-        }
     }
 }
 

@@ -49,8 +49,9 @@ fn find_best_whole(checkpoints: &Store) -> Result<ListedCheckpoint> {
 
     for candidate in &published {
         let folder = checkpoints.join_prefix(&candidate.folder_name());
-        match Checkpoint::open_verified(&folder, &[WEIGHTS_FILE, CONFIG_FILE]) {
-            Ok(_) => return Ok(*candidate),
+        let found = Checkpoint::open(&folder, &[CONFIG_FILE]);
+        match found.and_then(|checkpoint| checkpoint.verify_files(&[WEIGHTS_FILE])) {
+            Ok(()) => return Ok(*candidate),
             Err(error @ (Error::Data(_) | Error::Config(_))) => {
                 tracing::warn!(
                     "a better checkpoint is damaged and not the one the stage ends with: {error}"

@@ -56,7 +56,7 @@ impl<'a> ResolvedTraining<'a> {
         let teacher = config
             .distillation
             .as_ref()
-            .map(|distillation| ResolvedTeacher::resolve(config, distillation))
+            .map(|distillation| ResolvedTeacher::resolve(config, distillation, communicator))
             .transpose()?;
 
         let global_batch = config.global_batch_size as usize;

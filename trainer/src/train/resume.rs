@@ -4,13 +4,15 @@ use cnclip_crds::report::ValidationReport;
 use cnclip_crds::trainer_config::TrainConfig;
 use cnclip_data::store::Store;
 use cnclip_distributed::Communicator;
+use serde::{Deserialize, Serialize};
 
+use super::stepper::Stepper;
 use crate::checkpoint::{
-    CONFIG_FILE, Checkpoint, HISTORY_FILE, MOMENTS_FILE, STATE_FILE, Seeding, TrainingState,
-    UNAVERAGED_WEIGHTS_FILE, WEIGHTS_FILE,
+    CONFIG_FILE, Checkpoint, CheckpointSearch, HISTORY_FILE, STATE_FILE, Seeding, TrainingState,
 };
 use crate::error::{Error, Result};
 use crate::progress::history::TrainingHistory;
+use crate::rank_values::broadcast_json;
 
 /// What an earlier attempt left behind besides tensors.
 #[derive(Debug)]
@@ -35,124 +37,116 @@ impl ResumedState {
         }
     }
 
-    /// Reads the counters and curves of a checkpoint.
-    ///
-    /// # Errors
-    /// If the counters cannot be read.
-    pub(super) fn read_from(checkpoint: &Checkpoint) -> Result<Self> {
-        let state = checkpoint.read_state()?;
-        let curves = checkpoint.read_file(HISTORY_FILE)?;
-        let history = TrainingHistory::from_jsonl(&String::from_utf8_lossy(&curves));
+    fn parse(found: FoundState) -> Self {
+        let history = TrainingHistory::from_jsonl(&found.curves);
         // The state does not hold the best validation, but the curves hold every recall.
         let best = history.best_validation();
-        tracing::info!(step = state.step, uri = checkpoint.uri, "resumed");
 
-        Ok(Self {
-            state,
+        Self {
+            state: found.state,
             history,
             best,
-        })
+        }
     }
 }
 
-/// The newest whole checkpoint, the same on all ranks; `None` if there is none.
+/// The small files of a checkpoint, as rank 0 sends them to the others.
+#[derive(Debug, Serialize, Deserialize)]
+struct FoundState {
+    state: TrainingState,
+    /// The lines of [`HISTORY_FILE`].
+    curves: String,
+}
+
+impl FoundState {
+    /// Reads the counters and curves of a checkpoint.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    fn read_from(checkpoint: &Checkpoint) -> Result<Self> {
+        let state = checkpoint.read_state()?;
+        let curves = checkpoint.read_file(HISTORY_FILE)?;
+        let curves = String::from_utf8_lossy(&curves).into_owned();
+        Ok(Self { state, curves })
+    }
+}
+
+/// Restores the newest whole checkpoint of the run, or initializes the weights if there is none: the same on all ranks.
+/// Rank 0 alone reads, and sends the others what it has read and proven.
 ///
 /// # Errors
-/// If none is whole, or the run it belongs to had another model, data set or schedule.
-pub(super) fn find_checkpoint(
+/// If no checkpoint is whole, or the run it belongs to had another model, data set or schedule; if the initial weights
+/// cannot be used, or a rank is lost.
+pub(super) fn restore_or_initialize(
+    stepper: &mut Stepper,
     checkpoints: &Store,
     communicator: &Communicator,
     config: &TrainConfig,
     dataset: &str,
-) -> Result<Option<Checkpoint>> {
-    // Rank 0 decides: what a store lists, and so what is newest, may differ from rank to rank.
-    let found = match communicator.is_rank_zero() {
-        true => find_resumable_checkpoint(checkpoints, config, dataset)?,
-        false => None,
-    };
-
-    // An empty message says that there is none. The broadcast takes place in either case, because a
-    // collective that one rank leaves out would block the others.
-    let message = found.as_ref().map(announcement).unwrap_or_default();
-    let message = communicator.broadcast(message.as_bytes())?;
-    let message = String::from_utf8_lossy(&message);
-    match message.split_once('/') {
-        Some((folder, digest)) if !communicator.is_rank_zero() => {
-            let folder = checkpoints.join_prefix(folder);
-            open_announced(&folder, digest, config).map(Some)
+) -> Result<ResumedState> {
+    let mut found = None;
+    if communicator.is_rank_zero() {
+        found = load_newest_checkpoint(stepper, checkpoints, config, dataset)?;
+        if found.is_none() {
+            stepper.initialize_weights(config)?;
         }
-        _ => Ok(found),
+    }
+
+    // Only now: whatever rank 0 found wrong, no other rank has seen anything of it.
+    let found: Option<FoundState> = broadcast_json(communicator, &found)?;
+    stepper.broadcast_weights(communicator)?;
+    match found {
+        Some(found) => {
+            stepper.broadcast_moments(communicator)?;
+            Ok(ResumedState::parse(found))
+        }
+        None => Ok(ResumedState::fresh()),
     }
 }
 
-/// How rank 0 names a checkpoint to the others: `<folder>/<digest>`.
-fn announcement(checkpoint: &Checkpoint) -> String {
-    format!("{}/{}", folder_name(&checkpoint.uri), checkpoint.digest)
-}
-
-/// The checkpoint that rank 0 found, read by another rank.
-fn open_announced(folder: &Store, digest: &str, config: &TrainConfig) -> Result<Checkpoint> {
-    let checkpoint = Checkpoint::open_verified(folder, &required_files(config))?;
-    // Each worker reads through a mount or endpoint of its own, which may lead elsewhere.
-    if checkpoint.digest != digest {
-        return Err(Error::Data(format!(
-            "{} is not what rank 0 found there.",
-            checkpoint.uri
-        )));
-    }
-
-    Ok(checkpoint)
-}
-
-/// The name of a checkpoint's folder.
-fn folder_name(uri: &str) -> &str {
-    uri.trim_end_matches('/')
-        .rsplit('/')
-        .next()
-        .unwrap_or_default()
-}
-
-/// What is read of a checkpoint.
-fn required_files(config: &TrainConfig) -> Vec<&'static str> {
-    let mut files = vec![
-        WEIGHTS_FILE,
-        MOMENTS_FILE,
-        STATE_FILE,
-        CONFIG_FILE,
-        HISTORY_FILE,
-    ];
-
-    if config.optimizer.average_decay.is_some() {
-        files.push(UNAVERAGED_WEIGHTS_FILE);
-    }
-
-    files
-}
-
-/// The newest checkpoint that is whole, if it is of this run.
-///
-/// Small files first: that it is another run's is known before gigabytes are hashed, and is said
-/// even where another run's checkpoint lacks files that this one needs.
-fn find_resumable_checkpoint(
+/// Loads the newest checkpoint that is whole and of this run. Tensors are proven while they are loaded: those of a
+/// checkpoint that turns out damaged are overwritten by those of the one before.
+fn load_newest_checkpoint(
+    stepper: &mut Stepper,
     checkpoints: &Store,
     config: &TrainConfig,
     dataset: &str,
-) -> Result<Option<Checkpoint>> {
-    let Some(checkpoint) = Checkpoint::find_newest(checkpoints, &[STATE_FILE, CONFIG_FILE])? else {
-        return Ok(None);
-    };
+) -> Result<Option<FoundState>> {
+    let mut search = CheckpointSearch::start(checkpoints)?;
+    // Small files first: that it is another run's is known before gigabytes are read, and is said even where another
+    // run's checkpoint lacks files that this one needs.
+    while let Some(checkpoint) = search.next_checkpoint(&[STATE_FILE, CONFIG_FILE])? {
+        ensure_same_recipe(&checkpoint, config)?;
+        ensure_same_data(&checkpoint, config, dataset)?;
 
-    let state = checkpoint.read_state()?;
-    ensure_same_recipe(&checkpoint, config)?;
-    if state.dataset != dataset {
-        return Err(Error::Config(format!(
-            "{} was trained on other data: {} changed since ({} then, {dataset} now). Put the data back, or \
-             begin a new run at another prefix.",
-            checkpoint.uri, config.dataset, state.dataset
-        )));
+        let found = FoundState::read_from(&checkpoint);
+        match found.and_then(|found| stepper.load_checkpoint(&checkpoint).map(|()| found)) {
+            Ok(found) => {
+                tracing::info!(step = found.state.step, uri = checkpoint.uri, "resumed");
+                return Ok(Some(found));
+            }
+            Err(error) => search.skip_damaged(error)?,
+        }
     }
 
-    Checkpoint::find_newest(checkpoints, &required_files(config))
+    Ok(None)
+}
+
+/// Ensures that a checkpoint was trained on the data set with this digest.
+///
+/// # Errors
+/// If it was not, or its state cannot be read.
+fn ensure_same_data(checkpoint: &Checkpoint, config: &TrainConfig, dataset: &str) -> Result<()> {
+    let state = checkpoint.read_state()?;
+    if state.dataset == dataset {
+        return Ok(());
+    }
+
+    Err(Error::Config(format!(
+        "{} was trained on other data: {} changed since ({} then, {dataset} now). Put the data back, or \
+         begin a new run at another prefix.",
+        checkpoint.uri, config.dataset, state.dataset
+    )))
 }
 
 /// Ensures that a checkpoint was written with the recipe of `config`, so that resuming continues the same run.

@@ -10,7 +10,7 @@ use super::batch_planner::{MemoryCheck, PlannedBatch, check_memory, plan_batch};
 use super::checkpoint_saver::CheckpointSaver;
 use super::rank_sync::RankSync;
 use super::resolved_training::ResolvedTraining;
-use super::resume::{self, ResumedState};
+use super::resume;
 use super::run_progress::RunProgress;
 use super::stepper::Stepper;
 use super::training_run::TrainingRun;
@@ -64,7 +64,13 @@ fn reserve_stepper(
         .teacher
         .as_ref()
         .map(|teacher| {
-            teacher.build_distillation(memory, training.config, micro_batch, local_batch)
+            teacher.build_distillation(
+                memory,
+                training.config,
+                training.communicator,
+                micro_batch,
+                local_batch,
+            )
         })
         .transpose()?;
 
@@ -91,22 +97,14 @@ fn start_run(
     // The claim comes before the newest checkpoint is looked for: after it no other process can
     // publish a newer one.
     let saver = CheckpointSaver::claim(config, communicator)?;
-    let checkpoints = saver.checkpoints();
-    let checkpoint = resume::find_checkpoint(checkpoints, communicator, config, &digest)?;
-    let resumed = match &checkpoint {
-        Some(checkpoint) => {
-            stepper.load_checkpoint(checkpoint)?;
-            ResumedState::read_from(checkpoint)?
-        }
-        None => {
-            stepper.initialize_weights(config)?;
-            ResumedState::fresh()
-        }
-    };
-
+    // Before the state is restored, which goes from device to device then.
     if let Some(device) = memory.device() {
         communicator.connect_devices(device)?;
     }
+
+    let checkpoints = saver.checkpoints();
+    let resumed =
+        resume::restore_or_initialize(&mut stepper, checkpoints, communicator, config, &digest)?;
 
     stepper.ensure_same_weights(communicator)?;
     let seeding = resumed.state.seeding;

@@ -26,6 +26,7 @@ use super::rank_sync::RankSync;
 use crate::checkpoint::{Checkpoint, MOMENTS_FILE, UNAVERAGED_WEIGHTS_FILE, WEIGHTS_FILE};
 use crate::error::{Error, Result};
 use crate::model_resolver;
+use crate::rank_values::broadcast_params;
 use crate::weights::{
     ModelPart, WeightsError, load_moments, load_weights, summarize_ignored, write_moments,
     write_safetensors,
@@ -159,7 +160,8 @@ impl Stepper {
     /// Restores weights, their average and the moments.
     ///
     /// # Errors
-    /// If a file of the checkpoint does not hold what the stage trains.
+    /// If a file of the checkpoint is not what was written, or does not hold what the stage trains: then the state is of
+    /// no use until another checkpoint is loaded.
     pub(super) fn load_checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         let to_error = WeightsError::error_mapper(&checkpoint.uri, Error::Data);
         let weights = checkpoint.open_weights(WEIGHTS_FILE)?;
@@ -174,6 +176,30 @@ impl Stepper {
 
         let moments = checkpoint.open_weights(MOMENTS_FILE)?;
         load_moments(&self.params, &moments, &mut self.adamw).map_err(&to_error)?;
+        Ok(())
+    }
+
+    /// Takes the weights of rank 0, and their average.
+    ///
+    /// # Errors
+    /// If a rank is lost.
+    pub(super) fn broadcast_weights(&mut self, communicator: &Communicator) -> Result<()> {
+        broadcast_params(communicator, &mut self.params)?;
+        if let Some(ema) = &mut self.ema {
+            communicator.broadcast_tensor(ema.values.view_mut())?;
+            communicator.broadcast_tensor(ema.buffers.view_mut())?;
+        }
+
+        Ok(())
+    }
+
+    /// Takes the optimizer's moments of rank 0.
+    ///
+    /// # Errors
+    /// If a rank is lost.
+    pub(super) fn broadcast_moments(&mut self, communicator: &Communicator) -> Result<()> {
+        communicator.broadcast_tensor(self.adamw.exp_avg.view_mut())?;
+        communicator.broadcast_tensor(self.adamw.exp_avg_sq.view_mut())?;
         Ok(())
     }
 

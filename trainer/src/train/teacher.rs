@@ -3,17 +3,20 @@
 use cnclip_compute::tensor::Memory;
 use cnclip_crds::model::{ImageTower, ModelConfig};
 use cnclip_crds::trainer_config::{DistillationConfig, TrainConfig};
+use cnclip_distributed::Communicator;
 use cnclip_nn::distillation::Distillation;
 use cnclip_nn::model::teacher::Teacher;
 
 use crate::error::{Error, Result};
 use crate::model_resolver::{self, ResolvedWeights};
+use crate::rank_values::{broadcast_json, broadcast_params};
 use crate::weights::{ModelPart, WeightsError, load_weights};
 
 /// The teacher that a stage names, found but not built.
 #[derive(Debug)]
 pub(super) struct ResolvedTeacher {
-    weights: ResolvedWeights,
+    /// Rank 0's alone, which sends them to the others.
+    weights: Option<ResolvedWeights>,
     image: ImageTower,
     embed_dim: i32,
     loss_weight: f64,
@@ -23,15 +26,27 @@ impl ResolvedTeacher {
     /// Finds the teacher's weights and checks that its tower can be built and sees the same images.
     ///
     /// # Errors
-    /// If there are no such weights, or the tower does not fit the stage.
-    pub(super) fn resolve(config: &TrainConfig, distillation: &DistillationConfig) -> Result<Self> {
+    /// If there are no such weights, the tower does not fit the stage, or a rank is lost.
+    pub(super) fn resolve(
+        config: &TrainConfig,
+        distillation: &DistillationConfig,
+        communicator: &Communicator,
+    ) -> Result<Self> {
         let DistillationConfig {
             teacher: uri,
             weight,
         } = distillation;
 
-        let weights = model_resolver::resolve_weights(uri)?;
-        let (image, embed_dim) = weights.image_tower()?;
+        let mut weights = None;
+        let mut found = None;
+        if communicator.is_rank_zero() {
+            let resolved = weights.insert(model_resolver::resolve_weights(uri)?);
+            found = Some(resolved.image_tower()?);
+        }
+
+        let no_tower = || Error::Bug(format!("rank 0 sent no image tower of {uri}"));
+        let found: Option<(ImageTower, i32)> = broadcast_json(communicator, &found)?;
+        let (image, embed_dim) = found.ok_or_else(no_tower)?;
         // Validation takes a whole model, so the student's text tower completes the teacher's.
         let model = ModelConfig {
             image: image.clone(),
@@ -71,22 +86,26 @@ impl ResolvedTeacher {
     /// Builds it in a rank's memory, with its loss against features of the trained model.
     ///
     /// # Errors
-    /// If its weights do not fit its tower.
+    /// If its weights do not fit its tower, or a rank is lost.
     pub(super) fn build_distillation(
         &self,
         memory: &Memory,
         config: &TrainConfig,
+        communicator: &Communicator,
         micro_batch: usize,
         local_batch: usize,
     ) -> Result<Distillation> {
         let embed_dim = self.embed_dim as usize;
         let mut teacher = Teacher::new(memory, &self.image, embed_dim, micro_batch);
 
-        let to_error = WeightsError::error_mapper(&self.weights.uri, Error::Config);
-        load_weights(&mut teacher.params, &self.weights.tensors, ModelPart::Image)
-            .map_err(to_error)?;
-        tracing::info!(uri = self.weights.uri, "loaded teacher");
+        if let Some(weights) = &self.weights {
+            let to_error = WeightsError::error_mapper(&weights.uri, Error::Config);
+            load_weights(&mut teacher.params, &weights.tensors, ModelPart::Image)
+                .map_err(to_error)?;
+            tracing::info!(uri = weights.uri, "loaded teacher");
+        }
 
+        broadcast_params(communicator, &mut teacher.params)?;
         let student_dim = config.model.embed_dim as usize;
         Ok(Distillation::new(
             teacher,

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{DetectedTowers, StoredTensor, Weights, position_embedding, summarize_names};
+use super::tensor_reader::TensorReader;
+use super::{
+    DetectedTowers, StoredTensor, Weights, position_embedding, sort_by_place, summarize_names,
+};
 use crate::error::Error;
 use cnclip_compute::params::{Params, Segment};
-use cnclip_compute::tensor::TensorView;
+use cnclip_compute::tensor::{TensorView, TensorViewMut};
 
 /// Which part of a model a file is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +46,7 @@ impl WeightsError {
 ///
 /// # Errors
 /// The names that are missing, not known, or of another shape; then nothing is copied. If the file
-/// cannot be read; then the model is of no use.
+/// cannot be read or is not what it must be; then the model is of no use.
 pub fn load_weights(
     params: &mut Params,
     weights: &Weights,
@@ -60,24 +63,50 @@ pub fn load_weights(
         return Err(WeightsError::Mismatch(problems));
     }
 
-    for (segment, mut values) in params
+    let mut loads: Vec<TensorLoad<'_>> = params
         .named_tensors_mut()
         .filter(|(segment, _)| part.includes_tensor(&segment.name))
-    {
-        let Some(stored) = weights.get(&segment.name) else {
-            continue;
-        };
+        .filter_map(|(segment, target)| {
+            let stored = weights.get(&segment.name)?;
+            Some(TensorLoad {
+                stored,
+                shape: &segment.shape,
+                target,
+            })
+        })
+        .collect();
 
-        if is_same_shape(stored.shape(), &segment.shape) {
-            values.overwrite_with(|values| stored.read_into(values))?;
-        } else if let Some(resized) =
-            position_embedding::resize_positions(&stored.to_tensor()?, &segment.shape)
-        {
-            values.copy_from(TensorView::Host(&resized.values));
-        }
+    let mut reader = TensorReader::plan(loads.iter().map(|load| load.stored))?;
+    sort_by_place(&mut loads, &reader, |load| load.stored)?;
+    for load in loads {
+        load.copy_values(&mut reader)?;
     }
 
-    Ok(())
+    Ok(reader.finish()?)
+}
+
+/// A tensor of a file and the memory that it is copied into.
+struct TensorLoad<'a> {
+    stored: &'a StoredTensor,
+    shape: &'a [usize],
+    target: TensorViewMut<'a>,
+}
+
+impl TensorLoad<'_> {
+    fn copy_values(mut self, reader: &mut TensorReader) -> Result<(), Error> {
+        if is_same_shape(self.stored.shape(), self.shape) {
+            return self
+                .target
+                .overwrite_with(|values| self.stored.read_with(reader, values));
+        }
+
+        let positions = self.stored.to_tensor(reader)?;
+        if let Some(resized) = position_embedding::resize_positions(&positions, self.shape) {
+            self.target.copy_from(TensorView::Host(&resized.values));
+        }
+
+        Ok(())
+    }
 }
 
 /// What of a file is not part of what is taken from it, in a few words; empty if nothing is.

@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 
 use super::safetensors_writer::{OutgoingTensor, serialize_tensors};
-use super::{Weights, WeightsError};
+use super::tensor_reader::TensorReader;
+use super::{Weights, WeightsError, sort_by_place};
 use cnclip_compute::params::{Params, Segment};
 use cnclip_nn::optimizer::AdamW;
 
@@ -28,7 +29,7 @@ pub fn write_moments(params: &Params, adamw: &AdamW) -> Vec<u8> {
 ///
 /// # Errors
 /// The moments of trained tensors that are missing or of another shape; then nothing is copied.
-/// If the file cannot be read.
+/// If the file cannot be read or is not what it must be; then the moments are of no use.
 pub fn load_moments(
     params: &Params,
     weights: &Weights,
@@ -55,19 +56,23 @@ pub fn load_moments(
         return Err(WeightsError::Mismatch(problems));
     }
 
-    for (prefix, moments) in MOMENT_PREFIXES
-        .into_iter()
-        .zip([&mut adamw.exp_avg, &mut adamw.exp_avg_sq])
-    {
-        for segment in trainable_segments(params) {
-            if let Some(tensor) = find(prefix, segment) {
-                let mut moments = moments.slice_mut(segment.range.clone());
-                moments.overwrite_with(|moments| tensor.read_into(moments))?;
-            }
-        }
+    let mut loads: Vec<_> = wanted()
+        .filter_map(|(prefix, segment)| Some((prefix, segment, find(prefix, segment)?)))
+        .collect();
+
+    let mut reader = TensorReader::plan(loads.iter().map(|(_, _, stored)| *stored))?;
+    sort_by_place(&mut loads, &reader, |(_, _, stored)| stored)?;
+    for (prefix, segment, stored) in loads {
+        let moments = match prefix == MOMENT_PREFIXES[0] {
+            true => &mut adamw.exp_avg,
+            false => &mut adamw.exp_avg_sq,
+        };
+
+        let mut moments = moments.slice_mut(segment.range.clone());
+        moments.overwrite_with(|moments| stored.read_with(&mut reader, moments))?;
     }
 
-    Ok(())
+    Ok(reader.finish()?)
 }
 
 fn trainable_segments(params: &Params) -> impl Iterator<Item = &Segment> {

@@ -14,11 +14,11 @@ const MAX_HEADER_BYTES: u64 = 100 << 20;
 
 /// # Errors
 /// If the header is none, or promises more or less than the file holds.
-pub(super) fn list_safetensors(file: Arc<TensorFile>) -> Result<StoredTensorMap> {
+pub(super) fn list_safetensors(mut file: TensorFile) -> Result<StoredTensorMap> {
     let damaged = file.corrupt_file_error("safetensors file");
     // Eight bytes of length, that many of JSON, then the values. A file shorter than eight bytes fails in
     // `try_into`, so that the subtraction below cannot underflow.
-    let prefix = file.read_range(0..file.size.min(8))?;
+    let prefix = file.read_head(8)?;
     let length = (&prefix[..])
         .try_into()
         .map(u64::from_le_bytes)
@@ -26,9 +26,9 @@ pub(super) fn list_safetensors(file: Arc<TensorFile>) -> Result<StoredTensorMap>
         .filter(|&length| length <= MAX_HEADER_BYTES.min(file.size - 8))
         .ok_or_else(|| damaged("it ends within its header".to_owned()))?;
 
-    let header = file.read_range(8..8 + length)?;
+    let header = file.read_head(8 + length)?;
     let header: Metadata =
-        serde_json::from_slice(&header).map_err(|error| damaged(error.to_string()))?;
+        serde_json::from_slice(&header[8..]).map_err(|error| damaged(error.to_string()))?;
     // The library checked that tensors lie one behind the other without gaps; that the file is as long as
     // they are is found here, not at the last tensor after minutes of reading.
     let promised = header.data_len() as u64;
@@ -40,6 +40,7 @@ pub(super) fn list_safetensors(file: Arc<TensorFile>) -> Result<StoredTensorMap>
         )));
     }
 
+    let file = Arc::new(file);
     let stored = |info: &TensorInfo| {
         StoredTensor::new(StridedBlock {
             file: file.clone(),

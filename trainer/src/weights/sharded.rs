@@ -57,7 +57,7 @@ pub(super) fn list_sharded_tensors(store: &Store, name: &str) -> Result<StoredTe
         }
 
         // Names decide, not the index: a shard may hold more than the index lists, and that is no error.
-        tensors.extend(tensor_file::list_tensors(store, shard)?.tensors);
+        tensors.extend(tensor_file::list_tensors(store, shard, None)?.tensors);
     }
 
     match index

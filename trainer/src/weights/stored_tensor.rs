@@ -1,14 +1,13 @@
 //! A tensor in its file: shape, type, and how its values are read. Never holds values.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::Tensor;
 use super::dtype_convert::{Dtype, converter_for, dtype_size};
 use super::tensor_file::{DataLocation, TensorFile};
+use super::tensor_reader::TensorReader;
 use crate::error::{Error, Result};
-
-/// Bytes that are read at a time.
-const WINDOW_BYTES: usize = 64 << 20;
 
 /// A tensor in a file. Cloning is cheap.
 #[derive(Clone, Debug)]
@@ -41,28 +40,34 @@ impl StoredTensor {
         self.blocks[0].dtype.to_string()
     }
 
-    /// Writes its values, in rows.
+    pub(super) fn blocks(&self) -> &[StridedBlock] {
+        &self.blocks
+    }
+
+    /// Writes its values, in rows. They are not proven.
     ///
     /// # Errors
     /// If its file cannot be read, or is shorter than it says.
     pub fn read_into(&self, values: &mut [f32]) -> Result<()> {
+        self.read_with(&mut TensorReader::direct(), values)
+    }
+
+    /// As [`StoredTensor::read_into`], by a reader that was planned for it.
+    pub(super) fn read_with(&self, reader: &mut TensorReader, values: &mut [f32]) -> Result<()> {
         let mut rest = values;
         for part in &self.blocks {
             let (values, tail) = rest.split_at_mut(part.element_count());
-            part.read_into(values)?;
+            part.read_with(reader, values)?;
             rest = tail;
         }
 
         Ok(())
     }
 
-    /// Its values in memory of their own.
-    ///
-    /// # Errors
-    /// As [`StoredTensor::read_into`].
-    pub fn to_tensor(&self) -> Result<Tensor> {
+    /// Its values in memory of their own, by a reader that was planned for it.
+    pub(super) fn to_tensor(&self, reader: &mut TensorReader) -> Result<Tensor> {
         let mut values = vec![0.0; self.element_count()];
-        self.read_into(&mut values)?;
+        self.read_with(reader, &mut values)?;
         Ok(Tensor {
             shape: self.shape.clone(),
             values,
@@ -132,15 +137,15 @@ impl StridedBlock {
         last?.checked_add(1)
     }
 
-    fn read_into(&self, values: &mut [f32]) -> Result<()> {
+    fn read_with(&self, reader: &mut TensorReader, values: &mut [f32]) -> Result<()> {
         if self.strides == row_major_strides(&self.shape) {
-            return self.read_span(values);
+            return self.read_span(reader, values);
         }
 
         // Strided, as a transposed view is saved: reading the whole span once and gathering from memory beats
         // a request to the store for each element.
         let mut span = vec![0.0; self.span_len().unwrap_or(0)];
-        self.read_span(&mut span)?;
+        self.read_span(reader, &mut span)?;
         for (at, value) in values.iter_mut().enumerate() {
             let mut rest = at;
             let axes = self.shape.iter().zip(&self.strides).rev();
@@ -158,8 +163,18 @@ impl StridedBlock {
         Ok(())
     }
 
-    /// The numbers as they lie, window after window.
-    fn read_span(&self, values: &mut [f32]) -> Result<()> {
+    /// The bytes of its file from the first number to the last.
+    ///
+    /// # Errors
+    /// If its entry of an archive is not there, or is compressed.
+    pub(super) fn byte_range(&self) -> Result<Range<u64>> {
+        let start = self.file.data_offset(&self.location)?;
+        let span = self.span_len().unwrap_or(0) * dtype_size(self.dtype);
+        Ok(start..start + span as u64)
+    }
+
+    /// The numbers as they lie.
+    fn read_span(&self, reader: &mut TensorReader, values: &mut [f32]) -> Result<()> {
         let convert = converter_for(self.dtype).ok_or_else(|| {
             let uri = self.file.uri();
             let dtype = self.dtype;
@@ -168,12 +183,16 @@ impl StridedBlock {
             ))
         })?;
 
-        let mut start = self.file.data_offset(&self.location)?;
         let size = dtype_size(self.dtype);
-        for window in values.chunks_mut(WINDOW_BYTES / size) {
-            let end = start + (window.len() * size) as u64;
-            convert(&self.file.read_range(start..end)?, window);
-            start = end;
+        let mut range = self.byte_range()?;
+        let mut rest = values;
+
+        while !rest.is_empty() {
+            let bytes = reader.read_some(&self.file, range.clone(), size as u64)?;
+            let (values, tail) = rest.split_at_mut(bytes.len() / size);
+            convert(&bytes, values);
+            range.start += bytes.len() as u64;
+            rest = tail;
         }
 
         Ok(())

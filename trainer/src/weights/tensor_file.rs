@@ -3,15 +3,19 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::stored_tensor::StoredTensor;
-use super::{pytorch, safetensors_header};
+use super::{ExpectedContent, pytorch, safetensors_header};
 use crate::error::{Error, Result};
-use cnclip_data::store::{ObjectReader, Store};
+use cnclip_compute::sync::lock_ignoring_poison;
+use cnclip_data::store::{ObjectParts, ObjectReader, Store};
+
+/// Bytes that are read when a file is opened: more than most headers have.
+const HEAD_BYTES: u64 = 1 << 20;
 
 /// What files call their tensors.
 pub(super) type StoredTensorMap = BTreeMap<String, StoredTensor>;
@@ -47,8 +51,14 @@ pub(super) struct TensorFile {
     store: Store,
     name: String,
     pub(super) size: u64,
+    /// What it must hold, where that is known.
+    expected: Option<ExpectedContent>,
+    /// How it begins. It stays in memory, so that it is not read again with the values.
+    head: Bytes,
     /// PyTorch's container.
     archive: Option<ZipArchive<ObjectReader>>,
+    /// Where entries of it begin, as far as that was looked up.
+    entry_offsets: Mutex<BTreeMap<String, u64>>,
 }
 
 /// Where something lies in a file.
@@ -62,20 +72,61 @@ pub(super) enum DataLocation {
 
 impl TensorFile {
     /// # Errors
-    /// If there is no such object, or the store does not answer.
-    fn open(store: &Store, name: &str) -> Result<Self> {
-        let size = match store.object_size(name)? {
-            Some(size) => size,
+    /// If there is no such object, it has another size than it must have, or the store does not answer.
+    fn open(store: &Store, name: &str, expected: Option<ExpectedContent>) -> Result<Self> {
+        let uri = store.object_uri(name);
+        let size = match (store.object_size(name)?, &expected) {
+            (Some(size), None) => size,
+            // Before any byte is read: a file of gigabytes that was cut off is found at once.
+            (Some(size), Some(expected)) => expected.expect_size(&uri, size).map(|()| size)?,
+            (None, Some(_)) => return Err(Error::Data(format!("{uri} is gone"))),
             // `get` of what is not there has the better error: it names the object.
-            None => store.get(name)?.len() as u64,
+            (None, None) => store.get(name)?.len() as u64,
         };
 
         Ok(Self {
             store: store.clone(),
             name: name.to_owned(),
             size,
+            expected,
+            head: store.get_range(name, 0..size.min(HEAD_BYTES))?,
             archive: None,
+            entry_offsets: Mutex::default(),
         })
+    }
+
+    /// Its first bytes, as far as it has them.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub(super) fn read_head(&mut self, len: u64) -> Result<Bytes> {
+        let len = len.min(self.size);
+        let head_len = self.head.len() as u64;
+        if head_len < len {
+            let rest = self.read_range(head_len..len)?;
+            self.head = [&self.head[..], &rest].concat().into();
+        }
+
+        Ok(self.head.slice(..len as usize))
+    }
+
+    /// What of a range is in memory.
+    pub(super) fn head_within(&self, range: &Range<u64>) -> Bytes {
+        let end = range.end.min(self.head.len() as u64);
+        match range.start < end {
+            true => self.head.slice(range.start as usize..end as usize),
+            false => Bytes::new(),
+        }
+    }
+
+    /// What it must hold, where that is known.
+    pub(super) fn expected(&self) -> Option<&ExpectedContent> {
+        self.expected.as_ref()
+    }
+
+    /// Its bytes from one place to another, part after part.
+    pub(super) fn read_parts(&self, range: Range<u64>) -> ObjectParts {
+        self.store.read_parts(&self.name, range)
     }
 
     pub(super) fn uri(&self) -> String {
@@ -117,6 +168,17 @@ impl TensorFile {
             DataLocation::Entry(name, offset) => (name, offset),
         };
 
+        // Bound first: the lock must not be held while a store is asked.
+        let known = lock_ignoring_poison(&self.entry_offsets).get(name).copied();
+        let start = match known {
+            Some(start) => start,
+            None => self.look_up_entry(name)?,
+        };
+
+        Ok(start + offset)
+    }
+
+    fn look_up_entry(&self, name: &str) -> Result<u64> {
         let damaged = |why: &str| {
             self.corrupt_file_error(pytorch::PYTORCH_FORMAT)(format!("its entry {name} {why}"))
         };
@@ -132,7 +194,10 @@ impl TensorFile {
 
         // PyTorch stores entries uncompressed, so that a part of a tensor is a range of the file.
         match entry.data_start() {
-            Some(start) if entry.compression() == CompressionMethod::Stored => Ok(start + offset),
+            Some(start) if entry.compression() == CompressionMethod::Stored => {
+                lock_ignoring_poison(&self.entry_offsets).insert(name.to_owned(), start);
+                Ok(start)
+            }
             _ => Err(damaged("is compressed")),
         }
     }
@@ -156,11 +221,15 @@ fn placeholder_advice(first: &[u8]) -> Option<&'static str> {
 /// What an object lists, under its own names.
 ///
 /// # Errors
-/// If there is no such object, or it is of no kind we read.
-pub(super) fn list_tensors(store: &Store, name: &str) -> Result<TensorListing> {
-    let file = TensorFile::open(store, name)?;
-    // Sixteen bytes hold the longest signature, the 15 bytes of PyTorch's stream, in one request.
-    let first = file.read_range(0..file.size.min(16))?;
+/// If there is no such object, or it is of no kind we read; if it cannot be what it must be.
+pub(super) fn list_tensors(
+    store: &Store,
+    name: &str,
+    expected: Option<ExpectedContent>,
+) -> Result<TensorListing> {
+    let mut file = TensorFile::open(store, name, expected)?;
+    // Sixteen bytes hold the longest signature, the 15 bytes of PyTorch's stream.
+    let first = file.read_head(16)?;
     // By content first: files of PyTorch are called `.pt`, `.pth`, `.bin`, or whatever their author liked.
     if let Some(advice) = placeholder_advice(&first) {
         return Err(Error::Data(format!("{} {advice}", file.uri())));
@@ -170,11 +239,11 @@ pub(super) fn list_tensors(store: &Store, name: &str) -> Result<TensorListing> {
         start if start.starts_with(b"PK") => pytorch::list_archive(file),
         start if start.starts_with(&pytorch::LEGACY_MAGIC) => pytorch::list_legacy(Arc::new(file)),
         _ if name.ends_with(".safetensors") => {
-            safetensors_header::list_safetensors(Arc::new(file)).map(TensorListing::from)
+            safetensors_header::list_safetensors(file).map(TensorListing::from)
         }
         // A safetensors file of another name: its JSON header follows eight bytes of length.
         start if start.get(8) == Some(&b'{') => {
-            safetensors_header::list_safetensors(Arc::new(file)).map(TensorListing::from)
+            safetensors_header::list_safetensors(file).map(TensorListing::from)
         }
         _ => Err(file.corrupt_file_error(pytorch::PYTORCH_FORMAT)(
             "it does not begin like one".into(),

@@ -8,14 +8,15 @@ use cnclip::error::{Error, Result};
 use cnclip::progress::{ReportOutputs, Reporter};
 use cnclip::train::train_stage_with_memory;
 use cnclip_compute::collective::{Collective, GradientReducer};
-use cnclip_compute::tensor::{Memory, Tensor};
+use cnclip_compute::device::DType;
+use cnclip_compute::tensor::{Memory, Tensor, TensorView};
 use cnclip_crds::report::ProgressReport;
 use cnclip_crds::stage::{MicroBatch, Precision};
 use cnclip_crds::trainer_config::TrainConfig;
-use cnclip_distributed::{Communicator, LocalRanks};
+use cnclip_distributed::{Communicator, LocalRanks, run_on_ranks};
 
 use crate::same::{assert_same, losses};
-use crate::support::open;
+use crate::support::{open, rounded};
 use crate::train;
 
 /// Trains to the end, each rank on a device of its own.
@@ -142,6 +143,45 @@ fn sums_and_what_is_gathered_are_the_same_on_all_devices() {
 
                 assert_eq!(*found, right, "value {index} of rank {rank} of {count}");
             }
+        }
+    }
+}
+
+#[test]
+fn every_device_gets_the_weights_of_rank_zero_and_their_rounded_copy() {
+    const LENGTH: usize = 100_003;
+    let values = |rank: usize| {
+        let numbers = numbers(rank, LENGTH).into_iter();
+        numbers.map(|value| value / 7.0).collect::<Vec<_>>()
+    };
+
+    for (count, is_connected) in [(2, true), (3, true), (3, false)] {
+        let job = |communicator: &Communicator| -> Result<_> {
+            let device = open();
+            if is_connected {
+                communicator.connect_devices(&device)?;
+            }
+
+            let memory = Memory::Device(device, Precision::Bf16);
+            let mut weights = memory.alloc_weights(LENGTH);
+            weights.copy_from(TensorView::Host(&values(communicator.rank())));
+            communicator.barrier()?;
+            communicator.broadcast_tensor(weights.view_mut())?;
+
+            let found = weights.to_host().into_owned();
+            let copy = weights.view().expect_device().bf16_copy().unwrap();
+            Ok((found, copy.to_host()))
+        };
+
+        let right = values(0);
+        let rounded: Vec<_> = right
+            .iter()
+            .map(|&value| rounded(value, DType::Bf16))
+            .collect();
+        for found in run_on_ranks(count, job).unwrap() {
+            let (found, copy) = found.unwrap();
+            assert!(found == right, "{count} ranks, connected: {is_connected}");
+            assert!(copy == rounded, "{count} ranks, connected: {is_connected}");
         }
     }
 }

@@ -39,12 +39,23 @@ pub(crate) fn start_training(
     config: &TrainConfig,
     astray: Option<usize>,
 ) -> WorkerProcesses {
+    start_training_with(folder, config, astray, &[])
+}
+
+/// The same with variables in the environment.
+pub(crate) fn start_training_with(
+    folder: &Path,
+    config: &TrainConfig,
+    astray: Option<usize>,
+    environment: &[(&str, String)],
+) -> WorkerProcesses {
     start_workers(
         folder,
         "train",
         (&config.run.name, &config.world),
         config,
         astray,
+        environment,
     )
 }
 
@@ -54,12 +65,23 @@ pub(crate) fn start_evaluation(
     config: &EvaluateConfig,
     astray: Option<usize>,
 ) -> WorkerProcesses {
+    start_evaluation_with(folder, config, astray, &[])
+}
+
+/// The same with variables in the environment.
+pub(crate) fn start_evaluation_with(
+    folder: &Path,
+    config: &EvaluateConfig,
+    astray: Option<usize>,
+    environment: &[(&str, String)],
+) -> WorkerProcesses {
     start_workers(
         folder,
         "evaluate",
         (&config.run.name, &config.world),
         config,
         astray,
+        environment,
     )
 }
 
@@ -69,6 +91,7 @@ fn start_workers(
     (name, world): (&str, &DistributedConfig),
     config: &impl Serialize,
     astray: Option<usize>,
+    environment: &[(&str, String)],
 ) -> WorkerProcesses {
     let file = folder.join(format!("{name}.json"));
     std::fs::write(&file, serde_json::to_vec(config).unwrap()).unwrap();
@@ -77,7 +100,8 @@ fn start_workers(
         command
             .args([job, "--config"])
             .arg(&file)
-            .env(ENV_WORKER_INDEX, worker.to_string());
+            .env(ENV_WORKER_INDEX, worker.to_string())
+            .envs(environment.iter().map(|(name, value)| (name, value)));
 
         command.env(
             ENV_TERMINATION_LOG,

@@ -197,6 +197,11 @@ impl DeviceCommunicator for EmulatedCommunicator {
         self.write_f32(at, &all.concat())
     }
 
+    fn broadcast(&self, at: DeviceAddress, count: usize) -> Result<(), DeviceError> {
+        let all = self.all_gather_values("to broadcast", self.read_f32(at, count)?)?;
+        self.write_f32(at, &all[0])
+    }
+
     fn wait_on_stream(&self) -> Result<(), DeviceError> {
         Ok(())
     }

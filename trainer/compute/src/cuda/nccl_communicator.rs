@@ -158,6 +158,14 @@ impl DeviceCommunicator for NcclCommunicator {
         )
     }
 
+    fn broadcast(&self, at: DeviceAddress, count: usize) -> Result<(), DeviceError> {
+        let data = nccl_sys::ncclDataType_t::ncclFloat32;
+        // SAFETY: as above; NCCL broadcasts in place where both addresses are one.
+        self.run_on_comm_stream("cannot send to all cards", |communicator, stream| unsafe {
+            nccl::broadcast(at as _, at as _, count, data, 0, communicator, stream)
+        })
+    }
+
     fn wait_on_stream(&self) -> Result<(), DeviceError> {
         self.stream_wait_stream(self.comm_stream.0, self.compute_stream.0)
     }

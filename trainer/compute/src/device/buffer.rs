@@ -344,6 +344,13 @@ impl<'a> DeviceViewMut<'a> {
         }
     }
 
+    /// Rounds the numbers to the bfloat16 copy, if there is one: for numbers that no operation wrote.
+    pub(super) fn update_bf16_copy(&mut self) {
+        if let Some(bf16_copy) = self.0.bf16_copy() {
+            super::convert::convert_dtype(self.0, Self(bf16_copy));
+        }
+    }
+
     /// Takes numbers of the same device, in the same dtype.
     pub fn copy_from(&mut self, from: DeviceView<'_>) {
         assert_eq!(

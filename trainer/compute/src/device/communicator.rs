@@ -19,6 +19,11 @@ pub trait DeviceCommunicator: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// If it cannot.
     fn all_gather(&self, at: DeviceAddress, part: usize) -> Result<(), DeviceError>;
+    /// Broadcast of the fp32 numbers of rank 0, in place.
+    ///
+    /// # Errors
+    /// If it cannot.
+    fn broadcast(&self, at: DeviceAddress, count: usize) -> Result<(), DeviceError>;
     /// Makes the device's following work wait for all collectives so far.
     ///
     /// # Errors
@@ -76,6 +81,15 @@ impl DeviceGroup {
             .run_unless_failed(|_| self.communicator.all_gather(at, count / self.world_size));
         // Gathered numbers are needed by the next operation: there is no work to overlap with.
         self.wait_on_stream();
+    }
+
+    /// Broadcast of the numbers of rank 0, to their bfloat16 copies too.
+    pub fn broadcast(&self, numbers: &mut DeviceViewMut<'_>) {
+        let (at, count) = Self::address_and_len(numbers);
+        self.device
+            .run_unless_failed(|_| self.communicator.broadcast(at, count));
+        self.wait_on_stream();
+        numbers.update_bf16_copy();
     }
 
     /// Makes the device's following work wait for all collectives so far.

@@ -19,6 +19,15 @@ pub fn block_on<T: Send + 'static>(task: impl Future<Output = T> + Send + 'stati
         .map_err(|_| Error::Bug("a request never answered".into()))
 }
 
+/// Runs a task on the threads of the stores' runtime, and does not wait for it.
+///
+/// # Errors
+/// If there are no such threads.
+pub(super) fn spawn(task: impl Future<Output = ()> + Send + 'static) -> Result<()> {
+    drop(shared_runtime()?.spawn(task));
+    Ok(())
+}
+
 /// The runtime that all stores of the process share.
 fn shared_runtime() -> Result<&'static Runtime> {
     static RUNTIME: OnceLock<std::io::Result<Runtime>> = OnceLock::new();
